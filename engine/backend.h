@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What a backend provides: bytes at offsets. backends/null.c is the skeleton to copy.
+ */
+#ifndef ENGINE_BACKEND_H
+#define ENGINE_BACKEND_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "engine/gate.h"
+#include "engine/io.h"
+
+enum backend_caps {
+    BACKEND_GROWS     = 1u << 0, /* writes past the end extend it (a file); otherwise they are -ENOSPC */
+    BACKEND_ZERO_NEW  = 1u << 1, /* space past the end at any time reads as zeros once the end has moved over it */
+    BACKEND_ZERO_FAST = 1u << 2, /* IO_ZERO is likely much cheaper than writing zeros */
+    BACKEND_DISCARD   = 1u << 3, /* IO_DISCARD gives space back */
+    BACKEND_SPARSE    = 1u << 4, /* holes can exist: status() tells them apart */
+};
+
+enum backend_open_flags {
+    BACKEND_RDWR     = 1u << 0,
+    BACKEND_BUFFERED = 1u << 1, /* no O_DIRECT */
+    BACKEND_CREATE   = 1u << 2, /* make it, or cut an existing file to nothing (after locking it) */
+    BACKEND_NO_LOCK  = 1u << 3,
+    BACKEND_SHARE    = 1u << 4, /* force-share: claim nothing but reading */
+    BACKEND_UNSAFE   = 1u << 5, /* IO_FLUSH does nothing */
+};
+
+struct backend {
+    const struct backend_driver *driver;
+    char            *name;         /* what the user typed, for messages; ours to free */
+    uint32_t         align;        /* offsets and lengths of IO_READ and IO_WRITE are multiples of it (power of two) */
+    uint32_t         mem_align;    /* addresses and lengths of buffers too */
+    uint32_t         max_transfer; /* largest IO_READ or IO_WRITE; a multiple of align */
+    uint32_t         max_iov;
+    uint32_t         caps;         /* enum backend_caps */
+    uint32_t         discard_align;/* IO_DISCARD works on units of it */
+    bool             read_only;
+    bool             direct;       /* O_DIRECT */
+    _Atomic uint64_t size;         /* current end; io_end() moves it up after writes past it */
+
+    /* The engine's own: see engine/bounce.c. */
+    struct gate      writes;
+    _Atomic uint32_t rmw_active;
+    struct range_locks *rmw_locks;
+};
+
+/* Facts about a range, for block status. */
+enum backend_status { BACKEND_STATUS_DATA, BACKEND_STATUS_HOLE };
+
+struct backend_driver {
+    const char *name;   /* "file", "blockdev", ... */
+
+    /* Is `name` one of ours? Drivers are asked in the order of backend_drivers[]. */
+    bool (*claims)(const char *name);
+
+    /*
+     * Blocks. On success *ret_backend has been made by backend_alloc() and filled in, with the image locks
+     * that `flags` ask for (backends/lock.h). On failure an error text is set.
+     */
+    int (*open)(const char *name, uint32_t flags, struct backend **ret_backend);
+
+    /* Release everything but the struct itself (backend_close() frees that). Nothing is in flight. */
+    void (*close)(struct backend *b);
+
+    /*
+     * Start `io`: alignment and limits hold, asserted; it ends by io_end() or io_end_later(), never inline.
+     * Context: io->queue's thread. Several queues call at once.
+     */
+    void (*submit)(struct backend *b, struct io *io);
+
+    /*
+     * Blocks: the kind of the run that starts at `offset`, and its length (at most `len`). NULL: all data.
+     */
+    int (*status)(struct backend *b, uint64_t offset, uint64_t len, enum backend_status *ret_status,
+                  uint64_t *ret_len);
+
+    /* Bytes that the host has allocated for it. NULL: size. */
+    uint64_t (*allocated)(struct backend *b);
+
+    /*
+     * Change image locks: from read-only claims to writer's, say. Blocks. NULL: no locks. See backends/lock.h.
+     */
+    int (*relock)(struct backend *b, uint32_t flags);
+
+    /* Blocks: remove what BACKEND_CREATE made (after a failed create). NULL: nothing to remove. */
+    void (*unlink)(struct backend *b);
+};
+
+/* All backends, ends with NULL: backends/drivers.c. */
+extern const struct backend_driver *const backend_drivers[];
+
+/*
+ * A struct of `size` bytes (struct backend first), zeroed, with name copied and safe defaults (align 1, no caps).
+ * NULL: out of memory. Give it back with backend_free() if open fails.
+ */
+void *backend_alloc(const struct backend_driver *driver, const char *name, size_t size);
+void backend_free(struct backend *b);
+
+/* Find the driver, open. Errors with text. */
+int backend_open(const char *name, uint32_t flags, struct backend **ret_backend);
+
+/* NULL is allowed. */
+void backend_close(struct backend *b);
+
+/* "file:PATH" gives PATH, others themselves. */
+const char *backend_path(const char *name);
+
+static inline uint64_t backend_size(const struct backend *b)
+{
+    return atomic_load_explicit(&b->size, memory_order_acquire);
+}
+
+#endif

@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "engine/error.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/vdisk.h"
+
+/* Fixed buffers: an error must be reportable when memory is not to be had. */
+static _Thread_local char error_text[1024];
+static _Thread_local char error_hint[512];
+
+int err_set(int err, const char *fmt, ...)
+{
+    char text[sizeof error_text]; /* an argument may be the old text */
+    va_list ap;
+
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    memcpy(error_text, text, sizeof text);
+    error_hint[0] = '\0';
+    return -abs(err);
+}
+
+int err_hint(int err, const char *fmt, ...)
+{
+    va_list ap;
+
+    va_start(ap, fmt);
+    vsnprintf(error_hint, sizeof error_hint, fmt, ap);
+    va_end(ap);
+    return err;
+}
+
+int err_prefix(int err, const char *fmt, ...)
+{
+    char text[sizeof error_text];
+    va_list ap;
+    int n;
+
+    va_start(ap, fmt);
+    n = vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    if (n >= 0 && (size_t)n < sizeof text)
+        snprintf(text + n, sizeof text - (size_t)n, ": %s", error_text);
+    memcpy(error_text, text, sizeof text);
+    return err;
+}
+
+void err_clear(void)
+{
+    error_text[0] = '\0';
+    error_hint[0] = '\0';
+}
+
+const char *vdisk_error_text(void)
+{
+    return error_text;
+}
+
+const char *vdisk_error_hint(void)
+{
+    return error_hint;
+}

@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The per-thread error text that the public API hands out. */
+#ifndef ENGINE_ERROR_H
+#define ENGINE_ERROR_H
+
+/*
+ * Set the text (one line: the file, the thing, what is wrong) and clear the hint; returns -|err|, so that a
+ * failing function reads `return err_set(EINVAL, "%s: ...", name);`.
+ */
+int err_set(int err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* Add what to do about it to the error just set. Returns err unchanged. */
+int err_hint(int err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* Put "PREFIX: " before the text just set (when a caller knows better whom it concerns). Returns err. */
+int err_prefix(int err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+void err_clear(void);
+
+#endif

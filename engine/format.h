@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What a format provides: where guest bytes are, and the operations that change that. engine/raw.c is the skeleton
+ * to copy.
+ *
+ * Reads are the engine's (engine/read.c): it asks each layer of a chain for the extent and moves the bytes. So are
+ * writes to extents that say EXTENT_WRITABLE. All else goes to the format.
+ */
+#ifndef ENGINE_FORMAT_H
+#define ENGINE_FORMAT_H
+
+#include "engine/backend.h"
+#include "engine/request.h"
+#include "engine/vdisk.h"
+
+enum extent_kind {
+    EXTENT_UNALLOCATED, /* ask the backing layer; zeros without one */
+    EXTENT_ZERO,
+    EXTENT_DATA,        /* len bytes at host_offset of `data` */
+    EXTENT_PACKED,      /* compressed: read through read_packed() */
+};
+
+enum extent_flags {
+    EXTENT_WRITABLE  = 1u << 0, /* DATA: may be written in place */
+    EXTENT_HOST      = 1u << 1, /* ZERO: host_offset has space kept for it */
+};
+
+struct extent {
+    uint64_t        len;         /* from the offset asked for; > 0, at most the length asked for */
+    uint64_t        host_offset; /* DATA, ZERO with EXTENT_HOST, PACKED (a descriptor of the format's own) */
+    uint8_t         kind;        /* enum extent_kind */
+    uint8_t         flags;       /* enum extent_flags */
+};
+
+/* How a volume is opened: what vdisk_open() was told, worked out per layer. */
+struct layer_open {
+    uint32_t    flags;       /* enum vdisk_open_flags */
+    uint64_t    cache_bytes;
+    const char *data_file;
+};
+
+struct format_driver {
+    const char *name;
+
+    /* Does this content look like ours? `head` holds the first `len` bytes of the file. Score 0 (no) to 100. */
+    int (*probe)(const uint8_t *head, size_t len, const char *name);
+
+    /*
+     * Blocks. v->file is open; fill in v->size, v->data, v->format_state, v->backing_name and v->backing_format.
+     * `q` serves the I/O. On failure an error text is set and nothing is left behind.
+     */
+    int (*open)(vdisk *v, const struct layer_open *how, vdisk_queue *q);
+
+    /* Blocks: write back, flush, release. The struct vdisk and v->file stay the engine's. */
+    int (*close)(vdisk *v, vdisk_queue *q);
+
+    /*
+     * The extent at guest_offset, from cached metadata; 0, or -EAGAIN: load() first. Any thread, takes no lock,
+     * costs tens of nanoseconds. The range lies inside the volume.
+     */
+    int (*lookup)(vdisk *v, uint64_t guest_offset, uint64_t len, struct extent *ret);
+
+    /*
+     * Make lookup() succeed for guest_offset, at least once; ends by op_wake(op). NULL if lookup() never says
+     * -EAGAIN.
+     */
+    void (*load)(vdisk *v, uint64_t guest_offset, struct op *op);
+
+    /*
+     * Read a PACKED extent: `len` bytes from guest_offset (inside the extent) into `buf`; ends by op_wake(op).
+     */
+    void (*read_packed)(vdisk *v, const struct extent *e, uint64_t guest_offset, const struct iovec *iov,
+                        uint32_t iovcnt, uint64_t len, struct op *op);
+
+    /*
+     * Carry out a write that is not in place, a zero, a discard, or a flush: ends by request_end(r), not inline.
+     * Context: the request's queue's thread. Ranges are checked, lengths not 0 but for flush.
+     */
+    void (*submit)(vdisk *v, struct request *r);
+
+    /*
+     * Blocks: create a volume in `b` (new or cut to nothing; a device: any content). NULL: -ENOTSUP.
+     * Options are checked before (check_create), so that nothing is written for a bad one.
+     */
+    int (*check_create)(const char *name, const struct vdisk_create_opts *opts);
+    int (*create)(struct backend *b, const char *name, const struct vdisk_create_opts *opts, vdisk_queue *q);
+
+    /* Grow to `size` (rounded, larger than now). Blocks. NULL: -ENOTSUP. */
+    int (*grow)(vdisk *v, uint64_t size, vdisk_queue *q);
+
+    void (*get_info)(vdisk *v, struct vdisk_info *info);
+};
+
+/* All formats, raw last, ends with NULL: qcow2/drivers.c. */
+extern const struct format_driver *const format_drivers[];
+extern const struct format_driver raw_driver;
+
+#endif

@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A gate: cheap counting of who is inside, so that an op can wait until all that were inside at some moment have
+ * left. Used where a fast path takes no lock: freed clusters wait for the requests that may still use them, a
+ * read-modify-write waits for the writes that started before it.
+ *
+ * Invariants.
+ *  1. Who enters under parity p saw `epoch` with that parity after having been counted: a drain that flips the epoch
+ *     later sees the count.
+ *  2. At most one drain is on; the parity that it drains gains nobody, but for those who step back (rule 1).
+ */
+#ifndef ENGINE_GATE_H
+#define ENGINE_GATE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "engine/list.h"
+
+enum { GATE_SLOTS = 32 };
+
+struct gate_slot {
+    _Atomic uint32_t inside[2];
+} __attribute__((aligned(64)));
+
+struct gate {
+    _Atomic uint32_t  epoch;
+    _Atomic uint32_t  draining;
+    pthread_mutex_t   lock;      /* the lists and the flips */
+    struct list       waiters;   /* ops that wait for the drain that is on */
+    struct list       next;      /* ops that came during it: they need another flip */
+    struct gate_slot *slots;     /* by queue id; two queues may share one */
+};
+
+struct op;
+
+int gate_init(struct gate *g); /* 0 or -ENOMEM */
+void gate_finish(struct gate *g);
+
+/* Ends the drain if nobody is left inside. */
+void gate_check(struct gate *g);
+
+static inline void gate_leave(struct gate *g, uint32_t queue_id, uint8_t parity)
+{
+    struct gate_slot *s = &g->slots[queue_id % GATE_SLOTS];
+
+    if (atomic_fetch_sub(&s->inside[parity], 1) == 1 && __builtin_expect(atomic_load(&g->draining), 0))
+        gate_check(g);
+}
+
+/* Returns the parity to leave with. */
+static inline uint8_t gate_enter(struct gate *g, uint32_t queue_id)
+{
+    struct gate_slot *s = &g->slots[queue_id % GATE_SLOTS];
+    uint32_t epoch = atomic_load_explicit(&g->epoch, memory_order_relaxed);
+
+    for (;;) {
+        atomic_fetch_add(&s->inside[epoch & 1], 1);
+        uint32_t now = atomic_load(&g->epoch);
+        if (__builtin_expect(now == epoch, 1))
+            return (uint8_t)(epoch & 1);
+        gate_leave(g, queue_id, (uint8_t)(epoch & 1));
+        epoch = now;
+    }
+}
+
+/* Wake `op` once all that are inside now have left. Any thread; `op` itself is not inside. */
+void gate_drain(struct gate *g, struct op *op);
+
+#endif

@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Tasks and ops: everything with more than one wait is an op, a struct that holds all that outlives a wait and one
+ * step function that reads from top to bottom with named await points.
+ *
+ *     enum demo_state { DEMO_START = OP_START, DEMO_LOADED, DEMO_WRITTEN };
+ *
+ *     static void demo_step(struct op *op)
+ *     {
+ *         struct demo *d = container_of(op, struct demo, op);
+ *
+ *         OP_BEGIN(enum demo_state, op)
+ *         if (!cached(d))
+ *             OP_TRY(op, DEMO_LOADED, load(d, op));
+ *         OP_TRY(op, DEMO_WRITTEN, op_io(op, &d->io));
+ *         demo_finish(d, 0);
+ *         return;
+ *         OP_END
+ *     fail:
+ *         demo_finish(d, op->rc);
+ *     }
+ *
+ * Rules.
+ *  1. The call inside an await starts something that will op_wake() this op exactly once, later: never inline.
+ *  2. No local is used across an await; the compiler refuses it. The container_of line is run on every step.
+ *  3. After an await what was learned before it is stale: look again.
+ *  4. A step function runs on its queue's thread only, never under another step function.
+ *  5. The finish function releases what is held, tells the parent by op_wake(), and frees the op. It is the last
+ *     thing a step does.
+ */
+#ifndef ENGINE_OP_H
+#define ENGINE_OP_H
+
+#include <assert.h>
+#include <stdatomic.h>
+#include <stdint.h>
+
+#include "engine/list.h"
+#include "engine/vdisk.h"
+
+/* What a queue runs: ops, and I/O that completes without the kernel. */
+struct task {
+    struct task *next;
+    void (*run)(struct task *);
+};
+
+enum { OP_START = 0 };
+
+struct op;
+
+struct op_type {
+    const char        *name;
+    void             (*step)(struct op *);
+    const char *const *states; /* names, by state; index 0 is the start */
+    unsigned           nstates;
+    _Atomic uint32_t  *visits; /* per state: how often it was awaited (coverage of the fault tests) */
+};
+
+struct op {
+    struct task           task;
+    const struct op_type *type;
+    vdisk_queue          *queue;
+    struct list           wait; /* in whatever list this op waits in */
+    int                   state;
+    int                   rc;    /* result of the last await: 0, or a negative errno */
+    unsigned              waits; /* I/Os that the current await still waits for */
+};
+
+/* Define `static const struct op_type NAME_type` from a step function and the names of its states. */
+#define OP_TYPE(NAME, STEP, ...)                                                                               \
+    static const char *const NAME##_states[] = {__VA_ARGS__};                                                  \
+    static _Atomic uint32_t NAME##_visits[sizeof NAME##_states / sizeof NAME##_states[0]];                     \
+    static const struct op_type NAME##_type = {#NAME, STEP, NAME##_states,                                     \
+                                               sizeof NAME##_states / sizeof NAME##_states[0], NAME##_visits}
+
+#define OP_BEGIN(type, op)                                                                                     \
+    switch ((type)(op)->state) {                                                                               \
+    case OP_START:;
+#define OP_AWAIT(op, st, call)                                                                                 \
+    do {                                                                                                       \
+        op_suspend((op), (st));                                                                                \
+        call;                                                                                                  \
+        return;                                                                                                \
+    case (st):;                                                                                                \
+    } while (0)
+#define OP_TRY(op, st, call)                                                                                   \
+    do {                                                                                                       \
+        OP_AWAIT(op, st, call);                                                                                \
+        if ((op)->rc < 0)                                                                                      \
+            goto fail;                                                                                         \
+    } while (0)
+#define OP_END                                                                                                 \
+    default: __builtin_unreachable();                                                                          \
+    }
+
+static inline void op_suspend(struct op *op, int state)
+{
+    assert(state > OP_START && (unsigned)state < op->type->nstates);
+    op->state = state;
+    op->rc = 0;
+    atomic_fetch_add_explicit(&op->type->visits[state], 1, memory_order_relaxed);
+}
+
+static inline const char *op_state_name(const struct op *op)
+{
+    return op->type->states[op->state];
+}
+
+/*
+ * Memory for an op of `size` bytes (struct op first), zeroed, from the queue's pool. NULL: out of memory.
+ * Context: the queue's thread. Not the fast path: may allocate.
+ */
+void *op_alloc(vdisk_queue *q, const struct op_type *type, size_t size);
+void op_free(struct op *op, size_t size);
+
+/* Initialise an op that lives in its parent's memory. */
+void op_init(struct op *op, vdisk_queue *q, const struct op_type *type);
+
+/* Run the first step now. It may not finish inline: what it tells others it tells by op_wake(). */
+static inline void op_start(struct op *op)
+{
+    assert(op->state == OP_START);
+    op->type->step(op);
+}
+
+/*
+ * End the op's current await with `rc`. Any thread; the step runs later, on the op's queue.
+ */
+void op_wake(struct op *op, int rc);
+
+/* op_wake() each op of a list of op.wait, and empty it. */
+void op_wake_all(struct list *waiters, int rc);
+
+struct io;
+
+/* Await one I/O, already filled in: `OP_TRY(op, ST, op_io(op, &x->io))`. op->rc becomes its result. */
+void op_io(struct op *op, struct io *io);
+
+/*
+ * Await several: op_io_begin(), then op_io_add() for each, then op_io_wait(), as the call of one await. The op steps
+ * when the last has completed; op->rc is 0 or the first error.
+ */
+void op_io_begin(struct op *op);
+void op_io_add(struct op *op, struct io *io);
+void op_io_wait(struct op *op);
+
+#endif

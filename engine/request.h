@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A user's request, from enqueue to reap.
+ *
+ *   FREE -> enqueue -> STARTED -> request_end() -> DONE (in the queue's done list) -> reap -> FREE
+ *
+ * The fast path uses the request's own `io` and nothing else; any other way is an op that holds the request.
+ */
+#ifndef ENGINE_REQUEST_H
+#define ENGINE_REQUEST_H
+
+#include "engine/io.h"
+#include "engine/vdisk.h"
+
+enum request_kind {
+    REQ_READ,
+    REQ_WRITE,
+    REQ_ZERO,
+    REQ_DISCARD,
+    REQ_FLUSH,
+    REQ_EXTENTS,
+};
+
+enum request_state { REQUEST_FREE, REQUEST_STARTED, REQUEST_DONE };
+
+struct request {
+    struct io             io;     /* the fast path's only I/O */
+    struct request       *next;   /* free list or done list */
+    vdisk                *vdisk;
+    vdisk_queue          *queue;
+    uint64_t              user_data;
+    uint64_t              guest_offset;
+    uint64_t              len;
+    const struct iovec   *iov;    /* READ, WRITE */
+    uint32_t              iovcnt;
+    int32_t               result;
+    uint8_t               kind;   /* enum request_kind */
+    uint8_t               flags;  /* enum vdisk_req_flags */
+    uint8_t               state;  /* enum request_state */
+    uint8_t               gate;   /* parity of the volume's gate */
+    struct vdisk_extents *extents;
+    struct iovec          iov_inline[VDISK_IOV_INLINE];
+};
+
+/*
+ * End a request with 0 or -errno. A write or zero with VDISK_REQ_FUA that was carried out without it goes on to a
+ * flush first: the one who calls need not care, unless it has seen to durability and cleared the flag.
+ * Context: the queue's thread.
+ */
+void request_end(struct request *r, int result);
+
+/* Check and start; from the enqueue functions. */
+void request_start(struct request *r);
+
+#endif

@@ -1,0 +1,297 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * libvdisk: raw and qcow2 volumes, and chains of them, through io_uring.
+ *
+ * Everything is bytes unless a name says otherwise. All structs of options start with their size, so that
+ * a program built against an older header keeps working: set `.size = sizeof opts`, leave the rest zero.
+ *
+ * Threads. A `vdisk` may be used by any number of threads at once. A `vdisk_queue` belongs to one thread:
+ * the one that first submits on it. Handles do not survive fork().
+ *
+ * Requests. Enqueue functions return nothing and never complete inline: every result, misuse of ranges
+ * included, arrives through vdisk_reap(). A result is 0 or a negative errno, never a short transfer.
+ * Buffers belong to the library from enqueue to completion; iovec arrays are copied when they have up to
+ * VDISK_IOV_INLINE entries and must otherwise stay valid as well. Requests in flight are not ordered; a
+ * flush covers the writes whose completions had been reaped when it was enqueued.
+ *
+ * Errors. Functions that return int give 0 (or a count) or a negative errno, and leave a text and a hint for
+ * the calling thread: see vdisk_error_text().
+ */
+#ifndef VDISK_H
+#define VDISK_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+#include <time.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define VDISK_API __attribute__((visibility("default")))
+
+#define VDISK_IOV_INLINE 4
+
+typedef struct vdisk vdisk;
+typedef struct vdisk_queue vdisk_queue;
+
+/* ---- errors ---------------------------------------------------------------------------------------- */
+
+/*
+ * The text of the last error on this thread: one line that names the file and the thing, without a trailing
+ * newline. Valid until the next libvdisk call on this thread. Never NULL; "" when there was none.
+ */
+VDISK_API const char *vdisk_error_text(void);
+
+/* What to do about it, or "" when there is nothing to say. Same lifetime. */
+VDISK_API const char *vdisk_error_hint(void);
+
+/* ---- volumes --------------------------------------------------------------------------------------- */
+
+enum vdisk_open_flags {
+    VDISK_OPEN_RDWR        = 1u << 0, /* default: read-only */
+    VDISK_OPEN_BUFFERED    = 1u << 1, /* use the page cache; default: O_DIRECT where the file allows it */
+    VDISK_OPEN_FORCE_SHARE = 1u << 2, /* read-only; take no exclusive claim (qemu's -U) */
+    VDISK_OPEN_NO_LOCK     = 1u << 3, /* no image locks at all; the caller guards the file */
+    VDISK_OPEN_NO_BACKING  = 1u << 4, /* leave the backing chain closed: what it would give reads as zeros */
+    VDISK_OPEN_CHECK       = 1u << 5, /* for check: leave dirty and corrupt bits as they are, no repair on open */
+    VDISK_OPEN_UNSAFE      = 1u << 6, /* flushes succeed without reaching the disk (scratch copies) */
+};
+
+/*
+ * Names: a path; "file:PATH" for a path that looks like something else; "null:SIZE" reads as it pleases and
+ * forgets writes; "memory:SIZE" lives as long as the handle. SIZE takes K, M, G, T, P.
+ */
+struct vdisk_open_opts {
+    size_t      size;        /* sizeof(struct vdisk_open_opts) */
+    uint32_t    flags;       /* enum vdisk_open_flags */
+    uint32_t    max_depth;   /* longest backing chain accepted; 0: 1024 */
+    const char *format;      /* "raw", "qcow2", or NULL to look at the content */
+    uint64_t    cache_bytes; /* bound for cached metadata of each layer; 0: 32 MiB */
+    const char *data_file;   /* instead of the external data file that the header names */
+};
+
+/*
+ * Open a volume with its backing chain. Blocks. `opts` may be NULL. On success *ret_vdisk is the caller's, to be
+ * given back with vdisk_close(); on failure it is untouched.
+ * Errors: -ENOENT, -EACCES, ...: as open(2); -EAGAIN: locked by another process, named in the text;
+ * -EINVAL: not a valid image; -ENOTSUP: a feature we lack, named in the text; -EFBIG, -ELOOP, -ENOMEM.
+ */
+VDISK_API int vdisk_open(const char *name, const struct vdisk_open_opts *opts, vdisk **ret_vdisk);
+
+/*
+ * Write back all metadata, flush, and free the handle. Blocks. No request may be in flight on any queue.
+ * The handle is gone whatever the result; an error means that what was written since the last successful flush may
+ * be lost. NULL is allowed.
+ */
+VDISK_API int vdisk_close(vdisk *v);
+
+struct vdisk_info {
+    size_t      size;           /* set by the caller: sizeof(struct vdisk_info) */
+    uint64_t    virtual_size;
+    uint64_t    allocated_size; /* bytes that the host file of the top layer occupies */
+    uint64_t    cluster_size;   /* 0 for raw */
+    uint32_t    request_align;  /* requests of this alignment (offset, length) need no read-modify-write */
+    uint32_t    memory_align;   /* buffers of this alignment need no bounce buffer */
+    uint32_t    depth;          /* number of layers, 1 without a backing file */
+    bool        read_only;
+    bool        direct;         /* O_DIRECT in use */
+    const char *format;         /* static strings */
+    const char *backend;
+};
+
+/* Fill `ret_info`. Any thread. */
+VDISK_API int vdisk_get_info(vdisk *v, struct vdisk_info *ret_info);
+
+/* The virtual size. Any thread, does not block. */
+VDISK_API uint64_t vdisk_size(const vdisk *v);
+
+/*
+ * Grow the volume to `size`; what is new reads as zeros. Blocks; other requests may be in flight.
+ * Errors: -EINVAL for a smaller size, -EACCES when read-only, -EFBIG past the format's limit, or of the I/O.
+ */
+VDISK_API int vdisk_grow(vdisk *v, uint64_t size);
+
+/* ---- creation -------------------------------------------------------------------------------------- */
+
+enum vdisk_prealloc { VDISK_PREALLOC_OFF, VDISK_PREALLOC_METADATA, VDISK_PREALLOC_FALLOC, VDISK_PREALLOC_FULL };
+
+/* Called now and then from a long call, on its thread. Return non-zero to stop it with -ECANCELED. */
+typedef int vdisk_progress_fn(void *arg, uint64_t done, uint64_t total);
+
+struct vdisk_create_opts {
+    size_t              size;             /* sizeof(struct vdisk_create_opts) */
+    const char         *format;           /* "raw" or "qcow2" */
+    uint64_t            virtual_size;     /* rounded up to 512; UINT64_MAX with a backing file: the size of that */
+    enum vdisk_prealloc preallocation;
+    /* qcow2 only; zero or NULL means the default */
+    uint32_t            cluster_size;     /* 512 to 2 MiB, a power of two; default 65536 */
+    uint32_t            version;          /* 2 or 3; default 3 */
+    uint32_t            refcount_bits;    /* 1 to 64, a power of two; default 16 */
+    bool                lazy_refcounts;
+    bool                extended_l2;
+    bool                data_file_raw;
+    const char         *compression_type; /* "zlib" (default) or "zstd" */
+    const char         *backing_file;     /* stored as given; relative names are relative to the new image */
+    const char         *backing_fmt;
+    bool                backing_unchecked; /* do not open the backing file; virtual_size must be given */
+    const char         *data_file;        /* made anew, name stored in the header as given */
+    bool                buffered;         /* write through the page cache instead of O_DIRECT */
+    vdisk_progress_fn  *progress;
+    void               *progress_arg;
+};
+
+/*
+ * Create a volume. Blocks. Bad options are refused before anything is written; an existing file is replaced, unless
+ * another process holds it; a block device is used as it stands and must be large enough. After a failure or a
+ * cancelled run the target is removed, or (block device) its first cluster no longer says qcow2.
+ */
+VDISK_API int vdisk_create(const char *name, const struct vdisk_create_opts *opts);
+
+/* ---- queues ---------------------------------------------------------------------------------------- */
+
+enum vdisk_queue_kind {
+    VDISK_QUEUE_AUTO,          /* the best that the kernel allows */
+    VDISK_QUEUE_URING_DEFER,   /* io_uring with SINGLE_ISSUER and DEFER_TASKRUN */
+    VDISK_QUEUE_URING,         /* io_uring without them */
+    VDISK_QUEUE_THREADS,       /* preadv and pwritev on a few threads: io_uring is refused here */
+};
+
+struct vdisk_queue_opts {
+    size_t                size;  /* sizeof(struct vdisk_queue_opts) */
+    uint32_t              depth; /* requests in flight that need no allocation; 0: 256; at most 4096 */
+    enum vdisk_queue_kind kind;  /* ask for one kind and no better one */
+};
+
+/*
+ * Make a queue. It serves any number of volumes and is owned by one thread. Never fails because io_uring is
+ * refused: it falls back to threads. Errors: -ENOMEM, -EINVAL, -EMFILE.
+ */
+VDISK_API int vdisk_queue_create(const struct vdisk_queue_opts *opts, vdisk_queue **ret_queue);
+
+/* Nothing may be in flight. NULL is allowed. Before the volumes that it served are closed, or after. */
+VDISK_API void vdisk_queue_destroy(vdisk_queue *q);
+
+/* Which kind it got; never VDISK_QUEUE_AUTO. And its name, for people. */
+VDISK_API enum vdisk_queue_kind vdisk_queue_get_kind(const vdisk_queue *q);
+VDISK_API const char *vdisk_queue_kind_name(enum vdisk_queue_kind kind);
+
+/*
+ * Register the memory that I/O will use; requests whose single buffer lies inside one of the regions save the
+ * kernel the pinning of pages. Replaces an earlier registration. n = 0 unregisters. Nothing may be in flight.
+ * -ENOTSUP where the queue's kind has none (requests work as before).
+ */
+VDISK_API int vdisk_queue_register_buffers(vdisk_queue *q, const struct iovec *regions, unsigned n);
+
+/* ---- requests -------------------------------------------------------------------------------------- */
+
+enum vdisk_req_flags {
+    VDISK_REQ_FUA   = 1u << 0, /* write, zero: durable, with the metadata it needs, when it completes */
+    VDISK_REQ_UNMAP = 1u << 1, /* zero: space may be given back */
+};
+
+/*
+ * Enqueue. Nothing is sent before vdisk_submit() or vdisk_reap(). Context: the queue's thread.
+ * Completes: from vdisk_reap(), once, with `user_data`. Owns: buffers, until then.
+ * Errors, by completion: -EINVAL range past the end or unknown flag; -EACCES write on a read-only volume;
+ * -EIO and whatever the host gives; -ENOSPC; -ENOMEM. A failed write leaves its range undefined: old, new, or
+ * a mixture, in units of 512 bytes.
+ */
+VDISK_API void vdisk_read(vdisk_queue *q, vdisk *v, uint64_t offset, void *buf, size_t len, uint32_t flags,
+                          uint64_t user_data);
+VDISK_API void vdisk_write(vdisk_queue *q, vdisk *v, uint64_t offset, const void *buf, size_t len,
+                           uint32_t flags, uint64_t user_data);
+VDISK_API void vdisk_readv(vdisk_queue *q, vdisk *v, uint64_t offset, const struct iovec *iov, unsigned n,
+                           uint32_t flags, uint64_t user_data);
+VDISK_API void vdisk_writev(vdisk_queue *q, vdisk *v, uint64_t offset, const struct iovec *iov, unsigned n,
+                            uint32_t flags, uint64_t user_data);
+
+/* The range reads as zeros afterwards. */
+VDISK_API void vdisk_write_zeroes(vdisk_queue *q, vdisk *v, uint64_t offset, uint64_t len, uint32_t flags,
+                                  uint64_t user_data);
+
+/* The content of the range is no longer needed: afterwards each byte reads as before or as zero. */
+VDISK_API void vdisk_discard(vdisk_queue *q, vdisk *v, uint64_t offset, uint64_t len, uint32_t flags,
+                             uint64_t user_data);
+
+/* Writes completed (reaped) before this was enqueued are durable when it completes. */
+VDISK_API void vdisk_flush(vdisk_queue *q, vdisk *v, uint32_t flags, uint64_t user_data);
+
+enum vdisk_extent_flags {
+    VDISK_EXTENT_DATA       = 1u << 0, /* some layer holds bytes for it */
+    VDISK_EXTENT_ZERO       = 1u << 1, /* reads as zeros */
+    VDISK_EXTENT_COMPRESSED = 1u << 2,
+    VDISK_EXTENT_OFFSET     = 1u << 3, /* host_offset is valid */
+    VDISK_EXTENT_ALLOCATED  = 1u << 4, /* space for it is allocated in layer `depth` (qemu's "present") */
+};
+
+struct vdisk_extent {
+    uint64_t guest_offset;
+    uint64_t length;
+    uint64_t host_offset; /* in the file that holds the data of layer `depth` */
+    uint32_t flags;       /* enum vdisk_extent_flags */
+    uint32_t depth;       /* 0 is the top layer */
+};
+
+struct vdisk_extents {
+    struct vdisk_extent *list; /* the caller's */
+    unsigned             max;
+    unsigned             count; /* set on completion; fewer than the range needs when `max` is reached */
+};
+
+/*
+ * What the range is made of, neighbours of one kind merged. It covers a prefix of the range, at least one extent.
+ * `extents` and its list stay the library's until completion.
+ */
+VDISK_API void vdisk_get_extents(vdisk_queue *q, vdisk *v, uint64_t offset, uint64_t len,
+                                 struct vdisk_extents *extents, uint64_t user_data);
+
+struct vdisk_completion {
+    uint64_t user_data;
+    int32_t  result; /* 0 or -errno */
+    uint32_t reserved;
+};
+
+/* Send what is enqueued to the kernel. Never blocks, completes nothing. 0 or -errno of the queue as such. */
+VDISK_API int vdisk_submit(vdisk_queue *q);
+
+/*
+ * Submit, then wait until `min` completions are there or `timeout` (NULL: none) has passed, and hand out up to `max`.
+ * min = 0 polls. Returns the number handed out, or -errno when the queue as such fails; -EINTR after a signal.
+ */
+VDISK_API int vdisk_reap(vdisk_queue *q, struct vdisk_completion *completions, unsigned min, unsigned max,
+                         const struct timespec *timeout);
+
+/* Requests enqueued and not yet reaped. */
+VDISK_API unsigned vdisk_queue_inflight(const vdisk_queue *q);
+
+/*
+ * A descriptor that is readable when vdisk_reap() has something to do (not always a completion: a request may just
+ * have made a step). For poll and epoll; the queue's, do not read or close it. Call vdisk_submit() or vdisk_reap()
+ * before going to sleep on it.
+ */
+VDISK_API int vdisk_queue_fd(vdisk_queue *q);
+
+/* ---- synchronous wrappers -------------------------------------------------------------------------- */
+
+/*
+ * As above, and wait. Any thread; calls on one volume take turns on a queue of its own. 0 or -errno, never short.
+ */
+VDISK_API int vdisk_pread(vdisk *v, void *buf, size_t len, uint64_t offset);
+VDISK_API int vdisk_pwrite(vdisk *v, const void *buf, size_t len, uint64_t offset, uint32_t flags);
+VDISK_API int vdisk_pzero(vdisk *v, uint64_t len, uint64_t offset, uint32_t flags);
+VDISK_API int vdisk_pdiscard(vdisk *v, uint64_t len, uint64_t offset);
+VDISK_API int vdisk_sync(vdisk *v);
+VDISK_API int vdisk_pextents(vdisk *v, uint64_t len, uint64_t offset, struct vdisk_extents *extents);
+
+/* Memory for I/O: aligned to 4096, or NULL. Free with free(). */
+VDISK_API void *vdisk_alloc_buffer(size_t len);
+
+VDISK_API const char *vdisk_version(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

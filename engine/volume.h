@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * An open volume: one layer of a chain. The handle that users hold is the top layer.
+ */
+#ifndef ENGINE_VOLUME_H
+#define ENGINE_VOLUME_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "engine/format.h"
+#include "engine/gate.h"
+
+struct vdisk {
+    /* Fixed after open. */
+    const struct format_driver *format;
+    struct backend             *file;          /* metadata; raw: everything */
+    struct backend             *data;          /* guest data: `file`, or an external data file (ours to close) */
+    vdisk                      *backing;       /* next layer or NULL; owned */
+    void                       *format_state;
+    char                       *name;
+    char                       *backing_name;  /* as stored in the image, NULL without; malloc'ed by the format */
+    char                       *backing_format;/* same */
+    uint32_t                    open_flags;
+    uint32_t                    depth;         /* layers from here down */
+    bool                        read_only;
+    bool                        writes_in_place; /* lookup() may say EXTENT_WRITABLE */
+
+    _Atomic uint64_t            size;          /* virtual size */
+
+    struct gate                 requests;      /* requests that may use mappings they looked up */
+
+    /* The synchronous wrappers' queue: the top layer's; made on first use. */
+    pthread_mutex_t             sync_lock;
+    vdisk_queue                *sync_queue;
+};
+
+/* The guest range [offset, offset+len) of a chain, from `v` down, into iov: engine/read.c. Ends by op_wake(parent). */
+void chain_read(vdisk *v, uint64_t guest_offset, const struct iovec *iov, uint32_t iovcnt, uint64_t len,
+                struct op *parent);
+
+/* Open a volume on a backend that is already open (tests, benches): takes it over, also on failure. */
+int vdisk_open_backend(struct backend *b, const struct vdisk_open_opts *opts, vdisk **ret_vdisk);
+
+/* Does all of the range read as zeros, as far as cached metadata tells? A cheap "maybe not" is false. */
+bool chain_known_zero(vdisk *v, uint64_t guest_offset, uint64_t len);
+
+/* Take the volume's own queue for a synchronous call; NULL and an error text when there is none. Blocks. */
+vdisk_queue *vdisk_sync_queue(vdisk *v);
+void vdisk_sync_queue_done(vdisk *v);
+
+#endif
