@@ -1,0 +1,211 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The rules of the house that a program can check. usage: lint.py SOURCE_ROOT
+
+Prints one line for each breach, `PATH:LINE: CHECK: what, and what to do`, and exits 1 if there is any.
+Exceptions are listed in tests/lint/allow, with a reason each.
+"""
+import pathlib
+import re
+import sys
+
+FOLDERS = ["engine", "backends", "qcow2", "tools", "bench", "tests", ".ci"]
+LIBRARY = ["engine", "backends", "qcow2"]
+# Which folders a folder may include from.
+MAY_INCLUDE = {
+    "engine": {"engine"},
+    "backends": {"engine", "backends"},
+    "qcow2": {"engine", "qcow2"},
+    "tools": {"engine", "backends", "qcow2", "tools"},
+    "bench": {"engine", "backends", "qcow2", "bench"},
+    "tests": {"engine", "backends", "qcow2", "tools", "bench", "tests"},
+}
+MAX_FILE, MAX_FUNCTION, MAX_LINE = 800, 70, 115
+
+BANNED = {  # call: use instead
+    "strcpy": "snprintf or memcpy with the size",
+    "strcat": "snprintf",
+    "sprintf": "snprintf",
+    "vsprintf": "vsnprintf",
+    "strncpy": "snprintf, or memcpy for fields that need no terminator",
+    "gets": "getline",
+    "atoi": "strtoull with its end checked",
+    "atol": "strtoull with its end checked",
+    "alloca": "a member of the op or a sized array",
+    "strtok": "strcspn, or strtok_r",
+    "usleep": "clock_nanosleep",
+    "signal": "sigaction",
+}
+BANNED_IN_LIBRARY = {
+    "printf": "err_set: a library does not print",
+    "puts": "err_set: a library does not print",
+    "putchar": "err_set: a library does not print",
+    "fprintf": "err_set: a library does not print",
+    "perror": "err_set: a library does not print",
+    "abort": "assert for what cannot be, an error for what can",
+    "exit": "an error code: the host program decides",
+    "_exit": "an error code: the host program decides",
+    "system": "posix_spawn, in tools",
+}
+
+
+def blank(match):
+    """Spaces for a comment or string, line ends kept."""
+    return re.sub(r"[^\n]", " ", match.group(0))
+
+
+def without_comments(text):
+    pattern = r'/\*.*?\*/|//[^\n]*|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])+\''
+    return re.sub(pattern, lambda m: blank(m) if m.group(0)[0] == "/" else m.group(0), text, flags=re.S)
+
+
+def without_strings(text):
+    return re.sub(r'"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])+\'', blank, text)
+
+
+class Lint:
+    def __init__(self, root):
+        self.root = root
+        self.breaches = []
+        self.lengths = []
+        self.allowed = {}
+        allow = root / "tests/lint/allow"
+        for line in allow.read_text().splitlines() if allow.exists() else []:
+            entry, _, reason = line.partition("#")
+            if entry.strip():
+                if not reason.strip():
+                    self.breaches.append(f"tests/lint/allow: '{entry.strip()}' has no reason")
+                self.allowed[" ".join(entry.split())] = False
+        meson = [p for p in root.rglob("meson.build") if self.ours(p)]
+        self.meson = {p.parent: p.read_text() for p in meson}
+
+    def ours(self, path):
+        parts = path.relative_to(self.root).parts
+        return not parts[0].startswith("build") and (len(parts) == 1 or parts[0] in FOLDERS)
+
+    def breach(self, check, path, line, name, text):
+        where = str(path.relative_to(self.root))
+        for entry in (f"{check} {where}", f"{check} {where}:{name}"):
+            if entry in self.allowed:
+                self.allowed[entry] = True
+                return
+        self.breaches.append(f"{where}:{line}: {check}: {text}")
+
+    # ---- checks of one file ---------------------------------------------------------------------------
+
+    def check_text(self, path, text):
+        lines = text.splitlines()
+        head = "\n".join(lines[:2])
+        if "SPDX-License-Identifier: LGPL-2.1-or-later" not in head:
+            self.breach("spdx", path, 1, "", "the first line does not name the licence (SPDX-License-Identifier)")
+        if len(lines) > MAX_FILE:
+            self.breach("file-length", path, len(lines), "", f"{len(lines)} lines, more than {MAX_FILE}: split it")
+        for number, line in enumerate(lines, 1):
+            if len(line) > MAX_LINE:
+                self.breach("line-length", path, number, "", f"{len(line)} columns, more than {MAX_LINE}")
+            if line != line.rstrip() or "\t" in line:
+                self.breach("blanks", path, number, "", "blanks at the end of the line, or a tab")
+            word = re.search(r"\b(FIXME|XXX|TODO)\b", line)
+            if word and path.parent.name != "lint":
+                self.breach("leftover", path, number, word[1], f"{word[1]}: do it, or open an issue")
+
+    def check_includes(self, path, code):
+        folder = path.relative_to(self.root).parts[0]
+        for match in re.finditer(r'^\s*#\s*include\s+"([^"]+)"', code, re.M):
+            name, line = match[1], code.count("\n", 0, match.start()) + 1
+            target = name.split("/")[0] if "/" in name else None
+            if target is None:
+                self.breach("include", path, line, name, f'"{name}": give the path from the top of the tree')
+            elif target not in MAY_INCLUDE[folder]:
+                self.breach("include", path, line, name, f'{folder} may not include "{name}": '
+                            f'only {", ".join(sorted(MAY_INCLUDE[folder]))}')
+
+    def check_calls(self, path, code):
+        folder = path.relative_to(self.root).parts[0]
+        banned = dict(BANNED)
+        if folder in LIBRARY:
+            banned.update(BANNED_IN_LIBRARY)
+        for match in re.finditer(r"(?<![\w.>])(\w+)\s*\(", code):
+            if match[1] in banned:
+                line = code.count("\n", 0, match.start()) + 1
+                self.breach("banned", path, line, match[1], f"{match[1]}(): use {banned[match[1]]}")
+
+    def check_functions(self, path, code):
+        """A function's body opens with a brace alone in column 0 and ends with one."""
+        lines = code.splitlines()
+        start = None
+        for number, line in enumerate(lines):
+            if line == "{":
+                start = number
+                while start > 0 and lines[start - 1].strip() and not lines[start - 1].startswith(("#", "}")) \
+                        and not lines[start - 1].rstrip().endswith(";"):
+                    start -= 1
+                opened = number
+            elif line == "}" and start is not None:
+                head = " ".join(lines[start:opened])
+                name = re.search(r"(\w+)\s*\(", head)
+                name = name[1] if name else "?"
+                length = number - start + 1
+                self.lengths.append(length)
+                step = name.endswith("_step")
+                if length > MAX_FUNCTION and not step:
+                    self.breach("function-length", path, start + 1, name,
+                                f"{name} has {length} lines, more than {MAX_FUNCTION}: split it")
+                body = "\n".join(lines[opened:number])
+                if not step and re.search(r"\bOP_(TRY|AWAIT|BEGIN)\b", body):
+                    self.breach("await", path, start + 1, name, f"{name}: awaits belong in *_step functions")
+                start = None
+
+    def check_listed(self, path):
+        """Some meson.build at or above the file's folder names it."""
+        folder = path.parent
+        while True:
+            if f"'{path.relative_to(folder)}'" in self.meson.get(folder, ""):
+                return
+            if folder == self.root:
+                break
+            folder = folder.parent
+        self.breach("unlisted", path, 1, "", "no meson.build builds this file: list it or remove it")
+
+    # ---- the whole ------------------------------------------------------------------------------------
+
+    def run(self):
+        for path in sorted(self.root.rglob("*")):
+            if not path.is_file() or not self.ours(path):
+                continue
+            script = path.suffix in (".py", ".sh") or (not path.suffix and path.read_bytes()[:2] == b"#!")
+            if path.suffix not in (".c", ".h") and not script:
+                continue
+            text = path.read_text()
+            self.check_text(path, text)
+            if script:
+                continue
+            code = without_comments(text)
+            self.check_includes(path, code)
+            code = without_strings(code)
+            self.check_calls(path, code)
+            self.check_functions(path, code)
+            if path.suffix == ".c":
+                self.check_listed(path)
+        for entry, used in self.allowed.items():
+            if not used:
+                self.breaches.append(f"tests/lint/allow: '{entry}' is no longer needed: remove it")
+
+    def report(self):
+        for breach in self.breaches:
+            print(breach)
+        lengths = sorted(self.lengths) or [0]
+        p90 = lengths[int(len(lengths) * 0.9)] if len(lengths) > 1 else lengths[0]
+        print(f"{len(self.lengths)} functions: median {lengths[len(lengths) // 2]} lines, p90 {p90}, "
+              f"longest {lengths[-1]}; {len(self.breaches)} breaches")
+        return 1 if self.breaches else 0
+
+
+def main():
+    lint = Lint(pathlib.Path(sys.argv[1]).resolve())
+    lint.run()
+    return lint.report()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
