@@ -65,6 +65,12 @@ static inline bool mul_u64(uint64_t a, uint64_t b, uint64_t *ret)
     return !__builtin_mul_overflow(a, b, ret);
 }
 
+/* For interfaces (iovec) that have no const form; the memory is not written. */
+static inline void *unconst(const void *p)
+{
+    return (void *)(uintptr_t)p;
+}
+
 /* Big-endian at any alignment. */
 static inline uint16_t get_be16(const void *p)
 {

@@ -44,8 +44,13 @@ int err_prefix(int err, const char *fmt, ...)
     va_start(ap, fmt);
     n = vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
-    if (n >= 0 && (size_t)n < sizeof text)
-        snprintf(text + n, sizeof text - (size_t)n, ": %s", error_text);
+    /* A long text is cut at the end, where it says least. */
+    if (n >= 0 && (size_t)n + 3 < sizeof text) {
+        memcpy(text + n, ": ", 2);
+        n += 2;
+        memcpy(text + n, error_text, sizeof text - (size_t)n);
+        text[sizeof text - 1] = '\0';
+    }
     memcpy(error_text, text, sizeof text);
     return err;
 }

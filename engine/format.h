@@ -23,6 +23,8 @@ enum extent_kind {
 enum extent_flags {
     EXTENT_WRITABLE  = 1u << 0, /* DATA: may be written in place */
     EXTENT_HOST      = 1u << 1, /* ZERO: host_offset has space kept for it */
+    EXTENT_MARKED    = 1u << 3, /* ZERO: this layer says so; it is not just that nobody has the range */
+    EXTENT_DURABLE   = 1u << 2, /* DATA: this mapping is on disk: a durable write needs no flush of metadata */
 };
 
 struct extent {

@@ -31,6 +31,8 @@ struct gate {
     pthread_mutex_t   lock;      /* the lists and the flips */
     struct list       waiters;   /* ops that wait for the drain that is on */
     struct list       next;      /* ops that came during it: they need another flip */
+    bool              next_wanted; /* a ticket that does */
+    uint64_t          completed; /* drains that have ended */
     struct gate_slot *slots;     /* by queue id; two queues may share one */
 };
 
@@ -68,5 +70,12 @@ static inline uint8_t gate_enter(struct gate *g, uint32_t queue_id)
 
 /* Wake `op` once all that are inside now have left. Any thread; `op` itself is not inside. */
 void gate_drain(struct gate *g, struct op *op);
+
+/*
+ * The same for those who do not wait but come back: gate_passed() of the ticket is true once all that were inside when it was
+ * drawn have left. Any thread.
+ */
+uint64_t gate_ticket(struct gate *g);
+bool gate_passed(struct gate *g, uint64_t ticket);
 
 #endif

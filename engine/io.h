@@ -30,7 +30,6 @@ enum io_flags {
     IO_FUA      = 1u << 0, /* IO_WRITE: durable when done */
     IO_UNMAP    = 1u << 1, /* IO_ZERO: may give space back */
     IO_NO_GATE  = 1u << 2, /* internal: a read-modify-write's own write, does not wait for itself */
-    IO_FIXED    = 1u << 3, /* internal: buffer lies in registered region `region` */
     IO_GATED    = 1u << 4, /* internal: counted in the backend's write gate */
     IO_NO_FALLBACK = 1u << 5, /* IO_ZERO: fail with -ENOTSUP rather than write zeros slowly */
 };
@@ -52,11 +51,13 @@ struct io {
     uint8_t             kind;  /* enum io_kind */
     uint8_t             flags; /* enum io_flags */
     uint8_t             gate;  /* parity of the write gate it is counted under */
-    uint8_t             region;
     int32_t             res;   /* set at the end: 0 or -errno */
     uint64_t            moved; /* bytes done so far: a short transfer goes on from here */
+    int64_t             later; /* io_end_later(), ring_work(): the result on its way to io_end() */
     struct iovec        buf;   /* what iov points to when there is one buffer */
-    int               (*work)(struct io *); /* for ring_work(): blocking call, run on a worker thread */
+    int                 fd;    /* ring_*(): where to; a worker's call may use both */
+    int                 mode;
+    int64_t           (*blocking)(struct io *); /* the call that a worker thread makes; as io_end() takes it */
 };
 
 /* Fill in. `io` need not be initialised; done and op are set by op_io() or the caller. */
@@ -125,13 +126,13 @@ int io_pflush(vdisk_queue *q, struct backend *b);
 
 /* ---- what backends on file descriptors use (engine/ring.c); context: the queue's thread, from submit -------- */
 
-/* Read or write io->iov at io->offset + io->moved on `fd`; io_end() follows. Honours IO_FUA and IO_FIXED. */
+/* Read or write io->iov at io->offset + io->moved on `fd`; io_end() follows. Honours IO_FUA. */
 void ring_rw(struct io *io, int fd);
 /* fdatasync(fd). */
 void ring_fsync(struct io *io, int fd);
 /* fallocate(fd, mode, io->offset, io->len). */
 void ring_fallocate(struct io *io, int fd, int mode);
-/* Run io->work(io) on a worker thread; its result (0 or -errno) ends the I/O. */
-void ring_work(struct io *io, int (*work)(struct io *));
+/* Run call(io) on a worker thread; its result ends the I/O, as io_end() takes it. */
+void ring_work(struct io *io, int64_t (*call)(struct io *));
 
 #endif

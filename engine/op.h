@@ -144,4 +144,7 @@ void op_io_begin(struct op *op);
 void op_io_add(struct op *op, struct io *io);
 void op_io_wait(struct op *op);
 
+/* Make `io` count for the current await without starting it (ring_work() starts it). */
+void op_io_prepare(struct op *op, struct io *io);
+
 #endif

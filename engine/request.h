@@ -49,6 +49,9 @@ struct request {
  */
 void request_end(struct request *r, int result);
 
+/* The same from a place that is not in the loop, or may not be: the request ends in the next turn. */
+void request_end_later(struct request *r, int result);
+
 /* Check and start; from the enqueue functions. */
 void request_start(struct request *r);
 

@@ -35,15 +35,30 @@ struct vdisk {
     vdisk_queue                *sync_queue;
 };
 
+/*
+ * The extent at guest_offset as seen from `v` down its chain, clamped to what one layer says: DATA, ZERO or PACKED, in
+ * *ret_layer. Where no layer has anything: ZERO, in the layer that was asked last. -EAGAIN: *ret_layer has to load() first.
+ */
+int chain_lookup(vdisk *v, uint64_t guest_offset, uint64_t len, struct extent *ret, vdisk **ret_layer);
+
 /* The guest range [offset, offset+len) of a chain, from `v` down, into iov: engine/read.c. Ends by op_wake(parent). */
 void chain_read(vdisk *v, uint64_t guest_offset, const struct iovec *iov, uint32_t iovcnt, uint64_t len,
                 struct op *parent);
+
+/* Carry out REQ_EXTENTS: engine/extents.c. */
+void extents_start(struct request *r);
+
+/* Carry out REQ_READ when it is not a single extent at hand. */
+void read_start(struct request *r);
 
 /* Open a volume on a backend that is already open (tests, benches): takes it over, also on failure. */
 int vdisk_open_backend(struct backend *b, const struct vdisk_open_opts *opts, vdisk **ret_vdisk);
 
 /* Does all of the range read as zeros, as far as cached metadata tells? A cheap "maybe not" is false. */
 bool chain_known_zero(vdisk *v, uint64_t guest_offset, uint64_t len);
+
+/* A name stored in the image `from`, as a name to open: relative ones are relative to its directory. malloc'ed. */
+char *volume_resolve(const char *from, const char *name);
 
 /* Take the volume's own queue for a synchronous call; NULL and an error text when there is none. Blocks. */
 vdisk_queue *vdisk_sync_queue(vdisk *v);

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "engine/backend.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/error.h"
+#include "engine/range_lock.h"
+
+void *backend_alloc(const struct backend_driver *driver, const char *name, size_t size)
+{
+    struct backend *b = calloc(1, size);
+
+    assert(size >= sizeof *b);
+    if (!b)
+        return NULL;
+    b->driver = driver;
+    b->name = strdup(name);
+    b->align = b->mem_align = b->discard_align = 1;
+    b->max_transfer = 1u << 30;
+    b->max_iov = 1024;
+    b->rmw_locks = malloc(sizeof *b->rmw_locks);
+    if (!b->name || !b->rmw_locks || gate_init(&b->writes) < 0) {
+        free(b->rmw_locks);
+        free(b->name);
+        free(b);
+        return NULL;
+    }
+    range_locks_init(b->rmw_locks);
+    return b;
+}
+
+void backend_free(struct backend *b)
+{
+    if (!b)
+        return;
+    range_locks_finish(b->rmw_locks);
+    gate_finish(&b->writes);
+    free(b->rmw_locks);
+    free(b->name);
+    free(b);
+}
+
+int backend_open(const char *name, uint32_t flags, struct backend **ret_backend)
+{
+    for (const struct backend_driver *const *d = backend_drivers; *d; d++)
+        if ((*d)->claims(name))
+            return (*d)->open(name, flags, ret_backend);
+    return err_set(EINVAL, "%s: no backend takes such a name", name);
+}
+
+void backend_close(struct backend *b)
+{
+    if (!b)
+        return;
+    assert(atomic_load(&b->rmw_active) == 0);
+    b->driver->close(b);
+    backend_free(b);
+}
+
+const char *backend_path(const char *name)
+{
+    return strncmp(name, "file:", 5) == 0 ? name + 5 : name;
+}

@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What a range is made of.
+ *
+ * Happy path: walk the range through the chain, ask the file of a raw layer where its holes are, merge neighbours, stop
+ * when the list is full.
+ * Failure modes: a failed metadata load fails the request; the list then holds nothing.
+ */
+#include <errno.h>
+
+#include "engine/bits.h"
+#include "engine/queue.h"
+#include "engine/volume.h"
+
+struct extents_op {
+    struct op           op;
+    struct request     *request;
+    uint64_t            pos, end;
+    struct extent       extent;
+    vdisk              *layer;
+    struct io           io; /* carries the call for holes to a worker */
+    enum backend_status status;
+    uint64_t            status_len;
+};
+
+enum extents_state { EXTENTS_START = OP_START, EXTENTS_LOADED, EXTENTS_STATUS };
+
+static void extents_finish(struct extents_op *x, int rc)
+{
+    struct request *r = x->request;
+
+    if (rc < 0)
+        r->extents->count = 0;
+    op_free(&x->op, sizeof *x);
+    request_end(r, rc);
+}
+
+static uint32_t layer_depth(const vdisk *top, const vdisk *layer)
+{
+    return top->depth - layer->depth;
+}
+
+static uint32_t describe(const struct extents_op *x)
+{
+    const struct extent *e = &x->extent;
+
+    switch ((enum extent_kind)e->kind) {
+    case EXTENT_DATA:
+        return VDISK_EXTENT_DATA | VDISK_EXTENT_OFFSET | VDISK_EXTENT_ALLOCATED;
+    case EXTENT_PACKED:
+        return VDISK_EXTENT_DATA | VDISK_EXTENT_COMPRESSED | VDISK_EXTENT_ALLOCATED;
+    case EXTENT_ZERO:
+    case EXTENT_UNALLOCATED:
+        break;
+    }
+    return VDISK_EXTENT_ZERO | (e->flags & EXTENT_HOST ? VDISK_EXTENT_OFFSET : 0) |
+           (e->flags & (EXTENT_HOST | EXTENT_MARKED) ? VDISK_EXTENT_ALLOCATED : 0);
+}
+
+/* Append the piece at pos; false: no room. */
+static bool append(struct extents_op *x)
+{
+    struct vdisk_extents *out = x->request->extents;
+    uint32_t flags = describe(x);
+    uint32_t depth = layer_depth(x->request->vdisk, x->layer);
+    struct vdisk_extent *last = out->count ? &out->list[out->count - 1] : NULL;
+
+    if (x->extent.kind == EXTENT_DATA && x->status == BACKEND_STATUS_HOLE)
+        flags = (flags & ~(uint32_t)VDISK_EXTENT_DATA) | VDISK_EXTENT_ZERO;
+    if (last && last->flags == flags && last->depth == depth &&
+        (!(flags & VDISK_EXTENT_OFFSET) || last->host_offset + last->length == x->extent.host_offset)) {
+        last->length += x->extent.len;
+    } else {
+        if (out->count == out->max)
+            return false;
+        out->list[out->count++] = (struct vdisk_extent){
+            .guest_offset = x->pos, .length = x->extent.len, .flags = flags, .depth = depth,
+            .host_offset = flags & VDISK_EXTENT_OFFSET ? x->extent.host_offset : 0};
+    }
+    x->pos += x->extent.len;
+    return true;
+}
+
+/* Only a raw layer leaves it to its file which parts are holes. */
+static bool wants_status(const struct extents_op *x)
+{
+    return x->extent.kind == EXTENT_DATA && x->layer->format == &raw_driver &&
+           x->layer->data->driver->status != NULL;
+}
+
+static int64_t ask_status(struct io *io)
+{
+    struct extents_op *x = container_of(io, struct extents_op, io);
+
+    return io->backend->driver->status(io->backend, io->offset, io->len, &x->status, &x->status_len);
+}
+
+static void start_status(struct extents_op *x, struct op *op)
+{
+    op_io_begin(op);
+    x->status_len = x->extent.len;
+    op_io_prepare(op, &x->io);
+    io_range(&x->io, x->layer->data, IO_FLUSH, x->extent.host_offset, x->extent.len);
+    ring_work(&x->io, ask_status);
+    op_io_wait(op);
+}
+
+static void extents_step(struct op *op)
+{
+    struct extents_op *x = container_of(op, struct extents_op, op);
+
+    OP_BEGIN(enum extents_state, op)
+    while (x->pos < x->end) {
+        x->status = BACKEND_STATUS_DATA;
+        if (chain_lookup(x->request->vdisk, x->pos, x->end - x->pos, &x->extent, &x->layer) < 0) {
+            OP_TRY(op, EXTENTS_LOADED, x->layer->format->load(x->layer, x->pos, op));
+            continue;
+        }
+        if (wants_status(x)) {
+            OP_TRY(op, EXTENTS_STATUS, start_status(x, op));
+            x->extent.len = min_u64(x->extent.len, x->status_len);
+        }
+        if (!append(x))
+            break;
+    }
+    extents_finish(x, 0);
+    return;
+    OP_END
+fail:
+    extents_finish(x, op->rc);
+}
+
+OP_TYPE(extents_op, extents_step, "START", "EXTENTS_LOADED", "EXTENTS_STATUS");
+
+void extents_start(struct request *r)
+{
+    struct extents_op *x;
+
+    if (r->extents->max == 0) {
+        request_end_later(r, -EINVAL);
+        return;
+    }
+    x = op_alloc(r->queue, &extents_op_type, sizeof *x);
+    if (!x) {
+        request_end_later(r, -ENOMEM);
+        return;
+    }
+    x->request = r;
+    x->pos = r->guest_offset;
+    x->end = r->guest_offset + r->len;
+    queue_ready(r->queue, &x->op.task); /* it may end without an await */
+}

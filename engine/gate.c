@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "engine/gate.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/op.h"
+
+int gate_init(struct gate *g)
+{
+    size_t size = GATE_SLOTS * sizeof(struct gate_slot);
+
+    memset(g, 0, sizeof *g);
+    g->slots = aligned_alloc(_Alignof(struct gate_slot), size);
+    if (!g->slots)
+        return -ENOMEM;
+    memset(g->slots, 0, size);
+    pthread_mutex_init(&g->lock, NULL);
+    list_init(&g->waiters);
+    list_init(&g->next);
+    return 0;
+}
+
+void gate_finish(struct gate *g)
+{
+    if (!g->slots)
+        return;
+    assert(list_empty(&g->waiters) && list_empty(&g->next));
+    pthread_mutex_destroy(&g->lock);
+    free(g->slots);
+    g->slots = NULL;
+}
+
+static bool gate_empty(struct gate *g, uint32_t parity)
+{
+    for (int i = 0; i < GATE_SLOTS; i++)
+        if (atomic_load(&g->slots[i].inside[parity]) != 0)
+            return false;
+    return true;
+}
+
+/* With the lock held: a drain begins; who enters from now on is counted under the other parity. */
+static void flip(struct gate *g)
+{
+    atomic_store(&g->draining, 1);
+    atomic_fetch_add(&g->epoch, 1);
+}
+
+/* With the lock held: end drains for as long as nobody is left inside. */
+static void drain_step(struct gate *g)
+{
+    while (atomic_load(&g->draining)) {
+        if (!gate_empty(g, (atomic_load(&g->epoch) - 1) & 1))
+            return;
+        g->completed++;
+        op_wake_all(&g->waiters, 0);
+        if (list_empty(&g->next) && !g->next_wanted) {
+            atomic_store(&g->draining, 0);
+            return;
+        }
+        list_splice_tail(&g->waiters, &g->next);
+        g->next_wanted = false;
+        flip(g);
+    }
+}
+
+void gate_check(struct gate *g)
+{
+    pthread_mutex_lock(&g->lock);
+    drain_step(g);
+    pthread_mutex_unlock(&g->lock);
+}
+
+void gate_drain(struct gate *g, struct op *op)
+{
+    pthread_mutex_lock(&g->lock);
+    if (atomic_load(&g->draining)) {
+        list_add_tail(&g->next, &op->wait);
+    } else {
+        list_add_tail(&g->waiters, &op->wait);
+        flip(g);
+    }
+    drain_step(g);
+    pthread_mutex_unlock(&g->lock);
+}
+
+uint64_t gate_ticket(struct gate *g)
+{
+    uint64_t ticket;
+
+    pthread_mutex_lock(&g->lock);
+    if (atomic_load(&g->draining)) {
+        g->next_wanted = true;
+        ticket = g->completed + 2;
+    } else {
+        flip(g);
+        ticket = g->completed + 1;
+    }
+    drain_step(g);
+    pthread_mutex_unlock(&g->lock);
+    return ticket;
+}
+
+bool gate_passed(struct gate *g, uint64_t ticket)
+{
+    bool passed;
+
+    pthread_mutex_lock(&g->lock);
+    drain_step(g);
+    passed = g->completed >= ticket;
+    pthread_mutex_unlock(&g->lock);
+    return passed;
+}

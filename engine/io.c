@@ -1,0 +1,208 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The life of one I/O: alignment, the write gate, short transfers, the end of the file. */
+#include "engine/io.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "engine/backend.h"
+#include "engine/bits.h"
+#include "engine/bounce.h"
+#include "engine/iov.h"
+#include "engine/queue.h"
+#include "engine/range_lock.h"
+
+static bool buffers_aligned(const struct backend *b, const struct io *io)
+{
+    uintptr_t bits = 0;
+
+    for (uint32_t i = 0; i < io->iovcnt; i++)
+        bits |= (uintptr_t)io->iov[i].iov_base & (b->mem_align - 1);
+    if (io->iovcnt > 1)
+        for (uint32_t i = 0; i < io->iovcnt; i++)
+            bits |= io->iov[i].iov_len & (b->align - 1);
+    return bits == 0 && io->iovcnt <= b->max_iov;
+}
+
+static bool io_aligned(const struct backend *b, const struct io *io)
+{
+    return ((io->offset | io->len) & (b->align - 1)) == 0 && buffers_aligned(b, io);
+}
+
+/* Count a write in, unless a read-modify-write of its blocks is on: then it takes the slow way round. */
+static bool enter_write_gate(struct backend *b, struct io *io)
+{
+    io->gate = gate_enter(&b->writes, io->queue->id);
+    if (unlikely(atomic_load(&b->rmw_active)) && io->len > 0 &&
+        range_is_locked(b->rmw_locks, io->offset, io->offset + io->len)) {
+        gate_leave(&b->writes, io->queue->id, io->gate);
+        return false;
+    }
+    io->flags |= IO_GATED;
+    return true;
+}
+
+void io_start(struct io *io)
+{
+    struct backend *b = io->backend;
+    bool moves = io->kind == IO_READ || io->kind == IO_WRITE;
+
+    assert(io->done && io->queue);
+    assert(!(io->flags & IO_GATED));
+    assert(!moves || (io->len > 0 && iov_len(io->iov, io->iovcnt) == io->len));
+    io->moved = 0;
+    if (unlikely(moves && b->align + b->mem_align > 2 && !io_aligned(b, io))) {
+        bounce_start(io);
+        return;
+    }
+    if (b->align > 1 && !(io->flags & IO_NO_GATE) &&
+        (io->kind == IO_WRITE || io->kind == IO_ZERO || io->kind == IO_DISCARD) && !enter_write_gate(b, io)) {
+        bounce_start(io);
+        return;
+    }
+    b->driver->submit(b, io);
+}
+
+/* A write reached past the end: move it up. */
+static void grow_size(struct backend *b, uint64_t end)
+{
+    uint64_t size = atomic_load_explicit(&b->size, memory_order_relaxed);
+
+    while (size < end && !atomic_compare_exchange_weak(&b->size, &size, end))
+        ;
+}
+
+static void io_finish(struct io *io, int32_t res)
+{
+    io->res = res;
+    if (io->flags & IO_GATED) {
+        io->flags &= (uint8_t)~IO_GATED;
+        gate_leave(&io->backend->writes, io->queue->id, io->gate);
+    }
+    io->done(io);
+}
+
+/*
+ * Part of it was moved: true when the rest is on its way, false when the end of the file was met. Direct I/O can go on
+ * from a block boundary only.
+ */
+static bool go_on(struct io *io, uint64_t bytes)
+{
+    struct backend *b = io->backend;
+    uint64_t moved = io->moved + bytes;
+    uint64_t from = align_down(moved, b->align);
+
+    if (from <= io->moved || (io->kind == IO_READ && io->offset + moved >= backend_size(b))) {
+        io->moved = moved;
+        return false;
+    }
+    io->moved = from;
+    b->driver->submit(b, io);
+    return true;
+}
+
+void io_end(struct io *io, int64_t res)
+{
+    assert(io->queue->in_loop);
+    if (unlikely(res < 0)) {
+        io_finish(io, (int32_t)res);
+        return;
+    }
+    if (io->kind != IO_READ && io->kind != IO_WRITE) {
+        io_finish(io, 0);
+        return;
+    }
+    if (likely((uint64_t)res == io->len - io->moved)) {
+        if (io->kind == IO_WRITE)
+            grow_size(io->backend, io->offset + io->len);
+        io_finish(io, 0);
+        return;
+    }
+    assert((uint64_t)res < io->len - io->moved);
+    if (go_on(io, (uint64_t)res))
+        return;
+    if (io->kind == IO_WRITE) {
+        io_finish(io, -ENOSPC); /* the host takes no more and gives no reason */
+        return;
+    }
+    iov_zero(io->iov, io->iovcnt, io->moved, io->len - io->moved);
+    io_finish(io, 0);
+}
+
+static void run_later(struct task *t)
+{
+    struct io *io = container_of(t, struct io, task);
+
+    io_end(io, io->later);
+}
+
+void io_end_later(struct io *io, int64_t res)
+{
+    io->later = res;
+    io->task.run = run_later;
+    queue_ready(io->queue, &io->task);
+}
+
+/* ---- synchronous use --------------------------------------------------------------------------------- */
+
+struct sync_io {
+    struct op  op;
+    struct io *io;
+    bool       done;
+};
+
+enum sync_io_state { SYNC_START = OP_START, SYNC_IO };
+
+static void sync_io_step(struct op *op)
+{
+    struct sync_io *s = container_of(op, struct sync_io, op);
+
+    OP_BEGIN(enum sync_io_state, op)
+    OP_AWAIT(op, SYNC_IO, op_io(op, s->io));
+    s->done = true;
+    return;
+    OP_END
+}
+
+OP_TYPE(sync_io, sync_io_step, "START", "SYNC_IO");
+
+int io_run(vdisk_queue *q, struct io *io)
+{
+    struct sync_io s = {.io = io};
+
+    assert(!q->in_loop);
+    queue_current = q;
+    op_init(&s.op, q, &sync_io_type);
+    op_start(&s.op);
+    queue_run_until(q, &s.done);
+    return s.op.rc;
+}
+
+int io_pread(vdisk_queue *q, struct backend *b, void *buf, uint64_t len, uint64_t offset)
+{
+    struct io io;
+
+    io_rw(&io, b, IO_READ, offset, buf, len);
+    return io_run(q, &io);
+}
+
+int io_pwrite(vdisk_queue *q, struct backend *b, const void *buf, uint64_t len, uint64_t offset)
+{
+    struct io io;
+
+    io_rw(&io, b, IO_WRITE, offset, unconst(buf), len);
+    return io_run(q, &io);
+}
+
+int io_prange(vdisk_queue *q, struct backend *b, enum io_kind kind, uint64_t offset, uint64_t len)
+{
+    struct io io;
+
+    io_range(&io, b, kind, offset, len);
+    return io_run(q, &io);
+}
+
+int io_pflush(vdisk_queue *q, struct backend *b)
+{
+    return io_prange(q, b, IO_FLUSH, 0, 0);
+}

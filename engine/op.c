@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "engine/op.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/bits.h"
+#include "engine/io.h"
+#include "engine/queue.h"
+
+static unsigned size_class(size_t size)
+{
+    unsigned class = 0;
+
+    while (((size_t)256 << class) < size)
+        class++;
+    assert(class < OP_POOL_CLASSES);
+    return class;
+}
+
+static void op_run(struct task *t)
+{
+    struct op *op = container_of(t, struct op, task);
+
+    op->type->step(op);
+}
+
+void op_init(struct op *op, vdisk_queue *q, const struct op_type *type)
+{
+    memset(op, 0, sizeof *op);
+    op->task.run = op_run;
+    op->type = type;
+    op->queue = q;
+    list_init(&op->wait);
+}
+
+void *op_alloc(vdisk_queue *q, const struct op_type *type, size_t size)
+{
+    unsigned class = size_class(size);
+    struct op *op = q->op_pool[class];
+
+    if (op)
+        q->op_pool[class] = container_of(op->task.next, struct op, task);
+    else
+        op = malloc((size_t)256 << class);
+    if (!op)
+        return NULL;
+    memset(op, 0, size);
+    op_init(op, q, type);
+    q->ops_active++;
+    return op;
+}
+
+void op_free(struct op *op, size_t size)
+{
+    vdisk_queue *q = op->queue;
+    unsigned class = size_class(size);
+
+    assert(list_empty(&op->wait));
+    assert(q->ops_active > 0);
+    q->ops_active--;
+    op->task.next = q->op_pool[class] ? &q->op_pool[class]->task : NULL;
+    q->op_pool[class] = op;
+}
+
+void op_wake(struct op *op, int rc)
+{
+    op->rc = rc;
+    if (queue_is_mine(op->queue))
+        queue_ready(op->queue, &op->task);
+    else
+        queue_post(op->queue, &op->task);
+}
+
+void op_wake_all(struct list *waiters, int rc)
+{
+    struct list *node;
+
+    while ((node = list_pop(waiters)))
+        op_wake(container_of(node, struct op, wait), rc);
+}
+
+static void op_io_done(struct io *io)
+{
+    struct op *op = io->op;
+
+    assert(op->waits > 0);
+    if (io->res < 0 && op->rc == 0)
+        op->rc = io->res;
+    if (--op->waits == 0)
+        op->type->step(op);
+}
+
+void op_io_begin(struct op *op)
+{
+    /* One more than there are, so that the last to be added is not the last to be waited for. */
+    op->waits = 1;
+}
+
+void op_io_prepare(struct op *op, struct io *io)
+{
+    assert(op->waits > 0);
+    op->waits++;
+    io->op = op;
+    io->queue = op->queue;
+    io->done = op_io_done;
+}
+
+void op_io_add(struct op *op, struct io *io)
+{
+    op_io_prepare(op, io);
+    io_start(io);
+}
+
+void op_io_wait(struct op *op)
+{
+    assert(op->waits > 0);
+    if (--op->waits == 0)
+        queue_ready(op->queue, &op->task);
+}
+
+void op_io(struct op *op, struct io *io)
+{
+    op_io_begin(op);
+    op_io_add(op, io);
+    op_io_wait(op);
+}

@@ -1,0 +1,396 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The loop: tasks, completions, sleeping. The ring itself is in ring.c. */
+#include "engine/queue.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "engine/bits.h"
+#include "engine/error.h"
+
+_Thread_local const vdisk_queue *queue_current;
+
+static _Atomic uint32_t next_queue_id;
+
+/* `count` more requests for the pool. */
+static int add_slab(vdisk_queue *q, unsigned count)
+{
+    struct request *slab = aligned_alloc(64, align_up(count * sizeof *slab, 64));
+
+    if (!slab)
+        return -ENOMEM;
+    memset(slab, 0, count * sizeof *slab);
+    /* The first is not handed out: it links the slabs. */
+    slab->io.task.next = q->slabs ? &q->slabs->io.task : NULL;
+    q->slabs = slab;
+    for (unsigned i = count - 1; i > 0; i--) {
+        slab[i].next = q->free_requests;
+        slab[i].queue = q;
+        slab[i].io.queue = q;
+        q->free_requests = &slab[i];
+    }
+    return 0;
+}
+
+struct request *request_get(vdisk_queue *q)
+{
+    struct request *r = q->free_requests;
+
+    while (unlikely(!r)) {
+        /* More in flight than the caller announced. Without memory the caller waits here. */
+        if (add_slab(q, 65) < 0 && !queue_turn(q))
+            queue_sleep(q, 1, &(struct timespec){.tv_nsec = 1000000});
+        r = q->free_requests;
+    }
+    q->free_requests = r->next;
+    assert(r->state == REQUEST_FREE);
+    r->state = REQUEST_STARTED;
+    q->inflight++;
+    return r;
+}
+
+static void free_pools(vdisk_queue *q)
+{
+    struct task *slab = q->slabs ? &q->slabs->io.task : NULL;
+
+    while (slab) {
+        struct request *first = container_of(slab, struct request, io.task);
+        slab = slab->next;
+        free(first);
+    }
+    for (int i = 0; i < OP_POOL_CLASSES; i++) {
+        struct op *op = q->op_pool[i];
+        while (op) {
+            struct op *next = op->task.next ? container_of(op->task.next, struct op, task) : NULL;
+            free(op);
+            op = next;
+        }
+    }
+}
+
+static int check_opts(const struct vdisk_queue_opts *opts, struct vdisk_queue_opts *ret)
+{
+    memset(ret, 0, sizeof *ret);
+    if (opts) {
+        if (opts->size < sizeof(size_t) || opts->size > 4096)
+            return err_set(EINVAL, "queue: options of size %zu", opts->size);
+        memcpy(ret, opts, min_u64(opts->size, sizeof *ret));
+    }
+    if (ret->depth == 0)
+        ret->depth = QUEUE_DEPTH_DEFAULT;
+    if (ret->depth > QUEUE_DEPTH_MAX)
+        return err_set(EINVAL, "queue: depth %u is more than %u", ret->depth, QUEUE_DEPTH_MAX);
+    if ((unsigned)ret->kind > VDISK_QUEUE_THREADS)
+        return err_set(EINVAL, "queue: unknown kind %d", (int)ret->kind);
+    return 0;
+}
+
+int vdisk_queue_create(const struct vdisk_queue_opts *user_opts, vdisk_queue **ret_queue)
+{
+    struct vdisk_queue_opts opts;
+    vdisk_queue *q;
+    int rc = check_opts(user_opts, &opts);
+
+    if (rc < 0)
+        return rc;
+    q = aligned_alloc(64, align_up(sizeof *q, 64));
+    if (!q)
+        return err_set(ENOMEM, "queue: out of memory");
+    memset(q, 0, sizeof *q);
+    q->id = atomic_fetch_add(&next_queue_id, 1);
+    q->depth = opts.depth;
+    task_list_init(&q->ready);
+    task_list_init(&q->starved);
+    q->done_tail = &q->done_head;
+    q->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (q->wake_fd < 0) {
+        rc = err_set(errno, "queue: eventfd: %s", strerror(errno));
+        goto err_after_alloc;
+    }
+    if (add_slab(q, opts.depth + 1) < 0) {
+        rc = err_set(ENOMEM, "queue: out of memory for %u requests", opts.depth);
+        goto err_after_eventfd;
+    }
+    rc = ring_init(q, opts.kind);
+    if (rc < 0)
+        goto err_after_slab;
+    *ret_queue = q;
+    return 0;
+
+err_after_slab:
+    free_pools(q);
+err_after_eventfd:
+    close(q->wake_fd);
+err_after_alloc:
+    free(q);
+    return rc;
+}
+
+void vdisk_queue_destroy(vdisk_queue *q)
+{
+    if (!q)
+        return;
+    assert(q->inflight == 0 && q->ops_active == 0 && q->kernel_inflight == 0);
+    if (queue_current == q)
+        queue_current = NULL;
+    workers_destroy(q->workers);
+    ring_finish(q);
+    close(q->wake_fd);
+    free_pools(q);
+    free(q);
+}
+
+enum vdisk_queue_kind vdisk_queue_get_kind(const vdisk_queue *q)
+{
+    return q->kind;
+}
+
+const char *vdisk_queue_kind_name(enum vdisk_queue_kind kind)
+{
+    switch (kind) {
+    case VDISK_QUEUE_AUTO: return "auto";
+    case VDISK_QUEUE_URING_DEFER: return "io_uring (defer_taskrun)";
+    case VDISK_QUEUE_URING: return "io_uring";
+    case VDISK_QUEUE_THREADS: return "threads";
+    }
+    return "unknown";
+}
+
+unsigned vdisk_queue_inflight(const vdisk_queue *q)
+{
+    return q->inflight;
+}
+
+void queue_post(vdisk_queue *q, struct task *t)
+{
+    struct task *head = atomic_load_explicit(&q->remote, memory_order_relaxed);
+
+    do
+        t->next = head;
+    while (!atomic_compare_exchange_weak(&q->remote, &head, t));
+    if (!head) {
+        uint64_t one = 1;
+        ssize_t n = write(q->wake_fd, &one, sizeof one);
+        (void)n; /* EAGAIN: the counter is full, so it is readable */
+    }
+}
+
+/* Move what others have posted to the ready list, oldest first. */
+static void take_remote(vdisk_queue *q)
+{
+    struct task *t, *reversed = NULL;
+
+    if (!atomic_load_explicit(&q->remote, memory_order_relaxed))
+        return;
+    t = atomic_exchange(&q->remote, NULL);
+    while (t) {
+        struct task *next = t->next;
+        t->next = reversed;
+        reversed = t;
+        t = next;
+    }
+    while (reversed) {
+        t = reversed;
+        reversed = t->next;
+        queue_ready(q, t);
+    }
+}
+
+/* What is ready now; what becomes ready meanwhile is for the next turn. */
+static bool run_ready(vdisk_queue *q)
+{
+    struct task *t = q->ready.head;
+
+    if (!t)
+        return false;
+    task_list_init(&q->ready);
+    while (t) {
+        struct task *next = t->next;
+        t->run(t);
+        t = next;
+    }
+    return true;
+}
+
+bool queue_turn(vdisk_queue *q)
+{
+    bool ran;
+
+    assert(!q->in_loop);
+    q->in_loop = true;
+    queue_current = q;
+    take_remote(q);
+    ran = q->kind != VDISK_QUEUE_THREADS && ring_reap(q) > 0;
+    ran |= run_ready(q);
+    if (unlikely(q->starved.head))
+        ring_feed(q);
+    q->in_loop = false;
+    return ran;
+}
+
+static int threads_wait(vdisk_queue *q, const struct timespec *timeout)
+{
+    struct pollfd pfd = {.fd = q->wake_fd, .events = POLLIN};
+    uint64_t count;
+    int n;
+
+    if (atomic_load(&q->remote))
+        return 0;
+    n = ppoll(&pfd, 1, timeout, NULL);
+    if (n < 0)
+        return -errno;
+    if (n == 0)
+        return -ETIME;
+    /* Cleared before the list is taken: a post after that makes it readable again. */
+    if (read(q->wake_fd, &count, sizeof count) < 0 && errno != EAGAIN)
+        return -errno;
+    return 0;
+}
+
+int queue_sleep(vdisk_queue *q, unsigned wanted, const struct timespec *timeout)
+{
+    static const struct timespec now = {0};
+
+    queue_current = q;
+    if (q->ready.head || atomic_load(&q->remote))
+        timeout = &now;
+    if (q->kind == VDISK_QUEUE_THREADS) {
+        if (q->ready.head)
+            return 0;
+        return threads_wait(q, timeout);
+    }
+    /* Fast-path requests complete one for one; an op may need a step before anything else completes. */
+    if (q->ops_active > 0 || q->starved.head)
+        wanted = 1;
+    return ring_wait(q, wanted, timeout);
+}
+
+void queue_run_until(vdisk_queue *q, const bool *flag)
+{
+    assert(!q->in_loop);
+    while (!*flag) {
+        queue_turn(q);
+        if (!*flag && !q->ready.head)
+            queue_sleep(q, 1, NULL);
+    }
+}
+
+int vdisk_submit(vdisk_queue *q)
+{
+    queue_current = q;
+    if (q->kind == VDISK_QUEUE_THREADS) {
+        uint64_t one = 1;
+        if (q->ready.head && write(q->wake_fd, &one, sizeof one) < 0 && errno != EAGAIN)
+            return -errno;
+        return 0;
+    }
+    if (q->ready.head)
+        ring_arm_nop(q);
+    return ring_submit(q);
+}
+
+static unsigned hand_out(vdisk_queue *q, struct vdisk_completion *out, unsigned max)
+{
+    unsigned n = 0;
+
+    while (n < max && q->done_head) {
+        struct request *r = q->done_head;
+        q->done_head = r->next;
+        out[n].user_data = r->user_data;
+        out[n].result = r->result;
+        out[n].reserved = 0;
+        n++;
+        assert(r->state == REQUEST_DONE);
+        r->state = REQUEST_FREE;
+        r->next = q->free_requests;
+        q->free_requests = r;
+    }
+    if (!q->done_head)
+        q->done_tail = &q->done_head;
+    q->done_count -= n;
+    q->inflight -= n;
+    return n;
+}
+
+static struct timespec now_plus(const struct timespec *t)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    now.tv_sec += t->tv_sec;
+    now.tv_nsec += t->tv_nsec;
+    if (now.tv_nsec >= 1000000000) {
+        now.tv_sec++;
+        now.tv_nsec -= 1000000000;
+    }
+    return now;
+}
+
+/* What is left until `deadline`; false: it has passed. */
+static bool time_left(const struct timespec *deadline, struct timespec *ret)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    ret->tv_sec = deadline->tv_sec - now.tv_sec;
+    ret->tv_nsec = deadline->tv_nsec - now.tv_nsec;
+    if (ret->tv_nsec < 0) {
+        ret->tv_sec--;
+        ret->tv_nsec += 1000000000;
+    }
+    return ret->tv_sec >= 0 && (ret->tv_sec > 0 || ret->tv_nsec > 0);
+}
+
+/* Turn and sleep until `min` are done. 0, or why not: -ETIME, -EINTR, another -errno. */
+static int wait_done(vdisk_queue *q, unsigned min, const struct timespec *timeout)
+{
+    struct timespec deadline = {0}, left;
+    bool have_deadline = false;
+
+    for (;;) {
+        bool ran = queue_turn(q);
+        if (q->done_count >= min)
+            return 0;
+        if (ran && q->ready.head)
+            continue;
+        if (timeout && !have_deadline) {
+            deadline = now_plus(timeout);
+            have_deadline = true;
+        }
+        if (timeout && !time_left(&deadline, &left))
+            return -ETIME;
+        int rc = queue_sleep(q, min - q->done_count, timeout ? &left : NULL);
+        if (rc < 0 && rc != -ETIME)
+            return rc;
+    }
+}
+
+int vdisk_reap(vdisk_queue *q, struct vdisk_completion *completions, unsigned min, unsigned max,
+               const struct timespec *timeout)
+{
+    int rc;
+
+    queue_current = q;
+    if (min > max)
+        min = max;
+    if (min > q->inflight)
+        min = q->inflight;
+    rc = wait_done(q, min, timeout);
+    /* Polling, or steps that were made on the way: send what they enqueued. */
+    int sent = vdisk_submit(q);
+    if (q->done_count == 0 && min == 0 && sent >= 0)
+        queue_turn(q);
+    unsigned n = hand_out(q, completions, max);
+    if (n > 0 || rc == -ETIME)
+        return (int)n;
+    return rc < 0 ? rc : sent < 0 ? sent : 0;
+}
+
+int vdisk_queue_fd(vdisk_queue *q)
+{
+    return q->kind == VDISK_QUEUE_THREADS ? q->wake_fd : q->ring.ring_fd;
+}

@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A queue: one thread, one ring (or a few worker threads), the tasks that are ready to run, and pools.
+ *
+ * Invariants.
+ *  1. Everything but `remote` and `wake_fd` is touched by the owner thread only.
+ *  2. Nothing completes under an enqueue or a submit: what is done at once goes to `ready` and runs in the loop.
+ *  3. `kernel_inflight` counts the I/Os that will post a completion (ring) or a remote task (workers).
+ */
+#ifndef ENGINE_QUEUE_H
+#define ENGINE_QUEUE_H
+
+#include <liburing.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#include "engine/op.h"
+#include "engine/request.h"
+#include "engine/vdisk.h"
+
+enum {
+    QUEUE_DEPTH_DEFAULT = 256,
+    QUEUE_DEPTH_MAX = 4096,
+    QUEUE_TURN_CQES = 64,    /* completions taken from the ring at a time */
+    QUEUE_REGIONS_MAX = 64,
+    OP_POOL_CLASSES = 8,     /* op sizes 256 << n */
+};
+
+struct task_list {
+    struct task *head, **tail;
+};
+
+struct workers; /* engine/workers.c */
+
+struct vdisk_queue {
+    uint32_t              id;
+    enum vdisk_queue_kind kind;
+    bool                  in_loop;          /* running tasks or completions: asserts against nesting */
+
+    struct task_list      ready;
+    _Atomic(struct task *) remote;          /* pushed by other threads, newest first */
+    int                   wake_fd;          /* eventfd: written when `remote` was empty */
+    bool                  wake_armed;       /* the ring watches wake_fd */
+    bool                  nop_armed;        /* a NOP is on its way, to make the ring's fd readable */
+
+    struct io_uring       ring;             /* not with VDISK_QUEUE_THREADS */
+    bool                  ring_ready;
+    unsigned              kernel_inflight;
+    struct task_list      starved;          /* I/Os that found no SQE, in order */
+    struct workers       *workers;          /* made on first need */
+
+    struct request       *free_requests;
+    struct request       *done_head, **done_tail;
+    unsigned              done_count;
+    unsigned              inflight;         /* enqueued and not reaped */
+    struct request       *slabs;            /* first request of each slab; linked through io.task.next */
+    uint32_t              depth;
+
+    struct op            *op_pool[OP_POOL_CLASSES];
+    unsigned              ops_active;
+
+    struct iovec          regions[QUEUE_REGIONS_MAX];
+    unsigned              regions_count;
+};
+
+static inline void task_list_init(struct task_list *l)
+{
+    l->head = NULL;
+    l->tail = &l->head;
+}
+
+static inline void task_list_add(struct task_list *l, struct task *t)
+{
+    t->next = NULL;
+    *l->tail = t;
+    l->tail = &t->next;
+}
+
+/* Run `t` in the queue's loop, soon. Context: the queue's thread. */
+static inline void queue_ready(vdisk_queue *q, struct task *t)
+{
+    task_list_add(&q->ready, t);
+}
+
+/* The same, from any thread. */
+void queue_post(vdisk_queue *q, struct task *t);
+
+/*
+ * The queue that this thread is running or enqueueing on. Tasks for it go to its ready list, tasks for any other queue are
+ * posted, even if this thread owns that one too: it may be about to sleep on its fd.
+ */
+extern _Thread_local const vdisk_queue *queue_current;
+
+static inline bool queue_is_mine(const vdisk_queue *q)
+{
+    return queue_current == q;
+}
+
+/* Run what has completed and what is ready, once each. True: it ran something. Makes no system call. */
+bool queue_turn(vdisk_queue *q);
+
+/* Submit, and sleep until there is something for queue_turn(). 0, -ETIME, -EINTR, or another -errno. */
+int queue_sleep(vdisk_queue *q, unsigned wanted, const struct timespec *timeout);
+
+/* Turn the loop until *flag. For synchronous callers, outside the loop. */
+void queue_run_until(vdisk_queue *q, const bool *flag);
+
+struct request *request_get(vdisk_queue *q);
+
+/* engine/ring.c */
+int  ring_init(vdisk_queue *q, enum vdisk_queue_kind kind);
+void ring_finish(vdisk_queue *q);
+int  ring_submit(vdisk_queue *q);
+int  ring_wait(vdisk_queue *q, unsigned wanted, const struct timespec *timeout);
+unsigned ring_reap(vdisk_queue *q); /* run up to QUEUE_TURN_CQES completions */
+void ring_feed(vdisk_queue *q);     /* SQEs for the starved, as far as there are any */
+void ring_arm_nop(vdisk_queue *q);
+/* Which registered region holds the buffer; -1: none. */
+int  ring_region(const vdisk_queue *q, const void *base, size_t len);
+
+/* engine/workers.c: blocking calls on threads of the queue's own, made on first need */
+void workers_run(struct io *io, int64_t (*call)(struct io *));
+void workers_destroy(struct workers *w);
+
+#endif

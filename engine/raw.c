@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Raw: a volume that is exactly its file. The shortest format, and the skeleton to copy: every byte is DATA at its own
+ * offset, so reads and writes never come here; zeros, discards and flushes are the file's.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/bits.h"
+#include "engine/error.h"
+#include "engine/volume.h"
+#include "engine/zero.h"
+
+static int raw_probe(const uint8_t *head, size_t len, const char *name)
+{
+    return 1; /* anything may be raw */
+}
+
+static int raw_open(vdisk *v, const struct layer_open *how, vdisk_queue *q)
+{
+    if (how->data_file)
+        return err_set(EINVAL, "%s: a raw volume has no external data file", v->name);
+    v->data = v->file;
+    v->writes_in_place = true;
+    atomic_store(&v->size, backend_size(v->file));
+    return 0;
+}
+
+static int raw_close(vdisk *v, vdisk_queue *q)
+{
+    return v->read_only ? 0 : io_pflush(q, v->file);
+}
+
+static int raw_lookup(vdisk *v, uint64_t guest_offset, uint64_t len, struct extent *ret)
+{
+    ret->len = len;
+    ret->host_offset = guest_offset;
+    ret->kind = EXTENT_DATA;
+    ret->flags = EXTENT_WRITABLE | EXTENT_DURABLE;
+    return 0;
+}
+
+static void raw_io_done(struct io *io)
+{
+    request_end(container_of(io, struct request, io), io->res);
+}
+
+static void raw_submit(vdisk *v, struct request *r)
+{
+    switch ((enum request_kind)r->kind) {
+    case REQ_ZERO:
+        zero_start(v->file, r->guest_offset, r->len, r->flags & VDISK_REQ_UNMAP ? IO_UNMAP : 0, r);
+        return;
+    case REQ_DISCARD:
+        io_range(&r->io, v->file, IO_DISCARD, r->guest_offset, r->len);
+        break;
+    case REQ_FLUSH:
+        io_range(&r->io, v->file, IO_FLUSH, 0, 0);
+        break;
+    case REQ_READ:
+    case REQ_WRITE:
+    case REQ_EXTENTS:
+        assert(!"reads and writes are the engine's");
+    }
+    r->io.done = raw_io_done;
+    r->io.op = NULL;
+    io_start(&r->io);
+}
+
+static int raw_check_create(const char *name, const struct vdisk_create_opts *o)
+{
+    if (o->backing_file)
+        return err_set(EINVAL, "%s: a raw volume cannot have a backing file", name);
+    if (o->data_file || o->data_file_raw)
+        return err_set(EINVAL, "%s: a raw volume cannot have an external data file", name);
+    if (o->cluster_size || o->version || o->refcount_bits || o->lazy_refcounts || o->extended_l2 ||
+        o->compression_type)
+        return err_set(EINVAL, "%s: qcow2 options given for a raw volume", name);
+    if (o->preallocation == VDISK_PREALLOC_METADATA)
+        return err_set(EINVAL, "%s: a raw volume has no metadata to preallocate; use off, falloc or full", name);
+    if (o->virtual_size > INT64_MAX - 511)
+        return err_set(EFBIG, "%s: size %llu is too large", name, (unsigned long long)o->virtual_size);
+    return 0;
+}
+
+static int raw_create(struct backend *b, const char *name, const struct vdisk_create_opts *o, vdisk_queue *q)
+{
+    uint64_t size = align_up(o->virtual_size, 512);
+    int rc = 0;
+
+    if (!(b->caps & BACKEND_GROWS)) {
+        if (size > backend_size(b))
+            return err_set(ENOSPC, "%s: is %llu bytes, %llu are needed", name,
+                           (unsigned long long)backend_size(b), (unsigned long long)size);
+    } else {
+        rc = io_prange(q, b, IO_TRUNCATE, size, 0);
+    }
+    if (rc == 0 && size > 0 && o->preallocation == VDISK_PREALLOC_FALLOC) {
+        rc = io_prange(q, b, IO_ALLOCATE, 0, size);
+        if (rc == -ENOTSUP)
+            return err_hint(err_set(ENOTSUP, "%s: preallocation=falloc is not possible here", name),
+                            "use preallocation=full");
+    }
+    if (rc == 0 && size > 0 && o->preallocation == VDISK_PREALLOC_FULL)
+        rc = zero_fill(q, b, 0, size, o->progress, o->progress_arg);
+    if (rc == 0)
+        rc = io_pflush(q, b);
+    if (rc < 0)
+        return err_set(rc, "%s: %s", name, strerror(-rc));
+    return 0;
+}
+
+static int raw_grow(vdisk *v, uint64_t size, vdisk_queue *q)
+{
+    int rc;
+
+    if (!(v->file->caps & BACKEND_GROWS))
+        return err_set(ENOTSUP, "%s: cannot grow a %s", v->name, v->file->driver->name);
+    rc = io_prange(q, v->file, IO_TRUNCATE, size, 0);
+    return rc < 0 ? err_set(rc, "%s: growing: %s", v->name, strerror(-rc)) : 0;
+}
+
+const struct format_driver raw_driver = {
+    .name = "raw",
+    .probe = raw_probe,
+    .open = raw_open,
+    .close = raw_close,
+    .lookup = raw_lookup,
+    .submit = raw_submit,
+    .check_create = raw_check_create,
+    .create = raw_create,
+    .grow = raw_grow,
+};

@@ -1,0 +1,250 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The fast path. A read or write of one extent that is at hand goes straight to the backend with the request's own
+ * I/O: a lookup, a gate, one SQE. Everything else is handed to an op.
+ */
+#include "engine/request.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "engine/bits.h"
+#include "engine/iov.h"
+#include "engine/queue.h"
+#include "engine/volume.h"
+
+void request_end(struct request *r, int result)
+{
+    vdisk_queue *q = r->queue;
+
+    assert(q->in_loop);
+    assert(r->state == REQUEST_STARTED && result <= 0);
+    if (unlikely(r->flags & VDISK_REQ_FUA) && result == 0 && (r->kind == REQ_WRITE || r->kind == REQ_ZERO)) {
+        r->flags &= (uint8_t)~VDISK_REQ_FUA;
+        r->kind = REQ_FLUSH;
+        r->vdisk->format->submit(r->vdisk, r);
+        return;
+    }
+    gate_leave(&r->vdisk->requests, q->id, r->gate);
+    r->result = result;
+    r->state = REQUEST_DONE;
+    r->next = NULL;
+    *q->done_tail = r;
+    q->done_tail = &r->next;
+    q->done_count++;
+}
+
+static void run_end(struct task *t)
+{
+    struct request *r = container_of(t, struct request, io.task);
+
+    request_end(r, r->result);
+}
+
+void request_end_later(struct request *r, int result)
+{
+    r->result = result;
+    r->io.task.run = run_end;
+    queue_ready(r->queue, &r->io.task);
+}
+
+static void fast_io_done(struct io *io)
+{
+    request_end(container_of(io, struct request, io), io->res);
+}
+
+static void fast_io(struct request *r, struct backend *b, enum io_kind kind, uint64_t host_offset)
+{
+    struct io *io = &r->io;
+
+    io_rwv(io, b, kind, host_offset, r->iov, r->iovcnt, r->len);
+    io->done = fast_io_done;
+    io->op = NULL;
+    io_start(io);
+}
+
+static void start_read(struct request *r)
+{
+    struct extent e;
+    vdisk *layer;
+
+    if (likely(chain_lookup(r->vdisk, r->guest_offset, r->len, &e, &layer) == 0 && e.len == r->len)) {
+        if (likely(e.kind == EXTENT_DATA)) {
+            fast_io(r, layer->data, IO_READ, e.host_offset);
+            return;
+        }
+        if (e.kind == EXTENT_ZERO) {
+            iov_zero(r->iov, r->iovcnt, 0, r->len);
+            request_end_later(r, 0);
+            return;
+        }
+    }
+    read_start(r);
+}
+
+static void start_write(struct request *r)
+{
+    vdisk *v = r->vdisk;
+    struct extent e;
+
+    if (v->writes_in_place && v->format->lookup(v, r->guest_offset, r->len, &e) == 0 &&
+        likely(e.len == r->len && e.kind == EXTENT_DATA && e.flags & EXTENT_WRITABLE)) {
+        bool durable = r->flags & VDISK_REQ_FUA && e.flags & EXTENT_DURABLE;
+        io_rwv(&r->io, v->data, IO_WRITE, e.host_offset, r->iov, r->iovcnt, r->len);
+        r->io.done = fast_io_done;
+        r->io.op = NULL;
+        if (durable) {
+            r->io.flags |= IO_FUA;
+            r->flags &= (uint8_t)~VDISK_REQ_FUA;
+        }
+        io_start(&r->io);
+        return;
+    }
+    v->format->submit(v, r);
+}
+
+/* 0, or what is wrong with it. */
+static int check(const struct request *r)
+{
+    vdisk *v = r->vdisk;
+    uint64_t end, size = atomic_load_explicit(&v->size, memory_order_acquire);
+    bool writes = r->kind == REQ_WRITE || r->kind == REQ_ZERO || r->kind == REQ_DISCARD;
+    uint8_t allowed = r->kind == REQ_WRITE ? VDISK_REQ_FUA
+                      : r->kind == REQ_ZERO ? VDISK_REQ_FUA | VDISK_REQ_UNMAP : 0;
+
+    if (!add_u64(r->guest_offset, r->len, &end) || end > size)
+        return -EINVAL;
+    if (r->flags & ~allowed)
+        return -EINVAL;
+    if (writes && v->read_only)
+        return -EACCES;
+    return 0;
+}
+
+void request_start(struct request *r)
+{
+    vdisk *v = r->vdisk;
+    int rc = check(r);
+
+    queue_current = r->queue;
+    assert(!r->queue->in_loop);
+    r->gate = gate_enter(&v->requests, r->queue->id);
+    if (unlikely(rc < 0 || (r->len == 0 && r->kind != REQ_FLUSH))) {
+        r->flags = 0;
+        request_end_later(r, rc);
+        return;
+    }
+    switch ((enum request_kind)r->kind) {
+    case REQ_READ:
+        start_read(r);
+        break;
+    case REQ_WRITE:
+        start_write(r);
+        break;
+    case REQ_FLUSH:
+        if (v->read_only)
+            request_end_later(r, 0);
+        else
+            v->format->submit(v, r);
+        break;
+    case REQ_ZERO:
+    case REQ_DISCARD:
+        v->format->submit(v, r);
+        break;
+    case REQ_EXTENTS:
+        extents_start(r);
+        break;
+    }
+}
+
+/* ---- enqueue ----------------------------------------------------------------------------------------- */
+
+static struct request *request_new(vdisk_queue *q, vdisk *v, enum request_kind kind, uint64_t offset, uint64_t len,
+                                   uint32_t flags, uint64_t user_data)
+{
+    struct request *r = request_get(q);
+
+    r->vdisk = v;
+    r->kind = (uint8_t)kind;
+    r->flags = (uint8_t)(flags > UINT8_MAX ? UINT8_MAX : flags);
+    r->guest_offset = offset;
+    r->len = len;
+    r->user_data = user_data;
+    return r;
+}
+
+static void enqueue_buf(vdisk_queue *q, vdisk *v, enum request_kind kind, uint64_t offset, void *buf, size_t len,
+                        uint32_t flags, uint64_t user_data)
+{
+    struct request *r = request_new(q, v, kind, offset, len, flags, user_data);
+
+    r->iov_inline[0].iov_base = buf;
+    r->iov_inline[0].iov_len = len;
+    r->iov = r->iov_inline;
+    r->iovcnt = 1;
+    request_start(r);
+}
+
+static void enqueue_iov(vdisk_queue *q, vdisk *v, enum request_kind kind, uint64_t offset,
+                        const struct iovec *iov, unsigned n, uint32_t flags, uint64_t user_data)
+{
+    struct request *r = request_new(q, v, kind, offset, iov_len(iov, n), flags, user_data);
+
+    r->iov = iov;
+    r->iovcnt = n;
+    if (n <= VDISK_IOV_INLINE) {
+        memcpy(r->iov_inline, iov, n * sizeof *iov);
+        r->iov = r->iov_inline;
+    }
+    request_start(r);
+}
+
+void vdisk_read(vdisk_queue *q, vdisk *v, uint64_t offset, void *buf, size_t len, uint32_t flags,
+                uint64_t user_data)
+{
+    enqueue_buf(q, v, REQ_READ, offset, buf, len, flags, user_data);
+}
+
+void vdisk_write(vdisk_queue *q, vdisk *v, uint64_t offset, const void *buf, size_t len, uint32_t flags,
+                 uint64_t user_data)
+{
+    enqueue_buf(q, v, REQ_WRITE, offset, unconst(buf), len, flags, user_data);
+}
+
+void vdisk_readv(vdisk_queue *q, vdisk *v, uint64_t offset, const struct iovec *iov, unsigned n, uint32_t flags,
+                 uint64_t user_data)
+{
+    enqueue_iov(q, v, REQ_READ, offset, iov, n, flags, user_data);
+}
+
+void vdisk_writev(vdisk_queue *q, vdisk *v, uint64_t offset, const struct iovec *iov, unsigned n,
+                  uint32_t flags, uint64_t user_data)
+{
+    enqueue_iov(q, v, REQ_WRITE, offset, iov, n, flags, user_data);
+}
+
+void vdisk_write_zeroes(vdisk_queue *q, vdisk *v, uint64_t offset, uint64_t len, uint32_t flags,
+                        uint64_t user_data)
+{
+    request_start(request_new(q, v, REQ_ZERO, offset, len, flags, user_data));
+}
+
+void vdisk_discard(vdisk_queue *q, vdisk *v, uint64_t offset, uint64_t len, uint32_t flags, uint64_t user_data)
+{
+    request_start(request_new(q, v, REQ_DISCARD, offset, len, flags, user_data));
+}
+
+void vdisk_flush(vdisk_queue *q, vdisk *v, uint32_t flags, uint64_t user_data)
+{
+    request_start(request_new(q, v, REQ_FLUSH, 0, 0, flags, user_data));
+}
+
+void vdisk_get_extents(vdisk_queue *q, vdisk *v, uint64_t offset, uint64_t len, struct vdisk_extents *extents,
+                       uint64_t user_data)
+{
+    struct request *r = request_new(q, v, REQ_EXTENTS, offset, len, 0, user_data);
+
+    extents->count = 0;
+    r->extents = extents;
+    request_start(r);
+}

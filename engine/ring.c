@@ -1,0 +1,427 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * io_uring, and only that: SQEs, completions, registered buffers, the one place that enters the kernel. With
+ * VDISK_QUEUE_THREADS the same calls go to the workers.
+ */
+#include <errno.h>
+#include <limits.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "engine/backend.h"
+#include "engine/bits.h"
+#include "engine/error.h"
+#include "engine/queue.h"
+
+#ifndef IORING_SETUP_TASKRUN_FLAG
+#define IORING_SETUP_TASKRUN_FLAG (1U << 9)
+#endif
+
+/* user_data that is no io */
+enum { TAG_WAKE = 1, TAG_NOP = 2 };
+
+enum { RING_ENTRIES_MIN = 64, RING_ENTRIES_MAX = 1024 };
+
+static int try_ring(vdisk_queue *q, unsigned flags)
+{
+    struct io_uring_params p;
+    unsigned entries = 1u << log2_floor(max_u64(2 * q->depth - 1, 2));
+
+    memset(&p, 0, sizeof p);
+    entries = (unsigned)min_u64(max_u64(entries, RING_ENTRIES_MIN), RING_ENTRIES_MAX);
+    p.flags = IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP | flags;
+    p.cq_entries = 4 * entries;
+    return io_uring_queue_init_params(entries, &q->ring, &p);
+}
+
+int ring_init(vdisk_queue *q, enum vdisk_queue_kind kind)
+{
+    /* Disabled until the first submit, so that the thread that submits is the single issuer, not the one that creates. */
+    unsigned defer = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG |
+                     IORING_SETUP_R_DISABLED;
+    int rc;
+
+    if (kind == VDISK_QUEUE_AUTO || kind == VDISK_QUEUE_URING_DEFER) {
+        rc = try_ring(q, defer);
+        if (rc == 0) {
+            q->kind = VDISK_QUEUE_URING_DEFER;
+            return 0;
+        }
+        if (kind == VDISK_QUEUE_URING_DEFER)
+            return err_set(rc, "queue: io_uring with DEFER_TASKRUN: %s", strerror(-rc));
+    }
+    if (kind == VDISK_QUEUE_AUTO || kind == VDISK_QUEUE_URING) {
+        rc = try_ring(q, 0);
+        if (rc == 0) {
+            q->kind = VDISK_QUEUE_URING;
+            return 0;
+        }
+        if (kind == VDISK_QUEUE_URING)
+            return err_set(rc, "queue: io_uring: %s", strerror(-rc));
+    }
+    q->kind = VDISK_QUEUE_THREADS;
+    return 0;
+}
+
+void ring_finish(vdisk_queue *q)
+{
+    if (q->kind != VDISK_QUEUE_THREADS)
+        io_uring_queue_exit(&q->ring);
+}
+
+/* Watch the eventfd by which other threads wake this queue. */
+static void arm_wake(vdisk_queue *q)
+{
+    struct io_uring_sqe *sqe = io_uring_get_sqe(&q->ring);
+
+    if (!sqe)
+        return; /* next time */
+    io_uring_prep_poll_add(sqe, q->wake_fd, POLLIN);
+    sqe->user_data = TAG_WAKE;
+    q->wake_armed = true;
+}
+
+static int ring_enable(vdisk_queue *q)
+{
+    int rc;
+
+    if (q->kind == VDISK_QUEUE_URING_DEFER) {
+        rc = io_uring_enable_rings(&q->ring);
+        if (rc < 0)
+            return rc;
+    }
+    q->ring_ready = true;
+    return 0;
+}
+
+int ring_submit(vdisk_queue *q)
+{
+    int rc;
+
+    if (unlikely(!q->ring_ready)) {
+        rc = ring_enable(q);
+        if (rc < 0)
+            return rc;
+    }
+    if (unlikely(!q->wake_armed))
+        arm_wake(q);
+    if (io_uring_sq_ready(&q->ring) == 0) {
+        /* Deferred completions wait for us to enter. */
+        if (unlikely(IO_URING_READ_ONCE(*q->ring.sq.kflags) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)))
+            rc = io_uring_get_events(&q->ring);
+        else
+            return 0;
+    } else if (q->kind == VDISK_QUEUE_URING_DEFER) {
+        rc = io_uring_submit_and_get_events(&q->ring);
+    } else {
+        rc = io_uring_submit(&q->ring);
+    }
+    /* Busy or out of memory for now: what is left in the ring goes with the next call. */
+    return rc < 0 && rc != -EAGAIN && rc != -EBUSY && rc != -EINTR ? rc : 0;
+}
+
+int ring_wait(vdisk_queue *q, unsigned wanted, const struct timespec *timeout)
+{
+    struct __kernel_timespec ts;
+    struct io_uring_cqe *cqe;
+    int rc;
+
+    if (unlikely(!q->ring_ready)) {
+        rc = ring_enable(q);
+        if (rc < 0)
+            return rc;
+    }
+    if (unlikely(!q->wake_armed))
+        arm_wake(q);
+    wanted = (unsigned)min_u64(wanted, q->kernel_inflight);
+    if (wanted == 0)
+        wanted = 1;
+    if (!timeout) {
+        rc = io_uring_submit_and_wait(&q->ring, wanted);
+    } else {
+        ts.tv_sec = timeout->tv_sec;
+        ts.tv_nsec = timeout->tv_nsec;
+        rc = io_uring_submit_and_wait_timeout(&q->ring, &cqe, wanted, &ts, NULL);
+    }
+    return rc < 0 && rc != -EAGAIN && rc != -EBUSY ? rc : 0;
+}
+
+static struct io_uring_sqe *get_sqe(vdisk_queue *q)
+{
+    struct io_uring_sqe *sqe = io_uring_get_sqe(&q->ring);
+
+    if (unlikely(!sqe) && ring_submit(q) == 0)
+        sqe = io_uring_get_sqe(&q->ring);
+    return sqe;
+}
+
+void ring_arm_nop(vdisk_queue *q)
+{
+    struct io_uring_sqe *sqe;
+
+    if (q->nop_armed)
+        return;
+    sqe = get_sqe(q);
+    if (!sqe)
+        return;
+    io_uring_prep_nop(sqe);
+    sqe->user_data = TAG_NOP;
+    q->nop_armed = true;
+}
+
+static void wake_completed(vdisk_queue *q)
+{
+    uint64_t count;
+    ssize_t n = read(q->wake_fd, &count, sizeof count);
+
+    (void)n; /* EAGAIN: somebody read it before */
+    q->wake_armed = false;
+}
+
+static void run_cqe(vdisk_queue *q, uint64_t user_data, int32_t res)
+{
+    struct io *io;
+
+    if (user_data == TAG_WAKE) {
+        wake_completed(q);
+        return;
+    }
+    if (user_data == TAG_NOP) {
+        q->nop_armed = false;
+        return;
+    }
+    io = (struct io *)(uintptr_t)user_data;
+    assert(q->kernel_inflight > 0);
+    q->kernel_inflight--;
+    if (unlikely(res == -EINTR || res == -EAGAIN))
+        io->backend->driver->submit(io->backend, io);
+    else
+        io_end(io, res);
+}
+
+unsigned ring_reap(vdisk_queue *q)
+{
+    struct { uint64_t user_data; int32_t res; } batch[QUEUE_TURN_CQES];
+    struct io_uring_cqe *cqe;
+    unsigned head, n = 0;
+
+    if (unlikely(!q->ring_ready))
+        return 0;
+    io_uring_for_each_cqe(&q->ring, head, cqe) {
+        batch[n].user_data = cqe->user_data;
+        batch[n].res = cqe->res;
+        if (++n == QUEUE_TURN_CQES)
+            break;
+    }
+    if (n == 0)
+        return 0;
+    io_uring_cq_advance(&q->ring, n);
+    for (unsigned i = 0; i < n; i++)
+        run_cqe(q, batch[i].user_data, batch[i].res);
+    return n;
+}
+
+/* ---- I/O on file descriptors ------------------------------------------------------------------------- */
+
+int ring_region(const vdisk_queue *q, const void *base, size_t len)
+{
+    uintptr_t start = (uintptr_t)base;
+
+    for (unsigned i = 0; i < q->regions_count; i++) {
+        uintptr_t region = (uintptr_t)q->regions[i].iov_base;
+        if (start >= region && start - region <= q->regions[i].iov_len &&
+            len <= q->regions[i].iov_len - (start - region))
+            return (int)i;
+    }
+    return -1;
+}
+
+int vdisk_queue_register_buffers(vdisk_queue *q, const struct iovec *regions, unsigned n)
+{
+    int rc;
+
+    assert(q->inflight == 0);
+    if (n > QUEUE_REGIONS_MAX)
+        return err_set(EINVAL, "queue: %u regions are more than %d", n, QUEUE_REGIONS_MAX);
+    if (q->kind == VDISK_QUEUE_THREADS)
+        return err_set(ENOTSUP, "queue: no registered buffers without io_uring");
+    if (q->regions_count > 0) {
+        io_uring_unregister_buffers(&q->ring);
+        q->regions_count = 0;
+    }
+    if (n == 0)
+        return 0;
+    rc = io_uring_register_buffers(&q->ring, regions, n);
+    if (rc < 0) {
+        err_set(rc, "queue: registering %u buffers: %s", n, strerror(-rc));
+        return rc == -ENOMEM ? err_hint(rc, "raise the locked memory limit (ulimit -l)") : rc;
+    }
+    memcpy(q->regions, regions, n * sizeof *regions);
+    q->regions_count = n;
+    return 0;
+}
+
+/* Where a transfer goes on: the buffer it is in, after io->moved bytes. */
+static struct iovec current_buffer(const struct io *io)
+{
+    uint64_t skip = io->moved;
+    uint32_t i = 0;
+
+    while (skip >= io->iov[i].iov_len && i + 1 < io->iovcnt)
+        skip -= io->iov[i++].iov_len;
+    return (struct iovec){(char *)io->iov[i].iov_base + skip,
+                          min_u64(io->iov[i].iov_len - skip, io->backend->max_transfer)};
+}
+
+static int64_t blocking_rw(struct io *io)
+{
+    int flags = io->flags & IO_FUA ? RWF_DSYNC : 0;
+    off_t offset = (off_t)(io->offset + io->moved);
+    const struct iovec *iov = io->iov;
+    int iovcnt = (int)io->iovcnt;
+    struct iovec one;
+    ssize_t n;
+
+    if (iovcnt == 1 || io->moved > 0) {
+        one = current_buffer(io);
+        iov = &one;
+        iovcnt = 1;
+    }
+    do {
+        if (io->kind == IO_READ)
+            n = preadv(io->fd, iov, iovcnt, offset);
+        else
+            n = pwritev2(io->fd, iov, iovcnt, offset, flags);
+    } while (n < 0 && errno == EINTR);
+    return n < 0 ? -errno : n;
+}
+
+static int64_t blocking_fsync(struct io *io)
+{
+    return fdatasync(io->fd) < 0 ? -errno : 0;
+}
+
+static int64_t blocking_fallocate(struct io *io)
+{
+    int rc;
+
+    do
+        rc = fallocate(io->fd, io->mode, (off_t)io->offset, (off_t)io->len);
+    while (rc < 0 && errno == EINTR);
+    return rc < 0 ? -errno : 0;
+}
+
+/* No SQE free: wait in line. */
+static void starve(struct io *io)
+{
+    task_list_add(&io->queue->starved, &io->task);
+}
+
+void ring_feed(vdisk_queue *q)
+{
+    struct task *t = q->starved.head;
+
+    task_list_init(&q->starved);
+    while (t) {
+        struct io *io = container_of(t, struct io, task);
+        t = t->next;
+        io->backend->driver->submit(io->backend, io);
+    }
+}
+
+static void prep_rw(struct io_uring_sqe *sqe, const struct io *io)
+{
+    uint64_t offset = io->offset + io->moved;
+    bool read = io->kind == IO_READ;
+    struct iovec one;
+
+    if (io->iovcnt > 1 && io->moved == 0) {
+        if (read)
+            io_uring_prep_readv(sqe, io->fd, io->iov, io->iovcnt, offset);
+        else
+            io_uring_prep_writev(sqe, io->fd, io->iov, io->iovcnt, offset);
+    } else {
+        one = current_buffer(io);
+        int region = io->queue->regions_count ? ring_region(io->queue, one.iov_base, one.iov_len) : -1;
+        if (region >= 0 && read)
+            io_uring_prep_read_fixed(sqe, io->fd, one.iov_base, (unsigned)one.iov_len, offset, region);
+        else if (region >= 0)
+            io_uring_prep_write_fixed(sqe, io->fd, one.iov_base, (unsigned)one.iov_len, offset, region);
+        else if (read)
+            io_uring_prep_read(sqe, io->fd, one.iov_base, (unsigned)one.iov_len, offset);
+        else
+            io_uring_prep_write(sqe, io->fd, one.iov_base, (unsigned)one.iov_len, offset);
+    }
+    if (io->flags & IO_FUA)
+        sqe->rw_flags |= RWF_DSYNC;
+}
+
+/* An SQE for `io`, counted; NULL: `io` has been put in line. */
+static struct io_uring_sqe *sqe_for(struct io *io)
+{
+    vdisk_queue *q = io->queue;
+    struct io_uring_sqe *sqe = get_sqe(q);
+
+    if (unlikely(!sqe)) {
+        starve(io);
+        return NULL;
+    }
+    q->kernel_inflight++;
+    return sqe;
+}
+
+void ring_rw(struct io *io, int fd)
+{
+    struct io_uring_sqe *sqe;
+
+    io->fd = fd;
+    if (io->queue->kind == VDISK_QUEUE_THREADS) {
+        workers_run(io, blocking_rw);
+        return;
+    }
+    sqe = sqe_for(io);
+    if (!sqe)
+        return;
+    prep_rw(sqe, io);
+    sqe->user_data = (uintptr_t)io;
+}
+
+void ring_fsync(struct io *io, int fd)
+{
+    struct io_uring_sqe *sqe;
+
+    io->fd = fd;
+    if (io->queue->kind == VDISK_QUEUE_THREADS) {
+        workers_run(io, blocking_fsync);
+        return;
+    }
+    sqe = sqe_for(io);
+    if (!sqe)
+        return;
+    io_uring_prep_fsync(sqe, fd, IORING_FSYNC_DATASYNC);
+    sqe->user_data = (uintptr_t)io;
+}
+
+void ring_fallocate(struct io *io, int fd, int mode)
+{
+    struct io_uring_sqe *sqe;
+
+    io->fd = fd;
+    io->mode = mode;
+    if (io->queue->kind == VDISK_QUEUE_THREADS) {
+        workers_run(io, blocking_fallocate);
+        return;
+    }
+    sqe = sqe_for(io);
+    if (!sqe)
+        return;
+    io_uring_prep_fallocate(sqe, fd, mode, (off_t)io->offset, (off_t)io->len);
+    sqe->user_data = (uintptr_t)io;
+}
+
+void ring_work(struct io *io, int64_t (*call)(struct io *))
+{
+    workers_run(io, call);
+}

@@ -1,0 +1,429 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Opening, creating and closing volumes and their chains. All of it blocks. */
+#include "engine/volume.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/bits.h"
+#include "engine/error.h"
+#include "engine/queue.h"
+
+enum {
+    PROBE_BYTES = 65536,
+    CHAIN_DEPTH_DEFAULT = 1024,
+    OPEN_FLAGS_ALL = VDISK_OPEN_RDWR | VDISK_OPEN_BUFFERED | VDISK_OPEN_FORCE_SHARE | VDISK_OPEN_NO_LOCK |
+                     VDISK_OPEN_NO_BACKING | VDISK_OPEN_CHECK | VDISK_OPEN_UNSAFE,
+};
+
+static const struct format_driver *find_format(const char *name)
+{
+    for (const struct format_driver *const *f = format_drivers; *f; f++)
+        if (strcmp((*f)->name, name) == 0)
+            return *f;
+    return NULL;
+}
+
+/* Look at the content. */
+static int probe_format(struct backend *b, vdisk_queue *q, const struct format_driver **ret)
+{
+    size_t len = min_u64(backend_size(b), PROBE_BYTES);
+    int best = -1, rc = 0;
+    uint8_t *head = vdisk_alloc_buffer(PROBE_BYTES);
+
+    if (!head)
+        return err_set(ENOMEM, "%s: out of memory", b->name);
+    if (len > 0)
+        rc = io_pread(q, b, head, len, 0);
+    if (rc < 0)
+        err_set(rc, "%s: reading the header: %s", b->name, strerror(-rc));
+    for (const struct format_driver *const *f = format_drivers; rc == 0 && *f; f++) {
+        int score = (*f)->probe(head, len, b->name);
+        if (score > best) {
+            best = score;
+            *ret = *f;
+        }
+    }
+    free(head);
+    return rc;
+}
+
+static uint32_t backend_flags(uint32_t open_flags)
+{
+    return (open_flags & VDISK_OPEN_RDWR ? BACKEND_RDWR : 0u) |
+           (open_flags & VDISK_OPEN_BUFFERED ? BACKEND_BUFFERED : 0u) |
+           (open_flags & VDISK_OPEN_NO_LOCK ? BACKEND_NO_LOCK : 0u) |
+           (open_flags & VDISK_OPEN_FORCE_SHARE ? BACKEND_SHARE : 0u) |
+           (open_flags & VDISK_OPEN_UNSAFE ? BACKEND_UNSAFE : 0u);
+}
+
+static void layer_free(vdisk *v)
+{
+    if (!v)
+        return;
+    if (v->data != v->file)
+        backend_close(v->data);
+    backend_close(v->file);
+    gate_finish(&v->requests);
+    pthread_mutex_destroy(&v->sync_lock);
+    free(v->name);
+    free(v->backing_name);
+    free(v->backing_format);
+    free(v);
+}
+
+/* A layer on `file`, which it takes over, also on failure. */
+static int layer_alloc(struct backend *file, uint32_t flags, vdisk **ret)
+{
+    vdisk *v = calloc(1, sizeof *v);
+
+    if (!v) {
+        backend_close(file);
+        return err_set(ENOMEM, "out of memory");
+    }
+    pthread_mutex_init(&v->sync_lock, NULL);
+    v->file = file;
+    v->open_flags = flags;
+    v->read_only = !(flags & VDISK_OPEN_RDWR);
+    v->name = strdup(file->name);
+    if (!v->name || gate_init(&v->requests) < 0) {
+        layer_free(v);
+        return err_set(ENOMEM, "out of memory");
+    }
+    *ret = v;
+    return 0;
+}
+
+/* Direct I/O cannot end a file at a byte that is no block boundary without changing its size: use the page cache. */
+static int reopen_if_ragged(struct backend **b, const struct format_driver *f, uint32_t flags)
+{
+    struct backend *buffered;
+    int rc;
+
+    if (f != &raw_driver || !(*b)->direct || is_aligned(backend_size(*b), (*b)->align))
+        return 0;
+    char *name = strdup((*b)->name);
+    if (!name)
+        return err_set(ENOMEM, "out of memory");
+    backend_close(*b);
+    *b = NULL;
+    rc = backend_open(name, backend_flags(flags) | BACKEND_BUFFERED, &buffered);
+    free(name);
+    if (rc == 0)
+        *b = buffered;
+    return rc;
+}
+
+static int layer_open(struct backend *file, const char *format, uint32_t flags, const struct layer_open *how,
+                      vdisk_queue *q, vdisk **ret)
+{
+    const struct format_driver *f = NULL;
+    vdisk *v = NULL;
+    int rc = 0;
+
+    if (format) {
+        f = find_format(format);
+        if (!f)
+            rc = err_set(EINVAL, "%s: unknown format '%s'; known are raw and qcow2", file->name, format);
+    } else {
+        rc = probe_format(file, q, &f);
+    }
+    if (rc == 0)
+        rc = reopen_if_ragged(&file, f, flags);
+    if (rc < 0) {
+        backend_close(file);
+        return rc;
+    }
+    rc = layer_alloc(file, flags, &v);
+    if (rc < 0)
+        return rc;
+    v->format = f;
+    rc = f->open(v, how, q);
+    if (rc < 0) {
+        layer_free(v);
+        return rc;
+    }
+    assert(v->data);
+    *ret = v;
+    return 0;
+}
+
+static bool has_protocol(const char *name)
+{
+    size_t colon = strcspn(name, ":/");
+
+    return name[colon] == ':';
+}
+
+char *volume_resolve(const char *from, const char *name)
+{
+    const char *base = backend_path(from);
+    const char *slash = strrchr(base, '/');
+    char *path;
+
+    if (name[0] == '/' || has_protocol(name) || !slash)
+        return strdup(name);
+    if (asprintf(&path, "%.*s/%s", (int)(slash - base), base, name) < 0)
+        return NULL;
+    return path;
+}
+
+/* Is this file already in the chain? Compared by their real paths. */
+static bool in_chain(const vdisk *top, const char *name)
+{
+    char *real = realpath(backend_path(name), NULL);
+    bool found = false;
+
+    for (const vdisk *v = top; real && v && !found; v = v->backing) {
+        char *other = realpath(backend_path(v->name), NULL);
+        found = other && strcmp(real, other) == 0;
+        free(other);
+    }
+    free(real);
+    return found;
+}
+
+/* Open the layers below `v`, which is the last of the chain that starts at `top`. */
+static int open_backing(vdisk *top, vdisk *v, const struct vdisk_open_opts *opts, vdisk_queue *q)
+{
+    uint32_t flags = opts->flags & ~(uint32_t)(VDISK_OPEN_RDWR | VDISK_OPEN_CHECK);
+    struct layer_open how = {.flags = flags, .cache_bytes = opts->cache_bytes};
+    uint32_t depth = 1;
+
+    for (; v->backing_name && v->backing_name[0] != '\0'; v = v->backing) {
+        struct backend *file = NULL;
+        char *path = volume_resolve(v->name, v->backing_name);
+        int rc;
+        if (!path)
+            return err_set(ENOMEM, "out of memory");
+        if (in_chain(top, path))
+            rc = err_set(ELOOP, "%s: backing file %s is part of its own chain", v->name, path);
+        else if (++depth > opts->max_depth)
+            rc = err_set(ELOOP, "%s: more than %u layers in the backing chain", top->name, opts->max_depth);
+        else
+            rc = backend_open(path, backend_flags(flags), &file);
+        if (rc == 0)
+            rc = layer_open(file, v->backing_format, flags, &how, q, &v->backing);
+        free(path);
+        if (rc < 0) {
+            v->backing = NULL;
+            return v == top ? err_prefix(rc, "%s: backing file", top->name) : rc;
+        }
+    }
+    return 0;
+}
+
+static int close_layers(vdisk *v, vdisk_queue *q)
+{
+    int result = 0;
+
+    while (v) {
+        vdisk *next = v->backing;
+        int rc = v->format->close(v, q);
+        if (rc < 0 && result == 0) {
+            result = rc;
+            err_set(rc, "%s: closing: %s", v->name, strerror(-rc));
+        }
+        layer_free(v);
+        v = next;
+    }
+    return result;
+}
+
+static int check_open_opts(const char *name, const struct vdisk_open_opts *user, struct vdisk_open_opts *ret)
+{
+    memset(ret, 0, sizeof *ret);
+    if (user) {
+        if (user->size < sizeof(size_t) || user->size > 4096)
+            return err_set(EINVAL, "%s: open options of size %zu", name, user->size);
+        memcpy(ret, user, min_u64(user->size, sizeof *ret));
+    }
+    if (ret->max_depth == 0)
+        ret->max_depth = CHAIN_DEPTH_DEFAULT;
+    if (ret->flags & ~(uint32_t)OPEN_FLAGS_ALL)
+        return err_set(EINVAL, "%s: unknown open flags 0x%x", name, ret->flags);
+    if (ret->flags & VDISK_OPEN_RDWR && ret->flags & VDISK_OPEN_FORCE_SHARE)
+        return err_set(EINVAL, "%s: force-share is for reading only", name);
+    return 0;
+}
+
+static vdisk_queue *make_sync_queue(void)
+{
+    struct vdisk_queue_opts opts = {.size = sizeof opts, .depth = 64, .kind = VDISK_QUEUE_URING};
+    vdisk_queue *q;
+
+    /* Not the deferred kind: any thread may make the next synchronous call. */
+    if (vdisk_queue_create(&opts, &q) == 0)
+        return q;
+    opts.kind = VDISK_QUEUE_THREADS;
+    return vdisk_queue_create(&opts, &q) == 0 ? q : NULL;
+}
+
+static int open_on(struct backend *file, const struct vdisk_open_opts *opts, vdisk **ret_vdisk)
+{
+    struct layer_open how = {.flags = opts->flags, .cache_bytes = opts->cache_bytes, .data_file = opts->data_file};
+    vdisk_queue *q = make_sync_queue();
+    vdisk *v;
+    int rc;
+
+    if (!q) {
+        backend_close(file);
+        return -ENOMEM;
+    }
+    rc = layer_open(file, opts->format, opts->flags, &how, q, &v);
+    if (rc == 0 && !(opts->flags & VDISK_OPEN_NO_BACKING)) {
+        rc = open_backing(v, v, opts, q);
+        if (rc < 0)
+            close_layers(v, q);
+    }
+    queue_current = NULL;
+    if (rc < 0) {
+        vdisk_queue_destroy(q);
+        return rc;
+    }
+    uint32_t depth = 0;
+    for (vdisk *l = v; l; l = l->backing)
+        depth++;
+    for (vdisk *l = v; l; l = l->backing)
+        l->depth = depth--;
+    v->sync_queue = q;
+    *ret_vdisk = v;
+    return 0;
+}
+
+int vdisk_open_backend(struct backend *b, const struct vdisk_open_opts *user_opts, vdisk **ret_vdisk)
+{
+    struct vdisk_open_opts opts;
+    int rc = check_open_opts(b->name, user_opts, &opts);
+
+    if (rc < 0) {
+        backend_close(b);
+        return rc;
+    }
+    return open_on(b, &opts, ret_vdisk);
+}
+
+int vdisk_open(const char *name, const struct vdisk_open_opts *user_opts, vdisk **ret_vdisk)
+{
+    struct vdisk_open_opts opts;
+    struct backend *file = NULL;
+    int rc;
+
+    err_clear();
+    rc = check_open_opts(name, user_opts, &opts);
+    if (rc == 0)
+        rc = backend_open(name, backend_flags(opts.flags), &file);
+    if (rc == 0)
+        rc = open_on(file, &opts, ret_vdisk);
+    return rc;
+}
+
+int vdisk_close(vdisk *v)
+{
+    vdisk_queue *q;
+    int rc;
+
+    if (!v)
+        return 0;
+    q = v->sync_queue;
+    rc = close_layers(v, q);
+    queue_current = NULL;
+    vdisk_queue_destroy(q);
+    return rc;
+}
+
+uint64_t vdisk_size(const vdisk *v)
+{
+    return atomic_load_explicit(&v->size, memory_order_acquire);
+}
+
+int vdisk_get_info(vdisk *v, struct vdisk_info *ret_info)
+{
+    struct vdisk_info info = {.size = ret_info->size};
+
+    if (info.size < sizeof(size_t) || info.size > 4096)
+        return err_set(EINVAL, "%s: info struct of size %zu", v->name, info.size);
+    info.virtual_size = vdisk_size(v);
+    info.allocated_size = v->file->driver->allocated ? v->file->driver->allocated(v->file) : backend_size(v->file);
+    info.request_align = v->data->align;
+    info.memory_align = v->data->mem_align;
+    info.depth = v->depth;
+    info.read_only = v->read_only;
+    info.direct = v->data->direct;
+    info.format = v->format->name;
+    info.backend = v->file->driver->name;
+    if (v->format->get_info)
+        v->format->get_info(v, &info);
+    memcpy(ret_info, &info, min_u64(info.size, sizeof info));
+    return 0;
+}
+
+int vdisk_grow(vdisk *v, uint64_t size)
+{
+    vdisk_queue *q;
+    int rc;
+
+    size = align_up(size, 512);
+    if (v->read_only)
+        return err_set(EACCES, "%s: is open read-only", v->name);
+    if (size < vdisk_size(v))
+        return err_set(EINVAL, "%s: %llu is less than the present size %llu", v->name, (unsigned long long)size,
+                       (unsigned long long)vdisk_size(v));
+    if (!v->format->grow)
+        return err_set(ENOTSUP, "%s: a %s volume cannot grow", v->name, v->format->name);
+    q = vdisk_sync_queue(v);
+    rc = size == vdisk_size(v) ? 0 : v->format->grow(v, size, q);
+    if (rc == 0)
+        atomic_store_explicit(&v->size, size, memory_order_release);
+    vdisk_sync_queue_done(v);
+    return rc;
+}
+
+/* ---- create ------------------------------------------------------------------------------------------ */
+
+static int check_create_opts(const char *name, const struct vdisk_create_opts *user,
+                             struct vdisk_create_opts *ret, const struct format_driver **ret_format)
+{
+    memset(ret, 0, sizeof *ret);
+    if (!user || user->size < sizeof(size_t) || user->size > 4096)
+        return err_set(EINVAL, "%s: create options missing or of a wrong size", name);
+    memcpy(ret, user, min_u64(user->size, sizeof *ret));
+    if (!ret->format)
+        ret->format = "raw";
+    *ret_format = find_format(ret->format);
+    if (!*ret_format || !(*ret_format)->create)
+        return err_set(EINVAL, "%s: unknown format '%s'; known are raw and qcow2", name, ret->format);
+    if ((unsigned)ret->preallocation > VDISK_PREALLOC_FULL)
+        return err_set(EINVAL, "%s: unknown preallocation %d", name, (int)ret->preallocation);
+    return (*ret_format)->check_create ? (*ret_format)->check_create(name, ret) : 0;
+}
+
+int vdisk_create(const char *name, const struct vdisk_create_opts *user_opts)
+{
+    uint32_t flags = BACKEND_RDWR | BACKEND_CREATE;
+    const struct format_driver *format = NULL;
+    struct vdisk_create_opts opts;
+    struct backend *b;
+    vdisk_queue *q;
+    int rc;
+
+    err_clear();
+    rc = check_create_opts(name, user_opts, &opts, &format);
+    if (rc < 0)
+        return rc;
+    if (opts.buffered)
+        flags |= BACKEND_BUFFERED;
+    rc = backend_open(name, flags, &b);
+    if (rc < 0)
+        return rc;
+    q = make_sync_queue();
+    rc = q ? format->create(b, name, &opts, q) : -ENOMEM;
+    queue_current = NULL;
+    vdisk_queue_destroy(q);
+    if (rc < 0 && b->driver->unlink)
+        b->driver->unlink(b);
+    backend_close(b);
+    return rc;
+}
