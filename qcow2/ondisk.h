@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * qcow2 on disk: structs, masks, magic numbers and limits. All numbers on disk are big-endian; the structs here
- * hold them as they lie in the file. Names in quotes are sections of the qcow2 specification (docs/interop/qcow2.txt
- * of QEMU). Limits marked "QEMU" are not the specification's but what QEMU refuses, and so do we: an image is
- * untrusted input and must not make us allocate at will.
+ * hold them as they lie in the file. Names in quotes are sections of the qcow2 specification
+ * (docs/interop/qcow2.txt of QEMU). Limits marked "QEMU" are not the specification's but what QEMU refuses, and so
+ * do we: an image is untrusted input and must not make us allocate at will.
  */
 #ifndef QCOW2_ONDISK_H
 #define QCOW2_ONDISK_H
