@@ -44,7 +44,7 @@ struct q2_header {
     char    *backing_format;    /* NULL: not given */
     char    *data_file;         /* NULL: no such extension, though geo.data_file may be set */
 
-    bool     has_bitmaps;       /* the bitmaps extension is there and its autoclear bit says that it is consistent */
+    bool     has_bitmaps;       /* the bitmaps extension is there and, says its autoclear bit, consistent */
     bool     bitmaps_stale;     /* it is there, but not to be trusted; kept among the extensions */
     uint32_t nb_bitmaps;
     uint64_t bitmap_directory_size;

@@ -61,8 +61,8 @@ struct qcow2_details {
 
 /*
  * Details of an open qcow2 volume. Any thread; blocks (reads the tables). On success *ret is filled in, to be
- * given back with qcow2_details_free(); on failure it is untouched. -EINVAL: not qcow2, or damaged tables; -ENOMEM;
- * or of the I/O.
+ * given back with qcow2_details_free(); on failure it is untouched. -EINVAL: not qcow2, or damaged tables;
+ * -ENOMEM; or of the I/O.
  */
 int qcow2_get_details(vdisk *v, struct qcow2_details *ret);
 void qcow2_details_free(struct qcow2_details *d);
