@@ -1,0 +1,235 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Opening with direct I/O.
+ *
+ * Happy path: open with O_DIRECT; lock; ask the kernel for the alignment (statx), or try which one a read passes
+ * with.
+ * Failure modes: O_DIRECT is refused by open, by statx or by all reads: go on through the page cache.
+ */
+#include "backends/fd.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <linux/fs.h>
+
+#include "engine/bits.h"
+#include "engine/error.h"
+
+enum { DIRECT_ALIGN_MAX = 65536, DIRECT_ALIGN_GUESS = 4096 };
+
+#ifndef STATX_DIOALIGN
+#define STATX_DIOALIGN 0x00002000U
+#endif
+
+/* stx_dio_mem_align and stx_dio_offset_align: two 32-bit words here, also where the headers do not know them. */
+enum { STATX_DIO_WORD = 0x98 };
+
+/* What statx() says: 1 and the alignments, 0: no direct I/O on this file, -1: it does not say. */
+static int direct_by_statx(int fd, uint32_t *ret_align, uint32_t *ret_mem_align)
+{
+    uint32_t dio[2];
+    union {
+        struct statx stx;
+        char         bytes[256];
+    } u;
+
+    _Static_assert(sizeof u.stx == sizeof u.bytes, "the kernel's struct statx");
+    memset(&u, 0, sizeof u);
+    if (statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &u.stx) < 0 || !(u.stx.stx_mask & STATX_DIOALIGN))
+        return -1;
+    memcpy(dio, u.bytes + STATX_DIO_WORD, sizeof dio);
+    if (dio[1] == 0)
+        return 0;
+    if (!is_power_of_two(dio[0]) || !is_power_of_two(dio[1]) || dio[0] > DIRECT_ALIGN_MAX ||
+        dio[1] > DIRECT_ALIGN_MAX)
+        return -1;
+    *ret_align = dio[1];
+    *ret_mem_align = dio[0];
+    return 1;
+}
+
+/* Does a read of this length, at this offset of a buffer aligned to DIRECT_ALIGN_MAX, pass? */
+static bool read_passes(int fd, char *buf, size_t len, size_t mem_offset)
+{
+    ssize_t n;
+
+    do
+        n = pread(fd, buf + mem_offset, len, 0);
+    while (n < 0 && errno == EINTR);
+    return n >= 0 || errno != EINVAL; /* a bad sector says nothing about alignment */
+}
+
+/* Find out by reading. 1 and the alignments, or 0: no read passes. */
+static int direct_by_trial(int fd, uint64_t size, uint32_t *ret_align, uint32_t *ret_mem_align)
+{
+    char *buf;
+    int found = 0;
+
+    /* Reads that start at the end pass with any alignment. */
+    *ret_align = *ret_mem_align = DIRECT_ALIGN_GUESS;
+    if (size == 0)
+        return 1;
+    if (posix_memalign((void **)&buf, DIRECT_ALIGN_MAX, 2 * DIRECT_ALIGN_MAX) != 0)
+        return 1;
+    for (uint32_t align = 512; align <= DIRECT_ALIGN_MAX && !found; align *= 2) {
+        found = read_passes(fd, buf, align, 0);
+        *ret_align = align;
+    }
+    for (uint32_t align = 512; found && align <= *ret_align; align *= 2) {
+        *ret_mem_align = align;
+        if (read_passes(fd, buf, *ret_align, align))
+            break;
+    }
+    free(buf);
+    return found;
+}
+
+/* Set align, mem_align and direct of what has been opened with O_DIRECT; turn it off if it does not work. */
+static int probe_direct(struct fd_backend *f, uint64_t size)
+{
+    uint32_t align = 1, mem_align = 1;
+    int rc = direct_by_statx(f->fd, &align, &mem_align);
+    int fl;
+
+    if (rc < 0)
+        rc = direct_by_trial(f->fd, size, &align, &mem_align);
+    if (rc == 0) {
+        fl = fcntl(f->fd, F_GETFL);
+        if (fl < 0 || fcntl(f->fd, F_SETFL, fl & ~O_DIRECT) < 0)
+            return -errno;
+        return 0;
+    }
+    f->b.direct = true;
+    f->b.align = align;
+    f->b.mem_align = mem_align;
+    return 0;
+}
+
+static int open_failed(const char *name, uint32_t flags, int err)
+{
+    bool writes = flags & (BACKEND_RDWR | BACKEND_CREATE);
+
+    err_set(err, "%s: %s", name, strerror(err));
+    if (err == EROFS || (err == EACCES && writes && !(flags & BACKEND_CREATE)))
+        return err_hint(-err, "open it read-only, or make it writable");
+    if (err == EACCES)
+        return err_hint(-err, "check the permissions of the file and its directories");
+    if (err == ENOENT && flags & BACKEND_CREATE)
+        return err_hint(-err, "make the directory first");
+    if (err == EBUSY)
+        return err_hint(-err, "the device is in use: unmount it, or stop what uses it");
+    if (err == EMFILE)
+        return err_hint(-err, "raise the limit of open files (ulimit -n)");
+    return -err;
+}
+
+/* open(), with O_DIRECT unless it is not wanted or refused. */
+static int open_fd(const char *path, uint32_t flags, int extra, bool *ret_direct)
+{
+    int how = flags & (BACKEND_RDWR | BACKEND_CREATE) ? O_RDWR : O_RDONLY;
+    int fd;
+
+    how |= extra | O_CLOEXEC | O_NOCTTY;
+    *ret_direct = !(flags & BACKEND_BUFFERED);
+    fd = open(path, how | (*ret_direct ? O_DIRECT : 0), 0644);
+    if (fd < 0 && errno == EINVAL && *ret_direct) {
+        *ret_direct = false;
+        fd = open(path, how, 0644);
+    }
+    return fd < 0 ? -errno : fd;
+}
+
+/* A file's size; a device has one to try reads in. */
+static uint64_t size_for_trial(const struct stat *st)
+{
+    return S_ISBLK(st->st_mode) ? UINT64_MAX : (uint64_t)st->st_size;
+}
+
+int fd_backend_undo(struct fd_backend *f, int rc)
+{
+    if (f->fd >= 0)
+        close(f->fd);
+    backend_free(&f->b);
+    return rc;
+}
+
+int fd_backend_open(const struct backend_driver *driver, const char *name, uint32_t flags, int extra,
+                    struct fd_backend **ret, struct stat *ret_stat)
+{
+    struct fd_backend *f = backend_alloc(driver, name, sizeof *f);
+    bool direct;
+    int rc;
+
+    if (!f)
+        return err_set(ENOMEM, "%s: out of memory", name);
+    f->fd = open_fd(backend_path(name), flags, extra, &direct);
+    if (f->fd < 0)
+        return fd_backend_undo(f, open_failed(name, flags, -f->fd));
+    rc = image_lock_set(&f->lock, f->fd, name, flags);
+    if (rc < 0)
+        return fd_backend_undo(f, rc);
+    if (fstat(f->fd, ret_stat) < 0)
+        return fd_backend_undo(f, err_set(errno, "%s: %s", name, strerror(errno)));
+    rc = direct ? probe_direct(f, size_for_trial(ret_stat)) : 0;
+    if (rc < 0)
+        return fd_backend_undo(f, err_set(rc, "%s: turning direct I/O off: %s", name, strerror(-rc)));
+    f->b.read_only = !(flags & (BACKEND_RDWR | BACKEND_CREATE));
+    f->b.max_transfer = (uint32_t)align_down(f->b.max_transfer, f->b.align);
+    f->unsafe = flags & BACKEND_UNSAFE;
+    *ret = f;
+    return 0;
+}
+
+void fd_backend_close(struct backend *b)
+{
+    close(container_of(b, struct fd_backend, b)->fd); /* and the locks go with it */
+}
+
+int fd_backend_relock(struct backend *b, uint32_t flags)
+{
+    struct fd_backend *f = container_of(b, struct fd_backend, b);
+
+    return image_lock_set(&f->lock, f->fd, b->name, flags);
+}
+
+void fd_submit_basic(struct fd_backend *f, struct io *io)
+{
+    if (likely(io->kind != IO_FLUSH)) {
+        assert(io->kind == IO_READ || io->kind == IO_WRITE);
+        if (unlikely(f->unsafe))
+            io->flags &= (uint8_t)~IO_FUA;
+        ring_rw(io, f->fd);
+    } else if (f->unsafe) {
+        io_end_later(io, 0);
+    } else {
+        ring_fsync(io, f->fd);
+    }
+}
+
+int fd_learn(struct fd_backend *f, enum fd_call call, int rc)
+{
+    if (rc == -EOPNOTSUPP || rc == -ENOSYS || rc == -ENOTTY) {
+        atomic_fetch_or(&f->refused, call);
+        return -ENOTSUP;
+    }
+    if (rc == 0 && !fd_works(f, call))
+        atomic_fetch_or(&f->works, call);
+    return rc;
+}
+
+int fd_fallocate(struct fd_backend *f, enum fd_call call, int mode, uint64_t offset, uint64_t len)
+{
+    int rc;
+
+    if (fd_refused(f, call))
+        return -ENOTSUP;
+    do
+        rc = fallocate(f->fd, mode, (off_t)offset, (off_t)len);
+    while (rc < 0 && errno == EINTR);
+    return fd_learn(f, call, rc < 0 ? -errno : 0);
+}

@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What backends on a file descriptor share: opening, direct I/O, locks, fallocate(). */
+#ifndef BACKENDS_FD_H
+#define BACKENDS_FD_H
+
+#include <sys/stat.h>
+
+#include "backends/lock.h"
+#include "engine/backend.h"
+
+struct fd_backend {
+    struct backend    b; /* first */
+    int               fd;
+    bool              unsafe;  /* flushes do nothing */
+    uint32_t          block_size; /* devices: the logical block */
+    struct image_lock lock;
+    _Atomic uint32_t  refused; /* enum fd_call: the host has said that it cannot */
+    _Atomic uint32_t  works;   /* has worked at least once */
+};
+
+enum fd_call {
+    FD_PUNCH    = 1u << 0, /* fallocate(PUNCH_HOLE | KEEP_SIZE) */
+    FD_ZERO     = 1u << 1, /* fallocate(ZERO_RANGE), KEEP_SIZE on devices */
+    FD_ALLOCATE = 1u << 2, /* fallocate(0) */
+    FD_DISCARD  = 1u << 3, /* BLKDISCARD */
+    FD_ZEROOUT  = 1u << 4, /* BLKZEROOUT */
+};
+
+/*
+ * Open `name`'s path as `flags` (enum backend_open_flags) say, with `extra` flags of open(2), and lock it. On
+ * success *ret is a backend with fd, direct, read_only, unsafe, lock, align and mem_align set, and *ret_stat
+ * filled in.
+ * Errors: with text.
+ */
+int fd_backend_open(const struct backend_driver *driver, const char *name, uint32_t flags, int extra,
+                    struct fd_backend **ret, struct stat *ret_stat);
+
+/* For drivers as they are. */
+void fd_backend_close(struct backend *b);
+int  fd_backend_relock(struct backend *b, uint32_t flags);
+
+/* Give back a backend whose open failed later. Returns rc. */
+int fd_backend_undo(struct fd_backend *f, int rc);
+
+/* IO_READ, IO_WRITE, IO_FLUSH. */
+void fd_submit_basic(struct fd_backend *f, struct io *io);
+
+static inline bool fd_refused(struct fd_backend *f, enum fd_call call)
+{
+    return atomic_load_explicit(&f->refused, memory_order_relaxed) & call;
+}
+
+static inline bool fd_works(struct fd_backend *f, enum fd_call call)
+{
+    return atomic_load_explicit(&f->works, memory_order_relaxed) & call;
+}
+
+/* Note how a call ended: what the host cannot do gives -ENOTSUP, now and from then on. Returns 0 or -errno. */
+int fd_learn(struct fd_backend *f, enum fd_call call, int rc);
+
+/* fallocate(), learning. Blocks. */
+int fd_fallocate(struct fd_backend *f, enum fd_call call, int mode, uint64_t offset, uint64_t len);
+
+#endif

@@ -1,0 +1,297 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Regular files.
+ *
+ * Happy path: reads, writes and flushes go to the ring, and so does fallocate() once it has been seen to work and
+ * the file's size stays. What must be learned, or changes the size, is a blocking call on a worker thread.
+ * Failure modes: the file system has no such fallocate(): -ENOTSUP, remembered, and the caller writes zeros; a
+ * discard is then simply done. Not a regular file: refused at open, with the text saying what it is.
+ *
+ * Invariants.
+ *  1. b->size follows the file: the engine raises it after writes, the blocking calls here raise or set it.
+ *  2. Nothing but IO_TRUNCATE makes a file shorter: a zeroing past the end raises the size by fallocate(), never
+ *     by ftruncate(), which could cut off what another queue writes behind it.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "backends/drivers.h"
+#include "backends/fd.h"
+#include "engine/bits.h"
+#include "engine/error.h"
+
+/* ---- blocking calls, on a worker thread -------------------------------------------------------------- */
+
+static struct fd_backend *fd_backend_of(struct io *io)
+{
+    return container_of(io->backend, struct fd_backend, b);
+}
+
+/* The part of the range that lies inside the file: its length. */
+static uint64_t inside(const struct backend *b, uint64_t offset, uint64_t len)
+{
+    uint64_t size = backend_size(b);
+
+    return offset >= size ? 0 : min_u64(len, size - offset);
+}
+
+/* Make the file end at `end` at least; one block at most gets allocated. */
+static int extend(struct fd_backend *f, uint64_t end)
+{
+    int rc;
+
+    if (backend_size(&f->b) >= end)
+        return 0;
+    rc = fd_fallocate(f, FD_ALLOCATE, 0, end - 1, 1);
+    if (rc == 0)
+        raise_size(&f->b, end);
+    return rc;
+}
+
+/* What was data becomes a hole; what lies past the end becomes part of the file. */
+static int zero_by_punch(struct fd_backend *f, uint64_t offset, uint64_t len)
+{
+    uint64_t n = inside(&f->b, offset, len);
+    int rc = 0;
+
+    if (fd_refused(f, FD_PUNCH))
+        return -ENOTSUP;
+    if (n > 0)
+        rc = fd_fallocate(f, FD_PUNCH, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, n);
+    return rc < 0 ? rc : extend(f, offset + len);
+}
+
+static int zero_in_place(struct fd_backend *f, uint64_t offset, uint64_t len)
+{
+    int rc = fd_fallocate(f, FD_ZERO, FALLOC_FL_ZERO_RANGE, offset, len);
+
+    if (rc == 0)
+        raise_size(&f->b, offset + len);
+    return rc;
+}
+
+/* Where there is no ZERO_RANGE (tmpfs): away with it, and space for it again. */
+static int zero_by_punch_and_allocate(struct fd_backend *f, uint64_t offset, uint64_t len)
+{
+    int rc;
+
+    if (fd_refused(f, FD_ALLOCATE))
+        return -ENOTSUP;
+    rc = zero_by_punch(f, offset, len);
+    if (rc == 0)
+        rc = fd_fallocate(f, FD_ALLOCATE, 0, offset, len);
+    if (rc == 0)
+        raise_size(&f->b, offset + len);
+    return rc;
+}
+
+static int64_t blocking_zero(struct io *io)
+{
+    struct fd_backend *f = fd_backend_of(io);
+    int rc = -ENOTSUP;
+
+    if (io->flags & IO_UNMAP)
+        rc = zero_by_punch(f, io->offset, io->len);
+    if (rc == -ENOTSUP)
+        rc = zero_in_place(f, io->offset, io->len);
+    if (rc == -ENOTSUP)
+        rc = zero_by_punch_and_allocate(f, io->offset, io->len);
+    return rc;
+}
+
+static int64_t blocking_discard(struct io *io)
+{
+    struct fd_backend *f = fd_backend_of(io);
+    uint64_t n = inside(&f->b, io->offset, io->len);
+    int rc;
+
+    if (n == 0)
+        return 0;
+    rc = fd_fallocate(f, FD_PUNCH, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, io->offset, n);
+    return rc == -ENOTSUP ? 0 : rc;
+}
+
+static int64_t blocking_allocate(struct io *io)
+{
+    struct fd_backend *f = fd_backend_of(io);
+    int rc = fd_fallocate(f, FD_ALLOCATE, 0, io->offset, io->len);
+
+    if (rc == 0)
+        raise_size(&f->b, io->offset + io->len);
+    return rc;
+}
+
+static int64_t blocking_truncate(struct io *io)
+{
+    struct fd_backend *f = fd_backend_of(io);
+    int rc;
+
+    do
+        rc = ftruncate(f->fd, (off_t)io->offset);
+    while (rc < 0 && errno == EINTR);
+    if (rc < 0)
+        return -errno;
+    atomic_store_explicit(&f->b.size, io->offset, memory_order_release);
+    return 0;
+}
+
+/* ---- submit ------------------------------------------------------------------------------------------ */
+
+static void submit_zero(struct fd_backend *f, struct io *io)
+{
+    bool unmap = io->flags & IO_UNMAP;
+    enum fd_call call = unmap ? FD_PUNCH : FD_ZERO;
+    int mode = unmap ? FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE : FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE;
+
+    if (fd_works(f, call) && inside(&f->b, io->offset, io->len) == io->len)
+        ring_fallocate(io, f->fd, mode);
+    else if (fd_refused(f, FD_ZERO) && fd_refused(f, FD_PUNCH))
+        io_end_later(io, -ENOTSUP);
+    else
+        ring_work(io, blocking_zero);
+}
+
+static void submit_discard(struct fd_backend *f, struct io *io)
+{
+    if (fd_refused(f, FD_PUNCH))
+        io_end_later(io, 0);
+    else if (fd_works(f, FD_PUNCH) && inside(&f->b, io->offset, io->len) == io->len)
+        ring_fallocate(io, f->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE);
+    else
+        ring_work(io, blocking_discard);
+}
+
+static void file_submit(struct backend *b, struct io *io)
+{
+    struct fd_backend *f = container_of(b, struct fd_backend, b);
+
+    switch ((enum io_kind)io->kind) {
+    case IO_READ:
+    case IO_WRITE:
+    case IO_FLUSH: fd_submit_basic(f, io); break;
+    case IO_ZERO: submit_zero(f, io); break;
+    case IO_DISCARD: submit_discard(f, io); break;
+    case IO_ALLOCATE: ring_work(io, blocking_allocate); break;
+    case IO_TRUNCATE: ring_work(io, blocking_truncate); break;
+    }
+}
+
+/* ---- open and the rest ------------------------------------------------------------------------------- */
+
+static const char *kind_of_file(mode_t mode)
+{
+    if (S_ISDIR(mode))
+        return "a directory";
+    if (S_ISCHR(mode))
+        return "a character device";
+    if (S_ISFIFO(mode))
+        return "a pipe";
+    if (S_ISSOCK(mode))
+        return "a socket";
+    return "not a regular file";
+}
+
+/* Before open(): that of a pipe would wait. What is not there is open()'s to say. */
+static int check_kind(const char *name)
+{
+    struct stat st;
+
+    if (stat(backend_path(name), &st) < 0 || S_ISREG(st.st_mode))
+        return 0;
+    err_set(EINVAL, "%s: %s", name, kind_of_file(st.st_mode));
+    return err_hint(-EINVAL, "a volume is a regular file or a block device");
+}
+
+static int file_open(const char *name, uint32_t flags, struct backend **ret_backend)
+{
+    struct fd_backend *f;
+    struct stat st;
+    int rc = check_kind(name);
+
+    if (rc < 0)
+        return rc;
+    rc = fd_backend_open(&file_driver, name, flags, flags & BACKEND_CREATE ? O_CREAT : 0, &f, &st);
+    if (rc < 0)
+        return rc;
+    if (!S_ISREG(st.st_mode))
+        return fd_backend_undo(f, err_set(EINVAL, "%s: %s", name, kind_of_file(st.st_mode)));
+    /* Only now, with the lock held, is it ours to cut. */
+    if (flags & BACKEND_CREATE && st.st_size > 0) {
+        if (ftruncate(f->fd, 0) < 0)
+            return fd_backend_undo(f, err_set(errno, "%s: truncating it: %s", name, strerror(errno)));
+        st.st_size = 0;
+    }
+    f->b.caps = BACKEND_GROWS | BACKEND_ZERO_NEW | BACKEND_ZERO_FAST | BACKEND_DISCARD | BACKEND_SPARSE;
+    f->b.discard_align = is_power_of_two((uint64_t)st.st_blksize) ? (uint32_t)st.st_blksize : 4096;
+    atomic_init(&f->b.size, (uint64_t)st.st_size);
+    *ret_backend = &f->b;
+    return 0;
+}
+
+static bool file_claims(const char *name)
+{
+    return true;
+}
+
+static int file_status(struct backend *b, uint64_t offset, uint64_t len, enum backend_status *ret_status,
+                       uint64_t *ret_len)
+{
+    struct fd_backend *f = container_of(b, struct fd_backend, b);
+    off_t data = lseek(f->fd, (off_t)offset, SEEK_DATA);
+    off_t hole;
+
+    assert(len > 0);
+    *ret_len = len;
+    if (data < 0 && errno == ENXIO) { /* no data from here on */
+        *ret_status = BACKEND_STATUS_HOLE;
+        return 0;
+    }
+    *ret_status = BACKEND_STATUS_DATA;
+    if (data < 0)
+        return errno == EINVAL || errno == EOPNOTSUPP ? 0 : -errno;
+    if ((uint64_t)data > offset) {
+        *ret_status = BACKEND_STATUS_HOLE;
+        *ret_len = min_u64(len, (uint64_t)data - offset);
+        return 0;
+    }
+    hole = lseek(f->fd, (off_t)offset, SEEK_HOLE);
+    if (hole > data)
+        *ret_len = min_u64(len, (uint64_t)hole - offset);
+    return 0;
+}
+
+static uint64_t file_allocated(struct backend *b)
+{
+    struct stat st;
+
+    if (fstat(container_of(b, struct fd_backend, b)->fd, &st) < 0)
+        return backend_size(b);
+    return (uint64_t)st.st_blocks * 512;
+}
+
+/* Unless the name has come to mean another file. */
+static void file_unlink(struct backend *b)
+{
+    const char *path = backend_path(b->name);
+    struct stat ours, named;
+
+    if (fstat(container_of(b, struct fd_backend, b)->fd, &ours) == 0 && stat(path, &named) == 0 &&
+        ours.st_ino == named.st_ino && ours.st_dev == named.st_dev)
+        unlink(path);
+}
+
+const struct backend_driver file_driver = {
+    .name = "file",
+    .claims = file_claims,
+    .open = file_open,
+    .close = fd_backend_close,
+    .submit = file_submit,
+    .status = file_status,
+    .allocated = file_allocated,
+    .relock = fd_backend_relock,
+    .unlink = file_unlink,
+};

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Image locks on an open file: the bytes that QEMU locks (backends/lock_claim.h), so that it and we keep off each
+ * other's images. They belong to the open file and end when it is closed.
+ */
+#ifndef BACKENDS_LOCK_H
+#define BACKENDS_LOCK_H
+
+#include "backends/lock_claim.h"
+
+/* What is held on one file. Zeroed: nothing. */
+struct image_lock {
+    struct lock_claim held;
+    bool              unsupported; /* the file system has no such locks: claims are granted unseen */
+};
+
+/*
+ * Change what is held on `fd` to what `flags` (enum backend_open_flags) ask for. Blocks, for system calls only. On
+ * failure what was held before is still held.
+ * Errors: -EAGAIN: another has it, named in the text; -errno of fcntl.
+ */
+int image_lock_set(struct image_lock *l, int fd, const char *name, uint32_t flags);
+
+/* Who holds a lock that covers a byte of the file. */
+struct lock_holder {
+    int  pid;         /* 0: could not be found out */
+    bool writes;      /* it claims to write, too */
+    char comm[32];
+};
+
+/* Find another holder than the open file `fd` itself (backends/lock_holder.c). Blocks: looks through /proc. */
+void lock_find_holder(int fd, unsigned byte, struct lock_holder *ret);
+
+/*
+ * One line of /proc/PID/fdinfo/FD, or of /proc/locks: true if it is a lock; then its range, and whether it is a
+ * write lock. Pure.
+ */
+bool lock_parse_line(const char *line, bool *ret_write, uint64_t *ret_start, uint64_t *ret_end);
+
+#endif

@@ -1,0 +1,552 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * "memory:SIZE": bytes in memory, allocated by the chunk when first written.
+ *
+ * Happy path: a tree of fixed depth leads to the chunk; copy; end the I/O.
+ * Failure modes: out of memory (-ENOMEM), past the tree's reach (-EFBIG), past the end of a fixed one (-ENOSPC).
+ *
+ * Invariants.
+ *  1. Nodes and chunks are added by compare-and-swap and stay until the last handle is closed: any thread may
+ *     follow a pointer that it has loaded. A chunk that was discarded keeps its address and loses its pages.
+ *  2. A chunk marked HOLE, or not there, reads as `fill`; a marked one holds zeros (fill is 0 then).
+ *  3. Bytes at and past store->size read as `fill`.
+ *  4. Different ranges may be read and written at once; of the same range the users take care.
+ */
+#include "backends/memory.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "backends/drivers.h"
+#include "backends/name.h"
+#include "engine/bits.h"
+#include "engine/error.h"
+#include "engine/iov.h"
+
+enum {
+    CHUNK_BITS = 16,
+    NODE_BITS = 11,
+    NODE_LEN = 1 << NODE_BITS,
+    DEPTH = 3,
+};
+
+#define CHUNK_SIZE (UINT64_C(1) << CHUNK_BITS)
+#define REACH_BITS (CHUNK_BITS + NODE_BITS * DEPTH + 1)
+#define HOLE ((uintptr_t)1) /* in a leaf's pointer to a chunk */
+
+_Static_assert(REACH_BITS == 50, "1 PiB: what memory.h says");
+
+struct node {
+    _Atomic uintptr_t child[NODE_LEN];
+};
+
+/* What the handles share. */
+struct store {
+    _Atomic uint32_t handles;
+    uint32_t         align;
+    bool             fixed;
+    uint8_t          fill;
+    _Atomic uint64_t size;
+    _Atomic uint64_t data_chunks; /* that are there and no hole */
+    struct node      roots[2];
+};
+
+struct memory_backend {
+    struct backend b;
+    struct store  *store;
+};
+
+/* ---- the tree ---------------------------------------------------------------------------------------- */
+
+static void *new_chunk(uint8_t fill)
+{
+    void *p = mmap(NULL, CHUNK_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    if (p == MAP_FAILED)
+        return NULL;
+    if (fill)
+        memset(p, fill, CHUNK_SIZE);
+    return p;
+}
+
+/* What `slot` points to, made if it is not there and `make` says so. 0: not there, or out of memory. */
+static uintptr_t follow(struct store *s, _Atomic uintptr_t *slot, bool leaf, bool make)
+{
+    uintptr_t old = atomic_load_explicit(slot, memory_order_acquire);
+    void *fresh;
+
+    if (old || !make)
+        return old;
+    fresh = leaf ? new_chunk(s->fill) : calloc(1, sizeof(struct node));
+    if (!fresh)
+        return 0;
+    if (atomic_compare_exchange_strong(slot, &old, (uintptr_t)fresh)) {
+        if (leaf)
+            atomic_fetch_add_explicit(&s->data_chunks, 1, memory_order_relaxed);
+        return (uintptr_t)fresh;
+    }
+    if (leaf)
+        munmap(fresh, CHUNK_SIZE);
+    else
+        free(fresh);
+    return old;
+}
+
+/* The leaf's slot for the chunk that holds `offset`; NULL: not there, or out of memory. */
+static _Atomic uintptr_t *chunk_slot(struct store *s, uint64_t offset, bool make)
+{
+    uint64_t index = offset >> CHUNK_BITS;
+    struct node *n = &s->roots[index >> (NODE_BITS * DEPTH)];
+
+    assert(offset >> REACH_BITS == 0);
+    for (unsigned level = DEPTH - 1; level > 0; level--) {
+        n = (struct node *)follow(s, &n->child[(index >> (NODE_BITS * level)) % NODE_LEN], false, make);
+        if (!n)
+            return NULL;
+    }
+    return &n->child[index % NODE_LEN];
+}
+
+/* The chunk to read from; NULL: it reads as `fill`. */
+static char *chunk_to_read(struct store *s, uint64_t offset)
+{
+    _Atomic uintptr_t *slot = chunk_slot(s, offset, false);
+    uintptr_t p = slot ? follow(s, slot, true, false) : 0;
+
+    return p & HOLE ? NULL : (char *)p;
+}
+
+/* The chunk to write to; NULL: out of memory. */
+static char *chunk_to_write(struct store *s, uint64_t offset)
+{
+    _Atomic uintptr_t *slot = chunk_slot(s, offset, true);
+    uintptr_t p = slot ? follow(s, slot, true, true) : 0;
+
+    if (p & HOLE) {
+        if (atomic_fetch_and(slot, ~HOLE) & HOLE)
+            atomic_fetch_add_explicit(&s->data_chunks, 1, memory_order_relaxed);
+        p &= ~HOLE;
+    }
+    return (char *)p;
+}
+
+/* Bytes from `offset` on for which there is surely no data, as far as one look tells; 0: there is a chunk. */
+static uint64_t absent(struct store *s, uint64_t offset)
+{
+    uint64_t index = offset >> CHUNK_BITS;
+    struct node *n = &s->roots[index >> (NODE_BITS * DEPTH)];
+
+    for (unsigned level = DEPTH; level-- > 0;) {
+        uint64_t span = CHUNK_SIZE << (NODE_BITS * level);
+        uintptr_t p = atomic_load(&n->child[(index >> (NODE_BITS * level)) % NODE_LEN]);
+        if (!p || p & HOLE)
+            return span - offset % span;
+        n = (struct node *)p;
+    }
+    return 0;
+}
+
+/* Give a whole chunk's pages back. The range is its caller's alone (invariant 4). */
+static void punch_chunk(struct store *s, uint64_t offset)
+{
+    _Atomic uintptr_t *slot = chunk_slot(s, offset, false);
+    uintptr_t p = slot ? follow(s, slot, true, false) : 0;
+
+    assert(s->fill == 0);
+    if (!p || p & HOLE)
+        return;
+    if (madvise((void *)p, CHUNK_SIZE, MADV_DONTNEED) < 0)
+        memset((void *)p, 0, CHUNK_SIZE);
+    if (!(atomic_fetch_or(slot, HOLE) & HOLE))
+        atomic_fetch_sub_explicit(&s->data_chunks, 1, memory_order_relaxed);
+}
+
+static void free_children(struct node *n, unsigned level)
+{
+    for (unsigned i = 0; i < NODE_LEN; i++) {
+        uintptr_t p = atomic_load_explicit(&n->child[i], memory_order_relaxed) & ~HOLE;
+        if (!p)
+            continue;
+        if (level == 0) {
+            munmap((void *)p, CHUNK_SIZE);
+        } else {
+            free_children((struct node *)p, level - 1);
+            free((void *)p);
+        }
+    }
+}
+
+/* ---- ranges ------------------------------------------------------------------------------------------ */
+
+/* Bytes from `offset` to the end of its chunk, at most `len`. */
+static uint64_t in_chunk(uint64_t offset, uint64_t len)
+{
+    return min_u64(CHUNK_SIZE - offset % CHUNK_SIZE, len);
+}
+
+static void store_read(struct store *s, uint64_t offset, char *buf, uint64_t len)
+{
+    for (uint64_t n; len > 0; offset += n, buf += n, len -= n) {
+        const char *chunk = chunk_to_read(s, offset);
+        n = in_chunk(offset, len);
+        if (chunk)
+            memcpy(buf, chunk + offset % CHUNK_SIZE, n);
+        else
+            memset(buf, s->fill, n);
+    }
+}
+
+static int store_write(struct store *s, uint64_t offset, const char *buf, uint64_t len)
+{
+    for (uint64_t n; len > 0; offset += n, buf += n, len -= n) {
+        char *chunk = chunk_to_write(s, offset);
+        if (!chunk)
+            return -ENOMEM;
+        n = in_chunk(offset, len);
+        memcpy(chunk + offset % CHUNK_SIZE, buf, n);
+    }
+    return 0;
+}
+
+/* The range reads as zeros; whole chunks lose their pages if `unmap`. */
+static int store_zero(struct store *s, uint64_t offset, uint64_t len, bool unmap)
+{
+    for (uint64_t n; len > 0; offset += n, len -= n) {
+        n = s->fill == 0 ? min_u64(absent(s, offset), len) : 0;
+        if (n > 0)
+            continue;
+        n = in_chunk(offset, len);
+        if (n == CHUNK_SIZE && unmap && s->fill == 0) {
+            punch_chunk(s, offset);
+            continue;
+        }
+        char *chunk = chunk_to_write(s, offset);
+        if (!chunk)
+            return -ENOMEM;
+        memset(chunk + offset % CHUNK_SIZE, 0, n);
+    }
+    return 0;
+}
+
+static int store_allocate(struct store *s, uint64_t offset, uint64_t len)
+{
+    for (uint64_t n; len > 0; offset += n, len -= n) {
+        n = in_chunk(offset, len);
+        if (!chunk_to_write(s, offset))
+            return -ENOMEM;
+    }
+    return 0;
+}
+
+/* 0, or why the store cannot hold the range. */
+static int check_reach(const struct store *s, uint64_t offset, uint64_t len)
+{
+    uint64_t end;
+
+    if (!add_u64(offset, len, &end) || end > UINT64_C(1) << REACH_BITS)
+        return -EFBIG;
+    return s->fixed && end > atomic_load(&s->size) ? -ENOSPC : 0;
+}
+
+static void store_raise_size(struct store *s, uint64_t end)
+{
+    uint64_t size = atomic_load(&s->size);
+
+    while (size < end && !atomic_compare_exchange_weak(&s->size, &size, end))
+        ;
+}
+
+/* ---- I/O --------------------------------------------------------------------------------------------- */
+
+static int64_t do_read(struct store *s, const struct io *io)
+{
+    uint64_t size = atomic_load(&s->size);
+    uint64_t offset = io->offset + io->moved;
+    uint64_t skip = io->moved, done = 0;
+
+    for (uint32_t i = 0; i < io->iovcnt && offset + done < size; i++) {
+        uint64_t from = min_u64(skip, io->iov[i].iov_len);
+        uint64_t n = min_u64(io->iov[i].iov_len - from, size - offset - done);
+        store_read(s, offset + done, (char *)io->iov[i].iov_base + from, n);
+        skip -= from;
+        done += n;
+    }
+    return (int64_t)done;
+}
+
+static int64_t do_write(struct store *s, const struct io *io)
+{
+    uint64_t offset = io->offset;
+    int rc = check_reach(s, io->offset, io->len);
+
+    for (uint32_t i = 0; i < io->iovcnt && rc == 0; i++) {
+        rc = store_write(s, offset, io->iov[i].iov_base, io->iov[i].iov_len);
+        offset += io->iov[i].iov_len;
+    }
+    if (rc < 0)
+        return rc;
+    store_raise_size(s, offset);
+    return (int64_t)(io->len - io->moved); /* from the start again, if it went on: no harm */
+}
+
+static int64_t do_truncate(struct backend *b, struct store *s, uint64_t size)
+{
+    uint64_t old = atomic_load(&s->size);
+
+    if (s->fixed)
+        return size == old ? 0 : -ENOTSUP;
+    if (size > UINT64_C(1) << REACH_BITS)
+        return -EFBIG;
+    if (size < old)
+        store_zero(s, size, old - size, true); /* invariant 3; cannot fail: fill is 0 */
+    atomic_store(&s->size, size);
+    atomic_store(&b->size, size);
+    return 0;
+}
+
+static int64_t do_discard(struct store *s, uint64_t offset, uint64_t len)
+{
+    uint64_t size = atomic_load(&s->size);
+    uint64_t start = align_up(offset, CHUNK_SIZE);
+    uint64_t end = align_down(min_u64(offset + len, size), CHUNK_SIZE);
+
+    return start < end && s->fill == 0 ? store_zero(s, start, end - start, true) : 0;
+}
+
+/* IO_ZERO, IO_ALLOCATE. */
+static int64_t do_range(struct backend *b, struct store *s, const struct io *io)
+{
+    int rc = check_reach(s, io->offset, io->len);
+
+    if (rc == 0 && io->kind == IO_ZERO)
+        rc = store_zero(s, io->offset, io->len, io->flags & IO_UNMAP);
+    else if (rc == 0)
+        rc = store_allocate(s, io->offset, io->len);
+    if (rc < 0)
+        return rc;
+    store_raise_size(s, io->offset + io->len);
+    raise_size(b, io->offset + io->len);
+    return 0;
+}
+
+/* The engine bounces what is not aligned: if it did not, say so here and not on some device. */
+static void assert_aligned(const struct backend *b, const struct io *io)
+{
+    assert(is_aligned(io->offset, b->align) && is_aligned(io->len, b->align));
+    assert(is_aligned(io->moved, b->align));
+    for (uint32_t i = 0; i < io->iovcnt; i++) {
+        assert(is_aligned((uintptr_t)io->iov[i].iov_base, b->mem_align));
+        assert(io->iovcnt == 1 || is_aligned(io->iov[i].iov_len, b->align));
+    }
+}
+
+static void memory_submit(struct backend *b, struct io *io)
+{
+    struct store *s = container_of(b, struct memory_backend, b)->store;
+    int64_t res = 0;
+
+    assert(!b->read_only || io->kind == IO_READ || io->kind == IO_FLUSH);
+    switch ((enum io_kind)io->kind) {
+    case IO_READ:
+        assert_aligned(b, io);
+        res = do_read(s, io);
+        break;
+    case IO_WRITE:
+        assert_aligned(b, io);
+        res = do_write(s, io);
+        break;
+    case IO_ZERO:
+    case IO_ALLOCATE: res = do_range(b, s, io); break;
+    case IO_DISCARD: res = do_discard(s, io->offset, io->len); break;
+    case IO_TRUNCATE: res = do_truncate(b, s, io->offset); break;
+    case IO_FLUSH: break;
+    }
+    io_end_later(io, res);
+}
+
+static int memory_status(struct backend *b, uint64_t offset, uint64_t len, enum backend_status *ret_status,
+                         uint64_t *ret_len)
+{
+    struct store *s = container_of(b, struct memory_backend, b)->store;
+    uint64_t size = atomic_load(&s->size), n = 0;
+    bool hole = false;
+
+    assert(len > 0);
+    while (n < len) {
+        uint64_t pos = offset + n;
+        uint64_t run = pos >= size ? len : s->fill == 0 ? absent(s, pos) : 0;
+        if (n > 0 && (run > 0) != hole)
+            break;
+        hole = run > 0;
+        n += hole ? min_u64(run, len - n) : min_u64(in_chunk(pos, len - n), size - pos);
+    }
+    *ret_status = hole ? BACKEND_STATUS_HOLE : BACKEND_STATUS_DATA;
+    *ret_len = n;
+    return 0;
+}
+
+static uint64_t memory_allocated(struct backend *b)
+{
+    struct store *s = container_of(b, struct memory_backend, b)->store;
+
+    return atomic_load(&s->data_chunks) * CHUNK_SIZE;
+}
+
+/* ---- handles ----------------------------------------------------------------------------------------- */
+
+static void memory_close(struct backend *b)
+{
+    struct store *s = container_of(b, struct memory_backend, b)->store;
+
+    if (atomic_fetch_sub(&s->handles, 1) > 1)
+        return;
+    for (unsigned i = 0; i < ARRAY_LEN(s->roots); i++)
+        free_children(&s->roots[i], DEPTH - 1);
+    free(s);
+}
+
+static bool memory_claims(const char *name)
+{
+    return name_after(name, "memory") != NULL;
+}
+
+static int memory_open(const char *name, uint32_t flags, struct backend **ret_backend)
+{
+    const char *rest;
+    uint64_t size;
+    int rc;
+
+    if (!name_parse_size(name_after(name, "memory"), &size, &rest) || *rest) {
+        err_set(EINVAL, "%s: not a size", name);
+        return err_hint(-EINVAL, "use memory:SIZE, with K, M, G, T or P behind the number");
+    }
+    rc = memory_backend_create(name, flags & BACKEND_CREATE ? 0 : size, ret_backend);
+    if (rc == 0)
+        (*ret_backend)->read_only = !(flags & (BACKEND_RDWR | BACKEND_CREATE));
+    return rc;
+}
+
+static int make_handle(const char *name, struct store *s, struct backend **ret_backend)
+{
+    struct memory_backend *mb = backend_alloc(&memory_driver, name, sizeof *mb);
+
+    if (!mb)
+        return err_set(ENOMEM, "%s: out of memory", name);
+    mb->store = s;
+    atomic_fetch_add(&s->handles, 1);
+    mb->b.align = mb->b.mem_align = s->align;
+    mb->b.max_transfer = (uint32_t)align_down(mb->b.max_transfer, s->align);
+    mb->b.discard_align = CHUNK_SIZE;
+    if (!s->fixed)
+        mb->b.caps = BACKEND_GROWS | BACKEND_ZERO_NEW | BACKEND_ZERO_FAST | BACKEND_DISCARD | BACKEND_SPARSE;
+    atomic_init(&mb->b.size, atomic_load(&s->size));
+    *ret_backend = &mb->b;
+    return 0;
+}
+
+int memory_backend_create_with(const char *name, const struct memory_options *options,
+                               struct backend **ret_backend)
+{
+    struct store *s;
+    int rc;
+
+    assert(options->fill == 0 || options->fixed);
+    assert(options->align == 0 || is_power_of_two(options->align));
+    if (options->size > UINT64_C(1) << REACH_BITS)
+        return err_set(EFBIG, "%s: larger than 1P", name);
+    s = calloc(1, sizeof *s);
+    if (!s)
+        return err_set(ENOMEM, "%s: out of memory", name);
+    s->align = options->align ? options->align : 1;
+    s->fixed = options->fixed;
+    s->fill = options->fill;
+    atomic_init(&s->size, options->size);
+    rc = make_handle(name, s, ret_backend);
+    if (rc < 0)
+        free(s);
+    return rc;
+}
+
+int memory_backend_create(const char *name, uint64_t size, struct backend **ret_backend)
+{
+    struct memory_options options = {.size = size};
+
+    return memory_backend_create_with(name, &options, ret_backend);
+}
+
+int memory_backend_share(struct backend *b, struct backend **ret_backend)
+{
+    return make_handle(b->name, container_of(b, struct memory_backend, b)->store, ret_backend);
+}
+
+/* Copy the chunks below `n`, which starts at chunk number `first`. */
+static int copy_children(struct store *to, struct node *n, unsigned level, uint64_t first)
+{
+    int rc = 0;
+
+    for (unsigned i = 0; i < NODE_LEN && rc == 0; i++) {
+        uintptr_t p = atomic_load(&n->child[i]);
+        uint64_t index = first + ((uint64_t)i << (NODE_BITS * level));
+        if (!p || p & HOLE)
+            continue;
+        if (level == 0)
+            rc = store_write(to, index << CHUNK_BITS, (const char *)p, CHUNK_SIZE);
+        else
+            rc = copy_children(to, (struct node *)p, level - 1, index);
+    }
+    return rc;
+}
+
+int memory_backend_clone(struct backend *b, struct backend **ret_backend)
+{
+    struct store *s = container_of(b, struct memory_backend, b)->store;
+    struct memory_options options = {
+        .size = atomic_load(&s->size), .align = s->align, .fixed = s->fixed, .fill = s->fill};
+    struct backend *copy;
+    int rc = memory_backend_create_with(b->name, &options, &copy);
+
+    if (rc < 0)
+        return rc;
+    for (unsigned i = 0; i < ARRAY_LEN(s->roots) && rc == 0; i++)
+        rc = copy_children(container_of(copy, struct memory_backend, b)->store, &s->roots[i], DEPTH - 1,
+                           (uint64_t)i << (NODE_BITS * DEPTH));
+    if (rc < 0) {
+        backend_close(copy);
+        return err_set(ENOMEM, "%s: out of memory", b->name);
+    }
+    *ret_backend = copy;
+    return 0;
+}
+
+void memory_backend_read(struct backend *b, uint64_t offset, void *buf, uint64_t len)
+{
+    assert(b->driver == &memory_driver);
+    store_read(container_of(b, struct memory_backend, b)->store, offset, buf, len);
+}
+
+int memory_backend_write(struct backend *b, uint64_t offset, const void *buf, uint64_t len)
+{
+    struct store *s = container_of(b, struct memory_backend, b)->store;
+    int rc;
+
+    assert(b->driver == &memory_driver);
+    assert(check_reach(s, offset, len) == 0);
+    rc = store_write(s, offset, buf, len);
+    if (rc < 0)
+        return rc;
+    store_raise_size(s, offset + len);
+    raise_size(b, offset + len);
+    return 0;
+}
+
+const struct backend_driver memory_driver = {
+    .name = "memory",
+    .claims = memory_claims,
+    .open = memory_open,
+    .close = memory_close,
+    .submit = memory_submit,
+    .status = memory_status,
+    .allocated = memory_allocated,
+};

@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The backend that does nothing: the skeleton to copy, and the floor under every benchmark.
+ *
+ * "null:SIZE": writes are forgotten, reads leave the buffer as it is. "null:SIZE,zeroes": reads give zeros.
+ *
+ * What every backend has:
+ *  1. A struct with `struct backend` first, for what it keeps. Nothing here is needed but a flag.
+ *  2. A driver: claims() says whether a name is ours, open() makes the backend and sets its properties, submit()
+ *     starts an I/O, close() releases. Other functions of the driver may stay NULL.
+ *  3. One promise: an I/O that submit() was given ends exactly once, and never before submit() has returned. Here
+ *     io_end_later() sees to that; on a file descriptor ring_rw() and its like do.
+ *  4. Lines in drivers.h, drivers.c and meson.build.
+ *
+ * Failure modes: a name that makes no sense (-EINVAL), out of memory.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "backends/drivers.h"
+#include "backends/name.h"
+#include "engine/bits.h"
+#include "engine/error.h"
+#include "engine/iov.h"
+
+struct null_backend {
+    struct backend b; /* first */
+    bool           zeroes;
+};
+
+static bool null_claims(const char *name)
+{
+    return name_after(name, "null") != NULL;
+}
+
+static int null_open(const char *name, uint32_t flags, struct backend **ret_backend)
+{
+    struct null_backend *nb;
+    const char *rest;
+    uint64_t size;
+
+    if (!name_parse_size(name_after(name, "null"), &size, &rest) || (*rest && strcmp(rest, ",zeroes") != 0)) {
+        err_set(EINVAL, "%s: not a size", name);
+        return err_hint(-EINVAL, "use null:SIZE or null:SIZE,zeroes, with K, M, G, T or P behind the number");
+    }
+    /* backend_alloc() copies the name and sets what is safe: no alignment, no capabilities. */
+    nb = backend_alloc(&null_driver, name, sizeof *nb);
+    if (!nb)
+        return err_set(ENOMEM, "%s: out of memory", name);
+
+    nb->zeroes = *rest != '\0';
+    nb->b.caps = BACKEND_GROWS | BACKEND_ZERO_FAST | (nb->zeroes ? BACKEND_ZERO_NEW : 0);
+    nb->b.read_only = !(flags & (BACKEND_RDWR | BACKEND_CREATE));
+    atomic_init(&nb->b.size, size);
+    *ret_backend = &nb->b;
+    return 0;
+}
+
+static void null_close(struct backend *b)
+{
+    /* Nothing of ours but the struct, which backend_close() frees. */
+}
+
+static void null_submit(struct backend *b, struct io *io)
+{
+    const struct null_backend *nb = container_of(b, struct null_backend, b);
+
+    /* Bytes moved for these two; a transfer that came short before would go on from io->moved. */
+    if (likely(io->kind == IO_READ || io->kind == IO_WRITE)) {
+        if (unlikely(nb->zeroes && io->kind == IO_READ))
+            iov_zero(io->iov, io->iovcnt, io->moved, io->len - io->moved);
+        io_end_later(io, (int64_t)(io->len - io->moved));
+        return;
+    }
+    /* The engine moves the size up after writes only. */
+    if (io->kind == IO_TRUNCATE)
+        atomic_store(&b->size, io->offset);
+    else if (io->kind == IO_ZERO || io->kind == IO_ALLOCATE)
+        raise_size(b, io->offset + io->len);
+    io_end_later(io, 0);
+}
+
+const struct backend_driver null_driver = {
+    .name = "null",
+    .claims = null_claims,
+    .open = null_open,
+    .close = null_close,
+    .submit = null_submit,
+};
