@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "tools/bench_scenario.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "backends/memory.h"
+#include "engine/volume.h"
+#include "qcow2/qcow2.h"
+#include "tools/cli.h"
+
+static int create_in_memory(struct backend *b, const struct vdisk_create_opts *opts)
+{
+    struct vdisk_queue_opts queue = {.size = sizeof queue};
+    vdisk_queue *q;
+    int rc;
+
+    rc = vdisk_queue_create(&queue, &q);
+    if (rc < 0)
+        return rc;
+    rc = qcow2_check_create(b->name, opts);
+    if (rc >= 0)
+        rc = qcow2_create(b, b->name, opts, q);
+    vdisk_queue_destroy(q);
+    return rc;
+}
+
+int bench_open_lookup(uint64_t size, uint32_t cluster_size, vdisk **ret_vdisk)
+{
+    char data_file[32];
+    struct vdisk_create_opts create = {
+        .size = sizeof create, .format = "qcow2", .virtual_size = size, .cluster_size = cluster_size,
+        .preallocation = VDISK_PREALLOC_METADATA, .data_file = data_file,
+    };
+    struct vdisk_open_opts how = {
+        .size = sizeof how, .format = "qcow2", .data_file = data_file, .flags = VDISK_OPEN_RDWR,
+        /* All of the mapping stays: 8 bytes of it for each cluster, and some slack. */
+        .cache_bytes = size / (cluster_size != 0 ? cluster_size : 65536) * 16 + (32u << 20),
+    };
+    struct backend *b;
+
+    snprintf(data_file, sizeof data_file, "null:%" PRIu64, size);
+    if (memory_backend_create("memory:lookup", 0, &b) < 0) {
+        cli_library_error();
+        return -1;
+    }
+    if (create_in_memory(b, &create) < 0) {
+        cli_library_error();
+        backend_close(b);
+        return -1;
+    }
+    if (vdisk_open_backend(b, &how, ret_vdisk) < 0) {
+        cli_library_error();
+        return -1;
+    }
+    return 0;
+}

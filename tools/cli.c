@@ -1,0 +1,283 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Messages, options, help, progress, JSON: see cli.h. Values are parsed in values.c. */
+#include "tools/cli.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "engine/vdisk.h"
+
+static const char program[] = "vdisk-io";
+
+/* ---- messages -------------------------------------------------------------------------------------- */
+
+static void print_message(const char *kind, const char *fmt, va_list ap)
+{
+    fflush(stdout); /* keep the order when both go to one place */
+    fprintf(stderr, "%s: %s", program, kind);
+    vfprintf(stderr, fmt, ap);
+    fputc('\n', stderr);
+}
+
+void cli_error(const char *fmt, ...)
+{
+    va_list ap;
+
+    va_start(ap, fmt);
+    print_message("", fmt, ap);
+    va_end(ap);
+}
+
+void cli_warn(const char *fmt, ...)
+{
+    va_list ap;
+
+    va_start(ap, fmt);
+    print_message("warning: ", fmt, ap);
+    va_end(ap);
+}
+
+int cli_library_error(void)
+{
+    const char *text = vdisk_error_text();
+    const char *hint = vdisk_error_hint();
+
+    cli_error("%s", text[0] != '\0' ? text : "failed, and the library left no reason");
+    if (hint[0] != '\0')
+        fprintf(stderr, "%s: hint: %s\n", program, hint);
+    return CLI_FAILED;
+}
+
+int cli_usage_error(const struct cli_verb *verb, const char *fmt, ...)
+{
+    char text[512];
+    va_list ap;
+
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    cli_error("%s: %s; see '%s %s --help'", verb->name, text, program, verb->name);
+    return CLI_FAILED;
+}
+
+int cli_finish(int exit_code)
+{
+    if (fflush(stdout) != 0 || ferror(stdout)) {
+        fprintf(stderr, "%s: stdout: %s\n", program, strerror(errno));
+        return exit_code == CLI_OK ? CLI_FAILED : exit_code;
+    }
+    return exit_code;
+}
+
+/* ---- options --------------------------------------------------------------------------------------- */
+
+static const struct cli_option help_option = {'h', "help", NULL, "this text"};
+
+static void add_option(struct cli_parser *p, const struct cli_option *o, size_t *longs, size_t *letters)
+{
+    assert(*longs + 1 < sizeof p->longs / sizeof p->longs[0] && *letters + 3 < sizeof p->letters);
+    if (o->name != NULL) {
+        p->longs[*longs] = (struct option){o->name, o->arg != NULL ? required_argument : no_argument, NULL, o->id};
+        ++*longs;
+    }
+    if (o->id < CLI_LONG_ONLY) {
+        p->letters[(*letters)++] = (char)o->id;
+        if (o->arg != NULL)
+            p->letters[(*letters)++] = ':';
+    }
+}
+
+void cli_parser_init(struct cli_parser *p, const struct cli_verb *verb, int argc, char **argv)
+{
+    size_t longs = 0, letters = 1;
+
+    memset(p, 0, sizeof *p);
+    p->verb = verb;
+    p->argc = argc;
+    p->argv = argv;
+    p->letters[0] = ':'; /* tell a missing argument from an unknown option */
+    for (const struct cli_option *o = verb->options; o->id != 0; o++)
+        add_option(p, o, &longs, &letters);
+    add_option(p, &help_option, &longs, &letters);
+    optind = 0; /* all of glibc's state anew */
+    opterr = 0;
+}
+
+int cli_parser_next(struct cli_parser *p)
+{
+    int id = getopt_long(p->argc, p->argv, p->letters, p->longs, NULL);
+
+    p->value = optarg;
+    switch (id) {
+    case -1:
+        return CLI_END;
+    case 'h':
+        cli_print_verb_help(p->verb);
+        exit(cli_finish(CLI_OK));
+    case ':':
+        cli_usage_error(p->verb, "option '%s' needs an argument", p->argv[optind - 1]);
+        return CLI_ERROR;
+    case '?':
+        if (optopt != 0 && optopt < CLI_LONG_ONLY)
+            cli_usage_error(p->verb, "no option '-%c'", optopt);
+        else
+            cli_usage_error(p->verb, "option '%s' is unknown or takes no argument", p->argv[optind - 1]);
+        return CLI_ERROR;
+    default:
+        return id;
+    }
+}
+
+int cli_operands(const struct cli_parser *p, char ***ret_list)
+{
+    *ret_list = p->argv + optind;
+    return p->argc - optind;
+}
+
+static void print_option(const struct cli_option *o)
+{
+    char left[64];
+    int n = 0;
+
+    if (o->id < CLI_LONG_ONLY)
+        n = snprintf(left, sizeof left, "-%c%s", o->id, o->name != NULL ? ", " : "");
+    else
+        n = snprintf(left, sizeof left, "    ");
+    if (o->name != NULL)
+        n += snprintf(left + n, sizeof left - (size_t)n, "--%s", o->name);
+    if (o->arg != NULL)
+        n += snprintf(left + n, sizeof left - (size_t)n, " %s", o->arg);
+    assert((size_t)n < sizeof left);
+
+    const char *line = o->text;
+    printf("  %-25s ", left);
+    for (const char *end; (end = strchr(line, '\n')) != NULL; line = end + 1)
+        printf("%.*s\n%28s", (int)(end - line), line, "");
+    printf("%s\n", line);
+}
+
+void cli_print_verb_help(const struct cli_verb *verb)
+{
+    printf("Usage: %s %s %s\n%s\n\nOptions:\n", program, verb->name, verb->usage, verb->summary);
+    for (const struct cli_option *o = verb->options; o->id != 0; o++)
+        print_option(o);
+    print_option(&help_option);
+    if (verb->notes != NULL)
+        printf("\n%s", verb->notes);
+}
+
+bool cli_parse_output(const struct cli_verb *verb, const char *value, bool *ret_json)
+{
+    if (strcmp(value, "json") == 0) {
+        *ret_json = true;
+    } else if (strcmp(value, "human") == 0) {
+        *ret_json = false;
+    } else {
+        cli_usage_error(verb, "--output takes human or json, not '%s'", value);
+        return false;
+    }
+    return true;
+}
+
+/* ---- progress and JSON ----------------------------------------------------------------------------- */
+
+static void print_percent(int hundredths)
+{
+    printf("    (%d.%02d/100%%)\r", hundredths / 100, hundredths % 100);
+    fflush(stdout);
+}
+
+int cli_progress_show(void *arg, uint64_t done, uint64_t total)
+{
+    struct cli_progress *p = arg;
+    uint64_t now_ms;
+    int hundredths;
+
+    if (!p->enabled)
+        return 0;
+    now_ms = cli_now_ns() / 1000000;
+    hundredths = total == 0 ? 10000 : (int)((double)done / (double)total * 10000.0);
+    if (hundredths > 10000)
+        hundredths = 10000;
+    if (hundredths == p->last_percent || (now_ms - p->last_ms < 100 && p->last_ms != 0))
+        return 0;
+    p->last_ms = now_ms;
+    p->last_percent = hundredths;
+    print_percent(hundredths);
+    return 0;
+}
+
+void cli_progress_end(struct cli_progress *p)
+{
+    if (!p->enabled)
+        return;
+    print_percent(10000);
+    putchar('\n');
+}
+
+/* Bytes of the UTF-8 sequence at `s` when it is valid, else 0. */
+static size_t utf8_length(const unsigned char *s)
+{
+    size_t n = s[0] < 0x80 ? 1 : s[0] >= 0xc2 && s[0] < 0xe0 ? 2 : (s[0] & 0xf0) == 0xe0 ? 3 :
+               s[0] >= 0xf0 && s[0] < 0xf5 ? 4 : 0;
+
+    for (size_t i = 1; i < n; i++) {
+        if ((s[i] & 0xc0) != 0x80)
+            return 0;
+    }
+    /* Overlong forms, surrogates, and what is past U+10FFFF. */
+    if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] >= 0xa0) || (s[0] == 0xf0 && s[1] < 0x90) ||
+        (s[0] == 0xf4 && s[1] >= 0x90))
+        return 0;
+    return n;
+}
+
+json_t *cli_json_string(const char *text)
+{
+    const unsigned char *in = (const unsigned char *)text;
+    char *clean = cli_calloc(3, strlen(text) + 1);
+    char *out = clean;
+
+    while (*in != '\0') {
+        size_t n = utf8_length(in);
+        if (n == 0) {
+            memcpy(out, "\xef\xbf\xbd", 3);
+            out += 3;
+            in++;
+        } else {
+            memcpy(out, in, n);
+            out += n;
+            in += n;
+        }
+    }
+    json_t *json = json_string(clean);
+    free(clean);
+    return json;
+}
+
+int cli_json_print(json_t *json)
+{
+    char *text = json_dumps(json, JSON_INDENT(4) | JSON_ENSURE_ASCII);
+
+    json_decref(json);
+    if (text == NULL) {
+        cli_error("out of memory");
+        return CLI_FAILED;
+    }
+    puts(text);
+    free(text);
+    return CLI_OK;
+}
+
+uint64_t cli_now_ns(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}

@@ -1,0 +1,149 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What all verbs of the tool share: the table that options are parsed from and help is printed from (so that help
+ * is complete), sizes in every spelling that QEMU takes, -o lists, messages, progress, JSON.
+ */
+#ifndef TOOLS_CLI_H
+#define TOOLS_CLI_H
+
+#include <getopt.h>
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Exit codes that more than one verb has. */
+enum { CLI_OK = 0, CLI_FAILED = 1, CLI_UNSUPPORTED = 63 };
+
+/* Values of cli_option.id for options without a letter start above this. */
+enum { CLI_LONG_ONLY = 256, CLI_END = -1, CLI_ERROR = -2 };
+
+/* One option. A table ends with id 0. */
+struct cli_option {
+    int         id;   /* the letter, or a number above CLI_LONG_ONLY */
+    const char *name; /* long name, or NULL */
+    const char *arg;  /* what its argument is called, or NULL: takes none */
+    const char *text; /* for help; lines are separated by \n */
+};
+
+struct cli_verb {
+    const char              *name;
+    const char              *summary; /* one line */
+    const char              *usage;   /* what follows "vdisk-io VERB " */
+    const struct cli_option *options;
+    const char              *notes;   /* printed after the options, or NULL */
+    int (*run)(const struct cli_verb *verb, int argc, char **argv);
+};
+
+extern const struct cli_verb cli_create, cli_info, cli_map, cli_check, cli_io, cli_bench;
+
+/* ---- messages: to stderr, one line, prefixed with the program's name ------------------------------- */
+
+void cli_error(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+void cli_warn(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
+/* The library's error of this thread, and its hint on a line of its own. Returns CLI_FAILED. */
+int cli_library_error(void);
+
+/* A wrong command line: the text and where to look, in one line. Returns CLI_FAILED. */
+int cli_usage_error(const struct cli_verb *verb, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* Flush stdout; what could not be written (a full disk, a closed pipe) turns success into CLI_FAILED. */
+int cli_finish(int exit_code);
+
+/* ---- options --------------------------------------------------------------------------------------- */
+
+struct cli_parser {
+    const struct cli_verb *verb;
+    int                    argc;
+    char                 **argv;
+    char                  *value;      /* of the option just returned */
+    struct option          longs[32];
+    char                   letters[96];
+};
+
+/* argv[0] is the verb. Options may follow operands. */
+void cli_parser_init(struct cli_parser *p, const struct cli_verb *verb, int argc, char **argv);
+
+/* The next option's id; CLI_END: operands are at argv[optind..argc); CLI_ERROR: said so already. */
+int cli_parser_next(struct cli_parser *p);
+
+/* The operands left, and their number. */
+int cli_operands(const struct cli_parser *p, char ***ret_list);
+
+/* Print the verb's help to stdout. */
+void cli_print_verb_help(const struct cli_verb *verb);
+
+/* "human" or "json"; false: an error was printed. */
+bool cli_parse_output(const struct cli_verb *verb, const char *value, bool *ret_json);
+
+/* ---- values ---------------------------------------------------------------------------------------- */
+
+/*
+ * A size as QEMU reads it: decimal with an optional fraction, or 0x hex; suffix b, K, M, G, T, P, E in either case
+ * (b and e are digits in hex). A fraction needs a suffix of K or more and is cut to whole bytes. 0, -EINVAL, or
+ * -ERANGE (2^64 or more).
+ */
+int cli_parse_size(const char *text, uint64_t *ret);
+
+/* As above, no suffix, decimal, 0x hex or 0 octal, up to `max`. */
+int cli_parse_number(const char *text, uint64_t max, uint64_t *ret);
+
+/* on, off, yes, no, true, false, y, n. */
+int cli_parse_bool(const char *text, bool *ret);
+
+/* "1.5 GiB", three significant digits. Returns `buf`. */
+char *cli_format_size(uint64_t bytes, char *buf, size_t len);
+
+/* Control characters become '?': names out of an image go to people's terminals. Returns `text`, changed. */
+char *cli_printable(char *text);
+
+/* ---- -o key=value,... ------------------------------------------------------------------------------ */
+
+struct cli_pair {
+    char *key;
+    char *value; /* NULL: none was given */
+};
+
+struct cli_pairs {
+    struct cli_pair *list;
+    size_t           count;
+};
+
+/* Append what `text` says; ",," in a value is one comma. 0, -EINVAL (empty key), -ENOMEM. */
+int cli_pairs_add(struct cli_pairs *pairs, const char *text);
+void cli_pairs_free(struct cli_pairs *pairs);
+
+/* ---- progress and JSON ----------------------------------------------------------------------------- */
+
+/* "    (12.34/100%)\r" on stdout, at most 10 times a second. A vdisk_progress_fn; `arg`: a struct cli_progress. */
+struct cli_progress {
+    bool     enabled;
+    uint64_t last_ms;
+    int      last_percent; /* in hundredths */
+};
+
+int cli_progress_show(void *arg, uint64_t done, uint64_t total);
+
+/* Print 100 % and end the line. */
+void cli_progress_end(struct cli_progress *p);
+
+/* A JSON string of bytes that need not be valid UTF-8 (what is not becomes U+FFFD). */
+json_t *cli_json_string(const char *text);
+
+/* Print with QEMU's layout and free. CLI_OK or CLI_FAILED. */
+int cli_json_print(json_t *json);
+
+/* ---- names ----------------------------------------------------------------------------------------- */
+
+/* `backing` as seen from the directory of the image `image`. malloc'ed; NULL: out of memory. */
+char *cli_backing_path(const char *image, const char *backing);
+
+/* strdup that ends the program when memory is not to be had: for command lines and names. */
+char *cli_strdup(const char *text);
+void *cli_calloc(size_t n, size_t size);
+
+/* Monotonic nanoseconds. */
+uint64_t cli_now_ns(void);
+
+#endif

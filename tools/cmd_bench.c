@@ -1,0 +1,532 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * bench: put a load on a volume from inside this process, and say how fast it went. Here: options and reports; the
+ * load is in bench_load.c, volumes made for measuring in bench_scenario.c.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/bits.h"
+#include "engine/vdisk.h"
+#include "tools/bench_load.h"
+#include "tools/bench_scenario.h"
+#include "tools/cli.h"
+
+struct bench {
+    struct bench_load      load;
+    struct vdisk_open_opts how;
+    struct vdisk_info      info;
+    const struct cli_verb *verb;
+    const char            *name;
+    const char            *rw;
+    const char            *scenario;
+    const char            *pattern;      /* as given, or NULL: what rw says */
+    uint64_t               cluster_size; /* of the scenario's image; 0: default */
+    uint64_t               mix;
+    bool                   have_size, have_mix;
+    bool                   json;
+};
+
+/* ---- options --------------------------------------------------------------------------------------- */
+
+enum {
+    OPT_RW = CLI_LONG_ONLY + 1, OPT_MIX, OPT_BLOCK, OPT_DEPTH, OPT_QUEUES, OPT_QUEUE_KIND, OPT_RUNTIME, OPT_RAMP,
+    OPT_COUNT, OPT_SIZE, OPT_OFFSET, OPT_PATTERN, OPT_FLUSH, OPT_FUA, OPT_UNMAP, OPT_SEED, OPT_REGISTER,
+    OPT_LATENCY, OPT_OUTPUT, OPT_SCENARIO, OPT_CLUSTER,
+};
+
+static const struct cli_option options[] = {
+    {'f', "format", "FMT", "raw or qcow2; otherwise found from the content"},
+    {OPT_RW, "rw", "KIND", "read (default), write, rw, zero, discard, in sequence; or\n"
+                           "randread, randwrite, randrw, randzero, randdiscard.\n"
+                           "All but the reads change the image!"},
+    {OPT_MIX, "mix", "PERCENT", "of rw and randrw that are reads (50)"},
+    {OPT_PATTERN, "pattern", "ORDER", "seq, rand, or step:BYTES from one request to the next;\noverrides --rw"},
+    {OPT_BLOCK, "bs", "BYTES", "length of a request (4K)"},
+    {OPT_DEPTH, "depth", "N", "requests in flight, of each queue (32; at most 4096)"},
+    {OPT_QUEUES, "queues", "N", "threads, each with a queue, on the one open volume (1)"},
+    {OPT_QUEUE_KIND, "queue-kind", "KIND", "auto (default), uring-defer, uring or threads"},
+    {OPT_RUNTIME, "runtime", "SECONDS", "stop after so long (5, without --count); fractions are fine"},
+    {OPT_RAMP, "ramp", "SECONDS", "run for so long before counting (0)"},
+    {OPT_COUNT, "count", "N", "stop after so many requests of all queues (no flushes)"},
+    {OPT_OFFSET, "offset", "BYTES", "use the volume from here (0)"},
+    {OPT_SIZE, "size", "BYTES", "use so much of it (to its end); the scenario's image size"},
+    {OPT_FLUSH, "flush-every", "N", "a flush after each N writes of a queue"},
+    {OPT_FUA, "fua", NULL, "writes and zeroes are durable when they complete"},
+    {OPT_UNMAP, "unmap", NULL, "zeroes may give space back"},
+    {OPT_SEED, "seed", "N", "of offsets, kinds and data (1)"},
+    {'t', "cache", "MODE", "direct (default: O_DIRECT where the file allows it) or buffered"},
+    {OPT_REGISTER, "register", NULL, "register the buffers with the kernel"},
+    {OPT_LATENCY, "latency", "WHICH", "all (default), or off: keep none"},
+    {OPT_SCENARIO, "scenario", "NAME", "instead of an image: 'lookup', a mapped qcow2 image with its\n"
+                                       "metadata in memory and its data nowhere (--size, 64G)"},
+    {OPT_CLUSTER, "cluster-size", "BYTES", "of the scenario's image (64K)"},
+    {'p', "progress", NULL, "show progress"},
+    {OPT_OUTPUT, "output", "FORM", "human (default) or json"},
+    {0, NULL, NULL, NULL},
+};
+
+static const struct {
+    const char      *name;
+    enum bench_kind  kind;
+    enum bench_order order;
+    bool             mixed;
+} workloads[] = {
+    {"read", BENCH_READ, BENCH_SEQUENTIAL, false},      {"randread", BENCH_READ, BENCH_RANDOM, false},
+    {"write", BENCH_WRITE, BENCH_SEQUENTIAL, false},    {"randwrite", BENCH_WRITE, BENCH_RANDOM, false},
+    {"rw", BENCH_WRITE, BENCH_SEQUENTIAL, true},        {"randrw", BENCH_WRITE, BENCH_RANDOM, true},
+    {"zero", BENCH_ZERO, BENCH_SEQUENTIAL, false},      {"randzero", BENCH_ZERO, BENCH_RANDOM, false},
+    {"discard", BENCH_DISCARD, BENCH_SEQUENTIAL, false}, {"randdiscard", BENCH_DISCARD, BENCH_RANDOM, false},
+};
+
+static int bad_option(const struct bench *b, const char *name, const char *value, const char *expected)
+{
+    cli_usage_error(b->verb, "--%s takes %s, not '%s'", name, expected, value);
+    return -1;
+}
+
+static int parse_workload(struct bench *b, const char *value)
+{
+    for (size_t i = 0; i < ARRAY_LEN(workloads); i++) {
+        if (strcmp(value, workloads[i].name) == 0) {
+            b->rw = workloads[i].name;
+            b->load.kind = workloads[i].kind;
+            b->load.order = workloads[i].order;
+            b->load.read_percent = workloads[i].kind == BENCH_READ ? 100 : workloads[i].mixed ? 50 : 0;
+            return 0;
+        }
+    }
+    return bad_option(b, "rw", value, "read, write, rw, zero, discard, or one of these after 'rand'");
+}
+
+static int parse_pattern(struct bench *b, const char *value)
+{
+    b->pattern = value;
+    if (strcmp(value, "seq") == 0) {
+        b->load.order = BENCH_SEQUENTIAL;
+    } else if (strcmp(value, "rand") == 0) {
+        b->load.order = BENCH_RANDOM;
+    } else if (strncmp(value, "step:", 5) == 0 && cli_parse_size(value + 5, &b->load.step) == 0 &&
+               b->load.step > 0 && b->load.step <= INT64_MAX) {
+        b->load.order = BENCH_STEP;
+    } else {
+        return bad_option(b, "pattern", value, "seq, rand or step:BYTES");
+    }
+    return 0;
+}
+
+static int parse_seconds(const struct bench *b, const char *name, const char *value, uint64_t *ret_ns)
+{
+    char *end;
+    double seconds = strtod(value, &end);
+
+    if (end == value || *end != '\0' || !(seconds >= 0 && seconds <= 1e6))
+        return bad_option(b, name, value, "seconds, up to a million");
+    *ret_ns = (uint64_t)(seconds * 1e9);
+    return 0;
+}
+
+static int parse_count(const struct bench *b, const char *name, const char *value, uint64_t max, uint64_t *ret)
+{
+    char expected[64];
+
+    if (cli_parse_number(value, max, ret) == 0 && *ret > 0)
+        return 0;
+    snprintf(expected, sizeof expected, "a number from 1 to %" PRIu64, max);
+    return bad_option(b, name, value, expected);
+}
+
+static int parse_bytes(const struct bench *b, const char *name, const char *value, uint64_t *ret)
+{
+    if (cli_parse_size(value, ret) == 0 && *ret <= INT64_MAX)
+        return 0;
+    return bad_option(b, name, value, "bytes, or a number with K, M, G, T, P or E");
+}
+
+static int parse_queue_kind(struct bench *b, const char *value)
+{
+    static const char *const names[] = {
+        [VDISK_QUEUE_AUTO] = "auto", [VDISK_QUEUE_URING_DEFER] = "uring-defer", [VDISK_QUEUE_URING] = "uring",
+        [VDISK_QUEUE_THREADS] = "threads",
+    };
+
+    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+        if (strcmp(value, names[i]) == 0) {
+            b->load.queue_kind = (enum vdisk_queue_kind)i;
+            return 0;
+        }
+    }
+    return bad_option(b, "queue-kind", value, "auto, uring-defer, uring or threads");
+}
+
+/* One of two words; the second is true. */
+static int parse_choice(const struct bench *b, const char *name, const char *value, const char *first,
+                        const char *second, bool *ret)
+{
+    char expected[64];
+
+    *ret = strcmp(value, second) == 0;
+    if (*ret || strcmp(value, first) == 0)
+        return 0;
+    snprintf(expected, sizeof expected, "%s or %s", first, second);
+    return bad_option(b, name, value, expected);
+}
+
+static int parse_size_option(struct bench *b, int id, const char *value)
+{
+    switch (id) {
+    case OPT_BLOCK: return parse_bytes(b, "bs", value, &b->load.block);
+    case OPT_OFFSET: return parse_bytes(b, "offset", value, &b->load.offset);
+    case OPT_CLUSTER: return parse_bytes(b, "cluster-size", value, &b->cluster_size);
+    default: b->have_size = true; return parse_bytes(b, "size", value, &b->load.size);
+    }
+}
+
+static int parse_number_option(struct bench *b, int id, const char *value)
+{
+    struct bench_load *l = &b->load;
+    uint64_t n = 0;
+    int rc;
+
+    switch (id) {
+    case OPT_DEPTH:
+        rc = parse_count(b, "depth", value, BENCH_MAX_DEPTH, &n);
+        l->depth = (unsigned)n;
+        return rc;
+    case OPT_QUEUES:
+        rc = parse_count(b, "queues", value, BENCH_MAX_QUEUES, &n);
+        l->queues = (unsigned)n;
+        return rc;
+    case OPT_COUNT: return parse_count(b, "count", value, UINT64_MAX / 2, &l->count);
+    case OPT_FLUSH: return parse_count(b, "flush-every", value, UINT64_MAX / 2, &l->flush_every);
+    case OPT_SEED:
+        return cli_parse_number(value, UINT64_MAX, &l->seed) == 0 ? 0 : bad_option(b, "seed", value, "a number");
+    default:
+        b->have_mix = true;
+        return cli_parse_number(value, 100, &b->mix) == 0 ? 0 : bad_option(b, "mix", value, "0 to 100");
+    }
+}
+
+static int parse_option(struct bench *b, int id, const char *value)
+{
+    struct bench_load *l = &b->load;
+    bool choice = false;
+    int rc;
+
+    switch (id) {
+    case 'f': b->how.format = value; return 0;
+    case 'p': l->progress = true; return 0;
+    case 't':
+        rc = parse_choice(b, "cache", value, "direct", "buffered", &choice);
+        b->how.flags |= choice ? VDISK_OPEN_BUFFERED : 0;
+        return rc;
+    case OPT_RW: return parse_workload(b, value);
+    case OPT_PATTERN: return parse_pattern(b, value);
+    case OPT_QUEUE_KIND: return parse_queue_kind(b, value);
+    case OPT_RUNTIME: return parse_seconds(b, "runtime", value, &l->runtime_ns);
+    case OPT_RAMP: return parse_seconds(b, "ramp", value, &l->ramp_ns);
+    case OPT_FUA: l->write_flags |= VDISK_REQ_FUA; return 0;
+    case OPT_UNMAP: l->write_flags |= VDISK_REQ_UNMAP; return 0;
+    case OPT_REGISTER: l->register_buffers = true; return 0;
+    case OPT_LATENCY: return parse_choice(b, "latency", value, "off", "all", &l->latency);
+    case OPT_OUTPUT: return parse_choice(b, "output", value, "human", "json", &b->json);
+    case OPT_SCENARIO:
+        b->scenario = value;
+        return strcmp(value, "lookup") == 0 ? 0 : bad_option(b, "scenario", value, "lookup");
+    case OPT_BLOCK:
+    case OPT_OFFSET:
+    case OPT_SIZE:
+    case OPT_CLUSTER: return parse_size_option(b, id, value);
+    case CLI_ERROR: return -1;
+    default: return parse_number_option(b, id, value);
+    }
+}
+
+/* --pattern has its say over --rw whichever came first; so has --mix. */
+static int settle_options(struct bench *b)
+{
+    struct bench_load *l = &b->load;
+
+    if (b->pattern != NULL && parse_pattern(b, b->pattern) < 0)
+        return -1;
+    if (b->have_mix && (l->read_percent == 0 || l->read_percent == 100)) {
+        cli_usage_error(b->verb, "--mix goes with --rw rw or randrw");
+        return -1;
+    }
+    if (b->have_mix)
+        l->read_percent = (unsigned)b->mix;
+    if ((l->write_flags & VDISK_REQ_UNMAP) && l->kind != BENCH_ZERO) {
+        cli_usage_error(b->verb, "--unmap goes with --rw zero or randzero");
+        return -1;
+    }
+    if (l->block == 0 || l->block > (1u << 30)) {
+        cli_usage_error(b->verb, "--bs takes 1 to 1G");
+        return -1;
+    }
+    if (l->runtime_ns == 0 && l->count == 0)
+        l->runtime_ns = UINT64_C(5000000000);
+    return 0;
+}
+
+/* ---- the volume ------------------------------------------------------------------------------------ */
+
+static int open_volume(struct bench *b, vdisk **ret)
+{
+    if (b->scenario != NULL) {
+        b->name = b->scenario;
+        if (!b->have_size)
+            b->load.size = UINT64_C(64) << 30;
+        b->have_size = true;
+        return bench_open_lookup(b->load.size, (uint32_t)b->cluster_size, ret);
+    }
+    if (b->load.read_percent != 100)
+        b->how.flags |= VDISK_OPEN_RDWR;
+    if (vdisk_open(b->name, &b->how, ret) < 0) {
+        cli_library_error();
+        return -1;
+    }
+    return 0;
+}
+
+static int settle_range(struct bench *b, vdisk *v)
+{
+    struct bench_load *l = &b->load;
+    uint64_t size = vdisk_size(v), least;
+
+    if (l->offset > size || (b->have_size && l->size > size - l->offset)) {
+        cli_error("bench: %s: --offset and --size reach past the end of the volume at %" PRIu64, b->name, size);
+        return -1;
+    }
+    if (!b->have_size)
+        l->size = size - l->offset;
+    least = l->block * (l->order == BENCH_SEQUENTIAL ? l->queues : 1);
+    if (l->size < least) {
+        cli_error("bench: %s: %" PRIu64 " bytes are too few: %u queue(s) with --bs %" PRIu64 " need %" PRIu64,
+                  b->name, l->size, l->queues, l->block, least);
+        return -1;
+    }
+    return 0;
+}
+
+/* ---- reports --------------------------------------------------------------------------------------- */
+
+static const char *const kind_names[] = {"read", "write", "zero", "discard", "flush"};
+static const double ranks[] = {0.5, 0.9, 0.99, 0.999};
+static const char *const rank_names[] = {"p50", "p90", "p99", "p99.9"};
+
+static double seconds_of(struct timeval t)
+{
+    return (double)t.tv_sec + (double)t.tv_usec / 1e6;
+}
+
+static uint64_t all_requests(const struct bench_result *r)
+{
+    uint64_t n = 0;
+
+    for (int k = 0; k < BENCH_FLUSH; k++)
+        n += r->kinds[k].count;
+    return n;
+}
+
+static double per_second(uint64_t n, const struct bench_result *r)
+{
+    return (double)n * 1e9 / (double)r->elapsed_ns;
+}
+
+/* "1.23 ms": three digits, in the unit that fits. */
+static const char *format_ns(double ns, char *buf, size_t room)
+{
+    static const char *const units[] = {"ns", "us", "ms", "s"};
+    size_t unit = 0;
+
+    while (ns >= 1000.0 && unit + 1 < ARRAY_LEN(units)) {
+        ns /= 1000.0;
+        unit++;
+    }
+    snprintf(buf, room, "%.*f %s", unit == 0 || ns >= 100.0 ? 0 : ns >= 10.0 ? 1 : 2, ns, units[unit]);
+    return buf;
+}
+
+static void print_kind(const struct bench_result *r, int kind)
+{
+    const struct bench_stats *s = &r->kinds[kind];
+    const struct histogram *h = &s->latency;
+    char buf[32];
+
+    if (s->count == 0)
+        return;
+    printf("%-8s %.0f IOPS, %.1f MB/s (%" PRIu64 " requests)\n", kind_names[kind], per_second(s->count, r),
+           per_second(s->bytes, r) / 1e6, s->count);
+    if (h->count == 0)
+        return;
+    printf("         latency: min %s", format_ns((double)h->min, buf, sizeof buf));
+    printf(", mean %s", format_ns(histogram_mean(h), buf, sizeof buf));
+    for (size_t i = 0; i < ARRAY_LEN(ranks); i++)
+        printf(", %s %s", rank_names[i], format_ns((double)histogram_percentile(h, ranks[i]), buf, sizeof buf));
+    printf(", max %s\n", format_ns((double)h->max, buf, sizeof buf));
+}
+
+static void print_human(const struct bench *b, const struct bench_result *r)
+{
+    double user = seconds_of(r->cpu.ru_utime), system = seconds_of(r->cpu.ru_stime);
+    double n = (double)max_u64(all_requests(r), 1), elapsed = (double)r->elapsed_ns / 1e9;
+    char size[32];
+
+    printf("%s: %s (%s on %s, %s)\n", b->name, b->rw, b->info.format, b->info.backend,
+           b->info.direct ? "direct" : "not direct");
+    printf("         %s%s%s requests, depth %u, %u queue%s of kind %s%s, %.2f s\n",
+           b->pattern != NULL ? b->pattern : "", b->pattern != NULL ? ", " : "",
+           cli_format_size(b->load.block, size, sizeof size), b->load.depth, b->load.queues,
+           b->load.queues == 1 ? "" : "s", vdisk_queue_kind_name(r->queue_kind),
+           r->registered ? ", registered buffers" : "", elapsed);
+    for (int k = 0; k < BENCH_KINDS; k++)
+        print_kind(r, k);
+    printf("cpu      %.3f us a request: %.3f user, %.3f system; %.2f cores busy\n", (user + system) / n * 1e6,
+           user / n * 1e6, system / n * 1e6, (user + system) / elapsed);
+}
+
+static json_t *latency_json(const struct histogram *h)
+{
+    json_t *out = json_object();
+
+    json_object_set_new(out, "min", json_integer((json_int_t)h->min));
+    json_object_set_new(out, "mean", json_real(histogram_mean(h)));
+    for (size_t i = 0; i < ARRAY_LEN(ranks); i++)
+        json_object_set_new(out, rank_names[i], json_integer((json_int_t)histogram_percentile(h, ranks[i])));
+    json_object_set_new(out, "max", json_integer((json_int_t)h->max));
+    return out;
+}
+
+static json_t *kind_json(const struct bench_result *r, int kind)
+{
+    const struct bench_stats *s = &r->kinds[kind];
+    json_t *out = json_object();
+
+    json_object_set_new(out, "requests", json_integer((json_int_t)s->count));
+    json_object_set_new(out, "bytes", json_integer((json_int_t)s->bytes));
+    json_object_set_new(out, "iops", json_real(per_second(s->count, r)));
+    json_object_set_new(out, "mb-per-s", json_real(per_second(s->bytes, r) / 1e6));
+    if (s->latency.count > 0)
+        json_object_set_new(out, "latency-ns", latency_json(&s->latency));
+    return out;
+}
+
+static json_t *settings_json(const struct bench *b, const struct bench_result *r)
+{
+    const struct bench_load *l = &b->load;
+    json_t *out = json_object();
+
+    json_object_set_new(out, "filename", cli_json_string(b->name));
+    json_object_set_new(out, "format", json_string(b->info.format));
+    json_object_set_new(out, "backend", json_string(b->info.backend));
+    json_object_set_new(out, "direct", json_boolean(b->info.direct));
+    json_object_set_new(out, "queue-kind", json_string(vdisk_queue_kind_name(r->queue_kind)));
+    json_object_set_new(out, "registered-buffers", json_boolean(r->registered));
+    json_object_set_new(out, "rw", json_string(b->rw));
+    if (b->pattern != NULL)
+        json_object_set_new(out, "pattern", json_string(b->pattern));
+    json_object_set_new(out, "read-percent", json_integer((json_int_t)l->read_percent));
+    json_object_set_new(out, "bs", json_integer((json_int_t)l->block));
+    json_object_set_new(out, "depth", json_integer((json_int_t)l->depth));
+    json_object_set_new(out, "queues", json_integer((json_int_t)l->queues));
+    json_object_set_new(out, "offset", json_integer((json_int_t)l->offset));
+    json_object_set_new(out, "size", json_integer((json_int_t)l->size));
+    json_object_set_new(out, "flush-every", json_integer((json_int_t)l->flush_every));
+    json_object_set_new(out, "fua", json_boolean(l->write_flags & VDISK_REQ_FUA));
+    json_object_set_new(out, "seed", json_integer((json_int_t)l->seed));
+    return out;
+}
+
+static int print_json(const struct bench *b, const struct bench_result *r)
+{
+    double user = seconds_of(r->cpu.ru_utime), system = seconds_of(r->cpu.ru_stime);
+    double n = (double)max_u64(all_requests(r), 1);
+    json_t *out = settings_json(b, r), *cpu = json_object();
+    uint64_t bytes = 0;
+
+    for (int k = 0; k < BENCH_KINDS; k++)
+        bytes += r->kinds[k].bytes;
+    json_object_set_new(out, "elapsed-s", json_real((double)r->elapsed_ns / 1e9));
+    json_object_set_new(out, "requests", json_integer((json_int_t)all_requests(r)));
+    json_object_set_new(out, "iops", json_real(per_second(all_requests(r), r)));
+    json_object_set_new(out, "mb-per-s", json_real(per_second(bytes, r) / 1e6));
+    for (int k = 0; k < BENCH_KINDS; k++) {
+        if (r->kinds[k].count > 0)
+            json_object_set_new(out, kind_names[k], kind_json(r, k));
+    }
+    json_object_set_new(cpu, "user-s", json_real(user));
+    json_object_set_new(cpu, "system-s", json_real(system));
+    json_object_set_new(cpu, "us-per-request", json_real((user + system) / n * 1e6));
+    json_object_set_new(out, "cpu", cpu);
+    return cli_json_print(out);
+}
+
+/* ---- all of it ------------------------------------------------------------------------------------- */
+
+static int measure(struct bench *b)
+{
+    struct bench_result *result;
+    vdisk *v;
+    int rc;
+
+    if (open_volume(b, &v) < 0)
+        return CLI_FAILED;
+    b->info.size = sizeof b->info;
+    result = cli_calloc(1, sizeof *result); /* histograms: too much for a stack */
+    if (vdisk_get_info(v, &b->info) < 0)
+        rc = cli_library_error();
+    else
+        rc = settle_range(b, v) < 0 || bench_run(v, &b->load, result) < 0 ? CLI_FAILED : CLI_OK;
+    if (rc == CLI_OK && b->json)
+        rc = print_json(b, result);
+    else if (rc == CLI_OK)
+        print_human(b, result);
+    free(result);
+    if (vdisk_close(v) < 0 && rc == CLI_OK)
+        rc = cli_library_error();
+    return rc;
+}
+
+static int run(const struct cli_verb *verb, int argc, char **argv)
+{
+    struct bench b = {
+        .verb = verb,
+        .how = {.size = sizeof b.how},
+        .load = {.block = 4096, .depth = 32, .queues = 1, .seed = 1, .latency = true},
+    };
+    struct cli_parser p;
+    char **operands;
+    int n;
+
+    parse_workload(&b, "read");
+    cli_parser_init(&p, verb, argc, argv);
+    for (int id; (id = cli_parser_next(&p)) != CLI_END;) {
+        if (parse_option(&b, id, p.value) < 0)
+            return CLI_FAILED;
+    }
+    if (settle_options(&b) < 0)
+        return CLI_FAILED;
+    b.load.progress = b.load.progress && !b.json;
+    n = cli_operands(&p, &operands);
+    if (n != (b.scenario != NULL ? 0 : 1))
+        return cli_usage_error(verb, b.scenario != NULL ? "takes no image with --scenario" :
+                                                          "takes the name of one image");
+    b.name = n > 0 ? operands[0] : NULL;
+    return measure(&b);
+}
+
+const struct cli_verb cli_bench = {
+    .name = "bench",
+    .summary = "Measure I/O to a volume: IOPS, throughput, latency, CPU.",
+    .usage = "[OPTION]... NAME\n       vdisk-io bench --scenario lookup [OPTION]...",
+    .options = options,
+    .notes = "Sequential queues share the range out among them; random ones and steps use all of it.\n"
+             "Latency runs from enqueue to the reap that handed the completion out; CPU is that of the\n"
+             "whole process, kernel workers included, while it counted. Try 'null:64G' with -f raw as NAME\n"
+             "for the cost of the engine itself.\n"
+             "Exit code: 0, or 1 after a failed request or a wrong option.\n",
+    .run = run,
+};

@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * map: what each range of an image is made of, and where, as qemu-img map.
+ *
+ * Streams: extents are fetched a batch at a time, neighbours of one kind are merged, and each run is printed as
+ * soon as the next one starts, so that memory does not grow with the image.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "engine/bits.h"
+#include "engine/vdisk.h"
+#include "engine/volume.h"
+#include "tools/cli.h"
+
+enum { BATCH = 128 };
+
+struct map {
+    vdisk              *volume;
+    const char         *name;
+    bool                json;
+    bool                any;     /* something was printed */
+    struct vdisk_extent current; /* not printed yet; length 0: none */
+};
+
+/* The name of the file that holds the data of layer `depth`. */
+static const char *layer_file(const struct map *m, uint32_t depth)
+{
+    const vdisk *v = m->volume;
+
+    for (; depth > 0 && v->backing != NULL; depth--)
+        v = v->backing;
+    return v->data->name;
+}
+
+static void print_json(struct map *m, const struct vdisk_extent *e)
+{
+    printf("%s{ \"start\": %" PRIu64 ", \"length\": %" PRIu64 ", \"depth\": %u, \"present\": %s, \"zero\": %s, "
+           "\"data\": %s",
+           m->any ? ",\n" : "[", e->guest_offset, e->length, e->depth,
+           e->flags & VDISK_EXTENT_ALLOCATED ? "true" : "false", e->flags & VDISK_EXTENT_ZERO ? "true" : "false",
+           e->flags & VDISK_EXTENT_DATA ? "true" : "false");
+    if (e->flags & VDISK_EXTENT_OFFSET)
+        printf(", \"offset\": %" PRIu64, e->host_offset);
+    printf("}");
+    m->any = true;
+}
+
+/* Only what a reader of the file could find there: data at an offset. */
+static int print_human(struct map *m, const struct vdisk_extent *e)
+{
+    if (!(e->flags & VDISK_EXTENT_DATA) || (e->flags & VDISK_EXTENT_ZERO))
+        return CLI_OK;
+    if (!(e->flags & VDISK_EXTENT_OFFSET)) {
+        cli_error("%s: File contains external, encrypted or compressed clusters. (at offset %" PRIu64
+                  "; --output json shows them)",
+                  m->name, e->guest_offset);
+        return CLI_FAILED;
+    }
+    printf("%#-16" PRIx64 "%#-16" PRIx64 "%#-16" PRIx64 "%s\n", e->guest_offset, e->length, e->host_offset,
+           layer_file(m, e->depth));
+    return CLI_OK;
+}
+
+static int print_run(struct map *m)
+{
+    int rc = CLI_OK;
+
+    if (m->current.length == 0)
+        return CLI_OK;
+    if (m->json)
+        print_json(m, &m->current);
+    else
+        rc = print_human(m, &m->current);
+    m->current.length = 0;
+    return rc;
+}
+
+/* Compressed runs differ from others by having no offset, which qemu-img goes by as well. */
+static bool continues(const struct vdisk_extent *run, const struct vdisk_extent *e)
+{
+    const uint32_t shown = VDISK_EXTENT_DATA | VDISK_EXTENT_ZERO | VDISK_EXTENT_OFFSET | VDISK_EXTENT_ALLOCATED;
+
+    return run->length != 0 && run->depth == e->depth && ((run->flags ^ e->flags) & shown) == 0 &&
+           (!(e->flags & VDISK_EXTENT_OFFSET) || run->host_offset + run->length == e->host_offset);
+}
+
+static int add_extent(struct map *m, const struct vdisk_extent *e)
+{
+    int rc;
+
+    if (continues(&m->current, e)) {
+        m->current.length += e->length;
+        return CLI_OK;
+    }
+    rc = print_run(m);
+    m->current = *e;
+    return rc;
+}
+
+static int map_range(struct map *m, uint64_t offset, uint64_t end)
+{
+    struct vdisk_extent list[BATCH];
+    int rc = CLI_OK;
+
+    while (offset < end && rc == CLI_OK) {
+        struct vdisk_extents extents = {.list = list, .max = BATCH};
+        if (vdisk_pextents(m->volume, end - offset, offset, &extents) < 0)
+            return cli_library_error();
+        for (unsigned i = 0; i < extents.count && rc == CLI_OK; i++) {
+            rc = add_extent(m, &list[i]);
+            offset = list[i].guest_offset + list[i].length;
+        }
+    }
+    return rc == CLI_OK ? print_run(m) : rc;
+}
+
+static int map_image(struct map *m, uint64_t start, uint64_t max_length)
+{
+    uint64_t size = vdisk_size(m->volume);
+    uint64_t end = start < size ? start + min_u64(max_length, size - start) : start;
+    int rc;
+
+    if (!m->json)
+        printf("%-16s%-16s%-16s%s\n", "Offset", "Length", "Mapped to", "File");
+    rc = map_range(m, start, end);
+    if (m->json && !m->any && rc == CLI_OK)
+        print_json(m, &(struct vdisk_extent){.guest_offset = start}); /* an empty range has one entry, as QEMU's */
+    if (m->json)
+        puts(m->any ? "]" : "[]");
+    return rc;
+}
+
+enum { OPT_OUTPUT = CLI_LONG_ONLY + 1 };
+
+static const struct cli_option options[] = {
+    {'f', "format", "FMT", "raw or qcow2; otherwise found from the content"},
+    {OPT_OUTPUT, "output", "FORM", "human (default) or json"},
+    {'s', "start-offset", "BYTES", "begin here"},
+    {'l', "max-length", "BYTES", "go on for so long"},
+    {'U', "force-share", NULL, "open even if another process writes to the image"},
+    {0, NULL, NULL, NULL},
+};
+
+static int run(const struct cli_verb *verb, int argc, char **argv)
+{
+    struct vdisk_open_opts how = {.size = sizeof how};
+    uint64_t start = 0, max_length = UINT64_MAX;
+    struct map m = {.volume = NULL};
+    struct cli_parser p;
+    char **operands;
+
+    cli_parser_init(&p, verb, argc, argv);
+    for (int id; (id = cli_parser_next(&p)) != CLI_END;) {
+        switch (id) {
+        case 'f': how.format = p.value; break;
+        case 'U': how.flags |= VDISK_OPEN_FORCE_SHARE; break;
+        case OPT_OUTPUT:
+            if (!cli_parse_output(verb, p.value, &m.json))
+                return CLI_FAILED;
+            break;
+        case 's':
+        case 'l':
+            if (cli_parse_size(p.value, id == 's' ? &start : &max_length) < 0)
+                return cli_usage_error(verb, "'%s' is not a size; suffixes are K, M, G, T, P, E", p.value);
+            break;
+        default: return CLI_FAILED;
+        }
+    }
+    if (cli_operands(&p, &operands) != 1)
+        return cli_usage_error(verb, "takes the name of one image");
+    m.name = operands[0];
+    if (vdisk_open(m.name, &how, &m.volume) < 0)
+        return cli_library_error();
+    int rc = map_image(&m, start, max_length);
+    if (vdisk_close(m.volume) < 0 && rc == CLI_OK)
+        rc = cli_library_error();
+    return rc;
+}
+
+const struct cli_verb cli_map = {
+    .name = "map",
+    .summary = "Show what each range of an image is made of, and where.",
+    .usage = "[OPTION]... NAME",
+    .options = options,
+    .notes = "The human form lists what holds data, with the file of the backing chain that it lies in, and\n"
+             "fails at data that has no place of its own (compressed clusters). The JSON form lists all:\n"
+             "start, length, depth (0: this image), present (the layer at that depth says what is here),\n"
+             "zero (reads as zeros), data (host space holds it), offset (in the file of that layer, where\n"
+             "there is one).\n"
+             "Exit code: 0, or 1.\n",
+    .run = run,
+};

@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* vdisk-io: the table of verbs. One file for each: cmd_VERB.c. */
+#include <stdio.h>
+#include <string.h>
+
+#include "engine/bits.h"
+#include "engine/vdisk.h"
+#include "tools/cli.h"
+
+static const struct cli_verb *const verbs[] = {
+    &cli_create, &cli_info, &cli_map, &cli_check, &cli_io, &cli_bench,
+};
+
+static void print_help(void)
+{
+    printf("Usage: vdisk-io VERB [OPTION]... [ARGUMENT]...\n"
+           "Create, look at, check, read and write disk images (raw and qcow2), and measure the I/O to them.\n"
+           "\nVerbs:\n");
+    for (size_t i = 0; i < ARRAY_LEN(verbs); i++)
+        printf("  %-8s %s\n", verbs[i]->name, verbs[i]->summary);
+    printf("\nOptions:\n"
+           "  -h, --help      this text; after a verb: what the verb takes\n"
+           "  -V, --version   the version\n"
+           "\nAn image is a path; file:PATH for a path that looks like something else; null:SIZE, which reads\n"
+           "as it pleases and forgets writes; or memory:SIZE, which lives as long as the command. SIZE takes\n"
+           "the suffixes K, M, G, T and P. The format is found from the content unless -f names it: name it\n"
+           "for raw images that somebody else could have written.\n");
+}
+
+int main(int argc, char **argv)
+{
+    const char *word = argc > 1 ? argv[1] : NULL;
+
+    if (word == NULL) {
+        cli_error("no verb given; see 'vdisk-io --help'");
+        return CLI_FAILED;
+    }
+    if (strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0) {
+        print_help();
+        return cli_finish(CLI_OK);
+    }
+    if (strcmp(word, "--version") == 0 || strcmp(word, "-V") == 0) {
+        printf("vdisk-io version %s\n", vdisk_version());
+        return cli_finish(CLI_OK);
+    }
+    for (size_t i = 0; i < ARRAY_LEN(verbs); i++) {
+        if (strcmp(word, verbs[i]->name) == 0)
+            return cli_finish(verbs[i]->run(verbs[i], argc - 1, argv + 1));
+    }
+    cli_error("no verb '%s'; see 'vdisk-io --help'", word);
+    return CLI_FAILED;
+}
