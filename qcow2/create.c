@@ -141,41 +141,55 @@ static bool same_file(const char *a, const char *b)
     return same;
 }
 
+/* Image, backing file and data file are three files. Creating one would destroy the other. */
+static int check_distinct(const char *name, const char *backing, const char *data)
+{
+    if (backing && same_file(name, backing))
+        return bad(name, "an image cannot be its own backing file");
+    if (data && same_file(name, data))
+        return bad(name, "an image cannot be its own data file");
+    if (backing && data && same_file(backing, data))
+        return bad(name, "the backing file cannot be the data file too");
+    return 0;
+}
+
 /* Open what is below, to see that it can be, and for its size. */
-static int look_at_backing(const char *name, const struct vdisk_create_opts *o, uint64_t *ret_size)
+static int look_at_backing(const char *name, const struct vdisk_create_opts *o, const char *path,
+                           uint64_t *ret_size)
 {
     struct vdisk_open_opts how = {.size = sizeof how, .format = o->backing_fmt};
-    char *path = volume_resolve(name, o->backing_file);
-    vdisk *v = NULL;
-    int rc;
+    vdisk *v;
+    int rc = vdisk_open(path, &how, &v);
 
-    if (!path)
-        return err_set(ENOMEM, "%s: out of memory", name);
-    if (same_file(name, path))
-        rc = bad(name, "an image cannot be its own backing file");
-    else if (o->data_file && strcmp(o->data_file, o->backing_file) == 0)
-        rc = bad(name, "the data file cannot be the backing file too");
-    else if (o->backing_unchecked)
-        rc = 0;
-    else
-        rc = vdisk_open(path, &how, &v);
-    if (rc == 0 && v) {
-        *ret_size = vdisk_size(v);
-        vdisk_close(v);
-    } else if (rc < 0 && !o->backing_unchecked) {
-        err_prefix(rc, "%s: backing file", name);
-    }
-    free(path);
+    if (rc < 0)
+        return err_prefix(rc, "%s: backing file", name);
+    *ret_size = vdisk_size(v);
+    vdisk_close(v);
+    return 0;
+}
+
+static int check_files(const char *name, const struct vdisk_create_opts *o, uint64_t *ret_size)
+{
+    char *backing = o->backing_file ? volume_resolve(name, o->backing_file) : NULL;
+    char *data = o->data_file ? volume_resolve(name, o->data_file) : NULL;
+    int rc = 0;
+
+    if ((o->backing_file && !backing) || (o->data_file && !data))
+        rc = err_set(ENOMEM, "%s: out of memory", name);
+    if (rc == 0)
+        rc = check_distinct(name, backing, data);
+    if (rc == 0 && backing && !o->backing_unchecked)
+        rc = look_at_backing(name, o, backing, ret_size);
+    free(backing);
+    free(data);
     return rc;
 }
 
 static int find_size(const char *name, const struct vdisk_create_opts *o, uint64_t *ret_size)
 {
     uint64_t size = o->virtual_size;
-    int rc = 0;
+    int rc = check_files(name, o, &size);
 
-    if (o->backing_file)
-        rc = look_at_backing(name, o, &size);
     if (rc < 0)
         return rc;
     if (o->virtual_size != UINT64_MAX)
@@ -313,23 +327,19 @@ static int open_data_file(struct q2_create *c)
     char *path;
     int rc;
 
-    c->data = c->file;
     if (!c->opts->data_file)
         return 0;
     path = volume_resolve(c->name, c->opts->data_file);
     if (!path)
         return err_set(ENOMEM, "%s: out of memory", c->name);
-    if (same_file(c->name, path))
-        rc = bad(c->name, "an image cannot be its own data file");
-    else
-        rc = backend_open(path, flags, &c->data);
+    rc = backend_open(path, flags, &c->data);
     free(path);
     return rc;
 }
 
 static void close_data_file(struct q2_create *c, int rc)
 {
-    if (!c->data || c->data == c->file)
+    if (c->data == c->file)
         return;
     if (rc < 0 && c->data->driver->unlink)
         c->data->driver->unlink(c->data);
@@ -424,7 +434,7 @@ static int write_image(struct q2_create *c)
 
 int qcow2_create(struct backend *b, const char *name, const struct vdisk_create_opts *opts, vdisk_queue *q)
 {
-    struct q2_create c = {.name = name, .opts = opts, .q = q, .file = b};
+    struct q2_create c = {.name = name, .opts = opts, .q = q, .file = b, .data = b};
     int rc = open_data_file(&c);
 
     if (rc == 0)
