@@ -148,5 +148,5 @@ void extents_start(struct request *r)
     x->request = r;
     x->pos = r->guest_offset;
     x->end = r->guest_offset + r->len;
-    queue_ready(r->queue, &x->op.task); /* it may end without an await */
+    op_start_later(&x->op); /* it may end without an await */
 }

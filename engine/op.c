@@ -63,6 +63,12 @@ void op_free(struct op *op, size_t size)
     q->op_pool[class] = op;
 }
 
+void op_start_later(struct op *op)
+{
+    assert(op->state == OP_START);
+    queue_ready(op->queue, &op->task);
+}
+
 void op_wake(struct op *op, int rc)
 {
     op->rc = rc;
@@ -124,4 +130,28 @@ void op_io(struct op *op, struct io *io)
     op_io_begin(op);
     op_io_add(op, io);
     op_io_wait(op);
+}
+
+/* One of several has ended. */
+static void child_step(struct op *op)
+{
+    struct op_child *child = container_of(op, struct op_child, op);
+    struct op *parent = child->parent;
+
+    assert(parent->waits > 0);
+    if (op->rc < 0 && parent->rc == 0)
+        parent->rc = op->rc;
+    if (--parent->waits == 0)
+        parent->type->step(parent);
+}
+
+OP_TYPE(child, child_step, "CHILD");
+
+struct op *op_child_add(struct op *op, struct op_child *child)
+{
+    assert(op->waits > 0);
+    op->waits++;
+    op_init(&child->op, op->queue, &child_type);
+    child->parent = op;
+    return &child->op;
 }

@@ -66,6 +66,12 @@ struct op {
     unsigned              waits; /* I/Os that the current await still waits for */
 };
 
+/* Stands for one of several ops that an await waits for: op_child_add(). */
+struct op_child {
+    struct op  op;
+    struct op *parent;
+};
+
 /* Define `static const struct op_type NAME_type` from a step function and the names of its states. */
 #define OP_TYPE(NAME, STEP, ...)                                                                               \
     static const char *const NAME##_states[] = {__VA_ARGS__};                                                  \
@@ -123,6 +129,9 @@ static inline void op_start(struct op *op)
     op->type->step(op);
 }
 
+/* The first step in the queue's next turn: for ops that may end without an await. Context: the queue's thread. */
+void op_start_later(struct op *op);
+
 /*
  * End the op's current await with `rc`. Any thread; the step runs later, on the op's queue.
  */
@@ -143,6 +152,12 @@ void op_io(struct op *op, struct io *io);
 void op_io_begin(struct op *op);
 void op_io_add(struct op *op, struct io *io);
 void op_io_wait(struct op *op);
+
+/*
+ * Await several ops: between op_io_begin() and op_io_wait(), give each the op that this returns as its parent. `child` is memory
+ * of the waiting op.
+ */
+struct op *op_child_add(struct op *op, struct op_child *child);
 
 /* Make `io` count for the current await without starting it (ring_work() starts it). */
 void op_io_prepare(struct op *op, struct io *io);

@@ -88,7 +88,8 @@ static int ring_enable(vdisk_queue *q)
     int rc;
 
     if (q->kind == VDISK_QUEUE_URING_DEFER) {
-        rc = io_uring_enable_rings(&q->ring);
+        /* Debian's liburing does not export io_uring_enable_rings(). */
+        rc = io_uring_register((unsigned)q->ring.ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
         if (rc < 0)
             return rc;
     }

@@ -50,7 +50,7 @@ static int probe_format(struct backend *b, vdisk_queue *q, const struct format_d
     return rc;
 }
 
-static uint32_t backend_flags(uint32_t open_flags)
+uint32_t volume_backend_flags(uint32_t open_flags)
 {
     return (open_flags & VDISK_OPEN_RDWR ? BACKEND_RDWR : 0u) |
            (open_flags & VDISK_OPEN_BUFFERED ? BACKEND_BUFFERED : 0u) |
@@ -109,7 +109,7 @@ static int reopen_if_ragged(struct backend **b, const struct format_driver *f, u
         return err_set(ENOMEM, "out of memory");
     backend_close(*b);
     *b = NULL;
-    rc = backend_open(name, backend_flags(flags) | BACKEND_BUFFERED, &buffered);
+    rc = backend_open(name, volume_backend_flags(flags) | BACKEND_BUFFERED, &buffered);
     free(name);
     if (rc == 0)
         *b = buffered;
@@ -203,7 +203,7 @@ static int open_backing(vdisk *top, vdisk *v, const struct vdisk_open_opts *opts
         else if (++depth > opts->max_depth)
             rc = err_set(ELOOP, "%s: more than %u layers in the backing chain", top->name, opts->max_depth);
         else
-            rc = backend_open(path, backend_flags(flags), &file);
+            rc = backend_open(path, volume_backend_flags(flags), &file);
         if (rc == 0)
             rc = layer_open(file, v->backing_format, flags, &how, q, &v->backing);
         free(path);
@@ -314,7 +314,7 @@ int vdisk_open(const char *name, const struct vdisk_open_opts *user_opts, vdisk 
     err_clear();
     rc = check_open_opts(name, user_opts, &opts);
     if (rc == 0)
-        rc = backend_open(name, backend_flags(opts.flags), &file);
+        rc = backend_open(name, volume_backend_flags(opts.flags), &file);
     if (rc == 0)
         rc = open_on(file, &opts, ret_vdisk);
     return rc;

@@ -60,6 +60,9 @@ bool chain_known_zero(vdisk *v, uint64_t guest_offset, uint64_t len);
 /* A name stored in the image `from`, as a name to open: relative ones are relative to its directory. malloc'ed. */
 char *volume_resolve(const char *from, const char *name);
 
+/* The flags with which a layer's files are opened. */
+uint32_t volume_backend_flags(uint32_t open_flags);
+
 /* Take the volume's own queue for a synchronous call; NULL and an error text when there is none. Blocks. */
 vdisk_queue *vdisk_sync_queue(vdisk *v);
 void vdisk_sync_queue_done(vdisk *v);

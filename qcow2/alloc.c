@@ -1,0 +1,334 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Taking host clusters.
+ *
+ * Happy path: look for free refcounts from the hint on, in the cached refcount slice, raise them.
+ * Failure modes: the slice is not cached (load it, look again); there is no refcount block for the place (make one
+ * there: its first cluster holds the block itself); the refcount table is too short (grow it, reftable.c); no space.
+ */
+#include "qcow2/alloc.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/zero.h"
+#include "qcow2/entry.h"
+#include "qcow2/reftable.h"
+
+enum scan_result { SCAN_TAKEN, SCAN_NEEDS_SLICE, SCAN_NEEDS_BLOCK, SCAN_FULL };
+
+void q2_refcount_load(struct q2 *q, uint64_t key, struct op *op)
+{
+    uint64_t block_slices = q->geo.cluster_size / q->refcounts.slice_size;
+    uint64_t offset = 0;
+
+    pthread_mutex_lock(&q->lock);
+    if (key / block_slices < q->reftable_entries)
+        offset = q2_reftable_offset(q->reftable[key / block_slices]);
+    pthread_mutex_unlock(&q->lock);
+    if (offset == 0)
+        op_wake(op, 0); /* looked up again, it will be found missing */
+    else if (!is_aligned(offset, q->geo.cluster_size))
+        op_wake(op, q2_break(q, "a refcount table entry is damaged"));
+    else
+        q2_cache_load(q, &q->refcounts, key, offset + key % block_slices * q->refcounts.slice_size, op);
+}
+
+/* Is the range never to be handed out, whatever the refcounts say? Guards against damaged refcounts. */
+static bool is_table(const struct q2 *q, uint64_t index)
+{
+    uint64_t offset = index << q->geo.cluster_bits;
+
+    return index == 0 || (offset >= q->l1_start && offset < q->l1_end) ||
+           (offset >= q->reftable_start && offset < q->reftable_end);
+}
+
+/*
+ * With the lock held: up to `want` free clusters from `from` on, inside one refcount slice: *ret_n of them at
+ * *ret_index, 0 when it has none. The slice's content, or what to fetch first, decides the result.
+ */
+static enum scan_result scan(struct q2 *q, uint64_t from, uint64_t want, uint64_t *ret_index, uint64_t *ret_n)
+{
+    uint64_t key = from >> q->refslice_bits;
+    uint64_t block = q2_reftable_index(&q->geo, from);
+    uint64_t slice_mask = (1ull << q->refslice_bits) - 1;
+    uint64_t end = (key + 1) << q->refslice_bits;
+    struct q2_slot *s;
+
+    *ret_n = 0;
+    if (block >= q->reftable_entries || q2_reftable_offset(q->reftable[block]) == 0)
+        return SCAN_NEEDS_BLOCK;
+    s = q2_cache_find(&q->refcounts, key);
+    if (!s)
+        return SCAN_NEEDS_SLICE;
+    const uint8_t *data = (const uint8_t *)q2_slot_data(&q->refcounts, s);
+    for (uint64_t i = from; i < end && *ret_n < want && i < q->limit_clusters; i++) {
+        bool is_free = q2_refcount_get(&q->geo, data, i & slice_mask) == 0 && !is_table(q, i);
+        if (!is_free && *ret_n > 0)
+            break;
+        if (is_free && (*ret_n)++ == 0)
+            *ret_index = i;
+    }
+    return SCAN_TAKEN;
+}
+
+/* Raise refcounts from 0 to 1; they may lie in several slices, all cached. */
+static void raise(struct q2 *q, uint64_t index, uint64_t n)
+{
+    uint64_t slice_mask = (1ull << q->refslice_bits) - 1;
+
+    while (n > 0) {
+        struct q2_slot *s = q2_cache_find(&q->refcounts, index >> q->refslice_bits);
+        uint64_t part = min_u64(n, slice_mask + 1 - (index & slice_mask));
+        assert(s);
+        q2_refcount_fill_one(&q->geo, (uint8_t *)q2_slot_data(&q->refcounts, s), index & slice_mask, part);
+        q2_slot_mark_dirty(&q->refcounts, s);
+        index += part;
+        n -= part;
+    }
+}
+
+/* The first refcount slice of a run that is not cached any more; false: all are. */
+static bool missing_slice(struct q2 *q, uint64_t index, uint64_t n, uint64_t *ret_key)
+{
+    for (uint64_t key = index >> q->refslice_bits; key <= (index + n - 1) >> q->refslice_bits; key++) {
+        if (q2_cache_find(&q->refcounts, key))
+            continue;
+        *ret_key = key;
+        return true;
+    }
+    return false;
+}
+
+/* The clusters are ours: describe them, move the edge of what is known to be zero. */
+static void take(struct q2 *q, uint64_t index, uint64_t n, struct q2_run *ret)
+{
+    raise(q, index, n);
+    ret->host_offset = index << q->geo.cluster_bits;
+    ret->clusters = n;
+    ret->zero = q->zero_new && ret->host_offset >= q->zero_from;
+    q->zero_from = max_u64(q->zero_from, (index + n) << q->geo.cluster_bits);
+}
+
+static enum scan_result fetch_first(struct q2 *q, enum scan_result r, uint64_t index, uint64_t *ret_need)
+{
+    *ret_need = r == SCAN_NEEDS_SLICE ? index >> q->refslice_bits : q2_reftable_index(&q->geo, index);
+    return r;
+}
+
+/*
+ * With the lock held: take 1 to `want` clusters. On SCAN_NEEDS_SLICE and SCAN_NEEDS_BLOCK *ret_need is the slice's key, or
+ * the number of the missing block.
+ */
+static enum scan_result try_take(struct q2 *q, uint64_t want, struct q2_run *ret, uint64_t *ret_need)
+{
+    uint64_t found = 0, n = 0;
+
+    for (;;) {
+        if (q->free_hint >= q->limit_clusters)
+            return SCAN_FULL;
+        enum scan_result r = scan(q, q->free_hint, want, &found, &n);
+        if (r != SCAN_TAKEN)
+            return fetch_first(q, r, q->free_hint, ret_need);
+        if (n > 0)
+            break;
+        q->free_hint = ((q->free_hint >> q->refslice_bits) + 1) << q->refslice_bits;
+    }
+    take(q, found, n, ret);
+    q->free_hint = found + n;
+    return SCAN_TAKEN;
+}
+
+/* The same for exactly `want` neighbours, over several slices if need be. What is passed over stays free. */
+static enum scan_result try_take_exact(struct q2 *q, uint64_t want, struct q2_run *ret, uint64_t *ret_need)
+{
+    uint64_t index = q->free_hint, start = index, have = 0, found = 0, n = 0;
+
+    while (have < want) {
+        if (index >= q->limit_clusters)
+            return SCAN_FULL;
+        enum scan_result r = scan(q, index, want - have, &found, &n);
+        if (r != SCAN_TAKEN)
+            return fetch_first(q, r, index, ret_need);
+        if (n == 0) {
+            index = ((index >> q->refslice_bits) + 1) << q->refslice_bits;
+            have = 0;
+            continue;
+        }
+        if (have == 0 || found != start + have) {
+            start = found;
+            have = 0;
+        }
+        have += n;
+        index = found + n;
+    }
+    if (missing_slice(q, start, want, ret_need))
+        return SCAN_NEEDS_SLICE;
+    take(q, start, want, ret);
+    return SCAN_TAKEN;
+}
+
+/* ---- the op ------------------------------------------------------------------------------------------ */
+
+struct alloc {
+    struct op      op;
+    struct op     *parent;
+    struct q2     *q;
+    uint64_t       want, need;
+    bool           exact, have_structure;
+    struct q2_run *ret;
+};
+
+enum alloc_state { ALLOC_START = OP_START, ALLOC_SLICE_LOADED, ALLOC_BLOCK_MADE };
+
+static enum scan_result alloc_try(struct alloc *a)
+{
+    enum scan_result r;
+
+    pthread_mutex_lock(&a->q->lock);
+    r = a->exact ? try_take_exact(a->q, a->want, a->ret, &a->need) : try_take(a->q, a->want, a->ret, &a->need);
+    pthread_mutex_unlock(&a->q->lock);
+    return r;
+}
+
+static void alloc_finish(struct alloc *a, int rc)
+{
+    struct op *parent = a->parent;
+
+    if (rc < 0)
+        a->ret->clusters = 0;
+    op_free(&a->op, sizeof *a);
+    op_wake(parent, rc);
+}
+
+static void alloc_step(struct op *op)
+{
+    struct alloc *a = container_of(op, struct alloc, op);
+    enum scan_result r;
+
+    OP_BEGIN(enum alloc_state, op)
+    for (;;) {
+        r = alloc_try(a);
+        if (r == SCAN_TAKEN || r == SCAN_FULL)
+            break;
+        if (r == SCAN_NEEDS_SLICE)
+            OP_TRY(op, ALLOC_SLICE_LOADED, q2_refcount_load(a->q, a->need, op));
+        else
+            OP_TRY(op, ALLOC_BLOCK_MADE, q2_refblock_make(a->q, a->need, a->have_structure, op));
+    }
+    alloc_finish(a, r == SCAN_FULL ? -ENOSPC : 0);
+    return;
+    OP_END
+fail:
+    alloc_finish(a, op->rc);
+}
+
+OP_TYPE(alloc, alloc_step, "START", "ALLOC_SLICE_LOADED", "ALLOC_BLOCK_MADE");
+
+static void alloc_begin(struct q2 *q, uint64_t want, bool exact, struct q2_run *ret_run, struct op *op,
+                        bool have_structure)
+{
+    struct alloc *a = op_alloc(op->queue, &alloc_type, sizeof *a);
+
+    assert(want > 0);
+    ret_run->clusters = 0;
+    if (!a) {
+        op_wake(op, -ENOMEM);
+        return;
+    }
+    a->parent = op;
+    a->q = q;
+    a->want = want;
+    a->exact = exact;
+    a->ret = ret_run;
+    a->have_structure = have_structure;
+    op_start(&a->op);
+}
+
+void q2_alloc(struct q2 *q, uint64_t want, bool exact, struct q2_run *ret_run, struct op *op)
+{
+    alloc_begin(q, want, exact, ret_run, op, false);
+}
+
+void q2_alloc_structure(struct q2 *q, uint64_t want, bool exact, struct q2_run *ret_run, struct op *op)
+{
+    alloc_begin(q, want, exact, ret_run, op, true);
+}
+
+/* ---- giving back ------------------------------------------------------------------------------------- */
+
+void q2_free(struct q2 *q, uint64_t host_offset, uint64_t clusters)
+{
+    struct q2_freed_list *l = &q->freed[Q2_FREED_NOW];
+    struct q2_freed *last = l->count ? &l->list[l->count - 1] : NULL;
+    uint64_t index = host_offset >> q->geo.cluster_bits;
+
+    assert(is_aligned(host_offset, q->geo.cluster_size));
+    if (last && last->cluster_index + last->clusters == index) {
+        last->clusters += clusters;
+        return;
+    }
+    if (l->count == l->max) {
+        size_t max = l->max ? 2 * l->max : 64;
+        struct q2_freed *list = realloc(l->list, max * sizeof *list);
+        if (!list)
+            return;
+        l->list = list;
+        l->max = max;
+    }
+    l->list[l->count++] = (struct q2_freed){index, clusters};
+}
+
+void q2_free_packed(struct q2 *q, uint64_t entry)
+{
+    struct q2_mapping m = q2_entry_decode(&q->geo, entry, 0);
+    uint64_t first = q2_cluster_down(&q->geo, m.host_offset);
+    uint64_t end = q2_cluster_up(&q->geo, m.host_offset + m.packed_len);
+
+    assert(m.type == Q2_CLUSTER_COMPRESSED);
+    /* One at a time: neighbours in the list must not merge what is counted twice. */
+    for (; first < end; first += q->geo.cluster_size)
+        q2_free(q, first, 1);
+}
+
+/* Lower one refcount. */
+static void lower(struct q2 *q, struct q2_slot *s, uint64_t index)
+{
+    uint64_t i = index & ((1ull << q->refslice_bits) - 1);
+    uint8_t *data = (uint8_t *)q2_slot_data(&q->refcounts, s);
+    uint64_t refcount = q2_refcount_get(&q->geo, data, i);
+
+    if (refcount == 0) {
+        /* Freed twice: the image says so, we did not. */
+        atomic_store(&q->broken, true);
+        return;
+    }
+    q2_refcount_set(&q->geo, data, i, refcount - 1);
+    q2_slot_mark_dirty(&q->refcounts, s);
+    if (refcount == 1 && index < q->free_hint)
+        q->free_hint = index;
+}
+
+bool q2_reclaim(struct q2 *q, uint64_t *ret_key)
+{
+    struct q2_freed_list *l = &q->freed[Q2_FREED_DURABLE];
+    bool any = l->count > 0;
+
+    if (!any || !gate_passed(&q->v->requests, q->freed_ticket))
+        return true;
+    while (l->count > 0) {
+        struct q2_freed *f = &l->list[l->count - 1];
+        uint64_t index = f->cluster_index + f->clusters - 1;
+        struct q2_slot *s = q2_cache_find(&q->refcounts, index >> q->refslice_bits);
+        if (!s) {
+            *ret_key = index >> q->refslice_bits;
+            return false;
+        }
+        lower(q, s, index);
+        if (--f->clusters == 0)
+            l->count--;
+    }
+    q2_packed_forget(&q->packed);
+    return true;
+}

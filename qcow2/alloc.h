@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Host clusters: taking free ones, giving back, refcounts. Rules about when what reaches the disk are in flush.c.
+ *
+ * Invariants.
+ *  1. A cluster's refcount is raised in memory when it is taken, before anything can refer to it.
+ *  2. Refcounts in memory only fall when the fall is durable elsewhere (flush.c, rule 5): a refcount slice may be
+ *     written at any time.
+ *  3. A freed cluster is not found free before its old users have gone (the volume's gate).
+ */
+#ifndef QCOW2_ALLOC_H
+#define QCOW2_ALLOC_H
+
+#include "qcow2/state.h"
+
+struct q2_run {
+    uint64_t host_offset;
+    uint64_t clusters;
+    bool     zero;     /* reads as zeros: never handed out before, beyond the old end of the file */
+};
+
+/*
+ * Take 1 to `want` neighbouring clusters; as the call of an await. op->rc: 0, -ENOSPC, -ENOMEM, or of the I/O.
+ * `exact`: all of them or none. Context: not with the structure lock held.
+ */
+void q2_alloc(struct q2 *q, uint64_t want, bool exact, struct q2_run *ret_run, struct op *op);
+
+/* The same for one who holds the structure lock. */
+void q2_alloc_structure(struct q2 *q, uint64_t want, bool exact, struct q2_run *ret_run, struct op *op);
+
+/*
+ * Nothing in memory refers to these any more: they become free once that is durable and nobody uses them. With the
+ * lock held. Out of memory: they leak.
+ */
+void q2_free(struct q2 *q, uint64_t host_offset, uint64_t clusters);
+
+/* All host clusters that a compressed cluster touches. */
+void q2_free_packed(struct q2 *q, uint64_t entry);
+
+/*
+ * Taken, but never referred to (the write failed). With the lock held. They go the same way.
+ */
+static inline void q2_alloc_undo(struct q2 *q, const struct q2_run *run)
+{
+    if (run->clusters > 0)
+        q2_free(q, run->host_offset, run->clusters);
+}
+
+/*
+ * Lower the refcounts of what has waited long enough. With the lock held. Returns false when a refcount slice is
+ * needed first: *ret_key. (The caller loads it and calls again.)
+ */
+bool q2_reclaim(struct q2 *q, uint64_t *ret_key);
+
+/* Load a refcount slice; as the call of an await. */
+void q2_refcount_load(struct q2 *q, uint64_t key, struct op *op);
+
+#endif

@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef QCOW2_ALLOC_WRITE_H
+#define QCOW2_ALLOC_WRITE_H
+
+#include "qcow2/state.h"
+
+/*
+ * Write [guest_offset, guest_offset + len) from iov, allocating what it takes; as the call of an await. The caller
+ * holds no lock on these guest clusters.
+ */
+void q2_alloc_write(struct q2 *q, uint64_t guest_offset, const struct iovec *iov, uint32_t iovcnt, uint64_t len,
+                    struct op *op);
+
+#endif

@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A new L2 table.
+ *
+ * Happy path: take the structure lock, take a cluster, zero it unless it is known to be zero (or copy the table that is
+ * shared with a snapshot into it), enter it in the L1 table.
+ * Failure modes: an error leaves the L1 entry as it was; the cluster is given back.
+ */
+#include "qcow2/l2_table.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "engine/zero.h"
+#include "qcow2/alloc.h"
+#include "qcow2/entry.h"
+
+struct l2_make {
+    struct op         op;
+    struct op        *parent;
+    struct q2        *q;
+    uint64_t          guest_offset;
+    uint64_t          shared; /* host offset of the table to copy; 0: none */
+    struct range_lock lock;
+    struct q2_run     run;
+    char             *buf;
+    struct io         io;
+};
+
+enum l2_make_state {
+    L2T_START = OP_START,
+    L2T_LOCKED,
+    L2T_ALLOCATED,
+    L2T_ZEROED,
+    L2T_COPY_READ,
+    L2T_COPY_WRITTEN
+};
+
+static void l2_make_finish(struct l2_make *m, int rc)
+{
+    struct op *parent = m->parent;
+
+    if (rc < 0) {
+        pthread_mutex_lock(&m->q->lock);
+        q2_alloc_undo(m->q, &m->run);
+        pthread_mutex_unlock(&m->q->lock);
+    }
+    range_unlock(&m->q->structure, &m->lock);
+    free(m->buf);
+    op_free(&m->op, sizeof *m);
+    op_wake(parent, rc);
+}
+
+static void start_copy(struct l2_make *m, struct op *op, enum io_kind kind, uint64_t host_offset)
+{
+    io_rw(&m->io, m->q->v->file, kind, host_offset, m->buf, m->q->geo.cluster_size);
+    op_io(op, &m->io);
+}
+
+/* Flush rule 4 holds from here: the cluster's zeros, or the copy, were written before this. */
+static void enter(struct l2_make *m)
+{
+    struct q2 *q = m->q;
+    struct q2_l1 *l1;
+    uint64_t index = q2_l1_index(&q->geo, m->guest_offset);
+    uint64_t slices = q->geo.cluster_size / q->l2.slice_size;
+
+    pthread_mutex_lock(&q->lock);
+    l1 = atomic_load(&q->l1);
+    assert(index < l1->entries);
+    atomic_store_explicit(&l1->entry[index], q2_l1_entry(m->run.host_offset, true), memory_order_release);
+    q2_table_dirty(&q->l1_pages, index);
+    if (m->shared) {
+        q2_cache_moved(&q->l2, index * slices, slices, m->run.host_offset);
+        q2_free(q, m->shared, 1);
+    }
+    pthread_mutex_unlock(&q->lock);
+}
+
+static int prepare_copy(struct l2_make *m)
+{
+    uint64_t entry = q2_l1_get(m->q, q2_l1_index(&m->q->geo, m->guest_offset));
+    void *p = NULL;
+
+    m->shared = q2_l1_offset(entry);
+    if (m->shared == 0)
+        return 0;
+    if (q2_l1_problem(&m->q->geo, entry))
+        return q2_break(m->q, "an L1 entry is damaged");
+    if (posix_memalign(&p, 4096, align_up(m->q->geo.cluster_size, 4096)) != 0)
+        return -ENOMEM;
+    m->buf = p;
+    return 0;
+}
+
+static void l2_make_step(struct op *op)
+{
+    struct l2_make *m = container_of(op, struct l2_make, op);
+    int rc;
+
+    OP_BEGIN(enum l2_make_state, op)
+    if (!range_lock_try(&m->q->structure, &m->lock, 0, 1))
+        OP_AWAIT(op, L2T_LOCKED, range_lock_wait(&m->q->structure, &m->lock, op));
+    if (q2_l2_table_ready(m->q, m->guest_offset)) {
+        l2_make_finish(m, 0); /* another made it meanwhile */
+        return;
+    }
+    rc = prepare_copy(m);
+    if (rc < 0) {
+        l2_make_finish(m, rc);
+        return;
+    }
+    OP_TRY(op, L2T_ALLOCATED, q2_alloc_structure(m->q, 1, true, &m->run, op));
+    if (m->shared) {
+        OP_TRY(op, L2T_COPY_READ, start_copy(m, op, IO_READ, m->shared));
+        OP_TRY(op, L2T_COPY_WRITTEN, start_copy(m, op, IO_WRITE, m->run.host_offset));
+    } else if (!m->run.zero) {
+        OP_TRY(op, L2T_ZEROED, zero_range(m->q->v->file, m->run.host_offset, m->q->geo.cluster_size, 0, op));
+    }
+    enter(m);
+    l2_make_finish(m, 0);
+    return;
+    OP_END
+fail:
+    l2_make_finish(m, op->rc);
+}
+
+OP_TYPE(l2_make, l2_make_step, "START", "L2T_LOCKED", "L2T_ALLOCATED", "L2T_ZEROED", "L2T_COPY_READ",
+        "L2T_COPY_WRITTEN");
+
+void q2_l2_table_make(struct q2 *q, uint64_t guest_offset, struct op *op)
+{
+    struct l2_make *m = op_alloc(op->queue, &l2_make_type, sizeof *m);
+
+    if (!m) {
+        op_wake(op, -ENOMEM);
+        return;
+    }
+    m->parent = op;
+    m->q = q;
+    m->guest_offset = guest_offset;
+    op_start(&m->op);
+}

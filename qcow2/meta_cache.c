@@ -1,0 +1,324 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "qcow2/meta_cache.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "engine/io.h"
+#include "qcow2/entry.h"
+#include "qcow2/state.h"
+
+int q2_cache_init(struct q2_cache *c, uint32_t slice_size, uint64_t bytes, uint64_t keys)
+{
+    uint64_t slots = max_u64(min_u64(div_up(keys, Q2_CACHE_WAYS) * Q2_CACHE_WAYS, bytes / slice_size), 1);
+    uint64_t sets = max_u64(1ull << log2_floor(max_u64(slots / Q2_CACHE_WAYS, 1)), 4);
+
+    /* Round up when the whole image fits that way. */
+    if (sets * Q2_CACHE_WAYS < keys && 2 * sets * Q2_CACHE_WAYS * slice_size <= bytes)
+        sets *= 2;
+    memset(c, 0, sizeof *c);
+    c->slice_size = slice_size;
+    c->slots = (uint32_t)(sets * Q2_CACHE_WAYS);
+    c->sets_mask = sets - 1;
+    list_init(&c->dirty_list);
+    list_init(&c->room);
+    c->tags = aligned_alloc(64, c->slots * sizeof *c->tags);
+    c->slot = calloc(c->slots, sizeof *c->slot);
+    /* Untouched pages cost nothing, so a bound is not a size. */
+    c->memory = mmap(NULL, (size_t)c->slots * slice_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+                     -1, 0);
+    if (c->memory == MAP_FAILED)
+        c->memory = NULL;
+    if (!c->tags || !c->slot || !c->memory) {
+        q2_cache_finish(c);
+        return -ENOMEM;
+    }
+    memset(c->tags, 0, c->slots * sizeof *c->tags);
+    for (uint32_t i = 0; i < c->slots; i++) {
+        list_init(&c->slot[i].waiters);
+        list_init(&c->slot[i].dirty_node);
+    }
+    return 0;
+}
+
+void q2_cache_finish(struct q2_cache *c)
+{
+    if (c->memory)
+        munmap(c->memory, (size_t)c->slots * c->slice_size);
+    free(c->slot);
+    free(c->tags);
+    c->memory = NULL;
+    c->slot = NULL;
+    c->tags = NULL;
+}
+
+static struct q2_slot *find_any(struct q2_cache *c, uint64_t key)
+{
+    struct q2_slot *s = &c->slot[(key & c->sets_mask) * Q2_CACHE_WAYS];
+
+    for (int i = 0; i < Q2_CACHE_WAYS; i++, s++)
+        if (s->state != Q2_SLOT_EMPTY && s->key == key)
+            return s;
+    return NULL;
+}
+
+struct q2_slot *q2_cache_find(struct q2_cache *c, uint64_t key)
+{
+    struct q2_slot *s = find_any(c, key);
+
+    if (!s || s->state != Q2_SLOT_VALID)
+        return NULL;
+    atomic_store_explicit(&s->referenced, 1, memory_order_relaxed);
+    return s;
+}
+
+static _Atomic uint64_t *tag_of(struct q2_cache *c, const struct q2_slot *s)
+{
+    return &c->tags[s - c->slot];
+}
+
+/* Invariant 1: readers cannot find it any more, and those who had found it will notice. */
+static void retract(struct q2_cache *c, struct q2_slot *s)
+{
+    assert(!s->dirty && s->pins == 0 && !s->flushing && s->state != Q2_SLOT_LOADING);
+    atomic_store_explicit(tag_of(c, s), 0, memory_order_release);
+    s->state = Q2_SLOT_EMPTY;
+}
+
+static void publish(struct q2_cache *c, struct q2_slot *s)
+{
+    s->state = Q2_SLOT_VALID;
+    atomic_store_explicit(&s->referenced, 1, memory_order_relaxed);
+    atomic_store_explicit(tag_of(c, s), s->key + 1, memory_order_release);
+}
+
+/* An empty slot for `key`: one that nobody needs, by second chance. NULL: all are dirty or in use. */
+static struct q2_slot *claim(struct q2_cache *c, uint64_t key)
+{
+    struct q2_slot *set = &c->slot[(key & c->sets_mask) * Q2_CACHE_WAYS];
+
+    for (int i = 0; i < Q2_CACHE_WAYS; i++)
+        if (set[i].state == Q2_SLOT_EMPTY)
+            return &set[i];
+    for (int i = 0; i < 2 * Q2_CACHE_WAYS; i++) {
+        struct q2_slot *s = &set[c->hand++ % Q2_CACHE_WAYS];
+        if (s->state == Q2_SLOT_LOADING || s->dirty || s->pins > 0 || s->flushing)
+            continue;
+        if (atomic_exchange_explicit(&s->referenced, 0, memory_order_relaxed) && i < Q2_CACHE_WAYS)
+            continue;
+        retract(c, s);
+        return s;
+    }
+    return NULL;
+}
+
+/* Fill a slot's memory; word by word and atomic, since a late reader may look at what was there before. */
+static void fill(struct q2_cache *c, struct q2_slot *s, const char *from)
+{
+    _Atomic uint64_t *to = (_Atomic uint64_t *)(void *)q2_slot_data(c, s);
+
+    q2_change_begin(s);
+    for (uint32_t i = 0; i < c->slice_size / 8; i++) {
+        uint64_t word = 0;
+        if (from)
+            memcpy(&word, from + 8 * (size_t)i, 8);
+        atomic_store_explicit(&to[i], word, memory_order_release);
+    }
+    atomic_store_explicit(&s->seq, atomic_load_explicit(&s->seq, memory_order_relaxed) + 1,
+                          memory_order_release);
+}
+
+void q2_change_begin(struct q2_slot *s)
+{
+    uint32_t seq = atomic_load_explicit(&s->seq, memory_order_relaxed);
+
+    assert((seq & 1) == 0);
+    /* An exchange, so that the stores to come are not seen before it. */
+    atomic_exchange_explicit(&s->seq, seq + 1, memory_order_acq_rel);
+}
+
+void q2_slot_mark_dirty(struct q2_cache *c, struct q2_slot *s)
+{
+    assert(s->state == Q2_SLOT_VALID);
+    if (s->dirty)
+        return;
+    s->dirty = true;
+    list_add_tail(&c->dirty_list, &s->dirty_node);
+    c->dirty_count++;
+}
+
+void q2_change_end(struct q2_cache *c, struct q2_slot *s)
+{
+    uint32_t seq = atomic_load_explicit(&s->seq, memory_order_relaxed);
+
+    assert(seq & 1);
+    atomic_store_explicit(&s->seq, seq + 1, memory_order_release);
+    q2_slot_mark_dirty(c, s);
+}
+
+struct q2_slot *q2_cache_install_zero(struct q2_cache *c, uint64_t key, uint64_t host_offset)
+{
+    struct q2_slot *s;
+
+    assert(!find_any(c, key));
+    s = claim(c, key);
+    if (!s)
+        return NULL;
+    s->key = key;
+    s->host_offset = host_offset;
+    atomic_store_explicit(&s->suspect, false, memory_order_relaxed);
+    fill(c, s, NULL);
+    publish(c, s);
+    q2_slot_mark_dirty(c, s);
+    return s;
+}
+
+void q2_slot_pin(struct q2_slot *s)
+{
+    assert(s->state == Q2_SLOT_VALID);
+    s->pins++;
+}
+
+void q2_slot_unpin(struct q2_cache *c, struct q2_slot *s)
+{
+    assert(s->pins > 0);
+    if (--s->pins == 0)
+        op_wake_all(&c->room, 0);
+}
+
+void q2_cache_moved(struct q2_cache *c, uint64_t first_key, uint64_t n, uint64_t host_offset)
+{
+    for (uint64_t i = 0; i < n; i++) {
+        struct q2_slot *s = find_any(c, first_key + i);
+        if (s)
+            s->host_offset = host_offset + i * c->slice_size;
+    }
+}
+
+/* ---- loading ----------------------------------------------------------------------------------------- */
+
+struct slice_load {
+    struct op        op;
+    struct q2       *q;
+    struct q2_cache *cache;
+    struct q2_slot  *slot;
+    uint64_t         host_offset;
+    struct io        io;
+    char             memory[2 * Q2_SLICE_MAX]; /* one slice, aligned */
+};
+
+enum slice_load_state { SLICE_START = OP_START, SLICE_READ };
+
+static char *slice_buffer(struct slice_load *l)
+{
+    return (char *)align_up((uintptr_t)l->memory, Q2_SLICE_MAX);
+}
+
+static void start_read(struct slice_load *l, struct op *op)
+{
+    io_rw(&l->io, l->q->v->file, IO_READ, l->host_offset, slice_buffer(l), l->cache->slice_size);
+    op_io(op, &l->io);
+}
+
+/* Is there an entry in the L2 slice that must not be followed? Then readers have to look at each. */
+static bool has_bad_entry(struct q2 *q, const struct q2_slot *s, const char *slice)
+{
+    uint32_t size = q->geo.l2_entry_size;
+    uint64_t guest_offset = s->key << q->slice_guest_bits;
+
+    for (uint32_t i = 0; i < q->l2.slice_size; i += size, guest_offset += q->geo.cluster_size)
+        if (q2_entry_unusable(q, get_be64(slice + i), size == 16 ? get_be64(slice + i + 8) : 0, guest_offset))
+            return true;
+    return false;
+}
+
+static void slice_load_step(struct op *op)
+{
+    struct slice_load *l = container_of(op, struct slice_load, op);
+
+    OP_BEGIN(enum slice_load_state, op)
+    OP_AWAIT(op, SLICE_READ, start_read(l, op));
+    pthread_mutex_lock(&l->q->lock);
+    assert(l->slot->state == Q2_SLOT_LOADING);
+    if (op->rc == 0) {
+        bool suspect = l->cache == &l->q->l2 && has_bad_entry(l->q, l->slot, slice_buffer(l));
+        atomic_store_explicit(&l->slot->suspect, suspect, memory_order_relaxed);
+        fill(l->cache, l->slot, slice_buffer(l));
+        publish(l->cache, l->slot);
+    } else {
+        l->slot->state = Q2_SLOT_EMPTY;
+    }
+    op_wake_all(&l->slot->waiters, op->rc);
+    op_wake_all(&l->cache->room, 0);
+    pthread_mutex_unlock(&l->q->lock);
+    op_free(op, sizeof *l);
+    return;
+    OP_END
+}
+
+OP_TYPE(slice_load, slice_load_step, "START", "SLICE_READ");
+
+/* Full, but a load or a pin is about to end. */
+static bool will_have_room(struct q2_cache *c, uint64_t key)
+{
+    const struct q2_slot *set = &c->slot[(key & c->sets_mask) * Q2_CACHE_WAYS];
+
+    for (int i = 0; i < Q2_CACHE_WAYS; i++)
+        if (set[i].state == Q2_SLOT_LOADING || set[i].pins > 0)
+            return true;
+    return false;
+}
+
+/* With the lock held: a slot in LOADING, and the op that will fill it; NULL: the await has been ended or goes on. */
+static struct slice_load *begin_load(struct q2 *q, struct q2_cache *c, uint64_t key, uint64_t host_offset,
+                                     struct op *op, bool *ret_full)
+{
+    struct q2_slot *s = find_any(c, key);
+    struct slice_load *l;
+
+    if (s && s->state == Q2_SLOT_VALID) {
+        op_wake(op, 0);
+        return NULL;
+    }
+    if (s) {
+        list_add_tail(&s->waiters, &op->wait);
+        return NULL;
+    }
+    s = claim(c, key);
+    if (!s) {
+        *ret_full = !will_have_room(c, key);
+        if (!*ret_full)
+            list_add_tail(&c->room, &op->wait);
+        return NULL;
+    }
+    l = op_alloc(op->queue, &slice_load_type, sizeof *l);
+    if (!l) {
+        op_wake(op, -ENOMEM);
+        return NULL;
+    }
+    s->state = Q2_SLOT_LOADING;
+    s->key = key;
+    s->host_offset = host_offset;
+    list_add_tail(&s->waiters, &op->wait);
+    l->q = q;
+    l->cache = c;
+    l->slot = s;
+    l->host_offset = host_offset;
+    return l;
+}
+
+void q2_cache_load(struct q2 *q, struct q2_cache *c, uint64_t key, uint64_t host_offset, struct op *op)
+{
+    struct slice_load *l;
+    bool full = false;
+
+    pthread_mutex_lock(&q->lock);
+    l = begin_load(q, c, key, host_offset, op, &full);
+    pthread_mutex_unlock(&q->lock);
+    if (l)
+        op_start(&l->op);
+    else if (full)
+        q2_flush(q, op); /* makes room: what is dirty becomes clean */
+}

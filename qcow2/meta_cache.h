@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Cached slices of metadata: pieces of L2 tables and of refcount blocks, as they lie on disk.
+ *
+ * A set-associative cache: key modulo sets picks 8 slots whose tags share a cache line, so that a hit costs one line
+ * and the entry, and an image that fits is cached without conflicts. Slots stay where they are for ever; lock-free
+ * readers check a sequence number.
+ *
+ * Invariants (under the image's lock, but for the lock-free readers).
+ *  1. A tag is published after the slot's content is complete, and taken back before the slot is reused.
+ *  2. `seq` is odd while content changes. A reader that saw an odd or a changed number has read nothing.
+ *  3. Dirty, pinned, loading and flushing slots are not evicted.
+ *  4. A dirty slot is on `dirty_list`.
+ */
+#ifndef QCOW2_META_CACHE_H
+#define QCOW2_META_CACHE_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "engine/bits.h"
+#include "engine/list.h"
+#include "engine/op.h"
+
+enum { Q2_CACHE_WAYS = 8, Q2_SLICE_MAX = 4096 };
+
+enum q2_slot_state { Q2_SLOT_EMPTY, Q2_SLOT_LOADING, Q2_SLOT_VALID };
+
+struct q2_slot {
+    _Atomic uint32_t seq;
+    _Atomic uint8_t  referenced;
+    _Atomic bool     suspect;     /* some entry is invalid: readers check each */
+    /* locked */
+    uint8_t          state;       /* enum q2_slot_state */
+    bool             dirty;
+    bool             flushing;    /* its last content is on its way to the disk */
+    uint32_t         pins;
+    uint64_t         key;
+    uint64_t         host_offset; /* of the slice on disk */
+    struct list      waiters;     /* ops, LOADING */
+    struct list      dirty_node;
+};
+
+struct q2_cache {
+    uint32_t          slice_size;
+    uint32_t          slots;
+    uint64_t          sets_mask;
+    _Atomic uint64_t *tags;       /* key + 1; 0: none */
+    struct q2_slot   *slot;
+    char             *memory;     /* slots * slice_size */
+    struct list       dirty_list;
+    uint32_t          dirty_count;
+    uint32_t          hand;       /* second chance */
+    struct list       room;       /* ops that wait for a slot: woken when a load or a pin ends */
+};
+
+struct q2;
+
+/* Room for at most `bytes` of slices, and for no more than `keys` of them. 0 or -ENOMEM. */
+int q2_cache_init(struct q2_cache *c, uint32_t slice_size, uint64_t bytes, uint64_t keys);
+void q2_cache_finish(struct q2_cache *c);
+
+static inline char *q2_slot_data(const struct q2_cache *c, const struct q2_slot *s)
+{
+    return c->memory + (uint64_t)(s - c->slot) * c->slice_size;
+}
+
+/* Lock-free: the slot that holds `key`, or NULL. Valid as long as q2_read_end() says so. */
+static inline struct q2_slot *q2_read_begin(struct q2_cache *c, uint64_t key, uint32_t *ret_seq)
+{
+    uint64_t first = (key & c->sets_mask) * Q2_CACHE_WAYS;
+
+    for (uint64_t i = first; i < first + Q2_CACHE_WAYS; i++) {
+        if (atomic_load_explicit(&c->tags[i], memory_order_acquire) != key + 1)
+            continue;
+        struct q2_slot *s = &c->slot[i];
+        *ret_seq = atomic_load_explicit(&s->seq, memory_order_acquire);
+        /* The tag again: the number read belongs to this content only if it was still there. */
+        if (unlikely(*ret_seq & 1) ||
+            unlikely(atomic_load_explicit(&c->tags[i], memory_order_relaxed) != key + 1))
+            return NULL;
+        if (!atomic_load_explicit(&s->referenced, memory_order_relaxed))
+            atomic_store_explicit(&s->referenced, 1, memory_order_relaxed);
+        return s;
+    }
+    return NULL;
+}
+
+/* True: all that was read (by acquire loads) since q2_read_begin() belongs together. */
+static inline bool q2_read_end(const struct q2_slot *s, uint32_t seq)
+{
+    return atomic_load_explicit(&s->seq, memory_order_relaxed) == seq;
+}
+
+static inline uint64_t q2_read_be64(const struct q2_cache *c, const struct q2_slot *s, uint32_t offset)
+{
+    const _Atomic uint64_t *p = (const _Atomic uint64_t *)(const void *)(q2_slot_data(c, s) + offset);
+
+    return be64toh(atomic_load_explicit(p, memory_order_acquire));
+}
+
+/* ---- under the image's lock ------------------------------------------------------------------------ */
+
+/* The slot with `key` if it is VALID. */
+struct q2_slot *q2_cache_find(struct q2_cache *c, uint64_t key);
+
+/*
+ * The call of an await: end it when the slice may have been read from host_offset, or with an error. Look it up again
+ * afterwards. Takes the lock itself.
+ */
+void q2_cache_load(struct q2 *q, struct q2_cache *c, uint64_t key, uint64_t host_offset, struct op *op);
+
+/* A slot for `key`, filled with zeros and dirty, without reading; NULL: no room before a flush. */
+struct q2_slot *q2_cache_install_zero(struct q2_cache *c, uint64_t key, uint64_t host_offset);
+
+/* Pinned slots stay. Ends of pins wake who waits for room. */
+void q2_slot_pin(struct q2_slot *s);
+void q2_slot_unpin(struct q2_cache *c, struct q2_slot *s);
+
+/* Around changes of content. The second marks it dirty. */
+void q2_change_begin(struct q2_slot *s);
+void q2_change_end(struct q2_cache *c, struct q2_slot *s);
+
+static inline void q2_slot_put_be64(struct q2_cache *c, struct q2_slot *s, uint32_t offset, uint64_t value)
+{
+    _Atomic uint64_t *p = (_Atomic uint64_t *)(void *)(q2_slot_data(c, s) + offset);
+
+    atomic_store_explicit(p, htobe64(value), memory_order_release);
+}
+
+void q2_slot_mark_dirty(struct q2_cache *c, struct q2_slot *s);
+
+/* The table behind slices [first_key, first_key + n) has moved: adjust where they are written. */
+void q2_cache_moved(struct q2_cache *c, uint64_t first_key, uint64_t n, uint64_t host_offset);
+
+#endif

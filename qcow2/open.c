@@ -1,0 +1,543 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Opening and closing an image. Both block.
+ *
+ * Open, happy path: read and check the header, decide whether we may write it, open the external data file, read L1 and
+ * refcount table, set up caches, clear autoclear bits that we do not know.
+ * Failure modes: each with one line that names what is wrong; nothing is left open, nothing was written (but for the
+ * autoclear bits, which are the last step).
+ *
+ * Close, happy path: flush; lower the refcounts of what was freed; flush again.
+ * Failure modes: a failed flush is reported; everything is released all the same.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/error.h"
+#include "engine/queue.h"
+#include "qcow2/entry.h"
+#include "qcow2/qcow2.h"
+#include "qcow2/repair.h"
+#include "qcow2/state.h"
+#include "qcow2/tables.h"
+
+enum { CACHE_DEFAULT = 32 << 20, CACHE_MIN = 1 << 20 };
+
+static int q2_probe(const uint8_t *head, size_t len, const char *name)
+{
+    return len >= 8 && get_be32(head) == Q2_MAGIC && get_be32(head + 4) >= 2 ? 100 : 0;
+}
+
+int q2_break(struct q2 *q, const char *what)
+{
+    if (!atomic_exchange(&q->broken, true))
+        err_set(EIO, "%s: %s; no more writes are accepted", q->v->name, what);
+    return -EIO;
+}
+
+void q2_header_patch(struct q2 *q, uint8_t sector[Q2_SECTOR_SIZE])
+{
+    struct q2_disk_header *h = (struct q2_disk_header *)(void *)sector;
+    const struct q2_header *from = &q->header;
+
+    memcpy(sector, q->sector, Q2_SECTOR_SIZE);
+    put_be64(&h->size, from->size);
+    put_be32(&h->l1_size, from->l1_entries);
+    put_be64(&h->l1_table_offset, from->l1_offset);
+    put_be64(&h->refcount_table_offset, from->reftable_offset);
+    put_be32(&h->refcount_table_clusters, from->reftable_clusters);
+    if (from->geo.version >= 3) {
+        put_be64(&h->incompatible_features, from->incompatible);
+        put_be64(&h->autoclear_features, from->autoclear);
+    }
+}
+
+int q2_header_update(struct q2 *q, vdisk_queue *queue)
+{
+    uint8_t *sector = vdisk_alloc_buffer(Q2_SECTOR_SIZE);
+    int rc;
+
+    if (!sector)
+        return -ENOMEM;
+    pthread_mutex_lock(&q->lock);
+    q2_header_patch(q, sector);
+    pthread_mutex_unlock(&q->lock);
+    rc = io_pwrite(queue, q->v->file, sector, Q2_SECTOR_SIZE, 0);
+    if (rc == 0)
+        rc = io_pflush(queue, q->v->file);
+    if (rc == 0)
+        memcpy(q->sector, sector, Q2_SECTOR_SIZE);
+    free(sector);
+    return rc;
+}
+
+/* ---- what the header says ------------------------------------------------------------------------------ */
+
+static int read_header(struct q2 *q, vdisk_queue *queue)
+{
+    vdisk *v = q->v;
+    uint64_t file_size = backend_size(v->file);
+    size_t first = min_u64(file_size, 4096);
+    uint8_t *buf = vdisk_alloc_buffer(1u << Q2_MAX_CLUSTER_BITS);
+    int rc = 0;
+
+    if (!buf)
+        return err_set(ENOMEM, "%s: out of memory", v->name);
+    memset(buf, 0, 4096);
+    if (first > 0)
+        rc = io_pread(queue, v->file, buf, first, 0);
+    if (rc == 0) {
+        size_t span = min_u64(q2_header_span(buf, first), file_size);
+        if (span > first)
+            rc = io_pread(queue, v->file, buf, span, 0);
+        if (rc == 0) {
+            rc = q2_header_parse(buf, max_u64(span, first), file_size, v->name, &q->header);
+            memcpy(q->sector, buf, Q2_SECTOR_SIZE);
+            free(buf);
+            return rc;
+        }
+    }
+    free(buf);
+    return err_set(rc, "%s: reading the header: %s", v->name, strerror(-rc));
+}
+
+static int read_bitmaps(struct q2 *q, vdisk_queue *queue, struct q2_bitmap_directory *ret)
+{
+    const struct q2_header *h = &q->header;
+    uint8_t *buf = vdisk_alloc_buffer(h->bitmap_directory_size);
+    int rc;
+
+    if (!buf)
+        return err_set(ENOMEM, "%s: out of memory", q->v->name);
+    rc = io_pread(queue, q->v->file, buf, h->bitmap_directory_size, h->bitmap_directory_offset);
+    if (rc < 0)
+        err_set(rc, "%s: reading the bitmap directory: %s", q->v->name, strerror(-rc));
+    else
+        rc = q2_bitmaps_parse(&q->geo, q->v->name, buf, h->bitmap_directory_size, h->nb_bitmaps, ret);
+    free(buf);
+    return rc;
+}
+
+/* A bitmap that records writes would miss ours. */
+static int check_bitmaps(struct q2 *q, vdisk_queue *queue)
+{
+    struct q2_bitmap_directory d;
+    int rc;
+
+    if (!q->header.has_bitmaps || q->header.nb_bitmaps == 0)
+        return 0;
+    rc = read_bitmaps(q, queue, &d);
+    if (rc < 0)
+        return rc;
+    for (uint32_t i = 0; i < d.n && rc == 0; i++)
+        if ((d.entries[i].flags & (Q2_BITMAP_AUTO | Q2_BITMAP_IN_USE)) == Q2_BITMAP_AUTO)
+            rc = err_hint(err_set(ENOTSUP, "%s: bitmap '%s' records writes, which we cannot keep up", q->v->name,
+                                  d.entries[i].name),
+                          "disable or remove the bitmap, or open the image read-only");
+    q2_bitmaps_free(&d);
+    return rc;
+}
+
+static int check_writable(struct q2 *q, vdisk_queue *queue)
+{
+    if (q->header.incompatible & Q2_INCOMPAT_CORRUPT)
+        return err_hint(err_set(EIO, "%s: is marked corrupt and can only be opened read-only", q->v->name),
+                        "repair it with qemu-img check -r all");
+    return check_bitmaps(q, queue);
+}
+
+/* ---- tables -------------------------------------------------------------------------------------------- */
+
+static int read_table(struct q2 *q, vdisk_queue *queue, const char *what, uint64_t host_offset, uint64_t entries,
+                      uint8_t **ret)
+{
+    uint64_t bytes = max_u64(entries * 8, 8);
+    uint8_t *buf = vdisk_alloc_buffer(align_up(bytes, 4096));
+    int rc;
+
+    if (!buf)
+        return err_set(ENOMEM, "%s: out of memory for the %s", q->v->name, what);
+    memset(buf, 0, bytes);
+    rc = entries ? io_pread(queue, q->v->file, buf, entries * 8, host_offset) : 0;
+    if (rc < 0) {
+        free(buf);
+        return err_set(rc, "%s: reading the %s: %s", q->v->name, what, strerror(-rc));
+    }
+    *ret = buf;
+    return 0;
+}
+
+static int read_l1(struct q2 *q, vdisk_queue *queue)
+{
+    uint64_t entries = q->header.l1_entries;
+    struct q2_l1 *l1 = malloc(sizeof *l1 + entries * sizeof l1->entry[0]);
+    uint8_t *buf = NULL;
+    int rc;
+
+    if (!l1)
+        return err_set(ENOMEM, "%s: out of memory for the L1 table", q->v->name);
+    rc = read_table(q, queue, "L1 table", q->header.l1_offset, entries, &buf);
+    if (rc < 0) {
+        free(l1);
+        return rc;
+    }
+    l1->next = NULL;
+    l1->entries = entries;
+    for (uint64_t i = 0; i < entries; i++)
+        atomic_init(&l1->entry[i], get_be64(buf + 8 * i));
+    free(buf);
+    atomic_store(&q->l1, l1);
+    return 0;
+}
+
+static int read_reftable(struct q2 *q, vdisk_queue *queue)
+{
+    uint8_t *buf = NULL;
+    int rc;
+
+    q->reftable_entries = q2_reftable_entries(&q->geo, q->header.reftable_clusters);
+    rc = read_table(q, queue, "refcount table", q->header.reftable_offset, q->reftable_entries, &buf);
+    if (rc < 0)
+        return rc;
+    q->reftable = (uint64_t *)(void *)buf;
+    for (uint64_t i = 0; i < q->reftable_entries; i++)
+        q->reftable[i] = be64toh(q->reftable[i]);
+    return 0;
+}
+
+static int setup_tables(struct q2 *q, vdisk_queue *queue)
+{
+    uint32_t page = (uint32_t)min_u64(q->geo.cluster_size, 4096);
+    uint64_t l1_bytes = q2_cluster_up(&q->geo, max_u64((uint64_t)q->header.l1_entries * 8, 8));
+    uint64_t reftable_bytes = (uint64_t)q->header.reftable_clusters << q->geo.cluster_bits;
+    int rc = read_l1(q, queue);
+
+    if (rc == 0 && !q->v->read_only)
+        rc = read_reftable(q, queue);
+    if (rc < 0)
+        return rc;
+    if (q2_table_init(&q->l1_pages, q->header.l1_offset, l1_bytes, page) < 0 ||
+        q2_table_init(&q->reftable_pages, q->header.reftable_offset, reftable_bytes, page) < 0)
+        return err_set(ENOMEM, "%s: out of memory", q->v->name);
+    q->l1_start = q->header.l1_offset;
+    q->l1_end = q->header.l1_offset + (q->header.l1_entries ? l1_bytes : 0);
+    q->reftable_start = q->header.reftable_offset;
+    q->reftable_end = q->header.reftable_offset + reftable_bytes;
+    return 0;
+}
+
+static int setup_caches(struct q2 *q, uint64_t cache_bytes)
+{
+    uint32_t slice = (uint32_t)min_u64(q->geo.cluster_size, Q2_SLICE_MAX);
+    uint64_t bytes = max_u64(cache_bytes ? cache_bytes : CACHE_DEFAULT, CACHE_MIN);
+
+    q->slice_entries_bits = log2_floor(slice / q->geo.l2_entry_size);
+    q->slice_guest_bits = q->slice_entries_bits + q->geo.cluster_bits;
+    q->refslice_bits = log2_floor((uint64_t)slice * 8 >> q->geo.refcount_order);
+    /* One refcount slice describes far more than one L2 slice. */
+    if (q2_cache_init(&q->l2, slice, bytes - bytes / 8, div_up(q->header.size, 1ull << q->slice_guest_bits)) < 0 ||
+        q2_cache_init(&q->refcounts, slice, bytes / 8, q->v->read_only ? 1 : UINT64_MAX / 64) < 0)
+        return err_set(ENOMEM, "%s: out of memory for the metadata cache", q->v->name);
+    return 0;
+}
+
+static void setup_allocator(struct q2 *q)
+{
+    struct backend *b = q->v->file;
+    uint64_t max_clusters = (Q2_MAX_HOST_OFFSET + 1) >> q->geo.cluster_bits;
+
+    q->limit_clusters = b->caps & BACKEND_GROWS ? max_clusters : backend_size(b) >> q->geo.cluster_bits;
+    q->zero_new = (b->caps & (BACKEND_GROWS | BACKEND_ZERO_NEW)) == (BACKEND_GROWS | BACKEND_ZERO_NEW);
+    q->zero_from = q2_cluster_up(&q->geo, backend_size(b));
+}
+
+static int open_data_file(struct q2 *q, const struct layer_open *how)
+{
+    vdisk *v = q->v;
+    const char *stored = how->data_file ? how->data_file : q->header.data_file;
+    char *path;
+    int rc;
+
+    v->data = v->file;
+    if (!q->geo.data_file)
+        return how->data_file ? err_set(EINVAL, "%s: has no external data file", v->name) : 0;
+    if (!stored)
+        return err_hint(err_set(EINVAL, "%s: the name of its external data file is missing", v->name),
+                        "give the data file when opening");
+    path = how->data_file ? strdup(stored) : volume_resolve(v->name, stored);
+    if (!path)
+        return err_set(ENOMEM, "out of memory");
+    rc = backend_open(path, volume_backend_flags(v->open_flags), &v->data);
+    if (rc < 0)
+        v->data = NULL;
+    free(path);
+    return rc < 0 ? err_prefix(rc, "%s: external data file", v->name) : 0;
+}
+
+static char *dup_or_null(const char *s)
+{
+    return s ? strdup(s) : NULL;
+}
+
+/* ---- open, close --------------------------------------------------------------------------------------- */
+
+static void free_l1(struct q2_l1 *l1)
+{
+    while (l1) {
+        struct q2_l1 *next = l1->next;
+        free(l1);
+        l1 = next;
+    }
+}
+
+static void q2_release(struct q2 *q)
+{
+    q2_cache_finish(&q->l2);
+    q2_cache_finish(&q->refcounts);
+    q2_table_finish(&q->l1_pages);
+    q2_table_finish(&q->reftable_pages);
+    free_l1(atomic_load(&q->l1));
+    free_l1(q->l1_retired);
+    free(q->reftable);
+    for (int i = 0; i < Q2_FREED_STAGES; i++)
+        free(q->freed[i].list);
+    q2_packed_finish(&q->packed);
+    range_locks_finish(&q->guest_ranges);
+    range_locks_finish(&q->structure);
+    pthread_mutex_destroy(&q->lock);
+    q2_header_free(&q->header);
+    free(q);
+}
+
+static struct q2 *q2_alloc_state(vdisk *v)
+{
+    struct q2 *q = calloc(1, sizeof *q);
+
+    if (!q)
+        return NULL;
+    q->v = v;
+    pthread_mutex_init(&q->lock, NULL);
+    range_locks_init(&q->guest_ranges);
+    range_locks_init(&q->structure);
+    q2_packed_init(&q->packed);
+    list_init(&q->flush_waiting);
+    return q;
+}
+
+/* Bits that say what other writers must know, and we do not. */
+static int clear_autoclear(struct q2 *q, vdisk_queue *queue)
+{
+    int rc;
+
+    if ((q->header.autoclear & ~Q2_AUTOCLEAR_KNOWN) == 0)
+        return 0;
+    q->header.autoclear &= Q2_AUTOCLEAR_KNOWN;
+    rc = q2_header_update(q, queue);
+    return rc < 0 ? err_set(rc, "%s: writing the header: %s", q->v->name, strerror(-rc)) : 0;
+}
+
+static int prepare_writing(struct q2 *q, vdisk_queue *queue)
+{
+    int rc;
+
+    if (q->v->read_only || q->v->open_flags & VDISK_OPEN_CHECK)
+        return 0;
+    rc = check_writable(q, queue);
+    if (rc == 0 && q->header.incompatible & Q2_INCOMPAT_DIRTY)
+        rc = q2_repair_refcounts(q, queue);
+    return rc < 0 ? rc : clear_autoclear(q, queue);
+}
+
+static int q2_open(vdisk *v, const struct layer_open *how, vdisk_queue *queue)
+{
+    struct q2 *q = q2_alloc_state(v);
+    int rc;
+
+    if (!q)
+        return err_set(ENOMEM, "%s: out of memory", v->name);
+    v->format_state = q;
+    rc = read_header(q, queue);
+    if (rc < 0)
+        goto fail;
+    q->geo = q->header.geo;
+    q->compression = (enum q2_compression)q->header.compression_type;
+    q->data_file = q->geo.data_file;
+    q->data_file_raw = q->data_file && q->header.autoclear & Q2_AUTOCLEAR_DATA_FILE_RAW;
+    rc = open_data_file(q, how);
+    if (rc == 0)
+        rc = setup_tables(q, queue);
+    if (rc == 0)
+        rc = setup_caches(q, how->cache_bytes);
+    if (rc < 0)
+        goto fail;
+    setup_allocator(q);
+    atomic_store(&v->size, q->header.size);
+    rc = prepare_writing(q, queue);
+    if (rc < 0)
+        goto fail;
+    v->backing_name = dup_or_null(q->header.backing_file);
+    v->backing_format = dup_or_null(q->header.backing_format);
+    if ((q->header.backing_file && !v->backing_name) || (q->header.backing_format && !v->backing_format)) {
+        rc = err_set(ENOMEM, "%s: out of memory", v->name);
+        goto fail;
+    }
+    v->writes_in_place = true;
+    return 0;
+
+fail:
+    q2_release(q);
+    v->format_state = NULL;
+    return rc;
+}
+
+struct flush_sync {
+    struct op  op;
+    struct q2 *q;
+    bool       done;
+};
+
+enum flush_sync_state { FLUSH_SYNC_START = OP_START, FLUSH_SYNC_FLUSHED };
+
+static void flush_sync_step(struct op *op)
+{
+    struct flush_sync *s = container_of(op, struct flush_sync, op);
+
+    OP_BEGIN(enum flush_sync_state, op)
+    OP_AWAIT(op, FLUSH_SYNC_FLUSHED, q2_flush(s->q, op));
+    s->done = true;
+    return;
+    OP_END
+}
+
+OP_TYPE(flush_sync, flush_sync_step, "START", "FLUSH_SYNC_FLUSHED");
+
+int q2_flush_sync(struct q2 *q, vdisk_queue *queue)
+{
+    struct flush_sync s = {.q = q};
+
+    queue_current = queue;
+    op_init(&s.op, queue, &flush_sync_type);
+    op_start_later(&s.op);
+    queue_run_until(queue, &s.done);
+    return s.op.rc;
+}
+
+static int q2_close(vdisk *v, vdisk_queue *queue)
+{
+    struct q2 *q = q2_of(v);
+    int rc = 0;
+
+    if (!v->read_only && !(v->open_flags & VDISK_OPEN_CHECK)) {
+        /* The first makes freeing durable and the second lowers the refcounts of what is free. */
+        rc = q2_flush_sync(q, queue);
+        if (rc == 0 && (q->freed[Q2_FREED_DURABLE].count > 0 || q->refcounts.dirty_count > 0))
+            rc = q2_flush_sync(q, queue);
+        if (rc == 0 && (q->freed[Q2_FREED_DURABLE].count > 0 || q->refcounts.dirty_count > 0))
+            rc = q2_flush_sync(q, queue);
+    }
+    q2_release(q);
+    v->format_state = NULL;
+    return rc;
+}
+
+static void q2_get_info(vdisk *v, struct vdisk_info *info)
+{
+    info->cluster_size = q2_of(v)->geo.cluster_size;
+}
+
+void q2_submit(vdisk *v, struct request *r)
+{
+    struct q2 *q = q2_of(v);
+
+    if (r->kind != REQ_FLUSH && atomic_load_explicit(&q->broken, memory_order_relaxed)) {
+        request_end_later(r, -EIO);
+        return;
+    }
+    switch ((enum request_kind)r->kind) {
+    case REQ_WRITE:
+        q2_alloc_write_start(q, r);
+        break;
+    case REQ_ZERO:
+    case REQ_DISCARD:
+        q2_clear_start(q, r);
+        break;
+    case REQ_FLUSH:
+        q2_flush_start(q, r);
+        break;
+    case REQ_READ:
+    case REQ_EXTENTS:
+        assert(!"reads are the engine's");
+    }
+}
+
+/* ---- details for info ---------------------------------------------------------------------------------- */
+
+static int read_snapshots(struct q2 *q, vdisk_queue *queue, struct q2_snapshot_table *ret)
+{
+    uint64_t left = backend_size(q->v->file) - min_u64(q->header.snapshots_offset, backend_size(q->v->file));
+    uint64_t want = min_u64(left, q->geo.cluster_size);
+
+    for (;;) {
+        uint64_t need = 0;
+        uint8_t *buf = vdisk_alloc_buffer(want);
+        int rc;
+        if (!buf)
+            return err_set(ENOMEM, "%s: out of memory for the snapshot table", q->v->name);
+        rc = want ? io_pread(queue, q->v->file, buf, want, q->header.snapshots_offset) : 0;
+        if (rc < 0)
+            err_set(rc, "%s: reading the snapshot table: %s", q->v->name, strerror(-rc));
+        else
+            rc = q2_snapshots_parse(&q->geo, q->v->name, buf, want, q->header.nb_snapshots, ret, &need);
+        free(buf);
+        if (rc != -EAGAIN)
+            return rc;
+        if (need > left)
+            return err_set(EINVAL, "%s: the snapshot table reaches past the end of the file", q->v->name);
+        want = min_u64(left, min_u64(max_u64(need, 2 * want), Q2_MAX_SNAPSHOT_TABLE));
+    }
+}
+
+int qcow2_get_details(vdisk *v, struct qcow2_details *ret)
+{
+    struct q2_snapshot_table snapshots = {0};
+    struct q2_bitmap_directory bitmaps = {0};
+    struct q2 *q = q2_of(v);
+    vdisk_queue *queue;
+    int rc = 0;
+
+    if (v->format != &qcow2_driver)
+        return err_set(EINVAL, "%s: is not qcow2", v->name);
+    queue = vdisk_sync_queue(v);
+    if (q->header.nb_snapshots > 0)
+        rc = read_snapshots(q, queue, &snapshots);
+    if (rc == 0 && q->header.has_bitmaps && q->header.nb_bitmaps > 0)
+        rc = read_bitmaps(q, queue, &bitmaps);
+    vdisk_sync_queue_done(v);
+    if (rc == 0) {
+        pthread_mutex_lock(&q->lock);
+        rc = q2_details_fill(&q->header, &snapshots, &bitmaps, ret);
+        pthread_mutex_unlock(&q->lock);
+        if (rc < 0)
+            err_set(ENOMEM, "%s: out of memory", v->name);
+    }
+    q2_snapshots_free(&snapshots);
+    q2_bitmaps_free(&bitmaps);
+    return rc;
+}
+
+const struct format_driver qcow2_driver = {
+    .name = "qcow2",
+    .probe = q2_probe,
+    .open = q2_open,
+    .close = q2_close,
+    .lookup = q2_lookup,
+    .load = q2_load,
+    .read_packed = q2_read_packed,
+    .submit = q2_submit,
+    .check_create = qcow2_check_create,
+    .create = qcow2_create,
+    .grow = q2_grow,
+    .get_info = q2_get_info,
+};

@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* New refcount blocks, and a longer refcount table. */
+#ifndef QCOW2_REFTABLE_H
+#define QCOW2_REFTABLE_H
+
+#include "qcow2/state.h"
+
+/*
+ * Make sure that refcount block `block` exists; as the call of an await. `have_structure`: the caller holds the
+ * structure lock. op->rc: 0, -ENOSPC, -EFBIG (the table has its largest size), -ENOMEM, of the I/O.
+ */
+void q2_refblock_make(struct q2 *q, uint64_t block, bool have_structure, struct op *op);
+
+#endif

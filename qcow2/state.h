@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * An open qcow2 image.
+ *
+ * Threads. `lock` guards what is under "locked" below; it is held for short stretches of CPU work and never across an
+ * await. Lookups (qcow2/lookup.c) read L1 entries and cached slices without it.
+ */
+#ifndef QCOW2_STATE_H
+#define QCOW2_STATE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "engine/range_lock.h"
+#include "engine/volume.h"
+#include "qcow2/geometry.h"
+#include "qcow2/header.h"
+#include "qcow2/meta_cache.h"
+#include "qcow2/packed.h"
+#include "qcow2/table.h"
+
+/* Host clusters that nothing in memory refers to any more. */
+struct q2_freed {
+    uint64_t cluster_index;
+    uint64_t clusters;
+};
+
+struct q2_freed_list {
+    struct q2_freed *list;
+    size_t           count, max;
+};
+
+enum q2_freed_stage {
+    Q2_FREED_NOW,     /* waits for a flush to make the freeing durable */
+    Q2_FREED_DURABLE, /* waits for requests that may still use the old mapping */
+    Q2_FREED_STAGES
+};
+
+struct q2 {
+    /* Fixed at open. */
+    vdisk                    *v;
+    struct q2_geometry        geo;
+    enum q2_compression       compression;
+    bool                      data_file;     /* v->data is an external file, guest offset = host offset */
+    bool                      data_file_raw;
+    bool                      zero_new;      /* host space past zero_from reads as zeros */
+    uint32_t                  slice_entries_bits; /* log2 of L2 entries per slice */
+    uint32_t                  slice_guest_bits;   /* log2 of guest bytes per L2 slice */
+    uint32_t                  refslice_bits;      /* log2 of refcounts per refcount slice */
+    uint64_t                  l1_start, l1_end, reftable_start, reftable_end; /* as opened: never guest data */
+    struct q2_cache           l2;            /* key: guest_offset >> slice_guest_bits */
+    struct q2_cache           refcounts;     /* key: cluster_index >> refslice_bits */
+
+    /* Own synchronisation. */
+    struct range_locks        guest_ranges;  /* allocating writes, zeros, discards: whole clusters */
+    struct range_locks        structure;     /* [0, 1): new L2 tables, refcount blocks, table growth: one at a time */
+    struct q2_packed_cache    packed;
+    _Atomic(struct q2_l1 *)   l1;            /* replaced by a longer one when the image grows */
+    _Atomic bool              broken;        /* metadata cannot be trusted: no writes any more */
+
+    /* Locked. */
+    pthread_mutex_t           lock;
+    struct q2_header          header;
+    struct q2_table           l1_pages;      /* which pages of the L1 table are dirty */
+    struct q2_table           reftable_pages;
+    uint64_t                 *reftable;      /* host order */
+    uint64_t                  reftable_entries;
+    struct q2_l1             *l1_retired;    /* replaced; lookups may still read them; freed at close */
+    uint64_t                  free_hint;     /* cluster index: no free cluster is known below */
+    uint64_t                  zero_from;     /* host offset: nothing at or past it was ever handed out */
+    uint64_t                  limit_clusters;/* of a backend that cannot grow; UINT64_MAX otherwise */
+    struct q2_freed_list      freed[Q2_FREED_STAGES];
+    uint64_t                  freed_ticket;  /* of the volume's gate, for Q2_FREED_DURABLE */
+    bool                      flush_running;
+    struct list               flush_waiting; /* ops, by op.wait */
+    uint8_t                   sector[Q2_SECTOR_SIZE]; /* the start of the header, as it is on disk */
+};
+
+static inline struct q2 *q2_of(vdisk *v)
+{
+    return v->format_state;
+}
+
+/* The L1 table in memory, host order. */
+struct q2_l1 {
+    struct q2_l1    *next; /* retired list */
+    uint64_t         entries;
+    _Atomic uint64_t entry[];
+};
+
+static inline uint64_t q2_l1_get(struct q2 *q, uint64_t index)
+{
+    struct q2_l1 *l1 = atomic_load_explicit(&q->l1, memory_order_acquire);
+
+    return index < l1->entries ? atomic_load_explicit(&l1->entry[index], memory_order_acquire) : 0;
+}
+
+/* Must this L2 entry not be followed? Damaged, or pointing into the image's own tables. Any thread. */
+bool q2_entry_unusable(const struct q2 *q, uint64_t entry, uint64_t bitmap, uint64_t guest_offset);
+
+/* Metadata cannot be trusted any more: refuse writes from now on, say why once. Any thread. Returns -EIO. */
+int q2_break(struct q2 *q, const char *what);
+
+/* qcow2/lookup.c: format_driver.lookup and .load */
+int q2_lookup(vdisk *v, uint64_t guest_offset, uint64_t len, struct extent *ret);
+void q2_load(vdisk *v, uint64_t guest_offset, struct op *op);
+
+/* qcow2/write.c: format_driver.submit */
+void q2_submit(vdisk *v, struct request *r);
+
+/* qcow2/alloc_write.c, qcow2/clear.c, qcow2/flush.c: end by request_end(r) */
+void q2_alloc_write_start(struct q2 *q, struct request *r);
+void q2_clear_start(struct q2 *q, struct request *r);
+void q2_flush_start(struct q2 *q, struct request *r);
+
+/* A flush as the call of an await. */
+void q2_flush(struct q2 *q, struct op *op);
+
+/* qcow2/grow.c: format_driver.grow */
+int q2_grow(vdisk *v, uint64_t size, vdisk_queue *queue);
+
+/* Run a flush to its end, outside the loop. */
+int q2_flush_sync(struct q2 *q, vdisk_queue *queue);
+
+/*
+ * The fixed fields of q->header as they are to be, into the first sector, which is then written whole and at once: tables
+ * move, bits change, atomically. With the lock held.
+ */
+void q2_header_patch(struct q2 *q, uint8_t sector[Q2_SECTOR_SIZE]);
+
+/* Patch, write, flush. Outside the loop. */
+int q2_header_update(struct q2 *q, vdisk_queue *queue);
+
+#endif
