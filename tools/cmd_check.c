@@ -30,13 +30,16 @@ struct check {
     bool                       quiet;
 };
 
+/* As QEMU has it: "Leaked cluster 7 refcount=1 reference=0". */
 static void print_finding(void *arg, enum qcow2_finding kind, const char *text)
 {
+    static const char *const words[] = {
+        [QCOW2_CORRUPTION] = "ERROR", [QCOW2_LEAK] = "Leaked", [QCOW2_ERROR] = "ERROR", [QCOW2_NOTE] = "Note:",
+    };
     char *line = cli_strdup(text);
 
     (void)arg;
-    (void)kind;
-    fprintf(stderr, "%s\n", cli_printable(line));
+    fprintf(stderr, "%s %s\n", words[kind], cli_printable(line));
     free(line);
 }
 

@@ -1,0 +1,251 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Consistency check of an image.
+ *
+ * Happy path: header; refcount blocks (which refcounts are one); then every reference there is, from the header down:
+ * L1 tables, snapshots, bitmaps, L2 tables, clusters, the refcount structures themselves; then each refcount against
+ * the references counted.
+ * Failure modes: a table that is damaged or cannot be read is a finding, and the check goes on without it; since what
+ * that table refers to is not known then, leaks are not counted any more. Without a usable header or refcount table,
+ * or without memory, there is no result.
+ *
+ * Where the numbers differ from those of `qemu-img check`, on purpose:
+ *  1. QEMU gives up when the snapshot table or the bitmap directory is damaged; we go on.
+ *  2. A cluster that is used for two things with a refcount that matches is a corruption here.
+ *  3. So are flags and offsets that the format does not allow and QEMU overlooks: the zero flag in version 2 or with
+ *     subclusters, an offset in an external data file that is not the guest offset.
+ *  4. L2 tables at misaligned offsets are reported, not followed; so is an L1 entry of flags only.
+ *  5. Of clusters past the end of the file the refcounts are not looked at.
+ */
+#include "qcow2/check.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "engine/error.h"
+#include "qcow2/check_internal.h"
+
+enum { REPORT_MAX = 1000 };
+
+/* ---- findings --------------------------------------------------------------------------------------- */
+
+void check_found(struct check *c, enum qcow2_finding kind, uint64_t n, const char *fmt, ...)
+{
+    char text[512];
+    va_list ap;
+
+    switch (kind) {
+    case QCOW2_CORRUPTION:
+        c->res.corruptions += n;
+        break;
+    case QCOW2_LEAK:
+        c->res.leaks += n;
+        break;
+    case QCOW2_ERROR:
+        c->res.check_errors += n;
+        break;
+    case QCOW2_NOTE:
+        break;
+    }
+    if (!c->opts.report || c->reported++ >= c->opts.report_max)
+        return;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    c->opts.report(c->opts.report_arg, kind, text);
+}
+
+static void report_rest(struct check *c)
+{
+    char text[96];
+
+    if (!c->opts.report || c->reported <= c->opts.report_max)
+        return;
+    snprintf(text, sizeof text, "%" PRIu64 " more findings are not shown", c->reported - c->opts.report_max);
+    c->opts.report(c->opts.report_arg, QCOW2_NOTE, text);
+}
+
+/* ---- references ------------------------------------------------------------------------------------- */
+
+int check_claim(struct check *c, uint64_t host_offset, uint64_t len, enum q2_use use, uint64_t n)
+{
+    const struct q2_geometry *g = &c->header.geo;
+    uint64_t end;
+
+    if (len == 0)
+        return 0;
+    /* The last cluster of a file may be there in part. */
+    if (!add_u64(host_offset, len, &end) || (end > c->file_size && end - c->file_size >= g->cluster_size)) {
+        check_found(c, QCOW2_CORRUPTION, n, "%s at host offset 0x%" PRIx64 ", %" PRIu64
+                    " bytes, reaches past the end of the file", q2_use_name(use), host_offset, len);
+        return 0;
+    }
+    for (uint64_t i = q2_cluster_index(g, host_offset); i <= q2_cluster_index(g, end - 1); i++) {
+        struct q2_refs_added added;
+        int rc = q2_refs_add(&c->refs, i, use, n, g->refcount_max, &added);
+
+        if (rc < 0)
+            return rc;
+        if (unlikely(added.excess > 0))
+            check_found(c, QCOW2_CORRUPTION, added.excess,
+                        "cluster %" PRIu64 " has more references than a refcount of %" PRIu32 " bits can count", i,
+                        g->refcount_bits);
+        if (unlikely(added.before != use && added.before != Q2_USE_NONE && added.before != Q2_USE_MIXED))
+            check_found(c, QCOW2_NOTE, 1, "cluster %" PRIu64 " is used for %s, and for %s", i,
+                        q2_use_name(added.before), q2_use_name(use));
+    }
+    return 0;
+}
+
+bool check_table_bytes(struct check *c, uint64_t len, const char *what)
+{
+    if (len > c->table_bytes) {
+        check_found(c, QCOW2_CORRUPTION, 1, "%s is not looked at: the tables so far are larger than the file, so they "
+                                            "overlap", what);
+        c->blind = true;
+        return false;
+    }
+    c->table_bytes -= len;
+    return true;
+}
+
+/* ---- the check -------------------------------------------------------------------------------------- */
+
+static int read_header(struct check *c)
+{
+    uint8_t head[512];
+    uint64_t len;
+    uint8_t *buf;
+    int rc = io_pread(c->queue, c->file, head, sizeof head, 0);
+
+    if (rc < 0)
+        return err_set(rc, "%s: the header cannot be read: %s", c->file->name, strerror(-rc));
+    len = min_u64(c->file_size, q2_header_span(head, sizeof head));
+    buf = check_buffer(c, max_u64(len, 1));
+    if (!buf)
+        return -ENOMEM;
+    rc = len > 0 ? io_pread(c->queue, c->file, buf, len, 0) : 0;
+    if (rc < 0)
+        err_set(rc, "%s: the header cannot be read: %s", c->file->name, strerror(-rc));
+    else
+        rc = q2_header_parse(buf, len, c->file_size, c->file->name, &c->header);
+    free(buf);
+    return rc;
+}
+
+static int start(struct check *c)
+{
+    const struct q2_geometry *g = &c->header.geo;
+
+    c->file_clusters = q2_clusters(g, c->file_size);
+    if (c->file_clusters > INT_MAX)
+        return err_set(EFBIG, "%s: a file of %" PRIu64 " clusters is too large to be checked", c->file->name,
+                       c->file_clusters);
+    c->table_bytes = c->file_size + Q2_MAX_L1_SIZE; /* the last ones may end past the end */
+    c->res.total_clusters = q2_clusters(g, align_down(c->header.size, 512));
+    if (c->header.incompatible & Q2_INCOMPAT_DIRTY)
+        check_found(c, QCOW2_NOTE, 1, "the image was not closed: its refcounts may lag behind");
+    if (c->header.incompatible & Q2_INCOMPAT_CORRUPT)
+        check_found(c, QCOW2_NOTE, 1, "the image is marked as corrupt");
+    return q2_refs_init(&c->refs, &c->budget, c->file_clusters + 1);
+}
+
+static int run(struct check *c)
+{
+    int rc = start(c);
+
+    if (rc == 0)
+        rc = check_load_refcounts(c);
+    if (rc == 0)
+        rc = check_claim(c, 0, c->header.geo.cluster_size, Q2_USE_HEADER, 1);
+    if (rc == 0)
+        rc = check_l1(c, c->header.l1_offset, c->header.l1_entries, true, "L1 table");
+    if (rc == 0)
+        rc = check_snapshots(c);
+    if (rc == 0)
+        rc = check_bitmaps(c);
+    c->progress_total = 2 * c->sole_count + c->l2.count;
+    if (rc == 0)
+        rc = check_l2_tables(c);
+    if (rc == 0)
+        rc = check_refcount_tables(c);
+    if (rc == 0)
+        rc = check_compare(c);
+    if (rc == 0 && c->blind)
+        check_found(c, QCOW2_NOTE, 1, "leaks are not counted, since not all tables could be read");
+    if (rc == 0 && c->opts.progress)
+        c->opts.progress(c->opts.progress_arg, c->progress_done, c->progress_done);
+    return rc;
+}
+
+static uint64_t memory_default(void)
+{
+    long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+
+    return pages > 0 && page > 0 ? (uint64_t)pages * (uint64_t)page / 2 : 1ull << 30;
+}
+
+static void finish(struct check *c)
+{
+    q2_l2_set_finish(&c->l2);
+    q2_refs_finish(&c->refs);
+    check_forget_refcounts(c);
+    q2_header_free(&c->header);
+    assert(c->budget.used == 0);
+}
+
+int qcow2_check(struct backend *file, vdisk_queue *q, const struct qcow2_check_opts *opts,
+                struct qcow2_check_result *ret)
+{
+    struct check c = {.file = file, .queue = q, .file_size = backend_size(file)};
+    int rc;
+
+    if (opts)
+        c.opts = *opts;
+    if (c.opts.report_max == 0)
+        c.opts.report_max = REPORT_MAX;
+    c.budget.max = c.opts.memory_max ? c.opts.memory_max : memory_default();
+    c.l2.budget = &c.budget;
+    rc = read_header(&c);
+    if (rc < 0)
+        return rc == -ENOMEM ? err_set(ENOMEM, "%s: out of memory", file->name) : rc;
+    rc = run(&c);
+    if (rc == -ENOMEM)
+        err_hint(err_set(ENOMEM, "%s: the check needs more than the %" PRIu64 " MiB that it may use", file->name,
+                         c.budget.max >> 20),
+                 "run it on a machine with more memory");
+    else if (rc == -ECANCELED)
+        err_set(ECANCELED, "%s: the check was stopped", file->name);
+    if (rc == 0) {
+        report_rest(&c);
+        *ret = c.res;
+    }
+    finish(&c);
+    return rc;
+}
+
+int qcow2_check_path(const char *name, uint32_t backend_flags, const struct qcow2_check_opts *opts,
+                     struct qcow2_check_result *ret)
+{
+    struct vdisk_queue_opts queue_opts = {.size = sizeof queue_opts};
+    struct backend *file;
+    vdisk_queue *q;
+    int rc = backend_open(name, backend_flags & ~(uint32_t)(BACKEND_RDWR | BACKEND_CREATE), &file);
+
+    if (rc < 0)
+        return rc;
+    rc = vdisk_queue_create(&queue_opts, &q);
+    if (rc == 0) {
+        rc = qcow2_check(file, q, opts, ret);
+        vdisk_queue_destroy(q);
+    }
+    backend_close(file);
+    return rc;
+}

@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* One run of the check, shared by qcow2/check*.c. */
+#ifndef QCOW2_CHECK_INTERNAL_H
+#define QCOW2_CHECK_INTERNAL_H
+
+#include "engine/bits.h"
+#include "qcow2/check.h"
+#include "qcow2/check_refs.h"
+#include "qcow2/header.h"
+
+struct check {
+    struct backend            *file;
+    vdisk_queue               *queue;
+    struct qcow2_check_opts    opts;
+    struct qcow2_check_result  res;
+    struct q2_header           header;
+    uint64_t                   file_size;
+    uint64_t                   file_clusters;
+    struct q2_budget           budget;
+    struct q2_refs             refs;        /* of file_clusters + 1: compressed data may end a little past the end */
+    struct q2_l2_set           l2;
+    uint64_t                  *reftable;    /* host order */
+    uint64_t                   reftable_entries; /* up to the last that is not 0 */
+    uint64_t                 **sole;        /* by refcount block: which of its refcounts are one; NULL: none */
+    uint64_t                   sole_count;  /* blocks for clusters inside the file */
+    uint64_t                   table_bytes; /* L1 and bitmap tables may still have: together they fit in a file */
+    bool                       blind;       /* some table could not be read: what it refers to must not count as leaked */
+    uint64_t                   reported;
+    uint64_t                   progress_done, progress_total;
+    uint64_t                   zero_tables; /* tables read that were nothing but zeros */
+    uint64_t                   hole_start, hole_end;
+};
+
+/* ---- check.c --------------------------------------------------------------------------------------- */
+
+/* Count `n` findings of a kind and report one line. */
+void check_found(struct check *c, enum qcow2_finding kind, uint64_t n, const char *fmt, ...)
+    __attribute__((format(printf, 4, 5)));
+
+/*
+ * Count `n` references to each cluster that the range touches. A range past the end of the file is a corruption and
+ * counts nothing. 0 or -ENOMEM.
+ */
+int check_claim(struct check *c, uint64_t host_offset, uint64_t len, enum q2_use use, uint64_t n);
+
+/* A table of `len` bytes that no other can share is about to be read: false, and a finding, when there is too much of them. */
+bool check_table_bytes(struct check *c, uint64_t len, const char *what);
+
+/* ---- check_io.c ------------------------------------------------------------------------------------ */
+
+/* Memory for reading; free(). */
+void *check_buffer(struct check *c, uint64_t len);
+
+/* Read, skipping holes when there are many of them. */
+int check_read(struct check *c, void *buf, uint64_t len, uint64_t host_offset);
+
+/* Clusters to be read, several at a time, and taken in order. */
+struct check_reads {
+    uint64_t   count;
+    /* Where cluster `i` is; 0: not to be read. */
+    uint64_t (*offset)(struct check *c, uint64_t i);
+    /* `buf` is NULL when it was not read; rc: of the read. Non-zero ends it all. */
+    int      (*take)(struct check *c, uint64_t i, const uint8_t *buf, int rc);
+};
+
+int check_read_clusters(struct check *c, const struct check_reads *reads);
+
+/* `n` steps are done. 0, or -ECANCELED. */
+int check_progress(struct check *c, uint64_t n);
+
+/* ---- check_tables.c, check_roots.c, check_refcounts.c ------------------------------------------------ */
+
+/* All return 0, whatever they find, or a negative errno that ends the check. */
+int check_l1(struct check *c, uint64_t host_offset, uint32_t entries, bool active, const char *what);
+int check_l2_tables(struct check *c);
+int check_snapshots(struct check *c);
+int check_bitmaps(struct check *c);
+int check_load_refcounts(struct check *c);
+void check_forget_refcounts(struct check *c);
+int check_refcount_tables(struct check *c);
+int check_compare(struct check *c);
+
+/* Is the refcount on disk exactly one? *ret_known is false when it cannot be read. */
+bool check_sole(const struct check *c, uint64_t cluster, bool *ret_known);
+
+#endif
