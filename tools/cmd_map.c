@@ -25,14 +25,13 @@ struct map {
     struct vdisk_extent current; /* not printed yet; length 0: none */
 };
 
-/* The name of the file that holds the data of layer `depth`. */
-static const char *layer_file(const struct map *m, uint32_t depth)
+static const vdisk *layer(const struct map *m, uint32_t depth)
 {
     const vdisk *v = m->volume;
 
     for (; depth > 0 && v->backing != NULL; depth--)
         v = v->backing;
-    return v->data->name;
+    return v;
 }
 
 static void print_json(struct map *m, const struct vdisk_extent *e)
@@ -60,7 +59,7 @@ static int print_human(struct map *m, const struct vdisk_extent *e)
         return CLI_FAILED;
     }
     printf("%#-16" PRIx64 "%#-16" PRIx64 "%#-16" PRIx64 "%s\n", e->guest_offset, e->length, e->host_offset,
-           layer_file(m, e->depth));
+           layer(m, e->depth)->data->name);
     return CLI_OK;
 }
 
@@ -100,6 +99,24 @@ static int add_extent(struct map *m, const struct vdisk_extent *e)
     return rc;
 }
 
+/* Where the next layer ends that is shorter than those above it, or `end`. */
+static uint64_t next_layer_end(const struct map *m, uint64_t offset, uint64_t end)
+{
+    for (const vdisk *v = m->volume; v != NULL; v = v->backing) {
+        if (vdisk_size(v) > offset)
+            end = min_u64(end, vdisk_size(v));
+    }
+    return end;
+}
+
+/* What lies past the end of a backing file is zero by the word of the layer above. */
+static void settle_depth(const struct map *m, struct vdisk_extent *e)
+{
+    while (e->depth > 0 && !(e->flags & VDISK_EXTENT_ALLOCATED) &&
+           e->guest_offset >= vdisk_size(layer(m, e->depth)))
+        e->depth--;
+}
+
 static int map_range(struct map *m, uint64_t offset, uint64_t end)
 {
     struct vdisk_extent list[BATCH];
@@ -107,9 +124,10 @@ static int map_range(struct map *m, uint64_t offset, uint64_t end)
 
     while (offset < end && rc == CLI_OK) {
         struct vdisk_extents extents = {.list = list, .max = BATCH};
-        if (vdisk_pextents(m->volume, end - offset, offset, &extents) < 0)
+        if (vdisk_pextents(m->volume, next_layer_end(m, offset, end) - offset, offset, &extents) < 0)
             return cli_library_error();
         for (unsigned i = 0; i < extents.count && rc == CLI_OK; i++) {
+            settle_depth(m, &list[i]);
             rc = add_extent(m, &list[i]);
             offset = list[i].guest_offset + list[i].length;
         }
