@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "tests/lib/model.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "tests/lib/test.h"
+
+void model_init(struct model *m, uint64_t base, uint64_t size)
+{
+    m->base = base;
+    m->size = size;
+    m->now = test_alloc(size);
+    m->old = test_alloc(size);
+    m->marks = test_alloc(size);
+}
+
+void model_finish(struct model *m)
+{
+    free(m->now);
+    free(m->old);
+    free(m->marks);
+    memset(m, 0, sizeof *m);
+}
+
+void model_copy(struct model *to, const struct model *from)
+{
+    assert(to->base == from->base && to->size == from->size);
+    memcpy(to->now, from->now, from->size);
+    memcpy(to->old, from->old, from->size);
+    memcpy(to->marks, from->marks, from->size);
+}
+
+/* Index in the arrays; the range lies in the window. */
+static uint64_t at(const struct model *m, uint64_t offset, uint64_t len)
+{
+    assert(offset >= m->base && offset - m->base <= m->size && len <= m->size - (offset - m->base));
+    return offset - m->base;
+}
+
+void model_write(struct model *m, uint64_t offset, const void *buf, uint64_t len)
+{
+    uint64_t i = at(m, offset, len);
+
+    memcpy(m->now + i, buf, len);
+    memset(m->marks + i, 0, len);
+}
+
+void model_zero(struct model *m, uint64_t offset, uint64_t len)
+{
+    uint64_t i = at(m, offset, len);
+
+    memset(m->now + i, 0, len);
+    memset(m->marks + i, 0, len);
+}
+
+void model_discard(struct model *m, uint64_t offset, uint64_t len)
+{
+    uint64_t i = at(m, offset, len);
+
+    for (uint64_t end = i + len; i < end; i++)
+        if (m->now[i] != 0 || m->marks[i])
+            m->marks[i] |= MODEL_OR_ZERO;
+}
+
+void model_maybe_write(struct model *m, uint64_t offset, const void *buf, uint64_t len)
+{
+    uint64_t i = at(m, offset, len);
+    const uint8_t *new = buf;
+
+    for (uint64_t k = 0; k < len; k++, i++) {
+        uint8_t value = new ? new[k] : 0;
+        if (value == m->now[i])
+            continue;
+        if (m->marks[i] & MODEL_OR_OLD && m->old[i] != value)
+            m->marks[i] |= MODEL_ANY; /* a third value: too many to remember */
+        m->old[i] = m->now[i];
+        m->marks[i] |= MODEL_OR_OLD;
+        m->now[i] = value;
+    }
+}
+
+void model_loosen(struct model *m, const struct model *flushed)
+{
+    for (uint64_t i = 0; i < m->size; i++) {
+        m->marks[i] |= flushed->marks[i];
+        if (flushed->marks[i] & MODEL_OR_OLD || (m->marks[i] & MODEL_OR_OLD && m->old[i] != flushed->now[i]))
+            m->marks[i] |= m->now[i] == flushed->now[i] && m->old[i] == flushed->old[i] ? 0 : MODEL_ANY;
+        else if (m->now[i] != flushed->now[i]) {
+            m->old[i] = flushed->now[i];
+            m->marks[i] |= MODEL_OR_OLD;
+        }
+    }
+}
+
+void model_cut(struct model *m, uint64_t size)
+{
+    if (size < m->base)
+        size = m->base;
+    if (size - m->base < m->size)
+        model_zero(m, size, m->size - (size - m->base));
+}
+
+static bool may_be(const struct model *m, uint64_t i, uint8_t value)
+{
+    uint8_t marks = m->marks[i];
+
+    if (value == m->now[i] || marks & MODEL_ANY)
+        return true;
+    return (marks & MODEL_OR_ZERO && value == 0) || (marks & MODEL_OR_OLD && value == m->old[i]);
+}
+
+uint64_t model_find_wrong(const struct model *m, uint64_t offset, const void *buf, uint64_t len)
+{
+    uint64_t i = at(m, offset, len);
+    const uint8_t *got = buf;
+
+    if (memcmp(got, m->now + i, len) == 0)
+        return UINT64_MAX;
+    for (uint64_t k = 0; k < len; k++)
+        if (!may_be(m, i + k, got[k]))
+            return offset + k;
+    return UINT64_MAX;
+}
+
+/* How many bytes of the range are wrong, from the first wrong one. */
+static uint64_t count_wrong(const struct model *m, uint64_t offset, const uint8_t *got, uint64_t len)
+{
+    uint64_t n = 0, i = at(m, offset, len);
+
+    for (uint64_t k = 0; k < len; k++)
+        n += !may_be(m, i + k, got[k]);
+    return n;
+}
+
+void model_expect(struct model *m, uint64_t offset, const void *buf, uint64_t len, const char *what)
+{
+    uint64_t wrong = model_find_wrong(m, offset, buf, len), i = at(m, offset, len);
+    const uint8_t *got = buf;
+
+    if (wrong != UINT64_MAX) {
+        uint64_t k = wrong - offset;
+        FAIL("%s at %" PRIu64 "+%" PRIu64 ": byte %" PRIu64 " (0x%" PRIx64 ") is 0x%02x, not 0x%02x (marks %x); "
+             "%" PRIu64 " bytes of the range are wrong",
+             what, offset, len, wrong, wrong, got[k], m->now[i + k], m->marks[i + k],
+             count_wrong(m, offset, got, len));
+    }
+    memcpy(m->now + i, got, len);
+    memset(m->marks + i, 0, len);
+}
+
+void model_expect_zero(struct model *m, uint64_t offset, uint64_t len, const char *what)
+{
+    uint64_t i = at(m, offset, len);
+
+    for (uint64_t k = 0; k < len; k++)
+        if (!may_be(m, i + k, 0))
+            FAIL("%s says that %" PRIu64 "+%" PRIu64 " is zero: byte %" PRIu64 " is 0x%02x", what, offset, len,
+                 offset + k, m->now[i + k]);
+    memset(m->now + i, 0, len);
+    memset(m->marks + i, 0, len);
+}
+
+void model_dump(const struct model *m, int fd)
+{
+    enum { BLOCK = 4096 };
+    static const uint8_t zeros[BLOCK];
+
+    for (uint64_t i = 0; i < m->size; i += BLOCK) {
+        uint64_t n = m->size - i < BLOCK ? m->size - i : BLOCK;
+        for (uint64_t k = i; k < i + n; k++)
+            CHECK_MSG(m->marks[k] == 0, "byte %" PRIu64 " of the model is loose", m->base + k);
+        if (memcmp(m->now + i, zeros, n) == 0)
+            continue;
+        CHECK(pwrite(fd, m->now + i, n, (off_t)(m->base + i)) == (ssize_t)n);
+    }
+}
