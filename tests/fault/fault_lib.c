@@ -1,0 +1,333 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "tests/fault/fault_lib.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "engine/bits.h"
+#include "engine/volume.h"
+#include "qcow2/check.h"
+#include "tests/lib/test.h"
+
+enum { MAX_CALLS = 2000, CLOSE_CALLS = 40, QEMU_EVERY = 6 };
+
+const struct fault_mode fault_modes[FAULT_MODES] = {
+    {"EIO", FAULT_FAIL, EIO},  {"ENOSPC", FAULT_FAIL, ENOSPC}, {"EIO, but done", FAULT_FAIL_AFTER, EIO},
+    {"short", FAULT_SHORT, 0}, {"late", FAULT_LATE, 0},        {"late end", FAULT_LATE_END, 0},
+};
+
+/* ---- the volume ------------------------------------------------------------------------------------- */
+
+int subject_open(struct subject *s, uint32_t flags, bool armed)
+{
+    struct vdisk_open_opts opts = {.size = sizeof opts, .flags = flags};
+    int rc;
+
+    opts.format = s->spec.qcow2 ? "qcow2" : "raw";
+    CHECK_OK(fault_backend_create(memdisk_open(&s->disk, !(flags & VDISK_OPEN_RDWR)), &s->fault));
+    s->armed = false;
+    if (armed)
+        subject_arm(s);
+    s->v = NULL;
+    rc = vdisk_open_backend(s->fault, &opts, &s->v);
+    if (rc < 0)
+        CHECK_MSG(vdisk_error_text()[0], "open failed (%s) without a text", strerror(-rc));
+    return rc;
+}
+
+void subject_arm(struct subject *s)
+{
+    CHECK_OK(fault_add_rule(s->fault, &s->rule));
+    s->armed = true;
+}
+
+static void need_text(int rc, const char *what)
+{
+    if (rc < 0)
+        CHECK_MSG(vdisk_error_text()[0], "%s failed (%s) without a text", what, strerror(-rc));
+}
+
+int subject_write(struct subject *s, unsigned pattern, uint64_t offset, uint64_t len, uint32_t flags)
+{
+    uint8_t *buf = test_alloc(len);
+    int rc;
+
+    image_pattern_bytes(pattern, buf, len);
+    rc = vdisk_pwrite(s->v, buf, len, offset, flags);
+    need_text(rc, "write");
+    if (rc == 0)
+        model_write(&s->now, offset, buf, len);
+    else
+        model_maybe_write(&s->now, offset, buf, len);
+    free(buf);
+    return rc;
+}
+
+int subject_read(struct subject *s, uint64_t offset, uint64_t len)
+{
+    uint8_t *buf = test_alloc(len);
+    int rc = vdisk_pread(s->v, buf, len, offset);
+
+    need_text(rc, "read");
+    if (rc == 0) {
+        uint64_t wrong = model_find_wrong(&s->now, offset, buf, len);
+        CHECK_MSG(wrong == UINT64_MAX, "byte %" PRIu64 " reads wrong", wrong);
+    }
+    free(buf);
+    return rc;
+}
+
+int subject_zero(struct subject *s, uint64_t offset, uint64_t len, uint32_t flags)
+{
+    int rc = vdisk_pzero(s->v, len, offset, flags);
+
+    need_text(rc, "zero");
+    if (rc == 0)
+        model_zero(&s->now, offset, len);
+    else
+        model_maybe_write(&s->now, offset, NULL, len);
+    return rc;
+}
+
+int subject_discard(struct subject *s, uint64_t offset, uint64_t len)
+{
+    int rc = vdisk_pdiscard(s->v, len, offset);
+
+    need_text(rc, "discard");
+    model_discard(&s->now, offset, len);
+    return rc;
+}
+
+int subject_flush(struct subject *s)
+{
+    int rc = vdisk_sync(s->v);
+
+    need_text(rc, "flush");
+    if (rc == 0)
+        model_copy(&s->flushed, &s->now);
+    return rc;
+}
+
+static void resize_model(struct model *m, uint64_t size)
+{
+    struct model bigger;
+    uint64_t n = min_u64(m->size, size);
+
+    model_init(&bigger, 0, size);
+    memcpy(bigger.now, m->now, n);
+    memcpy(bigger.old, m->old, n);
+    memcpy(bigger.marks, m->marks, n);
+    model_finish(m);
+    *m = bigger;
+}
+
+int subject_grow(struct subject *s, uint64_t size)
+{
+    int rc = vdisk_grow(s->v, size);
+
+    need_text(rc, "grow");
+    if (rc == 0) {
+        resize_model(&s->now, size);
+        resize_model(&s->flushed, size);
+    }
+    return rc;
+}
+
+int subject_close(struct subject *s)
+{
+    int rc = vdisk_close(s->v);
+
+    need_text(rc, "close");
+    if (rc == 0)
+        model_copy(&s->flushed, &s->now);
+    s->v = NULL;
+    s->fault = NULL;
+    return rc;
+}
+
+/* ---- judging ---------------------------------------------------------------------------------------- */
+
+static void report(void *arg, enum qcow2_finding kind, const char *text)
+{
+    if (kind == QCOW2_CORRUPTION || kind == QCOW2_ERROR)
+        snprintf(arg, 512, "%s", text);
+}
+
+void subject_check_image(struct subject *s, bool by_qemu)
+{
+    char finding[512] = "";
+    struct qcow2_check_opts opts = {.report = report, .report_arg = finding};
+    struct qcow2_check_result result = {.corruptions = 0};
+    struct backend *b;
+    vdisk_queue *q;
+
+    if (!s->spec.qcow2)
+        return;
+    b = memdisk_open(&s->disk, true);
+    CHECK_OK(vdisk_queue_create(NULL, &q));
+    CHECK_OK(qcow2_check(b, q, &opts, &result));
+    vdisk_queue_destroy(q);
+    backend_close(b);
+    CHECK_MSG(result.corruptions == 0 && result.check_errors == 0,
+              "check finds %" PRIu64 " corruptions, %" PRIu64 " errors, as: %s", result.corruptions,
+              result.check_errors, finding);
+    if (by_qemu) {
+        memdisk_save(&s->disk, test_path("saved"));
+        image_check(test_path("saved"), true);
+        unlink(test_path("saved"));
+    }
+}
+
+void subject_check_content(struct subject *s)
+{
+    model_loosen(&s->now, &s->flushed);
+    if (subject_open(s, VDISK_OPEN_RDWR, false) < 0)
+        FAIL("cannot be opened any more: %s", vdisk_error_text());
+    if (vdisk_size(s->v) != s->now.size) { /* a growth that failed may have come all the way */
+        CHECK(vdisk_size(s->v) > s->now.size);
+        resize_model(&s->now, vdisk_size(s->v));
+    }
+    CHECK_OK(subject_read(s, 0, s->now.size));
+    CHECK_OK(vdisk_close(s->v));
+}
+
+/* ---- the subject ------------------------------------------------------------------------------------ */
+
+/* Clusters of every kind in the first half: data, zero, partly written, discarded, never touched. */
+static void fill(struct subject *s)
+{
+    uint64_t unit = s->spec.qcow2 ? s->spec.cluster_size : 4096, half = s->spec.size / 2;
+    unsigned kind = 0;
+
+    for (uint64_t at = 0; at + 8 * unit <= half && kind < 24; at += 8 * unit, kind += 6) {
+        CHECK_OK(subject_write(s, kind, at, 2 * unit, 0));
+        CHECK_OK(subject_write(s, kind + 1, at + 2 * unit + unit / 4, unit / 2, 0));
+        CHECK_OK(subject_zero(s, at + 4 * unit, unit, 0));
+        CHECK_OK(subject_write(s, kind + 2, at + 5 * unit, unit, 0));
+        CHECK_OK(subject_zero(s, at + 5 * unit, unit, VDISK_REQ_UNMAP));
+    }
+}
+
+void subject_init(struct subject *s, const struct image_spec *spec)
+{
+    struct backend *b;
+
+    memset(s, 0, sizeof *s);
+    s->spec = *spec;
+    memdisk_init(&s->disk, 512);
+    b = memdisk_open(&s->disk, false);
+    CHECK_OK(image_create_on(spec, b));
+    backend_close(b);
+    model_init(&s->now, 0, spec->size);
+    model_init(&s->flushed, 0, spec->size);
+    CHECK_OK(subject_open(s, VDISK_OPEN_RDWR, false));
+    fill(s);
+    CHECK_OK(subject_close(s));
+}
+
+void subject_copy(struct subject *to, struct subject *from)
+{
+    *to = *from;
+    memdisk_clone(&to->disk, &from->disk);
+    model_init(&to->now, 0, from->now.size);
+    model_copy(&to->now, &from->now);
+    model_init(&to->flushed, 0, from->flushed.size);
+    model_copy(&to->flushed, &from->flushed);
+}
+
+void subject_finish(struct subject *s)
+{
+    memdisk_finish(&s->disk);
+    model_finish(&s->now);
+    model_finish(&s->flushed);
+}
+
+/* ---- scenarios -------------------------------------------------------------------------------------- */
+
+/* The volume after a failure, with the faults gone: all reads right; writes right, or refused with a reason. */
+static void works_on(struct subject *s)
+{
+    uint64_t unit = s->spec.qcow2 ? s->spec.cluster_size : 4096;
+    int rc;
+
+    CHECK_OK(subject_read(s, 0, s->now.size));
+    rc = subject_write(s, 77, s->now.size - 3 * unit, 2 * unit, 0);
+    if (rc == 0)
+        rc = subject_write(s, 78, unit / 2, 2 * unit, 0);
+    if (rc == 0)
+        rc = subject_flush(s);
+    if (rc < 0)
+        CHECK_MSG(strlen(vdisk_error_text()) > 10, "writing fails for good (%s), and why is: '%s'", strerror(-rc),
+                  vdisk_error_text());
+    CHECK_OK(subject_read(s, 0, s->now.size));
+}
+
+/* With the fault on: 0, or the error that came out. */
+static int act(const struct scenario *sc, struct subject *s)
+{
+    int rc = sc->act(s), flush_rc = 0;
+
+    if (s->v && (!sc->opens || rc == 0))
+        flush_rc = subject_flush(s);
+    return rc < 0 ? rc : flush_rc;
+}
+
+/* One run with the nth call failing; false if there was no nth call. */
+static bool run_once(const struct scenario *sc, const struct fault_mode *mode, struct subject *template,
+                     unsigned nth)
+{
+    struct subject s;
+    bool fired = true;
+    int rc;
+
+    subject_copy(&s, template);
+    s.rule = (struct fault_rule){.nth = nth, .what = mode->what, .error = mode->error, .calls = 2};
+    if (mode->what == FAULT_SHORT)
+        s.rule.kinds = FAULT_KIND(IO_READ) | FAULT_KIND(IO_WRITE);
+    if (!sc->opens) {
+        CHECK_OK(subject_open(&s, VDISK_OPEN_RDWR, false));
+        if (sc->prepare)
+            sc->prepare(&s);
+        if (sc->cold) {
+            CHECK_OK(subject_close(&s));
+            CHECK_OK(subject_open(&s, VDISK_OPEN_RDWR, false));
+        }
+        subject_arm(&s);
+    }
+    rc = act(sc, &s);
+    if (mode->error == 0)
+        CHECK_MSG(rc == 0, "a call that is only %s makes it fail: %s", mode->name, vdisk_error_text());
+    if (s.v) {
+        fired = fault_fired(s.fault) > 0;
+        if (!fired)
+            CHECK_OK(rc);
+        fault_clear(s.fault);
+        works_on(&s);
+        subject_close(&s); /* may fail where writing is refused; what was flushed is there all the same */
+    } else if (sc->closes) {
+        fired = nth < CLOSE_CALLS; /* the counters are gone with the volume */
+    }
+    subject_check_image(&s, nth % QEMU_EVERY == 0);
+    subject_check_content(&s);
+    subject_finish(&s);
+    return fired;
+}
+
+void scenario_run(const struct scenario *sc, const struct fault_mode *mode)
+{
+    struct subject template;
+    unsigned nth = 0;
+
+    subject_init(&template, &sc->spec);
+    do {
+        nth++;
+        CHECK_MSG(nth < MAX_CALLS, "no end to the calls");
+        test_note("call %u of '%s': %s; %s", nth, sc->name, mode->name, image_describe(&sc->spec));
+    } while (run_once(sc, mode, &template, nth));
+    CHECK_MSG(nth > 1, "the scenario makes no call");
+    subject_finish(&template);
+}

@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Fail every call once: a scenario is run against a prepared volume with the first call of the backend failing,
+ * then with the second, and so on until a run needs no more calls. After each run the image checks clean (leaks
+ * allowed), nothing that was flushed is lost, and the volume works on or says why it does not.
+ */
+#ifndef TESTS_FAULT_FAULT_LIB_H
+#define TESTS_FAULT_FAULT_LIB_H
+
+#include "backends/fault.h"
+#include "tests/lib/image.h"
+#include "tests/lib/memdisk.h"
+#include "tests/lib/model.h"
+
+struct subject {
+    struct image_spec spec;
+    struct memdisk disk;
+    struct model now;      /* what it must read as */
+    struct model flushed;  /* what it read as at the last successful flush */
+    struct backend *fault; /* of the volume that is open */
+    vdisk *v;
+    struct fault_rule rule; /* what is to fail */
+    bool armed;
+};
+
+/* The call that fails: all but nth is set by the caller. */
+struct fault_mode {
+    const char *name;
+    enum fault_what what;
+    int error;
+};
+extern const struct fault_mode fault_modes[];
+enum { FAULT_MODES = 6 };
+
+/* An image by `spec` on memory with a cluster-mixed content in its first half, closed. */
+void subject_init(struct subject *s, const struct image_spec *spec);
+void subject_copy(struct subject *to, struct subject *from);
+void subject_finish(struct subject *s);
+
+/* Open over a fault backend. 0 or -errno. `armed`: with the rule already on. */
+int subject_open(struct subject *s, uint32_t flags, bool armed);
+void subject_arm(struct subject *s);
+
+/* Requests that keep the models; 0 or -errno. A failure must leave a text. */
+int subject_write(struct subject *s, unsigned pattern, uint64_t offset, uint64_t len, uint32_t flags);
+int subject_read(struct subject *s, uint64_t offset, uint64_t len);
+int subject_zero(struct subject *s, uint64_t offset, uint64_t len, uint32_t flags);
+int subject_discard(struct subject *s, uint64_t offset, uint64_t len);
+int subject_flush(struct subject *s);
+int subject_grow(struct subject *s, uint64_t size);
+int subject_close(struct subject *s);
+
+/* The image on its memory is sound: by our check, and now and then by QEMU's. */
+void subject_check_image(struct subject *s, bool by_qemu);
+
+/* Reopen without faults: nothing that was flushed is lost. */
+void subject_check_content(struct subject *s);
+
+struct scenario {
+    const char *name;
+    struct image_spec spec;
+    void (*prepare)(struct subject *); /* on the open volume, before the fault; may be NULL */
+    int (*act)(struct subject *);      /* what may fail */
+    bool cold;                         /* closed and opened again in between: nothing is cached */
+    bool opens;                        /* act opens by itself */
+    bool closes;                       /* act closes */
+};
+
+/* All runs of one scenario in one mode. */
+void scenario_run(const struct scenario *sc, const struct fault_mode *mode);
+
+#endif

@@ -1,0 +1,272 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Each operation on an open volume, and opening and closing, with each of its calls failing once. */
+#include <errno.h>
+#include <string.h>
+
+#include "engine/bits.h"
+#include "tests/fault/fault_lib.h"
+#include "tests/lib/test.h"
+
+#define MIB(n)         ((uint64_t)(n) << 20)
+#define QCOW2(cluster) .qcow2 = true, .cluster_size = (cluster), .version = 3, .refcount_bits = 16
+#define V2(cluster)    .qcow2 = true, .cluster_size = (cluster), .version = 2, .refcount_bits = 16
+
+/* Offsets in clusters of the content that subject_init() makes. */
+static uint64_t at(const struct subject *s, uint64_t clusters)
+{
+    return clusters * (s->spec.qcow2 ? s->spec.cluster_size : 4096);
+}
+
+/* ---- what may fail ---------------------------------------------------------------------------------- */
+
+static int act_read(struct subject *s)
+{
+    return subject_read(s, at(s, 1) + 100, at(s, 7));
+}
+
+static int act_write_in_place(struct subject *s)
+{
+    return subject_write(s, 40, at(s, 1), at(s, 1), 0);
+}
+
+static int act_write_in_place_unaligned(struct subject *s)
+{
+    return subject_write(s, 41, at(s, 1) + 700, 1000, 0);
+}
+
+static int act_write_fua(struct subject *s)
+{
+    return subject_write(s, 42, at(s, 1) + 512, at(s, 6), VDISK_REQ_FUA);
+}
+
+static int act_first_touch(struct subject *s)
+{
+    return subject_write(s, 43, s->now.size / 2 + at(s, 10) + 300, 600, 0);
+}
+
+static int act_first_touch_many(struct subject *s)
+{
+    return subject_write(s, 44, s->now.size / 2 + at(s, 10) + 300, at(s, 5), 0);
+}
+
+static int act_write_over_zero(struct subject *s)
+{
+    return subject_write(s, 45, at(s, 4) + 300, at(s, 1), 0);
+}
+
+static int act_zero(struct subject *s)
+{
+    return subject_zero(s, at(s, 0), at(s, 3), 0);
+}
+
+static int act_zero_unmap(struct subject *s)
+{
+    return subject_zero(s, at(s, 0), at(s, 3), VDISK_REQ_UNMAP);
+}
+
+static int act_zero_unaligned(struct subject *s)
+{
+    return subject_zero(s, at(s, 0) + 700, at(s, 2) + 11, 0);
+}
+
+static int act_discard(struct subject *s)
+{
+    return subject_discard(s, at(s, 0), at(s, 6));
+}
+
+/* What a discard frees is taken again. */
+static int act_discard_rewrite(struct subject *s)
+{
+    int rc = subject_discard(s, at(s, 0), at(s, 2));
+
+    if (rc == 0)
+        rc = subject_flush(s);
+    return rc < 0 ? rc : subject_write(s, 46, at(s, 0), at(s, 4), 0);
+}
+
+static int act_flush(struct subject *s)
+{
+    return subject_flush(s);
+}
+
+static int act_grow(struct subject *s)
+{
+    return subject_grow(s, s->now.size * 16);
+}
+
+static int act_close(struct subject *s)
+{
+    return subject_close(s);
+}
+
+static int act_open(struct subject *s)
+{
+    return subject_open(s, VDISK_OPEN_RDWR, true);
+}
+
+static int act_open_write(struct subject *s)
+{
+    int rc = subject_open(s, VDISK_OPEN_RDWR, true);
+
+    return rc < 0 ? rc : subject_write(s, 47, s->now.size - at(s, 4) + 5, at(s, 2), 0);
+}
+
+/* ---- before it -------------------------------------------------------------------------------------- */
+
+static void prepare_dirty(struct subject *s)
+{
+    CHECK_OK(subject_write(s, 50, at(s, 1) + 100, at(s, 4), 0));
+    CHECK_OK(subject_write(s, 51, s->now.size / 2 + at(s, 3), at(s, 4), 0));
+    CHECK_OK(subject_discard(s, at(s, 8), at(s, 2)));
+}
+
+static int act_many_then_close(struct subject *s)
+{
+    prepare_dirty(s);
+    return subject_close(s);
+}
+
+/* Up to the edge of what the first refcount table covers. */
+static void prepare_refcounts(struct subject *s)
+{
+    uint64_t offset = s->now.size / 2, covered = (uint64_t)s->spec.cluster_size / 8 * s->spec.cluster_size *
+                                                 s->spec.cluster_size * 8 / s->spec.refcount_bits / 512 * 512;
+    uint64_t target = covered - (24 << 10);
+
+    while (memdisk_size(&s->disk) < target) {
+        uint64_t room = target - memdisk_size(&s->disk);
+        uint64_t len = max_u64(512, min_u64(64 << 10, align_down(room / 2, 512)));
+        CHECK(offset + len + (256 << 10) < s->now.size);
+        CHECK_OK(subject_write(s, 52, offset, len, 0));
+        CHECK_OK(subject_flush(s));
+        offset += len;
+    }
+}
+
+static int act_refcounts(struct subject *s)
+{
+    return subject_write(s, 53, s->now.size - (200 << 10), 96 << 10, 0);
+}
+
+/* ---- the table -------------------------------------------------------------------------------------- */
+
+static const struct scenario scenarios[] = {
+    {.name = "read", .spec = {.size = MIB(4), QCOW2(65536)}, .act = act_read, .cold = true},
+    {.name = "read, extended L2",
+     .spec = {.size = MIB(4), QCOW2(65536), .extended_l2 = true},
+     .act = act_read,
+     .cold = true},
+    {.name = "write in place", .spec = {.size = MIB(4), QCOW2(65536)}, .act = act_write_in_place, .cold = true},
+    {.name = "write in place, unaligned",
+     .spec = {.size = MIB(4), QCOW2(65536)},
+     .act = act_write_in_place_unaligned},
+    {.name = "write with FUA", .spec = {.size = MIB(4), QCOW2(4096)}, .act = act_write_fua},
+    {.name = "first touch", .spec = {.size = MIB(4), QCOW2(65536)}, .act = act_first_touch, .cold = true},
+    {.name = "first touch, small clusters",
+     .spec = {.size = MIB(2), QCOW2(512)},
+     .act = act_first_touch_many,
+     .cold = true},
+    {.name = "first touch of several", .spec = {.size = MIB(4), QCOW2(4096)}, .act = act_first_touch_many},
+    {.name = "first touch, extended L2",
+     .spec = {.size = MIB(4), QCOW2(16384), .extended_l2 = true},
+     .act = act_first_touch_many},
+    {.name = "first touch, lazy refcounts",
+     .spec = {.size = MIB(4), QCOW2(65536), .lazy_refcounts = true},
+     .act = act_first_touch},
+    {.name = "first touch, version 2", .spec = {.size = MIB(4), V2(65536)}, .act = act_first_touch},
+    {.name = "write over zero", .spec = {.size = MIB(4), QCOW2(65536)}, .act = act_write_over_zero},
+    {.name = "zero", .spec = {.size = MIB(4), QCOW2(65536)}, .act = act_zero},
+    {.name = "zero, version 2", .spec = {.size = MIB(4), V2(65536)}, .act = act_zero},
+    {.name = "zero, unmap", .spec = {.size = MIB(4), QCOW2(65536)}, .act = act_zero_unmap, .cold = true},
+    {.name = "zero, unaligned", .spec = {.size = MIB(4), QCOW2(4096)}, .act = act_zero_unaligned},
+    {.name = "zero, extended L2",
+     .spec = {.size = MIB(4), QCOW2(16384), .extended_l2 = true},
+     .act = act_zero_unaligned},
+    {.name = "discard", .spec = {.size = MIB(4), QCOW2(65536)}, .act = act_discard, .cold = true},
+    {.name = "discard and rewrite", .spec = {.size = MIB(4), QCOW2(4096)}, .act = act_discard_rewrite},
+    {.name = "flush", .spec = {.size = MIB(4), QCOW2(4096)}, .prepare = prepare_dirty, .act = act_flush},
+    {.name = "flush, extended L2",
+     .spec = {.size = MIB(4), QCOW2(16384), .extended_l2 = true},
+     .prepare = prepare_dirty,
+     .act = act_flush},
+    {.name = "grow", .spec = {.size = MIB(1), QCOW2(512)}, .act = act_grow},
+    {.name = "grow, default clusters", .spec = {.size = MIB(4), QCOW2(65536)}, .act = act_grow},
+    {.name = "refcount table",
+     .spec = {.size = MIB(6), .qcow2 = true, .cluster_size = 512, .version = 3, .refcount_bits = 64},
+     .prepare = prepare_refcounts,
+     .act = act_refcounts},
+    {.name = "close",
+     .spec = {.size = MIB(4), QCOW2(65536)},
+     .prepare = prepare_dirty,
+     .act = act_close,
+     .closes = true},
+    {.name = "close, all of it",
+     .spec = {.size = MIB(4), QCOW2(4096)},
+     .act = act_many_then_close,
+     .closes = true},
+    {.name = "close, lazy refcounts",
+     .spec = {.size = MIB(4), QCOW2(65536), .lazy_refcounts = true},
+     .prepare = prepare_dirty,
+     .act = act_close,
+     .closes = true},
+    {.name = "open", .spec = {.size = MIB(4), QCOW2(65536)}, .act = act_open, .opens = true},
+    {.name = "open and write", .spec = {.size = MIB(4), QCOW2(65536)}, .act = act_open_write, .opens = true},
+    {.name = "raw read", .spec = {.size = MIB(1)}, .act = act_read},
+    {.name = "raw write", .spec = {.size = MIB(1)}, .act = act_write_in_place},
+    {.name = "raw write, unaligned", .spec = {.size = MIB(1)}, .act = act_write_in_place_unaligned},
+    {.name = "raw zero", .spec = {.size = MIB(1)}, .act = act_zero},
+    {.name = "raw zero, unaligned", .spec = {.size = MIB(1)}, .act = act_zero_unaligned},
+    {.name = "raw discard", .spec = {.size = MIB(1)}, .act = act_discard},
+    {.name = "raw write with FUA", .spec = {.size = MIB(1)}, .act = act_write_fua},
+    {.name = "raw grow", .spec = {.size = MIB(1)}, .act = act_grow},
+};
+
+static void run_mode(unsigned mode)
+{
+    test_requires("qemu-img");
+    scenario_run(&scenarios[test_repetition() % ARRAY_LEN(scenarios)], &fault_modes[mode]);
+}
+
+static void test_eio(void)
+{
+    run_mode(0);
+}
+
+static void test_enospc(void)
+{
+    run_mode(1);
+}
+
+static void test_eio_done(void)
+{
+    run_mode(2);
+}
+
+static void test_short(void)
+{
+    run_mode(3);
+}
+
+static void test_late(void)
+{
+    run_mode(4);
+}
+
+static void test_late_end(void)
+{
+    run_mode(5);
+}
+
+int main(int argc, char **argv)
+{
+    static const struct test_case cases[] = {
+        {.name = "eio", .run = test_eio, .repeat = ARRAY_LEN(scenarios)},
+        {.name = "enospc", .run = test_enospc, .repeat = ARRAY_LEN(scenarios)},
+        {.name = "eio_done", .run = test_eio_done, .repeat = ARRAY_LEN(scenarios)},
+        {.name = "short", .run = test_short, .repeat = ARRAY_LEN(scenarios)},
+        {.name = "late", .run = test_late, .repeat = ARRAY_LEN(scenarios)},
+        {.name = "late_end", .run = test_late_end, .repeat = ARRAY_LEN(scenarios)},
+    };
+
+    return test_main(argc, argv, cases, ARRAY_LEN(cases));
+}
