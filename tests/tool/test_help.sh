@@ -1,0 +1,68 @@
+#!/bin/sh
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# Help, version, usage errors; and that each option in help is in the man page, and the other way round.
+. "$(dirname "$0")/lib.sh"
+man=$source_root/docs/man/vdisk-io.1
+
+# The options that --help of a verb lists.
+help_options() {
+    "$tool" "$1" --help | sed -n '/^Options:/,/^$/p' | grep -E '^  (-|    --)' | sed 's/^\(.\{27\}\).*/\1/' |
+        grep -oE -- '--[a-z0-9-]+|(^| )-[A-Za-z]\b' | tr -d ' ' | grep -vxE -- '--help|-h' | sort -u
+}
+
+# The options that the man page lists in the verb's section.
+man_options() {
+    section=$(echo "$1" | tr a-z A-Z)
+    sed -n "/^\.SH $section\$/,/^\.SH /p" "$man" | grep -A1 '^\.TP' | grep -E '^\\fB\\-' |
+        sed 's/\\-/-/g; s/\\f[BIR]/ /g' | grep -oE -- '--[a-z0-9-]+|(^| )-[A-Za-z]\b' | tr -d ' ' | sort -u
+}
+
+run 0 --help
+verbs=$(sed -n '/^Verbs:/,/^$/p' out | awk '/^  / { print $1 }')
+same "verbs in --help" "$(echo $verbs)" "create info map check io bench"
+run 0 --version
+says out "vdisk-io version "
+refused "no verb given"
+refused "no verb 'frobnicate'" frobnicate
+
+for verb in $verbs; do
+    run 0 "$verb" --help
+    says out "Usage: vdisk-io $verb "
+    says out "--help"
+    cp out long
+    run 0 "$verb" -h
+    same "$verb -h" "$(cat out)" "$(cat long)"
+    help_options "$verb" >in_help
+    man_options "$verb" >in_man
+    same "number of options of $verb found" "$([ "$(wc -l <in_help)" -ge 4 ] && echo enough)" enough
+    same "$verb: in --help but not in the man page" "$(comm -23 in_help in_man)" ""
+    same "$verb: in the man page but not in --help" "$(comm -13 in_help in_man)" ""
+    refused "see 'vdisk-io $verb --help'" "$verb" --no-such-option
+    refused "see 'vdisk-io $verb --help'" "$verb"
+    refused "needs an argument" "$verb" -f
+done
+refused "--output takes human or json" info --output=xml x
+refused "takes the name of one image" info a b
+refused "takes the name of the image and its size" create a 1 2
+
+# The commands of io, and the options of create.
+"$tool" io --help | sed -n '/^Commands/,$p' | awk '/^  [a-z]/ { sub(",", "", $1); print $1 }' >commands
+same "io commands found" "$([ "$(wc -l <commands)" -ge 9 ] && echo enough)" enough
+while read -r command; do
+    checks=$((checks + 1))
+    sed -n '/^\.SH IO$/,/^\.SH /p' "$man" | grep -qE "^\.(BR|B|BI) $command( |\$)" || fail "man page: io $command"
+done <commands
+"$tool" create -f qcow2 -o help | sed -n 's/^  \([a-z0-9_]*\)=.*/\1/p' >keys
+same "create options found" "$(wc -l <keys)" 12
+while read -r key; do
+    checks=$((checks + 1))
+    sed -n '/^\.SH CREATE$/,/^\.SH /p' "$man" | grep -q "$key=" || fail "man page: -o $key"
+done <keys
+
+# What cannot be written is not success.
+if [ -w /dev/full ]; then
+    "$tool" --help >/dev/full 2>err
+    same "exit code with a full disk on stdout" $? 1
+    says err "stdout: "
+fi
+finish
