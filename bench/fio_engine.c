@@ -4,16 +4,16 @@
  *
  *     fio --ioengine=external:BUILD/bench/libvdisk-fio.so --filename=disk.qcow2 --direct=1 --rw=randread ...
  *
- * A job's file is a volume: anything that vdisk_open() takes (fio splits file names at ':', write "null\:10G"). Its
- * size is the volume's. `direct` chooses between O_DIRECT and the page cache, trim is a discard, fsync and fdatasync
- * are a flush. Jobs with thread=1 share one open volume and have a queue each; jobs that are processes open the
- * volume each for itself, which the image locks allow to readers only.
+ * A job's file is a volume: anything that vdisk_open() takes (fio splits file names at ':', write "null\:10G").
+ * Its size is the volume's. `direct` chooses between O_DIRECT and the page cache, trim is a discard, fsync and
+ * fdatasync are a flush. Jobs with thread=1 share one open volume and have a queue each; jobs that are processes
+ * open the volume each for itself, which the image locks allow to readers only.
  *
- * A volume is opened when the first of its jobs starts and closed when the last one ends, so that neither is part of
- * what fio measures; what close would write back is measured with end_fsync=1.
+ * A volume is opened when the first of its jobs starts and closed when the last one ends, so that neither is part
+ * of what fio measures; what close would write back is measured with end_fsync=1.
  *
- * Threads: fio sets all jobs up on its main thread, then runs each on its own. `shared` is guarded by `shared_lock`,
- * taken at set-up and clean-up only. All else belongs to one job.
+ * Threads: fio sets all jobs up on its main thread, then runs each on its own. `shared` is guarded by
+ * `shared_lock`, taken at set-up and clean-up only. All else belongs to one job.
  */
 #include <assert.h>
 #include <errno.h>
@@ -97,12 +97,16 @@ static struct fio_option options[] = {
     },
 };
 
-/* Say what libvdisk said. */
-static void complain(const char *what, const char *name)
+/* Say what libvdisk said: its text names the volume. `what` is for a call that leaves no text. */
+static void complain(const char *what, int rc)
 {
+    const char *text = vdisk_error_text();
     const char *hint = vdisk_error_hint();
 
-    log_err("vdisk: cannot %s %s: %s%s%s\n", what, name, vdisk_error_text(), *hint ? "\n       " : "", hint);
+    if (*text)
+        log_err("vdisk: %s%s%s\n", text, *hint ? "\n       " : "", hint);
+    else
+        log_err("vdisk: cannot %s: %s\n", what, strerror(-rc));
 }
 
 static bool job_writes(const struct thread_data *td)
@@ -139,7 +143,7 @@ static int open_volume(struct thread_data *td, struct shared_volume *s, uint32_t
     int rc = vdisk_open(s->name, &opts, &s->v);
 
     if (rc < 0) {
-        complain("open", s->name);
+        complain("open the volume", rc);
         if (rc == -EAGAIN && !td->o.use_thread)
             log_err("vdisk: jobs that share a volume must be threads: give --thread\n");
         return rc;
@@ -183,8 +187,10 @@ static void shared_put(struct shared_volume *s)
     pthread_mutex_lock(&shared_lock);
     assert(s->jobs > 0 && s->v);
     if (--s->jobs == 0) {
-        if (vdisk_close(s->v) < 0)
-            complain("close", s->name);
+        int rc = vdisk_close(s->v);
+
+        if (rc < 0)
+            complain("close the volume", rc);
         s->v = NULL;
     }
     pthread_mutex_unlock(&shared_lock);
@@ -207,7 +213,7 @@ static int engine_get_file_size(struct thread_data *td, struct fio_file *f)
         return 0;
     rc = vdisk_open(f->file_name, &opts, &v);
     if (rc < 0) {
-        complain("open", f->file_name);
+        complain("open the volume", rc);
         /* fio takes ENOENT for a file that it should make. */
         td_verror(td, rc == -ENOENT ? ENODEV : -rc, "vdisk_open");
         return 1;
@@ -289,7 +295,7 @@ static int engine_init(struct thread_data *td)
     if (rc == 0) {
         rc = vdisk_queue_create(&opts, &job->queue);
         if (rc < 0)
-            complain("make", "a queue");
+            complain("make a queue", rc);
     }
     if (rc < 0) {
         td_verror(td, -rc, "vdisk_init");
@@ -305,12 +311,11 @@ static int engine_post_init(struct thread_data *td)
     const struct engine_options *o = td->eo;
     struct job *job = td->io_ops_data;
     struct iovec region = {.iov_base = td->orig_buffer, .iov_len = td->orig_buffer_size};
+    int rc = o->register_buffers ? vdisk_queue_register_buffers(job->queue, &region, 1) : 0;
 
-    if (o->register_buffers && vdisk_queue_register_buffers(job->queue, &region, 1) < 0) {
-        complain("register", "the buffers");
-        return 1;
-    }
-    return 0;
+    if (rc < 0)
+        complain("register the buffers", rc);
+    return rc < 0;
 }
 
 static enum fio_q_status engine_queue(struct thread_data *td, struct io_u *io_u)
@@ -356,7 +361,7 @@ static int engine_commit(struct thread_data *td)
         return 0;
     rc = vdisk_submit(job->queue);
     if (rc < 0) {
-        complain("submit to", "the queue");
+        complain("submit", rc);
         return rc;
     }
     if (fio_fill_issue_time(td)) {
@@ -381,7 +386,7 @@ static int engine_getevents(struct thread_data *td, unsigned int min, unsigned i
         rc = vdisk_reap(job->queue, job->reaped, min, max, t);
     } while (rc == -EINTR);
     if (rc < 0)
-        complain("reap from", "the queue");
+        complain("reap", rc);
     return rc;
 }
 

@@ -1,0 +1,212 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The benchmark suite; started by bench/run, which builds what it needs."""
+import argparse
+import contextlib
+import os
+import pathlib
+import re
+import shutil
+import signal
+import stat
+import sys
+import tempfile
+import time
+
+import machine
+import report
+from cells import GIB, patterns
+from load import LoadError, Loads, parse_size
+from volumes import Volumes
+
+# Default run: time for all, in seconds, once built; and what one measurement costs besides its own time.
+BUDGET, OVERHEAD = 215, 0.27
+ROUNDS, KEY_ROUNDS = 2, 5
+FULL_ROUNDS, FULL_KEY_ROUNDS, FULL_SECONDS = 5, 7, 3.0
+KEY_WEIGHT = 2.5  # a key cell's measurement is so much longer
+
+
+class Plan:
+    """How many rounds of each pattern, and how long one measurement takes."""
+
+    def __init__(self, chosen, full, seconds):
+        self.chosen = chosen
+        self.full = full
+        self.seconds = seconds or FULL_SECONDS
+
+    def rounds(self, pattern):
+        if self.full:
+            return FULL_KEY_ROUNDS if pattern.key else FULL_ROUNDS
+        return KEY_ROUNDS if pattern.key else ROUNDS
+
+    @property
+    def last_round(self):
+        return max(self.rounds(p) for p in self.chosen)
+
+    def fit(self, seconds_left):
+        """Choose the length of a measurement so that all fit."""
+        count = sum(self.rounds(p) * len(p.sides) for p in self.chosen)
+        weight = sum(self.rounds(p) * len(p.sides) * (KEY_WEIGHT if p.key else 1) for p in self.chosen)
+        self.seconds = min(max((seconds_left - count * OVERHEAD) / weight, 0.2), 2.0)
+
+    def length(self, pattern):
+        return self.seconds * KEY_WEIGHT if pattern.key and not self.full else self.seconds
+
+
+class Suite:
+    def __init__(self, args, loads, plan, scratch, device):
+        self.args = args
+        self.loads = loads
+        self.plan = plan
+        self.volumes = Volumes(loads, scratch, device, self.say)
+        self.rows = report.make_rows(plan.chosen)
+        self.started = time.monotonic()
+        self.cut_short = False
+
+    def elapsed(self):
+        return time.monotonic() - self.started
+
+    def say(self, text):
+        print(f"[{self.elapsed():5.0f} s] {text}", file=sys.stderr, flush=True)
+
+    def late(self, number):
+        """Past the time that a default run may take? The first round is always finished."""
+        if not self.plan.full and number > 1 and self.elapsed() > BUDGET + 10:
+            self.cut_short = True
+        return self.cut_short
+
+    def measure(self, number, pattern, side, path):
+        row = report.find(self.rows, pattern, side)
+        limit = row.limits.get(number)
+        sample = self.loads.sample(pattern, side, path, self.plan.length(pattern), number, limit)
+        row.samples[number] = sample
+        return sample
+
+    def order(self, pattern, number):
+        """Sides take turns in being first; qemu-img goes last, its work is sized by the limit's."""
+        ours = [s for s in pattern.sides if s.engine != "qemu"]
+        return (ours if number % 2 else ours[::-1]) + [s for s in pattern.sides if s.engine == "qemu"]
+
+    def run(self):
+        used = {side.volume for p in self.plan.chosen if p.touch != "first" for side in p.sides}
+        if used:
+            self.volumes.prepare(used)
+        if not self.plan.full and not self.args.seconds:
+            self.plan.fit(BUDGET - self.elapsed())
+        self.say(f"measuring: {self.plan.seconds:.2f} s each, key cells {KEY_WEIGHT} times that, in rounds")
+        for number in range(1, self.plan.last_round + 1):
+            for pattern in self.plan.chosen:
+                if number <= self.plan.rounds(pattern) and not self.late(number):
+                    self.run_pattern(number, pattern)
+
+    def run_pattern(self, number, pattern):
+        done = {}
+        for side in self.order(pattern, number):
+            if pattern.touch == "first":
+                done[side] = self.measure(number, pattern, side, self.volumes.make_fresh(side))
+                self.volumes.drop_fresh()
+            else:
+                done[side] = self.measure(number, pattern, side, self.volumes.ready(side))
+                self.volumes.written(side, pattern)
+        values = " | ".join(f"{s.name} {done[s].iops:,.0f}" for s in pattern.sides)
+        self.say(f"round {number}/{self.plan.rounds(pattern)} {pattern.name}: {values}")
+
+
+# ---- set-up -------------------------------------------------------------------------------------------------
+
+def die(text):
+    sys.exit(f"bench/run: {text}")
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        prog="bench/run", description="Measure raw and qcow2 volumes with fio, through libvdisk and beside fio's "
+        "own io_uring engine and qemu-img bench.")
+    parser.add_argument("--dir", default=".", metavar="DIR|DEVICE", help="where the volumes are made: a directory "
+                        "(a temporary one is made in it), or a block device, whose content is lost")
+    parser.add_argument("--out", metavar="DIR", help="report folder (default: report-DATE here)")
+    parser.add_argument("--size", type=parse_size, default=GIB, help="size of a volume (default 1G)")
+    parser.add_argument("--full", action="store_true", help="longer and more rounds: about 40 minutes")
+    parser.add_argument("--seconds", type=float, help="length of one measurement, instead of what fits")
+    parser.add_argument("--only", metavar="REGEX",
+                        help="only patterns whose name matches, such as 'rand.*4k qd32'")
+    parser.add_argument("--overwrite-device", action="store_true",
+                        help="use a block device that holds something")
+    parser.add_argument("--build", required=True, type=pathlib.Path, help=argparse.SUPPRESS)
+    parser.add_argument("--fio-engine", required=True, type=pathlib.Path, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def check_directory(folder, size):
+    free = shutil.disk_usage(folder).free
+    need = 3 * size + (64 << 20) # two that stay, one that is fresh
+    if free < need:
+        die(f"{folder}: needs {need >> 20} MiB and has {free >> 20} MiB: give a smaller --size, or another --dir")
+    probe = folder / "probe"
+    probe.write_bytes(bytes(4096))
+    try:
+        os.close(os.open(probe, os.O_RDONLY | os.O_DIRECT))
+    except OSError:
+        die(f"{folder}: the file system has no direct I/O: give another --dir")
+    finally:
+        probe.unlink()
+
+
+def check_device(device, args):
+    if not args.overwrite_device and machine.device_in_use(device):
+        die(f"{device} is mounted or holds something; its content would be lost: --overwrite-device to do so")
+
+
+@contextlib.contextmanager
+def target(args, chosen):
+    """Yields (scratch folder, device or None) and removes what was made."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGHUP, lambda *_: sys.exit(129))
+    try:
+        mode = os.stat(args.dir).st_mode
+    except OSError as error:
+        die(f"--dir {args.dir}: {error.strerror}")
+    is_device = stat.S_ISBLK(mode) # its content is replaced
+    if not is_device and not stat.S_ISDIR(mode):
+        die(f"--dir {args.dir}: neither a directory nor a block device")
+    parent = tempfile.gettempdir() if is_device else args.dir
+    scratch = pathlib.Path(tempfile.mkdtemp(prefix="vdisk-bench-", dir=parent)).resolve()
+    try:
+        if is_device:
+            check_device(args.dir, args)
+        else:
+            check_directory(scratch, args.size)
+        yield scratch, args.dir if is_device else None
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def main():
+    args = parse_args()
+    chosen = [p for p in patterns() if not args.only or re.search(args.only, p.name)]
+    if not chosen:
+        die(f"--only {args.only}: no pattern has such a name; they are\n" + "\n".join(p.name for p in patterns()))
+    out = pathlib.Path(args.out or time.strftime("report-%Y%m%d-%H%M%S"))
+    out.mkdir(parents=True, exist_ok=True)
+    plan = Plan(chosen, args.full, args.seconds)
+    try:
+        with target(args, chosen) as (scratch, device), open(out / "commands.txt", "w") as commands:
+            loads = Loads(args.fio_engine, args.build / "tools" / "vdisk-io", args.size, scratch, commands)
+            about = machine.describe(device or scratch)
+            print(about["title"], file=sys.stderr)
+            lookup = loads.lookup(2.0)
+            suite = Suite(args, loads, plan, scratch, device)
+            suite.run()
+    except LoadError as error:
+        die(error)
+    settings = {"size": args.size, "full": args.full, "seconds": round(plan.seconds, 3), "only": args.only,
+                "cut_short": suite.cut_short}
+    print(report.write_all(suite.rows, lookup, about, settings, out))
+    if suite.cut_short:
+        print("Time ran out: fewer rounds than planned (see the last column).")
+    print(f"{suite.elapsed():.0f} s; the report is in {out}/: table.txt, results.json, results.csv, plot.png, "
+          "machine.txt, commands.txt")
+
+
+if __name__ == "__main__":
+    main()
