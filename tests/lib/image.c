@@ -253,53 +253,98 @@ static bool random_range(struct rng *r, const struct model *m, uint64_t layer_en
     return true;
 }
 
-/*
- * One random patch of a layer, as a command for qemu-io; the model follows. Compressed ones come before others:
- * QEMU refuses to compress over what is there.
- */
-static size_t add_patch(struct rng *r, const struct image_spec *s, struct model *m, bool compressed, char *cmd,
-                        size_t space)
+/* One random patch of a layer, by qemu-io: zeros where `zero`, else pattern `id`. */
+struct patch {
+    bool compressed, zero;
+    unsigned id;
+    uint64_t offset, len;
+    struct model *model;
+};
+
+static bool make_patch(struct rng *r, const struct image_spec *s, bool compressed, struct patch *p)
 {
-    unsigned id = (unsigned)rng_below(r, 4);
-    uint64_t offset, len, unit = compressed || rng_chance(r, 50) ? s->cluster_size : 512;
+    uint64_t unit = compressed || rng_chance(r, 50) ? s->cluster_size : 512;
+
+    p->compressed = compressed;
+    p->id = (unsigned)rng_below(r, 4);
+    if (!random_range(r, p->model, s->size, unit, &p->offset, &p->len))
+        return false;
+    p->zero = !compressed && rng_chance(r, 15);
+    if (compressed)
+        p->len = unit;
+    return true;
+}
+
+static size_t patch_command(struct rng *r, const struct patch *p, char *cmd, size_t space)
+{
+    const char *file = image_pattern_file(p->id);
+
+    if (p->zero)
+        return (size_t)snprintf(cmd, space, " -c 'write -z %s %" PRIu64 " %" PRIu64 "'",
+                                rng_chance(r, 50) ? "-u" : "", p->offset, p->len);
+    return (size_t)snprintf(cmd, space, " -c 'write %s -s %s %" PRIu64 " %" PRIu64 "'", p->compressed ? "-c" : "",
+                            file, p->offset, p->len);
+}
+
+static void patch_model(const struct patch *p)
+{
     uint8_t *bytes;
 
-    if (!random_range(r, m, s->size, unit, &offset, &len))
-        return 0;
-    if (!compressed && rng_chance(r, 15)) {
-        model_zero(m, offset, len);
-        return (size_t)snprintf(cmd, space, " -c 'write -z %s %" PRIu64 " %" PRIu64 "'",
-                                rng_chance(r, 50) ? "-u" : "", offset, len);
+    if (p->zero) {
+        model_zero(p->model, p->offset, p->len);
+        return;
     }
-    if (compressed)
-        len = unit;
-    bytes = test_alloc(len);
-    image_pattern_bytes(id, bytes, len);
-    model_write(m, offset, bytes, len);
+    bytes = test_alloc(p->len);
+    image_pattern_bytes(p->id, bytes, p->len);
+    model_write(p->model, p->offset, bytes, p->len);
     free(bytes);
-    return (size_t)snprintf(cmd, space, " -c 'write %s -s %s %" PRIu64 " %" PRIu64 "'", compressed ? "-c" : "",
-                            image_pattern_file(id), offset, len);
+}
+
+/*
+ * QEMU refuses to compress over what is there, and where the refcounts are too narrow for two in a cluster: the
+ * models follow what it says of each, one "wrote" or "write failed" a command.
+ */
+static void follow_output(const struct image_spec *s, const struct patch *patches, unsigned n, const char *out)
+{
+    for (unsigned i = 0; i < n; i++) {
+        const char *wrote = strstr(out, "wrote "), *failed = strstr(out, "write failed");
+
+        CHECK_MSG(wrote || failed, "qemu-io on %s says too little: %s", image_describe(s), out);
+        if (failed && (!wrote || failed < wrote)) {
+            CHECK_MSG(patches[i].compressed, "qemu-io on %s: %s", image_describe(s), out);
+            out = failed + 1;
+        } else {
+            patch_model(&patches[i]);
+            out = wrote + 1;
+        }
+    }
 }
 
 void image_add_content(struct rng *r, const struct image_spec *s, struct model *models, unsigned nmodels)
 {
     enum { SPACE = 32768, LINE = 512, PATCHES = 24 };
     char *cmd = test_alloc(SPACE);
+    struct patch patches[PATCHES];
     size_t used = 0;
     bool may_compress = s->qcow2 && !s->data_file && s->preallocation == VDISK_PREALLOC_OFF;
-    unsigned n = (unsigned)rng_between(r, 2, PATCHES);
-    unsigned compressed = may_compress ? (unsigned)rng_below(r, n) : 0;
+    unsigned n = 0, wanted = (unsigned)rng_between(r, 2, PATCHES);
+    unsigned compressed = may_compress ? (unsigned)rng_below(r, wanted) : 0;
 
-    for (unsigned i = 0; i < n && used + LINE < SPACE; i++)
-        used += add_patch(r, s, &models[rng_below(r, nmodels)], i < compressed, cmd + used, SPACE - used);
-    if (used > 0) {
-        const char *out = run_ok("qemu-io -f %s%s %s", s->qcow2 ? "qcow2" : "raw", cmd, s->path);
-        CHECK_MSG(!strstr(out, "failed"), "qemu-io on %s: %s", image_describe(s), out);
+    for (unsigned i = 0; i < wanted && used + LINE < SPACE; i++) {
+        patches[n].model = &models[rng_below(r, nmodels)];
+        if (make_patch(r, s, i < compressed, &patches[n]))
+            used += patch_command(r, &patches[n++], cmd + used, SPACE - used);
+    }
+    if (n > 0) {
+        struct run_result *out = test_alloc(sizeof *out);
+
+        run_shell(out, "qemu-io -f %s%s %s", s->qcow2 ? "qcow2" : "raw", cmd, s->path);
+        follow_output(s, patches, n, out->out);
+        free(out);
     }
     free(cmd);
 }
 
-/* Size of a layer below the top: the same, or shorter, or longer. */
 static uint64_t layer_size(struct rng *r, uint64_t top)
 {
     switch (rng_below(r, 3)) {
