@@ -77,7 +77,8 @@ struct vdisk_open_opts {
  * Open a volume with its backing chain. Blocks. `opts` may be NULL. On success *ret_vdisk is the caller's, to be
  * given back with vdisk_close(); on failure it is untouched.
  * Errors: -ENOENT, -EACCES, ...: as open(2); -EAGAIN: locked by another process, named in the text;
- * -EINVAL: not a valid image; -ENOTSUP: a feature we lack, named in the text; -EFBIG, -ELOOP, -ENOMEM.
+ * -EINVAL: not a valid image; -ENOTSUP: a feature we lack, named in the text; -EACCES also: marked corrupt, and to
+ * be written; -EIO also: not closed, and what is there cannot be repaired; -EFBIG, -ELOOP, -ENOMEM.
  */
 VDISK_API int vdisk_open(const char *name, const struct vdisk_open_opts *opts, vdisk **ret_vdisk);
 

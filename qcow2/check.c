@@ -157,14 +157,10 @@ static int start(struct check *c)
     return q2_refs_init(&c->refs, &c->budget, c->file_clusters + 1);
 }
 
-static int run(struct check *c)
+int check_count(struct check *c)
 {
-    int rc = start(c);
+    int rc = check_claim(c, 0, c->header.geo.cluster_size, Q2_USE_HEADER, 1);
 
-    if (rc == 0)
-        rc = check_load_refcounts(c);
-    if (rc == 0)
-        rc = check_claim(c, 0, c->header.geo.cluster_size, Q2_USE_HEADER, 1);
     if (rc == 0)
         rc = check_l1(c, c->header.l1_offset, c->header.l1_entries, true, "L1 table");
     if (rc == 0)
@@ -172,8 +168,15 @@ static int run(struct check *c)
     if (rc == 0)
         rc = check_bitmaps(c);
     c->progress_total = 2 * c->sole_count + c->l2.count;
+    return rc == 0 ? check_l2_tables(c) : rc;
+}
+
+static int run(struct check *c)
+{
+    int rc = check_load_refcounts(c);
+
     if (rc == 0)
-        rc = check_l2_tables(c);
+        rc = check_count(c);
     if (rc == 0)
         rc = check_refcount_tables(c);
     if (rc == 0)
@@ -192,7 +195,7 @@ static uint64_t memory_default(void)
     return pages > 0 && page > 0 ? (uint64_t)pages * (uint64_t)page / 2 : 1ull << 30;
 }
 
-static void finish(struct check *c)
+void check_finish(struct check *c)
 {
     q2_l2_set_finish(&c->l2);
     q2_refs_finish(&c->refs);
@@ -201,22 +204,34 @@ static void finish(struct check *c)
     assert(c->budget.used == 0);
 }
 
+int check_begin(struct check *c, struct backend *file, vdisk_queue *q, const struct qcow2_check_opts *opts)
+{
+    int rc;
+
+    memset(c, 0, sizeof *c);
+    c->file = file;
+    c->queue = q;
+    c->file_size = backend_size(file);
+    if (opts)
+        c->opts = *opts;
+    if (c->opts.report_max == 0)
+        c->opts.report_max = REPORT_MAX;
+    c->budget.max = c->opts.memory_max ? c->opts.memory_max : memory_default();
+    c->l2.budget = c->refs.budget = &c->budget;
+    rc = read_header(c);
+    if (rc == -ENOMEM)
+        err_set(ENOMEM, "%s: out of memory", file->name);
+    return rc < 0 ? rc : start(c);
+}
+
 int qcow2_check(struct backend *file, vdisk_queue *q, const struct qcow2_check_opts *opts,
                 struct qcow2_check_result *ret)
 {
-    struct check c = {.file = file, .queue = q, .file_size = backend_size(file)};
-    int rc;
+    struct check c;
+    int rc = check_begin(&c, file, q, opts);
 
-    if (opts)
-        c.opts = *opts;
-    if (c.opts.report_max == 0)
-        c.opts.report_max = REPORT_MAX;
-    c.budget.max = c.opts.memory_max ? c.opts.memory_max : memory_default();
-    c.l2.budget = &c.budget;
-    rc = read_header(&c);
-    if (rc < 0)
-        return rc == -ENOMEM ? err_set(ENOMEM, "%s: out of memory", file->name) : rc;
-    rc = run(&c);
+    if (rc == 0)
+        rc = run(&c);
     if (rc == -ENOMEM)
         err_hint(err_set(ENOMEM, "%s: the check needs more than the %" PRIu64 " MiB that it may use", file->name,
                          c.budget.max >> 20),
@@ -227,7 +242,7 @@ int qcow2_check(struct backend *file, vdisk_queue *q, const struct qcow2_check_o
         report_rest(&c);
         *ret = c.res;
     }
-    finish(&c);
+    check_finish(&c);
     return rc;
 }
 

@@ -24,6 +24,7 @@ struct check {
     uint64_t                 **sole;        /* by refcount block: which of its refcounts are one; NULL: none */
     uint64_t                   sole_count;  /* blocks for clusters inside the file */
     uint64_t                   table_bytes; /* L1 and bitmap tables may still have: together they fit in a file */
+    bool                       counting;    /* references only: what the refcounts say is of no interest */
     bool                       blind;       /* some table could not be read: what it refers to must not count as leaked */
     uint64_t                   reported;
     uint64_t                   progress_done, progress_total;
@@ -36,6 +37,13 @@ struct check {
 /* Count `n` findings of a kind and report one line. */
 void check_found(struct check *c, enum qcow2_finding kind, uint64_t n, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
+
+/* Begin with the header of `file`: errors as qcow2_check(). In any case check_finish() afterwards. */
+int  check_begin(struct check *c, struct backend *file, vdisk_queue *q, const struct qcow2_check_opts *opts);
+void check_finish(struct check *c);
+
+/* Count what header, L1 tables, snapshots, bitmaps and L2 tables refer to. */
+int check_count(struct check *c);
 
 /*
  * Count `n` references to each cluster that the range touches. A range past the end of the file is a corruption and

@@ -55,8 +55,8 @@ bool check_sole(const struct check *c, uint64_t cluster, bool *ret_known)
     const struct q2_geometry *g = &c->header.geo;
     uint64_t i = q2_reftable_index(g, cluster), k = q2_refblock_index(g, cluster);
 
-    *ret_known = true;
-    if (i >= c->reftable_entries || c->reftable[i] == 0)
+    *ret_known = !c->counting;
+    if (c->counting || i >= c->reftable_entries || c->reftable[i] == 0)
         return false;
     if (i >= c->sole_count || c->sole[i] == block_unreadable) {
         *ret_known = false;

@@ -143,7 +143,7 @@ static int check_bitmaps(struct q2 *q, vdisk_queue *queue)
 static int check_writable(struct q2 *q, vdisk_queue *queue)
 {
     if (q->header.incompatible & Q2_INCOMPAT_CORRUPT)
-        return err_hint(err_set(EIO, "%s: is marked corrupt and can only be opened read-only", q->v->name),
+        return err_hint(err_set(EACCES, "%s: is marked corrupt and can only be opened read-only", q->v->name),
                         "repair it with qemu-img check -r all");
     return check_bitmaps(q, queue);
 }
@@ -331,13 +331,14 @@ static int clear_autoclear(struct q2 *q, vdisk_queue *queue)
 {
     int rc;
 
-    if ((q->header.autoclear & ~Q2_AUTOCLEAR_KNOWN) == 0)
+    if (q->v->read_only || q->v->open_flags & VDISK_OPEN_CHECK || (q->header.autoclear & ~Q2_AUTOCLEAR_KNOWN) == 0)
         return 0;
     q->header.autoclear &= Q2_AUTOCLEAR_KNOWN;
     rc = q2_header_update(q, queue);
     return rc < 0 ? err_set(rc, "%s: writing the header: %s", q->v->name, strerror(-rc)) : 0;
 }
 
+/* Before any table is in memory. */
 static int prepare_writing(struct q2 *q, vdisk_queue *queue)
 {
     int rc;
@@ -347,7 +348,7 @@ static int prepare_writing(struct q2 *q, vdisk_queue *queue)
     rc = check_writable(q, queue);
     if (rc == 0 && q->header.incompatible & Q2_INCOMPAT_DIRTY)
         rc = q2_repair_refcounts(q, queue);
-    return rc < 0 ? rc : clear_autoclear(q, queue);
+    return rc;
 }
 
 static int q2_open(vdisk *v, const struct layer_open *how, vdisk_queue *queue)
@@ -367,6 +368,8 @@ static int q2_open(vdisk *v, const struct layer_open *how, vdisk_queue *queue)
     q->data_file_raw = q->data_file && q->header.autoclear & Q2_AUTOCLEAR_DATA_FILE_RAW;
     rc = open_data_file(q, how);
     if (rc == 0)
+        rc = prepare_writing(q, queue);
+    if (rc == 0)
         rc = setup_tables(q, queue);
     if (rc == 0)
         rc = setup_caches(q, how->cache_bytes);
@@ -374,15 +377,15 @@ static int q2_open(vdisk *v, const struct layer_open *how, vdisk_queue *queue)
         goto fail;
     setup_allocator(q);
     atomic_store(&v->size, q->header.size);
-    rc = prepare_writing(q, queue);
-    if (rc < 0)
-        goto fail;
     v->backing_name = dup_or_null(q->header.backing_file);
     v->backing_format = dup_or_null(q->header.backing_format);
     if ((q->header.backing_file && !v->backing_name) || (q->header.backing_format && !v->backing_format)) {
         rc = err_set(ENOMEM, "%s: out of memory", v->name);
         goto fail;
     }
+    rc = clear_autoclear(q, queue);
+    if (rc < 0)
+        goto fail;
     v->writes_in_place = true;
     return 0;
 

@@ -80,7 +80,8 @@ static void test_snapshots(void)
     static const struct image_spec options[] = {
         {.cluster_size = 65536, .version = 3, .refcount_bits = 16},
         {.cluster_size = 512, .version = 3, .refcount_bits = 16},
-        {.cluster_size = 4096, .version = 3, .refcount_bits = 4},
+        /* QEMU cannot count more references than that to a cluster of compressed ones. */
+        {.cluster_size = 4096, .version = 3, .refcount_bits = 8},
         {.cluster_size = 65536, .version = 2, .refcount_bits = 16},
         {.cluster_size = 65536, .version = 3, .refcount_bits = 64, .lazy_refcounts = true},
         {.cluster_size = 65536, .version = 3, .refcount_bits = 16, .extended_l2 = true},
@@ -199,7 +200,7 @@ static void test_corrupt_bit(void)
     make_default(&spec, &m);
     qemu_write(spec.path, &m, "", 2, 65536, 65536);
     file_set_be64(spec.path, HEADER_INCOMPATIBLE, 2);
-    must_refuse(spec.path, VDISK_OPEN_RDWR, -EINVAL, "corrupt");
+    must_refuse(spec.path, VDISK_OPEN_RDWR, -EACCES, "corrupt");
     engine_reads(spec.path, &m);
     CHECK(file_be64(spec.path, HEADER_INCOMPATIBLE) == 2);
     model_finish(&m);
@@ -233,19 +234,13 @@ static void test_extension_unknown(void)
 /* QEMU with lazy refcounts dies after a flush: mappings are on disk, refcounts are not. */
 static void leave_dirty(const struct image_spec *spec, struct model *m)
 {
-    struct run_child child;
-    char line[512];
+    struct run_result r;
     uint8_t *bytes = test_alloc(300 << 10);
 
-    image_pattern_file(3);
     image_pattern_bytes(3, bytes, 300 << 10);
-    run_start(&child, "exec qemu-io %s", spec->path);
-    snprintf(line, sizeof line, "write -s %s 70k 300k", image_pattern_file(3));
-    run_tell(&child, line);
-    run_tell(&child, "flush");
-    run_tell(&child, "length"); /* its answer tells that the flush is over */
-    run_expect(&child, "4 MiB");
-    run_kill(&child, SIGKILL);
+    run_shell(&r, "ulimit -c 0; exec qemu-io -c 'write -s %s 70k 300k' -c flush -c abort %s", image_pattern_file(3),
+              spec->path);
+    CHECK_INT(r.status, 128 + SIGABRT);
     model_write(m, 70 << 10, bytes, 300 << 10);
     free(bytes);
     CHECK_MSG(file_be64(spec->path, HEADER_INCOMPATIBLE) & 1, "QEMU left no dirty bit");
