@@ -112,10 +112,10 @@ static bool pick_rule(struct fault_backend *f, const struct io *io, struct fault
         const struct fault_rule *r = &a->rule;
         if (!rule_matches(r, io))
             continue;
+        if (r->what == FAULT_SHORT && short_bytes(f, r, io) == 0)
+            continue;
         a->matched++;
         if (r->nth && (a->matched < r->nth || a->matched >= (uint64_t)r->nth + max_u64(r->count, 1)))
-            continue;
-        if (r->what == FAULT_SHORT && short_bytes(f, r, io) == 0)
             continue;
         a->fired++;
         *ret = *r;

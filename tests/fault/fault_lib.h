@@ -64,6 +64,8 @@ struct scenario {
     bool cold;                         /* closed and opened again in between: nothing is cached */
     bool opens;                        /* act opens by itself */
     bool closes;                       /* act closes */
+    bool no_data;                      /* moves no data, or too little to come short */
+    void (*damage)(struct subject *);  /* to the image before it is opened; may be NULL */
 };
 
 /* All runs of one scenario in one mode. */

@@ -120,10 +120,17 @@ static void prepare_dirty(struct subject *s)
     CHECK_OK(subject_discard(s, at(s, 8), at(s, 2)));
 }
 
+/* The first error counts; close it all the same. */
 static int act_many_then_close(struct subject *s)
 {
-    prepare_dirty(s);
-    return subject_close(s);
+    int rc = subject_write(s, 50, at(s, 1) + 100, at(s, 4), 0), close_rc;
+
+    if (rc == 0)
+        rc = subject_write(s, 51, s->now.size / 2 + at(s, 3), at(s, 4), 0);
+    if (rc == 0)
+        rc = subject_discard(s, at(s, 8), at(s, 2));
+    close_rc = subject_close(s);
+    return rc < 0 ? rc : close_rc;
 }
 
 /* Up to the edge of what the first refcount table covers. */
@@ -146,6 +153,18 @@ static void prepare_refcounts(struct subject *s)
 static int act_refcounts(struct subject *s)
 {
     return subject_write(s, 53, s->now.size - (200 << 10), 96 << 10, 0);
+}
+
+/* What QEMU leaves when it dies with lazy refcounts: the dirty bit, and refcounts of zero. */
+static void damage_refcounts(struct subject *s)
+{
+    uint8_t head[104], table[8], zero[256] = {0};
+
+    memdisk_read(&s->disk, 0, head, sizeof head);
+    memdisk_read(&s->disk, get_be64(head + 48), table, sizeof table);
+    memdisk_write(&s->disk, get_be64(table) + 16, zero, sizeof zero);
+    head[79] |= 1;
+    memdisk_write(&s->disk, 0, head, sizeof head);
 }
 
 /* ---- the table -------------------------------------------------------------------------------------- */
@@ -190,7 +209,10 @@ static const struct scenario scenarios[] = {
      .prepare = prepare_dirty,
      .act = act_flush},
     {.name = "grow", .spec = {.size = MIB(1), QCOW2(512)}, .act = act_grow},
-    {.name = "grow, default clusters", .spec = {.size = MIB(4), QCOW2(65536)}, .act = act_grow},
+    {.name = "grow, default clusters",
+     .spec = {.size = MIB(4), QCOW2(65536)},
+     .act = act_grow,
+     .no_data = true},
     {.name = "refcount table",
      .spec = {.size = MIB(6), .qcow2 = true, .cluster_size = 512, .version = 3, .refcount_bits = 64},
      .prepare = prepare_refcounts,
@@ -211,14 +233,22 @@ static const struct scenario scenarios[] = {
      .closes = true},
     {.name = "open", .spec = {.size = MIB(4), QCOW2(65536)}, .act = act_open, .opens = true},
     {.name = "open and write", .spec = {.size = MIB(4), QCOW2(65536)}, .act = act_open_write, .opens = true},
+    {.name = "open, dirty",
+     .spec = {.size = MIB(4), QCOW2(4096), .lazy_refcounts = true},
+     .damage = damage_refcounts,
+     .act = act_open,
+     .opens = true},
     {.name = "raw read", .spec = {.size = MIB(1)}, .act = act_read},
     {.name = "raw write", .spec = {.size = MIB(1)}, .act = act_write_in_place},
     {.name = "raw write, unaligned", .spec = {.size = MIB(1)}, .act = act_write_in_place_unaligned},
-    {.name = "raw zero", .spec = {.size = MIB(1)}, .act = act_zero},
-    {.name = "raw zero, unaligned", .spec = {.size = MIB(1)}, .act = act_zero_unaligned},
-    {.name = "raw discard", .spec = {.size = MIB(1)}, .act = act_discard},
+    {.name = "raw zero", .spec = {.size = MIB(1)}, .act = act_zero, .no_data = true},
+    {.name = "raw zero, unaligned",
+     .spec = {.size = MIB(1)},
+     .act = act_zero_unaligned,
+     .no_data = true},
+    {.name = "raw discard", .spec = {.size = MIB(1)}, .act = act_discard, .no_data = true},
     {.name = "raw write with FUA", .spec = {.size = MIB(1)}, .act = act_write_fua},
-    {.name = "raw grow", .spec = {.size = MIB(1)}, .act = act_grow},
+    {.name = "raw grow", .spec = {.size = MIB(1)}, .act = act_grow, .no_data = true},
 };
 
 static void run_mode(unsigned mode)
