@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -72,6 +73,18 @@ static void read_comm(int pid, char *comm, size_t size)
     fclose(f);
 }
 
+/* The number that a name in /proc is; -1: it is none. */
+static int number(const char *name)
+{
+    char *end;
+    long n;
+
+    if (!isdigit((unsigned char)name[0]))
+        return -1;
+    n = strtol(name, &end, 10);
+    return *end || n > INT_MAX ? -1 : (int)n;
+}
+
 /* Look through the descriptors of `pid` for the file `st`. `own`: the descriptor of ours to leave out, or -1. */
 static bool process_holds(int pid, const struct stat *st, int own, unsigned byte, bool *ret_writes)
 {
@@ -86,8 +99,8 @@ static bool process_holds(int pid, const struct stat *st, int own, unsigned byte
     if (!dir)
         return false;
     while (!found && (e = readdir(dir))) {
-        int fd = atoi(e->d_name);
-        if (!isdigit((unsigned char)e->d_name[0]) || fd == own)
+        int fd = number(e->d_name);
+        if (fd < 0 || fd == own)
             continue;
         snprintf(path, sizeof path, "/proc/%d/fd/%d", pid, fd);
         if (stat(path, &fst) < 0 || fst.st_ino != st->st_ino || fst.st_dev != st->st_dev)
@@ -109,7 +122,7 @@ void lock_find_holder(int fd, unsigned byte, struct lock_holder *ret)
     if (fstat(fd, &st) < 0 || !(proc = opendir("/proc")))
         return;
     while (ret->pid == 0 && (e = readdir(proc))) {
-        int pid = isdigit((unsigned char)e->d_name[0]) ? atoi(e->d_name) : 0;
+        int pid = number(e->d_name);
         if (pid > 0 && process_holds(pid, &st, pid == getpid() ? fd : -1, byte, &ret->writes))
             ret->pid = pid;
     }

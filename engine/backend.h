@@ -32,7 +32,7 @@ enum backend_open_flags {
 struct backend {
     const struct backend_driver *driver;
     char            *name;         /* what the user typed, for messages; ours to free */
-    uint32_t         align;        /* offsets and lengths of IO_READ and IO_WRITE are multiples of it (power of two) */
+    uint32_t         align;        /* of offsets and lengths of IO_READ and IO_WRITE; a power of two */
     uint32_t         mem_align;    /* addresses and lengths of buffers too */
     uint32_t         max_transfer; /* largest IO_READ or IO_WRITE; a multiple of align */
     uint32_t         max_iov;

@@ -4,12 +4,12 @@
  *
  * Happy path, read: read the blocks that cover it into a bounce buffer, a chunk at a time, copy out.
  * Happy path, write with aligned ends: copy a chunk into the buffer, write it.
- * Happy path, write with ragged ends: lock the blocks, wait for the writes that started before, read the ragged blocks, lay
- * the new bytes over them, write, unlock.
+ * Happy path, write with ragged ends: lock the blocks, wait for the writes that started before, read the ragged
+ * blocks, lay the new bytes over them, write, unlock.
  * Happy path, aligned write that met such a lock: wait for it, write under a lock of its own.
  *
- * Failure modes: no memory (-ENOMEM, nothing written); a read fails (the write is not made); a write fails (its range
- * is undefined, what lies around it in the same blocks is unchanged or, torn, still equal).
+ * Failure modes: no memory (-ENOMEM, nothing written); a read fails (the write is not made); a write fails (its
+ * range is undefined, what lies around it in the same blocks is unchanged or, torn, still equal).
  *
  * Invariants.
  *  1. rmw_active is raised before the gate is drained: a write that starts later sees it and looks for the lock.

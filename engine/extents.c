@@ -2,8 +2,8 @@
 /*
  * What a range is made of.
  *
- * Happy path: walk the range through the chain, ask the file of a raw layer where its holes are, merge neighbours, stop
- * when the list is full.
+ * Happy path: walk the range through the chain, ask the file of a raw layer where its holes are, merge
+ * neighbours, stop when the list is full.
  * Failure modes: a failed metadata load fails the request; the list then holds nothing.
  */
 #include <errno.h>

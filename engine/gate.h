@@ -5,8 +5,8 @@
  * read-modify-write waits for the writes that started before it.
  *
  * Invariants.
- *  1. Who enters under parity p saw `epoch` with that parity after having been counted: a drain that flips the epoch
- *     later sees the count.
+ *  1. Who enters under parity p saw `epoch` with that parity after having been counted: a drain that flips the
+ *     epoch later sees the count.
  *  2. At most one drain is on; the parity that it drains gains nobody, but for those who step back (rule 1).
  */
 #ifndef ENGINE_GATE_H
@@ -72,8 +72,8 @@ static inline uint8_t gate_enter(struct gate *g, uint32_t queue_id)
 void gate_drain(struct gate *g, struct op *op);
 
 /*
- * The same for those who do not wait but come back: gate_passed() of the ticket is true once all that were inside when it was
- * drawn have left. Any thread.
+ * The same for those who do not wait but come back: gate_passed() of the ticket is true once all that were inside
+ * when it was drawn have left. Any thread.
  */
 uint64_t gate_ticket(struct gate *g);
 bool gate_passed(struct gate *g, uint64_t ticket);

@@ -83,8 +83,8 @@ static void io_finish(struct io *io, int32_t res)
 }
 
 /*
- * Part of it was moved: true when the rest is on its way, false when the end of the file was met. Direct I/O can go on
- * from a block boundary only.
+ * Part of it was moved: true when the rest is on its way, false when the end of the file was met. Direct I/O can
+ * go on from a block boundary only.
  */
 static bool go_on(struct io *io, uint64_t bytes)
 {

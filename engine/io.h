@@ -2,9 +2,9 @@
 /*
  * One I/O on one backend: what formats and ops issue, and what backends carry out.
  *
- * Life: filled in by io_rw(), io_range() or io_flush(); io_start() hands it to the backend (through a bounce buffer
- * when its alignment falls short of the backend's); the backend ends it with io_end(), from the loop of the
- * queue, never under io_start(); `done` is then called on the queue's thread, once.
+ * Life: filled in by io_rw(), io_range() or io_flush(); io_start() hands it to the backend (through a bounce
+ * buffer when its alignment falls short of the backend's); the backend ends it with io_end(), from the loop of
+ * the queue, never under io_start(); `done` is then called on the queue's thread, once.
  * The struct and its buffers belong to the engine from io_start() to `done`.
  */
 #ifndef ENGINE_IO_H

@@ -21,8 +21,8 @@ void iov_from(const struct iovec *iov, uint32_t iovcnt, uint64_t offset, const v
 void iov_to(const struct iovec *iov, uint32_t iovcnt, uint64_t offset, void *to, uint64_t len);
 
 /*
- * Describe [offset, offset + len) in `ret`, which holds `max` entries. Returns the entries used; *ret_len is len, or less
- * when `max` were not enough.
+ * Describe [offset, offset + len) in `ret`, which holds `max` entries. Returns the entries used; *ret_len is len,
+ * or less when `max` were not enough.
  */
 uint32_t iov_slice(const struct iovec *iov, uint32_t iovcnt, uint64_t offset, uint64_t len, struct iovec *ret,
                    uint32_t max, uint64_t *ret_len);

@@ -146,16 +146,16 @@ struct io;
 void op_io(struct op *op, struct io *io);
 
 /*
- * Await several: op_io_begin(), then op_io_add() for each, then op_io_wait(), as the call of one await. The op steps
- * when the last has completed; op->rc is 0 or the first error.
+ * Await several: op_io_begin(), then op_io_add() for each, then op_io_wait(), as the call of one await. The op
+ * steps when the last has completed; op->rc is 0 or the first error.
  */
 void op_io_begin(struct op *op);
 void op_io_add(struct op *op, struct io *io);
 void op_io_wait(struct op *op);
 
 /*
- * Await several ops: between op_io_begin() and op_io_wait(), give each the op that this returns as its parent. `child` is memory
- * of the waiting op.
+ * Await several ops: between op_io_begin() and op_io_wait(), give each the op that this returns as its parent.
+ * `child` is memory of the waiting op.
  */
 struct op *op_child_add(struct op *op, struct op_child *child);
 

@@ -87,8 +87,8 @@ static inline void queue_ready(vdisk_queue *q, struct task *t)
 void queue_post(vdisk_queue *q, struct task *t);
 
 /*
- * The queue that this thread is running or enqueueing on. Tasks for it go to its ready list, tasks for any other queue are
- * posted, even if this thread owns that one too: it may be about to sleep on its fd.
+ * The queue that this thread is running or enqueueing on. Tasks for it go to its ready list, tasks for any other
+ * queue are posted, even if this thread owns that one too: it may be about to sleep on its fd.
  */
 extern _Thread_local const vdisk_queue *queue_current;
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Raw: a volume that is exactly its file. The shortest format, and the skeleton to copy: every byte is DATA at its own
- * offset, so reads and writes never come here; zeros, discards and flushes are the file's.
+ * Raw: a volume that is exactly its file. The shortest format, and the skeleton to copy: every byte is DATA at
+ * its own offset, so reads and writes never come here; zeros, discards and flushes are the file's.
  */
 #include <errno.h>
 #include <stdlib.h>

@@ -2,10 +2,10 @@
 /*
  * Reads through a chain of layers.
  *
- * Happy path: ask the layers from the top for the extent, send one I/O for each piece of data, fill zeros in at once, go on
- * until all pieces are sent, wait for all.
- * Failure modes: metadata that is not at hand is loaded, then asked again; a failed I/O fails the read after the others
- * have ended; the buffer's content is undefined then.
+ * Happy path: ask the layers from the top for the extent, send one I/O for each piece of data, fill zeros in at
+ * once, go on until all pieces are sent, wait for all.
+ * Failure modes: metadata that is not at hand is loaded, then asked again; a failed I/O fails the read after the
+ * others have ended; the buffer's content is undefined then.
  */
 #include <errno.h>
 
@@ -150,8 +150,8 @@ fail:
 
 OP_TYPE(chain_read, chain_read_step, "START", "CHAIN_LOADED", "CHAIN_READ", "CHAIN_UNPACKED");
 
-static struct chain_read *chain_read_alloc(vdisk_queue *q, vdisk *v, uint64_t guest_offset, const struct iovec *iov,
-                                           uint32_t iovcnt, uint64_t len)
+static struct chain_read *chain_read_alloc(vdisk_queue *q, vdisk *v, uint64_t guest_offset,
+                                           const struct iovec *iov, uint32_t iovcnt, uint64_t len)
 {
     struct chain_read *c = op_alloc(q, &chain_read_type, sizeof *c);
 

@@ -38,7 +38,7 @@ static int try_ring(vdisk_queue *q, unsigned flags)
 
 int ring_init(vdisk_queue *q, enum vdisk_queue_kind kind)
 {
-    /* Disabled until the first submit, so that the thread that submits is the single issuer, not the one that creates. */
+    /* Disabled until the first submit: the thread that submits is the single issuer, not the one that creates. */
     unsigned defer = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG |
                      IORING_SETUP_R_DISABLED;
     int rc;

@@ -145,9 +145,9 @@ struct vdisk_create_opts {
 };
 
 /*
- * Create a volume. Blocks. Bad options are refused before anything is written; an existing file is replaced, unless
- * another process holds it; a block device is used as it stands and must be large enough. After a failure or a
- * cancelled run the target is removed, or (block device) its first cluster no longer says qcow2.
+ * Create a volume. Blocks. Bad options are refused before anything is written; an existing file is replaced,
+ * unless another process holds it; a block device is used as it stands and must be large enough. After a failure
+ * or a cancelled run the target is removed, or (block device) its first cluster no longer says qcow2.
  */
 VDISK_API int vdisk_create(const char *name, const struct vdisk_create_opts *opts);
 
@@ -259,8 +259,9 @@ struct vdisk_completion {
 VDISK_API int vdisk_submit(vdisk_queue *q);
 
 /*
- * Submit, then wait until `min` completions are there or `timeout` (NULL: none) has passed, and hand out up to `max`.
- * min = 0 polls. Returns the number handed out, or -errno when the queue as such fails; -EINTR after a signal.
+ * Submit, then wait until `min` completions are there or `timeout` (NULL: none) has passed, and hand out up to
+ * `max`. min = 0 polls. Returns the number handed out, or -errno when the queue as such fails; -EINTR after a
+ * signal.
  */
 VDISK_API int vdisk_reap(vdisk_queue *q, struct vdisk_completion *completions, unsigned min, unsigned max,
                          const struct timespec *timeout);

@@ -96,7 +96,7 @@ static int layer_alloc(struct backend *file, uint32_t flags, vdisk **ret)
     return 0;
 }
 
-/* Direct I/O cannot end a file at a byte that is no block boundary without changing its size: use the page cache. */
+/* Direct I/O cannot end a file inside a block without changing its size: use the page cache. */
 static int reopen_if_ragged(struct backend **b, const struct format_driver *f, uint32_t flags)
 {
     struct backend *buffered;

@@ -36,12 +36,13 @@ struct vdisk {
 };
 
 /*
- * The extent at guest_offset as seen from `v` down its chain, clamped to what one layer says: DATA, ZERO or PACKED, in
- * *ret_layer. Where no layer has anything: ZERO, in the layer that was asked last. -EAGAIN: *ret_layer has to load() first.
+ * The extent at guest_offset as seen from `v` down its chain, clamped to what one layer says: DATA, ZERO or
+ * PACKED, in *ret_layer. Where no layer has anything: ZERO, in the layer that was asked last. -EAGAIN: *ret_layer
+ * has to load() first.
  */
 int chain_lookup(vdisk *v, uint64_t guest_offset, uint64_t len, struct extent *ret, vdisk **ret_layer);
 
-/* The guest range [offset, offset+len) of a chain, from `v` down, into iov: engine/read.c. Ends by op_wake(parent). */
+/* The guest range [offset, offset+len) of a chain, from `v` down, into iov: read.c. Ends by op_wake(parent). */
 void chain_read(vdisk *v, uint64_t guest_offset, const struct iovec *iov, uint32_t iovcnt, uint64_t len,
                 struct op *parent);
 

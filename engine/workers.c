@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A queue's worker threads: they make the blocking calls for which the kernel offers no ring operation, and all calls
- * where io_uring is refused. Started on first need, joined when the queue goes.
+ * A queue's worker threads: they make the blocking calls for which the kernel offers no ring operation, and all
+ * calls where io_uring is refused. Started on first need, joined when the queue goes.
  */
 #include <errno.h>
 #include <pthread.h>

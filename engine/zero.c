@@ -2,8 +2,8 @@
 /*
  * Zeros over a host range.
  *
- * Happy path: one IO_ZERO. Where there is no such thing: a window of writes from one shared buffer, each sending the next
- * when it ends, so that the device is kept busy.
+ * Happy path: one IO_ZERO. Where there is no such thing: a window of writes from one shared buffer, each sending
+ * the next when it ends, so that the device is kept busy.
  * Failure modes: the first error stops the window; what was written stays. Cancelled: the same.
  */
 #include "engine/zero.h"

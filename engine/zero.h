@@ -21,8 +21,8 @@ void zero_range(struct backend *b, uint64_t host_offset, uint64_t len, uint8_t f
 void zero_start(struct backend *b, uint64_t host_offset, uint64_t len, uint8_t flags, struct request *r);
 
 /*
- * Write zeros over the range, in parallel, whatever cheaper means there are, so that every byte has been allocated and
- * written. Blocks. 0, -ECANCELED when `progress` says so, or -errno of the I/O.
+ * Write zeros over the range, in parallel, whatever cheaper means there are, so that every byte has been
+ * allocated and written. Blocks. 0, -ECANCELED when `progress` says so, or -errno of the I/O.
  */
 int zero_fill(vdisk_queue *q, struct backend *b, uint64_t host_offset, uint64_t len, vdisk_progress_fn *progress,
               void *progress_arg);

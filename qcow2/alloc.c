@@ -4,7 +4,8 @@
  *
  * Happy path: look for free refcounts from the hint on, in the cached refcount slice, raise them.
  * Failure modes: the slice is not cached (load it, look again); there is no refcount block for the place (make one
- * there: its first cluster holds the block itself); the refcount table is too short (grow it, reftable.c); no space.
+ * there: its first cluster holds the block itself); the refcount table is too short (grow it, reftable.c); no
+ * space.
  */
 #include "qcow2/alloc.h"
 
@@ -118,8 +119,8 @@ static enum scan_result fetch_first(struct q2 *q, enum scan_result r, uint64_t i
 }
 
 /*
- * With the lock held: take 1 to `want` clusters. On SCAN_NEEDS_SLICE and SCAN_NEEDS_BLOCK *ret_need is the slice's key, or
- * the number of the missing block.
+ * With the lock held: take 1 to `want` clusters. On SCAN_NEEDS_SLICE and SCAN_NEEDS_BLOCK *ret_need is the
+ * slice's key, or the number of the missing block.
  */
 static enum scan_result try_take(struct q2 *q, uint64_t want, struct q2_run *ret, uint64_t *ret_need)
 {

@@ -2,18 +2,19 @@
 /*
  * Writes that are not simply in place.
  *
- * Happy path: lock the guest clusters; then, span by span: have an L2 table of our own and its slice in the cache, look
- * again; a span that is mapped after all is written in place; otherwise take host clusters, read the edges that the
- * write leaves of the first and the last one, write edges and data as one, enter the clusters in the L2 slice, give the
- * old ones back.
- * Failure modes: no space, no memory, a failed read or write: clusters taken for the span are given back, the mapping is
- * as it was, spans before it stay written.
+ * Happy path: lock the guest clusters; then, span by span: have an L2 table of our own and its slice in the
+ * cache, look again; a span that is mapped after all is written in place; otherwise take host clusters, read the
+ * edges that the write leaves of the first and the last one, write edges and data as one, enter the clusters in
+ * the L2 slice, give the old ones back.
+ * Failure modes: no space, no memory, a failed read or write: clusters taken for the span are given back, the
+ * mapping is as it was, spans before it stay written.
  *
  * Invariants.
  *  1. The L2 entry changes after the data write has ended (flush rule 7), under the lock of its guest cluster.
- *  2. What was looked up before an await is looked up again after it, but for what the guest range lock protects: the
- *     entries of the span.
- *  3. A cluster in place is never half new: edges are written with the data, or are known to be zero on a cluster that is.
+ *  2. What was looked up before an await is looked up again after it, but for what the guest range lock protects:
+ *     the entries of the span.
+ *  3. A cluster in place is never half new: edges are written with the data, or are known to be zero on a cluster
+ *     that is.
  */
 #include "qcow2/alloc_write.h"
 

@@ -2,18 +2,18 @@
 /*
  * Consistency check of an image.
  *
- * Happy path: header; refcount blocks (which refcounts are one); then every reference there is, from the header down:
- * L1 tables, snapshots, bitmaps, L2 tables, clusters, the refcount structures themselves; then each refcount against
- * the references counted.
- * Failure modes: a table that is damaged or cannot be read is a finding, and the check goes on without it; since what
- * that table refers to is not known then, leaks are not counted any more. Without a usable header or refcount table,
- * or without memory, there is no result.
+ * Happy path: header; refcount blocks (which refcounts are one); then every reference there is, from the header
+ * down: L1 tables, snapshots, bitmaps, L2 tables, clusters, the refcount structures themselves; then each
+ * refcount against the references counted.
+ * Failure modes: a table that is damaged or cannot be read is a finding, and the check goes on without it; since
+ * what that table refers to is not known then, leaks are not counted any more. Without a usable header or
+ * refcount table, or without memory, there is no result.
  *
  * Where the numbers differ from those of `qemu-img check`, on purpose:
  *  1. QEMU gives up when the snapshot table or the bitmap directory is damaged; we go on.
  *  2. A cluster that is used for two things with a refcount that matches is a corruption here.
- *  3. So are flags and offsets that the format does not allow and QEMU overlooks: the zero flag in version 2 or with
- *     subclusters, an offset in an external data file that is not the guest offset.
+ *  3. So are flags and offsets that the format does not allow and QEMU overlooks: the zero flag in version 2 or
+ *     with subclusters, an offset in an external data file that is not the guest offset.
  *  4. L2 tables at misaligned offsets are reported, not followed; so is an L1 entry of flags only.
  *  5. Of clusters past the end of the file the refcounts are not looked at.
  */
@@ -107,8 +107,8 @@ int check_claim(struct check *c, uint64_t host_offset, uint64_t len, enum q2_use
 bool check_table_bytes(struct check *c, uint64_t len, const char *what)
 {
     if (len > c->table_bytes) {
-        check_found(c, QCOW2_CORRUPTION, 1, "%s is not looked at: the tables so far are larger than the file, so they "
-                                            "overlap", what);
+        check_found(c, QCOW2_CORRUPTION, 1,
+                    "%s is not looked at: the tables so far are larger than the file, so they overlap", what);
         c->blind = true;
         return false;
     }

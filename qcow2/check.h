@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Consistency check of a qcow2 image: report only, nothing is written. Counts every reference to every host cluster and
- * compares with the refcounts on disk; looks at each table entry on the way. Works below an open volume, so that
- * images which are too damaged to be opened can be checked, as long as their header can be read.
+ * Consistency check of a qcow2 image: report only, nothing is written. Counts every reference to every host
+ * cluster and compares with the refcounts on disk; looks at each table entry on the way. Works below an open
+ * volume, so that images which are too damaged to be opened can be checked, as long as their header can be read.
  */
 #ifndef QCOW2_CHECK_H
 #define QCOW2_CHECK_H
@@ -45,17 +45,17 @@ struct qcow2_check_result {
 };
 
 /*
- * Check the image in `file`. Blocks; outside the loop. `opts` may be NULL. Returns 0 when the check came to its end,
- * whatever it found: *ret tells. Else nothing can be said: -EINVAL, -ENOTSUP, ...: the header cannot be used (text
- * as for vdisk_open()); -EFBIG: the file has more clusters than can be counted; -ENOMEM: memory_max is too little;
- * -ECANCELED by progress; of the I/O: header or refcount table cannot be read.
+ * Check the image in `file`. Blocks; outside the loop. `opts` may be NULL. Returns 0 when the check came to its
+ * end, whatever it found: *ret tells. Else nothing can be said: -EINVAL, -ENOTSUP, ...: the header cannot be used
+ * (text as for vdisk_open()); -EFBIG: the file has more clusters than can be counted; -ENOMEM: memory_max is too
+ * little; -ECANCELED by progress; of the I/O: header or refcount table cannot be read.
  */
 int qcow2_check(struct backend *file, vdisk_queue *q, const struct qcow2_check_opts *opts,
                 struct qcow2_check_result *ret);
 
 /*
- * Open `name` read-only with `backend_flags` (enum backend_open_flags), check, close. Blocks. The backing chain and an
- * external data file are not looked at. Errors also as backend_open().
+ * Open `name` read-only with `backend_flags` (enum backend_open_flags), check, close. Blocks. The backing chain
+ * and an external data file are not looked at. Errors also as backend_open().
  */
 int qcow2_check_path(const char *name, uint32_t backend_flags, const struct qcow2_check_opts *opts,
                      struct qcow2_check_result *ret);

@@ -17,7 +17,7 @@ struct check {
     uint64_t                   file_size;
     uint64_t                   file_clusters;
     struct q2_budget           budget;
-    struct q2_refs             refs;        /* of file_clusters + 1: compressed data may end a little past the end */
+    struct q2_refs             refs;        /* file_clusters + 1: compressed data may end past the end */
     struct q2_l2_set           l2;
     uint64_t                  *reftable;    /* host order */
     uint64_t                   reftable_entries; /* up to the last that is not 0 */
@@ -25,7 +25,7 @@ struct check {
     uint64_t                   sole_count;  /* blocks for clusters inside the file */
     uint64_t                   table_bytes; /* L1 and bitmap tables may still have: together they fit in a file */
     bool                       counting;    /* references only: what the refcounts say is of no interest */
-    bool                       blind;       /* some table could not be read: what it refers to must not count as leaked */
+    bool                       blind;       /* a table was not read: what it refers to must not count as leaked */
     uint64_t                   reported;
     uint64_t                   progress_done, progress_total;
     uint64_t                   zero_tables; /* tables read that were nothing but zeros */
@@ -46,12 +46,12 @@ void check_finish(struct check *c);
 int check_count(struct check *c);
 
 /*
- * Count `n` references to each cluster that the range touches. A range past the end of the file is a corruption and
- * counts nothing. 0 or -ENOMEM.
+ * Count `n` references to each cluster that the range touches. A range past the end of the file is a corruption
+ * and counts nothing. 0 or -ENOMEM.
  */
 int check_claim(struct check *c, uint64_t host_offset, uint64_t len, enum q2_use use, uint64_t n);
 
-/* A table of `len` bytes that no other can share is about to be read: false, and a finding, when there is too much of them. */
+/* A table of `len` bytes that no other can share is to be read: false, and a finding, when they are too many. */
 bool check_table_bytes(struct check *c, uint64_t len, const char *what);
 
 /* ---- check_io.c ------------------------------------------------------------------------------------ */

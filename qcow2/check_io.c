@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * How check reads: L2 tables and refcount blocks by the dozen, since one after another takes minutes on a disk or over
- * a network.
+ * How check reads: L2 tables and refcount blocks by the dozen, since one after another takes minutes on a disk or
+ * over a network.
  */
 #include "qcow2/check_internal.h"
 
@@ -26,8 +26,8 @@ void *check_buffer(struct check *c, uint64_t len)
 }
 
 /*
- * A table of zeros is rare in an image that somebody uses. When there are many, ask the host for holes before reading:
- * a small sparse file could else make us read terabytes of nothing.
+ * A table of zeros is rare in an image that somebody uses. When there are many, ask the host for holes before
+ * reading: a small sparse file could else make us read terabytes of nothing.
  */
 static bool in_hole(struct check *c, uint64_t host_offset, uint64_t len)
 {

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Refcount table and blocks: which refcounts are one (that is what the flags in L1 and L2 entries say), the references
- * that the blocks themselves are, and at the end the comparison of each refcount with the references found.
- * Refcounts of clusters past the end of the file are left alone.
+ * Refcount table and blocks: which refcounts are one (that is what the flags in L1 and L2 entries say), the
+ * references that the blocks themselves are, and at the end the comparison of each refcount with the references
+ * found. Refcounts of clusters past the end of the file are left alone.
  * The blocks are read twice rather than kept: they are 1/32768 of an image.
  */
 #include "qcow2/check_internal.h"
@@ -15,7 +15,7 @@
 #include "engine/error.h"
 #include "qcow2/entry.h"
 
-static uint64_t block_unreadable[1]; /* what `sole` points to when the refcounts are not known; never looked into */
+static uint64_t block_unreadable[1]; /* what `sole` points to when refcounts are not known; never looked into */
 
 /* Where block `i` can be read; 0: nowhere, and its refcounts are 0 unless the entry is misaligned. */
 static uint64_t block_offset(struct check *c, uint64_t i)
@@ -136,8 +136,8 @@ static int check_reftable_entry(struct check *c, uint64_t i)
     count = q2_refs_count(&c->refs, q2_cluster_index(g, offset));
     if (count > 1)
         check_found(c, QCOW2_CORRUPTION, 1,
-                    "refcount block %" PRIu64 " at host offset 0x%" PRIx64 " has %" PRIu64 " references", i, offset,
-                    count);
+                    "refcount block %" PRIu64 " at host offset 0x%" PRIx64 " has %" PRIu64 " references", i,
+                    offset, count);
     return 0;
 }
 

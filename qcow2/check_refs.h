@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Counts of references to host clusters, for check. Two bytes for each cluster of a page in which any is referenced; what
- * does not fit goes to a hash table. And the L2 tables found, each once. Pure.
+ * Counts of references to host clusters, for check. Two bytes for each cluster of a page in which any is
+ * referenced; what does not fit goes to a hash table. And the L2 tables found, each once. Pure.
  */
 #ifndef QCOW2_CHECK_REFS_H
 #define QCOW2_CHECK_REFS_H
@@ -10,7 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* What a cluster is used for. Clusters of data, of compressed data and of L2 tables may have several references. */
+/* What a cluster is used for. Those of data, compressed data and L2 tables may have several references. */
 enum q2_use {
     Q2_USE_NONE,
     Q2_USE_HEADER,

@@ -55,7 +55,8 @@ static int check_snapshot(struct check *c, const struct q2_snapshot *s)
 
     snprintf(what, sizeof what, "L1 table of snapshot %.40s", s->id);
     if (c->header.geo.version >= 3 && s->extra_size < 16)
-        check_found(c, QCOW2_CORRUPTION, 1, "snapshot %.40s: its table entry lacks the fields of version 3", s->id);
+        check_found(c, QCOW2_CORRUPTION, 1, "snapshot %.40s: its table entry lacks the fields of version 3",
+                    s->id);
     return check_l1(c, s->l1_offset, s->l1_entries, false, what);
 }
 
@@ -169,7 +170,8 @@ static int load_bitmaps(struct check *c, struct q2_bitmap_directory *ret)
 
     if (len > Q2_MAX_BITMAP_DIRECTORY)
         return -EFBIG;
-    if (c->header.bitmap_directory_offset >= c->file_size || len > c->file_size - c->header.bitmap_directory_offset)
+    if (c->header.bitmap_directory_offset >= c->file_size ||
+        len > c->file_size - c->header.bitmap_directory_offset)
         return -ENODATA;
     buf = check_buffer(c, len);
     if (!buf)
@@ -187,8 +189,9 @@ int check_bitmaps(struct check *c)
     int rc;
 
     if (c->header.bitmaps_stale)
-        check_found(c, QCOW2_NOTE, 1, "a program that does not know bitmaps has changed the image: its bitmaps are "
-                                      "lost, and their clusters count as leaked");
+        check_found(c, QCOW2_NOTE, 1,
+                    "a program that does not know bitmaps has changed the image: its bitmaps are lost, and their "
+                    "clusters count as leaked");
     if (!c->header.has_bitmaps)
         return 0;
     rc = check_claim(c, c->header.bitmap_directory_offset, c->header.bitmap_directory_size, Q2_USE_BITMAPS, 1);

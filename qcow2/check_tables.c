@@ -2,8 +2,8 @@
 /*
  * L1 and L2 tables.
  *
- * Each L2 table is read once, however many L1 entries point to it (snapshots share tables), and what it says counts as
- * many times. In order of host offsets. So the time is bounded by the size of the file.
+ * Each L2 table is read once, however many L1 entries point to it (snapshots share tables), and what it says
+ * counts as many times. In order of host offsets. So the time is bounded by the size of the file.
  */
 #include "qcow2/check_internal.h"
 
@@ -121,8 +121,8 @@ static uint64_t guest_offset_of(const struct l2_walk *w)
 /* As often as L1 entries lead to it. */
 static void bad_entry(const struct l2_walk *w, uint64_t n, const char *problem)
 {
-    check_found(w->c, QCOW2_CORRUPTION, n, "L2 entry 0x%016" PRIx64 " of guest offset 0x%" PRIx64 "%s: %s", w->entry,
-                guest_offset_of(w), w->table->active_refs ? "" : " in a snapshot", problem);
+    check_found(w->c, QCOW2_CORRUPTION, n, "L2 entry 0x%016" PRIx64 " of guest offset 0x%" PRIx64 "%s: %s",
+                w->entry, guest_offset_of(w), w->table->active_refs ? "" : " in a snapshot", problem);
 }
 
 static int check_packed_cluster(struct l2_walk *w, const struct q2_mapping *m)

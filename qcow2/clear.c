@@ -2,10 +2,10 @@
 /*
  * Write-zeroes and discard, as changes of metadata.
  *
- * Happy path: the parts of clusters at the ends are written with zeros (write-zeroes) or left alone (discard); the whole
- * clusters between are locked and changed slice by slice: entries become zero or unallocated, what they referred to is
- * given back. Ranges without an L2 table that read as zeros anyway are skipped an L1 entry at a time.
- * Failure modes: an L2 table or a slice cannot be had: what was changed before stays changed.
+ * Happy path: the parts of clusters at the ends are written with zeros (write-zeroes) or left alone (discard);
+ * the whole clusters between are locked and changed slice by slice: entries become zero or unallocated, what they
+ * referred to is given back. Ranges without an L2 table that read as zeros anyway are skipped an L1 entry at a
+ * time. Failure modes: an L2 table or a slice cannot be had: what was changed before stays changed.
  * With a raw external data file both are the data file's own business: its content is the volume's content.
  */
 #include <errno.h>

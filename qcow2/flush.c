@@ -4,21 +4,21 @@
  *
  *  1. A refcount that was raised is durable before any L2 or L1 entry that refers to the cluster is written.
  *  2. Guest data, and the edges copied around it, are durable before the L2 entry that shows them is written.
- *  3. A refcount block's content is durable before the refcount table entry that points to it is written, and that entry
- *     before anything that relies on the block's refcounts (rule 1).
+ *  3. A refcount block's content is durable before the refcount table entry that points to it is written, and
+ *     that entry before anything that relies on the block's refcounts (rule 1).
  *  4. A new L2 table's cluster holds zeros, durably, before the L1 entry that points to it is written.
- *  5. A refcount is lowered, in memory and so on disk, only after the clearing of what referred to the cluster is durable;
- *     the cluster is given out again only after that, and after all requests that may have looked up the old mapping
- *     have ended.
- *  6. What a flush writes is a copy taken at one moment, before its first sync: entries that appear later belong to the
- *     next flush, since their data may not be covered by this one's sync.
- *  7. L2 entries appear in memory only after their data has been written (alloc_write.c), so that the copy of rule 6
- *     never shows data that the sync after it does not cover.
+ *  5. A refcount is lowered, in memory and so on disk, only after the clearing of what referred to the cluster is
+ *     durable; the cluster is given out again only after that, and after all requests that may have looked up the
+ *     old mapping have ended.
+ *  6. What a flush writes is a copy taken at one moment, before its first sync: entries that appear later belong
+ *     to the next flush, since their data may not be covered by this one's sync.
+ *  7. L2 entries appear in memory only after their data has been written (alloc_write.c), so that the copy of
+ *     rule 6 never shows data that the sync after it does not cover.
  *
- * Happy path: wait for one's turn; the first in line flushes for all who wait. Copy what is dirty; then, as the plan
- * says: refcounts, [sync, refcount table], sync, L2 slices and L1 pages, sync. Without dirty metadata: one sync.
- * Failure modes: no memory for the copy, a write or a sync fails: all who wait get the error; what was copied is dirty
- * again, so that the next flush writes it; nothing that waits to be freed moves on.
+ * Happy path: wait for one's turn; the first in line flushes for all who wait. Copy what is dirty; then, as the
+ * plan says: refcounts, [sync, refcount table], sync, L2 slices and L1 pages, sync. Without dirty metadata: one
+ * sync. Failure modes: no memory for the copy, a write or a sync fails: all who wait get the error; what was
+ * copied is dirty again, so that the next flush writes it; nothing that waits to be freed moves on.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -130,6 +130,8 @@ static void copy_batch(struct q2 *q, struct batch *b)
 {
     char *to = b->copy;
 
+    if (b->count == 0)
+        return;
     qsort(b->pieces, b->count, sizeof *b->pieces, by_host_offset);
     for (size_t i = 0; i < b->count; i++) {
         struct piece *p = &b->pieces[i];

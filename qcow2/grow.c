@@ -2,12 +2,12 @@
 /*
  * Growing the virtual size, and the L1 table with it.
  *
- * Happy path: take the structure lock, so that no table moves or appears; when the L1 table is too short: flush, take
- * clusters for a longer one, write it, flush; then one write of the header's first sector with the new table and size,
- * flush; the old table is given back. Where the backing file is longer than the image was, what it has behind the old
- * end would shine through: the table grows first, the new range is zeroed and flushed, then the size is written.
- * Failure modes: an error before the header is written: nothing has changed, the clusters are given back. While it is
- * written: which table counts is not known, so the image takes no more writes.
+ * Happy path: take the structure lock, so that no table moves or appears; when the L1 table is too short: flush,
+ * take clusters for a longer one, write it, flush; then one write of the header's first sector with the new table
+ * and size, flush; the old table is given back. Where the backing file is longer than the image was, what it has
+ * behind the old end would shine through: the table grows first, the new range is zeroed and flushed, then the
+ * size is written. Failure modes: an error before the header is written: nothing has changed, the clusters are
+ * given back. While it is written: which table counts is not known, so the image takes no more writes.
  */
 #include <errno.h>
 #include <stdlib.h>

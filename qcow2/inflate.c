@@ -3,9 +3,9 @@
  * Decompression of one cluster.
  *
  * An L2 entry gives the size of a stream in sectors, so what follows the stream in its last sector is part of the
- * input and means nothing. What decides is that the output is filled: a deflate stream that would give more, or whose
- * end was cut off after the last byte that matters, is taken (QEMU writes neither, but takes both); one that gives
- * less is damaged.
+ * input and means nothing. What decides is that the output is filled: a deflate stream that would give more, or
+ * whose end was cut off after the last byte that matters, is taken (QEMU writes neither, but takes both); one
+ * that gives less is damaged.
  */
 #include "qcow2/inflate.h"
 
@@ -100,8 +100,8 @@ static int inflate_deflate(struct q2_inflater *f, const uint8_t *in, size_t in_l
 }
 
 /*
- * Frame by frame into `out`: the streaming interface would allocate the window that a frame's header asks for, up to
- * 128 MiB.
+ * Frame by frame into `out`: the streaming interface would allocate the window that a frame's header asks for, up
+ * to 128 MiB.
  */
 static int inflate_zstd(struct q2_inflater *f, const uint8_t *in, size_t in_len, uint8_t *out, size_t out_len)
 {

@@ -2,8 +2,8 @@
 /*
  * A new L2 table.
  *
- * Happy path: take the structure lock, take a cluster, zero it unless it is known to be zero (or copy the table that is
- * shared with a snapshot into it), enter it in the L1 table.
+ * Happy path: take the structure lock, take a cluster, zero it unless it is known to be zero (or copy the table
+ * that is shared with a snapshot into it), enter it in the L1 table.
  * Failure modes: an error leaves the L1 entry as it was; the cluster is given back.
  */
 #include "qcow2/l2_table.h"

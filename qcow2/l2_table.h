@@ -13,8 +13,8 @@ static inline bool q2_l2_table_ready(struct q2 *q, uint64_t guest_offset)
 }
 
 /*
- * Make it so; as the call of an await: a new table of zeros, or a copy of the one that is shared. op->rc: 0, -ENOSPC,
- * -ENOMEM, of the I/O.
+ * Make it so; as the call of an await: a new table of zeros, or a copy of the one that is shared. op->rc: 0,
+ * -ENOSPC, -ENOMEM, of the I/O.
  */
 void q2_l2_table_make(struct q2 *q, uint64_t guest_offset, struct op *op);
 

@@ -4,7 +4,8 @@
  *
  * Invariants.
  *  1. What a lookup returns was the state of the image at one moment during the call (meta_cache.h, invariant 2).
- *  2. An entry that q2_entry_unusable() objects to is never followed: lookup says -EAGAIN, and load gives the error.
+ *  2. An entry that q2_entry_unusable() objects to is never followed: lookup says -EAGAIN, and load gives the
+ *     error.
  */
 #include <errno.h>
 

@@ -271,7 +271,7 @@ static bool will_have_room(struct q2_cache *c, uint64_t key)
     return false;
 }
 
-/* With the lock held: a slot in LOADING, and the op that will fill it; NULL: the await has been ended or goes on. */
+/* With the lock held: a slot in LOADING, and the op to fill it; NULL: the await has been ended or goes on. */
 static struct slice_load *begin_load(struct q2 *q, struct q2_cache *c, uint64_t key, uint64_t host_offset,
                                      struct op *op, bool *ret_full)
 {

@@ -2,9 +2,9 @@
 /*
  * Cached slices of metadata: pieces of L2 tables and of refcount blocks, as they lie on disk.
  *
- * A set-associative cache: key modulo sets picks 8 slots whose tags share a cache line, so that a hit costs one line
- * and the entry, and an image that fits is cached without conflicts. Slots stay where they are for ever; lock-free
- * readers check a sequence number.
+ * A set-associative cache: key modulo sets picks 8 slots whose tags share a cache line, so that a hit costs one
+ * line and the entry, and an image that fits is cached without conflicts. Slots stay where they are for ever;
+ * lock-free readers check a sequence number.
  *
  * Invariants (under the image's lock, but for the lock-free readers).
  *  1. A tag is published after the slot's content is complete, and taken back before the slot is reused.
@@ -106,8 +106,8 @@ static inline uint64_t q2_read_be64(const struct q2_cache *c, const struct q2_sl
 struct q2_slot *q2_cache_find(struct q2_cache *c, uint64_t key);
 
 /*
- * The call of an await: end it when the slice may have been read from host_offset, or with an error. Look it up again
- * afterwards. Takes the lock itself.
+ * The call of an await: end it when the slice may have been read from host_offset, or with an error. Look it up
+ * again afterwards. Takes the lock itself.
  */
 void q2_cache_load(struct q2 *q, struct q2_cache *c, uint64_t key, uint64_t host_offset, struct op *op);
 

@@ -2,10 +2,10 @@
 /*
  * Opening and closing an image. Both block.
  *
- * Open, happy path: read and check the header, decide whether we may write it, open the external data file, read L1 and
- * refcount table, set up caches, clear autoclear bits that we do not know.
- * Failure modes: each with one line that names what is wrong; nothing is left open, nothing was written (but for the
- * autoclear bits, which are the last step).
+ * Open, happy path: read and check the header, decide whether we may write it, open the external data file, read
+ * L1 and refcount table, set up caches, clear autoclear bits that we do not know.
+ * Failure modes: each with one line that names what is wrong; nothing is left open, nothing was written (but for
+ * the autoclear bits, which are the last step).
  *
  * Close, happy path: flush; lower the refcounts of what was freed; flush again.
  * Failure modes: a failed flush is reported; everything is released all the same.

@@ -2,16 +2,17 @@
 /*
  * Reading compressed clusters.
  *
- * Happy path: the cluster is cached: copy. Or: claim it in the cache, read its sectors (an aligned superset, straight
- * into one buffer), inflate, copy, wake those who wanted it too. A request for a whole cluster in one buffer
- * inflates into that buffer and leaves the cache alone.
+ * Happy path: the cluster is cached: copy. Or: claim it in the cache, read its sectors (an aligned superset,
+ * straight into one buffer), inflate, copy, wake those who wanted it too. A request for a whole cluster in one
+ * buffer inflates into that buffer and leaves the cache alone.
  * Failure modes: no memory, the read fails, the stream is damaged: all who wait get the error, and the cluster is
  * forgotten, so that the next request tries again.
  *
  * Invariants.
- *  1. A cluster is filled by the op that added it, its leader; others touch `data` only after `done`, the leader never
- *     after it.
- *  2. `refs` counts the ops that hold the cluster, plus one while it is in the cache. Who drops the last one frees.
+ *  1. A cluster is filled by the op that added it, its leader; others touch `data` only after `done`, the leader
+ *     never after it.
+ *  2. `refs` counts the ops that hold the cluster, plus one while it is in the cache. Who drops the last one
+ *     frees.
  *  3. A cluster forgotten while it is being read still serves those who had found it, and nobody else.
  */
 #include "qcow2/packed.h"

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Reading compressed clusters, and a small cache of the ones read last, so that a sequential reader of small blocks
- * inflates each cluster once. Requests that want a cluster which is being read wait for it, whatever their queue.
+ * Reading compressed clusters, and a small cache of the ones read last, so that a sequential reader of small
+ * blocks inflates each cluster once. Requests that want a cluster which is being read wait for it, whatever their
+ * queue.
  */
 #ifndef QCOW2_PACKED_H
 #define QCOW2_PACKED_H
@@ -39,8 +40,8 @@ void q2_packed_finish(struct q2_packed_cache *cache);
 void q2_packed_forget(struct q2_packed_cache *cache);
 
 /*
- * format_driver.read_packed. e->host_offset is the L2 entry without its flags. Context: parent's queue. Completes by
- * op_wake(parent). Owns `iov` and its buffers until then; `e` only during the call.
+ * format_driver.read_packed. e->host_offset is the L2 entry without its flags. Context: parent's queue. Completes
+ * by op_wake(parent). Owns `iov` and its buffers until then; `e` only during the call.
  * Errors: -EIO damaged stream, or of the I/O; -ENOMEM.
  */
 void q2_read_packed(vdisk *v, const struct extent *e, uint64_t guest_offset, const struct iovec *iov,

@@ -2,12 +2,12 @@
 /*
  * Structure of the refcounts.
  *
- * A new block, happy path: take the structure lock; the block goes into the first cluster that it describes (free like
- * all the others, since nothing describes them yet); zero it unless it is known to be zero; enter it in the table.
- * A longer table, happy path: flush; lay new blocks and the new table behind all that the old one describes; write,
- * flush, point the header at it, flush; free the old one.
- * Failure modes: no space or an error before the header is written: nothing has changed. An error while the header is
- * written: which table counts is not known, so the image takes no more writes.
+ * A new block, happy path: take the structure lock; the block goes into the first cluster that it describes (free
+ * like all the others, since nothing describes them yet); zero it unless it is known to be zero; enter it in the
+ * table. A longer table, happy path: flush; lay new blocks and the new table behind all that the old one
+ * describes; write, flush, point the header at it, flush; free the old one.
+ * Failure modes: no space or an error before the header is written: nothing has changed. An error while the
+ * header is written: which table counts is not known, so the image takes no more writes.
  */
 #include "qcow2/reftable.h"
 
@@ -106,8 +106,8 @@ static bool install_block(struct refblock_make *m)
 /* ---- a longer table ------------------------------------------------------------------------------------ */
 
 /* How many clusters the table, and the blocks that describe both, will take: pure. False: past the limit. */
-static bool plan_table(const struct q2_geometry *g, uint64_t old_entries, uint64_t need_entries, uint64_t *ret_table,
-                       uint64_t *ret_blocks)
+static bool plan_table(const struct q2_geometry *g, uint64_t old_entries, uint64_t need_entries,
+                       uint64_t *ret_table, uint64_t *ret_blocks)
 {
     uint64_t max_clusters = max_u64(Q2_MAX_REFTABLE_SIZE >> g->cluster_bits, 1);
     uint64_t per_cluster = g->cluster_size / Q2_REFTABLE_ENTRY_SIZE;

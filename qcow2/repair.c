@@ -2,13 +2,13 @@
 /*
  * Rebuilding the refcounts of an image.
  *
- * Happy path: count what refers to each cluster, the refcount structure itself left out; find free clusters for a new
- * table and new blocks, never any that the old ones use; write blocks and table, flush; one write of the header's
- * first sector switches to the new table, flush. The old structure is free space from then on. Check the outcome; only
- * then clear the dirty bit.
+ * Happy path: count what refers to each cluster, the refcount structure itself left out; find free clusters for a
+ * new table and new blocks, never any that the old ones use; write blocks and table, flush; one write of the
+ * header's first sector switches to the new table, flush. The old structure is free space from then on. Check the
+ * outcome; only then clear the dirty bit.
  * Failure modes: a table that is damaged or cannot be read: what it refers to is not known, so nothing is written.
- * No space, no memory, a failed read or write: the old table is still the one that counts, and the image as dirty as
- * before.
+ * No space, no memory, a failed read or write: the old table is still the one that counts, and the image as dirty
+ * as before.
  *
  * Invariants.
  *  1. Until the header is switched nothing is written but clusters that neither the image nor the old refcount

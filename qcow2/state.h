@@ -2,8 +2,8 @@
 /*
  * An open qcow2 image.
  *
- * Threads. `lock` guards what is under "locked" below; it is held for short stretches of CPU work and never across an
- * await. Lookups (qcow2/lookup.c) read L1 entries and cached slices without it.
+ * Threads. `lock` guards what is under "locked" below; it is held for short stretches of CPU work and never
+ * across an await. Lookups (qcow2/lookup.c) read L1 entries and cached slices without it.
  */
 #ifndef QCOW2_STATE_H
 #define QCOW2_STATE_H
@@ -55,7 +55,7 @@ struct q2 {
 
     /* Own synchronisation. */
     struct range_locks        guest_ranges;  /* allocating writes, zeros, discards: whole clusters */
-    struct range_locks        structure;     /* [0, 1): new L2 tables, refcount blocks, table growth: one at a time */
+    struct range_locks        structure;     /* [0, 1): new tables and blocks, table growth: one at a time */
     struct q2_packed_cache    packed;
     _Atomic(struct q2_l1 *)   l1;            /* replaced by a longer one when the image grows */
     _Atomic bool              broken;        /* metadata cannot be trusted: no writes any more */
@@ -125,8 +125,8 @@ int q2_grow(vdisk *v, uint64_t size, vdisk_queue *queue);
 int q2_flush_sync(struct q2 *q, vdisk_queue *queue);
 
 /*
- * The fixed fields of q->header as they are to be, into the first sector, which is then written whole and at once: tables
- * move, bits change, atomically. With the lock held.
+ * The fixed fields of q->header as they are to be, into the first sector, which is then written whole and at
+ * once: tables move, bits change, atomically. With the lock held.
  */
 void q2_header_patch(struct q2 *q, uint8_t sector[Q2_SECTOR_SIZE]);
 

@@ -36,9 +36,9 @@ struct q2_snapshot_table {
 
 /*
  * Parse `n` entries from `buf`, which holds the first `len` bytes of the table. Returns 0; -EINVAL, -EFBIG with a
- * text; -ENOMEM; or -EAGAIN, without a text: the table goes on past `len`, *ret_need is the least length that tells
- * more (always larger than `len`, at most Q2_MAX_SNAPSHOT_TABLE). So a caller begins with a cluster and reads on,
- * up to the end of the file.
+ * text; -ENOMEM; or -EAGAIN, without a text: the table goes on past `len`, *ret_need is the least length that
+ * tells more (always larger than `len`, at most Q2_MAX_SNAPSHOT_TABLE). So a caller begins with a cluster and
+ * reads on, up to the end of the file.
  */
 int q2_snapshots_parse(const struct q2_geometry *g, const char *name, const uint8_t *buf, size_t len, uint32_t n,
                        struct q2_snapshot_table *ret, uint64_t *ret_need);

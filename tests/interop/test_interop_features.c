@@ -238,8 +238,8 @@ static void leave_dirty(const struct image_spec *spec, struct model *m)
     uint8_t *bytes = test_alloc(300 << 10);
 
     image_pattern_bytes(3, bytes, 300 << 10);
-    run_shell(&r, "ulimit -c 0; exec qemu-io -c 'write -s %s 70k 300k' -c flush -c abort %s", image_pattern_file(3),
-              spec->path);
+    run_shell(&r, "ulimit -c 0; exec qemu-io -c 'write -s %s 70k 300k' -c flush -c abort %s",
+              image_pattern_file(3), spec->path);
     CHECK_INT(r.status, 128 + SIGABRT);
     model_write(m, 70 << 10, bytes, 300 << 10);
     free(bytes);
