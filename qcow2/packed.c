@@ -294,11 +294,10 @@ OP_TYPE(read_packed, read_packed_step, "RP_START", "RP_SHARED", "RP_READ");
 void q2_read_packed(vdisk *v, const struct extent *e, uint64_t guest_offset, const struct iovec *iov,
                     uint32_t iovcnt, uint64_t len, struct op *parent)
 {
-    struct q2 *q2 = v->format_state;
     struct read_packed *p;
 
     assert(e->kind == EXTENT_PACKED);
-    assert(len > 0 && q2_offset_in_cluster(&q2->geo, guest_offset) + len <= q2->geo.cluster_size);
+    assert(len > 0 && q2_offset_in_cluster(&q2_of(v)->geo, guest_offset) + len <= q2_of(v)->geo.cluster_size);
     p = op_alloc(parent->queue, &read_packed_type, sizeof *p);
     if (!p) {
         op_wake(parent, -ENOMEM);
