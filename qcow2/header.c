@@ -232,26 +232,51 @@ const char *q2_feature_name(const struct q2_header *h, enum q2_feature_type type
     return buf;
 }
 
+static bool has_name(const struct q2_header *h, enum q2_feature_type type, unsigned bit)
+{
+    for (size_t i = 0; i < h->nfeatures; i++)
+        if (h->features[i].type == type && h->features[i].bit == bit)
+            return true;
+    return false;
+}
+
+/* What the bits are called, those with a name first, as many as fit. */
+static void list_features(const struct q2_header *h, uint64_t bits, char *list, size_t size)
+{
+    enum { ROOM = sizeof ", and 64 more" };
+    unsigned left = (unsigned)__builtin_popcountll(bits);
+    size_t n = 0;
+
+    for (unsigned i = 0; i < 128; i++) {
+        unsigned bit = i % 64;
+        char buf[64];
+        const char *text;
+
+        if (!(bits >> bit & 1) || has_name(h, Q2_FEATURE_INCOMPATIBLE, bit) != (i < 64))
+            continue;
+        text = q2_feature_name(h, Q2_FEATURE_INCOMPATIBLE, bit, buf);
+        if (n + 2 + strlen(text) + ROOM > size)
+            break;
+        n += (size_t)snprintf(list + n, size - n, "%s%s", n ? ", " : "", text);
+        left--;
+    }
+    if (left > 0)
+        snprintf(list + n, size - n, ", and %u more", left);
+}
+
 /* Refuse, with the names that the image's own table has for the bits. */
 static int refuse_features(struct parser *p, uint64_t unknown)
 {
     struct extension_view e;
-    size_t pos = p->header_length, n = 0;
-    char list[400] = "";
+    size_t pos = p->header_length;
+    char list[400];
 
     /* The rest of the extensions is not ours to judge: only the names matter now. */
     while (next_extension(p, &pos, &e) > 0) {
         if (e.type == Q2_EXT_FEATURE_NAMES && !p->h.features && take_feature_names(p, &e) < 0)
             return -ENOMEM;
     }
-    for (unsigned bit = 0; bit < 64; bit++) {
-        char buf[64];
-
-        if (!(unknown >> bit & 1) || n >= sizeof list)
-            continue;
-        n += (size_t)snprintf(list + n, sizeof list - n, "%s%s", n ? ", " : "",
-                              q2_feature_name(&p->h, Q2_FEATURE_INCOMPATIBLE, bit, buf));
-    }
+    list_features(&p->h, unknown, list, sizeof list);
     err_set(ENOTSUP, "%s: the image uses qcow2 features that are not supported: %s", p->name, list);
     return err_hint(-ENOTSUP, "use a newer version, or convert the image with the program that made it");
 }
