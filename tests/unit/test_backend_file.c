@@ -298,12 +298,13 @@ static void odd_names(void **state)
 /* A disk that is full, by the limit on the size of files. */
 static void the_host_says_no(void **state)
 {
+    const struct sigaction ignore = {.sa_handler = SIG_IGN};
     struct backend *b = create();
     struct rlimit old, limit;
     char *buf = vdisk_alloc_buffer(8192);
 
     memset(buf, 1, 8192);
-    signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(sigaction(SIGXFSZ, &ignore, NULL), 0);
     assert_int_equal(getrlimit(RLIMIT_FSIZE, &old), 0);
     limit = old;
     limit.rlim_cur = 1 << 20;
