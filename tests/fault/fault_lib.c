@@ -13,7 +13,7 @@
 #include "qcow2/check.h"
 #include "tests/lib/test.h"
 
-enum { MAX_CALLS = 2000, CLOSE_CALLS = 40, QEMU_EVERY = 6 };
+enum { MAX_CALLS = 2000, CLOSE_CALLS = 40, QEMU_EVERY = 6, QEMU_EVERY_SLOW = 60 };
 
 const struct fault_mode fault_modes[FAULT_MODES] = {
     {"EIO", FAULT_FAIL, EIO},  {"ENOSPC", FAULT_FAIL, ENOSPC}, {"EIO, but done", FAULT_FAIL_AFTER, EIO},
@@ -317,7 +317,7 @@ static bool run_once(const struct scenario *sc, const struct fault_mode *mode, s
         CHECK_OK(subject_open(&s, VDISK_OPEN_RDWR, false));
         CHECK_OK(subject_close(&s));
     }
-    subject_check_image(&s, nth % QEMU_EVERY == 0);
+    subject_check_image(&s, nth % (test_is_slow() ? QEMU_EVERY_SLOW : QEMU_EVERY) == 0);
     subject_check_content(&s);
     subject_finish(&s);
     return fired;

@@ -9,6 +9,8 @@
 
 #include "tests/lib/test.h"
 
+enum { LOOSEN_STEP = 512 };
+
 void model_init(struct model *m, uint64_t base, uint64_t size)
 {
     m->base = base;
@@ -83,9 +85,22 @@ void model_maybe_write(struct model *m, uint64_t offset, const void *buf, uint64
     }
 }
 
+/* Nothing in the range is loose or differs: the usual case, found out quickly. */
+static bool same_and_firm(const struct model *m, const struct model *flushed, uint64_t i, uint64_t n)
+{
+    static const uint8_t firm[LOOSEN_STEP];
+
+    return memcmp(m->now + i, flushed->now + i, n) == 0 && memcmp(m->marks + i, firm, n) == 0 &&
+           memcmp(flushed->marks + i, firm, n) == 0;
+}
+
 void model_loosen(struct model *m, const struct model *flushed)
 {
     for (uint64_t i = 0; i < m->size; i++) {
+        if (i % LOOSEN_STEP == 0 && same_and_firm(m, flushed, i, min_u64(LOOSEN_STEP, m->size - i))) {
+            i += LOOSEN_STEP - 1;
+            continue;
+        }
         m->marks[i] |= flushed->marks[i];
         if (flushed->marks[i] & MODEL_OR_OLD || (m->marks[i] & MODEL_OR_OLD && m->old[i] != flushed->now[i]))
             m->marks[i] |= m->now[i] == flushed->now[i] && m->old[i] == flushed->old[i] ? 0 : MODEL_ANY;
