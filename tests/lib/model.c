@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "engine/bits.h"
 #include "tests/lib/test.h"
 
 enum { LOOSEN_STEP = 512 };
