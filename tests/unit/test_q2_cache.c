@@ -1,0 +1,360 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* qcow2/meta_cache: bounds, loading, what is evicted and what never is, and readers without a lock. */
+#include "tests/unit/op_test.h"
+
+#include "backends/fault.h"
+#include "backends/memory.h"
+#include "qcow2/state.h"
+
+enum { SLICE = 4096, DISK = 4 << 20 };
+
+static vdisk_queue *queue;
+
+/* As much of an open image as the cache looks at. */
+struct image {
+    struct q2       q;
+    vdisk           v;
+    struct backend *file; /* a fault backend on memory: each word holds its own offset */
+};
+
+static void image_init(struct image *im, uint64_t cache_bytes, uint64_t keys)
+{
+    struct backend *memory;
+    uint64_t words[SLICE / 8];
+
+    memset(im, 0, sizeof *im);
+    assert_int_equal(memory_backend_create("memory", DISK, &memory), 0);
+    for (uint64_t at = 0; at < DISK; at += SLICE) {
+        for (uint64_t i = 0; i < SLICE / 8; i++)
+            words[i] = htobe64(at + i * 8);
+        assert_int_equal(memory_backend_write(memory, at, words, SLICE), 0);
+    }
+    assert_int_equal(fault_backend_create(memory, &im->file), 0);
+    im->v.file = im->file;
+    im->q.v = &im->v;
+    pthread_mutex_init(&im->q.lock, NULL);
+    assert_int_equal(q2_cache_init(&im->q.refcounts, SLICE, cache_bytes, keys), 0);
+}
+
+static void image_finish(struct image *im)
+{
+    q2_cache_finish(&im->q.refcounts);
+    pthread_mutex_destroy(&im->q.lock);
+    backend_close(im->file);
+}
+
+/* Slice `key` is at key * SLICE here. */
+static int load(struct image *im, uint64_t key)
+{
+    struct waiter w;
+
+    waiter_init(&w, queue);
+    q2_cache_load(&im->q, &im->q.refcounts, key, key * SLICE, &w.op);
+    assert_int_equal(w.woken, 0);
+    while (!w.woken)
+        if (!queue_turn(queue))
+            queue_sleep(queue, 1, NULL);
+    return w.rc;
+}
+
+static void assert_content(struct q2_cache *c, uint64_t key, uint64_t first)
+{
+    uint32_t seq = 0;
+    struct q2_slot *s = q2_read_begin(c, key, &seq);
+
+    assert_non_null(s);
+    assert_int_equal(q2_read_be64(c, s, 0), first);
+    assert_int_equal(q2_read_be64(c, s, SLICE - 8), first ? first + SLICE - 8 : 0);
+    assert_true(q2_read_end(s, seq));
+}
+
+/* ---- sizes --------------------------------------------------------------------------------------------- */
+
+static void the_bound_holds(void **state)
+{
+    static const uint64_t bytes[] = {1 << 20, 3 << 20, 32 << 20, 1ull << 30};
+    static const uint64_t keys[] = {1, 31, 33, 1000, 100000, 1ull << 40};
+    struct q2_cache c;
+
+    for (size_t i = 0; i < ARRAY_LEN(bytes); i++)
+        for (size_t k = 0; k < ARRAY_LEN(keys); k++)
+            for (uint32_t slice = 512; slice <= SLICE; slice *= 2) {
+                assert_int_equal(q2_cache_init(&c, slice, bytes[i], keys[k]), 0);
+                assert_true((uint64_t)c.slots * slice <= bytes[i]);
+                assert_int_equal(c.slots % Q2_CACHE_WAYS, 0);
+                assert_true(is_power_of_two(c.sets_mask + 1) && (c.sets_mask + 1) * Q2_CACHE_WAYS == c.slots);
+                /* All of the image, if the bound allows twice that; no more than needed. */
+                assert_true(c.slots >= keys[k] || 2ull * c.slots * slice > bytes[i] || c.slots >= keys[k] / 2);
+                assert_true(c.slots <= 2 * max_u64(keys[k], 4 * Q2_CACHE_WAYS));
+                q2_cache_finish(&c);
+            }
+    /* Too small a bound still gives some. */
+    assert_int_equal(q2_cache_init(&c, SLICE, 1, 1000), 0);
+    assert_true(c.slots > 0);
+    q2_cache_finish(&c);
+    q2_cache_finish(&c);
+}
+
+/* ---- loading ------------------------------------------------------------------------------------------- */
+
+static void loads_and_finds(void **state)
+{
+    struct image im;
+    uint32_t seq = 0;
+
+    image_init(&im, 1 << 20, 256);
+    assert_null(q2_cache_find(&im.q.refcounts, 5));
+    assert_null(q2_read_begin(&im.q.refcounts, 5, &seq));
+    for (uint64_t key = 1; key <= 100; key++) {
+        assert_int_equal(load(&im, key), 0);
+        assert_content(&im.q.refcounts, key, key * SLICE);
+        assert_non_null(q2_cache_find(&im.q.refcounts, key));
+    }
+    assert_int_equal(fault_calls(im.file, IO_READ), 100);
+    assert_int_equal(load(&im, 7), 0); /* there already */
+    assert_int_equal(fault_calls(im.file, IO_READ), 100);
+    image_finish(&im);
+}
+
+static void waiters_share_one_read(void **state)
+{
+    struct waiter w[5];
+    struct image im;
+
+    image_init(&im, 1 << 20, 256);
+    for (int i = 0; i < 5; i++) {
+        waiter_init(&w[i], queue);
+        q2_cache_load(&im.q, &im.q.refcounts, 9, 9 * SLICE, &w[i].op);
+    }
+    assert_null(q2_cache_find(&im.q.refcounts, 9));
+    run_all_ready(queue);
+    for (int i = 0; i < 5; i++) {
+        assert_int_equal(w[i].woken, 1);
+        assert_int_equal(w[i].rc, 0);
+    }
+    assert_int_equal(fault_calls(im.file, IO_READ), 1);
+    image_finish(&im);
+}
+
+static void a_failed_read_leaves_nothing(void **state)
+{
+    struct fault_rule rule = {.kinds = FAULT_KIND(IO_READ), .type = "slice_load", .error = EIO, .nth = 1};
+    struct waiter w[2];
+    struct image im;
+
+    image_init(&im, 1 << 20, 256);
+    assert_true(fault_add_rule(im.file, &rule) >= 0);
+    for (int i = 0; i < 2; i++) {
+        waiter_init(&w[i], queue);
+        q2_cache_load(&im.q, &im.q.refcounts, 3, 3 * SLICE, &w[i].op);
+    }
+    run_all_ready(queue);
+    assert_int_equal(w[0].rc, -EIO);
+    assert_int_equal(w[1].rc, -EIO);
+    assert_null(q2_cache_find(&im.q.refcounts, 3));
+    assert_int_equal(load(&im, 3), 0); /* the next try reads again */
+    assert_content(&im.q.refcounts, 3, 3 * SLICE);
+    image_finish(&im);
+}
+
+/* ---- eviction ------------------------------------------------------------------------------------------ */
+
+/* Key number i of the first set. */
+static uint64_t in_set(const struct q2_cache *c, uint64_t i)
+{
+    return i * (c->sets_mask + 1);
+}
+
+static void the_unused_goes_first(void **state)
+{
+    struct image im;
+    struct q2_cache *c = &im.q.refcounts;
+
+    image_init(&im, 32 * SLICE, 1 << 20);
+    for (uint64_t i = 0; i < Q2_CACHE_WAYS; i++)
+        assert_int_equal(load(&im, in_set(c, i)), 0);
+    assert_int_equal(load(&im, in_set(c, 8)), 0); /* all were referenced: takes the mark from each, one goes */
+    for (uint64_t i = 0; i < Q2_CACHE_WAYS; i++)
+        if (i != 5)
+            q2_cache_find(c, in_set(c, i));
+    /* Whatever is loaded now, 5 is the first to go, unless it went before. */
+    assert_int_equal(load(&im, in_set(c, 9)), 0);
+    assert_null(q2_cache_find(c, in_set(c, 5)));
+    assert_content(c, in_set(c, 9), in_set(c, 9) * SLICE);
+    image_finish(&im);
+}
+
+static void dirty_and_pinned_stay(void **state)
+{
+    struct q2_slot *pinned, *s;
+    struct waiter w;
+    struct image im;
+    struct q2_cache *c = &im.q.refcounts;
+
+    image_init(&im, 32 * SLICE, 1 << 20);
+    for (uint64_t i = 0; i < Q2_CACHE_WAYS - 1; i++) {
+        s = q2_cache_install_zero(c, in_set(c, i), i * SLICE);
+        assert_non_null(s);
+        assert_true(s->dirty);
+        assert_content(c, in_set(c, i), 0);
+    }
+    assert_int_equal(c->dirty_count, Q2_CACHE_WAYS - 1);
+    assert_int_equal(load(&im, in_set(c, 20)), 0);
+    pinned = q2_cache_find(c, in_set(c, 20));
+    q2_slot_pin(pinned);
+    assert_null(q2_cache_install_zero(c, in_set(c, 30), 0));
+    /* One that has to be loaded waits until the pin ends. */
+    waiter_init(&w, queue);
+    q2_cache_load(&im.q, c, in_set(c, 31), 0, &w.op);
+    run_all_ready(queue);
+    assert_int_equal(w.woken, 0);
+    q2_slot_unpin(c, pinned);
+    run_all_ready(queue);
+    assert_int_equal(w.woken, 1);
+    assert_int_equal(load(&im, in_set(c, 31)), 0);
+    assert_null(q2_cache_find(c, in_set(c, 20)));
+    for (uint64_t i = 0; i < Q2_CACHE_WAYS - 1; i++)
+        assert_non_null(q2_cache_find(c, in_set(c, i)));
+    image_finish(&im);
+}
+
+static void tables_that_move(void **state)
+{
+    struct image im;
+    struct q2_cache *c = &im.q.refcounts;
+
+    image_init(&im, 1 << 20, 256);
+    for (uint64_t key = 10; key < 20; key++)
+        assert_int_equal(load(&im, key), 0);
+    q2_cache_moved(c, 12, 100, 0x700000);
+    for (uint64_t key = 10; key < 20; key++)
+        assert_int_equal(q2_cache_find(c, key)->host_offset,
+                         key < 12 ? key * SLICE : 0x700000 + (key - 12) * SLICE);
+    image_finish(&im);
+}
+
+/* ---- readers without a lock ------------------------------------------------------------------------------ */
+
+static void a_reader_notices_changes(void **state)
+{
+    struct q2_slot *s, *seen;
+    struct image im;
+    struct q2_cache *c = &im.q.refcounts;
+    uint32_t seq = 0;
+
+    image_init(&im, 32 * SLICE, 1 << 20);
+    assert_int_equal(load(&im, 0), 0);
+    s = q2_cache_find(c, 0);
+    seen = q2_read_begin(c, 0, &seq);
+    assert_ptr_equal(seen, s);
+    q2_change_begin(s);
+    assert_false(q2_read_end(seen, seq));
+    assert_null(q2_read_begin(c, 0, &seq));
+    q2_slot_put_be64(c, s, 8, 0x1122334455667788ull);
+    q2_change_end(c, s);
+    assert_true(s->dirty);
+    assert_int_equal(c->dirty_count, 1);
+    seen = q2_read_begin(c, 0, &seq);
+    assert_int_equal(q2_read_be64(c, seen, 8), 0x1122334455667788ull);
+    assert_true(q2_read_end(seen, seq));
+    /* Eviction, too: the slot has other content then. */
+    assert_int_equal(load(&im, in_set(c, 1)), 0);
+    seen = q2_read_begin(c, in_set(c, 1), &seq);
+    for (uint64_t i = 2; q2_cache_find(c, in_set(c, 1)); i++)
+        for (uint64_t k = i; k < i + Q2_CACHE_WAYS; k++)
+            assert_int_equal(load(&im, in_set(c, k)), 0);
+    assert_false(q2_read_end(seen, seq));
+    image_finish(&im);
+}
+
+enum { READERS = 2, KEYS = 64, CHANGES = 20000 };
+
+static struct {
+    struct image     im;
+    _Atomic bool     stop;
+    _Atomic uint64_t hits, wrong;
+} shared;
+
+/* All words of a slice say the same, key in the upper half: else a reader was let through too early. */
+static void *read_without_lock(void *arg)
+{
+    struct q2_cache *c = &shared.im.q.refcounts;
+    uint64_t seed = 1 + (uintptr_t)arg;
+
+    while (!atomic_load(&shared.stop)) {
+        uint64_t key = xorshift(&seed) % KEYS, a, b;
+        uint32_t seq = 0;
+        struct q2_slot *s = q2_read_begin(c, key, &seq);
+
+        if (!s)
+            continue;
+        a = q2_read_be64(c, s, 0);
+        b = q2_read_be64(c, s, SLICE - 8);
+        if (!q2_read_end(s, seq))
+            continue;
+        atomic_fetch_add(&shared.hits, 1);
+        if (a != b || (a != 0 && a >> 32 != key))
+            atomic_fetch_add(&shared.wrong, 1);
+    }
+    return NULL;
+}
+
+/* Change a slice, or drop all changes so that slices can be evicted. */
+static void change_one(struct q2_cache *c, uint64_t key, uint64_t n)
+{
+    struct q2_slot *s = q2_cache_find(c, key);
+
+    if (!s)
+        s = q2_cache_install_zero(c, key, key * SLICE);
+    if (s) {
+        q2_change_begin(s);
+        q2_slot_put_be64(c, s, 0, key << 32 | n);
+        q2_slot_put_be64(c, s, SLICE - 8, key << 32 | n);
+        q2_change_end(c, s);
+        return;
+    }
+    for (struct list *node; (node = list_pop(&c->dirty_list));) {
+        container_of(node, struct q2_slot, dirty_node)->dirty = false;
+        c->dirty_count--;
+    }
+}
+
+static void readers_see_whole_slices(void **state)
+{
+    pthread_t threads[READERS];
+    uint64_t seed = 31, n = 0;
+
+    image_init(&shared.im, 32 * SLICE, 1 << 20); /* half of the keys fit */
+    for (uintptr_t i = 0; i < READERS; i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, read_without_lock, (void *)i), 0);
+    while (n < CHANGES || atomic_load(&shared.hits) < CHANGES)
+        change_one(&shared.im.q.refcounts, xorshift(&seed) % KEYS, ++n & 0xffffffff);
+    atomic_store(&shared.stop, true);
+    for (int i = 0; i < READERS; i++)
+        pthread_join(threads[i], NULL);
+    print_message("%llu changes, %llu hits\n", (unsigned long long)n, (unsigned long long)shared.hits);
+    assert_int_equal(shared.wrong, 0);
+    image_finish(&shared.im);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(the_bound_holds),
+        cmocka_unit_test(loads_and_finds),
+        cmocka_unit_test(waiters_share_one_read),
+        cmocka_unit_test(a_failed_read_leaves_nothing),
+        cmocka_unit_test(the_unused_goes_first),
+        cmocka_unit_test(dirty_and_pinned_stay),
+        cmocka_unit_test(tables_that_move),
+        cmocka_unit_test(a_reader_notices_changes),
+        cmocka_unit_test(readers_see_whole_slices),
+    };
+    int rc;
+
+    queue = op_test_queue();
+    queue_turn(queue);
+    rc = cmocka_run_group_tests(tests, NULL, NULL);
+    vdisk_queue_destroy(queue);
+    return rc;
+}
