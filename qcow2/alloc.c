@@ -5,7 +5,7 @@
  * Happy path: look for free refcounts from the hint on, in the cached refcount slice, raise them.
  * Failure modes: the slice is not cached (load it, look again); there is no refcount block for the place (make one
  * there: its first cluster holds the block itself); the refcount table is too short (grow it, reftable.c); no
- * space.
+ * space: leases are given back and what was freed is reclaimed as far as it can be, then it is tried once more.
  */
 #include "qcow2/alloc.h"
 
@@ -15,6 +15,7 @@
 
 #include "engine/zero.h"
 #include "qcow2/entry.h"
+#include "qcow2/lease.h"
 #include "qcow2/reftable.h"
 
 enum scan_result { SCAN_TAKEN, SCAN_NEEDS_SLICE, SCAN_NEEDS_BLOCK, SCAN_FULL };
@@ -177,11 +178,11 @@ struct alloc {
     struct op     *parent;
     struct q2     *q;
     uint64_t       want, need;
-    bool           exact, have_structure;
+    bool           exact, have_structure, squeezed;
     struct q2_run *ret;
 };
 
-enum alloc_state { ALLOC_START = OP_START, ALLOC_SLICE_LOADED, ALLOC_BLOCK_MADE };
+enum alloc_state { ALLOC_START = OP_START, ALLOC_SLICE_LOADED, ALLOC_BLOCK_MADE, ALLOC_SQUEEZED };
 
 static enum scan_result alloc_try(struct alloc *a)
 {
@@ -189,8 +190,20 @@ static enum scan_result alloc_try(struct alloc *a)
 
     pthread_mutex_lock(&a->q->lock);
     r = a->exact ? try_take_exact(a->q, a->want, a->ret, &a->need) : try_take(a->q, a->want, a->ret, &a->need);
+    if (r == SCAN_TAKEN && a->have_structure)
+        a->q->used_end = max_u64(a->q->used_end, a->ret->host_offset + (a->ret->clusters << a->q->geo.cluster_bits));
     pthread_mutex_unlock(&a->q->lock);
     return r;
+}
+
+/* Space is short: the call of an await. */
+static void squeeze(struct alloc *a, struct op *op)
+{
+    pthread_mutex_lock(&a->q->lock);
+    q2_lease_return_all(a->q);
+    pthread_mutex_unlock(&a->q->lock);
+    a->squeezed = true;
+    q2_flush(a->q, op);
 }
 
 static void alloc_finish(struct alloc *a, int rc)
@@ -211,9 +224,11 @@ static void alloc_step(struct op *op)
     OP_BEGIN(enum alloc_state, op)
     for (;;) {
         r = alloc_try(a);
-        if (r == SCAN_TAKEN || r == SCAN_FULL)
+        if (r == SCAN_TAKEN || (r == SCAN_FULL && a->squeezed))
             break;
-        if (r == SCAN_NEEDS_SLICE)
+        if (r == SCAN_FULL)
+            OP_AWAIT(op, ALLOC_SQUEEZED, squeeze(a, op));
+        else if (r == SCAN_NEEDS_SLICE)
             OP_TRY(op, ALLOC_SLICE_LOADED, q2_refcount_load(a->q, a->need, op));
         else
             OP_TRY(op, ALLOC_BLOCK_MADE, q2_refblock_make(a->q, a->need, a->have_structure, op));
@@ -225,7 +240,7 @@ fail:
     alloc_finish(a, op->rc);
 }
 
-OP_TYPE(alloc, alloc_step, "START", "ALLOC_SLICE_LOADED", "ALLOC_BLOCK_MADE");
+OP_TYPE(alloc, alloc_step, "START", "ALLOC_SLICE_LOADED", "ALLOC_BLOCK_MADE", "ALLOC_SQUEEZED");
 
 static void alloc_begin(struct q2 *q, uint64_t want, bool exact, struct q2_run *ret_run, struct op *op,
                         bool have_structure)
@@ -309,6 +324,20 @@ static void lower(struct q2 *q, struct q2_slot *s, uint64_t index)
     q2_slot_mark_dirty(&q->refcounts, s);
     if (refcount == 1 && index < q->free_hint)
         q->free_hint = index;
+}
+
+void q2_give_back(struct q2 *q, uint64_t cluster_index, uint64_t clusters, bool zero)
+{
+    uint64_t end = cluster_index + clusters, key;
+
+    if (missing_slice(q, cluster_index, clusters, &key)) {
+        q2_free(q, cluster_index << q->geo.cluster_bits, clusters);
+        return;
+    }
+    for (uint64_t i = end; i-- > cluster_index;)
+        lower(q, q2_cache_find(&q->refcounts, i >> q->refslice_bits), i);
+    if (zero && q->zero_from == end << q->geo.cluster_bits)
+        q->zero_from = cluster_index << q->geo.cluster_bits;
 }
 
 bool q2_reclaim(struct q2 *q, uint64_t *ret_key)

@@ -20,7 +20,7 @@ struct q2_run {
 };
 
 /*
- * Take 1 to `want` neighbouring clusters; as the call of an await. op->rc: 0, -ENOSPC, -ENOMEM, or of the I/O.
+ * Take 1 to `want` neighbouring clusters, for a lease; as the call of an await. op->rc: 0, -ENOSPC, -ENOMEM, or of the I/O.
  * `exact`: all of them or none. Context: not with the structure lock held.
  */
 void q2_alloc(struct q2 *q, uint64_t want, bool exact, struct q2_run *ret_run, struct op *op);
@@ -45,6 +45,11 @@ static inline void q2_alloc_undo(struct q2 *q, const struct q2_run *run)
     if (run->clusters > 0)
         q2_free(q, run->host_offset, run->clusters);
 }
+
+/*
+ * The same, at once where the refcounts are at hand. `zero`: nothing was written there.
+ */
+void q2_give_back(struct q2 *q, uint64_t cluster_index, uint64_t clusters, bool zero);
 
 /*
  * Lower the refcounts of what has waited long enough. With the lock held. Returns false when a refcount slice is

@@ -27,6 +27,7 @@
 #include "qcow2/alloc.h"
 #include "qcow2/entry.h"
 #include "qcow2/l2_table.h"
+#include "qcow2/lease.h"
 
 enum { WRITE_IOV_INLINE = 8 };
 
@@ -65,7 +66,7 @@ enum alloc_write_state {
     AW_LOCKED,
     AW_L2_TABLE,
     AW_L2_LOADED,
-    AW_ALLOCATED,
+    AW_LEASED,
     AW_COW_READ,
     AW_WRITTEN
 };
@@ -298,13 +299,12 @@ static void free_old(struct q2 *q, const struct q2_mapping *m, uint64_t entry)
         q2_free(q, m->host_offset, 1);
 }
 
-/* Invariant 1. */
+/* With the lock held: invariant 1. */
 static void link_span(struct alloc_write *w)
 {
     struct q2 *q = w->q;
     const struct q2_geometry *g = &q->geo;
 
-    pthread_mutex_lock(&q->lock);
     q2_change_begin(w->slot);
     for (uint64_t i = 0; i < w->clusters; i++) {
         uint64_t guest = w->guest_cluster + (i << g->cluster_bits), entry;
@@ -321,7 +321,6 @@ static void link_span(struct alloc_write *w)
     }
     q2_change_end(&q->l2, w->slot);
     w->run.clusters = 0;
-    pthread_mutex_unlock(&q->lock);
 }
 
 /* With the lock held. */
@@ -335,6 +334,8 @@ static void unpin(struct alloc_write *w)
 static void end_span(struct alloc_write *w)
 {
     pthread_mutex_lock(&w->q->lock);
+    if (w->kind != SPAN_IN_PLACE)
+        link_span(w);
     unpin(w);
     pthread_mutex_unlock(&w->q->lock);
     release_span(w);
@@ -346,12 +347,14 @@ static void alloc_write_finish(struct alloc_write *w, int rc)
     struct op *parent = w->parent;
     struct request *r = w->request;
 
-    pthread_mutex_lock(&w->q->lock);
-    if (rc < 0)
+    if (rc < 0) {
+        pthread_mutex_lock(&w->q->lock);
         q2_alloc_undo(w->q, &w->run);
-    unpin(w);
-    pthread_mutex_unlock(&w->q->lock);
-    release_span(w);
+        unpin(w);
+        pthread_mutex_unlock(&w->q->lock);
+        release_span(w);
+    }
+    assert(!w->slot && !w->edges && !w->span_iov);
     range_unlock(&w->q->guest_ranges, &w->lock);
     op_free(&w->op, sizeof *w);
     if (parent)
@@ -360,32 +363,49 @@ static void alloc_write_finish(struct alloc_write *w, int rc)
         request_end(r, rc);
 }
 
-/* Pin the slice at `start` and plan. 0; -EAGAIN: not in the cache; -EIO. */
-static int find_span(struct alloc_write *w)
+enum find_result { FIND_READY, FIND_NEEDS_SLICE, FIND_NEEDS_LEASE, FIND_DAMAGED };
+
+/* With the lock held: host clusters for a span that needs them. */
+static bool find_host(struct alloc_write *w)
+{
+    if (w->kind != SPAN_NEW)
+        return true;
+    if (w->q->data_file) {
+        w->host_offset = w->guest_cluster;
+        return true;
+    }
+    if (!q2_lease_take(w->q, w->op.queue, w->clusters, &w->run))
+        return false;
+    fit_to_run(w);
+    return true;
+}
+
+/* Plan the span at `start`; on FIND_READY its slice is pinned. */
+static enum find_result find_span(struct alloc_write *w)
 {
     struct q2 *q = w->q;
-    int rc = -EAGAIN;
+    enum find_result result = FIND_NEEDS_SLICE;
 
     pthread_mutex_lock(&q->lock);
     w->slot = q2_cache_find(&q->l2, w->start >> q->slice_guest_bits);
     if (w->slot) {
-        q2_slot_pin(w->slot);
-        rc = plan_span(w) ? 0 : -EIO;
+        result = !plan_span(w) ? FIND_DAMAGED : !find_host(w) ? FIND_NEEDS_LEASE : FIND_READY;
+        if (result == FIND_READY) {
+            q2_slot_pin(w->slot);
+            if (w->kind != SPAN_IN_PLACE)
+                plan_edges(w);
+        } else {
+            w->slot = NULL;
+        }
     }
     pthread_mutex_unlock(&q->lock);
-    return rc == -EIO ? q2_break(q, "an L2 entry is damaged") : rc;
+    return result;
 }
 
 static int prepare_span(struct alloc_write *w)
 {
-    int rc;
+    int rc = prepare_edges(w);
 
-    if (w->kind != SPAN_IN_PLACE) {
-        pthread_mutex_lock(&w->q->lock);
-        plan_edges(w);
-        pthread_mutex_unlock(&w->q->lock);
-    }
-    rc = prepare_edges(w);
     return rc < 0 ? rc : prepare_write(w);
 }
 
@@ -400,6 +420,7 @@ static bool lock_clusters(struct alloc_write *w)
 static void alloc_write_step(struct op *op)
 {
     struct alloc_write *w = container_of(op, struct alloc_write, op);
+    enum find_result found;
 
     OP_BEGIN(enum alloc_write_state, op)
     if (!lock_clusters(w))
@@ -408,27 +429,21 @@ static void alloc_write_step(struct op *op)
         w->start = w->guest_offset + w->pos;
         if (!q2_l2_table_ready(w->q, w->start))
             OP_TRY(op, AW_L2_TABLE, q2_l2_table_make(w->q, w->start, op));
-        op->rc = find_span(w);
-        if (op->rc == -EAGAIN) {
+        found = find_span(w);
+        if (found == FIND_NEEDS_SLICE) {
             OP_TRY(op, AW_L2_LOADED, q2_load(w->q->v, w->start, op));
             continue;
         }
-        if (op->rc < 0)
-            goto fail;
-        if (w->kind == SPAN_NEW && w->q->data_file)
-            w->host_offset = w->guest_cluster;
-        else if (w->kind == SPAN_NEW) {
-            OP_TRY(op, AW_ALLOCATED, q2_alloc(w->q, w->clusters, false, &w->run, op));
-            fit_to_run(w);
+        if (found == FIND_NEEDS_LEASE) {
+            OP_TRY(op, AW_LEASED, q2_lease_fill(w->q, op));
+            continue;
         }
-        op->rc = prepare_span(w);
+        op->rc = found == FIND_DAMAGED ? q2_break(w->q, "an L2 entry is damaged") : prepare_span(w);
         if (op->rc < 0)
             goto fail;
         if (w->head + w->tail > 0)
             OP_TRY(op, AW_COW_READ, read_edges(w, op));
         OP_TRY(op, AW_WRITTEN, op_io(op, &w->io));
-        if (w->kind != SPAN_IN_PLACE)
-            link_span(w);
         end_span(w);
     }
     alloc_write_finish(w, 0);
@@ -438,7 +453,7 @@ fail:
     alloc_write_finish(w, op->rc);
 }
 
-OP_TYPE(alloc_write, alloc_write_step, "START", "AW_LOCKED", "AW_L2_TABLE", "AW_L2_LOADED", "AW_ALLOCATED",
+OP_TYPE(alloc_write, alloc_write_step, "START", "AW_LOCKED", "AW_L2_TABLE", "AW_L2_LOADED", "AW_LEASED",
         "AW_COW_READ", "AW_WRITTEN");
 
 static struct alloc_write *alloc_write_new(struct q2 *q, vdisk_queue *queue, uint64_t guest_offset,

@@ -32,6 +32,17 @@ struct q2_freed_list {
     size_t           count, max;
 };
 
+/* What a queue has taken ahead: qcow2/lease.h. Cluster indices [next, end). */
+struct q2_lease {
+    uint64_t    next, end;
+    uint64_t    size;    /* bytes that the last one was meant to have */
+    bool        zero;    /* reads as zeros */
+    bool        filling;
+    struct list waiting; /* for that; ops, by op.wait */
+};
+
+enum { Q2_LEASES = 32 };
+
 enum q2_freed_stage {
     Q2_FREED_NOW,     /* waits for a flush to make the freeing durable */
     Q2_FREED_DURABLE, /* waits for requests that may still use the old mapping */
@@ -70,6 +81,8 @@ struct q2 {
     struct q2_l1             *l1_retired;    /* replaced; lookups may still read them; freed at close */
     uint64_t                  free_hint;     /* cluster index: no free cluster is known below */
     uint64_t                  zero_from;     /* host offset: nothing at or past it was ever handed out */
+    uint64_t                  used_end;      /* host offset: behind all that is in use, but for what is leased */
+    struct q2_lease           leases[Q2_LEASES]; /* by queue id */
     uint64_t                  limit_clusters;/* of a backend that cannot grow; UINT64_MAX otherwise */
     struct q2_freed_list      freed[Q2_FREED_STAGES];
     uint64_t                  freed_ticket;  /* of the volume's gate, for Q2_FREED_DURABLE */

@@ -65,13 +65,6 @@ void engine_reads(const char *path, struct model *m)
     CHECK_OK(vdisk_close(v));
 }
 
-void qemu_io(const char *path, const char *commands)
-{
-    const char *out = run_ok("qemu-io %s %s", commands, path);
-
-    CHECK_MSG(!strstr(out, "failed"), "qemu-io: %s", out);
-}
-
 void qemu_write(const char *path, struct model *m, const char *flags, unsigned pattern, uint64_t offset,
                 uint64_t len)
 {

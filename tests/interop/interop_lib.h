@@ -25,8 +25,6 @@ void engine_rewrites(const struct image_spec *spec, struct model *m, unsigned st
 /* Open read-only and compare all of it with the model. */
 void engine_reads(const char *path, struct model *m);
 
-/* qemu-io commands must succeed. */
-void qemu_io(const char *path, const char *commands);
 
 /* Write with a pattern by qemu-io and into the model. `flags`: of qemu-io's write, as " -c". */
 void qemu_write(const char *path, struct model *m, const char *flags, unsigned pattern, uint64_t offset,
