@@ -20,8 +20,8 @@ struct q2_run {
 };
 
 /*
- * Take 1 to `want` neighbouring clusters, for a lease; as the call of an await. op->rc: 0, -ENOSPC, -ENOMEM, or of the I/O.
- * `exact`: all of them or none. Context: not with the structure lock held.
+ * Take 1 to `want` neighbouring clusters, for a lease; as the call of an await. op->rc: 0, -ENOSPC, -ENOMEM, or
+ * of the I/O. `exact`: all of them or none. Context: not with the structure lock held.
  */
 void q2_alloc(struct q2 *q, uint64_t want, bool exact, struct q2_run *ret_run, struct op *op);
 

@@ -2,8 +2,8 @@
 /*
  * Filling a lease.
  *
- * Happy path: take a run as long as demand says; move the end of the file behind it, so that the writes to come need
- * not; hand it to the queue, wake who waits.
+ * Happy path: take a run as long as demand says; move the end of the file behind it, so that the writes to come
+ * need not; hand it to the queue, wake who waits.
  * Failure modes: no space: whatever other queues have left in their leases is given back and the search is made
  * again (alloc.c); a file that cannot be extended now is extended by the writes themselves, as far as they get.
  */
