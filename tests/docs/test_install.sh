@@ -1,0 +1,54 @@
+#!/bin/sh
+# SPDX-License-Identifier: LGPL-2.1-or-later
+#
+# usage: test_install.sh SOURCE BUILD
+#
+# What `meson install` puts in place is whole: the example in README.md builds against it, shared and static, and
+# runs; the shared library shows the public symbols, with their version, and nothing else.
+set -eu
+source=$1
+build=$2
+for program in cc pkg-config nm; do
+    command -v $program >/dev/null || { echo "skipped: there is no $program"; exit 77; }
+done
+case $(meson introspect "$build" --buildoptions 2>/dev/null) in
+*'"name": "b_sanitize", "value": "none"'*) ;;
+*) echo "skipped: what a sanitizer build installs needs the sanitizer"; exit 77 ;;
+esac
+
+tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
+fail() { echo "FAILED: $*" >&2; exit 1; }
+
+meson install -C "$build" --no-rebuild --quiet --destdir "$tmp/root"
+pc=$(find "$tmp/root" -name vdisk.pc)
+[ -n "$pc" ] || fail "no vdisk.pc is installed"
+libdir=$(dirname "$(dirname "$pc")")
+export PKG_CONFIG_PATH="${pc%/*}" PKG_CONFIG_SYSROOT_DIR="$tmp/root"
+for name in libvdisk.so libvdisk.so.0 libvdisk.a; do
+    [ -e "$libdir/$name" ] || fail "$name is not installed"
+done
+for name in vdisk-io vdisk.h vdisk-io.1 libvdisk.3; do
+    [ -n "$(find "$tmp/root" -name "$name")" ] || fail "$name is not installed"
+done
+
+sed -n '/^```c$/,/^```$/p' "$source/README.md" | sed '1d;$d' >"$tmp/example.c"
+[ -s "$tmp/example.c" ] || fail "README.md has no example"
+cc -Wall -Wextra -Werror -o "$tmp/shared" "$tmp/example.c" $(pkg-config --cflags --libs vdisk)
+cc -Wall -Wextra -Werror -o "$tmp/static" "$tmp/example.c" $(pkg-config --cflags vdisk) "$libdir/libvdisk.a" \
+    $(pkg-config --static --libs-only-l --libs-only-other vdisk | sed 's/-lvdisk//')
+printf '%4096s' x >"$tmp/disk"
+want="request 42: 0"
+got=$(LD_LIBRARY_PATH=$libdir "$tmp/shared" "$tmp/disk")
+[ "$got" = "$want" ] || fail "the shared example says '$got'"
+got=$("$tmp/static" "$tmp/disk")
+[ "$got" = "$want" ] || fail "the static example says '$got'"
+
+# Declared in vdisk.h, and exported.
+sed 's|/\*.*\*/||' "$source/engine/vdisk.h" | tr '\n' ' ' | grep -o 'VDISK_API [^;]*(' |
+    grep -o 'vdisk_[a-z0-9_]* *(' | tr -d ' (' | sort -u >"$tmp/declared"
+nm -D --defined-only "$libdir/libvdisk.so" | awk '$2 != "A" { print $3 }' | sort -u >"$tmp/symbols"
+grep -v '@@VDISK_0\.1$' "$tmp/symbols" && fail "these are exported without the version VDISK_0.1"
+sed 's/@@.*//' "$tmp/symbols" >"$tmp/exported"
+diff "$tmp/declared" "$tmp/exported" || fail "declared (<) and exported (>) differ"
+echo "$(wc -l <"$tmp/exported") symbols, the example runs with both libraries"
