@@ -181,8 +181,8 @@ static void free_children(struct node *n, unsigned level)
 /* ---- ranges ------------------------------------------------------------------------------------------ */
 
 /*
- * As on any disk, a read of whole blocks may meet a write to other bytes of them; what it reads there is thrown away.
- * ThreadSanitizer must not take that for a race of the engine's, so it does not see these copies.
+ * As on any disk, a read of whole blocks may meet a write to other bytes of them; what it reads there is thrown
+ * away. ThreadSanitizer must not take that for a race of the engine's, so it does not see these copies.
  */
 #ifdef __SANITIZE_THREAD__
 #define UNSEEN __attribute__((noinline, no_sanitize("thread")))

@@ -186,13 +186,14 @@ enum alloc_state { ALLOC_START = OP_START, ALLOC_SLICE_LOADED, ALLOC_BLOCK_MADE,
 
 static enum scan_result alloc_try(struct alloc *a)
 {
+    struct q2 *q = a->q;
     enum scan_result r;
 
-    pthread_mutex_lock(&a->q->lock);
-    r = a->exact ? try_take_exact(a->q, a->want, a->ret, &a->need) : try_take(a->q, a->want, a->ret, &a->need);
-    if (r == SCAN_TAKEN && a->have_structure)
-        a->q->used_end = max_u64(a->q->used_end, a->ret->host_offset + (a->ret->clusters << a->q->geo.cluster_bits));
-    pthread_mutex_unlock(&a->q->lock);
+    pthread_mutex_lock(&q->lock);
+    r = a->exact ? try_take_exact(q, a->want, a->ret, &a->need) : try_take(q, a->want, a->ret, &a->need);
+    if (r == SCAN_TAKEN && a->have_structure) /* a lease's clusters count as they are handed out */
+        q->used_end = max_u64(q->used_end, a->ret->host_offset + (a->ret->clusters << q->geo.cluster_bits));
+    pthread_mutex_unlock(&q->lock);
     return r;
 }
 
