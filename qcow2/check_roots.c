@@ -74,7 +74,8 @@ int check_snapshots(struct check *c)
     if (rc == -ENOMEM)
         return rc;
     if (rc < 0) {
-        check_found(c, QCOW2_ERROR, 1, "the snapshot table cannot be read: %s",
+        check_found(c, rc == -EINVAL || rc == -EFBIG || rc == -ENODATA ? QCOW2_CORRUPTION : QCOW2_ERROR, 1,
+                    "the snapshot table cannot be read: %s",
                     rc == -EINVAL || rc == -EFBIG ? parser_text(c)
                     : rc == -ENODATA              ? "it reaches past the end of the file"
                                                   : strerror(-rc));
