@@ -299,6 +299,17 @@ static void free_old(struct q2 *q, const struct q2_mapping *m, uint64_t entry)
         q2_free(q, m->host_offset, 1);
 }
 
+/*
+ * Flush rule 2: must the data be durable before the entries? Not where both the guest range and the host clusters
+ * read as zeros without it.
+ */
+static bool data_first(const struct alloc_write *w)
+{
+    if (w->kind != SPAN_NEW || !w->host_zero)
+        return true;
+    return !chain_known_zero(w->q->v, w->start, w->stop - w->start);
+}
+
 /* With the lock held: invariant 1. */
 static void link_span(struct alloc_write *w)
 {
@@ -333,9 +344,12 @@ static void unpin(struct alloc_write *w)
 
 static void end_span(struct alloc_write *w)
 {
+    bool needs_data = w->kind != SPAN_IN_PLACE && data_first(w);
+
     pthread_mutex_lock(&w->q->lock);
     if (w->kind != SPAN_IN_PLACE)
         link_span(w);
+    w->q->mapping_needs_data |= needs_data;
     unpin(w);
     pthread_mutex_unlock(&w->q->lock);
     release_span(w);

@@ -3,7 +3,9 @@
  * Flushing, and the ordering rules of the whole format.
  *
  *  1. A refcount that was raised is durable before any L2 or L1 entry that refers to the cluster is written.
- *  2. Guest data, and the edges copied around it, are durable before the L2 entry that shows them is written.
+ *  2. Guest data, and the edges copied around it, are durable before the L2 entry that shows them is written; but
+ *     not where the guest range read as zeros before and the host cluster does too as long as the data is not
+ *     there: then either order leaves zeros or the data.
  *  3. A refcount block's content is durable before the refcount table entry that points to it is written, and
  *     that entry before anything that relies on the block's refcounts (rule 1).
  *  4. A new L2 table's cluster holds zeros, durably, before the L1 entry that points to it is written.
@@ -60,6 +62,7 @@ struct q2_flush_op {
     bool                 leads;
     struct list          group;   /* the others it flushes for */
     struct q2_flush_plan plan;
+    bool                 needs_data;
     struct batch         batches[BATCHES];
     struct q2_freed_list freed;   /* durable with this flush */
     struct io            io[FLUSH_BATCH];
@@ -139,8 +142,8 @@ static void copy_batch(struct q2 *q, struct batch *b)
             memcpy(to, q2_slot_data(p->cache, p->slot), p->len);
             list_del(&p->slot->dirty_node);
             p->cache->dirty_count--;
+            p->slot->flushing = true; /* before: meta_cache.h, invariant 5 */
             p->slot->dirty = false;
-            p->slot->flushing = true;
         } else {
             copy_page(q, p, to);
             p->table->dirty[p->page] = 0;
@@ -195,8 +198,13 @@ static int take_copy(struct q2_flush_op *f)
         f->freed = q->freed[Q2_FREED_NOW];
         q->freed[Q2_FREED_NOW] = (struct q2_freed_list){0};
     }
-    f->plan = q2_flush_plan((struct q2_flush_needs){
-        .refcounts = refcounts->count > 0, .reftable = reftable->count > 0, .mapping = mapping->count > 0});
+    f->needs_data = q->mapping_needs_data;
+    q->mapping_needs_data = false;
+    f->plan = q2_flush_plan((struct q2_flush_needs){.refcounts = refcounts->count > 0,
+                                                    .reftable = reftable->count > 0,
+                                                    .mapping = mapping->count > 0,
+                                                    /* The mapping's sync does not reach another file. */
+                                                    .data = f->needs_data || q->data_file});
     return 0;
 }
 
@@ -206,9 +214,9 @@ static void settle_batch(struct batch *b, int rc)
     for (size_t i = 0; i < b->count; i++) {
         struct piece *p = &b->pieces[i];
         if (p->slot) {
-            p->slot->flushing = false;
             if (rc < 0)
                 q2_slot_mark_dirty(p->cache, p->slot);
+            p->slot->flushing = false;
             op_wake_all(&p->cache->room, 0);
         } else if (rc < 0) {
             p->table->dirty_count += !p->table->dirty[p->page];
@@ -277,6 +285,8 @@ static void end(struct q2_flush_op *f, int rc)
     for (int i = 0; i < BATCHES; i++)
         settle_batch(&f->batches[i], rc);
     settle_freed(f, rc);
+    if (rc < 0)
+        q->mapping_needs_data |= f->needs_data;
     op_wake_all(&f->group, rc);
     next = list_pop(&q->flush_waiting);
     if (next)
@@ -377,7 +387,8 @@ static void q2_flush_step(struct op *op)
         OP_TRY(op, FLUSH_REFCOUNTS_SYNCED, sync_file(f, op));
     while (more(&f->batches[BATCH_REFTABLE]))
         OP_TRY(op, FLUSH_REFTABLE_WRITTEN, write_pieces(f, op, &f->batches[BATCH_REFTABLE]));
-    OP_TRY(op, FLUSH_DATA_SYNCED, sync_data(f, op));
+    if (f->plan.sync_data)
+        OP_TRY(op, FLUSH_DATA_SYNCED, sync_data(f, op));
     while (more(&f->batches[BATCH_MAPPING]))
         OP_TRY(op, FLUSH_MAPPING_WRITTEN, write_pieces(f, op, &f->batches[BATCH_MAPPING]));
     if (f->plan.sync_mapping)

@@ -9,13 +9,14 @@ struct q2_flush_needs {
     bool refcounts; /* dirty refcount slices */
     bool reftable;  /* dirty pages of the refcount table */
     bool mapping;   /* dirty L2 slices or pages of the L1 table */
+    bool data;      /* that mapping shows data which must be durable before: rule 2 */
 };
 
 struct q2_flush_plan {
     bool write_refcounts;
     bool sync_refcounts; /* rule 3 */
     bool write_reftable;
-    bool sync_data;      /* rules 1, 2, 4: always, it is what the guest asked for */
+    bool sync_data;      /* rules 1, 2, 4; and for the guest's sake, where no later sync covers its data */
     bool write_mapping;
     bool sync_mapping;
 };
@@ -26,7 +27,7 @@ static inline struct q2_flush_plan q2_flush_plan(struct q2_flush_needs n)
         .write_refcounts = n.refcounts,
         .sync_refcounts = n.refcounts && n.reftable,
         .write_reftable = n.reftable,
-        .sync_data = true,
+        .sync_data = n.data || n.refcounts || n.reftable || !n.mapping,
         .write_mapping = n.mapping,
         .sync_mapping = n.mapping,
     };

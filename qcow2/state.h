@@ -86,6 +86,7 @@ struct q2 {
     uint64_t                  limit_clusters;/* of a backend that cannot grow; UINT64_MAX otherwise */
     struct q2_freed_list      freed[Q2_FREED_STAGES];
     uint64_t                  freed_ticket;  /* of the volume's gate, for Q2_FREED_DURABLE */
+    bool                      mapping_needs_data; /* dirty mapping shows data under flush rule 2 */
     bool                      flush_running;
     struct list               flush_waiting; /* ops, by op.wait */
     uint8_t                   sector[Q2_SECTOR_SIZE]; /* the start of the header, as it is on disk */
