@@ -146,6 +146,8 @@ int q2_lookup(vdisk *v, uint64_t guest_offset, uint64_t len, struct extent *ret)
     if (likely(s)) {
         if (!one_cluster(q, s, guest_offset, len, ret) && scan_slice(q, s, guest_offset, len, ret) < 0)
             return -EAGAIN;
+        if (ret->kind == EXTENT_DATA && q2_read_settled(s))
+            ret->flags |= EXTENT_DURABLE;
         return likely(q2_read_end(s, seq)) ? 0 : -EAGAIN;
     }
     if (q2_l1_offset(q2_l1_get(q, q2_l1_index(&q->geo, guest_offset))) != 0)

@@ -11,6 +11,7 @@
  *  2. `seq` is odd while content changes. A reader that saw an odd or a changed number has read nothing.
  *  3. Dirty, pinned, loading and flushing slots are not evicted.
  *  4. A dirty slot is on `dirty_list`.
+ *  5. A slot whose content is not on disk is dirty or flushing at every moment, so that readers can tell.
  */
 #ifndef QCOW2_META_CACHE_H
 #define QCOW2_META_CACHE_H
@@ -33,8 +34,8 @@ struct q2_slot {
     _Atomic bool     suspect;     /* some entry is invalid: readers check each */
     /* locked */
     uint8_t          state;       /* enum q2_slot_state */
-    bool             dirty;
-    bool             flushing;    /* its last content is on its way to the disk */
+    _Atomic bool     dirty;       /* these two are read without the lock: neither means on disk as it is here */
+    _Atomic bool     flushing;    /* its last content is on its way to the disk */
     uint32_t         pins;
     uint64_t         key;
     uint64_t         host_offset; /* of the slice on disk */
@@ -91,6 +92,13 @@ static inline struct q2_slot *q2_read_begin(struct q2_cache *c, uint64_t key, ui
 static inline bool q2_read_end(const struct q2_slot *s, uint32_t seq)
 {
     return atomic_load_explicit(&s->seq, memory_order_relaxed) == seq;
+}
+
+/* Is what was read on disk already? Between q2_read_begin() and q2_read_end(). */
+static inline bool q2_read_settled(const struct q2_slot *s)
+{
+    return !atomic_load_explicit(&s->dirty, memory_order_acquire) &&
+           !atomic_load_explicit(&s->flushing, memory_order_acquire);
 }
 
 static inline uint64_t q2_read_be64(const struct q2_cache *c, const struct q2_slot *s, uint32_t offset)
