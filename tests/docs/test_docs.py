@@ -62,7 +62,9 @@ def check_options():
 
 def check_paths():
     named = re.compile(r"(?<![\w/.-])((?:engine|backends|qcow2|tools|bench|tests|docs|\.ci)/[\w./*-]*[\w*/])")
-    for document in [source / "README.md", source / "HACKING.md", *source.glob("docs/*.md"), *source.glob("*/README.md")]:
+    documents = [source / "README.md", source / "HACKING.md"]
+    documents += [*source.glob("docs/*.md"), *source.glob("*/README.md")]
+    for document in documents:
         for name in set(named.findall(document.read_text())):
             if "NAME" not in name and not list(source.glob(name.rstrip("/"))):
                 fail(f"{document.name} names {name}, which is not there")
