@@ -33,6 +33,7 @@
 
 #include <assert.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "engine/list.h"
@@ -53,7 +54,7 @@ struct op_type {
     void             (*step)(struct op *);
     const char *const *states; /* names, by state; index 0 is the start */
     unsigned           nstates;
-    _Atomic uint32_t  *visits; /* per state: how often it was awaited (coverage of the fault tests) */
+    _Atomic bool      *visited; /* per state: was it ever awaited? (coverage of the fault tests) */
 };
 
 struct op {
@@ -75,9 +76,9 @@ struct op_child {
 /* Define `static const struct op_type NAME_type` from a step function and the names of its states. */
 #define OP_TYPE(NAME, STEP, ...)                                                                               \
     static const char *const NAME##_states[] = {__VA_ARGS__};                                                  \
-    static _Atomic uint32_t NAME##_visits[sizeof NAME##_states / sizeof NAME##_states[0]];                     \
+    static _Atomic bool NAME##_visited[sizeof NAME##_states / sizeof NAME##_states[0]];                        \
     static const struct op_type NAME##_type = {#NAME, STEP, NAME##_states,                                     \
-                                               sizeof NAME##_states / sizeof NAME##_states[0], NAME##_visits}
+                                               sizeof NAME##_states / sizeof NAME##_states[0], NAME##_visited}
 
 #define OP_BEGIN(type, op)                                                                                     \
     switch ((type)(op)->state) {                                                                               \
@@ -104,7 +105,9 @@ static inline void op_suspend(struct op *op, int state)
     assert(state > OP_START && (unsigned)state < op->type->nstates);
     op->state = state;
     op->rc = 0;
-    atomic_fetch_add_explicit(&op->type->visits[state], 1, memory_order_relaxed);
+    /* Threads share it: written once, so that it stays in all their caches. */
+    if (!atomic_load_explicit(&op->type->visited[state], memory_order_relaxed))
+        atomic_store_explicit(&op->type->visited[state], true, memory_order_relaxed);
 }
 
 static inline const char *op_state_name(const struct op *op)

@@ -167,8 +167,8 @@ static void an_op_goes_through_its_states(void **state)
 {
     struct backend *b = faulty_memory();
     static struct demo d;
-    uint32_t before = demo_visits[DEMO_MANY];
 
+    demo_visited[DEMO_MANY] = false;
     for (unsigned many = 0; many <= IOS; many++) { /* none is fine too */
         run_demo(&d, b, many);
         assert_int_equal(d.one_rc, 0);
@@ -176,7 +176,7 @@ static void an_op_goes_through_its_states(void **state)
         assert_int_equal(d.result, -ECANCELED);
         assert_int_equal(d.op.waits, 0);
     }
-    assert_int_equal(demo_visits[DEMO_MANY], before + IOS + 1);
+    assert_true(demo_visited[DEMO_MANY]);
     assert_int_equal(fault_calls(b, IO_READ), IOS * (IOS + 1) / 2);
     backend_close(b);
 }
