@@ -3,9 +3,11 @@
 
 #include <assert.h>
 
+#include "engine/short_lock.h"
+
 void range_locks_init(struct range_locks *locks)
 {
-    pthread_mutex_init(&locks->lock, NULL);
+    short_lock_init(&locks->lock);
     list_init(&locks->all);
 }
 

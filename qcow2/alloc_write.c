@@ -2,10 +2,10 @@
 /*
  * Writes that are not simply in place.
  *
- * Happy path: lock the guest clusters; then, span by span: have an L2 table of our own and its slice in the
- * cache, look again; a span that is mapped after all is written in place; otherwise take host clusters, read the
- * edges that the write leaves of the first and the last one, write edges and data as one, enter the clusters in
- * the L2 slice, give the old ones back.
+ * Happy path: slice by slice, lock the guest clusters; then, span by span: have an L2 table of our own and its
+ * slice in the cache, look again; a span that is mapped after all is written in place; otherwise take host
+ * clusters, read the edges that the write leaves of the first and the last one, write edges and data as one, enter
+ * the clusters in the L2 slice, give the old ones back.
  * Failure modes: no space, no memory, a failed read or write: clusters taken for the span are given back, the
  * mapping is as it was, spans before it stay written.
  *
@@ -45,7 +45,9 @@ struct alloc_write {
     const struct iovec *iov;
     uint32_t            iovcnt;
     uint64_t            guest_offset, len, pos; /* pos: done so far */
-    struct range_lock   lock;
+    struct range_lock   lock;    /* clusters up to zone_end */
+    bool                locked;
+    uint64_t            zone_end;
     /* The span at work: guest bytes [start, stop) in clusters from guest_cluster on. */
     enum span_kind      kind;
     uint64_t            start, stop, guest_cluster, clusters;
@@ -123,11 +125,8 @@ static bool moves_whole(const struct alloc_write *w, uint64_t guest_offset)
 static bool plan_span(struct alloc_write *w)
 {
     const struct q2_geometry *g = &w->q->geo;
-    uint64_t end = w->guest_offset + w->len, entry;
-    uint64_t slice_end = ((w->start >> w->q->slice_guest_bits) + 1) << w->q->slice_guest_bits;
+    uint64_t end = w->zone_end, entry;
 
-    if (slice_end < end)
-        end = slice_end;
     if (!entry_usable(w, w->start))
         return false;
     w->guest_cluster = q2_cluster_down(g, w->start);
@@ -356,6 +355,12 @@ static void end_span(struct alloc_write *w)
     w->pos = w->stop - w->guest_offset;
 }
 
+static void unlock_clusters(struct alloc_write *w)
+{
+    range_unlock(q2_zone(w->q, w->lock.start), &w->lock);
+    w->locked = false;
+}
+
 static void alloc_write_finish(struct alloc_write *w, int rc)
 {
     struct op *parent = w->parent;
@@ -369,7 +374,8 @@ static void alloc_write_finish(struct alloc_write *w, int rc)
         release_span(w);
     }
     assert(!w->slot && !w->edges && !w->span_iov);
-    range_unlock(&w->q->guest_ranges, &w->lock);
+    if (w->locked)
+        unlock_clusters(w);
     op_free(&w->op, sizeof *w);
     if (parent)
         op_wake(parent, rc);
@@ -423,12 +429,16 @@ static int prepare_span(struct alloc_write *w)
     return rc < 0 ? rc : prepare_write(w);
 }
 
+/* Stand in line for the clusters from `start` on, as far as its slice goes. */
 static bool lock_clusters(struct alloc_write *w)
 {
     const struct q2_geometry *g = &w->q->geo;
 
-    return range_lock_try(&w->q->guest_ranges, &w->lock, q2_cluster_down(g, w->guest_offset),
-                          q2_cluster_up(g, w->guest_offset + w->len));
+    assert(!w->locked);
+    w->locked = true;
+    w->zone_end = min_u64(w->guest_offset + w->len, q2_zone_end(w->q, w->start));
+    return range_lock_try(q2_zone(w->q, w->start), &w->lock, q2_cluster_down(g, w->start),
+                          q2_cluster_up(g, w->zone_end));
 }
 
 static void alloc_write_step(struct op *op)
@@ -437,10 +447,10 @@ static void alloc_write_step(struct op *op)
     enum find_result found;
 
     OP_BEGIN(enum alloc_write_state, op)
-    if (!lock_clusters(w))
-        OP_AWAIT(op, AW_LOCKED, range_lock_wait(&w->q->guest_ranges, &w->lock, op));
     while (w->pos < w->len) {
         w->start = w->guest_offset + w->pos;
+        if (!w->locked && !lock_clusters(w))
+            OP_AWAIT(op, AW_LOCKED, range_lock_wait(q2_zone(w->q, w->start), &w->lock, op));
         if (!q2_l2_table_ready(w->q, w->start))
             OP_TRY(op, AW_L2_TABLE, q2_l2_table_make(w->q, w->start, op));
         found = find_span(w);
@@ -459,6 +469,8 @@ static void alloc_write_step(struct op *op)
             OP_TRY(op, AW_COW_READ, read_edges(w, op));
         OP_TRY(op, AW_WRITTEN, op_io(op, &w->io));
         end_span(w);
+        if (w->stop == w->zone_end)
+            unlock_clusters(w);
     }
     alloc_write_finish(w, 0);
     return;

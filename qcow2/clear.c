@@ -47,12 +47,26 @@ enum clear_state {
     CLEAR_FLUSHED
 };
 
+/* Stand in line for the clusters from pos on, as far as their slice goes. */
+static bool lock_clusters(struct clear *c)
+{
+    c->locked = true;
+    return range_lock_try(q2_zone(c->q, c->pos), &c->lock, c->pos,
+                          min_u64(c->tail_start, q2_zone_end(c->q, c->pos)));
+}
+
+static void unlock_clusters(struct clear *c)
+{
+    range_unlock(q2_zone(c->q, c->lock.start), &c->lock);
+    c->locked = false;
+}
+
 static void clear_finish(struct clear *c, int rc)
 {
     struct request *r = c->request;
 
     if (c->locked)
-        range_unlock(&c->q->guest_ranges, &c->lock);
+        unlock_clusters(c);
     op_free(&c->op, sizeof *c);
     request_end(r, rc);
 }
@@ -306,13 +320,12 @@ static void clear_step(struct op *op)
         return;
     }
     while (c->pos < c->tail_start) {
-        if (!c->locked) {
-            if (!range_lock_try(&c->q->guest_ranges, &c->lock, c->pos, c->tail_start))
-                OP_AWAIT(op, CLEAR_LOCKED, range_lock_wait(&c->q->guest_ranges, &c->lock, op));
-            c->locked = true;
-        }
-        if (skip_unmapped(c))
+        if (c->locked && c->pos >= c->lock.end)
+            unlock_clusters(c);
+        if (!c->locked && skip_unmapped(c))
             continue;
+        if (!c->locked && !lock_clusters(c))
+            OP_AWAIT(op, CLEAR_LOCKED, range_lock_wait(q2_zone(c->q, c->pos), &c->lock, op));
         if (!q2_l2_table_ready(c->q, c->pos))
             OP_TRY(op, CLEAR_L2_TABLE, q2_l2_table_make(c->q, c->pos, op));
         result = clear_slice(c);
@@ -323,8 +336,7 @@ static void clear_step(struct op *op)
             return;
         } else if (result == SLICE_NEEDS_WRITE) {
             /* Version 2 cannot say zero: write it. The write locks the cluster itself. */
-            range_unlock(&c->q->guest_ranges, &c->lock);
-            c->locked = false;
+            unlock_clusters(c);
             OP_TRY(op, CLEAR_WRITTEN,
                    write_zeros(c, c->pos, min_u64(c->q->geo.cluster_size, vdisk_size(c->q->v) - c->pos), op));
             c->pos += c->q->geo.cluster_size;

@@ -18,6 +18,7 @@
 
 #include "engine/error.h"
 #include "engine/queue.h"
+#include "engine/short_lock.h"
 #include "qcow2/entry.h"
 #include "qcow2/lease.h"
 #include "qcow2/qcow2.h"
@@ -307,7 +308,8 @@ static void q2_release(struct q2 *q)
     for (int i = 0; i < Q2_FREED_STAGES; i++)
         free(q->freed[i].list);
     q2_packed_finish(&q->packed);
-    range_locks_finish(&q->guest_ranges);
+    for (int i = 0; i < Q2_ZONES; i++)
+        range_locks_finish(&q->guest_ranges[i]);
     range_locks_finish(&q->structure);
     pthread_mutex_destroy(&q->lock);
     q2_header_free(&q->header);
@@ -321,8 +323,9 @@ static struct q2 *q2_alloc_state(vdisk *v)
     if (!q)
         return NULL;
     q->v = v;
-    pthread_mutex_init(&q->lock, NULL);
-    range_locks_init(&q->guest_ranges);
+    short_lock_init(&q->lock);
+    for (int i = 0; i < Q2_ZONES; i++)
+        range_locks_init(&q->guest_ranges[i]);
     range_locks_init(&q->structure);
     q2_packed_init(&q->packed);
     list_init(&q->flush_waiting);

@@ -41,7 +41,7 @@ struct q2_lease {
     struct list waiting; /* for that; ops, by op.wait */
 };
 
-enum { Q2_LEASES = 32 };
+enum { Q2_LEASES = 32, Q2_ZONES = 16 };
 
 enum q2_freed_stage {
     Q2_FREED_NOW,     /* waits for a flush to make the freeing durable */
@@ -65,7 +65,7 @@ struct q2 {
     struct q2_cache           refcounts;     /* key: cluster_index >> refslice_bits */
 
     /* Own synchronisation. */
-    struct range_locks        guest_ranges;  /* allocating writes, zeros, discards: whole clusters */
+    struct range_locks        guest_ranges[Q2_ZONES]; /* allocating writes, zeros, discards: q2_zone() */
     struct range_locks        structure;     /* [0, 1): new tables and blocks, table growth: one at a time */
     struct q2_packed_cache    packed;
     _Atomic(struct q2_l1 *)   l1;            /* replaced by a longer one when the image grows */
@@ -95,6 +95,23 @@ struct q2 {
 static inline struct q2 *q2_of(vdisk *v)
 {
     return v->format_state;
+}
+
+/*
+ * Whole clusters, which lie in one slice's range, are locked in one of several lists, by slice, so that threads
+ * which work in different places do not meet.
+ */
+static inline struct range_locks *q2_zone(struct q2 *q, uint64_t guest_offset)
+{
+    uint64_t hash = (guest_offset >> q->slice_guest_bits) * UINT64_C(0x9e3779b97f4a7c15);
+
+    return &q->guest_ranges[hash >> 60 & (Q2_ZONES - 1)];
+}
+
+/* The end of the slice's range that guest_offset lies in. */
+static inline uint64_t q2_zone_end(const struct q2 *q, uint64_t guest_offset)
+{
+    return ((guest_offset >> q->slice_guest_bits) + 1) << q->slice_guest_bits;
 }
 
 /* The L1 table in memory, host order. */
