@@ -50,6 +50,9 @@ struct store {
     uint8_t          fill;
     _Atomic uint64_t size;
     _Atomic uint64_t data_chunks; /* that are there and no hole */
+    char            *ready;       /* memory for chunks to come, or NULL */
+    uint64_t         ready_len;
+    _Atomic uint64_t ready_used;
     struct node      roots[2];
 };
 
@@ -60,14 +63,20 @@ struct memory_backend {
 
 /* ---- the tree ---------------------------------------------------------------------------------------- */
 
-static void *new_chunk(uint8_t fill)
+static void *new_chunk(struct store *s)
 {
-    void *p = mmap(NULL, CHUNK_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *p;
 
+    if (atomic_load_explicit(&s->ready_used, memory_order_relaxed) < s->ready_len) {
+        uint64_t at = atomic_fetch_add_explicit(&s->ready_used, CHUNK_SIZE, memory_order_relaxed);
+        if (at < s->ready_len)
+            return s->ready + at;
+    }
+    p = mmap(NULL, CHUNK_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED)
         return NULL;
-    if (fill)
-        memset(p, fill, CHUNK_SIZE);
+    if (s->fill)
+        memset(p, s->fill, CHUNK_SIZE);
     return p;
 }
 
@@ -79,7 +88,7 @@ static uintptr_t follow(struct store *s, _Atomic uintptr_t *slot, bool leaf, boo
 
     if (old || !make)
         return old;
-    fresh = leaf ? new_chunk(s->fill) : calloc(1, sizeof(struct node));
+    fresh = leaf ? new_chunk(s) : calloc(1, sizeof(struct node));
     if (!fresh)
         return 0;
     if (atomic_compare_exchange_strong(slot, &old, (uintptr_t)fresh)) {
@@ -431,6 +440,30 @@ static uint64_t memory_allocated(struct backend *b)
 
 /* ---- handles ----------------------------------------------------------------------------------------- */
 
+/* Chunks from it are unmapped like any other. */
+static void drop_ready(struct store *s)
+{
+    uint64_t used = min_u64(atomic_load(&s->ready_used), s->ready_len);
+
+    if (used < s->ready_len)
+        munmap(s->ready + used, s->ready_len - used);
+}
+
+static int make_ready(struct store *s, uint64_t bytes)
+{
+    uint64_t len = align_up(bytes, CHUNK_SIZE);
+    void *p;
+
+    if (len == 0)
+        return 0;
+    p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+    if (p == MAP_FAILED)
+        return -ENOMEM;
+    s->ready = p;
+    s->ready_len = len;
+    return 0;
+}
+
 static void memory_close(struct backend *b)
 {
     struct store *s = container_of(b, struct memory_backend, b)->store;
@@ -439,6 +472,7 @@ static void memory_close(struct backend *b)
         return;
     for (unsigned i = 0; i < ARRAY_LEN(s->roots); i++)
         free_children(&s->roots[i], DEPTH - 1);
+    drop_ready(s);
     free(s);
 }
 
@@ -498,9 +532,15 @@ int memory_backend_create_with(const char *name, const struct memory_options *op
     s->fixed = options->fixed;
     s->fill = options->fill;
     atomic_init(&s->size, options->size);
-    rc = make_handle(name, s, ret_backend);
-    if (rc < 0)
+    rc = make_ready(s, options->ready);
+    if (rc == 0)
+        rc = make_handle(name, s, ret_backend);
+    else
+        err_set(ENOMEM, "%s: out of memory", name);
+    if (rc < 0) {
+        drop_ready(s);
         free(s);
+    }
     return rc;
 }
 

@@ -12,6 +12,7 @@ struct memory_options {
     uint64_t size;
     uint32_t align; /* offsets, lengths and buffers must be multiples of it; 0: 1 */
     bool     fixed; /* like a block device: writes past the end are -ENOSPC, holes cannot be told */
+    uint64_t ready; /* so many bytes of memory at hand before they are needed: for measuring */
     uint8_t  fill;  /* what bytes that nobody wrote read as; other than 0 with `fixed` only */
 };
 
