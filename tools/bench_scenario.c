@@ -3,6 +3,7 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "backends/memory.h"
 #include "engine/volume.h"
@@ -25,7 +26,28 @@ static int create_in_memory(struct backend *b, const struct vdisk_create_opts *o
     return rc;
 }
 
-int bench_open_lookup(uint64_t size, uint32_t cluster_size, vdisk **ret_vdisk)
+static int open_in_memory(const struct memory_options *memory, const struct vdisk_create_opts *create,
+                          const struct vdisk_open_opts *how, vdisk **ret_vdisk)
+{
+    struct backend *b;
+
+    if (memory_backend_create_with("memory:bench", memory, &b) < 0) {
+        cli_library_error();
+        return -1;
+    }
+    if (create_in_memory(b, create) < 0) {
+        cli_library_error();
+        backend_close(b);
+        return -1;
+    }
+    if (vdisk_open_backend(b, how, ret_vdisk) < 0) {
+        cli_library_error();
+        return -1;
+    }
+    return 0;
+}
+
+static int open_lookup(uint64_t size, uint32_t cluster_size, uint64_t cache_bytes, vdisk **ret_vdisk)
 {
     char data_file[32];
     struct vdisk_create_opts create = {
@@ -34,24 +56,40 @@ int bench_open_lookup(uint64_t size, uint32_t cluster_size, vdisk **ret_vdisk)
     };
     struct vdisk_open_opts how = {
         .size = sizeof how, .format = "qcow2", .data_file = data_file, .flags = VDISK_OPEN_RDWR,
-        /* All of the mapping stays: 8 bytes of it for each cluster, and some slack. */
-        .cache_bytes = size / (cluster_size != 0 ? cluster_size : 65536) * 16 + (32u << 20),
+        .cache_bytes = cache_bytes,
     };
-    struct backend *b;
+    struct memory_options memory = {.size = 0};
 
+    /* All of the mapping stays: 8 bytes of it for each cluster, and some slack. */
+    if (cache_bytes == 0)
+        how.cache_bytes = size / (cluster_size != 0 ? cluster_size : 65536) * 16 + (32u << 20);
     snprintf(data_file, sizeof data_file, "null:%" PRIu64, size);
-    if (memory_backend_create("memory:lookup", 0, &b) < 0) {
-        cli_library_error();
-        return -1;
-    }
-    if (create_in_memory(b, &create) < 0) {
-        cli_library_error();
-        backend_close(b);
-        return -1;
-    }
-    if (vdisk_open_backend(b, &how, ret_vdisk) < 0) {
-        cli_library_error();
-        return -1;
-    }
-    return 0;
+    return open_in_memory(&memory, &create, &how, ret_vdisk);
+}
+
+static int open_first_touch(uint64_t size, uint32_t cluster_size, uint64_t cache_bytes, vdisk **ret_vdisk)
+{
+    struct vdisk_create_opts create = {
+        .size = sizeof create, .format = "qcow2", .virtual_size = size,
+        .cluster_size = cluster_size ? cluster_size : 4096,
+    };
+    struct vdisk_open_opts how = {
+        .size = sizeof how, .format = "qcow2", .flags = VDISK_OPEN_RDWR, .cache_bytes = cache_bytes,
+    };
+    struct memory_options memory = {.ready = size + size / 16 + (256u << 20)};
+
+    return open_in_memory(&memory, &create, &how, ret_vdisk);
+}
+
+static const struct bench_scenario scenarios[] = {
+    {.name = "lookup", .open = open_lookup, .size = UINT64_C(64) << 30},
+    {.name = "first-touch", .open = open_first_touch, .size = UINT64_C(2) << 30, .once = true},
+};
+
+const struct bench_scenario *bench_scenario_find(const char *name)
+{
+    for (size_t i = 0; i < sizeof scenarios / sizeof scenarios[0]; i++)
+        if (strcmp(scenarios[i].name, name) == 0)
+            return &scenarios[i];
+    return NULL;
 }

@@ -22,7 +22,7 @@ struct bench {
     const struct cli_verb *verb;
     const char            *name;
     const char            *rw;
-    const char            *scenario;
+    const struct bench_scenario *scenario;
     const char            *pattern;      /* as given, or NULL: what rw says */
     uint64_t               cluster_size; /* of the scenario's image; 0: default */
     uint64_t               mix;
@@ -35,7 +35,7 @@ struct bench {
 enum {
     OPT_RW = CLI_LONG_ONLY + 1, OPT_MIX, OPT_BLOCK, OPT_DEPTH, OPT_QUEUES, OPT_QUEUE_KIND, OPT_RUNTIME, OPT_RAMP,
     OPT_COUNT, OPT_SIZE, OPT_OFFSET, OPT_PATTERN, OPT_FLUSH, OPT_FUA, OPT_UNMAP, OPT_SEED, OPT_REGISTER,
-    OPT_LATENCY, OPT_OUTPUT, OPT_SCENARIO, OPT_CLUSTER,
+    OPT_LATENCY, OPT_OUTPUT, OPT_SCENARIO, OPT_CLUSTER, OPT_METADATA_CACHE,
 };
 
 static const struct cli_option options[] = {
@@ -61,9 +61,12 @@ static const struct cli_option options[] = {
     {'t', "cache", "MODE", "direct (default: O_DIRECT where the file allows it) or buffered"},
     {OPT_REGISTER, "register", NULL, "register the buffers with the kernel"},
     {OPT_LATENCY, "latency", "WHICH", "all (default), or off: keep none"},
-    {OPT_SCENARIO, "scenario", "NAME", "instead of an image: 'lookup', a mapped qcow2 image with its\n"
+    {OPT_SCENARIO, "scenario", "NAME", "instead of an image: 'first-touch', a sparse qcow2 image in\n"
+                                       "memory, gone through once (--size, 2G; --cluster-size, 4K);\n"
+                                       "'lookup', a mapped qcow2 image with its\n"
                                        "metadata in memory and its data nowhere (--size, 64G)"},
     {OPT_CLUSTER, "cluster-size", "BYTES", "of the scenario's image (64K)"},
+    {OPT_METADATA_CACHE, "metadata-cache", "BYTES", "bound for cached metadata (32M; lookup: all of it)"},
     {'p', "progress", NULL, "show progress"},
     {OPT_OUTPUT, "output", "FORM", "human (default) or json"},
     {0, NULL, NULL, NULL},
@@ -181,6 +184,7 @@ static int parse_size_option(struct bench *b, int id, const char *value)
     case OPT_BLOCK: return parse_bytes(b, "bs", value, &b->load.block);
     case OPT_OFFSET: return parse_bytes(b, "offset", value, &b->load.offset);
     case OPT_CLUSTER: return parse_bytes(b, "cluster-size", value, &b->cluster_size);
+    case OPT_METADATA_CACHE: return parse_bytes(b, "metadata-cache", value, &b->how.cache_bytes);
     default: b->have_size = true; return parse_bytes(b, "size", value, &b->load.size);
     }
 }
@@ -234,12 +238,13 @@ static int parse_option(struct bench *b, int id, const char *value)
     case OPT_LATENCY: return parse_choice(b, "latency", value, "off", "all", &l->latency);
     case OPT_OUTPUT: return parse_choice(b, "output", value, "human", "json", &b->json);
     case OPT_SCENARIO:
-        b->scenario = value;
-        return strcmp(value, "lookup") == 0 ? 0 : bad_option(b, "scenario", value, "lookup");
+        b->scenario = bench_scenario_find(value);
+        return b->scenario ? 0 : bad_option(b, "scenario", value, "lookup or first-touch");
     case OPT_BLOCK:
     case OPT_OFFSET:
     case OPT_SIZE:
-    case OPT_CLUSTER: return parse_size_option(b, id, value);
+    case OPT_CLUSTER:
+    case OPT_METADATA_CACHE: return parse_size_option(b, id, value);
     case CLI_ERROR: return -1;
     default: return parse_number_option(b, id, value);
     }
@@ -266,6 +271,8 @@ static int settle_options(struct bench *b)
         cli_usage_error(b->verb, "--bs takes 1 to 1G");
         return -1;
     }
+    if (b->scenario && b->scenario->once && l->count == 0)
+        l->count = (b->have_size ? l->size : b->scenario->size) / l->block;
     if (l->runtime_ns == 0 && l->count == 0)
         l->runtime_ns = UINT64_C(5000000000);
     return 0;
@@ -276,11 +283,11 @@ static int settle_options(struct bench *b)
 static int open_volume(struct bench *b, vdisk **ret)
 {
     if (b->scenario != NULL) {
-        b->name = b->scenario;
+        b->name = b->scenario->name;
         if (!b->have_size)
-            b->load.size = UINT64_C(64) << 30;
+            b->load.size = b->scenario->size;
         b->have_size = true;
-        return bench_open_lookup(b->load.size, (uint32_t)b->cluster_size, ret);
+        return b->scenario->open(b->load.size, (uint32_t)b->cluster_size, b->how.cache_bytes, ret);
     }
     if (b->load.read_percent != 100)
         b->how.flags |= VDISK_OPEN_RDWR;
@@ -521,7 +528,7 @@ static int run(const struct cli_verb *verb, int argc, char **argv)
 const struct cli_verb cli_bench = {
     .name = "bench",
     .summary = "Measure I/O to a volume: IOPS, throughput, latency, CPU.",
-    .usage = "[OPTION]... NAME\n       vdisk-io bench --scenario lookup [OPTION]...",
+    .usage = "[OPTION]... NAME\n       vdisk-io bench --scenario NAME [OPTION]...",
     .options = options,
     .notes = "Sequential queues share the range out among them; random ones and steps use all of it.\n"
              "Latency runs from enqueue to the reap that handed the completion out; CPU is that of the\n"

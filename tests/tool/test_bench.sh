@@ -79,6 +79,8 @@ done
 run 0 bench -f raw --register --count 500 disk.raw
 run 0 bench -p -f raw --runtime 0.3 memory:1M
 says out "(100.00/100%)"
+run 0 bench --scenario first-touch --size 16M --rw write --queues 2 --output json
+expect "r['requests'] == 4096 and r['format'] == 'qcow2'"
 run 0 bench --scenario lookup --size 1G --rw randread --count 100000 --output json
 expect "r['requests'] == 100000 and r['format'] == 'qcow2' and r['size'] == 1 << 30"
 run 0 bench -f raw --rw randread --count 100 --bs 3000 disk.raw
