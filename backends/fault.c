@@ -8,9 +8,7 @@
  * Failure modes: no memory for our own I/O: -ENOMEM.
  *
  * Invariants.
- *  1. The child's I/O has the child's gates, sizes and limits; ours are copies: whoever looks at the size of the
- *     wrapper after an I/O has ended sees the child's.
- *  2. A held call is on one list or in its queue's ready list, never both; a call held for a number of calls
+ *  1. A held call is on one list or in its queue's ready list, never both; a call held for a number of calls
  *     gives up when FAULT_IDLE_TURNS turns of its queue brought no new one: nothing hangs because no more calls
  *     come.
  */
@@ -22,10 +20,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "backends/drivers.h"
+#include "backends/wrapper.h"
 #include "engine/bits.h"
 #include "engine/error.h"
-#include "engine/iov.h"
 #include "engine/queue.h"
 
 enum { FAULT_IDLE_TURNS = 64 };
@@ -37,8 +34,7 @@ struct armed_rule {
 };
 
 struct fault_backend {
-    struct backend     b; /* first */
-    struct backend    *child;
+    struct wrapper     w; /* first */
     _Atomic uint64_t   calls[FAULT_KINDS];
     _Atomic uint64_t   all_calls;
     _Atomic uint64_t   fired;
@@ -68,7 +64,7 @@ struct fault_io {
 
 static struct fault_backend *fault_backend_of(struct backend *b)
 {
-    return container_of(b, struct fault_backend, b);
+    return container_of(b, struct fault_backend, w.b);
 }
 
 /* ---- rules ------------------------------------------------------------------------------------------- */
@@ -94,7 +90,7 @@ static bool rule_matches(const struct fault_rule *r, const struct io *io)
 static uint64_t short_bytes(const struct fault_backend *f, const struct fault_rule *r, const struct io *io)
 {
     uint64_t left = io->len - io->moved;
-    uint64_t bytes = align_down(r->bytes ? r->bytes : left / 2, f->b.align);
+    uint64_t bytes = align_down(r->bytes ? r->bytes : left / 2, f->w.b.align);
 
     if (io->kind != IO_READ && io->kind != IO_WRITE)
         return 0;
@@ -217,24 +213,12 @@ void fault_release(struct backend *b)
     pthread_mutex_unlock(&f->lock);
 }
 
-static void copy_size(struct fault_backend *f, enum io_kind kind)
-{
-    if (kind == IO_TRUNCATE)
-        atomic_store(&f->b.size, backend_size(f->child));
-    else
-        raise_size(&f->b, backend_size(f->child));
-}
-
 static void child_done(struct io *io)
 {
     struct fault_io *fi = container_of(io, struct fault_io, io);
 
-    copy_size(fi->f, (enum io_kind)io->kind);
     fi->ended = true;
-    if (io->res < 0)
-        fi->result = io->res;
-    else
-        fi->result = io->kind == IO_READ || io->kind == IO_WRITE ? (int64_t)io->len : 0;
+    fi->result = wrapper_result(&fi->f->w, io);
     if (fi->armed && fi->rule.what == FAULT_FAIL_AFTER)
         fi->result = -fi->rule.error;
     if (fi->armed && fi->rule.what == FAULT_LATE_END)
@@ -243,26 +227,15 @@ static void child_done(struct io *io)
         end_outer(fi);
 }
 
-/* Fill in the child's I/O: what is left of the caller's, or less. */
+/* The child's I/O: what is left of the caller's, or less. */
 static void fill_child_io(struct fault_io *fi)
 {
-    struct io *outer = fi->outer, *io = &fi->io;
-    struct fault_backend *f = fi->f;
-    uint64_t len = outer->len - outer->moved;
-    uint32_t n;
+    uint64_t len = UINT64_MAX;
 
-    if (outer->kind == IO_READ || outer->kind == IO_WRITE) {
-        if (fi->armed && fi->rule.what == FAULT_SHORT)
-            len = short_bytes(f, &fi->rule, outer);
-        n = iov_slice(outer->iov, outer->iovcnt, outer->moved, len, fi->iov, outer->iovcnt, &len);
-        io_rwv(io, f->child, (enum io_kind)outer->kind, outer->offset + outer->moved, fi->iov, n, len);
-    } else {
-        io_range(io, f->child, (enum io_kind)outer->kind, outer->offset, outer->len);
-    }
-    io->flags = outer->flags & (IO_FUA | IO_UNMAP | IO_NO_FALLBACK);
-    io->op = outer->op; /* for its names: we are told of the end by child_done() */
-    io->queue = outer->queue;
-    io->done = child_done;
+    if (fi->armed && fi->rule.what == FAULT_SHORT)
+        len = short_bytes(fi->f, &fi->rule, fi->outer);
+    wrapper_fill_io(&fi->f->w, &fi->io, fi->outer, fi->iov, len);
+    fi->io.done = child_done;
 }
 
 static void fault_submit(struct backend *b, struct io *outer)
@@ -297,11 +270,6 @@ static void fault_submit(struct backend *b, struct io *outer)
 
 /* ---- the rest ---------------------------------------------------------------------------------------- */
 
-static bool fault_claims(const char *name)
-{
-    return false; /* made by fault_backend_create() only */
-}
-
 static void fault_close(struct backend *b)
 {
     struct fault_backend *f = fault_backend_of(b);
@@ -309,52 +277,18 @@ static void fault_close(struct backend *b)
     assert(f->held_count == 0);
     free(f->rules);
     pthread_mutex_destroy(&f->lock);
-    backend_close(f->child);
-}
-
-static int fault_status(struct backend *b, uint64_t offset, uint64_t len, enum backend_status *ret_status,
-                        uint64_t *ret_len)
-{
-    struct backend *child = fault_backend_of(b)->child;
-
-    if (child->driver->status)
-        return child->driver->status(child, offset, len, ret_status, ret_len);
-    *ret_status = BACKEND_STATUS_DATA;
-    *ret_len = len;
-    return 0;
-}
-
-static uint64_t fault_allocated(struct backend *b)
-{
-    struct backend *child = fault_backend_of(b)->child;
-
-    return child->driver->allocated ? child->driver->allocated(child) : backend_size(child);
-}
-
-static int fault_relock(struct backend *b, uint32_t flags)
-{
-    struct backend *child = fault_backend_of(b)->child;
-
-    return child->driver->relock ? child->driver->relock(child, flags) : 0;
-}
-
-static void fault_unlink(struct backend *b)
-{
-    struct backend *child = fault_backend_of(b)->child;
-
-    if (child->driver->unlink)
-        child->driver->unlink(child);
+    backend_close(f->w.child);
 }
 
 static const struct backend_driver fault_driver = {
     .name = "fault",
-    .claims = fault_claims,
+    .claims = wrapper_claims,
     .close = fault_close,
     .submit = fault_submit,
-    .status = fault_status,
-    .allocated = fault_allocated,
-    .relock = fault_relock,
-    .unlink = fault_unlink,
+    .status = wrapper_status,
+    .allocated = wrapper_allocated,
+    .relock = wrapper_relock,
+    .unlink = wrapper_unlink,
 };
 
 int fault_backend_create(struct backend *child, struct backend **ret_backend)
@@ -363,26 +297,17 @@ int fault_backend_create(struct backend *child, struct backend **ret_backend)
 
     if (!f)
         return err_set(ENOMEM, "%s: out of memory", child->name);
-    f->child = child;
-    f->b.align = child->align;
-    f->b.mem_align = child->mem_align;
-    f->b.max_transfer = child->max_transfer;
-    f->b.max_iov = child->max_iov;
-    f->b.caps = child->caps;
-    f->b.discard_align = child->discard_align;
-    f->b.read_only = child->read_only;
-    f->b.direct = child->direct;
-    atomic_init(&f->b.size, backend_size(child));
+    wrapper_init(&f->w, child);
     pthread_mutex_init(&f->lock, NULL);
     list_init(&f->held);
-    *ret_backend = &f->b;
+    *ret_backend = &f->w.b;
     return 0;
 }
 
 struct backend *fault_backend_child(struct backend *b)
 {
     assert(b->driver == &fault_driver);
-    return fault_backend_of(b)->child;
+    return wrapper_of(b)->child;
 }
 
 void fault_clear(struct backend *b)

@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "backends/wrapper.h"
+
+#include "backends/drivers.h"
+#include "engine/bits.h"
+#include "engine/iov.h"
+
+void wrapper_init(struct wrapper *w, struct backend *child)
+{
+    w->child = child;
+    w->b.align = child->align;
+    w->b.mem_align = child->mem_align;
+    w->b.max_transfer = child->max_transfer;
+    w->b.max_iov = child->max_iov;
+    w->b.caps = child->caps;
+    w->b.discard_align = child->discard_align;
+    w->b.read_only = child->read_only;
+    w->b.direct = child->direct;
+    atomic_init(&w->b.size, backend_size(child));
+}
+
+void wrapper_fill_io(struct wrapper *w, struct io *io, struct io *outer, struct iovec *iov, uint64_t len)
+{
+    enum io_kind kind = (enum io_kind)outer->kind;
+
+    if (kind == IO_READ || kind == IO_WRITE) {
+        uint32_t n = iov_slice(outer->iov, outer->iovcnt, outer->moved, min_u64(len, outer->len - outer->moved),
+                               iov, outer->iovcnt, &len);
+        io_rwv(io, w->child, kind, outer->offset + outer->moved, iov, n, len);
+    } else {
+        io_range(io, w->child, kind, outer->offset, outer->len);
+    }
+    io->flags = outer->flags & (IO_FUA | IO_UNMAP | IO_NO_FALLBACK);
+    io->op = outer->op; /* for its names: the end comes to io->done */
+    io->queue = outer->queue;
+}
+
+int64_t wrapper_result(struct wrapper *w, const struct io *io)
+{
+    if (io->kind == IO_TRUNCATE)
+        atomic_store(&w->b.size, backend_size(w->child));
+    else
+        raise_size(&w->b, backend_size(w->child));
+    if (io->res < 0)
+        return io->res;
+    return io->kind == IO_READ || io->kind == IO_WRITE ? (int64_t)io->len : 0;
+}
+
+/* ---- for the driver ------------------------------------------------------------------------------------ */
+
+bool wrapper_claims(const char *name)
+{
+    return false;
+}
+
+int wrapper_status(struct backend *b, uint64_t offset, uint64_t len, enum backend_status *ret_status,
+                   uint64_t *ret_len)
+{
+    struct backend *child = wrapper_of(b)->child;
+
+    if (child->driver->status)
+        return child->driver->status(child, offset, len, ret_status, ret_len);
+    *ret_status = BACKEND_STATUS_DATA;
+    *ret_len = len;
+    return 0;
+}
+
+uint64_t wrapper_allocated(struct backend *b)
+{
+    struct backend *child = wrapper_of(b)->child;
+
+    return child->driver->allocated ? child->driver->allocated(child) : backend_size(child);
+}
+
+int wrapper_relock(struct backend *b, uint32_t flags)
+{
+    struct backend *child = wrapper_of(b)->child;
+
+    return child->driver->relock ? child->driver->relock(child, flags) : 0;
+}
+
+void wrapper_unlink(struct backend *b)
+{
+    struct backend *child = wrapper_of(b)->child;
+
+    if (child->driver->unlink)
+        child->driver->unlink(child);
+}
