@@ -13,6 +13,7 @@
 #include "engine/error.h"
 
 _Thread_local const vdisk_queue *queue_current;
+_Thread_local struct queue_host *queue_host;
 
 static _Atomic uint32_t next_queue_id;
 
@@ -51,6 +52,31 @@ struct request *request_get(vdisk_queue *q)
     r->state = REQUEST_STARTED;
     q->inflight++;
     return r;
+}
+
+/* The number, and what wakes it from other threads. */
+static int queue_attach(vdisk_queue *q)
+{
+    int rc;
+
+    q->wake_fd = -1;
+    q->host = queue_host;
+    if (q->host) {
+        q->kind = VDISK_QUEUE_SIMULATED;
+        rc = q->host->ops->attach(q->host, q, &q->id);
+        return rc < 0 ? err_set(rc, "queue: the simulation takes no more: %s", strerror(-rc)) : 0;
+    }
+    q->id = atomic_fetch_add(&next_queue_id, 1);
+    q->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    return q->wake_fd < 0 ? err_set(errno, "queue: eventfd: %s", strerror(errno)) : 0;
+}
+
+static void queue_detach(vdisk_queue *q)
+{
+    if (q->host)
+        q->host->ops->detach(q->host, q);
+    else
+        close(q->wake_fd);
 }
 
 static void free_pools(vdisk_queue *q)
@@ -101,21 +127,18 @@ int vdisk_queue_create(const struct vdisk_queue_opts *user_opts, vdisk_queue **r
     if (!q)
         return err_set(ENOMEM, "queue: out of memory");
     memset(q, 0, sizeof *q);
-    q->id = atomic_fetch_add(&next_queue_id, 1);
     q->depth = opts.depth;
     task_list_init(&q->ready);
     task_list_init(&q->starved);
     q->done_tail = &q->done_head;
-    q->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (q->wake_fd < 0) {
-        rc = err_set(errno, "queue: eventfd: %s", strerror(errno));
+    rc = queue_attach(q);
+    if (rc < 0)
         goto err_after_alloc;
-    }
     if (add_slab(q, opts.depth + 1) < 0) {
         rc = err_set(ENOMEM, "queue: out of memory for %u requests", opts.depth);
-        goto err_after_eventfd;
+        goto err_after_attach;
     }
-    rc = ring_init(q, opts.kind);
+    rc = q->host ? 0 : ring_init(q, opts.kind);
     if (rc < 0)
         goto err_after_slab;
     *ret_queue = q;
@@ -123,8 +146,8 @@ int vdisk_queue_create(const struct vdisk_queue_opts *user_opts, vdisk_queue **r
 
 err_after_slab:
     free_pools(q);
-err_after_eventfd:
-    close(q->wake_fd);
+err_after_attach:
+    queue_detach(q);
 err_after_alloc:
     free(q);
     return rc;
@@ -139,7 +162,7 @@ void vdisk_queue_destroy(vdisk_queue *q)
         queue_current = NULL;
     workers_destroy(q->workers);
     ring_finish(q);
-    close(q->wake_fd);
+    queue_detach(q);
     free_pools(q);
     free(q);
 }
@@ -156,6 +179,7 @@ const char *vdisk_queue_kind_name(enum vdisk_queue_kind kind)
     case VDISK_QUEUE_URING_DEFER: return "io_uring (defer_taskrun)";
     case VDISK_QUEUE_URING: return "io_uring";
     case VDISK_QUEUE_THREADS: return "threads";
+    case VDISK_QUEUE_SIMULATED: return "simulated";
     }
     return "unknown";
 }
@@ -172,7 +196,7 @@ void queue_post(vdisk_queue *q, struct task *t)
     do
         t->next = head;
     while (!atomic_compare_exchange_weak(&q->remote, &head, t));
-    if (!head) {
+    if (!head && q->wake_fd >= 0) {
         uint64_t one = 1;
         ssize_t n = write(q->wake_fd, &one, sizeof one);
         (void)n; /* EAGAIN: the counter is full, so it is readable */
@@ -224,7 +248,10 @@ bool queue_turn(vdisk_queue *q)
     q->in_loop = true;
     queue_current = q;
     take_remote(q);
-    ran = q->kind != VDISK_QUEUE_THREADS && ring_reap(q) > 0;
+    if (likely(queue_has_ring(q)))
+        ran = ring_reap(q) > 0;
+    else
+        ran = q->host && q->host->ops->reap(q) > 0;
     ran |= run_ready(q);
     if (unlikely(q->starved.head))
         ring_feed(q);
@@ -258,10 +285,10 @@ int queue_sleep(vdisk_queue *q, unsigned wanted, const struct timespec *timeout)
     queue_current = q;
     if (q->ready.head || atomic_load(&q->remote))
         timeout = &now;
-    if (q->kind == VDISK_QUEUE_THREADS) {
+    if (!queue_has_ring(q)) {
         if (q->ready.head)
             return 0;
-        return threads_wait(q, timeout);
+        return q->host ? q->host->ops->wait(q, timeout) : threads_wait(q, timeout);
     }
     /* Fast-path requests complete one for one; an op may need a step before anything else completes. */
     if (q->ops_active > 0 || q->starved.head)
@@ -282,9 +309,9 @@ void queue_run_until(vdisk_queue *q, const bool *flag)
 int vdisk_submit(vdisk_queue *q)
 {
     queue_current = q;
-    if (q->kind == VDISK_QUEUE_THREADS) {
+    if (!queue_has_ring(q)) {
         uint64_t one = 1;
-        if (q->ready.head && write(q->wake_fd, &one, sizeof one) < 0 && errno != EAGAIN)
+        if (q->ready.head && !q->host && write(q->wake_fd, &one, sizeof one) < 0 && errno != EAGAIN)
             return -errno;
         return 0;
     }
@@ -316,11 +343,16 @@ static unsigned hand_out(vdisk_queue *q, struct vdisk_completion *out, unsigned 
     return n;
 }
 
-static struct timespec now_plus(const struct timespec *t)
+static const struct clock *clock_of(const vdisk_queue *q)
+{
+    return q->host ? q->host->clock : NULL;
+}
+
+static struct timespec now_plus(const vdisk_queue *q, const struct timespec *t)
 {
     struct timespec now;
 
-    clock_gettime(CLOCK_MONOTONIC, &now);
+    clock_now(clock_of(q), &now);
     now.tv_sec += t->tv_sec;
     now.tv_nsec += t->tv_nsec;
     if (now.tv_nsec >= 1000000000) {
@@ -331,11 +363,11 @@ static struct timespec now_plus(const struct timespec *t)
 }
 
 /* What is left until `deadline`; false: it has passed. */
-static bool time_left(const struct timespec *deadline, struct timespec *ret)
+static bool time_left(const vdisk_queue *q, const struct timespec *deadline, struct timespec *ret)
 {
     struct timespec now;
 
-    clock_gettime(CLOCK_MONOTONIC, &now);
+    clock_now(clock_of(q), &now);
     ret->tv_sec = deadline->tv_sec - now.tv_sec;
     ret->tv_nsec = deadline->tv_nsec - now.tv_nsec;
     if (ret->tv_nsec < 0) {
@@ -358,10 +390,10 @@ static int wait_done(vdisk_queue *q, unsigned min, const struct timespec *timeou
         if (ran && q->ready.head)
             continue;
         if (timeout && !have_deadline) {
-            deadline = now_plus(timeout);
+            deadline = now_plus(q, timeout);
             have_deadline = true;
         }
-        if (timeout && !time_left(&deadline, &left))
+        if (timeout && !time_left(q, &deadline, &left))
             return -ETIME;
         int rc = queue_sleep(q, min - q->done_count, timeout ? &left : NULL);
         if (rc < 0 && rc != -ETIME)
@@ -392,5 +424,5 @@ int vdisk_reap(vdisk_queue *q, struct vdisk_completion *completions, unsigned mi
 
 int vdisk_queue_fd(vdisk_queue *q)
 {
-    return q->kind == VDISK_QUEUE_THREADS ? q->wake_fd : q->ring.ring_fd;
+    return queue_has_ring(q) ? q->ring.ring_fd : q->wake_fd;
 }

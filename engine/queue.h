@@ -6,6 +6,8 @@
  *  1. Everything but `remote` and `wake_fd` is touched by the owner thread only.
  *  2. Nothing completes under an enqueue or a submit: what is done at once goes to `ready` and runs in the loop.
  *  3. `kernel_inflight` counts the I/Os that will post a completion (ring) or a remote task (workers).
+ *  4. A queue of kind SIMULATED has a host, all others have none: neither eventfd nor ring nor workers are made
+ *     for it, and it makes no system call.
  */
 #ifndef ENGINE_QUEUE_H
 #define ENGINE_QUEUE_H
@@ -17,6 +19,7 @@
 
 #include "engine/op.h"
 #include "engine/request.h"
+#include "engine/ring_ops.h"
 #include "engine/vdisk.h"
 
 enum {
@@ -40,15 +43,17 @@ struct vdisk_queue {
 
     struct task_list      ready;
     _Atomic(struct task *) remote;          /* pushed by other threads, newest first */
-    int                   wake_fd;          /* eventfd: written when `remote` was empty */
+    int                   wake_fd;          /* eventfd: written when `remote` was empty; -1: none */
     bool                  wake_armed;       /* the ring watches wake_fd */
     bool                  nop_armed;        /* a NOP is on its way, to make the ring's fd readable */
 
-    struct io_uring       ring;             /* not with VDISK_QUEUE_THREADS */
+    struct io_uring       ring;             /* with VDISK_QUEUE_URING and URING_DEFER */
     bool                  ring_ready;
     unsigned              kernel_inflight;
     struct task_list      starved;          /* I/Os that found no SQE, in order */
     struct workers       *workers;          /* made on first need */
+    struct queue_host    *host;             /* with VDISK_QUEUE_SIMULATED */
+    void                 *host_queue;       /* the host's own */
 
     struct request       *free_requests;
     struct request       *done_head, **done_tail;
@@ -107,6 +112,11 @@ int queue_sleep(vdisk_queue *q, unsigned wanted, const struct timespec *timeout)
 void queue_run_until(vdisk_queue *q, const bool *flag);
 
 struct request *request_get(vdisk_queue *q);
+
+static inline bool queue_has_ring(const vdisk_queue *q)
+{
+    return q->kind < VDISK_QUEUE_THREADS;
+}
 
 /* engine/ring.c */
 int  ring_init(vdisk_queue *q, enum vdisk_queue_kind kind);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * io_uring, and only that: SQEs, completions, registered buffers, the one place that enters the kernel. With
- * VDISK_QUEUE_THREADS the same calls go to the workers.
+ * io_uring, and only that: SQEs, completions, registered buffers, the one place that enters the kernel. Without a
+ * ring (VDISK_QUEUE_THREADS, VDISK_QUEUE_SIMULATED) the same calls go to workers_run().
  */
 #include <errno.h>
 #include <limits.h>
@@ -67,7 +67,7 @@ int ring_init(vdisk_queue *q, enum vdisk_queue_kind kind)
 
 void ring_finish(vdisk_queue *q)
 {
-    if (q->kind != VDISK_QUEUE_THREADS)
+    if (queue_has_ring(q))
         io_uring_queue_exit(&q->ring);
 }
 
@@ -246,7 +246,7 @@ int vdisk_queue_register_buffers(vdisk_queue *q, const struct iovec *regions, un
     assert(q->inflight == 0);
     if (n > QUEUE_REGIONS_MAX)
         return err_set(EINVAL, "queue: %u regions are more than %d", n, QUEUE_REGIONS_MAX);
-    if (q->kind == VDISK_QUEUE_THREADS)
+    if (!queue_has_ring(q))
         return err_set(ENOTSUP, "queue: no registered buffers without io_uring");
     if (q->regions_count > 0) {
         io_uring_unregister_buffers(&q->ring);
@@ -378,7 +378,7 @@ void ring_rw(struct io *io, int fd)
     struct io_uring_sqe *sqe;
 
     io->fd = fd;
-    if (io->queue->kind == VDISK_QUEUE_THREADS) {
+    if (!queue_has_ring(io->queue)) {
         workers_run(io, blocking_rw);
         return;
     }
@@ -394,7 +394,7 @@ void ring_fsync(struct io *io, int fd)
     struct io_uring_sqe *sqe;
 
     io->fd = fd;
-    if (io->queue->kind == VDISK_QUEUE_THREADS) {
+    if (!queue_has_ring(io->queue)) {
         workers_run(io, blocking_fsync);
         return;
     }
@@ -411,7 +411,7 @@ void ring_fallocate(struct io *io, int fd, int mode)
 
     io->fd = fd;
     io->mode = mode;
-    if (io->queue->kind == VDISK_QUEUE_THREADS) {
+    if (!queue_has_ring(io->queue)) {
         workers_run(io, blocking_fallocate);
         return;
     }

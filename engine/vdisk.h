@@ -158,6 +158,7 @@ enum vdisk_queue_kind {
     VDISK_QUEUE_URING_DEFER,   /* io_uring with SINGLE_ISSUER and DEFER_TASKRUN */
     VDISK_QUEUE_URING,         /* io_uring without them */
     VDISK_QUEUE_THREADS,       /* preadv and pwritev on a few threads: io_uring is refused here */
+    VDISK_QUEUE_SIMULATED,     /* not to be asked for: what a queue made within a simulation is (for tests) */
 };
 
 struct vdisk_queue_opts {

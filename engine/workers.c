@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * A queue's worker threads: they make the blocking calls for which the kernel offers no ring operation, and all
- * calls where io_uring is refused. Started on first need, joined when the queue goes.
+ * calls where io_uring is refused. Started on first need, joined when the queue goes. A simulated queue has none:
+ * its host makes the calls.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -93,13 +94,17 @@ void workers_run(struct io *io, int64_t (*call)(struct io *))
     vdisk_queue *q = io->queue;
     struct workers *w = q->workers;
 
+    io->blocking = call;
+    if (q->host) {
+        q->host->ops->work(io);
+        return;
+    }
     if (!w)
         w = q->workers = workers_create();
     if (!w) {
         io_end_later(io, -ENOMEM);
         return;
     }
-    io->blocking = call;
     pthread_mutex_lock(&w->lock);
     if (w->waiting >= w->idle && w->count < WORKERS_MAX)
         add_thread(w);
