@@ -3,6 +3,7 @@
 #include "backends/drivers.h"
 
 const struct backend_driver *const backend_drivers[] = {
+    &sim_driver,
     &memory_driver,
     &null_driver,
     &blockdev_driver,
