@@ -37,6 +37,14 @@ void q2_refcount_load(struct q2 *q, uint64_t key, struct op *op)
         q2_cache_load(q, &q->refcounts, key, offset + key % block_slices * q->refcounts.slice_size, op);
 }
 
+/* With the lock held: is there a refcount block for this cluster? */
+static bool has_block(const struct q2 *q, uint64_t index)
+{
+    uint64_t block = q2_reftable_index(&q->geo, index);
+
+    return block < q->reftable_entries && q2_reftable_offset(q->reftable[block]) != 0;
+}
+
 /* Is the range never to be handed out, whatever the refcounts say? Guards against damaged refcounts. */
 static bool is_table(const struct q2 *q, uint64_t index)
 {
@@ -53,13 +61,12 @@ static bool is_table(const struct q2 *q, uint64_t index)
 static enum scan_result scan(struct q2 *q, uint64_t from, uint64_t want, uint64_t *ret_index, uint64_t *ret_n)
 {
     uint64_t key = from >> q->refslice_bits;
-    uint64_t block = q2_reftable_index(&q->geo, from);
     uint64_t slice_mask = (1ull << q->refslice_bits) - 1;
     uint64_t end = (key + 1) << q->refslice_bits;
     struct q2_slot *s;
 
     *ret_n = 0;
-    if (block >= q->reftable_entries || q2_reftable_offset(q->reftable[block]) == 0)
+    if (!has_block(q, from))
         return SCAN_NEEDS_BLOCK;
     s = q2_cache_find(&q->refcounts, key);
     if (!s)
@@ -318,7 +325,7 @@ static void lower(struct q2 *q, struct q2_slot *s, uint64_t index)
 
     if (refcount == 0) {
         /* Freed twice: the image says so, we did not. */
-        atomic_store(&q->broken, true);
+        q2_break(q, "a cluster in use has no refcount");
         return;
     }
     q2_refcount_set(&q->geo, data, i, refcount - 1);
@@ -352,11 +359,15 @@ bool q2_reclaim(struct q2 *q, uint64_t *ret_key)
         struct q2_freed *f = &l->list[l->count - 1];
         uint64_t index = f->cluster_index + f->clusters - 1;
         struct q2_slot *s = q2_cache_find(&q->refcounts, index >> q->refslice_bits);
-        if (!s) {
+        bool counted = has_block(q, index);
+        if (!s && counted) {
             *ret_key = index >> q->refslice_bits;
             return false;
         }
-        lower(q, s, index);
+        if (counted)
+            lower(q, s, index);
+        else
+            q2_break(q, "a cluster in use has no refcount block"); /* loading would find none, for ever */
         if (--f->clusters == 0)
             l->count--;
     }
