@@ -223,6 +223,7 @@ static int blockdev_open(const char *name, uint32_t flags, struct backend **ret_
 const struct backend_driver blockdev_driver = {
     .name = "blockdev",
     .claims = blockdev_claims,
+    .identify = fd_backend_identify,
     .open = blockdev_open,
     .close = fd_backend_close,
     .submit = blockdev_submit,

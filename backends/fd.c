@@ -150,6 +150,24 @@ static uint64_t size_for_trial(const struct stat *st)
     return S_ISBLK(st->st_mode) ? UINT64_MAX : (uint64_t)st->st_size;
 }
 
+/* A device is known by its number, whichever node it was opened by. */
+static struct backend_id identity(const struct stat *st)
+{
+    if (S_ISBLK(st->st_mode))
+        return (struct backend_id){.device = st->st_rdev};
+    return (struct backend_id){.device = st->st_dev, .node = st->st_ino};
+}
+
+bool fd_backend_identify(const char *name, struct backend_id *ret_id)
+{
+    struct stat st;
+
+    if (stat(backend_path(name), &st) < 0)
+        return false;
+    *ret_id = identity(&st);
+    return true;
+}
+
 int fd_backend_undo(struct fd_backend *f, int rc)
 {
     if (f->fd >= 0)
@@ -175,6 +193,7 @@ int fd_backend_open(const struct backend_driver *driver, const char *name, uint3
         return fd_backend_undo(f, rc);
     if (fstat(f->fd, ret_stat) < 0)
         return fd_backend_undo(f, err_set(errno, "%s: %s", name, strerror(errno)));
+    f->b.id = identity(ret_stat);
     rc = direct ? probe_direct(f, size_for_trial(ret_stat)) : 0;
     if (rc < 0)
         return fd_backend_undo(f, err_set(rc, "%s: turning direct I/O off: %s", name, strerror(-rc)));

@@ -36,6 +36,7 @@ int fd_backend_open(const struct backend_driver *driver, const char *name, uint3
                     struct fd_backend **ret, struct stat *ret_stat);
 
 /* For drivers as they are. */
+bool fd_backend_identify(const char *name, struct backend_id *ret_id);
 void fd_backend_close(struct backend *b);
 int  fd_backend_relock(struct backend *b, uint32_t flags);
 

@@ -287,6 +287,7 @@ static void file_unlink(struct backend *b)
 const struct backend_driver file_driver = {
     .name = "file",
     .claims = file_claims,
+    .identify = fd_backend_identify,
     .open = file_open,
     .close = fd_backend_close,
     .submit = file_submit,

@@ -51,6 +51,19 @@ int backend_open(const char *name, uint32_t flags, struct backend **ret_backend)
     return err_set(EINVAL, "%s: no backend takes such a name", name);
 }
 
+bool backend_identify(const char *name, struct backend_id *ret_id)
+{
+    for (const struct backend_driver *const *d = backend_drivers; *d; d++)
+        if ((*d)->claims(name))
+            return (*d)->identify && (*d)->identify(name, ret_id);
+    return false;
+}
+
+bool backend_is(const struct backend *b, const struct backend_id *id)
+{
+    return (id->device || id->node) && b->id.device == id->device && b->id.node == id->node;
+}
+
 void backend_close(struct backend *b)
 {
     if (!b)

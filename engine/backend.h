@@ -29,6 +29,11 @@ enum backend_open_flags {
     BACKEND_UNSAFE   = 1u << 5, /* IO_FLUSH does nothing */
 };
 
+/* Which file or device of this host it is, under whatever name. All zero: it is none (memory, null). */
+struct backend_id {
+    uint64_t device, node;
+};
+
 struct backend {
     const struct backend_driver *driver;
     char            *name;         /* what the user typed, for messages; ours to free */
@@ -40,6 +45,7 @@ struct backend {
     uint32_t         discard_align;/* IO_DISCARD works on units of it */
     bool             read_only;
     bool             direct;       /* O_DIRECT */
+    struct backend_id id;
     _Atomic uint64_t size;         /* current end; io_end() moves it up after writes past it */
 
     /* The engine's own: see engine/bounce.c. */
@@ -56,6 +62,9 @@ struct backend_driver {
 
     /* Is `name` one of ours? Drivers are asked in the order of backend_drivers[]. */
     bool (*claims)(const char *name);
+
+    /* The id that open() would give it; false: none, or there is no such file. NULL: never one. */
+    bool (*identify)(const char *name, struct backend_id *ret_id);
 
     /*
      * Blocks. On success *ret_backend has been made by backend_alloc() and filled in, with the image locks
@@ -102,6 +111,12 @@ void backend_free(struct backend *b);
 
 /* Find the driver, open. Errors with text. */
 int backend_open(const char *name, uint32_t flags, struct backend **ret_backend);
+
+/* The id that `name` will have when it is opened, so that an image that names itself is found out before that. */
+bool backend_identify(const char *name, struct backend_id *ret_id);
+
+/* Is it that file? */
+bool backend_is(const struct backend *b, const struct backend_id *id);
 
 /* NULL is allowed. */
 void backend_close(struct backend *b);

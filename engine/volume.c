@@ -170,19 +170,28 @@ char *volume_resolve(const char *from, const char *name)
     return path;
 }
 
-/* Is this file already in the chain? Compared by their real paths. */
-static bool in_chain(const vdisk *top, const char *name)
+/* Is this file in the chain from `top` to the layer before `end` (NULL: to the last)? */
+static bool in_chain(const vdisk *top, const vdisk *end, const struct backend_id *id)
 {
-    char *real = realpath(backend_path(name), NULL);
-    bool found = false;
+    for (const vdisk *v = top; v != end; v = v->backing)
+        if (backend_is(v->file, id) || backend_is(v->data, id))
+            return true;
+    return false;
+}
 
-    for (const vdisk *v = top; real && v && !found; v = v->backing) {
-        char *other = realpath(backend_path(v->name), NULL);
-        found = other && strcmp(real, other) == 0;
-        free(other);
-    }
-    free(real);
-    return found;
+/* A layer has been added: its data file must not be that of, or itself, another. */
+static int check_data_file(const vdisk *top, const vdisk *added)
+{
+    if (added->data == added->file || !in_chain(top, added, &added->data->id))
+        return 0;
+    return err_set(ELOOP, "%s: external data file: %s is part of its own chain", added->name, added->data->name);
+}
+
+/* The error names the layer whose backing file it is, and the image that was asked for. */
+static int backing_failed(const vdisk *top, const vdisk *v, int rc)
+{
+    err_prefix(rc, "%s: backing file", v->name);
+    return v == top ? rc : err_prefix(rc, "%s", top->name);
 }
 
 /* Open the layers below `v`, which is the last of the chain that starts at `top`. */
@@ -194,23 +203,26 @@ static int open_backing(vdisk *top, vdisk *v, const struct vdisk_open_opts *opts
 
     for (; v->backing_name && v->backing_name[0] != '\0'; v = v->backing) {
         struct backend *file = NULL;
+        struct backend_id id;
         char *path = volume_resolve(v->name, v->backing_name);
         int rc;
         if (!path)
             return err_set(ENOMEM, "out of memory");
-        if (in_chain(top, path))
-            rc = err_set(ELOOP, "%s: backing file %s is part of its own chain", v->name, path);
+        if (backend_identify(path, &id) && in_chain(top, NULL, &id))
+            rc = err_set(ELOOP, "%s is part of its own chain", path);
         else if (++depth > opts->max_depth)
-            rc = err_set(ELOOP, "%s: more than %u layers in the backing chain", top->name, opts->max_depth);
+            rc = err_set(ELOOP, "more than %u layers in the backing chain", opts->max_depth);
         else
             rc = backend_open(path, volume_backend_flags(flags), &file);
         if (rc == 0)
             rc = layer_open(file, v->backing_format, flags, &how, q, &v->backing);
         free(path);
-        if (rc < 0) {
+        if (rc < 0)
             v->backing = NULL;
-            return v == top ? err_prefix(rc, "%s: backing file", top->name) : rc;
-        }
+        else
+            rc = check_data_file(top, v->backing);
+        if (rc < 0)
+            return backing_failed(top, v, rc);
     }
     return 0;
 }

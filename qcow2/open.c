@@ -30,7 +30,8 @@ enum { CACHE_DEFAULT = 32 << 20, CACHE_MIN = 1 << 20 };
 
 static int q2_probe(const uint8_t *head, size_t len, const char *name)
 {
-    return len >= 8 && get_be32(head) == Q2_MAGIC && get_be32(head + 4) >= 2 ? 100 : 0;
+    /* Version 1 has our magic too: better refused by name than taken for raw data. */
+    return len >= 8 && get_be32(head) == Q2_MAGIC && get_be32(head + 4) >= 1 ? 100 : 0;
 }
 
 int q2_break(struct q2 *q, const char *what)
@@ -257,6 +258,21 @@ static void setup_allocator(struct q2 *q)
     q->used_end = q->zero_from; /* the last cluster may be there in part, and be written to its end */
 }
 
+static int open_data_backend(vdisk *v, const char *path)
+{
+    struct backend_id id;
+    int rc;
+
+    if (backend_identify(path, &id) && backend_is(v->file, &id))
+        rc = err_set(EINVAL, "%s: is the image itself", path);
+    else
+        rc = backend_open(path, volume_backend_flags(v->open_flags), &v->data);
+    if (rc == 0)
+        return 0;
+    v->data = NULL;
+    return err_prefix(rc, "%s: external data file", v->name);
+}
+
 static int open_data_file(struct q2 *q, const struct layer_open *how)
 {
     vdisk *v = q->v;
@@ -273,11 +289,9 @@ static int open_data_file(struct q2 *q, const struct layer_open *how)
     path = how->data_file ? strdup(stored) : volume_resolve(v->name, stored);
     if (!path)
         return err_set(ENOMEM, "out of memory");
-    rc = backend_open(path, volume_backend_flags(v->open_flags), &v->data);
-    if (rc < 0)
-        v->data = NULL;
+    rc = open_data_backend(v, path);
     free(path);
-    return rc < 0 ? err_prefix(rc, "%s: external data file", v->name) : 0;
+    return rc;
 }
 
 static char *dup_or_null(const char *s)
