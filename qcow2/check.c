@@ -52,9 +52,10 @@ void check_found(struct check *c, enum qcow2_finding kind, uint64_t n, const cha
         c->res.check_errors += n;
         break;
     case QCOW2_NOTE:
+    case QCOW2_FIXED:
         break;
     }
-    if (!c->opts.report || c->reported++ >= c->opts.report_max)
+    if (!c->opts.report || !(c->opts.kinds >> kind & 1) || c->reported++ >= c->opts.report_max)
         return;
     va_start(ap, fmt);
     vsnprintf(text, sizeof text, fmt, ap);
@@ -62,7 +63,7 @@ void check_found(struct check *c, enum qcow2_finding kind, uint64_t n, const cha
     c->opts.report(c->opts.report_arg, kind, text);
 }
 
-static void report_rest(struct check *c)
+void check_report_rest(struct check *c)
 {
     char text[96];
 
@@ -85,6 +86,7 @@ int check_claim(struct check *c, uint64_t host_offset, uint64_t len, enum q2_use
     if (!add_u64(host_offset, len, &end) || (end > c->file_size && end - c->file_size >= g->cluster_size)) {
         check_found(c, QCOW2_CORRUPTION, n, "%s at host offset 0x%" PRIx64 ", %" PRIu64
                     " bytes, reaches past the end of the file", q2_use_name(use), host_offset, len);
+        c->lost = true;
         return 0;
     }
     for (uint64_t i = q2_cluster_index(g, host_offset); i <= q2_cluster_index(g, end - 1); i++) {
@@ -171,7 +173,7 @@ int check_count(struct check *c)
     return rc == 0 ? check_l2_tables(c) : rc;
 }
 
-static int run(struct check *c)
+int check_run(struct check *c)
 {
     int rc = check_load_refcounts(c);
 
@@ -216,6 +218,8 @@ int check_begin(struct check *c, struct backend *file, vdisk_queue *q, const str
         c->opts = *opts;
     if (c->opts.report_max == 0)
         c->opts.report_max = REPORT_MAX;
+    if (c->opts.kinds == 0)
+        c->opts.kinds = UINT32_MAX;
     c->budget.max = c->opts.memory_max ? c->opts.memory_max : memory_default();
     c->l2.budget = c->refs.budget = &c->budget;
     rc = read_header(c);
@@ -231,7 +235,7 @@ int qcow2_check(struct backend *file, vdisk_queue *q, const struct qcow2_check_o
     int rc = check_begin(&c, file, q, opts);
 
     if (rc == 0)
-        rc = run(&c);
+        rc = check_run(&c);
     if (rc == -ENOMEM)
         err_hint(err_set(ENOMEM, "%s: the check needs more than the %" PRIu64 " MiB that it may use", file->name,
                          c.budget.max >> 20),
@@ -239,7 +243,7 @@ int qcow2_check(struct backend *file, vdisk_queue *q, const struct qcow2_check_o
     else if (rc == -ECANCELED)
         err_set(ECANCELED, "%s: the check was stopped", file->name);
     if (rc == 0) {
-        report_rest(&c);
+        check_report_rest(&c);
         *ret = c.res;
     }
     check_finish(&c);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Consistency check of a qcow2 image: report only, nothing is written. Counts every reference to every host
- * cluster and compares with the refcounts on disk; looks at each table entry on the way. Works below an open
- * volume, so that images which are too damaged to be opened can be checked, as long as their header can be read.
+ * Consistency check of a qcow2 image, and repair. The check counts every reference to every host cluster and
+ * compares with the refcounts on disk; it looks at each table entry on the way. Both work below an open volume, so
+ * that images which are too damaged to be opened can be checked, as long as their header can be read.
  */
 #ifndef QCOW2_CHECK_H
 #define QCOW2_CHECK_H
@@ -18,6 +18,7 @@ enum qcow2_finding {
     QCOW2_LEAK,       /* space is lost, nothing else */
     QCOW2_ERROR,      /* something could not be looked at */
     QCOW2_NOTE,       /* worth knowing, no fault by itself */
+    QCOW2_FIXED,      /* repair only: what was done */
 };
 
 /* `text` is one line without a newline, and without the name of the image; valid during the call. */
@@ -26,6 +27,7 @@ typedef void qcow2_report_fn(void *arg, enum qcow2_finding kind, const char *tex
 struct qcow2_check_opts {
     qcow2_report_fn   *report;      /* NULL: count only */
     void              *report_arg;
+    uint32_t           kinds;       /* which: bits 1 << enum qcow2_finding; 0: all */
     uint64_t           report_max;  /* findings to report, the others are only counted; 0: 1000 */
     vdisk_progress_fn *progress;    /* NULL: none */
     void              *progress_arg;
@@ -52,6 +54,26 @@ struct qcow2_check_result {
  */
 int qcow2_check(struct backend *file, vdisk_queue *q, const struct qcow2_check_opts *opts,
                 struct qcow2_check_result *ret);
+
+enum qcow2_repair_what {
+    QCOW2_REPAIR_LEAKS, /* refcounts that are too high; nothing that could touch data */
+    QCOW2_REPAIR_ALL,   /* refcounts, flags, damaged entries: all that can be mended without a change of content */
+};
+
+struct qcow2_repair_result {
+    struct qcow2_check_result check; /* of the image as it is now */
+    uint64_t leaks_fixed, corruptions_fixed; /* as `qemu-img check -r` counts them */
+};
+
+/*
+ * Check the image in `file`, which is writable and in no other use, and mend it. Blocks; outside the loop. `opts`
+ * as for qcow2_check(); what was done is reported (QCOW2_FIXED), and in the end what is left. Returns 0 when the
+ * repair came to its end: *ret tells what could not be saved. Errors as qcow2_check(), and of writing, with a
+ * text: then the image is no worse than before, and the next repair goes on where this one ended. The same holds
+ * for a crash at any point: see the invariants in qcow2/repair.c.
+ */
+int qcow2_repair(struct backend *file, vdisk_queue *q, enum qcow2_repair_what what,
+                 const struct qcow2_check_opts *opts, struct qcow2_repair_result *ret);
 
 /*
  * Open `name` read-only with `backend_flags` (enum backend_open_flags), check, close. Blocks. The backing chain

@@ -26,6 +26,13 @@ struct check {
     uint64_t                   table_bytes; /* L1 and bitmap tables may still have: together they fit in a file */
     bool                       counting;    /* references only: what the refcounts say is of no interest */
     bool                       blind;       /* a table was not read: what it refers to must not count as leaked */
+    bool                       lost;        /* an entry does not say where its cluster is: it may be one that seems
+                                             * to be leaked */
+    bool                       untrusted;   /* the refcount structure itself is damaged: not to be written to */
+    uint64_t                   flag_faults; /* corruptions that are nothing but wrong COPIED flags */
+    bool                       raise, lower; /* refcounts: for check_fix.c */
+    bool                       fixed;       /* something was written */
+    uint64_t                   changes;     /* entries of L1 and L2 tables */
     uint64_t                   reported;
     uint64_t                   progress_done, progress_total;
     uint64_t                   zero_tables; /* tables read that were nothing but zeros */
@@ -38,9 +45,15 @@ struct check {
 void check_found(struct check *c, enum qcow2_finding kind, uint64_t n, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
 
+/* One line about those findings that were not reported, if there are any. */
+void check_report_rest(struct check *c);
+
 /* Begin with the header of `file`: errors as qcow2_check(). In any case check_finish() afterwards. */
 int  check_begin(struct check *c, struct backend *file, vdisk_queue *q, const struct qcow2_check_opts *opts);
 void check_finish(struct check *c);
+
+/* All of the check, after check_begin(). */
+int check_run(struct check *c);
 
 /* Count what header, L1 tables, snapshots, bitmaps and L2 tables refer to. */
 int check_count(struct check *c);
@@ -68,7 +81,7 @@ struct check_reads {
     /* Where cluster `i` is; 0: not to be read. */
     uint64_t (*offset)(struct check *c, uint64_t i);
     /* `buf` is NULL when it was not read; rc: of the read. Non-zero ends it all. */
-    int      (*take)(struct check *c, uint64_t i, const uint8_t *buf, int rc);
+    int      (*take)(struct check *c, uint64_t i, uint8_t *buf, int rc);
 };
 
 int check_read_clusters(struct check *c, const struct check_reads *reads);
@@ -90,5 +103,15 @@ int check_compare(struct check *c);
 
 /* Is the refcount on disk exactly one? *ret_known is false when it cannot be read. */
 bool check_sole(const struct check *c, uint64_t cluster, bool *ret_known);
+
+/* ---- check_fix.c: after check_run(); what they write rests on what it counted ---------------------------- */
+
+/* The guest offset of entry `index` of an L2 table that it has met. */
+uint64_t check_guest_offset(const struct check *c, const struct q2_l2_table *table, uint64_t index);
+
+/* These return 1 when something was written, 0 when there is nothing to do, or a negative errno with a text. */
+int check_fix_entries(struct check *c);
+int check_fix_refcounts(struct check *c, bool raise, bool lower);
+int check_fix_flags(struct check *c);
 
 #endif

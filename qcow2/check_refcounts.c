@@ -28,13 +28,14 @@ static uint64_t block_offset(struct check *c, uint64_t i)
 
 /* ---- which refcounts are one --------------------------------------------------------------------------- */
 
-static int take_sole(struct check *c, uint64_t i, const uint8_t *buf, int rc)
+static int take_sole(struct check *c, uint64_t i, uint8_t *buf, int rc)
 {
     const struct q2_geometry *g = &c->header.geo;
     uint64_t n = q2_refblock_entries(g), *bits = NULL;
 
     if (rc < 0 || q2_reftable_problem(g, c->reftable[i])) {
         c->sole[i] = block_unreadable;
+        c->untrusted = true;
         return check_progress(c, 1);
     }
     for (uint64_t k = 0; buf && k < n; k++) {
@@ -128,14 +129,17 @@ static int check_reftable_entry(struct check *c, uint64_t i)
     if (problem) {
         check_found(c, QCOW2_CORRUPTION, 1, "refcount table entry %" PRIu64 " (0x%016" PRIx64 "): %s", i, entry,
                     problem);
+        c->untrusted = true;
         return 0;
     }
     rc = check_claim(c, offset, g->cluster_size, Q2_USE_REFBLOCK, 1);
     if (rc < 0)
         return rc;
     count = q2_refs_count(&c->refs, q2_cluster_index(g, offset));
-    if (count > 1)
-        check_found(c, QCOW2_CORRUPTION, 1,
+    if (count <= 1)
+        return 0;
+    c->untrusted = true;
+    check_found(c, QCOW2_CORRUPTION, 1,
                     "refcount block %" PRIu64 " at host offset 0x%" PRIx64 " has %" PRIu64 " references", i,
                     offset, count);
     return 0;
@@ -143,12 +147,17 @@ static int check_reftable_entry(struct check *c, uint64_t i)
 
 int check_refcount_tables(struct check *c)
 {
+    const struct q2_geometry *g = &c->header.geo;
+    uint64_t first = q2_cluster_index(g, c->header.reftable_offset);
     uint64_t len = (uint64_t)c->header.reftable_clusters << c->header.geo.cluster_bits;
     int rc = check_claim(c, c->header.reftable_offset, len, Q2_USE_REFTABLE, 1);
 
     for (uint64_t i = 0; i < c->reftable_entries && rc == 0; i++)
         if (c->reftable[i] != 0)
             rc = check_reftable_entry(c, i);
+    for (uint64_t i = first; i < first + c->header.reftable_clusters && rc == 0; i++)
+        if (i >= c->refs.clusters || q2_refs_use(&c->refs, i) != Q2_USE_REFTABLE)
+            c->untrusted = true;
     return rc;
 }
 
@@ -184,13 +193,14 @@ static void compare_block(struct check *c, uint64_t first, uint64_t end, const u
 
         if (refcount == 0 && refs == 0)
             continue;
+        c->untrusted |= !block;
         c->res.image_end_offset = (i + 1) << g->cluster_bits;
         if (unlikely(refcount != refs || q2_refs_use(&c->refs, i) == Q2_USE_MIXED))
             compare_cluster(c, i, refcount, refs);
     }
 }
 
-static int take_compare(struct check *c, uint64_t i, const uint8_t *buf, int rc)
+static int take_compare(struct check *c, uint64_t i, uint8_t *buf, int rc)
 {
     const struct q2_geometry *g = &c->header.geo;
     uint64_t first = i << g->refblock_bits;

@@ -105,6 +105,7 @@ static int check_bitmap_entry(struct check *c, uint64_t entry, uint64_t index, c
     if (problem) {
         check_found(c, QCOW2_CORRUPTION, 1, "bitmap %.60s: table entry %" PRIu64 " (0x%016" PRIx64 "): %s", name,
                     index, entry, problem);
+        c->lost = true;
         return 0;
     }
     return host_offset == 0 ? 0 : check_claim(c, host_offset, c->header.geo.cluster_size, Q2_USE_BITMAPS, 1);

@@ -24,8 +24,10 @@ static void check_l1_copied(struct check *c, uint64_t entry, uint32_t index)
     bool known, sole = check_sole(c, q2_cluster_index(&c->header.geo, q2_l1_offset(entry)), &known);
     bool copied = (entry & Q2_COPIED) != 0;
 
-    if (known && sole != copied)
-        check_found(c, QCOW2_CORRUPTION, 1,
+    if (!known || sole == copied)
+        return;
+    c->flag_faults++;
+    check_found(c, QCOW2_CORRUPTION, 1,
                     "L1 entry %" PRIu32 " (0x%016" PRIx64 ") says that its L2 table %s, but the refcount is %s",
                     index, entry, copied ? "is not shared" : "is shared", sole ? "one" : "not one");
 }
@@ -52,6 +54,7 @@ static int check_l1_entry(struct check *c, uint64_t entry, uint32_t index, bool 
     if (q2_l1_problem(g, entry)) {
         check_found(c, QCOW2_CORRUPTION, 1, "%s: entry %" PRIu32 " (0x%016" PRIx64 "): %s", what, index, entry,
                     q2_l1_problem(g, entry));
+        c->lost = true;
         return 0;
     }
     if (host_offset >= c->file_size)
@@ -111,11 +114,16 @@ struct l2_walk {
     uint64_t                  contiguous; /* host offset after the last cluster met; 0: none yet */
 };
 
+uint64_t check_guest_offset(const struct check *c, const struct q2_l2_table *table, uint64_t index)
+{
+    const struct q2_geometry *g = &c->header.geo;
+
+    return ((uint64_t)table->l1_index << (g->cluster_bits + g->l2_bits)) + (index << g->cluster_bits);
+}
+
 static uint64_t guest_offset_of(const struct l2_walk *w)
 {
-    const struct q2_geometry *g = &w->c->header.geo;
-
-    return ((uint64_t)w->table->l1_index << (g->cluster_bits + g->l2_bits)) + (w->index << g->cluster_bits);
+    return check_guest_offset(w->c, w->table, w->index);
 }
 
 /* As often as L1 entries lead to it. */
@@ -123,6 +131,13 @@ static void bad_entry(const struct l2_walk *w, uint64_t n, const char *problem)
 {
     check_found(w->c, QCOW2_CORRUPTION, n, "L2 entry 0x%016" PRIx64 " of guest offset 0x%" PRIx64 "%s: %s",
                 w->entry, guest_offset_of(w), w->table->active_refs ? "" : " in a snapshot", problem);
+}
+
+/* One that does not say, or not for sure, where its cluster is. */
+static void lost_entry(const struct l2_walk *w, uint64_t n, const char *problem)
+{
+    w->c->lost = true;
+    bad_entry(w, n, problem);
 }
 
 static int check_packed_cluster(struct l2_walk *w, const struct q2_mapping *m)
@@ -135,15 +150,15 @@ static int check_packed_cluster(struct l2_walk *w, const struct q2_mapping *m)
     if (m->copied)
         bad_entry(w, n, "a compressed cluster has the flag of one that is not shared");
     if (g->data_file) {
-        bad_entry(w, n, "compressed cluster in an image with an external data file");
+        lost_entry(w, n, "compressed cluster in an image with an external data file");
         return 0;
     }
     if (g->extended_l2 && w->bitmap != 0) {
-        bad_entry(w, n, "a compressed cluster has a subcluster bitmap");
+        lost_entry(w, n, "a compressed cluster has a subcluster bitmap");
         return 0;
     }
     if (w->entry & ((1ull << g->packed_shift) - 1) & ~Q2_MAX_HOST_OFFSET) {
-        bad_entry(w, n, "reserved bits are set in the offset of a compressed cluster");
+        lost_entry(w, n, "reserved bits are set in the offset of a compressed cluster");
         return 0;
     }
     rc = check_claim(c, m->host_offset, m->packed_len, Q2_USE_PACKED, n);
@@ -160,8 +175,10 @@ static void check_copied(struct l2_walk *w, const struct q2_mapping *m)
 
     if (!g->data_file)
         sole = check_sole(w->c, q2_cluster_index(g, m->host_offset), &known);
-    if (known && sole != m->copied)
-        bad_entry(w, w->table->active_refs,
+    if (!known || sole == m->copied)
+        return;
+    w->c->flag_faults += w->table->active_refs;
+    bad_entry(w, w->table->active_refs,
                   m->copied ? "flagged as not shared, but the refcount is not one"
                             : "not flagged as not shared, but the refcount is one");
 }
@@ -175,7 +192,7 @@ static int check_cluster(struct l2_walk *w, const struct q2_mapping *m)
     if ((uint32_t)m->bitmap & (uint32_t)(m->bitmap >> 32))
         bad_entry(w, n, "a subcluster is both allocated and zero");
     if (!is_aligned(m->host_offset, g->cluster_size))
-        bad_entry(w, n, "offset is not aligned to a cluster");
+        lost_entry(w, n, "offset is not aligned to a cluster");
     else if (g->data_file && m->host_offset != guest_offset_of(w))
         bad_entry(w, n, "offset in the external data file differs from the guest offset");
     if (w->table->active_refs > 0) {
@@ -212,7 +229,7 @@ static uint64_t l2_offset(struct check *c, uint64_t i)
     return c->l2.tables[i].host_offset;
 }
 
-static int take_l2(struct check *c, uint64_t i, const uint8_t *buf, int rc)
+static int take_l2(struct check *c, uint64_t i, uint8_t *buf, int rc)
 {
     const struct q2_geometry *g = &c->header.geo;
     struct l2_walk w = {.c = c, .table = &c->l2.tables[i]};

@@ -1,23 +1,26 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Rebuilding the refcounts of an image.
+ * Repair, and what is done to an image that was not closed when it is opened for writing.
  *
- * Happy path: count what refers to each cluster, the refcount structure itself left out; find free clusters for a
- * new table and new blocks, never any that the old ones use; write blocks and table, flush; one write of the
- * header's first sector switches to the new table, flush. The old structure is free space from then on. Check the
- * outcome; only then clear the dirty bit.
- * Failure modes: a table that is damaged or cannot be read: what it refers to is not known, so nothing is written.
- * No space, no memory, a failed read or write: the old table is still the one that counts, and the image as dirty
- * as before.
+ * Happy path: check; where something is wrong, change one kind of thing: entries of tables first, then the
+ * refcounts (each for itself, or all of them rebuilt where their structure is damaged), then the COPIED flags;
+ * flush; and begin again with the check, until it finds nothing more that can be mended. Clear the dirty and
+ * corrupt bits when it finds nothing at all. Report what is left.
+ * Failure modes: what is read wrongly or not at all is never a ground to lower a refcount. An error of a write, or
+ * a crash, leaves an image in which some of the changes are made, each of them right; the next repair goes on.
  *
  * Invariants.
- *  1. Until the header is switched nothing is written but clusters that neither the image nor the old refcount
- *     structure uses.
- *  2. Blocks and table are durable before the header points to them.
- *  3. The dirty bit goes last, in a write of its own.
+ *  1. All decisions of a step rest on a count of what is durable: there is a flush before the first write, and
+ *     after each step.
+ *  2. So a refcount is lowered only when what it counted is gone from the disk, and a flag says "not shared" only
+ *     when the disk says so.
+ *  3. No refcount is lowered while an entry cannot be read or followed.
+ *  4. New refcount blocks and a new table are durable before the header's first sector switches to them.
+ *  5. The dirty and corrupt bits go last, in a write of their own.
  */
 #include "qcow2/repair.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -26,262 +29,255 @@
 
 #include "engine/error.h"
 #include "qcow2/check_internal.h"
-#include "qcow2/entry.h"
+#include "qcow2/rebuild.h"
 
-enum { REASON_MAX = 256 };
+enum { ROUNDS_MAX = 12, REASON_MAX = 256 };
 
-struct rebuild {
-    struct check c;          /* the references */
-    struct q2_refs old;      /* clusters of the old refcount structure */
-    bool     grows;          /* places past the end of the file can be had */
-    uint64_t next;           /* nothing below is free */
-    uint64_t covered;        /* clusters that the new blocks have to describe */
-    uint64_t *blocks;        /* new ones, ascending cluster indices; block i describes the i-th part */
-    uint64_t blocks_count, blocks_max;
-    uint64_t table, table_clusters;
-    char     reason[REASON_MAX]; /* the first finding that forbids it */
+struct repair {
+    struct backend             *file;
+    vdisk_queue                *queue;
+    enum qcow2_repair_what      what;
+    struct qcow2_check_opts     opts;   /* the caller's */
+    struct qcow2_check_result   before, now;
+    uint64_t                    flags_before, flags_now, flags_fixed; /* COPIED flags that are, were wrong */
+    unsigned                    round;
+    bool                        rebuilt;
 };
+
+/* ---- the header ----------------------------------------------------------------------------------------- */
+
+/* The first sector with what `change` does to it; durable. */
+static int change_header(struct repair *r, void (*change)(struct q2_disk_header *h, const void *arg),
+                         const void *arg)
+{
+    uint8_t *sector = vdisk_alloc_buffer(Q2_SECTOR_SIZE);
+    int rc;
+
+    if (!sector)
+        return err_set(ENOMEM, "%s: out of memory", r->file->name);
+    rc = io_pread(r->queue, r->file, sector, Q2_SECTOR_SIZE, 0);
+    if (rc == 0) {
+        change((struct q2_disk_header *)(void *)sector, arg);
+        rc = io_pwrite(r->queue, r->file, sector, Q2_SECTOR_SIZE, 0);
+    }
+    if (rc == 0)
+        rc = io_pflush(r->queue, r->file);
+    free(sector);
+    return rc < 0 ? err_set(rc, "%s: writing the header: %s", r->file->name, strerror(-rc)) : 0;
+}
+
+static void set_reftable(struct q2_disk_header *h, const void *arg)
+{
+    const struct q2_rebuilt *n = arg;
+
+    put_be64(&h->refcount_table_offset, n->host_offset);
+    put_be32(&h->refcount_table_clusters, n->clusters);
+}
+
+static void clear_marks(struct q2_disk_header *h, const void *arg)
+{
+    uint64_t bits = get_be64(&h->incompatible_features);
+
+    put_be64(&h->incompatible_features, bits & ~(uint64_t)(Q2_INCOMPAT_DIRTY | Q2_INCOMPAT_CORRUPT));
+}
+
+/* Bits that say what other writers must know, and we do not. */
+static void clear_autoclear(struct q2_disk_header *h, const void *arg)
+{
+    put_be64(&h->autoclear_features, get_be64(&h->autoclear_features) & Q2_AUTOCLEAR_KNOWN);
+}
+
+static int flush(struct repair *r)
+{
+    int rc = io_pflush(r->queue, r->file);
+
+    return rc < 0 ? err_set(rc, "%s: flushing: %s", r->file->name, strerror(-rc)) : 0;
+}
+
+/* ---- one step ------------------------------------------------------------------------------------------- */
+
+static int rebuild(struct repair *r, struct check *c)
+{
+    struct q2_rebuilt n;
+    int rc = q2_rebuild_refcounts(r->file, r->queue, &r->opts, false, &n);
+
+    r->rebuilt = true;
+    if (rc < 0)
+        return rc;
+    rc = change_header(r, set_reftable, &n); /* invariant 4 */
+    if (rc < 0)
+        return rc;
+    check_found(c, QCOW2_FIXED, 1, "all refcounts: rebuilt, with a new refcount table at host offset 0x%" PRIx64,
+                n.host_offset);
+    return 1;
+}
+
+static bool nothing_but_flags(const struct check *c)
+{
+    return c->res.corruptions == c->flag_faults && c->res.leaks == 0 && c->res.check_errors == 0;
+}
+
+/* Change one kind of thing: 1, or 0 when there is nothing left that can be done. */
+static int step(struct repair *r, struct check *c)
+{
+    bool all = r->what == QCOW2_REPAIR_ALL;
+    int rc = all ? check_fix_entries(c) : 0;
+
+    if (rc == 0 && c->untrusted && all && !c->blind && !r->rebuilt)
+        rc = rebuild(r, c);
+    else if (rc == 0 && !c->untrusted)
+        rc = check_fix_refcounts(c, all, !c->blind && !c->lost); /* invariant 3 */
+    if (rc == 0 && !c->untrusted && (all || nothing_but_flags(c))) {
+        rc = check_fix_flags(c);
+        r->flags_fixed += rc > 0 ? c->changes : 0;
+    }
+    return rc;
+}
+
+static int first_write(struct repair *r, const struct check *c)
+{
+    int rc = flush(r);
+
+    if (rc == 0 && c->header.geo.version >= 3 && c->header.autoclear & ~Q2_AUTOCLEAR_KNOWN)
+        rc = change_header(r, clear_autoclear, NULL);
+    return rc;
+}
+
+/* ---- rounds --------------------------------------------------------------------------------------------- */
+
+static bool is_clean(const struct qcow2_check_result *res)
+{
+    return res->corruptions == 0 && res->leaks == 0 && res->check_errors == 0;
+}
+
+static bool has_marks(const struct check *c)
+{
+    return (c->header.incompatible & (Q2_INCOMPAT_DIRTY | Q2_INCOMPAT_CORRUPT)) != 0;
+}
+
+/* Check, then one step. 1: once more; 0: done. */
+static int round_run(struct repair *r)
+{
+    struct qcow2_check_opts opts = r->opts;
+    struct check c;
+    int rc;
+
+    /* What can be mended is not worth a word before; the last check reports the rest. */
+    opts.kinds = 1u << QCOW2_FIXED | (r->round == 0 ? 1u << QCOW2_NOTE : 0);
+    rc = check_begin(&c, r->file, r->queue, &opts);
+    if (rc == 0)
+        rc = check_run(&c);
+    if (rc == 0) {
+        r->now = c.res;
+        r->flags_now = c.flag_faults;
+    }
+    if (rc == 0 && r->round == 0) {
+        r->before = c.res;
+        r->flags_before = c.flag_faults;
+    }
+    if (rc == 0 && is_clean(&c.res) && !has_marks(&c))
+        goto out;
+    if (rc == 0 && r->round == 0)
+        rc = first_write(r, &c);
+    if (rc == 0 && !is_clean(&c.res))
+        rc = step(r, &c);
+    if (rc > 0 && flush(r) < 0) /* invariant 1 */
+        rc = -EIO;
+    if (rc == 0 && has_marks(&c) && c.res.corruptions == 0 && c.res.check_errors == 0)
+        rc = change_header(r, clear_marks, NULL); /* invariant 5 */
+out:
+    check_report_rest(&c);
+    check_finish(&c);
+    return rc;
+}
+
+/* Report what is left. */
+static int last_check(struct repair *r)
+{
+    struct qcow2_check_opts opts = r->opts;
+
+    if (is_clean(&r->now))
+        return 0;
+    opts.kinds = ~(1u << QCOW2_NOTE);
+    return qcow2_check(r->file, r->queue, &opts, &r->now);
+}
+
+static uint64_t fewer(uint64_t before, uint64_t after)
+{
+    return before > after ? before - after : 0;
+}
+
+/* As QEMU counts: flags that come right with a refcount are not counted. */
+static uint64_t corruptions_fixed(const struct repair *r)
+{
+    return fewer(r->before.corruptions - r->flags_before, r->now.corruptions - r->flags_now) + r->flags_fixed;
+}
+
+int qcow2_repair(struct backend *file, vdisk_queue *q, enum qcow2_repair_what what,
+                 const struct qcow2_check_opts *opts, struct qcow2_repair_result *ret)
+{
+    struct repair r = {.file = file, .queue = q, .what = what};
+    int rc;
+
+    assert(!file->read_only);
+    r.opts = opts ? *opts : (struct qcow2_check_opts){.report = NULL};
+    err_clear();
+    do
+        rc = round_run(&r);
+    while (rc > 0 && ++r.round < ROUNDS_MAX);
+    if (rc >= 0)
+        rc = last_check(&r);
+    else if (vdisk_error_text()[0] == '\0')
+        err_set(rc, "%s: repairing: %s", file->name, strerror(-rc));
+    if (rc == 0) {
+        ret->check = r.now;
+        ret->leaks_fixed = fewer(r.before.leaks, ret->check.leaks);
+        ret->corruptions_fixed = corruptions_fixed(&r);
+    }
+    return rc;
+}
+
+/* ---- at open -------------------------------------------------------------------------------------------- */
 
 static void note_reason(void *arg, enum qcow2_finding kind, const char *text)
 {
-    struct rebuild *b = arg;
+    char *reason = arg;
 
-    if ((kind == QCOW2_CORRUPTION || kind == QCOW2_ERROR) && b->reason[0] == '\0')
-        snprintf(b->reason, sizeof b->reason, "%s", text);
-}
-
-/* ---- counting ------------------------------------------------------------------------------------------ */
-
-static int mark_old(struct rebuild *b, uint64_t host_offset, uint64_t clusters)
-{
-    const struct q2_geometry *g = &b->c.header.geo;
-    uint64_t first = q2_cluster_index(g, host_offset);
-    struct q2_refs_added added;
-    int rc = 0;
-
-    for (uint64_t i = first; i < first + clusters && i < b->old.clusters && rc == 0; i++)
-        rc = q2_refs_add(&b->old, i, Q2_USE_REFBLOCK, 1, UINT16_MAX, &added);
-    return rc;
-}
-
-/* Where the old structure is, damaged as it may be: the table, and whatever it points to. */
-static int find_old(struct rebuild *b)
-{
-    struct check *c = &b->c;
-    int rc = q2_refs_init(&b->old, &c->budget, c->file_clusters + 1);
-
-    if (rc == 0)
-        rc = mark_old(b, c->header.reftable_offset, c->header.reftable_clusters);
-    for (uint64_t i = 0; i < c->reftable_entries && rc == 0; i++)
-        if (c->reftable[i] != 0)
-            rc = mark_old(b, q2_reftable_offset(c->reftable[i]), 1);
-    return rc;
-}
-
-static int count(struct rebuild *b)
-{
-    struct check *c = &b->c;
-    int rc;
-
-    c->opts.report = note_reason;
-    c->opts.report_arg = b;
-    rc = check_load_refcounts(c);
-    if (rc == 0)
-        rc = find_old(b);
-    c->counting = true;
-    if (rc == 0)
-        rc = check_count(c);
-    if (rc == 0 && (c->res.corruptions > 0 || c->res.check_errors > 0 || c->blind))
-        rc = err_hint(err_set(EIO, "%s: the refcounts cannot be rebuilt: %s", c->file->name,
-                              b->reason[0] ? b->reason : "a table is damaged"),
-                      "open it read-only and copy what it holds");
-    return rc;
-}
-
-/* ---- places for the new structure ---------------------------------------------------------------------- */
-
-static bool is_free(const struct rebuild *b, uint64_t cluster)
-{
-    if (cluster >= b->c.refs.clusters)
-        return true;
-    return q2_refs_count(&b->c.refs, cluster) == 0 && q2_refs_count(&b->old, cluster) == 0;
-}
-
-static uint64_t limit(const struct rebuild *b)
-{
-    const struct q2_geometry *g = &b->c.header.geo;
-
-    return b->grows ? (Q2_MAX_HOST_OFFSET + 1) >> g->cluster_bits : b->c.file_size >> g->cluster_bits;
-}
-
-/* `n` free neighbours from b->next on. */
-static int find_place(struct rebuild *b, uint64_t n, uint64_t *ret)
-{
-    uint64_t have = 0, i = b->next;
-
-    for (; have < n; i++) {
-        if (i >= limit(b))
-            return err_set(ENOSPC, "%s: no space to rebuild the refcounts in", b->c.file->name);
-        have = is_free(b, i) ? have + 1 : 0;
-    }
-    *ret = i - n;
-    b->next = i;
-    b->covered = max_u64(b->covered, i);
-    return 0;
-}
-
-static int add_block(struct rebuild *b)
-{
-    if (b->blocks_count == b->blocks_max) {
-        uint64_t max = b->blocks_max ? 2 * b->blocks_max : 64;
-        uint64_t *blocks = realloc(b->blocks, max * sizeof *blocks);
-        if (!blocks)
-            return -ENOMEM;
-        b->blocks = blocks;
-        b->blocks_max = max;
-    }
-    return find_place(b, 1, &b->blocks[b->blocks_count++]);
-}
-
-static int add_blocks(struct rebuild *b)
-{
-    const struct q2_geometry *g = &b->c.header.geo;
-    int rc = 0;
-
-    while (rc == 0 && b->blocks_count < div_up(b->covered, q2_refblock_entries(g)))
-        rc = add_block(b);
-    return rc;
-}
-
-/* The table's own place may need one more block, and that a longer table: begin with one entry to spare. */
-static int place(struct rebuild *b)
-{
-    const struct q2_geometry *g = &b->c.header.geo;
-    int rc;
-
-    b->covered = b->c.refs.clusters;
-    while (b->covered > 1 && q2_refs_count(&b->c.refs, b->covered - 1) == 0)
-        b->covered--;
-    rc = add_blocks(b);
-    while (rc == 0 && b->table_clusters * (g->cluster_size / 8) < b->blocks_count) {
-        b->table_clusters = q2_clusters(g, (b->blocks_count + 1) * Q2_REFTABLE_ENTRY_SIZE);
-        rc = find_place(b, b->table_clusters, &b->table);
-        if (rc == 0)
-            rc = add_blocks(b);
-    }
-    if (rc == 0 && b->table_clusters << g->cluster_bits > Q2_MAX_REFTABLE_SIZE)
-        rc = err_set(EFBIG, "%s: the refcount table would become too large", b->c.file->name);
-    return rc;
-}
-
-/* ---- writing ------------------------------------------------------------------------------------------- */
-
-/* *at: index into b->blocks of the first that lies at or past the clusters described. */
-static void fill_block(struct rebuild *b, uint64_t first, uint8_t *buf, uint64_t *at)
-{
-    const struct q2_geometry *g = &b->c.header.geo;
-    uint64_t n = q2_refblock_entries(g), refs;
-
-    memset(buf, 0, g->cluster_size);
-    for (uint64_t i = first; i < first + n && i < b->c.refs.clusters; i++) {
-        refs = q2_refs_count(&b->c.refs, i);
-        if (refs > 0)
-            q2_refcount_set(g, buf, i - first, refs);
-    }
-    for (; *at < b->blocks_count && b->blocks[*at] < first + n; (*at)++) {
-        assert(q2_refcount_get(g, buf, b->blocks[*at] - first) == 0);
-        q2_refcount_set(g, buf, b->blocks[*at] - first, 1);
-    }
-    for (uint64_t i = max_u64(first, b->table); i < min_u64(first + n, b->table + b->table_clusters); i++)
-        q2_refcount_set(g, buf, i - first, 1);
-}
-
-static int write_blocks(struct rebuild *b)
-{
-    const struct q2_geometry *g = &b->c.header.geo;
-    uint8_t *buf = check_buffer(&b->c, g->cluster_size);
-    uint64_t at = 0;
-    int rc = buf ? 0 : -ENOMEM;
-
-    for (uint64_t i = 0; i < b->blocks_count && rc == 0; i++) {
-        fill_block(b, i << g->refblock_bits, buf, &at);
-        rc = io_pwrite(b->c.queue, b->c.file, buf, g->cluster_size, b->blocks[i] << g->cluster_bits);
-    }
-    free(buf);
-    return rc;
-}
-
-static int write_table(struct rebuild *b)
-{
-    const struct q2_geometry *g = &b->c.header.geo;
-    uint64_t len = b->table_clusters << g->cluster_bits;
-    uint8_t *buf = check_buffer(&b->c, len);
-    int rc;
-
-    if (!buf)
-        return -ENOMEM;
-    memset(buf, 0, len);
-    for (uint64_t i = 0; i < b->blocks_count; i++)
-        put_be64(buf + i * Q2_REFTABLE_ENTRY_SIZE, b->blocks[i] << g->cluster_bits);
-    rc = io_pwrite(b->c.queue, b->c.file, buf, len, b->table << g->cluster_bits);
-    if (rc == 0)
-        rc = io_pflush(b->c.queue, b->c.file);
-    free(buf);
-    return rc;
-}
-
-/* ---- all of it ----------------------------------------------------------------------------------------- */
-
-static int rebuild(struct q2 *q, vdisk_queue *queue)
-{
-    struct rebuild b = {.grows = q->v->file->caps & BACKEND_GROWS};
-    int rc = check_begin(&b.c, q->v->file, queue, NULL);
-
-    if (rc == 0)
-        rc = count(&b);
-    if (rc == 0)
-        rc = place(&b);
-    if (rc == 0)
-        rc = write_blocks(&b);
-    if (rc == 0)
-        rc = write_table(&b); /* invariant 2 */
-    if (rc == 0) {
-        q->header.reftable_offset = b.table << q->geo.cluster_bits;
-        q->header.reftable_clusters = (uint32_t)b.table_clusters;
-        rc = q2_header_update(q, queue);
-    }
-    free(b.blocks);
-    q2_refs_finish(&b.old);
-    check_finish(&b.c);
-    return rc;
+    if ((kind == QCOW2_CORRUPTION || kind == QCOW2_ERROR) && reason[0] == '\0')
+        snprintf(reason, REASON_MAX, "%s", text);
 }
 
 /* What the rebuilt refcounts say must be what the flags in the tables say. */
 static int verify(struct q2 *q, vdisk_queue *queue)
 {
-    struct rebuild b = {.grows = false};
-    struct qcow2_check_opts opts = {.report = note_reason, .report_arg = &b};
+    char reason[REASON_MAX] = "";
+    struct qcow2_check_opts opts = {.report = note_reason, .report_arg = reason};
     struct qcow2_check_result res;
     int rc = qcow2_check(q->v->file, queue, &opts, &res);
 
     if (rc == 0 && res.corruptions + res.check_errors > 0)
         rc = err_hint(err_set(EIO, "%s: was not closed, and has more damage than its refcounts: %s", q->v->name,
-                              b.reason),
-                      "open it read-only and copy what it holds");
+                              reason),
+                      "repair it with vdisk-io check -r all, or open it read-only and copy what it holds");
     return rc;
 }
 
 int q2_repair_refcounts(struct q2 *q, vdisk_queue *queue)
 {
+    struct q2_rebuilt n;
     int rc;
 
     assert(q->header.incompatible & Q2_INCOMPAT_DIRTY);
-    err_clear();
-    rc = rebuild(q, queue);
+    rc = q2_rebuild_refcounts(q->v->file, queue, NULL, true, &n);
+    if (rc == 0) {
+        q->header.reftable_offset = n.host_offset;
+        q->header.reftable_clusters = n.clusters;
+        rc = q2_header_update(q, queue); /* invariant 4 */
+    }
     if (rc == 0)
         rc = verify(q, queue);
     if (rc == 0) {
-        q->header.incompatible &= ~(uint64_t)Q2_INCOMPAT_DIRTY; /* invariant 3 */
+        q->header.incompatible &= ~(uint64_t)Q2_INCOMPAT_DIRTY; /* invariant 5 */
         rc = q2_header_update(q, queue);
     }
     if (rc < 0 && vdisk_error_text()[0] == '\0')

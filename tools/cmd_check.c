@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * check: look for inconsistencies in an image, report only. Output and exit codes are those of qemu-img check.
+ * check: look for inconsistencies in an image, and mend them. Output and exit codes are those of qemu-img check.
  *
  * The image is not opened as a volume: what is too damaged for that can still be checked.
  */
@@ -23,9 +23,11 @@ enum { CHECK_CORRUPT = 2, CHECK_LEAKS = 3 };
 struct check {
     const char                *name;
     const char                *format; /* NULL: look */
-    struct qcow2_check_result  result;
+    struct qcow2_repair_result result;
     struct cli_progress        progress;
     uint32_t                   flags;  /* enum backend_open_flags */
+    bool                       repair;
+    enum qcow2_repair_what     what;
     bool                       json;
     bool                       quiet;
 };
@@ -35,6 +37,7 @@ static void print_finding(void *arg, enum qcow2_finding kind, const char *text)
 {
     static const char *const words[] = {
         [QCOW2_CORRUPTION] = "ERROR", [QCOW2_LEAK] = "Leaked", [QCOW2_ERROR] = "ERROR", [QCOW2_NOTE] = "Note:",
+        [QCOW2_FIXED] = "Repairing",
     };
     char *line = cli_strdup(text);
 
@@ -59,10 +62,12 @@ static void set_nonzero(json_t *to, const char *key, uint64_t value)
 
 static int print_json(const struct check *c)
 {
-    const struct qcow2_check_result *r = &c->result;
+    const struct qcow2_check_result *r = &c->result.check;
     json_t *out = json_object();
 
     set_nonzero(out, "image-end-offset", r->image_end_offset);
+    set_nonzero(out, "leaks-fixed", c->result.leaks_fixed);
+    set_nonzero(out, "corruptions-fixed", c->result.corruptions_fixed);
     set_nonzero(out, "compressed-clusters", r->compressed_clusters);
     set_nonzero(out, "total-clusters", r->total_clusters);
     set_nonzero(out, "corruptions", r->corruptions);
@@ -82,8 +87,14 @@ static double percent(uint64_t part, uint64_t whole)
 
 static void print_human(const struct check *c)
 {
-    const struct qcow2_check_result *r = &c->result;
+    const struct qcow2_check_result *r = &c->result.check;
 
+    if (c->result.leaks_fixed != 0 || c->result.corruptions_fixed != 0)
+        printf("The following inconsistencies were found and repaired:\n\n"
+               "    %" PRIu64 " leaked clusters\n"
+               "    %" PRIu64 " corruptions\n\n"
+               "Double checking the fixed image now...\n",
+               c->result.leaks_fixed, c->result.corruptions_fixed);
     if (r->corruptions == 0 && r->leaks == 0 && r->check_errors == 0)
         printf("No errors were found on the image.\n");
     if (r->corruptions != 0)
@@ -107,13 +118,15 @@ static void print_human(const struct check *c)
 
 static int print_result(const struct check *c)
 {
+    const struct qcow2_check_result *r = &c->result.check;
+
     if (!c->quiet && c->json && print_json(c) != CLI_OK)
         return CLI_FAILED;
     if (!c->quiet && !c->json)
         print_human(c);
-    if (c->result.check_errors != 0)
+    if (r->check_errors != 0)
         return CLI_FAILED;
-    return c->result.corruptions != 0 ? CHECK_CORRUPT : c->result.leaks != 0 ? CHECK_LEAKS : CLI_OK;
+    return r->corruptions != 0 ? CHECK_CORRUPT : r->leaks != 0 ? CHECK_LEAKS : CLI_OK;
 }
 
 /* ---- the check ------------------------------------------------------------------------------------- */
@@ -154,7 +167,11 @@ static int check_backend(struct check *c, struct backend *file, vdisk_queue *q)
         return cli_library_error();
     if (rc == 0)
         return unsupported(c, "raw");
-    if (qcow2_check(file, q, &opts, &c->result) < 0)
+    if (c->repair)
+        rc = qcow2_repair(file, q, c->what, &opts, &c->result);
+    else
+        rc = qcow2_check(file, q, &opts, &c->result.check);
+    if (rc < 0)
         return cli_library_error();
     cli_progress_end(&c->progress);
     return print_result(c);
@@ -188,7 +205,8 @@ enum { OPT_OUTPUT = CLI_LONG_ONLY + 1 };
 static const struct cli_option options[] = {
     {'f', "format", "FMT", "raw or qcow2; otherwise found from the content"},
     {OPT_OUTPUT, "output", "FORM", "human (default) or json"},
-    {'r', "repair", "WHAT", "leaks or all: not possible yet, refused"},
+    {'r', "repair", "WHAT", "leaks: free what nothing refers to; all: also mend\n"
+                            "refcounts, flags and damaged entries"},
     {'p', "progress", NULL, "show progress"},
     {'q', "quiet", NULL, "print no result, findings only"},
     {'U', "force-share", NULL, "open even if another process writes to the image; what is\n"
@@ -196,12 +214,12 @@ static const struct cli_option options[] = {
     {0, NULL, NULL, NULL},
 };
 
-static int refuse_repair(const struct cli_verb *verb, const char *what)
+static bool parse_repair(struct check *c, const char *what)
 {
-    if (strcmp(what, "leaks") != 0 && strcmp(what, "all") != 0)
-        return cli_usage_error(verb, "-r takes leaks or all, not '%s'", what);
-    cli_error("check: repair (-r) is not there yet, nothing was changed; check without -r, repair with qemu-img");
-    return CLI_FAILED;
+    c->repair = true;
+    c->flags |= BACKEND_RDWR;
+    c->what = strcmp(what, "all") == 0 ? QCOW2_REPAIR_ALL : QCOW2_REPAIR_LEAKS;
+    return strcmp(what, "leaks") == 0 || c->what == QCOW2_REPAIR_ALL;
 }
 
 static int run(const struct cli_verb *verb, int argc, char **argv)
@@ -214,7 +232,10 @@ static int run(const struct cli_verb *verb, int argc, char **argv)
     for (int id; (id = cli_parser_next(&p)) != CLI_END;) {
         switch (id) {
         case 'f': c.format = p.value; break;
-        case 'r': return refuse_repair(verb, p.value);
+        case 'r':
+            if (!parse_repair(&c, p.value))
+                return cli_usage_error(verb, "-r takes leaks or all, not '%s'", p.value);
+            break;
         case 'p': c.progress.enabled = true; break;
         case 'q': c.quiet = true; break;
         case 'U': c.flags |= BACKEND_SHARE; break;
@@ -229,6 +250,8 @@ static int run(const struct cli_verb *verb, int argc, char **argv)
         return cli_usage_error(verb, "takes the name of one image");
     if (c.format != NULL && strcmp(c.format, "raw") != 0 && strcmp(c.format, "qcow2") != 0)
         return cli_usage_error(verb, "no format '%s'; -f takes raw or qcow2", c.format);
+    if (c.repair && c.flags & BACKEND_SHARE)
+        return cli_usage_error(verb, "-r needs the image for itself: not with -U");
     c.name = operands[0];
     c.progress.enabled = c.progress.enabled && !c.quiet && !c.json;
     return check_image(&c);
@@ -236,11 +259,13 @@ static int run(const struct cli_verb *verb, int argc, char **argv)
 
 const struct cli_verb cli_check = {
     .name = "check",
-    .summary = "Look for inconsistencies in a qcow2 image.",
+    .summary = "Look for inconsistencies in a qcow2 image, and repair them.",
     .usage = "[OPTION]... NAME",
     .options = options,
-    .notes = "Nothing is written. Each finding is a line on standard error; the result follows on standard\n"
-             "output. Exit code: 0 clean; 1 the check could not be made, or not in full; 2 corruption;\n"
-             "3 leaked clusters, nothing worse; 63 the format has no checks.\n",
+    .notes = "Without -r nothing is written. Each finding is a line on standard error; the result follows on\n"
+             "standard output. What cannot be repaired is named and stays as it is. A repair that was\n"
+             "interrupted is finished by the next one. Exit code: 0 clean (now); 1 the check could not be\n"
+             "made, or not in full; 2 corruption; 3 leaked clusters, nothing worse; 63 the format has no\n"
+             "checks.\n",
     .run = run,
 };

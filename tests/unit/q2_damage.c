@@ -1,0 +1,418 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "tests/unit/q2_damage.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "engine/bits.h"
+#include "qcow2/entry.h"
+#include "tests/lib/run.h"
+#include "tests/lib/test.h"
+
+enum { CLUSTER = 65536 };
+
+/* ---- an image under the knife ---------------------------------------------------------------------------- */
+
+static uint64_t get(const struct damaged *im, uint64_t at)
+{
+    uint8_t buf[8];
+
+    CHECK(pread(im->fd, buf, 8, (off_t)at) == 8);
+    return get_be64(buf);
+}
+
+static void put(struct damaged *im, uint64_t at, uint64_t value)
+{
+    uint8_t buf[8];
+
+    put_be64(buf, value);
+    CHECK(pwrite(im->fd, buf, 8, (off_t)at) == 8);
+}
+
+static void change(struct damaged *im, uint64_t at, uint64_t clear, uint64_t set)
+{
+    put(im, at, (get(im, at) & ~clear) | set);
+}
+
+static uint64_t l1_at(const struct damaged *im, uint64_t i)
+{
+    return im->h.l1_offset + i * 8;
+}
+
+/* Where the L2 entry of a guest offset in the first table is. */
+static uint64_t l2_at(const struct damaged *im, uint64_t guest_cluster)
+{
+    return q2_l1_offset(get(im, l1_at(im, 0))) + guest_cluster * im->h.geo.l2_entry_size;
+}
+
+static uint64_t cluster_of(const struct damaged *im, uint64_t guest_cluster)
+{
+    return (get(im, l2_at(im, guest_cluster)) & Q2_L2_OFFSET) / CLUSTER;
+}
+
+static uint64_t refblock(const struct damaged *im)
+{
+    return get(im, im->h.reftable_offset);
+}
+
+static void set_refcount(struct damaged *im, uint64_t cluster, uint16_t value)
+{
+    uint8_t buf[2];
+
+    put_be16(buf, value);
+    CHECK(pwrite(im->fd, buf, 2, (off_t)(refblock(im) + cluster * 2)) == 2);
+}
+
+/* One more cluster of zeros at the end; its index. */
+static uint64_t append(struct damaged *im)
+{
+    uint64_t at = align_up(im->size, CLUSTER);
+
+    im->size = at + CLUSTER;
+    CHECK(ftruncate(im->fd, (off_t)im->size) == 0);
+    return at / CLUSTER;
+}
+
+static void image_open(struct damaged *im, const char *path)
+{
+    struct stat st;
+    uint8_t *head = test_alloc(CLUSTER);
+
+    im->fd = open(path, O_RDWR | O_CLOEXEC);
+    CHECK(im->fd >= 0 && fstat(im->fd, &st) == 0);
+    im->size = (uint64_t)st.st_size;
+    CHECK(pread(im->fd, head, CLUSTER, 0) > 0);
+    CHECK_OK(q2_header_parse(head, CLUSTER, im->size, path, &im->h));
+    free(head);
+}
+
+/* ---- kinds of damage ----------------------------------------------------------------------------------- */
+
+/*
+ * Guest clusters: 0 to 3 data, 4 zero without space, 5 zero with space, 6 compressed, the rest unallocated; one L2
+ * table. With a snapshot: taken after these, and cluster 0 written again.
+ */
+
+static void nothing(struct damaged *im)
+{
+}
+
+static void leak(struct damaged *im)
+{
+    set_refcount(im, append(im), 1);
+}
+
+static void leak_of_three(struct damaged *im)
+{
+    for (int i = 0; i < 3; i++)
+        set_refcount(im, append(im), 7);
+}
+
+static void refcount_too_high(struct damaged *im)
+{
+    set_refcount(im, cluster_of(im, 1), 2);
+}
+
+static void refcount_of_nought(struct damaged *im)
+{
+    set_refcount(im, cluster_of(im, 1), 0);
+}
+
+static void header_has_no_refcount(struct damaged *im)
+{
+    set_refcount(im, 0, 0);
+}
+
+static void cluster_shared_by_two(struct damaged *im)
+{
+    put(im, l2_at(im, 1), get(im, l2_at(im, 0)));
+}
+
+static void entry_lost(struct damaged *im)
+{
+    put(im, l2_at(im, 2), 0);
+}
+
+static void data_misaligned(struct damaged *im)
+{
+    change(im, l2_at(im, 1), 0, 512);
+}
+
+static void data_past_the_end(struct damaged *im)
+{
+    change(im, l2_at(im, 1), Q2_L2_OFFSET, 1ull << 40);
+}
+
+static void data_reserved_bit(struct damaged *im)
+{
+    change(im, l2_at(im, 1), 0, 1ull << 57);
+}
+
+static void not_flagged_as_sole(struct damaged *im)
+{
+    change(im, l2_at(im, 1), Q2_COPIED, 0);
+}
+
+static void l1_not_flagged_as_sole(struct damaged *im)
+{
+    change(im, l1_at(im, 0), Q2_COPIED, 0);
+}
+
+static void compressed_flagged_as_sole(struct damaged *im)
+{
+    change(im, l2_at(im, 6), 0, Q2_COPIED);
+}
+
+static void compressed_past_the_end(struct damaged *im)
+{
+    change(im, l2_at(im, 6), im->h.geo.packed_offset_mask, 1ull << 40);
+}
+
+static void l2_past_the_end(struct damaged *im)
+{
+    change(im, l1_at(im, 0), Q2_L1_OFFSET, 1ull << 40);
+}
+
+static void l2_misaligned(struct damaged *im)
+{
+    change(im, l1_at(im, 0), 0, 512);
+}
+
+static void l1_reserved_bit(struct damaged *im)
+{
+    change(im, l1_at(im, 0), 0, 1);
+}
+
+static void l1_entry_of_flags_only(struct damaged *im)
+{
+    put(im, l1_at(im, 1), Q2_COPIED);
+}
+
+static void l2_points_at_itself(struct damaged *im)
+{
+    change(im, l2_at(im, 7), 0, get(im, l1_at(im, 0)));
+}
+
+/* With a refcount that matches. */
+static void l2_points_at_itself_in_order(struct damaged *im)
+{
+    uint64_t table = q2_l1_offset(get(im, l1_at(im, 0)));
+
+    put(im, l2_at(im, 7), table);
+    change(im, l1_at(im, 0), Q2_COPIED, 0);
+    set_refcount(im, table / CLUSTER, 2);
+}
+
+static void l2_is_the_l1_table(struct damaged *im)
+{
+    put(im, l1_at(im, 1), im->h.l1_offset | Q2_COPIED);
+}
+
+static void zero_without_an_offset(struct damaged *im)
+{
+    put(im, l2_at(im, 7), Q2_COPIED | Q2_ZERO);
+}
+
+static void data_is_the_refcount_table(struct damaged *im)
+{
+    put(im, l2_at(im, 7), Q2_COPIED | im->h.reftable_offset);
+}
+
+static void no_refcount_block(struct damaged *im)
+{
+    put(im, im->h.reftable_offset, 0);
+}
+
+static void refcount_block_misaligned(struct damaged *im)
+{
+    change(im, im->h.reftable_offset, 0, 512);
+}
+
+static void refcount_block_past_the_end(struct damaged *im)
+{
+    put(im, im->h.reftable_offset, 1ull << 40);
+}
+
+static void refcount_block_reserved_bit(struct damaged *im)
+{
+    change(im, im->h.reftable_offset, 0, 1);
+}
+
+/* The next block, for clusters that the file does not have, is the first one. */
+static void refcount_block_used_twice(struct damaged *im)
+{
+    put(im, im->h.reftable_offset + 8, refblock(im));
+}
+
+static void refcount_block_is_the_table(struct damaged *im)
+{
+    put(im, im->h.reftable_offset + 8, im->h.reftable_offset);
+}
+
+static void file_cut_by_a_cluster(struct damaged *im)
+{
+    im->size = align_down(im->size - 1, CLUSTER) - CLUSTER;
+    CHECK(ftruncate(im->fd, (off_t)im->size) == 0);
+}
+
+static void snapshot_forgotten(struct damaged *im)
+{
+    uint8_t none[4] = {0};
+
+    CHECK(pwrite(im->fd, none, 4, offsetof(struct q2_disk_header, nb_snapshots)) == 4);
+}
+
+/* The snapshot's own table, which is another since cluster 0 was written again. */
+static uint64_t snapshot_l1(const struct damaged *im)
+{
+    return get(im, im->h.snapshots_offset);
+}
+
+static void snapshot_l1_lost(struct damaged *im)
+{
+    put(im, snapshot_l1(im), 0);
+}
+
+static void snapshot_l2_past_the_end(struct damaged *im)
+{
+    change(im, snapshot_l1(im), Q2_L1_OFFSET, 1ull << 40);
+}
+
+static void snapshot_table_damaged(struct damaged *im)
+{
+    put(im, im->h.snapshots_offset, snapshot_l1(im) + 8);
+}
+
+static void shared_flagged_as_sole(struct damaged *im)
+{
+    change(im, l2_at(im, 1), 0, Q2_COPIED);
+}
+
+static void bitmap_directory_damaged(struct damaged *im)
+{
+    put(im, im->h.bitmap_directory_offset, 8);
+}
+
+static void bitmap_lost(struct damaged *im)
+{
+    change(im, offsetof(struct q2_disk_header, autoclear_features), Q2_AUTOCLEAR_BITMAPS, 0);
+}
+
+static void bitmap_cluster_past_the_end(struct damaged *im)
+{
+    put(im, get(im, im->h.bitmap_directory_offset), 1ull << 40);
+}
+
+static void subcluster_allocated_and_zero(struct damaged *im)
+{
+    change(im, l2_at(im, 1) + 8, 0, 1ull << 32 | 1);
+}
+
+static void subclusters_without_a_cluster(struct damaged *im)
+{
+    put(im, l2_at(im, 7) + 8, q2_bitmap(1, 0));
+}
+
+static void zero_flag_with_subclusters(struct damaged *im)
+{
+    change(im, l2_at(im, 1), 0, Q2_ZERO);
+}
+
+static void data_file_offset_differs(struct damaged *im)
+{
+    change(im, l2_at(im, 1), Q2_L2_OFFSET, 2 * CLUSTER);
+}
+
+/* ---- what must be found ------------------------------------------------------------------------------------ */
+
+const struct damage damages[] = {
+    {"clean", PLAIN, nothing, 0, 0, 0, 0, 0, NULL},
+    {"clean-snapshot", SNAPSHOT, nothing, 0, 0, 0, 0, 0, NULL},
+    {"clean-bitmap", BITMAP, nothing, 0, 0, 0, 0, 0, NULL},
+    {"clean-extended", EXTENDED, nothing, 0, 0, 0, 0, 0, NULL},
+    {"clean-data-file", DATA_FILE, nothing, 0, 0, 0, 0, 0, NULL},
+    {"leak", PLAIN, leak, 0, 1, 0, 0, 0, NULL},
+    {"leak-of-three", PLAIN, leak_of_three, 0, 3, 0, 0, 0, NULL},
+    /* the flag of L2 entry 1 is wrong; the refcount is one too many */
+    {"refcount-too-high", PLAIN, refcount_too_high, 1, 1, 0, 0, 0, NULL},
+    /* the flag, and the refcount */
+    {"refcount-of-nought", PLAIN, refcount_of_nought, 2, 0, 0, 2, 0, NULL},
+    {"header-has-no-refcount", PLAIN, header_has_no_refcount, 1, 0, 0, 2, 0, NULL},
+    /* one reference too many; what entry 1 had before is lost */
+    {"cluster-shared-by-two", PLAIN, cluster_shared_by_two, 1, 1, 0, 2, 0, NULL},
+    {"entry-lost", PLAIN, entry_lost, 0, 1, 0, 0, 0, NULL},
+    /* the offset; it reaches into the cluster after its own */
+    {"data-misaligned", PLAIN, data_misaligned, 2, 0, 0, 2, 2, NULL},
+    {"data-past-the-end", PLAIN, data_past_the_end, 2, 1, 0, 2, 0, NULL},
+    {"data-reserved-bit", PLAIN, data_reserved_bit, 1, 0, 0, 2, 0, NULL},
+    {"not-flagged-as-sole", PLAIN, not_flagged_as_sole, 1, 0, 0, 0, 0, NULL},
+    {"l1-not-flagged-as-sole", PLAIN, l1_not_flagged_as_sole, 1, 0, 0, 0, 0, NULL},
+    {"compressed-flagged-as-sole", PLAIN, compressed_flagged_as_sole, 1, 0, 0, 2, 0, NULL},
+    {"compressed-past-the-end", PLAIN, compressed_past_the_end, 1, 1, 0, 2, 2, NULL},
+    {"l2-past-the-end", PLAIN, l2_past_the_end, 2, 7, 0, 2, 2, NULL},
+    /* the table is not followed; clusters 6 to 10 have no other reference */
+    {"l2-misaligned", PLAIN, l2_misaligned, 1, 5, 0, 2, 2, "it follows the misaligned table"},
+    {"l1-reserved-bit", PLAIN, l1_reserved_bit, 1, 0, 0, 2, 0, NULL},
+    {"l1-entry-of-flags-only", PLAIN, l1_entry_of_flags_only, 1, 0, 0, 2, 0, "it looks at the offset only"},
+    {"l2-points-at-itself", PLAIN, l2_points_at_itself, 1, 0, 0, 2, 2, NULL},
+    {"l2-points-at-itself-in-order", PLAIN, l2_points_at_itself_in_order, 1, 0, 0, 2, 2, "the numbers match"},
+    /* cluster 3 has three references, as L1, as L2 and by its own entry; cluster 4 two */
+    {"l2-is-the-l1-table", PLAIN, l2_is_the_l1_table, 2, 0, 0, 2, 2, NULL},
+    {"zero-without-an-offset", PLAIN, zero_without_an_offset, 0, 0, 0, 0, 0, NULL},
+    {"data-is-the-refcount-table", PLAIN, data_is_the_refcount_table, 1, 0, 0, 2, 0, NULL},
+    /* six flags, ten clusters */
+    {"no-refcount-block", PLAIN, no_refcount_block, 16, 0, 0, 2, 0, NULL},
+    /* the refcounts of all clusters are unknown */
+    {"refcount-block-misaligned", PLAIN, refcount_block_misaligned, 1, 0, 11, 1, 0, NULL},
+    {"refcount-block-past-the-end", PLAIN, refcount_block_past_the_end, 17, 0, 0, 2, 0, NULL},
+    /* the block is not followed, but its cluster has a refcount */
+    {"refcount-block-reserved-bit", PLAIN, refcount_block_reserved_bit, 1, 1, 0, 2, 0, NULL},
+    /* the block as such, and its refcount */
+    {"refcount-block-used-twice", PLAIN, refcount_block_used_twice, 2, 0, 0, 2, 0, NULL},
+    {"refcount-block-is-the-table", PLAIN, refcount_block_is_the_table, 2, 0, 0, 2, 0, NULL},
+    /* the last whole cluster, and the compressed one in the last, partial one */
+    {"file-cut-by-a-cluster", PLAIN, file_cut_by_a_cluster, 2, 0, 0, 2, 2, NULL},
+    /* L1, L2, five clusters shared with the disk, one of its own, the snapshot table */
+    {"snapshot-forgotten", SNAPSHOT, snapshot_forgotten, 0, 9, 0, 0, 0, NULL},
+    {"snapshot-l1-lost", SNAPSHOT, snapshot_l1_lost, 0, 7, 0, 0, 0, NULL},
+    {"snapshot-l2-past-the-end", SNAPSHOT, snapshot_l2_past_the_end, 1, 7, 0, 2, 2, NULL},
+    {"snapshot-table-damaged", SNAPSHOT, snapshot_table_damaged, 1, 0, 0, 2, 2, "it counts what is lost"},
+    {"shared-flagged-as-sole", SNAPSHOT, shared_flagged_as_sole, 1, 0, 0, 0, 0, NULL},
+    {"bitmap-directory-damaged", BITMAP, bitmap_directory_damaged, 1, 0, 0, 2, 2, "it gives up"},
+    /* directory, table, and one cluster of bits */
+    {"bitmap-lost", BITMAP, bitmap_lost, 0, 3, 0, 0, 0, NULL},
+    {"bitmap-cluster-past-the-end", BITMAP, bitmap_cluster_past_the_end, 1, 1, 0, 2, 2, NULL},
+    {"subcluster-allocated-and-zero", EXTENDED, subcluster_allocated_and_zero, 1, 0, 0, 2, 2, NULL},
+    {"subclusters-without-a-cluster", EXTENDED, subclusters_without_a_cluster, 1, 0, 0, 2, 2, NULL},
+    {"zero-flag-with-subclusters", EXTENDED, zero_flag_with_subclusters, 1, 0, 0, 2, 0, "it does not look"},
+    {"data-file-offset-differs", DATA_FILE, data_file_offset_differs, 1, 0, 0, 2, 2, "it does not look"},
+};
+
+const unsigned damages_count = ARRAY_LEN(damages);
+
+static void make_base(enum damage_base base, const char *path)
+{
+    run_ok("qemu-img create -q -f qcow2 -o cluster_size=64k%s%s%s %s 1G",
+           base == EXTENDED ? ",extended_l2=on" : "", base == DATA_FILE ? ",data_file=" : "",
+           base == DATA_FILE ? test_path("data") : "", path);
+    run_ok("qemu-io -f qcow2 -c 'write -q -P 1 0 256k' -c 'write -q -z 256k 64k' -c 'write -q -P 2 320k 64k' "
+           "-c 'write -q -z 320k 64k' %s %s", base == DATA_FILE ? "" : "-c 'write -q -c -P 3 384k 64k'", path);
+    if (base == SNAPSHOT)
+        run_ok("qemu-img snapshot -c one %s && qemu-io -f qcow2 -c 'write -q -P 4 0 64k' %s", path, path);
+    if (base == BITMAP)
+        run_ok("qemu-img bitmap --add -g 64k %s b0 && qemu-io -f qcow2 -c 'write -q -P 4 64k 64k' %s", path, path);
+}
+
+void damage_make(const struct damage *d, const char *path)
+{
+    struct damaged im;
+
+    make_base(d->base, path);
+    image_open(&im, path);
+    d->make(&im);
+    q2_header_free(&im.h);
+    close(im.fd);
+}

@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Images broken by hand, one kind of damage each, for the tests of check and repair. */
+#ifndef TESTS_UNIT_Q2_DAMAGE_H
+#define TESTS_UNIT_Q2_DAMAGE_H
+
+#include <stdint.h>
+
+#include "qcow2/header.h"
+
+struct damaged {
+    int              fd;
+    uint64_t         size;
+    struct q2_header h;
+};
+
+enum damage_base { PLAIN, SNAPSHOT, BITMAP, EXTENDED, DATA_FILE };
+
+struct damage {
+    const char *name;
+    enum damage_base base;
+    void (*make)(struct damaged *im);
+    unsigned    corruptions, leaks, errors;
+    int         after_leaks, after_all; /* exit codes of qemu-img check: after repair */
+    const char *differs; /* why QEMU says something else; NULL: it says the same */
+};
+
+extern const struct damage damages[];
+extern const unsigned damages_count;
+
+/* Make an image at `path`, by QEMU, and break it. */
+void damage_make(const struct damage *d, const char *path);
+
+#endif

@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * qcow2/repair on images broken by hand: what is left is as worked out in the table of damages; each guest byte
+ * that could be read reads the same; a second repair finds nothing to do; what we call clean QEMU calls clean.
+ */
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "engine/bits.h"
+#include "qcow2/check.h"
+#include "tests/lib/run.h"
+#include "tests/lib/test.h"
+#include "tests/unit/q2_damage.h"
+
+enum { CLUSTER = 65536, GUEST_CLUSTERS = 12 };
+
+/* What reads of the guest clusters give. */
+struct content {
+    int      rc[GUEST_CLUSTERS];
+    uint8_t *data;
+};
+
+static void read_content(const char *path, struct content *ret)
+{
+    struct vdisk_open_opts opts = {.size = sizeof opts, .format = "qcow2", .flags = VDISK_OPEN_CHECK};
+    vdisk *v;
+
+    ret->data = test_alloc(GUEST_CLUSTERS * CLUSTER);
+    CHECK_OK(vdisk_open(path, &opts, &v));
+    for (int i = 0; i < GUEST_CLUSTERS; i++)
+        ret->rc[i] = vdisk_pread(v, ret->data + i * CLUSTER, CLUSTER, (uint64_t)i * CLUSTER);
+    CHECK_OK(vdisk_close(v));
+}
+
+static void check_content(const char *path, const struct content *before)
+{
+    struct content now;
+
+    read_content(path, &now);
+    for (int i = 0; i < GUEST_CLUSTERS; i++)
+        if (before->rc[i] == 0)
+            CHECK_MSG(now.rc[i] == 0 && memcmp(now.data + i * CLUSTER, before->data + i * CLUSTER, CLUSTER) == 0,
+                      "guest cluster %d reads differently", i);
+    free(now.data);
+}
+
+static char findings[8192];
+
+static void note(void *arg, enum qcow2_finding kind, const char *text)
+{
+    size_t n = strlen(findings);
+
+    CHECK(strchr(text, '\n') == NULL && text[0] != '\0');
+    snprintf(findings + n, sizeof findings - n, "\n    %d: %s", (int)kind, text);
+}
+
+static void repair(const char *path, enum qcow2_repair_what what, struct qcow2_repair_result *ret)
+{
+    struct qcow2_check_opts opts = {.report = note};
+    struct backend *file;
+    vdisk_queue *q;
+
+    findings[0] = '\0';
+    CHECK_OK(backend_open(path, BACKEND_RDWR, &file));
+    CHECK_OK(vdisk_queue_create(NULL, &q));
+    CHECK_OK(qcow2_repair(file, q, what, &opts, ret));
+    vdisk_queue_destroy(q);
+    backend_close(file);
+}
+
+static int verdict(const struct qcow2_check_result *r)
+{
+    return r->check_errors ? 1 : r->corruptions ? 2 : r->leaks ? 3 : 0;
+}
+
+static int qemu_verdict(const char *path, const char *repair)
+{
+    struct run_result r;
+
+    run_shell(&r, "qemu-img check %s -q -f qcow2 %s 2>/dev/null", repair, path);
+    return r.status;
+}
+
+static bool same_files(const char *a, const char *b)
+{
+    struct run_result r;
+
+    run_shell(&r, "cmp -s %s %s", a, b);
+    return r.status == 0;
+}
+
+static void repair_one(const struct damage *d, enum qcow2_repair_what what)
+{
+    const char *path = test_path("image"), *copy = test_path("copy");
+    const char *option = what == QCOW2_REPAIR_ALL ? "-r all" : "-r leaks";
+    struct qcow2_repair_result ours, again;
+    struct content before;
+    int qemu;
+
+    test_requires("qemu-img");
+    test_note("%s: %s", d->name, option);
+    damage_make(d, path);
+    run_ok("cp %s %s", path, copy);
+    read_content(path, &before);
+    repair(path, what, &ours);
+    qemu = qemu_verdict(copy, option);
+    printf("%s: %d, QEMU: %d%s\n", d->name, verdict(&ours.check), qemu, findings);
+    CHECK_INT(verdict(&ours.check), what == QCOW2_REPAIR_ALL ? d->after_all : d->after_leaks);
+    check_content(path, &before);
+    if (verdict(&ours.check) == 0)
+        CHECK_INT(qemu_verdict(path, ""), 0);
+    /* Nothing is left that a second one would do; where there was nothing to do the image was not touched. */
+    run_ok("cp %s %s", path, copy);
+    repair(path, what, &again);
+    CHECK_INT(again.leaks_fixed + again.corruptions_fixed, 0);
+    CHECK_INT(verdict(&again.check), verdict(&ours.check));
+    CHECK(same_files(path, copy));
+    free(before.data);
+}
+
+static void leaks(void)
+{
+    repair_one(&damages[test_repetition()], QCOW2_REPAIR_LEAKS);
+}
+
+static void all(void)
+{
+    repair_one(&damages[test_repetition()], QCOW2_REPAIR_ALL);
+}
+
+int main(int argc, char **argv)
+{
+    const struct test_case cases[] = {
+        {.name = "leaks", .run = leaks, .repeat = damages_count},
+        {.name = "all", .run = all, .repeat = damages_count},
+    };
+
+    return test_main(argc, argv, cases, ARRAY_LEN(cases));
+}
