@@ -15,6 +15,8 @@
 
 static const struct cli_option options[] = {
     {'c', "cmd", "COMMAND", "do this; may be repeated; otherwise commands come from standard\ninput, one a line"},
+    {'e', "echo", NULL, "print each command when it is done (-a: started), at once, after\n"
+                        "\"done: \" or \"failed: \""},
     {'f', "format", "FMT", "raw or qcow2; otherwise found from the content"},
     {'n', "nocache", NULL, "use O_DIRECT where the file allows it; otherwise the page cache"},
     {'r', "read-only", NULL, "open read-only"},
@@ -27,7 +29,7 @@ struct io_args {
     struct vdisk_open_opts how;
     const char           **commands; /* as many as there are arguments, at most */
     size_t                 ncommands;
-    bool                   quiet;
+    bool                   quiet, echo;
 };
 
 static int parse_options(struct io_args *args, struct cli_parser *p)
@@ -36,6 +38,7 @@ static int parse_options(struct io_args *args, struct cli_parser *p)
     for (int id; (id = cli_parser_next(p)) != CLI_END;) {
         switch (id) {
         case 'c': args->commands[args->ncommands++] = p->value; break;
+        case 'e': args->echo = true; break;
         case 'f': args->how.format = p->value; break;
         case 'n': args->how.flags &= ~(uint32_t)VDISK_OPEN_BUFFERED; break;
         case 'r': args->how.flags &= ~(uint32_t)VDISK_OPEN_RDWR; break;
@@ -74,6 +77,7 @@ static int run_session(const struct io_args *args, const char *name)
 
     if (io_session_open(&s, name, &args->how, args->quiet) < 0)
         return CLI_FAILED;
+    s.echo = args->echo;
     for (size_t i = 0; i < args->ncommands && !s.quit; i++)
         io_session_run(&s, args->commands[i]);
     if (args->ncommands == 0)

@@ -358,7 +358,7 @@ static const struct command *find_command(const char *word)
     return NULL;
 }
 
-void io_session_run(struct io_session *s, const char *line)
+static void run_line(struct io_session *s, const char *line)
 {
     char *copy = cli_strdup(line), *rest = copy;
     char *words[MAX_WORDS + 1];
@@ -379,6 +379,19 @@ void io_session_run(struct io_session *s, const char *line)
             c->run(s, c, n, words);
     }
     free(copy);
+}
+
+void io_session_run(struct io_session *s, const char *line)
+{
+    bool failed_before = s->failed;
+
+    s->failed = false;
+    run_line(s, line);
+    if (s->echo) {
+        printf("%s: %.*s\n", s->failed ? "failed" : "done", (int)strcspn(line, "\r\n"), line);
+        fflush(stdout);
+    }
+    s->failed |= failed_before;
 }
 
 /* ---- life ------------------------------------------------------------------------------------------ */

@@ -12,6 +12,7 @@ struct io_session {
     vdisk       *volume;
     vdisk_queue *queue;
     bool         quiet;
+    bool         echo;   /* say what has been done, as a journal for who kills this process */
     bool         failed; /* some command did */
     bool         quit;   /* was asked for */
 };

@@ -70,6 +70,12 @@ printf 'length\nread -P 9 0 4k' | "$tool" io -q -f qcow2 disk.qcow2 >out 2>err
 same "exit code of a failing script" $? 1
 says out 2097152
 
+# A journal of what has been done.
+run 1 io -q -e -f qcow2 -c 'write 0 4k' -c 'write -a 64k 4k' -c 'write 3M 4k' -c flush disk.qcow2
+printf 'done: write 0 4k\ndone: write -a 64k 4k\nfailed: write 3M 4k\ndone: flush\n' >want
+checks=$((checks + 1))
+cmp -s out want || fail "the journal is: $(cat out)"
+
 # Held by another process: refused, but for -r -U.
 mkfifo hold
 "$tool" io -f qcow2 disk.qcow2 <hold >held 2>&1 &
