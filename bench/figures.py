@@ -1,0 +1,237 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What the project holds itself to: ratios of two sides that take turns. Started by bench/figures."""
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+
+KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
+
+
+@dataclasses.dataclass
+class Value:
+    """What one side did: requests a second, and processor time of the process for each."""
+    iops: float
+    cpu_us: float
+
+
+@dataclasses.dataclass
+class Figure:
+    name: str
+    side: object   # () -> Value
+    other: object  # () -> Value, or None: the figure is the side's own value
+    bound: float
+    of: str = "iops"
+    at_most: bool = False
+
+
+class Bench:
+    """Volumes in a scratch folder, and loads on them by our tool or by the peer's."""
+
+    def __init__(self, tool, peer, scratch):
+        self.tool, self.peer, self.scratch = tool, peer, scratch
+
+    def run(self, *command):
+        done = subprocess.run([str(word) for word in command], cwd=self.scratch, capture_output=True, text=True)
+        if done.returncode != 0:
+            sys.exit(f"bench/figures: {' '.join(map(str, command))}\n{done.stdout}{done.stderr}")
+        return done.stdout
+
+    def fresh(self, kind, size, **options):
+        """A new volume, with nothing of its making left to be paid."""
+        path = f"fresh.{kind}"
+        (self.scratch / path).unlink(missing_ok=True)
+        words = [f"--{k}={v}" if len(k) > 1 else f"-{k}{v}" for k, v in options.items()]
+        self.run(self.tool, "create", "-q", "-f", kind, *words, path, size)
+        os.sync()
+        return path
+
+    def ours(self, *words):
+        out = json.loads(self.run(self.tool, "bench", "--output", "json", *words))
+        return Value(out["iops"], out["cpu"]["us-per-request"])
+
+    def theirs(self, count, *words, cache="none"):
+        before = os.times()
+        out = self.run(self.peer, "bench", "-c", count, "-t", cache, "-i", "io_uring", *words)
+        after = os.times()
+        seconds = float(re.search(r"Run completed in ([0-9.]+) seconds", out)[1])
+        cpu = after.children_user + after.children_system - before.children_user - before.children_system
+        return Value(count / seconds, cpu * 1e6 / count)
+
+    # ---- the work -------------------------------------------------------------------------------------------
+
+    def first_touch(self, kind, size, *words):
+        return lambda: self.ours("-f", kind, "--depth", 32, *words, self.fresh(kind, size))
+
+    def step_ours(self):
+        return self.ours("-f", "qcow2", "--rw", "write", "--pattern", f"step:{64 * KIB}", "--count", 40000,
+                         "--depth", 32, self.fresh("qcow2", 4 * GIB))
+
+    def step_theirs(self):
+        path = self.fresh("qcow2", 4 * GIB)
+        return self.theirs(10000, "-f", "qcow2", "-w", "-n", "-s", 4096, "-S", 64 * KIB, "-d", 32, path)
+
+    def overlay(self):
+        """A qcow2 volume over a base that holds data everywhere."""
+        base = self.scratch / "base.raw"
+        if not base.exists():
+            self.run(self.tool, "create", "-q", "-f", "raw", base.name, GIB)
+            self.run(self.tool, "bench", "-f", "raw", "--rw", "write", "--bs", "1M", "--count", 1024,
+                     base.name)
+            os.sync()
+        path = self.scratch / "overlay.qcow2"
+        path.unlink(missing_ok=True)
+        self.run(self.tool, "create", "-q", "-f", "qcow2", "-b", base.name, "-F", "raw", path.name)
+        os.sync()
+        return path.name
+
+    def cow_ours(self):
+        return self.ours("-f", "qcow2", "--rw", "write", "--pattern", f"step:{64 * KIB}", "--count", 8000,
+                         "--depth", 32, self.overlay())
+
+    def cow_theirs(self):
+        return self.theirs(8000, "-f", "qcow2", "-w", "-n", "-s", 4096, "-S", 64 * KIB, "-d", 32,
+                           self.overlay())
+
+    def durable_ours(self):
+        return self.ours("-f", "qcow2", "--rw", "write", "--pattern", f"step:{64 * KIB}", "--depth", 8, "--fua",
+                         "--count", 4000, self.fresh("qcow2", GIB))
+
+    def durable_theirs(self):
+        """With directsync QEMU follows each write with a flush before it completes."""
+        return self.theirs(1000, "-f", "qcow2", "-w", "-n", "-s", 4096, "-S", 64 * KIB, "-d", 8,
+                           self.fresh("qcow2", GIB), cache="directsync")
+
+    def allocated(self):
+        """A volume of which every cluster has been written, by a program that knows neither side's tricks."""
+        path = self.scratch / "allocated.qcow2"
+        if not path.exists():
+            self.run(self.tool, "create", "-q", "-f", "qcow2", path.name, GIB)
+            self.run(self.tool, "bench", "-f", "qcow2", "--rw", "write", "--bs", "1M", "--count", 1024,
+                     path.name)
+            os.sync()
+        return path.name
+
+    def rewrite_ours(self):
+        return self.ours("-f", "qcow2", "--rw", "write", "--pattern", f"step:{37 * MIB + 4 * KIB}", "--count",
+                         60000, "--depth", 32, self.allocated())
+
+    def rewrite_theirs(self):
+        return self.theirs(60000, "-f", "qcow2", "-w", "-n", "-s", 4096, "-S", 37 * MIB + 4 * KIB, "-d", 32,
+                           self.allocated())
+
+    def lookup(self, queues):
+        return lambda: self.ours("--scenario", "lookup", "--rw", "randread", "--latency", "off", "--queues",
+                                 queues, "--depth", 64, "--runtime", 2, "--ramp", 0.2)
+
+    def allocation(self, queues):
+        return lambda: self.ours("--scenario", "first-touch", "--rw", "write", "--latency", "off", "--queues",
+                                 queues, "--depth", 64)
+
+    def mapped(self, size):
+        """Random reads of an image whose clusters are all mapped to holes in the file."""
+        path = self.scratch / f"mapped-{size}.qcow2"
+        if not path.exists():
+            self.run(self.tool, "create", "-q", "-f", "qcow2", "-o", "preallocation=metadata", path.name, size)
+            os.sync()
+        return lambda: self.ours("-f", "qcow2", "--rw", "randread", "--runtime", 3, "--ramp", 2,
+                                 "--metadata-cache", "32M", path.name)
+
+
+def figures(b):
+    rand = ("--rw", "randwrite", "--count", 40000)
+    seq = ("--rw", "write", "--bs")
+    return [
+        Figure("first touch 4k random qd32: sparse qcow2 / sparse raw", b.first_touch("qcow2", 16 * GIB, *rand),
+               b.first_touch("raw", 16 * GIB, *rand), 1.0),
+        Figure("first touch 4k step 64k qd32: ours / QEMU", b.step_ours, b.step_theirs, 5),
+        Figure("first touch 64k sequential qd32: sparse qcow2 / sparse raw",
+               b.first_touch("qcow2", 2 * GIB, *seq, "64k", "--count", 32768),
+               b.first_touch("raw", 2 * GIB, *seq, "64k", "--count", 32768), 0.97),
+        Figure("first touch 1M sequential qd32: sparse qcow2 / sparse raw",
+               b.first_touch("qcow2", 2 * GIB, *seq, "1M", "--count", 2048),
+               b.first_touch("raw", 2 * GIB, *seq, "1M", "--count", 2048), 0.97),
+        Figure("first touch over a backing file 4k step 64k qd32: ours / QEMU", b.cow_ours, b.cow_theirs, 2),
+        Figure("first touch 4k write with flush (durable when done) qd8: ours / QEMU", b.durable_ours,
+               b.durable_theirs, 3),
+        Figure("mapped 4k reads, metadata in memory, no data, 1 queue", b.lookup(1), None, 5e6),
+        Figure("the same: 2 queues / 1 queue", b.lookup(2), b.lookup(1), 1.8),
+        Figure("allocating 4k writes in memory: 2 queues / 1 queue", b.allocation(2), b.allocation(1), 1.6),
+        Figure("CPU per 4k rewrite qd32: ours / QEMU", b.rewrite_ours, b.rewrite_theirs, 0.5, of="cpu_us",
+               at_most=True),
+        Figure("random 4k reads, all mapped, 32M of cache: 1T / 1G", b.mapped(TIB), b.mapped(GIB), 0.8),
+    ]
+
+
+def measure(figure, rounds):
+    """Each round both sides, taking turns in being first."""
+    ratios, sides, others = [], [], []
+    for number in range(rounds):
+        order = [figure.side, figure.other] if number % 2 == 0 else [figure.other, figure.side]
+        got = {side: getattr(side(), figure.of) for side in order if side}
+        sides.append(got[figure.side])
+        if figure.other:
+            others.append(got[figure.other])
+            ratios.append(sides[-1] / others[-1])
+        else:
+            ratios.append(sides[-1])
+    median = statistics.median(ratios)
+    return {"name": figure.name, "of": figure.of, "median": median, "min": min(ratios), "max": max(ratios),
+            "bound": figure.bound, "at-most": figure.at_most, "rounds": rounds,
+            "met": median <= figure.bound if figure.at_most else median >= figure.bound,
+            "side": statistics.median(sides), "other": statistics.median(others) if others else None}
+
+
+def show(value):
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.2f}"
+
+
+def line(row):
+    what = "at most" if row["at-most"] else "at least"
+    sides = show(row["side"]) + (f" / {show(row['other'])}" if row["other"] else "")
+    return (f"{row['name']}: {show(row['median'])} ({show(row['min'])} to {show(row['max'])}), {what} "
+            f"{show(row['bound'])}: {'met' if row['met'] else 'NOT MET'}   [{sides}]")
+
+
+@contextlib.contextmanager
+def scratch_folder(parent):
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="vdisk-figures-", dir=parent)).resolve()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="bench/figures", description="Measure what the project holds itself to.")
+    parser.add_argument("--rounds", type=int, default=5, help="of each figure (5)")
+    parser.add_argument("--only", metavar="REGEX", help="only figures whose name matches")
+    parser.add_argument("--dir", default=".", help="where volumes are made; about 6 GiB")
+    parser.add_argument("--out", metavar="FILE", help="also write the result as JSON")
+    parser.add_argument("--tool", type=pathlib.Path, required=True, help=argparse.SUPPRESS)
+    parser.add_argument("--peer", type=pathlib.Path, required=True, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    rows = []
+    with scratch_folder(args.dir) as scratch:
+        bench = Bench(args.tool.resolve(), args.peer, scratch)
+        version = bench.run(args.peer, "--version").splitlines()[0]
+        print(f"peer: {version}", flush=True)
+        for figure in figures(bench):
+            if not args.only or re.search(args.only, figure.name):
+                rows.append(measure(figure, args.rounds))
+                print(line(rows[-1]), flush=True)
+    if args.out:
+        pathlib.Path(args.out).write_text(json.dumps({"peer": version, "figures": rows}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
