@@ -76,7 +76,8 @@ struct format_driver {
 
     /*
      * Carry out a write that is not in place, a zero, a discard, or a flush: ends by request_end(r), not inline.
-     * Context: the request's queue's thread. Ranges are checked, lengths not 0 but for flush.
+     * Context: the request's queue's thread. Ranges are checked, lengths not 0 but for flush. A write may come
+     * with neighbours (r->merged: each begins where the one before it ends): ends by request_end_merged().
      */
     void (*submit)(vdisk *v, struct request *r);
 

@@ -18,6 +18,7 @@
 #include <stdbool.h>
 
 #include "engine/op.h"
+#include "engine/plug.h"
 #include "engine/request.h"
 #include "engine/ring_ops.h"
 #include "engine/vdisk.h"
@@ -55,6 +56,7 @@ struct vdisk_queue {
     struct queue_host    *host;             /* with VDISK_QUEUE_SIMULATED */
     void                 *host_queue;       /* the host's own */
 
+    struct plug           plug;             /* writes that wait for the next turn */
     struct request       *free_requests;
     struct request       *done_head, **done_tail;
     unsigned              done_count;

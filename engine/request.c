@@ -34,6 +34,19 @@ void request_end(struct request *r, int result)
     q->done_count++;
 }
 
+void request_end_merged(struct request *r, uint64_t done, int result)
+{
+    uint64_t end = 0;
+
+    while (r) {
+        struct request *next = r->merged;
+        end += r->len;
+        r->merged = NULL;
+        request_end(r, end <= done ? 0 : result);
+        r = next;
+    }
+}
+
 static void run_end(struct task *t)
 {
     struct request *r = container_of(t, struct request, io.task);
@@ -46,6 +59,15 @@ void request_end_later(struct request *r, int result)
     r->result = result;
     r->io.task.run = run_end;
     queue_ready(r->queue, &r->io.task);
+}
+
+void request_refuse(struct request *r, int result)
+{
+    while (r) {
+        struct request *next = r->kind == REQ_WRITE ? r->merged : NULL;
+        request_end_later(r, result);
+        r = next;
+    }
 }
 
 static void fast_io_done(struct io *io)
@@ -100,7 +122,7 @@ static void start_write(struct request *r)
         io_start(&r->io);
         return;
     }
-    v->format->submit(v, r);
+    plug_add(r);
 }
 
 /* 0, or what is wrong with it. */

@@ -26,6 +26,7 @@ enum request_state { REQUEST_FREE, REQUEST_STARTED, REQUEST_DONE };
 struct request {
     struct io             io;     /* the fast path's only I/O */
     struct request       *next;   /* free list or done list */
+    struct request       *merged; /* WRITE, at the format: the neighbour that goes with it, and so on; or NULL */
     vdisk                *vdisk;
     vdisk_queue          *queue;
     uint64_t              user_data;
@@ -51,6 +52,15 @@ void request_end(struct request *r, int result);
 
 /* The same from a place that is not in the loop, or may not be: the request ends in the next turn. */
 void request_end_later(struct request *r, int result);
+
+/* request_end_later() a request that the format was given, and those merged with it. */
+void request_refuse(struct request *r, int result);
+
+/*
+ * request_end() a write and those merged with it, of which the first `done` bytes are written: what ends within
+ * them has succeeded, the others have `result`.
+ */
+void request_end_merged(struct request *r, uint64_t done, int result);
 
 /* Check and start; from the enqueue functions. */
 void request_start(struct request *r);

@@ -20,6 +20,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "engine/bits.h"
 #include "engine/iov.h"
@@ -40,9 +41,10 @@ enum span_kind {
 struct alloc_write {
     struct op           op;
     struct op          *parent;  /* one of these two hears of the end */
-    struct request     *request;
+    struct request     *request; /* with those merged into it */
     struct q2          *q;
     const struct iovec *iov;
+    struct iovec       *merged_iov; /* of several requests; ours */
     uint32_t            iovcnt;
     uint64_t            guest_offset, len, pos; /* pos: done so far */
     struct range_lock   lock;    /* clusters up to zone_end */
@@ -365,6 +367,7 @@ static void alloc_write_finish(struct alloc_write *w, int rc)
 {
     struct op *parent = w->parent;
     struct request *r = w->request;
+    uint64_t done = w->pos;
 
     if (rc < 0) {
         pthread_mutex_lock(&w->q->lock);
@@ -376,11 +379,12 @@ static void alloc_write_finish(struct alloc_write *w, int rc)
     assert(!w->slot && !w->edges && !w->span_iov);
     if (w->locked)
         unlock_clusters(w);
+    free(w->merged_iov);
     op_free(&w->op, sizeof *w);
     if (parent)
         op_wake(parent, rc);
     if (r)
-        request_end(r, rc);
+        request_end_merged(r, done, rc);
 }
 
 enum find_result { FIND_READY, FIND_NEEDS_SLICE, FIND_NEEDS_LEASE, FIND_DAMAGED };
@@ -511,12 +515,36 @@ void q2_alloc_write(struct q2 *q, uint64_t guest_offset, const struct iovec *iov
     op_start(&w->op);
 }
 
+/* One list of the buffers of all requests that go together. */
+static int merge_buffers(struct alloc_write *w, const struct request *first)
+{
+    uint32_t n = 0;
+
+    w->len = w->iovcnt = 0;
+    for (const struct request *r = first; r; r = r->merged) {
+        assert(r->guest_offset == first->guest_offset + w->len);
+        w->len += r->len;
+        w->iovcnt += r->iovcnt;
+    }
+    w->merged_iov = malloc(w->iovcnt * sizeof *w->merged_iov);
+    if (!w->merged_iov)
+        return -ENOMEM;
+    for (const struct request *r = first; r; n += r->iovcnt, r = r->merged)
+        memcpy(w->merged_iov + n, r->iov, r->iovcnt * sizeof *r->iov);
+    w->iov = w->merged_iov;
+    return 0;
+}
+
 void q2_alloc_write_start(struct q2 *q, struct request *r)
 {
     struct alloc_write *w = alloc_write_new(q, r->queue, r->guest_offset, r->iov, r->iovcnt, r->len);
 
+    if (w && r->merged && merge_buffers(w, r) < 0) {
+        op_free(&w->op, sizeof *w);
+        w = NULL;
+    }
     if (!w) {
-        request_end_later(r, -ENOMEM);
+        request_refuse(r, -ENOMEM);
         return;
     }
     w->request = r;

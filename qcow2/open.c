@@ -497,7 +497,7 @@ void q2_submit(vdisk *v, struct request *r)
     struct q2 *q = q2_of(v);
 
     if (r->kind != REQ_FLUSH && atomic_load_explicit(&q->broken, memory_order_relaxed)) {
-        request_end_later(r, -EIO);
+        request_refuse(r, -EIO);
         return;
     }
     switch ((enum request_kind)r->kind) {

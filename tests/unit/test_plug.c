@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Writes that were enqueued together go as one where they are neighbours: calls are counted on a sparse qcow2. */
+#include "backends/fault.h"
+#include "backends/memory.h"
+#include "engine/volume.h"
+#include "qcow2/qcow2.h"
+#include "tests/unit/backend_test.h"
+
+enum { BLOCK = 4096, BLOCKS = 16, MAX = 256 };
+
+static struct backend *fault;
+static vdisk_queue *q;
+static vdisk *v;
+
+static int setup(void **state)
+{
+    struct vdisk_create_opts create = {.size = sizeof create, .format = "qcow2", .virtual_size = 64 << 20};
+    struct vdisk_open_opts how = {.size = sizeof how, .format = "qcow2", .flags = VDISK_OPEN_RDWR};
+    struct memory_options options = {.size = 0};
+    struct backend *child;
+
+    q = test_queue(VDISK_QUEUE_AUTO);
+    OK(memory_backend_create_with("memory:plug", &options, &child));
+    OK(qcow2_driver.create(child, "memory:plug", &create, q));
+    OK(fault_backend_create(child, &fault));
+    OK(vdisk_open_backend(fault, &how, &v));
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    OK(vdisk_close(v));
+    vdisk_queue_destroy(q);
+    return 0;
+}
+
+static char *block_of(unsigned index)
+{
+    static char memory[MAX][BLOCK];
+
+    memset(memory[index], (int)index + 1, BLOCK);
+    return memory[index];
+}
+
+static void write_block(unsigned index, uint32_t flags)
+{
+    vdisk_write(q, v, (uint64_t)index * BLOCK, block_of(index), BLOCK, flags, index);
+}
+
+/* Reap all; how many failed. */
+static unsigned reap_all(int32_t *ret_results)
+{
+    struct vdisk_completion done[MAX];
+    unsigned failed = 0;
+
+    while (vdisk_queue_inflight(q) > 0) {
+        int n = vdisk_reap(q, done, 1, MAX, NULL);
+        assert_true(n > 0);
+        for (int i = 0; i < n; i++) {
+            failed += done[i].result < 0;
+            if (ret_results)
+                ret_results[done[i].user_data] = done[i].result;
+        }
+    }
+    return failed;
+}
+
+static void read_back(unsigned first, unsigned count)
+{
+    char *buf = vdisk_alloc_buffer(BLOCK);
+
+    for (unsigned i = first; i < first + count; i++) {
+        OK(vdisk_pread(v, buf, BLOCK, (uint64_t)i * BLOCK));
+        assert_true(is_filled(buf, (uint8_t)(i + 1), BLOCK));
+    }
+    free(buf);
+}
+
+/* Something at the end, so that table and lease are there and only data is counted. */
+static void warm_up(void)
+{
+    OK(vdisk_pwrite(v, block_of(0), BLOCK, 60 << 20, 0));
+    OK(vdisk_pwrite(v, block_of(0), BLOCK, 20 << 20, 0));
+}
+
+static void neighbours_go_as_one(void **state)
+{
+    uint64_t before;
+
+    warm_up();
+    before = fault_calls(fault, IO_WRITE);
+    for (unsigned i = 0; i < BLOCKS; i++)
+        write_block(i, 0);
+    assert_int_equal(reap_all(NULL), 0);
+    assert_int_equal(fault_calls(fault, IO_WRITE) - before, 1);
+    read_back(0, BLOCKS);
+}
+
+/* Out of order, and with a gap of a block: two runs. */
+static void order_does_not_matter(void **state)
+{
+    uint64_t before;
+
+    warm_up();
+    before = fault_calls(fault, IO_WRITE);
+    for (unsigned i = 0; i < BLOCKS; i++)
+        if (i * 7 % BLOCKS != 5)
+            write_block(i * 7 % BLOCKS, 0);
+    assert_int_equal(reap_all(NULL), 0);
+    /* Both runs lie in one cluster: the second finds it mapped by the first. */
+    assert_int_equal(fault_calls(fault, IO_WRITE) - before, 2);
+    read_back(0, 5);
+    read_back(6, BLOCKS - 6);
+}
+
+static void flags_keep_them_apart(void **state)
+{
+    uint64_t before;
+
+    warm_up();
+    OK(vdisk_sync(v));
+    before = fault_calls(fault, IO_WRITE);
+    write_block(0, 0);
+    write_block(1, VDISK_REQ_FUA);
+    assert_int_equal(reap_all(NULL), 0);
+    /* Two of data, and the flush's of the L2 slice and the refcounts, if these have changed. */
+    assert_in_range(fault_calls(fault, IO_WRITE) - before, 3, 4);
+    read_back(0, 2);
+}
+
+/* More than a plug holds at a time: all are carried out. */
+static void a_full_plug_is_released(void **state)
+{
+    warm_up();
+    for (unsigned i = 0; i < 200; i++)
+        write_block(i, 0);
+    assert_int_equal(reap_all(NULL), 0);
+    read_back(0, 200);
+}
+
+/* The run ends in the cluster whose write fails: what lies before it has succeeded. */
+static void a_failure_is_told_to_those_it_concerns(void **state)
+{
+    struct fault_rule rule = {.kinds = FAULT_KIND(IO_WRITE), .nth = 2, .what = FAULT_FAIL, .error = EIO};
+    int32_t results[MAX] = {0};
+    char *buf = vdisk_alloc_buffer(64 << 10);
+
+    warm_up();
+    /* The second cluster is mapped: a span of its own, in place. The merged run begins in the first, a new one. */
+    memset(buf, 99, 64 << 10);
+    OK(vdisk_pwrite(v, buf, 64 << 10, 64 << 10, 0));
+    assert_true(fault_add_rule(fault, &rule) >= 0);
+    vdisk_write(q, v, 0, block_of(0), BLOCK, 0, 0);
+    vdisk_write(q, v, BLOCK, buf, (128 << 10) - BLOCK, 0, 1);
+    assert_int_equal(reap_all(results), 1);
+    assert_int_equal(results[0], 0);
+    assert_int_equal(results[1], -EIO);
+    fault_clear(fault);
+    read_back(0, 1);
+    free(buf);
+}
+
+int main(void)
+{
+    static const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(neighbours_go_as_one, setup, teardown),
+        cmocka_unit_test_setup_teardown(order_does_not_matter, setup, teardown),
+        cmocka_unit_test_setup_teardown(flags_keep_them_apart, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_full_plug_is_released, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_failure_is_told_to_those_it_concerns, setup, teardown),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
