@@ -317,7 +317,7 @@ static void link_span(struct alloc_write *w)
     struct q2 *q = w->q;
     const struct q2_geometry *g = &q->geo;
 
-    q2_change_begin(w->slot);
+    q2_change_begin(&q->l2, w->slot);
     for (uint64_t i = 0; i < w->clusters; i++) {
         uint64_t guest = w->guest_cluster + (i << g->cluster_bits), entry;
         uint64_t index = (guest >> g->cluster_bits) & ((1ull << q->slice_entries_bits) - 1);

@@ -200,7 +200,7 @@ static enum slice_result clear_entries(struct clear *c, struct q2_slot *s, uint6
         if (r == CLEAR_SAME)
             continue;
         if (!changing)
-            q2_change_begin(s);
+            q2_change_begin(&q->l2, s);
         changing = true;
         q2_slot_put_be64(&q->l2, s, at, e.word);
         if (g->extended_l2)

@@ -233,4 +233,28 @@ static inline uint32_t q2_subcluster_run(const struct q2_geometry *g, const stru
     return differs == 0 ? left : (uint32_t)min_u64(left, (uint32_t)__builtin_ctz(differs));
 }
 
+/* ---- slices of L2 tables --------------------------------------------------------------------------------- */
+
+/*
+ * Do the entries of a slice, as on disk, map its guest clusters to consecutive host clusters, all of them in use
+ * and ours alone? From *ret_host on.
+ */
+static inline bool q2_slice_linear(const struct q2_geometry *g, const char *slice, uint32_t slice_size,
+                                   uint64_t *ret_host)
+{
+    uint64_t host_offset = get_be64(slice) & Q2_L2_OFFSET;
+    uint64_t entry = host_offset | Q2_COPIED;
+
+    if ((host_offset == 0 && !g->data_file) || !is_aligned(host_offset, g->cluster_size))
+        return false;
+    for (uint32_t at = 0; at < slice_size; at += g->l2_entry_size, entry += g->cluster_size) {
+        if (get_be64(slice + at) != entry)
+            return false;
+        if (g->extended_l2 && get_be64(slice + at + 8) != q2_bitmap(UINT32_MAX, 0))
+            return false;
+    }
+    *ret_host = host_offset;
+    return true;
+}
+
 #endif

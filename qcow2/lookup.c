@@ -137,12 +137,29 @@ static bool one_cluster(struct q2 *q, struct q2_slot *s, uint64_t guest_offset, 
     return true;
 }
 
+/* The whole slice is one run of host clusters: it need not be in the cache. */
+static bool in_linear_slice(struct q2 *q, uint64_t guest_offset, uint64_t len, struct extent *ret)
+{
+    uint64_t slice_bytes = 1ull << q->slice_guest_bits, in_slice = guest_offset & (slice_bytes - 1), host_offset;
+
+    if (!q2_linear_host(&q->l2, guest_offset >> q->slice_guest_bits, &host_offset))
+        return false;
+    ret->kind = EXTENT_DATA;
+    ret->flags = EXTENT_WRITABLE | EXTENT_DURABLE;
+    ret->host_offset = host_offset + in_slice;
+    ret->len = min_u64(len, slice_bytes - in_slice);
+    return true;
+}
+
 int q2_lookup(vdisk *v, uint64_t guest_offset, uint64_t len, struct extent *ret)
 {
     struct q2 *q = q2_of(v);
+    struct q2_slot *s;
     uint32_t seq;
-    struct q2_slot *s = q2_read_begin(&q->l2, guest_offset >> q->slice_guest_bits, &seq);
 
+    if (in_linear_slice(q, guest_offset, len, ret))
+        return 0;
+    s = q2_read_begin(&q->l2, guest_offset >> q->slice_guest_bits, &seq);
     if (likely(s)) {
         if (!one_cluster(q, s, guest_offset, len, ret) && scan_slice(q, s, guest_offset, len, ret) < 0)
             return -EAGAIN;

@@ -43,8 +43,34 @@ int q2_cache_init(struct q2_cache *c, uint32_t slice_size, uint64_t bytes, uint6
     return 0;
 }
 
+int q2_cache_keep_linear(struct q2_cache *c, const struct q2_geometry *geo, uint64_t bytes, uint64_t keys)
+{
+    uint64_t n = min_u64(keys, bytes / sizeof *c->linear);
+    void *p;
+
+    if (n == 0)
+        return 0;
+    p = mmap(NULL, n * sizeof *c->linear, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED)
+        return -ENOMEM;
+    c->linear = p;
+    c->linear_keys = n;
+    c->geo = geo;
+    return 0;
+}
+
+void q2_cache_forget_linear(struct q2_cache *c, uint64_t first_key)
+{
+    for (uint64_t key = first_key; key < c->linear_keys; key++)
+        atomic_store_explicit(&c->linear[key], 0, memory_order_relaxed);
+}
+
 void q2_cache_finish(struct q2_cache *c)
 {
+    if (c->linear)
+        munmap(c->linear, c->linear_keys * sizeof *c->linear);
+    c->linear = NULL;
+    c->linear_keys = 0;
     if (c->memory)
         munmap(c->memory, (size_t)c->slots * c->slice_size);
     free(c->slot);
@@ -79,10 +105,23 @@ static _Atomic uint64_t *tag_of(struct q2_cache *c, const struct q2_slot *s)
     return &c->tags[s - c->slot];
 }
 
+/* The slot's content, or what has been read for it, is what the disk has: invariant 6. */
+static bool enter_linear(struct q2_cache *c, const struct q2_slot *s, const char *content)
+{
+    uint64_t host_offset;
+
+    if (s->key >= c->linear_keys || atomic_load_explicit(&s->suspect, memory_order_relaxed) ||
+        !q2_slice_linear(c->geo, content, c->slice_size, &host_offset))
+        return false;
+    atomic_store_explicit(&c->linear[s->key], host_offset | Q2_LINEAR, memory_order_release);
+    return true;
+}
+
 /* Invariant 1: readers cannot find it any more, and those who had found it will notice. */
 static void retract(struct q2_cache *c, struct q2_slot *s)
 {
     assert(!s->dirty && s->pins == 0 && !s->flushing && s->state != Q2_SLOT_LOADING);
+    enter_linear(c, s, q2_slot_data(c, s));
     atomic_store_explicit(tag_of(c, s), 0, memory_order_release);
     s->state = Q2_SLOT_EMPTY;
 }
@@ -114,12 +153,21 @@ static struct q2_slot *claim(struct q2_cache *c, uint64_t key)
     return NULL;
 }
 
+static void begin_change(struct q2_slot *s)
+{
+    uint32_t seq = atomic_load_explicit(&s->seq, memory_order_relaxed);
+
+    assert((seq & 1) == 0);
+    /* An exchange, so that the stores to come are not seen before it. */
+    atomic_exchange_explicit(&s->seq, seq + 1, memory_order_acq_rel);
+}
+
 /* Fill a slot's memory; word by word and atomic, since a late reader may look at what was there before. */
 static void fill(struct q2_cache *c, struct q2_slot *s, const char *from)
 {
     _Atomic uint64_t *to = (_Atomic uint64_t *)(void *)q2_slot_data(c, s);
 
-    q2_change_begin(s);
+    begin_change(s);
     for (uint32_t i = 0; i < c->slice_size / 8; i++) {
         uint64_t word = 0;
         if (from)
@@ -130,13 +178,11 @@ static void fill(struct q2_cache *c, struct q2_slot *s, const char *from)
                           memory_order_release);
 }
 
-void q2_change_begin(struct q2_slot *s)
+void q2_change_begin(struct q2_cache *c, struct q2_slot *s)
 {
-    uint32_t seq = atomic_load_explicit(&s->seq, memory_order_relaxed);
-
-    assert((seq & 1) == 0);
-    /* An exchange, so that the stores to come are not seen before it. */
-    atomic_exchange_explicit(&s->seq, seq + 1, memory_order_acq_rel);
+    if (s->key < c->linear_keys)
+        atomic_store_explicit(&c->linear[s->key], 0, memory_order_relaxed);
+    begin_change(s);
 }
 
 void q2_slot_mark_dirty(struct q2_cache *c, struct q2_slot *s)
@@ -247,6 +293,9 @@ static void slice_load_step(struct op *op)
         atomic_store_explicit(&l->slot->suspect, suspect, memory_order_relaxed);
         fill(l->cache, l->slot, slice_buffer(l));
         publish(l->cache, l->slot);
+        /* One word says as much: the slot goes first when room is needed. */
+        if (enter_linear(l->cache, l->slot, slice_buffer(l)))
+            atomic_store_explicit(&l->slot->referenced, 0, memory_order_relaxed);
     } else {
         l->slot->state = Q2_SLOT_EMPTY;
     }

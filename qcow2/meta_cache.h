@@ -2,6 +2,9 @@
 /*
  * Cached slices of metadata: pieces of L2 tables and of refcount blocks, as they lie on disk.
  *
+ * L2 slices that map their guest range to one run of host clusters, as those of preallocated images do, are also
+ * kept as one word each, so that the mapping of a large image fits where its tables do not.
+ *
  * A set-associative cache: key modulo sets picks 8 slots whose tags share a cache line, so that a hit costs one
  * line and the entry, and an image that fits is cached without conflicts. Slots stay where they are for ever;
  * lock-free readers check a sequence number.
@@ -12,6 +15,8 @@
  *  3. Dirty, pinned, loading and flushing slots are not evicted.
  *  4. A dirty slot is on `dirty_list`.
  *  5. A slot whose content is not on disk is dirty or flushing at every moment, so that readers can tell.
+ *  6. A slice is in `linear` only while the disk has it as it is said there: it is entered from clean content, and
+ *     taken out before content changes.
  */
 #ifndef QCOW2_META_CACHE_H
 #define QCOW2_META_CACHE_H
@@ -54,13 +59,31 @@ struct q2_cache {
     uint32_t          dirty_count;
     uint32_t          hand;       /* second chance */
     struct list       room;       /* ops that wait for a slot: woken when a load or a pin ends */
+    _Atomic uint64_t *linear;     /* by key: host offset | Q2_LINEAR, or 0: not known to be; NULL: none kept */
+    uint64_t          linear_keys;
+    const struct q2_geometry *geo; /* with `linear` */
 };
 
+enum { Q2_LINEAR = 1 };
+
 struct q2;
+struct q2_geometry;
 
 /* Room for at most `bytes` of slices, and for no more than `keys` of them. 0 or -ENOMEM. */
 int q2_cache_init(struct q2_cache *c, uint32_t slice_size, uint64_t bytes, uint64_t keys);
 void q2_cache_finish(struct q2_cache *c);
+
+/* Keep linear L2 slices as words too, in at most `bytes` for `keys` of them. 0 or -ENOMEM. */
+int q2_cache_keep_linear(struct q2_cache *c, const struct q2_geometry *geo, uint64_t bytes, uint64_t keys);
+
+/* Lock-free: the host offset of the first cluster of slice `key`, if it is known to be linear, and on disk. */
+static inline bool q2_linear_host(const struct q2_cache *c, uint64_t key, uint64_t *ret_host)
+{
+    uint64_t word = key < c->linear_keys ? atomic_load_explicit(&c->linear[key], memory_order_acquire) : 0;
+
+    *ret_host = word & ~(uint64_t)Q2_LINEAR;
+    return word != 0;
+}
 
 static inline char *q2_slot_data(const struct q2_cache *c, const struct q2_slot *s)
 {
@@ -127,7 +150,7 @@ void q2_slot_pin(struct q2_slot *s);
 void q2_slot_unpin(struct q2_cache *c, struct q2_slot *s);
 
 /* Around changes of content. The second marks it dirty. */
-void q2_change_begin(struct q2_slot *s);
+void q2_change_begin(struct q2_cache *c, struct q2_slot *s);
 void q2_change_end(struct q2_cache *c, struct q2_slot *s);
 
 static inline void q2_slot_put_be64(struct q2_cache *c, struct q2_slot *s, uint32_t offset, uint64_t value)
@@ -138,6 +161,9 @@ static inline void q2_slot_put_be64(struct q2_cache *c, struct q2_slot *s, uint3
 }
 
 void q2_slot_mark_dirty(struct q2_cache *c, struct q2_slot *s);
+
+/* Entries behind `first_key` are no longer of this image: it has been cut. */
+void q2_cache_forget_linear(struct q2_cache *c, uint64_t first_key);
 
 /* The table behind slices [first_key, first_key + n) has moved: adjust where they are written. */
 void q2_cache_moved(struct q2_cache *c, uint64_t first_key, uint64_t n, uint64_t host_offset);

@@ -235,13 +235,16 @@ static int setup_tables(struct q2 *q, vdisk_queue *queue)
 static int setup_caches(struct q2 *q, uint64_t cache_bytes)
 {
     uint32_t slice = (uint32_t)min_u64(q->geo.cluster_size, Q2_SLICE_MAX);
-    uint64_t bytes = max_u64(cache_bytes ? cache_bytes : CACHE_DEFAULT, CACHE_MIN);
+    uint64_t bytes = max_u64(cache_bytes ? cache_bytes : CACHE_DEFAULT, CACHE_MIN), slices, linear;
 
     q->slice_entries_bits = log2_floor(slice / q->geo.l2_entry_size);
     q->slice_guest_bits = q->slice_entries_bits + q->geo.cluster_bits;
     q->refslice_bits = log2_floor((uint64_t)slice * 8 >> q->geo.refcount_order);
+    slices = div_up(q->header.size, 1ull << q->slice_guest_bits);
+    linear = min_u64(slices * sizeof(uint64_t), bytes / 8);
     /* One refcount slice describes far more than one L2 slice. */
-    if (q2_cache_init(&q->l2, slice, bytes - bytes / 8, div_up(q->header.size, 1ull << q->slice_guest_bits)) < 0 ||
+    if (q2_cache_init(&q->l2, slice, bytes - bytes / 8 - linear, slices) < 0 ||
+        q2_cache_keep_linear(&q->l2, &q->geo, linear, slices) < 0 ||
         q2_cache_init(&q->refcounts, slice, bytes / 8, q->v->read_only ? 1 : UINT64_MAX / 64) < 0)
         return err_set(ENOMEM, "%s: out of memory for the metadata cache", q->v->name);
     return 0;

@@ -233,6 +233,84 @@ static void tables_that_move(void **state)
     image_finish(&im);
 }
 
+/* ---- linear slices --------------------------------------------------------------------------------------- */
+
+/* On disk, slice `key` maps to host clusters from host_offset on; `odd`: but for the last one. */
+static void make_linear(struct image *im, uint64_t key, uint64_t host_offset, bool odd)
+{
+    uint64_t words[SLICE / 8];
+
+    for (uint64_t i = 0; i < SLICE / 8; i++)
+        words[i] = htobe64(UINT64_C(1) << 63 | (host_offset + (i << 16)));
+    if (odd)
+        words[SLICE / 8 - 1] = 0;
+    assert_int_equal(memory_backend_write(fault_backend_child(im->file), key * SLICE, words, SLICE), 0);
+}
+
+static void a_linear_slice_needs_no_slot(void **state)
+{
+    struct q2_geometry geo = {.cluster_bits = 16, .cluster_size = 65536, .l2_entry_size = 8, .version = 3};
+    struct image im;
+    struct q2_cache *c = &im.q.refcounts;
+    uint64_t host_offset;
+
+    image_init(&im, 32 * SLICE, 1 << 20);
+    assert_int_equal(q2_cache_keep_linear(c, &geo, 8 * 64, 1 << 20), 0);
+    assert_int_equal(c->linear_keys, 64); /* the bound */
+    make_linear(&im, 4, 1 << 30, false);
+    make_linear(&im, 5, 1 << 30, true);
+    assert_false(q2_linear_host(c, 4, &host_offset));
+    assert_int_equal(load(&im, 4), 0);
+    assert_int_equal(load(&im, 5), 0);
+    assert_true(q2_linear_host(c, 4, &host_offset));
+    assert_int_equal(host_offset, 1 << 30);
+    assert_false(q2_linear_host(c, 5, &host_offset));
+    assert_false(q2_linear_host(c, 64, &host_offset)); /* past what is kept */
+    /* Evicted, it is still known; and again in the cache, it is until it changes. */
+    for (uint64_t i = 2; q2_cache_find(c, 4); i++)
+        for (uint64_t k = i; k < i + Q2_CACHE_WAYS; k++)
+            assert_int_equal(load(&im, 4 + 4 * k), 0);
+    assert_true(q2_linear_host(c, 4, &host_offset));
+    assert_int_equal(load(&im, 4), 0);
+    assert_true(q2_linear_host(c, 4, &host_offset));
+    q2_change_begin(c, q2_cache_find(c, 4));
+    assert_false(q2_linear_host(c, 4, &host_offset));
+    q2_change_end(c, q2_cache_find(c, 4));
+    assert_false(q2_linear_host(c, 4, &host_offset));
+    image_finish(&im);
+}
+
+/* A slice that became linear by changes is known as such once it is clean and gone, not before. */
+static void what_is_not_on_disk_is_not_linear(void **state)
+{
+    struct q2_geometry geo = {.cluster_bits = 16, .cluster_size = 65536, .l2_entry_size = 8, .version = 3};
+    struct image im;
+    struct q2_cache *c = &im.q.refcounts;
+    uint64_t host_offset;
+    struct q2_slot *s;
+
+    image_init(&im, 32 * SLICE, 1 << 20);
+    assert_int_equal(q2_cache_keep_linear(c, &geo, 8 * 64, 64), 0);
+    make_linear(&im, 4, 1 << 30, true);
+    assert_int_equal(load(&im, 4), 0);
+    s = q2_cache_find(c, 4);
+    q2_change_begin(c, s);
+    q2_slot_put_be64(c, s, SLICE - 8, UINT64_C(1) << 63 | ((1 << 30) + ((SLICE / 8 - 1) << 16)));
+    q2_change_end(c, s);
+    assert_false(q2_linear_host(c, 4, &host_offset));
+    /* Flushed, as far as the cache can tell. */
+    list_del(&s->dirty_node);
+    c->dirty_count--;
+    s->dirty = false;
+    for (uint64_t i = 2; q2_cache_find(c, 4); i++)
+        for (uint64_t k = i; k < i + Q2_CACHE_WAYS; k++)
+            assert_int_equal(load(&im, 4 + 4 * k), 0);
+    assert_true(q2_linear_host(c, 4, &host_offset));
+    q2_cache_forget_linear(c, 4);
+    assert_false(q2_linear_host(c, 4, &host_offset));
+    image_finish(&im);
+}
+
 /* ---- readers without a lock ------------------------------------------------------------------------------ */
 
 static void a_reader_notices_changes(void **state)
@@ -247,7 +325,7 @@ static void a_reader_notices_changes(void **state)
     s = q2_cache_find(c, 0);
     seen = q2_read_begin(c, 0, &seq);
     assert_ptr_equal(seen, s);
-    q2_change_begin(s);
+    q2_change_begin(c, s);
     assert_false(q2_read_end(seen, seq));
     assert_null(q2_read_begin(c, 0, &seq));
     q2_slot_put_be64(c, s, 8, 0x1122334455667788ull);
@@ -307,7 +385,7 @@ static void change_one(struct q2_cache *c, uint64_t key, uint64_t n)
     if (!s)
         s = q2_cache_install_zero(c, key, key * SLICE);
     if (s) {
-        q2_change_begin(s);
+        q2_change_begin(c, s);
         q2_slot_put_be64(c, s, 0, key << 32 | n);
         q2_slot_put_be64(c, s, SLICE - 8, key << 32 | n);
         q2_change_end(c, s);
@@ -347,6 +425,8 @@ int main(void)
         cmocka_unit_test(the_unused_goes_first),
         cmocka_unit_test(dirty_and_pinned_stay),
         cmocka_unit_test(tables_that_move),
+        cmocka_unit_test(a_linear_slice_needs_no_slot),
+        cmocka_unit_test(what_is_not_on_disk_is_not_linear),
         cmocka_unit_test(a_reader_notices_changes),
         cmocka_unit_test(readers_see_whole_slices),
     };

@@ -226,6 +226,44 @@ static void test_l1_and_reftable(void **state)
     assert_true(q2_reftable_reserved(0x70004));
 }
 
+static void test_linear_slices(void **state)
+{
+    struct q2_geometry plain = geometry(3, 16, false, false), extended = geometry(3, 16, true, false);
+    struct q2_geometry data_file = geometry(3, 16, false, true);
+    uint64_t slice[64], host_offset = 0;
+
+    for (uint64_t i = 0; i < 64; i++)
+        slice[i] = htobe64(bit63 | ((100 + i) << 16));
+    assert_true(q2_slice_linear(&plain, (char *)slice, sizeof slice, &host_offset));
+    assert_int_equal(host_offset, 100 << 16);
+    /* One entry that is shared, or somewhere else, or reads as zeros, or the last of all is not there. */
+    slice[7] ^= htobe64(bit63);
+    assert_false(q2_slice_linear(&plain, (char *)slice, sizeof slice, &host_offset));
+    slice[7] = htobe64(bit63 | (200 << 16));
+    assert_false(q2_slice_linear(&plain, (char *)slice, sizeof slice, &host_offset));
+    slice[7] = htobe64(bit63 | (107 << 16) | 1);
+    assert_false(q2_slice_linear(&plain, (char *)slice, sizeof slice, &host_offset));
+    slice[7] = htobe64(bit63 | (107 << 16));
+    slice[63] = 0;
+    assert_false(q2_slice_linear(&plain, (char *)slice, sizeof slice, &host_offset));
+    /* Offset 0 is the header's, but for a data file. */
+    for (uint64_t i = 0; i < 64; i++)
+        slice[i] = htobe64(bit63 | (i << 16));
+    assert_false(q2_slice_linear(&plain, (char *)slice, sizeof slice, &host_offset));
+    assert_true(q2_slice_linear(&data_file, (char *)slice, sizeof slice, &host_offset));
+    assert_int_equal(host_offset, 0);
+    /* All subclusters have to be there. */
+    for (uint64_t i = 0; i < 32; i++) {
+        slice[2 * i] = htobe64(bit63 | ((100 + i) << 16));
+        slice[2 * i + 1] = htobe64(UINT32_MAX);
+    }
+    assert_true(q2_slice_linear(&extended, (char *)slice, sizeof slice, &host_offset));
+    slice[5] = htobe64(UINT32_MAX - 1);
+    assert_false(q2_slice_linear(&extended, (char *)slice, sizeof slice, &host_offset));
+    memset(slice, 0, sizeof slice);
+    assert_false(q2_slice_linear(&plain, (char *)slice, sizeof slice, &host_offset));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -238,6 +276,7 @@ int main(void)
         cmocka_unit_test(test_one_subcluster),
         cmocka_unit_test(test_bitmaps),
         cmocka_unit_test(test_l1_and_reftable),
+        cmocka_unit_test(test_linear_slices),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
