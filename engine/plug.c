@@ -8,9 +8,12 @@
 #include "engine/queue.h"
 #include "engine/volume.h"
 
+/* By number: where a volume lies in memory differs from run to run. */
 static bool in_order(const struct request *a, const struct request *b)
 {
-    return a->vdisk < b->vdisk || (a->vdisk == b->vdisk && a->guest_offset <= b->guest_offset);
+    if (a->vdisk != b->vdisk)
+        return a->vdisk->number < b->vdisk->number;
+    return a->guest_offset <= b->guest_offset;
 }
 
 /* By insertion: there are few, and most come in order. Those of one offset stay in the order they came in. */

@@ -74,6 +74,8 @@ static void layer_free(vdisk *v)
     free(v);
 }
 
+static _Atomic uint64_t next_number;
+
 /* A layer on `file`, which it takes over, also on failure. */
 static int layer_alloc(struct backend *file, uint32_t flags, vdisk **ret)
 {
@@ -85,6 +87,7 @@ static int layer_alloc(struct backend *file, uint32_t flags, vdisk **ret)
     }
     pthread_mutex_init(&v->sync_lock, NULL);
     v->file = file;
+    v->number = atomic_fetch_add(&next_number, 1);
     v->open_flags = flags;
     v->read_only = !(flags & VDISK_OPEN_RDWR);
     v->name = strdup(file->name);

@@ -23,6 +23,7 @@ struct vdisk {
     char                       *backing_format;/* same */
     uint32_t                    open_flags;
     uint32_t                    depth;         /* layers from here down */
+    uint64_t                    number;        /* in the order of opening */
     bool                        read_only;
     bool                        writes_in_place; /* lookup() may say EXTENT_WRITABLE */
 
