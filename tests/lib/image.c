@@ -71,6 +71,7 @@ void image_default(struct image_spec *spec, const char *name, uint64_t size)
 const char *image_describe(const struct image_spec *s)
 {
     static _Thread_local char text[PATH_MAX + 512];
+    const char *slash = strrchr(s->backing, '/');
 
     if (!s->qcow2) {
         snprintf(text, sizeof text, "raw size=%" PRIu64 "%s", s->size, s->by_qemu ? " by qemu" : "");
@@ -81,7 +82,7 @@ const char *image_describe(const struct image_spec *s)
              s->size, s->cluster_size, s->refcount_bits, s->lazy_refcounts ? " lazy" : "",
              s->extended_l2 ? " extended_l2" : "", s->data_file ? " data_file" : "",
              s->data_file_raw ? "_raw" : "", s->zstd ? " zstd" : "", s->backing[0] ? " backing=" : "",
-             s->backing[0] ? strrchr(s->backing, '/') + 1 : "", s->by_qemu ? " by qemu" : "",
+             slash ? slash + 1 : s->backing, s->by_qemu ? " by qemu" : "",
              prealloc_names[s->preallocation]);
     return text;
 }

@@ -69,6 +69,14 @@ void model_discard(struct model *m, uint64_t offset, uint64_t len)
             m->marks[i] |= MODEL_OR_ZERO;
 }
 
+void model_mark(struct model *m, uint64_t offset, uint64_t len, enum model_marks mark)
+{
+    uint64_t i = at(m, offset, len);
+
+    for (uint64_t end = i + len; i < end; i++)
+        m->marks[i] |= (uint8_t)mark;
+}
+
 void model_maybe_write(struct model *m, uint64_t offset, const void *buf, uint64_t len)
 {
     uint64_t i = at(m, offset, len);

@@ -35,6 +35,9 @@ void model_write(struct model *m, uint64_t offset, const void *buf, uint64_t len
 void model_zero(struct model *m, uint64_t offset, uint64_t len);
 void model_discard(struct model *m, uint64_t offset, uint64_t len);
 
+/* Add `mark` to each byte. */
+void model_mark(struct model *m, uint64_t offset, uint64_t len, enum model_marks mark);
+
 /* A write (buf NULL: of zeros) that failed: each byte is old or new. */
 void model_maybe_write(struct model *m, uint64_t offset, const void *buf, uint64_t len);
 

@@ -23,7 +23,9 @@ static struct {
     const char *program;
     uint64_t seed;
     unsigned steps;
+    const char *only_steps;
     bool quick;
+    bool is_long;
     bool no_fork;
     bool keep;
     bool list;
@@ -55,6 +57,21 @@ unsigned test_steps(unsigned n)
     if (run.steps > 0)
         return run.steps;
     return run.quick ? n / 5 + 1 : n;
+}
+
+const char *test_only_steps(void)
+{
+    return run.only_steps;
+}
+
+void test_set_only_steps(const char *list)
+{
+    run.only_steps = list;
+}
+
+bool test_is_long(void)
+{
+    return run.is_long;
 }
 
 bool test_is_slow(void)
@@ -171,6 +188,8 @@ void test_fail(const char *file, int line, const char *fmt, ...)
     printf("    again: VDISK_SEED=%" PRIu64 " %s --case '%s'", run.seed, run.program, run.name);
     if (run.steps > 0)
         printf(" --steps %u", run.steps);
+    if (run.only_steps)
+        printf(" --only-steps %s", run.only_steps);
     printf("%s\n", run.quick ? " (with VDISK_TEST_QUICK=1)" : "");
     fflush(stdout);
     if (run.no_fork)
@@ -283,14 +302,23 @@ static bool wanted(const char *name, unsigned repetition, bool repeats)
 static void usage(const char *program)
 {
     printf("usage: %s [--case NAME[#N]] [--seed N] [--steps N] [--list] [--no-fork] [--keep]\n"
+           "          [--only-steps LIST]\n"
+           "  --only-steps  of a case that leaves out steps (suite sim): \"3,17,40-52\", or \"none\"\n"
            "  --no-fork  run in this process, abort where it fails: for a debugger\n"
            "  --keep     leave the temporary files\n",
            program);
 }
 
+static bool is_set(const char *variable)
+{
+    const char *value = getenv(variable);
+
+    return value && value[0] && strcmp(value, "0") != 0;
+}
+
 static void parse_options(int argc, char **argv)
 {
-    const char *seed = getenv("VDISK_SEED"), *quick = getenv("VDISK_TEST_QUICK");
+    const char *seed = getenv("VDISK_SEED");
 
     for (int i = 1; i < argc; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : NULL;
@@ -309,13 +337,16 @@ static void parse_options(int argc, char **argv)
             seed = argv[++i];
         } else if (value && strcmp(argv[i], "--steps") == 0) {
             run.steps = (unsigned)strtoul(argv[++i], NULL, 0);
+        } else if (value && strcmp(argv[i], "--only-steps") == 0) {
+            run.only_steps = argv[++i];
         } else {
             usage(argv[0]);
             exit(2);
         }
     }
     run.program = argv[0];
-    run.quick = quick && quick[0] && strcmp(quick, "0") != 0;
+    run.quick = is_set("VDISK_TEST_QUICK");
+    run.is_long = is_set("VDISK_TEST_LONG");
     run.seed = seed ? strtoull(seed, NULL, 0) : rng_mix((uint64_t)time(NULL) ^ (uint64_t)getpid() << 32) >> 32;
 }
 
@@ -347,7 +378,9 @@ int test_main(int argc, char **argv, const struct test_case *cases, unsigned n)
     if (!run.list)
         printf("seed %" PRIu64 "\n", run.seed);
     for (unsigned i = 0; i < n; i++) {
-        unsigned repeat = run.quick && cases[i].quick ? cases[i].quick : cases[i].repeat;
+        unsigned repeat = run.quick && cases[i].quick       ? cases[i].quick
+                          : run.is_long && cases[i].lengthy ? cases[i].lengthy
+                                                            : cases[i].repeat;
         double start = now_s();
         unsigned failed = counts[1], ran = 0;
         if (repeat == 0)

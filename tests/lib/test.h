@@ -23,6 +23,7 @@ struct test_case {
     void (*run)(void);
     unsigned repeat; /* runs, each with a seed of its own: "name#0", "name#1", ...; 0: once */
     unsigned quick;  /* runs where VDISK_TEST_QUICK is set; 0: as repeat */
+    unsigned lengthy; /* runs where VDISK_TEST_LONG is set; 0: as repeat */
 };
 
 /* Runs what the command line asks for (--help tells); returns the exit status. */
@@ -38,6 +39,15 @@ unsigned test_repetition(void);
 
 /* `n` steps, or what --steps says, or a fifth of it in a quick run. */
 unsigned test_steps(unsigned n);
+
+/* What --only-steps says ("3,17,40-52"), for cases whose steps can be left out; NULL: all. */
+const char *test_only_steps(void);
+
+/* From here on a failure's command says --only-steps `list`. */
+void test_set_only_steps(const char *list);
+
+/* More of what is random: VDISK_TEST_LONG is set. */
+bool test_is_long(void);
 
 /* Whether this program was built with a sanitizer that makes it several times slower. */
 bool test_is_slow(void);

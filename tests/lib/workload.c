@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Rules.
- *  1. A slot that changes bytes overlaps no other such slot.
+ *  1. A slot that changes bytes overlaps no other such slot, or (w->overlaps) both remember it: what they have in
+ *     common can be anything.
  *  2. A slot that looks at bytes (read, extents) remembers every change in flight with it that overlaps; those
  *     parts are not checked.
  *  3. The model follows at completion.
@@ -28,6 +29,8 @@ struct blur {
 
 struct slot {
     enum slot_kind kind;
+    struct workload *w;
+    vdisk_queue *q;
     struct model *model;
     uint64_t offset, len;
     uint32_t flags;
@@ -46,11 +49,6 @@ static bool changes(enum slot_kind kind)
     return kind == SLOT_WRITE || kind == SLOT_ZERO || kind == SLOT_DISCARD;
 }
 
-static bool looks(enum slot_kind kind)
-{
-    return kind == SLOT_READ || kind == SLOT_EXTENTS;
-}
-
 static bool overlap(const struct slot *a, const struct slot *b)
 {
     return a->offset < b->offset + b->len && b->offset < a->offset + a->len;
@@ -64,6 +62,10 @@ void workload_start(struct workload *w)
     if (w->stripes == 0)
         w->stripes = 1;
     w->slots = test_alloc(w->depth * sizeof *w->slots);
+    for (unsigned i = 0; i < w->depth; i++)
+        w->slots[i].w = w;
+    if (w->queues)
+        return;
     int rc = vdisk_queue_create(&opts, &w->q);
     if (rc < 0 && w->queue_kind != VDISK_QUEUE_AUTO) { /* this kernel has no such queue */
         opts.kind = VDISK_QUEUE_AUTO;
@@ -140,6 +142,27 @@ static void check_guards(const struct slot *s)
     }
 }
 
+static void apply_change(struct slot *s, uint64_t offset, uint64_t len)
+{
+    if (s->kind == SLOT_WRITE)
+        model_write(s->model, offset, s->buf + (offset - s->offset), len);
+    else if (s->kind == SLOT_ZERO)
+        model_zero(s->model, offset, len);
+    else
+        model_discard(s->model, offset, len);
+}
+
+/* Rule 1: what other changes touched meanwhile. */
+static void mark_overlaps(struct slot *s)
+{
+    for (unsigned i = 0; i < s->nblurs; i++) {
+        uint64_t start = max_u64(s->blurs[i].start, s->offset);
+        uint64_t end = min_u64(s->blurs[i].end, s->offset + s->len);
+        if (start < end)
+            model_mark(s->model, start, end - start, MODEL_ANY);
+    }
+}
+
 /* Nobody knows how far it came. */
 static void slot_failed(struct workload *w, struct slot *s)
 {
@@ -148,6 +171,8 @@ static void slot_failed(struct workload *w, struct slot *s)
         model_maybe_write(s->model, s->offset, s->kind == SLOT_WRITE ? s->buf : NULL, s->len);
     else if (s->kind == SLOT_DISCARD)
         model_discard(s->model, s->offset, s->len);
+    if (changes(s->kind))
+        mark_overlaps(s);
 }
 
 static void slot_succeeded(struct slot *s)
@@ -159,13 +184,13 @@ static void slot_succeeded(struct slot *s)
         break;
     case SLOT_WRITE:
         check_guards(s);
-        model_write(s->model, s->offset, s->buf, s->len);
+        for_clear_parts(s, s->offset + s->len, apply_change);
+        mark_overlaps(s);
         break;
     case SLOT_ZERO:
-        model_zero(s->model, s->offset, s->len);
-        break;
     case SLOT_DISCARD:
-        model_discard(s->model, s->offset, s->len);
+        for_clear_parts(s, s->offset + s->len, apply_change);
+        mark_overlaps(s);
         break;
     case SLOT_EXTENTS:
         check_extents(s);
@@ -193,18 +218,48 @@ static void slot_done(struct workload *w, struct slot *s, int result)
     w->inflight--;
 }
 
-static void reap(struct workload *w, unsigned min)
+static void reap_queue(vdisk_queue *q, unsigned min)
 {
     struct vdisk_completion c[16];
-    int n = vdisk_reap(w->q, c, min, ARRAY_LEN(c), NULL);
+    int n = vdisk_reap(q, c, min, ARRAY_LEN(c), NULL);
 
     CHECK_OK(n);
     CHECK_MSG((unsigned)n >= min, "reap gave %d, at least %u were asked for", n, min);
     for (int i = 0; i < n; i++) {
-        CHECK(c[i].user_data < w->depth);
-        slot_done(w, &w->slots[c[i].user_data], c[i].result);
+        struct slot *s = (struct slot *)(uintptr_t)c[i].user_data;
+        CHECK(s->q == q);
+        slot_done(s->w, s, c[i].result);
     }
-    CHECK_INT(vdisk_queue_inflight(w->q), w->inflight);
+}
+
+/* One of the queues that have something of ours in flight; NULL: none has. */
+static vdisk_queue *busy_queue(struct workload *w)
+{
+    vdisk_queue *found = NULL;
+    unsigned n = 0;
+
+    for (unsigned i = 0; i < w->depth; i++)
+        if (w->slots[i].kind != SLOT_FREE && rng_below(&w->rng, ++n) == 0)
+            found = w->slots[i].q;
+    return found;
+}
+
+/* With `min`: until one of our requests has ended. A shared queue's completions may be others'. */
+static void reap(struct workload *w, unsigned min)
+{
+    unsigned before = w->inflight;
+
+    if (!w->queues) {
+        reap_queue(w->q, min);
+        CHECK_INT(vdisk_queue_inflight(w->q), w->inflight);
+        return;
+    }
+    do {
+        vdisk_queue *q = busy_queue(w);
+        if (!q)
+            return;
+        reap_queue(q, min);
+    } while (min > 0 && w->inflight >= before);
 }
 
 /* ---- what a request is ------------------------------------------------------------------------------ */
@@ -276,6 +331,8 @@ static bool choose_range(struct workload *w, struct slot *s)
     if (s->offset < start || s->offset >= end)
         s->offset = start;
     s->len = min_u64(min_u64(random_len(w), w->max_len), end - s->offset);
+    if (w->overlaps && rng_chance(&w->rng, 30))
+        return true;
     for (unsigned i = 0; changes(s->kind) && i < w->depth; i++)
         if (&w->slots[i] != s && changes(w->slots[i].kind) && overlap(s, &w->slots[i]))
             return false;
@@ -293,9 +350,9 @@ static bool blur(struct workload *w, struct slot *s)
         struct slot *o = &w->slots[i];
         if (o == s || o->kind == SLOT_FREE || o->kind == SLOT_FLUSH || !overlap(s, o))
             continue;
-        if (changes(s->kind) && looks(o->kind))
+        if (changes(s->kind))
             o->blurs[o->nblurs++] = (struct blur){s->offset, s->offset + s->len};
-        if (looks(s->kind) && changes(o->kind)) {
+        if (changes(o->kind)) {
             if (s->nblurs == MAX_BLURS)
                 return false;
             s->blurs[s->nblurs++] = (struct blur){o->offset, o->offset + o->len};
@@ -350,8 +407,13 @@ static enum slot_kind random_kind(struct workload *w)
 
 static void enqueue(struct workload *w, struct slot *s)
 {
-    uint64_t id = (uint64_t)(s - w->slots);
+    uint64_t id = (uintptr_t)s;
 
+    if (w->queues)
+        w->q = w->queues[rng_below(&w->rng, w->nqueues)];
+    s->q = w->q;
+    if (w->flushed && changes(s->kind))
+        model_mark(w->flushed, s->offset, s->len, MODEL_ANY);
     s->flags = (s->kind == SLOT_WRITE || s->kind == SLOT_ZERO) && rng_chance(&w->rng, 10) ? VDISK_REQ_FUA : 0;
     if (s->kind == SLOT_READ || s->kind == SLOT_WRITE)
         make_buffer(w, s);
@@ -411,17 +473,21 @@ static void issue(struct workload *w)
     enqueue(w, s);
 }
 
+void workload_step(struct workload *w)
+{
+    issue(w);
+    if (w->inflight == w->depth || rng_chance(&w->rng, 10))
+        reap(w, w->inflight == w->depth ? 1 : 0);
+    else if (rng_chance(&w->rng, 20) && w->q)
+        CHECK_OK(vdisk_submit(w->q));
+    if (rng_chance(&w->rng, 3))
+        workload_drain(w);
+}
+
 void workload_run(struct workload *w, unsigned steps)
 {
-    for (unsigned i = 0; i < steps; i++) {
-        issue(w);
-        if (w->inflight == w->depth || rng_chance(&w->rng, 10))
-            reap(w, w->inflight == w->depth ? 1 : 0);
-        else if (rng_chance(&w->rng, 20))
-            CHECK_OK(vdisk_submit(w->q));
-        if (rng_chance(&w->rng, 3))
-            workload_drain(w);
-    }
+    for (unsigned i = 0; i < steps; i++)
+        workload_step(w);
 }
 
 void workload_drain(struct workload *w)
@@ -433,7 +499,8 @@ void workload_drain(struct workload *w)
 void workload_finish(struct workload *w)
 {
     workload_drain(w);
-    vdisk_queue_destroy(w->q);
+    if (!w->queues)
+        vdisk_queue_destroy(w->q);
     free(w->slots);
     w->q = NULL;
     w->slots = NULL;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A random workload on one queue against the oracle: several requests in flight, writes never overlapping other
- * writes, reads checked where no write was in flight with them.
+ * A random workload against the oracle: several requests in flight, writes not overlapping other writes unless
+ * asked for, reads checked where no write was in flight with them. On a queue of its own, or on several that it
+ * may share with other workloads of the same thread.
  */
 #ifndef TESTS_LIB_WORKLOAD_H
 #define TESTS_LIB_WORKLOAD_H
@@ -26,6 +27,7 @@ struct workload {
     uint64_t unit;  /* lengths and edges cluster around multiples of this */
     uint64_t max_len;
     bool read_only;
+    bool overlaps; /* writes may overlap: what two touch at once is not checked before it is written again */
     bool faults; /* requests may fail: the model then allows for both */
     /*
      * Several threads: each window is cut into stripes of `stripe` bytes, and this one uses every `stripes`-th,
@@ -34,6 +36,9 @@ struct workload {
     uint64_t stripe;
     unsigned stripes, stripe_index;
     enum vdisk_queue_kind queue_kind;
+    vdisk_queue **queues; /* simulated ones, each request on one of them; NULL: a real one is made */
+    unsigned nqueues;
+    struct model *flushed; /* of models[0]: what is touched becomes MODEL_ANY; may be NULL */
 
     /* Its own. */
     vdisk_queue *q;
@@ -48,6 +53,7 @@ void workload_start(struct workload *w);
 
 /* Issue `steps` random requests; some may be in flight afterwards. */
 void workload_run(struct workload *w, unsigned steps);
+void workload_step(struct workload *w);
 
 /* Wait for all. */
 void workload_drain(struct workload *w);
