@@ -168,10 +168,20 @@ bool fd_backend_identify(const char *name, struct backend_id *ret_id)
     return true;
 }
 
+/*
+ * The locks would go with the file, but closing is not its end: a ring lets go of the files of its requests some
+ * time after it has completed them.
+ */
+static void unlock_and_close(struct fd_backend *f)
+{
+    image_lock_drop(&f->lock, f->fd);
+    close(f->fd);
+}
+
 int fd_backend_undo(struct fd_backend *f, int rc)
 {
     if (f->fd >= 0)
-        close(f->fd);
+        unlock_and_close(f);
     backend_free(&f->b);
     return rc;
 }
@@ -206,7 +216,7 @@ int fd_backend_open(const struct backend_driver *driver, const char *name, uint3
 
 void fd_backend_close(struct backend *b)
 {
-    close(container_of(b, struct fd_backend, b)->fd); /* and the locks go with it */
+    unlock_and_close(container_of(b, struct fd_backend, b));
 }
 
 int fd_backend_relock(struct backend *b, uint32_t flags)

@@ -136,3 +136,9 @@ int image_lock_set(struct image_lock *l, int fd, const char *name, uint32_t flag
     l->held = want;
     return 0;
 }
+
+void image_lock_drop(struct image_lock *l, int fd)
+{
+    unlock_claim(fd, l->held);
+    l->held = (struct lock_claim){0, 0};
+}

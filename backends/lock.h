@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Image locks on an open file: the bytes that QEMU locks (backends/lock_claim.h), so that it and we keep off each
- * other's images. They belong to the open file and end when it is closed.
+ * other's images. They belong to the open file, and end with it or when they are dropped.
  */
 #ifndef BACKENDS_LOCK_H
 #define BACKENDS_LOCK_H
@@ -20,6 +20,9 @@ struct image_lock {
  * Errors: -EAGAIN: another has it, named in the text; -errno of fcntl.
  */
 int image_lock_set(struct image_lock *l, int fd, const char *name, uint32_t flags);
+
+/* Give back what is held. */
+void image_lock_drop(struct image_lock *l, int fd);
 
 /* Who holds a lock that covers a byte of the file. */
 struct lock_holder {

@@ -225,6 +225,34 @@ static void create_cuts_and_unlink_removes(void **state)
     backend_close(b);
 }
 
+/* The backend's descriptor. */
+static int find_fd(void)
+{
+    char link[64], target[300];
+
+    for (int fd = 3; fd < 100; fd++) {
+        snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+        ssize_t n = readlink(link, target, sizeof target - 1);
+        if (n > 0 && (target[n] = '\0', strcmp(target, path) == 0))
+            return fd;
+    }
+    fail_msg("no descriptor of %s", path);
+    return -1;
+}
+
+/* As a ring does: it lets go of the files of its requests some time after it has completed them. */
+static void close_unlocks_whoever_has_the_file(void **state)
+{
+    struct backend *b = create();
+    int other = dup(find_fd());
+
+    assert_true(other >= 0);
+    backend_close(b);
+    OK(backend_open(path, BACKEND_RDWR | mode, &b));
+    backend_close(b);
+    close(other);
+}
+
 /* Nothing can be flushed to a pipe's or a full device's like; of this it can be told that no fsync was made. */
 static void unsafe_does_not_flush(void **state)
 {
@@ -233,16 +261,7 @@ static void unsafe_does_not_flush(void **state)
     backend_close(create());
     OK(backend_open(path, BACKEND_RDWR | BACKEND_UNSAFE | mode, &b));
     /* A closed descriptor would make fdatasync() fail. */
-    char link[64], target[300];
-    ssize_t n = 0;
-    int fd;
-    for (fd = 3; fd < 100; fd++) {
-        snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-        n = readlink(link, target, sizeof target - 1);
-        if (n > 0 && (target[n] = '\0', strcmp(target, path) == 0))
-            break;
-    }
-    assert_true(fd < 100);
+    int fd = find_fd();
     int null = open("/dev/null", O_RDWR), spare = dup(fd);
     assert_true(null >= 0 && spare >= 0);
     dup2(null, fd); /* fdatasync() of it is -EINVAL */
@@ -331,6 +350,7 @@ static int run_all(const char *what, enum vdisk_queue_kind kind, uint32_t flags)
         cmocka_unit_test(zeroing),
         cmocka_unit_test(holes_and_space),
         cmocka_unit_test(create_cuts_and_unlink_removes),
+        cmocka_unit_test(close_unlocks_whoever_has_the_file),
         cmocka_unit_test(unsafe_does_not_flush),
         cmocka_unit_test(what_is_no_file_is_refused),
         cmocka_unit_test(odd_names),
