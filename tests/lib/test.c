@@ -47,6 +47,11 @@ struct rng *test_rng(void)
     return &run.rng;
 }
 
+uint64_t test_seed(void)
+{
+    return run.seed;
+}
+
 unsigned test_repetition(void)
 {
     return run.repetition;

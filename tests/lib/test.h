@@ -34,6 +34,9 @@ int test_main(int argc, char **argv, const struct test_case *cases, unsigned n);
 /* The case's own generator. */
 struct rng *test_rng(void);
 
+/* The run's: for what cases share. */
+uint64_t test_seed(void);
+
 /* Which repetition this is, from 0. */
 unsigned test_repetition(void);
 
