@@ -91,6 +91,9 @@ struct format_driver {
     /* Grow to `size` (rounded, larger than now). Blocks. NULL: -ENOTSUP. */
     int (*grow)(vdisk *v, uint64_t size, vdisk_queue *q);
 
+    /* Give host space back that is not in use. Blocks; requests may be in flight. NULL: there is never any. */
+    int (*trim)(vdisk *v, vdisk_queue *q);
+
     void (*get_info)(vdisk *v, struct vdisk_info *info);
 };
 

@@ -115,6 +115,16 @@ VDISK_API uint64_t vdisk_size(const vdisk *v);
  */
 VDISK_API int vdisk_grow(vdisk *v, uint64_t size);
 
+/*
+ * Give back to the host what an open qcow2 volume holds and does not use: clusters taken ahead for writes to come,
+ * the space of discarded clusters, and the file's end behind the last cluster in use; vdisk_close() does the same.
+ * Flushes. Raw volumes have nothing to give back: 0.
+ * Context: any thread; blocks. Requests may be in flight on queues that other threads turn; not on a queue of this
+ * thread's own, since it waits for those in flight to end.
+ * Errors: -EACCES when read-only, -ENOMEM, or of the I/O: what is left is given back another time.
+ */
+VDISK_API int vdisk_trim_space(vdisk *v);
+
 /* ---- creation -------------------------------------------------------------------------------------- */
 
 enum vdisk_prealloc { VDISK_PREALLOC_OFF, VDISK_PREALLOC_METADATA, VDISK_PREALLOC_FALLOC, VDISK_PREALLOC_FULL };

@@ -396,6 +396,21 @@ int vdisk_grow(vdisk *v, uint64_t size)
     return rc;
 }
 
+int vdisk_trim_space(vdisk *v)
+{
+    vdisk_queue *q;
+    int rc;
+
+    if (v->read_only)
+        return err_set(EACCES, "%s: is open read-only", v->name);
+    if (!v->format->trim)
+        return 0;
+    q = vdisk_sync_queue(v);
+    rc = v->format->trim(v, q);
+    vdisk_sync_queue_done(v);
+    return rc;
+}
+
 /* ---- create ------------------------------------------------------------------------------------------ */
 
 static int check_create_opts(const char *name, const struct vdisk_create_opts *user,

@@ -16,9 +16,10 @@
 #include "engine/zero.h"
 #include "qcow2/entry.h"
 #include "qcow2/lease.h"
+#include "qcow2/reclaim.h"
 #include "qcow2/reftable.h"
 
-enum scan_result { SCAN_TAKEN, SCAN_NEEDS_SLICE, SCAN_NEEDS_BLOCK, SCAN_FULL };
+enum scan_result { SCAN_TAKEN, SCAN_NEEDS_SLICE, SCAN_NEEDS_BLOCK, SCAN_FULL, SCAN_TRIMMING };
 
 void q2_refcount_load(struct q2 *q, uint64_t key, struct op *op)
 {
@@ -37,8 +38,7 @@ void q2_refcount_load(struct q2 *q, uint64_t key, struct op *op)
         q2_cache_load(q, &q->refcounts, key, offset + key % block_slices * q->refcounts.slice_size, op);
 }
 
-/* With the lock held: is there a refcount block for this cluster? */
-static bool has_block(const struct q2 *q, uint64_t index)
+bool q2_has_block(const struct q2 *q, uint64_t index)
 {
     uint64_t block = q2_reftable_index(&q->geo, index);
 
@@ -66,7 +66,7 @@ static enum scan_result scan(struct q2 *q, uint64_t from, uint64_t want, uint64_
     struct q2_slot *s;
 
     *ret_n = 0;
-    if (!has_block(q, from))
+    if (!q2_has_block(q, from))
         return SCAN_NEEDS_BLOCK;
     s = q2_cache_find(&q->refcounts, key);
     if (!s)
@@ -110,13 +110,27 @@ static bool missing_slice(struct q2 *q, uint64_t index, uint64_t n, uint64_t *re
     return false;
 }
 
+/* Clusters from `index` on, up to n, that are alike in being known to be zero. */
+static uint64_t alike(const struct q2 *q, uint64_t index, uint64_t n, bool *ret_zero)
+{
+    uint64_t edge = q->zero_from >> q->geo.cluster_bits;
+
+    if (index < edge)
+        return q2_zero_runs_alike(&q->zero_runs, index, min_u64(n, edge - index), ret_zero);
+    *ret_zero = q->zero_new;
+    return n;
+}
+
 /* The clusters are ours: describe them, move the edge of what is known to be zero. */
 static void take(struct q2 *q, uint64_t index, uint64_t n, struct q2_run *ret)
 {
-    raise(q, index, n);
+    bool zero;
+
     ret->host_offset = index << q->geo.cluster_bits;
     ret->clusters = n;
-    ret->zero = q->zero_new && ret->host_offset >= q->zero_from;
+    ret->zero = alike(q, index, n, &zero) == n && zero;
+    raise(q, index, n);
+    q2_zero_runs_remove(&q->zero_runs, index, index + n);
     q->zero_from = max_u64(q->zero_from, (index + n) << q->geo.cluster_bits);
 }
 
@@ -133,6 +147,7 @@ static enum scan_result fetch_first(struct q2 *q, enum scan_result r, uint64_t i
 static enum scan_result try_take(struct q2 *q, uint64_t want, struct q2_run *ret, uint64_t *ret_need)
 {
     uint64_t found = 0, n = 0;
+    bool zero;
 
     for (;;) {
         if (q->free_hint >= q->limit_clusters)
@@ -144,6 +159,7 @@ static enum scan_result try_take(struct q2 *q, uint64_t want, struct q2_run *ret
             break;
         q->free_hint = ((q->free_hint >> q->refslice_bits) + 1) << q->refslice_bits;
     }
+    n = alike(q, found, n, &zero);
     take(q, found, n, ret);
     q->free_hint = found + n;
     return SCAN_TAKEN;
@@ -189,19 +205,36 @@ struct alloc {
     struct q2_run *ret;
 };
 
-enum alloc_state { ALLOC_START = OP_START, ALLOC_SLICE_LOADED, ALLOC_BLOCK_MADE, ALLOC_SQUEEZED };
+enum alloc_state {
+    ALLOC_START = OP_START,
+    ALLOC_SLICE_LOADED,
+    ALLOC_BLOCK_MADE,
+    ALLOC_SQUEEZED,
+    ALLOC_RECLAIMED,
+    ALLOC_TRIMMED
+};
 
 static enum scan_result alloc_try(struct alloc *a)
 {
     struct q2 *q = a->q;
-    enum scan_result r;
+    enum scan_result r = SCAN_TRIMMING;
 
     pthread_mutex_lock(&q->lock);
-    r = a->exact ? try_take_exact(q, a->want, a->ret, &a->need) : try_take(q, a->want, a->ret, &a->need);
-    if (r == SCAN_TAKEN && a->have_structure) /* a lease's clusters count as they are handed out */
-        q->used_end = max_u64(q->used_end, a->ret->host_offset + (a->ret->clusters << q->geo.cluster_bits));
+    if (!q->trimming)
+        r = a->exact ? try_take_exact(q, a->want, a->ret, &a->need) : try_take(q, a->want, a->ret, &a->need);
     pthread_mutex_unlock(&q->lock);
     return r;
+}
+
+/* The call of an await. */
+static void wait_trimmed(struct q2 *q, struct op *op)
+{
+    pthread_mutex_lock(&q->lock);
+    if (q->trimming)
+        list_add_tail(&q->trim_waiting, &op->wait);
+    else
+        op_wake(op, 0);
+    pthread_mutex_unlock(&q->lock);
 }
 
 /* Space is short: the call of an await. */
@@ -234,12 +267,16 @@ static void alloc_step(struct op *op)
         r = alloc_try(a);
         if (r == SCAN_TAKEN || (r == SCAN_FULL && a->squeezed))
             break;
-        if (r == SCAN_FULL)
+        if (r == SCAN_FULL) {
             OP_AWAIT(op, ALLOC_SQUEEZED, squeeze(a, op));
-        else if (r == SCAN_NEEDS_SLICE)
+            OP_AWAIT(op, ALLOC_RECLAIMED, q2_reclaim(a->q, op));
+        } else if (r == SCAN_TRIMMING) {
+            OP_AWAIT(op, ALLOC_TRIMMED, wait_trimmed(a->q, op));
+        } else if (r == SCAN_NEEDS_SLICE) {
             OP_TRY(op, ALLOC_SLICE_LOADED, q2_refcount_load(a->q, a->need, op));
-        else
+        } else {
             OP_TRY(op, ALLOC_BLOCK_MADE, q2_refblock_make(a->q, a->need, a->have_structure, op));
+        }
     }
     alloc_finish(a, r == SCAN_FULL ? -ENOSPC : 0);
     return;
@@ -248,7 +285,8 @@ fail:
     alloc_finish(a, op->rc);
 }
 
-OP_TYPE(alloc, alloc_step, "START", "ALLOC_SLICE_LOADED", "ALLOC_BLOCK_MADE", "ALLOC_SQUEEZED");
+OP_TYPE(alloc, alloc_step, "START", "ALLOC_SLICE_LOADED", "ALLOC_BLOCK_MADE", "ALLOC_SQUEEZED",
+        "ALLOC_RECLAIMED", "ALLOC_TRIMMED");
 
 static void alloc_begin(struct q2 *q, uint64_t want, bool exact, struct q2_run *ret_run, struct op *op,
                         bool have_structure)
@@ -316,61 +354,43 @@ void q2_free_packed(struct q2 *q, uint64_t entry)
         q2_free(q, first, 1);
 }
 
-/* Lower one refcount. */
-static void lower(struct q2 *q, struct q2_slot *s, uint64_t index)
+void q2_lower(struct q2 *q, struct q2_slot *s, uint64_t cluster_index, uint64_t n)
 {
-    uint64_t i = index & ((1ull << q->refslice_bits) - 1);
+    uint64_t mask = (1ull << q->refslice_bits) - 1;
     uint8_t *data = (uint8_t *)q2_slot_data(&q->refcounts, s);
-    uint64_t refcount = q2_refcount_get(&q->geo, data, i);
 
-    if (refcount == 0) {
-        /* Freed twice: the image says so, we did not. */
-        q2_break(q, "a cluster in use has no refcount");
-        return;
+    assert(n > 0 && cluster_index >> q->refslice_bits == (cluster_index + n - 1) >> q->refslice_bits);
+    for (uint64_t i = cluster_index; i < cluster_index + n; i++) {
+        uint64_t refcount = q2_refcount_get(&q->geo, data, i & mask);
+        if (refcount == 0) {
+            /* Freed twice: the image says so, we did not. */
+            q2_break(q, "a cluster in use has no refcount");
+            continue;
+        }
+        q2_refcount_set(&q->geo, data, i & mask, refcount - 1);
+        if (refcount > 1)
+            continue;
+        q->free_hint = min_u64(q->free_hint, i);
+        q->trim_floor = min_u64(q->trim_floor, i << q->geo.cluster_bits);
     }
-    q2_refcount_set(&q->geo, data, i, refcount - 1);
     q2_slot_mark_dirty(&q->refcounts, s);
-    if (refcount == 1 && index < q->free_hint)
-        q->free_hint = index;
 }
 
 void q2_give_back(struct q2 *q, uint64_t cluster_index, uint64_t clusters, bool zero)
 {
-    uint64_t end = cluster_index + clusters, key;
+    uint64_t end = cluster_index + clusters, key, n;
 
     if (missing_slice(q, cluster_index, clusters, &key)) {
         q2_free(q, cluster_index << q->geo.cluster_bits, clusters);
         return;
     }
-    for (uint64_t i = end; i-- > cluster_index;)
-        lower(q, q2_cache_find(&q->refcounts, i >> q->refslice_bits), i);
+    for (uint64_t i = cluster_index; i < end; i += n) {
+        uint64_t slice_end = ((i >> q->refslice_bits) + 1) << q->refslice_bits;
+        n = min_u64(end, slice_end) - i;
+        q2_lower(q, q2_cache_find(&q->refcounts, i >> q->refslice_bits), i, n);
+    }
     if (zero && q->zero_from == end << q->geo.cluster_bits)
         q->zero_from = cluster_index << q->geo.cluster_bits;
-}
-
-bool q2_reclaim(struct q2 *q, uint64_t *ret_key)
-{
-    struct q2_freed_list *l = &q->freed[Q2_FREED_DURABLE];
-    bool any = l->count > 0;
-
-    if (!any || !gate_passed(&q->v->requests, q->freed_ticket))
-        return true;
-    while (l->count > 0) {
-        struct q2_freed *f = &l->list[l->count - 1];
-        uint64_t index = f->cluster_index + f->clusters - 1;
-        struct q2_slot *s = q2_cache_find(&q->refcounts, index >> q->refslice_bits);
-        bool counted = has_block(q, index);
-        if (!s && counted) {
-            *ret_key = index >> q->refslice_bits;
-            return false;
-        }
-        if (counted)
-            lower(q, s, index);
-        else
-            q2_break(q, "a cluster in use has no refcount block"); /* loading would find none, for ever */
-        if (--f->clusters == 0)
-            l->count--;
-    }
-    q2_packed_forget(&q->packed);
-    return true;
+    else if (zero)
+        q2_zero_runs_add(&q->zero_runs, cluster_index, end);
 }

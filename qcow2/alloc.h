@@ -6,7 +6,8 @@
  *  1. A cluster's refcount is raised in memory when it is taken, before anything can refer to it.
  *  2. Refcounts in memory only fall when the fall is durable elsewhere (flush.c, rule 5): a refcount slice may be
  *     written at any time.
- *  3. A freed cluster is not found free before its old users have gone (the volume's gate).
+ *  3. A freed cluster is not found free before its old users have gone (the volume's gate), nor before its host
+ *     space has been punched (reclaim.c).
  */
 #ifndef QCOW2_ALLOC_H
 #define QCOW2_ALLOC_H
@@ -16,7 +17,7 @@
 struct q2_run {
     uint64_t host_offset;
     uint64_t clusters;
-    bool     zero;     /* reads as zeros: never handed out before, beyond the old end of the file */
+    bool     zero;     /* reads as zeros: beyond the old end of the file, or punched */
 };
 
 /*
@@ -51,11 +52,11 @@ static inline void q2_alloc_undo(struct q2 *q, const struct q2_run *run)
  */
 void q2_give_back(struct q2 *q, uint64_t cluster_index, uint64_t clusters, bool zero);
 
-/*
- * Lower the refcounts of what has waited long enough. With the lock held. Returns false when a refcount slice is
- * needed first: *ret_key. (The caller loads it and calls again.)
- */
-bool q2_reclaim(struct q2 *q, uint64_t *ret_key);
+/* Lower refcounts of neighbours by one, all of them in slice `s`. With the lock held. */
+void q2_lower(struct q2 *q, struct q2_slot *s, uint64_t cluster_index, uint64_t n);
+
+/* With the lock held: is there a refcount block for this cluster? */
+bool q2_has_block(const struct q2 *q, uint64_t index);
 
 /* Load a refcount slice; as the call of an await. */
 void q2_refcount_load(struct q2 *q, uint64_t key, struct op *op);

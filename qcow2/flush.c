@@ -16,11 +16,16 @@
  *     to the next flush, since their data may not be covered by this one's sync.
  *  7. L2 entries appear in memory only after their data has been written (alloc_write.c), so that the copy of
  *     rule 6 never shows data that the sync after it does not cover.
+ *  8. A freed cluster is punched only when rule 5 would let it be given out, and is given out only when the punch
+ *     has ended. It may count as zero from then on (rules 2 and 4): when it is used again its refcount is raised
+ *     again, and the sync that rule 1 wants between that and any entry makes the punch durable too. The same goes
+ *     for what was cut off the file (trim.c).
  *
  * Happy path: wait for one's turn; the first in line flushes for all who wait. Copy what is dirty; then, as the
  * plan says: refcounts, [sync, refcount table], sync, L2 slices and L1 pages, sync. Without dirty metadata: one
- * sync. Failure modes: no memory for the copy, a write or a sync fails: all who wait get the error; what was
- * copied is dirty again, so that the next flush writes it; nothing that waits to be freed moves on.
+ * sync. Beside it, freed clusters are given back (reclaim.c). Failure modes: no memory for the copy, or a write or
+ * sync fails: all who wait get the error; what was copied is dirty again, and the next flush writes it; nothing
+ * that waits to be freed moves on.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -28,6 +33,7 @@
 
 #include "qcow2/alloc.h"
 #include "qcow2/flush_plan.h"
+#include "qcow2/reclaim.h"
 #include "qcow2/state.h"
 
 enum { FLUSH_BATCH = 16, FLUSH_LEAD = 1 };
@@ -57,7 +63,8 @@ struct q2_flush_op {
     struct op           *parent;  /* one of these two hears of the end */
     struct request      *request;
     struct q2           *q;
-    uint64_t             reclaim_key;
+    int                  rc;
+    struct q2_carried    reclaim;
     /* The leader's. */
     bool                 leads;
     struct list          group;   /* the others it flushes for */
@@ -70,14 +77,14 @@ struct q2_flush_op {
 
 enum q2_flush_state {
     FLUSH_START = OP_START,
-    FLUSH_RECLAIM_LOADED,
     FLUSH_TURN,
     FLUSH_REFCOUNTS_WRITTEN,
     FLUSH_REFCOUNTS_SYNCED,
     FLUSH_REFTABLE_WRITTEN,
     FLUSH_DATA_SYNCED,
     FLUSH_MAPPING_WRITTEN,
-    FLUSH_MAPPING_SYNCED
+    FLUSH_MAPPING_SYNCED,
+    FLUSH_RECLAIMED
 };
 
 /* ---- the copy ------------------------------------------------------------------------------------------ */
@@ -228,6 +235,13 @@ static void settle_batch(struct batch *b, int rc)
     memset(b, 0, sizeof *b);
 }
 
+static int by_cluster(const void *a, const void *b)
+{
+    const struct q2_freed *x = a, *y = b;
+
+    return x->cluster_index < y->cluster_index ? -1 : x->cluster_index > y->cluster_index;
+}
+
 /* With the lock held: rule 5. */
 static void settle_freed(struct q2_flush_op *f, int rc)
 {
@@ -281,6 +295,8 @@ static void end(struct q2_flush_op *f, int rc)
     struct q2 *q = f->q;
     struct list *next;
 
+    if (f->freed.count > 1) /* so that neighbours can be punched together */
+        qsort(f->freed.list, f->freed.count, sizeof f->freed.list[0], by_cluster);
     pthread_mutex_lock(&q->lock);
     for (int i = 0; i < BATCHES; i++)
         settle_batch(&f->batches[i], rc);
@@ -296,13 +312,13 @@ static void end(struct q2_flush_op *f, int rc)
     pthread_mutex_unlock(&q->lock);
 }
 
-static void flush_finish(struct q2_flush_op *f, int rc)
+static void flush_finish(struct q2_flush_op *f)
 {
     struct op *parent = f->parent;
     struct request *r = f->request;
+    int rc = f->rc;
 
-    if (f->leads)
-        end(f, rc);
+    assert(!f->reclaim.running);
     op_free(&f->op, sizeof *f);
     if (parent)
         op_wake(parent, rc);
@@ -350,34 +366,16 @@ static bool more(const struct batch *b)
     return b->at < b->count;
 }
 
-/* Does a refcount slice have to be loaded before freed clusters can be given back? */
-static bool reclaim_needs(struct q2_flush_op *f)
-{
-    bool done;
-
-    pthread_mutex_lock(&f->q->lock);
-    done = q2_reclaim(f->q, &f->reclaim_key);
-    pthread_mutex_unlock(&f->q->lock);
-    return !done;
-}
-
 static void q2_flush_step(struct op *op)
 {
     struct q2_flush_op *f = container_of(op, struct q2_flush_op, op);
 
     OP_BEGIN(enum q2_flush_state, op)
-    /* Before the turn: loading may itself have to wait for a flush. */
-    while (reclaim_needs(f)) {
-        OP_AWAIT(op, FLUSH_RECLAIM_LOADED, q2_refcount_load(f->q, f->reclaim_key, op));
-        if (op->rc < 0)
-            break; /* they stay taken a while longer */
-    }
+    q2_reclaim_carry(f->q, op->queue, &f->reclaim);
     OP_AWAIT(op, FLUSH_TURN, wait_turn(f, op));
-    if (op->rc != FLUSH_LEAD) {
-        flush_finish(f, op->rc);
-        return;
-    }
-    f->leads = true;
+    f->leads = op->rc == FLUSH_LEAD;
+    if (!f->leads)
+        goto ended;
     op->rc = begin(f);
     if (op->rc < 0)
         goto fail;
@@ -393,16 +391,21 @@ static void q2_flush_step(struct op *op)
         OP_TRY(op, FLUSH_MAPPING_WRITTEN, write_pieces(f, op, &f->batches[BATCH_MAPPING]));
     if (f->plan.sync_mapping)
         OP_TRY(op, FLUSH_MAPPING_SYNCED, sync_file(f, op));
-    flush_finish(f, 0);
+ended:
+fail:
+    f->rc = op->rc;
+    if (f->leads)
+        end(f, f->rc);
+    if (f->reclaim.running)
+        OP_AWAIT(op, FLUSH_RECLAIMED, q2_reclaim_join(f->q, &f->reclaim, op));
+    flush_finish(f);
     return;
     OP_END
-fail:
-    flush_finish(f, op->rc);
 }
 
-OP_TYPE(q2_flush_op, q2_flush_step, "START", "FLUSH_RECLAIM_LOADED", "FLUSH_TURN", "FLUSH_REFCOUNTS_WRITTEN",
+OP_TYPE(q2_flush_op, q2_flush_step, "START", "FLUSH_TURN", "FLUSH_REFCOUNTS_WRITTEN",
         "FLUSH_REFCOUNTS_SYNCED", "FLUSH_REFTABLE_WRITTEN", "FLUSH_DATA_SYNCED", "FLUSH_MAPPING_WRITTEN",
-        "FLUSH_MAPPING_SYNCED");
+        "FLUSH_MAPPING_SYNCED", "FLUSH_RECLAIMED");
 
 static struct q2_flush_op *flush_alloc(struct q2 *q, vdisk_queue *queue)
 {

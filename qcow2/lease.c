@@ -42,7 +42,6 @@ bool q2_lease_take(struct q2 *q, const vdisk_queue *queue, uint64_t want, struct
     ret->clusters = n;
     ret->zero = l->zero;
     l->next += n;
-    q->used_end = max_u64(q->used_end, l->next << q->geo.cluster_bits);
     return true;
 }
 

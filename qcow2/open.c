@@ -7,8 +7,7 @@
  * Failure modes: each with one line that names what is wrong; nothing is left open, nothing was written (but for
  * the autoclear bits, which are the last step).
  *
- * Close, happy path: give leases back; flush; lower the refcounts of what was freed; flush again; cut off what the
- * file has behind its last cluster in use.
+ * Close, happy path: write back, give back all that can be given back (trim.c), release.
  * Failure modes: a failed flush is reported; everything is released all the same.
  */
 #include <errno.h>
@@ -258,7 +257,7 @@ static void setup_allocator(struct q2 *q)
     q->limit_clusters = b->caps & BACKEND_GROWS ? max_clusters : backend_size(b) >> q->geo.cluster_bits;
     q->zero_new = (b->caps & (BACKEND_GROWS | BACKEND_ZERO_NEW)) == (BACKEND_GROWS | BACKEND_ZERO_NEW);
     q->zero_from = q2_cluster_up(&q->geo, backend_size(b));
-    q->used_end = q->zero_from; /* the last cluster may be there in part, and be written to its end */
+    q->trim_floor = q->zero_from; /* the last cluster may be there in part, and be written to its end */
 }
 
 static int open_data_backend(vdisk *v, const char *path)
@@ -346,6 +345,8 @@ static struct q2 *q2_alloc_state(vdisk *v)
     range_locks_init(&q->structure);
     q2_packed_init(&q->packed);
     list_init(&q->flush_waiting);
+    list_init(&q->reclaim_waiting);
+    list_init(&q->trim_waiting);
     q2_leases_init(q);
     return q;
 }
@@ -451,40 +452,13 @@ int q2_flush_sync(struct q2 *q, vdisk_queue *queue)
     return s.op.rc;
 }
 
-/* Leases moved the file's end ahead of what came to be in use. */
-static int trim_file(struct q2 *q, vdisk_queue *queue)
-{
-    struct backend *b = q->v->file;
-
-    /* With metadata that cannot be trusted, what is in use is not known. */
-    if (!(b->caps & BACKEND_GROWS) || backend_size(b) <= q->used_end || atomic_load(&q->broken))
-        return 0;
-    return io_prange(queue, b, IO_TRUNCATE, q->used_end, 0);
-}
-
-static int write_back(struct q2 *q, vdisk_queue *queue)
-{
-    int rc;
-
-    pthread_mutex_lock(&q->lock);
-    q2_lease_return_all(q);
-    pthread_mutex_unlock(&q->lock);
-    /* The first makes freeing durable and the second lowers the refcounts of what is free. */
-    rc = q2_flush_sync(q, queue);
-    if (rc == 0 && (q->freed[Q2_FREED_DURABLE].count > 0 || q->refcounts.dirty_count > 0))
-        rc = q2_flush_sync(q, queue);
-    if (rc == 0 && (q->freed[Q2_FREED_DURABLE].count > 0 || q->refcounts.dirty_count > 0))
-        rc = q2_flush_sync(q, queue);
-    return rc < 0 ? rc : trim_file(q, queue);
-}
-
 static int q2_close(vdisk *v, vdisk_queue *queue)
 {
     struct q2 *q = q2_of(v);
     int rc = 0;
 
     if (!v->read_only && !(v->open_flags & VDISK_OPEN_CHECK))
-        rc = write_back(q, queue);
+        rc = q2_trim_run(q, queue, true);
     q2_release(q);
     v->format_state = NULL;
     return rc;
@@ -587,5 +561,6 @@ const struct format_driver qcow2_driver = {
     .check_create = qcow2_check_create,
     .create = qcow2_create,
     .grow = q2_grow,
+    .trim = q2_trim,
     .get_info = q2_get_info,
 };

@@ -98,7 +98,6 @@ static bool install_block(struct refblock_make *m)
         q->reftable[m->block] = m->host_offset;
         q2_table_dirty(&q->reftable_pages, m->block);
         q->zero_from = max_u64(q->zero_from, m->host_offset + q->geo.cluster_size);
-        q->used_end = max_u64(q->used_end, m->host_offset + q->geo.cluster_size);
     }
     pthread_mutex_unlock(&q->lock);
     return s != NULL;
@@ -215,7 +214,6 @@ static int adopt_table(struct refblock_make *m)
     q->reftable_entries = entries;
     q->reftable_pages = pages;
     q->zero_from = max_u64(q->zero_from, (m->first_cluster << q->geo.cluster_bits) + m->buf_len);
-    q->used_end = max_u64(q->used_end, (m->first_cluster << q->geo.cluster_bits) + m->buf_len);
     pthread_mutex_unlock(&q->lock);
     return 0;
 }

@@ -20,6 +20,7 @@
 #include "qcow2/meta_cache.h"
 #include "qcow2/packed.h"
 #include "qcow2/table.h"
+#include "qcow2/zero_runs.h"
 
 /* Host clusters that nothing in memory refers to any more. */
 struct q2_freed {
@@ -81,11 +82,16 @@ struct q2 {
     struct q2_l1             *l1_retired;    /* replaced; lookups may still read them; freed at close */
     uint64_t                  free_hint;     /* cluster index: no free cluster is known below */
     uint64_t                  zero_from;     /* host offset: nothing at or past it was ever handed out */
-    uint64_t                  used_end;      /* host offset: behind all that is in use, but for what is leased */
+    uint64_t                  trim_floor;    /* host offset: nothing below came free since open */
+    struct q2_zero_runs       zero_runs;     /* free clusters below zero_from that read as zeros */
     struct q2_lease           leases[Q2_LEASES]; /* by queue id */
     uint64_t                  limit_clusters;/* of a backend that cannot grow; UINT64_MAX otherwise */
     struct q2_freed_list      freed[Q2_FREED_STAGES];
     uint64_t                  freed_ticket;  /* of the volume's gate, for Q2_FREED_DURABLE */
+    bool                      reclaiming;    /* an op is giving freed clusters back */
+    struct list               reclaim_waiting; /* ops, by op.wait: for that to end */
+    bool                      trimming;      /* the file's end is being moved down: nothing is handed out */
+    struct list               trim_waiting;  /* ops, by op.wait: for that to end */
     bool                      mapping_needs_data; /* dirty mapping shows data under flush rule 2 */
     bool                      flush_running;
     struct list               flush_waiting; /* ops, by op.wait */
@@ -154,6 +160,10 @@ int q2_grow(vdisk *v, uint64_t size, vdisk_queue *queue);
 
 /* Run a flush to its end, outside the loop. */
 int q2_flush_sync(struct q2 *q, vdisk_queue *queue);
+
+/* qcow2/trim.c: format_driver.trim; and the same at close, when nothing else is going on. Outside the loop. */
+int q2_trim(vdisk *v, vdisk_queue *queue);
+int q2_trim_run(struct q2 *q, vdisk_queue *queue, bool closing);
 
 /*
  * The fixed fields of q->header as they are to be, into the first sector, which is then written whole and at

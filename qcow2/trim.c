@@ -1,0 +1,222 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Giving back all that can be given back: at close, and on request.
+ *
+ * Happy path: give leases back; flush, so that freeing is durable; wait for the requests that may use what was
+ * freed; punch it and lower its refcounts; flush those; then hold back allocations for a moment, look for the last
+ * cluster in use from the end on, and cut the file off behind it.
+ * Failure modes: each is reported, and leaves leases and freed clusters for the next time. A volume whose metadata
+ * cannot be trusted is not cut.
+ *
+ * Invariants.
+ *  1. While the end is looked for and moved, nobody takes clusters (`trimming`) or makes tables behind it (the
+ *     structure lock); what has a refcount, leases among it, is in front of it.
+ *  2. Nothing is cut off that had no refcount when the image was opened (`trim_floor`): that may be the image's
+ *     mistake, and somebody's data.
+ */
+#include <errno.h>
+
+#include "engine/error.h"
+#include "engine/queue.h"
+#include "qcow2/alloc.h"
+#include "qcow2/entry.h"
+#include "qcow2/lease.h"
+#include "qcow2/reclaim.h"
+
+enum { TRIM_ROUNDS = 3 };
+
+struct trim {
+    struct op         op;
+    struct q2        *q;
+    bool              done, closing, locked;
+    int               rounds;
+    uint64_t          end; /* cluster index: nothing is in use from here on */
+    uint64_t          key;
+    struct range_lock lock;
+    struct io         io;
+};
+
+enum trim_state {
+    TRIM_START = OP_START,
+    TRIM_FLUSHED,
+    TRIM_DRAINED,
+    TRIM_RECLAIMED,
+    TRIM_REFCOUNTS_FLUSHED,
+    TRIM_LOCKED,
+    TRIM_LOADED,
+    TRIM_CUT
+};
+
+static void return_leases(struct q2 *q)
+{
+    pthread_mutex_lock(&q->lock);
+    q2_lease_return_all(q);
+    pthread_mutex_unlock(&q->lock);
+}
+
+/* Is there still something to be given back? */
+static bool more_freed(struct trim *t)
+{
+    struct q2 *q = t->q;
+    bool more;
+
+    pthread_mutex_lock(&q->lock);
+    more = q->freed[Q2_FREED_NOW].count > 0 || q->freed[Q2_FREED_DURABLE].count > 0;
+    pthread_mutex_unlock(&q->lock);
+    return more && t->rounds++ < TRIM_ROUNDS;
+}
+
+static bool has_dirty(struct q2 *q)
+{
+    bool dirty;
+
+    pthread_mutex_lock(&q->lock);
+    dirty = q->refcounts.dirty_count + q->reftable_pages.dirty_count + q->l2.dirty_count +
+                q->l1_pages.dirty_count > 0;
+    pthread_mutex_unlock(&q->lock);
+    return dirty;
+}
+
+/* With the lock held: is there anything behind trim_floor? */
+static bool may_cut(const struct q2 *q)
+{
+    const struct backend *b = q->v->file;
+
+    /* With metadata that cannot be trusted, what is in use is not known. */
+    return b->caps & BACKEND_GROWS && backend_size(b) > q->trim_floor && !atomic_load(&q->broken);
+}
+
+/* With the structure lock held. */
+static bool begin_cut(struct trim *t)
+{
+    struct q2 *q = t->q;
+    bool may;
+
+    pthread_mutex_lock(&q->lock);
+    may = may_cut(q);
+    q->trimming = may;
+    t->end = max_u64(q->zero_from, q2_cluster_up(&q->geo, backend_size(q->v->file))) >> q->geo.cluster_bits;
+    pthread_mutex_unlock(&q->lock);
+    return may;
+}
+
+/* Move `end` down to the last cluster in use. True: a refcount slice has to be loaded first. Invariant 2. */
+static bool find_end_needs(struct trim *t)
+{
+    struct q2 *q = t->q;
+    uint64_t mask = (1ull << q->refslice_bits) - 1;
+    bool in_use = false, needs = false;
+
+    pthread_mutex_lock(&q->lock);
+    uint64_t floor = q->trim_floor >> q->geo.cluster_bits;
+    while (t->end > floor && !in_use && !needs) {
+        uint64_t block_start = q2_reftable_index(&q->geo, t->end - 1) << q->geo.refblock_bits;
+        struct q2_slot *s = q2_cache_find(&q->refcounts, (t->end - 1) >> q->refslice_bits);
+        if (!q2_has_block(q, t->end - 1)) {
+            t->end = max_u64(floor, block_start);
+        } else if (!s) {
+            t->key = (t->end - 1) >> q->refslice_bits;
+            needs = true;
+        } else {
+            const uint8_t *data = (const uint8_t *)q2_slot_data(&q->refcounts, s);
+            in_use = q2_refcount_get(&q->geo, data, (t->end - 1) & mask) != 0;
+            t->end -= !in_use;
+        }
+    }
+    pthread_mutex_unlock(&q->lock);
+    return needs;
+}
+
+/*
+ * Where the file is to end. While others write, to whole blocks of the backend: who changes a part of the last
+ * block writes all of it.
+ */
+static uint64_t cut_at(const struct trim *t)
+{
+    uint64_t end = t->end << t->q->geo.cluster_bits;
+
+    return t->closing ? end : align_up(end, t->q->v->file->align);
+}
+
+static void cut(struct trim *t, struct op *op)
+{
+    io_range(&t->io, t->q->v->file, IO_TRUNCATE, cut_at(t), 0);
+    op_io(op, &t->io);
+}
+
+static void end_cut(struct trim *t, bool was_cut)
+{
+    struct q2 *q = t->q;
+
+    pthread_mutex_lock(&q->lock);
+    if (was_cut) {
+        q->zero_from = q2_cluster_up(&q->geo, cut_at(t));
+        q2_zero_runs_remove(&q->zero_runs, q->zero_from >> q->geo.cluster_bits, UINT64_MAX);
+    }
+    q->trimming = false;
+    op_wake_all(&q->trim_waiting, 0);
+    pthread_mutex_unlock(&q->lock);
+}
+
+static void trim_finish(struct trim *t, int rc)
+{
+    if (t->locked)
+        range_unlock(&t->q->structure, &t->lock);
+    t->op.rc = rc;
+    t->done = true;
+}
+
+static void trim_step(struct op *op)
+{
+    struct trim *t = container_of(op, struct trim, op);
+
+    OP_BEGIN(enum trim_state, op)
+    return_leases(t->q);
+    do {
+        OP_TRY(op, TRIM_FLUSHED, q2_flush(t->q, op));
+        OP_AWAIT(op, TRIM_DRAINED, gate_drain(&t->q->v->requests, op));
+        OP_TRY(op, TRIM_RECLAIMED, q2_reclaim(t->q, op));
+    } while (more_freed(t));
+    if (has_dirty(t->q))
+        OP_TRY(op, TRIM_REFCOUNTS_FLUSHED, q2_flush(t->q, op));
+    if (!range_lock_try(&t->q->structure, &t->lock, 0, 1))
+        OP_AWAIT(op, TRIM_LOCKED, range_lock_wait(&t->q->structure, &t->lock, op));
+    t->locked = true;
+    if (begin_cut(t)) {
+        op->rc = 0;
+        while (op->rc == 0 && find_end_needs(t))
+            OP_AWAIT(op, TRIM_LOADED, q2_refcount_load(t->q, t->key, op));
+        if (op->rc == 0 && cut_at(t) < backend_size(t->q->v->file)) {
+            OP_AWAIT(op, TRIM_CUT, cut(t, op));
+            end_cut(t, op->rc == 0);
+        } else {
+            end_cut(t, false);
+        }
+    }
+    trim_finish(t, op->rc);
+    return;
+    OP_END
+fail:
+    trim_finish(t, op->rc);
+}
+
+OP_TYPE(trim, trim_step, "START", "TRIM_FLUSHED", "TRIM_DRAINED", "TRIM_RECLAIMED", "TRIM_REFCOUNTS_FLUSHED",
+        "TRIM_LOCKED", "TRIM_LOADED", "TRIM_CUT");
+
+int q2_trim_run(struct q2 *q, vdisk_queue *queue, bool closing)
+{
+    struct trim t = {.q = q, .closing = closing};
+
+    queue_current = queue;
+    op_init(&t.op, queue, &trim_type);
+    op_start_later(&t.op);
+    queue_run_until(queue, &t.done);
+    return t.op.rc;
+}
+
+int q2_trim(vdisk *v, vdisk_queue *queue)
+{
+    int rc = q2_trim_run(q2_of(v), queue, false);
+
+    return rc < 0 ? err_set(rc, "%s: giving space back: %s", v->name, strerror(-rc)) : 0;
+}
