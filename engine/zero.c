@@ -135,17 +135,32 @@ static struct zero_op *zero_alloc(vdisk_queue *q, struct backend *b, uint64_t ho
     return z;
 }
 
-void zero_range(struct backend *b, uint64_t host_offset, uint64_t len, uint8_t flags, struct op *parent)
+static void start_for(struct zero_op *z, struct op *parent)
 {
-    struct zero_op *z = zero_alloc(parent->queue, b, host_offset, len);
-
     if (!z) {
         op_wake(parent, -ENOMEM);
         return;
     }
-    z->flags = flags;
     z->parent = parent;
     op_start(&z->op);
+}
+
+void zero_range(struct backend *b, uint64_t host_offset, uint64_t len, uint8_t flags, struct op *parent)
+{
+    struct zero_op *z = zero_alloc(parent->queue, b, host_offset, len);
+
+    if (z)
+        z->flags = flags;
+    start_for(z, parent);
+}
+
+void zero_write(struct backend *b, uint64_t host_offset, uint64_t len, struct op *parent)
+{
+    struct zero_op *z = zero_alloc(parent->queue, b, host_offset, len);
+
+    if (z)
+        z->write_only = true;
+    start_for(z, parent);
 }
 
 void zero_start(struct backend *b, uint64_t host_offset, uint64_t len, uint8_t flags, struct request *r)

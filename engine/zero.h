@@ -17,7 +17,10 @@ extern const char *const zero_buffer;
  */
 void zero_range(struct backend *b, uint64_t host_offset, uint64_t len, uint8_t flags, struct op *parent);
 
-/* The same; ends by request_end(r). */
+/* Zeros written, so that the range has space on the host. Ends by op_wake(parent). */
+void zero_write(struct backend *b, uint64_t host_offset, uint64_t len, struct op *parent);
+
+/* As zero_range(); ends by request_end(r). */
 void zero_start(struct backend *b, uint64_t host_offset, uint64_t len, uint8_t flags, struct request *r);
 
 /*

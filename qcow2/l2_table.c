@@ -2,8 +2,9 @@
 /*
  * A new L2 table.
  *
- * Happy path: take the structure lock, take a cluster, zero it unless it is known to be zero (or copy the table
- * that is shared with a snapshot into it), enter it in the L1 table.
+ * Happy path: take the structure lock, take a cluster, write zeros (or copy the table that is shared with a
+ * snapshot into it), enter it in the L1 table. Zeros are written also where there are zeros already: so the table
+ * has space on the host, and no flush to come can fail for lack of that.
  * Failure modes: an error leaves the L1 entry as it was; the cluster is given back.
  */
 #include "qcow2/l2_table.h"
@@ -57,7 +58,7 @@ static void start_copy(struct l2_make *m, struct op *op, enum io_kind kind, uint
     op_io(op, &m->io);
 }
 
-/* Flush rule 4 holds from here: the cluster's zeros, or the copy, were written before this. */
+/* The cluster's zeros, or the copy, were written before this; flush rule 4. */
 static void enter(struct l2_make *m)
 {
     struct q2 *q = m->q;
@@ -70,6 +71,7 @@ static void enter(struct l2_make *m)
     assert(index < l1->entries);
     atomic_store_explicit(&l1->entry[index], q2_l1_entry(m->run.host_offset, true), memory_order_release);
     q2_table_dirty(&q->l1_pages, index);
+    q->mapping_needs_data |= m->shared || !m->run.zero; /* rule 4: durably */
     if (m->shared) {
         q2_cache_moved(&q->l2, index * slices, slices, m->run.host_offset);
         q2_free(q, m->shared, 1);
@@ -114,8 +116,8 @@ static void l2_make_step(struct op *op)
     if (m->shared) {
         OP_TRY(op, L2T_COPY_READ, start_copy(m, op, IO_READ, m->shared));
         OP_TRY(op, L2T_COPY_WRITTEN, start_copy(m, op, IO_WRITE, m->run.host_offset));
-    } else if (!m->run.zero) {
-        OP_TRY(op, L2T_ZEROED, zero_range(m->q->v->file, m->run.host_offset, m->q->geo.cluster_size, 0, op));
+    } else {
+        OP_TRY(op, L2T_ZEROED, zero_write(m->q->v->file, m->run.host_offset, m->q->geo.cluster_size, op));
     }
     enter(m);
     l2_make_finish(m, 0);

@@ -3,9 +3,10 @@
  * Structure of the refcounts.
  *
  * A new block, happy path: take the structure lock; the block goes into the first cluster that it describes (free
- * like all the others, since nothing describes them yet); zero it unless it is known to be zero; enter it in the
- * table. A longer table, happy path: flush; lay new blocks and the new table behind all that the old one
- * describes; write, flush, point the header at it, flush; free the old one.
+ * like all the others, since nothing describes them yet); write zeros, also where there are zeros already: so it
+ * has space on the host, and no flush to come can fail for lack of that; enter it in the table. A longer table,
+ * happy path: flush; lay new blocks and the new table behind all that the old one describes; write, flush, point
+ * the header at it, flush; free the old one.
  * Failure modes: no space or an error before the header is written: nothing has changed. An error while the
  * header is written: which table counts is not known, so the image takes no more writes.
  */
@@ -60,7 +61,7 @@ static void refblock_finish(struct refblock_make *m, int rc)
 
 /* ---- one more block ------------------------------------------------------------------------------------ */
 
-enum block_plan { BLOCK_EXISTS, BLOCK_ZERO_FIRST, BLOCK_READY, BLOCK_NO_TABLE, BLOCK_NO_SPACE, BLOCK_BROKEN };
+enum block_plan { BLOCK_EXISTS, BLOCK_READY, BLOCK_NO_TABLE, BLOCK_NO_SPACE, BLOCK_BROKEN };
 
 static enum block_plan plan_block(struct refblock_make *m)
 {
@@ -79,7 +80,7 @@ static enum block_plan plan_block(struct refblock_make *m)
     else if (cluster >= q->limit_clusters)
         plan = BLOCK_NO_SPACE;
     else
-        plan = q->zero_new && m->host_offset >= q->zero_from ? BLOCK_READY : BLOCK_ZERO_FIRST;
+        plan = BLOCK_READY;
     pthread_mutex_unlock(&q->lock);
     return plan;
 }
@@ -146,6 +147,10 @@ static int prepare_table(struct refblock_make *m)
     if (m->first_cluster + used > q->limit_clusters)
         return -ENOSPC;
     m->buf_len = used << g->cluster_bits;
+    /* Before it is written: whatever becomes of that, the place does not read as zeros any more. */
+    pthread_mutex_lock(&q->lock);
+    q->zero_from = max_u64(q->zero_from, (m->first_cluster << g->cluster_bits) + m->buf_len);
+    pthread_mutex_unlock(&q->lock);
     if (posix_memalign(&p, 4096, align_up(m->buf_len, 4096)) != 0)
         return -ENOMEM;
     m->buf = p;
@@ -213,7 +218,6 @@ static int adopt_table(struct refblock_make *m)
     q->reftable = reftable;
     q->reftable_entries = entries;
     q->reftable_pages = pages;
-    q->zero_from = max_u64(q->zero_from, (m->first_cluster << q->geo.cluster_bits) + m->buf_len);
     pthread_mutex_unlock(&q->lock);
     return 0;
 }
@@ -249,8 +253,7 @@ static void refblock_make_step(struct op *op)
         return;
     }
     if (plan != BLOCK_NO_TABLE) {
-        if (plan == BLOCK_ZERO_FIRST)
-            OP_TRY(op, RB_ZEROED, zero_range(m->q->v->file, m->host_offset, m->q->geo.cluster_size, 0, op));
+        OP_TRY(op, RB_ZEROED, zero_write(m->q->v->file, m->host_offset, m->q->geo.cluster_size, op));
         while (!install_block(m))
             OP_TRY(op, RB_ROOM, q2_flush(m->q, op));
         refblock_finish(m, 0);
