@@ -88,8 +88,10 @@ struct format_driver {
     int (*check_create)(const char *name, const struct vdisk_create_opts *opts);
     int (*create)(struct backend *b, const char *name, const struct vdisk_create_opts *opts, vdisk_queue *q);
 
-    /* Grow to `size` (rounded, larger than now). Blocks. NULL: -ENOTSUP. */
-    int (*grow)(vdisk *v, uint64_t size, vdisk_queue *q);
+    /*
+     * Make v->size `size` (rounded, another than now; smaller only if opts->shrink). Blocks. NULL: -ENOTSUP.
+     */
+    int (*resize)(vdisk *v, uint64_t size, const struct vdisk_resize_opts *opts, vdisk_queue *q);
 
     /* Give host space back that is not in use. Blocks; requests may be in flight. NULL: there is never any. */
     int (*trim)(vdisk *v, vdisk_queue *q);

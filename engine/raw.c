@@ -111,14 +111,51 @@ static int raw_create(struct backend *b, const char *name, const struct vdisk_cr
     return 0;
 }
 
-static int raw_grow(vdisk *v, uint64_t size, vdisk_queue *q)
+/* Space for what is new. */
+static int raw_preallocate(vdisk *v, uint64_t from, uint64_t end, const struct vdisk_resize_opts *opts,
+                           vdisk_queue *q)
 {
+    int rc = 0;
+
+    if (opts->preallocation == VDISK_PREALLOC_FALLOC) {
+        rc = io_prange(q, v->file, IO_ALLOCATE, from, end - from);
+        if (rc == -ENOTSUP)
+            return err_hint(err_set(ENOTSUP, "%s: preallocation=falloc is not possible here", v->name),
+                            "use preallocation=full");
+    }
+    if (opts->preallocation == VDISK_PREALLOC_FULL)
+        rc = zero_fill(q, v->file, from, end - from, opts->progress, opts->progress_arg);
+    return rc;
+}
+
+/* The file has its new size first, and its old one again when the space cannot be had. */
+static int raw_resize(vdisk *v, uint64_t size, const struct vdisk_resize_opts *opts, vdisk_queue *q)
+{
+    uint64_t old = vdisk_size(v);
     int rc;
 
     if (!(v->file->caps & BACKEND_GROWS))
-        return err_set(ENOTSUP, "%s: cannot grow a %s", v->name, v->file->driver->name);
+        return err_set(ENOTSUP, "%s: the size of a %s cannot be changed", v->name, v->file->driver->name);
+    if (opts->preallocation == VDISK_PREALLOC_METADATA)
+        return err_set(EINVAL, "%s: a raw volume has no metadata to preallocate; use off, falloc or full",
+                       v->name);
+    if (size < old)
+        atomic_store_explicit(&v->size, size, memory_order_release);
     rc = io_prange(q, v->file, IO_TRUNCATE, size, 0);
-    return rc < 0 ? err_set(rc, "%s: growing: %s", v->name, strerror(-rc)) : 0;
+    if (rc == 0 && size > old) {
+        rc = raw_preallocate(v, old, size, opts, q);
+        if (rc < 0)
+            io_prange(q, v->file, IO_TRUNCATE, old, 0);
+    }
+    if (rc == 0)
+        rc = io_pflush(q, v->file);
+    if (rc == 0)
+        atomic_store_explicit(&v->size, size, memory_order_release);
+    else if (size < old)
+        atomic_store_explicit(&v->size, min_u64(old, backend_size(v->file)), memory_order_release);
+    if (rc < 0 && vdisk_error_text()[0] == '\0')
+        err_set(rc, "%s: resizing: %s", v->name, strerror(-rc));
+    return rc;
 }
 
 const struct format_driver raw_driver = {
@@ -130,5 +167,5 @@ const struct format_driver raw_driver = {
     .submit = raw_submit,
     .check_create = raw_check_create,
     .create = raw_create,
-    .grow = raw_grow,
+    .resize = raw_resize,
 };

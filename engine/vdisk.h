@@ -125,12 +125,30 @@ VDISK_API int vdisk_grow(vdisk *v, uint64_t size);
  */
 VDISK_API int vdisk_trim_space(vdisk *v);
 
-/* ---- creation -------------------------------------------------------------------------------------- */
-
 enum vdisk_prealloc { VDISK_PREALLOC_OFF, VDISK_PREALLOC_METADATA, VDISK_PREALLOC_FALLOC, VDISK_PREALLOC_FULL };
 
 /* Called now and then from a long call, on its thread. Return non-zero to stop it with -ECANCELED. */
 typedef int vdisk_progress_fn(void *arg, uint64_t done, uint64_t total);
+
+struct vdisk_resize_opts {
+    size_t              size;          /* sizeof(struct vdisk_resize_opts) */
+    enum vdisk_prealloc preallocation; /* of what is new; raw has no metadata */
+    bool                shrink;        /* a smaller size is meant: what lies behind the new end is lost */
+    vdisk_progress_fn  *progress;
+    void               *progress_arg;
+};
+
+/*
+ * Make the volume `virtual_size` bytes, rounded up to 512; what is new reads as zeros. Blocks. Other requests may
+ * be in flight while it grows; while it shrinks none may. `opts` may be NULL.
+ * Errors: -EINVAL: smaller, and not asked for, or a wrong option; -EACCES when read-only; -EFBIG past the format's
+ * limit; -ENOTSUP: snapshots, bitmaps or the storage forbid it, says the text; -ENOSPC; -ECANCELED; or of the I/O.
+ * After an error, and after a crash, the volume has the old size; but once a shrunk volume has its new size, what
+ * is left is to give space back, and when that fails the text says so.
+ */
+VDISK_API int vdisk_resize(vdisk *v, uint64_t virtual_size, const struct vdisk_resize_opts *opts);
+
+/* ---- creation -------------------------------------------------------------------------------------- */
 
 struct vdisk_create_opts {
     size_t              size;             /* sizeof(struct vdisk_create_opts) */

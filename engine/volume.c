@@ -375,27 +375,6 @@ int vdisk_get_info(vdisk *v, struct vdisk_info *ret_info)
     return 0;
 }
 
-int vdisk_grow(vdisk *v, uint64_t size)
-{
-    vdisk_queue *q;
-    int rc;
-
-    size = align_up(size, 512);
-    if (v->read_only)
-        return err_set(EACCES, "%s: is open read-only", v->name);
-    if (size < vdisk_size(v))
-        return err_set(EINVAL, "%s: %llu is less than the present size %llu", v->name, (unsigned long long)size,
-                       (unsigned long long)vdisk_size(v));
-    if (!v->format->grow)
-        return err_set(ENOTSUP, "%s: a %s volume cannot grow", v->name, v->format->name);
-    q = vdisk_sync_queue(v);
-    rc = size == vdisk_size(v) ? 0 : v->format->grow(v, size, q);
-    if (rc == 0)
-        atomic_store_explicit(&v->size, size, memory_order_release);
-    vdisk_sync_queue_done(v);
-    return rc;
-}
-
 int vdisk_trim_space(vdisk *v)
 {
     vdisk_queue *q;

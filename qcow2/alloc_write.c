@@ -6,6 +6,7 @@
  * slice in the cache, look again; a span that is mapped after all is written in place; otherwise take host
  * clusters, read the edges that the write leaves of the first and the last one, write edges and data as one, enter
  * the clusters in the L2 slice, give the old ones back.
+ * With `reserve` no data is written: spans without host clusters get some that read as zeros, others stay.
  * Failure modes: no space, no memory, a failed read or write: clusters taken for the span are given back, the
  * mapping is as it was, spans before it stay written.
  *
@@ -47,6 +48,7 @@ struct alloc_write {
     struct iovec       *merged_iov; /* of several requests; ours */
     uint32_t            iovcnt;
     uint64_t            guest_offset, len, pos; /* pos: done so far */
+    enum vdisk_prealloc reserve; /* other than OFF: clusters only, no data */
     struct range_lock   lock;    /* clusters up to zone_end */
     bool                locked;
     uint64_t            zone_end;
@@ -72,7 +74,8 @@ enum alloc_write_state {
     AW_L2_LOADED,
     AW_LEASED,
     AW_COW_READ,
-    AW_WRITTEN
+    AW_WRITTEN,
+    AW_RESERVED
 };
 
 /* ---- what the span is ---------------------------------------------------------------------------------- */
@@ -242,6 +245,33 @@ static void read_edges(struct alloc_write *w, struct op *op)
 }
 
 /* ---- the write ------------------------------------------------------------------------------------------- */
+
+static uint64_t host_len(const struct alloc_write *w)
+{
+    return w->clusters << w->q->geo.cluster_bits;
+}
+
+/* New clusters that are to read as zeros; the call of an await. */
+static void reserve_span(struct alloc_write *w, struct op *op)
+{
+    uint64_t len = host_len(w), last = min_u64(w->q->geo.cluster_size, max_u64(4096, w->q->v->data->align));
+
+    if (w->reserve == VDISK_PREALLOC_FALLOC && w->host_zero) {
+        io_range(&w->io, w->q->v->data, IO_ALLOCATE, w->host_offset, len);
+        op_io(op, &w->io);
+    } else if (w->host_zero) {
+        zero_range(w->q->v->data, w->host_offset + len - last, last, 0, op); /* for the end of the file */
+    } else {
+        zero_range(w->q->v->data, w->host_offset, len, w->reserve == VDISK_PREALLOC_METADATA ? IO_UNMAP : 0, op);
+    }
+}
+
+static bool reserve_needs_io(const struct alloc_write *w)
+{
+    bool inside = w->host_offset + host_len(w) <= backend_size(w->q->v->data);
+
+    return w->kind == SPAN_NEW && (w->reserve == VDISK_PREALLOC_FALLOC || !w->host_zero || !inside);
+}
 
 /* The iovec of edges and data. */
 static int prepare_write(struct alloc_write *w)
@@ -428,7 +458,15 @@ static enum find_result find_span(struct alloc_write *w)
 
 static int prepare_span(struct alloc_write *w)
 {
-    int rc = prepare_edges(w);
+    int rc;
+
+    if (w->reserve != VDISK_PREALLOC_OFF) {
+        w->head = w->tail = 0; /* whole clusters */
+        if (w->kind == SPAN_REUSE)
+            w->kind = SPAN_IN_PLACE; /* has space, and keeps its content */
+        return 0;
+    }
+    rc = prepare_edges(w);
 
     return rc < 0 ? rc : prepare_write(w);
 }
@@ -471,7 +509,10 @@ static void alloc_write_step(struct op *op)
             goto fail;
         if (w->head + w->tail > 0)
             OP_TRY(op, AW_COW_READ, read_edges(w, op));
-        OP_TRY(op, AW_WRITTEN, op_io(op, &w->io));
+        if (w->reserve == VDISK_PREALLOC_OFF)
+            OP_TRY(op, AW_WRITTEN, op_io(op, &w->io));
+        else if (reserve_needs_io(w))
+            OP_TRY(op, AW_RESERVED, reserve_span(w, op));
         end_span(w);
         if (w->stop == w->zone_end)
             unlock_clusters(w);
@@ -484,7 +525,7 @@ fail:
 }
 
 OP_TYPE(alloc_write, alloc_write_step, "START", "AW_LOCKED", "AW_L2_TABLE", "AW_L2_LOADED", "AW_LEASED",
-        "AW_COW_READ", "AW_WRITTEN");
+        "AW_COW_READ", "AW_WRITTEN", "AW_RESERVED");
 
 static struct alloc_write *alloc_write_new(struct q2 *q, vdisk_queue *queue, uint64_t guest_offset,
                                            const struct iovec *iov, uint32_t iovcnt, uint64_t len)
@@ -511,6 +552,21 @@ void q2_alloc_write(struct q2 *q, uint64_t guest_offset, const struct iovec *iov
         op_wake(op, -ENOMEM);
         return;
     }
+    w->parent = op;
+    op_start(&w->op);
+}
+
+void q2_alloc_reserve(struct q2 *q, uint64_t guest_offset, uint64_t len, enum vdisk_prealloc reserve,
+                      struct op *op)
+{
+    struct alloc_write *w = alloc_write_new(q, op->queue, guest_offset, NULL, 0, len);
+
+    if (!w) {
+        op_wake(op, -ENOMEM);
+        return;
+    }
+    assert(is_aligned(guest_offset, q->geo.cluster_size) && reserve != VDISK_PREALLOC_OFF);
+    w->reserve = reserve;
     w->parent = op;
     op_start(&w->op);
 }

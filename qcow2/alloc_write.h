@@ -11,4 +11,12 @@
 void q2_alloc_write(struct q2 *q, uint64_t guest_offset, const struct iovec *iov, uint32_t iovcnt, uint64_t len,
                     struct op *op);
 
+/*
+ * Give host clusters, which read as zeros, to those of the range that have none and read as zeros; as the call of
+ * an await. Whole clusters, but for the volume's end. `reserve`: VDISK_PREALLOC_FALLOC: with space on the host,
+ * -ENOTSUP where there is no such thing; VDISK_PREALLOC_METADATA: without.
+ */
+void q2_alloc_reserve(struct q2 *q, uint64_t guest_offset, uint64_t len, enum vdisk_prealloc reserve,
+                      struct op *op);
+
 #endif

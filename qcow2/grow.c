@@ -1,23 +1,20 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Growing the virtual size, and the L1 table with it.
+ * A larger virtual size in the header, and a longer L1 table: the step of a resize (resize.c) that counts.
  *
  * Happy path: take the structure lock, so that no table moves or appears; when the L1 table is too short: flush,
  * take clusters for a longer one, write it, flush; then one write of the header's first sector with the new table
- * and size, flush; the old table is given back. Where the backing file is longer than the image was, what it has
- * behind the old end would shine through: the table grows first, the new range is zeroed and flushed, then the
- * size is written. Failure modes: an error before the header is written: nothing has changed, the clusters are
- * given back. While it is written: which table counts is not known, so the image takes no more writes.
+ * and size, flush; the old table is given back. Failure modes: an error before the header is written: nothing has
+ * changed, the clusters are given back. While it is written: which table counts is not known, so the image takes
+ * no more writes.
  */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/error.h"
 #include "engine/queue.h"
 #include "qcow2/alloc.h"
-#include "qcow2/entry.h"
-#include "qcow2/state.h"
+#include "qcow2/resize.h"
 
 struct grow {
     struct op         op;
@@ -196,8 +193,9 @@ fail:
 OP_TYPE(grow, grow_step, "START", "GROW_LOCKED", "GROW_DATA_FILE", "GROW_FLUSHED", "GROW_ALLOCATED",
         "GROW_TABLE_WRITTEN", "GROW_TABLE_FLUSHED", "GROW_HEADER_WRITTEN", "GROW_HEADER_SYNCED");
 
-static int grow_run(struct q2 *q, uint64_t size, uint64_t l1_entries, vdisk_queue *queue)
+int q2_grow_header(struct q2 *q, uint64_t size, uint64_t reach, vdisk_queue *queue)
 {
+    uint64_t l1_entries = max_u64(q2_l1_entries(&q->geo, reach), atomic_load(&q->l1)->entries);
     struct grow g = {.q = q, .size = size, .l1_entries = l1_entries};
 
     queue_current = queue;
@@ -205,56 +203,4 @@ static int grow_run(struct q2 *q, uint64_t size, uint64_t l1_entries, vdisk_queu
     op_start_later(&g.op);
     queue_run_until(queue, &g.done);
     return g.op.rc;
-}
-
-/* Zeros from the old end on, as far as the backing file reaches; durable. */
-static int grow_zero(vdisk *v, uint64_t from, uint64_t end, vdisk_queue *queue)
-{
-    struct vdisk_completion c;
-    int n;
-
-    vdisk_write_zeroes(queue, v, from, end - from, VDISK_REQ_UNMAP, 0);
-    do
-        n = vdisk_reap(queue, &c, 1, 1, NULL);
-    while (n == 0 || n == -EINTR);
-    if (n < 0 || c.result < 0)
-        return n < 0 ? n : c.result;
-    return q2_flush_sync(q2_of(v), queue);
-}
-
-static int grow_over_longer_base(vdisk *v, uint64_t size, uint64_t l1_entries, vdisk_queue *queue)
-{
-    uint64_t old_size = vdisk_size(v), end = min_u64(size, vdisk_size(v->backing));
-    int rc = grow_run(q2_of(v), old_size, l1_entries, queue);
-
-    if (rc < 0)
-        return rc;
-    /* In memory only, so that the zeros have a place to go. */
-    atomic_store_explicit(&v->size, size, memory_order_release);
-    rc = grow_zero(v, old_size, end, queue);
-    if (rc == 0)
-        rc = grow_run(q2_of(v), size, l1_entries, queue);
-    if (rc < 0)
-        atomic_store_explicit(&v->size, old_size, memory_order_release);
-    return rc;
-}
-
-int q2_grow(vdisk *v, uint64_t size, vdisk_queue *queue)
-{
-    struct q2 *q = q2_of(v);
-    uint64_t l1_entries = max_u64(q2_l1_entries(&q->geo, size), atomic_load(&q->l1)->entries);
-    int rc;
-
-    if (size > q2_max_size(&q->geo))
-        return err_set(EFBIG, "%s: a qcow2 image with %llu byte clusters is at most %llu bytes", v->name,
-                       (unsigned long long)q->geo.cluster_size, (unsigned long long)q2_max_size(&q->geo));
-    if (atomic_load(&q->broken))
-        return err_set(EIO, "%s: its metadata is damaged", v->name);
-    if (v->backing_name && v->backing_name[0] != '\0' && !v->backing)
-        return err_set(EINVAL, "%s: to grow it, open it with its backing file, whose length matters", v->name);
-    if (v->backing && vdisk_size(v->backing) > vdisk_size(v))
-        rc = grow_over_longer_base(v, size, l1_entries, queue);
-    else
-        rc = grow_run(q, size, l1_entries, queue);
-    return rc < 0 ? err_set(rc, "%s: growing: %s", v->name, strerror(-rc)) : 0;
 }

@@ -106,7 +106,7 @@ static int read_header(struct q2 *q, vdisk_queue *queue)
     return err_set(rc, "%s: reading the header: %s", v->name, strerror(-rc));
 }
 
-static int read_bitmaps(struct q2 *q, vdisk_queue *queue, struct q2_bitmap_directory *ret)
+int q2_read_bitmaps(struct q2 *q, vdisk_queue *queue, struct q2_bitmap_directory *ret)
 {
     const struct q2_header *h = &q->header;
     uint8_t *buf = vdisk_alloc_buffer(h->bitmap_directory_size);
@@ -131,7 +131,7 @@ static int check_bitmaps(struct q2 *q, vdisk_queue *queue)
 
     if (!q->header.has_bitmaps || q->header.nb_bitmaps == 0)
         return 0;
-    rc = read_bitmaps(q, queue, &d);
+    rc = q2_read_bitmaps(q, queue, &d);
     if (rc < 0)
         return rc;
     for (uint32_t i = 0; i < d.n && rc == 0; i++)
@@ -147,7 +147,7 @@ static int check_writable(struct q2 *q, vdisk_queue *queue)
 {
     if (q->header.incompatible & Q2_INCOMPAT_CORRUPT)
         return err_hint(err_set(EACCES, "%s: is marked corrupt and can only be opened read-only", q->v->name),
-                        "repair it with qemu-img check -r all");
+                        "repair it with vdisk-io check -r all");
     return check_bitmaps(q, queue);
 }
 
@@ -376,6 +376,54 @@ static int prepare_writing(struct q2 *q, vdisk_queue *queue)
     return rc;
 }
 
+/* The header, and what follows from it. */
+static int read_state(struct q2 *q, vdisk_queue *queue)
+{
+    int rc = read_header(q, queue);
+
+    if (rc < 0)
+        return rc;
+    q->geo = q->header.geo;
+    q->compression = (enum q2_compression)q->header.compression_type;
+    q->data_file = q->geo.data_file;
+    q->data_file_raw = q->data_file && q->header.autoclear & Q2_AUTOCLEAR_DATA_FILE_RAW;
+    return 0;
+}
+
+static int setup(struct q2 *q, vdisk_queue *queue)
+{
+    int rc = setup_tables(q, queue);
+
+    if (rc == 0)
+        rc = setup_caches(q, q->cache_bytes);
+    if (rc == 0)
+        setup_allocator(q);
+    return rc;
+}
+
+int q2_reload(vdisk *v, vdisk_queue *queue)
+{
+    struct q2 *q = q2_alloc_state(v), *old = q2_of(v);
+    int rc;
+
+    assert(old->l2.dirty_count == 0 && old->refcounts.dirty_count == 0);
+    if (!q)
+        return err_set(ENOMEM, "%s: out of memory", v->name);
+    q->cache_bytes = old->cache_bytes;
+    rc = read_state(q, queue);
+    if (rc == 0)
+        rc = setup(q, queue);
+    if (rc < 0) {
+        q2_release(q);
+        atomic_store(&old->broken, true);
+        return rc;
+    }
+    v->format_state = q;
+    atomic_store(&v->size, q->header.size);
+    q2_release(old);
+    return 0;
+}
+
 static int q2_open(vdisk *v, const struct layer_open *how, vdisk_queue *queue)
 {
     struct q2 *q = q2_alloc_state(v);
@@ -384,23 +432,16 @@ static int q2_open(vdisk *v, const struct layer_open *how, vdisk_queue *queue)
     if (!q)
         return err_set(ENOMEM, "%s: out of memory", v->name);
     v->format_state = q;
-    rc = read_header(q, queue);
-    if (rc < 0)
-        goto fail;
-    q->geo = q->header.geo;
-    q->compression = (enum q2_compression)q->header.compression_type;
-    q->data_file = q->geo.data_file;
-    q->data_file_raw = q->data_file && q->header.autoclear & Q2_AUTOCLEAR_DATA_FILE_RAW;
-    rc = open_data_file(q, how);
+    q->cache_bytes = how->cache_bytes;
+    rc = read_state(q, queue);
+    if (rc == 0)
+        rc = open_data_file(q, how);
     if (rc == 0)
         rc = prepare_writing(q, queue);
     if (rc == 0)
-        rc = setup_tables(q, queue);
-    if (rc == 0)
-        rc = setup_caches(q, how->cache_bytes);
+        rc = setup(q, queue);
     if (rc < 0)
         goto fail;
-    setup_allocator(q);
     atomic_store(&v->size, q->header.size);
     v->backing_name = dup_or_null(q->header.backing_file);
     v->backing_format = dup_or_null(q->header.backing_format);
@@ -535,7 +576,7 @@ int qcow2_get_details(vdisk *v, struct qcow2_details *ret)
     if (q->header.nb_snapshots > 0)
         rc = read_snapshots(q, queue, &snapshots);
     if (rc == 0 && q->header.has_bitmaps && q->header.nb_bitmaps > 0)
-        rc = read_bitmaps(q, queue, &bitmaps);
+        rc = q2_read_bitmaps(q, queue, &bitmaps);
     vdisk_sync_queue_done(v);
     if (rc == 0) {
         pthread_mutex_lock(&q->lock);
@@ -560,7 +601,7 @@ const struct format_driver qcow2_driver = {
     .submit = q2_submit,
     .check_create = qcow2_check_create,
     .create = qcow2_create,
-    .grow = q2_grow,
+    .resize = q2_resize,
     .trim = q2_trim,
     .get_info = q2_get_info,
 };

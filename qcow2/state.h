@@ -57,6 +57,7 @@ struct q2 {
     enum q2_compression       compression;
     bool                      data_file;     /* v->data is an external file, guest offset = host offset */
     bool                      data_file_raw;
+    uint64_t                  cache_bytes;   /* as asked for when it was opened */
     bool                      zero_new;      /* host space past zero_from reads as zeros */
     uint32_t                  slice_entries_bits; /* log2 of L2 entries per slice */
     uint32_t                  slice_guest_bits;   /* log2 of guest bytes per L2 slice */
@@ -155,8 +156,19 @@ void q2_flush_start(struct q2 *q, struct request *r);
 /* A flush as the call of an await. */
 void q2_flush(struct q2 *q, struct op *op);
 
-/* qcow2/grow.c: format_driver.grow */
-int q2_grow(vdisk *v, uint64_t size, vdisk_queue *queue);
+/* qcow2/resize.c: format_driver.resize */
+int q2_resize(vdisk *v, uint64_t size, const struct vdisk_resize_opts *opts, vdisk_queue *queue);
+
+struct q2_bitmap_directory;
+
+/* Read the bitmap directory, for q2_bitmaps_free(). Outside the loop; errors with a text. */
+int q2_read_bitmaps(struct q2 *q, vdisk_queue *queue, struct q2_bitmap_directory *ret);
+
+/*
+ * What the image's own files have has changed: read it all anew. Outside the loop, after q2_trim_run(), with
+ * nothing in flight. Replaces v->format_state. On failure (with a text) it stays, for reading.
+ */
+int q2_reload(vdisk *v, vdisk_queue *queue);
 
 /* Run a flush to its end, outside the loop. */
 int q2_flush_sync(struct q2 *q, vdisk_queue *queue);

@@ -35,7 +35,7 @@ struct cli_verb {
     int (*run)(const struct cli_verb *verb, int argc, char **argv);
 };
 
-extern const struct cli_verb cli_create, cli_info, cli_map, cli_check, cli_io, cli_bench;
+extern const struct cli_verb cli_create, cli_info, cli_map, cli_check, cli_resize, cli_io, cli_bench;
 
 /* ---- messages: to stderr, one line, prefixed with the program's name ------------------------------- */
 

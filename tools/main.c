@@ -8,13 +8,13 @@
 #include "tools/cli.h"
 
 static const struct cli_verb *const verbs[] = {
-    &cli_create, &cli_info, &cli_map, &cli_check, &cli_io, &cli_bench,
+    &cli_create, &cli_info, &cli_map, &cli_check, &cli_resize, &cli_io, &cli_bench,
 };
 
 static void print_help(void)
 {
     printf("Usage: vdisk-io VERB [OPTION]... [ARGUMENT]...\n"
-           "Create, look at, check, read and write disk images (raw and qcow2), and measure the I/O to them.\n"
+           "Create, look at, check, resize, read and write disk images (raw and qcow2), and measure the I/O.\n"
            "\nVerbs:\n");
     for (size_t i = 0; i < ARRAY_LEN(verbs); i++)
         printf("  %-8s %s\n", verbs[i]->name, verbs[i]->summary);

@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Preallocation in an image that is open: for the new range of a resize.
+ *
+ * Happy path: piece by piece, clusters without host space get some (metadata, falloc); full: they get some, and
+ * zeros are written to them, several writes at a time. Failure modes: the first error, or a cancel, ends it; what
+ * has been given stays given, and reads as zeros.
+ */
+#include <errno.h>
+
+#include "engine/error.h"
+#include "engine/queue.h"
+#include "engine/zero.h"
+#include "qcow2/alloc_write.h"
+#include "qcow2/resize.h"
+
+enum { FILL_DEPTH = 16 };
+
+static const uint64_t reserve_piece = 64 << 20;
+
+static bool cancelled(const struct vdisk_resize_opts *opts, uint64_t done, uint64_t total)
+{
+    return opts->progress && opts->progress(opts->progress_arg, done, total) != 0;
+}
+
+/* ---- clusters ------------------------------------------------------------------------------------------- */
+
+struct reserve {
+    struct op           op;
+    struct q2          *q;
+    uint64_t            pos, end;
+    enum vdisk_prealloc mode;
+    bool                stop, done;
+};
+
+enum reserve_state { RESERVE_START = OP_START, RESERVE_PIECE_DONE };
+
+/* The next piece; the call of an await. */
+static void reserve_next(struct reserve *r, struct op *op)
+{
+    uint64_t from = r->pos;
+
+    r->pos = min_u64(r->end, align_down(from, reserve_piece) + reserve_piece);
+    q2_alloc_reserve(r->q, from, r->pos - from, r->mode, op);
+}
+
+static void reserve_step(struct op *op)
+{
+    struct reserve *r = container_of(op, struct reserve, op);
+
+    OP_BEGIN(enum reserve_state, op)
+    while (r->pos < r->end && !r->stop)
+        OP_TRY(op, RESERVE_PIECE_DONE, reserve_next(r, op));
+    r->done = true;
+    return;
+    OP_END
+fail:
+    r->done = true;
+}
+
+OP_TYPE(reserve, reserve_step, "START", "RESERVE_PIECE_DONE");
+
+static int reserve_clusters(struct q2 *q, uint64_t from, uint64_t end, const struct vdisk_resize_opts *opts,
+                            enum vdisk_prealloc mode, vdisk_queue *queue)
+{
+    struct reserve r = {.q = q, .pos = from, .end = end, .mode = mode};
+
+    queue_current = queue;
+    op_init(&r.op, queue, &reserve_type);
+    op_start_later(&r.op);
+    while (!r.done) {
+        if (!queue_turn(queue))
+            queue_sleep(queue, 1, &(struct timespec){.tv_nsec = 200000000});
+        if (!r.done && !r.stop && cancelled(opts, r.pos - from, end - from))
+            r.stop = true;
+    }
+    return r.op.rc < 0 ? r.op.rc : r.stop ? -ECANCELED : 0;
+}
+
+/* ---- zeros ---------------------------------------------------------------------------------------------- */
+
+static int fill_with_zeros(struct q2 *q, uint64_t from, uint64_t end, const struct vdisk_resize_opts *opts,
+                           vdisk_queue *queue)
+{
+    struct vdisk_completion c[FILL_DEPTH];
+    uint64_t pos = from;
+    unsigned running = 0;
+    int rc = 0;
+
+    while ((rc == 0 && pos < end) || running > 0) {
+        for (; rc == 0 && pos < end && running < FILL_DEPTH; running++) {
+            uint64_t next = min_u64(end, align_down(pos, ZERO_BUFFER) + ZERO_BUFFER);
+            vdisk_write(queue, q->v, pos, zero_buffer, next - pos, 0, 0);
+            pos = next;
+        }
+        int n = vdisk_reap(queue, c, 1, FILL_DEPTH, NULL);
+        if (n < 0 && n != -EINTR)
+            return n;
+        for (int i = 0; i < n; i++, running--)
+            rc = rc < 0 ? rc : c[i].result;
+        if (rc == 0 && cancelled(opts, pos - from, end - from))
+            rc = -ECANCELED;
+    }
+    return rc;
+}
+
+int q2_reserve_range(struct q2 *q, uint64_t from, uint64_t end, const struct vdisk_resize_opts *opts,
+                     vdisk_queue *queue)
+{
+    uint64_t start = min_u64(end, q2_cluster_up(&q->geo, from));
+    bool full = opts->preallocation == VDISK_PREALLOC_FULL;
+    enum vdisk_prealloc mode = full ? VDISK_PREALLOC_FALLOC : opts->preallocation;
+    int rc = 0;
+
+    if (start < end)
+        rc = reserve_clusters(q, start, end, opts, mode, queue);
+    if (full && (rc == -ENOTSUP || rc == -EOPNOTSUPP))
+        rc = reserve_clusters(q, start, end, opts, VDISK_PREALLOC_METADATA, queue);
+    if (rc == 0 && full)
+        return fill_with_zeros(q, from, end, opts, queue);
+    if (rc == -ENOTSUP || rc == -EOPNOTSUPP)
+        return err_hint(err_set(ENOTSUP, "%s: preallocation=falloc is not possible here", q->v->name),
+                        "use preallocation=full");
+    return rc;
+}

@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Changing the virtual size.
+ *
+ * Growing, happy path: where old entries may lie behind the old end (a program that made the image smaller left
+ * them, or part of the last cluster is behind it), or the backing file is longer than the image was, or space is
+ * to be preallocated: a longer L1 table first; in memory the volume has its new size, so that the new range can be
+ * written; it is zeroed, and given clusters; then one write of the header gives it the new size on disk. Otherwise
+ * the last step alone. Shrinking: shrink.c.
+ * Failure modes: before the header says the new size: what was given to the new range is given back, the size is
+ * the old one.
+ *
+ * Invariant: on disk the size comes last; whatever the range behind the old end holds reads as zeros by then.
+ */
+#include "qcow2/resize.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "engine/error.h"
+#include "qcow2/entry.h"
+#include "qcow2/tables.h"
+
+/* ---- what forbids it ------------------------------------------------------------------------------------ */
+
+static int check_bitmaps(struct q2 *q, uint64_t size, vdisk_queue *queue)
+{
+    struct q2_bitmap_directory d;
+    int rc;
+
+    if (!q->header.has_bitmaps || q->header.nb_bitmaps == 0)
+        return 0;
+    rc = q2_read_bitmaps(q, queue, &d);
+    if (rc < 0)
+        return rc;
+    for (uint32_t i = 0; i < d.n && rc == 0; i++) {
+        const struct q2_bitmap_entry *b = &d.entries[i];
+        uint64_t bits = div_up(size, 1ull << b->granularity_bits);
+
+        if (q2_clusters(&q->geo, div_up(bits, 8)) != b->table_entries && !(b->flags & Q2_BITMAP_IN_USE))
+            rc = err_hint(err_set(ENOTSUP, "%s: bitmap '%s' would need another table for the new size", q->v->name,
+                                  b->name),
+                          "remove the bitmap first");
+    }
+    q2_bitmaps_free(&d);
+    return rc;
+}
+
+static int check_allowed(vdisk *v, uint64_t size, vdisk_queue *queue)
+{
+    struct q2 *q = q2_of(v);
+
+    if (size > q2_max_size(&q->geo))
+        return err_set(EFBIG, "%s: a qcow2 image with %llu byte clusters is at most %llu bytes", v->name,
+                       (unsigned long long)q->geo.cluster_size, (unsigned long long)q2_max_size(&q->geo));
+    if (atomic_load(&q->broken))
+        return err_set(EIO, "%s: its metadata is damaged", v->name);
+    if (v->backing_name && v->backing_name[0] != '\0' && !v->backing && size > vdisk_size(v))
+        return err_set(EINVAL, "%s: to grow it, open it with its backing file, whose length matters", v->name);
+    if (q->header.nb_snapshots > 0 && q->geo.version < 3)
+        return err_hint(err_set(ENOTSUP, "%s: has snapshots, which in version 2 do not say how large the disk was",
+                                v->name),
+                        "delete the snapshots first");
+    return check_bitmaps(q, size, queue);
+}
+
+/* ---- the new range -------------------------------------------------------------------------------------- */
+
+/* Wait for one request. */
+static int finish(vdisk_queue *queue)
+{
+    struct vdisk_completion c;
+    int n;
+
+    do
+        n = vdisk_reap(queue, &c, 1, 1, NULL);
+    while (n == 0 || n == -EINTR);
+    return n < 0 ? n : c.result;
+}
+
+int q2_resize_zero(vdisk *v, uint64_t from, uint64_t end, vdisk_queue *queue)
+{
+    struct vdisk_extent list[1];
+    struct vdisk_extents extents = {.list = list, .max = 1};
+    int rc;
+
+    if (from >= end)
+        return 0;
+    /* Load the mapping of the first cluster: part of one that is known to be zero is not written. */
+    vdisk_get_extents(queue, v, from, end - from, &extents, 0);
+    rc = finish(queue);
+    if (rc < 0)
+        return rc;
+    vdisk_write_zeroes(queue, v, from, end - from, VDISK_REQ_UNMAP, 0);
+    return finish(queue);
+}
+
+/* Up to where something else than zeros may show behind the old end. */
+static uint64_t stale_end(vdisk *v, uint64_t old, uint64_t size)
+{
+    struct q2 *q = q2_of(v);
+    uint64_t entries = atomic_load(&q->l1)->entries, end = old;
+
+    for (uint64_t i = q2_l1_index(&q->geo, old); i < entries; i++)
+        if (q2_l1_offset(q2_l1_get(q, i)) != 0)
+            end = (i + 1) * q2_l1_entry_span(&q->geo);
+    if (v->backing)
+        end = max_u64(end, vdisk_size(v->backing));
+    return max_u64(old, min_u64(size, end));
+}
+
+static void set_size(vdisk *v, uint64_t size)
+{
+    atomic_store_explicit(&v->size, size, memory_order_release);
+}
+
+static int prepare_range(vdisk *v, uint64_t old, uint64_t stale, uint64_t size,
+                         const struct vdisk_resize_opts *opts, vdisk_queue *queue)
+{
+    int rc = q2_resize_zero(v, old, stale, queue);
+
+    if (rc == 0 && opts->preallocation != VDISK_PREALLOC_OFF)
+        rc = q2_reserve_range(q2_of(v), old, size, opts, queue);
+    return rc == 0 ? q2_flush_sync(q2_of(v), queue) : rc;
+}
+
+static int grow(vdisk *v, uint64_t size, const struct vdisk_resize_opts *opts, vdisk_queue *queue)
+{
+    uint64_t old = vdisk_size(v), stale = stale_end(v, old, size);
+    struct q2 *q = q2_of(v);
+    int rc = 0;
+
+    if (stale > old || opts->preallocation != VDISK_PREALLOC_OFF) {
+        rc = q2_grow_header(q, old, size, queue);
+        if (rc < 0)
+            return rc;
+        set_size(v, size); /* in memory only, so that there is a place to write to */
+        rc = prepare_range(v, old, stale, size, opts, queue);
+        if (rc < 0 && opts->preallocation != VDISK_PREALLOC_OFF)
+            q2_resize_zero(v, old, size, queue);
+    }
+    if (rc == 0)
+        rc = q2_grow_header(q, size, size, queue);
+    set_size(v, rc < 0 ? old : size);
+    return rc;
+}
+
+int q2_resize(vdisk *v, uint64_t size, const struct vdisk_resize_opts *opts, vdisk_queue *queue)
+{
+    bool grows = size > vdisk_size(v);
+    int rc = check_allowed(v, size, queue);
+
+    if (rc < 0)
+        return rc;
+    rc = grows ? grow(v, size, opts, queue) : q2_shrink(v, size, opts, queue);
+    if (rc < 0 && vdisk_error_text()[0] == '\0')
+        err_set(rc, "%s: %s: %s", v->name, grows ? "growing" : "shrinking", strerror(-rc));
+    return rc;
+}
