@@ -29,7 +29,7 @@ class Figure:
     name: str
     side: object   # () -> Value
     other: object  # () -> Value, or None: the figure is the side's own value
-    bound: float
+    bound: object  # a number; None: to compare with
     of: str = "iops"
     at_most: bool = False
 
@@ -59,9 +59,10 @@ class Bench:
         out = json.loads(self.run(self.tool, "bench", "--output", "json", *words))
         return Value(out["iops"], out["cpu"]["us-per-request"])
 
-    def theirs(self, count, *words, cache="none"):
+    def theirs(self, count, *words, cache="none", image_opts=False):
+        how = [] if image_opts else ["-i", "io_uring"]
         before = os.times()
-        out = self.run(self.peer, "bench", "-c", count, "-t", cache, "-i", "io_uring", *words)
+        out = self.run(self.peer, "bench", "-c", count, "-t", cache, *how, *words)
         after = os.times()
         seconds = float(re.search(r"Run completed in ([0-9.]+) seconds", out)[1])
         cpu = after.children_user + after.children_system - before.children_user - before.children_system
@@ -129,6 +130,46 @@ class Bench:
         return self.theirs(60000, "-f", "qcow2", "-w", "-n", "-s", 4096, "-S", 37 * MIB + 4 * KIB, "-d", 32,
                            self.allocated())
 
+    def fio(self, path, *words):
+        """The floor and the ceiling: fio's io_uring engine, as cheap as it can be, on a plain file."""
+        out = self.run("fio", "--name=limit", f"--filename={path}", f"--size={GIB}", "--direct=1", "--iodepth=32",
+                       "--ioengine=io_uring", "--output-format=json", "--clocksource=clock_gettime",
+                       "--gtod_reduce=1", "--norandommap", "--time_based", "--runtime=1s", *words)
+        job = json.loads(out[out.index("{"):])["jobs"][0]
+        ios = job["write"]["total_ios"]
+        cpu = (job["usr_cpu"] + job["sys_cpu"]) / 100 * job["job_runtime"] / 1000
+        return Value(ios / (job["write"]["runtime"] / 1000), cpu * 1e6 / ios)
+
+    def plain(self):
+        """A file that has been written from end to end."""
+        path = self.scratch / "plain.raw"
+        if not path.exists():
+            self.run(self.tool, "create", "-q", "-f", "raw", "-o", "preallocation=full", path.name, GIB)
+            os.sync()
+        return path.name
+
+    def rewrite_floor(self):
+        return self.fio(self.plain(), "--rw=randwrite", "--bs=4k", "--registerfiles", "--fixedbufs",
+                        "--nonvectored=1", "--iodepth_batch=16", "--iodepth_batch_complete_min=16")
+
+    def cow_ceiling(self):
+        """As many reads as writes, of a cluster each: what copying up costs the device, whoever does it."""
+        return self.fio(self.plain(), "--rw=randrw", "--rwmixread=50", "--bs=64k")
+
+    def null_rewrite_ours(self):
+        """The engine's part of it: the data file takes no time."""
+        return self.ours("--scenario", "lookup", "--rw", "randwrite", "--size", GIB, "--depth", 32,
+                         "--count", 2000000)
+
+    def null_rewrite_theirs(self):
+        path = self.scratch / "null-data.qcow2"
+        if not path.exists():
+            self.run(self.tool, "create", "-q", "-f", "qcow2", "-o",
+                     "data_file=null-data.raw,preallocation=metadata", path.name, GIB)
+        return self.theirs(200000, "-w", "-n", "-s", 4096, "-S", 37 * MIB + 4 * KIB, "-d", 32, "--image-opts",
+                           f"driver=qcow2,file.driver=file,file.filename={path.name},file.cache.direct=on,"
+                           f"data-file.driver=null-co,data-file.size={GIB}", image_opts=True)
+
     def lookup(self, queues):
         return lambda: self.ours("--scenario", "lookup", "--rw", "randread", "--latency", "off", "--queues",
                                  queues, "--depth", 64, "--runtime", 2, "--ramp", 0.2)
@@ -168,8 +209,20 @@ def figures(b):
         Figure("allocating 4k writes in memory: 2 queues / 1 queue", b.allocation(2), b.allocation(1), 1.6),
         Figure("CPU per 4k rewrite qd32: ours / QEMU", b.rewrite_ours, b.rewrite_theirs, 0.5, of="cpu_us",
                at_most=True),
+        Figure("the same without a device (data on null): ours / QEMU", b.null_rewrite_ours, b.null_rewrite_theirs,
+               0.5, of="cpu_us", at_most=True),
+        Figure("limit: CPU per 4k rewrite, fio at its best on the same file / QEMU", b.rewrite_floor,
+               b.rewrite_theirs, None, of="cpu_us"),
+        Figure("limit: first touch over a backing file, ours / fio reading and writing 64k each", b.cow_ours,
+               b.cow_ceiling, None),
         Figure("random 4k reads, all mapped, 32M of cache: 1T / 1G", b.mapped(TIB), b.mapped(GIB), 0.8),
     ]
+
+
+def met(figure, median):
+    if figure.bound is None:
+        return None
+    return median <= figure.bound if figure.at_most else median >= figure.bound
 
 
 def measure(figure, rounds):
@@ -187,7 +240,7 @@ def measure(figure, rounds):
     median = statistics.median(ratios)
     return {"name": figure.name, "of": figure.of, "median": median, "min": min(ratios), "max": max(ratios),
             "bound": figure.bound, "at-most": figure.at_most, "rounds": rounds,
-            "met": median <= figure.bound if figure.at_most else median >= figure.bound,
+            "met": met(figure, median),
             "side": statistics.median(sides), "other": statistics.median(others) if others else None}
 
 
@@ -196,10 +249,12 @@ def show(value):
 
 
 def line(row):
-    what = "at most" if row["at-most"] else "at least"
+    asked = ""
+    if row["bound"] is not None:
+        asked = (f", {'at most' if row['at-most'] else 'at least'} {show(row['bound'])}: "
+                 f"{'met' if row['met'] else 'NOT MET'}")
     sides = show(row["side"]) + (f" / {show(row['other'])}" if row["other"] else "")
-    return (f"{row['name']}: {show(row['median'])} ({show(row['min'])} to {show(row['max'])}), {what} "
-            f"{show(row['bound'])}: {'met' if row['met'] else 'NOT MET'}   [{sides}]")
+    return f"{row['name']}: {show(row['median'])} ({show(row['min'])} to {show(row['max'])}){asked}   [{sides}]"
 
 
 @contextlib.contextmanager

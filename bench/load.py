@@ -15,9 +15,10 @@ class LoadError(Exception):
 
 
 class Loads:
-    def __init__(self, fio_engine, vdisk_io, size, scratch, commands):
+    def __init__(self, fio_engine, vdisk_io, peer, size, scratch, commands):
         self.fio_engine = fio_engine
         self.vdisk_io = vdisk_io
+        self.peer = peer  # a qemu-img
         self.size = size
         self.scratch = scratch
         self.commands = commands  # a file
@@ -92,7 +93,7 @@ class Loads:
 
     def qemu_sample(self, pattern, side, path, count):
         """Its CPU time is that of the whole process: start and end are in it."""
-        command = ["qemu-img", "bench", "-i", "io_uring", "-t", "none", "-f", side.volume.format,
+        command = [self.peer, "bench", "-i", "io_uring", "-t", "none", "-f", side.volume.format,
                    "-c", str(count), "-d", str(pattern.depth), "-s", str(pattern.block), path]
         if pattern.write:
             command.insert(2, "-w")

@@ -38,7 +38,7 @@ def scheduler(source):
     return "unknown"
 
 
-def describe(where):
+def describe(where, peer):
     """A dict of facts, printable as they are; "title" is all of it in one line."""
     cpu = match(r"^model name\s*:\s*(.*)$", read("/proc/cpuinfo"))
     memory = int(match(r"^MemTotal:\s*(\d+)", read("/proc/meminfo"))) >> 20
@@ -62,7 +62,7 @@ def describe(where):
         "load_at_start": read("/proc/loadavg"),
         "distribution": match(r'^PRETTY_NAME="?(.*?)"?$', read("/etc/os-release")),
         "fio": output("fio", "--version"),
-        "qemu_img": output("qemu-img", "--version").splitlines()[0],
+        "qemu_img": output(peer, "--version").splitlines()[0],
         "gcc": output("gcc", "-dumpfullversion"),
         "revision": output("git", "describe", "--always", "--dirty"),
     }

@@ -21,9 +21,9 @@ from volumes import Volumes
 
 # Default run: time for all, in seconds, once built; and what one measurement costs besides its own time.
 BUDGET, OVERHEAD = 215, 0.27
-ROUNDS, KEY_ROUNDS = 2, 5
-FULL_ROUNDS, FULL_KEY_ROUNDS, FULL_SECONDS = 5, 7, 3.0
-KEY_WEIGHT = 2.5  # a key cell's measurement is so much longer
+ROUNDS, KEY_ROUNDS = 2, 9
+FULL_ROUNDS, FULL_KEY_ROUNDS, FULL_SECONDS = 5, 9, 2.5
+KEY_WEIGHT = 1.3  # a key cell's measurement is so much longer
 
 
 class Plan:
@@ -133,6 +133,7 @@ def parse_args():
     parser.add_argument("--overwrite-device", action="store_true",
                         help="use a block device that holds something")
     parser.add_argument("--build", required=True, type=pathlib.Path, help=argparse.SUPPRESS)
+    parser.add_argument("--peer", required=True, help=argparse.SUPPRESS)
     parser.add_argument("--fio-engine", required=True, type=pathlib.Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -191,8 +192,9 @@ def main():
     plan = Plan(chosen, args.full, args.seconds)
     try:
         with target(args, chosen) as (scratch, device), open(out / "commands.txt", "w") as commands:
-            loads = Loads(args.fio_engine, args.build / "tools" / "vdisk-io", args.size, scratch, commands)
-            about = machine.describe(device or scratch)
+            tool = args.build / "tools" / "vdisk-io"
+            loads = Loads(args.fio_engine, tool, args.peer, args.size, scratch, commands)
+            about = machine.describe(device or scratch, args.peer)
             print(about["title"], file=sys.stderr)
             lookup = loads.lookup(2.0)
             suite = Suite(args, loads, plan, scratch, device)
