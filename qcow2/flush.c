@@ -20,6 +20,8 @@
  *     has ended. It may count as zero from then on (rules 2 and 4): when it is used again its refcount is raised
  *     again, and the sync that rule 1 wants between that and any entry makes the punch durable too. The same goes
  *     for what was cut off the file (trim.c).
+ *  9. The file's end is durable over all that an entry refers to, but for part of the last cluster, before the
+ *     entry is written: one that points past the end is taken for damage, even where only zeros are missing.
  *
  * Happy path: wait for one's turn; the first in line flushes for all who wait. Copy what is dirty; then, as the
  * plan says: refcounts, [sync, refcount table], sync, L2 slices and L1 pages, sync. Without dirty metadata: one
@@ -183,10 +185,18 @@ static size_t slices_bytes(const struct q2_cache *c)
     return (size_t)c->dirty_count * c->slice_size;
 }
 
+/* With the lock held: rule 9. What the file has at this moment is durable with the first sync. */
+static bool end_has_moved(struct q2 *q)
+{
+    q->flushing_end = backend_size(q->v->file);
+    return q->flushing_end > q->durable_end;
+}
+
 /* With the lock held: rule 6. */
 static int take_copy(struct q2_flush_op *f)
 {
     struct q2 *q = f->q;
+    bool end_moved = end_has_moved(q);
     struct batch *refcounts = &f->batches[BATCH_REFCOUNTS], *reftable = &f->batches[BATCH_REFTABLE];
     struct batch *mapping = &f->batches[BATCH_MAPPING];
 
@@ -211,7 +221,7 @@ static int take_copy(struct q2_flush_op *f)
                                                     .reftable = reftable->count > 0,
                                                     .mapping = mapping->count > 0,
                                                     /* The mapping's sync does not reach another file. */
-                                                    .data = f->needs_data || q->data_file});
+                                                    .data = f->needs_data || q->data_file || end_moved});
     return 0;
 }
 
@@ -303,6 +313,9 @@ static void end(struct q2_flush_op *f, int rc)
     settle_freed(f, rc);
     if (rc < 0)
         q->mapping_needs_data |= f->needs_data;
+    else
+        q->durable_end = max_u64(q->durable_end, q->flushing_end);
+    q->flushing_end = 0;
     op_wake_all(&f->group, rc);
     next = list_pop(&q->flush_waiting);
     if (next)

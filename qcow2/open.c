@@ -257,6 +257,8 @@ static void setup_allocator(struct q2 *q)
     q->limit_clusters = b->caps & BACKEND_GROWS ? max_clusters : backend_size(b) >> q->geo.cluster_bits;
     q->zero_new = (b->caps & (BACKEND_GROWS | BACKEND_ZERO_NEW)) == (BACKEND_GROWS | BACKEND_ZERO_NEW);
     q->zero_from = q2_cluster_up(&q->geo, backend_size(b));
+    /* Who wrote the file last may not have synced it. The end of a device does not move. */
+    q->durable_end = b->caps & BACKEND_GROWS ? 0 : backend_size(b);
     q->trim_floor = q->zero_from; /* the last cluster may be there in part, and be written to its end */
 }
 

@@ -84,6 +84,8 @@ struct q2 {
     uint64_t                  free_hint;     /* cluster index: no free cluster is known below */
     uint64_t                  zero_from;     /* host offset: nothing at or past it was ever handed out */
     uint64_t                  trim_floor;    /* host offset: nothing below came free since open */
+    uint64_t                  durable_end;   /* host offset: the file reaches so far, and that is durable */
+    uint64_t                  flushing_end;  /* what durable_end becomes when the flush under way has ended */
     struct q2_zero_runs       zero_runs;     /* free clusters below zero_from that read as zeros */
     struct q2_lease           leases[Q2_LEASES]; /* by queue id */
     uint64_t                  limit_clusters;/* of a backend that cannot grow; UINT64_MAX otherwise */

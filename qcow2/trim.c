@@ -151,6 +151,8 @@ static void end_cut(struct trim *t, bool was_cut)
     pthread_mutex_lock(&q->lock);
     if (was_cut) {
         q->zero_from = q2_cluster_up(&q->geo, cut_at(t));
+        q->durable_end = min_u64(q->durable_end, cut_at(t)); /* flush rule 9 */
+        q->flushing_end = min_u64(q->flushing_end, cut_at(t));
         q2_zero_runs_remove(&q->zero_runs, q->zero_from >> q->geo.cluster_bits, UINT64_MAX);
     }
     q->trimming = false;
