@@ -37,10 +37,14 @@ void wrapper_fill_io(struct wrapper *w, struct io *io, struct io *outer, struct 
 
 int64_t wrapper_result(struct wrapper *w, const struct io *io)
 {
+    bool extends = io->kind == IO_WRITE || io->kind == IO_ZERO || io->kind == IO_ALLOCATE;
+
     if (io->kind == IO_TRUNCATE)
         atomic_store(&w->b.size, backend_size(w->child));
-    else
+    else if (extends && io->res < 0) /* nobody knows how far it came */
         raise_size(&w->b, backend_size(w->child));
+    else if (extends) /* not by what the child did for calls that have not ended yet */
+        raise_size(&w->b, min_u64(io->offset + io->len, backend_size(w->child)));
     if (io->res < 0)
         return io->res;
     return io->kind == IO_READ || io->kind == IO_WRITE ? (int64_t)io->len : 0;

@@ -26,7 +26,7 @@ void wrapper_init(struct wrapper *w, struct backend *child);
 /* Fill in the child's I/O: up to `len` of what is left of `outer`; `iov` has room for outer->iovcnt. */
 void wrapper_fill_io(struct wrapper *w, struct io *io, struct io *outer, struct iovec *iov, uint64_t len);
 
-/* The child's I/O has ended: copy its size, and give what io_end() of the outer one takes. */
+/* The child's I/O has ended: our size moves as it moved the child's. What io_end() of the outer one takes. */
 int64_t wrapper_result(struct wrapper *w, const struct io *io);
 
 /* For the driver. */
