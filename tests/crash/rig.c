@@ -1,0 +1,336 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "tests/crash/rig.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "backends/memory.h"
+#include "engine/bits.h"
+#include "engine/volume.h"
+#include "tests/lib/test.h"
+
+/* ---- disks ------------------------------------------------------------------------------------------------ */
+
+/* A logged and simulated handle on a disk. */
+static struct backend *wrap(struct rig *r, unsigned disk, bool read_only)
+{
+    struct backend *b = memdisk_open(&r->disk[disk], read_only), *outer;
+
+    CHECK_OK(sim_backend_create(r->sim, b, &outer));
+    if (!r->log)
+        return outer;
+    b = outer;
+    CHECK_OK(crash_backend_create(r->log, disk, b, &outer));
+    return outer;
+}
+
+/* By the names that are in the image: "sim:image.data", "sim:base". */
+enum rig_disk rig_disk_by_name(const char *name)
+{
+    return strcmp(name, "base") == 0 ? RIG_BASE : RIG_DATA;
+}
+
+static int open_named(void *arg, const char *name, uint32_t flags, struct backend **ret_backend)
+{
+    *ret_backend = wrap(arg, rig_disk_by_name(name), !(flags & BACKEND_RDWR));
+    return 0;
+}
+
+static void init_disks(struct rig *r)
+{
+    struct memory_options options = {.align = 512, .fixed = true, .fill = 0x5a};
+
+    for (unsigned i = 0; i < RIG_DISKS; i++) {
+        memdisk_init(&r->disk[i], 512);
+        if (!r->fixed || i == RIG_BASE)
+            continue;
+        backend_close(r->disk[i].keeper);
+        options.size = align_up(2 * r->max_size + 16 * r->spec.cluster_size + (1 << 20), 512);
+        CHECK_OK(memory_backend_create_with("device", &options, &r->disk[i].keeper));
+    }
+}
+
+void rig_init_empty(struct rig *r, const struct image_spec *spec)
+{
+    struct sim_options options = {.slow_percent = 20, .open = open_named, .arg = r};
+
+    r->rng = test_rng();
+    r->spec = *spec;
+    snprintf(r->spec.path, sizeof r->spec.path, "sim:image");
+    r->max_size = max_u64(r->max_size, spec->size);
+    options.seed = rng_next(r->rng);
+    CHECK_OK(sim_create(&options, &r->sim));
+    sim_enter(r->sim);
+    init_disks(r);
+    test_note("%s%s", image_describe(&r->spec), r->fixed ? " on a device" : "");
+}
+
+int rig_create(struct rig *r)
+{
+    struct backend *b = wrap(r, RIG_IMAGE, false);
+    int rc = image_create_on(&r->spec, b);
+
+    backend_close(b);
+    return rc;
+}
+
+void rig_init(struct rig *r, const struct image_spec *spec)
+{
+    rig_init_empty(r, spec);
+    CHECK_OK(rig_create(r));
+}
+
+void rig_finish(struct rig *r)
+{
+    crash_log_destroy(r->log);
+    for (unsigned i = 0; i < RIG_DISKS; i++)
+        memdisk_finish(&r->disk[i]);
+    for (uint32_t i = 0; i < r->versions; i++)
+        free(r->version[i].data);
+    free(r->initial);
+    sim_leave(r->sim);
+    sim_destroy(r->sim);
+}
+
+void rig_start_log(struct rig *r)
+{
+    vdisk_queue *q;
+
+    CHECK_OK(vdisk_queue_create(NULL, &q));
+    CHECK_OK(crash_log_create(&r->log));
+    for (unsigned i = 0; i < RIG_DISKS; i++) {
+        struct backend *b = memdisk_open(&r->disk[i], true), *wrapped;
+        CHECK_OK(crash_log_base(r->log, i, b, q));
+        CHECK_OK(crash_backend_create(r->log, i, b, &wrapped));
+        backend_close(wrapped);
+    }
+    vdisk_queue_destroy(q);
+}
+
+/* ---- open, close ------------------------------------------------------------------------------------------ */
+
+void rig_open(struct rig *r, unsigned queues)
+{
+    struct vdisk_open_opts opts = {
+        .size = sizeof opts, .flags = VDISK_OPEN_RDWR, .format = "qcow2", .cache_bytes = 1};
+
+    assert(queues <= RIG_QUEUES);
+    if (vdisk_open_backend(wrap(r, RIG_IMAGE, false), &opts, &r->v) < 0)
+        FAIL("the image cannot be opened: %s", vdisk_error_text());
+    r->queues = queues;
+    for (unsigned i = 0; i < queues; i++)
+        CHECK_OK(vdisk_queue_create(NULL, &r->q[i]));
+}
+
+void rig_close(struct rig *r)
+{
+    rig_wait(r, 0);
+    for (unsigned i = 0; i < r->queues; i++)
+        vdisk_queue_destroy(r->q[i]);
+    r->queues = 0;
+    /* It flushes all. */
+    CHECK_OK(crash_mark(r->log, MARK_FLUSH_BEGIN, r->flushes));
+    CHECK_OK(vdisk_close(r->v));
+    CHECK_OK(crash_mark(r->log, MARK_FLUSH_END, r->flushes++));
+    r->v = NULL;
+}
+
+void rig_cut(struct rig *r)
+{
+    CHECK_OK(crash_mark(r->log, MARK_CUT, 0));
+    rig_close(r); /* of no consequence for the images */
+}
+
+/* ---- requests --------------------------------------------------------------------------------------------- */
+
+bool rig_is_busy(const struct rig *r, uint64_t offset, uint64_t len)
+{
+    for (unsigned i = 0; i < RIG_SLOTS; i++) {
+        const struct rig_slot *s = &r->slot[i];
+        if (s->used && s->changes && s->offset < offset + len && offset < s->offset + s->len)
+            return true;
+    }
+    return false;
+}
+
+static struct rig_slot *take_slot(struct rig *r, uint64_t offset, uint64_t len)
+{
+    struct rig_slot *s = r->slot;
+
+    rig_wait(r, RIG_SLOTS - 1);
+    while (s->used)
+        s++;
+    *s = (struct rig_slot){.used = true, .offset = offset, .len = len};
+    r->inflight++;
+    return s;
+}
+
+static struct version *begin_version(struct rig *r, enum version_kind kind, uint64_t offset, uint64_t len,
+                                     uint32_t flags, struct rig_slot **ret_slot)
+{
+    struct version *v = &r->version[r->versions];
+
+    assert(!rig_is_busy(r, offset, len) && len > 0);
+    CHECK_MSG(r->versions < RIG_VERSIONS, "too many requests for one run");
+    *v = (struct version){.kind = kind, .offset = offset, .len = len, .fua = flags & VDISK_REQ_FUA};
+    *ret_slot = take_slot(r, offset, len);
+    (*ret_slot)->changes = true;
+    (*ret_slot)->id = r->versions++;
+    CHECK_OK(crash_mark(r->log, MARK_BEGIN, (*ret_slot)->id));
+    return v;
+}
+
+/* The queue for the slot's request. */
+static vdisk_queue *next_queue(struct rig *r, struct rig_slot *s)
+{
+    s->queue = r->turn++ % r->queues;
+    r->on_queue[s->queue]++;
+    return r->q[s->queue];
+}
+
+void rig_write(struct rig *r, uint64_t offset, uint64_t len, uint32_t flags)
+{
+    struct rig_slot *s;
+    struct version *v = begin_version(r, VERSION_WRITE, offset, len, flags, &s);
+
+    v->data = test_alloc(len);
+    rng_fill(r->rng, v->data, len);
+    vdisk_write(next_queue(r, s), r->v, offset, v->data, len, flags, (uint64_t)(s - r->slot));
+}
+
+void rig_zero(struct rig *r, uint64_t offset, uint64_t len, uint32_t flags)
+{
+    struct rig_slot *s;
+
+    begin_version(r, VERSION_ZERO, offset, len, flags, &s);
+    vdisk_write_zeroes(next_queue(r, s), r->v, offset, len, flags, (uint64_t)(s - r->slot));
+}
+
+void rig_discard(struct rig *r, uint64_t offset, uint64_t len)
+{
+    struct rig_slot *s;
+
+    begin_version(r, VERSION_DISCARD, offset, len, 0, &s);
+    vdisk_discard(next_queue(r, s), r->v, offset, len, 0, (uint64_t)(s - r->slot));
+}
+
+void rig_flush(struct rig *r)
+{
+    struct rig_slot *s = take_slot(r, 0, 0);
+
+    s->is_flush = true;
+    s->id = r->flushes++;
+    CHECK_OK(crash_mark(r->log, MARK_FLUSH_BEGIN, s->id));
+    vdisk_flush(next_queue(r, s), r->v, 0, (uint64_t)(s - r->slot));
+}
+
+static void end_slot(struct rig *r, const struct vdisk_completion *c)
+{
+    struct rig_slot *s = &r->slot[c->user_data];
+
+    CHECK(c->user_data < RIG_SLOTS && s->used);
+    CHECK_MSG(c->result == 0, "a request at %" PRIu64 "+%" PRIu64 ": %s", s->offset, s->len, strerror(-c->result));
+    CHECK_OK(crash_mark(r->log, s->is_flush ? MARK_FLUSH_END : MARK_END, s->id));
+    s->used = false;
+    r->inflight--;
+    r->on_queue[s->queue]--;
+}
+
+/* Wait for one request at least; others may end with it. */
+static void wait_one(struct rig *r)
+{
+    struct vdisk_completion c[RIG_SLOTS];
+    unsigned first = (unsigned)rng_below(r->rng, r->queues);
+
+    for (unsigned i = 0; i < r->queues; i++) {
+        unsigned queue = (first + i) % r->queues;
+        int n = vdisk_reap(r->q[queue], c, i == 0 && r->on_queue[queue] > 0, RIG_SLOTS, NULL);
+        CHECK_OK(n);
+        for (int k = 0; k < n; k++)
+            end_slot(r, &c[k]);
+    }
+}
+
+void rig_wait(struct rig *r, unsigned most)
+{
+    while (r->inflight > most)
+        wait_one(r);
+}
+
+void rig_settle(struct rig *r)
+{
+    rig_wait(r, 0);
+    rig_flush(r);
+    rig_wait(r, 0);
+}
+
+void rig_grow(struct rig *r, uint64_t size)
+{
+    assert(size <= r->max_size);
+    rig_wait(r, 0);
+    CHECK_OK(crash_mark(r->log, MARK_SIZE_BEGIN, size));
+    CHECK_OK(vdisk_grow(r->v, size));
+    CHECK_OK(crash_mark(r->log, MARK_SIZE_END, size));
+}
+
+/* ---- a random mix ------------------------------------------------------------------------------------------ */
+
+/* Around the same few clusters again and again, and sometimes anywhere. */
+static void random_range(struct rig *r, uint64_t *ret_offset, uint64_t *ret_len)
+{
+    uint64_t size = vdisk_size(r->v), unit = r->spec.cluster_size, offset, len;
+
+    offset = rng_chance(r->rng, 70) ? rng_below(r->rng, min_u64(size, 12 * unit)) : rng_below(r->rng, size);
+    offset = align_down(offset, (const uint64_t[]){unit, unit, 512, 4096, 1}[rng_below(r->rng, 5)]);
+    switch (rng_below(r->rng, 6)) {
+    case 0: len = rng_between(r->rng, 1, 700); break;
+    case 1: len = 512 * rng_between(r->rng, 1, 8); break;
+    case 2: len = unit; break;
+    case 3: len = unit * rng_between(r->rng, 1, 5); break;
+    case 4: len = max_u64(1, unit / 32) * rng_between(r->rng, 1, 40); break;
+    default: len = rng_between(r->rng, 1, unit); break;
+    }
+    *ret_offset = offset;
+    *ret_len = min_u64(len, size - offset);
+}
+
+static void mix_step(struct rig *r)
+{
+    uint64_t what = rng_below(r->rng, 100), offset, len;
+    uint32_t fua = rng_chance(r->rng, 12) ? VDISK_REQ_FUA : 0;
+
+    if (what < 14) {
+        rig_flush(r);
+        return;
+    }
+    random_range(r, &offset, &len);
+    while (rig_is_busy(r, offset, len))
+        rig_wait(r, r->inflight - 1);
+    if (what < 64)
+        rig_write(r, offset, len, fua);
+    else if (what < 80)
+        rig_zero(r, offset, len, fua | (rng_chance(r->rng, 60) ? VDISK_REQ_UNMAP : 0));
+    else
+        rig_discard(r, offset, len);
+}
+
+void rig_mix(struct rig *r, unsigned steps)
+{
+    for (unsigned i = 0; i < steps; i++) {
+        mix_step(r);
+        if (rng_chance(r->rng, 30))
+            rig_wait(r, (unsigned)rng_below(r->rng, RIG_SLOTS));
+        if (rng_chance(r->rng, 8))
+            rig_wait(r, 0);
+        if (rng_chance(r->rng, 3) && vdisk_size(r->v) < r->max_size)
+            rig_grow(r, min_u64(r->max_size, vdisk_size(r->v) + 512 * rng_between(r->rng, 1, r->max_size / 1024)));
+        if (rng_chance(r->rng, 3)) {
+            unsigned queues = r->queues;
+            rig_close(r);
+            rig_open(r, queues);
+        }
+    }
+}

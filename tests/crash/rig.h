@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A volume on disks whose writes are logged, used from one or two queues in a simulated machine; and afterwards
+ * the judgement over the crash images that the log allows. One seed is one run.
+ */
+#ifndef TESTS_CRASH_RIG_H
+#define TESTS_CRASH_RIG_H
+
+#include "backends/crash.h"
+#include "backends/sim.h"
+#include "tests/crash/oracle.h"
+#include "tests/lib/image.h"
+#include "tests/lib/memdisk.h"
+
+enum { RIG_QUEUES = 2, RIG_SLOTS = 16, RIG_VERSIONS = 4096 };
+enum rig_disk { RIG_IMAGE, RIG_DATA, RIG_BASE, RIG_DISKS };
+
+struct rig_slot {
+    bool used, changes;
+    uint64_t offset, len;
+    uint64_t id; /* of the version or flush */
+    bool is_flush;
+    unsigned queue;
+};
+
+struct rig {
+    struct image_spec spec;
+    uint64_t max_size;          /* of the volume, after all growing */
+    bool fixed;                 /* on a device: of a given size, with old content */
+    bool creates;               /* its creation is logged: before that there need not be an image */
+    struct rng *rng;
+    struct sim *sim;
+    struct memdisk disk[RIG_DISKS];
+    struct crash_log *log;
+    struct version version[RIG_VERSIONS + 1];
+    uint32_t versions;
+    uint64_t flushes;
+    uint8_t *initial;           /* what the volume reads as before it is logged, max_size bytes; NULL: zeros */
+    /* while it is open */
+    vdisk *v;
+    vdisk_queue *q[RIG_QUEUES];
+    unsigned queues, turn;
+    unsigned on_queue[RIG_QUEUES]; /* requests in flight */
+    struct rig_slot slot[RIG_SLOTS];
+    unsigned inflight;
+};
+
+/* Counters of all cases of a program; in memory that they share. */
+struct rig_totals {
+    _Atomic uint64_t images, places, used, qemu_checked, leaks, runs;
+};
+extern struct rig_totals *rig_totals;
+
+/* Before test_main(). */
+void rig_totals_init(void);
+/* After it: say what was done. */
+void rig_totals_print(void);
+
+/*
+ * An image by `spec`, closed; nothing is logged yet. Before: max_size and fixed, all else zero. A backing file is
+ * the disk RIG_BASE by the name "sim:base". The simulation is entered until rig_finish().
+ */
+void rig_init(struct rig *r, const struct image_spec *spec);
+void rig_finish(struct rig *r);
+
+enum rig_disk rig_disk_by_name(const char *name);
+
+/* Disks without an image, for a creation that is to be logged. */
+void rig_init_empty(struct rig *r, const struct image_spec *spec);
+int rig_create(struct rig *r);
+
+/* From here on all is logged. */
+void rig_start_log(struct rig *r);
+
+/* Open for writing with `queues` queues; close. Both fail the case if they fail. */
+void rig_open(struct rig *r, unsigned queues);
+void rig_close(struct rig *r);
+
+/* The power is cut now, whatever is in flight. */
+void rig_cut(struct rig *r);
+
+/* Begin a request on the next queue. Ranges of changes that are in flight must not overlap: rig_is_busy(). */
+void rig_write(struct rig *r, uint64_t offset, uint64_t len, uint32_t flags);
+void rig_zero(struct rig *r, uint64_t offset, uint64_t len, uint32_t flags);
+void rig_discard(struct rig *r, uint64_t offset, uint64_t len);
+void rig_flush(struct rig *r);
+bool rig_is_busy(const struct rig *r, uint64_t offset, uint64_t len);
+
+/* Until no more than `most` requests are in flight. */
+void rig_wait(struct rig *r, unsigned most);
+
+/* Wait for all, flush, wait. */
+void rig_settle(struct rig *r);
+
+/* Waits for all first. */
+void rig_grow(struct rig *r, uint64_t size);
+
+/* `steps` random requests. */
+void rig_mix(struct rig *r, unsigned steps);
+
+/*
+ * Walk along the log and judge about `images` crash images, spread over its places; at least a few at each.
+ */
+void rig_judge(struct rig *r, unsigned images);
+
+#endif
