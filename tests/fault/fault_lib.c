@@ -137,6 +137,21 @@ int subject_grow(struct subject *s, uint64_t size)
     return rc;
 }
 
+int subject_resize(struct subject *s, uint64_t size, enum vdisk_prealloc preallocation)
+{
+    struct vdisk_resize_opts opts = {.size = sizeof opts, .shrink = true, .preallocation = preallocation};
+    int rc = vdisk_resize(s->v, size, &opts);
+
+    need_text(rc, "resize");
+    if (rc < 0)
+        s->maybe_size = size;
+    if (vdisk_size(s->v) == size) { /* what came after it may have failed */
+        resize_model(&s->now, size);
+        resize_model(&s->flushed, size);
+    }
+    return rc;
+}
+
 int subject_close(struct subject *s)
 {
     int rc = vdisk_close(s->v);
@@ -187,8 +202,8 @@ void subject_check_content(struct subject *s)
     model_loosen(&s->now, &s->flushed);
     if (subject_open(s, VDISK_OPEN_RDWR, false) < 0)
         FAIL("cannot be opened any more: %s", vdisk_error_text());
-    if (vdisk_size(s->v) != s->now.size) { /* a growth that failed may have come all the way */
-        CHECK(vdisk_size(s->v) > s->now.size);
+    if (vdisk_size(s->v) != s->now.size) { /* a change that failed may have come all the way */
+        CHECK(vdisk_size(s->v) > s->now.size || vdisk_size(s->v) == s->maybe_size);
         resize_model(&s->now, vdisk_size(s->v));
     }
     CHECK_OK(subject_read(s, 0, s->now.size));

@@ -21,6 +21,7 @@ struct subject {
     vdisk *v;
     struct fault_rule rule; /* what is to fail */
     bool armed;
+    uint64_t maybe_size;   /* the image may have this size: a resize to it failed; 0: none did */
 };
 
 /* The call that fails: all but nth is set by the caller. */
@@ -48,6 +49,7 @@ int subject_zero(struct subject *s, uint64_t offset, uint64_t len, uint32_t flag
 int subject_discard(struct subject *s, uint64_t offset, uint64_t len);
 int subject_flush(struct subject *s);
 int subject_grow(struct subject *s, uint64_t size);
+int subject_resize(struct subject *s, uint64_t size, enum vdisk_prealloc preallocation); /* or smaller */
 int subject_close(struct subject *s);
 
 /* The image on its memory is sound: by our check, and now and then by QEMU's. */

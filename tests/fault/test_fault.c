@@ -94,6 +94,34 @@ static int act_grow(struct subject *s)
     return subject_grow(s, s->now.size * 16);
 }
 
+static int act_grow_metadata(struct subject *s)
+{
+    return subject_resize(s, s->now.size * 2, VDISK_PREALLOC_METADATA);
+}
+
+static int act_grow_falloc(struct subject *s)
+{
+    return subject_resize(s, s->now.size * 2, VDISK_PREALLOC_FALLOC);
+}
+
+static int act_grow_full(struct subject *s)
+{
+    return subject_resize(s, s->now.size * 2, VDISK_PREALLOC_FULL);
+}
+
+/* Into the middle of a cluster that has data. */
+static int act_shrink(struct subject *s)
+{
+    return subject_resize(s, at(s, 9) + 512, VDISK_PREALLOC_OFF);
+}
+
+static int act_shrink_and_grow(struct subject *s)
+{
+    int rc = subject_resize(s, at(s, 9) + 512, VDISK_PREALLOC_OFF);
+
+    return rc < 0 ? rc : subject_grow(s, s->spec.size);
+}
+
 static int act_close(struct subject *s)
 {
     return subject_close(s);
@@ -213,6 +241,17 @@ static const struct scenario scenarios[] = {
      .spec = {.size = MIB(4), QCOW2(65536)},
      .act = act_grow,
      .no_data = true},
+    {.name = "grow, metadata", .spec = {.size = MIB(2), QCOW2(4096)}, .act = act_grow_metadata},
+    {.name = "grow, metadata, extended L2",
+     .spec = {.size = MIB(2), QCOW2(16384), .extended_l2 = true},
+     .act = act_grow_metadata,
+     .cold = true},
+    {.name = "grow, falloc", .spec = {.size = MIB(2), QCOW2(65536)}, .act = act_grow_falloc},
+    {.name = "grow, full", .spec = {.size = MIB(2), QCOW2(65536)}, .act = act_grow_full},
+    {.name = "shrink", .spec = {.size = MIB(4), QCOW2(4096)}, .prepare = prepare_dirty, .act = act_shrink},
+    {.name = "shrink, small clusters", .spec = {.size = MIB(1), QCOW2(512)}, .act = act_shrink, .cold = true},
+    {.name = "shrink, version 2", .spec = {.size = MIB(4), V2(65536)}, .act = act_shrink},
+    {.name = "shrink and grow", .spec = {.size = MIB(4), QCOW2(16384)}, .act = act_shrink_and_grow},
     {.name = "refcount table",
      .spec = {.size = MIB(6), .qcow2 = true, .cluster_size = 512, .version = 3, .refcount_bits = 64},
      .prepare = prepare_refcounts,
@@ -249,6 +288,9 @@ static const struct scenario scenarios[] = {
     {.name = "raw discard", .spec = {.size = MIB(1)}, .act = act_discard, .no_data = true},
     {.name = "raw write with FUA", .spec = {.size = MIB(1)}, .act = act_write_fua},
     {.name = "raw grow", .spec = {.size = MIB(1)}, .act = act_grow, .no_data = true},
+    {.name = "raw grow, falloc", .spec = {.size = MIB(1)}, .act = act_grow_falloc, .no_data = true},
+    {.name = "raw grow, full", .spec = {.size = MIB(1)}, .act = act_grow_full},
+    {.name = "raw shrink", .spec = {.size = MIB(1)}, .act = act_shrink, .no_data = true},
 };
 
 static void run_mode(unsigned mode)
