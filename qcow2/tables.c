@@ -18,13 +18,13 @@ static char *copy_string(const uint8_t *p, size_t len)
 
 /* ---- "Snapshots" --------------------------------------------------------------------------------------- */
 
-/* The parts of one entry, and where it ends. Needs the fixed part only. */
+/* The parts of one entry, where it ends and where the next one starts. Needs the fixed part only. */
 struct snapshot_span {
     struct q2_disk_snapshot d;
     uint32_t                extra;
     uint32_t                id;
     uint32_t                name;
-    uint64_t                end;
+    uint64_t                end, next;
 };
 
 static struct snapshot_span snapshot_span(const uint8_t *buf, uint64_t pos)
@@ -35,7 +35,8 @@ static struct snapshot_span snapshot_span(const uint8_t *buf, uint64_t pos)
     s.extra = be32toh(s.d.extra_size);
     s.id = be16toh(s.d.id_size);
     s.name = be16toh(s.d.name_size);
-    s.end = align_up(pos + sizeof s.d + s.extra + s.id + s.name, 8);
+    s.end = pos + sizeof s.d + s.extra + s.id + s.name;
+    s.next = align_up(s.end, 8);
     return s;
 }
 
@@ -85,7 +86,7 @@ static int take_snapshot(const uint8_t *p, const struct snapshot_span *s, struct
 static int walk_snapshots(const struct q2_geometry *g, const char *name, const uint8_t *buf, size_t len,
                           uint32_t n, uint64_t *ret_end, uint64_t *ret_need)
 {
-    uint64_t pos = 0;
+    uint64_t pos = 0, end = 0;
 
     for (uint32_t i = 0; i < n; i++) {
         struct snapshot_span s;
@@ -101,13 +102,14 @@ static int walk_snapshots(const struct q2_geometry *g, const char *name, const u
         rc = check_snapshot(g, name, i, &s);
         if (rc < 0)
             return rc;
-        if (s.end > Q2_MAX_SNAPSHOT_TABLE)
+        if (s.next > Q2_MAX_SNAPSHOT_TABLE)
             return err_set(EFBIG, "%s: snapshot table is larger than 64 MiB", name);
-        pos = s.end;
+        pos = s.next;
+        end = s.end;
     }
     /* The last entry's padding need not be there. */
-    if (pos > align_up(len, 8)) {
-        *ret_need = pos;
+    if (end > len) {
+        *ret_need = end;
         return -EAGAIN;
     }
     *ret_end = pos;
@@ -137,7 +139,7 @@ int q2_snapshots_parse(const struct q2_geometry *g, const char *name, const uint
             q2_snapshots_free(&t);
             return err_set(ENOMEM, "%s: out of memory", name);
         }
-        pos = s.end;
+        pos = s.next;
     }
     *ret = t;
     return 0;
