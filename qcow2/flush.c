@@ -208,7 +208,8 @@ static int take_copy(struct q2_flush_op *f)
     refcounts->count = add_slices(refcounts->pieces, &q->refcounts);
     reftable->count = add_pages(reftable->pieces, &q->reftable_pages);
     mapping->count = add_slices(mapping->pieces, &q->l2);
-    mapping->count += add_pages(mapping->pieces + mapping->count, &q->l1_pages);
+    if (q->l1_pages.dirty_count > 0)
+        mapping->count += add_pages(mapping->pieces + mapping->count, &q->l1_pages);
     for (int i = 0; i < BATCHES; i++)
         copy_batch(q, &f->batches[i]);
     if (q->freed[Q2_FREED_DURABLE].count == 0) {
