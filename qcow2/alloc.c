@@ -4,8 +4,9 @@
  *
  * Happy path: look for free refcounts from the hint on, in the cached refcount slice, raise them.
  * Failure modes: the slice is not cached (load it, look again); there is no refcount block for the place (make one
- * there: its first cluster holds the block itself); the refcount table is too short (grow it, reftable.c); no
- * space: leases are given back and what was freed is reclaimed as far as it can be, then it is tried once more.
+ * there: its first cluster holds the block itself, but not in the middle of a run that must be in one piece); the
+ * refcount table is too short (grow it, reftable.c); no space: leases are given back and what was freed is
+ * reclaimed as far as it can be, then it is tried once more.
  */
 #include "qcow2/alloc.h"
 
@@ -82,32 +83,15 @@ static enum scan_result scan(struct q2 *q, uint64_t from, uint64_t want, uint64_
     return SCAN_TAKEN;
 }
 
-/* Raise refcounts from 0 to 1; they may lie in several slices, all cached. */
+/* Raise refcounts from 0 to 1, all in one slice, which is cached. */
 static void raise(struct q2 *q, uint64_t index, uint64_t n)
 {
-    uint64_t slice_mask = (1ull << q->refslice_bits) - 1;
+    uint64_t in_slice = index & ((1ull << q->refslice_bits) - 1);
+    struct q2_slot *s = q2_cache_find(&q->refcounts, index >> q->refslice_bits);
 
-    while (n > 0) {
-        struct q2_slot *s = q2_cache_find(&q->refcounts, index >> q->refslice_bits);
-        uint64_t part = min_u64(n, slice_mask + 1 - (index & slice_mask));
-        assert(s);
-        q2_refcount_fill_one(&q->geo, (uint8_t *)q2_slot_data(&q->refcounts, s), index & slice_mask, part);
-        q2_slot_mark_dirty(&q->refcounts, s);
-        index += part;
-        n -= part;
-    }
-}
-
-/* The first refcount slice of a run that is not cached any more; false: all are. */
-static bool missing_slice(struct q2 *q, uint64_t index, uint64_t n, uint64_t *ret_key)
-{
-    for (uint64_t key = index >> q->refslice_bits; key <= (index + n - 1) >> q->refslice_bits; key++) {
-        if (q2_cache_find(&q->refcounts, key))
-            continue;
-        *ret_key = key;
-        return true;
-    }
-    return false;
+    assert(s && in_slice + n <= 1ull << q->refslice_bits);
+    q2_refcount_fill_one(&q->geo, (uint8_t *)q2_slot_data(&q->refcounts, s), in_slice, n);
+    q2_slot_mark_dirty(&q->refcounts, s);
 }
 
 /* Clusters from `index` on, up to n, that are alike in being known to be zero. */
@@ -122,14 +106,13 @@ static uint64_t alike(const struct q2 *q, uint64_t index, uint64_t n, bool *ret_
 }
 
 /* The clusters are ours: describe them, move the edge of what is known to be zero. */
-static void take(struct q2 *q, uint64_t index, uint64_t n, struct q2_run *ret)
+static void describe(struct q2 *q, uint64_t index, uint64_t n, struct q2_run *ret)
 {
     bool zero;
 
     ret->host_offset = index << q->geo.cluster_bits;
     ret->clusters = n;
     ret->zero = alike(q, index, n, &zero) == n && zero;
-    raise(q, index, n);
     q2_zero_runs_remove(&q->zero_runs, index, index + n);
     q->zero_from = max_u64(q->zero_from, (index + n) << q->geo.cluster_bits);
 }
@@ -160,37 +143,9 @@ static enum scan_result try_take(struct q2 *q, uint64_t want, struct q2_run *ret
         q->free_hint = ((q->free_hint >> q->refslice_bits) + 1) << q->refslice_bits;
     }
     n = alike(q, found, n, &zero);
-    take(q, found, n, ret);
+    raise(q, found, n);
+    describe(q, found, n, ret);
     q->free_hint = found + n;
-    return SCAN_TAKEN;
-}
-
-/* The same for exactly `want` neighbours, over several slices if need be. What is passed over stays free. */
-static enum scan_result try_take_exact(struct q2 *q, uint64_t want, struct q2_run *ret, uint64_t *ret_need)
-{
-    uint64_t index = q->free_hint, start = index, have = 0, found = 0, n = 0;
-
-    while (have < want) {
-        if (index >= q->limit_clusters)
-            return SCAN_FULL;
-        enum scan_result r = scan(q, index, want - have, &found, &n);
-        if (r != SCAN_TAKEN)
-            return fetch_first(q, r, index, ret_need);
-        if (n == 0) {
-            index = ((index >> q->refslice_bits) + 1) << q->refslice_bits;
-            have = 0;
-            continue;
-        }
-        if (have == 0 || found != start + have) {
-            start = found;
-            have = 0;
-        }
-        have += n;
-        index = found + n;
-    }
-    if (missing_slice(q, start, want, ret_need))
-        return SCAN_NEEDS_SLICE;
-    take(q, start, want, ret);
     return SCAN_TAKEN;
 }
 
@@ -203,6 +158,8 @@ struct alloc {
     uint64_t       want, need;
     bool           exact, have_structure, squeezed;
     struct q2_run *ret;
+    /* exact: where to look on, and what has been taken: cluster indices [start, start + have). */
+    uint64_t       next, start, have;
 };
 
 enum alloc_state {
@@ -214,6 +171,52 @@ enum alloc_state {
     ALLOC_TRIMMED
 };
 
+/* With the lock held: what an exact search has taken goes back. */
+static void drop_part(struct alloc *a)
+{
+    if (a->have > 0)
+        q2_give_back(a->q, a->start, a->have, false);
+    a->have = 0;
+}
+
+/*
+ * The same for exactly `want` neighbours. They are taken as they are found, slice by slice, since not all of their
+ * refcounts need fit into the cache at once; where one in use interrupts, they go back. What is passed over stays
+ * free.
+ */
+static enum scan_result try_take_exact(struct alloc *a)
+{
+    struct q2 *q = a->q;
+    uint64_t found = 0, n = 0;
+
+    a->next = max_u64(a->next, q->free_hint);
+    while (a->have < a->want) {
+        uint64_t slice_end = ((a->next >> q->refslice_bits) + 1) << q->refslice_bits;
+        if (a->next >= q->limit_clusters) {
+            drop_part(a);
+            a->next = 0; /* once more from the hint on, if at all */
+            return SCAN_FULL;
+        }
+        enum scan_result r = scan(q, a->next, a->want - a->have, &found, &n);
+        if (r != SCAN_TAKEN)
+            return fetch_first(q, r, a->next, &a->need);
+        if (n == 0 || (a->have > 0 && found != a->start + a->have))
+            drop_part(a);
+        if (n == 0) {
+            a->next = slice_end;
+            continue;
+        }
+        if (a->have == 0)
+            a->start = found;
+        raise(q, found, n);
+        a->have += n;
+        a->next = found + n;
+    }
+    describe(q, a->start, a->want, a->ret);
+    a->have = 0;
+    return SCAN_TAKEN;
+}
+
 static enum scan_result alloc_try(struct alloc *a)
 {
     struct q2 *q = a->q;
@@ -221,7 +224,7 @@ static enum scan_result alloc_try(struct alloc *a)
 
     pthread_mutex_lock(&q->lock);
     if (!q->trimming)
-        r = a->exact ? try_take_exact(q, a->want, a->ret, &a->need) : try_take(q, a->want, a->ret, &a->need);
+        r = a->exact ? try_take_exact(a) : try_take(q, a->want, a->ret, &a->need);
     pthread_mutex_unlock(&q->lock);
     return r;
 }
@@ -251,8 +254,12 @@ static void alloc_finish(struct alloc *a, int rc)
 {
     struct op *parent = a->parent;
 
-    if (rc < 0)
+    if (rc < 0) {
+        pthread_mutex_lock(&a->q->lock);
+        drop_part(a);
+        pthread_mutex_unlock(&a->q->lock);
         a->ret->clusters = 0;
+    }
     op_free(&a->op, sizeof *a);
     op_wake(parent, rc);
 }
@@ -275,7 +282,7 @@ static void alloc_step(struct op *op)
         } else if (r == SCAN_NEEDS_SLICE) {
             OP_TRY(op, ALLOC_SLICE_LOADED, q2_refcount_load(a->q, a->need, op));
         } else {
-            OP_TRY(op, ALLOC_BLOCK_MADE, q2_refblock_make(a->q, a->need, a->have_structure, op));
+            OP_TRY(op, ALLOC_BLOCK_MADE, q2_refblock_make(a->q, a->need, a->have_structure, a->have > 0, op));
         }
     }
     alloc_finish(a, r == SCAN_FULL ? -ENOSPC : 0);
@@ -374,6 +381,18 @@ void q2_lower(struct q2 *q, struct q2_slot *s, uint64_t cluster_index, uint64_t 
         q->trim_floor = min_u64(q->trim_floor, i << q->geo.cluster_bits);
     }
     q2_slot_mark_dirty(&q->refcounts, s);
+}
+
+/* The first refcount slice of a run that is not cached any more; false: all are. */
+static bool missing_slice(struct q2 *q, uint64_t index, uint64_t n, uint64_t *ret_key)
+{
+    for (uint64_t key = index >> q->refslice_bits; key <= (index + n - 1) >> q->refslice_bits; key++) {
+        if (q2_cache_find(&q->refcounts, key))
+            continue;
+        *ret_key = key;
+        return true;
+    }
+    return false;
 }
 
 void q2_give_back(struct q2 *q, uint64_t cluster_index, uint64_t clusters, bool zero)

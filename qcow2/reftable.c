@@ -3,10 +3,10 @@
  * Structure of the refcounts.
  *
  * A new block, happy path: take the structure lock; the block goes into the first cluster that it describes (free
- * like all the others, since nothing describes them yet); write zeros, also where there are zeros already: so it
- * has space on the host, and no flush to come can fail for lack of that; enter it in the table. A longer table,
- * happy path: flush; lay new blocks and the new table behind all that the old one describes; write, flush, point
- * the header at it, flush; free the old one.
+ * like all the others, since nothing describes them yet), or into any free one when it is to lie apart; write
+ * zeros, also where there are zeros already: so it has space on the host, and no flush to come can fail for lack
+ * of that; enter it in the table. A longer table, happy path: flush; lay new blocks and the new table behind all
+ * that the old one describes; write, flush, point the header at it, flush; free the old one.
  * Failure modes: no space or an error before the header is written: nothing has changed. An error while the
  * header is written: which table counts is not known, so the image takes no more writes.
  */
@@ -25,8 +25,9 @@ struct refblock_make {
     struct q2        *q;
     uint64_t          block;
     uint64_t          host_offset;
-    bool              have_structure, locked;
+    bool              have_structure, locked, apart;
     struct range_lock lock;
+    struct q2_run     run;     /* apart: its cluster */
     /* table growth */
     uint64_t          table_clusters, new_blocks, first_cluster;
     uint8_t          *buf; /* blocks, then the table */
@@ -38,6 +39,7 @@ struct refblock_make {
 enum refblock_make_state {
     RB_START = OP_START,
     RB_LOCKED,
+    RB_PLACED,
     RB_ZEROED,
     RB_ROOM,
     RB_GROW_FLUSHED,
@@ -51,6 +53,9 @@ static void refblock_finish(struct refblock_make *m, int rc)
 {
     struct op *parent = m->parent;
 
+    pthread_mutex_lock(&m->q->lock);
+    q2_alloc_undo(m->q, &m->run); /* it was not needed after all */
+    pthread_mutex_unlock(&m->q->lock);
     if (m->locked)
         range_unlock(&m->q->structure, &m->lock);
     free(m->buf);
@@ -81,6 +86,8 @@ static enum block_plan plan_block(struct refblock_make *m)
         plan = BLOCK_NO_SPACE;
     else
         plan = BLOCK_READY;
+    if (m->run.clusters > 0)
+        m->host_offset = m->run.host_offset;
     pthread_mutex_unlock(&q->lock);
     return plan;
 }
@@ -95,7 +102,9 @@ static bool install_block(struct refblock_make *m)
     pthread_mutex_lock(&q->lock);
     s = q2_cache_install_zero(&q->refcounts, m->block * slices, m->host_offset);
     if (s) {
-        q2_refcount_set(&q->geo, (uint8_t *)q2_slot_data(&q->refcounts, s), 0, 1);
+        if (m->run.clusters == 0)
+            q2_refcount_set(&q->geo, (uint8_t *)q2_slot_data(&q->refcounts, s), 0, 1);
+        m->run.clusters = 0; /* is the table's now */
         q->reftable[m->block] = m->host_offset;
         q2_table_dirty(&q->reftable_pages, m->block);
         q->zero_from = max_u64(q->zero_from, m->host_offset + q->geo.cluster_size);
@@ -247,6 +256,10 @@ static void refblock_make_step(struct op *op)
         m->locked = true;
     }
     plan = plan_block(m);
+    if (m->apart && plan == BLOCK_READY) {
+        OP_TRY(op, RB_PLACED, q2_alloc_structure(m->q, 1, false, &m->run, op));
+        plan = plan_block(m); /* to find a place, this block may have been made */
+    }
     if (plan == BLOCK_EXISTS || plan == BLOCK_NO_SPACE || plan == BLOCK_BROKEN) {
         refblock_finish(m, plan == BLOCK_EXISTS ? 0
                            : plan == BLOCK_NO_SPACE ? -ENOSPC : q2_break(m->q, "refcount block 0 is missing"));
@@ -285,10 +298,10 @@ fail:
     refblock_finish(m, op->rc);
 }
 
-OP_TYPE(refblock_make, refblock_make_step, "START", "RB_LOCKED", "RB_ZEROED", "RB_ROOM", "RB_GROW_FLUSHED",
-        "RB_GROW_WRITTEN", "RB_GROW_SYNCED", "RB_GROW_HEADER", "RB_GROW_HEADER_SYNCED");
+OP_TYPE(refblock_make, refblock_make_step, "START", "RB_LOCKED", "RB_PLACED", "RB_ZEROED", "RB_ROOM",
+        "RB_GROW_FLUSHED", "RB_GROW_WRITTEN", "RB_GROW_SYNCED", "RB_GROW_HEADER", "RB_GROW_HEADER_SYNCED");
 
-void q2_refblock_make(struct q2 *q, uint64_t block, bool have_structure, struct op *op)
+void q2_refblock_make(struct q2 *q, uint64_t block, bool have_structure, bool apart, struct op *op)
 {
     struct refblock_make *m = op_alloc(op->queue, &refblock_make_type, sizeof *m);
 
@@ -300,5 +313,6 @@ void q2_refblock_make(struct q2 *q, uint64_t block, bool have_structure, struct 
     m->q = q;
     m->block = block;
     m->have_structure = have_structure;
+    m->apart = apart;
     op_start(&m->op);
 }

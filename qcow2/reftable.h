@@ -7,8 +7,9 @@
 
 /*
  * Make sure that refcount block `block` exists; as the call of an await. `have_structure`: the caller holds the
- * structure lock. op->rc: 0, -ENOSPC, -EFBIG (the table has its largest size), -ENOMEM, of the I/O.
+ * structure lock. `apart`: the block itself need not lie in the range that it describes, which is to stay in one
+ * piece. op->rc: 0, -ENOSPC, -EFBIG (the table has its largest size), -ENOMEM, of the I/O.
  */
-void q2_refblock_make(struct q2 *q, uint64_t block, bool have_structure, struct op *op);
+void q2_refblock_make(struct q2 *q, uint64_t block, bool have_structure, bool apart, struct op *op);
 
 #endif
