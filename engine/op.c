@@ -40,7 +40,7 @@ void *op_alloc(vdisk_queue *q, const struct op_type *type, size_t size)
     struct op *op = q->op_pool[class];
 
     if (op)
-        q->op_pool[class] = container_of(op->task.next, struct op, task);
+        q->op_pool[class] = op->task.next ? container_of(op->task.next, struct op, task) : NULL;
     else
         op = malloc((size_t)256 << class);
     if (!op)

@@ -35,7 +35,7 @@ static void on_stuck(void *arg)
 
 static int open_named(void *arg, const char *name, uint32_t flags, struct backend **ret_backend)
 {
-    struct backend *child;
+    struct backend *child = NULL;
     int rc = strcmp(name, "disk") == 0 ? memory_backend_create(name, 1 << 20, &child) : -ENOENT;
 
     return rc < 0 ? rc : sim_backend_create(sim, child, ret_backend);
