@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What users type: sizes, numbers, -o lists. The first byte chooses. */
+#include <string.h>
+
+#include "backends/name.h"
+#include "engine/bits.h"
+#include "engine/vdisk.h"
+#include "tests/fuzz/fuzz.h"
+#include "tools/cli.h"
+
+enum { INPUT_MAX = 4096 };
+
+static void size_text(const char *text)
+{
+    char buf[32];
+    const char *rest;
+    uint64_t size;
+
+    if (cli_parse_size(text, &size) == 0)
+        FUZZ_CHECK(strlen(cli_format_size(size, buf, sizeof buf)) < sizeof buf - 1, "cut off");
+    if (name_parse_size(text, &size, &rest))
+        FUZZ_CHECK(size <= INT64_MAX && rest > text, "%s", text);
+}
+
+static void number_text(const char *text)
+{
+    uint64_t number;
+    bool yes;
+
+    if (cli_parse_number(text, 1000, &number) == 0)
+        FUZZ_CHECK(number <= 1000, "%s", text);
+    (void)cli_parse_bool(text, &yes);
+}
+
+static void list_text(const char *text)
+{
+    struct cli_pairs pairs = {0};
+
+    if (cli_pairs_add(&pairs, text) == 0)
+        for (size_t i = 0; i < pairs.count; i++)
+            FUZZ_CHECK(pairs.list[i].key[0] != '\0', "an empty key in '%s'", text);
+    cli_pairs_free(&pairs);
+}
+
+static void name_text(const char *text)
+{
+    char *path = cli_backing_path("dir/image", text), *copy = cli_strdup(text);
+    json_t *json = cli_json_string(cli_printable(copy));
+
+    FUZZ_CHECK(json && path, "not a string");
+    json_decref(json);
+    free(copy);
+    free(path);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    char text[INPUT_MAX + 1];
+
+    if (size < 1 || size > INPUT_MAX)
+        return 0;
+    memcpy(text, data + 1, size - 1);
+    text[size - 1] = '\0';
+    switch (data[0] % 4) {
+    case 0: size_text(text); break;
+    case 1: number_text(text); break;
+    case 2: list_text(text); break;
+    default: name_text(text); break;
+    }
+    return 0;
+}

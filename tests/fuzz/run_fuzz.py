@@ -1,0 +1,90 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Run one libFuzzer target over its corpus and on from there.
+
+usage: run_fuzz.py PROGRAM NAME CORPUS
+
+Without more, a fixed number of inputs from a fixed seed. Environment:
+  VDISK_TEST_LONG=1       this target's part of four hours, from a new seed
+  VDISK_FUZZ_SECONDS=N    N seconds instead
+  VDISK_FUZZ_DIR=DIR      keep what is found in DIR/NAME: inputs that reach new code, and those that fail
+  VDISK_SEED=N            the seed
+What fails is kept in ./fuzz-failures where VDISK_FUZZ_DIR is not set. Exit status 1 when anything failed.
+"""
+import os
+import pathlib
+import re
+import secrets
+import subprocess
+import sys
+import tempfile
+import time
+
+LONG_SECONDS = 4 * 3600
+# Parts of the time, and inputs of a default run.
+SHARES = {"image": 6, "header": 1, "tables": 1, "names": 2}
+RUNS = {"image": 8000, "header": 100000, "tables": 60000, "names": 200000}
+FAILURES_MAX = 20
+TIMEOUT_S = 25
+MEMORY_MB = 1024
+
+
+class Fuzzer:
+    def __init__(self, program, name, corpus, work):
+        self.program, self.name, self.corpus = program, name, corpus
+        kept = os.environ.get("VDISK_FUZZ_DIR")
+        self.found = pathlib.Path(kept, name, "corpus") if kept else work / "corpus"
+        self.failures = pathlib.Path(kept, name, "failures") if kept else pathlib.Path("fuzz-failures", name)
+        self.found.mkdir(parents=True, exist_ok=True)
+        self.failures.mkdir(parents=True, exist_ok=True)
+        self.executions, self.crashes, self.coverage = 0, 0, 0
+
+    def run(self, limit, seed):
+        """One run of the program until the limit or a failure. True: it came to its end."""
+        args = [self.program, limit, f"-seed={seed}", f"-timeout={TIMEOUT_S}", f"-rss_limit_mb={MEMORY_MB}",
+                f"-artifact_prefix={self.failures}/", "-print_final_stats=1", "-entropic=0", "-max_len=65536",
+                str(self.found), self.corpus]
+        done = subprocess.run(args, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+                              text=True, errors="replace", check=False)
+        for pattern, what in ((r"stat::number_of_executed_units: +(\d+)", "executions"),
+                              (r"cov: (\d+)", "coverage")):
+            numbers = [int(n) for n in re.findall(pattern, done.stdout)]
+            if numbers and what == "executions":
+                self.executions += numbers[-1]
+            elif numbers:
+                self.coverage = max(numbers)
+        if done.returncode == 0:
+            return True
+        self.crashes += 1
+        print("\n".join(done.stdout.splitlines()[-80:]))
+        print(f"again: {' '.join([self.program] + re.findall(r'Test unit written to (.*)', done.stdout))}")
+        return False
+
+    def run_for(self, seconds, seed):
+        end = time.monotonic() + seconds
+        while (left := int(end - time.monotonic())) > 0 and self.crashes < FAILURES_MAX:
+            self.run(f"-max_total_time={left}", seed)
+            seed += 1
+
+
+def main(program, name, corpus):
+    started = time.monotonic()
+    seconds = float(os.environ.get("VDISK_FUZZ_SECONDS", "0"))
+    long = bool(os.environ.get("VDISK_TEST_LONG"))
+    if long and not seconds:
+        seconds = LONG_SECONDS * SHARES[name] / sum(SHARES.values())
+    seed = int(os.environ.get("VDISK_SEED") or (secrets.randbelow(1 << 31) + 1 if seconds else 1))
+    with tempfile.TemporaryDirectory() as work:
+        fuzzer = Fuzzer(program, name, corpus, pathlib.Path(work))
+        if seconds:
+            fuzzer.run_for(seconds, seed)
+        else:
+            runs = RUNS[name] // (8 if os.environ.get("VDISK_TEST_QUICK") else 1)
+            fuzzer.run(f"-runs={runs}", seed)
+        print(f"fuzz {name}: {fuzzer.executions} executions in {time.monotonic() - started:.0f} s, "
+              f"coverage {fuzzer.coverage}, {fuzzer.crashes} failures (seed {seed})")
+    return 1 if fuzzer.crashes or not fuzzer.executions else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:4]))

@@ -1,0 +1,113 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Make inputs for the fuzz targets out of images that QEMU writes: seeds.py DIRECTORY
+
+One folder for each target. What the corpus in the tree was minimised from (README.md tells how).
+"""
+import pathlib
+import struct
+import subprocess
+import sys
+import tempfile
+
+OPTIONS = ["cluster_size=512", "cluster_size=512,compat=0.10", "cluster_size=512,refcount_bits=1",
+           "cluster_size=512,refcount_bits=64,lazy_refcounts=on", "cluster_size=1k,refcount_bits=8",
+           "cluster_size=2k,compression_type=zstd", "cluster_size=4k", "cluster_size=16k,extended_l2=on",
+           "cluster_size=512,data_file=data.raw", "cluster_size=512,data_file=data.raw,data_file_raw=on",
+           "cluster_size=4k,preallocation=metadata"]
+SIZES = ["64k", "100k"]
+SCRIPTS = [
+    [],
+    ["write -P 1 0 20k", "write -z 24k 4k", "discard 4k 2k", "write -P 2 40k 3k"],
+    ["write -c -P 3 0 16k", "write -c -P 4 32k 16k", "write -P 5 5000 700"],
+]
+SIZE_TEXTS = ["0", "1.5G", "0x10k", "18446744073709551615", "16E", "1.999999999999999999999E", "512b", ".5M", "7e"]
+NUMBER_TEXTS = ["0", "017", "0xff", "on", "off", "yes", "1000", "1001"]
+LIST_TEXTS = ["cluster_size=64k,compat=1.1", "backing_file=a,,b,size=1G", "nolazy_refcounts",
+              "preallocation=full,"]
+NAME_TEXTS = ["../base.qcow2", "json:{}", "/a/b", "file:x", "nbd://host/x", "\xff\xfe", "a\x1b[2J"]
+
+
+def run(args, cwd):
+    done = subprocess.run(args, cwd=cwd, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return done.returncode == 0
+
+
+def images(work):
+    """Yield the bytes of images."""
+    path = work / "image.qcow2"
+    for options in OPTIONS:
+        for size in SIZES:
+            for script in SCRIPTS:
+                for extra in ("", "snapshot", "bitmap", "backing"):
+                    path.unlink(missing_ok=True)
+                    args = ["qemu-img", "create", "-q", "-f", "qcow2", "-o", options]
+                    if extra == "backing":
+                        args += ["-u", "-b", "base.raw", "-F", "raw"]
+                    if not run(args + [path, size], work):
+                        continue
+                    ok = all(run(["qemu-io", "-f", "qcow2", "-c", line, path], work) for line in script
+                             if not (extra == "backing" and "-c" in line))
+                    if extra == "snapshot":
+                        ok = run(["qemu-img", "snapshot", "-c", "one", path], work) and \
+                             run(["qemu-io", "-f", "qcow2", "-c", "write -P 9 0 1k", path], work)
+                    if extra == "bitmap":
+                        ok = run(["qemu-img", "bitmap", "--add", "-g", "4k", path, "b"], work)
+                    if ok and path.stat().st_size <= 256 << 10:
+                        yield path.read_bytes()
+
+
+def cluster_size(image):
+    return 1 << struct.unpack(">I", image[20:24])[0]
+
+
+def table_inputs(image):
+    """What fuzz_tables takes: kind, flags, cluster bits, order or number, then the table."""
+    version, bits = struct.unpack(">I", image[4:8])[0], struct.unpack(">I", image[20:24])[0]
+    l1, reftable = struct.unpack(">QQ", image[40:56])
+    nsnapshots, snapshots = struct.unpack(">IQ", image[60:72])
+    incompatible = struct.unpack(">Q", image[72:80])[0] if version == 3 else 0
+    order = struct.unpack(">I", image[96:100])[0] if version == 3 else 4
+    flags = (version == 2) | (2 if incompatible & 16 else 0) | (4 if incompatible & 4 else 0)
+    size = 1 << bits
+    head = [flags, bits - 9]
+    yield bytes([0, *head, order]) + image[l1:l1 + 64]
+    l2 = struct.unpack(">Q", image[l1:l1 + 8])[0] & 0x00fffffffffffe00
+    if l2:
+        yield bytes([0, *head, order]) + image[l2:l2 + min(size, 1024)]
+        entry = struct.unpack(">Q", image[l2:l2 + 8])[0]
+        if entry >> 62 & 1:
+            at = entry & ((1 << (62 - (bits - 8))) - 1)
+            yield bytes([4 + bool(incompatible & 8), *head, order]) + image[at:at + 512]
+    block = struct.unpack(">Q", image[reftable:reftable + 8])[0]
+    yield bytes([1, *head, order]) + image[block:block + min(size, 1024)]
+    if nsnapshots:
+        yield bytes([2, *head, nsnapshots]) + image[snapshots:snapshots + 200]
+    if image.find(b"\x23\x85\x28\x75") >= 0:
+        at = image.find(b"\x23\x85\x28\x75") + 8
+        number, _, length, offset = struct.unpack(">IIQQ", image[at:at + 24])
+        yield bytes([3, *head, number]) + image[offset:offset + length]
+
+
+def main(target):
+    number = 0
+
+    def put(name, data):
+        nonlocal number
+        (target / name).mkdir(parents=True, exist_ok=True)
+        (target / name / f"{number:04d}").write_bytes(data)
+        number += 1
+
+    with tempfile.TemporaryDirectory() as work:
+        for image in images(pathlib.Path(work)):
+            put("image", image)
+            put("header", image[:cluster_size(image)])
+            for data in table_inputs(image):
+                put("tables", data)
+    for kind, texts in enumerate((SIZE_TEXTS, NUMBER_TEXTS, LIST_TEXTS, NAME_TEXTS)):
+        for text in texts:
+            put("names", bytes([kind]) + text.encode("latin-1"))
+
+
+if __name__ == "__main__":
+    main(pathlib.Path(sys.argv[1]))
