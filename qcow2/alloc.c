@@ -361,10 +361,11 @@ void q2_free_packed(struct q2 *q, uint64_t entry)
         q2_free(q, first, 1);
 }
 
-void q2_lower(struct q2 *q, struct q2_slot *s, uint64_t cluster_index, uint64_t n)
+bool q2_lower(struct q2 *q, struct q2_slot *s, uint64_t cluster_index, uint64_t n)
 {
     uint64_t mask = (1ull << q->refslice_bits) - 1;
     uint8_t *data = (uint8_t *)q2_slot_data(&q->refcounts, s);
+    bool ok = true;
 
     assert(n > 0 && cluster_index >> q->refslice_bits == (cluster_index + n - 1) >> q->refslice_bits);
     for (uint64_t i = cluster_index; i < cluster_index + n; i++) {
@@ -372,6 +373,7 @@ void q2_lower(struct q2 *q, struct q2_slot *s, uint64_t cluster_index, uint64_t 
         if (refcount == 0) {
             /* Freed twice: the image says so, we did not. */
             q2_break(q, "a cluster in use has no refcount");
+            ok = false;
             continue;
         }
         q2_refcount_set(&q->geo, data, i & mask, refcount - 1);
@@ -381,6 +383,7 @@ void q2_lower(struct q2 *q, struct q2_slot *s, uint64_t cluster_index, uint64_t 
         q->trim_floor = min_u64(q->trim_floor, i << q->geo.cluster_bits);
     }
     q2_slot_mark_dirty(&q->refcounts, s);
+    return ok;
 }
 
 /* The first refcount slice of a run that is not cached any more; false: all are. */
@@ -406,7 +409,7 @@ void q2_give_back(struct q2 *q, uint64_t cluster_index, uint64_t clusters, bool 
     for (uint64_t i = cluster_index; i < end; i += n) {
         uint64_t slice_end = ((i >> q->refslice_bits) + 1) << q->refslice_bits;
         n = min_u64(end, slice_end) - i;
-        q2_lower(q, q2_cache_find(&q->refcounts, i >> q->refslice_bits), i, n);
+        zero &= q2_lower(q, q2_cache_find(&q->refcounts, i >> q->refslice_bits), i, n);
     }
     if (zero && q->zero_from == end << q->geo.cluster_bits)
         q->zero_from = cluster_index << q->geo.cluster_bits;

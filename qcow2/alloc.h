@@ -52,8 +52,11 @@ static inline void q2_alloc_undo(struct q2 *q, const struct q2_run *run)
  */
 void q2_give_back(struct q2 *q, uint64_t cluster_index, uint64_t clusters, bool zero);
 
-/* Lower refcounts of neighbours by one, all of them in slice `s`. With the lock held. */
-void q2_lower(struct q2 *q, struct q2_slot *s, uint64_t cluster_index, uint64_t n);
+/*
+ * Lower refcounts of neighbours by one, all of them in slice `s`. With the lock held. False: one was nought
+ * already, the image is damaged.
+ */
+bool q2_lower(struct q2 *q, struct q2_slot *s, uint64_t cluster_index, uint64_t n);
 
 /* With the lock held: is there a refcount block for this cluster? */
 bool q2_has_block(const struct q2 *q, uint64_t index);

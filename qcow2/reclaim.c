@@ -226,8 +226,8 @@ static bool lower_part(struct reclaim *r)
         r->key = (end - 1) >> q->refslice_bits;
         return false;
     }
-    q2_lower(q, s, first, end - first);
-    note_zero(r, r->lowered, first, end);
+    if (q2_lower(q, s, first, end - first))
+        note_zero(r, r->lowered, first, end);
     run->clusters -= end - first;
     if (run->clusters == 0)
         r->lowered++;
