@@ -109,6 +109,8 @@ static bool find_end_needs(struct trim *t)
 
     pthread_mutex_lock(&q->lock);
     uint64_t floor = q->trim_floor >> q->geo.cluster_bits;
+    /* A file may be a hole as long as can be: what the table does not reach is passed over at once. */
+    t->end = min_u64(t->end, max_u64(floor, q->reftable_entries << q->geo.refblock_bits));
     while (t->end > floor && !in_use && !needs) {
         uint64_t block_start = q2_reftable_index(&q->geo, t->end - 1) << q->geo.refblock_bits;
         struct q2_slot *s = q2_cache_find(&q->refcounts, (t->end - 1) >> q->refslice_bits);
