@@ -57,7 +57,12 @@ static bool fix_block(struct check *c, uint64_t first, uint64_t end, uint8_t *bl
     for (uint64_t i = first; i < end; i++) {
         uint64_t refcount = q2_refcount_get(g, block, i - first), refs = q2_refs_count(&c->refs, i);
 
-        if (refcount == refs || (refcount < refs ? !c->raise : !c->lower))
+        bool wanted = refcount < refs ? c->raise : c->lower;
+
+        /* Two owners that are still together need more than a higher count. */
+        if (refcount < refs && q2_use_is_mixed(q2_refs_use(&c->refs, i)))
+            wanted = false;
+        if (refcount == refs || !wanted)
             continue;
         check_found(c, QCOW2_FIXED, 1, "cluster %" PRIu64 " refcount=%" PRIu64 " reference=%" PRIu64, i, refcount,
                     refs);

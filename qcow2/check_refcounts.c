@@ -179,7 +179,7 @@ static void compare_cluster(struct check *c, uint64_t cluster, uint64_t refcount
         check_found(c, QCOW2_LEAK, 1, "cluster %" PRIu64 " refcount=%" PRIu64 " reference=%" PRIu64, cluster,
                     refcount, refs);
     /* With a refcount to match, the numbers look right and two owners overwrite each other all the same. */
-    if (q2_refs_use(&c->refs, cluster) == Q2_USE_MIXED)
+    if (q2_use_is_mixed(q2_refs_use(&c->refs, cluster)))
         check_found(c, QCOW2_CORRUPTION, 1, "cluster %" PRIu64 " is used for several things", cluster);
 }
 
@@ -195,7 +195,7 @@ static void compare_block(struct check *c, uint64_t first, uint64_t end, const u
             continue;
         c->untrusted |= !block;
         c->res.image_end_offset = (i + 1) << g->cluster_bits;
-        if (unlikely(refcount != refs || q2_refs_use(&c->refs, i) == Q2_USE_MIXED))
+        if (unlikely(refcount != refs || q2_use_is_mixed(q2_refs_use(&c->refs, i))))
             compare_cluster(c, i, refcount, refs);
     }
 }

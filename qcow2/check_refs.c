@@ -29,6 +29,7 @@ const char *q2_use_name(enum q2_use use)
         [Q2_USE_PACKED] = "compressed guest data",
         [Q2_USE_SNAPSHOTS] = "the snapshot table",
         [Q2_USE_BITMAPS] = "bitmaps",
+        [Q2_USE_L2_AND_DATA] = "an L2 table and guest data",
         [Q2_USE_MIXED] = "several things",
     };
 
@@ -138,13 +139,23 @@ static bool may_share(enum q2_use use)
     return use == Q2_USE_L2 || use == Q2_USE_DATA || use == Q2_USE_PACKED;
 }
 
+static enum q2_use both(enum q2_use before, enum q2_use use)
+{
+    if (before == Q2_USE_NONE || (before == use && may_share(use)))
+        return use;
+    if ((before == Q2_USE_L2 || before == Q2_USE_DATA || before == Q2_USE_L2_AND_DATA) &&
+        (use == Q2_USE_L2 || use == Q2_USE_DATA))
+        return Q2_USE_L2_AND_DATA;
+    return Q2_USE_MIXED;
+}
+
 int q2_refs_add(struct q2_refs *r, uint64_t cluster, enum q2_use use, uint64_t n, uint64_t max,
                 struct q2_refs_added *ret)
 {
     uint16_t **page = &r->pages[cluster >> Q2_REFS_PAGE_BITS], *cell;
     uint64_t count, fits;
 
-    assert(cluster < r->clusters && use > Q2_USE_NONE && use < Q2_USE_MIXED);
+    assert(cluster < r->clusters && use > Q2_USE_NONE && use < Q2_USE_L2_AND_DATA);
     if (!*page) {
         *page = q2_budget_alloc(r->budget, Q2_REFS_PAGE, sizeof **page);
         if (!*page)
@@ -157,8 +168,7 @@ int q2_refs_add(struct q2_refs *r, uint64_t cluster, enum q2_use use, uint64_t n
     fits = min_u64(n, max - count);
     ret->excess = n - fits;
     count += fits;
-    if (ret->before != Q2_USE_NONE && !(ret->before == use && may_share(use)))
-        use = Q2_USE_MIXED;
+    use = both(ret->before, use);
     if (count >= COUNT_OVER) {
         int rc = over_set(r, cluster, count);
         if (rc < 0)

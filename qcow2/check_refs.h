@@ -22,8 +22,14 @@ enum q2_use {
     Q2_USE_PACKED,
     Q2_USE_SNAPSHOTS,
     Q2_USE_BITMAPS,
-    Q2_USE_MIXED, /* for two things that exclude each other */
+    Q2_USE_L2_AND_DATA, /* an L2 table, which guest data points to */
+    Q2_USE_MIXED,       /* for two other things that exclude each other */
 };
+
+static inline bool q2_use_is_mixed(enum q2_use use)
+{
+    return use == Q2_USE_L2_AND_DATA || use == Q2_USE_MIXED;
+}
 
 const char *q2_use_name(enum q2_use use);
 
@@ -66,7 +72,7 @@ struct q2_refs_added {
 
 /*
  * Add `n` references to a cluster, up to `max` in all. A use that goes ill with the one it has makes it
- * Q2_USE_MIXED. 0 or -ENOMEM.
+ * Q2_USE_MIXED, or Q2_USE_L2_AND_DATA. 0 or -ENOMEM.
  */
 int q2_refs_add(struct q2_refs *r, uint64_t cluster, enum q2_use use, uint64_t n, uint64_t max,
                 struct q2_refs_added *ret);

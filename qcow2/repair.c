@@ -2,7 +2,8 @@
 /*
  * Repair, and what is done to an image that was not closed when it is opened for writing.
  *
- * Happy path: check; where something is wrong, change one kind of thing: entries of tables first, then the
+ * Happy path: check; where something is wrong, change one kind of thing: entries of tables first, then guest data
+ * that points into metadata gets clusters of its own (check_part.c), then the
  * refcounts (each for itself, or all of them rebuilt where their structure is damaged), then the COPIED flags;
  * flush; and begin again with the check, until it finds nothing more that can be mended. Clear the dirty and
  * corrupt bits when it finds nothing at all. Report what is left.
@@ -125,7 +126,9 @@ static int step(struct repair *r, struct check *c)
 
     if (rc == 0 && c->untrusted && all && !c->blind && !r->rebuilt)
         rc = rebuild(r, c);
-    else if (rc == 0 && !c->untrusted)
+    else if (rc == 0 && !c->untrusted && all && !c->blind)
+        rc = check_part_from_metadata(c);
+    if (rc == 0 && !c->untrusted)
         rc = check_fix_refcounts(c, all, !c->blind && !c->lost); /* invariant 3 */
     if (rc == 0 && !c->untrusted && (all || nothing_but_flags(c))) {
         rc = check_fix_flags(c);

@@ -23,7 +23,7 @@ static const char *const names[] = {
     "leak-of-three", "refcount-too-high", "refcount-of-nought", "cluster-shared-by-two", "data-past-the-end",
     "data-reserved-bit", "l1-not-flagged-as-sole", "compressed-past-the-end", "data-is-the-refcount-table",
     "no-refcount-block", "refcount-block-misaligned", "refcount-block-used-twice", "snapshot-forgotten",
-    "shared-flagged-as-sole", "bitmap-lost",
+    "shared-flagged-as-sole", "bitmap-lost", "data-is-the-l1-table", "l2-points-at-itself",
 };
 
 struct result {

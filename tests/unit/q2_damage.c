@@ -221,6 +221,16 @@ static void data_is_the_refcount_table(struct damaged *im)
     put(im, l2_at(im, 7), Q2_COPIED | im->h.reftable_offset);
 }
 
+static void data_is_the_l1_table(struct damaged *im)
+{
+    put(im, l2_at(im, 7), Q2_COPIED | im->h.l1_offset);
+}
+
+static void data_is_the_snapshot_table(struct damaged *im)
+{
+    put(im, l2_at(im, 7), Q2_COPIED | im->h.snapshots_offset);
+}
+
 static void no_refcount_block(struct damaged *im)
 {
     put(im, im->h.reftable_offset, 0);
@@ -357,12 +367,14 @@ const struct damage damages[] = {
     {"l2-misaligned", PLAIN, l2_misaligned, 1, 5, 0, 2, 2, "it follows the misaligned table"},
     {"l1-reserved-bit", PLAIN, l1_reserved_bit, 1, 0, 0, 2, 0, NULL},
     {"l1-entry-of-flags-only", PLAIN, l1_entry_of_flags_only, 1, 0, 0, 2, 0, "it looks at the offset only"},
-    {"l2-points-at-itself", PLAIN, l2_points_at_itself, 1, 0, 0, 2, 2, NULL},
-    {"l2-points-at-itself-in-order", PLAIN, l2_points_at_itself_in_order, 1, 0, 0, 2, 2, "the numbers match"},
+    {"l2-points-at-itself", PLAIN, l2_points_at_itself, 1, 0, 0, 2, 0, NULL},
+    {"l2-points-at-itself-in-order", PLAIN, l2_points_at_itself_in_order, 1, 0, 0, 2, 0, "the numbers match"},
     /* cluster 3 has three references, as L1, as L2 and by its own entry; cluster 4 two */
     {"l2-is-the-l1-table", PLAIN, l2_is_the_l1_table, 2, 0, 0, 2, 2, NULL},
     {"zero-without-an-offset", PLAIN, zero_without_an_offset, 0, 0, 0, 0, 0, NULL},
     {"data-is-the-refcount-table", PLAIN, data_is_the_refcount_table, 1, 0, 0, 2, 0, NULL},
+    {"data-is-the-l1-table", PLAIN, data_is_the_l1_table, 1, 0, 0, 2, 0, NULL},
+    {"data-is-the-snapshot-table", SNAPSHOT, data_is_the_snapshot_table, 1, 0, 0, 2, 0, NULL},
     /* six flags, ten clusters */
     {"no-refcount-block", PLAIN, no_refcount_block, 16, 0, 0, 2, 0, NULL},
     /* the refcounts of all clusters are unknown */
