@@ -50,6 +50,7 @@ struct store {
     uint8_t          fill;
     _Atomic uint64_t size;
     _Atomic uint64_t data_chunks; /* that are there and no hole */
+    _Atomic uint64_t max_chunks;  /* of those; about, with several queues */
     char            *ready;       /* memory for chunks to come, or NULL */
     uint64_t         ready_len;
     _Atomic uint64_t ready_used;
@@ -80,13 +81,26 @@ static void *new_chunk(struct store *s)
     return p;
 }
 
+/* No room for one more chunk. */
+static bool is_full(const struct store *s)
+{
+    return atomic_load_explicit(&s->data_chunks, memory_order_relaxed) >=
+           atomic_load_explicit(&s->max_chunks, memory_order_relaxed);
+}
+
+/* Why there is no chunk to write to. */
+static int no_chunk(const struct store *s)
+{
+    return is_full(s) ? -ENOSPC : -ENOMEM;
+}
+
 /* What `slot` points to, made if it is not there and `make` says so. 0: not there, or out of memory. */
 static uintptr_t follow(struct store *s, _Atomic uintptr_t *slot, bool leaf, bool make)
 {
     uintptr_t old = atomic_load_explicit(slot, memory_order_acquire);
     void *fresh;
 
-    if (old || !make)
+    if (old || !make || (leaf && is_full(s)))
         return old;
     fresh = leaf ? new_chunk(s) : calloc(1, sizeof(struct node));
     if (!fresh)
@@ -127,13 +141,15 @@ static char *chunk_to_read(struct store *s, uint64_t offset)
     return p & HOLE ? NULL : (char *)p;
 }
 
-/* The chunk to write to; NULL: out of memory. */
+/* The chunk to write to; NULL: no_chunk() says why. */
 static char *chunk_to_write(struct store *s, uint64_t offset)
 {
     _Atomic uintptr_t *slot = chunk_slot(s, offset, true);
     uintptr_t p = slot ? follow(s, slot, true, true) : 0;
 
     if (p & HOLE) {
+        if (is_full(s))
+            return NULL;
         if (atomic_fetch_and(slot, ~HOLE) & HOLE)
             atomic_fetch_add_explicit(&s->data_chunks, 1, memory_order_relaxed);
         p &= ~HOLE;
@@ -242,16 +258,25 @@ static void store_read(struct store *s, uint64_t offset, char *buf, uint64_t len
     }
 }
 
-static int store_write(struct store *s, uint64_t offset, const char *buf, uint64_t len)
+/* 0, or why it came only *ret_done bytes far. */
+static int store_write_part(struct store *s, uint64_t offset, const char *buf, uint64_t len, uint64_t *ret_done)
 {
-    for (uint64_t n; len > 0; offset += n, buf += n, len -= n) {
-        char *chunk = chunk_to_write(s, offset);
+    *ret_done = 0;
+    for (uint64_t n; *ret_done < len; *ret_done += n) {
+        char *chunk = chunk_to_write(s, offset + *ret_done);
         if (!chunk)
-            return -ENOMEM;
-        n = in_chunk(offset, len);
-        copy_bytes(chunk + offset % CHUNK_SIZE, buf, n);
+            return no_chunk(s);
+        n = in_chunk(offset + *ret_done, len - *ret_done);
+        copy_bytes(chunk + (offset + *ret_done) % CHUNK_SIZE, buf + *ret_done, n);
     }
     return 0;
+}
+
+static int store_write(struct store *s, uint64_t offset, const char *buf, uint64_t len)
+{
+    uint64_t done;
+
+    return store_write_part(s, offset, buf, len, &done);
 }
 
 /* The range reads as zeros; whole chunks lose their pages if `unmap`. */
@@ -268,7 +293,7 @@ static int store_zero(struct store *s, uint64_t offset, uint64_t len, bool unmap
         }
         char *chunk = chunk_to_write(s, offset);
         if (!chunk)
-            return -ENOMEM;
+            return no_chunk(s);
         zero_bytes(chunk + offset % CHUNK_SIZE, n);
     }
     return 0;
@@ -279,7 +304,7 @@ static int store_allocate(struct store *s, uint64_t offset, uint64_t len)
     for (uint64_t n; len > 0; offset += n, len -= n) {
         n = in_chunk(offset, len);
         if (!chunk_to_write(s, offset))
-            return -ENOMEM;
+            return no_chunk(s);
     }
     return 0;
 }
@@ -325,14 +350,16 @@ static int64_t do_write(struct store *s, const struct io *io)
     uint64_t offset = io->offset;
     int rc = check_reach(s, io->offset, io->len);
 
+    /* From the start again, if it went on: no harm. */
     for (uint32_t i = 0; i < io->iovcnt && rc == 0; i++) {
-        rc = store_write(s, offset, io->iov[i].iov_base, io->iov[i].iov_len);
-        offset += io->iov[i].iov_len;
+        uint64_t done;
+        rc = store_write_part(s, offset, io->iov[i].iov_base, io->iov[i].iov_len, &done);
+        offset += done;
     }
-    if (rc < 0)
+    if (rc < 0 && offset <= io->offset + io->moved)
         return rc;
     store_raise_size(s, offset);
-    return (int64_t)(io->len - io->moved); /* from the start again, if it went on: no harm */
+    return (int64_t)(offset - io->offset - io->moved);
 }
 
 static int64_t do_truncate(struct backend *b, struct store *s, uint64_t size)
@@ -532,6 +559,7 @@ int memory_backend_create_with(const char *name, const struct memory_options *op
     s->fixed = options->fixed;
     s->fill = options->fill;
     atomic_init(&s->size, options->size);
+    atomic_init(&s->max_chunks, UINT64_MAX);
     rc = make_ready(s, options->ready);
     if (rc == 0)
         rc = make_handle(name, s, ret_backend);
@@ -614,6 +642,12 @@ int memory_backend_write(struct backend *b, uint64_t offset, const void *buf, ui
     store_raise_size(s, offset + len);
     raise_size(b, offset + len);
     return 0;
+}
+
+void memory_backend_set_space(struct backend *b, uint64_t bytes)
+{
+    assert(b->driver == &memory_driver);
+    atomic_store(&container_of(b, struct memory_backend, b)->store->max_chunks, bytes / CHUNK_SIZE);
 }
 
 const struct backend_driver memory_driver = {

@@ -25,6 +25,12 @@ int memory_backend_create_with(const char *name, const struct memory_options *op
 int memory_backend_clone(struct backend *b, struct backend **ret_backend);
 
 /*
+ * From now on no more than `bytes` are occupied at a time, by chunks of 64 KiB: writes, zeros and allocations in
+ * holes are -ENOSPC then, having come as far as they could. UINT64_MAX: as many as there is memory. Any thread.
+ */
+void memory_backend_set_space(struct backend *b, uint64_t bytes);
+
+/*
  * A second handle on the same bytes, as if the file was opened again: they live until the last handle is closed.
  * Only one of the handles may write; the sizes of the others stay behind.
  */

@@ -119,6 +119,8 @@ void io_end(struct io *io, int64_t res)
         return;
     }
     assert((uint64_t)res < io->len - io->moved);
+    if (io->kind == IO_WRITE) /* whatever becomes of the rest */
+        grow_size(io->backend, io->offset + io->moved + (uint64_t)res);
     if (go_on(io, (uint64_t)res))
         return;
     if (io->kind == IO_WRITE) {

@@ -406,25 +406,18 @@ static int write_header(struct q2_create *c)
     return rc < 0 ? q2_create_failed(c, rc, c->name, "writing the header") : 0;
 }
 
-/* Where the metadata that must be written ends: zeros in a new file are there already. */
-static uint64_t metadata_end(const struct q2_create *c)
-{
-    if (c->layout.l2_tables == 0 && q2_create_reads_zero(c->file))
-        return c->layout.l1_offset;
-    return c->layout.data_offset;
-}
-
 static int write_image(struct q2_create *c)
 {
     int rc = wipe_header(c);
 
-    c->progress_total = metadata_end(c) - c->layout.geo.cluster_size;
+    /* An L1 table of zeros too: it has space on the host then, and no flush to come fails for lack of that. */
+    c->progress_total = c->layout.data_offset - c->layout.geo.cluster_size;
     if (c->prealloc == VDISK_PREALLOC_FULL)
         c->progress_total += q2_create_data_len(c);
     if (rc == 0)
         rc = q2_prealloc_data(c);
     if (rc == 0)
-        rc = q2_prealloc_metadata(c, metadata_end(c));
+        rc = q2_prealloc_metadata(c);
     if (rc == 0)
         rc = write_header(c);
     if (rc == 0 && c->opts->progress)

@@ -43,8 +43,8 @@ static inline uint64_t q2_create_data_len(const struct q2_create *c)
  */
 int q2_prealloc_data(struct q2_create *c);
 
-/* Write the metadata behind the header cluster, up to `end`, as a stream. Blocks; errors as above. */
-int q2_prealloc_metadata(struct q2_create *c, uint64_t end);
+/* Write the metadata behind the header cluster as a stream. Blocks; errors as above. */
+int q2_prealloc_metadata(struct q2_create *c);
 
 /* Sets the text: "NAME: WHAT: ...". Returns rc. */
 int q2_create_failed(const struct q2_create *c, int rc, const char *name, const char *what);

@@ -5,7 +5,8 @@
  * Happy path: take a run as long as demand says; move the end of the file behind it, so that the writes to come
  * need not; hand it to the queue, wake who waits.
  * Failure modes: no space: whatever other queues have left in their leases is given back and the search is made
- * again (alloc.c); a file that cannot be extended now is extended by the writes themselves, as far as they get.
+ * again (alloc.c); a file that cannot be extended now is extended by the writes themselves, as far as they get. A
+ * full file system: one cluster at a time, for a while, so that others find the rest.
  */
 #include "qcow2/lease.h"
 
@@ -114,6 +115,19 @@ static void extend(struct lease_fill *f, struct op *op)
     op_io(op, &f->io);
 }
 
+/* The file system has no space: nothing of the run has been touched, keep one cluster. */
+static void shrink(struct lease_fill *f)
+{
+    struct q2 *q = f->q;
+
+    assert(f->run.zero && f->run.clusters > 1);
+    pthread_mutex_lock(&q->lock);
+    q2_give_back(q, (f->run.host_offset >> q->geo.cluster_bits) + 1, f->run.clusters - 1, true);
+    f->run.clusters = 1;
+    f->lease->size = 1; /* doubles */
+    pthread_mutex_unlock(&q->lock);
+}
+
 static void lease_fill_finish(struct lease_fill *f, int rc)
 {
     struct q2_lease *l = f->lease;
@@ -139,8 +153,11 @@ static void lease_fill_step(struct op *op)
 
     OP_BEGIN(enum lease_fill_state, op)
     OP_TRY(op, LF_ALLOCATED, allocate(f, op));
-    if (must_extend(f))
+    if (must_extend(f)) {
         OP_AWAIT(op, LF_EXTENDED, extend(f, op));
+        if (op->rc == -ENOSPC)
+            shrink(f);
+    }
     lease_fill_finish(f, 0);
     return;
     OP_END

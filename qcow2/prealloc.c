@@ -88,13 +88,14 @@ static int stream_run(struct q2_create *c, struct stream *s)
     return s->op.rc < 0 ? s->op.rc : s->stop ? -ECANCELED : 0;
 }
 
-int q2_prealloc_metadata(struct q2_create *c, uint64_t end)
+int q2_prealloc_metadata(struct q2_create *c)
 {
+    uint64_t end = c->layout.data_offset;
     struct stream s = {.file = c->file, .layout = &c->layout, .pos = c->layout.geo.cluster_size, .end = end};
     uint64_t len = min_u64(STREAM_IOS, div_up(end - s.pos, stream_piece)) * stream_piece;
     int rc;
 
-    assert(s.pos < end && end <= c->layout.data_offset);
+    assert(s.pos < end);
     s.buf = vdisk_alloc_buffer(len);
     rc = s.buf ? stream_run(c, &s) : -ENOMEM;
     free(s.buf);

@@ -12,13 +12,31 @@
 
 enum { PIECE = 1 << 20 };
 
+static void init(struct memdisk *d, const struct memory_options *options)
+{
+    memset(d, 0, sizeof *d);
+    d->align = options->align;
+    CHECK_OK(memory_backend_create_with("memdisk", options, &d->keeper));
+}
+
 void memdisk_init(struct memdisk *d, uint32_t align)
 {
-    struct memory_options options = {.align = align};
+    init(d, &(struct memory_options){.align = align});
+}
 
-    memset(d, 0, sizeof *d);
-    d->align = align;
-    CHECK_OK(memory_backend_create_with("memdisk", &options, &d->keeper));
+void memdisk_init_fixed(struct memdisk *d, uint32_t align, uint64_t size)
+{
+    init(d, &(struct memory_options){.align = align, .size = size, .fixed = true});
+}
+
+uint64_t memdisk_occupied(struct memdisk *d)
+{
+    return d->keeper->driver->allocated(d->keeper);
+}
+
+void memdisk_set_space(struct memdisk *d, uint64_t bytes)
+{
+    memory_backend_set_space(d->keeper, bytes);
 }
 
 void memdisk_finish(struct memdisk *d)

@@ -18,6 +18,13 @@ struct memdisk {
 void memdisk_init(struct memdisk *d, uint32_t align);
 void memdisk_finish(struct memdisk *d);
 
+/* One that is `size` bytes long and cannot grow, as a block device. */
+void memdisk_init_fixed(struct memdisk *d, uint32_t align, uint64_t size);
+
+/* Bytes that are occupied now, and how many may be at most: memory_backend_set_space(). */
+uint64_t memdisk_occupied(struct memdisk *d);
+void memdisk_set_space(struct memdisk *d, uint64_t bytes);
+
 /* A backend on it, for vdisk_open_backend(), which takes it over. One writer at a time. */
 struct backend *memdisk_open(struct memdisk *d, bool read_only);
 
