@@ -110,7 +110,7 @@ static bool pick_rule(struct fault_backend *f, const struct io *io, struct fault
             continue;
         if (r->what == FAULT_SHORT && short_bytes(f, r, io) == 0)
             continue;
-        a->matched++;
+        a->matched = r->matched ? atomic_fetch_add(r->matched, 1) + 1 : a->matched + 1;
         if (r->nth && (a->matched < r->nth || a->matched >= (uint64_t)r->nth + max_u64(r->count, 1)))
             continue;
         a->fired++;

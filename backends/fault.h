@@ -37,6 +37,7 @@ struct fault_rule {
     const char     *state;       /* in which that op awaits it. Same. */
     unsigned        nth;         /* the nth call that matches, from 1; 0: every one */
     unsigned        count;       /* with nth: this many in a row; 0: 1 */
+    _Atomic uint64_t *matched;   /* counted here instead, for rules on several backends; NULL, or stays valid */
 
     enum fault_what what;
     int             error;       /* FAIL, FAIL_AFTER: an errno */

@@ -28,7 +28,7 @@ export PKG_CONFIG_PATH="${pc%/*}" PKG_CONFIG_SYSROOT_DIR="$tmp/root"
 for name in libvdisk.so libvdisk.so.0 libvdisk.a; do
     [ -e "$libdir/$name" ] || fail "$name is not installed"
 done
-for name in vdisk-io vdisk.h vdisk-io.1 libvdisk.3; do
+for name in vdisk-io vdisk.h vdisk-lab.h vdisk-io.1 libvdisk.3; do
     [ -n "$(find "$tmp/root" -name "$name")" ] || fail "$name is not installed"
 done
 
@@ -44,8 +44,14 @@ got=$(LD_LIBRARY_PATH=$libdir "$tmp/shared" "$tmp/disk")
 got=$("$tmp/static" "$tmp/disk")
 [ "$got" = "$want" ] || fail "the static example says '$got'"
 
-# Declared in vdisk.h, and exported.
-sed 's|/\*.*\*/||' "$source/engine/vdisk.h" | tr '\n' ' ' | grep -o 'VDISK_API [^;]*(' |
+sed -n '/^```c$/,/^```$/p' "$source/docs/crash-testing.md" | sed '1d;$d' >"$tmp/crashes.c"
+cc -Wall -Wextra -Werror -o "$tmp/crashes" "$tmp/crashes.c" $(pkg-config --cflags --libs vdisk)
+got=$(LD_LIBRARY_PATH=$libdir "$tmp/crashes")
+[ "$got" = "all is there after the power cuts" ] || fail "the example in docs/crash-testing.md says '$got'"
+
+# Declared in the headers, and exported.
+cat "$source/engine/vdisk.h" "$source/backends/vdisk-lab.h" | sed 's|/\*.*\*/||' |
+    tr '\n' ' ' | grep -o 'VDISK_API [^;]*(' |
     grep -o 'vdisk_[a-z0-9_]* *(' | tr -d ' (' | sort -u >"$tmp/declared"
 nm -D --defined-only "$libdir/libvdisk.so" | awk '$2 != "A" { print $3 }' | sort -u >"$tmp/symbols"
 grep -v '@@VDISK_0\.1$' "$tmp/symbols" && fail "these are exported without the version VDISK_0.1"
