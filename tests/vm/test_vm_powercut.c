@@ -135,7 +135,7 @@ struct replay {
     struct step step; /* told to the history, not acknowledged */
     unsigned marked;  /* steps acknowledged */
     uint64_t size, durable_size;
-    unsigned points, opened, repaired, per_mille;
+    unsigned discards, points, opened, repaired, per_mille;
 };
 
 static void origin_content(void *arg, uint32_t version, uint64_t offset, uint8_t *buf)
@@ -289,6 +289,7 @@ static void apply(struct replay *r, const struct log_entry *e)
     if (e->flags & LOG_DISCARD) {
         plan_fill(PLAN_GARBAGE, e->offset, r->disk + e->offset, e->len);
         memset(r->unknown + e->offset / HISTORY_SECTOR, true, e->len / HISTORY_SECTOR);
+        r->discards++;
     } else {
         log_content(&r->log, e, 0, r->disk + e->offset, e->len);
         memset(r->unknown + e->offset / HISTORY_SECTOR, false, e->len / HISTORY_SECTOR);
@@ -433,8 +434,8 @@ static void run_case(bool ext4)
         replay_entry(&r, i);
     CHECK_INT(r.marked, test_steps(STEPS));
     compare_end(&r, number);
-    printf("  %s: %u log entries, %u power cuts, %u images, %u used and repaired\n", image_describe(&r.plan.spec),
-           r.log.n, r.points, r.opened, r.repaired);
+    printf("  %s: %u log entries, %u discards, %u power cuts, %u images, %u used and repaired\n", image_describe(&r.plan.spec),
+           r.log.n, r.discards, r.points, r.opened, r.repaired);
     CHECK(r.opened > 0 && r.repaired > 0);
     history_finish(&r.h);
     log_close(&r.log);
