@@ -157,7 +157,7 @@ static void write_file(const char *path, const void *buf, uint64_t len)
     close(fd);
 }
 
-void kill_init(struct kill_subject *s)
+void kill_init(struct kill_subject *s, unsigned limits)
 {
     struct rng *r = test_rng();
     bool backed = rng_chance(r, 35);
@@ -165,7 +165,7 @@ void kill_init(struct kill_subject *s)
     memset(s, 0, sizeof *s);
     test_requires("qemu-img");
     s->spec.size = HISTORY_SECTOR * rng_between(r, 2000, MAX_SIZE / HISTORY_SECTOR);
-    image_random(r, &s->spec, backed ? IMAGE_BACKED | IMAGE_NO_RAW : 0);
+    image_random(r, &s->spec, limits | (backed ? IMAGE_BACKED | IMAGE_NO_RAW : 0));
     snprintf(s->spec.path, sizeof s->spec.path, "%s", test_path("image"));
     snprintf(s->base_path, sizeof s->base_path, "%s", test_path("base"));
     if (backed) {

@@ -17,7 +17,8 @@ struct kill_subject {
     char base_path[PATH_MAX];
 };
 
-void kill_init(struct kill_subject *s);
+/* `limits`: enum image_limits. */
+void kill_init(struct kill_subject *s, unsigned limits);
 void kill_finish(struct kill_subject *s);
 
 /* The byte that write number `version` consists of; neighbours do not share it. */

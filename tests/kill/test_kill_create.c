@@ -138,7 +138,7 @@ static void test_create(void)
     struct image_spec old;
     struct kill_subject s;
 
-    kill_init(&s);
+    kill_init(&s, 0);
     if (!s.spec.backing[0] && !(s.spec.qcow2 && s.spec.version == 2))
         s.spec.preallocation = test_repetition() % 4;
     if (!s.spec.qcow2 && s.spec.preallocation == VDISK_PREALLOC_METADATA)

@@ -144,7 +144,7 @@ static void test_io(void)
     char arguments[PATH_MAX + 128];
     uint64_t whole_ns = 0;
 
-    kill_init(&s);
+    kill_init(&s, 0);
     snprintf(arguments, sizeof arguments, "io -q -e %s -f %s %s <script >journal 2>&1",
              rng_chance(r, 50) ? "-n" : "", s.spec.qcow2 ? "qcow2" : "raw", s.spec.path);
     for (unsigned i = 0; i <= KILLS; i++) {
@@ -187,7 +187,7 @@ static void test_bench(void)
     struct kill_subject s;
     uint64_t begin, len;
 
-    kill_init(&s);
+    kill_init(&s, 0);
     if (rng_chance(r, 50))
         fill(&s);
     len = align_down(s.spec.size / 2, 65536);

@@ -434,8 +434,8 @@ static void run_case(bool ext4)
         replay_entry(&r, i);
     CHECK_INT(r.marked, test_steps(STEPS));
     compare_end(&r, number);
-    printf("  %s: %u log entries, %u discards, %u power cuts, %u images, %u used and repaired\n", image_describe(&r.plan.spec),
-           r.log.n, r.discards, r.points, r.opened, r.repaired);
+    printf("  %s: %u log entries, %u discards, %u power cuts, %u images, %u used and repaired\n",
+           image_describe(&r.plan.spec), r.log.n, r.discards, r.points, r.opened, r.repaired);
     CHECK(r.opened > 0 && r.repaired > 0);
     history_finish(&r.h);
     log_close(&r.log);
