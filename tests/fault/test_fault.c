@@ -84,6 +84,17 @@ static int act_discard_rewrite(struct subject *s)
     return rc < 0 ? rc : subject_write(s, 46, at(s, 0), at(s, 4), 0);
 }
 
+/* What is left of a lease, what a discard freed, the end of the file: all goes back. */
+static int act_trim(struct subject *s)
+{
+    int rc = subject_discard(s, at(s, 5), at(s, 3)), trim_rc;
+
+    trim_rc = vdisk_trim_space(s->v);
+    if (trim_rc < 0)
+        CHECK_MSG(vdisk_error_text()[0], "trim failed (%s) without a text", strerror(-trim_rc));
+    return rc < 0 ? rc : trim_rc;
+}
+
 static int act_flush(struct subject *s)
 {
     return subject_flush(s);
@@ -231,6 +242,12 @@ static const struct scenario scenarios[] = {
      .act = act_zero_unaligned},
     {.name = "discard", .spec = {.size = MIB(4), QCOW2(65536)}, .act = act_discard, .cold = true},
     {.name = "discard and rewrite", .spec = {.size = MIB(4), QCOW2(4096)}, .act = act_discard_rewrite},
+    {.name = "trim", .spec = {.size = MIB(4), QCOW2(4096)}, .prepare = prepare_dirty, .act = act_trim},
+    {.name = "trim, cold",
+     .spec = {.size = MIB(4), QCOW2(65536)},
+     .prepare = prepare_dirty,
+     .act = act_trim,
+     .cold = true},
     {.name = "flush", .spec = {.size = MIB(4), QCOW2(4096)}, .prepare = prepare_dirty, .act = act_flush},
     {.name = "flush, extended L2",
      .spec = {.size = MIB(4), QCOW2(16384), .extended_l2 = true},
