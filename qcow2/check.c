@@ -99,7 +99,7 @@ int check_claim(struct check *c, uint64_t host_offset, uint64_t len, enum q2_use
             check_found(c, QCOW2_CORRUPTION, added.excess,
                         "cluster %" PRIu64 " has more references than a refcount of %" PRIu32 " bits can count", i,
                         g->refcount_bits);
-        c->mixed |= added.before != use && added.before != Q2_USE_NONE;
+        c->several |= (added.before != use && added.before != Q2_USE_NONE) || added.excess > 0;
         if (unlikely(added.before != use && added.before != Q2_USE_NONE && !q2_use_is_mixed(added.before)))
             check_found(c, QCOW2_NOTE, 1, "cluster %" PRIu64 " is used for %s, and for %s", i,
                         q2_use_name(added.before), q2_use_name(use));

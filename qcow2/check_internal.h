@@ -29,7 +29,8 @@ struct check {
     bool                       lost;        /* an entry does not say where its cluster is: it may be one that seems
                                              * to be leaked */
     bool                       untrusted;   /* the refcount structure itself is damaged: not to be written to */
-    bool                       mixed;       /* some cluster is used for two things */
+    bool                       several;     /* some cluster has several owners, and should have one */
+    struct q2_refs             met;         /* for check_part.c */
     uint64_t                   parted;      /* clusters that check_part.c has put behind the end of the file */
     uint64_t                   flag_faults; /* corruptions that are nothing but wrong COPIED flags */
     bool                       raise, lower; /* refcounts: for check_fix.c */
@@ -113,7 +114,7 @@ uint64_t check_guest_offset(const struct check *c, const struct q2_l2_table *tab
 
 /* These return 1 when something was written, 0 when there is nothing to do, or a negative errno with a text. */
 int check_fix_entries(struct check *c);
-int check_part_from_metadata(struct check *c); /* check_part.c */
+int check_part_owners(struct check *c); /* check_part.c */
 int check_fix_refcounts(struct check *c, bool raise, bool lower);
 int check_fix_flags(struct check *c);
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Entries of guest data that point into metadata: whoever writes through one destroys the other. Each gets a
- * cluster of its own at the end of the file, with a copy of what it reads.
+ * Entries of guest data whose cluster is somebody else's: metadata (whoever writes through the one destroys the
+ * other), or guest data of another place on the disk. Each gets a cluster of its own at
+ * the end of the file, with a copy of what it reads; of those that share guest data one keeps the cluster.
  *
  * Happy path: table by table: copy the clusters, raise the refcounts of the new ones, flush, write the table.
  * Failure modes: no refcount block covers the end of the file, or the file cannot grow: the entry stays as it is.
@@ -23,8 +24,8 @@
 
 static int failed(struct check *c, int rc, uint64_t host_offset)
 {
-    return err_set(rc, "%s: copying guest data out of metadata at host offset 0x%" PRIx64 ": %s", c->file->name,
-                   host_offset, strerror(-rc));
+    return err_set(rc, "%s: copying guest data out of another's cluster at host offset 0x%" PRIx64 ": %s",
+                   c->file->name, host_offset, strerror(-rc));
 }
 
 /* The refcount of a new cluster; *ret_offset is where its block is. False: there is none. */
@@ -72,13 +73,33 @@ static int copy_cluster(struct check *c, const struct q2_mapping *m, uint64_t re
     return 1;
 }
 
-static bool must_part(const struct check *c, const struct q2_mapping *m)
+/* 1: it has been met before, in another entry. -ENOMEM. */
+static int met_before(struct check *c, uint64_t cluster)
+{
+    struct q2_refs_added added;
+    int rc;
+
+    if (!c->met.pages && q2_refs_init(&c->met, &c->budget, c->refs.clusters) < 0)
+        return -ENOMEM;
+    rc = q2_refs_add(&c->met, cluster, Q2_USE_DATA, 1, UINT16_MAX, &added);
+    return rc < 0 ? rc : added.before != Q2_USE_NONE;
+}
+
+/* 1: this entry needs another cluster. -ENOMEM. */
+static int must_part(struct check *c, const struct q2_l2_table *table, const struct q2_mapping *m)
 {
     const struct q2_geometry *g = &c->header.geo;
     uint64_t cluster = q2_cluster_index(g, m->host_offset);
 
-    return m->type != Q2_CLUSTER_COMPRESSED && m->has_host && is_aligned(m->host_offset, g->cluster_size) &&
-           m->host_offset < c->file_size && q2_use_is_mixed(q2_refs_use(&c->refs, cluster));
+    if (m->type == Q2_CLUSTER_COMPRESSED || !m->has_host || !is_aligned(m->host_offset, g->cluster_size) ||
+        m->host_offset >= c->file_size)
+        return 0;
+    if (q2_use_is_mixed(q2_refs_use(&c->refs, cluster)))
+        return 1;
+    /* Snapshots share clusters. More references than a refcount can say are counted as so many. */
+    if (table->active_refs == 0 || q2_refs_count(&c->refs, cluster) < min_u64(2, g->refcount_max))
+        return 0;
+    return met_before(c, cluster);
 }
 
 static int part_entries(struct check *c, const struct q2_l2_table *table, uint8_t *l2, uint8_t *buf)
@@ -91,14 +112,18 @@ static int part_entries(struct check *c, const struct q2_l2_table *table, uint8_
         uint64_t entry = get_be64(p), host_offset;
         struct q2_mapping m = q2_entry_decode(g, entry, g->extended_l2 ? get_be64(p + 8) : 0);
 
-        if (likely(entry == 0) || !must_part(c, &m))
+        if (likely(entry == 0))
             continue;
-        int rc = copy_cluster(c, &m, table->refs, buf, &host_offset);
+        int rc = must_part(c, table, &m);
+        if (rc == 0)
+            continue;
+        if (rc > 0)
+            rc = copy_cluster(c, &m, table->refs, buf, &host_offset);
         if (rc <= 0)
             return rc < 0 ? rc : n;
         check_found(c, QCOW2_FIXED, 1,
-                    "guest offset 0x%" PRIx64 " pointed into metadata at host offset 0x%" PRIx64
-                    ": it has a copy of what is there, at 0x%" PRIx64 "; its own data is lost",
+                    "guest offset 0x%" PRIx64 " pointed to another's cluster at host offset 0x%" PRIx64
+                    ": it has a copy of what is there, at 0x%" PRIx64 "; its own data may be lost",
                     check_guest_offset(c, table, i), m.host_offset, host_offset);
         put_be64(p, (entry & ~(Q2_L2_OFFSET | Q2_COPIED)) | host_offset | (table->refs == 1 ? Q2_COPIED : 0));
         n++;
@@ -136,14 +161,15 @@ static uint64_t l2_offset(struct check *c, uint64_t i)
     return c->l2.tables[i].host_offset;
 }
 
-int check_part_from_metadata(struct check *c)
+int check_part_owners(struct check *c)
 {
     struct check_reads reads = {.count = c->l2.count, .offset = l2_offset, .take = take_l2};
     int rc;
 
     c->fixed = false;
-    if (!c->mixed || c->header.geo.data_file)
+    if (!c->several || c->header.geo.data_file)
         return 0;
     rc = check_read_clusters(c, &reads);
+    q2_refs_finish(&c->met);
     return rc < 0 ? rc : c->fixed;
 }

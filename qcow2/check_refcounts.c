@@ -171,6 +171,7 @@ static uint64_t clusters_to_compare(const struct check *c)
 static void compare_cluster(struct check *c, uint64_t cluster, uint64_t refcount, uint64_t refs)
 {
     if (refcount < refs) {
+        c->several |= refcount == 1;
         check_found(c, QCOW2_CORRUPTION, 1, "cluster %" PRIu64 " refcount=%" PRIu64 " reference=%" PRIu64 " (%s)",
                     cluster, refcount, refs, q2_use_name(q2_refs_use(&c->refs, cluster)));
         return;

@@ -3,7 +3,7 @@
  * Repair, and what is done to an image that was not closed when it is opened for writing.
  *
  * Happy path: check; where something is wrong, change one kind of thing: entries of tables first, then guest data
- * that points into metadata gets clusters of its own (check_part.c), then the
+ * in clusters of somebody else gets its own (check_part.c), then the
  * refcounts (each for itself, or all of them rebuilt where their structure is damaged), then the COPIED flags;
  * flush; and begin again with the check, until it finds nothing more that can be mended. Clear the dirty and
  * corrupt bits when it finds nothing at all. Report what is left.
@@ -124,10 +124,11 @@ static int step(struct repair *r, struct check *c)
     bool all = r->what == QCOW2_REPAIR_ALL;
     int rc = all ? check_fix_entries(c) : 0;
 
+    c->several |= r->rebuilt; /* then refcounts say what the entries do, whatever that is */
     if (rc == 0 && c->untrusted && all && !c->blind && !r->rebuilt)
         rc = rebuild(r, c);
     else if (rc == 0 && !c->untrusted && all && !c->blind)
-        rc = check_part_from_metadata(c);
+        rc = check_part_owners(c);
     if (rc == 0 && !c->untrusted)
         rc = check_fix_refcounts(c, all, !c->blind && !c->lost); /* invariant 3 */
     if (rc == 0 && !c->untrusted && (all || nothing_but_flags(c))) {
