@@ -15,9 +15,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "engine/error.h"
+
+enum { LOCK_TRIES = 50, LOCK_PAUSE_NS = 20 * 1000 * 1000 };
 
 static int lock_byte(int fd, short type, unsigned byte)
 {
@@ -55,20 +58,17 @@ static void unlock_claim(int fd, struct lock_claim c)
 }
 
 /* The error text for somebody on `byte`. */
-static int refused(int fd, const char *name, unsigned byte, uint32_t flags)
+static int refused(const char *name, unsigned byte, uint32_t flags, const struct lock_holder *h)
 {
     bool we_write = flags & (BACKEND_RDWR | BACKEND_CREATE);
-    struct lock_holder h;
-    const char *what;
+    const char *what = h->writes || byte < LOCK_UNSHARED_BASE ? "locked for writing" : "locked against writers";
 
-    lock_find_holder(fd, byte, &h);
-    what = h.writes || byte < LOCK_UNSHARED_BASE ? "locked for writing" : "locked against writers";
-    if (h.pid == 0)
+    if (h->pid == 0)
         err_set(EAGAIN, "%s: %s by another process", name, what);
-    else if (h.pid == getpid())
+    else if (h->pid == getpid())
         err_set(EAGAIN, "%s: %s by this process", name, what);
     else
-        err_set(EAGAIN, "%s: %s by %s (pid %d)", name, what, h.comm, h.pid);
+        err_set(EAGAIN, "%s: %s by %s (pid %d)", name, what, h->comm, h->pid);
     return err_hint(-EAGAIN, we_write ? "stop it first, or open the image read-only with force-share"
                                       : "stop it first, or open the image with force-share");
 }
@@ -109,27 +109,42 @@ static int look_around(int fd, struct lock_claim c, unsigned *ret_byte)
     return 0;
 }
 
+static int take_and_look_around(int fd, struct lock_claim fresh, struct lock_claim want, unsigned *ret_byte)
+{
+    int rc = take_claim(fd, fresh, ret_byte);
+
+    if (rc == 0 && !lock_claim_empty(fresh)) {
+        rc = look_around(fd, want, ret_byte);
+        if (rc < 0)
+            unlock_claim(fd, fresh);
+    }
+    return rc;
+}
+
 int image_lock_set(struct image_lock *l, int fd, const char *name, uint32_t flags)
 {
     struct lock_claim want = lock_claim_for(flags);
     struct lock_claim fresh = lock_claim_minus(want, l->held);
-    unsigned byte = 0;
+    struct lock_holder holder = {.pid = 0};
+    unsigned byte = 0, tries = 0;
     int rc;
 
     if (l->unsupported)
         return 0;
-    rc = take_claim(fd, fresh, &byte);
-    if (rc == 0 && !lock_claim_empty(fresh)) {
-        rc = look_around(fd, want, &byte);
-        if (rc < 0)
-            unlock_claim(fd, fresh);
+    /*
+     * Held by nobody who can be found: by a process that was killed, perhaps, whose ring the kernel has not taken
+     * down yet. That takes a moment.
+     */
+    while ((rc = take_and_look_around(fd, fresh, want, &byte)) == -EAGAIN) {
+        lock_find_holder(fd, byte, &holder);
+        if (holder.pid != 0 || ++tries == LOCK_TRIES)
+            return refused(name, byte, flags, &holder);
+        nanosleep(&(struct timespec){.tv_nsec = LOCK_PAUSE_NS}, NULL);
     }
     if (locks_unsupported(rc)) {
         l->unsupported = true;
         return 0;
     }
-    if (rc == -EAGAIN)
-        return refused(fd, name, byte, flags);
     if (rc < 0)
         return err_set(rc, "%s: locking byte %u: %s", name, byte, strerror(-rc));
     unlock_claim(fd, lock_claim_minus(l->held, want));

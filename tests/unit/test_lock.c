@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Image locks: the arithmetic, among our own handles, and against QEMU and others that lock. */
+#include <pthread.h>
 #include <signal.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
+#include <time.h>
 
 #include "backends/lock.h"
 #include "tests/unit/backend_test.h"
@@ -316,6 +319,51 @@ static void a_whole_file_lock_is_seen(void **state)
     backend_close(opened(WRITER));
 }
 
+/* Send `fd` away; nobody has it then, but the socket: it is as good as hidden. */
+static void hide(int socket, int fd)
+{
+    char byte = 0, control[CMSG_SPACE(sizeof fd)] = {0};
+    struct iovec iov = {&byte, 1};
+    struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+    struct cmsghdr *c = CMSG_FIRSTHDR(&m);
+
+    c->cmsg_level = SOL_SOCKET;
+    c->cmsg_type = SCM_RIGHTS;
+    c->cmsg_len = CMSG_LEN(sizeof fd);
+    memcpy(CMSG_DATA(c), &fd, sizeof fd);
+    assert_int_equal(sendmsg(socket, &m, 0), 1);
+    close(fd);
+}
+
+static void *close_soon(void *arg)
+{
+    int *sockets = arg;
+
+    nanosleep(&(struct timespec){.tv_nsec = 100 * 1000 * 1000}, NULL);
+    close(sockets[0]);
+    close(sockets[1]);
+    return NULL;
+}
+
+/* A holder that cannot be found, as after kill -9, gets a moment to go. */
+static void who_is_about_to_go_is_waited_for(void **state)
+{
+    struct image_lock l = {.held = {0, 0}};
+    int fd = open(path, O_RDWR | O_CLOEXEC), sockets[2];
+    struct backend *b = NULL;
+    pthread_t thread;
+
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets), 0);
+    assert_int_equal(image_lock_set(&l, fd, path, WRITER), 0);
+    hide(sockets[0], fd);
+    assert_int_equal(backend_open(path, WRITER, &b), -EAGAIN);
+    assert_non_null(strstr(vdisk_error_text(), "by another process"));
+    assert_int_equal(pthread_create(&thread, NULL, close_soon, sockets), 0);
+    OK(backend_open(path, WRITER, &b));
+    pthread_join(thread, NULL);
+    backend_close(b);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -328,6 +376,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(qemu_holds_it),
         cmocka_unit_test(we_hold_it_against_qemu),
         cmocka_unit_test(a_whole_file_lock_is_seen),
+        cmocka_unit_test(who_is_about_to_go_is_waited_for),
     };
     const char *tmp = getenv("TMPDIR");
     char command[800];
