@@ -1,12 +1,33 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "engine/op.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "engine/bits.h"
 #include "engine/io.h"
 #include "engine/queue.h"
+
+/* The linker's: from the first to behind the last of what OP_TYPE() lists. */
+extern const struct op_type *const __start_vdisk_op_types[] __attribute__((visibility("hidden")));
+extern const struct op_type *const __stop_vdisk_op_types[] __attribute__((visibility("hidden")));
+
+const struct op_type *const *op_types(unsigned *ret_count)
+{
+    *ret_count = (unsigned)(__stop_vdisk_op_types - __start_vdisk_op_types);
+    return __start_vdisk_op_types;
+}
+
+enum op_seen op_seen_error(int rc)
+{
+    switch (rc) {
+    case -EIO: return OP_SEEN_EIO;
+    case -ENOSPC: return OP_SEEN_ENOSPC;
+    case -ENOMEM: return OP_SEEN_ENOMEM;
+    default: return OP_SEEN_OTHER;
+    }
+}
 
 static unsigned size_class(size_t size)
 {

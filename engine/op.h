@@ -54,7 +54,16 @@ struct op_type {
     void             (*step)(struct op *);
     const char *const *states; /* names, by state; index 0 is the start */
     unsigned           nstates;
-    _Atomic bool      *visited; /* per state: was it ever awaited? (coverage of the fault tests) */
+    _Atomic uint8_t   *seen;   /* per state: enum op_seen; the coverage of the fault tests */
+};
+
+/* What ever happened in a state. */
+enum op_seen {
+    OP_SEEN_AWAITED = 1u << 0,
+    OP_SEEN_EIO     = 1u << 1, /* the await ended so */
+    OP_SEEN_ENOSPC  = 1u << 2,
+    OP_SEEN_ENOMEM  = 1u << 3,
+    OP_SEEN_OTHER   = 1u << 4, /* with another error */
 };
 
 struct op {
@@ -73,12 +82,17 @@ struct op_child {
     struct op *parent;
 };
 
-/* Define `static const struct op_type NAME_type` from a step function and the names of its states. */
+/*
+ * Define `static const struct op_type NAME_type` from a step function and the names of its states, and list it for
+ * op_types().
+ */
 #define OP_TYPE(NAME, STEP, ...)                                                                               \
     static const char *const NAME##_states[] = {__VA_ARGS__};                                                  \
-    static _Atomic bool NAME##_visited[sizeof NAME##_states / sizeof NAME##_states[0]];                        \
+    static _Atomic uint8_t NAME##_seen[sizeof NAME##_states / sizeof NAME##_states[0]];                        \
     static const struct op_type NAME##_type = {#NAME, STEP, NAME##_states,                                     \
-                                               sizeof NAME##_states / sizeof NAME##_states[0], NAME##_visited}
+                                               sizeof NAME##_states / sizeof NAME##_states[0], NAME##_seen};   \
+    static const struct op_type *const NAME##_listed                                                           \
+        __attribute__((used, section("vdisk_op_types"))) = &NAME##_type
 
 #define OP_BEGIN(type, op)                                                                                     \
     switch ((type)(op)->state) {                                                                               \
@@ -88,7 +102,8 @@ struct op_child {
         op_suspend((op), (st));                                                                                \
         call;                                                                                                  \
         return;                                                                                                \
-    case (st):;                                                                                                \
+    case (st):                                                                                                 \
+        op_resumed(op);                                                                                        \
     } while (0)
 #define OP_TRY(op, st, call)                                                                                   \
     do {                                                                                                       \
@@ -100,14 +115,29 @@ struct op_child {
     default: __builtin_unreachable();                                                                          \
     }
 
+/* Threads share it: written once, so that it stays in all their caches. */
+static inline void op_see(const struct op *op, enum op_seen what)
+{
+    _Atomic uint8_t *seen = &op->type->seen[op->state];
+
+    if (!(atomic_load_explicit(seen, memory_order_relaxed) & what))
+        atomic_fetch_or_explicit(seen, (uint8_t)what, memory_order_relaxed);
+}
+
+enum op_seen op_seen_error(int rc);
+
 static inline void op_suspend(struct op *op, int state)
 {
     assert(state > OP_START && (unsigned)state < op->type->nstates);
     op->state = state;
     op->rc = 0;
-    /* Threads share it: written once, so that it stays in all their caches. */
-    if (!atomic_load_explicit(&op->type->visited[state], memory_order_relaxed))
-        atomic_store_explicit(&op->type->visited[state], true, memory_order_relaxed);
+    op_see(op, OP_SEEN_AWAITED);
+}
+
+static inline void op_resumed(const struct op *op)
+{
+    if (op->rc < 0)
+        op_see(op, op_seen_error(op->rc));
 }
 
 static inline const char *op_state_name(const struct op *op)
@@ -142,6 +172,9 @@ void op_wake(struct op *op, int rc);
 
 /* op_wake() each op of a list of op.wait, and empty it. */
 void op_wake_all(struct list *waiters, int rc);
+
+/* All op types that are linked in. */
+const struct op_type *const *op_types(unsigned *ret_count);
 
 struct io;
 

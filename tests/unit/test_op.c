@@ -168,7 +168,7 @@ static void an_op_goes_through_its_states(void **state)
     struct backend *b = faulty_memory();
     static struct demo d;
 
-    demo_visited[DEMO_MANY] = false;
+    demo_seen[DEMO_MANY] = 0;
     for (unsigned many = 0; many <= IOS; many++) { /* none is fine too */
         run_demo(&d, b, many);
         assert_int_equal(d.one_rc, 0);
@@ -176,9 +176,22 @@ static void an_op_goes_through_its_states(void **state)
         assert_int_equal(d.result, -ECANCELED);
         assert_int_equal(d.op.waits, 0);
     }
-    assert_true(demo_visited[DEMO_MANY]);
+    assert_int_equal(demo_seen[DEMO_MANY], OP_SEEN_AWAITED);
     assert_int_equal(fault_calls(b, IO_READ), IOS * (IOS + 1) / 2);
     backend_close(b);
+}
+
+static void types_are_listed(void **state)
+{
+    unsigned count, found = 0;
+    const struct op_type *const *types = op_types(&count);
+
+    for (unsigned i = 0; i < count; i++) {
+        found += types[i] == &demo_type || types[i] == &waiter_type;
+        assert_true(types[i]->nstates > 0 && types[i]->states[0]);
+    }
+    assert_int_equal(found, 2);
+    assert_true(count > found); /* the engine's own */
 }
 
 static void one_error_of_many_is_the_result(void **state)
@@ -195,6 +208,7 @@ static void one_error_of_many_is_the_result(void **state)
         run_demo(&d, b, IOS);
         assert_int_equal(d.many_rc, -EIO);
         assert_int_equal(d.result, -ECANCELED); /* the wake that came later: the error was not sticky */
+        assert_int_equal(demo_seen[DEMO_MANY], OP_SEEN_AWAITED | OP_SEEN_EIO);
         assert_int_equal(fault_calls(b, IO_READ), IOS); /* it waited for all of them */
         backend_close(b);
     }
@@ -266,6 +280,7 @@ int main(void)
         cmocka_unit_test(all_are_woken_in_order),
         cmocka_unit_test(wakes_from_another_thread),
         cmocka_unit_test(an_op_goes_through_its_states),
+        cmocka_unit_test(types_are_listed),
         cmocka_unit_test(one_error_of_many_is_the_result),
         cmocka_unit_test(a_parent_waits_for_all_children),
         cmocka_unit_test(memory_is_zeroed_and_used_again),
