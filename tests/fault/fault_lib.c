@@ -11,14 +11,40 @@
 #include "engine/bits.h"
 #include "engine/volume.h"
 #include "qcow2/check.h"
+#include "tests/fault/oom.h"
 #include "tests/lib/test.h"
+
+/* What may run out of memory, and is watched for leaks. */
+#define LIBRARY(call) (oom_enter(), (call), oom_leave())
 
 enum { MAX_CALLS = 2000, CLOSE_CALLS = 40, QEMU_EVERY = 6, QEMU_EVERY_SLOW = 60 };
 
 const struct fault_mode fault_modes[FAULT_MODES] = {
-    {"EIO", FAULT_FAIL, EIO},  {"ENOSPC", FAULT_FAIL, ENOSPC}, {"EIO, but done", FAULT_FAIL_AFTER, EIO},
-    {"short", FAULT_SHORT, 0}, {"late", FAULT_LATE, 0},        {"late end", FAULT_LATE_END, 0},
+    {.name = "EIO", .what = FAULT_FAIL, .error = EIO},
+    {.name = "ENOSPC", .what = FAULT_FAIL, .error = ENOSPC},
+    {.name = "EIO, but done", .what = FAULT_FAIL_AFTER, .error = EIO},
+    {.name = "short", .what = FAULT_SHORT},
+    {.name = "late", .what = FAULT_LATE},
+    {.name = "late end", .what = FAULT_LATE_END},
+    {.name = "out of memory once", .error = ENOMEM, .oom = true},
+    {.name = "out of memory", .error = ENOMEM, .oom = true, .forever = true},
 };
+
+void mode_arm(const struct fault_mode *m, struct backend *fault, const struct fault_rule *rule)
+{
+    if (m->oom)
+        oom_arm(rule->nth, m->forever);
+    else
+        CHECK_OK(fault_add_rule(fault, rule));
+}
+
+bool mode_disarm(struct backend *fault)
+{
+    bool fired = oom_disarm() || fault_fired(fault) > 0;
+
+    fault_clear(fault);
+    return fired;
+}
 
 /* ---- the volume ------------------------------------------------------------------------------------- */
 
@@ -33,7 +59,7 @@ int subject_open(struct subject *s, uint32_t flags, bool armed)
     if (armed)
         subject_arm(s);
     s->v = NULL;
-    rc = vdisk_open_backend(s->fault, &opts, &s->v);
+    LIBRARY(rc = vdisk_open_backend(s->fault, &opts, &s->v));
     if (rc < 0)
         CHECK_MSG(vdisk_error_text()[0], "open failed (%s) without a text", strerror(-rc));
     return rc;
@@ -41,7 +67,7 @@ int subject_open(struct subject *s, uint32_t flags, bool armed)
 
 void subject_arm(struct subject *s)
 {
-    CHECK_OK(fault_add_rule(s->fault, &s->rule));
+    mode_arm(s->mode, s->fault, &s->rule);
     s->armed = true;
 }
 
@@ -57,7 +83,7 @@ int subject_write(struct subject *s, unsigned pattern, uint64_t offset, uint64_t
     int rc;
 
     image_pattern_bytes(pattern, buf, len);
-    rc = vdisk_pwrite(s->v, buf, len, offset, flags);
+    LIBRARY(rc = vdisk_pwrite(s->v, buf, len, offset, flags));
     need_text(rc, "write");
     if (rc == 0)
         model_write(&s->now, offset, buf, len);
@@ -70,8 +96,9 @@ int subject_write(struct subject *s, unsigned pattern, uint64_t offset, uint64_t
 int subject_read(struct subject *s, uint64_t offset, uint64_t len)
 {
     uint8_t *buf = test_alloc(len);
-    int rc = vdisk_pread(s->v, buf, len, offset);
+    int rc;
 
+    LIBRARY(rc = vdisk_pread(s->v, buf, len, offset));
     need_text(rc, "read");
     if (rc == 0) {
         uint64_t wrong = model_find_wrong(&s->now, offset, buf, len);
@@ -83,8 +110,9 @@ int subject_read(struct subject *s, uint64_t offset, uint64_t len)
 
 int subject_zero(struct subject *s, uint64_t offset, uint64_t len, uint32_t flags)
 {
-    int rc = vdisk_pzero(s->v, len, offset, flags);
+    int rc;
 
+    LIBRARY(rc = vdisk_pzero(s->v, len, offset, flags));
     need_text(rc, "zero");
     if (rc == 0)
         model_zero(&s->now, offset, len);
@@ -95,8 +123,9 @@ int subject_zero(struct subject *s, uint64_t offset, uint64_t len, uint32_t flag
 
 int subject_discard(struct subject *s, uint64_t offset, uint64_t len)
 {
-    int rc = vdisk_pdiscard(s->v, len, offset);
+    int rc;
 
+    LIBRARY(rc = vdisk_pdiscard(s->v, len, offset));
     need_text(rc, "discard");
     model_discard(&s->now, offset, len);
     return rc;
@@ -104,8 +133,9 @@ int subject_discard(struct subject *s, uint64_t offset, uint64_t len)
 
 int subject_flush(struct subject *s)
 {
-    int rc = vdisk_sync(s->v);
+    int rc;
 
+    LIBRARY(rc = vdisk_sync(s->v));
     need_text(rc, "flush");
     if (rc == 0)
         model_copy(&s->flushed, &s->now);
@@ -127,8 +157,9 @@ static void resize_model(struct model *m, uint64_t size)
 
 int subject_grow(struct subject *s, uint64_t size)
 {
-    int rc = vdisk_grow(s->v, size);
+    int rc;
 
+    LIBRARY(rc = vdisk_grow(s->v, size));
     need_text(rc, "grow");
     if (rc == 0) {
         resize_model(&s->now, size);
@@ -154,8 +185,9 @@ int subject_resize(struct subject *s, uint64_t size, enum vdisk_prealloc preallo
 
 int subject_close(struct subject *s)
 {
-    int rc = vdisk_close(s->v);
+    int rc;
 
+    LIBRARY(rc = vdisk_close(s->v));
     need_text(rc, "close");
     if (rc == 0)
         model_copy(&s->flushed, &s->now);
@@ -291,42 +323,57 @@ static int act(const struct scenario *sc, struct subject *s)
     return rc < 0 ? rc : flush_rc;
 }
 
+/* Ready for what may fail. */
+static void open_and_prepare(const struct scenario *sc, struct subject *s)
+{
+    CHECK_OK(subject_open(s, VDISK_OPEN_RDWR, false));
+    if (sc->prepare)
+        sc->prepare(s);
+    if (sc->cold) {
+        CHECK_OK(subject_close(s));
+        CHECK_OK(subject_open(s, VDISK_OPEN_RDWR, false));
+    }
+    subject_arm(s);
+}
+
+/* Was there an nth call? The counters of a closed volume are gone with it. */
+static bool has_fired(const struct scenario *sc, struct subject *s)
+{
+    if (s->mode->oom)
+        return oom_disarm();
+    if (s->v)
+        return fault_fired(s->fault) > 0;
+    return !sc->closes || s->rule.nth < CLOSE_CALLS;
+}
+
 /* One run with the nth call failing; false if there was no nth call. */
 static bool run_once(const struct scenario *sc, const struct fault_mode *mode, struct subject *template,
                      unsigned nth)
 {
     struct subject s;
-    bool fired = true;
+    bool fired;
     int rc;
 
+    oom_watch();
     subject_copy(&s, template);
     if (sc->damage)
         sc->damage(&s);
+    s.mode = mode;
     s.rule = (struct fault_rule){.nth = nth, .what = mode->what, .error = mode->error, .calls = 2};
     if (mode->what == FAULT_SHORT)
         s.rule.kinds = FAULT_KIND(IO_READ) | FAULT_KIND(IO_WRITE);
-    if (!sc->opens) {
-        CHECK_OK(subject_open(&s, VDISK_OPEN_RDWR, false));
-        if (sc->prepare)
-            sc->prepare(&s);
-        if (sc->cold) {
-            CHECK_OK(subject_close(&s));
-            CHECK_OK(subject_open(&s, VDISK_OPEN_RDWR, false));
-        }
-        subject_arm(&s);
-    }
+    if (!sc->opens)
+        open_and_prepare(sc, &s);
     rc = act(sc, &s);
     if (mode->error == 0)
         CHECK_MSG(rc == 0, "a call that is only %s makes it fail: %s", mode->name, vdisk_error_text());
+    fired = has_fired(sc, &s);
+    if (!fired)
+        CHECK_OK(rc);
     if (s.v) {
-        fired = fault_fired(s.fault) > 0;
-        if (!fired)
-            CHECK_OK(rc);
         fault_clear(s.fault);
         works_on(&s);
         subject_close(&s); /* may fail where writing is refused; what was flushed is there all the same */
-    } else if (sc->closes) {
-        fired = nth < CLOSE_CALLS; /* the counters are gone with the volume */
     }
     if (sc->damage) { /* what could not be repaired can be the next time */
         CHECK_OK(subject_open(&s, VDISK_OPEN_RDWR, false));
@@ -335,6 +382,7 @@ static bool run_once(const struct scenario *sc, const struct fault_mode *mode, s
     subject_check_image(&s, nth % (test_is_slow() ? QEMU_EVERY_SLOW : QEMU_EVERY) == 0);
     subject_check_content(&s);
     subject_finish(&s);
+    CHECK_MSG(oom_live() == 0, "%u pieces of memory are never given back", oom_live());
     return fired;
 }
 

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Fail every call once: a scenario is run against a prepared volume with the first call of the backend failing,
- * then with the second, and so on until a run needs no more calls. After each run the image checks clean (leaks
- * allowed), nothing that was flushed is lost, and the volume works on or says why it does not.
+ * then with the second, and so on until a run needs no more calls; the same with calls for memory. After each run
+ * the image checks clean (leaks allowed), nothing that was flushed is lost, no memory is, and the volume works on
+ * or says why it does not.
  */
 #ifndef TESTS_FAULT_FAULT_LIB_H
 #define TESTS_FAULT_FAULT_LIB_H
@@ -20,6 +21,7 @@ struct subject {
     struct backend *fault; /* of the volume that is open */
     vdisk *v;
     struct fault_rule rule; /* what is to fail */
+    const struct fault_mode *mode;
     bool armed;
     uint64_t maybe_size;   /* the image may have this size: a resize to it failed; 0: none did */
 };
@@ -29,9 +31,14 @@ struct fault_mode {
     const char *name;
     enum fault_what what;
     int error;
+    bool oom, forever; /* not the backend: memory runs out, once or for good */
 };
 extern const struct fault_mode fault_modes[];
-enum { FAULT_MODES = 6 };
+enum { FAULT_MODES = 8, FAULT_MODE_OOM = 6, FAULT_MODE_OOM_FOREVER };
+
+/* From here on the rule's nth call fails, or the nth call for memory. Over: true if it did. */
+void mode_arm(const struct fault_mode *m, struct backend *fault, const struct fault_rule *rule);
+bool mode_disarm(struct backend *fault);
 
 /* An image by `spec` on memory with a cluster-mixed content in its first half, closed. */
 void subject_init(struct subject *s, const struct image_spec *spec);

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Each operation on an open volume, and opening and closing, with each of its calls failing once. */
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "engine/bits.h"
 #include "tests/fault/fault_lib.h"
+#include "tests/fault/oom.h"
 #include "tests/lib/test.h"
 
 #define MIB(n)         ((uint64_t)(n) << 20)
@@ -310,6 +312,38 @@ static const struct scenario scenarios[] = {
     {.name = "raw shrink", .spec = {.size = MIB(1)}, .act = act_shrink, .no_data = true},
 };
 
+/* The hook itself: what fails, what is seen as lost. */
+static void test_hook(void)
+{
+    void *volatile p, *volatile outside;
+
+    oom_watch();
+    outside = malloc(10);
+    oom_enter();
+    p = calloc(1, 10);
+    CHECK_INT(oom_live(), 1);
+    oom_watch();
+    free(p);
+    oom_arm(2, false);
+    p = malloc(10);
+    CHECK(p && !malloc(10) && errno == ENOMEM);
+    p = realloc(p, 1000);
+    CHECK(p);
+    CHECK(oom_disarm());
+    oom_arm(1, true);
+    CHECK(!aligned_alloc(64, 64) && !strdup("text") && !realloc(p, 2000));
+    oom_leave();
+    free(outside);
+    outside = malloc(10); /* the test's own never fails */
+    CHECK(outside && oom_disarm());
+    free(outside);
+    CHECK_INT(oom_live(), 1);
+    oom_watch();
+    free(p);
+    oom_arm(1, true);
+    CHECK(!oom_disarm() && oom_live() == 0);
+}
+
 static void run_mode(unsigned mode)
 {
     test_requires("qemu-img");
@@ -346,15 +380,28 @@ static void test_late_end(void)
     run_mode(5);
 }
 
+static void test_oom(void)
+{
+    run_mode(FAULT_MODE_OOM);
+}
+
+static void test_oom_forever(void)
+{
+    run_mode(FAULT_MODE_OOM_FOREVER);
+}
+
 int main(int argc, char **argv)
 {
     static const struct test_case cases[] = {
+        {.name = "hook", .run = test_hook},
         {.name = "eio", .run = test_eio, .repeat = ARRAY_LEN(scenarios)},
         {.name = "enospc", .run = test_enospc, .repeat = ARRAY_LEN(scenarios)},
         {.name = "eio_done", .run = test_eio_done, .repeat = ARRAY_LEN(scenarios)},
         {.name = "short", .run = test_short, .repeat = ARRAY_LEN(scenarios)},
         {.name = "late", .run = test_late, .repeat = ARRAY_LEN(scenarios)},
         {.name = "late_end", .run = test_late_end, .repeat = ARRAY_LEN(scenarios)},
+        {.name = "oom", .run = test_oom, .repeat = ARRAY_LEN(scenarios)},
+        {.name = "oom_forever", .run = test_oom_forever, .repeat = ARRAY_LEN(scenarios)},
     };
 
     return test_main(argc, argv, cases, ARRAY_LEN(cases));

@@ -7,6 +7,7 @@
 #include "engine/bits.h"
 #include "engine/volume.h"
 #include "tests/fault/fault_lib.h"
+#include "tests/fault/oom.h"
 #include "tests/lib/test.h"
 
 enum { MAX_CALLS = 500 };
@@ -63,12 +64,14 @@ static bool create_once(const struct image_spec *spec, const struct fault_mode *
     bool fired;
     int rc;
 
+    oom_watch();
     memdisk_init(&d, 512);
     CHECK_OK(fault_backend_create(memdisk_open(&d, false), &fault));
-    CHECK_OK(fault_add_rule(fault, &rule));
+    mode_arm(mode, fault, &rule);
+    oom_enter();
     rc = image_create_on(spec, fault);
-    fired = fault_fired(fault) > 0;
-    fault_clear(fault);
+    oom_leave();
+    fired = mode_disarm(fault);
     backend_close(fault);
     if (rc == 0)
         check_made(&d, spec);
@@ -77,6 +80,7 @@ static bool create_once(const struct image_spec *spec, const struct fault_mode *
     if (rc < 0)
         CHECK_MSG(strlen(vdisk_error_text()) > 10, "no text: '%s'", vdisk_error_text());
     memdisk_finish(&d);
+    CHECK_MSG(oom_live() == 0, "%u pieces of memory are never given back", oom_live());
     return fired;
 }
 

@@ -14,6 +14,7 @@
 #include "engine/volume.h"
 #include "qcow2/check.h"
 #include "tests/fault/fault_lib.h"
+#include "tests/fault/oom.h"
 #include "tests/lib/test.h"
 #include "tests/unit/q2_damage.h"
 
@@ -40,7 +41,9 @@ static int repair(struct backend *b, enum qcow2_repair_what what, struct qcow2_r
     int rc;
 
     CHECK_OK(vdisk_queue_create(NULL, &q));
+    oom_enter();
     rc = qcow2_repair(b, q, what, NULL, ret);
+    oom_leave();
     if (rc < 0)
         CHECK_MSG(strlen(vdisk_error_text()) > 10, "repair failed (%s), and why is: '%s'", strerror(-rc),
                   vdisk_error_text());
@@ -99,14 +102,14 @@ static bool repair_once(struct memdisk *damaged, enum qcow2_repair_what what, un
     bool fired;
     int rc;
 
+    oom_watch();
     memdisk_clone(&d, damaged);
     CHECK_OK(fault_backend_create(memdisk_open(&d, false), &fault));
     if (mode == FAULT_MODES)
         rule.count = UINT32_MAX - nth;
-    CHECK_OK(fault_add_rule(fault, &rule));
+    mode_arm(m, fault, &rule);
     rc = repair(fault, what, &got);
-    fired = fault_fired(fault) > 0;
-    fault_clear(fault);
+    fired = mode_disarm(fault);
     backend_close(fault);
     CHECK_MSG(rc == 0 || (fired && m->error), "it fails all by itself: %s", vdisk_error_text());
     check_content(&d, want);
@@ -118,6 +121,7 @@ static bool repair_once(struct memdisk *damaged, enum qcow2_repair_what what, un
     CHECK_INT(got.check.check_errors, want->repair.check.check_errors);
     check_content(&d, want);
     memdisk_finish(&d);
+    CHECK_MSG(oom_live() == 0, "%u pieces of memory are never given back", oom_live());
     return fired;
 }
 
@@ -186,13 +190,14 @@ static void test_check(void)
             struct qcow2_check_result got;
             CHECK_MSG(nth < MAX_CALLS, "no end to the calls");
             CHECK_OK(fault_backend_create(memdisk_open(&damaged, true), &fault));
-            CHECK_OK(fault_add_rule(fault, &rule));
+            mode_arm(m, fault, &rule);
+            oom_enter();
             int rc = qcow2_check(fault, q, NULL, &got);
-            fired = fault_fired(fault) > 0;
+            oom_leave();
+            fired = mode_disarm(fault);
             CHECK_INT(fault_calls(fault, IO_WRITE) + fault_calls(fault, IO_FLUSH), 0);
             CHECK_MSG(rc == 0 || (fired && m->error && vdisk_error_text()[0]), "%s", vdisk_error_text());
             CHECK_MSG(rc < 0 || !fired || !m->error || got.check_errors > 0, "a failed read is no error");
-            fault_clear(fault);
             backend_close(fault);
         } while (fired);
     }

@@ -165,7 +165,9 @@ int image_create_on(const struct image_spec *s, struct backend *b)
         rc = (*f)->check_create ? (*f)->check_create(b->name, &opts) : 0;
         if (rc < 0)
             return rc;
-        CHECK_OK(vdisk_queue_create(NULL, &q));
+        rc = vdisk_queue_create(NULL, &q);
+        if (rc < 0)
+            return rc;
         rc = (*f)->create(b, b->name, &opts, q);
         vdisk_queue_destroy(q);
         return rc;

@@ -17,6 +17,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "tests/lib/states.h"
+
 enum { STATUS_SKIPPED = 77, CASE_TIMEOUT_S = 240, SLOW_FACTOR = 5 };
 
 static struct {
@@ -282,6 +284,7 @@ static int run_case(const struct test_case *c, unsigned repetition)
     if (pid == 0) {
         alarm(CASE_TIMEOUT_S * (test_is_slow() ? SLOW_FACTOR : 1));
         c->run();
+        states_add();
         fflush(NULL);
         exit(0); /* the leak checker runs at exit */
     }
@@ -380,6 +383,8 @@ int test_main(int argc, char **argv, const struct test_case *cases, unsigned n)
 
     parse_options(argc, argv);
     make_root();
+    if (!run.list && !run.pattern && !run.no_fork)
+        states_begin(run.program);
     if (!run.list)
         printf("seed %" PRIu64 "\n", run.seed);
     for (unsigned i = 0; i < n; i++) {
@@ -412,6 +417,7 @@ int test_main(int argc, char **argv, const struct test_case *cases, unsigned n)
         remove_tree(run.root);
     if (run.list)
         return 0;
+    states_end(counts[1] == 0 && counts[2] == 0);
     printf("%u passed, %u failed, %u skipped\n", counts[0], counts[1], counts[2]);
     if (counts[1] > 0 || counts[0] + counts[2] == 0)
         return 1;
