@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "backends/sim.h"
 #include "engine/bits.h"
 #include "engine/volume.h"
 #include "qcow2/check.h"
@@ -46,6 +47,45 @@ bool mode_disarm(struct backend *fault)
     return fired;
 }
 
+/* ---- files by name ---------------------------------------------------------------------------------- */
+
+static struct subject *by_name; /* whose they are */
+
+static int open_by_name(void *arg, const char *name, uint32_t flags, struct backend **ret_backend)
+{
+    struct subject *s = by_name;
+    enum subject_file file = strcmp(name, "base") == 0 ? SUBJECT_BASE : SUBJECT_DATA;
+    struct memdisk *d = file == SUBJECT_BASE ? &s->base : &s->data;
+
+    if (file == SUBJECT_DATA && flags & BACKEND_CREATE) {
+        if (d->keeper)
+            memdisk_finish(d);
+        memdisk_init(d, 512);
+    }
+    if (!d->keeper)
+        return -ENOENT;
+    oom_leave();
+    CHECK_OK(fault_backend_create(memdisk_open(d, !(flags & BACKEND_RDWR)), ret_backend));
+    s->faults[file] = *ret_backend;
+    if (s->armed && s->target == file)
+        mode_arm(s->mode, *ret_backend, &s->rule);
+    oom_enter();
+    return 0;
+}
+
+/* The base: all of it data, but for its end. */
+static void make_base(struct subject *s)
+{
+    uint64_t size = s->spec.size - s->spec.size / 8;
+    uint8_t *buf = test_alloc(size);
+
+    memdisk_init(&s->base, 512);
+    image_pattern_bytes(99, buf, size);
+    memdisk_write(&s->base, 0, buf, size);
+    model_write(&s->now, 0, buf, size);
+    free(buf);
+}
+
 /* ---- the volume ------------------------------------------------------------------------------------- */
 
 int subject_open(struct subject *s, uint32_t flags, bool armed)
@@ -54,7 +94,10 @@ int subject_open(struct subject *s, uint32_t flags, bool armed)
     int rc;
 
     opts.format = s->spec.qcow2 ? "qcow2" : "raw";
+    memset(s->faults, 0, sizeof s->faults);
     CHECK_OK(fault_backend_create(memdisk_open(&s->disk, !(flags & VDISK_OPEN_RDWR)), &s->fault));
+    s->faults[SUBJECT_TOP] = s->fault;
+    by_name = s;
     s->armed = false;
     if (armed)
         subject_arm(s);
@@ -67,8 +110,9 @@ int subject_open(struct subject *s, uint32_t flags, bool armed)
 
 void subject_arm(struct subject *s)
 {
-    mode_arm(s->mode, s->fault, &s->rule);
     s->armed = true;
+    if (s->faults[s->target]) /* else as soon as it is opened */
+        mode_arm(s->mode, s->faults[s->target], &s->rule);
 }
 
 static void need_text(int rc, const char *what)
@@ -193,6 +237,7 @@ int subject_close(struct subject *s)
         model_copy(&s->flushed, &s->now);
     s->v = NULL;
     s->fault = NULL;
+    memset(s->faults, 0, sizeof s->faults);
     return rc;
 }
 
@@ -222,7 +267,7 @@ void subject_check_image(struct subject *s, bool by_qemu)
     CHECK_MSG(result.corruptions == 0 && result.check_errors == 0,
               "check finds %" PRIu64 " corruptions, %" PRIu64 " errors, as: %s", result.corruptions,
               result.check_errors, finding);
-    if (by_qemu) {
+    if (by_qemu && !s->spec.backing[0] && !s->spec.data_file) { /* it knows no names of ours */
         memdisk_save(&s->disk, test_path("saved"));
         image_check(test_path("saved"), true);
         unlink(test_path("saved"));
@@ -264,13 +309,18 @@ void subject_init(struct subject *s, const struct image_spec *spec)
     struct backend *b;
 
     memset(s, 0, sizeof *s);
+    by_name = s;
     s->spec = *spec;
+    if (spec->data_file)
+        snprintf(s->spec.path, sizeof s->spec.path, "sim:top");
     memdisk_init(&s->disk, 512);
-    b = memdisk_open(&s->disk, false);
-    CHECK_OK(image_create_on(spec, b));
-    backend_close(b);
     model_init(&s->now, 0, spec->size);
     model_init(&s->flushed, 0, spec->size);
+    if (spec->backing[0])
+        make_base(s);
+    b = memdisk_open(&s->disk, false);
+    CHECK_OK(image_create_on(&s->spec, b));
+    backend_close(b);
     CHECK_OK(subject_open(s, VDISK_OPEN_RDWR, false));
     fill(s);
     CHECK_OK(subject_close(s));
@@ -280,6 +330,10 @@ void subject_copy(struct subject *to, struct subject *from)
 {
     *to = *from;
     memdisk_clone(&to->disk, &from->disk);
+    if (from->base.keeper)
+        memdisk_clone(&to->base, &from->base);
+    if (from->data.keeper)
+        memdisk_clone(&to->data, &from->data);
     model_init(&to->now, 0, from->now.size);
     model_copy(&to->now, &from->now);
     model_init(&to->flushed, 0, from->flushed.size);
@@ -289,6 +343,10 @@ void subject_copy(struct subject *to, struct subject *from)
 void subject_finish(struct subject *s)
 {
     memdisk_finish(&s->disk);
+    if (s->base.keeper)
+        memdisk_finish(&s->base);
+    if (s->data.keeper)
+        memdisk_finish(&s->data);
     model_finish(&s->now);
     model_finish(&s->flushed);
 }
@@ -342,7 +400,7 @@ static bool has_fired(const struct scenario *sc, struct subject *s)
     if (s->mode->oom)
         return oom_disarm();
     if (s->v)
-        return fault_fired(s->fault) > 0;
+        return fault_fired(s->faults[s->target]) > 0;
     return !sc->closes || s->rule.nth < CLOSE_CALLS;
 }
 
@@ -359,6 +417,7 @@ static bool run_once(const struct scenario *sc, const struct fault_mode *mode, s
     if (sc->damage)
         sc->damage(&s);
     s.mode = mode;
+    s.target = sc->target;
     s.rule = (struct fault_rule){.nth = nth, .what = mode->what, .error = mode->error, .calls = 2};
     if (mode->what == FAULT_SHORT)
         s.rule.kinds = FAULT_KIND(IO_READ) | FAULT_KIND(IO_WRITE);
@@ -371,7 +430,9 @@ static bool run_once(const struct scenario *sc, const struct fault_mode *mode, s
     if (!fired)
         CHECK_OK(rc);
     if (s.v) {
-        fault_clear(s.fault);
+        for (unsigned i = 0; i < SUBJECT_FILES; i++)
+            if (s.faults[i])
+                fault_clear(s.faults[i]);
         works_on(&s);
         subject_close(&s); /* may fail where writing is refused; what was flushed is there all the same */
     }
@@ -386,12 +447,23 @@ static bool run_once(const struct scenario *sc, const struct fault_mode *mode, s
     return fired;
 }
 
+static void stuck(void *arg)
+{
+    FAIL("a queue waits for what can never come");
+}
+
 void scenario_run(const struct scenario *sc, const struct fault_mode *mode)
 {
+    struct sim_options options = {.seed = 1, .open = open_by_name, .stuck = stuck};
     struct subject template;
     unsigned nth = 0;
+    struct sim *sim;
 
+    CHECK_OK(sim_create(&options, &sim));
+    sim_enter(sim);
     subject_init(&template, &sc->spec);
+    if (sc->make)
+        sc->make(&template);
     do {
         nth++;
         CHECK_MSG(nth < MAX_CALLS, "no end to the calls");
@@ -399,4 +471,6 @@ void scenario_run(const struct scenario *sc, const struct fault_mode *mode)
     } while (run_once(sc, mode, &template, nth));
     CHECK_MSG(nth > 1 || (sc->no_data && mode->what == FAULT_SHORT), "the scenario makes no call");
     subject_finish(&template);
+    sim_leave(sim);
+    sim_destroy(sim);
 }

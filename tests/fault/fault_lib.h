@@ -13,9 +13,14 @@
 #include "tests/lib/memdisk.h"
 #include "tests/lib/model.h"
 
+/* The files of a subject: in the scenarios' simulation "sim:base" and "sim:top.data" are opened by name. */
+enum subject_file { SUBJECT_TOP, SUBJECT_BASE, SUBJECT_DATA, SUBJECT_FILES };
+
 struct subject {
     struct image_spec spec;
-    struct memdisk disk;
+    struct memdisk disk, base, data; /* the last two: where the spec has such */
+    enum subject_file target;        /* whose calls fail */
+    struct backend *faults[SUBJECT_FILES]; /* while it is open; [0] is `fault` */
     struct model now;      /* what it must read as */
     struct model flushed;  /* what it read as at the last successful flush */
     struct backend *fault; /* of the volume that is open */
@@ -75,6 +80,8 @@ struct scenario {
     bool closes;                       /* act closes */
     bool no_data;                      /* moves no data, or too little to come short */
     void (*damage)(struct subject *);  /* to the image before it is opened; may be NULL */
+    void (*make)(struct subject *);    /* once, when the image has its content and is closed; may be NULL */
+    enum subject_file target;          /* whose calls fail */
 };
 
 /* All runs of one scenario in one mode. */

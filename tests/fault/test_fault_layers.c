@@ -1,0 +1,309 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Volumes of more than one file (a backing file, an external data file), and several requests at a time that wait
+ * for each other, with each call failing once.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/bits.h"
+#include "tests/fault/fault_lib.h"
+#include "tests/fault/oom.h"
+#include "tests/lib/test.h"
+
+#define MIB(n)         ((uint64_t)(n) << 20)
+#define QCOW2(cluster) .qcow2 = true, .cluster_size = (cluster), .version = 3, .refcount_bits = 16
+#define OVER_BASE      .backing = "sim:base", .backing_format = "raw"
+
+static uint64_t at(const struct subject *s, uint64_t clusters)
+{
+    return clusters * s->spec.cluster_size;
+}
+
+/* ---- several at a time -------------------------------------------------------------------------------- */
+
+enum { CROWD_MAX = 16, CROWD_QUEUES = 2 };
+
+struct member {
+    char what; /* 'r'ead, 'w'rite, 'z'ero, 'd'iscard, 'f'lush, 'e'xtents */
+    uint64_t offset, len;
+    uint8_t *buf;
+    struct vdisk_extents extents;
+    struct vdisk_extent list[8];
+};
+
+struct crowd {
+    struct subject *s;
+    vdisk_queue *queues[CROWD_QUEUES];
+    struct member members[CROWD_MAX];
+    unsigned count;
+    int rc; /* the first error */
+};
+
+/* 0, or -ENOMEM: no queue. */
+static int crowd_begin(struct crowd *c, struct subject *s)
+{
+    memset(c, 0, sizeof *c);
+    c->s = s;
+    for (unsigned i = 0; i < CROWD_QUEUES; i++) {
+        oom_enter();
+        int rc = vdisk_queue_create(NULL, &c->queues[i]);
+        oom_leave();
+        if (rc < 0) {
+            vdisk_queue_destroy(i > 0 ? c->queues[0] : NULL);
+            return rc;
+        }
+    }
+    return 0;
+}
+
+/* Members do not overlap, but for reads of what nobody changes. */
+static void crowd_add(struct crowd *c, unsigned queue, char what, uint64_t offset, uint64_t len)
+{
+    struct member *m = &c->members[c->count];
+    vdisk_queue *q = c->queues[queue];
+
+    CHECK(c->count < CROWD_MAX);
+    *m = (struct member){.what = what, .offset = offset, .len = len, .buf = test_alloc(len)};
+    m->extents = (struct vdisk_extents){.list = m->list, .max = ARRAY_LEN(m->list)};
+    image_pattern_bytes(60 + c->count, m->buf, len);
+    oom_enter();
+    switch (what) {
+    case 'r': vdisk_read(q, c->s->v, offset, m->buf, len, 0, c->count); break;
+    case 'w': vdisk_write(q, c->s->v, offset, m->buf, len, 0, c->count); break;
+    case 'z': vdisk_write_zeroes(q, c->s->v, offset, len, 0, c->count); break;
+    case 'd': vdisk_discard(q, c->s->v, offset, len, 0, c->count); break;
+    case 'f': vdisk_flush(q, c->s->v, 0, c->count); break;
+    default: vdisk_get_extents(q, c->s->v, offset, len, &m->extents, c->count); break;
+    }
+    oom_leave();
+    c->count++;
+}
+
+static void member_done(struct crowd *c, struct member *m, int result)
+{
+    struct model *now = &c->s->now;
+
+    if (result < 0 && c->rc == 0)
+        c->rc = result;
+    switch (m->what) {
+    case 'r':
+        if (result == 0)
+            model_expect(now, m->offset, m->buf, m->len, "read");
+        break;
+    case 'w':
+    case 'z':
+        if (result < 0)
+            model_maybe_write(now, m->offset, m->what == 'w' ? m->buf : NULL, m->len);
+        else if (m->what == 'w')
+            model_write(now, m->offset, m->buf, m->len);
+        else
+            model_zero(now, m->offset, m->len);
+        break;
+    case 'd':
+        model_discard(now, m->offset, m->len);
+        break;
+    default:
+        break;
+    }
+    free(m->buf);
+}
+
+/* Wait for all; the first error. */
+static int crowd_end(struct crowd *c)
+{
+    struct vdisk_completion done[CROWD_MAX];
+
+    for (unsigned left = c->count; left > 0;) {
+        vdisk_queue *q = vdisk_queue_inflight(c->queues[0]) ? c->queues[0] : c->queues[1];
+        oom_enter();
+        int n = vdisk_reap(q, done, 1, CROWD_MAX, NULL);
+        oom_leave();
+        CHECK(n > 0);
+        for (int i = 0; i < n; i++)
+            member_done(c, &c->members[done[i].user_data], done[i].result);
+        left -= (unsigned)n;
+    }
+    for (unsigned i = 0; i < CROWD_QUEUES; i++)
+        vdisk_queue_destroy(c->queues[i]);
+    return c->rc;
+}
+
+/* What one member asks for: 'w' by the queue 0 of 300 bytes at cluster 10, say. */
+struct ask {
+    char what;
+    unsigned queue;
+    uint64_t clusters, bytes, len; /* offset: both together; len 0: a cluster */
+};
+
+static int crowd_run(struct subject *s, const struct ask *asks, unsigned n, uint64_t base)
+{
+    struct crowd c;
+    int rc = crowd_begin(&c, s);
+
+    if (rc < 0)
+        return rc;
+    for (unsigned i = 0; i < n; i++)
+        crowd_add(&c, asks[i].queue, asks[i].what, base + at(s, asks[i].clusters) + asks[i].bytes,
+                  asks[i].len ? asks[i].len : at(s, 1));
+    return crowd_end(&c);
+}
+
+/* ---- what may fail ------------------------------------------------------------------------------------ */
+
+static int act_read(struct subject *s)
+{
+    return subject_read(s, at(s, 1) + 100, s->now.size - at(s, 2));
+}
+
+static int act_first_touch(struct subject *s)
+{
+    return subject_write(s, 43, s->now.size / 2 + at(s, 1) + 300, at(s, 2), 0);
+}
+
+static int act_write(struct subject *s)
+{
+    int rc = subject_write(s, 40, at(s, 1) + 700, 1000, 0);
+
+    return rc < 0 ? rc : act_first_touch(s);
+}
+
+static int act_zero(struct subject *s)
+{
+    int rc = subject_zero(s, 700, at(s, 2) + 11, 0);
+
+    return rc < 0 ? rc : subject_zero(s, s->now.size / 2 + 100, at(s, 3), VDISK_REQ_UNMAP);
+}
+
+static int act_discard(struct subject *s)
+{
+    return subject_discard(s, 0, at(s, 6));
+}
+
+static int act_grow(struct subject *s)
+{
+    return subject_grow(s, s->now.size * 2);
+}
+
+static int act_open(struct subject *s)
+{
+    return subject_open(s, VDISK_OPEN_RDWR, true);
+}
+
+/* Writes to one cluster that nobody has touched, and others beside it. */
+static int act_writers(struct subject *s)
+{
+    static const struct ask asks[] = {{'w', 0, 1, 0, 300},    {'w', 1, 1, 1000, 300}, {'w', 0, 1, 2000, 512},
+                                      {'z', 1, 2, 0, 0},      {'w', 0, 5, 0, 0},      {'d', 0, 4, 0, 0},
+                                      {'w', 1, 3, 100, 5000}, {'f', 0, 0, 0, 1},      {'f', 1, 0, 0, 1}};
+
+    return crowd_run(s, asks, ARRAY_LEN(asks), s->now.size / 2);
+}
+
+/* To one block: read, changed and written; and around it. */
+static int act_one_block(struct subject *s)
+{
+    static const struct ask asks[] = {{'w', 0, 0, 100, 50}, {'w', 1, 0, 200, 50},  {'w', 0, 0, 300, 50},
+                                      {'w', 1, 1, 10, 900}, {'d', 0, 2, 0, 0},     {'r', 1, 5, 0, 0},
+                                      {'e', 0, 0, 0, 4096}, {'w', 0, 0, 1000, 700}};
+
+    return crowd_run(s, asks, ARRAY_LEN(asks), 0);
+}
+
+/* Each needs an L2 table, or a refcount block, of its own. */
+static int act_tables(struct subject *s)
+{
+    static const struct ask asks[] = {{'w', 0, 1, 0, 0},
+                                      {'w', 1, 70, 0, 0},
+                                      {'z', 0, 140, 0, 0},
+                                      {'w', 1, 210, 0, 0},
+                                      {'w', 0, 280, 0, 0}};
+
+    return crowd_run(s, asks, ARRAY_LEN(asks), s->now.size / 2);
+}
+
+/* ---- the table ----------------------------------------------------------------------------------------- */
+
+static const struct scenario scenarios[] = {
+    {.name = "base, read", .spec = {.size = MIB(2), QCOW2(65536), OVER_BASE}, .act = act_read, .cold = true},
+    {.name = "base, read, its calls",
+     .spec = {.size = MIB(2), QCOW2(65536), OVER_BASE},
+     .act = act_read,
+     .cold = true,
+     .target = SUBJECT_BASE},
+    {.name = "base, first touch",
+     .spec = {.size = MIB(2), QCOW2(16384), OVER_BASE, .extended_l2 = true},
+     .act = act_first_touch},
+    {.name = "base, first touch, its calls",
+     .spec = {.size = MIB(2), QCOW2(65536), OVER_BASE},
+     .act = act_first_touch,
+     .target = SUBJECT_BASE},
+    {.name = "base, zero", .spec = {.size = MIB(2), QCOW2(4096), OVER_BASE}, .act = act_zero, .cold = true},
+    {.name = "base, zero, its calls",
+     .spec = {.size = MIB(2), QCOW2(65536), OVER_BASE},
+     .act = act_zero,
+     .target = SUBJECT_BASE},
+    {.name = "base, version 2",
+     .spec = {.size = MIB(2), .qcow2 = true, .cluster_size = 4096, .version = 2, .refcount_bits = 16, OVER_BASE},
+     .act = act_zero},
+    {.name = "data file, write", .spec = {.size = MIB(2), QCOW2(65536), .data_file = true}, .act = act_write},
+    {.name = "data file, write, its calls",
+     .spec = {.size = MIB(2), QCOW2(65536), .data_file = true},
+     .act = act_write,
+     .target = SUBJECT_DATA},
+    {.name = "data file, zero, its calls",
+     .spec = {.size = MIB(2), QCOW2(65536), .data_file = true},
+     .act = act_zero,
+     .target = SUBJECT_DATA},
+    {.name = "data file, discard, its calls",
+     .spec = {.size = MIB(2), QCOW2(65536), .data_file = true},
+     .act = act_discard,
+     .no_data = true,
+     .target = SUBJECT_DATA},
+    {.name = "raw data file, zero, its calls",
+     .spec = {.size = MIB(2), QCOW2(65536), .data_file = true, .data_file_raw = true},
+     .act = act_zero,
+     .no_data = true,
+     .target = SUBJECT_DATA},
+    {.name = "data file, grow, its calls",
+     .spec = {.size = MIB(2), QCOW2(65536), .data_file = true, .data_file_raw = true},
+     .act = act_grow,
+     .no_data = true,
+     .target = SUBJECT_DATA},
+    {.name = "data file, open", .spec = {.size = MIB(2), QCOW2(65536), .data_file = true}, .act = act_open,
+     .opens = true},
+    {.name = "writers", .spec = {.size = MIB(2), QCOW2(65536)}, .act = act_writers, .cold = true},
+    {.name = "writers over a base", .spec = {.size = MIB(2), QCOW2(65536), OVER_BASE}, .act = act_writers},
+    {.name = "one block", .spec = {.size = MIB(2), QCOW2(65536)}, .act = act_one_block},
+    {.name = "tables", .spec = {.size = MIB(1), QCOW2(512)}, .act = act_tables, .cold = true},
+};
+
+static void run_mode(unsigned mode)
+{
+    scenario_run(&scenarios[test_repetition() % ARRAY_LEN(scenarios)], &fault_modes[mode]);
+}
+
+#define MODE(n)                    \
+    static void test_mode_##n(void) \
+    {                              \
+        run_mode(n);               \
+    }
+
+MODE(0) MODE(1) MODE(2) MODE(3) MODE(4) MODE(5) MODE(6) MODE(7)
+
+int main(int argc, char **argv)
+{
+    static const struct test_case cases[] = {
+        {.name = "eio", .run = test_mode_0, .repeat = ARRAY_LEN(scenarios)},
+        {.name = "enospc", .run = test_mode_1, .repeat = ARRAY_LEN(scenarios)},
+        {.name = "eio_done", .run = test_mode_2, .repeat = ARRAY_LEN(scenarios)},
+        {.name = "short", .run = test_mode_3, .repeat = ARRAY_LEN(scenarios)},
+        {.name = "late", .run = test_mode_4, .repeat = ARRAY_LEN(scenarios)},
+        {.name = "late_end", .run = test_mode_5, .repeat = ARRAY_LEN(scenarios)},
+        {.name = "oom", .run = test_mode_6, .repeat = ARRAY_LEN(scenarios)},
+        {.name = "oom_forever", .run = test_mode_7, .repeat = ARRAY_LEN(scenarios)},
+    };
+
+    return test_main(argc, argv, cases, ARRAY_LEN(cases));
+}
