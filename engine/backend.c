@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "engine/error.h"
+#include "engine/json_name.h"
 #include "engine/range_lock.h"
 
 void *backend_alloc(const struct backend_driver *driver, const char *name, size_t size)
@@ -43,8 +44,35 @@ void backend_free(struct backend *b)
     free(b);
 }
 
+/* The file or device that a json: name leads to. */
+static int open_json(const char *name, uint32_t flags, struct backend **ret_backend)
+{
+    struct json_name n;
+    struct backend *b = NULL;
+    int rc;
+
+    if (flags & BACKEND_CREATE)
+        return err_hint(err_set(ENOTSUP, "%.200s: a json: name cannot be created", name), "give the path");
+    rc = json_name_parse(name, &n);
+    if (rc < 0)
+        return rc;
+    rc = backend_open(n.file, flags, &b);
+    if (rc == 0 && n.backend && strcmp(n.backend, b->driver->name) != 0) {
+        rc = err_set(EINVAL, "%s: is %s", n.file,
+                     strcmp(n.backend, "file") == 0 ? "not a regular file, as driver 'file' needs"
+                                                    : "not a block device, as driver 'host_device' needs");
+        backend_close(b);
+    }
+    json_name_free(&n);
+    if (rc == 0)
+        *ret_backend = b;
+    return rc;
+}
+
 int backend_open(const char *name, uint32_t flags, struct backend **ret_backend)
 {
+    if (is_json_name(name))
+        return open_json(name, flags, ret_backend);
     for (const struct backend_driver *const *d = backend_drivers; *d; d++)
         if ((*d)->claims(name))
             return (*d)->open(name, flags, ret_backend);
@@ -53,6 +81,15 @@ int backend_open(const char *name, uint32_t flags, struct backend **ret_backend)
 
 bool backend_identify(const char *name, struct backend_id *ret_id)
 {
+    if (is_json_name(name)) {
+        struct json_name n;
+        bool found;
+        if (json_name_parse(name, &n) < 0)
+            return false;
+        found = backend_identify(n.file, ret_id);
+        json_name_free(&n);
+        return found;
+    }
     for (const struct backend_driver *const *d = backend_drivers; *d; d++)
         if ((*d)->claims(name))
             return (*d)->identify && (*d)->identify(name, ret_id);

@@ -109,7 +109,7 @@ extern const struct backend_driver *const backend_drivers[];
 void *backend_alloc(const struct backend_driver *driver, const char *name, size_t size);
 void backend_free(struct backend *b);
 
-/* Find the driver, open. Errors with text. */
+/* Find the driver, open; of a "json:" name (engine/json_name.h) the file. Errors with text. */
 int backend_open(const char *name, uint32_t flags, struct backend **ret_backend);
 
 /* The id that `name` will have when it is opened, so that an image that names itself is found out before that. */

@@ -9,6 +9,7 @@
 
 #include "engine/bits.h"
 #include "engine/error.h"
+#include "engine/json_name.h"
 #include "engine/queue.h"
 
 enum {
@@ -190,6 +191,30 @@ static int check_data_file(const vdisk *top, const vdisk *added)
     return err_set(ELOOP, "%s: external data file: %s is part of its own chain", added->name, added->data->name);
 }
 
+/*
+ * What a json: name says about the format and the data file joins what is known from elsewhere. `n` keeps the
+ * strings: json_name_free() in any case.
+ */
+static int apply_name(const char *name, const char **format, const char **data_file, struct json_name *n)
+{
+    int rc;
+
+    memset(n, 0, sizeof *n);
+    if (!is_json_name(name))
+        return 0;
+    rc = json_name_parse(name, n);
+    if (rc < 0)
+        return rc;
+    if (*format && n->format && strcmp(*format, n->format) != 0)
+        return err_set(EINVAL, "%s: format '%s' is asked for, but the json: name says '%s'", n->file, *format,
+                       n->format);
+    if (n->format)
+        *format = n->format;
+    if (n->data_file && !*data_file)
+        *data_file = n->data_file;
+    return 0;
+}
+
 /* The error names the layer whose backing file it is, and the image that was asked for. */
 static int backing_failed(const vdisk *top, const vdisk *v, int rc)
 {
@@ -206,19 +231,24 @@ static int open_backing(vdisk *top, vdisk *v, const struct vdisk_open_opts *opts
 
     for (; v->backing_name && v->backing_name[0] != '\0'; v = v->backing) {
         struct backend *file = NULL;
+        const char *format = v->backing_format;
+        struct json_name json;
         struct backend_id id;
         char *path = volume_resolve(v->name, v->backing_name);
         int rc;
         if (!path)
             return err_set(ENOMEM, "out of memory");
-        if (backend_identify(path, &id) && in_chain(top, NULL, &id))
+        how.data_file = NULL;
+        rc = apply_name(path, &format, &how.data_file, &json);
+        if (rc == 0 && backend_identify(path, &id) && in_chain(top, NULL, &id))
             rc = err_set(ELOOP, "%s is part of its own chain", path);
-        else if (++depth > opts->max_depth)
+        else if (rc == 0 && ++depth > opts->max_depth)
             rc = err_set(ELOOP, "more than %u layers in the backing chain", opts->max_depth);
-        else
+        if (rc == 0)
             rc = backend_open(path, volume_backend_flags(flags), &file);
         if (rc == 0)
-            rc = layer_open(file, v->backing_format, flags, &how, q, &v->backing);
+            rc = layer_open(file, format, flags, &how, q, &v->backing);
+        json_name_free(&json);
         free(path);
         if (rc < 0)
             v->backing = NULL;
@@ -324,14 +354,19 @@ int vdisk_open(const char *name, const struct vdisk_open_opts *user_opts, vdisk 
 {
     struct vdisk_open_opts opts;
     struct backend *file = NULL;
+    struct json_name json;
     int rc;
 
     err_clear();
     rc = check_open_opts(name, user_opts, &opts);
+    if (rc < 0)
+        return rc;
+    rc = apply_name(name, &opts.format, &opts.data_file, &json);
     if (rc == 0)
         rc = backend_open(name, volume_backend_flags(opts.flags), &file);
     if (rc == 0)
         rc = open_on(file, &opts, ret_vdisk);
+    json_name_free(&json);
     return rc;
 }
 

@@ -133,6 +133,11 @@ static int check_combinations(const char *name, const struct vdisk_create_opts *
 /* Do two names stand for one file? */
 static bool same_file(const char *a, const char *b)
 {
+    struct backend_id id_a, id_b;
+
+    /* By what they are, where they are there: one may be a json: name. */
+    if (backend_identify(a, &id_a) && backend_identify(b, &id_b))
+        return id_a.device == id_b.device && id_a.node == id_b.node;
     char *real_a = realpath(backend_path(a), NULL), *real_b = realpath(backend_path(b), NULL);
     bool same = strcmp(backend_path(a), backend_path(b)) == 0 || (real_a && real_b && strcmp(real_a, real_b) == 0);
 

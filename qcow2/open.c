@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "engine/error.h"
+#include "engine/json_name.h"
 #include "engine/queue.h"
 #include "engine/short_lock.h"
 #include "qcow2/entry.h"
@@ -262,14 +263,28 @@ static void setup_allocator(struct q2 *q)
     q->trim_floor = q->zero_from; /* the last cluster may be there in part, and be written to its end */
 }
 
+/* A json: name may say qcow2, which it must not be: its bytes are the guest's. */
+static int check_data_name(const char *path)
+{
+    struct json_name n;
+    bool raw;
+    int rc = is_json_name(path) ? json_name_parse(path, &n) : 0;
+
+    if (rc < 0 || !is_json_name(path))
+        return rc;
+    raw = !n.format || strcmp(n.format, "raw") == 0;
+    json_name_free(&n);
+    return raw ? 0 : err_set(EINVAL, "%.200s: an external data file is raw", path);
+}
+
 static int open_data_backend(vdisk *v, const char *path)
 {
     struct backend_id id;
-    int rc;
+    int rc = check_data_name(path);
 
-    if (backend_identify(path, &id) && backend_is(v->file, &id))
+    if (rc == 0 && backend_identify(path, &id) && backend_is(v->file, &id))
         rc = err_set(EINVAL, "%s: is the image itself", path);
-    else
+    if (rc == 0)
         rc = backend_open(path, volume_backend_flags(v->open_flags), &v->data);
     if (rc == 0)
         return 0;

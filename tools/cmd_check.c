@@ -14,6 +14,7 @@
 #include "engine/error.h"
 #include "engine/io.h"
 #include "engine/vdisk.h"
+#include "engine/json_name.h"
 #include "qcow2/check.h"
 #include "qcow2/qcow2.h"
 #include "tools/cli.h"
@@ -177,6 +178,19 @@ static int check_backend(struct check *c, struct backend *file, vdisk_queue *q)
     return print_result(c);
 }
 
+/* Says a json: name so? */
+static bool named_raw(const char *name)
+{
+    struct json_name n;
+    bool raw;
+
+    if (!is_json_name(name) || json_name_parse(name, &n) < 0)
+        return false;
+    raw = n.format != NULL && strcmp(n.format, "raw") == 0;
+    json_name_free(&n);
+    return raw;
+}
+
 static int check_image(struct check *c)
 {
     struct vdisk_queue_opts opts = {.size = sizeof opts};
@@ -184,8 +198,8 @@ static int check_image(struct check *c)
     vdisk_queue *q;
     int rc;
 
-    if (c->format != NULL && strcmp(c->format, "raw") == 0)
-        return unsupported(c, c->format);
+    if ((c->format != NULL && strcmp(c->format, "raw") == 0) || named_raw(c->name))
+        return unsupported(c, "raw");
     if (vdisk_queue_create(&opts, &q) < 0)
         return cli_library_error();
     if (backend_open(c->name, c->flags, &file) < 0) {

@@ -22,9 +22,9 @@ static void print_help(void)
            "  -h, --help      this text; after a verb: what the verb takes\n"
            "  -V, --version   the version\n"
            "\nAn image is a path; file:PATH for a path that looks like something else; null:SIZE, which reads\n"
-           "as it pleases and forgets writes; or memory:SIZE, which lives as long as the command. SIZE takes\n"
-           "the suffixes K, M, G, T and P. The format is found from the content unless -f names it: name it\n"
-           "for raw images that somebody else could have written.\n");
+           "as it pleases and forgets writes; memory:SIZE, which lives as long as the command; or json:{...},\n"
+           "as QEMU has it. SIZE takes the suffixes K, M, G, T and P. The format is found from the content\n"
+           "unless -f names it: name it for raw images that somebody else could have written.\n");
 }
 
 int main(int argc, char **argv)
