@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A whole image: check, open, map, read all, write, zero, discard, grow, flush, close, check and read again. On
- * memory, in a simulated machine, so that one input is one run; what is done to it comes from a hash of the input.
+ * A whole image: check, open, map, read all, repair, write, zero, discard, grow, flush, close, check and read
+ * again. On memory, in a simulated machine, so that one input is one run; what is done to it comes from a hash of
+ * the input.
  *
  * What must hold of any input: no crash, no wait that never ends, an error has a text. Of one that check calls
  * sound: it stays sound, and reads as an array of bytes does to which the same was done.
@@ -152,6 +153,37 @@ static void check_after(struct subject *s)
     /* Refcounts past the end of the file are nobody's business until the file has grown over them. */
     FUZZ_CHECK(s->failed || bytes_end(s) > s->end || res.leaks <= s->leaks, "%llu leaks became %llu",
                (unsigned long long)s->leaks, (unsigned long long)res.leaks);
+}
+
+/* What a repair says is left must be what a check then finds; and once is enough. */
+static void repair(struct subject *s)
+{
+    struct vdisk_queue_opts queue_opts = {.size = sizeof queue_opts};
+    struct qcow2_check_opts opts = {.report = on_finding, .memory_max = CHECK_MEMORY};
+    enum qcow2_repair_what what = rng_chance(&s->rng, 70) ? QCOW2_REPAIR_ALL : QCOW2_REPAIR_LEAKS;
+    struct qcow2_repair_result res;
+    struct qcow2_check_result again;
+    struct backend *b = open_bytes(s, false);
+    vdisk_queue *q;
+    int rc;
+
+    FUZZ_CHECK(vdisk_queue_create(&queue_opts, &q) == 0, "%s", vdisk_error_text());
+    rc = qcow2_repair(b, q, what, &opts, &res);
+    must_have_text(rc);
+    note("repair %d: %d", (int)what, rc);
+    vdisk_queue_destroy(q);
+    backend_close(b);
+    if (rc < 0)
+        return;
+    FUZZ_CHECK(check(s, &again), "a repaired image cannot be checked: %s", vdisk_error_text());
+    FUZZ_CHECK(again.corruptions == res.check.corruptions && again.leaks == res.check.leaks &&
+               again.check_errors == res.check.check_errors, "%llu corruptions, not %llu; %llu leaks, not %llu",
+               (unsigned long long)again.corruptions, (unsigned long long)res.check.corruptions,
+               (unsigned long long)again.leaks, (unsigned long long)res.check.leaks);
+    FUZZ_CHECK(again.leaks == 0 || again.corruptions > 0 || again.check_errors > 0, "leaks are left");
+    s->leaks = again.leaks;
+    s->sound = again.corruptions == 0 && again.check_errors == 0; /* and fully usable, if so */
+    s->end = bytes_end(s);
 }
 
 /* ---- reading ------------------------------------------------------------------------------------------- */
@@ -423,6 +455,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     sim_enter(s.sim);
     load(&s, data, size);
     check_before(&s);
+    look(&s, buf);
+    if (rng_chance(&s.rng, s.sound ? 20 : 50))
+        repair(&s);
     look(&s, buf);
     work(&s, buf);
     check_after(&s);

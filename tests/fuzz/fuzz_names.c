@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What users type: sizes, numbers, -o lists. The first byte chooses. */
+/* What users type and images hold: sizes, numbers, -o lists, json: names. The first byte chooses. */
 #include <string.h>
 
 #include "backends/name.h"
 #include "engine/bits.h"
+#include "engine/json_name.h"
 #include "engine/vdisk.h"
 #include "tests/fuzz/fuzz.h"
 #include "tools/cli.h"
@@ -53,6 +54,21 @@ static void name_text(const char *text)
     free(path);
 }
 
+static void json_text(const char *text)
+{
+    char name[INPUT_MAX + 8];
+    struct json_name n;
+
+    snprintf(name, sizeof name, "json:%s", text);
+    if (json_name_parse(name, &n) < 0) {
+        FUZZ_CHECK(vdisk_error_text()[0] != '\0' && !strchr(vdisk_error_text(), '\n'), "no line for the error");
+        return;
+    }
+    FUZZ_CHECK(n.file && n.file[0] != '\0' && !is_json_name(n.file), "%s", n.file);
+    FUZZ_CHECK(!n.data_file || is_json_name(n.data_file), "%s", n.data_file);
+    json_name_free(&n);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     char text[INPUT_MAX + 1];
@@ -61,11 +77,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     memcpy(text, data + 1, size - 1);
     text[size - 1] = '\0';
-    switch (data[0] % 4) {
+    switch (data[0] % 5) {
     case 0: size_text(text); break;
     case 1: number_text(text); break;
     case 2: list_text(text); break;
-    default: name_text(text); break;
+    case 3: name_text(text); break;
+    default: json_text(text); break;
     }
     return 0;
 }

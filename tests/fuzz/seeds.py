@@ -25,6 +25,12 @@ SIZE_TEXTS = ["0", "1.5G", "0x10k", "18446744073709551615", "16E", "1.9999999999
 NUMBER_TEXTS = ["0", "017", "0xff", "on", "off", "yes", "1000", "1001"]
 LIST_TEXTS = ["cluster_size=64k,compat=1.1", "backing_file=a,,b,size=1G", "nolazy_refcounts",
               "preallocation=full,"]
+JSON_TEXTS = [
+    '{"driver":"qcow2","file":{"driver":"file","filename":"/a/b.qcow2"}}',
+    '{"driver":"raw","file":{"driver":"host_device","filename":"/dev/vg/lv"}}',
+    "{'driver':'qcow2','file.driver':'file','file.filename':'x:y','data-file.filename':'d'}",
+    '{"file":{"driver":"raw","file.filename":"a"}}', '{"file.filename":"nbd://host/x"}', '{"driver":"nbd"}',
+]
 NAME_TEXTS = ["../base.qcow2", "json:{}", "/a/b", "file:x", "nbd://host/x", "\xff\xfe", "a\x1b[2J"]
 
 
@@ -104,7 +110,7 @@ def main(target):
             put("header", image[:cluster_size(image)])
             for data in table_inputs(image):
                 put("tables", data)
-    for kind, texts in enumerate((SIZE_TEXTS, NUMBER_TEXTS, LIST_TEXTS, NAME_TEXTS)):
+    for kind, texts in enumerate((SIZE_TEXTS, NUMBER_TEXTS, LIST_TEXTS, NAME_TEXTS, JSON_TEXTS)):
         for text in texts:
             put("names", bytes([kind]) + text.encode("latin-1"))
 

@@ -40,10 +40,10 @@ static void must(const char *what, int rc)
 /* "mark N" to the target: in the log when this returns. */
 static void mark(const struct guest *g, unsigned step)
 {
-    struct {
-        struct dm_ioctl head;
-        struct dm_target_msg target;
-        char text[32];
+    enum { TEXT_AT = sizeof(struct dm_ioctl) + sizeof(struct dm_target_msg), TEXT_MAX = 32 };
+    union {
+        struct dm_ioctl head; /* a struct dm_target_msg and its text follow */
+        char bytes[TEXT_AT + TEXT_MAX];
     } m;
 
     memset(&m, 0, sizeof m);
@@ -51,7 +51,7 @@ static void mark(const struct guest *g, unsigned step)
     m.head.data_size = sizeof m;
     m.head.data_start = sizeof m.head;
     snprintf(m.head.name, sizeof m.head.name, "%s", g->device);
-    snprintf((char *)&m + sizeof m.head + sizeof m.target, sizeof m.text, "mark %u", step);
+    snprintf(m.bytes + TEXT_AT, TEXT_MAX, "mark %u", step);
     if (ioctl(g->dm, DM_TARGET_MSG, &m) < 0) {
         perror("powercut_guest: mark");
         exit(1);
