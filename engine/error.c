@@ -12,6 +12,14 @@
 static _Thread_local char error_text[1024];
 static _Thread_local char error_hint[512];
 
+/* One line, and nothing that moves a terminal's cursor: names out of images and from users are in it. */
+static void make_printable(char *text)
+{
+    for (; *text; text++)
+        if ((unsigned char)*text < 0x20 || *text == 0x7f)
+            *text = '?';
+}
+
 int err_set(int err, const char *fmt, ...)
 {
     char text[sizeof error_text]; /* an argument may be the old text */
@@ -20,6 +28,7 @@ int err_set(int err, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
+    make_printable(text);
     memcpy(error_text, text, sizeof text);
     error_hint[0] = '\0';
     return -abs(err);
@@ -32,6 +41,7 @@ int err_hint(int err, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(error_hint, sizeof error_hint, fmt, ap);
     va_end(ap);
+    make_printable(error_hint);
     return err;
 }
 
@@ -44,6 +54,7 @@ int err_prefix(int err, const char *fmt, ...)
     va_start(ap, fmt);
     n = vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
+    make_printable(text);
     /* A long text is cut at the end, where it says least. */
     if (n >= 0 && (size_t)n + 3 < sizeof text) {
         memcpy(text + n, ": ", 2);

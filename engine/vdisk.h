@@ -62,8 +62,8 @@ enum vdisk_open_flags {
 
 /*
  * Names: a path; "file:PATH" for a path that looks like something else; "null:SIZE" reads as it pleases and
- * forgets writes; "memory:SIZE" lives as long as the handle; "json:{...}" as QEMU has it, raw or qcow2 over file or
- * host_device. SIZE takes K, M, G, T, P.
+ * forgets writes; "memory:SIZE" lives as long as the handle; "json:{...}" as QEMU has it, raw or qcow2 over file
+ * or host_device. SIZE takes K, M, G, T, P.
  */
 struct vdisk_open_opts {
     size_t      size;        /* sizeof(struct vdisk_open_opts) */

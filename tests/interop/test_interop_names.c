@@ -71,7 +71,7 @@ static void data_file(void)
            "\"json:{'driver':'qcow2','file.filename':'image.qcow2','data-file':{'driver':'file',"
            "'filename':'moved.raw'}}\"");
     /* In the header. */
-    run_ok("qemu-img amend -f qcow2 -o data_file=\"json:{'driver':'file','filename':'moved.raw'}\" image.qcow2");
+    run_ok("qemu-img amend -f qcow2 -o data_file=\"json:{'driver':'file',,'filename':'moved.raw'}\" image.qcow2");
     run_ok(VDISK_IO " io -r -q -c 'read -P 5 0 64k' image.qcow2");
 }
 

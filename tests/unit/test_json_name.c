@@ -67,6 +67,8 @@ static void refused(void **state)
         {"json:", EINVAL, "JSON"},
         {"json:{", EINVAL, "JSON"},
         {"json:[]", EINVAL, "object"},
+        {"json:{'driver':'a\\nb'}", ENOTSUP, "driver 'a?b'"},
+        {"json:{\n}\x1b[2J", EINVAL, "json:{?}?[2J"},
         {"json:{}", EINVAL, "'file' is missing"},
         {"json:{'driver':'qcow2','driver':'raw'}", EINVAL, "JSON"},
         {"json:{'driver':7}", EINVAL, "'driver' must be a string"},
@@ -93,6 +95,7 @@ static void refused(void **state)
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
         struct json_name n;
         int rc = json_name_parse(cases[i].name, &n);
+        assert_null(strchr(vdisk_error_text(), '\n'));
         if (rc != -cases[i].error || !strstr(vdisk_error_text(), cases[i].text))
             fail_msg("%s: %d: %s", cases[i].name, rc, vdisk_error_text());
     }
