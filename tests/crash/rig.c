@@ -48,7 +48,9 @@ static void init_disks(struct rig *r)
         if (!r->fixed || i == RIG_BASE)
             continue;
         backend_close(r->disk[i].keeper);
-        options.size = align_up(2 * r->max_size + 16 * r->spec.cluster_size + (1 << 20), 512);
+        options.size = r->tight ? r->max_size / 4 * 5 + 32 * (uint64_t)r->spec.cluster_size
+                                : 2 * r->max_size + 16 * (uint64_t)r->spec.cluster_size + (1 << 20);
+        options.size = align_up(options.size, 512);
         CHECK_OK(memory_backend_create_with("device", &options, &r->disk[i].keeper));
     }
 }
@@ -80,7 +82,14 @@ int rig_create(struct rig *r)
 void rig_init(struct rig *r, const struct image_spec *spec)
 {
     rig_init_empty(r, spec);
-    CHECK_OK(rig_create(r));
+    if (r->base_size > 0)
+        memdisk_write(&r->disk[RIG_BASE], 0, r->initial, r->base_size);
+    if (r->made) {
+        memdisk_finish(&r->disk[RIG_IMAGE]);
+        memdisk_load(&r->disk[RIG_IMAGE], r->made, 512);
+    } else {
+        CHECK_OK(rig_create(r));
+    }
 }
 
 void rig_finish(struct rig *r)
@@ -108,6 +117,26 @@ void rig_start_log(struct rig *r)
         backend_close(wrapped);
     }
     vdisk_queue_destroy(q);
+}
+
+/* What is flushed by now is what the volume had to begin with. */
+void rig_restart_log(struct rig *r)
+{
+    rig_close(r);
+    for (uint32_t i = 0; i < r->versions; i++) {
+        struct version *v = &r->version[i];
+        if (!r->initial)
+            r->initial = test_alloc(r->max_size);
+        assert(v->kind == VERSION_WRITE);
+        memcpy(r->initial + v->offset, v->data, v->len);
+        free(v->data);
+        memset(v, 0, sizeof *v);
+    }
+    r->versions = 0;
+    crash_log_destroy(r->log);
+    r->log = NULL;
+    rig_start_log(r);
+    rig_open(r, 1);
 }
 
 /* ---- open, close ------------------------------------------------------------------------------------------ */

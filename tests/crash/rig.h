@@ -35,6 +35,9 @@ struct rig {
     struct version version[RIG_VERSIONS + 1];
     uint32_t versions;
     uint64_t flushes;
+    bool tight;                 /* and little larger than it must be */
+    const char *made;           /* the image is this file, instead of one made by `spec`; before rig_init() */
+    uint64_t base_size;         /* the backing file has so much of `initial` */
     uint8_t *initial;           /* what the volume reads as before it is logged, max_size bytes; NULL: zeros */
     /* while it is open */
     vdisk *v;
@@ -57,8 +60,8 @@ void rig_totals_init(void);
 void rig_totals_print(void);
 
 /*
- * An image by `spec`, closed; nothing is logged yet. Before: max_size and fixed, all else zero. A backing file is
- * the disk RIG_BASE by the name "sim:base". The simulation is entered until rig_finish().
+ * An image by `spec`, closed; nothing is logged yet. Before: max_size, fixed, initial, base_size, made; all else
+ * 0. A backing file is the disk RIG_BASE by the name "sim:base". The simulation is entered until rig_finish().
  */
 void rig_init(struct rig *r, const struct image_spec *spec);
 void rig_finish(struct rig *r);
@@ -71,6 +74,9 @@ int rig_create(struct rig *r);
 
 /* From here on all is logged. */
 void rig_start_log(struct rig *r);
+
+/* The same once more, with the volume open and settled: as if what was logged so far had not been. */
+void rig_restart_log(struct rig *r);
 
 /* Open for writing with `queues` queues; close. Both fail the case if they fail. */
 void rig_open(struct rig *r, unsigned queues);

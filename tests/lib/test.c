@@ -81,6 +81,11 @@ bool test_is_long(void)
     return run.is_long;
 }
 
+bool test_is_quick(void)
+{
+    return run.quick;
+}
+
 bool test_is_slow(void)
 {
 #if defined __SANITIZE_ADDRESS__ || defined __SANITIZE_THREAD__

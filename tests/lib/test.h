@@ -52,6 +52,9 @@ void test_set_only_steps(const char *list);
 /* More of what is random: VDISK_TEST_LONG is set. */
 bool test_is_long(void);
 
+/* The same of VDISK_TEST_QUICK. */
+bool test_is_quick(void);
+
 /* Whether this program was built with a sanitizer that makes it several times slower. */
 bool test_is_slow(void);
 
