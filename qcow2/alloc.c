@@ -9,6 +9,7 @@
  * reclaimed as far as it can be, then it is tried once more.
  */
 #include "qcow2/alloc.h"
+#include "qcow2/mutant.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -112,7 +113,7 @@ static void describe(struct q2 *q, uint64_t index, uint64_t n, struct q2_run *re
 
     ret->host_offset = index << q->geo.cluster_bits;
     ret->clusters = n;
-    ret->zero = alike(q, index, n, &zero) == n && zero;
+    ret->zero = (alike(q, index, n, &zero) == n && zero) || MUTANT(ASSUME_ZERO);
     q2_zero_runs_remove(&q->zero_runs, index, index + n);
     q->zero_from = max_u64(q->zero_from, (index + n) << q->geo.cluster_bits);
 }
@@ -143,7 +144,8 @@ static enum scan_result try_take(struct q2 *q, uint64_t want, struct q2_run *ret
         q->free_hint = ((q->free_hint >> q->refslice_bits) + 1) << q->refslice_bits;
     }
     n = alike(q, found, n, &zero);
-    raise(q, found, n);
+    if (!MUTANT(FORGET_LEASE))
+        raise(q, found, n);
     describe(q, found, n, ret);
     q->free_hint = found + n;
     return SCAN_TAKEN;
@@ -327,13 +329,26 @@ void q2_alloc_structure(struct q2 *q, uint64_t want, bool exact, struct q2_run *
 
 /* ---- giving back ------------------------------------------------------------------------------------- */
 
+/* Only for the crash tests: invariant 2 broken. */
+static bool lower_at_once(struct q2 *q, uint64_t index, uint64_t n)
+{
+    for (uint64_t i = index; i < index + n; i++)
+        if (!q2_cache_find(&q->refcounts, i >> q->refslice_bits))
+            return false;
+    for (uint64_t i = index; i < index + n; i++)
+        q2_lower(q, q2_cache_find(&q->refcounts, i >> q->refslice_bits), i, 1);
+    return true;
+}
+
 void q2_free(struct q2 *q, uint64_t host_offset, uint64_t clusters)
 {
-    struct q2_freed_list *l = &q->freed[Q2_FREED_NOW];
+    struct q2_freed_list *l = &q->freed[MUTANT(FREE_BEFORE_SYNC) ? Q2_FREED_DURABLE : Q2_FREED_NOW];
     struct q2_freed *last = l->count ? &l->list[l->count - 1] : NULL;
     uint64_t index = host_offset >> q->geo.cluster_bits;
 
     assert(is_aligned(host_offset, q->geo.cluster_size));
+    if (MUTANT(LOWER_AT_ONCE) && lower_at_once(q, index, clusters))
+        return;
     if (last && last->cluster_index + last->clusters == index) {
         last->clusters += clusters;
         return;

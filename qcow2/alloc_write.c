@@ -30,6 +30,7 @@
 #include "qcow2/entry.h"
 #include "qcow2/l2_table.h"
 #include "qcow2/lease.h"
+#include "qcow2/mutant.h"
 
 enum { WRITE_IOV_INLINE = 8 };
 
@@ -183,6 +184,10 @@ static void plan_edges(struct alloc_write *w)
         if (q2_subcluster_type(g, &m, q2_subcluster_index(g, w->stop - 1)) == Q2_CLUSTER_NORMAL)
             w->tail = 0;
     }
+    if (MUTANT(DROP_HEAD))
+        w->head = 0;
+    if (MUTANT(DROP_TAIL))
+        w->tail = 0;
 }
 
 /* The edges' content as far as it is known without reading; no lock held. */
@@ -373,6 +378,16 @@ static void unpin(struct alloc_write *w)
     w->slot = NULL;
 }
 
+/* Only for the crash tests: invariant 1 broken. */
+static void link_early(struct alloc_write *w)
+{
+    pthread_mutex_lock(&w->q->lock);
+    if (w->kind != SPAN_IN_PLACE)
+        link_span(w);
+    pthread_mutex_unlock(&w->q->lock);
+    w->kind = SPAN_IN_PLACE;
+}
+
 static void end_span(struct alloc_write *w)
 {
     bool needs_data = w->kind != SPAN_IN_PLACE && data_first(w);
@@ -509,6 +524,8 @@ static void alloc_write_step(struct op *op)
             goto fail;
         if (w->head + w->tail > 0)
             OP_TRY(op, AW_COW_READ, read_edges(w, op));
+        if (MUTANT(LINK_EARLY))
+            link_early(w);
         if (w->reserve == VDISK_PREALLOC_OFF)
             OP_TRY(op, AW_WRITTEN, op_io(op, &w->io));
         else if (reserve_needs_io(w))

@@ -27,6 +27,7 @@
 #include "engine/error.h"
 #include "engine/volume.h"
 #include "qcow2/inflate.h"
+#include "qcow2/mutant.h"
 #include "qcow2/qcow2.h"
 
 int q2_create_failed(const struct q2_create *c, int rc, const char *name, const char *what)
@@ -400,7 +401,7 @@ static int write_header(struct q2_create *c)
     }
     put_be32(buf, 0);
     rc = io_pwrite(c->q, c->file, buf, size, 0);
-    if (rc == 0)
+    if (rc == 0 && !MUTANT(CREATE_UNFLUSHED))
         rc = flush(c);
     put_be32(buf, Q2_MAGIC);
     if (rc == 0)

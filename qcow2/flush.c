@@ -35,6 +35,7 @@
 
 #include "qcow2/alloc.h"
 #include "qcow2/flush_plan.h"
+#include "qcow2/mutant.h"
 #include "qcow2/reclaim.h"
 #include "qcow2/state.h"
 
@@ -185,6 +186,40 @@ static size_t slices_bytes(const struct q2_cache *c)
     return (size_t)c->dirty_count * c->slice_size;
 }
 
+static void swap_batches(struct batch *a, struct batch *b)
+{
+    struct batch old = *a;
+
+    *a = *b;
+    *b = old;
+}
+
+/* Only for the crash tests (mutant.h). */
+static void break_rules(struct q2_flush_op *f)
+{
+    if (MUTANT(SKIP_REFCOUNT_SYNC))
+        f->plan.sync_refcounts = false;
+    if (MUTANT(SKIP_DATA_SYNC) && f->plan.sync_mapping)
+        f->plan.sync_data = false;
+    if (MUTANT(SKIP_MAPPING_SYNC))
+        f->plan.sync_mapping = false;
+    if (MUTANT(MAPPING_FIRST))
+        swap_batches(&f->batches[BATCH_REFCOUNTS], &f->batches[BATCH_MAPPING]);
+    if (MUTANT(REFTABLE_FIRST))
+        swap_batches(&f->batches[BATCH_REFCOUNTS], &f->batches[BATCH_REFTABLE]);
+}
+
+/* The same: rule 6. */
+static void copy_again(struct q2_flush_op *f)
+{
+    struct batch *b = &f->batches[BATCH_MAPPING];
+    char *to = b->copy;
+
+    for (size_t i = 0; i < b->count; to += b->pieces[i++].len)
+        if (b->pieces[i].slot)
+            memcpy(to, q2_slot_data(b->pieces[i].cache, b->pieces[i].slot), b->pieces[i].len);
+}
+
 /* With the lock held: rule 9. What the file has at this moment is durable with the first sync. */
 static bool end_has_moved(struct q2 *q)
 {
@@ -196,7 +231,7 @@ static bool end_has_moved(struct q2 *q)
 static int take_copy(struct q2_flush_op *f)
 {
     struct q2 *q = f->q;
-    bool end_moved = end_has_moved(q);
+    bool end_moved = end_has_moved(q) && !MUTANT(FORGET_END);
     struct batch *refcounts = &f->batches[BATCH_REFCOUNTS], *reftable = &f->batches[BATCH_REFTABLE];
     struct batch *mapping = &f->batches[BATCH_MAPPING];
 
@@ -216,13 +251,14 @@ static int take_copy(struct q2_flush_op *f)
         f->freed = q->freed[Q2_FREED_NOW];
         q->freed[Q2_FREED_NOW] = (struct q2_freed_list){0};
     }
-    f->needs_data = q->mapping_needs_data;
+    f->needs_data = q->mapping_needs_data && !MUTANT(FORGET_DATA);
     q->mapping_needs_data = false;
     f->plan = q2_flush_plan((struct q2_flush_needs){.refcounts = refcounts->count > 0,
                                                     .reftable = reftable->count > 0,
                                                     .mapping = mapping->count > 0,
                                                     /* The mapping's sync does not reach another file. */
                                                     .data = f->needs_data || q->data_file || end_moved});
+    break_rules(f);
     return 0;
 }
 
@@ -318,6 +354,8 @@ static void end(struct q2_flush_op *f, int rc)
         q->durable_end = max_u64(q->durable_end, q->flushing_end);
     q->flushing_end = 0;
     op_wake_all(&f->group, rc);
+    if (MUTANT(FLUSH_JOINED))
+        op_wake_all(&q->flush_waiting, rc);
     next = list_pop(&q->flush_waiting);
     if (next)
         op_wake(container_of(next, struct op, wait), FLUSH_LEAD);
@@ -368,7 +406,7 @@ static void sync_data(struct q2_flush_op *f, struct op *op)
     op_io_begin(op);
     io_range(&f->io[0], f->q->v->file, IO_FLUSH, 0, 0);
     op_io_add(op, &f->io[0]);
-    if (f->q->data_file) {
+    if (f->q->data_file && !MUTANT(FORGET_DATA_FILE)) {
         io_range(&f->io[1], f->q->v->data, IO_FLUSH, 0, 0);
         op_io_add(op, &f->io[1]);
     }
@@ -401,6 +439,8 @@ static void q2_flush_step(struct op *op)
         OP_TRY(op, FLUSH_REFTABLE_WRITTEN, write_pieces(f, op, &f->batches[BATCH_REFTABLE]));
     if (f->plan.sync_data)
         OP_TRY(op, FLUSH_DATA_SYNCED, sync_data(f, op));
+    if (MUTANT(COPY_LATE))
+        copy_again(f);
     while (more(&f->batches[BATCH_MAPPING]))
         OP_TRY(op, FLUSH_MAPPING_WRITTEN, write_pieces(f, op, &f->batches[BATCH_MAPPING]));
     if (f->plan.sync_mapping)

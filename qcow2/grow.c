@@ -14,6 +14,7 @@
 
 #include "engine/queue.h"
 #include "qcow2/alloc.h"
+#include "qcow2/mutant.h"
 #include "qcow2/resize.h"
 
 struct grow {
@@ -174,11 +175,12 @@ static void grow_step(struct op *op)
         fill_table(g);
         OP_TRY(op, GROW_TABLE_WRITTEN, start_write(g, op, g->table, g->table_len, g->run.host_offset));
         /* With the refcounts: flush rule 1 holds for the header's pointer too. */
-        OP_TRY(op, GROW_TABLE_FLUSHED, q2_flush(g->q, op));
+        if (!MUTANT(GROW_UNFLUSHED))
+            OP_TRY(op, GROW_TABLE_FLUSHED, q2_flush(g->q, op));
     }
     fill_sector(g);
     OP_AWAIT(op, GROW_HEADER_WRITTEN, start_write(g, op, g->sector, Q2_SECTOR_SIZE, 0));
-    if (op->rc == 0)
+    if (op->rc == 0 && !MUTANT(GROW_HEADER_UNSYNCED))
         OP_AWAIT(op, GROW_HEADER_SYNCED, start_range(g, op, g->q->v->file, IO_FLUSH, 0));
     rc = op->rc < 0 ? q2_break(g->q, "the header could not be written while the image grew") : adopt(g);
     if (rc < 0)

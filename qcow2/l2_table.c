@@ -15,6 +15,7 @@
 #include "engine/zero.h"
 #include "qcow2/alloc.h"
 #include "qcow2/entry.h"
+#include "qcow2/mutant.h"
 
 struct l2_make {
     struct op         op;
@@ -116,7 +117,7 @@ static void l2_make_step(struct op *op)
     if (m->shared) {
         OP_TRY(op, L2T_COPY_READ, start_copy(m, op, IO_READ, m->shared));
         OP_TRY(op, L2T_COPY_WRITTEN, start_copy(m, op, IO_WRITE, m->run.host_offset));
-    } else {
+    } else if (!MUTANT(L2_NOT_ZEROED)) {
         OP_TRY(op, L2T_ZEROED, zero_write(m->q->v->file, m->run.host_offset, m->q->geo.cluster_size, op));
     }
     enter(m);

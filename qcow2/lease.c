@@ -13,6 +13,7 @@
 #include <errno.h>
 
 #include "engine/queue.h"
+#include "qcow2/mutant.h"
 
 enum {
     LEASE_FIRST_BYTES = 1 << 20, /* doubles each time, up to: */
@@ -98,7 +99,7 @@ static bool must_extend(const struct lease_fill *f)
 {
     uint64_t end = f->run.host_offset + (f->run.clusters << f->q->geo.cluster_bits);
 
-    return f->run.zero && f->run.clusters > 1 && end > backend_size(f->q->v->file);
+    return !MUTANT(FORGET_END) && f->run.zero && f->run.clusters > 1 && end > backend_size(f->q->v->file);
 }
 
 /*

@@ -25,6 +25,7 @@
 #include <stdlib.h>
 
 #include "qcow2/alloc.h"
+#include "qcow2/mutant.h"
 
 enum { RECLAIM_BATCH = 8, RECLAIM_SHARE = 64 };
 
@@ -54,7 +55,8 @@ enum reclaim_state {
 /* With the lock held. */
 static bool due(struct q2 *q)
 {
-    return q->freed[Q2_FREED_DURABLE].count > 0 && gate_passed(&q->v->requests, q->freed_ticket);
+    return q->freed[Q2_FREED_DURABLE].count > 0 &&
+           (gate_passed(&q->v->requests, q->freed_ticket) || MUTANT(FREE_BEFORE_SYNC));
 }
 
 /* Invariant 2. */

@@ -18,6 +18,7 @@
 #include "engine/zero.h"
 #include "qcow2/alloc.h"
 #include "qcow2/entry.h"
+#include "qcow2/mutant.h"
 
 struct refblock_make {
     struct op         op;
@@ -283,7 +284,8 @@ static void refblock_make_step(struct op *op)
     }
     OP_TRY(op, RB_GROW_WRITTEN,
            start_write(m, op, m->buf, m->buf_len, m->first_cluster << m->q->geo.cluster_bits));
-    OP_TRY(op, RB_GROW_SYNCED, start_sync(m, op));
+    if (!MUTANT(REFTABLE_UNSYNCED))
+        OP_TRY(op, RB_GROW_SYNCED, start_sync(m, op));
     OP_AWAIT(op, RB_GROW_HEADER, start_write(m, op, m->sector, Q2_SECTOR_SIZE, 0));
     if (op->rc == 0)
         OP_AWAIT(op, RB_GROW_HEADER_SYNCED, start_sync(m, op));

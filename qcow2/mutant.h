@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Ordering rules broken on purpose, one at a time, to show that the crash tests notice (tests/crash/). Only where
+ * the build was configured with -Dmutants=true; else MUTANT() is false and nothing of it is left.
+ */
+#ifndef QCOW2_MUTANT_H
+#define QCOW2_MUTANT_H
+
+#include <stdbool.h>
+
+/* Name, and what it does wrong. */
+#define Q2_MUTANTS(X)                                                                                          \
+    X(SKIP_REFCOUNT_SYNC, "no sync between refcount blocks and the table that points to them: rule 3")        \
+    X(SKIP_DATA_SYNC, "no sync before the mapping is written: rules 1, 2, 4, 9")                              \
+    X(SKIP_MAPPING_SYNC, "no sync after the mapping was written")                                             \
+    X(MAPPING_FIRST, "L2 and L1 before the refcounts: rule 1")                                                \
+    X(REFTABLE_FIRST, "the refcount table before its blocks: rule 3")                                         \
+    X(FORGET_DATA, "not noted that a mapping shows data: rule 2")                                             \
+    X(FORGET_END, "the file ends wherever writes have moved it: rule 9")                                      \
+    X(FORGET_DATA_FILE, "the external data file is not synced: rule 2")                                       \
+    X(COPY_LATE, "the mapping is copied again after the sync: rule 6")                                        \
+    X(FREE_BEFORE_SYNC, "the freeing of a cluster counts as durable at once: rule 5")                            \
+    X(LOWER_AT_ONCE, "refcounts fall when the mapping changes in memory: rule 5")                             \
+    X(FLUSH_JOINED, "a flush that comes while one runs ends with that one: rule 6")                           \
+    X(DROP_HEAD, "the bytes in front of a write to a new cluster are not copied")                             \
+    X(DROP_TAIL, "the bytes behind a write to a new cluster are not copied")                                  \
+    X(LINK_EARLY, "the mapping appears before its data is written: rule 7")                                   \
+    X(FORGET_LEASE, "a lease without refcounts: rule 1")                                                      \
+    X(ASSUME_ZERO, "clusters that were in use before count as zeros")                                         \
+    X(L2_NOT_ZEROED, "a new L2 table keeps what its cluster had: rule 4")                                     \
+    X(GROW_UNFLUSHED, "the header points at a longer L1 table that is not durable")                           \
+    X(GROW_HEADER_UNSYNCED, "growing ends before the header is durable")                                      \
+    X(REFTABLE_UNSYNCED, "the header points at a longer refcount table that is not durable: rule 3")          \
+    X(CREATE_UNFLUSHED, "the header of a new image before what it points to")                                 \
+    X(ASSUME_DURABLE, "a durable write over a mapping that is not durable makes no flush")                    \
+    X(CLOSE_UNFLUSHED, "closing does not flush")
+
+#define Q2_MUTANT_ENUM(name, text) MUTANT_##name,
+
+enum q2_mutant { MUTANT_NONE, Q2_MUTANTS(Q2_MUTANT_ENUM) MUTANTS_END };
+
+#ifdef VDISK_MUTANTS
+extern enum q2_mutant q2_mutant; /* which one this process is; set while nothing is open */
+#define MUTANT(name) (q2_mutant == MUTANT_##name)
+#else
+#define MUTANT(name) false
+#endif
+
+#endif
