@@ -4,12 +4,17 @@
  * for each other, with each call failing once.
  */
 #include <errno.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "engine/bits.h"
 #include "tests/fault/fault_lib.h"
 #include "tests/fault/oom.h"
+#include "tests/lib/run.h"
 #include "tests/lib/test.h"
 
 #define MIB(n)         ((uint64_t)(n) << 20)
@@ -58,7 +63,7 @@ static int crowd_begin(struct crowd *c, struct subject *s)
     return 0;
 }
 
-/* Members do not overlap, but for reads of what nobody changes. */
+/* Members do not overlap, but for reads of what nobody changes, and zeros with discards. */
 static void crowd_add(struct crowd *c, unsigned queue, char what, uint64_t offset, uint64_t len)
 {
     struct member *m = &c->members[c->count];
@@ -186,17 +191,23 @@ static int act_grow(struct subject *s)
     return subject_grow(s, s->now.size * 2);
 }
 
+static int act_grow_much(struct subject *s)
+{
+    return subject_grow(s, s->now.size * 16);
+}
+
 static int act_open(struct subject *s)
 {
     return subject_open(s, VDISK_OPEN_RDWR, true);
 }
 
-/* Writes to one cluster that nobody has touched, and others beside it. */
+/* Writes to one cluster that nobody has touched, and others beside it; one is zeroed and discarded at once. */
 static int act_writers(struct subject *s)
 {
     static const struct ask asks[] = {{'w', 0, 1, 0, 300},    {'w', 1, 1, 1000, 300}, {'w', 0, 1, 2000, 512},
                                       {'z', 1, 2, 0, 0},      {'w', 0, 5, 0, 0},      {'d', 0, 4, 0, 0},
-                                      {'w', 1, 3, 100, 5000}, {'f', 0, 0, 0, 1},      {'f', 1, 0, 0, 1}};
+                                      {'w', 1, 3, 100, 5000}, {'d', 1, 2, 0, 0},      {'z', 0, 2, 0, 0},
+                                      {'f', 0, 0, 0, 1},      {'f', 1, 0, 0, 1}};
 
     return crowd_run(s, asks, ARRAY_LEN(asks), s->now.size / 2);
 }
@@ -223,6 +234,65 @@ static int act_tables(struct subject *s)
     return crowd_run(s, asks, ARRAY_LEN(asks), s->now.size / 2);
 }
 
+/* Two of one compressed cluster, and a write over part of another. */
+static int act_packed(struct subject *s)
+{
+    static const struct ask asks[] = {
+        {'r', 0, 1, 10, 1000}, {'r', 1, 1, 5000, 1000}, {'r', 0, 2, 100, 0}, {'w', 1, 5, 700, 900}};
+
+    return crowd_run(s, asks, ARRAY_LEN(asks), s->now.size / 2);
+}
+
+static int act_write_shared(struct subject *s)
+{
+    int rc = subject_write(s, 44, at(s, 1) + 700, 1000, 0);
+
+    return rc < 0 ? rc : subject_zero(s, at(s, 5), at(s, 1), 0);
+}
+
+/* ---- images by qemu ------------------------------------------------------------------------------------- */
+
+/* Let a command, which takes the name last, change the image. */
+static void by_qemu(struct subject *s, const char *command)
+{
+    char path[PATH_MAX];
+
+    snprintf(path, sizeof path, "%s", test_path("by-qemu"));
+    memdisk_save(&s->disk, path);
+    run_ok("%s %s", command, path);
+    memdisk_finish(&s->disk);
+    memdisk_load(&s->disk, path, 512);
+    unlink(path);
+}
+
+/* Clusters 1 to 6 of the second half, compressed. */
+static void make_packed(struct subject *s)
+{
+    uint64_t offset = s->now.size / 2 + at(s, 1), len = at(s, 1);
+    char command[1024];
+    uint8_t *bytes = test_alloc(len);
+
+    for (unsigned i = 0; i < 6; i++, offset += len) {
+        snprintf(command, sizeof command, "qemu-io -f qcow2 -c 'write -q -c -s %s %" PRIu64 " %" PRIu64 "'",
+                 image_pattern_file(i % 4), offset, len);
+        by_qemu(s, command);
+        image_pattern_bytes(i % 4, bytes, len);
+        model_write(&s->now, offset, bytes, len);
+        model_write(&s->flushed, offset, bytes, len);
+    }
+    free(bytes);
+}
+
+static void make_snapshot(struct subject *s)
+{
+    by_qemu(s, "qemu-img snapshot -c one");
+}
+
+static void read_first(struct subject *s)
+{
+    CHECK_OK(subject_read(s, 0, 4096));
+}
+
 /* ---- the table ----------------------------------------------------------------------------------------- */
 
 static const struct scenario scenarios[] = {
@@ -244,6 +314,10 @@ static const struct scenario scenarios[] = {
      .spec = {.size = MIB(2), QCOW2(65536), OVER_BASE},
      .act = act_zero,
      .target = SUBJECT_BASE},
+    {.name = "base, zero, small clusters",
+     .spec = {.size = MIB(1), QCOW2(512), OVER_BASE},
+     .act = act_zero,
+     .cold = true},
     {.name = "base, version 2",
      .spec = {.size = MIB(2), .qcow2 = true, .cluster_size = 4096, .version = 2, .refcount_bits = 16, OVER_BASE},
      .act = act_zero},
@@ -271,16 +345,25 @@ static const struct scenario scenarios[] = {
      .act = act_grow,
      .no_data = true,
      .target = SUBJECT_DATA},
+    {.name = "data file, grow, small clusters, its calls",
+     .spec = {.size = MIB(1), QCOW2(512), .data_file = true},
+     .act = act_grow_much,
+     .no_data = true,
+     .target = SUBJECT_DATA},
     {.name = "data file, open", .spec = {.size = MIB(2), QCOW2(65536), .data_file = true}, .act = act_open,
      .opens = true},
     {.name = "writers", .spec = {.size = MIB(2), QCOW2(65536)}, .act = act_writers, .cold = true},
     {.name = "writers over a base", .spec = {.size = MIB(2), QCOW2(65536), OVER_BASE}, .act = act_writers},
-    {.name = "one block", .spec = {.size = MIB(2), QCOW2(65536)}, .act = act_one_block},
+    {.name = "one block", .spec = {.size = MIB(2), QCOW2(65536)}, .prepare = read_first, .act = act_one_block},
+    {.name = "compressed", .spec = {.size = MIB(2), QCOW2(65536)}, .make = make_packed, .act = act_packed},
+    {.name = "snapshot", .spec = {.size = MIB(2), QCOW2(65536)}, .make = make_snapshot, .act = act_write_shared},
     {.name = "tables", .spec = {.size = MIB(1), QCOW2(512)}, .act = act_tables, .cold = true},
 };
 
 static void run_mode(unsigned mode)
 {
+    test_requires("qemu-img");
+    test_requires("qemu-io");
     scenario_run(&scenarios[test_repetition() % ARRAY_LEN(scenarios)], &fault_modes[mode]);
 }
 
