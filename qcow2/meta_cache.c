@@ -59,12 +59,6 @@ int q2_cache_keep_linear(struct q2_cache *c, const struct q2_geometry *geo, uint
     return 0;
 }
 
-void q2_cache_forget_linear(struct q2_cache *c, uint64_t first_key)
-{
-    for (uint64_t key = first_key; key < c->linear_keys; key++)
-        atomic_store_explicit(&c->linear[key], 0, memory_order_relaxed);
-}
-
 void q2_cache_finish(struct q2_cache *c)
 {
     if (c->linear)

@@ -162,9 +162,6 @@ static inline void q2_slot_put_be64(struct q2_cache *c, struct q2_slot *s, uint3
 
 void q2_slot_mark_dirty(struct q2_cache *c, struct q2_slot *s);
 
-/* Entries behind `first_key` are no longer of this image: it has been cut. */
-void q2_cache_forget_linear(struct q2_cache *c, uint64_t first_key);
-
 /* The table behind slices [first_key, first_key + n) has moved: adjust where they are written. */
 void q2_cache_moved(struct q2_cache *c, uint64_t first_key, uint64_t n, uint64_t host_offset);
 
