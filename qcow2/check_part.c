@@ -109,7 +109,7 @@ static int part_entries(struct check *c, const struct q2_l2_table *table, uint8_
 
     for (uint64_t i = 0; i < q2_l2_entries(g); i++) {
         uint8_t *p = l2 + q2_l2_entry_offset(g, i);
-        uint64_t entry = get_be64(p), host_offset;
+        uint64_t entry = get_be64(p), host_offset = 0;
         struct q2_mapping m = q2_entry_decode(g, entry, g->extended_l2 ? get_be64(p + 8) : 0);
 
         if (likely(entry == 0))
