@@ -388,7 +388,7 @@ int test_main(int argc, char **argv, const struct test_case *cases, unsigned n)
 
     parse_options(argc, argv);
     make_root();
-    if (!run.list && !run.pattern && !run.no_fork)
+    if (!run.list && !run.pattern && !run.no_fork && !run.quick)
         states_begin(run.program);
     if (!run.list)
         printf("seed %" PRIu64 "\n", run.seed);
