@@ -120,6 +120,7 @@ static int check_reftable_entry(struct check *c, uint64_t i)
     const struct q2_geometry *g = &c->header.geo;
     uint64_t entry = c->reftable[i], offset = q2_reftable_offset(entry), count;
     const char *problem = q2_reftable_problem(g, entry);
+    bool taken;
     int rc;
 
     if (q2_reftable_reserved(entry))
@@ -132,13 +133,14 @@ static int check_reftable_entry(struct check *c, uint64_t i)
         c->untrusted = true;
         return 0;
     }
+    taken = q2_refs_count(&c->refs, q2_cluster_index(g, offset)) > 0;
     rc = check_claim(c, offset, g->cluster_size, Q2_USE_REFBLOCK, 1);
     if (rc < 0)
         return rc;
+    c->untrusted |= taken;
     count = q2_refs_count(&c->refs, q2_cluster_index(g, offset));
-    if (count <= 1)
+    if (count <= 1) /* refcounts of one bit cannot say more: check_claim() reported it */
         return 0;
-    c->untrusted = true;
     check_found(c, QCOW2_CORRUPTION, 1,
                     "refcount block %" PRIu64 " at host offset 0x%" PRIx64 " has %" PRIu64 " references", i,
                     offset, count);
