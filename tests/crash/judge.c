@@ -17,13 +17,14 @@
 #include "tests/lib/run.h"
 #include "tests/lib/test.h"
 
-enum { QEMU_EVERY = 400, PLACE_LEAST = 2, DESCRIPTION = 1500 };
+enum { QEMU_EVERY = 400, PLACE_LEAST = 2, LEAKY_TRIES = 8, DESCRIPTION = 1500 };
 
 struct judge {
     struct rig *rig;
     struct crash_walk *walk;
     struct crash_image *image;
     struct oracle oracle;
+    struct sim *sim;
     vdisk_queue *queue;
     uint8_t *got, *expected; /* max_size bytes */
     uint64_t seed;
@@ -166,6 +167,18 @@ static void repair(struct judge *j)
               res.check.leaks, res.check.corruptions, finding);
 }
 
+/* What is uncovered reads as zeros, whatever shrinking had left there. */
+static void grow(struct judge *j, struct rng *r, vdisk *v)
+{
+    uint64_t size = vdisk_size(v), room = align_down(j->rig->max_size, 512) - align_up(size, 512);
+
+    if (size >= j->rig->max_size || room == 0 || j->rig->tight || !rng_chance(r, 25))
+        return;
+    memset(j->expected + size, 0, j->rig->max_size - size);
+    CHECK_OK(vdisk_grow(v, align_up(size, 512) + 512 * rng_between(r, 1, room / 512)));
+    compare(j, v, "after growing the crash image,");
+}
+
 /* Written to, flushed, closed, checked, read again: as any other image. */
 static void use_image(struct judge *j)
 {
@@ -176,6 +189,7 @@ static void use_image(struct judge *j)
     if (open_image(j, VDISK_OPEN_RDWR, &v) < 0)
         FAIL("the crash image cannot be opened for writing: %s", vdisk_error_text());
     memcpy(j->expected, j->got, vdisk_size(v));
+    grow(j, &r, v);
     for (unsigned i = 0; i < 4; i++)
         change(j, &r, v);
     CHECK_OK(vdisk_sync(v));
@@ -294,36 +308,122 @@ static void walk(struct judge *j, unsigned images)
     judge_place(j, most);
 }
 
+static void judge_begin(struct judge *j, struct rig *r)
+{
+    struct sim_options options = {.seed = 1, .open = open_named, .arg = j};
+
+    *j = (struct judge){.rig = r, .seed = rng_next(r->rng)};
+    sim_leave(r->sim);
+    CHECK_OK(sim_create(&options, &j->sim)); /* without system calls an image costs less */
+    sim_enter(j->sim);
+    CHECK_OK(vdisk_queue_create(NULL, &j->queue));
+    CHECK_OK(crash_walk_create(r->log, 512, &j->walk));
+    j->got = vdisk_alloc_buffer(r->max_size);
+    j->expected = vdisk_alloc_buffer(r->max_size);
+    CHECK(j->got && j->expected);
+}
+
+static void judge_end(struct judge *j)
+{
+    free(j->got);
+    free(j->expected);
+    crash_walk_destroy(j->walk);
+    vdisk_queue_destroy(j->queue);
+    sim_leave(j->sim);
+    sim_destroy(j->sim);
+    sim_enter(j->rig->sim);
+}
+
 void rig_judge(struct rig *r, unsigned images)
 {
-    struct judge j = {.rig = r, .seed = rng_next(r->rng)};
-    struct sim_options options = {.seed = 1, .open = open_named, .arg = &j};
     char text[DESCRIPTION];
-    struct sim *sim;
+    struct judge j;
 
     for (unsigned i = 0; i < RIG_DISKS; i++) /* the guest may discard around what it writes */
         if (crash_log_overlap(r->log, i, i == RIG_IMAGE, text, sizeof text))
             FAIL("changes of one place on disk %u overlapped in time: %s", i, text);
-    sim_leave(r->sim);
-    CHECK_OK(sim_create(&options, &sim)); /* without system calls an image costs less */
-    sim_enter(sim);
-    CHECK_OK(vdisk_queue_create(NULL, &j.queue));
-    CHECK_OK(crash_walk_create(r->log, 512, &j.walk));
+    judge_begin(&j, r);
     oracle_init(&j.oracle, r->version, r->spec.size, r->max_size);
     j.oracle.created = !r->creates;
     if (r->initial)
         memcpy(j.oracle.stable, r->initial, r->max_size);
-    j.got = vdisk_alloc_buffer(r->max_size);
-    j.expected = vdisk_alloc_buffer(r->max_size);
-    CHECK(j.got && j.expected);
     walk(&j, images);
-    free(j.got);
-    free(j.expected);
     oracle_finish(&j.oracle);
-    crash_walk_destroy(j.walk);
-    vdisk_queue_destroy(j.queue);
-    sim_leave(sim);
-    sim_destroy(sim);
-    sim_enter(r->sim);
+    judge_end(&j);
     rig_totals->runs++;
+}
+
+/* ---- going on with a crash image -------------------------------------------------------------------------- */
+
+/* Make one at this place, the first with leaks of some. False: there is none here. */
+static bool make_leaky(struct judge *j)
+{
+    unsigned n = 0;
+
+    while (crash_walk_choose(j->walk, j->seed, n, LEAKY_TRIES)) {
+        crash_image_destroy(j->image);
+        if (crash_image_make(j->walk, &j->image) < 0)
+            FAIL("out of memory");
+        if (check_image(j, "the first crash image") > 0)
+            return true;
+        n++;
+    }
+    return n > 0;
+}
+
+static void take_content(struct judge *j)
+{
+    struct rig *r = j->rig;
+    vdisk *v;
+
+    if (open_image(j, 0, &v) < 0)
+        FAIL("the first crash image cannot be opened: %s", vdisk_error_text());
+    free(r->initial);
+    r->initial = test_alloc(r->max_size);
+    r->spec.size = vdisk_size(v);
+    read_all(v, j->got);
+    memcpy(r->initial, j->got, r->spec.size);
+    CHECK_OK(vdisk_close(v));
+}
+
+static void take_disk(struct judge *j, enum rig_disk disk)
+{
+    uint64_t size = crash_image_size(j->image, disk);
+    struct memdisk *d = &j->rig->disk[disk];
+    uint8_t *bytes = test_alloc(size + 1);
+
+    if (!j->rig->fixed) {
+        memdisk_finish(d);
+        memdisk_init(d, 512);
+    }
+    crash_image_read(j->image, disk, 0, bytes, size);
+    if (size > 0)
+        memdisk_write(d, 0, bytes, size);
+    free(bytes);
+}
+
+void rig_crash(struct rig *r)
+{
+    uint64_t place = rng_below(r->rng, count_places(r)), places = 0;
+    struct crash_event event;
+    struct judge j;
+
+    judge_begin(&j, r);
+    do
+        places += crash_walk_is_rich(j.walk) && crash_walk_pieces(j.walk) > 0;
+    while (places <= place && next_event(j.walk, &event));
+    if (!make_leaky(&j))
+        test_skip("no write could be lost at the place chosen");
+    take_content(&j);
+    take_disk(&j, RIG_IMAGE);
+    take_disk(&j, RIG_DATA);
+    crash_image_destroy(j.image);
+    judge_end(&j);
+    for (uint32_t i = 0; i < r->versions; i++)
+        free(r->version[i].data);
+    memset(r->version, 0, sizeof r->version);
+    r->versions = 0;
+    crash_log_destroy(r->log);
+    r->log = NULL;
+    rig_start_log(r);
 }

@@ -113,9 +113,14 @@ static void version_end(struct oracle *o, uint32_t id)
         make_stable(o, id);
 }
 
-/* A range that a change of size uncovers reads as zeros. */
+/* A range that a change of size uncovers reads as zeros, whatever was there before the size was smaller. */
 static void size_end(struct oracle *o, uint64_t size)
 {
+    for (uint64_t i = size; i < o->size; i++) {
+        o->stable[i] = 0;
+        o->stable_id[i] = o->begun + 1; /* later than all so far */
+        o->or_zero[i] = 0;
+    }
     o->size = o->next_size = size;
 }
 
@@ -125,6 +130,7 @@ void oracle_mark(struct oracle *o, enum mark mark, uint64_t value)
     case MARK_BEGIN:
         o->active = more_room(o->active, o->active_count, &o->active_max, sizeof *o->active);
         o->active[o->active_count++] = (struct active){.id = (uint32_t)value};
+        o->begun = (uint32_t)value + 1;
         break;
     case MARK_END:
         version_end(o, (uint32_t)value);

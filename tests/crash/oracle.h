@@ -29,7 +29,7 @@ enum mark {
     MARK_FLUSH_BEGIN, /* flush */
     MARK_FLUSH_END,   /* flush */
     MARK_SIZE_BEGIN,  /* bytes: a change to this size begins */
-    MARK_SIZE_END,    /* bytes */
+    MARK_SIZE_END,    /* bytes; what is behind a smaller size is gone */
     MARK_CREATED,     /* 0 */
     MARK_CUT,         /* 0: what follows does not happen */
 };
@@ -53,6 +53,7 @@ struct oracle {
     uint64_t max_size;
     uint64_t size, next_size; /* next: may be that too */
     bool created;
+    uint32_t begun;           /* versions */
     struct active *active; /* begun, and not flushed; ascending */
     size_t active_count, active_max;
     struct oracle_flush *flush;

@@ -296,13 +296,44 @@ void rig_settle(struct rig *r)
     rig_wait(r, 0);
 }
 
-void rig_grow(struct rig *r, uint64_t size)
+static void resize(struct rig *r, uint64_t size)
 {
-    assert(size <= r->max_size);
+    struct vdisk_resize_opts opts = {.size = sizeof opts, .shrink = size < vdisk_size(r->v)};
+
     rig_wait(r, 0);
     CHECK_OK(crash_mark(r->log, MARK_SIZE_BEGIN, size));
-    CHECK_OK(vdisk_grow(r->v, size));
+    CHECK_OK(vdisk_resize(r->v, size, &opts));
     CHECK_OK(crash_mark(r->log, MARK_SIZE_END, size));
+}
+
+void rig_grow(struct rig *r, uint64_t size)
+{
+    assert(size >= vdisk_size(r->v) && size <= r->max_size);
+    resize(r, size);
+}
+
+void rig_shrink(struct rig *r, uint64_t size)
+{
+    assert(size < vdisk_size(r->v));
+    resize(r, size);
+}
+
+void rig_trim(struct rig *r)
+{
+    CHECK_OK(vdisk_trim_space(r->v));
+}
+
+void rig_repair(struct rig *r, enum qcow2_repair_what what)
+{
+    struct backend *b = wrap(r, RIG_IMAGE, false);
+    struct qcow2_repair_result res;
+    vdisk_queue *q;
+
+    CHECK_OK(vdisk_queue_create(NULL, &q));
+    CHECK_OK(qcow2_repair(b, q, what, NULL, &res));
+    CHECK(res.check.leaks == 0 && res.check.corruptions == 0 && res.check.check_errors == 0);
+    vdisk_queue_destroy(q);
+    backend_close(b);
 }
 
 /* ---- a random mix ------------------------------------------------------------------------------------------ */

@@ -8,6 +8,7 @@
 
 #include "backends/crash.h"
 #include "backends/sim.h"
+#include "qcow2/check.h"
 #include "tests/crash/oracle.h"
 #include "tests/lib/image.h"
 #include "tests/lib/memdisk.h"
@@ -98,8 +99,21 @@ void rig_wait(struct rig *r, unsigned most);
 /* Wait for all, flush, wait. */
 void rig_settle(struct rig *r);
 
-/* Waits for all first. */
+/* Both wait for all first. */
 void rig_grow(struct rig *r, uint64_t size);
+void rig_shrink(struct rig *r, uint64_t size);
+
+/* vdisk_trim_space(), whatever is in flight. */
+void rig_trim(struct rig *r);
+
+/*
+ * Continue, closed, on a crash image of what was logged, one with leaks if that can be: what it reads as is what
+ * the volume has to begin with, and a new log begins. In judge.c.
+ */
+void rig_crash(struct rig *r);
+
+/* Repair it, closed: then it must be clean. */
+void rig_repair(struct rig *r, enum qcow2_repair_what what);
 
 /* `steps` random requests. */
 void rig_mix(struct rig *r, unsigned steps);

@@ -76,9 +76,15 @@ static void run_mix_two_queues(void)
 
 /* ---- one kind alone ---------------------------------------------------------------------------------------- */
 
+/* Of what the scenarios write to: growing adds nothing to it, shrinking takes from it. */
+static uint64_t reach(const struct rig *r)
+{
+    return min_u64(r->spec.size, vdisk_size(r->v));
+}
+
 static uint64_t at(const struct rig *r, uint64_t clusters)
 {
-    return clusters * r->spec.cluster_size % r->spec.size;
+    return align_down(clusters * r->spec.cluster_size % reach(r), r->spec.cluster_size);
 }
 
 /* A write that may begin and end inside clusters. */
@@ -87,9 +93,10 @@ static void write_some(struct rig *r, uint64_t cluster, uint32_t flags)
     uint64_t unit = r->spec.cluster_size, offset = at(r, cluster), len;
 
     if (rng_chance(r->rng, 60))
-        offset += align_down(rng_below(r->rng, unit), rng_chance(r->rng, 50) ? 1 : 512);
+        offset += align_down(rng_below(r->rng, min_u64(unit, reach(r) - offset)),
+                             rng_chance(r->rng, 50) ? 1 : 512);
     len = rng_chance(r->rng, 50) ? rng_between(r->rng, 1, unit) : unit * rng_between(r->rng, 1, 2);
-    len = min_u64(len, r->spec.size - offset);
+    len = min_u64(len, reach(r) - offset);
     while (rig_is_busy(r, offset, len))
         rig_wait(r, r->inflight - 1);
     rig_write(r, offset, len, flags);
@@ -129,7 +136,7 @@ static void zero(struct rig *r)
 {
     for (unsigned i = 0; i < 8; i++) {
         rig_wait(r, 0);
-        rig_zero(r, at(r, i), min_u64(2 * r->spec.cluster_size, r->spec.size - at(r, i)),
+        rig_zero(r, at(r, i), min_u64(2 * r->spec.cluster_size, reach(r) - at(r, i)),
                  rng_chance(r->rng, 50) ? VDISK_REQ_UNMAP : 0);
         if (rng_chance(r->rng, 40))
             write_some(r, i + 3, 0);
@@ -143,7 +150,7 @@ static void zero(struct rig *r)
 static void discard_some(struct rig *r, uint64_t first)
 {
     rig_wait(r, 0);
-    rig_discard(r, at(r, first), min_u64(3 * r->spec.cluster_size, r->spec.size - at(r, first)));
+    rig_discard(r, at(r, first), min_u64(3 * r->spec.cluster_size, reach(r) - at(r, first)));
 }
 
 static void discard(struct rig *r)
@@ -181,6 +188,42 @@ static void grow(struct rig *r)
         if (i == 2)
             rig_settle(r);
     }
+}
+
+/* A new end inside a cluster or not; then the old one again, over what had been there. */
+static void shrink(struct rig *r)
+{
+    for (unsigned i = 0; i < 3; i++) {
+        uint64_t size = vdisk_size(r->v), unit = rng_chance(r->rng, 50) ? 512 : r->spec.cluster_size;
+
+        write_many(r, rng_below(r->rng, 100), 3);
+        if (rng_chance(r->rng, 50))
+            discard_some(r, rng_below(r->rng, 12));
+        if (size > 512)
+            rig_shrink(r, min_u64(align_up(rng_between(r->rng, 1, size - 1), unit), size - 512));
+        write_many(r, rng_below(r->rng, 100), 2);
+        if (rng_chance(r->rng, 30))
+            rig_settle(r);
+        if (rng_chance(r->rng, 70))
+            rig_grow(r, rng_chance(r->rng, 70) ? size : r->max_size);
+    }
+    write_many(r, 0, 3);
+}
+
+/* In the middle of what the queues write and flush. */
+static void trim(struct rig *r)
+{
+    for (unsigned i = 0; i < 6; i++) {
+        discard_some(r, rng_below(r->rng, 12));
+        if (rng_chance(r->rng, 50))
+            rig_flush(r);
+        write_many(r, 3 * i, 3);
+        rig_wait(r, (unsigned)rng_below(r->rng, 3));
+        rig_trim(r);
+        write_some(r, 3 * i + 1, 0);
+    }
+    rig_settle(r);
+    write_many(r, 0, 4);
 }
 
 static void leases(struct rig *r)
@@ -303,6 +346,26 @@ static void run_grow(void)
     alone_on(rig, &s, grow);
 }
 
+/* With small clusters several L2 tables go. */
+static void run_shrink(void)
+{
+    struct rig *rig = test_alloc(sizeof *rig);
+    struct image_spec s;
+
+    random_spec(&s);
+    rig->fixed = rng_chance(test_rng(), 20);
+    if (!s.extended_l2 && rng_chance(test_rng(), 50)) {
+        s.cluster_size = TINY;
+        s.size = rng_between(test_rng(), 100, 250) * TINY;
+    }
+    alone_on(rig, &s, shrink);
+}
+
+static void run_trim(void)
+{
+    alone(trim);
+}
+
 static void run_leases(void)
 {
     alone(leases);
@@ -326,7 +389,8 @@ static void run_flushes(void)
 
 static void (*random_act(void))(struct rig *)
 {
-    static void (*const acts[])(struct rig *) = {in_place, first_touch, zero, discard, reuse, grow, flushes};
+    static void (*const acts[])(struct rig *) = {in_place, first_touch, zero,   discard, reuse,
+                                                grow,     flushes,     shrink, trim};
 
     return acts[rng_below(test_rng(), ARRAY_LEN(acts))];
 }
@@ -368,6 +432,33 @@ static void run_lazy_refcounts(void)
     while (s.version < 3);
     s.lazy_refcounts = true;
     alone_on(rig, &s, random_act());
+}
+
+/* ---- repair of what a crash has left ----------------------------------------------------------------------- */
+
+/* And the power goes again. What is not durable of a repair is as it was: leaks, and nothing worse. */
+static void run_repair(void)
+{
+    struct rig *rig = test_alloc(sizeof *rig);
+    struct image_spec s;
+
+    random_spec(&s);
+    rig->fixed = rng_chance(test_rng(), 20);
+    rig->max_size = 2 * s.size + (64 << 10);
+    rig_init(rig, &s);
+    rig_start_log(rig);
+    rig_open(rig, 2);
+    fill(rig);
+    random_act()(rig);
+    close_or_cut(rig);
+    rig_crash(rig);
+    if (s.lazy_refcounts && rng_chance(rig->rng, 50)) { /* all of them are counted anew when it is opened */
+        rig_open(rig, 1);
+        rig_close(rig);
+    } else {
+        rig_repair(rig, rng_chance(rig->rng, 50) ? QCOW2_REPAIR_ALL : QCOW2_REPAIR_LEAKS);
+    }
+    finish(rig, ALONE_IMAGES);
 }
 
 /* ---- on what is there already ------------------------------------------------------------------------------- */
@@ -488,12 +579,17 @@ const struct crash_scenario crash_scenarios[] = {
     {"discard", run_discard, 6, 2, 150},
     {"reuse", run_reuse, 6, 2, 150},
     {"grow", run_grow, 6, 2, 150},
+    {"shrink", run_shrink, 6, 2, 150},
+    {"trim", run_trim, 6, 2, 150},
     {"leases", run_leases, 6, 2, 150},
     {"flushes", run_flushes, 6, 2, 150},
     {"data-file", run_data_file, 6, 2, 150},
     {"subclusters", run_subclusters, 6, 2, 150},
     {"lazy-refcounts", run_lazy_refcounts, 6, 2, 150},
     {"backing", run_backing, 6, 2, 150},
+    {"repair", run_repair, 20, 4, 1000},
+    {"repair-damage", run_repair_damage, 4, 1, 100},
+    {"repair-refcounts", run_repair_refcounts, 6, 2, 300},
     {"compressed", run_compressed, 6, 2, 100},
     {"snapshot", run_snapshot, 6, 2, 100},
     {"refcount-table", run_refcount_table, 2, 1, 20},

@@ -3,13 +3,23 @@
 #ifndef TESTS_CRASH_SCENARIOS_H
 #define TESTS_CRASH_SCENARIOS_H
 
+#include <stdbool.h>
+#include <stdint.h>
+
 struct crash_scenario {
     const char *name;
     void (*run)(void);
     unsigned repeat, quick, lengthy; /* as in struct test_case */
 };
 
+/* repairs.c */
+void run_repair_damage(void);
+void run_repair_refcounts(void);
+
 extern const struct crash_scenario crash_scenarios[];
 extern const unsigned crash_scenarios_count;
+
+/* main() of a program: the mixes, or all the others; a complete run makes at least so many images. program.c */
+int crash_main(int argc, char **argv, bool mixes, uint64_t least, uint64_t least_long);
 
 #endif

@@ -405,7 +405,7 @@ const struct damage damages[] = {
 
 const unsigned damages_count = ARRAY_LEN(damages);
 
-static void make_base(enum damage_base base, const char *path)
+void damage_make_base(enum damage_base base, const char *path)
 {
     run_ok("qemu-img create -q -f qcow2 -o cluster_size=64k%s%s%s %s 1G",
            base == EXTENDED ? ",extended_l2=on" : "", base == DATA_FILE ? ",data_file=" : "",
@@ -418,13 +418,18 @@ static void make_base(enum damage_base base, const char *path)
         run_ok("qemu-img bitmap --add -g 64k %s b0 && qemu-io -f qcow2 -c 'write -q -P 4 64k 64k' %s", path, path);
 }
 
-void damage_make(const struct damage *d, const char *path)
+void damage_break(const struct damage *d, const char *path)
 {
     struct damaged im;
 
-    make_base(d->base, path);
     image_open(&im, path);
     d->make(&im);
     q2_header_free(&im.h);
     close(im.fd);
+}
+
+void damage_make(const struct damage *d, const char *path)
+{
+    damage_make_base(d->base, path);
+    damage_break(d, path);
 }

@@ -30,4 +30,8 @@ extern const unsigned damages_count;
 /* Make an image at `path`, by QEMU, and break it. */
 void damage_make(const struct damage *d, const char *path);
 
+/* The two by themselves; the image is the damage's base. */
+void damage_make_base(enum damage_base base, const char *path);
+void damage_break(const struct damage *d, const char *path);
+
 #endif
