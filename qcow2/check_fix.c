@@ -55,8 +55,7 @@ static bool fix_block(struct check *c, uint64_t first, uint64_t end, uint8_t *bl
     bool changed = false;
 
     for (uint64_t i = first; i < end; i++) {
-        uint64_t refcount = q2_refcount_get(g, block, i - first), refs = q2_refs_count(&c->refs, i);
-
+        uint64_t refcount = q2_refcount_get(g, block, i - first), refs = check_refs_count(c, i);
         bool wanted = refcount < refs ? c->raise : c->lower;
 
         /* Two owners that are still together need more than a higher count. */
@@ -84,8 +83,10 @@ static int take_block(struct check *c, uint64_t i, uint8_t *buf, int rc)
 {
     const struct q2_geometry *g = &c->header.geo;
     uint64_t first = i << g->refblock_bits;
-    uint64_t end = min_u64(first + q2_refblock_entries(g), c->refs.clusters);
+    uint64_t end = first + q2_refblock_entries(g);
 
+    if (!check_tail_known(c))
+        end = min_u64(end, c->refs.clusters);
     if (rc == 0 && buf && first < end && fix_block(c, first, end, buf)) {
         assert(used_for(c, block_offset(c, i), g->cluster_size, Q2_USE_REFBLOCK));
         rc = write_back(c, buf, g->cluster_size, block_offset(c, i), "a refcount block");

@@ -32,6 +32,7 @@ struct check {
     bool                       several;     /* some cluster has several owners, and should have one */
     struct q2_refs             met;         /* for check_part.c */
     uint64_t                   parted;      /* clusters that check_part.c has put behind the end of the file */
+    uint64_t                   tail_leaks;  /* clusters past the end of the file that have refcounts for nothing */
     uint64_t                   flag_faults; /* corruptions that are nothing but wrong COPIED flags */
     bool                       raise, lower; /* refcounts: for check_fix.c */
     bool                       fixed;       /* something was written */
@@ -103,6 +104,12 @@ int check_load_refcounts(struct check *c);
 void check_forget_refcounts(struct check *c);
 int check_refcount_tables(struct check *c);
 int check_compare(struct check *c);
+
+/* References found to any cluster, also to those past the end of the file. */
+uint64_t check_refs_count(const struct check *c, uint64_t cluster);
+
+/* Is all else sound, so that refcounts past the end of the file can be lowered? */
+bool check_tail_known(const struct check *c);
 
 /* Is the refcount on disk exactly one? *ret_known is false when it cannot be read. */
 bool check_sole(const struct check *c, uint64_t cluster, bool *ret_known);

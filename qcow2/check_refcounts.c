@@ -2,7 +2,8 @@
 /*
  * Refcount table and blocks: which refcounts are one (that is what the flags in L1 and L2 entries say), the
  * references that the blocks themselves are, and at the end the comparison of each refcount with the references
- * found. Refcounts of clusters past the end of the file are left alone.
+ * found. Refcounts of clusters past the end of the file are counted apart: they cost no space, and QEMU says
+ * nothing about them; but those clusters are not given out any more, and leak once the file has grown over them.
  * The blocks are read twice rather than kept: they are 1/32768 of an image.
  */
 #include "qcow2/check_internal.h"
@@ -203,6 +204,23 @@ static void compare_block(struct check *c, uint64_t first, uint64_t end, const u
     }
 }
 
+uint64_t check_refs_count(const struct check *c, uint64_t cluster)
+{
+    return cluster < c->refs.clusters ? q2_refs_count(&c->refs, cluster) : 0;
+}
+
+bool check_tail_known(const struct check *c)
+{
+    /* A damaged entry may mean any of them. */
+    return c->res.corruptions == 0 && c->res.check_errors == 0 && !c->blind && !c->lost;
+}
+
+static void count_tail(struct check *c, uint64_t first, uint64_t end, const uint8_t *block)
+{
+    for (uint64_t i = max_u64(first, clusters_to_compare(c)); i < end; i++)
+        c->tail_leaks += q2_refcount_get(&c->header.geo, block, i - first) > check_refs_count(c, i);
+}
+
 static int take_compare(struct check *c, uint64_t i, uint8_t *buf, int rc)
 {
     const struct q2_geometry *g = &c->header.geo;
@@ -217,6 +235,8 @@ static int take_compare(struct check *c, uint64_t i, uint8_t *buf, int rc)
     }
     if (buf || !q2_refs_none(&c->refs, first, end))
         compare_block(c, first, end, buf);
+    if (buf)
+        count_tail(c, first, first + q2_refblock_entries(g), buf);
     return check_progress(c, 1);
 }
 

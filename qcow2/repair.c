@@ -41,6 +41,7 @@ struct repair {
     struct qcow2_check_opts     opts;   /* the caller's */
     struct qcow2_check_result   before, now;
     uint64_t                    flags_before, flags_now, flags_fixed; /* COPIED flags that are, were wrong */
+    uint64_t                    tail_before, tail_now; /* refcounts past the end of the file */
     unsigned                    round;
     bool                        rebuilt;
 };
@@ -154,6 +155,17 @@ static bool is_clean(const struct qcow2_check_result *res)
     return res->corruptions == 0 && res->leaks == 0 && res->check_errors == 0;
 }
 
+/* What a check says nothing about, and a repair can do something about. */
+static uint64_t tail_leaks(const struct check *c)
+{
+    return check_tail_known(c) ? c->tail_leaks : 0;
+}
+
+static bool is_mended(const struct check *c)
+{
+    return is_clean(&c->res) && tail_leaks(c) == 0;
+}
+
 static bool has_marks(const struct check *c)
 {
     return (c->header.incompatible & (Q2_INCOMPAT_DIRTY | Q2_INCOMPAT_CORRUPT)) != 0;
@@ -179,11 +191,14 @@ static int round_run(struct repair *r)
         r->before = c.res;
         r->flags_before = c.flag_faults;
     }
-    if (rc == 0 && is_clean(&c.res) && !has_marks(&c))
+    if (rc == 0 && r->round == 0)
+        r->tail_before = tail_leaks(&c);
+    r->tail_now = tail_leaks(&c);
+    if (rc == 0 && is_mended(&c) && !has_marks(&c))
         goto out;
     if (rc == 0 && r->round == 0)
         rc = first_write(r, &c);
-    if (rc == 0 && !is_clean(&c.res))
+    if (rc == 0 && !is_mended(&c))
         rc = step(r, &c);
     if (rc > 0 && flush(r) < 0) /* invariant 1 */
         rc = -EIO;
@@ -235,7 +250,7 @@ int qcow2_repair(struct backend *file, vdisk_queue *q, enum qcow2_repair_what wh
         err_set(rc, "%s: repairing: %s", file->name, strerror(-rc));
     if (rc == 0) {
         ret->check = r.now;
-        ret->leaks_fixed = fewer(r.before.leaks, ret->check.leaks);
+        ret->leaks_fixed = fewer(r.before.leaks, ret->check.leaks) + fewer(r.tail_before, r.tail_now);
         ret->corruptions_fixed = corruptions_fixed(&r);
     }
     return rc;

@@ -111,6 +111,13 @@ static void leak_of_three(struct damaged *im)
         set_refcount(im, append(im), 7);
 }
 
+/* As a crash leaves them that takes clusters ahead: the file's end has not moved over them. */
+static void leak_past_the_end(struct damaged *im)
+{
+    for (uint64_t i = 0; i < 5; i++)
+        set_refcount(im, align_up(im->size, CLUSTER) / CLUSTER + 1 + i, 1);
+}
+
 static void refcount_too_high(struct damaged *im)
 {
     set_refcount(im, cluster_of(im, 1), 2);
@@ -346,6 +353,7 @@ const struct damage damages[] = {
     {"clean-data-file", DATA_FILE, nothing, 0, 0, 0, 0, 0, NULL},
     {"leak", PLAIN, leak, 0, 1, 0, 0, 0, NULL},
     {"leak-of-three", PLAIN, leak_of_three, 0, 3, 0, 0, 0, NULL},
+    {"leak-past-the-end", PLAIN, leak_past_the_end, 0, 0, 0, 0, 0, NULL},
     /* the flag of L2 entry 1 is wrong; the refcount is one too many */
     {"refcount-too-high", PLAIN, refcount_too_high, 1, 1, 0, 0, 0, NULL},
     /* the flag, and the refcount */
