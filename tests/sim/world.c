@@ -101,7 +101,8 @@ static void add_content(struct world *w, const struct image_spec *s, struct mode
     for (unsigned i = 0; i < n; i++) {
         uint64_t offset = align_down(rng_below(&w->rng, end), rng_chance(&w->rng, 50) ? unit : 512);
         uint64_t len = min_u64(end - offset, rng_between(&w->rng, 1, 4 * unit));
-        uint8_t *buf = test_alloc(len);
+        uint8_t *buf = vdisk_alloc_buffer(len); /* malloc aligns it or not, by chance */
+        CHECK(buf);
         switch (rng_below(&w->rng, 4)) {
         case 0:
             CHECK_OK(vdisk_pzero(v, len, offset, rng_chance(&w->rng, 50) ? VDISK_REQ_UNMAP : 0));
