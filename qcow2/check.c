@@ -75,6 +75,22 @@ void check_report_rest(struct check *c)
 
 /* ---- references ------------------------------------------------------------------------------------- */
 
+static void note_past(struct check *c, uint64_t start, uint64_t clusters)
+{
+    if (c->past_count < CHECK_PAST_MAX)
+        c->past[c->past_count] = (struct check_past){start, start + clusters};
+    if (c->past_count <= CHECK_PAST_MAX)
+        c->past_count++;
+}
+
+bool check_claimed_past_end(const struct check *c, uint64_t cluster)
+{
+    for (unsigned i = 0; i < c->past_count && i < CHECK_PAST_MAX; i++)
+        if (cluster >= c->past[i].start && cluster < c->past[i].end)
+            return true;
+    return c->past_count > CHECK_PAST_MAX && cluster >= c->file_clusters;
+}
+
 int check_claim(struct check *c, uint64_t host_offset, uint64_t len, enum q2_use use, uint64_t n)
 {
     const struct q2_geometry *g = &c->header.geo;
@@ -87,6 +103,7 @@ int check_claim(struct check *c, uint64_t host_offset, uint64_t len, enum q2_use
         check_found(c, QCOW2_CORRUPTION, n, "%s at host offset 0x%" PRIx64 ", %" PRIu64
                     " bytes, reaches past the end of the file", q2_use_name(use), host_offset, len);
         c->lost = true;
+        note_past(c, q2_cluster_index(g, host_offset), div_up(len, g->cluster_size) + 1);
         return 0;
     }
     for (uint64_t i = q2_cluster_index(g, host_offset); i <= q2_cluster_index(g, end - 1); i++) {

@@ -8,6 +8,13 @@
 #include "qcow2/check_refs.h"
 #include "qcow2/header.h"
 
+enum { CHECK_PAST_MAX = 32 };
+
+/* Clusters [start, end). */
+struct check_past {
+    uint64_t start, end;
+};
+
 struct check {
     struct backend            *file;
     vdisk_queue               *queue;
@@ -28,6 +35,8 @@ struct check {
     bool                       blind;       /* a table was not read: what it refers to must not count as leaked */
     bool                       lost;        /* an entry does not say where its cluster is: it may be one that seems
                                              * to be leaked */
+    struct check_past          past[CHECK_PAST_MAX]; /* claims that reach past the end of the file */
+    unsigned                   past_count;  /* more of them than fit: CHECK_PAST_MAX + 1 */
     bool                       untrusted;   /* the refcount structure itself is damaged: not to be written to */
     bool                       several;     /* some cluster has several owners, and should have one */
     struct q2_refs             met;         /* for check_part.c */
@@ -104,6 +113,12 @@ int check_load_refcounts(struct check *c);
 void check_forget_refcounts(struct check *c);
 int check_refcount_tables(struct check *c);
 int check_compare(struct check *c);
+
+/*
+ * Does a damaged entry point to this cluster, past the end of the file? Then nothing may be put there: the entry
+ * would show it. Also true when there are too many such entries to tell.
+ */
+bool check_claimed_past_end(const struct check *c, uint64_t cluster);
 
 /* References found to any cluster, also to those past the end of the file. */
 uint64_t check_refs_count(const struct check *c, uint64_t cluster);

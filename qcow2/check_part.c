@@ -59,7 +59,9 @@ static int copy_cluster(struct check *c, const struct q2_mapping *m, uint64_t re
     uint64_t cluster = c->file_clusters + c->parted, block_offset;
     int rc;
 
-    if (!(c->file->caps & BACKEND_GROWS) || !find_block(c, cluster, &block_offset))
+    if (!(c->file->caps & BACKEND_GROWS) || check_claimed_past_end(c, cluster))
+        return 0;
+    if (!find_block(c, cluster, &block_offset))
         return 0;
     *ret_offset = cluster << g->cluster_bits;
     rc = io_pread(c->queue, c->file, buf, g->cluster_size, m->host_offset);

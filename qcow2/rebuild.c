@@ -78,6 +78,8 @@ static int find_old(struct rebuild *b)
 
 static bool is_free(const struct rebuild *b, uint64_t cluster)
 {
+    if (check_claimed_past_end(&b->c, cluster))
+        return false;
     if (cluster >= b->c.refs.clusters)
         return true;
     return q2_refs_count(&b->c.refs, cluster) == 0 && q2_refs_count(&b->old, cluster) == 0;
@@ -138,7 +140,9 @@ static uint64_t limit(const struct rebuild *b)
 {
     const struct q2_geometry *g = &b->c.header.geo;
 
-    return b->grows ? (Q2_MAX_HOST_OFFSET + 1) >> g->cluster_bits : b->c.file_size >> g->cluster_bits;
+    if (!b->grows || b->c.past_count > CHECK_PAST_MAX)
+        return b->c.file_size >> g->cluster_bits;
+    return (Q2_MAX_HOST_OFFSET + 1) >> g->cluster_bits;
 }
 
 /* `n` free neighbours from b->next on. */
