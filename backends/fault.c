@@ -268,6 +268,21 @@ static void fault_submit(struct backend *b, struct io *outer)
         io_start(&fi->io);
 }
 
+/* A call that fails or does not: there is nothing of it to hold or to cut. Any thread. */
+static int fault_status(struct backend *b, uint64_t offset, uint64_t len, enum backend_status *ret_status,
+                        uint64_t *ret_len)
+{
+    struct fault_backend *f = fault_backend_of(b);
+    struct io call = {.kind = FAULT_STATUS, .offset = offset, .len = len};
+    struct fault_rule rule = {0};
+
+    atomic_fetch_add(&f->calls[FAULT_STATUS], 1);
+    atomic_fetch_add(&f->all_calls, 1);
+    if (pick_rule(f, &call, &rule) && rule.error)
+        return -rule.error;
+    return wrapper_status(b, offset, len, ret_status, ret_len);
+}
+
 /* ---- the rest ---------------------------------------------------------------------------------------- */
 
 static void fault_close(struct backend *b)
@@ -285,7 +300,7 @@ static const struct backend_driver fault_driver = {
     .claims = wrapper_claims,
     .close = fault_close,
     .submit = fault_submit,
-    .status = wrapper_status,
+    .status = fault_status,
     .allocated = wrapper_allocated,
     .relock = wrapper_relock,
     .unlink = wrapper_unlink,
@@ -338,7 +353,7 @@ uint64_t fault_fired(struct backend *b)
     return atomic_load(&fault_backend_of(b)->fired);
 }
 
-uint64_t fault_calls(struct backend *b, enum io_kind kind)
+uint64_t fault_calls(struct backend *b, unsigned kind)
 {
     return atomic_load(&fault_backend_of(b)->calls[kind]);
 }

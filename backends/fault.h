@@ -13,7 +13,8 @@
 
 #include "engine/backend.h"
 
-enum { FAULT_KINDS = IO_FLUSH + 1 };
+/* Behind the kinds of I/O: status(). Only FAIL and FAIL_AFTER disturb it, by rules without type and state. */
+enum { FAULT_STATUS = IO_FLUSH + 1, FAULT_KINDS };
 
 #define FAULT_KIND(kind) (1u << (kind))
 /* All that change something. */
@@ -63,8 +64,8 @@ void fault_release(struct backend *b);
 unsigned fault_rule_fired(struct backend *b, int number);
 uint64_t fault_fired(struct backend *b);
 
-/* Calls seen so far, of one kind and of all. */
-uint64_t fault_calls(struct backend *b, enum io_kind kind);
+/* Calls seen so far, of one kind (or FAULT_STATUS) and of all. */
+uint64_t fault_calls(struct backend *b, unsigned kind);
 uint64_t fault_all_calls(struct backend *b);
 
 /* Calls that are held now. */
