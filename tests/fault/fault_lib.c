@@ -90,7 +90,7 @@ static void make_base(struct subject *s)
 
 int subject_open(struct subject *s, uint32_t flags, bool armed)
 {
-    struct vdisk_open_opts opts = {.size = sizeof opts, .flags = flags};
+    struct vdisk_open_opts opts = {.size = sizeof opts, .flags = flags, .cache_bytes = s->cache_bytes};
     int rc;
 
     opts.format = s->spec.qcow2 ? "qcow2" : "raw";
@@ -306,6 +306,11 @@ static void fill(struct subject *s)
 
 void subject_init(struct subject *s, const struct image_spec *spec)
 {
+    subject_init_on(s, spec, 0);
+}
+
+void subject_init_on(struct subject *s, const struct image_spec *spec, uint64_t device)
+{
     struct backend *b;
 
     memset(s, 0, sizeof *s);
@@ -313,7 +318,10 @@ void subject_init(struct subject *s, const struct image_spec *spec)
     s->spec = *spec;
     if (spec->data_file)
         snprintf(s->spec.path, sizeof s->spec.path, "sim:top");
-    memdisk_init(&s->disk, 512);
+    if (device)
+        memdisk_init_fixed(&s->disk, 512, device);
+    else
+        memdisk_init(&s->disk, 512);
     model_init(&s->now, 0, spec->size);
     model_init(&s->flushed, 0, spec->size);
     if (spec->backing[0])
@@ -406,7 +414,7 @@ static bool has_fired(const struct scenario *sc, struct subject *s)
 
 /* One run with the nth call failing; false if there was no nth call. */
 static bool run_once(const struct scenario *sc, const struct fault_mode *mode, struct subject *template,
-                     unsigned nth)
+                     unsigned nth, bool by_qemu)
 {
     struct subject s;
     bool fired;
@@ -440,7 +448,7 @@ static bool run_once(const struct scenario *sc, const struct fault_mode *mode, s
         CHECK_OK(subject_open(&s, VDISK_OPEN_RDWR, false));
         CHECK_OK(subject_close(&s));
     }
-    subject_check_image(&s, nth % (test_is_slow() ? QEMU_EVERY_SLOW : QEMU_EVERY) == 0);
+    subject_check_image(&s, by_qemu);
     subject_check_content(&s);
     subject_finish(&s);
     CHECK_MSG(oom_live() == 0, "%u pieces of memory are never given back", oom_live());
@@ -456,19 +464,20 @@ void scenario_run(const struct scenario *sc, const struct fault_mode *mode)
 {
     struct sim_options options = {.seed = 1, .open = open_by_name, .stuck = stuck};
     struct subject template;
-    unsigned nth = 0;
+    unsigned runs = 0, nth, qemu_every = test_is_slow() ? QEMU_EVERY_SLOW : QEMU_EVERY;
     struct sim *sim;
 
     CHECK_OK(sim_create(&options, &sim));
     sim_enter(sim);
-    subject_init(&template, &sc->spec);
+    subject_init_on(&template, &sc->spec, sc->device);
+    template.cache_bytes = sc->cache_bytes;
     if (sc->make)
         sc->make(&template);
     do {
-        nth++;
-        CHECK_MSG(nth < MAX_CALLS, "no end to the calls");
+        nth = 1 + runs++ * (sc->stride ? sc->stride : 1);
+        CHECK_MSG(runs < MAX_CALLS, "no end to the calls");
         test_note("call %u of '%s': %s; %s", nth, sc->name, mode->name, image_describe(&sc->spec));
-    } while (run_once(sc, mode, &template, nth));
+    } while (run_once(sc, mode, &template, nth, runs % qemu_every == 0));
     CHECK_MSG(nth > 1 || (sc->no_data && mode->what == FAULT_SHORT), "the scenario makes no call");
     subject_finish(&template);
     sim_leave(sim);

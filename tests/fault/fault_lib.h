@@ -29,6 +29,7 @@ struct subject {
     const struct fault_mode *mode;
     bool armed;
     uint64_t maybe_size;   /* the image may have this size: a resize to it failed; 0: none did */
+    uint64_t cache_bytes;  /* as it is opened */
 };
 
 /* The call that fails: all but nth is set by the caller. */
@@ -47,6 +48,8 @@ bool mode_disarm(struct backend *fault);
 
 /* An image by `spec` on memory with a cluster-mixed content in its first half, closed. */
 void subject_init(struct subject *s, const struct image_spec *spec);
+/* The same on a device of so many bytes; 0: on what grows. */
+void subject_init_on(struct subject *s, const struct image_spec *spec, uint64_t device);
 void subject_copy(struct subject *to, struct subject *from);
 void subject_finish(struct subject *s);
 
@@ -82,6 +85,9 @@ struct scenario {
     void (*damage)(struct subject *);  /* to the image before it is opened; may be NULL */
     void (*make)(struct subject *);    /* once, when the image has its content and is closed; may be NULL */
     enum subject_file target;          /* whose calls fail */
+    uint64_t device;                   /* bytes of storage that cannot grow; 0: it can */
+    uint64_t cache_bytes;              /* for metadata, as it is opened */
+    unsigned stride;                   /* of many calls only every so manyth fails; 0: each does */
 };
 
 /* All runs of one scenario in one mode. */

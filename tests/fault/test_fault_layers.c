@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "engine/bits.h"
+#include "engine/queue.h"
 #include "tests/fault/fault_lib.h"
 #include "tests/fault/oom.h"
 #include "tests/lib/run.h"
@@ -19,6 +20,7 @@
 
 #define MIB(n)         ((uint64_t)(n) << 20)
 #define QCOW2(cluster) .qcow2 = true, .cluster_size = (cluster), .version = 3, .refcount_bits = 16
+#define TIGHT          .qcow2 = true, .cluster_size = 512, .version = 3, .refcount_bits = 64
 #define OVER_BASE      .backing = "sim:base", .backing_format = "raw"
 
 static uint64_t at(const struct subject *s, uint64_t clusters)
@@ -28,10 +30,11 @@ static uint64_t at(const struct subject *s, uint64_t clusters)
 
 /* ---- several at a time -------------------------------------------------------------------------------- */
 
-enum { CROWD_MAX = 16, CROWD_QUEUES = 2 };
+enum { CROWD_MAX = 32, CROWD_QUEUES = 2, CROWD_BESIDE = 1 };
 
 struct member {
-    char what; /* 'r'ead, 'w'rite, 'z'ero, 'd'iscard, 'f'lush, 'e'xtents */
+    char what; /* 'r'ead, 'w'rite, 'z'ero, 'd'iscard, 'f'lush, 'e'xtents; 'W'rite into zeros of the same crowd */
+    unsigned queue;
     uint64_t offset, len;
     uint8_t *buf;
     struct vdisk_extents extents;
@@ -42,8 +45,10 @@ struct crowd {
     struct subject *s;
     vdisk_queue *queues[CROWD_QUEUES];
     struct member members[CROWD_MAX];
-    unsigned count;
+    unsigned count, started;
     int rc; /* the first error */
+    struct task feeder; /* starts one after the other */
+    bool fed;           /* no more of that */
 };
 
 /* 0, or -ENOMEM: no queue. */
@@ -63,27 +68,50 @@ static int crowd_begin(struct crowd *c, struct subject *s)
     return 0;
 }
 
-/* Members do not overlap, but for reads of what nobody changes, and zeros with discards. */
+/* Members do not overlap, but for reads of what nobody changes, zeros with discards, and 'W' with zeros. */
 static void crowd_add(struct crowd *c, unsigned queue, char what, uint64_t offset, uint64_t len)
 {
     struct member *m = &c->members[c->count];
-    vdisk_queue *q = c->queues[queue];
 
     CHECK(c->count < CROWD_MAX);
-    *m = (struct member){.what = what, .offset = offset, .len = len, .buf = test_alloc(len)};
+    *m = (struct member){.what = what, .queue = queue, .offset = offset, .len = len, .buf = test_alloc(len)};
     m->extents = (struct vdisk_extents){.list = m->list, .max = ARRAY_LEN(m->list)};
     image_pattern_bytes(60 + c->count, m->buf, len);
-    oom_enter();
-    switch (what) {
-    case 'r': vdisk_read(q, c->s->v, offset, m->buf, len, 0, c->count); break;
-    case 'w': vdisk_write(q, c->s->v, offset, m->buf, len, 0, c->count); break;
-    case 'z': vdisk_write_zeroes(q, c->s->v, offset, len, 0, c->count); break;
-    case 'd': vdisk_discard(q, c->s->v, offset, len, 0, c->count); break;
-    case 'f': vdisk_flush(q, c->s->v, 0, c->count); break;
-    default: vdisk_get_extents(q, c->s->v, offset, len, &m->extents, c->count); break;
-    }
-    oom_leave();
     c->count++;
+}
+
+/* The next one. What runs out of memory is the library's business, and the caller's to say so. */
+static void crowd_start(struct crowd *c)
+{
+    unsigned i = c->started++;
+    struct member *m = &c->members[i];
+    vdisk_queue *q = c->queues[m->queue];
+
+    switch (m->what) {
+    case 'r': vdisk_read(q, c->s->v, m->offset, m->buf, m->len, 0, i); break;
+    case 'W':
+    case 'w': vdisk_write(q, c->s->v, m->offset, m->buf, m->len, 0, i); break;
+    case 'z': vdisk_write_zeroes(q, c->s->v, m->offset, m->len, 0, i); break;
+    case 'd': vdisk_discard(q, c->s->v, m->offset, m->len, 0, i); break;
+    case 'f': vdisk_flush(q, c->s->v, 0, i); break;
+    default: vdisk_get_extents(q, c->s->v, m->offset, m->len, &m->extents, i); break;
+    }
+}
+
+/* In the loop of queue 0, while others wait: a few requests of queue 1 are always on. */
+static void feed(struct task *t)
+{
+    struct crowd *c = container_of(t, struct crowd, feeder);
+    const vdisk_queue *before = queue_current;
+    unsigned on = vdisk_queue_inflight(c->queues[1]) - c->queues[1]->done_count;
+
+    if (c->fed)
+        return;
+    if (on < CROWD_BESIDE)
+        crowd_start(c);
+    queue_current = before;
+    if (c->started < c->count)
+        queue_ready(c->queues[0], t);
 }
 
 static void member_done(struct crowd *c, struct member *m, int result)
@@ -112,7 +140,6 @@ static void member_done(struct crowd *c, struct member *m, int result)
     default:
         break;
     }
-    free(m->buf);
 }
 
 /* Wait for all; the first error. */
@@ -120,6 +147,11 @@ static int crowd_end(struct crowd *c)
 {
     struct vdisk_completion done[CROWD_MAX];
 
+    while (c->started < c->count) {
+        oom_enter();
+        crowd_start(c);
+        oom_leave();
+    }
     for (unsigned left = c->count; left > 0;) {
         vdisk_queue *q = vdisk_queue_inflight(c->queues[0]) ? c->queues[0] : c->queues[1];
         oom_enter();
@@ -129,6 +161,12 @@ static int crowd_end(struct crowd *c)
         for (int i = 0; i < n; i++)
             member_done(c, &c->members[done[i].user_data], done[i].result);
         left -= (unsigned)n;
+    }
+    for (unsigned i = 0; i < c->count; i++) {
+        struct member *m = &c->members[i];
+        if (m->what == 'W') /* it came before the zeros, or after them */
+            model_maybe_write(&c->s->now, m->offset, m->buf, m->len);
+        free(m->buf);
     }
     for (unsigned i = 0; i < CROWD_QUEUES; i++)
         vdisk_queue_destroy(c->queues[i]);
@@ -142,17 +180,36 @@ struct ask {
     uint64_t clusters, bytes, len; /* offset: both together; len 0: a cluster */
 };
 
-static int crowd_run(struct subject *s, const struct ask *asks, unsigned n, uint64_t base)
+/* `beside`, if any, runs on the volume's own queue, while requests come one after the other. */
+static int crowd_run_beside(struct subject *s, const struct ask *asks, unsigned n, uint64_t base,
+                            int (*beside)(struct subject *))
 {
     struct crowd c;
-    int rc = crowd_begin(&c, s);
+    int rc = crowd_begin(&c, s), beside_rc = 0;
 
     if (rc < 0)
         return rc;
     for (unsigned i = 0; i < n; i++)
         crowd_add(&c, asks[i].queue, asks[i].what, base + at(s, asks[i].clusters) + asks[i].bytes,
                   asks[i].len ? asks[i].len : at(s, 1));
-    return crowd_end(&c);
+    if (beside) {
+        c.feeder.run = feed;
+        queue_ready(c.queues[0], &c.feeder);
+        oom_enter();
+        for (unsigned i = 0; i < 2 * (1 + s->rule.nth % 8); i++) /* somewhere in the middle of the first */
+            queue_turn(c.queues[i % 2]);
+        oom_leave();
+        beside_rc = beside(s);
+        c.fed = true;
+        queue_turn(c.queues[0]);
+    }
+    rc = crowd_end(&c);
+    return beside_rc < 0 ? beside_rc : rc;
+}
+
+static int crowd_run(struct subject *s, const struct ask *asks, unsigned n, uint64_t base)
+{
+    return crowd_run_beside(s, asks, n, base, NULL);
 }
 
 /* ---- what may fail ------------------------------------------------------------------------------------ */
@@ -241,6 +298,81 @@ static int act_packed(struct subject *s)
         {'r', 0, 1, 10, 1000}, {'r', 1, 1, 5000, 1000}, {'r', 0, 2, 100, 0}, {'w', 1, 5, 700, 900}};
 
     return crowd_run(s, asks, ARRAY_LEN(asks), s->now.size / 2);
+}
+
+static int act_zero_untouched(struct subject *s)
+{
+    return subject_zero(s, s->now.size / 2 + at(s, 4), at(s, 2), 0);
+}
+
+/* Zeros, and where the holes are, while a block is read, changed and written. */
+static int act_raw_block(struct subject *s)
+{
+    static const struct ask asks[] = {{'W', 0, 0, 100, 50}, {'z', 1, 0, 0, 4096}, {'W', 1, 0, 9000, 50},
+                                      {'d', 0, 0, 8192, 4096},
+                                      {'e', 0, 0, 65536, 65536}, {'e', 1, 0, 131072, 4096}};
+
+    return crowd_run(s, asks, ARRAY_LEN(asks), 0);
+}
+
+/* More clusters than one refcount block describes, each. */
+static int act_blocks(struct subject *s)
+{
+    static const struct ask asks[] = {{'w', 0, 0, 0, 32 << 10},   {'w', 1, 64, 0, 32 << 10},
+                                      {'w', 0, 128, 0, 32 << 10}, {'w', 1, 192, 0, 32 << 10},
+                                      {'w', 0, 256, 0, 32 << 10}, {'w', 1, 320, 0, 32 << 10}};
+
+    return crowd_run(s, asks, ARRAY_LEN(asks), s->now.size / 2);
+}
+
+/* Where there is an L2 table (prepare_tables()) and where there is none. */
+static const struct ask beside[] = {
+    {'w', 1, 10, 0, 20 << 10},  {'w', 1, 512, 0, 0},        {'w', 1, 74, 0, 20 << 10},  {'w', 1, 576, 0, 0},
+    {'w', 1, 138, 0, 20 << 10}, {'w', 1, 640, 0, 0},        {'w', 1, 202, 0, 20 << 10}, {'w', 1, 704, 0, 0},
+    {'w', 1, 266, 0, 20 << 10}, {'w', 1, 768, 0, 0},        {'w', 1, 330, 0, 20 << 10}, {'w', 1, 832, 0, 0},
+    {'w', 1, 394, 0, 20 << 10}, {'w', 1, 896, 0, 20 << 10}, {'w', 1, 458, 0, 20 << 10}, {'w', 1, 960, 0, 20 << 10},
+};
+
+static void prepare_tables(struct subject *s)
+{
+    for (unsigned i = 0; i < 8; i++)
+        CHECK_OK(subject_write(s, 45, s->now.size / 2 + at(s, 64 * i), at(s, 1), 0));
+}
+
+/* Free clusters between others, and at the end. */
+static void prepare_gaps(struct subject *s)
+{
+    prepare_tables(s);
+    CHECK_OK(subject_write(s, 46, at(s, 256), at(s, 600), 0));
+    CHECK_OK(subject_discard(s, at(s, 256), at(s, 256)));
+    CHECK_OK(subject_discard(s, at(s, 600), at(s, 256)));
+    CHECK_OK(subject_flush(s));
+    CHECK_OK(subject_flush(s));
+}
+
+static int trim(struct subject *s)
+{
+    int rc;
+
+    oom_enter();
+    rc = vdisk_trim_space(s->v);
+    oom_leave();
+    return rc;
+}
+
+static int act_trim_beside(struct subject *s)
+{
+    return crowd_run_beside(s, beside, ARRAY_LEN(beside), s->now.size / 2, trim);
+}
+
+static int grow_little(struct subject *s)
+{
+    return subject_resize(s, s->now.size + at(s, 64), VDISK_PREALLOC_METADATA);
+}
+
+static int act_grow_beside(struct subject *s)
+{
+    return crowd_run_beside(s, beside, ARRAY_LEN(beside), s->now.size / 2, grow_little);
 }
 
 static int act_write_shared(struct subject *s)
@@ -357,6 +489,22 @@ static const struct scenario scenarios[] = {
     {.name = "one block", .spec = {.size = MIB(2), QCOW2(65536)}, .prepare = read_first, .act = act_one_block},
     {.name = "compressed", .spec = {.size = MIB(2), QCOW2(65536)}, .make = make_packed, .act = act_packed},
     {.name = "snapshot", .spec = {.size = MIB(2), QCOW2(65536)}, .make = make_snapshot, .act = act_write_shared},
+    {.name = "base, zero, untouched",
+     .spec = {.size = MIB(1), QCOW2(512), OVER_BASE},
+     .act = act_zero_untouched,
+     .no_data = true},
+    {.name = "raw block", .spec = {.size = MIB(1)}, .act = act_raw_block, .no_data = true},
+    {.name = "blocks", .spec = {.size = MIB(1), TIGHT}, .act = act_blocks},
+    {.name = "trim beside writes",
+     .spec = {.size = MIB(1), TIGHT},
+     .prepare = prepare_gaps,
+     .act = act_trim_beside,
+     .stride = 2},
+    {.name = "grow beside writes",
+     .spec = {.size = MIB(1), TIGHT},
+     .prepare = prepare_tables,
+     .act = act_grow_beside,
+     .stride = 3},
     {.name = "tables", .spec = {.size = MIB(1), QCOW2(512)}, .act = act_tables, .cold = true},
 };
 
