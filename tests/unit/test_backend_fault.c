@@ -67,7 +67,8 @@ static void properties_pass_through(void **state)
     assert_int_equal(fault_calls(b, IO_TRUNCATE), 1);
     assert_int_equal(fault_calls(b, IO_FLUSH), 1);
     assert_int_equal(fault_calls(b, IO_READ), 0);
-    assert_int_equal(fault_all_calls(b), 4);
+    assert_int_equal(fault_calls(b, FAULT_STATUS), 1);
+    assert_int_equal(fault_all_calls(b), 5);
     assert_int_equal(fault_fired(b), 0);
 }
 
