@@ -346,9 +346,6 @@ static void test_hook(void)
 
 static void run_mode(unsigned mode)
 {
-    /* A quick run takes a third of them, by its seed. */
-    if (test_is_quick() && (test_repetition() + mode + test_seed()) % 3 != 0)
-        return;
     test_requires("qemu-img");
     scenario_run(&scenarios[test_repetition() % ARRAY_LEN(scenarios)], &fault_modes[mode]);
 }

@@ -271,8 +271,8 @@ int main(int argc, char **argv)
         {.name = "repeats", .run = test_repeats, .repeat = 6, .quick = 2},
         {.name = "shrink", .run = test_shrink},
         {.name = "planted", .run = test_planted},
-        {.name = "reorder", .run = test_reorder, .repeat = 250, .quick = 30, .lengthy = 8000},
-        {.name = "faults", .run = test_faults, .repeat = 250, .quick = 30, .lengthy = 8000},
+        {.name = "reorder", .run = test_reorder, .repeat = 120, .quick = 30, .lengthy = 8000},
+        {.name = "faults", .run = test_faults, .repeat = 120, .quick = 30, .lengthy = 8000},
     };
 
     return test_main(argc, argv, cases, ARRAY_LEN(cases));
