@@ -282,6 +282,7 @@ void run_repair_damage(void)
 static void make_small(struct patient *p, struct rng *r)
 {
     struct image_spec s;
+    struct backend *b;
     uint64_t unit;
     vdisk *v;
 
@@ -297,7 +298,9 @@ static void make_small(struct patient *p, struct rng *r)
     memdisk_init(&p->disk, 512);
     patient_begin(p, "refcounts");
     test_note("%s, repair of %s", image_describe(&s), p->what == QCOW2_REPAIR_ALL ? "all" : "leaks");
-    CHECK_OK(image_create_on(&s, memdisk_open(&p->disk, false)));
+    b = memdisk_open(&p->disk, false);
+    CHECK_OK(image_create_on(&s, b));
+    backend_close(b);
     CHECK_OK(open_image(p, VDISK_OPEN_RDWR, &v));
     for (unsigned i = 0; i < 2 * p->pieces; i++) {
         rng_fill(r, p->now.data, unit);
