@@ -8,7 +8,7 @@ Without more, a fixed number of inputs from a fixed seed. Environment:
   VDISK_TEST_LONG=1       this target's part of four hours, from a new seed
   VDISK_FUZZ_SECONDS=N    N seconds instead
   VDISK_FUZZ_DIR=DIR      keep what is found in DIR/NAME: inputs that reach new code, and those that fail
-  VDISK_SEED=N            the seed
+  VDISK_SEED=N|new        the seed
 What fails is kept in ./fuzz-failures where VDISK_FUZZ_DIR is not set. Exit status 1 when anything failed.
 """
 import os
@@ -73,7 +73,8 @@ def main(program, name, corpus):
     long = bool(os.environ.get("VDISK_TEST_LONG"))
     if long and not seconds:
         seconds = LONG_SECONDS * SHARES[name] / sum(SHARES.values())
-    seed = int(os.environ.get("VDISK_SEED") or (secrets.randbelow(1 << 31) + 1 if seconds else 1))
+    asked = os.environ.get("VDISK_SEED") or ("new" if seconds else "1")
+    seed = secrets.randbelow(1 << 31) + 1 if asked == "new" else int(asked)
     with tempfile.TemporaryDirectory() as work:
         fuzzer = Fuzzer(program, name, corpus, pathlib.Path(work))
         if seconds:

@@ -19,7 +19,7 @@
 
 #include "tests/lib/states.h"
 
-enum { STATUS_SKIPPED = 77, CASE_TIMEOUT_S = 240, SLOW_FACTOR = 5 };
+enum { STATUS_SKIPPED = 77, CASE_TIMEOUT_S = 240, SLOW_FACTOR = 5, DEFAULT_SEED = 1 };
 
 static struct {
     const char *program;
@@ -314,7 +314,7 @@ static bool wanted(const char *name, unsigned repetition, bool repeats)
 
 static void usage(const char *program)
 {
-    printf("usage: %s [--case NAME[#N]] [--seed N] [--steps N] [--list] [--no-fork] [--keep]\n"
+    printf("usage: %s [--case NAME[#N]] [--seed N|new] [--steps N] [--list] [--no-fork] [--keep]\n"
            "          [--only-steps LIST]\n"
            "  --only-steps  of a case that leaves out steps (suite sim): \"3,17,40-52\", or \"none\"\n"
            "  --no-fork  run in this process, abort where it fails: for a debugger\n"
@@ -327,6 +327,15 @@ static bool is_set(const char *variable)
     const char *value = getenv(variable);
 
     return value && value[0] && strcmp(value, "0") != 0;
+}
+
+static uint64_t choose_seed(const char *asked)
+{
+    bool new_one = asked ? strcmp(asked, "new") == 0 : run.is_long;
+
+    if (new_one)
+        return rng_mix((uint64_t)time(NULL) ^ (uint64_t)getpid() << 32) >> 32;
+    return asked ? strtoull(asked, NULL, 0) : DEFAULT_SEED;
 }
 
 static void parse_options(int argc, char **argv)
@@ -360,7 +369,7 @@ static void parse_options(int argc, char **argv)
     run.program = argv[0];
     run.quick = is_set("VDISK_TEST_QUICK");
     run.is_long = is_set("VDISK_TEST_LONG");
-    run.seed = seed ? strtoull(seed, NULL, 0) : rng_mix((uint64_t)time(NULL) ^ (uint64_t)getpid() << 32) >> 32;
+    run.seed = choose_seed(seed);
 }
 
 static double now_s(void)

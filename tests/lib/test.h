@@ -3,8 +3,9 @@
  * The runner of the bigger tests: a program is a table of cases; each case, and each repetition of one, runs in a
  * process of its own, so that a crash, a hang or a leak is one case's.
  *
- * One seed, one run: all randomness comes from test_rng(). The seed is VDISK_SEED or --seed, or else the time,
- * and a failure prints the command that runs the same case again.
+ * One seed, one run: all randomness comes from test_rng(). The seed is VDISK_SEED or --seed, or else always the
+ * same, so that a commit passes or fails by what it is and not by luck; VDISK_SEED=new and long runs take a new
+ * one. A failure prints the command that runs the same case again.
  *
  * Exit status of a program: 0 all passed, 1 some failed, 77 nothing ran (the reason is printed).
  */
