@@ -106,16 +106,20 @@ static uint64_t alike(const struct q2 *q, uint64_t index, uint64_t n, bool *ret_
     return n;
 }
 
-/* The clusters are ours: describe them, move the edge of what is known to be zero. */
-static void describe(struct q2 *q, uint64_t index, uint64_t n, struct q2_run *ret)
+/* The clusters are ours: take them out of what is known to be free and zero. Were all of them? */
+static bool take_out(struct q2 *q, uint64_t index, uint64_t n)
 {
-    bool zero;
+    bool zero, same = alike(q, index, n, &zero) == n;
 
-    ret->host_offset = index << q->geo.cluster_bits;
-    ret->clusters = n;
-    ret->zero = (alike(q, index, n, &zero) == n && zero) || MUTANT(ASSUME_ZERO);
     q2_zero_runs_remove(&q->zero_runs, index, index + n);
     q->zero_from = max_u64(q->zero_from, (index + n) << q->geo.cluster_bits);
+    return same && zero;
+}
+
+static void describe(struct q2 *q, uint64_t index, uint64_t n, bool zero, struct q2_run *ret)
+{
+    *ret = (struct q2_run){.host_offset = index << q->geo.cluster_bits, .clusters = n,
+                           .zero = zero || MUTANT(ASSUME_ZERO)};
 }
 
 static enum scan_result fetch_first(struct q2 *q, enum scan_result r, uint64_t index, uint64_t *ret_need)
@@ -146,7 +150,7 @@ static enum scan_result try_take(struct q2 *q, uint64_t want, struct q2_run *ret
     n = alike(q, found, n, &zero);
     if (!MUTANT(FORGET_LEASE))
         raise(q, found, n);
-    describe(q, found, n, ret);
+    describe(q, found, n, take_out(q, found, n), ret);
     q->free_hint = found + n;
     return SCAN_TAKEN;
 }
@@ -160,8 +164,9 @@ struct alloc {
     uint64_t       want, need;
     bool           exact, have_structure, squeezed;
     struct q2_run *ret;
-    /* exact: where to look on, and what has been taken: cluster indices [start, start + have). */
+    /* exact: where to look on, and what has been taken: cluster indices [start, start + have); are they zero? */
     uint64_t       next, start, have;
+    bool           zero;
 };
 
 enum alloc_state {
@@ -177,7 +182,7 @@ enum alloc_state {
 static void drop_part(struct alloc *a)
 {
     if (a->have > 0)
-        q2_give_back(a->q, a->start, a->have, false);
+        q2_give_back(a->q, a->start, a->have, a->zero);
     a->have = 0;
 }
 
@@ -208,13 +213,16 @@ static enum scan_result try_take_exact(struct alloc *a)
             a->next = slice_end;
             continue;
         }
-        if (a->have == 0)
+        if (a->have == 0) {
             a->start = found;
+            a->zero = true;
+        }
         raise(q, found, n);
+        a->zero &= take_out(q, found, n);
         a->have += n;
         a->next = found + n;
     }
-    describe(q, a->start, a->want, a->ret);
+    describe(q, a->start, a->want, a->zero, a->ret);
     a->have = 0;
     return SCAN_TAKEN;
 }
