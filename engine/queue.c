@@ -401,6 +401,11 @@ static int wait_done(vdisk_queue *q, unsigned min, const struct timespec *timeou
     }
 }
 
+static bool to_send(vdisk_queue *q)
+{
+    return q->ready.head || (queue_has_ring(q) && ring_to_send(q));
+}
+
 int vdisk_reap(vdisk_queue *q, struct vdisk_completion *completions, unsigned min, unsigned max,
                const struct timespec *timeout)
 {
@@ -412,8 +417,9 @@ int vdisk_reap(vdisk_queue *q, struct vdisk_completion *completions, unsigned mi
     if (min > q->inflight)
         min = q->inflight;
     rc = wait_done(q, min, timeout);
-    /* Polling, or steps that were made on the way: send what they enqueued. */
-    int sent = vdisk_submit(q);
+    /* Polling, or steps that were made on the way: send what they enqueued. With something to hand out and
+       nothing to send, what the kernel has put off can wait: entering for it would cost as much as the I/O. */
+    int sent = q->done_count == 0 || to_send(q) ? vdisk_submit(q) : 0;
     if (q->done_count == 0 && min == 0 && sent >= 0)
         queue_turn(q);
     unsigned n = hand_out(q, completions, max);

@@ -124,6 +124,7 @@ static inline bool queue_has_ring(const vdisk_queue *q)
 int  ring_init(vdisk_queue *q, enum vdisk_queue_kind kind);
 void ring_finish(vdisk_queue *q);
 int  ring_submit(vdisk_queue *q);
+bool ring_to_send(vdisk_queue *q);   /* are there SQEs that the kernel has not seen? */
 int  ring_wait(vdisk_queue *q, unsigned wanted, const struct timespec *timeout);
 unsigned ring_reap(vdisk_queue *q); /* run up to QUEUE_TURN_CQES completions */
 void ring_feed(vdisk_queue *q);     /* SQEs for the starved, as far as there are any */

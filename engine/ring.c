@@ -123,6 +123,11 @@ int ring_submit(vdisk_queue *q)
     return rc < 0 && rc != -EAGAIN && rc != -EBUSY && rc != -EINTR ? rc : 0;
 }
 
+bool ring_to_send(vdisk_queue *q)
+{
+    return io_uring_sq_ready(&q->ring) > 0;
+}
+
 int ring_wait(vdisk_queue *q, unsigned wanted, const struct timespec *timeout)
 {
     struct __kernel_timespec ts;
