@@ -269,6 +269,19 @@ static void refcount_block_is_the_table(struct damaged *im)
     put(im, im->h.reftable_offset + 8, im->h.reftable_offset);
 }
 
+/* Behind the file's end, where repair would put something new. */
+static void l2_where_refcounts_would_go(struct damaged *im)
+{
+    put(im, l1_at(im, 1), align_up(im->size, CLUSTER) | Q2_COPIED);
+    refcount_block_is_the_table(im);
+}
+
+static void l2_where_a_copy_would_go(struct damaged *im)
+{
+    put(im, l1_at(im, 1), align_up(im->size, CLUSTER) | Q2_COPIED);
+    cluster_shared_by_two(im);
+}
+
 static void file_cut_by_a_cluster(struct damaged *im)
 {
     im->size = align_down(im->size - 1, CLUSTER) - CLUSTER;
@@ -393,6 +406,9 @@ const struct damage damages[] = {
     /* the block as such, and its refcount */
     {"refcount-block-used-twice", PLAIN, refcount_block_used_twice, 2, 0, 0, 2, 0, NULL},
     {"refcount-block-is-the-table", PLAIN, refcount_block_is_the_table, 2, 0, 0, 2, 0, NULL},
+    /* what follows repair must put elsewhere: the entry would have it for its table */
+    {"l2-where-refcounts-would-go", PLAIN, l2_where_refcounts_would_go, 4, 0, 0, 2, 0, NULL},
+    {"l2-where-a-copy-would-go", PLAIN, l2_where_a_copy_would_go, 3, 1, 0, 2, 2, NULL},
     /* the last whole cluster, and the compressed one in the last, partial one */
     {"file-cut-by-a-cluster", PLAIN, file_cut_by_a_cluster, 2, 0, 0, 2, 2, NULL},
     /* L1, L2, five clusters shared with the disk, one of its own, the snapshot table */
