@@ -23,6 +23,10 @@ static struct backend *wrap(struct rig *r, unsigned disk, bool read_only)
     if (!r->log)
         return outer;
     b = outer;
+    if (r->faults) {
+        CHECK_OK(fault_backend_create(b, &r->fault[disk]));
+        b = r->fault[disk];
+    }
     CHECK_OK(crash_backend_create(r->log, disk, b, &outer));
     return outer;
 }
@@ -165,6 +169,7 @@ void rig_close(struct rig *r)
     CHECK_OK(vdisk_close(r->v));
     CHECK_OK(crash_mark(r->log, MARK_FLUSH_END, r->flushes++));
     r->v = NULL;
+    memset(r->fault, 0, sizeof r->fault);
 }
 
 void rig_cut(struct rig *r)

@@ -7,6 +7,7 @@
 #define TESTS_CRASH_RIG_H
 
 #include "backends/crash.h"
+#include "backends/fault.h"
 #include "backends/sim.h"
 #include "qcow2/check.h"
 #include "tests/crash/oracle.h"
@@ -37,10 +38,12 @@ struct rig {
     uint32_t versions;
     uint64_t flushes;
     bool tight;                 /* and little larger than it must be */
+    bool faults;                /* calls of the disks below the log can be made to fail, or come late: fault[] */
     const char *made;           /* the image is this file, instead of one made by `spec`; before rig_init() */
     uint64_t base_size;         /* the backing file has so much of `initial` */
     uint8_t *initial;           /* what the volume reads as before it is logged, max_size bytes; NULL: zeros */
     /* while it is open */
+    struct backend *fault[RIG_DISKS];
     vdisk *v;
     vdisk_queue *q[RIG_QUEUES];
     unsigned queues, turn;
@@ -61,8 +64,9 @@ void rig_totals_init(void);
 void rig_totals_print(void);
 
 /*
- * An image by `spec`, closed; nothing is logged yet. Before: max_size, fixed, initial, base_size, made; all else
- * 0. A backing file is the disk RIG_BASE by the name "sim:base". The simulation is entered until rig_finish().
+ * An image by `spec`, closed; nothing is logged yet. Before: max_size, fixed, faults, initial, base_size, made;
+ * all else 0. A backing file is the disk RIG_BASE by the name "sim:base". The simulation is entered until
+ * rig_finish().
  */
 void rig_init(struct rig *r, const struct image_spec *spec);
 void rig_finish(struct rig *r);

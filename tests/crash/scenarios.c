@@ -434,6 +434,46 @@ static void run_lazy_refcounts(void)
     alone_on(rig, &s, random_act());
 }
 
+/* ---- what once went wrong ---------------------------------------------------------------------------------- */
+
+/*
+ * A new L2 table in a cluster with old content: its zeros are written while one flush makes the cluster's refcount
+ * durable; the next has nothing to write but the mapping. (That one did not wait for the zeros to be durable.)
+ */
+static void run_table_over_old(void)
+{
+    struct fault_rule late = {.state = "ZERO_WRITTEN", .what = FAULT_LATE}; /* of the table */
+    struct rig *rig = test_alloc(sizeof *rig);
+    struct image_spec s;
+
+    image_default(&s, "image", 256 * TINY); /* a table for each 64 clusters */
+    s.cluster_size = TINY;
+    snprintf(s.backing, sizeof s.backing, "sim:base"); /* so that zeros need a table */
+    s.backing_format = "raw";
+    rig->fixed = rig->faults = true;
+    rig->initial = test_alloc(s.size);
+    rng_fill(test_rng(), rig->initial, s.size);
+    rig->base_size = s.size;
+    rig_init(rig, &s);
+    rig_start_log(rig);
+    rig_open(rig, 1);
+    rig_write(rig, 0, TINY, 0);
+    rig_settle(rig);
+    CHECK_OK(fault_add_rule(rig->fault[RIG_IMAGE], &late));
+    rig_zero(rig, 100 * TINY, TINY, 0);
+    for (bool held = false; !held && rig->inflight == 1;) {
+        held = fault_held(rig->fault[RIG_IMAGE]) > 0;
+        rig_flush(rig);
+        rig_wait(rig, 1);
+    }
+    CHECK_INT(fault_held(rig->fault[RIG_IMAGE]), 1);
+    fault_clear(rig->fault[RIG_IMAGE]);
+    rig_wait(rig, 0);
+    rig_settle(rig);
+    rig_cut(rig);
+    finish(rig, ALONE_IMAGES);
+}
+
 /* ---- repair of what a crash has left ----------------------------------------------------------------------- */
 
 /* And the power goes again. What is not durable of a repair is as it was: leaks, and nothing worse. */
@@ -586,6 +626,7 @@ const struct crash_scenario crash_scenarios[] = {
     {"data-file", run_data_file, 6, 2, 150},
     {"subclusters", run_subclusters, 6, 2, 150},
     {"lazy-refcounts", run_lazy_refcounts, 6, 2, 150},
+    {"table-over-old", run_table_over_old, 1, 1, 4},
     {"backing", run_backing, 6, 2, 150},
     {"repair", run_repair, 20, 4, 1000},
     {"repair-damage", run_repair_damage, 4, 1, 100},
