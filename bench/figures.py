@@ -124,7 +124,7 @@ class Bench:
 
     def rewrite_ours(self):
         return self.ours("-f", "qcow2", "--rw", "write", "--pattern", f"step:{37 * MIB + 4 * KIB}", "--count",
-                         60000, "--depth", 32, self.allocated())
+                         60000, "--depth", 32, "--register", self.allocated())
 
     def rewrite_theirs(self):
         return self.theirs(60000, "-f", "qcow2", "-w", "-n", "-s", 4096, "-S", 37 * MIB + 4 * KIB, "-d", 32,

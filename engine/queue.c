@@ -278,9 +278,12 @@ static int threads_wait(vdisk_queue *q, const struct timespec *timeout)
     return 0;
 }
 
-int queue_sleep(vdisk_queue *q, unsigned wanted, const struct timespec *timeout)
+/* Until `wanted` have completed; up to `most` are of use at once. */
+static int sleep_for(vdisk_queue *q, unsigned wanted, unsigned most, const struct timespec *timeout)
 {
     static const struct timespec now = {0};
+    /* Fast-path requests complete one for one; an op may need a step before anything else completes. */
+    bool steady = q->ops_active == 0 && !q->starved.head;
 
     queue_current = q;
     if (q->ready.head || atomic_load(&q->remote))
@@ -290,10 +293,12 @@ int queue_sleep(vdisk_queue *q, unsigned wanted, const struct timespec *timeout)
             return 0;
         return q->host ? q->host->ops->wait(q, timeout) : threads_wait(q, timeout);
     }
-    /* Fast-path requests complete one for one; an op may need a step before anything else completes. */
-    if (q->ops_active > 0 || q->starved.head)
-        wanted = 1;
-    return ring_wait(q, wanted, timeout);
+    return steady ? ring_wait(q, wanted, most, timeout) : ring_wait(q, 1, 1, timeout);
+}
+
+int queue_sleep(vdisk_queue *q, unsigned wanted, const struct timespec *timeout)
+{
+    return sleep_for(q, wanted, wanted, timeout);
 }
 
 void queue_run_until(vdisk_queue *q, const bool *flag)
@@ -378,7 +383,7 @@ static bool time_left(const vdisk_queue *q, const struct timespec *deadline, str
 }
 
 /* Turn and sleep until `min` are done. 0, or why not: -ETIME, -EINTR, another -errno. */
-static int wait_done(vdisk_queue *q, unsigned min, const struct timespec *timeout)
+static int wait_done(vdisk_queue *q, unsigned min, unsigned max, const struct timespec *timeout)
 {
     struct timespec deadline = {0}, left;
     bool have_deadline = false;
@@ -395,7 +400,7 @@ static int wait_done(vdisk_queue *q, unsigned min, const struct timespec *timeou
         }
         if (timeout && !time_left(q, &deadline, &left))
             return -ETIME;
-        int rc = queue_sleep(q, min - q->done_count, timeout ? &left : NULL);
+        int rc = sleep_for(q, min - q->done_count, max - q->done_count, timeout ? &left : NULL);
         if (rc < 0 && rc != -ETIME)
             return rc;
     }
@@ -416,7 +421,7 @@ int vdisk_reap(vdisk_queue *q, struct vdisk_completion *completions, unsigned mi
         min = max;
     if (min > q->inflight)
         min = q->inflight;
-    rc = wait_done(q, min, timeout);
+    rc = wait_done(q, min, max, timeout);
     /* Polling, or steps that were made on the way: send what they enqueued. With something to hand out and
        nothing to send, what the kernel has put off can wait: entering for it would cost as much as the I/O. */
     int sent = q->done_count == 0 || to_send(q) ? vdisk_submit(q) : 0;

@@ -51,6 +51,8 @@ struct vdisk_queue {
     struct io_uring       ring;             /* with VDISK_QUEUE_URING and URING_DEFER */
     bool                  ring_ready;
     unsigned              kernel_inflight;
+    unsigned              gather_rest;      /* waits until gathering is tried again, */
+    unsigned              gather_pause;     /* and how many the next time it is in vain */
     struct task_list      starved;          /* I/Os that found no SQE, in order */
     struct workers       *workers;          /* made on first need */
     struct queue_host    *host;             /* with VDISK_QUEUE_SIMULATED */
@@ -125,7 +127,9 @@ int  ring_init(vdisk_queue *q, enum vdisk_queue_kind kind);
 void ring_finish(vdisk_queue *q);
 int  ring_submit(vdisk_queue *q);
 bool ring_to_send(vdisk_queue *q);   /* are there SQEs that the kernel has not seen? */
-int  ring_wait(vdisk_queue *q, unsigned wanted, const struct timespec *timeout);
+bool ring_gathers(const vdisk_queue *q); /* can the kernel do it? */
+/* Until `wanted` I/Os have completed; up to `most` may be gathered meanwhile, for 4 ms. */
+int  ring_wait(vdisk_queue *q, unsigned wanted, unsigned most, const struct timespec *timeout);
 unsigned ring_reap(vdisk_queue *q); /* run up to QUEUE_TURN_CQES completions */
 void ring_feed(vdisk_queue *q);     /* SQEs for the starved, as far as there are any */
 void ring_arm_nop(vdisk_queue *q);

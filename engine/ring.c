@@ -3,6 +3,7 @@
  * io_uring, and only that: SQEs, completions, registered buffers, the one place that enters the kernel. Without a
  * ring (VDISK_QUEUE_THREADS, VDISK_QUEUE_SIMULATED) the same calls go to workers_run().
  */
+#include <assert.h>
 #include <errno.h>
 #include <limits.h>
 #include <poll.h>
@@ -19,6 +20,17 @@
 #define IORING_SETUP_TASKRUN_FLAG (1U << 9)
 #endif
 
+/* Of newer headers than Debian 12 has. */
+#define FEAT_MIN_WAIT (1U << 15)
+struct getevents_arg {
+    uint64_t sigmask;
+    uint32_t sigmask_size, min_wait_us;
+    uint64_t ts;
+};
+static_assert(sizeof(struct getevents_arg) == sizeof(struct io_uring_getevents_arg), "the kernel's");
+
+enum { GATHER_PART = 4, GATHER_MIN = 4, GATHER_US = 4000, GATHER_REST = 64, GATHER_REST_MAX = 8192 };
+
 /* user_data that is no io */
 enum { TAG_WAKE = 1, TAG_NOP = 2 };
 
@@ -33,6 +45,7 @@ static int try_ring(vdisk_queue *q, unsigned flags)
     entries = (unsigned)min_u64(max_u64(entries, RING_ENTRIES_MIN), RING_ENTRIES_MAX);
     p.flags = IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP | flags;
     p.cq_entries = 4 * entries;
+    q->gather_pause = GATHER_REST;
     return io_uring_queue_init_params(entries, &q->ring, &p);
 }
 
@@ -128,10 +141,63 @@ bool ring_to_send(vdisk_queue *q)
     return io_uring_sq_ready(&q->ring) > 0;
 }
 
-int ring_wait(vdisk_queue *q, unsigned wanted, const struct timespec *timeout)
+bool ring_gathers(const vdisk_queue *q)
+{
+    return q->ring.features & FEAT_MIN_WAIT;
+}
+
+/*
+ * Who waits for one of many, and takes all there are, would be woken by each and then send its successors one by
+ * one, with a kick of the device for each. So the kernel is asked for a share of what is in flight, but for any
+ * after GATHER_US (min_wait, kernel 6.12): so long that the timer rarely is the next to fire, since setting the
+ * hardware's costs more than a request. Where the share did not come in that time, I/Os of different speed are in
+ * flight (a second device, one that hangs): then each is waited for again, for a while that doubles each time.
+ *
+ * Returns the share; 0: not now.
+ */
+static unsigned gather_share(vdisk_queue *q, unsigned wanted, unsigned most, const struct timespec *timeout)
+{
+    unsigned share = (unsigned)min_u64(q->kernel_inflight / GATHER_PART, most);
+
+    if (!ring_gathers(q) || share < GATHER_MIN || share <= wanted)
+        return 0;
+    if (timeout && timeout->tv_sec == 0 && timeout->tv_nsec < GATHER_US * 1000)
+        return 0;
+    if (q->gather_rest > 0) {
+        q->gather_rest--;
+        return 0;
+    }
+    return share;
+}
+
+static int gather(vdisk_queue *q, unsigned share, const struct timespec *timeout)
+{
+    struct __kernel_timespec ts;
+    struct getevents_arg arg = {.min_wait_us = GATHER_US};
+    int rc = io_uring_sq_ready(&q->ring) > 0 ? io_uring_submit(&q->ring) : 0;
+
+    if (rc < 0 && rc != -EAGAIN && rc != -EBUSY)
+        return rc;
+    if (timeout) {
+        ts = (struct __kernel_timespec){timeout->tv_sec, timeout->tv_nsec};
+        arg.ts = (uintptr_t)&ts;
+    }
+    rc = io_uring_enter2((unsigned)q->ring.ring_fd, 0, share, IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG,
+                         (sigset_t *)&arg, sizeof arg);
+    if (rc >= 0 && io_uring_cq_ready(&q->ring) < share) {
+        q->gather_rest = q->gather_pause;
+        q->gather_pause = (unsigned)min_u64(2ull * q->gather_pause, GATHER_REST_MAX);
+    } else if (rc >= 0) {
+        q->gather_pause = GATHER_REST;
+    }
+    return rc < 0 && rc != -EAGAIN && rc != -EBUSY ? rc : 0;
+}
+
+int ring_wait(vdisk_queue *q, unsigned wanted, unsigned most, const struct timespec *timeout)
 {
     struct __kernel_timespec ts;
     struct io_uring_cqe *cqe;
+    unsigned share;
     int rc;
 
     if (unlikely(!q->ring_ready)) {
@@ -144,6 +210,9 @@ int ring_wait(vdisk_queue *q, unsigned wanted, const struct timespec *timeout)
     wanted = (unsigned)min_u64(wanted, q->kernel_inflight);
     if (wanted == 0)
         wanted = 1;
+    share = gather_share(q, wanted, most, timeout);
+    if (share > 0)
+        return gather(q, share, timeout);
     if (!timeout) {
         rc = io_uring_submit_and_wait(&q->ring, wanted);
     } else {
