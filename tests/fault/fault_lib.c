@@ -31,12 +31,15 @@ const struct fault_mode fault_modes[FAULT_MODES] = {
     {.name = "out of memory", .error = ENOMEM, .oom = true, .forever = true},
 };
 
-void mode_arm(const struct fault_mode *m, struct backend *fault, const struct fault_rule *rule)
+int mode_arm(const struct fault_mode *m, struct backend *fault, const struct fault_rule *rule)
 {
+    int number = 0;
+
     if (m->oom)
         oom_arm(rule->nth, m->forever);
     else
-        CHECK_OK(fault_add_rule(fault, rule));
+        CHECK_OK(number = fault_add_rule(fault, rule));
+    return number;
 }
 
 bool mode_disarm(struct backend *fault)
@@ -68,7 +71,7 @@ static int open_by_name(void *arg, const char *name, uint32_t flags, struct back
     CHECK_OK(fault_backend_create(memdisk_open(d, !(flags & BACKEND_RDWR)), ret_backend));
     s->faults[file] = *ret_backend;
     if (s->armed && s->target == file)
-        mode_arm(s->mode, *ret_backend, &s->rule);
+        s->rule_number = mode_arm(s->mode, *ret_backend, &s->rule);
     oom_enter();
     return 0;
 }
@@ -112,7 +115,7 @@ void subject_arm(struct subject *s)
 {
     s->armed = true;
     if (s->faults[s->target]) /* else as soon as it is opened */
-        mode_arm(s->mode, s->faults[s->target], &s->rule);
+        s->rule_number = mode_arm(s->mode, s->faults[s->target], &s->rule);
 }
 
 static void need_text(int rc, const char *what)
@@ -408,7 +411,7 @@ static bool has_fired(const struct scenario *sc, struct subject *s)
     if (s->mode->oom)
         return oom_disarm();
     if (s->v)
-        return fault_fired(s->faults[s->target]) > 0;
+        return fault_rule_fired(s->faults[s->target], s->rule_number) > 0;
     return !sc->closes || s->rule.nth < CLOSE_CALLS;
 }
 
@@ -485,4 +488,45 @@ void scenario_run(const struct scenario *sc, const struct fault_mode *mode)
     subject_finish(&template);
     sim_leave(sim);
     sim_destroy(sim);
+}
+
+/* ---- a program of them --------------------------------------------------------------------------------- */
+
+static struct {
+    const struct scenario *scenarios;
+    const char *const *requires;
+    unsigned n;
+} program;
+
+static void run_mode(unsigned mode)
+{
+    for (const char *const *command = program.requires; *command; command++)
+        test_requires(*command);
+    scenario_run(&program.scenarios[test_repetition() % program.n], &fault_modes[mode]);
+}
+
+#define MODE(n)                    \
+    static void test_mode_##n(void) \
+    {                              \
+        run_mode(n);               \
+    }
+
+MODE(0) MODE(1) MODE(2) MODE(3) MODE(4) MODE(5) MODE(6) MODE(7)
+
+int scenario_main(int argc, char **argv, const struct scenario *scenarios, unsigned n,
+                  const char *const requires[])
+{
+    struct test_case cases[FAULT_MODES] = {
+        {.name = "eio", .run = test_mode_0},     {.name = "enospc", .run = test_mode_1},
+        {.name = "eio_done", .run = test_mode_2}, {.name = "short", .run = test_mode_3},
+        {.name = "late", .run = test_mode_4},    {.name = "late_end", .run = test_mode_5},
+        {.name = "oom", .run = test_mode_6},     {.name = "oom_forever", .run = test_mode_7},
+    };
+
+    program.scenarios = scenarios;
+    program.requires = requires;
+    program.n = n;
+    for (unsigned i = 0; i < FAULT_MODES; i++)
+        cases[i].repeat = n;
+    return test_main(argc, argv, cases, FAULT_MODES);
 }

@@ -26,6 +26,7 @@ struct subject {
     struct backend *fault; /* of the volume that is open */
     vdisk *v;
     struct fault_rule rule; /* what is to fail */
+    int rule_number;        /* of the target's; a scenario may have rules of its own */
     const struct fault_mode *mode;
     bool armed;
     uint64_t maybe_size;   /* the image may have this size: a resize to it failed; 0: none did */
@@ -42,8 +43,8 @@ struct fault_mode {
 extern const struct fault_mode fault_modes[];
 enum { FAULT_MODES = 8, FAULT_MODE_OOM = 6, FAULT_MODE_OOM_FOREVER };
 
-/* From here on the rule's nth call fails, or the nth call for memory. Over: true if it did. */
-void mode_arm(const struct fault_mode *m, struct backend *fault, const struct fault_rule *rule);
+/* From here on the rule's nth call fails, or the nth call for memory; the rule's number. Over: true if it did. */
+int mode_arm(const struct fault_mode *m, struct backend *fault, const struct fault_rule *rule);
 bool mode_disarm(struct backend *fault);
 
 /* An image by `spec` on memory with a cluster-mixed content in its first half, closed. */
@@ -92,5 +93,9 @@ struct scenario {
 
 /* All runs of one scenario in one mode. */
 void scenario_run(const struct scenario *sc, const struct fault_mode *mode);
+
+/* main() of a program that runs `n` scenarios in every mode, where these commands (NULL last) are installed. */
+int scenario_main(int argc, char **argv, const struct scenario *scenarios, unsigned n,
+                  const char *const requires[]);
 
 #endif

@@ -30,7 +30,7 @@ static uint64_t at(const struct subject *s, uint64_t clusters)
 
 /* ---- several at a time -------------------------------------------------------------------------------- */
 
-enum { CROWD_MAX = 32, CROWD_QUEUES = 2, CROWD_BESIDE = 1 };
+enum { CROWD_MAX = 32, CROWD_QUEUES = 2, CROWD_BESIDE = 1, CROWD_HOLD = 100 };
 
 struct member {
     char what; /* 'r'ead, 'w'rite, 'z'ero, 'd'iscard, 'f'lush, 'e'xtents; 'W'rite into zeros of the same crowd */
@@ -49,6 +49,7 @@ struct crowd {
     int rc; /* the first error */
     struct task feeder; /* starts one after the other */
     bool fed;           /* no more of that */
+    unsigned held_turns;
 };
 
 /* 0, or -ENOMEM: no queue. */
@@ -98,7 +99,9 @@ static void crowd_start(struct crowd *c)
     }
 }
 
-/* In the loop of queue 0, while others wait: a few requests of queue 1 are always on. */
+/*
+ * In the loop of queue 0, while others wait: a few requests of queue 1 are always on; what is held goes on later.
+ */
 static void feed(struct task *t)
 {
     struct crowd *c = container_of(t, struct crowd, feeder);
@@ -107,11 +110,12 @@ static void feed(struct task *t)
 
     if (c->fed)
         return;
-    if (on < CROWD_BESIDE)
+    if (on < CROWD_BESIDE && c->started < c->count)
         crowd_start(c);
+    if (fault_held(c->s->fault) > 0 && ++c->held_turns % CROWD_HOLD == 0)
+        fault_release(c->s->fault);
     queue_current = before;
-    if (c->started < c->count)
-        queue_ready(c->queues[0], t);
+    queue_ready(c->queues[0], t);
 }
 
 static void member_done(struct crowd *c, struct member *m, int result)
@@ -365,6 +369,48 @@ static int act_trim_beside(struct subject *s)
     return crowd_run_beside(s, beside, ARRAY_LEN(beside), s->now.size / 2, trim);
 }
 
+/* Each with an L2 table, so that none waits for the lock that the trim holds. */
+static const struct ask with_tables[] = {
+    {'w', 1, 2, 0, 20 << 10},   {'w', 1, 66, 0, 20 << 10},  {'w', 1, 130, 0, 20 << 10}, {'w', 1, 194, 0, 20 << 10},
+    {'w', 1, 258, 0, 20 << 10}, {'w', 1, 322, 0, 20 << 10}, {'w', 1, 386, 0, 20 << 10}, {'w', 1, 450, 0, 20 << 10},
+    {'w', 1, 43, 0, 9 << 10},   {'w', 1, 107, 0, 9 << 10},  {'w', 1, 171, 0, 9 << 10},  {'w', 1, 235, 0, 9 << 10},
+    {'w', 1, 299, 0, 9 << 10},  {'w', 1, 363, 0, 9 << 10},  {'w', 1, 427, 0, 9 << 10},  {'w', 1, 491, 0, 9 << 10},
+};
+
+/* The end of the file moves for so long that others have to wait for it. */
+static int act_trim_long(struct subject *s)
+{
+    struct fault_rule late = {.state = "TRIM_CUT", .what = FAULT_LATE};
+
+    CHECK_OK(fault_add_rule(s->fault, &late));
+    return crowd_run_beside(s, with_tables, ARRAY_LEN(with_tables), s->now.size / 2, trim);
+}
+
+/* Flushes that carry a reclaim whose punches take long: the trim has to wait for its turn. */
+static const struct ask with_flushes[] = {
+    {'d', 1, 256, 0, 8 << 10}, {'f', 1, 0, 0, 1}, {'f', 1, 0, 0, 1}, {'d', 1, 280, 0, 8 << 10},
+    {'f', 1, 0, 0, 1},         {'f', 1, 0, 0, 1}, {'f', 1, 0, 0, 1}, {'d', 1, 310, 0, 8 << 10},
+    {'f', 1, 0, 0, 1},         {'f', 1, 0, 0, 1}, {'f', 1, 0, 0, 1}, {'d', 1, 340, 0, 8 << 10},
+    {'f', 1, 0, 0, 1},         {'f', 1, 0, 0, 1}, {'f', 1, 0, 0, 1}, {'d', 1, 370, 0, 8 << 10},
+    {'f', 1, 0, 0, 1},         {'f', 1, 0, 0, 1}, {'f', 1, 0, 0, 1}, {'d', 1, 400, 0, 8 << 10},
+    {'f', 1, 0, 0, 1},         {'f', 1, 0, 0, 1}, {'f', 1, 0, 0, 1}, {'f', 1, 0, 0, 1},
+};
+
+static void prepare_content(struct subject *s)
+{
+    prepare_tables(s);
+    CHECK_OK(subject_write(s, 46, at(s, 256), at(s, 300), 0));
+    CHECK_OK(subject_flush(s));
+}
+
+static int act_trim_reclaim(struct subject *s)
+{
+    struct fault_rule late = {.state = "RECLAIM_PUNCHED", .what = FAULT_LATE};
+
+    CHECK_OK(fault_add_rule(s->fault, &late));
+    return crowd_run_beside(s, with_flushes, ARRAY_LEN(with_flushes), 0, trim);
+}
+
 static int grow_little(struct subject *s)
 {
     return subject_resize(s, s->now.size + at(s, 64), VDISK_PREALLOC_METADATA);
@@ -500,6 +546,16 @@ static const struct scenario scenarios[] = {
      .prepare = prepare_gaps,
      .act = act_trim_beside,
      .stride = 2},
+    {.name = "long trim beside writes",
+     .spec = {.size = MIB(1), TIGHT},
+     .prepare = prepare_gaps,
+     .act = act_trim_long,
+     .stride = 3},
+    {.name = "trim beside reclaims",
+     .spec = {.size = MIB(1), TIGHT},
+     .prepare = prepare_content,
+     .act = act_trim_reclaim,
+     .no_data = true},
     {.name = "grow beside writes",
      .spec = {.size = MIB(1), TIGHT},
      .prepare = prepare_tables,
@@ -508,33 +564,9 @@ static const struct scenario scenarios[] = {
     {.name = "tables", .spec = {.size = MIB(1), QCOW2(512)}, .act = act_tables, .cold = true},
 };
 
-static void run_mode(unsigned mode)
-{
-    test_requires("qemu-img");
-    test_requires("qemu-io");
-    scenario_run(&scenarios[test_repetition() % ARRAY_LEN(scenarios)], &fault_modes[mode]);
-}
-
-#define MODE(n)                    \
-    static void test_mode_##n(void) \
-    {                              \
-        run_mode(n);               \
-    }
-
-MODE(0) MODE(1) MODE(2) MODE(3) MODE(4) MODE(5) MODE(6) MODE(7)
-
 int main(int argc, char **argv)
 {
-    static const struct test_case cases[] = {
-        {.name = "eio", .run = test_mode_0, .repeat = ARRAY_LEN(scenarios)},
-        {.name = "enospc", .run = test_mode_1, .repeat = ARRAY_LEN(scenarios)},
-        {.name = "eio_done", .run = test_mode_2, .repeat = ARRAY_LEN(scenarios)},
-        {.name = "short", .run = test_mode_3, .repeat = ARRAY_LEN(scenarios)},
-        {.name = "late", .run = test_mode_4, .repeat = ARRAY_LEN(scenarios)},
-        {.name = "late_end", .run = test_mode_5, .repeat = ARRAY_LEN(scenarios)},
-        {.name = "oom", .run = test_mode_6, .repeat = ARRAY_LEN(scenarios)},
-        {.name = "oom_forever", .run = test_mode_7, .repeat = ARRAY_LEN(scenarios)},
-    };
+    static const char *const requires[] = {"qemu-img", "qemu-io", NULL};
 
-    return test_main(argc, argv, cases, ARRAY_LEN(cases));
+    return scenario_main(argc, argv, scenarios, ARRAY_LEN(scenarios), requires);
 }

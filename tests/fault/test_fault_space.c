@@ -7,6 +7,8 @@
 #include <stdlib.h>
 
 #include "engine/bits.h"
+#include "qcow2/entry.h"
+#include "qcow2/header.h"
 #include "tests/fault/fault_lib.h"
 #include "tests/lib/test.h"
 
@@ -14,7 +16,8 @@
 /* 64 refcounts in a block, which is a slice as well: the smallest cache has room for 256 of them. */
 #define TIGHT  .qcow2 = true, .cluster_size = 512, .version = 3, .refcount_bits = 64
 
-enum { CLUSTER = 512, PER_BLOCK = 64, FILLED = 64 << 10, SCATTERED = (1 << 14) + 200 };
+enum { CLUSTER = 512, PER_BLOCK = 64, FILLED = 64 << 10, SCATTERED = (1 << 14) + 200,
+       LONG_TABLE = 9, MANY_BLOCKS = 3 << 19 };
 
 /* ---- before it ------------------------------------------------------------------------------------------ */
 
@@ -40,6 +43,45 @@ static void make_scattered(struct subject *s)
     for (unsigned i = SCATTERED; i-- > 0;)
         CHECK_OK(subject_write(s, i % 7, FILLED + (uint64_t)i * CLUSTER, CLUSTER, 0));
     CHECK_OK(subject_close(s));
+}
+
+/*
+ * A refcount table of three times the entries, as if the image had been larger: so that more blocks can be made
+ * than the cache holds before the table has to grow, which would flush them.
+ */
+static void make_long_table(struct subject *s)
+{
+    uint8_t *head = test_alloc(CLUSTER), *table = test_alloc(LONG_TABLE * CLUSTER), block[CLUSTER], entry[8];
+    uint64_t size = memdisk_size(&s->disk), first = div_up(size, CLUSTER), block_at;
+    struct q2_disk_header *disk_header = (struct q2_disk_header *)(void *)head;
+    struct q2_header h;
+
+    memdisk_read(&s->disk, 0, head, CLUSTER);
+    CHECK_OK(q2_header_parse(head, CLUSTER, size, "image", &h));
+    CHECK_INT(h.reftable_clusters, 1);
+    memdisk_read(&s->disk, h.reftable_offset, table, CLUSTER);
+    block_at = get_be64(table + first / PER_BLOCK * 8);
+    CHECK(block_at && first % PER_BLOCK + LONG_TABLE <= PER_BLOCK);
+    memdisk_read(&s->disk, block_at, block, CLUSTER);
+    for (unsigned i = 0; i < LONG_TABLE; i++)
+        q2_refcount_set(&h.geo, block, first % PER_BLOCK + i, 1);
+    memdisk_write(&s->disk, block_at, block, CLUSTER);
+    memdisk_write(&s->disk, first * CLUSTER, table, LONG_TABLE * CLUSTER);
+    put_be64(&disk_header->refcount_table_offset, first * CLUSTER);
+    put_be32(&disk_header->refcount_table_clusters, LONG_TABLE);
+    memdisk_write(&s->disk, 0, head, CLUSTER);
+    put_be64(entry, 0); /* the old one's */
+    block_at = get_be64(table + h.reftable_offset / CLUSTER / PER_BLOCK * 8);
+    memdisk_write(&s->disk, block_at + h.reftable_offset / CLUSTER % PER_BLOCK * 8, entry, 8);
+    q2_header_free(&h);
+    free(table);
+    free(head);
+}
+
+/* All but a few of the slices that the cache has room for are dirty. */
+static void prepare_dirty(struct subject *s)
+{
+    CHECK_OK(subject_write(s, 65, s->now.size - MIB(9), MIB(9) - MANY_BLOCKS, 0));
 }
 
 static void prepare_more(struct subject *s)
@@ -102,6 +144,11 @@ static int act_squeeze(struct subject *s)
     return rc == 0 ? subject_write(s, 63, s->now.size - FILLED, CLUSTER, 0) : rc;
 }
 
+static int act_new_blocks(struct subject *s)
+{
+    return subject_write(s, 66, s->now.size - MANY_BLOCKS, MANY_BLOCKS, 0);
+}
+
 static int act_trim(struct subject *s)
 {
     int rc = subject_discard(s, 0, 3 * CLUSTER), trim_rc = vdisk_trim_space(s->v);
@@ -141,6 +188,13 @@ static const struct scenario scenarios[] = {
      .stride = 151,
      .act = act_discard_all,
      .cold = true},
+    {.name = "more new refcount blocks than can be cached",
+     .spec = {.size = MIB(11), TIGHT},
+     .cache_bytes = 1,
+     .make = make_long_table,
+     .prepare = prepare_dirty,
+     .stride = 43,
+     .act = act_new_blocks},
     {.name = "full device",
      .spec = {.size = MIB(12), TIGHT},
      .device = MIB(10),
@@ -151,32 +205,9 @@ static const struct scenario scenarios[] = {
      .no_data = true},
 };
 
-static void run_mode(unsigned mode)
-{
-    test_requires("qemu-img");
-    scenario_run(&scenarios[test_repetition() % ARRAY_LEN(scenarios)], &fault_modes[mode]);
-}
-
-#define MODE(n)                    \
-    static void test_mode_##n(void) \
-    {                              \
-        run_mode(n);               \
-    }
-
-MODE(0) MODE(1) MODE(2) MODE(3) MODE(4) MODE(5) MODE(6) MODE(7)
-
 int main(int argc, char **argv)
 {
-    static const struct test_case cases[] = {
-        {.name = "eio", .run = test_mode_0, .repeat = ARRAY_LEN(scenarios)},
-        {.name = "enospc", .run = test_mode_1, .repeat = ARRAY_LEN(scenarios)},
-        {.name = "eio_done", .run = test_mode_2, .repeat = ARRAY_LEN(scenarios)},
-        {.name = "short", .run = test_mode_3, .repeat = ARRAY_LEN(scenarios)},
-        {.name = "late", .run = test_mode_4, .repeat = ARRAY_LEN(scenarios)},
-        {.name = "late_end", .run = test_mode_5, .repeat = ARRAY_LEN(scenarios)},
-        {.name = "oom", .run = test_mode_6, .repeat = ARRAY_LEN(scenarios)},
-        {.name = "oom_forever", .run = test_mode_7, .repeat = ARRAY_LEN(scenarios)},
-    };
+    static const char *const requires[] = {"qemu-img", NULL};
 
-    return test_main(argc, argv, cases, ARRAY_LEN(cases));
+    return scenario_main(argc, argv, scenarios, ARRAY_LEN(scenarios), requires);
 }
