@@ -33,7 +33,14 @@
     X(REFTABLE_UNSYNCED, "the header points at a longer refcount table that is not durable: rule 3")          \
     X(CREATE_UNFLUSHED, "the header of a new image before what it points to")                                 \
     X(ASSUME_DURABLE, "a durable write over a mapping that is not durable makes no flush")                    \
-    X(CLOSE_UNFLUSHED, "closing does not flush")
+    X(CLOSE_UNFLUSHED, "closing does not flush")                                                              \
+    X(HEADER_UNSYNCED, "what a changed header no longer needs is given up before it is durable")              \
+    X(SHRINK_CUT_FIRST, "shrinking cuts the data file before the header says so")                             \
+    X(REBUILD_UNSYNCED, "the header points at rebuilt refcounts that are not durable")                        \
+    X(REBUILD_OVER_OLD, "rebuilt refcounts are written over the old ones, which still count")                 \
+    X(REBUILD_FORGETS_ITSELF, "rebuilt refcounts do not count their own table")                               \
+    X(PART_UNSYNCED, "repair points an entry at a copy that is not durable")                                  \
+    X(REPAIR_UNFLUSHED, "repair frees what an entry had before the entry's change is durable")
 
 #define Q2_MUTANT_ENUM(name, text) MUTANT_##name,
 

@@ -21,6 +21,7 @@
 #include "engine/short_lock.h"
 #include "qcow2/entry.h"
 #include "qcow2/lease.h"
+#include "qcow2/mutant.h"
 #include "qcow2/qcow2.h"
 #include "qcow2/repair.h"
 #include "qcow2/state.h"
@@ -69,7 +70,7 @@ int q2_header_update(struct q2 *q, vdisk_queue *queue)
     q2_header_patch(q, sector);
     pthread_mutex_unlock(&q->lock);
     rc = io_pwrite(queue, q->v->file, sector, Q2_SECTOR_SIZE, 0);
-    if (rc == 0)
+    if (rc == 0 && !MUTANT(HEADER_UNSYNCED))
         rc = io_pflush(queue, q->v->file);
     if (rc == 0)
         memcpy(q->sector, sector, Q2_SECTOR_SIZE);

@@ -24,6 +24,7 @@
 #include "engine/error.h"
 #include "qcow2/check_internal.h"
 #include "qcow2/entry.h"
+#include "qcow2/mutant.h"
 
 enum { REASON_MAX = 256 };
 
@@ -82,7 +83,8 @@ static bool is_free(const struct rebuild *b, uint64_t cluster)
         return false;
     if (cluster >= b->c.refs.clusters)
         return true;
-    return q2_refs_count(&b->c.refs, cluster) == 0 && q2_refs_count(&b->old, cluster) == 0;
+    return q2_refs_count(&b->c.refs, cluster) == 0 &&
+           (q2_refs_count(&b->old, cluster) == 0 || MUTANT(REBUILD_OVER_OLD));
 }
 
 /* Invariant 3: one block of the old structure. */
@@ -224,7 +226,7 @@ static void fill_block(struct rebuild *b, uint64_t first, uint8_t *buf, uint64_t
         q2_refcount_set(g, buf, b->blocks[*at] - first, 1);
     }
     for (uint64_t i = max_u64(first, b->table); i < min_u64(first + n, b->table + b->table_clusters); i++)
-        q2_refcount_set(g, buf, i - first, 1);
+        q2_refcount_set(g, buf, i - first, MUTANT(REBUILD_FORGETS_ITSELF) ? 0 : 1);
 }
 
 static int write_blocks(struct rebuild *b)
@@ -255,7 +257,7 @@ static int write_table(struct rebuild *b)
     for (uint64_t i = 0; i < b->blocks_count; i++)
         put_be64(buf + i * Q2_REFTABLE_ENTRY_SIZE, b->blocks[i] << g->cluster_bits);
     rc = io_pwrite(b->c.queue, b->c.file, buf, len, b->table << g->cluster_bits);
-    if (rc == 0)
+    if (rc == 0 && !MUTANT(REBUILD_UNSYNCED))
         rc = io_pflush(b->c.queue, b->c.file);
     free(buf);
     return rc;

@@ -23,6 +23,7 @@
 
 #include "engine/error.h"
 #include "qcow2/check_internal.h"
+#include "qcow2/mutant.h"
 #include "qcow2/rebuild.h"
 
 /* ---- the header ----------------------------------------------------------------------------------------- */
@@ -132,6 +133,8 @@ int q2_shrink(vdisk *v, uint64_t size, const struct vdisk_resize_opts *opts, vdi
     uint64_t old = vdisk_size(v);
     int rc = q2_trim_run(q2_of(v), queue, true);
 
+    if (rc == 0 && MUTANT(SHRINK_CUT_FIRST))
+        rc = trim_data_file(v, size, queue);
     if (rc == 0)
         rc = set_size(v, size, queue);
     if (rc < 0)

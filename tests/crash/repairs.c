@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * A crash during the repair of a damaged image. The property, for one crash image: what could be read before the
- * repair reads the same; a second repair ends as the first would have without the crash, or better, and again
- * nothing reads differently; a third finds nothing to do. What is clean then can be used.
+ * repair reads the same, and no more clusters than before have a refcount below their references; a second repair
+ * ends as the first would have without the crash, or better, and again nothing reads differently; a third finds
+ * nothing to do. What is clean then can be used.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -42,6 +43,8 @@ struct patient {
     struct qcow2_check_result healed; /* what the repair left that nothing interrupted */
     struct crash_walk *walk;
     struct crash_image *image;
+    uint64_t clusters;                /* of the file before */
+    unsigned low_before, low;         /* of these, with a refcount that is less than what refers to them */
     char finding[512];
 };
 
@@ -101,6 +104,30 @@ static void report(void *arg, enum qcow2_finding kind, const char *text)
 
     if (kind == QCOW2_CORRUPTION || kind == QCOW2_ERROR)
         snprintf(p->finding, sizeof p->finding, "%s", text);
+}
+
+static void report_low(void *arg, enum qcow2_finding kind, const char *text)
+{
+    uint64_t cluster, refcount, refs;
+    struct patient *p = arg;
+
+    if (sscanf(text, "cluster %" SCNu64 " refcount=%" SCNu64 " reference=%" SCNu64, &cluster, &refcount,
+               &refs) == 3)
+        p->low += cluster < p->clusters && refcount < refs;
+}
+
+/* Clusters that somebody would give out, or take for his own, though they are in use. */
+static unsigned count_low(struct patient *p)
+{
+    struct qcow2_check_opts opts = {.report = report_low, .report_arg = p, .report_max = 1 << 20};
+    struct qcow2_check_result res;
+    struct backend *b = open_disk(p, true);
+
+    p->low = 0;
+    if (qcow2_check(b, p->queue, &opts, &res) < 0)
+        FAIL("check: %s", vdisk_error_text());
+    backend_close(b);
+    return p->low;
 }
 
 /* Takes `b` over. */
@@ -178,6 +205,8 @@ static void judge_image(struct patient *p, unsigned number)
     if (crash_image_make(p->walk, &p->image) < 0)
         FAIL("out of memory");
     check_content(p, "after a crash during repair");
+    CHECK_MSG(count_low(p) <= p->low_before,
+              "after a crash during repair %u clusters, not %u, have too low a refcount", p->low, p->low_before);
     repair(p, open_disk(p, false), &second);
     check_healed(p, &second.check);
     check_content(p, "after the second repair");
@@ -241,6 +270,8 @@ static void heal_and_judge(struct patient *p)
     struct backend *b, *child;
 
     read_content(p, &p->before);
+    p->clusters = memdisk_size(&p->disk) / p->cluster_size;
+    p->low_before = count_low(p);
     CHECK_OK(crash_log_create(&p->log));
     child = memdisk_open(&p->disk, false);
     CHECK_OK(crash_log_base(p->log, 0, child, p->queue));
