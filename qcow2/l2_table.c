@@ -4,8 +4,8 @@
  *
  * Happy path: take the structure lock, take a cluster, write zeros (or copy the table that is shared with a
  * snapshot into it), enter it in the L1 table. Zeros are written also where there are zeros already: so the table
- * has space on the host, and no flush to come can fail for lack of that.
- * Failure modes: an error leaves the L1 entry as it was; the cluster is given back.
+ * has space on the host, and no flush to come can fail for lack of that. Who needs the same table waits for it.
+ * Failure modes: an error leaves the L1 entry as it was; the cluster is given back; all who wait have the error.
  */
 #include "qcow2/l2_table.h"
 
@@ -20,6 +20,8 @@
 struct l2_make {
     struct op         op;
     struct op        *parent;
+    struct list       node;    /* of q->l2_making */
+    struct list       waiting; /* ops, by op.wait: for the same table */
     struct q2        *q;
     uint64_t          guest_offset;
     uint64_t          shared; /* host offset of the table to copy; 0: none */
@@ -42,15 +44,16 @@ static void l2_make_finish(struct l2_make *m, int rc)
 {
     struct op *parent = m->parent;
 
-    if (rc < 0) {
-        pthread_mutex_lock(&m->q->lock);
+    pthread_mutex_lock(&m->q->lock);
+    if (rc < 0)
         q2_alloc_undo(m->q, &m->run);
-        pthread_mutex_unlock(&m->q->lock);
-    }
+    list_del(&m->node);
+    op_wake(parent, rc); /* first: in the order they came in */
+    op_wake_all(&m->waiting, rc);
+    pthread_mutex_unlock(&m->q->lock);
     range_unlock(&m->q->structure, &m->lock);
     free(m->buf);
     op_free(&m->op, sizeof *m);
-    op_wake(parent, rc);
 }
 
 static void start_copy(struct l2_make *m, struct op *op, enum io_kind kind, uint64_t host_offset)
@@ -131,16 +134,37 @@ fail:
 OP_TYPE(l2_make, l2_make_step, "START", "L2T_LOCKED", "L2T_ALLOCATED", "L2T_ZEROED", "L2T_COPY_READ",
         "L2T_COPY_WRITTEN");
 
+/* With the lock held: the op that makes this table. */
+static struct l2_make *find_making(struct q2 *q, uint64_t guest_offset)
+{
+    for (struct list *n = q->l2_making.next; n != &q->l2_making; n = n->next) {
+        struct l2_make *m = container_of(n, struct l2_make, node);
+        if (q2_l1_index(&q->geo, m->guest_offset) == q2_l1_index(&q->geo, guest_offset))
+            return m;
+    }
+    return NULL;
+}
+
 void q2_l2_table_make(struct q2 *q, uint64_t guest_offset, struct op *op)
 {
-    struct l2_make *m = op_alloc(op->queue, &l2_make_type, sizeof *m);
+    struct l2_make *m = NULL, *other;
 
-    if (!m) {
-        op_wake(op, -ENOMEM);
-        return;
+    pthread_mutex_lock(&q->lock);
+    other = find_making(q, guest_offset);
+    if (other)
+        list_add_tail(&other->waiting, &op->wait);
+    else
+        m = op_alloc(op->queue, &l2_make_type, sizeof *m);
+    if (m) {
+        m->parent = op;
+        m->q = q;
+        m->guest_offset = guest_offset;
+        list_init(&m->waiting);
+        list_add_tail(&q->l2_making, &m->node);
     }
-    m->parent = op;
-    m->q = q;
-    m->guest_offset = guest_offset;
-    op_start(&m->op);
+    pthread_mutex_unlock(&q->lock);
+    if (m)
+        op_start(&m->op);
+    else if (!other)
+        op_wake(op, -ENOMEM);
 }

@@ -142,10 +142,11 @@ static void lease_fill_finish(struct lease_fill *f, int rc)
         l->end = l->next + f->run.clusters;
         l->zero = f->run.zero;
     }
+    /* In the order they came in: the writes of a turn come in the guest's order, and keep it on the host. */
+    op_wake(parent, rc);
     op_wake_all(&l->waiting, rc);
     pthread_mutex_unlock(&f->q->lock);
     op_free(&f->op, sizeof *f);
-    op_wake(parent, rc);
 }
 
 static void lease_fill_step(struct op *op)

@@ -365,6 +365,7 @@ static struct q2 *q2_alloc_state(vdisk *v)
     list_init(&q->flush_waiting);
     list_init(&q->reclaim_waiting);
     list_init(&q->trim_waiting);
+    list_init(&q->l2_making);
     q2_leases_init(q);
     return q;
 }

@@ -87,6 +87,7 @@ struct q2 {
     uint64_t                  durable_end;   /* host offset: the file reaches so far, and that is durable */
     uint64_t                  flushing_end;  /* what durable_end becomes when the flush under way has ended */
     struct q2_zero_runs       zero_runs;     /* free clusters below zero_from that read as zeros */
+    struct list               l2_making;     /* tables on their way: l2_table.c */
     struct q2_lease           leases[Q2_LEASES]; /* by queue id */
     uint64_t                  limit_clusters;/* of a backend that cannot grow; UINT64_MAX otherwise */
     struct q2_freed_list      freed[Q2_FREED_STAGES];

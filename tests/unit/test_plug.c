@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Writes that were enqueued together go as one where they are neighbours: calls are counted on a sparse qcow2. */
+/* Writes that were enqueued together are served together: calls are counted on a sparse qcow2. */
 #include "backends/fault.h"
 #include "backends/memory.h"
 #include "engine/volume.h"
 #include "qcow2/qcow2.h"
 #include "tests/unit/backend_test.h"
 
-enum { BLOCK = 4096, BLOCKS = 16, MAX = 256 };
+enum { BLOCK = 4096, BLOCKS = 16, MAX = 256, CLUSTER = 64 << 10, SPREAD = 40 };
 
 static struct backend *fault;
 static vdisk_queue *q;
@@ -160,6 +160,60 @@ static void a_failure_is_told_to_those_it_concerns(void **state)
     free(buf);
 }
 
+/* ---- neighbouring clusters ------------------------------------------------------------------------------- */
+
+/* A block in each of SPREAD successive clusters, in any order, at once. */
+static void write_spread(void)
+{
+    for (unsigned i = 0; i < SPREAD; i++) {
+        unsigned n = i * 7 % SPREAD;
+        vdisk_write(q, v, (uint64_t)n * CLUSTER + BLOCK, block_of(n), BLOCK, 0, n);
+    }
+    assert_int_equal(reap_all(NULL), 0);
+}
+
+static void check_spread(void)
+{
+    char *buf = vdisk_alloc_buffer(BLOCK);
+    uint64_t first = 0;
+
+    for (unsigned i = 0; i < SPREAD; i++) {
+        uint64_t guest = (uint64_t)i * CLUSTER + BLOCK;
+        struct extent e;
+        OK(v->format->lookup(v, guest, BLOCK, &e));
+        assert_int_equal(e.kind, EXTENT_DATA);
+        first = i == 0 ? e.host_offset : first;
+        assert_int_equal(e.host_offset - first, (uint64_t)i * CLUSTER);
+        OK(vdisk_pread(v, buf, BLOCK, guest));
+        assert_true(is_filled(buf, (uint8_t)(i + 1), BLOCK));
+    }
+    free(buf);
+}
+
+/* What is left of the lease does not do for them: it is filled again on the way. */
+static void neighbours_on_the_host_too(void **state)
+{
+    uint64_t before;
+
+    warm_up();
+    OK(vdisk_sync(v));
+    before = fault_calls(fault, IO_WRITE);
+    write_spread();
+    assert_int_equal(fault_calls(fault, IO_WRITE) - before, SPREAD);
+    check_spread();
+    /* And then one L2 slice and one refcount slice. */
+    before = fault_calls(fault, IO_WRITE);
+    OK(vdisk_sync(v));
+    assert_int_equal(fault_calls(fault, IO_WRITE) - before, 2);
+}
+
+/* All of them wait for an L2 table, and then for a lease. */
+static void neighbours_when_nothing_is_there(void **state)
+{
+    write_spread();
+    check_spread();
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
@@ -168,6 +222,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(flags_keep_them_apart, setup, teardown),
         cmocka_unit_test_setup_teardown(a_full_plug_is_released, setup, teardown),
         cmocka_unit_test_setup_teardown(a_failure_is_told_to_those_it_concerns, setup, teardown),
+        cmocka_unit_test_setup_teardown(neighbours_on_the_host_too, setup, teardown),
+        cmocka_unit_test_setup_teardown(neighbours_when_nothing_is_there, setup, teardown),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
