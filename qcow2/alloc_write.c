@@ -498,6 +498,15 @@ static bool lock_clusters(struct alloc_write *w)
                           q2_cluster_up(g, w->zone_end));
 }
 
+/*
+ * The last span is in place: its write changes no entry, and goes beside others as on the fast path. Else the
+ * writes that waited for one to map their cluster would go one after another.
+ */
+static bool needs_no_lock(const struct alloc_write *w)
+{
+    return w->kind == SPAN_IN_PLACE && w->stop == w->zone_end;
+}
+
 static void alloc_write_step(struct op *op)
 {
     struct alloc_write *w = container_of(op, struct alloc_write, op);
@@ -522,6 +531,8 @@ static void alloc_write_step(struct op *op)
         op->rc = found == FIND_DAMAGED ? q2_break(w->q, "an L2 entry is damaged") : prepare_span(w);
         if (op->rc < 0)
             goto fail;
+        if (needs_no_lock(w))
+            unlock_clusters(w);
         if (w->head + w->tail > 0)
             OP_TRY(op, AW_COW_READ, read_edges(w, op));
         if (MUTANT(LINK_EARLY))
@@ -531,7 +542,7 @@ static void alloc_write_step(struct op *op)
         else if (reserve_needs_io(w))
             OP_TRY(op, AW_RESERVED, reserve_span(w, op));
         end_span(w);
-        if (w->stop == w->zone_end)
+        if (w->locked && w->stop == w->zone_end)
             unlock_clusters(w);
     }
     alloc_write_finish(w, 0);

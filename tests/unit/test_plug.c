@@ -214,6 +214,42 @@ static void neighbours_when_nothing_is_there(void **state)
     check_spread();
 }
 
+/* ---- one new cluster ------------------------------------------------------------------------------------- */
+
+static void turn_some(void)
+{
+    struct vdisk_completion done[MAX];
+
+    for (int i = 0; i < 4 * BLOCKS; i++)
+        assert_true(vdisk_reap(q, done, 0, MAX, NULL) >= 0);
+}
+
+/* The first takes it; the others wait for that and no longer: then all of them are under way at once. */
+static void one_cluster_is_taken_once(void **state)
+{
+    struct fault_rule rule = {.kinds = FAULT_KIND(IO_WRITE), .what = FAULT_LATE};
+    struct extent e, next;
+
+    warm_up();
+    assert_true(fault_add_rule(fault, &rule) >= 0);
+    for (unsigned i = 0; i < BLOCKS; i += 2)
+        write_block(i, 0);
+    turn_some();
+    assert_int_equal(fault_held(fault), 1);
+    fault_release(fault);
+    turn_some();
+    assert_int_equal(fault_held(fault), BLOCKS / 2 - 1);
+    fault_clear(fault);
+    assert_int_equal(reap_all(NULL), 0);
+    write_block(BLOCKS, 0);
+    assert_int_equal(reap_all(NULL), 0);
+    OK(v->format->lookup(v, 0, BLOCK, &e));
+    OK(v->format->lookup(v, CLUSTER, BLOCK, &next));
+    assert_int_equal(next.host_offset - e.host_offset, CLUSTER);
+    for (unsigned i = 0; i < BLOCKS; i += 2)
+        read_back(i, 1);
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
@@ -224,6 +260,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_failure_is_told_to_those_it_concerns, setup, teardown),
         cmocka_unit_test_setup_teardown(neighbours_on_the_host_too, setup, teardown),
         cmocka_unit_test_setup_teardown(neighbours_when_nothing_is_there, setup, teardown),
+        cmocka_unit_test_setup_teardown(one_cluster_is_taken_once, setup, teardown),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
