@@ -75,7 +75,8 @@ struct format_driver {
                         uint32_t iovcnt, uint64_t len, struct op *op);
 
     /*
-     * Carry out a write that is not in place, a zero, a discard, or a flush: ends by request_end(r), not inline.
+     * Carry out a write that is not in place, or found no space there, a zero, a discard, or a flush: ends by
+     * request_end(r), not inline.
      * Context: the request's queue's thread. Ranges are checked, lengths not 0 but for flush. A write may come
      * with neighbours (r->merged: each begins where the one before it ends): ends by request_end_merged().
      */

@@ -75,6 +75,20 @@ static void fast_io_done(struct io *io)
     request_end(container_of(io, struct request, io), io->res);
 }
 
+static void fast_write_done(struct io *io)
+{
+    struct request *r = container_of(io, struct request, io);
+
+    if (unlikely(io->res == -ENOSPC) && r->vdisk->format->trim) {
+        /* The format may have space that can be given back: its turn, once. */
+        if (io->flags & IO_FUA)
+            r->flags |= VDISK_REQ_FUA;
+        plug_add(r);
+        return;
+    }
+    request_end(r, io->res);
+}
+
 static void fast_io(struct request *r, struct backend *b, enum io_kind kind, uint64_t host_offset)
 {
     struct io *io = &r->io;
@@ -113,7 +127,7 @@ static void start_write(struct request *r)
         likely(e.len == r->len && e.kind == EXTENT_DATA && e.flags & EXTENT_WRITABLE)) {
         bool durable = r->flags & VDISK_REQ_FUA && e.flags & EXTENT_DURABLE;
         io_rwv(&r->io, v->data, IO_WRITE, e.host_offset, r->iov, r->iovcnt, r->len);
-        r->io.done = fast_io_done;
+        r->io.done = fast_write_done;
         r->io.op = NULL;
         if (durable) {
             r->io.flags |= IO_FUA;

@@ -7,8 +7,9 @@
  * clusters, read the edges that the write leaves of the first and the last one, write edges and data as one, enter
  * the clusters in the L2 slice, give the old ones back.
  * With `reserve` no data is written: spans without host clusters get some that read as zeros, others stay.
- * Failure modes: no space, no memory, a failed read or write: clusters taken for the span are given back, the
- * mapping is as it was, spans before it stay written.
+ * Failure modes: no space, while something waits to be freed: let go of all, make room, once, and try again. No
+ * space, no memory, a failed read or write: clusters taken for the span are given back, the mapping is as it was,
+ * spans before it stay written.
  *
  * Invariants.
  *  1. The L2 entry changes after the data write has ended (flush rule 7), under the lock of its guest cluster.
@@ -31,6 +32,7 @@
 #include "qcow2/l2_table.h"
 #include "qcow2/lease.h"
 #include "qcow2/mutant.h"
+#include "qcow2/room.h"
 
 enum { WRITE_IOV_INLINE = 8 };
 
@@ -44,6 +46,8 @@ struct alloc_write {
     struct op           op;
     struct op          *parent;  /* one of these two hears of the end */
     struct request     *request; /* with those merged into it */
+    struct request     *caller;  /* whose write it is: in the volume's gate; NULL: nobody's */
+    bool                made_room;
     struct q2          *q;
     const struct iovec *iov;
     struct iovec       *merged_iov; /* of several requests; ours */
@@ -76,7 +80,8 @@ enum alloc_write_state {
     AW_LEASED,
     AW_COW_READ,
     AW_WRITTEN,
-    AW_RESERVED
+    AW_RESERVED,
+    AW_ROOM
 };
 
 /* ---- what the span is ---------------------------------------------------------------------------------- */
@@ -408,22 +413,41 @@ static void unlock_clusters(struct alloc_write *w)
     w->locked = false;
 }
 
+/* It cannot be written now: nothing is held any more. */
+static void drop_span(struct alloc_write *w)
+{
+    pthread_mutex_lock(&w->q->lock);
+    q2_alloc_undo(w->q, &w->run);
+    w->run.clusters = 0;
+    unpin(w);
+    pthread_mutex_unlock(&w->q->lock);
+    release_span(w);
+    if (w->locked)
+        unlock_clusters(w);
+}
+
+/* The call of an await. */
+static void make_room(struct alloc_write *w, struct op *op)
+{
+    w->made_room = true;
+    drop_span(w);
+    q2_room_make(w->q, w->caller, op);
+}
+
+static bool may_make_room(const struct alloc_write *w)
+{
+    return w->op.rc == -ENOSPC && !w->made_room && q2_room_is_possible(w->q);
+}
+
 static void alloc_write_finish(struct alloc_write *w, int rc)
 {
     struct op *parent = w->parent;
     struct request *r = w->request;
     uint64_t done = w->pos;
 
-    if (rc < 0) {
-        pthread_mutex_lock(&w->q->lock);
-        q2_alloc_undo(w->q, &w->run);
-        unpin(w);
-        pthread_mutex_unlock(&w->q->lock);
-        release_span(w);
-    }
-    assert(!w->slot && !w->edges && !w->span_iov);
-    if (w->locked)
-        unlock_clusters(w);
+    if (rc < 0)
+        drop_span(w);
+    assert(!w->slot && !w->edges && !w->span_iov && !w->locked);
     free(w->merged_iov);
     op_free(&w->op, sizeof *w);
     if (parent)
@@ -513,6 +537,7 @@ static void alloc_write_step(struct op *op)
     enum find_result found;
 
     OP_BEGIN(enum alloc_write_state, op)
+again:
     while (w->pos < w->len) {
         w->start = w->guest_offset + w->pos;
         if (!w->locked && !lock_clusters(w))
@@ -547,13 +572,20 @@ static void alloc_write_step(struct op *op)
     }
     alloc_write_finish(w, 0);
     return;
-    OP_END
 fail:
+    if (may_make_room(w)) {
+        OP_AWAIT(op, AW_ROOM, make_room(w, op));
+        if (op->rc == 0)
+            goto again;
+        op->rc = -ENOSPC; /* as it was */
+    }
     alloc_write_finish(w, op->rc);
+    return;
+    OP_END
 }
 
 OP_TYPE(alloc_write, alloc_write_step, "START", "AW_LOCKED", "AW_L2_TABLE", "AW_L2_LOADED", "AW_LEASED",
-        "AW_COW_READ", "AW_WRITTEN", "AW_RESERVED");
+        "AW_COW_READ", "AW_WRITTEN", "AW_RESERVED", "AW_ROOM");
 
 static struct alloc_write *alloc_write_new(struct q2 *q, vdisk_queue *queue, uint64_t guest_offset,
                                            const struct iovec *iov, uint32_t iovcnt, uint64_t len)
@@ -571,8 +603,8 @@ static struct alloc_write *alloc_write_new(struct q2 *q, vdisk_queue *queue, uin
     return w;
 }
 
-void q2_alloc_write(struct q2 *q, uint64_t guest_offset, const struct iovec *iov, uint32_t iovcnt, uint64_t len,
-                    struct op *op)
+void q2_alloc_write(struct q2 *q, struct request *request, uint64_t guest_offset, const struct iovec *iov,
+                    uint32_t iovcnt, uint64_t len, struct op *op)
 {
     struct alloc_write *w = alloc_write_new(q, op->queue, guest_offset, iov, iovcnt, len);
 
@@ -581,6 +613,7 @@ void q2_alloc_write(struct q2 *q, uint64_t guest_offset, const struct iovec *iov
         return;
     }
     w->parent = op;
+    w->caller = request;
     op_start(&w->op);
 }
 
@@ -631,6 +664,6 @@ void q2_alloc_write_start(struct q2 *q, struct request *r)
         request_refuse(r, -ENOMEM);
         return;
     }
-    w->request = r;
+    w->request = w->caller = r;
     op_start_later(&w->op); /* it may end without an await */
 }

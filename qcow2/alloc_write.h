@@ -6,10 +6,11 @@
 
 /*
  * Write [guest_offset, guest_offset + len) from iov, allocating what it takes; as the call of an await. The caller
- * holds no lock on these guest clusters.
+ * holds no lock on these guest clusters, nor does it go on to use what it has looked up. `request`: whose write it
+ * is; it leaves the volume's gate for a while when there is no space (room.h).
  */
-void q2_alloc_write(struct q2 *q, uint64_t guest_offset, const struct iovec *iov, uint32_t iovcnt, uint64_t len,
-                    struct op *op);
+void q2_alloc_write(struct q2 *q, struct request *request, uint64_t guest_offset, const struct iovec *iov,
+                    uint32_t iovcnt, uint64_t len, struct op *op);
 
 /*
  * Give host clusters, which read as zeros, to those of the range that have none and read as zeros; as the call of

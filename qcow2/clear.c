@@ -91,7 +91,7 @@ static void write_zeros(struct clear *c, uint64_t guest_offset, uint64_t len, st
         c->iov[n] = (struct iovec){unconst(zero_buffer), min_u64(len - done, ZERO_BUFFER)};
         done += c->iov[n].iov_len;
     }
-    q2_alloc_write(c->q, guest_offset, c->iov, n, len, op);
+    q2_alloc_write(c->q, c->request, guest_offset, c->iov, n, len, op);
 }
 
 /* ---- one entry ----------------------------------------------------------------------------------------- */

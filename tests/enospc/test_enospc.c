@@ -205,11 +205,119 @@ static void test_device(void)
     memdisk_finish(&s.disk);
 }
 
+/* ---- what is freed is had at once ----------------------------------------------------------------------- */
+
+enum { UNIT = 64 << 10, WRITES = 16 };
+
+static void make_plain(struct subject *s, bool preallocated)
+{
+    struct backend *b;
+
+    image_default(&s->spec, "plain", 64 << 20);
+    s->spec.preallocation = preallocated ? VDISK_PREALLOC_METADATA : VDISK_PREALLOC_OFF;
+    b = memdisk_open(&s->disk, false);
+    CHECK_OK(image_create_on(&s->spec, b));
+    backend_close(b);
+    model_init(&s->model, 0, s->spec.size);
+}
+
+/* Until nothing fits any more; and nothing waits to be freed. */
+static void fill_up(struct subject *s, const char *buf)
+{
+    uint64_t offset = 0;
+    int rc;
+
+    for (; (rc = vdisk_pwrite(s->v, buf, UNIT, offset, 0)) == 0; offset += UNIT)
+        model_write(&s->model, offset, buf, UNIT);
+    CHECK_INT(rc, -ENOSPC);
+    CHECK(offset >= WRITES * UNIT && offset < s->spec.size / 2);
+    CHECK_OK(vdisk_trim_space(s->v));
+    while ((rc = vdisk_pwrite(s->v, buf, UNIT, offset, 0)) == 0) {
+        model_write(&s->model, offset, buf, UNIT);
+        offset += UNIT;
+    }
+    CHECK_INT(rc, -ENOSPC);
+}
+
+/* One write, and several at once: all of them need what a discard has freed, and nobody has flushed. */
+static void use_freed(struct subject *s, char *buf)
+{
+    struct vdisk_completion done[WRITES];
+    uint64_t offset = s->spec.size / 2;
+    vdisk_queue *q;
+
+    CHECK_OK(vdisk_queue_create(NULL, &q));
+    for (unsigned round = 0; round < 3; round++) {
+        unsigned n = round == 0 ? 1 : WRITES / 4;
+        CHECK_OK(vdisk_pdiscard(s->v, n * UNIT, round * WRITES / 4 * UNIT));
+        model_discard(&s->model, round * WRITES / 4 * UNIT, n * UNIT);
+        for (unsigned i = 0; i < n; i++, offset += 3 * UNIT) { /* not neighbours */
+            vdisk_write(q, s->v, offset, buf, UNIT, i % 2 ? VDISK_REQ_FUA : 0, i);
+            model_write(&s->model, offset, buf, UNIT);
+        }
+        for (unsigned left = n; left > 0;) {
+            int got = vdisk_reap(q, done, 1, WRITES, NULL);
+            CHECK(got > 0);
+            for (int i = 0; i < got; i++)
+                CHECK_INT(done[i].result, 0);
+            left -= (unsigned)got;
+        }
+    }
+    vdisk_queue_destroy(q);
+    /* No more than there was. */
+    CHECK_INT(vdisk_pwrite(s->v, buf, UNIT, s->spec.size - UNIT, 0), -ENOSPC);
+}
+
+enum storage { DEVICE, FULL_FILE, FULL_PREALLOCATED };
+
+static void freed_is_used(enum storage storage)
+{
+    struct subject s = {.failed = 0};
+    char *buf = test_alloc(UNIT);
+
+    test_requires("qemu-img");
+    memset(buf, 0x5a, UNIT);
+    if (storage == DEVICE)
+        memdisk_init_fixed(&s.disk, 512, 4 << 20);
+    else
+        memdisk_init(&s.disk, 512);
+    make_plain(&s, storage == FULL_PREALLOCATED);
+    if (storage != DEVICE)
+        memdisk_set_space(&s.disk, memdisk_occupied(&s.disk) + (4 << 20));
+    open_subject(&s);
+    fill_up(&s, buf);
+    use_freed(&s, buf);
+    verify(&s);
+    close_subject(&s);
+    free(buf);
+    model_finish(&s.model);
+    memdisk_finish(&s.disk);
+}
+
+static void test_freed_on_device(void)
+{
+    freed_is_used(DEVICE);
+}
+
+static void test_freed_on_full(void)
+{
+    freed_is_used(FULL_FILE);
+}
+
+/* In place, where the host has no space yet. */
+static void test_freed_in_place(void)
+{
+    freed_is_used(FULL_PREALLOCATED);
+}
+
 int main(int argc, char **argv)
 {
     static const struct test_case cases[] = {
         {.name = "space", .run = test_space, .repeat = 40, .quick = 12},
         {.name = "full_and_empty", .run = test_full_and_empty, .repeat = 16, .quick = 5},
+        {.name = "freed_on_device", .run = test_freed_on_device},
+        {.name = "freed_on_full", .run = test_freed_on_full},
+        {.name = "freed_in_place", .run = test_freed_in_place},
         {.name = "device", .run = test_device, .repeat = 16, .quick = 5},
     };
 

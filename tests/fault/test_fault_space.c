@@ -144,6 +144,21 @@ static int act_squeeze(struct subject *s)
     return rc == 0 ? subject_write(s, 63, s->now.size - FILLED, CLUSTER, 0) : rc;
 }
 
+/* As above, with nothing flushed: the write flushes, waits, and tries again. */
+static int act_make_room(struct subject *s)
+{
+    int rc = subject_discard(s, FILLED, MIB(4));
+
+    return rc == 0 ? subject_write(s, 63, s->now.size - FILLED, CLUSTER, 0) : rc;
+}
+
+static int act_make_some_room(struct subject *s)
+{
+    int rc = subject_discard(s, FILLED, 8 * CLUSTER);
+
+    return rc == 0 ? subject_write(s, 63, s->now.size - FILLED, CLUSTER, 0) : rc;
+}
+
 static int act_new_blocks(struct subject *s)
 {
     return subject_write(s, 66, s->now.size - MANY_BLOCKS, MANY_BLOCKS, 0);
@@ -202,6 +217,20 @@ static const struct scenario scenarios[] = {
      .make = make_full,
      .stride = 67,
      .act = act_squeeze,
+     .no_data = true},
+    {.name = "full device, nothing flushed",
+     .spec = {.size = MIB(12), TIGHT},
+     .device = MIB(10),
+     .cache_bytes = 1,
+     .make = make_full,
+     .stride = 67,
+     .act = act_make_room,
+     .no_data = true},
+    {.name = "full device, small",
+     .spec = {.size = MIB(5), TIGHT},
+     .device = MIB(2),
+     .make = make_full,
+     .act = act_make_some_room,
      .no_data = true},
 };
 
