@@ -4,8 +4,9 @@
  *
  * Happy path: the parts of clusters at the ends are written with zeros (write-zeroes) or left alone (discard);
  * the whole clusters between are locked and changed slice by slice: entries become zero or unallocated, what they
- * referred to is given back. Ranges without an L2 table that read as zeros anyway are skipped an L1 entry at a
- * time. Failure modes: an L2 table or a slice cannot be had: what was changed before stays changed.
+ * referred to is given back. Slices are read some at a time. Ranges without an L2 table that read as zeros anyway
+ * are skipped an L1 entry at a time. Failure modes: an L2 table or a slice cannot be had: what was changed before
+ * stays changed.
  * With a raw external data file both are the data file's own business: its content is the volume's content.
  */
 #include <errno.h>
@@ -19,6 +20,7 @@
 enum {
     CLEAR_ZERO_IOV = 4,        /* a cluster has at most 2 MiB, the zero buffer 1 MiB; a range of both ends */
     CLEAR_FREED_MAX = 1 << 14, /* runs of freed clusters before a flush is made for them */
+    CLEAR_AHEAD = 16,          /* L2 slices that are read at once */
 };
 
 struct clear {
@@ -30,6 +32,7 @@ struct clear {
     uint64_t          pos;
     struct range_lock lock;
     bool              locked;
+    struct op_child   ahead[CLEAR_AHEAD];
     struct iovec      iov[CLEAR_ZERO_IOV];
     struct io         io;
 };
@@ -226,6 +229,19 @@ static enum slice_result clear_slice(struct clear *c)
     return result;
 }
 
+/* The slice at pos, and with it those behind it that the range needs; the call of an await. */
+static void load_slices(struct clear *c, struct op *op)
+{
+    uint64_t guest_offset = c->pos;
+
+    op_io_begin(op);
+    for (unsigned i = 0; i < CLEAR_AHEAD && guest_offset < c->tail_start; i++) {
+        q2_load(c->q->v, guest_offset, op_child_add(op, &c->ahead[i]));
+        guest_offset = q2_zone_end(c->q, guest_offset);
+    }
+    op_io_wait(op);
+}
+
 /* Nothing is mapped by this L1 entry, and nothing needs to be: go on behind it. */
 static bool skip_unmapped(struct clear *c)
 {
@@ -330,7 +346,7 @@ static void clear_step(struct op *op)
             OP_TRY(op, CLEAR_L2_TABLE, q2_l2_table_make(c->q, c->pos, op));
         result = clear_slice(c);
         if (result == SLICE_MISSING) {
-            OP_TRY(op, CLEAR_L2_LOADED, q2_load(c->q->v, c->pos, op));
+            OP_TRY(op, CLEAR_L2_LOADED, load_slices(c, op));
         } else if (result == SLICE_DAMAGED) {
             clear_finish(c, q2_break(c->q, "an L2 entry is damaged"));
             return;
