@@ -4,9 +4,10 @@
  *
  * Happy path: the parts of clusters at the ends are written with zeros (write-zeroes) or left alone (discard);
  * the whole clusters between are locked and changed slice by slice: entries become zero or unallocated, what they
- * referred to is given back. Slices are read some at a time. Ranges without an L2 table that read as zeros anyway
- * are skipped an L1 entry at a time. Failure modes: an L2 table or a slice cannot be had: what was changed before
- * stays changed.
+ * referred to is given back. Slices are read some at a time. What was freed is reclaimed when there is much of it,
+ * so that a discard of any size takes bounded memory. Ranges without an L2 table that read as zeros anyway are
+ * skipped an L1 entry at a time.
+ * Failure modes: an L2 table or a slice cannot be had, or reclaiming fails: what was changed before stays changed.
  * With a raw external data file both are the data file's own business: its content is the volume's content.
  */
 #include <errno.h>
@@ -16,10 +17,11 @@
 #include "qcow2/alloc_write.h"
 #include "qcow2/entry.h"
 #include "qcow2/l2_table.h"
+#include "qcow2/room.h"
 
 enum {
     CLEAR_ZERO_IOV = 4,        /* a cluster has at most 2 MiB, the zero buffer 1 MiB; a range of both ends */
-    CLEAR_FREED_MAX = 1 << 14, /* runs of freed clusters before a flush is made for them */
+    CLEAR_FREED_MAX = 1 << 14, /* runs of freed clusters before they are given back */
     CLEAR_AHEAD = 16,          /* L2 slices that are read at once */
 };
 
@@ -47,7 +49,7 @@ enum clear_state {
     CLEAR_L2_LOADED,
     CLEAR_WRITTEN,
     CLEAR_DATA_DISCARDED,
-    CLEAR_FLUSHED
+    CLEAR_RECLAIMED
 };
 
 /* Stand in line for the clusters from pos on, as far as their slice goes. */
@@ -338,6 +340,8 @@ static void clear_step(struct op *op)
     while (c->pos < c->tail_start) {
         if (c->locked && c->pos >= c->lock.end)
             unlock_clusters(c);
+        if (!c->locked && too_many_freed(c->q))
+            OP_TRY(op, CLEAR_RECLAIMED, q2_room_make(c->q, c->request, op));
         if (!c->locked && skip_unmapped(c))
             continue;
         if (!c->locked && !lock_clusters(c))
@@ -360,8 +364,6 @@ static void clear_step(struct op *op)
     }
     if (c->discard && c->q->data_file)
         OP_TRY(op, CLEAR_DATA_DISCARDED, discard_data(c, op));
-    if (too_many_freed(c->q))
-        OP_TRY(op, CLEAR_FLUSHED, q2_flush(c->q, op));
     clear_finish(c, 0);
     return;
     OP_END
@@ -370,7 +372,7 @@ fail:
 }
 
 OP_TYPE(clear, clear_step, "START", "CLEAR_RAW_DATA", "CLEAR_HEAD_WRITTEN", "CLEAR_TAIL_WRITTEN", "CLEAR_LOCKED",
-        "CLEAR_L2_TABLE", "CLEAR_L2_LOADED", "CLEAR_WRITTEN", "CLEAR_DATA_DISCARDED", "CLEAR_FLUSHED");
+        "CLEAR_L2_TABLE", "CLEAR_L2_LOADED", "CLEAR_WRITTEN", "CLEAR_DATA_DISCARDED", "CLEAR_RECLAIMED");
 
 void q2_clear_start(struct q2 *q, struct request *r)
 {

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Large discards: what they read at once, counted. */
+/* Large discards: what they read at once, and what they keep in mind, counted. */
 #include "backends/fault.h"
 #include "backends/memory.h"
 #include "engine/volume.h"
 #include "qcow2/qcow2.h"
+#include "qcow2/state.h"
 #include "tests/unit/backend_test.h"
 
-enum { MAX = 16, TURNS = 64, SLICES = 40 };
+enum { MAX = 16, TURNS = 64, SLICES = 40, RUNS = 50000, RUNS_KEPT = 1 << 15 };
 
 static struct backend *memory, *fault;
 static vdisk_queue *q;
@@ -74,10 +75,31 @@ static void slices_are_read_some_at_a_time(void **state)
     fault_clear(fault);
 }
 
+/* Guest clusters that lie on the host in reverse: each is a run of its own. */
+static void runs_are_kept_within_bounds(void **state)
+{
+    struct vdisk_completion done;
+    char block[512] = "x";
+    struct q2 *image;
+
+    make(64 << 20, 512, VDISK_PREALLOC_OFF);
+    image = q2_of(v);
+    for (unsigned i = RUNS; i-- > 0;)
+        OK(vdisk_pwrite(v, block, sizeof block, (uint64_t)i * sizeof block, 0));
+    vdisk_discard(q, v, 0, RUNS * sizeof block, 0, 0);
+    assert_int_equal(vdisk_reap(q, &done, 1, 1, NULL), 1);
+    assert_int_equal(done.result, 0);
+    assert_in_range(image->freed[Q2_FREED_NOW].max, 0, RUNS_KEPT);
+    assert_in_range(image->freed[Q2_FREED_DURABLE].max, 0, RUNS_KEPT);
+    OK(vdisk_trim_space(v));
+    assert_int_equal(image->freed[Q2_FREED_NOW].count + image->freed[Q2_FREED_DURABLE].count, 0);
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(slices_are_read_some_at_a_time, teardown),
+        cmocka_unit_test_teardown(runs_are_kept_within_bounds, teardown),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
