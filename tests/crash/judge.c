@@ -277,7 +277,7 @@ static unsigned count_places(struct rig *r)
     struct crash_event event;
     unsigned places = 1;
 
-    CHECK_OK(crash_walk_create(r->log, 512, &w));
+    CHECK_OK(crash_walk_create(r->log, r->unit, &w));
     do
         places += crash_walk_is_rich(w) && crash_walk_pieces(w) > 0;
     while (next_event(w, &event));
@@ -317,7 +317,7 @@ static void judge_begin(struct judge *j, struct rig *r)
     CHECK_OK(sim_create(&options, &j->sim)); /* without system calls an image costs less */
     sim_enter(j->sim);
     CHECK_OK(vdisk_queue_create(NULL, &j->queue));
-    CHECK_OK(crash_walk_create(r->log, 512, &j->walk));
+    CHECK_OK(crash_walk_create(r->log, r->unit, &j->walk));
     j->got = vdisk_alloc_buffer(r->max_size);
     j->expected = vdisk_alloc_buffer(r->max_size);
     CHECK(j->got && j->expected);

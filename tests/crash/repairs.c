@@ -224,7 +224,7 @@ static void judge(struct patient *p, uint64_t seed)
 {
     struct crash_event event;
 
-    CHECK_OK(crash_walk_create(p->log, 512, &p->walk));
+    CHECK_OK(crash_walk_create(p->log, seed % 4 == 0 ? 4096 : 512, &p->walk));
     do {
         unsigned n = 0;
         while (crash_walk_is_rich(p->walk) && crash_walk_choose(p->walk, seed, n, PLACE_MOST))

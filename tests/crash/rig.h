@@ -39,6 +39,9 @@ struct rig {
     uint64_t flushes;
     bool tight;                 /* and little larger than it must be */
     bool faults;                /* calls of the disks below the log can be made to fail, or come late: fault[] */
+    bool may_fail;              /* so requests may, and closing */
+    uint32_t unit;              /* the disks write so many bytes whole or not at all */
+    bool threads;               /* used from threads, outside the simulation: no simulated latencies */
     const char *made;           /* the image is this file, instead of one made by `spec`; before rig_init() */
     uint64_t base_size;         /* the backing file has so much of `initial` */
     uint8_t *initial;           /* what the volume reads as before it is logged, max_size bytes; NULL: zeros */
@@ -64,9 +67,9 @@ void rig_totals_init(void);
 void rig_totals_print(void);
 
 /*
- * An image by `spec`, closed; nothing is logged yet. Before: max_size, fixed, faults, initial, base_size, made;
- * all else 0. A backing file is the disk RIG_BASE by the name "sim:base". The simulation is entered until
- * rig_finish().
+ * An image by `spec`, closed; nothing is logged yet. Before: max_size, fixed, faults, threads, may_fail, initial,
+ * base_size, made; all else 0. A backing file is the disk RIG_BASE by the name "sim:base". The simulation is
+ * entered until rig_finish().
  */
 void rig_init(struct rig *r, const struct image_spec *spec);
 void rig_finish(struct rig *r);
