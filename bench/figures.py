@@ -81,17 +81,20 @@ class Bench:
         path = self.fresh("qcow2", 4 * GIB)
         return self.theirs(10000, "-f", "qcow2", "-w", "-n", "-s", 4096, "-S", 64 * KIB, "-d", 32, path)
 
+    def written(self, name, kind):
+        """A volume of which every byte has been written, made once."""
+        if not (self.scratch / name).exists():
+            self.run(self.tool, "create", "-q", "-f", kind, name, GIB)
+            self.run(self.tool, "bench", "-f", kind, "--rw", "write", "--bs", "1M", "--count", 1024, name)
+            os.sync()
+        return name
+
     def overlay(self):
         """A qcow2 volume over a base that holds data everywhere."""
-        base = self.scratch / "base.raw"
-        if not base.exists():
-            self.run(self.tool, "create", "-q", "-f", "raw", base.name, GIB)
-            self.run(self.tool, "bench", "-f", "raw", "--rw", "write", "--bs", "1M", "--count", 1024,
-                     base.name)
-            os.sync()
+        base = self.written("base.raw", "raw")
         path = self.scratch / "overlay.qcow2"
         path.unlink(missing_ok=True)
-        self.run(self.tool, "create", "-q", "-f", "qcow2", "-b", base.name, "-F", "raw", path.name)
+        self.run(self.tool, "create", "-q", "-f", "qcow2", "-b", base, "-F", "raw", path.name)
         os.sync()
         return path.name
 
@@ -112,23 +115,13 @@ class Bench:
         return self.theirs(1000, "-f", "qcow2", "-w", "-n", "-s", 4096, "-S", 64 * KIB, "-d", 8,
                            self.fresh("qcow2", GIB), cache="directsync")
 
-    def allocated(self):
-        """A volume of which every cluster has been written, by a program that knows neither side's tricks."""
-        path = self.scratch / "allocated.qcow2"
-        if not path.exists():
-            self.run(self.tool, "create", "-q", "-f", "qcow2", path.name, GIB)
-            self.run(self.tool, "bench", "-f", "qcow2", "--rw", "write", "--bs", "1M", "--count", 1024,
-                     path.name)
-            os.sync()
-        return path.name
-
     def rewrite_ours(self):
         return self.ours("-f", "qcow2", "--rw", "write", "--pattern", f"step:{37 * MIB + 4 * KIB}", "--count",
-                         60000, "--depth", 32, "--register", self.allocated())
+                         60000, "--depth", 32, "--register", self.written("allocated.qcow2", "qcow2"))
 
     def rewrite_theirs(self):
         return self.theirs(60000, "-f", "qcow2", "-w", "-n", "-s", 4096, "-S", 37 * MIB + 4 * KIB, "-d", 32,
-                           self.allocated())
+                           self.written("allocated.qcow2", "qcow2"))
 
     def fio(self, path, *words):
         """The floor and the ceiling: fio's io_uring engine, as cheap as it can be, on a plain file."""
