@@ -11,7 +11,7 @@
 
 /* ---- bytes of a disk: blocks, shared where they are the same ----------------------------------------------- */
 
-enum { CRASH_BLOCK = 4096 };
+enum { CRASH_BLOCK = 4096, CRASH_SECTOR = 512 };
 
 struct crash_store {
     uint8_t **block; /* NULL: zeros */
@@ -77,7 +77,7 @@ struct crash_pending {
     struct crash_change *change;
     bool                 ended;
     uint64_t             pieces; /* units that it touches */
-    uint8_t             *dead;   /* per piece: overwritten for good by what is durable; NULL: none is */
+    uint8_t             *dead;   /* per sector, and of the size: gone for good by what is durable; NULL: none is */
 };
 
 /* One piece of a pending change that may or may not survive, and matters. */

@@ -97,16 +97,40 @@ static int apply_size(const struct crash_change *c, struct crash_store *to)
     return 0;
 }
 
-int crash_piece_apply(const struct crash_walk *w, const struct crash_pending *p, uint64_t index,
-                      struct crash_store *to)
+/* The end of the sector that `at` is in, or of the change. */
+static uint64_t sector_end(const struct crash_change *c, uint64_t at)
 {
-    const struct crash_change *c = p->change;
+    return min_u64(align_down(at, CRASH_SECTOR) + CRASH_SECTOR, c->offset + c->len);
+}
+
+/* Places in p->dead: of the sector with byte `at`, and of the change's effect on the size. */
+static uint64_t sector_index(const struct crash_walk *w, const struct crash_pending *p, uint64_t at)
+{
+    return (at - align_down(p->change->offset, w->unit)) / CRASH_SECTOR;
+}
+
+static uint64_t size_index(const struct crash_walk *w, const struct crash_pending *p)
+{
+    return p->pieces * (w->unit / CRASH_SECTOR);
+}
+
+static bool piece_is_dead(const struct crash_walk *w, const struct crash_pending *p, uint64_t index)
+{
     uint64_t start, end;
+
+    if (!p->dead || index == p->pieces)
+        return p->dead && p->dead[size_index(w, p)];
+    crash_piece_range(w, p->change, index, &start, &end);
+    for (uint64_t at = start; at < end; at = sector_end(p->change, at))
+        if (!p->dead[sector_index(w, p, at)])
+            return false;
+    return true;
+}
+
+static int apply_range(const struct crash_change *c, uint64_t start, uint64_t end, struct crash_store *to)
+{
     int rc;
 
-    if (index == p->pieces)
-        return apply_size(c, to);
-    crash_piece_range(w, c, index, &start, &end);
     if (c->kind == IO_WRITE) {
         rc = crash_store_write(to, start, c->data + (start - c->offset), end - start);
     } else {
@@ -114,6 +138,27 @@ int crash_piece_apply(const struct crash_walk *w, const struct crash_pending *p,
     }
     if (rc == 0 && extends(c))
         to->size = max_u64(to->size, end);
+    return rc;
+}
+
+int crash_piece_apply(const struct crash_walk *w, const struct crash_pending *p, uint64_t index,
+                      struct crash_store *to)
+{
+    const struct crash_change *c = p->change;
+    uint64_t start, end, next;
+    int rc = 0;
+
+    if (index == p->pieces)
+        return apply_size(c, to);
+    crash_piece_range(w, c, index, &start, &end);
+    if (!p->dead)
+        return apply_range(c, start, end, to);
+    /* A part of it was overwritten for good: the disk has put both together. */
+    for (uint64_t at = start; at < end && rc == 0; at = next) {
+        next = sector_end(c, at);
+        if (!p->dead[sector_index(w, p, at)])
+            rc = apply_range(c, at, next, to);
+    }
     return rc;
 }
 
@@ -176,7 +221,7 @@ int crash_walk_find_pieces(struct crash_walk *w)
     for (size_t i = 0; i < w->pending_count && rc == 0; i++) {
         struct crash_pending *p = &w->pending[i];
         for (uint64_t k = 0; k <= p->pieces && rc == 0; k++)
-            if (!(p->dead && p->dead[k]) && (piece_differs(w, p, k) || piece_is_contested(w, i, k)))
+            if (!piece_is_dead(w, p, k) && (piece_differs(w, p, k) || piece_is_contested(w, i, k)))
                 rc = add_piece(w, i, k);
     }
     w->pieces_known = rc == 0;
@@ -193,21 +238,21 @@ size_t crash_walk_pieces(struct crash_walk *w)
 /* `c` is durable: what an earlier change, which had ended before it began, would put there is gone. */
 static int bury(struct crash_walk *w, struct crash_pending *p, const struct crash_change *c)
 {
-    uint64_t start, end;
+    uint64_t last = has_content(p->change) ? p->change->offset + p->change->len : 0, end;
 
     if (p->change->disk != c->disk || p->change->end >= c->begin)
         return 0;
     if (!p->dead)
-        p->dead = calloc(p->pieces + 1, 1);
+        p->dead = calloc(size_index(w, p) + 1, 1);
     if (!p->dead)
         return -ENOMEM;
     if (c->kind == IO_TRUNCATE || (p->change->kind == IO_TRUNCATE && extends(c)))
-        p->dead[p->pieces] = 1;
-    for (uint64_t k = 0; k < p->pieces; k++) {
-        crash_piece_range(w, p->change, k, &start, &end);
+        p->dead[size_index(w, p)] = 1;
+    for (uint64_t at = p->change->offset; at < last; at = end) {
+        end = sector_end(p->change, at);
         if ((c->kind == IO_TRUNCATE && end > c->offset) ||
-            (has_content(c) && c->offset <= start && end <= c->offset + c->len))
-            p->dead[k] = 1;
+            (has_content(c) && c->offset <= at && end <= c->offset + c->len))
+            p->dead[sector_index(w, p, at)] = 1;
     }
     return 0;
 }
@@ -219,7 +264,7 @@ static int make_durable(struct crash_walk *w, size_t i)
     int rc = 0;
 
     for (uint64_t k = 0; k <= p.pieces && rc == 0; k++)
-        if (!(p.dead && p.dead[k]))
+        if (!piece_is_dead(w, &p, k))
             rc = crash_piece_apply(w, &p, k, &w->base[p.change->disk]);
     for (size_t j = 0; j < i && rc == 0; j++)
         rc = bury(w, &w->pending[j], p.change);

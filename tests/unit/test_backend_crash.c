@@ -11,12 +11,14 @@ enum { BLOCK = 512, BLOCKS = 8, MOST = 4096 };
 static vdisk_queue *q;
 static struct crash_log *the_log;
 static struct backend *child, *b;
+static uint32_t unit; /* of all_images() */
 
 static int setup(void **state)
 {
     struct memory_options options = {.size = BLOCKS * BLOCK, .align = BLOCK};
     uint8_t old[BLOCK];
 
+    unit = BLOCK;
     memset(old, 'o', sizeof old);
     OK(memory_backend_create_with("memory", &options, &child));
     for (unsigned i = 0; i < BLOCKS; i++)
@@ -86,7 +88,7 @@ static const char *all_images(void)
     struct crash_walk *w;
     unsigned n = 0;
 
-    OK(crash_walk_create(the_log, BLOCK, &w));
+    OK(crash_walk_create(the_log, unit, &w));
     while (crash_walk_next(w, &event) > 0)
         ;
     for (unsigned i = 0; crash_walk_choose(w, 1, i, MOST); i++) {
@@ -149,6 +151,15 @@ static void durable_buries_what_was_before(void **state)
     put(0, 2, 'a');
     OK(try_write(0, 1, 'f', IO_FUA));
     assert_string_equal(all_images(), "faoooooo fooooooo");
+}
+
+/* Not even where the disk writes more than that at once. */
+static void durable_parts_stay_in_larger_units(void **state)
+{
+    unit = BLOCKS * BLOCK;
+    put(0, BLOCKS, 'a');
+    OK(try_write(1, 1, 'f', IO_FUA));
+    assert_string_equal(all_images(), "afaaaaaa ofoooooo");
 }
 
 static void discard_leaves_old_or_zeros(void **state)
@@ -339,6 +350,7 @@ int main(void)
         TEST(the_later_write_wins),
         TEST(fua_is_durable_alone),
         TEST(durable_buries_what_was_before),
+        TEST(durable_parts_stay_in_larger_units),
         TEST(discard_leaves_old_or_zeros),
         TEST(zeros_are_written),
         TEST(size_and_content_come_apart),
