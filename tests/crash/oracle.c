@@ -67,11 +67,13 @@ static void make_stable(struct oracle *o, uint32_t id)
     for (uint64_t i = v->offset; i < v->offset + v->len; i++) {
         if (o->stable_id[i] > id + 1)
             continue;
-        o->stable_id[i] = id + 1;
         if (v->kind == VERSION_DISCARD) {
             o->or_zero[i] = 1;
+            if (!o->unsure) /* else it may have left what nobody knows to be there */
+                o->stable_id[i] = id + 1;
             continue;
         }
+        o->stable_id[i] = id + 1;
         o->stable[i] = v->kind == VERSION_WRITE ? v->data[i - v->offset] : 0;
         o->or_zero[i] = 0;
     }
@@ -151,6 +153,14 @@ void oracle_mark(struct oracle *o, enum mark mark, uint64_t value)
         o->created = true;
         break;
     case MARK_CUT:
+        break;
+    case MARK_FAILED:
+        o->unsure = true;
+        break;
+    case MARK_LOST:
+        for (size_t i = 0; i < o->active_count; i++)
+            o->active[i].done = false;
+        o->unsure = true;
         break;
     }
 }

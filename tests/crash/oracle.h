@@ -32,6 +32,8 @@ enum mark {
     MARK_SIZE_END,    /* bytes; what is behind a smaller size is gone */
     MARK_CREATED,     /* 0 */
     MARK_CUT,         /* 0: what follows does not happen */
+    MARK_FAILED,      /* version: any part of it may be there, then or later */
+    MARK_LOST,        /* 0: closing has failed: no later flush covers what had been written */
 };
 
 struct active {
@@ -54,6 +56,7 @@ struct oracle {
     uint64_t size, next_size; /* next: may be that too */
     bool created;
     uint32_t begun;           /* versions */
+    bool unsure;              /* some have failed, or closing has */
     struct active *active; /* begun, and not flushed; ascending */
     size_t active_count, active_max;
     struct oracle_flush *flush;

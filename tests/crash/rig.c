@@ -14,6 +14,12 @@
 
 /* ---- disks ------------------------------------------------------------------------------------------------ */
 
+static struct backend *put_fault(struct rig *r, unsigned disk, struct backend *below)
+{
+    CHECK_OK(fault_backend_create(below, &r->fault[disk]));
+    return r->fault[disk];
+}
+
 /* A logged and simulated handle on a disk. */
 static struct backend *wrap(struct rig *r, unsigned disk, bool read_only)
 {
@@ -24,12 +30,11 @@ static struct backend *wrap(struct rig *r, unsigned disk, bool read_only)
     if (!r->log)
         return outer;
     b = outer;
-    if (r->faults) {
-        CHECK_OK(fault_backend_create(b, &r->fault[disk]));
-        b = r->fault[disk];
-    }
+    if (r->faults && !r->may_fail)
+        b = put_fault(r, disk, b);
     CHECK_OK(crash_backend_create(r->log, disk, b, &outer));
-    return outer;
+    /* What fails has been done or not, and the log must know: a disk does not change its mind later. */
+    return r->faults && r->may_fail ? put_fault(r, disk, outer) : outer;
 }
 
 /* By the names that are in the image: "sim:image.data", "sim:base". */
@@ -172,8 +177,7 @@ void rig_close(struct rig *r)
     CHECK_OK(crash_mark(r->log, MARK_FLUSH_BEGIN, r->flushes));
     rc = vdisk_close(r->v);
     CHECK_MSG(rc == 0 || r->may_fail, "closing: %s", vdisk_error_text());
-    if (rc == 0)
-        CHECK_OK(crash_mark(r->log, MARK_FLUSH_END, r->flushes));
+    CHECK_OK(rc == 0 ? crash_mark(r->log, MARK_FLUSH_END, r->flushes) : crash_mark(r->log, MARK_LOST, 0));
     r->flushes++;
     r->v = NULL;
     memset(r->fault, 0, sizeof r->fault);
@@ -275,8 +279,10 @@ static void end_slot(struct rig *r, const struct vdisk_completion *c)
     CHECK(c->user_data < RIG_SLOTS && s->used);
     CHECK_MSG(c->result == 0 || r->may_fail, "a request at %" PRIu64 "+%" PRIu64 ": %s", s->offset, s->len,
               strerror(-c->result));
-    if (c->result == 0) /* else what it changed may be there at any time */
+    if (c->result == 0)
         CHECK_OK(crash_mark(r->log, s->is_flush ? MARK_FLUSH_END : MARK_END, s->id));
+    else if (!s->is_flush)
+        CHECK_OK(crash_mark(r->log, MARK_FAILED, s->id));
     s->used = false;
     r->inflight--;
     r->on_queue[s->queue]--;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "tests/crash/scenarios.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -72,6 +73,32 @@ static void run_mix(void)
 static void run_mix_two_queues(void)
 {
     mix(2);
+}
+
+/* And with calls that fail, whatever they are: what had not been flushed before may be there or not. */
+static void run_mix_faults(void)
+{
+    struct rig *rig = test_alloc(sizeof *rig);
+    struct fault_rule rule = {.kinds = FAULT_WRITES | FAULT_KIND(IO_FLUSH)};
+    struct image_spec s;
+
+    random_spec(&s);
+    rig->fixed = rng_chance(test_rng(), 15);
+    rig->faults = rig->may_fail = true;
+    rig_init(rig, &s);
+    rig_start_log(rig);
+    rig_open(rig, rng_chance(rig->rng, 50) ? 2 : 1);
+    for (unsigned i = 0; i < 8; i++) {
+        struct backend *fault = rig->fault[s.data_file && rng_chance(rig->rng, 50) ? RIG_DATA : RIG_IMAGE];
+        rule.nth = (unsigned)rng_between(rig->rng, 1, 20);
+        rule.count = (unsigned)rng_between(rig->rng, 1, 3);
+        rule.what = rng_chance(rig->rng, 50) ? FAULT_FAIL : FAULT_FAIL_AFTER;
+        rule.error = rng_chance(rig->rng, 50) ? EIO : ENOSPC;
+        CHECK_OK(fault_add_rule(fault, &rule));
+        rig_mix(rig, test_steps(10));
+    }
+    close_or_cut(rig);
+    finish(rig, MIX_IMAGES);
 }
 
 /* ---- one kind alone ---------------------------------------------------------------------------------------- */
@@ -637,5 +664,6 @@ const struct crash_scenario crash_scenarios[] = {
     {"create", run_create, 10, 3, 200},
     {"mix", run_mix, 30, 6, 1500},
     {"mix-two-queues", run_mix_two_queues, 30, 6, 1500},
+    {"mix-faults", run_mix_faults, 20, 4, 800},
 };
 const unsigned crash_scenarios_count = ARRAY_LEN(crash_scenarios);
