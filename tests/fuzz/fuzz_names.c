@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What users type and images hold: sizes, numbers, -o lists, json: names. The first byte chooses. */
+/*
+ * What users type and images hold: sizes, numbers, -o lists and what they mean to create, json: names. The first
+ * byte chooses.
+ */
 #include <string.h>
 
 #include "backends/name.h"
@@ -8,6 +11,7 @@
 #include "engine/vdisk.h"
 #include "tests/fuzz/fuzz.h"
 #include "tools/cli.h"
+#include "tools/create_options.h"
 
 enum { INPUT_MAX = 4096 };
 
@@ -40,6 +44,22 @@ static void list_text(const char *text)
     if (cli_pairs_add(&pairs, text) == 0)
         for (size_t i = 0; i < pairs.count; i++)
             FUZZ_CHECK(pairs.list[i].key[0] != '\0', "an empty key in '%s'", text);
+    cli_pairs_free(&pairs);
+}
+
+static void create_text(const char *text, bool raw)
+{
+    struct create_options c = {.opts = {.size = sizeof c.opts, .format = raw ? "raw" : "qcow2"}, .name = "image",
+                               .raw = raw};
+    struct cli_pairs pairs = {0};
+
+    if (cli_pairs_add(&pairs, text) == 0) {
+        if (create_options_apply(&c, &pairs) < 0)
+            FUZZ_CHECK(c.why[0] != '\0', "no reason for '%s'", text);
+        else
+            FUZZ_CHECK(c.opts.virtual_size <= INT64_MAX && c.opts.refcount_bits <= 64 &&
+                       (c.opts.cluster_size == 0 || is_power_of_two(c.opts.cluster_size)), "%s", text);
+    }
     cli_pairs_free(&pairs);
 }
 
@@ -80,7 +100,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     switch (data[0] % 5) {
     case 0: size_text(text); break;
     case 1: number_text(text); break;
-    case 2: list_text(text); break;
+    case 2:
+        list_text(text);
+        create_text(text, false);
+        create_text(text, true);
+        break;
     case 3: name_text(text); break;
     default: json_text(text); break;
     }

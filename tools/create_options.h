@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The -o options of create: what they are called, what they take, what they set. Nothing is opened or made. */
+#ifndef TOOLS_CREATE_OPTIONS_H
+#define TOOLS_CREATE_OPTIONS_H
+
+#include <stdbool.h>
+
+#include "engine/vdisk.h"
+#include "tools/cli.h"
+
+struct create_options {
+    struct vdisk_create_opts opts;     /* points into the pairs that were applied */
+    const char              *name;     /* of the image, for messages */
+    const char              *compat;   /* as given, for the summary */
+    const char              *prealloc; /* as given */
+    bool                     have_size;
+    bool                     raw;      /* format is raw */
+    bool                     have_data_file_raw;
+    char                     why[1024]; /* one line, after a failure */
+};
+
+/* In their order; the last of a key counts. 0, or -EINVAL and c->why. Before: opts.format, name, raw. */
+int create_options_apply(struct create_options *c, const struct cli_pairs *pairs);
+
+/* The SIZE argument. 0, or -EINVAL and c->why. */
+int create_options_set_size(struct create_options *c, const char *value);
+
+/* "-o help". Returns CLI_OK. */
+int create_options_print(bool raw);
+
+#endif
