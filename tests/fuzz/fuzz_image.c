@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A whole image: check, open, map, read all, repair, write, zero, discard, grow, flush, close, check and read
- * again. On memory, in a simulated machine, so that one input is one run; what is done to it comes from a hash of
- * the input.
+ * A whole image: check, open, map, read all, repair, write, zero, discard, grow, shrink, flush, close, check,
+ * and read again. On memory, in a simulated machine, so that one input is one run; what is done to it comes from a
+ * hash of the input.
  *
  * What must hold of any input: no crash, no wait that never ends, an error has a text. Of one that check calls
  * sound: it stays sound, and reads as an array of bytes does to which the same was done.
@@ -329,11 +329,31 @@ static void do_discard(struct subject *s, vdisk *v, uint8_t *buf)
     }
 }
 
+/* An image can be one that is not shrunk: it stays as it is. */
+static void do_shrink(struct subject *s, vdisk *v, uint64_t size)
+{
+    struct vdisk_resize_opts opts = {.size = sizeof opts, .shrink = true};
+    int rc = vdisk_resize(v, size, &opts);
+
+    note("shrink %llu: %d", (unsigned long long)size, rc);
+    must_have_text(rc);
+    FUZZ_CHECK(rc < 0 || vdisk_size(v) == align_up(size, 512), "shrunk to another size");
+    if (rc < 0 && rc != -ENOTSUP)
+        s->failed = true;
+    s->size = vdisk_size(v);
+    if (s->model)
+        memset(s->model + s->size, 0, MODEL_MAX - s->size); /* as it reads when it has grown again */
+}
+
 static void do_grow(struct subject *s, vdisk *v)
 {
     uint64_t size = s->size + rng_below(&s->rng, rng_chance(&s->rng, 80) ? 256 << 10 : 1ull << 42);
     int rc;
 
+    if (size % 4 == 0) { /* so that inputs from before do what they did */
+        do_shrink(s, v, size % s->size);
+        return;
+    }
     if (s->model && size > MODEL_MAX - 512)
         return;
     rc = vdisk_grow(v, size);
