@@ -342,11 +342,11 @@ static void free_old(struct q2 *q, const struct q2_mapping *m, uint64_t entry)
 
 /*
  * Flush rule 2: must the data be durable before the entries? Not where both the guest range and the host clusters
- * read as zeros without it.
+ * read as zeros without it; edges that are left read as something else.
  */
 static bool data_first(const struct alloc_write *w)
 {
-    if (w->kind != SPAN_NEW || !w->host_zero)
+    if (w->kind != SPAN_NEW || !w->host_zero || w->head + w->tail > 0)
         return true;
     return !chain_known_zero(w->q->v, w->start, w->stop - w->start);
 }

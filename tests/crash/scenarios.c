@@ -547,6 +547,34 @@ static void run_backing(void)
     alone_on(rig, &s, random_act());
 }
 
+/* A write behind the end of the base, in the cluster that the base ends in: its edge is the base's. */
+static void run_end_of_base(void)
+{
+    struct rig *rig = test_alloc(sizeof *rig);
+    struct image_spec s;
+    uint64_t end;
+
+    do
+        random_spec(&s);
+    while (s.size < 4 * (uint64_t)s.cluster_size || s.data_file);
+    snprintf(s.backing, sizeof s.backing, "sim:base");
+    s.backing_format = "raw";
+    rig->max_size = s.size;
+    rig->initial = test_alloc(rig->max_size);
+    end = 2 * (uint64_t)s.cluster_size - 512 * rng_between(test_rng(), 1, max_u64(s.cluster_size / 1024, 1));
+    rng_fill(test_rng(), rig->initial, end);
+    rig->base_size = end;
+    rig_init(rig, &s);
+    rig_start_log(rig);
+    rig_open(rig, 1);
+    rig_write(rig, 0, 512, 0);
+    rig_settle(rig); /* the L2 table is there, and the file has room: the next flush has nothing else to sync */
+    rig_write(rig, end, 512, 0);
+    rig_settle(rig);
+    close_or_cut(rig);
+    finish(rig, ALONE_IMAGES);
+}
+
 /* Content that QEMU made: every other cluster compressed; with a snapshot or without. */
 static void made_by_qemu(bool snapshot)
 {
@@ -655,6 +683,7 @@ const struct crash_scenario crash_scenarios[] = {
     {"lazy-refcounts", run_lazy_refcounts, 6, 2, 150},
     {"table-over-old", run_table_over_old, 1, 1, 4},
     {"backing", run_backing, 6, 2, 150},
+    {"end-of-base", run_end_of_base, 20, 6, 300},
     {"repair", run_repair, 20, 4, 1000},
     {"repair-damage", run_repair_damage, 4, 1, 100},
     {"repair-refcounts", run_repair_refcounts, 6, 2, 300},
