@@ -380,6 +380,7 @@ static void run_shrink(void)
     struct image_spec s;
 
     random_spec(&s);
+    s.data_file |= s.version == 3 && rng_chance(test_rng(), 30); /* which is cut by itself */
     rig->fixed = rng_chance(test_rng(), 20);
     if (!s.extended_l2 && rng_chance(test_rng(), 50)) {
         s.cluster_size = TINY;
