@@ -47,7 +47,7 @@ class Pattern:
 
     @property
     def key(self):
-        """The ones that the acceptance figures are taken from: more rounds, and longer."""
+        """The ones that the acceptance figures are taken from: more rounds."""
         return self.order == "rand" and self.block == 4 * KIB and self.depth == 32
 
     @property
