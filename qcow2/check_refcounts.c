@@ -39,7 +39,7 @@ static int take_sole(struct check *c, uint64_t i, uint8_t *buf, int rc)
         c->untrusted = true;
         return check_progress(c, 1);
     }
-    for (uint64_t k = 0; buf && k < n; k++) {
+    for (uint64_t k = 0; buf && (k = q2_refcount_skip_zeros(g, buf, k, n)) < n; k++) {
         if (q2_refcount_get(g, buf, k) != 1)
             continue;
         if (!bits)
@@ -217,8 +217,11 @@ bool check_tail_known(const struct check *c)
 
 static void count_tail(struct check *c, uint64_t first, uint64_t end, const uint8_t *block)
 {
-    for (uint64_t i = max_u64(first, clusters_to_compare(c)); i < end; i++)
-        c->tail_leaks += q2_refcount_get(&c->header.geo, block, i - first) > check_refs_count(c, i);
+    const struct q2_geometry *g = &c->header.geo;
+    uint64_t k = max_u64(first, clusters_to_compare(c)) - first, n = end - first;
+
+    for (; k < n && (k = q2_refcount_skip_zeros(g, block, k, n)) < n; k++)
+        c->tail_leaks += q2_refcount_get(g, block, k) > check_refs_count(c, first + k);
 }
 
 static int take_compare(struct check *c, uint64_t i, uint8_t *buf, int rc)

@@ -9,6 +9,7 @@
 #include <assert.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "engine/bits.h"
 #include "qcow2/ondisk.h"
@@ -192,6 +193,21 @@ static inline uint64_t q2_refcount_get(const struct q2_geometry *g, const uint8_
         return (uint64_t)(block[bit / 8] >> (bit % 8)) & g->refcount_max;
     }
     }
+}
+
+/* The first index from `index` on, below `end`, whose refcount may be other than 0; `end` where there is none. */
+static inline uint64_t q2_refcount_skip_zeros(const struct q2_geometry *g, const uint8_t *block, uint64_t index,
+                                              uint64_t end)
+{
+    uint64_t per_word = 64u >> g->refcount_order, word;
+
+    assert(index <= end && end <= q2_refblock_entries(g));
+    for (; index < end && index % per_word == 0; index += per_word) {
+        memcpy(&word, block + index / per_word * sizeof word, sizeof word);
+        if (word != 0)
+            return index;
+    }
+    return index < end ? index : end;
 }
 
 static inline void q2_refcount_set(const struct q2_geometry *g, uint8_t *block, uint64_t index, uint64_t refcount)

@@ -189,19 +189,6 @@ int subject_flush(struct subject *s)
     return rc;
 }
 
-static void resize_model(struct model *m, uint64_t size)
-{
-    struct model bigger;
-    uint64_t n = min_u64(m->size, size);
-
-    model_init(&bigger, 0, size);
-    memcpy(bigger.now, m->now, n);
-    memcpy(bigger.old, m->old, n);
-    memcpy(bigger.marks, m->marks, n);
-    model_finish(m);
-    *m = bigger;
-}
-
 int subject_grow(struct subject *s, uint64_t size)
 {
     int rc;
@@ -209,8 +196,8 @@ int subject_grow(struct subject *s, uint64_t size)
     LIBRARY(rc = vdisk_grow(s->v, size));
     need_text(rc, "grow");
     if (rc == 0) {
-        resize_model(&s->now, size);
-        resize_model(&s->flushed, size);
+        model_resize(&s->now, size);
+        model_resize(&s->flushed, size);
     }
     return rc;
 }
@@ -224,8 +211,8 @@ int subject_resize(struct subject *s, uint64_t size, enum vdisk_prealloc preallo
     if (rc < 0)
         s->maybe_size = size;
     if (vdisk_size(s->v) == size) { /* what came after it may have failed */
-        resize_model(&s->now, size);
-        resize_model(&s->flushed, size);
+        model_resize(&s->now, size);
+        model_resize(&s->flushed, size);
     }
     return rc;
 }
@@ -284,7 +271,7 @@ void subject_check_content(struct subject *s)
         FAIL("cannot be opened any more: %s", vdisk_error_text());
     if (vdisk_size(s->v) != s->now.size) { /* a change that failed may have come all the way */
         CHECK(vdisk_size(s->v) > s->now.size || vdisk_size(s->v) == s->maybe_size);
-        resize_model(&s->now, vdisk_size(s->v));
+        model_resize(&s->now, vdisk_size(s->v));
     }
     CHECK_OK(subject_read(s, 0, s->now.size));
     CHECK_OK(vdisk_close(s->v));

@@ -20,19 +20,6 @@
 
 enum { ROUNDS = 8, STEPS = 30 };
 
-static void resize_model(struct model *m, uint64_t size)
-{
-    struct model other;
-    uint64_t n = min_u64(m->size, size);
-
-    model_init(&other, 0, size);
-    memcpy(other.now, m->now, n);
-    memcpy(other.old, m->old, n);
-    memcpy(other.marks, m->marks, n);
-    model_finish(m);
-    *m = other;
-}
-
 static void resize_by_us(struct image_spec *spec, struct rng *r, struct model *m, uint64_t size)
 {
     struct vdisk_resize_opts opts = {.size = sizeof opts, .shrink = true};
@@ -47,7 +34,7 @@ static void resize_by_us(struct image_spec *spec, struct rng *r, struct model *m
     test_note("%s: to %" PRIu64 ", preallocation %d", image_describe(spec), size, (int)opts.preallocation);
     CHECK_OK(vdisk_resize(v, size, &opts));
     CHECK_INT(vdisk_size(v), size);
-    resize_model(m, size);
+    model_resize(m, size);
     if (rng_chance(r, 50)) /* it goes on working */
         engine_workload(v, m, spec->cluster_size, 10);
     CHECK_OK(vdisk_close(v));
@@ -57,7 +44,7 @@ static void resize_by_qemu(struct image_spec *spec, struct model *m, uint64_t si
 {
     test_note("%s: to %" PRIu64 ", by QEMU", image_describe(spec), size);
     run_ok("qemu-img resize -q --shrink -f %s %s %" PRIu64, spec->qcow2 ? "qcow2" : "raw", spec->path, size);
-    resize_model(m, size);
+    model_resize(m, size);
 }
 
 static void judge(const struct image_spec *spec, struct model *m)
@@ -120,7 +107,7 @@ static void test_backed(void)
     snprintf(top.backing, sizeof top.backing, "%s", base.path);
     top.backing_format = "qcow2";
     image_create(&top);
-    resize_model(&m, top.size);
+    model_resize(&m, top.size);
     for (unsigned i = 0; i < ROUNDS; i++) {
         uint64_t size = align_up(rng_between(r, 4096, MAX_SIZE), 512);
 

@@ -10,7 +10,8 @@
 #include "engine/bits.h"
 #include "tests/lib/test.h"
 
-enum { LOOSEN_STEP = 512 };
+/* What is all as expected is found out so many bytes at a time. */
+enum { STEP = 512 };
 
 void model_init(struct model *m, uint64_t base, uint64_t size)
 {
@@ -19,6 +20,7 @@ void model_init(struct model *m, uint64_t base, uint64_t size)
     m->now = test_alloc(size);
     m->old = test_alloc(size);
     m->marks = test_alloc(size);
+    m->loose = false;
 }
 
 void model_finish(struct model *m)
@@ -33,8 +35,34 @@ void model_copy(struct model *to, const struct model *from)
 {
     assert(to->base == from->base && to->size == from->size);
     memcpy(to->now, from->now, from->size);
-    memcpy(to->old, from->old, from->size);
-    memcpy(to->marks, from->marks, from->size);
+    if (to->loose || from->loose) {
+        memcpy(to->old, from->old, from->size);
+        memcpy(to->marks, from->marks, from->size);
+    }
+    to->loose = from->loose;
+}
+
+void model_resize(struct model *m, uint64_t size)
+{
+    uint64_t n = min_u64(m->size, size);
+    struct model other;
+
+    assert(m->base == 0);
+    model_init(&other, 0, size);
+    memcpy(other.now, m->now, n);
+    if (m->loose) {
+        memcpy(other.old, m->old, n);
+        memcpy(other.marks, m->marks, n);
+        other.loose = true;
+    }
+    model_finish(m);
+    *m = other;
+}
+
+static void make_firm(struct model *m, uint64_t i, uint64_t len)
+{
+    if (m->loose)
+        memset(m->marks + i, 0, len);
 }
 
 /* Index in the arrays; the range lies in the window. */
@@ -49,7 +77,7 @@ void model_write(struct model *m, uint64_t offset, const void *buf, uint64_t len
     uint64_t i = at(m, offset, len);
 
     memcpy(m->now + i, buf, len);
-    memset(m->marks + i, 0, len);
+    make_firm(m, i, len);
 }
 
 void model_zero(struct model *m, uint64_t offset, uint64_t len)
@@ -57,13 +85,14 @@ void model_zero(struct model *m, uint64_t offset, uint64_t len)
     uint64_t i = at(m, offset, len);
 
     memset(m->now + i, 0, len);
-    memset(m->marks + i, 0, len);
+    make_firm(m, i, len);
 }
 
 void model_discard(struct model *m, uint64_t offset, uint64_t len)
 {
     uint64_t i = at(m, offset, len);
 
+    m->loose = true;
     for (uint64_t end = i + len; i < end; i++)
         if (m->now[i] != 0 || m->marks[i])
             m->marks[i] |= MODEL_OR_ZERO;
@@ -73,6 +102,7 @@ void model_mark(struct model *m, uint64_t offset, uint64_t len, enum model_marks
 {
     uint64_t i = at(m, offset, len);
 
+    m->loose = true;
     for (uint64_t end = i + len; i < end; i++)
         m->marks[i] |= (uint8_t)mark;
 }
@@ -82,6 +112,7 @@ void model_maybe_write(struct model *m, uint64_t offset, const void *buf, uint64
     uint64_t i = at(m, offset, len);
     const uint8_t *new = buf;
 
+    m->loose = true;
     for (uint64_t k = 0; k < len; k++, i++) {
         uint8_t value = new ? new[k] : 0;
         if (value == m->now[i])
@@ -94,22 +125,23 @@ void model_maybe_write(struct model *m, uint64_t offset, const void *buf, uint64
     }
 }
 
-/* Nothing in the range is loose or differs: the usual case, found out quickly. */
+/* Nothing in the range is loose or differs. */
 static bool same_and_firm(const struct model *m, const struct model *flushed, uint64_t i, uint64_t n)
 {
-    static const uint8_t firm[LOOSEN_STEP];
+    static const uint8_t firm[STEP];
 
-    return memcmp(m->now + i, flushed->now + i, n) == 0 && memcmp(m->marks + i, firm, n) == 0 &&
-           memcmp(flushed->marks + i, firm, n) == 0;
+    return memcmp(m->now + i, flushed->now + i, n) == 0 && (!m->loose || memcmp(m->marks + i, firm, n) == 0) &&
+           (!flushed->loose || memcmp(flushed->marks + i, firm, n) == 0);
 }
 
 void model_loosen(struct model *m, const struct model *flushed)
 {
     for (uint64_t i = 0; i < m->size; i++) {
-        if (i % LOOSEN_STEP == 0 && same_and_firm(m, flushed, i, min_u64(LOOSEN_STEP, m->size - i))) {
-            i += LOOSEN_STEP - 1;
+        if (i % STEP == 0 && same_and_firm(m, flushed, i, min_u64(STEP, m->size - i))) {
+            i += STEP - 1;
             continue;
         }
+        m->loose = true;
         m->marks[i] |= flushed->marks[i];
         if (flushed->marks[i] & MODEL_OR_OLD || (m->marks[i] & MODEL_OR_OLD && m->old[i] != flushed->now[i]))
             m->marks[i] |= m->now[i] == flushed->now[i] && m->old[i] == flushed->old[i] ? 0 : MODEL_ANY;
@@ -144,9 +176,12 @@ uint64_t model_find_wrong(const struct model *m, uint64_t offset, const void *bu
 
     if (memcmp(got, m->now + i, len) == 0)
         return UINT64_MAX;
-    for (uint64_t k = 0; k < len; k++)
-        if (!may_be(m, i + k, got[k]))
+    for (uint64_t k = 0; k < len; k++) {
+        if (k % STEP == 0 && memcmp(got + k, m->now + i + k, min_u64(STEP, len - k)) == 0)
+            k += min_u64(STEP, len - k) - 1;
+        else if (!may_be(m, i + k, got[k]))
             return offset + k;
+    }
     return UINT64_MAX;
 }
 
@@ -173,7 +208,7 @@ void model_expect(struct model *m, uint64_t offset, const void *buf, uint64_t le
              count_wrong(m, offset, got, len));
     }
     memcpy(m->now + i, got, len);
-    memset(m->marks + i, 0, len);
+    make_firm(m, i, len);
 }
 
 void model_expect_zero(struct model *m, uint64_t offset, uint64_t len, const char *what)
@@ -185,7 +220,7 @@ void model_expect_zero(struct model *m, uint64_t offset, uint64_t len, const cha
             FAIL("%s says that %" PRIu64 "+%" PRIu64 " is zero: byte %" PRIu64 " is 0x%02x", what, offset, len,
                  offset + k, m->now[i + k]);
     memset(m->now + i, 0, len);
-    memset(m->marks + i, 0, len);
+    make_firm(m, i, len);
 }
 
 void model_dump(const struct model *m, int fd)

@@ -24,12 +24,16 @@ struct model {
     uint8_t *now;
     uint8_t *old;
     uint8_t *marks; /* enum model_marks */
+    bool loose;     /* else no byte ever was: `marks` are 0, and neither they nor `old` are looked at */
 };
 
-/* All zero. */
+/* All zero, and firm. */
 void model_init(struct model *m, uint64_t base, uint64_t size);
 void model_finish(struct model *m);
 void model_copy(struct model *to, const struct model *from); /* of equal size */
+
+/* Cut, or add zeros. The window begins at 0. */
+void model_resize(struct model *m, uint64_t size);
 
 void model_write(struct model *m, uint64_t offset, const void *buf, uint64_t len);
 void model_zero(struct model *m, uint64_t offset, uint64_t len);

@@ -153,7 +153,6 @@ void subject_close(struct subject *s, vdisk *v, bool compare)
 
 void subject_grow(struct subject *s, struct rng *r, vdisk *v)
 {
-    struct model bigger, *m = &s->models[0];
     uint64_t size;
 
     if (s->nmodels != 1)
@@ -161,12 +160,7 @@ void subject_grow(struct subject *s, struct rng *r, vdisk *v)
     size = align_up(vdisk_size(v) + rng_below(r, 2u << 20), s->on_memory ? max_u64(512, s->disk.align) : 512);
     CHECK_OK(vdisk_grow(v, size));
     CHECK_INT(vdisk_size(v), size);
-    model_init(&bigger, 0, size);
-    memcpy(bigger.now, m->now, m->size);
-    memcpy(bigger.old, m->old, m->size);
-    memcpy(bigger.marks, m->marks, m->size);
-    model_finish(m);
-    *m = bigger;
+    model_resize(&s->models[0], size);
     s->layers[0].size = size;
 }
 

@@ -192,12 +192,41 @@ static void test_refcount_fill(void **state)
     }
 }
 
+/* Few refcounts set: all are met, from wherever the search begins. */
+static void test_refcount_skip_zeros(void **state)
+{
+    uint64_t seed = 192837465192837465ull;
+
+    for (uint32_t order = 0; order <= Q2_MAX_REFCOUNT_ORDER; order++) {
+        struct q2_geometry g;
+        uint8_t block[512];
+
+        q2_geometry_init(&g, 3, 9, order, false, false);
+        for (int i = 0; i < 300; i++) {
+            uint64_t n = q2_refblock_entries(&g), k = next(&seed) % n, end = k + next(&seed) % (n - k + 1);
+            uint64_t first = k;
+
+            memset(block, 0, sizeof block);
+            for (int set = i % 4; set > 0; set--)
+                q2_refcount_set(&g, block, next(&seed) % n, 1 + next(&seed) % g.refcount_max);
+            for (; k < end && (k = q2_refcount_skip_zeros(&g, block, k, end)) < end; first = ++k)
+                for (; first < k; first++)
+                    assert_int_equal(q2_refcount_get(&g, block, first), 0);
+            assert_int_equal(k, end);
+            for (; first < end; first++)
+                assert_int_equal(q2_refcount_get(&g, block, first), 0);
+        }
+        memset(block, 0, sizeof block);
+        assert_int_equal(q2_refcount_skip_zeros(&g, block, 0, q2_refblock_entries(&g)), q2_refblock_entries(&g));
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_limits),    cmocka_unit_test(test_formulas),
         cmocka_unit_test(test_max_size),  cmocka_unit_test(test_refcounts),
-        cmocka_unit_test(test_refcount_fill),
+        cmocka_unit_test(test_refcount_fill), cmocka_unit_test(test_refcount_skip_zeros),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
