@@ -7,7 +7,8 @@
  * referred to is given back. Slices are read some at a time. What was freed is reclaimed when there is much of it,
  * so that a discard of any size takes bounded memory. Ranges without an L2 table that read as zeros anyway are
  * skipped an L1 entry at a time.
- * Failure modes: an L2 table or a slice cannot be had, or reclaiming fails: what was changed before stays changed.
+ * Failure modes: no space for an L2 table: room is made (room.c), once, and it goes on from there. A table or a
+ * slice cannot be had, or reclaiming fails: what was changed before stays changed.
  * With a raw external data file both are the data file's own business: its content is the volume's content.
  */
 #include <errno.h>
@@ -33,7 +34,7 @@ struct clear {
     uint64_t          head_end, tail_start; /* whole clusters lie between */
     uint64_t          pos;
     struct range_lock lock;
-    bool              locked;
+    bool              locked, made_room;
     struct op_child   ahead[CLEAR_AHEAD];
     struct iovec      iov[CLEAR_ZERO_IOV];
     struct io         io;
@@ -49,7 +50,8 @@ enum clear_state {
     CLEAR_L2_LOADED,
     CLEAR_WRITTEN,
     CLEAR_DATA_DISCARDED,
-    CLEAR_RECLAIMED
+    CLEAR_RECLAIMED,
+    CLEAR_ROOM
 };
 
 /* Stand in line for the clusters from pos on, as far as their slice goes. */
@@ -316,6 +318,20 @@ static bool too_many_freed(struct q2 *q)
     return many;
 }
 
+/* No space for an L2 table: nothing else that waits under the lock takes any. */
+static bool may_make_room(const struct clear *c)
+{
+    return c->op.rc == -ENOSPC && c->locked && !c->made_room && q2_room_is_possible(c->q);
+}
+
+/* The call of an await. */
+static void make_room(struct clear *c, struct op *op)
+{
+    c->made_room = true;
+    unlock_clusters(c);
+    q2_room_make(c->q, c->request, op);
+}
+
 static void clear_step(struct op *op)
 {
     struct clear *c = container_of(op, struct clear, op);
@@ -337,6 +353,7 @@ static void clear_step(struct op *op)
         clear_finish(c, 0);
         return;
     }
+again:
     while (c->pos < c->tail_start) {
         if (c->locked && c->pos >= c->lock.end)
             unlock_clusters(c);
@@ -366,13 +383,21 @@ static void clear_step(struct op *op)
         OP_TRY(op, CLEAR_DATA_DISCARDED, discard_data(c, op));
     clear_finish(c, 0);
     return;
-    OP_END
 fail:
+    if (may_make_room(c)) {
+        OP_AWAIT(op, CLEAR_ROOM, make_room(c, op));
+        if (op->rc == 0)
+            goto again;
+        op->rc = -ENOSPC; /* as it was */
+    }
     clear_finish(c, op->rc);
+    return;
+    OP_END
 }
 
 OP_TYPE(clear, clear_step, "START", "CLEAR_RAW_DATA", "CLEAR_HEAD_WRITTEN", "CLEAR_TAIL_WRITTEN", "CLEAR_LOCKED",
-        "CLEAR_L2_TABLE", "CLEAR_L2_LOADED", "CLEAR_WRITTEN", "CLEAR_DATA_DISCARDED", "CLEAR_RECLAIMED");
+        "CLEAR_L2_TABLE", "CLEAR_L2_LOADED", "CLEAR_WRITTEN", "CLEAR_DATA_DISCARDED", "CLEAR_RECLAIMED",
+        "CLEAR_ROOM");
 
 void q2_clear_start(struct q2 *q, struct request *r)
 {

@@ -159,6 +159,14 @@ static int act_make_some_room(struct subject *s)
     return rc == 0 ? subject_write(s, 63, s->now.size - FILLED, CLUSTER, 0) : rc;
 }
 
+/* Zeros over a backing file, where there is no L2 table to say so. */
+static int act_make_room_for_table(struct subject *s)
+{
+    int rc = subject_discard(s, FILLED, 8 * CLUSTER);
+
+    return rc == 0 ? subject_zero(s, s->now.size / 4 * 3, 2 * CLUSTER, 0) : rc;
+}
+
 static int act_new_blocks(struct subject *s)
 {
     return subject_write(s, 66, s->now.size - MANY_BLOCKS, MANY_BLOCKS, 0);
@@ -231,6 +239,12 @@ static const struct scenario scenarios[] = {
      .device = MIB(2),
      .make = make_full,
      .act = act_make_some_room,
+     .no_data = true},
+    {.name = "full device, no L2 table",
+     .spec = {.size = MIB(5), TIGHT, .backing = "sim:base", .backing_format = "raw"},
+     .device = MIB(2),
+     .make = make_full,
+     .act = act_make_room_for_table,
      .no_data = true},
 };
 
