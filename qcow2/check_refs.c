@@ -204,6 +204,28 @@ bool q2_refs_none(const struct q2_refs *r, uint64_t first, uint64_t end)
     return true;
 }
 
+uint64_t q2_refs_next(const struct q2_refs *r, uint64_t cluster)
+{
+    for (; cluster < r->clusters; cluster++) {
+        if (!r->pages[cluster >> Q2_REFS_PAGE_BITS])
+            cluster |= Q2_REFS_PAGE - 1;
+        else if (q2_refs_count(r, cluster) > 0)
+            return cluster;
+    }
+    return r->clusters;
+}
+
+uint64_t q2_refs_end(const struct q2_refs *r)
+{
+    for (uint64_t i = r->clusters; i > 0; i--) {
+        if (!r->pages[(i - 1) >> Q2_REFS_PAGE_BITS])
+            i = align_down(i - 1, Q2_REFS_PAGE) + 1;
+        else if (q2_refs_count(r, i - 1) > 0)
+            return i;
+    }
+    return 0;
+}
+
 /* ---- L2 tables -------------------------------------------------------------------------------------- */
 
 static struct q2_l2_table *l2_slot(struct q2_l2_table *tables, uint64_t max, uint64_t host_offset)

@@ -83,6 +83,12 @@ enum q2_use q2_refs_use(const struct q2_refs *r, uint64_t cluster);
 /* No cluster of [first, end) is referenced? May say no although it is so. */
 bool q2_refs_none(const struct q2_refs *r, uint64_t first, uint64_t end);
 
+/* The first cluster from `cluster` on that is referenced; r->clusters: none. */
+uint64_t q2_refs_next(const struct q2_refs *r, uint64_t cluster);
+
+/* One past the last cluster that is referenced; 0: none is. */
+uint64_t q2_refs_end(const struct q2_refs *r);
+
 /* ---- L2 tables -------------------------------------------------------------------------------------- */
 
 struct q2_l2_table {

@@ -192,9 +192,7 @@ static int place(struct rebuild *b)
     const struct q2_geometry *g = &b->c.header.geo;
     int rc;
 
-    b->covered = b->c.refs.clusters;
-    while (b->covered > 1 && q2_refs_count(&b->c.refs, b->covered - 1) == 0)
-        b->covered--;
+    b->covered = max_u64(1, q2_refs_end(&b->c.refs));
     rc = add_blocks(b);
     while (rc == 0 && b->table_clusters * (g->cluster_size / 8) < b->blocks_count) {
         b->table_clusters = q2_clusters(g, (b->blocks_count + 1) * Q2_REFTABLE_ENTRY_SIZE);

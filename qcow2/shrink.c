@@ -80,11 +80,10 @@ static int discard(struct check *c, uint64_t end)
     const struct q2_geometry *g = &c->header.geo;
     int rc = 0;
 
-    for (uint64_t i = 1, from; i < end && rc == 0; i++) {
-        for (from = i; i < end && q2_refs_count(&c->refs, i) == 0; i++)
-            ;
-        if (i > from)
-            rc = io_prange(c->queue, c->file, IO_DISCARD, from << g->cluster_bits, (i - from) << g->cluster_bits);
+    for (uint64_t i = 1, next; i < end && rc == 0; i = next + 1) {
+        next = min_u64(end, q2_refs_next(&c->refs, i));
+        if (next > i)
+            rc = io_prange(c->queue, c->file, IO_DISCARD, i << g->cluster_bits, (next - i) << g->cluster_bits);
     }
     return rc;
 }
