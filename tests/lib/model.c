@@ -13,6 +13,16 @@
 /* What is all as expected is found out so many bytes at a time. */
 enum { STEP = 512 };
 
+static bool is_loose(const struct model *m)
+{
+    return atomic_load_explicit(&m->loose, memory_order_relaxed);
+}
+
+static void loosen(struct model *m)
+{
+    atomic_store_explicit(&m->loose, true, memory_order_relaxed);
+}
+
 void model_init(struct model *m, uint64_t base, uint64_t size)
 {
     m->base = base;
@@ -20,7 +30,7 @@ void model_init(struct model *m, uint64_t base, uint64_t size)
     m->now = test_alloc(size);
     m->old = test_alloc(size);
     m->marks = test_alloc(size);
-    m->loose = false;
+    atomic_init(&m->loose, false);
 }
 
 void model_finish(struct model *m)
@@ -35,11 +45,11 @@ void model_copy(struct model *to, const struct model *from)
 {
     assert(to->base == from->base && to->size == from->size);
     memcpy(to->now, from->now, from->size);
-    if (to->loose || from->loose) {
+    if (is_loose(to) || is_loose(from)) {
         memcpy(to->old, from->old, from->size);
         memcpy(to->marks, from->marks, from->size);
     }
-    to->loose = from->loose;
+    atomic_store(&to->loose, is_loose(from));
 }
 
 void model_resize(struct model *m, uint64_t size)
@@ -50,10 +60,10 @@ void model_resize(struct model *m, uint64_t size)
     assert(m->base == 0);
     model_init(&other, 0, size);
     memcpy(other.now, m->now, n);
-    if (m->loose) {
+    if (is_loose(m)) {
         memcpy(other.old, m->old, n);
         memcpy(other.marks, m->marks, n);
-        other.loose = true;
+        loosen(&other);
     }
     model_finish(m);
     *m = other;
@@ -61,7 +71,7 @@ void model_resize(struct model *m, uint64_t size)
 
 static void make_firm(struct model *m, uint64_t i, uint64_t len)
 {
-    if (m->loose)
+    if (is_loose(m))
         memset(m->marks + i, 0, len);
 }
 
@@ -92,7 +102,7 @@ void model_discard(struct model *m, uint64_t offset, uint64_t len)
 {
     uint64_t i = at(m, offset, len);
 
-    m->loose = true;
+    loosen(m);
     for (uint64_t end = i + len; i < end; i++)
         if (m->now[i] != 0 || m->marks[i])
             m->marks[i] |= MODEL_OR_ZERO;
@@ -102,7 +112,7 @@ void model_mark(struct model *m, uint64_t offset, uint64_t len, enum model_marks
 {
     uint64_t i = at(m, offset, len);
 
-    m->loose = true;
+    loosen(m);
     for (uint64_t end = i + len; i < end; i++)
         m->marks[i] |= (uint8_t)mark;
 }
@@ -112,7 +122,7 @@ void model_maybe_write(struct model *m, uint64_t offset, const void *buf, uint64
     uint64_t i = at(m, offset, len);
     const uint8_t *new = buf;
 
-    m->loose = true;
+    loosen(m);
     for (uint64_t k = 0; k < len; k++, i++) {
         uint8_t value = new ? new[k] : 0;
         if (value == m->now[i])
@@ -130,8 +140,8 @@ static bool same_and_firm(const struct model *m, const struct model *flushed, ui
 {
     static const uint8_t firm[STEP];
 
-    return memcmp(m->now + i, flushed->now + i, n) == 0 && (!m->loose || memcmp(m->marks + i, firm, n) == 0) &&
-           (!flushed->loose || memcmp(flushed->marks + i, firm, n) == 0);
+    return memcmp(m->now + i, flushed->now + i, n) == 0 && (!is_loose(m) || memcmp(m->marks + i, firm, n) == 0) &&
+           (!is_loose(flushed) || memcmp(flushed->marks + i, firm, n) == 0);
 }
 
 void model_loosen(struct model *m, const struct model *flushed)
@@ -141,7 +151,7 @@ void model_loosen(struct model *m, const struct model *flushed)
             i += STEP - 1;
             continue;
         }
-        m->loose = true;
+        loosen(m);
         m->marks[i] |= flushed->marks[i];
         if (flushed->marks[i] & MODEL_OR_OLD || (m->marks[i] & MODEL_OR_OLD && m->old[i] != flushed->now[i]))
             m->marks[i] |= m->now[i] == flushed->now[i] && m->old[i] == flushed->old[i] ? 0 : MODEL_ANY;

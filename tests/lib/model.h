@@ -8,6 +8,7 @@
 #ifndef TESTS_LIB_MODEL_H
 #define TESTS_LIB_MODEL_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -18,13 +19,14 @@ enum model_marks {
     MODEL_ANY = 1u << 2,     /* anything is */
 };
 
+/* Threads may use one at the same time, each its own range of bytes. */
 struct model {
     uint64_t base; /* first byte of the window */
     uint64_t size; /* of the window */
     uint8_t *now;
     uint8_t *old;
     uint8_t *marks; /* enum model_marks */
-    bool loose;     /* else no byte ever was: `marks` are 0, and neither they nor `old` are looked at */
+    _Atomic bool loose; /* else no byte ever was: `marks` are 0, and neither they nor `old` are looked at */
 };
 
 /* All zero, and firm. */
