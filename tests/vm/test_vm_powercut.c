@@ -3,8 +3,8 @@
  * Power cuts, with a real kernel's block layer: in the test machine the engine writes, with flushes, to a qcow2
  * image on a device-mapper device that logs all that reaches it; and to one in a file on ext4 on such a device.
  * Out here the log is replayed, to every flush and in between, with any part of what was not flushed, torn at
- * sectors. Each time the image must open, check without corruption (leaks are fine), and hold what was flushed,
- * by the history.
+ * sectors (under ext4 at 4096 bytes). Each time the image must open, check without corruption (leaks are fine),
+ * and hold what was flushed, by the history.
  */
 #include <fcntl.h>
 #include <inttypes.h>
@@ -29,6 +29,7 @@ enum {
     STEPS = 120,
     DEVICE_CUTS = 600, /* about, between the flushes of one case */
     FILE_CUTS = 60,
+    FS_ATOMIC = 4096,  /* what the disk under a file system writes as a whole */
     SKIPPED = 77,
 };
 
@@ -305,16 +306,21 @@ static bool is_loose(const struct log_entry *e)
 
 enum pick { PICK_HALF, PICK_TORN, PICK_ALL_BUT_ONE, PICK_ONE, PICKS };
 
-/* A part of one write: whole sectors of it. */
+/*
+ * A part of one write: whole sectors of it. Under ext4 whole blocks of 4096 bytes: it has its superblock, two
+ * sectors with a checksum over both, written at once or not at all, and e2fsck gives up where it is not.
+ */
 static void store_torn(struct replay *r, const struct log_entry *e)
 {
-    uint8_t buf[HISTORY_SECTOR];
+    uint64_t unit = r->ext4 ? FS_ATOMIC : HISTORY_SECTOR;
+    uint8_t buf[FS_ATOMIC];
 
-    for (uint64_t at = 0; at < e->len && !(e->flags & LOG_DISCARD); at += HISTORY_SECTOR) {
+    for (uint64_t at = 0, n; at < e->len && !(e->flags & LOG_DISCARD); at += n) {
+        n = min_u64(e->len - at, unit - (e->offset + at) % unit);
         if (rng_chance(test_rng(), 50))
             continue;
-        log_content(&r->log, e, at, buf, sizeof buf);
-        store(r, buf, e->offset + at, sizeof buf);
+        log_content(&r->log, e, at, buf, n);
+        store(r, buf, e->offset + at, n);
     }
 }
 
