@@ -220,6 +220,11 @@ static int blockdev_open(const char *name, uint32_t flags, struct backend **ret_
     return 0;
 }
 
+static int blockdev_refresh(struct backend *b)
+{
+    return update_size(container_of(b, struct fd_backend, b));
+}
+
 const struct backend_driver blockdev_driver = {
     .name = "blockdev",
     .claims = blockdev_claims,
@@ -228,4 +233,5 @@ const struct backend_driver blockdev_driver = {
     .close = fd_backend_close,
     .submit = blockdev_submit,
     .relock = fd_backend_relock,
+    .refresh = blockdev_refresh,
 };

@@ -301,6 +301,7 @@ static const struct backend_driver crash_driver = {
     .status = wrapper_status,
     .allocated = wrapper_allocated,
     .relock = wrapper_relock,
+    .refresh = wrapper_refresh,
     .unlink = wrapper_unlink,
 };
 

@@ -303,6 +303,7 @@ static const struct backend_driver fault_driver = {
     .status = fault_status,
     .allocated = wrapper_allocated,
     .relock = wrapper_relock,
+    .refresh = wrapper_refresh,
     .unlink = wrapper_unlink,
 };
 

@@ -650,6 +650,23 @@ void memory_backend_set_space(struct backend *b, uint64_t bytes)
     atomic_store(&container_of(b, struct memory_backend, b)->store->max_chunks, bytes / CHUNK_SIZE);
 }
 
+void memory_backend_extend(struct backend *b, uint64_t size)
+{
+    struct store *s = container_of(b, struct memory_backend, b)->store;
+
+    assert(b->driver == &memory_driver && s->fixed);
+    store_raise_size(s, size);
+}
+
+static int memory_refresh(struct backend *b)
+{
+    struct store *s = container_of(b, struct memory_backend, b)->store;
+
+    if (s->fixed)
+        raise_size(b, atomic_load(&s->size));
+    return 0;
+}
+
 const struct backend_driver memory_driver = {
     .name = "memory",
     .claims = memory_claims,
@@ -658,4 +675,5 @@ const struct backend_driver memory_driver = {
     .submit = memory_submit,
     .status = memory_status,
     .allocated = memory_allocated,
+    .refresh = memory_refresh,
 };

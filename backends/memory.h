@@ -31,6 +31,12 @@ int memory_backend_clone(struct backend *b, struct backend **ret_backend);
 void memory_backend_set_space(struct backend *b, uint64_t bytes);
 
 /*
+ * With `fixed`: the device is extended to `size` bytes at least; its handles learn of it when they look again. Any
+ * thread.
+ */
+void memory_backend_extend(struct backend *b, uint64_t size);
+
+/*
  * A second handle on the same bytes, as if the file was opened again: they live until the last handle is closed.
  * Only one of the handles may write; the sizes of the others stay behind.
  */

@@ -466,6 +466,7 @@ const struct backend_driver sim_driver = {
     .status = wrapper_status,
     .allocated = wrapper_allocated,
     .relock = wrapper_relock,
+    .refresh = wrapper_refresh,
     .unlink = wrapper_unlink,
 };
 

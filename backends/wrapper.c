@@ -83,6 +83,16 @@ int wrapper_relock(struct backend *b, uint32_t flags)
     return child->driver->relock ? child->driver->relock(child, flags) : 0;
 }
 
+int wrapper_refresh(struct backend *b)
+{
+    struct backend *child = wrapper_of(b)->child;
+    int rc = child->driver->refresh ? child->driver->refresh(child) : 0;
+
+    if (rc == 0 && !(child->caps & BACKEND_GROWS)) /* of a file: wrapper_result() */
+        atomic_store(&b->size, backend_size(child));
+    return rc;
+}
+
 void wrapper_unlink(struct backend *b)
 {
     struct backend *child = wrapper_of(b)->child;

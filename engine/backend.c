@@ -101,6 +101,13 @@ bool backend_is(const struct backend *b, const struct backend_id *id)
     return (id->device || id->node) && b->id.device == id->device && b->id.node == id->node;
 }
 
+bool backend_reaches_past(struct backend *b, uint64_t size)
+{
+    if (backend_size(b) <= size && b->driver->refresh)
+        b->driver->refresh(b); /* what it does not know now it does not tell */
+    return backend_size(b) > size;
+}
+
 void backend_close(struct backend *b)
 {
     if (!b)

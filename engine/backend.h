@@ -95,6 +95,12 @@ struct backend_driver {
      */
     int (*relock)(struct backend *b, uint32_t flags);
 
+    /*
+     * Look at the end again, since a device may have been extended: `size` follows. Any thread; short. 0 or
+     * -errno. NULL: it does not move by itself.
+     */
+    int (*refresh)(struct backend *b);
+
     /* Blocks: remove what BACKEND_CREATE made (after a failed create). NULL: nothing to remove. */
     void (*unlink)(struct backend *b);
 };
@@ -117,6 +123,9 @@ bool backend_identify(const char *name, struct backend_id *ret_id);
 
 /* Is it that file? */
 bool backend_is(const struct backend *b, const struct backend_id *id);
+
+/* Does it reach further than `size` bytes by now? Looked up at its source if not known to: short, any thread. */
+bool backend_reaches_past(struct backend *b, uint64_t size);
 
 /* NULL is allowed. */
 void backend_close(struct backend *b);
