@@ -5,8 +5,8 @@
  * Happy path: look for free refcounts from the hint on, in the cached refcount slice, raise them.
  * Failure modes: the slice is not cached (load it, look again); there is no refcount block for the place (make one
  * there: its first cluster holds the block itself, but not in the middle of a run that must be in one piece); the
- * refcount table is too short (grow it, reftable.c); no space: leases are given back and what was freed is
- * reclaimed as far as it can be, then it is tried once more.
+ * refcount table is too short (grow it, reftable.c); no space: a device may have been extended, else leases are
+ * given back and what was freed is reclaimed as far as it can be, then it is tried once more.
  */
 #include "qcow2/alloc.h"
 #include "qcow2/mutant.h"
@@ -45,6 +45,27 @@ bool q2_has_block(const struct q2 *q, uint64_t index)
     uint64_t block = q2_reftable_index(&q->geo, index);
 
     return block < q->reftable_entries && q2_reftable_offset(q->reftable[block]) != 0;
+}
+
+bool q2_space_grew(struct q2 *q)
+{
+    struct backend *b = q->v->file;
+    bool grew = false;
+    uint64_t limit;
+
+    if (b->caps & BACKEND_GROWS)
+        return false;
+    pthread_mutex_lock(&q->lock);
+    limit = q->limit_clusters;
+    pthread_mutex_unlock(&q->lock);
+    if (!backend_reaches_past(b, ((limit + 1) << q->geo.cluster_bits) - 1))
+        return false;
+    limit = min_u64(backend_size(b), Q2_MAX_HOST_OFFSET + 1) >> q->geo.cluster_bits;
+    pthread_mutex_lock(&q->lock);
+    grew = limit > q->limit_clusters;
+    q->limit_clusters = max_u64(q->limit_clusters, limit);
+    pthread_mutex_unlock(&q->lock);
+    return grew;
 }
 
 /* Is the range never to be handed out, whatever the refcounts say? Guards against damaged refcounts. */
@@ -146,6 +167,7 @@ static enum scan_result try_take(struct q2 *q, uint64_t want, struct q2_run *ret
         if (n > 0)
             break;
         q->free_hint = ((q->free_hint >> q->refslice_bits) + 1) << q->refslice_bits;
+        q->free_hint = min_u64(q->free_hint, q->limit_clusters); /* which may rise */
     }
     n = alike(q, found, n, &zero);
     if (!MUTANT(FORGET_LEASE))
@@ -282,6 +304,8 @@ static void alloc_step(struct op *op)
     OP_BEGIN(enum alloc_state, op)
     for (;;) {
         r = alloc_try(a);
+        if (r == SCAN_FULL && q2_space_grew(a->q))
+            continue;
         if (r == SCAN_TAKEN || (r == SCAN_FULL && a->squeezed))
             break;
         if (r == SCAN_FULL) {

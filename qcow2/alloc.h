@@ -61,6 +61,11 @@ bool q2_lower(struct q2 *q, struct q2_slot *s, uint64_t cluster_index, uint64_t 
 /* With the lock held: is there a refcount block for this cluster? */
 bool q2_has_block(const struct q2 *q, uint64_t index);
 
+/*
+ * Where space is limited: has the device been extended? Then there is more from now on. Lock not held; short.
+ */
+bool q2_space_grew(struct q2 *q);
+
 /* Load a refcount slice; as the call of an await. */
 void q2_refcount_load(struct q2 *q, uint64_t key, struct op *op);
 

@@ -154,6 +154,8 @@ static int prepare_table(struct refblock_make *m)
     if (!fits)
         return -EFBIG;
     used = m->table_clusters + m->new_blocks;
+    if (m->first_cluster + used > q->limit_clusters && !q2_space_grew(q))
+        return -ENOSPC;
     if (m->first_cluster + used > q->limit_clusters)
         return -ENOSPC;
     m->buf_len = used << g->cluster_bits;

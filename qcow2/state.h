@@ -89,7 +89,7 @@ struct q2 {
     struct q2_zero_runs       zero_runs;     /* free clusters below zero_from that read as zeros */
     struct list               l2_making;     /* tables on their way: l2_table.c */
     struct q2_lease           leases[Q2_LEASES]; /* by queue id */
-    uint64_t                  limit_clusters;/* of a backend that cannot grow; UINT64_MAX otherwise */
+    uint64_t                  limit_clusters;/* host clusters that there are: q2_space_grew() */
     struct q2_freed_list      freed[Q2_FREED_STAGES];
     uint64_t                  freed_ticket;  /* of the volume's gate, for Q2_FREED_DURABLE */
     bool                      reclaiming;    /* an op is giving freed clusters back */
