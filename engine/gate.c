@@ -35,9 +35,12 @@ void gate_finish(struct gate *g)
 
 static bool gate_empty(struct gate *g, uint32_t parity)
 {
-    for (int i = 0; i < GATE_SLOTS; i++)
+    for (int i = 0; i < GATE_SLOTS; i++) {
+        if (i == GATE_SLOTS / 2)
+            POINT("gate: half of the slots seen empty");
         if (atomic_load(&g->slots[i].inside[parity]) != 0)
             return false;
+    }
     return true;
 }
 
@@ -45,6 +48,7 @@ static bool gate_empty(struct gate *g, uint32_t parity)
 static void flip(struct gate *g)
 {
     atomic_store(&g->draining, 1);
+    POINT("gate: about to flip");
     atomic_fetch_add(&g->epoch, 1);
 }
 
@@ -77,7 +81,7 @@ void gate_drain(struct gate *g, struct op *op)
 {
     pthread_mutex_lock(&g->lock);
     if (atomic_load(&g->draining)) {
-        list_add_tail(&g->next, &op->wait);
+        list_add_tail(ENGINE_MUTANT(GATE_JOIN_DRAIN) ? &g->waiters : &g->next, &op->wait);
     } else {
         list_add_tail(&g->waiters, &op->wait);
         flip(g);
@@ -93,7 +97,7 @@ uint64_t gate_ticket(struct gate *g)
     pthread_mutex_lock(&g->lock);
     if (atomic_load(&g->draining)) {
         g->next_wanted = true;
-        ticket = g->completed + 2;
+        ticket = g->completed + (ENGINE_MUTANT(GATE_JOIN_DRAIN) ? 1 : 2);
     } else {
         flip(g);
         ticket = g->completed + 1;

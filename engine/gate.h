@@ -18,6 +18,8 @@
 #include <stdint.h>
 
 #include "engine/list.h"
+#include "engine/mutant.h"
+#include "engine/point.h"
 
 enum { GATE_SLOTS = 32 };
 
@@ -48,8 +50,11 @@ static inline void gate_leave(struct gate *g, uint32_t queue_id, uint8_t parity)
 {
     struct gate_slot *s = &g->slots[queue_id % GATE_SLOTS];
 
-    if (atomic_fetch_sub(&s->inside[parity], 1) == 1 && __builtin_expect(atomic_load(&g->draining), 0))
-        gate_check(g);
+    if (atomic_fetch_sub(&s->inside[parity], 1) == 1) {
+        POINT("gate: counted out");
+        if (__builtin_expect(atomic_load(&g->draining), 0) && !ENGINE_MUTANT(GATE_QUIET_LEAVE))
+            gate_check(g);
+    }
 }
 
 /* Returns the parity to leave with. */
@@ -59,9 +64,11 @@ static inline uint8_t gate_enter(struct gate *g, uint32_t queue_id)
     uint32_t epoch = atomic_load_explicit(&g->epoch, memory_order_relaxed);
 
     for (;;) {
+        POINT("gate: epoch read");
         atomic_fetch_add(&s->inside[epoch & 1], 1);
+        POINT("gate: counted in");
         uint32_t now = atomic_load(&g->epoch);
-        if (__builtin_expect(now == epoch, 1))
+        if (__builtin_expect(now == epoch, 1) || ENGINE_MUTANT(GATE_NO_SECOND_LOOK))
             return (uint8_t)(epoch & 1);
         gate_leave(g, queue_id, (uint8_t)(epoch & 1));
         epoch = now;

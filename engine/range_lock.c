@@ -3,6 +3,7 @@
 
 #include <assert.h>
 
+#include "engine/mutant.h"
 #include "engine/short_lock.h"
 
 void range_locks_init(struct range_locks *locks)
@@ -50,7 +51,7 @@ void range_lock_wait(struct range_locks *locks, struct range_lock *l, struct op 
 {
     pthread_mutex_lock(&locks->lock);
     assert(!l->waiter);
-    if (l->held)
+    if (l->held && !ENGINE_MUTANT(RANGE_LOST_WAKE))
         op_wake(op, 0);
     else
         l->waiter = op;
@@ -70,7 +71,7 @@ void range_unlock(struct range_locks *locks, struct range_lock *l)
         struct range_lock *other = from_node(n);
         if (other->held || other->start >= l->end || l->start >= other->end)
             continue;
-        if (overlaps_earlier(locks, n, other->start, other->end))
+        if (overlaps_earlier(locks, n, other->start, other->end) && !ENGINE_MUTANT(RANGE_OVERTAKE))
             continue;
         other->held = true;
         if (other->waiter)

@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Rules between threads broken on purpose, one at a time, to show that tests/interleave/ notices. Only where the
+ * build was configured with -Dmutants=true; else ENGINE_MUTANT() is false and nothing of it is left. What breaks
+ * the order of writes is in qcow2/mutant.h.
+ */
+#ifndef ENGINE_MUTANT_H
+#define ENGINE_MUTANT_H
+
+#include <stdbool.h>
+
+/* Name, and what it does wrong. */
+#define ENGINE_MUTANTS(X)                                                                                      \
+    X(GATE_NO_SECOND_LOOK, "who enters does not look whether the epoch has changed: gate.h, invariant 1")      \
+    X(GATE_QUIET_LEAVE, "the last one to leave does not end the drain")                                        \
+    X(GATE_JOIN_DRAIN, "who comes during a drain waits for that one only")                                     \
+    X(RANGE_OVERTAKE, "a lock passes those that wait before it: range_lock.h, invariant 1")                    \
+    X(RANGE_LOST_WAKE, "the lock that comes free before its owner waits wakes nobody")
+
+#define ENGINE_MUTANT_ENUM(name, text) ENGINE_MUTANT_##name,
+
+enum engine_mutant { ENGINE_MUTANT_NONE, ENGINE_MUTANTS(ENGINE_MUTANT_ENUM) ENGINE_MUTANTS_END };
+
+#ifdef VDISK_MUTANTS
+extern enum engine_mutant engine_mutant; /* which one this process is; set while no thread is in the library */
+#define ENGINE_MUTANT(name) (engine_mutant == ENGINE_MUTANT_##name)
+#else
+#define ENGINE_MUTANT(name) false
+#endif
+
+#endif
