@@ -112,8 +112,8 @@ static void raise(struct q2 *q, uint64_t index, uint64_t n)
     struct q2_slot *s = q2_cache_find(&q->refcounts, index >> q->refslice_bits);
 
     assert(s && in_slice + n <= 1ull << q->refslice_bits);
-    q2_refcount_fill_one(&q->geo, (uint8_t *)q2_slot_data(&q->refcounts, s), in_slice, n);
     q2_slot_mark_dirty(&q->refcounts, s);
+    q2_refcount_fill_one(&q->geo, (uint8_t *)q2_slot_data(&q->refcounts, s), in_slice, n);
 }
 
 /* Clusters from `index` on, up to n, that are alike in being known to be zero. */

@@ -150,10 +150,7 @@ static void copy_batch(struct q2 *q, struct batch *b)
         struct piece *p = &b->pieces[i];
         if (p->slot) {
             memcpy(to, q2_slot_data(p->cache, p->slot), p->len);
-            list_del(&p->slot->dirty_node);
-            p->cache->dirty_count--;
-            p->slot->flushing = true; /* before: meta_cache.h, invariant 5 */
-            p->slot->dirty = false;
+            q2_slot_copied(p->cache, p->slot);
         } else {
             copy_page(q, p, to);
             p->table->dirty[p->page] = 0;
@@ -268,9 +265,7 @@ static void settle_batch(struct batch *b, int rc)
     for (size_t i = 0; i < b->count; i++) {
         struct piece *p = &b->pieces[i];
         if (p->slot) {
-            if (rc < 0)
-                q2_slot_mark_dirty(p->cache, p->slot);
-            p->slot->flushing = false;
+            q2_slot_flushed(p->cache, p->slot, rc);
             op_wake_all(&p->cache->room, 0);
         } else if (rc < 0) {
             p->table->dirty_count += !p->table->dirty[p->page];

@@ -8,6 +8,7 @@
 
 #include "engine/io.h"
 #include "qcow2/entry.h"
+#include "qcow2/mutant.h"
 #include "qcow2/state.h"
 
 int q2_cache_init(struct q2_cache *c, uint32_t slice_size, uint64_t bytes, uint64_t keys)
@@ -114,7 +115,7 @@ static bool enter_linear(struct q2_cache *c, const struct q2_slot *s, const char
 /* Invariant 1: readers cannot find it any more, and those who had found it will notice. */
 static void retract(struct q2_cache *c, struct q2_slot *s)
 {
-    assert(!s->dirty && s->pins == 0 && !s->flushing && s->state != Q2_SLOT_LOADING);
+    assert(q2_read_settled(s) && s->pins == 0 && s->state != Q2_SLOT_LOADING);
     enter_linear(c, s, q2_slot_data(c, s));
     atomic_store_explicit(tag_of(c, s), 0, memory_order_release);
     s->state = Q2_SLOT_EMPTY;
@@ -137,7 +138,7 @@ static struct q2_slot *claim(struct q2_cache *c, uint64_t key)
             return &set[i];
     for (int i = 0; i < 2 * Q2_CACHE_WAYS; i++) {
         struct q2_slot *s = &set[c->hand++ % Q2_CACHE_WAYS];
-        if (s->state == Q2_SLOT_LOADING || s->dirty || s->pins > 0 || s->flushing)
+        if (s->state == Q2_SLOT_LOADING || s->pins > 0 || !q2_read_settled(s))
             continue;
         if (atomic_exchange_explicit(&s->referenced, 0, memory_order_relaxed) && i < Q2_CACHE_WAYS)
             continue;
@@ -172,21 +173,28 @@ static void fill(struct q2_cache *c, struct q2_slot *s, const char *from)
                           memory_order_release);
 }
 
-void q2_change_begin(struct q2_cache *c, struct q2_slot *s)
+static void set_unsettled(struct q2_slot *s, unsigned what)
 {
-    if (s->key < c->linear_keys)
-        atomic_store_explicit(&c->linear[s->key], 0, memory_order_relaxed);
-    begin_change(s);
+    atomic_store_explicit(&s->unsettled, (uint8_t)what, memory_order_release);
 }
 
 void q2_slot_mark_dirty(struct q2_cache *c, struct q2_slot *s)
 {
-    assert(s->state == Q2_SLOT_VALID);
-    if (s->dirty)
+    if (q2_slot_is(s, Q2_DIRTY))
         return;
-    s->dirty = true;
+    set_unsettled(s, s->unsettled | Q2_DIRTY);
     list_add_tail(&c->dirty_list, &s->dirty_node);
     c->dirty_count++;
+}
+
+void q2_change_begin(struct q2_cache *c, struct q2_slot *s)
+{
+    assert(s->state == Q2_SLOT_VALID);
+    if (s->key < c->linear_keys)
+        atomic_store_explicit(&c->linear[s->key], 0, memory_order_relaxed);
+    if (!MUTANT(DIRTY_LATE))
+        q2_slot_mark_dirty(c, s);
+    begin_change(s);
 }
 
 void q2_change_end(struct q2_cache *c, struct q2_slot *s)
@@ -194,8 +202,40 @@ void q2_change_end(struct q2_cache *c, struct q2_slot *s)
     uint32_t seq = atomic_load_explicit(&s->seq, memory_order_relaxed);
 
     assert(seq & 1);
+    assert(q2_slot_is(s, Q2_DIRTY) || MUTANT(DIRTY_LATE)); /* invariant 5 */
     atomic_store_explicit(&s->seq, seq + 1, memory_order_release);
-    q2_slot_mark_dirty(c, s);
+    if (MUTANT(DIRTY_LATE)) {
+        q2_mutant_gap();
+        q2_slot_mark_dirty(c, s);
+    }
+}
+
+void q2_slot_copied(struct q2_cache *c, struct q2_slot *s)
+{
+    assert(s->unsettled == Q2_DIRTY); /* one flush at a time */
+    list_del(&s->dirty_node);
+    c->dirty_count--;
+    if (MUTANT(SETTLED_BETWEEN)) {
+        set_unsettled(s, 0);
+        q2_mutant_gap();
+    }
+    set_unsettled(s, Q2_FLUSHING);
+}
+
+void q2_slot_flushed(struct q2_cache *c, struct q2_slot *s, int rc)
+{
+    bool listed = q2_slot_is(s, Q2_DIRTY);
+
+    assert(q2_slot_is(s, Q2_FLUSHING));
+    if (MUTANT(SETTLED_BETWEEN) && rc < 0 && !listed) {
+        set_unsettled(s, 0);
+        q2_mutant_gap();
+    }
+    set_unsettled(s, listed || rc < 0 ? Q2_DIRTY : 0);
+    if (rc < 0 && !listed) {
+        list_add_tail(&c->dirty_list, &s->dirty_node);
+        c->dirty_count++;
+    }
 }
 
 struct q2_slot *q2_cache_install_zero(struct q2_cache *c, uint64_t key, uint64_t host_offset)
@@ -209,9 +249,9 @@ struct q2_slot *q2_cache_install_zero(struct q2_cache *c, uint64_t key, uint64_t
     s->key = key;
     s->host_offset = host_offset;
     atomic_store_explicit(&s->suspect, false, memory_order_relaxed);
+    q2_slot_mark_dirty(c, s);
     fill(c, s, NULL);
     publish(c, s);
-    q2_slot_mark_dirty(c, s);
     return s;
 }
 

@@ -14,7 +14,8 @@
  *  2. `seq` is odd while content changes. A reader that saw an odd or a changed number has read nothing.
  *  3. Dirty, pinned, loading and flushing slots are not evicted.
  *  4. A dirty slot is on `dirty_list`.
- *  5. A slot whose content is not on disk is dirty or flushing at every moment, so that readers can tell.
+ *  5. A slot whose content is not on disk is dirty or flushing at every moment, so that readers can tell: it is
+ *     marked dirty before the first store of a change, and each step of a flush changes both bits by one store.
  *  6. A slice is in `linear` only while the disk has it as it is said there: it is entered from clean content, and
  *     taken out before content changes.
  */
@@ -33,14 +34,19 @@ enum { Q2_CACHE_WAYS = 8, Q2_SLICE_MAX = 4096 };
 
 enum q2_slot_state { Q2_SLOT_EMPTY, Q2_SLOT_LOADING, Q2_SLOT_VALID };
 
+/* What is not on disk. None of them: the disk has what is here. */
+enum q2_unsettled {
+    Q2_DIRTY    = 1 << 0, /* has changed since a flush last took a copy */
+    Q2_FLUSHING = 1 << 1, /* that copy is on its way to the disk */
+};
+
 struct q2_slot {
     _Atomic uint32_t seq;
     _Atomic uint8_t  referenced;
     _Atomic bool     suspect;     /* some entry is invalid: readers check each */
+    _Atomic uint8_t  unsettled;   /* enum q2_unsettled; changed under the lock, read without */
     /* locked */
     uint8_t          state;       /* enum q2_slot_state */
-    _Atomic bool     dirty;       /* these two are read without the lock: neither means on disk as it is here */
-    _Atomic bool     flushing;    /* its last content is on its way to the disk */
     uint32_t         pins;
     uint64_t         key;
     uint64_t         host_offset; /* of the slice on disk */
@@ -120,8 +126,7 @@ static inline bool q2_read_end(const struct q2_slot *s, uint32_t seq)
 /* Is what was read on disk already? Between q2_read_begin() and q2_read_end(). */
 static inline bool q2_read_settled(const struct q2_slot *s)
 {
-    return !atomic_load_explicit(&s->dirty, memory_order_acquire) &&
-           !atomic_load_explicit(&s->flushing, memory_order_acquire);
+    return atomic_load_explicit(&s->unsettled, memory_order_acquire) == 0;
 }
 
 static inline uint64_t q2_read_be64(const struct q2_cache *c, const struct q2_slot *s, uint32_t offset)
@@ -149,7 +154,7 @@ struct q2_slot *q2_cache_install_zero(struct q2_cache *c, uint64_t key, uint64_t
 void q2_slot_pin(struct q2_slot *s);
 void q2_slot_unpin(struct q2_cache *c, struct q2_slot *s);
 
-/* Around changes of content. The second marks it dirty. */
+/* Around changes of content. The first marks it dirty. */
 void q2_change_begin(struct q2_cache *c, struct q2_slot *s);
 void q2_change_end(struct q2_cache *c, struct q2_slot *s);
 
@@ -160,7 +165,17 @@ static inline void q2_slot_put_be64(struct q2_cache *c, struct q2_slot *s, uint3
     atomic_store_explicit(p, htobe64(value), memory_order_release);
 }
 
+/* Before a change of what no reader looks at without the lock (refcounts), in place of q2_change_begin(). */
 void q2_slot_mark_dirty(struct q2_cache *c, struct q2_slot *s);
+
+static inline bool q2_slot_is(const struct q2_slot *s, enum q2_unsettled what)
+{
+    return atomic_load_explicit(&s->unsettled, memory_order_relaxed) & what;
+}
+
+/* A flush has copied a dirty slot; and has ended: the disk has the copy, or (rc < 0) it may not. */
+void q2_slot_copied(struct q2_cache *c, struct q2_slot *s);
+void q2_slot_flushed(struct q2_cache *c, struct q2_slot *s, int rc);
 
 /* The table behind slices [first_key, first_key + n) has moved: adjust where they are written. */
 void q2_cache_moved(struct q2_cache *c, uint64_t first_key, uint64_t n, uint64_t host_offset);

@@ -33,6 +33,8 @@
     X(REFTABLE_UNSYNCED, "the header points at a longer refcount table that is not durable: rule 3")          \
     X(CREATE_UNFLUSHED, "the header of a new image before what it points to")                                 \
     X(ASSUME_DURABLE, "a durable write over a mapping that is not durable makes no flush")                    \
+    X(DIRTY_LATE, "a slice is marked dirty only after its new entries can be read")                           \
+    X(SETTLED_BETWEEN, "between dirty and flushing a slice counts as on disk for a moment")                   \
     X(CLOSE_UNFLUSHED, "closing does not flush")                                                              \
     X(HEADER_UNSYNCED, "what a changed header no longer needs is given up before it is durable")              \
     X(SHRINK_CUT_FIRST, "shrinking cuts the data file before the header says so")                             \
@@ -49,8 +51,10 @@ enum q2_mutant { MUTANT_NONE, Q2_MUTANTS(Q2_MUTANT_ENUM) MUTANTS_END };
 #ifdef VDISK_MUTANTS
 extern enum q2_mutant q2_mutant; /* which one this process is; set while nothing is open */
 #define MUTANT(name) (q2_mutant == MUTANT_##name)
+void q2_mutant_gap(void); /* between two steps that should be one: other threads come first here */
 #else
 #define MUTANT(name) false
+static inline void q2_mutant_gap(void) {}
 #endif
 
 #endif

@@ -19,6 +19,10 @@ void run_repair_refcounts(void);
 extern const struct crash_scenario crash_scenarios[];
 extern const unsigned crash_scenarios_count;
 
+/* threads.c: of two threads, with real queues. */
+extern const struct crash_scenario crash_mq_scenarios[];
+extern const unsigned crash_mq_scenarios_count;
+
 /* main() of a program: the mixes, or all the others; a complete run makes at least so many images. program.c */
 int crash_main(int argc, char **argv, bool mixes, uint64_t least, uint64_t least_long);
 

@@ -83,9 +83,19 @@ static bool is_caught(int status, const char *output)
     if (!WIFEXITED(status) || WEXITSTATUS(status) == 0 || WEXITSTATUS(status) == 77)
         return false;
     CHECK_MSG(strstr(line, "judge.c") || strstr(line, "oracle.c") || strstr(line, "rig.c") ||
-                  strstr(line, "repairs.c"),
+                  strstr(line, "repairs.c") || strstr(line, "threads.c"),
               "a scenario itself fails: %s", line);
     return true;
+}
+
+static unsigned scenarios_count(void)
+{
+    return crash_scenarios_count + crash_mq_scenarios_count;
+}
+
+static const struct crash_scenario *scenario(unsigned i)
+{
+    return i < crash_scenarios_count ? &crash_scenarios[i] : &crash_mq_scenarios[i - crash_scenarios_count];
 }
 
 static void hunt(const struct mutant *m)
@@ -95,12 +105,12 @@ static void hunt(const struct mutant *m)
 
     test_note("mutant %s: %s", m->name, m->text);
     for (unsigned round = 0; round < ROUNDS; round++)
-        for (unsigned i = 0; i < crash_scenarios_count; i++) {
-            int status = run_as(m->id, &crash_scenarios[i], output);
+        for (unsigned i = 0; i < scenarios_count(); i++) {
+            int status = run_as(m->id, scenario(i), output);
             runs++;
             if (!is_caught(status, output))
                 continue;
-            printf("caught %s in run %u, by %s: %s\n", m->name, runs, crash_scenarios[i].name, first_line(output));
+            printf("caught %s in run %u, by %s: %s\n", m->name, runs, scenario(i)->name, first_line(output));
             return;
         }
     FAIL("a mutant survives %u runs: %s", runs, m->text);
@@ -122,10 +132,10 @@ static void none(void)
 {
     const char *output = test_path("output");
 
-    for (unsigned i = 0; i < crash_scenarios_count; i++) {
-        int status = run_as(MUTANT_NONE, &crash_scenarios[i], output);
+    for (unsigned i = 0; i < scenarios_count(); i++) {
+        int status = run_as(MUTANT_NONE, scenario(i), output);
         CHECK_MSG(WIFEXITED(status) && (WEXITSTATUS(status) == 0 || WEXITSTATUS(status) == 77),
-                  "%s finds something without a mutant: %s", crash_scenarios[i].name, first_line(output));
+                  "%s finds something without a mutant: %s", scenario(i)->name, first_line(output));
     }
 }
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* qcow2/meta_cache: bounds, loading, what is evicted and what never is, and readers without a lock. */
 #include "tests/unit/op_test.h"
+#include "tests/unit/slice_race.h"
 
 #include "backends/fault.h"
 #include "backends/memory.h"
@@ -195,7 +196,7 @@ static void dirty_and_pinned_stay(void **state)
     for (uint64_t i = 0; i < Q2_CACHE_WAYS - 1; i++) {
         s = q2_cache_install_zero(c, in_set(c, i), i * SLICE);
         assert_non_null(s);
-        assert_true(s->dirty);
+        assert_true(q2_slot_is(s, Q2_DIRTY));
         assert_content(c, in_set(c, i), 0);
     }
     assert_int_equal(c->dirty_count, Q2_CACHE_WAYS - 1);
@@ -299,9 +300,8 @@ static void what_is_not_on_disk_is_not_linear(void **state)
     q2_change_end(c, s);
     assert_false(q2_linear_host(c, 4, &host_offset));
     /* Flushed, as far as the cache can tell. */
-    list_del(&s->dirty_node);
-    c->dirty_count--;
-    s->dirty = false;
+    q2_slot_copied(c, s);
+    q2_slot_flushed(c, s, 0);
     for (uint64_t i = 2; q2_cache_find(c, 4); i++)
         for (uint64_t k = i; k < i + Q2_CACHE_WAYS; k++)
             assert_int_equal(load(&im, 4 + 4 * k), 0);
@@ -323,12 +323,14 @@ static void a_reader_notices_changes(void **state)
     s = q2_cache_find(c, 0);
     seen = q2_read_begin(c, 0, &seq);
     assert_ptr_equal(seen, s);
+    assert_true(q2_read_settled(s));
     q2_change_begin(c, s);
+    assert_false(q2_read_settled(s)); /* before there is anything new to be seen */
     assert_false(q2_read_end(seen, seq));
     assert_null(q2_read_begin(c, 0, &seq));
     q2_slot_put_be64(c, s, 8, 0x1122334455667788ull);
     q2_change_end(c, s);
-    assert_true(s->dirty);
+    assert_true(q2_slot_is(s, Q2_DIRTY));
     assert_int_equal(c->dirty_count, 1);
     seen = q2_read_begin(c, 0, &seq);
     assert_int_equal(q2_read_be64(c, seen, 8), 0x1122334455667788ull);
@@ -389,9 +391,10 @@ static void change_one(struct q2_cache *c, uint64_t key, uint64_t n)
         q2_change_end(c, s);
         return;
     }
-    for (struct list *node; (node = list_pop(&c->dirty_list));) {
-        container_of(node, struct q2_slot, dirty_node)->dirty = false;
-        c->dirty_count--;
+    while (!list_empty(&c->dirty_list)) {
+        s = container_of(c->dirty_list.next, struct q2_slot, dirty_node);
+        q2_slot_copied(c, s);
+        q2_slot_flushed(c, s, 0);
     }
 }
 
@@ -413,6 +416,16 @@ static void readers_see_whole_slices(void **state)
     image_finish(&shared.im);
 }
 
+/* One thread changes and flushes, another asks whether what it reads is on disk. */
+static void unsettled_at_every_moment(void **state)
+{
+    struct slice_race race = slice_race_run(CHANGES);
+
+    print_message("%llu looks, %llu on disk\n", (unsigned long long)race.looks, (unsigned long long)race.settled);
+    assert_int_equal(race.lies, 0);
+    assert_true(race.settled > 0 && race.settled < race.looks);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -427,6 +440,7 @@ int main(void)
         cmocka_unit_test(what_is_not_on_disk_is_not_linear),
         cmocka_unit_test(a_reader_notices_changes),
         cmocka_unit_test(readers_see_whole_slices),
+        cmocka_unit_test(unsettled_at_every_moment),
     };
     int rc;
 
