@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * A laboratory for programs that use libvdisk: disks in memory whose power can be cut and whose calls can fail, in
- * time that is not real, so that a test is exact and repeats from its seed. Include <vdisk.h> before this.
+ * time that is not real, so that a test is exact and repeats from its seed.
  *
  * While a laboratory exists, the thread that made it names its disks "sim:NAME": vdisk_create() makes one,
  * vdisk_open() opens it, a header may name one as its backing file. Queues that the thread makes are the
@@ -20,9 +20,7 @@
 #ifndef VDISK_LAB_H
 #define VDISK_LAB_H
 
-#ifndef VDISK_H
-#error "include <vdisk.h> before <vdisk-lab.h>"
-#endif
+#include <vdisk.h>
 
 #ifdef __cplusplus
 extern "C" {

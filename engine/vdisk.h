@@ -34,6 +34,8 @@ extern "C" {
 
 #define VDISK_IOV_INLINE 4
 
+struct timespec; /* <time.h> has it, but not for strict C99 */
+
 typedef struct vdisk vdisk;
 typedef struct vdisk_queue vdisk_queue;
 
