@@ -3,5 +3,5 @@
 
 const char *vdisk_version(void)
 {
-    return "0.1.0";
+    return "0.2.0";
 }

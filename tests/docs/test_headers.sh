@@ -3,7 +3,7 @@
 #
 # usage: test_headers.sh SOURCE
 #
-# Each public header alone compiles, without a warning, in every language standard that a program may be written in.
+# Each public header alone compiles, without a warning, in every standard that a program may be written in.
 set -u
 source=$1
 tmp=$(mktemp -d)

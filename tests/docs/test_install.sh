@@ -4,7 +4,7 @@
 # usage: test_install.sh SOURCE BUILD
 #
 # What `meson install` puts in place is whole: the example in README.md builds against it, shared and static, and
-# runs; the shared library shows the public symbols, with their version, and nothing else.
+# runs. (Which names the libraries show: tests/lint/symbols.py.)
 set -eu
 source=$1
 build=$2
@@ -49,12 +49,4 @@ cc -Wall -Wextra -Werror -o "$tmp/crashes" "$tmp/crashes.c" $(pkg-config --cflag
 got=$(LD_LIBRARY_PATH=$libdir "$tmp/crashes")
 [ "$got" = "all is there after the power cuts" ] || fail "the example in docs/crash-testing.md says '$got'"
 
-# Declared in the headers, and exported.
-cat "$source/engine/vdisk.h" "$source/backends/vdisk-lab.h" | sed 's|/\*.*\*/||' |
-    tr '\n' ' ' | grep -o 'VDISK_API [^;]*(' |
-    grep -o 'vdisk_[a-z0-9_]* *(' | tr -d ' (' | sort -u >"$tmp/declared"
-nm -D --defined-only "$libdir/libvdisk.so" | awk '$2 != "A" { print $3 }' | sort -u >"$tmp/symbols"
-grep -v '@@VDISK_0\.1$' "$tmp/symbols" && fail "these are exported without the version VDISK_0.1"
-sed 's/@@.*//' "$tmp/symbols" >"$tmp/exported"
-diff "$tmp/declared" "$tmp/exported" || fail "declared (<) and exported (>) differ"
-echo "$(wc -l <"$tmp/exported") symbols, the example runs with both libraries"
+echo "the example runs with both libraries"
