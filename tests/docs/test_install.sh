@@ -4,11 +4,12 @@
 # usage: test_install.sh SOURCE BUILD
 #
 # What `meson install` puts in place is whole: the example in README.md builds against it, shared and static, and
-# runs. (Which names the libraries show: tests/lint/symbols.py.)
+# runs, also in a program that has functions of its own by the names of our internal ones; each public function has
+# a manual page. (Which names the libraries show: tests/lint/symbols.py.)
 set -eu
 source=$1
 build=$2
-for program in cc pkg-config nm; do
+for program in cc pkg-config; do
     command -v $program >/dev/null || { echo "skipped: there is no $program"; exit 77; }
 done
 case $(meson introspect "$build" --buildoptions 2>/dev/null) in
@@ -28,15 +29,21 @@ export PKG_CONFIG_PATH="${pc%/*}" PKG_CONFIG_SYSROOT_DIR="$tmp/root"
 for name in libvdisk.so libvdisk.so.0 libvdisk.a; do
     [ -e "$libdir/$name" ] || fail "$name is not installed"
 done
-for name in vdisk-io vdisk.h vdisk-lab.h vdisk-io.1 libvdisk.3; do
+for name in vdisk-io vdisk.h vdisk-lab.h vdisk-io.1 libvdisk.3 LICENSE README.md example.c; do
     [ -n "$(find "$tmp/root" -name "$name")" ] || fail "$name is not installed"
 done
 
-sed -n '/^```c$/,/^```$/p' "$source/README.md" | sed '1d;$d' >"$tmp/example.c"
-[ -s "$tmp/example.c" ] || fail "README.md has no example"
-cc -Wall -Wextra -Werror -o "$tmp/shared" "$tmp/example.c" $(pkg-config --cflags --libs vdisk)
-cc -Wall -Wextra -Werror -o "$tmp/static" "$tmp/example.c" $(pkg-config --cflags vdisk) "$libdir/libvdisk.a" \
-    $(pkg-config --static --libs-only-l --libs-only-other vdisk | sed 's/-lvdisk//')
+man=$(dirname "$(find "$tmp/root" -name libvdisk.3)")
+for name in $(grep -ow 'vdisk_[a-z0-9_]*' "$source/engine/libvdisk.map"); do
+    page=$(sed -n 's|^.so man3/||p' "$man/$name.3")
+    grep -q "$name(" "$man/$page" || fail "man 3 $name does not lead to a page that has it"
+done
+
+cp "$(find "$tmp/root" -name example.c)" "$tmp"
+printf 'int err_set(void);\nint err_set(void) { return 0; }\nint queue_sleep;\n' >"$tmp/own.c"
+cc -Wall -Wextra -Werror -o "$tmp/shared" "$tmp/example.c" "$tmp/own.c" $(pkg-config --cflags --libs vdisk)
+cc -Wall -Wextra -Werror -o "$tmp/static" "$tmp/example.c" "$tmp/own.c" $(pkg-config --cflags vdisk) \
+    "$libdir/libvdisk.a" $(pkg-config --static --libs-only-l --libs-only-other vdisk | sed 's/-lvdisk//')
 printf '%4096s' x >"$tmp/disk"
 want="request 42: 0"
 got=$(LD_LIBRARY_PATH=$libdir "$tmp/shared" "$tmp/disk")
@@ -49,4 +56,4 @@ cc -Wall -Wextra -Werror -o "$tmp/crashes" "$tmp/crashes.c" $(pkg-config --cflag
 got=$(LD_LIBRARY_PATH=$libdir "$tmp/crashes")
 [ "$got" = "all is there after the power cuts" ] || fail "the example in docs/crash-testing.md says '$got'"
 
-echo "the example runs with both libraries"
+echo "the examples run with both libraries, each function has a manual page"
