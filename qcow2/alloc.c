@@ -378,7 +378,7 @@ void q2_free(struct q2 *q, uint64_t host_offset, uint64_t clusters)
     struct q2_freed *last = l->count ? &l->list[l->count - 1] : NULL;
     uint64_t index = host_offset >> q->geo.cluster_bits;
 
-    assert(is_aligned(host_offset, q->geo.cluster_size));
+    assert(clusters > 0 && is_aligned(host_offset, q->geo.cluster_size));
     if (MUTANT(LOWER_AT_ONCE) && lower_at_once(q, index, clusters))
         return;
     if (last && last->cluster_index + last->clusters == index) {

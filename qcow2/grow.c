@@ -112,7 +112,8 @@ static int adopt(struct grow *g)
     q->header.size = g->size;
     if (g->longer) {
         assert(q->l1_pages.dirty_count == 0);
-        q2_free(q, q->header.l1_offset, q2_clusters(&q->geo, old->entries * 8));
+        if (old->entries > 0) /* a disk of no bytes has none, and its table no place */
+            q2_free(q, q->header.l1_offset, q2_clusters(&q->geo, old->entries * 8));
         q->header.l1_offset = g->run.host_offset;
         q->header.l1_entries = (uint32_t)g->l1_entries;
         q2_table_finish(&q->l1_pages);

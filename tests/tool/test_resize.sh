@@ -41,6 +41,22 @@ for fmt in qcow2 raw; do
     checks=$((checks + 1))
     [ "$(stat -c %b $image)" -ge 14336 ] || fail "$image is not preallocated: $(stat -c %b $image) blocks"
 done
+# A disk of no bytes has an L1 table of no entries, by whoever made it.
+for preallocation in off metadata falloc full; do
+    for size in 1 1M 1G; do
+        [ $size.$preallocation != 1G.full ] || continue
+        rm -f empty.qcow2
+        qemu-img create -q -f qcow2 empty.qcow2 0
+        run 0 resize --preallocation $preallocation empty.qcow2 $size
+        run 0 check empty.qcow2
+        run 0 io -q -c 'write -P 1 0 512' -c 'read -P 1 0 512' empty.qcow2
+        run 0 create -q -f qcow2 empty.qcow2 0
+        run 0 resize --preallocation $preallocation empty.qcow2 $size
+        run 0 check empty.qcow2
+        run 0 resize --shrink empty.qcow2 512
+        run 0 check empty.qcow2
+    done
+done
 refused "raw volume has no metadata" resize -f raw --preallocation=metadata image.raw 9M
 run 0 resize --preallocation=metadata image.qcow2 16M
 run 0 check image.qcow2
