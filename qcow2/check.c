@@ -6,8 +6,9 @@
  * down: L1 tables, snapshots, bitmaps, L2 tables, clusters, the refcount structures themselves; then each
  * refcount against the references counted.
  * Failure modes: a table that is damaged or cannot be read is a finding, and the check goes on without it; since
- * what that table refers to is not known then, leaks are not counted any more. Without a usable header or
- * refcount table, or without memory, there is no result.
+ * what that table refers to is not known then, leaks are not counted any more. A refcount table that the header
+ * has wrong is one finding, and refcounts are not compared. Without the rest of the header, a refcount table that
+ * can be read, or memory, there is no result.
  *
  * Where the numbers differ from those of `qemu-img check`, on purpose:
  *  1. QEMU gives up when the snapshot table or the bitmap directory is damaged; we go on.
@@ -31,6 +32,7 @@
 
 #include "engine/error.h"
 #include "qcow2/check_internal.h"
+#include "qcow2/entry.h"
 
 enum { REPORT_MAX = 1000 };
 
@@ -160,9 +162,31 @@ static int read_header(struct check *c)
     return rc;
 }
 
+/* Before anything is judged by it: is what the header calls the L1 table one? */
+static int check_doubtful_l1(struct check *c)
+{
+    uint64_t len = (uint64_t)c->header.l1_entries * Q2_L1_ENTRY_SIZE;
+    uint8_t *buf;
+    int rc;
+
+    if (!c->header.l1_doubtful)
+        return 0;
+    buf = check_buffer(c, len);
+    if (!buf)
+        return -ENOMEM;
+    rc = check_read(c, buf, len, c->header.l1_offset);
+    if (rc < 0)
+        err_set(rc, "%s: the L1 table cannot be read: %s", c->file->name, strerror(-rc));
+    else if (!q2_l1_plausible(buf, c->header.l1_entries))
+        rc = err_set(EINVAL, "%s: not a valid qcow2 image: L1 table and refcount table overlap", c->file->name);
+    free(buf);
+    return rc;
+}
+
 static int start(struct check *c)
 {
     const struct q2_geometry *g = &c->header.geo;
+    int rc;
 
     c->file_clusters = q2_clusters(g, c->file_size);
     if (c->file_clusters > INT_MAX)
@@ -174,7 +198,8 @@ static int start(struct check *c)
         check_found(c, QCOW2_NOTE, 1, "the image was not closed: its refcounts may lag behind");
     if (c->header.incompatible & Q2_INCOMPAT_CORRUPT)
         check_found(c, QCOW2_NOTE, 1, "the image is marked as corrupt");
-    return q2_refs_init(&c->refs, &c->budget, c->file_clusters + 1);
+    rc = check_doubtful_l1(c);
+    return rc < 0 ? rc : q2_refs_init(&c->refs, &c->budget, c->file_clusters + 1);
 }
 
 int check_count(struct check *c)

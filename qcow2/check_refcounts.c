@@ -57,8 +57,8 @@ bool check_sole(const struct check *c, uint64_t cluster, bool *ret_known)
     const struct q2_geometry *g = &c->header.geo;
     uint64_t i = q2_reftable_index(g, cluster), k = q2_refblock_index(g, cluster);
 
-    *ret_known = !c->counting;
-    if (c->counting || i >= c->reftable_entries || c->reftable[i] == 0)
+    *ret_known = !c->counting && !c->header.reftable_problem;
+    if (!*ret_known || i >= c->reftable_entries || c->reftable[i] == 0)
         return false;
     if (i >= c->sole_count || c->sole[i] == block_unreadable) {
         *ret_known = false;
@@ -89,8 +89,14 @@ static int read_reftable(struct check *c)
 int check_load_refcounts(struct check *c)
 {
     struct check_reads reads = {.offset = block_offset, .take = take_sole};
-    int rc = read_reftable(c);
+    int rc;
 
+    if (c->header.reftable_problem) {
+        check_found(c, QCOW2_CORRUPTION, 1, "%s", c->header.reftable_problem);
+        c->untrusted = true;
+        return 0;
+    }
+    rc = read_reftable(c);
     if (rc < 0)
         return rc;
     /* Past the end of the file nothing can be right, whatever the refcounts say. */
@@ -153,7 +159,7 @@ int check_refcount_tables(struct check *c)
     const struct q2_geometry *g = &c->header.geo;
     uint64_t first = q2_cluster_index(g, c->header.reftable_offset);
     uint64_t len = (uint64_t)c->header.reftable_clusters << c->header.geo.cluster_bits;
-    int rc = check_claim(c, c->header.reftable_offset, len, Q2_USE_REFTABLE, 1);
+    int rc = len > 0 ? check_claim(c, c->header.reftable_offset, len, Q2_USE_REFTABLE, 1) : 0;
 
     for (uint64_t i = 0; i < c->reftable_entries && rc == 0; i++)
         if (c->reftable[i] != 0)
@@ -243,6 +249,16 @@ static int take_compare(struct check *c, uint64_t i, uint8_t *buf, int rc)
     return check_progress(c, 1);
 }
 
+/* There are no refcounts, which has been said: what is used, and how. */
+static int compare_with_nothing(struct check *c)
+{
+    c->res.image_end_offset = q2_refs_end(&c->refs) << c->header.geo.cluster_bits;
+    for (uint64_t i = 0; (i = q2_refs_next(&c->refs, i)) < c->refs.clusters; i++)
+        if (q2_use_is_mixed(q2_refs_use(&c->refs, i)))
+            check_found(c, QCOW2_CORRUPTION, 1, "cluster %" PRIu64 " is used for several things", i);
+    return 0;
+}
+
 static uint64_t compare_offset(struct check *c, uint64_t i)
 {
     return i < c->sole_count && c->sole[i] != block_unreadable ? block_offset(c, i) : 0;
@@ -252,6 +268,8 @@ int check_compare(struct check *c)
 {
     struct check_reads reads = {.offset = compare_offset, .take = take_compare};
 
+    if (c->header.reftable_problem)
+        return compare_with_nothing(c);
     c->res.image_end_offset = c->header.geo.cluster_size;
     reads.count = div_up(clusters_to_compare(c), q2_refblock_entries(&c->header.geo));
     return check_read_clusters(c, &reads);

@@ -60,25 +60,32 @@ static int check_snapshot(struct check *c, const struct q2_snapshot *s)
     return check_l1(c, s->l1_offset, s->l1_entries, false, what);
 }
 
+/* Why it cannot be read. */
+static const char *snapshots_text(const struct check *c, int rc)
+{
+    if (c->header.snapshots_problem)
+        return c->header.snapshots_problem;
+    if (rc == -EINVAL || rc == -EFBIG)
+        return parser_text(c);
+    return rc == -ENODATA ? "it reaches past the end of the file" : strerror(-rc);
+}
+
 int check_snapshots(struct check *c)
 {
     struct q2_snapshot_table table = {0};
     int rc;
 
-    if (c->header.nb_snapshots == 0)
+    if (c->header.nb_snapshots == 0 && !c->header.snapshots_problem)
         return 0;
     if (c->header.geo.data_file)
         check_found(c, QCOW2_CORRUPTION, 1, "%" PRIu32 " snapshots in an image with an external data file",
                     c->header.nb_snapshots);
-    rc = load_snapshots(c, &table);
+    rc = c->header.snapshots_problem ? -EINVAL : load_snapshots(c, &table);
     if (rc == -ENOMEM)
         return rc;
     if (rc < 0) {
         check_found(c, rc == -EINVAL || rc == -EFBIG || rc == -ENODATA ? QCOW2_CORRUPTION : QCOW2_ERROR, 1,
-                    "the snapshot table cannot be read: %s",
-                    rc == -EINVAL || rc == -EFBIG ? parser_text(c)
-                    : rc == -ENODATA              ? "it reaches past the end of the file"
-                                                  : strerror(-rc));
+                    "the snapshot table cannot be read: %s", snapshots_text(c, rc));
         c->blind = true;
         return 0;
     }

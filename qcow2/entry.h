@@ -55,6 +55,24 @@ static inline bool q2_l1_reserved(uint64_t entry)
 }
 
 /* 0: no refcount block, all its refcounts are 0. */
+/*
+ * Where the header has an L1 table and the refcount table in one place, is it an L1 table? Entries of a refcount
+ * table never have the flag that nearly all of an L1 table have.
+ */
+static inline bool q2_l1_plausible(const uint8_t *table, uint64_t entries)
+{
+    bool any = false;
+
+    for (uint64_t i = 0; i < entries; i++) {
+        uint64_t entry = get_be64(table + i * Q2_L1_ENTRY_SIZE);
+
+        if (q2_l1_reserved(entry))
+            return false;
+        any |= (entry & Q2_COPIED) != 0;
+    }
+    return any;
+}
+
 static inline uint64_t q2_reftable_offset(uint64_t entry)
 {
     return entry & Q2_REFTABLE_OFFSET;

@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -431,44 +432,75 @@ static int check_l1(const struct parser *p)
     return 0;
 }
 
-static int check_reftable(const struct parser *p)
+/* A problem of a table that reading guest data does not take. */
+static int note_problem(const struct parser *p, char **ret, const char *fmt, ...)
 {
-    const struct q2_header *h = &p->h;
+    va_list ap;
+    int n;
+
+    va_start(ap, fmt);
+    n = vasprintf(ret, fmt, ap);
+    va_end(ap);
+    if (n >= 0)
+        return 0;
+    *ret = NULL;
+    return err_set(ENOMEM, "%s: out of memory", p->name);
+}
+
+static const char *reftable_problem(struct parser *p)
+{
+    struct q2_header *h = &p->h;
     uint64_t bytes = (uint64_t)h->reftable_clusters << h->geo.cluster_bits;
     uint64_t l1_bytes = (uint64_t)h->l1_entries * Q2_L1_ENTRY_SIZE;
 
     if (h->reftable_clusters == 0)
-        return bad(p, "no refcount table");
+        return "there is none";
     if (bytes > Q2_MAX_REFTABLE_SIZE)
-        return err_set(EFBIG, "%s: refcount table of %" PRIu64 " bytes is larger than 8 MiB", p->name, bytes);
+        return "it is larger than 8 MiB";
     if (!is_aligned(h->reftable_offset, h->geo.cluster_size))
-        return bad(p, "offset of the refcount table is not aligned to a cluster");
+        return "its offset is not aligned to a cluster";
     if (h->reftable_offset == 0)
-        return bad(p, "refcount table overlaps the header");
+        return "it overlaps the header";
     if (h->reftable_offset >= p->file_size)
-        return bad(p, "refcount table lies beyond the end of the file: is it truncated?");
+        return "it lies beyond the end of the file: is it truncated?";
     /* Neither sum overflows: both tables start inside the file, and are small. */
-    if (l1_bytes > 0 && h->l1_offset < h->reftable_offset + bytes && h->reftable_offset < h->l1_offset + l1_bytes)
-        return bad(p, "L1 table and refcount table overlap");
-    return 0;
+    h->l1_doubtful = l1_bytes > 0 && h->l1_offset < h->reftable_offset + bytes &&
+                     h->reftable_offset < h->l1_offset + l1_bytes;
+    return h->l1_doubtful ? "it overlaps the L1 table" : NULL;
 }
 
-static int check_snapshots(const struct parser *p)
+static int check_reftable(struct parser *p)
 {
-    const struct q2_header *h = &p->h;
+    const char *problem = reftable_problem(p);
+    struct q2_header *h = &p->h;
+    int rc;
+
+    if (!problem)
+        return 0;
+    rc = note_problem(p, &h->reftable_problem, "refcount table of %" PRIu32 " clusters at host offset 0x%" PRIx64
+                      ": %s", h->reftable_clusters, h->reftable_offset, problem);
+    h->reftable_offset = 0;
+    h->reftable_clusters = 0;
+    return rc;
+}
+
+static int check_snapshots(struct parser *p)
+{
+    struct q2_header *h = &p->h;
+    const char *problem = NULL;
 
     if (h->nb_snapshots > Q2_MAX_SNAPSHOTS)
-        return err_set(EFBIG, "%s: %" PRIu32 " snapshots are more than the %d that are supported", p->name,
-                       h->nb_snapshots, Q2_MAX_SNAPSHOTS);
-    if (!is_aligned(h->snapshots_offset, h->geo.cluster_size))
-        return bad(p, "offset of the snapshot table is not aligned to a cluster");
-    if (h->nb_snapshots == 0)
-        return 0;
-    if (h->snapshots_offset == 0)
-        return bad(p, "snapshot table overlaps the header");
-    if (h->snapshots_offset >= p->file_size)
-        return bad(p, "snapshot table lies beyond the end of the file: is it truncated?");
-    return 0;
+        problem = "more than 65536 snapshots are not supported";
+    else if (!is_aligned(h->snapshots_offset, h->geo.cluster_size))
+        problem = "its offset is not aligned to a cluster";
+    else if (h->nb_snapshots > 0 && h->snapshots_offset == 0)
+        problem = "it overlaps the header";
+    else if (h->nb_snapshots > 0 && h->snapshots_offset >= p->file_size)
+        problem = "it lies beyond the end of the file: is it truncated?";
+    return problem ? note_problem(p, &h->snapshots_problem, "snapshot table of %" PRIu32
+                                  " entries at host offset 0x%" PRIx64 ": %s", h->nb_snapshots,
+                                  h->snapshots_offset, problem)
+                   : 0;
 }
 
 static int parse_backing(struct parser *p)
@@ -539,5 +571,7 @@ void q2_header_free(struct q2_header *h)
     free(h->backing_file);
     free(h->backing_format);
     free(h->data_file);
+    free(h->reftable_problem);
+    free(h->snapshots_problem);
     memset(h, 0, sizeof *h);
 }

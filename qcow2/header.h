@@ -35,6 +35,10 @@ struct q2_header {
     uint64_t reftable_offset;
     uint64_t snapshots_offset;
     uint32_t nb_snapshots;
+    char    *reftable_problem;  /* why the refcount table that the header names cannot be one; its offset and
+                                 * length are 0 here then; NULL: nothing seen */
+    bool     l1_doubtful;       /* the two overlap, says the header: see q2_l1_plausible() */
+    char    *snapshots_problem; /* the same of the snapshot table, whose fields stay as they are */
     uint8_t  compression_type;  /* enum q2_compression */
     uint64_t incompatible;      /* Q2_INCOMPAT_*; version 2: these three are 0 */
     uint64_t compatible;
@@ -69,7 +73,9 @@ size_t q2_header_span(const uint8_t *buf, size_t len);
  * messages. On success *ret is filled in, for q2_header_free(); on failure it is untouched and the error text says
  * what is wrong: -EINVAL damaged, -ENOTSUP a feature we lack, -EFBIG too large for us, -ENOMEM.
  * Afterwards: offsets are aligned to clusters, tables have bounded sizes, do not overlap the header or each other,
- * and (L1 table: all of it, refcount table: its start) lie inside the file; l1_entries cover `size`.
+ * and (L1 table: all of it, refcount table: its start) lie inside the file; l1_entries cover `size`. What is wrong
+ * with the fields of refcount table and snapshot table is no failure, but a problem noted: guest data can be read
+ * without them, and repaired.
  * The dirty and corrupt bits are the caller's to honour.
  */
 int q2_header_parse(const uint8_t *buf, size_t len, uint64_t file_size, const char *name, struct q2_header *ret);

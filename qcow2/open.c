@@ -145,6 +145,19 @@ static int check_bitmaps(struct q2 *q, vdisk_queue *queue)
     return rc;
 }
 
+/* What writing needs, and reading does not. */
+static int check_named_tables(struct q2 *q)
+{
+    const char *problem = q->header.reftable_problem;
+
+    if (!problem)
+        problem = q->header.snapshots_problem;
+    if (!problem)
+        return 0;
+    return err_hint(err_set(EINVAL, "%s: can only be opened read-only: %s", q->v->name, problem),
+                    "repair it with vdisk-io check -r all");
+}
+
 static int check_writable(struct q2 *q, vdisk_queue *queue)
 {
     if (q->header.incompatible & Q2_INCOMPAT_CORRUPT)
@@ -192,9 +205,11 @@ static int read_l1(struct q2 *q, vdisk_queue *queue)
     l1->entries = entries;
     for (uint64_t i = 0; i < entries; i++)
         atomic_init(&l1->entry[i], get_be64(buf + 8 * i));
-    free(buf);
     atomic_store(&q->l1, l1);
-    return 0;
+    if (q->header.l1_doubtful && !q2_l1_plausible(buf, entries))
+        rc = err_set(EINVAL, "%s: not a valid qcow2 image: L1 table and refcount table overlap", q->v->name);
+    free(buf);
+    return rc;
 }
 
 static int read_reftable(struct q2 *q, vdisk_queue *queue)
@@ -387,8 +402,11 @@ static int prepare_writing(struct q2 *q, vdisk_queue *queue)
 {
     int rc;
 
-    if (q->v->read_only || q->v->open_flags & VDISK_OPEN_CHECK)
+    if (q->v->read_only)
         return 0;
+    rc = check_named_tables(q);
+    if (rc < 0 || q->v->open_flags & VDISK_OPEN_CHECK)
+        return rc;
     rc = check_writable(q, queue);
     if (rc == 0 && q->header.incompatible & Q2_INCOMPAT_DIRTY)
         rc = q2_repair_refcounts(q, queue);
@@ -592,7 +610,10 @@ int qcow2_get_details(vdisk *v, struct qcow2_details *ret)
     if (v->format != &qcow2_driver)
         return err_set(EINVAL, "%s: is not qcow2", v->name);
     queue = vdisk_sync_queue(v);
-    if (q->header.nb_snapshots > 0)
+    if (q->header.snapshots_problem)
+        rc = err_hint(err_set(EINVAL, "%s: %s", v->name, q->header.snapshots_problem),
+                      "repair it with vdisk-io check -r all");
+    else if (q->header.nb_snapshots > 0)
         rc = read_snapshots(q, queue, &snapshots);
     if (rc == 0 && q->header.has_bitmaps && q->header.nb_bitmaps > 0)
         rc = q2_read_bitmaps(q, queue, &bitmaps);

@@ -11,7 +11,8 @@
  * Invariants.
  *  1. Nothing is written but clusters that neither the image nor the old refcount structure uses.
  *  2. Blocks and table are durable before anybody knows where they are.
- *  3. Where a damaged entry may have referred to it, a cluster with a refcount keeps one.
+ *  3. Where a damaged entry may have referred to it, a cluster with a refcount keeps one; and when the header does
+ *     not say where refcounts are, each cluster of the file.
  */
 #include "qcow2/rebuild.h"
 
@@ -106,6 +107,19 @@ static int take_kept(struct check *c, uint64_t i, uint8_t *buf, int rc)
     return 0;
 }
 
+/* No refcount is known, so each may be the one: a leak at worst. */
+static int keep_all(struct rebuild *b)
+{
+    struct check *c = &b->c;
+    struct q2_refs_added added;
+    int rc = 0;
+
+    for (uint64_t k = 0; k < c->file_clusters && rc == 0; k++)
+        if (is_free(b, k))
+            rc = q2_refs_add(&c->refs, k, Q2_USE_DATA, 1, c->header.geo.refcount_max, &added);
+    return rc;
+}
+
 static uint64_t old_block(struct check *c, uint64_t i)
 {
     uint64_t host_offset = q2_reftable_offset(c->reftable[i]);
@@ -127,7 +141,7 @@ static int count(struct rebuild *b)
         rc = check_count(c);
     kept.count = c->sole_count;
     if (rc == 0 && c->lost && !b->strict)
-        rc = check_read_clusters(c, &kept);
+        rc = c->header.reftable_problem ? keep_all(b) : check_read_clusters(c, &kept);
     refuse = c->res.check_errors > 0 || c->blind || (b->strict && c->res.corruptions > 0);
     if (rc == 0 && refuse)
         rc = err_hint(err_set(EIO, "%s: the refcounts cannot be rebuilt: %s", c->file->name,

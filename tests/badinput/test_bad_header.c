@@ -24,10 +24,11 @@ struct field {
     uint64_t    at;
     unsigned    width;
     uint64_t    value;
-    enum bad_want want; /* of all verbs */
+    enum bad_want want; /* of all verbs; BAD_GOOD: guest data can be read, but not written */
 };
 
 #define REFUSED(field, value) {#field, BAD_FIELD(field), value, BAD_REFUSED}
+#define READABLE(field, value) {#field, BAD_FIELD(field), value, BAD_GOOD}
 #define EITHER(field, value) {#field, BAD_FIELD(field), value, BAD_ANY}
 
 static const struct field fields[] = {
@@ -45,13 +46,13 @@ static const struct field fields[] = {
     REFUSED(l1_table_offset, 0), REFUSED(l1_table_offset, 8), REFUSED(l1_table_offset, UINT64_MAX),
     REFUSED(l1_table_offset, UINT64_MAX << 12), REFUSED(l1_table_offset, 1ull << 55),
     REFUSED(l1_table_offset, 1ull << 63), REFUSED(l1_table_offset, 4096 /* the refcount table */),
-    REFUSED(refcount_table_offset, 0), REFUSED(refcount_table_offset, 8),
-    REFUSED(refcount_table_offset, UINT64_MAX),
-    REFUSED(refcount_table_offset, UINT64_MAX << 12), REFUSED(refcount_table_offset, 1ull << 63),
-    REFUSED(refcount_table_clusters, 0), REFUSED(refcount_table_clusters, UINT32_MAX),
-    REFUSED(refcount_table_clusters, 2049), REFUSED(refcount_table_clusters, 2048 /* goes over the L1 table */),
-    REFUSED(nb_snapshots, UINT32_MAX), REFUSED(nb_snapshots, 65537), REFUSED(nb_snapshots, 1 /* at offset 0 */),
-    REFUSED(snapshots_offset, 8), REFUSED(snapshots_offset, UINT64_MAX),
+    READABLE(refcount_table_offset, 0), READABLE(refcount_table_offset, 8),
+    READABLE(refcount_table_offset, UINT64_MAX),
+    READABLE(refcount_table_offset, UINT64_MAX << 12), READABLE(refcount_table_offset, 1ull << 63),
+    READABLE(refcount_table_clusters, 0), READABLE(refcount_table_clusters, UINT32_MAX),
+    READABLE(refcount_table_clusters, 2049), READABLE(refcount_table_clusters, 2048 /* goes over the L1 table */),
+    READABLE(nb_snapshots, UINT32_MAX), READABLE(nb_snapshots, 65537), READABLE(nb_snapshots, 1 /* at offset 0 */),
+    READABLE(snapshots_offset, 8), READABLE(snapshots_offset, UINT64_MAX),
     REFUSED(incompatible_features, 1ull << 5), REFUSED(incompatible_features, 1ull << 63),
     REFUSED(incompatible_features, UINT64_MAX), EITHER(incompatible_features, Q2_INCOMPAT_DIRTY),
     EITHER(incompatible_features, Q2_INCOMPAT_CORRUPT), REFUSED(incompatible_features, Q2_INCOMPAT_COMPRESSION),
@@ -66,6 +67,16 @@ static const struct field fields[] = {
     REFUSED(backing_file_offset, 8), REFUSED(backing_file_offset, 4097), REFUSED(backing_file_offset, UINT64_MAX),
     EITHER(backing_file_offset, 4096),
 };
+
+/* A table is wrong that reading does not take. */
+static void run_readable(const char *path)
+{
+    bad_run(BAD_INFO, path, BAD_ANY, NULL); /* it lists snapshots */
+    bad_run(BAD_MAP, path, BAD_GOOD, NULL);
+    bad_run(BAD_READ, path, BAD_GOOD, NULL);
+    CHECK_INT(bad_run(BAD_CHECK, path, BAD_ANY, NULL), 2);
+    bad_run(BAD_WRITE, path, BAD_REFUSED, "can only be opened read-only");
+}
 
 static void field_values(void)
 {
@@ -82,6 +93,8 @@ static void field_values(void)
         bad_close(&im);
         if (f->want == BAD_REFUSED)
             bad_refused(path, NULL);
+        else if (f->want == BAD_GOOD)
+            run_readable(path);
         else
             bad_run_all(path);
     }

@@ -258,6 +258,64 @@ static void refcount_block_reserved_bit(struct damaged *im)
     change(im, im->h.reftable_offset, 0, 1);
 }
 
+static void put_field(struct damaged *im, uint64_t at, unsigned width, uint64_t value)
+{
+    uint8_t buf[8];
+
+    put_be64(buf, value);
+    CHECK(pwrite(im->fd, buf + 8 - width, width, (off_t)at) == (ssize_t)width);
+}
+
+#define PUT(im, field, value)                                                                                  \
+    put_field(im, offsetof(struct q2_disk_header, field), sizeof(((struct q2_disk_header *)0)->field), value)
+
+static void refcount_table_at_nought(struct damaged *im)
+{
+    PUT(im, refcount_table_offset, 0);
+}
+
+static void refcount_table_past_the_end(struct damaged *im)
+{
+    PUT(im, refcount_table_offset, 1ull << 40);
+}
+
+static void refcount_table_misaligned(struct damaged *im)
+{
+    PUT(im, refcount_table_offset, im->h.reftable_offset + 8);
+}
+
+static void refcount_table_elsewhere(struct damaged *im)
+{
+    PUT(im, refcount_table_offset, refblock(im));
+}
+
+static void refcount_table_of_no_length(struct damaged *im)
+{
+    PUT(im, refcount_table_clusters, 0);
+}
+
+static void refcount_table_over_l1(struct damaged *im)
+{
+    PUT(im, refcount_table_clusters, 9);
+}
+
+static void refcount_table_too_long(struct damaged *im)
+{
+    PUT(im, refcount_table_clusters, UINT32_MAX);
+}
+
+static void refcount_table_is_the_l1_table(struct damaged *im)
+{
+    PUT(im, refcount_table_offset, im->h.l1_offset);
+}
+
+/* And an entry that may mean any cluster. */
+static void refcount_table_lost_and_l2(struct damaged *im)
+{
+    PUT(im, refcount_table_clusters, 0);
+    change(im, l1_at(im, 0), 0, 512);
+}
+
 /* The next block, for clusters that the file does not have, is the first one. */
 static void refcount_block_used_twice(struct damaged *im)
 {
@@ -403,6 +461,16 @@ const struct damage damages[] = {
     {"refcount-block-past-the-end", PLAIN, refcount_block_past_the_end, 17, 0, 0, 2, 0, NULL},
     /* the block is not followed, but its cluster has a refcount */
     {"refcount-block-reserved-bit", PLAIN, refcount_block_reserved_bit, 1, 1, 0, 2, 0, NULL},
+    /* what the header says of the table; then the refcounts are unknown */
+    {"refcount-table-at-nought", PLAIN, refcount_table_at_nought, 1, 0, 0, 2, 0, "it counts what has none"},
+    {"refcount-table-past-the-end", PLAIN, refcount_table_past_the_end, 1, 0, 0, 2, 0, "it counts what has none"},
+    {"refcount-table-misaligned", PLAIN, refcount_table_misaligned, 1, 0, 0, 2, 0, "it counts what has none"},
+    {"refcount-table-elsewhere", PLAIN, refcount_table_elsewhere, 19, 0, 0, 2, 0, NULL},
+    {"refcount-table-of-no-length", PLAIN, refcount_table_of_no_length, 1, 0, 0, 2, 0, "it counts what has none"},
+    {"refcount-table-over-l1", PLAIN, refcount_table_over_l1, 1, 0, 0, 2, 0, "it counts what has none"},
+    {"refcount-table-is-the-l1-table", PLAIN, refcount_table_is_the_l1_table, 1, 0, 0, 2, 0, "it reads it"},
+    {"refcount-table-too-long", PLAIN, refcount_table_too_long, 1, 0, 0, 2, 0, "it does not open it"},
+    {"refcount-table-lost-and-l2", PLAIN, refcount_table_lost_and_l2, 2, 0, 0, 2, 2, "it counts what has none"},
     /* the block as such, and its refcount */
     {"refcount-block-used-twice", PLAIN, refcount_block_used_twice, 2, 0, 0, 2, 0, NULL},
     {"refcount-block-is-the-table", PLAIN, refcount_block_is_the_table, 2, 0, 0, 2, 0, NULL},
