@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What the programs share: queues without a kernel, and ops that wait. */
+#ifndef TESTS_INTERLEAVE_COMMON_H
+#define TESTS_INTERLEAVE_COMMON_H
+
+#include "engine/queue.h"
+#include "tests/interleave/scheduler.h"
+
+/* All programs; ends with one without a name. */
+extern const struct program gate_users, gate_drains, range_locks;
+
+/*
+ * A queue with the number `id` that sleeps in the scheduler: until something is posted to it. The thread that uses
+ * it first is its owner.
+ */
+vdisk_queue *quiet_queue(uint32_t id);
+
+/* An op that waits, and keeps what came. */
+struct waiter {
+    struct op op;
+    unsigned  woken;
+    int       rc;
+};
+
+/* The call of its await comes next. */
+void waiter_init(struct waiter *w, vdisk_queue *q);
+
+/* Turn its queue until it has been woken; its rc. Woken twice is a failure. */
+int waiter_await(struct waiter *w);
+
+#endif

@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* engine/range_lock: three ranges, of which the one in the middle meets both others. */
+#include <string.h>
+
+#include "engine/range_lock.h"
+#include "tests/interleave/common.h"
+
+static const struct { uint64_t start, end; } ranges[SCHED_THREADS] = {{0, 2}, {1, 3}, {2, 4}};
+
+static struct {
+    struct range_locks locks;
+    struct range_lock  lock[SCHED_THREADS];
+    vdisk_queue       *queue[SCHED_THREADS];
+    int                owner[4]; /* of each byte; 0: nobody */
+} x;
+
+static void setup(void)
+{
+    memset(&x, 0, sizeof x);
+    range_locks_init(&x.locks);
+    for (unsigned i = 0; i < SCHED_THREADS; i++)
+        x.queue[i] = quiet_queue(i);
+}
+
+static void finish(void)
+{
+    for (unsigned i = 0; i < SCHED_THREADS; i++)
+        vdisk_queue_destroy(x.queue[i]);
+    range_locks_finish(&x.locks);
+}
+
+/* Invariant 1, whenever nobody is about to change the list. */
+static void check(void)
+{
+    if (x.locks.lock.__data.__lock != 0)
+        return;
+    for (struct list *n = x.locks.all.next; n != &x.locks.all; n = n->next) {
+        struct range_lock *l = container_of(n, struct range_lock, node);
+        bool free = true;
+        for (struct list *m = x.locks.all.next; m != n; m = m->next) {
+            struct range_lock *earlier = container_of(m, struct range_lock, node);
+            free &= earlier->end <= l->start || l->end <= earlier->start;
+        }
+        REQUIRE(l->held == free, "the lock of %c is %s", (int)('A' + (l - x.lock)),
+                free ? "not held, though no earlier one overlaps" : "held, though an earlier one overlaps");
+    }
+}
+
+static void thread(unsigned self)
+{
+    struct range_lock *l = &x.lock[self];
+    struct waiter w;
+
+    waiter_init(&w, x.queue[self]);
+    if (!range_lock_try(&x.locks, l, ranges[self].start, ranges[self].end)) {
+        range_lock_wait(&x.locks, l, &w.op);
+        REQUIRE(waiter_await(&w) == 0, "waiting for a lock fails");
+    }
+    for (uint64_t i = ranges[self].start; i < ranges[self].end; i++) {
+        REQUIRE(x.owner[i] == 0, "byte %d has two owners", (int)i);
+        x.owner[i] = (int)self + 1;
+    }
+    sched_point("holds the lock");
+    for (uint64_t i = ranges[self].start; i < ranges[self].end; i++)
+        x.owner[i] = 0;
+    range_unlock(&x.locks, l);
+}
+
+const struct program range_locks = {
+    .name = "range_lock",
+    .text = "three ranges, the second meets both others",
+    .threads = 3,
+    .setup = setup,
+    .thread = thread,
+    .check = check,
+    .finish = finish,
+};

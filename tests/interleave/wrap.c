@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What the library calls of the system that other threads can notice: the linker sends it here (--wrap in
+ * meson.build). Locks and eventfds become steps of the scheduler. What is freed or closed during a run stays until
+ * its end, out of bounds, so that who uses it afterwards is found out.
+ */
+#include "tests/interleave/wrap.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "tests/interleave/scheduler.h"
+
+enum { BLOCKS_MAX = 256, PAGE = 4096, FDS_MAX = 1024 };
+
+/* The names are the linker's. */
+int __real_pthread_mutex_lock(pthread_mutex_t *m);
+int __real_pthread_mutex_unlock(pthread_mutex_t *m);
+int __real_sched_yield(void);
+ssize_t __real_write(int fd, const void *buf, size_t len);
+int __real_close(int fd);
+void *__real_aligned_alloc(size_t align, size_t size);
+void __real_free(void *p);
+
+int __wrap_pthread_mutex_lock(pthread_mutex_t *m);
+int __wrap_pthread_mutex_unlock(pthread_mutex_t *m);
+int __wrap_sched_yield(void);
+ssize_t __wrap_write(int fd, const void *buf, size_t len);
+int __wrap_close(int fd);
+void *__wrap_aligned_alloc(size_t align, size_t size);
+void __wrap_free(void *p);
+
+/* ---- locks ---------------------------------------------------------------------------------------------- */
+
+int __wrap_pthread_mutex_lock(pthread_mutex_t *m)
+{
+    if (!sched_is_managed())
+        return __real_pthread_mutex_lock(m);
+    sched_point("a lock");
+    while (pthread_mutex_trylock(m) != 0)
+        sched_wait_mutex(m);
+    return 0;
+}
+
+int __wrap_pthread_mutex_unlock(pthread_mutex_t *m)
+{
+    int rc = __real_pthread_mutex_unlock(m);
+
+    if (sched_is_managed()) {
+        sched_mutex_free(m);
+        sched_point("unlocked");
+    }
+    return rc;
+}
+
+int __wrap_sched_yield(void)
+{
+    if (!sched_is_managed())
+        return __real_sched_yield();
+    sched_others_first("sched_yield()");
+    return 0;
+}
+
+/* ---- descriptors ---------------------------------------------------------------------------------------- */
+
+static bool fd_closed[FDS_MAX];
+
+ssize_t __wrap_write(int fd, const void *buf, size_t len)
+{
+    sched_point("before a write to an eventfd");
+    if (sched_is_running() && fd >= 0 && fd < FDS_MAX)
+        REQUIRE(!fd_closed[fd], "%zu bytes are written to descriptor %d, which has been closed", len, fd);
+    return __real_write(fd, buf, len);
+}
+
+int __wrap_close(int fd)
+{
+    if (!sched_is_running() || fd < 0 || fd >= FDS_MAX)
+        return __real_close(fd);
+    REQUIRE(!fd_closed[fd], "descriptor %d is closed twice", fd);
+    fd_closed[fd] = true;
+    return 0;
+}
+
+/* ---- memory --------------------------------------------------------------------------------------------- */
+
+/* What aligned_alloc() gave during the run: queues, requests, gates. */
+static struct {
+    char  *start;
+    size_t size;
+    bool   freed;
+} blocks[BLOCKS_MAX];
+static unsigned blocks_count;
+
+void *__wrap_aligned_alloc(size_t align, size_t size)
+{
+    char *p;
+
+    if (!sched_is_running() || blocks_count == BLOCKS_MAX || align > PAGE)
+        return __real_aligned_alloc(align, size);
+    size = (size + PAGE - 1) / PAGE * PAGE;
+    p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED)
+        return NULL;
+    blocks[blocks_count].start = p;
+    blocks[blocks_count].size = size;
+    blocks[blocks_count++].freed = false;
+    return p;
+}
+
+void __wrap_free(void *p)
+{
+    for (unsigned i = 0; p && i < blocks_count; i++)
+        if (blocks[i].start == p) {
+            REQUIRE(!blocks[i].freed, "memory is freed twice");
+            blocks[i].freed = true;
+            mprotect(blocks[i].start, blocks[i].size, PROT_NONE);
+            return;
+        }
+    __real_free(p);
+}
+
+void wrap_end_run(void)
+{
+    for (unsigned i = 0; i < blocks_count; i++) {
+        REQUIRE(blocks[i].freed, "memory has not been freed");
+        munmap(blocks[i].start, blocks[i].size);
+    }
+    blocks_count = 0;
+    for (int fd = 0; fd < FDS_MAX; fd++)
+        if (fd_closed[fd]) {
+            fd_closed[fd] = false;
+            __real_close(fd);
+        }
+}

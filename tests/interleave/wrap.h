@@ -1,0 +1,8 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef TESTS_INTERLEAVE_WRAP_H
+#define TESTS_INTERLEAVE_WRAP_H
+
+/* At the end of a run, when all has been given back: lets go of what was kept. */
+void wrap_end_run(void);
+
+#endif
