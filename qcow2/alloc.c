@@ -368,11 +368,11 @@ static bool lower_at_once(struct q2 *q, uint64_t index, uint64_t n)
         if (!q2_cache_find(&q->refcounts, i >> q->refslice_bits))
             return false;
     for (uint64_t i = index; i < index + n; i++)
-        q2_lower(q, q2_cache_find(&q->refcounts, i >> q->refslice_bits), i, 1);
+        q2_lower(q, q2_cache_find(&q->refcounts, i >> q->refslice_bits), i, 1, false);
     return true;
 }
 
-void q2_free(struct q2 *q, uint64_t host_offset, uint64_t clusters)
+void q2_free_run(struct q2 *q, uint64_t host_offset, uint64_t clusters, bool untouched)
 {
     struct q2_freed_list *l = &q->freed[MUTANT(FREE_BEFORE_SYNC) ? Q2_FREED_DURABLE : Q2_FREED_NOW];
     struct q2_freed *last = l->count ? &l->list[l->count - 1] : NULL;
@@ -381,7 +381,7 @@ void q2_free(struct q2 *q, uint64_t host_offset, uint64_t clusters)
     assert(clusters > 0 && is_aligned(host_offset, q->geo.cluster_size));
     if (MUTANT(LOWER_AT_ONCE) && lower_at_once(q, index, clusters))
         return;
-    if (last && last->cluster_index + last->clusters == index) {
+    if (last && last->cluster_index + last->clusters == index && last->untouched == untouched) {
         last->clusters += clusters;
         return;
     }
@@ -393,7 +393,12 @@ void q2_free(struct q2 *q, uint64_t host_offset, uint64_t clusters)
         l->list = list;
         l->max = max;
     }
-    l->list[l->count++] = (struct q2_freed){index, clusters};
+    l->list[l->count++] = (struct q2_freed){.cluster_index = index, .clusters = clusters, .untouched = untouched};
+}
+
+void q2_free(struct q2 *q, uint64_t host_offset, uint64_t clusters)
+{
+    q2_free_run(q, host_offset, clusters, false);
 }
 
 void q2_free_packed(struct q2 *q, uint64_t entry)
@@ -408,7 +413,7 @@ void q2_free_packed(struct q2 *q, uint64_t entry)
         q2_free(q, first, 1);
 }
 
-bool q2_lower(struct q2 *q, struct q2_slot *s, uint64_t cluster_index, uint64_t n)
+bool q2_lower(struct q2 *q, struct q2_slot *s, uint64_t cluster_index, uint64_t n, bool untouched)
 {
     uint64_t mask = (1ull << q->refslice_bits) - 1;
     uint8_t *data = (uint8_t *)q2_slot_data(&q->refcounts, s);
@@ -427,7 +432,8 @@ bool q2_lower(struct q2 *q, struct q2_slot *s, uint64_t cluster_index, uint64_t 
         if (refcount > 1)
             continue;
         q->free_hint = min_u64(q->free_hint, i);
-        q->trim_floor = min_u64(q->trim_floor, i << q->geo.cluster_bits);
+        if (!untouched || MUTANT(OWN_UNUSED))
+            q2_cluster_set_add(&q->own_freed, i, 1);
     }
     q2_slot_mark_dirty(&q->refcounts, s);
     return ok;
@@ -450,13 +456,13 @@ void q2_give_back(struct q2 *q, uint64_t cluster_index, uint64_t clusters, bool 
     uint64_t end = cluster_index + clusters, key, n;
 
     if (missing_slice(q, cluster_index, clusters, &key)) {
-        q2_free(q, cluster_index << q->geo.cluster_bits, clusters);
+        q2_free_run(q, cluster_index << q->geo.cluster_bits, clusters, true);
         return;
     }
     for (uint64_t i = cluster_index; i < end; i += n) {
         uint64_t slice_end = ((i >> q->refslice_bits) + 1) << q->refslice_bits;
         n = min_u64(end, slice_end) - i;
-        zero &= q2_lower(q, q2_cache_find(&q->refcounts, i >> q->refslice_bits), i, n);
+        zero &= q2_lower(q, q2_cache_find(&q->refcounts, i >> q->refslice_bits), i, n, true);
     }
     if (zero && q->zero_from == end << q->geo.cluster_bits)
         q->zero_from = cluster_index << q->geo.cluster_bits;

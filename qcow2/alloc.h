@@ -35,16 +35,20 @@ void q2_alloc_structure(struct q2 *q, uint64_t want, bool exact, struct q2_run *
  */
 void q2_free(struct q2 *q, uint64_t host_offset, uint64_t clusters);
 
+/* The same; `untouched`: they were taken and never put to use, so that they are not punched. */
+void q2_free_run(struct q2 *q, uint64_t host_offset, uint64_t clusters, bool untouched);
+
 /* All host clusters that a compressed cluster touches. */
 void q2_free_packed(struct q2 *q, uint64_t entry);
 
 /*
- * Taken, but never referred to (the write failed). With the lock held. They go the same way.
+ * Taken, but never referred to (the write failed). With the lock held. What was in them may be there still, unless
+ * they read as zeros.
  */
 static inline void q2_alloc_undo(struct q2 *q, const struct q2_run *run)
 {
     if (run->clusters > 0)
-        q2_free(q, run->host_offset, run->clusters);
+        q2_free_run(q, run->host_offset, run->clusters, !run->zero);
 }
 
 /*
@@ -53,10 +57,10 @@ static inline void q2_alloc_undo(struct q2 *q, const struct q2_run *run)
 void q2_give_back(struct q2 *q, uint64_t cluster_index, uint64_t clusters, bool zero);
 
 /*
- * Lower refcounts of neighbours by one, all of them in slice `s`. With the lock held. False: one was nought
- * already, the image is damaged.
+ * Lower refcounts of neighbours by one, all of them in slice `s`. With the lock held. Those that come free are
+ * ours from then on (trim.c), unless `untouched`. False: one was nought already, the image is damaged.
  */
-bool q2_lower(struct q2 *q, struct q2_slot *s, uint64_t cluster_index, uint64_t n);
+bool q2_lower(struct q2 *q, struct q2_slot *s, uint64_t cluster_index, uint64_t n, bool untouched);
 
 /* With the lock held: is there a refcount block for this cluster? */
 bool q2_has_block(const struct q2 *q, uint64_t index);

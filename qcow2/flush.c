@@ -295,7 +295,8 @@ static void settle_freed(struct q2_flush_op *f, int rc)
         q->freed_ticket = gate_ticket(&q->v->requests);
     } else {
         for (size_t i = 0; i < f->freed.count; i++)
-            q2_free(q, f->freed.list[i].cluster_index << q->geo.cluster_bits, f->freed.list[i].clusters);
+            q2_free_run(q, f->freed.list[i].cluster_index << q->geo.cluster_bits, f->freed.list[i].clusters,
+                        f->freed.list[i].untouched);
         free(f->freed.list);
     }
     f->freed = (struct q2_freed_list){0};

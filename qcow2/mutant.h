@@ -44,9 +44,14 @@
     X(PART_UNSYNCED, "repair points an entry at a copy that is not durable")                                  \
     X(REPAIR_UNFLUSHED, "repair frees what an entry had before the entry's change is durable")
 
+/* The same of rules about what belongs to whom: tests/space/test_ours.c. */
+#define Q2_MUTANTS_OURS(X)                                                                                     \
+    X(CUT_ALL_FREE, "what is free at the end is cut off, whoever it belongs to")                               \
+    X(OWN_UNUSED, "what was taken and given back unused counts as freed, and is punched and cut off")
+
 #define Q2_MUTANT_ENUM(name, text) MUTANT_##name,
 
-enum q2_mutant { MUTANT_NONE, Q2_MUTANTS(Q2_MUTANT_ENUM) MUTANTS_END };
+enum q2_mutant { MUTANT_NONE, Q2_MUTANTS(Q2_MUTANT_ENUM) Q2_MUTANTS_OURS(Q2_MUTANT_ENUM) MUTANTS_END };
 
 #ifdef VDISK_MUTANTS
 extern enum q2_mutant q2_mutant; /* which one this process is; set while nothing is open */

@@ -276,7 +276,7 @@ static void setup_allocator(struct q2 *q)
     q->zero_from = q2_cluster_up(&q->geo, backend_size(b));
     /* Who wrote the file last may not have synced it. The end of a device does not move. */
     q->durable_end = b->caps & BACKEND_GROWS ? 0 : backend_size(b);
-    q->trim_floor = q->zero_from; /* the last cluster may be there in part, and be written to its end */
+    q->appended_from = q->zero_from >> q->geo.cluster_bits; /* the last may be there in part */
 }
 
 /* A json: name may say qcow2, which it must not be: its bytes are the guest's. */
@@ -357,6 +357,7 @@ static void q2_release(struct q2 *q)
     for (int i = 0; i < Q2_FREED_STAGES; i++)
         free(q->freed[i].list);
     q2_packed_finish(&q->packed);
+    q2_cluster_set_finish(&q->own_freed);
     for (int i = 0; i < Q2_ZONES; i++)
         range_locks_finish(&q->guest_ranges[i]);
     range_locks_finish(&q->structure);

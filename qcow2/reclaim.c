@@ -15,8 +15,9 @@
  * Invariants.
  *  1. A cluster keeps its last reference until no punch of it is in flight: nobody can take it before (flush
  *     rule 8). All punches of a batch end before the first refcount of it is lowered.
- *  2. One op at a time takes from the list.
- *  3. Runs are cut to whole units of the backend's discard: a cluster counts as zero only if all of it was
+ *  2. What was taken and never put to use is not punched: it is free because the image says so, not by us.
+ *  3. One op at a time takes from the list.
+ *  4. Runs are cut to whole units of the backend's discard: a cluster counts as zero only if all of it was
  *     punched.
  */
 #include "qcow2/reclaim.h"
@@ -59,7 +60,7 @@ static bool due(struct q2 *q)
            (gate_passed(&q->v->requests, q->freed_ticket) || MUTANT(FREE_BEFORE_SYNC));
 }
 
-/* Invariant 2. */
+/* Invariant 3. */
 static bool claim(struct reclaim *r)
 {
     pthread_mutex_lock(&r->q->lock);
@@ -94,11 +95,11 @@ static uint64_t last_references(const struct q2 *q, const struct q2_slot *s, uin
 }
 
 /* With the lock held: [first, first + n) joins the batch. False: it is full. */
-static bool add_run(struct reclaim *r, uint64_t first, uint64_t n)
+static bool add_run(struct reclaim *r, uint64_t first, uint64_t n, bool untouched)
 {
     struct q2_freed *last = r->count ? &r->run[r->count - 1] : NULL;
 
-    if (last && first + n == last->cluster_index &&
+    if (last && first + n == last->cluster_index && last->untouched == untouched &&
         (last->clusters + n) << r->q->geo.cluster_bits <= RECLAIM_RUN_BYTES) {
         last->cluster_index = first;
         last->clusters += n;
@@ -106,7 +107,7 @@ static bool add_run(struct reclaim *r, uint64_t first, uint64_t n)
     }
     if (r->count == RECLAIM_BATCH)
         return false;
-    r->run[r->count++] = (struct q2_freed){first, n};
+    r->run[r->count++] = (struct q2_freed){.cluster_index = first, .clusters = n, .untouched = untouched};
     return true;
 }
 
@@ -133,8 +134,8 @@ static enum gather_result gather_part(struct reclaim *r)
     if (!s)
         q2_break(q, "a cluster in use has no refcount block"); /* loading would find none, for ever */
     else if (n == 0)
-        q2_lower(q, s, end - 1, 1);
-    else if (!add_run(r, end - n, n))
+        q2_lower(q, s, end - 1, 1, f->untouched);
+    else if (!add_run(r, end - n, n, f->untouched))
         return GATHER_READY;
     f->clusters -= max_u64(n, 1);
     if (f->clusters == 0)
@@ -183,7 +184,7 @@ static void punch(struct reclaim *r, struct op *op)
 
     op_io_begin(op);
     for (unsigned i = 0; i < r->count; i++) {
-        r->punched[i] = punch_range(q, &r->run[i], &start, &end);
+        r->punched[i] = (!r->run[i].untouched || MUTANT(OWN_UNUSED)) && punch_range(q, &r->run[i], &start, &end);
         if (!r->punched[i])
             continue;
         io_range(&r->io[i], q->v->file, punch_zeroes(q) ? IO_ZERO : IO_DISCARD, start, end - start);
@@ -201,7 +202,7 @@ static bool can_punch(const struct q2 *q)
 
 /* ---- lowering -------------------------------------------------------------------------------------------- */
 
-/* With the lock held: clusters [first, end) of run i are free; are they zero? Invariant 3. */
+/* With the lock held: clusters [first, end) of run i are free; are they zero? Invariant 4. */
 static void note_zero(struct reclaim *r, unsigned i, uint64_t first, uint64_t end)
 {
     struct q2 *q = r->q;
@@ -228,7 +229,7 @@ static bool lower_part(struct reclaim *r)
         r->key = (end - 1) >> q->refslice_bits;
         return false;
     }
-    if (q2_lower(q, s, first, end - first))
+    if (q2_lower(q, s, first, end - first, run->untouched))
         note_zero(r, r->lowered, first, end);
     run->clusters -= end - first;
     if (run->clusters == 0)
@@ -265,7 +266,7 @@ static void reclaim_finish(struct reclaim *r, int rc)
 
     pthread_mutex_lock(&q->lock);
     for (unsigned i = r->count; i-- > r->lowered;)
-        q2_free(q, r->run[i].cluster_index << q->geo.cluster_bits, r->run[i].clusters);
+        q2_free_run(q, r->run[i].cluster_index << q->geo.cluster_bits, r->run[i].clusters, r->run[i].untouched);
     assert(r->claimed && q->reclaiming);
     q->reclaiming = false;
     op_wake_all(&q->reclaim_waiting, 0);

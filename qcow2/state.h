@@ -15,6 +15,7 @@
 
 #include "engine/range_lock.h"
 #include "engine/volume.h"
+#include "qcow2/cluster_set.h"
 #include "qcow2/geometry.h"
 #include "qcow2/header.h"
 #include "qcow2/meta_cache.h"
@@ -25,7 +26,8 @@
 /* Host clusters that nothing in memory refers to any more. */
 struct q2_freed {
     uint64_t cluster_index;
-    uint64_t clusters;
+    uint64_t clusters : 63;
+    uint64_t untouched : 1; /* taken, and never put to use: what is in them is not ours to punch */
 };
 
 struct q2_freed_list {
@@ -83,7 +85,8 @@ struct q2 {
     struct q2_l1             *l1_retired;    /* replaced; lookups may still read them; freed at close */
     uint64_t                  free_hint;     /* cluster index: no free cluster is known below */
     uint64_t                  zero_from;     /* host offset: nothing at or past it was ever handed out */
-    uint64_t                  trim_floor;    /* host offset: nothing below came free since open */
+    uint64_t                  appended_from; /* cluster index: where the file ended when it was opened */
+    struct q2_cluster_set     own_freed;     /* clusters below it that had a use which this handle ended */
     uint64_t                  durable_end;   /* host offset: the file reaches so far, and that is durable */
     uint64_t                  flushing_end;  /* what durable_end becomes when the flush under way has ended */
     struct q2_zero_runs       zero_runs;     /* free clusters below zero_from that read as zeros */

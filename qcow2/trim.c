@@ -3,16 +3,17 @@
  * Giving back all that can be given back: at close, and on request.
  *
  * Happy path: give leases back; flush, so that freeing is durable; wait for the requests that may use what was
- * freed; punch it and lower its refcounts; flush those; then hold back allocations for a moment, look for the last
- * cluster in use from the end on, and cut the file off behind it.
+ * freed; punch it and lower its refcounts; flush those; then hold back allocations for a moment, go from the end
+ * down over what is free and ours, and cut the file off there.
  * Failure modes: each is reported, and leaves leases and freed clusters for the next time. A volume whose metadata
  * cannot be trusted is not cut.
  *
  * Invariants.
  *  1. While the end is looked for and moved, nobody takes clusters (`trimming`) or makes tables behind it (the
  *     structure lock); what has a refcount, leases among it, is in front of it.
- *  2. Nothing is cut off that had no refcount when the image was opened (`trim_floor`): that may be the image's
- *     mistake, and somebody's data.
+ *  2. Nothing is cut off but free clusters that this handle has freed itself (`own_freed`), or that were not there
+ *     when it was opened (`appended_from`). What else has no refcount may be guest data by the image's mistake,
+ *     space that somebody has set aside, or not qcow2 at all.
  */
 #include <errno.h>
 
@@ -78,13 +79,16 @@ static bool has_dirty(struct q2 *q)
     return dirty;
 }
 
-/* With the lock held: is there anything behind trim_floor? */
 static bool may_cut(const struct q2 *q)
 {
-    const struct backend *b = q->v->file;
-
     /* With metadata that cannot be trusted, what is in use is not known. */
-    return b->caps & BACKEND_GROWS && backend_size(b) > q->trim_floor && !atomic_load(&q->broken);
+    return q->v->file->caps & BACKEND_GROWS && !atomic_load(&q->broken);
+}
+
+/* With the lock held: invariant 2, of a cluster without a refcount. */
+static bool is_ours(const struct q2 *q, uint64_t cluster)
+{
+    return cluster >= q->appended_from || q2_cluster_set_has(&q->own_freed, cluster) || MUTANT(CUT_ALL_FREE);
 }
 
 /* With the structure lock held. */
@@ -101,7 +105,7 @@ static bool begin_cut(struct trim *t)
     return may;
 }
 
-/* Move `end` down to the last cluster in use. True: a refcount slice has to be loaded first. Invariant 2. */
+/* Move `end` down to where it has to stay. True: a refcount slice has to be loaded first. */
 static bool find_end_needs(struct trim *t)
 {
     struct q2 *q = t->q;
@@ -109,14 +113,13 @@ static bool find_end_needs(struct trim *t)
     bool in_use = false, needs = false;
 
     pthread_mutex_lock(&q->lock);
-    uint64_t floor = q->trim_floor >> q->geo.cluster_bits;
     /* A file may be a hole as long as can be: what the table does not reach is passed over at once. */
-    t->end = min_u64(t->end, max_u64(floor, q->reftable_entries << q->geo.refblock_bits));
-    while (t->end > floor && !in_use && !needs) {
+    t->end = min_u64(t->end, max_u64(q->appended_from, q->reftable_entries << q->geo.refblock_bits));
+    while (t->end > 0 && is_ours(q, t->end - 1) && !in_use && !needs) {
         uint64_t block_start = q2_reftable_index(&q->geo, t->end - 1) << q->geo.refblock_bits;
         struct q2_slot *s = q2_cache_find(&q->refcounts, (t->end - 1) >> q->refslice_bits);
         if (!q2_has_block(q, t->end - 1)) {
-            t->end = max_u64(floor, block_start);
+            t->end = max_u64(min_u64(t->end - 1, q->appended_from), block_start);
         } else if (!s) {
             t->key = (t->end - 1) >> q->refslice_bits;
             needs = true;
@@ -154,6 +157,7 @@ static void end_cut(struct trim *t, bool was_cut)
     pthread_mutex_lock(&q->lock);
     if (was_cut) {
         q->zero_from = q2_cluster_up(&q->geo, cut_at(t));
+        q->appended_from = min_u64(q->appended_from, q->zero_from >> q->geo.cluster_bits);
         q->durable_end = min_u64(q->durable_end, cut_at(t)); /* flush rule 9 */
         q->flushing_end = min_u64(q->flushing_end, cut_at(t));
         q2_zero_runs_remove(&q->zero_runs, q->zero_from >> q->geo.cluster_bits, UINT64_MAX);
