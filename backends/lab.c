@@ -193,7 +193,7 @@ static int check_opts(const struct vdisk_lab_opts *user, struct vdisk_lab_opts *
     return 0;
 }
 
-int vdisk_lab_create(const struct vdisk_lab_opts *user_opts, vdisk_lab **ret_lab)
+static int make_lab(const struct vdisk_lab_opts *user_opts, vdisk_lab **ret_lab)
 {
     struct sim_options options = {.slow_percent = 10, .open = open_named};
     vdisk_lab *lab = calloc(1, sizeof *lab);
@@ -219,6 +219,11 @@ int vdisk_lab_create(const struct vdisk_lab_opts *user_opts, vdisk_lab **ret_lab
     return 0;
 }
 
+int vdisk_lab_create(const struct vdisk_lab_opts *user_opts, vdisk_lab **ret_lab)
+{
+    return ERR_CALL(make_lab(user_opts, ret_lab));
+}
+
 void vdisk_lab_destroy(vdisk_lab *lab)
 {
     if (!lab)
@@ -233,7 +238,7 @@ void vdisk_lab_destroy(vdisk_lab *lab)
 
 /* ---- failures ---------------------------------------------------------------------------------------- */
 
-int vdisk_lab_fail(vdisk_lab *lab, const struct vdisk_lab_fault *user)
+static int set_fault(vdisk_lab *lab, const struct vdisk_lab_fault *user)
 {
     struct vdisk_lab_fault fault = {0};
     uint32_t kinds = 0;
@@ -257,6 +262,11 @@ int vdisk_lab_fail(vdisk_lab *lab, const struct vdisk_lab_fault *user)
     return 0;
 }
 
+int vdisk_lab_fail(vdisk_lab *lab, const struct vdisk_lab_fault *user)
+{
+    return ERR_CALL(set_fault(lab, user));
+}
+
 bool vdisk_lab_has_failed(const vdisk_lab *lab)
 {
     uint64_t matched = atomic_load(&lab->matched);
@@ -272,6 +282,7 @@ int vdisk_lab_each_failure(const struct vdisk_lab_opts *opts, const struct vdisk
     uint64_t runs = 0;
     int rc, verdict;
 
+    err_clear();
     if (fault->size < sizeof(size_t) || fault->size > 4096)
         return err_set(EINVAL, "laboratory: a fault of size %zu", fault->size);
     memcpy(&one, fault, min_u64(fault->size, sizeof one));
@@ -294,7 +305,7 @@ int vdisk_lab_each_failure(const struct vdisk_lab_opts *opts, const struct vdisk
 
 /* ---- power cuts ---------------------------------------------------------------------------------------- */
 
-int vdisk_lab_arm(vdisk_lab *lab)
+static int arm(vdisk_lab *lab)
 {
     int rc;
 
@@ -306,11 +317,21 @@ int vdisk_lab_arm(vdisk_lab *lab)
     return rc < 0 ? err_set(rc, "laboratory: %s", strerror(-rc)) : 0;
 }
 
-int vdisk_lab_mark(vdisk_lab *lab, uint64_t value)
+int vdisk_lab_arm(vdisk_lab *lab)
+{
+    return ERR_CALL(arm(lab));
+}
+
+static int mark(vdisk_lab *lab, uint64_t value)
 {
     int rc = lab->log ? crash_mark(lab->log, 0, value) : -EINVAL;
 
     return rc < 0 ? err_set(rc, "laboratory: %s", lab->log ? strerror(-rc) : "it is not armed") : 0;
+}
+
+int vdisk_lab_mark(vdisk_lab *lab, uint64_t value)
+{
+    return ERR_CALL(mark(lab, value));
 }
 
 struct cut_power {
@@ -377,6 +398,7 @@ int vdisk_lab_cut_power(vdisk_lab *lab, unsigned images_per_place, vdisk_lab_jud
     struct cut_power c = {.lab = lab, .most = images_per_place, .judge = judge, .arg = arg};
     int rc;
 
+    err_clear();
     if (!lab->log || images_per_place == 0)
         return err_set(EINVAL, "laboratory: %s", lab->log ? "no images asked for" : "it is not armed");
     rc = crash_walk_create(lab->log, LAB_UNIT, &c.walk);

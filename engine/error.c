@@ -11,6 +11,7 @@
 /* Fixed buffers: an error must be reportable when memory is not to be had. */
 static _Thread_local char error_text[1024];
 static _Thread_local char error_hint[512];
+_Thread_local unsigned err_depth;
 
 /* One line, and nothing that moves a terminal's cursor: names out of images and from users are in it. */
 static void make_printable(char *text)

@@ -17,4 +17,26 @@ int err_prefix(int err, const char *fmt, ...) __attribute__((format(printf, 2, 3
 
 void err_clear(void);
 
+/*
+ * Every public function that returns int wraps its work in ERR_CALL(): afterwards there is the text of this call
+ * if it failed, and none if it did not, whatever was tried on the way. The library calls public functions itself,
+ * when it cleans up too: those within another leave the text alone.
+ */
+extern _Thread_local unsigned err_depth;
+
+static inline void err_enter(void)
+{
+    if (err_depth++ == 0)
+        err_clear();
+}
+
+static inline int err_leave(int rc)
+{
+    if (--err_depth == 0 && rc >= 0)
+        err_clear();
+    return rc;
+}
+
+#define ERR_CALL(result) (err_enter(), err_leave(result))
+
 #endif

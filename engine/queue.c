@@ -115,7 +115,7 @@ static int check_opts(const struct vdisk_queue_opts *opts, struct vdisk_queue_op
     return 0;
 }
 
-int vdisk_queue_create(const struct vdisk_queue_opts *user_opts, vdisk_queue **ret_queue)
+static int make_queue(const struct vdisk_queue_opts *user_opts, vdisk_queue **ret_queue)
 {
     struct vdisk_queue_opts opts;
     vdisk_queue *q;
@@ -151,6 +151,11 @@ err_after_attach:
 err_after_alloc:
     free(q);
     return rc;
+}
+
+int vdisk_queue_create(const struct vdisk_queue_opts *user_opts, vdisk_queue **ret_queue)
+{
+    return ERR_CALL(make_queue(user_opts, ret_queue));
 }
 
 void vdisk_queue_destroy(vdisk_queue *q)
@@ -311,7 +316,12 @@ void queue_run_until(vdisk_queue *q, const bool *flag)
     }
 }
 
-int vdisk_submit(vdisk_queue *q)
+static int name_error(int rc)
+{
+    return rc < 0 ? err_set(rc, "queue: %s", strerror(-rc)) : rc;
+}
+
+static int submit(vdisk_queue *q)
 {
     queue_current = q;
     if (!queue_has_ring(q)) {
@@ -323,6 +333,11 @@ int vdisk_submit(vdisk_queue *q)
     if (q->ready.head)
         ring_arm_nop(q);
     return ring_submit(q);
+}
+
+int vdisk_submit(vdisk_queue *q)
+{
+    return ERR_CALL(name_error(submit(q)));
 }
 
 static unsigned hand_out(vdisk_queue *q, struct vdisk_completion *out, unsigned max)
@@ -411,8 +426,8 @@ static bool to_send(vdisk_queue *q)
     return q->ready.head || (queue_has_ring(q) && ring_to_send(q));
 }
 
-int vdisk_reap(vdisk_queue *q, struct vdisk_completion *completions, unsigned min, unsigned max,
-               const struct timespec *timeout)
+static int reap(vdisk_queue *q, struct vdisk_completion *completions, unsigned min, unsigned max,
+                const struct timespec *timeout)
 {
     int rc;
 
@@ -424,7 +439,7 @@ int vdisk_reap(vdisk_queue *q, struct vdisk_completion *completions, unsigned mi
     rc = wait_done(q, min, max, timeout);
     /* Polling, or steps that were made on the way: send what they enqueued. With something to hand out and
        nothing to send, what the kernel has put off can wait: entering for it would cost as much as the I/O. */
-    int sent = q->done_count == 0 || to_send(q) ? vdisk_submit(q) : 0;
+    int sent = q->done_count == 0 || to_send(q) ? submit(q) : 0;
     if (q->done_count == 0 && min == 0 && sent >= 0)
         queue_turn(q);
     unsigned n = hand_out(q, completions, max);
@@ -433,7 +448,18 @@ int vdisk_reap(vdisk_queue *q, struct vdisk_completion *completions, unsigned mi
     return rc < 0 ? rc : sent < 0 ? sent : 0;
 }
 
-int vdisk_queue_fd(vdisk_queue *q)
+int vdisk_reap(vdisk_queue *q, struct vdisk_completion *completions, unsigned min, unsigned max,
+               const struct timespec *timeout)
+{
+    return ERR_CALL(name_error(reap(q, completions, min, max, timeout)));
+}
+
+static int wake_descriptor(vdisk_queue *q)
 {
     return queue_has_ring(q) ? q->ring.ring_fd : q->wake_fd;
+}
+
+int vdisk_queue_fd(vdisk_queue *q)
+{
+    return ERR_CALL(wake_descriptor(q));
 }

@@ -41,13 +41,11 @@ static int check_size(const vdisk *v, uint64_t size, const struct vdisk_resize_o
     return 0;
 }
 
-int vdisk_resize(vdisk *v, uint64_t size, const struct vdisk_resize_opts *user_opts)
+static int resize_volume(vdisk *v, uint64_t size, const struct vdisk_resize_opts *user_opts)
 {
     struct vdisk_resize_opts opts;
-    int rc;
+    int rc = check_opts(v, user_opts, &opts);
 
-    err_clear();
-    rc = check_opts(v, user_opts, &opts);
     if (rc == 0)
         rc = check_size(v, size, &opts);
     if (rc < 0)
@@ -59,9 +57,14 @@ int vdisk_resize(vdisk *v, uint64_t size, const struct vdisk_resize_opts *user_o
     return rc;
 }
 
+int vdisk_resize(vdisk *v, uint64_t size, const struct vdisk_resize_opts *user_opts)
+{
+    return ERR_CALL(resize_volume(v, size, user_opts));
+}
+
 int vdisk_grow(vdisk *v, uint64_t size)
 {
     struct vdisk_resize_opts opts = {.size = sizeof opts};
 
-    return vdisk_resize(v, size, &opts);
+    return ERR_CALL(resize_volume(v, size, &opts));
 }

@@ -313,7 +313,7 @@ int ring_region(const vdisk_queue *q, const void *base, size_t len)
     return -1;
 }
 
-int vdisk_queue_register_buffers(vdisk_queue *q, const struct iovec *regions, unsigned n)
+static int register_buffers(vdisk_queue *q, const struct iovec *regions, unsigned n)
 {
     int rc;
 
@@ -336,6 +336,11 @@ int vdisk_queue_register_buffers(vdisk_queue *q, const struct iovec *regions, un
     memcpy(q->regions, regions, n * sizeof *regions);
     q->regions_count = n;
     return 0;
+}
+
+int vdisk_queue_register_buffers(vdisk_queue *q, const struct iovec *regions, unsigned n)
+{
+    return ERR_CALL(register_buffers(q, regions, n));
 }
 
 /* Where a transfer goes on: the buffer it is in, after io->moved bytes. */

@@ -38,37 +38,37 @@ static int finish(vdisk *v, const char *what)
 int vdisk_pread(vdisk *v, void *buf, size_t len, uint64_t offset)
 {
     vdisk_read(vdisk_sync_queue(v), v, offset, buf, len, 0, 0);
-    return finish(v, "read");
+    return ERR_CALL(finish(v, "read"));
 }
 
 int vdisk_pwrite(vdisk *v, const void *buf, size_t len, uint64_t offset, uint32_t flags)
 {
     vdisk_write(vdisk_sync_queue(v), v, offset, buf, len, flags, 0);
-    return finish(v, "write");
+    return ERR_CALL(finish(v, "write"));
 }
 
 int vdisk_pzero(vdisk *v, uint64_t len, uint64_t offset, uint32_t flags)
 {
     vdisk_write_zeroes(vdisk_sync_queue(v), v, offset, len, flags, 0);
-    return finish(v, "write zeroes");
+    return ERR_CALL(finish(v, "write zeroes"));
 }
 
 int vdisk_pdiscard(vdisk *v, uint64_t len, uint64_t offset)
 {
     vdisk_discard(vdisk_sync_queue(v), v, offset, len, 0, 0);
-    return finish(v, "discard");
+    return ERR_CALL(finish(v, "discard"));
 }
 
 int vdisk_sync(vdisk *v)
 {
     vdisk_flush(vdisk_sync_queue(v), v, 0, 0);
-    return finish(v, "flush");
+    return ERR_CALL(finish(v, "flush"));
 }
 
 int vdisk_pextents(vdisk *v, uint64_t len, uint64_t offset, struct vdisk_extents *extents)
 {
     vdisk_get_extents(vdisk_sync_queue(v), v, offset, len, extents, 0);
-    return finish(v, "block status");
+    return ERR_CALL(finish(v, "block status"));
 }
 
 void *vdisk_alloc_buffer(size_t len)

@@ -42,8 +42,10 @@ typedef struct vdisk_queue vdisk_queue;
 /* ---- errors ---------------------------------------------------------------------------------------- */
 
 /*
- * The text of the last error on this thread: one line that names the file and the thing, without a trailing
- * newline. Valid until the next libvdisk call on this thread. Never NULL; "" when there was none.
+ * The error of the last call on this thread that returns int: one line that names the file and the thing, without
+ * a trailing newline. Valid until the next libvdisk call on this thread. Never NULL; "" when that call succeeded,
+ * whatever failed on its way. There is no text for what fails by completion: that has its errno only, ranges past
+ * the end included; the synchronous calls have a text for it.
  */
 VDISK_API const char *vdisk_error_text(void);
 

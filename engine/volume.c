@@ -350,15 +350,24 @@ int vdisk_open_backend(struct backend *b, const struct vdisk_open_opts *user_opt
     return open_on(b, &opts, ret_vdisk);
 }
 
-int vdisk_open(const char *name, const struct vdisk_open_opts *user_opts, vdisk **ret_vdisk)
+static int check_name(const char *name)
+{
+    if (!name)
+        return err_set(EINVAL, "no name of a volume is given");
+    if (name[0] == '\0')
+        return err_set(ENOENT, "the name of the volume is empty");
+    return 0;
+}
+
+static int open_volume(const char *name, const struct vdisk_open_opts *user_opts, vdisk **ret_vdisk)
 {
     struct vdisk_open_opts opts;
     struct backend *file = NULL;
     struct json_name json;
-    int rc;
+    int rc = check_name(name);
 
-    err_clear();
-    rc = check_open_opts(name, user_opts, &opts);
+    if (rc == 0)
+        rc = check_open_opts(name, user_opts, &opts);
     if (rc < 0)
         return rc;
     rc = apply_name(name, &opts.format, &opts.data_file, &json);
@@ -370,7 +379,12 @@ int vdisk_open(const char *name, const struct vdisk_open_opts *user_opts, vdisk 
     return rc;
 }
 
-int vdisk_close(vdisk *v)
+int vdisk_open(const char *name, const struct vdisk_open_opts *user_opts, vdisk **ret_vdisk)
+{
+    return ERR_CALL(open_volume(name, user_opts, ret_vdisk));
+}
+
+static int close_volume(vdisk *v)
 {
     vdisk_queue *q;
     int rc;
@@ -384,12 +398,17 @@ int vdisk_close(vdisk *v)
     return rc;
 }
 
+int vdisk_close(vdisk *v)
+{
+    return ERR_CALL(close_volume(v));
+}
+
 uint64_t vdisk_size(const vdisk *v)
 {
     return atomic_load_explicit(&v->size, memory_order_acquire);
 }
 
-int vdisk_get_info(vdisk *v, struct vdisk_info *ret_info)
+static int fill_info(vdisk *v, struct vdisk_info *ret_info)
 {
     struct vdisk_info info = {.size = ret_info->size};
 
@@ -410,7 +429,12 @@ int vdisk_get_info(vdisk *v, struct vdisk_info *ret_info)
     return 0;
 }
 
-int vdisk_trim_space(vdisk *v)
+int vdisk_get_info(vdisk *v, struct vdisk_info *ret_info)
+{
+    return ERR_CALL(fill_info(v, ret_info));
+}
+
+static int trim_space(vdisk *v)
 {
     vdisk_queue *q;
     int rc;
@@ -423,6 +447,11 @@ int vdisk_trim_space(vdisk *v)
     rc = v->format->trim(v, q);
     vdisk_sync_queue_done(v);
     return rc;
+}
+
+int vdisk_trim_space(vdisk *v)
+{
+    return ERR_CALL(trim_space(v));
 }
 
 /* ---- create ------------------------------------------------------------------------------------------ */
@@ -444,17 +473,17 @@ static int check_create_opts(const char *name, const struct vdisk_create_opts *u
     return (*ret_format)->check_create ? (*ret_format)->check_create(name, ret) : 0;
 }
 
-int vdisk_create(const char *name, const struct vdisk_create_opts *user_opts)
+static int create_volume(const char *name, const struct vdisk_create_opts *user_opts)
 {
     uint32_t flags = BACKEND_RDWR | BACKEND_CREATE;
     const struct format_driver *format = NULL;
     struct vdisk_create_opts opts;
     struct backend *b;
     vdisk_queue *q;
-    int rc;
+    int rc = check_name(name);
 
-    err_clear();
-    rc = check_create_opts(name, user_opts, &opts, &format);
+    if (rc == 0)
+        rc = check_create_opts(name, user_opts, &opts, &format);
     if (rc < 0)
         return rc;
     if (opts.buffered)
@@ -470,4 +499,9 @@ int vdisk_create(const char *name, const struct vdisk_create_opts *user_opts)
         b->driver->unlink(b);
     backend_close(b);
     return rc;
+}
+
+int vdisk_create(const char *name, const struct vdisk_create_opts *user_opts)
+{
+    return ERR_CALL(create_volume(name, user_opts));
 }

@@ -80,6 +80,16 @@ class Api:
                 self.breach(f"{MAP}: {node} is followed by {newest}, so it is released: add it to RELEASED in "
                             "tests/lint/api.py")
 
+    def check_error_text(self):
+        """Each function that returns int leaves the text of its own error, or none."""
+        sources = [path for folder in ("engine", "backends") for path in (self.root / folder).glob("*.c")]
+        text = "".join(without_comments(path.read_text()) for path in sorted(sources))
+        for name, (kind, _) in self.functions.items():
+            body = re.search(rf"^int {name}\([^;]*?\)\n\{{\n(.*?)^\}}", text, re.M | re.S)
+            if kind == "int" and not (body and re.search(r"\b(ERR_CALL|err_clear)\(", body[1])):
+                self.breach(f"engine: {name}() returns int and may leave the error text of another call: make it "
+                            "`return ERR_CALL(...);` around its work (engine/error.h)")
+
     def check_release(self):
         newest = list(self.nodes)[-1]
         version = re.search(r"version: '([\d.]+)'", (self.root / "meson.build").read_text())[1]
@@ -99,6 +109,7 @@ class Api:
 
     def run(self):
         self.check_versions()
+        self.check_error_text()
         self.check_release()
         self.check_pages()
         return self.breaches

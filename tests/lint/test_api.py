@@ -15,6 +15,7 @@ FILES = {
     "backends/vdisk-lab.h": "VDISK_API void *vdisk_c(int (*f)(void));\n",
     "engine/libvdisk.map": "N_0.1 {\n global:\n vdisk_a;\n local:\n *;\n};\nVDISK_0.2 {\n global:\n"
                            " vdisk_b;\n vdisk_c;\n} N_0.1;\n",
+    "engine/a.c": "int vdisk_a(int x)\n{\n    return ERR_CALL(a(x));\n}\n",
     "meson.build": "project('x', version: '0.2.7')\n",
     "engine/version.c": 'return "0.2.7";\n',
     "docs/man/x.3":
@@ -25,6 +26,7 @@ FILES = {
 CASES = [
     ("engine/vdisk.h", "vdisk_b", "vdisk_new", ["vdisk_new() of engine/vdisk.h has no symbol version",
                                                 "no header declares it", "no page has vdisk_new()"]),
+    ("engine/a.c", "ERR_CALL(a(x))", "a(x)", ["vdisk_a() returns int"]),
     ("engine/libvdisk.map", " vdisk_b;\n", "", ["vdisk_b() of engine/vdisk.h has no symbol version"]),
     ("engine/libvdisk.map", " vdisk_b;\n", " vdisk_b;\n vdisk_a;\n", ["vdisk_a is in N_0.1 and VDISK_0.2"]),
     ("engine/libvdisk.map", " vdisk_a;\n", " vdisk_*;\n", ["vdisk_a() of engine/vdisk.h has no",
