@@ -23,7 +23,7 @@ static int raw_open(vdisk *v, const struct layer_open *how, vdisk_queue *q)
         return err_set(EINVAL, "%s: a raw volume has no external data file", v->name);
     v->data = v->file;
     v->writes_in_place = true;
-    atomic_store(&v->size, backend_size(v->file));
+    atomic_store(&v->size, align_up(backend_size(v->file), 512)); /* behind a ragged end: zeros */
     return 0;
 }
 
@@ -134,6 +134,8 @@ static int raw_resize(vdisk *v, uint64_t size, const struct vdisk_resize_opts *o
     uint64_t old = vdisk_size(v);
     int rc;
 
+    if (size == old && size == backend_size(v->file))
+        return 0;
     if (!(v->file->caps & BACKEND_GROWS))
         return err_set(ENOTSUP, "%s: the size of a %s cannot be changed", v->name, v->file->driver->name);
     if (opts->preallocation == VDISK_PREALLOC_METADATA)
