@@ -56,6 +56,7 @@ static int set_refcounts(vdisk *v, const struct qcow2_check_opts *opts, vdisk_qu
 
     if (rc < 0)
         return rc;
+    q2_spans_finish(&n.freed); /* trim() looks for more than that */
     q->header.reftable_offset = n.host_offset;
     q->header.reftable_clusters = n.clusters;
     return update_header(v, queue);
