@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -59,7 +60,8 @@ static int queue_attach(vdisk_queue *q)
 {
     int rc;
 
-    q->wake_fd = -1;
+    q->wake_fd = q->user_fd = -1;
+    atomic_init(&q->post_fd, -1);
     q->host = queue_host;
     if (q->host) {
         q->kind = VDISK_QUEUE_SIMULATED;
@@ -68,7 +70,10 @@ static int queue_attach(vdisk_queue *q)
     }
     q->id = atomic_fetch_add(&next_queue_id, 1);
     q->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    return q->wake_fd < 0 ? err_set(errno, "queue: eventfd: %s", strerror(errno)) : 0;
+    if (q->wake_fd < 0)
+        return err_set(errno, "queue: eventfd: %s", strerror(errno));
+    atomic_store(&q->post_fd, q->wake_fd);
+    return 0;
 }
 
 static void queue_detach(vdisk_queue *q)
@@ -77,6 +82,16 @@ static void queue_detach(vdisk_queue *q)
         q->host->ops->detach(q->host, q);
     else
         close(q->wake_fd);
+    if (q->user_fd >= 0 && q->user_fd != q->wake_fd)
+        close(q->user_fd);
+}
+
+/* Invariant 5. */
+static void wait_for_posters(vdisk_queue *q)
+{
+    for (unsigned i = 0; atomic_load(&q->posters) > 0; i++)
+        if (i > 100)
+            sched_yield();
 }
 
 static void free_pools(vdisk_queue *q)
@@ -162,10 +177,11 @@ void vdisk_queue_destroy(vdisk_queue *q)
 {
     if (!q)
         return;
-    assert(q->inflight == 0 && q->ops_active == 0 && q->kernel_inflight == 0);
+    assert(q->inflight == 0 && q->ops_active == 0 && q->kernel_inflight == 0 && q->worker_jobs == 0);
     if (queue_current == q)
         queue_current = NULL;
     workers_destroy(q->workers);
+    wait_for_posters(q);
     ring_finish(q);
     queue_detach(q);
     free_pools(q);
@@ -194,18 +210,38 @@ unsigned vdisk_queue_inflight(const vdisk_queue *q)
     return q->inflight;
 }
 
+static void clear_fd(int fd)
+{
+    uint64_t count;
+    ssize_t n = read(fd, &count, sizeof count);
+
+    (void)n; /* EAGAIN: it was not set */
+}
+
+/* The eventfd becomes readable. */
+static void signal_fd(int fd)
+{
+    uint64_t one = 1;
+    ssize_t n = write(fd, &one, sizeof one);
+
+    (void)n; /* EAGAIN: the counter is full, so it is readable */
+}
+
 void queue_post(vdisk_queue *q, struct task *t)
 {
-    struct task *head = atomic_load_explicit(&q->remote, memory_order_relaxed);
+    struct task *head;
+    int fd;
 
+    atomic_fetch_add(&q->posters, 1); /* invariant 5 */
+    head = atomic_load_explicit(&q->remote, memory_order_relaxed);
     do
         t->next = head;
     while (!atomic_compare_exchange_weak(&q->remote, &head, t));
-    if (!head && q->wake_fd >= 0) {
-        uint64_t one = 1;
-        ssize_t n = write(q->wake_fd, &one, sizeof one);
-        (void)n; /* EAGAIN: the counter is full, so it is readable */
-    }
+    /* After the exchange: an owner that has just changed it looks at `remote` once more. */
+    fd = atomic_load(&q->post_fd);
+    if (!head && fd >= 0)
+        signal_fd(fd);
+    atomic_fetch_sub(&q->posters, 1);
 }
 
 /* Move what others have posted to the ready list, oldest first. */
@@ -264,22 +300,22 @@ bool queue_turn(vdisk_queue *q)
     return ran;
 }
 
-static int threads_wait(vdisk_queue *q, const struct timespec *timeout)
+/* Without a ring, and where the caller has a descriptor: what wakes it wakes us. */
+static int fd_wait(vdisk_queue *q, const struct timespec *timeout)
 {
-    struct pollfd pfd = {.fd = q->wake_fd, .events = POLLIN};
-    uint64_t count;
-    int n;
+    struct pollfd pfd = {.fd = atomic_load(&q->post_fd), .events = POLLIN};
+    int n, rc = queue_has_ring(q) ? ring_submit(q) : 0;
 
-    if (atomic_load(&q->remote))
+    if (rc < 0)
+        return rc;
+    if (q->ready.head || atomic_load(&q->remote) || (queue_has_ring(q) && ring_has_work(q)))
         return 0;
     n = ppoll(&pfd, 1, timeout, NULL);
     if (n < 0)
         return -errno;
     if (n == 0)
         return -ETIME;
-    /* Cleared before the list is taken: a post after that makes it readable again. */
-    if (read(q->wake_fd, &count, sizeof count) < 0 && errno != EAGAIN)
-        return -errno;
+    clear_fd(pfd.fd); /* before anything is looked at: what comes later sets it again */
     return 0;
 }
 
@@ -287,17 +323,17 @@ static int threads_wait(vdisk_queue *q, const struct timespec *timeout)
 static int sleep_for(vdisk_queue *q, unsigned wanted, unsigned most, const struct timespec *timeout)
 {
     static const struct timespec now = {0};
-    /* Fast-path requests complete one for one; an op may need a step before anything else completes. */
-    bool steady = q->ops_active == 0 && !q->starved.head;
+    /* Fast-path requests complete one for one; an op may need a step before anything else completes, and of the
+       calls of workers several may come back as one wake-up. */
+    bool steady = q->ops_active == 0 && q->worker_jobs == 0 && !q->starved.head;
 
     queue_current = q;
     if (q->ready.head || atomic_load(&q->remote))
         timeout = &now;
-    if (!queue_has_ring(q)) {
-        if (q->ready.head)
-            return 0;
-        return q->host ? q->host->ops->wait(q, timeout) : threads_wait(q, timeout);
-    }
+    if (q->host)
+        return q->ready.head ? 0 : q->host->ops->wait(q, timeout);
+    if (!queue_has_ring(q) || q->user_fd >= 0)
+        return fd_wait(q, timeout);
     return steady ? ring_wait(q, wanted, most, timeout) : ring_wait(q, 1, 1, timeout);
 }
 
@@ -316,6 +352,18 @@ void queue_run_until(vdisk_queue *q, const bool *flag)
     }
 }
 
+bool queue_has_work(vdisk_queue *q)
+{
+    return q->ready.head || q->done_head || atomic_load(&q->remote) || (queue_has_ring(q) && ring_has_work(q));
+}
+
+/* Invariant 6. */
+static void tell_caller(vdisk_queue *q)
+{
+    if (unlikely(q->user_fd >= 0) && queue_has_work(q))
+        signal_fd(q->user_fd);
+}
+
 static int name_error(int rc)
 {
     return rc < 0 ? err_set(rc, "queue: %s", strerror(-rc)) : rc;
@@ -324,20 +372,15 @@ static int name_error(int rc)
 static int submit(vdisk_queue *q)
 {
     queue_current = q;
-    if (!queue_has_ring(q)) {
-        uint64_t one = 1;
-        if (q->ready.head && !q->host && write(q->wake_fd, &one, sizeof one) < 0 && errno != EAGAIN)
-            return -errno;
-        return 0;
-    }
-    if (q->ready.head)
-        ring_arm_nop(q);
-    return ring_submit(q);
+    return queue_has_ring(q) ? ring_submit(q) : 0;
 }
 
 int vdisk_submit(vdisk_queue *q)
 {
-    return ERR_CALL(name_error(submit(q)));
+    int rc = submit(q);
+
+    tell_caller(q);
+    return ERR_CALL(name_error(rc));
 }
 
 static unsigned hand_out(vdisk_queue *q, struct vdisk_completion *out, unsigned max)
@@ -423,29 +466,69 @@ static int wait_done(vdisk_queue *q, unsigned min, unsigned max, const struct ti
 
 static bool to_send(vdisk_queue *q)
 {
-    return q->ready.head || (queue_has_ring(q) && ring_to_send(q));
+    return queue_has_ring(q) && ring_to_send(q);
+}
+
+/*
+ * What is left to send after the wait. With something to hand out and nothing to send, what the kernel has put off
+ * can wait: entering for it would cost as much as the I/O. With nothing to hand out, and no wait, look once more,
+ * and send what that brings: the caller may sleep on the descriptor next.
+ */
+static int send_rest(vdisk_queue *q, unsigned min)
+{
+    int rc = 0;
+
+    if (q->done_count == 0 || to_send(q))
+        rc = submit(q);
+    if (q->done_count == 0 && min == 0 && rc == 0) {
+        queue_turn(q);
+        if (to_send(q))
+            rc = submit(q);
+    }
+    return rc;
 }
 
 static int reap(vdisk_queue *q, struct vdisk_completion *completions, unsigned min, unsigned max,
                 const struct timespec *timeout)
 {
-    int rc;
+    int rc, sent;
 
     queue_current = q;
     if (min > max)
         min = max;
     if (min > q->inflight)
         min = q->inflight;
+    if (unlikely(q->user_fd >= 0))
+        clear_fd(q->user_fd); /* before anything is looked at: what comes later sets it again */
     rc = wait_done(q, min, max, timeout);
-    /* Polling, or steps that were made on the way: send what they enqueued. With something to hand out and
-       nothing to send, what the kernel has put off can wait: entering for it would cost as much as the I/O. */
-    int sent = q->done_count == 0 || to_send(q) ? submit(q) : 0;
-    if (q->done_count == 0 && min == 0 && sent >= 0)
-        queue_turn(q);
+    sent = send_rest(q, min);
     unsigned n = hand_out(q, completions, max);
+    tell_caller(q);
     if (n > 0 || rc == -ETIME)
         return (int)n;
-    return rc < 0 ? rc : sent < 0 ? sent : 0;
+    return rc < 0 ? rc : sent;
+}
+
+/*
+ * An eventfd: the descriptor of a ring that defers completions does not wake who sleeps on it. Completions write
+ * it and posts do: a post that had to go through the ring's poll of another eventfd could get lost, since the
+ * kernel does not signal an eventfd from within the wake-up of another.
+ */
+static int make_user_fd(vdisk_queue *q)
+{
+    int rc, fd;
+
+    if (!queue_has_ring(q))
+        return atomic_load(&q->post_fd);
+    fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (fd < 0)
+        return err_set(errno, "queue: eventfd: %s", strerror(errno));
+    rc = ring_notify(q, fd);
+    if (rc < 0) {
+        close(fd);
+        return err_set(rc, "queue: a descriptor for completions: %s", strerror(-rc));
+    }
+    return fd;
 }
 
 int vdisk_reap(vdisk_queue *q, struct vdisk_completion *completions, unsigned min, unsigned max,
@@ -456,7 +539,15 @@ int vdisk_reap(vdisk_queue *q, struct vdisk_completion *completions, unsigned mi
 
 static int wake_descriptor(vdisk_queue *q)
 {
-    return queue_has_ring(q) ? q->ring.ring_fd : q->wake_fd;
+    if (q->user_fd < 0 && !q->host) {
+        int fd = make_user_fd(q);
+        if (fd < 0)
+            return fd;
+        q->user_fd = fd;
+        atomic_store(&q->post_fd, fd);
+        tell_caller(q);
+    }
+    return q->user_fd;
 }
 
 int vdisk_queue_fd(vdisk_queue *q)

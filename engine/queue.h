@@ -3,11 +3,16 @@
  * A queue: one thread, one ring (or a few worker threads), the tasks that are ready to run, and pools.
  *
  * Invariants.
- *  1. Everything but `remote` and `wake_fd` is touched by the owner thread only.
+ *  1. Everything but `remote`, `posters` and `post_fd` is touched by the owner thread only.
  *  2. Nothing completes under an enqueue or a submit: what is done at once goes to `ready` and runs in the loop.
- *  3. `kernel_inflight` counts the I/Os that will post a completion (ring) or a remote task (workers).
+ *  3. `kernel_inflight` counts the I/Os that will post a completion, one each; `worker_jobs` the calls of workers,
+ *     which come back as remote tasks.
  *  4. A queue of kind SIMULATED has a host, all others have none: neither eventfd nor ring nor workers are made
  *     for it, and it makes no system call.
+ *  5. Who posts counts itself in `posters` before the task can be taken, and out as its last access: a queue that
+ *     has seen 0 there, with nothing in flight, is nobody's any more.
+ *  6. When vdisk_submit() or vdisk_reap() return, either nothing is left to be done before a completion or a post
+ *     comes, or the caller's descriptor is readable.
  */
 #ifndef ENGINE_QUEUE_H
 #define ENGINE_QUEUE_H
@@ -44,13 +49,17 @@ struct vdisk_queue {
 
     struct task_list      ready;
     _Atomic(struct task *) remote;          /* pushed by other threads, newest first */
-    int                   wake_fd;          /* eventfd: written when `remote` was empty; -1: none */
+    _Atomic uint32_t      posters;          /* threads inside queue_post() */
+    _Atomic int           post_fd;          /* eventfd: written when `remote` was empty; -1: none */
+    int                   wake_fd;          /* eventfd: the ring watches it */
+    int                   user_fd;          /* eventfd: vdisk_queue_fd()'s, and then post_fd; -1: not made */
     bool                  wake_armed;       /* the ring watches wake_fd */
-    bool                  nop_armed;        /* a NOP is on its way, to make the ring's fd readable */
+    bool                  wake_once;        /* by polls that fire once: the kernel knows no others */
 
     struct io_uring       ring;             /* with VDISK_QUEUE_URING and URING_DEFER */
     bool                  ring_ready;
     unsigned              kernel_inflight;
+    unsigned              worker_jobs;
     unsigned              gather_rest;      /* waits until gathering is tried again, */
     unsigned              gather_pause;     /* and how many the next time it is in vain */
     struct task_list      starved;          /* I/Os that found no SQE, in order */
@@ -112,6 +121,9 @@ bool queue_turn(vdisk_queue *q);
 /* Submit, and sleep until there is something for queue_turn(). 0, -ETIME, -EINTR, or another -errno. */
 int queue_sleep(vdisk_queue *q, unsigned wanted, const struct timespec *timeout);
 
+/* Is there something for queue_turn() or hand_out(), without waiting? */
+bool queue_has_work(vdisk_queue *q);
+
 /* Turn the loop until *flag. For synchronous callers, outside the loop. */
 void queue_run_until(vdisk_queue *q, const bool *flag);
 
@@ -132,7 +144,8 @@ bool ring_gathers(const vdisk_queue *q); /* can the kernel do it? */
 int  ring_wait(vdisk_queue *q, unsigned wanted, unsigned most, const struct timespec *timeout);
 unsigned ring_reap(vdisk_queue *q); /* run up to QUEUE_TURN_CQES completions */
 void ring_feed(vdisk_queue *q);     /* SQEs for the starved, as far as there are any */
-void ring_arm_nop(vdisk_queue *q);
+bool ring_has_work(const vdisk_queue *q);   /* completions, seen or put off, or SQEs that were not taken */
+int  ring_notify(vdisk_queue *q, int fd);   /* write the eventfd `fd` at each completion from now on */
 /* Which registered region holds the buffer; -1: none. */
 int  ring_region(const vdisk_queue *q, const void *base, size_t len);
 

@@ -32,7 +32,7 @@ static_assert(sizeof(struct getevents_arg) == sizeof(struct io_uring_getevents_a
 enum { GATHER_PART = 4, GATHER_MIN = 4, GATHER_US = 4000, GATHER_REST = 64, GATHER_REST_MAX = 8192 };
 
 /* user_data that is no io */
-enum { TAG_WAKE = 1, TAG_NOP = 2 };
+enum { TAG_WAKE = 1 };
 
 enum { RING_ENTRIES_MIN = 64, RING_ENTRIES_MAX = 1024 };
 
@@ -84,16 +84,20 @@ void ring_finish(vdisk_queue *q)
         io_uring_queue_exit(&q->ring);
 }
 
-/* Watch the eventfd by which other threads wake this queue. */
-static void arm_wake(vdisk_queue *q)
+/* Watch the eventfd by which other threads wake this queue. False: no SQE is free. */
+static bool arm_wake(vdisk_queue *q)
 {
     struct io_uring_sqe *sqe = io_uring_get_sqe(&q->ring);
 
     if (!sqe)
-        return; /* next time */
-    io_uring_prep_poll_add(sqe, q->wake_fd, POLLIN);
+        return false;
+    if (q->wake_once)
+        io_uring_prep_poll_add(sqe, q->wake_fd, POLLIN);
+    else
+        io_uring_prep_poll_multishot(sqe, q->wake_fd, POLLIN);
     sqe->user_data = TAG_WAKE;
     q->wake_armed = true;
+    return true;
 }
 
 static int ring_enable(vdisk_queue *q)
@@ -110,23 +114,16 @@ static int ring_enable(vdisk_queue *q)
     return 0;
 }
 
-int ring_submit(vdisk_queue *q)
+/* Enter the kernel with what there is. */
+static int send_sqes(vdisk_queue *q)
 {
     int rc;
 
-    if (unlikely(!q->ring_ready)) {
-        rc = ring_enable(q);
-        if (rc < 0)
-            return rc;
-    }
-    if (unlikely(!q->wake_armed))
-        arm_wake(q);
     if (io_uring_sq_ready(&q->ring) == 0) {
         /* Deferred completions wait for us to enter. */
-        if (unlikely(IO_URING_READ_ONCE(*q->ring.sq.kflags) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)))
-            rc = io_uring_get_events(&q->ring);
-        else
+        if (likely(!(IO_URING_READ_ONCE(*q->ring.sq.kflags) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW))))
             return 0;
+        rc = io_uring_get_events(&q->ring);
     } else if (q->kind == VDISK_QUEUE_URING_DEFER) {
         rc = io_uring_submit_and_get_events(&q->ring);
     } else {
@@ -136,9 +133,42 @@ int ring_submit(vdisk_queue *q)
     return rc < 0 && rc != -EAGAIN && rc != -EBUSY && rc != -EINTR ? rc : 0;
 }
 
+/* Enabled, and watching the eventfd: before anything sleeps on the ring. */
+static int get_ready(vdisk_queue *q)
+{
+    int rc = 0;
+
+    if (unlikely(!q->ring_ready))
+        rc = ring_enable(q);
+    if (unlikely(!q->wake_armed) && rc == 0 && !arm_wake(q)) {
+        rc = send_sqes(q);
+        arm_wake(q);
+    }
+    return rc;
+}
+
+int ring_submit(vdisk_queue *q)
+{
+    int rc = get_ready(q);
+
+    return rc < 0 ? rc : send_sqes(q);
+}
+
 bool ring_to_send(vdisk_queue *q)
 {
-    return io_uring_sq_ready(&q->ring) > 0;
+    return io_uring_sq_ready(&q->ring) > 0 || !q->wake_armed;
+}
+
+bool ring_has_work(const vdisk_queue *q)
+{
+    return q->ring_ready &&
+           (io_uring_cq_ready(&q->ring) > 0 || io_uring_sq_ready(&q->ring) > 0 ||
+            IO_URING_READ_ONCE(*q->ring.sq.kflags) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW));
+}
+
+int ring_notify(vdisk_queue *q, int fd)
+{
+    return io_uring_register_eventfd(&q->ring, fd);
 }
 
 bool ring_gathers(const vdisk_queue *q)
@@ -200,13 +230,9 @@ int ring_wait(vdisk_queue *q, unsigned wanted, unsigned most, const struct times
     unsigned share;
     int rc;
 
-    if (unlikely(!q->ring_ready)) {
-        rc = ring_enable(q);
-        if (rc < 0)
-            return rc;
-    }
-    if (unlikely(!q->wake_armed))
-        arm_wake(q);
+    rc = get_ready(q);
+    if (rc < 0)
+        return rc;
     wanted = (unsigned)min_u64(wanted, q->kernel_inflight);
     if (wanted == 0)
         wanted = 1;
@@ -232,39 +258,25 @@ static struct io_uring_sqe *get_sqe(vdisk_queue *q)
     return sqe;
 }
 
-void ring_arm_nop(vdisk_queue *q)
-{
-    struct io_uring_sqe *sqe;
-
-    if (q->nop_armed)
-        return;
-    sqe = get_sqe(q);
-    if (!sqe)
-        return;
-    io_uring_prep_nop(sqe);
-    sqe->user_data = TAG_NOP;
-    q->nop_armed = true;
-}
-
-static void wake_completed(vdisk_queue *q)
+/* The poll has fired. The eventfd is read before the list of posts is looked at again. */
+static void wake_completed(vdisk_queue *q, int32_t res, uint32_t flags)
 {
     uint64_t count;
     ssize_t n = read(q->wake_fd, &count, sizeof count);
 
     (void)n; /* EAGAIN: somebody read it before */
-    q->wake_armed = false;
+    if (res == -EINVAL)
+        q->wake_once = true;
+    if (!(flags & IORING_CQE_F_MORE))
+        q->wake_armed = false;
 }
 
-static void run_cqe(vdisk_queue *q, uint64_t user_data, int32_t res)
+static void run_cqe(vdisk_queue *q, uint64_t user_data, int32_t res, uint32_t flags)
 {
     struct io *io;
 
     if (user_data == TAG_WAKE) {
-        wake_completed(q);
-        return;
-    }
-    if (user_data == TAG_NOP) {
-        q->nop_armed = false;
+        wake_completed(q, res, flags);
         return;
     }
     io = (struct io *)(uintptr_t)user_data;
@@ -278,7 +290,7 @@ static void run_cqe(vdisk_queue *q, uint64_t user_data, int32_t res)
 
 unsigned ring_reap(vdisk_queue *q)
 {
-    struct { uint64_t user_data; int32_t res; } batch[QUEUE_TURN_CQES];
+    struct { uint64_t user_data; int32_t res; uint32_t flags; } batch[QUEUE_TURN_CQES];
     struct io_uring_cqe *cqe;
     unsigned head, n = 0;
 
@@ -287,6 +299,7 @@ unsigned ring_reap(vdisk_queue *q)
     io_uring_for_each_cqe(&q->ring, head, cqe) {
         batch[n].user_data = cqe->user_data;
         batch[n].res = cqe->res;
+        batch[n].flags = cqe->flags;
         if (++n == QUEUE_TURN_CQES)
             break;
     }
@@ -294,7 +307,7 @@ unsigned ring_reap(vdisk_queue *q)
         return 0;
     io_uring_cq_advance(&q->ring, n);
     for (unsigned i = 0; i < n; i++)
-        run_cqe(q, batch[i].user_data, batch[i].res);
+        run_cqe(q, batch[i].user_data, batch[i].res, batch[i].flags);
     return n;
 }
 

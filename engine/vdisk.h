@@ -305,9 +305,12 @@ VDISK_API int vdisk_reap(vdisk_queue *q, struct vdisk_completion *completions, u
 VDISK_API unsigned vdisk_queue_inflight(const vdisk_queue *q);
 
 /*
- * A descriptor that is readable when vdisk_reap() has something to do (not always a completion: a request may just
- * have made a step). For poll and epoll; the queue's, do not read or close it. Call vdisk_submit() or vdisk_reap()
- * before going to sleep on it.
+ * A descriptor that is readable when vdisk_reap() has something to do: not always a completion, a request may
+ * just have made a step; completions that `max` left behind count, too. For poll and epoll, level- or edge-
+ * triggered; the queue's, do not read or close it. Call vdisk_submit() or vdisk_reap() after enqueueing, before
+ * going to sleep: when either has returned, what remains to be done makes it readable. Context: the queue's
+ * thread, or any before it was first used. Made on the first call, so that queues that are not polled do not pay
+ * for it; the same ever after. Errors: -EMFILE, -ENFILE, -ENOMEM, or of the kernel.
  */
 VDISK_API int vdisk_queue_fd(vdisk_queue *q);
 

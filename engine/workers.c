@@ -30,8 +30,8 @@ static void job_done(struct task *t)
 {
     struct io *io = container_of(t, struct io, task);
 
-    assert(io->queue->kernel_inflight > 0);
-    io->queue->kernel_inflight--;
+    assert(io->queue->worker_jobs > 0);
+    io->queue->worker_jobs--;
     io_end(io, io->later);
 }
 
@@ -113,7 +113,7 @@ void workers_run(struct io *io, int64_t (*call)(struct io *))
         io_end_later(io, -EAGAIN);
         return;
     }
-    q->kernel_inflight++;
+    q->worker_jobs++;
     task_list_add(&w->jobs, &io->task);
     w->waiting++;
     pthread_cond_signal(&w->more);
