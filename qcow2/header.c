@@ -92,6 +92,9 @@ static int take_feature_names(struct parser *p, const struct extension_view *e)
 {
     size_t n = min_u64(e->len / sizeof(struct q2_disk_feature_name), MAX_FEATURE_NAMES);
 
+    free(p->h.features); /* of two the last counts, as for QEMU */
+    p->h.features = NULL;
+    p->h.nfeatures = 0;
     if (n == 0)
         return 0;
     p->h.features = calloc(n, sizeof p->h.features[0]);
@@ -117,8 +120,8 @@ static int take_string(struct parser *p, const struct extension_view *e, size_t 
     if (e->len > max)
         return err_set(EINVAL, "%s: not a valid qcow2 image: %s of %" PRIu32 " bytes is too long", p->name, what,
                        e->len);
-    if (*ret)
-        return err_set(EINVAL, "%s: not a valid qcow2 image: two header extensions for the %s", p->name, what);
+    free(*ret); /* of two the last counts, as for QEMU */
+    *ret = NULL;
     if (e->len == 0 || e->data[0] == '\0')
         return 0;
     *ret = strndup((const char *)e->data, e->len);
@@ -187,7 +190,7 @@ static int take_extension(struct parser *p, const struct extension_view *e)
     case Q2_EXT_DATA_FILE:
         return take_string(p, e, Q2_MAX_DATA_FILE_NAME, "name of the data file", &p->h.data_file);
     case Q2_EXT_FEATURE_NAMES:
-        return p->h.features ? bad(p, "two feature name tables") : take_feature_names(p, e);
+        return take_feature_names(p, e);
     case Q2_EXT_BITMAPS:
         return take_bitmaps(p, e);
     case Q2_EXT_CRYPTO:
@@ -208,8 +211,6 @@ static int parse_extensions(struct parser *p)
         if (rc < 0)
             return rc;
     }
-    if (rc == 0 && (p->h.autoclear & Q2_AUTOCLEAR_BITMAPS) && !p->h.has_bitmaps)
-        return bad(p, "autoclear bit of the bitmaps extension is set, but there is none");
     return rc;
 }
 
@@ -274,7 +275,7 @@ static int refuse_features(struct parser *p, uint64_t unknown)
 
     /* The rest of the extensions is not ours to judge: only the names matter now. */
     while (next_extension(p, &pos, &e) > 0) {
-        if (e.type == Q2_EXT_FEATURE_NAMES && !p->h.features && take_feature_names(p, &e) < 0)
+        if (e.type == Q2_EXT_FEATURE_NAMES && take_feature_names(p, &e) < 0)
             return -ENOMEM;
     }
     list_features(&p->h, unknown, list, sizeof list);
@@ -333,8 +334,6 @@ static int parse_v3(struct parser *p, const struct q2_disk_header *d, uint64_t c
         return bad(p, "header is too short");
     if (p->header_length > cluster_size || p->header_length > p->len)
         return bad(p, "header is longer than the first cluster");
-    if (p->header_length % 8 != 0)
-        return bad(p, "header length is not a multiple of 8");
     h->incompatible = be64toh(d->incompatible_features);
     h->compatible = be64toh(d->compatible_features);
     h->autoclear = be64toh(d->autoclear_features);

@@ -21,6 +21,12 @@ static const char *const commands[] = {
     [BAD_CHECK] = "check -f qcow2 %s",
     [BAD_READ] = "io -r -q -f qcow2 -c 'read 0 64k' -c 'read 100k 300k' -c 'read 1000k 3k' -c 'read 3 5' %s",
     [BAD_WRITE] = "io -q -f qcow2 -c 'write 3k 70k' -c 'zero 200k 64k' -c 'discard 64k 32k' -c flush %s",
+    [BAD_LENGTH] = "io -r -q -f qcow2 -c length %s",
+    [BAD_GROW] = "resize -q -f qcow2 %s +3M",
+    [BAD_GROW_FULL] = "resize -q -f qcow2 --preallocation full %s 1500k",
+    [BAD_SHRINK] = "resize -q -f qcow2 --shrink %s 300k",
+    [BAD_MEND_LEAKS] = "check -f qcow2 -r leaks %s",
+    [BAD_MEND] = "check -f qcow2 -r all %s",
 };
 
 static unsigned runs;
@@ -41,6 +47,11 @@ static unsigned lines(const char *text, const char *start)
     return n;
 }
 
+static bool is_check(enum bad_verb verb)
+{
+    return verb == BAD_CHECK || verb == BAD_MEND || verb == BAD_MEND_LEAKS;
+}
+
 /* One line of the tool's own, with the file's name; io may say one for each command that failed. */
 static void judge_refusal(enum bad_verb verb, const char *path, const char *text, const struct run_result *r)
 {
@@ -49,7 +60,7 @@ static void judge_refusal(enum bad_verb verb, const char *path, const char *text
     unsigned most = verb == BAD_READ || verb == BAD_WRITE ? 5 : 1;
     const char *base = strrchr(path, '/') + 1;
 
-    if (verb == BAD_CHECK && ours == 0) {
+    if (is_check(verb) && ours == 0) {
         CHECK_HAS(r->out, "ERROR "); /* it went to the end, but could not look at all of it */
         return;
     }
@@ -68,7 +79,7 @@ int bad_run(enum bad_verb verb, const char *path, enum bad_want want, const char
     run_shell(&r, "exec timeout -s KILL %u %s %s 2>&1 >/dev/null", guard, VDISK_IO, args);
     runs++;
     CHECK_MSG(r.status != HUNG, "'%s' did not end within %u s: %.2000s", args, guard, r.out);
-    CHECK_MSG(r.status <= (verb == BAD_CHECK ? 3 : 1), "'%s' exits with %d: %.4000s", args, r.status, r.out);
+    CHECK_MSG(r.status <= (is_check(verb) ? 3 : 1), "'%s' exits with %d: %.4000s", args, r.status, r.out);
     CHECK_MSG(!strstr(r.out, "Sanitizer") && !strstr(r.out, "runtime error"), "'%s': %.8000s", args, r.out);
     if (!test_is_slow())
         CHECK_MSG(r.max_rss < MAX_RSS, "'%s' needs %llu MiB", args, (unsigned long long)r.max_rss >> 20);

@@ -9,7 +9,10 @@
 #include "qcow2/header.h"
 #include "tests/lib/test.h"
 
-enum bad_verb { BAD_INFO, BAD_MAP, BAD_CHECK, BAD_READ, BAD_WRITE, BAD_VERBS };
+enum bad_verb {
+    BAD_INFO, BAD_MAP, BAD_CHECK, BAD_READ, BAD_WRITE, BAD_VERBS,
+    BAD_LENGTH = BAD_VERBS, BAD_GROW, BAD_GROW_FULL, BAD_SHRINK, BAD_MEND_LEAKS, BAD_MEND, BAD_VERBS_ALL
+};
 
 /* What a verb's run must come to. */
 enum bad_want {
