@@ -56,7 +56,7 @@ struct backend {
 };
 
 /* Facts about a range, for block status. */
-enum backend_status { BACKEND_STATUS_DATA, BACKEND_STATUS_HOLE };
+enum backend_status { BACKEND_STATUS_DATA = 0, BACKEND_STATUS_HOLE = 1 };
 
 struct backend_driver {
     const char *name;   /* "file", "blockdev", ... */

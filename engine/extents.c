@@ -2,9 +2,9 @@
 /*
  * What a range is made of.
  *
- * Happy path: walk the range through the chain, ask the file of a raw layer where its holes are, merge
- * neighbours, stop when the list is full.
- * Failure modes: a failed metadata load fails the request; the list then holds nothing.
+ * Happy path: walk the range through the chain, ask the file of a raw layer where its holes are (for many pieces
+ * at once, since each time a worker does it), merge neighbours, stop when the list is full.
+ * Failure modes: a failed metadata load or a failed question fails the request; the list then holds nothing.
  */
 #include <errno.h>
 
@@ -12,15 +12,26 @@
 #include "engine/queue.h"
 #include "engine/volume.h"
 
+enum { PIECES_MAX = 256 };
+
+/* Which parts of a file are holes: neighbours of either kind in turn, each up to its end. */
+struct host_pieces {
+    const struct backend *backend; /* NULL: nothing is known */
+    uint64_t              start;
+    uint64_t              ends[PIECES_MAX];
+    unsigned              count, max;
+    enum backend_status   first;
+};
+
 struct extents_op {
     struct op           op;
     struct request     *request;
     uint64_t            pos, end;
     struct extent       extent;
     vdisk              *layer;
-    struct io           io; /* carries the call for holes to a worker */
+    struct io           io; /* carries the calls for holes to a worker */
     enum backend_status status;
-    uint64_t            status_len;
+    struct host_pieces  known;
 };
 
 enum extents_state { EXTENTS_START = OP_START, EXTENTS_LOADED, EXTENTS_STATUS };
@@ -81,6 +92,11 @@ static bool append(struct extents_op *x)
     return true;
 }
 
+static unsigned room(const struct extents_op *x)
+{
+    return x->request->extents->max - x->request->extents->count;
+}
+
 /* Only a raw layer leaves it to its file which parts are holes. */
 static bool wants_status(const struct extents_op *x)
 {
@@ -88,21 +104,66 @@ static bool wants_status(const struct extents_op *x)
            x->layer->data->driver->status != NULL;
 }
 
+/* On a worker: as many pieces as there is room for. */
 static int64_t ask_status(struct io *io)
 {
-    struct extents_op *x = container_of(io, struct extents_op, io);
+    struct host_pieces *known = &container_of(io, struct extents_op, io)->known;
+    uint64_t pos = io->offset, end = io->offset + io->len, len;
+    enum backend_status status;
 
-    return io->backend->driver->status(io->backend, io->offset, io->len, &x->status, &x->status_len);
+    known->count = 0;
+    known->start = pos;
+    for (; pos < end; pos += len) {
+        int rc = io->backend->driver->status(io->backend, pos, end - pos, &status, &len);
+        if (rc < 0)
+            return rc;
+        if (known->count == 0)
+            known->first = status;
+        if (known->count > 0 && status == (enum backend_status)(known->first ^ ((known->count - 1) & 1))) {
+            known->ends[known->count - 1] = pos + len;
+            continue;
+        }
+        if (known->count == known->max)
+            break;
+        known->ends[known->count++] = pos + len;
+    }
+    known->backend = io->backend;
+    return 0;
 }
 
+/* What follows on the host is asked for as well, as far as the request goes: the guest likely goes on there. */
 static void start_status(struct extents_op *x, struct op *op)
 {
     op_io_begin(op);
-    x->status_len = x->extent.len;
+    x->known.backend = NULL;
+    x->known.max = min_u64(PIECES_MAX, room(x));
     op_io_prepare(op, &x->io);
-    io_range(&x->io, x->layer->data, IO_FLUSH, x->extent.host_offset, x->extent.len);
+    io_range(&x->io, x->layer->data, IO_FLUSH, x->extent.host_offset, x->end - x->pos);
     ring_work(&x->io, ask_status);
     op_io_wait(op);
+}
+
+/* Of the extent the first piece, if it is known of what kind that is. */
+static bool cut_to_piece(struct extents_op *x)
+{
+    const struct host_pieces *known = &x->known;
+    uint64_t offset = x->extent.host_offset;
+    unsigned low = 0, high = known->count;
+
+    if (known->backend != x->layer->data || offset < known->start)
+        return false;
+    while (low < high) {
+        unsigned middle = (low + high) / 2;
+        if (known->ends[middle] <= offset)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    if (low == known->count)
+        return false;
+    x->status = (enum backend_status)(known->first ^ (low & 1));
+    x->extent.len = min_u64(x->extent.len, known->ends[low] - offset);
+    return true;
 }
 
 static void extents_step(struct op *op)
@@ -116,9 +177,11 @@ static void extents_step(struct op *op)
             OP_TRY(op, EXTENTS_LOADED, x->layer->format->load(x->layer, x->pos, op));
             continue;
         }
-        if (wants_status(x)) {
+        if (wants_status(x) && !cut_to_piece(x)) {
+            if (room(x) == 0)
+                break;
             OP_TRY(op, EXTENTS_STATUS, start_status(x, op));
-            x->extent.len = min_u64(x->extent.len, x->status_len);
+            continue;
         }
         if (!append(x))
             break;

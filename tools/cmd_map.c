@@ -15,7 +15,7 @@
 #include "engine/volume.h"
 #include "tools/cli.h"
 
-enum { BATCH = 128 };
+enum { BATCH = 256 };
 
 struct map {
     vdisk              *volume;
