@@ -11,7 +11,6 @@
 struct fd_backend {
     struct backend    b; /* first */
     int               fd;
-    _Atomic int       exact_fd; /* the same file without O_DIRECT, for IO_EXACT; -1: not opened yet */
     bool              unsafe;  /* flushes do nothing */
     uint32_t          block_size; /* devices: the logical block */
     struct image_lock lock;
@@ -43,12 +42,6 @@ int  fd_backend_relock(struct backend *b, uint32_t flags);
 
 /* Give back a backend whose open failed later. Returns rc. */
 int fd_backend_undo(struct fd_backend *f, int rc);
-
-/* Open exact_fd, if it is not. 0 or -errno. Blocks; any thread. */
-int fd_prepare_exact(struct fd_backend *f);
-
-/* IO_WRITE with IO_EXACT. */
-void fd_submit_exact(struct io *io);
 
 /* IO_READ, IO_WRITE, IO_FLUSH. */
 void fd_submit_basic(struct fd_backend *f, struct io *io);

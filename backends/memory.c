@@ -425,8 +425,7 @@ static void memory_submit(struct backend *b, struct io *io)
         res = do_read(s, io);
         break;
     case IO_WRITE:
-        if (!(io->flags & IO_EXACT))
-            assert_aligned(b, io);
+        assert_aligned(b, io);
         res = do_write(s, io);
         break;
     case IO_ZERO:

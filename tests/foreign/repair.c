@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * `check -r all` on a copy of a damaged image. What could be read before reads the same, and it ends with an image
+ * in which a check finds nothing, or says what is left; made once more, it changes nothing.
+ */
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "backends/sim.h"
+#include "engine/bits.h"
+#include "engine/volume.h"
+#include "qcow2/check.h"
+#include "tests/foreign/life.h"
+#include "tests/lib/test.h"
+
+enum { REPAIR_MEMORY = 64 << 20 };
+
+static void on_finding(void *arg, enum qcow2_finding kind, const char *text)
+{
+    struct life *l = arg;
+
+    if (strlen(l->text) < sizeof l->text / 2)
+        life_say(l, "  %s%s\n", kind == QCOW2_FIXED ? "fixed: " : "", text);
+}
+
+static int repair(struct life *l, struct memdisk *d, struct qcow2_repair_result *ret)
+{
+    struct qcow2_check_opts opts = {
+        .report = on_finding, .report_arg = l, .memory_max = REPAIR_MEMORY, .report_max = 40};
+    struct backend *b = life_open(l, d, false);
+    vdisk_queue *q;
+    int rc;
+
+    CHECK_OK(vdisk_queue_create(NULL, &q));
+    rc = qcow2_repair(b, q, QCOW2_REPAIR_ALL, &opts, ret);
+    life_say(l, "repair: %s\n", rc < 0 ? vdisk_error_text() : "done");
+    CHECK(rc == 0 || strlen(vdisk_error_text()) > 10);
+    vdisk_queue_destroy(q);
+    backend_close(b);
+    return rc;
+}
+
+static void compare(struct life *l, struct memdisk *d)
+{
+    uint8_t *buf = test_alloc(LIFE_READ_MAX), *ok = test_alloc(LIFE_READ_MAX / WALK_SECTOR);
+    bool opens = life_read(l, d, l->sectors, buf, ok);
+
+    CHECK_MSG(opens || !l->opens, "a repaired image cannot be opened any more: %s", vdisk_error_text());
+    for (uint64_t i = 0; i < l->sectors; i++) {
+        if (l->state[i] != LIFE_FIRM)
+            continue;
+        CHECK_MSG(ok[i], "guest offset 0x%" PRIx64 " cannot be read after the repair", i * WALK_SECTOR);
+        CHECK_MSG(memcmp(buf + i * WALK_SECTOR, l->content + i * WALK_SECTOR, WALK_SECTOR) == 0,
+                  "guest offset 0x%" PRIx64 " reads otherwise after the repair", i * WALK_SECTOR);
+    }
+    free(buf);
+    free(ok);
+}
+
+void life_repair(struct life *l)
+{
+    struct qcow2_repair_result first, second;
+    struct memdisk d;
+    size_t said = strlen(l->text);
+    int rc;
+
+    memdisk_init(&d, l->disk.align);
+    memdisk_write(&d, 0, l->bytes, l->len);
+    rc = repair(l, &d, &first);
+    compare(l, &d);
+    l->totals->repaired += rc == 0 && first.check.corruptions + first.check.check_errors == 0;
+    l->totals->unrepaired += rc < 0 || first.check.corruptions + first.check.check_errors > 0;
+    if (rc == 0) {
+        CHECK_MSG(first.check.corruptions || first.check.check_errors || first.check.leaks == 0,
+                  "a repair leaves leaks only");
+        life_say(l, "once more\n");
+        CHECK_INT(repair(l, &d, &second), 0);
+        CHECK_MSG(memcmp(&first.check, &second.check, sizeof first.check) == 0 && second.leaks_fixed == 0 &&
+                      second.corruptions_fixed == 0,
+                  "a second repair finds something else");
+    }
+    memdisk_finish(&d);
+    l->text[said] = '\0';
+}

@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Images that are not ours: made by others and by another writer of our own, damaged in one to four fields. Each
+ * is read, opened for writing, written to, closed, and judged (judge.c). One that fails is cut down to the habits,
+ * the damaged fields and the changes that matter, and told in words.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "tests/foreign/life.h"
+#include "tests/lib/run.h"
+#include "tests/lib/test.h"
+
+enum { BATCH = 1000, SECONDS = 120, SHRINK_RUNS = 200, WAYS_MAX = 12, KEY = 200, PEER_EVERY = 200 };
+
+/* Shared with the processes that run the images. */
+struct shared {
+    struct life_totals totals;
+    unsigned at; /* the image that runs */
+};
+
+static struct shared *shared;
+
+struct batch {
+    struct life *life;
+    uint64_t seed;
+    unsigned first, n;
+    char way[WAYS_MAX][KEY]; /* in which images failed */
+    unsigned times[WAYS_MAX], ways, failures, known;
+};
+
+static void run_batch(const struct steps *all, void *arg)
+{
+    struct batch *b = arg;
+
+    for (unsigned i = b->first; i < b->n; i++) {
+        shared->at = i;
+        b->life->seed = rng_mix(b->seed + i);
+        b->life->with_peer = i % PEER_EVERY == 0;
+        life_run(all, b->life);
+    }
+}
+
+static void print_totals(void)
+{
+    const struct life_totals *t = &shared->totals;
+
+    printf("%" PRIu64 " images, %" PRIu64 " damages: %" PRIu64 " cannot be opened, %" PRIu64 " not for writing; "
+           "%" PRIu64 " written, %" PRIu64 " changes failed; %" PRIu64 " not judged, %" PRIu64
+           " clusters excepted; %" PRIu64 " repaired, %" PRIu64 " not; %" PRIu64 " compared with QEMU\n",
+           t->images, t->damages, t->unreadable, t->refused, t->written, t->failed, t->unjudged, t->uncounted,
+           t->repaired, t->unrepaired, t->compared);
+}
+
+/* ---- one that fails -------------------------------------------------------------------------------------- */
+
+/* What was said, without the numbers: two images that fail alike fail in one way. */
+static void make_key(const struct attempt *a, char *key)
+{
+    const char *p = strstr(a->output, "FAILED ");
+    size_t n = 0;
+
+    p = p ? strstr(p, ".c:") : NULL;
+    p = p ? strstr(p, ": ") : NULL;
+    for (p = p ? p + 2 : a->where; *p && *p != '\n' && n < KEY - 1;) {
+        p += p[0] == '0' && p[1] == 'x' ? 2 + strspn(p + 2, "0123456789abcdef") : 0;
+        if (*p && *p != '\n' && (*p < '0' || *p > '9' || p == a->where))
+            key[n++] = *p;
+        p += *p && *p != '\n';
+    }
+    key[n] = '\0';
+}
+
+/* Ways that are known, and to be mended: a line each, the beginning of the key. */
+static bool is_known(const char *key)
+{
+    const char *holes = getenv("VDISK_FOREIGN_HOLES");
+    FILE *f = holes ? fopen(holes, "r") : NULL;
+    bool known = false;
+    char line[KEY];
+
+    while (f && !known && fgets(line, sizeof line, f)) {
+        line[strcspn(line, "\n")] = '\0';
+        known = line[0] && line[0] != '#' && strncmp(key, line, strlen(line)) == 0;
+    }
+    if (f)
+        fclose(f);
+    return known;
+}
+
+struct shrinking {
+    struct life *life;
+    const char *key;
+};
+
+static bool fails_alike(const struct steps *s, void *arg)
+{
+    struct shrinking *sh = arg;
+    struct attempt a;
+    char key[KEY];
+
+    attempt_run(&a, life_run, s, sh->life, SECONDS);
+    make_key(&a, key);
+    return a.failed && strcmp(key, sh->key) == 0;
+}
+
+static void shrink_and_tell(struct life *l, const char *key)
+{
+    struct shrinking sh = {.life = l, .key = key};
+    struct steps s;
+    struct attempt a;
+    unsigned runs;
+
+    steps_init(&s, LIFE_STEPS, NULL);
+    if (!fails_alike(&s, &sh)) {
+        printf("it does not fail alone\n");
+        return;
+    }
+    runs = steps_shrink(&s, fails_alike, &sh, SHRINK_RUNS);
+    attempt_run(&a, life_run, &s, l, SECONDS);
+    printf("of its steps %u matter (after %u runs):\n%s    again: --case image --seed %" PRIu64
+           " --only-steps %s\n\n",
+           steps_count(&s), runs, a.output, l->seed, steps_list(&s));
+    fflush(stdout);
+    steps_finish(&s);
+}
+
+static void note_failure(struct batch *b, const struct attempt *a)
+{
+    char key[KEY];
+
+    make_key(a, key);
+    if (is_known(key)) {
+        b->known++;
+        return;
+    }
+    b->failures++;
+    b->life->seed = rng_mix(b->seed + shared->at);
+    for (unsigned i = 0; i < b->ways; i++)
+        if (strcmp(b->way[i], key) == 0) {
+            b->times[i]++;
+            return;
+        }
+    printf("---- image %u, seed %" PRIu64 ": %s\n", shared->at, b->life->seed, key);
+    if (b->ways == WAYS_MAX)
+        return;
+    memcpy(b->way[b->ways], key, KEY);
+    b->times[b->ways++] = 1;
+    shrink_and_tell(b->life, key);
+}
+
+/* QEMU 10 where it can be had, else the one that is installed: bench/peer tells, once a run. */
+static void find_peer(struct life *l)
+{
+    static char name[4096];
+    FILE *f;
+
+    if (access(test_shared_path("peer"), R_OK) < 0)
+        run_ok("%s >%s || true", getenv("VDISK_PEER") ? getenv("VDISK_PEER") : "command -v qemu-img",
+               test_shared_path("peer"));
+    f = fopen(test_shared_path("peer"), "r");
+    CHECK(f);
+    if (fgets(name, sizeof name, f)) {
+        name[strcspn(name, "\n")] = '\0';
+        l->peer = name;
+    }
+    fclose(f);
+}
+
+static struct life *make_life(void)
+{
+    static struct life_made made[LIFE_MADE_MAX];
+    struct life *l = test_alloc(sizeof *l);
+
+    shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    CHECK(shared != MAP_FAILED);
+    l->totals = &shared->totals;
+    l->made = made;
+    l->nmade = life_make(made);
+    find_peer(l);
+    return l;
+}
+
+static void test_images(void)
+{
+    struct batch b = {.life = make_life(), .seed = rng_next(test_rng()), .n = test_steps(BATCH)};
+    struct steps all;
+    struct attempt a;
+
+    steps_init(&all, LIFE_STEPS, NULL);
+    for (; b.first < b.n; b.first = shared->at + 1) {
+        attempt_run(&a, run_batch, &all, &b, SECONDS);
+        if (!a.failed)
+            break;
+        note_failure(&b, &a);
+    }
+    print_totals();
+    if (b.known)
+        printf("%u images fail in ways that are known, and to be mended\n", b.known);
+    for (unsigned i = 0; i < b.ways; i++)
+        printf("%u times: %s\n", b.times[i], b.way[i]);
+    CHECK_MSG(b.failures == 0, "%u images of %u", b.failures, b.n);
+}
+
+/* One, by the seed that a failure prints. */
+static void test_image(void)
+{
+    struct life *l = make_life();
+
+    l->seed = test_seed();
+    l->verbose = l->with_peer = true;
+    attempt_or_shrink(life_run, l, LIFE_STEPS, SECONDS, SHRINK_RUNS);
+}
+
+int main(int argc, char **argv)
+{
+    static const struct test_case cases[] = {
+        {.name = "images", .run = test_images, .repeat = 20, .quick = 4, .lengthy = 1000},
+        {.name = "image", .run = test_image},
+    };
+
+    return test_main(argc, argv, cases, sizeof cases / sizeof cases[0]);
+}
