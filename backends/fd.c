@@ -10,9 +10,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <linux/fs.h>
@@ -20,7 +23,8 @@
 #include "engine/bits.h"
 #include "engine/error.h"
 
-enum { DIRECT_ALIGN_MAX = 65536, DIRECT_ALIGN_GUESS = 4096 };
+enum { DIRECT_ALIGN_MAX = 65536, DIRECT_ALIGN_GUESS = 4096, LINK_HOPS = 40, RACE_TRIES = 8 };
+enum { LEASE_TRIES = 2500, LEASE_PAUSE_NS = 20 * 1000 * 1000 };
 
 #ifndef STATX_DIOALIGN
 #define STATX_DIOALIGN 0x00002000U
@@ -125,23 +129,130 @@ static int open_failed(const char *name, uint32_t flags, int err)
         return err_hint(-err, "the device is in use: unmount it, or stop what uses it");
     if (err == EMFILE)
         return err_hint(-err, "raise the limit of open files (ulimit -n)");
+    if (err == ENFILE || err == ENOMEM)
+        return err_hint(-err, "the host is short of it: stop something else");
+    if (err == ENOSPC || err == EDQUOT)
+        return err_hint(-err, "make room, or choose another file system");
+    if (err == ENOENT)
+        return err_hint(-err, "check the name; relative ones in an image are relative to the image");
+    if (err == ETXTBSY)
+        return err_hint(-err, "it is being executed, or used as swap");
+    if (err == EPERM)
+        return err_hint(-err, "check its attributes (lsattr)");
+    if (err == EWOULDBLOCK)
+        return err_hint(-err, "another program has a lease on it and does not give it back");
+    if (err == ELOOP)
+        return err_hint(-err, "a symbolic link leads to itself");
     return -err;
 }
 
+/*
+ * open(), without waiting for the other end, should it have become a pipe. What then says EWOULDBLOCK has a lease
+ * (a file server's), which is being broken: that takes the holder a while, 45 s at most.
+ */
+static int open_once(const char *path, int how)
+{
+    int fd;
+
+    for (unsigned tries = 0;; tries++) {
+        fd = open(path, how | O_NONBLOCK, 0644);
+        if (fd >= 0)
+            return fd;
+        if (errno == EINTR)
+            continue;
+        if (errno != EWOULDBLOCK || tries == LEASE_TRIES)
+            return -errno;
+        nanosleep(&(struct timespec){.tv_nsec = LEASE_PAUSE_NS}, NULL);
+    }
+}
+
+static int open_there(const char *path, int how, bool *direct)
+{
+    int fd = open_once(path, how | (*direct ? O_DIRECT : 0));
+
+    if (fd == -EINVAL && *direct) {
+        *direct = false;
+        fd = open_once(path, how);
+    }
+    return fd;
+}
+
+/* Where the link `path` leads, malloc'ed; NULL: it is none. */
+static char *follow_link(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    char target[PATH_MAX], *next;
+    ssize_t n = readlink(path, target, sizeof target - 1);
+
+    if (n <= 0)
+        return NULL;
+    target[n] = '\0';
+    if (target[0] == '/' || !slash)
+        return strdup(target);
+    return asprintf(&next, "%.*s/%s", (int)(slash - path), path, target) < 0 ? NULL : next;
+}
+
+/*
+ * A new file, or -EEXIST: somebody else has made it. Links to nothing are followed: the file is made where they
+ * lead. *ret_made is its name. Without O_DIRECT, since some kernels make the file and then refuse that.
+ */
+static int make_new(const char *path, int how, char **ret_made)
+{
+    char *name = strdup(path);
+    int fd = -ENOMEM;
+
+    for (unsigned hops = 0; name && hops < LINK_HOPS; hops++) {
+        fd = open_once(name, how | O_CREAT | O_EXCL);
+        if (fd >= 0) {
+            *ret_made = name;
+            return fd;
+        }
+        char *next = fd == -EEXIST ? follow_link(name) : NULL;
+        if (!next)
+            break;
+        free(name);
+        name = next;
+        fd = -ELOOP;
+    }
+    free(name);
+    return fd;
+}
+
+/* The descriptor as I/O needs it: it waits, and is direct if it can. */
+static int settle(int fd, bool made, bool *direct)
+{
+    int fl = fcntl(fd, F_GETFL);
+
+    if (fl < 0)
+        return -errno;
+    fl &= ~O_NONBLOCK;
+    if (made && *direct && fcntl(fd, F_SETFL, fl | O_DIRECT) == 0)
+        return 0;
+    *direct = *direct && !made;
+    return fcntl(fd, F_SETFL, fl) < 0 ? -errno : 0;
+}
+
 /* open(), with O_DIRECT unless it is not wanted or refused. */
-static int open_fd(const char *path, uint32_t flags, int extra, bool *ret_direct)
+static int open_fd(struct fd_backend *f, const char *path, uint32_t flags, int extra, bool *ret_direct)
 {
     int how = flags & (BACKEND_RDWR | BACKEND_CREATE) ? O_RDWR : O_RDONLY;
     int fd;
 
-    how |= extra | O_CLOEXEC | O_NOCTTY;
+    how |= (extra & ~O_CREAT) | O_CLOEXEC | O_NOCTTY;
     *ret_direct = !(flags & BACKEND_BUFFERED);
-    fd = open(path, how | (*ret_direct ? O_DIRECT : 0), 0644);
-    if (fd < 0 && errno == EINVAL && *ret_direct) {
-        *ret_direct = false;
-        fd = open(path, how, 0644);
+    for (unsigned tries = 0; tries < RACE_TRIES; tries++) {
+        fd = open_there(path, how, ret_direct);
+        if (fd != -ENOENT || !(extra & O_CREAT))
+            break;
+        fd = make_new(path, how, &f->made);
+        if (fd != -EEXIST)
+            break;
     }
-    return fd < 0 ? -errno : fd;
+    if (fd < 0)
+        return fd;
+    f->fd = fd;
+    f->b.made = f->made != NULL;
+    return settle(fd, f->b.made, ret_direct);
 }
 
 /* A file's size; a device has one to try reads in. */
@@ -174,14 +285,36 @@ bool fd_backend_identify(const char *name, struct backend_id *ret_id)
  */
 static void unlock_and_close(struct fd_backend *f)
 {
-    image_lock_drop(&f->lock, f->fd);
-    close(f->fd);
+    if (f->fd >= 0) {
+        image_lock_drop(&f->lock, f->fd);
+        close(f->fd);
+    }
+    free(f->made);
+}
+
+int fd_backend_unlink(struct backend *b)
+{
+    struct fd_backend *f = container_of(b, struct fd_backend, b);
+    struct stat ours, named;
+
+    if (!f->made)
+        return 0;
+    if (fstat(f->fd, &ours) < 0)
+        return -errno;
+    if (lstat(f->made, &named) < 0)
+        return errno == ENOENT ? 0 : -errno;
+    if (ours.st_ino != named.st_ino || ours.st_dev != named.st_dev)
+        return 0;
+    return unlink(f->made) < 0 ? -errno : 0;
 }
 
 int fd_backend_undo(struct fd_backend *f, int rc)
 {
-    if (f->fd >= 0)
-        unlock_and_close(f);
+    int unlinked = f->made ? fd_backend_unlink(&f->b) : 0;
+
+    if (unlinked < 0)
+        err_append("; removing %s: %s", f->made, strerror(-unlinked));
+    unlock_and_close(f);
     backend_free(&f->b);
     return rc;
 }
@@ -195,9 +328,10 @@ int fd_backend_open(const struct backend_driver *driver, const char *name, uint3
 
     if (!f)
         return err_set(ENOMEM, "%s: out of memory", name);
-    f->fd = open_fd(backend_path(name), flags, extra, &direct);
-    if (f->fd < 0)
-        return fd_backend_undo(f, open_failed(name, flags, -f->fd));
+    f->fd = -1;
+    rc = open_fd(f, backend_path(name), flags, extra, &direct);
+    if (rc < 0)
+        return fd_backend_undo(f, open_failed(name, flags, -rc));
     rc = image_lock_set(&f->lock, f->fd, name, flags);
     if (rc < 0)
         return fd_backend_undo(f, rc);

@@ -11,6 +11,7 @@
 struct fd_backend {
     struct backend    b; /* first */
     int               fd;
+    char             *made;    /* the name of what b.made says was made: links followed */
     bool              unsafe;  /* flushes do nothing */
     uint32_t          block_size; /* devices: the logical block */
     struct image_lock lock;
@@ -27,10 +28,10 @@ enum fd_call {
 };
 
 /*
- * Open `name`'s path as `flags` (enum backend_open_flags) say, with `extra` flags of open(2), and lock it. On
+ * Open `name`'s path as `flags` (enum backend_open_flags) say, with `extra` flags of open(2), and lock it;
+ * BACKEND_CREATE with O_CREAT in `extra`: make it if it is not there. Never waits for the other end of a pipe. On
  * success *ret is a backend with fd, direct, read_only, unsafe, lock, align and mem_align set, and *ret_stat
- * filled in.
- * Errors: with text.
+ * filled in. Errors: with text.
  */
 int fd_backend_open(const struct backend_driver *driver, const char *name, uint32_t flags, int extra,
                     struct fd_backend **ret, struct stat *ret_stat);
@@ -40,7 +41,10 @@ bool fd_backend_identify(const char *name, struct backend_id *ret_id);
 void fd_backend_close(struct backend *b);
 int  fd_backend_relock(struct backend *b, uint32_t flags);
 
-/* Give back a backend whose open failed later. Returns rc. */
+/* Remove what was made; 0 or -errno. */
+int fd_backend_unlink(struct backend *b);
+
+/* Give back a backend whose open failed later; what was made is removed. Returns rc. */
 int fd_backend_undo(struct fd_backend *f, int rc);
 
 /* IO_READ, IO_WRITE, IO_FLUSH. */

@@ -17,6 +17,7 @@
 #include <linux/falloc.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "backends/drivers.h"
@@ -195,7 +196,7 @@ static const char *kind_of_file(mode_t mode)
     return "not a regular file";
 }
 
-/* Before open(): that of a pipe would wait. What is not there is open()'s to say. */
+/* Before open(), which is not without effect on some devices. What is not there is open()'s to say. */
 static int check_kind(const char *name)
 {
     struct stat st;
@@ -219,12 +220,6 @@ static int file_open(const char *name, uint32_t flags, struct backend **ret_back
         return rc;
     if (!S_ISREG(st.st_mode))
         return fd_backend_undo(f, err_set(EINVAL, "%s: %s", name, kind_of_file(st.st_mode)));
-    /* Only now, with the lock held, is it ours to cut. */
-    if (flags & BACKEND_CREATE && st.st_size > 0) {
-        if (ftruncate(f->fd, 0) < 0)
-            return fd_backend_undo(f, err_set(errno, "%s: truncating it: %s", name, strerror(errno)));
-        st.st_size = 0;
-    }
     f->b.caps = BACKEND_GROWS | BACKEND_ZERO_NEW | BACKEND_ZERO_FAST | BACKEND_DISCARD | BACKEND_SPARSE;
     f->b.discard_align = is_power_of_two((uint64_t)st.st_blksize) ? (uint32_t)st.st_blksize : 4096;
     atomic_init(&f->b.size, (uint64_t)st.st_size);
@@ -273,15 +268,14 @@ static uint64_t file_allocated(struct backend *b)
     return (uint64_t)st.st_blocks * 512;
 }
 
-/* Unless the name has come to mean another file. */
-static void file_unlink(struct backend *b)
+/* What is kept for root counts for root only. File systems that count nothing say 0 blocks. */
+static bool file_room(struct backend *b, uint64_t *ret_bytes)
 {
-    const char *path = backend_path(b->name);
-    struct stat ours, named;
+    struct statvfs st;
 
-    if (fstat(container_of(b, struct fd_backend, b)->fd, &ours) == 0 && stat(path, &named) == 0 &&
-        ours.st_ino == named.st_ino && ours.st_dev == named.st_dev)
-        unlink(path);
+    if (fstatvfs(container_of(b, struct fd_backend, b)->fd, &st) < 0 || st.f_blocks == 0)
+        return false;
+    return mul_u64(geteuid() == 0 ? st.f_bfree : st.f_bavail, st.f_frsize, ret_bytes);
 }
 
 const struct backend_driver file_driver = {
@@ -294,5 +288,6 @@ const struct backend_driver file_driver = {
     .status = file_status,
     .allocated = file_allocated,
     .relock = fd_backend_relock,
-    .unlink = file_unlink,
+    .room = file_room,
+    .unlink = fd_backend_unlink,
 };

@@ -132,25 +132,11 @@ static int open_disk(vdisk_lab *lab, const struct lab_disk *d, bool read_only, s
     return rc;
 }
 
-/* Cut it to nothing, as a file that is made anew. */
-static int cut(struct backend *b)
-{
-    vdisk_queue *q;
-    int rc = vdisk_queue_create(NULL, &q);
-
-    if (rc < 0)
-        return rc;
-    rc = io_prange(q, b, IO_TRUNCATE, 0, 0);
-    vdisk_queue_destroy(q);
-    return rc;
-}
-
 static int open_named(void *arg, const char *name, uint32_t flags, struct backend **ret_backend)
 {
     vdisk_lab *lab = arg;
     struct lab_disk *d = find_disk(lab, name);
     bool read_only = !(flags & (BACKEND_RDWR | BACKEND_CREATE));
-    struct backend *b;
     int rc = 0;
 
     if (!d && (lab->image || !(flags & BACKEND_CREATE)))
@@ -163,17 +149,8 @@ static int open_named(void *arg, const char *name, uint32_t flags, struct backen
         *ret_backend = crash_image_open(lab->image, (unsigned)(d - lab->disk), read_only);
         return *ret_backend ? 0 : err_set(ENOMEM, "sim:%s: out of memory", name);
     }
-    rc = open_disk(lab, d, read_only, &b);
-    if (rc < 0)
-        return err_set(rc, "sim:%s: %s", name, strerror(-rc));
-    if (flags & BACKEND_CREATE && backend_size(b) > 0)
-        rc = cut(b);
-    if (rc < 0) {
-        backend_close(b);
-        return err_set(rc, "sim:%s: %s", name, strerror(-rc));
-    }
-    *ret_backend = b;
-    return 0;
+    rc = open_disk(lab, d, read_only, ret_backend);
+    return rc < 0 ? err_set(rc, "sim:%s: %s", name, strerror(-rc)) : 0;
 }
 
 /* ---- the laboratory ---------------------------------------------------------------------------------- */

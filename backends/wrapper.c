@@ -16,6 +16,7 @@ void wrapper_init(struct wrapper *w, struct backend *child)
     w->b.discard_align = child->discard_align;
     w->b.read_only = child->read_only;
     w->b.direct = child->direct;
+    w->b.made = child->made;
     atomic_init(&w->b.size, backend_size(child));
 }
 
@@ -93,10 +94,9 @@ int wrapper_refresh(struct backend *b)
     return rc;
 }
 
-void wrapper_unlink(struct backend *b)
+int wrapper_unlink(struct backend *b)
 {
     struct backend *child = wrapper_of(b)->child;
 
-    if (child->driver->unlink)
-        child->driver->unlink(child);
+    return child->driver->unlink ? child->driver->unlink(child) : 0;
 }

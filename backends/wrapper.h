@@ -36,6 +36,6 @@ int wrapper_status(struct backend *b, uint64_t offset, uint64_t len, enum backen
 uint64_t wrapper_allocated(struct backend *b);
 int wrapper_relock(struct backend *b, uint32_t flags);
 int wrapper_refresh(struct backend *b);
-void wrapper_unlink(struct backend *b);
+int wrapper_unlink(struct backend *b);
 
 #endif

@@ -23,7 +23,7 @@ enum backend_caps {
 enum backend_open_flags {
     BACKEND_RDWR     = 1u << 0,
     BACKEND_BUFFERED = 1u << 1, /* no O_DIRECT */
-    BACKEND_CREATE   = 1u << 2, /* make it, or cut an existing file to nothing (after locking it) */
+    BACKEND_CREATE   = 1u << 2, /* make it where it is not there (`made`); what is there stays as it is */
     BACKEND_NO_LOCK  = 1u << 3,
     BACKEND_SHARE    = 1u << 4, /* force-share: claim nothing but reading */
     BACKEND_UNSAFE   = 1u << 5, /* IO_FLUSH does nothing */
@@ -45,6 +45,7 @@ struct backend {
     uint32_t         discard_align;/* IO_DISCARD works on units of it */
     bool             read_only;
     bool             direct;       /* O_DIRECT */
+    bool             made;         /* by BACKEND_CREATE: it was not there */
     struct backend_id id;
     _Atomic uint64_t size;         /* current end; io_end() moves it up after writes past it */
 
@@ -101,8 +102,13 @@ struct backend_driver {
      */
     int (*refresh)(struct backend *b);
 
-    /* Blocks: remove what BACKEND_CREATE made (after a failed create). NULL: nothing to remove. */
-    void (*unlink)(struct backend *b);
+    /* Blocks: bytes that its file system still has; false: it does not tell. NULL: never. */
+    bool (*room)(struct backend *b, uint64_t *ret_bytes);
+
+    /*
+     * Blocks: remove what BACKEND_CREATE made (b->made), unless its name stands for another file now. 0 or -errno.
+     */
+    int (*unlink)(struct backend *b);
 };
 
 /* All backends, ends with NULL: backends/drivers.c. */

@@ -67,6 +67,17 @@ int err_prefix(int err, const char *fmt, ...)
     return err;
 }
 
+void err_append(const char *fmt, ...)
+{
+    size_t n = strlen(error_text);
+    va_list ap;
+
+    va_start(ap, fmt);
+    vsnprintf(error_text + n, sizeof error_text - n, fmt, ap);
+    va_end(ap);
+    make_printable(error_text);
+}
+
 void err_clear(void)
 {
     error_text[0] = '\0';

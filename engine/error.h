@@ -15,6 +15,9 @@ int err_hint(int err, const char *fmt, ...) __attribute__((format(printf, 2, 3))
 /* Put "PREFIX: " before the text just set (when a caller knows better whom it concerns). Returns err. */
 int err_prefix(int err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
+/* Add to the text just set (what a failure has left behind, say). */
+void err_append(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
 void err_clear(void);
 
 /*

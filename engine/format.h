@@ -83,8 +83,9 @@ struct format_driver {
     void (*submit)(vdisk *v, struct request *r);
 
     /*
-     * Blocks: create a volume in `b` (new or cut to nothing; a device: any content). NULL: -ENOTSUP.
-     * Options are checked before (check_create), so that nothing is written for a bad one.
+     * Blocks: create a volume in `b`, which is open, locked, and holds whatever it held: see engine/create.h.
+     * After a failure create_end() has been called for it. NULL: -ENOTSUP. Options are checked before
+     * (check_create), so that nothing is opened for a bad one.
      */
     int (*check_create)(const char *name, const struct vdisk_create_opts *opts);
     int (*create)(struct backend *b, const char *name, const struct vdisk_create_opts *opts, vdisk_queue *q);

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "engine/bits.h"
+#include "engine/create.h"
 #include "engine/error.h"
 #include "engine/volume.h"
 #include "engine/zero.h"
@@ -84,31 +85,39 @@ static int raw_check_create(const char *name, const struct vdisk_create_opts *o)
     return 0;
 }
 
-static int raw_create(struct backend *b, const char *name, const struct vdisk_create_opts *o, vdisk_queue *q)
+static int raw_fill(struct backend *b, uint64_t size, const struct vdisk_create_opts *o, vdisk_queue *q)
 {
-    uint64_t size = align_up(o->virtual_size, 512);
     int rc = 0;
 
-    if (!(b->caps & BACKEND_GROWS)) {
-        if (size > backend_size(b))
-            return err_set(ENOSPC, "%s: is %llu bytes, %llu are needed", name,
-                           (unsigned long long)backend_size(b), (unsigned long long)size);
-    } else {
-        rc = io_prange(q, b, IO_TRUNCATE, size, 0);
-    }
-    if (rc == 0 && size > 0 && o->preallocation == VDISK_PREALLOC_FALLOC) {
+    if (size > 0 && o->preallocation == VDISK_PREALLOC_FALLOC) {
         rc = io_prange(q, b, IO_ALLOCATE, 0, size);
         if (rc == -ENOTSUP)
-            return err_hint(err_set(ENOTSUP, "%s: preallocation=falloc is not possible here", name),
+            return err_hint(err_set(ENOTSUP, "%s: preallocation=falloc is not possible here", b->name),
                             "use preallocation=full");
     }
-    if (rc == 0 && size > 0 && o->preallocation == VDISK_PREALLOC_FULL)
+    if (size > 0 && o->preallocation == VDISK_PREALLOC_FULL)
         rc = zero_fill(q, b, 0, size, o->progress, o->progress_arg);
     if (rc == 0)
         rc = io_pflush(q, b);
-    if (rc < 0)
-        return err_set(rc, "%s: %s", name, strerror(-rc));
-    return 0;
+    if (rc == -ECANCELED)
+        return err_set(rc, "%s: creation was cancelled", b->name);
+    return rc < 0 ? err_set(rc, "%s: writing it: %s", b->name, strerror(-rc)) : 0;
+}
+
+static int raw_create(struct backend *b, const char *name, const struct vdisk_create_opts *o, vdisk_queue *q)
+{
+    uint64_t size = align_up(o->virtual_size, 512);
+    bool fills = o->preallocation != VDISK_PREALLOC_OFF;
+    struct create_target target = {.b = b, .size = size, .need = fills ? size : 0, .why = "preallocation"};
+    int rc;
+
+    target.reserves = o->preallocation == VDISK_PREALLOC_FALLOC && size > 0;
+    rc = create_check(&target, 1, q);
+    if (rc == 0)
+        rc = create_take(&target, 1, q);
+    if (rc == 0)
+        rc = raw_fill(b, size, o, q);
+    return create_end(&target, 1, q, rc);
 }
 
 /* Space for what is new. */

@@ -19,7 +19,7 @@ enum {
                      VDISK_OPEN_NO_BACKING | VDISK_OPEN_CHECK | VDISK_OPEN_UNSAFE,
 };
 
-static const struct format_driver *find_format(const char *name)
+const struct format_driver *volume_find_format(const char *name)
 {
     for (const struct format_driver *const *f = format_drivers; *f; f++)
         if (strcmp((*f)->name, name) == 0)
@@ -128,7 +128,7 @@ static int layer_open(struct backend *file, const char *format, uint32_t flags, 
     int rc = 0;
 
     if (format) {
-        f = find_format(format);
+        f = volume_find_format(format);
         if (!f)
             rc = err_set(EINVAL, "%s: unknown format '%s'; known are raw and qcow2", file->name, format);
     } else {
@@ -174,8 +174,7 @@ char *volume_resolve(const char *from, const char *name)
     return path;
 }
 
-/* Is this file in the chain from `top` to the layer before `end` (NULL: to the last)? */
-static bool in_chain(const vdisk *top, const vdisk *end, const struct backend_id *id)
+bool volume_in_chain(const vdisk *top, const vdisk *end, const struct backend_id *id)
 {
     for (const vdisk *v = top; v != end; v = v->backing)
         if (backend_is(v->file, id) || backend_is(v->data, id))
@@ -186,7 +185,7 @@ static bool in_chain(const vdisk *top, const vdisk *end, const struct backend_id
 /* A layer has been added: its data file must not be that of, or itself, another. */
 static int check_data_file(const vdisk *top, const vdisk *added)
 {
-    if (added->data == added->file || !in_chain(top, added, &added->data->id))
+    if (added->data == added->file || !volume_in_chain(top, added, &added->data->id))
         return 0;
     return err_set(ELOOP, "%s: external data file: %s is part of its own chain", added->name, added->data->name);
 }
@@ -240,7 +239,7 @@ static int open_backing(vdisk *top, vdisk *v, const struct vdisk_open_opts *opts
             return err_set(ENOMEM, "out of memory");
         how.data_file = NULL;
         rc = apply_name(path, &format, &how.data_file, &json);
-        if (rc == 0 && backend_identify(path, &id) && in_chain(top, NULL, &id))
+        if (rc == 0 && backend_identify(path, &id) && volume_in_chain(top, NULL, &id))
             rc = err_set(ELOOP, "%s is part of its own chain", path);
         else if (rc == 0 && ++depth > opts->max_depth)
             rc = err_set(ELOOP, "more than %u layers in the backing chain", opts->max_depth);
@@ -294,28 +293,31 @@ static int check_open_opts(const char *name, const struct vdisk_open_opts *user,
     return 0;
 }
 
-static vdisk_queue *make_sync_queue(void)
+int volume_make_queue(const char *name, vdisk_queue **ret)
 {
     struct vdisk_queue_opts opts = {.size = sizeof opts, .depth = 64, .kind = VDISK_QUEUE_URING};
-    vdisk_queue *q;
+    int rc;
 
     /* Not the deferred kind: any thread may make the next synchronous call. */
-    if (vdisk_queue_create(&opts, &q) == 0)
-        return q;
+    if (vdisk_queue_create(&opts, ret) == 0)
+        return 0;
     opts.kind = VDISK_QUEUE_THREADS;
-    return vdisk_queue_create(&opts, &q) == 0 ? q : NULL;
+    rc = vdisk_queue_create(&opts, ret);
+    if (rc == -EMFILE)
+        err_hint(rc, "raise the limit of open files (ulimit -n)");
+    return rc < 0 ? err_prefix(rc, "%s", name) : 0;
 }
 
 static int open_on(struct backend *file, const struct vdisk_open_opts *opts, vdisk **ret_vdisk)
 {
     struct layer_open how = {.flags = opts->flags, .cache_bytes = opts->cache_bytes, .data_file = opts->data_file};
-    vdisk_queue *q = make_sync_queue();
+    vdisk_queue *q;
     vdisk *v;
-    int rc;
+    int rc = volume_make_queue(file->name, &q);
 
-    if (!q) {
+    if (rc < 0) {
         backend_close(file);
-        return -ENOMEM;
+        return rc;
     }
     rc = layer_open(file, opts->format, opts->flags, &how, q, &v);
     if (rc == 0 && !(opts->flags & VDISK_OPEN_NO_BACKING)) {
@@ -350,7 +352,7 @@ int vdisk_open_backend(struct backend *b, const struct vdisk_open_opts *user_opt
     return open_on(b, &opts, ret_vdisk);
 }
 
-static int check_name(const char *name)
+int volume_check_name(const char *name)
 {
     if (!name)
         return err_set(EINVAL, "no name of a volume is given");
@@ -364,7 +366,7 @@ static int open_volume(const char *name, const struct vdisk_open_opts *user_opts
     struct vdisk_open_opts opts;
     struct backend *file = NULL;
     struct json_name json;
-    int rc = check_name(name);
+    int rc = volume_check_name(name);
 
     if (rc == 0)
         rc = check_open_opts(name, user_opts, &opts);
@@ -452,56 +454,4 @@ static int trim_space(vdisk *v)
 int vdisk_trim_space(vdisk *v)
 {
     return ERR_CALL(trim_space(v));
-}
-
-/* ---- create ------------------------------------------------------------------------------------------ */
-
-static int check_create_opts(const char *name, const struct vdisk_create_opts *user,
-                             struct vdisk_create_opts *ret, const struct format_driver **ret_format)
-{
-    memset(ret, 0, sizeof *ret);
-    if (!user || user->size < sizeof(size_t) || user->size > 4096)
-        return err_set(EINVAL, "%s: create options missing or of a wrong size", name);
-    memcpy(ret, user, min_u64(user->size, sizeof *ret));
-    if (!ret->format)
-        ret->format = "raw";
-    *ret_format = find_format(ret->format);
-    if (!*ret_format || !(*ret_format)->create)
-        return err_set(EINVAL, "%s: unknown format '%s'; known are raw and qcow2", name, ret->format);
-    if ((unsigned)ret->preallocation > VDISK_PREALLOC_FULL)
-        return err_set(EINVAL, "%s: unknown preallocation %d", name, (int)ret->preallocation);
-    return (*ret_format)->check_create ? (*ret_format)->check_create(name, ret) : 0;
-}
-
-static int create_volume(const char *name, const struct vdisk_create_opts *user_opts)
-{
-    uint32_t flags = BACKEND_RDWR | BACKEND_CREATE;
-    const struct format_driver *format = NULL;
-    struct vdisk_create_opts opts;
-    struct backend *b;
-    vdisk_queue *q;
-    int rc = check_name(name);
-
-    if (rc == 0)
-        rc = check_create_opts(name, user_opts, &opts, &format);
-    if (rc < 0)
-        return rc;
-    if (opts.buffered)
-        flags |= BACKEND_BUFFERED;
-    rc = backend_open(name, flags, &b);
-    if (rc < 0)
-        return rc;
-    q = make_sync_queue();
-    rc = q ? format->create(b, name, &opts, q) : -ENOMEM;
-    queue_current = NULL;
-    vdisk_queue_destroy(q);
-    if (rc < 0 && b->driver->unlink)
-        b->driver->unlink(b);
-    backend_close(b);
-    return rc;
-}
-
-int vdisk_create(const char *name, const struct vdisk_create_opts *user_opts)
-{
-    return ERR_CALL(create_volume(name, user_opts));
 }

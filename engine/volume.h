@@ -62,6 +62,18 @@ bool chain_known_zero(vdisk *v, uint64_t guest_offset, uint64_t len);
 /* A name stored in the image `from`, as a name to open: relative ones are relative to its directory. malloc'ed. */
 char *volume_resolve(const char *from, const char *name);
 
+/* Is this file in the chain from `top` to the layer before `end` (NULL: to the last)? */
+bool volume_in_chain(const vdisk *top, const vdisk *end, const struct backend_id *id);
+
+/* NULL and "" are refused, with text. */
+int volume_check_name(const char *name);
+
+/* NULL: there is none of that name. */
+const struct format_driver *volume_find_format(const char *name);
+
+/* A queue for synchronous calls on `name`. 0, or -errno (out of descriptors: -EMFILE) with text. */
+int volume_make_queue(const char *name, vdisk_queue **ret);
+
 /* The flags with which a layer's files are opened. */
 uint32_t volume_backend_flags(uint32_t open_flags);
 

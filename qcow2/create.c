@@ -3,8 +3,9 @@
  * Create an image.
  *
  * Happy path
- *  1. options are judged and the layout is planned, before anything is written;
- *  2. the external data file, if any, is made; the data area is preallocated;
+ *  1. options are judged and the layout is planned; all layers of the backing chain are opened, and none of them
+ *     is the image or its data file; the data file is opened; there is room. Nothing has changed so far;
+ *  2. files are cut and get their sizes (engine/create.c); the data area is preallocated;
  *  3. metadata is streamed, then the header cluster without its magic number;
  *  4. one flush;
  *  5. the header's first block with the magic number, and a flush.
@@ -13,8 +14,8 @@
  *    first;
  *  - killed during 5: the rest of the header is on disk since 4, the magic number is in the first sector: the
  *    image is there or it is not;
- *  - an error anywhere: the caller removes the file; a data file that we made is removed here; a device keeps no
- *    magic number.
+ *  - an error anywhere: what this call made is removed, what was there before is left empty, and the text says so
+ *    (engine/create.c); a device keeps no magic number.
  */
 #include "qcow2/create.h"
 
@@ -24,6 +25,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/create.h"
 #include "engine/error.h"
 #include "engine/volume.h"
 #include "qcow2/inflate.h"
@@ -159,49 +161,74 @@ static int check_distinct(const char *name, const char *backing, const char *dat
     return 0;
 }
 
-/* Open what is below, to see that it can be, and for its size. */
-static int look_at_backing(const char *name, const struct vdisk_create_opts *o, const char *path,
-                           uint64_t *ret_size)
+/* Is it a layer of the backing chain, or the data file of one? `name` stands for it, as long as it is not open. */
+static int check_outside(const struct q2_create *c, const vdisk *chain, const struct backend *b, const char *name,
+                         const char *what)
 {
-    struct vdisk_open_opts how = {.size = sizeof how, .format = o->backing_fmt};
-    vdisk *v;
-    int rc = vdisk_open(path, &how, &v);
+    struct backend_id id = {0};
 
-    if (rc < 0)
-        return err_prefix(rc, "%s: backing file", name);
-    *ret_size = vdisk_size(v);
-    vdisk_close(v);
-    return 0;
+    if (b)
+        id = b->id;
+    else if (!backend_identify(name, &id))
+        return 0;
+    if (!volume_in_chain(chain, NULL, &id))
+        return 0;
+    err_set(EINVAL, "%s: %s is in use below it, by backing file %s", name, what, c->opts->backing_file);
+    return err_hint(-EINVAL, "give it another name");
 }
 
-static int check_files(const char *name, const struct vdisk_create_opts *o, uint64_t *ret_size)
+/*
+ * Open what is below, to see that it can be, that it is none of the files to be made, and for its size. It may be
+ * in use: a machine's disk gets an overlay while it runs.
+ */
+static int look_at_backing(const struct q2_create *c, const char *path, const char *data, uint64_t *ret_size)
 {
-    char *backing = o->backing_file ? volume_resolve(name, o->backing_file) : NULL;
-    char *data = o->data_file ? volume_resolve(name, o->data_file) : NULL;
+    struct vdisk_open_opts how = {.size = sizeof how, .format = c->opts->backing_fmt};
+    vdisk *v;
+    int rc;
+
+    how.flags = VDISK_OPEN_FORCE_SHARE;
+    rc = vdisk_open(path, &how, &v);
+    if (rc < 0)
+        return err_prefix(rc, "%s: backing file", c->name);
+    *ret_size = vdisk_size(v);
+    rc = check_outside(c, v, c->file, c->name, "it");
+    if (rc == 0 && data)
+        rc = check_outside(c, v, c->file ? c->data : NULL, data, "the data file");
+    vdisk_close(v);
+    return rc;
+}
+
+static int check_files(const struct q2_create *c, uint64_t *ret_size)
+{
+    const struct vdisk_create_opts *o = c->opts;
+    char *backing = o->backing_file ? volume_resolve(c->name, o->backing_file) : NULL;
+    char *data = o->data_file ? volume_resolve(c->name, o->data_file) : NULL;
     int rc = 0;
 
     if ((o->backing_file && !backing) || (o->data_file && !data))
-        rc = err_set(ENOMEM, "%s: out of memory", name);
+        rc = err_set(ENOMEM, "%s: out of memory", c->name);
     if (rc == 0)
-        rc = check_distinct(name, backing, data);
+        rc = check_distinct(c->name, backing, data);
     if (rc == 0 && backing && !o->backing_unchecked)
-        rc = look_at_backing(name, o, backing, ret_size);
+        rc = look_at_backing(c, backing, data, ret_size);
     free(backing);
     free(data);
     return rc;
 }
 
-static int find_size(const char *name, const struct vdisk_create_opts *o, uint64_t *ret_size)
+static int find_size(const struct q2_create *c, uint64_t *ret_size)
 {
+    const struct vdisk_create_opts *o = c->opts;
     uint64_t size = o->virtual_size;
-    int rc = check_files(name, o, &size);
+    int rc = check_files(c, &size);
 
     if (rc < 0)
         return rc;
     if (o->virtual_size != UINT64_MAX)
         size = o->virtual_size;
     if (size > Q2_MAX_SIZE)
-        return err_set(EFBIG, "%s: the size is too large", name);
+        return err_set(EFBIG, "%s: the size is too large", c->name);
     *ret_size = align_up(size, 512);
     return 0;
 }
@@ -280,7 +307,7 @@ static int make_plan(struct q2_create *c)
     if (rc == 0)
         rc = check_combinations(c->name, o);
     if (rc == 0)
-        rc = find_size(c->name, o, &size);
+        rc = find_size(c, &size);
     if (rc < 0)
         return rc;
     c->prealloc = o->preallocation;
@@ -312,21 +339,6 @@ int qcow2_check_create(const char *name, const struct vdisk_create_opts *opts)
 
 /* ---- the work ------------------------------------------------------------------------------------------ */
 
-/* Give a backend its final size, or see that it has it. */
-static int set_size(struct q2_create *c, struct backend *b, uint64_t size)
-{
-    int rc;
-
-    if (b->caps & BACKEND_GROWS) {
-        rc = io_prange(c->q, b, IO_TRUNCATE, size, 0);
-        return rc < 0 ? q2_create_failed(c, rc, b->name, "setting its size") : 0;
-    }
-    if (size > backend_size(b))
-        return err_set(ENOSPC, "%s: has %" PRIu64 " bytes, %" PRIu64 " are needed", b->name, backend_size(b),
-                       size);
-    return 0;
-}
-
 static int open_data_file(struct q2_create *c)
 {
     uint32_t flags = BACKEND_RDWR | BACKEND_CREATE | (c->opts->buffered ? BACKEND_BUFFERED : 0);
@@ -340,16 +352,7 @@ static int open_data_file(struct q2_create *c)
         return err_set(ENOMEM, "%s: out of memory", c->name);
     rc = backend_open(path, flags, &c->data);
     free(path);
-    return rc;
-}
-
-static void close_data_file(struct q2_create *c, int rc)
-{
-    if (c->data == c->file)
-        return;
-    if (rc < 0 && c->data->driver->unlink)
-        c->data->driver->unlink(c->data);
-    backend_close(c->data);
+    return rc < 0 ? err_prefix(rc, "%s: data file", c->name) : 0;
 }
 
 /* The first block of the header cluster: what is written last. */
@@ -431,20 +434,46 @@ static int write_image(struct q2_create *c)
     return rc;
 }
 
+/* What image and data file need, for engine/create.c. */
+static void fill_target(const struct q2_create *c, struct create_target *t, struct backend *b)
+{
+    bool fills = c->prealloc == VDISK_PREALLOC_FALLOC || c->prealloc == VDISK_PREALLOC_FULL;
+
+    t->size = b == c->file ? q2_layout_end(&c->layout) : c->layout.size;
+    t->need = b == c->file ? c->layout.data_offset : 0;
+    t->why = b == c->data && fills ? "preallocation" : "the metadata";
+    if (b != c->data || !fills)
+        return;
+    t->need += q2_create_data_len(c);
+    t->reserves = c->prealloc == VDISK_PREALLOC_FALLOC && q2_create_data_len(c) > 0;
+}
+
+static int make_image(struct q2_create *c, struct create_target *targets, unsigned n)
+{
+    int rc;
+
+    for (unsigned i = 0; i < n; i++)
+        fill_target(c, &targets[i], targets[i].b);
+    rc = create_check(targets, n, c->q);
+    if (rc == 0)
+        rc = create_take(targets, n, c->q);
+    return rc < 0 ? rc : write_image(c);
+}
+
 int qcow2_create(struct backend *b, const char *name, const struct vdisk_create_opts *opts, vdisk_queue *q)
 {
     struct q2_create c = {.name = name, .opts = opts, .q = q, .file = b, .data = b};
     int rc = open_data_file(&c);
+    struct create_target targets[2] = {{.b = b}, {.b = c.data}};
+    unsigned n = c.data == b ? 1 : 2;
 
     if (rc == 0)
         rc = make_plan(&c);
     if (rc == 0)
-        rc = set_size(&c, b, q2_layout_end(&c.layout));
-    if (rc == 0 && c.data != b)
-        rc = set_size(&c, c.data, c.layout.size);
-    if (rc == 0)
-        rc = write_image(&c);
-    close_data_file(&c, rc);
+        rc = make_image(&c, targets, n);
+    create_end(targets, n, q, rc);
+    if (n > 1)
+        backend_close(c.data);
     finish_plan(&c);
     return rc;
 }

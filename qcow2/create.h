@@ -12,7 +12,7 @@ struct q2_create {
     const char                     *name;
     const struct vdisk_create_opts *opts;
     vdisk_queue                    *q;
-    struct backend                 *file;
+    struct backend                 *file;  /* NULL: not open yet, options are being judged */
     struct backend                 *data;  /* where guest data goes: `file`, or the external data file */
     enum vdisk_prealloc             prealloc;
     struct q2_header                header;
@@ -20,7 +20,9 @@ struct q2_create {
     uint64_t                        progress_done, progress_total;
 };
 
-/* Does what nobody has written yet read as zeros? A file was cut to nothing; a device holds whatever it held. */
+/*
+ * Does what nobody has written yet read as zeros? A file has been cut to nothing; a device holds whatever it held.
+ */
 static inline bool q2_create_reads_zero(const struct backend *b)
 {
     return (b->caps & BACKEND_GROWS) && (b->caps & BACKEND_ZERO_NEW);

@@ -3,9 +3,8 @@
  * create: make an image, as qemu-img create.
  *
  * Works: options are collected from -o, -b, -F and SIZE; the size comes from the backing file where none is given;
- * the summary line says what will be made; vdisk_create() makes it.
- * Fails: any option that is unknown, given a bad value or contradicts another: nothing is written. Later failures
- * remove the target (vdisk_create() sees to that).
+ * the summary line says what will be made; vdisk_create() makes it. Fails: any option that is unknown, given a bad
+ * value or contradicts another: nothing is written. Of later failures vdisk_create() says what is left.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -121,10 +120,13 @@ static int check_backing(struct create *c)
 
 /* ---- size and summary ------------------------------------------------------------------------------ */
 
-/* The size of the backing file, for the summary line (and an early word if it cannot be opened). */
+/*
+ * The size of the backing file, for the summary line (and an early word if it cannot be opened). It may be in use.
+ */
 static int resolve_size(struct create *c)
 {
-    struct vdisk_open_opts how = {.size = sizeof how, .format = c->o.opts.backing_fmt};
+    struct vdisk_open_opts how = {.size = sizeof how, .flags = VDISK_OPEN_FORCE_SHARE,
+                                  .format = c->o.opts.backing_fmt};
     vdisk *backing;
 
     if (c->o.opts.backing_file != NULL && !c->o.opts.backing_unchecked) {
@@ -247,7 +249,8 @@ const struct cli_verb cli_create = {
     .options = options,
     .notes = "SIZE is in bytes, or takes K, M, G, T, P or E, with a fraction if need be: 1.5G. It may be left\n"
              "out with a backing file, whose size is then taken. An existing file NAME is replaced unless\n"
-             "another process holds it; a block device is used as it stands.\n"
+             "another process holds it, and stays the same file; a block device is used as it stands.\n"
+             "What can be refused is refused before anything changes.\n"
              "Exit code: 0, or 1 when nothing was created.\n",
     .run = run,
 };

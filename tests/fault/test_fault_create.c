@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Creation with each of its calls failing once: it says so, and what is left does not pass for an image. */
+/*
+ * Creation with each of its calls failing once: it says so, and what is left does not pass for an image; of
+ * what was there before it says what has become of it.
+ */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -55,8 +58,32 @@ static void check_made(struct memdisk *d, const struct image_spec *spec)
     free(buf);
 }
 
-/* The nth call fails; false if there is no such call. */
-static bool create_once(const struct image_spec *spec, const struct fault_mode *mode, unsigned nth)
+enum { OLD = 1 << 20 };
+
+/*
+ * It was not made, over a file of OLD bytes. Either that is as it was, and nothing is said of it, or it is gone,
+ * and that is said.
+ */
+static void check_left(struct memdisk *d, const uint8_t *old)
+{
+    const char *text = vdisk_error_text();
+    struct backend *b = memdisk_open(d, true);
+    uint8_t *buf = test_alloc(OLD);
+
+    if (strstr(text, "is left empty")) {
+        CHECK_INT(backend_size(b), 0);
+    } else if (!strstr(text, "no longer holds") && !strstr(text, "left longer") && !strstr(text, "may be left")) {
+        CHECK_INT(backend_size(b), OLD);
+        memdisk_read(d, 0, buf, OLD);
+        CHECK_MSG(memcmp(buf, old, OLD) == 0, "what was there has changed: %s", text);
+    }
+    free(buf);
+    backend_close(b);
+}
+
+/* The nth call fails; false if there is no such call. `old`: OLD bytes that are there before, or NULL. */
+static bool create_once(const struct image_spec *spec, const struct fault_mode *mode, unsigned nth,
+                        const uint8_t *old)
 {
     struct fault_rule rule = {.nth = nth, .what = mode->what, .error = mode->error, .calls = 2};
     struct backend *fault;
@@ -66,6 +93,8 @@ static bool create_once(const struct image_spec *spec, const struct fault_mode *
 
     oom_watch();
     memdisk_init(&d, 512);
+    if (old)
+        memdisk_write(&d, 0, old, OLD);
     CHECK_OK(fault_backend_create(memdisk_open(&d, false), &fault));
     mode_arm(mode, fault, &rule);
     oom_enter();
@@ -79,12 +108,14 @@ static bool create_once(const struct image_spec *spec, const struct fault_mode *
         CHECK_MSG(fired && mode->error, "it fails all by itself: %s", vdisk_error_text());
     if (rc < 0)
         CHECK_MSG(strlen(vdisk_error_text()) > 10, "no text: '%s'", vdisk_error_text());
+    if (rc < 0 && old)
+        check_left(&d, old);
     memdisk_finish(&d);
     CHECK_MSG(oom_live() == 0, "%u pieces of memory are never given back", oom_live());
     return fired;
 }
 
-static void test_create(void)
+static void with_each_call(const uint8_t *old)
 {
     const struct image_spec *spec = &specs[test_repetition() % ARRAY_LEN(specs)];
 
@@ -94,15 +125,30 @@ static void test_create(void)
             nth++;
             CHECK_MSG(nth < MAX_CALLS, "no end to the calls");
             test_note("call %u: %s; %s", nth, fault_modes[m].name, image_describe(spec));
-        } while (create_once(spec, &fault_modes[m], nth));
+        } while (create_once(spec, &fault_modes[m], nth, old));
         CHECK_MSG(nth > 1 || !spec->qcow2 || fault_modes[m].what == FAULT_SHORT, "no call was made");
     }
+}
+
+static void test_create(void)
+{
+    with_each_call(NULL);
+}
+
+static void test_replace(void)
+{
+    uint8_t *old = test_alloc(OLD);
+
+    image_pattern_bytes(7, old, OLD);
+    with_each_call(old);
+    free(old);
 }
 
 int main(int argc, char **argv)
 {
     static const struct test_case cases[] = {
         {.name = "create", .run = test_create, .repeat = ARRAY_LEN(specs)},
+        {.name = "replace", .run = test_replace, .repeat = ARRAY_LEN(specs)},
     };
 
     return test_main(argc, argv, cases, ARRAY_LEN(cases));

@@ -17,6 +17,7 @@ static struct backend *create(void)
 {
     struct backend *b;
 
+    unlink(path);
     OK(backend_open(path, BACKEND_CREATE | BACKEND_RDWR | mode, &b));
     assert_string_equal(b->driver->name, "file");
     assert_int_equal(backend_size(b), 0);
@@ -204,25 +205,65 @@ static void holes_and_space(void **state)
     free(buf);
 }
 
-static void create_cuts_and_unlink_removes(void **state)
+static void create_leaves_what_is_there(void **state)
 {
     struct backend *b = create();
     char byte = 1;
 
     OK(io_pwrite(q, b, &byte, 1, 5000));
     backend_close(b);
+    OK(backend_open(path, BACKEND_CREATE | BACKEND_RDWR | mode, &b));
+    assert_false(b->made);
+    assert_true(host_size() > 5000);
+    OK(b->driver->unlink(b)); /* not ours to remove */
+    assert_int_equal(access(path, F_OK), 0);
+    backend_close(b);
+}
+
+static void unlink_removes_what_was_made(void **state)
+{
+    struct backend *b;
+
+    unlink(path);
     b = create();
-    assert_int_equal(host_size(), 0);
-    b->driver->unlink(b);
+    assert_true(b->made);
+    OK(b->driver->unlink(b));
     assert_int_equal(access(path, F_OK), -1);
 
     /* Not if the name has become another file. */
     int fd = open(path, O_CREAT | O_WRONLY, 0600);
     assert_true(fd >= 0);
     close(fd);
-    b->driver->unlink(b);
+    OK(b->driver->unlink(b));
     assert_int_equal(access(path, F_OK), 0);
     backend_close(b);
+}
+
+/* A link to nothing is followed, the file it leads to is made, and removed; the link stays. */
+static void links_are_followed(void **state)
+{
+    char link[320], second[320];
+    struct backend *b;
+    struct stat st;
+
+    unlink(path);
+    snprintf(link, sizeof link, "%s/link", dir);
+    snprintf(second, sizeof second, "%s/second", dir);
+    assert_int_equal(symlink(strrchr(path, '/') + 1, link), 0); /* relative to the link */
+    assert_int_equal(symlink(link, second), 0);
+    OK(backend_open(second, BACKEND_CREATE | BACKEND_RDWR | mode, &b));
+    assert_true(b->made);
+    assert_int_equal(host_size(), 0);
+    OK(b->driver->unlink(b));
+    backend_close(b);
+    assert_int_equal(access(path, F_OK), -1);
+    assert_true(lstat(link, &st) == 0 && S_ISLNK(st.st_mode));
+    assert_true(lstat(second, &st) == 0 && S_ISLNK(st.st_mode));
+    assert_int_equal(unlink(link), 0);
+    assert_int_equal(symlink(second, link), 0);
+    assert_int_equal(backend_open(second, BACKEND_CREATE | mode, &b), -ELOOP);
+    unlink(link);
+    unlink(second);
 }
 
 /* The backend's descriptor. */
@@ -349,7 +390,8 @@ static int run_all(const char *what, enum vdisk_queue_kind kind, uint32_t flags)
         cmocka_unit_test(vectors_come_back),
         cmocka_unit_test(zeroing),
         cmocka_unit_test(holes_and_space),
-        cmocka_unit_test(create_cuts_and_unlink_removes),
+        cmocka_unit_test(create_leaves_what_is_there), cmocka_unit_test(unlink_removes_what_was_made),
+        cmocka_unit_test(links_are_followed),
         cmocka_unit_test(close_unlocks_whoever_has_the_file),
         cmocka_unit_test(unsafe_does_not_flush),
         cmocka_unit_test(what_is_no_file_is_refused),

@@ -1,0 +1,225 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Creation: what is there is not touched before everything that can be refused has been seen.
+ *
+ * Happy path
+ *  1. options are judged, the files below are opened and looked at (format->check_create());
+ *  2. a queue is made, the target is opened or made, and locked;
+ *  3. the format opens its other files, compares identities, and asks for size and room (create_check());
+ *  4. create_take(): sizes are tried, then files are cut. It is the same file afterwards: inode, owner, mode and
+ *     links stay, since whoever made it for us goes by them;
+ *  5. the format writes.
+ * Failure modes
+ *  - before 4: nothing has changed; a file that this call made is removed;
+ *  - in 4, the host refuses a size: a file that was there has its old one again, and what it held;
+ *  - later: what this call made is removed. What was there before is left empty (a device: as far as it was
+ *    written), and the text says so.
+ *
+ * Invariants
+ *  1. Nothing is removed that this call did not make (backend->made), and no link is.
+ */
+#include "engine/create.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include "engine/bits.h"
+#include "engine/error.h"
+#include "engine/queue.h"
+#include "engine/volume.h"
+
+static bool grows(const struct create_target *t)
+{
+    return t->b->caps & BACKEND_GROWS;
+}
+
+/* ---- what can be refused ------------------------------------------------------------------------------- */
+
+static int no_room(const struct create_target *t, uint64_t need, uint64_t room)
+{
+    err_set(ENOSPC, "%s: %s needs %" PRIu64 " bytes, its file system has %" PRIu64, t->b->name, t->why, need,
+            room);
+    return err_hint(-ENOSPC, "make room, or choose less preallocation or a smaller size");
+}
+
+/* Is there room for targets[i], and for the others on the same file system? */
+static int check_room(const struct create_target *targets, unsigned n, unsigned i)
+{
+    const struct create_target *t = &targets[i];
+    uint64_t need = 0, room;
+
+    if (!grows(t) || !t->b->driver->room || !t->b->driver->room(t->b, &room))
+        return 0;
+    for (unsigned j = 0; j < n; j++) {
+        if (targets[j].b->id.device != t->b->id.device)
+            continue;
+        need += targets[j].need;
+        room += t->b->driver->allocated ? t->b->driver->allocated(targets[j].b) : 0; /* cutting gives it back */
+    }
+    return t->need > 0 && need > room ? no_room(t, need, room) : 0;
+}
+
+/*
+ * Asked of the first bytes, which are there: nothing changes. Of an empty file it would; that has nothing to lose.
+ */
+static int check_reserve(const struct create_target *t, vdisk_queue *q)
+{
+    uint64_t len = min_u64(backend_size(t->b), 512);
+    int rc = t->reserves && len > 0 ? io_prange(q, t->b, IO_ALLOCATE, 0, len) : 0;
+
+    if (rc != -ENOTSUP && rc != -EOPNOTSUPP)
+        return 0; /* no space for them, say: there will be */
+    return err_hint(err_set(ENOTSUP, "%s: preallocation=falloc is not possible here", t->b->name),
+                    "use preallocation=full");
+}
+
+int create_check(struct create_target *targets, unsigned n, vdisk_queue *q)
+{
+    int rc = 0;
+
+    for (unsigned i = 0; i < n && rc == 0; i++) {
+        struct create_target *t = &targets[i];
+        t->old_size = backend_size(t->b);
+        if (!grows(t) && t->size > t->old_size) {
+            err_set(ENOSPC, "%s: has %" PRIu64 " bytes, %" PRIu64 " are needed", t->b->name, t->old_size, t->size);
+            return err_hint(-ENOSPC, "make the device larger, or choose a smaller size");
+        }
+        rc = check_room(targets, n, i);
+        if (rc == 0)
+            rc = check_reserve(t, q);
+    }
+    return rc;
+}
+
+/* ---- the change ---------------------------------------------------------------------------------------- */
+
+static int resize_failed(const struct create_target *t, int rc)
+{
+    err_set(rc, "%s: setting its size to %" PRIu64 ": %s", t->b->name, t->size, strerror(-rc));
+    return rc == -EFBIG ? err_hint(rc, "the file system, or a limit of the process, allows no file so large") : rc;
+}
+
+/* A size that the host refuses is refused while what the file holds is still there. */
+static int try_size(struct create_target *t, vdisk_queue *q)
+{
+    int rc;
+
+    if (!grows(t) || t->size <= t->old_size)
+        return 0;
+    rc = io_prange(q, t->b, IO_TRUNCATE, t->size, 0);
+    t->grown = rc == 0 || rc == -EIO; /* perhaps after having been done */
+    return rc < 0 ? resize_failed(t, rc) : 0;
+}
+
+static int cut(struct create_target *t, vdisk_queue *q)
+{
+    int rc = 0;
+
+    if (grows(t) && t->old_size > 0) {
+        rc = io_prange(q, t->b, IO_TRUNCATE, 0, 0);
+        t->doubtful = rc == -EIO;
+        if (rc < 0)
+            return err_set(rc, "%s: cutting it to nothing: %s", t->b->name, strerror(-rc));
+    }
+    t->replaced = true;
+    if (grows(t) && backend_size(t->b) != t->size)
+        rc = io_prange(q, t->b, IO_TRUNCATE, t->size, 0);
+    return rc < 0 ? resize_failed(t, rc) : 0;
+}
+
+int create_take(struct create_target *targets, unsigned n, vdisk_queue *q)
+{
+    int rc = 0;
+
+    for (unsigned i = 0; i < n && rc == 0; i++)
+        rc = try_size(&targets[i], q);
+    for (unsigned i = 0; i < n && rc == 0; i++)
+        rc = cut(&targets[i], q);
+    return rc;
+}
+
+/* ---- the end ------------------------------------------------------------------------------------------- */
+
+/* A failure: undo what can be undone, and add to the text what cannot. */
+static void give_up(struct create_target *t, vdisk_queue *q)
+{
+    int rc;
+
+    if (t->b->made && t->b->driver->unlink) {
+        rc = t->b->driver->unlink(t->b);
+        if (rc < 0)
+            err_append("; removing %s: %s", t->b->name, strerror(-rc));
+    } else if (t->replaced) {
+        /* Half an image is of no use, and may fill the file system. */
+        rc = grows(t) ? io_prange(q, t->b, IO_TRUNCATE, 0, 0) : -ENOTSUP;
+        err_append(rc == 0 ? "; %s is left empty" : "; %s no longer holds what it did", t->b->name);
+    } else if (t->doubtful) {
+        err_append("; %s may be left empty", t->b->name);
+    } else if (t->grown) {
+        rc = io_prange(q, t->b, IO_TRUNCATE, t->old_size, 0);
+        if (rc < 0)
+            err_append("; %s is left longer than it was", t->b->name);
+    }
+}
+
+int create_end(struct create_target *targets, unsigned n, vdisk_queue *q, int rc)
+{
+    for (unsigned i = 0; i < n && rc < 0; i++) {
+        assert(!targets[i].b->made || grows(&targets[i]));
+        give_up(&targets[i], q);
+    }
+    return rc;
+}
+
+/* ---- vdisk_create() ------------------------------------------------------------------------------------ */
+
+static int check_opts(const char *name, const struct vdisk_create_opts *user, struct vdisk_create_opts *ret,
+                      const struct format_driver **ret_format)
+{
+    memset(ret, 0, sizeof *ret);
+    if (!user || user->size < sizeof(size_t) || user->size > 4096)
+        return err_set(EINVAL, "%s: create options missing or of a wrong size", name);
+    memcpy(ret, user, min_u64(user->size, sizeof *ret));
+    if (!ret->format)
+        ret->format = "raw";
+    *ret_format = volume_find_format(ret->format);
+    if (!*ret_format || !(*ret_format)->create)
+        return err_set(EINVAL, "%s: unknown format '%s'; known are raw and qcow2", name, ret->format);
+    if ((unsigned)ret->preallocation > VDISK_PREALLOC_FULL)
+        return err_set(EINVAL, "%s: unknown preallocation %d", name, (int)ret->preallocation);
+    return (*ret_format)->check_create ? (*ret_format)->check_create(name, ret) : 0;
+}
+
+static int create_volume(const char *name, const struct vdisk_create_opts *user_opts)
+{
+    uint32_t flags = BACKEND_RDWR | BACKEND_CREATE;
+    const struct format_driver *format = NULL;
+    struct vdisk_create_opts opts;
+    struct backend *b;
+    vdisk_queue *q;
+    int rc = volume_check_name(name);
+
+    if (rc == 0)
+        rc = check_opts(name, user_opts, &opts, &format);
+    if (rc == 0)
+        rc = volume_make_queue(name, &q);
+    if (rc < 0)
+        return rc;
+    if (opts.buffered)
+        flags |= BACKEND_BUFFERED;
+    rc = backend_open(name, flags, &b);
+    if (rc == 0) {
+        rc = format->create(b, name, &opts, q);
+        backend_close(b);
+    }
+    queue_current = NULL;
+    vdisk_queue_destroy(q);
+    return rc;
+}
+
+int vdisk_create(const char *name, const struct vdisk_create_opts *user_opts)
+{
+    return ERR_CALL(create_volume(name, user_opts));
+}

@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What formats share of creation: files that are not touched before all has been seen that can be refused. */
+#ifndef ENGINE_CREATE_H
+#define ENGINE_CREATE_H
+
+#include "engine/backend.h"
+#include "engine/vdisk.h"
+
+/* A file or device that becomes the new volume, or its data file. The first five are the format's to fill in. */
+struct create_target {
+    struct backend *b;        /* open and locked, with whatever it held */
+    uint64_t        size;     /* that it is to have; a device: at least */
+    uint64_t        need;     /* bytes that will be allocated for it */
+    const char     *why;      /* what needs them, for the text */
+    bool            reserves; /* space will be asked for by IO_ALLOCATE, and has to be had that way */
+
+    uint64_t        old_size;
+    bool            grown;    /* has its final size, and all it held */
+    bool            doubtful; /* cutting failed in a way that may have been done */
+    bool            replaced; /* what it held is gone */
+};
+
+/*
+ * Size and room are there for all of them, as far as the host tells. Blocks. Changes nothing.
+ * Errors, with text: -ENOSPC, -ENOTSUP.
+ */
+int create_check(struct create_target *targets, unsigned n, vdisk_queue *q);
+
+/*
+ * The first change: from here on files are empty, have their new sizes, and keep inode, owner, mode and links;
+ * devices hold whatever they held. Blocks. On failure, with text, create_end() knows which of them have changed.
+ */
+int create_take(struct create_target *targets, unsigned n, vdisk_queue *q);
+
+/*
+ * In any case. After a failure (rc < 0) what creation made is removed; of what was there before, and is lost, the
+ * error's text says what is left. Does not close. Returns rc.
+ */
+int create_end(struct create_target *targets, unsigned n, vdisk_queue *q, int rc);
+
+#endif
