@@ -92,7 +92,7 @@ static uint64_t short_bytes(const struct fault_backend *f, const struct fault_ru
     uint64_t left = io->len - io->moved;
     uint64_t bytes = align_down(r->bytes ? r->bytes : left / 2, f->w.b.align);
 
-    if (io->kind != IO_READ && io->kind != IO_WRITE)
+    if ((io->kind != IO_READ && io->kind != IO_WRITE) || io->flags & IO_EXACT)
         return 0;
     return bytes < left ? bytes : 0;
 }

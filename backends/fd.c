@@ -4,7 +4,10 @@
  *
  * Happy path: open with O_DIRECT; lock; ask the kernel for the alignment (statx), or try which one a read passes
  * with.
- * Failure modes: O_DIRECT is refused by open, by statx or by all reads: go on through the page cache.
+ * Happy path, exact write (one that ends inside a block, and the file with it): through a second descriptor
+ * without O_DIRECT, and out of the page cache before it ends, so that direct I/O never meets dirty pages.
+ * Failure modes: O_DIRECT is refused by open, by statx or by all reads: go on through the page cache. No second
+ * descriptor can be had: the exact write fails, and the file is as it was.
  */
 #include "backends/fd.h"
 
@@ -15,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -285,6 +289,10 @@ bool fd_backend_identify(const char *name, struct backend_id *ret_id)
  */
 static void unlock_and_close(struct fd_backend *f)
 {
+    int exact = atomic_load(&f->exact_fd);
+
+    if (exact >= 0)
+        close(exact);
     if (f->fd >= 0) {
         image_lock_drop(&f->lock, f->fd);
         close(f->fd);
@@ -329,6 +337,7 @@ int fd_backend_open(const struct backend_driver *driver, const char *name, uint3
     if (!f)
         return err_set(ENOMEM, "%s: out of memory", name);
     f->fd = -1;
+    atomic_init(&f->exact_fd, -1);
     rc = open_fd(f, backend_path(name), flags, extra, &direct);
     if (rc < 0)
         return fd_backend_undo(f, open_failed(name, flags, -rc));
@@ -359,6 +368,71 @@ int fd_backend_relock(struct backend *b, uint32_t flags)
 
     return image_lock_set(&f->lock, f->fd, b->name, flags);
 }
+
+/* ---- exact writes -------------------------------------------------------------------------------------- */
+
+/* By its name where there is no /proc, if that still means the same file. */
+static int open_again(struct fd_backend *f)
+{
+    struct backend_id id = {0};
+    char path[64];
+    int fd;
+
+    snprintf(path, sizeof path, "/proc/self/fd/%d", f->fd);
+    fd = open(path, O_RDWR | O_CLOEXEC);
+    if (fd >= 0 || errno != ENOENT)
+        return fd < 0 ? -errno : fd;
+    if (!fd_backend_identify(f->b.name, &id) || !backend_is(&f->b, &id))
+        return -ENOENT;
+    fd = open(backend_path(f->b.name), O_RDWR | O_CLOEXEC | O_NOCTTY);
+    return fd < 0 ? -errno : fd;
+}
+
+int fd_prepare_exact(struct fd_backend *f)
+{
+    int none = -1, fd;
+
+    if (atomic_load(&f->exact_fd) >= 0)
+        return 0;
+    fd = open_again(f);
+    if (fd < 0)
+        return fd;
+    if (!atomic_compare_exchange_strong(&f->exact_fd, &none, fd))
+        close(fd);
+    return 0;
+}
+
+/* Dirty pages would make direct reads (btrfs) and writes (XFS) next to them fail with EIO, on Linux 6.18. */
+static int64_t blocking_exact(struct io *io)
+{
+    struct fd_backend *f = container_of(io->backend, struct fd_backend, b);
+    struct iovec left = io->iov[0];
+    uint64_t offset = io->offset;
+    int rc = fd_prepare_exact(f);
+    ssize_t n = 0;
+
+    while (rc == 0 && left.iov_len > 0) {
+        n = pwritev2(atomic_load(&f->exact_fd), &left, 1, (off_t)offset, RWF_DSYNC);
+        if (n < 0 && errno != EINTR)
+            rc = -errno;
+        if (n == 0)
+            rc = -ENOSPC;
+        if (n > 0) {
+            left.iov_base = (char *)left.iov_base + n;
+            left.iov_len -= (size_t)n;
+            offset += (uint64_t)n;
+        }
+    }
+    return rc < 0 ? rc : (int64_t)io->len;
+}
+
+void fd_submit_exact(struct io *io)
+{
+    assert(io->kind == IO_WRITE && io->iovcnt == 1 && io->moved == 0);
+    ring_work(io, blocking_exact);
+}
+
+/* ---- what goes to the ring ----------------------------------------------------------------------------- */
 
 void fd_submit_basic(struct fd_backend *f, struct io *io)
 {

@@ -12,6 +12,7 @@ struct fd_backend {
     struct backend    b; /* first */
     int               fd;
     char             *made;    /* the name of what b.made says was made: links followed */
+    _Atomic int       exact_fd; /* the same file without O_DIRECT, for IO_EXACT; -1: not opened yet */
     bool              unsafe;  /* flushes do nothing */
     uint32_t          block_size; /* devices: the logical block */
     struct image_lock lock;
@@ -46,6 +47,12 @@ int fd_backend_unlink(struct backend *b);
 
 /* Give back a backend whose open failed later; what was made is removed. Returns rc. */
 int fd_backend_undo(struct fd_backend *f, int rc);
+
+/* Open exact_fd, if it is not. 0 or -errno. Blocks; any thread. */
+int fd_prepare_exact(struct fd_backend *f);
+
+/* IO_WRITE with IO_EXACT. */
+void fd_submit_exact(struct io *io);
 
 /* IO_READ, IO_WRITE, IO_FLUSH. */
 void fd_submit_basic(struct fd_backend *f, struct io *io);

@@ -5,7 +5,8 @@
  * Happy path: reads, writes and flushes go to the ring, and so does fallocate() once it has been seen to work and
  * the file's size stays. What must be learned, or changes the size, is a blocking call on a worker thread.
  * Failure modes: the file system has no such fallocate(): -ENOTSUP, remembered, and the caller writes zeros; a
- * discard is then simply done. Not a regular file: refused at open, with the text saying what it is.
+ * discard is then simply done. Not a regular file: refused at open, with the text saying what it is. A file that
+ * ends inside a block of direct I/O needs a second descriptor for that block: had at open, or open fails.
  *
  * Invariants.
  *  1. b->size follows the file: the engine raises it after writes, the blocking calls here raise or set it.
@@ -129,8 +130,13 @@ static int64_t blocking_allocate(struct io *io)
 static int64_t blocking_truncate(struct io *io)
 {
     struct fd_backend *f = fd_backend_of(io);
-    int rc;
+    int rc = 0;
 
+    /* From now on it will be needed: better not to be had now than then. */
+    if (!is_aligned(io->offset, f->b.align))
+        rc = fd_prepare_exact(f);
+    if (rc < 0)
+        return rc;
     do
         rc = ftruncate(f->fd, (off_t)io->offset);
     while (rc < 0 && errno == EINTR);
@@ -171,8 +177,14 @@ static void file_submit(struct backend *b, struct io *io)
     struct fd_backend *f = container_of(b, struct fd_backend, b);
 
     switch ((enum io_kind)io->kind) {
-    case IO_READ:
     case IO_WRITE:
+        if (unlikely(io->flags & IO_EXACT)) {
+            fd_submit_exact(io);
+            break;
+        }
+        fd_submit_basic(f, io);
+        break;
+    case IO_READ:
     case IO_FLUSH: fd_submit_basic(f, io); break;
     case IO_ZERO: submit_zero(f, io); break;
     case IO_DISCARD: submit_discard(f, io); break;
@@ -207,6 +219,19 @@ static int check_kind(const char *name)
     return err_hint(-EINVAL, "a volume is a regular file or a block device");
 }
 
+/* A raw volume of such a length is written to inside its last block. (Less than a sector never is.) */
+static int prepare_end(struct fd_backend *f)
+{
+    int rc;
+
+    if (f->b.read_only || is_aligned(align_up(backend_size(&f->b), 512), f->b.align))
+        return 0;
+    rc = fd_prepare_exact(f);
+    if (rc < 0)
+        err_set(rc, "%s: opening it again without O_DIRECT: %s", f->b.name, strerror(-rc));
+    return rc == -EMFILE ? err_hint(rc, "raise the limit of open files (ulimit -n)") : rc;
+}
+
 static int file_open(const char *name, uint32_t flags, struct backend **ret_backend)
 {
     struct fd_backend *f;
@@ -223,6 +248,9 @@ static int file_open(const char *name, uint32_t flags, struct backend **ret_back
     f->b.caps = BACKEND_GROWS | BACKEND_ZERO_NEW | BACKEND_ZERO_FAST | BACKEND_DISCARD | BACKEND_SPARSE;
     f->b.discard_align = is_power_of_two((uint64_t)st.st_blksize) ? (uint32_t)st.st_blksize : 4096;
     atomic_init(&f->b.size, (uint64_t)st.st_size);
+    rc = prepare_end(f);
+    if (rc < 0)
+        return fd_backend_undo(f, rc);
     *ret_backend = &f->b;
     return 0;
 }

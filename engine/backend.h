@@ -13,7 +13,8 @@
 #include "engine/io.h"
 
 enum backend_caps {
-    BACKEND_GROWS     = 1u << 0, /* writes past the end extend it (a file); otherwise they are -ENOSPC */
+    BACKEND_GROWS     = 1u << 0, /* writes past the end extend it (a file); otherwise they are -ENOSPC. With an
+                                  * align above 1 it also takes IO_EXACT: writes that end inside a block */
     BACKEND_ZERO_NEW  = 1u << 1, /* space past the end at any time reads as zeros once the end has moved over it */
     BACKEND_ZERO_FAST = 1u << 2, /* IO_ZERO is likely much cheaper than writing zeros */
     BACKEND_DISCARD   = 1u << 3, /* IO_DISCARD gives space back */
@@ -77,7 +78,8 @@ struct backend_driver {
     void (*close)(struct backend *b);
 
     /*
-     * Start `io`: alignment and limits hold, asserted; it ends by io_end() or io_end_later(), never inline.
+     * Start `io`: alignment (but for IO_EXACT) and limits hold, asserted; it ends by io_end() or io_end_later(),
+     * never inline.
      * Context: io->queue's thread. Several queues call at once.
      */
     void (*submit)(struct backend *b, struct io *io);

@@ -6,7 +6,10 @@
  * Happy path, write with aligned ends: copy a chunk into the buffer, write it.
  * Happy path, write with ragged ends: lock the blocks, wait for the writes that started before, read the ragged
  * blocks, lay the new bytes over them, write, unlock.
- * Happy path, aligned write that met such a lock: wait for it, write under a lock of its own.
+ * Happy path, write that ends inside a block behind which the file would end: as above, but the bytes in that
+ * block go to the backend as they are (IO_EXACT), so that the file ends where the write does.
+ * Happy path, aligned write that met such a lock, truncation to inside a block: wait for it, go on under a lock of
+ * its own.
  *
  * Failure modes: no memory (-ENOMEM, nothing written); a read fails (the write is not made); a write fails (its
  * range is undefined, what lies around it in the same blocks is unchanged or, torn, still equal).
@@ -14,6 +17,8 @@
  * Invariants.
  *  1. rmw_active is raised before the gate is drained: a write that starts later sees it and looks for the lock.
  *  2. Writes counted in the gate never overlap a held lock, once it has drained.
+ *  3. No write moves the file's end past its own, not even for a moment: whoever opens the file after a crash
+ *     takes its length for the volume's.
  */
 #include "engine/bounce.h"
 
@@ -27,7 +32,11 @@
 #include "engine/queue.h"
 #include "engine/range_lock.h"
 
-enum { BOUNCE_CHUNK = 1 << 20 };
+/*
+ * EXACT_SPAN: an exact write may go through the page cache. There it must not share a folio, which can be as
+ * large, with a direct write in flight: the kernel could not drop that folio then, and fails the next sync for it.
+ */
+enum { BOUNCE_CHUNK = 1 << 20, EXACT_SPAN = 2 << 20 };
 
 struct bounce {
     struct op         op;
@@ -37,6 +46,7 @@ struct bounce {
     struct iovec      slice;
     char             *buf;
     uint64_t          cover_start, cover_end; /* whole blocks around the parent's range */
+    uint64_t          exact_from;             /* the last block, if it is to be written as it is; else cover_end */
     uint64_t          pos, chunk;             /* the part at work, whole blocks */
     bool              locked;
 };
@@ -48,6 +58,7 @@ enum bounce_state {
     BOUNCE_READ,
     BOUNCE_RMW_READ,
     BOUNCE_WRITTEN,
+    BOUNCE_EXACT,
     BOUNCE_PASSED
 };
 
@@ -65,6 +76,15 @@ static uint64_t part_end(const struct bounce *bn)
 static bool ragged(const struct bounce *bn)
 {
     return bn->cover_start != bn->parent->offset || bn->cover_end != bn->parent->offset + bn->parent->len;
+}
+
+/* Would whole blocks move the file's end past the parent's? */
+static bool needs_exact(const struct bounce *bn)
+{
+    const struct io *io = bn->parent;
+
+    return io->kind == IO_WRITE && io->backend->caps & BACKEND_GROWS && bn->cover_end != io->offset + io->len &&
+           bn->cover_end > backend_size(io->backend);
 }
 
 static void bounce_finish(struct bounce *bn, int rc)
@@ -119,6 +139,18 @@ static void write_chunk(struct bounce *bn, struct op *op)
     op_io(op, &bn->io);
 }
 
+/* The parent's bytes in the last block; the file ends with them. */
+static void write_exact(struct bounce *bn, struct op *op)
+{
+    struct io *parent = bn->parent;
+    uint64_t start = part_start(bn), len = part_end(bn) - start;
+
+    iov_to(parent->iov, parent->iovcnt, start - parent->offset, bn->buf, len);
+    io_rw(&bn->io, parent->backend, IO_WRITE, start, bn->buf, len);
+    bn->io.flags = (uint8_t)((parent->flags & IO_FUA) | IO_NO_GATE | IO_EXACT);
+    op_io(op, &bn->io);
+}
+
 /* The parent itself, under the lock that it had to wait for. */
 static void pass_on(struct bounce *bn, struct op *op)
 {
@@ -158,9 +190,27 @@ static int setup(struct bounce *bn)
 
 static bool next_chunk(struct bounce *bn)
 {
+    uint64_t end;
+
     bn->pos += bn->chunk;
-    bn->chunk = min_u64(bn->cover_end - bn->pos, max_u64(BOUNCE_CHUNK, bn->parent->backend->align));
+    end = bn->pos < bn->exact_from ? bn->exact_from : bn->cover_end;
+    bn->chunk = min_u64(end - bn->pos, max_u64(BOUNCE_CHUNK, bn->parent->backend->align));
     return bn->chunk > 0;
+}
+
+/* Try for the lock on all that the parent may change. */
+static bool try_lock(struct bounce *bn)
+{
+    uint64_t start = bn->cover_start, end = bn->cover_end;
+
+    if (bn->parent->kind == IO_TRUNCATE) {
+        start = align_down(start, EXACT_SPAN); /* it writes zeros behind the new end, too */
+        end = UINT64_MAX;
+    } else if (needs_exact(bn)) {
+        start = min_u64(start, align_down(end - 1, EXACT_SPAN));
+        end = align_down(end - 1, EXACT_SPAN) + EXACT_SPAN;
+    }
+    return range_lock_try(bn->parent->backend->rmw_locks, &bn->lock, start, end);
 }
 
 static void bounce_step(struct op *op)
@@ -182,7 +232,7 @@ static void bounce_step(struct op *op)
     /* Aligned but for the memory: the copy goes through the gate like any write. */
     if (ragged(bn) || !bn->buf) {
         atomic_fetch_add(&bn->parent->backend->rmw_active, 1); /* invariant 1 */
-        bn->locked = range_lock_try(bn->parent->backend->rmw_locks, &bn->lock, bn->cover_start, bn->cover_end);
+        bn->locked = try_lock(bn);
         if (!bn->locked) {
             OP_AWAIT(op, BOUNCE_LOCKED, range_lock_wait(bn->parent->backend->rmw_locks, &bn->lock, op));
             bn->locked = true;
@@ -194,7 +244,13 @@ static void bounce_step(struct op *op)
         bounce_finish(bn, 0);
         return;
     }
+    if (needs_exact(bn))
+        bn->exact_from = bn->cover_end - bn->parent->backend->align;
     while (next_chunk(bn)) {
+        if (bn->pos == bn->exact_from) {
+            OP_TRY(op, BOUNCE_EXACT, write_exact(bn, op));
+            continue;
+        }
         if (part_start(bn) != bn->pos || part_end(bn) != bn->pos + bn->chunk)
             OP_TRY(op, BOUNCE_RMW_READ, read_ragged(bn, op));
         OP_TRY(op, BOUNCE_WRITTEN, write_chunk(bn, op));
@@ -207,7 +263,7 @@ fail:
 }
 
 OP_TYPE(bounce, bounce_step, "START", "BOUNCE_LOCKED", "BOUNCE_DRAINED", "BOUNCE_READ", "BOUNCE_RMW_READ",
-        "BOUNCE_WRITTEN", "BOUNCE_PASSED");
+        "BOUNCE_WRITTEN", "BOUNCE_EXACT", "BOUNCE_PASSED");
 
 void bounce_start(struct io *io)
 {
@@ -220,7 +276,7 @@ void bounce_start(struct io *io)
     }
     bn->parent = io;
     bn->cover_start = align_down(io->offset, align);
-    bn->cover_end = align_up(io->offset + io->len, align);
+    bn->cover_end = bn->exact_from = align_up(io->offset + io->len, align);
     if (setup(bn) < 0) {
         op_free(&bn->op, sizeof *bn);
         io_end_later(io, -ENOMEM);

@@ -5,8 +5,8 @@
 struct io;
 
 /*
- * Carry out a read or write whose offset, length or memory is not aligned as its backend asks, or one that meets a
- * read-modify-write of the same blocks. Ends by io->done, from the loop.
+ * Carry out a read, a write or a truncation whose offset, length or memory is not aligned as its backend asks, or
+ * what meets a read-modify-write of the same blocks. Ends by io->done, from the loop.
  */
 void bounce_start(struct io *io);
 

@@ -51,7 +51,11 @@ void io_start(struct io *io)
     assert(!(io->flags & IO_GATED));
     assert(!moves || (io->len > 0 && iov_len(io->iov, io->iovcnt) == io->len));
     io->moved = 0;
-    if (unlikely(moves && b->align + b->mem_align > 2 && !io_aligned(b, io))) {
+    if (unlikely(moves && b->align + b->mem_align > 2 && !io_aligned(b, io) && !(io->flags & IO_EXACT))) {
+        bounce_start(io);
+        return;
+    }
+    if (unlikely(io->kind == IO_TRUNCATE && !is_aligned(io->offset, b->align) && !(io->flags & IO_NO_GATE))) {
         bounce_start(io);
         return;
     }

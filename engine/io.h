@@ -30,6 +30,7 @@ enum io_flags {
     IO_FUA      = 1u << 0, /* IO_WRITE: durable when done */
     IO_UNMAP    = 1u << 1, /* IO_ZERO: may give space back */
     IO_NO_GATE  = 1u << 2, /* internal: a read-modify-write's own write, does not wait for itself */
+    IO_EXACT    = 1u << 3, /* internal: IO_WRITE of any alignment, past whose end the file's does not move */
     IO_GATED    = 1u << 4, /* internal: counted in the backend's write gate */
     IO_NO_FALLBACK = 1u << 5, /* IO_ZERO: fail with -ENOTSUP rather than write zeros slowly */
 };

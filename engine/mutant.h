@@ -15,7 +15,10 @@
     X(GATE_QUIET_LEAVE, "the last one to leave does not end the drain")                                        \
     X(GATE_JOIN_DRAIN, "who comes during a drain waits for that one only")                                     \
     X(RANGE_OVERTAKE, "a lock passes those that wait before it: range_lock.h, invariant 1")                    \
-    X(RANGE_LOST_WAKE, "the lock that comes free before its owner waits wakes nobody")
+    X(RANGE_LOST_WAKE, "the lock that comes free before its owner waits wakes nobody")                         \
+    X(SLOT_TAG_ONCE, "a reader does not look at the tag again after the number: meta_cache.h, invariant 1")    \
+    X(SLOT_QUIET_FILL, "a slot is filled anew and its number stays: meta_cache.h, invariant 2")                \
+    X(SETTLED_READ_TWICE, "a reader looks at dirty and at flushing one after the other")
 
 #define ENGINE_MUTANT_ENUM(name, text) ENGINE_MUTANT_##name,
 

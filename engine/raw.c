@@ -24,7 +24,7 @@ static int raw_open(vdisk *v, const struct layer_open *how, vdisk_queue *q)
         return err_set(EINVAL, "%s: a raw volume has no external data file", v->name);
     v->data = v->file;
     v->writes_in_place = true;
-    atomic_store(&v->size, backend_size(v->file));
+    volume_set_size(v, align_up(backend_size(v->file), 512)); /* behind a ragged end: zeros */
     return 0;
 }
 
@@ -143,13 +143,15 @@ static int raw_resize(vdisk *v, uint64_t size, const struct vdisk_resize_opts *o
     uint64_t old = vdisk_size(v);
     int rc;
 
+    if (size == old && size == backend_size(v->file))
+        return 0;
     if (!(v->file->caps & BACKEND_GROWS))
         return err_set(ENOTSUP, "%s: the size of a %s cannot be changed", v->name, v->file->driver->name);
     if (opts->preallocation == VDISK_PREALLOC_METADATA)
         return err_set(EINVAL, "%s: a raw volume has no metadata to preallocate; use off, falloc or full",
                        v->name);
     if (size < old)
-        atomic_store_explicit(&v->size, size, memory_order_release);
+        volume_set_size(v, size);
     rc = io_prange(q, v->file, IO_TRUNCATE, size, 0);
     if (rc == 0 && size > old) {
         rc = raw_preallocate(v, old, size, opts, q);
@@ -159,9 +161,9 @@ static int raw_resize(vdisk *v, uint64_t size, const struct vdisk_resize_opts *o
     if (rc == 0)
         rc = io_pflush(q, v->file);
     if (rc == 0)
-        atomic_store_explicit(&v->size, size, memory_order_release);
+        volume_set_size(v, size);
     else if (size < old)
-        atomic_store_explicit(&v->size, min_u64(old, backend_size(v->file)), memory_order_release);
+        volume_set_size(v, min_u64(old, backend_size(v->file)));
     if (rc < 0 && vdisk_error_text()[0] == '\0')
         err_set(rc, "%s: resizing: %s", v->name, strerror(-rc));
     return rc;

@@ -21,12 +21,12 @@ int chain_lookup(vdisk *v, uint64_t guest_offset, uint64_t len, struct extent *r
     vdisk *layer = v;
 
     for (;;) {
-        uint64_t size = atomic_load_explicit(&layer->size, memory_order_acquire);
+        uint64_t reach = atomic_load_explicit(&layer->reach, memory_order_acquire);
         *ret_layer = layer;
-        if (unlikely(guest_offset >= size))
+        if (unlikely(guest_offset >= reach))
             break;
-        if (unlikely(len > size - guest_offset))
-            len = size - guest_offset;
+        if (unlikely(len > reach - guest_offset))
+            len = reach - guest_offset;
         if (unlikely(layer->format->lookup(layer, guest_offset, len, ret) < 0))
             return -EAGAIN;
         assert(ret->len > 0 && ret->len <= len);

@@ -139,6 +139,13 @@ static void start_write(struct request *r)
     plug_add(r);
 }
 
+/* Part of a resize, which works on what is behind the end. */
+static bool may_go_behind(const vdisk *v, const struct request *r, uint64_t end)
+{
+    return atomic_load_explicit(&v->resizer, memory_order_acquire) == r->queue &&
+           end <= atomic_load_explicit(&v->reach, memory_order_relaxed);
+}
+
 /* 0, or what is wrong with it. */
 static int check(const struct request *r)
 {
@@ -148,7 +155,7 @@ static int check(const struct request *r)
     uint8_t allowed = r->kind == REQ_WRITE ? VDISK_REQ_FUA
                       : r->kind == REQ_ZERO ? VDISK_REQ_FUA | VDISK_REQ_UNMAP : 0;
 
-    if (!add_u64(r->guest_offset, r->len, &end) || end > size)
+    if (!add_u64(r->guest_offset, r->len, &end) || (unlikely(end > size) && !may_go_behind(v, r, end)))
         return -EINVAL;
     if (r->flags & ~allowed)
         return -EINVAL;

@@ -52,7 +52,7 @@ static int resize_volume(vdisk *v, uint64_t size, const struct vdisk_resize_opts
         return rc;
     size = align_up(size, 512);
     vdisk_queue *q = vdisk_sync_queue(v);
-    rc = size == vdisk_size(v) ? 0 : v->format->resize(v, size, &opts, q);
+    rc = size == vdisk_size(v) && v->format != &raw_driver ? 0 : v->format->resize(v, size, &opts, q);
     vdisk_sync_queue_done(v);
     return rc;
 }

@@ -100,26 +100,6 @@ static int layer_alloc(struct backend *file, uint32_t flags, vdisk **ret)
     return 0;
 }
 
-/* Direct I/O cannot end a file inside a block without changing its size: use the page cache. */
-static int reopen_if_ragged(struct backend **b, const struct format_driver *f, uint32_t flags)
-{
-    struct backend *buffered;
-    int rc;
-
-    if (f != &raw_driver || !(*b)->direct || is_aligned(backend_size(*b), (*b)->align))
-        return 0;
-    char *name = strdup((*b)->name);
-    if (!name)
-        return err_set(ENOMEM, "out of memory");
-    backend_close(*b);
-    *b = NULL;
-    rc = backend_open(name, volume_backend_flags(flags) | BACKEND_BUFFERED, &buffered);
-    free(name);
-    if (rc == 0)
-        *b = buffered;
-    return rc;
-}
-
 static int layer_open(struct backend *file, const char *format, uint32_t flags, const struct layer_open *how,
                       vdisk_queue *q, vdisk **ret)
 {
@@ -134,8 +114,6 @@ static int layer_open(struct backend *file, const char *format, uint32_t flags, 
     } else {
         rc = probe_format(file, q, &f);
     }
-    if (rc == 0)
-        rc = reopen_if_ragged(&file, f, flags);
     if (rc < 0) {
         backend_close(file);
         return rc;

@@ -27,7 +27,9 @@ struct vdisk {
     bool                        read_only;
     bool                        writes_in_place; /* lookup() may say EXTENT_WRITABLE */
 
-    _Atomic uint64_t            size;          /* virtual size */
+    _Atomic uint64_t            size;          /* virtual size: as requests and their owners know it */
+    _Atomic uint64_t            reach;         /* >= size: how far there is something. More while it is resized */
+    _Atomic(vdisk_queue *)      resizer;       /* requests of this queue alone may go behind `size` */
 
     struct gate                 requests;      /* requests that may use mappings they looked up */
 
@@ -35,6 +37,23 @@ struct vdisk {
     pthread_mutex_t             sync_lock;
     vdisk_queue                *sync_queue;
 };
+
+/* The volume has this size, and nothing behind it. One thread at a time. */
+static inline void volume_set_size(vdisk *v, uint64_t size)
+{
+    if (size > atomic_load_explicit(&v->reach, memory_order_relaxed))
+        atomic_store_explicit(&v->reach, size, memory_order_release); /* before anybody asks for what is there */
+    atomic_store_explicit(&v->size, size, memory_order_release);
+    atomic_store_explicit(&v->reach, size, memory_order_release);
+    atomic_store_explicit(&v->resizer, NULL, memory_order_release);
+}
+
+/* Until volume_set_size() requests of `queue` may work behind the end, which nobody else sees yet. */
+static inline void volume_reach(vdisk *v, uint64_t reach, vdisk_queue *queue)
+{
+    atomic_store_explicit(&v->reach, reach, memory_order_release);
+    atomic_store_explicit(&v->resizer, queue, memory_order_release);
+}
 
 /*
  * The extent at guest_offset as seen from `v` down its chain, clamped to what one layer says: DATA, ZERO or

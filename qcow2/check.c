@@ -80,7 +80,7 @@ void check_report_rest(struct check *c)
 static void note_past(struct check *c, uint64_t start, uint64_t clusters)
 {
     if (c->past_count < CHECK_PAST_MAX)
-        c->past[c->past_count] = (struct check_past){start, start + clusters};
+        c->past[c->past_count] = (struct q2_span){start, start + clusters};
     if (c->past_count <= CHECK_PAST_MAX)
         c->past_count++;
 }
@@ -245,6 +245,7 @@ void check_finish(struct check *c)
     q2_l2_set_finish(&c->l2);
     q2_refs_finish(&c->refs);
     check_forget_refcounts(c);
+    q2_spans_finish(&c->freed);
     q2_header_free(&c->header);
     assert(c->budget.used == 0);
 }

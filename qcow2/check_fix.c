@@ -66,6 +66,8 @@ static bool fix_block(struct check *c, uint64_t first, uint64_t end, uint8_t *bl
         check_found(c, QCOW2_FIXED, 1, "cluster %" PRIu64 " refcount=%" PRIu64 " reference=%" PRIu64, i, refcount,
                     refs);
         q2_refcount_set(g, block, i - first, refs);
+        if (refs == 0)
+            q2_spans_add(&c->freed, i);
         changed = true;
     }
     return changed;

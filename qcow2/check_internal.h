@@ -7,13 +7,9 @@
 #include "qcow2/check.h"
 #include "qcow2/check_refs.h"
 #include "qcow2/header.h"
+#include "qcow2/spans.h"
 
 enum { CHECK_PAST_MAX = 32 };
-
-/* Clusters [start, end). */
-struct check_past {
-    uint64_t start, end;
-};
 
 struct check {
     struct backend            *file;
@@ -35,7 +31,7 @@ struct check {
     bool                       blind;       /* a table was not read: what it refers to must not count as leaked */
     bool                       lost;        /* an entry does not say where its cluster is: it may be one that seems
                                              * to be leaked */
-    struct check_past          past[CHECK_PAST_MAX]; /* claims that reach past the end of the file */
+    struct q2_span             past[CHECK_PAST_MAX]; /* claims that reach past the end of the file */
     unsigned                   past_count;  /* more of them than fit: CHECK_PAST_MAX + 1 */
     bool                       untrusted;   /* the refcount structure itself is damaged: not to be written to */
     bool                       several;     /* some cluster has several owners, and should have one */
@@ -45,6 +41,7 @@ struct check {
     uint64_t                   flag_faults; /* corruptions that are nothing but wrong COPIED flags */
     bool                       raise, lower; /* refcounts: for check_fix.c */
     bool                       fixed;       /* something was written */
+    struct q2_spans            freed;       /* what check_fix.c has lowered to 0 */
     uint64_t                   changes;     /* entries of L1 and L2 tables */
     uint64_t                   reported;
     uint64_t                   progress_done, progress_total;
@@ -139,5 +136,10 @@ int check_fix_entries(struct check *c);
 int check_part_owners(struct check *c); /* check_part.c */
 int check_fix_refcounts(struct check *c, bool raise, bool lower);
 int check_fix_flags(struct check *c);
+
+/* ---- check_freed.c ----------------------------------------------------------------------------------- */
+
+/* They are free, and that is durable: punch them. What fails is a note. Empties *s. */
+void check_give_back(struct check *c, struct q2_spans *s);
 
 #endif

@@ -4,9 +4,10 @@
  *
  * Happy path: the parts of clusters at the ends are written with zeros (write-zeroes) or left alone (discard);
  * the whole clusters between are locked and changed slice by slice: entries become zero or unallocated, what they
- * referred to is given back. Slices are read some at a time. What was freed is reclaimed when there is much of it,
- * so that a discard of any size takes bounded memory. Ranges without an L2 table that read as zeros anyway are
- * skipped an L1 entry at a time.
+ * referred to is given back. The last cluster of the volume counts as whole while the volume ends in it, which is
+ * asked again when its entry changes: behind an end that has moved there is somebody's data. Slices are read some
+ * at a time. What was freed is reclaimed when there is much of it, so that a discard of any size takes bounded
+ * memory. Ranges without an L2 table that read as zeros anyway are skipped an L1 entry at a time.
  * Failure modes: no space for an L2 table: room is made (room.c), once, and it goes on from there. A table or a
  * slice cannot be had, or reclaiming fails: what was changed before stays changed.
  * With a raw external data file both are the data file's own business: its content is the volume's content.
@@ -18,6 +19,7 @@
 #include "qcow2/alloc_write.h"
 #include "qcow2/entry.h"
 #include "qcow2/l2_table.h"
+#include "qcow2/mutant.h"
 #include "qcow2/room.h"
 
 enum {
@@ -31,7 +33,7 @@ struct clear {
     struct request   *request;
     struct q2        *q;
     bool              discard, unmap;
-    uint64_t          head_end, tail_start; /* whole clusters lie between */
+    uint64_t          head_end, tail_start; /* whole clusters lie between; tail_start may come down to the last */
     uint64_t          pos;
     struct range_lock lock;
     bool              locked, made_room;
@@ -218,6 +220,17 @@ static enum slice_result clear_entries(struct clear *c, struct q2_slot *s, uint6
     return result;
 }
 
+static uint64_t request_end_offset(const struct clear *c)
+{
+    return c->request->guest_offset + c->request->len;
+}
+
+/* Does the range go up to the end, and is there nothing behind it? With q->lock held it stays so. */
+static bool ends_volume(const struct clear *c)
+{
+    return request_end_offset(c) == atomic_load_explicit(&c->q->v->reach, memory_order_acquire);
+}
+
 static enum slice_result clear_slice(struct clear *c)
 {
     struct q2 *q = c->q;
@@ -226,6 +239,8 @@ static enum slice_result clear_slice(struct clear *c)
     struct q2_slot *s;
 
     pthread_mutex_lock(&q->lock);
+    if (!ends_volume(c) && !MUTANT(CLEAR_BEHIND_END))
+        c->tail_start = min_u64(c->tail_start, q2_cluster_down(&q->geo, request_end_offset(c)));
     s = q2_cache_find(&q->l2, c->pos >> q->slice_guest_bits);
     if (s)
         result = clear_entries(c, s, min_u64(c->tail_start, slice_end));
@@ -260,15 +275,13 @@ static bool skip_unmapped(struct clear *c)
     return true;
 }
 
-/* The last cluster of the volume counts as whole where the volume ends inside it. */
 static void plan(struct clear *c)
 {
     const struct q2_geometry *g = &c->q->geo;
-    struct request *r = c->request;
-    uint64_t end = r->guest_offset + r->len;
+    uint64_t end = request_end_offset(c);
 
-    c->head_end = min_u64(q2_cluster_up(g, r->guest_offset), end);
-    c->tail_start = end == vdisk_size(c->q->v) ? q2_cluster_up(g, end) : q2_cluster_down(g, end);
+    c->head_end = min_u64(q2_cluster_up(g, c->request->guest_offset), end);
+    c->tail_start = ends_volume(c) ? q2_cluster_up(g, end) : q2_cluster_down(g, end);
     if (c->tail_start < c->head_end)
         c->tail_start = c->head_end; /* all inside one cluster: all of it is head */
     c->pos = c->head_end;
@@ -289,9 +302,14 @@ static bool head_needs_write(const struct clear *c)
 
 static uint64_t tail_len(const struct clear *c)
 {
-    uint64_t end = c->request->guest_offset + c->request->len;
+    uint64_t end = request_end_offset(c);
 
     return end > c->tail_start ? end - c->tail_start : 0;
+}
+
+static bool tail_needs_write(const struct clear *c)
+{
+    return !c->discard && tail_len(c) > 0 && !chain_known_zero(c->q->v, c->tail_start, tail_len(c));
 }
 
 static void discard_data(struct clear *c, struct op *op)
@@ -347,14 +365,8 @@ static void clear_step(struct op *op)
     if (head_needs_write(c))
         OP_TRY(op, CLEAR_HEAD_WRITTEN,
                write_zeros(c, c->request->guest_offset, c->head_end - c->request->guest_offset, op));
-    if (!c->discard && tail_len(c) > 0 && !chain_known_zero(c->q->v, c->tail_start, tail_len(c)))
-        OP_TRY(op, CLEAR_TAIL_WRITTEN, write_zeros(c, c->tail_start, tail_len(c), op));
-    if (!has_whole_clusters(c)) {
-        clear_finish(c, 0);
-        return;
-    }
 again:
-    while (c->pos < c->tail_start) {
+    while (has_whole_clusters(c) && c->pos < c->tail_start) {
         if (c->locked && c->pos >= c->lock.end)
             unlock_clusters(c);
         if (!c->locked && too_many_freed(c->q))
@@ -375,11 +387,15 @@ again:
             /* Version 2 cannot say zero: write it. The write locks the cluster itself. */
             unlock_clusters(c);
             OP_TRY(op, CLEAR_WRITTEN,
-                   write_zeros(c, c->pos, min_u64(c->q->geo.cluster_size, vdisk_size(c->q->v) - c->pos), op));
+                   write_zeros(c, c->pos, min_u64(c->q->geo.cluster_size, request_end_offset(c) - c->pos), op));
             c->pos += c->q->geo.cluster_size;
         }
     }
-    if (c->discard && c->q->data_file)
+    if (c->locked)
+        unlock_clusters(c);
+    if (tail_needs_write(c))
+        OP_TRY(op, CLEAR_TAIL_WRITTEN, write_zeros(c, c->tail_start, tail_len(c), op));
+    if (c->discard && c->q->data_file && has_whole_clusters(c))
         OP_TRY(op, CLEAR_DATA_DISCARDED, discard_data(c, op));
     clear_finish(c, 0);
     return;

@@ -118,6 +118,7 @@ static void retract(struct q2_cache *c, struct q2_slot *s)
     assert(q2_read_settled(s) && s->pins == 0 && s->state != Q2_SLOT_LOADING);
     enter_linear(c, s, q2_slot_data(c, s));
     atomic_store_explicit(tag_of(c, s), 0, memory_order_release);
+    POINT("slice: tag taken back");
     s->state = Q2_SLOT_EMPTY;
 }
 
@@ -155,6 +156,7 @@ static void begin_change(struct q2_slot *s)
     assert((seq & 1) == 0);
     /* An exchange, so that the stores to come are not seen before it. */
     atomic_exchange_explicit(&s->seq, seq + 1, memory_order_acq_rel);
+    POINT("slice: number odd");
 }
 
 /* Fill a slot's memory; word by word and atomic, since a late reader may look at what was there before. */
@@ -162,15 +164,20 @@ static void fill(struct q2_cache *c, struct q2_slot *s, const char *from)
 {
     _Atomic uint64_t *to = (_Atomic uint64_t *)(void *)q2_slot_data(c, s);
 
-    begin_change(s);
+    if (!ENGINE_MUTANT(SLOT_QUIET_FILL))
+        begin_change(s);
     for (uint32_t i = 0; i < c->slice_size / 8; i++) {
         uint64_t word = 0;
+        if (i == 1)
+            POINT("slice: filled in part");
         if (from)
             memcpy(&word, from + 8 * (size_t)i, 8);
         atomic_store_explicit(&to[i], word, memory_order_release);
     }
-    atomic_store_explicit(&s->seq, atomic_load_explicit(&s->seq, memory_order_relaxed) + 1,
-                          memory_order_release);
+    if (!ENGINE_MUTANT(SLOT_QUIET_FILL))
+        atomic_store_explicit(&s->seq, atomic_load_explicit(&s->seq, memory_order_relaxed) + 1,
+                              memory_order_release);
+    POINT("slice: filled");
 }
 
 static void set_unsettled(struct q2_slot *s, unsigned what)
@@ -194,6 +201,7 @@ void q2_change_begin(struct q2_cache *c, struct q2_slot *s)
         atomic_store_explicit(&c->linear[s->key], 0, memory_order_relaxed);
     if (!MUTANT(DIRTY_LATE))
         q2_slot_mark_dirty(c, s);
+    POINT("slice: marked dirty");
     begin_change(s);
 }
 
@@ -203,7 +211,9 @@ void q2_change_end(struct q2_cache *c, struct q2_slot *s)
 
     assert(seq & 1);
     assert(q2_slot_is(s, Q2_DIRTY) || MUTANT(DIRTY_LATE)); /* invariant 5 */
+    POINT("slice: changed");
     atomic_store_explicit(&s->seq, seq + 1, memory_order_release);
+    POINT("slice: number even");
     if (MUTANT(DIRTY_LATE)) {
         q2_mutant_gap();
         q2_slot_mark_dirty(c, s);

@@ -28,7 +28,9 @@
 
 #include "engine/bits.h"
 #include "engine/list.h"
+#include "engine/mutant.h"
 #include "engine/op.h"
+#include "engine/point.h"
 
 enum { Q2_CACHE_WAYS = 8, Q2_SLICE_MAX = 4096 };
 
@@ -105,10 +107,13 @@ static inline struct q2_slot *q2_read_begin(struct q2_cache *c, uint64_t key, ui
         if (atomic_load_explicit(&c->tags[i], memory_order_acquire) != key + 1)
             continue;
         struct q2_slot *s = &c->slot[i];
+        POINT("slice: tag found");
         *ret_seq = atomic_load_explicit(&s->seq, memory_order_acquire);
+        POINT("slice: number read");
         /* The tag again: the number read belongs to this content only if it was still there. */
         if (unlikely(*ret_seq & 1) ||
-            unlikely(atomic_load_explicit(&c->tags[i], memory_order_relaxed) != key + 1))
+            unlikely(atomic_load_explicit(&c->tags[i], memory_order_relaxed) != key + 1 &&
+                     !ENGINE_MUTANT(SLOT_TAG_ONCE)))
             return NULL;
         if (!atomic_load_explicit(&s->referenced, memory_order_relaxed))
             atomic_store_explicit(&s->referenced, 1, memory_order_relaxed);
@@ -126,6 +131,11 @@ static inline bool q2_read_end(const struct q2_slot *s, uint32_t seq)
 /* Is what was read on disk already? Between q2_read_begin() and q2_read_end(). */
 static inline bool q2_read_settled(const struct q2_slot *s)
 {
+    if (ENGINE_MUTANT(SETTLED_READ_TWICE)) {
+        bool dirty = atomic_load(&s->unsettled) & Q2_DIRTY;
+        POINT("slice: seen whether it is dirty");
+        return !dirty && !(atomic_load(&s->unsettled) & Q2_FLUSHING);
+    }
     return atomic_load_explicit(&s->unsettled, memory_order_acquire) == 0;
 }
 

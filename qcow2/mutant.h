@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Ordering rules broken on purpose, one at a time, to show that the crash tests notice (tests/crash/). Only where
- * the build was configured with -Dmutants=true; else MUTANT() is false and nothing of it is left.
+ * Rules broken on purpose, one at a time, to show that the tests notice: the crash tests (tests/crash/), or one of
+ * their own. Only where the build was configured with -Dmutants=true; else MUTANT() is false and nothing is left.
  */
 #ifndef QCOW2_MUTANT_H
 #define QCOW2_MUTANT_H
@@ -42,19 +42,27 @@
     X(REBUILD_OVER_OLD, "rebuilt refcounts are written over the old ones, which still count")                 \
     X(REBUILD_FORGETS_ITSELF, "rebuilt refcounts do not count their own table")                               \
     X(PART_UNSYNCED, "repair points an entry at a copy that is not durable")                                  \
-    X(REPAIR_UNFLUSHED, "repair frees what an entry had before the entry's change is durable")
+    X(REPAIR_UNFLUSHED, "repair frees what an entry had before the entry's change is durable")                \
+    X(PUNCH_NEIGHBOUR, "what repair gives back to the host is a cluster too much")
 
 /* The same of rules about what belongs to whom: tests/space/test_ours.c. */
 #define Q2_MUTANTS_OURS(X)                                                                                     \
     X(CUT_ALL_FREE, "what is free at the end is cut off, whoever it belongs to")                               \
     X(OWN_UNUSED, "what was taken and given back unused counts as freed, and is punched and cut off")
 
+/* And such as it takes a unit test to notice: tests/unit/meson.build says which. */
+#define Q2_UNIT_MUTANTS(X)                                                                                     \
+    X(CLEAR_BEHIND_END, "what clears up to the end drops the last cluster though the volume has grown")
+
+#define Q2_ALL_MUTANTS(X) Q2_MUTANTS(X) Q2_MUTANTS_OURS(X) Q2_UNIT_MUTANTS(X)
+
 #define Q2_MUTANT_ENUM(name, text) MUTANT_##name,
 
-enum q2_mutant { MUTANT_NONE, Q2_MUTANTS(Q2_MUTANT_ENUM) Q2_MUTANTS_OURS(Q2_MUTANT_ENUM) MUTANTS_END };
+enum q2_mutant { MUTANT_NONE, Q2_ALL_MUTANTS(Q2_MUTANT_ENUM) MUTANTS_END };
 
 #ifdef VDISK_MUTANTS
-extern enum q2_mutant q2_mutant; /* which one this process is; set while nothing is open */
+/* Which one this process is: set while nothing is open, or named by VDISK_MUTANT when it starts. */
+extern enum q2_mutant q2_mutant;
 #define MUTANT(name) (q2_mutant == MUTANT_##name)
 void q2_mutant_gap(void); /* between two steps that should be one: other threads come first here */
 #else

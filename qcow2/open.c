@@ -457,7 +457,7 @@ int q2_reload(vdisk *v, vdisk_queue *queue)
         return rc;
     }
     v->format_state = q;
-    atomic_store(&v->size, q->header.size);
+    volume_set_size(v, q->header.size);
     q2_release(old);
     return 0;
 }
@@ -480,7 +480,7 @@ static int q2_open(vdisk *v, const struct layer_open *how, vdisk_queue *queue)
         rc = setup(q, queue);
     if (rc < 0)
         goto fail;
-    atomic_store(&v->size, q->header.size);
+    volume_set_size(v, q->header.size);
     v->backing_name = dup_or_null(q->header.backing_file);
     v->backing_format = dup_or_null(q->header.backing_format);
     if ((q->header.backing_file && !v->backing_name) || (q->header.backing_format && !v->backing_format)) {

@@ -275,6 +275,47 @@ static int write_table(struct rebuild *b)
     return rc;
 }
 
+/* ---- what is freed by it ------------------------------------------------------------------------------- */
+
+static bool is_placed(const struct rebuild *b, uint64_t cluster)
+{
+    uint64_t low = 0, high = b->blocks_count;
+
+    while (low < high) {
+        uint64_t mid = (low + high) / 2;
+
+        if (b->blocks[mid] == cluster)
+            return true;
+        if (b->blocks[mid] < cluster)
+            low = mid + 1;
+        else
+            high = mid;
+    }
+    return cluster >= b->table && cluster < b->table + b->table_clusters;
+}
+
+/* One block of the old structure. */
+static int take_freed(struct check *c, uint64_t i, uint8_t *buf, int rc)
+{
+    struct rebuild *b = container_of(c, struct rebuild, c);
+    const struct q2_geometry *g = &c->header.geo;
+    uint64_t first = i << g->refblock_bits, end = min_u64(first + q2_refblock_entries(g), c->file_clusters);
+
+    if (rc < 0 || !buf)
+        return 0;
+    for (uint64_t k = first; (k = first + q2_refcount_skip_zeros(g, buf, k - first, end - first)) < end; k++)
+        if (q2_refs_count(&c->refs, k) == 0 && !is_placed(b, k))
+            q2_spans_add(&c->freed, k);
+    return 0;
+}
+
+static int find_freed(struct rebuild *b)
+{
+    struct check_reads old = {.count = b->c.sole_count, .offset = old_block, .take = take_freed};
+
+    return check_read_clusters(&b->c, &old);
+}
+
 /* ---- all of it ----------------------------------------------------------------------------------------- */
 
 static int rebuild(struct rebuild *b)
@@ -283,6 +324,8 @@ static int rebuild(struct rebuild *b)
 
     if (rc == 0)
         rc = place(b);
+    if (rc == 0)
+        rc = find_freed(b);
     if (rc == 0)
         rc = write_blocks(b);
     return rc == 0 ? write_table(b) : rc; /* invariant 2 */
@@ -301,9 +344,12 @@ int q2_rebuild_refcounts(struct backend *file, vdisk_queue *queue, const struct 
     rc = check_begin(&b.c, file, queue, &own);
     if (rc == 0)
         rc = rebuild(&b);
-    if (rc == 0)
-        *ret = (struct q2_rebuilt){b.table << b.c.header.geo.cluster_bits, (uint32_t)b.table_clusters};
-    else if (vdisk_error_text()[0] == '\0')
+    *ret = (struct q2_rebuilt){.host_offset = 0};
+    if (rc == 0) {
+        *ret = (struct q2_rebuilt){b.table << b.c.header.geo.cluster_bits, (uint32_t)b.table_clusters, b.c.freed};
+        b.c.freed = (struct q2_spans){.list = NULL};
+    }
+    if (rc < 0 && vdisk_error_text()[0] == '\0')
         err_set(rc, "%s: rebuilding its refcounts: %s", file->name, strerror(-rc));
     free(b.blocks);
     q2_refs_finish(&b.old);

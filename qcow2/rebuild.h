@@ -8,10 +8,12 @@
 
 #include "engine/backend.h"
 #include "qcow2/check.h"
+#include "qcow2/spans.h"
 
 struct q2_rebuilt {
     uint64_t host_offset; /* of the new refcount table */
     uint32_t clusters;
+    struct q2_spans freed; /* what has had a refcount and has none now; q2_spans_finish() */
 };
 
 /*
@@ -19,7 +21,7 @@ struct q2_rebuilt {
  * header still points to the old ones: switching is the caller's. `strict`: refuse (-EIO) when anything but the
  * refcounts is damaged. Without it only tables that cannot be read are a reason to refuse, and where an entry is
  * damaged that may have referred to a cluster which seems free, what has a refcount keeps one. Errors with a text;
- * then nothing but free clusters was written.
+ * then nothing but free clusters was written, and *ret is zeroed.
  */
 int q2_rebuild_refcounts(struct backend *file, vdisk_queue *queue, const struct qcow2_check_opts *opts,
                          bool strict, struct q2_rebuilt *ret);

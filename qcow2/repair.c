@@ -3,10 +3,10 @@
  * Repair, and what is done to an image that was not closed when it is opened for writing.
  *
  * Happy path: check; where something is wrong, change one kind of thing: entries of tables first, then guest data
- * in clusters of somebody else gets its own (check_part.c), then the
- * refcounts (each for itself, or all of them rebuilt where their structure is damaged), then the COPIED flags;
- * flush; and begin again with the check, until it finds nothing more that can be mended. Clear the dirty and
- * corrupt bits when it finds nothing at all. Report what is left.
+ * in clusters of somebody else gets its own (check_part.c), then the refcounts (each for itself, or all of them
+ * rebuilt where their structure is damaged), then the COPIED flags; flush; punch what was freed; and begin again
+ * with the check, until it finds nothing more that can be mended. Clear the dirty and corrupt bits when it finds
+ * nothing at all. Report what is left.
  * Failure modes: what is read wrongly or not at all is never a ground to lower a refcount. An error of a write, or
  * a crash, leaves an image in which some of the changes are made, each of them right; the next repair goes on.
  *
@@ -108,10 +108,13 @@ static int rebuild(struct repair *r, struct check *c)
     if (rc < 0)
         return rc;
     rc = change_header(r, set_reftable, &n); /* invariant 4 */
-    if (rc < 0)
+    if (rc < 0) {
+        q2_spans_finish(&n.freed);
         return rc;
+    }
     check_found(c, QCOW2_FIXED, 1, "all refcounts: rebuilt, with a new refcount table at host offset 0x%" PRIx64,
                 n.host_offset);
+    check_give_back(c, &n.freed);
     return 1;
 }
 
@@ -203,6 +206,8 @@ static int round_run(struct repair *r)
         rc = step(r, &c);
     if (rc > 0 && !MUTANT(REPAIR_UNFLUSHED) && flush(r) < 0) /* invariant 1 */
         rc = -EIO;
+    if (rc > 0)
+        check_give_back(&c, &c.freed);
     if (rc == 0 && has_marks(&c) && c.res.corruptions == 0 && c.res.check_errors == 0)
         rc = change_header(r, clear_marks, NULL); /* invariant 5 */
 out:
@@ -285,7 +290,7 @@ static int verify(struct q2 *q, vdisk_queue *queue)
 int q2_repair_refcounts(struct q2 *q, vdisk_queue *queue)
 {
     struct q2_rebuilt n;
-    int rc;
+    int rc, punched;
 
     assert(q->header.incompatible & Q2_INCOMPAT_DIRTY);
     rc = q2_rebuild_refcounts(q->v->file, queue, NULL, true, &n);
@@ -300,6 +305,9 @@ int q2_repair_refcounts(struct q2 *q, vdisk_queue *queue)
         q->header.incompatible &= ~(uint64_t)Q2_INCOMPAT_DIRTY; /* invariant 5 */
         rc = q2_header_update(q, queue);
     }
+    if (rc == 0)
+        q2_spans_punch(&n.freed, q->v->file, queue, q->geo.cluster_bits, &punched);
+    q2_spans_finish(&n.freed);
     if (rc < 0 && vdisk_error_text()[0] == '\0')
         err_set(rc, "%s: repairing its refcounts: %s", q->v->name, strerror(-rc));
     return rc;

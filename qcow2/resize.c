@@ -4,13 +4,16 @@
  *
  * Growing, happy path: where old entries may lie behind the old end (a program that made the image smaller left
  * them, or part of the last cluster is behind it), or the backing file is longer than the image was, or space is
- * to be preallocated: a longer L1 table first; in memory the volume has its new size, so that the new range can be
- * written; it is zeroed, and given clusters; then one write of the header gives it the new size on disk. Otherwise
- * the last step alone. Shrinking: shrink.c.
+ * to be preallocated: a longer L1 table first; the range behind the old end, which nobody else may touch yet, is
+ * zeroed, and given clusters. Then, in any case, one write of the header gives it the new size on disk, and after
+ * that everybody sees it. Shrinking: shrink.c.
  * Failure modes: before the header says the new size: what was given to the new range is given back, the size is
  * the old one.
  *
- * Invariant: on disk the size comes last; whatever the range behind the old end holds reads as zeros by then.
+ * Invariants.
+ *  1. The size comes last: whatever the range behind the old end holds reads as zeros by then.
+ *  2. While anything can be behind the end, volume.reach says so: the last cluster is then no longer its owner's
+ *     alone to drop (clear.c).
  */
 #include "qcow2/resize.h"
 
@@ -109,9 +112,14 @@ static uint64_t stale_end(vdisk *v, uint64_t old, uint64_t size)
     return max_u64(old, min_u64(size, end));
 }
 
-static void set_size(vdisk *v, uint64_t size)
+/* Invariant 2: what clears the last cluster as a whole has done so, or finds that it is not the last. */
+static void begin_growing(vdisk *v, uint64_t size, vdisk_queue *queue)
 {
-    atomic_store_explicit(&v->size, size, memory_order_release);
+    struct q2 *q = q2_of(v);
+
+    pthread_mutex_lock(&q->lock);
+    volume_reach(v, size, queue);
+    pthread_mutex_unlock(&q->lock);
 }
 
 static int prepare_range(vdisk *v, uint64_t old, uint64_t stale, uint64_t size,
@@ -130,18 +138,18 @@ static int grow(vdisk *v, uint64_t size, const struct vdisk_resize_opts *opts, v
     struct q2 *q = q2_of(v);
     int rc = 0;
 
+    begin_growing(v, size, queue);
     if (stale > old || opts->preallocation != VDISK_PREALLOC_OFF) {
         rc = q2_grow_header(q, old, size, queue);
-        if (rc < 0)
-            return rc;
-        set_size(v, size); /* in memory only, so that there is a place to write to */
-        rc = prepare_range(v, old, stale, size, opts, queue);
-        if (rc < 0 && opts->preallocation != VDISK_PREALLOC_OFF)
-            q2_resize_zero(v, old, size, queue);
+        if (rc == 0) {
+            rc = prepare_range(v, old, stale, size, opts, queue);
+            if (rc < 0 && opts->preallocation != VDISK_PREALLOC_OFF)
+                q2_resize_zero(v, old, size, queue);
+        }
     }
     if (rc == 0)
         rc = q2_grow_header(q, size, size, queue);
-    set_size(v, rc < 0 ? old : size);
+    volume_set_size(v, rc < 0 ? old : size);
     return rc;
 }
 

@@ -56,6 +56,7 @@ static int set_refcounts(vdisk *v, const struct qcow2_check_opts *opts, vdisk_qu
 
     if (rc < 0)
         return rc;
+    q2_spans_finish(&n.freed); /* trim() looks for more than that */
     q->header.reftable_offset = n.host_offset;
     q->header.reftable_clusters = n.clusters;
     return update_header(v, queue);
@@ -70,9 +71,9 @@ static int clear_rest(vdisk *v, uint64_t size, uint64_t old, vdisk_queue *queue)
     uint64_t end = min_u64(old, align_up(size, q2_l1_entry_span(&q->geo)));
     int rc;
 
-    atomic_store_explicit(&v->size, end, memory_order_release); /* in memory only */
+    volume_reach(v, end, queue);
     rc = q2_resize_zero(v, size, end, queue);
-    atomic_store_explicit(&v->size, size, memory_order_release);
+    volume_set_size(v, size);
     return rc == 0 ? q2_trim_run(q, queue, true) : rc;
 }
 

@@ -35,6 +35,9 @@ struct cli_verb {
     int (*run)(const struct cli_verb *verb, int argc, char **argv);
 };
 
+/* All of them, then NULL. */
+extern const struct cli_verb *const cli_verbs[];
+
 extern const struct cli_verb cli_create, cli_info, cli_map, cli_check, cli_resize, cli_io, cli_bench;
 
 /* ---- messages: to stderr, one line, prefixed with the program's name ------------------------------- */

@@ -158,6 +158,11 @@ int create_options_print(bool raw)
     return CLI_OK;
 }
 
+const char *create_option_key(size_t i)
+{
+    return i < ARRAY_LEN(create_options) ? create_options[i].key : NULL;
+}
+
 /* A key without a value is on, "noKEY" is off, where KEY is an on/off option. */
 static const struct create_option *find_option(const struct cli_pair *pair, const char **ret_value)
 {

@@ -25,6 +25,9 @@ int create_options_apply(struct create_options *c, const struct cli_pairs *pairs
 /* The SIZE argument. 0, or -EINVAL and c->why. */
 int create_options_set_size(struct create_options *c, const char *value);
 
+/* Their names, in order; NULL after the last. */
+const char *create_option_key(size_t i);
+
 /* "-o help". Returns CLI_OK. */
 int create_options_print(bool raw);
 

@@ -1,23 +1,18 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* vdisk-io: the table of verbs. One file for each: cmd_VERB.c. */
+/* vdisk-io: finds the verb. */
 #include <stdio.h>
 #include <string.h>
 
-#include "engine/bits.h"
 #include "engine/vdisk.h"
 #include "tools/cli.h"
-
-static const struct cli_verb *const verbs[] = {
-    &cli_create, &cli_info, &cli_map, &cli_check, &cli_resize, &cli_io, &cli_bench,
-};
 
 static void print_help(void)
 {
     printf("Usage: vdisk-io VERB [OPTION]... [ARGUMENT]...\n"
            "Create, look at, check, resize, read and write disk images (raw and qcow2), and measure the I/O.\n"
            "\nVerbs:\n");
-    for (size_t i = 0; i < ARRAY_LEN(verbs); i++)
-        printf("  %-8s %s\n", verbs[i]->name, verbs[i]->summary);
+    for (const struct cli_verb *const *v = cli_verbs; *v != NULL; v++)
+        printf("  %-8s %s\n", (*v)->name, (*v)->summary);
     printf("\nOptions:\n"
            "  -h, --help      this text; after a verb: what the verb takes\n"
            "  -V, --version   the version\n"
@@ -43,9 +38,9 @@ int main(int argc, char **argv)
         printf("vdisk-io version %s\n", vdisk_version());
         return cli_finish(CLI_OK);
     }
-    for (size_t i = 0; i < ARRAY_LEN(verbs); i++) {
-        if (strcmp(word, verbs[i]->name) == 0)
-            return cli_finish(verbs[i]->run(verbs[i], argc - 1, argv + 1));
+    for (const struct cli_verb *const *v = cli_verbs; *v != NULL; v++) {
+        if (strcmp(word, (*v)->name) == 0)
+            return cli_finish((*v)->run(*v, argc - 1, argv + 1));
     }
     cli_error("no verb '%s'; see 'vdisk-io --help'", word);
     return CLI_FAILED;

@@ -296,10 +296,10 @@ static void fill(struct subject *s)
 
 void subject_init(struct subject *s, const struct image_spec *spec)
 {
-    subject_init_on(s, spec, 0);
+    subject_init_on(s, spec, 0, 512);
 }
 
-void subject_init_on(struct subject *s, const struct image_spec *spec, uint64_t device)
+void subject_init_on(struct subject *s, const struct image_spec *spec, uint64_t device, uint32_t align)
 {
     struct backend *b;
 
@@ -309,9 +309,9 @@ void subject_init_on(struct subject *s, const struct image_spec *spec, uint64_t 
     if (spec->data_file)
         snprintf(s->spec.path, sizeof s->spec.path, "sim:top");
     if (device)
-        memdisk_init_fixed(&s->disk, 512, device);
+        memdisk_init_fixed(&s->disk, align, device);
     else
-        memdisk_init(&s->disk, 512);
+        memdisk_init(&s->disk, align);
     model_init(&s->now, 0, spec->size);
     model_init(&s->flushed, 0, spec->size);
     if (spec->backing[0])
@@ -462,7 +462,7 @@ void scenario_run(const struct scenario *sc, const struct fault_mode *mode)
         return;
     CHECK_OK(sim_create(&options, &sim));
     sim_enter(sim);
-    subject_init_on(&template, &sc->spec, sc->device);
+    subject_init_on(&template, &sc->spec, sc->device, sc->align ? sc->align : 512);
     template.cache_bytes = sc->cache_bytes;
     if (sc->make)
         sc->make(&template);

@@ -49,8 +49,8 @@ bool mode_disarm(struct backend *fault);
 
 /* An image by `spec` on memory with a cluster-mixed content in its first half, closed. */
 void subject_init(struct subject *s, const struct image_spec *spec);
-/* The same on a device of so many bytes; 0: on what grows. */
-void subject_init_on(struct subject *s, const struct image_spec *spec, uint64_t device);
+/* The same on a device of so many bytes, 0: on what grows, and of an alignment. */
+void subject_init_on(struct subject *s, const struct image_spec *spec, uint64_t device, uint32_t align);
 void subject_copy(struct subject *to, struct subject *from);
 void subject_finish(struct subject *s);
 
@@ -87,6 +87,7 @@ struct scenario {
     void (*make)(struct subject *);    /* once, when the image has its content and is closed; may be NULL */
     enum subject_file target;          /* whose calls fail */
     uint64_t device;                   /* bytes of storage that cannot grow; 0: it can */
+    uint32_t align;                    /* of the storage; 0: 512 */
     uint64_t cache_bytes;              /* for metadata, as it is opened */
     unsigned stride;                   /* of many calls only every so manyth fails; 0: each does */
 };

@@ -36,6 +36,17 @@ static int act_write_in_place_unaligned(struct subject *s)
     return subject_write(s, 41, at(s, 1) + 700, 1000, 0);
 }
 
+/* Its last block is in the file in part only, and stays so. */
+static int act_write_to_ragged_end(struct subject *s)
+{
+    return subject_write(s, 47, s->now.size - 9000, 9000, 0);
+}
+
+static int act_grow_to_ragged_end(struct subject *s)
+{
+    return subject_grow(s, s->now.size + 1024);
+}
+
 static int act_write_fua(struct subject *s)
 {
     return subject_write(s, 42, at(s, 1) + 512, at(s, 6), VDISK_REQ_FUA);
@@ -299,6 +310,15 @@ static const struct scenario scenarios[] = {
     {.name = "raw read", .spec = {.size = MIB(1)}, .act = act_read},
     {.name = "raw write", .spec = {.size = MIB(1)}, .act = act_write_in_place},
     {.name = "raw write, unaligned", .spec = {.size = MIB(1)}, .act = act_write_in_place_unaligned},
+    {.name = "raw write, to a ragged end",
+     .spec = {.size = MIB(1) + 512},
+     .act = act_write_to_ragged_end,
+     .align = 4096},
+    {.name = "raw grow, to a ragged end",
+     .spec = {.size = MIB(1) + 512},
+     .act = act_grow_to_ragged_end,
+     .align = 4096,
+     .no_data = true},
     {.name = "raw zero", .spec = {.size = MIB(1)}, .act = act_zero, .no_data = true},
     {.name = "raw zero, unaligned",
      .spec = {.size = MIB(1)},

@@ -6,8 +6,9 @@
 #include "engine/queue.h"
 #include "tests/interleave/scheduler.h"
 
-/* All programs; ends with one without a name. */
+/* All programs. */
 extern const struct program gate_users, gate_drains, range_locks;
+extern const struct program slice_change, slice_failing, slice_reload;
 
 /*
  * A queue with the number `id` that sleeps in the scheduler: until something is posted to it. The thread that uses

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "tests/interleave/scheduler.h"
@@ -21,6 +22,7 @@ enum { BLOCKS_MAX = 256, PAGE = 4096, FDS_MAX = 1024 };
 int __real_pthread_mutex_lock(pthread_mutex_t *m);
 int __real_pthread_mutex_unlock(pthread_mutex_t *m);
 int __real_sched_yield(void);
+int __real_nanosleep(const struct timespec *t, struct timespec *left);
 ssize_t __real_write(int fd, const void *buf, size_t len);
 int __real_close(int fd);
 void *__real_aligned_alloc(size_t align, size_t size);
@@ -29,6 +31,7 @@ void __real_free(void *p);
 int __wrap_pthread_mutex_lock(pthread_mutex_t *m);
 int __wrap_pthread_mutex_unlock(pthread_mutex_t *m);
 int __wrap_sched_yield(void);
+int __wrap_nanosleep(const struct timespec *t, struct timespec *left);
 ssize_t __wrap_write(int fd, const void *buf, size_t len);
 int __wrap_close(int fd);
 void *__wrap_aligned_alloc(size_t align, size_t size);
@@ -62,6 +65,14 @@ int __wrap_sched_yield(void)
     if (!sched_is_managed())
         return __real_sched_yield();
     sched_others_first("sched_yield()");
+    return 0;
+}
+
+int __wrap_nanosleep(const struct timespec *t, struct timespec *left)
+{
+    if (!sched_is_managed())
+        return __real_nanosleep(t, left);
+    sched_others_first("nanosleep()");
     return 0;
 }
 

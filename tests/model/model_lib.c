@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "engine/bits.h"
@@ -32,12 +33,12 @@ static uint64_t random_size(struct rng *r, unsigned flags)
     }
 }
 
-/* A raw file that ends within a sector. */
-static void create_ragged(const struct image_spec *s)
+/* A raw file that ends within its last sector: the volume has that whole. */
+static void create_ragged(const struct image_spec *s, struct rng *r)
 {
     int fd = open(s->path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
 
-    CHECK(fd >= 0 && ftruncate(fd, (off_t)s->size) == 0);
+    CHECK(fd >= 0 && ftruncate(fd, (off_t)(s->size - rng_between(r, 1, 511))) == 0);
     close(fd);
 }
 
@@ -48,8 +49,7 @@ static void make_memdisk(struct subject *s, struct rng *r)
 
     uint32_t align = aligns[rng_below(r, ARRAY_LEN(aligns))];
 
-    /* Storage that ends within a block of its own does not exist. */
-    memdisk_init(&s->disk, s->layers[0].qcow2 || is_aligned(s->layers[0].size, align) ? align : 512);
+    memdisk_init(&s->disk, align);
     if (rng_chance(r, 30)) {
         s->disk.max_transfer = s->disk.align * (uint32_t)rng_between(r, 1, 64);
         s->disk.max_iov = (uint32_t)rng_between(r, 1, 8);
@@ -95,10 +95,7 @@ void subject_init(struct subject *s, struct rng *r, unsigned flags)
         describe(s);
         make_memdisk(s, r);
     } else if (!top->qcow2 && s->nmodels == 1 && rng_chance(r, 30)) {
-        model_finish(&s->models[0]);
-        top->size += rng_between(r, 1, 511);
-        model_init(&s->models[0], 0, top->size);
-        create_ragged(top);
+        create_ragged(top, r);
     } else {
         image_chain(r, s->layers, s->nlayers, s->models, s->nmodels, false);
     }
@@ -131,12 +128,24 @@ vdisk *subject_open(struct subject *s, struct rng *r)
     return v;
 }
 
+static uint64_t host_length(struct subject *s)
+{
+    struct stat st;
+
+    if (s->on_memory)
+        return memdisk_size(&s->disk);
+    CHECK(stat(s->layers[0].path, &st) == 0);
+    return (uint64_t)st.st_size;
+}
+
 void subject_close(struct subject *s, vdisk *v, bool compare)
 {
     const struct image_spec *top = &s->layers[0];
     const char *path = top->path;
 
     CHECK_OK(vdisk_close(v));
+    if (!top->qcow2)
+        CHECK(host_length(s) <= top->size); /* whatever blocks it was written in */
     if (s->on_memory && compare && top->qcow2) {
         path = test_path("saved");
         memdisk_save(&s->disk, path);
@@ -157,7 +166,7 @@ void subject_grow(struct subject *s, struct rng *r, vdisk *v)
 
     if (s->nmodels != 1)
         return;
-    size = align_up(vdisk_size(v) + rng_below(r, 2u << 20), s->on_memory ? max_u64(512, s->disk.align) : 512);
+    size = align_up(vdisk_size(v) + rng_below(r, 2u << 20), 512);
     CHECK_OK(vdisk_grow(v, size));
     CHECK_INT(vdisk_size(v), size);
     model_resize(&s->models[0], size);

@@ -6,7 +6,9 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -319,6 +321,40 @@ static void test_shared_cluster(void)
     check_end(spec.path, spec.cluster_size);
 }
 
+/* ---- shrinking --------------------------------------------------------------------------------------- */
+
+/* Somebody has put bytes behind an image; the image becomes smaller, and gives back its own. */
+static void test_shrink(void)
+{
+    static const char theirs[] = "not of the image";
+    struct image_spec spec;
+    char got[sizeof theirs];
+    uint64_t full;
+    vdisk *v;
+    FILE *f;
+
+    image_default(&spec, "shrink", MIB(64));
+    image_create(&spec);
+    v = open_image(&spec);
+    fill(v, 0, MIB(32));
+    CHECK_OK(vdisk_close(v));
+    f = fopen(spec.path, "r+e");
+    CHECK(f && fseek(f, 0, SEEK_END) == 0);
+    full = (uint64_t)ftell(f) + 10 * CLUSTER;
+    CHECK(fseek(f, (long)full, SEEK_SET) == 0 && fwrite(theirs, 1, sizeof theirs, f) == sizeof theirs);
+    CHECK(fclose(f) == 0);
+    v = open_image(&spec);
+    CHECK_OK(vdisk_resize(v, MIB(1), &(struct vdisk_resize_opts){.size = sizeof(struct vdisk_resize_opts),
+                                                                 .shrink = true}));
+    CHECK_MSG(occupied(v) < MIB(4), "%" PRIu64 " bytes are occupied", occupied(v));
+    CHECK_OK(vdisk_close(v));
+    f = fopen(spec.path, "re");
+    CHECK(f && fseek(f, (long)full, SEEK_SET) == 0);
+    CHECK(fread(got, 1, sizeof got, f) == sizeof got && memcmp(got, theirs, sizeof got) == 0);
+    CHECK(fclose(f) == 0);
+    image_check(spec.path, false);
+}
+
 int main(int argc, char **argv)
 {
     static const struct test_case cases[] = {
@@ -329,6 +365,7 @@ int main(int argc, char **argv)
         {.name = "trim", .run = test_trim},
         {.name = "crash_leaks", .run = test_crash_leaks},
         {.name = "shared_cluster", .run = test_shared_cluster},
+        {.name = "shrink", .run = test_shrink},
     };
 
     return test_main(argc, argv, cases, ARRAY_LEN(cases));

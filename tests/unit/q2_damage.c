@@ -111,6 +111,26 @@ static void leak_of_three(struct damaged *im)
         set_refcount(im, append(im), 7);
 }
 
+static void fill_cluster(struct damaged *im, uint64_t cluster, uint8_t byte)
+{
+    uint8_t *buf = test_alloc(CLUSTER);
+
+    memset(buf, byte, CLUSTER);
+    CHECK(pwrite(im->fd, buf, CLUSTER, (off_t)(cluster * CLUSTER)) == CLUSTER);
+    free(buf);
+}
+
+/* Space that somebody has put between and behind them, and which has no refcount, is not ours. */
+static void leaks_beside_what_is_not_ours(struct damaged *im)
+{
+    for (int i = 0; i < 48; i++) {
+        uint64_t cluster = append(im);
+
+        fill_cluster(im, cluster, i % 24 < 20 ? 0x11 : DAMAGE_NOT_OURS);
+        set_refcount(im, cluster, i % 24 < 20);
+    }
+}
+
 /* As a crash leaves them that takes clusters ahead: the file's end has not moved over them. */
 static void leak_past_the_end(struct damaged *im)
 {
@@ -424,6 +444,7 @@ const struct damage damages[] = {
     {"clean-data-file", DATA_FILE, nothing, 0, 0, 0, 0, 0, NULL},
     {"leak", PLAIN, leak, 0, 1, 0, 0, 0, NULL},
     {"leak-of-three", PLAIN, leak_of_three, 0, 3, 0, 0, 0, NULL},
+    {"leaks-beside-what-is-not-ours", PLAIN, leaks_beside_what_is_not_ours, 0, 40, 0, 0, 0, NULL},
     {"leak-past-the-end", PLAIN, leak_past_the_end, 0, 0, 0, 0, 0, NULL},
     /* the flag of L2 entry 1 is wrong; the refcount is one too many */
     {"refcount-too-high", PLAIN, refcount_too_high, 1, 1, 0, 0, 0, NULL},

@@ -13,6 +13,9 @@ struct damaged {
     struct q2_header h;
 };
 
+/* What fills clusters that the damage "leaks-beside-what-is-not-ours" has put into the file. */
+enum { DAMAGE_NOT_OURS = 0x77 };
+
 enum damage_base { PLAIN, SNAPSHOT, BITMAP, EXTENDED, DATA_FILE };
 
 struct damage {

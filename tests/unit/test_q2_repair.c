@@ -93,12 +93,41 @@ static bool same_files(const char *a, const char *b)
     return r.status == 0;
 }
 
+static uint64_t host_bytes(const char *path)
+{
+    struct stat st;
+
+    CHECK(stat(path, &st) == 0);
+    return (uint64_t)st.st_blocks * 512;
+}
+
+/* The leaks are holes, and what lies between and behind them is as it was. */
+static void check_space(const char *path, uint64_t before)
+{
+    enum { LEAKS = 40, NOT_OURS = 8, FILE_CLUSTERS = 80 };
+    uint64_t now = host_bytes(path), filled = 0;
+    uint8_t *data = test_alloc(FILE_CLUSTERS * CLUSTER);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t len = pread(fd, data, FILE_CLUSTERS * CLUSTER, 0);
+
+    CHECK(len > 0);
+    for (ssize_t i = 0; i + CLUSTER <= len; i += CLUSTER)
+        filled += data[i] == DAMAGE_NOT_OURS && memcmp(data + i, data + i + 1, CLUSTER - 1) == 0;
+    CHECK_INT(filled, NOT_OURS);
+    if (before > (uint64_t)len / 2) /* else the file system counts otherwise */
+        CHECK_MSG(now + (LEAKS - 1) * CLUSTER <= before, /* a refcount block may have become whole */
+                  "%" PRIu64 " bytes on the host, were %" PRIu64, now, before);
+    close(fd);
+    free(data);
+}
+
 static void repair_one(const struct damage *d, enum qcow2_repair_what what)
 {
     const char *path = test_path("image"), *copy = test_path("copy");
     const char *option = what == QCOW2_REPAIR_ALL ? "-r all" : "-r leaks";
     struct qcow2_repair_result ours, again;
     struct content before;
+    uint64_t space;
     int qemu;
 
     test_requires("qemu-img");
@@ -106,7 +135,10 @@ static void repair_one(const struct damage *d, enum qcow2_repair_what what)
     damage_make(d, path);
     run_ok("cp %s %s", path, copy);
     read_content(path, &before);
+    space = host_bytes(path);
     repair(path, what, &ours);
+    if (strcmp(d->name, "leaks-beside-what-is-not-ours") == 0)
+        check_space(path, space);
     qemu = qemu_verdict(copy, option);
     printf("%s: %d, QEMU: %d%s\n", d->name, verdict(&ours.check), qemu, findings);
     CHECK_INT(verdict(&ours.check), what == QCOW2_REPAIR_ALL ? d->after_all : d->after_leaks);

@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "tests/interleave/image.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/bits.h"
+#include "engine/short_lock.h"
+#include "tests/interleave/common.h"
+
+/* ---- the disk ------------------------------------------------------------------------------------------- */
+
+static void disk_close(struct backend *b)
+{
+}
+
+static void transfer(struct disk *d, struct io *io)
+{
+    uint64_t word = io->offset / 8, left = io->len / 8;
+
+    REQUIRE(word + left <= ARRAY_LEN(d->written), "I/O past the end of the disk");
+    for (uint32_t i = 0; i < io->iovcnt; i++) {
+        uint64_t *at = io->iov[i].iov_base, *end = at + io->iov[i].iov_len / 8;
+        for (; at < end; at++, word++)
+            if (io->kind == IO_WRITE)
+                d->written[word] = be64toh(*at);
+            else
+                *at = htobe64(d->written[word]);
+    }
+}
+
+static void disk_submit(struct backend *b, struct io *io)
+{
+    struct disk *d = container_of(b, struct disk, b);
+
+    switch ((enum io_kind)io->kind) {
+    case IO_READ:
+    case IO_WRITE:
+        transfer(d, io);
+        io_end_later(io, (int64_t)io->len);
+        return;
+    case IO_FLUSH:
+        if (++d->flushes == d->fail_flush) {
+            io_end_later(io, -EIO);
+            return;
+        }
+        memcpy(d->durable, d->written, sizeof d->durable);
+        break;
+    case IO_ZERO:
+    case IO_DISCARD:
+    case IO_ALLOCATE:
+    case IO_TRUNCATE:
+        break;
+    }
+    io_end_later(io, 0);
+}
+
+static const struct backend_driver disk_driver = {.name = "disk", .close = disk_close, .submit = disk_submit};
+
+/* ---- the image ------------------------------------------------------------------------------------------ */
+
+void image_init(struct image *im)
+{
+    struct q2 *q = &im->q;
+
+    memset(im, 0, sizeof *im);
+    im->disk = backend_alloc(&disk_driver, "disk", sizeof *im->disk);
+    REQUIRE(im->disk && gate_init(&im->v.requests) == 0, "out of memory");
+    atomic_init(&im->disk->b.size, sizeof im->disk->written);
+    for (unsigned i = 0; i < ARRAY_LEN(im->disk->written); i++)
+        im->disk->written[i] = im->disk->durable[i] = IMAGE_WORD(i / IMAGE_WORDS, i % IMAGE_WORDS);
+    im->v.file = im->v.data = &im->disk->b;
+    im->v.format_state = q;
+    q->v = &im->v;
+    q2_geometry_init(&q->geo, 3, 16, 4, false, false);
+    short_lock_init(&q->lock);
+    list_init(&q->flush_waiting);
+    list_init(&q->reclaim_waiting);
+    list_init(&q->trim_waiting);
+    q->durable_end = sizeof im->disk->written;
+    REQUIRE(q2_cache_init(&q->l2, IMAGE_SLICE, 1, 1) == 0 && q2_cache_init(&q->refcounts, IMAGE_SLICE, 1, 1) == 0,
+            "out of memory");
+}
+
+void image_finish(struct image *im)
+{
+    q2_cache_finish(&im->q.l2);
+    q2_cache_finish(&im->q.refcounts);
+    pthread_mutex_destroy(&im->q.lock);
+    gate_finish(&im->v.requests);
+    backend_close(&im->disk->b);
+}
+
+uint64_t image_durable(const struct image *im, uint64_t key, unsigned index)
+{
+    return im->disk->durable[key * IMAGE_WORDS + index];
+}
+
+void image_load(struct image *im, vdisk_queue *q, uint64_t key)
+{
+    struct waiter w;
+
+    waiter_init(&w, q);
+    q2_cache_load(&im->q, &im->q.l2, key, key * IMAGE_SLICE, &w.op);
+    REQUIRE(waiter_await(&w) == 0, "a slice cannot be loaded");
+}
+
+void image_change(struct image *im, uint64_t key, unsigned index, uint64_t value)
+{
+    struct q2_slot *s;
+
+    pthread_mutex_lock(&im->q.lock);
+    s = q2_cache_find(&im->q.l2, key);
+    REQUIRE(s, "slice %d is not cached", (int)key);
+    q2_change_begin(&im->q.l2, s);
+    q2_slot_put_be64(&im->q.l2, s, index * 8, value);
+    q2_change_end(&im->q.l2, s);
+    pthread_mutex_unlock(&im->q.lock);
+}
+
+int image_flush(struct image *im, vdisk_queue *q)
+{
+    struct waiter w;
+
+    waiter_init(&w, q);
+    q2_flush(&im->q, &w.op);
+    return waiter_await(&w);
+}
+
+bool image_read(struct image *im, uint64_t key, unsigned index, uint64_t *ret_value, bool *ret_settled)
+{
+    uint32_t seq;
+    struct q2_slot *s = q2_read_begin(&im->q.l2, key, &seq);
+
+    if (!s)
+        return false;
+    sched_point("reader: slot found");
+    *ret_value = q2_read_be64(&im->q.l2, s, index * 8);
+    sched_point("reader: entry read");
+    *ret_settled = q2_read_settled(s);
+    sched_point("reader: settled read");
+    return q2_read_end(s, seq);
+}

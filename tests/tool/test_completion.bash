@@ -1,0 +1,55 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# What bash completes is what the tool takes: all options of --help and no other, and values that it accepts.
+# usage: test_completion.bash VDISK_IO COMPLETION
+completion=$(realpath "$2")
+. "$(dirname "$0")/lib.sh"
+. "$completion"
+compopt() { :; } # outside of a completion there is none
+
+# completes WORD...: what the last of these words can become, in `out`, sorted.
+completes() {
+    COMP_WORDS=(vdisk-io "$@")
+    COMP_CWORD=$#
+    _vdisk_io
+    printf '%s\n' "${COMPREPLY[@]}" | sort >out
+}
+
+run 0 --help
+verbs=$(sed -n '/^Verbs:/,/^$/p' out | awk '/^  / { print $1 }')
+completes ""
+same "verbs" "$(grep -v '^-' out | tr '\n' ' ')" "$(printf '%s\n' $verbs | sort | tr '\n' ' ')"
+for verb in $verbs; do
+    run 0 "$verb" --help
+    sed -n '/^Options:/,/^$/p' out | grep -E '^  (-|    --)' | cut -c1-27 | grep -oE -- '--[a-z0-9-]+|(^| )-[A-Za-z]\b' |
+        tr -d ' ' | sort -u >in_help
+    completes "$verb" -
+    same "options of $verb" "$(cat out)" "$(cat in_help)"
+    completes "$verb" x
+    same "$verb: names of files are bash's" "$(cat out)" ""
+    completes "$verb" -f q
+    same "formats of $verb" "$(cat out)" qcow2
+done
+completes info --output = j
+same "--output=j" "$(cat out)" json
+completes info --output =
+same "--output=" "$(cat out)" "$(printf 'human\njson')"
+
+# Each value that is offered is taken.
+run 0 create -q -f qcow2 a 1M
+run 0 create -q -f qcow2 -o preallocation=metadata b 1M
+for form in human json; do
+    for verb in info map check; do run 0 $verb --output $form a; done
+done
+completes check -r ""
+for what in $(cat out); do run 0 check -r "$what" a; done
+completes resize --preallocation ""
+for mode in $(cat out); do run 0 resize -q --preallocation "$mode" a +64K; done
+for option in --rw --queue-kind --cache --latency; do
+    completes bench $option ""
+    for word in $(cat out); do run 0 bench --count 1 $option "$word" --size 64K memory:1M; done
+done
+completes create -o ""
+"$tool" create -f qcow2 -o help | sed -n 's/^  \([a-z0-9_]*\)=.*/\1=/p' >keys
+same "keys of create -o" "$(grep -v '^help$' out)" "$(sort keys)"
+finish

@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Growing while requests are in flight: what clears up to the old end leaves alone what was written behind it
+ * since, and nobody can write behind it before the image is ready for that.
+ */
+#include <pthread.h>
+#include <sched.h>
+
+#include "backends/fault.h"
+#include "backends/memory.h"
+#include "engine/volume.h"
+#include "qcow2/ondisk.h"
+#include "qcow2/qcow2.h"
+#include "tests/unit/backend_test.h"
+
+enum { CLUSTER = 65536, BLOCK = 4096, SLICE_SPAN = 32 << 20, SIZE_FIELD = 24 };
+
+static struct backend *keeper, *fault;
+static vdisk_queue *q;
+static vdisk *v;
+
+static void make(uint64_t size, uint32_t version)
+{
+    struct vdisk_create_opts create = {.size = sizeof create, .format = "qcow2", .virtual_size = size,
+                                       .cluster_size = CLUSTER, .version = version};
+    struct memory_options options = {.size = 0};
+    struct backend *b;
+
+    q = test_queue(VDISK_QUEUE_AUTO);
+    OK(memory_backend_create_with("memory:grow", &options, &keeper));
+    OK(memory_backend_share(keeper, &b));
+    OK(qcow2_driver.create(b, "memory:grow", &create, q));
+    backend_close(b);
+}
+
+static void open_it(void)
+{
+    struct vdisk_open_opts how = {.size = sizeof how, .format = "qcow2", .flags = VDISK_OPEN_RDWR};
+    struct backend *b;
+
+    OK(memory_backend_share(keeper, &b));
+    OK(fault_backend_create(b, &fault));
+    OK(vdisk_open_backend(fault, &how, &v));
+}
+
+static int teardown(void **state)
+{
+    OK(vdisk_close(v));
+    vdisk_queue_destroy(q);
+    backend_close(keeper);
+    return 0;
+}
+
+static void expect(uint64_t offset, char byte)
+{
+    char in[BLOCK], want[BLOCK];
+
+    memset(want, byte, sizeof want);
+    OK(vdisk_pread(v, in, sizeof in, offset));
+    assert_memory_equal(in, want, sizeof in);
+}
+
+static void write_bytes(uint64_t offset, char byte)
+{
+    char out[BLOCK];
+
+    memset(out, byte, sizeof out);
+    OK(vdisk_pwrite(v, out, sizeof out, offset, 0));
+}
+
+enum { ZERO, ZERO_UNMAP, DISCARD, WAYS };
+
+/* Data in the first and in the last, partial cluster; the slice of the first comes late. */
+static void one_clear(int way, bool grow, uint32_t version)
+{
+    const uint64_t old = SLICE_SPAN + BLOCK;
+    struct fault_rule late = {.kinds = FAULT_KIND(IO_READ), .type = "slice_load", .nth = 1, .what = FAULT_LATE};
+    struct vdisk_completion done;
+
+    make(old, version);
+    open_it();
+    write_bytes(0, 0x11);
+    write_bytes(SLICE_SPAN, 0x22);
+    OK(vdisk_close(v));
+    open_it();
+    expect(SLICE_SPAN, 0x22); /* its slice is at hand, for the write below */
+    assert_true(fault_add_rule(fault, &late) >= 0);
+    if (way == DISCARD)
+        vdisk_discard(q, v, 0, old, 0, 0);
+    else
+        vdisk_write_zeroes(q, v, 0, old, way == ZERO_UNMAP ? VDISK_REQ_UNMAP : 0, 0);
+    assert_int_equal(vdisk_reap(q, &done, 0, 1, NULL), 0);
+    assert_true(fault_held(fault) > 0);
+    if (grow) {
+        OK(vdisk_grow(v, old + CLUSTER));
+        write_bytes(old, 0x77);
+        OK(vdisk_sync(v));
+    }
+    fault_clear(fault);
+    assert_int_equal(vdisk_reap(q, &done, 1, 1, NULL), 1);
+    assert_int_equal(done.result, 0);
+    expect(0, 0);
+    if (!grow || way != DISCARD) /* what shares its cluster with other data is not discarded */
+        expect(SLICE_SPAN, 0);
+    if (grow)
+        expect(old, 0x77);
+}
+
+static void what_is_behind_the_old_end_stays(void **state)
+{
+    for (int way = 0; way < WAYS; way++)
+        for (uint32_t version = 2; version <= 3; version++)
+            for (int grow = 0; grow < 2; grow++) {
+                one_clear(way, grow, version);
+                if (way < WAYS - 1 || version < 3 || !grow)
+                    teardown(state);
+            }
+}
+
+static void *grow_it(void *arg)
+{
+    OK(vdisk_grow(v, *(uint64_t *)arg));
+    return NULL;
+}
+
+/* Somebody made the image smaller and left what was behind the new end: it is zeroed before the size is shown. */
+static void the_size_is_shown_last(void **state)
+{
+    uint64_t size = 4 * CLUSTER, small = CLUSTER + BLOCK, field = htobe64(small);
+    struct fault_rule late = {.kinds = FAULT_KIND(IO_WRITE), .type = "alloc_write", .nth = 1, .what = FAULT_LATE};
+    char block[BLOCK] = {0};
+    pthread_t thread;
+
+    make(size, 3);
+    open_it();
+    for (uint64_t at = 0; at < size; at += BLOCK)
+        write_bytes(at, 0x33);
+    OK(vdisk_close(v));
+    OK(memory_backend_write(keeper, SIZE_FIELD, &field, sizeof field));
+    open_it();
+    assert_int_equal(vdisk_size(v), small);
+    assert_true(fault_add_rule(fault, &late) >= 0);
+    assert_int_equal(pthread_create(&thread, NULL, grow_it, &size), 0);
+    while (fault_held(fault) == 0)
+        sched_yield();
+    assert_int_equal(vdisk_size(v), small);
+    vdisk_write(q, v, small, block, sizeof block, 0, 0);
+    struct vdisk_completion done;
+    assert_int_equal(vdisk_reap(q, &done, 1, 1, NULL), 1);
+    assert_int_equal(done.result, -EINVAL);
+    fault_clear(fault);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    assert_int_equal(vdisk_size(v), size);
+    expect(CLUSTER, 0x33);
+    for (uint64_t at = small; at < size; at += BLOCK)
+        expect(at, 0);
+}
+
+int main(void)
+{
+    static const struct CMUnitTest tests[] = {
+        cmocka_unit_test_teardown(what_is_behind_the_old_end_stays, teardown),
+        cmocka_unit_test_teardown(the_size_is_shown_last, teardown),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

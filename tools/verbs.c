@@ -1,0 +1,7 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The table of verbs. One file for each: cmd_VERB.c. */
+#include "tools/cli.h"
+
+const struct cli_verb *const cli_verbs[] = {
+    &cli_create, &cli_info, &cli_map, &cli_check, &cli_resize, &cli_io, &cli_bench, NULL,
+};
