@@ -344,10 +344,12 @@ static void end(struct q2_flush_op *f, int rc)
     for (int i = 0; i < BATCHES; i++)
         settle_batch(&f->batches[i], rc);
     settle_freed(f, rc);
-    if (rc < 0)
+    if (rc < 0) {
         q->mapping_needs_data |= f->needs_data;
-    else
+    } else {
         q->durable_end = max_u64(q->durable_end, q->flushing_end);
+        atomic_store_explicit(&q->as_read, EXTENT_DURABLE, memory_order_release);
+    }
     q->flushing_end = 0;
     op_wake_all(&f->group, rc);
     if (MUTANT(FLUSH_JOINED))

@@ -6,6 +6,8 @@
  *  1. What a lookup returns was the state of the image at one moment during the call (meta_cache.h, invariant 2).
  *  2. An entry that q2_entry_unusable() objects to is never followed: lookup says -EAGAIN, and load gives the
  *     error.
+ *  3. No mapping counts as durable before a flush of this handle has ended: the file may have been left with
+ *     writes in the page cache, or the device's, that nobody has synced. The first durable write makes one.
  */
 #include <errno.h>
 
@@ -138,6 +140,14 @@ static bool one_cluster(struct q2 *q, struct q2_slot *s, uint64_t guest_offset, 
     return true;
 }
 
+/* The flag of a mapping that is as it was read from the file, or has been flushed: invariant 3. */
+static uint8_t durable(const struct q2 *q)
+{
+    if (MUTANT(TRUST_AS_READ) || MUTANT(ASSUME_DURABLE))
+        return EXTENT_DURABLE;
+    return atomic_load_explicit(&q->as_read, memory_order_relaxed);
+}
+
 /* The whole slice is one run of host clusters: it need not be in the cache. */
 static bool in_linear_slice(struct q2 *q, uint64_t guest_offset, uint64_t len, struct extent *ret)
 {
@@ -146,7 +156,7 @@ static bool in_linear_slice(struct q2 *q, uint64_t guest_offset, uint64_t len, s
     if (!q2_linear_host(&q->l2, guest_offset >> q->slice_guest_bits, &host_offset))
         return false;
     ret->kind = EXTENT_DATA;
-    ret->flags = EXTENT_WRITABLE | EXTENT_DURABLE;
+    ret->flags = EXTENT_WRITABLE | durable(q);
     ret->host_offset = host_offset + in_slice;
     ret->len = min_u64(len, slice_bytes - in_slice);
     return true;
@@ -165,7 +175,7 @@ int q2_lookup(vdisk *v, uint64_t guest_offset, uint64_t len, struct extent *ret)
         if (!one_cluster(q, s, guest_offset, len, ret) && scan_slice(q, s, guest_offset, len, ret) < 0)
             return -EAGAIN;
         if (ret->kind == EXTENT_DATA && (q2_read_settled(s) || MUTANT(ASSUME_DURABLE)))
-            ret->flags |= EXTENT_DURABLE;
+            ret->flags |= durable(q);
         return likely(q2_read_end(s, seq)) ? 0 : -EAGAIN;
     }
     if (q2_l1_offset(q2_l1_get(q, q2_l1_index(&q->geo, guest_offset))) != 0)

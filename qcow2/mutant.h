@@ -35,6 +35,7 @@
     X(ASSUME_DURABLE, "a durable write over a mapping that is not durable makes no flush")                    \
     X(DIRTY_LATE, "a slice is marked dirty only after its new entries can be read")                           \
     X(SETTLED_BETWEEN, "between dirty and flushing a slice counts as on disk for a moment")                   \
+    X(TRUST_AS_READ, "what was read from the file counts as durable before any flush")                        \
     X(CLOSE_UNFLUSHED, "closing does not flush")                                                              \
     X(HEADER_UNSYNCED, "what a changed header no longer needs is given up before it is durable")              \
     X(SHRINK_CUT_FIRST, "shrinking cuts the data file before the header says so")                             \

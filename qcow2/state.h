@@ -69,6 +69,7 @@ struct q2 {
     struct q2_cache           refcounts;     /* key: cluster_index >> refslice_bits */
 
     /* Own synchronisation. */
+    _Atomic uint8_t           as_read;       /* EXTENT_DURABLE once a flush has ended: lookup.c */
     struct range_locks        guest_ranges[Q2_ZONES]; /* allocating writes, zeros, discards: q2_zone() */
     struct range_locks        structure;     /* [0, 1): new tables and blocks, table growth: one at a time */
     struct q2_packed_cache    packed;

@@ -646,6 +646,40 @@ static void run_refcount_table(void)
     finish(rig, 8 * ALONE_IMAGES);
 }
 
+/* ---- left unsynced ------------------------------------------------------------------------------------------ */
+
+/*
+ * The last sync of who wrote the mappings failed. Who opens the image next cannot tell, looks at them, and writes
+ * durably to what is mapped.
+ */
+static void run_left_unsynced(void)
+{
+    struct rig *rig = test_alloc(sizeof *rig);
+    struct fault_rule rule = {.kinds = FAULT_KIND(IO_FLUSH), .state = "FLUSH_MAPPING_SYNCED", .what = FAULT_FAIL,
+                              .error = EIO};
+    struct image_spec s;
+    char byte;
+
+    random_spec(&s);
+    rig->fixed = rng_chance(test_rng(), 15);
+    rig->faults = rig->may_fail = true;
+    rig_init(rig, &s);
+    rig_start_log(rig);
+    rig_open(rig, 1);
+    CHECK(fault_add_rule(rig->fault[RIG_IMAGE], &rule) >= 0);
+    write_many(rig, 0, 8);
+    rig_close(rig);
+    rig_open(rig, 1);
+    rig->may_fail = false;
+    for (unsigned i = 0; i < 8; i++)
+        CHECK_OK(vdisk_pread(rig->v, &byte, 1, at(rig, i)));
+    for (unsigned i = 0; i < 6; i++)
+        write_some(rig, rng_below(rig->rng, 8), rng_chance(rig->rng, 80) ? VDISK_REQ_FUA : 0);
+    rig_wait(rig, 0);
+    rig_cut(rig);
+    finish(rig, ALONE_IMAGES);
+}
+
 /* ---- creation ----------------------------------------------------------------------------------------------- */
 
 static void run_create(void)
@@ -691,6 +725,7 @@ const struct crash_scenario crash_scenarios[] = {
     {"compressed", run_compressed, 6, 2, 100},
     {"snapshot", run_snapshot, 6, 2, 100},
     {"refcount-table", run_refcount_table, 2, 1, 20},
+    {"left-unsynced", run_left_unsynced, 6, 2, 150},
     {"create", run_create, 10, 3, 200},
     {"mix", run_mix, 30, 6, 1500},
     {"mix-two-queues", run_mix_two_queues, 30, 6, 1500},
