@@ -34,15 +34,12 @@ void request_end(struct request *r, int result)
     q->done_count++;
 }
 
-void request_end_merged(struct request *r, uint64_t done, int result)
+void request_end_merged(struct request *r, int result)
 {
-    uint64_t end = 0;
-
     while (r) {
         struct request *next = r->merged;
-        end += r->len;
         r->merged = NULL;
-        request_end(r, end <= done ? 0 : result);
+        request_end(r, result);
         r = next;
     }
 }

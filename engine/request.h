@@ -56,11 +56,8 @@ void request_end_later(struct request *r, int result);
 /* request_end_later() a request that the format was given, and those merged with it. */
 void request_refuse(struct request *r, int result);
 
-/*
- * request_end() a write and those merged with it, of which the first `done` bytes are written: what ends within
- * them has succeeded, the others have `result`.
- */
-void request_end_merged(struct request *r, uint64_t done, int result);
+/* request_end() a write and those merged with it, all with that result. */
+void request_end_merged(struct request *r, int result);
 
 /* Check and start; from the enqueue functions. */
 void request_start(struct request *r);

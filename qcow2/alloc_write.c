@@ -9,7 +9,8 @@
  * With `reserve` no data is written: spans without host clusters get some that read as zeros, others stay.
  * Failure modes: no space, while something waits to be freed: let go of all, make room, once, and try again. No
  * space, no memory, a failed read or write: clusters taken for the span are given back, the mapping is as it was,
- * spans before it stay written.
+ * spans before it stay written. When several requests were written as one, those within such spans have succeeded,
+ * and the others are started again, each on its own: none fails because of its neighbour.
  *
  * Invariants.
  *  1. The L2 entry changes after the data write has ended (flush rule 7), under the lock of its guest cluster.
@@ -439,10 +440,28 @@ static bool may_make_room(const struct alloc_write *w)
     return w->op.rc == -ENOSPC && !w->made_room && q2_room_is_possible(w->q);
 }
 
+/* One of several that were written as one failed: each that is not written goes on alone. */
+static void start_apart(struct q2 *q, struct request *r, uint64_t done)
+{
+    uint64_t end = 0;
+
+    while (r) {
+        struct request *next = r->merged;
+        end += r->len;
+        r->merged = NULL;
+        if (end <= done)
+            request_end(r, 0);
+        else
+            q2_submit(q->v, r);
+        r = next;
+    }
+}
+
 static void alloc_write_finish(struct alloc_write *w, int rc)
 {
     struct op *parent = w->parent;
     struct request *r = w->request;
+    struct q2 *q = w->q;
     uint64_t done = w->pos;
 
     if (rc < 0)
@@ -452,8 +471,10 @@ static void alloc_write_finish(struct alloc_write *w, int rc)
     op_free(&w->op, sizeof *w);
     if (parent)
         op_wake(parent, rc);
-    if (r)
-        request_end_merged(r, done, rc);
+    if (r && r->merged && rc < 0 && !MUTANT(SHARE_ERRORS))
+        start_apart(q, r, done);
+    else if (r)
+        request_end_merged(r, rc);
 }
 
 enum find_result { FIND_READY, FIND_NEEDS_SLICE, FIND_NEEDS_LEASE, FIND_DAMAGED };
@@ -658,7 +679,8 @@ void q2_alloc_write_start(struct q2 *q, struct request *r)
 
     if (w && r->merged && merge_buffers(w, r) < 0) {
         op_free(&w->op, sizeof *w);
-        w = NULL;
+        start_apart(q, r, 0);
+        return;
     }
     if (!w) {
         request_refuse(r, -ENOMEM);

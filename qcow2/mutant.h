@@ -53,7 +53,8 @@
 
 /* And such as it takes a unit test to notice: tests/unit/meson.build says which. */
 #define Q2_UNIT_MUTANTS(X)                                                                                     \
-    X(CLEAR_BEHIND_END, "what clears up to the end drops the last cluster though the volume has grown")
+    X(CLEAR_BEHIND_END, "what clears up to the end drops the last cluster though the volume has grown")        \
+    X(SHARE_ERRORS, "requests that were written as one fail as one")
 
 #define Q2_ALL_MUTANTS(X) Q2_MUTANTS(X) Q2_MUTANTS_OURS(X) Q2_UNIT_MUTANTS(X)
 

@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Writes that were enqueued together are served together: calls are counted on a sparse qcow2. */
+#include <limits.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include "backends/fault.h"
 #include "backends/memory.h"
 #include "engine/volume.h"
@@ -12,18 +16,22 @@ static struct backend *fault;
 static vdisk_queue *q;
 static vdisk *v;
 
-static int setup(void **state)
+static void make(const struct memory_options *options)
 {
     struct vdisk_create_opts create = {.size = sizeof create, .format = "qcow2", .virtual_size = 64 << 20};
     struct vdisk_open_opts how = {.size = sizeof how, .format = "qcow2", .flags = VDISK_OPEN_RDWR};
-    struct memory_options options = {.size = 0};
     struct backend *child;
 
     q = test_queue(VDISK_QUEUE_AUTO);
-    OK(memory_backend_create_with("memory:plug", &options, &child));
+    OK(memory_backend_create_with("memory:plug", options, &child));
     OK(qcow2_driver.create(child, "memory:plug", &create, q));
     OK(fault_backend_create(child, &fault));
     OK(vdisk_open_backend(fault, &how, &v));
+}
+
+static int setup(void **state)
+{
+    make(&(struct memory_options){.size = 0});
     return 0;
 }
 
@@ -140,26 +148,123 @@ static void a_full_plug_is_released(void **state)
     read_back(0, 200);
 }
 
-/* The run ends in the cluster whose write fails: what lies before it has succeeded. */
+/* ---- one that fails -------------------------------------------------------------------------------------- */
+
+/* The run ends in a cluster that cannot be written: what lies before it has succeeded. */
 static void a_failure_is_told_to_those_it_concerns(void **state)
 {
-    struct fault_rule rule = {.kinds = FAULT_KIND(IO_WRITE), .nth = 2, .what = FAULT_FAIL, .error = EIO};
+    struct fault_rule rule = {.kinds = FAULT_KIND(IO_WRITE), .what = FAULT_FAIL, .error = EIO, .len = CLUSTER};
+    char *buf = vdisk_alloc_buffer(2 * CLUSTER);
     int32_t results[MAX] = {0};
-    char *buf = vdisk_alloc_buffer(64 << 10);
+    struct extent e;
 
     warm_up();
     /* The second cluster is mapped: a span of its own, in place. The merged run begins in the first, a new one. */
-    memset(buf, 99, 64 << 10);
-    OK(vdisk_pwrite(v, buf, 64 << 10, 64 << 10, 0));
+    memset(buf, 99, 2 * CLUSTER);
+    OK(vdisk_pwrite(v, buf, CLUSTER, CLUSTER, 0));
+    OK(v->format->lookup(v, CLUSTER, BLOCK, &e));
+    rule.offset = e.host_offset;
     assert_true(fault_add_rule(fault, &rule) >= 0);
     vdisk_write(q, v, 0, block_of(0), BLOCK, 0, 0);
-    vdisk_write(q, v, BLOCK, buf, (128 << 10) - BLOCK, 0, 1);
+    vdisk_write(q, v, BLOCK, buf, 2 * CLUSTER - BLOCK, 0, 1);
     assert_int_equal(reap_all(results), 1);
     assert_int_equal(results[0], 0);
     assert_int_equal(results[1], -EIO);
     fault_clear(fault);
     read_back(0, 1);
     free(buf);
+}
+
+/* Neighbours on one new run of clusters, written as one: the one that fails does so alone. */
+static void no_error_is_shared(void **state)
+{
+    static const int errors[] = {EFAULT, EIO, ENODATA};
+
+    warm_up();
+    for (unsigned i = 0; i < ARRAY_LEN(errors); i++) {
+        /* The write of all; then that of the second of three, which are sent in order. */
+        struct fault_rule rule = {.kinds = FAULT_KIND(IO_WRITE), .state = "AW_WRITTEN", .nth = 1,
+                                  .what = FAULT_FAIL, .error = errors[i]};
+        int32_t results[MAX] = {0};
+        assert_true(fault_add_rule(fault, &rule) >= 0);
+        rule.nth = 2;
+        assert_true(fault_add_rule(fault, &rule) >= 0);
+        for (unsigned k = 0; k < 3; k++)
+            vdisk_write(q, v, (uint64_t)(4 * i + k) * CLUSTER, block_of(k), BLOCK * 16, 0, k);
+        assert_int_equal(reap_all(results), 1);
+        assert_int_equal(results[1], -errors[i]);
+        fault_clear(fault);
+    }
+}
+
+/* How many clusters of data the image takes, one write after the other. */
+static unsigned fill_up(unsigned most)
+{
+    unsigned n = 0;
+
+    while (n < most && vdisk_pwrite(v, block_of(0), BLOCK, (uint64_t)n * CLUSTER, 0) == 0)
+        n++;
+    return n;
+}
+
+static void the_first_takes_what_space_there_is(void **state)
+{
+    struct memory_options options = {.size = 24 * CLUSTER, .fixed = true};
+    int32_t results[MAX] = {0};
+    char *buf = vdisk_alloc_buffer(CLUSTER);
+    unsigned room;
+
+    memset(buf, 7, CLUSTER);
+    make(&options);
+    room = fill_up(MAX);
+    assert_in_range(room, 2, 24);
+    teardown(NULL);
+    make(&options);
+    assert_int_equal(fill_up(room - 1), room - 1);
+    for (unsigned k = 0; k < 3; k++)
+        vdisk_write(q, v, (uint64_t)(room + k) * CLUSTER, buf, CLUSTER, 0, k);
+    assert_int_equal(reap_all(results), 2);
+    assert_int_equal(results[0], 0);
+    assert_int_equal(results[1], -ENOSPC);
+    free(buf);
+}
+
+/* A buffer that cannot be read, given to the kernel. */
+static void a_bad_buffer_is_its_owners(enum vdisk_queue_kind kind)
+{
+    struct vdisk_create_opts create = {.size = sizeof create, .format = "qcow2", .virtual_size = 64 << 20};
+    struct vdisk_open_opts how = {.size = sizeof how, .format = "qcow2", .flags = VDISK_OPEN_RDWR};
+    void *bad = mmap(NULL, CLUSTER, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    char *good = vdisk_alloc_buffer(CLUSTER);
+    int32_t results[MAX] = {0};
+    const char *tmp = getenv("TMPDIR");
+    char name[PATH_MAX];
+    int fd;
+
+    snprintf(name, sizeof name, "%s/plug-XXXXXX", tmp ? tmp : "/tmp");
+    fd = mkstemp(name);
+    assert_true(fd >= 0 && bad != MAP_FAILED);
+    close(fd);
+    memset(good, 5, CLUSTER);
+    OK(vdisk_create(name, &create));
+    OK(vdisk_open(name, &how, &v));
+    q = test_queue(kind);
+    vdisk_write(q, v, 0, good, CLUSTER, 0, 0);
+    vdisk_write(q, v, CLUSTER, bad, CLUSTER, 0, 1);
+    vdisk_write(q, v, 2 * CLUSTER, good, CLUSTER, 0, 2);
+    assert_int_equal(reap_all(results), 1);
+    assert_int_equal(results[1], -EFAULT);
+    vdisk_queue_destroy(q);
+    OK(vdisk_close(v));
+    unlink(name);
+    munmap(bad, CLUSTER);
+    free(good);
+}
+
+static void bad_buffers(void **state)
+{
+    a_bad_buffer_is_its_owners(VDISK_QUEUE_AUTO);
+    a_bad_buffer_is_its_owners(VDISK_QUEUE_THREADS);
 }
 
 /* ---- neighbouring clusters ------------------------------------------------------------------------------- */
@@ -260,6 +365,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(flags_keep_them_apart, setup, teardown),
         cmocka_unit_test_setup_teardown(a_full_plug_is_released, setup, teardown),
         cmocka_unit_test_setup_teardown(a_failure_is_told_to_those_it_concerns, setup, teardown),
+        cmocka_unit_test_setup_teardown(no_error_is_shared, setup, teardown),
+        cmocka_unit_test_teardown(the_first_takes_what_space_there_is, teardown),
+        cmocka_unit_test(bad_buffers),
         cmocka_unit_test_setup_teardown(neighbours_on_the_host_too, setup, teardown),
         cmocka_unit_test_setup_teardown(neighbours_when_nothing_is_there, setup, teardown),
         cmocka_unit_test_setup_teardown(one_cluster_is_taken_once, setup, teardown),
