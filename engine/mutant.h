@@ -18,7 +18,9 @@
     X(RANGE_LOST_WAKE, "the lock that comes free before its owner waits wakes nobody")                         \
     X(SLOT_TAG_ONCE, "a reader does not look at the tag again after the number: meta_cache.h, invariant 1")    \
     X(SLOT_QUIET_FILL, "a slot is filled anew and its number stays: meta_cache.h, invariant 2")                \
-    X(SETTLED_READ_TWICE, "a reader looks at dirty and at flushing one after the other")
+    X(SETTLED_READ_TWICE, "a reader looks at dirty and at flushing one after the other")                       \
+    X(FLUSH_LEAD_LOST, "who flushed does not pass the lead on to who came meanwhile")                          \
+    X(FLUSH_FAILURE_CLEAN, "what a failed flush tried to write counts as written")
 
 #define ENGINE_MUTANT_ENUM(name, text) ENGINE_MUTANT_##name,
 

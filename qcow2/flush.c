@@ -265,7 +265,7 @@ static void settle_batch(struct batch *b, int rc)
     for (size_t i = 0; i < b->count; i++) {
         struct piece *p = &b->pieces[i];
         if (p->slot) {
-            q2_slot_flushed(p->cache, p->slot, rc);
+            q2_slot_flushed(p->cache, p->slot, ENGINE_MUTANT(FLUSH_FAILURE_CLEAN) ? 0 : rc);
             op_wake_all(&p->cache->room, 0);
         } else if (rc < 0) {
             p->table->dirty_count += !p->table->dirty[p->page];
@@ -355,7 +355,7 @@ static void end(struct q2_flush_op *f, int rc)
     if (MUTANT(FLUSH_JOINED))
         op_wake_all(&q->flush_waiting, rc);
     next = list_pop(&q->flush_waiting);
-    if (next)
+    if (next && !ENGINE_MUTANT(FLUSH_LEAD_LOST))
         op_wake(container_of(next, struct op, wait), FLUSH_LEAD);
     else
         q->flush_running = false;

@@ -9,6 +9,7 @@
 /* All programs. */
 extern const struct program gate_users, gate_drains, range_locks;
 extern const struct program slice_change, slice_failing, slice_reload;
+extern const struct program flush_groups, flush_failing;
 
 /*
  * A queue with the number `id` that sleeps in the scheduler: until something is posted to it. The thread that uses

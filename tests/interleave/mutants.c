@@ -21,7 +21,7 @@ enum { OF_ENGINE = sizeof of_engine / sizeof of_engine[0], OF_QCOW2 = sizeof of_
 /* Of those of qcow2 only what is wrong between threads; the rest is for the crash tests. */
 static bool is_between_threads(enum q2_mutant id)
 {
-    return id == MUTANT_DIRTY_LATE || id == MUTANT_SETTLED_BETWEEN;
+    return id == MUTANT_DIRTY_LATE || id == MUTANT_SETTLED_BETWEEN || id == MUTANT_FLUSH_JOINED;
 }
 
 bool mutant_choose(const char *name)

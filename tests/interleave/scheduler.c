@@ -265,7 +265,9 @@ static void step_ends(const char *at)
 
 void sched_point(const char *name)
 {
-    if (sched_is_managed())
+    const char *quiet = sched_is_managed() ? s.program->quiet : NULL;
+
+    if (sched_is_managed() && (!quiet || strncmp(name, quiet, strlen(quiet)) != 0))
         step_ends(name);
 }
 

@@ -24,6 +24,7 @@ enum { SCHED_THREADS = 3, SCHED_PREEMPTIONS = 3 };
 struct program {
     const char *name, *text;
     unsigned    threads;
+    const char *quiet;                 /* points whose names begin so are no steps: for another program; or NULL */
     void      (*setup)(void);          /* before each run */
     void      (*thread)(unsigned self);/* on its own thread, from 0 */
     void      (*check)(void);          /* after each step; takes no lock; NULL: nothing to check */

@@ -79,6 +79,7 @@ int __wrap_nanosleep(const struct timespec *t, struct timespec *left)
 /* ---- descriptors ---------------------------------------------------------------------------------------- */
 
 static bool fd_closed[FDS_MAX];
+static unsigned fds_closed;
 
 ssize_t __wrap_write(int fd, const void *buf, size_t len)
 {
@@ -94,42 +95,60 @@ int __wrap_close(int fd)
         return __real_close(fd);
     REQUIRE(!fd_closed[fd], "descriptor %d is closed twice", fd);
     fd_closed[fd] = true;
+    fds_closed++;
     return 0;
 }
 
 /* ---- memory --------------------------------------------------------------------------------------------- */
 
-/* What aligned_alloc() gave during the run: queues, requests, gates. */
+/* What aligned_alloc() gave during the run: queues, requests, gates. Kept for the next runs. */
 static struct {
     char  *start;
     size_t size;
-    bool   freed;
+    bool   used, freed;
+    bool   out_of_bounds;
 } blocks[BLOCKS_MAX];
 static unsigned blocks_count;
 
-void *__wrap_aligned_alloc(size_t align, size_t size)
+static char *new_block(size_t size)
 {
     char *p;
 
-    if (!sched_is_running() || blocks_count == BLOCKS_MAX || align > PAGE)
-        return __real_aligned_alloc(align, size);
-    size = (size + PAGE - 1) / PAGE * PAGE;
+    if (blocks_count == BLOCKS_MAX)
+        return NULL;
     p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED)
         return NULL;
     blocks[blocks_count].start = p;
     blocks[blocks_count].size = size;
-    blocks[blocks_count++].freed = false;
+    blocks[blocks_count++].used = true;
     return p;
+}
+
+void *__wrap_aligned_alloc(size_t align, size_t size)
+{
+    if (!sched_is_running() || align > PAGE)
+        return __real_aligned_alloc(align, size);
+    size = (size + PAGE - 1) / PAGE * PAGE;
+    for (unsigned i = 0; i < blocks_count; i++)
+        if (!blocks[i].used && blocks[i].size == size) {
+            blocks[i].used = true;
+            return blocks[i].start;
+        }
+    return new_block(size);
 }
 
 void __wrap_free(void *p)
 {
     for (unsigned i = 0; p && i < blocks_count; i++)
         if (blocks[i].start == p) {
-            REQUIRE(!blocks[i].freed, "memory is freed twice");
+            REQUIRE(blocks[i].used && !blocks[i].freed, "memory is freed twice");
             blocks[i].freed = true;
-            mprotect(blocks[i].start, blocks[i].size, PROT_NONE);
+            /* Once the threads have ended nobody is left who could use it. */
+            if (sched_is_managed()) {
+                mprotect(blocks[i].start, blocks[i].size, PROT_NONE);
+                blocks[i].out_of_bounds = true;
+            }
             return;
         }
     __real_free(p);
@@ -138,13 +157,15 @@ void __wrap_free(void *p)
 void wrap_end_run(void)
 {
     for (unsigned i = 0; i < blocks_count; i++) {
-        REQUIRE(blocks[i].freed, "memory has not been freed");
-        munmap(blocks[i].start, blocks[i].size);
+        REQUIRE(!blocks[i].used || blocks[i].freed, "memory has not been freed");
+        if (blocks[i].out_of_bounds)
+            mprotect(blocks[i].start, blocks[i].size, PROT_READ | PROT_WRITE);
+        blocks[i].used = blocks[i].freed = blocks[i].out_of_bounds = false;
     }
-    blocks_count = 0;
-    for (int fd = 0; fd < FDS_MAX; fd++)
+    for (int fd = 0; fd < FDS_MAX && fds_closed > 0; fd++)
         if (fd_closed[fd]) {
             fd_closed[fd] = false;
+            fds_closed--;
             __real_close(fd);
         }
 }
