@@ -2,8 +2,9 @@
 /*
  * What a range is made of.
  *
- * Happy path: walk the range through the chain, ask the file of a raw layer where its holes are (for many pieces
- * at once, since each time a worker does it), merge neighbours, stop when the list is full.
+ * Happy path: walk the range through the chain, ask the file where its holes are (of a raw layer, or where
+ * clusters are mapped to holes; for many pieces at once, since each time a worker does it), merge neighbours, stop
+ * when the list is full.
  * Failure modes: a failed metadata load or a failed question fails the request; the list then holds nothing.
  */
 #include <errno.h>
@@ -76,8 +77,11 @@ static bool append(struct extents_op *x)
     uint32_t depth = layer_depth(x->request->vdisk, x->layer);
     struct vdisk_extent *last = out->count ? &out->list[out->count - 1] : NULL;
 
-    if (x->extent.kind == EXTENT_DATA && x->status == BACKEND_STATUS_HOLE)
-        flags = (flags & ~(uint32_t)VDISK_EXTENT_DATA) | VDISK_EXTENT_ZERO;
+    if (x->extent.kind == EXTENT_DATA && x->status == BACKEND_STATUS_HOLE) {
+        flags |= VDISK_EXTENT_ZERO;
+        if (x->layer->format == &raw_driver)
+            flags &= ~(uint32_t)VDISK_EXTENT_DATA;
+    }
     if (last && last->flags == flags && last->depth == depth &&
         (!(flags & VDISK_EXTENT_OFFSET) || last->host_offset + last->length == x->extent.host_offset)) {
         last->length += x->extent.len;
@@ -97,10 +101,14 @@ static unsigned room(const struct extents_op *x)
     return x->request->extents->max - x->request->extents->count;
 }
 
-/* Only a raw layer leaves it to its file which parts are holes. */
+/*
+ * A raw layer leaves it to its file which parts are holes. Another may know that its file has some where clusters
+ * are mapped; nobody changes that mapping, so what is known of a place on the host holds for what is mapped there.
+ */
 static bool wants_status(const struct extents_op *x)
 {
-    return x->extent.kind == EXTENT_DATA && x->layer->format == &raw_driver &&
+    assert(!x->layer->host_holes || x->layer->read_only);
+    return x->extent.kind == EXTENT_DATA && (x->layer->format == &raw_driver || x->layer->host_holes) &&
            x->layer->data->driver->status != NULL;
 }
 

@@ -25,6 +25,7 @@ struct vdisk {
     uint32_t                    depth;         /* layers from here down */
     uint64_t                    number;        /* in the order of opening */
     bool                        read_only;
+    bool                        host_holes;    /* block status asks `data` where mapped clusters have holes */
     bool                        writes_in_place; /* lookup() may say EXTENT_WRITABLE */
 
     _Atomic uint64_t            size;          /* virtual size: as requests and their owners know it */

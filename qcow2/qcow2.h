@@ -67,6 +67,12 @@ struct qcow2_details {
 int qcow2_get_details(vdisk *v, struct qcow2_details *ret);
 void qcow2_details_free(struct qcow2_details *d);
 
+/*
+ * Have block status of the qcow2 layers of `top` that nobody writes to tell host holes in mapped clusters as zeros
+ * too, where QEMU does: in images of which the metadata only was preallocated. Blocks; before the first request.
+ */
+void qcow2_find_host_holes(vdisk *top);
+
 /* The part of it without I/O. Either table may be NULL: none. 0 or -ENOMEM. */
 int q2_details_fill(const struct q2_header *h, const struct q2_snapshot_table *snapshots,
                     const struct q2_bitmap_directory *bitmaps, struct qcow2_details *ret);

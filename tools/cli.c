@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Messages, options, help, progress, JSON: see cli.h. Values are parsed in values.c. */
+/* Messages, options, help, progress: see cli.h. Values are parsed in values.c, JSON is printed in json.c. */
 #include "tools/cli.h"
 
 #include <assert.h>
@@ -184,7 +184,7 @@ bool cli_parse_output(const struct cli_verb *verb, const char *value, bool *ret_
     return true;
 }
 
-/* ---- progress and JSON ----------------------------------------------------------------------------- */
+/* ---- progress -------------------------------------------------------------------------------------- */
 
 static void print_percent(int hundredths)
 {
@@ -218,60 +218,6 @@ void cli_progress_end(struct cli_progress *p)
         return;
     print_percent(10000);
     putchar('\n');
-}
-
-/* Bytes of the UTF-8 sequence at `s` when it is valid, else 0. */
-static size_t utf8_length(const unsigned char *s)
-{
-    size_t n = s[0] < 0x80 ? 1 : s[0] >= 0xc2 && s[0] < 0xe0 ? 2 : (s[0] & 0xf0) == 0xe0 ? 3 :
-               s[0] >= 0xf0 && s[0] < 0xf5 ? 4 : 0;
-
-    for (size_t i = 1; i < n; i++) {
-        if ((s[i] & 0xc0) != 0x80)
-            return 0;
-    }
-    /* Overlong forms, surrogates, and what is past U+10FFFF. */
-    if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] >= 0xa0) || (s[0] == 0xf0 && s[1] < 0x90) ||
-        (s[0] == 0xf4 && s[1] >= 0x90))
-        return 0;
-    return n;
-}
-
-json_t *cli_json_string(const char *text)
-{
-    const unsigned char *in = (const unsigned char *)text;
-    char *clean = cli_calloc(3, strlen(text) + 1);
-    char *out = clean;
-
-    while (*in != '\0') {
-        size_t n = utf8_length(in);
-        if (n == 0) {
-            memcpy(out, "\xef\xbf\xbd", 3);
-            out += 3;
-            in++;
-        } else {
-            memcpy(out, in, n);
-            out += n;
-            in += n;
-        }
-    }
-    json_t *json = json_string(clean);
-    free(clean);
-    return json;
-}
-
-int cli_json_print(json_t *json)
-{
-    char *text = json_dumps(json, JSON_INDENT(4) | JSON_ENSURE_ASCII);
-
-    json_decref(json);
-    if (text == NULL) {
-        cli_error("out of memory");
-        return CLI_FAILED;
-    }
-    puts(text);
-    free(text);
-    return CLI_OK;
 }
 
 uint64_t cli_now_ns(void)

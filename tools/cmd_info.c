@@ -10,7 +10,9 @@
 #include <string.h>
 #include <time.h>
 
+#include "engine/bits.h"
 #include "engine/vdisk.h"
+#include "engine/volume.h"
 #include "qcow2/qcow2.h"
 #include "tools/cli.h"
 
@@ -19,6 +21,8 @@ enum { MAX_LAYERS = 1024 };
 struct image {
     char                *name;
     struct vdisk_info    info;
+    char                *file;        /* what holds the header, or all of it */
+    uint64_t             file_length; /* in whole sectors, as QEMU counts */
     struct qcow2_details details; /* of qcow2, else zero */
     bool                 is_qcow2;
     char                *full_backing; /* NULL: no backing file */
@@ -29,6 +33,7 @@ static void image_free(struct image *im)
     if (im->is_qcow2)
         qcow2_details_free(&im->details);
     free(im->full_backing);
+    free(im->file);
     free(im->name);
 }
 
@@ -43,6 +48,8 @@ static int image_load(struct image *im, const char *name, const char *format, ui
     if (vdisk_open(name, &how, &v) < 0)
         return cli_library_error();
     int rc = vdisk_get_info(v, &im->info);
+    im->file = cli_strdup(backend_path(v->file->name));
+    im->file_length = align_up(backend_size(v->file), 512);
     if (rc >= 0 && strcmp(im->info.format, "qcow2") == 0) {
         rc = qcow2_get_details(v, &im->details);
         im->is_qcow2 = rc >= 0;
@@ -142,16 +149,43 @@ static json_t *snapshots_json(const struct qcow2_details *d)
     return list;
 }
 
+/* QEMU's names for what an image lies in. */
+static const char *protocol(const struct image *im)
+{
+    return strcmp(im->info.backend, "blockdev") == 0 ? "host_device" : im->info.backend;
+}
+
+/* The one child that QEMU tells of without opening others: the file. */
+static json_t *children_json(const struct image *im)
+{
+    json_t *list = json_array(), *child = json_object(), *info = json_object(), *specific = json_object();
+
+    set_text(child, "name", "file");
+    json_object_set_new(info, "children", json_array());
+    set_number(info, "virtual-size", im->file_length);
+    set_text(info, "filename", im->file);
+    set_text(info, "format", protocol(im));
+    set_number(info, "actual-size", im->info.allocated_size);
+    set_text(specific, "type", "file");
+    json_object_set_new(specific, "data", json_object());
+    json_object_set_new(info, "format-specific", specific);
+    set_bool(info, "dirty-flag", false);
+    json_object_set_new(child, "info", info);
+    json_array_append_new(list, child);
+    return list;
+}
+
 static json_t *image_json(const struct image *im)
 {
     const struct qcow2_details *d = &im->details;
     json_t *out = json_object();
 
+    json_object_set_new(out, "children", children_json(im));
     if (d->nsnapshots > 0)
         json_object_set_new(out, "snapshots", snapshots_json(d));
     set_text(out, "backing-filename-format", d->backing_format);
     set_number(out, "virtual-size", im->info.virtual_size);
-    set_text(out, "filename", im->name);
+    set_text(out, "filename", im->file);
     if (im->info.cluster_size != 0)
         set_number(out, "cluster-size", im->info.cluster_size);
     set_text(out, "format", im->info.format);
@@ -234,11 +268,11 @@ static void print_snapshot(const struct qcow2_snapshot_info *s)
 
     if (localtime_r(&seconds, &tm) != NULL)
         strftime(date, sizeof date, "%Y-%m-%d %H:%M:%S", &tm);
-    snprintf(clock, sizeof clock, "%02" PRIu64 ":%02" PRIu64 ":%02" PRIu64 ".%03" PRIu64, clock_s / 3600,
+    snprintf(clock, sizeof clock, "%04" PRIu64 ":%02" PRIu64 ":%02" PRIu64 ".%03" PRIu64, clock_s / 3600,
              clock_s / 60 % 60, clock_s % 60, s->vm_clock_nsec / 1000000 % 1000);
     if (s->icount_valid)
         snprintf(icount, sizeof icount, "%" PRIu64, s->icount);
-    printf("%-9s %-16s %8s%20s%13s%11s\n", id, name, cli_format_size(s->vm_state_size, size, sizeof size), date,
+    printf("%-7s %-16s %8s %19s %15s %10s\n", id, name, cli_format_size(s->vm_state_size, size, sizeof size), date,
            clock, icount);
     free(id);
     free(name);
@@ -258,12 +292,23 @@ static void print_backing(const struct image *im)
     }
 }
 
+static void print_child(const struct image *im)
+{
+    char buf[32];
+
+    printf("Child node '/file':\n");
+    print_text("    filename", im->file);
+    printf("\n    protocol type: %s\n    file length: %s (%" PRIu64 " bytes)\n", protocol(im),
+           cli_format_size(im->file_length, buf, sizeof buf), im->file_length);
+    printf("    disk size: %s\n", cli_format_size(im->info.allocated_size, buf, sizeof buf));
+}
+
 static void print_image(const struct image *im)
 {
     const struct qcow2_details *d = &im->details;
     char buf[32];
 
-    print_text("image", im->name);
+    print_text("image", im->file);
     printf("\nfile format: %s\n", im->info.format);
     printf("virtual size: %s (%" PRIu64 " bytes)\n", cli_format_size(im->info.virtual_size, buf, sizeof buf),
            im->info.virtual_size);
@@ -275,7 +320,7 @@ static void print_image(const struct image *im)
     if (im->full_backing != NULL)
         print_backing(im);
     if (d->nsnapshots > 0)
-        printf("Snapshot list:\n%-9s %-16s %8s%20s%13s%11s\n", "ID", "TAG", "VM SIZE", "DATE", "VM CLOCK",
+        printf("Snapshot list:\n%-7s %-16s %8s %19s %15s %10s\n", "ID", "TAG", "VM_SIZE", "DATE", "VM_CLOCK",
                "ICOUNT");
     for (uint32_t i = 0; i < d->nsnapshots; i++)
         print_snapshot(&d->snapshots[i]);
@@ -285,6 +330,7 @@ static void print_image(const struct image *im)
         print_members(specific, 4);
         json_decref(specific);
     }
+    print_child(im);
 }
 
 /* ---- command line ---------------------------------------------------------------------------------- */

@@ -13,6 +13,7 @@
 #include "engine/bits.h"
 #include "engine/vdisk.h"
 #include "engine/volume.h"
+#include "qcow2/qcow2.h"
 #include "tools/cli.h"
 
 enum { BATCH = 256 };
@@ -37,10 +38,11 @@ static const vdisk *layer(const struct map *m, uint32_t depth)
 static void print_json(struct map *m, const struct vdisk_extent *e)
 {
     printf("%s{ \"start\": %" PRIu64 ", \"length\": %" PRIu64 ", \"depth\": %u, \"present\": %s, \"zero\": %s, "
-           "\"data\": %s",
+           "\"data\": %s, \"compressed\": %s",
            m->any ? ",\n" : "[", e->guest_offset, e->length, e->depth,
            e->flags & VDISK_EXTENT_ALLOCATED ? "true" : "false", e->flags & VDISK_EXTENT_ZERO ? "true" : "false",
-           e->flags & VDISK_EXTENT_DATA ? "true" : "false");
+           e->flags & VDISK_EXTENT_DATA ? "true" : "false",
+           e->flags & VDISK_EXTENT_COMPRESSED ? "true" : "false");
     if (e->flags & VDISK_EXTENT_OFFSET)
         printf(", \"offset\": %" PRIu64, e->host_offset);
     printf("}");
@@ -59,7 +61,7 @@ static int print_human(struct map *m, const struct vdisk_extent *e)
         return CLI_FAILED;
     }
     printf("%#-16" PRIx64 "%#-16" PRIx64 "%#-16" PRIx64 "%s\n", e->guest_offset, e->length, e->host_offset,
-           layer(m, e->depth)->data->name);
+           backend_path(layer(m, e->depth)->data->name));
     return CLI_OK;
 }
 
@@ -77,10 +79,10 @@ static int print_run(struct map *m)
     return rc;
 }
 
-/* Compressed runs differ from others by having no offset, which qemu-img goes by as well. */
 static bool continues(const struct vdisk_extent *run, const struct vdisk_extent *e)
 {
-    const uint32_t shown = VDISK_EXTENT_DATA | VDISK_EXTENT_ZERO | VDISK_EXTENT_OFFSET | VDISK_EXTENT_ALLOCATED;
+    const uint32_t shown = VDISK_EXTENT_DATA | VDISK_EXTENT_ZERO | VDISK_EXTENT_OFFSET | VDISK_EXTENT_ALLOCATED |
+                           VDISK_EXTENT_COMPRESSED;
 
     return run->length != 0 && run->depth == e->depth && ((run->flags ^ e->flags) & shown) == 0 &&
            (!(e->flags & VDISK_EXTENT_OFFSET) || run->host_offset + run->length == e->host_offset);
@@ -192,6 +194,7 @@ static int run(const struct cli_verb *verb, int argc, char **argv)
     m.name = operands[0];
     if (vdisk_open(m.name, &how, &m.volume) < 0)
         return cli_library_error();
+    qcow2_find_host_holes(m.volume);
     int rc = map_image(&m, start, max_length);
     if (vdisk_close(m.volume) < 0 && rc == CLI_OK)
         rc = cli_library_error();
@@ -206,8 +209,8 @@ const struct cli_verb cli_map = {
     .notes = "The human form lists what holds data, with the file of the backing chain that it lies in, and\n"
              "fails at data that has no place of its own (compressed clusters). The JSON form lists all:\n"
              "start, length, depth (0: this image), present (the layer at that depth says what is here),\n"
-             "zero (reads as zeros), data (host space holds it), offset (in the file of that layer, where\n"
-             "there is one).\n"
+             "zero (reads as zeros), data (host space is mapped for it), compressed, offset (in the file of\n"
+             "that layer, where there is one).\n"
              "Exit code: 0, or 1.\n",
     .run = run,
 };

@@ -24,6 +24,19 @@ make packed.qcow2 compression_type=zlib 10M 'write -c -P 1 0 64k' 'write -c -P 2
 make lazy.qcow2 lazy_refcounts=on,refcount_bits=64 10M 'write 1M 64k'
 make sub.qcow2 extended_l2=on 10M 'write -P 1 0 1M' 'write -z -u 2M 1M'
 make full.qcow2 preallocation=full 3M
+make falloc.qcow2 preallocation=falloc 3M 'write 100k 5k'
+make zstd.qcow2 compression_type=zstd,cluster_size=128k 10M 'write -c -P 1 0 128k' 'write -c -P 2 1M 128k'
+# Clusters that are mapped where the host has a hole: by preallocation, small and large; below an overlay; ours.
+make meta.qcow2 preallocation=metadata 10M 'write 1M 4k' 'write -z 2M 1M' 'write 7M 9k'
+make meta-large.qcow2 preallocation=metadata,cluster_size=4k 1G 'write 700M 1M'
+make meta-sub.qcow2 preallocation=metadata,extended_l2=on 10M 'write 100k 4k'
+make meta-data.qcow2 preallocation=metadata,data_file=meta-data.raw 10M 'write 1M 1M'
+make over-meta.qcow2 backing_file=meta.qcow2,backing_fmt=qcow2 12M 'write 1100k 4k' 'write -z 8M 64k'
+"$tool" create -q -f qcow2 own.qcow2 1G
+"$tool" io -q -c 'write -P 1 0 512' -c 'write -P 2 1M 64k' -c 'write -P 3 500M 4k' own.qcow2
+"$tool" create -q -f qcow2 -o preallocation=metadata own-meta.qcow2 1G
+"$tool" io -q -c 'write -P 3 500M 4k' own-meta.qcow2
+images="$images own.qcow2 own-meta.qcow2"
 make data.qcow2 data_file=data.raw,data_file_raw=on 10M 'write 1M 1M'
 make marks.qcow2 cluster_size=64k 10M 'write 1M 1M'
 qemu-img snapshot -c first marks.qcow2
@@ -73,7 +86,9 @@ END
 images="$images leak.qcow2 corrupt.qcow2 both.qcow2"
 
 checks=$((checks + 1))
-python3 "$source_root/tests/tool/compare.py" "$tool" $images || fail "differences to qemu-img"
+qemu=$("$source_root/bench/peer")
+images="$images file:plain.qcow2 ./plain.qcow2"
+python3 "$source_root/tests/tool/compare.py" "$tool" "$qemu" $images || fail "differences to qemu-img"
 
 run 3 check leak.qcow2
 says err "Leaked cluster 40 refcount=1 reference=0"
