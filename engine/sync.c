@@ -32,6 +32,8 @@ static int finish(vdisk *v, const char *what)
     vdisk_sync_queue_done(v);
     if (n < 0)
         return err_set(n, "%s: %s: %s", v->name, what, strerror(-n));
+    if (c.result == -EIO && atomic_load_explicit(&v->has_trouble, memory_order_acquire))
+        return err_set(EIO, "%s: %s: %s", v->name, what, v->trouble);
     return c.result < 0 ? err_set(c.result, "%s: %s: %s", v->name, what, strerror(-c.result)) : 0;
 }
 

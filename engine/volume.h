@@ -32,6 +32,9 @@ struct vdisk {
     _Atomic uint64_t            reach;         /* >= size: how far there is something. More while it is resized */
     _Atomic(vdisk_queue *)      resizer;       /* requests of this queue alone may go behind `size` */
 
+    char                        trouble[240];  /* why no more writes are accepted: set once, before has_trouble */
+    _Atomic bool                has_trouble;
+
     struct gate                 requests;      /* requests that may use mappings they looked up */
 
     /* The synchronous wrappers' queue: the top layer's; made on first use. */

@@ -17,23 +17,29 @@
 
 #include "engine/zero.h"
 #include "qcow2/entry.h"
+#include "qcow2/guard.h"
 #include "qcow2/lease.h"
 #include "qcow2/reclaim.h"
 #include "qcow2/reftable.h"
 
-enum scan_result { SCAN_TAKEN, SCAN_NEEDS_SLICE, SCAN_NEEDS_BLOCK, SCAN_FULL, SCAN_TRIMMING };
+enum scan_result { SCAN_TAKEN, SCAN_NEEDS_SLICE, SCAN_NEEDS_BLOCK, SCAN_FULL, SCAN_TRIMMING, SCAN_REFUSED };
 
 void q2_refcount_load(struct q2 *q, uint64_t key, struct op *op)
 {
     uint64_t block_slices = q->geo.cluster_size / q->refcounts.slice_size;
     uint64_t offset = 0;
+    bool refused = false;
 
     pthread_mutex_lock(&q->lock);
     if (key / block_slices < q->reftable_entries)
         offset = q2_reftable_offset(q->reftable[key / block_slices]);
+    if (is_aligned(offset, q->geo.cluster_size) && offset != 0)
+        refused = q2_guard_block(q, key / block_slices, offset) < 0;
     pthread_mutex_unlock(&q->lock);
     if (offset == 0)
         op_wake(op, 0); /* looked up again, it will be found missing */
+    else if (refused)
+        op_wake(op, -EIO);
     else if (!is_aligned(offset, q->geo.cluster_size))
         op_wake(op, q2_break(q, "a refcount table entry is damaged"));
     else
@@ -68,20 +74,13 @@ bool q2_space_grew(struct q2 *q)
     return grew;
 }
 
-/* Is the range never to be handed out, whatever the refcounts say? Guards against damaged refcounts. */
-static bool is_table(const struct q2 *q, uint64_t index)
-{
-    uint64_t offset = index << q->geo.cluster_bits;
-
-    return index == 0 || (offset >= q->l1_start && offset < q->l1_end) ||
-           (offset >= q->reftable_start && offset < q->reftable_end);
-}
-
 /*
  * With the lock held: up to `want` free clusters from `from` on, inside one refcount slice: *ret_n of them at
- * *ret_index, 0 when it has none. The slice's content, or what to fetch first, decides the result.
+ * ret_index, 0 when it has none. The slice's content, or what to fetch first, decides the result. `kind`: what
+ * they are for, enum q2_meta_kind, 0 for guest data.
  */
-static enum scan_result scan(struct q2 *q, uint64_t from, uint64_t want, uint64_t *ret_index, uint64_t *ret_n)
+static enum scan_result scan(struct q2 *q, uint64_t from, uint64_t want, uint32_t kind, uint64_t *ret_index,
+                             uint64_t *ret_n)
 {
     uint64_t key = from >> q->refslice_bits;
     uint64_t slice_mask = (1ull << q->refslice_bits) - 1;
@@ -96,7 +95,11 @@ static enum scan_result scan(struct q2 *q, uint64_t from, uint64_t want, uint64_
         return SCAN_NEEDS_SLICE;
     const uint8_t *data = (const uint8_t *)q2_slot_data(&q->refcounts, s);
     for (uint64_t i = from; i < end && *ret_n < want && i < q->limit_clusters; i++) {
-        bool is_free = q2_refcount_get(&q->geo, data, i & slice_mask) == 0 && !is_table(q, i);
+        bool is_free = q2_refcount_get(&q->geo, data, i & slice_mask) == 0;
+        enum q2_guard_verdict verdict = is_free ? q2_guard_free(q, i, kind != 0) : Q2_GUARD_IN_USE;
+        if (verdict == Q2_GUARD_METADATA)
+            return SCAN_REFUSED;
+        is_free = verdict == Q2_GUARD_FREE;
         if (!is_free && *ret_n > 0)
             break;
         if (is_free && (*ret_n)++ == 0)
@@ -153,7 +156,8 @@ static enum scan_result fetch_first(struct q2 *q, enum scan_result r, uint64_t i
  * With the lock held: take 1 to `want` clusters. On SCAN_NEEDS_SLICE and SCAN_NEEDS_BLOCK *ret_need is the
  * slice's key, or the number of the missing block.
  */
-static enum scan_result try_take(struct q2 *q, uint64_t want, struct q2_run *ret, uint64_t *ret_need)
+static enum scan_result try_take(struct q2 *q, uint64_t want, uint32_t kind, struct q2_run *ret,
+                                 uint64_t *ret_need)
 {
     uint64_t found = 0, n = 0;
     bool zero;
@@ -161,7 +165,7 @@ static enum scan_result try_take(struct q2 *q, uint64_t want, struct q2_run *ret
     for (;;) {
         if (q->free_hint >= q->limit_clusters)
             return SCAN_FULL;
-        enum scan_result r = scan(q, q->free_hint, want, &found, &n);
+        enum scan_result r = scan(q, q->free_hint, want, kind, &found, &n);
         if (r != SCAN_TAKEN)
             return fetch_first(q, r, q->free_hint, ret_need);
         if (n > 0)
@@ -184,7 +188,8 @@ struct alloc {
     struct op     *parent;
     struct q2     *q;
     uint64_t       want, need;
-    bool           exact, have_structure, squeezed;
+    uint32_t       kind; /* what for: enum q2_meta_kind, with the structure lock held; 0: guest data */
+    bool           exact, squeezed;
     struct q2_run *ret;
     /* exact: where to look on, and what has been taken: cluster indices [start, start + have); are they zero? */
     uint64_t       next, start, have;
@@ -208,6 +213,18 @@ static void drop_part(struct alloc *a)
     a->have = 0;
 }
 
+/* Has an entry been read meanwhile that leads to what was taken? Then it goes back: guard.h, invariant 2. */
+static bool mapped_since(struct alloc *a)
+{
+    uint64_t stop;
+
+    if (q2_cluster_set_next(&a->q->mapped, a->start, a->start + a->have, &stop) == a->start + a->have)
+        return false;
+    a->next = a->start + a->have;
+    drop_part(a);
+    return true;
+}
+
 /*
  * The same for exactly `want` neighbours. They are taken as they are found, slice by slice, since not all of their
  * refcounts need fit into the cache at once; where one in use interrupts, they go back. What is passed over stays
@@ -226,7 +243,7 @@ static enum scan_result try_take_exact(struct alloc *a)
             a->next = 0; /* once more from the hint on, if at all */
             return SCAN_FULL;
         }
-        enum scan_result r = scan(q, a->next, a->want - a->have, &found, &n);
+        enum scan_result r = scan(q, a->next, a->want - a->have, a->kind, &found, &n);
         if (r != SCAN_TAKEN)
             return fetch_first(q, r, a->next, &a->need);
         if (n == 0 || (a->have > 0 && found != a->start + a->have))
@@ -244,6 +261,8 @@ static enum scan_result try_take_exact(struct alloc *a)
         a->have += n;
         a->next = found + n;
     }
+    if (a->kind && mapped_since(a))
+        return try_take_exact(a);
     describe(q, a->start, a->want, a->zero, a->ret);
     a->have = 0;
     return SCAN_TAKEN;
@@ -256,7 +275,9 @@ static enum scan_result alloc_try(struct alloc *a)
 
     pthread_mutex_lock(&q->lock);
     if (!q->trimming)
-        r = a->exact ? try_take_exact(a) : try_take(q, a->want, a->ret, &a->need);
+        r = a->exact ? try_take_exact(a) : try_take(q, a->want, a->kind, a->ret, &a->need);
+    if (r == SCAN_TAKEN && a->kind) /* guard.h, invariant 1 */
+        q2_guard_add(q, a->ret->host_offset >> q->geo.cluster_bits, a->ret->clusters, a->kind);
     pthread_mutex_unlock(&q->lock);
     return r;
 }
@@ -306,7 +327,7 @@ static void alloc_step(struct op *op)
         r = alloc_try(a);
         if (r == SCAN_FULL && q2_space_grew(a->q))
             continue;
-        if (r == SCAN_TAKEN || (r == SCAN_FULL && a->squeezed))
+        if (r == SCAN_TAKEN || r == SCAN_REFUSED || (r == SCAN_FULL && a->squeezed))
             break;
         if (r == SCAN_FULL) {
             OP_AWAIT(op, ALLOC_SQUEEZED, squeeze(a, op));
@@ -316,10 +337,10 @@ static void alloc_step(struct op *op)
         } else if (r == SCAN_NEEDS_SLICE) {
             OP_TRY(op, ALLOC_SLICE_LOADED, q2_refcount_load(a->q, a->need, op));
         } else {
-            OP_TRY(op, ALLOC_BLOCK_MADE, q2_refblock_make(a->q, a->need, a->have_structure, a->have > 0, op));
+            OP_TRY(op, ALLOC_BLOCK_MADE, q2_refblock_make(a->q, a->need, a->kind != 0, a->have > 0, op));
         }
     }
-    alloc_finish(a, r == SCAN_FULL ? -ENOSPC : 0);
+    alloc_finish(a, r == SCAN_FULL ? -ENOSPC : r == SCAN_REFUSED ? -EIO : 0);
     return;
     OP_END
 fail:
@@ -330,7 +351,7 @@ OP_TYPE(alloc, alloc_step, "START", "ALLOC_SLICE_LOADED", "ALLOC_BLOCK_MADE", "A
         "ALLOC_RECLAIMED", "ALLOC_TRIMMED");
 
 static void alloc_begin(struct q2 *q, uint64_t want, bool exact, struct q2_run *ret_run, struct op *op,
-                        bool have_structure)
+                        uint32_t kind)
 {
     struct alloc *a = op_alloc(op->queue, &alloc_type, sizeof *a);
 
@@ -345,18 +366,19 @@ static void alloc_begin(struct q2 *q, uint64_t want, bool exact, struct q2_run *
     a->want = want;
     a->exact = exact;
     a->ret = ret_run;
-    a->have_structure = have_structure;
+    a->kind = kind;
     op_start(&a->op);
 }
 
 void q2_alloc(struct q2 *q, uint64_t want, bool exact, struct q2_run *ret_run, struct op *op)
 {
-    alloc_begin(q, want, exact, ret_run, op, false);
+    alloc_begin(q, want, exact, ret_run, op, 0);
 }
 
-void q2_alloc_structure(struct q2 *q, uint64_t want, bool exact, struct q2_run *ret_run, struct op *op)
+void q2_alloc_structure(struct q2 *q, uint64_t want, bool exact, uint32_t kind, struct q2_run *ret_run,
+                        struct op *op)
 {
-    alloc_begin(q, want, exact, ret_run, op, true);
+    alloc_begin(q, want, exact, ret_run, op, kind);
 }
 
 /* ---- giving back ------------------------------------------------------------------------------------- */
@@ -399,6 +421,19 @@ void q2_free_run(struct q2 *q, uint64_t host_offset, uint64_t clusters, bool unt
 void q2_free(struct q2 *q, uint64_t host_offset, uint64_t clusters)
 {
     q2_free_run(q, host_offset, clusters, false);
+}
+
+void q2_free_table(struct q2 *q, uint64_t host_offset, uint64_t clusters, uint32_t kind)
+{
+    q2_guard_remove(q, host_offset >> q->geo.cluster_bits, clusters, kind);
+    q2_free(q, host_offset, clusters);
+}
+
+void q2_alloc_structure_undo(struct q2 *q, const struct q2_run *run, uint32_t kind)
+{
+    if (run->clusters > 0)
+        q2_guard_remove(q, run->host_offset >> q->geo.cluster_bits, run->clusters, kind);
+    q2_alloc_undo(q, run);
 }
 
 void q2_free_packed(struct q2 *q, uint64_t entry)

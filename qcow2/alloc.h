@@ -26,8 +26,12 @@ struct q2_run {
  */
 void q2_alloc(struct q2 *q, uint64_t want, bool exact, struct q2_run *ret_run, struct op *op);
 
-/* The same for one who holds the structure lock. */
-void q2_alloc_structure(struct q2 *q, uint64_t want, bool exact, struct q2_run *ret_run, struct op *op);
+/*
+ * The same for one who holds the structure lock, and makes metadata of this kind of it (enum q2_meta_kind):
+ * from now on it counts as that, until q2_guard_remove().
+ */
+void q2_alloc_structure(struct q2 *q, uint64_t want, bool exact, uint32_t kind, struct q2_run *ret_run,
+                        struct op *op);
 
 /*
  * Nothing in memory refers to these any more: they become free once that is durable and nobody uses them. With the
@@ -37,6 +41,9 @@ void q2_free(struct q2 *q, uint64_t host_offset, uint64_t clusters);
 
 /* The same; `untouched`: they were taken and never put to use, so that they are not punched. */
 void q2_free_run(struct q2 *q, uint64_t host_offset, uint64_t clusters, bool untouched);
+
+/* The same of a table: of one reference, if there are more. */
+void q2_free_table(struct q2 *q, uint64_t host_offset, uint64_t clusters, uint32_t kind);
 
 /* All host clusters that a compressed cluster touches. */
 void q2_free_packed(struct q2 *q, uint64_t entry);
@@ -50,6 +57,9 @@ static inline void q2_alloc_undo(struct q2 *q, const struct q2_run *run)
     if (run->clusters > 0)
         q2_free_run(q, run->host_offset, run->clusters, !run->zero);
 }
+
+/* The same of what was taken for metadata. */
+void q2_alloc_structure_undo(struct q2 *q, const struct q2_run *run, uint32_t kind);
 
 /*
  * The same, at once where the refcounts are at hand. `zero`: nothing was written there.

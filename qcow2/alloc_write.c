@@ -7,7 +7,8 @@
  * clusters, read the edges that the write leaves of the first and the last one, write edges and data as one, enter
  * the clusters in the L2 slice, give the old ones back.
  * With `reserve` no data is written: spans without host clusters get some that read as zeros, others stay.
- * Failure modes: no space, while something waits to be freed: let go of all, make room, once, and try again. No
+ * Failure modes: an entry must not be followed, or a free cluster is none (guard.h): the write fails, the image is
+ * marked corrupt. No space, while something waits to be freed: let go of all, make room, once, and try again. No
  * space, no memory, a failed read or write: clusters taken for the span are given back, the mapping is as it was,
  * spans before it stay written. When several requests were written as one, those within such spans have succeeded,
  * and the others are started again, each on its own: none fails because of its neighbour.
@@ -30,6 +31,7 @@
 #include "engine/zero.h"
 #include "qcow2/alloc.h"
 #include "qcow2/entry.h"
+#include "qcow2/guard.h"
 #include "qcow2/l2_table.h"
 #include "qcow2/lease.h"
 #include "qcow2/mutant.h"
@@ -60,6 +62,7 @@ struct alloc_write {
     uint64_t            zone_end;
     /* The span at work: guest bytes [start, stop) in clusters from guest_cluster on. */
     enum span_kind      kind;
+    int                 refusal;         /* why its entry must not be followed */
     uint64_t            start, stop, guest_cluster, clusters;
     uint64_t            host_offset; /* of guest_cluster */
     bool                host_zero;   /* new clusters that read as zeros */
@@ -82,7 +85,8 @@ enum alloc_write_state {
     AW_COW_READ,
     AW_WRITTEN,
     AW_RESERVED,
-    AW_ROOM
+    AW_ROOM,
+    AW_MARKED
 };
 
 /* ---- what the span is ---------------------------------------------------------------------------------- */
@@ -98,14 +102,15 @@ static struct q2_mapping entry_at(const struct alloc_write *w, uint64_t guest_of
     return q2_entry_decode(&q->geo, *ret_entry, bitmap);
 }
 
-/* With the lock held and the slice pinned: is the entry fit to be followed? */
-static bool entry_usable(const struct alloc_write *w, uint64_t guest_offset)
+/* With the lock held and the slice pinned: may the entry, and what it leads to, be changed? 0 or why not. */
+static int check_entry(const struct alloc_write *w, uint64_t guest_offset)
 {
     uint64_t entry;
     struct q2_mapping m = entry_at(w, guest_offset, &entry);
 
-    return !atomic_load_explicit(&w->slot->suspect, memory_order_relaxed) ||
-           !q2_entry_unusable(w->q, entry, m.bitmap, q2_cluster_down(&w->q->geo, guest_offset));
+    if (likely(!atomic_load_explicit(&w->slot->suspect, memory_order_relaxed)))
+        return 0;
+    return q2_guard_entry(w->q, guest_offset, w->slot->host_offset, entry, m.bitmap);
 }
 
 static enum span_kind kind_at(const struct alloc_write *w, uint64_t guest_offset, uint64_t end)
@@ -133,14 +138,16 @@ static bool moves_whole(const struct alloc_write *w, uint64_t guest_offset)
     return m.type == Q2_CLUSTER_COMPRESSED || m.has_host;
 }
 
-/* With the lock held and the slice pinned: the span at pos. False: a damaged entry. */
-static bool plan_span(struct alloc_write *w)
+/* With the lock held and the slice pinned: the span at pos. 0 or what is wrong with its first entry. */
+static int plan_span(struct alloc_write *w)
 {
     const struct q2_geometry *g = &w->q->geo;
+    bool suspect = atomic_load_explicit(&w->slot->suspect, memory_order_relaxed);
     uint64_t end = w->zone_end, entry;
+    int rc = check_entry(w, w->start);
 
-    if (!entry_usable(w, w->start))
-        return false;
+    if (rc < 0)
+        return rc;
     w->guest_cluster = q2_cluster_down(g, w->start);
     w->kind = kind_at(w, w->start, end);
     w->host_offset = entry_at(w, w->start, &entry).host_offset;
@@ -149,13 +156,13 @@ static bool plan_span(struct alloc_write *w)
     if (w->kind == SPAN_NEW)
         while (w->guest_cluster + (w->clusters << g->cluster_bits) < end) {
             uint64_t next = w->guest_cluster + (w->clusters << g->cluster_bits);
-            if (!entry_usable(w, next) || kind_at(w, next, end) != SPAN_NEW)
-                break;
+            if (suspect || kind_at(w, next, end) != SPAN_NEW)
+                break; /* one by one where each has to be looked at */
             w->clusters++;
         }
     w->stop = min_u64(end, w->guest_cluster + (w->clusters << g->cluster_bits));
     w->run.clusters = 0;
-    return true;
+    return 0;
 }
 
 /* The allocation gave fewer clusters than wanted, or exactly those. */
@@ -457,6 +464,13 @@ static void start_apart(struct q2 *q, struct request *r, uint64_t done)
     }
 }
 
+/* The call of an await: the image contradicts itself. */
+static void mark(struct alloc_write *w, struct op *op)
+{
+    drop_span(w);
+    q2_guard_mark(w->q, op);
+}
+
 static void alloc_write_finish(struct alloc_write *w, int rc)
 {
     struct op *parent = w->parent;
@@ -477,7 +491,7 @@ static void alloc_write_finish(struct alloc_write *w, int rc)
         request_end_merged(r, rc);
 }
 
-enum find_result { FIND_READY, FIND_NEEDS_SLICE, FIND_NEEDS_LEASE, FIND_DAMAGED };
+enum find_result { FIND_READY, FIND_NEEDS_SLICE, FIND_NEEDS_LEASE, FIND_REFUSED };
 
 /* With the lock held: host clusters for a span that needs them. */
 static bool find_host(struct alloc_write *w)
@@ -503,7 +517,8 @@ static enum find_result find_span(struct alloc_write *w)
     pthread_mutex_lock(&q->lock);
     w->slot = q2_cache_find(&q->l2, w->start >> q->slice_guest_bits);
     if (w->slot) {
-        result = !plan_span(w) ? FIND_DAMAGED : !find_host(w) ? FIND_NEEDS_LEASE : FIND_READY;
+        w->refusal = plan_span(w);
+        result = w->refusal < 0 ? FIND_REFUSED : !find_host(w) ? FIND_NEEDS_LEASE : FIND_READY;
         if (result == FIND_READY) {
             q2_slot_pin(w->slot);
             if (w->kind != SPAN_IN_PLACE)
@@ -574,7 +589,7 @@ again:
             OP_TRY(op, AW_LEASED, q2_lease_fill(w->q, op));
             continue;
         }
-        op->rc = found == FIND_DAMAGED ? q2_break(w->q, "an L2 entry is damaged") : prepare_span(w);
+        op->rc = found == FIND_REFUSED ? w->refusal : prepare_span(w);
         if (op->rc < 0)
             goto fail;
         if (needs_no_lock(w))
@@ -600,13 +615,15 @@ fail:
             goto again;
         op->rc = -ENOSPC; /* as it was */
     }
+    if (q2_guard_must_mark(w->q))
+        OP_AWAIT(op, AW_MARKED, mark(w, op));
     alloc_write_finish(w, op->rc);
     return;
     OP_END
 }
 
 OP_TYPE(alloc_write, alloc_write_step, "START", "AW_LOCKED", "AW_L2_TABLE", "AW_L2_LOADED", "AW_LEASED",
-        "AW_COW_READ", "AW_WRITTEN", "AW_RESERVED", "AW_ROOM");
+        "AW_COW_READ", "AW_WRITTEN", "AW_RESERVED", "AW_ROOM", "AW_MARKED");
 
 static struct alloc_write *alloc_write_new(struct q2 *q, vdisk_queue *queue, uint64_t guest_offset,
                                            const struct iovec *iov, uint32_t iovcnt, uint64_t len)

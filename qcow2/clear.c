@@ -18,6 +18,7 @@
 #include "qcow2/alloc.h"
 #include "qcow2/alloc_write.h"
 #include "qcow2/entry.h"
+#include "qcow2/guard.h"
 #include "qcow2/l2_table.h"
 #include "qcow2/mutant.h"
 #include "qcow2/room.h"
@@ -35,6 +36,7 @@ struct clear {
     bool              discard, unmap;
     uint64_t          head_end, tail_start; /* whole clusters lie between; tail_start may come down to the last */
     uint64_t          pos;
+    int               refusal; /* why an entry must not be changed */
     struct range_lock lock;
     bool              locked, made_room;
     struct op_child   ahead[CLEAR_AHEAD];
@@ -53,7 +55,8 @@ enum clear_state {
     CLEAR_WRITTEN,
     CLEAR_DATA_DISCARDED,
     CLEAR_RECLAIMED,
-    CLEAR_ROOM
+    CLEAR_ROOM,
+    CLEAR_MARKED
 };
 
 /* Stand in line for the clusters from pos on, as far as their slice goes. */
@@ -182,7 +185,7 @@ static enum clear_result clear_entry(struct clear *c, uint64_t guest_offset, str
 
 /* ---- one slice ----------------------------------------------------------------------------------------- */
 
-enum slice_result { SLICE_DONE, SLICE_MISSING, SLICE_NEEDS_WRITE, SLICE_DAMAGED };
+enum slice_result { SLICE_DONE, SLICE_MISSING, SLICE_NEEDS_WRITE, SLICE_REFUSED };
 
 /* With the lock held: change entries from pos on, up to `end` or the end of the slice. */
 static enum slice_result clear_entries(struct clear *c, struct q2_slot *s, uint64_t end)
@@ -197,8 +200,9 @@ static enum slice_result clear_entries(struct clear *c, struct q2_slot *s, uint6
         uint32_t at = (uint32_t)((c->pos >> g->cluster_bits) & mask) * g->l2_entry_size;
         struct entry e = {.word = q2_read_be64(&q->l2, s, at),
                           .bitmap = g->extended_l2 ? q2_read_be64(&q->l2, s, at + 8) : 0};
-        if (suspect && q2_entry_unusable(q, e.word, e.bitmap, c->pos)) {
-            result = SLICE_DAMAGED;
+        c->refusal = suspect ? q2_guard_entry(q, c->pos, s->host_offset, e.word, e.bitmap) : 0;
+        if (c->refusal < 0) {
+            result = SLICE_REFUSED;
             break;
         }
         enum clear_result r = clear_entry(c, c->pos, &e);
@@ -380,9 +384,9 @@ again:
         result = clear_slice(c);
         if (result == SLICE_MISSING) {
             OP_TRY(op, CLEAR_L2_LOADED, load_slices(c, op));
-        } else if (result == SLICE_DAMAGED) {
-            clear_finish(c, q2_break(c->q, "an L2 entry is damaged"));
-            return;
+        } else if (result == SLICE_REFUSED) {
+            op->rc = c->refusal;
+            goto fail;
         } else if (result == SLICE_NEEDS_WRITE) {
             /* Version 2 cannot say zero: write it. The write locks the cluster itself. */
             unlock_clusters(c);
@@ -406,6 +410,8 @@ fail:
             goto again;
         op->rc = -ENOSPC; /* as it was */
     }
+    if (q2_guard_must_mark(c->q))
+        OP_AWAIT(op, CLEAR_MARKED, q2_guard_mark(c->q, op));
     clear_finish(c, op->rc);
     return;
     OP_END
@@ -413,7 +419,7 @@ fail:
 
 OP_TYPE(clear, clear_step, "START", "CLEAR_RAW_DATA", "CLEAR_HEAD_WRITTEN", "CLEAR_TAIL_WRITTEN", "CLEAR_LOCKED",
         "CLEAR_L2_TABLE", "CLEAR_L2_LOADED", "CLEAR_WRITTEN", "CLEAR_DATA_DISCARDED", "CLEAR_RECLAIMED",
-        "CLEAR_ROOM");
+        "CLEAR_ROOM", "CLEAR_MARKED");
 
 void q2_clear_start(struct q2 *q, struct request *r)
 {

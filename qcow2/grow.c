@@ -113,7 +113,7 @@ static int adopt(struct grow *g)
     if (g->longer) {
         assert(q->l1_pages.dirty_count == 0);
         if (old->entries > 0) /* a disk of no bytes has none, and its table no place */
-            q2_free(q, q->header.l1_offset, q2_clusters(&q->geo, old->entries * 8));
+            q2_free_table(q, q->header.l1_offset, q2_clusters(&q->geo, old->entries * 8), Q2_META_L1);
         q->header.l1_offset = g->run.host_offset;
         q->header.l1_entries = (uint32_t)g->l1_entries;
         q2_table_finish(&q->l1_pages);
@@ -145,7 +145,7 @@ static void grow_finish(struct grow *g, int rc)
 {
     if (g->run.clusters > 0) {
         pthread_mutex_lock(&g->q->lock);
-        q2_alloc_undo(g->q, &g->run);
+        q2_alloc_structure_undo(g->q, &g->run, Q2_META_L1);
         pthread_mutex_unlock(&g->q->lock);
     }
     range_unlock(&g->q->structure, &g->lock);
@@ -172,7 +172,7 @@ static void grow_step(struct op *op)
     OP_TRY(op, GROW_FLUSHED, q2_flush(g->q, op));
     if (g->longer) {
         OP_TRY(op, GROW_ALLOCATED,
-               q2_alloc_structure(g->q, g->table_len >> g->q->geo.cluster_bits, true, &g->run, op));
+               q2_alloc_structure(g->q, g->table_len >> g->q->geo.cluster_bits, true, Q2_META_L1, &g->run, op));
         fill_table(g);
         OP_TRY(op, GROW_TABLE_WRITTEN, start_write(g, op, g->table, g->table_len, g->run.host_offset));
         /* With the refcounts: flush rule 1 holds for the header's pointer too. */

@@ -15,6 +15,7 @@
 #include "engine/zero.h"
 #include "qcow2/alloc.h"
 #include "qcow2/entry.h"
+#include "qcow2/guard.h"
 #include "qcow2/mutant.h"
 
 struct l2_make {
@@ -46,7 +47,7 @@ static void l2_make_finish(struct l2_make *m, int rc)
 
     pthread_mutex_lock(&m->q->lock);
     if (rc < 0)
-        q2_alloc_undo(m->q, &m->run);
+        q2_alloc_structure_undo(m->q, &m->run, Q2_META_L2);
     list_del(&m->node);
     op_wake(parent, rc); /* first: in the order they came in */
     op_wake_all(&m->waiting, rc);
@@ -78,7 +79,7 @@ static void enter(struct l2_make *m)
     q->mapping_needs_data |= m->shared || !m->run.zero; /* rule 4: durably */
     if (m->shared) {
         q2_cache_moved(&q->l2, index * slices, slices, m->run.host_offset);
-        q2_free(q, m->shared, 1);
+        q2_free_table(q, m->shared, 1, Q2_META_L2);
     }
     pthread_mutex_unlock(&q->lock);
 }
@@ -87,12 +88,18 @@ static int prepare_copy(struct l2_make *m)
 {
     uint64_t entry = q2_l1_get(m->q, q2_l1_index(&m->q->geo, m->guest_offset));
     void *p = NULL;
+    int rc;
 
     m->shared = q2_l1_offset(entry);
     if (m->shared == 0)
         return 0;
     if (q2_l1_problem(&m->q->geo, entry))
         return q2_break(m->q, "an L1 entry is damaged");
+    pthread_mutex_lock(&m->q->lock);
+    rc = q2_guard_shared_table(m->q, m->guest_offset, m->shared);
+    pthread_mutex_unlock(&m->q->lock);
+    if (rc < 0)
+        return rc;
     if (posix_memalign(&p, 4096, align_up(m->q->geo.cluster_size, 4096)) != 0)
         return -ENOMEM;
     m->buf = p;
@@ -116,7 +123,7 @@ static void l2_make_step(struct op *op)
         l2_make_finish(m, rc);
         return;
     }
-    OP_TRY(op, L2T_ALLOCATED, q2_alloc_structure(m->q, 1, true, &m->run, op));
+    OP_TRY(op, L2T_ALLOCATED, q2_alloc_structure(m->q, 1, true, Q2_META_L2, &m->run, op));
     if (m->shared) {
         OP_TRY(op, L2T_COPY_READ, start_copy(m, op, IO_READ, m->shared));
         OP_TRY(op, L2T_COPY_WRITTEN, start_copy(m, op, IO_WRITE, m->run.host_offset));

@@ -104,6 +104,8 @@ static int scan_slice(struct q2 *q, struct q2_slot *s, uint64_t guest_offset, ui
         if (unlikely(suspect) && q2_entry_unusable(q, entry, bitmap, q2_cluster_down(&q->geo, pos)))
             return ret->len > 0 ? 0 : -EAGAIN;
         first_extent(q, entry, bitmap, pos, &next);
+        if (unlikely(suspect))
+            next.flags &= (uint8_t)~EXTENT_WRITABLE; /* by the slow path, which asks */
         if (ret->len == 0)
             *ret = next;
         else if (continues(ret, &next))

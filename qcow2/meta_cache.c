@@ -8,6 +8,7 @@
 
 #include "engine/io.h"
 #include "qcow2/entry.h"
+#include "qcow2/guard.h"
 #include "qcow2/mutant.h"
 #include "qcow2/state.h"
 
@@ -312,16 +313,11 @@ static void start_read(struct slice_load *l, struct op *op)
     op_io(op, &l->io);
 }
 
-/* Is there an entry in the L2 slice that must not be followed? Then readers have to look at each. */
-static bool has_bad_entry(struct q2 *q, const struct q2_slot *s, const char *slice)
+/* Readers have to look at each entry, and writers ask again. */
+static bool is_suspect(struct slice_load *l)
 {
-    uint32_t size = q->geo.l2_entry_size;
-    uint64_t guest_offset = s->key << q->slice_guest_bits;
-
-    for (uint32_t i = 0; i < q->l2.slice_size; i += size, guest_offset += q->geo.cluster_size)
-        if (q2_entry_unusable(q, get_be64(slice + i), size == 16 ? get_be64(slice + i + 8) : 0, guest_offset))
-            return true;
-    return false;
+    return l->cache == &l->q->l2 &&
+           q2_guard_slice(l->q, l->slot->key << l->q->slice_guest_bits, l->slot->host_offset, slice_buffer(l));
 }
 
 static void slice_load_step(struct op *op)
@@ -333,8 +329,7 @@ static void slice_load_step(struct op *op)
     pthread_mutex_lock(&l->q->lock);
     assert(l->slot->state == Q2_SLOT_LOADING);
     if (op->rc == 0) {
-        bool suspect = l->cache == &l->q->l2 && has_bad_entry(l->q, l->slot, slice_buffer(l));
-        atomic_store_explicit(&l->slot->suspect, suspect, memory_order_relaxed);
+        atomic_store_explicit(&l->slot->suspect, is_suspect(l), memory_order_relaxed);
         fill(l->cache, l->slot, slice_buffer(l));
         publish(l->cache, l->slot);
         /* One word says as much: the slot goes first when room is needed. */

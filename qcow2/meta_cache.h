@@ -45,7 +45,7 @@ enum q2_unsettled {
 struct q2_slot {
     _Atomic uint32_t seq;
     _Atomic uint8_t  referenced;
-    _Atomic bool     suspect;     /* some entry is invalid: readers check each */
+    _Atomic bool     suspect;     /* some entry is invalid: readers check each; writers ask guard.h */
     _Atomic uint8_t  unsettled;   /* enum q2_unsettled; changed under the lock, read without */
     /* locked */
     uint8_t          state;       /* enum q2_slot_state */

@@ -49,7 +49,11 @@
 /* The same of rules about what belongs to whom: tests/space/test_ours.c. */
 #define Q2_MUTANTS_OURS(X)                                                                                     \
     X(CUT_ALL_FREE, "what is free at the end is cut off, whoever it belongs to")                               \
-    X(OWN_UNUSED, "what was taken and given back unused counts as freed, and is punched and cut off")
+    X(OWN_UNUSED, "what was taken and given back unused counts as freed, and is punched and cut off")          \
+    X(FORGET_MARK, "an image that contradicts itself is not marked corrupt")                                  \
+    X(TRUST_ENTRIES, "entries that lead guest data into metadata are followed for writing")                   \
+    X(TRUST_REFCOUNTS, "metadata without a refcount is handed out")                                           \
+    X(FORGET_MAPPED, "guest data without a refcount is handed out, though its entry has been read")
 
 /* And such as it takes a unit test to notice: tests/unit/meson.build says which. */
 #define Q2_UNIT_MUTANTS(X)                                                                                     \

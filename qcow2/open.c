@@ -3,7 +3,7 @@
  * Opening and closing an image. Both block.
  *
  * Open, happy path: read and check the header, decide whether we may write it, open the external data file, read
- * L1 and refcount table, set up caches, clear autoclear bits that we do not know.
+ * L1 and refcount table, set up caches, learn where metadata lies, clear autoclear bits that we do not know.
  * Failure modes: each with one line that names what is wrong; nothing is left open, nothing was written (but for
  * the autoclear bits, which are the last step).
  *
@@ -20,6 +20,7 @@
 #include "engine/queue.h"
 #include "engine/short_lock.h"
 #include "qcow2/entry.h"
+#include "qcow2/guard.h"
 #include "qcow2/lease.h"
 #include "qcow2/mutant.h"
 #include "qcow2/qcow2.h"
@@ -37,8 +38,13 @@ static int q2_probe(const uint8_t *head, size_t len, const char *name)
 
 int q2_break(struct q2 *q, const char *what)
 {
-    if (!atomic_exchange(&q->broken, true))
-        err_set(EIO, "%s: %s; no more writes are accepted", q->v->name, what);
+    vdisk *v = q->v;
+
+    if (!atomic_exchange(&q->broken, true)) {
+        snprintf(v->trouble, sizeof v->trouble, "%s; no more writes are accepted", what);
+        atomic_store_explicit(&v->has_trouble, true, memory_order_release);
+        err_set(EIO, "%s: %s", v->name, v->trouble);
+    }
     return -EIO;
 }
 
@@ -358,6 +364,8 @@ static void q2_release(struct q2 *q)
         free(q->freed[i].list);
     q2_packed_finish(&q->packed);
     q2_cluster_set_finish(&q->own_freed);
+    q2_cluster_set_finish(&q->mapped);
+    q2_meta_finish(&q->meta);
     for (int i = 0; i < Q2_ZONES; i++)
         range_locks_finish(&q->guest_ranges[i]);
     range_locks_finish(&q->structure);
@@ -436,6 +444,8 @@ static int setup(struct q2 *q, vdisk_queue *queue)
         rc = setup_caches(q, q->cache_bytes);
     if (rc == 0)
         setup_allocator(q);
+    if (rc == 0 && !q->v->read_only && !(q->v->open_flags & VDISK_OPEN_CHECK))
+        rc = q2_guard_init(q, queue);
     return rc;
 }
 
@@ -575,7 +585,7 @@ void q2_submit(vdisk *v, struct request *r)
 
 /* ---- details for info ---------------------------------------------------------------------------------- */
 
-static int read_snapshots(struct q2 *q, vdisk_queue *queue, struct q2_snapshot_table *ret)
+int q2_read_snapshots(struct q2 *q, vdisk_queue *queue, struct q2_snapshot_table *ret)
 {
     uint64_t left = backend_size(q->v->file) - min_u64(q->header.snapshots_offset, backend_size(q->v->file));
     uint64_t want = min_u64(left, q->geo.cluster_size);
@@ -615,7 +625,7 @@ int qcow2_get_details(vdisk *v, struct qcow2_details *ret)
         rc = err_hint(err_set(EINVAL, "%s: %s", v->name, q->header.snapshots_problem),
                       "repair it with vdisk-io check -r all");
     else if (q->header.nb_snapshots > 0)
-        rc = read_snapshots(q, queue, &snapshots);
+        rc = q2_read_snapshots(q, queue, &snapshots);
     if (rc == 0 && q->header.has_bitmaps && q->header.nb_bitmaps > 0)
         rc = q2_read_bitmaps(q, queue, &bitmaps);
     vdisk_sync_queue_done(v);

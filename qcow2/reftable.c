@@ -18,6 +18,7 @@
 #include "engine/zero.h"
 #include "qcow2/alloc.h"
 #include "qcow2/entry.h"
+#include "qcow2/guard.h"
 #include "qcow2/mutant.h"
 
 struct refblock_make {
@@ -27,6 +28,8 @@ struct refblock_make {
     uint64_t          block;
     uint64_t          host_offset;
     bool              have_structure, locked, apart;
+    bool              placed, laid; /* in the map of metadata: the block; the blocks and table of a growth */
+    uint64_t          at;           /* which of the clusters that it describes it is in */
     struct range_lock lock;
     struct q2_run     run;     /* apart: its cluster */
     /* table growth */
@@ -50,12 +53,30 @@ enum refblock_make_state {
     RB_GROW_HEADER_SYNCED
 };
 
+/* With the lock held: where the blocks and the table of a growth lie, or would have lain. */
+static void note_table(struct refblock_make *m)
+{
+    q2_guard_add(m->q, m->first_cluster, m->new_blocks, Q2_META_REFBLOCK);
+    q2_guard_add(m->q, m->first_cluster + m->new_blocks, m->table_clusters, Q2_META_REFTABLE);
+    m->laid = true;
+}
+
+static void forget_table(struct refblock_make *m)
+{
+    q2_guard_remove(m->q, m->first_cluster, m->new_blocks, Q2_META_REFBLOCK);
+    q2_guard_remove(m->q, m->first_cluster + m->new_blocks, m->table_clusters, Q2_META_REFTABLE);
+}
+
 static void refblock_finish(struct refblock_make *m, int rc)
 {
     struct op *parent = m->parent;
 
     pthread_mutex_lock(&m->q->lock);
-    q2_alloc_undo(m->q, &m->run); /* it was not needed after all */
+    q2_alloc_structure_undo(m->q, &m->run, Q2_META_REFBLOCK); /* it was not needed after all */
+    if (m->placed)
+        q2_guard_remove(m->q, m->host_offset >> m->q->geo.cluster_bits, 1, Q2_META_REFBLOCK);
+    if (m->laid)
+        forget_table(m);
     pthread_mutex_unlock(&m->q->lock);
     if (m->locked)
         range_unlock(&m->q->structure, &m->lock);
@@ -67,7 +88,32 @@ static void refblock_finish(struct refblock_make *m, int rc)
 
 /* ---- one more block ------------------------------------------------------------------------------------ */
 
-enum block_plan { BLOCK_EXISTS, BLOCK_READY, BLOCK_NO_TABLE, BLOCK_NO_SPACE, BLOCK_BROKEN };
+enum block_plan { BLOCK_EXISTS, BLOCK_READY, BLOCK_NO_TABLE, BLOCK_NO_SPACE, BLOCK_BROKEN, BLOCK_REFUSED };
+
+/*
+ * With the lock held: the first of the clusters that it will describe, but none that an entry leads to (guard.h,
+ * invariant 2). It has to be in the block's first slice.
+ */
+static enum block_plan place_block(struct refblock_make *m, uint64_t first)
+{
+    struct q2 *q = m->q;
+    enum q2_guard_verdict verdict = Q2_GUARD_IN_USE;
+
+    for (m->at = 0; verdict == Q2_GUARD_IN_USE; m->at++) {
+        if (m->at >> q->refslice_bits)
+            return BLOCK_BROKEN;
+        if (first + m->at >= q->limit_clusters)
+            return BLOCK_NO_SPACE;
+        verdict = q2_guard_free(q, first + m->at, true);
+    }
+    if (verdict == Q2_GUARD_METADATA)
+        return BLOCK_REFUSED;
+    m->at--;
+    m->host_offset = (first + m->at) << q->geo.cluster_bits;
+    q2_guard_add(q, first + m->at, 1, Q2_META_REFBLOCK);
+    m->placed = true;
+    return BLOCK_READY;
+}
 
 static enum block_plan plan_block(struct refblock_make *m)
 {
@@ -76,7 +122,6 @@ static enum block_plan plan_block(struct refblock_make *m)
     uint64_t cluster = m->block << q->geo.refblock_bits;
 
     pthread_mutex_lock(&q->lock);
-    m->host_offset = cluster << q->geo.cluster_bits;
     if (m->block >= q->reftable_entries)
         plan = BLOCK_NO_TABLE;
     else if (q2_reftable_offset(q->reftable[m->block]) != 0)
@@ -86,11 +131,18 @@ static enum block_plan plan_block(struct refblock_make *m)
     else if (cluster >= q->limit_clusters)
         plan = BLOCK_NO_SPACE;
     else
-        plan = BLOCK_READY;
+        plan = m->apart ? BLOCK_READY : place_block(m, cluster);
     if (m->run.clusters > 0)
         m->host_offset = m->run.host_offset;
     pthread_mutex_unlock(&q->lock);
     return plan;
+}
+
+static int outcome(struct refblock_make *m, enum block_plan plan)
+{
+    if (plan == BLOCK_BROKEN)
+        return q2_break(m->q, m->block == 0 ? "refcount block 0 is missing" : "no place for a refcount block");
+    return plan == BLOCK_EXISTS ? 0 : plan == BLOCK_NO_SPACE ? -ENOSPC : -EIO;
 }
 
 /* Enter the block; false: the cache has no room for its first slice before a flush. */
@@ -104,8 +156,9 @@ static bool install_block(struct refblock_make *m)
     s = q2_cache_install_zero(&q->refcounts, m->block * slices, m->host_offset);
     if (s) {
         if (m->run.clusters == 0)
-            q2_refcount_set(&q->geo, (uint8_t *)q2_slot_data(&q->refcounts, s), 0, 1);
+            q2_refcount_set(&q->geo, (uint8_t *)q2_slot_data(&q->refcounts, s), m->at, 1);
         m->run.clusters = 0; /* is the table's now */
+        m->placed = false;
         q->reftable[m->block] = m->host_offset;
         q2_table_dirty(&q->reftable_pages, m->block);
         q->zero_from = max_u64(q->zero_from, m->host_offset + q->geo.cluster_size);
@@ -139,6 +192,24 @@ static bool plan_table(const struct q2_geometry *g, uint64_t old_entries, uint64
     }
 }
 
+/* Nothing has a refcount there; if something is there all the same, nothing is written over it. */
+static int take_place(struct refblock_make *m, uint64_t n)
+{
+    struct q2 *q = m->q;
+    uint64_t end = m->first_cluster + n, stop;
+    int rc = 0;
+
+    pthread_mutex_lock(&q->lock);
+    if (q2_guard_refuses(q, m->first_cluster, n, "no refcount keeps what is at"))
+        rc = -EIO;
+    else if (q2_cluster_set_next(&q->mapped, m->first_cluster, end, &stop) < end)
+        rc = q2_break(q, "guest data lies where the refcount table has to go");
+    else
+        note_table(m);
+    pthread_mutex_unlock(&q->lock);
+    return rc;
+}
+
 /* Fill the buffer: refcounts of what is in it, and the table. */
 static int prepare_table(struct refblock_make *m)
 {
@@ -146,6 +217,7 @@ static int prepare_table(struct refblock_make *m)
     const struct q2_geometry *g = &q->geo;
     uint64_t used, per_block = q2_refblock_entries(g);
     void *p = NULL;
+    int rc;
 
     pthread_mutex_lock(&q->lock);
     bool fits = plan_table(g, q->reftable_entries, m->block + 1, &m->table_clusters, &m->new_blocks);
@@ -159,6 +231,9 @@ static int prepare_table(struct refblock_make *m)
     if (m->first_cluster + used > q->limit_clusters)
         return -ENOSPC;
     m->buf_len = used << g->cluster_bits;
+    rc = take_place(m, used);
+    if (rc < 0)
+        return rc;
     /* Before it is written: whatever becomes of that, the place does not read as zeros any more. */
     pthread_mutex_lock(&q->lock);
     q->zero_from = max_u64(q->zero_from, (m->first_cluster << g->cluster_bits) + m->buf_len);
@@ -222,7 +297,8 @@ static int adopt_table(struct refblock_make *m)
         reftable[i] = get_be64(table + 8 * i);
     pthread_mutex_lock(&q->lock);
     assert(q->reftable_pages.dirty_count == 0);
-    q2_free(q, q->header.reftable_offset, q->header.reftable_clusters);
+    q2_free_table(q, q->header.reftable_offset, q->header.reftable_clusters, Q2_META_REFTABLE);
+    m->laid = false;
     q->header.reftable_offset = table_offset(m);
     q->header.reftable_clusters = (uint32_t)m->table_clusters;
     free(q->reftable);
@@ -260,12 +336,11 @@ static void refblock_make_step(struct op *op)
     }
     plan = plan_block(m);
     if (m->apart && plan == BLOCK_READY) {
-        OP_TRY(op, RB_PLACED, q2_alloc_structure(m->q, 1, false, &m->run, op));
+        OP_TRY(op, RB_PLACED, q2_alloc_structure(m->q, 1, false, Q2_META_REFBLOCK, &m->run, op));
         plan = plan_block(m); /* to find a place, this block may have been made */
     }
-    if (plan == BLOCK_EXISTS || plan == BLOCK_NO_SPACE || plan == BLOCK_BROKEN) {
-        refblock_finish(m, plan == BLOCK_EXISTS ? 0
-                           : plan == BLOCK_NO_SPACE ? -ENOSPC : q2_break(m->q, "refcount block 0 is missing"));
+    if (plan != BLOCK_READY && plan != BLOCK_NO_TABLE) {
+        refblock_finish(m, outcome(m, plan));
         return;
     }
     if (plan != BLOCK_NO_TABLE) {

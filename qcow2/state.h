@@ -19,6 +19,7 @@
 #include "qcow2/geometry.h"
 #include "qcow2/header.h"
 #include "qcow2/meta_cache.h"
+#include "qcow2/metadata_map.h"
 #include "qcow2/packed.h"
 #include "qcow2/table.h"
 #include "qcow2/zero_runs.h"
@@ -75,6 +76,7 @@ struct q2 {
     struct q2_packed_cache    packed;
     _Atomic(struct q2_l1 *)   l1;            /* replaced by a longer one when the image grows */
     _Atomic bool              broken;        /* metadata cannot be trusted: no writes any more */
+    _Atomic bool              must_mark;     /* the header is to be marked corrupt: guard.h */
 
     /* Locked. */
     pthread_mutex_t           lock;
@@ -87,6 +89,9 @@ struct q2 {
     uint64_t                  free_hint;     /* cluster index: no free cluster is known below */
     uint64_t                  zero_from;     /* host offset: nothing at or past it was ever handed out */
     uint64_t                  appended_from; /* cluster index: where the file ended when it was opened */
+    bool                      guarded;       /* fixed at open: the next two are known (open for writing) */
+    struct q2_meta_map        meta;          /* where metadata lies */
+    struct q2_cluster_set     mapped;        /* clusters that entries which have been read lead to, or led */
     struct q2_cluster_set     own_freed;     /* clusters below it that had a use which this handle ended */
     uint64_t                  durable_end;   /* host offset: the file reaches so far, and that is durable */
     uint64_t                  flushing_end;  /* what durable_end becomes when the flush under way has ended */
@@ -167,6 +172,10 @@ void q2_flush(struct q2 *q, struct op *op);
 int q2_resize(vdisk *v, uint64_t size, const struct vdisk_resize_opts *opts, vdisk_queue *queue);
 
 struct q2_bitmap_directory;
+struct q2_snapshot_table;
+
+/* Read the snapshot table, for q2_snapshots_free(). Outside the loop; errors with a text. */
+int q2_read_snapshots(struct q2 *q, vdisk_queue *queue, struct q2_snapshot_table *ret);
 
 /* Read the bitmap directory, for q2_bitmaps_free(). Outside the loop; errors with a text. */
 int q2_read_bitmaps(struct q2 *q, vdisk_queue *queue, struct q2_bitmap_directory *ret);

@@ -21,6 +21,7 @@
 #include "engine/queue.h"
 #include "qcow2/alloc.h"
 #include "qcow2/entry.h"
+#include "qcow2/guard.h"
 #include "qcow2/lease.h"
 #include "qcow2/mutant.h"
 #include "qcow2/reclaim.h"
@@ -46,7 +47,8 @@ enum trim_state {
     TRIM_REFCOUNTS_FLUSHED,
     TRIM_LOCKED,
     TRIM_LOADED,
-    TRIM_CUT
+    TRIM_CUT,
+    TRIM_MARKED
 };
 
 static void return_leases(struct q2 *q)
@@ -88,7 +90,10 @@ static bool may_cut(const struct q2 *q)
 /* With the lock held: invariant 2, of a cluster without a refcount. */
 static bool is_ours(const struct q2 *q, uint64_t cluster)
 {
-    return cluster >= q->appended_from || q2_cluster_set_has(&q->own_freed, cluster) || MUTANT(CUT_ALL_FREE);
+    bool mapped = q->mapped.overflowed || q2_cluster_set_has(&q->mapped, cluster);
+
+    return (cluster >= q->appended_from && !mapped) || q2_cluster_set_has(&q->own_freed, cluster) ||
+           MUTANT(CUT_ALL_FREE);
 }
 
 /* With the structure lock held. */
@@ -167,10 +172,15 @@ static void end_cut(struct trim *t, bool was_cut)
     pthread_mutex_unlock(&q->lock);
 }
 
-static void trim_finish(struct trim *t, int rc)
+static void unlock_structure(struct trim *t)
 {
     if (t->locked)
         range_unlock(&t->q->structure, &t->lock);
+    t->locked = false;
+}
+
+static void trim_finish(struct trim *t, int rc)
+{
     t->op.rc = rc;
     t->done = true;
 }
@@ -203,15 +213,17 @@ static void trim_step(struct op *op)
             end_cut(t, false);
         }
     }
+fail:
+    unlock_structure(t);
+    if (q2_guard_must_mark(t->q)) /* it was found with no request to fail for it */
+        OP_AWAIT(op, TRIM_MARKED, q2_guard_mark(t->q, op));
     trim_finish(t, op->rc);
     return;
     OP_END
-fail:
-    trim_finish(t, op->rc);
 }
 
 OP_TYPE(trim, trim_step, "START", "TRIM_FLUSHED", "TRIM_DRAINED", "TRIM_RECLAIMED", "TRIM_REFCOUNTS_FLUSHED",
-        "TRIM_LOCKED", "TRIM_LOADED", "TRIM_CUT");
+        "TRIM_LOCKED", "TRIM_LOADED", "TRIM_CUT", "TRIM_MARKED");
 
 int q2_trim_run(struct q2 *q, vdisk_queue *queue, bool closing)
 {

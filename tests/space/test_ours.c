@@ -8,32 +8,32 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "engine/bits.h"
-#include "qcow2/header.h"
 #include "qcow2/mutant.h"
-#include "tests/lib/image.h"
 #include "tests/lib/run.h"
-#include "tests/lib/test.h"
+#include "tests/space/ours.h"
 
 #define MIB(n) ((uint64_t)(n) << 20)
 
-enum { GUEST_MIB = 64, CLUSTERS_MAX = 1 << 16 };
-
-struct photo {
-    struct q2_header h;
-    uint64_t size, clusters; /* of the file */
-    uint8_t *bytes;
-    uint16_t *refcount;
-};
+enum { GUEST_MIB = 64 };
 
 /* ---- the file as it is ----------------------------------------------------------------------------------- */
 
-static void take_photo(struct photo *p, const char *path)
+uint64_t refcount_at(const struct photo *p, uint64_t cluster)
+{
+    uint64_t per_block = p->h.geo.cluster_size / 2;
+    uint64_t block = get_be64(p->bytes + p->h.reftable_offset + 8 * (cluster / per_block));
+
+    return block && block + p->h.geo.cluster_size <= p->size ? block + 2 * (cluster % per_block) : 0;
+}
+
+void take_photo(struct photo *p, const char *path)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     struct stat st;
@@ -48,14 +48,11 @@ static void take_photo(struct photo *p, const char *path)
     p->clusters = div_up(p->size, p->h.geo.cluster_size);
     p->refcount = test_alloc((p->clusters + 1) * sizeof *p->refcount);
     CHECK(p->h.geo.refcount_order == 4);
-    for (uint64_t i = 0; i < p->clusters; i++) {
-        uint64_t per_block = p->h.geo.cluster_size / 2;
-        uint64_t block = get_be64(p->bytes + p->h.reftable_offset + 8 * (i / per_block));
-        p->refcount[i] = block ? get_be16(p->bytes + block + 2 * (i % per_block)) : 0;
-    }
+    for (uint64_t i = 0; i < p->clusters; i++)
+        p->refcount[i] = refcount_at(p, i) ? get_be16(p->bytes + refcount_at(p, i)) : 0;
 }
 
-static void drop_photo(struct photo *p)
+void drop_photo(struct photo *p)
 {
     q2_header_free(&p->h);
     free(p->bytes);
@@ -79,7 +76,7 @@ static void judge(const struct photo *a, const struct photo *b)
 
 /* ---- images that have something else in them ------------------------------------------------------------- */
 
-static void put_at(const char *path, uint64_t at, const void *bytes, size_t n)
+void put_at(const char *path, uint64_t at, const void *bytes, size_t n)
 {
     int fd = open(path, O_WRONLY | O_CLOEXEC);
 
@@ -87,7 +84,7 @@ static void put_at(const char *path, uint64_t at, const void *bytes, size_t n)
     close(fd);
 }
 
-static vdisk *open_image(const struct image_spec *spec)
+vdisk *open_image(const struct image_spec *spec)
 {
     struct vdisk_open_opts opts = {.size = sizeof opts, .flags = VDISK_OPEN_RDWR, .format = "qcow2"};
     vdisk *v;
@@ -96,7 +93,7 @@ static vdisk *open_image(const struct image_spec *spec)
     return v;
 }
 
-static void fill(vdisk *v, uint64_t offset, uint64_t len, int byte)
+void fill(vdisk *v, uint64_t offset, uint64_t len, int byte)
 {
     uint8_t *buf = test_alloc(len);
 
@@ -115,9 +112,20 @@ static void make(struct rng *r, struct image_spec *spec)
     v = open_image(spec);
     for (unsigned i = 0; i < 12; i++)
         fill(v, MIB(i), rng_between(r, 1, 16) << 16, 0x10 + (int)i);
+    fill(v, MIB(30), MIB(1), 0x22); /* for a shrink */
     CHECK_OK(vdisk_pdiscard(v, MIB(2), MIB(3)));
     CHECK_OK(vdisk_close(v));
     test_note("%s", image_describe(spec));
+}
+
+/* Tables are guard.c's. */
+static bool is_table(const struct photo *p, uint64_t cluster)
+{
+    bool is = refcount_at(p, cluster) / p->h.geo.cluster_size == cluster;
+
+    for (uint64_t i = 0; i < p->h.l1_entries; i++)
+        is |= (get_be64(p->bytes + p->h.l1_offset + 8 * i) & Q2_L1_OFFSET) == cluster << p->h.geo.cluster_bits;
+    return is;
 }
 
 /* The last `n` clusters lose their refcounts. */
@@ -128,10 +136,9 @@ static void lose_refcounts(const struct image_spec *spec, uint64_t n)
 
     take_photo(&p, spec->path);
     for (uint64_t i = p.clusters - min_u64(n, p.clusters / 2); i < p.clusters; i++) {
-        uint64_t per_block = p.h.geo.cluster_size / 2;
-        uint64_t block = get_be64(p.bytes + p.h.reftable_offset + 8 * (i / per_block));
-        if (block && block / p.h.geo.cluster_size != i)
-            put_at(spec->path, block + 2 * (i % per_block), none, 2);
+        uint64_t at = refcount_at(&p, i);
+        if (at && !is_table(&p, i))
+            put_at(spec->path, at, none, 2);
     }
     drop_photo(&p);
 }
@@ -164,7 +171,7 @@ static void use(vdisk *v, struct rng *r)
         case 0: CHECK_OK(vdisk_pdiscard(v, len, offset % MIB(3))); break; /* of what has refcounts */
         case 1: CHECK_OK(vdisk_trim_space(v)); break;
         case 2: CHECK_OK(vdisk_sync(v)); break;
-        default: fill(v, offset % MIB(2) + MIB(20), len, 0x77); break;
+        default: fill(v, offset % MIB(2) + MIB(13), len, 0x77); break; /* and stays */
         }
     }
 }
@@ -199,6 +206,29 @@ static void test_no_refcounts(void)
     use_and_judge(&spec, false);
 }
 
+/* The same at the end, where the next lease lies: most of it is given back unused. */
+static void test_lease_over(void)
+{
+    struct photo before, after;
+    struct image_spec spec;
+    vdisk *v;
+
+    image_default(&spec, "lease", MIB(GUEST_MIB));
+    image_create(&spec);
+    v = open_image(&spec);
+    fill(v, 0, MIB(2), 0x33);
+    CHECK_OK(vdisk_close(v));
+    lose_refcounts(&spec, 8);
+    take_photo(&before, spec.path);
+    v = open_image(&spec);
+    fill(v, MIB(40), 4096, 0x44);
+    CHECK_OK(vdisk_close(v));
+    take_photo(&after, spec.path);
+    judge(&before, &after);
+    drop_photo(&before);
+    drop_photo(&after);
+}
+
 static void test_trailing_bytes(void)
 {
     struct rng *r = test_rng();
@@ -223,11 +253,22 @@ static void test_set_aside(void)
 
 /* ---- rules broken on purpose ----------------------------------------------------------------------------- */
 
-static const struct test_case ours[] = {
-    {.name = "no_refcounts", .run = test_no_refcounts, .repeat = 12, .quick = 4},
-    {.name = "trailing_bytes", .run = test_trailing_bytes, .repeat = 12, .quick = 4},
-    {.name = "set_aside", .run = test_set_aside, .repeat = 8, .quick = 3},
-};
+enum { CASES_MAX = 16 };
+
+/* All cases of this program. */
+static unsigned collect(struct test_case ret[CASES_MAX])
+{
+    static const struct test_case ours[] = {
+        {.name = "no_refcounts", .run = test_no_refcounts, .repeat = 12, .quick = 4},
+        {.name = "lease_over", .run = test_lease_over},
+        {.name = "trailing_bytes", .run = test_trailing_bytes, .repeat = 12, .quick = 4},
+        {.name = "set_aside", .run = test_set_aside, .repeat = 8, .quick = 3},
+    };
+
+    memcpy(ret, ours, sizeof ours);
+    memcpy(ret + ARRAY_LEN(ours), guard_cases, guard_cases_count * sizeof *ret);
+    return ARRAY_LEN(ours) + guard_cases_count;
+}
 
 #ifdef VDISK_MUTANTS
 
@@ -256,11 +297,13 @@ static bool fails_as(enum q2_mutant mutant, const struct test_case *c, uint64_t 
 static void hunt(enum q2_mutant mutant, const char *name)
 {
     enum { ROUNDS = 12 };
+    struct test_case cases[CASES_MAX];
+    unsigned n = collect(cases);
 
     for (unsigned round = 0; round < ROUNDS; round++)
-        for (unsigned i = 0; i < ARRAY_LEN(ours); i++)
-            if (fails_as(mutant, &ours[i], rng_next(test_rng()))) {
-                printf("%s is noticed by %s, in round %u\n", name, ours[i].name, round);
+        for (unsigned i = 0; i < n; i++)
+            if (fails_as(mutant, &cases[i], rng_next(test_rng()))) {
+                printf("%s is noticed by %s, in round %u\n", name, cases[i].name, round);
                 return;
             }
     FAIL("the mutant %s survives", name);
@@ -280,9 +323,9 @@ static void test_mutants(void)
 
 int main(int argc, char **argv)
 {
-    struct test_case cases[ARRAY_LEN(ours) + 1];
+    struct test_case cases[CASES_MAX + 1];
+    unsigned n = collect(cases);
 
-    memcpy(cases, ours, sizeof ours);
-    cases[ARRAY_LEN(ours)] = (struct test_case){.name = "mutants", .run = test_mutants};
-    return test_main(argc, argv, cases, ARRAY_LEN(cases));
+    cases[n++] = (struct test_case){.name = "mutants", .run = test_mutants};
+    return test_main(argc, argv, cases, n);
 }

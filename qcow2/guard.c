@@ -1,0 +1,274 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Happy path: nothing is found. Marking: take the structure lock, since others write the header too; write the
+ * first sector with the bit set; sync.
+ * Failure modes: the header cannot be written, or there is no memory: the image stays unmarked, the volume takes
+ * no writes all the same.
+ */
+#include "qcow2/guard.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "engine/error.h"
+#include "qcow2/alloc.h"
+#include "qcow2/entry.h"
+#include "qcow2/mutant.h"
+
+void q2_guard_add(struct q2 *q, uint64_t cluster, uint64_t n, uint32_t kind)
+{
+    if (q->guarded)
+        q2_meta_add(&q->meta, cluster, n, kind);
+}
+
+void q2_guard_remove(struct q2 *q, uint64_t cluster, uint64_t n, uint32_t kind)
+{
+    if (q->guarded)
+        q2_meta_remove(&q->meta, cluster, n, kind);
+}
+
+/* No trust any more: the reason, as "[what] host offset 0x..., which holds an L2 table". */
+static int contradiction(struct q2 *q, const char *what, uint64_t cluster, uint32_t kinds)
+{
+    char text[200];
+
+    snprintf(text, sizeof text, "%s host offset 0x%" PRIx64 ", which holds %s", what,
+             cluster << q->geo.cluster_bits, q2_meta_name(kinds));
+    if (!atomic_load(&q->broken) && q->geo.version >= 3 && !MUTANT(FORGET_MARK))
+        atomic_store(&q->must_mark, true);
+    q2_break(q, text);
+    return err_hint(-EIO, "repair the image with vdisk-io check -r all");
+}
+
+bool q2_guard_refuses(struct q2 *q, uint64_t cluster, uint64_t n, const char *what)
+{
+    uint64_t where;
+    uint32_t kinds = q->guarded ? q2_meta_find(&q->meta, cluster, n, &where) : 0;
+
+    if (!kinds)
+        return false;
+    contradiction(q, what, where, kinds);
+    return true;
+}
+
+/* ---- the first door: slices ------------------------------------------------------------------------------ */
+
+/* Whole host clusters that a mapping has; 0: none. */
+static uint64_t clusters_of(const struct q2 *q, const struct q2_mapping *m, uint64_t *ret_first)
+{
+    uint64_t end = m->host_offset + (m->type == Q2_CLUSTER_COMPRESSED ? m->packed_len : q->geo.cluster_size);
+
+    *ret_first = m->host_offset >> q->geo.cluster_bits;
+    if (m->type != Q2_CLUSTER_COMPRESSED && !m->has_host)
+        return 0;
+    return (q2_cluster_up(&q->geo, end) >> q->geo.cluster_bits) - *ret_first;
+}
+
+/* Behind the end, and nothing says that there ever was anything. */
+static bool past_everything(const struct q2 *q, const struct q2_mapping *m)
+{
+    return m->type == Q2_CLUSTER_NORMAL && m->host_offset >= backend_size(q->v->file) &&
+           !q2_has_block(q, m->host_offset >> q->geo.cluster_bits);
+}
+
+/*
+ * What the L2 table at `table_offset` is besides that of its L1 entry. A table that is shared with a snapshot is
+ * copied before it changes; one that claims to be ours alone must be.
+ */
+static uint32_t table_conflict(struct q2 *q, uint64_t guest_offset, uint64_t table_offset)
+{
+    uint64_t entry = q2_l1_get(q, q2_l1_index(&q->geo, guest_offset)), where;
+    uint32_t kinds =
+        q2_meta_find(&q->meta, table_offset >> q->geo.cluster_bits, 1, &where) & ~(uint32_t)Q2_META_L2;
+
+    if (!(entry & Q2_COPIED))
+        kinds &= ~(uint32_t)(Q2_META_SNAPSHOT_L2 | Q2_META_TWICE);
+    return kinds;
+}
+
+struct run {
+    uint64_t first, n;
+};
+
+/* Neighbours are looked up together. True: there is metadata in them. */
+static bool judge_run(struct q2 *q, const struct run *r)
+{
+    uint64_t where;
+
+    if (r->n == 0)
+        return false;
+    q2_cluster_set_add(&q->mapped, r->first, r->n);
+    return q2_meta_find(&q->meta, r->first, r->n, &where) != 0;
+}
+
+bool q2_guard_slice(struct q2 *q, uint64_t guest_offset, uint64_t table_offset, const char *slice)
+{
+    uint32_t size = q->geo.l2_entry_size;
+    bool guarded = q->guarded && !MUTANT(TRUST_ENTRIES),
+         bad = guarded && table_conflict(q, guest_offset, table_offset);
+    struct run run = {0};
+
+    bad |= guarded && table_offset >= backend_size(q->v->file);
+    for (uint32_t i = 0; i < q->l2.slice_size; i += size, guest_offset += q->geo.cluster_size) {
+        uint64_t entry = get_be64(slice + i), bitmap = size == 16 ? get_be64(slice + i + 8) : 0, first, n;
+        struct q2_mapping m;
+        if (entry == 0 && bitmap == 0)
+            continue;
+        bad |= q2_entry_unusable(q, entry, bitmap, guest_offset);
+        if (!guarded || q->data_file)
+            continue;
+        m = q2_entry_decode(&q->geo, entry, bitmap);
+        n = clusters_of(q, &m, &first);
+        bad |= past_everything(q, &m);
+        if (n > 0 && first == run.first + run.n) {
+            run.n += n;
+        } else if (n > 0) {
+            bad |= judge_run(q, &run);
+            run = (struct run){first, n};
+        }
+    }
+    return judge_run(q, &run) || bad;
+}
+
+int q2_guard_entry(struct q2 *q, uint64_t guest_offset, uint64_t table_offset, uint64_t entry, uint64_t bitmap)
+{
+    struct q2_mapping m = q2_entry_decode(&q->geo, entry, bitmap);
+    char what[80];
+    uint64_t first, n;
+    uint32_t kinds;
+
+    if (q2_entry_unusable(q, entry, bitmap, q2_cluster_down(&q->geo, guest_offset)))
+        return q2_break(q, "an L2 entry is damaged");
+    if (!q->guarded)
+        return 0;
+    kinds = table_conflict(q, guest_offset, table_offset);
+    snprintf(what, sizeof what, "the L2 table of guest offset 0x%" PRIx64 " is at", guest_offset);
+    if (kinds)
+        return contradiction(q, what, table_offset >> q->geo.cluster_bits, kinds);
+    if (table_offset >= backend_size(q->v->file))
+        return q2_break(q, "an L2 table lies past the end of the file");
+    snprintf(what, sizeof what, "guest offset 0x%" PRIx64 " is mapped to", guest_offset);
+    n = clusters_of(q, &m, &first);
+    if (n > 0 && !q->data_file && q2_guard_refuses(q, first, n, what))
+        return -EIO;
+    if (!q->data_file && past_everything(q, &m))
+        return err_set(EFBIG, "%s: %s host offset 0x%" PRIx64 ", far past the end of the file", q->v->name, what,
+                       m.host_offset);
+    return 0;
+}
+
+int q2_guard_shared_table(struct q2 *q, uint64_t guest_offset, uint64_t host_offset)
+{
+    uint32_t kinds = q->guarded && !MUTANT(TRUST_ENTRIES) ? table_conflict(q, guest_offset, host_offset) : 0;
+    char what[80];
+
+    if (!kinds)
+        return 0;
+    snprintf(what, sizeof what, "the L2 table of guest offset 0x%" PRIx64 " is at", guest_offset);
+    return contradiction(q, what, host_offset >> q->geo.cluster_bits, kinds);
+}
+
+int q2_guard_block(struct q2 *q, uint64_t block, uint64_t host_offset)
+{
+    uint64_t where;
+    uint32_t kinds = q2_meta_find(&q->meta, host_offset >> q->geo.cluster_bits, 1, &where);
+    char what[80];
+
+    if (!q->guarded || MUTANT(TRUST_ENTRIES))
+        return 0;
+    snprintf(what, sizeof what, "refcount block %" PRIu64 " is at", block);
+    kinds &= ~(uint32_t)Q2_META_REFBLOCK;
+    if (kinds)
+        return contradiction(q, what, host_offset >> q->geo.cluster_bits, kinds);
+    return host_offset >= backend_size(q->v->file) ? q2_break(q, "a refcount block lies past the end of the file")
+                                                   : 0;
+}
+
+/* ---- the second door: free clusters ---------------------------------------------------------------------- */
+
+enum q2_guard_verdict q2_guard_free(struct q2 *q, uint64_t cluster, bool for_metadata)
+{
+    if (!q->guarded)
+        return Q2_GUARD_FREE;
+    if (!MUTANT(TRUST_REFCOUNTS) && q2_guard_refuses(q, cluster, 1, "no refcount keeps what is at"))
+        return Q2_GUARD_METADATA;
+    /* Some entry led here. Guest data may follow if that was its last use; metadata may not. */
+    if (!q2_cluster_set_has(&q->mapped, cluster) || MUTANT(FORGET_MAPPED))
+        return Q2_GUARD_FREE;
+    return for_metadata || !q2_cluster_set_has(&q->own_freed, cluster) ? Q2_GUARD_IN_USE : Q2_GUARD_FREE;
+}
+
+/* ---- marking --------------------------------------------------------------------------------------------- */
+
+struct guard_mark {
+    struct op op;
+    struct op *parent;
+    struct q2 *q;
+    struct range_lock lock;
+    uint8_t *sector;
+    struct io io;
+};
+
+enum guard_mark_state { GM_START = OP_START, GM_LOCKED, GM_WRITTEN, GM_SYNCED };
+
+static void fill_sector(struct guard_mark *g)
+{
+    struct q2 *q = g->q;
+
+    pthread_mutex_lock(&q->lock);
+    q->header.incompatible |= Q2_INCOMPAT_CORRUPT;
+    q2_header_patch(q, g->sector);
+    pthread_mutex_unlock(&q->lock);
+}
+
+static void guard_mark_finish(struct guard_mark *g)
+{
+    struct op *parent = g->parent;
+
+    range_unlock(&g->q->structure, &g->lock);
+    free(g->sector);
+    op_free(&g->op, sizeof *g);
+    op_wake(parent, -EIO);
+}
+
+static void guard_mark_step(struct op *op)
+{
+    struct guard_mark *g = container_of(op, struct guard_mark, op);
+
+    OP_BEGIN(enum guard_mark_state, op)
+    if (!range_lock_try(&g->q->structure, &g->lock, 0, 1))
+        OP_AWAIT(op, GM_LOCKED, range_lock_wait(&g->q->structure, &g->lock, op));
+    fill_sector(g);
+    io_rw(&g->io, g->q->v->file, IO_WRITE, 0, g->sector, Q2_SECTOR_SIZE);
+    OP_TRY(op, GM_WRITTEN, op_io(op, &g->io));
+    io_range(&g->io, g->q->v->file, IO_FLUSH, 0, 0);
+    OP_TRY(op, GM_SYNCED, op_io(op, &g->io));
+    guard_mark_finish(g);
+    return;
+    OP_END
+fail:
+    guard_mark_finish(g);
+}
+
+OP_TYPE(guard_mark, guard_mark_step, "START", "GM_LOCKED", "GM_WRITTEN", "GM_SYNCED");
+
+void q2_guard_mark(struct q2 *q, struct op *op)
+{
+    struct guard_mark *g = NULL;
+
+    if (atomic_exchange(&q->must_mark, false))
+        g = op_alloc(op->queue, &guard_mark_type, sizeof *g);
+    if (g)
+        g->sector = vdisk_alloc_buffer(4096);
+    if (!g || !g->sector) {
+        if (g)
+            op_free(&g->op, sizeof *g);
+        op_wake(op, -EIO);
+        return;
+    }
+    g->parent = op;
+    g->q = q;
+    op_start(&g->op);
+}

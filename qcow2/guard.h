@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Metadata is never overwritten, whatever refcounts and entries say: of an image that is open for writing it is
+ * known where metadata lies (metadata_map.h), and both doors ask. An L2 slice is judged when it enters the cache:
+ * an entry that leads guest data into metadata makes the slice suspect, writes to it take the slow path, and that
+ * one fails. Free clusters are judged before they are handed out. Who finds such a contradiction ends the trust in
+ * the image: no more writes, and the header is marked corrupt, as QEMU does.
+ *
+ * Invariants.
+ *  1. What is metadata is in the map before anything on disk refers to it, until nothing in memory does.
+ *  2. No cluster becomes metadata that an entry in the cache leads to: what entries that were read led to is kept
+ *     (`mapped`), bounded.
+ */
+#ifndef QCOW2_GUARD_H
+#define QCOW2_GUARD_H
+
+#include "qcow2/state.h"
+
+/* Learn where metadata lies. Outside the loop; the tables are in memory. 0 or -errno, with a text. */
+int q2_guard_init(struct q2 *q, vdisk_queue *queue);
+
+/* With the lock held: [cluster, cluster + n) has become metadata of a kind, or is none of it any more. */
+void q2_guard_add(struct q2 *q, uint64_t cluster, uint64_t n, uint32_t kind);
+void q2_guard_remove(struct q2 *q, uint64_t cluster, uint64_t n, uint32_t kind);
+
+/*
+ * With the lock held: judge an L2 slice that has been read, and remember what it leads to. True: some entry must
+ * not be followed, or not be written to.
+ */
+bool q2_guard_slice(struct q2 *q, uint64_t guest_offset, uint64_t table_offset, const char *slice);
+
+/*
+ * With the lock held, of a suspect slice at `table_offset`: may the entry be changed, or what it leads to be
+ * written? 0; -EIO: no, and the image is not trusted any more; -EFBIG: it leads past the end of everything.
+ */
+int q2_guard_entry(struct q2 *q, uint64_t guest_offset, uint64_t table_offset, uint64_t entry, uint64_t bitmap);
+
+enum q2_guard_verdict { Q2_GUARD_FREE, Q2_GUARD_IN_USE, Q2_GUARD_METADATA };
+
+/* With the lock held: a cluster has no refcount; may it be handed out, for metadata or for guest data? */
+enum q2_guard_verdict q2_guard_free(struct q2 *q, uint64_t cluster, bool for_metadata);
+
+/* With the lock held: is there metadata in the range? Then no trust any more, since `what` should be done to it.
+ */
+bool q2_guard_refuses(struct q2 *q, uint64_t cluster, uint64_t n, const char *what);
+
+/* The L2 table that an L1 entry leads to is about to be copied; 0 or -EIO. With the lock held. */
+int q2_guard_shared_table(struct q2 *q, uint64_t guest_offset, uint64_t host_offset);
+
+/* A refcount block is about to be read: 0, or -EIO if it lies where it cannot. With the lock held. */
+int q2_guard_block(struct q2 *q, uint64_t block, uint64_t host_offset);
+
+/* Is the header to be marked corrupt? Any thread. */
+static inline bool q2_guard_must_mark(struct q2 *q)
+{
+    return atomic_load_explicit(&q->must_mark, memory_order_relaxed);
+}
+
+/* Mark it; the call of an await. Not with the structure lock held. op->rc is not changed: it is what failed
+ * before. */
+void q2_guard_mark(struct q2 *q, struct op *op);
+
+#endif

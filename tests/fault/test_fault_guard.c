@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Images whose entries or refcounts lead into metadata, with each call failing once: the request fails whatever
+ * else does, nothing is overwritten, and the image says that it is corrupt unless that could not be written.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/bits.h"
+#include "engine/volume.h"
+#include "qcow2/entry.h"
+#include "qcow2/header.h"
+#include "tests/fault/fault_lib.h"
+#include "tests/fault/oom.h"
+#include "tests/lib/test.h"
+
+enum { GUEST = 4 << 20, CLUSTER = 4096, WRITTEN = 1 << 20, MAX_CALLS = 300 };
+
+static const struct image_spec spec = {
+    .qcow2 = true, .size = GUEST, .cluster_size = CLUSTER, .version = 3, .refcount_bits = 16};
+
+static uint64_t disk_word(struct memdisk *d, uint64_t at)
+{
+    uint8_t buf[8];
+
+    memdisk_read(d, at, buf, 8);
+    return get_be64(buf);
+}
+
+static void disk_put(struct memdisk *d, uint64_t at, uint64_t value, unsigned width)
+{
+    uint8_t buf[8];
+
+    put_be64(buf, value);
+    memdisk_write(d, at, buf + 8 - width, width);
+}
+
+static vdisk *open_on(struct backend *b, bool rw)
+{
+    struct vdisk_open_opts opts = {.size = sizeof opts, .format = "qcow2", .flags = rw ? VDISK_OPEN_RDWR : 0};
+    vdisk *v;
+
+    CHECK_OK(vdisk_open_backend(b, &opts, &v));
+    return v;
+}
+
+static void make(struct memdisk *d)
+{
+    uint8_t *buf = test_alloc(WRITTEN);
+    struct backend *b;
+    vdisk *v;
+
+    memdisk_init(d, 512);
+    b = memdisk_open(d, false);
+    CHECK_OK(image_create_on(&spec, b));
+    backend_close(b);
+    v = open_on(memdisk_open(d, false), true);
+    memset(buf, 0x11, WRITTEN);
+    CHECK_OK(vdisk_pwrite(v, buf, WRITTEN, 0, 0));
+    CHECK_OK(vdisk_close(v));
+    free(buf);
+}
+
+static uint64_t refblock(struct memdisk *d)
+{
+    return disk_word(d, disk_word(d, offsetof(struct q2_disk_header, refcount_table_offset)));
+}
+
+static uint64_t l2_table(struct memdisk *d)
+{
+    return q2_l1_offset(disk_word(d, disk_word(d, offsetof(struct q2_disk_header, l1_table_offset))));
+}
+
+/* ---- what is wrong, and what meets it ------------------------------------------------------------------- */
+
+/* Guest cluster 300 is the refcount block. */
+static void lead_astray(struct memdisk *d)
+{
+    disk_put(d, l2_table(d) + 8 * 300, Q2_COPIED | refblock(d), 8);
+}
+
+/* The L2 table looks free. */
+static void lose_refcount(struct memdisk *d)
+{
+    disk_put(d, refblock(d) + 2 * (l2_table(d) / CLUSTER), 0, 2);
+}
+
+static int act_write(vdisk *v)
+{
+    char buf[CLUSTER] = {0};
+
+    return vdisk_pwrite(v, buf, CLUSTER, 300 * CLUSTER, 0);
+}
+
+static int act_discard(vdisk *v)
+{
+    return vdisk_pdiscard(v, CLUSTER, 300 * CLUSTER);
+}
+
+/* A longer L1 table is needed: no request finds it. */
+static int act_grow(vdisk *v)
+{
+    return vdisk_grow(v, UINT64_C(8) << 30);
+}
+
+static const struct guard_case {
+    const char *name;
+    void (*damage)(struct memdisk *d);
+    int (*act)(vdisk *v);
+} guard_cases[] = {
+    {"write", lead_astray, act_write},
+    {"discard", lead_astray, act_discard},
+    {"allocating write", lose_refcount, act_write},
+    {"grow", lose_refcount, act_grow},
+};
+
+/* ---- runs ------------------------------------------------------------------------------------------------ */
+
+static bool is_marked(struct memdisk *d)
+{
+    return disk_word(d, offsetof(struct q2_disk_header, incompatible_features)) & Q2_INCOMPAT_CORRUPT;
+}
+
+/* What was there reads as before. */
+static void check_kept(struct memdisk *d)
+{
+    uint8_t *buf = test_alloc(WRITTEN);
+    vdisk *v = open_on(memdisk_open(d, true), false);
+
+    CHECK_OK(vdisk_pread(v, buf, WRITTEN, 0));
+    CHECK(buf[0] == 0x11 && memcmp(buf, buf + 1, WRITTEN - 1) == 0);
+    CHECK_OK(vdisk_close(v));
+    free(buf);
+}
+
+/* The nth call fails; false if there is no such call. */
+static bool run_once(const struct guard_case *c, struct memdisk *image, const struct fault_mode *mode,
+                     unsigned nth)
+{
+    _Atomic uint64_t calls = 0; /* outlives the backend */
+    struct fault_rule rule = {.nth = nth, .what = mode->what, .error = mode->error, .matched = &calls, .calls = 2};
+    struct backend *fault;
+    struct memdisk d;
+    bool fired;
+    vdisk *v;
+    int rc;
+
+    oom_watch();
+    memdisk_clone(&d, image);
+    CHECK_OK(fault_backend_create(memdisk_open(&d, false), &fault));
+    v = open_on(fault, true);
+    mode_arm(mode, fault, &rule);
+    oom_enter();
+    rc = c->act(v);
+    vdisk_close(v);
+    oom_leave();
+    fired = oom_disarm() || calls >= nth;
+    CHECK_MSG(rc < 0, "%s is done", c->name);
+    CHECK_MSG(is_marked(&d) || fired, "not marked corrupt, though nothing failed");
+    check_kept(&d);
+    memdisk_finish(&d);
+    CHECK_MSG(oom_live() == 0, "%u pieces of memory are never given back", oom_live());
+    return fired;
+}
+
+static void test_guard(void)
+{
+    const struct guard_case *c = &guard_cases[test_repetition() % ARRAY_LEN(guard_cases)];
+    struct memdisk image;
+
+    make(&image);
+    c->damage(&image);
+    for (unsigned m = 0; m < FAULT_MODES; m++) {
+        unsigned nth = 0;
+        do {
+            nth++;
+            CHECK_MSG(nth < MAX_CALLS, "no end to the calls");
+            test_note("%s, call %u: %s", c->name, nth, fault_modes[m].name);
+        } while (run_once(c, &image, &fault_modes[m], nth));
+    }
+    memdisk_finish(&image);
+}
+
+int main(int argc, char **argv)
+{
+    static const struct test_case cases[] = {
+        {.name = "guard", .run = test_guard, .repeat = ARRAY_LEN(guard_cases)},
+    };
+
+    return test_main(argc, argv, cases, ARRAY_LEN(cases));
+}
