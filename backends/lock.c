@@ -133,11 +133,13 @@ int image_lock_set(struct image_lock *l, int fd, const char *name, uint32_t flag
         return 0;
     /*
      * Held by nobody who can be found: by a process that was killed, perhaps, whose ring the kernel has not taken
-     * down yet. That takes a moment.
+     * down yet. That takes a moment. Looking for who it is takes long, too: at first, and when it was in vain.
      */
     while ((rc = take_and_look_around(fd, fresh, want, &byte)) == -EAGAIN) {
-        lock_find_holder(fd, byte, &holder);
-        if (holder.pid != 0 || ++tries == LOCK_TRIES)
+        tries++;
+        if (tries == 1 || tries == LOCK_TRIES)
+            lock_find_holder(fd, byte, &holder);
+        if (holder.pid != 0 || tries == LOCK_TRIES)
             return refused(name, byte, flags, &holder);
         nanosleep(&(struct timespec){.tv_nsec = LOCK_PAUSE_NS}, NULL);
     }

@@ -31,13 +31,22 @@ struct lock_holder {
     char comm[32];
 };
 
-/* Find another holder than the open file `fd` itself (backends/lock_holder.c). Blocks: looks through /proc. */
+/*
+ * Find another holder than the open file `fd` itself (backends/lock_holder.c). Blocks: looks through /proc, and
+ * nowhere else, for a second at most.
+ */
 void lock_find_holder(int fd, unsigned byte, struct lock_holder *ret);
 
-/*
- * One line of /proc/PID/fdinfo/FD, or of /proc/locks: true if it is a lock; then its range, and whether it is a
- * write lock. Pure.
- */
-bool lock_parse_line(const char *line, bool *ret_write, uint64_t *ret_start, uint64_t *ret_end);
+struct lock_line {
+    struct backend_id file; /* the device is the superblock's: not always what stat() gives */
+    uint64_t start, end;
+    bool write;
+};
+
+/* One line of /proc/PID/fdinfo/FD, or of /proc/locks: true if it is a lock. Pure. */
+bool lock_parse_line(const char *line, struct lock_line *ret);
+
+/* One line of /proc/self/mountinfo: a mount's number, and the device of its superblock. Pure. */
+bool lock_parse_mount(const char *line, uint64_t *ret_id, uint64_t *ret_device);
 
 #endif

@@ -3,11 +3,13 @@
 #include <pthread.h>
 #include <signal.h>
 #include <sys/socket.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <time.h>
 
 #include "backends/lock.h"
 #include "tests/unit/backend_test.h"
+#include "tests/unit/loop_test.h"
 
 #define WRITER BACKEND_RDWR
 #define READER 0
@@ -64,21 +66,35 @@ static void claims_agree_or_not(void **state)
 
 static void lines_are_parsed(void **state)
 {
-    uint64_t start, end;
-    bool write;
+    struct lock_line l;
 
-    assert_true(lock_parse_line("lock:\t1: OFDLCK ADVISORY  READ -1 fe:00:1095 100 101\n", &write, &start, &end));
-    assert_false(write);
-    assert_int_equal(start, 100);
-    assert_int_equal(end, 101);
-    assert_true(lock_parse_line("12: POSIX  ADVISORY  WRITE 765 00:1a:77 0 EOF\n", &write, &start, &end));
-    assert_true(write);
-    assert_int_equal(start, 0);
-    assert_true(end == UINT64_MAX);
-    assert_false(lock_parse_line("pos:\t0\n", &write, &start, &end));
-    assert_false(lock_parse_line("lock:\t\n", &write, &start, &end));
-    assert_false(lock_parse_line("", &write, &start, &end));
-    assert_false(lock_parse_line("lock:\t1: OFDLCK ADVISORY READ -1 fe:00:1 x 101\n", &write, &start, &end));
+    assert_true(lock_parse_line("lock:\t1: OFDLCK ADVISORY  READ -1 fe:00:1095 100 101\n", &l));
+    assert_false(l.write);
+    assert_int_equal(l.start, 100);
+    assert_int_equal(l.end, 101);
+    assert_int_equal(l.file.device, makedev(0xfe, 0));
+    assert_int_equal(l.file.node, 1095);
+    assert_true(lock_parse_line("12: POSIX  ADVISORY  WRITE 765 00:1a:77 0 EOF\n", &l));
+    assert_true(l.write);
+    assert_int_equal(l.start, 0);
+    assert_true(l.end == UINT64_MAX);
+    assert_int_equal(l.file.device, makedev(0, 0x1a));
+    assert_false(lock_parse_line("pos:\t0\n", &l));
+    assert_false(lock_parse_line("lock:\t\n", &l));
+    assert_false(lock_parse_line("", &l));
+    assert_false(lock_parse_line("lock:\t1: OFDLCK ADVISORY READ -1 fe:00:1 x 101\n", &l));
+    assert_false(lock_parse_line("lock:\t1: OFDLCK ADVISORY READ -1 <none>:0 0 101\n", &l));
+}
+
+static void mounts_are_parsed(void **state)
+{
+    uint64_t id, device;
+
+    assert_true(lock_parse_mount("36 35 98:17 / /mnt rw,noatime shared:1 - ext4 /dev/root rw\n", &id, &device));
+    assert_int_equal(id, 36);
+    assert_int_equal(device, makedev(98, 17));
+    assert_false(lock_parse_mount("36 35 / /mnt\n", &id, &device));
+    assert_false(lock_parse_mount("", &id, &device));
 }
 
 /* ---- our own handles --------------------------------------------------------------------------------- */
@@ -206,7 +222,7 @@ static bool have(const char *program)
     return system(command) == 0;
 }
 
-static char unused_option[] = "-n"; /* qemu-io: no host cache; changes nothing here */
+static char unused_option[] = "-twriteback"; /* the default */
 
 static bool start_qemu(struct holder *h, const char *format, const char *option)
 {
@@ -364,12 +380,13 @@ static void who_is_about_to_go_is_waited_for(void **state)
     backend_close(b);
 }
 
-int main(int argc, char **argv)
+static int run_in(const char *where)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(bytes_are_those_of_qemu),
         cmocka_unit_test(claims_agree_or_not),
         cmocka_unit_test(lines_are_parsed),
+        cmocka_unit_test(mounts_are_parsed),
         cmocka_unit_test(handles_exclude_each_other),
         cmocka_unit_test(creating_locks_before_it_cuts),
         cmocka_unit_test(claims_change),
@@ -378,17 +395,13 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_whole_file_lock_is_seen),
         cmocka_unit_test(who_is_about_to_go_is_waited_for),
     };
-    const char *tmp = getenv("TMPDIR");
     char command[800];
     int rc;
 
-    if (argc == 3) {
-        snprintf(path, sizeof path, "%s", argv[2]);
-        hold_whole_file();
-    }
-    snprintf(dir, sizeof dir, "%s/vdisk-test-XXXXXX", tmp ? tmp : "/tmp");
+    snprintf(dir, sizeof dir, "%s/vdisk-test-XXXXXX", where);
     if (!mkdtemp(dir))
         return 1;
+    print_message("in %s\n", dir);
     snprintf(path, sizeof path, "%s/disk", dir);
     snprintf(command, sizeof command, "qemu-img create -q -f qcow2 %s 1M 2>/dev/null || truncate -s 1M %s", path,
              path);
@@ -397,5 +410,63 @@ int main(int argc, char **argv)
     rc = cmocka_run_group_tests(tests, NULL, NULL);
     unlink(path);
     rmdir(dir);
+    return rc;
+}
+
+/* There stat() and the locks name different devices. */
+static int run_on_btrfs(const char *top)
+{
+    struct loop l;
+    char image[300];
+    int rc;
+
+    snprintf(image, sizeof image, "%s/loop", top);
+    if (!loop_mount(&l, image, 256 << 20, 512, "btrfs")) {
+        print_message("skipped: no btrfs on a loop device here\n");
+        return 0;
+    }
+    rc = run_in(l.where);
+    loop_unmount(&l);
+    return rc;
+}
+
+static int run_on_overlay(const char *top)
+{
+    static const char *const folders[] = {"lower", "upper", "work", "all"};
+    char folder[4][300], options[1000];
+    int rc = 0;
+
+    for (unsigned i = 0; i < 4; i++) {
+        snprintf(folder[i], sizeof folder[i], "%s/%s", top, folders[i]);
+        mkdir(folder[i], 0755);
+    }
+    snprintf(options, sizeof options, "lowerdir=%s,upperdir=%s,workdir=%s", folder[0], folder[1], folder[2]);
+    if (mount("overlay", folder[3], "overlay", 0, options) == 0) {
+        rc = run_in(folder[3]);
+        umount2(folder[3], MNT_DETACH);
+    } else {
+        print_message("skipped: no overlayfs here\n");
+    }
+    snprintf(options, sizeof options, "rm -r %s/*", top);
+    return rc + (system(options) != 0);
+}
+
+int main(int argc, char **argv)
+{
+    const char *tmp = getenv("TMPDIR");
+    char top[256];
+    int rc;
+
+    if (argc == 3) {
+        snprintf(path, sizeof path, "%s", argv[2]);
+        hold_whole_file();
+    }
+    snprintf(top, sizeof top, "%s/vdisk-test-XXXXXX", tmp ? tmp : "/tmp");
+    if (!mkdtemp(top))
+        return 1;
+    rc = run_in(top);
+    rc += run_on_btrfs(top);
+    rc += run_on_overlay(top);
+    rmdir(top);
     return rc != 0;
 }
