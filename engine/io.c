@@ -131,6 +131,11 @@ void io_end(struct io *io, int64_t res)
         io_finish(io, -ENOSPC); /* the host takes no more and gives no reason */
         return;
     }
+    /* A device that ends before its end has been cut since; what was there is not zeros. */
+    if (!(io->backend->caps & BACKEND_GROWS) && io->offset + io->moved < backend_size(io->backend)) {
+        io_finish(io, -EIO);
+        return;
+    }
     iov_zero(io->iov, io->iovcnt, io->moved, io->len - io->moved);
     io_finish(io, 0);
 }

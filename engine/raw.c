@@ -137,19 +137,45 @@ static int raw_preallocate(vdisk *v, uint64_t from, uint64_t end, const struct v
     return rc;
 }
 
+/* What does not grow by itself has been extended, or cut, by somebody else: the volume can only follow. */
+static int follow_device(vdisk *v, uint64_t size, const struct vdisk_resize_opts *opts, vdisk_queue *q)
+{
+    struct backend *b = v->file;
+    uint64_t old = vdisk_size(v), now;
+    int rc = b->driver->refresh ? b->driver->refresh(b) : 0;
+
+    if (rc < 0)
+        return err_set(rc, "%s: asking for its size: %s", v->name, strerror(-rc));
+    now = backend_size(b);
+    if (now < old) /* what is gone is not read as zeros */
+        volume_set_size(v, now);
+    if (size > now)
+        return err_hint(err_set(ENOSPC, "%s: has %llu bytes, %llu are asked for", v->name, (unsigned long long)now,
+                                (unsigned long long)size),
+                        "extend the device first");
+    if (size < now && size == old)
+        return 0;
+    if (size < now)
+        return err_hint(err_set(ENOTSUP, "%s: a raw volume is as large as its device", v->name),
+                        "the device has %llu bytes", (unsigned long long)now);
+    if (size > old) {
+        rc = raw_preallocate(v, old, size, opts, q);
+        if (rc == 0)
+            rc = io_pflush(q, b);
+    }
+    if (rc == 0)
+        volume_set_size(v, size);
+    return rc;
+}
+
 /* The file has its new size first, and its old one again when the space cannot be had. */
-static int raw_resize(vdisk *v, uint64_t size, const struct vdisk_resize_opts *opts, vdisk_queue *q)
+static int resize_file(vdisk *v, uint64_t size, const struct vdisk_resize_opts *opts, vdisk_queue *q)
 {
     uint64_t old = vdisk_size(v);
     int rc;
 
     if (size == old && size == backend_size(v->file))
         return 0;
-    if (!(v->file->caps & BACKEND_GROWS))
-        return err_set(ENOTSUP, "%s: the size of a %s cannot be changed", v->name, v->file->driver->name);
-    if (opts->preallocation == VDISK_PREALLOC_METADATA)
-        return err_set(EINVAL, "%s: a raw volume has no metadata to preallocate; use off, falloc or full",
-                       v->name);
     if (size < old)
         volume_set_size(v, size);
     rc = io_prange(q, v->file, IO_TRUNCATE, size, 0);
@@ -163,7 +189,18 @@ static int raw_resize(vdisk *v, uint64_t size, const struct vdisk_resize_opts *o
     if (rc == 0)
         volume_set_size(v, size);
     else if (size < old)
-        volume_set_size(v, min_u64(old, backend_size(v->file)));
+        volume_set_size(v, min_u64(old, align_up(backend_size(v->file), 512)));
+    return rc;
+}
+
+static int raw_resize(vdisk *v, uint64_t size, const struct vdisk_resize_opts *opts, vdisk_queue *q)
+{
+    int rc;
+
+    if (opts->preallocation == VDISK_PREALLOC_METADATA)
+        return err_set(EINVAL, "%s: a raw volume has no metadata to preallocate; use off, falloc or full",
+                       v->name);
+    rc = v->file->caps & BACKEND_GROWS ? resize_file(v, size, opts, q) : follow_device(v, size, opts, q);
     if (rc < 0 && vdisk_error_text()[0] == '\0')
         err_set(rc, "%s: resizing: %s", v->name, strerror(-rc));
     return rc;

@@ -115,8 +115,10 @@ VDISK_API int vdisk_get_info(vdisk *v, struct vdisk_info *ret_info);
 VDISK_API uint64_t vdisk_size(const vdisk *v);
 
 /*
- * Grow the volume to `size`; what is new reads as zeros. Blocks; other requests may be in flight.
- * Errors: -EINVAL for a smaller size, -EACCES when read-only, -EFBIG past the format's limit, or of the I/O.
+ * Grow the volume to `size`; what is new reads as zeros. Blocks; other requests may be in flight. A raw volume on
+ * a block device follows the device: `size` is what that has by now, and what is new reads as the device has it.
+ * Errors: -EINVAL for a smaller size, -EACCES when read-only, -EFBIG past the format's limit, -ENOSPC past the
+ * device's end, -ENOTSUP: a raw volume would be smaller than its device; or of the I/O.
  */
 VDISK_API int vdisk_grow(vdisk *v, uint64_t size);
 
@@ -144,8 +146,9 @@ struct vdisk_resize_opts {
 };
 
 /*
- * Make the volume `virtual_size` bytes, rounded up to 512; what is new reads as zeros. Blocks. Other requests may
- * be in flight while it grows; while it shrinks none may. `opts` may be NULL.
+ * Make the volume `virtual_size` bytes, rounded up to 512; what is new reads as zeros (raw on a block device: see
+ * vdisk_grow()). Blocks. Other requests may be in flight while it grows; while it shrinks none may. `opts` may be
+ * NULL.
  * Errors: -EINVAL: smaller, and not asked for, or a wrong option; -EACCES when read-only; -EFBIG past the format's
  * limit; -ENOTSUP: snapshots, bitmaps or the storage forbid it, says the text; -ENOSPC; -ECANCELED; or of the I/O.
  * After an error, and after a crash, the volume has the old size; but once a shrunk volume has its new size, what

@@ -49,9 +49,22 @@ static int check_bitmaps(struct q2 *q, uint64_t size, vdisk_queue *queue)
     return rc;
 }
 
+/* An external data file that cannot grow has been extended already, or is too small. */
+static int check_data_device(vdisk *v, uint64_t size)
+{
+    struct backend *b = v->data;
+
+    if (b == v->file || b->caps & BACKEND_GROWS || size <= vdisk_size(v) || backend_reaches_past(b, size - 1))
+        return 0;
+    return err_hint(err_set(ENOSPC, "%s: external data file: %s: has %llu bytes, %llu are asked for", v->name,
+                            b->name, (unsigned long long)backend_size(b), (unsigned long long)size),
+                    "extend the device first");
+}
+
 static int check_allowed(vdisk *v, uint64_t size, vdisk_queue *queue)
 {
     struct q2 *q = q2_of(v);
+    int rc;
 
     if (size > q2_max_size(&q->geo))
         return err_set(EFBIG, "%s: a qcow2 image with %llu byte clusters is at most %llu bytes", v->name,
@@ -64,7 +77,8 @@ static int check_allowed(vdisk *v, uint64_t size, vdisk_queue *queue)
         return err_hint(err_set(ENOTSUP, "%s: has snapshots, which in version 2 do not say how large the disk was",
                                 v->name),
                         "delete the snapshots first");
-    return check_bitmaps(q, size, queue);
+    rc = check_data_device(v, size);
+    return rc < 0 ? rc : check_bitmaps(q, size, queue);
 }
 
 /* ---- the new range -------------------------------------------------------------------------------------- */

@@ -163,21 +163,90 @@ static void discarding(void **state)
     backend_close(b);
 }
 
+static void set_device_size(uint64_t size)
+{
+    char command[400];
+
+    assert_int_equal(truncate(image, (off_t)size), 0);
+    snprintf(command, sizeof command, "losetup -c %s", dev);
+    assert_int_equal(system(command), 0);
+}
+
 static void a_device_grows(void **state)
 {
     struct backend *b = open_dev(BACKEND_RDWR);
-    char *buf = vdisk_alloc_buffer(4096), command[400];
+    char *buf = vdisk_alloc_buffer(4096);
 
     memset(buf, 3, 4096);
     assert_int_equal(io_pwrite(q, b, buf, 4096, LEN), -ENOSPC);
-    assert_int_equal(truncate(image, 2 * LEN), 0);
-    snprintf(command, sizeof command, "losetup -c %s", dev);
-    assert_int_equal(system(command), 0);
+    set_device_size(2 * LEN);
     OK(io_pwrite(q, b, buf, 4096, LEN));
     assert_int_equal(backend_size(b), 2 * LEN);
     assert_range(q, b, LEN, 4096, 3);
     free(buf);
     backend_close(b);
+}
+
+static vdisk *open_raw(void)
+{
+    struct vdisk_open_opts opts = {.size = sizeof opts, .format = "raw", .flags = VDISK_OPEN_RDWR};
+    vdisk *v;
+
+    if (mode & BACKEND_BUFFERED)
+        opts.flags |= VDISK_OPEN_BUFFERED;
+    OK(vdisk_open(dev, &opts, &v));
+    return v;
+}
+
+static void a_raw_volume_follows_its_device(void **state)
+{
+    struct vdisk_resize_opts shrink = {.size = sizeof shrink, .shrink = true};
+    char *buf = vdisk_alloc_buffer(8192);
+    vdisk *v = open_raw();
+
+    memset(buf, 4, 8192);
+    assert_int_equal(vdisk_grow(v, 2 * LEN), -ENOSPC);
+    assert_non_null(strstr(vdisk_error_hint(), "extend the device"));
+    set_device_size(2 * LEN);
+    assert_int_equal(vdisk_size(v), LEN);
+    OK(vdisk_grow(v, 2 * LEN));
+    OK(vdisk_pwrite(v, buf, 8192, 2 * LEN - 8192, VDISK_REQ_FUA));
+    OK(vdisk_pread(v, buf, 8192, 2 * LEN - 8192));
+    assert_true(is_filled(buf, 4, 8192));
+    /* What has been cut off is not zeros. */
+    set_device_size(LEN);
+    assert_int_equal(vdisk_pread(v, buf, 4096, 2 * LEN - 4096), -EIO);
+    assert_int_equal(vdisk_pread(v, buf, 8192, LEN - 4096), -EIO);
+    assert_true(vdisk_pwrite(v, buf, 4096, LEN + 4096, 0) < 0);
+    assert_int_equal(vdisk_resize(v, 2 * LEN, NULL), -ENOSPC);
+    OK(vdisk_resize(v, LEN, &shrink));
+    assert_int_equal(vdisk_size(v), LEN);
+    assert_int_equal(vdisk_pread(v, buf, 4096, LEN), -EINVAL);
+    OK(vdisk_pwrite(v, buf, 4096, LEN - 4096, 0));
+    OK(vdisk_close(v));
+    free(buf);
+}
+
+static void an_external_data_device_is_extended_first(void **state)
+{
+    struct vdisk_create_opts o = {.size = sizeof o, .format = "qcow2", .virtual_size = LEN, .data_file = dev};
+    struct vdisk_open_opts opts = {.size = sizeof opts, .format = "qcow2", .flags = VDISK_OPEN_RDWR};
+    char *buf = vdisk_alloc_buffer(4096), name[320];
+    vdisk *v;
+
+    snprintf(name, sizeof name, "%s.qcow2", image);
+    memset(buf, 4, 4096);
+    OK(vdisk_create(name, &o));
+    OK(vdisk_open(name, &opts, &v));
+    assert_int_equal(vdisk_grow(v, 2 * LEN), -ENOSPC);
+    assert_non_null(strstr(vdisk_error_text(), "external data file"));
+    assert_int_equal(vdisk_size(v), LEN);
+    set_device_size(2 * LEN);
+    OK(vdisk_grow(v, 2 * LEN));
+    OK(vdisk_pwrite(v, buf, 4096, 2 * LEN - 4096, 0));
+    OK(vdisk_close(v));
+    unlink(name);
+    free(buf);
 }
 
 static void two_writers_exclude_each_other(void **state)
@@ -197,7 +266,8 @@ static int run_all(const char *what, uint32_t sector_size, uint32_t flags)
     const struct CMUnitTest tests[] = {
         TEST(properties), TEST(bytes_come_back), TEST(the_end_stands),
         TEST(zeroing), TEST(discarding), TEST(a_device_grows),
-        TEST(two_writers_exclude_each_other),
+        TEST(two_writers_exclude_each_other), TEST(a_raw_volume_follows_its_device),
+        TEST(an_external_data_device_is_extended_first),
     };
 
     sector = sector_size;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Names of sizes, the null backend, and the memory backend on one queue. */
 #include "backends/memory.h"
+#include "engine/volume.h"
 #include "backends/name.h"
 #include "tests/unit/backend_test.h"
 
@@ -237,6 +238,44 @@ static void a_fixed_one_is_like_a_device(void **state)
     free(buf);
 }
 
+/* It has been extended meanwhile, or not. */
+static void a_raw_volume_follows_its_device(void **state)
+{
+    struct memory_options options = {.size = 1 << 20, .align = 512, .fixed = true, .fill = 0xa5};
+    struct vdisk_open_opts open = {.size = sizeof open, .format = "raw", .flags = VDISK_OPEN_RDWR};
+    struct vdisk_resize_opts full = {.size = sizeof full, .preallocation = VDISK_PREALLOC_FULL};
+    struct vdisk_resize_opts shrink = {.size = sizeof shrink, .shrink = true};
+    char *buf = vdisk_alloc_buffer(4096);
+    struct backend *b;
+    vdisk *v;
+
+    OK(memory_backend_create_with("dev", &options, &b));
+    OK(vdisk_open_backend(b, &open, &v));
+    OK(vdisk_resize(v, 1 << 20, NULL));
+    assert_int_equal(vdisk_grow(v, 2 << 20), -ENOSPC);
+    assert_string_equal(vdisk_error_text(), "dev: has 1048576 bytes, 2097152 are asked for");
+    assert_string_equal(vdisk_error_hint(), "extend the device first");
+    assert_int_equal(vdisk_resize(v, 512, &shrink), -ENOTSUP);
+    memory_backend_extend(b, 2 << 20);
+    assert_int_equal(vdisk_grow(v, 3 << 20), -ENOSPC);
+    assert_int_equal(vdisk_grow(v, 3 << 19), -ENOTSUP);
+    assert_string_equal(vdisk_error_hint(), "the device has 2097152 bytes");
+    assert_int_equal(vdisk_size(v), 1 << 20);
+    assert_int_equal(vdisk_pread(v, buf, 4096, 1 << 20), -EINVAL);
+    OK(vdisk_resize(v, 1 << 20, NULL)); /* as it is */
+    OK(vdisk_grow(v, 2 << 20));
+    assert_int_equal(vdisk_size(v), 2 << 20);
+    OK(vdisk_pread(v, buf, 4096, (2 << 20) - 4096));
+    assert_true(is_filled(buf, (char)0xa5, 4096));
+    OK(vdisk_pwrite(v, buf, 4096, (2 << 20) - 4096, 0));
+    memory_backend_extend(b, 3 << 20);
+    OK(vdisk_resize(v, 3 << 20, &full));
+    OK(vdisk_pread(v, buf, 4096, 2 << 20));
+    assert_true(is_filled(buf, 0, 4096));
+    free(buf);
+    OK(vdisk_close(v));
+}
+
 /* The engine does a read-modify-write; the backend asserts that it is asked for whole blocks only. */
 static void ragged_writes_are_widened(void **state)
 {
@@ -270,6 +309,7 @@ int main(void)
         cmocka_unit_test(holes_are_told),
         cmocka_unit_test(a_clone_is_apart),
         cmocka_unit_test(a_fixed_one_is_like_a_device),
+        cmocka_unit_test(a_raw_volume_follows_its_device),
         cmocka_unit_test(ragged_writes_are_widened),
     };
     int rc;
