@@ -129,6 +129,8 @@ static int open_failed(const char *name, uint32_t flags, int err)
         return err_hint(-err, "check the permissions of the file and its directories");
     if (err == ENOENT && flags & BACKEND_CREATE)
         return err_hint(-err, "make the directory first");
+    if (err == ENOSPC || err == EDQUOT)
+        return err_hint(-ENOSPC, "free space in that file system, or raise the quota");
     if (err == EBUSY)
         return err_hint(-err, "the device is in use: unmount it, or stop what uses it");
     if (err == EMFILE)

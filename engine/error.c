@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "engine/error.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,6 +22,16 @@ static void make_printable(char *text)
             *text = '?';
 }
 
+/* What the host said, and nothing else is known: what helps is everywhere the same. */
+static void hint_for_host(int err)
+{
+    const char *says = strerror(ENOSPC);
+    size_t len = strlen(error_text), n = strlen(says);
+
+    if (err == ENOSPC && len >= n && strcmp(error_text + len - n, says) == 0)
+        err_hint(err, "free space where the file lies, or raise the quota of its owner");
+}
+
 int err_set(int err, const char *fmt, ...)
 {
     char text[sizeof error_text]; /* an argument may be the old text */
@@ -32,6 +43,7 @@ int err_set(int err, const char *fmt, ...)
     make_printable(text);
     memcpy(error_text, text, sizeof text);
     error_hint[0] = '\0';
+    hint_for_host(abs(err));
     return -abs(err);
 }
 

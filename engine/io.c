@@ -109,7 +109,7 @@ void io_end(struct io *io, int64_t res)
 {
     assert(io->queue->in_loop);
     if (unlikely(res < 0)) {
-        io_finish(io, (int32_t)res);
+        io_finish(io, res == -EDQUOT ? -ENOSPC : (int32_t)res);
         return;
     }
     if (io->kind != IO_READ && io->kind != IO_WRITE) {

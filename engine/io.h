@@ -105,7 +105,8 @@ void io_start(struct io *io);
 
 /*
  * For backends, and for them only: the I/O ended with `res`: bytes moved (IO_READ, IO_WRITE; fewer than asked: the
- * engine goes on with the rest; 0 on a read: end of file), 0 for other kinds, or a negative errno.
+ * engine goes on with the rest; 0 on a read: end of file), 0 for other kinds, or a negative errno. A quota that is
+ * used up (-EDQUOT) is -ENOSPC from here on: to whoever asked it means the same.
  * Context: the queue's thread, from the loop.
  */
 void io_end(struct io *io, int64_t res);

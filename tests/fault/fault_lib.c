@@ -33,12 +33,15 @@ const struct fault_mode fault_modes[FAULT_MODES] = {
 
 int mode_arm(const struct fault_mode *m, struct backend *fault, const struct fault_rule *rule)
 {
+    struct fault_rule r = *rule;
     int number = 0;
 
+    if (r.error == ENOSPC && r.nth % 2)
+        r.error = EDQUOT; /* which is to be the same */
     if (m->oom)
         oom_arm(rule->nth, m->forever);
     else
-        CHECK_OK(number = fault_add_rule(fault, rule));
+        CHECK_OK(number = fault_add_rule(fault, &r));
     return number;
 }
 
@@ -122,6 +125,7 @@ static void need_text(int rc, const char *what)
 {
     if (rc < 0)
         CHECK_MSG(vdisk_error_text()[0], "%s failed (%s) without a text", what, strerror(-rc));
+    CHECK(rc != -EDQUOT);
 }
 
 int subject_write(struct subject *s, unsigned pattern, uint64_t offset, uint64_t len, uint32_t flags)

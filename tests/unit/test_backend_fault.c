@@ -102,6 +102,20 @@ static void a_range_fails(void **state)
     OK(write_block(1, 1));
 }
 
+/* To whoever asked it is no space; the hint tells of both. */
+static void a_used_up_quota_is_no_space(void **state)
+{
+    struct vdisk_create_opts o = {.size = sizeof o, .format = "raw", .virtual_size = 4096};
+
+    add((struct fault_rule){.kinds = FAULT_WRITES, .what = FAULT_FAIL, .error = EDQUOT});
+    assert_int_equal(write_block(1, 1), -ENOSPC);
+    assert_int_equal(io_prange(q, b, IO_ALLOCATE, 0, 4096), -ENOSPC);
+    assert_int_equal(raw_driver.create(b, "it", &o, q), -ENOSPC);
+    assert_string_equal(vdisk_error_text(), "it: No space left on device");
+    assert_non_null(strstr(vdisk_error_hint(), "quota"));
+    fault_clear(b);
+}
+
 /* A ragged write reads first; the rule names the await of that, and nothing else fails. */
 static void a_named_state_fails(void **state)
 {
@@ -256,7 +270,7 @@ int main(void)
         TEST(properties_pass_through),
         TEST(the_nth_call_fails),
         TEST(a_range_fails),
-        TEST(a_named_state_fails),
+        TEST(a_used_up_quota_is_no_space), TEST(a_named_state_fails),
         TEST(it_happens_and_fails_all_the_same),
         TEST(short_transfers_are_finished),
         TEST(short_and_then_an_error),
