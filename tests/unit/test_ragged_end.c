@@ -48,6 +48,7 @@ static struct backend *create(void)
         OK(backend_open(path, BACKEND_CREATE | BACKEND_RDWR | mode, &b));
     else
         OK(memory_backend_create_with("ragged", &options, &b));
+    OK(io_prange(q, b, IO_TRUNCATE, 0, 0));
     return b;
 }
 
