@@ -137,6 +137,19 @@ static uint64_t l1_with_right_flag(const struct check *c, uint64_t entry)
     return known ? (entry & ~Q2_COPIED) | (sole ? Q2_COPIED : 0) : entry;
 }
 
+/*
+ * Does it lead to the header, or to the L1 table as long as the disk needs it? There all else begins. Where other
+ * tables are is not as sure: what calls an L2 table a refcount block may be what is wrong.
+ */
+static uint64_t l1_without_itself(const struct check *c, uint64_t entry)
+{
+    const struct q2_geometry *g = &c->header.geo;
+    uint64_t len = q2_cluster_up(g, q2_l1_entries(g, c->header.size) * Q2_L1_ENTRY_SIZE), at = q2_l1_offset(entry);
+    bool itself = at >= c->header.l1_offset && at - c->header.l1_offset < len;
+
+    return at != 0 && (at < g->cluster_size || itself) ? 0 : entry;
+}
+
 static bool fix_l1_piece(struct check *c, l1_fix_fn *fix, uint64_t index, uint8_t *buf, uint64_t len)
 {
     bool changed = false;
@@ -161,7 +174,8 @@ static int sweep_l1(struct check *c, l1_fix_fn *fix)
     uint8_t *buf;
     int rc = 0;
 
-    if (len == 0 || !used_for(c, at, len, Q2_USE_L1))
+    /* An entry that calls the table an L2 table is no reason: invariant 1 is for what may be others'. */
+    if (len == 0 || (fix != l1_without_itself && !used_for(c, at, len, Q2_USE_L1)))
         return 0;
     buf = check_buffer(c, min_u64(len, L1_PIECE));
     if (!buf)
@@ -208,7 +222,8 @@ static struct l2_entry l2_mended(const struct check *c, const struct q2_l2_table
             e = (struct l2_entry){.entry = e.entry & ~Q2_COPIED};
         return e;
     }
-    e.entry &= ~Q2_L2_RESERVED & ~(g->extended_l2 ? Q2_ZERO : 0);
+    /* Version 2 has no such flag. An image that was version 3 has: there it means zeros. */
+    e.entry &= ~Q2_L2_RESERVED & ~(g->extended_l2 || (g->version < 3 && !c->maybe_v3) ? Q2_ZERO : 0);
     m = q2_entry_decode(g, e.entry, e.bitmap);
     both = (uint32_t)m.bitmap & (uint32_t)(m.bitmap >> 32);
     if (!m.has_host || both != 0 || g->data_file || (g->version < 3 && e.entry & Q2_ZERO))
@@ -303,6 +318,16 @@ static int sweep(struct check *c, l1_fix_fn *l1_fix,
     rc = sweep_l1(c, l1_fix);
     if (rc == 0)
         rc = check_read_clusters(c, &reads);
+    return rc < 0 ? rc : c->fixed;
+}
+
+int check_drop_entries(struct check *c)
+{
+    int rc;
+
+    c->fixed = false;
+    c->changes = 0;
+    rc = sweep_l1(c, l1_without_itself);
     return rc < 0 ? rc : c->fixed;
 }
 

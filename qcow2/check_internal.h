@@ -39,6 +39,7 @@ struct check {
     uint64_t                   parted;      /* clusters that check_part.c has put behind the end of the file */
     uint64_t                   tail_leaks;  /* clusters past the end of the file that have refcounts for nothing */
     uint64_t                   flag_faults; /* corruptions that are nothing but wrong COPIED flags */
+    bool                       maybe_v3;    /* says version 2, but has fields of version 3 */
     bool                       raise, lower; /* refcounts: for check_fix.c */
     bool                       fixed;       /* something was written */
     struct q2_spans            freed;       /* what check_fix.c has lowered to 0 */
@@ -106,6 +107,11 @@ int check_l1(struct check *c, uint64_t host_offset, uint32_t entries, bool activ
 int check_l2_tables(struct check *c);
 int check_snapshots(struct check *c);
 int check_bitmaps(struct check *c);
+
+struct q2_snapshot_table;
+
+/* Read and parse a table of as many snapshots as the header says. -ENODATA: reaches past the end of the file. */
+int check_load_snapshots(struct check *c, uint64_t host_offset, struct q2_snapshot_table *ret);
 int check_load_refcounts(struct check *c);
 void check_forget_refcounts(struct check *c);
 int check_refcount_tables(struct check *c);
@@ -136,6 +142,26 @@ int check_fix_entries(struct check *c);
 int check_part_owners(struct check *c); /* check_part.c */
 int check_fix_refcounts(struct check *c, bool raise, bool lower);
 int check_fix_flags(struct check *c);
+
+/* Where the refcount of a cluster can be written: false, when there is no block for it. */
+bool check_find_block(const struct check *c, uint64_t cluster, uint64_t *ret_offset);
+
+/* `buf` is one cluster, for the block. */
+int check_set_refcount(struct check *c, uint64_t cluster, uint64_t block_offset, uint64_t refcount, uint8_t *buf);
+
+/* Entries of the L1 table that lead to that table, or to the header: they are cleared. As check_fix_entries(). */
+int check_drop_entries(struct check *c);
+
+/* ---- check_snapshots.c ------------------------------------------------------------------------------- */
+
+/* What the header is to say. */
+struct check_snapshots_at {
+    uint64_t host_offset;
+    uint32_t n;
+};
+
+/* 1: the header is to be changed, to what is durable already. As check_fix_entries(). */
+int check_mend_snapshots(struct check *c, struct check_snapshots_at *ret);
 
 /* ---- check_freed.c ----------------------------------------------------------------------------------- */
 

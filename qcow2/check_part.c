@@ -30,7 +30,7 @@ static int failed(struct check *c, int rc, uint64_t host_offset)
 }
 
 /* The refcount of a new cluster; *ret_offset is where its block is. False: there is none. */
-static bool find_block(const struct check *c, uint64_t cluster, uint64_t *ret_offset)
+bool check_find_block(const struct check *c, uint64_t cluster, uint64_t *ret_offset)
 {
     uint64_t i = q2_reftable_index(&c->header.geo, cluster);
 
@@ -40,7 +40,7 @@ static bool find_block(const struct check *c, uint64_t cluster, uint64_t *ret_of
     return *ret_offset < c->file_size;
 }
 
-static int set_refcount(struct check *c, uint64_t cluster, uint64_t block_offset, uint64_t refcount, uint8_t *buf)
+int check_set_refcount(struct check *c, uint64_t cluster, uint64_t block_offset, uint64_t refcount, uint8_t *buf)
 {
     const struct q2_geometry *g = &c->header.geo;
     int rc = io_pread(c->queue, c->file, buf, g->cluster_size, block_offset);
@@ -62,14 +62,14 @@ static int copy_cluster(struct check *c, const struct q2_mapping *m, uint64_t re
 
     if (!(c->file->caps & BACKEND_GROWS) || check_claimed_past_end(c, cluster))
         return 0;
-    if (!find_block(c, cluster, &block_offset))
+    if (!check_find_block(c, cluster, &block_offset))
         return 0;
     *ret_offset = cluster << g->cluster_bits;
     rc = io_pread(c->queue, c->file, buf, g->cluster_size, m->host_offset);
     if (rc == 0)
         rc = io_pwrite(c->queue, c->file, buf, g->cluster_size, *ret_offset);
     if (rc == 0)
-        rc = set_refcount(c, cluster, block_offset, refs, buf);
+        rc = check_set_refcount(c, cluster, block_offset, refs, buf);
     if (rc < 0)
         return failed(c, rc, m->host_offset);
     c->parted++;

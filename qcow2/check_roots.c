@@ -24,11 +24,11 @@ static const char *parser_text(const struct check *c)
 /* ---- snapshots -------------------------------------------------------------------------------------- */
 
 /* Read and parse, more and more of it. */
-static int load_snapshots(struct check *c, struct q2_snapshot_table *ret)
+int check_load_snapshots(struct check *c, uint64_t host_offset, struct q2_snapshot_table *ret)
 {
-    uint64_t left = c->file_size - c->header.snapshots_offset, need = min_u64(left, FIRST_READ);
+    uint64_t left = c->file_size - host_offset, need = min_u64(left, FIRST_READ);
 
-    if (c->header.snapshots_offset >= c->file_size)
+    if (host_offset >= c->file_size)
         return -ENODATA;
     for (;;) {
         uint8_t *buf = check_buffer(c, need);
@@ -37,7 +37,7 @@ static int load_snapshots(struct check *c, struct q2_snapshot_table *ret)
 
         if (!buf)
             return -ENOMEM;
-        rc = check_read(c, buf, len, c->header.snapshots_offset);
+        rc = check_read(c, buf, len, host_offset);
         if (rc == 0)
             rc = q2_snapshots_parse(&c->header.geo, c->file->name, buf, len, c->header.nb_snapshots, ret, &need);
         free(buf);
@@ -53,10 +53,19 @@ static int check_snapshot(struct check *c, const struct q2_snapshot *s)
 {
     char what[96];
 
+    /* Then the table is longer than it was, or somewhere else: what it refers to is not known. */
+    if (s->id[0] == '\0' && s->l1_entries == 0) {
+        check_found(c, QCOW2_CORRUPTION, 1, "the snapshot table has an empty entry");
+        c->blind = true;
+        return 0;
+    }
     snprintf(what, sizeof what, "L1 table of snapshot %.40s", s->id);
     if (c->header.geo.version >= 3 && s->extra_size < 16)
         check_found(c, QCOW2_CORRUPTION, 1, "snapshot %.40s: its table entry lacks the fields of version 3",
                     s->id);
+    if (s->l1_offset >= c->file_size && s->l1_entries > 0)
+        check_found(c, QCOW2_NOTE, 1, "snapshot %.40s (%.60s): its L1 table is past the end of the file", s->id,
+                    s->name);
     return check_l1(c, s->l1_offset, s->l1_entries, false, what);
 }
 
@@ -80,7 +89,7 @@ int check_snapshots(struct check *c)
     if (c->header.geo.data_file)
         check_found(c, QCOW2_CORRUPTION, 1, "%" PRIu32 " snapshots in an image with an external data file",
                     c->header.nb_snapshots);
-    rc = c->header.snapshots_problem ? -EINVAL : load_snapshots(c, &table);
+    rc = c->header.snapshots_problem ? -EINVAL : check_load_snapshots(c, c->header.snapshots_offset, &table);
     if (rc == -ENOMEM)
         return rc;
     if (rc < 0) {

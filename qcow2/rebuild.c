@@ -32,7 +32,7 @@ enum { REASON_MAX = 256 };
 struct rebuild {
     struct check c;          /* the references */
     struct q2_refs old;      /* clusters of the old refcount structure */
-    bool     strict;
+    bool     strict, keep;   /* Q2_REBUILD_ */
     bool     grows;          /* places past the end of the file can be had */
     uint64_t next;           /* nothing below is free */
     uint64_t covered;        /* clusters that the new blocks have to describe */
@@ -140,7 +140,7 @@ static int count(struct rebuild *b)
     if (rc == 0)
         rc = check_count(c);
     kept.count = c->sole_count;
-    if (rc == 0 && c->lost && !b->strict)
+    if (rc == 0 && (c->lost || b->keep) && !b->strict)
         rc = c->header.reftable_problem ? keep_all(b) : check_read_clusters(c, &kept);
     refuse = c->res.check_errors > 0 || c->blind || (b->strict && c->res.corruptions > 0);
     if (rc == 0 && refuse)
@@ -332,10 +332,11 @@ static int rebuild(struct rebuild *b)
 }
 
 int q2_rebuild_refcounts(struct backend *file, vdisk_queue *queue, const struct qcow2_check_opts *opts,
-                         bool strict, struct q2_rebuilt *ret)
+                         unsigned flags, struct q2_rebuilt *ret)
 {
     struct qcow2_check_opts own = opts ? *opts : (struct qcow2_check_opts){.memory_max = 0};
-    struct rebuild b = {.grows = file->caps & BACKEND_GROWS, .strict = strict};
+    struct rebuild b = {.grows = file->caps & BACKEND_GROWS, .strict = flags & Q2_REBUILD_STRICT,
+                        .keep = flags & Q2_REBUILD_KEEP};
     int rc;
 
     own.report = note_reason;

@@ -10,6 +10,8 @@
 #include "qcow2/check.h"
 #include "qcow2/spans.h"
 
+enum { Q2_REBUILD_STRICT = 1u << 0, Q2_REBUILD_KEEP = 1u << 1 };
+
 struct q2_rebuilt {
     uint64_t host_offset; /* of the new refcount table */
     uint32_t clusters;
@@ -17,13 +19,14 @@ struct q2_rebuilt {
 };
 
 /*
- * Count all references, write blocks and a table that say so into free space, flush. Blocks; outside the loop. The
- * header still points to the old ones: switching is the caller's. `strict`: refuse (-EIO) when anything but the
- * refcounts is damaged. Without it only tables that cannot be read are a reason to refuse, and where an entry is
- * damaged that may have referred to a cluster which seems free, what has a refcount keeps one. Errors with a text;
- * then nothing but free clusters was written, and *ret is zeroed.
+ * Count all references, write blocks and a table that say so into free space, flush. Blocks; outside the loop.
+ * The header still points to the old ones: switching is the caller's. Q2_REBUILD_STRICT: refuse (-EIO) when
+ * anything but the refcounts is damaged. Without it only tables that cannot be read are a reason to refuse, and
+ * where an entry is damaged that may have referred to a cluster which seems free, what has a refcount keeps one;
+ * Q2_REBUILD_KEEP: in any case. Errors with a text; then nothing but free clusters was written, and *ret is
+ * zeroed.
  */
 int q2_rebuild_refcounts(struct backend *file, vdisk_queue *queue, const struct qcow2_check_opts *opts,
-                         bool strict, struct q2_rebuilt *ret);
+                         unsigned flags, struct q2_rebuilt *ret);
 
 #endif

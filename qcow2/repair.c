@@ -45,6 +45,7 @@ struct repair {
     uint64_t                    tail_before, tail_now; /* refcounts past the end of the file */
     unsigned                    round;
     bool                        rebuilt;
+    bool                        dropped; /* an entry was given up: refcounts are not lowered any more */
 };
 
 /* ---- the header ----------------------------------------------------------------------------------------- */
@@ -102,7 +103,7 @@ static int flush(struct repair *r)
 static int rebuild(struct repair *r, struct check *c)
 {
     struct q2_rebuilt n;
-    int rc = q2_rebuild_refcounts(r->file, r->queue, &r->opts, false, &n);
+    int rc = q2_rebuild_refcounts(r->file, r->queue, &r->opts, r->dropped ? Q2_REBUILD_KEEP : 0, &n);
 
     r->rebuilt = true;
     if (rc < 0)
@@ -118,6 +119,38 @@ static int rebuild(struct repair *r, struct check *c)
     return 1;
 }
 
+/* What it led to is not what it was meant to lead to, which may be what seems to be leaked. */
+static int drop_entries(struct repair *r, struct check *c)
+{
+    int rc = check_drop_entries(c);
+
+    if (rc <= 0)
+        return rc;
+    r->dropped = true;
+    check_found(c, QCOW2_NOTE, 1, "L1 entries that led to the L1 table itself are empty now; what seems to be "
+                "leaked may be what they had, and is kept: free it with -r leaks");
+    return rc;
+}
+
+static void set_snapshots(struct q2_disk_header *h, const void *arg)
+{
+    const struct check_snapshots_at *at = arg;
+
+    put_be64(&h->snapshots_offset, at->host_offset);
+    put_be32(&h->nb_snapshots, at->n);
+}
+
+static int mend_snapshots(struct repair *r, struct check *c)
+{
+    struct check_snapshots_at at;
+    int rc = check_mend_snapshots(c, &at);
+
+    if (rc <= 0)
+        return rc;
+    rc = change_header(r, set_snapshots, &at);
+    return rc < 0 ? rc : 1;
+}
+
 static bool nothing_but_flags(const struct check *c)
 {
     return c->res.corruptions == c->flag_faults && c->res.leaks == 0 && c->res.check_errors == 0;
@@ -127,15 +160,19 @@ static bool nothing_but_flags(const struct check *c)
 static int step(struct repair *r, struct check *c)
 {
     bool all = r->what == QCOW2_REPAIR_ALL;
-    int rc = all ? check_fix_entries(c) : 0;
+    int rc = all ? drop_entries(r, c) : 0;
 
+    if (rc == 0 && all)
+        rc = mend_snapshots(r, c);
+    if (rc == 0 && all)
+        rc = check_fix_entries(c);
     c->several |= r->rebuilt; /* then refcounts say what the entries do, whatever that is */
     if (rc == 0 && c->untrusted && all && !c->blind && !r->rebuilt)
         rc = rebuild(r, c);
     else if (rc == 0 && !c->untrusted && all && !c->blind)
         rc = check_part_owners(c);
     if (rc == 0 && !c->untrusted)
-        rc = check_fix_refcounts(c, all, !c->blind && !c->lost); /* invariant 3 */
+        rc = check_fix_refcounts(c, all, !c->blind && !c->lost && !r->dropped); /* invariant 3 */
     if (rc == 0 && !c->untrusted && (all || nothing_but_flags(c))) {
         rc = check_fix_flags(c);
         r->flags_fixed += rc > 0 ? c->changes : 0;
@@ -293,7 +330,7 @@ int q2_repair_refcounts(struct q2 *q, vdisk_queue *queue)
     int rc, punched;
 
     assert(q->header.incompatible & Q2_INCOMPAT_DIRTY);
-    rc = q2_rebuild_refcounts(q->v->file, queue, NULL, true, &n);
+    rc = q2_rebuild_refcounts(q->v->file, queue, NULL, Q2_REBUILD_STRICT, &n);
     if (rc == 0) {
         q->header.reftable_offset = n.host_offset;
         q->header.reftable_clusters = n.clusters;

@@ -52,7 +52,7 @@ static int set_refcounts(vdisk *v, const struct qcow2_check_opts *opts, vdisk_qu
 {
     struct q2 *q = q2_of(v);
     struct q2_rebuilt n;
-    int rc = q2_rebuild_refcounts(v->file, queue, opts, true, &n);
+    int rc = q2_rebuild_refcounts(v->file, queue, opts, Q2_REBUILD_STRICT, &n);
 
     if (rc < 0)
         return rc;

@@ -301,7 +301,7 @@ static void heal_and_judge(struct patient *p)
 /* Each damage of the table, on a base that QEMU made. */
 void run_repair_damage(void)
 {
-    static const enum damage_base bases[] = {PLAIN, PLAIN, PLAIN, SNAPSHOT, BITMAP, EXTENDED};
+    static const enum damage_base bases[] = {PLAIN, PLAIN, PLAIN, SNAPSHOT, SNAPSHOT, BITMAP, EXTENDED, VERSION_2};
     enum damage_base base = bases[rng_below(test_rng(), ARRAY_LEN(bases))];
     const char *made = test_path("made"), *broken = test_path("broken");
 

@@ -394,6 +394,85 @@ static void snapshot_table_damaged(struct damaged *im)
     put(im, im->h.snapshots_offset, snapshot_l1(im) + 8);
 }
 
+/* The table's only entry with other extra data: the first `had` bytes of what it has, then zeros up to `len`. */
+static void set_extra(struct damaged *im, uint32_t had, uint32_t len)
+{
+    uint8_t *old = test_alloc(CLUSTER), *new = test_alloc(CLUSTER);
+    uint32_t extra;
+
+    CHECK(pread(im->fd, old, CLUSTER, (off_t)im->h.snapshots_offset) > 0);
+    extra = get_be32(old + offsetof(struct q2_disk_snapshot, extra_size));
+    memcpy(new, old, sizeof(struct q2_disk_snapshot));
+    put_be32(new + offsetof(struct q2_disk_snapshot, extra_size), len);
+    memcpy(new + sizeof(struct q2_disk_snapshot), old + sizeof(struct q2_disk_snapshot), had);
+    memcpy(new + sizeof(struct q2_disk_snapshot) + len, old + sizeof(struct q2_disk_snapshot) + extra, 4);
+    CHECK(pwrite(im->fd, new, CLUSTER, (off_t)im->h.snapshots_offset) == CLUSTER);
+    im->size = max_u64(im->size, im->h.snapshots_offset + CLUSTER);
+    free(old);
+    free(new);
+}
+
+static void snapshot_without_extra_data(struct damaged *im)
+{
+    set_extra(im, 0, 0);
+}
+
+static void snapshot_with_some_extra_data(struct damaged *im)
+{
+    set_extra(im, 8, 12);
+}
+
+static void snapshot_with_too_much_extra_data(struct damaged *im)
+{
+    set_extra(im, 24, 1032);
+}
+
+static void snapshot_table_past_the_end(struct damaged *im)
+{
+    PUT(im, snapshots_offset, 1ull << 40);
+}
+
+static void snapshot_table_misaligned(struct damaged *im)
+{
+    PUT(im, snapshots_offset, im->h.snapshots_offset + 64);
+}
+
+static void snapshot_table_elsewhere(struct damaged *im)
+{
+    PUT(im, snapshots_offset, cluster_of(im, 3) * CLUSTER);
+    fill_cluster(im, cluster_of(im, 3), 0);
+}
+
+static void snapshot_table_lost(struct damaged *im)
+{
+    PUT(im, snapshots_offset, 1ull << 40);
+    fill_cluster(im, im->h.snapshots_offset / CLUSTER, 0);
+}
+
+static void snapshots_too_many(struct damaged *im)
+{
+    PUT(im, nb_snapshots, 3);
+    set_extra(im, 24, 24);
+}
+
+static void snapshots_far_too_many(struct damaged *im)
+{
+    PUT(im, nb_snapshots, 65537);
+    set_extra(im, 24, 24);
+}
+
+static void version_2_with_zero_flags(struct damaged *im)
+{
+    change(im, l2_at(im, 1), 0, Q2_ZERO);
+    put(im, l2_at(im, 7), Q2_ZERO);
+}
+
+/* Version 3, but for the number. */
+static void version_field_damaged(struct damaged *im)
+{
+    PUT(im, version, 2);
+}
+
 static void shared_flagged_as_sole(struct damaged *im)
 {
     change(im, l2_at(im, 1), 0, Q2_COPIED);
@@ -470,7 +549,7 @@ const struct damage damages[] = {
     {"l2-points-at-itself", PLAIN, l2_points_at_itself, 1, 0, 0, 2, 0, NULL},
     {"l2-points-at-itself-in-order", PLAIN, l2_points_at_itself_in_order, 1, 0, 0, 2, 0, "the numbers match"},
     /* cluster 3 has three references, as L1, as L2 and by its own entry; cluster 4 two */
-    {"l2-is-the-l1-table", PLAIN, l2_is_the_l1_table, 2, 0, 0, 2, 2, NULL},
+    {"l2-is-the-l1-table", PLAIN, l2_is_the_l1_table, 2, 0, 0, 2, 0, NULL},
     {"zero-without-an-offset", PLAIN, zero_without_an_offset, 0, 0, 0, 0, 0, NULL},
     {"data-is-the-refcount-table", PLAIN, data_is_the_refcount_table, 1, 0, 0, 2, 0, NULL},
     {"data-is-the-l1-table", PLAIN, data_is_the_l1_table, 1, 0, 0, 2, 0, NULL},
@@ -505,6 +584,18 @@ const struct damage damages[] = {
     {"snapshot-l1-lost", SNAPSHOT, snapshot_l1_lost, 0, 7, 0, 0, 0, NULL},
     {"snapshot-l2-past-the-end", SNAPSHOT, snapshot_l2_past_the_end, 1, 7, 0, 2, 2, NULL},
     {"snapshot-table-damaged", SNAPSHOT, snapshot_table_damaged, 1, 0, 0, 2, 2, "it counts what is lost"},
+    {"snapshot-without-extra-data", SNAPSHOT, snapshot_without_extra_data, 1, 0, 0, 2, 0, NULL},
+    {"snapshot-with-some-extra-data", SNAPSHOT, snapshot_with_some_extra_data, 1, 0, 0, 2, 0, NULL},
+    {"snapshot-with-too-much-extra", SNAPSHOT, snapshot_with_too_much_extra_data, 1, 0, 0, 2, 0, "it gives up"},
+    /* the table is found again, by what it looks like */
+    {"snapshot-table-past-the-end", SNAPSHOT, snapshot_table_past_the_end, 1, 0, 0, 2, 0, "it gives it up"},
+    {"snapshot-table-misaligned", SNAPSHOT, snapshot_table_misaligned, 1, 0, 0, 2, 0, "it gives it up"},
+    {"snapshot-table-elsewhere", SNAPSHOT, snapshot_table_elsewhere, 2, 0, 0, 2, 0, "it gives it up"},
+    {"snapshot-table-lost", SNAPSHOT, snapshot_table_lost, 1, 0, 0, 2, 0, "it counts two"},
+    {"snapshots-too-many", SNAPSHOT, snapshots_too_many, 2, 0, 0, 2, 0, "it counts each"},
+    {"snapshots-far-too-many", SNAPSHOT, snapshots_far_too_many, 1, 0, 0, 2, 0, "it gives up"},
+    {"version-2-with-zero-flags", VERSION_2, version_2_with_zero_flags, 2, 0, 0, 2, 0, "it does not look"},
+    {"version-field-damaged", PLAIN, version_field_damaged, 2, 0, 0, 2, 2, "it does not look"},
     {"shared-flagged-as-sole", SNAPSHOT, shared_flagged_as_sole, 1, 0, 0, 0, 0, NULL},
     {"bitmap-directory-damaged", BITMAP, bitmap_directory_damaged, 1, 0, 0, 2, 2, "it gives up"},
     /* directory, table, and one cluster of bits */
@@ -521,7 +612,8 @@ const unsigned damages_count = ARRAY_LEN(damages);
 void damage_make_base(enum damage_base base, const char *path)
 {
     run_ok("qemu-img create -q -f qcow2 -o cluster_size=64k%s%s%s %s 1G",
-           base == EXTENDED ? ",extended_l2=on" : "", base == DATA_FILE ? ",data_file=" : "",
+           base == EXTENDED ? ",extended_l2=on" : base == VERSION_2 ? ",compat=0.10" : "",
+           base == DATA_FILE ? ",data_file=" : "",
            base == DATA_FILE ? test_path("data") : "", path);
     run_ok("qemu-io -f qcow2 -c 'write -q -P 1 0 256k' -c 'write -q -z 256k 64k' -c 'write -q -P 2 320k 64k' "
            "-c 'write -q -z 320k 64k' %s %s", base == DATA_FILE ? "" : "-c 'write -q -c -P 3 384k 64k'", path);

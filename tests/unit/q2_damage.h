@@ -16,7 +16,7 @@ struct damaged {
 /* What fills clusters that the damage "leaks-beside-what-is-not-ours" has put into the file. */
 enum { DAMAGE_NOT_OURS = 0x77 };
 
-enum damage_base { PLAIN, SNAPSHOT, BITMAP, EXTENDED, DATA_FILE };
+enum damage_base { PLAIN, SNAPSHOT, BITMAP, EXTENDED, DATA_FILE, VERSION_2 };
 
 struct damage {
     const char *name;
