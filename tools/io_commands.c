@@ -21,8 +21,8 @@
 
 enum { MAX_WORDS = 32, DEFAULT_PATTERN = 0xcd, NO_PATTERN = -1 };
 
-/* One buffer holds a request: keep what a typing error can ask for within reason. */
-#define MAX_LENGTH (UINT64_C(2) << 30)
+/* One buffer holds a request: keep what a typing error can ask for within reason. qemu-io's limit. */
+#define MAX_LENGTH (UINT64_C(0x7fffffff) & ~UINT64_C(511))
 
 enum verb { VERB_READ, VERB_WRITE, VERB_ZERO, VERB_DISCARD, VERB_FLUSH };
 
@@ -32,9 +32,10 @@ struct request {
     int       pattern;              /* NO_PATTERN, or a byte: written, or expected */
     uint64_t  verify_skip, verify_len;
     uint32_t  flags;                /* enum vdisk_req_flags */
-    bool      quiet, dump, no_wait;
+    bool      quiet, dump, no_wait, have_pattern;
     uint8_t  *buf;
     uint64_t  start_ns;
+    const char *failing;            /* what it is called when it fails */
 };
 
 struct command {
@@ -141,16 +142,32 @@ static void verify(struct io_session *s, const struct request *r)
          (unsigned)r->pattern);
 }
 
+static bool is_past_end(const struct io_session *s, const struct request *r)
+{
+    uint64_t size = vdisk_size(s->volume);
+
+    return r->offset > size || r->len > size - r->offset;
+}
+
+/* qemu-io's line on standard output, but for a journal, which has one of its own; what else is known on stderr. */
+static void request_failed(struct io_session *s, const struct request *r, int error)
+{
+    bool past_end = error == EINVAL && is_past_end(s, r);
+    char why[64];
+
+    if (!s->echo)
+        printf("%s failed: %s\n", r->failing, strerror(past_end ? EIO : error));
+    if (past_end)
+        snprintf(why, sizeof why, "past the end, which is at %" PRIu64, vdisk_size(s->volume));
+    else
+        snprintf(why, sizeof why, "%s", strerror(error));
+    fail(s, "%s failed at offset %" PRIu64 ", %" PRIu64 " bytes: %s", r->failing, r->offset, r->len, why);
+}
+
 static void finish(struct io_session *s, struct request *r, int result)
 {
-    static const char *const words[] = {
-        [VERB_READ] = "read", [VERB_WRITE] = "write", [VERB_ZERO] = "zero", [VERB_DISCARD] = "discard",
-        [VERB_FLUSH] = "flush",
-    };
-
     if (result < 0) {
-        fail(s, "%s failed at offset %" PRIu64 ", %" PRIu64 " bytes: %s", words[r->verb], r->offset, r->len,
-             strerror(-result));
+        request_failed(s, r, -result);
     } else {
         if (r->verb == VERB_READ && r->pattern != NO_PATTERN)
             verify(s, r);
@@ -204,7 +221,7 @@ static int prepare_buffer(struct io_session *s, struct request *r)
     if (r->verb != VERB_READ && r->verb != VERB_WRITE)
         return 0;
     if (r->len > MAX_LENGTH) {
-        fail(s, "a length of %" PRIu64 " bytes is too much for one command; at most 2G", r->len);
+        fail(s, "a length of %" PRIu64 " bytes is too much for one command; at most %" PRIu64, r->len, MAX_LENGTH);
         return -1;
     }
     r->buf = vdisk_alloc_buffer(max_u64(r->len, 1));
@@ -246,6 +263,7 @@ static int parse_letter(struct io_session *s, struct request *r, const char *com
             return -1;
         }
         r->pattern = (int)number;
+        r->have_pattern = true;
         return 0;
     default:
         fail(s, letter == ':' ? "%s: option -%c needs an argument" : "%s: no option -%c", command, optopt);
@@ -274,6 +292,10 @@ static int parse_request(struct io_session *s, const struct command *c, struct r
         fail(s, "%s: -u needs -z", c->name);
         return -1;
     }
+    if (r->verb == VERB_ZERO && r->have_pattern) {
+        fail(s, "%s: only one of -z and -P", c->name);
+        return -1;
+    }
     if (!have_len)
         r->verify_len = r->len - min_u64(r->len, r->verify_skip);
     if (r->verify_skip > r->len || r->verify_len > r->len - r->verify_skip) {
@@ -288,6 +310,7 @@ static void run_request(struct io_session *s, const struct command *c, int argc,
     struct request *r = cli_calloc(1, sizeof *r);
 
     r->verb = c->verb;
+    r->failing = strcmp(c->name, "verify") == 0 ? "read" : c->name;
     r->pattern = c->pattern;
     r->quiet = s->quiet;
     if (parse_request(s, c, r, argc, argv) < 0) {

@@ -48,14 +48,32 @@ says out "00001386:  05 05 06 05"
 
 # What fails does not stop what comes after, but is not forgotten.
 run 1 io -f qcow2 -c 'write 3M 4k' -c 'length' disk.qcow2
-says err "write failed at offset 3145728, 4096 bytes"
+says err "write failed at offset 3145728, 4096 bytes: past the end, which is at 2097152"
 says out 2097152
+# Standard output and exit code are qemu-io's, but for how long it took.
+told() { sed -E 's/[0-9.]+ sec \(.*//'; }
+cp disk.qcow2 kept.qcow2
+truncate -s 1999990 odd.raw
+for image in disk.raw disk.qcow2 odd.raw; do
+    cp $image theirs
+    for command in 'read 2M 512' 'read 2097151 2' 'read 2097151 1' 'write 2M 1' 'write 1M 2M' 'write -z 2M 64k' \
+        'discard 2M 64k' 'discard 1M 2M' 'read 7E 1' 'read 0 4k' 'read -P 3 0 4k' 'read -P 3 -s 1 -l 5 0 4k' \
+        'read -v 0 40' 'read 0 0' 'write 0 0' 'write -f -P 3 0 4k' 'write -z -u 64k 64k' 'write -q 0 4k' \
+        'discard 0 64k' 'flush' 'read 1999900 90' 'read -v 1999872 512' 'write 1999990 10' 'quit'; do
+        qemu-io -f ${image#disk.} -c "$command" theirs </dev/null 2>/dev/null | told >expected
+        qemu-io -f ${image#disk.} -c "$command" theirs </dev/null >/dev/null 2>&1
+        run $? io -f ${image#disk.} -c "$command" $image
+        same "what $command on $image says" "$(told <out)" "$(cat expected)"
+    done
+done
+cp kept.qcow2 disk.qcow2
 run 1 io -r -f qcow2 -c 'write 0 4k' -c 'read -P 5 0 4k' disk.qcow2
 says err "write failed"
 says out "read 4096/4096"
 run 0 io -r -q -f qcow2 -c 'verify -P 5 0 4k' disk.qcow2
 for command in 'frobnicate' 'write 1' 'write' 'write 0 1 2' 'write -P 256 0 1' 'write -P x 0 1' 'read -z 0 1' \
-    'read -P' 'write 0 3G' 'write -u 0 1' 'read 0 1x' 'read -s 2 0 1' 'read -l 2 0 1' 'sleep x'; do
+    'read -P' 'write 0 3G' 'write 0 2147483137' 'write -u 0 1' \
+    'write -z -P 1 0 1' 'read 0 1x' 'read -s 2 0 1' 'read -l 2 0 1' 'sleep x'; do
     run 1 io -f qcow2 -c "$command" disk.qcow2
     same "stderr of $command" "$(wc -l <err)" 1
     same "stdout of $command" "$(cat out)" ""
