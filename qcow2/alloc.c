@@ -425,7 +425,15 @@ void q2_free(struct q2 *q, uint64_t host_offset, uint64_t clusters)
 
 void q2_free_table(struct q2 *q, uint64_t host_offset, uint64_t clusters, uint32_t kind)
 {
-    q2_guard_remove(q, host_offset >> q->geo.cluster_bits, clusters, kind);
+    uint64_t first = host_offset >> q->geo.cluster_bits;
+
+    q2_guard_remove(q, first, clusters, kind);
+    /*
+     * Its refcount may be 0, by the image's mistake: nobody takes the clusters as free ones before they have been
+     * given back, or giving them back would free what is there then.
+     */
+    if (q->guarded && !MUTANT(FORGET_TABLE))
+        q2_cluster_set_add(&q->mapped, first, clusters);
     q2_free(q, host_offset, clusters);
 }
 

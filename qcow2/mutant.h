@@ -56,12 +56,16 @@
     X(TRUST_REFCOUNTS, "metadata without a refcount is handed out")                                           \
     X(FORGET_MAPPED, "guest data without a refcount is handed out, though its entry has been read")
 
+/* The same, found by tests/foreign/, with those above. */
+#define Q2_MUTANTS_FOREIGN(X)                                                                                  \
+    X(FORGET_TABLE, "a table that is given up is handed out before that is done, where it had no refcount")
+
 /* And such as it takes a unit test to notice: tests/unit/meson.build says which. */
 #define Q2_UNIT_MUTANTS(X)                                                                                     \
     X(CLEAR_BEHIND_END, "what clears up to the end drops the last cluster though the volume has grown")        \
     X(SHARE_ERRORS, "requests that were written as one fail as one")
 
-#define Q2_ALL_MUTANTS(X) Q2_MUTANTS(X) Q2_MUTANTS_OURS(X) Q2_UNIT_MUTANTS(X)
+#define Q2_ALL_MUTANTS(X) Q2_MUTANTS(X) Q2_MUTANTS_OURS(X) Q2_MUTANTS_FOREIGN(X) Q2_UNIT_MUTANTS(X)
 
 #define Q2_MUTANT_ENUM(name, text) MUTANT_##name,
 
