@@ -34,9 +34,7 @@ static int finish(vdisk *v, const char *what)
         return err_set(n, "%s: %s: %s", v->name, what, strerror(-n));
     if (c.result == -EIO && atomic_load_explicit(&v->has_trouble, memory_order_acquire))
         return err_set(EIO, "%s: %s: %s", v->name, what, v->trouble);
-    if (c.result < 0)
-        return volume_hint(v, err_set(c.result, "%s: %s: %s", v->name, what, strerror(-c.result)));
-    return 0;
+    return c.result < 0 ? err_set(c.result, "%s: %s: %s", v->name, what, strerror(-c.result)) : 0;
 }
 
 int vdisk_pread(vdisk *v, void *buf, size_t len, uint64_t offset)

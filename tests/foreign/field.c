@@ -78,7 +78,7 @@ static bool pick_header(struct picker *p)
 
 static bool pick_extension(struct picker *p)
 {
-    uint64_t at = align_up(p->w->header_length, 8), n = rng_below(&p->rng, 5);
+    uint64_t at = p->w->header_length, n = rng_below(&p->rng, 5);
 
     for (uint64_t i = 0; i < n && walk_word(p->w, at, 4) != 0 && at < p->w->cluster; i++)
         at += 8 + align_up(walk_word(p->w, at + 4, 4), 8);
@@ -311,9 +311,11 @@ static uint64_t new_entry(struct picker *p, uint64_t old)
     uint64_t flags = old & UINT64_C(0xc000000000000001);
     enum kind kind = p->f.kind;
 
-    switch (rng_below(&p->rng, 8)) {
+    switch (rng_below(&p->rng, kind == ENTRY ? 9 : 8)) {
     case 0:
         return 0;
+    case 8: /* to what the next one to be made may get */
+        return (div_up(p->w->len, p->w->cluster) + rng_below(&p->rng, 3)) * p->w->cluster;
     case 1:
         return old ^ UINT64_C(1) << 63;
     case 2:

@@ -8,6 +8,7 @@
  * unless what was cut off was ours.
  *  5. No refcount of what was not ours is lower than before.
  *  6. An image that a check found nothing wrong with is one afterwards.
+ *  7. An image that is only odd, and not damaged, can be written to.
  *
  * What nobody can know without reading all of the image's tables is excepted: two entries that lead to one cluster
  * whose refcount, or flag, says that one does; and guest data (not tables) whose refcount is 0 can be taken for
@@ -25,6 +26,9 @@
 #include "qcow2/check.h"
 #include "tests/foreign/life.h"
 #include "tests/lib/test.h"
+
+/* What an L2 table is not. */
+#define OTHER_TABLES ((unsigned)WALK_TABLES & ~(unsigned)(WALK_L2 | WALK_SNAPSHOT_L2))
 
 enum { PIECE = 32 << 10, CHECK_MEMORY = 64 << 20 };
 
@@ -63,15 +67,24 @@ bool life_read(struct life *l, struct memdisk *d, uint64_t sectors, uint8_t *buf
     return true;
 }
 
+static void on_finding(void *arg, enum qcow2_finding kind, const char *text)
+{
+    life_say(arg, "  %s\n", text);
+}
+
 static bool is_clean(struct life *l)
 {
-    struct qcow2_check_opts opts = {.memory_max = CHECK_MEMORY};
+    struct qcow2_check_opts opts = {.memory_max = CHECK_MEMORY, .report_max = 3};
     struct qcow2_check_result res;
     struct backend *b = life_open(l, &l->disk, true);
     vdisk_queue *q;
     int rc;
 
     CHECK_OK(vdisk_queue_create(NULL, &q));
+    if (l->usable) {
+        opts.report = on_finding;
+        opts.report_arg = l;
+    }
     rc = qcow2_check(b, q, &opts, &res);
     vdisk_queue_destroy(q);
     backend_close(b);
@@ -113,8 +126,8 @@ void life_look(struct life *l)
     life_say(l, "open for reading: %s\n", v ? "done" : vdisk_error_text());
     l->size = v ? vdisk_size(v) : 0;
     l->sectors = min_u64(l->size, LIFE_READ_MAX) / WALK_SECTOR;
-    l->content = test_alloc(LIFE_READ_MAX);
-    l->state = test_alloc(LIFE_READ_MAX / WALK_SECTOR);
+    l->content = test_alloc(l->sectors * WALK_SECTOR);
+    l->state = test_alloc(l->sectors);
     if (!v) {
         l->totals->unreadable++;
         return;
@@ -129,6 +142,7 @@ void life_look(struct life *l)
     CHECK_MSG(len == l->len && memcmp(after, l->bytes, len) == 0, "reading has changed the file");
     free(after);
     l->was_clean = is_clean(l);
+    CHECK_MSG(l->was_clean || !l->usable || l->habits & ~(uint32_t)HABITS_CLEAN, "a check finds something");
 }
 
 /* ---- what is ours ---------------------------------------------------------------------------------------- */
@@ -155,6 +169,7 @@ void life_judge_opened(struct life *l)
     l->given_up = test_alloc((w->clusters + 1) * sizeof *l->given_up);
     l->touched = test_alloc(l->guests + 1);
     l->totals->unjudged += !w->usable && l->writable;
+    CHECK_MSG(l->writable || !l->usable, "an image that is not damaged is refused: %s", vdisk_error_text());
     CHECK_MSG(l->writable || l->opened_len >= l->len, "an image that was refused has become shorter");
     CHECK_MSG(!l->writable || l->opens, "an image that cannot be read can be written");
 }
@@ -193,7 +208,7 @@ static void loosen(struct life *l)
 
     for (uint64_t g = 0; g < l->guests; g++) {
         struct walk_entry e = walk_lookup(w, &w->l1, g * w->cluster);
-        bool loose = false;
+        bool loose = e.at && walk_uses(w, align_down(e.at, w->cluster), w->cluster) & OTHER_TABLES;
         for (uint64_t at = align_down(e.host, w->cluster); e.len && at < e.host + e.len; at += w->cluster) {
             uint64_t c = at / w->cluster;
             loose |= is_uncounted(w, at) || walk_uses(w, at, w->cluster) & WALK_TABLES;
@@ -215,7 +230,7 @@ static bool may_change(const struct life *l, uint64_t sector)
 
     if (uses & WALK_HEADER)
         return at == 0;
-    if (uses == 0 && walk_uses(w, c * w->cluster, w->cluster) & (WALK_L1 | WALK_REFTABLE))
+    if (!(uses & WALK_TABLES) && walk_uses(w, c * w->cluster, w->cluster) & (WALK_L1 | WALK_REFTABLE))
         return true; /* behind the last entry of the table */
     if (uses & WALK_ACTIVE & ~(unsigned)WALK_L2)
         return true; /* its content shows in what can be read */
@@ -243,7 +258,7 @@ static void judge_content(struct life *l, const uint8_t *after, uint64_t len)
 {
     struct walk now;
     uint64_t sectors = l->sectors;
-    uint8_t *buf = test_alloc(LIFE_READ_MAX), *ok = test_alloc(LIFE_READ_MAX / WALK_SECTOR);
+    uint8_t *buf = test_alloc(l->sectors * WALK_SECTOR), *ok = test_alloc(l->sectors);
     vdisk *v = open_reader(l, &l->disk);
 
     walk_init(&now, after, len, NULL, 0);
@@ -280,7 +295,7 @@ static void judge_bytes(struct life *l, const uint8_t *after, uint64_t len)
     for (uint64_t at = 0; at < l->opened_len; at += WALK_SECTOR) {
         uint64_t n = min_u64(WALK_SECTOR, l->opened_len - at), c = at / w->cluster;
         if (at + n > len) {
-            CHECK_MSG(l->ours[c] || (w->use[at / WALK_SECTOR] & WALK_ACTIVE),
+            CHECK_MSG(l->ours[c] || walk_uses(w, c * w->cluster, w->cluster) & WALK_ACTIVE,
                       "the file was cut at 0x%" PRIx64 ", and 0x%" PRIx64 " (%s) is gone", len, at,
                       walk_use_name(w->use[at / WALK_SECTOR]));
             continue;
@@ -300,6 +315,8 @@ static void judge_refcounts(struct life *l, const uint8_t *after, uint64_t len)
     for (uint64_t c = 0; c < w->clusters && now.usable; c++) {
         uint64_t at = c * w->cluster, was = walk_refcount(w, at), is = walk_refcount(&now, at);
         uint32_t uses = walk_uses(w, at, w->cluster);
+        if (walk_uses(w, walk_refblock(w, at), w->cluster) & ~(unsigned)WALK_REFBLOCK)
+            continue; /* these are no refcounts */
         if (is >= was || l->ours[c] || (uses & WALK_ACTIVE) || (uses & WALK_DATA && w->refs[c] > 1))
             continue;
         FAIL("the refcount of 0x%" PRIx64 " (%s) was %" PRIu64 ", and is %" PRIu64, at, walk_use_name(uses), was,

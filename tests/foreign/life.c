@@ -99,6 +99,8 @@ static void make_bytes(struct life *l)
     if (l->nmade > 0 && l->seed % 4 == 0) {
         const struct life_made *m = &l->made[part_seed(l, 0) % l->nmade];
         life_say(l, "made by %s\n", m->name);
+        l->usable = true;
+        l->habits = 0;
         l->bytes = test_alloc(m->len);
         memcpy(l->bytes, m->bytes, m->len);
         l->len = l->tail = m->len;
@@ -110,6 +112,9 @@ static void make_bytes(struct life *l)
     l->bytes = image.bytes;
     l->len = image.len;
     l->tail = image.tail;
+    l->habits = habits;
+    l->usable =
+        (habits & ~(uint32_t)HABITS_USABLE) == 0 && !(habits >> HABIT_LAZY & habits >> HABIT_NO_COPIED & 1);
     for (unsigned i = 0; i < HABITS; i++)
         if (habits >> i & 1)
             life_say(l, "has %s\n", scribe_habits[i]);
@@ -133,6 +138,7 @@ static void damage(struct life *l)
         field_damage(&w, part_seed(l, HABITS + i) ^ 1, l->bytes, &d);
         life_say(l, "%s, at 0x%" PRIx64 ": 0x%" PRIx64 " becomes 0x%" PRIx64 "\n", d.name, d.at, d.old, d.new);
         l->totals->damages++;
+        l->usable &= d.old == d.new;
     }
     walk_finish(&w);
     free(whole);
@@ -163,6 +169,7 @@ static void outcome(struct life *l, const char *what, uint64_t offset, uint64_t 
     CHECK_MSG(rc == 0 || rc == -EIO || rc == -ENOSPC || rc == -EFBIG || rc == -ENOTSUP || rc == -EACCES ||
                   rc == -ENOMEM || rc == -EINVAL,
               "%s gives the error %d", what, rc);
+    CHECK_MSG(rc == 0 || !l->usable, "%s gives the error %d, though nothing is damaged", what, rc);
     if (rc < 0) {
         l->totals->failed++;
         expect(l, offset, len, LIFE_LOOSE);

@@ -29,7 +29,7 @@ static const struct recipe {
     {"cluster_size=1k,lazy_refcounts=on", "256k", PACKED, ""},
     {"cluster_size=4k,preallocation=metadata", "256k", WRITES, ""},
     {"cluster_size=4k,preallocation=falloc", "256k", WRITES, ""},
-    {"cluster_size=4k", "256k", PACKED, "bitmap --add --enable"},
+    {"cluster_size=4k", "256k", PACKED, "bitmap --add --disable"},
 };
 
 static void load(struct life_made *m, const char *path, const char *name)

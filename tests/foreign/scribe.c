@@ -41,6 +41,7 @@ const char *const scribe_habits[HABITS] = {
     "trailing bytes",
     "space set aside after it",
     "ragged end",
+    "a bitmap that records writes",
 };
 
 struct piece {
@@ -94,10 +95,12 @@ static unsigned add_piece(struct scribe *s, uint64_t clusters)
 
 static void choose_habits(struct scribe *s, uint32_t may)
 {
-    static const uint8_t percent[HABITS] = {60, 50, 20, 12, 8, 5, 8, 25, 20, 25, 10, 15, 20, 15, 10};
+    static const uint8_t percent[HABITS] = {60, 50, 20, 12, 8, 5, 8, 25, 20, 25, 10, 15, 20, 15, 10, 3};
 
     for (unsigned i = 0; i < HABITS; i++)
         s->habits |= (uint32_t)rng_chance(&s->rng, percent[i]) << i;
+    if (s->habits & (1u << HABIT_TRAILING | 1u << HABIT_TAIL))
+        s->habits &= ~(1u << HABIT_RAGGED);
     if (s->version == 2)
         s->habits &= ~(1u << HABIT_LAZY | 1u << HABIT_BITS);
     s->habits &= may;
@@ -277,7 +280,9 @@ static void count_guest(struct scribe *s, const struct guest *g, uint64_t n)
 /* How many tables point to a guest cluster. */
 static uint64_t references(const struct scribe *s, const struct guest *g)
 {
-    return 1 + (g->in_snapshot && s->own_tables ? s->snapshots : 0);
+    if (s->own_tables && !g->in_snapshot)
+        return 1;
+    return 1 + s->snapshots; /* also where the L2 table is shared: the data counts for each that leads to it */
 }
 
 /* Raw deflate with QEMU's window. Its length. */
@@ -373,15 +378,6 @@ static void write_tables(struct scribe *s)
         count_piece(s, s->snapshot_l1[i], 1);
 }
 
-/* A shared L2 table's data counts once for each that leads to it. */
-static void count_shared(struct scribe *s)
-{
-    if (s->own_tables || s->snapshots == 0)
-        return;
-    for (uint64_t i = 0; i < s->guests; i++)
-        count_guest(s, &s->guest[i], s->snapshots);
-}
-
 static void write_snapshots(struct scribe *s)
 {
     uint8_t *p;
@@ -412,7 +408,7 @@ static void write_bitmap(struct scribe *s)
     p = at_piece(s, s->directory);
     put_be64(p, s->piece[s->bitmap_table].host);
     put_be32(p + 8, 1);
-    put_be32(p + 12, rng_chance(&s->rng, 15) ? 2 : 0); /* "auto": no writer but QEMU keeps it up */
+    put_be32(p + 12, has(s, HABIT_RECORDING) ? 2 : 0);
     p[16] = 1;
     p[17] = 16;
     put_be16(p + 18, 3);
@@ -476,7 +472,7 @@ static void write_header(struct scribe *s)
         put_be32(h + 96, s->order);
         put_be32(h + 100, s->header_length);
     }
-    p = write_extensions(s, h + align_up(s->header_length, 8));
+    p = write_extensions(s, h + s->header_length);
     if (s->backing) {
         put_be64(h + 8, (uint64_t)(p - h));
         put_be32(h + 16, sizeof name - 1);
@@ -531,8 +527,10 @@ static void write_refcounts(struct scribe *s)
 static void finish(struct scribe *s, struct scribe_image *ret)
 {
     uint64_t tail = s->len;
+    bool data = is_guest_data(s, s->clusters - 1);
 
-    if (has(s, HABIT_RAGGED))
+    /* Data that is cut off reads as zeros; of tables nothing is. */
+    if (has(s, HABIT_RAGGED) && data)
         tail -= rng_below(&s->rng, s->cluster / 512) * 512;
     ret->tail = ret->len = tail;
     if (has(s, HABIT_TRAILING))
@@ -571,7 +569,6 @@ void scribe_image(uint64_t seed, uint32_t *habits, struct scribe_image *ret)
     for (uint64_t i = 0; i < s->guests; i++)
         write_guest(s, &s->guest[i]);
     write_tables(s);
-    count_shared(s);
     write_snapshots(s);
     write_bitmap(s);
     write_header(s);

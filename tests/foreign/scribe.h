@@ -25,7 +25,14 @@ enum scribe_habit {
     HABIT_TRAILING,       /* bytes after the image */
     HABIT_TAIL,           /* zeros after it: space set aside */
     HABIT_RAGGED,         /* the file ends within its last cluster */
-    HABITS
+    HABIT_RECORDING,      /* a bitmap that whoever writes has to keep up: only QEMU does */
+    HABITS,
+
+    /* With these alone a check has nothing to say; with those an image can still be written to. */
+    HABITS_CLEAN = 1 << HABIT_SHUFFLED | 1 << HABIT_GAPS | 1 << HABIT_LONG_L1 | 1 << HABIT_LONG_REFTABLE |
+                   1 << HABIT_EXTENSIONS | 1 << HABIT_TWO_FORMATS | 1 << HABIT_BITS | 1 << HABIT_TRAILING |
+                   1 << HABIT_TAIL | 1 << HABIT_RAGGED,
+    HABITS_USABLE = HABITS_CLEAN | 1 << HABIT_LEAKS | 1 << HABIT_NO_COPIED | 1 << HABIT_LAZY,
 };
 
 extern const char *const scribe_habits[HABITS];

@@ -11,11 +11,12 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "qcow2/mutant.h"
 #include "tests/foreign/life.h"
 #include "tests/lib/run.h"
 #include "tests/lib/test.h"
 
-enum { BATCH = 1000, SECONDS = 120, SHRINK_RUNS = 200, WAYS_MAX = 12, KEY = 200, PEER_EVERY = 200 };
+enum { BATCH = 1000, SECONDS = 120, SHRINK_RUNS = 200, WAYS_MAX = 12, KEY = 200, PEER_EVERY = 200, HUNT = 20000 };
 
 /* Shared with the processes that run the images. */
 struct shared {
@@ -29,6 +30,7 @@ struct batch {
     struct life *life;
     uint64_t seed;
     unsigned first, n;
+    enum q2_mutant mutant;
     char way[WAYS_MAX][KEY]; /* in which images failed */
     unsigned times[WAYS_MAX], ways, failures, known;
 };
@@ -216,11 +218,58 @@ static void test_image(void)
     attempt_or_shrink(life_run, l, LIFE_STEPS, SECONDS, SHRINK_RUNS);
 }
 
+/* ---- rules broken on purpose ----------------------------------------------------------------------------- */
+
+#ifdef VDISK_MUTANTS
+
+static void run_mutant(const struct steps *all, void *arg)
+{
+    struct batch *b = arg;
+
+    q2_mutant = b->mutant;
+    run_batch(all, arg);
+}
+
+/* Some image fails, by a finding or by an assertion of the library's. */
+static void hunt(struct batch *b, enum q2_mutant mutant, const char *name)
+{
+    struct steps all;
+    struct attempt a;
+    char key[KEY];
+
+    steps_init(&all, LIFE_STEPS, NULL);
+    b->mutant = mutant;
+    b->seed = rng_next(test_rng());
+    attempt_run(&a, run_mutant, &all, b, SECONDS * 2);
+    make_key(&a, key);
+    CHECK_MSG(a.failed, "the mutant %s survives %u images", name, b->n);
+    printf("%s is found by image %u: %s\n", name, shared->at, key);
+    steps_finish(&all);
+}
+
+static void test_mutants(void)
+{
+    struct batch b = {.life = make_life(), .n = HUNT};
+
+#define HUNT_ONE(name, text)                                    \
+    if (MUTANT_##name != MUTANT_FORGET_MARK) /* tests/space/ */ \
+        hunt(&b, MUTANT_##name, #name);
+    Q2_MUTANTS_OURS(HUNT_ONE)
+    Q2_MUTANTS_FOREIGN(HUNT_ONE)
+}
+#else
+static void test_mutants(void)
+{
+    test_skip("this build cannot break rules (-Dmutants=true)");
+}
+#endif
+
 int main(int argc, char **argv)
 {
     static const struct test_case cases[] = {
         {.name = "images", .run = test_images, .repeat = 20, .quick = 4, .lengthy = 1000},
         {.name = "image", .run = test_image},
+        {.name = "mutants", .run = test_mutants},
     };
 
     return test_main(argc, argv, cases, sizeof cases / sizeof cases[0]);

@@ -38,9 +38,9 @@ static bool inside(const struct walk *w, uint64_t at, uint64_t len)
 
 static void mark(struct walk *w, uint64_t at, uint64_t len, uint32_t use)
 {
-    uint64_t sectors = div_up(w->len, WALK_SECTOR), end;
+    uint64_t sectors = div_up(w->len, WALK_SECTOR) + WALK_BEYOND / WALK_SECTOR, end;
 
-    if (len == 0 || at >= w->len || !add_u64(at, len, &end))
+    if (len == 0 || !add_u64(at, len, &end))
         return;
     for (uint64_t i = at / WALK_SECTOR; i < min_u64(sectors, div_up(end, WALK_SECTOR)); i++)
         w->use[i] |= (uint16_t)use;
@@ -51,7 +51,7 @@ static void refer(struct walk *w, uint64_t at, uint64_t len, bool copied)
 {
     uint64_t end;
 
-    if (len == 0 || at >= w->len || !add_u64(at, len, &end))
+    if (len == 0 || !add_u64(at, len, &end))
         return;
     for (uint64_t i = at / w->cluster; i < min_u64(w->clusters, div_up(end, w->cluster)); i++) {
         w->refs[i] += w->refs[i] < UINT16_MAX;
@@ -67,9 +67,10 @@ static void use_it(struct walk *w, uint64_t at, uint64_t len, uint32_t use)
 
 uint32_t walk_uses(const struct walk *w, uint64_t at, uint64_t len)
 {
+    uint64_t sectors = div_up(w->len, WALK_SECTOR) + WALK_BEYOND / WALK_SECTOR;
     uint32_t uses = 0;
 
-    for (uint64_t i = at / WALK_SECTOR; i < div_up(min_u64(at + len, w->len), WALK_SECTOR); i++)
+    for (uint64_t i = at / WALK_SECTOR; i < min_u64(div_up(at + len, WALK_SECTOR), sectors); i++)
         uses |= w->use[i];
     return uses;
 }
@@ -398,7 +399,7 @@ static void walk_bitmap(struct walk *w, uint64_t at)
 
 static void walk_bitmaps(struct walk *w)
 {
-    uint64_t at = align_up(w->header_length, 8), end;
+    uint64_t at = w->header_length, end;
 
     for (unsigned i = 0; i < EXTENSIONS_MAX && inside(w, at, 8); i++) {
         uint64_t type = walk_word(w, at, 4), len = walk_word(w, at + 4, 4);
@@ -429,13 +430,13 @@ void walk_init(struct walk *w, const uint8_t *bytes, uint64_t len, const uint8_t
 {
     unpacked.of = NULL;
     *w = (struct walk){.bytes = bytes, .len = len, .backing = backing, .backing_len = backing_len};
-    w->use = test_alloc((div_up(len, WALK_SECTOR) + 1) * sizeof *w->use);
+    w->use = test_alloc((div_up(len, WALK_SECTOR) + WALK_BEYOND / WALK_SECTOR) * sizeof *w->use);
     if (walk_word(w, 8, 8) == 0 || walk_word(w, 16, 4) == 0 || walk_word(w, walk_word(w, 8, 8), 1) == 0)
         w->backing = NULL;
     w->usable = parse_header(w);
     if (!w->usable)
         return;
-    w->clusters = div_up(len, w->cluster);
+    w->clusters = div_up(len, w->cluster) + WALK_BEYOND / w->cluster;
     w->refs = test_alloc((w->clusters + 1) * sizeof *w->refs);
     w->flagged = test_alloc(w->clusters + 1);
     use_it(w, 0, w->cluster, WALK_HEADER);

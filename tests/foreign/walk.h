@@ -10,7 +10,12 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { WALK_SECTOR = 512, WALK_BITMAPS = 4, WALK_SNAPSHOTS = 4 };
+enum {
+    WALK_BEYOND = 1 << 20,
+    /* what is used behind the end of the file is known so far */ WALK_SECTOR = 512,
+    WALK_BITMAPS = 4,
+    WALK_SNAPSHOTS = 4
+};
 
 /* What a sector of the file is used for: bits, since damage can give it several uses. */
 enum walk_use {
