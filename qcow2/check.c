@@ -158,6 +158,8 @@ static int read_header(struct check *c)
         err_set(rc, "%s: the header cannot be read: %s", c->file->name, strerror(-rc));
     else
         rc = q2_header_parse(buf, len, c->file_size, c->file->name, &c->header);
+    if (rc == 0)
+        rc = q2_header_refuse_encrypted(&c->header, c->file->name);
     if (rc == 0 && c->header.geo.version == 2 && len >= Q2_HEADER_LENGTH)
         c->maybe_v3 = get_be32(buf + offsetof(struct q2_disk_header, refcount_order)) <= Q2_MAX_REFCOUNT_ORDER &&
                       get_be32(buf + offsetof(struct q2_disk_header, header_length)) - Q2_HEADER_V3_LENGTH <= 8;

@@ -27,7 +27,6 @@ struct parser {
     uint32_t         header_length;
     uint64_t         backing_offset;
     uint32_t         backing_size;
-    uint32_t         crypt_method;
     struct q2_header h;
 };
 
@@ -182,6 +181,20 @@ static int take_bitmaps(struct parser *p, const struct extension_view *e)
     return 0;
 }
 
+static int take_crypto(struct parser *p, const struct extension_view *e)
+{
+    struct q2_disk_crypto d;
+
+    if (p->h.crypt_method != Q2_CRYPT_LUKS)
+        return bad(p, "encryption header in an image that is not encrypted with LUKS");
+    if (e->len != sizeof d)
+        return bad(p, "encryption header extension of the wrong length");
+    memcpy(&d, e->data, sizeof d);
+    p->h.crypto_offset = be64toh(d.offset);
+    p->h.crypto_length = be64toh(d.length);
+    return 0;
+}
+
 static int take_extension(struct parser *p, const struct extension_view *e)
 {
     switch (e->type) {
@@ -194,7 +207,7 @@ static int take_extension(struct parser *p, const struct extension_view *e)
     case Q2_EXT_BITMAPS:
         return take_bitmaps(p, e);
     case Q2_EXT_CRYPTO:
-        return bad(p, "encryption header in an image that is not encrypted with LUKS");
+        return take_crypto(p, e);
     default:
         return take_unknown(p, e);
     }
@@ -285,14 +298,18 @@ static int refuse_features(struct parser *p, uint64_t unknown)
 
 static int check_encryption(const struct parser *p)
 {
-    static const char *const names[] = {"", "AES", "LUKS"};
+    if (p->h.crypt_method > Q2_CRYPT_LUKS)
+        return err_set(ENOTSUP, "%s: unknown encryption method %" PRIu32, p->name, p->h.crypt_method);
+    return 0;
+}
 
-    if (p->crypt_method == Q2_CRYPT_NONE)
+int q2_header_refuse_encrypted(const struct q2_header *h, const char *name)
+{
+    if (h->crypt_method == Q2_CRYPT_NONE)
         return 0;
-    if (p->crypt_method > Q2_CRYPT_LUKS)
-        return err_set(ENOTSUP, "%s: unknown encryption method %" PRIu32, p->name, p->crypt_method);
-    return err_set(ENOTSUP, "%s: the image is encrypted (%s), which is not supported", p->name,
-                   names[p->crypt_method]);
+    return err_hint(err_set(ENOTSUP, "%s: the image is encrypted (%s), which is not supported", name,
+                            h->crypt_method == Q2_CRYPT_LUKS ? "LUKS" : "AES"),
+                    "decrypt it with the program that made it: qemu-img convert");
 }
 
 static int check_compression(const struct parser *p)
@@ -361,7 +378,7 @@ static void parse_common(struct parser *p, const struct q2_disk_header *d)
     h->nb_snapshots = be32toh(d->nb_snapshots);
     p->backing_offset = be64toh(d->backing_file_offset);
     p->backing_size = be32toh(d->backing_file_size);
-    p->crypt_method = be32toh(d->crypt_method);
+    h->crypt_method = be32toh(d->crypt_method);
 }
 
 static int parse_fixed(struct parser *p)

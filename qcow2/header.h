@@ -42,6 +42,9 @@ struct q2_header {
     uint8_t  compression_type;  /* enum q2_compression */
     uint64_t incompatible;      /* Q2_INCOMPAT_*; version 2: these three are 0 */
     uint64_t compatible;
+    uint32_t crypt_method;      /* enum q2_crypt_method: see q2_header_refuse_encrypted() */
+    uint64_t crypto_offset;     /* of the LUKS header */
+    uint64_t crypto_length;
     uint64_t autoclear;         /* with the unknown ones: who writes clears them first */
 
     char    *backing_file;      /* as stored; NULL: none */
@@ -76,9 +79,12 @@ size_t q2_header_span(const uint8_t *buf, size_t len);
  * and (L1 table: all of it, refcount table: its start) lie inside the file; l1_entries cover `size`. What is wrong
  * with the fields of refcount table and snapshot table is no failure, but a problem noted: guest data can be read
  * without them, and repaired.
- * The dirty and corrupt bits are the caller's to honour.
+ * The dirty and corrupt bits are the caller's to honour, and that guest data may be encrypted.
  */
 int q2_header_parse(const uint8_t *buf, size_t len, uint64_t file_size, const char *name, struct q2_header *ret);
+
+/* 0, or -ENOTSUP with a text when guest data is encrypted: we cannot read it. */
+int q2_header_refuse_encrypted(const struct q2_header *h, const char *name);
 
 /* Leaves *h zeroed. A zeroed struct is allowed. */
 void q2_header_free(struct q2_header *h);

@@ -427,6 +427,8 @@ static int read_state(struct q2 *q, vdisk_queue *queue)
 {
     int rc = read_header(q, queue);
 
+    if (rc == 0)
+        rc = q2_header_refuse_encrypted(&q->header, q->v->name);
     if (rc < 0)
         return rc;
     q->geo = q->header.geo;

@@ -11,6 +11,7 @@
 #include "engine/format.h"
 #include "engine/vdisk.h"
 
+struct luks_info;
 struct q2_header;
 struct q2_snapshot_table;
 struct q2_bitmap_directory;
@@ -57,6 +58,8 @@ struct qcow2_details {
     uint32_t                    nsnapshots;
     struct qcow2_bitmap_info   *bitmaps;
     uint32_t                    nbitmaps;
+    const char                 *encryption; /* "aes" or "luks"; static. NULL: none */
+    struct luks_info           *luks;       /* NULL: not encrypted so, or its header cannot be read */
 };
 
 /*
@@ -66,6 +69,14 @@ struct qcow2_details {
  */
 int qcow2_get_details(vdisk *v, struct qcow2_details *ret);
 void qcow2_details_free(struct qcow2_details *d);
+
+/*
+ * The same of an image that cannot be opened since it is encrypted, and what vdisk_get_info() would say of it: the
+ * file `name` is opened, read-only, and closed. `flags`: VDISK_OPEN_*. Blocks. -ENOTSUP, or any other error: it is
+ * not such an image; the error text means nothing then.
+ */
+int qcow2_load_encrypted(const char *name, uint32_t flags, struct vdisk_info *info, uint64_t *ret_file_length,
+                         struct qcow2_details *ret);
 
 /*
  * Have block status of the qcow2 layers of `top` that nobody writes to tell host holes in mapped clusters as zeros

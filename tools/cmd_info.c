@@ -13,6 +13,7 @@
 #include "engine/bits.h"
 #include "engine/vdisk.h"
 #include "engine/volume.h"
+#include "qcow2/luks.h"
 #include "qcow2/qcow2.h"
 #include "tools/cli.h"
 
@@ -37,6 +38,31 @@ static void image_free(struct image *im)
     free(im->name);
 }
 
+static int image_named(struct image *im, const char *name)
+{
+    im->name = cli_strdup(name);
+    if (im->details.backing_file != NULL)
+        im->full_backing = cli_backing_path(name, im->details.backing_file);
+    return CLI_OK;
+}
+
+/* One that cannot be opened: perhaps that is why. */
+static int load_encrypted(struct image *im, const char *name, const struct vdisk_open_opts *how)
+{
+    bool qcow2 = how->format == NULL || strcmp(how->format, "qcow2") == 0;
+    vdisk *v;
+
+    if (qcow2 && qcow2_load_encrypted(name, how->flags, &im->info, &im->file_length, &im->details) == 0) {
+        im->file_length = align_up(im->file_length, 512);
+        im->file = cli_strdup(backend_path(name));
+        im->is_qcow2 = true;
+        return image_named(im, name);
+    }
+    if (vdisk_open(name, how, &v) == 0) /* again, for the text */
+        vdisk_close(v);
+    return cli_library_error();
+}
+
 /* Open `name`, look, close. Takes nothing over. CLI_OK, or CLI_FAILED with a message printed. */
 static int image_load(struct image *im, const char *name, const char *format, uint32_t flags)
 {
@@ -46,7 +72,7 @@ static int image_load(struct image *im, const char *name, const char *format, ui
     memset(im, 0, sizeof *im);
     im->info.size = sizeof im->info;
     if (vdisk_open(name, &how, &v) < 0)
-        return cli_library_error();
+        return load_encrypted(im, name, &how);
     int rc = vdisk_get_info(v, &im->info);
     im->file = cli_strdup(backend_path(v->file->name));
     im->file_length = align_up(backend_size(v->file), 512);
@@ -59,10 +85,7 @@ static int image_load(struct image *im, const char *name, const char *format, ui
     vdisk_close(v);
     if (rc < 0)
         return CLI_FAILED;
-    im->name = cli_strdup(name);
-    if (im->details.backing_file != NULL)
-        im->full_backing = cli_backing_path(name, im->details.backing_file);
-    return CLI_OK;
+    return image_named(im, name);
 }
 
 /* ---- JSON ------------------------------------------------------------------------------------------ */
@@ -103,6 +126,46 @@ static json_t *bitmaps_json(const struct qcow2_details *d)
     return list;
 }
 
+static json_t *luks_slot_json(const struct luks_slot *s)
+{
+    json_t *out = json_object();
+
+    set_bool(out, "active", s->active);
+    if (s->active)
+        set_number(out, "iters", s->iterations);
+    set_number(out, "key-offset", s->key_offset);
+    if (s->active)
+        set_number(out, "stripes", s->stripes);
+    return out;
+}
+
+static json_t *encrypt_json(const struct qcow2_details *d)
+{
+    const struct luks_info *l = d->luks;
+    json_t *out = json_object(), *slots = json_array();
+
+    if (l != NULL) {
+        set_text(out, "ivgen-alg", l->ivgen);
+        set_bool(out, "detached-header", false);
+        if (l->ivgen_hash[0] != '\0')
+            set_text(out, "ivgen-hash-alg", l->ivgen_hash);
+        set_text(out, "hash-alg", l->hash);
+        set_text(out, "cipher-alg", l->cipher);
+        set_text(out, "uuid", l->uuid);
+    }
+    set_text(out, "format", d->encryption);
+    if (l != NULL) {
+        set_text(out, "cipher-mode", l->cipher_mode);
+        for (int i = 0; i < LUKS_SLOTS; i++)
+            json_array_append_new(slots, luks_slot_json(&l->slots[i]));
+        json_object_set(out, "slots", slots);
+        set_number(out, "payload-offset", l->payload_offset);
+        set_number(out, "master-key-iters", l->master_key_iterations);
+    }
+    json_decref(slots);
+    return out;
+}
+
 /* The members that only qcow2 has, in the order in which QEMU shows them. */
 static json_t *specific_json(const struct qcow2_details *d)
 {
@@ -112,12 +175,16 @@ static json_t *specific_json(const struct qcow2_details *d)
     set_text(data, "compression-type", d->compression_type);
     if (d->version < 3) {
         set_number(data, "refcount-bits", d->refcount_bits);
+        if (d->encryption != NULL)
+            json_object_set_new(data, "encrypt", encrypt_json(d));
         return data;
     }
     set_bool(data, "lazy-refcounts", d->lazy_refcounts);
     if (d->nbitmaps > 0 && !d->bitmaps_stale)
         json_object_set_new(data, "bitmaps", bitmaps_json(d));
     set_number(data, "refcount-bits", d->refcount_bits);
+    if (d->encryption != NULL)
+        json_object_set_new(data, "encrypt", encrypt_json(d));
     if (d->data_file != NULL) {
         set_text(data, "data-file", d->data_file);
         set_bool(data, "data-file-raw", d->data_file_raw);
@@ -198,6 +265,8 @@ static json_t *image_json(const struct image *im)
     }
     set_text(out, "full-backing-filename", im->full_backing);
     set_text(out, "backing-filename", d->backing_file);
+    if (d->encryption != NULL)
+        set_bool(out, "encrypted", true);
     set_bool(out, "dirty-flag", d->dirty);
     return out;
 }
@@ -225,7 +294,7 @@ static void print_value(json_t *value)
     }
 }
 
-/* QEMU prints the members of the JSON form, with spaces for dashes, numbers for list items. Three levels. */
+/* QEMU prints the members of the JSON form, with spaces for dashes, numbers for list items. */
 static void print_members(json_t *from, int indent)
 {
     const char *key;
@@ -249,7 +318,7 @@ static void print_members(json_t *from, int indent)
         for (const char *c = key; *c != '\0'; c++)
             putchar(*c == '-' ? ' ' : *c);
         putchar(':');
-        if (!json_is_array(value)) {
+        if (!json_is_array(value) && !json_is_object(value)) {
             print_value(value);
             continue;
         }
@@ -313,6 +382,8 @@ static void print_image(const struct image *im)
     printf("virtual size: %s (%" PRIu64 " bytes)\n", cli_format_size(im->info.virtual_size, buf, sizeof buf),
            im->info.virtual_size);
     printf("disk size: %s\n", cli_format_size(im->info.allocated_size, buf, sizeof buf));
+    if (d->encryption != NULL)
+        printf("encrypted: yes\n");
     if (im->info.cluster_size != 0)
         printf("cluster_size: %" PRIu64 "\n", im->info.cluster_size);
     if (d->dirty)

@@ -39,7 +39,7 @@ static const struct field fields[] = {
     EITHER(cluster_bits, 21),
     EITHER(size, 0), EITHER(size, 1), EITHER(size, 513), REFUSED(size, UINT64_MAX), REFUSED(size, INT64_MAX),
     REFUSED(size, 1ull << 62), REFUSED(size, 1ull << 63), REFUSED(size, 1ull << 40),
-    REFUSED(crypt_method, 1), REFUSED(crypt_method, 2), REFUSED(crypt_method, UINT32_MAX),
+    EITHER(crypt_method, 1), EITHER(crypt_method, 2), REFUSED(crypt_method, UINT32_MAX),
     REFUSED(l1_size, 0), REFUSED(l1_size, UINT32_MAX), REFUSED(l1_size, 1u << 31),
     REFUSED(l1_size, (4u << 20) + 1),
     REFUSED(l1_size, 4u << 20),
