@@ -97,7 +97,7 @@ says err "ERROR cluster 5 refcount=0 reference=1"
 run 3 check -q leak.qcow2
 same "output of check -q" "$(cat out)" ""
 run 63 check holes.raw
-says err "This image format does not support checks"
+same "check of raw" "$(cat err)" "vdisk-io: This image format does not support checks"
 run 63 check -f raw plain.qcow2
 refused "-r takes leaks or all" check -r some leak.qcow2
 refused "not with -U" check -r all -U leak.qcow2
