@@ -6,6 +6,8 @@
  * slice in the cache, look again; a span that is mapped after all is written in place; otherwise take host
  * clusters, read the edges that the write leaves of the first and the last one, write edges and data as one, enter
  * the clusters in the L2 slice, give the old ones back.
+ * What replaces clusters of a snapshot, or compressed ones, has those that were replaced before given back when
+ * there are many, so that they take bounded memory without any flush.
  * With `reserve` no data is written: spans without host clusters get some that read as zeros, others stay.
  * Failure modes: an entry must not be followed, or a free cluster is none (guard.h): the write fails, the image is
  * marked corrupt. No space, while something waits to be freed: let go of all, make room, once, and try again. No
@@ -51,6 +53,7 @@ struct alloc_write {
     struct request     *request; /* with those merged into it */
     struct request     *caller;  /* whose write it is: in the volume's gate; NULL: nobody's */
     bool                made_room;
+    bool                keeps_freed; /* what was freed could not be given back: without that */
     struct q2          *q;
     const struct iovec *iov;
     struct iovec       *merged_iov; /* of several requests; ours */
@@ -86,6 +89,7 @@ enum alloc_write_state {
     AW_WRITTEN,
     AW_RESERVED,
     AW_ROOM,
+    AW_RECLAIMED,
     AW_MARKED
 };
 
@@ -442,6 +446,20 @@ static void make_room(struct alloc_write *w, struct op *op)
     q2_room_make(w->q, w->caller, op);
 }
 
+/* With the lock held and the span planned: does it free clusters, and do too many wait for that already? */
+static bool too_many_freed(const struct alloc_write *w)
+{
+    return w->kind == SPAN_NEW && q2_room_is_wanted(w->q) && !w->keeps_freed && !w->q->data_file &&
+           moves_whole(w, w->start);
+}
+
+/* The call of an await. */
+static void give_back_freed(struct alloc_write *w, struct op *op)
+{
+    drop_span(w);
+    q2_room_make(w->q, w->caller, op);
+}
+
 static bool may_make_room(const struct alloc_write *w)
 {
     return w->op.rc == -ENOSPC && !w->made_room && q2_room_is_possible(w->q);
@@ -491,7 +509,7 @@ static void alloc_write_finish(struct alloc_write *w, int rc)
         request_end_merged(r, rc);
 }
 
-enum find_result { FIND_READY, FIND_NEEDS_SLICE, FIND_NEEDS_LEASE, FIND_REFUSED };
+enum find_result { FIND_READY, FIND_NEEDS_SLICE, FIND_TOO_MANY_FREED, FIND_NEEDS_LEASE, FIND_REFUSED };
 
 /* With the lock held: host clusters for a span that needs them. */
 static bool find_host(struct alloc_write *w)
@@ -518,7 +536,10 @@ static enum find_result find_span(struct alloc_write *w)
     w->slot = q2_cache_find(&q->l2, w->start >> q->slice_guest_bits);
     if (w->slot) {
         w->refusal = plan_span(w);
-        result = w->refusal < 0 ? FIND_REFUSED : !find_host(w) ? FIND_NEEDS_LEASE : FIND_READY;
+        result = w->refusal < 0      ? FIND_REFUSED
+                 : too_many_freed(w) ? FIND_TOO_MANY_FREED
+                 : !find_host(w)     ? FIND_NEEDS_LEASE
+                                     : FIND_READY;
         if (result == FIND_READY) {
             q2_slot_pin(w->slot);
             if (w->kind != SPAN_IN_PLACE)
@@ -585,6 +606,11 @@ again:
             OP_TRY(op, AW_L2_LOADED, q2_load(w->q->v, w->start, op));
             continue;
         }
+        if (found == FIND_TOO_MANY_FREED) {
+            OP_AWAIT(op, AW_RECLAIMED, give_back_freed(w, op));
+            w->keeps_freed = op->rc < 0;
+            continue;
+        }
         if (found == FIND_NEEDS_LEASE) {
             OP_TRY(op, AW_LEASED, q2_lease_fill(w->q, op));
             continue;
@@ -623,7 +649,8 @@ fail:
 }
 
 OP_TYPE(alloc_write, alloc_write_step, "START", "AW_LOCKED", "AW_L2_TABLE", "AW_L2_LOADED", "AW_LEASED",
-        "AW_COW_READ", "AW_WRITTEN", "AW_RESERVED", "AW_ROOM", "AW_MARKED");
+        "AW_COW_READ", "AW_WRITTEN", "AW_RESERVED", "AW_ROOM", "AW_RECLAIMED",
+        "AW_MARKED");
 
 static struct alloc_write *alloc_write_new(struct q2 *q, vdisk_queue *queue, uint64_t guest_offset,
                                            const struct iovec *iov, uint32_t iovcnt, uint64_t len)

@@ -25,7 +25,6 @@
 
 enum {
     CLEAR_ZERO_IOV = 4,        /* a cluster has at most 2 MiB, the zero buffer 1 MiB; a range of both ends */
-    CLEAR_FREED_MAX = 1 << 14, /* runs of freed clusters before they are given back */
     CLEAR_AHEAD = 16,          /* L2 slices that are read at once */
 };
 
@@ -335,7 +334,7 @@ static bool too_many_freed(struct q2 *q)
     bool many;
 
     pthread_mutex_lock(&q->lock);
-    many = q->freed[Q2_FREED_NOW].count > CLEAR_FREED_MAX;
+    many = q2_room_is_wanted(q);
     pthread_mutex_unlock(&q->lock);
     return many;
 }

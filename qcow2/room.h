@@ -1,9 +1,17 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Space for a write that found none, out of what waits to be freed. See room.c. */
+/* Space for a write that found none, out of what waits to be freed; and memory, where much waits. See room.c. */
 #ifndef QCOW2_ROOM_H
 #define QCOW2_ROOM_H
 
 #include "qcow2/state.h"
+
+enum { Q2_FREED_MAX = 1 << 14 }; /* runs of freed clusters that are kept in mind without a flush */
+
+/* With the lock held: so many that who frees more has them given back first. */
+static inline bool q2_room_is_wanted(const struct q2 *q)
+{
+    return q->freed[Q2_FREED_NOW].count > Q2_FREED_MAX;
+}
 
 /* Is there anything that may become free? Takes the lock. */
 bool q2_room_is_possible(struct q2 *q);

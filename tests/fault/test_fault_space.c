@@ -4,19 +4,24 @@
  * blocks that have to be made where a table is to go, more freed clusters than are kept in mind.
  */
 #include <errno.h>
+#include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "engine/bits.h"
 #include "qcow2/entry.h"
 #include "qcow2/header.h"
+#include "qcow2/room.h"
 #include "tests/fault/fault_lib.h"
+#include "tests/lib/run.h"
 #include "tests/lib/test.h"
 
 #define MIB(n) ((uint64_t)(n) << 20)
 /* 64 refcounts in a block, which is a slice as well: the smallest cache has room for 256 of them. */
 #define TIGHT  .qcow2 = true, .cluster_size = 512, .version = 3, .refcount_bits = 64
 
-enum { CLUSTER = 512, PER_BLOCK = 64, FILLED = 64 << 10, SCATTERED = (1 << 14) + 200,
+enum { CLUSTER = 512, PER_BLOCK = 64, FILLED = 64 << 10, SCATTERED = Q2_FREED_MAX + 200,
        LONG_TABLE = 9, MANY_BLOCKS = 3 << 19 };
 
 /* ---- before it ------------------------------------------------------------------------------------------ */
@@ -43,6 +48,20 @@ static void make_scattered(struct subject *s)
     for (unsigned i = SCATTERED; i-- > 0;)
         CHECK_OK(subject_write(s, i % 7, FILLED + (uint64_t)i * CLUSTER, CLUSTER, 0));
     CHECK_OK(subject_close(s));
+}
+
+/* The same, and all of it a snapshot's too. */
+static void make_scattered_snapshot(struct subject *s)
+{
+    char path[PATH_MAX];
+
+    make_scattered(s);
+    snprintf(path, sizeof path, "%s", test_path("scattered"));
+    memdisk_save(&s->disk, path);
+    run_ok("qemu-img snapshot -c one %s", path);
+    memdisk_finish(&s->disk);
+    memdisk_load(&s->disk, path, 512);
+    unlink(path);
 }
 
 /*
@@ -107,6 +126,21 @@ static void make_full(struct subject *s)
 static int act_grow(struct subject *s)
 {
     return subject_grow(s, s->now.size * 16);
+}
+
+/* Nearly as many of the snapshot's clusters and tables are replaced as are kept in mind; then the others. */
+enum { REPLACED = Q2_FREED_MAX / (PER_BLOCK + 1) * PER_BLOCK };
+
+static void prepare_scattered(struct subject *s)
+{
+    CHECK_OK(subject_write(s, 61, FILLED, (uint64_t)REPLACED * CLUSTER, 0));
+}
+
+static int act_write_scattered(struct subject *s)
+{
+    uint64_t done = (uint64_t)REPLACED * CLUSTER;
+
+    return subject_write(s, 62, FILLED + done, (uint64_t)SCATTERED * CLUSTER - done, 0);
 }
 
 static int act_discard_scattered(struct subject *s)
@@ -205,6 +239,13 @@ static const struct scenario scenarios[] = {
      .stride = 83,
      .act = act_discard_scattered,
      .no_data = true},
+    /* A refcount table that is long enough: a longer one would begin with a flush. */
+    {.name = "scattered write beside a snapshot",
+     .spec = {.size = MIB(9), .qcow2 = true, .cluster_size = 512, .version = 3, .refcount_bits = 4},
+     .make = make_scattered_snapshot,
+     .stride = 2,
+     .prepare = prepare_scattered,
+     .act = act_write_scattered},
     {.name = "more refcounts than can be cached",
      .spec = {.size = MIB(11), TIGHT, .preallocation = VDISK_PREALLOC_METADATA},
      .cache_bytes = 1,
