@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Raw: a volume that is exactly its file. The shortest format, and the skeleton to copy: every byte is DATA at
- * its own offset, so reads and writes never come here; zeros, discards and flushes are the file's.
+ * Raw: a volume that is exactly its file. The shortest format, and the skeleton to copy: every byte is DATA at its
+ * own offset, so reads and writes never come here; zeros, discards and flushes are the file's. Where the format
+ * was guessed, changes of the first bytes are watched: guard.c.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -10,6 +11,7 @@
 #include "engine/bits.h"
 #include "engine/create.h"
 #include "engine/error.h"
+#include "engine/guard.h"
 #include "engine/volume.h"
 #include "engine/zero.h"
 
@@ -38,7 +40,7 @@ static int raw_lookup(vdisk *v, uint64_t guest_offset, uint64_t len, struct exte
     ret->len = len;
     ret->host_offset = guest_offset;
     ret->kind = EXTENT_DATA;
-    ret->flags = EXTENT_WRITABLE | EXTENT_DURABLE;
+    ret->flags = guest_offset < v->guarded ? EXTENT_DURABLE : EXTENT_WRITABLE | EXTENT_DURABLE;
     return 0;
 }
 
@@ -47,8 +49,34 @@ static void raw_io_done(struct io *io)
     request_end(container_of(io, struct request, io), io->res);
 }
 
+/* Writes that are not in place, as raw_lookup() says: the guarded ones, and neighbours merged with them. */
+static void raw_write(vdisk *v, struct request *r)
+{
+    while (r) {
+        struct request *next = r->merged;
+        r->merged = NULL;
+        if (r->guest_offset < v->guarded) {
+            guard_start(r);
+        } else {
+            io_rwv(&r->io, v->file, IO_WRITE, r->guest_offset, r->iov, r->iovcnt, r->len);
+            r->io.done = raw_io_done;
+            r->io.op = NULL;
+            io_start(&r->io); /* FUA: by a flush, request_end() sees to it */
+        }
+        r = next;
+    }
+}
+
 static void raw_submit(vdisk *v, struct request *r)
 {
+    if (r->kind == REQ_WRITE) {
+        raw_write(v, r);
+        return;
+    }
+    if (unlikely(r->guest_offset < v->guarded) && r->kind != REQ_FLUSH) {
+        guard_start(r);
+        return;
+    }
     switch ((enum request_kind)r->kind) {
     case REQ_ZERO:
         zero_start(v->file, r->guest_offset, r->len, r->flags & VDISK_REQ_UNMAP ? IO_UNMAP : 0, r);
@@ -62,7 +90,7 @@ static void raw_submit(vdisk *v, struct request *r)
     case REQ_READ:
     case REQ_WRITE:
     case REQ_EXTENTS:
-        assert(!"reads and writes are the engine's");
+        assert(!"reads are the engine's");
     }
     r->io.done = raw_io_done;
     r->io.op = NULL;

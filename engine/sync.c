@@ -34,7 +34,11 @@ static int finish(vdisk *v, const char *what)
         return err_set(n, "%s: %s: %s", v->name, what, strerror(-n));
     if (c.result == -EIO && atomic_load_explicit(&v->has_trouble, memory_order_acquire))
         return err_set(EIO, "%s: %s: %s", v->name, what, v->trouble);
-    return c.result < 0 ? err_set(c.result, "%s: %s: %s", v->name, what, strerror(-c.result)) : 0;
+    if (c.result < 0)
+        err_set(c.result, "%s: %s: %s", v->name, what, strerror(-c.result));
+    if (c.result == -EPERM && v->guarded)
+        err_hint(c.result, "it would begin like an image of another format: open it with the format raw");
+    return c.result;
 }
 
 int vdisk_pread(vdisk *v, void *buf, size_t len, uint64_t offset)

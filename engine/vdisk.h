@@ -73,10 +73,17 @@ struct vdisk_open_opts {
     size_t      size;        /* sizeof(struct vdisk_open_opts) */
     uint32_t    flags;       /* enum vdisk_open_flags */
     uint32_t    max_depth;   /* longest backing chain accepted; 0: 1024 */
-    const char *format;      /* "raw", "qcow2", or NULL to look at the content */
+    const char *format;      /* "raw", "qcow2", or NULL to look at the content: see below */
     uint64_t    cache_bytes; /* bound for cached metadata of each layer; 0: 32 MiB */
     const char *data_file;   /* instead of the external data file that the header names */
 };
+
+/*
+ * Name the format where it is known. Without it a guest decides what its disk is taken for: what was found to be
+ * raw can therefore not be written so that it begins like an image of another format (ours or one that QEMU looks
+ * for); such a write, zero or discard ends with -EPERM, all others are carried out. A backing file whose image
+ * does not name its format is looked at as well.
+ */
 
 /*
  * Open a volume with its backing chain. Blocks. `opts` may be NULL. On success *ret_vdisk is the caller's, to be
@@ -239,8 +246,8 @@ enum vdisk_req_flags {
  * Enqueue. Nothing is sent before vdisk_submit() or vdisk_reap(). Context: the queue's thread.
  * Completes: from vdisk_reap(), once, with `user_data`. Owns: buffers, until then.
  * Errors, by completion: -EINVAL range past the end or unknown flag; -EACCES write on a read-only volume;
- * -EIO and whatever the host gives; -ENOSPC; -ENOMEM. A failed write leaves its range undefined: old, new, or
- * a mixture, in units of 512 bytes.
+ * -EPERM: see struct vdisk_open_opts; -EIO and whatever the host gives; -ENOSPC; -ENOMEM. A failed write leaves
+ * its range undefined: old, new, or a mixture, in units of 512 bytes.
  */
 VDISK_API void vdisk_read(vdisk_queue *q, vdisk *v, uint64_t offset, void *buf, size_t len, uint32_t flags,
                           uint64_t user_data);

@@ -9,6 +9,7 @@
 
 #include "engine/bits.h"
 #include "engine/error.h"
+#include "engine/foreign.h"
 #include "engine/json_name.h"
 #include "engine/queue.h"
 
@@ -68,6 +69,7 @@ static void layer_free(vdisk *v)
         backend_close(v->data);
     backend_close(v->file);
     gate_finish(&v->requests);
+    range_locks_finish(&v->guard_locks);
     pthread_mutex_destroy(&v->sync_lock);
     free(v->name);
     free(v->backing_name);
@@ -87,6 +89,7 @@ static int layer_alloc(struct backend *file, uint32_t flags, vdisk **ret)
         return err_set(ENOMEM, "out of memory");
     }
     pthread_mutex_init(&v->sync_lock, NULL);
+    range_locks_init(&v->guard_locks);
     v->file = file;
     v->number = atomic_fetch_add(&next_number, 1);
     v->open_flags = flags;
@@ -122,6 +125,7 @@ static int layer_open(struct backend *file, const char *format, uint32_t flags, 
     if (rc < 0)
         return rc;
     v->format = f;
+    v->guarded = !format && f == &raw_driver ? FOREIGN_HEAD : 0;
     rc = f->open(v, how, q);
     if (rc < 0) {
         layer_free(v);

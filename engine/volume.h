@@ -10,6 +10,7 @@
 
 #include "engine/format.h"
 #include "engine/gate.h"
+#include "engine/range_lock.h"
 
 struct vdisk {
     /* Fixed after open. */
@@ -28,6 +29,7 @@ struct vdisk {
     bool                        host_holes;    /* block status asks `data` where mapped clusters have holes */
     bool                        writes_in_place; /* lookup() may say EXTENT_WRITABLE */
 
+    uint64_t                    guarded;       /* raw by guess: changes that begin below it go through guard.c */
     _Atomic uint64_t            size;          /* virtual size: as requests and their owners know it */
     _Atomic uint64_t            reach;         /* >= size: how far there is something. More while it is resized */
     _Atomic(vdisk_queue *)      resizer;       /* requests of this queue alone may go behind `size` */
@@ -35,6 +37,7 @@ struct vdisk {
     char                        trouble[240];  /* why no more writes are accepted: set once, before has_trouble */
     _Atomic bool                has_trouble;
 
+    struct range_locks          guard_locks;   /* of guard.c */
     struct gate                 requests;      /* requests that may use mappings they looked up */
 
     /* The synchronous wrappers' queue: the top layer's; made on first use. */

@@ -99,7 +99,7 @@ int subject_open(struct subject *s, uint32_t flags, bool armed)
     struct vdisk_open_opts opts = {.size = sizeof opts, .flags = flags, .cache_bytes = s->cache_bytes};
     int rc;
 
-    opts.format = s->spec.qcow2 ? "qcow2" : "raw";
+    opts.format = s->spec.qcow2 ? "qcow2" : s->spec.guessed ? NULL : "raw";
     memset(s->faults, 0, sizeof s->faults);
     CHECK_OK(fault_backend_create(memdisk_open(&s->disk, !(flags & VDISK_OPEN_RDWR)), &s->fault));
     s->faults[SUBJECT_TOP] = s->fault;

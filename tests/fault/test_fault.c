@@ -47,6 +47,27 @@ static int act_grow_to_ragged_end(struct subject *s)
     return subject_grow(s, s->now.size + 1024);
 }
 
+/* The first sector, which is looked at where the format was guessed. */
+static int act_write_head(struct subject *s)
+{
+    return subject_write(s, 41, 0, 3000, VDISK_REQ_FUA);
+}
+
+static int act_write_in_head(struct subject *s)
+{
+    return subject_write(s, 41, 10, 300, 0);
+}
+
+static int act_zero_in_head(struct subject *s)
+{
+    return subject_zero(s, 100, 1000, 0);
+}
+
+static int act_discard_head(struct subject *s)
+{
+    return subject_discard(s, 0, 4096);
+}
+
 static int act_write_fua(struct subject *s)
 {
     return subject_write(s, 42, at(s, 1) + 512, at(s, 6), VDISK_REQ_FUA);
@@ -326,6 +347,19 @@ static const struct scenario scenarios[] = {
      .no_data = true},
     {.name = "raw discard", .spec = {.size = MIB(1)}, .act = act_discard, .no_data = true},
     {.name = "raw write with FUA", .spec = {.size = MIB(1)}, .act = act_write_fua},
+    {.name = "guessed raw, write", .spec = {.size = MIB(1), .guessed = true}, .act = act_write_head},
+    {.name = "guessed raw, write, unaligned",
+     .spec = {.size = MIB(1), .guessed = true},
+     .act = act_write_in_head,
+     .no_data = true},
+    {.name = "guessed raw, zero",
+     .spec = {.size = MIB(1), .guessed = true},
+     .act = act_zero_in_head,
+     .no_data = true},
+    {.name = "guessed raw, discard",
+     .spec = {.size = MIB(1), .guessed = true},
+     .act = act_discard_head,
+     .no_data = true},
     {.name = "raw grow", .spec = {.size = MIB(1)}, .act = act_grow, .no_data = true},
     {.name = "raw grow, falloc", .spec = {.size = MIB(1)}, .act = act_grow_falloc, .no_data = true},
     {.name = "raw grow, full", .spec = {.size = MIB(1)}, .act = act_grow_full},

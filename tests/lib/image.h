@@ -20,6 +20,7 @@ enum { IMAGE_LAYERS = 4, IMAGE_WINDOWS = 4 };
 
 struct image_spec {
     bool qcow2; /* or raw */
+    bool guessed; /* raw: opened without a format, where the test knows of this */
     bool by_qemu;
     uint64_t size;
     uint32_t cluster_size;
