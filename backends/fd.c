@@ -300,6 +300,7 @@ static void unlock_and_close(struct fd_backend *f)
         close(f->fd);
     }
     free(f->made);
+    pthread_mutex_destroy(&f->sync_lock);
 }
 
 int fd_backend_unlink(struct backend *b)
@@ -340,6 +341,7 @@ int fd_backend_open(const struct backend_driver *driver, const char *name, uint3
         return err_set(ENOMEM, "%s: out of memory", name);
     f->fd = -1;
     atomic_init(&f->exact_fd, -1);
+    pthread_mutex_init(&f->sync_lock, NULL);
     rc = open_fd(f, backend_path(name), flags, extra, &direct);
     if (rc < 0)
         return fd_backend_undo(f, open_failed(name, flags, -rc));
@@ -354,6 +356,7 @@ int fd_backend_open(const struct backend_driver *driver, const char *name, uint3
         return fd_backend_undo(f, err_set(rc, "%s: turning direct I/O off: %s", name, strerror(-rc)));
     f->b.read_only = !(flags & (BACKEND_RDWR | BACKEND_CREATE));
     f->b.max_transfer = (uint32_t)align_down(f->b.max_transfer, f->b.align);
+    f->b.cached = !f->b.direct;
     f->unsafe = flags & BACKEND_UNSAFE;
     *ret = f;
     return 0;
@@ -434,6 +437,31 @@ void fd_submit_exact(struct io *io)
     ring_work(io, blocking_exact);
 }
 
+/* ---- the page cache ------------------------------------------------------------------------------------ */
+
+/*
+ * A page that could not be written is told of once, to one caller, and then it is clean: the next sync says 0, and
+ * its content is gone. So the first failure is kept, for all flushes to come, until the file is opened anew. One
+ * sync at a time: of two that run at once the other would be told that all is well. For the same reason no write
+ * with RWF_DSYNC: its error may be that of other pages, which the sync after it no longer hears of.
+ */
+static int64_t blocking_sync(struct io *io)
+{
+    struct fd_backend *f = container_of(io->backend, struct fd_backend, b);
+    int rc;
+
+    pthread_mutex_lock(&f->sync_lock);
+    rc = atomic_load_explicit(&f->b.sync_failed, memory_order_relaxed);
+    if (rc == 0) {
+        while ((rc = fdatasync(f->fd)) < 0 && errno == EINTR)
+            ;
+        rc = rc < 0 ? -errno : 0;
+        atomic_store_explicit(&f->b.sync_failed, rc, memory_order_relaxed);
+    }
+    pthread_mutex_unlock(&f->sync_lock);
+    return rc;
+}
+
 /* ---- what goes to the ring ----------------------------------------------------------------------------- */
 
 void fd_submit_basic(struct fd_backend *f, struct io *io)
@@ -445,6 +473,8 @@ void fd_submit_basic(struct fd_backend *f, struct io *io)
         ring_rw(io, f->fd);
     } else if (f->unsafe) {
         io_end_later(io, 0);
+    } else if (f->b.cached) {
+        ring_work(io, blocking_sync);
     } else {
         ring_fsync(io, f->fd);
     }

@@ -3,6 +3,7 @@
 #ifndef BACKENDS_FD_H
 #define BACKENDS_FD_H
 
+#include <pthread.h>
 #include <sys/stat.h>
 
 #include "backends/lock.h"
@@ -14,6 +15,7 @@ struct fd_backend {
     char             *made;    /* the name of what b.made says was made: links followed */
     _Atomic int       exact_fd; /* the same file without O_DIRECT, for IO_EXACT; -1: not opened yet */
     bool              unsafe;  /* flushes do nothing */
+    pthread_mutex_t   sync_lock; /* of the page cache: one at a time */
     uint32_t          block_size; /* devices: the logical block */
     struct image_lock lock;
     _Atomic uint32_t  refused; /* enum fd_call: the host has said that it cannot */

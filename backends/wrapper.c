@@ -16,6 +16,7 @@ void wrapper_init(struct wrapper *w, struct backend *child)
     w->b.discard_align = child->discard_align;
     w->b.read_only = child->read_only;
     w->b.direct = child->direct;
+    w->b.cached = child->cached;
     w->b.made = child->made;
     atomic_init(&w->b.size, backend_size(child));
 }

@@ -46,6 +46,8 @@ struct backend {
     uint32_t         discard_align;/* IO_DISCARD works on units of it */
     bool             read_only;
     bool             direct;       /* O_DIRECT */
+    bool             cached;       /* in the host's page cache: IO_FUA is not asked of it, but a flush: fd.c */
+    _Atomic int      sync_failed;  /* `cached`: -errno once a flush has failed; so do all later ones. Else 0 */
     bool             made;         /* by BACKEND_CREATE: it was not there */
     struct backend_id id;
     _Atomic uint64_t size;         /* current end; io_end() moves it up after writes past it */

@@ -16,6 +16,10 @@
     X(GATE_JOIN_DRAIN, "who comes during a drain waits for that one only")                                     \
     X(RANGE_OVERTAKE, "a lock passes those that wait before it: range_lock.h, invariant 1")                    \
     X(RANGE_LOST_WAKE, "the lock that comes free before its owner waits wakes nobody")                         \
+    X(POST_UNCOUNTED, "who posts is not waited for when the queue goes: queue.h, invariant 5")                 \
+    X(WAKE_UNWATCHED, "posts write what the ring watches once, not what the caller sleeps on")                 \
+    X(FD_CLEARED_LATE, "the caller's descriptor is cleared after looking: queue.h, invariant 6")               \
+    X(FD_LEFT_CLEAR, "the caller's descriptor is not set for what is left: queue.h, invariant 6")              \
     X(SLOT_TAG_ONCE, "a reader does not look at the tag again after the number: meta_cache.h, invariant 1")    \
     X(SLOT_QUIET_FILL, "a slot is filled anew and its number stays: meta_cache.h, invariant 2")                \
     X(SETTLED_READ_TWICE, "a reader looks at dirty and at flushing one after the other")                       \

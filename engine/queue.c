@@ -12,6 +12,8 @@
 
 #include "engine/bits.h"
 #include "engine/error.h"
+#include "engine/mutant.h"
+#include "engine/point.h"
 
 _Thread_local const vdisk_queue *queue_current;
 _Thread_local struct queue_host *queue_host;
@@ -232,16 +234,21 @@ void queue_post(vdisk_queue *q, struct task *t)
     struct task *head;
     int fd;
 
-    atomic_fetch_add(&q->posters, 1); /* invariant 5 */
+    if (!ENGINE_MUTANT(POST_UNCOUNTED))
+        atomic_fetch_add(&q->posters, 1); /* invariant 5 */
+    POINT("post: counted in");
     head = atomic_load_explicit(&q->remote, memory_order_relaxed);
     do
         t->next = head;
     while (!atomic_compare_exchange_weak(&q->remote, &head, t));
+    POINT("post: given away");
     /* After the exchange: an owner that has just changed it looks at `remote` once more. */
     fd = atomic_load(&q->post_fd);
     if (!head && fd >= 0)
         signal_fd(fd);
-    atomic_fetch_sub(&q->posters, 1);
+    POINT("post: about to count out");
+    if (!ENGINE_MUTANT(POST_UNCOUNTED))
+        atomic_fetch_sub(&q->posters, 1);
 }
 
 /* Move what others have posted to the ready list, oldest first. */
@@ -360,7 +367,7 @@ bool queue_has_work(vdisk_queue *q)
 /* Invariant 6. */
 static void tell_caller(vdisk_queue *q)
 {
-    if (unlikely(q->user_fd >= 0) && queue_has_work(q))
+    if (unlikely(q->user_fd >= 0) && queue_has_work(q) && !ENGINE_MUTANT(FD_LEFT_CLEAR))
         signal_fd(q->user_fd);
 }
 
@@ -498,12 +505,14 @@ static int reap(vdisk_queue *q, struct vdisk_completion *completions, unsigned m
         min = max;
     if (min > q->inflight)
         min = q->inflight;
-    if (unlikely(q->user_fd >= 0))
+    if (unlikely(q->user_fd >= 0) && !ENGINE_MUTANT(FD_CLEARED_LATE))
         clear_fd(q->user_fd); /* before anything is looked at: what comes later sets it again */
     rc = wait_done(q, min, max, timeout);
     sent = send_rest(q, min);
     unsigned n = hand_out(q, completions, max);
     tell_caller(q);
+    if (q->user_fd >= 0 && ENGINE_MUTANT(FD_CLEARED_LATE))
+        clear_fd(q->user_fd);
     if (n > 0 || rc == -ETIME)
         return (int)n;
     return rc < 0 ? rc : sent;
@@ -544,7 +553,9 @@ static int wake_descriptor(vdisk_queue *q)
         if (fd < 0)
             return fd;
         q->user_fd = fd;
-        atomic_store(&q->post_fd, fd);
+        POINT("descriptor: made");
+        if (!ENGINE_MUTANT(WAKE_UNWATCHED))
+            atomic_store(&q->post_fd, fd);
         tell_caller(q);
     }
     return q->user_fd;

@@ -14,6 +14,7 @@
 #include "engine/backend.h"
 #include "engine/bits.h"
 #include "engine/error.h"
+#include "engine/mutant.h"
 #include "engine/queue.h"
 
 #ifndef IORING_SETUP_TASKRUN_FLAG
@@ -91,7 +92,7 @@ static bool arm_wake(vdisk_queue *q)
 
     if (!sqe)
         return false;
-    if (q->wake_once)
+    if (q->wake_once || ENGINE_MUTANT(WAKE_UNWATCHED))
         io_uring_prep_poll_add(sqe, q->wake_fd, POLLIN);
     else
         io_uring_prep_poll_multishot(sqe, q->wake_fd, POLLIN);
@@ -156,7 +157,7 @@ int ring_submit(vdisk_queue *q)
 
 bool ring_to_send(vdisk_queue *q)
 {
-    return io_uring_sq_ready(&q->ring) > 0 || !q->wake_armed;
+    return io_uring_sq_ready(&q->ring) > 0 || (!q->wake_armed && !ENGINE_MUTANT(WAKE_UNWATCHED));
 }
 
 bool ring_has_work(const vdisk_queue *q)

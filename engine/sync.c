@@ -35,7 +35,7 @@ static int finish(vdisk *v, const char *what)
     if (c.result == -EIO && atomic_load_explicit(&v->has_trouble, memory_order_acquire))
         return err_set(EIO, "%s: %s: %s", v->name, what, v->trouble);
     if (c.result < 0)
-        err_set(c.result, "%s: %s: %s", v->name, what, strerror(-c.result));
+        volume_hint(v, err_set(c.result, "%s: %s: %s", v->name, what, strerror(-c.result)));
     if (c.result == -EPERM && v->guarded)
         err_hint(c.result, "it would begin like an image of another format: open it with the format raw");
     return c.result;

@@ -266,7 +266,12 @@ VDISK_API void vdisk_write_zeroes(vdisk_queue *q, vdisk *v, uint64_t offset, uin
 VDISK_API void vdisk_discard(vdisk_queue *q, vdisk *v, uint64_t offset, uint64_t len, uint32_t flags,
                              uint64_t user_data);
 
-/* Writes completed (reaped) before this was enqueued are durable when it completes. */
+/*
+ * Writes completed (reaped) before this was enqueued are durable when it completes. Through the page cache
+ * (VDISK_OPEN_BUFFERED, or a file without direct I/O) a failure is for good: the host may have dropped what it
+ * could not write, so that this and all later flushes and durable writes of the handle fail, with the first error,
+ * until the volume is opened anew.
+ */
 VDISK_API void vdisk_flush(vdisk_queue *q, vdisk *v, uint32_t flags, uint64_t user_data);
 
 enum vdisk_extent_flags {

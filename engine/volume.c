@@ -241,6 +241,14 @@ static int open_backing(vdisk *top, vdisk *v, const struct vdisk_open_opts *opts
     return 0;
 }
 
+int volume_hint(const vdisk *v, int rc)
+{
+    if (atomic_load(&v->file->sync_failed) < 0 || atomic_load(&v->data->sync_failed) < 0)
+        return err_hint(rc, "what was written since the last flush that succeeded may be lost: see to the "
+                            "storage, close the volume, check what it has");
+    return rc;
+}
+
 static int close_layers(vdisk *v, vdisk_queue *q)
 {
     int result = 0;
@@ -250,7 +258,7 @@ static int close_layers(vdisk *v, vdisk_queue *q)
         int rc = v->format->close(v, q);
         if (rc < 0 && result == 0) {
             result = rc;
-            err_set(rc, "%s: closing: %s", v->name, strerror(-rc));
+            volume_hint(v, err_set(rc, "%s: closing: %s", v->name, strerror(-rc)));
         }
         layer_free(v);
         v = next;

@@ -103,6 +103,9 @@ int volume_make_queue(const char *name, vdisk_queue **ret);
 /* The flags with which a layer's files are opened. */
 uint32_t volume_backend_flags(uint32_t open_flags);
 
+/* Add what to do to the error of a flush just set, where the host's page cache has lost something. Returns rc. */
+int volume_hint(const vdisk *v, int rc);
+
 /* Take the volume's own queue for a synchronous call; NULL and an error text when there is none. Blocks. */
 vdisk_queue *vdisk_sync_queue(vdisk *v);
 void vdisk_sync_queue_done(vdisk *v);

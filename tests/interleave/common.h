@@ -10,6 +10,7 @@
 extern const struct program gate_users, gate_drains, range_locks;
 extern const struct program slice_change, slice_failing, slice_reload;
 extern const struct program flush_groups, flush_failing;
+extern const struct program post_threads, post_ring, post_sleep;
 
 /*
  * A queue with the number `id` that sleeps in the scheduler: until something is posted to it. The thread that uses

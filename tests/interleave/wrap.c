@@ -7,6 +7,8 @@
 #include "tests/interleave/wrap.h"
 
 #include <errno.h>
+#include <liburing.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,6 +27,9 @@ int __real_sched_yield(void);
 int __real_nanosleep(const struct timespec *t, struct timespec *left);
 ssize_t __real_write(int fd, const void *buf, size_t len);
 int __real_close(int fd);
+ssize_t __real_read(int fd, void *buf, size_t len);
+int __real_ppoll(struct pollfd *fds, nfds_t n, const struct timespec *timeout, const sigset_t *mask);
+int __real_io_uring_submit_and_wait(struct io_uring *ring, unsigned wanted);
 void *__real_aligned_alloc(size_t align, size_t size);
 void __real_free(void *p);
 
@@ -34,6 +39,9 @@ int __wrap_sched_yield(void);
 int __wrap_nanosleep(const struct timespec *t, struct timespec *left);
 ssize_t __wrap_write(int fd, const void *buf, size_t len);
 int __wrap_close(int fd);
+ssize_t __wrap_read(int fd, void *buf, size_t len);
+int __wrap_ppoll(struct pollfd *fds, nfds_t n, const struct timespec *timeout, const sigset_t *mask);
+int __wrap_io_uring_submit_and_wait(struct io_uring *ring, unsigned wanted);
 void *__wrap_aligned_alloc(size_t align, size_t size);
 void __wrap_free(void *p);
 
@@ -87,6 +95,52 @@ ssize_t __wrap_write(int fd, const void *buf, size_t len)
     if (sched_is_running() && fd >= 0 && fd < FDS_MAX)
         REQUIRE(!fd_closed[fd], "%zu bytes are written to descriptor %d, which has been closed", len, fd);
     return __real_write(fd, buf, len);
+}
+
+ssize_t __wrap_read(int fd, void *buf, size_t len)
+{
+    sched_point("before a read of an eventfd");
+    if (sched_is_running() && fd >= 0 && fd < FDS_MAX)
+        REQUIRE(!fd_closed[fd], "descriptor %d is read, which has been closed", fd);
+    return __real_read(fd, buf, len);
+}
+
+static bool is_readable(void *arg)
+{
+    struct pollfd pfd = *(struct pollfd *)arg;
+
+    return poll(&pfd, 1, 0) > 0;
+}
+
+void wrap_wait_readable(const char *what, int fd)
+{
+    struct pollfd pfd = {.fd = fd, .events = POLLIN};
+
+    sched_wait(what, is_readable, &pfd);
+}
+
+int __wrap_ppoll(struct pollfd *fds, nfds_t n, const struct timespec *timeout, const sigset_t *mask)
+{
+    if (sched_is_managed() && !timeout) {
+        REQUIRE(n == 1, "a sleep on %d descriptors is not known here", (int)n);
+        wrap_wait_readable("sleeps on an eventfd", fds[0].fd);
+    }
+    return __real_ppoll(fds, n, timeout, mask);
+}
+
+/* The ring is readable when the kernel has something for it, also where that is put off until its owner enters. */
+int __wrap_io_uring_submit_and_wait(struct io_uring *ring, unsigned wanted)
+{
+    int rc;
+
+    if (!sched_is_managed())
+        return __real_io_uring_submit_and_wait(ring, wanted);
+    rc = io_uring_submit_and_get_events(ring);
+    if (rc >= 0 && io_uring_cq_ready(ring) < wanted) {
+        wrap_wait_readable("sleeps in the ring", ring->ring_fd);
+        io_uring_get_events(ring);
+    }
+    return rc;
 }
 
 int __wrap_close(int fd)

@@ -5,4 +5,7 @@
 /* At the end of a run, when all has been given back: lets go of what was kept. */
 void wrap_end_run(void);
 
+/* Sleep, in the scheduler, until the descriptor is readable. */
+void wrap_wait_readable(const char *what, int fd);
+
 #endif
