@@ -12,6 +12,7 @@
 
 #include <errno.h>
 
+#include "engine/mutant.h"
 #include "engine/queue.h"
 #include "qcow2/mutant.h"
 
@@ -144,7 +145,8 @@ static void lease_fill_finish(struct lease_fill *f, int rc)
     }
     /* In the order they came in: the writes of a turn come in the guest's order, and keep it on the host. */
     op_wake(parent, rc);
-    op_wake_all(&l->waiting, rc);
+    if (!ENGINE_MUTANT(LEASE_FILL_QUIET))
+        op_wake_all(&l->waiting, rc);
     pthread_mutex_unlock(&f->q->lock);
     op_free(&f->op, sizeof *f);
 }
@@ -177,7 +179,7 @@ void q2_lease_fill(struct q2 *q, struct op *op)
 
     pthread_mutex_lock(&q->lock);
     ready = l->next < l->end;
-    if (!ready && l->filling) {
+    if (!ready && l->filling && !ENGINE_MUTANT(LEASE_FILL_TWICE)) {
         list_add_tail(&l->waiting, &op->wait);
         wait = true;
     } else if (!ready) {

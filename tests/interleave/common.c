@@ -86,6 +86,7 @@ void waiter_init(struct waiter *w, vdisk_queue *q)
     memset(w, 0, sizeof *w);
     op_init(&w->op, q, &waiter_type);
     op_suspend(&w->op, WAITER_WOKEN);
+    queue_current = q;
 }
 
 int waiter_await(struct waiter *w)

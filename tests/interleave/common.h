@@ -10,6 +10,7 @@
 extern const struct program gate_users, gate_drains, range_locks;
 extern const struct program slice_change, slice_failing, slice_reload;
 extern const struct program flush_groups, flush_failing;
+extern const struct program leases, leases_back;
 extern const struct program post_threads, post_ring, post_sleep;
 
 /*
@@ -25,7 +26,7 @@ struct waiter {
     int       rc;
 };
 
-/* The call of its await comes next. */
+/* The call of its await comes next. The thread works for that queue from here on. */
 void waiter_init(struct waiter *w, vdisk_queue *q);
 
 /* Turn its queue until it has been woken; its rc. Woken twice is a failure. */

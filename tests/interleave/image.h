@@ -10,7 +10,7 @@
 #include "engine/volume.h"
 #include "qcow2/state.h"
 
-enum { IMAGE_SLICE = 512, IMAGE_WORDS = IMAGE_SLICE / 8, IMAGE_SLICES = 64 };
+enum { IMAGE_SLICE = 512, IMAGE_WORDS = IMAGE_SLICE / 8, IMAGE_SLICES = 64, IMAGE_CLUSTERS = 40 };
 
 #define IMAGE_WORD(key, index) ((uint64_t)(key) << 32 | (uint64_t)(index))
 
@@ -26,6 +26,7 @@ struct image {
     struct q2    q;
     vdisk        v;
     struct disk *disk;
+    uint64_t     reftable; /* one entry */
 };
 
 void image_init(struct image *im);

@@ -21,7 +21,7 @@ enum { SECONDS = 300, RANDOM_RUNS = 20000, LONG_FACTOR = 50 };
 static const struct program *const programs[] = {
     &gate_users, &gate_drains, &range_locks, &slice_change, &slice_failing, &slice_reload,
     &flush_groups, &flush_failing,
-    &post_threads, &post_ring, &post_sleep,
+    &leases, &leases_back, &post_threads, &post_ring, &post_sleep,
 };
 
 enum { PROGRAMS = sizeof programs / sizeof programs[0] };

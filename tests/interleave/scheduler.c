@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "engine/point.h"
+#include "engine/queue.h"
 #include "tests/interleave/wrap.h"
 #include "tests/lib/rng.h"
 
@@ -309,6 +310,7 @@ static void *thread_main(void *arg)
     self = (int)(uintptr_t)arg;
     for (;;) {
         wait_for(&s.threads[self].go);
+        queue_current = NULL; /* of the run before */
         s.program->thread((unsigned)self);
         s.threads[self].state = ENDED;
         s.threads[self].at = "its end";
