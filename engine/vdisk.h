@@ -59,9 +59,13 @@ enum vdisk_open_flags {
     VDISK_OPEN_BUFFERED    = 1u << 1, /* use the page cache; default: O_DIRECT where the file allows it */
     VDISK_OPEN_FORCE_SHARE = 1u << 2, /* read-only; take no exclusive claim (qemu's -U) */
     VDISK_OPEN_NO_LOCK     = 1u << 3, /* no image locks at all; the caller guards the file */
-    VDISK_OPEN_NO_BACKING  = 1u << 4, /* leave the backing chain closed: what it would give reads as zeros */
+    VDISK_OPEN_NO_BACKING  = 1u << 4, /* leave the backing chain closed: what it would give reads as zeros, and
+                                       * so none of it may be written over: not with RDWR, but for a check */
     VDISK_OPEN_CHECK       = 1u << 5, /* for check: leave dirty and corrupt bits as they are, no repair on open */
     VDISK_OPEN_UNSAFE      = 1u << 6, /* flushes succeed without reaching the disk (scratch copies) */
+    VDISK_OPEN_NO_NAMES    = 1u << 7, /* follow no name that the image holds (it may be anybody's): NO_BACKING, and
+                                       * its external data file is neither opened nor locked, unless `data_file`
+                                       * below names it; what it holds reads as -EIO */
 };
 
 /*

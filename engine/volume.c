@@ -17,7 +17,7 @@ enum {
     PROBE_BYTES = 65536,
     CHAIN_DEPTH_DEFAULT = 1024,
     OPEN_FLAGS_ALL = VDISK_OPEN_RDWR | VDISK_OPEN_BUFFERED | VDISK_OPEN_FORCE_SHARE | VDISK_OPEN_NO_LOCK |
-                     VDISK_OPEN_NO_BACKING | VDISK_OPEN_CHECK | VDISK_OPEN_UNSAFE,
+                     VDISK_OPEN_NO_BACKING | VDISK_OPEN_CHECK | VDISK_OPEN_UNSAFE | VDISK_OPEN_NO_NAMES,
 };
 
 const struct format_driver *volume_find_format(const char *name)
@@ -310,7 +310,7 @@ static int open_on(struct backend *file, const struct vdisk_open_opts *opts, vdi
         return rc;
     }
     rc = layer_open(file, opts->format, opts->flags, &how, q, &v);
-    if (rc == 0 && !(opts->flags & VDISK_OPEN_NO_BACKING)) {
+    if (rc == 0 && !(opts->flags & (VDISK_OPEN_NO_BACKING | VDISK_OPEN_NO_NAMES))) {
         rc = open_backing(v, v, opts, q);
         if (rc < 0)
             close_layers(v, q);
@@ -355,6 +355,7 @@ static int open_volume(const char *name, const struct vdisk_open_opts *user_opts
 {
     struct vdisk_open_opts opts;
     struct backend *file = NULL;
+    const char *own_data_file;
     struct json_name json;
     int rc = volume_check_name(name);
 
@@ -362,7 +363,10 @@ static int open_volume(const char *name, const struct vdisk_open_opts *user_opts
         rc = check_open_opts(name, user_opts, &opts);
     if (rc < 0)
         return rc;
+    own_data_file = opts.data_file;
     rc = apply_name(name, &opts.format, &opts.data_file, &json);
+    if (opts.flags & VDISK_OPEN_NO_NAMES)
+        opts.data_file = own_data_file; /* the name may be from an image, too */
     if (rc == 0)
         rc = backend_open(name, volume_backend_flags(opts.flags), &file);
     if (rc == 0)

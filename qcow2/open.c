@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/absent.h"
 #include "engine/error.h"
 #include "engine/json_name.h"
 #include "engine/queue.h"
@@ -324,6 +325,11 @@ static int open_data_file(struct q2 *q, const struct layer_open *how)
     v->data = v->file;
     if (!q->geo.data_file)
         return how->data_file ? err_set(EINVAL, "%s: has no external data file", v->name) : 0;
+    /* A name that the caller gives is not the image's. */
+    if (!how->data_file && v->open_flags & VDISK_OPEN_NO_NAMES) {
+        v->data = absent_backend("external data file, not opened");
+        return v->data ? 0 : err_set(ENOMEM, "%s: out of memory", v->name);
+    }
     if (!stored)
         return err_hint(err_set(EINVAL, "%s: the name of its external data file is missing", v->name),
                         "give the data file when opening");
@@ -333,6 +339,25 @@ static int open_data_file(struct q2 *q, const struct layer_open *how)
     rc = open_data_backend(v, path);
     free(path);
     return rc;
+}
+
+/*
+ * Who writes must have all that the image consists of: a hole is filled from below, and a mapping leads somewhere.
+ */
+static int check_whole(struct q2 *q, const struct layer_open *how)
+{
+    uint32_t flags = q->v->open_flags;
+    bool no_backing = flags & (VDISK_OPEN_NO_BACKING | VDISK_OPEN_NO_NAMES);
+
+    if (q->v->read_only || flags & VDISK_OPEN_CHECK)
+        return 0;
+    if (no_backing && q->header.backing_file && q->header.backing_file[0] != '\0')
+        err_set(EINVAL, "%s: cannot be written without its backing file", q->v->name);
+    else if (flags & VDISK_OPEN_NO_NAMES && q->geo.data_file && !how->data_file)
+        err_set(EINVAL, "%s: cannot be written without its external data file", q->v->name);
+    else
+        return 0;
+    return err_hint(-EINVAL, "open it read-only, or with all of its files");
 }
 
 static char *dup_or_null(const char *s)
@@ -484,6 +509,8 @@ static int q2_open(vdisk *v, const struct layer_open *how, vdisk_queue *queue)
     v->format_state = q;
     q->cache_bytes = how->cache_bytes;
     rc = read_state(q, queue);
+    if (rc == 0)
+        rc = check_whole(q, how);
     if (rc == 0)
         rc = open_data_file(q, how);
     if (rc == 0)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * info: what an image is, with the keys and the layout of qemu-img info. The layers of a chain are opened one
- * after another, each without its backing file.
+ * after another, each without its backing file. No name that stands in an image is followed otherwise: its data
+ * file is not opened.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -66,7 +67,7 @@ static int load_encrypted(struct image *im, const char *name, const struct vdisk
 /* Open `name`, look, close. Takes nothing over. CLI_OK, or CLI_FAILED with a message printed. */
 static int image_load(struct image *im, const char *name, const char *format, uint32_t flags)
 {
-    struct vdisk_open_opts how = {.size = sizeof how, .flags = flags | VDISK_OPEN_NO_BACKING, .format = format};
+    struct vdisk_open_opts how = {.size = sizeof how, .flags = flags | VDISK_OPEN_NO_NAMES, .format = format};
     vdisk *v;
 
     memset(im, 0, sizeof *im);
@@ -510,7 +511,8 @@ const struct cli_verb cli_info = {
     .summary = "Show what an image is: format, sizes, backing file, options, snapshots, bitmaps.",
     .usage = "[OPTION]... NAME",
     .options = options,
-    .notes = "Keys and layout are those of qemu-img. Backing files are opened with --backing-chain only.\n"
+    .notes = "Keys and layout are those of qemu-img. Backing files are opened with --backing-chain only, data\n"
+             "files never.\n"
              "Exit code: 0, or 1.\n",
     .run = run,
 };

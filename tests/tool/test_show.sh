@@ -153,4 +153,18 @@ says out "backing file: x?[2Jy"
 qemu-img create -q -f qcow2 -u -b "$(printf 'x\377y')" -F qcow2 latin.qcow2 1M
 run 0 info --output json latin.qcow2
 says out '"backing-filename": "x\uFFFDy"'
+# No name in the image is followed: what it leads to may be missing, in use, or whatever its maker wanted.
+qemu-img create -q -f qcow2 -o data_file=named.raw,data_file_raw=on names.qcow2 1M
+rm named.raw
+mkfifo named.raw
+run 0 info names.qcow2
+says out "data file: named.raw"
+rm named.raw
+run 0 info --output json --backing-chain names.qcow2
+says out '"data-file": "named.raw"'
+mkfifo named.raw
+qemu-img create -q -f qcow2 -u -F qcow2 -b "json:{'driver':'qcow2','file':{'driver':'file',
+'filename':'names.qcow2'},'data-file':{'driver':'file','filename':'named.raw'}}" over.qcow2 1M
+run 0 info --backing-chain over.qcow2
+says out "data file: named.raw"
 finish
