@@ -186,6 +186,31 @@ int q2_guard_block(struct q2 *q, uint64_t block, uint64_t host_offset)
                                                    : 0;
 }
 
+/* ---- tables that are kept in memory ------------------------------------------------------------------------ */
+
+static void judge_table(struct q2 *q, uint64_t host_offset, uint64_t bytes, uint32_t kind, const char *what)
+{
+    uint64_t first = host_offset >> q->geo.cluster_bits;
+    uint64_t end = q2_cluster_up(&q->geo, host_offset + bytes) >> q->geo.cluster_bits;
+
+    for (uint64_t i = first; i < end && !atomic_load(&q->broken); i++) {
+        uint32_t kinds = q2_meta_kinds(&q->meta, i) & ~kind;
+        if (kinds)
+            contradiction(q, what, i, kinds);
+    }
+}
+
+void q2_guard_own_tables(struct q2 *q)
+{
+    const struct q2_header *h = &q->header;
+
+    if (MUTANT(TRUST_HEADER))
+        return;
+    judge_table(q, h->l1_offset, (uint64_t)h->l1_entries * 8, Q2_META_L1, "the L1 table is at");
+    judge_table(q, h->reftable_offset, (uint64_t)h->reftable_clusters << q->geo.cluster_bits, Q2_META_REFTABLE,
+                "the refcount table is at");
+}
+
 /* ---- the second door: free clusters ---------------------------------------------------------------------- */
 
 enum q2_guard_verdict q2_guard_free(struct q2 *q, uint64_t cluster, bool for_metadata)

@@ -19,6 +19,9 @@
 /* Learn where metadata lies. Outside the loop; the tables are in memory. 0 or -errno, with a text. */
 int q2_guard_init(struct q2 *q, vdisk_queue *queue);
 
+/* The L1 table and the refcount table, which are written where they are, must be nothing else: else no writes. */
+void q2_guard_own_tables(struct q2 *q);
+
 /* With the lock held: [cluster, cluster + n) has become metadata of a kind, or is none of it any more. */
 void q2_guard_add(struct q2 *q, uint64_t cluster, uint64_t n, uint32_t kind);
 void q2_guard_remove(struct q2 *q, uint64_t cluster, uint64_t n, uint32_t kind);

@@ -204,6 +204,13 @@ uint32_t q2_meta_find(struct q2_meta_map *m, uint64_t cluster, uint64_t n, uint6
     return kinds;
 }
 
+uint32_t q2_meta_kinds(struct q2_meta_map *m, uint64_t cluster)
+{
+    uint64_t where = UINT64_MAX;
+
+    return may_have(m, cluster) ? kinds_in_runs(m, cluster, cluster + 1, &where) | kinds_at(m, cluster) : 0;
+}
+
 const char *q2_meta_name(uint32_t kinds)
 {
     static const char *const names[Q2_META_NAMES] = {

@@ -53,6 +53,9 @@ void q2_meta_remove(struct q2_meta_map *m, uint64_t cluster, uint64_t n, uint32_
 /* What of [cluster, cluster + n) is: enum q2_meta_kind; 0: nothing. *ret_where: the first that is. */
 uint32_t q2_meta_find(struct q2_meta_map *m, uint64_t cluster, uint64_t n, uint64_t *ret_where);
 
+/* All that one cluster is. */
+uint32_t q2_meta_kinds(struct q2_meta_map *m, uint64_t cluster);
+
 /* "the L1 table", ... of the lowest bit. */
 const char *q2_meta_name(uint32_t kinds);
 

@@ -140,5 +140,7 @@ int q2_guard_init(struct q2 *q, vdisk_queue *queue)
     if (rc == 0)
         rc = add_bitmaps(&r);
     free(r.buf);
+    if (rc == 0)
+        q2_guard_own_tables(q);
     return rc;
 }

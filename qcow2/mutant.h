@@ -58,7 +58,8 @@
 
 /* The same, found by tests/foreign/, with those above. */
 #define Q2_MUTANTS_FOREIGN(X)                                                                                  \
-    X(FORGET_TABLE, "a table that is given up is handed out before that is done, where it had no refcount")
+    X(FORGET_TABLE, "a table that is given up is handed out before that is done, where it had no refcount") \
+    X(TRUST_HEADER, "an L1 or refcount table is written where something else is, too")
 
 /* And such as it takes a unit test to notice: tests/unit/meson.build says which. */
 #define Q2_UNIT_MUTANTS(X)                                                                                     \

@@ -42,6 +42,7 @@ static void check_range(struct q2_meta_map *m, struct rng *r)
 {
     uint64_t at = rng_below(r, CLUSTERS), n = 1 + rng_below(r, min_u64(CLUSTERS - at, 900)), where, i = at;
 
+    assert_int_equal(q2_meta_kinds(m, base + at), model[at]);
     while (i < at + n && !model[i])
         i++;
     if (i == at + n) {
