@@ -153,10 +153,9 @@ static int check_packed_cluster(struct l2_walk *w, const struct q2_mapping *m)
         lost_entry(w, n, "compressed cluster in an image with an external data file");
         return 0;
     }
-    if (g->extended_l2 && w->bitmap != 0) {
-        lost_entry(w, n, "a compressed cluster has a subcluster bitmap");
-        return 0;
-    }
+    /* It can be read all the same: what it leads to is in use. */
+    if (g->extended_l2 && w->bitmap != 0)
+        bad_entry(w, n, "a compressed cluster has a subcluster bitmap");
     if (w->entry & ((1ull << g->packed_shift) - 1) & ~Q2_MAX_HOST_OFFSET) {
         lost_entry(w, n, "reserved bits are set in the offset of a compressed cluster");
         return 0;
