@@ -6,6 +6,7 @@
 {REFUSED, SOUND, "name of the backing file overlaps the header", "QEMU reads a name out of header fields"},
 {CORRUPT, REFUSED, "snapshot table cannot be read", "QEMU does not open it at all; we look at the rest"},
 {CORRUPT, REFUSED, "refcount table entry", "the same"},
+{CORRUPT, REFUSED, "refcount table of ", "the same: what the header says of it can be mended"},
 {CORRUPT, SOUND, " is used for ", "QEMU compares counts, not what the cluster is used for"},
 {REFUSED, CORRUPT, "no refcount table", "the same"},
 {REFUSED, CORRUPT, "autoclear bit of the bitmaps extension", "the header contradicts itself; QEMU goes on"},
