@@ -56,6 +56,7 @@ static bool pick_header(struct picker *p)
         {36, 4, LENGTH, "L1 table length"},
         {36, 4, LENGTH, "L1 table length"},
         {40, 8, OFFSET, "L1 table offset"},
+        {40, 8, OFFSET, "L1 table offset"},
         {48, 8, OFFSET, "refcount table offset"},
         {48, 8, OFFSET, "refcount table offset"},
         {56, 4, LENGTH, "refcount table clusters"},
@@ -69,7 +70,7 @@ static bool pick_header(struct picker *p)
         {100, 4, LENGTH, "header length"},
         {104, 1, NUMBER, "compression type"},
     };
-    unsigned n = p->w->version == 2 ? 14 : ARRAY_LEN(fields);
+    unsigned n = p->w->version == 2 ? 15 : ARRAY_LEN(fields);
     const struct known *k = &fields[rng_below(&p->rng, n)];
 
     NAMED(p, "header: %s", k->name);
@@ -249,9 +250,13 @@ static uint64_t some_place(struct picker *p)
     const struct walk *w = p->w;
     struct rng *r = &p->rng;
     uint64_t clusters = div_up(w->len, w->cluster), guest = rng_below(r, w->size) / w->cluster * w->cluster;
-    struct walk_entry e = walk_lookup(w, &w->l1, guest);
+    struct walk_entry e = walk_lookup(w, &w->l1, guest), snapshot = {0};
 
-    switch (rng_below(r, 16)) {
+    if (w->nsnapshots)
+        snapshot = walk_lookup(w, &w->snapshot_l1[0], guest);
+    switch (rng_below(r, 17)) {
+    case 16:
+        return align_down(snapshot.at, w->cluster);
     case 0:
         return 0;
     case 1:

@@ -69,6 +69,7 @@ struct life {
     uint64_t guests;
     uint8_t *peer_ok; /* sectors that QEMU could read at first */
     bool peer_clean;
+    bool leaks_kept; /* a repair has said so */
     uint32_t habits;
     bool usable; /* nothing of it is damaged, and what is odd keeps nobody from writing to it */
     bool opens, writable, was_clean, grew;
