@@ -16,6 +16,7 @@ struct fd_backend {
     _Atomic int       exact_fd; /* the same file without O_DIRECT, for IO_EXACT; -1: not opened yet */
     bool              unsafe;  /* flushes do nothing */
     pthread_mutex_t   sync_lock; /* of the page cache: one at a time */
+    _Atomic uint64_t  limit;   /* files: the process may not write past it (RLIMIT_FSIZE) */
     uint32_t          block_size; /* devices: the logical block */
     struct image_lock lock;
     _Atomic uint32_t  refused; /* enum fd_call: the host has said that it cannot */

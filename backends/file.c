@@ -12,11 +12,14 @@
  *  1. b->size follows the file: the engine raises it after writes, the blocking calls here raise or set it.
  *  2. Nothing but IO_TRUNCATE makes a file shorter: a zeroing past the end raises the size by fallocate(), never
  *     by ftruncate(), which could cut off what another queue writes behind it.
+ *  3. Nothing is tried past the process's own limit for files: that would be answered with SIGXFSZ, which kills a
+ *     process that does not expect it, and is its owner's to handle. It is -EFBIG here.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -148,6 +151,27 @@ static int64_t blocking_truncate(struct io *io)
 
 /* ---- submit ------------------------------------------------------------------------------------------ */
 
+static void read_limit(struct fd_backend *f)
+{
+    struct rlimit r;
+    bool known = getrlimit(RLIMIT_FSIZE, &r) == 0 && r.rlim_cur != RLIM_INFINITY;
+
+    atomic_store_explicit(&f->limit, known ? r.rlim_cur : UINT64_MAX, memory_order_relaxed);
+}
+
+/* Invariant 3. What makes the file longer asks again: the limit may have changed. */
+static bool past_limit(struct fd_backend *f, const struct io *io)
+{
+    uint64_t end, size = backend_size(&f->b);
+
+    if (!add_u64(io->offset, io->len, &end))
+        return true;
+    if (likely(end <= size && end <= atomic_load_explicit(&f->limit, memory_order_relaxed)))
+        return false;
+    read_limit(f);
+    return end > atomic_load_explicit(&f->limit, memory_order_relaxed) && (io->kind != IO_TRUNCATE || end > size);
+}
+
 static void submit_zero(struct fd_backend *f, struct io *io)
 {
     bool unmap = io->flags & IO_UNMAP;
@@ -175,7 +199,12 @@ static void submit_discard(struct fd_backend *f, struct io *io)
 static void file_submit(struct backend *b, struct io *io)
 {
     struct fd_backend *f = container_of(b, struct fd_backend, b);
+    bool reads = io->kind == IO_READ || io->kind == IO_FLUSH || io->kind == IO_DISCARD;
 
+    if (!reads && unlikely(past_limit(f, io))) {
+        io_end_later(io, -EFBIG);
+        return;
+    }
     switch ((enum io_kind)io->kind) {
     case IO_WRITE:
         if (unlikely(io->flags & IO_EXACT)) {
@@ -248,6 +277,7 @@ static int file_open(const char *name, uint32_t flags, struct backend **ret_back
     f->b.caps = BACKEND_GROWS | BACKEND_ZERO_NEW | BACKEND_ZERO_FAST | BACKEND_DISCARD | BACKEND_SPARSE;
     f->b.discard_align = is_power_of_two((uint64_t)st.st_blksize) ? (uint32_t)st.st_blksize : 4096;
     atomic_init(&f->b.size, (uint64_t)st.st_size);
+    read_limit(f);
     rc = prepare_end(f);
     if (rc < 0)
         return fd_backend_undo(f, rc);
