@@ -3,10 +3,11 @@
  * Taking host clusters.
  *
  * Happy path: look for free refcounts from the hint on, in the cached refcount slice, raise them.
- * Failure modes: the slice is not cached (load it, look again); there is no refcount block for the place (make one
- * there: its first cluster holds the block itself, but not in the middle of a run that must be in one piece); the
- * refcount table is too short (grow it, reftable.c); no space: a device may have been extended, else leases are
- * given back and what was freed is reclaimed as far as it can be, then it is tried once more.
+ * Failure modes: the slice is not cached (load it and some behind it, look again; when those have none either,
+ * go on behind the end); there is no refcount block for the place (make one there: its first cluster holds the
+ * block itself, but not in the middle of a run that must be in one piece); the refcount table is too short
+ * (grow it, reftable.c); no space: a device may have been extended, else leases are given back and what was
+ * freed is reclaimed as far as it can be, then it is tried once more.
  */
 #include "qcow2/alloc.h"
 #include "qcow2/mutant.h"
@@ -22,7 +23,15 @@
 #include "qcow2/reclaim.h"
 #include "qcow2/reftable.h"
 
-enum scan_result { SCAN_TAKEN, SCAN_NEEDS_SLICE, SCAN_NEEDS_BLOCK, SCAN_FULL, SCAN_TRIMMING, SCAN_REFUSED };
+enum scan_result {
+    SCAN_TAKEN,
+    SCAN_NEEDS_SLICE,
+    SCAN_NEEDS_BLOCK,
+    SCAN_FULL,
+    SCAN_TRIMMING,
+    SCAN_REFUSED,
+    SCAN_AGAIN
+};
 
 void q2_refcount_load(struct q2 *q, uint64_t key, struct op *op)
 {
@@ -152,36 +161,14 @@ static enum scan_result fetch_first(struct q2 *q, enum scan_result r, uint64_t i
     return r;
 }
 
-/*
- * With the lock held: take 1 to `want` clusters. On SCAN_NEEDS_SLICE and SCAN_NEEDS_BLOCK *ret_need is the
- * slice's key, or the number of the missing block.
- */
-static enum scan_result try_take(struct q2 *q, uint64_t want, uint32_t kind, struct q2_run *ret,
-                                 uint64_t *ret_need)
-{
-    uint64_t found = 0, n = 0;
-    bool zero;
-
-    for (;;) {
-        if (q->free_hint >= q->limit_clusters)
-            return SCAN_FULL;
-        enum scan_result r = scan(q, q->free_hint, want, kind, &found, &n);
-        if (r != SCAN_TAKEN)
-            return fetch_first(q, r, q->free_hint, ret_need);
-        if (n > 0)
-            break;
-        q->free_hint = ((q->free_hint >> q->refslice_bits) + 1) << q->refslice_bits;
-        q->free_hint = min_u64(q->free_hint, q->limit_clusters); /* which may rise */
-    }
-    n = alike(q, found, n, &zero);
-    if (!MUTANT(FORGET_LEASE))
-        raise(q, found, n);
-    describe(q, found, n, take_out(q, found, n), ret);
-    q->free_hint = found + n;
-    return SCAN_TAKEN;
-}
-
 /* ---- the op ------------------------------------------------------------------------------------------ */
+
+enum {
+    ALLOC_AHEAD = 16, /* refcount slices that are read at once */
+    HOLE_ROUNDS = 1,  /* so often, before what is behind the end is taken */
+};
+
+enum look { LOOK_HOLES, LOOK_TAIL, LOOK_ALL };
 
 struct alloc {
     struct op      op;
@@ -189,10 +176,14 @@ struct alloc {
     struct q2     *q;
     uint64_t       want, need;
     uint32_t       kind; /* what for: enum q2_meta_kind, with the structure lock held; 0: guest data */
-    bool           exact, squeezed;
+    bool           exact, squeezed, recounted;
+    enum look      look;
+    unsigned       rounds; /* of loads */
+    struct op_child ahead[ALLOC_AHEAD];
     struct q2_run *ret;
-    /* exact: where to look on, and what has been taken: cluster indices [start, start + have); are they zero? */
-    uint64_t       next, start, have;
+    uint64_t       next; /* where to look on; holes: from the hint on */
+    /* exact: what has been taken: cluster indices [start, start + have); are they zero? */
+    uint64_t       start, have;
     bool           zero;
 };
 
@@ -216,13 +207,70 @@ static void drop_part(struct alloc *a)
 /* Has an entry been read meanwhile that leads to what was taken? Then it goes back: guard.h, invariant 2. */
 static bool mapped_since(struct alloc *a)
 {
-    uint64_t stop;
-
-    if (q2_cluster_set_next(&a->q->mapped, a->start, a->start + a->have, &stop) == a->start + a->have)
+    if (!q2_guard_leads_to(a->q, a->start, a->have))
         return false;
     a->next = a->start + a->have;
     drop_part(a);
     return true;
+}
+
+/* Where looking behind all that is in use begins. Storage that cannot grow: in the last block that there is. */
+static uint64_t tail_start(const struct q2 *q)
+{
+    uint64_t block = q->reftable_entries;
+
+    if (q->v->file->caps & BACKEND_GROWS)
+        return q->zero_from >> q->geo.cluster_bits;
+    while (block > 0 && q2_reftable_offset(q->reftable[block - 1]) == 0)
+        block--;
+    return max_u64(q->tail_hint, block > 0 ? (block - 1) << q->geo.refblock_bits : 0);
+}
+
+/* With the lock held: holes, then the tail, then all: invariant 4. */
+static void look_further(struct alloc *a)
+{
+    assert(a->look != LOOK_ALL && a->have == 0);
+    a->look = a->look == LOOK_HOLES ? LOOK_TAIL : LOOK_ALL;
+    a->next = a->look == LOOK_TAIL ? max_u64(tail_start(a->q), a->q->free_hint) : 0;
+}
+
+/* With the lock held: take 1 to `want` clusters. */
+static enum scan_result try_take(struct alloc *a)
+{
+    struct q2 *q = a->q;
+    uint64_t found = 0, n = 0, *pos;
+    bool zero;
+
+    for (;;) {
+        /* What is passed over for metadata may do for data. */
+        pos = a->look == LOOK_TAIL || a->kind ? &a->next : &q->free_hint;
+        *pos = max_u64(*pos, q->free_hint);
+        if (*pos >= q->limit_clusters && a->look == LOOK_ALL) {
+            a->next = 0; /* once more from the hint on, if at all */
+            return SCAN_FULL;
+        }
+        if (*pos >= q->limit_clusters) {
+            look_further(a);
+            continue;
+        }
+        enum scan_result r = scan(q, *pos, a->want, a->kind, &found, &n);
+        if (r != SCAN_TAKEN)
+            return fetch_first(q, r, *pos, &a->need);
+        if (n > 0)
+            break;
+        *pos = ((*pos >> q->refslice_bits) + 1) << q->refslice_bits;
+        *pos = min_u64(*pos, q->limit_clusters); /* which may rise */
+    }
+    n = alike(q, found, n, &zero);
+    if (!MUTANT(FORGET_LEASE))
+        raise(q, found, n);
+    describe(q, found, n, take_out(q, found, n), a->ret);
+    *pos = found + n;
+    if (found == q->free_hint)
+        q->free_hint = found + n;
+    if (a->look == LOOK_TAIL)
+        q->tail_hint = found + n;
+    return SCAN_TAKEN;
 }
 
 /*
@@ -235,13 +283,16 @@ static enum scan_result try_take_exact(struct alloc *a)
     struct q2 *q = a->q;
     uint64_t found = 0, n = 0;
 
-    a->next = max_u64(a->next, q->free_hint);
     while (a->have < a->want) {
+        a->next = max_u64(a->next, q->free_hint);
         uint64_t slice_end = ((a->next >> q->refslice_bits) + 1) << q->refslice_bits;
         if (a->next >= q->limit_clusters) {
             drop_part(a);
             a->next = 0; /* once more from the hint on, if at all */
-            return SCAN_FULL;
+            if (a->look == LOOK_ALL)
+                return SCAN_FULL;
+            look_further(a);
+            continue;
         }
         enum scan_result r = scan(q, a->next, a->want - a->have, a->kind, &found, &n);
         if (r != SCAN_TAKEN)
@@ -268,6 +319,17 @@ static enum scan_result try_take_exact(struct alloc *a)
     return SCAN_TAKEN;
 }
 
+/*
+ * With the lock held: `r` came out of where it is looked now. Enough of the holes; or, where space is limited,
+ * a block would have to be made, which takes some.
+ */
+static bool should_look_further(const struct alloc *a, enum scan_result r)
+{
+    if (a->look == LOOK_HOLES)
+        return r == SCAN_NEEDS_SLICE && a->rounds >= HOLE_ROUNDS && a->have == 0 && !MUTANT(SEARCH_ALL);
+    return a->look == LOOK_TAIL && r == SCAN_NEEDS_BLOCK && !(a->q->v->file->caps & BACKEND_GROWS);
+}
+
 static enum scan_result alloc_try(struct alloc *a)
 {
     struct q2 *q = a->q;
@@ -275,7 +337,17 @@ static enum scan_result alloc_try(struct alloc *a)
 
     pthread_mutex_lock(&q->lock);
     if (!q->trimming)
-        r = a->exact ? try_take_exact(a) : try_take(q, a->want, a->kind, a->ret, &a->need);
+        r = a->exact ? try_take_exact(a) : try_take(a);
+    if (should_look_further(a, r)) {
+        drop_part(a);
+        look_further(a);
+        r = SCAN_AGAIN;
+    }
+    if (r == SCAN_FULL && a->kind && !a->recounted) {
+        q2_guard_recount(q);
+        a->recounted = true;
+        r = SCAN_AGAIN;
+    }
     if (r == SCAN_TAKEN && a->kind) /* guard.h, invariant 1 */
         q2_guard_add(q, a->ret->host_offset >> q->geo.cluster_bits, a->ret->clusters, a->kind);
     pthread_mutex_unlock(&q->lock);
@@ -300,7 +372,46 @@ static void squeeze(struct alloc *a, struct op *op)
     q2_lease_return_all(a->q);
     pthread_mutex_unlock(&a->q->lock);
     a->squeezed = true;
+    a->recounted = false;
     q2_flush(a->q, op);
+}
+
+static bool is_cached(struct alloc *a)
+{
+    bool is;
+
+    pthread_mutex_lock(&a->q->lock);
+    is = q2_cache_find(&a->q->refcounts, a->need) != NULL;
+    pthread_mutex_unlock(&a->q->lock);
+    return is;
+}
+
+/* With the lock held: may the slice be read ahead? */
+static bool is_worth_loading(struct q2 *q, uint64_t key)
+{
+    uint64_t first = key << q->refslice_bits;
+
+    return first < q->limit_clusters && q2_has_block(q, first) && !q2_cache_find(&q->refcounts, key) &&
+           q2_guard_block_is_sound(q, q2_reftable_offset(q->reftable[q2_reftable_index(&q->geo, first)]));
+}
+
+/* The slice that is needed, and with it those behind it that may be next; the call of an await. */
+static void load_slices(struct alloc *a, struct op *op)
+{
+    struct q2 *q = a->q;
+    uint64_t key = a->need, end = key + ALLOC_AHEAD;
+    bool wanted;
+
+    a->rounds++;
+    op_io_begin(op);
+    for (unsigned i = 0; key < end; key++) {
+        pthread_mutex_lock(&q->lock);
+        wanted = key == a->need || is_worth_loading(q, key);
+        pthread_mutex_unlock(&q->lock);
+        if (wanted)
+            q2_refcount_load(q, key, op_child_add(op, &a->ahead[i++]));
+    }
+    op_io_wait(op);
 }
 
 static void alloc_finish(struct alloc *a, int rc)
@@ -325,7 +436,7 @@ static void alloc_step(struct op *op)
     OP_BEGIN(enum alloc_state, op)
     for (;;) {
         r = alloc_try(a);
-        if (r == SCAN_FULL && q2_space_grew(a->q))
+        if (r == SCAN_AGAIN || (r == SCAN_FULL && q2_space_grew(a->q)))
             continue;
         if (r == SCAN_TAKEN || r == SCAN_REFUSED || (r == SCAN_FULL && a->squeezed))
             break;
@@ -335,7 +446,9 @@ static void alloc_step(struct op *op)
         } else if (r == SCAN_TRIMMING) {
             OP_AWAIT(op, ALLOC_TRIMMED, wait_trimmed(a->q, op));
         } else if (r == SCAN_NEEDS_SLICE) {
-            OP_TRY(op, ALLOC_SLICE_LOADED, q2_refcount_load(a->q, a->need, op));
+            OP_AWAIT(op, ALLOC_SLICE_LOADED, load_slices(a, op));
+            if (op->rc < 0 && !is_cached(a))
+                goto fail;
         } else {
             OP_TRY(op, ALLOC_BLOCK_MADE, q2_refblock_make(a->q, a->need, a->kind != 0, a->have > 0, op));
         }
@@ -364,9 +477,10 @@ static void alloc_begin(struct q2 *q, uint64_t want, bool exact, struct q2_run *
     a->parent = op;
     a->q = q;
     a->want = want;
-    a->exact = exact;
+    a->exact = exact && want > 1;
     a->ret = ret_run;
     a->kind = kind;
+    a->look = atomic_load(&q->host_full) ? LOOK_ALL : LOOK_HOLES;
     op_start(&a->op);
 }
 

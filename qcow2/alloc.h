@@ -8,6 +8,8 @@
  *     written at any time.
  *  3. A freed cluster is not found free before its old users have gone (the volume's gate), nor before its host
  *     space has been punched (reclaim.c).
+ *  4. Holes below the end are found in passing: a search loads a few refcount slices from the hint on and then
+ *     takes what is behind the end; the next one goes on from there. All is searched before there is no space.
  */
 #ifndef QCOW2_ALLOC_H
 #define QCOW2_ALLOC_H

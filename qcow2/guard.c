@@ -100,6 +100,8 @@ static bool judge_run(struct q2 *q, const struct run *r)
     if (r->n == 0)
         return false;
     q2_cluster_set_add(&q->mapped, r->first, r->n);
+    if (q->targets_known)
+        q2_cluster_set_add(&q->targets, r->first, r->n);
     return q2_meta_find(&q->meta, r->first, r->n, &where) != 0;
 }
 
@@ -170,20 +172,32 @@ int q2_guard_shared_table(struct q2 *q, uint64_t guest_offset, uint64_t host_off
     return contradiction(q, what, host_offset >> q->geo.cluster_bits, kinds);
 }
 
-int q2_guard_block(struct q2 *q, uint64_t block, uint64_t host_offset)
+static uint32_t block_conflict(struct q2 *q, uint64_t host_offset)
 {
     uint64_t where;
-    uint32_t kinds = q2_meta_find(&q->meta, host_offset >> q->geo.cluster_bits, 1, &where);
-    char what[80];
 
     if (!q->guarded || MUTANT(TRUST_ENTRIES))
         return 0;
+    return q2_meta_find(&q->meta, host_offset >> q->geo.cluster_bits, 1, &where) & ~(uint32_t)Q2_META_REFBLOCK;
+}
+
+bool q2_guard_block_is_sound(struct q2 *q, uint64_t host_offset)
+{
+    return is_aligned(host_offset, q->geo.cluster_size) && block_conflict(q, host_offset) == 0 &&
+           host_offset < backend_size(q->v->file);
+}
+
+int q2_guard_block(struct q2 *q, uint64_t block, uint64_t host_offset)
+{
+    uint32_t kinds = block_conflict(q, host_offset);
+    char what[80];
+
     snprintf(what, sizeof what, "refcount block %" PRIu64 " is at", block);
-    kinds &= ~(uint32_t)Q2_META_REFBLOCK;
     if (kinds)
         return contradiction(q, what, host_offset >> q->geo.cluster_bits, kinds);
-    return host_offset >= backend_size(q->v->file) ? q2_break(q, "a refcount block lies past the end of the file")
-                                                   : 0;
+    if (q->guarded && host_offset >= backend_size(q->v->file))
+        return q2_break(q, "a refcount block lies past the end of the file");
+    return 0;
 }
 
 /* ---- tables that are kept in memory ------------------------------------------------------------------------ */
@@ -219,10 +233,49 @@ enum q2_guard_verdict q2_guard_free(struct q2 *q, uint64_t cluster, bool for_met
         return Q2_GUARD_FREE;
     if (!MUTANT(TRUST_REFCOUNTS) && q2_guard_refuses(q, cluster, 1, "no refcount keeps what is at"))
         return Q2_GUARD_METADATA;
-    /* Some entry led here. Guest data may follow if that was its last use; metadata may not. */
-    if (!q2_cluster_set_has(&q->mapped, cluster) || MUTANT(FORGET_MAPPED))
+    if (MUTANT(FORGET_MAPPED))
         return Q2_GUARD_FREE;
-    return for_metadata || !q2_cluster_set_has(&q->own_freed, cluster) ? Q2_GUARD_IN_USE : Q2_GUARD_FREE;
+    if (for_metadata && q2_guard_leads_to(q, cluster, 1))
+        return Q2_GUARD_IN_USE;
+    /* Some entry led here: it is free if that was its last use. */
+    return q2_cluster_set_has(&q->mapped, cluster) && !q2_cluster_set_has(&q->own_freed, cluster) ? Q2_GUARD_IN_USE
+                                                                                                : Q2_GUARD_FREE;
+}
+
+bool q2_guard_leads_to(const struct q2 *q, uint64_t cluster, uint64_t n)
+{
+    bool exact = q->targets_known && !q->targets.overflowed;
+    uint64_t stop;
+
+    return q2_cluster_set_next(exact ? &q->targets : &q->mapped, cluster, cluster + n, &stop) < cluster + n;
+}
+
+static void count_slice(struct q2 *q, const char *slice)
+{
+    uint32_t size = q->geo.l2_entry_size;
+
+    for (uint32_t i = 0; i < q->l2.slice_size; i += size) {
+        struct q2_mapping m = q2_entry_decode(&q->geo, get_be64(slice + i), 0);
+        uint64_t first, n = clusters_of(q, &m, &first);
+        if (n > 0)
+            q2_cluster_set_add(&q->targets, first, n);
+    }
+}
+
+void q2_guard_recount(struct q2 *q)
+{
+    uint64_t host_offset;
+
+    q2_cluster_set_finish(&q->targets);
+    q->targets_known = q->guarded && !q->data_file;
+    if (!q->targets_known)
+        return;
+    for (uint32_t i = 0; i < q->l2.slots; i++)
+        if (q->l2.slot[i].state == Q2_SLOT_VALID)
+            count_slice(q, q2_slot_data(&q->l2, &q->l2.slot[i]));
+    for (uint64_t key = 0; key < q->l2.linear_keys; key++)
+        if (q2_linear_host(&q->l2, key, &host_offset))
+            q2_cluster_set_add(&q->targets, host_offset >> q->geo.cluster_bits, 1ull << q->slice_entries_bits);
 }
 
 /* ---- marking --------------------------------------------------------------------------------------------- */

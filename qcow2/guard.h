@@ -9,7 +9,7 @@
  * Invariants.
  *  1. What is metadata is in the map before anything on disk refers to it, until nothing in memory does.
  *  2. No cluster becomes metadata that an entry in the cache leads to: what entries that were read led to is kept
- *     (`mapped`), bounded.
+ *     (`mapped`), bounded. Where nothing else is free the cache itself is looked through (`targets`).
  */
 #ifndef QCOW2_GUARD_H
 #define QCOW2_GUARD_H
@@ -43,6 +43,12 @@ enum q2_guard_verdict { Q2_GUARD_FREE, Q2_GUARD_IN_USE, Q2_GUARD_METADATA };
 /* With the lock held: a cluster has no refcount; may it be handed out, for metadata or for guest data? */
 enum q2_guard_verdict q2_guard_free(struct q2 *q, uint64_t cluster, bool for_metadata);
 
+/* With the lock held, invariant 2: may an entry in the cache lead into the range? */
+bool q2_guard_leads_to(const struct q2 *q, uint64_t cluster, uint64_t n);
+
+/* With the lock held: find out exactly. Takes time by the size of the cache: when there is no space otherwise. */
+void q2_guard_recount(struct q2 *q);
+
 /* With the lock held: is there metadata in the range? Then no trust any more, since `what` should be done to it.
  */
 bool q2_guard_refuses(struct q2 *q, uint64_t cluster, uint64_t n, const char *what);
@@ -52,6 +58,8 @@ int q2_guard_shared_table(struct q2 *q, uint64_t guest_offset, uint64_t host_off
 
 /* A refcount block is about to be read: 0, or -EIO if it lies where it cannot. With the lock held. */
 int q2_guard_block(struct q2 *q, uint64_t block, uint64_t host_offset);
+
+bool q2_guard_block_is_sound(struct q2 *q, uint64_t host_offset);
 
 /* Is the header to be marked corrupt? Any thread. */
 static inline bool q2_guard_must_mark(struct q2 *q)

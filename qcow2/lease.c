@@ -123,6 +123,7 @@ static void shrink(struct lease_fill *f)
     struct q2 *q = f->q;
 
     assert(f->run.zero && f->run.clusters > 1);
+    atomic_store(&q->host_full, true);
     pthread_mutex_lock(&q->lock);
     q2_give_back(q, (f->run.host_offset >> q->geo.cluster_bits) + 1, f->run.clusters - 1, true);
     f->run.clusters = 1;

@@ -54,6 +54,7 @@
     X(FORGET_MARK, "an image that contradicts itself is not marked corrupt")                                  \
     X(TRUST_ENTRIES, "entries that lead guest data into metadata are followed for writing")                   \
     X(TRUST_REFCOUNTS, "metadata without a refcount is handed out")                                           \
+    X(SEARCH_ALL, "all holes are looked for before anything behind the end is taken")                          \
     X(FORGET_MAPPED, "guest data without a refcount is handed out, though its entry has been read")
 
 /* The same, found by tests/foreign/, with those above. */

@@ -390,6 +390,7 @@ static void q2_release(struct q2 *q)
     q2_packed_finish(&q->packed);
     q2_cluster_set_finish(&q->own_freed);
     q2_cluster_set_finish(&q->mapped);
+    q2_cluster_set_finish(&q->targets);
     q2_meta_finish(&q->meta);
     for (int i = 0; i < Q2_ZONES; i++)
         range_locks_finish(&q->guest_ranges[i]);

@@ -196,13 +196,12 @@ static bool plan_table(const struct q2_geometry *g, uint64_t old_entries, uint64
 static int take_place(struct refblock_make *m, uint64_t n)
 {
     struct q2 *q = m->q;
-    uint64_t end = m->first_cluster + n, stop;
     int rc = 0;
 
     pthread_mutex_lock(&q->lock);
     if (q2_guard_refuses(q, m->first_cluster, n, "no refcount keeps what is at"))
         rc = -EIO;
-    else if (q2_cluster_set_next(&q->mapped, m->first_cluster, end, &stop) < end)
+    else if (q2_guard_leads_to(q, m->first_cluster, n))
         rc = q2_break(q, "guest data lies where the refcount table has to go");
     else
         note_table(m);

@@ -76,6 +76,7 @@ struct q2 {
     struct q2_packed_cache    packed;
     _Atomic(struct q2_l1 *)   l1;            /* replaced by a longer one when the image grows */
     _Atomic bool              broken;        /* metadata cannot be trusted: no writes any more */
+    _Atomic bool              host_full;     /* it was, at least once: holes come before what is behind the end */
     _Atomic bool              must_mark;     /* the header is to be marked corrupt: guard.h */
 
     /* Locked. */
@@ -87,11 +88,14 @@ struct q2 {
     uint64_t                  reftable_entries;
     struct q2_l1             *l1_retired;    /* replaced; lookups may still read them; freed at close */
     uint64_t                  free_hint;     /* cluster index: no free cluster is known below */
+    uint64_t                  tail_hint;     /* the same of a search behind what is in use: alloc.c */
     uint64_t                  zero_from;     /* host offset: nothing at or past it was ever handed out */
     uint64_t                  appended_from; /* cluster index: where the file ended when it was opened */
     bool                      guarded;       /* fixed at open: the next two are known (open for writing) */
     struct q2_meta_map        meta;          /* where metadata lies */
     struct q2_cluster_set     mapped;        /* clusters that entries which have been read lead to, or led */
+    struct q2_cluster_set     targets;       /* targets_known: a subset of them, of entries in the cache now */
+    bool                      targets_known;
     struct q2_cluster_set     own_freed;     /* clusters below it that had a use which this handle ended */
     uint64_t                  durable_end;   /* host offset: the file reaches so far, and that is durable */
     uint64_t                  flushing_end;  /* what durable_end becomes when the flush under way has ended */

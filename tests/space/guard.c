@@ -8,6 +8,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 
 #include "engine/bits.h"
 #include "qcow2/entry.h"
@@ -207,8 +208,9 @@ static void run_verb(const struct image_spec *spec, enum verb verb, uint64_t gue
 /* An L2 entry leads into metadata. */
 static void test_l2_entry(void)
 {
-    enum kind kind = (enum kind)(test_repetition() / 4 % KINDS);
-    enum verb verb = (enum verb)(test_repetition() % VERBS);
+    unsigned number = case_number(VERBS * KINDS);
+    enum kind kind = (enum kind)(number / VERBS);
+    enum verb verb = (enum verb)(number % VERBS);
     struct rng *r = test_rng();
     struct image_spec spec;
     struct photo p;
@@ -232,11 +234,37 @@ static void test_l2_entry(void)
     free(after);
 }
 
+/* An L2 entry leads where nothing is or was: the file does not grow to there, and nobody dies of it. */
+static void test_far_entry(void)
+{
+    static const uint64_t places[] = {UINT64_C(1) << 31, UINT64_C(1) << 40, UINT64_C(1) << 55};
+    struct rlimit limit = {.rlim_cur = MIB(64), .rlim_max = MIB(64)};
+    struct image_spec spec;
+    struct photo p, after;
+    char buf[CLUSTER] = {0};
+    vdisk *v;
+
+    make(&spec);
+    take_photo(&p, spec.path);
+    put64(&spec, l2_of(&p, MIB(8)) + 8 * 20, Q2_COPIED | places[test_repetition() / 2 % ARRAY_LEN(places)]);
+    if (test_repetition() % 2)
+        CHECK(setrlimit(RLIMIT_FSIZE, &limit) == 0);
+    v = open_image(&spec);
+    CHECK_INT(vdisk_pwrite(v, buf, CLUSTER, MIB(8) + 20 * CLUSTER, 0), -EFBIG);
+    CHECK_OK(vdisk_pwrite(v, buf, CLUSTER, MIB(8) + 21 * CLUSTER, 0)); /* its neighbours are as good as ever */
+    CHECK_OK(vdisk_pwrite(v, buf, CLUSTER, MIB(12), 0));
+    CHECK_OK(vdisk_close(v));
+    take_photo(&after, spec.path);
+    CHECK(after.size < p.size + MIB(2));
+    drop_photo(&after);
+    drop_photo(&p);
+}
+
 /* An L1 entry leads to what is no L2 table of its own. */
 static void test_l1_entry(void)
 {
     static const enum kind kinds[] = {L2, REFBLOCK, SNAPSHOT_TABLE, SNAPSHOT_L2, BITMAP_TABLE};
-    enum kind kind = kinds[test_repetition() % ARRAY_LEN(kinds)];
+    enum kind kind = kinds[case_number(ARRAY_LEN(kinds))];
     struct image_spec spec;
     struct photo p;
     uint8_t *before, *after;
@@ -258,7 +286,7 @@ static void test_l1_entry(void)
 static void test_reftable_entry(void)
 {
     static const enum kind kinds[] = {L2, L1, REFBLOCK, REFTABLE, SNAPSHOT_TABLE, SNAPSHOT_L1, SNAPSHOT_L2};
-    enum kind kind = kinds[test_repetition() % ARRAY_LEN(kinds)];
+    enum kind kind = kinds[case_number(ARRAY_LEN(kinds))];
     struct image_spec spec;
     struct photo p;
 
@@ -278,7 +306,7 @@ static void test_reftable_entry(void)
 /* Metadata without a refcount: the next cluster that is needed is not that one. */
 static void test_no_refcount(void)
 {
-    enum kind kind = (enum kind)(test_repetition() % KINDS);
+    enum kind kind = (enum kind)case_number(KINDS);
     const uint8_t none[2] = {0};
     struct image_spec spec;
     struct photo p;
@@ -326,7 +354,8 @@ static void test_read_before(void)
 }
 
 const struct test_case guard_cases[] = {
-    {.name = "l2_entry", .run = test_l2_entry, .repeat = 4 * KINDS},
+    {.name = "l2_entry", .run = test_l2_entry, .repeat = VERBS * KINDS},
+    {.name = "far_entry", .run = test_far_entry, .repeat = 6},
     {.name = "l1_entry", .run = test_l1_entry, .repeat = 10, .quick = 5},
     {.name = "reftable_entry", .run = test_reftable_entry, .repeat = 7},
     {.name = "no_refcount", .run = test_no_refcount, .repeat = KINDS},

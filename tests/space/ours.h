@@ -25,6 +25,20 @@ uint64_t refcount_at(const struct photo *p, uint64_t cluster);
 vdisk *open_image(const struct image_spec *spec);
 void fill(vdisk *v, uint64_t offset, uint64_t len, int byte);
 
+/* Which of n: by the repetition, or, where mutants are hunted, by chance. */
+static inline unsigned case_number(unsigned n)
+{
+#ifdef VDISK_MUTANTS
+    return (unsigned)rng_below(test_rng(), n);
+#else
+    return test_repetition() % n;
+#endif
+}
+
+/* first.c */
+extern const struct test_case first_cases[];
+extern const unsigned first_cases_count;
+
 /* guard.c */
 extern const struct test_case guard_cases[];
 extern const unsigned guard_cases_count;

@@ -253,7 +253,7 @@ static void test_set_aside(void)
 
 /* ---- rules broken on purpose ----------------------------------------------------------------------------- */
 
-enum { CASES_MAX = 16 };
+enum { CASES_MAX = 24 };
 
 /* All cases of this program. */
 static unsigned collect(struct test_case ret[CASES_MAX])
@@ -267,7 +267,8 @@ static unsigned collect(struct test_case ret[CASES_MAX])
 
     memcpy(ret, ours, sizeof ours);
     memcpy(ret + ARRAY_LEN(ours), guard_cases, guard_cases_count * sizeof *ret);
-    return ARRAY_LEN(ours) + guard_cases_count;
+    memcpy(ret + ARRAY_LEN(ours) + guard_cases_count, first_cases, first_cases_count * sizeof *ret);
+    return ARRAY_LEN(ours) + guard_cases_count + first_cases_count;
 }
 
 #ifdef VDISK_MUTANTS
