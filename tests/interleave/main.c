@@ -16,7 +16,7 @@
 #include "tests/interleave/common.h"
 #include "tests/interleave/mutants.h"
 
-enum { SECONDS = 300, RANDOM_RUNS = 20000, LONG_FACTOR = 50 };
+enum { RANDOM_RUNS = 20000, LONG_FACTOR = 50 };
 
 static const struct program *const programs[] = {
     &gate_users, &gate_drains, &range_locks, &slice_change, &slice_failing, &slice_reload,
@@ -136,8 +136,6 @@ int main(int argc, char **argv)
     return 77;
 #endif
     sched_init(argv[0]);
-    if (!is_set("VDISK_TEST_LONG"))
-        alarm(SECONDS);
     for (unsigned i = 0; i < PROGRAMS; i++) {
         if (options.program && strcmp(options.program, programs[i]->name) != 0)
             continue;

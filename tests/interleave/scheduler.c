@@ -24,7 +24,7 @@
 #include "tests/lib/rng.h"
 
 /* A run longer than that goes round in circles. */
-enum { STEPS_MAX = 20000 };
+enum { STEPS_MAX = 20000, RUN_SECONDS = 60 };
 
 enum thread_state { READY, WAITS, WAITS_FOR_MUTEX, ENDED };
 
@@ -334,6 +334,7 @@ static void start_threads(unsigned n)
 
 static void run(const struct program *p, struct sched_totals *totals)
 {
+    alarm(RUN_SECONDS);
     s.program = p;
     s.count = s.preemptions = 0;
     s.current = 0;
