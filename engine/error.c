@@ -12,7 +12,7 @@
 /* Fixed buffers: an error must be reportable when memory is not to be had. */
 static _Thread_local char error_text[1024];
 static _Thread_local char error_hint[512];
-_Thread_local unsigned err_depth;
+_Thread_local struct err_state err_state;
 
 /* One line, and nothing that moves a terminal's cursor: names out of images and from users are in it. */
 static void make_printable(char *text)
@@ -43,6 +43,7 @@ int err_set(int err, const char *fmt, ...)
     make_printable(text);
     memcpy(error_text, text, sizeof text);
     error_hint[0] = '\0';
+    err_state.is_set = true;
     hint_for_host(abs(err));
     return -abs(err);
 }
@@ -55,6 +56,7 @@ int err_hint(int err, const char *fmt, ...)
     vsnprintf(error_hint, sizeof error_hint, fmt, ap);
     va_end(ap);
     make_printable(error_hint);
+    err_state.is_set = true;
     return err;
 }
 
@@ -76,6 +78,7 @@ int err_prefix(int err, const char *fmt, ...)
         text[sizeof text - 1] = '\0';
     }
     memcpy(error_text, text, sizeof text);
+    err_state.is_set = true;
     return err;
 }
 
@@ -94,6 +97,7 @@ void err_clear(void)
 {
     error_text[0] = '\0';
     error_hint[0] = '\0';
+    err_state.is_set = false;
 }
 
 const char *vdisk_error_text(void)

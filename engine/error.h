@@ -3,6 +3,8 @@
 #ifndef ENGINE_ERROR_H
 #define ENGINE_ERROR_H
 
+#include <stdbool.h>
+
 /*
  * Set the text (one line: the file, the thing, what is wrong) and clear the hint; returns -|err|, so that a
  * failing function reads `return err_set(EINVAL, "%s: ...", name);`.
@@ -25,17 +27,22 @@ void err_clear(void);
  * if it failed, and none if it did not, whatever was tried on the way. The library calls public functions itself,
  * when it cleans up too: those within another leave the text alone.
  */
-extern _Thread_local unsigned err_depth;
+struct err_state {
+    unsigned depth;  /* public calls within one another */
+    bool     is_set; /* there is a text or a hint */
+};
+
+extern _Thread_local struct err_state err_state;
 
 static inline void err_enter(void)
 {
-    if (err_depth++ == 0)
+    if (err_state.depth++ == 0 && err_state.is_set)
         err_clear();
 }
 
 static inline int err_leave(int rc)
 {
-    if (--err_depth == 0 && rc >= 0)
+    if (--err_state.depth == 0 && rc >= 0 && err_state.is_set)
         err_clear();
     return rc;
 }
