@@ -6,8 +6,8 @@
  * with.
  * Happy path, exact write (one that ends inside a block, and the file with it): through a second descriptor
  * without O_DIRECT, and out of the page cache before it ends, so that direct I/O never meets dirty pages.
- * Failure modes: O_DIRECT is refused by open, by statx or by all reads: go on through the page cache. No second
- * descriptor can be had: the exact write fails, and the file is as it was.
+ * Failure modes: O_DIRECT is refused by open, by statx or by all reads, or worth nothing (btrfs): go on through
+ * the page cache. No second descriptor can be had: the exact write fails, and the file is as it was.
  */
 #include "backends/fd.h"
 
@@ -19,10 +19,12 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/uio.h>
+#include <sys/vfs.h>
 #include <time.h>
 #include <unistd.h>
 
 #include <linux/fs.h>
+#include <linux/magic.h>
 
 #include "engine/bits.h"
 #include "engine/error.h"
@@ -97,13 +99,36 @@ static int direct_by_trial(int fd, uint64_t size, uint32_t *ret_align, uint32_t 
     return found;
 }
 
+/*
+ * btrfs keeps a checksum of each block. Memory that a guest changes while it is written or read makes one that
+ * does not fit: the data cannot be read any more, the read fails. So since Linux 6.15 it makes direct writes
+ * through the page cache after all, and waits for each, one at a time. Files without checksums (chattr +C) are
+ * spared that; what is not made of whole blocks is never direct, though accepted.
+ *
+ * 1 and the alignments, 0: no direct I/O, -1: another file system.
+ */
+static int direct_on_btrfs(int fd, uint32_t *ret_align, uint32_t *ret_mem_align)
+{
+    int flags = 0; /* not a long, whatever the header says */
+    struct statfs fs;
+
+    if (fstatfs(fd, &fs) < 0 || fs.f_type != BTRFS_SUPER_MAGIC)
+        return -1;
+    if (ioctl(fd, FS_IOC_GETFLAGS, &flags) < 0 || !(flags & FS_NOCOW_FL) || !is_power_of_two((uint64_t)fs.f_bsize))
+        return 0;
+    *ret_align = *ret_mem_align = (uint32_t)fs.f_bsize;
+    return 1;
+}
+
 /* Set align, mem_align and direct of what has been opened with O_DIRECT; turn it off if it does not work. */
 static int probe_direct(struct fd_backend *f, uint64_t size)
 {
     uint32_t align = 1, mem_align = 1;
-    int rc = direct_by_statx(f->fd, &align, &mem_align);
+    int rc = direct_on_btrfs(f->fd, &align, &mem_align);
     int fl;
 
+    if (rc < 0)
+        rc = direct_by_statx(f->fd, &align, &mem_align);
     if (rc < 0)
         rc = direct_by_trial(f->fd, size, &align, &mem_align);
     if (rc == 0) {

@@ -1,9 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The file backend, with O_DIRECT and buffered, on a ring and on threads. */
+#include <sys/ioctl.h>
 #include <sys/resource.h>
+
+#include <linux/fs.h>
 
 #include "engine/bits.h"
 #include "tests/unit/backend_test.h"
+#include "tests/unit/loop_test.h"
 
 enum { LEN = 1 << 20 };
 
@@ -439,10 +443,62 @@ static int run_in(const char *where)
     return rc;
 }
 
+/* With its checksums, direct writes go one by one there, and reads can fail: that is not asked for. */
+static void btrfs_is_direct_without_checksums(void **state)
+{
+    struct backend *b = create();
+    int flags = FS_NOCOW_FL, fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    char buf[100];
+
+    assert_false(b->direct);
+    assert_int_equal(b->align, 1);
+    backend_close(b);
+    assert_int_equal(ioctl(fd, FS_IOC_SETFLAGS, &flags), 0); /* for new files */
+    close(fd);
+    b = create();
+    assert_true(b->direct);
+    assert_int_equal(b->align, 4096);
+    memset(buf, 8, sizeof buf);
+    OK(io_pwrite(q, b, buf, sizeof buf, 10000));
+    assert_int_equal(host_size(), 10100);
+    assert_range(q, b, 10000, 100, 8);
+    backend_close(b);
+    unlink(path);
+}
+
+static int run_on_btrfs(const char *top)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(btrfs_is_direct_without_checksums),
+        cmocka_unit_test(bytes_come_back),
+        cmocka_unit_test(zeroing),
+    };
+    char image[300];
+    struct loop l;
+    int rc;
+
+    snprintf(image, sizeof image, "%s/vdisk-test-loop-%d", top, (int)getpid());
+    if (!loop_mount(&l, image, 256 << 20, 512, "btrfs")) {
+        print_message("skipped: no btrfs on a loop device here\n");
+        return 0;
+    }
+    snprintf(dir, sizeof dir, "%.250s", l.where);
+    snprintf(path, sizeof path, "%s/disk", dir);
+    mode = 0;
+    q = test_queue(VDISK_QUEUE_AUTO);
+    rc = cmocka_run_group_tests_name("btrfs", tests, NULL, NULL);
+    vdisk_queue_destroy(q);
+    unlink(path);
+    loop_unmount(&l);
+    return rc;
+}
+
 int main(void)
 {
     const char *tmp = getenv("TMPDIR");
     int rc = run_in(tmp ? tmp : "/tmp");
 
-    return rc + run_in("/dev/shm") != 0;
+    rc += run_in("/dev/shm");
+    rc += run_on_btrfs(tmp ? tmp : "/tmp");
+    return rc != 0;
 }

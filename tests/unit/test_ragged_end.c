@@ -452,10 +452,20 @@ static int run_all(const char *what, uint32_t flags)
     return rc;
 }
 
+/* Only there btrfs has direct I/O. */
+static bool without_checksums(const char *folder)
+{
+    char command[400];
+
+    snprintf(command, sizeof command, "chattr +C %s", folder);
+    return system(command) == 0;
+}
+
 static int run_on_loops(const char *top)
 {
-    static const struct { const char *type; unsigned sector; unsigned mib; } places[] = {
-        {"ext4", 512, 64}, {"ext4", 4096, 64}, {"xfs", 4096, 512}, {"btrfs", 4096, 256}};
+    static const struct { const char *type; unsigned sector; unsigned mib; bool nocow; } places[] = {
+        {"ext4", 512, 64, false}, {"ext4", 4096, 64, false}, {"xfs", 4096, 512, false},
+        {"btrfs", 4096, 256, false}, {"btrfs", 4096, 256, true}};
     int rc = 0;
 
     for (unsigned i = 0; i < ARRAY_LEN(places); i++) {
@@ -468,6 +478,8 @@ static int run_on_loops(const char *top)
             continue;
         }
         snprintf(dir, sizeof dir, "%.250s", l.where);
+        if (places[i].nocow && !without_checksums(dir))
+            print_message("chattr +C does not work here\n");
         rc += run_all(what, 0);
         if (places[i].sector == 4096 && strcmp(places[i].type, "ext4") == 0)
             rc += run_all("buffered", BACKEND_BUFFERED);
