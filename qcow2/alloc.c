@@ -84,6 +84,18 @@ bool q2_space_grew(struct q2 *q)
 }
 
 /*
+ * Where L1 or refcount table were when the image was opened: free when they have moved, but lookups, which take no
+ * lock, call an entry damaged that leads there. Until the next open it can be metadata only.
+ */
+static bool was_table(const struct q2 *q, uint64_t cluster)
+{
+    uint64_t host_offset = cluster << q->geo.cluster_bits;
+
+    return (host_offset >= q->l1_start && host_offset < q->l1_end) ||
+           (host_offset >= q->reftable_start && host_offset < q->reftable_end);
+}
+
+/*
  * With the lock held: up to `want` free clusters from `from` on, inside one refcount slice: *ret_n of them at
  * ret_index, 0 when it has none. The slice's content, or what to fetch first, decides the result. `kind`: what
  * they are for, enum q2_meta_kind, 0 for guest data.
@@ -108,7 +120,7 @@ static enum scan_result scan(struct q2 *q, uint64_t from, uint64_t want, uint32_
         enum q2_guard_verdict verdict = is_free ? q2_guard_free(q, i, kind != 0) : Q2_GUARD_IN_USE;
         if (verdict == Q2_GUARD_METADATA)
             return SCAN_REFUSED;
-        is_free = verdict == Q2_GUARD_FREE;
+        is_free = verdict == Q2_GUARD_FREE && (kind != 0 || !was_table(q, i));
         if (!is_free && *ret_n > 0)
             break;
         if (is_free && (*ret_n)++ == 0)

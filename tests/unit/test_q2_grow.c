@@ -76,6 +76,41 @@ static void one_block_is_not_enough(void **state)
     grow_to(64, true, 1ull << 28);
 }
 
+/* Guest data is read again, from slices that had left the cache, wherever it was put since the L1 table moved. */
+static void old_table_is_no_place(void **state)
+{
+    struct vdisk_create_opts opts = {.size = sizeof opts, .format = "qcow2", .virtual_size = 64 << 10,
+                                     .cluster_size = 512};
+    enum { PIECE = 1 << 20, SIZE = 128 << 20 };
+    vdisk_queue *q = test_queue(VDISK_QUEUE_AUTO);
+    char *out = malloc(PIECE), *in = malloc(PIECE);
+    struct backend *b;
+    vdisk *v;
+
+    OK(memory_backend_create("image", 0, &keeper));
+    b = bytes();
+    OK(qcow2_create(b, "image", &opts, q));
+    backend_close(b);
+    v = open_image(VDISK_OPEN_RDWR);
+    memset(out, 0x5a, PIECE);
+    OK(vdisk_pwrite(v, out, 4096, 0, 0));
+    OK(vdisk_grow(v, SIZE));
+    OK(vdisk_sync(v)); /* the old table is free now */
+    OK(vdisk_sync(v));
+    for (uint64_t at = 0; at < SIZE; at += PIECE)
+        OK(vdisk_pwrite(v, out, PIECE, at, 0));
+    for (uint64_t at = 0; at < SIZE; at += PIECE) {
+        OK(vdisk_pread(v, in, PIECE, at));
+        assert_memory_equal(in, out, PIECE);
+    }
+    OK(vdisk_close(v));
+    expect_sound(q);
+    backend_close(keeper);
+    vdisk_queue_destroy(q);
+    free(out);
+    free(in);
+}
+
 static void cache_is_not_enough(void **state)
 {
     grow_to(64, false, 1ull << 35); /* 16384 clusters: 256 slices, and the cache has as many */
@@ -87,6 +122,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(one_block_is_not_enough),
         cmocka_unit_test(cache_is_not_enough),
+        cmocka_unit_test(old_table_is_no_place),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
