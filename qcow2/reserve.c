@@ -2,9 +2,10 @@
 /*
  * Preallocation in an image that is open: for the new range of a resize.
  *
- * Happy path: piece by piece, clusters without host space get some (metadata, falloc); full: they get some, and
- * zeros are written to them, several writes at a time. Failure modes: the first error, or a cancel, ends it; what
- * has been given stays given, and reads as zeros.
+ * Happy path: zeros are written to what the last, partial cluster of the old end has behind it. Then, piece by
+ * piece, clusters without host space get some (metadata, falloc): whole L2 tables at a time where there is none
+ * yet (bulk.c). Full: zeros are written to them too, several writes at a time. Failure modes: the first error, or
+ * a cancel, ends it; what has been given stays given, and reads as zeros.
  */
 #include <errno.h>
 
@@ -12,6 +13,7 @@
 #include "engine/queue.h"
 #include "engine/zero.h"
 #include "qcow2/alloc_write.h"
+#include "qcow2/bulk.h"
 #include "qcow2/resize.h"
 
 enum { FILL_DEPTH = 16 };
@@ -38,9 +40,15 @@ enum reserve_state { RESERVE_START = OP_START, RESERVE_PIECE_DONE };
 /* The next piece; the call of an await. */
 static void reserve_next(struct reserve *r, struct op *op)
 {
-    uint64_t from = r->pos;
+    uint64_t from = r->pos, span = q2_l1_entry_span(&r->q->geo), len = q2_bulk_batch(r->q, from, r->end);
 
-    r->pos = min_u64(r->end, align_down(from, reserve_piece) + reserve_piece);
+    if (len > 0) {
+        r->pos += len;
+        q2_bulk_reserve(r->q, from, len, r->mode, op);
+        return;
+    }
+    len = min_u64(align_down(from, reserve_piece) + reserve_piece, align_down(from, span) + span);
+    r->pos = min_u64(r->end, len);
     q2_alloc_reserve(r->q, from, r->pos - from, r->mode, op);
 }
 
@@ -112,7 +120,9 @@ int q2_reserve_range(struct q2 *q, uint64_t from, uint64_t end, const struct vdi
     enum vdisk_prealloc mode = full ? VDISK_PREALLOC_FALLOC : opts->preallocation;
     int rc = 0;
 
-    if (start < end)
+    if (from < start && !full)
+        rc = fill_with_zeros(q, from, start, opts, queue);
+    if (rc == 0 && start < end)
         rc = reserve_clusters(q, start, end, opts, mode, queue);
     if (full && (rc == -ENOTSUP || rc == -EOPNOTSUPP))
         rc = reserve_clusters(q, start, end, opts, VDISK_PREALLOC_METADATA, queue);

@@ -41,6 +41,42 @@ for fmt in qcow2 raw; do
     checks=$((checks + 1))
     [ "$(stat -c %b $image)" -ge 14336 ] || fail "$image is not preallocated: $(stat -c %b $image) blocks"
 done
+# The cluster that the old end lies in gets its space too; what it shows of the backing file stays.
+qemu-img create -q -f raw base.raw 4M
+qemu-io -f raw -c 'write -q -P 7 0 4M' base.raw
+for preallocation in metadata falloc full; do
+    rm -f over.qcow2
+    qemu-img create -q -f qcow2 -b base.raw -F raw over.qcow2 1000K
+    run 0 resize --preallocation $preallocation over.qcow2 3M
+    run 0 check over.qcow2
+    run 0 io -q -c 'read -P 7 0 1000K' -c 'read -P 0 1000K 2072K' over.qcow2
+    run 0 map --output json over.qcow2
+    same "depth of the last cluster of the old disk" "$(grep -c '"start": 983040.*"depth": 0' out)" 1
+    cp over.qcow2 theirs.qcow2
+    qemu-img resize -q --preallocation=$preallocation theirs.qcow2 4M
+    run 0 resize --preallocation $preallocation over.qcow2 4M
+    run 0 io -q -c 'read -P 0 1000K 3096K' over.qcow2
+done
+# Whole L2 tables, of many sizes, and the rest of one.
+for cluster in 512 4096 65536; do
+    for extended in off on; do
+        [ $extended = off ] || cluster=16384
+        for size in 5M 70M; do
+            for preallocation in metadata falloc; do
+                rm -f grown.qcow2
+                run 0 create -q -f qcow2 -o cluster_size=$cluster,extended_l2=$extended grown.qcow2 1500000
+                run 0 io -q -c 'write -P 5 0 1500160' grown.qcow2
+                run 0 resize --preallocation $preallocation grown.qcow2 $size
+                run 0 check grown.qcow2
+                same "leaks in grown.qcow2" "$(grep -c 'No errors' out)" 1
+                run 0 io -q -c 'read -P 5 0 1500160' -c 'read -P 0 1500160 3M' grown.qcow2
+                checks=$((checks + 1))
+                qemu-img map --output json grown.qcow2 | grep -q '"present": false' &&
+                    fail "grown.qcow2 of $size, cluster $cluster, $preallocation: not all is preallocated"
+            done
+        done
+    done
+done
 # A disk of no bytes has an L1 table of no entries, by whoever made it.
 for preallocation in off metadata falloc full; do
     for size in 1 1M 1G; do

@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Preallocation by whole L2 tables, for the new range of a resize: bulk.c. */
+#ifndef QCOW2_BULK_H
+#define QCOW2_BULK_H
+
+#include "qcow2/state.h"
+
+/*
+ * How much of [guest_offset, end) one q2_bulk_reserve() can do: tables that are not there yet. 0: none of it; what
+ * is there, and what lies in an external data file, is q2_alloc_reserve()'s.
+ */
+uint64_t q2_bulk_batch(struct q2 *q, uint64_t guest_offset, uint64_t end);
+
+/*
+ * Give clusters to that much, which nobody else uses meanwhile; as the call of an await. What is mapped reads as
+ * zeros. VDISK_PREALLOC_FALLOC: with space on the host, VDISK_PREALLOC_METADATA: without. op->rc: as q2_alloc().
+ */
+void q2_bulk_reserve(struct q2 *q, uint64_t guest_offset, uint64_t len, enum vdisk_prealloc mode, struct op *op);
+
+#endif
