@@ -9,11 +9,11 @@
 #include "tests/interleave/common.h"
 #include "tests/interleave/image.h"
 
-enum { KEY = 0 };
+enum { THREADS = 3, KEY = 0 };
 
 static struct {
     struct image image;
-    vdisk_queue *queue[SCHED_THREADS];
+    vdisk_queue *queue[THREADS];
     unsigned     failed;
 } x;
 
@@ -26,7 +26,7 @@ static void setup(void)
 {
     memset(&x, 0, sizeof x);
     image_init(&x.image);
-    for (unsigned i = 0; i < SCHED_THREADS; i++)
+    for (unsigned i = 0; i < THREADS; i++)
         x.queue[i] = quiet_queue(i);
     image_load(&x.image, x.queue[0], KEY);
 }
@@ -43,12 +43,12 @@ static void finish(void)
 
     if (x.failed > 0)
         REQUIRE(image_flush(&x.image, x.queue[0]) == 0, "the next flush fails, too");
-    for (unsigned i = 0; i < SCHED_THREADS; i++)
+    for (unsigned i = 0; i < THREADS; i++)
         REQUIRE(image_durable(&x.image, KEY, i) == changed(i), "the disk has not what %c changed", (int)('A' + i));
     REQUIRE(!q->flush_running && list_empty(&q->flush_waiting), "a flush is left");
     REQUIRE(q->l2.dirty_count == 0 && q2_read_settled(q2_cache_find(&q->l2, KEY)), "the slice is still dirty");
     REQUIRE(x.failed > 0 || x.image.disk->fail_flush == 0, "nobody heard of the flush that failed");
-    for (unsigned i = 0; i < SCHED_THREADS; i++)
+    for (unsigned i = 0; i < THREADS; i++)
         vdisk_queue_destroy(x.queue[i]);
     image_finish(&x.image);
 }

@@ -8,11 +8,11 @@
 #include "engine/gate.h"
 #include "tests/interleave/common.h"
 
-enum { USES = 2 };
+enum { THREADS = 3, USES = 2 };
 
 static struct {
     struct gate      g;
-    vdisk_queue     *queue[SCHED_THREADS];
+    vdisk_queue     *queue[THREADS];
     _Atomic unsigned current;    /* the mapping in effect */
     bool             gone[8];    /* mappings that have been let go of */
 } x;
@@ -21,7 +21,7 @@ static void setup(void)
 {
     memset(&x, 0, sizeof x);
     REQUIRE(gate_init(&x.g) == 0, "no gate");
-    for (unsigned i = 0; i < SCHED_THREADS; i++)
+    for (unsigned i = 0; i < THREADS; i++)
         x.queue[i] = quiet_queue(i);
 }
 
@@ -31,7 +31,7 @@ static void finish(void)
     for (unsigned slot = 0; slot < GATE_SLOTS; slot++)
         for (unsigned parity = 0; parity < 2; parity++)
             REQUIRE(x.g.slots[slot].inside[parity] == 0, "%u are still inside", x.g.slots[slot].inside[parity]);
-    for (unsigned i = 0; i < SCHED_THREADS; i++)
+    for (unsigned i = 0; i < THREADS; i++)
         vdisk_queue_destroy(x.queue[i]);
     gate_finish(&x.g);
 }
@@ -40,7 +40,7 @@ static void check(void)
 {
     for (unsigned slot = 0; slot < GATE_SLOTS; slot += GATE_SLOTS - 1)
         for (unsigned parity = 0; parity < 2; parity++)
-            REQUIRE(x.g.slots[slot].inside[parity] <= SCHED_THREADS, "more have left than were inside");
+            REQUIRE(x.g.slots[slot].inside[parity] <= THREADS, "more have left than were inside");
 }
 
 /* The first slot and the last: a drain looks at one before, at the other after its half-way point. */

@@ -11,7 +11,7 @@
 #include "tests/interleave/common.h"
 #include "tests/interleave/wrap.h"
 
-enum { REQUESTS = SCHED_THREADS - 1 };
+enum { THREADS = 3, REQUESTS = THREADS - 1 };
 
 /* Ends its request when it is woken. */
 struct late {

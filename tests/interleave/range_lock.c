@@ -5,12 +5,14 @@
 #include "engine/range_lock.h"
 #include "tests/interleave/common.h"
 
-static const struct { uint64_t start, end; } ranges[SCHED_THREADS] = {{0, 2}, {1, 3}, {2, 4}};
+enum { THREADS = 3 };
+
+static const struct { uint64_t start, end; } ranges[THREADS] = {{0, 2}, {1, 3}, {2, 4}};
 
 static struct {
     struct range_locks locks;
-    struct range_lock  lock[SCHED_THREADS];
-    vdisk_queue       *queue[SCHED_THREADS];
+    struct range_lock  lock[THREADS];
+    vdisk_queue       *queue[THREADS];
     int                owner[4]; /* of each byte; 0: nobody */
 } x;
 
@@ -18,13 +20,13 @@ static void setup(void)
 {
     memset(&x, 0, sizeof x);
     range_locks_init(&x.locks);
-    for (unsigned i = 0; i < SCHED_THREADS; i++)
+    for (unsigned i = 0; i < THREADS; i++)
         x.queue[i] = quiet_queue(i);
 }
 
 static void finish(void)
 {
-    for (unsigned i = 0; i < SCHED_THREADS; i++)
+    for (unsigned i = 0; i < THREADS; i++)
         vdisk_queue_destroy(x.queue[i]);
     range_locks_finish(&x.locks);
 }

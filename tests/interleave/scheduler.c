@@ -37,6 +37,8 @@ struct thread {
     bool            (*ready)(void *);
     void             *arg;
     const void       *mutex;
+    void           *(*start)(void *); /* begun by another of the run; NULL: one of the program's */
+    void             *start_arg;
 };
 
 /* At one point: who could go on, and who did. The one that was running, if it can, is the first option. */
@@ -59,7 +61,8 @@ static struct {
     bool                  on;
 
     const struct program *program;
-    unsigned              current, left;
+    unsigned              total, left;      /* threads of this run; those that have not ended */
+    unsigned              current;
     struct decision      *decisions;        /* of this run */
     unsigned              count;
     unsigned              preemptions;
@@ -158,13 +161,13 @@ static void find_options(struct decision *d)
 {
     bool can[SCHED_THREADS], any = false;
 
-    for (unsigned i = 0; i < s.program->threads; i++) {
+    for (unsigned i = 0; i < s.total; i++) {
         can[i] = can_go_on(&s.threads[i]);
         any |= can[i] && !s.threads[i].yields;
     }
     d->options = 0;
-    for (unsigned k = 0; k < s.program->threads; k++) {
-        unsigned i = (s.current + k) % s.program->threads;
+    for (unsigned k = 0; k < s.total; k++) {
+        unsigned i = (s.current + k) % s.total;
         if (can[i] && (!any || !s.threads[i].yields))
             d->option[d->options++] = (uint8_t)i;
     }
@@ -194,7 +197,7 @@ static void nobody_can(void)
     char text[500];
     int n = snprintf(text, sizeof text, "nobody can go on:");
 
-    for (unsigned i = 0; i < s.program->threads; i++)
+    for (unsigned i = 0; i < s.total; i++)
         if (s.threads[i].state != ENDED && n < (int)sizeof text)
             n += snprintf(text + n, sizeof text - (size_t)n, " %c waits at '%s';", letter(i), s.threads[i].at);
     say_and_end(text);
@@ -230,7 +233,7 @@ static unsigned decide(const char *at)
     s.preemptions += d->preempts && d->chosen > 0;
     if (++s.count == STEPS_MAX)
         say_and_end("the run does not end");
-    for (unsigned i = 0; i < s.program->threads; i++)
+    for (unsigned i = 0; i < s.total; i++)
         if (i != d->option[d->chosen])
             s.threads[i].yields = false;
     return d->option[d->chosen];
@@ -298,7 +301,7 @@ void sched_wait_mutex(const void *mutex)
 
 void sched_mutex_free(const void *mutex)
 {
-    for (unsigned i = 0; i < s.program->threads; i++)
+    for (unsigned i = 0; i < s.total; i++)
         if (s.threads[i].state == WAITS_FOR_MUTEX && s.threads[i].mutex == mutex)
             s.threads[i].state = READY;
 }
@@ -311,7 +314,10 @@ static void *thread_main(void *arg)
     for (;;) {
         wait_for(&s.threads[self].go);
         queue_current = NULL; /* of the run before */
-        s.program->thread((unsigned)self);
+        if (s.threads[self].start)
+            s.threads[self].start(s.threads[self].start_arg);
+        else
+            s.program->thread((unsigned)self);
         s.threads[self].state = ENDED;
         s.threads[self].at = "its end";
         if (--s.left > 0)
@@ -332,6 +338,46 @@ static void start_threads(unsigned n)
     }
 }
 
+static void add_thread(void *(*start)(void *), void *arg)
+{
+    struct thread *t = &s.threads[s.total++];
+
+    t->state = READY;
+    t->yields = false;
+    t->start = start;
+    t->start_arg = arg;
+    t->at = "its beginning";
+    s.left++;
+}
+
+bool sched_begin_thread(pthread_t *ret_id, void *(*start)(void *), void *arg)
+{
+    if (s.total == SCHED_THREADS)
+        return false;
+    start_threads(s.total + 1);
+    *ret_id = s.threads[s.total].id;
+    add_thread(start, arg);
+    step_ends("a thread begun");
+    return true;
+}
+
+static bool has_ended(void *arg)
+{
+    const struct thread *t = arg;
+
+    return t->state == ENDED;
+}
+
+bool sched_join_thread(pthread_t id)
+{
+    for (unsigned i = 0; i < s.total; i++)
+        if (s.threads[i].start && pthread_equal(s.threads[i].id, id)) {
+            sched_wait("waits for the end of a thread", has_ended, &s.threads[i]);
+            return true;
+        }
+    return false;
+}
+
 static void run(const struct program *p, struct sched_totals *totals)
 {
     alarm(RUN_SECONDS);
@@ -340,11 +386,9 @@ static void run(const struct program *p, struct sched_totals *totals)
     s.current = 0;
     p->setup();
     start_threads(p->threads);
-    for (unsigned i = 0; i < p->threads; i++) {
-        s.threads[i].state = READY;
-        s.threads[i].yields = false;
-    }
-    s.left = p->threads;
+    s.total = s.left = 0;
+    for (unsigned i = 0; i < p->threads; i++)
+        add_thread(NULL, NULL);
     /* Nobody runs yet: who begins is a free choice. */
     struct decision *first = &s.decisions[0];
     for (unsigned i = 0; i < p->threads; i++)

@@ -16,10 +16,11 @@
 #ifndef TESTS_INTERLEAVE_SCHEDULER_H
 #define TESTS_INTERLEAVE_SCHEDULER_H
 
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { SCHED_THREADS = 3, SCHED_PREEMPTIONS = 3 };
+enum { SCHED_THREADS = 4, SCHED_PREEMPTIONS = 3 }; /* threads: the library may begin one */
 
 struct program {
     const char *name, *text;
@@ -51,6 +52,10 @@ bool sched_is_running(void);
 /* For wrap.c: a mutex is taken, or has been released, by a thread of the run. */
 void sched_wait_mutex(const void *mutex);
 void sched_mutex_free(const void *mutex);
+
+/* A thread of the run begins another, which becomes one of the run; false: too many. And waits for its end. */
+bool sched_begin_thread(pthread_t *ret_id, void *(*start)(void *), void *arg);
+bool sched_join_thread(pthread_t id);
 
 /* The run has failed: says why, with the schedule, and ends the process. */
 _Noreturn void sched_fail(const char *file, int line, const char *fmt, ...) __attribute__((format(printf, 3, 4)));

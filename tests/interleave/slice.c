@@ -9,11 +9,11 @@
 #include "tests/interleave/common.h"
 #include "tests/interleave/image.h"
 
-enum { KEY = 0, ENTRY = 0, READS = 2, SETS = 4 };
+enum { THREADS = 3, KEY = 0, ENTRY = 0, READS = 2, SETS = 4 };
 
 static struct {
     struct image image;
-    vdisk_queue *queue[SCHED_THREADS];
+    vdisk_queue *queue[THREADS];
     unsigned     last; /* version that the reader saw */
 } x;
 
@@ -27,7 +27,7 @@ static void setup(void)
 {
     memset(&x, 0, sizeof x);
     image_init(&x.image);
-    for (unsigned i = 0; i < SCHED_THREADS; i++)
+    for (unsigned i = 0; i < THREADS; i++)
         x.queue[i] = quiet_queue(i);
     image_load(&x.image, x.queue[0], KEY);
 }
@@ -50,7 +50,7 @@ static void setup_full(void)
 
 static void finish(void)
 {
-    for (unsigned i = 0; i < SCHED_THREADS; i++)
+    for (unsigned i = 0; i < THREADS; i++)
         vdisk_queue_destroy(x.queue[i]);
     image_finish(&x.image);
 }

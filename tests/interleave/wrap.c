@@ -23,6 +23,8 @@ enum { BLOCKS_MAX = 256, PAGE = 4096, FDS_MAX = 1024 };
 /* The names are the linker's. */
 int __real_pthread_mutex_lock(pthread_mutex_t *m);
 int __real_pthread_mutex_unlock(pthread_mutex_t *m);
+int __real_pthread_create(pthread_t *id, const pthread_attr_t *attr, void *(*start)(void *), void *arg);
+int __real_pthread_join(pthread_t id, void **ret);
 int __real_sched_yield(void);
 int __real_nanosleep(const struct timespec *t, struct timespec *left);
 ssize_t __real_write(int fd, const void *buf, size_t len);
@@ -35,6 +37,8 @@ void __real_free(void *p);
 
 int __wrap_pthread_mutex_lock(pthread_mutex_t *m);
 int __wrap_pthread_mutex_unlock(pthread_mutex_t *m);
+int __wrap_pthread_create(pthread_t *id, const pthread_attr_t *attr, void *(*start)(void *), void *arg);
+int __wrap_pthread_join(pthread_t id, void **ret);
 int __wrap_sched_yield(void);
 int __wrap_nanosleep(const struct timespec *t, struct timespec *left);
 ssize_t __wrap_write(int fd, const void *buf, size_t len);
@@ -45,7 +49,7 @@ int __wrap_io_uring_submit_and_wait(struct io_uring *ring, unsigned wanted);
 void *__wrap_aligned_alloc(size_t align, size_t size);
 void __wrap_free(void *p);
 
-/* ---- locks ---------------------------------------------------------------------------------------------- */
+/* ---- locks and threads ---------------------------------------------------------------------------------- */
 
 int __wrap_pthread_mutex_lock(pthread_mutex_t *m)
 {
@@ -66,6 +70,20 @@ int __wrap_pthread_mutex_unlock(pthread_mutex_t *m)
         sched_point("unlocked");
     }
     return rc;
+}
+
+int __wrap_pthread_create(pthread_t *id, const pthread_attr_t *attr, void *(*start)(void *), void *arg)
+{
+    if (!sched_is_managed())
+        return __real_pthread_create(id, attr, start, arg);
+    return sched_begin_thread(id, start, arg) ? 0 : EAGAIN;
+}
+
+int __wrap_pthread_join(pthread_t id, void **ret)
+{
+    if (!sched_is_managed() || !sched_join_thread(id))
+        return __real_pthread_join(id, ret);
+    return 0;
 }
 
 int __wrap_sched_yield(void)
