@@ -39,6 +39,7 @@ struct layer_open {
     uint32_t    flags;       /* enum vdisk_open_flags */
     uint64_t    cache_bytes;
     const char *data_file;
+    uint64_t   *tables_left; /* bytes of memory that tables kept whole may still take in this chain; NULL: any */
 };
 
 struct format_driver {

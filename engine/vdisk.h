@@ -94,7 +94,8 @@ struct vdisk_open_opts {
  * given back with vdisk_close(); on failure it is untouched.
  * Errors: -ENOENT, -EACCES, ...: as open(2); -EAGAIN: locked by another process, named in the text;
  * -EINVAL: not a valid image; -ENOTSUP: a feature we lack, named in the text; -EACCES also: marked corrupt, and to
- * be written; -EIO also: not closed, and what is there cannot be repaired; -EFBIG, -ELOOP, -ENOMEM.
+ * be written; -EIO also: not closed, and what is there cannot be repaired; -EFBIG (also: the chain's
+ * L1 tables take more than 1 GiB of memory), -ELOOP, -ENOMEM.
  */
 VDISK_API int vdisk_open(const char *name, const struct vdisk_open_opts *opts, vdisk **ret_vdisk);
 

@@ -16,6 +16,7 @@
 enum {
     PROBE_BYTES = 65536,
     CHAIN_DEPTH_DEFAULT = 1024,
+    CHAIN_TABLES_MAX = 1 << 30,
     OPEN_FLAGS_ALL = VDISK_OPEN_RDWR | VDISK_OPEN_BUFFERED | VDISK_OPEN_FORCE_SHARE | VDISK_OPEN_NO_LOCK |
                      VDISK_OPEN_NO_BACKING | VDISK_OPEN_CHECK | VDISK_OPEN_UNSAFE | VDISK_OPEN_NO_NAMES,
 };
@@ -204,10 +205,11 @@ static int backing_failed(const vdisk *top, const vdisk *v, int rc)
 }
 
 /* Open the layers below `v`, which is the last of the chain that starts at `top`. */
-static int open_backing(vdisk *top, vdisk *v, const struct vdisk_open_opts *opts, vdisk_queue *q)
+static int open_backing(vdisk *top, vdisk *v, const struct vdisk_open_opts *opts, uint64_t *tables_left,
+                        vdisk_queue *q)
 {
     uint32_t flags = opts->flags & ~(uint32_t)(VDISK_OPEN_RDWR | VDISK_OPEN_CHECK);
-    struct layer_open how = {.flags = flags, .cache_bytes = opts->cache_bytes};
+    struct layer_open how = {.flags = flags, .cache_bytes = opts->cache_bytes, .tables_left = tables_left};
     uint32_t depth = 1;
 
     for (; v->backing_name && v->backing_name[0] != '\0'; v = v->backing) {
@@ -300,7 +302,9 @@ int volume_make_queue(const char *name, vdisk_queue **ret)
 
 static int open_on(struct backend *file, const struct vdisk_open_opts *opts, vdisk **ret_vdisk)
 {
-    struct layer_open how = {.flags = opts->flags, .cache_bytes = opts->cache_bytes, .data_file = opts->data_file};
+    uint64_t tables_left = CHAIN_TABLES_MAX;
+    struct layer_open how = {.flags = opts->flags, .cache_bytes = opts->cache_bytes, .data_file = opts->data_file,
+                             .tables_left = &tables_left};
     vdisk_queue *q;
     vdisk *v;
     int rc = volume_make_queue(file->name, &q);
@@ -311,7 +315,7 @@ static int open_on(struct backend *file, const struct vdisk_open_opts *opts, vdi
     }
     rc = layer_open(file, opts->format, opts->flags, &how, q, &v);
     if (rc == 0 && !(opts->flags & (VDISK_OPEN_NO_BACKING | VDISK_OPEN_NO_NAMES))) {
-        rc = open_backing(v, v, opts, q);
+        rc = open_backing(v, v, opts, &tables_left, q);
         if (rc < 0)
             close_layers(v, q);
     }

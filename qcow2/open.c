@@ -29,7 +29,7 @@
 #include "qcow2/state.h"
 #include "qcow2/tables.h"
 
-enum { CACHE_DEFAULT = 32 << 20, CACHE_MIN = 1 << 20 };
+enum { CACHE_DEFAULT = 32 << 20, CACHE_MIN = 1 << 20, L1_PAGE = 4096 };
 
 static int q2_probe(const uint8_t *head, size_t len, const char *name)
 {
@@ -194,10 +194,29 @@ static int read_table(struct q2 *q, vdisk_queue *queue, const char *what, uint64
     return 0;
 }
 
-static int read_l1(struct q2 *q, vdisk_queue *queue)
+/* Entries that are 0 are not written: most of a large table stays memory that is not there. The bytes that are. */
+static uint64_t fill_l1(struct q2_l1 *l1, const uint8_t *table)
 {
-    uint64_t entries = q->header.l1_entries;
-    struct q2_l1 *l1 = malloc(sizeof *l1 + entries * sizeof l1->entry[0]);
+    const uint64_t page = L1_PAGE / sizeof l1->entry[0];
+    uint64_t bytes = 0, touched = UINT64_MAX;
+
+    for (uint64_t i = 0; i < l1->entries; i++) {
+        uint64_t entry = get_be64(table + 8 * i);
+        if (entry == 0)
+            continue;
+        atomic_init(&l1->entry[i], entry);
+        if (i / page != touched)
+            bytes += L1_PAGE;
+        touched = i / page;
+    }
+    return bytes;
+}
+
+/* `tables_left`: what the layers above leave of the bound for the whole chain; NULL: not one of a chain. */
+static int read_l1(struct q2 *q, vdisk_queue *queue, uint64_t *tables_left)
+{
+    uint64_t entries = q->header.l1_entries, bytes;
+    struct q2_l1 *l1 = calloc(1, sizeof *l1 + entries * sizeof l1->entry[0]);
     uint8_t *buf = NULL;
     int rc;
 
@@ -208,11 +227,14 @@ static int read_l1(struct q2 *q, vdisk_queue *queue)
         free(l1);
         return rc;
     }
-    l1->next = NULL;
     l1->entries = entries;
-    for (uint64_t i = 0; i < entries; i++)
-        atomic_init(&l1->entry[i], get_be64(buf + 8 * i));
+    bytes = fill_l1(l1, buf);
     atomic_store(&q->l1, l1);
+    if (tables_left && bytes > *tables_left)
+        rc = err_hint(err_set(EFBIG, "%s: the L1 tables of the backing chain take too much memory", q->v->name),
+                      "make the chain shorter (commit or rebase), or the clusters larger");
+    else if (tables_left)
+        *tables_left -= bytes;
     if (q->header.l1_doubtful && !q2_l1_plausible(buf, entries))
         rc = err_set(EINVAL, "%s: not a valid qcow2 image: L1 table and refcount table overlap", q->v->name);
     free(buf);
@@ -234,12 +256,12 @@ static int read_reftable(struct q2 *q, vdisk_queue *queue)
     return 0;
 }
 
-static int setup_tables(struct q2 *q, vdisk_queue *queue)
+static int setup_tables(struct q2 *q, vdisk_queue *queue, uint64_t *tables_left)
 {
     uint32_t page = (uint32_t)min_u64(q->geo.cluster_size, 4096);
     uint64_t l1_bytes = q2_cluster_up(&q->geo, max_u64((uint64_t)q->header.l1_entries * 8, 8));
     uint64_t reftable_bytes = (uint64_t)q->header.reftable_clusters << q->geo.cluster_bits;
-    int rc = read_l1(q, queue);
+    int rc = read_l1(q, queue, tables_left);
 
     if (rc == 0 && !q->v->read_only)
         rc = read_reftable(q, queue);
@@ -464,9 +486,9 @@ static int read_state(struct q2 *q, vdisk_queue *queue)
     return 0;
 }
 
-static int setup(struct q2 *q, vdisk_queue *queue)
+static int setup(struct q2 *q, vdisk_queue *queue, uint64_t *tables_left)
 {
-    int rc = setup_tables(q, queue);
+    int rc = setup_tables(q, queue, tables_left);
 
     if (rc == 0)
         rc = setup_caches(q, q->cache_bytes);
@@ -488,7 +510,7 @@ int q2_reload(vdisk *v, vdisk_queue *queue)
     q->cache_bytes = old->cache_bytes;
     rc = read_state(q, queue);
     if (rc == 0)
-        rc = setup(q, queue);
+        rc = setup(q, queue, NULL);
     if (rc < 0) {
         q2_release(q);
         atomic_store(&old->broken, true);
@@ -517,7 +539,7 @@ static int q2_open(vdisk *v, const struct layer_open *how, vdisk_queue *queue)
     if (rc == 0)
         rc = prepare_writing(q, queue);
     if (rc == 0)
-        rc = setup(q, queue);
+        rc = setup(q, queue, how->tables_left);
     if (rc < 0)
         goto fail;
     volume_set_size(v, q->header.size);

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Opening an image without the files that it names. */
+/* Opening an image without the files that it names, and with very many. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "engine/bits.h"
@@ -84,6 +85,7 @@ static void test_backing(void)
     char byte;
     vdisk *v;
 
+    CHECK(chdir(test_dir()) == 0);
     create("base", NULL, NULL);
     fill("base", 0);
     create("top", "base", NULL);
@@ -112,6 +114,7 @@ static void test_data_file(void)
     char byte = 1;
     vdisk *v, *holder;
 
+    CHECK(chdir(test_dir()) == 0);
     create("image", NULL, "data");
     fill("image", 0);
     /* In use by somebody else: nothing of it is locked. */
@@ -141,11 +144,37 @@ static void test_data_file(void)
     CHECK_OK(vdisk_close(v));
 }
 
+/* Eight L1 tables of 32 MiB, as long as they can be, and nothing in them. */
+static void test_chain_memory(void)
+{
+    struct vdisk_create_opts opts = {.size = sizeof opts, .format = "qcow2", .virtual_size = 128ull << 30,
+                                     .cluster_size = 512, .backing_fmt = "qcow2"};
+    char name[8], below[8] = "";
+    struct rusage usage;
+    vdisk *v;
+
+    CHECK(chdir(test_dir()) == 0);
+    opts.backing_unchecked = true;
+    for (unsigned i = 0; i < 8; i++) {
+        snprintf(name, sizeof name, "l%u", i);
+        opts.backing_file = below[0] ? below : NULL;
+        opts.backing_fmt = below[0] ? "qcow2" : NULL;
+        CHECK_OK(vdisk_create(name, &opts));
+        memcpy(below, name, sizeof below);
+    }
+    CHECK_OK(open_as(name, 0, NULL, &v));
+    CHECK(getrusage(RUSAGE_SELF, &usage) == 0);
+    CHECK_OK(vdisk_close(v));
+    if (!test_is_slow()) /* sanitizers keep what is freed */
+        CHECK_MSG(usage.ru_maxrss < 160 * 1024, "%ld KiB of memory", usage.ru_maxrss);
+}
+
 int main(int argc, char **argv)
 {
     static const struct test_case cases[] = {
         {.name = "backing", .run = test_backing},
         {.name = "data_file", .run = test_data_file},
+        {.name = "chain_memory", .run = test_chain_memory},
     };
 
     return test_main(argc, argv, cases, ARRAY_LEN(cases));
