@@ -78,7 +78,10 @@ struct vdisk_open_opts {
     uint32_t    flags;       /* enum vdisk_open_flags */
     uint32_t    max_depth;   /* longest backing chain accepted; 0: 1024 */
     const char *format;      /* "raw", "qcow2", or NULL to look at the content: see below */
-    uint64_t    cache_bytes; /* bound for cached metadata of each layer; 0: 32 MiB */
+    uint64_t    cache_bytes; /* bound for cached metadata of each layer, at least 1 MiB; 0: 32 MiB. Besides it:
+                                while a flush runs, a copy of what of it is dirty; the L1 and refcount tables; when
+                                open for writing, 8 bytes for each cluster of metadata, and up to 8 MiB about
+                                clusters that are mapped or were freed; four inflated clusters */
     const char *data_file;   /* instead of the external data file that the header names */
 };
 

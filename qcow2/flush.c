@@ -32,6 +32,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "qcow2/alloc.h"
 #include "qcow2/flush_plan.h"
@@ -39,7 +40,7 @@
 #include "qcow2/reclaim.h"
 #include "qcow2/state.h"
 
-enum { FLUSH_BATCH = 16, FLUSH_LEAD = 1 };
+enum { FLUSH_BATCH = 16, FLUSH_LEAD = 1, COPY_MAPPED = 256 << 10 };
 
 /* Something dirty, to be copied: a slice, or a page of a table. */
 struct piece {
@@ -56,6 +57,7 @@ struct batch {
     struct piece *pieces;
     size_t        count, at; /* at: the next to be written */
     char         *copy;
+    size_t        copy_len;
     uint64_t      copy_at;   /* its copy */
 };
 
@@ -160,17 +162,33 @@ static void copy_batch(struct q2 *q, struct batch *b)
     }
 }
 
+/* A large copy does not go to malloc(), which would keep the memory from then on. NULL: there is none. */
+static char *alloc_copy(size_t len)
+{
+    void *copy;
+
+    if (len < COPY_MAPPED)
+        return posix_memalign(&copy, 4096, len) == 0 ? copy : NULL;
+    copy = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return copy == MAP_FAILED ? NULL : copy;
+}
+
+static void free_copy(struct batch *b)
+{
+    if (b->copy && b->copy_len >= COPY_MAPPED)
+        munmap(b->copy, b->copy_len);
+    else
+        free(b->copy);
+}
+
 static int alloc_batch(struct batch *b, size_t max, size_t bytes)
 {
-    void *copy = NULL;
-
     if (max == 0)
         return 0;
+    b->copy_len = align_up(bytes, 4096);
     b->pieces = malloc(max * sizeof *b->pieces);
-    if (!b->pieces || posix_memalign(&copy, 4096, align_up(bytes, 4096)) != 0)
-        return -ENOMEM;
-    b->copy = copy;
-    return 0;
+    b->copy = alloc_copy(b->copy_len);
+    return b->pieces && b->copy ? 0 : -ENOMEM;
 }
 
 static size_t pages_bytes(const struct q2_table *t)
@@ -273,7 +291,7 @@ static void settle_batch(struct batch *b, int rc)
         }
     }
     free(b->pieces);
-    free(b->copy);
+    free_copy(b);
     memset(b, 0, sizeof *b);
 }
 
