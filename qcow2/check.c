@@ -183,7 +183,9 @@ static int check_doubtful_l1(struct check *c)
     if (rc < 0)
         err_set(rc, "%s: the L1 table cannot be read: %s", c->file->name, strerror(-rc));
     else if (!q2_l1_plausible(buf, c->header.l1_entries))
-        rc = err_set(EINVAL, "%s: not a valid qcow2 image: L1 table and refcount table overlap", c->file->name);
+        rc = err_hint(err_set(EINVAL, "%s: not a valid qcow2 image: L1 table and refcount table overlap",
+                              c->file->name),
+                      "restore it from a copy");
     free(buf);
     return rc;
 }
@@ -195,8 +197,9 @@ static int start(struct check *c)
 
     c->file_clusters = q2_clusters(g, c->file_size);
     if (c->file_clusters > INT_MAX)
-        return err_set(EFBIG, "%s: a file of %" PRIu64 " clusters is too large to be checked", c->file->name,
-                       c->file_clusters);
+        return err_hint(err_set(EFBIG, "%s: a file of %" PRIu64 " clusters is too large to be checked",
+                                c->file->name, c->file_clusters),
+                        "convert it to larger clusters");
     c->table_bytes = c->file_size + Q2_MAX_L1_SIZE; /* the last ones may end past the end */
     c->res.total_clusters = q2_clusters(g, align_down(c->header.size, 512));
     if (c->header.incompatible & Q2_INCOMPAT_DIRTY)

@@ -30,9 +30,19 @@ struct parser {
     struct q2_header h;
 };
 
+static int damaged(int rc)
+{
+    return err_hint(rc, "restore it from a copy; what is no qcow2 image can be opened as raw");
+}
+
+static int foreign(int rc)
+{
+    return err_hint(rc, "convert it with the program that made it");
+}
+
 static int bad(const struct parser *p, const char *what)
 {
-    return err_set(EINVAL, "%s: not a valid qcow2 image: %s", p->name, what);
+    return damaged(err_set(EINVAL, "%s: not a valid qcow2 image: %s", p->name, what));
 }
 
 /* A string from the image, fit for a message: `len` bytes, up to the first NUL, no control characters. */
@@ -80,8 +90,8 @@ static int next_extension(const struct parser *p, size_t *pos, struct extension_
         return 0;
     *pos += sizeof(struct q2_disk_extension);
     if (ret->len > end - *pos)
-        return err_set(EINVAL, "%s: not a valid qcow2 image: header extension 0x%08" PRIx32 " of %" PRIu32
-                       " bytes does not fit into the first cluster", p->name, ret->type, ret->len);
+        return damaged(err_set(EINVAL, "%s: not a valid qcow2 image: header extension 0x%08" PRIx32 " of %" PRIu32
+                               " bytes does not fit into the first cluster", p->name, ret->type, ret->len));
     ret->data = p->buf + *pos;
     *pos += align_up(ret->len, 8);
     return 1;
@@ -117,8 +127,8 @@ static int take_feature_names(struct parser *p, const struct extension_view *e)
 static int take_string(struct parser *p, const struct extension_view *e, size_t max, const char *what, char **ret)
 {
     if (e->len > max)
-        return err_set(EINVAL, "%s: not a valid qcow2 image: %s of %" PRIu32 " bytes is too long", p->name, what,
-                       e->len);
+        return damaged(err_set(EINVAL, "%s: not a valid qcow2 image: %s of %" PRIu32 " bytes is too long", p->name,
+                               what, e->len));
     free(*ret); /* of two the last counts, as for QEMU */
     *ret = NULL;
     if (e->len == 0 || e->data[0] == '\0')
@@ -168,8 +178,8 @@ static int take_bitmaps(struct parser *p, const struct extension_view *e)
     if (h->nb_bitmaps == 0)
         return bad(p, "bitmaps extension with no bitmaps");
     if (h->nb_bitmaps > Q2_MAX_BITMAPS)
-        return err_set(EFBIG, "%s: %" PRIu32 " bitmaps are more than the %d that are supported", p->name,
-                       h->nb_bitmaps, Q2_MAX_BITMAPS);
+        return foreign(err_set(EFBIG, "%s: %" PRIu32 " bitmaps are more than the %d that are supported", p->name,
+                               h->nb_bitmaps, Q2_MAX_BITMAPS));
     if (!is_aligned(h->bitmap_directory_offset, h->geo.cluster_size) || h->bitmap_directory_offset == 0)
         return bad(p, "offset of the bitmap directory is not that of a cluster");
     if (h->bitmap_directory_size > Q2_MAX_BITMAP_DIRECTORY ||
@@ -299,7 +309,7 @@ static int refuse_features(struct parser *p, uint64_t unknown)
 static int check_encryption(const struct parser *p)
 {
     if (p->h.crypt_method > Q2_CRYPT_LUKS)
-        return err_set(ENOTSUP, "%s: unknown encryption method %" PRIu32, p->name, p->h.crypt_method);
+        return foreign(err_set(ENOTSUP, "%s: unknown encryption method %" PRIu32, p->name, p->h.crypt_method));
     return 0;
 }
 
@@ -321,7 +331,8 @@ static int check_compression(const struct parser *p)
     if (!bit && p->h.compression_type != Q2_COMPRESSION_ZLIB)
         return bad(p, "compression type is not zlib, but its feature bit is not set");
     if (p->h.compression_type > Q2_COMPRESSION_ZSTD)
-        return err_set(ENOTSUP, "%s: compression type %u is not supported", p->name, p->h.compression_type);
+        return foreign(err_set(ENOTSUP, "%s: compression type %u is not supported", p->name,
+                               p->h.compression_type));
     return 0;
 }
 
@@ -397,10 +408,10 @@ static int parse_fixed(struct parser *p)
     if (be32toh(d.magic) != Q2_MAGIC)
         return bad(p, "no qcow2 magic at its start");
     if (version != 2 && version != 3)
-        return err_set(ENOTSUP, "%s: qcow2 version %" PRIu32 " is not supported", p->name, version);
+        return foreign(err_set(ENOTSUP, "%s: qcow2 version %" PRIu32 " is not supported", p->name, version));
     if (cluster_bits < Q2_MIN_CLUSTER_BITS || cluster_bits > Q2_MAX_CLUSTER_BITS)
-        return err_set(EINVAL, "%s: cluster size 2^%" PRIu32 " is not supported: 512 bytes to 2 MiB are", p->name,
-                       cluster_bits);
+        return foreign(err_set(EINVAL, "%s: cluster size 2^%" PRIu32 " is not supported: 512 bytes to 2 MiB are",
+                               p->name, cluster_bits));
     p->len = min_u64(p->len, 1ull << cluster_bits);
     p->header_length = Q2_HEADER_V2_LENGTH;
     parse_common(p, &d);
@@ -431,10 +442,10 @@ static int check_l1(const struct parser *p)
     uint64_t bytes = (uint64_t)h->l1_entries * Q2_L1_ENTRY_SIZE;
 
     if (h->size > q2_max_size(&h->geo))
-        return err_set(EFBIG, "%s: a virtual size of %" PRIu64 " bytes is too large for its cluster size", p->name,
-                       h->size);
+        return damaged(err_set(EFBIG, "%s: a virtual size of %" PRIu64 " bytes is too large for its cluster size",
+                               p->name, h->size));
     if (bytes > Q2_MAX_L1_SIZE)
-        return err_set(EFBIG, "%s: L1 table of %" PRIu64 " bytes is larger than 32 MiB", p->name, bytes);
+        return damaged(err_set(EFBIG, "%s: L1 table of %" PRIu64 " bytes is larger than 32 MiB", p->name, bytes));
     if (!is_aligned(h->l1_offset, h->geo.cluster_size))
         return bad(p, "offset of the L1 table is not aligned to a cluster");
     if (h->l1_entries < q2_l1_entries(&h->geo, h->size))

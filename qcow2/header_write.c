@@ -168,7 +168,8 @@ int q2_header_write(const struct q2_header *h, const char *name, uint8_t *buf, s
         emit(&w, h->backing_file, backing_len);
     }
     if (w.full || backing_len > Q2_MAX_BACKING_NAME)
-        return err_set(ENOSPC, "%s: the header with its names does not fit into one cluster of %zu bytes", name,
-                       cluster_size);
+        return err_hint(err_set(ENOSPC, "%s: the header with its names does not fit into one cluster of %zu bytes",
+                                name, cluster_size),
+                        "use shorter names, or larger clusters");
     return 0;
 }

@@ -236,7 +236,9 @@ static int read_l1(struct q2 *q, vdisk_queue *queue, uint64_t *tables_left)
     else if (tables_left)
         *tables_left -= bytes;
     if (q->header.l1_doubtful && !q2_l1_plausible(buf, entries))
-        rc = err_set(EINVAL, "%s: not a valid qcow2 image: L1 table and refcount table overlap", q->v->name);
+        rc = err_hint(err_set(EINVAL, "%s: not a valid qcow2 image: L1 table and refcount table overlap",
+                              q->v->name),
+                      "restore it from a copy");
     free(buf);
     return rc;
 }

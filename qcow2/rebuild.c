@@ -168,7 +168,8 @@ static int find_place(struct rebuild *b, uint64_t n, uint64_t *ret)
 
     for (; have < n; i++) {
         if (i >= limit(b))
-            return err_set(ENOSPC, "%s: no space to rebuild the refcounts in", b->c.file->name);
+            return err_hint(err_set(ENOSPC, "%s: no space to rebuild the refcounts in", b->c.file->name),
+                            "give the device more space");
         have = is_free(b, i) ? have + 1 : 0;
     }
     *ret = i - n;
@@ -215,7 +216,8 @@ static int place(struct rebuild *b)
             rc = add_blocks(b);
     }
     if (rc == 0 && b->table_clusters << g->cluster_bits > Q2_MAX_REFTABLE_SIZE)
-        rc = err_set(EFBIG, "%s: the refcount table would become too large", b->c.file->name);
+        rc = err_hint(err_set(EFBIG, "%s: the refcount table would become too large", b->c.file->name),
+                      "convert it to larger clusters");
     return rc;
 }
 

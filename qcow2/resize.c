@@ -67,12 +67,15 @@ static int check_allowed(vdisk *v, uint64_t size, vdisk_queue *queue)
     int rc;
 
     if (size > q2_max_size(&q->geo))
-        return err_set(EFBIG, "%s: a qcow2 image with %llu byte clusters is at most %llu bytes", v->name,
-                       (unsigned long long)q->geo.cluster_size, (unsigned long long)q2_max_size(&q->geo));
+        return err_hint(err_set(EFBIG, "%s: a qcow2 image with %llu byte clusters is at most %llu bytes", v->name,
+                                (unsigned long long)q->geo.cluster_size, (unsigned long long)q2_max_size(&q->geo)),
+                        "convert it to larger clusters");
     if (atomic_load(&q->broken))
-        return err_set(EIO, "%s: its metadata is damaged", v->name);
+        return err_hint(err_set(EIO, "%s: its metadata is damaged", v->name),
+                        "repair it with vdisk-io check -r all");
     if (v->backing_name && v->backing_name[0] != '\0' && !v->backing && size > vdisk_size(v))
-        return err_set(EINVAL, "%s: to grow it, open it with its backing file, whose length matters", v->name);
+        return err_hint(err_set(EINVAL, "%s: how its new end reads depends on its backing file", v->name),
+                        "open it with its backing file");
     if (q->header.nb_snapshots > 0 && q->geo.version < 3)
         return err_hint(err_set(ENOTSUP, "%s: has snapshots, which in version 2 do not say how large the disk was",
                                 v->name),

@@ -137,7 +137,8 @@ static int trim(vdisk *v, const struct q2_cluster_set *were, const struct qcow2_
     if (rc == 0)
         rc = check_run(&c);
     if (rc == 0 && (c.res.corruptions > 0 || c.res.check_errors > 0))
-        rc = err_set(EIO, "%s: does not check clean", v->name);
+        rc = err_hint(err_set(EIO, "%s: does not check clean", v->name),
+                      "repair it with vdisk-io check -r all");
     if (rc == 0 && file->caps & BACKEND_GROWS && cut_at(&c, were) < backend_size(file))
         rc = io_prange(queue, file, IO_TRUNCATE, cut_at(&c, were), 0);
     if (rc == 0 && file->caps & BACKEND_DISCARD)

@@ -42,7 +42,14 @@ static struct snapshot_span snapshot_span(const uint8_t *buf, uint64_t pos)
 
 static int bad_snapshot(const char *name, uint32_t i, const char *what)
 {
-    return err_set(EINVAL, "%s: not a valid qcow2 image: snapshot %" PRIu32 ": %s", name, i + 1, what);
+    return err_hint(err_set(EINVAL, "%s: not a valid qcow2 image: snapshot %" PRIu32 ": %s", name, i + 1, what),
+                    "repair it with vdisk-io check -r all");
+}
+
+static int too_large(const char *name)
+{
+    return err_hint(err_set(EFBIG, "%s: snapshot table is larger than 64 MiB", name),
+                    "repair it with vdisk-io check -r all");
 }
 
 static int check_snapshot(const struct q2_geometry *g, const char *name, uint32_t i, const struct snapshot_span *s)
@@ -93,7 +100,7 @@ static int walk_snapshots(const struct q2_geometry *g, const char *name, const u
         int rc;
 
         if (pos + sizeof s.d > Q2_MAX_SNAPSHOT_TABLE)
-            return err_set(EFBIG, "%s: snapshot table is larger than 64 MiB", name);
+            return too_large(name);
         if (pos + sizeof s.d > len) {
             *ret_need = pos + sizeof s.d;
             return -EAGAIN;
@@ -103,7 +110,7 @@ static int walk_snapshots(const struct q2_geometry *g, const char *name, const u
         if (rc < 0)
             return rc;
         if (s.next > Q2_MAX_SNAPSHOT_TABLE)
-            return err_set(EFBIG, "%s: snapshot table is larger than 64 MiB", name);
+            return too_large(name);
         pos = s.next;
         end = s.end;
     }
@@ -124,7 +131,8 @@ int q2_snapshots_parse(const struct q2_geometry *g, const char *name, const uint
     int rc;
 
     if (n > Q2_MAX_SNAPSHOTS)
-        return err_set(EFBIG, "%s: more than %d snapshots", name, Q2_MAX_SNAPSHOTS);
+        return err_hint(err_set(EFBIG, "%s: more than %d snapshots", name, Q2_MAX_SNAPSHOTS),
+                        "repair it with vdisk-io check -r all");
     rc = walk_snapshots(g, name, buf, len, n, &t.size, ret_need);
     if (rc < 0)
         return rc;
@@ -159,7 +167,8 @@ void q2_snapshots_free(struct q2_snapshot_table *t)
 
 static int bad_bitmap(const char *name, uint32_t i, const char *what)
 {
-    return err_set(EINVAL, "%s: not a valid qcow2 image: bitmap %" PRIu32 ": %s", name, i + 1, what);
+    return err_hint(err_set(EINVAL, "%s: not a valid qcow2 image: bitmap %" PRIu32 ": %s", name, i + 1, what),
+                    "open it read-only and copy what it holds");
 }
 
 static int check_bitmap(const struct q2_geometry *g, const char *name, uint32_t i, const struct q2_bitmap_entry *b,
@@ -216,6 +225,12 @@ static int64_t take_bitmap(const struct q2_geometry *g, const char *name, uint32
     return (int64_t)align_up(sizeof d + name_size, 8);
 }
 
+static int bad_directory(const char *name, const char *what)
+{
+    return err_hint(err_set(EINVAL, "%s: not a valid qcow2 image: %s", name, what),
+                    "open it read-only and copy what it holds");
+}
+
 static int compare_names(const void *a, const void *b)
 {
     return strcmp(*(char *const *)a, *(char *const *)b);
@@ -235,7 +250,7 @@ static int check_names(const char *name, const struct q2_bitmap_directory *d)
     for (uint32_t i = 1; i < d->n; i++)
         twice = twice || strcmp(names[i - 1], names[i]) == 0;
     free(names);
-    return twice ? err_set(EINVAL, "%s: not a valid qcow2 image: two bitmaps have the same name", name) : 0;
+    return twice ? bad_directory(name, "two bitmaps have the same name") : 0;
 }
 
 int q2_bitmaps_parse(const struct q2_geometry *g, const char *name, const uint8_t *buf, size_t len, uint32_t n,
@@ -246,8 +261,10 @@ int q2_bitmaps_parse(const struct q2_geometry *g, const char *name, const uint8_
     int rc = 0;
 
     if (n == 0 || n > Q2_MAX_BITMAPS || len / sizeof(struct q2_disk_bitmap) < n)
-        return err_set(EINVAL, "%s: not a valid qcow2 image: %" PRIu32 " bitmaps in a directory of %zu bytes",
-                       name, n, len);
+        return err_hint(err_set(EINVAL,
+                                "%s: not a valid qcow2 image: %" PRIu32 " bitmaps in a directory of %zu bytes",
+                                name, n, len),
+                        "open it read-only and copy what it holds");
     d.entries = calloc(n, sizeof d.entries[0]);
     if (!d.entries)
         return err_set(ENOMEM, "%s: out of memory", name);
@@ -261,7 +278,7 @@ int q2_bitmaps_parse(const struct q2_geometry *g, const char *name, const uint8_
         pos = min_u64(pos + (uint64_t)size, len);
     }
     if (rc == 0 && pos != len)
-        rc = err_set(EINVAL, "%s: not a valid qcow2 image: bitmap directory is longer than its entries", name);
+        rc = bad_directory(name, "bitmap directory is longer than its entries");
     if (rc == 0)
         rc = check_names(name, &d);
     if (rc < 0) {
