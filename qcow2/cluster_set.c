@@ -9,39 +9,44 @@
 enum { PAGE_CLUSTERS = 1 << Q2_SET_PAGE_BITS, WORD_BITS = 64, PLACES_FIRST = 16 };
 
 struct q2_set_page {
-    uint64_t key; /* cluster >> Q2_SET_PAGE_BITS */
     uint64_t word[PAGE_CLUSTERS / WORD_BITS];
 };
 
+/* The key lies here and not in the page, so that looking costs one line of the page. */
+struct q2_set_place {
+    uint64_t            key; /* cluster >> Q2_SET_PAGE_BITS */
+    struct q2_set_page *page; /* NULL: empty */
+};
+
 /* The page's place in the table, or the empty one where it belongs. There is an empty one. */
-static uint32_t place_of(struct q2_set_page *const *table, uint32_t places, uint64_t key)
+static struct q2_set_place *place_of(struct q2_set_place *table, uint32_t places, uint64_t key)
 {
     uint32_t i = (uint32_t)(key * UINT64_C(0x9e3779b97f4a7c15) >> 32) & (places - 1);
 
-    while (table[i] && table[i]->key != key)
+    while (table[i].page && table[i].key != key)
         i = (i + 1) & (places - 1);
-    return i;
+    return &table[i];
 }
 
 static struct q2_set_page *find(const struct q2_cluster_set *s, uint64_t key)
 {
-    return s->table ? s->table[place_of(s->table, s->places, key)] : NULL;
+    return s->table ? place_of(s->table, s->places, key)->page : NULL;
 }
 
 /* At most half full. False: out of memory. */
 static bool make_places(struct q2_cluster_set *s)
 {
     uint32_t places = s->places ? 2 * s->places : PLACES_FIRST;
-    struct q2_set_page **table;
+    struct q2_set_place *table;
 
     if (s->places > 2 * s->pages)
         return true;
-    table = calloc(places, sizeof(struct q2_set_page *));
+    table = calloc(places, sizeof *table);
     if (!table)
         return false;
     for (uint32_t i = 0; i < s->places; i++)
-        if (s->table[i])
-            table[place_of(table, places, s->table[i]->key)] = s->table[i];
+        if (s->table[i].page)
+            *place_of(table, places, s->table[i].key) = s->table[i];
     free(s->table);
     s->table = table;
     s->places = places;
@@ -60,10 +65,17 @@ static struct q2_set_page *find_or_make(struct q2_cluster_set *s, uint64_t key)
         s->overflowed = true;
         return NULL;
     }
-    p->key = key;
-    s->table[place_of(s->table, s->places, key)] = p;
+    *place_of(s->table, s->places, key) = (struct q2_set_place){key, p};
     s->pages++;
     return p;
+}
+
+void q2_cluster_set_prefetch(const struct q2_cluster_set *s, uint64_t cluster)
+{
+    const struct q2_set_page *p = find(s, cluster >> Q2_SET_PAGE_BITS);
+
+    if (p)
+        __builtin_prefetch(&p->word[cluster % PAGE_CLUSTERS / WORD_BITS], 1);
 }
 
 /* Bits [first, first + n) of a page, which has them. */
@@ -149,7 +161,7 @@ uint64_t q2_cluster_set_next(const struct q2_cluster_set *s, uint64_t from, uint
 void q2_cluster_set_finish(struct q2_cluster_set *s)
 {
     for (uint32_t i = 0; i < s->places; i++)
-        free(s->table[i]);
+        free(s->table[i].page);
     free(s->table);
     memset(s, 0, sizeof *s);
 }

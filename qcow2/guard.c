@@ -88,31 +88,51 @@ static uint32_t table_conflict(struct q2 *q, uint64_t guest_offset, uint64_t tab
     return kinds;
 }
 
-struct run {
-    uint64_t first, n;
+enum { RUNS_MAX = Q2_SLICE_MAX / 8 };
+
+/* What the entries of a slice lead to, neighbours together. */
+struct runs {
+    unsigned count;
+    struct {
+        uint64_t first, n;
+    } run[RUNS_MAX];
 };
 
-/* Neighbours are looked up together. True: there is metadata in them. */
-static bool judge_run(struct q2 *q, const struct run *r)
+static void add_run(const struct q2 *q, struct runs *r, uint64_t first, uint64_t n)
 {
+    if (r->count > 0 && r->run[r->count - 1].first + r->run[r->count - 1].n == first) {
+        r->run[r->count - 1].n += n;
+        return;
+    }
+    q2_cluster_set_prefetch(&q->mapped, first);
+    r->run[r->count].first = first;
+    r->run[r->count++].n = n;
+}
+
+/* True: there is metadata in them. */
+static bool judge_runs(struct q2 *q, const struct runs *r)
+{
+    bool bad = false;
     uint64_t where;
 
-    if (r->n == 0)
-        return false;
-    q2_cluster_set_add(&q->mapped, r->first, r->n);
-    if (q->targets_known)
-        q2_cluster_set_add(&q->targets, r->first, r->n);
-    return q2_meta_find(&q->meta, r->first, r->n, &where) != 0;
+    for (unsigned i = 0; i < r->count; i++) {
+        q2_cluster_set_add(&q->mapped, r->run[i].first, r->run[i].n);
+        if (q->targets_known)
+            q2_cluster_set_add(&q->targets, r->run[i].first, r->run[i].n);
+        bad |= q2_meta_find(&q->meta, r->run[i].first, r->run[i].n, &where) != 0;
+    }
+    return bad;
 }
 
 bool q2_guard_slice(struct q2 *q, uint64_t guest_offset, uint64_t table_offset, const char *slice)
 {
+    bool guarded = q->guarded && !MUTANT(TRUST_ENTRIES), bad = false;
     uint32_t size = q->geo.l2_entry_size;
-    bool guarded = q->guarded && !MUTANT(TRUST_ENTRIES),
-         bad = guarded && table_conflict(q, guest_offset, table_offset);
-    struct run run = {0};
+    struct runs runs;
 
-    bad |= guarded && table_offset >= backend_size(q->v->file);
+    runs.count = 0;
+    if (guarded)
+        bad = table_conflict(q, guest_offset, table_offset) || table_offset >= backend_size(q->v->file);
     for (uint32_t i = 0; i < q->l2.slice_size; i += size, guest_offset += q->geo.cluster_size) {
         uint64_t entry = get_be64(slice + i), bitmap = size == 16 ? get_be64(slice + i + 8) : 0, first, n;
         struct q2_mapping m;
@@ -124,14 +144,10 @@ bool q2_guard_slice(struct q2 *q, uint64_t guest_offset, uint64_t table_offset, 
         m = q2_entry_decode(&q->geo, entry, bitmap);
         n = clusters_of(q, &m, &first);
         bad |= past_everything(q, &m);
-        if (n > 0 && first == run.first + run.n) {
-            run.n += n;
-        } else if (n > 0) {
-            bad |= judge_run(q, &run);
-            run = (struct run){first, n};
-        }
+        if (n > 0)
+            add_run(q, &runs, first, n);
     }
-    return judge_run(q, &run) || bad;
+    return judge_runs(q, &runs) || bad;
 }
 
 int q2_guard_entry(struct q2 *q, uint64_t guest_offset, uint64_t table_offset, uint64_t entry, uint64_t bitmap)
