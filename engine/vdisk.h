@@ -121,6 +121,7 @@ struct vdisk_info {
     bool        direct;         /* O_DIRECT in use */
     const char *format;         /* static strings */
     const char *backend;
+    const char *trouble;        /* why the volume takes no more writes; NULL: it does. Until vdisk_close() */
 };
 
 /* Fill `ret_info`. Any thread. */

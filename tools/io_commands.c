@@ -153,12 +153,15 @@ static bool is_past_end(const struct io_session *s, const struct request *r)
 static void request_failed(struct io_session *s, const struct request *r, int error)
 {
     bool past_end = error == EINVAL && is_past_end(s, r);
-    char why[64];
+    struct vdisk_info info = {.size = sizeof info};
+    char why[256];
 
     if (!s->echo)
         printf("%s failed: %s\n", r->failing, strerror(past_end ? EIO : error));
     if (past_end)
         snprintf(why, sizeof why, "past the end, which is at %" PRIu64, vdisk_size(s->volume));
+    else if (error == EIO && vdisk_get_info(s->volume, &info) == 0 && info.trouble)
+        snprintf(why, sizeof why, "%s", info.trouble);
     else
         snprintf(why, sizeof why, "%s", strerror(error));
     fail(s, "%s failed at offset %" PRIu64 ", %" PRIu64 " bytes: %s", r->failing, r->offset, r->len, why);

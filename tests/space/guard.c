@@ -183,6 +183,7 @@ static bool is_marked(const struct image_spec *spec)
 /* Refused, for this reason; or, where that is allowed, done. Nothing else has changed. */
 static void run_verb(const struct image_spec *spec, enum verb verb, uint64_t guest_offset, bool may_work)
 {
+    struct vdisk_info info = {.size = sizeof info};
     uint8_t *before = read_closed(spec), *after;
     vdisk *v = open_image(spec);
     int rc = do_verb(v, verb, guest_offset, CLUSTER);
@@ -194,6 +195,8 @@ static void run_verb(const struct image_spec *spec, enum verb verb, uint64_t gue
         CHECK_HAS(vdisk_error_text(), "which holds");
         CHECK_HAS(vdisk_error_text(), "host offset 0x");
         CHECK_INT(do_verb(v, WRITE, MIB(12), CLUSTER), -EIO);
+        CHECK_OK(vdisk_get_info(v, &info));
+        CHECK_HAS(info.trouble, "which holds");
     }
     vdisk_close(v);
     CHECK_MSG(is_marked(spec) == (rc < 0), "request: %d, marked corrupt: %d", rc, is_marked(spec));
