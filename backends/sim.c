@@ -298,6 +298,8 @@ int sim_create(const struct sim_options *options, struct sim **ret_sim)
 
 void sim_destroy(struct sim *s)
 {
+    if (s)
+        vdisk_queue_destroy(s->host.sync);
     if (!s)
         return;
     assert(list_empty(&s->queues) && list_empty(&s->timers) && s->backends == 0);

@@ -204,7 +204,7 @@ static int create_volume(const char *name, const struct vdisk_create_opts *user_
     if (rc == 0)
         rc = check_opts(name, user_opts, &opts, &format);
     if (rc == 0)
-        rc = volume_make_queue(name, &q);
+        rc = volume_queue(name, &q);
     if (rc < 0)
         return rc;
     if (opts.buffered)
@@ -214,8 +214,6 @@ static int create_volume(const char *name, const struct vdisk_create_opts *user_
         rc = format->create(b, name, &opts, q);
         backend_close(b);
     }
-    queue_current = NULL;
-    vdisk_queue_destroy(q);
     return rc;
 }
 

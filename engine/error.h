@@ -49,4 +49,7 @@ static inline int err_leave(int rc)
 
 #define ERR_CALL(result) (err_enter(), err_leave(result))
 
+/* The same for what is called to clean up after a failure: success leaves the text of that as it was. */
+#define ERR_KEEP(result) (result)
+
 #endif

@@ -33,6 +33,15 @@ void gate_finish(struct gate *g)
     g->slots = NULL;
 }
 
+uint64_t gate_inside(const struct gate *g)
+{
+    uint64_t n = 0;
+
+    for (int i = 0; i < GATE_SLOTS; i++)
+        n += (uint64_t)atomic_load(&g->slots[i].inside[0]) + atomic_load(&g->slots[i].inside[1]);
+    return n;
+}
+
 static bool gate_empty(struct gate *g, uint32_t parity)
 {
     for (int i = 0; i < GATE_SLOTS; i++) {

@@ -43,6 +43,9 @@ struct op;
 int gate_init(struct gate *g); /* 0 or -ENOMEM */
 void gate_finish(struct gate *g);
 
+/* How many are inside. Exact only while nobody enters or leaves. */
+uint64_t gate_inside(const struct gate *g);
+
 /* Ends the drain if nobody is left inside. */
 void gate_check(struct gate *g);
 

@@ -51,6 +51,7 @@ void io_start(struct io *io)
     assert(!(io->flags & IO_GATED));
     assert(!moves || (io->len > 0 && iov_len(io->iov, io->iovcnt) == io->len));
     io->moved = 0;
+    io->tries = 0;
     if (unlikely(moves && b->align + b->mem_align > 2 && !io_aligned(b, io) && !(io->flags & IO_EXACT))) {
         bounce_start(io);
         return;

@@ -51,11 +51,13 @@ struct io {
     uint32_t            iovcnt;
     uint8_t             kind;  /* enum io_kind */
     uint8_t             flags; /* enum io_flags */
+    uint8_t             tries; /* how often the kernel said EAGAIN */
     uint8_t             gate;  /* parity of the write gate it is counted under */
     int32_t             res;   /* set at the end: 0 or -errno */
     uint64_t            moved; /* bytes done so far: a short transfer goes on from here */
     int64_t             later; /* io_end_later(), ring_work(): the result on its way to io_end() */
     struct iovec        buf;   /* what iov points to when there is one buffer */
+    struct list         in_kernel; /* of the queue's, while an SQE is out for it */
     int                 fd;    /* ring_*(): where to; a worker's call may use both */
     int                 mode;
     int64_t           (*blocking)(struct io *); /* the call that a worker thread makes; as io_end() takes it */

@@ -23,8 +23,7 @@
     X(SLOT_TAG_ONCE, "a reader does not look at the tag again after the number: meta_cache.h, invariant 1")    \
     X(SLOT_QUIET_FILL, "a slot is filled anew and its number stays: meta_cache.h, invariant 2")                \
     X(SETTLED_READ_TWICE, "a reader looks at dirty and at flushing one after the other")                       \
-    X(LEASE_FILL_TWICE, "who finds a lease being filled fills it, too")                                        \
-    X(LEASE_FILL_QUIET, "who filled a lease does not wake who waits for it")                                   \
+    X(LEASE_FILL_TWICE, "the second who filled a lease that two queues share replaces what is there")          \
     X(FLUSH_LEAD_LOST, "who flushed does not pass the lead on to who came meanwhile")                          \
     X(FLUSH_FAILURE_CLEAN, "what a failed flush tried to write counts as written")
 

@@ -72,16 +72,47 @@ void *op_alloc(vdisk_queue *q, const struct op_type *type, size_t size)
     return op;
 }
 
+void *op_alloc_for(vdisk_queue *target, vdisk_queue *here, const struct op_type *type, size_t size)
+{
+    struct op *op;
+
+    if (target == here)
+        return op_alloc(here, type, size);
+    op = calloc(1, size);
+    if (!op)
+        return NULL;
+    op_init(op, target, type);
+    op->loose = true;
+    service_begin(target);
+    return op;
+}
+
 void op_free(struct op *op, size_t size)
 {
     vdisk_queue *q = op->queue;
     unsigned class = size_class(size);
 
     assert(list_empty(&op->wait));
+    if (op->loose) {
+        service_end(q);
+        free(op);
+        return;
+    }
     assert(q->ops_active > 0);
     q->ops_active--;
     op->task.next = q->op_pool[class] ? &q->op_pool[class]->task : NULL;
     q->op_pool[class] = op;
+}
+
+void op_send(struct op *op)
+{
+    assert(op->state == OP_START);
+    if (queue_current == op->queue)
+        op->type->step(op);
+    else if (queue_is_mine(op->queue))
+        queue_ready(op->queue, &op->task);
+    else
+        queue_post(op->queue, &op->task);
 }
 
 void op_start_later(struct op *op)

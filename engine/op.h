@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Tasks and ops: everything with more than one wait is an op, a struct that holds all that outlives a wait and one
- * step function that reads from top to bottom with named await points.
+ * Tasks and ops: everything with more than one wait is an op, a struct that holds all that outlives a wait and
+ * one step function that reads from top to bottom with named await points.
  *
  *     enum demo_state { DEMO_START = OP_START, DEMO_LOADED, DEMO_WRITTEN };
  *
@@ -73,6 +73,7 @@ struct op {
     struct list           wait; /* in whatever list this op waits in */
     int                   state;
     int                   rc;    /* result of the last await: 0, or a negative errno */
+    bool                  loose; /* from malloc(): begun on another queue's thread */
     unsigned              waits; /* I/Os that the current await still waits for */
 };
 
@@ -83,8 +84,8 @@ struct op_child {
 };
 
 /*
- * Define `static const struct op_type NAME_type` from a step function and the names of its states, and list it for
- * op_types().
+ * Define `static const struct op_type NAME_type` from a step function and the names of its states, and list it
+ * for op_types().
  */
 #define OP_TYPE(NAME, STEP, ...)                                                                               \
     static const char *const NAME##_states[] = {__VA_ARGS__};                                                  \
@@ -152,6 +153,12 @@ static inline const char *op_state_name(const struct op *op)
 void *op_alloc(vdisk_queue *q, const struct op_type *type, size_t size);
 void op_free(struct op *op, size_t size);
 
+/*
+ * The same for an op that will run on `target`, from the thread of `here`: op_send() starts it. Where the two
+ * are one it is op_alloc().
+ */
+void *op_alloc_for(vdisk_queue *target, vdisk_queue *here, const struct op_type *type, size_t size);
+
 /* Initialise an op that lives in its parent's memory. */
 void op_init(struct op *op, vdisk_queue *q, const struct op_type *type);
 
@@ -161,6 +168,9 @@ static inline void op_start(struct op *op)
     assert(op->state == OP_START);
     op->type->step(op);
 }
+
+/* The first step on the op's queue, whosever it is: now if it is the one that runs here, soon otherwise. */
+void op_send(struct op *op);
 
 /* The first step in the queue's next turn: for ops that may end without an await. Context: the queue's thread. */
 void op_start_later(struct op *op);

@@ -16,6 +16,7 @@
 #include "engine/point.h"
 
 _Thread_local const vdisk_queue *queue_current;
+_Thread_local const vdisk_queue *queue_outer;
 _Thread_local struct queue_host *queue_host;
 
 static _Atomic uint32_t next_queue_id;
@@ -89,7 +90,7 @@ static void queue_detach(vdisk_queue *q)
 }
 
 /* Invariant 5. */
-static void wait_for_posters(vdisk_queue *q)
+void queue_wait_for_posters(vdisk_queue *q)
 {
     for (unsigned i = 0; atomic_load(&q->posters) > 0; i++)
         if (i > 100)
@@ -136,7 +137,7 @@ static int make_queue(const struct vdisk_queue_opts *user_opts, vdisk_queue **re
 {
     struct vdisk_queue_opts opts;
     vdisk_queue *q;
-    int rc = check_opts(user_opts, &opts);
+    int rc = ret_queue ? check_opts(user_opts, &opts) : err_set(EINVAL, "queue: no place for the handle");
 
     if (rc < 0)
         return rc;
@@ -144,7 +145,11 @@ static int make_queue(const struct vdisk_queue_opts *user_opts, vdisk_queue **re
     if (!q)
         return err_set(ENOMEM, "queue: out of memory");
     memset(q, 0, sizeof *q);
+    process_watch();
+    q->generation = process_generation;
     q->depth = opts.depth;
+    list_init(&q->thread_node);
+    list_init(&q->in_kernel);
     task_list_init(&q->ready);
     task_list_init(&q->starved);
     q->done_tail = &q->done_head;
@@ -175,19 +180,38 @@ int vdisk_queue_create(const struct vdisk_queue_opts *user_opts, vdisk_queue **r
     return ERR_CALL(make_queue(user_opts, ret_queue));
 }
 
-void vdisk_queue_destroy(vdisk_queue *q)
+static int destroy(vdisk_queue *q)
 {
     if (!q)
-        return;
-    assert(q->inflight == 0 && q->ops_active == 0 && q->kernel_inflight == 0 && q->worker_jobs == 0);
+        return 0;
+    if (q->generation != process_generation)
+        return err_set(ECHILD, "queue: it is the parent process's, which has it still");
+    if (q->inflight > 0)
+        return err_hint(err_set(EBUSY, "queue: %u requests have not been reaped", q->inflight),
+                        "reap them, then destroy the queue");
+    assert(q->ops_active == 0 && q->kernel_inflight == 0 && q->worker_jobs == 0);
     if (queue_current == q)
         queue_current = NULL;
+    thread_forget(q);
+    service_owner_goes(q);
     workers_destroy(q->workers);
-    wait_for_posters(q);
+    queue_wait_for_posters(q);
     ring_finish(q);
     queue_detach(q);
     free_pools(q);
     free(q);
+    return 0;
+}
+
+/* Called to clean up after a failure, too: the text of that stays. */
+int vdisk_queue_destroy(vdisk_queue *q)
+{
+    return ERR_KEEP(destroy(q));
+}
+
+const char *vdisk_queue_get_reason(const vdisk_queue *q)
+{
+    return q->reason;
 }
 
 enum vdisk_queue_kind vdisk_queue_get_kind(const vdisk_queue *q)
@@ -244,7 +268,7 @@ void queue_post(vdisk_queue *q, struct task *t)
     POINT("post: given away");
     /* After the exchange: an owner that has just changed it looks at `remote` once more. */
     fd = atomic_load(&q->post_fd);
-    if (!head && fd >= 0)
+    if (!head && fd >= 0 && !(q->serves && service_is_turned_here(q->serves)))
         signal_fd(fd);
     POINT("post: about to count out");
     if (!ENGINE_MUTANT(POST_UNCOUNTED))
@@ -304,6 +328,8 @@ bool queue_turn(vdisk_queue *q)
     if (unlikely(q->starved.head))
         ring_feed(q);
     q->in_loop = false;
+    if (unlikely(q->service))
+        ran |= service_turn(q->service, q);
     return ran;
 }
 
@@ -315,8 +341,9 @@ static int fd_wait(vdisk_queue *q, const struct timespec *timeout)
 
     if (rc < 0)
         return rc;
-    if (q->ready.head || atomic_load(&q->remote) || (queue_has_ring(q) && ring_has_work(q)))
+    if (queue_has_steps(q))
         return 0;
+    pfd.fd = atomic_load(&q->post_fd);
     n = ppoll(&pfd, 1, timeout, NULL);
     if (n < 0)
         return -errno;
@@ -332,9 +359,11 @@ static int sleep_for(vdisk_queue *q, unsigned wanted, unsigned most, const struc
     static const struct timespec now = {0};
     /* Fast-path requests complete one for one; an op may need a step before anything else completes, and of the
        calls of workers several may come back as one wake-up. */
-    bool steady = q->ops_active == 0 && q->worker_jobs == 0 && !q->starved.head;
+    bool steady = q->ops_active == 0 && q->worker_jobs == 0 && !q->starved.head && !q->serves;
 
     queue_current = q;
+    if (unlikely(thread_others_busy(q)))
+        return thread_sleep(q, timeout);
     if (q->ready.head || atomic_load(&q->remote))
         timeout = &now;
     if (q->host)
@@ -357,18 +386,24 @@ void queue_run_until(vdisk_queue *q, const bool *flag)
         if (!*flag && !q->ready.head)
             queue_sleep(q, 1, NULL);
     }
+    thread_tell_others(q);
 }
 
-bool queue_has_work(vdisk_queue *q)
+bool queue_has_steps(vdisk_queue *q)
 {
-    return q->ready.head || q->done_head || atomic_load(&q->remote) || (queue_has_ring(q) && ring_has_work(q));
+    return q->ready.head || atomic_load(&q->remote) || (queue_has_ring(q) && ring_has_work(q));
 }
 
-/* Invariant 6. */
-static void tell_caller(vdisk_queue *q)
+void queue_tell(vdisk_queue *q)
 {
-    if (unlikely(q->user_fd >= 0) && queue_has_work(q) && !ENGINE_MUTANT(FD_LEFT_CLEAR))
+    if (unlikely(q->user_fd >= 0) && (q->done_head || queue_has_steps(q)) && !ENGINE_MUTANT(FD_LEFT_CLEAR))
         signal_fd(q->user_fd);
+}
+
+void queue_clear(vdisk_queue *q)
+{
+    if (unlikely(q->user_fd >= 0))
+        clear_fd(q->user_fd); /* before anything is looked at: what comes later sets it again */
 }
 
 static int name_error(int rc)
@@ -376,17 +411,32 @@ static int name_error(int rc)
     return rc < 0 ? err_set(rc, "queue: %s", strerror(-rc)) : rc;
 }
 
-static int submit(vdisk_queue *q)
+int queue_submit(vdisk_queue *q)
 {
+    if (unlikely(!q->thread) && !q->host)
+        thread_adopt(q);
     queue_current = q;
+    if (unlikely(q->service))
+        service_turn(q->service, q);
     return queue_has_ring(q) ? ring_submit(q) : 0;
+}
+
+/* What the caller gave is a queue of this process. */
+static int check_handle(const vdisk_queue *q)
+{
+    if (!q)
+        return -EINVAL;
+    return likely(q->generation == process_generation) ? 0 : -ECHILD;
 }
 
 int vdisk_submit(vdisk_queue *q)
 {
-    int rc = submit(q);
+    int rc = check_handle(q);
 
-    tell_caller(q);
+    if (rc == 0) {
+        rc = queue_submit(q);
+        queue_tell(q);
+    }
     return ERR_CALL(name_error(rc));
 }
 
@@ -486,11 +536,11 @@ static int send_rest(vdisk_queue *q, unsigned min)
     int rc = 0;
 
     if (q->done_count == 0 || to_send(q))
-        rc = submit(q);
+        rc = queue_submit(q);
     if (q->done_count == 0 && min == 0 && rc == 0) {
         queue_turn(q);
         if (to_send(q))
-            rc = submit(q);
+            rc = queue_submit(q);
     }
     return rc;
 }
@@ -498,21 +548,26 @@ static int send_rest(vdisk_queue *q, unsigned min)
 static int reap(vdisk_queue *q, struct vdisk_completion *completions, unsigned min, unsigned max,
                 const struct timespec *timeout)
 {
-    int rc, sent;
+    int rc = check_handle(q), sent;
 
+    if (unlikely(rc < 0) || (!completions && max > 0))
+        return rc < 0 ? rc : -EINVAL;
+    if (unlikely(!q->thread) && !q->host)
+        thread_adopt(q);
     queue_current = q;
     if (min > max)
         min = max;
     if (min > q->inflight)
         min = q->inflight;
-    if (unlikely(q->user_fd >= 0) && !ENGINE_MUTANT(FD_CLEARED_LATE))
-        clear_fd(q->user_fd); /* before anything is looked at: what comes later sets it again */
+    if (!ENGINE_MUTANT(FD_CLEARED_LATE))
+        queue_clear(q);
     rc = wait_done(q, min, max, timeout);
     sent = send_rest(q, min);
     unsigned n = hand_out(q, completions, max);
-    tell_caller(q);
-    if (q->user_fd >= 0 && ENGINE_MUTANT(FD_CLEARED_LATE))
-        clear_fd(q->user_fd);
+    queue_tell(q);
+    thread_tell_others(q);
+    if (ENGINE_MUTANT(FD_CLEARED_LATE))
+        queue_clear(q);
     if (n > 0 || rc == -ETIME)
         return (int)n;
     return rc < 0 ? rc : sent;
@@ -546,7 +601,7 @@ int vdisk_reap(vdisk_queue *q, struct vdisk_completion *completions, unsigned mi
     return ERR_CALL(name_error(reap(q, completions, min, max, timeout)));
 }
 
-static int wake_descriptor(vdisk_queue *q)
+int queue_user_fd(vdisk_queue *q)
 {
     if (q->user_fd < 0 && !q->host) {
         int fd = make_user_fd(q);
@@ -556,12 +611,16 @@ static int wake_descriptor(vdisk_queue *q)
         POINT("descriptor: made");
         if (!ENGINE_MUTANT(WAKE_UNWATCHED))
             atomic_store(&q->post_fd, fd);
-        tell_caller(q);
+        if (q->service)
+            service_owner_moved(q->service);
+        queue_tell(q);
     }
     return q->user_fd;
 }
 
 int vdisk_queue_fd(vdisk_queue *q)
 {
-    return ERR_CALL(wake_descriptor(q));
+    int rc = check_handle(q);
+
+    return ERR_CALL(name_error(rc < 0 ? rc : queue_user_fd(q)));
 }

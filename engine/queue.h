@@ -5,14 +5,14 @@
  * Invariants.
  *  1. Everything but `remote`, `posters` and `post_fd` is touched by the owner thread only.
  *  2. Nothing completes under an enqueue or a submit: what is done at once goes to `ready` and runs in the loop.
- *  3. `kernel_inflight` counts the I/Os that will post a completion, one each; `worker_jobs` the calls of workers,
- *     which come back as remote tasks.
+ *  3. `kernel_inflight` counts the I/Os that will post a completion, one each; `worker_jobs` the calls of
+ *     workers, which come back as remote tasks.
  *  4. A queue of kind SIMULATED has a host, all others have none: neither eventfd nor ring nor workers are made
  *     for it, and it makes no system call.
- *  5. Who posts counts itself in `posters` before the task can be taken, and out as its last access: a queue that
- *     has seen 0 there, with nothing in flight, is nobody's any more.
- *  6. When vdisk_submit() or vdisk_reap() return, either nothing is left to be done before a completion or a post
- *     comes, or the caller's descriptor is readable.
+ *  5. Who posts counts itself in `posters` before the task can be taken, and out as its last access: a queue
+ *     that has seen 0 there, with nothing in flight, is nobody's any more.
+ *  6. When vdisk_submit() or vdisk_reap() return, either nothing is left to be done before a completion or a
+ *     post comes, or the caller's descriptor is readable.
  */
 #ifndef ENGINE_QUEUE_H
 #define ENGINE_QUEUE_H
@@ -26,6 +26,8 @@
 #include "engine/plug.h"
 #include "engine/request.h"
 #include "engine/ring_ops.h"
+#include "engine/service.h"
+#include "engine/thread.h"
 #include "engine/vdisk.h"
 
 enum {
@@ -44,8 +46,14 @@ struct workers; /* engine/workers.c */
 
 struct vdisk_queue {
     uint32_t              id;
+    uint32_t              generation;       /* of the process that made it */
     enum vdisk_queue_kind kind;
     bool                  in_loop;          /* running tasks or completions: asserts against nesting */
+    bool                  always_turned;    /* whoever has work on it waits in the library, or it has a thread */
+    struct thread_queues *thread;           /* the owner's; NULL: not used yet */
+    struct list           thread_node;
+    struct service       *service;          /* what this queue turns beside itself; NULL: none yet */
+    struct service       *serves;           /* the service that this queue is of; NULL: a user's queue */
 
     struct task_list      ready;
     _Atomic(struct task *) remote;          /* pushed by other threads, newest first */
@@ -59,6 +67,7 @@ struct vdisk_queue {
     struct io_uring       ring;             /* with VDISK_QUEUE_URING and URING_DEFER */
     bool                  ring_ready;
     unsigned              kernel_inflight;
+    struct list           in_kernel;        /* these I/Os */
     unsigned              worker_jobs;
     unsigned              gather_rest;      /* waits until gathering is tried again, */
     unsigned              gather_pause;     /* and how many the next time it is in vain */
@@ -74,6 +83,7 @@ struct vdisk_queue {
     unsigned              inflight;         /* enqueued and not reaped */
     struct request       *slabs;            /* first request of each slab; linked through io.task.next */
     uint32_t              depth;
+    char                  reason[96];       /* why it got no better kind; "" */
 
     struct op            *op_pool[OP_POOL_CLASSES];
     unsigned              ops_active;
@@ -104,15 +114,21 @@ static inline void queue_ready(vdisk_queue *q, struct task *t)
 /* The same, from any thread. */
 void queue_post(vdisk_queue *q, struct task *t);
 
+/* Until nobody is inside queue_post() who was when this began. */
+void queue_wait_for_posters(vdisk_queue *q);
+
 /*
  * The queue that this thread is running or enqueueing on. Tasks for it go to its ready list, tasks for any other
  * queue are posted, even if this thread owns that one too: it may be about to sleep on its fd.
  */
 extern _Thread_local const vdisk_queue *queue_current;
 
+/* While this thread turns a service: the queue that it does so for, whose tasks can be made ready as well. */
+extern _Thread_local const vdisk_queue *queue_outer;
+
 static inline bool queue_is_mine(const vdisk_queue *q)
 {
-    return queue_current == q;
+    return queue_current == q || queue_outer == q;
 }
 
 /* Run what has completed and what is ready, once each. True: it ran something. Makes no system call. */
@@ -121,8 +137,18 @@ bool queue_turn(vdisk_queue *q);
 /* Submit, and sleep until there is something for queue_turn(). 0, -ETIME, -EINTR, or another -errno. */
 int queue_sleep(vdisk_queue *q, unsigned wanted, const struct timespec *timeout);
 
-/* Is there something for queue_turn() or hand_out(), without waiting? */
-bool queue_has_work(vdisk_queue *q);
+/* Is there something for queue_turn(), without waiting? */
+bool queue_has_steps(vdisk_queue *q);
+
+/* Send what has been enqueued. 0 or -errno. */
+int queue_submit(vdisk_queue *q);
+
+/* The caller's descriptor, made on the first call; -errno. */
+int queue_user_fd(vdisk_queue *q);
+
+/* It becomes unreadable; readable, if there is something to do or to hand out (invariant 6). */
+void queue_clear(vdisk_queue *q);
+void queue_tell(vdisk_queue *q);
 
 /* Turn the loop until *flag. For synchronous callers, outside the loop. */
 void queue_run_until(vdisk_queue *q, const bool *flag);
@@ -134,9 +160,17 @@ static inline bool queue_has_ring(const vdisk_queue *q)
     return q->kind < VDISK_QUEUE_THREADS;
 }
 
-/* engine/ring.c */
+/* engine/ring_setup.c */
 int  ring_init(vdisk_queue *q, enum vdisk_queue_kind kind);
 void ring_finish(vdisk_queue *q);
+/*
+ * What came of a call of the ring: 0 or a count is 0; -EINTR and -ETIME are passed on, -EAGAIN and -EBUSY are 0
+ * (what is left goes with the next call); -EEXIST: another thread's ring. Anything else: the queue goes on
+ * without a ring, and 0.
+ */
+int  ring_result(vdisk_queue *q, int rc);
+
+/* engine/ring.c */
 int  ring_submit(vdisk_queue *q);
 bool ring_to_send(vdisk_queue *q);   /* are there SQEs that the kernel has not seen? */
 bool ring_gathers(const vdisk_queue *q); /* can the kernel do it? */

@@ -13,6 +13,19 @@
 #include "engine/queue.h"
 #include "engine/volume.h"
 
+/* It waits to be reaped. */
+static void hand_in(struct request *r, int result)
+{
+    vdisk_queue *q = r->queue;
+
+    r->result = result;
+    r->state = REQUEST_DONE;
+    r->next = NULL;
+    *q->done_tail = r;
+    q->done_tail = &r->next;
+    q->done_count++;
+}
+
 void request_end(struct request *r, int result)
 {
     vdisk_queue *q = r->queue;
@@ -26,12 +39,7 @@ void request_end(struct request *r, int result)
         return;
     }
     gate_leave(&r->vdisk->requests, q->id, r->gate);
-    r->result = result;
-    r->state = REQUEST_DONE;
-    r->next = NULL;
-    *q->done_tail = r;
-    q->done_tail = &r->next;
-    q->done_count++;
+    hand_in(r, result);
 }
 
 void request_end_merged(struct request *r, int result)
@@ -161,13 +169,40 @@ static int check(const struct request *r)
     return 0;
 }
 
+/* A request has come on `q`: is that the only queue that this volume has seen? */
+static inline void meet(vdisk *v, vdisk_queue *q)
+{
+    uint64_t seen = atomic_load_explicit(&v->queue_seen, memory_order_relaxed);
+
+    if (unlikely(seen != q->id + UINT64_C(1)) && seen != VOLUME_SEEN_MANY)
+        service_meet(v, q);
+}
+
+/* Not a handle of this process: nothing of it may be touched. */
+static int check_handles(const struct request *r)
+{
+    if (unlikely(!r->vdisk))
+        return -EINVAL;
+    if (unlikely(r->queue->generation != process_generation || r->vdisk->generation != process_generation))
+        return -ECHILD;
+    return 0;
+}
+
 void request_start(struct request *r)
 {
     vdisk *v = r->vdisk;
-    int rc = check(r);
+    int rc = check_handles(r);
 
+    if (unlikely(rc < 0)) {
+        hand_in(r, rc);
+        return;
+    }
+    if (unlikely(!r->queue->thread) && !r->queue->host)
+        thread_adopt(r->queue);
+    meet(v, r->queue);
     queue_current = r->queue;
     assert(!r->queue->in_loop);
+    rc = r->result < 0 ? r->result : check(r);
     r->gate = gate_enter(&v->requests, r->queue->id);
     if (unlikely(rc < 0 || (r->len == 0 && r->kind != REQ_FLUSH))) {
         r->flags = 0;
@@ -210,7 +245,19 @@ static struct request *request_new(vdisk_queue *q, vdisk *v, enum request_kind k
     r->guest_offset = offset;
     r->len = len;
     r->user_data = user_data;
+    r->result = 0;
     return r;
+}
+
+/* Memory that is none, with a length. */
+static bool has_no_memory(const struct iovec *iov, unsigned n)
+{
+    if (n > 0 && !iov)
+        return true;
+    for (unsigned i = 0; i < n; i++)
+        if (unlikely(!iov[i].iov_base) && iov[i].iov_len > 0)
+            return true;
+    return false;
 }
 
 static void enqueue_buf(vdisk_queue *q, vdisk *v, enum request_kind kind, uint64_t offset, void *buf, size_t len,
@@ -222,17 +269,22 @@ static void enqueue_buf(vdisk_queue *q, vdisk *v, enum request_kind kind, uint64
     r->iov_inline[0].iov_len = len;
     r->iov = r->iov_inline;
     r->iovcnt = 1;
+    if (unlikely(has_no_memory(r->iov, 1)))
+        r->result = -EINVAL;
     request_start(r);
 }
 
 static void enqueue_iov(vdisk_queue *q, vdisk *v, enum request_kind kind, uint64_t offset,
                         const struct iovec *iov, unsigned n, uint32_t flags, uint64_t user_data)
 {
-    struct request *r = request_new(q, v, kind, offset, iov_len(iov, n), flags, user_data);
+    bool usable = !has_no_memory(iov, n);
+    struct request *r = request_new(q, v, kind, offset, usable ? iov_len(iov, n) : 0, flags, user_data);
 
     r->iov = iov;
     r->iovcnt = n;
-    if (n <= VDISK_IOV_INLINE) {
+    if (!usable)
+        r->result = -EINVAL;
+    else if (n <= VDISK_IOV_INLINE) {
         memcpy(r->iov_inline, iov, n * sizeof *iov);
         r->iov = r->iov_inline;
     }
@@ -284,7 +336,10 @@ void vdisk_get_extents(vdisk_queue *q, vdisk *v, uint64_t offset, uint64_t len, 
 {
     struct request *r = request_new(q, v, REQ_EXTENTS, offset, len, 0, user_data);
 
-    extents->count = 0;
+    if (extents)
+        extents->count = 0;
+    if (!extents || (!extents->list && extents->max > 0))
+        r->result = -EINVAL;
     r->extents = extents;
     request_start(r);
 }

@@ -44,16 +44,21 @@ static int check_size(const vdisk *v, uint64_t size, const struct vdisk_resize_o
 static int resize_volume(vdisk *v, uint64_t size, const struct vdisk_resize_opts *user_opts)
 {
     struct vdisk_resize_opts opts;
-    int rc = check_opts(v, user_opts, &opts);
+    vdisk_queue *q;
+    int rc = volume_check_handle(v);
 
+    if (rc == 0)
+        rc = check_opts(v, user_opts, &opts);
     if (rc == 0)
         rc = check_size(v, size, &opts);
     if (rc < 0)
         return rc;
     size = align_up(size, 512);
-    vdisk_queue *q = vdisk_sync_queue(v);
+    rc = volume_manage(v, &q);
+    if (rc < 0)
+        return rc;
     rc = size == vdisk_size(v) && v->format != &raw_driver ? 0 : v->format->resize(v, size, &opts, q);
-    vdisk_sync_queue_done(v);
+    volume_manage_done(v);
     return rc;
 }
 

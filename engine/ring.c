@@ -35,55 +35,7 @@ enum { GATHER_PART = 4, GATHER_MIN = 4, GATHER_US = 4000, GATHER_REST = 64, GATH
 /* user_data that is no io */
 enum { TAG_WAKE = 1 };
 
-enum { RING_ENTRIES_MIN = 64, RING_ENTRIES_MAX = 1024 };
-
-static int try_ring(vdisk_queue *q, unsigned flags)
-{
-    struct io_uring_params p;
-    unsigned entries = 1u << log2_floor(max_u64(2 * q->depth - 1, 2));
-
-    memset(&p, 0, sizeof p);
-    entries = (unsigned)min_u64(max_u64(entries, RING_ENTRIES_MIN), RING_ENTRIES_MAX);
-    p.flags = IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP | flags;
-    p.cq_entries = 4 * entries;
-    q->gather_pause = GATHER_REST;
-    return io_uring_queue_init_params(entries, &q->ring, &p);
-}
-
-int ring_init(vdisk_queue *q, enum vdisk_queue_kind kind)
-{
-    /* Disabled until the first submit: the thread that submits is the single issuer, not the one that creates. */
-    unsigned defer = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG |
-                     IORING_SETUP_R_DISABLED;
-    int rc;
-
-    if (kind == VDISK_QUEUE_AUTO || kind == VDISK_QUEUE_URING_DEFER) {
-        rc = try_ring(q, defer);
-        if (rc == 0) {
-            q->kind = VDISK_QUEUE_URING_DEFER;
-            return 0;
-        }
-        if (kind == VDISK_QUEUE_URING_DEFER)
-            return err_set(rc, "queue: io_uring with DEFER_TASKRUN: %s", strerror(-rc));
-    }
-    if (kind == VDISK_QUEUE_AUTO || kind == VDISK_QUEUE_URING) {
-        rc = try_ring(q, 0);
-        if (rc == 0) {
-            q->kind = VDISK_QUEUE_URING;
-            return 0;
-        }
-        if (kind == VDISK_QUEUE_URING)
-            return err_set(rc, "queue: io_uring: %s", strerror(-rc));
-    }
-    q->kind = VDISK_QUEUE_THREADS;
-    return 0;
-}
-
-void ring_finish(vdisk_queue *q)
-{
-    if (queue_has_ring(q))
-        io_uring_queue_exit(&q->ring);
-}
+enum { RING_TRIES = 8 };
 
 /* Watch the eventfd by which other threads wake this queue. False: no SQE is free. */
 static bool arm_wake(vdisk_queue *q)
@@ -109,7 +61,7 @@ static int ring_enable(vdisk_queue *q)
         /* Debian's liburing does not export io_uring_enable_rings(). */
         rc = io_uring_register((unsigned)q->ring.ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
         if (rc < 0)
-            return rc;
+            return ring_result(q, rc);
     }
     q->ring_ready = true;
     return 0;
@@ -130,20 +82,20 @@ static int send_sqes(vdisk_queue *q)
     } else {
         rc = io_uring_submit(&q->ring);
     }
-    /* Busy or out of memory for now: what is left in the ring goes with the next call. */
-    return rc < 0 && rc != -EAGAIN && rc != -EBUSY && rc != -EINTR ? rc : 0;
+    return rc == -EINTR ? 0 : ring_result(q, rc);
 }
 
-/* Enabled, and watching the eventfd: before anything sleeps on the ring. */
+/* Enabled, and watching the eventfd: before anything sleeps on the ring. Afterwards there may be no ring. */
 static int get_ready(vdisk_queue *q)
 {
     int rc = 0;
 
     if (unlikely(!q->ring_ready))
         rc = ring_enable(q);
-    if (unlikely(!q->wake_armed) && rc == 0 && !arm_wake(q)) {
+    if (unlikely(!q->wake_armed) && rc == 0 && queue_has_ring(q) && !arm_wake(q)) {
         rc = send_sqes(q);
-        arm_wake(q);
+        if (queue_has_ring(q))
+            arm_wake(q);
     }
     return rc;
 }
@@ -152,7 +104,7 @@ int ring_submit(vdisk_queue *q)
 {
     int rc = get_ready(q);
 
-    return rc < 0 ? rc : send_sqes(q);
+    return rc < 0 || unlikely(!queue_has_ring(q)) ? rc : send_sqes(q);
 }
 
 bool ring_to_send(vdisk_queue *q)
@@ -207,8 +159,8 @@ static int gather(vdisk_queue *q, unsigned share, const struct timespec *timeout
     struct getevents_arg arg = {.min_wait_us = GATHER_US};
     int rc = io_uring_sq_ready(&q->ring) > 0 ? io_uring_submit(&q->ring) : 0;
 
-    if (rc < 0 && rc != -EAGAIN && rc != -EBUSY)
-        return rc;
+    if (rc < 0) /* perhaps there is nothing in the kernel to wait for */
+        return ring_result(q, rc);
     if (timeout) {
         ts = (struct __kernel_timespec){timeout->tv_sec, timeout->tv_nsec};
         arg.ts = (uintptr_t)&ts;
@@ -216,12 +168,13 @@ static int gather(vdisk_queue *q, unsigned share, const struct timespec *timeout
     rc = io_uring_enter2((unsigned)q->ring.ring_fd, 0, share, IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG,
                          (sigset_t *)&arg, sizeof arg);
     if (rc >= 0 && io_uring_cq_ready(&q->ring) < share) {
+        q->gather_pause = (unsigned)max_u64(q->gather_pause, GATHER_REST);
         q->gather_rest = q->gather_pause;
         q->gather_pause = (unsigned)min_u64(2ull * q->gather_pause, GATHER_REST_MAX);
     } else if (rc >= 0) {
         q->gather_pause = GATHER_REST;
     }
-    return rc < 0 && rc != -EAGAIN && rc != -EBUSY ? rc : 0;
+    return ring_result(q, rc);
 }
 
 int ring_wait(vdisk_queue *q, unsigned wanted, unsigned most, const struct timespec *timeout)
@@ -232,7 +185,7 @@ int ring_wait(vdisk_queue *q, unsigned wanted, unsigned most, const struct times
     int rc;
 
     rc = get_ready(q);
-    if (rc < 0)
+    if (rc < 0 || unlikely(!queue_has_ring(q)))
         return rc;
     wanted = (unsigned)min_u64(wanted, q->kernel_inflight);
     if (wanted == 0)
@@ -247,14 +200,14 @@ int ring_wait(vdisk_queue *q, unsigned wanted, unsigned most, const struct times
         ts.tv_nsec = timeout->tv_nsec;
         rc = io_uring_submit_and_wait_timeout(&q->ring, &cqe, wanted, &ts, NULL);
     }
-    return rc < 0 && rc != -EAGAIN && rc != -EBUSY ? rc : 0;
+    return ring_result(q, rc);
 }
 
 static struct io_uring_sqe *get_sqe(vdisk_queue *q)
 {
     struct io_uring_sqe *sqe = io_uring_get_sqe(&q->ring);
 
-    if (unlikely(!sqe) && ring_submit(q) == 0)
+    if (unlikely(!sqe) && ring_submit(q) == 0 && queue_has_ring(q))
         sqe = io_uring_get_sqe(&q->ring);
     return sqe;
 }
@@ -272,6 +225,8 @@ static void wake_completed(vdisk_queue *q, int32_t res, uint32_t flags)
         q->wake_armed = false;
 }
 
+static void try_again(struct io *io);
+
 static void run_cqe(vdisk_queue *q, uint64_t user_data, int32_t res, uint32_t flags)
 {
     struct io *io;
@@ -283,8 +238,10 @@ static void run_cqe(vdisk_queue *q, uint64_t user_data, int32_t res, uint32_t fl
     io = (struct io *)(uintptr_t)user_data;
     assert(q->kernel_inflight > 0);
     q->kernel_inflight--;
-    if (unlikely(res == -EINTR || res == -EAGAIN))
-        io->backend->driver->submit(io->backend, io);
+    list_del(&io->in_kernel);
+    /* A thread of the service's volume that ended takes its own requests with it: they are made again. */
+    if (unlikely(res == -EINTR || res == -EAGAIN || (res == -ECANCELED && q->serves)))
+        try_again(io);
     else
         io_end(io, res);
 }
@@ -331,7 +288,8 @@ static int register_buffers(vdisk_queue *q, const struct iovec *regions, unsigne
 {
     int rc;
 
-    assert(q->inflight == 0);
+    if (q->inflight > 0)
+        return err_set(EBUSY, "queue: %u requests have not been reaped", q->inflight);
     if (n > QUEUE_REGIONS_MAX)
         return err_set(EINVAL, "queue: %u regions are more than %d", n, QUEUE_REGIONS_MAX);
     if (!queue_has_ring(q))
@@ -369,6 +327,17 @@ static struct iovec current_buffer(const struct io *io)
                           min_u64(io->iov[i].iov_len - skip, io->backend->max_transfer)};
 }
 
+/* For the time being it cannot be done: false when that has been so for long. Context: a worker. */
+static bool pause_before(struct io *io)
+{
+    struct timespec wait = {.tv_nsec = 1000000l << (io->tries % RING_TRIES)};
+
+    if (io->tries++ >= 2 * RING_TRIES)
+        return false;
+    clock_nanosleep(CLOCK_MONOTONIC, 0, &wait, NULL);
+    return true;
+}
+
 static int64_t blocking_rw(struct io *io)
 {
     int flags = io->flags & IO_FUA ? RWF_DSYNC : 0;
@@ -388,7 +357,7 @@ static int64_t blocking_rw(struct io *io)
             n = preadv(io->fd, iov, iovcnt, offset);
         else
             n = pwritev2(io->fd, iov, iovcnt, offset, flags);
-    } while (n < 0 && errno == EINTR);
+    } while (n < 0 && (errno == EINTR || (errno == EAGAIN && pause_before(io))));
     return n < 0 ? -errno : n;
 }
 
@@ -405,6 +374,30 @@ static int64_t blocking_fallocate(struct io *io)
         rc = fallocate(io->fd, io->mode, (off_t)io->offset, (off_t)io->len);
     while (rc < 0 && errno == EINTR);
     return rc < 0 ? -errno : 0;
+}
+
+/* The kernel could not for now. It is asked a few times, then by a thread that may wait. */
+static void try_again(struct io *io)
+{
+    if (io->tries++ < RING_TRIES) {
+        io->backend->driver->submit(io->backend, io);
+        return;
+    }
+    switch ((enum io_kind)io->kind) {
+    case IO_READ:
+    case IO_WRITE:
+        workers_run(io, blocking_rw);
+        break;
+    case IO_FLUSH:
+        workers_run(io, blocking_fsync);
+        break;
+    case IO_ZERO:
+    case IO_DISCARD:
+    case IO_ALLOCATE:
+    case IO_TRUNCATE:
+        workers_run(io, blocking_fallocate);
+        break;
+    }
 }
 
 /* No SQE free: wait in line. */
@@ -463,6 +456,7 @@ static struct io_uring_sqe *sqe_for(struct io *io)
         return NULL;
     }
     q->kernel_inflight++;
+    list_add_tail(&q->in_kernel, &io->in_kernel);
     return sqe;
 }
 

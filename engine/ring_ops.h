@@ -30,6 +30,7 @@ struct ring_ops {
 struct queue_host {
     const struct ring_ops *ops;
     const struct clock    *clock;
+    vdisk_queue           *sync; /* for synchronous calls within it; NULL: none yet. The host destroys it */
 };
 
 /* Queues that this thread makes get this host; NULL: the kernel. */

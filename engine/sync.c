@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The synchronous wrappers: one request at a time on the volume's own queue. */
+/* The synchronous calls: one request at a time on a queue of the calling thread's own. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,28 +8,67 @@
 #include "engine/queue.h"
 #include "engine/volume.h"
 
-vdisk_queue *vdisk_sync_queue(vdisk *v)
+int volume_check_handle(const vdisk *v)
 {
-    pthread_mutex_lock(&v->sync_lock);
-    return v->sync_queue;
+    if (!v)
+        return err_set(EINVAL, "no volume is given");
+    if (v->generation != process_generation)
+        return err_set(ECHILD, "%s: was opened by the parent process, which has it still", v->name);
+    return 0;
 }
 
-void vdisk_sync_queue_done(vdisk *v)
+int volume_queue(const char *name, vdisk_queue **ret_queue)
 {
-    queue_current = NULL; /* the next call may come from another thread */
-    pthread_mutex_unlock(&v->sync_lock);
+    int rc = thread_sync_queue(ret_queue);
+
+    return rc < 0 ? err_prefix(rc, "%s", name) : 0;
+}
+
+int volume_manage(vdisk *v, vdisk_queue **ret_queue)
+{
+    static const struct timespec blink = {.tv_nsec = 1000000};
+    int rc = volume_check_handle(v);
+
+    if (rc == 0)
+        rc = volume_queue(v->name, ret_queue);
+    if (rc < 0)
+        return rc;
+    if (atomic_load(&v->manager) == *ret_queue)
+        return err_set(EDEADLK, "%s: is being changed by this thread already", v->name);
+    while (pthread_mutex_trylock(&v->manage_lock) != 0) {
+        if (thread_others_busy(*ret_queue)) {
+            thread_sleep(*ret_queue, &blink); /* the other call may wait for what is under way on them */
+            continue;
+        }
+        pthread_mutex_lock(&v->manage_lock);
+        break;
+    }
+    atomic_store(&v->manager, *ret_queue);
+    return 0;
+}
+
+void volume_manage_done(vdisk *v)
+{
+    atomic_store(&v->manager, NULL);
+    pthread_mutex_unlock(&v->manage_lock);
+}
+
+static int begin(vdisk *v, vdisk_queue **ret_queue)
+{
+    int rc = volume_check_handle(v);
+
+    return rc < 0 ? rc : volume_queue(v->name, ret_queue);
 }
 
 /* The request has been enqueued. */
-static int finish(vdisk *v, const char *what)
+static int finish(vdisk *v, vdisk_queue *q, const char *what)
 {
     struct vdisk_completion c;
     int n;
 
     do
-        n = vdisk_reap(v->sync_queue, &c, 1, 1, NULL);
+        n = vdisk_reap(q, &c, 1, 1, NULL);
     while (n == 0 || n == -EINTR);
-    vdisk_sync_queue_done(v);
     if (n < 0)
         return err_set(n, "%s: %s: %s", v->name, what, strerror(-n));
     if (c.result == -EIO && atomic_load_explicit(&v->has_trouble, memory_order_acquire))
@@ -41,40 +80,75 @@ static int finish(vdisk *v, const char *what)
     return c.result;
 }
 
+/* Enqueue by ENQUEUE on the queue q, and wait. */
+#define SYNC_CALL(v, what, ENQUEUE)                                                                            \
+    do {                                                                                                       \
+        vdisk_queue *q;                                                                                        \
+        int rc_ = begin((v), &q);                                                                              \
+        if (rc_ < 0)                                                                                           \
+            return rc_;                                                                                        \
+        ENQUEUE;                                                                                               \
+        return finish((v), q, (what));                                                                         \
+    } while (0)
+
+static int pread_on(vdisk *v, void *buf, size_t len, uint64_t offset)
+{
+    SYNC_CALL(v, "read", vdisk_read(q, v, offset, buf, len, 0, 0));
+}
+
+static int pwrite_on(vdisk *v, const void *buf, size_t len, uint64_t offset, uint32_t flags)
+{
+    SYNC_CALL(v, "write", vdisk_write(q, v, offset, buf, len, flags, 0));
+}
+
+static int pzero_on(vdisk *v, uint64_t len, uint64_t offset, uint32_t flags)
+{
+    SYNC_CALL(v, "write zeroes", vdisk_write_zeroes(q, v, offset, len, flags, 0));
+}
+
+static int pdiscard_on(vdisk *v, uint64_t len, uint64_t offset)
+{
+    SYNC_CALL(v, "discard", vdisk_discard(q, v, offset, len, 0, 0));
+}
+
+static int sync_on(vdisk *v)
+{
+    SYNC_CALL(v, "flush", vdisk_flush(q, v, 0, 0));
+}
+
+static int pextents_on(vdisk *v, uint64_t len, uint64_t offset, struct vdisk_extents *extents)
+{
+    SYNC_CALL(v, "block status", vdisk_get_extents(q, v, offset, len, extents, 0));
+}
+
 int vdisk_pread(vdisk *v, void *buf, size_t len, uint64_t offset)
 {
-    vdisk_read(vdisk_sync_queue(v), v, offset, buf, len, 0, 0);
-    return ERR_CALL(finish(v, "read"));
+    return ERR_CALL(pread_on(v, buf, len, offset));
 }
 
 int vdisk_pwrite(vdisk *v, const void *buf, size_t len, uint64_t offset, uint32_t flags)
 {
-    vdisk_write(vdisk_sync_queue(v), v, offset, buf, len, flags, 0);
-    return ERR_CALL(finish(v, "write"));
+    return ERR_CALL(pwrite_on(v, buf, len, offset, flags));
 }
 
 int vdisk_pzero(vdisk *v, uint64_t len, uint64_t offset, uint32_t flags)
 {
-    vdisk_write_zeroes(vdisk_sync_queue(v), v, offset, len, flags, 0);
-    return ERR_CALL(finish(v, "write zeroes"));
+    return ERR_CALL(pzero_on(v, len, offset, flags));
 }
 
 int vdisk_pdiscard(vdisk *v, uint64_t len, uint64_t offset)
 {
-    vdisk_discard(vdisk_sync_queue(v), v, offset, len, 0, 0);
-    return ERR_CALL(finish(v, "discard"));
+    return ERR_CALL(pdiscard_on(v, len, offset));
 }
 
 int vdisk_sync(vdisk *v)
 {
-    vdisk_flush(vdisk_sync_queue(v), v, 0, 0);
-    return ERR_CALL(finish(v, "flush"));
+    return ERR_CALL(sync_on(v));
 }
 
 int vdisk_pextents(vdisk *v, uint64_t len, uint64_t offset, struct vdisk_extents *extents)
 {
-    vdisk_get_extents(vdisk_sync_queue(v), v, offset, len, extents, 0);
-    return ERR_CALL(finish(v, "block status"));
+    return ERR_CALL(pextents_on(v, len, offset, extents));
 }
 
 void *vdisk_alloc_buffer(size_t len)

@@ -5,8 +5,24 @@
  * Everything is bytes unless a name says otherwise. All structs of options start with their size, so that
  * a program built against an older header keeps working: set `.size = sizeof opts`, leave the rest zero.
  *
- * Threads. A `vdisk` may be used by any number of threads at once. A `vdisk_queue` belongs to one thread:
- * the one that first submits on it. Handles do not survive fork().
+ * Threads. A `vdisk` may be used by any number of threads at once. A `vdisk_queue` belongs to one thread: the
+ * one that first uses it. Another thread's submit on a queue of kind URING_DEFER is -EEXIST, and what it
+ * enqueued stays there for the owner to send; with the other kinds it is a race. Handles do not survive fork():
+ * in the child every call on one is -ECHILD and touches nothing, and requests complete so.
+ *
+ * Waiting. A request goes on whatever the owners of other queues do, in the library or elsewhere, but for these
+ * waits for what is in flight on another queue, which last until that queue's owner calls the library:
+ *   - writes, zeroes and discards of one qcow2 cluster wait for each other;
+ *   - a write that does not keep to vdisk_info.request_align waits for the writes of the volume that were in
+ *     flight when it came, and writes to the blocks of its ends for it;
+ *   - a write that finds no space, where discarded space could be had, waits for the requests that may still
+ *     use it;
+ *   - a request whose metadata finds no place since writes in flight hold all of its set in the cache: possible
+ *     where cache_bytes is less than some MiB. Who waits in the library (vdisk_reap(), synchronous calls,
+ *     resize, trim) turns all queues of its thread, so that nothing of these waits for itself; what completes
+ *     meanwhile is handed out by the next vdisk_reap() of its queue. Work that queues share is done by the only
+ *     queue that a volume has seen, and by a thread of the library as soon as there is a second. With a second
+ *     queue's requests in flight, poll() and the like may end with EINTR.
  *
  * Requests. Enqueue functions return nothing and never complete inline: every result, misuse of ranges
  * included, arrives through vdisk_reap(). A result is 0 or a negative errno, never a short transfer.
@@ -42,10 +58,10 @@ typedef struct vdisk_queue vdisk_queue;
 /* ---- errors ---------------------------------------------------------------------------------------- */
 
 /*
- * The error of the last call on this thread that returns int: one line that names the file and the thing, without
- * a trailing newline. Valid until the next libvdisk call on this thread. Never NULL; "" when that call succeeded,
- * whatever failed on its way. There is no text for what fails by completion: that has its errno only, ranges past
- * the end included; the synchronous calls have a text for it.
+ * The error of the last call on this thread that returns int: one line that names the file and the thing,
+ * without a trailing newline. Valid until the next libvdisk call on this thread. Never NULL; "" when that call
+ * succeeded, whatever failed on its way. There is no text for what fails by completion: that has its errno
+ * only, ranges past the end included; the synchronous calls have a text for it.
  */
 VDISK_API const char *vdisk_error_text(void);
 
@@ -86,10 +102,10 @@ struct vdisk_open_opts {
 };
 
 /*
- * Name the format where it is known. Without it a guest decides what its disk is taken for: what was found to be
- * raw can therefore not be written so that it begins like an image of another format (ours or one that QEMU looks
- * for); such a write, zero or discard ends with -EPERM, all others are carried out. A backing file whose image
- * does not name its format is looked at as well.
+ * Name the format where it is known. Without it a guest decides what its disk is taken for: what was found to
+ * be raw can therefore not be written so that it begins like an image of another format (ours or one that QEMU
+ * looks for); such a write, zero or discard ends with -EPERM, all others are carried out. A backing file whose
+ * image does not name its format is looked at as well.
  */
 
 /*
@@ -103,9 +119,10 @@ struct vdisk_open_opts {
 VDISK_API int vdisk_open(const char *name, const struct vdisk_open_opts *opts, vdisk **ret_vdisk);
 
 /*
- * Write back all metadata, flush, and free the handle. Blocks. No request may be in flight on any queue.
- * The handle is gone whatever the result; an error means that what was written since the last successful flush may
- * be lost. NULL is allowed.
+ * Write back all metadata, flush, and free the handle. Blocks. NULL is allowed. Errors: -EBUSY: requests are in
+ * flight on some queue (completed and not reaped ones are not), or another call changes the volume; -ECHILD:
+ * opened by the parent process; -EMFILE, -ENOMEM: no queue for it. After these the handle is as it was. After
+ * any other, as after success, it is gone, and what was written since the last successful flush may be lost.
  */
 VDISK_API int vdisk_close(vdisk *v);
 
@@ -131,26 +148,28 @@ VDISK_API int vdisk_get_info(vdisk *v, struct vdisk_info *ret_info);
 VDISK_API uint64_t vdisk_size(const vdisk *v);
 
 /*
- * Grow the volume to `size`; what is new reads as zeros. Blocks; other requests may be in flight. A raw volume on
- * a block device follows the device: `size` is what that has by now, and what is new reads as the device has it.
- * Errors: -EINVAL for a smaller size, -EACCES when read-only, -EFBIG past the format's limit, -ENOSPC past the
- * device's end, -ENOTSUP: a raw volume would be smaller than its device; or of the I/O.
+ * Grow the volume to `size`; what is new reads as zeros. Blocks; other requests may be in flight. A raw volume
+ * on a block device follows the device: `size` is what that has by now, and what is new reads as the device has
+ * it. Errors: -EINVAL for a smaller size, -EACCES when read-only, -EFBIG past the format's limit, -ENOSPC past
+ * the device's end, -ENOTSUP: a raw volume would be smaller than its device; or of the I/O.
  */
 VDISK_API int vdisk_grow(vdisk *v, uint64_t size);
 
 /*
- * Give back to the host what an open qcow2 volume holds and does not use: clusters taken ahead for writes to come,
- * the space of discarded clusters, and the file's end behind the last cluster in use; vdisk_close() does the same.
- * Flushes. Raw volumes have nothing to give back: 0.
- * Context: any thread; blocks. Requests may be in flight on queues that other threads turn; not on a queue of this
- * thread's own, since it waits for those in flight to end.
- * Errors: -EACCES when read-only, -ENOMEM, or of the I/O: what is left is given back another time.
+ * Give back to the host what an open qcow2 volume holds and does not use: clusters taken ahead for writes to
+ * come, the space of discarded clusters, and the file's end behind the last cluster in use; vdisk_close() does
+ * the same. Flushes. Raw volumes have nothing to give back: 0. Context: any thread; blocks until the requests
+ * in flight when it begins have ended (this thread's own it turns). Errors: -EACCES when read-only, -ENOMEM, or
+ * of the I/O: what is left is given back another time.
  */
 VDISK_API int vdisk_trim_space(vdisk *v);
 
 enum vdisk_prealloc { VDISK_PREALLOC_OFF, VDISK_PREALLOC_METADATA, VDISK_PREALLOC_FALLOC, VDISK_PREALLOC_FULL };
 
-/* Called now and then from a long call, on its thread. Return non-zero to stop it with -ECANCELED. */
+/*
+ * Called now and then from a long call, on its thread. Return non-zero to stop it with -ECANCELED. It may not
+ * change or close the volume (-EDEADLK, -EBUSY), nor wait for writes to it.
+ */
 typedef int vdisk_progress_fn(void *arg, uint64_t done, uint64_t total);
 
 struct vdisk_resize_opts {
@@ -162,13 +181,12 @@ struct vdisk_resize_opts {
 };
 
 /*
- * Make the volume `virtual_size` bytes, rounded up to 512; what is new reads as zeros (raw on a block device: see
- * vdisk_grow()). Blocks. Other requests may be in flight while it grows; while it shrinks none may. `opts` may be
- * NULL.
- * Errors: -EINVAL: smaller, and not asked for, or a wrong option; -EACCES when read-only; -EFBIG past the format's
- * limit; -ENOTSUP: snapshots, bitmaps or the storage forbid it, says the text; -ENOSPC; -ECANCELED; or of the I/O.
- * After an error, and after a crash, the volume has the old size; but once a shrunk volume has its new size, what
- * is left is to give space back, and when that fails the text says so.
+ * Make the volume `virtual_size` bytes, rounded up to 512; what is new reads as zeros (raw on a block device:
+ * see vdisk_grow()). Blocks. Other requests may be in flight while it grows; while it shrinks none may. `opts`
+ * may be NULL. Errors: -EINVAL: smaller, and not asked for, or a wrong option; -EACCES when read-only; -EFBIG
+ * past the format's limit; -ENOTSUP: snapshots, bitmaps or the storage forbid it, says the text; -ENOSPC;
+ * -ECANCELED; or of the I/O. After an error, and after a crash, the volume has the old size; but once a shrunk
+ * volume has its new size, what is left is to give space back, and when that fails the text says so.
  */
 VDISK_API int vdisk_resize(vdisk *v, uint64_t virtual_size, const struct vdisk_resize_opts *opts);
 
@@ -197,14 +215,14 @@ struct vdisk_create_opts {
 };
 
 /*
- * Create a volume. Blocks. An existing file is replaced, unless another process holds it or it is part of the new
- * volume's backing chain; it stays the same file (inode, owner, mode, links), and symbolic links are followed. A
- * block device is used as it stands and must be large enough. All that can be refused is refused before anything
- * changes: options, names, locks, descriptors, sizes, and too little room for what is preallocated. After a later
- * failure, or a cancelled run, what this call made is removed; a file that was there before is left empty, and a
- * device has no qcow2 header, which the text says. The backing file may be in use by another process. Errors:
- * -EINVAL, -ENOTSUP, -EFBIG: options; as open(2), -EMFILE among them; -EAGAIN: locked; -ENOSPC; -ECANCELED; or of
- * the I/O.
+ * Create a volume. Blocks. An existing file is replaced, unless another process holds it or it is part of the
+ * new volume's backing chain; it stays the same file (inode, owner, mode, links), and symbolic links are
+ * followed. A block device is used as it stands and must be large enough. All that can be refused is refused
+ * before anything changes: options, names, locks, descriptors, sizes, and too little room for what is
+ * preallocated. After a later failure, or a cancelled run, what this call made is removed; a file that was
+ * there before is left empty, and a device has no qcow2 header, which the text says. The backing file may be in
+ * use by another process. Errors: -EINVAL, -ENOTSUP, -EFBIG: options; as open(2), -EMFILE among them; -EAGAIN:
+ * locked; -ENOSPC; -ECANCELED; or of the I/O.
  */
 VDISK_API int vdisk_create(const char *name, const struct vdisk_create_opts *opts);
 
@@ -225,17 +243,32 @@ struct vdisk_queue_opts {
 };
 
 /*
- * Make a queue. It serves any number of volumes and is owned by one thread. Never fails because io_uring is
- * refused: it falls back to threads. Errors: -ENOMEM, -EINVAL, -EMFILE.
+ * Make a queue. It serves any number of volumes and is owned by one thread. Where io_uring is refused, or too
+ * little memory may be locked even for a small ring, it falls back to the next kind; vdisk_queue_get_kind() and
+ * vdisk_queue_get_reason() tell. So it does later, when the kernel refuses a call of the ring: requests go on
+ * with threads; those that the kernel had and did not end within a second end with its error, and their buffers
+ * may still be written to. Errors: -ENOMEM, -EINVAL, -EMFILE, -ENFILE; a kind asked for by name that cannot be
+ * had.
  */
 VDISK_API int vdisk_queue_create(const struct vdisk_queue_opts *opts, vdisk_queue **ret_queue);
 
-/* Nothing may be in flight. NULL is allowed. Before the volumes that it served are closed, or after. */
-VDISK_API void vdisk_queue_destroy(vdisk_queue *q);
+/*
+ * Free a queue, before the volumes that it served are closed or after. NULL is allowed. Errors: -EBUSY:
+ * requests have not been reaped; -ECHILD: made by the parent process; the queue is as it was. The text of an
+ * earlier error stays.
+ */
+VDISK_API int vdisk_queue_destroy(vdisk_queue *q);
 
 /* Which kind it got; never VDISK_QUEUE_AUTO. And its name, for people. */
 VDISK_API enum vdisk_queue_kind vdisk_queue_get_kind(const vdisk_queue *q);
 VDISK_API const char *vdisk_queue_kind_name(enum vdisk_queue_kind kind);
+
+/*
+ * Why a queue has no better kind, as one line: "io_uring (defer_taskrun): Operation not permitted"; "" when
+ * there is none better. It changes, with the kind, when the kernel refuses io_uring later. The queue's; valid
+ * until it goes.
+ */
+VDISK_API const char *vdisk_queue_get_reason(const vdisk_queue *q);
 
 /*
  * Register the memory that I/O will use; requests whose single buffer lies inside one of the regions save the
@@ -278,8 +311,8 @@ VDISK_API void vdisk_discard(vdisk_queue *q, vdisk *v, uint64_t offset, uint64_t
 /*
  * Writes completed (reaped) before this was enqueued are durable when it completes. Through the page cache
  * (VDISK_OPEN_BUFFERED, or a file without direct I/O) a failure is for good: the host may have dropped what it
- * could not write, so that this and all later flushes and durable writes of the handle fail, with the first error,
- * until the volume is opened anew.
+ * could not write, so that this and all later flushes and durable writes of the handle fail, with the first
+ * error, until the volume is opened anew.
  */
 VDISK_API void vdisk_flush(vdisk_queue *q, vdisk *v, uint32_t flags, uint64_t user_data);
 
@@ -306,8 +339,8 @@ struct vdisk_extents {
 };
 
 /*
- * What the range is made of, neighbours of one kind merged. It covers a prefix of the range, at least one extent.
- * `extents` and its list stay the library's until completion.
+ * What the range is made of, neighbours of one kind merged. It covers a prefix of the range, at least one
+ * extent. `extents` and its list stay the library's until completion.
  */
 VDISK_API void vdisk_get_extents(vdisk_queue *q, vdisk *v, uint64_t offset, uint64_t len,
                                  struct vdisk_extents *extents, uint64_t user_data);
@@ -318,14 +351,14 @@ struct vdisk_completion {
     uint32_t reserved;
 };
 
-/* Send what is enqueued to the kernel. Never blocks, completes nothing. 0 or -errno of the queue as such. */
+/* Send what is enqueued to the kernel. Never blocks, completes nothing. 0, -EEXIST on another thread, -ECHILD. */
 VDISK_API int vdisk_submit(vdisk_queue *q);
 
 /*
  * Submit, then wait until `min` completions are there or `timeout` (NULL: none) has passed, and hand out up to
  * `max`. With 16 and more in flight, a wait for fewer than `max` may last up to 4 ms longer, to find several at
  * once: that is faster for the device and takes less CPU. min = max never gathers. min = 0 polls. Returns the
- * number handed out, or -errno when the queue as such fails; -EINTR after a signal.
+ * number handed out, or -errno: -EINTR after a signal, -EEXIST on another thread, -ECHILD, -EINVAL.
  */
 VDISK_API int vdisk_reap(vdisk_queue *q, struct vdisk_completion *completions, unsigned min, unsigned max,
                          const struct timespec *timeout);
@@ -346,7 +379,8 @@ VDISK_API int vdisk_queue_fd(vdisk_queue *q);
 /* ---- synchronous wrappers -------------------------------------------------------------------------- */
 
 /*
- * As above, and wait. Any thread; calls on one volume take turns on a queue of its own. 0 or -errno, never short.
+ * As above, and wait: one request at a time, on a queue of the calling thread's own, which is made at its first
+ * such call and goes with the thread. Any thread, calls do not wait for each other. 0 or -errno, never short.
  */
 VDISK_API int vdisk_pread(vdisk *v, void *buf, size_t len, uint64_t offset);
 VDISK_API int vdisk_pwrite(vdisk *v, const void *buf, size_t len, uint64_t offset, uint32_t flags);

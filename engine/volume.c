@@ -71,7 +71,8 @@ static void layer_free(vdisk *v)
     backend_close(v->file);
     gate_finish(&v->requests);
     range_locks_finish(&v->guard_locks);
-    pthread_mutex_destroy(&v->sync_lock);
+    pthread_mutex_destroy(&v->manage_lock);
+    pthread_mutex_destroy(&v->service_lock);
     free(v->name);
     free(v->backing_name);
     free(v->backing_format);
@@ -89,8 +90,10 @@ static int layer_alloc(struct backend *file, uint32_t flags, vdisk **ret)
         backend_close(file);
         return err_set(ENOMEM, "out of memory");
     }
-    pthread_mutex_init(&v->sync_lock, NULL);
     range_locks_init(&v->guard_locks);
+    pthread_mutex_init(&v->manage_lock, NULL);
+    pthread_mutex_init(&v->service_lock, NULL);
+    v->generation = process_generation;
     v->file = file;
     v->number = atomic_fetch_add(&next_number, 1);
     v->open_flags = flags;
@@ -285,21 +288,6 @@ static int check_open_opts(const char *name, const struct vdisk_open_opts *user,
     return 0;
 }
 
-int volume_make_queue(const char *name, vdisk_queue **ret)
-{
-    struct vdisk_queue_opts opts = {.size = sizeof opts, .depth = 64, .kind = VDISK_QUEUE_URING};
-    int rc;
-
-    /* Not the deferred kind: any thread may make the next synchronous call. */
-    if (vdisk_queue_create(&opts, ret) == 0)
-        return 0;
-    opts.kind = VDISK_QUEUE_THREADS;
-    rc = vdisk_queue_create(&opts, ret);
-    if (rc == -EMFILE)
-        err_hint(rc, "raise the limit of open files (ulimit -n)");
-    return rc < 0 ? err_prefix(rc, "%s", name) : 0;
-}
-
 static int open_on(struct backend *file, const struct vdisk_open_opts *opts, vdisk **ret_vdisk)
 {
     uint64_t tables_left = CHAIN_TABLES_MAX;
@@ -307,7 +295,7 @@ static int open_on(struct backend *file, const struct vdisk_open_opts *opts, vdi
                              .tables_left = &tables_left};
     vdisk_queue *q;
     vdisk *v;
-    int rc = volume_make_queue(file->name, &q);
+    int rc = volume_queue(file->name, &q);
 
     if (rc < 0) {
         backend_close(file);
@@ -319,17 +307,13 @@ static int open_on(struct backend *file, const struct vdisk_open_opts *opts, vdi
         if (rc < 0)
             close_layers(v, q);
     }
-    queue_current = NULL;
-    if (rc < 0) {
-        vdisk_queue_destroy(q);
+    if (rc < 0)
         return rc;
-    }
     uint32_t depth = 0;
     for (vdisk *l = v; l; l = l->backing)
         depth++;
     for (vdisk *l = v; l; l = l->backing)
         l->depth = depth--;
-    v->sync_queue = q;
     *ret_vdisk = v;
     return 0;
 }
@@ -363,6 +347,8 @@ static int open_volume(const char *name, const struct vdisk_open_opts *user_opts
     struct json_name json;
     int rc = volume_check_name(name);
 
+    if (rc == 0 && !ret_vdisk)
+        rc = err_set(EINVAL, "%s: no place for the handle", name);
     if (rc == 0)
         rc = check_open_opts(name, user_opts, &opts);
     if (rc < 0)
@@ -384,6 +370,20 @@ int vdisk_open(const char *name, const struct vdisk_open_opts *user_opts, vdisk 
     return ERR_CALL(open_volume(name, user_opts, ret_vdisk));
 }
 
+/* Nothing is done to a volume that something is being done with. */
+static int check_idle(vdisk *v)
+{
+    uint64_t inside = gate_inside(&v->requests) + atomic_load(&v->outside);
+
+    if (inside == 0 && !atomic_load(&v->manager))
+        return 0;
+    if (inside == 0)
+        return err_hint(err_set(EBUSY, "%s: is being changed by another call", v->name),
+                        "close it when that returns");
+    return err_hint(err_set(EBUSY, "%s: %llu requests are in flight", v->name, (unsigned long long)inside),
+                    "reap them, then close the volume");
+}
+
 static int close_volume(vdisk *v)
 {
     vdisk_queue *q;
@@ -391,11 +391,15 @@ static int close_volume(vdisk *v)
 
     if (!v)
         return 0;
-    q = v->sync_queue;
-    rc = close_layers(v, q);
-    queue_current = NULL;
-    vdisk_queue_destroy(q);
-    return rc;
+    rc = volume_check_handle(v);
+    if (rc == 0)
+        rc = check_idle(v);
+    if (rc == 0)
+        rc = volume_queue(v->name, &q);
+    if (rc < 0)
+        return rc;
+    service_leave(v);
+    return close_layers(v, q);
 }
 
 int vdisk_close(vdisk *v)
@@ -410,8 +414,11 @@ uint64_t vdisk_size(const vdisk *v)
 
 static int fill_info(vdisk *v, struct vdisk_info *ret_info)
 {
-    struct vdisk_info info = {.size = ret_info->size};
+    struct vdisk_info info = {.size = ret_info ? ret_info->size : 0};
+    int rc = volume_check_handle(v);
 
+    if (rc < 0)
+        return rc;
     if (info.size < sizeof(size_t) || info.size > 4096)
         return err_set(EINVAL, "%s: info struct of size %zu", v->name, info.size);
     info.virtual_size = vdisk_size(v);
@@ -438,15 +445,19 @@ int vdisk_get_info(vdisk *v, struct vdisk_info *ret_info)
 static int trim_space(vdisk *v)
 {
     vdisk_queue *q;
-    int rc;
+    int rc = volume_check_handle(v);
 
+    if (rc < 0)
+        return rc;
     if (v->read_only)
         return err_set(EACCES, "%s: is open read-only", v->name);
     if (!v->format->trim)
         return 0;
-    q = vdisk_sync_queue(v);
+    rc = volume_manage(v, &q);
+    if (rc < 0)
+        return rc;
     rc = v->format->trim(v, q);
-    vdisk_sync_queue_done(v);
+    volume_manage_done(v);
     return rc;
 }
 

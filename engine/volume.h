@@ -12,6 +12,12 @@
 #include "engine/gate.h"
 #include "engine/range_lock.h"
 
+struct service;
+struct thread_queues;
+
+/* vdisk.queue_seen: more than one queue, or one beside calls of other threads. */
+#define VOLUME_SEEN_MANY UINT64_MAX
+
 struct vdisk {
     /* Fixed after open. */
     const struct format_driver *format;
@@ -40,9 +46,16 @@ struct vdisk {
     struct range_locks          guard_locks;   /* of guard.c */
     struct gate                 requests;      /* requests that may use mappings they looked up */
 
-    /* The synchronous wrappers' queue: the top layer's; made on first use. */
-    pthread_mutex_t             sync_lock;
-    vdisk_queue                *sync_queue;
+    uint32_t                    generation;     /* of the process that opened it */
+    _Atomic unsigned            outside;        /* requests that have left the gate and come back: qcow2/room.c */
+    pthread_mutex_t             manage_lock;    /* one change of the whole at a time: resize, trim */
+    _Atomic(const vdisk_queue *) manager;       /* whose, by its queue; NULL: none */
+
+    /* Of the top layer: who does what queues share (engine/service.h). */
+    _Atomic uint64_t            queue_seen;     /* number + 1 of the only queue that had requests; 0: none yet */
+    _Atomic(struct thread_queues *) thread_seen; /* that queue's thread; to be compared only */
+    pthread_mutex_t             service_lock;   /* the next one is set once */
+    _Atomic(struct service *)   service;
 };
 
 /* The volume has this size, and nothing behind it. One thread at a time. */
@@ -64,8 +77,8 @@ static inline void volume_reach(vdisk *v, uint64_t reach, vdisk_queue *queue)
 
 /*
  * The extent at guest_offset as seen from `v` down its chain, clamped to what one layer says: DATA, ZERO or
- * PACKED, in *ret_layer. Where no layer has anything: ZERO, in the layer that was asked last. -EAGAIN: *ret_layer
- * has to load() first.
+ * PACKED, in *ret_layer. Where no layer has anything: ZERO, in the layer that was asked last. -EAGAIN:
+ * *ret_layer has to load() first.
  */
 int chain_lookup(vdisk *v, uint64_t guest_offset, uint64_t len, struct extent *ret, vdisk **ret_layer);
 
@@ -97,8 +110,8 @@ int volume_check_name(const char *name);
 /* NULL: there is none of that name. */
 const struct format_driver *volume_find_format(const char *name);
 
-/* A queue for synchronous calls on `name`. 0, or -errno (out of descriptors: -EMFILE) with text. */
-int volume_make_queue(const char *name, vdisk_queue **ret);
+/* This thread's queue for synchronous calls (engine/thread.h). 0, or an error that names `name`. */
+int volume_queue(const char *name, vdisk_queue **ret_queue);
 
 /* The flags with which a layer's files are opened. */
 uint32_t volume_backend_flags(uint32_t open_flags);
@@ -106,8 +119,15 @@ uint32_t volume_backend_flags(uint32_t open_flags);
 /* Add what to do to the error of a flush just set, where the host's page cache has lost something. Returns rc. */
 int volume_hint(const vdisk *v, int rc);
 
-/* Take the volume's own queue for a synchronous call; NULL and an error text when there is none. Blocks. */
-vdisk_queue *vdisk_sync_queue(vdisk *v);
-void vdisk_sync_queue_done(vdisk *v);
+/*
+ * A change of the whole volume begins, on the queue that this gives: one at a time. Waits for another thread's
+ * to end, and turns this thread's queues meanwhile. 0; -ECHILD: another process's handle; -EDEADLK: within
+ * another such call of this thread (a progress function); or there is no queue.
+ */
+int volume_manage(vdisk *v, vdisk_queue **ret_queue);
+void volume_manage_done(vdisk *v);
+
+/* May the caller use the handle? 0, -EINVAL (NULL) or -ECHILD (made by the parent process), with a text. */
+int volume_check_handle(const vdisk *v);
 
 #endif

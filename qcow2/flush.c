@@ -34,13 +34,14 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "engine/service.h"
 #include "qcow2/alloc.h"
 #include "qcow2/flush_plan.h"
 #include "qcow2/mutant.h"
 #include "qcow2/reclaim.h"
 #include "qcow2/state.h"
 
-enum { FLUSH_BATCH = 16, FLUSH_LEAD = 1, COPY_MAPPED = 256 << 10 };
+enum { FLUSH_BATCH = 16, COPY_MAPPED = 256 << 10 };
 
 /* Something dirty, to be copied: a slice, or a page of a table. */
 struct piece {
@@ -64,14 +65,14 @@ struct batch {
 enum { BATCH_REFCOUNTS, BATCH_REFTABLE, BATCH_MAPPING, BATCHES };
 
 struct q2_flush_op {
-    struct op            op;
+    struct op            op;      /* waits, on the queue of who asked */
     struct op           *parent;  /* one of these two hears of the end */
     struct request      *request;
     struct q2           *q;
+    /* The leader's. */
+    struct op            lead;    /* flushes, on a queue that is turned whatever the owner of the other does */
     int                  rc;
     struct q2_carried    reclaim;
-    /* The leader's. */
-    bool                 leads;
     struct list          group;   /* the others it flushes for */
     struct q2_flush_plan plan;
     bool                 needs_data;
@@ -80,9 +81,10 @@ struct q2_flush_op {
     struct io            io[FLUSH_BATCH];
 };
 
-enum q2_flush_state {
-    FLUSH_START = OP_START,
-    FLUSH_TURN,
+enum q2_flush_state { FLUSH_START = OP_START, FLUSH_DONE };
+
+enum q2_flush_lead_state {
+    LEAD_START = OP_START,
     FLUSH_REFCOUNTS_WRITTEN,
     FLUSH_REFCOUNTS_SYNCED,
     FLUSH_REFTABLE_WRITTEN,
@@ -322,7 +324,14 @@ static void settle_freed(struct q2_flush_op *f, int rc)
 
 /* ---- turns --------------------------------------------------------------------------------------------- */
 
-/* The call of an await: FLUSH_LEAD when it is this op's turn to lead, else the result of another's flush. */
+/* With the lock held: it is this one's turn. */
+static void start_lead(struct q2_flush_op *f)
+{
+    service_begin(f->lead.queue);
+    op_wake(&f->lead, 0);
+}
+
+/* The call of an await: lead a flush, or be flushed for by the next leader. */
 static void wait_turn(struct q2_flush_op *f, struct op *op)
 {
     struct q2 *q = f->q;
@@ -332,7 +341,7 @@ static void wait_turn(struct q2_flush_op *f, struct op *op)
         list_add_tail(&q->flush_waiting, &op->wait);
     } else {
         q->flush_running = true;
-        op_wake(op, FLUSH_LEAD);
+        start_lead(f);
     }
     pthread_mutex_unlock(&q->lock);
 }
@@ -374,17 +383,16 @@ static void end(struct q2_flush_op *f, int rc)
         op_wake_all(&q->flush_waiting, rc);
     next = list_pop(&q->flush_waiting);
     if (next && !ENGINE_MUTANT(FLUSH_LEAD_LOST))
-        op_wake(container_of(next, struct op, wait), FLUSH_LEAD);
+        start_lead(container_of(container_of(next, struct op, wait), struct q2_flush_op, op));
     else
         q->flush_running = false;
     pthread_mutex_unlock(&q->lock);
 }
 
-static void flush_finish(struct q2_flush_op *f)
+static void flush_finish(struct q2_flush_op *f, int rc)
 {
     struct op *parent = f->parent;
     struct request *r = f->request;
-    int rc = f->rc;
 
     assert(!f->reclaim.running);
     op_free(&f->op, sizeof *f);
@@ -392,6 +400,13 @@ static void flush_finish(struct q2_flush_op *f)
         op_wake(parent, rc);
     if (r)
         request_end(r, rc);
+}
+
+/* The last of the leader: who asked may be another thread, and frees all this. */
+static void lead_finish(struct q2_flush_op *f)
+{
+    service_end(f->lead.queue);
+    op_wake(&f->op, f->rc);
 }
 
 /* ---- the steps ----------------------------------------------------------------------------------------- */
@@ -434,16 +449,12 @@ static bool more(const struct batch *b)
     return b->at < b->count;
 }
 
-static void q2_flush_step(struct op *op)
+static void q2_flush_lead_step(struct op *op)
 {
-    struct q2_flush_op *f = container_of(op, struct q2_flush_op, op);
+    struct q2_flush_op *f = container_of(op, struct q2_flush_op, lead);
 
-    OP_BEGIN(enum q2_flush_state, op)
+    OP_BEGIN(enum q2_flush_lead_state, op)
     q2_reclaim_carry(f->q, op->queue, &f->reclaim);
-    OP_AWAIT(op, FLUSH_TURN, wait_turn(f, op));
-    f->leads = op->rc == FLUSH_LEAD;
-    if (!f->leads)
-        goto ended;
     op->rc = begin(f);
     if (op->rc < 0)
         goto fail;
@@ -461,21 +472,32 @@ static void q2_flush_step(struct op *op)
         OP_TRY(op, FLUSH_MAPPING_WRITTEN, write_pieces(f, op, &f->batches[BATCH_MAPPING]));
     if (f->plan.sync_mapping)
         OP_TRY(op, FLUSH_MAPPING_SYNCED, sync_file(f, op));
-ended:
 fail:
     f->rc = op->rc;
-    if (f->leads)
-        end(f, f->rc);
+    end(f, f->rc);
     if (f->reclaim.running)
         OP_AWAIT(op, FLUSH_RECLAIMED, q2_reclaim_join(f->q, &f->reclaim, op));
-    flush_finish(f);
+    lead_finish(f);
     return;
     OP_END
 }
 
-OP_TYPE(q2_flush_op, q2_flush_step, "START", "FLUSH_TURN", "FLUSH_REFCOUNTS_WRITTEN",
-        "FLUSH_REFCOUNTS_SYNCED", "FLUSH_REFTABLE_WRITTEN", "FLUSH_DATA_SYNCED", "FLUSH_MAPPING_WRITTEN",
+OP_TYPE(q2_flush_lead, q2_flush_lead_step, "START", "FLUSH_REFCOUNTS_WRITTEN", "FLUSH_REFCOUNTS_SYNCED",
+        "FLUSH_REFTABLE_WRITTEN", "FLUSH_DATA_SYNCED", "FLUSH_MAPPING_WRITTEN",
         "FLUSH_MAPPING_SYNCED", "FLUSH_RECLAIMED");
+
+static void q2_flush_step(struct op *op)
+{
+    struct q2_flush_op *f = container_of(op, struct q2_flush_op, op);
+
+    OP_BEGIN(enum q2_flush_state, op)
+    OP_AWAIT(op, FLUSH_DONE, wait_turn(f, op));
+    flush_finish(f, op->rc);
+    return;
+    OP_END
+}
+
+OP_TYPE(q2_flush_op, q2_flush_step, "START", "FLUSH_DONE");
 
 static struct q2_flush_op *flush_alloc(struct q2 *q, vdisk_queue *queue)
 {
@@ -484,6 +506,7 @@ static struct q2_flush_op *flush_alloc(struct q2 *q, vdisk_queue *queue)
     if (!f)
         return NULL;
     f->q = q;
+    op_init(&f->lead, service_queue(q->v, queue), &q2_flush_lead_type);
     list_init(&f->group);
     return f;
 }

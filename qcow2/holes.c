@@ -67,10 +67,12 @@ static bool has_host_holes(vdisk *v, vdisk_queue *queue)
 
 void qcow2_find_host_holes(vdisk *top)
 {
-    vdisk_queue *queue = vdisk_sync_queue(top);
+    vdisk_queue *queue;
 
-    for (vdisk *v = top; queue && v; v = v->backing)
+    if (volume_manage(top, &queue) < 0)
+        return;
+    for (vdisk *v = top; v; v = v->backing)
         if (v->format == &qcow2_driver && v->read_only)
             v->host_holes = has_host_holes(v, queue);
-    vdisk_sync_queue_done(top);
+    volume_manage_done(top);
 }

@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "engine/service.h"
 #include "engine/zero.h"
 #include "qcow2/alloc.h"
 #include "qcow2/entry.h"
@@ -154,6 +155,7 @@ static struct l2_make *find_making(struct q2 *q, uint64_t guest_offset)
 
 void q2_l2_table_make(struct q2 *q, uint64_t guest_offset, struct op *op)
 {
+    vdisk_queue *service = service_queue(q->v, op->queue);
     struct l2_make *m = NULL, *other;
 
     pthread_mutex_lock(&q->lock);
@@ -161,7 +163,7 @@ void q2_l2_table_make(struct q2 *q, uint64_t guest_offset, struct op *op)
     if (other)
         list_add_tail(&other->waiting, &op->wait);
     else
-        m = op_alloc(op->queue, &l2_make_type, sizeof *m);
+        m = op_alloc_for(service, op->queue, &l2_make_type, sizeof *m);
     if (m) {
         m->parent = op;
         m->q = q;
@@ -171,7 +173,7 @@ void q2_l2_table_make(struct q2 *q, uint64_t guest_offset, struct op *op)
     }
     pthread_mutex_unlock(&q->lock);
     if (m)
-        op_start(&m->op);
+        op_send(&m->op);
     else if (!other)
         op_wake(op, -ENOMEM);
 }

@@ -67,6 +67,7 @@ struct lease_fill {
     struct op       *parent;
     struct q2       *q;
     struct q2_lease *lease;
+    bool             first;  /* the lease's `filler`; else another queue of the same number is */
     struct q2_run    run;
     struct io        io;
 };
@@ -137,17 +138,20 @@ static void lease_fill_finish(struct lease_fill *f, int rc)
     struct op *parent = f->parent;
 
     pthread_mutex_lock(&f->q->lock);
-    l->filling = false;
-    if (rc == 0) {
-        assert(l->next == l->end);
+    if (rc == 0 && l->next < l->end && !ENGINE_MUTANT(LEASE_FILL_TWICE)) {
+        /* Two queues that share a lease have both filled it. */
+        q2_give_back(f->q, f->run.host_offset >> f->q->geo.cluster_bits, f->run.clusters, f->run.zero);
+    } else if (rc == 0) {
         l->next = f->run.host_offset >> f->q->geo.cluster_bits;
         l->end = l->next + f->run.clusters;
         l->zero = f->run.zero;
     }
     /* In the order they came in: the writes of a turn come in the guest's order, and keep it on the host. */
     op_wake(parent, rc);
-    if (!ENGINE_MUTANT(LEASE_FILL_QUIET))
+    if (f->first) {
+        l->filler = NULL;
         op_wake_all(&l->waiting, rc);
+    }
     pthread_mutex_unlock(&f->q->lock);
     op_free(&f->op, sizeof *f);
 }
@@ -180,12 +184,16 @@ void q2_lease_fill(struct q2 *q, struct op *op)
 
     pthread_mutex_lock(&q->lock);
     ready = l->next < l->end;
-    if (!ready && l->filling && !ENGINE_MUTANT(LEASE_FILL_TWICE)) {
+    /* A queue waits for itself only: another's owner need not call the library. */
+    if (!ready && l->filler == op->queue) {
         list_add_tail(&l->waiting, &op->wait);
         wait = true;
     } else if (!ready) {
         f = op_alloc(op->queue, &lease_fill_type, sizeof *f);
-        l->filling = f != NULL;
+        if (f && !l->filler) {
+            l->filler = op->queue;
+            f->first = true;
+        }
     }
     pthread_mutex_unlock(&q->lock);
     if (wait)

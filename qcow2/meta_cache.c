@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 
 #include "engine/io.h"
+#include "engine/queue.h"
 #include "qcow2/entry.h"
 #include "qcow2/guard.h"
 #include "qcow2/mutant.h"
@@ -39,7 +40,7 @@ int q2_cache_init(struct q2_cache *c, uint32_t slice_size, uint64_t bytes, uint6
     }
     memset(c->tags, 0, c->slots * sizeof *c->tags);
     for (uint32_t i = 0; i < c->slots; i++) {
-        list_init(&c->slot[i].waiters);
+        list_init(&c->slot[i].loads);
         list_init(&c->slot[i].dirty_node);
     }
     return 0;
@@ -294,7 +295,9 @@ struct slice_load {
     struct op        op;
     struct q2       *q;
     struct q2_cache *cache;
-    struct q2_slot  *slot;
+    struct q2_slot  *slot;    /* NULL: another load has filled it, or it was taken for another slice */
+    struct list      node;    /* of slot->loads */
+    struct list      waiters; /* ops, by op.wait */
     uint64_t         host_offset;
     struct io        io;
     char             memory[2 * Q2_SLICE_MAX]; /* one slice, aligned */
@@ -320,6 +323,30 @@ static bool is_suspect(struct slice_load *l)
            q2_guard_slice(l->q, l->slot->key << l->q->slice_guest_bits, l->slot->host_offset, slice_buffer(l));
 }
 
+/* With the lock held: those that still read it come too late. */
+static void detach_loads(struct q2_slot *s)
+{
+    struct list *node;
+
+    while ((node = list_pop(&s->loads)))
+        container_of(node, struct slice_load, node)->slot = NULL;
+}
+
+/* With the lock held: what has been read becomes the slot's content. */
+static void settle_load(struct slice_load *l)
+{
+    struct q2_slot *s = l->slot;
+
+    assert(s->state == Q2_SLOT_LOADING);
+    atomic_store_explicit(&s->suspect, is_suspect(l), memory_order_relaxed);
+    fill(l->cache, s, slice_buffer(l));
+    publish(l->cache, s);
+    /* One word says as much: the slot goes first when room is needed. */
+    if (enter_linear(l->cache, s, slice_buffer(l)))
+        atomic_store_explicit(&s->referenced, 0, memory_order_relaxed);
+    detach_loads(s);
+}
+
 static void slice_load_step(struct op *op)
 {
     struct slice_load *l = container_of(op, struct slice_load, op);
@@ -327,18 +354,13 @@ static void slice_load_step(struct op *op)
     OP_BEGIN(enum slice_load_state, op)
     OP_AWAIT(op, SLICE_READ, start_read(l, op));
     pthread_mutex_lock(&l->q->lock);
-    assert(l->slot->state == Q2_SLOT_LOADING);
-    if (op->rc == 0) {
-        atomic_store_explicit(&l->slot->suspect, is_suspect(l), memory_order_relaxed);
-        fill(l->cache, l->slot, slice_buffer(l));
-        publish(l->cache, l->slot);
-        /* One word says as much: the slot goes first when room is needed. */
-        if (enter_linear(l->cache, l->slot, slice_buffer(l)))
-            atomic_store_explicit(&l->slot->referenced, 0, memory_order_relaxed);
-    } else {
+    if (l->slot)
+        list_del(&l->node);
+    if (l->slot && op->rc == 0)
+        settle_load(l);
+    else if (l->slot && list_empty(&l->slot->loads))
         l->slot->state = Q2_SLOT_EMPTY;
-    }
-    op_wake_all(&l->slot->waiters, op->rc);
+    op_wake_all(&l->waiters, l->slot ? op->rc : 0); /* 0: look again */
     op_wake_all(&l->cache->room, 0);
     pthread_mutex_unlock(&l->q->lock);
     op_free(op, sizeof *l);
@@ -348,33 +370,69 @@ static void slice_load_step(struct op *op)
 
 OP_TYPE(slice_load, slice_load_step, "START", "SLICE_READ");
 
-/* Full, but a load or a pin is about to end. */
+/* Full, but loads or pins are about to end; and nothing is dirty, which a flush could clean without that wait. */
 static bool will_have_room(struct q2_cache *c, uint64_t key)
 {
     const struct q2_slot *set = &c->slot[(key & c->sets_mask) * Q2_CACHE_WAYS];
+    bool will = false;
 
-    for (int i = 0; i < Q2_CACHE_WAYS; i++)
-        if (set[i].state == Q2_SLOT_LOADING || set[i].pins > 0)
-            return true;
-    return false;
+    for (int i = 0; i < Q2_CACHE_WAYS; i++) {
+        bool busy = set[i].state == Q2_SLOT_LOADING || set[i].pins > 0;
+        if (!busy)
+            return false;
+        will = true;
+    }
+    return will;
 }
 
-/* With the lock held: a slot in LOADING, and the op to fill it; NULL: the await has been ended or goes on. */
+/* With the lock held: a load of the slot that an op of `queue` may wait for (invariant 7). */
+static struct slice_load *find_load(struct q2_slot *s, const vdisk_queue *queue)
+{
+    for (struct list *n = s->loads.next; n != &s->loads; n = n->next) {
+        struct slice_load *l = container_of(n, struct slice_load, node);
+        if (l->op.queue == queue || l->op.queue->always_turned)
+            return l;
+    }
+    return NULL;
+}
+
+/* With the lock held: a slot of the set that only other queues are loading, taken from them. */
+static struct q2_slot *take_loading(struct q2_cache *c, uint64_t key, const vdisk_queue *queue)
+{
+    struct q2_slot *set = &c->slot[(key & c->sets_mask) * Q2_CACHE_WAYS];
+
+    for (struct q2_slot *s = set; s < set + Q2_CACHE_WAYS; s++) {
+        if (s->state != Q2_SLOT_LOADING || find_load(s, queue))
+            continue;
+        detach_loads(s);
+        s->state = Q2_SLOT_EMPTY;
+        return s;
+    }
+    return NULL;
+}
+
+/*
+ * With the lock held: the op to fill a slot in LOADING, waited for by `op`; NULL: the await has been ended or goes
+ * on, or (*ret_full) there is no slot before a flush.
+ */
 static struct slice_load *begin_load(struct q2 *q, struct q2_cache *c, uint64_t key, uint64_t host_offset,
                                      struct op *op, bool *ret_full)
 {
     struct q2_slot *s = find_any(c, key);
-    struct slice_load *l;
+    struct slice_load *l = s ? find_load(s, op->queue) : NULL;
 
     if (s && s->state == Q2_SLOT_VALID) {
         op_wake(op, 0);
         return NULL;
     }
-    if (s) {
-        list_add_tail(&s->waiters, &op->wait);
+    if (l) {
+        list_add_tail(&l->waiters, &op->wait);
         return NULL;
     }
-    s = claim(c, key);
+    if (!s)
+        s = claim(c, key);
+    if (!s)
+        s = take_loading(c, key, op->queue);
     if (!s) {
         *ret_full = !will_have_room(c, key);
         if (!*ret_full)
@@ -389,11 +447,13 @@ static struct slice_load *begin_load(struct q2 *q, struct q2_cache *c, uint64_t 
     s->state = Q2_SLOT_LOADING;
     s->key = key;
     s->host_offset = host_offset;
-    list_add_tail(&s->waiters, &op->wait);
     l->q = q;
     l->cache = c;
     l->slot = s;
     l->host_offset = host_offset;
+    list_init(&l->waiters);
+    list_add_tail(&l->waiters, &op->wait);
+    list_add_tail(&s->loads, &l->node);
     return l;
 }
 

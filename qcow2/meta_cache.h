@@ -16,8 +16,10 @@
  *  4. A dirty slot is on `dirty_list`.
  *  5. A slot whose content is not on disk is dirty or flushing at every moment, so that readers can tell: it is
  *     marked dirty before the first store of a change, and each step of a flush changes both bits by one store.
- *  6. A slice is in `linear` only while the disk has it as it is said there: it is entered from clean content, and
- *     taken out before content changes.
+ *  6. A slice is in `linear` only while the disk has it as it is said there: it is entered from clean content,
+ *     and taken out before content changes.
+ *  7. A slice is waited for on a load of the waiter's own queue, or of one that is turned whatever others do: a
+ *     queue that finds another's load under way begins a second, and the first to end fills the slot.
  */
 #ifndef QCOW2_META_CACHE_H
 #define QCOW2_META_CACHE_H
@@ -52,7 +54,7 @@ struct q2_slot {
     uint32_t         pins;
     uint64_t         key;
     uint64_t         host_offset; /* of the slice on disk */
-    struct list      waiters;     /* ops, LOADING */
+    struct list      loads;       /* LOADING: the ops that read it, one for each queue that wants it */
     struct list      dirty_node;
 };
 

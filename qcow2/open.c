@@ -674,7 +674,9 @@ int qcow2_get_details(vdisk *v, struct qcow2_details *ret)
 
     if (v->format != &qcow2_driver)
         return err_set(EINVAL, "%s: is not qcow2", v->name);
-    queue = vdisk_sync_queue(v);
+    rc = volume_manage(v, &queue);
+    if (rc < 0)
+        return rc;
     if (q->header.snapshots_problem)
         rc = err_hint(err_set(EINVAL, "%s: %s", v->name, q->header.snapshots_problem),
                       "repair it with vdisk-io check -r all");
@@ -682,7 +684,7 @@ int qcow2_get_details(vdisk *v, struct qcow2_details *ret)
         rc = q2_read_snapshots(q, queue, &snapshots);
     if (rc == 0 && q->header.has_bitmaps && q->header.nb_bitmaps > 0)
         rc = q2_read_bitmaps(q, queue, &bitmaps);
-    vdisk_sync_queue_done(v);
+    volume_manage_done(v);
     if (rc == 0) {
         pthread_mutex_lock(&q->lock);
         rc = q2_details_fill(&q->header, &snapshots, &bitmaps, ret);

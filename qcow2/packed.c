@@ -4,16 +4,18 @@
  *
  * Happy path: the cluster is cached: copy. Or: claim it in the cache, read its sectors (an aligned superset,
  * straight into one buffer), inflate, copy, wake those who wanted it too. A request for a whole cluster in one
- * buffer inflates into that buffer and leaves the cache alone.
- * Failure modes: no memory, the read fails, the stream is damaged: all who wait get the error, and the cluster is
- * forgotten, so that the next request tries again.
+ * buffer inflates into that buffer and leaves the cache alone. Failure modes: no memory, the read fails, the
+ * stream is damaged: all who wait get the error, and the cluster is forgotten, so that the next request tries
+ * again.
  *
  * Invariants.
  *  1. A cluster is filled by the op that added it, its leader; others touch `data` only after `done`, the leader
  *     never after it.
  *  2. `refs` counts the ops that hold the cluster, plus one while it is in the cache. Who drops the last one
  *     frees.
- *  3. A cluster forgotten while it is being read still serves those who had found it, and nobody else.
+ *  3. A leader on a queue that only its owner turns serves that queue only: others read the cluster for
+ *     themselves.
+ *  4. A cluster forgotten while it is being read still serves those who had found it, and nobody else.
  */
 #include "qcow2/packed.h"
 
@@ -23,6 +25,7 @@
 
 #include "engine/bits.h"
 #include "engine/iov.h"
+#include "engine/queue.h"
 #include "engine/volume.h"
 #include "qcow2/entry.h"
 #include "qcow2/state.h"
@@ -32,6 +35,7 @@ struct q2_packed_cluster {
     unsigned    refs;
     bool        done;
     int         rc;
+    const vdisk_queue *queue; /* the leader's, until `done` */
     struct list waiters; /* ops that wait for `done` */
     uint8_t     data[];  /* one cluster */
 };
@@ -123,20 +127,34 @@ static struct q2_packed_cluster *cache_find_locked(struct q2_packed_cache *cache
     return NULL;
 }
 
+/* Invariant 3. */
+static bool may_wait(const struct q2_packed_cluster *c, const vdisk_queue *queue)
+{
+    return c->done || c->queue == queue || c->queue->always_turned;
+}
+
 /* A reference to the cluster; *ret_leader: it is the caller's to fill. NULL: no memory. */
 static struct q2_packed_cluster *cache_claim(struct q2_packed_cache *cache, uint64_t descriptor,
-                                             size_t cluster_size, bool *ret_leader)
+                                             size_t cluster_size, const vdisk_queue *queue, bool *ret_leader)
 {
-    struct q2_packed_cluster *c;
+    struct q2_packed_cluster *c, *theirs = NULL;
 
     pthread_mutex_lock(&cache->lock);
     c = cache_find_locked(cache, descriptor);
+    if (c && !may_wait(c, queue)) {
+        theirs = c;
+        cluster_unref_locked(c);
+        c = NULL;
+    }
     *ret_leader = !c;
     if (!c) {
         c = malloc(sizeof *c + cluster_size);
         if (c) {
-            *c = (struct q2_packed_cluster){.descriptor = descriptor, .refs = 2};
+            *c = (struct q2_packed_cluster){.descriptor = descriptor, .refs = 1, .queue = queue};
             list_init(&c->waiters);
+        }
+        if (c && !theirs) {
+            c->refs++;
             cache_add_first(cache, c);
         }
     }
@@ -266,7 +284,7 @@ static void read_packed_step(struct op *op)
     OP_BEGIN(enum read_packed_state, op)
 
     if (!whole) {
-        p->cluster = cache_claim(&q2->packed, p->descriptor, q2->geo.cluster_size, &p->leader);
+        p->cluster = cache_claim(&q2->packed, p->descriptor, q2->geo.cluster_size, op->queue, &p->leader);
         if (!p->cluster) {
             read_packed_finish(p, -ENOMEM);
             return;

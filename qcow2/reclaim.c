@@ -25,6 +25,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "engine/service.h"
 #include "qcow2/alloc.h"
 #include "qcow2/guard.h"
 #include "qcow2/mutant.h"
@@ -323,7 +324,8 @@ OP_TYPE(reclaim, reclaim_step, "START", "RECLAIM_TURN", "RECLAIM_LOADED", "RECLA
 
 void q2_reclaim(struct q2 *q, struct op *op)
 {
-    struct reclaim *r = op_alloc(op->queue, &reclaim_type, sizeof *r);
+    vdisk_queue *service = service_queue(q->v, op->queue);
+    struct reclaim *r = op_alloc_for(service, op->queue, &reclaim_type, sizeof *r);
 
     if (!r) {
         op_wake(op, -ENOMEM);
@@ -331,7 +333,7 @@ void q2_reclaim(struct q2 *q, struct op *op)
     }
     r->q = q;
     r->parent = op;
-    op_start(&r->op);
+    op_send(&r->op);
 }
 
 void q2_reclaim_carry(struct q2 *q, vdisk_queue *queue, struct q2_carried *c)

@@ -15,6 +15,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "engine/service.h"
 #include "engine/zero.h"
 #include "qcow2/alloc.h"
 #include "qcow2/entry.h"
@@ -381,7 +382,9 @@ OP_TYPE(refblock_make, refblock_make_step, "START", "RB_LOCKED", "RB_PLACED", "R
 
 void q2_refblock_make(struct q2 *q, uint64_t block, bool have_structure, bool apart, struct op *op)
 {
-    struct refblock_make *m = op_alloc(op->queue, &refblock_make_type, sizeof *m);
+    /* Who holds the structure lock goes on where it is. */
+    vdisk_queue *service = have_structure ? op->queue : service_queue(q->v, op->queue);
+    struct refblock_make *m = op_alloc_for(service, op->queue, &refblock_make_type, sizeof *m);
 
     if (!m) {
         op_wake(op, -ENOMEM);
@@ -392,5 +395,5 @@ void q2_refblock_make(struct q2 *q, uint64_t block, bool have_structure, bool ap
     m->block = block;
     m->have_structure = have_structure;
     m->apart = apart;
-    op_start(&m->op);
+    op_send(&m->op);
 }

@@ -45,8 +45,10 @@ static struct request *next_merged(const struct request *r)
     return r->kind == REQ_WRITE ? r->merged : NULL;
 }
 
+/* It still counts as being in flight. */
 static void leave_gate(struct room *m)
 {
+    atomic_fetch_add(&m->q->v->outside, 1);
     for (struct request *r = m->request; r; r = next_merged(r))
         gate_leave(&m->q->v->requests, r->queue->id, r->gate);
 }
@@ -55,6 +57,7 @@ static void enter_gate(struct room *m)
 {
     for (struct request *r = m->request; r; r = next_merged(r))
         r->gate = gate_enter(&m->q->v->requests, r->queue->id);
+    atomic_fetch_sub(&m->q->v->outside, 1);
 }
 
 static bool more(struct room *m)

@@ -41,8 +41,8 @@ struct q2_lease {
     uint64_t    next, end;
     uint64_t    size;    /* bytes that the last one was meant to have */
     bool        zero;    /* reads as zeros */
-    bool        filling;
-    struct list waiting; /* for that; ops, by op.wait */
+    const vdisk_queue *filler; /* the queue that fills it, NULL: none */
+    struct list waiting; /* for that, on the same queue; ops, by op.wait */
 };
 
 enum { Q2_LEASES = 32, Q2_ZONES = 16 };

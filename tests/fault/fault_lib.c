@@ -11,6 +11,7 @@
 #include "backends/sim.h"
 #include "engine/bits.h"
 #include "engine/volume.h"
+#include "engine/thread.h"
 #include "qcow2/check.h"
 #include "tests/fault/oom.h"
 #include "tests/lib/test.h"
@@ -414,6 +415,7 @@ static bool run_once(const struct scenario *sc, const struct fault_mode *mode, s
     bool fired;
     int rc;
 
+    thread_release();
     oom_watch();
     subject_copy(&s, template);
     if (sc->damage)
@@ -445,6 +447,7 @@ static bool run_once(const struct scenario *sc, const struct fault_mode *mode, s
     subject_check_image(&s, by_qemu);
     subject_check_content(&s);
     subject_finish(&s);
+    thread_release();
     CHECK_MSG(oom_live() == 0, "%u pieces of memory are never given back", oom_live());
     return fired;
 }

@@ -9,6 +9,7 @@
 
 #include "engine/bits.h"
 #include "engine/volume.h"
+#include "engine/thread.h"
 #include "tests/fault/fault_lib.h"
 #include "tests/fault/oom.h"
 #include "tests/lib/test.h"
@@ -91,6 +92,7 @@ static bool create_once(const struct image_spec *spec, const struct fault_mode *
     bool fired;
     int rc;
 
+    thread_release();
     oom_watch();
     memdisk_init(&d, 512);
     if (old)
@@ -111,6 +113,7 @@ static bool create_once(const struct image_spec *spec, const struct fault_mode *
     if (rc < 0 && old)
         check_left(&d, old);
     memdisk_finish(&d);
+    thread_release();
     CHECK_MSG(oom_live() == 0, "%u pieces of memory are never given back", oom_live());
     return fired;
 }

@@ -12,6 +12,7 @@
 
 #include "engine/bits.h"
 #include "engine/volume.h"
+#include "engine/thread.h"
 #include "qcow2/check.h"
 #include "tests/fault/fault_lib.h"
 #include "tests/fault/oom.h"
@@ -102,6 +103,7 @@ static bool repair_once(struct memdisk *damaged, enum qcow2_repair_what what, un
     bool fired;
     int rc;
 
+    thread_release();
     oom_watch();
     memdisk_clone(&d, damaged);
     CHECK_OK(fault_backend_create(memdisk_open(&d, false), &fault));
@@ -121,6 +123,7 @@ static bool repair_once(struct memdisk *damaged, enum qcow2_repair_what what, un
     CHECK_INT(got.check.check_errors, want->repair.check.check_errors);
     check_content(&d, want);
     memdisk_finish(&d);
+    thread_release();
     CHECK_MSG(oom_live() == 0, "%u pieces of memory are never given back", oom_live());
     return fired;
 }

@@ -34,8 +34,19 @@ static void setup(void)
 
 static void finish(void)
 {
-    for (unsigned i = 0; i < Q2_LEASES; i++)
-        REQUIRE(list_empty(&x.image.q.leases[i].waiting) && !x.image.q.leases[i].filling, "a lease is left");
+    struct q2 *q = &x.image.q;
+    const uint8_t *refcounts = (const uint8_t *)q2_slot_data(&q->refcounts, q2_cache_find(&q->refcounts, 0));
+    unsigned counted = 0, known = 0;
+
+    for (unsigned i = 0; i < Q2_LEASES; i++) {
+        REQUIRE(list_empty(&q->leases[i].waiting) && !q->leases[i].filler, "a lease is left");
+        known += (unsigned)(q->leases[i].end - q->leases[i].next);
+    }
+    for (uint64_t c = 2; c < IMAGE_CLUSTERS; c++) { /* behind the image's own */
+        counted += q2_refcount_get(&q->geo, refcounts, c) != 0;
+        known += x.owner[c] != NOBODY;
+    }
+    REQUIRE(counted == known, "%d clusters are counted, %d have an owner or are leased", (int)counted, (int)known);
     for (unsigned i = 0; i < SCHED_THREADS; i++)
         vdisk_queue_destroy(x.queue[i]);
     image_finish(&x.image);

@@ -86,7 +86,7 @@ class Api:
         text = "".join(without_comments(path.read_text()) for path in sorted(sources))
         for name, (kind, _) in self.functions.items():
             body = re.search(rf"^int {name}\([^;]*?\)\n\{{\n(.*?)^\}}", text, re.M | re.S)
-            if kind == "int" and not (body and re.search(r"\b(ERR_CALL|err_clear)\(", body[1])):
+            if kind == "int" and not (body and re.search(r"\b(ERR_CALL|ERR_KEEP|err_clear)\(", body[1])):
                 self.breach(f"engine: {name}() returns int and may leave the error text of another call: make it "
                             "`return ERR_CALL(...);` around its work (engine/error.h)")
 

@@ -198,6 +198,7 @@ static void dirty_and_pinned_stay(void **state)
         assert_non_null(s);
         assert_true(q2_slot_is(s, Q2_DIRTY));
         assert_content(c, in_set(c, i), 0);
+        q2_slot_pin(s); /* else it would be flushed, and not waited for */
     }
     assert_int_equal(c->dirty_count, Q2_CACHE_WAYS - 1);
     assert_int_equal(load(&im, in_set(c, 20)), 0);

@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * How a queue gets a ring, and goes on when it has none, or none any more.
+ *
+ * Happy path: the best kind that the kernel gives, of the size that the depth asks for. Failure modes: too
+ * little memory may be locked: a smaller ring. io_uring is refused, altogether or one of its calls: the next
+ * kind, at last threads; `reason` tells. Out of descriptors: an error, since another kind would not help. The
+ * kernel refuses a call later (a filter set by the program, a descriptor closed under it): what it has not seen
+ * is done by threads, what it has is waited for, for a while, and what then has not ended ends with the error.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "engine/backend.h"
+#include "engine/bits.h"
+#include "engine/error.h"
+#include "engine/queue.h"
+
+#ifndef IORING_SETUP_TASKRUN_FLAG
+#define IORING_SETUP_TASKRUN_FLAG (1U << 9)
+#endif
+
+enum { RING_ENTRIES_LEAST = 8, RING_ENTRIES_MIN = 64, RING_ENTRIES_MAX = 1024 };
+enum { SMALL_DEPTH = 4, DRAIN_MS = 1000, PROBE_OPS = 1 };
+
+static int make_ring(vdisk_queue *q, unsigned entries, unsigned flags)
+{
+    struct io_uring_params p;
+
+    memset(&p, 0, sizeof p);
+    p.flags = IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP | flags;
+    p.cq_entries = 4 * entries;
+    return io_uring_queue_init_params(entries, &q->ring, &p);
+}
+
+/* Are the ring's other two calls allowed? A filter may refuse each by itself. */
+static int try_calls(vdisk_queue *q)
+{
+    struct {
+        struct io_uring_probe    head;
+        struct io_uring_probe_op ops[PROBE_OPS];
+    } probe;
+    int rc;
+
+    memset(&probe, 0, sizeof probe);
+    rc = io_uring_register((unsigned)q->ring.ring_fd, IORING_REGISTER_PROBE, &probe, PROBE_OPS);
+    if (rc == -EPERM || rc == -EACCES || rc == -ENOSYS)
+        return rc;
+    rc = io_uring_enter((unsigned)q->ring.ring_fd, 0, 0, 0, NULL);
+    return rc == -EPERM || rc == -EACCES || rc == -ENOSYS ? rc : 0; /* -EBADFD: not enabled yet */
+}
+
+static int try_ring(vdisk_queue *q, unsigned flags)
+{
+    unsigned entries = 1u << log2_floor(max_u64(2 * q->depth - 1, 2));
+    int rc;
+
+    if (q->depth > SMALL_DEPTH)
+        entries = (unsigned)min_u64(max_u64(entries, RING_ENTRIES_MIN), RING_ENTRIES_MAX);
+    rc = make_ring(q, entries, flags);
+    for (; rc == -ENOMEM && entries > RING_ENTRIES_LEAST; rc = make_ring(q, entries, flags))
+        entries /= 2;
+    if (rc < 0)
+        return rc;
+    rc = try_calls(q);
+    if (rc < 0)
+        io_uring_queue_exit(&q->ring);
+    else
+        io_uring_ring_dontfork(&q->ring);
+    return rc;
+}
+
+static bool is_out_of_descriptors(int rc)
+{
+    return rc == -EMFILE || rc == -ENFILE;
+}
+
+int ring_init(vdisk_queue *q, enum vdisk_queue_kind kind)
+{
+    /* Disabled until the first submit: the thread that submits is the single issuer, not the one that creates. */
+    static const struct { enum vdisk_queue_kind kind; unsigned flags; } kinds[] = {
+        {VDISK_QUEUE_URING_DEFER, IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN |
+                                      IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_R_DISABLED},
+        {VDISK_QUEUE_URING, 0},
+    };
+
+    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0] && kind != VDISK_QUEUE_THREADS; i++) {
+        if (kind != VDISK_QUEUE_AUTO && kind != kinds[i].kind)
+            continue;
+        int rc = try_ring(q, kinds[i].flags);
+        if (rc == 0) {
+            q->kind = kinds[i].kind;
+            return 0;
+        }
+        snprintf(q->reason, sizeof q->reason, "%s: %s", vdisk_queue_kind_name(kinds[i].kind), strerror(-rc));
+        if (kind != VDISK_QUEUE_AUTO || is_out_of_descriptors(rc))
+            return err_set(rc, "queue: %s", q->reason);
+    }
+    q->kind = VDISK_QUEUE_THREADS;
+    return 0;
+}
+
+void ring_finish(vdisk_queue *q)
+{
+    if (queue_has_ring(q))
+        io_uring_queue_exit(&q->ring);
+}
+
+/* ---- later ------------------------------------------------------------------------------------------------- */
+
+/* I/Os that the kernel has not taken: they come off the ring, and go to `ret`. */
+static void take_unsent(vdisk_queue *q, struct list *ret)
+{
+    struct io_uring_sq *sq = &q->ring.sq;
+    unsigned mask = *sq->kring_mask;
+
+    for (unsigned at = io_uring_smp_load_acquire(sq->khead); at != sq->sqe_tail; at++) {
+        uint64_t user_data = sq->sqes[at & mask].user_data;
+        if (user_data < 4096) /* no I/O: the queue's own */
+            continue;
+        struct io *io = (struct io *)(uintptr_t)user_data;
+        q->kernel_inflight--;
+        list_del(&io->in_kernel);
+        list_add_tail(ret, &io->in_kernel);
+    }
+}
+
+/* What the kernel has taken ends by itself. Without the call that waits, look now and then. */
+static void drain(vdisk_queue *q)
+{
+    static const struct timespec ms = {.tv_nsec = 1000000};
+
+    for (unsigned i = 0; q->kernel_inflight > 0 && i < DRAIN_MS; i++) {
+        struct io_uring_cqe *cqe;
+        unsigned head, n = 0;
+        io_uring_for_each_cqe(&q->ring, head, cqe) {
+            n++;
+            if (cqe->user_data < 4096)
+                continue;
+            struct io *io = (struct io *)(uintptr_t)cqe->user_data;
+            q->kernel_inflight--;
+            list_del(&io->in_kernel);
+            io_end_later(io, cqe->res);
+        }
+        io_uring_cq_advance(&q->ring, n);
+        if (q->kernel_inflight > 0)
+            clock_nanosleep(CLOCK_MONOTONIC, 0, &ms, NULL);
+    }
+}
+
+static void go_on_without(vdisk_queue *q, int rc)
+{
+    struct list unsent, *node;
+
+    snprintf(q->reason, sizeof q->reason, "io_uring stopped: %s", strerror(-rc));
+    list_init(&unsent);
+    take_unsent(q, &unsent);
+    if (q->ring_ready)
+        drain(q);
+    io_uring_queue_exit(&q->ring);
+    q->kind = VDISK_QUEUE_THREADS;
+    q->regions_count = 0;
+    while ((node = list_pop(&q->in_kernel))) {
+        q->kernel_inflight--;
+        io_end_later(container_of(node, struct io, in_kernel), rc);
+    }
+    assert(q->kernel_inflight == 0);
+    while ((node = list_pop(&unsent))) {
+        struct io *io = container_of(node, struct io, in_kernel);
+        io->backend->driver->submit(io->backend, io);
+    }
+    /* What woke the ring's owner by the ring would not any more. */
+    if (q->service && !atomic_load(&q->service->threaded) && queue_has_ring(q->service->queue))
+        ring_result(q->service->queue, rc);
+}
+
+int ring_result(vdisk_queue *q, int rc)
+{
+    if (likely(rc >= 0) || rc == -EAGAIN || rc == -EBUSY)
+        return 0;
+    if (rc == -EINTR || rc == -ETIME || rc == -EEXIST)
+        return rc;
+    go_on_without(q, rc);
+    return 0;
+}

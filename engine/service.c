@@ -1,0 +1,237 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "engine/service.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "engine/error.h"
+#include "engine/queue.h"
+#include "engine/volume.h"
+
+enum { SERVICE_DEPTH = 4 };
+
+static struct service *service_new(vdisk_queue *owner)
+{
+    enum vdisk_queue_kind kind = queue_has_ring(owner) ? VDISK_QUEUE_URING : VDISK_QUEUE_THREADS;
+    struct vdisk_queue_opts opts = {.size = sizeof opts, .depth = SERVICE_DEPTH, .kind = kind};
+    struct service *s = calloc(1, sizeof *s);
+
+    if (!s || vdisk_queue_create(&opts, &s->queue) < 0) {
+        free(s);
+        return NULL;
+    }
+    pthread_mutex_init(&s->turn, NULL);
+    atomic_init(&s->owner, owner);
+    atomic_init(&s->refs, 1); /* the owner's */
+    s->queue->serves = s;
+    s->queue->always_turned = true;
+    service_owner_moved(s);
+    return s;
+}
+
+static void wake(struct service *s)
+{
+    uint64_t one = 1;
+    ssize_t n = write(s->queue->wake_fd, &one, sizeof one);
+
+    (void)n;
+}
+
+static void unref(struct service *s)
+{
+    if (atomic_fetch_sub(&s->refs, 1) > 1)
+        return;
+    if (atomic_load(&s->threaded)) {
+        atomic_store(&s->stop, true);
+        wake(s);
+        pthread_join(s->thread, NULL);
+    }
+    assert(atomic_load(&s->busy) == 0);
+    s->queue->serves = NULL;
+    vdisk_queue_destroy(s->queue);
+    pthread_mutex_destroy(&s->turn);
+    free(s);
+}
+
+/* Completions and posts wake by `fd` from now on. With `turn` held. */
+static void wake_by(struct service *s, int fd)
+{
+    vdisk_queue *q = s->queue;
+
+    if (queue_has_ring(q)) {
+        io_uring_unregister_eventfd(&q->ring);
+        if (fd != q->wake_fd)
+            ring_notify(q, fd);
+    }
+    atomic_store(&q->post_fd, fd);
+}
+
+void service_owner_moved(struct service *s)
+{
+    const vdisk_queue *owner = atomic_load(&s->owner);
+
+    if (atomic_load(&s->threaded) || pthread_mutex_trylock(&s->turn) != 0)
+        return; /* it has a thread: invariant 1 */
+    if (owner && !atomic_load(&s->threaded))
+        wake_by(s, atomic_load(&owner->post_fd));
+    pthread_mutex_unlock(&s->turn);
+}
+
+void service_owner_goes(vdisk_queue *owner)
+{
+    struct service *s = owner->service;
+
+    if (!s)
+        return;
+    owner->service = NULL;
+    /* Nobody may write the owner's eventfd any more: the thread sees to that when it begins, or we do here. */
+    while (atomic_load(&s->queue->post_fd) != s->queue->wake_fd) {
+        if (!atomic_load(&s->threaded) && pthread_mutex_trylock(&s->turn) == 0) {
+            wake_by(s, s->queue->wake_fd);
+            pthread_mutex_unlock(&s->turn);
+        } else {
+            sched_yield();
+        }
+    }
+    queue_wait_for_posters(s->queue);
+    atomic_store(&s->owner, NULL);
+    unref(s);
+}
+
+/* ---- the thread ------------------------------------------------------------------------------------------ */
+
+static void *service_main(void *arg)
+{
+    struct service *s = arg;
+    vdisk_queue *q = s->queue;
+
+    pthread_mutex_lock(&s->turn);
+    wake_by(s, q->wake_fd);
+    while (!atomic_load(&s->stop)) {
+        queue_turn(q);
+        if (!q->ready.head && !atomic_load(&s->stop))
+            queue_sleep(q, 1, NULL);
+    }
+    pthread_mutex_unlock(&s->turn);
+    return NULL;
+}
+
+/* With the volume's service_lock held. Without a thread the owner goes on; the next request tries again. */
+static bool start_thread(struct service *s)
+{
+    sigset_t all, old;
+    bool started;
+
+    if (atomic_exchange(&s->threaded, true))
+        return true;
+    sigfillset(&all); /* the host program's signal handlers are not to run on our thread */
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    started = pthread_create(&s->thread, NULL, service_main, s) == 0;
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (!started)
+        atomic_store(&s->threaded, false);
+    return started;
+}
+
+/* ---- volumes --------------------------------------------------------------------------------------------- */
+
+vdisk_queue *service_queue(vdisk *v, vdisk_queue *q)
+{
+    struct service *s;
+
+    if (q->always_turned || q->host)
+        return q;
+    s = atomic_load_explicit(&v->service, memory_order_acquire);
+    if (likely(s))
+        return s->queue;
+    pthread_mutex_lock(&v->service_lock);
+    s = atomic_load(&v->service);
+    if (!s) {
+        if (!q->service)
+            q->service = service_new(q);
+        s = q->service;
+        if (s) {
+            atomic_fetch_add(&s->refs, 1);
+            if (atomic_load(&v->queue_seen) == VOLUME_SEEN_MANY)
+                start_thread(s);
+            atomic_store_explicit(&v->service, s, memory_order_release);
+        }
+    }
+    pthread_mutex_unlock(&v->service_lock);
+    return s ? s->queue : q;
+}
+
+void service_meet(vdisk *v, vdisk_queue *q)
+{
+    uint64_t seen = 0;
+    struct service *s;
+
+    if (q->host || q->serves)
+        return;
+    if (!q->always_turned && atomic_compare_exchange_strong(&v->queue_seen, &seen, q->id + UINT64_C(1))) {
+        atomic_store(&v->thread_seen, q->thread);
+        return;
+    }
+    /* A synchronous call turns the queues of its own thread. */
+    if (q->always_turned && (atomic_load(&v->queue_seen) == 0 || atomic_load(&v->thread_seen) == q->thread))
+        return;
+    pthread_mutex_lock(&v->service_lock);
+    s = atomic_load(&v->service);
+    if (!s || start_thread(s))
+        atomic_store(&v->queue_seen, VOLUME_SEEN_MANY);
+    pthread_mutex_unlock(&v->service_lock);
+}
+
+void service_leave(vdisk *v)
+{
+    struct service *s = atomic_exchange(&v->service, NULL);
+
+    if (s)
+        unref(s);
+}
+
+/* ---- turning --------------------------------------------------------------------------------------------- */
+
+bool service_turn(struct service *s, vdisk_queue *owner)
+{
+    vdisk_queue *q = s->queue;
+    bool ran = false;
+
+    if (atomic_load_explicit(&s->busy, memory_order_relaxed) == 0 || atomic_load(&s->threaded) ||
+        pthread_mutex_trylock(&s->turn) != 0)
+        return false;
+    if (!atomic_load(&s->threaded) && !q->in_loop) {
+        queue_outer = owner;
+        do
+            ran |= queue_turn(q);
+        while (q->ready.head || atomic_load(&q->remote));
+        if (queue_has_ring(q))
+            ring_submit(q);
+        queue_outer = NULL;
+        queue_current = owner;
+    }
+    pthread_mutex_unlock(&s->turn);
+    return ran;
+}
+
+bool service_is_turned_here(const struct service *s)
+{
+    const vdisk_queue *owner = atomic_load(&s->owner);
+
+    return owner && queue_current == owner && !atomic_load(&s->threaded);
+}
+
+void service_begin(vdisk_queue *q)
+{
+    if (q->serves)
+        atomic_fetch_add(&q->serves->busy, 1);
+}
+
+void service_end(vdisk_queue *q)
+{
+    if (q->serves)
+        atomic_fetch_sub(&q->serves->busy, 1);
+}
