@@ -23,7 +23,6 @@
 #include "engine/zero.h"
 #include "qcow2/alloc.h"
 #include "qcow2/entry.h"
-#include "qcow2/mutant.h"
 #include "qcow2/resize.h"
 
 enum { BATCH_BYTES = 1 << 20, RUNS_MIN = 16 };
@@ -167,7 +166,7 @@ static void enter_tables(struct bulk *b)
         atomic_store_explicit(&l1->entry[first + i], entry, memory_order_release);
         q2_table_dirty(&q->l1_pages, first + i);
     }
-    q->mapping_needs_data |= !MUTANT(BULK_UNSYNCED);
+    q->mapping_needs_data = true;
     pthread_mutex_unlock(&q->lock);
 }
 

@@ -22,7 +22,6 @@
 #include <string.h>
 
 #include "engine/error.h"
-#include "qcow2/mutant.h"
 #include "qcow2/tables.h"
 
 enum {
@@ -157,7 +156,7 @@ static int write_table(struct mend *m, uint64_t *ret_offset)
         rc = io_pwrite(c->queue, c->file, m->out, n << g->cluster_bits, first << g->cluster_bits);
     for (uint64_t i = first; i < first + n && rc == 0; i++)
         rc = check_find_block(c, i, &block) ? check_set_refcount(c, i, block, 1, buf) : -ENOSPC;
-    if (rc == 0 && !MUTANT(SNAPSHOTS_UNSYNCED))
+    if (rc == 0)
         rc = io_pflush(c->queue, c->file); /* invariant 1 */
     free(buf);
     *ret_offset = first << g->cluster_bits;

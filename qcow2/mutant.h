@@ -44,8 +44,6 @@
     X(REBUILD_FORGETS_ITSELF, "rebuilt refcounts do not count their own table")                               \
     X(PART_UNSYNCED, "repair points an entry at a copy that is not durable")                                  \
     X(REPAIR_UNFLUSHED, "repair frees what an entry had before the entry's change is durable")                \
-    X(SNAPSHOTS_UNSYNCED, "the header points at a mended snapshot table that is not durable")                 \
-    X(BULK_UNSYNCED, "L2 tables that preallocation has written whole are entered before they are durable")    \
     X(PUNCH_NEIGHBOUR, "what repair gives back to the host is a cluster too much")
 
 /* The same of rules about what belongs to whom: tests/space/test_ours.c. */
