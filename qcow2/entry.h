@@ -54,10 +54,10 @@ static inline bool q2_l1_reserved(uint64_t entry)
     return (entry & Q2_L1_RESERVED) != 0;
 }
 
-/* 0: no refcount block, all its refcounts are 0. */
 /*
  * Where the header has an L1 table and the refcount table in one place, is it an L1 table? Entries of a refcount
- * table never have the flag that nearly all of an L1 table have.
+ * table never have the flag that nearly all of an L1 table have. A flag without a table, which a repair takes
+ * away, tells nothing.
  */
 static inline bool q2_l1_plausible(const uint8_t *table, uint64_t entries)
 {
@@ -68,11 +68,12 @@ static inline bool q2_l1_plausible(const uint8_t *table, uint64_t entries)
 
         if (q2_l1_reserved(entry))
             return false;
-        any |= (entry & Q2_COPIED) != 0;
+        any |= (entry & Q2_COPIED) != 0 && q2_l1_offset(entry) != 0;
     }
     return any;
 }
 
+/* 0: no refcount block, all its refcounts are 0. */
 static inline uint64_t q2_reftable_offset(uint64_t entry)
 {
     return entry & Q2_REFTABLE_OFFSET;
