@@ -201,6 +201,28 @@ void life_touch(struct life *l, uint64_t offset, uint64_t len)
     }
 }
 
+/* Has the cluster other bytes than when the file was opened? Behind the end that it had then there were zeros. */
+static bool has_changed(const struct life *l, uint64_t at, const uint8_t *now, uint64_t len)
+{
+    for (uint64_t i = at; i < min_u64(len, at + l->walk.cluster); i++)
+        if (now[i] != (i < l->opened_len ? l->opened[i] : 0))
+            return true;
+    return false;
+}
+
+/* What was free and has been taken is ours from then on, to give up and to cut off. */
+void life_watch(struct life *l)
+{
+    const struct walk *w = &l->walk;
+    uint64_t len;
+    uint8_t *now = life_bytes(l, &len);
+
+    for (uint64_t at = 0; w->usable && at < min_u64(len, l->opened_len); at += w->cluster)
+        if (!l->ours[at / w->cluster] && walk_uses(w, at, w->cluster) == 0 && walk_refcount(w, at) == 0)
+            l->ours[at / w->cluster] = has_changed(l, at, now, len);
+    free(now);
+}
+
 /* Sectors of guest clusters that share what is ours with others, or whose space looks free. */
 static void loosen(struct life *l)
 {

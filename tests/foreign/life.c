@@ -276,8 +276,10 @@ static void use(struct life *l)
         return;
     }
     for (unsigned i = 0; i < n; i++)
-        if (taken(l, HABITS + LIFE_DAMAGES + i))
+        if (taken(l, HABITS + LIFE_DAMAGES + i)) {
             change(l, v, HABITS + LIFE_DAMAGES + i);
+            life_watch(l);
+        }
     rc = vdisk_close(v);
     life_say(l, "close: %s\n", rc < 0 ? vdisk_error_text() : "done");
     l->totals->written++;

@@ -107,6 +107,7 @@ void life_peer_end(struct life *l, const uint8_t *after, uint64_t len);
 void life_look(struct life *l);         /* read all, as it is at first */
 void life_judge_opened(struct life *l); /* before the first change */
 void life_touch(struct life *l, uint64_t offset, uint64_t len);
+void life_watch(struct life *l);     /* after each change */
 void life_judge_end(struct life *l); /* closed */
 
 #endif
