@@ -56,7 +56,7 @@
     X(SEARCH_ALL, "all holes are looked for before anything behind the end is taken")                          \
     X(FORGET_MAPPED, "guest data without a refcount is handed out, though its entry has been read")
 
-/* The same, found by tests/foreign/, with those above. */
+/* The same, found by tests/foreign/, with some of those above. */
 #define Q2_MUTANTS_FOREIGN(X)                                                                                  \
     X(FORGET_TABLE, "a table that is given up is handed out before that is done, where it had no refcount") \
     X(TRUST_HEADER, "an L1 or refcount table is written where something else is, too")
