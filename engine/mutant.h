@@ -20,6 +20,8 @@
     X(WAKE_UNWATCHED, "posts write what the ring watches once, not what the caller sleeps on")                 \
     X(FD_CLEARED_LATE, "the caller's descriptor is cleared after looking: queue.h, invariant 6")               \
     X(FD_LEFT_CLEAR, "the caller's descriptor is not set for what is left: queue.h, invariant 6")              \
+    X(SERVICE_UNTURNED, "work goes to a service that nobody turns: service.h, invariant 5")                    \
+    X(SERVICE_WAKES_OWNER, "who posts to a service wakes its owner when there is a thread")                    \
     X(SLOT_TAG_ONCE, "a reader does not look at the tag again after the number: meta_cache.h, invariant 1")    \
     X(SLOT_QUIET_FILL, "a slot is filled anew and its number stays: meta_cache.h, invariant 2")                \
     X(SETTLED_READ_TWICE, "a reader looks at dirty and at flushing one after the other")                       \

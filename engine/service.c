@@ -8,6 +8,8 @@
 #include <unistd.h>
 
 #include "engine/error.h"
+#include "engine/mutant.h"
+#include "engine/point.h"
 #include "engine/queue.h"
 #include "engine/volume.h"
 
@@ -24,6 +26,7 @@ static struct service *service_new(vdisk_queue *owner)
         return NULL;
     }
     pthread_mutex_init(&s->turn, NULL);
+    pthread_mutex_init(&s->start, NULL);
     atomic_init(&s->owner, owner);
     atomic_init(&s->refs, 1); /* the owner's */
     s->queue->serves = s;
@@ -44,7 +47,7 @@ static void unref(struct service *s)
 {
     if (atomic_fetch_sub(&s->refs, 1) > 1)
         return;
-    if (atomic_load(&s->threaded)) {
+    if (atomic_load(&s->begun)) {
         atomic_store(&s->stop, true);
         wake(s);
         pthread_join(s->thread, NULL);
@@ -53,6 +56,7 @@ static void unref(struct service *s)
     s->queue->serves = NULL;
     vdisk_queue_destroy(s->queue);
     pthread_mutex_destroy(&s->turn);
+    pthread_mutex_destroy(&s->start);
     free(s);
 }
 
@@ -109,7 +113,10 @@ static void *service_main(void *arg)
     vdisk_queue *q = s->queue;
 
     pthread_mutex_lock(&s->turn);
-    wake_by(s, q->wake_fd);
+    atomic_store(&s->threaded, true);
+    POINT("service: the thread has it");
+    if (!ENGINE_MUTANT(SERVICE_WAKES_OWNER))
+        wake_by(s, q->wake_fd);
     while (!atomic_load(&s->stop)) {
         queue_turn(q);
         if (!q->ready.head && !atomic_load(&s->stop))
@@ -119,24 +126,32 @@ static void *service_main(void *arg)
     return NULL;
 }
 
-/* With the volume's service_lock held. Without a thread the owner goes on; the next request tries again. */
+/* Without a thread the owner goes on, for himself only; the next request tries again. */
 static bool start_thread(struct service *s)
 {
     sigset_t all, old;
     bool started;
 
-    if (atomic_exchange(&s->threaded, true))
-        return true;
-    sigfillset(&all); /* the host program's signal handlers are not to run on our thread */
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    started = pthread_create(&s->thread, NULL, service_main, s) == 0;
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-    if (!started)
-        atomic_store(&s->threaded, false);
+    pthread_mutex_lock(&s->start);
+    started = atomic_load(&s->begun);
+    if (!started) {
+        sigfillset(&all); /* the host program's signal handlers are not to run on our thread */
+        pthread_sigmask(SIG_SETMASK, &all, &old);
+        started = pthread_create(&s->thread, NULL, service_main, s) == 0;
+        pthread_sigmask(SIG_SETMASK, &old, NULL);
+        atomic_store(&s->begun, started);
+    }
+    pthread_mutex_unlock(&s->start);
     return started;
 }
 
 /* ---- volumes --------------------------------------------------------------------------------------------- */
+
+/* Invariant 5. */
+static bool is_turned_for(const struct service *s, const vdisk_queue *q)
+{
+    return atomic_load(&s->begun) || atomic_load(&s->owner) == q || ENGINE_MUTANT(SERVICE_UNTURNED);
+}
 
 vdisk_queue *service_queue(vdisk *v, vdisk_queue *q)
 {
@@ -146,7 +161,7 @@ vdisk_queue *service_queue(vdisk *v, vdisk_queue *q)
         return q;
     s = atomic_load_explicit(&v->service, memory_order_acquire);
     if (likely(s))
-        return s->queue;
+        return is_turned_for(s, q) ? s->queue : q;
     pthread_mutex_lock(&v->service_lock);
     s = atomic_load(&v->service);
     if (!s) {
@@ -161,7 +176,7 @@ vdisk_queue *service_queue(vdisk *v, vdisk_queue *q)
         }
     }
     pthread_mutex_unlock(&v->service_lock);
-    return s ? s->queue : q;
+    return s && is_turned_for(s, q) ? s->queue : q;
 }
 
 void service_meet(vdisk *v, vdisk_queue *q)

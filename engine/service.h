@@ -12,6 +12,8 @@
  *  3. As long as there is no thread, completions and posts write the owner's eventfd.
  *  4. A poster looks at `threaded` after it has put its task there; the thread looks for tasks after `threaded`
  *     was set, and before it sleeps.
+ *  5. Work comes here from the owner, or when there is a thread: where none can be had, and the owner is gone or
+ *     sleeps, nobody would turn it for others.
  */
 #ifndef ENGINE_SERVICE_H
 #define ENGINE_SERVICE_H
@@ -26,7 +28,9 @@ struct service {
     pthread_mutex_t                turn;
     vdisk_queue                   *queue;
     _Atomic(const vdisk_queue *)   owner;    /* NULL: gone */
-    _Atomic bool                   threaded;
+    pthread_mutex_t                start;    /* of the thread, by several volumes */
+    _Atomic bool                   begun;    /* there is a thread, which will turn it, */
+    _Atomic bool                   threaded; /* and does */
     _Atomic bool                   stop;
     _Atomic unsigned               refs;
     _Atomic unsigned               busy;     /* ops under way */

@@ -22,6 +22,7 @@ static const struct program *const programs[] = {
     &gate_users, &gate_drains, &range_locks, &slice_change, &slice_failing, &slice_reload,
     &flush_groups, &flush_failing,
     &leases, &leases_back, &post_threads, &post_ring, &post_sleep,
+    &service_two, &service_later, &service_refused,
 };
 
 enum { PROGRAMS = sizeof programs / sizeof programs[0] };
@@ -29,6 +30,7 @@ enum { PROGRAMS = sizeof programs / sizeof programs[0] };
 static struct {
     const char *program, *schedule;
     unsigned    preemptions;
+    bool        asked; /* for so many */
     uint64_t    random, seed;
 } options = {.preemptions = SCHED_PREEMPTIONS, .random = RANDOM_RUNS, .seed = 1};
 
@@ -58,7 +60,7 @@ static void take_option(const char *program, const char *name, const char *value
         options.program = value;
     else if (strcmp(name, "--schedule") == 0)
         options.schedule = value;
-    else if (strcmp(name, "--preemptions") == 0)
+    else if (strcmp(name, "--preemptions") == 0 && (options.asked = true))
         options.preemptions = (unsigned)strtoul(value, NULL, 0);
     else if (strcmp(name, "--random") == 0)
         options.random = strtoull(value, NULL, 0);
@@ -101,12 +103,20 @@ static void parse_options(int argc, char **argv)
         usage(argv[0], 2);
 }
 
+/* Up to how many preemptions. */
+static unsigned bound(const struct program *p)
+{
+    if (p->preemptions == 0 || options.asked || is_set("VDISK_TEST_LONG"))
+        return options.preemptions;
+    return p->preemptions < options.preemptions ? p->preemptions : options.preemptions;
+}
+
 static void report(const struct program *p, const struct sched_totals *t)
 {
     printf("%-16s %s: ", p->name, p->text);
-    for (unsigned i = 0; i <= options.preemptions; i++)
+    for (unsigned i = 0; i <= bound(p); i++)
         printf("%s%" PRIu64, i ? " + " : "", t->schedules[i]);
-    printf(" schedules with 0 to %u preemptions, all there are; at most %u steps\n", options.preemptions,
+    printf(" schedules with 0 to %u preemptions, all there are; at most %u steps\n", bound(p),
            t->longest);
     fflush(stdout);
 }
@@ -116,7 +126,7 @@ static void run_program(const struct program *p)
     struct sched_totals totals = {0}, random = {0};
     uint64_t n = 0;
 
-    sched_explore(p, options.preemptions, &totals);
+    sched_explore(p, bound(p), &totals);
     report(p, &totals);
     sched_random(p, options.random, options.seed, &random);
     for (unsigned i = 0; i <= SCHED_PREEMPTIONS + 1; i++)

@@ -354,7 +354,9 @@ bool sched_begin_thread(pthread_t *ret_id, void *(*start)(void *), void *arg)
 {
     if (s.total == SCHED_THREADS)
         return false;
+    checking = true; /* this one is not of the run */
     start_threads(s.total + 1);
+    checking = false;
     *ret_id = s.threads[s.total].id;
     add_thread(start, arg);
     step_ends("a thread begun");

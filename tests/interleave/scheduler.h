@@ -26,6 +26,7 @@ struct program {
     const char *name, *text;
     unsigned    threads;
     const char *quiet;                 /* points whose names begin so are no steps: for another program; or NULL */
+    unsigned    preemptions;           /* of a default run, where all with three take too long; 0: three */
     void      (*setup)(void);          /* before each run */
     void      (*thread)(unsigned self);/* on its own thread, from 0 */
     void      (*check)(void);          /* after each step; takes no lock; NULL: nothing to check */

@@ -22,6 +22,7 @@ enum { BLOCKS_MAX = 256, PAGE = 4096, FDS_MAX = 1024 };
 
 /* The names are the linker's. */
 int __real_pthread_mutex_lock(pthread_mutex_t *m);
+int __real_pthread_mutex_trylock(pthread_mutex_t *m);
 int __real_pthread_mutex_unlock(pthread_mutex_t *m);
 int __real_pthread_create(pthread_t *id, const pthread_attr_t *attr, void *(*start)(void *), void *arg);
 int __real_pthread_join(pthread_t id, void **ret);
@@ -36,6 +37,7 @@ void *__real_aligned_alloc(size_t align, size_t size);
 void __real_free(void *p);
 
 int __wrap_pthread_mutex_lock(pthread_mutex_t *m);
+int __wrap_pthread_mutex_trylock(pthread_mutex_t *m);
 int __wrap_pthread_mutex_unlock(pthread_mutex_t *m);
 int __wrap_pthread_create(pthread_t *id, const pthread_attr_t *attr, void *(*start)(void *), void *arg);
 int __wrap_pthread_join(pthread_t id, void **ret);
@@ -49,6 +51,8 @@ int __wrap_io_uring_submit_and_wait(struct io_uring *ring, unsigned wanted);
 void *__wrap_aligned_alloc(size_t align, size_t size);
 void __wrap_free(void *p);
 
+unsigned wrap_refuse_threads;
+
 /* ---- locks and threads ---------------------------------------------------------------------------------- */
 
 int __wrap_pthread_mutex_lock(pthread_mutex_t *m)
@@ -56,9 +60,15 @@ int __wrap_pthread_mutex_lock(pthread_mutex_t *m)
     if (!sched_is_managed())
         return __real_pthread_mutex_lock(m);
     sched_point("a lock");
-    while (pthread_mutex_trylock(m) != 0)
+    while (__real_pthread_mutex_trylock(m) != 0)
         sched_wait_mutex(m);
     return 0;
+}
+
+int __wrap_pthread_mutex_trylock(pthread_mutex_t *m)
+{
+    sched_point("a lock, tried");
+    return __real_pthread_mutex_trylock(m);
 }
 
 int __wrap_pthread_mutex_unlock(pthread_mutex_t *m)
@@ -76,6 +86,11 @@ int __wrap_pthread_create(pthread_t *id, const pthread_attr_t *attr, void *(*sta
 {
     if (!sched_is_managed())
         return __real_pthread_create(id, attr, start, arg);
+    if (wrap_refuse_threads > 0) {
+        wrap_refuse_threads--;
+        sched_point("no thread begun");
+        return EAGAIN;
+    }
     return sched_begin_thread(id, start, arg) ? 0 : EAGAIN;
 }
 
