@@ -35,6 +35,8 @@ int volume_manage(vdisk *v, vdisk_queue **ret_queue)
         return rc;
     if (atomic_load(&v->manager) == *ret_queue)
         return err_set(EDEADLK, "%s: is being changed by this thread already", v->name);
+    if (!(*ret_queue)->host)
+        thread_adopt(*ret_queue);
     while (pthread_mutex_trylock(&v->manage_lock) != 0) {
         if (thread_others_busy(*ret_queue)) {
             thread_sleep(*ret_queue, &blink); /* the other call may wait for what is under way on them */

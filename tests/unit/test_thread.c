@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Several queues of a thread, several threads of a volume: nobody waits for who need not call, or is gone. */
+#include <pthread.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "tests/lib/test.h"
+
+enum { BLOCK = 4096, CLUSTER = 65536, CLUSTERS = 64, PATIENCE_S = 20 };
+
+static const enum vdisk_queue_kind kinds[] = {VDISK_QUEUE_URING_DEFER, VDISK_QUEUE_URING, VDISK_QUEUE_THREADS};
+
+static vdisk *v;
+static vdisk_queue *q;
+static char *buf;
+
+/* A new volume, and a queue that nobody has used. False: not of this kind, here. */
+static bool begin(enum vdisk_queue_kind kind)
+{
+    const char *path = test_path("thread-%d.img", (int)kind);
+    struct vdisk_create_opts opts = {.size = sizeof opts, .format = "qcow2",
+                                     .virtual_size = (uint64_t)CLUSTERS * CLUSTER};
+    struct vdisk_open_opts open_opts = {.size = sizeof open_opts, .flags = VDISK_OPEN_RDWR};
+    struct vdisk_queue_opts queue_opts = {.size = sizeof queue_opts, .depth = 4, .kind = kind};
+
+    test_note("%s", vdisk_queue_kind_name(kind));
+    if (vdisk_queue_create(&queue_opts, &q) < 0)
+        return false;
+    buf = vdisk_alloc_buffer(CLUSTER);
+    CHECK(buf != NULL);
+    memset(buf, 0x5a, CLUSTER);
+    CHECK_OK(vdisk_create(path, &opts));
+    CHECK_OK(vdisk_open(path, &open_opts, &v));
+    return true;
+}
+
+static void end(void)
+{
+    CHECK_OK(vdisk_queue_destroy(q));
+    CHECK_OK(vdisk_close(v));
+    free(buf);
+}
+
+static void each_kind(void (*run)(void))
+{
+    alarm(PATIENCE_S * sizeof kinds / sizeof kinds[0]);
+    for (unsigned k = 0; k < sizeof kinds / sizeof kinds[0]; k++) {
+        if (!begin(kinds[k]))
+            continue;
+        run();
+        end();
+    }
+}
+
+static void take_one(void)
+{
+    struct vdisk_completion done;
+
+    CHECK_INT(vdisk_reap(q, &done, 1, 1, NULL), 1);
+    CHECK_INT(done.result, 0);
+}
+
+/* What a change of the whole waits for is on this thread's other queue; it is the thread's first such call. */
+static void change_beside_own(void)
+{
+    vdisk_write(q, v, 0, buf, CLUSTER, 0, 1);
+    CHECK_OK(vdisk_submit(q));
+    CHECK_OK(vdisk_trim_space(v));
+    take_one();
+}
+
+static void test_change_beside_own(void)
+{
+    each_kind(change_beside_own);
+}
+
+static const struct test_case cases[] = {
+    {"change_beside_own", test_change_beside_own, 0, 0, 0},
+};
+
+int main(int argc, char **argv)
+{
+    return test_main(argc, argv, cases, sizeof cases / sizeof cases[0]);
+}
