@@ -24,9 +24,26 @@ int volume_queue(const char *name, vdisk_queue **ret_queue)
     return rc < 0 ? err_prefix(rc, "%s", name) : 0;
 }
 
-int volume_manage(vdisk *v, vdisk_queue **ret_queue)
+/* Wait for the other call to end: it may wait for what is under way on this thread's queues. */
+static void lock_manage(vdisk *v, vdisk_queue *q)
 {
     static const struct timespec blink = {.tv_nsec = 1000000};
+    bool turned = false;
+
+    while (pthread_mutex_trylock(&v->manage_lock) != 0) {
+        if (!thread_others_busy(q)) {
+            pthread_mutex_lock(&v->manage_lock);
+            break;
+        }
+        thread_sleep(q, &blink);
+        turned = true;
+    }
+    if (turned)
+        thread_tell_others(q); /* there may be nothing else to do that would */
+}
+
+int volume_manage(vdisk *v, vdisk_queue **ret_queue)
+{
     int rc = volume_check_handle(v);
 
     if (rc == 0)
@@ -37,14 +54,8 @@ int volume_manage(vdisk *v, vdisk_queue **ret_queue)
         return err_set(EDEADLK, "%s: is being changed by this thread already", v->name);
     if (!(*ret_queue)->host)
         thread_adopt(*ret_queue);
-    while (pthread_mutex_trylock(&v->manage_lock) != 0) {
-        if (thread_others_busy(*ret_queue)) {
-            thread_sleep(*ret_queue, &blink); /* the other call may wait for what is under way on them */
-            continue;
-        }
-        pthread_mutex_lock(&v->manage_lock);
-        break;
-    }
+    service_meet(v, *ret_queue);
+    lock_manage(v, *ret_queue);
     atomic_store(&v->manager, *ret_queue);
     return 0;
 }

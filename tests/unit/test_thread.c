@@ -74,8 +74,34 @@ static void test_change_beside_own(void)
     each_kind(change_beside_own);
 }
 
+static void *grow(void *arg)
+{
+    CHECK_OK(vdisk_grow(v, 2 * (uint64_t)CLUSTERS * CLUSTER));
+    return NULL;
+}
+
+/* Another thread's call ends while this one, with a flush in flight, does not call the library. */
+static void grow_beside_sleeper(void)
+{
+    pthread_t other;
+
+    vdisk_write(q, v, 0, buf, CLUSTER, 0, 1);
+    take_one();
+    vdisk_flush(q, v, 0, 2);
+    CHECK_OK(vdisk_submit(q));
+    CHECK_INT(pthread_create(&other, NULL, grow, NULL), 0);
+    pthread_join(other, NULL);
+    take_one();
+}
+
+static void test_grow_beside_sleeper(void)
+{
+    each_kind(grow_beside_sleeper);
+}
+
 static const struct test_case cases[] = {
     {"change_beside_own", test_change_beside_own, 0, 0, 0},
+    {"grow_beside_sleeper", test_grow_beside_sleeper, 0, 0, 0},
 };
 
 int main(int argc, char **argv)
