@@ -15,7 +15,7 @@ enum { SYNC_DEPTH = 64, POLL_MAX = 64 };
 struct thread_queues {
     pthread_mutex_t lock; /* the list: another thread may destroy a queue */
     struct list     queues;
-    unsigned        count;
+    _Atomic unsigned count; /* changed under the lock, read without */
     uint32_t        generation;
     vdisk_queue    *sync;
 };
@@ -27,9 +27,13 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 static pthread_key_t key; /* for its destructor */
 static bool have_key;
 
+/* Whether a queue has a thread: that may end while another destroys the queue. Before a thread's own lock. */
+static pthread_mutex_t ends = PTHREAD_MUTEX_INITIALIZER;
+
 static void in_child(void)
 {
     process_generation++;
+    pthread_mutex_init(&ends, NULL); /* a thread of the parent may have held it */
 }
 
 static void thread_ends(void *arg)
@@ -41,10 +45,10 @@ static void thread_ends(void *arg)
     mine = NULL;
     if (t->generation != process_generation)
         return; /* the parent's: its lock may be held for ever */
-    pthread_mutex_lock(&t->lock);
+    pthread_mutex_lock(&ends);
     while ((node = list_pop(&t->queues)))
         container_of(node, vdisk_queue, thread_node)->thread = NULL;
-    pthread_mutex_unlock(&t->lock);
+    pthread_mutex_unlock(&ends);
     vdisk_queue_destroy(sync);
     pthread_mutex_destroy(&t->lock);
     free(t);
@@ -118,15 +122,18 @@ void thread_adopt(vdisk_queue *q)
 
 void thread_forget(vdisk_queue *q)
 {
-    struct thread_queues *t = q->thread;
+    struct thread_queues *t;
 
-    if (!t)
-        return;
-    pthread_mutex_lock(&t->lock);
-    list_del(&q->thread_node);
-    t->count--;
-    pthread_mutex_unlock(&t->lock);
+    pthread_mutex_lock(&ends);
+    t = q->thread;
+    if (t) {
+        pthread_mutex_lock(&t->lock);
+        list_del(&q->thread_node);
+        t->count--;
+        pthread_mutex_unlock(&t->lock);
+    }
     q->thread = NULL;
+    pthread_mutex_unlock(&ends);
 }
 
 int thread_sync_queue(vdisk_queue **ret_queue)

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Several queues of a thread, several threads of a volume: nobody waits for who need not call, or is gone. */
 #include <pthread.h>
+#include <sched.h>
+#include <semaphore.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -99,9 +101,45 @@ static void test_grow_beside_sleeper(void)
     each_kind(grow_beside_sleeper);
 }
 
+static sem_t done;
+
+static void *use_once(void *arg)
+{
+    vdisk_read(q, v, 0, buf, BLOCK, 0, 1);
+    take_one();
+    sem_post(&done);
+    return NULL;
+}
+
+/* A queue is destroyed when its thread says that it is through with it: the thread may be ending just then. */
+static void destroy_while_thread_ends(void)
+{
+    struct vdisk_queue_opts opts = {.size = sizeof opts, .depth = 4, .kind = vdisk_queue_get_kind(q)};
+    pthread_t user;
+
+    for (unsigned i = 0; i < 100; i++) {
+        CHECK_OK(vdisk_queue_destroy(q));
+        CHECK_OK(vdisk_queue_create(&opts, &q));
+        CHECK_INT(pthread_create(&user, NULL, use_once, NULL), 0);
+        sem_wait(&done);
+        if (i & 1)
+            sched_yield();
+        CHECK_OK(vdisk_queue_destroy(q));
+        CHECK_OK(vdisk_queue_create(&opts, &q));
+        pthread_join(user, NULL);
+    }
+}
+
+static void test_destroy_while_thread_ends(void)
+{
+    sem_init(&done, 0, 0);
+    each_kind(destroy_while_thread_ends);
+}
+
 static const struct test_case cases[] = {
     {"change_beside_own", test_change_beside_own, 0, 0, 0},
     {"grow_beside_sleeper", test_grow_beside_sleeper, 0, 0, 0},
+    {"destroy_while_thread_ends", test_destroy_while_thread_ends, 0, 0, 0},
 };
 
 int main(int argc, char **argv)
