@@ -187,11 +187,12 @@ void service_meet(vdisk *v, vdisk_queue *q)
     if (q->host || q->serves)
         return;
     if (!q->always_turned && atomic_compare_exchange_strong(&v->queue_seen, &seen, q->id + UINT64_C(1))) {
-        atomic_store(&v->thread_seen, q->thread);
+        atomic_store(&v->thread_seen, thread_number(q));
         return;
     }
     /* A synchronous call turns the queues of its own thread. */
-    if (q->always_turned && (atomic_load(&v->queue_seen) == 0 || atomic_load(&v->thread_seen) == q->thread))
+    if (q->always_turned &&
+        (atomic_load(&v->queue_seen) == 0 || atomic_load(&v->thread_seen) == thread_number(q)))
         return;
     pthread_mutex_lock(&v->service_lock);
     s = atomic_load(&v->service);

@@ -17,12 +17,14 @@ struct thread_queues {
     struct list     queues;
     _Atomic unsigned count; /* changed under the lock, read without */
     uint32_t        generation;
+    uint64_t        number;
     vdisk_queue    *sync;
 };
 
 uint32_t process_generation;
 
 static _Thread_local struct thread_queues *mine;
+static _Atomic uint64_t threads;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static pthread_key_t key; /* for its destructor */
 static bool have_key;
@@ -98,6 +100,7 @@ static struct thread_queues *my_queues(void)
     pthread_mutex_init(&t->lock, NULL);
     list_init(&t->queues);
     t->generation = process_generation;
+    t->number = atomic_fetch_add(&threads, 1) + 1;
     if (!have_key || pthread_setspecific(key, t) != 0) {
         pthread_mutex_destroy(&t->lock);
         free(t);
@@ -134,6 +137,11 @@ void thread_forget(vdisk_queue *q)
     }
     q->thread = NULL;
     pthread_mutex_unlock(&ends);
+}
+
+uint64_t thread_number(const vdisk_queue *q)
+{
+    return q->thread ? q->thread->number : 0;
 }
 
 int thread_sync_queue(vdisk_queue **ret_queue)

@@ -31,6 +31,12 @@ void thread_adopt(vdisk_queue *q);
 /* `q` goes. Any thread. */
 void thread_forget(vdisk_queue *q);
 
+/*
+ * Which thread owns `q`: its address would be that of another one day. 0: none, or not known. Context: that
+ * thread.
+ */
+uint64_t thread_number(const vdisk_queue *q);
+
 /* The thread's queue for synchronous calls, made on first use. 0, or an error with a text. */
 int thread_sync_queue(vdisk_queue **ret_queue);
 

@@ -53,7 +53,7 @@ struct vdisk {
 
     /* Of the top layer: who does what queues share (engine/service.h). */
     _Atomic uint64_t            queue_seen;     /* number + 1 of the only queue that had requests; 0: none yet */
-    _Atomic(struct thread_queues *) thread_seen; /* that queue's thread; to be compared only */
+    _Atomic uint64_t            thread_seen;    /* thread_number() of that queue */
     pthread_mutex_t             service_lock;   /* the next one is set once */
     _Atomic(struct service *)   service;
 };

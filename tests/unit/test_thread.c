@@ -136,10 +136,45 @@ static void test_destroy_while_thread_ends(void)
     each_kind(destroy_while_thread_ends);
 }
 
+static void *leave_flush(void *arg)
+{
+    vdisk_write(q, v, 0, buf, CLUSTER, 0, 1);
+    take_one();
+    vdisk_flush(q, v, 0, 2);
+    CHECK_OK(vdisk_submit(q));
+    return NULL;
+}
+
+static void *sync_volume(void *arg)
+{
+    CHECK_OK(vdisk_sync(v));
+    return NULL;
+}
+
+/* A thread has ended with a flush in flight. The next one may get its memory, and is another all the same. */
+static void thread_gone(void)
+{
+    pthread_t user;
+
+    if (vdisk_queue_get_kind(q) == VDISK_QUEUE_URING_DEFER)
+        return; /* nobody else could reap */
+    CHECK_INT(pthread_create(&user, NULL, leave_flush, NULL), 0);
+    pthread_join(user, NULL);
+    CHECK_INT(pthread_create(&user, NULL, sync_volume, NULL), 0);
+    pthread_join(user, NULL);
+    take_one();
+}
+
+static void test_thread_gone(void)
+{
+    each_kind(thread_gone);
+}
+
 static const struct test_case cases[] = {
     {"change_beside_own", test_change_beside_own, 0, 0, 0},
     {"grow_beside_sleeper", test_grow_beside_sleeper, 0, 0, 0},
     {"destroy_while_thread_ends", test_destroy_while_thread_ends, 0, 0, 0},
+    {"thread_gone", test_thread_gone, 0, 0, 0},
 };
 
 int main(int argc, char **argv)
