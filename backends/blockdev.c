@@ -215,7 +215,8 @@ static int blockdev_open(const char *name, uint32_t flags, struct backend **ret_
         return fd_backend_undo(f, err_set(EINVAL, "%s: no longer a block device", name));
     rc = set_properties(f, st.st_rdev);
     if (rc < 0)
-        return fd_backend_undo(f, err_set(rc, "%s: asking for the device's properties: %s", name, strerror(-rc)));
+        return fd_backend_undo(
+            f, err_advise_host(err_set(rc, "%s: asking for the device's properties: %s", name, strerror(-rc))));
     *ret_backend = &f->b;
     return 0;
 }

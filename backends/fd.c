@@ -150,31 +150,15 @@ static int open_failed(const char *name, uint32_t flags, int err)
     err_set(err, "%s: %s", name, strerror(err));
     if (err == EROFS || (err == EACCES && writes && !(flags & BACKEND_CREATE)))
         return err_hint(-err, "open it read-only, or make it writable");
-    if (err == EACCES)
-        return err_hint(-err, "check the permissions of the file and its directories");
     if (err == ENOENT && flags & BACKEND_CREATE)
         return err_hint(-err, "make the directory first");
     if (err == ENOSPC || err == EDQUOT)
         return err_hint(-ENOSPC, "free space in that file system, or raise the quota");
-    if (err == EBUSY)
-        return err_hint(-err, "the device is in use: unmount it, or stop what uses it");
-    if (err == EMFILE)
-        return err_hint(-err, "raise the limit of open files (ulimit -n)");
-    if (err == ENFILE || err == ENOMEM)
-        return err_hint(-err, "the host is short of it: stop something else");
-    if (err == ENOSPC || err == EDQUOT)
-        return err_hint(-err, "make room, or choose another file system");
-    if (err == ENOENT)
-        return err_hint(-err, "check the name; relative ones in an image are relative to the image");
-    if (err == ETXTBSY)
-        return err_hint(-err, "it is being executed, or used as swap");
-    if (err == EPERM)
-        return err_hint(-err, "check its attributes (lsattr)");
     if (err == EWOULDBLOCK)
         return err_hint(-err, "another program has a lease on it and does not give it back");
     if (err == ELOOP)
         return err_hint(-err, "a symbolic link leads to itself");
-    return -err;
+    return err_advise_host(-err);
 }
 
 /*
@@ -374,7 +358,7 @@ int fd_backend_open(const struct backend_driver *driver, const char *name, uint3
     if (rc < 0)
         return fd_backend_undo(f, rc);
     if (fstat(f->fd, ret_stat) < 0)
-        return fd_backend_undo(f, err_set(errno, "%s: %s", name, strerror(errno)));
+        return fd_backend_undo(f, err_advise_host(err_set(errno, "%s: %s", name, strerror(errno))));
     f->b.id = identity(ret_stat);
     rc = direct ? probe_direct(f, size_for_trial(ret_stat)) : 0;
     if (rc < 0)

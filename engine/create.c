@@ -98,7 +98,9 @@ int create_check(struct create_target *targets, unsigned n, vdisk_queue *q)
 static int resize_failed(const struct create_target *t, int rc)
 {
     err_set(rc, "%s: setting its size to %" PRIu64 ": %s", t->b->name, t->size, strerror(-rc));
-    return rc == -EFBIG ? err_hint(rc, "the file system, or a limit of the process, allows no file so large") : rc;
+    if (rc == -EFBIG)
+        return err_hint(rc, "the file system, or a limit of the process, allows no file so large");
+    return err_advise_host(rc);
 }
 
 /* A size that the host refuses is refused while what the file holds is still there. */
@@ -121,7 +123,7 @@ static int cut(struct create_target *t, vdisk_queue *q)
         rc = io_prange(q, t->b, IO_TRUNCATE, 0, 0);
         t->doubtful = rc == -EIO;
         if (rc < 0)
-            return err_set(rc, "%s: cutting it to nothing: %s", t->b->name, strerror(-rc));
+            return err_advise_host(err_set(rc, "%s: cutting it to nothing: %s", t->b->name, strerror(-rc)));
     }
     t->replaced = true;
     if (grows(t) && backend_size(t->b) != t->size)
@@ -219,5 +221,5 @@ static int create_volume(const char *name, const struct vdisk_create_opts *user_
 
 int vdisk_create(const char *name, const struct vdisk_create_opts *user_opts)
 {
-    return ERR_CALL(create_volume(name, user_opts));
+    return ERR_CALL(err_advise(create_volume(name, user_opts)));
 }

@@ -2,6 +2,7 @@
 #include "engine/error.h"
 
 #include <errno.h>
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -91,6 +92,49 @@ void err_append(const char *fmt, ...)
     vsnprintf(error_text + n, sizeof error_text - n, fmt, ap);
     va_end(ap);
     make_printable(error_text);
+}
+
+static const struct advice {
+    int         err;
+    const char *hint;
+} advice[] = {
+    {EACCES, "check the permissions of the file and its directories"},
+    {EPERM, "check the attributes of the file (lsattr), and what the user may do"},
+    {ENOENT, "check the name; relative ones in an image are relative to the image"},
+    {ELOOP, "an image leads back to itself: give it another backing file (rebase)"},
+    {EMFILE, "raise the limit of open files (ulimit -n)"},
+    {ENFILE, "the host has too many files open: stop something else"},
+    {ENOMEM, "memory is short: stop something else, or raise the limit (ulimit -v)"},
+    {ENOSPC, "make room, or choose another file system"},
+    {EDQUOT, "the quota is used up: make room, or have it raised"},
+    {EROFS, "open it read-only, or make the file system writable"},
+    {EFBIG, "choose a smaller size, larger clusters, or a file system for larger files"},
+    {EIO, "see what the host's log has to say of the storage (dmesg)"},
+    {EAGAIN, "try again"},
+    {EINTR, "try again"},
+    {ENOTSUP, "a newer or another program, or another file system, may have it"},
+    {ENXIO, "nothing stands behind the device or the socket"},
+    {ENODEV, "nothing stands behind the device"},
+    {EBUSY, "the device is in use: unmount it, or stop what uses it"},
+    {ETXTBSY, "it is being executed, or used as swap"},
+    {ENAMETOOLONG, "choose a shorter name"},
+    {ENOTDIR, "check the name: a part of it is no directory"},
+};
+
+int err_advise(int err)
+{
+    for (size_t i = 0; err < 0 && !error_hint[0] && i < sizeof advice / sizeof advice[0]; i++)
+        if (advice[i].err == -err)
+            err_hint(err, "%s", advice[i].hint);
+    return err;
+}
+
+int err_advise_host(int err)
+{
+    err_advise(err);
+    if (err < 0 && !error_hint[0])
+        err_hint(err, "the file system or the device does not allow it: see the host's log (dmesg)");
+    return err;
 }
 
 void err_clear(void)

@@ -20,6 +20,13 @@ int err_prefix(int err, const char *fmt, ...) __attribute__((format(printf, 2, 3
 /* Add to the text just set (what a failure has left behind, say). */
 void err_append(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
+/*
+ * What one can do about an errno, as the hint of an error that has none. Returns err. The second is for errors
+ * that are certainly the host's.
+ */
+int err_advise(int err);
+int err_advise_host(int err);
+
 void err_clear(void);
 
 /*

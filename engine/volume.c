@@ -131,6 +131,8 @@ static int layer_open(struct backend *file, const char *format, uint32_t flags, 
     v->format = f;
     v->guarded = !format && f == &raw_driver ? FOREIGN_HEAD : 0;
     rc = f->open(v, how, q);
+    if (rc == -EINVAL && vdisk_error_hint()[0] == '\0')
+        err_hint(rc, "vdisk-io check may tell more; what is raw needs the format raw");
     if (rc < 0) {
         layer_free(v);
         return rc;
@@ -367,7 +369,7 @@ static int open_volume(const char *name, const struct vdisk_open_opts *user_opts
 
 int vdisk_open(const char *name, const struct vdisk_open_opts *user_opts, vdisk **ret_vdisk)
 {
-    return ERR_CALL(open_volume(name, user_opts, ret_vdisk));
+    return ERR_CALL(err_advise(open_volume(name, user_opts, ret_vdisk)));
 }
 
 /* Nothing is done to a volume that something is being done with. */

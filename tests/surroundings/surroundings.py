@@ -232,6 +232,8 @@ class Test:
         said_nothing = not r.stderr.strip() and not (self.arguments.startswith("check") and r.stdout.strip())
         if r.returncode != 0 and said_nothing and not self.arguments.startswith("io"):
             wrong.append("no text")
+        if r.returncode != 0 and self.kind == "create" and "hint: " not in r.stderr:
+            wrong.append("no hint what to do")
         for name in set(self.before) - set(after):
             wrong.append(f"{name} is gone")
         unlink_failed = fail and fail.startswith(("unlink", "lstat", "fstat"))
@@ -377,7 +379,8 @@ def relevant(place, name):
 
 
 def told(place, name, fail, noring, wrong, r):
-    print(f"FAULT {place.name}/{name}/{fail or ''}{'/noring' if noring else ''}")
+    how = "/noring" if noring else ""
+    print(f"{'FAULT' if wrong else 'fine'} {place.name}/{name}/{fail or ''}{how}", flush=True)
     for text in wrong:
         print(f"    {text}")
     if r is not None:
