@@ -28,6 +28,9 @@ void gate_finish(struct gate *g)
     if (!g->slots)
         return;
     assert(list_empty(&g->waiters) && list_empty(&g->next));
+    /* Who left a marked slot as the last may have it still. */
+    pthread_mutex_lock(&g->lock);
+    pthread_mutex_unlock(&g->lock);
     pthread_mutex_destroy(&g->lock);
     free(g->slots);
     g->slots = NULL;
@@ -37,17 +40,33 @@ uint64_t gate_inside(const struct gate *g)
 {
     uint64_t n = 0;
 
-    for (int i = 0; i < GATE_SLOTS; i++)
-        n += (uint64_t)atomic_load(&g->slots[i].inside[0]) + atomic_load(&g->slots[i].inside[1]);
+    for (int i = 0; i < 2 * GATE_SLOTS; i++) {
+        uint32_t count = atomic_load(&g->slots[i / 2].inside[i % 2]);
+        n += count == GATE_WATCHED ? 1 : count & ~GATE_WATCHED;
+    }
     return n;
 }
 
-static bool gate_empty(struct gate *g, uint32_t parity)
+/* Has everybody left the slot? If not, it is marked. */
+static bool has_left(_Atomic uint32_t *count)
+{
+    uint32_t marked = GATE_WATCHED;
+
+    if (atomic_load(count) == 0)
+        return true;
+    if (atomic_fetch_or(count, GATE_WATCHED) & ~GATE_WATCHED)
+        return false;
+    POINT("gate: a slot has been left");
+    return atomic_compare_exchange_strong(count, &marked, 0); /* not if somebody is about to step back */
+}
+
+/* With the lock held: rule 3. */
+static bool all_have_left(struct gate *g, uint32_t parity)
 {
     for (int i = 0; i < GATE_SLOTS; i++) {
         if (i == GATE_SLOTS / 2)
             POINT("gate: half of the slots seen empty");
-        if (atomic_load(&g->slots[i].inside[parity]) != 0)
+        if (!has_left(&g->slots[i].inside[parity]))
             return false;
     }
     return true;
@@ -56,7 +75,7 @@ static bool gate_empty(struct gate *g, uint32_t parity)
 /* With the lock held: a drain begins; who enters from now on is counted under the other parity. */
 static void flip(struct gate *g)
 {
-    atomic_store(&g->draining, 1);
+    g->draining = true;
     POINT("gate: about to flip");
     atomic_fetch_add(&g->epoch, 1);
 }
@@ -64,13 +83,13 @@ static void flip(struct gate *g)
 /* With the lock held: end drains for as long as nobody is left inside. */
 static void drain_step(struct gate *g)
 {
-    while (atomic_load(&g->draining)) {
-        if (!gate_empty(g, (atomic_load(&g->epoch) - 1) & 1))
+    while (g->draining) {
+        if (!all_have_left(g, (atomic_load(&g->epoch) - 1) & 1))
             return;
         g->completed++;
         op_wake_all(&g->waiters, 0);
         if (list_empty(&g->next) && !g->next_wanted) {
-            atomic_store(&g->draining, 0);
+            g->draining = false;
             return;
         }
         list_splice_tail(&g->waiters, &g->next);
@@ -89,7 +108,7 @@ void gate_check(struct gate *g)
 void gate_drain(struct gate *g, struct op *op)
 {
     pthread_mutex_lock(&g->lock);
-    if (atomic_load(&g->draining)) {
+    if (g->draining) {
         list_add_tail(ENGINE_MUTANT(GATE_JOIN_DRAIN) ? &g->waiters : &g->next, &op->wait);
     } else {
         list_add_tail(&g->waiters, &op->wait);
@@ -104,7 +123,7 @@ uint64_t gate_ticket(struct gate *g)
     uint64_t ticket;
 
     pthread_mutex_lock(&g->lock);
-    if (atomic_load(&g->draining)) {
+    if (g->draining) {
         g->next_wanted = true;
         ticket = g->completed + (ENGINE_MUTANT(GATE_JOIN_DRAIN) ? 1 : 2);
     } else {

@@ -8,6 +8,8 @@
  *  1. Who enters under parity p saw `epoch` with that parity after having been counted: a drain that flips the
  *     epoch later sees the count.
  *  2. At most one drain is on; the parity that it drains gains nobody, but for those who step back (rule 1).
+ *  3. A drain that waits has marked a slot, of its parity, that somebody is in: whoever is the last to leave it
+ *     looks at the drain again. Who leaves one that is not marked does not touch the gate afterwards: it may go.
  */
 #ifndef ENGINE_GATE_H
 #define ENGINE_GATE_H
@@ -23,14 +25,17 @@
 
 enum { GATE_SLOTS = 32 };
 
+/* In a count: the mark of rule 3. */
+#define GATE_WATCHED (UINT32_C(1) << 31)
+
 struct gate_slot {
     _Atomic uint32_t inside[2];
 } __attribute__((aligned(64)));
 
 struct gate {
     _Atomic uint32_t  epoch;
-    _Atomic uint32_t  draining;
-    pthread_mutex_t   lock;      /* the lists and the flips */
+    pthread_mutex_t   lock;      /* what follows, and the flips */
+    bool              draining;
     struct list       waiters;   /* ops that wait for the drain that is on */
     struct list       next;      /* ops that came during it: they need another flip */
     bool              next_wanted; /* a ticket that does */
@@ -43,7 +48,7 @@ struct op;
 int gate_init(struct gate *g); /* 0 or -ENOMEM */
 void gate_finish(struct gate *g);
 
-/* How many are inside. Exact only while nobody enters or leaves. */
+/* How many are inside, or have not done with leaving. Exact only while nobody enters or leaves. */
 uint64_t gate_inside(const struct gate *g);
 
 /* Ends the drain if nobody is left inside. */
@@ -52,12 +57,13 @@ void gate_check(struct gate *g);
 static inline void gate_leave(struct gate *g, uint32_t queue_id, uint8_t parity)
 {
     struct gate_slot *s = &g->slots[queue_id % GATE_SLOTS];
+    uint32_t before = atomic_fetch_sub(&s->inside[parity], 1);
 
-    if (atomic_fetch_sub(&s->inside[parity], 1) == 1) {
-        POINT("gate: counted out");
-        if (__builtin_expect(atomic_load(&g->draining), 0) && !ENGINE_MUTANT(GATE_QUIET_LEAVE))
-            gate_check(g);
-    }
+    POINT("gate: counted out");
+    if (__builtin_expect(before == (GATE_WATCHED | 1), 0) && !ENGINE_MUTANT(GATE_QUIET_LEAVE))
+        gate_check(g);
+    if (ENGINE_MUTANT(GATE_LOOK_BACK))
+        (void)atomic_load(&g->epoch);
 }
 
 /* Returns the parity to leave with. */

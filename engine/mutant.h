@@ -13,6 +13,7 @@
 #define ENGINE_MUTANTS(X)                                                                                      \
     X(GATE_NO_SECOND_LOOK, "who enters does not look whether the epoch has changed: gate.h, invariant 1")      \
     X(GATE_QUIET_LEAVE, "the last one to leave does not end the drain")                                        \
+    X(GATE_LOOK_BACK, "who has left looks at the gate, which may be gone: gate.h, invariant 3")                \
     X(GATE_JOIN_DRAIN, "who comes during a drain waits for that one only")                                     \
     X(RANGE_OVERTAKE, "a lock passes those that wait before it: range_lock.h, invariant 1")                    \
     X(RANGE_LOST_WAKE, "the lock that comes free before its owner waits wakes nobody")                         \

@@ -11,7 +11,7 @@ extern const struct program gate_users, gate_drains, range_locks;
 extern const struct program slice_change, slice_failing, slice_reload;
 extern const struct program flush_groups, flush_failing;
 extern const struct program leases, leases_back;
-extern const struct program service_two, service_later, service_refused;
+extern const struct program service_two, service_later, service_refused, close_busy;
 extern const struct program post_threads, post_ring, post_sleep;
 
 /*

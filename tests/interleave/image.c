@@ -78,6 +78,17 @@ static void disk_submit(struct backend *b, struct io *io)
 
 static const struct backend_driver disk_driver = {.name = "disk", .close = disk_close, .submit = disk_submit};
 
+void disk_create(struct disk **ret)
+{
+    struct disk *d = backend_alloc(&disk_driver, "disk", sizeof *d);
+
+    REQUIRE(d, "out of memory");
+    atomic_init(&d->b.size, sizeof d->written);
+    for (unsigned i = 0; i < ARRAY_LEN(d->written); i++)
+        d->written[i] = d->durable[i] = IMAGE_WORD(i / IMAGE_WORDS, i % IMAGE_WORDS);
+    *ret = d;
+}
+
 /* ---- the image ------------------------------------------------------------------------------------------ */
 
 void image_init(struct image *im)
@@ -85,11 +96,8 @@ void image_init(struct image *im)
     struct q2 *q = &im->q;
 
     memset(im, 0, sizeof *im);
-    im->disk = backend_alloc(&disk_driver, "disk", sizeof *im->disk);
-    REQUIRE(im->disk && gate_init(&im->v.requests) == 0, "out of memory");
-    atomic_init(&im->disk->b.size, sizeof im->disk->written);
-    for (unsigned i = 0; i < ARRAY_LEN(im->disk->written); i++)
-        im->disk->written[i] = im->disk->durable[i] = IMAGE_WORD(i / IMAGE_WORDS, i % IMAGE_WORDS);
+    disk_create(&im->disk);
+    REQUIRE(gate_init(&im->v.requests) == 0, "out of memory");
     im->v.file = im->v.data = &im->disk->b;
     im->v.format_state = q;
     q->v = &im->v;

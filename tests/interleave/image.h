@@ -22,6 +22,9 @@ struct disk {
     unsigned       fail_flush; /* this one of them fails, from 1; 0: none */
 };
 
+/* On success *ret is the caller's, to be closed as any backend. */
+void disk_create(struct disk **ret);
+
 struct image {
     struct q2    q;
     vdisk        v;

@@ -22,7 +22,7 @@ static const struct program *const programs[] = {
     &gate_users, &gate_drains, &range_locks, &slice_change, &slice_failing, &slice_reload,
     &flush_groups, &flush_failing,
     &leases, &leases_back, &post_threads, &post_ring, &post_sleep,
-    &service_two, &service_later, &service_refused,
+    &service_two, &service_later, &service_refused, &close_busy,
 };
 
 enum { PROGRAMS = sizeof programs / sizeof programs[0] };

@@ -18,7 +18,7 @@
 
 #include "tests/interleave/scheduler.h"
 
-enum { BLOCKS_MAX = 256, PAGE = 4096, FDS_MAX = 1024 };
+enum { BLOCKS_MAX = 256, PAGE = 4096, LARGE = 128, FDS_MAX = 1024 };
 
 /* The names are the linker's. */
 int __real_pthread_mutex_lock(pthread_mutex_t *m);
@@ -34,6 +34,7 @@ ssize_t __real_read(int fd, void *buf, size_t len);
 int __real_ppoll(struct pollfd *fds, nfds_t n, const struct timespec *timeout, const sigset_t *mask);
 int __real_io_uring_submit_and_wait(struct io_uring *ring, unsigned wanted);
 void *__real_aligned_alloc(size_t align, size_t size);
+void *__real_calloc(size_t n, size_t size);
 void __real_free(void *p);
 
 int __wrap_pthread_mutex_lock(pthread_mutex_t *m);
@@ -49,6 +50,7 @@ ssize_t __wrap_read(int fd, void *buf, size_t len);
 int __wrap_ppoll(struct pollfd *fds, nfds_t n, const struct timespec *timeout, const sigset_t *mask);
 int __wrap_io_uring_submit_and_wait(struct io_uring *ring, unsigned wanted);
 void *__wrap_aligned_alloc(size_t align, size_t size);
+void *__wrap_calloc(size_t n, size_t size);
 void __wrap_free(void *p);
 
 unsigned wrap_refuse_threads;
@@ -188,7 +190,7 @@ int __wrap_close(int fd)
 
 /* ---- memory --------------------------------------------------------------------------------------------- */
 
-/* What aligned_alloc() gave during the run: queues, requests, gates. Kept for the next runs. */
+/* What was allocated during the run: queues, requests, gates, volumes. Kept for the next runs. */
 static struct {
     char  *start;
     size_t size;
@@ -223,6 +225,17 @@ void *__wrap_aligned_alloc(size_t align, size_t size)
             return blocks[i].start;
         }
     return new_block(size);
+}
+
+/* Structs that threads share are large: volumes, services, images. */
+void *__wrap_calloc(size_t n, size_t size)
+{
+    void *p;
+
+    if (!sched_is_running() || n * size < LARGE)
+        return __real_calloc(n, size);
+    p = __wrap_aligned_alloc(64, n * size);
+    return p ? memset(p, 0, n * size) : NULL;
 }
 
 void __wrap_free(void *p)
