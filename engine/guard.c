@@ -81,7 +81,7 @@ static void write_it(struct guard *g, struct op *op)
     if (rest > 0)
         n += iov_slice(r->iov, r->iovcnt, first, rest, g->iov + 1, r->iovcnt, &rest);
     io_rwv(&g->io, r->vdisk->file, IO_WRITE, r->guest_offset, g->iov, n, r->len);
-    if (r->flags & VDISK_REQ_FUA) {
+    if (r->flags & VDISK_REQ_FUA && !r->vdisk->file->cached) { /* else a flush follows */
         g->io.flags |= IO_FUA;
         r->flags &= (uint8_t)~VDISK_REQ_FUA;
     }
