@@ -98,8 +98,6 @@ struct format_driver {
 
     /* Give host space back that is not in use. Blocks; requests may be in flight. NULL: there is never any. */
     int (*trim)(vdisk *v, vdisk_queue *q);
-
-    void (*get_info)(vdisk *v, struct vdisk_info *info);
 };
 
 /* All formats, raw last, ends with NULL: qcow2/drivers.c. */

@@ -433,8 +433,7 @@ static int fill_info(vdisk *v, struct vdisk_info *ret_info)
     info.format = v->format->name;
     info.backend = v->file->driver->name;
     info.trouble = atomic_load_explicit(&v->has_trouble, memory_order_acquire) ? v->trouble : NULL;
-    if (v->format->get_info)
-        v->format->get_info(v, &info);
+    info.cluster_size = v->cluster_size;
     memcpy(ret_info, &info, min_u64(info.size, sizeof info));
     return 0;
 }

@@ -545,6 +545,7 @@ static int q2_open(vdisk *v, const struct layer_open *how, vdisk_queue *queue)
     if (rc < 0)
         goto fail;
     volume_set_size(v, q->header.size);
+    v->cluster_size = q->geo.cluster_size;
     v->backing_name = dup_or_null(q->header.backing_file);
     v->backing_format = dup_or_null(q->header.backing_format);
     if ((q->header.backing_file && !v->backing_name) || (q->header.backing_format && !v->backing_format)) {
@@ -607,11 +608,6 @@ static int q2_close(vdisk *v, vdisk_queue *queue)
     return rc;
 }
 
-static void q2_get_info(vdisk *v, struct vdisk_info *info)
-{
-    info->cluster_size = q2_of(v)->geo.cluster_size;
-}
-
 void q2_submit(vdisk *v, struct request *r)
 {
     struct q2 *q = q2_of(v);
@@ -668,8 +664,8 @@ int qcow2_get_details(vdisk *v, struct qcow2_details *ret)
 {
     struct q2_snapshot_table snapshots = {0};
     struct q2_bitmap_directory bitmaps = {0};
-    struct q2 *q = q2_of(v);
     vdisk_queue *queue;
+    struct q2 *q;
     int rc = 0;
 
     if (v->format != &qcow2_driver)
@@ -677,6 +673,7 @@ int qcow2_get_details(vdisk *v, struct qcow2_details *ret)
     rc = volume_manage(v, &queue);
     if (rc < 0)
         return rc;
+    q = q2_of(v); /* until volume_manage_done(): who shrinks the volume replaces it */
     if (q->header.snapshots_problem)
         rc = err_hint(err_set(EINVAL, "%s: %s", v->name, q->header.snapshots_problem),
                       "repair it with vdisk-io check -r all");
@@ -684,7 +681,6 @@ int qcow2_get_details(vdisk *v, struct qcow2_details *ret)
         rc = q2_read_snapshots(q, queue, &snapshots);
     if (rc == 0 && q->header.has_bitmaps && q->header.nb_bitmaps > 0)
         rc = q2_read_bitmaps(q, queue, &bitmaps);
-    volume_manage_done(v);
     if (rc == 0) {
         pthread_mutex_lock(&q->lock);
         rc = q2_details_fill(&q->header, &snapshots, &bitmaps, ret);
@@ -692,6 +688,7 @@ int qcow2_get_details(vdisk *v, struct qcow2_details *ret)
         if (rc < 0)
             err_set(ENOMEM, "%s: out of memory", v->name);
     }
+    volume_manage_done(v);
     q2_snapshots_free(&snapshots);
     q2_bitmaps_free(&bitmaps);
     return rc;
@@ -710,5 +707,4 @@ const struct format_driver qcow2_driver = {
     .create = qcow2_create,
     .resize = q2_resize,
     .trim = q2_trim,
-    .get_info = q2_get_info,
 };

@@ -3,6 +3,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <semaphore.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -170,11 +171,44 @@ static void test_thread_gone(void)
     each_kind(thread_gone);
 }
 
+static _Atomic bool stop;
+
+static void *ask(void *arg)
+{
+    struct vdisk_info info = {.size = sizeof info};
+
+    while (!stop) {
+        CHECK_OK(vdisk_get_info(v, &info));
+        CHECK_INT(info.cluster_size, CLUSTER);
+    }
+    return NULL;
+}
+
+/* A volume that shrinks is read anew: who only asks for its properties is not to notice. */
+static void shrink_beside_info(void)
+{
+    struct vdisk_resize_opts opts = {.size = sizeof opts, .shrink = true};
+    pthread_t other;
+
+    stop = false;
+    CHECK_INT(pthread_create(&other, NULL, ask, NULL), 0);
+    for (uint64_t i = CLUSTERS; i-- > CLUSTERS - 8;)
+        CHECK_OK(vdisk_resize(v, i * CLUSTER, &opts));
+    stop = true;
+    pthread_join(other, NULL);
+}
+
+static void test_shrink_beside_info(void)
+{
+    each_kind(shrink_beside_info);
+}
+
 static const struct test_case cases[] = {
     {"change_beside_own", test_change_beside_own, 0, 0, 0},
     {"grow_beside_sleeper", test_grow_beside_sleeper, 0, 0, 0},
     {"destroy_while_thread_ends", test_destroy_while_thread_ends, 0, 0, 0},
     {"thread_gone", test_thread_gone, 0, 0, 0},
+    {"shrink_beside_info", test_shrink_beside_info, 0, 0, 0},
 };
 
 int main(int argc, char **argv)
