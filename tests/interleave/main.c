@@ -16,7 +16,7 @@
 #include "tests/interleave/common.h"
 #include "tests/interleave/mutants.h"
 
-enum { RANDOM_RUNS = 20000, LONG_FACTOR = 50 };
+enum { RANDOM_RUNS = 5000, LONG_FACTOR = 200 };
 
 static const struct program *const programs[] = {
     &gate_users, &gate_drains, &range_locks, &slice_change, &slice_failing, &slice_reload,
