@@ -49,11 +49,14 @@ static void l2_make_finish(struct l2_make *m, int rc)
     pthread_mutex_lock(&m->q->lock);
     if (rc < 0)
         q2_alloc_structure_undo(m->q, &m->run, Q2_META_L2);
+    pthread_mutex_unlock(&m->q->lock);
+    range_unlock(&m->q->structure, &m->lock);
+    /* The last that is done to the image: who hears of it may be another thread, and close it. */
+    pthread_mutex_lock(&m->q->lock);
     list_del(&m->node);
     op_wake(parent, rc); /* first: in the order they came in */
     op_wake_all(&m->waiting, rc);
     pthread_mutex_unlock(&m->q->lock);
-    range_unlock(&m->q->structure, &m->lock);
     free(m->buf);
     op_free(&m->op, sizeof *m);
 }
