@@ -171,8 +171,8 @@ static void go_on_without(vdisk_queue *q, int rc)
         io->backend->driver->submit(io->backend, io);
     }
     /* What woke the ring's owner by the ring would not any more. */
-    if (q->service && !atomic_load(&q->service->threaded) && queue_has_ring(q->service->queue))
-        ring_result(q->service->queue, rc);
+    if (q->service)
+        service_ring_stops(q->service, rc);
 }
 
 int ring_result(vdisk_queue *q, int rc)

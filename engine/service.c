@@ -105,6 +105,15 @@ void service_owner_goes(vdisk_queue *owner)
     unref(s);
 }
 
+void service_ring_stops(struct service *s, int rc)
+{
+    if (pthread_mutex_trylock(&s->turn) != 0)
+        return; /* the thread has it, which enters the kernel by itself */
+    if (!atomic_load(&s->threaded) && queue_has_ring(s->queue))
+        ring_result(s->queue, rc);
+    pthread_mutex_unlock(&s->turn);
+}
+
 /* ---- the thread ------------------------------------------------------------------------------------------ */
 
 static void *service_main(void *arg)

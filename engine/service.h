@@ -54,6 +54,9 @@ void service_leave(vdisk *v);
 void service_owner_goes(vdisk_queue *owner);
 void service_owner_moved(struct service *s);
 
+/* The owner's ring has stopped with `rc`: what he turns beside it stops as well. Context: the owner's thread. */
+void service_ring_stops(struct service *s, int rc);
+
 /* Run what is ready, if it is the owner's to do: after his own. True: it ran something. */
 bool service_turn(struct service *s, vdisk_queue *owner);
 
