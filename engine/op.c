@@ -8,6 +8,7 @@
 #include "engine/bits.h"
 #include "engine/io.h"
 #include "engine/queue.h"
+#include "engine/watch.h"
 
 /* The linker's: from the first to behind the last of what OP_TYPE() lists. */
 extern const struct op_type *const __start_vdisk_op_types[] __attribute__((visibility("hidden")));
@@ -69,6 +70,7 @@ void *op_alloc(vdisk_queue *q, const struct op_type *type, size_t size)
     memset(op, 0, size);
     op_init(op, q, type);
     q->ops_active++;
+    watch_op(op);
     return op;
 }
 
@@ -83,6 +85,7 @@ void *op_alloc_for(vdisk_queue *target, vdisk_queue *here, const struct op_type 
         return NULL;
     op_init(op, target, type);
     op->loose = true;
+    watch_op(op);
     service_begin(target);
     return op;
 }
@@ -93,6 +96,7 @@ void op_free(struct op *op, size_t size)
     unsigned class = size_class(size);
 
     assert(list_empty(&op->wait));
+    watch_op_gone(op);
     if (op->loose) {
         service_end(q);
         free(op);

@@ -75,6 +75,9 @@ struct op {
     int                   rc;    /* result of the last await: 0, or a negative errno */
     bool                  loose; /* from malloc(): begun on another queue's thread */
     unsigned              waits; /* I/Os that the current await still waits for */
+#ifndef NDEBUG
+    struct list           listed; /* engine/watch.h */
+#endif
 };
 
 /* Stands for one of several ops that an await waits for: op_child_add(). */

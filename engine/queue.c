@@ -14,6 +14,7 @@
 #include "engine/error.h"
 #include "engine/mutant.h"
 #include "engine/point.h"
+#include "engine/watch.h"
 
 _Thread_local const vdisk_queue *queue_current;
 _Thread_local const vdisk_queue *queue_outer;
@@ -163,6 +164,7 @@ static int make_queue(const struct vdisk_queue_opts *user_opts, vdisk_queue **re
     rc = q->host ? 0 : ring_init(q, opts.kind);
     if (rc < 0)
         goto err_after_slab;
+    watch_queue(q);
     *ret_queue = q;
     return 0;
 
@@ -192,6 +194,7 @@ static int destroy(vdisk_queue *q)
     assert(q->ops_active == 0 && q->kernel_inflight == 0 && q->worker_jobs == 0);
     if (queue_current == q)
         queue_current = NULL;
+    watch_queue_gone(q);
     thread_forget(q);
     service_owner_goes(q);
     workers_destroy(q->workers);

@@ -87,6 +87,9 @@ struct vdisk_queue {
 
     struct op            *op_pool[OP_POOL_CLASSES];
     unsigned              ops_active;
+#ifndef NDEBUG
+    struct list           ops;              /* these: engine/watch.h */
+#endif
 
     struct iovec          regions[QUEUE_REGIONS_MAX];
     unsigned              regions_count;
