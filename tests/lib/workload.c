@@ -56,8 +56,6 @@ static bool overlap(const struct slot *a, const struct slot *b)
 
 void workload_start(struct workload *w)
 {
-    struct vdisk_queue_opts opts = {.size = sizeof opts, .depth = w->depth, .kind = w->queue_kind};
-
     assert(w->depth > 0 && w->unit > 0 && w->nmodels > 0);
     if (w->stripes == 0)
         w->stripes = 1;
@@ -66,12 +64,8 @@ void workload_start(struct workload *w)
         w->slots[i].w = w;
     if (w->queues)
         return;
-    int rc = vdisk_queue_create(&opts, &w->q);
-    if (rc < 0 && w->queue_kind != VDISK_QUEUE_AUTO) { /* this kernel has no such queue */
-        opts.kind = VDISK_QUEUE_AUTO;
-        rc = vdisk_queue_create(&opts, &w->q);
-    }
-    CHECK_OK(rc);
+    caller_draw(&w->caller, &w->rng);
+    caller_start(&w->caller, w->depth);
 }
 
 /* ---- what a completion means ------------------------------------------------------------------------ */
@@ -245,14 +239,29 @@ static vdisk_queue *busy_queue(struct workload *w)
     return found;
 }
 
+static void reap_caller(struct workload *w, bool wait)
+{
+    struct vdisk_completion c[32];
+    vdisk_queue *q;
+    unsigned inflight = 0, n = caller_take(&w->caller, wait, c, ARRAY_LEN(c), &q);
+
+    for (unsigned i = 0; i < n; i++) {
+        struct slot *s = (struct slot *)(uintptr_t)c[i].user_data;
+        CHECK(s->q == q && s->w == w);
+        slot_done(w, s, c[i].result);
+    }
+    for (unsigned i = 0; i < w->caller.nqueues; i++)
+        inflight += vdisk_queue_inflight(w->caller.queues[i]);
+    CHECK_INT(inflight, w->inflight);
+}
+
 /* With `min`: until one of our requests has ended. A shared queue's completions may be others'. */
 static void reap(struct workload *w, unsigned min)
 {
     unsigned before = w->inflight;
 
     if (!w->queues) {
-        reap_queue(w->q, min);
-        CHECK_INT(vdisk_queue_inflight(w->q), w->inflight);
+        reap_caller(w, min > 0);
         return;
     }
     do {
@@ -412,6 +421,8 @@ static void enqueue(struct workload *w, struct slot *s)
 
     if (w->queues)
         w->q = w->queues[rng_below(&w->rng, w->nqueues)];
+    else
+        w->q = w->caller.queues[rng_below(&w->rng, w->caller.nqueues)];
     s->q = w->q;
     if (w->flushed && changes(s->kind))
         model_mark(w->flushed, s->offset, s->len, MODEL_ANY);
@@ -474,13 +485,23 @@ static void issue(struct workload *w)
     enqueue(w, s);
 }
 
+static void send_some(struct workload *w)
+{
+    if (!w->queues)
+        caller_send(&w->caller);
+    else if (w->q)
+        CHECK_OK(vdisk_submit(w->q));
+}
+
 void workload_step(struct workload *w)
 {
     issue(w);
     if (w->inflight == w->depth || rng_chance(&w->rng, 10))
         reap(w, w->inflight == w->depth ? 1 : 0);
-    else if (rng_chance(&w->rng, 20) && w->q)
-        CHECK_OK(vdisk_submit(w->q));
+    else if (rng_chance(&w->rng, 20))
+        send_some(w);
+    if (!w->queues)
+        CHECK_MSG(caller_pause(&w->caller, w->v) || w->faults, "a synchronous call: %s", vdisk_error_text());
     if (rng_chance(&w->rng, 3))
         workload_drain(w);
 }
@@ -501,7 +522,7 @@ void workload_finish(struct workload *w)
 {
     workload_drain(w);
     if (!w->queues)
-        vdisk_queue_destroy(w->q);
+        caller_finish(&w->caller);
     free(w->slots);
     w->q = NULL;
     w->slots = NULL;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * A random workload against the oracle: several requests in flight, writes not overlapping other writes unless
- * asked for, reads checked where no write was in flight with them. On a queue of its own, or on several that it
- * may share with other workloads of the same thread.
+ * asked for, reads checked where no write was in flight with them. It is called as one caller of many does it
+ * (tests/lib/caller.h), or on simulated queues that it may share with other workloads of the same thread.
  */
 #ifndef TESTS_LIB_WORKLOAD_H
 #define TESTS_LIB_WORKLOAD_H
@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "engine/vdisk.h"
+#include "tests/lib/caller.h"
 #include "tests/lib/image.h"
 #include "tests/lib/model.h"
 #include "tests/lib/rng.h"
@@ -36,20 +37,20 @@ struct workload {
      */
     uint64_t stripe;
     unsigned stripes, stripe_index;
-    enum vdisk_queue_kind queue_kind;
-    vdisk_queue **queues; /* simulated ones, each request on one of them; NULL: a real one is made */
+    vdisk_queue **queues; /* simulated ones, each request on one of them; NULL: a caller with real ones is drawn */
     unsigned nqueues;
     struct model *flushed; /* of models[0]: what is touched becomes MODEL_ANY; may be NULL */
 
     /* Its own. */
-    vdisk_queue *q;
+    struct caller caller;
+    vdisk_queue *q; /* where the last one went */
     struct slot *slots;
     unsigned inflight;
     uint64_t done[8]; /* requests completed, by kind */
     uint64_t failed;
 };
 
-/* Make the queue and the slots. */
+/* Draw the caller, make queues and slots. */
 void workload_start(struct workload *w);
 
 /* Issue `steps` random requests; some may be in flight afterwards. */

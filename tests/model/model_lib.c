@@ -175,9 +175,6 @@ void subject_grow(struct subject *s, struct rng *r, vdisk *v)
 
 void subject_workload(struct subject *s, struct rng *r, vdisk *v, struct workload *w)
 {
-    static const enum vdisk_queue_kind kinds[] = {VDISK_QUEUE_AUTO, VDISK_QUEUE_AUTO, VDISK_QUEUE_URING,
-                                                  VDISK_QUEUE_THREADS};
-
     memset(w, 0, sizeof *w);
     w->v = v;
     rng_init(&w->rng, rng_next(r));
@@ -186,5 +183,4 @@ void subject_workload(struct subject *s, struct rng *r, vdisk *v, struct workloa
     w->depth = (unsigned)rng_between(r, 1, 24);
     w->unit = s->layers[0].qcow2 ? s->layers[0].cluster_size : 65536;
     w->max_len = min_u64(2u << 20, max_u64(4 * w->unit, 256u << 10));
-    w->queue_kind = kinds[rng_below(r, ARRAY_LEN(kinds))];
 }
