@@ -8,9 +8,8 @@
  * Failure modes: a refcount slice cannot be loaded: the runs at hand wait for the next time. A punch fails: the
  * clusters are free all the same, with whatever is in them. Out of memory: they leak.
  *
- * There is no thread or queue of the image's own to do this on: it goes on beside flushes, and the flush that it
- * goes on beside waits, when all else is done, for a share of it (one 64th of the runs) and no more. The others of
- * the same group wait for nothing.
+ * It goes on beside flushes: the leader of one does it, and who asked for that flush waits, when all else is done,
+ * for a share of it (one 64th of the runs) and no more. The others of the same group wait for nothing.
  *
  * Invariants.
  *  1. A cluster keeps its last reference until no punch of it is in flight: nobody can take it before (flush
