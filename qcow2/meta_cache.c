@@ -370,21 +370,6 @@ static void slice_load_step(struct op *op)
 
 OP_TYPE(slice_load, slice_load_step, "START", "SLICE_READ");
 
-/* Full, but loads or pins are about to end; and nothing is dirty, which a flush could clean without that wait. */
-static bool will_have_room(struct q2_cache *c, uint64_t key)
-{
-    const struct q2_slot *set = &c->slot[(key & c->sets_mask) * Q2_CACHE_WAYS];
-    bool will = false;
-
-    for (int i = 0; i < Q2_CACHE_WAYS; i++) {
-        bool busy = set[i].state == Q2_SLOT_LOADING || set[i].pins > 0;
-        if (!busy)
-            return false;
-        will = true;
-    }
-    return will;
-}
-
 /* With the lock held: a load of the slot that an op of `queue` may wait for (invariant 7). */
 static struct slice_load *find_load(struct q2_slot *s, const vdisk_queue *queue)
 {
@@ -394,6 +379,23 @@ static struct slice_load *find_load(struct q2_slot *s, const vdisk_queue *queue)
             return l;
     }
     return NULL;
+}
+
+/*
+ * Full, but a load that may be waited for is about to end; or pins are, and nothing is dirty, which a flush could
+ * clean without waiting for who has the pins.
+ */
+static bool will_have_room(struct q2_cache *c, uint64_t key, const vdisk_queue *queue)
+{
+    struct q2_slot *set = &c->slot[(key & c->sets_mask) * Q2_CACHE_WAYS];
+    bool idle = false;
+
+    for (struct q2_slot *s = set; s < set + Q2_CACHE_WAYS; s++) {
+        if (s->state == Q2_SLOT_LOADING && find_load(s, queue))
+            return true;
+        idle |= s->state != Q2_SLOT_LOADING && s->pins == 0;
+    }
+    return !idle;
 }
 
 /* With the lock held: a slot of the set that only other queues are loading, taken from them. */
@@ -434,7 +436,7 @@ static struct slice_load *begin_load(struct q2 *q, struct q2_cache *c, uint64_t 
     if (!s)
         s = take_loading(c, key, op->queue);
     if (!s) {
-        *ret_full = !will_have_room(c, key);
+        *ret_full = !will_have_room(c, key, op->queue);
         if (!*ret_full)
             list_add_tail(&c->room, &op->wait);
         return NULL;
