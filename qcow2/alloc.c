@@ -332,13 +332,15 @@ static enum scan_result try_take_exact(struct alloc *a)
 }
 
 /*
- * With the lock held: `r` came out of where it is looked now. Enough of the holes; or, where space is limited,
- * a block would have to be made, which takes some.
+ * With the lock held: `r` came out of where it is looked now. Enough of the holes, but not while a run is taken in
+ * one piece: blocks for it that went behind the end would lie where it goes on, and end it, for ever. Or, where
+ * space is limited, a block would have to be made, which takes some.
  */
 static bool should_look_further(const struct alloc *a, enum scan_result r)
 {
     if (a->look == LOOK_HOLES)
-        return r == SCAN_NEEDS_SLICE && a->rounds >= HOLE_ROUNDS && a->have == 0 && !MUTANT(SEARCH_ALL);
+        return r == SCAN_NEEDS_SLICE && a->rounds >= HOLE_ROUNDS && a->have == 0 && a->q->exact_runs == 0 &&
+               !MUTANT(SEARCH_ALL);
     return a->look == LOOK_TAIL && r == SCAN_NEEDS_BLOCK && !(a->q->v->file->caps & BACKEND_GROWS);
 }
 
@@ -430,12 +432,13 @@ static void alloc_finish(struct alloc *a, int rc)
 {
     struct op *parent = a->parent;
 
-    if (rc < 0) {
-        pthread_mutex_lock(&a->q->lock);
+    pthread_mutex_lock(&a->q->lock);
+    if (rc < 0)
         drop_part(a);
-        pthread_mutex_unlock(&a->q->lock);
+    a->q->exact_runs -= a->exact;
+    pthread_mutex_unlock(&a->q->lock);
+    if (rc < 0)
         a->ret->clusters = 0;
-    }
     op_free(&a->op, sizeof *a);
     op_wake(parent, rc);
 }
@@ -493,6 +496,9 @@ static void alloc_begin(struct q2 *q, uint64_t want, bool exact, struct q2_run *
     a->ret = ret_run;
     a->kind = kind;
     a->look = atomic_load(&q->host_full) ? LOOK_ALL : LOOK_HOLES;
+    pthread_mutex_lock(&q->lock);
+    q->exact_runs += a->exact;
+    pthread_mutex_unlock(&q->lock);
     op_start(&a->op);
 }
 

@@ -89,6 +89,7 @@ struct q2 {
     struct q2_l1             *l1_retired;    /* replaced; lookups may still read them; freed at close */
     uint64_t                  free_hint;     /* cluster index: no free cluster is known below */
     uint64_t                  tail_hint;     /* the same of a search behind what is in use: alloc.c */
+    unsigned                  exact_runs;    /* searches for a run in one piece that are on: alloc.c */
     uint64_t                  zero_from;     /* host offset: nothing at or past it was ever handed out */
     uint64_t                  appended_from; /* cluster index: where the file ended when it was opened */
     bool                      guarded;       /* fixed at open: the next two are known (open for writing) */
