@@ -13,6 +13,7 @@
  * Waiting. A request goes on whatever the owners of other queues do, in the library or elsewhere, but for these
  * waits for what is in flight on another queue, which last until that queue's owner calls the library:
  *   - writes, zeroes and discards of one qcow2 cluster wait for each other;
+ *   - so do those of the first 512 bytes of a volume that was opened without a format and found to be raw;
  *   - a write that does not keep to vdisk_info.request_align waits for the writes of the volume that were in
  *     flight when it came, and writes to the blocks of its ends for it;
  *   - a write that finds no space, where discarded space could be had, waits for the requests that may still
