@@ -27,6 +27,7 @@
 
 #include "engine/bits.h"
 #include "engine/error.h"
+#include "engine/mutant.h"
 #include "engine/queue.h"
 #include "engine/volume.h"
 
@@ -82,6 +83,8 @@ int create_check(struct create_target *targets, unsigned n, vdisk_queue *q)
     for (unsigned i = 0; i < n && rc == 0; i++) {
         struct create_target *t = &targets[i];
         t->old_size = backend_size(t->b);
+        if (ENGINE_MUTANT(CREATE_CUT_EARLY) && grows(t))
+            io_prange(q, t->b, IO_TRUNCATE, 0, 0);
         if (!grows(t) && t->size > t->old_size) {
             err_set(ENOSPC, "%s: has %" PRIu64 " bytes, %" PRIu64 " are needed", t->b->name, t->old_size, t->size);
             return err_hint(-ENOSPC, "make the device larger, or choose a smaller size");
@@ -156,7 +159,8 @@ static void give_up(struct create_target *t, vdisk_queue *q)
     } else if (t->replaced) {
         /* Half an image is of no use, and may fill the file system. */
         rc = grows(t) ? io_prange(q, t->b, IO_TRUNCATE, 0, 0) : -ENOTSUP;
-        err_append(rc == 0 ? "; %s is left empty" : "; %s no longer holds what it did", t->b->name);
+        if (!ENGINE_MUTANT(CREATE_QUIET))
+            err_append(rc == 0 ? "; %s is left empty" : "; %s no longer holds what it did", t->b->name);
     } else if (t->doubtful) {
         err_append("; %s may be left empty", t->b->name);
     } else if (t->grown) {

@@ -21,6 +21,7 @@
 
 #include "engine/bits.h"
 #include "engine/iov.h"
+#include "engine/mutant.h"
 #include "engine/range_lock.h"
 #include "engine/volume.h"
 #include "engine/zero.h"
@@ -40,7 +41,8 @@ static void guard_finish(struct guard *g, int rc)
 {
     struct request *r = g->r;
 
-    range_unlock(&r->vdisk->guard_locks, &g->lock);
+    if (!ENGINE_MUTANT(GUARD_UNLOCKED))
+        range_unlock(&r->vdisk->guard_locks, &g->lock);
     free(g->head);
     free(g->iov);
     op_free(&g->op, sizeof *g);
@@ -108,9 +110,11 @@ static void guard_step(struct op *op)
     struct guard *g = container_of(op, struct guard, op);
 
     OP_BEGIN(enum guard_state, op)
-    if (!range_lock_try(&g->r->vdisk->guard_locks, &g->lock, 0, FOREIGN_HEAD))
+    if (!ENGINE_MUTANT(GUARD_UNLOCKED) && !range_lock_try(&g->r->vdisk->guard_locks, &g->lock, 0, FOREIGN_HEAD))
         OP_AWAIT(op, GUARD_LOCKED, range_lock_wait(&g->r->vdisk->guard_locks, &g->lock, op));
-    if (changed_len(g->r) < FOREIGN_HEAD)
+    if (ENGINE_MUTANT(GUARD_BY_PARTS))
+        memset(g->head, 0, FOREIGN_HEAD);
+    else if (changed_len(g->r) < FOREIGN_HEAD)
         OP_TRY(op, GUARD_READ, read_head(g, op));
     if (!may_change(g)) {
         guard_finish(g, -EPERM);

@@ -30,9 +30,20 @@
     X(FLUSH_LEAD_LOST, "who flushed does not pass the lead on to who came meanwhile")                          \
     X(FLUSH_FAILURE_CLEAN, "what a failed flush tried to write counts as written")
 
+/*
+ * Rules that have nothing to do with threads: VDISK_ENGINE_MUTANT names one when a process starts, and a test of
+ * its own fails then (tests/unit/meson.build).
+ */
+#define ENGINE_OTHER_MUTANTS(X)                                                                                \
+    X(CREATE_CUT_EARLY, "what is there is cut before all that can be refused has been looked at")              \
+    X(CREATE_QUIET, "a failed create does not say what it has left")                                           \
+    X(GUARD_BY_PARTS, "a write to the first sector is looked at without what is there")                        \
+    X(GUARD_UNLOCKED, "changes of the first sector do not wait for one another: guard.c, invariant 1")
+
 #define ENGINE_MUTANT_ENUM(name, text) ENGINE_MUTANT_##name,
 
-enum engine_mutant { ENGINE_MUTANT_NONE, ENGINE_MUTANTS(ENGINE_MUTANT_ENUM) ENGINE_MUTANTS_END };
+enum engine_mutant { ENGINE_MUTANT_NONE, ENGINE_MUTANTS(ENGINE_MUTANT_ENUM)
+                     ENGINE_OTHER_MUTANTS(ENGINE_MUTANT_ENUM) ENGINE_MUTANTS_END };
 
 #ifdef VDISK_MUTANTS
 extern enum engine_mutant engine_mutant; /* which one this process is; set while no thread is in the library */

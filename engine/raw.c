@@ -113,17 +113,25 @@ static int raw_check_create(const char *name, const struct vdisk_create_opts *o)
     return 0;
 }
 
+/* A device may hold the header of an image, and must not be taken for one. As QEMU does. */
+static int wipe_header(struct backend *b, vdisk_queue *q)
+{
+    uint64_t len = min_u64(backend_size(b), FOREIGN_HEAD);
+
+    return b->caps & BACKEND_GROWS || len == 0 ? 0 : io_pwrite(q, b, zero_buffer, len, 0);
+}
+
 static int raw_fill(struct backend *b, uint64_t size, const struct vdisk_create_opts *o, vdisk_queue *q)
 {
-    int rc = 0;
+    int rc = wipe_header(b, q);
 
-    if (size > 0 && o->preallocation == VDISK_PREALLOC_FALLOC) {
+    if (rc == 0 && size > 0 && o->preallocation == VDISK_PREALLOC_FALLOC) {
         rc = io_prange(q, b, IO_ALLOCATE, 0, size);
         if (rc == -ENOTSUP)
             return err_hint(err_set(ENOTSUP, "%s: preallocation=falloc is not possible here", b->name),
                             "use preallocation=full");
     }
-    if (size > 0 && o->preallocation == VDISK_PREALLOC_FULL)
+    if (rc == 0 && size > 0 && o->preallocation == VDISK_PREALLOC_FULL)
         rc = zero_fill(q, b, 0, size, o->progress, o->progress_arg);
     if (rc == 0)
         rc = io_pflush(q, b);

@@ -216,14 +216,15 @@ struct vdisk_create_opts {
 };
 
 /*
- * Create a volume. Blocks. An existing file is replaced, unless another process holds it or it is part of the
- * new volume's backing chain; it stays the same file (inode, owner, mode, links), and symbolic links are
- * followed. A block device is used as it stands and must be large enough. All that can be refused is refused
- * before anything changes: options, names, locks, descriptors, sizes, and too little room for what is
- * preallocated. After a later failure, or a cancelled run, what this call made is removed; a file that was
- * there before is left empty, and a device has no qcow2 header, which the text says. The backing file may be in
- * use by another process. Errors: -EINVAL, -ENOTSUP, -EFBIG: options; as open(2), -EMFILE among them; -EAGAIN:
- * locked; -ENOSPC; -ECANCELED; or of the I/O.
+ * Create a volume. Blocks. An existing file is replaced, unless another process holds it or it is part of the new
+ * volume's backing chain; it stays the same file (inode, owner, mode, links), and symbolic links are followed. A
+ * block device must be large enough; raw leaves its content, but for a first sector of zeros, so that it is not
+ * taken for another format. The backing file may be in use by another process.
+ * All that can be refused is refused before anything changes: options, names, locks, descriptors, sizes, and too
+ * little room for what is preallocated. After a later failure or a cancelled run, what this call made is removed;
+ * a file that was there before is left empty, and a device has no qcow2 header, which the text says.
+ * Errors: -EINVAL, -ENOTSUP, -EFBIG: options; as open(2), -EMFILE among them; -EAGAIN: locked; -ENOSPC;
+ * -ECANCELED; or of the I/O.
  */
 VDISK_API int vdisk_create(const char *name, const struct vdisk_create_opts *opts);
 

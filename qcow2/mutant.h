@@ -64,7 +64,9 @@
 /* And such as it takes a unit test to notice: tests/unit/meson.build says which. */
 #define Q2_UNIT_MUTANTS(X)                                                                                     \
     X(CLEAR_BEHIND_END, "what clears up to the end drops the last cluster though the volume has grown")        \
-    X(SHARE_ERRORS, "requests that were written as one fail as one")
+    X(SHARE_ERRORS, "requests that were written as one fail as one")                                          \
+    X(FOLLOW_NAMES, "the data file is opened though no name is to be followed")                               \
+    X(HIDE_BACKING, "an image is written without its backing file")
 
 #define Q2_ALL_MUTANTS(X) Q2_MUTANTS(X) Q2_MUTANTS_OURS(X) Q2_MUTANTS_FOREIGN(X) Q2_UNIT_MUTANTS(X)
 

@@ -350,7 +350,7 @@ static int open_data_file(struct q2 *q, const struct layer_open *how)
     if (!q->geo.data_file)
         return how->data_file ? err_set(EINVAL, "%s: has no external data file", v->name) : 0;
     /* A name that the caller gives is not the image's. */
-    if (!how->data_file && v->open_flags & VDISK_OPEN_NO_NAMES) {
+    if (!how->data_file && v->open_flags & VDISK_OPEN_NO_NAMES && !MUTANT(FOLLOW_NAMES)) {
         v->data = absent_backend("external data file, not opened");
         return v->data ? 0 : err_set(ENOMEM, "%s: out of memory", v->name);
     }
@@ -375,7 +375,7 @@ static int check_whole(struct q2 *q, const struct layer_open *how)
 
     if (q->v->read_only || flags & VDISK_OPEN_CHECK)
         return 0;
-    if (no_backing && q->header.backing_file && q->header.backing_file[0] != '\0')
+    if (no_backing && !MUTANT(HIDE_BACKING) && q->header.backing_file && q->header.backing_file[0] != '\0')
         err_set(EINVAL, "%s: cannot be written without its backing file", q->v->name);
     else if (flags & VDISK_OPEN_NO_NAMES && q->geo.data_file && !how->data_file)
         err_set(EINVAL, "%s: cannot be written without its external data file", q->v->name);
