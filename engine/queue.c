@@ -424,17 +424,18 @@ int queue_submit(vdisk_queue *q)
     return queue_has_ring(q) ? ring_submit(q) : 0;
 }
 
-/* What the caller gave is a queue of this process. */
-static int check_handle(const vdisk_queue *q)
+int queue_check_handle(const vdisk_queue *q)
 {
     if (!q)
         return -EINVAL;
-    return likely(q->generation == process_generation) ? 0 : -ECHILD;
+    if (unlikely(q->generation != process_generation))
+        return -ECHILD;
+    return q->kind == VDISK_QUEUE_URING_DEFER && unlikely(thread_is_other(q)) ? -EEXIST : 0;
 }
 
 int vdisk_submit(vdisk_queue *q)
 {
-    int rc = check_handle(q);
+    int rc = queue_check_handle(q);
 
     if (rc == 0) {
         rc = queue_submit(q);
@@ -471,12 +472,17 @@ static const struct clock *clock_of(const vdisk_queue *q)
     return q->host ? q->host->clock : NULL;
 }
 
+static bool is_time(const struct timespec *t)
+{
+    return t->tv_sec >= 0 && t->tv_nsec >= 0 && t->tv_nsec < 1000000000;
+}
+
 static struct timespec now_plus(const vdisk_queue *q, const struct timespec *t)
 {
     struct timespec now;
 
     clock_now(clock_of(q), &now);
-    now.tv_sec += t->tv_sec;
+    now.tv_sec += min_u64((uint64_t)t->tv_sec, INT32_MAX); /* decades */
     now.tv_nsec += t->tv_nsec;
     if (now.tv_nsec >= 1000000000) {
         now.tv_sec++;
@@ -551,10 +557,12 @@ static int send_rest(vdisk_queue *q, unsigned min)
 static int reap(vdisk_queue *q, struct vdisk_completion *completions, unsigned min, unsigned max,
                 const struct timespec *timeout)
 {
-    int rc = check_handle(q), sent;
+    int rc = queue_check_handle(q), sent;
 
-    if (unlikely(rc < 0) || (!completions && max > 0))
-        return rc < 0 ? rc : -EINVAL;
+    if (unlikely(rc < 0))
+        return rc;
+    if ((!completions && max > 0) || (timeout && !is_time(timeout)))
+        return -EINVAL;
     if (unlikely(!q->thread) && !q->host)
         thread_adopt(q);
     queue_current = q;
@@ -623,7 +631,7 @@ int queue_user_fd(vdisk_queue *q)
 
 int vdisk_queue_fd(vdisk_queue *q)
 {
-    int rc = check_handle(q);
+    int rc = queue_check_handle(q);
 
     return ERR_CALL(name_error(rc < 0 ? rc : queue_user_fd(q)));
 }

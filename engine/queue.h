@@ -143,6 +143,9 @@ int queue_sleep(vdisk_queue *q, unsigned wanted, const struct timespec *timeout)
 /* Is there something for queue_turn(), without waiting? */
 bool queue_has_steps(vdisk_queue *q);
 
+/* May this thread use what the caller gave? 0; -EINVAL: none; -ECHILD: the parent's; -EEXIST: another thread's. */
+int queue_check_handle(const vdisk_queue *q);
+
 /* Send what has been enqueued. 0 or -errno. */
 int queue_submit(vdisk_queue *q);
 

@@ -284,7 +284,7 @@ static void enqueue_iov(vdisk_queue *q, vdisk *v, enum request_kind kind, uint64
     r->iovcnt = n;
     if (!usable)
         r->result = -EINVAL;
-    else if (n <= VDISK_IOV_INLINE) {
+    else if (n > 0 && n <= VDISK_IOV_INLINE) {
         memcpy(r->iov_inline, iov, n * sizeof *iov);
         r->iov = r->iov_inline;
     }

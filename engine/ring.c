@@ -286,8 +286,12 @@ int ring_region(const vdisk_queue *q, const void *base, size_t len)
 
 static int register_buffers(vdisk_queue *q, const struct iovec *regions, unsigned n)
 {
-    int rc;
+    int rc = queue_check_handle(q);
 
+    if (rc < 0)
+        return err_set(rc, "queue: registering buffers: %s", strerror(-rc));
+    if (!regions && n > 0)
+        return err_set(EINVAL, "queue: no regions are given");
     if (q->inflight > 0)
         return err_set(EBUSY, "queue: %u requests have not been reaped", q->inflight);
     if (n > QUEUE_REGIONS_MAX)

@@ -139,6 +139,11 @@ void thread_forget(vdisk_queue *q)
     pthread_mutex_unlock(&ends);
 }
 
+bool thread_is_other(const vdisk_queue *q)
+{
+    return q->thread && q->thread != mine;
+}
+
 uint64_t thread_number(const vdisk_queue *q)
 {
     return q->thread ? q->thread->number : 0;

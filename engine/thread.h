@@ -31,6 +31,9 @@ void thread_adopt(vdisk_queue *q);
 /* `q` goes. Any thread. */
 void thread_forget(vdisk_queue *q);
 
+/* Is `q` another thread's, which still lives? */
+bool thread_is_other(const vdisk_queue *q);
+
 /*
  * Which thread owns `q`: its address would be that of another one day. 0: none, or not known. Context: that
  * thread.

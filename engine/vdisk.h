@@ -6,9 +6,10 @@
  * a program built against an older header keeps working: set `.size = sizeof opts`, leave the rest zero.
  *
  * Threads. A `vdisk` may be used by any number of threads at once. A `vdisk_queue` belongs to one thread: the
- * one that first uses it. Another thread's submit on a queue of kind URING_DEFER is -EEXIST, and what it
- * enqueued stays there for the owner to send; with the other kinds it is a race. Handles do not survive fork():
- * in the child every call on one is -ECHILD and touches nothing, and requests complete so.
+ * one that first uses it. Another thread's submit or reap on a queue of kind URING_DEFER is -EEXIST, and what
+ * it enqueued stays there for the owner to send; with the other kinds it is a race. A thread may end when all
+ * that it enqueued has been reaped, and not before: nobody could reap it. Handles do not survive fork(): in the
+ * child every call on one is -ECHILD and touches nothing, and requests complete so.
  *
  * Waiting. A request goes on whatever the owners of other queues do, in the library or elsewhere, but for these
  * waits for what is in flight on another queue, which last until that queue's owner calls the library:
@@ -22,8 +23,8 @@
  *     where cache_bytes is less than some MiB. Who waits in the library (vdisk_reap(), synchronous calls,
  *     resize, trim) turns all queues of its thread, so that nothing of these waits for itself; what completes
  *     meanwhile is handed out by the next vdisk_reap() of its queue. Work that queues share is done by the only
- *     queue that a volume has seen, and by a thread of the library as soon as there is a second. With a second
- *     queue's requests in flight, poll() and the like may end with EINTR.
+ *     queue that a volume has seen, and by a thread of the library as soon as there is a second. poll() and the
+ *     like may end with EINTR on a thread that has used a queue.
  *
  * Requests. Enqueue functions return nothing and never complete inline: every result, misuse of ranges
  * included, arrives through vdisk_reap(). A result is 0 or a negative errno, never a short transfer.
@@ -110,12 +111,12 @@ struct vdisk_open_opts {
  */
 
 /*
- * Open a volume with its backing chain. Blocks. `opts` may be NULL. On success *ret_vdisk is the caller's, to be
- * given back with vdisk_close(); on failure it is untouched.
- * Errors: -ENOENT, -EACCES, ...: as open(2); -EAGAIN: locked by another process, named in the text;
- * -EINVAL: not a valid image; -ENOTSUP: a feature we lack, named in the text; -EACCES also: marked corrupt, and to
- * be written; -EIO also: not closed, and what is there cannot be repaired; -EFBIG (also: the chain's
- * L1 tables take more than 1 GiB of memory), -ELOOP, -ENOMEM.
+ * Open a volume with its backing chain. Blocks. `opts` may be NULL. On success *ret_vdisk is the caller's, to
+ * be given back with vdisk_close(); on failure it is untouched. Errors: -ENOENT, -EACCES, ...: as open(2);
+ * -EAGAIN: locked by another process, named in the text; -EINVAL: not a valid image; -ENOTSUP: a feature we
+ * lack, named in the text; -EACCES also: marked corrupt, and to be written; -EIO also: not closed, and what is
+ * there cannot be repaired; -EFBIG (also: the chain's L1 tables take more than 1 GiB of memory), -ELOOP,
+ * -ENOMEM.
  */
 VDISK_API int vdisk_open(const char *name, const struct vdisk_open_opts *opts, vdisk **ret_vdisk);
 
@@ -359,8 +360,9 @@ VDISK_API int vdisk_submit(vdisk_queue *q);
 /*
  * Submit, then wait until `min` completions are there or `timeout` (NULL: none) has passed, and hand out up to
  * `max`. With 16 and more in flight, a wait for fewer than `max` may last up to 4 ms longer, to find several at
- * once: that is faster for the device and takes less CPU. min = max never gathers. min = 0 polls. Returns the
- * number handed out, or -errno: -EINTR after a signal, -EEXIST on another thread, -ECHILD, -EINVAL.
+ * once: that is faster for the device and takes less CPU. min = max never gathers. min = 0 polls; what is more
+ * than is in flight is not waited for. Returns the number handed out, or -errno: -EINTR after a signal, -EEXIST
+ * on another thread, -ECHILD, -EINVAL (no memory for completions, a timeout that is none).
  */
 VDISK_API int vdisk_reap(vdisk_queue *q, struct vdisk_completion *completions, unsigned min, unsigned max,
                          const struct timespec *timeout);

@@ -110,7 +110,7 @@ void workers_run(struct io *io, int64_t (*call)(struct io *))
         add_thread(w);
     if (w->count == 0) {
         pthread_mutex_unlock(&w->lock);
-        io_end_later(io, -EAGAIN);
+        io_end_later(io, -ENOMEM); /* no thread can be had */
         return;
     }
     q->worker_jobs++;
