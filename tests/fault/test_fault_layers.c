@@ -421,6 +421,12 @@ static int act_grow_beside(struct subject *s)
     return crowd_run_beside(s, beside, ARRAY_LEN(beside), s->now.size / 2, grow_little);
 }
 
+/* So many L2 tables at once that their clusters need another refcount block. */
+static int grow_tables(struct subject *s)
+{
+    return subject_resize(s, s->now.size + at(s, 40 * 64), VDISK_PREALLOC_METADATA);
+}
+
 static int act_write_shared(struct subject *s)
 {
     int rc = subject_write(s, 44, at(s, 1) + 700, 1000, 0);
@@ -561,6 +567,7 @@ static const struct scenario scenarios[] = {
      .prepare = prepare_tables,
      .act = act_grow_beside,
      .stride = 3},
+    {.name = "grow by tables", .spec = {.size = MIB(1), TIGHT}, .act = grow_tables},
     {.name = "tables", .spec = {.size = MIB(1), QCOW2(512)}, .act = act_tables, .cold = true},
 };
 
