@@ -17,6 +17,7 @@ import os
 import pathlib
 import random
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -440,6 +441,7 @@ def main():
             return 77
     seed = int(time.time()) if args.seed == "new" else int(args.seed)
     print(f"seed {seed}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # with all undone
     root = pathlib.Path(tempfile.mkdtemp(prefix="vdisk-surroundings-"))
     args.scratch = root / "scratch"
     args.scratch.mkdir()
