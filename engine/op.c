@@ -24,6 +24,7 @@ enum op_seen op_seen_error(int rc)
 {
     switch (rc) {
     case -EIO: return OP_SEEN_EIO;
+    case -EDQUOT: /* is to be the same */
     case -ENOSPC: return OP_SEEN_ENOSPC;
     case -ENOMEM: return OP_SEEN_ENOMEM;
     default: return OP_SEEN_OTHER;
