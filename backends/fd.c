@@ -362,7 +362,8 @@ int fd_backend_open(const struct backend_driver *driver, const char *name, uint3
     f->b.id = identity(ret_stat);
     rc = direct ? probe_direct(f, size_for_trial(ret_stat)) : 0;
     if (rc < 0)
-        return fd_backend_undo(f, err_set(rc, "%s: turning direct I/O off: %s", name, strerror(-rc)));
+        return fd_backend_undo(
+            f, err_advise_host(err_set(rc, "%s: turning direct I/O off: %s", name, strerror(-rc))));
     f->b.read_only = !(flags & (BACKEND_RDWR | BACKEND_CREATE));
     f->b.max_transfer = (uint32_t)align_down(f->b.max_transfer, f->b.align);
     f->b.cached = !f->b.direct;
