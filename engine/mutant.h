@@ -31,14 +31,19 @@
     X(FLUSH_FAILURE_CLEAN, "what a failed flush tried to write counts as written")
 
 /*
- * Rules that have nothing to do with threads: VDISK_ENGINE_MUTANT names one when a process starts, and a test of
- * its own fails then (tests/unit/meson.build).
+ * Rules that no schedule has to do with: VDISK_ENGINE_MUTANT names one when a process starts, and a test of its
+ * own fails then (meson.build of tests/unit and tests/callers).
  */
 #define ENGINE_OTHER_MUTANTS(X)                                                                                \
     X(CREATE_CUT_EARLY, "what is there is cut before all that can be refused has been looked at")              \
     X(CREATE_QUIET, "a failed create does not say what it has left")                                           \
     X(GUARD_BY_PARTS, "a write to the first sector is looked at without what is there")                        \
-    X(GUARD_UNLOCKED, "changes of the first sector do not wait for one another: guard.c, invariant 1")
+    X(GUARD_UNLOCKED, "changes of the first sector do not wait for one another: guard.c, invariant 1")         \
+    X(SERVICE_IDLE, "a second queue does not start the thread of a service")                                   \
+    X(REFUSAL_PASSED_ON, "a queue whose ring the kernel refuses goes on with it")                              \
+    X(CALLS_UNTRIED, "a new ring's other calls are not tried")                                                 \
+    X(THREAD_UNSEEN, "a second thread may call a queue")                                                       \
+    X(FORK_UNSEEN, "a forked child may call its parent's queues")
 
 #define ENGINE_MUTANT_ENUM(name, text) ENGINE_MUTANT_##name,
 

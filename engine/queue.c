@@ -428,9 +428,11 @@ int queue_check_handle(const vdisk_queue *q)
 {
     if (!q)
         return -EINVAL;
-    if (unlikely(q->generation != process_generation))
+    if (unlikely(q->generation != process_generation) && !ENGINE_MUTANT(FORK_UNSEEN))
         return -ECHILD;
-    return q->kind == VDISK_QUEUE_URING_DEFER && unlikely(thread_is_other(q)) ? -EEXIST : 0;
+    if (q->kind == VDISK_QUEUE_URING_DEFER && unlikely(thread_is_other(q)) && !ENGINE_MUTANT(THREAD_UNSEEN))
+        return -EEXIST;
+    return 0;
 }
 
 int vdisk_submit(vdisk_queue *q)

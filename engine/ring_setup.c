@@ -15,6 +15,7 @@
 #include "engine/backend.h"
 #include "engine/bits.h"
 #include "engine/error.h"
+#include "engine/mutant.h"
 #include "engine/queue.h"
 
 #ifndef IORING_SETUP_TASKRUN_FLAG
@@ -63,7 +64,7 @@ static int try_ring(vdisk_queue *q, unsigned flags)
         entries /= 2;
     if (rc < 0)
         return rc;
-    rc = try_calls(q);
+    rc = ENGINE_MUTANT(CALLS_UNTRIED) ? 0 : try_calls(q);
     if (rc < 0)
         io_uring_queue_exit(&q->ring);
     else
@@ -179,7 +180,7 @@ int ring_result(vdisk_queue *q, int rc)
 {
     if (likely(rc >= 0) || rc == -EAGAIN || rc == -EBUSY)
         return 0;
-    if (rc == -EINTR || rc == -ETIME || rc == -EEXIST)
+    if (rc == -EINTR || rc == -ETIME || rc == -EEXIST || ENGINE_MUTANT(REFUSAL_PASSED_ON))
         return rc;
     go_on_without(q, rc);
     return 0;

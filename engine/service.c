@@ -9,6 +9,7 @@
 
 #include "engine/error.h"
 #include "engine/mutant.h"
+#include "engine/mutant.h"
 #include "engine/point.h"
 #include "engine/queue.h"
 #include "engine/volume.h"
@@ -193,7 +194,7 @@ void service_meet(vdisk *v, vdisk_queue *q)
     uint64_t seen = 0;
     struct service *s;
 
-    if (q->host || q->serves)
+    if (q->host || q->serves || ENGINE_MUTANT(SERVICE_IDLE))
         return;
     if (!q->always_turned && atomic_compare_exchange_strong(&v->queue_seen, &seen, q->id + UINT64_C(1))) {
         atomic_store(&v->thread_seen, thread_number(q));
