@@ -250,11 +250,12 @@ static void a_raw_volume_keeps_its_length(void **state)
 {
     static const uint64_t sizes[] = {2097664, 512, 4096 + 3584, 3 << 20, 512};
     struct vdisk_resize_opts shrink = {.size = sizeof shrink, .shrink = true};
-    char *buf = vdisk_alloc_buffer(4096);
     struct backend *b;
+    char *buf;
     vdisk *v;
 
     needs_files();
+    buf = vdisk_alloc_buffer(4096);
     b = create();
     OK(io_prange(q, b, IO_TRUNCATE, 2 << 20, 0));
     backend_close(b);
@@ -284,12 +285,13 @@ static void a_raw_volume_keeps_its_length(void **state)
 
 static void an_external_data_file_keeps_its_length(void **state)
 {
-    char image[320], *buf = vdisk_alloc_buffer(4096);
+    char image[320], *buf;
     struct vdisk_create_opts o = {.size = sizeof o, .format = "qcow2", .virtual_size = 1049088, .data_file = path,
                                   .data_file_raw = true};
     vdisk *v;
 
     needs_files();
+    buf = vdisk_alloc_buffer(4096);
     snprintf(image, sizeof image, "%s.qcow2", path);
     OK(vdisk_create(image, &o));
     assert_int_equal(host_size(), 1049088);
@@ -314,11 +316,12 @@ static void an_external_data_file_keeps_its_length(void **state)
 static void the_last_sector_can_be_used_whole(void **state)
 {
     static const uint64_t lengths[] = {1, 511, 513, 1000, 4095, 4097, 65536 + 100};
-    char *buf = vdisk_alloc_buffer(512);
     struct backend *b;
+    char *buf;
     vdisk *v;
 
     needs_files();
+    buf = vdisk_alloc_buffer(512);
     for (unsigned i = 0; i < ARRAY_LEN(lengths); i++) {
         uint64_t len = lengths[i], size = align_up(len, 512), last = size - 512;
         uint8_t in[2] = {5, 5};
