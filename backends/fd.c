@@ -251,7 +251,7 @@ static int settle(int fd, bool made, bool *direct)
 static int open_fd(struct fd_backend *f, const char *path, uint32_t flags, int extra, bool *ret_direct)
 {
     int how = flags & (BACKEND_RDWR | BACKEND_CREATE) ? O_RDWR : O_RDONLY;
-    int fd;
+    int fd = -EEXIST;
 
     how |= (extra & ~O_CREAT) | O_CLOEXEC | O_NOCTTY;
     *ret_direct = !(flags & BACKEND_BUFFERED);

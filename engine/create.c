@@ -204,7 +204,7 @@ static int create_volume(const char *name, const struct vdisk_create_opts *user_
     const struct format_driver *format = NULL;
     struct vdisk_create_opts opts;
     struct backend *b;
-    vdisk_queue *q;
+    vdisk_queue *q = NULL;
     int rc = volume_check_name(name);
 
     if (rc == 0)

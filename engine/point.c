@@ -4,5 +4,5 @@
 #include <stddef.h>
 
 #ifndef NDEBUG
-_Atomic(point_fn *) point_hook = NULL;
+_Atomic(point_fn *) point_hook;
 #endif

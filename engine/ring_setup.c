@@ -38,14 +38,11 @@ static int make_ring(vdisk_queue *q, unsigned entries, unsigned flags)
 /* Are the ring's other two calls allowed? A filter may refuse each by itself. */
 static int try_calls(vdisk_queue *q)
 {
-    struct {
-        struct io_uring_probe    head;
-        struct io_uring_probe_op ops[PROBE_OPS];
-    } probe;
+    _Alignas(struct io_uring_probe) char
+        probe[sizeof(struct io_uring_probe) + PROBE_OPS * sizeof(struct io_uring_probe_op)] = {0};
     int rc;
 
-    memset(&probe, 0, sizeof probe);
-    rc = io_uring_register((unsigned)q->ring.ring_fd, IORING_REGISTER_PROBE, &probe, PROBE_OPS);
+    rc = io_uring_register((unsigned)q->ring.ring_fd, IORING_REGISTER_PROBE, probe, PROBE_OPS);
     if (rc == -EPERM || rc == -EACCES || rc == -ENOSYS)
         return rc;
     rc = io_uring_enter((unsigned)q->ring.ring_fd, 0, 0, 0, NULL);

@@ -388,7 +388,7 @@ static int check_idle(vdisk *v)
 
 static int close_volume(vdisk *v)
 {
-    vdisk_queue *q;
+    vdisk_queue *q = NULL;
     int rc;
 
     if (!v)

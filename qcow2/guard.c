@@ -44,7 +44,7 @@ static int contradiction(struct q2 *q, const char *what, uint64_t cluster, uint3
 
 bool q2_guard_refuses(struct q2 *q, uint64_t cluster, uint64_t n, const char *what)
 {
-    uint64_t where;
+    uint64_t where = 0;
     uint32_t kinds = q->guarded ? q2_meta_find(&q->meta, cluster, n, &where) : 0;
 
     if (!kinds)

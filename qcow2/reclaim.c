@@ -183,7 +183,7 @@ static bool punch_range(const struct q2 *q, const struct q2_freed *run, uint64_t
 static void punch(struct reclaim *r, struct op *op)
 {
     struct q2 *q = r->q;
-    uint64_t start, end;
+    uint64_t start = 0, end = 0;
 
     op_io_begin(op);
     for (unsigned i = 0; i < r->count; i++) {

@@ -82,7 +82,7 @@ static void parse_options(int argc, char **argv)
         options.random /= 10;
         options.preemptions = SCHED_PREEMPTIONS - 1;
     }
-    for (int i = 1; i < argc; i++) {
+    for (int i = 1; i < argc; i += 2) {
         if (strcmp(argv[i], "--list") == 0) {
             for (unsigned k = 0; k < PROGRAMS; k++)
                 printf("%-16s %s\n", programs[k]->name, programs[k]->text);
@@ -97,7 +97,6 @@ static void parse_options(int argc, char **argv)
         if (i + 1 == argc)
             usage(argv[0], 2);
         take_option(argv[0], argv[i], argv[i + 1]);
-        i++;
     }
     if (options.preemptions > SCHED_PREEMPTIONS)
         usage(argv[0], 2);
