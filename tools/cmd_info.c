@@ -84,8 +84,10 @@ static int image_load(struct image *im, const char *name, const char *format, ui
     if (rc < 0)
         cli_library_error();
     vdisk_close(v);
-    if (rc < 0)
+    if (rc < 0) {
+        free(im->file);
         return CLI_FAILED;
+    }
     return image_named(im, name);
 }
 
