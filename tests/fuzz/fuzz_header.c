@@ -71,7 +71,9 @@ static void try_header(const uint8_t *data, size_t size, uint64_t file_size)
     buf = malloc(h.geo.cluster_size);
     FUZZ_CHECK(buf, "out of memory");
     if (q2_header_write(&h, "image", buf, h.geo.cluster_size) == 0) {
-        FUZZ_CHECK(q2_header_parse(buf, h.geo.cluster_size, file_size, "image", &again) == 0,
+        /* A header without a usable refcount table may come from a file that is shorter than what is written. */
+        uint64_t size_now = max_u64(file_size, h.geo.cluster_size);
+        FUZZ_CHECK(q2_header_parse(buf, h.geo.cluster_size, size_now, "image", &again) == 0,
                    "what was written is refused: %s", vdisk_error_text());
         check_same(&h, &again);
         q2_header_free(&again);
