@@ -424,7 +424,8 @@ static uint8_t *extension(uint8_t *p, uint32_t type, const void *data, uint32_t 
 {
     put_be32(p, type);
     put_be32(p + 4, len);
-    memcpy(p + 8, data, len);
+    if (len > 0)
+        memcpy(p + 8, data, len);
     return p + 8 + align_up(len, 8);
 }
 
