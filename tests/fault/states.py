@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Each state of each op has been awaited by a fault test, and has failed there, or is listed as one that cannot.
-What is missing is listed as well, in `holes`, with the reason; a line there that is no hole any more is an error.
+A line of `cannot_fail` may name the one error that a state cannot fail with ("STATE ENOSPC # why"): then the others
+are demanded. What is missing is listed as well, in `holes`, with the reason; a line there that is no hole any more is an error.
 
 usage: states.py SOURCE_ROOT STATES_DIR PROGRAM...
 
@@ -61,9 +62,10 @@ def judge(states, cannot_fail, seen):
     """[(state, what is wrong)]"""
     problems = []
     names = {state for _, state in states}
+    never = {tuple(entry.split()) for entry in cannot_fail if " " in entry}
     for name in cannot_fail:
-        if name not in names:
-            problems.append((name, "tests/fault/cannot_fail: there is no such state"))
+        if name.split()[0] not in names or any(error not in ERRORS for error in name.split()[1:]):
+            problems.append((name, "tests/fault/cannot_fail: there is no such state or error"))
     for (kind, state), where in states.items():
         bits = seen.get((kind, state), 0)
         failed = bits & ~AWAITED
@@ -72,7 +74,10 @@ def judge(states, cannot_fail, seen):
         elif state in cannot_fail and failed:
             problems.append((state, f"{where}: {kind}: has failed, though tests/fault/cannot_fail says it cannot"))
         elif state not in cannot_fail:
-            missing = [name for name, bit in ERRORS.items() if not bits & bit]
+            missing = [name for name, bit in ERRORS.items() if not bits & bit and (state, name) not in never]
+            wrong = [name for name, bit in ERRORS.items() if bits & bit and (state, name) in never]
+            problems += [(state, f"{where}: {kind}: has failed with {name}, though tests/fault/cannot_fail says it "
+                                 "cannot") for name in wrong]
             if missing:
                 problems.append((state, f"{where}: {kind}: never failed with {' or '.join(missing)}"))
     return problems
