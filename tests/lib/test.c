@@ -19,12 +19,13 @@
 
 #include "tests/lib/states.h"
 
-enum { STATUS_SKIPPED = 77, CASE_TIMEOUT_S = 240, SLOW_FACTOR = 5, DEFAULT_SEED = 1 };
+enum { STATUS_SKIPPED = 77, CASE_TIMEOUT_S = 240, SLOW_FACTOR = 5, DEFAULT_SEED = 1, MAX_FAILURES = 20 };
 
 static struct {
     const char *program;
     uint64_t seed;
     unsigned steps;
+    unsigned failures;
     const char *only_steps;
     bool quick;
     bool is_long;
@@ -315,7 +316,8 @@ static bool wanted(const char *name, unsigned repetition, bool repeats)
 static void usage(const char *program)
 {
     printf("usage: %s [--case NAME[#N]] [--seed N|new] [--steps N] [--list] [--no-fork] [--keep]\n"
-           "          [--only-steps LIST]\n"
+           "          [--only-steps LIST] [--failures N]\n"
+           "  --failures N  after so many nothing more is run; 20 unless given\n"
            "  --only-steps  of a case that leaves out steps (suite sim): \"3,17,40-52\", or \"none\"\n"
            "  --no-fork  run in this process, abort where it fails: for a debugger\n"
            "  --keep     leave the temporary files\n",
@@ -342,6 +344,7 @@ static void parse_options(int argc, char **argv)
 {
     const char *seed = getenv("VDISK_SEED");
 
+    run.failures = MAX_FAILURES;
     for (int i = 1; i < argc; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : NULL;
         if (strcmp(argv[i], "--list") == 0) {
@@ -359,6 +362,8 @@ static void parse_options(int argc, char **argv)
             seed = argv[++i];
         } else if (value && strcmp(argv[i], "--steps") == 0) {
             run.steps = (unsigned)strtoul(argv[++i], NULL, 0);
+        } else if (value && strcmp(argv[i], "--failures") == 0) {
+            run.failures = (unsigned)strtoul(argv[++i], NULL, 0);
         } else if (value && strcmp(argv[i], "--only-steps") == 0) {
             run.only_steps = argv[++i];
         } else {
@@ -415,7 +420,7 @@ int test_main(int argc, char **argv, const struct test_case *cases, unsigned n)
             printf("%s (%u)\n", cases[i].name, repeat);
             continue;
         }
-        for (unsigned k = 0; k < repeat && counts[1] < 20; k++) {
+        for (unsigned k = 0; k < repeat && counts[1] < run.failures; k++) {
             if (!wanted(cases[i].name, k, cases[i].repeat > 0))
                 continue;
             int result = run_case(&cases[i], k);
