@@ -477,7 +477,7 @@ static void start_apart(struct q2 *q, struct request *r, uint64_t done)
         if (end <= done)
             request_end(r, 0);
         else
-            q2_submit(q->v, r);
+            q->v->format->submit(q->v, r);
         r = next;
     }
 }

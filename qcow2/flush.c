@@ -34,6 +34,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "engine/queue.h"
 #include "engine/service.h"
 #include "qcow2/alloc.h"
 #include "qcow2/flush_plan.h"
@@ -533,4 +534,38 @@ void q2_flush_start(struct q2 *q, struct request *r)
     }
     f->request = r;
     op_start(&f->op);
+}
+
+/* ---- outside the loop ------------------------------------------------------------------------------------ */
+
+struct flush_sync {
+    struct op  op;
+    struct q2 *q;
+    bool       done;
+};
+
+enum flush_sync_state { FLUSH_SYNC_START = OP_START, FLUSH_SYNC_FLUSHED };
+
+static void flush_sync_step(struct op *op)
+{
+    struct flush_sync *s = container_of(op, struct flush_sync, op);
+
+    OP_BEGIN(enum flush_sync_state, op)
+    OP_AWAIT(op, FLUSH_SYNC_FLUSHED, q2_flush(s->q, op));
+    s->done = true;
+    return;
+    OP_END
+}
+
+OP_TYPE(flush_sync, flush_sync_step, "START", "FLUSH_SYNC_FLUSHED");
+
+int q2_flush_sync(struct q2 *q, vdisk_queue *queue)
+{
+    struct flush_sync s = {.q = q};
+
+    queue_current = queue;
+    op_init(&s.op, queue, &flush_sync_type);
+    op_start_later(&s.op);
+    queue_run_until(queue, &s.done);
+    return s.op.rc;
 }

@@ -155,15 +155,15 @@ static inline uint64_t q2_l1_get(struct q2 *q, uint64_t index)
 /* Must this L2 entry not be followed? Damaged, or pointing into the image's own tables. Any thread. */
 bool q2_entry_unusable(const struct q2 *q, uint64_t entry, uint64_t bitmap, uint64_t guest_offset);
 
-/* Metadata cannot be trusted any more: refuse writes from now on, say why once. Any thread. Returns -EIO. */
+/*
+ * qcow2/distrust.c: metadata cannot be trusted any more: refuse writes from now on, say why once. Any thread.
+ * Returns -EIO.
+ */
 int q2_break(struct q2 *q, const char *what);
 
 /* qcow2/lookup.c: format_driver.lookup and .load */
 int q2_lookup(vdisk *v, uint64_t guest_offset, uint64_t len, struct extent *ret);
 void q2_load(vdisk *v, uint64_t guest_offset, struct op *op);
-
-/* qcow2/write.c: format_driver.submit */
-void q2_submit(vdisk *v, struct request *r);
 
 /* qcow2/alloc_write.c, qcow2/clear.c, qcow2/flush.c: end by request_end(r) */
 void q2_alloc_write_start(struct q2 *q, struct request *r);
@@ -178,7 +178,35 @@ int q2_resize(vdisk *v, uint64_t size, const struct vdisk_resize_opts *opts, vdi
 
 struct q2_bitmap_directory;
 struct q2_snapshot_table;
+struct layer_open;
 
+/* qcow2/open.c: format_driver.open and .close */
+int q2_open(vdisk *v, const struct layer_open *how, vdisk_queue *queue);
+int q2_close(vdisk *v, vdisk_queue *queue);
+
+/*
+ * qcow2/state.c: the struct, empty; NULL: out of memory. q2_state_free() gives it back, however much of it is
+ * filled in.
+ */
+struct q2 *q2_state_alloc(vdisk *v);
+void q2_state_free(struct q2 *q);
+
+/* The header, and what follows from it. Outside the loop; errors with a text. */
+int q2_state_read_header(struct q2 *q, vdisk_queue *queue);
+
+/*
+ * Then all else, when nothing will change it on disk any more. `tables_left`: what the layers above leave of the
+ * bound for the whole chain; NULL: not one of a chain. Outside the loop; errors with a text.
+ */
+int q2_state_setup(struct q2 *q, vdisk_queue *queue, uint64_t *tables_left);
+
+/*
+ * qcow2/data_file.c: v->data, which is v->file without an external data file. Outside the loop; errors with a
+ * text.
+ */
+int q2_data_file_open(struct q2 *q, const struct layer_open *how);
+
+/* qcow2/directories.c */
 /* Read the snapshot table, for q2_snapshots_free(). Outside the loop; errors with a text. */
 int q2_read_snapshots(struct q2 *q, vdisk_queue *queue, struct q2_snapshot_table *ret);
 
@@ -197,6 +225,10 @@ int q2_flush_sync(struct q2 *q, vdisk_queue *queue);
 /* qcow2/trim.c: format_driver.trim; and the same at close, when nothing else is going on. Outside the loop. */
 int q2_trim(vdisk *v, vdisk_queue *queue);
 int q2_trim_run(struct q2 *q, vdisk_queue *queue, bool closing);
+
+/* qcow2/header_sector.c */
+/* Read and parse the header. Outside the loop; errors with a text. */
+int q2_header_read(struct q2 *q, vdisk_queue *queue);
 
 /*
  * The fixed fields of q->header as they are to be, into the first sector, which is then written whole and at

@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * When metadata turns out not to be what it must be: no more writes, and the reason, which is told once. Reads and
+ * close go on.
+ */
+#include <errno.h>
+#include <stdio.h>
+
+#include "engine/error.h"
+#include "qcow2/state.h"
+
+int q2_break(struct q2 *q, const char *what)
+{
+    vdisk *v = q->v;
+
+    if (!atomic_exchange(&q->broken, true)) {
+        snprintf(v->trouble, sizeof v->trouble, "%s; no more writes are accepted", what);
+        atomic_store_explicit(&v->has_trouble, true, memory_order_release);
+        err_set(EIO, "%s: %s", v->name, v->trouble);
+    }
+    return -EIO;
+}
