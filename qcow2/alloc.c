@@ -387,7 +387,7 @@ static void squeeze(struct alloc *a, struct op *op)
     pthread_mutex_unlock(&a->q->lock);
     a->squeezed = true;
     a->recounted = false;
-    q2_flush(a->q, op);
+    q2_make_clean(a->q, op);
 }
 
 static bool is_cached(struct alloc *a)

@@ -470,5 +470,5 @@ void q2_cache_load(struct q2 *q, struct q2_cache *c, uint64_t key, uint64_t host
     if (l)
         op_start(&l->op);
     else if (full)
-        q2_flush(q, op); /* makes room: what is dirty becomes clean */
+        q2_make_clean(q, op); /* makes room: what is dirty becomes clean */
 }

@@ -346,12 +346,12 @@ static void refblock_make_step(struct op *op)
     if (plan != BLOCK_NO_TABLE) {
         OP_TRY(op, RB_ZEROED, zero_write(m->q->v->file, m->host_offset, m->q->geo.cluster_size, op));
         while (!install_block(m))
-            OP_TRY(op, RB_ROOM, q2_flush(m->q, op));
+            OP_TRY(op, RB_ROOM, q2_make_clean(m->q, op));
         refblock_finish(m, 0);
         return;
     }
 
-    OP_TRY(op, RB_GROW_FLUSHED, q2_flush(m->q, op));
+    OP_TRY(op, RB_GROW_FLUSHED, q2_make_clean(m->q, op));
     rc = prepare_table(m);
     if (rc == 0)
         rc = prepare_header(m);

@@ -81,7 +81,7 @@ static void room_step(struct op *op)
     OP_BEGIN(enum room_state, op)
     leave_gate(m);
     while (more(m)) {
-        OP_TRY(op, ROOM_FLUSHED, q2_flush(m->q, op));
+        OP_TRY(op, ROOM_FLUSHED, q2_make_clean(m->q, op));
         OP_AWAIT(op, ROOM_DRAINED, gate_drain(&m->q->v->requests, op));
         OP_TRY(op, ROOM_RECLAIMED, q2_reclaim(m->q, op));
     }

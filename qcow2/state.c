@@ -28,6 +28,7 @@ struct q2 *q2_state_alloc(vdisk *v)
     if (!q)
         return NULL;
     q->v = v;
+    q->make_clean = q2_flush;
     short_lock_init(&q->lock);
     for (int i = 0; i < Q2_ZONES; i++)
         range_locks_init(&q->guest_ranges[i]);

@@ -61,6 +61,7 @@ struct q2 {
     bool                      data_file;     /* v->data is an external file, guest offset = host offset */
     bool                      data_file_raw;
     uint64_t                  cache_bytes;   /* as asked for when it was opened */
+    void                    (*make_clean)(struct q2 *q, struct op *op); /* q2_make_clean() */
     bool                      zero_new;      /* host space past zero_from reads as zeros */
     uint32_t                  slice_entries_bits; /* log2 of L2 entries per slice */
     uint32_t                  slice_guest_bits;   /* log2 of guest bytes per L2 slice */
@@ -115,6 +116,15 @@ struct q2 {
     struct list               flush_waiting; /* ops, by op.wait */
     uint8_t                   sector[Q2_SECTOR_SIZE]; /* the start of the header, as it is on disk */
 };
+
+/*
+ * What is dirty becomes clean, as the call of an await: a flush. It is a hook since those who need it (a cache
+ * without room, a search for space, a table that moves) lie below the flush.
+ */
+static inline void q2_make_clean(struct q2 *q, struct op *op)
+{
+    q->make_clean(q, op);
+}
 
 static inline struct q2 *q2_of(vdisk *v)
 {

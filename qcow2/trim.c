@@ -193,12 +193,12 @@ static void trim_step(struct op *op)
     return_leases(t->q);
     do {
         if (!MUTANT(CLOSE_UNFLUSHED))
-            OP_TRY(op, TRIM_FLUSHED, q2_flush(t->q, op));
+            OP_TRY(op, TRIM_FLUSHED, q2_make_clean(t->q, op));
         OP_AWAIT(op, TRIM_DRAINED, gate_drain(&t->q->v->requests, op));
         OP_TRY(op, TRIM_RECLAIMED, q2_reclaim(t->q, op));
     } while (more_freed(t));
     if (has_dirty(t->q) && !MUTANT(CLOSE_UNFLUSHED))
-        OP_TRY(op, TRIM_REFCOUNTS_FLUSHED, q2_flush(t->q, op));
+        OP_TRY(op, TRIM_REFCOUNTS_FLUSHED, q2_make_clean(t->q, op));
     if (!range_lock_try(&t->q->structure, &t->lock, 0, 1))
         OP_AWAIT(op, TRIM_LOCKED, range_lock_wait(&t->q->structure, &t->lock, op));
     t->locked = true;

@@ -101,6 +101,7 @@ void image_init(struct image *im)
     im->v.file = im->v.data = &im->disk->b;
     im->v.format_state = q;
     q->v = &im->v;
+    q->make_clean = q2_flush;
     q2_geometry_init(&q->geo, 3, 16, 4, false, false);
     short_lock_init(&q->lock);
     list_init(&q->flush_waiting);
