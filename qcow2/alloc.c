@@ -55,13 +55,6 @@ void q2_refcount_load(struct q2 *q, uint64_t key, struct op *op)
         q2_cache_load(q, &q->refcounts, key, offset + key % block_slices * q->refcounts.slice_size, op);
 }
 
-bool q2_has_block(const struct q2 *q, uint64_t index)
-{
-    uint64_t block = q2_reftable_index(&q->geo, index);
-
-    return block < q->reftable_entries && q2_reftable_offset(q->reftable[block]) != 0;
-}
-
 bool q2_space_grew(struct q2 *q)
 {
     struct backend *b = q->v->file;

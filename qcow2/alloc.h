@@ -74,9 +74,6 @@ void q2_give_back(struct q2 *q, uint64_t cluster_index, uint64_t clusters, bool 
  */
 bool q2_lower(struct q2 *q, struct q2_slot *s, uint64_t cluster_index, uint64_t n, bool untouched);
 
-/* With the lock held: is there a refcount block for this cluster? */
-bool q2_has_block(const struct q2 *q, uint64_t index);
-
 /*
  * Where space is limited: has the device been extended? Then there is more from now on. Lock not held; short.
  */

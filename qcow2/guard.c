@@ -124,6 +124,30 @@ static bool judge_runs(struct q2 *q, const struct runs *r)
     return bad;
 }
 
+static bool ranges_meet(uint64_t a, uint64_t a_end, uint64_t b, uint64_t b_end)
+{
+    return a < b_end && b < a_end;
+}
+
+bool q2_entry_unusable(const struct q2 *q, uint64_t entry, uint64_t bitmap, uint64_t guest_offset)
+{
+    struct q2_mapping m;
+    uint64_t end;
+
+    if (entry == 0 && bitmap == 0)
+        return false;
+    if (q2_entry_problem(&q->geo, entry, bitmap, guest_offset))
+        return true;
+    if (q->data_file)
+        return false;
+    m = q2_entry_decode(&q->geo, entry, bitmap);
+    if (!m.has_host)
+        return false;
+    end = m.host_offset + q->geo.cluster_size;
+    return m.host_offset == 0 || ranges_meet(m.host_offset, end, q->l1_start, q->l1_end) ||
+           ranges_meet(m.host_offset, end, q->reftable_start, q->reftable_end);
+}
+
 bool q2_guard_slice(struct q2 *q, uint64_t guest_offset, uint64_t table_offset, const char *slice)
 {
     bool guarded = q->guarded && !MUTANT(TRUST_ENTRIES), bad = false;

@@ -71,4 +71,7 @@ static inline bool q2_guard_must_mark(struct q2 *q)
  * before. */
 void q2_guard_mark(struct q2 *q, struct op *op);
 
+/* Must this L2 entry not be followed? Damaged, or pointing into the image's own tables. Any thread. */
+bool q2_entry_unusable(const struct q2 *q, uint64_t entry, uint64_t bitmap, uint64_t guest_offset);
+
 #endif

@@ -12,32 +12,9 @@
 #include <errno.h>
 
 #include "qcow2/entry.h"
+#include "qcow2/guard.h"
 #include "qcow2/mutant.h"
 #include "qcow2/state.h"
-
-static bool ranges_meet(uint64_t a, uint64_t a_end, uint64_t b, uint64_t b_end)
-{
-    return a < b_end && b < a_end;
-}
-
-bool q2_entry_unusable(const struct q2 *q, uint64_t entry, uint64_t bitmap, uint64_t guest_offset)
-{
-    struct q2_mapping m;
-    uint64_t end;
-
-    if (entry == 0 && bitmap == 0)
-        return false;
-    if (q2_entry_problem(&q->geo, entry, bitmap, guest_offset))
-        return true;
-    if (q->data_file)
-        return false;
-    m = q2_entry_decode(&q->geo, entry, bitmap);
-    if (!m.has_host)
-        return false;
-    end = m.host_offset + q->geo.cluster_size;
-    return m.host_offset == 0 || ranges_meet(m.host_offset, end, q->l1_start, q->l1_end) ||
-           ranges_meet(m.host_offset, end, q->reftable_start, q->reftable_end);
-}
 
 static const uint8_t extent_kinds[] = {
     [Q2_CLUSTER_UNALLOCATED] = EXTENT_UNALLOCATED, [Q2_CLUSTER_ZERO_PLAIN] = EXTENT_ZERO,

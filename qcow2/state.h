@@ -16,6 +16,7 @@
 #include "engine/range_lock.h"
 #include "engine/volume.h"
 #include "qcow2/cluster_set.h"
+#include "qcow2/entry.h"
 #include "qcow2/geometry.h"
 #include "qcow2/header.h"
 #include "qcow2/meta_cache.h"
@@ -162,8 +163,13 @@ static inline uint64_t q2_l1_get(struct q2 *q, uint64_t index)
     return index < l1->entries ? atomic_load_explicit(&l1->entry[index], memory_order_acquire) : 0;
 }
 
-/* Must this L2 entry not be followed? Damaged, or pointing into the image's own tables. Any thread. */
-bool q2_entry_unusable(const struct q2 *q, uint64_t entry, uint64_t bitmap, uint64_t guest_offset);
+/* With the lock held: is there a refcount block for this cluster? */
+static inline bool q2_has_block(const struct q2 *q, uint64_t index)
+{
+    uint64_t block = q2_reftable_index(&q->geo, index);
+
+    return block < q->reftable_entries && q2_reftable_offset(q->reftable[block]) != 0;
+}
 
 /*
  * qcow2/distrust.c: metadata cannot be trusted any more: refuse writes from now on, say why once. Any thread.
