@@ -32,14 +32,6 @@
 #include "qcow2/mutant.h"
 #include "qcow2/qcow2.h"
 
-int q2_create_failed(const struct q2_create *c, int rc, const char *name, const char *what)
-{
-    assert(rc < 0);
-    if (rc == -ECANCELED)
-        return err_set(rc, "%s: creation was cancelled", c->name);
-    return err_set(rc, "%s: %s: %s", name, what, strerror(-rc));
-}
-
 /* ---- options ------------------------------------------------------------------------------------------- */
 
 static int bad(const char *name, const char *what)

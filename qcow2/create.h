@@ -3,7 +3,12 @@
 #ifndef QCOW2_CREATE_H
 #define QCOW2_CREATE_H
 
+#include <assert.h>
+#include <errno.h>
+#include <string.h>
+
 #include "engine/backend.h"
+#include "engine/error.h"
 #include "engine/vdisk.h"
 #include "qcow2/header.h"
 #include "qcow2/layout.h"
@@ -49,6 +54,12 @@ int q2_prealloc_data(struct q2_create *c);
 int q2_prealloc_metadata(struct q2_create *c);
 
 /* Sets the text: "NAME: WHAT: ...". Returns rc. */
-int q2_create_failed(const struct q2_create *c, int rc, const char *name, const char *what);
+static inline int q2_create_failed(const struct q2_create *c, int rc, const char *name, const char *what)
+{
+    assert(rc < 0);
+    if (rc == -ECANCELED)
+        return err_set(rc, "%s: creation was cancelled", c->name);
+    return err_set(rc, "%s: %s: %s", name, what, strerror(-rc));
+}
 
 #endif
