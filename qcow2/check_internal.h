@@ -50,7 +50,7 @@ struct check {
     uint64_t                   hole_start, hole_end;
 };
 
-/* ---- check.c --------------------------------------------------------------------------------------- */
+/* ---- check_claims.c --------------------------------------------------------------------------------- */
 
 /* Count `n` findings of a kind and report one line. */
 void check_found(struct check *c, enum qcow2_finding kind, uint64_t n, const char *fmt, ...)
@@ -58,6 +58,23 @@ void check_found(struct check *c, enum qcow2_finding kind, uint64_t n, const cha
 
 /* One line about those findings that were not reported, if there are any. */
 void check_report_rest(struct check *c);
+
+/*
+ * Count `n` references to each cluster that the range touches. A range past the end of the file is a corruption
+ * and counts nothing. 0 or -ENOMEM.
+ */
+int check_claim(struct check *c, uint64_t host_offset, uint64_t len, enum q2_use use, uint64_t n);
+
+/* A table of `len` bytes that no other can share is to be read: false, and a finding, when they are too many. */
+bool check_table_bytes(struct check *c, uint64_t len, const char *what);
+
+/*
+ * Does a damaged entry point to this cluster, past the end of the file? Then nothing may be put there: the entry
+ * would show it. Also true when there are too many such entries to tell.
+ */
+bool check_claimed_past_end(const struct check *c, uint64_t cluster);
+
+/* ---- check.c --------------------------------------------------------------------------------------- */
 
 /* Begin with the header of `file`: errors as qcow2_check(). In any case check_finish() afterwards. */
 int  check_begin(struct check *c, struct backend *file, vdisk_queue *q, const struct qcow2_check_opts *opts);
@@ -68,15 +85,6 @@ int check_run(struct check *c);
 
 /* Count what header, L1 tables, snapshots, bitmaps and L2 tables refer to. */
 int check_count(struct check *c);
-
-/*
- * Count `n` references to each cluster that the range touches. A range past the end of the file is a corruption
- * and counts nothing. 0 or -ENOMEM.
- */
-int check_claim(struct check *c, uint64_t host_offset, uint64_t len, enum q2_use use, uint64_t n);
-
-/* A table of `len` bytes that no other can share is to be read: false, and a finding, when they are too many. */
-bool check_table_bytes(struct check *c, uint64_t len, const char *what);
 
 /* ---- check_io.c ------------------------------------------------------------------------------------ */
 
@@ -116,12 +124,6 @@ int check_load_refcounts(struct check *c);
 void check_forget_refcounts(struct check *c);
 int check_refcount_tables(struct check *c);
 int check_compare(struct check *c);
-
-/*
- * Does a damaged entry point to this cluster, past the end of the file? Then nothing may be put there: the entry
- * would show it. Also true when there are too many such entries to tell.
- */
-bool check_claimed_past_end(const struct check *c, uint64_t cluster);
 
 /* References found to any cluster, also to those past the end of the file. */
 uint64_t check_refs_count(const struct check *c, uint64_t cluster);

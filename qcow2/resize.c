@@ -86,35 +86,6 @@ static int check_allowed(vdisk *v, uint64_t size, vdisk_queue *queue)
 
 /* ---- the new range -------------------------------------------------------------------------------------- */
 
-/* Wait for one request. */
-static int finish(vdisk_queue *queue)
-{
-    struct vdisk_completion c;
-    int n;
-
-    do
-        n = vdisk_reap(queue, &c, 1, 1, NULL);
-    while (n == 0 || n == -EINTR);
-    return n < 0 ? n : c.result;
-}
-
-int q2_resize_zero(vdisk *v, uint64_t from, uint64_t end, vdisk_queue *queue)
-{
-    struct vdisk_extent list[1];
-    struct vdisk_extents extents = {.list = list, .max = 1};
-    int rc;
-
-    if (from >= end)
-        return 0;
-    /* Load the mapping of the first cluster: part of one that is known to be zero is not written. */
-    vdisk_get_extents(queue, v, from, end - from, &extents, 0);
-    rc = finish(queue);
-    if (rc < 0)
-        return rc;
-    vdisk_write_zeroes(queue, v, from, end - from, VDISK_REQ_UNMAP, 0);
-    return finish(queue);
-}
-
 /* Up to where something else than zeros may show behind the old end. */
 static uint64_t stale_end(vdisk *v, uint64_t old, uint64_t size)
 {
