@@ -18,7 +18,7 @@
 #include "engine/error.h"
 #include "qcow2/guard.h"
 #include "qcow2/mutant.h"
-#include "qcow2/repair.h"
+#include "qcow2/open_repair.h"
 #include "qcow2/state.h"
 #include "qcow2/tables.h"
 
@@ -108,7 +108,7 @@ static int prepare_writing(struct q2 *q, vdisk_queue *queue)
         return rc;
     rc = check_writable(q, queue);
     if (rc == 0 && q->header.incompatible & Q2_INCOMPAT_DIRTY)
-        rc = q2_repair_refcounts(q, queue);
+        rc = q2_open_repair(q, queue);
     return rc;
 }
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Repair, and what is done to an image that was not closed when it is opened for writing.
+ * Repair.
  *
  * Happy path: check; where something is wrong, change one kind of thing: entries of tables first, then guest data
  * in clusters of somebody else gets its own (check_part.c), then the refcounts (each for itself, or all of them
@@ -19,7 +19,7 @@
  *  4. New refcount blocks and a new table are durable before the header's first sector switches to them.
  *  5. The dirty and corrupt bits go last, in a write of their own.
  */
-#include "qcow2/repair.h"
+#include "qcow2/check.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -33,7 +33,7 @@
 #include "qcow2/mutant.h"
 #include "qcow2/rebuild.h"
 
-enum { ROUNDS_MAX = 12, REASON_MAX = 256 };
+enum { ROUNDS_MAX = 12 };
 
 struct repair {
     struct backend             *file;
@@ -296,56 +296,5 @@ int qcow2_repair(struct backend *file, vdisk_queue *q, enum qcow2_repair_what wh
         ret->leaks_fixed = fewer(r.before.leaks, ret->check.leaks) + fewer(r.tail_before, r.tail_now);
         ret->corruptions_fixed = corruptions_fixed(&r);
     }
-    return rc;
-}
-
-/* ---- at open -------------------------------------------------------------------------------------------- */
-
-static void note_reason(void *arg, enum qcow2_finding kind, const char *text)
-{
-    char *reason = arg;
-
-    if ((kind == QCOW2_CORRUPTION || kind == QCOW2_ERROR) && reason[0] == '\0')
-        snprintf(reason, REASON_MAX, "%s", text);
-}
-
-/* What the rebuilt refcounts say must be what the flags in the tables say. */
-static int verify(struct q2 *q, vdisk_queue *queue)
-{
-    char reason[REASON_MAX] = "";
-    struct qcow2_check_opts opts = {.report = note_reason, .report_arg = reason};
-    struct qcow2_check_result res;
-    int rc = qcow2_check(q->v->file, queue, &opts, &res);
-
-    if (rc == 0 && res.corruptions + res.check_errors > 0)
-        rc = err_hint(err_set(EIO, "%s: was not closed, and has more damage than its refcounts: %s", q->v->name,
-                              reason),
-                      "repair it with vdisk-io check -r all, or open it read-only and copy what it holds");
-    return rc;
-}
-
-int q2_repair_refcounts(struct q2 *q, vdisk_queue *queue)
-{
-    struct q2_rebuilt n;
-    int rc, punched;
-
-    assert(q->header.incompatible & Q2_INCOMPAT_DIRTY);
-    rc = q2_rebuild_refcounts(q->v->file, queue, NULL, Q2_REBUILD_STRICT, &n);
-    if (rc == 0) {
-        q->header.reftable_offset = n.host_offset;
-        q->header.reftable_clusters = n.clusters;
-        rc = q2_header_update(q, queue); /* invariant 4 */
-    }
-    if (rc == 0)
-        rc = verify(q, queue);
-    if (rc == 0) {
-        q->header.incompatible &= ~(uint64_t)Q2_INCOMPAT_DIRTY; /* invariant 5 */
-        rc = q2_header_update(q, queue);
-    }
-    if (rc == 0)
-        q2_spans_punch(&n.freed, q->v->file, queue, q->geo.cluster_bits, &punched);
-    q2_spans_finish(&n.freed);
-    if (rc < 0 && vdisk_error_text()[0] == '\0')
-        err_set(rc, "%s: repairing its refcounts: %s", q->v->name, strerror(-rc));
     return rc;
 }
