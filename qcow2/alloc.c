@@ -22,6 +22,7 @@
 #include "qcow2/lease.h"
 #include "qcow2/reclaim.h"
 #include "qcow2/reftable.h"
+#include "qcow2/twice.h"
 
 enum scan_result {
     SCAN_TAKEN,
@@ -526,6 +527,8 @@ void q2_free_run(struct q2 *q, uint64_t host_offset, uint64_t clusters, bool unt
     uint64_t index = host_offset >> q->geo.cluster_bits;
 
     assert(clusters > 0 && is_aligned(host_offset, q->geo.cluster_size));
+    if (q2_twice_has(q, index) && clusters == 1)
+        return; /* the other entry's */
     if (MUTANT(LOWER_AT_ONCE) && lower_at_once(q, index, clusters))
         return;
     if (last && last->cluster_index + last->clusters == index && last->untouched == untouched) {
@@ -545,7 +548,7 @@ void q2_free_run(struct q2 *q, uint64_t host_offset, uint64_t clusters, bool unt
 
 void q2_free(struct q2 *q, uint64_t host_offset, uint64_t clusters)
 {
-    q2_free_run(q, host_offset, clusters, false);
+    q2_free_run(q, host_offset, clusters, q->count_decides);
 }
 
 void q2_free_table(struct q2 *q, uint64_t host_offset, uint64_t clusters, uint32_t kind)

@@ -38,6 +38,7 @@
 #include "qcow2/lease.h"
 #include "qcow2/mutant.h"
 #include "qcow2/room.h"
+#include "qcow2/twice.h"
 
 enum { WRITE_IOV_INLINE = 8 };
 
@@ -125,7 +126,8 @@ static enum span_kind kind_at(const struct alloc_write *w, uint64_t guest_offset
     uint32_t index = q2_subcluster_index(g, guest_offset);
     uint64_t last = min_u64(end - 1, q2_cluster_down(g, guest_offset) + g->cluster_size - 1);
 
-    if (m.type == Q2_CLUSTER_COMPRESSED || !m.has_host || !m.copied)
+    if (m.type == Q2_CLUSTER_COMPRESSED || !m.has_host || !m.copied ||
+        q2_twice_has(w->q, m.host_offset >> g->cluster_bits))
         return SPAN_NEW;
     for (; index <= q2_subcluster_index(g, last); index++)
         if (q2_subcluster_type(g, &m, index) != Q2_CLUSTER_NORMAL)

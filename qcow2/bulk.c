@@ -24,6 +24,7 @@
 #include "qcow2/alloc.h"
 #include "qcow2/entry.h"
 #include "qcow2/resize.h"
+#include "qcow2/twice.h"
 
 enum { BATCH_BYTES = 1 << 20, RUNS_MIN = 16 };
 
@@ -153,7 +154,7 @@ static void write_tables(struct bulk *b, struct op *op)
 static void enter_tables(struct bulk *b)
 {
     struct q2 *q = b->q;
-    uint64_t first = q2_l1_index(&q->geo, b->guest_offset);
+    uint64_t first = q2_l1_index(&q->geo, b->guest_offset), slices = q->geo.cluster_size / q->l2.slice_size;
     struct q2_l1 *l1;
 
     pthread_mutex_lock(&q->lock);
@@ -166,6 +167,7 @@ static void enter_tables(struct bulk *b)
         atomic_store_explicit(&l1->entry[first + i], entry, memory_order_release);
         q2_table_dirty(&q->l1_pages, first + i);
     }
+    q2_twice_judged(q, first * slices, b->tables_n * slices);
     q->mapping_needs_data = true;
     pthread_mutex_unlock(&q->lock);
 }

@@ -16,6 +16,7 @@
 #include "qcow2/alloc.h"
 #include "qcow2/entry.h"
 #include "qcow2/mutant.h"
+#include "qcow2/twice.h"
 
 void q2_guard_add(struct q2 *q, uint64_t cluster, uint64_t n, uint32_t kind)
 {
@@ -94,33 +95,41 @@ enum { RUNS_MAX = Q2_SLICE_MAX / 8 };
 struct runs {
     unsigned count;
     struct {
-        uint64_t first, n;
+        uint64_t first : 63, alone : 1, n;
     } run[RUNS_MAX];
 };
 
-static void add_run(const struct q2 *q, struct runs *r, uint64_t first, uint64_t n)
+static void add_run(const struct q2 *q, struct runs *r, uint64_t first, uint64_t n, bool alone)
 {
-    if (r->count > 0 && r->run[r->count - 1].first + r->run[r->count - 1].n == first) {
-        r->run[r->count - 1].n += n;
+    unsigned last = r->count - 1;
+
+    if (r->count > 0 && r->run[last].first + r->run[last].n == first && r->run[last].alone == alone) {
+        r->run[last].n += n;
         return;
     }
     q2_cluster_set_prefetch(&q->mapped, first);
     r->run[r->count].first = first;
+    r->run[r->count].alone = alone;
     r->run[r->count++].n = n;
 }
 
-/* True: there is metadata in them. */
-static bool judge_runs(struct q2 *q, const struct runs *r)
+/* True: there is metadata in them, or what somebody else has, too. */
+static bool judge_runs(struct q2 *q, const struct runs *r, bool first_time)
 {
     bool bad = false;
     uint64_t where;
 
     for (unsigned i = 0; i < r->count; i++) {
+        if (first_time && r->run[i].alone)
+            q2_twice_note(q, r->run[i].first, r->run[i].n);
         q2_cluster_set_add(&q->mapped, r->run[i].first, r->run[i].n);
         if (q->targets_known)
             q2_cluster_set_add(&q->targets, r->run[i].first, r->run[i].n);
         bad |= q2_meta_find(&q->meta, r->run[i].first, r->run[i].n, &where) != 0;
     }
+    q2_twice_spread(q);
+    for (unsigned i = 0; i < r->count && q->twice.pages > 0; i++)
+        bad |= q2_twice_meets(q, r->run[i].first, r->run[i].n);
     return bad;
 }
 
@@ -148,9 +157,19 @@ bool q2_entry_unusable(const struct q2 *q, uint64_t entry, uint64_t bitmap, uint
            ranges_meet(m.host_offset, end, q->reftable_start, q->reftable_end);
 }
 
+/* Are the slice's entries as they were when the image was opened? */
+static bool is_first_time(struct q2 *q, uint64_t key)
+{
+    if (!q->guarded || q2_cluster_set_has(&q->judged, key))
+        return false;
+    q2_twice_judged(q, key, 1);
+    return q2_cluster_set_has(&q->judged, key); /* else its next time would seem to be the first */
+}
+
 bool q2_guard_slice(struct q2 *q, uint64_t guest_offset, uint64_t table_offset, const char *slice)
 {
     bool guarded = q->guarded && !MUTANT(TRUST_ENTRIES), bad = false;
+    bool first_time = is_first_time(q, guest_offset >> q->slice_guest_bits);
     uint32_t size = q->geo.l2_entry_size;
     struct runs runs;
 
@@ -169,9 +188,9 @@ bool q2_guard_slice(struct q2 *q, uint64_t guest_offset, uint64_t table_offset, 
         n = clusters_of(q, &m, &first);
         bad |= past_everything(q, &m);
         if (n > 0)
-            add_run(q, &runs, first, n);
+            add_run(q, &runs, first, n, m.type != Q2_CLUSTER_COMPRESSED && m.copied);
     }
-    return judge_runs(q, &runs) || bad;
+    return judge_runs(q, &runs, first_time) || bad;
 }
 
 int q2_guard_entry(struct q2 *q, uint64_t guest_offset, uint64_t table_offset, uint64_t entry, uint64_t bitmap)

@@ -18,6 +18,7 @@
 #include "qcow2/entry.h"
 #include "qcow2/guard.h"
 #include "qcow2/mutant.h"
+#include "qcow2/twice.h"
 
 struct l2_make {
     struct op         op;
@@ -81,6 +82,8 @@ static void enter(struct l2_make *m)
     atomic_store_explicit(&l1->entry[index], q2_l1_entry(m->run.host_offset, true), memory_order_release);
     q2_table_dirty(&q->l1_pages, index);
     q->mapping_needs_data |= m->shared || !m->run.zero; /* rule 4: durably */
+    if (!m->shared)
+        q2_twice_judged(q, index * slices, slices);
     if (m->shared) {
         q2_cache_moved(&q->l2, index * slices, slices, m->run.host_offset);
         q2_free_table(q, m->shared, 1, Q2_META_L2);

@@ -54,6 +54,8 @@
     X(TRUST_ENTRIES, "entries that lead guest data into metadata are followed for writing")                   \
     X(TRUST_REFCOUNTS, "metadata without a refcount is handed out")                                           \
     X(SEARCH_ALL, "all holes are looked for before anything behind the end is taken")                          \
+    X(SHRINK_PUNCH_FIRST, "a shrink punches what its entries led to before it counts who else has it")       \
+    X(FORGET_TWICE, "two entries that say each to have a cluster alone are believed")                           \
     X(FORGET_MAPPED, "guest data without a refcount is handed out, though its entry has been read")
 
 /* The same, found by tests/foreign/, with some of those above. */

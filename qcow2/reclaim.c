@@ -28,6 +28,7 @@
 #include "qcow2/alloc.h"
 #include "qcow2/guard.h"
 #include "qcow2/mutant.h"
+#include "qcow2/twice.h"
 
 enum { RECLAIM_BATCH = 8, RECLAIM_SHARE = 64 };
 
@@ -90,7 +91,7 @@ static uint64_t last_references(const struct q2 *q, const struct q2_slot *s, uin
     const uint8_t *data = (const uint8_t *)q2_slot_data(&q->refcounts, s);
     uint64_t mask = (1ull << q->refslice_bits) - 1, i = end;
 
-    while (i > first && q2_refcount_get(&q->geo, data, (i - 1) & mask) == 1)
+    while (i > first && q2_refcount_get(&q->geo, data, (i - 1) & mask) == 1 && !q2_twice_has(q, i - 1))
         i--;
     return end - i;
 }
@@ -134,6 +135,8 @@ static enum gather_result gather_part(struct reclaim *r)
     n = s ? last_references(q, s, max_u64(f->cluster_index, slice_start), end) : 0;
     if (!s)
         q2_break(q, "a cluster in use has no refcount block"); /* loading would find none, for ever */
+    else if (q2_twice_has(q, end - 1))
+        ; /* found since: the other entry's */
     else if (n == 0)
         q2_lower(q, s, end - 1, 1, f->untouched);
     else if (q2_guard_refuses(q, end - n, n, "what is to be freed is at"))

@@ -3,10 +3,10 @@
  * A smaller virtual size.
  *
  * Happy path: write back all there is; one write of the header's first sector gives the new size and a shorter L1
- * table at once. Read the image anew. Clear what the last L2 table has behind the new end, and write back. What
- * only the rest of the L1 table led to has refcounts, and nothing refers to it any more: build new refcounts, in
- * the first free clusters, and switch to them. Cut the file behind its last cluster in use, and tell the host what
- * has become free before that.
+ * table at once. Read the image anew, and what has a refcount. Clear what the last L2 table has behind the new
+ * end, without giving its clusters to the host, and write back. What only the rest of the L1 table led to has
+ * refcounts, and nothing refers to it any more: build new refcounts, in the first free clusters, and switch to
+ * them. Cut the file behind its last cluster in use, and tell the host what has become free before that.
  * Failure modes: until the header is written nothing has changed. While it is written: which of the two counts is
  * not known, so the image takes no more writes. Afterwards: the volume has its new size, and some clusters that
  * are leaked, at worst: the error says so.
@@ -72,9 +72,13 @@ static int clear_rest(vdisk *v, uint64_t size, uint64_t old, vdisk_queue *queue)
     int rc;
 
     volume_reach(v, end, queue);
+    q->count_decides = !MUTANT(SHRINK_PUNCH_FIRST); /* invariant 2 */
     rc = q2_resize_zero(v, size, end, queue);
     volume_set_size(v, size);
-    return rc == 0 ? q2_trim_run(q, queue, true) : rc;
+    if (rc == 0)
+        rc = q2_trim_run(q, queue, true);
+    q->count_decides = false;
+    return rc;
 }
 
 /* What has a refcount now: of that, what nothing refers to afterwards was freed here. */
@@ -158,12 +162,12 @@ static int give_back(vdisk *v, uint64_t size, uint64_t old, const struct qcow2_c
                      vdisk_queue *queue)
 {
     struct q2_cluster_set were = {0};
-    int rc = clear_rest(v, size, old, queue);
+    int rc = read_in_use(q2_of(v), queue, &were);
 
     if (rc == 0)
-        rc = trim_data_file(v, size, queue);
+        rc = clear_rest(v, size, old, queue);
     if (rc == 0)
-        rc = read_in_use(q2_of(v), queue, &were);
+        rc = trim_data_file(v, size, queue);
     if (rc == 0)
         rc = set_refcounts(v, opts, queue);
     if (rc == 0)

@@ -66,6 +66,8 @@ void q2_state_free(struct q2 *q)
     q2_cluster_set_finish(&q->own_freed);
     q2_cluster_set_finish(&q->mapped);
     q2_cluster_set_finish(&q->targets);
+    q2_cluster_set_finish(&q->judged);
+    q2_cluster_set_finish(&q->twice);
     q2_meta_finish(&q->meta);
     for (int i = 0; i < Q2_ZONES; i++)
         range_locks_finish(&q->guest_ranges[i]);

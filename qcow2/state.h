@@ -99,6 +99,10 @@ struct q2 {
     struct q2_cluster_set     mapped;        /* clusters that entries which have been read lead to, or led */
     struct q2_cluster_set     targets;       /* targets_known: a subset of them, of entries in the cache now */
     bool                      targets_known;
+    struct q2_cluster_set     judged;        /* L2 slices, by key, that have been read or made: twice.h */
+    struct q2_cluster_set     twice;         /* clusters that two entries have, and one says alone: twice.h */
+    bool                      twice_grew;
+    bool                      count_decides; /* what is freed is not given to the host before a count: shrink.c */
     struct q2_cluster_set     own_freed;     /* clusters below it that had a use which this handle ended */
     uint64_t                  durable_end;   /* host offset: the file reaches so far, and that is durable */
     uint64_t                  flushing_end;  /* what durable_end becomes when the flush under way has ended */

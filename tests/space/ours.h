@@ -39,6 +39,10 @@ static inline unsigned case_number(unsigned n)
 extern const struct test_case first_cases[];
 extern const unsigned first_cases_count;
 
+/* twice.c */
+extern const struct test_case twice_cases[];
+extern const unsigned twice_cases_count;
+
 /* guard.c */
 extern const struct test_case guard_cases[];
 extern const unsigned guard_cases_count;

@@ -265,10 +265,15 @@ static unsigned collect(struct test_case ret[CASES_MAX])
         {.name = "set_aside", .run = test_set_aside, .repeat = 8, .quick = 3},
     };
 
+    unsigned n = ARRAY_LEN(ours);
+
     memcpy(ret, ours, sizeof ours);
-    memcpy(ret + ARRAY_LEN(ours), guard_cases, guard_cases_count * sizeof *ret);
-    memcpy(ret + ARRAY_LEN(ours) + guard_cases_count, first_cases, first_cases_count * sizeof *ret);
-    return ARRAY_LEN(ours) + guard_cases_count + first_cases_count;
+    memcpy(ret + n, guard_cases, guard_cases_count * sizeof *ret);
+    n += guard_cases_count;
+    memcpy(ret + n, first_cases, first_cases_count * sizeof *ret);
+    n += first_cases_count;
+    memcpy(ret + n, twice_cases, twice_cases_count * sizeof *ret);
+    return n + twice_cases_count;
 }
 
 #ifdef VDISK_MUTANTS
