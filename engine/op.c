@@ -41,7 +41,7 @@ static unsigned size_class(size_t size)
     return class;
 }
 
-static void op_run(struct task *t)
+static void run_step(struct task *t)
 {
     struct op *op = container_of(t, struct op, task);
 
@@ -51,7 +51,7 @@ static void op_run(struct task *t)
 void op_init(struct op *op, vdisk_queue *q, const struct op_type *type)
 {
     memset(op, 0, sizeof *op);
-    op->task.run = op_run;
+    op->task.run = run_step;
     op->type = type;
     op->queue = q;
     list_init(&op->wait);

@@ -178,6 +178,16 @@ void op_send(struct op *op);
 /* The first step in the queue's next turn: for ops that may end without an await. Context: the queue's thread. */
 void op_start_later(struct op *op);
 
+/* False: it is not asked again. */
+typedef bool op_look_fn(void *arg);
+
+/*
+ * Run an op that is ready to start, until its last step sets *done; it may be gone by then. `look` is called
+ * meanwhile on this thread, after each turn that has done something and 5 times a second otherwise; NULL: nothing.
+ * Context: the queue's thread, outside the loop. Blocks.
+ */
+void op_run(struct op *op, const bool *done, op_look_fn *look, void *arg);
+
 /*
  * End the op's current await with `rc`. Any thread; the step runs later, on the op's queue.
  */

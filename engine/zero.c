@@ -176,9 +176,28 @@ void zero_start(struct backend *b, uint64_t host_offset, uint64_t len, uint8_t f
     op_start(&z->op);
 }
 
+/* Of zero_fill(): who looks on. */
+struct fill_watch {
+    struct zero_op    *zero;
+    vdisk_progress_fn *progress;
+    void              *arg;
+    uint64_t           total;
+    bool               stopped;
+};
+
+static bool look_at_fill(void *arg)
+{
+    struct fill_watch *w = arg;
+
+    w->stopped = w->progress(w->arg, *w->zero->moved, w->total) != 0;
+    w->zero->stop = w->stopped;
+    return !w->stopped;
+}
+
 int zero_fill(vdisk_queue *q, struct backend *b, uint64_t host_offset, uint64_t len, vdisk_progress_fn *progress,
               void *progress_arg)
 {
+    struct fill_watch watch = {.progress = progress, .arg = progress_arg, .total = len};
     uint64_t moved = 0;
     bool done = false;
     int result = 0;
@@ -186,7 +205,6 @@ int zero_fill(vdisk_queue *q, struct backend *b, uint64_t host_offset, uint64_t 
 
     if (len == 0)
         return 0;
-    queue_current = q;
     z = zero_alloc(q, b, host_offset, len);
     if (!z)
         return -ENOMEM;
@@ -194,15 +212,7 @@ int zero_fill(vdisk_queue *q, struct backend *b, uint64_t host_offset, uint64_t 
     z->done = &done;
     z->result = &result;
     z->moved = &moved;
-    op_start(&z->op);
-    while (!done) {
-        if (!queue_turn(q))
-            queue_sleep(q, 1, &(struct timespec){.tv_nsec = 200000000});
-        if (!done && progress && progress(progress_arg, moved, len) != 0) {
-            z->stop = true;
-            queue_run_until(q, &done);
-            return result < 0 ? result : -ECANCELED;
-        }
-    }
-    return result;
+    watch.zero = z;
+    op_run(&z->op, &done, progress ? look_at_fill : NULL, &watch);
+    return result < 0 ? result : watch.stopped ? -ECANCELED : 0;
 }

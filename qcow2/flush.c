@@ -563,9 +563,7 @@ int q2_flush_sync(struct q2 *q, vdisk_queue *queue)
 {
     struct flush_sync s = {.q = q};
 
-    queue_current = queue;
     op_init(&s.op, queue, &flush_sync_type);
-    op_start_later(&s.op);
-    queue_run_until(queue, &s.done);
+    op_run(&s.op, &s.done, NULL, NULL);
     return s.op.rc;
 }

@@ -201,9 +201,7 @@ int q2_grow_header(struct q2 *q, uint64_t size, uint64_t reach, vdisk_queue *que
     uint64_t l1_entries = max_u64(q2_l1_entries(&q->geo, reach), atomic_load(&q->l1)->entries);
     struct grow g = {.q = q, .size = size, .l1_entries = l1_entries};
 
-    queue_current = queue;
     op_init(&g.op, queue, &grow_type);
-    op_start_later(&g.op);
-    queue_run_until(queue, &g.done);
+    op_run(&g.op, &g.done, NULL, NULL);
     return g.op.rc;
 }

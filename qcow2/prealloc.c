@@ -27,7 +27,8 @@ struct stream {
     struct backend         *file;
     const struct q2_layout *layout;
     uint8_t                *buf;  /* STREAM_IOS pieces */
-    uint64_t                pos, end;
+    uint64_t                start, pos, end;
+    struct q2_create       *create;
     bool                    stop; /* cancelled */
     bool                    done;
     struct io               io[STREAM_IOS];
@@ -71,20 +72,21 @@ static bool cancelled(const struct q2_create *c, uint64_t done)
     return c->opts->progress && c->opts->progress(c->opts->progress_arg, done, c->progress_total) != 0;
 }
 
+static bool look(void *arg)
+{
+    struct stream *s = arg;
+
+    s->stop = cancelled(s->create, s->create->progress_done + s->pos - s->start);
+    return !s->stop;
+}
+
 static int stream_run(struct q2_create *c, struct stream *s)
 {
-    uint64_t start = s->pos;
-
-    queue_current = c->q;
+    s->create = c;
+    s->start = s->pos;
     op_init(&s->op, c->q, &stream_type);
-    op_start(&s->op);
-    while (!s->done) {
-        if (!queue_turn(c->q))
-            queue_sleep(c->q, 1, &(struct timespec){.tv_nsec = 200000000});
-        if (!s->done && !s->stop && cancelled(c, c->progress_done + s->pos - start))
-            s->stop = true;
-    }
-    c->progress_done += s->pos - start;
+    op_run(&s->op, &s->done, look, s);
+    c->progress_done += s->pos - s->start;
     return s->op.rc < 0 ? s->op.rc : s->stop ? -ECANCELED : 0;
 }
 

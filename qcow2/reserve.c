@@ -30,8 +30,9 @@ static bool cancelled(const struct vdisk_resize_opts *opts, uint64_t done, uint6
 struct reserve {
     struct op           op;
     struct q2          *q;
-    uint64_t            pos, end;
+    uint64_t            from, pos, end;
     enum vdisk_prealloc mode;
+    const struct vdisk_resize_opts *opts;
     bool                stop, done;
 };
 
@@ -68,20 +69,21 @@ fail:
 
 OP_TYPE(reserve, reserve_step, "START", "RESERVE_PIECE_DONE");
 
+static bool look(void *arg)
+{
+    struct reserve *r = arg;
+
+    r->stop = cancelled(r->opts, r->pos - r->from, r->end - r->from);
+    return !r->stop;
+}
+
 static int reserve_clusters(struct q2 *q, uint64_t from, uint64_t end, const struct vdisk_resize_opts *opts,
                             enum vdisk_prealloc mode, vdisk_queue *queue)
 {
-    struct reserve r = {.q = q, .pos = from, .end = end, .mode = mode};
+    struct reserve r = {.q = q, .from = from, .pos = from, .end = end, .mode = mode, .opts = opts};
 
-    queue_current = queue;
     op_init(&r.op, queue, &reserve_type);
-    op_start_later(&r.op);
-    while (!r.done) {
-        if (!queue_turn(queue))
-            queue_sleep(queue, 1, &(struct timespec){.tv_nsec = 200000000});
-        if (!r.done && !r.stop && cancelled(opts, r.pos - from, end - from))
-            r.stop = true;
-    }
+    op_run(&r.op, &r.done, look, &r);
     return r.op.rc < 0 ? r.op.rc : r.stop ? -ECANCELED : 0;
 }
 

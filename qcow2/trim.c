@@ -229,10 +229,8 @@ int q2_trim_run(struct q2 *q, vdisk_queue *queue, bool closing)
 {
     struct trim t = {.q = q, .closing = closing};
 
-    queue_current = queue;
     op_init(&t.op, queue, &trim_type);
-    op_start_later(&t.op);
-    queue_run_until(queue, &t.done);
+    op_run(&t.op, &t.done, NULL, NULL);
     return t.op.rc;
 }
 

@@ -18,8 +18,8 @@ import sys
 
 # Room: (files, rooms it may take names from). A file belongs to the first room that has it.
 ROOMS = {
-    "engine/loop": ("engine/{backend,bounce,error,gate,io,iov,mutant,op,point,queue,range_lock,ring,ring_setup,"
-                    "service,thread,watch,workers}.c", []),
+    "engine/loop": ("engine/{backend,bounce,error,gate,io,io_run,iov,mutant,op,op_run,point,queue,range_lock,ring,"
+                    "ring_setup,service,thread,watch,workers}.c", []),
     "engine": ("engine/*.c", ["engine/loop"]),
     "backends": ("backends/*.c", ["engine/loop"]),
     "qcow2/format": ("qcow2/{details,header,header_write,inflate,layout,luks,tables}.c", ["engine/loop"]),
