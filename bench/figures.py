@@ -5,6 +5,7 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import re
@@ -212,6 +213,25 @@ def figures(b):
     ]
 
 
+def beside(new, old):
+    """Each thing that a figure measures of our tool, by two builds of it: the first by the second."""
+    pairs = []
+    for ours, others in zip(figures(new), figures(old)):
+        if not ours.name.startswith("limit"):
+            what = ours.name.split(" / ")[0].removesuffix(": ours")
+            pairs.append(Figure(f"{what}: this build / the other", ours.side, others.side, None, ours.of))
+    return pairs
+
+
+def interval(values):
+    """Where the median lies in 19 of 20 cases or more, by how many values must lie on each side of it."""
+    n, below, rank = len(values), 0.0, 0
+    while rank < n // 2 and below + math.comb(n, rank) / 2 ** n <= 0.025:
+        below += math.comb(n, rank) / 2 ** n
+        rank += 1
+    return (sorted(values)[rank - 1], sorted(values)[n - rank]) if rank > 0 else None
+
+
 def met(figure, median):
     if figure.bound is None:
         return None
@@ -233,7 +253,7 @@ def measure(figure, rounds):
     median = statistics.median(ratios)
     return {"name": figure.name, "of": figure.of, "median": median, "min": min(ratios), "max": max(ratios),
             "bound": figure.bound, "at-most": figure.at_most, "rounds": rounds,
-            "met": met(figure, median),
+            "met": met(figure, median), "interval": interval(ratios),
             "side": statistics.median(sides), "other": statistics.median(others) if others else None}
 
 
@@ -246,6 +266,8 @@ def line(row):
     if row["bound"] is not None:
         asked = (f", {'at most' if row['at-most'] else 'at least'} {show(row['bound'])}: "
                  f"{'met' if row['met'] else 'NOT MET'}")
+    elif row["interval"]:
+        asked = f", {show(row['interval'][0])} to {show(row['interval'][1])} in 19 of 20 cases"
     sides = show(row["side"]) + (f" / {show(row['other'])}" if row["other"] else "")
     return f"{row['name']}: {show(row['median'])} ({show(row['min'])} to {show(row['max'])}){asked}   [{sides}]"
 
@@ -264,6 +286,8 @@ def main():
     parser.add_argument("--rounds", type=int, default=5, help="of each figure (5)")
     parser.add_argument("--only", metavar="REGEX", help="only figures whose name matches")
     parser.add_argument("--dir", default=".", help="where volumes are made; about 6 GiB")
+    parser.add_argument("--against", metavar="TOOL", type=pathlib.Path,
+                        help="another build's vdisk-io: the same work by both, taking turns, and no peer")
     parser.add_argument("--out", metavar="FILE", help="also write the result as JSON")
     parser.add_argument("--tool", type=pathlib.Path, required=True, help=argparse.SUPPRESS)
     parser.add_argument("--peer", type=pathlib.Path, required=True, help=argparse.SUPPRESS)
@@ -273,7 +297,11 @@ def main():
         bench = Bench(args.tool.resolve(), args.peer, scratch)
         version = bench.run(args.peer, "--version").splitlines()[0]
         print(f"peer: {version}", flush=True)
-        for figure in figures(bench):
+        wanted = figures(bench)
+        if args.against:
+            (scratch / "other").mkdir()
+            wanted = beside(bench, Bench(args.against.resolve(), args.peer, scratch / "other"))
+        for figure in wanted:
             if not args.only or re.search(args.only, figure.name):
                 rows.append(measure(figure, args.rounds))
                 print(line(rows[-1]), flush=True)
