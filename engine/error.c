@@ -2,7 +2,6 @@
 #include "engine/error.h"
 
 #include <errno.h>
-#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -11,7 +11,6 @@
  * Failure modes: a failed flush is reported; everything is released all the same.
  */
 #include <errno.h>
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
