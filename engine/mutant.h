@@ -42,6 +42,11 @@
     X(SERVICE_IDLE, "a second queue does not start the thread of a service")                                   \
     X(REFUSAL_PASSED_ON, "a queue whose ring the kernel refuses goes on with it")                              \
     X(CALLS_UNTRIED, "a new ring's other calls are not tried")                                                 \
+    X(POLL_REFUSED, "a wait ends with an error when the host cannot poll")                                     \
+    X(WAIT_GIVEN_UP, "a synchronous call whose wait fails returns with its request in flight")                 \
+    X(NOTIFY_UNCHECKED, "a service's ring that cannot wake its owner is kept")                                 \
+    X(SERVICE_UNSENT, "what the kernel did not take of a service is left until the owner comes by chance")     \
+    X(SERVICE_UNWANTED, "a thread that could not be had is not asked for again")                               \
     X(THREAD_UNSEEN, "a second thread may call a queue")                                                       \
     X(FORK_UNSEEN, "a forked child may call its parent's queues")
 

@@ -197,6 +197,7 @@ static int destroy(vdisk_queue *q)
     watch_queue_gone(q);
     thread_forget(q);
     service_owner_goes(q);
+    service_want_none(q);
     workers_destroy(q->workers);
     queue_wait_for_posters(q);
     ring_finish(q);
@@ -247,8 +248,7 @@ static void clear_fd(int fd)
     (void)n; /* EAGAIN: it was not set */
 }
 
-/* The eventfd becomes readable. */
-static void signal_fd(int fd)
+void signal_fd(int fd)
 {
     uint64_t one = 1;
     ssize_t n = write(fd, &one, sizeof one);
@@ -336,24 +336,37 @@ bool queue_turn(vdisk_queue *q)
     return ran;
 }
 
+/* A host that cannot for now (no memory, a limit of descriptors that has been lowered) must not end a wait. */
+int queue_poll(struct pollfd *fds, unsigned n, const struct timespec *timeout)
+{
+    static const struct timespec blink = {.tv_nsec = 1000000};
+    int rc = ppoll(fds, n, timeout, NULL);
+
+    if (likely(rc > 0))
+        return 0;
+    if (rc == 0)
+        return -ETIME;
+    if (errno == EINTR || ENGINE_MUTANT(POLL_REFUSED))
+        return -errno;
+    clock_nanosleep(CLOCK_MONOTONIC, 0, &blink, NULL);
+    return 0;
+}
+
 /* Without a ring, and where the caller has a descriptor: what wakes it wakes us. */
 static int fd_wait(vdisk_queue *q, const struct timespec *timeout)
 {
     struct pollfd pfd = {.fd = atomic_load(&q->post_fd), .events = POLLIN};
-    int n, rc = queue_has_ring(q) ? ring_submit(q) : 0;
+    int rc = queue_has_ring(q) ? ring_submit(q) : 0;
 
     if (rc < 0)
         return rc;
     if (queue_has_steps(q))
         return 0;
     pfd.fd = atomic_load(&q->post_fd);
-    n = ppoll(&pfd, 1, timeout, NULL);
-    if (n < 0)
-        return -errno;
-    if (n == 0)
-        return -ETIME;
-    clear_fd(pfd.fd); /* before anything is looked at: what comes later sets it again */
-    return 0;
+    rc = queue_poll(&pfd, 1, timeout);
+    if (rc == 0)
+        clear_fd(pfd.fd); /* before anything is looked at: what comes later sets it again */
+    return rc;
 }
 
 /* Until `wanted` have completed; up to `most` are of use at once. */
@@ -365,9 +378,11 @@ static int sleep_for(vdisk_queue *q, unsigned wanted, unsigned most, const struc
     bool steady = q->ops_active == 0 && q->worker_jobs == 0 && !q->starved.head && !q->serves;
 
     queue_current = q;
+    if (unlikely(q->wants))
+        timeout = service_ask_again(q, timeout);
     if (unlikely(thread_others_busy(q)))
         return thread_sleep(q, timeout);
-    if (q->ready.head || atomic_load(&q->remote))
+    if (q->ready.head || atomic_load(&q->remote) || unlikely(q->starved.head))
         timeout = &now;
     if (q->host)
         return q->ready.head ? 0 : q->host->ops->wait(q, timeout);
@@ -383,23 +398,28 @@ int queue_sleep(vdisk_queue *q, unsigned wanted, const struct timespec *timeout)
 
 void queue_run_until(vdisk_queue *q, const bool *flag)
 {
+    static const struct timespec blink = {.tv_nsec = 1000000};
+
     assert(!q->in_loop);
     while (!*flag) {
         queue_turn(q);
-        if (!*flag && !q->ready.head)
-            queue_sleep(q, 1, NULL);
+        int rc = *flag || q->ready.head ? 0 : queue_sleep(q, 1, NULL);
+        if (rc < 0 && rc != -EINTR && rc != -ETIME) /* not a reason to leave, nor to keep the processor busy */
+            clock_nanosleep(CLOCK_MONOTONIC, 0, &blink, NULL);
     }
     thread_tell_others(q);
 }
 
 bool queue_has_steps(vdisk_queue *q)
 {
-    return q->ready.head || atomic_load(&q->remote) || (queue_has_ring(q) && ring_has_work(q));
+    return q->ready.head || atomic_load(&q->remote) || q->starved.head ||
+           (queue_has_ring(q) && ring_has_work(q));
 }
 
 void queue_tell(vdisk_queue *q)
 {
-    if (unlikely(q->user_fd >= 0) && (q->done_head || queue_has_steps(q)) && !ENGINE_MUTANT(FD_LEFT_CLEAR))
+    if (unlikely(q->user_fd >= 0) && (q->done_head || queue_has_steps(q) || service_is_wanted(q)) &&
+        !ENGINE_MUTANT(FD_LEFT_CLEAR))
         signal_fd(q->user_fd);
 }
 
@@ -574,6 +594,8 @@ static int reap(vdisk_queue *q, struct vdisk_completion *completions, unsigned m
         min = q->inflight;
     if (!ENGINE_MUTANT(FD_CLEARED_LATE))
         queue_clear(q);
+    if (unlikely(q->wants))
+        service_ask_again(q, NULL);
     rc = wait_done(q, min, max, timeout);
     sent = send_rest(q, min);
     unsigned n = hand_out(q, completions, max);
@@ -606,6 +628,24 @@ static int make_user_fd(vdisk_queue *q)
         return err_set(rc, "queue: a descriptor for completions: %s", strerror(-rc));
     }
     return fd;
+}
+
+unsigned queue_take(vdisk_queue *q, struct vdisk_completion *completions, unsigned max)
+{
+    static const struct timespec blink = {.tv_nsec = 1000000};
+
+    assert(q->inflight > 0);
+    for (;;) {
+        int n = reap(q, completions, 1, max, NULL);
+        if (n > 0)
+            return (unsigned)n;
+        if (n < 0 && ENGINE_MUTANT(WAIT_GIVEN_UP)) {
+            completions->result = n;
+            return 1;
+        }
+        if (n < 0 && n != -EINTR)
+            clock_nanosleep(CLOCK_MONOTONIC, 0, &blink, NULL);
+    }
 }
 
 int vdisk_reap(vdisk_queue *q, struct vdisk_completion *completions, unsigned min, unsigned max,

@@ -18,6 +18,7 @@
 #define ENGINE_QUEUE_H
 
 #include <liburing.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -53,6 +54,7 @@ struct vdisk_queue {
     struct thread_queues *thread;           /* the owner's; NULL: not used yet */
     struct list           thread_node;
     struct service       *service;          /* what this queue turns beside itself; NULL: none yet */
+    struct service_want  *wants;            /* services that have no thread, though this queue needs it */
     struct service       *serves;           /* the service that this queue is of; NULL: a user's queue */
 
     struct task_list      ready;
@@ -117,6 +119,9 @@ static inline void queue_ready(vdisk_queue *q, struct task *t)
 /* The same, from any thread. */
 void queue_post(vdisk_queue *q, struct task *t);
 
+/* The eventfd becomes readable. Any thread. */
+void signal_fd(int fd);
+
 /* Until nobody is inside queue_post() who was when this began. */
 void queue_wait_for_posters(vdisk_queue *q);
 
@@ -139,6 +144,15 @@ bool queue_turn(vdisk_queue *q);
 
 /* Submit, and sleep until there is something for queue_turn(). 0, -ETIME, -EINTR, or another -errno. */
 int queue_sleep(vdisk_queue *q, unsigned wanted, const struct timespec *timeout);
+
+/*
+ * At least one completion, up to `max`, as vdisk_reap() hands them out: for who cannot go on before, since what is
+ * in flight uses his memory. A wait that fails is tried again. Context: as vdisk_reap(), something is in flight.
+ */
+unsigned queue_take(vdisk_queue *q, struct vdisk_completion *completions, unsigned max);
+
+/* Until one of the descriptors is readable. 0, also for no reason; -ETIME; -EINTR. */
+int queue_poll(struct pollfd *fds, unsigned n, const struct timespec *timeout);
 
 /* Is there something for queue_turn(), without waiting? */
 bool queue_has_steps(vdisk_queue *q);
@@ -175,6 +189,8 @@ void ring_finish(vdisk_queue *q);
  * without a ring, and 0.
  */
 int  ring_result(vdisk_queue *q, int rc);
+/* The queue goes on without a ring, because of `rc`. */
+void ring_stop(vdisk_queue *q, int rc);
 
 /* engine/ring.c */
 int  ring_submit(vdisk_queue *q);

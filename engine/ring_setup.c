@@ -147,7 +147,7 @@ static void drain(vdisk_queue *q)
     }
 }
 
-static void go_on_without(vdisk_queue *q, int rc)
+void ring_stop(vdisk_queue *q, int rc)
 {
     struct list unsent, *node;
 
@@ -179,6 +179,6 @@ int ring_result(vdisk_queue *q, int rc)
         return 0;
     if (rc == -EINTR || rc == -ETIME || rc == -EEXIST || ENGINE_MUTANT(REFUSAL_PASSED_ON))
         return rc;
-    go_on_without(q, rc);
+    ring_stop(q, rc);
     return 0;
 }

@@ -9,7 +9,6 @@
 
 #include "engine/error.h"
 #include "engine/mutant.h"
-#include "engine/mutant.h"
 #include "engine/point.h"
 #include "engine/queue.h"
 #include "engine/volume.h"
@@ -36,21 +35,13 @@ static struct service *service_new(vdisk_queue *owner)
     return s;
 }
 
-static void wake(struct service *s)
-{
-    uint64_t one = 1;
-    ssize_t n = write(s->queue->wake_fd, &one, sizeof one);
-
-    (void)n;
-}
-
 static void unref(struct service *s)
 {
     if (atomic_fetch_sub(&s->refs, 1) > 1)
         return;
     if (atomic_load(&s->begun)) {
         atomic_store(&s->stop, true);
-        wake(s);
+        signal_fd(s->queue->wake_fd);
         pthread_join(s->thread, NULL);
     }
     assert(atomic_load(&s->busy) == 0);
@@ -61,17 +52,25 @@ static void unref(struct service *s)
     free(s);
 }
 
-/* Completions and posts wake by `fd` from now on. With `turn` held. */
+/*
+ * Completions and posts wake by `fd` from now on. A ring that cannot write it is given up: what workers have done
+ * is posted. With `turn` held.
+ */
 static void wake_by(struct service *s, int fd)
 {
     vdisk_queue *q = s->queue;
+    int rc = 0;
 
     if (queue_has_ring(q)) {
         io_uring_unregister_eventfd(&q->ring);
         if (fd != q->wake_fd)
-            ring_notify(q, fd);
+            rc = ring_notify(q, fd);
     }
     atomic_store(&q->post_fd, fd);
+    if (rc < 0 && !ENGINE_MUTANT(NOTIFY_UNCHECKED)) {
+        ring_stop(q, rc);
+        signal_fd(fd); /* there may be something to run now */
+    }
 }
 
 void service_owner_moved(struct service *s)
@@ -136,7 +135,7 @@ static void *service_main(void *arg)
     return NULL;
 }
 
-/* Without a thread the owner goes on, for himself only; the next request tries again. */
+/* Without a thread the owner goes on, for himself only: false, and whoever needs one tries again. */
 static bool start_thread(struct service *s)
 {
     sigset_t all, old;
@@ -155,6 +154,71 @@ static bool start_thread(struct service *s)
     return started;
 }
 
+/* ---- without a thread ------------------------------------------------------------------------------------ */
+
+/* Of a queue: has a reference. */
+struct service_want {
+    struct service_want *next;
+    struct service      *service;
+};
+
+/* `q` may come to wait for what only the owner turns as yet. Without memory for a note: its next request asks. */
+static bool want_thread(struct service *s, vdisk_queue *q)
+{
+    struct service_want *w;
+
+    if (start_thread(s))
+        return true;
+    for (w = q->wants; w; w = w->next)
+        if (w->service == s)
+            return false;
+    w = ENGINE_MUTANT(SERVICE_UNWANTED) ? NULL : malloc(sizeof *w);
+    if (w) {
+        atomic_fetch_add(&s->refs, 1);
+        *w = (struct service_want){q->wants, s};
+        q->wants = w;
+    }
+    return false;
+}
+
+bool service_is_wanted(const vdisk_queue *q)
+{
+    for (const struct service_want *w = q->wants; w; w = w->next)
+        if (atomic_load(&w->service->busy) > 0)
+            return true;
+    return false;
+}
+
+const struct timespec *service_ask_again(vdisk_queue *q, const struct timespec *timeout)
+{
+    static const struct timespec soon = {.tv_nsec = 10000000};
+    struct service_want *w, **at = &q->wants;
+
+    while ((w = *at)) {
+        if (!start_thread(w->service)) {
+            at = &w->next;
+            continue;
+        }
+        *at = w->next;
+        unref(w->service);
+        free(w);
+    }
+    if (!service_is_wanted(q) || (timeout && timeout->tv_sec == 0 && timeout->tv_nsec < soon.tv_nsec))
+        return timeout;
+    return &soon;
+}
+
+void service_want_none(vdisk_queue *q)
+{
+    struct service_want *w;
+
+    while ((w = q->wants)) {
+        q->wants = w->next;
+        unref(w->service);
+        free(w);
+    }
+}
+
 /* ---- volumes --------------------------------------------------------------------------------------------- */
 
 /* Invariant 5. */
@@ -163,13 +227,27 @@ static bool is_turned_for(const struct service *s, const vdisk_queue *q)
     return atomic_load(&s->begun) || atomic_load(&s->owner) == q || ENGINE_MUTANT(SERVICE_UNTURNED);
 }
 
+/* Does `q` need it to have a thread, and it has none? Synchronous calls turn the queues of their own thread. */
+static bool lacks_thread(const struct service *s, const vdisk *v, const vdisk_queue *q)
+{
+    if (likely(atomic_load(&s->begun) || atomic_load(&s->owner) == q))
+        return false;
+    if (atomic_load(&v->queue_seen) != VOLUME_SEEN_MANY)
+        return false;
+    return !q->always_turned || atomic_load(&v->thread_seen) != thread_number(q);
+}
+
 vdisk_queue *service_queue(vdisk *v, vdisk_queue *q)
 {
     struct service *s;
 
-    if (q->always_turned || q->host)
+    if (q->serves || q->host)
         return q;
     s = atomic_load_explicit(&v->service, memory_order_acquire);
+    if (s && unlikely(lacks_thread(s, v, q)))
+        want_thread(s, q);
+    if (q->always_turned)
+        return q;
     if (likely(s))
         return is_turned_for(s, q) ? s->queue : q;
     pthread_mutex_lock(&v->service_lock);
@@ -206,7 +284,7 @@ void service_meet(vdisk *v, vdisk_queue *q)
         return;
     pthread_mutex_lock(&v->service_lock);
     s = atomic_load(&v->service);
-    if (!s || start_thread(s))
+    if (!s || want_thread(s, q))
         atomic_store(&v->queue_seen, VOLUME_SEEN_MANY);
     pthread_mutex_unlock(&v->service_lock);
 }
@@ -220,6 +298,12 @@ void service_leave(vdisk *v)
 }
 
 /* ---- turning --------------------------------------------------------------------------------------------- */
+
+/* The kernel could not for now, or has refused: no completion may come that would bring the owner here again. */
+static bool has_rest(vdisk_queue *q)
+{
+    return q->ready.head || q->starved.head || (queue_has_ring(q) && ring_to_send(q));
+}
 
 bool service_turn(struct service *s, vdisk_queue *owner)
 {
@@ -236,6 +320,8 @@ bool service_turn(struct service *s, vdisk_queue *owner)
         while (q->ready.head || atomic_load(&q->remote));
         if (queue_has_ring(q))
             ring_submit(q);
+        if (has_rest(q) && !ENGINE_MUTANT(SERVICE_UNSENT))
+            signal_fd(atomic_load(&q->post_fd));
         queue_outer = NULL;
         queue_current = owner;
     }

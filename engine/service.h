@@ -14,6 +14,8 @@
  *     was set, and before it sleeps.
  *  5. Work comes here from the owner, or when there is a thread: where none can be had, and the owner is gone or
  *     sleeps, nobody would turn it for others.
+ *  6. Who may wait for work here that is the owner's, where no thread could be had, asks for one again in each of
+ *     its own waits, until there is one.
  */
 #ifndef ENGINE_SERVICE_H
 #define ENGINE_SERVICE_H
@@ -21,6 +23,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <time.h>
 
 #include "engine/op.h"
 
@@ -46,6 +49,15 @@ vdisk_queue *service_queue(vdisk *v, vdisk_queue *q);
 
 /* A request of `v` has come on `q`, which is not the only one that it has seen. Context: q's thread. */
 void service_meet(vdisk *v, vdisk_queue *q);
+
+/*
+ * For a queue that needs the thread of a service that could have none (`wants`): is something under way there that
+ * it may wait for? Ask for the threads again; `timeout`, or so long as to do so in time. And: the queue goes.
+ * Context: the queue's thread, outside the loop.
+ */
+bool service_is_wanted(const vdisk_queue *q);
+const struct timespec *service_ask_again(vdisk_queue *q, const struct timespec *timeout);
+void service_want_none(vdisk_queue *q);
 
 /* The volume goes: nothing is in flight. */
 void service_leave(vdisk *v);

@@ -73,17 +73,12 @@ static int begin(vdisk *v, vdisk_queue **ret_queue)
     return rc < 0 ? rc : volume_queue(v->name, ret_queue);
 }
 
-/* The request has been enqueued. */
+/* The request has been enqueued. It uses the caller's memory: nothing but its end ends this. */
 static int finish(vdisk *v, vdisk_queue *q, const char *what)
 {
     struct vdisk_completion c;
-    int n;
 
-    do
-        n = vdisk_reap(q, &c, 1, 1, NULL);
-    while (n == 0 || n == -EINTR);
-    if (n < 0)
-        return err_set(n, "%s: %s: %s", v->name, what, strerror(-n));
+    queue_take(q, &c, 1);
     if (c.result == -EIO && atomic_load_explicit(&v->has_trouble, memory_order_acquire))
         return err_set(EIO, "%s: %s: %s", v->name, what, v->trouble);
     if (c.result < 0)

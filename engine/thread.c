@@ -203,7 +203,7 @@ static bool turn_others(struct thread_queues *t, vdisk_queue *q, struct pollfd *
         int fd = *ret_count < POLL_MAX ? queue_user_fd(other) : -EMFILE;
         queue_clear(other);
         ran |= queue_turn(other);
-        ran |= queue_submit(other) == 0 && other->ready.head;
+        ran |= queue_submit(other) == 0 && queue_has_steps(other);
         if (fd >= 0)
             fds[(*ret_count)++] = (struct pollfd){.fd = fd, .events = POLLIN};
         else
@@ -234,10 +234,8 @@ int thread_sleep(vdisk_queue *q, const struct timespec *timeout)
         return n;
     if (queue_has_steps(q))
         return 0;
-    n = ppoll(fds, count, !all && !timeout ? &blink : timeout, NULL);
-    if (n == 0 && (all || timeout))
-        return -ETIME;
-    return n < 0 ? -errno : 0;
+    n = queue_poll(fds, count, !all && !timeout ? &blink : timeout);
+    return n == -ETIME && !all && !timeout ? 0 : n;
 }
 
 void thread_tell_others(const vdisk_queue *q)

@@ -23,8 +23,9 @@
  *     where cache_bytes is less than some MiB. Who waits in the library (vdisk_reap(), synchronous calls,
  *     resize, trim) turns all queues of its thread, so that nothing of these waits for itself; what completes
  *     meanwhile is handed out by the next vdisk_reap() of its queue. Work that queues share is done by the only
- *     queue that a volume has seen, and by a thread of the library as soon as there is a second. poll() and the
- *     like may end with EINTR on a thread that has used a queue.
+ *     queue that a volume has seen, and by a thread of the library as soon as there is a second. Where the host
+ *     refuses that thread, a wait asks for it again (and a descriptor stays readable) until there is one or the
+ *     first queue's owner calls. poll() and the like may end with EINTR on a thread that has used a queue.
  *
  * Requests. Enqueue functions return nothing and never complete inline: every result, misuse of ranges
  * included, arrives through vdisk_reap(). A result is 0 or a negative errno, never a short transfer.

@@ -103,10 +103,8 @@ static int fill_with_zeros(struct q2 *q, uint64_t from, uint64_t end, const stru
             vdisk_write(queue, q->v, pos, zero_buffer, next - pos, 0, 0);
             pos = next;
         }
-        int n = vdisk_reap(queue, c, 1, FILL_DEPTH, NULL);
-        if (n < 0 && n != -EINTR)
-            return n;
-        for (int i = 0; i < n; i++, running--)
+        unsigned n = queue_take(queue, c, FILL_DEPTH);
+        for (unsigned i = 0; i < n; i++, running--)
             rc = rc < 0 ? rc : c[i].result;
         if (rc == 0 && cancelled(opts, pos - from, end - from))
             rc = -ECANCELED;

@@ -4,8 +4,6 @@
  *
  * Failure modes: those of the requests.
  */
-#include <errno.h>
-
 #include "engine/queue.h"
 #include "qcow2/resize.h"
 
@@ -13,12 +11,9 @@
 static int finish(vdisk_queue *queue)
 {
     struct vdisk_completion c;
-    int n;
 
-    do
-        n = vdisk_reap(queue, &c, 1, 1, NULL);
-    while (n == 0 || n == -EINTR);
-    return n < 0 ? n : c.result;
+    queue_take(queue, &c, 1);
+    return c.result;
 }
 
 int q2_resize_zero(vdisk *v, uint64_t from, uint64_t end, vdisk_queue *queue)
