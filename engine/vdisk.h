@@ -19,8 +19,9 @@
  *     flight when it came, and writes to the blocks of its ends for it;
  *   - a write that finds no space, where discarded space could be had, waits for the requests that may still
  *     use it;
- *   - a request whose metadata finds no place since writes in flight hold all of its set in the cache: possible
- *     where cache_bytes is less than some MiB. Who waits in the library (vdisk_reap(), synchronous calls,
+ *   - a request whose metadata finds no place since writes in flight, or they and a read of metadata that other
+ *     queues have fought for, hold all of its set in the cache: possible where cache_bytes is less than some
+ *     MiB. Who waits in the library (vdisk_reap(), synchronous calls,
  *     resize, trim) turns all queues of its thread, so that nothing of these waits for itself; what completes
  *     meanwhile is handed out by the next vdisk_reap() of its queue. Work that queues share is done by the only
  *     queue that a volume has seen, and by a thread of the library as soon as there is a second. Where the host

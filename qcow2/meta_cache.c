@@ -398,7 +398,7 @@ static bool will_have_room(struct q2_cache *c, uint64_t key, const vdisk_queue *
     return !idle;
 }
 
-/* With the lock held: a slot of the set that only other queues are loading, taken from them. */
+/* With the lock held: a slot of the set that only other queues are loading, taken from them (invariant 8). */
 static struct q2_slot *take_loading(struct q2_cache *c, uint64_t key, const vdisk_queue *queue)
 {
     struct q2_slot *set = &c->slot[(key & c->sets_mask) * Q2_CACHE_WAYS];
@@ -406,6 +406,9 @@ static struct q2_slot *take_loading(struct q2_cache *c, uint64_t key, const vdis
     for (struct q2_slot *s = set; s < set + Q2_CACHE_WAYS; s++) {
         if (s->state != Q2_SLOT_LOADING || find_load(s, queue))
             continue;
+        if (s->takes >= Q2_TAKES_MAX && !MUTANT(TAKE_FOR_EVER))
+            continue;
+        s->takes++;
         detach_loads(s);
         s->state = Q2_SLOT_EMPTY;
         return s;
@@ -431,8 +434,11 @@ static struct slice_load *begin_load(struct q2 *q, struct q2_cache *c, uint64_t 
         list_add_tail(&l->waiters, &op->wait);
         return NULL;
     }
-    if (!s)
+    if (!s) {
         s = claim(c, key);
+        if (s)
+            s->takes = 0;
+    }
     if (!s)
         s = take_loading(c, key, op->queue);
     if (!s) {

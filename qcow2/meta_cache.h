@@ -20,6 +20,9 @@
  *     and taken out before content changes.
  *  7. A slice is waited for on a load of the waiter's own queue, or of one that is turned whatever others do: a
  *     queue that finds another's load under way begins a second, and the first to end fills the slot.
+ *  8. Where all else of a set is in use, a queue takes the slot that another is loading; of a slot that has been
+ *     taken Q2_TAKES_MAX times without being filled the load is waited for, whosever it is: two queues that took
+ *     it from each other would neither get anywhere.
  */
 #ifndef QCOW2_META_CACHE_H
 #define QCOW2_META_CACHE_H
@@ -34,7 +37,7 @@
 #include "engine/op.h"
 #include "engine/point.h"
 
-enum { Q2_CACHE_WAYS = 8, Q2_SLICE_MAX = 4096 };
+enum { Q2_CACHE_WAYS = 8, Q2_SLICE_MAX = 4096, Q2_TAKES_MAX = 16 };
 
 enum q2_slot_state { Q2_SLOT_EMPTY, Q2_SLOT_LOADING, Q2_SLOT_VALID };
 
@@ -51,6 +54,7 @@ struct q2_slot {
     _Atomic uint8_t  unsettled;   /* enum q2_unsettled; changed under the lock, read without */
     /* locked */
     uint8_t          state;       /* enum q2_slot_state */
+    uint8_t          takes;       /* invariant 8 */
     uint32_t         pins;
     uint64_t         key;
     uint64_t         host_offset; /* of the slice on disk */

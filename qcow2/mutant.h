@@ -68,6 +68,7 @@
     X(CLEAR_BEHIND_END, "what clears up to the end drops the last cluster though the volume has grown")        \
     X(SHARE_ERRORS, "requests that were written as one fail as one")                                          \
     X(FOLLOW_NAMES, "the data file is opened though no name is to be followed")                               \
+    X(TAKE_FOR_EVER, "two queues take a slot that is loading from each other without end")                    \
     X(HIDE_BACKING, "an image is written without its backing file")
 
 #define Q2_ALL_MUTANTS(X) Q2_MUTANTS(X) Q2_MUTANTS_OURS(X) Q2_MUTANTS_FOREIGN(X) Q2_UNIT_MUTANTS(X)

@@ -220,6 +220,60 @@ static void dirty_and_pinned_stay(void **state)
     image_finish(&im);
 }
 
+/* Looks for a slice until it has seen it. */
+struct seeker {
+    struct op     op;
+    struct image *im;
+    uint64_t      key;
+    bool          found;
+};
+
+enum seeker_state { SEEKER_START = OP_START, SEEKER_LOADED };
+
+static void seeker_step(struct op *op)
+{
+    struct seeker *s = container_of(op, struct seeker, op);
+
+    OP_BEGIN(enum seeker_state, op)
+    while (!q2_cache_find(&s->im->q.refcounts, s->key))
+        OP_AWAIT(op, SEEKER_LOADED, q2_cache_load(&s->im->q, &s->im->q.refcounts, s->key, s->key * SLICE, op));
+    s->found = true;
+    return;
+    OP_END
+}
+
+OP_TYPE(seeker, seeker_step, "START", "SEEKER_LOADED");
+
+/* All but one slot of a set are in use; two queues, whose reads take the same time, both need that one. */
+static void two_queues_share_the_last(void **state)
+{
+    vdisk_queue *queues[2] = {op_test_queue(), op_test_queue()};
+    struct seeker seekers[2];
+    struct image im;
+
+    image_init(&im, 1 << 20, 4096);
+    struct q2_cache *c = &im.q.refcounts;
+    for (uint64_t i = 0; i < Q2_CACHE_WAYS - 1; i++) {
+        assert_int_equal(load(&im, in_set(c, i)), 0);
+        q2_slot_pin(q2_cache_find(c, in_set(c, i)));
+    }
+    for (unsigned i = 0; i < 2; i++) {
+        seekers[i] = (struct seeker){.im = &im, .key = in_set(c, Q2_CACHE_WAYS + i)};
+        queue_current = queues[i];
+        op_init(&seekers[i].op, queues[i], &seeker_type);
+        op_start(&seekers[i].op);
+    }
+    /* Two turns each: a read ends, and who waited for it looks. */
+    for (unsigned turn = 0; turn < 1000 && !(seekers[0].found && seekers[1].found); turn++)
+        queue_turn(queues[turn / 2 % 2]);
+    assert_true(seekers[0].found && seekers[1].found);
+    for (uint64_t i = 0; i < Q2_CACHE_WAYS - 1; i++)
+        q2_slot_unpin(c, q2_cache_find(c, in_set(c, i)));
+    for (unsigned i = 0; i < 2; i++)
+        assert_int_equal(vdisk_queue_destroy(queues[i]), 0);
+    image_finish(&im);
+}
+
 static void tables_that_move(void **state)
 {
     struct image im;
@@ -436,6 +490,7 @@ int main(void)
         cmocka_unit_test(a_failed_read_leaves_nothing),
         cmocka_unit_test(the_unused_goes_first),
         cmocka_unit_test(dirty_and_pinned_stay),
+        cmocka_unit_test(two_queues_share_the_last),
         cmocka_unit_test(tables_that_move),
         cmocka_unit_test(a_linear_slice_needs_no_slot),
         cmocka_unit_test(what_is_not_on_disk_is_not_linear),
