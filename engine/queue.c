@@ -182,6 +182,13 @@ int vdisk_queue_create(const struct vdisk_queue_opts *user_opts, vdisk_queue **r
     return ERR_CALL(make_queue(user_opts, ret_queue));
 }
 
+int queue_is_busy(const vdisk_queue *q)
+{
+    if (q->inflight == 1)
+        return err_set(EBUSY, "queue: 1 request has not been reaped");
+    return err_set(EBUSY, "queue: %u requests have not been reaped", q->inflight);
+}
+
 static int destroy(vdisk_queue *q)
 {
     if (!q)
@@ -189,8 +196,7 @@ static int destroy(vdisk_queue *q)
     if (q->generation != process_generation)
         return err_set(ECHILD, "queue: it is the parent process's, which has it still");
     if (q->inflight > 0)
-        return err_hint(err_set(EBUSY, "queue: %u requests have not been reaped", q->inflight),
-                        "reap them, then destroy the queue");
+        return err_hint(queue_is_busy(q), "reap what is in flight, then destroy the queue");
     assert(q->ops_active == 0 && q->kernel_inflight == 0 && q->worker_jobs == 0);
     if (queue_current == q)
         queue_current = NULL;

@@ -85,7 +85,7 @@ struct vdisk_queue {
     unsigned              inflight;         /* enqueued and not reaped */
     struct request       *slabs;            /* first request of each slab; linked through io.task.next */
     uint32_t              depth;
-    char                  reason[96];       /* why it got no better kind; "" */
+    char                  reason[128];      /* why it got no better kind; "" */
 
     struct op            *op_pool[OP_POOL_CLASSES];
     unsigned              ops_active;
@@ -159,6 +159,9 @@ bool queue_has_steps(vdisk_queue *q);
 
 /* May this thread use what the caller gave? 0; -EINVAL: none; -ECHILD: the parent's; -EEXIST: another thread's. */
 int queue_check_handle(const vdisk_queue *q);
+
+/* -EBUSY, with a text: something is in flight. */
+int queue_is_busy(const vdisk_queue *q);
 
 /* Send what has been enqueued. 0 or -errno. */
 int queue_submit(vdisk_queue *q);

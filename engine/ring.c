@@ -293,9 +293,10 @@ static int register_buffers(vdisk_queue *q, const struct iovec *regions, unsigne
     if (!regions && n > 0)
         return err_set(EINVAL, "queue: no regions are given");
     if (q->inflight > 0)
-        return err_set(EBUSY, "queue: %u requests have not been reaped", q->inflight);
+        return err_hint(queue_is_busy(q), "reap what is in flight first");
     if (n > QUEUE_REGIONS_MAX)
-        return err_set(EINVAL, "queue: %u regions are more than %d", n, QUEUE_REGIONS_MAX);
+        return err_hint(err_set(EINVAL, "queue: %u regions are more than %d", n, QUEUE_REGIONS_MAX),
+                        "register fewer and larger ones");
     if (!queue_has_ring(q))
         return err_set(ENOTSUP, "queue: no registered buffers without io_uring");
     if (q->regions_count > 0) {
@@ -306,7 +307,7 @@ static int register_buffers(vdisk_queue *q, const struct iovec *regions, unsigne
         return 0;
     rc = io_uring_register_buffers(&q->ring, regions, n);
     if (rc < 0) {
-        err_set(rc, "queue: registering %u buffers: %s", n, strerror(-rc));
+        err_set(rc, "queue: registering %u buffer%s: %s", n, n == 1 ? "" : "s", strerror(-rc));
         return rc == -ENOMEM ? err_hint(rc, "raise the locked memory limit (ulimit -l)") : rc;
     }
     memcpy(q->regions, regions, n * sizeof *regions);

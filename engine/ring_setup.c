@@ -91,7 +91,8 @@ int ring_init(vdisk_queue *q, enum vdisk_queue_kind kind)
             q->kind = kinds[i].kind;
             return 0;
         }
-        snprintf(q->reason, sizeof q->reason, "%s: %s", vdisk_queue_kind_name(kinds[i].kind), strerror(-rc));
+        snprintf(q->reason, sizeof q->reason, "%s: %s%s", vdisk_queue_kind_name(kinds[i].kind), strerror(-rc),
+                 rc == -ENOMEM ? " (raise the limit of locked memory: ulimit -l)" : "");
         if (kind != VDISK_QUEUE_AUTO || is_out_of_descriptors(rc))
             return err_set(rc, "queue: %s", q->reason);
     }

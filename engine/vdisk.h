@@ -269,16 +269,19 @@ VDISK_API enum vdisk_queue_kind vdisk_queue_get_kind(const vdisk_queue *q);
 VDISK_API const char *vdisk_queue_kind_name(enum vdisk_queue_kind kind);
 
 /*
- * Why a queue has no better kind, as one line: "io_uring (defer_taskrun): Operation not permitted"; "" when
- * there is none better. It changes, with the kind, when the kernel refuses io_uring later. The queue's; valid
- * until it goes.
+ * Why a queue has no better kind, as one line: "io_uring (defer_taskrun): Operation not permitted", with a hint
+ * where too little memory may be locked; "" when there is none better. It changes, with the kind, when the kernel
+ * refuses io_uring later. The queue's; valid until it goes.
  */
 VDISK_API const char *vdisk_queue_get_reason(const vdisk_queue *q);
 
 /*
  * Register the memory that I/O will use; requests whose single buffer lies inside one of the regions save the
- * kernel the pinning of pages. Replaces an earlier registration. n = 0 unregisters. Nothing may be in flight.
- * -ENOTSUP where the queue's kind has none (requests work as before).
+ * kernel the pinning of pages. At most 64 regions, each of up to 1 GiB. Replaces an earlier registration; n = 0
+ * unregisters. The memory stays the caller's and must stay until it is unregistered, or the queue goes. Context:
+ * the queue's thread. Errors: -EINVAL: too many, or none given; -EBUSY: requests have not been reaped; -ENOTSUP:
+ * the queue's kind has none (requests work as before); -ENOMEM: the limit of locked memory (ulimit -l), and
+ * whatever else the kernel says: then no regions are registered.
  */
 VDISK_API int vdisk_queue_register_buffers(vdisk_queue *q, const struct iovec *regions, unsigned n);
 

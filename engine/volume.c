@@ -382,8 +382,11 @@ static int check_idle(vdisk *v)
     if (inside == 0)
         return err_hint(err_set(EBUSY, "%s: is being changed by another call", v->name),
                         "close it when that returns");
-    return err_hint(err_set(EBUSY, "%s: %llu requests are in flight", v->name, (unsigned long long)inside),
-                    "reap them, then close the volume");
+    if (inside == 1)
+        err_set(EBUSY, "%s: 1 request is in flight", v->name);
+    else
+        err_set(EBUSY, "%s: %llu requests are in flight", v->name, (unsigned long long)inside);
+    return err_hint(-EBUSY, "reap what is in flight, then close the volume");
 }
 
 static int close_volume(vdisk *v)

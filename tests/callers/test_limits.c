@@ -219,8 +219,10 @@ static void little_memory(rlim_t bytes)
         struct vdisk_queue_opts queue_opts = {.size = sizeof queue_opts, .depth = 1024};
         CHECK_OK(vdisk_queue_create(&queue_opts, &q[i]));
         rings += vdisk_queue_get_kind(q[i]) != VDISK_QUEUE_THREADS;
-        if (vdisk_queue_get_kind(q[i]) == VDISK_QUEUE_THREADS)
+        if (vdisk_queue_get_kind(q[i]) == VDISK_QUEUE_THREADS) {
             CHECK_HAS(vdisk_queue_get_reason(q[i]), "Cannot allocate memory");
+            CHECK_HAS(vdisk_queue_get_reason(q[i]), "ulimit -l)");
+        }
         use(q[i], v);
     }
     CHECK_MSG(rings > 0 || bytes < 65536, "no ring in %u bytes", (unsigned)bytes);

@@ -41,6 +41,35 @@ static void each_kind(void (*run)(void))
 
 /* ---- too early ---------------------------------------------------------------------------------------- */
 
+/* What is refused says so in words that fit. */
+static void one_request(void)
+{
+    struct iovec region = {.iov_base = vdisk_alloc_buffer(BLOCK), .iov_len = BLOCK}, many[65];
+    int rc;
+
+    vdisk_read(q, v, 0, region.iov_base, BLOCK, 0, 0);
+    CHECK_INT(vdisk_queue_destroy(q), -EBUSY);
+    CHECK_HAS(vdisk_error_text(), "1 request has not");
+    CHECK_INT(vdisk_queue_register_buffers(q, &region, 1), -EBUSY);
+    CHECK_HAS(vdisk_error_text(), "1 request has not");
+    CHECK(vdisk_error_hint()[0] != '\0');
+    reap_all(q, 1, NULL);
+    for (unsigned i = 0; i < ARRAY_LEN(many); i++)
+        many[i] = region;
+    CHECK_INT(vdisk_queue_register_buffers(q, many, ARRAY_LEN(many)), -EINVAL);
+    CHECK_HAS(vdisk_error_text(), "65 regions are more than 64");
+    rc = vdisk_queue_register_buffers(q, many, ARRAY_LEN(many) - 1);
+    CHECK_INT(rc, vdisk_queue_get_kind(q) == VDISK_QUEUE_THREADS ? -ENOTSUP : 0);
+    if (rc == 0)
+        CHECK_OK(vdisk_queue_register_buffers(q, NULL, 0));
+    free(region.iov_base);
+}
+
+static void test_words(void)
+{
+    each_kind(one_request);
+}
+
 static void with_requests(void)
 {
     char *buf = vdisk_alloc_buffer(2 * CLUSTER);
@@ -202,6 +231,7 @@ static void test_null(void)
 int main(int argc, char **argv)
 {
     static const struct test_case cases[] = {
+        {.name = "words", .run = test_words},
         {.name = "busy", .run = test_busy},
         {.name = "thread", .run = test_thread},
         {.name = "child", .run = test_child},
