@@ -87,6 +87,10 @@ static void enter(struct l2_make *m)
     if (m->shared) {
         q2_cache_moved(&q->l2, index * slices, slices, m->run.host_offset);
         q2_free_table(q, m->shared, 1, Q2_META_L2);
+    } else if (!MUTANT(L2_NOT_ZEROED)) {
+        /* It is zeros: what is needed of it first need not be read. */
+        uint64_t slice = (m->guest_offset >> q->slice_guest_bits) % slices;
+        q2_cache_install_written(&q->l2, index * slices + slice, m->run.host_offset + slice * q->l2.slice_size);
     }
     pthread_mutex_unlock(&q->lock);
 }

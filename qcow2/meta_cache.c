@@ -250,7 +250,7 @@ void q2_slot_flushed(struct q2_cache *c, struct q2_slot *s, int rc)
     }
 }
 
-struct q2_slot *q2_cache_install_zero(struct q2_cache *c, uint64_t key, uint64_t host_offset)
+static struct q2_slot *install(struct q2_cache *c, uint64_t key, uint64_t host_offset, bool dirty)
 {
     struct q2_slot *s;
 
@@ -261,10 +261,22 @@ struct q2_slot *q2_cache_install_zero(struct q2_cache *c, uint64_t key, uint64_t
     s->key = key;
     s->host_offset = host_offset;
     atomic_store_explicit(&s->suspect, false, memory_order_relaxed);
-    q2_slot_mark_dirty(c, s);
+    if (dirty)
+        q2_slot_mark_dirty(c, s);
     fill(c, s, NULL);
     publish(c, s);
     return s;
+}
+
+struct q2_slot *q2_cache_install_zero(struct q2_cache *c, uint64_t key, uint64_t host_offset)
+{
+    return install(c, key, host_offset, true);
+}
+
+void q2_cache_install_written(struct q2_cache *c, uint64_t key, uint64_t host_offset)
+{
+    if (!find_any(c, key))
+        install(c, key, host_offset, false);
 }
 
 void q2_slot_pin(struct q2_slot *s)

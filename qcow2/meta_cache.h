@@ -166,6 +166,9 @@ void q2_cache_load(struct q2 *q, struct q2_cache *c, uint64_t key, uint64_t host
 /* A slot for `key`, filled with zeros and dirty, without reading; NULL: no room before a flush. */
 struct q2_slot *q2_cache_install_zero(struct q2_cache *c, uint64_t key, uint64_t host_offset);
 
+/* The same, clean: zeros have been written there. Only if there is room; who needs it looks it up. */
+void q2_cache_install_written(struct q2_cache *c, uint64_t key, uint64_t host_offset);
+
 /* Pinned slots stay. Ends of pins wake who waits for room. */
 void q2_slot_pin(struct q2_slot *s);
 void q2_slot_unpin(struct q2_cache *c, struct q2_slot *s);

@@ -22,6 +22,8 @@
 #include "qcow2/guard.h"
 #include "qcow2/mutant.h"
 
+enum { INSTALLED_MAX = 16 };
+
 struct refblock_make {
     struct op         op;
     struct op        *parent;
@@ -146,6 +148,17 @@ static int outcome(struct refblock_make *m, enum block_plan plan)
     return plan == BLOCK_EXISTS ? 0 : plan == BLOCK_NO_SPACE ? -ENOSPC : -EIO;
 }
 
+/* The slices behind the first are looked at next, and need not be read. As many as are read ahead (alloc.c). */
+static void install_rest(struct refblock_make *m)
+{
+    struct q2_cache *c = &m->q->refcounts;
+    uint64_t slices = min_u64(m->q->geo.cluster_size / c->slice_size, INSTALLED_MAX);
+    uint64_t first = m->block * (m->q->geo.cluster_size / c->slice_size);
+
+    for (uint64_t i = 1; i < slices; i++)
+        q2_cache_install_written(c, first + i, m->host_offset + i * c->slice_size);
+}
+
 /* Enter the block; false: the cache has no room for its first slice before a flush. */
 static bool install_block(struct refblock_make *m)
 {
@@ -163,6 +176,7 @@ static bool install_block(struct refblock_make *m)
         q->reftable[m->block] = m->host_offset;
         q2_table_dirty(&q->reftable_pages, m->block);
         q->zero_from = max_u64(q->zero_from, m->host_offset + q->geo.cluster_size);
+        install_rest(m);
     }
     pthread_mutex_unlock(&q->lock);
     return s != NULL;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The first allocation after opening an image in which all is in use reads little, however long the image is; what
- * was free below is found later, and before anything is refused.
+ * was free below is found later, and before anything is refused. What has just been written as zeros is not read
+ * back.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -15,7 +16,7 @@
 
 #define GIB(n) ((uint64_t)(n) << 30)
 
-enum { READS_MAX = 64, ROOM = 256 << 20, HOLE = 64 << 20 };
+enum { READS_MAX = 64, NEW_TABLES = 32, ROOM = 256 << 20, HOLE = 64 << 20 };
 
 /* All guest clusters have host clusters; the last GiB has none. */
 static void make(struct memdisk *d, struct image_spec *spec, uint64_t device)
@@ -110,10 +111,48 @@ static void test_hole_found(void)
     memdisk_finish(&d);
 }
 
+/* A new image: the reads that `act` makes. */
+static uint64_t count_reads(uint64_t size, void (*act)(vdisk *v))
+{
+    struct image_spec spec;
+    struct backend *b, *fault;
+    struct memdisk d;
+    uint64_t reads;
+    vdisk *v;
+
+    image_default(&spec, "reads", size);
+    memdisk_init(&d, 512);
+    b = memdisk_open(&d, false);
+    CHECK_OK(image_create_on(&spec, b));
+    backend_close(b);
+    v = open_counted(&d, &fault);
+    reads = fault_calls(fault, IO_READ);
+    act(v);
+    reads = fault_calls(fault, IO_READ) - reads;
+    CHECK_OK(vdisk_close(v));
+    memdisk_finish(&d);
+    return reads;
+}
+
+static void touch_tables(vdisk *v)
+{
+    for (uint64_t i = 0; i < NEW_TABLES; i++)
+        fill(v, GIB(i), 4096, 0x55);
+}
+
+/* The slices of a new L2 table are known. */
+static void test_new_tables(void)
+{
+    uint64_t reads = count_reads(GIB(NEW_TABLES), touch_tables);
+
+    CHECK_MSG(reads < NEW_TABLES, "%" PRIu64 " reads for %d new L2 tables", reads, NEW_TABLES);
+}
+
 const struct test_case first_cases[] = {
     {.name = "first_in_file", .run = test_first_in_file},
     {.name = "first_on_device", .run = test_first_on_device},
     {.name = "hole_found", .run = test_hole_found},
+    {.name = "new_tables", .run = test_new_tables},
 };
 
 const unsigned first_cases_count = ARRAY_LEN(first_cases);
