@@ -114,4 +114,10 @@ static inline void put_be64(void *p, uint64_t x)
     memcpy(p, &x, sizeof x);
 }
 
+/* Have [a, a_end) and [b, b_end) something in common? */
+static inline bool ranges_meet(uint64_t a, uint64_t a_end, uint64_t b, uint64_t b_end)
+{
+    return a < b_end && b < a_end;
+}
+
 #endif

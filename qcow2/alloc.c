@@ -81,12 +81,37 @@ bool q2_space_grew(struct q2 *q)
  * Where L1 or refcount table were when the image was opened: free when they have moved, but lookups, which take no
  * lock, call an entry damaged that leads there. Until the next open it can be metadata only.
  */
-static bool was_table(const struct q2 *q, uint64_t cluster)
+static bool was_table(const struct q2 *q, uint64_t cluster, uint64_t n)
 {
-    uint64_t host_offset = cluster << q->geo.cluster_bits;
+    uint64_t start = cluster << q->geo.cluster_bits, end = (cluster + n) << q->geo.cluster_bits;
 
-    return (host_offset >= q->l1_start && host_offset < q->l1_end) ||
-           (host_offset >= q->reftable_start && host_offset < q->reftable_end);
+    return ranges_meet(start, end, q->l1_start, q->l1_end) ||
+           ranges_meet(start, end, q->reftable_start, q->reftable_end);
+}
+
+/* Refcounts of a slice from `index` on, n at most, that are 0. */
+static uint64_t count_zeros(const struct q2_geometry *g, const uint8_t *slice, uint64_t index, uint64_t n)
+{
+    uint64_t i = index, end = index + n;
+
+    while (i < end && q2_refcount_get(g, slice, i) == 0)
+        i = max_u64(i + 1, q2_refcount_skip_zeros(g, slice, i, end));
+    return i - index;
+}
+
+/*
+ * With the lock held: may clusters without a refcount be had? *n of them at once where nothing speaks against any,
+ * else the first, and *n becomes 1.
+ */
+static enum q2_guard_verdict judge_free(struct q2 *q, uint64_t index, uint32_t kind, uint64_t *n)
+{
+    enum q2_guard_verdict verdict;
+
+    if (*n > 1 && (kind != 0 || !was_table(q, index, *n)) && q2_guard_all_free(q, index, *n, kind != 0))
+        return Q2_GUARD_FREE;
+    *n = 1;
+    verdict = q2_guard_free(q, index, kind != 0);
+    return verdict == Q2_GUARD_FREE && kind == 0 && was_table(q, index, 1) ? Q2_GUARD_IN_USE : verdict;
 }
 
 /*
@@ -99,7 +124,8 @@ static enum scan_result scan(struct q2 *q, uint64_t from, uint64_t want, uint32_
 {
     uint64_t key = from >> q->refslice_bits;
     uint64_t slice_mask = (1ull << q->refslice_bits) - 1;
-    uint64_t end = (key + 1) << q->refslice_bits;
+    uint64_t end = min_u64((key + 1) << q->refslice_bits, q->limit_clusters), zeros_end = from, n;
+    uint64_t slice_end = ((end - 1) & slice_mask) + 1;
     struct q2_slot *s;
 
     *ret_n = 0;
@@ -109,16 +135,23 @@ static enum scan_result scan(struct q2 *q, uint64_t from, uint64_t want, uint32_
     if (!s)
         return SCAN_NEEDS_SLICE;
     const uint8_t *data = (const uint8_t *)q2_slot_data(&q->refcounts, s);
-    for (uint64_t i = from; i < end && *ret_n < want && i < q->limit_clusters; i++) {
-        bool is_free = q2_refcount_get(&q->geo, data, i & slice_mask) == 0;
-        enum q2_guard_verdict verdict = is_free ? q2_guard_free(q, i, kind != 0) : Q2_GUARD_IN_USE;
+    for (uint64_t i = from; i < end && *ret_n < want; i += n) {
+        enum q2_guard_verdict verdict = Q2_GUARD_IN_USE;
+        /* What had to be judged one by one once is so to its end. */
+        n = i < zeros_end ? 1 : count_zeros(&q->geo, data, i & slice_mask, min_u64(end - i, want - *ret_n));
+        zeros_end = max_u64(zeros_end, i + n);
+        if (n > 0) /* else the next are in use, those with refcount 1 are passed at once */
+            verdict = judge_free(q, i, kind, &n);
+        else
+            n = q2_refcount_skip_ones(&q->geo, data, i & slice_mask, slice_end) - (i & slice_mask);
+        n = max_u64(n, 1);
         if (verdict == Q2_GUARD_METADATA)
             return SCAN_REFUSED;
-        is_free = verdict == Q2_GUARD_FREE && (kind != 0 || !was_table(q, i));
-        if (!is_free && *ret_n > 0)
-            break;
-        if (is_free && (*ret_n)++ == 0)
+        if (verdict == Q2_GUARD_FREE && *ret_n == 0)
             *ret_index = i;
+        else if (verdict != Q2_GUARD_FREE && *ret_n > 0)
+            break;
+        *ret_n += verdict == Q2_GUARD_FREE ? n : 0;
     }
     return SCAN_TAKEN;
 }

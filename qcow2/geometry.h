@@ -210,6 +210,31 @@ static inline uint64_t q2_refcount_skip_zeros(const struct q2_geometry *g, const
     return index < end ? index : end;
 }
 
+/* A word of refcounts that are all 1. */
+static inline uint64_t q2_refcount_ones(const struct q2_geometry *g)
+{
+    static const uint64_t one[] = {~UINT64_C(0), UINT64_C(0x5555555555555555), UINT64_C(0x1111111111111111),
+                                   UINT64_C(0x0101010101010101), UINT64_C(0x0001000100010001),
+                                   UINT64_C(0x0000000100000001), 1};
+
+    return htobe64(one[g->refcount_order]);
+}
+
+/* The first index from `index` on, below `end`, whose refcount may be other than 1; `end` where there is none. */
+static inline uint64_t q2_refcount_skip_ones(const struct q2_geometry *g, const uint8_t *block, uint64_t index,
+                                             uint64_t end)
+{
+    uint64_t per_word = 64u >> g->refcount_order, ones = q2_refcount_ones(g), word;
+
+    assert(index <= end && end <= q2_refblock_entries(g));
+    for (; index < end && index % per_word == 0; index += per_word) {
+        memcpy(&word, block + index / per_word * sizeof word, sizeof word);
+        if (word != ones)
+            return index;
+    }
+    return index < end ? index : end;
+}
+
 static inline void q2_refcount_set(const struct q2_geometry *g, uint8_t *block, uint64_t index, uint64_t refcount)
 {
     assert(index < q2_refblock_entries(g));
@@ -242,23 +267,19 @@ static inline void q2_refcount_set(const struct q2_geometry *g, uint8_t *block, 
 /* Set `n` refcounts from `index` on to 1, the common case, by whole bytes where the width allows. */
 static inline void q2_refcount_fill_one(const struct q2_geometry *g, uint8_t *block, uint64_t index, uint64_t n)
 {
-    static const uint8_t ones[] = {0xff, 0x55, 0x11, 0x01};
-    uint64_t per_byte = g->refcount_order < 3 ? 8u >> g->refcount_order : 1;
+    uint64_t per_word = 64u >> g->refcount_order, ones = q2_refcount_ones(g);
 
     assert(index + n <= q2_refblock_entries(g));
-    while (n > 0 && (g->refcount_order > 3 || index % per_byte != 0 || n < per_byte)) {
-        q2_refcount_set(g, block, index++, 1);
-        n--;
+    while (n > 0) {
+        if (index % per_word == 0 && n >= per_word) {
+            memcpy(block + index / per_word * sizeof ones, &ones, sizeof ones);
+            index += per_word;
+            n -= per_word;
+        } else {
+            q2_refcount_set(g, block, index++, 1);
+            n--;
+        }
     }
-    if (n > 0) {
-        uint64_t bytes = n / per_byte;
-
-        memset(block + index / per_byte, ones[g->refcount_order], bytes);
-        index += bytes * per_byte;
-        n -= bytes * per_byte;
-    }
-    for (; n > 0; n--)
-        q2_refcount_set(g, block, index++, 1);
 }
 
 #endif

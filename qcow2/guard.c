@@ -133,11 +133,6 @@ static bool judge_runs(struct q2 *q, const struct runs *r, bool first_time)
     return bad;
 }
 
-static bool ranges_meet(uint64_t a, uint64_t a_end, uint64_t b, uint64_t b_end)
-{
-    return a < b_end && b < a_end;
-}
-
 bool q2_entry_unusable(const struct q2 *q, uint64_t entry, uint64_t bitmap, uint64_t guest_offset)
 {
     struct q2_mapping m;
@@ -299,6 +294,17 @@ enum q2_guard_verdict q2_guard_free(struct q2 *q, uint64_t cluster, bool for_met
     /* Some entry led here: it is free if that was its last use. */
     return q2_cluster_set_has(&q->mapped, cluster) && !q2_cluster_set_has(&q->own_freed, cluster) ? Q2_GUARD_IN_USE
                                                                                                 : Q2_GUARD_FREE;
+}
+
+bool q2_guard_all_free(struct q2 *q, uint64_t cluster, uint64_t n, bool for_metadata)
+{
+    uint64_t end = cluster + n, stop, where;
+
+    if (!q->guarded)
+        return true;
+    return q2_meta_find(&q->meta, cluster, n, &where) == 0 &&
+           q2_cluster_set_next(&q->mapped, cluster, end, &stop) == end &&
+           !(for_metadata && q2_guard_leads_to(q, cluster, n));
 }
 
 bool q2_guard_leads_to(const struct q2 *q, uint64_t cluster, uint64_t n)

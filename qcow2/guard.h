@@ -43,6 +43,9 @@ enum q2_guard_verdict { Q2_GUARD_FREE, Q2_GUARD_IN_USE, Q2_GUARD_METADATA };
 /* With the lock held: a cluster has no refcount; may it be handed out, for metadata or for guest data? */
 enum q2_guard_verdict q2_guard_free(struct q2 *q, uint64_t cluster, bool for_metadata);
 
+/* The same of n of them: true only if the answer is Q2_GUARD_FREE for each; false says nothing. */
+bool q2_guard_all_free(struct q2 *q, uint64_t cluster, uint64_t n, bool for_metadata);
+
 /* With the lock held, invariant 2: may an entry in the cache lead into the range? */
 bool q2_guard_leads_to(const struct q2 *q, uint64_t cluster, uint64_t n);
 
