@@ -156,6 +156,35 @@ static enum scan_result scan(struct q2 *q, uint64_t from, uint64_t want, uint32_
     return SCAN_TAKEN;
 }
 
+/* Where a search that has come to `index` goes on. */
+static uint64_t pass_used(const struct q2 *q, uint64_t index)
+{
+    index = max_u64(index, q->free_hint);
+    return index >= q->used_from && index < q->used_end ? q->used_end : index;
+}
+
+/*
+ * A cluster has become free. What lies between it and where the search was has none; so one cluster that is freed
+ * far below does not have all refcounts read again.
+ */
+static void note_free(struct q2 *q, uint64_t index)
+{
+    uint64_t end = q->used_from <= q->free_hint ? max_u64(q->free_hint, q->used_end) : q->free_hint;
+
+    if (index < q->free_hint) {
+        if (q->used_from <= q->free_hint || end - index - 1 > q->used_end - q->used_from) {
+            q->used_from = index + 1;
+            q->used_end = end;
+        }
+        q->free_hint = index;
+    } else if (index >= q->used_from && index < q->used_end) { /* the longer part remains */
+        if (index - q->used_from > q->used_end - index - 1)
+            q->used_end = index;
+        else
+            q->used_from = index + 1;
+    }
+}
+
 /* Raise refcounts from 0 to 1, all in one slice, which is cached. */
 static void raise(struct q2 *q, uint64_t index, uint64_t n)
 {
@@ -283,7 +312,7 @@ static enum scan_result try_take(struct alloc *a)
     for (;;) {
         /* What is passed over for metadata may do for data. */
         pos = a->look == LOOK_TAIL || a->kind ? &a->next : &q->free_hint;
-        *pos = max_u64(*pos, q->free_hint);
+        *pos = pass_used(q, *pos);
         if (*pos >= q->limit_clusters && a->look == LOOK_ALL) {
             a->next = 0; /* once more from the hint on, if at all */
             return SCAN_FULL;
@@ -323,7 +352,7 @@ static enum scan_result try_take_exact(struct alloc *a)
     uint64_t found = 0, n = 0;
 
     while (a->have < a->want) {
-        a->next = max_u64(a->next, q->free_hint);
+        a->next = pass_used(q, a->next);
         uint64_t slice_end = ((a->next >> q->refslice_bits) + 1) << q->refslice_bits;
         if (a->next >= q->limit_clusters) {
             drop_part(a);
@@ -635,7 +664,7 @@ bool q2_lower(struct q2 *q, struct q2_slot *s, uint64_t cluster_index, uint64_t 
         q2_refcount_set(&q->geo, data, i & mask, refcount - 1);
         if (refcount > 1)
             continue;
-        q->free_hint = min_u64(q->free_hint, i);
+        note_free(q, i);
         if (!untouched || MUTANT(OWN_UNUSED))
             q2_cluster_set_add(&q->own_freed, i, 1);
     }

@@ -90,6 +90,7 @@ struct q2 {
     uint64_t                  reftable_entries;
     struct q2_l1             *l1_retired;    /* replaced; lookups may still read them; freed at close */
     uint64_t                  free_hint;     /* cluster index: no free cluster is known below */
+    uint64_t                  used_from, used_end; /* above it: all of these are known to be in use */
     uint64_t                  tail_hint;     /* the same of a search behind what is in use: alloc.c */
     unsigned                  exact_runs;    /* searches for a run in one piece that are on: alloc.c */
     uint64_t                  zero_from;     /* host offset: nothing at or past it was ever handed out */

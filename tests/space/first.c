@@ -2,7 +2,7 @@
 /*
  * The first allocation after opening an image in which all is in use reads little, however long the image is; what
  * was free below is found later, and before anything is refused. What has just been written as zeros is not read
- * back.
+ * back, and what has been searched not searched again.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -111,6 +111,28 @@ static void test_hole_found(void)
     memdisk_finish(&d);
 }
 
+/* Two holes, one in what is known to be in use when the other appears: both are found. */
+static void test_holes_found(void)
+{
+    struct image_spec spec;
+    struct backend *fault;
+    struct memdisk d;
+    uint64_t end, gained;
+    vdisk *v;
+
+    make(&d, &spec, GIB(256) + ROOM);
+    v = open_counted(&d, &fault);
+    end = fill_up(v, spec.size);
+    CHECK_OK(vdisk_pdiscard(v, HOLE, GIB(10)));
+    for (int i = 0; i < 3; i++) /* so that the first is there before the second */
+        CHECK_OK((v));
+    CHECK_OK(vdisk_pdiscard(v, HOLE, GIB(200)));
+    gained = fill_up(v, end) - end;
+    CHECK_MSG(gained + (2 << 20) >= 2 * HOLE, "%" PRIu64 " bytes of two holes are found", gained);
+    CHECK_OK(vdisk_close(v));
+    memdisk_finish(&d);
+}
+
 /* A new image: the reads that `act` makes. */
 static uint64_t count_reads(uint64_t size, void (*act)(vdisk *v))
 {
@@ -148,11 +170,31 @@ static void test_new_tables(void)
     CHECK_MSG(reads < NEW_TABLES, "%" PRIu64 " reads for %d new L2 tables", reads, NEW_TABLES);
 }
 
+static void preallocate(vdisk *v)
+{
+    struct vdisk_resize_opts opts = {.size = sizeof opts, .preallocation = VDISK_PREALLOC_METADATA};
+
+    CHECK_OK(vdisk_resize(v, GIB(256), &opts));
+}
+
+/*
+ * Those of a new refcount block, too. On the way the old L1 table becomes free, at the file's beginning: the 128
+ * refcount blocks in between, more than are cached, are not looked through once more.
+ */
+static void test_preallocation(void)
+{
+    uint64_t reads = count_reads(GIB(1), preallocate);
+
+    CHECK_MSG(reads <= READS_MAX, "%" PRIu64 " reads for preallocation", reads);
+}
+
 const struct test_case first_cases[] = {
     {.name = "first_in_file", .run = test_first_in_file},
     {.name = "first_on_device", .run = test_first_on_device},
     {.name = "hole_found", .run = test_hole_found},
+    {.name = "holes_found", .run = test_holes_found},
     {.name = "new_tables", .run = test_new_tables},
+    {.name = "preallocation", .run = test_preallocation},
 };
 
 const unsigned first_cases_count = ARRAY_LEN(first_cases);
