@@ -3,15 +3,17 @@
  * Preallocation of guest ranges that have no L2 table yet: whole tables are made with all their entries, many at a
  * time, as a new image has them.
  *
- * Happy path: take clusters for guest data, in runs as long as there are; give them space on the host, or move
- * the file's end over them; take the structure lock and clusters for the tables; write the tables, full; enter
- * them in the L1 table. A flush makes refcounts and L1 table durable, in this order.
+ * Happy path: when it is one's turn take clusters for guest data, in runs as long as there are; give them space on
+ * the host, or move the file's end over them; take the structure lock for the tables' clusters; write the tables,
+ * full; enter them in the L1 table. A flush makes refcounts and L1 table durable, in this order. Several go on at
+ * once: one takes clusters while others write.
  * Failure modes: an error gives back what has been taken; nothing leads to it.
  *
  * Invariants.
  *  1. No other request works in the range: it lies behind the end of the disk, or the disk is being made.
  *  2. A table is written before the L1 entry that leads to it is in memory, and durable before that entry is
  *     (flush rule 4); what it leads to reads as zeros.
+ *  3. The L1 table stays where it is: only a resize moves it, and this is one's part.
  */
 #include "qcow2/bulk.h"
 
@@ -38,14 +40,16 @@ struct bulk {
     struct q2_run      *runs; /* these */
     uint32_t            count, max, at;
     struct q2_run       run, tables;
-    struct range_lock   lock;
-    bool                locked;
+    struct range_locks *turns; /* of those that go on at once */
+    struct range_lock   turn, lock;
+    bool                in_turn, locked;
     uint8_t            *buf;
     struct io           io;
 };
 
 enum bulk_state {
     BULK_START = OP_START,
+    BULK_TURN,
     BULK_TAKEN,
     BULK_RESERVED,
     BULK_LOCKED,
@@ -53,13 +57,18 @@ enum bulk_state {
     BULK_WRITTEN
 };
 
+uint64_t q2_bulk_max(const struct q2 *q)
+{
+    return max_u64(1, BATCH_BYTES >> q->geo.cluster_bits);
+}
+
 uint64_t q2_bulk_batch(struct q2 *q, uint64_t guest_offset, uint64_t end)
 {
-    uint64_t span = q2_l1_entry_span(&q->geo), most = max_u64(1, BATCH_BYTES >> q->geo.cluster_bits), n = 0;
+    uint64_t span = q2_l1_entry_span(&q->geo), n = 0;
 
     if (q->data_file || !is_aligned(guest_offset, span))
         return 0;
-    while (n < most && guest_offset + n * span < end &&
+    while (n < q2_bulk_max(q) && guest_offset + n * span < end &&
            q2_l1_get(q, q2_l1_index(&q->geo, guest_offset) + n) == 0)
         n++;
     return min_u64(end - guest_offset, n * span);
@@ -131,7 +140,6 @@ static int make_tables(struct bulk *b)
     b->buf = vdisk_alloc_buffer(align_up(len, 4096));
     if (!b->buf)
         return -ENOMEM;
-    memset(b->buf, 0, align_up(len, 4096));
     p = b->buf;
     for (uint32_t i = 0; i < b->count; i++)
         for (uint64_t k = 0; k < b->runs[i].clusters; k++, p += g->l2_entry_size) {
@@ -141,6 +149,7 @@ static int make_tables(struct bulk *b)
             if (g->extended_l2)
                 put_be64(p + 8, q2_bitmap(UINT32_MAX, 0));
         }
+    memset(p, 0, (size_t)(b->buf + len - p));
     return 0;
 }
 
@@ -150,7 +159,7 @@ static void write_tables(struct bulk *b, struct op *op)
     op_io(op, &b->io);
 }
 
-/* Invariant 2. */
+/* Invariants 2 and 3. */
 static void enter_tables(struct bulk *b)
 {
     struct q2 *q = b->q;
@@ -172,6 +181,20 @@ static void enter_tables(struct bulk *b)
     pthread_mutex_unlock(&q->lock);
 }
 
+static void end_turn(struct bulk *b)
+{
+    if (b->in_turn)
+        range_unlock(b->turns, &b->turn);
+    b->in_turn = false;
+}
+
+static void unlock_structure(struct bulk *b)
+{
+    if (b->locked)
+        range_unlock(&b->q->structure, &b->lock);
+    b->locked = false;
+}
+
 /* ---- the op ------------------------------------------------------------------------------------------------- */
 
 static void bulk_finish(struct bulk *b, int rc)
@@ -187,8 +210,8 @@ static void bulk_finish(struct bulk *b, int rc)
         q2_alloc_structure_undo(q, &b->tables, Q2_META_L2);
     }
     pthread_mutex_unlock(&q->lock);
-    if (b->locked)
-        range_unlock(&q->structure, &b->lock);
+    unlock_structure(b);
+    end_turn(b);
     free(b->runs);
     free(b->buf);
     op_free(&b->op, sizeof *b);
@@ -200,12 +223,16 @@ static void bulk_step(struct op *op)
     struct bulk *b = container_of(op, struct bulk, op);
 
     OP_BEGIN(enum bulk_state, op)
+    b->in_turn = true;
+    if (!range_lock_try(b->turns, &b->turn, 0, 1))
+        OP_AWAIT(op, BULK_TURN, range_lock_wait(b->turns, &b->turn, op));
     while (b->have < b->clusters) {
         OP_TRY(op, BULK_TAKEN, q2_alloc(b->q, b->clusters - b->have, false, &b->run, op));
         op->rc = note_run(b);
         if (op->rc < 0)
             goto fail;
     }
+    end_turn(b);
     for (; b->at < b->count; b->at++)
         if (run_needs_io(b))
             OP_TRY(op, BULK_RESERVED, reserve_run(b, op));
@@ -216,6 +243,7 @@ static void bulk_step(struct op *op)
     if (!range_lock_try(&b->q->structure, &b->lock, 0, 1))
         OP_AWAIT(op, BULK_LOCKED, range_lock_wait(&b->q->structure, &b->lock, op));
     OP_TRY(op, BULK_TABLES_TAKEN, q2_alloc_structure(b->q, b->tables_n, true, Q2_META_L2, &b->tables, op));
+    unlock_structure(b);
     OP_TRY(op, BULK_WRITTEN, write_tables(b, op));
     enter_tables(b);
     bulk_finish(b, 0);
@@ -225,10 +253,11 @@ fail:
     bulk_finish(b, op->rc);
 }
 
-OP_TYPE(bulk, bulk_step, "START", "BULK_TAKEN", "BULK_RESERVED", "BULK_LOCKED", "BULK_TABLES_TAKEN",
-        "BULK_WRITTEN");
+OP_TYPE(bulk, bulk_step, "START", "BULK_TURN", "BULK_TAKEN", "BULK_RESERVED", "BULK_LOCKED",
+        "BULK_TABLES_TAKEN", "BULK_WRITTEN");
 
-void q2_bulk_reserve(struct q2 *q, uint64_t guest_offset, uint64_t len, enum vdisk_prealloc mode, struct op *op)
+void q2_bulk_reserve(struct q2 *q, uint64_t guest_offset, uint64_t len, enum vdisk_prealloc mode,
+                     struct range_locks *turns, struct op *op)
 {
     struct bulk *b = op_alloc(op->queue, &bulk_type, sizeof *b);
 
@@ -240,6 +269,7 @@ void q2_bulk_reserve(struct q2 *q, uint64_t guest_offset, uint64_t len, enum vdi
     b->q = q;
     b->guest_offset = guest_offset;
     b->mode = mode;
+    b->turns = turns;
     b->tables_n = div_up(len, q2_l1_entry_span(&q->geo));
     b->clusters = q2_clusters(&q->geo, len);
     op_start(&b->op);

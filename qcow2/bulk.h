@@ -5,6 +5,9 @@
 
 #include "qcow2/state.h"
 
+/* How many L2 tables one q2_bulk_reserve() can make. */
+uint64_t q2_bulk_max(const struct q2 *q);
+
 /*
  * How much of [guest_offset, end) one q2_bulk_reserve() can do: tables that are not there yet. 0: none of it; what
  * is there, and what lies in an external data file, is q2_alloc_reserve()'s.
@@ -13,8 +16,10 @@ uint64_t q2_bulk_batch(struct q2 *q, uint64_t guest_offset, uint64_t end);
 
 /*
  * Give clusters to that much, which nobody else uses meanwhile; as the call of an await. What is mapped reads as
- * zeros. VDISK_PREALLOC_FALLOC: with space on the host, VDISK_PREALLOC_METADATA: without. op->rc: as q2_alloc().
+ * zeros. VDISK_PREALLOC_FALLOC: with space on the host, VDISK_PREALLOC_METADATA: without. `turns`: what those
+ * have in common that go on at once. op->rc: as q2_alloc().
  */
-void q2_bulk_reserve(struct q2 *q, uint64_t guest_offset, uint64_t len, enum vdisk_prealloc mode, struct op *op);
+void q2_bulk_reserve(struct q2 *q, uint64_t guest_offset, uint64_t len, enum vdisk_prealloc mode,
+                     struct range_locks *turns, struct op *op);
 
 #endif

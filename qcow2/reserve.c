@@ -16,7 +16,7 @@
 #include "qcow2/bulk.h"
 #include "qcow2/resize.h"
 
-enum { FILL_DEPTH = 16 };
+enum { FILL_DEPTH = 16, BULKS = 8 };
 
 static const uint64_t reserve_piece = 64 << 20;
 
@@ -34,23 +34,42 @@ struct reserve {
     enum vdisk_prealloc mode;
     const struct vdisk_resize_opts *opts;
     bool                stop, done;
+    struct range_locks  turns;
+    struct op_child     piece[BULKS];
 };
 
 enum reserve_state { RESERVE_START = OP_START, RESERVE_PIECE_DONE };
 
-/* The next piece; the call of an await. */
+/* The next whole tables, in up to BULKS parts of the same size: how many. */
+static unsigned bulk_next(struct reserve *r, struct op *op)
+{
+    uint64_t span = q2_l1_entry_span(&r->q->geo), most = q2_bulk_max(r->q), from, share, len;
+    unsigned n;
+
+    share = min_u64(most, div_up(div_up(r->end - r->pos, span), BULKS)) * span;
+    for (n = 0; n < BULKS && r->pos < r->end; n++) {
+        from = r->pos;
+        len = q2_bulk_batch(r->q, from, min_u64(r->end, from + share));
+        if (len == 0)
+            break;
+        r->pos += len;
+        q2_bulk_reserve(r->q, from, len, r->mode, &r->turns, op_child_add(op, &r->piece[n]));
+    }
+    return n;
+}
+
+/* The next pieces; the call of an await. */
 static void reserve_next(struct reserve *r, struct op *op)
 {
-    uint64_t from = r->pos, span = q2_l1_entry_span(&r->q->geo), len = q2_bulk_batch(r->q, from, r->end);
+    uint64_t from = r->pos, span = q2_l1_entry_span(&r->q->geo), len;
 
-    if (len > 0) {
-        r->pos += len;
-        q2_bulk_reserve(r->q, from, len, r->mode, op);
-        return;
+    op_io_begin(op);
+    if (bulk_next(r, op) == 0) {
+        len = min_u64(align_down(from, reserve_piece) + reserve_piece, align_down(from, span) + span);
+        r->pos = min_u64(r->end, len);
+        q2_alloc_reserve(r->q, from, r->pos - from, r->mode, op_child_add(op, &r->piece[0]));
     }
-    len = min_u64(align_down(from, reserve_piece) + reserve_piece, align_down(from, span) + span);
-    r->pos = min_u64(r->end, len);
-    q2_alloc_reserve(r->q, from, r->pos - from, r->mode, op);
+    op_io_wait(op);
 }
 
 static void reserve_step(struct op *op)
@@ -82,8 +101,10 @@ static int reserve_clusters(struct q2 *q, uint64_t from, uint64_t end, const str
 {
     struct reserve r = {.q = q, .from = from, .pos = from, .end = end, .mode = mode, .opts = opts};
 
+    range_locks_init(&r.turns);
     op_init(&r.op, queue, &reserve_type);
     op_run(&r.op, &r.done, look, &r);
+    range_locks_finish(&r.turns);
     return r.op.rc < 0 ? r.op.rc : r.stop ? -ECANCELED : 0;
 }
 

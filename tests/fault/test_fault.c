@@ -299,6 +299,10 @@ static const struct scenario scenarios[] = {
      .cold = true},
     {.name = "grow, falloc", .spec = {.size = MIB(2), QCOW2(65536)}, .act = act_grow_falloc},
     {.name = "grow, falloc, small clusters", .spec = {.size = MIB(1), QCOW2(512)}, .act = act_grow_falloc},
+    /* Of a size with which the last tables go from one block into the next. */
+    {.name = "grow, metadata, small refcount blocks",
+     .spec = {.size = MIB(1) + (16 << 10), .qcow2 = true, .cluster_size = 512, .version = 3, .refcount_bits = 64},
+     .act = act_grow_metadata},
     {.name = "grow, metadata, from amid a cluster",
      .spec = {.size = MIB(2) + 1024, QCOW2(4096)},
      .act = act_grow_metadata},
