@@ -34,28 +34,6 @@ enum scan_result {
     SCAN_AGAIN
 };
 
-void q2_refcount_load(struct q2 *q, uint64_t key, struct op *op)
-{
-    uint64_t block_slices = q->geo.cluster_size / q->refcounts.slice_size;
-    uint64_t offset = 0;
-    bool refused = false;
-
-    pthread_mutex_lock(&q->lock);
-    if (key / block_slices < q->reftable_entries)
-        offset = q2_reftable_offset(q->reftable[key / block_slices]);
-    if (is_aligned(offset, q->geo.cluster_size) && offset != 0)
-        refused = q2_guard_block(q, key / block_slices, offset) < 0;
-    pthread_mutex_unlock(&q->lock);
-    if (offset == 0)
-        op_wake(op, 0); /* looked up again, it will be found missing */
-    else if (refused)
-        op_wake(op, -EIO);
-    else if (!is_aligned(offset, q->geo.cluster_size))
-        op_wake(op, q2_break(q, "a refcount table entry is damaged"));
-    else
-        q2_cache_load(q, &q->refcounts, key, offset + key % block_slices * q->refcounts.slice_size, op);
-}
-
 bool q2_space_grew(struct q2 *q)
 {
     struct backend *b = q->v->file;
@@ -131,7 +109,7 @@ static enum scan_result scan(struct q2 *q, uint64_t from, uint64_t want, uint32_
     *ret_n = 0;
     if (!q2_has_block(q, from))
         return SCAN_NEEDS_BLOCK;
-    s = q2_cache_find(&q->refcounts, key);
+    s = q2_refcounts_find(q, key);
     if (!s)
         return SCAN_NEEDS_SLICE;
     const uint8_t *data = (const uint8_t *)q2_slot_data(&q->refcounts, s);
@@ -189,7 +167,7 @@ static void note_free(struct q2 *q, uint64_t index)
 static void raise(struct q2 *q, uint64_t index, uint64_t n)
 {
     uint64_t in_slice = index & ((1ull << q->refslice_bits) - 1);
-    struct q2_slot *s = q2_cache_find(&q->refcounts, index >> q->refslice_bits);
+    struct q2_slot *s = q2_refcounts_find(q, index >> q->refslice_bits);
 
     assert(s && in_slice + n <= 1ull << q->refslice_bits);
     q2_slot_mark_dirty(&q->refcounts, s);
@@ -451,7 +429,7 @@ static bool is_cached(struct alloc *a)
     bool is;
 
     pthread_mutex_lock(&a->q->lock);
-    is = q2_cache_find(&a->q->refcounts, a->need) != NULL;
+    is = q2_refcounts_find(a->q, a->need) != NULL;
     pthread_mutex_unlock(&a->q->lock);
     return is;
 }
@@ -461,7 +439,7 @@ static bool is_worth_loading(struct q2 *q, uint64_t key)
 {
     uint64_t first = key << q->refslice_bits;
 
-    return first < q->limit_clusters && q2_has_block(q, first) && !q2_cache_find(&q->refcounts, key) &&
+    return first < q->limit_clusters && q2_has_block(q, first) && !q2_refcounts_find(q, key) &&
            q2_guard_block_is_sound(q, q2_reftable_offset(q->reftable[q2_reftable_index(&q->geo, first)]));
 }
 
@@ -575,10 +553,10 @@ void q2_alloc_structure(struct q2 *q, uint64_t want, bool exact, uint32_t kind, 
 static bool lower_at_once(struct q2 *q, uint64_t index, uint64_t n)
 {
     for (uint64_t i = index; i < index + n; i++)
-        if (!q2_cache_find(&q->refcounts, i >> q->refslice_bits))
+        if (!q2_refcounts_find(q, i >> q->refslice_bits))
             return false;
     for (uint64_t i = index; i < index + n; i++)
-        q2_lower(q, q2_cache_find(&q->refcounts, i >> q->refslice_bits), i, 1, false);
+        q2_lower(q, q2_refcounts_find(q, i >> q->refslice_bits), i, 1, false);
     return true;
 }
 
@@ -676,7 +654,7 @@ bool q2_lower(struct q2 *q, struct q2_slot *s, uint64_t cluster_index, uint64_t 
 static bool missing_slice(struct q2 *q, uint64_t index, uint64_t n, uint64_t *ret_key)
 {
     for (uint64_t key = index >> q->refslice_bits; key <= (index + n - 1) >> q->refslice_bits; key++) {
-        if (q2_cache_find(&q->refcounts, key))
+        if (q2_refcounts_find(q, key))
             continue;
         *ret_key = key;
         return true;
@@ -695,7 +673,7 @@ void q2_give_back(struct q2 *q, uint64_t cluster_index, uint64_t clusters, bool 
     for (uint64_t i = cluster_index; i < end; i += n) {
         uint64_t slice_end = ((i >> q->refslice_bits) + 1) << q->refslice_bits;
         n = min_u64(end, slice_end) - i;
-        zero &= q2_lower(q, q2_cache_find(&q->refcounts, i >> q->refslice_bits), i, n, true);
+        zero &= q2_lower(q, q2_refcounts_find(q, i >> q->refslice_bits), i, n, true);
     }
     if (zero && q->zero_from == end << q->geo.cluster_bits)
         q->zero_from = cluster_index << q->geo.cluster_bits;

@@ -79,7 +79,16 @@ bool q2_lower(struct q2 *q, struct q2_slot *s, uint64_t cluster_index, uint64_t 
  */
 bool q2_space_grew(struct q2 *q);
 
-/* Load a refcount slice; as the call of an await. */
+/*
+ * Load a refcount slice, and make sure that it is one (refcount_load.c); as the call of an await. Look it up again
+ * afterwards.
+ */
 void q2_refcount_load(struct q2 *q, uint64_t key, struct op *op);
+
+/* With the lock held: a refcount slice that is in the cache and has been found to be one; else NULL. */
+static inline struct q2_slot *q2_refcounts_find(struct q2 *q, uint64_t key)
+{
+    return q2_cluster_set_has(&q->sound, key) ? q2_cache_find(&q->refcounts, key) : NULL;
+}
 
 #endif

@@ -30,17 +30,22 @@ void q2_guard_remove(struct q2 *q, uint64_t cluster, uint64_t n, uint32_t kind)
         q2_meta_remove(&q->meta, cluster, n, kind);
 }
 
-/* No trust any more: the reason, as "[what] host offset 0x..., which holds an L2 table". */
-static int contradiction(struct q2 *q, const char *what, uint64_t cluster, uint32_t kinds)
+/* No trust any more: the reason, as "[what] host offset 0x..., which holds [an L2 table]". */
+static int contradiction_of(struct q2 *q, const char *what, uint64_t cluster, const char *holds)
 {
     char text[200];
 
     snprintf(text, sizeof text, "%s host offset 0x%" PRIx64 ", which holds %s", what,
-             cluster << q->geo.cluster_bits, q2_meta_name(kinds));
+             cluster << q->geo.cluster_bits, holds);
     if (!atomic_load(&q->broken) && q->geo.version >= 3 && !MUTANT(FORGET_MARK))
         atomic_store(&q->must_mark, true);
     q2_break(q, text);
     return err_hint(-EIO, "repair the image with vdisk-io check -r all");
+}
+
+static int contradiction(struct q2 *q, const char *what, uint64_t cluster, uint32_t kinds)
+{
+    return contradiction_of(q, what, cluster, q2_meta_name(kinds));
 }
 
 bool q2_guard_refuses(struct q2 *q, uint64_t cluster, uint64_t n, const char *what)
@@ -251,6 +256,35 @@ int q2_guard_block(struct q2 *q, uint64_t block, uint64_t host_offset)
         return contradiction(q, what, host_offset >> q->geo.cluster_bits, kinds);
     if (q->guarded && host_offset >= backend_size(q->v->file))
         return q2_break(q, "a refcount block lies past the end of the file");
+    return 0;
+}
+
+int q2_guard_block_is_data(struct q2 *q, uint64_t block, uint64_t host_offset)
+{
+    uint64_t cluster = host_offset >> q->geo.cluster_bits;
+    char what[80];
+
+    if (!q2_cluster_set_has(&q->mapped, cluster) || MUTANT(TRUST_BLOCKS))
+        return 0;
+    snprintf(what, sizeof what, "refcount block %" PRIu64 " is at", block);
+    return contradiction_of(q, what, cluster, "guest data");
+}
+
+int q2_guard_survey(struct q2 *q, uint64_t guest_offset, uint64_t table_offset, const char *slice)
+{
+    uint32_t size = q->geo.l2_entry_size, kinds;
+    char what[80];
+
+    if (!q2_guard_slice(q, guest_offset, table_offset, slice) || q->data_file || MUTANT(TRUST_BLOCKS))
+        return 0;
+    for (uint32_t i = 0; i < q->l2.slice_size; i += size, guest_offset += q->geo.cluster_size) {
+        struct q2_mapping m = q2_entry_decode(&q->geo, get_be64(slice + i), 0);
+        uint64_t first, where, n = clusters_of(q, &m, &first);
+        kinds = n > 0 ? q2_meta_find(&q->meta, first, n, &where) : 0;
+        snprintf(what, sizeof what, "guest offset 0x%" PRIx64 " is mapped to", guest_offset);
+        if (kinds & Q2_META_REFBLOCK)
+            return contradiction(q, what, where, Q2_META_REFBLOCK);
+    }
     return 0;
 }
 

@@ -62,6 +62,15 @@ int q2_guard_shared_table(struct q2 *q, uint64_t guest_offset, uint64_t host_off
 /* A refcount block is about to be read: 0, or -EIO if it lies where it cannot. With the lock held. */
 int q2_guard_block(struct q2 *q, uint64_t block, uint64_t host_offset);
 
+/* The same when what entries lead to has been looked at: it is not guest data. With the lock held. */
+int q2_guard_block_is_data(struct q2 *q, uint64_t block, uint64_t host_offset);
+
+/*
+ * A slice of an L2 table, as it is on disk, is looked at by who wants to know all that entries lead to: as
+ * q2_guard_slice(), but -EIO, and no trust any more, where one leads to a refcount block. With the lock held.
+ */
+int q2_guard_survey(struct q2 *q, uint64_t guest_offset, uint64_t table_offset, const char *slice);
+
 bool q2_guard_block_is_sound(struct q2 *q, uint64_t host_offset);
 
 /* Is the header to be marked corrupt? Any thread. */

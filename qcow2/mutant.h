@@ -55,6 +55,7 @@
     X(TRUST_REFCOUNTS, "metadata without a refcount is handed out")                                           \
     X(SEARCH_ALL, "all holes are looked for before anything behind the end is taken")                          \
     X(SHRINK_PUNCH_FIRST, "a shrink punches what its entries led to before it counts who else has it")       \
+    X(TRUST_BLOCKS, "guest data that the refcount table points to is written as refcounts")                    \
     X(FORGET_TWICE, "two entries that say each to have a cluster alone are believed")                           \
     X(FORGET_MAPPED, "guest data without a refcount is handed out, though its entry has been read")
 

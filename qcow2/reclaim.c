@@ -126,7 +126,7 @@ static enum gather_result gather_part(struct reclaim *r)
     struct q2_freed *f = &l->list[l->count - 1];
     uint64_t end = f->cluster_index + f->clusters, n;
     uint64_t slice_start = (end - 1) >> q->refslice_bits << q->refslice_bits;
-    struct q2_slot *s = q2_cache_find(&q->refcounts, (end - 1) >> q->refslice_bits);
+    struct q2_slot *s = q2_refcounts_find(q, (end - 1) >> q->refslice_bits);
     assert(f->clusters > 0);
     if (!s && q2_has_block(q, end - 1)) {
         r->key = (end - 1) >> q->refslice_bits;
@@ -229,7 +229,7 @@ static bool lower_part(struct reclaim *r)
     struct q2_freed *run = &r->run[r->lowered];
     uint64_t end = run->cluster_index + run->clusters;
     uint64_t first = max_u64(run->cluster_index, (end - 1) >> q->refslice_bits << q->refslice_bits);
-    struct q2_slot *s = q2_cache_find(&q->refcounts, (end - 1) >> q->refslice_bits);
+    struct q2_slot *s = q2_refcounts_find(q, (end - 1) >> q->refslice_bits);
 
     if (!s) {
         r->key = (end - 1) >> q->refslice_bits;

@@ -173,6 +173,7 @@ static bool install_block(struct refblock_make *m)
             q2_refcount_set(&q->geo, (uint8_t *)q2_slot_data(&q->refcounts, s), m->at, 1);
         m->run.clusters = 0; /* is the table's now */
         m->placed = false;
+        q2_cluster_set_add(&q->sound, m->block * slices, slices);
         q->reftable[m->block] = m->host_offset;
         q2_table_dirty(&q->reftable_pages, m->block);
         q->zero_from = max_u64(q->zero_from, m->host_offset + q->geo.cluster_size);
@@ -300,6 +301,7 @@ static int adopt_table(struct refblock_make *m)
     struct q2 *q = m->q;
     uint64_t entries = q2_reftable_entries(&q->geo, m->table_clusters);
     const uint8_t *table = m->buf + (m->new_blocks << q->geo.cluster_bits);
+    uint64_t slices = q->geo.cluster_size / q->refcounts.slice_size;
     uint64_t *reftable = malloc(entries * sizeof *reftable);
     struct q2_table pages;
 
@@ -313,6 +315,7 @@ static int adopt_table(struct refblock_make *m)
     assert(q->reftable_pages.dirty_count == 0);
     q2_free_table(q, q->header.reftable_offset, q->header.reftable_clusters, Q2_META_REFTABLE);
     m->laid = false;
+    q2_cluster_set_add(&q->sound, q->reftable_entries * slices, m->new_blocks * slices);
     q->header.reftable_offset = table_offset(m);
     q->header.reftable_clusters = (uint32_t)m->table_clusters;
     free(q->reftable);

@@ -37,6 +37,7 @@ struct q2 *q2_state_alloc(vdisk *v)
     list_init(&q->flush_waiting);
     list_init(&q->reclaim_waiting);
     list_init(&q->trim_waiting);
+    list_init(&q->tables_waiting);
     list_init(&q->l2_making);
     q2_leases_init(q);
     return q;
@@ -68,6 +69,7 @@ void q2_state_free(struct q2 *q)
     q2_cluster_set_finish(&q->targets);
     q2_cluster_set_finish(&q->judged);
     q2_cluster_set_finish(&q->twice);
+    q2_cluster_set_finish(&q->sound);
     q2_meta_finish(&q->meta);
     for (int i = 0; i < Q2_ZONES; i++)
         range_locks_finish(&q->guest_ranges[i]);

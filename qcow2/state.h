@@ -103,6 +103,10 @@ struct q2 {
     struct q2_cluster_set     judged;        /* L2 slices, by key, that have been read or made: twice.h */
     struct q2_cluster_set     twice;         /* clusters that two entries have, and one says alone: twice.h */
     bool                      twice_grew;
+    struct q2_cluster_set     sound;         /* refcount slices, by key, that are what they should be */
+    bool                      tables_read;   /* all L2 tables have been: `mapped` has all that fits */
+    const vdisk_queue        *tables_reader; /* whose op reads them; NULL: none does: refcount_load.c */
+    struct list               tables_waiting; /* ops, by op.wait: for that to end */
     bool                      count_decides; /* what is freed is not given to the host before a count: shrink.c */
     struct q2_cluster_set     own_freed;     /* clusters below it that had a use which this handle ended */
     uint64_t                  durable_end;   /* host offset: the file reaches so far, and that is durable */

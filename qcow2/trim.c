@@ -122,7 +122,7 @@ static bool find_end_needs(struct trim *t)
     t->end = min_u64(t->end, max_u64(q->appended_from, q->reftable_entries << q->geo.refblock_bits));
     while (t->end > 0 && is_ours(q, t->end - 1) && !in_use && !needs) {
         uint64_t block_start = q2_reftable_index(&q->geo, t->end - 1) << q->geo.refblock_bits;
-        struct q2_slot *s = q2_cache_find(&q->refcounts, (t->end - 1) >> q->refslice_bits);
+        struct q2_slot *s = q2_refcounts_find(q, (t->end - 1) >> q->refslice_bits);
         if (!q2_has_block(q, t->end - 1)) {
             t->end = max_u64(min_u64(t->end - 1, q->appended_from), block_start);
         } else if (!s) {

@@ -25,7 +25,7 @@ ROOMS = {
     "qcow2/format": ("qcow2/{details,header,header_write,inflate,layout,luks,tables}.c", ["engine/loop"]),
     "qcow2/meta": ("qcow2/{cluster_set,directories,distrust,guard,header_sector,meta_cache,metadata_map,"
                    "metadata_read,mutant,packed,twice}.c", ["qcow2/format", "engine/loop"]),
-    "qcow2/space": ("qcow2/{alloc,lease,reclaim,reftable,room,trim,zero_runs}.c",
+    "qcow2/space": ("qcow2/{alloc,lease,reclaim,refcount_load,reftable,room,trim,zero_runs}.c",
                     ["qcow2/meta", "qcow2/format", "engine/loop"]),
     "qcow2/map": ("qcow2/{alloc_write,clear,l2_table,lookup}.c",
                   ["qcow2/space", "qcow2/meta", "qcow2/format", "engine/loop"]),

@@ -306,6 +306,64 @@ static void test_reftable_entry(void)
     run_verb(&spec, WRITE, MIB(12), kind == SNAPSHOT_TABLE);
 }
 
+/* A refcount block is guest data, which nobody has read: it stays what it is. */
+static void test_block_is_data(void)
+{
+    static const char *const contents[] = {"-P 5", "-P 0", "-P 1", "-s counts"};
+    unsigned number = case_number(2 * ARRAY_LEN(contents)), entry = number % 2;
+    struct image_spec spec;
+    struct photo p;
+    uint8_t *before, *after;
+    uint64_t at = MIB(10);
+    vdisk *v;
+
+    make(&spec);
+    run_ok("printf '\\0\\1\\0\\2' >counts");
+    run_ok("qemu-io -f qcow2 -c 'write -q %s 8M 1M' %s", contents[number / 2], spec.path);
+    take_photo(&p, spec.path);
+    test_note("refcount block %u, content %s", entry, contents[number / 2]);
+    put64(&spec, p.h.reftable_offset + 8 * entry, word(&p, l2_of(&p, MIB(8)) + 8 * 20) & Q2_L2_OFFSET);
+    drop_photo(&p);
+    before = read_closed(&spec);
+    v = open_image(&spec);
+    while (at < GUEST && do_verb(v, WRITE, at, 16 * CLUSTER) == 0)
+        at += 16 * CLUSTER;
+    CHECK_MSG(at < GUEST, "refcounts are written over guest data");
+    CHECK_HAS(vdisk_error_text(), "refcount block");
+    CHECK_HAS(vdisk_error_text(), "which holds");
+    vdisk_close(v);
+    CHECK(is_marked(&spec));
+    after = read_closed(&spec);
+    compare(before, after, MIB(10), at);
+    free(before);
+    free(after);
+}
+
+/* Metadata has no refcount, and guest data has none either: none of that is given to others, read or not. */
+static void test_none_counted(void)
+{
+    uint8_t none[2 * 512] = {0};
+    struct image_spec spec;
+    struct photo p;
+    uint8_t *before, *after;
+    vdisk *v;
+
+    make(&spec);
+    take_photo(&p, spec.path);
+    before = read_closed(&spec);
+    put_at(spec.path, refcount_at(&p, 512), none, sizeof none);
+    put_at(spec.path, refcount_at(&p, l2_of(&p, MIB(8)) / CLUSTER), none, 2);
+    drop_photo(&p);
+    v = open_image(&spec);
+    for (uint64_t at = MIB(10); at < GUEST && do_verb(v, WRITE, at, 16 * CLUSTER) == 0;)
+        at += 16 * CLUSTER;
+    vdisk_close(v);
+    after = read_closed(&spec);
+    compare(before, after, MIB(10), GUEST);
+    free(before);
+    free(after);
+}
+
 /* Metadata without a refcount: the next cluster that is needed is not that one. */
 static void test_no_refcount(void)
 {
@@ -361,6 +419,8 @@ const struct test_case guard_cases[] = {
     {.name = "far_entry", .run = test_far_entry, .repeat = 6},
     {.name = "l1_entry", .run = test_l1_entry, .repeat = 10, .quick = 5},
     {.name = "reftable_entry", .run = test_reftable_entry, .repeat = 7},
+    {.name = "block_is_data", .run = test_block_is_data, .repeat = 8},
+    {.name = "none_counted", .run = test_none_counted},
     {.name = "no_refcount", .run = test_no_refcount, .repeat = KINDS},
     {.name = "read_before", .run = test_read_before},
 };
