@@ -86,12 +86,12 @@ static int next_extension(const struct parser *p, size_t *pos, struct extension_
         return 0;
     ret->type = get_be32(p->buf + *pos);
     ret->len = get_be32(p->buf + *pos + 4);
-    if (ret->type == Q2_EXT_END)
-        return 0;
     *pos += sizeof(struct q2_disk_extension);
-    if (ret->len > end - *pos)
+    if (ret->len > end - *pos) /* of the one that ends them, too: as for QEMU */
         return damaged(err_set(EINVAL, "%s: not a valid qcow2 image: header extension 0x%08" PRIx32 " of %" PRIu32
                                " bytes does not fit into the first cluster", p->name, ret->type, ret->len));
+    if (ret->type == Q2_EXT_END)
+        return 0;
     ret->data = p->buf + *pos;
     *pos += align_up(ret->len, 8);
     return 1;
@@ -162,12 +162,12 @@ static int take_bitmaps(struct parser *p, const struct extension_view *e)
 
     if (h->has_bitmaps || h->bitmaps_stale)
         return bad(p, "two bitmaps extensions");
+    if (e->len != sizeof d)
+        return bad(p, "bitmaps extension of the wrong length");
     if (!(h->autoclear & Q2_AUTOCLEAR_BITMAPS)) {
         h->bitmaps_stale = true;
         return take_unknown(p, e);
     }
-    if (e->len != sizeof d)
-        return bad(p, "bitmaps extension of the wrong length");
     memcpy(&d, e->data, sizeof d);
     h->has_bitmaps = true;
     h->nb_bitmaps = be32toh(d.nb_bitmaps);
