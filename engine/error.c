@@ -107,7 +107,7 @@ static const struct advice {
     {ENOSPC, "make room, or choose another file system"},
     {EDQUOT, "the quota is used up: make room, or have it raised"},
     {EROFS, "open it read-only, or make the file system writable"},
-    {EFBIG, "choose a smaller size, larger clusters, or a file system for larger files"},
+    {EFBIG, "choose a smaller size, larger clusters or another file system, or raise the limit (ulimit -f)"},
     {EIO, "see what the host's log has to say of the storage (dmesg)"},
     {EAGAIN, "try again"},
     {EINTR, "try again"},

@@ -59,7 +59,7 @@ static int resize_volume(vdisk *v, uint64_t size, const struct vdisk_resize_opts
         return rc;
     rc = size == vdisk_size(v) && v->format != &raw_driver ? 0 : v->format->resize(v, size, &opts, q);
     volume_manage_done(v);
-    return rc;
+    return rc < 0 ? err_advise(rc) : rc;
 }
 
 int vdisk_resize(vdisk *v, uint64_t size, const struct vdisk_resize_opts *user_opts)

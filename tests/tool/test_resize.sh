@@ -4,6 +4,14 @@
 . "$(dirname "$0")/lib.sh"
 need qemu-img
 
+# The shell's limit of a file's size is named.
+run 0 create -q -f raw limited.raw 1M
+run 0 create -q -f qcow2 limited.qcow2 1M
+for image in limited.raw limited.qcow2; do
+    (ulimit -f 4096 && exec "$tool" resize -f ${image#*.} --preallocation=falloc $image 64M) >out 2>err
+    says err "ulimit -f"
+done
+
 # size_is IMAGE BYTES
 size_is() {
     got=$(qemu-img info --output json "$1" | sed -n 's/.*"virtual-size": \([0-9]*\).*/\1/p' | head -1)
