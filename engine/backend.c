@@ -69,13 +69,37 @@ static int open_json(const char *name, uint32_t flags, struct backend **ret_back
     return rc;
 }
 
+/* The length of what stands before a colon in front of all slashes, as in nbd://host; 0: nothing does. */
+static int protocol_len(const char *name)
+{
+    size_t n = strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+-._");
+
+    return name[n] == ':' && n < 32 && strncmp(name, "file:", 5) != 0 ? (int)n : 0;
+}
+
+/* There is no such file: but was a file meant? */
+static int not_found(const char *name)
+{
+    int n = protocol_len(name);
+
+    if (n == 0)
+        return -ENOENT;
+    return err_hint(err_set(ENOTSUP, "%s: the protocol '%.*s' is not supported, and there is no file of that name",
+                            name, n, name),
+                    "only files and block devices can be opened: attach it to the host as a block device");
+}
+
 int backend_open(const char *name, uint32_t flags, struct backend **ret_backend)
 {
+    int rc;
+
     if (is_json_name(name))
         return open_json(name, flags, ret_backend);
     for (const struct backend_driver *const *d = backend_drivers; *d; d++)
-        if ((*d)->claims(name))
-            return (*d)->open(name, flags, ret_backend);
+        if ((*d)->claims(name)) {
+            rc = (*d)->open(name, flags, ret_backend);
+            return rc == -ENOENT ? not_found(name) : rc;
+        }
     return err_set(EINVAL, "%s: no backend takes such a name", name);
 }
 
