@@ -256,6 +256,12 @@ int volume_hint(const vdisk *v, int rc)
     return rc;
 }
 
+int volume_trouble(const vdisk *v, const char *what)
+{
+    return err_hint(err_set(EIO, "%s: %s: %s", v->name, what, v->trouble),
+                    "repair the image with vdisk-io check -r all");
+}
+
 static int close_layers(vdisk *v, vdisk_queue *q)
 {
     int result = 0;
@@ -265,7 +271,10 @@ static int close_layers(vdisk *v, vdisk_queue *q)
         int rc = v->format->close(v, q);
         if (rc < 0 && result == 0) {
             result = rc;
-            volume_hint(v, err_set(rc, "%s: closing: %s", v->name, strerror(-rc)));
+            if (rc == -EIO && atomic_load_explicit(&v->has_trouble, memory_order_acquire))
+                volume_trouble(v, "closing");
+            else
+                volume_hint(v, err_set(rc, "%s: closing: %s", v->name, strerror(-rc)));
         }
         layer_free(v);
         v = next;

@@ -120,6 +120,9 @@ uint32_t volume_backend_flags(uint32_t open_flags);
 /* Add what to do to the error of a flush just set, where the host's page cache has lost something. Returns rc. */
 int volume_hint(const vdisk *v, int rc);
 
+/* It takes no writes any more (v->has_trouble): the error of `what`, with the reason. -EIO. */
+int volume_trouble(const vdisk *v, const char *what);
+
 /*
  * A change of the whole volume begins, on the queue that this gives: one at a time. Waits for another thread's
  * to end, and turns this thread's queues meanwhile. 0; -ECHILD: another process's handle; -EDEADLK: within

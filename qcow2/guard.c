@@ -193,6 +193,17 @@ bool q2_guard_slice(struct q2 *q, uint64_t guest_offset, uint64_t table_offset, 
     return judge_runs(q, &runs, first_time) || bad;
 }
 
+int q2_guard_bad_entry(struct q2 *q, uint64_t guest_offset, uint64_t slice_offset, uint64_t entry)
+{
+    uint64_t mask = (1ull << q->slice_entries_bits) - 1, index = guest_offset >> q->geo.cluster_bits & mask;
+    char what[160];
+
+    snprintf(what, sizeof what,
+             "an L2 entry is damaged: guest offset 0x%" PRIx64 " has 0x%" PRIx64 ", at host offset 0x%" PRIx64,
+             q2_cluster_down(&q->geo, guest_offset), entry, slice_offset + index * q->geo.l2_entry_size);
+    return q2_break(q, what);
+}
+
 int q2_guard_entry(struct q2 *q, uint64_t guest_offset, uint64_t table_offset, uint64_t entry, uint64_t bitmap)
 {
     struct q2_mapping m = q2_entry_decode(&q->geo, entry, bitmap);
@@ -201,7 +212,7 @@ int q2_guard_entry(struct q2 *q, uint64_t guest_offset, uint64_t table_offset, u
     uint32_t kinds;
 
     if (q2_entry_unusable(q, entry, bitmap, q2_cluster_down(&q->geo, guest_offset)))
-        return q2_break(q, "an L2 entry is damaged");
+        return q2_guard_bad_entry(q, guest_offset, table_offset, entry);
     if (!q->guarded)
         return 0;
     kinds = table_conflict(q, guest_offset, table_offset);

@@ -38,6 +38,9 @@ bool q2_guard_slice(struct q2 *q, uint64_t guest_offset, uint64_t table_offset, 
  */
 int q2_guard_entry(struct q2 *q, uint64_t guest_offset, uint64_t table_offset, uint64_t entry, uint64_t bitmap);
 
+/* An entry of the slice at `slice_offset` must not be followed: no trust any more. -EIO. */
+int q2_guard_bad_entry(struct q2 *q, uint64_t guest_offset, uint64_t slice_offset, uint64_t entry);
+
 enum q2_guard_verdict { Q2_GUARD_FREE, Q2_GUARD_IN_USE, Q2_GUARD_METADATA };
 
 /* With the lock held: a cluster has no refcount; may it be handed out, for metadata or for guest data? */

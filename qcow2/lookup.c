@@ -13,6 +13,7 @@
 
 #include "qcow2/entry.h"
 #include "qcow2/guard.h"
+#include "qcow2/guard.h"
 #include "qcow2/mutant.h"
 #include "qcow2/state.h"
 
@@ -172,6 +173,7 @@ int q2_lookup(vdisk *v, uint64_t guest_offset, uint64_t len, struct extent *ret)
 static int check_entry(struct q2 *q, uint64_t guest_offset)
 {
     struct q2_slot *s;
+    uint64_t entry;
     int rc = 0;
 
     pthread_mutex_lock(&q->lock);
@@ -180,11 +182,12 @@ static int check_entry(struct q2 *q, uint64_t guest_offset)
         uint64_t index = (guest_offset >> q->geo.cluster_bits) & ((1ull << q->slice_entries_bits) - 1);
         uint32_t at = (uint32_t)index * q->geo.l2_entry_size;
         uint64_t bitmap = q->geo.extended_l2 ? q2_read_be64(&q->l2, s, at + 8) : 0;
-        if (q2_entry_unusable(q, q2_read_be64(&q->l2, s, at), bitmap, q2_cluster_down(&q->geo, guest_offset)))
-            rc = -EIO;
+        entry = q2_read_be64(&q->l2, s, at);
+        if (q2_entry_unusable(q, entry, bitmap, q2_cluster_down(&q->geo, guest_offset)))
+            rc = q2_guard_bad_entry(q, guest_offset, s->host_offset, entry);
     }
     pthread_mutex_unlock(&q->lock);
-    return rc < 0 ? q2_break(q, "an L2 entry is damaged") : 0;
+    return rc;
 }
 
 void q2_load(vdisk *v, uint64_t guest_offset, struct op *op)

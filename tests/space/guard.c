@@ -198,7 +198,11 @@ static void run_verb(const struct image_spec *spec, enum verb verb, uint64_t gue
         CHECK_OK(vdisk_get_info(v, &info));
         CHECK_HAS(info.trouble, "which holds");
     }
-    vdisk_close(v);
+    if (vdisk_close(v) < 0) {
+        CHECK_HAS(vdisk_error_text(), "closing: ");
+        CHECK_HAS(vdisk_error_text(), "which holds");
+        CHECK_HAS(vdisk_error_hint(), "check -r all");
+    }
     CHECK_MSG(is_marked(spec) == (rc < 0), "request: %d, marked corrupt: %d", rc, is_marked(spec));
     after = read_closed(spec);
     compare(before, after, guest_offset, guest_offset + (rc == 0 ? CLUSTER : 0));
@@ -235,6 +239,29 @@ static void test_l2_entry(void)
     compare(before, after, 0, 0);
     free(before);
     free(after);
+}
+
+/* An L2 entry that means nothing is named, with its places. */
+static void test_bad_entry(void)
+{
+    struct image_spec spec;
+    char buf[CLUSTER], text[80];
+    struct photo p;
+    vdisk *v;
+
+    make(&spec);
+    take_photo(&p, spec.path);
+    put64(&spec, l2_of(&p, MIB(8)) + 8 * 20, Q2_COPIED | 0x12345678);
+    snprintf(text, sizeof text, "guest offset 0x%x has 0x%" PRIx64 ", at host offset 0x%" PRIx64,
+             (unsigned)MIB(8) + 20 * CLUSTER, (uint64_t)(Q2_COPIED | 0x12345678), l2_of(&p, MIB(8)) + 8 * 20);
+    drop_photo(&p);
+    v = open_image(&spec);
+    CHECK_INT(vdisk_pread(v, buf, CLUSTER, MIB(8) + 20 * CLUSTER), -EIO);
+    CHECK_HAS(vdisk_error_text(), text);
+    CHECK_HAS(vdisk_error_hint(), "check -r all");
+    CHECK_INT(do_verb(v, WRITE, MIB(8) + 20 * CLUSTER, CLUSTER), -EIO);
+    CHECK_HAS(vdisk_error_text(), text);
+    CHECK_OK(vdisk_close(v)); /* nothing is lost */
 }
 
 /* An L2 entry leads where nothing is or was: the file does not grow to there, and nobody dies of it. */
@@ -416,6 +443,7 @@ static void test_read_before(void)
 
 const struct test_case guard_cases[] = {
     {.name = "l2_entry", .run = test_l2_entry, .repeat = VERBS * KINDS},
+    {.name = "bad_entry", .run = test_bad_entry},
     {.name = "far_entry", .run = test_far_entry, .repeat = 6},
     {.name = "l1_entry", .run = test_l1_entry, .repeat = 10, .quick = 5},
     {.name = "reftable_entry", .run = test_reftable_entry, .repeat = 7},

@@ -93,6 +93,31 @@ static void test_of_this_call(void **state)
     assert_non_null(strstr(vdisk_error_text(), "/nonexistent/file"));
 }
 
+/* What of the range is wrong. */
+static void test_range(void **state)
+{
+    fails(vdisk_pwrite(v, buf, sizeof buf, (2 << 20) - 512, 0), EINVAL);
+    assert_non_null(strstr(vdisk_error_text(), "4096 bytes at offset 2096640 reach past the end, 2097152"));
+    assert_string_not_equal(vdisk_error_hint(), "");
+    fails(vdisk_pdiscard(v, UINT64_MAX, 512), EINVAL);
+    assert_non_null(strstr(vdisk_error_text(), "at offset 512"));
+}
+
+/* A name that is meant for somebody else. */
+static void test_protocol(void **state)
+{
+    static const char *const names[] = {"nbd://host/export", "rbd:pool/image", "nbd+unix:///x?socket=y"};
+
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        vdisk *none;
+        fails(vdisk_open(names[i], NULL, &none), ENOTSUP);
+        assert_non_null(strstr(vdisk_error_text(), "protocol"));
+        assert_string_not_equal(vdisk_error_hint(), "");
+    }
+    fails(vdisk_open("/nonexistent/with:colon", NULL, &v), ENOENT);
+    fails(vdisk_open("file:nonexistent", NULL, &v), ENOENT);
+}
+
 /* Nothing to name: say so. */
 static void test_no_name(void **state)
 {
@@ -166,6 +191,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_none_after_success), cmocka_unit_test(test_of_this_call),
         cmocka_unit_test(test_no_name),            cmocka_unit_test(test_nested),
+        cmocka_unit_test(test_range),              cmocka_unit_test(test_protocol),
         cmocka_unit_test(test_fallback),
     };
 
