@@ -98,12 +98,19 @@ struct vdisk_open_opts {
     uint32_t    flags;       /* enum vdisk_open_flags */
     uint32_t    max_depth;   /* longest backing chain accepted; 0: 1024 */
     const char *format;      /* "raw", "qcow2", or NULL to look at the content: see below */
-    uint64_t    cache_bytes; /* bound for cached metadata of each layer, at least 1 MiB; 0: 32 MiB. Besides it:
-                                while a flush runs, a copy of what of it is dirty; the L1 and refcount tables; when
-                                open for writing, 8 bytes for each cluster of metadata, and up to 8 MiB about
-                                clusters that are mapped or were freed; four inflated clusters */
+    uint64_t    cache_bytes; /* bound for cached metadata of each layer, at least 1 MiB; 0: 32 MiB. See below */
     const char *data_file;   /* instead of the external data file that the header names */
 };
+
+/*
+ * What a layer keeps besides cache_bytes: its L1 and refcount tables; four inflated clusters, once compressed ones
+ * have been read; 16 KiB for each read of metadata at a time, which stays with its queue; and while a flush runs,
+ * a copy of what was dirty when it began (so together at most twice cache_bytes). When it is open for writing,
+ * also a map of where metadata lies (11 to 22 bytes for each L2 table and refcount block, 64 MiB at most), and
+ * five sets of clusters and slices, such as what is mapped and what was freed: one bit each, in pages of 4 KiB
+ * (with clusters of 64 KiB that is 4 KiB for each 2 GiB of the file), 4 MiB at most each. Runs of freed clusters
+ * take 16 bytes or so each; more than 16384 of them make the next write or discard flush.
+ */
 
 /*
  * Name the format where it is known. Without it a guest decides what its disk is taken for: what was found to
