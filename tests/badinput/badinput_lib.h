@@ -32,6 +32,9 @@ int bad_run(enum bad_verb verb, const char *path, enum bad_want want, const char
 void bad_run_readers(const char *path);
 void bad_run_all(const char *path);
 
+/* Whether this one of several similar runs is left out. */
+bool bad_left_out(void);
+
 /* All verbs refuse it, and check does with `text`, if not NULL. */
 void bad_refused(const char *path, const char *text);
 

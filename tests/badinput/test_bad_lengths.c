@@ -169,6 +169,8 @@ static void run_value(const struct length *l, uint64_t value, const char *base)
     for (enum bad_verb verb = BAD_INFO; verb < BAD_VERBS_ALL; verb++) {
         int status;
 
+        if (verb != BAD_LENGTH && bad_left_out())
+            continue;
         bad_copy(bad, path);
         status = bad_run(verb, path, BAD_ANY, NULL);
         if (verb == BAD_LENGTH)
