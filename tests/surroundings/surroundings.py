@@ -4,7 +4,7 @@
 
 What is refused has changed nothing; what fails later says what is left; nothing is removed that the command did
 not make; the exit code is right, there is a text, nothing hangs or dies. Also through links, over devices of 512
-and 4096 bytes, with ragged ends, on file systems of several kinds, one of them full.
+and 4096 bytes, with ragged ends, on file systems of several kinds, one of them full, and where a quota ends.
 
 usage: surroundings.py VDISK_IO INTERPOSE [--only SCENARIO] [--seed N] [--runs N] [--list]
 
@@ -78,6 +78,10 @@ SCENARIOS = {
     "read raw": ("read", "io -n -r -c 'read 0 1000k' link.raw", []),
     "repair": ("change", "check -q -r all leaky.qcow2", ["leaky.qcow2"]),
     "write": ("change", "io -n -c 'write -P 0x77 100k 300k' -c flush old.qcow2", ["old.qcow2"]),
+    "write all": ("change", "io -n -c 'write -P 0x77 0 2M' -c flush old.qcow2", ["old.qcow2"]),
+    "write raw all": ("change", "io -f raw -c 'write -P 0x77 0 1M' -c flush old.raw", ["old.raw"]),
+    "write overlay all": ("change", "io -c 'write -P 0x77 0 1M' -c flush top.qcow2", ["top.qcow2"]),
+    "write data file all": ("change", "io -c 'write -P 0x77 0 1M' -c flush ext.qcow2", ["ext.qcow2", "ext.data"]),
     "write through": ("change", "io -c 'write -f -P 0x77 1000 70000' link", ["old.qcow2"]),
     "write raw": ("change", "io -f raw -n -c 'write -P 0x77 900k 5000' -c flush old.raw", ["old.raw"]),
     "write ragged": ("change", "io -f raw -c 'write -P 0x77 999k 900' -c flush ragged.raw", ["ragged.raw"]),
@@ -110,6 +114,7 @@ class Place:
 
     def __init__(self, name, root, device=None):
         self.name, self.device = name, device
+        self.quota = root if name == "quota" else None
         self.template, self.work = root / "template", root / "work"
         self.template.mkdir()
         self.prepare(self.template)
@@ -133,6 +138,13 @@ class Place:
             raise RuntimeError(f"{self.name}: {r.stderr}")
 
     def restore(self):
+        if self.quota:
+            sh(["btrfs", "qgroup", "limit", "none", str(self.quota)])
+        self.copy()
+        if self.quota:
+            limit(self.quota)
+
+    def copy(self):
         shutil.rmtree(self.work, ignore_errors=True)
         r = sh(["cp", "-a", str(self.template), str(self.work)])
         if r.returncode != 0:
@@ -348,6 +360,13 @@ def mounts(root):
     folder = mount("full", 24 << 20, None)
     if folder:
         made.append(("full", folder, None))
+    folder = mount("quotas", 192 << 20, "mkfs.btrfs -q")
+    if folder:
+        r = sh(f"btrfs quota enable {folder} && btrfs subvolume create {folder}/sub")
+        if r.returncode == 0:
+            made.append(("quota", folder / "sub", None))
+        else:
+            print(f"not tried: quota: {r.stderr.strip()}")
     return made, undo
 
 
@@ -356,6 +375,15 @@ def fill(folder):
     st = os.statvfs(folder)
     with open(folder / "filler", "wb") as f:
         os.posix_fallocate(f.fileno(), 0, max(1, st.f_bavail * st.f_bsize - (600 << 10)))
+
+
+def limit(subvolume):
+    """The same, by a quota: the file system has room."""
+    sh(["sync", "-f", str(subvolume)])
+    used = sh(["btrfs", "qgroup", "show", "--raw", "-f", str(subvolume)]).stdout.split()[-3]
+    r = sh(["btrfs", "qgroup", "limit", str(int(used) + (600 << 10)), str(subvolume)])
+    if r.returncode != 0:
+        raise RuntimeError(f"quota: {r.stderr}")
 
 
 def plan(test, rng, noring, every):
@@ -374,7 +402,7 @@ def relevant(place, name):
     on_device = "dev" in SCENARIOS[name][2]
     if place.device:
         return on_device
-    if place.name == "full":
+    if place.name in ("full", "quota"):
         return not on_device and SCENARIOS[name][0] != "read"
     return not on_device
 
