@@ -8,7 +8,8 @@
  * nor the kernel carries out: -ENOTSUP, and the caller writes zeros. The device cannot discard: simply done.
  *
  * A device may grow while it is open (a logical volume that is extended): the size is looked up again before
- * something is refused for being past the end.
+ * something is refused for being past the end. It may also be cut: then b->peak remembers where it ended, since
+ * what lay there must not be read as zeros (engine/io.c).
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -25,6 +26,7 @@
 #include "backends/fd.h"
 #include "engine/bits.h"
 #include "engine/error.h"
+#include "engine/mutant.h"
 
 struct limits {
     uint64_t discard_granularity;
@@ -61,6 +63,14 @@ static struct limits read_limits(dev_t dev)
     };
 }
 
+static void raise_peak(struct backend *b, uint64_t size)
+{
+    uint64_t peak = atomic_load(&b->peak);
+
+    while (peak < size && !atomic_compare_exchange_weak(&b->peak, &peak, size))
+        ;
+}
+
 /* Look the size up again. 0 or -errno. */
 static int update_size(struct fd_backend *f)
 {
@@ -68,6 +78,7 @@ static int update_size(struct fd_backend *f)
 
     if (ioctl(f->fd, BLKGETSIZE64, &size) < 0)
         return -errno;
+    raise_peak(&f->b, size);
     atomic_store_explicit(&f->b.size, size, memory_order_release);
     return 0;
 }
@@ -79,6 +90,12 @@ static bool past_end(struct fd_backend *f, const struct io *io)
     if (!add_u64(io->offset, io->len, &end))
         return true;
     return end > backend_size(&f->b) && (update_size(f) < 0 || end > backend_size(&f->b));
+}
+
+/* The same, of a device that may have been cut: the kernel zeroes what is left of a range, and calls it done. */
+static bool past_end_now(struct fd_backend *f, const struct io *io)
+{
+    return (!ENGINE_MUTANT(CUT_ZEROED) && update_size(f) < 0) || past_end(f, io);
 }
 
 /* ---- blocking calls, on a worker thread -------------------------------------------------------------- */
@@ -129,7 +146,7 @@ static void submit_zero(struct fd_backend *f, struct io *io)
     bool unmap = io->flags & IO_UNMAP && fast && !fd_refused(f, FD_PUNCH);
     int mode = unmap ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE;
 
-    if (past_end(f, io))
+    if (past_end_now(f, io))
         io_end_later(io, -ENOSPC);
     else if (!is_aligned(io->offset | io->len, f->block_size) || (!fast && io->flags & IO_NO_FALLBACK))
         io_end_later(io, -ENOTSUP);

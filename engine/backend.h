@@ -51,6 +51,7 @@ struct backend {
     bool             made;         /* by BACKEND_CREATE: it was not there */
     struct backend_id id;
     _Atomic uint64_t size;         /* current end; io_end() moves it up after writes past it */
+    _Atomic uint64_t peak;         /* a device: the furthest end that it has had: no zeros before it */
 
     /* The engine's own: see engine/bounce.c. */
     struct gate      writes;

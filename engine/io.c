@@ -9,6 +9,7 @@
 #include "engine/bits.h"
 #include "engine/bounce.h"
 #include "engine/iov.h"
+#include "engine/mutant.h"
 #include "engine/queue.h"
 #include "engine/range_lock.h"
 
@@ -106,6 +107,15 @@ static bool go_on(struct io *io, uint64_t bytes)
     return true;
 }
 
+/* A read of a device came short of an end that it has had: it has been cut, and what was there is not zeros. */
+static bool is_cut_off(const struct io *io)
+{
+    const struct backend *b = io->backend;
+    uint64_t peak = ENGINE_MUTANT(CUT_FORGOTTEN) ? 0 : atomic_load(&b->peak);
+
+    return !(b->caps & BACKEND_GROWS) && io->offset + io->moved < max_u64(backend_size(b), peak);
+}
+
 void io_end(struct io *io, int64_t res)
 {
     assert(io->queue->in_loop);
@@ -132,8 +142,7 @@ void io_end(struct io *io, int64_t res)
         io_finish(io, -ENOSPC); /* the host takes no more and gives no reason */
         return;
     }
-    /* A device that ends before its end has been cut since; what was there is not zeros. */
-    if (!(io->backend->caps & BACKEND_GROWS) && io->offset + io->moved < backend_size(io->backend)) {
+    if (unlikely(is_cut_off(io))) {
         io_finish(io, -EIO);
         return;
     }

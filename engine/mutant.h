@@ -48,7 +48,9 @@
     X(SERVICE_UNSENT, "what the kernel did not take of a service is left until the owner comes by chance")     \
     X(SERVICE_UNWANTED, "a thread that could not be had is not asked for again")                               \
     X(THREAD_UNSEEN, "a second thread may call a queue")                                                       \
-    X(FORK_UNSEEN, "a forked child may call its parent's queues")
+    X(FORK_UNSEEN, "a forked child may call its parent's queues")                                              \
+    X(CUT_FORGOTTEN, "a device that has been cut reads as zeros where it was longer")                          \
+    X(CUT_ZEROED, "zeroing does not look whether the device has been cut")
 
 #define ENGINE_MUTANT_ENUM(name, text) ENGINE_MUTANT_##name,
 
