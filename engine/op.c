@@ -57,7 +57,7 @@ void op_init(struct op *op, vdisk_queue *q, const struct op_type *type)
     list_init(&op->wait);
 }
 
-void *op_alloc(vdisk_queue *q, const struct op_type *type, size_t size)
+void *op_alloc_head(vdisk_queue *q, const struct op_type *type, size_t size, size_t head)
 {
     unsigned class = size_class(size);
     struct op *op = q->op_pool[class];
@@ -68,11 +68,16 @@ void *op_alloc(vdisk_queue *q, const struct op_type *type, size_t size)
         op = malloc((size_t)256 << class);
     if (!op)
         return NULL;
-    memset(op, 0, size);
+    memset(op, 0, head);
     op_init(op, q, type);
     q->ops_active++;
     watch_op(op);
     return op;
+}
+
+void *op_alloc(vdisk_queue *q, const struct op_type *type, size_t size)
+{
+    return op_alloc_head(q, type, size, size);
 }
 
 void *op_alloc_for(vdisk_queue *target, vdisk_queue *here, const struct op_type *type, size_t size)

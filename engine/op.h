@@ -156,6 +156,9 @@ static inline const char *op_state_name(const struct op *op)
 void *op_alloc(vdisk_queue *q, const struct op_type *type, size_t size);
 void op_free(struct op *op, size_t size);
 
+/* The same for one that ends in a buffer: only its first `head` bytes are zeroed. */
+void *op_alloc_head(vdisk_queue *q, const struct op_type *type, size_t size, size_t head);
+
 /*
  * The same for an op that will run on `target`, from the thread of `here`: op_send() starts it. Where the two
  * are one it is op_alloc().

@@ -312,7 +312,7 @@ struct slice_load {
     struct list      waiters; /* ops, by op.wait */
     uint64_t         host_offset;
     struct io        io;
-    char             memory[2 * Q2_SLICE_MAX]; /* one slice, aligned */
+    char             memory[2 * Q2_SLICE_MAX]; /* one slice, aligned; not zeroed */
 };
 
 enum slice_load_state { SLICE_START = OP_START, SLICE_READ };
@@ -459,7 +459,7 @@ static struct slice_load *begin_load(struct q2 *q, struct q2_cache *c, uint64_t 
             list_add_tail(&c->room, &op->wait);
         return NULL;
     }
-    l = op_alloc(op->queue, &slice_load_type, sizeof *l);
+    l = op_alloc_head(op->queue, &slice_load_type, sizeof *l, offsetof(struct slice_load, memory));
     if (!l) {
         op_wake(op, -ENOMEM);
         return NULL;
