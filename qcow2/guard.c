@@ -166,11 +166,25 @@ static bool is_first_time(struct q2 *q, uint64_t key)
     return q2_cluster_set_has(&q->judged, key); /* else its next time would seem to be the first */
 }
 
+/*
+ * The entry of a standard cluster that nothing can be said against: what q2_entry_unusable() and past_everything()
+ * ask, in short, since most are like that. `end`: of the file.
+ */
+static bool is_plain(const struct q2 *q, uint64_t entry, uint64_t end)
+{
+    uint64_t host_offset = entry ^ Q2_COPIED, host_end = host_offset + q->geo.cluster_size;
+
+    return host_offset != 0 && (host_offset & ~(Q2_L2_OFFSET & ~(q->geo.cluster_size - 1))) == 0 &&
+           host_end <= end && !ranges_meet(host_offset, host_end, q->l1_start, q->l1_end) &&
+           !ranges_meet(host_offset, host_end, q->reftable_start, q->reftable_end);
+}
+
 bool q2_guard_slice(struct q2 *q, uint64_t guest_offset, uint64_t table_offset, const char *slice)
 {
     bool guarded = q->guarded && !MUTANT(TRUST_ENTRIES), bad = false;
     bool first_time = is_first_time(q, guest_offset >> q->slice_guest_bits);
     uint32_t size = q->geo.l2_entry_size;
+    uint64_t end = size == 8 && !q->data_file ? backend_size(q->v->file) : 0;
     struct runs runs;
 
     runs.count = 0;
@@ -181,6 +195,11 @@ bool q2_guard_slice(struct q2 *q, uint64_t guest_offset, uint64_t table_offset, 
         struct q2_mapping m;
         if (entry == 0 && bitmap == 0)
             continue;
+        if (is_plain(q, entry, end)) {
+            if (guarded)
+                add_run(q, &runs, (entry ^ Q2_COPIED) >> q->geo.cluster_bits, 1, true);
+            continue;
+        }
         bad |= q2_entry_unusable(q, entry, bitmap, guest_offset);
         if (!guarded || q->data_file)
             continue;
