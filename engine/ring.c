@@ -153,20 +153,30 @@ static unsigned gather_share(vdisk_queue *q, unsigned wanted, unsigned most, con
     return share;
 }
 
+/* As io_uring_submit() does before it enters the kernel: the SQEs are the kernel's to take. How many. */
+static unsigned give_sqes(struct io_uring_sq *sq)
+{
+    sq->sqe_head = sq->sqe_tail;
+    io_uring_smp_store_release(sq->ktail, sq->sqe_tail);
+    return sq->sqe_tail - io_uring_smp_load_acquire(sq->khead);
+}
+
+/* Send and wait by one call, which does not wait if it could not send all. */
 static int gather(vdisk_queue *q, unsigned share, const struct timespec *timeout)
 {
     struct __kernel_timespec ts;
     struct getevents_arg arg = {.min_wait_us = GATHER_US};
-    int rc = io_uring_sq_ready(&q->ring) > 0 ? io_uring_submit(&q->ring) : 0;
+    unsigned sent = give_sqes(&q->ring.sq);
+    int rc;
 
-    if (rc < 0) /* perhaps there is nothing in the kernel to wait for */
-        return ring_result(q, rc);
     if (timeout) {
         ts = (struct __kernel_timespec){timeout->tv_sec, timeout->tv_nsec};
         arg.ts = (uintptr_t)&ts;
     }
-    rc = io_uring_enter2((unsigned)q->ring.ring_fd, 0, share, IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG,
+    rc = io_uring_enter2((unsigned)q->ring.ring_fd, sent, share, IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG,
                          (sigset_t *)&arg, sizeof arg);
+    if (rc >= 0 && (unsigned)rc < sent)
+        return 0;
     if (rc >= 0 && io_uring_cq_ready(&q->ring) < share) {
         q->gather_pause = (unsigned)max_u64(q->gather_pause, GATHER_REST);
         q->gather_rest = q->gather_pause;

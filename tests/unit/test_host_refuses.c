@@ -22,7 +22,8 @@ struct refusal {
     int err;
 };
 
-static struct refusal waits, submits, polls, notices, threads;
+static struct refusal waits, submits, enters, polls, notices, threads;
+static _Atomic unsigned submitted, entered; /* calls */
 
 static bool is_refused(struct refusal *r)
 {
@@ -43,11 +44,15 @@ static void refuse(struct refusal *r, int err, unsigned times)
 /* The names are the linker's. */
 int __real_io_uring_submit_and_wait(struct io_uring *ring, unsigned wanted);
 int __real_io_uring_submit(struct io_uring *ring);
+int __real_io_uring_enter2(unsigned fd, unsigned to_submit, unsigned wanted, unsigned flags, sigset_t *arg,
+                           size_t size);
 int __real_io_uring_register_eventfd(struct io_uring *ring, int fd);
 int __real_ppoll(struct pollfd *fds, nfds_t n, const struct timespec *timeout, const sigset_t *mask);
 int __real_pthread_create(pthread_t *id, const pthread_attr_t *attr, void *(*start)(void *), void *arg);
 int __wrap_io_uring_submit_and_wait(struct io_uring *ring, unsigned wanted);
 int __wrap_io_uring_submit(struct io_uring *ring);
+int __wrap_io_uring_enter2(unsigned fd, unsigned to_submit, unsigned wanted, unsigned flags, sigset_t *arg,
+                           size_t size);
 int __wrap_io_uring_register_eventfd(struct io_uring *ring, int fd);
 int __wrap_ppoll(struct pollfd *fds, nfds_t n, const struct timespec *timeout, const sigset_t *mask);
 int __wrap_pthread_create(pthread_t *id, const pthread_attr_t *attr, void *(*start)(void *), void *arg);
@@ -59,7 +64,15 @@ int __wrap_io_uring_submit_and_wait(struct io_uring *ring, unsigned wanted)
 
 int __wrap_io_uring_submit(struct io_uring *ring)
 {
+    submitted++;
     return is_refused(&submits) ? -submits.err : __real_io_uring_submit(ring);
+}
+
+int __wrap_io_uring_enter2(unsigned fd, unsigned to_submit, unsigned wanted, unsigned flags, sigset_t *arg,
+                           size_t size)
+{
+    entered++;
+    return is_refused(&enters) ? -enters.err : __real_io_uring_enter2(fd, to_submit, wanted, flags, arg, size);
 }
 
 int __wrap_io_uring_register_eventfd(struct io_uring *ring, int fd)
@@ -211,6 +224,33 @@ static void test_poll(void)
     }
 }
 
+/* Many at once are sent, and gathered, by one call; one that sends nothing is made again. */
+static void test_gather(void)
+{
+    static const int errs[] = {0, EAGAIN, EBUSY, EINTR};
+    struct vdisk_completion done[32];
+
+    begin(VDISK_QUEUE_URING_DEFER);
+    CHECK_OK(vdisk_pwrite(v, buf, CLUSTERS * CLUSTER, 0, 0));
+    for (unsigned round = 0; round < 4; round++) {
+        memset(buf, 0, CLUSTER);
+        for (uint64_t i = 0; i < 32; i++)
+            vdisk_read(q, v, i * BLOCK, buf + i * BLOCK, BLOCK, 0, i);
+        refuse(&enters, errs[round], errs[round] ? TIMES : 0);
+        submitted = entered = 0;
+        for (unsigned left = 32; left > 0;) {
+            int n = vdisk_reap(q, done, 1, 32, NULL);
+            CHECK_MSG(n >= 0 || n == -EINTR, "reap: %s", vdisk_error_text());
+            for (int i = 0; i < n; i++, left--)
+                CHECK_INT(done[i].result, 0);
+        }
+        CHECK(buf[0] == 0x5a && memcmp(buf, buf + 1, 32 * BLOCK - 1) == 0);
+        CHECK_MSG(entered == 0 || submitted == 0, "%u calls that send, beside %u that do and wait", submitted,
+                  entered);
+    }
+    end();
+}
+
 /* ---- services ------------------------------------------------------------------------------------------- */
 
 /* A flush is carried out on a ring beside the queue's: nothing is in flight where the owner sleeps. */
@@ -327,7 +367,8 @@ static void test_thread(void)
 
 static const struct test_case cases[] = {
     {"wait", test_wait, 0, 0, 0},     {"resize", test_resize, 0, 0, 0}, {"poll", test_poll, 0, 0, 0},
-    {"submit", test_submit, 0, 0, 0}, {"notice", test_notice, 0, 0, 0}, {"thread", test_thread, 12, 12, 12},
+    {"gather", test_gather, 0, 0, 0}, {"submit", test_submit, 0, 0, 0}, {"notice", test_notice, 0, 0, 0},
+    {"thread", test_thread, 12, 12, 12},
 };
 
 int main(int argc, char **argv)
