@@ -50,20 +50,35 @@ void check_report_rest(struct check *c)
 
 /* ---- references ------------------------------------------------------------------------------------- */
 
-static void note_past(struct check *c, uint64_t start, uint64_t clusters)
+/* An entry may lead anywhere: what is far away is only remembered as being past the end. */
+static int note_past(struct check *c, uint64_t start, uint64_t clusters)
 {
-    if (c->past_count < CHECK_PAST_MAX)
-        c->past[c->past_count] = (struct q2_span){start, start + clusters};
-    if (c->past_count <= CHECK_PAST_MAX)
-        c->past_count++;
+    uint64_t window = check_past_window(c), end, from = max_u64(start, c->file_clusters) - c->file_clusters;
+    struct q2_refs_added added;
+    int rc = 0;
+
+    if (!c->past.pages)
+        rc = q2_refs_init(&c->past, &c->budget, window);
+    end = add_u64(start, clusters, &end) ? end - min_u64(end, c->file_clusters) : window;
+    for (uint64_t i = from; i < min_u64(end, window) && rc == 0 && !c->past_unknown; i++) {
+        c->past_unknown = c->past_noted++ >= CHECK_PAST_MOST;
+        rc = q2_refs_add(&c->past, i, Q2_USE_DATA, 1, 1, &added);
+    }
+    return rc;
+}
+
+uint64_t check_past_window(const struct check *c)
+{
+    return CHECK_PAST_MIN + c->file_clusters / 16;
 }
 
 bool check_claimed_past_end(const struct check *c, uint64_t cluster)
 {
-    for (unsigned i = 0; i < c->past_count && i < CHECK_PAST_MAX; i++)
-        if (cluster >= c->past[i].start && cluster < c->past[i].end)
-            return true;
-    return c->past_count > CHECK_PAST_MAX && cluster >= c->file_clusters;
+    if (cluster < c->file_clusters)
+        return false;
+    cluster -= c->file_clusters;
+    return c->past_unknown || cluster >= check_past_window(c) ||
+           (c->past.pages && q2_refs_count(&c->past, cluster) > 0);
 }
 
 int check_claim(struct check *c, uint64_t host_offset, uint64_t len, enum q2_use use, uint64_t n)
@@ -78,8 +93,7 @@ int check_claim(struct check *c, uint64_t host_offset, uint64_t len, enum q2_use
         check_found(c, QCOW2_CORRUPTION, n, "%s at host offset 0x%" PRIx64 ", %" PRIu64
                     " bytes, reaches past the end of the file", q2_use_name(use), host_offset, len);
         c->lost = true;
-        note_past(c, q2_cluster_index(g, host_offset), div_up(len, g->cluster_size) + 1);
-        return 0;
+        return note_past(c, q2_cluster_index(g, host_offset), div_up(len, g->cluster_size) + 1);
     }
     for (uint64_t i = q2_cluster_index(g, host_offset); i <= q2_cluster_index(g, end - 1); i++) {
         struct q2_refs_added added;

@@ -9,7 +9,11 @@
 #include "qcow2/header.h"
 #include "qcow2/spans.h"
 
-enum { CHECK_PAST_MAX = 32 };
+/*
+ * Of so many clusters behind the end of the file, and a 16th of those in it, is it known which are claimed; unless
+ * it is done more often than CHECK_PAST_MOST, so that no image takes for ever.
+ */
+enum { CHECK_PAST_MIN = 1 << 20, CHECK_PAST_MOST = 1 << 26 };
 
 struct check {
     struct backend            *file;
@@ -31,8 +35,9 @@ struct check {
     bool                       blind;       /* a table was not read: what it refers to must not count as leaked */
     bool                       lost;        /* an entry does not say where its cluster is: it may be one that seems
                                              * to be leaked */
-    struct q2_span             past[CHECK_PAST_MAX]; /* claims that reach past the end of the file */
-    unsigned                   past_count;  /* more of them than fit: CHECK_PAST_MAX + 1 */
+    struct q2_refs             past;        /* clusters that are claimed, from the end of the file on */
+    uint64_t                   past_noted;
+    bool                       past_unknown; /* too many: any may be */
     bool                       untrusted;   /* the refcount structure itself is damaged: not to be written to */
     bool                       several;     /* some cluster has several owners, and should have one */
     struct q2_refs             met;         /* for check_part.c */
@@ -73,6 +78,9 @@ bool check_table_bytes(struct check *c, uint64_t len, const char *what);
  * would show it. Also true when there are too many such entries to tell.
  */
 bool check_claimed_past_end(const struct check *c, uint64_t cluster);
+
+/* Of so many clusters behind the end that is known; all others count as claimed. */
+uint64_t check_past_window(const struct check *c);
 
 /* ---- check.c --------------------------------------------------------------------------------------- */
 

@@ -156,9 +156,9 @@ static uint64_t limit(const struct rebuild *b)
 {
     const struct q2_geometry *g = &b->c.header.geo;
 
-    if (!b->grows || b->c.past_count > CHECK_PAST_MAX)
+    if (!b->grows || b->c.past_unknown)
         return b->c.file_size >> g->cluster_bits;
-    return (Q2_MAX_HOST_OFFSET + 1) >> g->cluster_bits;
+    return min_u64((Q2_MAX_HOST_OFFSET + 1) >> g->cluster_bits, b->c.file_clusters + check_past_window(&b->c));
 }
 
 /* `n` free neighbours from b->next on. */

@@ -311,6 +311,28 @@ static void data_files(void)
     chain_refused(image, "part of its own chain");
 }
 
+/* Refcounts that are read as an L2 table lead past the end: new refcounts can be put there all the same. */
+static void far_entries(void)
+{
+    static const char *const options[] = {"cluster_size=512", "cluster_size=512,refcount_bits=64",
+                                          "cluster_size=4k", "cluster_size=64k"};
+
+    for (size_t i = 0; i < ARRAY_LEN(options); i++) {
+        struct bad_image im;
+
+        test_note("%s", options[i]);
+        test_requires("qemu-img");
+        run_ok("rm -f bad.qcow2 && qemu-img create -q -f qcow2 -o %s bad.qcow2 16M", options[i]);
+        run_ok("qemu-io -f qcow2 -c 'write -q -P 1 0 1M' -c 'write -q -P 2 8M 1M' bad.qcow2");
+        bad_open(&im, test_path("bad.qcow2"));
+        uint64_t block = bad_get(&im, im.h.reftable_offset, 8);
+        bad_put(&im, im.h.l1_offset, 8, Q2_COPIED | block);
+        bad_close(&im);
+        CHECK_INT(bad_run(BAD_MEND, im.path, BAD_ANY, NULL), 0);
+        CHECK_INT(bad_run(BAD_CHECK, im.path, BAD_ANY, NULL), 0);
+    }
+}
+
 int main(int argc, char **argv)
 {
     const struct test_case cases[] = {
@@ -318,6 +340,7 @@ int main(int argc, char **argv)
         {.name = "l2-entries", .run = l2_entries},
         {.name = "self-references", .run = self_references},
         {.name = "refcounts", .run = refcounts},
+        {.name = "far", .run = far_entries},
         {.name = "much-from-little", .run = much_from_little},
         {.name = "compressed", .run = compressed},
         {.name = "loops", .run = loops},
