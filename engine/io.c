@@ -116,11 +116,24 @@ static bool is_cut_off(const struct io *io)
     return !(b->caps & BACKEND_GROWS) && io->offset + io->moved < max_u64(backend_size(b), peak);
 }
 
+/*
+ * What a host's error means. Block devices have their own for what failed on them: that the medium did is ENODATA,
+ * which here would be taken for the end of a file (qcow2/check_roots.c).
+ */
+static int32_t meaning(int64_t res)
+{
+    switch (-res) {
+    case EDQUOT: return -ENOSPC;
+    case ENODATA: case EILSEQ: case ENOLINK: case EREMOTEIO: case EBADE: case ETIMEDOUT: return -EIO;
+    default: return (int32_t)res;
+    }
+}
+
 void io_end(struct io *io, int64_t res)
 {
     assert(io->queue->in_loop);
     if (unlikely(res < 0)) {
-        io_finish(io, res == -EDQUOT ? -ENOSPC : (int32_t)res);
+        io_finish(io, meaning(res));
         return;
     }
     if (io->kind != IO_READ && io->kind != IO_WRITE) {

@@ -178,7 +178,7 @@ static void a_failure_is_told_to_those_it_concerns(void **state)
 /* Neighbours on one new run of clusters, written as one: the one that fails does so alone. */
 static void no_error_is_shared(void **state)
 {
-    static const int errors[] = {EFAULT, EIO, ENODATA};
+    static const int errors[] = {EFAULT, EIO, ENXIO};
 
     warm_up();
     for (unsigned i = 0; i < ARRAY_LEN(errors); i++) {
