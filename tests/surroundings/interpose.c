@@ -7,6 +7,8 @@
  *     SURROUND_COUNT=FILE               at the end: a line "NAME CALLS" for each
  *     SURROUND_NO_RING=1                io_uring is refused: all I/O is made by calls, too
  *
+ * "ring_read" and so on are requests of a ring: they are sent, and complete with the errno (Linux 6.10 or later).
+ *
  * What concerns /proc, /sys and libraries is not counted.
  */
 #include <dlfcn.h>
@@ -31,13 +33,14 @@
 
 enum call {
     OPEN, LOCK, SETFL, STAT, FSTAT, LSTAT, STATX, FSTATVFS, FSTATFS, FTRUNCATE, FALLOCATE, FDATASYNC, UNLINK,
-    LSEEK, IOCTL, MMAP, EVENTFD, RING_INIT, RING_REGISTER, RING_ENTER, THREAD, READ, WRITE, READLINK, CALLS,
+    LSEEK, IOCTL, MMAP, EVENTFD, RING_INIT, RING_REGISTER, RING_ENTER, THREAD, READ, WRITE, READLINK, RING_READ,
+    RING_WRITE, RING_FSYNC, RING_FALLOCATE, RING_POLL, CALLS,
 };
 
 static const char *const names[CALLS] = {
     "open", "lock", "setfl", "stat", "fstat", "lstat", "statx", "fstatvfs", "fstatfs", "ftruncate", "fallocate",
     "fdatasync", "unlink", "lseek", "ioctl", "mmap", "eventfd", "ring_init", "ring_register", "ring_enter",
-    "thread", "read", "write", "readlink",
+    "thread", "read", "write", "readlink", "ring_read", "ring_write", "ring_fsync", "ring_fallocate", "ring_poll",
 };
 
 static _Atomic unsigned counts[CALLS];
@@ -254,6 +257,73 @@ int io_uring_register(unsigned fd, unsigned opcode, const void *arg, unsigned n)
 int io_uring_enter2(unsigned fd, unsigned to_submit, unsigned min, unsigned flags, sigset_t *sig, size_t sz)
 {
     return fails(RING_ENTER) ? -fail_errno : REAL(io_uring_enter2)(fd, to_submit, min, flags, sig, sz);
+}
+
+/* ---- requests of rings: what fails is sent as one that does nothing and completes as it is told -------- */
+
+enum { INJECT_RESULT = 1 }; /* IORING_NOP_INJECT_RESULT, which older headers do not have */
+
+static const struct {
+    enum io_uring_op op;
+    enum call call;
+} requests[] = {
+    {IORING_OP_READ, RING_READ},        {IORING_OP_READV, RING_READ},     {IORING_OP_READ_FIXED, RING_READ},
+    {IORING_OP_WRITE, RING_WRITE},      {IORING_OP_WRITEV, RING_WRITE},   {IORING_OP_WRITE_FIXED, RING_WRITE},
+    {IORING_OP_FSYNC, RING_FSYNC},      {IORING_OP_POLL_ADD, RING_POLL},
+    {IORING_OP_FALLOCATE, RING_FALLOCATE},
+};
+
+static int call_of(const struct io_uring_sqe *sqe)
+{
+    for (unsigned i = 0; i < sizeof requests / sizeof requests[0]; i++)
+        if (requests[i].op == sqe->opcode)
+            return (int)requests[i].call;
+    return -1;
+}
+
+static void look_at(struct io_uring_sqe *sqe)
+{
+    int call = call_of(sqe);
+
+    if (call < 0 || !fails((enum call)call))
+        return;
+    sqe->opcode = IORING_OP_NOP;
+    sqe->flags &= IOSQE_IO_LINK | IOSQE_IO_HARDLINK | IOSQE_IO_DRAIN;
+    sqe->fd = -1;
+    sqe->off = sqe->addr = 0;
+    sqe->ioprio = 0;
+    sqe->buf_index = 0;
+    sqe->len = (unsigned)-fail_errno;
+    sqe->rw_flags = INJECT_RESULT;
+}
+
+/* Each request once: what is new since the last call. */
+static struct io_uring *seen(struct io_uring *ring)
+{
+    for (unsigned at = ring->sq.sqe_head; at != ring->sq.sqe_tail; at++)
+        look_at(&ring->sq.sqes[at & *ring->sq.kring_mask]);
+    return ring;
+}
+
+int io_uring_submit(struct io_uring *ring)
+{
+    return REAL(io_uring_submit)(seen(ring));
+}
+
+int io_uring_submit_and_get_events(struct io_uring *ring)
+{
+    return REAL(io_uring_submit_and_get_events)(seen(ring));
+}
+
+int io_uring_submit_and_wait(struct io_uring *ring, unsigned n)
+{
+    return REAL(io_uring_submit_and_wait)(seen(ring), n);
+}
+
+int io_uring_submit_and_wait_timeout(struct io_uring *ring, struct io_uring_cqe **cqe, unsigned n,
+                                     struct __kernel_timespec *ts, sigset_t *sig)
+{
+    return REAL(io_uring_submit_and_wait_timeout)(seen(ring), cqe, n, ts, sig);
 }
 
 int pthread_create(pthread_t *restrict t, const pthread_attr_t *restrict attr, void *(*run)(void *),

@@ -16,6 +16,7 @@ import hashlib
 import os
 import pathlib
 import random
+import re
 import shutil
 import signal
 import stat
@@ -43,7 +44,16 @@ ERRNOS = {
     "ring_register": [E.EINVAL, E.EPERM, E.ENOMEM], "ring_enter": [E.EINTR, E.EAGAIN, E.EBUSY, E.ENOMEM, E.EPERM],
     "thread": [E.EAGAIN], "read": [E.EIO, E.EINTR, E.EAGAIN, E.EINVAL],
     "write": [E.EIO, E.ENOSPC, E.EDQUOT, E.EINTR, E.EAGAIN, E.EFBIG],
+    # Completions of a ring; ENODATA and what follows it are block devices'.
+    "ring_read": [E.EIO, E.EINTR, E.EAGAIN, E.EINVAL, E.ENOMEM, E.ENODATA, E.EILSEQ, E.ENOLINK, E.EREMOTEIO,
+                  E.ETIMEDOUT],
+    "ring_write": [E.EIO, E.ENOSPC, E.EDQUOT, E.EINTR, E.EAGAIN, E.EFBIG, E.EPERM, E.ENOMEM, E.EROFS, E.ENODATA,
+                   E.ENOLINK, E.ETIMEDOUT],
+    "ring_fsync": [E.EIO, E.ENOSPC, E.EDQUOT, E.EINTR, E.EROFS],
+    "ring_fallocate": [E.ENOSPC, E.EDQUOT, E.EOPNOTSUPP, E.EIO, E.EINTR, E.EFBIG, E.EPERM],
+    "ring_poll": [E.ENOMEM, E.ECANCELED],
 }
+COMPLETIONS = ("ring_read", "ring_write", "ring_fsync", "ring_fallocate", "ring_poll")
 DONE = {"ftruncate": [E.EIO, E.EINTR], "fallocate": [E.EIO], "fdatasync": [E.EIO], "write": [E.EIO],
         "unlink": [E.EIO]}
 LEFT = ("is left empty", "no longer holds", "may be left empty", "is left longer")
@@ -77,6 +87,7 @@ SCENARIOS = {
     "read": ("read", "io -r -c 'read 0 1M' top.qcow2", []),
     "read raw": ("read", "io -n -r -c 'read 0 1000k' link.raw", []),
     "repair": ("change", "check -q -r all leaky.qcow2", ["leaky.qcow2"]),
+    "repair with a snapshot": ("change", "check -q -r all snap.qcow2", ["snap.qcow2"]),
     "write": ("change", "io -n -c 'write -P 0x77 100k 300k' -c flush old.qcow2", ["old.qcow2"]),
     "write all": ("change", "io -n -c 'write -P 0x77 0 2M' -c flush old.qcow2", ["old.qcow2"]),
     "write raw all": ("change", "io -f raw -c 'write -P 0x77 0 1M' -c flush old.raw", ["old.raw"]),
@@ -131,6 +142,7 @@ class Place:
         qemu-img create -q -f qcow2 -b base.qcow2 -F qcow2 top.qcow2
         qemu-img create -q -f qcow2 -o data_file=ext.data ext.qcow2 1M
         qemu-io -c 'write -q -P 5 0 100k' ext.qcow2; cp old.qcow2 leaky.qcow2
+        cp old.qcow2 snap.qcow2; qemu-img snapshot -c one snap.qcow2
         printf '\\0\\1' | dd of=leaky.qcow2 bs=1 seek=$((0x20000 + 40)) conv=notrunc status=none
         """
         r = sh(["bash", "-c", script], cwd=d)
@@ -259,6 +271,10 @@ class Test:
             wrong += self.judge_file(r, name, self.before[name], after[name])
         if r.returncode == 0 and fail:
             wrong += self.judge_success(after)
+        if "snap.qcow2" in self.subjects:
+            r = sh(["qemu-img", "snapshot", "-l", "snap.qcow2"], cwd=self.place.work)
+            if " one " not in r.stdout:
+                wrong.append("the snapshot is lost")
         return wrong
 
     def judge_file(self, r, name, old, new):
@@ -386,16 +402,28 @@ def limit(subvolume):
         raise RuntimeError(f"quota: {r.stderr}")
 
 
+def completions_fail():
+    """Whether this kernel lets a request complete as it is told."""
+    return tuple(int(n) for n in re.findall(r"\d+", os.uname().release)[:2]) >= (6, 10)
+
+
 def plan(test, rng, noring, every):
     """Failures to try, in random order."""
     calls = test.learn(noring)
-    todo = []
+    todo, sent = [], []
+    most = args.per if test.place.name == "here" else max(1, args.per // 2)
     for call, count in calls.items():
+        first = len(todo)
+        if call in COMPLETIONS and not completions_fail() or args.call and call not in args.call:
+            continue
         for nth in range(1, count + 1):
             todo += [f"{call},{nth},{e}" for e in ERRNOS[call]]
             todo += [f"{call},{nth},{e},done" for e in DONE.get(call, [])]
+        if call in COMPLETIONS:
+            sent, todo = sent + todo[first:], todo[:first]
     rng.shuffle(todo)
-    return todo if every else todo[:args.per if test.place.name == "here" else max(1, args.per // 2)]
+    rng.shuffle(sent)
+    return todo + sent if every else todo[:most] + sent[:max(1, most // 2)]
 
 
 def relevant(place, name):
@@ -459,6 +487,7 @@ def main():
     p.add_argument("--place", action="append")
     p.add_argument("--seed", default=os.environ.get("VDISK_SEED", "1"))
     p.add_argument("--per", type=int, default=2, help="failures of each scenario here; half as many elsewhere")
+    p.add_argument("--call", action="append", help="only failures of this one; may be given several times")
     p.add_argument("--long", action="store_true", default=long_run, help="all of them")
     global args
     args = p.parse_args()
@@ -469,6 +498,8 @@ def main():
             return 77
     seed = int(time.time()) if args.seed == "new" else int(args.seed)
     print(f"seed {seed}")
+    if not completions_fail():
+        print("not tried: completions that fail, which need Linux 6.10")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # with all undone
     root = pathlib.Path(tempfile.mkdtemp(prefix="vdisk-surroundings-"))
     args.scratch = root / "scratch"
