@@ -98,7 +98,8 @@ int backend_open(const char *name, uint32_t flags, struct backend **ret_backend)
     for (const struct backend_driver *const *d = backend_drivers; *d; d++)
         if ((*d)->claims(name)) {
             rc = (*d)->open(name, flags, ret_backend);
-            return rc == -ENOENT ? not_found(name) : rc;
+            /* Only who takes any name takes one with a protocol that he does not know. */
+            return rc == -ENOENT && strcmp((*d)->name, "file") == 0 ? not_found(name) : rc;
         }
     return err_set(EINVAL, "%s: no backend takes such a name", name);
 }
