@@ -215,6 +215,10 @@ static void test_random(void)
     }
     verdict = repair(spec.path, &first);
     check_right(spec.path, &m, before);
+    if (verdict == 3) { /* what emptied L1 entries may have had is kept; the next time it goes */
+        verdict = repair(spec.path, &first);
+        check_right(spec.path, &m, before);
+    }
     run_ok("cp %s %s", spec.path, test_path("copy"));
     CHECK_INT(repair(spec.path, &second), verdict);
     run_ok("cmp %s %s", spec.path, test_path("copy"));
