@@ -81,12 +81,20 @@ static void setup(struct image_spec *spec, struct model *m, bool by_qemu)
     model_init(m, 0, SIZE);
 }
 
+/* What sanitizers find they find in half of the matrix: most of the time is QEMU's. */
+static bool left_out(void)
+{
+    return test_is_quick() && test_is_slow() && (test_repetition() + test_seed()) % 2;
+}
+
 /* Made and filled by QEMU: we read it, then write it. */
 static void test_theirs(void)
 {
     struct image_spec spec;
     struct model m;
 
+    if (left_out())
+        return;
     setup(&spec, &m, true);
     image_add_content(test_rng(), &spec, &m, 1);
     engine_reads(spec.path, &m);
@@ -100,6 +108,8 @@ static void test_ours(void)
     struct image_spec spec;
     struct model m;
 
+    if (left_out())
+        return;
     setup(&spec, &m, false);
     image_compare(spec.path, "qcow2", SIZE, &m, 1);
     engine_rewrites(&spec, &m, test_steps(STEPS));
@@ -124,6 +134,8 @@ static void test_info(void)
     struct model m;
     char ours[8192];
 
+    if (left_out())
+        return;
     setup(&spec, &m, false);
     snprintf(ours, sizeof ours, "%s", info(&spec));
     remove(spec.path);
