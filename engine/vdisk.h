@@ -107,7 +107,7 @@ struct vdisk_open_opts {
  * have been read; 16 KiB for each read of metadata at a time, which stays with its queue; and while a flush runs,
  * a copy of what was dirty when it began (so together at most twice cache_bytes). When it is open for writing,
  * also a map of where metadata lies (11 to 22 bytes for each L2 table and refcount block, 64 MiB at most), and
- * five sets of clusters and slices, such as what is mapped and what was freed: one bit each, in pages of 4 KiB
+ * six sets of clusters and slices, such as what is mapped and what was freed: one bit each, in pages of 4 KiB
  * (with clusters of 64 KiB that is 4 KiB for each 2 GiB of the file), 4 MiB at most each. Runs of freed clusters
  * take 16 bytes or so each; more than 16384 of them make the next write or discard flush.
  */
@@ -122,10 +122,10 @@ struct vdisk_open_opts {
 /*
  * Open a volume with its backing chain. Blocks. `opts` may be NULL. On success *ret_vdisk is the caller's, to
  * be given back with vdisk_close(); on failure it is untouched. Errors: -ENOENT, -EACCES, ...: as open(2);
- * -EAGAIN: locked by another process, named in the text; -EINVAL: not a valid image; -ENOTSUP: a feature we
- * lack, named in the text; -EACCES also: marked corrupt, and to be written; -EIO also: not closed, and what is
- * there cannot be repaired; -EFBIG (also: the chain's L1 tables take more than 1 GiB of memory), -ELOOP,
- * -ENOMEM.
+ * -EAGAIN: locked by another process, named in the text; -EINVAL: not a valid image; -ENOTSUP: a feature, or
+ * a protocol such as nbd://, that we lack, named in the text; -EACCES also: marked corrupt, and to be written;
+ * -EIO also: not closed, and what is there cannot be repaired; -EFBIG (also: the chain's L1 tables take more
+ * than 1 GiB of memory), -ELOOP, -ENOMEM.
  */
 VDISK_API int vdisk_open(const char *name, const struct vdisk_open_opts *opts, vdisk **ret_vdisk);
 
