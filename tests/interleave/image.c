@@ -91,6 +91,9 @@ void disk_create(struct disk **ret)
 
 /* ---- the image ------------------------------------------------------------------------------------------ */
 
+/* There is no L2 table that could be looked at. */
+static struct q2_l1 no_tables;
+
 void image_init(struct image *im)
 {
     struct q2 *q = &im->q;
@@ -107,6 +110,8 @@ void image_init(struct image *im)
     list_init(&q->flush_waiting);
     list_init(&q->reclaim_waiting);
     list_init(&q->trim_waiting);
+    list_init(&q->tables_waiting);
+    atomic_init(&q->l1, &no_tables);
     q->durable_end = sizeof im->disk->written;
     im->reftable = REFBLOCK;
     q->reftable = &im->reftable;
@@ -122,6 +127,9 @@ void image_finish(struct image *im)
 {
     q2_cache_finish(&im->q.l2);
     q2_cache_finish(&im->q.refcounts);
+    q2_cluster_set_finish(&im->q.sound);
+    q2_cluster_set_finish(&im->q.mapped);
+    q2_cluster_set_finish(&im->q.judged);
     pthread_mutex_destroy(&im->q.lock);
     gate_finish(&im->v.requests);
     backend_close(&im->disk->b);
