@@ -118,7 +118,7 @@ static bool is_cut_off(const struct io *io)
 
 /*
  * What a host's error means. Block devices have their own for what failed on them: that the medium did is ENODATA,
- * which here would be taken for the end of a file (qcow2/check_roots.c).
+ * which here would be taken for the end of a file (qcow2/check/check_roots.c).
  */
 static int32_t meaning(int64_t res)
 {

@@ -48,7 +48,7 @@ struct vdisk {
     struct gate                 requests;      /* requests that may use mappings they looked up */
 
     uint32_t                    generation;     /* of the process that opened it */
-    _Atomic unsigned            outside;        /* requests that have left the gate and come back: qcow2/room.c */
+    _Atomic unsigned            outside;        /* requests that have left the gate and come back: room.c */
     pthread_mutex_t             manage_lock;    /* one change of the whole at a time: resize, trim */
     _Atomic(const vdisk_queue *) manager;       /* whose, by its queue; NULL: none */
 

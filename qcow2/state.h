@@ -3,7 +3,7 @@
  * An open qcow2 image.
  *
  * Threads. `lock` guards what is under "locked" below; it is held for short stretches of CPU work and never
- * across an await. Lookups (qcow2/lookup.c) read L1 entries and cached slices without it.
+ * across an await. Lookups (qcow2/map/lookup.c) read L1 entries and cached slices without it.
  */
 #ifndef QCOW2_STATE_H
 #define QCOW2_STATE_H
@@ -15,15 +15,15 @@
 
 #include "engine/range_lock.h"
 #include "engine/volume.h"
-#include "qcow2/cluster_set.h"
-#include "qcow2/entry.h"
-#include "qcow2/geometry.h"
-#include "qcow2/header.h"
-#include "qcow2/meta_cache.h"
-#include "qcow2/metadata_map.h"
-#include "qcow2/packed.h"
-#include "qcow2/table.h"
-#include "qcow2/zero_runs.h"
+#include "qcow2/format/entry.h"
+#include "qcow2/format/geometry.h"
+#include "qcow2/format/header.h"
+#include "qcow2/meta/cluster_set.h"
+#include "qcow2/meta/meta_cache.h"
+#include "qcow2/meta/metadata_map.h"
+#include "qcow2/meta/packed.h"
+#include "qcow2/meta/table.h"
+#include "qcow2/space/zero_runs.h"
 
 /* Host clusters that nothing in memory refers to any more. */
 struct q2_freed {
@@ -37,7 +37,7 @@ struct q2_freed_list {
     size_t           count, max;
 };
 
-/* What a queue has taken ahead: qcow2/lease.h. Cluster indices [next, end). */
+/* What a queue has taken ahead: qcow2/space/lease.h. Cluster indices [next, end). */
 struct q2_lease {
     uint64_t    next, end;
     uint64_t    size;    /* bytes that the last one was meant to have */
@@ -181,16 +181,16 @@ static inline bool q2_has_block(const struct q2 *q, uint64_t index)
 }
 
 /*
- * qcow2/distrust.c: metadata cannot be trusted any more: refuse writes from now on, say why once. Any thread.
+ * qcow2/meta/distrust.c: metadata cannot be trusted any more: refuse writes from now on, say why once. Any thread.
  * Returns -EIO.
  */
 int q2_break(struct q2 *q, const char *what);
 
-/* qcow2/lookup.c: format_driver.lookup and .load */
+/* qcow2/map/lookup.c: format_driver.lookup and .load */
 int q2_lookup(vdisk *v, uint64_t guest_offset, uint64_t len, struct extent *ret);
 void q2_load(vdisk *v, uint64_t guest_offset, struct op *op);
 
-/* qcow2/alloc_write.c, qcow2/clear.c, qcow2/flush.c: end by request_end(r) */
+/* qcow2/map/alloc_write.c, qcow2/map/clear.c, qcow2/flush/flush.c: end by request_end(r) */
 void q2_alloc_write_start(struct q2 *q, struct request *r);
 void q2_clear_start(struct q2 *q, struct request *r);
 void q2_flush_start(struct q2 *q, struct request *r);
@@ -198,20 +198,20 @@ void q2_flush_start(struct q2 *q, struct request *r);
 /* A flush as the call of an await. */
 void q2_flush(struct q2 *q, struct op *op);
 
-/* qcow2/resize.c: format_driver.resize */
+/* qcow2/image/resize.c: format_driver.resize */
 int q2_resize(vdisk *v, uint64_t size, const struct vdisk_resize_opts *opts, vdisk_queue *queue);
 
 struct q2_bitmap_directory;
 struct q2_snapshot_table;
 struct layer_open;
 
-/* qcow2/open.c: format_driver.open and .close */
+/* qcow2/image/open.c: format_driver.open and .close */
 int q2_open(vdisk *v, const struct layer_open *how, vdisk_queue *queue);
 int q2_close(vdisk *v, vdisk_queue *queue);
 
 /*
- * qcow2/state.c: the struct, empty; NULL: out of memory. q2_state_free() gives it back, however much of it is
- * filled in.
+ * qcow2/image/state.c: the struct, empty; NULL: out of memory. q2_state_free() gives it back, however much of it
+ * is filled in.
  */
 struct q2 *q2_state_alloc(vdisk *v);
 void q2_state_free(struct q2 *q);
@@ -226,12 +226,12 @@ int q2_state_read_header(struct q2 *q, vdisk_queue *queue);
 int q2_state_setup(struct q2 *q, vdisk_queue *queue, uint64_t *tables_left);
 
 /*
- * qcow2/data_file.c: v->data, which is v->file without an external data file. Outside the loop; errors with a
- * text.
+ * qcow2/image/data_file.c: v->data, which is v->file without an external data file. Outside the loop; errors with
+ * a text.
  */
 int q2_data_file_open(struct q2 *q, const struct layer_open *how);
 
-/* qcow2/directories.c */
+/* qcow2/meta/directories.c */
 /* Read the snapshot table, for q2_snapshots_free(). Outside the loop; errors with a text. */
 int q2_read_snapshots(struct q2 *q, vdisk_queue *queue, struct q2_snapshot_table *ret);
 
@@ -247,11 +247,13 @@ int q2_reload(vdisk *v, vdisk_queue *queue);
 /* Run a flush to its end, outside the loop. */
 int q2_flush_sync(struct q2 *q, vdisk_queue *queue);
 
-/* qcow2/trim.c: format_driver.trim; and the same at close, when nothing else is going on. Outside the loop. */
+/*
+ * qcow2/space/trim.c: format_driver.trim; and the same at close, when nothing else is going on. Outside the loop.
+ */
 int q2_trim(vdisk *v, vdisk_queue *queue);
 int q2_trim_run(struct q2 *q, vdisk_queue *queue, bool closing);
 
-/* qcow2/header_sector.c */
+/* qcow2/meta/header_sector.c */
 /* Read and parse the header. Outside the loop; errors with a text. */
 int q2_header_read(struct q2 *q, vdisk_queue *queue);
 

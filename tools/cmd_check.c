@@ -15,7 +15,7 @@
 #include "engine/io.h"
 #include "engine/vdisk.h"
 #include "engine/json_name.h"
-#include "qcow2/check.h"
+#include "qcow2/check/check.h"
 #include "qcow2/qcow2.h"
 #include "tools/cli.h"
 

@@ -14,7 +14,7 @@
 #include "engine/bits.h"
 #include "engine/vdisk.h"
 #include "engine/volume.h"
-#include "qcow2/luks.h"
+#include "qcow2/format/luks.h"
 #include "qcow2/qcow2.h"
 #include "tools/cli.h"
 

@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 #include "engine/bits.h"
-#include "qcow2/entry.h"
+#include "qcow2/format/entry.h"
 #include "tests/lib/run.h"
 
 enum { HANG_GUARD_S = 10, SLOW_HANG_GUARD_S = 60, HUNG = 128 + 9 };

@@ -6,7 +6,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "qcow2/header.h"
+#include "qcow2/format/header.h"
 #include "tests/lib/test.h"
 
 enum bad_verb {

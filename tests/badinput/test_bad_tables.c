@@ -6,7 +6,7 @@
 #include <unistd.h>
 
 #include "engine/bits.h"
-#include "qcow2/entry.h"
+#include "qcow2/format/entry.h"
 #include "tests/badinput/badinput_lib.h"
 #include "tests/lib/run.h"
 

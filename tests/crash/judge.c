@@ -12,7 +12,7 @@
 
 #include "engine/bits.h"
 #include "engine/volume.h"
-#include "qcow2/check.h"
+#include "qcow2/check/check.h"
 #include "tests/crash/rig.h"
 #include "tests/lib/run.h"
 #include "tests/lib/test.h"

@@ -13,8 +13,8 @@
 
 #include "engine/bits.h"
 #include "engine/volume.h"
-#include "qcow2/entry.h"
-#include "qcow2/header.h"
+#include "qcow2/format/entry.h"
+#include "qcow2/format/header.h"
 #include "tests/crash/rig.h"
 #include "tests/crash/scenarios.h"
 #include "tests/lib/run.h"

@@ -9,7 +9,7 @@
 #include "backends/crash.h"
 #include "backends/fault.h"
 #include "backends/sim.h"
-#include "qcow2/check.h"
+#include "qcow2/check/check.h"
 #include "tests/crash/oracle.h"
 #include "tests/lib/image.h"
 #include "tests/lib/memdisk.h"

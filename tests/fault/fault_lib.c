@@ -12,7 +12,7 @@
 #include "engine/bits.h"
 #include "engine/volume.h"
 #include "engine/thread.h"
-#include "qcow2/check.h"
+#include "qcow2/check/check.h"
 #include "tests/fault/oom.h"
 #include "tests/lib/test.h"
 

@@ -21,12 +21,12 @@ def states_in_sources(root):
     """{(type, state): where}, without the first state of each type, which nothing awaits."""
     states = {}
     for folder in ("engine", "backends", "qcow2", "tools"):
-        for path in sorted((root / folder).glob("*.c")):
+        for path in sorted((root / folder).rglob("*.c")):
             text = path.read_text()
             for match in re.finditer(r"^OP_TYPE\((\w+),\s*\w+,([^;]*)\);", text, re.M):
                 names = re.findall(r'"(\w+)"', match[2])
                 for name in names[1:]:
-                    states[match[1], name] = f"{folder}/{path.name}"
+                    states[match[1], name] = str(path.relative_to(root))
     return states
 
 

@@ -9,8 +9,8 @@
 
 #include "engine/bits.h"
 #include "engine/volume.h"
-#include "qcow2/entry.h"
-#include "qcow2/header.h"
+#include "qcow2/format/entry.h"
+#include "qcow2/format/header.h"
 #include "tests/fault/fault_lib.h"
 #include "tests/fault/oom.h"
 #include "tests/lib/test.h"

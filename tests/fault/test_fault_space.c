@@ -10,9 +10,9 @@
 #include <unistd.h>
 
 #include "engine/bits.h"
-#include "qcow2/entry.h"
-#include "qcow2/header.h"
-#include "qcow2/room.h"
+#include "qcow2/format/entry.h"
+#include "qcow2/format/header.h"
+#include "qcow2/space/room.h"
 #include "tests/fault/fault_lib.h"
 #include "tests/lib/run.h"
 #include "tests/lib/test.h"

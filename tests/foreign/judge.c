@@ -23,7 +23,7 @@
 #include "backends/sim.h"
 #include "engine/bits.h"
 #include "engine/volume.h"
-#include "qcow2/check.h"
+#include "qcow2/check/check.h"
 #include "tests/foreign/life.h"
 #include "tests/lib/test.h"
 

@@ -6,7 +6,7 @@
 #include "engine/bits.h"
 #include "engine/error.h"
 #include "engine/vdisk.h"
-#include "qcow2/header.h"
+#include "qcow2/format/header.h"
 #include "tests/fuzz/fuzz.h"
 
 enum { INPUT_MAX = 64 << 10 };

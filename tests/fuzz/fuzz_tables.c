@@ -8,9 +8,9 @@
 #include <string.h>
 
 #include "engine/vdisk.h"
-#include "qcow2/entry.h"
-#include "qcow2/inflate.h"
-#include "qcow2/tables.h"
+#include "qcow2/format/entry.h"
+#include "qcow2/format/inflate.h"
+#include "qcow2/format/tables.h"
 #include "tests/fuzz/fuzz.h"
 
 enum { INPUT_MAX = 64 << 10, PREFIX = 4 };

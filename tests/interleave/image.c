@@ -7,7 +7,7 @@
 
 #include "engine/bits.h"
 #include "engine/short_lock.h"
-#include "qcow2/lease.h"
+#include "qcow2/space/lease.h"
 #include "tests/interleave/common.h"
 
 /* Host offset of the only refcount block. */

@@ -5,8 +5,8 @@
  */
 #include <string.h>
 
-#include "qcow2/entry.h"
-#include "qcow2/lease.h"
+#include "qcow2/format/entry.h"
+#include "qcow2/space/lease.h"
 #include "tests/interleave/common.h"
 #include "tests/interleave/image.h"
 

@@ -15,7 +15,7 @@ refers() {
     nm "$work/o" | grep -qE ' (point_hook|engine_mutant|q2_mutant)$'
 }
 
-for file in $(cd "$root" && grep -lE 'POINT\(|MUTANT\(' engine/*.c qcow2/*.c backends/*.c); do
+for file in $(cd "$root" && grep -lE 'POINT\(|MUTANT\(' -r --include=*.c engine qcow2 backends); do
     if refers -DNDEBUG "$root/$file"; then
         echo "FAILED: $file: something is left in a release build:"
         nm "$work/o" | grep -E ' (point_hook|engine_mutant|q2_mutant)$'

@@ -14,7 +14,7 @@
 
 #include "engine/backend.h"
 #include "engine/bits.h"
-#include "qcow2/check.h"
+#include "qcow2/check/check.h"
 #include "tests/interop/interop_lib.h"
 #include "tests/lib/run.h"
 #include "tests/lib/test.h"

@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 #include "engine/bits.h"
-#include "qcow2/ondisk.h"
+#include "qcow2/format/ondisk.h"
 #include "tests/kill/kill_lib.h"
 #include "tests/lib/run.h"
 #include "tests/lib/test.h"

@@ -2,7 +2,7 @@
 #include "tests/lib/damage.h"
 
 #include "engine/bits.h"
-#include "qcow2/ondisk.h"
+#include "qcow2/format/ondisk.h"
 
 /* What the header says, as far as it can be used to find one's way about. */
 struct places {

@@ -22,17 +22,15 @@ ROOMS = {
                     "ring_setup,service,thread,watch,workers}.c", []),
     "engine": ("engine/*.c", ["engine/loop"]),
     "backends": ("backends/*.c", ["engine/loop"]),
-    "qcow2/format": ("qcow2/{details,header,header_write,inflate,layout,luks,tables}.c", ["engine/loop"]),
-    "qcow2/meta": ("qcow2/{cluster_set,directories,distrust,guard,header_sector,meta_cache,metadata_map,"
-                   "metadata_read,mutant,packed,twice}.c", ["qcow2/format", "engine/loop"]),
-    "qcow2/space": ("qcow2/{alloc,lease,reclaim,refcount_load,reftable,room,trim,zero_runs}.c",
-                    ["qcow2/meta", "qcow2/format", "engine/loop"]),
-    "qcow2/map": ("qcow2/{alloc_write,clear,l2_table,lookup}.c",
-                  ["qcow2/space", "qcow2/meta", "qcow2/format", "engine/loop"]),
-    "qcow2/flush": ("qcow2/flush.c", ["qcow2/space", "qcow2/meta", "qcow2/format", "engine/loop"]),
-    "qcow2/check": ("qcow2/{check*,rebuild,repair}.c", ["qcow2/format", "engine/loop"]),
-    "qcow2/image": ("qcow2/*.c", ["qcow2/map", "qcow2/flush", "qcow2/check", "qcow2/space", "qcow2/meta",
-                                  "qcow2/format", "engine/loop", "engine"]),
+    "qcow2/format": ("qcow2/format/*.c", ["engine/loop"]),
+    "qcow2/meta": ("qcow2/{meta/*,mutant}.c", ["qcow2/format", "engine/loop"]),
+    "qcow2/space": ("qcow2/space/*.c", ["qcow2/meta", "qcow2/format", "engine/loop"]),
+    "qcow2/map": ("qcow2/map/*.c", ["qcow2/space", "qcow2/meta", "qcow2/format", "engine/loop"]),
+    "qcow2/flush": ("qcow2/flush/*.c", ["qcow2/space", "qcow2/meta", "qcow2/format", "engine/loop"]),
+    "qcow2/check": ("qcow2/check/*.c", ["qcow2/format", "engine/loop"]),
+    "qcow2/image": ("qcow2/{image/*,drivers}.c",
+                    ["qcow2/map", "qcow2/flush", "qcow2/check", "qcow2/space", "qcow2/meta", "qcow2/format",
+                     "engine/loop", "engine"]),
 }
 
 # (room, name): why it may be taken all the same.
@@ -60,7 +58,7 @@ ALSO.update({(room, name): why for name, (rooms, why) in BY_NAME.items() for roo
 
 # One of its files: (how many files the circle may have, why).
 CIRCLES = {
-    "qcow2/alloc.c": (4, "space: finding, leasing, freeing and counting clusters lead to each other by nature"),
+    "qcow2/space/alloc.c": (4, "finding, leasing, freeing and counting clusters lead to each other by nature"),
     "engine/queue.c": (12, "the loop: what turns it and what is turned"),
     "engine/request.c": (10, "requests, volumes and chains are not apart yet"),
     "backends/crash_image.c": (2, "a piece of a crash image is applied to the store that holds it"),

@@ -17,7 +17,7 @@
 #include "backends/fault.h"
 #include "engine/bits.h"
 #include "engine/volume.h"
-#include "qcow2/check.h"
+#include "qcow2/check/check.h"
 #include "tests/lib/test.h"
 
 /* ---- disks --------------------------------------------------------------------------------------------- */

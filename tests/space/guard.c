@@ -11,7 +11,7 @@
 #include <sys/resource.h>
 
 #include "engine/bits.h"
-#include "qcow2/entry.h"
+#include "qcow2/format/entry.h"
 #include "tests/lib/run.h"
 #include "tests/space/ours.h"
 

@@ -3,7 +3,7 @@
 #ifndef TESTS_SPACE_OURS_H
 #define TESTS_SPACE_OURS_H
 
-#include "qcow2/header.h"
+#include "qcow2/format/header.h"
 #include "tests/lib/image.h"
 #include "tests/lib/test.h"
 

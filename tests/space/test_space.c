@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 #include "engine/bits.h"
-#include "qcow2/check.h"
+#include "qcow2/check/check.h"
 #include "tests/lib/image.h"
 #include "tests/lib/run.h"
 #include "tests/lib/test.h"

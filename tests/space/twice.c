@@ -4,7 +4,7 @@
  * content stays as it was, as far as it has been read, or its slice is the same; a shrink reads all there is.
  */
 #include "engine/bits.h"
-#include "qcow2/entry.h"
+#include "qcow2/format/entry.h"
 #include "tests/space/ours.h"
 
 #define MIB(n) ((uint64_t)(n) << 20)

@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 #include "engine/bits.h"
-#include "qcow2/entry.h"
+#include "qcow2/format/entry.h"
 #include "tests/lib/run.h"
 #include "tests/lib/test.h"
 

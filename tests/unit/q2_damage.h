@@ -5,7 +5,7 @@
 
 #include <stdint.h>
 
-#include "qcow2/header.h"
+#include "qcow2/format/header.h"
 
 struct damaged {
     int              fd;

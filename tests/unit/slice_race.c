@@ -5,7 +5,7 @@
 #include <sched.h>
 #include <stdlib.h>
 
-#include "qcow2/meta_cache.h"
+#include "qcow2/meta/meta_cache.h"
 
 enum { KEY = 3, SLICE = 512, FAILS_EVERY = 3, AGAIN_EVERY = 4, SPIN = 64 };
 

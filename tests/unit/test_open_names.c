@@ -9,7 +9,7 @@
 
 #include "engine/bits.h"
 #include "engine/vdisk.h"
-#include "qcow2/ondisk.h"
+#include "qcow2/format/ondisk.h"
 #include "tests/lib/test.h"
 
 enum { MIB = 1 << 20 };

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * qcow2/check on images broken by hand: each kind of damage gives the numbers worked out beside it, and
- * `qemu-img check` gives the same ones, but for those differences that qcow2/check.c lists.
+ * `qemu-img check` gives the same ones, but for those differences that qcow2/check/check.c lists.
  */
 #include <inttypes.h>
 #include <jansson.h>
@@ -9,7 +9,7 @@
 #include <stdlib.h>
 
 #include "engine/bits.h"
-#include "qcow2/check.h"
+#include "qcow2/check/check.h"
 #include "tests/lib/run.h"
 #include "tests/lib/test.h"
 #include "tests/unit/q2_damage.h"

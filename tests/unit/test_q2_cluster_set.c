@@ -8,7 +8,7 @@
 #include <cmocka.h>
 
 #include "engine/bits.h"
-#include "qcow2/cluster_set.h"
+#include "qcow2/meta/cluster_set.h"
 #include "tests/lib/rng.h"
 
 enum { CLUSTERS = 200000 };

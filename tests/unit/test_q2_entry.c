@@ -7,7 +7,7 @@
 
 #include <cmocka.h>
 
-#include "qcow2/entry.h"
+#include "qcow2/format/entry.h"
 
 static const uint64_t bit63 = 1ull << 63, bit62 = 1ull << 62;
 

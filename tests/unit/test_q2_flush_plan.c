@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The plan of a flush, for all that may be needed: each ordering rule of qcow2/flush.c as a condition on it. */
+/*
+ * The plan of a flush, for all that may be needed: each ordering rule of qcow2/flush/flush.c as a condition on it.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 
 #include <cmocka.h>
 
-#include "qcow2/flush_plan.h"
+#include "qcow2/flush/flush_plan.h"
 
 static void check_rules(struct q2_flush_needs n)
 {

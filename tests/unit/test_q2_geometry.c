@@ -7,7 +7,7 @@
 
 #include <cmocka.h>
 
-#include "qcow2/geometry.h"
+#include "qcow2/format/geometry.h"
 
 static uint64_t next(uint64_t *seed)
 {

@@ -4,7 +4,7 @@
 
 #include "backends/memory.h"
 #include "engine/volume.h"
-#include "qcow2/check.h"
+#include "qcow2/check/check.h"
 #include "qcow2/qcow2.h"
 
 static struct backend *keeper;

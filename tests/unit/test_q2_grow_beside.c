@@ -9,7 +9,7 @@
 #include "backends/fault.h"
 #include "backends/memory.h"
 #include "engine/volume.h"
-#include "qcow2/ondisk.h"
+#include "qcow2/format/ondisk.h"
 #include "qcow2/qcow2.h"
 #include "tests/unit/backend_test.h"
 

@@ -11,7 +11,7 @@
 
 #include "engine/error.h"
 #include "engine/vdisk.h"
-#include "qcow2/header.h"
+#include "qcow2/format/header.h"
 
 enum { CLUSTER = 65536 };
 

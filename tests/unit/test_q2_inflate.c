@@ -13,7 +13,7 @@
 #include <zstd.h>
 
 #include "engine/bits.h"
-#include "qcow2/inflate.h"
+#include "qcow2/format/inflate.h"
 
 enum { CLUSTER = 65536, ROOM = 2 * CLUSTER };
 

@@ -2,8 +2,8 @@
 /* qcow2/layout: the metadata of a planned image is read back and each number in it compared with the plan. */
 #include "tests/unit/op_test.h"
 
-#include "qcow2/entry.h"
-#include "qcow2/layout.h"
+#include "qcow2/format/entry.h"
+#include "qcow2/format/layout.h"
 
 /* The metadata after the header, filled in one go. */
 static uint8_t *filled(const struct q2_layout *l)

@@ -8,7 +8,7 @@
 #include <cmocka.h>
 
 #include "engine/bits.h"
-#include "qcow2/metadata_map.h"
+#include "qcow2/meta/metadata_map.h"
 #include "tests/lib/rng.h"
 
 enum { CLUSTERS = 60000, ITEMS = 600 };

@@ -9,7 +9,7 @@
 #include <cmocka.h>
 
 #include "engine/bits.h"
-#include "qcow2/check_refs.h"
+#include "qcow2/check/check_refs.h"
 
 enum { CLUSTERS = 5 * Q2_REFS_PAGE + 77, REFCOUNT_MAX = 65535 };
 

@@ -2,8 +2,8 @@
 /* qcow2/tables: snapshot tables and bitmap directories, good, cut short, and bad in each field. */
 #include "tests/unit/op_test.h"
 
-#include "qcow2/ondisk.h"
-#include "qcow2/tables.h"
+#include "qcow2/format/ondisk.h"
+#include "qcow2/format/tables.h"
 
 enum { CLUSTER = 65536, SPACE = 1 << 20 };
 

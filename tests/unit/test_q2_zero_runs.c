@@ -8,7 +8,7 @@
 #include <cmocka.h>
 
 #include "engine/bits.h"
-#include "qcow2/zero_runs.h"
+#include "qcow2/space/zero_runs.h"
 #include "tests/lib/rng.h"
 
 enum { CLUSTERS = 4000 };

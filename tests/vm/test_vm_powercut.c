@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 #include "engine/bits.h"
-#include "qcow2/check.h"
+#include "qcow2/check/check.h"
 #include "tests/lib/run.h"
 #include "tests/lib/test.h"
 #include "tests/vm/log_writes.h"

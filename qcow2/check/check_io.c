@@ -1,0 +1,157 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * How check reads: L2 tables and refcount blocks by the dozen, since one after another takes minutes on a disk or
+ * over a network.
+ */
+#include "qcow2/check/check_internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/queue.h"
+
+enum {
+    READS = 16,                 /* in flight */
+    READS_BYTES = 8 << 20,      /* of buffers; at least 2 are in flight */
+    PROBE_AFTER_ZERO_TABLES = 64,
+};
+
+void *check_buffer(struct check *c, uint64_t len)
+{
+    uint64_t align = max_u64(c->file->mem_align, sizeof(void *));
+    void *buf;
+
+    return posix_memalign(&buf, align, align_up(len, align)) ? NULL : buf;
+}
+
+/*
+ * A table of zeros is rare in an image that somebody uses. When there are many, ask the host for holes before
+ * reading: a small sparse file could else make us read terabytes of nothing.
+ */
+static bool in_hole(struct check *c, uint64_t host_offset, uint64_t len)
+{
+    enum backend_status status;
+    uint64_t run;
+
+    if (c->zero_tables < PROBE_AFTER_ZERO_TABLES || !c->file->driver->status || host_offset >= c->file_size)
+        return false;
+    if (host_offset >= c->hole_start && host_offset < c->hole_end)
+        return len <= c->hole_end - host_offset;
+    if (c->file->driver->status(c->file, host_offset, c->file_size - host_offset, &status, &run) < 0 ||
+        status != BACKEND_STATUS_HOLE)
+        return false;
+    c->hole_start = host_offset;
+    c->hole_end = host_offset + run;
+    return len <= run;
+}
+
+static void note_zeros(struct check *c, const uint8_t *buf, uint64_t len)
+{
+    c->zero_tables += buf[0] == 0 && memcmp(buf, buf + 1, len - 1) == 0;
+}
+
+int check_read(struct check *c, void *buf, uint64_t len, uint64_t host_offset)
+{
+    int rc;
+
+    if (in_hole(c, host_offset, len)) {
+        memset(buf, 0, len);
+        return 0;
+    }
+    rc = io_pread(c->queue, c->file, buf, len, host_offset);
+    if (rc == 0)
+        note_zeros(c, buf, len);
+    return rc;
+}
+
+int check_progress(struct check *c, uint64_t n)
+{
+    enum { EVERY = 64 };
+    uint64_t before = c->progress_done;
+
+    c->progress_done += n;
+    if (!c->opts.progress || before / EVERY == c->progress_done / EVERY)
+        return 0;
+    c->progress_total = max_u64(c->progress_total, c->progress_done);
+    return c->opts.progress(c->opts.progress_arg, c->progress_done, c->progress_total) ? -ECANCELED : 0;
+}
+
+/* ---- several at a time ------------------------------------------------------------------------------- */
+
+struct slot {
+    struct io io;
+    uint8_t  *buf;
+    bool      read; /* there is something in buf when it is done */
+    bool      done;
+};
+
+static void slot_done(struct io *io)
+{
+    container_of(io, struct slot, io)->done = true;
+}
+
+static void slot_start(struct check *c, struct slot *s, uint64_t host_offset)
+{
+    uint64_t len = c->header.geo.cluster_size;
+
+    s->done = true;
+    s->read = host_offset != 0;
+    s->io.res = 0;
+    if (!s->read)
+        return;
+    if (in_hole(c, host_offset, len)) {
+        memset(s->buf, 0, len);
+        return;
+    }
+    s->done = false;
+    io_rw(&s->io, c->file, IO_READ, host_offset, s->buf, len);
+    s->io.queue = c->queue;
+    s->io.op = NULL;
+    s->io.done = slot_done;
+    queue_current = c->queue;
+    io_start(&s->io);
+}
+
+static int slot_take(struct check *c, const struct check_reads *reads, struct slot *s, uint64_t i)
+{
+    if (s->read && s->io.res == 0)
+        note_zeros(c, s->buf, c->header.geo.cluster_size);
+    return reads->take(c, i, s->read ? s->buf : NULL, s->io.res);
+}
+
+static int run_slots(struct check *c, const struct check_reads *reads, struct slot *slots, uint64_t depth)
+{
+    uint64_t taken = 0, started = 0;
+    int rc = 0;
+
+    while (taken < reads->count && rc == 0) {
+        for (; started < reads->count && started < taken + depth; started++)
+            slot_start(c, &slots[started % depth], reads->offset(c, started));
+        queue_run_until(c->queue, &slots[taken % depth].done);
+        rc = slot_take(c, reads, &slots[taken % depth], taken);
+        taken++;
+    }
+    for (; taken < started; taken++)
+        queue_run_until(c->queue, &slots[taken % depth].done);
+    return rc;
+}
+
+int check_read_clusters(struct check *c, const struct check_reads *reads)
+{
+    uint64_t len = c->header.geo.cluster_size;
+    uint64_t depth = max_u64(2, min_u64(READS, READS_BYTES / len));
+    struct slot *slots = calloc(depth, sizeof *slots);
+    int rc = slots ? 0 : -ENOMEM;
+
+    for (uint64_t i = 0; i < depth && rc == 0; i++) {
+        slots[i].buf = check_buffer(c, len);
+        rc = slots[i].buf ? 0 : -ENOMEM;
+    }
+    if (rc == 0)
+        rc = run_slots(c, reads, slots, depth);
+    for (uint64_t i = 0; i < depth && slots; i++)
+        free(slots[i].buf);
+    free(slots);
+    return rc;
+}

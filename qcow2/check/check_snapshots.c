@@ -1,0 +1,285 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Mending the snapshot table.
+ *
+ * Happy path: read what is there, entry by entry, with more patience than a reader has; write a table of the
+ * entries that are some, with the fields that version 3 asks for, to a new place, flush: the caller points the
+ * header to it. What the old place had is a leak then. A table that is not where the header says is looked for
+ * among the clusters that nothing refers to.
+ * Failure modes: an entry that cannot be understood stays as it is, so that a check names it, and what it may
+ * refer to is not freed. No place for the new table: nothing is changed. A table that is nowhere is given up,
+ * says a line.
+ *
+ * Invariants.
+ *  1. The header points to a new table, and to clusters with refcounts, only when both are durable.
+ *  2. An entry of the new table leads to the L1 table that the old one led to.
+ */
+#include "qcow2/check/check_internal.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/error.h"
+#include "qcow2/format/tables.h"
+
+enum {
+    SEARCH_MAX = 100000,
+    ENTRY = sizeof(struct q2_disk_snapshot),
+    EXTRA = sizeof(struct q2_disk_snapshot_extra)
+};
+
+struct mend {
+    struct check *c;
+    uint8_t      *in, *out;
+    uint64_t      len, pos;  /* of in */
+    uint64_t      out_len;
+    uint32_t      n, wanted; /* entries: taken; as the header says */
+    bool          changed;
+};
+
+/* ---- one entry ---------------------------------------------------------------------------------------------- */
+
+static bool is_empty(const uint8_t *entry)
+{
+    return entry[0] == 0 && memcmp(entry, entry + 1, ENTRY - 1) == 0;
+}
+
+/* Extra data of version 3 that are complete, out of what there is. Returns their length. */
+static uint32_t fill_extra(struct mend *m, const struct q2_disk_snapshot *d, const uint8_t *extra, uint32_t len,
+                           uint8_t *out)
+{
+    bool complete = len >= 16 || m->c->header.geo.version < 3;
+
+    if (complete && len <= Q2_MAX_SNAPSHOT_EXTRA) {
+        memcpy(out, extra, len);
+        return len;
+    }
+    m->changed = true;
+    if (len < 8)
+        put_be64(out, be32toh(d->vm_state_size));
+    put_be64(out + 8, m->c->header.size);
+    put_be64(out + 16, UINT64_MAX); /* no icount */
+    memcpy(out, extra, len >= EXTRA ? EXTRA : len >= 8 ? 8 : 0);
+    return EXTRA;
+}
+
+/* The entry at m->pos, to m->out. False: it ends behind the end of the table. */
+static bool take_entry(struct mend *m)
+{
+    const uint8_t *p = m->in + m->pos;
+    uint8_t *out = m->out + m->out_len;
+    struct q2_disk_snapshot d;
+    uint32_t had, names, has;
+    uint64_t end;
+
+    memcpy(&d, p, sizeof d);
+    had = be32toh(d.extra_size);
+    names = (uint32_t)be16toh(d.id_size) + be16toh(d.name_size);
+    end = m->pos + ENTRY + had + names;
+    if (end > m->len)
+        return false;
+    has = fill_extra(m, &d, p + ENTRY, had, out + ENTRY);
+    if (has != had)
+        check_found(m->c, QCOW2_FIXED, 1, "snapshot %.*s: %" PRIu32 " bytes of extra data, were %" PRIu32,
+                    (int)min_u64(40, be16toh(d.id_size)), (const char *)p + ENTRY + had, has, had);
+    d.extra_size = htobe32(has);
+    memcpy(out, &d, ENTRY);
+    memcpy(out + ENTRY + has, p + ENTRY + had, names);
+    m->out_len = align_up(m->out_len + ENTRY + has + names, 8);
+    m->pos = align_up(end, 8);
+    m->n++;
+    return true;
+}
+
+/* 0, or -EINVAL: there is an entry that cannot be understood. */
+static int take_entries(struct mend *m)
+{
+    for (uint32_t i = 0; i < m->wanted; i++) {
+        /* Behind the last one there are zeros; and nothing, behind the end of the file. */
+        if (m->pos + ENTRY > m->len || is_empty(m->in + m->pos))
+            break;
+        if (!take_entry(m))
+            return -EINVAL;
+    }
+    m->changed |= m->n < m->c->header.nb_snapshots;
+    return 0;
+}
+
+/* ---- a place for the new table ------------------------------------------------------------------------------ */
+
+/* Is the cluster free for sure? Its refcount is known. */
+static bool is_free(const struct check *c, uint64_t cluster, uint64_t refcount)
+{
+    return refcount == 0 && check_refs_count(c, cluster) == 0 && !check_claimed_past_end(c, cluster);
+}
+
+/* `n` neighbours from cluster `from` on, below `limit`; 0: there are none. */
+static uint64_t find_place(struct check *c, uint64_t n, uint64_t from, uint64_t limit, uint8_t *buf)
+{
+    const struct q2_geometry *g = &c->header.geo;
+    uint64_t have = 0, loaded = 0;
+
+    for (uint64_t i = from; i < limit && have < n; i++) {
+        uint64_t block;
+
+        if (!check_find_block(c, i, &block)) {
+            have = 0;
+            i |= q2_refblock_entries(g) - 1;
+            continue;
+        }
+        if (block != loaded && io_pread(c->queue, c->file, buf, g->cluster_size, block) < 0)
+            return 0;
+        loaded = block;
+        have = is_free(c, i, q2_refcount_get(g, buf, q2_refblock_index(g, i))) ? have + 1 : 0;
+        from = i + 1 - have;
+    }
+    return have == n ? from : 0;
+}
+
+static int write_table(struct mend *m, uint64_t *ret_offset)
+{
+    struct check *c = m->c;
+    const struct q2_geometry *g = &c->header.geo;
+    uint64_t n = q2_clusters(g, m->out_len), first = 0, block;
+    uint8_t *buf = check_buffer(c, g->cluster_size);
+    int rc = buf ? 0 : -ENOMEM;
+
+    if (rc == 0 && c->file->caps & BACKEND_GROWS)
+        first = find_place(c, n, c->file_clusters, c->file_clusters + q2_refblock_entries(g), buf);
+    if (rc == 0 && first == 0)
+        first = find_place(c, n, 1, c->file_clusters, buf);
+    if (rc == 0 && first == 0)
+        rc = -ENOSPC;
+    if (rc == 0)
+        rc = io_pwrite(c->queue, c->file, m->out, n << g->cluster_bits, first << g->cluster_bits);
+    for (uint64_t i = first; i < first + n && rc == 0; i++)
+        rc = check_find_block(c, i, &block) ? check_set_refcount(c, i, block, 1, buf) : -ENOSPC;
+    if (rc == 0)
+        rc = io_pflush(c->queue, c->file); /* invariant 1 */
+    free(buf);
+    *ret_offset = first << g->cluster_bits;
+    return rc;
+}
+
+/* ---- a table that is not where it should be ----------------------------------------------------------------- */
+
+/* Is this one for sure: all its entries have names, and L1 tables that nothing else has. */
+static bool is_ours(const struct check *c, const struct q2_snapshot_table *t)
+{
+    for (uint32_t i = 0; i < t->n; i++) {
+        const struct q2_snapshot *s = &t->entries[i];
+        uint64_t len = (uint64_t)s->l1_entries * Q2_L1_ENTRY_SIZE;
+
+        if (s->id[0] == '\0' || len == 0 || s->l1_offset == 0 || s->l1_offset >= c->file_size ||
+            len > c->file_size - s->l1_offset ||
+            check_refs_count(c, q2_cluster_index(&c->header.geo, s->l1_offset)) != 0)
+            return false;
+    }
+    return t->n > 0;
+}
+
+/* The only place, among clusters that nothing refers to, where a table of so many entries is; 0: none. */
+static int search_table(struct check *c, uint64_t *ret)
+{
+    unsigned tried = 0;
+
+    *ret = 0;
+    for (uint64_t i = 1; i < c->file_clusters && tried < SEARCH_MAX; i++) {
+        struct q2_snapshot_table t = {0};
+        bool known, sole = check_sole(c, i, &known), found;
+        int rc;
+
+        if (!known || !sole || check_refs_count(c, i) != 0)
+            continue;
+        tried++;
+        rc = check_load_snapshots(c, i << c->header.geo.cluster_bits, &t);
+        found = rc == 0 && is_ours(c, &t);
+        q2_snapshots_free(&t);
+        if (rc == -ENOMEM)
+            return rc;
+        if (found && *ret != 0) { /* which of the two? */
+            *ret = 0;
+            return 0;
+        }
+        if (found)
+            *ret = i << c->header.geo.cluster_bits;
+    }
+    return 0;
+}
+
+/* ---- all of it ---------------------------------------------------------------------------------------------- */
+
+static bool has_place(const struct check *c)
+{
+    uint64_t offset = c->header.snapshots_offset;
+
+    return is_aligned(offset, c->header.geo.cluster_size) && offset != 0 && offset < c->file_size;
+}
+
+static int mend_lost(struct check *c, struct check_snapshots_at *ret)
+{
+    int rc = 0;
+
+    *ret = (struct check_snapshots_at){.n = 0};
+    if (c->header.nb_snapshots > 0 && c->header.nb_snapshots <= Q2_MAX_SNAPSHOTS)
+        rc = search_table(c, &ret->host_offset);
+    if (rc < 0)
+        return rc;
+    if (ret->host_offset != 0) {
+        ret->n = c->header.nb_snapshots;
+        check_found(c, QCOW2_FIXED, 1, "the snapshot table: found again at host offset 0x%" PRIx64,
+                    ret->host_offset);
+        return 1;
+    }
+    check_found(c, QCOW2_FIXED, 1, "the snapshot table at host offset 0x%" PRIx64 " is nowhere: its %" PRIu32
+                " snapshots are given up", c->header.snapshots_offset, c->header.nb_snapshots);
+    return 1;
+}
+
+static int mend_read(struct mend *m, struct check_snapshots_at *ret)
+{
+    struct check *c = m->c;
+    int rc = check_read(c, m->in, m->len, c->header.snapshots_offset);
+
+    if (rc < 0) /* the check has named it */
+        return 0;
+    if (take_entries(m) < 0 || !m->changed)
+        return 0;
+    if (m->n == 0)
+        return mend_lost(c, ret);
+    *ret = (struct check_snapshots_at){.n = m->n};
+    if (m->n < c->header.nb_snapshots)
+        check_found(c, QCOW2_FIXED, 1, "the snapshot table: has %" PRIu32 " entries, not %" PRIu32, m->n,
+                    c->header.nb_snapshots);
+    rc = write_table(m, &ret->host_offset);
+    if (rc == -ENOSPC) {
+        check_found(c, QCOW2_NOTE, 1, "the snapshot table is not repaired: there is no place for a new one");
+        return 0;
+    }
+    return rc < 0 ? rc : 1;
+}
+
+int check_mend_snapshots(struct check *c, struct check_snapshots_at *ret)
+{
+    struct mend m = {.c = c, .wanted = (uint32_t)min_u64(c->header.nb_snapshots, Q2_MAX_SNAPSHOTS)};
+    int rc;
+
+    if (c->untrusted || (c->header.nb_snapshots == 0 && !c->header.snapshots_problem))
+        return 0;
+    if (!has_place(c))
+        return mend_lost(c, ret);
+    m.len = min_u64(c->file_size - c->header.snapshots_offset, Q2_MAX_SNAPSHOT_TABLE);
+    m.in = check_buffer(c, m.len);
+    m.out = check_buffer(c, align_up(m.len + (uint64_t)m.wanted * (EXTRA + 8), c->header.geo.cluster_size));
+    if (m.in && m.out) {
+        memset(m.out, 0, align_up(m.len + (uint64_t)m.wanted * (EXTRA + 8), c->header.geo.cluster_size));
+        rc = mend_read(&m, ret);
+    } else {
+        rc = -ENOMEM;
+    }
+    free(m.in);
+    free(m.out);
+    return rc < 0 ? err_set(rc, "%s: repairing the snapshot table: %s", c->file->name, strerror(-rc)) : rc;
+}

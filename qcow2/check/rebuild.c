@@ -1,0 +1,361 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Rebuilding the refcounts of an image.
+ *
+ * Happy path: count what refers to each cluster, the refcount structure itself left out; find free clusters for a
+ * new table and new blocks, never any that the old ones use; write blocks and table, flush. Once the caller has
+ * switched the header to the new table, the old structure is free space.
+ * Failure modes: a table cannot be read: what it refers to is not known, so nothing is written. No space, no
+ * memory, a failed read or write: the old table is still the one that counts.
+ *
+ * Invariants.
+ *  1. Nothing is written but clusters that neither the image nor the old refcount structure uses.
+ *  2. Blocks and table are durable before anybody knows where they are.
+ *  3. Where a damaged entry may have referred to it, a cluster with a refcount keeps one; and when the header does
+ *     not say where refcounts are, each cluster of the file.
+ */
+#include "qcow2/check/rebuild.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/error.h"
+#include "qcow2/check/check_internal.h"
+#include "qcow2/format/entry.h"
+#include "qcow2/mutant.h"
+
+enum { REASON_MAX = 256 };
+
+struct rebuild {
+    struct check c;          /* the references */
+    struct q2_refs old;      /* clusters of the old refcount structure */
+    bool     strict, keep;   /* Q2_REBUILD_ */
+    bool     grows;          /* places past the end of the file can be had */
+    uint64_t next;           /* nothing below is free */
+    uint64_t covered;        /* clusters that the new blocks have to describe */
+    uint64_t *blocks;        /* new ones, ascending cluster indices; block i describes the i-th part */
+    uint64_t blocks_count, blocks_max;
+    uint64_t table, table_clusters;
+    char     reason[REASON_MAX]; /* the first finding that forbids it */
+};
+
+static void note_reason(void *arg, enum qcow2_finding kind, const char *text)
+{
+    struct rebuild *b = arg;
+
+    if ((kind == QCOW2_CORRUPTION || kind == QCOW2_ERROR) && b->reason[0] == '\0')
+        snprintf(b->reason, sizeof b->reason, "%s", text);
+}
+
+/* ---- counting ------------------------------------------------------------------------------------------ */
+
+static int mark_old(struct rebuild *b, uint64_t host_offset, uint64_t clusters)
+{
+    const struct q2_geometry *g = &b->c.header.geo;
+    uint64_t first = q2_cluster_index(g, host_offset);
+    struct q2_refs_added added;
+    int rc = 0;
+
+    for (uint64_t i = first; i < first + clusters && i < b->old.clusters && rc == 0; i++)
+        rc = q2_refs_add(&b->old, i, Q2_USE_REFBLOCK, 1, UINT16_MAX, &added);
+    return rc;
+}
+
+/* Where the old structure is, damaged as it may be: the table, and whatever it points to. */
+static int find_old(struct rebuild *b)
+{
+    struct check *c = &b->c;
+    int rc = q2_refs_init(&b->old, &c->budget, c->file_clusters + 1);
+
+    if (rc == 0)
+        rc = mark_old(b, c->header.reftable_offset, c->header.reftable_clusters);
+    for (uint64_t i = 0; i < c->reftable_entries && rc == 0; i++)
+        if (c->reftable[i] != 0)
+            rc = mark_old(b, q2_reftable_offset(c->reftable[i]), 1);
+    return rc;
+}
+
+static bool is_free(const struct rebuild *b, uint64_t cluster)
+{
+    if (check_claimed_past_end(&b->c, cluster))
+        return false;
+    if (cluster >= b->c.refs.clusters)
+        return true;
+    return q2_refs_count(&b->c.refs, cluster) == 0 &&
+           (q2_refs_count(&b->old, cluster) == 0 || MUTANT(REBUILD_OVER_OLD));
+}
+
+/* Invariant 3: one block of the old structure. */
+static int take_kept(struct check *c, uint64_t i, uint8_t *buf, int rc)
+{
+    struct rebuild *b = container_of(c, struct rebuild, c);
+    const struct q2_geometry *g = &c->header.geo;
+    uint64_t first = i << g->refblock_bits, end = min_u64(first + q2_refblock_entries(g), c->file_clusters);
+    struct q2_refs_added added;
+
+    if (rc < 0 || !buf)
+        return 0;
+    for (uint64_t k = first; k < end; k++)
+        if (q2_refcount_get(g, buf, k - first) > 0 && is_free(b, k)) {
+            rc = q2_refs_add(&c->refs, k, Q2_USE_DATA, 1, g->refcount_max, &added);
+            if (rc < 0)
+                return rc;
+        }
+    return 0;
+}
+
+/* No refcount is known, so each may be the one: a leak at worst. */
+static int keep_all(struct rebuild *b)
+{
+    struct check *c = &b->c;
+    struct q2_refs_added added;
+    int rc = 0;
+
+    for (uint64_t k = 0; k < c->file_clusters && rc == 0; k++)
+        if (is_free(b, k))
+            rc = q2_refs_add(&c->refs, k, Q2_USE_DATA, 1, c->header.geo.refcount_max, &added);
+    return rc;
+}
+
+static uint64_t old_block(struct check *c, uint64_t i)
+{
+    uint64_t host_offset = q2_reftable_offset(c->reftable[i]);
+
+    return q2_reftable_problem(&c->header.geo, c->reftable[i]) || host_offset >= c->file_size ? 0 : host_offset;
+}
+
+static int count(struct rebuild *b)
+{
+    struct check_reads kept = {.offset = old_block, .take = take_kept};
+    struct check *c = &b->c;
+    bool refuse;
+    int rc = check_load_refcounts(c);
+
+    if (rc == 0)
+        rc = find_old(b);
+    c->counting = true;
+    if (rc == 0)
+        rc = check_count(c);
+    kept.count = c->sole_count;
+    if (rc == 0 && (c->lost || b->keep) && !b->strict)
+        rc = c->header.reftable_problem ? keep_all(b) : check_read_clusters(c, &kept);
+    refuse = c->res.check_errors > 0 || c->blind || (b->strict && c->res.corruptions > 0);
+    if (rc == 0 && refuse)
+        rc = err_hint(err_set(EIO, "%s: the refcounts cannot be rebuilt: %s", c->file->name,
+                              b->reason[0] ? b->reason : "a table is damaged"),
+                      "open it read-only and copy what it holds");
+    return rc;
+}
+
+/* ---- places for the new structure ---------------------------------------------------------------------- */
+
+static uint64_t limit(const struct rebuild *b)
+{
+    const struct q2_geometry *g = &b->c.header.geo;
+
+    if (!b->grows || b->c.past_unknown)
+        return b->c.file_size >> g->cluster_bits;
+    return min_u64((Q2_MAX_HOST_OFFSET + 1) >> g->cluster_bits, b->c.file_clusters + check_past_window(&b->c));
+}
+
+/* `n` free neighbours from b->next on. */
+static int find_place(struct rebuild *b, uint64_t n, uint64_t *ret)
+{
+    uint64_t have = 0, i = b->next;
+
+    for (; have < n; i++) {
+        if (i >= limit(b))
+            return err_hint(err_set(ENOSPC, "%s: no space to rebuild the refcounts in", b->c.file->name),
+                            "give the device more space");
+        have = is_free(b, i) ? have + 1 : 0;
+    }
+    *ret = i - n;
+    b->next = i;
+    b->covered = max_u64(b->covered, i);
+    return 0;
+}
+
+static int add_block(struct rebuild *b)
+{
+    if (b->blocks_count == b->blocks_max) {
+        uint64_t max = b->blocks_max ? 2 * b->blocks_max : 64;
+        uint64_t *blocks = realloc(b->blocks, max * sizeof *blocks);
+        if (!blocks)
+            return -ENOMEM;
+        b->blocks = blocks;
+        b->blocks_max = max;
+    }
+    return find_place(b, 1, &b->blocks[b->blocks_count++]);
+}
+
+static int add_blocks(struct rebuild *b)
+{
+    const struct q2_geometry *g = &b->c.header.geo;
+    int rc = 0;
+
+    while (rc == 0 && b->blocks_count < div_up(b->covered, q2_refblock_entries(g)))
+        rc = add_block(b);
+    return rc;
+}
+
+/* The table's own place may need one more block, and that a longer table: begin with one entry to spare. */
+static int place(struct rebuild *b)
+{
+    const struct q2_geometry *g = &b->c.header.geo;
+    int rc;
+
+    b->covered = max_u64(1, q2_refs_end(&b->c.refs));
+    rc = add_blocks(b);
+    while (rc == 0 && b->table_clusters * (g->cluster_size / 8) < b->blocks_count) {
+        b->table_clusters = q2_clusters(g, (b->blocks_count + 1) * Q2_REFTABLE_ENTRY_SIZE);
+        rc = find_place(b, b->table_clusters, &b->table);
+        if (rc == 0)
+            rc = add_blocks(b);
+    }
+    if (rc == 0 && b->table_clusters << g->cluster_bits > Q2_MAX_REFTABLE_SIZE)
+        rc = err_hint(err_set(EFBIG, "%s: the refcount table would become too large", b->c.file->name),
+                      "convert it to larger clusters");
+    return rc;
+}
+
+/* ---- writing ------------------------------------------------------------------------------------------- */
+
+/* *at: index into b->blocks of the first that lies at or past the clusters described. */
+static void fill_block(struct rebuild *b, uint64_t first, uint8_t *buf, uint64_t *at)
+{
+    const struct q2_geometry *g = &b->c.header.geo;
+    uint64_t n = q2_refblock_entries(g), refs;
+
+    memset(buf, 0, g->cluster_size);
+    for (uint64_t i = first; i < first + n && i < b->c.refs.clusters; i++) {
+        refs = q2_refs_count(&b->c.refs, i);
+        if (refs > 0)
+            q2_refcount_set(g, buf, i - first, refs);
+    }
+    for (; *at < b->blocks_count && b->blocks[*at] < first + n; (*at)++) {
+        assert(q2_refcount_get(g, buf, b->blocks[*at] - first) == 0);
+        q2_refcount_set(g, buf, b->blocks[*at] - first, 1);
+    }
+    for (uint64_t i = max_u64(first, b->table); i < min_u64(first + n, b->table + b->table_clusters); i++)
+        q2_refcount_set(g, buf, i - first, MUTANT(REBUILD_FORGETS_ITSELF) ? 0 : 1);
+}
+
+static int write_blocks(struct rebuild *b)
+{
+    const struct q2_geometry *g = &b->c.header.geo;
+    uint8_t *buf = check_buffer(&b->c, g->cluster_size);
+    uint64_t at = 0;
+    int rc = buf ? 0 : -ENOMEM;
+
+    for (uint64_t i = 0; i < b->blocks_count && rc == 0; i++) {
+        fill_block(b, i << g->refblock_bits, buf, &at);
+        rc = io_pwrite(b->c.queue, b->c.file, buf, g->cluster_size, b->blocks[i] << g->cluster_bits);
+    }
+    free(buf);
+    return rc;
+}
+
+static int write_table(struct rebuild *b)
+{
+    const struct q2_geometry *g = &b->c.header.geo;
+    uint64_t len = b->table_clusters << g->cluster_bits;
+    uint8_t *buf = check_buffer(&b->c, len);
+    int rc;
+
+    if (!buf)
+        return -ENOMEM;
+    memset(buf, 0, len);
+    for (uint64_t i = 0; i < b->blocks_count; i++)
+        put_be64(buf + i * Q2_REFTABLE_ENTRY_SIZE, b->blocks[i] << g->cluster_bits);
+    rc = io_pwrite(b->c.queue, b->c.file, buf, len, b->table << g->cluster_bits);
+    if (rc == 0 && !MUTANT(REBUILD_UNSYNCED))
+        rc = io_pflush(b->c.queue, b->c.file);
+    free(buf);
+    return rc;
+}
+
+/* ---- what is freed by it ------------------------------------------------------------------------------- */
+
+static bool is_placed(const struct rebuild *b, uint64_t cluster)
+{
+    uint64_t low = 0, high = b->blocks_count;
+
+    while (low < high) {
+        uint64_t mid = (low + high) / 2;
+
+        if (b->blocks[mid] == cluster)
+            return true;
+        if (b->blocks[mid] < cluster)
+            low = mid + 1;
+        else
+            high = mid;
+    }
+    return cluster >= b->table && cluster < b->table + b->table_clusters;
+}
+
+/* One block of the old structure. */
+static int take_freed(struct check *c, uint64_t i, uint8_t *buf, int rc)
+{
+    struct rebuild *b = container_of(c, struct rebuild, c);
+    const struct q2_geometry *g = &c->header.geo;
+    uint64_t first = i << g->refblock_bits, end = min_u64(first + q2_refblock_entries(g), c->file_clusters);
+
+    if (rc < 0 || !buf)
+        return 0;
+    for (uint64_t k = first; (k = first + q2_refcount_skip_zeros(g, buf, k - first, end - first)) < end; k++)
+        if (q2_refs_count(&c->refs, k) == 0 && !is_placed(b, k))
+            q2_spans_add(&c->freed, k);
+    return 0;
+}
+
+static int find_freed(struct rebuild *b)
+{
+    struct check_reads old = {.count = b->c.sole_count, .offset = old_block, .take = take_freed};
+
+    return check_read_clusters(&b->c, &old);
+}
+
+/* ---- all of it ----------------------------------------------------------------------------------------- */
+
+static int rebuild(struct rebuild *b)
+{
+    int rc = count(b);
+
+    if (rc == 0)
+        rc = place(b);
+    if (rc == 0)
+        rc = find_freed(b);
+    if (rc == 0)
+        rc = write_blocks(b);
+    return rc == 0 ? write_table(b) : rc; /* invariant 2 */
+}
+
+int q2_rebuild_refcounts(struct backend *file, vdisk_queue *queue, const struct qcow2_check_opts *opts,
+                         unsigned flags, struct q2_rebuilt *ret)
+{
+    struct qcow2_check_opts own = opts ? *opts : (struct qcow2_check_opts){.memory_max = 0};
+    struct rebuild b = {.grows = file->caps & BACKEND_GROWS, .strict = flags & Q2_REBUILD_STRICT,
+                        .keep = flags & Q2_REBUILD_KEEP};
+    int rc;
+
+    own.report = note_reason;
+    own.report_arg = &b;
+    err_clear();
+    rc = check_begin(&b.c, file, queue, &own);
+    if (rc == 0)
+        rc = rebuild(&b);
+    *ret = (struct q2_rebuilt){.host_offset = 0};
+    if (rc == 0) {
+        *ret = (struct q2_rebuilt){b.table << b.c.header.geo.cluster_bits, (uint32_t)b.table_clusters, b.c.freed};
+        b.c.freed = (struct q2_spans){.list = NULL};
+    }
+    if (rc < 0 && vdisk_error_text()[0] == '\0')
+        err_set(rc, "%s: rebuilding its refcounts: %s", file->name, strerror(-rc));
+    free(b.blocks);
+    q2_refs_finish(&b.old);
+    check_finish(&b.c);
+    return rc;
+}

@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The plan of a new image.
+ *
+ * Invariants.
+ *  1. Every cluster of the file has refcount 1 and is referred to once: no leak, no hole.
+ *  2. Any piece of the metadata can be made without the others: it is written as a stream in bounded memory.
+ */
+#include "qcow2/format/layout.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+
+#include "engine/error.h"
+#include "qcow2/format/entry.h"
+
+/*
+ * Refcount blocks describe themselves and the refcount table too: grow both until they cover all. Neither ever has
+ * to shrink again, so this ends.
+ */
+static void plan_refcounts(struct q2_layout *l, uint64_t other_clusters)
+{
+    uint64_t blocks, table = 1, before;
+
+    blocks = 1;
+    do {
+        before = blocks + table;
+        blocks = div_up(other_clusters + blocks + table, q2_refblock_entries(&l->geo));
+        table = div_up(blocks * Q2_REFTABLE_ENTRY_SIZE, l->geo.cluster_size);
+    } while (blocks + table != before);
+    l->refblocks = blocks;
+    l->reftable_clusters = table;
+}
+
+int q2_layout_plan(const struct q2_geometry *geo, uint64_t size, enum q2_layout_map map, const char *name,
+                   struct q2_layout *ret)
+{
+    struct q2_layout l = {.geo = *geo, .map = map, .size = size};
+
+    assert(map != Q2_MAP_ZERO || geo->version >= 3);
+    assert(map != Q2_MAP_KEPT || geo->extended_l2);
+    if (size > q2_max_size(geo)) {
+        err_set(EFBIG, "%s: %" PRIu64 " bytes are too many for clusters of %" PRIu64 " bytes: at most %" PRIu64
+                " are possible", name, size, geo->cluster_size, q2_max_size(geo));
+        return err_hint(-EFBIG, "use a larger cluster size");
+    }
+    l.guest_clusters = q2_clusters(geo, size);
+    l.l1_entries = max_u64(1, q2_l1_entries(geo, size));
+    l.l1_clusters = q2_clusters(geo, l.l1_entries * Q2_L1_ENTRY_SIZE);
+    if (map != Q2_MAP_NONE) {
+        l.l2_tables = q2_l1_entries(geo, size);
+        l.data_clusters = geo->data_file ? 0 : l.guest_clusters;
+    }
+    plan_refcounts(&l, 1 + l.l1_clusters + l.l2_tables + l.data_clusters);
+    l.reftable_offset = geo->cluster_size;
+    l.refblocks_offset = l.reftable_offset + (l.reftable_clusters << geo->cluster_bits);
+    l.l1_offset = l.refblocks_offset + (l.refblocks << geo->cluster_bits);
+    l.l2_offset = l.l1_offset + (l.l1_clusters << geo->cluster_bits);
+    l.data_offset = l.l2_offset + (l.l2_tables << geo->cluster_bits);
+    l.total_clusters = (l.data_offset >> geo->cluster_bits) + l.data_clusters;
+    if (l.reftable_clusters << geo->cluster_bits > Q2_MAX_REFTABLE_SIZE ||
+        q2_layout_end(&l) > Q2_MAX_HOST_OFFSET) {
+        err_set(EFBIG, "%s: %" PRIu64 " bytes, preallocated, need a refcount table that is too large", name, size);
+        return err_hint(-EFBIG, "use a larger cluster size or smaller refcount_bits");
+    }
+    *ret = l;
+    return 0;
+}
+
+/* `index` counts the part's clusters. `buf` is one cluster, zeroed. */
+
+static void fill_reftable(const struct q2_layout *l, uint64_t index, uint8_t *buf)
+{
+    uint64_t per_cluster = l->geo.cluster_size / Q2_REFTABLE_ENTRY_SIZE;
+
+    for (uint64_t i = 0, block = index * per_cluster; i < per_cluster && block < l->refblocks; i++, block++)
+        put_be64(buf + i * Q2_REFTABLE_ENTRY_SIZE, l->refblocks_offset + (block << l->geo.cluster_bits));
+}
+
+static void fill_refblock(const struct q2_layout *l, uint64_t index, uint8_t *buf)
+{
+    uint64_t first = index << l->geo.refblock_bits;
+
+    assert(first < l->total_clusters);
+    q2_refcount_fill_one(&l->geo, buf, 0, min_u64(q2_refblock_entries(&l->geo), l->total_clusters - first));
+}
+
+static void fill_l1(const struct q2_layout *l, uint64_t index, uint8_t *buf)
+{
+    uint64_t per_cluster = l->geo.cluster_size / Q2_L1_ENTRY_SIZE;
+
+    for (uint64_t i = 0, table = index * per_cluster; i < per_cluster && table < l->l2_tables; i++, table++)
+        put_be64(buf + i * Q2_L1_ENTRY_SIZE, q2_l1_entry(l->l2_offset + (table << l->geo.cluster_bits), true));
+}
+
+static void fill_l2(const struct q2_layout *l, uint64_t index, uint8_t *buf)
+{
+    bool zero_flag = l->map == Q2_MAP_ZERO && !l->geo.extended_l2;
+    enum q2_cluster_type type = zero_flag ? Q2_CLUSTER_ZERO_ALLOC : Q2_CLUSTER_NORMAL;
+    uint64_t cluster = index << l->geo.l2_bits, bitmap = 0;
+    uint64_t n = min_u64(q2_l2_entries(&l->geo), l->guest_clusters - cluster);
+    uint64_t host = (cluster << l->geo.cluster_bits) + (l->geo.data_file ? 0 : l->data_offset);
+
+    assert(cluster < l->guest_clusters);
+    if (l->map == Q2_MAP_NORMAL)
+        bitmap = q2_bitmap(UINT32_MAX, 0);
+    else if (l->map == Q2_MAP_ZERO)
+        bitmap = q2_bitmap(0, UINT32_MAX);
+    for (uint64_t i = 0; i < n; i++, host += l->geo.cluster_size) {
+        put_be64(buf, q2_entry_encode(&l->geo, type, host, true));
+        if (l->geo.extended_l2)
+            put_be64(buf + 8, bitmap);
+        buf += l->geo.l2_entry_size;
+    }
+}
+
+static void fill_cluster(const struct q2_layout *l, uint64_t host_offset, uint8_t *buf)
+{
+    uint32_t bits = l->geo.cluster_bits;
+
+    assert(host_offset >= l->reftable_offset && host_offset < l->data_offset);
+    if (host_offset < l->refblocks_offset)
+        fill_reftable(l, (host_offset - l->reftable_offset) >> bits, buf);
+    else if (host_offset < l->l1_offset)
+        fill_refblock(l, (host_offset - l->refblocks_offset) >> bits, buf);
+    else if (host_offset < l->l2_offset)
+        fill_l1(l, (host_offset - l->l1_offset) >> bits, buf);
+    else
+        fill_l2(l, (host_offset - l->l2_offset) >> bits, buf);
+}
+
+void q2_layout_fill(const struct q2_layout *l, uint64_t host_offset, uint8_t *buf, uint64_t len)
+{
+    assert(is_aligned(host_offset | len, l->geo.cluster_size));
+    memset(buf, 0, len);
+    for (uint64_t done = 0; done < len; done += l->geo.cluster_size)
+        fill_cluster(l, host_offset + done, buf + done);
+}

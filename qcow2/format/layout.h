@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The plan of a new image: what lies where, and the bytes of its metadata. Pure.
+ *
+ *     header | refcount table | refcount blocks | L1 table | L2 tables | data
+ *
+ * Each part is contiguous and starts at a cluster. L2 tables are there when clusters are preallocated; data then
+ * too, unless it goes to an external data file.
+ */
+#ifndef QCOW2_LAYOUT_H
+#define QCOW2_LAYOUT_H
+
+#include "qcow2/format/geometry.h"
+
+/* What the L2 entries say. */
+enum q2_layout_map {
+    Q2_MAP_NONE,   /* no L2 tables: all unallocated */
+    Q2_MAP_NORMAL, /* allocated: the data area reads as zeros */
+    Q2_MAP_ZERO,   /* space is kept, but reads as zeros whatever the data area holds (not in version 2) */
+    Q2_MAP_KEPT,   /* space is kept, reads go to the backing file (extended L2 entries only) */
+};
+
+struct q2_layout {
+    struct q2_geometry geo;
+    enum q2_layout_map map;
+    uint64_t size;              /* virtual size */
+    uint64_t guest_clusters;
+    uint64_t reftable_offset;
+    uint64_t reftable_clusters;
+    uint64_t refblocks_offset;
+    uint64_t refblocks;
+    uint64_t l1_offset;
+    uint64_t l1_entries;
+    uint64_t l1_clusters;
+    uint64_t l2_offset;
+    uint64_t l2_tables;
+    uint64_t data_offset;       /* end of the metadata */
+    uint64_t data_clusters;     /* 0 with an external data file */
+    uint64_t total_clusters;    /* all have refcount 1 */
+};
+
+/* The length of the file. */
+static inline uint64_t q2_layout_end(const struct q2_layout *l)
+{
+    return l->total_clusters << l->geo.cluster_bits;
+}
+
+/* 0, or -EFBIG with an error text: the size, or its metadata, is more than the format or QEMU allow. */
+int q2_layout_plan(const struct q2_geometry *geo, uint64_t size, enum q2_layout_map map, const char *name,
+                   struct q2_layout *ret);
+
+/*
+ * The bytes of [host_offset, host_offset + len) of the file, both multiples of the cluster size, between the
+ * header cluster and data_offset. All of `buf` is set.
+ */
+void q2_layout_fill(const struct q2_layout *l, uint64_t host_offset, uint8_t *buf, uint64_t len);
+
+#endif

@@ -1,0 +1,276 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Preallocation of guest ranges that have no L2 table yet: whole tables are made with all their entries, many at a
+ * time, as a new image has them.
+ *
+ * Happy path: when it is one's turn take clusters for guest data, in runs as long as there are; give them space on
+ * the host, or move the file's end over them; take the structure lock for the tables' clusters; write the tables,
+ * full; enter them in the L1 table. A flush makes refcounts and L1 table durable, in this order. Several go on at
+ * once: one takes clusters while others write.
+ * Failure modes: an error gives back what has been taken; nothing leads to it.
+ *
+ * Invariants.
+ *  1. No other request works in the range: it lies behind the end of the disk, or the disk is being made.
+ *  2. A table is written before the L1 entry that leads to it is in memory, and durable before that entry is
+ *     (flush rule 4); what it leads to reads as zeros.
+ *  3. The L1 table stays where it is: only a resize moves it, and this is one's part.
+ */
+#include "qcow2/image/bulk.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/bits.h"
+#include "engine/zero.h"
+#include "qcow2/format/entry.h"
+#include "qcow2/image/resize.h"
+#include "qcow2/meta/twice.h"
+#include "qcow2/space/alloc.h"
+
+enum { BATCH_BYTES = 1 << 20, RUNS_MIN = 16 };
+
+struct bulk {
+    struct op           op;
+    struct op          *parent;
+    struct q2          *q;
+    uint64_t            guest_offset;
+    enum vdisk_prealloc mode;
+    uint64_t            tables_n, clusters, have; /* guest clusters: wanted, taken */
+    struct q2_run      *runs; /* these */
+    uint32_t            count, max, at;
+    struct q2_run       run, tables;
+    struct range_locks *turns; /* of those that go on at once */
+    struct range_lock   turn, lock;
+    bool                in_turn, locked;
+    uint8_t            *buf;
+    struct io           io;
+};
+
+enum bulk_state {
+    BULK_START = OP_START,
+    BULK_TURN,
+    BULK_TAKEN,
+    BULK_RESERVED,
+    BULK_LOCKED,
+    BULK_TABLES_TAKEN,
+    BULK_WRITTEN
+};
+
+uint64_t q2_bulk_max(const struct q2 *q)
+{
+    return max_u64(1, BATCH_BYTES >> q->geo.cluster_bits);
+}
+
+uint64_t q2_bulk_batch(struct q2 *q, uint64_t guest_offset, uint64_t end)
+{
+    uint64_t span = q2_l1_entry_span(&q->geo), n = 0;
+
+    if (q->data_file || !is_aligned(guest_offset, span))
+        return 0;
+    while (n < q2_bulk_max(q) && guest_offset + n * span < end &&
+           q2_l1_get(q, q2_l1_index(&q->geo, guest_offset) + n) == 0)
+        n++;
+    return min_u64(end - guest_offset, n * span);
+}
+
+/* ---- guest data --------------------------------------------------------------------------------------------- */
+
+/* What has been taken, to the list. */
+static int note_run(struct bulk *b)
+{
+    struct q2_run *last = b->count > 0 ? &b->runs[b->count - 1] : NULL;
+    uint32_t bits = b->q->geo.cluster_bits;
+
+    b->have += b->run.clusters;
+    if (last && last->zero == b->run.zero && last->host_offset + (last->clusters << bits) == b->run.host_offset) {
+        last->clusters += b->run.clusters;
+        b->run.clusters = 0;
+        return 0;
+    }
+    if (b->count == b->max) {
+        uint32_t max = b->max ? 2 * b->max : RUNS_MIN;
+        struct q2_run *runs = realloc(b->runs, max * sizeof *runs);
+
+        if (!runs)
+            return -ENOMEM;
+        b->runs = runs;
+        b->max = max;
+    }
+    b->runs[b->count++] = b->run;
+    b->run.clusters = 0;
+    return 0;
+}
+
+/* Must something be done, so that the run reads as zeros and lies inside the file, or on the host? */
+static bool run_needs_io(const struct bulk *b)
+{
+    const struct q2_run *r = &b->runs[b->at];
+    uint64_t end = r->host_offset + (r->clusters << b->q->geo.cluster_bits);
+
+    return b->mode == VDISK_PREALLOC_FALLOC || !r->zero || end > backend_size(b->q->v->file);
+}
+
+/* The call of an await. */
+static void reserve_run(struct bulk *b, struct op *op)
+{
+    const struct q2_run *r = &b->runs[b->at];
+    struct backend *file = b->q->v->file;
+    uint64_t len = r->clusters << b->q->geo.cluster_bits;
+    uint64_t last = min_u64(b->q->geo.cluster_size, max_u64(4096, file->align));
+
+    if (b->mode == VDISK_PREALLOC_FALLOC && r->zero) {
+        io_range(&b->io, file, IO_ALLOCATE, r->host_offset, len);
+        op_io(op, &b->io);
+    } else if (r->zero) {
+        zero_range(file, r->host_offset + len - last, last, 0, op); /* for the end of the file */
+    } else {
+        zero_range(file, r->host_offset, len, b->mode == VDISK_PREALLOC_METADATA ? IO_UNMAP : 0, op);
+    }
+}
+
+/* ---- tables ------------------------------------------------------------------------------------------------- */
+
+static int make_tables(struct bulk *b)
+{
+    const struct q2_geometry *g = &b->q->geo;
+    uint64_t len = b->tables_n << g->cluster_bits;
+    uint8_t *p;
+
+    b->buf = vdisk_alloc_buffer(align_up(len, 4096));
+    if (!b->buf)
+        return -ENOMEM;
+    p = b->buf;
+    for (uint32_t i = 0; i < b->count; i++)
+        for (uint64_t k = 0; k < b->runs[i].clusters; k++, p += g->l2_entry_size) {
+            uint64_t host_offset = b->runs[i].host_offset + (k << g->cluster_bits);
+
+            put_be64(p, q2_entry_encode(g, Q2_CLUSTER_NORMAL, host_offset, true));
+            if (g->extended_l2)
+                put_be64(p + 8, q2_bitmap(UINT32_MAX, 0));
+        }
+    memset(p, 0, (size_t)(b->buf + len - p));
+    return 0;
+}
+
+static void write_tables(struct bulk *b, struct op *op)
+{
+    io_rw(&b->io, b->q->v->file, IO_WRITE, b->tables.host_offset, b->buf, b->tables_n << b->q->geo.cluster_bits);
+    op_io(op, &b->io);
+}
+
+/* Invariants 2 and 3. */
+static void enter_tables(struct bulk *b)
+{
+    struct q2 *q = b->q;
+    uint64_t first = q2_l1_index(&q->geo, b->guest_offset), slices = q->geo.cluster_size / q->l2.slice_size;
+    struct q2_l1 *l1;
+
+    pthread_mutex_lock(&q->lock);
+    l1 = atomic_load(&q->l1);
+    assert(first + b->tables_n <= l1->entries);
+    for (uint64_t i = 0; i < b->tables_n; i++) {
+        uint64_t entry = q2_l1_entry(b->tables.host_offset + (i << q->geo.cluster_bits), true);
+
+        assert(atomic_load(&l1->entry[first + i]) == 0);
+        atomic_store_explicit(&l1->entry[first + i], entry, memory_order_release);
+        q2_table_dirty(&q->l1_pages, first + i);
+    }
+    q2_twice_judged(q, first * slices, b->tables_n * slices);
+    q->mapping_needs_data = true;
+    pthread_mutex_unlock(&q->lock);
+}
+
+static void end_turn(struct bulk *b)
+{
+    if (b->in_turn)
+        range_unlock(b->turns, &b->turn);
+    b->in_turn = false;
+}
+
+static void unlock_structure(struct bulk *b)
+{
+    if (b->locked)
+        range_unlock(&b->q->structure, &b->lock);
+    b->locked = false;
+}
+
+/* ---- the op ------------------------------------------------------------------------------------------------- */
+
+static void bulk_finish(struct bulk *b, int rc)
+{
+    struct op *parent = b->parent;
+    struct q2 *q = b->q;
+
+    pthread_mutex_lock(&q->lock);
+    if (rc < 0) {
+        q2_alloc_undo(q, &b->run);
+        for (uint32_t i = 0; i < b->count; i++)
+            q2_alloc_undo(q, &b->runs[i]);
+        q2_alloc_structure_undo(q, &b->tables, Q2_META_L2);
+    }
+    pthread_mutex_unlock(&q->lock);
+    unlock_structure(b);
+    end_turn(b);
+    free(b->runs);
+    free(b->buf);
+    op_free(&b->op, sizeof *b);
+    op_wake(parent, rc);
+}
+
+static void bulk_step(struct op *op)
+{
+    struct bulk *b = container_of(op, struct bulk, op);
+
+    OP_BEGIN(enum bulk_state, op)
+    b->in_turn = true;
+    if (!range_lock_try(b->turns, &b->turn, 0, 1))
+        OP_AWAIT(op, BULK_TURN, range_lock_wait(b->turns, &b->turn, op));
+    while (b->have < b->clusters) {
+        OP_TRY(op, BULK_TAKEN, q2_alloc(b->q, b->clusters - b->have, false, &b->run, op));
+        op->rc = note_run(b);
+        if (op->rc < 0)
+            goto fail;
+    }
+    end_turn(b);
+    for (; b->at < b->count; b->at++)
+        if (run_needs_io(b))
+            OP_TRY(op, BULK_RESERVED, reserve_run(b, op));
+    op->rc = make_tables(b);
+    if (op->rc < 0)
+        goto fail;
+    b->locked = true;
+    if (!range_lock_try(&b->q->structure, &b->lock, 0, 1))
+        OP_AWAIT(op, BULK_LOCKED, range_lock_wait(&b->q->structure, &b->lock, op));
+    OP_TRY(op, BULK_TABLES_TAKEN, q2_alloc_structure(b->q, b->tables_n, true, Q2_META_L2, &b->tables, op));
+    unlock_structure(b);
+    OP_TRY(op, BULK_WRITTEN, write_tables(b, op));
+    enter_tables(b);
+    bulk_finish(b, 0);
+    return;
+    OP_END
+fail:
+    bulk_finish(b, op->rc);
+}
+
+OP_TYPE(bulk, bulk_step, "START", "BULK_TURN", "BULK_TAKEN", "BULK_RESERVED", "BULK_LOCKED",
+        "BULK_TABLES_TAKEN", "BULK_WRITTEN");
+
+void q2_bulk_reserve(struct q2 *q, uint64_t guest_offset, uint64_t len, enum vdisk_prealloc mode,
+                     struct range_locks *turns, struct op *op)
+{
+    struct bulk *b = op_alloc(op->queue, &bulk_type, sizeof *b);
+
+    if (!b) {
+        op_wake(op, -ENOMEM);
+        return;
+    }
+    b->parent = op;
+    b->q = q;
+    b->guest_offset = guest_offset;
+    b->mode = mode;
+    b->turns = turns;
+    b->tables_n = div_up(len, q2_l1_entry_span(&q->geo));
+    b->clusters = q2_clusters(&q->geo, len);
+    op_start(&b->op);
+}

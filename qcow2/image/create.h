@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Internals of creation: the plan that create.c makes, and the writing of its large parts in prealloc.c. */
+#ifndef QCOW2_CREATE_H
+#define QCOW2_CREATE_H
+
+#include <assert.h>
+#include <errno.h>
+#include <string.h>
+
+#include "engine/backend.h"
+#include "engine/error.h"
+#include "engine/vdisk.h"
+#include "qcow2/format/header.h"
+#include "qcow2/format/layout.h"
+
+struct q2_create {
+    const char                     *name;
+    const struct vdisk_create_opts *opts;
+    vdisk_queue                    *q;
+    struct backend                 *file;  /* NULL: not open yet, options are being judged */
+    struct backend                 *data;  /* where guest data goes: `file`, or the external data file */
+    enum vdisk_prealloc             prealloc;
+    struct q2_header                header;
+    struct q2_layout                layout;
+    uint64_t                        progress_done, progress_total;
+};
+
+/*
+ * Does what nobody has written yet read as zeros? A file has been cut to nothing; a device holds whatever it held.
+ */
+static inline bool q2_create_reads_zero(const struct backend *b)
+{
+    return (b->caps & BACKEND_GROWS) && (b->caps & BACKEND_ZERO_NEW);
+}
+
+/* Which host bytes of c->data the guest's data will have. */
+static inline uint64_t q2_create_data_offset(const struct q2_create *c)
+{
+    return c->data == c->file ? c->layout.data_offset : 0;
+}
+
+static inline uint64_t q2_create_data_len(const struct q2_create *c)
+{
+    return c->data == c->file ? c->layout.data_clusters << c->layout.geo.cluster_bits : c->layout.size;
+}
+
+/*
+ * Bring the data area to what the preallocation mode promises: reserved, or written. Blocks. An error text is set
+ * on failure; -ECANCELED when the user's progress function says so.
+ */
+int q2_prealloc_data(struct q2_create *c);
+
+/* Write the metadata behind the header cluster as a stream. Blocks; errors as above. */
+int q2_prealloc_metadata(struct q2_create *c);
+
+/* Sets the text: "NAME: WHAT: ...". Returns rc. */
+static inline int q2_create_failed(const struct q2_create *c, int rc, const char *name, const char *what)
+{
+    assert(rc < 0);
+    if (rc == -ECANCELED)
+        return err_set(rc, "%s: creation was cancelled", c->name);
+    return err_set(rc, "%s: %s: %s", name, what, strerror(-rc));
+}
+
+#endif

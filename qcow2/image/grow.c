@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A larger virtual size in the header, and a longer L1 table: the step of a resize (resize.c) that counts.
+ *
+ * Happy path: take the structure lock, so that no table moves or appears; when the L1 table is too short: flush,
+ * take clusters for a longer one, write it, flush; then one write of the header's first sector with the new table
+ * and size, flush; the old table is given back. Failure modes: an error before the header is written: nothing has
+ * changed, the clusters are given back. While it is written: which table counts is not known, so the image takes
+ * no more writes.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/queue.h"
+#include "qcow2/image/resize.h"
+#include "qcow2/mutant.h"
+#include "qcow2/space/alloc.h"
+
+struct grow {
+    struct op         op;
+    struct q2        *q;
+    uint64_t          size, l1_entries; /* as the header is to say */
+    bool              done, longer;
+    struct range_lock lock;
+    struct q2_run     run;
+    struct q2_l1     *l1;
+    uint8_t          *table, *sector;
+    uint64_t          table_len; /* whole clusters */
+    struct io         io;
+};
+
+enum grow_state {
+    GROW_START = OP_START,
+    GROW_LOCKED,
+    GROW_DATA_FILE,
+    GROW_FLUSHED,
+    GROW_ALLOCATED,
+    GROW_TABLE_WRITTEN,
+    GROW_TABLE_FLUSHED,
+    GROW_HEADER_WRITTEN,
+    GROW_HEADER_SYNCED
+};
+
+static void *aligned_zeros(uint64_t len)
+{
+    void *p = vdisk_alloc_buffer(align_up(len, 4096));
+
+    if (p)
+        memset(p, 0, align_up(len, 4096));
+    return p;
+}
+
+/* Memory first: what can fail without having written anything. */
+static int grow_prepare(struct grow *g)
+{
+    struct q2 *q = g->q;
+    struct q2_l1 *old = atomic_load(&q->l1);
+
+    g->sector = aligned_zeros(Q2_SECTOR_SIZE);
+    if (!g->sector)
+        return -ENOMEM;
+    g->longer = g->l1_entries > old->entries;
+    if (!g->longer)
+        return 0;
+    g->table_len = q2_cluster_up(&q->geo, g->l1_entries * 8);
+    g->table = aligned_zeros(g->table_len);
+    g->l1 = calloc(1, sizeof *g->l1 + g->l1_entries * sizeof g->l1->entry[0]);
+    if (!g->table || !g->l1)
+        return -ENOMEM;
+    g->l1->entries = g->l1_entries;
+    return 0;
+}
+
+/* The structure lock is held and all is flushed: entries do not change any more. */
+static void fill_table(struct grow *g)
+{
+    for (uint64_t i = 0; i < atomic_load(&g->q->l1)->entries; i++) {
+        uint64_t entry = q2_l1_get(g->q, i);
+        put_be64(g->table + 8 * i, entry);
+        atomic_init(&g->l1->entry[i], entry);
+    }
+}
+
+static void fill_sector(struct grow *g)
+{
+    struct q2_header *h = &g->q->header;
+
+    pthread_mutex_lock(&g->q->lock);
+    struct q2_header old = *h;
+    h->size = g->size;
+    if (g->longer) {
+        h->l1_offset = g->run.host_offset;
+        h->l1_entries = (uint32_t)g->l1_entries;
+    }
+    q2_header_patch(g->q, g->sector);
+    *h = old;
+    pthread_mutex_unlock(&g->q->lock);
+}
+
+/* The header is on disk: so be it in memory. */
+static int adopt(struct grow *g)
+{
+    struct q2 *q = g->q;
+    struct q2_l1 *old = atomic_load(&q->l1);
+    struct q2_table pages = {0};
+    int rc = 0;
+
+    if (g->longer && q2_table_init(&pages, g->run.host_offset, g->table_len, q->l1_pages.page_size) < 0)
+        return q2_break(q, "out of memory while the L1 table moved");
+    pthread_mutex_lock(&q->lock);
+    q->header.size = g->size;
+    if (g->longer) {
+        assert(q->l1_pages.dirty_count == 0);
+        if (old->entries > 0) /* a disk of no bytes has none, and its table no place */
+            q2_free_table(q, q->header.l1_offset, q2_clusters(&q->geo, old->entries * 8), Q2_META_L1);
+        q->header.l1_offset = g->run.host_offset;
+        q->header.l1_entries = (uint32_t)g->l1_entries;
+        q2_table_finish(&q->l1_pages);
+        q->l1_pages = pages;
+        old->next = q->l1_retired;
+        q->l1_retired = old;
+        atomic_store_explicit(&q->l1, g->l1, memory_order_release);
+        g->l1 = NULL;
+        g->run.clusters = 0;
+    }
+    memcpy(q->sector, g->sector, Q2_SECTOR_SIZE);
+    pthread_mutex_unlock(&q->lock);
+    return rc;
+}
+
+static void start_write(struct grow *g, struct op *op, void *buf, uint64_t len, uint64_t host_offset)
+{
+    io_rw(&g->io, g->q->v->file, IO_WRITE, host_offset, buf, len);
+    op_io(op, &g->io);
+}
+
+static void start_range(struct grow *g, struct op *op, struct backend *b, enum io_kind kind, uint64_t offset)
+{
+    io_range(&g->io, b, kind, offset, 0);
+    op_io(op, &g->io);
+}
+
+static void grow_finish(struct grow *g, int rc)
+{
+    if (g->run.clusters > 0) {
+        pthread_mutex_lock(&g->q->lock);
+        q2_alloc_structure_undo(g->q, &g->run, Q2_META_L1);
+        pthread_mutex_unlock(&g->q->lock);
+    }
+    range_unlock(&g->q->structure, &g->lock);
+    free(g->table);
+    free(g->sector);
+    free(g->l1);
+    g->op.rc = rc;
+    g->done = true;
+}
+
+static void grow_step(struct op *op)
+{
+    struct grow *g = container_of(op, struct grow, op);
+    int rc;
+
+    OP_BEGIN(enum grow_state, op)
+    if (!range_lock_try(&g->q->structure, &g->lock, 0, 1))
+        OP_AWAIT(op, GROW_LOCKED, range_lock_wait(&g->q->structure, &g->lock, op));
+    op->rc = grow_prepare(g);
+    if (op->rc < 0)
+        goto fail;
+    if (g->q->data_file && g->q->v->data->caps & BACKEND_GROWS && backend_size(g->q->v->data) < g->size)
+        OP_TRY(op, GROW_DATA_FILE, start_range(g, op, g->q->v->data, IO_TRUNCATE, g->size));
+    OP_TRY(op, GROW_FLUSHED, q2_flush(g->q, op));
+    if (g->longer) {
+        OP_TRY(op, GROW_ALLOCATED,
+               q2_alloc_structure(g->q, g->table_len >> g->q->geo.cluster_bits, true, Q2_META_L1, &g->run, op));
+        fill_table(g);
+        OP_TRY(op, GROW_TABLE_WRITTEN, start_write(g, op, g->table, g->table_len, g->run.host_offset));
+        /* With the refcounts: flush rule 1 holds for the header's pointer too. */
+        if (!MUTANT(GROW_UNFLUSHED))
+            OP_TRY(op, GROW_TABLE_FLUSHED, q2_flush(g->q, op));
+    }
+    fill_sector(g);
+    OP_AWAIT(op, GROW_HEADER_WRITTEN, start_write(g, op, g->sector, Q2_SECTOR_SIZE, 0));
+    if (op->rc == 0 && !MUTANT(GROW_HEADER_UNSYNCED))
+        OP_AWAIT(op, GROW_HEADER_SYNCED, start_range(g, op, g->q->v->file, IO_FLUSH, 0));
+    rc = op->rc < 0 ? q2_break(g->q, "the header could not be written while the image grew") : adopt(g);
+    if (rc < 0)
+        g->run.clusters = 0; /* the header may refer to them */
+    grow_finish(g, rc);
+    return;
+    OP_END
+fail:
+    grow_finish(g, op->rc);
+}
+
+OP_TYPE(grow, grow_step, "START", "GROW_LOCKED", "GROW_DATA_FILE", "GROW_FLUSHED", "GROW_ALLOCATED",
+        "GROW_TABLE_WRITTEN", "GROW_TABLE_FLUSHED", "GROW_HEADER_WRITTEN", "GROW_HEADER_SYNCED");
+
+int q2_grow_header(struct q2 *q, uint64_t size, uint64_t reach, vdisk_queue *queue)
+{
+    uint64_t l1_entries = max_u64(q2_l1_entries(&q->geo, reach), atomic_load(&q->l1)->entries);
+    struct grow g = {.q = q, .size = size, .l1_entries = l1_entries};
+
+    op_init(&g.op, queue, &grow_type);
+    op_run(&g.op, &g.done, NULL, NULL);
+    return g.op.rc;
+}

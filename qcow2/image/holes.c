@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Whether block status asks the host where allocated clusters have holes. It does for an image whose metadata only
+ * was preallocated, by QEMU's rule, so that both tell the same: more clusters are in use than the host has space
+ * for.
+ *
+ * Happy path: the length of the file beside its space settles it for most; otherwise clusters with a refcount are
+ * counted, a block at a time, until there are enough.
+ * Failure modes: what cannot be counted is taken for an image without such holes: then its clusters are data.
+ */
+#include <endian.h>
+#include <stdlib.h>
+
+#include "engine/bits.h"
+#include "engine/queue.h"
+#include "engine/volume.h"
+#include "qcow2/format/entry.h"
+#include "qcow2/qcow2.h"
+#include "qcow2/state.h"
+
+/* Of the refcount block at host_offset, from which `left` refcounts count. */
+static uint64_t count_block(const struct q2 *q, vdisk_queue *queue, uint64_t host_offset, uint64_t left,
+                            uint8_t *buf)
+{
+    uint64_t found = 0;
+
+    if (host_offset == 0 || !is_aligned(host_offset, q->geo.cluster_size) ||
+        io_pread(queue, q->v->file, buf, q->geo.cluster_size, host_offset) < 0)
+        return 0;
+    for (uint64_t i = 0; i < min_u64(left, 1ull << q->geo.refblock_bits); i++)
+        found += q2_refcount_get(&q->geo, buf, i) != 0;
+    return found;
+}
+
+/* Are `enough` of the first `end` clusters in use? */
+static bool count_clusters(const struct q2 *q, vdisk_queue *queue, uint64_t end, uint64_t enough)
+{
+    uint64_t blocks = min_u64(q2_reftable_entries(&q->geo, q->header.reftable_clusters),
+                              div_up(end, 1ull << q->geo.refblock_bits));
+    uint64_t *table = vdisk_alloc_buffer(align_up(blocks * 8, 4096));
+    uint8_t *buf = vdisk_alloc_buffer(max_u64(q->geo.cluster_size, 4096));
+    uint64_t found = 0;
+
+    if (table && buf && blocks > 0 &&
+        io_pread(queue, q->v->file, table, blocks * 8, q->header.reftable_offset) == 0) {
+        for (uint64_t i = 0; i < blocks && found < enough; i++)
+            found += count_block(q, queue, q2_reftable_offset(be64toh(table[i])),
+                                 end - (i << q->geo.refblock_bits), buf);
+    }
+    free(table);
+    free(buf);
+    return found >= enough;
+}
+
+static bool has_host_holes(vdisk *v, vdisk_queue *queue)
+{
+    const struct q2 *q = q2_of(v);
+    uint64_t space, enough, end;
+
+    if (!v->file->driver->allocated || q->header.reftable_problem)
+        return false;
+    space = v->file->driver->allocated(v->file) >> q->geo.cluster_bits;
+    enough = max_u64(space * 10 / 9, space + 2);
+    end = q2_cluster_up(&q->geo, backend_size(v->file)) >> q->geo.cluster_bits;
+    return end >= enough && count_clusters(q, queue, end, enough);
+}
+
+void qcow2_find_host_holes(vdisk *top)
+{
+    vdisk_queue *queue;
+
+    if (volume_manage(top, &queue) < 0)
+        return;
+    for (vdisk *v = top; v; v = v->backing)
+        if (v->format == &qcow2_driver && v->read_only)
+            v->host_holes = has_host_holes(v, queue);
+    volume_manage_done(top);
+}

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Details of an open image, for `info`: the snapshot table and the bitmaps are read, the rest is in memory.
+ */
+#include <errno.h>
+
+#include "engine/error.h"
+#include "qcow2/format/tables.h"
+#include "qcow2/qcow2.h"
+#include "qcow2/state.h"
+
+int qcow2_get_details(vdisk *v, struct qcow2_details *ret)
+{
+    struct q2_snapshot_table snapshots = {0};
+    struct q2_bitmap_directory bitmaps = {0};
+    vdisk_queue *queue;
+    struct q2 *q;
+    int rc = 0;
+
+    if (v->format != &qcow2_driver)
+        return err_set(EINVAL, "%s: is not qcow2", v->name);
+    rc = volume_manage(v, &queue);
+    if (rc < 0)
+        return rc;
+    q = q2_of(v); /* until volume_manage_done(): who shrinks the volume replaces it */
+    if (q->header.snapshots_problem)
+        rc = err_hint(err_set(EINVAL, "%s: %s", v->name, q->header.snapshots_problem),
+                      "repair it with vdisk-io check -r all");
+    else if (q->header.nb_snapshots > 0)
+        rc = q2_read_snapshots(q, queue, &snapshots);
+    if (rc == 0 && q->header.has_bitmaps && q->header.nb_bitmaps > 0)
+        rc = q2_read_bitmaps(q, queue, &bitmaps);
+    if (rc == 0) {
+        pthread_mutex_lock(&q->lock);
+        rc = q2_details_fill(&q->header, &snapshots, &bitmaps, ret);
+        pthread_mutex_unlock(&q->lock);
+        if (rc < 0)
+            err_set(ENOMEM, "%s: out of memory", v->name);
+    }
+    volume_manage_done(v);
+    q2_snapshots_free(&snapshots);
+    q2_bitmaps_free(&bitmaps);
+    return rc;
+}

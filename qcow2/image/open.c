@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Opening and closing an image. Both block.
+ *
+ * Open, happy path: read and check the header, decide whether we may write it, open the external data file, read
+ * L1 and refcount table, set up caches, learn where metadata lies, clear autoclear bits that we do not know.
+ * Failure modes: each with one line that names what is wrong; nothing is left open, nothing was written (but for
+ * the autoclear bits, which are the last step).
+ *
+ * Close, happy path: write back, give back all that can be given back (trim.c), release.
+ * Failure modes: a failed flush is reported; everything is released all the same.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/error.h"
+#include "qcow2/format/tables.h"
+#include "qcow2/image/open_repair.h"
+#include "qcow2/meta/guard.h"
+#include "qcow2/mutant.h"
+#include "qcow2/state.h"
+
+/* ---- may it be opened so? ------------------------------------------------------------------------------ */
+
+/* A bitmap that records writes would miss ours. */
+static int check_bitmaps(struct q2 *q, vdisk_queue *queue)
+{
+    struct q2_bitmap_directory d;
+    int rc;
+
+    if (!q->header.has_bitmaps || q->header.nb_bitmaps == 0)
+        return 0;
+    rc = q2_read_bitmaps(q, queue, &d);
+    if (rc < 0)
+        return rc;
+    for (uint32_t i = 0; i < d.n && rc == 0; i++)
+        if ((d.entries[i].flags & (Q2_BITMAP_AUTO | Q2_BITMAP_IN_USE)) == Q2_BITMAP_AUTO)
+            rc = err_hint(err_set(ENOTSUP, "%s: bitmap '%s' records writes, which we cannot keep up", q->v->name,
+                                  d.entries[i].name),
+                          "disable or remove the bitmap, or open the image read-only");
+    q2_bitmaps_free(&d);
+    return rc;
+}
+
+/* What writing needs, and reading does not. */
+static int check_named_tables(struct q2 *q)
+{
+    const char *problem = q->header.reftable_problem;
+
+    if (!problem)
+        problem = q->header.snapshots_problem;
+    if (!problem)
+        return 0;
+    return err_hint(err_set(EINVAL, "%s: can only be opened read-only: %s", q->v->name, problem),
+                    "repair it with vdisk-io check -r all");
+}
+
+static int check_writable(struct q2 *q, vdisk_queue *queue)
+{
+    if (q->header.incompatible & Q2_INCOMPAT_CORRUPT)
+        return err_hint(err_set(EACCES, "%s: is marked corrupt and can only be opened read-only", q->v->name),
+                        "repair it with vdisk-io check -r all");
+    return check_bitmaps(q, queue);
+}
+
+/*
+ * Who writes must have all that the image consists of: a hole is filled from below, and a mapping leads somewhere.
+ */
+static int check_whole(struct q2 *q, const struct layer_open *how)
+{
+    uint32_t flags = q->v->open_flags;
+    bool no_backing = flags & (VDISK_OPEN_NO_BACKING | VDISK_OPEN_NO_NAMES);
+
+    if (q->v->read_only || flags & VDISK_OPEN_CHECK)
+        return 0;
+    if (no_backing && !MUTANT(HIDE_BACKING) && q->header.backing_file && q->header.backing_file[0] != '\0')
+        err_set(EINVAL, "%s: cannot be written without its backing file", q->v->name);
+    else if (flags & VDISK_OPEN_NO_NAMES && q->geo.data_file && !how->data_file)
+        err_set(EINVAL, "%s: cannot be written without its external data file", q->v->name);
+    else
+        return 0;
+    return err_hint(-EINVAL, "open it read-only, or with all of its files");
+}
+
+/* Bits that say what other writers must know, and we do not. */
+static int clear_autoclear(struct q2 *q, vdisk_queue *queue)
+{
+    int rc;
+
+    if (q->v->read_only || q->v->open_flags & VDISK_OPEN_CHECK || (q->header.autoclear & ~Q2_AUTOCLEAR_KNOWN) == 0)
+        return 0;
+    q->header.autoclear &= Q2_AUTOCLEAR_KNOWN;
+    rc = q2_header_update(q, queue);
+    return rc < 0 ? err_set(rc, "%s: writing the header: %s", q->v->name, strerror(-rc)) : 0;
+}
+
+/* Before any table is in memory. */
+static int prepare_writing(struct q2 *q, vdisk_queue *queue)
+{
+    int rc;
+
+    if (q->v->read_only)
+        return 0;
+    rc = check_named_tables(q);
+    if (rc < 0 || q->v->open_flags & VDISK_OPEN_CHECK)
+        return rc;
+    rc = check_writable(q, queue);
+    if (rc == 0 && q->header.incompatible & Q2_INCOMPAT_DIRTY)
+        rc = q2_open_repair(q, queue);
+    return rc;
+}
+
+/* ---- open, close --------------------------------------------------------------------------------------- */
+
+static char *dup_or_null(const char *s)
+{
+    return s ? strdup(s) : NULL;
+}
+
+int q2_open(vdisk *v, const struct layer_open *how, vdisk_queue *queue)
+{
+    struct q2 *q = q2_state_alloc(v);
+    int rc;
+
+    if (!q)
+        return err_set(ENOMEM, "%s: out of memory", v->name);
+    v->format_state = q;
+    q->cache_bytes = how->cache_bytes;
+    rc = q2_state_read_header(q, queue);
+    if (rc == 0)
+        rc = check_whole(q, how);
+    if (rc == 0)
+        rc = q2_data_file_open(q, how);
+    if (rc == 0)
+        rc = prepare_writing(q, queue);
+    if (rc == 0)
+        rc = q2_state_setup(q, queue, how->tables_left);
+    if (rc < 0)
+        goto fail;
+    volume_set_size(v, q->header.size);
+    v->cluster_size = q->geo.cluster_size;
+    v->backing_name = dup_or_null(q->header.backing_file);
+    v->backing_format = dup_or_null(q->header.backing_format);
+    if ((q->header.backing_file && !v->backing_name) || (q->header.backing_format && !v->backing_format)) {
+        rc = err_set(ENOMEM, "%s: out of memory", v->name);
+        goto fail;
+    }
+    rc = clear_autoclear(q, queue);
+    if (rc < 0)
+        goto fail;
+    v->writes_in_place = true;
+    return 0;
+
+fail:
+    q2_state_free(q);
+    v->format_state = NULL;
+    return rc;
+}
+
+int q2_reload(vdisk *v, vdisk_queue *queue)
+{
+    struct q2 *q = q2_state_alloc(v), *old = q2_of(v);
+    int rc;
+
+    assert(old->l2.dirty_count == 0 && old->refcounts.dirty_count == 0);
+    if (!q)
+        return err_set(ENOMEM, "%s: out of memory", v->name);
+    q->cache_bytes = old->cache_bytes;
+    rc = q2_state_read_header(q, queue);
+    if (rc == 0)
+        rc = q2_state_setup(q, queue, NULL);
+    if (rc < 0) {
+        q2_state_free(q);
+        atomic_store(&old->broken, true);
+        return rc;
+    }
+    v->format_state = q;
+    volume_set_size(v, q->header.size);
+    q2_state_free(old);
+    return 0;
+}
+
+int q2_close(vdisk *v, vdisk_queue *queue)
+{
+    struct q2 *q = q2_of(v);
+    int rc = 0;
+
+    if (!v->read_only && !(v->open_flags & VDISK_OPEN_CHECK))
+        rc = q2_trim_run(q, queue, true);
+    q2_state_free(q);
+    v->format_state = NULL;
+    return rc;
+}

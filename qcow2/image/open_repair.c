@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * An image that was not closed, with lazy refcounts, is opened for writing: its refcounts are counted anew.
+ *
+ * Happy path: new refcounts beside the old ones, the header switched to them, the whole checked, the dirty bit
+ * cleared, what is free now punched.
+ * Failure modes: other damage is found, the I/O fails, memory is short: an error with a text, and the image is as
+ * dirty as before.
+ *
+ * Invariants.
+ *  1. New refcount blocks and a new table are durable before the header's first sector switches to them.
+ *  2. The dirty bit goes last, in a write of its own.
+ */
+#include "qcow2/image/open_repair.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "engine/error.h"
+#include "qcow2/check/check.h"
+#include "qcow2/check/rebuild.h"
+#include "qcow2/check/spans.h"
+
+enum { REASON_MAX = 256 };
+
+static void note_reason(void *arg, enum qcow2_finding kind, const char *text)
+{
+    char *reason = arg;
+
+    if ((kind == QCOW2_CORRUPTION || kind == QCOW2_ERROR) && reason[0] == '\0')
+        snprintf(reason, REASON_MAX, "%s", text);
+}
+
+/* What the rebuilt refcounts say must be what the flags in the tables say. */
+static int verify(struct q2 *q, vdisk_queue *queue)
+{
+    char reason[REASON_MAX] = "";
+    struct qcow2_check_opts opts = {.report = note_reason, .report_arg = reason};
+    struct qcow2_check_result res;
+    int rc = qcow2_check(q->v->file, queue, &opts, &res);
+
+    if (rc == 0 && res.corruptions + res.check_errors > 0)
+        rc = err_hint(err_set(EIO, "%s: was not closed, and has more damage than its refcounts: %s", q->v->name,
+                              reason),
+                      "repair it with vdisk-io check -r all, or open it read-only and copy what it holds");
+    return rc;
+}
+
+int q2_open_repair(struct q2 *q, vdisk_queue *queue)
+{
+    struct q2_rebuilt n;
+    int rc, punched;
+
+    assert(q->header.incompatible & Q2_INCOMPAT_DIRTY);
+    rc = q2_rebuild_refcounts(q->v->file, queue, NULL, Q2_REBUILD_STRICT, &n);
+    if (rc == 0) {
+        q->header.reftable_offset = n.host_offset;
+        q->header.reftable_clusters = n.clusters;
+        rc = q2_header_update(q, queue); /* invariant 1 */
+    }
+    if (rc == 0)
+        rc = verify(q, queue);
+    if (rc == 0) {
+        q->header.incompatible &= ~(uint64_t)Q2_INCOMPAT_DIRTY; /* invariant 2 */
+        rc = q2_header_update(q, queue);
+    }
+    if (rc == 0)
+        q2_spans_punch(&n.freed, q->v->file, queue, q->geo.cluster_bits, &punched);
+    q2_spans_finish(&n.freed);
+    if (rc < 0 && vdisk_error_text()[0] == '\0')
+        err_set(rc, "%s: repairing its refcounts: %s", q->v->name, strerror(-rc));
+    return rc;
+}

@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Changing the virtual size.
+ *
+ * Growing, happy path: where old entries may lie behind the old end (a program that made the image smaller left
+ * them, or part of the last cluster is behind it), or the backing file is longer than the image was, or space is
+ * to be preallocated: a longer L1 table first; the range behind the old end, which nobody else may touch yet, is
+ * zeroed, and given clusters. Then, in any case, one write of the header gives it the new size on disk, and after
+ * that everybody sees it. Shrinking: shrink.c.
+ * Failure modes: before the header says the new size: what was given to the new range is given back, the size is
+ * the old one.
+ *
+ * Invariants.
+ *  1. The size comes last: whatever the range behind the old end holds reads as zeros by then.
+ *  2. While anything can be behind the end, volume.reach says so: the last cluster is then no longer its owner's
+ *     alone to drop (clear.c).
+ */
+#include "qcow2/image/resize.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "engine/error.h"
+#include "qcow2/format/entry.h"
+#include "qcow2/format/tables.h"
+
+/* ---- what forbids it ------------------------------------------------------------------------------------ */
+
+static int check_bitmaps(struct q2 *q, uint64_t size, vdisk_queue *queue)
+{
+    struct q2_bitmap_directory d;
+    int rc;
+
+    if (!q->header.has_bitmaps || q->header.nb_bitmaps == 0)
+        return 0;
+    rc = q2_read_bitmaps(q, queue, &d);
+    if (rc < 0)
+        return rc;
+    for (uint32_t i = 0; i < d.n && rc == 0; i++) {
+        const struct q2_bitmap_entry *b = &d.entries[i];
+        uint64_t bits = div_up(size, 1ull << b->granularity_bits);
+
+        if (q2_clusters(&q->geo, div_up(bits, 8)) != b->table_entries && !(b->flags & Q2_BITMAP_IN_USE))
+            rc = err_hint(err_set(ENOTSUP, "%s: bitmap '%s' would need another table for the new size", q->v->name,
+                                  b->name),
+                          "remove the bitmap first");
+    }
+    q2_bitmaps_free(&d);
+    return rc;
+}
+
+/* An external data file that cannot grow has been extended already, or is too small. */
+static int check_data_device(vdisk *v, uint64_t size)
+{
+    struct backend *b = v->data;
+
+    if (b == v->file || b->caps & BACKEND_GROWS || size <= vdisk_size(v) || backend_reaches_past(b, size - 1))
+        return 0;
+    return err_hint(err_set(ENOSPC, "%s: external data file: %s: has %llu bytes, %llu are asked for", v->name,
+                            b->name, (unsigned long long)backend_size(b), (unsigned long long)size),
+                    "extend the device first");
+}
+
+static int check_allowed(vdisk *v, uint64_t size, vdisk_queue *queue)
+{
+    struct q2 *q = q2_of(v);
+    int rc;
+
+    if (size > q2_max_size(&q->geo))
+        return err_hint(err_set(EFBIG, "%s: a qcow2 image with %llu byte clusters is at most %llu bytes", v->name,
+                                (unsigned long long)q->geo.cluster_size, (unsigned long long)q2_max_size(&q->geo)),
+                        "convert it to larger clusters");
+    if (atomic_load(&q->broken))
+        return err_hint(err_set(EIO, "%s: its metadata is damaged", v->name),
+                        "repair it with vdisk-io check -r all");
+    if (v->backing_name && v->backing_name[0] != '\0' && !v->backing && size > vdisk_size(v))
+        return err_hint(err_set(EINVAL, "%s: how its new end reads depends on its backing file", v->name),
+                        "open it with its backing file");
+    if (q->header.nb_snapshots > 0 && q->geo.version < 3)
+        return err_hint(err_set(ENOTSUP, "%s: has snapshots, which in version 2 do not say how large the disk was",
+                                v->name),
+                        "delete the snapshots first");
+    rc = check_data_device(v, size);
+    return rc < 0 ? rc : check_bitmaps(q, size, queue);
+}
+
+/* ---- the new range -------------------------------------------------------------------------------------- */
+
+/* Up to where something else than zeros may show behind the old end. */
+static uint64_t stale_end(vdisk *v, uint64_t old, uint64_t size)
+{
+    struct q2 *q = q2_of(v);
+    uint64_t entries = atomic_load(&q->l1)->entries, end = old;
+
+    for (uint64_t i = q2_l1_index(&q->geo, old); i < entries; i++)
+        if (q2_l1_offset(q2_l1_get(q, i)) != 0)
+            end = (i + 1) * q2_l1_entry_span(&q->geo);
+    if (v->backing)
+        end = max_u64(end, vdisk_size(v->backing));
+    return max_u64(old, min_u64(size, end));
+}
+
+/* Invariant 2: what clears the last cluster as a whole has done so, or finds that it is not the last. */
+static void begin_growing(vdisk *v, uint64_t size, vdisk_queue *queue)
+{
+    struct q2 *q = q2_of(v);
+
+    pthread_mutex_lock(&q->lock);
+    volume_reach(v, size, queue);
+    pthread_mutex_unlock(&q->lock);
+}
+
+static int prepare_range(vdisk *v, uint64_t old, uint64_t stale, uint64_t size,
+                         const struct vdisk_resize_opts *opts, vdisk_queue *queue)
+{
+    int rc = q2_resize_zero(v, old, stale, queue);
+
+    if (rc == 0 && opts->preallocation != VDISK_PREALLOC_OFF)
+        rc = q2_reserve_range(q2_of(v), old, size, opts, queue);
+    return rc == 0 ? q2_flush_sync(q2_of(v), queue) : rc;
+}
+
+static int grow(vdisk *v, uint64_t size, const struct vdisk_resize_opts *opts, vdisk_queue *queue)
+{
+    uint64_t old = vdisk_size(v), stale = stale_end(v, old, size);
+    struct q2 *q = q2_of(v);
+    int rc = 0;
+
+    begin_growing(v, size, queue);
+    if (stale > old || opts->preallocation != VDISK_PREALLOC_OFF) {
+        rc = q2_grow_header(q, old, size, queue);
+        if (rc == 0) {
+            rc = prepare_range(v, old, stale, size, opts, queue);
+            if (rc < 0 && opts->preallocation != VDISK_PREALLOC_OFF)
+                q2_resize_zero(v, old, size, queue);
+        }
+    }
+    if (rc == 0)
+        rc = q2_grow_header(q, size, size, queue);
+    volume_set_size(v, rc < 0 ? old : size);
+    return rc;
+}
+
+int q2_resize(vdisk *v, uint64_t size, const struct vdisk_resize_opts *opts, vdisk_queue *queue)
+{
+    bool grows = size > vdisk_size(v);
+    int rc = check_allowed(v, size, queue);
+
+    if (rc < 0)
+        return rc;
+    rc = grows ? grow(v, size, opts, queue) : q2_shrink(v, size, opts, queue);
+    if (rc < 0 && vdisk_error_text()[0] == '\0')
+        err_set(rc, "%s: %s: %s", v->name, grows ? "growing" : "shrinking", strerror(-rc));
+    return rc;
+}

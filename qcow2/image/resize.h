@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The parts of a resize: qcow2/image/resize.c puts them together. All block, outside the loop. */
+#ifndef QCOW2_RESIZE_H
+#define QCOW2_RESIZE_H
+
+#include "qcow2/state.h"
+
+/*
+ * Flush, and write the header with `size`, which is not smaller than what it says, and an L1 table that is long
+ * enough for `reach`: grow.c. Does not set v->size.
+ */
+int q2_grow_header(struct q2 *q, uint64_t size, uint64_t reach, vdisk_queue *queue);
+
+/* Give host clusters to what has none in [from, end), which reads as zeros: reserve.c. */
+int q2_reserve_range(struct q2 *q, uint64_t from, uint64_t end, const struct vdisk_resize_opts *opts,
+                     vdisk_queue *queue);
+
+/* Zeros over [from, end), space given back where that is possible; not flushed: resize_zero.c. */
+int q2_resize_zero(vdisk *v, uint64_t from, uint64_t end, vdisk_queue *queue);
+
+/* Make it smaller: shrink.c. */
+int q2_shrink(vdisk *v, uint64_t size, const struct vdisk_resize_opts *opts, vdisk_queue *queue);
+
+#endif

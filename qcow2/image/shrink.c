@@ -1,0 +1,198 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A smaller virtual size.
+ *
+ * Happy path: write back all there is; one write of the header's first sector gives the new size and a shorter L1
+ * table at once. Read the image anew, and what has a refcount. Clear what the last L2 table has behind the new
+ * end, without giving its clusters to the host, and write back. What only the rest of the L1 table led to has
+ * refcounts, and nothing refers to it any more: build new refcounts, in the first free clusters, and switch to
+ * them. Cut the file behind its last cluster in use, and tell the host what has become free before that.
+ * Failure modes: until the header is written nothing has changed. While it is written: which of the two counts is
+ * not known, so the image takes no more writes. Afterwards: the volume has its new size, and some clusters that
+ * are leaked, at worst: the error says so.
+ *
+ * Invariants.
+ *  1. What lies behind the new end is there, untouched, until the header says the new size.
+ *  2. Nothing is cut off or discarded but what had a refcount before, and what a count of all references, made
+ *     after the header was written and all was flushed, found free.
+ */
+#include "qcow2/image/resize.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/error.h"
+#include "qcow2/check/check_internal.h"
+#include "qcow2/check/rebuild.h"
+#include "qcow2/format/entry.h"
+#include "qcow2/mutant.h"
+
+/* ---- the header ----------------------------------------------------------------------------------------- */
+
+static int update_header(vdisk *v, vdisk_queue *queue)
+{
+    int rc = q2_header_update(q2_of(v), queue);
+
+    if (rc < 0)
+        return q2_break(q2_of(v), "the header could not be written while the image was made smaller");
+    return q2_reload(v, queue);
+}
+
+static int set_size(vdisk *v, uint64_t size, vdisk_queue *queue)
+{
+    struct q2 *q = q2_of(v);
+
+    q->header.size = size;
+    q->header.l1_entries = (uint32_t)min_u64(q2_l1_entries(&q->geo, size), q->header.l1_entries);
+    return update_header(v, queue);
+}
+
+static int set_refcounts(vdisk *v, const struct qcow2_check_opts *opts, vdisk_queue *queue)
+{
+    struct q2 *q = q2_of(v);
+    struct q2_rebuilt n;
+    int rc = q2_rebuild_refcounts(v->file, queue, opts, Q2_REBUILD_STRICT, &n);
+
+    if (rc < 0)
+        return rc;
+    q2_spans_finish(&n.freed); /* trim() looks for more than that */
+    q->header.reftable_offset = n.host_offset;
+    q->header.reftable_clusters = n.clusters;
+    return update_header(v, queue);
+}
+
+/* ---- space ---------------------------------------------------------------------------------------------- */
+
+/* Behind the new end, as far as the last L2 table reaches. */
+static int clear_rest(vdisk *v, uint64_t size, uint64_t old, vdisk_queue *queue)
+{
+    struct q2 *q = q2_of(v);
+    uint64_t end = min_u64(old, align_up(size, q2_l1_entry_span(&q->geo)));
+    int rc;
+
+    volume_reach(v, end, queue);
+    q->count_decides = !MUTANT(SHRINK_PUNCH_FIRST); /* invariant 2 */
+    rc = q2_resize_zero(v, size, end, queue);
+    volume_set_size(v, size);
+    if (rc == 0)
+        rc = q2_trim_run(q, queue, true);
+    q->count_decides = false;
+    return rc;
+}
+
+/* What has a refcount now: of that, what nothing refers to afterwards was freed here. */
+static int read_in_use(struct q2 *q, vdisk_queue *queue, struct q2_cluster_set *ret)
+{
+    uint8_t *block = vdisk_alloc_buffer(align_up(q->geo.cluster_size, 4096));
+    uint64_t per_block = q2_refblock_entries(&q->geo);
+    int rc = block ? 0 : err_set(ENOMEM, "%s: out of memory", q->v->name);
+
+    for (uint64_t b = 0; b < q->reftable_entries && rc == 0; b++) {
+        uint64_t offset = q2_reftable_offset(q->reftable[b]);
+        if (offset == 0 || q2_reftable_problem(&q->geo, q->reftable[b]))
+            continue;
+        rc = io_pread(queue, q->v->file, block, q->geo.cluster_size, offset);
+        for (uint64_t i = 0; i < per_block && rc == 0; i++)
+            if (q2_refcount_get(&q->geo, block, i) != 0)
+                q2_cluster_set_add(ret, b * per_block + i, 1);
+    }
+    free(block);
+    return rc;
+}
+
+/* Free clusters below `end` that were not: to the host. */
+static int discard(struct check *c, const struct q2_cluster_set *were, uint64_t end)
+{
+    const struct q2_geometry *g = &c->header.geo;
+    uint64_t start, stop, next;
+    int rc = 0;
+
+    for (uint64_t i = 1; i < end && rc == 0; i = stop) {
+        start = q2_cluster_set_next(were, i, end, &stop);
+        next = start < stop ? max_u64(start, min_u64(stop, q2_refs_next(&c->refs, start))) : stop;
+        if (next > start)
+            rc = io_prange(c->queue, c->file, IO_DISCARD, start << g->cluster_bits,
+                           (next - start) << g->cluster_bits);
+        stop = next < stop ? next + 1 : stop;
+    }
+    return rc;
+}
+
+/* Behind the last cluster in use; but not over what was free before. */
+static uint64_t cut_at(const struct check *c, const struct q2_cluster_set *were)
+{
+    uint32_t bits = c->header.geo.cluster_bits;
+    uint64_t size = backend_size(c->file), end = div_up(size, c->header.geo.cluster_size);
+
+    while (end << bits > c->res.image_end_offset && q2_cluster_set_has(were, end - 1))
+        end--;
+    return min_u64(size, end << bits);
+}
+
+/* Invariant 2. */
+static int trim(vdisk *v, const struct q2_cluster_set *were, const struct qcow2_check_opts *opts,
+                vdisk_queue *queue)
+{
+    struct backend *file = v->file;
+    struct check c;
+    int rc = check_begin(&c, file, queue, opts);
+
+    if (rc == 0)
+        rc = check_run(&c);
+    if (rc == 0 && (c.res.corruptions > 0 || c.res.check_errors > 0))
+        rc = err_hint(err_set(EIO, "%s: does not check clean", v->name),
+                      "repair it with vdisk-io check -r all");
+    if (rc == 0 && file->caps & BACKEND_GROWS && cut_at(&c, were) < backend_size(file))
+        rc = io_prange(queue, file, IO_TRUNCATE, cut_at(&c, were), 0);
+    if (rc == 0 && file->caps & BACKEND_DISCARD)
+        rc = discard(&c, were, min_u64(c.file_clusters, backend_size(file) >> c.header.geo.cluster_bits));
+    check_finish(&c);
+    return rc == 0 ? q2_reload(v, queue) : rc; /* the file's end is another */
+}
+
+static int trim_data_file(vdisk *v, uint64_t size, vdisk_queue *queue)
+{
+    if (v->data == v->file || !(v->data->caps & BACKEND_GROWS) || backend_size(v->data) <= size)
+        return 0;
+    return io_prange(queue, v->data, IO_TRUNCATE, size, 0);
+}
+
+static int give_back(vdisk *v, uint64_t size, uint64_t old, const struct qcow2_check_opts *opts,
+                     vdisk_queue *queue)
+{
+    struct q2_cluster_set were = {0};
+    int rc = read_in_use(q2_of(v), queue, &were);
+
+    if (rc == 0)
+        rc = clear_rest(v, size, old, queue);
+    if (rc == 0)
+        rc = trim_data_file(v, size, queue);
+    if (rc == 0)
+        rc = set_refcounts(v, opts, queue);
+    if (rc == 0)
+        rc = trim(v, &were, opts, queue);
+    q2_cluster_set_finish(&were);
+    return rc;
+}
+
+int q2_shrink(vdisk *v, uint64_t size, const struct vdisk_resize_opts *opts, vdisk_queue *queue)
+{
+    struct qcow2_check_opts check = {.progress = opts->progress, .progress_arg = opts->progress_arg};
+    uint64_t old = vdisk_size(v);
+    int rc = q2_trim_run(q2_of(v), queue, true);
+
+    if (rc == 0 && MUTANT(SHRINK_CUT_FIRST))
+        rc = trim_data_file(v, size, queue);
+    if (rc == 0)
+        rc = set_size(v, size, queue);
+    if (rc < 0)
+        return rc;
+    rc = give_back(v, size, old, &check, queue);
+    if (rc < 0) {
+        if (vdisk_error_text()[0] == '\0')
+            err_set(rc, "%s", strerror(-rc));
+        err_prefix(rc, "%s: has its new size, but its space could not be given back", v->name);
+    }
+    return rc;
+}

@@ -1,0 +1,436 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Write-zeroes and discard, as changes of metadata.
+ *
+ * Happy path: the parts of clusters at the ends are written with zeros (write-zeroes) or left alone (discard);
+ * the whole clusters between are locked and changed slice by slice: entries become zero or unallocated, what they
+ * referred to is given back. The last cluster of the volume counts as whole while the volume ends in it, which is
+ * asked again when its entry changes: behind an end that has moved there is somebody's data. Slices are read some
+ * at a time. What was freed is reclaimed when there is much of it, so that a discard of any size takes bounded
+ * memory. Ranges without an L2 table that read as zeros anyway are skipped an L1 entry at a time.
+ * Failure modes: no space for an L2 table: room is made (room.c), once, and it goes on from there. A table or a
+ * slice cannot be had, or reclaiming fails: what was changed before stays changed.
+ * With a raw external data file both are the data file's own business: its content is the volume's content.
+ */
+#include <errno.h>
+
+#include "engine/zero.h"
+#include "qcow2/format/entry.h"
+#include "qcow2/map/alloc_write.h"
+#include "qcow2/map/l2_table.h"
+#include "qcow2/meta/guard.h"
+#include "qcow2/mutant.h"
+#include "qcow2/space/alloc.h"
+#include "qcow2/space/room.h"
+
+enum {
+    CLEAR_ZERO_IOV = 4,        /* a cluster has at most 2 MiB, the zero buffer 1 MiB; a range of both ends */
+    CLEAR_AHEAD = 16,          /* L2 slices that are read at once */
+};
+
+struct clear {
+    struct op         op;
+    struct request   *request;
+    struct q2        *q;
+    bool              discard, unmap;
+    uint64_t          head_end, tail_start; /* whole clusters lie between; tail_start may come down to the last */
+    uint64_t          pos;
+    int               refusal; /* why an entry must not be changed */
+    struct range_lock lock;
+    bool              locked, made_room;
+    struct op_child   ahead[CLEAR_AHEAD];
+    struct iovec      iov[CLEAR_ZERO_IOV];
+    struct io         io;
+};
+
+enum clear_state {
+    CLEAR_START = OP_START,
+    CLEAR_RAW_DATA,
+    CLEAR_HEAD_WRITTEN,
+    CLEAR_TAIL_WRITTEN,
+    CLEAR_LOCKED,
+    CLEAR_L2_TABLE,
+    CLEAR_L2_LOADED,
+    CLEAR_WRITTEN,
+    CLEAR_DATA_DISCARDED,
+    CLEAR_RECLAIMED,
+    CLEAR_ROOM,
+    CLEAR_MARKED
+};
+
+/* Stand in line for the clusters from pos on, as far as their slice goes. */
+static bool lock_clusters(struct clear *c)
+{
+    c->locked = true;
+    return range_lock_try(q2_zone(c->q, c->pos), &c->lock, c->pos,
+                          min_u64(c->tail_start, q2_zone_end(c->q, c->pos)));
+}
+
+static void unlock_clusters(struct clear *c)
+{
+    range_unlock(q2_zone(c->q, c->lock.start), &c->lock);
+    c->locked = false;
+}
+
+static void clear_finish(struct clear *c, int rc)
+{
+    struct request *r = c->request;
+
+    if (c->locked)
+        unlock_clusters(c);
+    op_free(&c->op, sizeof *c);
+    request_end(r, rc);
+}
+
+/* Does an unallocated cluster here read as zeros? (No layer below, or none that reaches so far.) */
+static bool zero_below(const struct q2 *q, uint64_t guest_offset)
+{
+    const vdisk *v = q->v;
+
+    if (!v->backing_name || v->backing_name[0] == '\0')
+        return true;
+    return v->backing && guest_offset >= vdisk_size(v->backing);
+}
+
+/* Write zeros as any data is written; the call of an await. */
+static void write_zeros(struct clear *c, uint64_t guest_offset, uint64_t len, struct op *op)
+{
+    uint32_t n = 0;
+
+    for (uint64_t done = 0; done < len; n++) {
+        assert(n < CLEAR_ZERO_IOV);
+        c->iov[n] = (struct iovec){unconst(zero_buffer), min_u64(len - done, ZERO_BUFFER)};
+        done += c->iov[n].iov_len;
+    }
+    q2_alloc_write(c->q, c->request, guest_offset, c->iov, n, len, op);
+}
+
+/* ---- one entry ----------------------------------------------------------------------------------------- */
+
+struct entry {
+    uint64_t word, bitmap;
+};
+
+enum clear_result { CLEAR_SAME, CLEAR_CHANGED, CLEAR_NEEDS_WRITE };
+
+static void give_back(struct q2 *q, const struct q2_mapping *m, uint64_t word)
+{
+    if (q->data_file)
+        return;
+    if (m->type == Q2_CLUSTER_COMPRESSED)
+        q2_free_packed(q, word);
+    else if (m->has_host)
+        q2_free(q, m->host_offset, 1);
+}
+
+/* An entry without host space that reads as zeros. */
+static struct entry zero_entry(const struct q2 *q, uint64_t guest_offset, bool discard)
+{
+    const struct q2_geometry *g = &q->geo;
+
+    if (discard && zero_below(q, guest_offset))
+        return (struct entry){0, 0};
+    if (g->extended_l2)
+        return (struct entry){0, q2_bitmap(0, UINT32_MAX)};
+    if (g->version < 3)
+        return (struct entry){0, 0};
+    return (struct entry){q2_entry_encode(g, Q2_CLUSTER_ZERO_PLAIN, 0, false), 0};
+}
+
+/* Keep the host cluster, which is ours alone, and read zeros. */
+static struct entry zero_keep(const struct q2 *q, const struct q2_mapping *m)
+{
+    const struct q2_geometry *g = &q->geo;
+
+    if (g->extended_l2)
+        return (struct entry){q2_entry_encode(g, Q2_CLUSTER_NORMAL, m->host_offset, true),
+                              q2_bitmap(0, UINT32_MAX)};
+    return (struct entry){q2_entry_encode(g, Q2_CLUSTER_ZERO_ALLOC, m->host_offset, true), 0};
+}
+
+/* Reads as zeros already, and holds nothing that could be given back. */
+static bool is_plain_zero(const struct q2 *q, const struct q2_mapping *m, uint64_t guest_offset)
+{
+    if (m->has_host || m->type == Q2_CLUSTER_COMPRESSED)
+        return false;
+    if (q->geo.extended_l2)
+        return zero_below(q, guest_offset) || (uint32_t)(m->bitmap >> 32) == UINT32_MAX;
+    return m->type == Q2_CLUSTER_ZERO_PLAIN || zero_below(q, guest_offset);
+}
+
+static enum clear_result clear_entry(struct clear *c, uint64_t guest_offset, struct entry *e)
+{
+    struct q2 *q = c->q;
+    struct q2_mapping m = q2_entry_decode(&q->geo, e->word, e->bitmap);
+    bool expressible = q->geo.version >= 3 || zero_below(q, guest_offset);
+    bool keep = !c->discard && !c->unmap && m.has_host && m.copied;
+    struct entry old = *e;
+
+    if (is_plain_zero(q, &m, guest_offset))
+        return CLEAR_SAME;
+    /* Discard: what nobody in this layer holds is not ours to drop. */
+    if (c->discard && !m.has_host && m.type != Q2_CLUSTER_COMPRESSED)
+        return CLEAR_SAME;
+    if (!expressible || (keep && q->geo.version < 3))
+        return c->discard ? CLEAR_SAME : CLEAR_NEEDS_WRITE;
+    if (keep) {
+        *e = zero_keep(q, &m);
+    } else {
+        *e = zero_entry(q, guest_offset, c->discard);
+        give_back(q, &m, old.word);
+    }
+    return e->word == old.word && e->bitmap == old.bitmap ? CLEAR_SAME : CLEAR_CHANGED;
+}
+
+/* ---- one slice ----------------------------------------------------------------------------------------- */
+
+enum slice_result { SLICE_DONE, SLICE_MISSING, SLICE_NEEDS_WRITE, SLICE_REFUSED };
+
+/* With the lock held: change entries from pos on, up to `end` or the end of the slice. */
+static enum slice_result clear_entries(struct clear *c, struct q2_slot *s, uint64_t end)
+{
+    struct q2 *q = c->q;
+    const struct q2_geometry *g = &q->geo;
+    uint64_t mask = (1ull << q->slice_entries_bits) - 1;
+    bool suspect = atomic_load_explicit(&s->suspect, memory_order_relaxed), changing = false;
+    enum slice_result result = SLICE_DONE;
+
+    for (; c->pos < end; c->pos += g->cluster_size) {
+        uint32_t at = (uint32_t)((c->pos >> g->cluster_bits) & mask) * g->l2_entry_size;
+        struct entry e = {.word = q2_read_be64(&q->l2, s, at),
+                          .bitmap = g->extended_l2 ? q2_read_be64(&q->l2, s, at + 8) : 0};
+        c->refusal = suspect ? q2_guard_entry(q, c->pos, s->host_offset, e.word, e.bitmap) : 0;
+        if (c->refusal < 0) {
+            result = SLICE_REFUSED;
+            break;
+        }
+        enum clear_result r = clear_entry(c, c->pos, &e);
+        if (r == CLEAR_NEEDS_WRITE) {
+            result = SLICE_NEEDS_WRITE;
+            break;
+        }
+        if (r == CLEAR_SAME)
+            continue;
+        if (!changing)
+            q2_change_begin(&q->l2, s);
+        changing = true;
+        q2_slot_put_be64(&q->l2, s, at, e.word);
+        if (g->extended_l2)
+            q2_slot_put_be64(&q->l2, s, at + 8, e.bitmap);
+    }
+    if (changing)
+        q2_change_end(&q->l2, s);
+    return result;
+}
+
+static uint64_t request_end_offset(const struct clear *c)
+{
+    return c->request->guest_offset + c->request->len;
+}
+
+/* Does the range go up to the end, and is there nothing behind it? With q->lock held it stays so. */
+static bool ends_volume(const struct clear *c)
+{
+    return request_end_offset(c) == atomic_load_explicit(&c->q->v->reach, memory_order_acquire);
+}
+
+static enum slice_result clear_slice(struct clear *c)
+{
+    struct q2 *q = c->q;
+    uint64_t slice_end = ((c->pos >> q->slice_guest_bits) + 1) << q->slice_guest_bits;
+    enum slice_result result = SLICE_MISSING;
+    struct q2_slot *s;
+
+    pthread_mutex_lock(&q->lock);
+    if (!ends_volume(c) && !MUTANT(CLEAR_BEHIND_END))
+        c->tail_start = min_u64(c->tail_start, q2_cluster_down(&q->geo, request_end_offset(c)));
+    s = q2_cache_find(&q->l2, c->pos >> q->slice_guest_bits);
+    if (s)
+        result = clear_entries(c, s, min_u64(c->tail_start, slice_end));
+    pthread_mutex_unlock(&q->lock);
+    return result;
+}
+
+/* The slice at pos, and with it those behind it that the range needs; the call of an await. */
+static void load_slices(struct clear *c, struct op *op)
+{
+    uint64_t guest_offset = c->pos;
+
+    op_io_begin(op);
+    for (unsigned i = 0; i < CLEAR_AHEAD && guest_offset < c->tail_start; i++) {
+        q2_load(c->q->v, guest_offset, op_child_add(op, &c->ahead[i]));
+        guest_offset = q2_zone_end(c->q, guest_offset);
+    }
+    op_io_wait(op);
+}
+
+/* Nothing is mapped by this L1 entry, and nothing needs to be: go on behind it. */
+static bool skip_unmapped(struct clear *c)
+{
+    struct q2 *q = c->q;
+    uint64_t span = q2_l1_entry_span(&q->geo);
+
+    if (q2_l1_offset(q2_l1_get(q, q2_l1_index(&q->geo, c->pos))) != 0)
+        return false;
+    if (!c->discard && !zero_below(q, c->pos))
+        return false;
+    c->pos = min_u64(c->tail_start, align_down(c->pos, span) + span);
+    return true;
+}
+
+static void plan(struct clear *c)
+{
+    const struct q2_geometry *g = &c->q->geo;
+    uint64_t end = request_end_offset(c);
+
+    c->head_end = min_u64(q2_cluster_up(g, c->request->guest_offset), end);
+    c->tail_start = ends_volume(c) ? q2_cluster_up(g, end) : q2_cluster_down(g, end);
+    if (c->tail_start < c->head_end)
+        c->tail_start = c->head_end; /* all inside one cluster: all of it is head */
+    c->pos = c->head_end;
+}
+
+static bool has_whole_clusters(const struct clear *c)
+{
+    return c->head_end < c->tail_start && q2_offset_in_cluster(&c->q->geo, c->head_end) == 0;
+}
+
+static bool head_needs_write(const struct clear *c)
+{
+    const struct request *r = c->request;
+
+    return !c->discard && r->guest_offset < c->head_end &&
+           !chain_known_zero(c->q->v, r->guest_offset, c->head_end - r->guest_offset);
+}
+
+static uint64_t tail_len(const struct clear *c)
+{
+    uint64_t end = request_end_offset(c);
+
+    return end > c->tail_start ? end - c->tail_start : 0;
+}
+
+static bool tail_needs_write(const struct clear *c)
+{
+    return !c->discard && tail_len(c) > 0 && !chain_known_zero(c->q->v, c->tail_start, tail_len(c));
+}
+
+static void discard_data(struct clear *c, struct op *op)
+{
+    io_range(&c->io, c->q->v->data, IO_DISCARD, c->request->guest_offset, c->request->len);
+    op_io(op, &c->io);
+}
+
+static void raw_data(struct clear *c, struct op *op)
+{
+    if (c->discard)
+        discard_data(c, op);
+    else
+        zero_range(c->q->v->data, c->request->guest_offset, c->request->len, c->unmap ? IO_UNMAP : 0, op);
+}
+
+static bool too_many_freed(struct q2 *q)
+{
+    bool many;
+
+    pthread_mutex_lock(&q->lock);
+    many = q2_room_is_wanted(q);
+    pthread_mutex_unlock(&q->lock);
+    return many;
+}
+
+/* No space for an L2 table: nothing else that waits under the lock takes any. */
+static bool may_make_room(const struct clear *c)
+{
+    return c->op.rc == -ENOSPC && c->locked && !c->made_room && q2_room_is_possible(c->q);
+}
+
+/* The call of an await. */
+static void make_room(struct clear *c, struct op *op)
+{
+    c->made_room = true;
+    unlock_clusters(c);
+    q2_room_make(c->q, c->request, op);
+}
+
+static void clear_step(struct op *op)
+{
+    struct clear *c = container_of(op, struct clear, op);
+    enum slice_result result;
+
+    OP_BEGIN(enum clear_state, op)
+    if (c->q->data_file_raw) {
+        OP_TRY(op, CLEAR_RAW_DATA, raw_data(c, op));
+        clear_finish(c, 0);
+        return;
+    }
+    plan(c);
+    if (head_needs_write(c))
+        OP_TRY(op, CLEAR_HEAD_WRITTEN,
+               write_zeros(c, c->request->guest_offset, c->head_end - c->request->guest_offset, op));
+again:
+    while (has_whole_clusters(c) && c->pos < c->tail_start) {
+        if (c->locked && c->pos >= c->lock.end)
+            unlock_clusters(c);
+        if (!c->locked && too_many_freed(c->q))
+            OP_TRY(op, CLEAR_RECLAIMED, q2_room_make(c->q, c->request, op));
+        if (!c->locked && skip_unmapped(c))
+            continue;
+        if (!c->locked && !lock_clusters(c))
+            OP_AWAIT(op, CLEAR_LOCKED, range_lock_wait(q2_zone(c->q, c->pos), &c->lock, op));
+        if (!q2_l2_table_ready(c->q, c->pos))
+            OP_TRY(op, CLEAR_L2_TABLE, q2_l2_table_make(c->q, c->pos, op));
+        result = clear_slice(c);
+        if (result == SLICE_MISSING) {
+            OP_TRY(op, CLEAR_L2_LOADED, load_slices(c, op));
+        } else if (result == SLICE_REFUSED) {
+            op->rc = c->refusal;
+            goto fail;
+        } else if (result == SLICE_NEEDS_WRITE) {
+            /* Version 2 cannot say zero: write it. The write locks the cluster itself. */
+            unlock_clusters(c);
+            OP_TRY(op, CLEAR_WRITTEN,
+                   write_zeros(c, c->pos, min_u64(c->q->geo.cluster_size, request_end_offset(c) - c->pos), op));
+            c->pos += c->q->geo.cluster_size;
+        }
+    }
+    if (c->locked)
+        unlock_clusters(c);
+    if (tail_needs_write(c))
+        OP_TRY(op, CLEAR_TAIL_WRITTEN, write_zeros(c, c->tail_start, tail_len(c), op));
+    if (c->discard && c->q->data_file && has_whole_clusters(c))
+        OP_TRY(op, CLEAR_DATA_DISCARDED, discard_data(c, op));
+    clear_finish(c, 0);
+    return;
+fail:
+    if (may_make_room(c)) {
+        OP_AWAIT(op, CLEAR_ROOM, make_room(c, op));
+        if (op->rc == 0)
+            goto again;
+        op->rc = -ENOSPC; /* as it was */
+    }
+    if (q2_guard_must_mark(c->q))
+        OP_AWAIT(op, CLEAR_MARKED, q2_guard_mark(c->q, op));
+    clear_finish(c, op->rc);
+    return;
+    OP_END
+}
+
+OP_TYPE(clear, clear_step, "START", "CLEAR_RAW_DATA", "CLEAR_HEAD_WRITTEN", "CLEAR_TAIL_WRITTEN", "CLEAR_LOCKED",
+        "CLEAR_L2_TABLE", "CLEAR_L2_LOADED", "CLEAR_WRITTEN", "CLEAR_DATA_DISCARDED", "CLEAR_RECLAIMED",
+        "CLEAR_ROOM", "CLEAR_MARKED");
+
+void q2_clear_start(struct q2 *q, struct request *r)
+{
+    struct clear *c = op_alloc(r->queue, &clear_type, sizeof *c);
+
+    if (!c) {
+        request_end_later(r, -ENOMEM);
+        return;
+    }
+    c->q = q;
+    c->request = r;
+    c->discard = r->kind == REQ_DISCARD;
+    c->unmap = c->discard || r->flags & VDISK_REQ_UNMAP;
+    op_start_later(&c->op);
+}

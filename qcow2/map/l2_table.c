@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A new L2 table.
+ *
+ * Happy path: take the structure lock, take a cluster, write zeros (or copy the table that is shared with a
+ * snapshot into it), enter it in the L1 table. Zeros are written also where there are zeros already: so the table
+ * has space on the host, and no flush to come can fail for lack of that. Who needs the same table waits for it.
+ * Failure modes: an error leaves the L1 entry as it was; the cluster is given back; all who wait have the error.
+ */
+#include "qcow2/map/l2_table.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "engine/service.h"
+#include "engine/zero.h"
+#include "qcow2/format/entry.h"
+#include "qcow2/meta/guard.h"
+#include "qcow2/meta/twice.h"
+#include "qcow2/mutant.h"
+#include "qcow2/space/alloc.h"
+
+struct l2_make {
+    struct op         op;
+    struct op        *parent;
+    struct list       node;    /* of q->l2_making */
+    struct list       waiting; /* ops, by op.wait: for the same table */
+    struct q2        *q;
+    uint64_t          guest_offset;
+    uint64_t          shared; /* host offset of the table to copy; 0: none */
+    struct range_lock lock;
+    struct q2_run     run;
+    char             *buf;
+    struct io         io;
+};
+
+enum l2_make_state {
+    L2T_START = OP_START,
+    L2T_LOCKED,
+    L2T_ALLOCATED,
+    L2T_ZEROED,
+    L2T_COPY_READ,
+    L2T_COPY_WRITTEN
+};
+
+static void l2_make_finish(struct l2_make *m, int rc)
+{
+    struct op *parent = m->parent;
+
+    pthread_mutex_lock(&m->q->lock);
+    if (rc < 0)
+        q2_alloc_structure_undo(m->q, &m->run, Q2_META_L2);
+    pthread_mutex_unlock(&m->q->lock);
+    range_unlock(&m->q->structure, &m->lock);
+    /* The last that is done to the image: who hears of it may be another thread, and close it. */
+    pthread_mutex_lock(&m->q->lock);
+    list_del(&m->node);
+    op_wake(parent, rc); /* first: in the order they came in */
+    op_wake_all(&m->waiting, rc);
+    pthread_mutex_unlock(&m->q->lock);
+    free(m->buf);
+    op_free(&m->op, sizeof *m);
+}
+
+static void start_copy(struct l2_make *m, struct op *op, enum io_kind kind, uint64_t host_offset)
+{
+    io_rw(&m->io, m->q->v->file, kind, host_offset, m->buf, m->q->geo.cluster_size);
+    op_io(op, &m->io);
+}
+
+/* The cluster's zeros, or the copy, were written before this; flush rule 4. */
+static void enter(struct l2_make *m)
+{
+    struct q2 *q = m->q;
+    struct q2_l1 *l1;
+    uint64_t index = q2_l1_index(&q->geo, m->guest_offset);
+    uint64_t slices = q->geo.cluster_size / q->l2.slice_size;
+
+    pthread_mutex_lock(&q->lock);
+    l1 = atomic_load(&q->l1);
+    assert(index < l1->entries);
+    atomic_store_explicit(&l1->entry[index], q2_l1_entry(m->run.host_offset, true), memory_order_release);
+    q2_table_dirty(&q->l1_pages, index);
+    q->mapping_needs_data |= m->shared || !m->run.zero; /* rule 4: durably */
+    if (!m->shared)
+        q2_twice_judged(q, index * slices, slices);
+    if (m->shared) {
+        q2_cache_moved(&q->l2, index * slices, slices, m->run.host_offset);
+        q2_free_table(q, m->shared, 1, Q2_META_L2);
+    } else if (!MUTANT(L2_NOT_ZEROED)) {
+        /* It is zeros: what is needed of it first need not be read. */
+        uint64_t slice = (m->guest_offset >> q->slice_guest_bits) % slices;
+        q2_cache_install_written(&q->l2, index * slices + slice, m->run.host_offset + slice * q->l2.slice_size);
+    }
+    pthread_mutex_unlock(&q->lock);
+}
+
+static int prepare_copy(struct l2_make *m)
+{
+    uint64_t entry = q2_l1_get(m->q, q2_l1_index(&m->q->geo, m->guest_offset));
+    void *p = NULL;
+    int rc;
+
+    m->shared = q2_l1_offset(entry);
+    if (m->shared == 0)
+        return 0;
+    if (q2_l1_problem(&m->q->geo, entry))
+        return q2_break(m->q, "an L1 entry is damaged");
+    pthread_mutex_lock(&m->q->lock);
+    rc = q2_guard_shared_table(m->q, m->guest_offset, m->shared);
+    pthread_mutex_unlock(&m->q->lock);
+    if (rc < 0)
+        return rc;
+    if (posix_memalign(&p, 4096, align_up(m->q->geo.cluster_size, 4096)) != 0)
+        return -ENOMEM;
+    m->buf = p;
+    return 0;
+}
+
+static void l2_make_step(struct op *op)
+{
+    struct l2_make *m = container_of(op, struct l2_make, op);
+    int rc;
+
+    OP_BEGIN(enum l2_make_state, op)
+    if (!range_lock_try(&m->q->structure, &m->lock, 0, 1))
+        OP_AWAIT(op, L2T_LOCKED, range_lock_wait(&m->q->structure, &m->lock, op));
+    if (q2_l2_table_ready(m->q, m->guest_offset)) {
+        l2_make_finish(m, 0); /* another made it meanwhile */
+        return;
+    }
+    rc = prepare_copy(m);
+    if (rc < 0) {
+        l2_make_finish(m, rc);
+        return;
+    }
+    OP_TRY(op, L2T_ALLOCATED, q2_alloc_structure(m->q, 1, true, Q2_META_L2, &m->run, op));
+    if (m->shared) {
+        OP_TRY(op, L2T_COPY_READ, start_copy(m, op, IO_READ, m->shared));
+        OP_TRY(op, L2T_COPY_WRITTEN, start_copy(m, op, IO_WRITE, m->run.host_offset));
+    } else if (!MUTANT(L2_NOT_ZEROED)) {
+        OP_TRY(op, L2T_ZEROED, zero_write(m->q->v->file, m->run.host_offset, m->q->geo.cluster_size, op));
+    }
+    enter(m);
+    l2_make_finish(m, 0);
+    return;
+    OP_END
+fail:
+    l2_make_finish(m, op->rc);
+}
+
+OP_TYPE(l2_make, l2_make_step, "START", "L2T_LOCKED", "L2T_ALLOCATED", "L2T_ZEROED", "L2T_COPY_READ",
+        "L2T_COPY_WRITTEN");
+
+/* With the lock held: the op that makes this table. */
+static struct l2_make *find_making(struct q2 *q, uint64_t guest_offset)
+{
+    for (struct list *n = q->l2_making.next; n != &q->l2_making; n = n->next) {
+        struct l2_make *m = container_of(n, struct l2_make, node);
+        if (q2_l1_index(&q->geo, m->guest_offset) == q2_l1_index(&q->geo, guest_offset))
+            return m;
+    }
+    return NULL;
+}
+
+void q2_l2_table_make(struct q2 *q, uint64_t guest_offset, struct op *op)
+{
+    vdisk_queue *service = service_queue(q->v, op->queue);
+    struct l2_make *m = NULL, *other;
+
+    pthread_mutex_lock(&q->lock);
+    other = find_making(q, guest_offset);
+    if (other)
+        list_add_tail(&other->waiting, &op->wait);
+    else
+        m = op_alloc_for(service, op->queue, &l2_make_type, sizeof *m);
+    if (m) {
+        m->parent = op;
+        m->q = q;
+        m->guest_offset = guest_offset;
+        list_init(&m->waiting);
+        list_add_tail(&q->l2_making, &m->node);
+    }
+    pthread_mutex_unlock(&q->lock);
+    if (m)
+        op_send(&m->op);
+    else if (!other)
+        op_wake(op, -ENOMEM);
+}

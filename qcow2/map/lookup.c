@@ -1,0 +1,215 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Guest offset to extent, from cached slices, without a lock; and the load that puts a slice into the cache.
+ *
+ * Invariants.
+ *  1. What a lookup returns was the state of the image at one moment during the call (meta_cache.h, invariant 2).
+ *  2. An entry that q2_entry_unusable() objects to is never followed: lookup says -EAGAIN, and load gives the
+ *     error.
+ *  3. No mapping counts as durable before a flush of this handle has ended: the file may have been left with
+ *     writes in the page cache, or the device's, that nobody has synced. The first durable write makes one.
+ */
+#include <errno.h>
+
+#include "qcow2/format/entry.h"
+#include "qcow2/meta/guard.h"
+#include "qcow2/meta/guard.h"
+#include "qcow2/mutant.h"
+#include "qcow2/state.h"
+
+static const uint8_t extent_kinds[] = {
+    [Q2_CLUSTER_UNALLOCATED] = EXTENT_UNALLOCATED, [Q2_CLUSTER_ZERO_PLAIN] = EXTENT_ZERO,
+    [Q2_CLUSTER_ZERO_ALLOC] = EXTENT_ZERO,         [Q2_CLUSTER_NORMAL] = EXTENT_DATA,
+    [Q2_CLUSTER_COMPRESSED] = EXTENT_PACKED,
+};
+
+/* What the first entry says about the guest offset, up to the end of its cluster or run of subclusters. */
+static void first_extent(const struct q2 *q, uint64_t entry, uint64_t bitmap, uint64_t guest_offset,
+                         struct extent *ret)
+{
+    const struct q2_geometry *g = &q->geo;
+    struct q2_mapping m = q2_entry_decode(g, entry, bitmap);
+    uint64_t in_cluster = q2_offset_in_cluster(g, guest_offset);
+    uint32_t index = q2_subcluster_index(g, guest_offset);
+    enum q2_cluster_type type;
+    uint32_t run = q2_subcluster_run(g, &m, index, &type);
+
+    ret->kind = extent_kinds[type];
+    ret->flags = 0;
+    ret->host_offset = m.host_offset + in_cluster;
+    ret->len = type == Q2_CLUSTER_COMPRESSED ? g->cluster_size - in_cluster
+                                             : ((uint64_t)(index + run) << g->subcluster_bits) - in_cluster;
+    switch (type) {
+    case Q2_CLUSTER_NORMAL:
+        ret->flags = m.copied ? EXTENT_WRITABLE : 0;
+        break;
+    case Q2_CLUSTER_ZERO_ALLOC:
+        ret->flags = EXTENT_HOST | EXTENT_MARKED;
+        break;
+    case Q2_CLUSTER_ZERO_PLAIN:
+        ret->flags = EXTENT_MARKED;
+        break;
+    case Q2_CLUSTER_COMPRESSED:
+        ret->host_offset = entry & ~(Q2_COPIED | Q2_COMPRESSED);
+        break;
+    case Q2_CLUSTER_UNALLOCATED:
+        break;
+    }
+}
+
+/* Does `next`, which follows `e`, go on with the same? */
+static bool continues(const struct extent *e, const struct extent *next)
+{
+    if (e->kind != next->kind || e->flags != next->flags || e->kind == EXTENT_PACKED)
+        return false;
+    return !(e->kind == EXTENT_DATA || e->flags & EXTENT_HOST) || e->host_offset + e->len == next->host_offset;
+}
+
+/* As first_extent(), and on over neighbours of the same kind, within the slice. */
+static int scan_slice(struct q2 *q, struct q2_slot *s, uint64_t guest_offset, uint64_t len, struct extent *ret)
+{
+    uint32_t size = q->geo.l2_entry_size;
+    uint64_t in_slice = guest_offset & ((1ull << q->slice_guest_bits) - 1);
+    uint32_t at = (uint32_t)(in_slice >> q->geo.cluster_bits) * size;
+    bool suspect = atomic_load_explicit(&s->suspect, memory_order_relaxed);
+    struct extent next;
+
+    ret->len = 0;
+    while (at < q->l2.slice_size) {
+        uint64_t pos = guest_offset + ret->len;
+        uint64_t entry = q2_read_be64(&q->l2, s, at);
+        uint64_t bitmap = size == 16 ? q2_read_be64(&q->l2, s, at + 8) : 0;
+        if (unlikely(suspect) && q2_entry_unusable(q, entry, bitmap, q2_cluster_down(&q->geo, pos)))
+            return ret->len > 0 ? 0 : -EAGAIN;
+        first_extent(q, entry, bitmap, pos, &next);
+        if (unlikely(suspect))
+            next.flags &= (uint8_t)~EXTENT_WRITABLE; /* by the slow path, which asks */
+        if (ret->len == 0)
+            *ret = next;
+        else if (continues(ret, &next))
+            ret->len += next.len;
+        else
+            break;
+        if (ret->len >= len)
+            break;
+        if (q2_offset_in_cluster(&q->geo, guest_offset + ret->len) == 0)
+            at += size;
+    }
+    ret->len = min_u64(ret->len, len);
+    return 0;
+}
+
+/* The usual case, a request inside one plain allocated cluster, without the generality of the others. */
+static bool one_cluster(struct q2 *q, struct q2_slot *s, uint64_t guest_offset, uint64_t len, struct extent *ret)
+{
+    uint64_t in_cluster = q2_offset_in_cluster(&q->geo, guest_offset);
+    uint64_t index = (guest_offset >> q->geo.cluster_bits) & ((1ull << q->slice_entries_bits) - 1);
+    uint64_t entry;
+
+    if (q->geo.extended_l2 || in_cluster + len > q->geo.cluster_size ||
+        unlikely(atomic_load_explicit(&s->suspect, memory_order_relaxed)))
+        return false;
+    entry = q2_read_be64(&q->l2, s, (uint32_t)index * 8);
+    /* COPIED and an offset, nothing else. */
+    if ((entry & ~Q2_L2_OFFSET) != Q2_COPIED || (unlikely(entry == Q2_COPIED) && !q->data_file))
+        return false;
+    ret->kind = EXTENT_DATA;
+    ret->flags = EXTENT_WRITABLE;
+    ret->host_offset = (entry & Q2_L2_OFFSET) + in_cluster;
+    ret->len = len;
+    return true;
+}
+
+/* The flag of a mapping that is as it was read from the file, or has been flushed: invariant 3. */
+static uint8_t durable(const struct q2 *q)
+{
+    if (MUTANT(TRUST_AS_READ) || MUTANT(ASSUME_DURABLE))
+        return EXTENT_DURABLE;
+    return atomic_load_explicit(&q->as_read, memory_order_relaxed);
+}
+
+/* The whole slice is one run of host clusters: it need not be in the cache. */
+static bool in_linear_slice(struct q2 *q, uint64_t guest_offset, uint64_t len, struct extent *ret)
+{
+    uint64_t slice_bytes = 1ull << q->slice_guest_bits, in_slice = guest_offset & (slice_bytes - 1), host_offset;
+
+    if (!q2_linear_host(&q->l2, guest_offset >> q->slice_guest_bits, &host_offset))
+        return false;
+    ret->kind = EXTENT_DATA;
+    ret->flags = EXTENT_WRITABLE | durable(q);
+    ret->host_offset = host_offset + in_slice;
+    ret->len = min_u64(len, slice_bytes - in_slice);
+    return true;
+}
+
+int q2_lookup(vdisk *v, uint64_t guest_offset, uint64_t len, struct extent *ret)
+{
+    struct q2 *q = q2_of(v);
+    struct q2_slot *s;
+    uint32_t seq;
+
+    if (in_linear_slice(q, guest_offset, len, ret))
+        return 0;
+    s = q2_read_begin(&q->l2, guest_offset >> q->slice_guest_bits, &seq);
+    if (likely(s)) {
+        if (!one_cluster(q, s, guest_offset, len, ret) && scan_slice(q, s, guest_offset, len, ret) < 0)
+            return -EAGAIN;
+        if (ret->kind == EXTENT_DATA && (q2_read_settled(s) || MUTANT(ASSUME_DURABLE)))
+            ret->flags |= durable(q);
+        return likely(q2_read_end(s, seq)) ? 0 : -EAGAIN;
+    }
+    if (q2_l1_offset(q2_l1_get(q, q2_l1_index(&q->geo, guest_offset))) != 0)
+        return -EAGAIN;
+    /* No L2 table: all that the L1 entry covers is unallocated. */
+    uint64_t span = q2_l1_entry_span(&q->geo);
+    ret->kind = EXTENT_UNALLOCATED;
+    ret->flags = 0;
+    ret->host_offset = 0;
+    ret->len = min_u64(len, span - (guest_offset & (span - 1)));
+    return 0;
+}
+
+/* With the slice in the cache: is it the entry itself that cannot be used? */
+static int check_entry(struct q2 *q, uint64_t guest_offset)
+{
+    struct q2_slot *s;
+    uint64_t entry;
+    int rc = 0;
+
+    pthread_mutex_lock(&q->lock);
+    s = q2_cache_find(&q->l2, guest_offset >> q->slice_guest_bits);
+    if (s && atomic_load_explicit(&s->suspect, memory_order_relaxed)) {
+        uint64_t index = (guest_offset >> q->geo.cluster_bits) & ((1ull << q->slice_entries_bits) - 1);
+        uint32_t at = (uint32_t)index * q->geo.l2_entry_size;
+        uint64_t bitmap = q->geo.extended_l2 ? q2_read_be64(&q->l2, s, at + 8) : 0;
+        entry = q2_read_be64(&q->l2, s, at);
+        if (q2_entry_unusable(q, entry, bitmap, q2_cluster_down(&q->geo, guest_offset)))
+            rc = q2_guard_bad_entry(q, guest_offset, s->host_offset, entry);
+    }
+    pthread_mutex_unlock(&q->lock);
+    return rc;
+}
+
+void q2_load(vdisk *v, uint64_t guest_offset, struct op *op)
+{
+    struct q2 *q = q2_of(v);
+    uint64_t key = guest_offset >> q->slice_guest_bits;
+    uint64_t entry = q2_l1_get(q, q2_l1_index(&q->geo, guest_offset));
+    uint64_t table = q2_l1_offset(entry);
+    uint64_t slices_mask = (q->geo.cluster_size / q->l2.slice_size) - 1;
+    int rc;
+
+    if (table == 0) {
+        op_wake(op, 0);
+        return;
+    }
+    if (q2_l1_problem(&q->geo, entry)) {
+        op_wake(op, q2_break(q, "an L1 entry is damaged"));
+        return;
+    }
+    rc = check_entry(q, guest_offset);
+    if (rc < 0)
+        op_wake(op, rc);
+    else
+        q2_cache_load(q, &q->l2, key, table + (key & slices_mask) * q->l2.slice_size, op);
+}

@@ -1,0 +1,682 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Taking host clusters.
+ *
+ * Happy path: look for free refcounts from the hint on, in the cached refcount slice, raise them.
+ * Failure modes: the slice is not cached (load it and some behind it, look again; when those have none either,
+ * go on behind the end); there is no refcount block for the place (make one there: its first cluster holds the
+ * block itself, but not in the middle of a run that must be in one piece); the refcount table is too short
+ * (grow it, reftable.c); no space: a device may have been extended, else leases are given back and what was
+ * freed is reclaimed as far as it can be, then it is tried once more.
+ */
+#include "qcow2/mutant.h"
+#include "qcow2/space/alloc.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/zero.h"
+#include "qcow2/format/entry.h"
+#include "qcow2/meta/guard.h"
+#include "qcow2/meta/twice.h"
+#include "qcow2/space/lease.h"
+#include "qcow2/space/reclaim.h"
+#include "qcow2/space/reftable.h"
+
+enum scan_result {
+    SCAN_TAKEN,
+    SCAN_NEEDS_SLICE,
+    SCAN_NEEDS_BLOCK,
+    SCAN_FULL,
+    SCAN_TRIMMING,
+    SCAN_REFUSED,
+    SCAN_AGAIN
+};
+
+bool q2_space_grew(struct q2 *q)
+{
+    struct backend *b = q->v->file;
+    bool grew = false;
+    uint64_t limit;
+
+    if (b->caps & BACKEND_GROWS)
+        return false;
+    pthread_mutex_lock(&q->lock);
+    limit = q->limit_clusters;
+    pthread_mutex_unlock(&q->lock);
+    if (!backend_reaches_past(b, ((limit + 1) << q->geo.cluster_bits) - 1))
+        return false;
+    limit = min_u64(backend_size(b), Q2_MAX_HOST_OFFSET + 1) >> q->geo.cluster_bits;
+    pthread_mutex_lock(&q->lock);
+    grew = limit > q->limit_clusters;
+    q->limit_clusters = max_u64(q->limit_clusters, limit);
+    pthread_mutex_unlock(&q->lock);
+    return grew;
+}
+
+/*
+ * Where L1 or refcount table were when the image was opened: free when they have moved, but lookups, which take no
+ * lock, call an entry damaged that leads there. Until the next open it can be metadata only.
+ */
+static bool was_table(const struct q2 *q, uint64_t cluster, uint64_t n)
+{
+    uint64_t start = cluster << q->geo.cluster_bits, end = (cluster + n) << q->geo.cluster_bits;
+
+    return ranges_meet(start, end, q->l1_start, q->l1_end) ||
+           ranges_meet(start, end, q->reftable_start, q->reftable_end);
+}
+
+/* Refcounts of a slice from `index` on, n at most, that are 0. */
+static uint64_t count_zeros(const struct q2_geometry *g, const uint8_t *slice, uint64_t index, uint64_t n)
+{
+    uint64_t i = index, end = index + n;
+
+    while (i < end && q2_refcount_get(g, slice, i) == 0)
+        i = max_u64(i + 1, q2_refcount_skip_zeros(g, slice, i, end));
+    return i - index;
+}
+
+/*
+ * With the lock held: may clusters without a refcount be had? *n of them at once where nothing speaks against any,
+ * else the first, and *n becomes 1.
+ */
+static enum q2_guard_verdict judge_free(struct q2 *q, uint64_t index, uint32_t kind, uint64_t *n)
+{
+    enum q2_guard_verdict verdict;
+
+    if (*n > 1 && (kind != 0 || !was_table(q, index, *n)) && q2_guard_all_free(q, index, *n, kind != 0))
+        return Q2_GUARD_FREE;
+    *n = 1;
+    verdict = q2_guard_free(q, index, kind != 0);
+    return verdict == Q2_GUARD_FREE && kind == 0 && was_table(q, index, 1) ? Q2_GUARD_IN_USE : verdict;
+}
+
+/*
+ * With the lock held: up to `want` free clusters from `from` on, inside one refcount slice: *ret_n of them at
+ * ret_index, 0 when it has none. The slice's content, or what to fetch first, decides the result. `kind`: what
+ * they are for, enum q2_meta_kind, 0 for guest data.
+ */
+static enum scan_result scan(struct q2 *q, uint64_t from, uint64_t want, uint32_t kind, uint64_t *ret_index,
+                             uint64_t *ret_n)
+{
+    uint64_t key = from >> q->refslice_bits;
+    uint64_t slice_mask = (1ull << q->refslice_bits) - 1;
+    uint64_t end = min_u64((key + 1) << q->refslice_bits, q->limit_clusters), zeros_end = from, n;
+    uint64_t slice_end = ((end - 1) & slice_mask) + 1;
+    struct q2_slot *s;
+
+    *ret_n = 0;
+    if (!q2_has_block(q, from))
+        return SCAN_NEEDS_BLOCK;
+    s = q2_refcounts_find(q, key);
+    if (!s)
+        return SCAN_NEEDS_SLICE;
+    const uint8_t *data = (const uint8_t *)q2_slot_data(&q->refcounts, s);
+    for (uint64_t i = from; i < end && *ret_n < want; i += n) {
+        enum q2_guard_verdict verdict = Q2_GUARD_IN_USE;
+        /* What had to be judged one by one once is so to its end. */
+        n = i < zeros_end ? 1 : count_zeros(&q->geo, data, i & slice_mask, min_u64(end - i, want - *ret_n));
+        zeros_end = max_u64(zeros_end, i + n);
+        if (n > 0) /* else the next are in use, those with refcount 1 are passed at once */
+            verdict = judge_free(q, i, kind, &n);
+        else
+            n = q2_refcount_skip_ones(&q->geo, data, i & slice_mask, slice_end) - (i & slice_mask);
+        n = max_u64(n, 1);
+        if (verdict == Q2_GUARD_METADATA)
+            return SCAN_REFUSED;
+        if (verdict == Q2_GUARD_FREE && *ret_n == 0)
+            *ret_index = i;
+        else if (verdict != Q2_GUARD_FREE && *ret_n > 0)
+            break;
+        *ret_n += verdict == Q2_GUARD_FREE ? n : 0;
+    }
+    return SCAN_TAKEN;
+}
+
+/* Where a search that has come to `index` goes on. */
+static uint64_t pass_used(const struct q2 *q, uint64_t index)
+{
+    index = max_u64(index, q->free_hint);
+    return index >= q->used_from && index < q->used_end ? q->used_end : index;
+}
+
+/*
+ * A cluster has become free. What lies between it and where the search was has none; so one cluster that is freed
+ * far below does not have all refcounts read again.
+ */
+static void note_free(struct q2 *q, uint64_t index)
+{
+    uint64_t end = q->used_from <= q->free_hint ? max_u64(q->free_hint, q->used_end) : q->free_hint;
+
+    if (index < q->free_hint) {
+        if (q->used_from <= q->free_hint || end - index - 1 > q->used_end - q->used_from) {
+            q->used_from = index + 1;
+            q->used_end = end;
+        }
+        q->free_hint = index;
+    } else if (index >= q->used_from && index < q->used_end) { /* the longer part remains */
+        if (index - q->used_from > q->used_end - index - 1)
+            q->used_end = index;
+        else
+            q->used_from = index + 1;
+    }
+}
+
+/* Raise refcounts from 0 to 1, all in one slice, which is cached. */
+static void raise(struct q2 *q, uint64_t index, uint64_t n)
+{
+    uint64_t in_slice = index & ((1ull << q->refslice_bits) - 1);
+    struct q2_slot *s = q2_refcounts_find(q, index >> q->refslice_bits);
+
+    assert(s && in_slice + n <= 1ull << q->refslice_bits);
+    q2_slot_mark_dirty(&q->refcounts, s);
+    q2_refcount_fill_one(&q->geo, (uint8_t *)q2_slot_data(&q->refcounts, s), in_slice, n);
+}
+
+/* Clusters from `index` on, up to n, that are alike in being known to be zero. */
+static uint64_t alike(const struct q2 *q, uint64_t index, uint64_t n, bool *ret_zero)
+{
+    uint64_t edge = q->zero_from >> q->geo.cluster_bits;
+
+    if (index < edge)
+        return q2_zero_runs_alike(&q->zero_runs, index, min_u64(n, edge - index), ret_zero);
+    *ret_zero = q->zero_new;
+    return n;
+}
+
+/* The clusters are ours: take them out of what is known to be free and zero. Were all of them? */
+static bool take_out(struct q2 *q, uint64_t index, uint64_t n)
+{
+    bool zero, same = alike(q, index, n, &zero) == n;
+
+    q2_zero_runs_remove(&q->zero_runs, index, index + n);
+    q->zero_from = max_u64(q->zero_from, (index + n) << q->geo.cluster_bits);
+    return same && zero;
+}
+
+static void describe(struct q2 *q, uint64_t index, uint64_t n, bool zero, struct q2_run *ret)
+{
+    *ret = (struct q2_run){.host_offset = index << q->geo.cluster_bits, .clusters = n,
+                           .zero = zero || MUTANT(ASSUME_ZERO)};
+}
+
+static enum scan_result fetch_first(struct q2 *q, enum scan_result r, uint64_t index, uint64_t *ret_need)
+{
+    *ret_need = r == SCAN_NEEDS_SLICE ? index >> q->refslice_bits : q2_reftable_index(&q->geo, index);
+    return r;
+}
+
+/* ---- the op ------------------------------------------------------------------------------------------ */
+
+enum {
+    ALLOC_AHEAD = 16, /* refcount slices that are read at once */
+    HOLE_ROUNDS = 1,  /* so often, before what is behind the end is taken */
+};
+
+enum look { LOOK_HOLES, LOOK_TAIL, LOOK_ALL };
+
+struct alloc {
+    struct op      op;
+    struct op     *parent;
+    struct q2     *q;
+    uint64_t       want, need;
+    uint32_t       kind; /* what for: enum q2_meta_kind, with the structure lock held; 0: guest data */
+    bool           exact, squeezed, recounted;
+    enum look      look;
+    unsigned       rounds; /* of loads */
+    struct op_child ahead[ALLOC_AHEAD];
+    struct q2_run *ret;
+    uint64_t       next; /* where to look on; holes: from the hint on */
+    /* exact: what has been taken: cluster indices [start, start + have); are they zero? */
+    uint64_t       start, have;
+    bool           zero;
+};
+
+enum alloc_state {
+    ALLOC_START = OP_START,
+    ALLOC_SLICE_LOADED,
+    ALLOC_BLOCK_MADE,
+    ALLOC_SQUEEZED,
+    ALLOC_RECLAIMED,
+    ALLOC_TRIMMED
+};
+
+/* With the lock held: what an exact search has taken goes back. */
+static void drop_part(struct alloc *a)
+{
+    if (a->have > 0)
+        q2_give_back(a->q, a->start, a->have, a->zero);
+    a->have = 0;
+}
+
+/* Has an entry been read meanwhile that leads to what was taken? Then it goes back: guard.h, invariant 2. */
+static bool mapped_since(struct alloc *a)
+{
+    if (!q2_guard_leads_to(a->q, a->start, a->have))
+        return false;
+    a->next = a->start + a->have;
+    drop_part(a);
+    return true;
+}
+
+/* Where looking behind all that is in use begins. Storage that cannot grow: in the last block that there is. */
+static uint64_t tail_start(const struct q2 *q)
+{
+    uint64_t block = q->reftable_entries;
+
+    if (q->v->file->caps & BACKEND_GROWS)
+        return q->zero_from >> q->geo.cluster_bits;
+    while (block > 0 && q2_reftable_offset(q->reftable[block - 1]) == 0)
+        block--;
+    return max_u64(q->tail_hint, block > 0 ? (block - 1) << q->geo.refblock_bits : 0);
+}
+
+/* With the lock held: holes, then the tail, then all: invariant 4. */
+static void look_further(struct alloc *a)
+{
+    assert(a->look != LOOK_ALL && a->have == 0);
+    a->look = a->look == LOOK_HOLES ? LOOK_TAIL : LOOK_ALL;
+    a->next = a->look == LOOK_TAIL ? max_u64(tail_start(a->q), a->q->free_hint) : 0;
+}
+
+/* With the lock held: take 1 to `want` clusters. */
+static enum scan_result try_take(struct alloc *a)
+{
+    struct q2 *q = a->q;
+    uint64_t found = 0, n = 0, *pos;
+    bool zero;
+
+    for (;;) {
+        /* What is passed over for metadata may do for data. */
+        pos = a->look == LOOK_TAIL || a->kind ? &a->next : &q->free_hint;
+        *pos = pass_used(q, *pos);
+        if (*pos >= q->limit_clusters && a->look == LOOK_ALL) {
+            a->next = 0; /* once more from the hint on, if at all */
+            return SCAN_FULL;
+        }
+        if (*pos >= q->limit_clusters) {
+            look_further(a);
+            continue;
+        }
+        enum scan_result r = scan(q, *pos, a->want, a->kind, &found, &n);
+        if (r != SCAN_TAKEN)
+            return fetch_first(q, r, *pos, &a->need);
+        if (n > 0)
+            break;
+        *pos = ((*pos >> q->refslice_bits) + 1) << q->refslice_bits;
+        *pos = min_u64(*pos, q->limit_clusters); /* which may rise */
+    }
+    n = alike(q, found, n, &zero);
+    if (!MUTANT(FORGET_LEASE))
+        raise(q, found, n);
+    describe(q, found, n, take_out(q, found, n), a->ret);
+    *pos = found + n;
+    if (found == q->free_hint)
+        q->free_hint = found + n;
+    if (a->look == LOOK_TAIL)
+        q->tail_hint = found + n;
+    return SCAN_TAKEN;
+}
+
+/*
+ * The same for exactly `want` neighbours. They are taken as they are found, slice by slice, since not all of their
+ * refcounts need fit into the cache at once; where one in use interrupts, they go back. What is passed over stays
+ * free.
+ */
+static enum scan_result try_take_exact(struct alloc *a)
+{
+    struct q2 *q = a->q;
+    uint64_t found = 0, n = 0;
+
+    while (a->have < a->want) {
+        a->next = pass_used(q, a->next);
+        uint64_t slice_end = ((a->next >> q->refslice_bits) + 1) << q->refslice_bits;
+        if (a->next >= q->limit_clusters) {
+            drop_part(a);
+            a->next = 0; /* once more from the hint on, if at all */
+            if (a->look == LOOK_ALL)
+                return SCAN_FULL;
+            look_further(a);
+            continue;
+        }
+        enum scan_result r = scan(q, a->next, a->want - a->have, a->kind, &found, &n);
+        if (r != SCAN_TAKEN)
+            return fetch_first(q, r, a->next, &a->need);
+        if (n == 0 || (a->have > 0 && found != a->start + a->have))
+            drop_part(a);
+        if (n == 0) {
+            a->next = slice_end;
+            continue;
+        }
+        if (a->have == 0) {
+            a->start = found;
+            a->zero = true;
+        }
+        raise(q, found, n);
+        a->zero &= take_out(q, found, n);
+        a->have += n;
+        a->next = found + n;
+    }
+    if (a->kind && mapped_since(a))
+        return try_take_exact(a);
+    describe(q, a->start, a->want, a->zero, a->ret);
+    a->have = 0;
+    return SCAN_TAKEN;
+}
+
+/*
+ * With the lock held: `r` came out of where it is looked now. Enough of the holes, but not while a run is taken in
+ * one piece: blocks for it that went behind the end would lie where it goes on, and end it, for ever. Or, where
+ * space is limited, a block would have to be made, which takes some.
+ */
+static bool should_look_further(const struct alloc *a, enum scan_result r)
+{
+    if (a->look == LOOK_HOLES)
+        return r == SCAN_NEEDS_SLICE && a->rounds >= HOLE_ROUNDS && a->have == 0 && a->q->exact_runs == 0 &&
+               !MUTANT(SEARCH_ALL);
+    return a->look == LOOK_TAIL && r == SCAN_NEEDS_BLOCK && !(a->q->v->file->caps & BACKEND_GROWS);
+}
+
+static enum scan_result alloc_try(struct alloc *a)
+{
+    struct q2 *q = a->q;
+    enum scan_result r = SCAN_TRIMMING;
+
+    pthread_mutex_lock(&q->lock);
+    if (!q->trimming)
+        r = a->exact ? try_take_exact(a) : try_take(a);
+    if (should_look_further(a, r)) {
+        drop_part(a);
+        look_further(a);
+        r = SCAN_AGAIN;
+    }
+    if (r == SCAN_FULL && a->kind && !a->recounted) {
+        q2_guard_recount(q);
+        a->recounted = true;
+        r = SCAN_AGAIN;
+    }
+    if (r == SCAN_TAKEN && a->kind) /* guard.h, invariant 1 */
+        q2_guard_add(q, a->ret->host_offset >> q->geo.cluster_bits, a->ret->clusters, a->kind);
+    pthread_mutex_unlock(&q->lock);
+    return r;
+}
+
+/* The call of an await. */
+static void wait_trimmed(struct q2 *q, struct op *op)
+{
+    pthread_mutex_lock(&q->lock);
+    if (q->trimming)
+        list_add_tail(&q->trim_waiting, &op->wait);
+    else
+        op_wake(op, 0);
+    pthread_mutex_unlock(&q->lock);
+}
+
+/* Space is short: the call of an await. */
+static void squeeze(struct alloc *a, struct op *op)
+{
+    pthread_mutex_lock(&a->q->lock);
+    q2_lease_return_all(a->q);
+    pthread_mutex_unlock(&a->q->lock);
+    a->squeezed = true;
+    a->recounted = false;
+    q2_make_clean(a->q, op);
+}
+
+static bool is_cached(struct alloc *a)
+{
+    bool is;
+
+    pthread_mutex_lock(&a->q->lock);
+    is = q2_refcounts_find(a->q, a->need) != NULL;
+    pthread_mutex_unlock(&a->q->lock);
+    return is;
+}
+
+/* With the lock held: may the slice be read ahead? */
+static bool is_worth_loading(struct q2 *q, uint64_t key)
+{
+    uint64_t first = key << q->refslice_bits;
+
+    return first < q->limit_clusters && q2_has_block(q, first) && !q2_refcounts_find(q, key) &&
+           q2_guard_block_is_sound(q, q2_reftable_offset(q->reftable[q2_reftable_index(&q->geo, first)]));
+}
+
+/* The slice that is needed, and with it those behind it that may be next; the call of an await. */
+static void load_slices(struct alloc *a, struct op *op)
+{
+    struct q2 *q = a->q;
+    uint64_t key = a->need, end = key + ALLOC_AHEAD;
+    bool wanted;
+
+    a->rounds++;
+    op_io_begin(op);
+    for (unsigned i = 0; key < end; key++) {
+        pthread_mutex_lock(&q->lock);
+        wanted = key == a->need || is_worth_loading(q, key);
+        pthread_mutex_unlock(&q->lock);
+        if (wanted)
+            q2_refcount_load(q, key, op_child_add(op, &a->ahead[i++]));
+    }
+    op_io_wait(op);
+}
+
+static void alloc_finish(struct alloc *a, int rc)
+{
+    struct op *parent = a->parent;
+
+    pthread_mutex_lock(&a->q->lock);
+    if (rc < 0)
+        drop_part(a);
+    a->q->exact_runs -= a->exact;
+    pthread_mutex_unlock(&a->q->lock);
+    if (rc < 0)
+        a->ret->clusters = 0;
+    op_free(&a->op, sizeof *a);
+    op_wake(parent, rc);
+}
+
+static void alloc_step(struct op *op)
+{
+    struct alloc *a = container_of(op, struct alloc, op);
+    enum scan_result r;
+
+    OP_BEGIN(enum alloc_state, op)
+    for (;;) {
+        r = alloc_try(a);
+        if (r == SCAN_AGAIN || (r == SCAN_FULL && q2_space_grew(a->q)))
+            continue;
+        if (r == SCAN_TAKEN || r == SCAN_REFUSED || (r == SCAN_FULL && a->squeezed))
+            break;
+        if (r == SCAN_FULL) {
+            OP_AWAIT(op, ALLOC_SQUEEZED, squeeze(a, op));
+            OP_AWAIT(op, ALLOC_RECLAIMED, q2_reclaim(a->q, op));
+        } else if (r == SCAN_TRIMMING) {
+            OP_AWAIT(op, ALLOC_TRIMMED, wait_trimmed(a->q, op));
+        } else if (r == SCAN_NEEDS_SLICE) {
+            OP_AWAIT(op, ALLOC_SLICE_LOADED, load_slices(a, op));
+            if (op->rc < 0 && !is_cached(a))
+                goto fail;
+        } else {
+            OP_TRY(op, ALLOC_BLOCK_MADE, q2_refblock_make(a->q, a->need, a->kind != 0, a->have > 0, op));
+        }
+    }
+    alloc_finish(a, r == SCAN_FULL ? -ENOSPC : r == SCAN_REFUSED ? -EIO : 0);
+    return;
+    OP_END
+fail:
+    alloc_finish(a, op->rc);
+}
+
+OP_TYPE(alloc, alloc_step, "START", "ALLOC_SLICE_LOADED", "ALLOC_BLOCK_MADE", "ALLOC_SQUEEZED",
+        "ALLOC_RECLAIMED", "ALLOC_TRIMMED");
+
+static void alloc_begin(struct q2 *q, uint64_t want, bool exact, struct q2_run *ret_run, struct op *op,
+                        uint32_t kind)
+{
+    struct alloc *a = op_alloc(op->queue, &alloc_type, sizeof *a);
+
+    assert(want > 0);
+    ret_run->clusters = 0;
+    if (!a) {
+        op_wake(op, -ENOMEM);
+        return;
+    }
+    a->parent = op;
+    a->q = q;
+    a->want = want;
+    a->exact = exact && want > 1;
+    a->ret = ret_run;
+    a->kind = kind;
+    a->look = atomic_load(&q->host_full) ? LOOK_ALL : LOOK_HOLES;
+    pthread_mutex_lock(&q->lock);
+    q->exact_runs += a->exact;
+    pthread_mutex_unlock(&q->lock);
+    op_start(&a->op);
+}
+
+void q2_alloc(struct q2 *q, uint64_t want, bool exact, struct q2_run *ret_run, struct op *op)
+{
+    alloc_begin(q, want, exact, ret_run, op, 0);
+}
+
+void q2_alloc_structure(struct q2 *q, uint64_t want, bool exact, uint32_t kind, struct q2_run *ret_run,
+                        struct op *op)
+{
+    alloc_begin(q, want, exact, ret_run, op, kind);
+}
+
+/* ---- giving back ------------------------------------------------------------------------------------- */
+
+/* Only for the crash tests: invariant 2 broken. */
+static bool lower_at_once(struct q2 *q, uint64_t index, uint64_t n)
+{
+    for (uint64_t i = index; i < index + n; i++)
+        if (!q2_refcounts_find(q, i >> q->refslice_bits))
+            return false;
+    for (uint64_t i = index; i < index + n; i++)
+        q2_lower(q, q2_refcounts_find(q, i >> q->refslice_bits), i, 1, false);
+    return true;
+}
+
+void q2_free_run(struct q2 *q, uint64_t host_offset, uint64_t clusters, bool untouched)
+{
+    struct q2_freed_list *l = &q->freed[MUTANT(FREE_BEFORE_SYNC) ? Q2_FREED_DURABLE : Q2_FREED_NOW];
+    struct q2_freed *last = l->count ? &l->list[l->count - 1] : NULL;
+    uint64_t index = host_offset >> q->geo.cluster_bits;
+
+    assert(clusters > 0 && is_aligned(host_offset, q->geo.cluster_size));
+    if (q2_twice_has(q, index) && clusters == 1)
+        return; /* the other entry's */
+    if (MUTANT(LOWER_AT_ONCE) && lower_at_once(q, index, clusters))
+        return;
+    if (last && last->cluster_index + last->clusters == index && last->untouched == untouched) {
+        last->clusters += clusters;
+        return;
+    }
+    if (l->count == l->max) {
+        size_t max = l->max ? 2 * l->max : 64;
+        struct q2_freed *list = realloc(l->list, max * sizeof *list);
+        if (!list)
+            return;
+        l->list = list;
+        l->max = max;
+    }
+    l->list[l->count++] = (struct q2_freed){.cluster_index = index, .clusters = clusters, .untouched = untouched};
+}
+
+void q2_free(struct q2 *q, uint64_t host_offset, uint64_t clusters)
+{
+    q2_free_run(q, host_offset, clusters, q->count_decides);
+}
+
+void q2_free_table(struct q2 *q, uint64_t host_offset, uint64_t clusters, uint32_t kind)
+{
+    uint64_t first = host_offset >> q->geo.cluster_bits;
+
+    q2_guard_remove(q, first, clusters, kind);
+    /*
+     * Its refcount may be 0, by the image's mistake: nobody takes the clusters as free ones before they have been
+     * given back, or giving them back would free what is there then.
+     */
+    if (q->guarded && !MUTANT(FORGET_TABLE))
+        q2_cluster_set_add(&q->mapped, first, clusters);
+    q2_free(q, host_offset, clusters);
+}
+
+void q2_alloc_structure_undo(struct q2 *q, const struct q2_run *run, uint32_t kind)
+{
+    if (run->clusters > 0)
+        q2_guard_remove(q, run->host_offset >> q->geo.cluster_bits, run->clusters, kind);
+    q2_alloc_undo(q, run);
+}
+
+void q2_free_packed(struct q2 *q, uint64_t entry)
+{
+    struct q2_mapping m = q2_entry_decode(&q->geo, entry, 0);
+    uint64_t first = q2_cluster_down(&q->geo, m.host_offset);
+    uint64_t end = q2_cluster_up(&q->geo, m.host_offset + m.packed_len);
+
+    assert(m.type == Q2_CLUSTER_COMPRESSED);
+    /* One at a time: neighbours in the list must not merge what is counted twice. */
+    for (; first < end; first += q->geo.cluster_size)
+        q2_free(q, first, 1);
+}
+
+bool q2_lower(struct q2 *q, struct q2_slot *s, uint64_t cluster_index, uint64_t n, bool untouched)
+{
+    uint64_t mask = (1ull << q->refslice_bits) - 1;
+    uint8_t *data = (uint8_t *)q2_slot_data(&q->refcounts, s);
+    bool ok = true;
+
+    assert(n > 0 && cluster_index >> q->refslice_bits == (cluster_index + n - 1) >> q->refslice_bits);
+    for (uint64_t i = cluster_index; i < cluster_index + n; i++) {
+        uint64_t refcount = q2_refcount_get(&q->geo, data, i & mask);
+        if (refcount == 0) {
+            /* Freed twice: the image says so, we did not. */
+            q2_break(q, "a cluster in use has no refcount");
+            ok = false;
+            continue;
+        }
+        q2_refcount_set(&q->geo, data, i & mask, refcount - 1);
+        if (refcount > 1)
+            continue;
+        note_free(q, i);
+        if (!untouched || MUTANT(OWN_UNUSED))
+            q2_cluster_set_add(&q->own_freed, i, 1);
+    }
+    q2_slot_mark_dirty(&q->refcounts, s);
+    return ok;
+}
+
+/* The first refcount slice of a run that is not cached any more; false: all are. */
+static bool missing_slice(struct q2 *q, uint64_t index, uint64_t n, uint64_t *ret_key)
+{
+    for (uint64_t key = index >> q->refslice_bits; key <= (index + n - 1) >> q->refslice_bits; key++) {
+        if (q2_refcounts_find(q, key))
+            continue;
+        *ret_key = key;
+        return true;
+    }
+    return false;
+}
+
+void q2_give_back(struct q2 *q, uint64_t cluster_index, uint64_t clusters, bool zero)
+{
+    uint64_t end = cluster_index + clusters, key, n;
+
+    if (missing_slice(q, cluster_index, clusters, &key)) {
+        q2_free_run(q, cluster_index << q->geo.cluster_bits, clusters, true);
+        return;
+    }
+    for (uint64_t i = cluster_index; i < end; i += n) {
+        uint64_t slice_end = ((i >> q->refslice_bits) + 1) << q->refslice_bits;
+        n = min_u64(end, slice_end) - i;
+        zero &= q2_lower(q, q2_refcounts_find(q, i >> q->refslice_bits), i, n, true);
+    }
+    if (zero && q->zero_from == end << q->geo.cluster_bits)
+        q->zero_from = cluster_index << q->geo.cluster_bits;
+    else if (zero)
+        q2_zero_runs_add(&q->zero_runs, cluster_index, end);
+}

@@ -1,0 +1,209 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Filling a lease.
+ *
+ * Happy path: take a run as long as demand says; move the end of the file behind it, so that the writes to come
+ * need not; hand it to the queue, wake who waits.
+ * Failure modes: no space: whatever other queues have left in their leases is given back and the search is made
+ * again (alloc.c); a file that cannot be extended now is extended by the writes themselves, as far as they get. A
+ * full file system: one cluster at a time, for a while, so that others find the rest.
+ */
+#include "qcow2/space/lease.h"
+
+#include <errno.h>
+
+#include "engine/mutant.h"
+#include "engine/queue.h"
+#include "qcow2/mutant.h"
+
+enum {
+    LEASE_FIRST_BYTES = 1 << 20, /* doubles each time, up to: */
+    LEASE_MAX_BYTES = 64 << 20,
+    LEASE_SHARE = 16,            /* at most this part of what is left where space is limited */
+};
+
+static struct q2_lease *lease_of(struct q2 *q, const vdisk_queue *queue)
+{
+    return &q->leases[queue->id % Q2_LEASES];
+}
+
+void q2_leases_init(struct q2 *q)
+{
+    for (unsigned i = 0; i < Q2_LEASES; i++)
+        list_init(&q->leases[i].waiting);
+}
+
+bool q2_lease_take(struct q2 *q, const vdisk_queue *queue, uint64_t want, struct q2_run *ret)
+{
+    struct q2_lease *l = lease_of(q, queue);
+    uint64_t n = min_u64(want, l->end - l->next);
+
+    assert(l->next <= l->end && want > 0);
+    if (n == 0)
+        return false;
+    ret->host_offset = l->next << q->geo.cluster_bits;
+    ret->clusters = n;
+    ret->zero = l->zero;
+    l->next += n;
+    return true;
+}
+
+void q2_lease_return_all(struct q2 *q)
+{
+    for (unsigned i = 0; i < Q2_LEASES; i++) {
+        struct q2_lease *l = &q->leases[i];
+        if (l->next == l->end)
+            continue;
+        q2_give_back(q, l->next, l->end - l->next, l->zero);
+        l->next = l->end = 0;
+        l->size = 0;
+    }
+}
+
+/* ---- filling ------------------------------------------------------------------------------------------- */
+
+struct lease_fill {
+    struct op        op;
+    struct op       *parent;
+    struct q2       *q;
+    struct q2_lease *lease;
+    bool             first;  /* the lease's `filler`; else another queue of the same number is */
+    struct q2_run    run;
+    struct io        io;
+};
+
+enum lease_fill_state { LF_START = OP_START, LF_ALLOCATED, LF_EXTENDED };
+
+static uint64_t lease_size(struct q2 *q, struct q2_lease *l)
+{
+    const struct q2_geometry *g = &q->geo;
+    uint64_t size = l->size ? min_u64(2 * l->size, LEASE_MAX_BYTES) : LEASE_FIRST_BYTES;
+    uint64_t clusters = max_u64(size >> g->cluster_bits, 1);
+
+    l->size = size;
+    if (!(q->v->file->caps & BACKEND_GROWS))
+        clusters = min_u64(clusters, (q->limit_clusters - min_u64(q->free_hint, q->limit_clusters)) / LEASE_SHARE);
+    return max_u64(clusters, 1);
+}
+
+/* The call of an await: take clusters, or wait for another op that does. */
+static void allocate(struct lease_fill *f, struct op *op)
+{
+    uint64_t want;
+
+    pthread_mutex_lock(&f->q->lock);
+    want = lease_size(f->q, f->lease);
+    pthread_mutex_unlock(&f->q->lock);
+    q2_alloc(f->q, want, false, &f->run, op);
+}
+
+static bool must_extend(const struct lease_fill *f)
+{
+    uint64_t end = f->run.host_offset + (f->run.clusters << f->q->geo.cluster_bits);
+
+    return !MUTANT(FORGET_END) && f->run.zero && f->run.clusters > 1 && end > backend_size(f->q->v->file);
+}
+
+/*
+ * Space for the last block of the run: that moves the end of the file over all of it, and can never cut off what
+ * others write behind it meanwhile, as a change of size could.
+ */
+static void extend(struct lease_fill *f, struct op *op)
+{
+    struct backend *b = f->q->v->file;
+    uint64_t end = f->run.host_offset + (f->run.clusters << f->q->geo.cluster_bits);
+    uint64_t len = max_u64(b->align, min_u64(f->q->geo.cluster_size, 4096));
+
+    io_range(&f->io, b, IO_ALLOCATE, end - len, len);
+    op_io(op, &f->io);
+}
+
+/* The file system has no space: nothing of the run has been touched, keep one cluster. */
+static void shrink(struct lease_fill *f)
+{
+    struct q2 *q = f->q;
+
+    assert(f->run.zero && f->run.clusters > 1);
+    atomic_store(&q->host_full, true);
+    pthread_mutex_lock(&q->lock);
+    q2_give_back(q, (f->run.host_offset >> q->geo.cluster_bits) + 1, f->run.clusters - 1, true);
+    f->run.clusters = 1;
+    f->lease->size = 1; /* doubles */
+    pthread_mutex_unlock(&q->lock);
+}
+
+static void lease_fill_finish(struct lease_fill *f, int rc)
+{
+    struct q2_lease *l = f->lease;
+    struct op *parent = f->parent;
+
+    pthread_mutex_lock(&f->q->lock);
+    if (rc == 0 && l->next < l->end && !ENGINE_MUTANT(LEASE_FILL_TWICE)) {
+        /* Two queues that share a lease have both filled it. */
+        q2_give_back(f->q, f->run.host_offset >> f->q->geo.cluster_bits, f->run.clusters, f->run.zero);
+    } else if (rc == 0) {
+        l->next = f->run.host_offset >> f->q->geo.cluster_bits;
+        l->end = l->next + f->run.clusters;
+        l->zero = f->run.zero;
+    }
+    /* In the order they came in: the writes of a turn come in the guest's order, and keep it on the host. */
+    op_wake(parent, rc);
+    if (f->first) {
+        l->filler = NULL;
+        op_wake_all(&l->waiting, rc);
+    }
+    pthread_mutex_unlock(&f->q->lock);
+    op_free(&f->op, sizeof *f);
+}
+
+static void lease_fill_step(struct op *op)
+{
+    struct lease_fill *f = container_of(op, struct lease_fill, op);
+
+    OP_BEGIN(enum lease_fill_state, op)
+    OP_TRY(op, LF_ALLOCATED, allocate(f, op));
+    if (must_extend(f)) {
+        OP_AWAIT(op, LF_EXTENDED, extend(f, op));
+        if (op->rc == -ENOSPC)
+            shrink(f);
+    }
+    lease_fill_finish(f, 0);
+    return;
+    OP_END
+fail:
+    lease_fill_finish(f, op->rc);
+}
+
+OP_TYPE(lease_fill, lease_fill_step, "START", "LF_ALLOCATED", "LF_EXTENDED");
+
+void q2_lease_fill(struct q2 *q, struct op *op)
+{
+    struct q2_lease *l = lease_of(q, op->queue);
+    struct lease_fill *f = NULL;
+    bool wait = false, ready;
+
+    pthread_mutex_lock(&q->lock);
+    ready = l->next < l->end;
+    /* A queue waits for itself only: another's owner need not call the library. */
+    if (!ready && l->filler == op->queue) {
+        list_add_tail(&l->waiting, &op->wait);
+        wait = true;
+    } else if (!ready) {
+        f = op_alloc(op->queue, &lease_fill_type, sizeof *f);
+        if (f && !l->filler) {
+            l->filler = op->queue;
+            f->first = true;
+        }
+    }
+    pthread_mutex_unlock(&q->lock);
+    if (wait)
+        return;
+    if (!f) {
+        op_wake(op, ready ? 0 : -ENOMEM);
+        return;
+    }
+    f->parent = op;
+    f->q = q;
+    f->lease = l;
+    op_start(&f->op);
+}

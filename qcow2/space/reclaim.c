@@ -1,0 +1,368 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Giving freed clusters back.
+ *
+ * Happy path: of what flush rule 5 lets go, gather a few runs of neighbours whose last reference this is; punch
+ * them, so that the host has their space back; when that has ended, lower their refcounts, and remember that they
+ * read as zeros; again. References that are not the last are dropped on the way.
+ * Failure modes: a refcount slice cannot be loaded: the runs at hand wait for the next time. A punch fails: the
+ * clusters are free all the same, with whatever is in them. Out of memory: they leak.
+ *
+ * It goes on beside flushes: the leader of one does it, and who asked for that flush waits, when all else is done,
+ * for a share of it (one 64th of the runs) and no more. The others of the same group wait for nothing.
+ *
+ * Invariants.
+ *  1. A cluster keeps its last reference until no punch of it is in flight: nobody can take it before (flush
+ *     rule 8). All punches of a batch end before the first refcount of it is lowered.
+ *  2. What was taken and never put to use is not punched: it is free because the image says so, not by us.
+ *  3. One op at a time takes from the list.
+ *  4. Runs are cut to whole units of the backend's discard: a cluster counts as zero only if all of it was
+ *     punched.
+ */
+#include "qcow2/space/reclaim.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "engine/service.h"
+#include "qcow2/meta/guard.h"
+#include "qcow2/meta/twice.h"
+#include "qcow2/mutant.h"
+#include "qcow2/space/alloc.h"
+
+enum { RECLAIM_BATCH = 8, RECLAIM_SHARE = 64 };
+
+#define RECLAIM_RUN_BYTES (UINT64_C(256) << 20) /* of one punch: the file is locked while it is made */
+
+struct reclaim {
+    struct op          op;
+    struct op         *parent;  /* one of these two hears of the end */
+    struct q2_carried *carried;
+    struct q2         *q;
+    bool               claimed;
+    uint64_t           key;     /* of the refcount slice that is needed */
+    unsigned           count, lowered;
+    struct q2_freed    run[RECLAIM_BATCH];
+    struct io          io[RECLAIM_BATCH];
+    bool               punched[RECLAIM_BATCH];
+};
+
+enum reclaim_state {
+    RECLAIM_START = OP_START,
+    RECLAIM_TURN,
+    RECLAIM_LOADED,
+    RECLAIM_PUNCHED,
+    RECLAIM_LOADED_AGAIN
+};
+
+/* With the lock held. */
+static bool due(struct q2 *q)
+{
+    return q->freed[Q2_FREED_DURABLE].count > 0 &&
+           (gate_passed(&q->v->requests, q->freed_ticket) || MUTANT(FREE_BEFORE_SYNC));
+}
+
+/* Invariant 3. */
+static bool claim(struct reclaim *r)
+{
+    pthread_mutex_lock(&r->q->lock);
+    r->claimed = !r->q->reclaiming;
+    r->q->reclaiming = true;
+    pthread_mutex_unlock(&r->q->lock);
+    return r->claimed;
+}
+
+/* The call of an await. */
+static void wait_turn(struct reclaim *r, struct op *op)
+{
+    pthread_mutex_lock(&r->q->lock);
+    if (r->q->reclaiming)
+        list_add_tail(&r->q->reclaim_waiting, &op->wait);
+    else
+        op_wake(op, 0);
+    pthread_mutex_unlock(&r->q->lock);
+}
+
+/* ---- gathering ------------------------------------------------------------------------------------------- */
+
+/* Clusters of [first, end), in one slice, counted down from its end, whose refcount is one. */
+static uint64_t last_references(const struct q2 *q, const struct q2_slot *s, uint64_t first, uint64_t end)
+{
+    const uint8_t *data = (const uint8_t *)q2_slot_data(&q->refcounts, s);
+    uint64_t mask = (1ull << q->refslice_bits) - 1, i = end;
+
+    while (i > first && q2_refcount_get(&q->geo, data, (i - 1) & mask) == 1 && !q2_twice_has(q, i - 1))
+        i--;
+    return end - i;
+}
+
+/* With the lock held: [first, first + n) joins the batch. False: it is full. */
+static bool add_run(struct reclaim *r, uint64_t first, uint64_t n, bool untouched)
+{
+    struct q2_freed *last = r->count ? &r->run[r->count - 1] : NULL;
+
+    if (last && first + n == last->cluster_index && last->untouched == untouched &&
+        (last->clusters + n) << r->q->geo.cluster_bits <= RECLAIM_RUN_BYTES) {
+        last->cluster_index = first;
+        last->clusters += n;
+        return true;
+    }
+    if (r->count == RECLAIM_BATCH)
+        return false;
+    r->run[r->count++] = (struct q2_freed){.cluster_index = first, .clusters = n, .untouched = untouched};
+    return true;
+}
+
+enum gather_result { GATHER_MORE, GATHER_READY, GATHER_NEEDS_SLICE };
+
+/* With the lock held: one step, within one refcount slice, from the end of the list. */
+static enum gather_result gather_part(struct reclaim *r)
+{
+    struct q2 *q = r->q;
+    struct q2_freed_list *l = &q->freed[Q2_FREED_DURABLE];
+
+    if (l->count == 0)
+        return GATHER_READY;
+    struct q2_freed *f = &l->list[l->count - 1];
+    uint64_t end = f->cluster_index + f->clusters, n;
+    uint64_t slice_start = (end - 1) >> q->refslice_bits << q->refslice_bits;
+    struct q2_slot *s = q2_refcounts_find(q, (end - 1) >> q->refslice_bits);
+    assert(f->clusters > 0);
+    if (!s && q2_has_block(q, end - 1)) {
+        r->key = (end - 1) >> q->refslice_bits;
+        return GATHER_NEEDS_SLICE;
+    }
+    n = s ? last_references(q, s, max_u64(f->cluster_index, slice_start), end) : 0;
+    if (!s)
+        q2_break(q, "a cluster in use has no refcount block"); /* loading would find none, for ever */
+    else if (q2_twice_has(q, end - 1))
+        ; /* found since: the other entry's */
+    else if (n == 0)
+        q2_lower(q, s, end - 1, 1, f->untouched);
+    else if (q2_guard_refuses(q, end - n, n, "what is to be freed is at"))
+        ; /* leaks: what refers to it may count */
+    else if (!add_run(r, end - n, n, f->untouched))
+        return GATHER_READY;
+    f->clusters -= max_u64(n, 1);
+    if (f->clusters == 0)
+        l->count--;
+    return GATHER_MORE;
+}
+
+/* Does a refcount slice have to be loaded before the batch is complete? */
+static bool gather_needs(struct reclaim *r)
+{
+    enum gather_result result;
+
+    do {
+        pthread_mutex_lock(&r->q->lock);
+        result = gather_part(r);
+        pthread_mutex_unlock(&r->q->lock);
+    } while (result == GATHER_MORE);
+    return result == GATHER_NEEDS_SLICE;
+}
+
+/* ---- punching -------------------------------------------------------------------------------------------- */
+
+/* Does a punch leave zeros for sure, so that it is worth remembering? Devices promise nothing. */
+static bool punch_zeroes(const struct q2 *q)
+{
+    return q->zero_new && q->v->file->caps & BACKEND_SPARSE;
+}
+
+/* The part of a run that can be punched: whole units, inside the file. Host bytes [*ret_start, *ret_end). */
+static bool punch_range(const struct q2 *q, const struct q2_freed *run, uint64_t *ret_start, uint64_t *ret_end)
+{
+    struct backend *b = q->v->file;
+    uint64_t unit = max_u64(b->discard_align, 1);
+    uint64_t end = (run->cluster_index + run->clusters) << q->geo.cluster_bits;
+
+    *ret_start = align_up(run->cluster_index << q->geo.cluster_bits, unit);
+    *ret_end = align_down(min_u64(end, backend_size(b)), unit);
+    return *ret_start < *ret_end;
+}
+
+/* The call of an await. */
+static void punch(struct reclaim *r, struct op *op)
+{
+    struct q2 *q = r->q;
+    uint64_t start = 0, end = 0;
+
+    op_io_begin(op);
+    for (unsigned i = 0; i < r->count; i++) {
+        r->punched[i] = (!r->run[i].untouched || MUTANT(OWN_UNUSED)) && punch_range(q, &r->run[i], &start, &end);
+        if (!r->punched[i])
+            continue;
+        io_range(&r->io[i], q->v->file, punch_zeroes(q) ? IO_ZERO : IO_DISCARD, start, end - start);
+        r->io[i].flags = punch_zeroes(q) ? IO_UNMAP | IO_NO_FALLBACK : 0;
+        op_io_add(op, &r->io[i]);
+    }
+    op_io_wait(op);
+}
+
+static bool can_punch(const struct q2 *q)
+{
+    /* With metadata that cannot be trusted, what is free is not known. */
+    return q->v->file->caps & BACKEND_DISCARD && !atomic_load(&q->broken);
+}
+
+/* ---- lowering -------------------------------------------------------------------------------------------- */
+
+/* With the lock held: clusters [first, end) of run i are free; are they zero? Invariant 4. */
+static void note_zero(struct reclaim *r, unsigned i, uint64_t first, uint64_t end)
+{
+    struct q2 *q = r->q;
+    const struct io *io = &r->io[i];
+
+    if (!r->punched[i] || io->res < 0 || !punch_zeroes(q))
+        return;
+    first = max_u64(first, q2_cluster_up(&q->geo, io->offset) >> q->geo.cluster_bits);
+    end = min_u64(end, (io->offset + io->len) >> q->geo.cluster_bits);
+    if (first < end)
+        q2_zero_runs_add(&q->zero_runs, first, end);
+}
+
+/* With the lock held: one step, within one refcount slice. False: it has to be loaded again. */
+static bool lower_part(struct reclaim *r)
+{
+    struct q2 *q = r->q;
+    struct q2_freed *run = &r->run[r->lowered];
+    uint64_t end = run->cluster_index + run->clusters;
+    uint64_t first = max_u64(run->cluster_index, (end - 1) >> q->refslice_bits << q->refslice_bits);
+    struct q2_slot *s = q2_refcounts_find(q, (end - 1) >> q->refslice_bits);
+
+    if (!s) {
+        r->key = (end - 1) >> q->refslice_bits;
+        return false;
+    }
+    if (q2_lower(q, s, first, end - first, run->untouched))
+        note_zero(r, r->lowered, first, end);
+    run->clusters -= end - first;
+    if (run->clusters == 0)
+        r->lowered++;
+    return true;
+}
+
+/* Does a refcount slice have to be loaded first? */
+static bool lower_needs(struct reclaim *r)
+{
+    bool ok = true;
+
+    q2_packed_forget(&r->q->packed); /* before the clusters can be taken */
+    while (ok && r->lowered < r->count) {
+        pthread_mutex_lock(&r->q->lock);
+        ok = lower_part(r);
+        pthread_mutex_unlock(&r->q->lock);
+    }
+    if (!ok)
+        return true;
+    if (r->carried && r->carried->hurry)
+        r->carried->left -= min_u64(r->carried->left, r->count);
+    r->count = r->lowered = 0;
+    return false;
+}
+
+/* ---- the op ---------------------------------------------------------------------------------------------- */
+
+static void reclaim_finish(struct reclaim *r, int rc)
+{
+    struct q2 *q = r->q;
+    struct q2_carried *c = r->carried;
+    struct op *parent = r->parent;
+
+    pthread_mutex_lock(&q->lock);
+    for (unsigned i = r->count; i-- > r->lowered;)
+        q2_free_run(q, r->run[i].cluster_index << q->geo.cluster_bits, r->run[i].clusters, r->run[i].untouched);
+    assert(r->claimed && q->reclaiming);
+    q->reclaiming = false;
+    op_wake_all(&q->reclaim_waiting, 0);
+    pthread_mutex_unlock(&q->lock);
+    op_free(&r->op, sizeof *r);
+    if (parent)
+        op_wake(parent, rc);
+    if (c) {
+        c->running = false;
+        if (c->waiter)
+            op_wake(c->waiter, rc);
+    }
+}
+
+static bool enough(const struct reclaim *r)
+{
+    bool left;
+
+    if (r->carried && r->carried->hurry && r->carried->left == 0)
+        return true;
+    pthread_mutex_lock(&r->q->lock);
+    left = due(r->q);
+    pthread_mutex_unlock(&r->q->lock);
+    return !left;
+}
+
+static void reclaim_step(struct op *op)
+{
+    struct reclaim *r = container_of(op, struct reclaim, op);
+
+    OP_BEGIN(enum reclaim_state, op)
+    while (!r->claimed && !claim(r))
+        OP_AWAIT(op, RECLAIM_TURN, wait_turn(r, op));
+    while (!enough(r)) {
+        while (gather_needs(r))
+            OP_TRY(op, RECLAIM_LOADED, q2_refcount_load(r->q, r->key, op));
+        if (can_punch(r->q) && r->count > 0)
+            OP_AWAIT(op, RECLAIM_PUNCHED, punch(r, op));
+        while (lower_needs(r))
+            OP_TRY(op, RECLAIM_LOADED_AGAIN, q2_refcount_load(r->q, r->key, op));
+    }
+    reclaim_finish(r, 0);
+    return;
+    OP_END
+fail:
+    reclaim_finish(r, op->rc);
+}
+
+OP_TYPE(reclaim, reclaim_step, "START", "RECLAIM_TURN", "RECLAIM_LOADED", "RECLAIM_PUNCHED",
+        "RECLAIM_LOADED_AGAIN");
+
+void q2_reclaim(struct q2 *q, struct op *op)
+{
+    vdisk_queue *service = service_queue(q->v, op->queue);
+    struct reclaim *r = op_alloc_for(service, op->queue, &reclaim_type, sizeof *r);
+
+    if (!r) {
+        op_wake(op, -ENOMEM);
+        return;
+    }
+    r->q = q;
+    r->parent = op;
+    op_send(&r->op);
+}
+
+void q2_reclaim_carry(struct q2 *q, vdisk_queue *queue, struct q2_carried *c)
+{
+    struct reclaim *r = NULL;
+
+    pthread_mutex_lock(&q->lock);
+    if (!q->reclaiming && due(q))
+        r = op_alloc(queue, &reclaim_type, sizeof *r);
+    if (r)
+        q->reclaiming = true;
+    pthread_mutex_unlock(&q->lock);
+    if (!r)
+        return;
+    r->q = q;
+    r->claimed = true;
+    r->carried = c;
+    c->running = true;
+    op_start(&r->op);
+}
+
+void q2_reclaim_join(struct q2 *q, struct q2_carried *c, struct op *op)
+{
+    assert(c->running && !c->waiter);
+    pthread_mutex_lock(&q->lock);
+    c->left = q->freed[Q2_FREED_DURABLE].count / RECLAIM_SHARE;
+    pthread_mutex_unlock(&q->lock);
+    c->hurry = true;
+    c->waiter = op;
+}

@@ -1,0 +1,416 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Structure of the refcounts.
+ *
+ * A new block, happy path: take the structure lock; the block goes into the first cluster that it describes (free
+ * like all the others, since nothing describes them yet), or into any free one when it is to lie apart; write
+ * zeros, also where there are zeros already: so it has space on the host, and no flush to come can fail for lack
+ * of that; enter it in the table. A longer table, happy path: flush; lay new blocks and the new table behind all
+ * that the old one describes; write, flush, point the header at it, flush; free the old one.
+ * Failure modes: no space or an error before the header is written: nothing has changed. An error while the
+ * header is written: which table counts is not known, so the image takes no more writes.
+ */
+#include "qcow2/space/reftable.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "engine/service.h"
+#include "engine/zero.h"
+#include "qcow2/format/entry.h"
+#include "qcow2/meta/guard.h"
+#include "qcow2/mutant.h"
+#include "qcow2/space/alloc.h"
+
+enum { INSTALLED_MAX = 16 };
+
+struct refblock_make {
+    struct op         op;
+    struct op        *parent;
+    struct q2        *q;
+    uint64_t          block;
+    uint64_t          host_offset;
+    bool              have_structure, locked, apart;
+    bool              placed, laid; /* in the map of metadata: the block; the blocks and table of a growth */
+    uint64_t          at;           /* which of the clusters that it describes it is in */
+    struct range_lock lock;
+    struct q2_run     run;     /* apart: its cluster */
+    /* table growth */
+    uint64_t          table_clusters, new_blocks, first_cluster;
+    uint8_t          *buf; /* blocks, then the table */
+    uint64_t          buf_len;
+    uint8_t          *sector;
+    struct io         io;
+};
+
+enum refblock_make_state {
+    RB_START = OP_START,
+    RB_LOCKED,
+    RB_PLACED,
+    RB_ZEROED,
+    RB_ROOM,
+    RB_GROW_FLUSHED,
+    RB_GROW_WRITTEN,
+    RB_GROW_SYNCED,
+    RB_GROW_HEADER,
+    RB_GROW_HEADER_SYNCED
+};
+
+/* With the lock held: where the blocks and the table of a growth lie, or would have lain. */
+static void note_table(struct refblock_make *m)
+{
+    q2_guard_add(m->q, m->first_cluster, m->new_blocks, Q2_META_REFBLOCK);
+    q2_guard_add(m->q, m->first_cluster + m->new_blocks, m->table_clusters, Q2_META_REFTABLE);
+    m->laid = true;
+}
+
+static void forget_table(struct refblock_make *m)
+{
+    q2_guard_remove(m->q, m->first_cluster, m->new_blocks, Q2_META_REFBLOCK);
+    q2_guard_remove(m->q, m->first_cluster + m->new_blocks, m->table_clusters, Q2_META_REFTABLE);
+}
+
+static void refblock_finish(struct refblock_make *m, int rc)
+{
+    struct op *parent = m->parent;
+
+    pthread_mutex_lock(&m->q->lock);
+    q2_alloc_structure_undo(m->q, &m->run, Q2_META_REFBLOCK); /* it was not needed after all */
+    if (m->placed)
+        q2_guard_remove(m->q, m->host_offset >> m->q->geo.cluster_bits, 1, Q2_META_REFBLOCK);
+    if (m->laid)
+        forget_table(m);
+    pthread_mutex_unlock(&m->q->lock);
+    if (m->locked)
+        range_unlock(&m->q->structure, &m->lock);
+    free(m->buf);
+    free(m->sector);
+    op_free(&m->op, sizeof *m);
+    op_wake(parent, rc);
+}
+
+/* ---- one more block ------------------------------------------------------------------------------------ */
+
+enum block_plan { BLOCK_EXISTS, BLOCK_READY, BLOCK_NO_TABLE, BLOCK_NO_SPACE, BLOCK_BROKEN, BLOCK_REFUSED };
+
+/*
+ * With the lock held: the first of the clusters that it will describe, but none that an entry leads to (guard.h,
+ * invariant 2). It has to be in the block's first slice.
+ */
+static enum block_plan place_block(struct refblock_make *m, uint64_t first)
+{
+    struct q2 *q = m->q;
+    enum q2_guard_verdict verdict = Q2_GUARD_IN_USE;
+
+    for (m->at = 0; verdict == Q2_GUARD_IN_USE; m->at++) {
+        if (m->at >> q->refslice_bits)
+            return BLOCK_BROKEN;
+        if (first + m->at >= q->limit_clusters)
+            return BLOCK_NO_SPACE;
+        verdict = q2_guard_free(q, first + m->at, true);
+    }
+    if (verdict == Q2_GUARD_METADATA)
+        return BLOCK_REFUSED;
+    m->at--;
+    m->host_offset = (first + m->at) << q->geo.cluster_bits;
+    q2_guard_add(q, first + m->at, 1, Q2_META_REFBLOCK);
+    m->placed = true;
+    return BLOCK_READY;
+}
+
+static enum block_plan plan_block(struct refblock_make *m)
+{
+    struct q2 *q = m->q;
+    enum block_plan plan;
+    uint64_t cluster = m->block << q->geo.refblock_bits;
+
+    pthread_mutex_lock(&q->lock);
+    if (m->block >= q->reftable_entries)
+        plan = BLOCK_NO_TABLE;
+    else if (q2_reftable_offset(q->reftable[m->block]) != 0)
+        plan = BLOCK_EXISTS;
+    else if (m->block == 0)
+        plan = BLOCK_BROKEN; /* the header's own cluster must have a refcount */
+    else if (cluster >= q->limit_clusters)
+        plan = BLOCK_NO_SPACE;
+    else
+        plan = m->apart ? BLOCK_READY : place_block(m, cluster);
+    if (m->run.clusters > 0)
+        m->host_offset = m->run.host_offset;
+    pthread_mutex_unlock(&q->lock);
+    return plan;
+}
+
+static int outcome(struct refblock_make *m, enum block_plan plan)
+{
+    if (plan == BLOCK_BROKEN)
+        return q2_break(m->q, m->block == 0 ? "refcount block 0 is missing" : "no place for a refcount block");
+    return plan == BLOCK_EXISTS ? 0 : plan == BLOCK_NO_SPACE ? -ENOSPC : -EIO;
+}
+
+/* The slices behind the first are looked at next, and need not be read. As many as are read ahead (alloc.c). */
+static void install_rest(struct refblock_make *m)
+{
+    struct q2_cache *c = &m->q->refcounts;
+    uint64_t slices = min_u64(m->q->geo.cluster_size / c->slice_size, INSTALLED_MAX);
+    uint64_t first = m->block * (m->q->geo.cluster_size / c->slice_size);
+
+    for (uint64_t i = 1; i < slices; i++)
+        q2_cache_install_written(c, first + i, m->host_offset + i * c->slice_size);
+}
+
+/* Enter the block; false: the cache has no room for its first slice before a flush. */
+static bool install_block(struct refblock_make *m)
+{
+    struct q2 *q = m->q;
+    uint64_t slices = q->geo.cluster_size / q->refcounts.slice_size;
+    struct q2_slot *s;
+
+    pthread_mutex_lock(&q->lock);
+    s = q2_cache_install_zero(&q->refcounts, m->block * slices, m->host_offset);
+    if (s) {
+        if (m->run.clusters == 0)
+            q2_refcount_set(&q->geo, (uint8_t *)q2_slot_data(&q->refcounts, s), m->at, 1);
+        m->run.clusters = 0; /* is the table's now */
+        m->placed = false;
+        q2_cluster_set_add(&q->sound, m->block * slices, slices);
+        q->reftable[m->block] = m->host_offset;
+        q2_table_dirty(&q->reftable_pages, m->block);
+        q->zero_from = max_u64(q->zero_from, m->host_offset + q->geo.cluster_size);
+        install_rest(m);
+    }
+    pthread_mutex_unlock(&q->lock);
+    return s != NULL;
+}
+
+/* ---- a longer table ------------------------------------------------------------------------------------ */
+
+/* How many clusters the table, and the blocks that describe both, will take: pure. False: past the limit. */
+static bool plan_table(const struct q2_geometry *g, uint64_t old_entries, uint64_t need_entries,
+                       uint64_t *ret_table, uint64_t *ret_blocks)
+{
+    uint64_t max_clusters = max_u64(Q2_MAX_REFTABLE_SIZE >> g->cluster_bits, 1);
+    uint64_t per_cluster = g->cluster_size / Q2_REFTABLE_ENTRY_SIZE;
+    uint64_t table = div_up(max_u64(need_entries + 1, old_entries + old_entries / 2 + 1), per_cluster);
+
+    table = min_u64(table, max_clusters);
+    for (;;) {
+        uint64_t blocks = div_up(table, q2_refblock_entries(g) - 1);
+        while (blocks * q2_refblock_entries(g) < table + blocks)
+            blocks++;
+        if (max_u64(old_entries + blocks, need_entries) <= table * per_cluster) {
+            *ret_table = table;
+            *ret_blocks = blocks;
+            return true;
+        }
+        if (table++ >= max_clusters)
+            return false;
+    }
+}
+
+/* Nothing has a refcount there; if something is there all the same, nothing is written over it. */
+static int take_place(struct refblock_make *m, uint64_t n)
+{
+    struct q2 *q = m->q;
+    int rc = 0;
+
+    pthread_mutex_lock(&q->lock);
+    if (q2_guard_refuses(q, m->first_cluster, n, "no refcount keeps what is at"))
+        rc = -EIO;
+    else if (q2_guard_leads_to(q, m->first_cluster, n))
+        rc = q2_break(q, "guest data lies where the refcount table has to go");
+    else
+        note_table(m);
+    pthread_mutex_unlock(&q->lock);
+    return rc;
+}
+
+/* Fill the buffer: refcounts of what is in it, and the table. */
+static int prepare_table(struct refblock_make *m)
+{
+    struct q2 *q = m->q;
+    const struct q2_geometry *g = &q->geo;
+    uint64_t used, per_block = q2_refblock_entries(g);
+    void *p = NULL;
+    int rc;
+
+    pthread_mutex_lock(&q->lock);
+    bool fits = plan_table(g, q->reftable_entries, m->block + 1, &m->table_clusters, &m->new_blocks);
+    m->first_cluster = q->reftable_entries << g->refblock_bits;
+    pthread_mutex_unlock(&q->lock);
+    if (!fits)
+        return -EFBIG;
+    used = m->table_clusters + m->new_blocks;
+    if (m->first_cluster + used > q->limit_clusters && !q2_space_grew(q))
+        return -ENOSPC;
+    if (m->first_cluster + used > q->limit_clusters)
+        return -ENOSPC;
+    m->buf_len = used << g->cluster_bits;
+    rc = take_place(m, used);
+    if (rc < 0)
+        return rc;
+    /* Before it is written: whatever becomes of that, the place does not read as zeros any more. */
+    pthread_mutex_lock(&q->lock);
+    q->zero_from = max_u64(q->zero_from, (m->first_cluster << g->cluster_bits) + m->buf_len);
+    pthread_mutex_unlock(&q->lock);
+    if (posix_memalign(&p, 4096, align_up(m->buf_len, 4096)) != 0)
+        return -ENOMEM;
+    m->buf = p;
+    memset(m->buf, 0, m->buf_len);
+    for (uint64_t b = 0; b < m->new_blocks && b * per_block < used; b++)
+        q2_refcount_fill_one(g, m->buf + (b << g->cluster_bits), 0, min_u64(used - b * per_block, per_block));
+    uint8_t *table = m->buf + (m->new_blocks << g->cluster_bits);
+    pthread_mutex_lock(&q->lock);
+    for (uint64_t i = 0; i < q->reftable_entries; i++)
+        put_be64(table + 8 * i, q->reftable[i]);
+    for (uint64_t b = 0; b < m->new_blocks; b++)
+        put_be64(table + 8 * (q->reftable_entries + b), (m->first_cluster + b) << g->cluster_bits);
+    pthread_mutex_unlock(&q->lock);
+    return 0;
+}
+
+static uint64_t table_offset(const struct refblock_make *m)
+{
+    return (m->first_cluster + m->new_blocks) << m->q->geo.cluster_bits;
+}
+
+/* The header's first sector with the new table in it. */
+static int prepare_header(struct refblock_make *m)
+{
+    struct q2 *q = m->q;
+    void *p = NULL;
+
+    if (posix_memalign(&p, 4096, 4096) != 0)
+        return -ENOMEM;
+    m->sector = p;
+    pthread_mutex_lock(&q->lock);
+    uint64_t old_offset = q->header.reftable_offset;
+    uint32_t old_clusters = q->header.reftable_clusters;
+    q->header.reftable_offset = table_offset(m);
+    q->header.reftable_clusters = (uint32_t)m->table_clusters;
+    q2_header_patch(q, m->sector);
+    q->header.reftable_offset = old_offset;
+    q->header.reftable_clusters = old_clusters;
+    pthread_mutex_unlock(&q->lock);
+    return 0;
+}
+
+/* The header points at the new table: so do we. */
+static int adopt_table(struct refblock_make *m)
+{
+    struct q2 *q = m->q;
+    uint64_t entries = q2_reftable_entries(&q->geo, m->table_clusters);
+    const uint8_t *table = m->buf + (m->new_blocks << q->geo.cluster_bits);
+    uint64_t slices = q->geo.cluster_size / q->refcounts.slice_size;
+    uint64_t *reftable = malloc(entries * sizeof *reftable);
+    struct q2_table pages;
+
+    if (!reftable || q2_table_init(&pages, table_offset(m), entries * 8, q->reftable_pages.page_size) < 0) {
+        free(reftable);
+        return q2_break(q, "out of memory while the refcount table moved");
+    }
+    for (uint64_t i = 0; i < entries; i++)
+        reftable[i] = get_be64(table + 8 * i);
+    pthread_mutex_lock(&q->lock);
+    assert(q->reftable_pages.dirty_count == 0);
+    q2_free_table(q, q->header.reftable_offset, q->header.reftable_clusters, Q2_META_REFTABLE);
+    m->laid = false;
+    q2_cluster_set_add(&q->sound, q->reftable_entries * slices, m->new_blocks * slices);
+    q->header.reftable_offset = table_offset(m);
+    q->header.reftable_clusters = (uint32_t)m->table_clusters;
+    free(q->reftable);
+    q2_table_finish(&q->reftable_pages);
+    q->reftable = reftable;
+    q->reftable_entries = entries;
+    q->reftable_pages = pages;
+    pthread_mutex_unlock(&q->lock);
+    return 0;
+}
+
+static void start_write(struct refblock_make *m, struct op *op, void *buf, uint64_t len, uint64_t host_offset)
+{
+    io_rw(&m->io, m->q->v->file, IO_WRITE, host_offset, buf, len);
+    op_io(op, &m->io);
+}
+
+static void start_sync(struct refblock_make *m, struct op *op)
+{
+    io_range(&m->io, m->q->v->file, IO_FLUSH, 0, 0);
+    op_io(op, &m->io);
+}
+
+static void refblock_make_step(struct op *op)
+{
+    struct refblock_make *m = container_of(op, struct refblock_make, op);
+    enum block_plan plan;
+    int rc;
+
+    OP_BEGIN(enum refblock_make_state, op)
+    if (!m->have_structure) {
+        if (!range_lock_try(&m->q->structure, &m->lock, 0, 1))
+            OP_AWAIT(op, RB_LOCKED, range_lock_wait(&m->q->structure, &m->lock, op));
+        m->locked = true;
+    }
+    plan = plan_block(m);
+    if (m->apart && plan == BLOCK_READY) {
+        OP_TRY(op, RB_PLACED, q2_alloc_structure(m->q, 1, false, Q2_META_REFBLOCK, &m->run, op));
+        plan = plan_block(m); /* to find a place, this block may have been made */
+    }
+    if (plan != BLOCK_READY && plan != BLOCK_NO_TABLE) {
+        refblock_finish(m, outcome(m, plan));
+        return;
+    }
+    if (plan != BLOCK_NO_TABLE) {
+        OP_TRY(op, RB_ZEROED, zero_write(m->q->v->file, m->host_offset, m->q->geo.cluster_size, op));
+        while (!install_block(m))
+            OP_TRY(op, RB_ROOM, q2_make_clean(m->q, op));
+        refblock_finish(m, 0);
+        return;
+    }
+
+    OP_TRY(op, RB_GROW_FLUSHED, q2_make_clean(m->q, op));
+    rc = prepare_table(m);
+    if (rc == 0)
+        rc = prepare_header(m);
+    if (rc < 0) {
+        refblock_finish(m, rc);
+        return;
+    }
+    OP_TRY(op, RB_GROW_WRITTEN,
+           start_write(m, op, m->buf, m->buf_len, m->first_cluster << m->q->geo.cluster_bits));
+    if (!MUTANT(REFTABLE_UNSYNCED))
+        OP_TRY(op, RB_GROW_SYNCED, start_sync(m, op));
+    OP_AWAIT(op, RB_GROW_HEADER, start_write(m, op, m->sector, Q2_SECTOR_SIZE, 0));
+    if (op->rc == 0)
+        OP_AWAIT(op, RB_GROW_HEADER_SYNCED, start_sync(m, op));
+    if (op->rc < 0)
+        rc = q2_break(m->q, "the refcount table could not be moved");
+    else
+        rc = adopt_table(m);
+    refblock_finish(m, rc);
+    return;
+    OP_END
+fail:
+    refblock_finish(m, op->rc);
+}
+
+OP_TYPE(refblock_make, refblock_make_step, "START", "RB_LOCKED", "RB_PLACED", "RB_ZEROED", "RB_ROOM",
+        "RB_GROW_FLUSHED", "RB_GROW_WRITTEN", "RB_GROW_SYNCED", "RB_GROW_HEADER", "RB_GROW_HEADER_SYNCED");
+
+void q2_refblock_make(struct q2 *q, uint64_t block, bool have_structure, bool apart, struct op *op)
+{
+    /* Who holds the structure lock goes on where it is. */
+    vdisk_queue *service = have_structure ? op->queue : service_queue(q->v, op->queue);
+    struct refblock_make *m = op_alloc_for(service, op->queue, &refblock_make_type, sizeof *m);
+
+    if (!m) {
+        op_wake(op, -ENOMEM);
+        return;
+    }
+    m->parent = op;
+    m->q = q;
+    m->block = block;
+    m->have_structure = have_structure;
+    m->apart = apart;
+    op_send(&m->op);
+}
