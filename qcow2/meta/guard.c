@@ -309,7 +309,7 @@ int q2_guard_survey(struct q2 *q, uint64_t guest_offset, uint64_t table_offset, 
         return 0;
     for (uint32_t i = 0; i < q->l2.slice_size; i += size, guest_offset += q->geo.cluster_size) {
         struct q2_mapping m = q2_entry_decode(&q->geo, get_be64(slice + i), 0);
-        uint64_t first, where, n = clusters_of(q, &m, &first);
+        uint64_t first, where = 0, n = clusters_of(q, &m, &first);
         kinds = n > 0 ? q2_meta_find(&q->meta, first, n, &where) : 0;
         snprintf(what, sizeof what, "guest offset 0x%" PRIx64 " is mapped to", guest_offset);
         if (kinds & Q2_META_REFBLOCK)
