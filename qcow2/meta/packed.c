@@ -4,9 +4,10 @@
  *
  * Happy path: the cluster is cached: copy. Or: claim it in the cache, read its sectors (an aligned superset,
  * straight into one buffer), inflate, copy, wake those who wanted it too. A request for a whole cluster in one
- * buffer inflates into that buffer and leaves the cache alone. Failure modes: no memory, the read fails, the
- * stream is damaged: all who wait get the error, and the cluster is forgotten, so that the next request tries
- * again.
+ * buffer inflates into that buffer and leaves the cache alone. Clusters above 64 KiB are inflated by worker
+ * threads, several at a time. Failure modes: no memory, the read fails, the stream is damaged: all who wait get
+ * the error, and the cluster is forgotten, so that the next request tries again. No worker can be had: inflated
+ * here.
  *
  * Invariants.
  *  1. A cluster is filled by the op that added it, its leader; others touch `data` only after `done`, the leader
@@ -40,7 +41,10 @@ struct q2_packed_cluster {
     uint8_t     data[];  /* one cluster */
 };
 
-enum read_packed_state { RP_START = OP_START, RP_SHARED, RP_READ };
+enum read_packed_state { RP_START = OP_START, RP_SHARED, RP_READ, RP_INFLATED };
+
+/* Larger clusters are inflated by a worker thread: they would hold up the queue, and one after another. */
+static const uint64_t inflate_here = 64 << 10;
 
 struct read_packed {
     struct op                 op;
@@ -222,8 +226,11 @@ static void inflater_put(struct q2_packed_cache *cache, struct q2_inflater *f)
     q2_inflater_destroy(f);
 }
 
-static int inflate_cluster(struct q2 *q2, const struct read_packed *p, uint8_t *out)
+/* Any thread: only the op's own, or the worker that it waits for, touches them. */
+static int inflate_cluster(const struct read_packed *p)
 {
+    struct q2 *q2 = p->v->format_state;
+    uint8_t *out = p->cluster ? p->cluster->data : p->iov[0].iov_base;
     struct q2_inflater *f = inflater_get(&q2->packed);
     int rc;
 
@@ -235,6 +242,21 @@ static int inflate_cluster(struct q2 *q2, const struct read_packed *p, uint8_t *
     rc = q2_inflate(f, p->host + p->host_head, p->host_len, out, q2->geo.cluster_size);
     inflater_put(&q2->packed, f);
     return rc;
+}
+
+static int64_t inflate_work(struct io *io)
+{
+    return inflate_cluster(container_of(io, struct read_packed, io));
+}
+
+/* The call of an await. */
+static void inflate_elsewhere(struct read_packed *p, struct op *op)
+{
+    op_io_begin(op);
+    op_io_prepare(op, &p->io);
+    io_range(&p->io, p->v->file, IO_FLUSH, 0, 0);
+    ring_work(&p->io, inflate_work);
+    op_io_wait(op);
 }
 
 /* ---- the op ---------------------------------------------------------------------------------------- */
@@ -299,7 +321,14 @@ static void read_packed_step(struct op *op)
     if (op->rc < 0)
         goto fail;
     OP_TRY(op, RP_READ, op_io(op, &p->io));
-    read_packed_finish(p, inflate_cluster(q2, p, whole ? p->iov[0].iov_base : p->cluster->data));
+    if (q2->geo.cluster_size > inflate_here) {
+        OP_AWAIT(op, RP_INFLATED, inflate_elsewhere(p, op));
+        if (op->rc != -ENOMEM) {
+            read_packed_finish(p, op->rc);
+            return;
+        }
+    }
+    read_packed_finish(p, inflate_cluster(p)); /* here: there may have been no thread */
     return;
 
     OP_END
@@ -307,7 +336,7 @@ fail:
     read_packed_finish(p, op->rc);
 }
 
-OP_TYPE(read_packed, read_packed_step, "RP_START", "RP_SHARED", "RP_READ");
+OP_TYPE(read_packed, read_packed_step, "RP_START", "RP_SHARED", "RP_READ", "RP_INFLATED");
 
 void q2_read_packed(vdisk *v, const struct extent *e, uint64_t guest_offset, const struct iovec *iov,
                     uint32_t iovcnt, uint64_t len, struct op *parent)

@@ -214,10 +214,43 @@ static void test_guard(void)
     memdisk_finish(&image);
 }
 
+/* ---- what is no compressed stream ------------------------------------------------------------------------ */
+
+/* An entry of a compressed cluster that leads to guest data: the read fails, others do not. */
+static void test_no_stream(void)
+{
+    static const struct image_spec large = {
+        .qcow2 = true, .size = GUEST, .cluster_size = 128 << 10, .version = 3, .refcount_bits = 16};
+    uint64_t cluster = large.cluster_size, packed = UINT64_C(1) << 62;
+    uint8_t *buf = test_alloc(cluster);
+    struct memdisk d;
+    struct backend *b;
+    vdisk *v;
+
+    memdisk_init(&d, 512);
+    b = memdisk_open(&d, false);
+    CHECK_OK(image_create_on(&large, b));
+    backend_close(b);
+    v = open_on(memdisk_open(&d, false), true);
+    memset(buf, 0x11, cluster);
+    CHECK_OK(vdisk_pwrite(v, buf, cluster, 0, 0));
+    CHECK_OK(vdisk_close(v));
+    disk_put(&d, l2_table(&d) + 8, packed | q2_l1_offset(disk_word(&d, l2_table(&d))), 8);
+    v = open_on(memdisk_open(&d, true), false);
+    CHECK(vdisk_pread(v, buf, cluster, cluster) == -EIO);
+    CHECK(vdisk_pread(v, buf, 4096, cluster + 512) == -EIO);
+    CHECK_OK(vdisk_pread(v, buf, cluster, 0));
+    CHECK(buf[0] == 0x11 && memcmp(buf, buf + 1, cluster - 1) == 0);
+    CHECK_OK(vdisk_close(v));
+    memdisk_finish(&d);
+    free(buf);
+}
+
 int main(int argc, char **argv)
 {
     static const struct test_case cases[] = {
         {.name = "guard", .run = test_guard, .repeat = ARRAY_LEN(guard_cases)},
+        {.name = "no-stream", .run = test_no_stream},
     };
 
     return test_main(argc, argv, cases, ARRAY_LEN(cases));

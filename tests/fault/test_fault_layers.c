@@ -540,6 +540,7 @@ static const struct scenario scenarios[] = {
     {.name = "writers over a base", .spec = {.size = MIB(2), QCOW2(65536), OVER_BASE}, .act = act_writers},
     {.name = "one block", .spec = {.size = MIB(2), QCOW2(65536)}, .prepare = read_first, .act = act_one_block},
     {.name = "compressed", .spec = {.size = MIB(2), QCOW2(65536)}, .make = make_packed, .act = act_packed},
+    {.name = "compressed, large", .spec = {.size = MIB(4), QCOW2(131072)}, .make = make_packed, .act = act_packed},
     {.name = "snapshot", .spec = {.size = MIB(2), QCOW2(65536)}, .make = make_snapshot, .act = act_write_shared},
     {.name = "base, zero, untouched",
      .spec = {.size = MIB(1), QCOW2(512), OVER_BASE},
