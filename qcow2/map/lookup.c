@@ -13,7 +13,6 @@
 
 #include "qcow2/format/entry.h"
 #include "qcow2/meta/guard.h"
-#include "qcow2/meta/guard.h"
 #include "qcow2/mutant.h"
 #include "qcow2/state.h"
 

@@ -110,9 +110,12 @@ class Lint:
                 self.breach("leftover", path, number, word[1], f"{word[1]}: do it, or open an issue")
 
     def check_includes(self, path, code):
-        folder = path.relative_to(self.root).parts[0]
+        folder, seen = path.relative_to(self.root).parts[0], set()
         for match in re.finditer(r'^\s*#\s*include\s+"([^"]+)"', code, re.M):
             name, line = match[1], code.count("\n", 0, match.start()) + 1
+            if name in seen:
+                self.breach("include", path, line, name, f'"{name}" is included twice')
+            seen.add(name)
             target = name.split("/")[0] if "/" in name else None
             if target is None:
                 self.breach("include", path, line, name, f'"{name}": give the path from the top of the tree')

@@ -25,6 +25,7 @@ CASES = [
     ("backends/member.c", SPDX + "int f(void)\n{\n    x->signal(1);\n    return y.exit(2);\n}\n", None),
     ("engine/a.c", "int x;\n", "spdx"),
     ("engine/b.c", SPDX + '#include "qcow2/x.h"\n', "include"),
+    ("engine/twice.c", SPDX + '#include "engine/x.h"\n' * 2, "include"),
     ("qcow2/c.c", SPDX + '#include "backends/x.h"\n', "include"),
     ("engine/d.c", SPDX + '#include "vdisk.h"\n', "include"),
     ("engine/e.c", SPDX + function("f", 69), "function-length"),
