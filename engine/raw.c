@@ -204,6 +204,17 @@ static int follow_device(vdisk *v, uint64_t size, const struct vdisk_resize_opts
     return rc;
 }
 
+/* The space cannot be had. Says what is left if the file keeps its new size. */
+static int give_up_growth(vdisk *v, uint64_t old, int rc, vdisk_queue *q)
+{
+    if (io_prange(q, v->file, IO_TRUNCATE, old, 0) == 0)
+        return rc;
+    if (vdisk_error_text()[0] == '\0')
+        err_set(rc, "%s: resizing: %s", v->name, strerror(-rc));
+    err_append("; %s is left longer than it was", v->name);
+    return rc;
+}
+
 /* The file has its new size first, and its old one again when the space cannot be had. */
 static int resize_file(vdisk *v, uint64_t size, const struct vdisk_resize_opts *opts, vdisk_queue *q)
 {
@@ -218,7 +229,7 @@ static int resize_file(vdisk *v, uint64_t size, const struct vdisk_resize_opts *
     if (rc == 0 && size > old) {
         rc = raw_preallocate(v, old, size, opts, q);
         if (rc < 0)
-            io_prange(q, v->file, IO_TRUNCATE, old, 0);
+            rc = give_up_growth(v, old, rc, q);
     }
     if (rc == 0)
         rc = io_pflush(q, v->file);

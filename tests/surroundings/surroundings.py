@@ -294,9 +294,9 @@ class Test:
             if f"{name} is left empty" in r.stderr and new[5] != 0:
                 return [f"{name} is not empty"]
             return []
-        return self.judge_changed(name)
+        return self.judge_changed(name, f"{name} is left longer" in r.stderr)
 
-    def judge_changed(self, name):
+    def judge_changed(self, name, longer):
         """A change that failed: the image is whole, each sector old or new."""
         path = self.place.work / name
         if name == "dev":
@@ -308,7 +308,7 @@ class Test:
         now, old, new = self.guest_of(name), self.old_guest.get(name), self.clean_guest.get(name)
         if now is None or old is None or new is None:
             return [] if name == "ext.data" else [f"{name} cannot be read"]
-        if not min(len(old), len(new)) <= len(now) <= max(len(old), len(new)):
+        if len(now) < min(len(old), len(new)) or (len(now) > max(len(old), len(new)) and not longer):
             return [f"{name} has the size {len(now)}"]
         for at in range(0, len(now), 512):
             part = now[at:at + 512]
