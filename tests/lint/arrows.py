@@ -20,7 +20,8 @@ import sys
 ROOMS = {
     "engine/loop": ("engine/{backend,bounce,error,gate,io,io_run,iov,mutant,op,op_run,point,queue,range_lock,ring,"
                     "ring_setup,service,thread,watch,workers}.c", []),
-    "engine": ("engine/*.c", ["engine/loop"]),
+    "engine/spec": ("engine/size.c", ["engine/loop"]),
+    "engine": ("engine/*.c", ["engine/spec", "engine/loop"]),
     "backends": ("backends/*.c", ["engine/loop"]),
     "qcow2/format": ("qcow2/format/*.c", ["engine/loop"]),
     "qcow2/meta": ("qcow2/{meta/*,mutant}.c", ["qcow2/format", "engine/loop"]),
