@@ -20,9 +20,9 @@ import sys
 ROOMS = {
     "engine/loop": ("engine/{backend,bounce,error,gate,io,io_run,iov,mutant,op,op_run,point,queue,range_lock,ring,"
                     "ring_setup,service,thread,watch,workers}.c", []),
-    "engine/spec": ("engine/size.c", ["engine/loop"]),
+    "engine/spec": ("engine/{option,secret,size,spec,spec_json,spec_name,spec_opts}.c", ["engine/loop"]),
     "engine": ("engine/*.c", ["engine/spec", "engine/loop"]),
-    "backends": ("backends/*.c", ["engine/loop"]),
+    "backends": ("backends/*.c", ["engine/spec", "engine/loop"]),
     "qcow2/format": ("qcow2/format/*.c", ["engine/loop"]),
     "qcow2/meta": ("qcow2/{meta/*,mutant}.c", ["qcow2/format", "engine/loop"]),
     "qcow2/space": ("qcow2/space/*.c", ["qcow2/meta", "qcow2/format", "engine/loop"]),
@@ -31,7 +31,7 @@ ROOMS = {
     "qcow2/check": ("qcow2/check/*.c", ["qcow2/format", "engine/loop"]),
     "qcow2/image": ("qcow2/{image/*,drivers}.c",
                     ["qcow2/map", "qcow2/flush", "qcow2/check", "qcow2/space", "qcow2/meta", "qcow2/format",
-                     "engine/loop", "engine"]),
+                     "engine/loop", "engine/spec", "engine"]),
 }
 
 # (room, name): why it may be taken all the same.
