@@ -23,10 +23,12 @@
 #include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "engine/bits.h"
 #include "engine/error.h"
+#include "engine/job.h"
 #include "engine/mutant.h"
 #include "engine/queue.h"
 #include "engine/volume.h"
@@ -179,51 +181,145 @@ int create_end(struct create_target *targets, unsigned n, vdisk_queue *q, int rc
     return rc;
 }
 
-/* ---- vdisk_create() ------------------------------------------------------------------------------------ */
+/* ---- the job ------------------------------------------------------------------------------------------- */
 
-static int check_opts(const char *name, const struct vdisk_create_opts *user, struct vdisk_create_opts *ret,
-                      const struct format_driver **ret_format)
+struct create_job {
+    vdisk_job                job;
+    struct vdisk_create_opts opts;
+    char                    *strings[5]; /* what `opts` points to */
+    uint64_t                 file_size, allocated_size;
+};
+
+static int check_opts(const char *name, struct vdisk_create_opts *opts, const struct format_driver **ret_format)
 {
-    memset(ret, 0, sizeof *ret);
-    if (!user || user->size < sizeof(size_t) || user->size > 4096)
-        return err_set(EINVAL, "%s: create options missing or of a wrong size", name);
-    memcpy(ret, user, min_u64(user->size, sizeof *ret));
-    if (!ret->format)
-        ret->format = "raw";
-    *ret_format = volume_find_format(ret->format);
+    if (!opts->format)
+        opts->format = "raw";
+    *ret_format = volume_find_format(opts->format);
     if (!*ret_format || !(*ret_format)->create)
-        return err_set(EINVAL, "%s: unknown format '%s'; known are raw and qcow2", name, ret->format);
-    if ((unsigned)ret->preallocation > VDISK_PREALLOC_FULL)
-        return err_set(EINVAL, "%s: unknown preallocation %d", name, (int)ret->preallocation);
-    return (*ret_format)->check_create ? (*ret_format)->check_create(name, ret) : 0;
+        return err_set(EINVAL, "%s: unknown format '%s'; known are raw and qcow2", name, opts->format);
+    if ((unsigned)opts->preallocation > VDISK_PREALLOC_FULL)
+        return err_set(EINVAL, "%s: unknown preallocation %d", name, (int)opts->preallocation);
+    return (*ret_format)->check_create ? (*ret_format)->check_create(name, opts) : 0;
 }
 
-static int create_volume(const char *name, const struct vdisk_create_opts *user_opts)
+static int create_volume(struct create_job *c)
 {
+    struct vdisk_create_opts *opts = &c->opts;
+    const char *name = c->job.name;
     uint32_t flags = BACKEND_RDWR | BACKEND_CREATE;
     const struct format_driver *format = NULL;
-    struct vdisk_create_opts opts;
     struct backend *b;
     vdisk_queue *q = NULL;
-    int rc = volume_check_name(name);
+    int rc = check_opts(name, opts, &format);
 
-    if (rc == 0)
-        rc = check_opts(name, user_opts, &opts, &format);
     if (rc == 0)
         rc = volume_queue(name, &q);
     if (rc < 0)
         return rc;
-    if (opts.buffered)
+    if (opts->buffered)
         flags |= BACKEND_BUFFERED;
     rc = backend_open(name, flags, &b);
     if (rc == 0) {
-        rc = format->create(b, name, &opts, q);
+        rc = format->create(b, name, opts, q);
+        c->file_size = backend_size(b);
+        c->allocated_size = b->driver->allocated ? b->driver->allocated(b) : c->file_size;
         backend_close(b);
     }
     return rc;
 }
 
+static int create_work(vdisk_job *j)
+{
+    return err_advise(create_volume(container_of(j, struct create_job, job)));
+}
+
+static void create_release(vdisk_job *j)
+{
+    struct create_job *c = container_of(j, struct create_job, job);
+
+    for (size_t i = 0; i < ARRAY_LEN(c->strings); i++)
+        free(c->strings[i]);
+    free(c);
+}
+
+static const struct job_kind create_kind = {"creation", create_work, create_release};
+
+/* The caller's strings may go. False: out of memory. */
+static bool copy_strings(struct create_job *c)
+{
+    const char **all[] = {&c->opts.format, &c->opts.compression_type, &c->opts.backing_file, &c->opts.backing_fmt,
+                          &c->opts.data_file};
+
+    for (size_t i = 0; i < ARRAY_LEN(all); i++) {
+        c->strings[i] = *all[i] ? strdup(*all[i]) : NULL;
+        if (*all[i] && !c->strings[i])
+            return false;
+        *all[i] = c->strings[i];
+    }
+    return true;
+}
+
+static int create_job_new(const char *name, const struct vdisk_create_opts *opts, vdisk_job **ret_job)
+{
+    struct create_job *c;
+    int rc = volume_check_name(name);
+
+    if (rc < 0)
+        return rc;
+    if (!opts || opts->size < sizeof(size_t) || opts->size > 4096)
+        return err_set(EINVAL, "%s: create options missing or of a wrong size", name);
+    if (!ret_job)
+        return err_set(EINVAL, "%s: no place for the job", name);
+    c = calloc(1, sizeof *c);
+    if (!c)
+        return err_set(ENOMEM, "%s: out of memory", name);
+    memcpy(&c->opts, opts, min_u64(opts->size, sizeof c->opts));
+    rc = job_init(&c->job, &create_kind, name, NULL);
+    if (!copy_strings(c))
+        rc = err_set(ENOMEM, "%s: out of memory", name);
+    job_watch(&c->job, &c->opts.progress, &c->opts.progress_arg);
+    if (rc < 0)
+        vdisk_job_free(&c->job);
+    else
+        *ret_job = &c->job;
+    return rc;
+}
+
+int vdisk_job_create(const char *name, const struct vdisk_create_opts *opts, vdisk_job **ret_job)
+{
+    return ERR_CALL(create_job_new(name, opts, ret_job));
+}
+
+static int get_result(const vdisk_job *j, struct vdisk_create_result *ret)
+{
+    int rc = job_check_result(j, &create_kind, ret, ret ? ret->size : 0);
+    struct vdisk_create_result r = {.size = ret ? ret->size : 0};
+    const struct create_job *c;
+
+    if (rc < 0)
+        return rc;
+    c = (const struct create_job *)(const void *)j;
+    r.virtual_size = align_up(c->opts.virtual_size, 512);
+    r.file_size = c->file_size;
+    r.allocated_size = c->allocated_size;
+    memcpy(ret, &r, min_u64(r.size, sizeof r));
+    return 0;
+}
+
+int vdisk_job_get_create_result(const vdisk_job *j, struct vdisk_create_result *ret_result)
+{
+    return ERR_CALL(get_result(j, ret_result));
+}
+
+static int create_now(const char *name, const struct vdisk_create_opts *opts)
+{
+    vdisk_job *j;
+    int rc = create_job_new(name, opts, &j);
+
+    return rc < 0 ? err_advise(rc) : job_run_once(j);
+}
+
 int vdisk_create(const char *name, const struct vdisk_create_opts *user_opts)
 {
-    return ERR_CALL(err_advise(create_volume(name, user_opts)));
+    return ERR_CALL(create_now(name, user_opts));
 }

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * What a format provides: where guest bytes are, and the operations that change that. engine/raw.c is the skeleton
- * to copy.
+ * What a format provides: where guest bytes are, and the operations that change that. engine/raw.c is the
+ * skeleton to copy.
  *
- * Reads are the engine's (engine/read.c): it asks each layer of a chain for the extent and moves the bytes. So are
- * writes to extents that say EXTENT_WRITABLE. All else goes to the format.
+ * Reads are the engine's (engine/read.c): it asks each layer of a chain for the extent and moves the bytes. So
+ * are writes to extents that say EXTENT_WRITABLE. All else goes to the format.
  */
 #ifndef ENGINE_FORMAT_H
 #define ENGINE_FORMAT_H
@@ -86,9 +86,10 @@ struct format_driver {
     /*
      * Blocks: create a volume in `b`, which is open, locked, and holds whatever it held: see engine/create.h.
      * After a failure create_end() has been called for it. NULL: -ENOTSUP. Options are checked before
-     * (check_create), so that nothing is opened for a bad one.
+     * (check_create), so that nothing is opened for a bad one; afterwards opts->virtual_size is a size, where it
+     * was that of the backing file.
      */
-    int (*check_create)(const char *name, const struct vdisk_create_opts *opts);
+    int (*check_create)(const char *name, struct vdisk_create_opts *opts);
     int (*create)(struct backend *b, const char *name, const struct vdisk_create_opts *opts, vdisk_queue *q);
 
     /*

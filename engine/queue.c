@@ -59,6 +59,17 @@ struct request *request_get(vdisk_queue *q)
     return r;
 }
 
+void request_give_back(struct request *r)
+{
+    vdisk_queue *q = r->queue;
+
+    assert(r->state == REQUEST_STARTED);
+    r->state = REQUEST_FREE;
+    r->next = q->free_requests;
+    q->free_requests = r;
+    q->inflight--;
+}
+
 /* The number, and what wakes it from other threads. */
 static int queue_attach(vdisk_queue *q)
 {

@@ -176,7 +176,22 @@ void queue_tell(vdisk_queue *q);
 /* Turn the loop until *flag. For synchronous callers, outside the loop. */
 void queue_run_until(vdisk_queue *q, const bool *flag);
 
+/* It waits to be reaped: what is in no volume's gate (any more). Context: the queue's thread. */
+static inline void request_hand_in(struct request *r, int result)
+{
+    vdisk_queue *q = r->queue;
+
+    r->result = result;
+    r->state = REQUEST_DONE;
+    r->next = NULL;
+    *q->done_tail = r;
+    q->done_tail = &r->next;
+    q->done_count++;
+}
+
+/* One more in flight; and as if it had not been taken. */
 struct request *request_get(vdisk_queue *q);
+void request_give_back(struct request *r);
 
 static inline bool queue_has_ring(const vdisk_queue *q)
 {

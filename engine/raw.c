@@ -97,7 +97,7 @@ static void raw_submit(vdisk *v, struct request *r)
     io_start(&r->io);
 }
 
-static int raw_check_create(const char *name, const struct vdisk_create_opts *o)
+static int raw_check_create(const char *name, struct vdisk_create_opts *o)
 {
     if (o->backing_file)
         return err_set(EINVAL, "%s: a raw volume cannot have a backing file", name);

@@ -13,24 +13,9 @@
 #include "engine/queue.h"
 #include "engine/volume.h"
 
-/* It waits to be reaped. */
-static void hand_in(struct request *r, int result)
-{
-    vdisk_queue *q = r->queue;
-
-    r->result = result;
-    r->state = REQUEST_DONE;
-    r->next = NULL;
-    *q->done_tail = r;
-    q->done_tail = &r->next;
-    q->done_count++;
-}
-
 void request_end(struct request *r, int result)
 {
-    vdisk_queue *q = r->queue;
-
-    assert(q->in_loop);
+    assert(r->queue->in_loop);
     assert(r->state == REQUEST_STARTED && result <= 0);
     if (unlikely(r->flags & VDISK_REQ_FUA) && result == 0 && (r->kind == REQ_WRITE || r->kind == REQ_ZERO)) {
         r->flags &= (uint8_t)~VDISK_REQ_FUA;
@@ -38,8 +23,8 @@ void request_end(struct request *r, int result)
         r->vdisk->format->submit(r->vdisk, r);
         return;
     }
-    gate_leave(&r->vdisk->requests, q->id, r->gate);
-    hand_in(r, result);
+    gate_leave(&r->vdisk->requests, r->queue->id, r->gate);
+    request_hand_in(r, result);
 }
 
 void request_end_merged(struct request *r, int result)
@@ -194,7 +179,7 @@ void request_start(struct request *r)
     int rc = check_handles(r);
 
     if (unlikely(rc < 0)) {
-        hand_in(r, rc);
+        request_hand_in(r, rc);
         return;
     }
     if (unlikely(!r->queue->thread) && !r->queue->host)

@@ -385,9 +385,13 @@ int vdisk_open(const char *name, const struct vdisk_open_opts *user_opts, vdisk 
 static int check_idle(vdisk *v)
 {
     uint64_t inside = gate_inside(&v->requests) + atomic_load(&v->outside);
+    unsigned jobs = atomic_load(&v->jobs);
 
-    if (inside == 0 && !atomic_load(&v->manager))
+    if (inside == 0 && !atomic_load(&v->manager) && jobs == 0)
         return 0;
+    if (inside == 0 && jobs > 0)
+        return err_hint(err_set(EBUSY, "%s: %u %s not ended", v->name, jobs, jobs == 1 ? "job has" : "jobs have"),
+                        "close it when they have, or are freed");
     if (inside == 0)
         return err_hint(err_set(EBUSY, "%s: is being changed by another call", v->name),
                         "close it when that returns");

@@ -89,7 +89,7 @@ int q2_details_fill(const struct q2_header *h, const struct q2_snapshot_table *s
                     const struct q2_bitmap_directory *bitmaps, struct qcow2_details *ret);
 
 /* format_driver.check_create and .create: qcow2/image/create.c. */
-int qcow2_check_create(const char *name, const struct vdisk_create_opts *opts);
+int qcow2_check_create(const char *name, struct vdisk_create_opts *opts);
 int qcow2_create(struct backend *b, const char *name, const struct vdisk_create_opts *opts, vdisk_queue *q);
 
 #endif

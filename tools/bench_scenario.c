@@ -10,7 +10,7 @@
 #include "qcow2/qcow2.h"
 #include "tools/cli.h"
 
-static int create_in_memory(struct backend *b, const struct vdisk_create_opts *opts)
+static int create_in_memory(struct backend *b, struct vdisk_create_opts *opts)
 {
     struct vdisk_queue_opts queue = {.size = sizeof queue};
     vdisk_queue *q;
@@ -26,7 +26,7 @@ static int create_in_memory(struct backend *b, const struct vdisk_create_opts *o
     return rc;
 }
 
-static int open_in_memory(const struct memory_options *memory, const struct vdisk_create_opts *create,
+static int open_in_memory(const struct memory_options *memory, struct vdisk_create_opts *create,
                           const struct vdisk_open_opts *how, vdisk **ret_vdisk)
 {
     struct backend *b;

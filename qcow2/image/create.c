@@ -320,11 +320,13 @@ static void finish_plan(struct q2_create *c)
     q2_header_free(&c->header);
 }
 
-int qcow2_check_create(const char *name, const struct vdisk_create_opts *opts)
+int qcow2_check_create(const char *name, struct vdisk_create_opts *opts)
 {
     struct q2_create c = {.name = name, .opts = opts};
     int rc = make_plan(&c);
 
+    if (rc == 0)
+        opts->virtual_size = c.layout.size;
     finish_plan(&c);
     return rc;
 }

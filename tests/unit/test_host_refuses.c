@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "engine/vdisk-image.h"
 #include "tests/lib/caller.h"
 #include "tests/lib/test.h"
 
@@ -365,10 +366,30 @@ static void test_thread(void)
     end();
 }
 
+/* A job that can have no thread has not begun: the queue has nothing of it, and it can be started later. */
+static void test_job(void)
+{
+    struct vdisk_create_opts opts = {.size = sizeof opts, .virtual_size = CLUSTER};
+    vdisk_job *j;
+
+    begin(VDISK_QUEUE_URING_DEFER);
+    CHECK_OK(vdisk_job_create(test_path("made"), &opts, &j));
+    refuse(&threads, EAGAIN, 1);
+    CHECK_INT(vdisk_job_start(j, q, 0), -EAGAIN);
+    CHECK_HAS(vdisk_error_text(), "thread");
+    CHECK_INT(vdisk_queue_inflight(q), 0);
+    vdisk_write(q, v, 0, buf, BLOCK, 0, 1);
+    take(q, 1);
+    CHECK_OK(vdisk_job_start(j, q, 0));
+    take(q, 1);
+    CHECK_OK(vdisk_job_free(j));
+    end();
+}
+
 static const struct test_case cases[] = {
     {"wait", test_wait, 0, 0, 0},     {"resize", test_resize, 0, 0, 0}, {"poll", test_poll, 0, 0, 0},
     {"gather", test_gather, 0, 0, 0}, {"submit", test_submit, 0, 0, 0}, {"notice", test_notice, 0, 0, 0},
-    {"thread", test_thread, 12, 12, 12},
+    {"thread", test_thread, 12, 12, 12}, {"job", test_job, 0, 0, 0},
 };
 
 int main(int argc, char **argv)

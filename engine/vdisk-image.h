@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * libvdisk's second door: what is done to an image as a whole. The first one, <vdisk.h>, is for its data.
+ *
+ * Jobs. What takes long and is no request is a job. vdisk_job_KIND() makes one from options; nothing has begun
+ * then. It is run once: by vdisk_job_run(), which blocks, or on a queue by vdisk_job_start(), and then its
+ * completion comes through vdisk_reap() as any request's, with the user_data that was given, while requests and
+ * other jobs go on in that queue. A job that was started has a thread and, as long as it runs, a queue of its
+ * own; the queue that it was started on lends it nothing but the completion.
+ *
+ * A job that changes an image leaves it, whenever it stops (cancelled, failed, or killed), as it was, or done,
+ * or so that the same job can be made again and has the same outcome; what each kind leaves stands with it.
+ *
+ * A volume that a job is about cannot be closed (-EBUSY) before the job has ended, or, when it was not run,
+ * been freed.
+ *
+ * Options are copied, with their strings. Functions that they name are called on the job's thread: the caller's
+ * for vdisk_job_run(), else a thread of the library, on which all signals are blocked.
+ *
+ * Handles do not survive fork(): in the child calls on them are -ECHILD.
+ */
+#ifndef VDISK_IMAGE_H
+#define VDISK_IMAGE_H
+
+#include <vdisk.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct vdisk_job vdisk_job;
+
+/* ---- any job --------------------------------------------------------------------------------------- */
+
+/*
+ * Start a job. Completes from vdisk_reap() with `user_data` and the job's result, once. Does not block.
+ * Context: the queue's thread. Until it has been reaped the queue cannot be destroyed: -EBUSY. Errors (nothing
+ * has begun, and the job can be tried again): -EINVAL, -ECHILD, -EEXIST (another thread's queue); -EBUSY: it
+ * was run before; -EAGAIN, -ENOMEM: no thread; -ENOTSUP: a queue within a simulation, where vdisk_job_run()
+ * works.
+ */
+VDISK_API int vdisk_job_start(vdisk_job *job, vdisk_queue *q, uint64_t user_data);
+
+/*
+ * Run a job to its end, on this thread. Blocks. Queues of this thread are turned meanwhile. Returns its result,
+ * with vdisk_error_text(). Errors also: -EINVAL, -ECHILD; -EBUSY: it was run before.
+ */
+VDISK_API int vdisk_job_run(vdisk_job *job);
+
+/*
+ * Have it stop at its next step, with -ECANCELED; what was cancelled before it began does not begin. It may
+ * still succeed: when it was about to. Any thread, and from signal handlers. NULL is allowed.
+ */
+VDISK_API void vdisk_job_cancel(vdisk_job *job);
+
+enum vdisk_job_state {
+    VDISK_JOB_NEW,
+    VDISK_JOB_RUNNING,
+    VDISK_JOB_ENDED, /* its completion can be reaped */
+};
+
+struct vdisk_job_progress {
+    size_t               size;             /* sizeof(struct vdisk_job_progress): set by the caller */
+    enum vdisk_job_state state;
+    int32_t              result;           /* ENDED: 0 or -errno; else 0 */
+    uint64_t             bytes_done;       /* never falls */
+    uint64_t             bytes_total;      /* as far as it is known by now: may rise. 0: it is not */
+    uint64_t             bytes_per_second; /* since it began */
+    uint64_t             seconds_left;     /* at that rate; UINT64_MAX: not known */
+};
+
+/* How far it is. Any thread. Errors: -EINVAL, -ECHILD. */
+VDISK_API int vdisk_job_get_progress(const vdisk_job *job, struct vdisk_job_progress *ret_progress);
+
+/* Of a job that has ended: its error in one line, and what to do about it; "" else. The job's. Any thread. */
+VDISK_API const char *vdisk_job_get_error_text(const vdisk_job *job);
+VDISK_API const char *vdisk_job_get_error_hint(const vdisk_job *job);
+
+/*
+ * Free a job that has not been run, or has ended. NULL is allowed. Errors: -EBUSY: it runs; -ECHILD. The text
+ * of an earlier error stays.
+ */
+VDISK_API int vdisk_job_free(vdisk_job *job);
+
+/* ---- create ---------------------------------------------------------------------------------------- */
+
+/*
+ * vdisk_create() as a job. When it stops early, the volume is not there (what the job made is removed, a file
+ * that was there before is left empty and a device has no header, as the error's text says), and the same job
+ * makes it. Killed: a file that nothing takes for an image. Errors: -EINVAL (no name, the options' size),
+ * -ENOENT, -ENOMEM; those of vdisk_create() are the job's result.
+ */
+VDISK_API int vdisk_job_create(const char *name, const struct vdisk_create_opts *opts, vdisk_job **ret_job);
+
+struct vdisk_create_result {
+    size_t   size;           /* sizeof(struct vdisk_create_result): set by the caller */
+    uint64_t virtual_size;   /* as the options say, or of the backing file */
+    uint64_t file_size;      /* of the file that bears the name, or the device */
+    uint64_t allocated_size; /* bytes that it occupies on the host */
+};
+
+/* What a create that succeeded has made. Any thread. -EINVAL: another kind; -EBUSY: not ended; its own error. */
+VDISK_API int vdisk_job_get_create_result(const vdisk_job *job, struct vdisk_create_result *ret_result);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
