@@ -37,6 +37,8 @@ enum { TAG_WAKE = 1 };
 
 enum { RING_TRIES = 8 };
 
+enum { COPY_BESIDE_MIN = 256 << 10 };
+
 /* Watch the eventfd by which other threads wake this queue. False: no SQE is free. */
 static bool arm_wake(vdisk_queue *q)
 {
@@ -249,8 +251,8 @@ static void run_cqe(vdisk_queue *q, uint64_t user_data, int32_t res, uint32_t fl
     assert(q->kernel_inflight > 0);
     q->kernel_inflight--;
     list_del(&io->in_kernel);
-    /* A thread of the service's volume that ended takes its own requests with it: they are made again. */
-    if (unlikely(res == -EINTR || res == -EAGAIN || (res == -ECANCELED && q->serves)))
+    /* ECANCELED: a thread that ended takes its requests with it (a service's), or the kernel got no thread. */
+    if (unlikely(res == -EINTR || res == -EAGAIN || res == -ECANCELED))
         try_again(io);
     else
         io_end(io, res);
@@ -460,6 +462,17 @@ static void prep_rw(struct io_uring_sqe *sqe, const struct io *io)
         sqe->rw_flags |= RWF_DSYNC;
 }
 
+/*
+ * What the page cache has is copied while the call is made: by one processor, one read after another. Of large
+ * reads that are in flight together only one is; the others are given to the kernel's own threads. (Where it may
+ * have none, they come back with ECANCELED, and are tried again without.)
+ */
+static bool copied_beside(const struct io *io)
+{
+    return io->len - io->moved >= COPY_BESIDE_MIN && io->kind == IO_READ && io->backend->cached &&
+           io->queue->kernel_inflight > 1 && io->tries == 0;
+}
+
 /* An SQE for `io`, counted; NULL: `io` has been put in line. */
 static struct io_uring_sqe *sqe_for(struct io *io)
 {
@@ -488,6 +501,8 @@ void ring_rw(struct io *io, int fd)
     if (!sqe)
         return;
     prep_rw(sqe, io);
+    if (unlikely(copied_beside(io)))
+        sqe->flags |= IOSQE_ASYNC;
     sqe->user_data = (uintptr_t)io;
 }
 

@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * A sync of the page cache that fails, told of once, as Linux does it: by a fdatasync() of our own. From then on
- * nothing may be called durable, whoever asks and by whichever way.
+ * nothing may be called durable, whoever asks and by whichever way. And large reads through it.
  */
 #include <errno.h>
 #include <limits.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "tests/unit/backend_test.h"
@@ -208,6 +210,80 @@ static void direct_io_may_recover(void **state)
     unlink(path_of("disk"));
 }
 
+enum { LARGE = 512 << 10, LARGE_COUNT = 16, LARGE_END = 12345 };
+
+static vdisk *open_large(void)
+{
+    struct vdisk_open_opts how = {.size = sizeof how, .format = "raw", .flags = VDISK_OPEN_BUFFERED};
+    vdisk *v = NULL;
+
+    OK(vdisk_open(path_of("disk"), &how, &v));
+    return v;
+}
+
+/* Several large reads at once, the last to behind the end; each byte is where it belongs. */
+static bool reads_large(vdisk *v, enum vdisk_queue_kind kind, char *buf)
+{
+    struct vdisk_queue_opts opts = {.size = sizeof opts, .kind = kind};
+    struct vdisk_completion done;
+    bool right = true;
+    vdisk_queue *q;
+
+    if (vdisk_queue_create(&opts, &q) < 0)
+        return kind == VDISK_QUEUE_URING_DEFER || kind == VDISK_QUEUE_URING;
+    memset(buf, 0xee, LARGE * LARGE_COUNT);
+    for (unsigned i = 0; i < LARGE_COUNT; i++)
+        vdisk_read(q, v, i * LARGE, buf + i * LARGE, LARGE, 0, i);
+    for (unsigned i = 0; i < LARGE_COUNT; i++)
+        right &= vdisk_reap(q, &done, 1, 1, NULL) == 1 && done.result == 0;
+    for (uint64_t i = 0; right && i < LARGE * LARGE_COUNT; i++) {
+        char want;
+        fill_pattern(&want, i, 1, 7);
+        right = buf[i] == (i < LARGE * (LARGE_COUNT - 1) + LARGE_END ? want : 0);
+    }
+    vdisk_queue_destroy(q);
+    return right;
+}
+
+/* The same by a user who may have no more threads, nor the kernel for him. */
+static void reads_large_alone(enum vdisk_queue_kind kind, char *buf)
+{
+    int status;
+    pid_t child = fork();
+
+    if (child == 0) {
+        const struct rlimit none = {0};
+        vdisk *v = open_large();
+        if (setrlimit(RLIMIT_NPROC, &none) < 0 || (geteuid() == 0 && setuid(65534) < 0))
+            _exit(0);
+        _exit(reads_large(v, kind, buf) ? 0 : 1);
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(status, 0);
+}
+
+static void large_reads(void **state)
+{
+    static const enum vdisk_queue_kind kinds[] = {VDISK_QUEUE_URING_DEFER, VDISK_QUEUE_URING,
+                                                  VDISK_QUEUE_THREADS};
+    size_t len = LARGE * (LARGE_COUNT - 1) + LARGE_END;
+    char *buf = vdisk_alloc_buffer(LARGE * LARGE_COUNT);
+    int fd = open(path_of("disk"), O_CREAT | O_WRONLY, 0600);
+
+    fill_pattern(buf, 0, len, 7);
+    assert_int_equal(write(fd, buf, len), len);
+    assert_int_equal(ftruncate(fd, LARGE * LARGE_COUNT), 0);
+    close(fd);
+    for (unsigned i = 0; i < ARRAY_LEN(kinds); i++) {
+        vdisk *v = open_large();
+        assert_true(reads_large(v, kinds[i], buf));
+        OK(vdisk_close(v));
+        if (kinds[i] != VDISK_QUEUE_THREADS)
+            reads_large_alone(kinds[i], buf);
+    }
+    free(buf);
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
@@ -215,6 +291,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(whoever_meets_it_first, setup, teardown),
         cmocka_unit_test_setup_teardown(of_several_at_once, setup, teardown),
         cmocka_unit_test_setup_teardown(direct_io_may_recover, setup, teardown),
+        cmocka_unit_test_setup_teardown(large_reads, setup, teardown),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
