@@ -47,6 +47,7 @@
     X(NOTIFY_UNCHECKED, "a service's ring that cannot wake its owner is kept")                                 \
     X(SERVICE_UNSENT, "what the kernel did not take of a service is left until the owner comes by chance")     \
     X(SERVICE_UNWANTED, "a thread that could not be had is not asked for again")                               \
+    X(WAKE_UNSEEN, "who waits goes on when it is woken")                                                         \
     X(THREAD_UNSEEN, "a second thread may call a queue")                                                       \
     X(FORK_UNSEEN, "a forked child may call its parent's queues")                                              \
     X(CUT_FORGOTTEN, "a device that has been cut reads as zeros where it was longer")                          \

@@ -433,10 +433,20 @@ bool queue_has_steps(vdisk_queue *q)
            (queue_has_ring(q) && ring_has_work(q));
 }
 
+/* Somebody wants the owner back. Who clears a descriptor looks here afterwards, and before it sleeps. */
+static bool is_woken(vdisk_queue *q)
+{
+    return unlikely(atomic_load(&q->woken)) && !ENGINE_MUTANT(WAKE_UNSEEN);
+}
+
 void queue_tell(vdisk_queue *q)
 {
-    if (unlikely(q->user_fd >= 0) && (q->done_head || queue_has_steps(q) || service_is_wanted(q)) &&
-        !ENGINE_MUTANT(FD_LEFT_CLEAR))
+    bool has_work;
+
+    if (likely(q->user_fd < 0))
+        return;
+    has_work = q->done_head || is_woken(q) || queue_has_steps(q) || service_is_wanted(q);
+    if (has_work && !ENGINE_MUTANT(FD_LEFT_CLEAR))
         signal_fd(q->user_fd);
 }
 
@@ -545,7 +555,7 @@ static bool time_left(const vdisk_queue *q, const struct timespec *deadline, str
     return ret->tv_sec >= 0 && (ret->tv_sec > 0 || ret->tv_nsec > 0);
 }
 
-/* Turn and sleep until `min` are done. 0, or why not: -ETIME, -EINTR, another -errno. */
+/* Turn and sleep until `min` are done, or somebody wakes. 0, or why not: -ETIME, -EINTR, another -errno. */
 static int wait_done(vdisk_queue *q, unsigned min, unsigned max, const struct timespec *timeout)
 {
     struct timespec deadline = {0}, left;
@@ -553,7 +563,7 @@ static int wait_done(vdisk_queue *q, unsigned min, unsigned max, const struct ti
 
     for (;;) {
         bool ran = queue_turn(q);
-        if (q->done_count >= min)
+        if (q->done_count >= min || is_woken(q))
             return 0;
         if (ran && q->ready.head)
             continue;
@@ -593,8 +603,9 @@ static int send_rest(vdisk_queue *q, unsigned min)
     return rc;
 }
 
+/* `idle`: waits with nothing in flight, too. */
 static int reap(vdisk_queue *q, struct vdisk_completion *completions, unsigned min, unsigned max,
-                const struct timespec *timeout)
+                const struct timespec *timeout, bool idle)
 {
     int rc = queue_check_handle(q), sent;
 
@@ -607,13 +618,15 @@ static int reap(vdisk_queue *q, struct vdisk_completion *completions, unsigned m
     queue_current = q;
     if (min > max)
         min = max;
-    if (min > q->inflight)
+    if (min > q->inflight && !(idle && q->inflight == 0))
         min = q->inflight;
     if (!ENGINE_MUTANT(FD_CLEARED_LATE))
         queue_clear(q);
     if (unlikely(q->wants))
         service_ask_again(q, NULL);
     rc = wait_done(q, min, max, timeout);
+    if (unlikely(atomic_load_explicit(&q->woken, memory_order_relaxed)))
+        atomic_store(&q->woken, false);
     sent = send_rest(q, min);
     unsigned n = hand_out(q, completions, max);
     queue_tell(q);
@@ -653,7 +666,7 @@ unsigned queue_take(vdisk_queue *q, struct vdisk_completion *completions, unsign
 
     assert(q->inflight > 0);
     for (;;) {
-        int n = reap(q, completions, 1, max, NULL);
+        int n = reap(q, completions, 1, max, NULL, false);
         if (n > 0)
             return (unsigned)n;
         if (n < 0 && ENGINE_MUTANT(WAIT_GIVEN_UP)) {
@@ -668,7 +681,30 @@ unsigned queue_take(vdisk_queue *q, struct vdisk_completion *completions, unsign
 int vdisk_reap(vdisk_queue *q, struct vdisk_completion *completions, unsigned min, unsigned max,
                const struct timespec *timeout)
 {
-    return ERR_CALL(name_error(reap(q, completions, min, max, timeout)));
+    return ERR_CALL(name_error(reap(q, completions, min, max, timeout, false)));
+}
+
+int vdisk_wait(vdisk_queue *q, struct vdisk_completion *completions, unsigned min, unsigned max,
+               const struct timespec *timeout)
+{
+    bool idle = q && !q->host; /* in a simulation nobody else could wake it */
+
+    return ERR_CALL(name_error(reap(q, completions, min, max, timeout, idle)));
+}
+
+/* Nothing here but atomics and a write(): a signal handler may call it. */
+void vdisk_queue_wake(vdisk_queue *q)
+{
+    int fd, saved_errno = errno;
+
+    if (!q || q->generation != process_generation)
+        return;
+    atomic_store(&q->woken, true);
+    POINT("wake: said so");
+    fd = atomic_load(&q->post_fd); /* if that changes now: the owner looks at `woken` after it has */
+    if (fd >= 0)
+        signal_fd(fd);
+    errno = saved_errno;
 }
 
 int queue_user_fd(vdisk_queue *q)

@@ -3,7 +3,7 @@
  * A queue: one thread, one ring (or a few worker threads), the tasks that are ready to run, and pools.
  *
  * Invariants.
- *  1. Everything but `remote`, `posters` and `post_fd` is touched by the owner thread only.
+ *  1. Everything but `remote`, `posters`, `post_fd` and `woken` is touched by the owner thread only.
  *  2. Nothing completes under an enqueue or a submit: what is done at once goes to `ready` and runs in the loop.
  *  3. `kernel_inflight` counts the I/Os that will post a completion, one each; `worker_jobs` the calls of
  *     workers, which come back as remote tasks.
@@ -63,6 +63,7 @@ struct vdisk_queue {
     _Atomic int           post_fd;          /* eventfd: written when `remote` was empty; -1: none */
     int                   wake_fd;          /* eventfd: the ring watches it */
     int                   user_fd;          /* eventfd: vdisk_queue_fd()'s, and then post_fd; -1: not made */
+    _Atomic bool          woken;            /* by vdisk_queue_wake(), and no reap has returned since */
     bool                  wake_armed;       /* the ring watches wake_fd */
     bool                  wake_once;        /* by polls that fire once: the kernel knows no others */
 

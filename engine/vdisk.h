@@ -379,6 +379,21 @@ VDISK_API int vdisk_submit(vdisk_queue *q);
 VDISK_API int vdisk_reap(vdisk_queue *q, struct vdisk_completion *completions, unsigned min, unsigned max,
                          const struct timespec *timeout);
 
+/*
+ * The same, but with nothing in flight it waits as well (unless min = 0): for vdisk_queue_wake(), or until `timeout`
+ * has passed. For threads that sleep here until there is work for them.
+ */
+VDISK_API int vdisk_wait(vdisk_queue *q, struct vdisk_completion *completions, unsigned min, unsigned max,
+                         const struct timespec *timeout);
+
+/*
+ * A vdisk_reap() or vdisk_wait() of this queue returns, though fewer than `min` have completed: the one that waits
+ * now, or else the next; several wakes before it count as one. The queue's descriptor becomes readable. Context:
+ * any thread, and signal handlers; the queue must not be destroyed meanwhile. Never blocks, never fails; of a
+ * queue of the parent process it does nothing. Synchronous calls are not woken.
+ */
+VDISK_API void vdisk_queue_wake(vdisk_queue *q);
+
 /* Requests enqueued and not yet reaped. */
 VDISK_API unsigned vdisk_queue_inflight(const vdisk_queue *q);
 
