@@ -10,8 +10,8 @@
 #include "engine/vdisk.h"
 
 /* Fixed buffers: an error must be reportable when memory is not to be had. */
-static _Thread_local char error_text[1024];
-static _Thread_local char error_hint[512];
+static _Thread_local char error_text[sizeof(((struct err_saved *)0)->text)];
+static _Thread_local char error_hint[sizeof(((struct err_saved *)0)->hint)];
 _Thread_local struct err_state err_state;
 
 /* One line, and nothing that moves a terminal's cursor: names out of images and from users are in it. */
@@ -134,6 +134,20 @@ int err_advise_host(int err)
     if (err < 0 && !error_hint[0])
         err_hint(err, "the file system or the device does not allow it: see the host's log (dmesg)");
     return err;
+}
+
+void err_save(struct err_saved *ret)
+{
+    memcpy(ret->text, error_text, sizeof error_text);
+    memcpy(ret->hint, error_hint, sizeof error_hint);
+    ret->is_set = err_state.is_set;
+}
+
+void err_restore(const struct err_saved *saved)
+{
+    memcpy(error_text, saved->text, sizeof error_text);
+    memcpy(error_hint, saved->hint, sizeof error_hint);
+    err_state.is_set = saved->is_set;
 }
 
 void err_clear(void)

@@ -5,6 +5,8 @@
 
 #include <stdbool.h>
 
+#include "engine/after.h"
+
 /*
  * Set the text (one line: the file, the thing, what is wrong) and clear the hint; returns -|err|, so that a
  * failing function reads `return err_set(EINVAL, "%s: ...", name);`.
@@ -29,6 +31,15 @@ int err_advise_host(int err);
 
 void err_clear(void);
 
+/* Text and hint are put aside, and come back. */
+struct err_saved {
+    char text[1024], hint[512];
+    bool is_set;
+};
+
+void err_save(struct err_saved *ret);
+void err_restore(const struct err_saved *saved);
+
 /*
  * Every public function that returns int wraps its work in ERR_CALL(): afterwards there is the text of this call
  * if it failed, and none if it did not, whatever was tried on the way. The library calls public functions itself,
@@ -37,6 +48,7 @@ void err_clear(void);
 struct err_state {
     unsigned depth;  /* public calls within one another */
     bool     is_set; /* there is a text or a hint */
+    bool     is_due; /* the host program is to be told something: engine/after.h */
 };
 
 extern _Thread_local struct err_state err_state;
@@ -49,8 +61,12 @@ static inline void err_enter(void)
 
 static inline int err_leave(int rc)
 {
-    if (--err_state.depth == 0 && rc >= 0 && err_state.is_set)
+    if (--err_state.depth > 0)
+        return rc;
+    if (rc >= 0 && err_state.is_set)
         err_clear();
+    if (__builtin_expect(err_state.is_due, 0))
+        after_run();
     return rc;
 }
 

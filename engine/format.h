@@ -97,6 +97,12 @@ struct format_driver {
      */
     int (*resize)(vdisk *v, uint64_t size, const struct vdisk_resize_opts *opts, vdisk_queue *q);
 
+    /*
+     * Blocks: where in v->file nothing is in use any more; from open on the format notes by volume_note_end() what
+     * it takes there. NULL: what requests write counts. Of volumes open for writing.
+     */
+    int (*highest)(vdisk *v, vdisk_queue *q, uint64_t *ret_end);
+
     /* Give host space back that is not in use. Blocks; requests may be in flight. NULL: there is never any. */
     int (*trim)(vdisk *v, vdisk_queue *q);
 };

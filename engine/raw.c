@@ -55,6 +55,7 @@ static void raw_write(vdisk *v, struct request *r)
     while (r) {
         struct request *next = r->merged;
         r->merged = NULL;
+        volume_note_end(v, r->guest_offset + r->len);
         if (r->guest_offset < v->guarded) {
             guard_start(r);
         } else {
@@ -73,6 +74,8 @@ static void raw_submit(vdisk *v, struct request *r)
         raw_write(v, r);
         return;
     }
+    if (r->kind == REQ_ZERO)
+        volume_note_end(v, r->guest_offset + r->len);
     if (unlikely(r->guest_offset < v->guarded) && r->kind != REQ_FLUSH) {
         guard_start(r);
         return;

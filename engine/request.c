@@ -115,8 +115,11 @@ static void start_write(struct request *r)
 
     if (v->writes_in_place && v->format->lookup(v, r->guest_offset, r->len, &e) == 0 &&
         likely(e.len == r->len && e.kind == EXTENT_DATA && e.flags & EXTENT_WRITABLE)) {
+        uint64_t host_end = e.host_offset + r->len;
         bool durable = r->flags & VDISK_REQ_FUA && e.flags & EXTENT_DURABLE && !v->data->cached;
         io_rwv(&r->io, v->data, IO_WRITE, e.host_offset, r->iov, r->iovcnt, r->len);
+        if (unlikely(host_end > atomic_load_explicit(&v->mark.above, memory_order_relaxed)))
+            volume_note_end(v, host_end);
         r->io.done = fast_write_done;
         r->io.op = NULL;
         if (durable) {

@@ -15,6 +15,7 @@
 #include "engine/backend.h"
 #include "engine/bits.h"
 #include "engine/error.h"
+#include "engine/log.h"
 #include "engine/mutant.h"
 #include "engine/queue.h"
 
@@ -95,6 +96,7 @@ int ring_init(vdisk_queue *q, enum vdisk_queue_kind kind)
                  rc == -ENOMEM ? " (raise the limit of locked memory: ulimit -l)" : "");
         if (kind != VDISK_QUEUE_AUTO || is_out_of_descriptors(rc))
             return err_set(rc, "queue: %s", q->reason);
+        log_add(VDISK_LOG_WARNING, NULL, "queue: %s", q->reason);
     }
     q->kind = VDISK_QUEUE_THREADS;
     return 0;
@@ -153,6 +155,7 @@ void ring_stop(vdisk_queue *q, int rc)
     struct list unsent, *node;
 
     snprintf(q->reason, sizeof q->reason, "io_uring stopped: %s", strerror(-rc));
+    log_add(VDISK_LOG_WARNING, NULL, "queue: %s; it goes on with threads", q->reason);
     list_init(&unsent);
     take_unsent(q, &unsent);
     if (q->ring_ready)

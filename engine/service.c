@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "engine/after.h"
 #include "engine/error.h"
 #include "engine/mutant.h"
 #include "engine/point.h"
@@ -128,6 +129,11 @@ static void *service_main(void *arg)
         wake_by(s, q->wake_fd);
     while (!atomic_load(&s->stop)) {
         queue_turn(q);
+        if (unlikely(after_is_due())) {
+            pthread_mutex_unlock(&s->turn); /* nobody else turns it: it has a thread */
+            after_run();
+            pthread_mutex_lock(&s->turn);
+        }
         if (!q->ready.head && !atomic_load(&s->stop))
             queue_sleep(q, 1, NULL);
     }

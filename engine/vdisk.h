@@ -132,8 +132,9 @@ VDISK_API int vdisk_open(const char *name, const struct vdisk_open_opts *opts, v
 /*
  * Write back all metadata, flush, and free the handle. Blocks. NULL is allowed. Errors: -EBUSY: requests are in
  * flight on some queue (completed and not reaped ones are not), or another call changes the volume; -ECHILD:
- * opened by the parent process; -EMFILE, -ENOMEM: no queue for it. After these the handle is as it was. After
- * any other, as after success, it is gone, and what was written since the last successful flush may be lost.
+ * opened by the parent process; -EDEADLK: from its event callback; -EMFILE, -ENOMEM: no queue for it. After these
+ * the handle is as it was. After any other, as after success, it is gone, and what was written since the last
+ * successful flush may be lost.
  */
 VDISK_API int vdisk_close(vdisk *v);
 
@@ -174,6 +175,75 @@ VDISK_API int vdisk_grow(vdisk *v, uint64_t size);
  * of the I/O: what is left is given back another time.
  */
 VDISK_API int vdisk_trim_space(vdisk *v);
+
+/* ---- what happens to a volume ------------------------------------------------------------------------ */
+
+enum vdisk_event_kind {
+    VDISK_EVENT_SIZE = 1,  /* its size has changed; value: what it is now */
+    VDISK_EVENT_CORRUPT,   /* its metadata cannot be trusted: no more writes, qcow2 is marked corrupt; text: why */
+    VDISK_EVENT_WATERMARK, /* see vdisk_set_watermark(); value: how far the file is in use now */
+};
+
+struct vdisk_event {
+    enum vdisk_event_kind kind;
+    uint64_t              value;
+    const char           *text; /* "" where there is nothing to say; valid during the call */
+};
+
+/*
+ * Called when something has happened to `v`, once for several of a kind that came before it could be told. On the
+ * thread that found it, as its last deed before a call of the library returns, or on a thread of the library; on
+ * several at once, perhaps. No lock is held: it may call the library, but for vdisk_close() of `v` (-EDEADLK), and
+ * wait for nothing that other threads do in calls of it.
+ */
+typedef void vdisk_event_fn(void *arg, vdisk *v, const struct vdisk_event *event);
+
+/*
+ * Have `fn` called from now on, in place of the one before; NULL: nobody. When it returns, and when vdisk_close()
+ * does, the one before is not called any more, on any thread. Any thread. Errors: -EINVAL, -ECHILD.
+ */
+VDISK_API int vdisk_set_event_callback(vdisk *v, vdisk_event_fn *fn, void *arg);
+
+/*
+ * The watermark: a host offset in the file of the volume itself (not in an external data file, nor in a backing
+ * file). When something there is taken into use behind `threshold`, VDISK_EVENT_WATERMARK tells it, once; so a
+ * block device can be extended before it is full. With qcow2 that is when clusters are taken, from whatever queue,
+ * which is before they are written to; they are taken ahead of need, on storage that cannot grow up to a sixteenth
+ * of what is left at a time. With raw it is when a write or zero is enqueued. What is behind it when it is set is
+ * told by this call, on its end. 0: no watermark. The first call for a qcow2 volume blocks: it reads the refcounts
+ * that lie last. Any thread. Errors: -EACCES when read-only, -EINVAL, -ECHILD; or of the I/O.
+ */
+VDISK_API int vdisk_set_watermark(vdisk *v, uint64_t threshold);
+
+struct vdisk_watermark {
+    size_t   size;      /* set by the caller: sizeof(struct vdisk_watermark) */
+    uint64_t threshold; /* as set; 0: none */
+    uint64_t highest;   /* how far the file has been in use: qcow2: the end of the last cluster. Raw: of what was
+                         * written since it was opened, rounded up to 1 MiB at most. Does not fall */
+    bool     passed;    /* it has been told, and will not be told again before it is set anew */
+};
+
+/* Fill `ret_mark`. Blocks as vdisk_set_watermark(), same errors. Any thread. */
+VDISK_API int vdisk_get_watermark(vdisk *v, struct vdisk_watermark *ret_mark);
+
+enum vdisk_log_level {
+    VDISK_LOG_ERROR = 1, /* something is lost or refused from now on */
+    VDISK_LOG_WARNING,   /* it goes on, slower or changed */
+    VDISK_LOG_INFO,
+};
+
+/* `volume`: its name, or NULL; `text`: one line without a newline. Both are valid during the call. */
+typedef void vdisk_log_fn(void *arg, enum vdisk_log_level level, const char *volume, const char *text);
+
+/*
+ * Have `fn` told what is the answer to no call: that metadata cannot be trusted, that a queue goes on without
+ * io_uring, that an image was repaired when it was opened. For the whole process; NULL: nobody, as at first. It is
+ * called as a vdisk_event_fn is, never with a lock held; when this returns the one before is not called any more.
+ * Never fails. Any thread.
+ */
+VDISK_API void vdisk_set_log(vdisk_log_fn *fn, void *arg);
+
+/* ---- changing its size ------------------------------------------------------------------------------- */
 
 enum vdisk_prealloc { VDISK_PREALLOC_OFF, VDISK_PREALLOC_METADATA, VDISK_PREALLOC_FALLOC, VDISK_PREALLOC_FULL };
 
@@ -380,8 +450,8 @@ VDISK_API int vdisk_reap(vdisk_queue *q, struct vdisk_completion *completions, u
                          const struct timespec *timeout);
 
 /*
- * The same, but with nothing in flight it waits as well (unless min = 0): for vdisk_queue_wake(), or until `timeout`
- * has passed. For threads that sleep here until there is work for them.
+ * The same, but with nothing in flight it waits as well (unless min = 0): for vdisk_queue_wake(), or until
+ * `timeout` has passed. For threads that sleep here until there is work for them.
  */
 VDISK_API int vdisk_wait(vdisk_queue *q, struct vdisk_completion *completions, unsigned min, unsigned max,
                          const struct timespec *timeout);

@@ -11,6 +11,7 @@
 #include "engine/error.h"
 #include "engine/foreign.h"
 #include "engine/json_name.h"
+#include "engine/log.h"
 #include "engine/queue.h"
 
 enum {
@@ -71,6 +72,8 @@ static void layer_free(vdisk *v)
     backend_close(v->file);
     gate_finish(&v->requests);
     range_locks_finish(&v->guard_locks);
+    events_close(v->events);
+    pthread_mutex_destroy(&v->mark.lock);
     pthread_mutex_destroy(&v->manage_lock);
     pthread_mutex_destroy(&v->service_lock);
     free(v->name);
@@ -92,6 +95,7 @@ static int layer_alloc(struct backend *file, uint32_t flags, vdisk **ret)
     }
     range_locks_init(&v->guard_locks);
     pthread_mutex_init(&v->manage_lock, NULL);
+    pthread_mutex_init(&v->mark.lock, NULL);
     pthread_mutex_init(&v->service_lock, NULL);
     v->generation = process_generation;
     v->file = file;
@@ -99,7 +103,8 @@ static int layer_alloc(struct backend *file, uint32_t flags, vdisk **ret)
     v->open_flags = flags;
     v->read_only = !(flags & VDISK_OPEN_RDWR);
     v->name = strdup(file->name);
-    if (!v->name || gate_init(&v->requests) < 0) {
+    v->events = events_new(v);
+    if (!v->name || !v->events || gate_init(&v->requests) < 0) {
         layer_free(v);
         return err_set(ENOMEM, "out of memory");
     }
@@ -129,6 +134,8 @@ static int layer_open(struct backend *file, const char *format, uint32_t flags, 
     if (rc < 0)
         return rc;
     v->format = f;
+    v->mark.by_format = f->highest != NULL;
+    atomic_init(&v->mark.above, f->highest ? UINT64_MAX : 0);
     v->guarded = !format && f == &raw_driver ? FOREIGN_HEAD : 0;
     rc = f->open(v, how, q);
     if (rc == -EINVAL && vdisk_error_hint()[0] == '\0')
@@ -275,6 +282,7 @@ static int close_layers(vdisk *v, vdisk_queue *q)
                 volume_trouble(v, "closing");
             else
                 volume_hint(v, err_set(rc, "%s: closing: %s", v->name, strerror(-rc)));
+            log_add(VDISK_LOG_ERROR, v->name, "%s", vdisk_error_text());
         }
         layer_free(v);
         v = next;
@@ -410,6 +418,8 @@ static int close_volume(vdisk *v)
     if (!v)
         return 0;
     rc = volume_check_handle(v);
+    if (rc == 0 && events_is_mine(v->events))
+        rc = err_set(EDEADLK, "%s: cannot be closed from its event callback", v->name);
     if (rc == 0)
         rc = check_idle(v);
     if (rc == 0)

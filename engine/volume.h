@@ -8,6 +8,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "engine/event.h"
 #include "engine/format.h"
 #include "engine/gate.h"
 #include "engine/range_lock.h"
@@ -41,6 +42,9 @@ struct vdisk {
     _Atomic uint64_t            reach;         /* >= size: how far there is something. More while it is resized */
     _Atomic(vdisk_queue *)      resizer;       /* requests of this queue alone may go behind `size` */
 
+    struct volume_events       *events;         /* who is told: engine/event.h */
+    struct volume_mark          mark;           /* how far the file is in use: the same */
+
     char                        trouble[240];  /* why no more writes are accepted: set once, before has_trouble */
     _Atomic bool                has_trouble;
 
@@ -60,14 +64,18 @@ struct vdisk {
     _Atomic(struct service *)   service;
 };
 
-/* The volume has this size, and nothing behind it. One thread at a time. */
+/* The volume has this size, and nothing behind it; who listens is told. One thread at a time. */
 static inline void volume_set_size(vdisk *v, uint64_t size)
 {
+    bool changes = size != atomic_load_explicit(&v->size, memory_order_relaxed);
+
     if (size > atomic_load_explicit(&v->reach, memory_order_relaxed))
         atomic_store_explicit(&v->reach, size, memory_order_release); /* before anybody asks for what is there */
     atomic_store_explicit(&v->size, size, memory_order_release);
     atomic_store_explicit(&v->reach, size, memory_order_release);
     atomic_store_explicit(&v->resizer, NULL, memory_order_release);
+    if (changes && v->events)
+        events_raise(v->events, VDISK_EVENT_SIZE);
 }
 
 /* Until volume_set_size() requests of `queue` may work behind the end, which nobody else sees yet. */

@@ -172,6 +172,14 @@ static inline uint64_t q2_l1_get(struct q2 *q, uint64_t index)
     return index < l1->entries ? atomic_load_explicit(&l1->entry[index], memory_order_acquire) : 0;
 }
 
+/* With the lock held: host space up to `host_end` is being handed out. */
+static inline void q2_note_end(struct q2 *q, uint64_t host_end)
+{
+    if (host_end > q->zero_from)
+        q->zero_from = host_end;
+    volume_note_end(q->v, host_end);
+}
+
 /* With the lock held: is there a refcount block for this cluster? */
 static inline bool q2_has_block(const struct q2 *q, uint64_t index)
 {

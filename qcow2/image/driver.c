@@ -7,6 +7,7 @@
 #include "qcow2/image/create.h"
 #include "qcow2/meta/packed.h"
 #include "qcow2/qcow2.h"
+#include "qcow2/space/highest.h"
 #include "qcow2/state.h"
 
 static int q2_probe(const uint8_t *head, size_t len, const char *name)
@@ -52,5 +53,6 @@ const struct format_driver qcow2_driver = {
     .check_create = qcow2_check_create,
     .create = qcow2_create,
     .resize = q2_resize,
+    .highest = q2_highest,
     .trim = q2_trim,
 };

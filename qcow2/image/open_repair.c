@@ -19,6 +19,7 @@
 #include <string.h>
 
 #include "engine/error.h"
+#include "engine/log.h"
 #include "qcow2/check/check.h"
 #include "qcow2/check/rebuild.h"
 #include "qcow2/check/spans.h"
@@ -69,6 +70,8 @@ int q2_open_repair(struct q2 *q, vdisk_queue *queue)
     if (rc == 0)
         q2_spans_punch(&n.freed, q->v->file, queue, q->geo.cluster_bits, &punched);
     q2_spans_finish(&n.freed);
+    if (rc == 0)
+        log_add(VDISK_LOG_WARNING, q->v->name, "was not closed; its refcounts have been repaired");
     if (rc < 0 && vdisk_error_text()[0] == '\0')
         err_set(rc, "%s: repairing its refcounts: %s", q->v->name, strerror(-rc));
     return rc;

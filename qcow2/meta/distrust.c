@@ -7,6 +7,7 @@
 #include <stdio.h>
 
 #include "engine/error.h"
+#include "engine/log.h"
 #include "qcow2/state.h"
 
 int q2_break(struct q2 *q, const char *what)
@@ -17,6 +18,9 @@ int q2_break(struct q2 *q, const char *what)
         snprintf(v->trouble, sizeof v->trouble, "%s; no more writes are accepted", what);
         atomic_store_explicit(&v->has_trouble, true, memory_order_release);
         err_set(EIO, "%s: %s", v->name, v->trouble);
+        log_add(VDISK_LOG_ERROR, v->name, "%s", v->trouble);
+        if (v->events)
+            events_raise(v->events, VDISK_EVENT_CORRUPT);
     }
     return -EIO;
 }

@@ -191,7 +191,7 @@ static bool take_out(struct q2 *q, uint64_t index, uint64_t n)
     bool zero, same = alike(q, index, n, &zero) == n;
 
     q2_zero_runs_remove(&q->zero_runs, index, index + n);
-    q->zero_from = max_u64(q->zero_from, (index + n) << q->geo.cluster_bits);
+    q2_note_end(q, (index + n) << q->geo.cluster_bits);
     return same && zero;
 }
 

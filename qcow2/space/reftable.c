@@ -176,7 +176,7 @@ static bool install_block(struct refblock_make *m)
         q2_cluster_set_add(&q->sound, m->block * slices, slices);
         q->reftable[m->block] = m->host_offset;
         q2_table_dirty(&q->reftable_pages, m->block);
-        q->zero_from = max_u64(q->zero_from, m->host_offset + q->geo.cluster_size);
+        q2_note_end(q, m->host_offset + q->geo.cluster_size);
         install_rest(m);
     }
     pthread_mutex_unlock(&q->lock);
@@ -251,7 +251,7 @@ static int prepare_table(struct refblock_make *m)
         return rc;
     /* Before it is written: whatever becomes of that, the place does not read as zeros any more. */
     pthread_mutex_lock(&q->lock);
-    q->zero_from = max_u64(q->zero_from, (m->first_cluster << g->cluster_bits) + m->buf_len);
+    q2_note_end(q, (m->first_cluster << g->cluster_bits) + m->buf_len);
     pthread_mutex_unlock(&q->lock);
     if (posix_memalign(&p, 4096, align_up(m->buf_len, 4096)) != 0)
         return -ENOMEM;

@@ -119,6 +119,16 @@ static int act_discard_rewrite(struct subject *s)
 }
 
 /* What is left of a lease, what a discard freed, the end of the file: all goes back. */
+static int act_watermark(struct subject *s)
+{
+    struct vdisk_watermark mark = {.size = sizeof mark};
+    int rc = vdisk_get_watermark(s->v, &mark);
+
+    if (rc < 0)
+        CHECK_MSG(vdisk_error_text()[0], "watermark failed (%s) without a text", strerror(-rc));
+    return rc;
+}
+
 static int act_trim(struct subject *s)
 {
     int rc = subject_discard(s, at(s, 5), at(s, 3)), trim_rc;
@@ -277,6 +287,11 @@ static const struct scenario scenarios[] = {
     {.name = "discard", .spec = {.size = MIB(4), QCOW2(65536)}, .act = act_discard, .cold = true},
     {.name = "discard and rewrite", .spec = {.size = MIB(4), QCOW2(4096)}, .act = act_discard_rewrite},
     {.name = "trim", .spec = {.size = MIB(4), QCOW2(4096)}, .prepare = prepare_dirty, .act = act_trim},
+    {.name = "watermark, cold",
+     .spec = {.size = MIB(4), QCOW2(4096)},
+     .prepare = prepare_dirty,
+     .act = act_watermark,
+     .cold = true},
     {.name = "trim, cold",
      .spec = {.size = MIB(4), QCOW2(65536)},
      .prepare = prepare_dirty,
