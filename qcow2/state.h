@@ -152,12 +152,6 @@ static inline struct range_locks *q2_zone(struct q2 *q, uint64_t guest_offset)
     return &q->guest_ranges[hash >> 60 & (Q2_ZONES - 1)];
 }
 
-/* The end of the slice's range that guest_offset lies in. */
-static inline uint64_t q2_zone_end(const struct q2 *q, uint64_t guest_offset)
-{
-    return ((guest_offset >> q->slice_guest_bits) + 1) << q->slice_guest_bits;
-}
-
 /* The L1 table in memory, host order. */
 struct q2_l1 {
     struct q2_l1    *next; /* retired list */

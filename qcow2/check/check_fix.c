@@ -191,42 +191,38 @@ static int sweep_l1(struct check *c, l1_fix_fn *fix)
 
 /* ---- L2 ------------------------------------------------------------------------------------------------- */
 
-struct l2_entry {
-    uint64_t entry, bitmap;
-};
-
 /* What the entry of this table should be. */
-typedef struct l2_entry l2_fix_fn(const struct check *c, const struct q2_l2_table *table, struct l2_entry e);
+typedef struct q2_l2_entry l2_fix_fn(const struct check *c, const struct q2_l2_table *table, struct q2_l2_entry e);
 
-static struct l2_entry without_host(const struct check *c, const struct q2_mapping *m, struct l2_entry e)
+static struct q2_l2_entry without_host(const struct check *c, const struct q2_mapping *m, struct q2_l2_entry e)
 {
     const struct q2_geometry *g = &c->header.geo;
 
     if (g->extended_l2)
-        return (struct l2_entry){.bitmap = q2_bitmap_set_zero(e.bitmap, (uint32_t)m->bitmap)};
+        return (struct q2_l2_entry){.bitmap = q2_bitmap_set_zero(e.bitmap, (uint32_t)m->bitmap)};
     if (g->version >= 3)
-        return (struct l2_entry){.entry = Q2_ZERO};
+        return (struct q2_l2_entry){.word = Q2_ZERO};
     /* Version 2 has no zero clusters; where there is no backing file, nothing reads as zeros too. */
-    return c->header.backing_file ? e : (struct l2_entry){.entry = 0};
+    return c->header.backing_file ? e : (struct q2_l2_entry){.word = 0};
 }
 
-static struct l2_entry l2_mended(const struct check *c, const struct q2_l2_table *table, struct l2_entry e)
+static struct q2_l2_entry l2_mended(const struct check *c, const struct q2_l2_table *table, struct q2_l2_entry e)
 {
     const struct q2_geometry *g = &c->header.geo;
-    struct q2_mapping m = q2_entry_decode(g, e.entry, e.bitmap);
+    struct q2_mapping m = q2_entry_decode(g, e.word, e.bitmap);
     uint32_t both;
     bool no_data;
 
     if (m.type == Q2_CLUSTER_COMPRESSED) {
         if (!g->data_file)
-            e = (struct l2_entry){.entry = e.entry & ~Q2_COPIED};
+            e = (struct q2_l2_entry){.word = e.word & ~Q2_COPIED};
         return e;
     }
     /* Version 2 has no such flag. An image that was version 3 has: there it means zeros. */
-    e.entry &= ~Q2_L2_RESERVED & ~(g->extended_l2 || (g->version < 3 && !c->maybe_v3) ? Q2_ZERO : 0);
-    m = q2_entry_decode(g, e.entry, e.bitmap);
+    e.word &= ~Q2_L2_RESERVED & ~(g->extended_l2 || (g->version < 3 && !c->maybe_v3) ? Q2_ZERO : 0);
+    m = q2_entry_decode(g, e.word, e.bitmap);
     both = (uint32_t)m.bitmap & (uint32_t)(m.bitmap >> 32);
-    if (!m.has_host || both != 0 || g->data_file || (g->version < 3 && e.entry & Q2_ZERO))
+    if (!m.has_host || both != 0 || g->data_file || (g->version < 3 && e.word & Q2_ZERO))
         return e;
     /* Reads as zeros: the offset says nothing, or leads behind the end of the file. Invariant 2. */
     no_data = g->extended_l2 ? (uint32_t)m.bitmap == 0 : m.type == Q2_CLUSTER_ZERO_ALLOC;
@@ -235,11 +231,11 @@ static struct l2_entry l2_mended(const struct check *c, const struct q2_l2_table
     return e;
 }
 
-static struct l2_entry l2_with_right_flag(const struct check *c, const struct q2_l2_table *table,
-                                          struct l2_entry e)
+static struct q2_l2_entry l2_with_right_flag(const struct check *c, const struct q2_l2_table *table,
+                                          struct q2_l2_entry e)
 {
     const struct q2_geometry *g = &c->header.geo;
-    struct q2_mapping m = q2_entry_decode(g, e.entry, e.bitmap);
+    struct q2_mapping m = q2_entry_decode(g, e.word, e.bitmap);
     bool known = true, sole = true;
 
     if (m.type == Q2_CLUSTER_COMPRESSED || !m.has_host || table->active_refs == 0)
@@ -248,7 +244,7 @@ static struct l2_entry l2_with_right_flag(const struct check *c, const struct q2
     if (!g->data_file)
         sole = check_sole(c, q2_cluster_index(g, m.host_offset), &known);
     if (known && (g->data_file || can_follow(c, m.host_offset)))
-        e.entry = (e.entry & ~Q2_COPIED) | (sole ? Q2_COPIED : 0);
+        e.word = (e.word & ~Q2_COPIED) | (sole ? Q2_COPIED : 0);
     return e;
 }
 
@@ -259,20 +255,18 @@ static bool fix_l2_table(struct check *c, l2_fix_fn *fix, const struct q2_l2_tab
 
     for (uint64_t i = 0; i < q2_l2_entries(g); i++) {
         uint8_t *p = buf + q2_l2_entry_offset(g, i);
-        struct l2_entry is = {.entry = get_be64(p), .bitmap = g->extended_l2 ? get_be64(p + 8) : 0}, better;
+        struct q2_l2_entry is = q2_l2_entry_get(g, p), better;
 
-        if (likely(is.entry == 0))
+        if (likely(is.word == 0))
             continue;
         better = fix(c, table, is);
-        if (likely(better.entry == is.entry && better.bitmap == is.bitmap))
+        if (likely(q2_l2_entry_same(better, is)))
             continue;
         check_found(c, QCOW2_FIXED, 1,
                     "L2 entry of guest offset 0x%" PRIx64 "%s: 0x%016" PRIx64 ", was 0x%016" PRIx64,
-                    check_guest_offset(c, table, i), table->active_refs ? "" : " in a snapshot", better.entry,
-                    is.entry);
-        put_be64(p, better.entry);
-        if (g->extended_l2)
-            put_be64(p + 8, better.bitmap);
+                    check_guest_offset(c, table, i), table->active_refs ? "" : " in a snapshot", better.word,
+                    is.word);
+        q2_l2_entry_put(g, p, better);
         c->changes++;
         changed = true;
     }

@@ -112,10 +112,11 @@ static int part_entries(struct check *c, const struct q2_l2_table *table, uint8_
 
     for (uint64_t i = 0; i < q2_l2_entries(g); i++) {
         uint8_t *p = l2 + q2_l2_entry_offset(g, i);
-        uint64_t entry = get_be64(p), host_offset = 0;
-        struct q2_mapping m = q2_entry_decode(g, entry, g->extended_l2 ? get_be64(p + 8) : 0);
+        struct q2_l2_entry e = q2_l2_entry_get(g, p);
+        struct q2_mapping m = q2_entry_decode(g, e.word, e.bitmap);
+        uint64_t host_offset = 0;
 
-        if (likely(entry == 0))
+        if (likely(e.word == 0))
             continue;
         int rc = must_part(c, table, &m);
         if (rc == 0)
@@ -128,7 +129,8 @@ static int part_entries(struct check *c, const struct q2_l2_table *table, uint8_
                     "guest offset 0x%" PRIx64 " pointed to another's cluster at host offset 0x%" PRIx64
                     ": it has a copy of what is there, at 0x%" PRIx64 "; its own data may be lost",
                     check_guest_offset(c, table, i), m.host_offset, host_offset);
-        put_be64(p, (entry & ~(Q2_L2_OFFSET | Q2_COPIED)) | host_offset | (table->refs == 1 ? Q2_COPIED : 0));
+        e.word = (e.word & ~(Q2_L2_OFFSET | Q2_COPIED)) | host_offset | (table->refs == 1 ? Q2_COPIED : 0);
+        q2_l2_entry_put(g, p, e);
         n++;
     }
     return n;

@@ -110,7 +110,7 @@ struct l2_walk {
     struct check             *c;
     const struct q2_l2_table *table;
     uint64_t                  index;
-    uint64_t                  entry, bitmap;
+    struct q2_l2_entry        entry;
     uint64_t                  contiguous; /* host offset after the last cluster met; 0: none yet */
 };
 
@@ -130,7 +130,7 @@ static uint64_t guest_offset_of(const struct l2_walk *w)
 static void bad_entry(const struct l2_walk *w, uint64_t n, const char *problem)
 {
     check_found(w->c, QCOW2_CORRUPTION, n, "L2 entry 0x%016" PRIx64 " of guest offset 0x%" PRIx64 "%s: %s",
-                w->entry, guest_offset_of(w), w->table->active_refs ? "" : " in a snapshot", problem);
+                w->entry.word, guest_offset_of(w), w->table->active_refs ? "" : " in a snapshot", problem);
 }
 
 /* One that does not say, or not for sure, where its cluster is. */
@@ -154,9 +154,9 @@ static int check_packed_cluster(struct l2_walk *w, const struct q2_mapping *m)
         return 0;
     }
     /* It can be read all the same: what it leads to is in use. */
-    if (g->extended_l2 && w->bitmap != 0)
+    if (g->extended_l2 && w->entry.bitmap != 0)
         bad_entry(w, n, "a compressed cluster has a subcluster bitmap");
-    if (w->entry & ((1ull << g->packed_shift) - 1) & ~Q2_MAX_HOST_OFFSET) {
+    if (w->entry.word & ((1ull << g->packed_shift) - 1) & ~Q2_MAX_HOST_OFFSET) {
         lost_entry(w, n, "reserved bits are set in the offset of a compressed cluster");
         return 0;
     }
@@ -207,13 +207,13 @@ static int check_cluster(struct l2_walk *w, const struct q2_mapping *m)
 static int check_l2_entry(struct l2_walk *w)
 {
     const struct q2_geometry *g = &w->c->header.geo;
-    struct q2_mapping m = q2_entry_decode(g, w->entry, w->bitmap);
+    struct q2_mapping m = q2_entry_decode(g, w->entry.word, w->entry.bitmap);
 
     if (m.type == Q2_CLUSTER_COMPRESSED)
         return check_packed_cluster(w, &m);
-    if (w->entry & Q2_L2_RESERVED)
+    if (w->entry.word & Q2_L2_RESERVED)
         bad_entry(w, w->table->refs, "reserved bits are set");
-    if ((w->entry & Q2_ZERO) && (g->extended_l2 || g->version < 3))
+    if ((w->entry.word & Q2_ZERO) && (g->extended_l2 || g->version < 3))
         bad_entry(w, w->table->refs, g->extended_l2 ? "zero flag in an image with subclusters"
                                                     : "zero flag in a version 2 image");
     if (m.has_host)
@@ -242,9 +242,8 @@ static int take_l2(struct check *c, uint64_t i, uint8_t *buf, int rc)
     for (w.index = 0; w.index < q2_l2_entries(g); w.index++) {
         const uint8_t *p = buf + q2_l2_entry_offset(g, w.index);
 
-        w.entry = get_be64(p);
-        w.bitmap = g->extended_l2 ? get_be64(p + 8) : 0;
-        if (likely(w.entry == 0 && w.bitmap == 0))
+        w.entry = q2_l2_entry_get(g, p);
+        if (likely(w.entry.word == 0 && w.entry.bitmap == 0))
             continue;
         rc = check_l2_entry(&w);
         if (rc < 0)

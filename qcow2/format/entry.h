@@ -93,6 +93,29 @@ static inline bool q2_reftable_reserved(uint64_t entry)
 
 /* ---- "L2 table entry" ---------------------------------------------------------------------------------- */
 
+/* Where there are no subclusters the bitmap is 0, and not on disk. */
+struct q2_l2_entry {
+    uint64_t word, bitmap;
+};
+
+/* From and to a table as it is on disk, at an entry's place. */
+static inline struct q2_l2_entry q2_l2_entry_get(const struct q2_geometry *g, const void *place)
+{
+    return (struct q2_l2_entry){get_be64(place), g->extended_l2 ? get_be64((const char *)place + 8) : 0};
+}
+
+static inline void q2_l2_entry_put(const struct q2_geometry *g, void *place, struct q2_l2_entry e)
+{
+    put_be64(place, e.word);
+    if (g->extended_l2)
+        put_be64((char *)place + 8, e.bitmap);
+}
+
+static inline bool q2_l2_entry_same(struct q2_l2_entry a, struct q2_l2_entry b)
+{
+    return a.word == b.word && a.bitmap == b.bitmap;
+}
+
 /*
  * `bitmap` is the second word of an extended entry, else 0. Decodes anything; what it says of an entry that
  * q2_entry_problem() objects to means nothing.

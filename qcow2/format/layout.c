@@ -108,9 +108,9 @@ static void fill_l2(const struct q2_layout *l, uint64_t index, uint8_t *buf)
     else if (l->map == Q2_MAP_ZERO)
         bitmap = q2_bitmap(0, UINT32_MAX);
     for (uint64_t i = 0; i < n; i++, host += l->geo.cluster_size) {
-        put_be64(buf, q2_entry_encode(&l->geo, type, host, true));
-        if (l->geo.extended_l2)
-            put_be64(buf + 8, bitmap);
+        struct q2_l2_entry e = {q2_entry_encode(&l->geo, type, host, true), bitmap};
+
+        q2_l2_entry_put(&l->geo, buf, e);
         buf += l->geo.l2_entry_size;
     }
 }

@@ -23,8 +23,8 @@
 
 #include "engine/bits.h"
 #include "engine/zero.h"
-#include "qcow2/format/entry.h"
 #include "qcow2/image/resize.h"
+#include "qcow2/meta/slice.h"
 #include "qcow2/meta/twice.h"
 #include "qcow2/space/alloc.h"
 
@@ -145,9 +145,10 @@ static int make_tables(struct bulk *b)
         for (uint64_t k = 0; k < b->runs[i].clusters; k++, p += g->l2_entry_size) {
             uint64_t host_offset = b->runs[i].host_offset + (k << g->cluster_bits);
 
-            put_be64(p, q2_entry_encode(g, Q2_CLUSTER_NORMAL, host_offset, true));
-            if (g->extended_l2)
-                put_be64(p + 8, q2_bitmap(UINT32_MAX, 0));
+            struct q2_l2_entry e = {q2_entry_encode(g, Q2_CLUSTER_NORMAL, host_offset, true),
+                                    q2_bitmap(UINT32_MAX, 0)};
+
+            q2_l2_entry_put(g, p, e);
         }
     memset(p, 0, (size_t)(b->buf + len - p));
     return 0;
@@ -163,7 +164,7 @@ static void write_tables(struct bulk *b, struct op *op)
 static void enter_tables(struct bulk *b)
 {
     struct q2 *q = b->q;
-    uint64_t first = q2_l1_index(&q->geo, b->guest_offset), slices = q->geo.cluster_size / q->l2.slice_size;
+    uint64_t first = q2_l1_index(&q->geo, b->guest_offset), slices = q2_slices_of_table(q);
     struct q2_l1 *l1;
 
     pthread_mutex_lock(&q->lock);

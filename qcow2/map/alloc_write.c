@@ -31,9 +31,9 @@
 #include "engine/bits.h"
 #include "engine/iov.h"
 #include "engine/zero.h"
-#include "qcow2/format/entry.h"
 #include "qcow2/map/l2_table.h"
 #include "qcow2/meta/guard.h"
+#include "qcow2/meta/slice.h"
 #include "qcow2/meta/twice.h"
 #include "qcow2/mutant.h"
 #include "qcow2/space/alloc.h"
@@ -96,33 +96,25 @@ enum alloc_write_state {
 
 /* ---- what the span is ---------------------------------------------------------------------------------- */
 
-static struct q2_mapping entry_at(const struct alloc_write *w, uint64_t guest_offset, uint64_t *ret_entry)
+static struct q2_mapping mapping_at(const struct alloc_write *w, uint64_t guest_offset)
 {
-    struct q2 *q = w->q;
-    uint64_t index = (guest_offset >> q->geo.cluster_bits) & ((1ull << q->slice_entries_bits) - 1);
-    uint32_t at = (uint32_t)index * q->geo.l2_entry_size;
-    uint64_t bitmap = q->geo.extended_l2 ? q2_read_be64(&q->l2, w->slot, at + 8) : 0;
+    struct q2_l2_entry e = q2_slice_get(w->q, w->slot, guest_offset);
 
-    *ret_entry = q2_read_be64(&q->l2, w->slot, at);
-    return q2_entry_decode(&q->geo, *ret_entry, bitmap);
+    return q2_entry_decode(&w->q->geo, e.word, e.bitmap);
 }
 
 /* With the lock held and the slice pinned: may the entry, and what it leads to, be changed? 0 or why not. */
 static int check_entry(const struct alloc_write *w, uint64_t guest_offset)
 {
-    uint64_t entry;
-    struct q2_mapping m = entry_at(w, guest_offset, &entry);
-
-    if (likely(!atomic_load_explicit(&w->slot->suspect, memory_order_relaxed)))
+    if (likely(!q2_slice_is_suspect(w->slot)))
         return 0;
-    return q2_guard_entry(w->q, guest_offset, w->slot->host_offset, entry, m.bitmap);
+    return q2_guard_entry(w->q, guest_offset, w->slot->host_offset, q2_slice_get(w->q, w->slot, guest_offset));
 }
 
 static enum span_kind kind_at(const struct alloc_write *w, uint64_t guest_offset, uint64_t end)
 {
     const struct q2_geometry *g = &w->q->geo;
-    uint64_t entry;
-    struct q2_mapping m = entry_at(w, guest_offset, &entry);
+    struct q2_mapping m = mapping_at(w, guest_offset);
     uint32_t index = q2_subcluster_index(g, guest_offset);
     uint64_t last = min_u64(end - 1, q2_cluster_down(g, guest_offset) + g->cluster_size - 1);
 
@@ -138,8 +130,7 @@ static enum span_kind kind_at(const struct alloc_write *w, uint64_t guest_offset
 /* Must the edges of this cluster reach its ends? When its data moves as a whole. */
 static bool moves_whole(const struct alloc_write *w, uint64_t guest_offset)
 {
-    uint64_t entry;
-    struct q2_mapping m = entry_at(w, guest_offset, &entry);
+    struct q2_mapping m = mapping_at(w, guest_offset);
 
     return m.type == Q2_CLUSTER_COMPRESSED || m.has_host;
 }
@@ -148,15 +139,15 @@ static bool moves_whole(const struct alloc_write *w, uint64_t guest_offset)
 static int plan_span(struct alloc_write *w)
 {
     const struct q2_geometry *g = &w->q->geo;
-    bool suspect = atomic_load_explicit(&w->slot->suspect, memory_order_relaxed);
-    uint64_t end = w->zone_end, entry;
+    bool suspect = q2_slice_is_suspect(w->slot);
+    uint64_t end = w->zone_end;
     int rc = check_entry(w, w->start);
 
     if (rc < 0)
         return rc;
     w->guest_cluster = q2_cluster_down(g, w->start);
     w->kind = kind_at(w, w->start, end);
-    w->host_offset = entry_at(w, w->start, &entry).host_offset;
+    w->host_offset = mapping_at(w, w->start).host_offset;
     w->host_zero = false;
     w->clusters = 1;
     if (w->kind == SPAN_NEW)
@@ -192,12 +183,11 @@ static void plan_edges(struct alloc_write *w)
     bool is_new = w->kind == SPAN_NEW;
     uint64_t head_unit = is_new && moves_whole(w, w->start) ? g->cluster_size : g->subcluster_size;
     uint64_t tail_unit = is_new && moves_whole(w, w->stop - 1) ? g->cluster_size : g->subcluster_size;
-    uint64_t entry;
 
     w->head = w->start - align_down(w->start, head_unit);
     w->tail = align_up(w->stop, tail_unit) - w->stop;
     if (w->kind == SPAN_REUSE) {
-        struct q2_mapping m = entry_at(w, w->start, &entry);
+        struct q2_mapping m = mapping_at(w, w->start);
         if (q2_subcluster_type(g, &m, q2_subcluster_index(g, w->start)) == Q2_CLUSTER_NORMAL)
             w->head = 0;
         if (q2_subcluster_type(g, &m, q2_subcluster_index(g, w->stop - 1)) == Q2_CLUSTER_NORMAL)
@@ -343,17 +333,6 @@ static uint64_t new_bitmap(const struct alloc_write *w, uint64_t guest_cluster, 
     return q2_bitmap_set_alloc(old->bitmap, q2_subcluster_mask(first, q2_subcluster_index(g, to - 1) - first + 1));
 }
 
-/* The old host clusters of a span that has new ones. */
-static void free_old(struct q2 *q, const struct q2_mapping *m, uint64_t entry)
-{
-    if (q->data_file)
-        return;
-    if (m->type == Q2_CLUSTER_COMPRESSED)
-        q2_free_packed(q, entry);
-    else if (m->has_host)
-        q2_free(q, m->host_offset, 1);
-}
-
 /*
  * Flush rule 2: must the data be durable before the entries? Not where both the guest range and the host clusters
  * read as zeros without it; edges that are left read as something else.
@@ -373,17 +352,13 @@ static void link_span(struct alloc_write *w)
 
     q2_change_begin(&q->l2, w->slot);
     for (uint64_t i = 0; i < w->clusters; i++) {
-        uint64_t guest = w->guest_cluster + (i << g->cluster_bits), entry;
-        uint64_t index = (guest >> g->cluster_bits) & ((1ull << q->slice_entries_bits) - 1);
-        uint32_t at = (uint32_t)index * g->l2_entry_size;
-        struct q2_mapping old = entry_at(w, guest, &entry);
-        uint64_t bitmap = new_bitmap(w, guest, &old);
+        uint64_t guest = w->guest_cluster + (i << g->cluster_bits);
+        uint64_t host = w->host_offset + (i << g->cluster_bits);
+        struct q2_mapping old = mapping_at(w, guest);
+        struct q2_l2_entry e = {q2_entry_encode(g, Q2_CLUSTER_NORMAL, host, true), new_bitmap(w, guest, &old)};
         if (w->kind == SPAN_NEW)
-            free_old(q, &old, entry);
-        q2_slot_put_be64(&q->l2, w->slot, at,
-                         q2_entry_encode(g, Q2_CLUSTER_NORMAL, w->host_offset + (i << g->cluster_bits), true));
-        if (g->extended_l2)
-            q2_slot_put_be64(&q->l2, w->slot, at + 8, bitmap);
+            q2_drop(q, &old);
+        q2_slice_put(q, w->slot, guest, e);
     }
     q2_change_end(&q->l2, w->slot);
     w->run.clusters = 0;
@@ -535,7 +510,7 @@ static enum find_result find_span(struct alloc_write *w)
     enum find_result result = FIND_NEEDS_SLICE;
 
     pthread_mutex_lock(&q->lock);
-    w->slot = q2_cache_find(&q->l2, w->start >> q->slice_guest_bits);
+    w->slot = q2_slice_find(q, w->start);
     if (w->slot) {
         w->refusal = plan_span(w);
         result = w->refusal < 0      ? FIND_REFUSED
@@ -576,7 +551,7 @@ static bool lock_clusters(struct alloc_write *w)
 
     assert(!w->locked);
     w->locked = true;
-    w->zone_end = min_u64(w->guest_offset + w->len, q2_zone_end(w->q, w->start));
+    w->zone_end = min_u64(w->guest_offset + w->len, q2_slice_end(w->q, w->start));
     return range_lock_try(q2_zone(w->q, w->start), &w->lock, q2_cluster_down(g, w->start),
                           q2_cluster_up(g, w->zone_end));
 }

@@ -15,10 +15,10 @@
 #include <errno.h>
 
 #include "engine/zero.h"
-#include "qcow2/format/entry.h"
 #include "qcow2/map/alloc_write.h"
 #include "qcow2/map/l2_table.h"
 #include "qcow2/meta/guard.h"
+#include "qcow2/meta/slice.h"
 #include "qcow2/mutant.h"
 #include "qcow2/space/alloc.h"
 #include "qcow2/space/room.h"
@@ -63,7 +63,7 @@ static bool lock_clusters(struct clear *c)
 {
     c->locked = true;
     return range_lock_try(q2_zone(c->q, c->pos), &c->lock, c->pos,
-                          min_u64(c->tail_start, q2_zone_end(c->q, c->pos)));
+                          min_u64(c->tail_start, q2_slice_end(c->q, c->pos)));
 }
 
 static void unlock_clusters(struct clear *c)
@@ -107,45 +107,31 @@ static void write_zeros(struct clear *c, uint64_t guest_offset, uint64_t len, st
 
 /* ---- one entry ----------------------------------------------------------------------------------------- */
 
-struct entry {
-    uint64_t word, bitmap;
-};
-
 enum clear_result { CLEAR_SAME, CLEAR_CHANGED, CLEAR_NEEDS_WRITE };
 
-static void give_back(struct q2 *q, const struct q2_mapping *m, uint64_t word)
-{
-    if (q->data_file)
-        return;
-    if (m->type == Q2_CLUSTER_COMPRESSED)
-        q2_free_packed(q, word);
-    else if (m->has_host)
-        q2_free(q, m->host_offset, 1);
-}
-
 /* An entry without host space that reads as zeros. */
-static struct entry zero_entry(const struct q2 *q, uint64_t guest_offset, bool discard)
+static struct q2_l2_entry zero_entry(const struct q2 *q, uint64_t guest_offset, bool discard)
 {
     const struct q2_geometry *g = &q->geo;
 
     if (discard && zero_below(q, guest_offset))
-        return (struct entry){0, 0};
+        return (struct q2_l2_entry){0, 0};
     if (g->extended_l2)
-        return (struct entry){0, q2_bitmap(0, UINT32_MAX)};
+        return (struct q2_l2_entry){0, q2_bitmap(0, UINT32_MAX)};
     if (g->version < 3)
-        return (struct entry){0, 0};
-    return (struct entry){q2_entry_encode(g, Q2_CLUSTER_ZERO_PLAIN, 0, false), 0};
+        return (struct q2_l2_entry){0, 0};
+    return (struct q2_l2_entry){q2_entry_encode(g, Q2_CLUSTER_ZERO_PLAIN, 0, false), 0};
 }
 
 /* Keep the host cluster, which is ours alone, and read zeros. */
-static struct entry zero_keep(const struct q2 *q, const struct q2_mapping *m)
+static struct q2_l2_entry zero_keep(const struct q2 *q, const struct q2_mapping *m)
 {
     const struct q2_geometry *g = &q->geo;
 
     if (g->extended_l2)
-        return (struct entry){q2_entry_encode(g, Q2_CLUSTER_NORMAL, m->host_offset, true),
+        return (struct q2_l2_entry){q2_entry_encode(g, Q2_CLUSTER_NORMAL, m->host_offset, true),
                               q2_bitmap(0, UINT32_MAX)};
-    return (struct entry){q2_entry_encode(g, Q2_CLUSTER_ZERO_ALLOC, m->host_offset, true), 0};
+    return (struct q2_l2_entry){q2_entry_encode(g, Q2_CLUSTER_ZERO_ALLOC, m->host_offset, true), 0};
 }
 
 /* Reads as zeros already, and holds nothing that could be given back. */
@@ -158,13 +144,13 @@ static bool is_plain_zero(const struct q2 *q, const struct q2_mapping *m, uint64
     return m->type == Q2_CLUSTER_ZERO_PLAIN || zero_below(q, guest_offset);
 }
 
-static enum clear_result clear_entry(struct clear *c, uint64_t guest_offset, struct entry *e)
+static enum clear_result clear_entry(struct clear *c, uint64_t guest_offset, struct q2_l2_entry *e)
 {
     struct q2 *q = c->q;
     struct q2_mapping m = q2_entry_decode(&q->geo, e->word, e->bitmap);
     bool expressible = q->geo.version >= 3 || zero_below(q, guest_offset);
     bool keep = !c->discard && !c->unmap && m.has_host && m.copied;
-    struct entry old = *e;
+    struct q2_l2_entry old = *e;
 
     if (is_plain_zero(q, &m, guest_offset))
         return CLEAR_SAME;
@@ -177,9 +163,9 @@ static enum clear_result clear_entry(struct clear *c, uint64_t guest_offset, str
         *e = zero_keep(q, &m);
     } else {
         *e = zero_entry(q, guest_offset, c->discard);
-        give_back(q, &m, old.word);
+        q2_drop(q, &m);
     }
-    return e->word == old.word && e->bitmap == old.bitmap ? CLEAR_SAME : CLEAR_CHANGED;
+    return q2_l2_entry_same(*e, old) ? CLEAR_SAME : CLEAR_CHANGED;
 }
 
 /* ---- one slice ----------------------------------------------------------------------------------------- */
@@ -191,15 +177,12 @@ static enum slice_result clear_entries(struct clear *c, struct q2_slot *s, uint6
 {
     struct q2 *q = c->q;
     const struct q2_geometry *g = &q->geo;
-    uint64_t mask = (1ull << q->slice_entries_bits) - 1;
-    bool suspect = atomic_load_explicit(&s->suspect, memory_order_relaxed), changing = false;
+    bool suspect = q2_slice_is_suspect(s), changing = false;
     enum slice_result result = SLICE_DONE;
 
     for (; c->pos < end; c->pos += g->cluster_size) {
-        uint32_t at = (uint32_t)((c->pos >> g->cluster_bits) & mask) * g->l2_entry_size;
-        struct entry e = {.word = q2_read_be64(&q->l2, s, at),
-                          .bitmap = g->extended_l2 ? q2_read_be64(&q->l2, s, at + 8) : 0};
-        c->refusal = suspect ? q2_guard_entry(q, c->pos, s->host_offset, e.word, e.bitmap) : 0;
+        struct q2_l2_entry e = q2_slice_get(q, s, c->pos);
+        c->refusal = suspect ? q2_guard_entry(q, c->pos, s->host_offset, e) : 0;
         if (c->refusal < 0) {
             result = SLICE_REFUSED;
             break;
@@ -214,9 +197,7 @@ static enum slice_result clear_entries(struct clear *c, struct q2_slot *s, uint6
         if (!changing)
             q2_change_begin(&q->l2, s);
         changing = true;
-        q2_slot_put_be64(&q->l2, s, at, e.word);
-        if (g->extended_l2)
-            q2_slot_put_be64(&q->l2, s, at + 8, e.bitmap);
+        q2_slice_put(q, s, c->pos, e);
     }
     if (changing)
         q2_change_end(&q->l2, s);
@@ -237,16 +218,15 @@ static bool ends_volume(const struct clear *c)
 static enum slice_result clear_slice(struct clear *c)
 {
     struct q2 *q = c->q;
-    uint64_t slice_end = ((c->pos >> q->slice_guest_bits) + 1) << q->slice_guest_bits;
     enum slice_result result = SLICE_MISSING;
     struct q2_slot *s;
 
     pthread_mutex_lock(&q->lock);
     if (!ends_volume(c) && !MUTANT(CLEAR_BEHIND_END))
         c->tail_start = min_u64(c->tail_start, q2_cluster_down(&q->geo, request_end_offset(c)));
-    s = q2_cache_find(&q->l2, c->pos >> q->slice_guest_bits);
+    s = q2_slice_find(q, c->pos);
     if (s)
-        result = clear_entries(c, s, min_u64(c->tail_start, slice_end));
+        result = clear_entries(c, s, min_u64(c->tail_start, q2_slice_end(q, c->pos)));
     pthread_mutex_unlock(&q->lock);
     return result;
 }
@@ -259,7 +239,7 @@ static void load_slices(struct clear *c, struct op *op)
     op_io_begin(op);
     for (unsigned i = 0; i < CLEAR_AHEAD && guest_offset < c->tail_start; i++) {
         q2_load(c->q->v, guest_offset, op_child_add(op, &c->ahead[i]));
-        guest_offset = q2_zone_end(c->q, guest_offset);
+        guest_offset = q2_slice_end(c->q, guest_offset);
     }
     op_io_wait(op);
 }

@@ -14,8 +14,8 @@
 
 #include "engine/service.h"
 #include "engine/zero.h"
-#include "qcow2/format/entry.h"
 #include "qcow2/meta/guard.h"
+#include "qcow2/meta/slice.h"
 #include "qcow2/meta/twice.h"
 #include "qcow2/mutant.h"
 #include "qcow2/space/alloc.h"
@@ -74,7 +74,7 @@ static void enter(struct l2_make *m)
     struct q2 *q = m->q;
     struct q2_l1 *l1;
     uint64_t index = q2_l1_index(&q->geo, m->guest_offset);
-    uint64_t slices = q->geo.cluster_size / q->l2.slice_size;
+    uint64_t slices = q2_slices_of_table(q);
 
     pthread_mutex_lock(&q->lock);
     l1 = atomic_load(&q->l1);
@@ -89,8 +89,8 @@ static void enter(struct l2_make *m)
         q2_free_table(q, m->shared, 1, Q2_META_L2);
     } else if (!MUTANT(L2_NOT_ZEROED)) {
         /* It is zeros: what is needed of it first need not be read. */
-        uint64_t slice = (m->guest_offset >> q->slice_guest_bits) % slices;
-        q2_cache_install_written(&q->l2, index * slices + slice, m->run.host_offset + slice * q->l2.slice_size);
+        q2_cache_install_written(&q->l2, q2_slice_key(q, m->guest_offset),
+                                 q2_slice_host(q, m->run.host_offset, m->guest_offset));
     }
     pthread_mutex_unlock(&q->lock);
 }

@@ -11,10 +11,9 @@
  */
 #include <errno.h>
 
-#include "qcow2/format/entry.h"
 #include "qcow2/meta/guard.h"
+#include "qcow2/meta/slice.h"
 #include "qcow2/mutant.h"
-#include "qcow2/state.h"
 
 static const uint8_t extent_kinds[] = {
     [Q2_CLUSTER_UNALLOCATED] = EXTENT_UNALLOCATED, [Q2_CLUSTER_ZERO_PLAIN] = EXTENT_ZERO,
@@ -23,11 +22,10 @@ static const uint8_t extent_kinds[] = {
 };
 
 /* What the first entry says about the guest offset, up to the end of its cluster or run of subclusters. */
-static void first_extent(const struct q2 *q, uint64_t entry, uint64_t bitmap, uint64_t guest_offset,
-                         struct extent *ret)
+static void first_extent(const struct q2 *q, struct q2_l2_entry e, uint64_t guest_offset, struct extent *ret)
 {
     const struct q2_geometry *g = &q->geo;
-    struct q2_mapping m = q2_entry_decode(g, entry, bitmap);
+    struct q2_mapping m = q2_entry_decode(g, e.word, e.bitmap);
     uint64_t in_cluster = q2_offset_in_cluster(g, guest_offset);
     uint32_t index = q2_subcluster_index(g, guest_offset);
     enum q2_cluster_type type;
@@ -49,7 +47,7 @@ static void first_extent(const struct q2 *q, uint64_t entry, uint64_t bitmap, ui
         ret->flags = EXTENT_MARKED;
         break;
     case Q2_CLUSTER_COMPRESSED:
-        ret->host_offset = entry & ~(Q2_COPIED | Q2_COMPRESSED);
+        ret->host_offset = e.word & ~(Q2_COPIED | Q2_COMPRESSED);
         break;
     case Q2_CLUSTER_UNALLOCATED:
         break;
@@ -67,20 +65,16 @@ static bool continues(const struct extent *e, const struct extent *next)
 /* As first_extent(), and on over neighbours of the same kind, within the slice. */
 static int scan_slice(struct q2 *q, struct q2_slot *s, uint64_t guest_offset, uint64_t len, struct extent *ret)
 {
-    uint32_t size = q->geo.l2_entry_size;
-    uint64_t in_slice = guest_offset & ((1ull << q->slice_guest_bits) - 1);
-    uint32_t at = (uint32_t)(in_slice >> q->geo.cluster_bits) * size;
-    bool suspect = atomic_load_explicit(&s->suspect, memory_order_relaxed);
+    uint64_t slice_end = q2_slice_end(q, guest_offset);
+    bool suspect = q2_slice_is_suspect(s);
     struct extent next;
 
     ret->len = 0;
-    while (at < q->l2.slice_size) {
-        uint64_t pos = guest_offset + ret->len;
-        uint64_t entry = q2_read_be64(&q->l2, s, at);
-        uint64_t bitmap = size == 16 ? q2_read_be64(&q->l2, s, at + 8) : 0;
-        if (unlikely(suspect) && q2_entry_unusable(q, entry, bitmap, q2_cluster_down(&q->geo, pos)))
+    for (uint64_t pos = guest_offset; pos < slice_end; pos = guest_offset + ret->len) {
+        struct q2_l2_entry e = q2_slice_get(q, s, pos);
+        if (unlikely(suspect) && q2_entry_unusable(q, e, q2_cluster_down(&q->geo, pos)))
             return ret->len > 0 ? 0 : -EAGAIN;
-        first_extent(q, entry, bitmap, pos, &next);
+        first_extent(q, e, pos, &next);
         if (unlikely(suspect))
             next.flags &= (uint8_t)~EXTENT_WRITABLE; /* by the slow path, which asks */
         if (ret->len == 0)
@@ -91,8 +85,6 @@ static int scan_slice(struct q2 *q, struct q2_slot *s, uint64_t guest_offset, ui
             break;
         if (ret->len >= len)
             break;
-        if (q2_offset_in_cluster(&q->geo, guest_offset + ret->len) == 0)
-            at += size;
     }
     ret->len = min_u64(ret->len, len);
     return 0;
@@ -102,13 +94,11 @@ static int scan_slice(struct q2 *q, struct q2_slot *s, uint64_t guest_offset, ui
 static bool one_cluster(struct q2 *q, struct q2_slot *s, uint64_t guest_offset, uint64_t len, struct extent *ret)
 {
     uint64_t in_cluster = q2_offset_in_cluster(&q->geo, guest_offset);
-    uint64_t index = (guest_offset >> q->geo.cluster_bits) & ((1ull << q->slice_entries_bits) - 1);
     uint64_t entry;
 
-    if (q->geo.extended_l2 || in_cluster + len > q->geo.cluster_size ||
-        unlikely(atomic_load_explicit(&s->suspect, memory_order_relaxed)))
+    if (q->geo.extended_l2 || in_cluster + len > q->geo.cluster_size || unlikely(q2_slice_is_suspect(s)))
         return false;
-    entry = q2_read_be64(&q->l2, s, (uint32_t)index * 8);
+    entry = q2_slice_word(q, s, guest_offset);
     /* COPIED and an offset, nothing else. */
     if ((entry & ~Q2_L2_OFFSET) != Q2_COPIED || (unlikely(entry == Q2_COPIED) && !q->data_file))
         return false;
@@ -132,7 +122,7 @@ static bool in_linear_slice(struct q2 *q, uint64_t guest_offset, uint64_t len, s
 {
     uint64_t slice_bytes = 1ull << q->slice_guest_bits, in_slice = guest_offset & (slice_bytes - 1), host_offset;
 
-    if (!q2_linear_host(&q->l2, guest_offset >> q->slice_guest_bits, &host_offset))
+    if (!q2_linear_host(&q->l2, q2_slice_key(q, guest_offset), &host_offset))
         return false;
     ret->kind = EXTENT_DATA;
     ret->flags = EXTENT_WRITABLE | durable(q);
@@ -149,7 +139,7 @@ int q2_lookup(vdisk *v, uint64_t guest_offset, uint64_t len, struct extent *ret)
 
     if (in_linear_slice(q, guest_offset, len, ret))
         return 0;
-    s = q2_read_begin(&q->l2, guest_offset >> q->slice_guest_bits, &seq);
+    s = q2_read_begin(&q->l2, q2_slice_key(q, guest_offset), &seq);
     if (likely(s)) {
         if (!one_cluster(q, s, guest_offset, len, ret) && scan_slice(q, s, guest_offset, len, ret) < 0)
             return -EAGAIN;
@@ -172,18 +162,14 @@ int q2_lookup(vdisk *v, uint64_t guest_offset, uint64_t len, struct extent *ret)
 static int check_entry(struct q2 *q, uint64_t guest_offset)
 {
     struct q2_slot *s;
-    uint64_t entry;
     int rc = 0;
 
     pthread_mutex_lock(&q->lock);
-    s = q2_cache_find(&q->l2, guest_offset >> q->slice_guest_bits);
-    if (s && atomic_load_explicit(&s->suspect, memory_order_relaxed)) {
-        uint64_t index = (guest_offset >> q->geo.cluster_bits) & ((1ull << q->slice_entries_bits) - 1);
-        uint32_t at = (uint32_t)index * q->geo.l2_entry_size;
-        uint64_t bitmap = q->geo.extended_l2 ? q2_read_be64(&q->l2, s, at + 8) : 0;
-        entry = q2_read_be64(&q->l2, s, at);
-        if (q2_entry_unusable(q, entry, bitmap, q2_cluster_down(&q->geo, guest_offset)))
-            rc = q2_guard_bad_entry(q, guest_offset, s->host_offset, entry);
+    s = q2_slice_find(q, guest_offset);
+    if (s && q2_slice_is_suspect(s)) {
+        struct q2_l2_entry e = q2_slice_get(q, s, guest_offset);
+        if (q2_entry_unusable(q, e, q2_cluster_down(&q->geo, guest_offset)))
+            rc = q2_guard_bad_entry(q, guest_offset, s->host_offset, e.word);
     }
     pthread_mutex_unlock(&q->lock);
     return rc;
@@ -192,10 +178,8 @@ static int check_entry(struct q2 *q, uint64_t guest_offset)
 void q2_load(vdisk *v, uint64_t guest_offset, struct op *op)
 {
     struct q2 *q = q2_of(v);
-    uint64_t key = guest_offset >> q->slice_guest_bits;
     uint64_t entry = q2_l1_get(q, q2_l1_index(&q->geo, guest_offset));
     uint64_t table = q2_l1_offset(entry);
-    uint64_t slices_mask = (q->geo.cluster_size / q->l2.slice_size) - 1;
     int rc;
 
     if (table == 0) {
@@ -210,5 +194,5 @@ void q2_load(vdisk *v, uint64_t guest_offset, struct op *op)
     if (rc < 0)
         op_wake(op, rc);
     else
-        q2_cache_load(q, &q->l2, key, table + (key & slices_mask) * q->l2.slice_size, op);
+        q2_cache_load(q, &q->l2, q2_slice_key(q, guest_offset), q2_slice_host(q, table, guest_offset), op);
 }

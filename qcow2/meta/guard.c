@@ -13,7 +13,7 @@
 #include <stdlib.h>
 
 #include "engine/error.h"
-#include "qcow2/format/entry.h"
+#include "qcow2/meta/slice.h"
 #include "qcow2/meta/twice.h"
 #include "qcow2/mutant.h"
 #include "qcow2/space/alloc.h"
@@ -138,18 +138,18 @@ static bool judge_runs(struct q2 *q, const struct runs *r, bool first_time)
     return bad;
 }
 
-bool q2_entry_unusable(const struct q2 *q, uint64_t entry, uint64_t bitmap, uint64_t guest_offset)
+bool q2_entry_unusable(const struct q2 *q, struct q2_l2_entry e, uint64_t guest_offset)
 {
     struct q2_mapping m;
     uint64_t end;
 
-    if (entry == 0 && bitmap == 0)
+    if (e.word == 0 && e.bitmap == 0)
         return false;
-    if (q2_entry_problem(&q->geo, entry, bitmap, guest_offset))
+    if (q2_entry_problem(&q->geo, e.word, e.bitmap, guest_offset))
         return true;
     if (q->data_file)
         return false;
-    m = q2_entry_decode(&q->geo, entry, bitmap);
+    m = q2_entry_decode(&q->geo, e.word, e.bitmap);
     if (!m.has_host)
         return false;
     end = m.host_offset + q->geo.cluster_size;
@@ -182,7 +182,7 @@ static bool is_plain(const struct q2 *q, uint64_t entry, uint64_t end)
 bool q2_guard_slice(struct q2 *q, uint64_t guest_offset, uint64_t table_offset, const char *slice)
 {
     bool guarded = q->guarded && !MUTANT(TRUST_ENTRIES), bad = false;
-    bool first_time = is_first_time(q, guest_offset >> q->slice_guest_bits);
+    bool first_time = is_first_time(q, q2_slice_key(q, guest_offset));
     uint32_t size = q->geo.l2_entry_size;
     uint64_t end = size == 8 && !q->data_file ? backend_size(q->v->file) : 0;
     struct runs runs;
@@ -191,19 +191,20 @@ bool q2_guard_slice(struct q2 *q, uint64_t guest_offset, uint64_t table_offset, 
     if (guarded)
         bad = table_conflict(q, guest_offset, table_offset) || table_offset >= backend_size(q->v->file);
     for (uint32_t i = 0; i < q->l2.slice_size; i += size, guest_offset += q->geo.cluster_size) {
-        uint64_t entry = get_be64(slice + i), bitmap = size == 16 ? get_be64(slice + i + 8) : 0, first, n;
+        struct q2_l2_entry e = q2_l2_entry_get(&q->geo, slice + i);
         struct q2_mapping m;
-        if (entry == 0 && bitmap == 0)
+        uint64_t first, n;
+        if (e.word == 0 && e.bitmap == 0)
             continue;
-        if (is_plain(q, entry, end)) {
+        if (is_plain(q, e.word, end)) {
             if (guarded)
-                add_run(q, &runs, (entry ^ Q2_COPIED) >> q->geo.cluster_bits, 1, true);
+                add_run(q, &runs, (e.word ^ Q2_COPIED) >> q->geo.cluster_bits, 1, true);
             continue;
         }
-        bad |= q2_entry_unusable(q, entry, bitmap, guest_offset);
+        bad |= q2_entry_unusable(q, e, guest_offset);
         if (!guarded || q->data_file)
             continue;
-        m = q2_entry_decode(&q->geo, entry, bitmap);
+        m = q2_entry_decode(&q->geo, e.word, e.bitmap);
         n = clusters_of(q, &m, &first);
         bad |= past_everything(q, &m);
         if (n > 0)
@@ -214,24 +215,23 @@ bool q2_guard_slice(struct q2 *q, uint64_t guest_offset, uint64_t table_offset, 
 
 int q2_guard_bad_entry(struct q2 *q, uint64_t guest_offset, uint64_t slice_offset, uint64_t entry)
 {
-    uint64_t mask = (1ull << q->slice_entries_bits) - 1, index = guest_offset >> q->geo.cluster_bits & mask;
     char what[160];
 
     snprintf(what, sizeof what,
              "an L2 entry is damaged: guest offset 0x%" PRIx64 " has 0x%" PRIx64 ", at host offset 0x%" PRIx64,
-             q2_cluster_down(&q->geo, guest_offset), entry, slice_offset + index * q->geo.l2_entry_size);
+             q2_cluster_down(&q->geo, guest_offset), entry, slice_offset + q2_slice_place(q, guest_offset));
     return q2_break(q, what);
 }
 
-int q2_guard_entry(struct q2 *q, uint64_t guest_offset, uint64_t table_offset, uint64_t entry, uint64_t bitmap)
+int q2_guard_entry(struct q2 *q, uint64_t guest_offset, uint64_t table_offset, struct q2_l2_entry e)
 {
-    struct q2_mapping m = q2_entry_decode(&q->geo, entry, bitmap);
+    struct q2_mapping m = q2_entry_decode(&q->geo, e.word, e.bitmap);
     char what[80];
     uint64_t first, n;
     uint32_t kinds;
 
-    if (q2_entry_unusable(q, entry, bitmap, q2_cluster_down(&q->geo, guest_offset)))
-        return q2_guard_bad_entry(q, guest_offset, table_offset, entry);
+    if (q2_entry_unusable(q, e, q2_cluster_down(&q->geo, guest_offset)))
+        return q2_guard_bad_entry(q, guest_offset, table_offset, e.word);
     if (!q->guarded)
         return 0;
     kinds = table_conflict(q, guest_offset, table_offset);
@@ -308,7 +308,7 @@ int q2_guard_survey(struct q2 *q, uint64_t guest_offset, uint64_t table_offset, 
     if (!q2_guard_slice(q, guest_offset, table_offset, slice) || q->data_file || MUTANT(TRUST_BLOCKS))
         return 0;
     for (uint32_t i = 0; i < q->l2.slice_size; i += size, guest_offset += q->geo.cluster_size) {
-        struct q2_mapping m = q2_entry_decode(&q->geo, get_be64(slice + i), 0);
+        struct q2_mapping m = q2_entry_decode(&q->geo, q2_l2_entry_get(&q->geo, slice + i).word, 0);
         uint64_t first, where = 0, n = clusters_of(q, &m, &first);
         kinds = n > 0 ? q2_meta_find(&q->meta, first, n, &where) : 0;
         snprintf(what, sizeof what, "guest offset 0x%" PRIx64 " is mapped to", guest_offset);
@@ -384,7 +384,7 @@ static void count_slice(struct q2 *q, const char *slice)
     uint32_t size = q->geo.l2_entry_size;
 
     for (uint32_t i = 0; i < q->l2.slice_size; i += size) {
-        struct q2_mapping m = q2_entry_decode(&q->geo, get_be64(slice + i), 0);
+        struct q2_mapping m = q2_entry_decode(&q->geo, q2_l2_entry_get(&q->geo, slice + i).word, 0);
         uint64_t first, n = clusters_of(q, &m, &first);
         if (n > 0)
             q2_cluster_set_add(&q->targets, first, n);

@@ -36,7 +36,7 @@ bool q2_guard_slice(struct q2 *q, uint64_t guest_offset, uint64_t table_offset, 
  * With the lock held, of a suspect slice at `table_offset`: may the entry be changed, or what it leads to be
  * written? 0; -EIO: no, and the image is not trusted any more; -EFBIG: it leads past the end of everything.
  */
-int q2_guard_entry(struct q2 *q, uint64_t guest_offset, uint64_t table_offset, uint64_t entry, uint64_t bitmap);
+int q2_guard_entry(struct q2 *q, uint64_t guest_offset, uint64_t table_offset, struct q2_l2_entry e);
 
 /* An entry of the slice at `slice_offset` must not be followed: no trust any more. -EIO. */
 int q2_guard_bad_entry(struct q2 *q, uint64_t guest_offset, uint64_t slice_offset, uint64_t entry);
@@ -87,6 +87,6 @@ static inline bool q2_guard_must_mark(struct q2 *q)
 void q2_guard_mark(struct q2 *q, struct op *op);
 
 /* Must this L2 entry not be followed? Damaged, or pointing into the image's own tables. Any thread. */
-bool q2_entry_unusable(const struct q2 *q, uint64_t entry, uint64_t bitmap, uint64_t guest_offset);
+bool q2_entry_unusable(const struct q2 *q, struct q2_l2_entry e, uint64_t guest_offset);
 
 #endif

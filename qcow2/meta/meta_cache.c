@@ -8,10 +8,9 @@
 
 #include "engine/io.h"
 #include "engine/queue.h"
-#include "qcow2/format/entry.h"
 #include "qcow2/meta/guard.h"
+#include "qcow2/meta/slice.h"
 #include "qcow2/mutant.h"
-#include "qcow2/state.h"
 
 int q2_cache_init(struct q2_cache *c, uint32_t slice_size, uint64_t bytes, uint64_t keys)
 {
@@ -332,7 +331,7 @@ static void start_read(struct slice_load *l, struct op *op)
 static bool is_suspect(struct slice_load *l)
 {
     return l->cache == &l->q->l2 &&
-           q2_guard_slice(l->q, l->slot->key << l->q->slice_guest_bits, l->slot->host_offset, slice_buffer(l));
+           q2_guard_slice(l->q, q2_slice_guest(l->q, l->slot->key), l->slot->host_offset, slice_buffer(l));
 }
 
 /* With the lock held: those that still read it come too late. */

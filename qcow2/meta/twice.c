@@ -29,7 +29,7 @@ static bool leads_there(struct q2 *q, const struct q2_slot *s)
     const char *slice = q2_slot_data(&q->l2, s);
 
     for (uint32_t i = 0; i < q->l2.slice_size; i += q->geo.l2_entry_size) {
-        struct q2_mapping m = q2_entry_decode(&q->geo, get_be64(slice + i), 0);
+        struct q2_mapping m = q2_entry_decode(&q->geo, q2_l2_entry_get(&q->geo, slice + i).word, 0);
         if (m.type != Q2_CLUSTER_COMPRESSED && m.has_host && q2_twice_has(q, m.host_offset >> q->geo.cluster_bits))
             return true;
     }

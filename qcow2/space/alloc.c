@@ -612,13 +612,15 @@ void q2_alloc_structure_undo(struct q2 *q, const struct q2_run *run, uint32_t ki
     q2_alloc_undo(q, run);
 }
 
-void q2_free_packed(struct q2 *q, uint64_t entry)
+void q2_drop(struct q2 *q, const struct q2_mapping *m)
 {
-    struct q2_mapping m = q2_entry_decode(&q->geo, entry, 0);
-    uint64_t first = q2_cluster_down(&q->geo, m.host_offset);
-    uint64_t end = q2_cluster_up(&q->geo, m.host_offset + m.packed_len);
+    uint64_t first = q2_cluster_down(&q->geo, m->host_offset);
+    uint64_t end = q2_cluster_up(&q->geo, m->host_offset + m->packed_len);
 
-    assert(m.type == Q2_CLUSTER_COMPRESSED);
+    if (q->data_file || (m->type != Q2_CLUSTER_COMPRESSED && !m->has_host))
+        return;
+    if (m->type != Q2_CLUSTER_COMPRESSED)
+        end = first + q->geo.cluster_size;
     /* One at a time: neighbours in the list must not merge what is counted twice. */
     for (; first < end; first += q->geo.cluster_size)
         q2_free(q, first, 1);

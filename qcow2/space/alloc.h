@@ -47,8 +47,9 @@ void q2_free_run(struct q2 *q, uint64_t host_offset, uint64_t clusters, bool unt
 /* The same of a table: of one reference, if there are more. */
 void q2_free_table(struct q2 *q, uint64_t host_offset, uint64_t clusters, uint32_t kind);
 
-/* All host clusters that a compressed cluster touches. */
-void q2_free_packed(struct q2 *q, uint64_t entry);
+/* The same of what an L2 entry led to, which leads there no more: a cluster, all that compressed data touches, or
+ * nothing. With an external data file nothing is ours to count. */
+void q2_drop(struct q2 *q, const struct q2_mapping *m);
 
 /*
  * Taken, but never referred to (the write failed). With the lock held. What was in them may be there still, unless

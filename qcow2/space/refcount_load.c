@@ -13,8 +13,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include "qcow2/format/entry.h"
 #include "qcow2/meta/guard.h"
+#include "qcow2/meta/slice.h"
 #include "qcow2/mutant.h"
 #include "qcow2/space/alloc.h"
 
@@ -194,7 +194,7 @@ static int take_table(struct refcount_load *l)
     pthread_mutex_lock(&q->lock);
     for (uint64_t at = 0; at < q->geo.cluster_size && rc == 0; at += q->l2.slice_size) {
         rc = q2_guard_survey(q, guest_offset, l->table + at, l->buf + at);
-        guest_offset += 1ull << q->slice_guest_bits;
+        guest_offset = q2_slice_end(q, guest_offset);
     }
     pthread_mutex_unlock(&q->lock);
     return rc;
