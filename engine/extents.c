@@ -26,7 +26,6 @@ struct host_pieces {
 
 struct extents_op {
     struct op           op;
-    struct request     *request;
     uint64_t            pos, end;
     struct extent       extent;
     vdisk              *layer;
@@ -39,12 +38,9 @@ enum extents_state { EXTENTS_START = OP_START, EXTENTS_LOADED, EXTENTS_STATUS };
 
 static void extents_finish(struct extents_op *x, int rc)
 {
-    struct request *r = x->request;
-
     if (rc < 0)
-        r->extents->count = 0;
-    op_free(&x->op, sizeof *x);
-    request_end(r, rc);
+        x->op.request->extents->count = 0;
+    op_end(&x->op, sizeof *x, rc);
 }
 
 static uint32_t layer_depth(const vdisk *top, const vdisk *layer)
@@ -72,9 +68,9 @@ static uint32_t describe(const struct extents_op *x)
 /* Append the piece at pos; false: no room. */
 static bool append(struct extents_op *x)
 {
-    struct vdisk_extents *out = x->request->extents;
+    struct vdisk_extents *out = x->op.request->extents;
     uint32_t flags = describe(x);
-    uint32_t depth = layer_depth(x->request->vdisk, x->layer);
+    uint32_t depth = layer_depth(x->op.request->vdisk, x->layer);
     struct vdisk_extent *last = out->count ? &out->list[out->count - 1] : NULL;
 
     if (x->extent.kind == EXTENT_DATA && x->status == BACKEND_STATUS_HOLE) {
@@ -98,7 +94,7 @@ static bool append(struct extents_op *x)
 
 static unsigned room(const struct extents_op *x)
 {
-    return x->request->extents->max - x->request->extents->count;
+    return x->op.request->extents->max - x->op.request->extents->count;
 }
 
 /*
@@ -181,7 +177,7 @@ static void extents_step(struct op *op)
     OP_BEGIN(enum extents_state, op)
     while (x->pos < x->end) {
         x->status = BACKEND_STATUS_DATA;
-        if (chain_lookup(x->request->vdisk, x->pos, x->end - x->pos, &x->extent, &x->layer) < 0) {
+        if (chain_lookup(x->op.request->vdisk, x->pos, x->end - x->pos, &x->extent, &x->layer) < 0) {
             OP_TRY(op, EXTENTS_LOADED, x->layer->format->load(x->layer, x->pos, op));
             continue;
         }
@@ -216,7 +212,7 @@ void extents_start(struct request *r)
         request_end_later(r, -ENOMEM);
         return;
     }
-    x->request = r;
+    op_serve(&x->op, r);
     x->pos = r->guest_offset;
     x->end = r->guest_offset + r->len;
     op_start_later(&x->op); /* it may end without an await */

@@ -45,8 +45,7 @@ static void guard_finish(struct guard *g, int rc)
         range_unlock(&r->vdisk->guard_locks, &g->lock);
     free(g->head);
     free(g->iov);
-    op_free(&g->op, sizeof *g);
-    request_end(r, rc);
+    op_end(&g->op, sizeof *g, rc);
 }
 
 /* How many bytes of head the request changes. */
@@ -137,6 +136,7 @@ void guard_start(struct request *r)
     assert(r->guest_offset < FOREIGN_HEAD && r->len > 0);
     if (g) {
         g->r = r;
+        op_serve(&g->op, r);
         g->head = vdisk_alloc_buffer(FOREIGN_HEAD);
         g->iov = r->kind == REQ_WRITE ? calloc(r->iovcnt + 1, sizeof *g->iov) : NULL;
     }

@@ -114,6 +114,20 @@ void op_free(struct op *op, size_t size)
     q->op_pool[class] = op;
 }
 
+void op_end(struct op *op, size_t size, int rc)
+{
+    struct op *parent = op->parent;
+    struct request *request = op->request;
+    void (*end_request)(struct request *, int) = op->end_request;
+
+    assert(!parent || !request);
+    op_free(op, size);
+    if (parent)
+        op_wake(parent, rc);
+    if (request)
+        end_request(request, rc);
+}
+
 void op_send(struct op *op)
 {
     assert(op->state == OP_START);
@@ -197,8 +211,7 @@ void op_io(struct op *op, struct io *io)
 /* One of several has ended. */
 static void child_step(struct op *op)
 {
-    struct op_child *child = container_of(op, struct op_child, op);
-    struct op *parent = child->parent;
+    struct op *parent = op->parent;
 
     assert(parent->waits > 0);
     if (op->rc < 0 && parent->rc == 0)
@@ -214,6 +227,6 @@ struct op *op_child_add(struct op *op, struct op_child *child)
     assert(op->waits > 0);
     op->waits++;
     op_init(&child->op, op->queue, &child_type);
-    child->parent = op;
+    child->op.parent = op;
     return &child->op;
 }

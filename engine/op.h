@@ -25,8 +25,8 @@
  *  2. No local is used across an await; the compiler refuses it. The container_of line is run on every step.
  *  3. After an await what was learned before it is stale: look again.
  *  4. A step function runs on its queue's thread only, never under another step function.
- *  5. The finish function releases what is held, tells the parent by op_wake(), and frees the op. It is the last
- *     thing a step does.
+ *  5. The finish function releases what is held, and calls op_end(), which frees the op and tells its parent, or
+ *     ends its request. It is the last thing a step does.
  */
 #ifndef ENGINE_OP_H
 #define ENGINE_OP_H
@@ -48,6 +48,7 @@ struct task {
 enum { OP_START = 0 };
 
 struct op;
+struct request;
 
 struct op_type {
     const char        *name;
@@ -70,6 +71,9 @@ struct op {
     struct task           task;
     const struct op_type *type;
     vdisk_queue          *queue;
+    struct op            *parent;  /* op_end() tells it: who awaits this op, */
+    struct request       *request; /* or ends this: what it was begun for: op_serve() of request.h */
+    void                (*end_request)(struct request *r, int rc);
     struct list           wait; /* in whatever list this op waits in */
     int                   state;
     int                   rc;    /* result of the last await: 0, or a negative errno */
@@ -82,8 +86,7 @@ struct op {
 
 /* Stands for one of several ops that an await waits for: op_child_add(). */
 struct op_child {
-    struct op  op;
-    struct op *parent;
+    struct op op; /* its parent is the one that waits */
 };
 
 /*
@@ -164,6 +167,12 @@ void *op_alloc_head(vdisk_queue *q, const struct op_type *type, size_t size, siz
  * are one it is op_alloc().
  */
 void *op_alloc_for(vdisk_queue *target, vdisk_queue *here, const struct op_type *type, size_t size);
+
+/*
+ * The end of an op of `size` bytes: it is freed, then its parent's await ends with `rc`, or its request does. What
+ * tells of its end in another way has neither.
+ */
+void op_end(struct op *op, size_t size, int rc);
 
 /* Initialise an op that lives in its parent's memory. */
 void op_init(struct op *op, vdisk_queue *q, const struct op_type *type);

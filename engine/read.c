@@ -60,8 +60,6 @@ bool chain_known_zero(vdisk *v, uint64_t guest_offset, uint64_t len)
 
 struct chain_read {
     struct op           op;
-    struct op          *parent;  /* one of these two hears of the end */
-    struct request     *request;
     vdisk              *vdisk;
     const struct iovec *iov;
     uint32_t            iovcnt;
@@ -75,18 +73,6 @@ struct chain_read {
 };
 
 enum chain_read_state { CHAIN_START = OP_START, CHAIN_LOADED, CHAIN_READ, CHAIN_UNPACKED };
-
-static void chain_read_finish(struct chain_read *c, int rc)
-{
-    struct op *parent = c->parent;
-    struct request *r = c->request;
-
-    op_free(&c->op, sizeof *c);
-    if (parent)
-        op_wake(parent, rc);
-    if (r)
-        request_end(r, rc);
-}
 
 static int look_up(struct chain_read *c)
 {
@@ -141,11 +127,11 @@ static void chain_read_step(struct op *op)
         else
             OP_TRY(op, CHAIN_READ, send_pieces(c, op));
     }
-    chain_read_finish(c, 0);
+    op_end(op, sizeof *c, 0);
     return;
     OP_END
 fail:
-    chain_read_finish(c, op->rc);
+    op_end(op, sizeof *c, op->rc);
 }
 
 OP_TYPE(chain_read, chain_read_step, "START", "CHAIN_LOADED", "CHAIN_READ", "CHAIN_UNPACKED");
@@ -175,7 +161,7 @@ void chain_read(vdisk *v, uint64_t guest_offset, const struct iovec *iov, uint32
         op_wake(parent, -ENOMEM);
         return;
     }
-    c->parent = parent;
+    c->op.parent = parent;
     op_start(&c->op);
 }
 
@@ -187,6 +173,6 @@ void read_start(struct request *r)
         request_end_later(r, -ENOMEM);
         return;
     }
-    c->request = r;
+    op_serve(&c->op, r);
     op_start(&c->op);
 }

@@ -10,6 +10,7 @@
 #define ENGINE_REQUEST_H
 
 #include "engine/io.h"
+#include "engine/op.h"
 #include "engine/vdisk.h"
 
 enum request_kind {
@@ -53,11 +54,25 @@ void request_end(struct request *r, int result);
 /* The same from a place that is not in the loop, or may not be: the request ends in the next turn. */
 void request_end_later(struct request *r, int result);
 
-/* request_end_later() a request that the format was given, and those merged with it. */
-void request_refuse(struct request *r, int result);
+/* The op does what the request asks for: op_end() ends it. */
+static inline void op_serve(struct op *op, struct request *r)
+{
+    op->request = r;
+    op->end_request = request_end;
+}
 
 /* request_end() a write and those merged with it, all with that result. */
 void request_end_merged(struct request *r, int result);
+
+/* The same of a write, and of those merged with it. */
+static inline void op_serve_merged(struct op *op, struct request *r)
+{
+    op->request = r;
+    op->end_request = request_end_merged;
+}
+
+/* request_end_later() a request that the format was given, and those merged with it. */
+void request_refuse(struct request *r, int result);
 
 /* Check and start; from the enqueue functions. */
 void request_start(struct request *r);

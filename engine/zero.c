@@ -20,9 +20,7 @@ const char *const zero_buffer = zero_bytes;
 
 struct zero_op {
     struct op       op;
-    struct op      *parent;  /* one of these two hears of the end */
-    struct request *request;
-    bool           *done;    /* or this flag, for zero_fill() */
+    bool           *done;    /* without parent and request: for zero_fill() */
     int            *result;
     struct backend *backend;
     uint64_t        pos, end;
@@ -38,18 +36,11 @@ enum zero_state { ZERO_START = OP_START, ZERO_BY_BACKEND, ZERO_WRITTEN };
 
 static void zero_finish(struct zero_op *z, int rc)
 {
-    struct op *parent = z->parent;
-    struct request *r = z->request;
-
     if (z->done) {
         *z->result = rc;
         *z->done = true;
     }
-    op_free(&z->op, sizeof *z);
-    if (parent)
-        op_wake(parent, rc);
-    if (r)
-        request_end(r, rc);
+    op_end(&z->op, sizeof *z, rc);
 }
 
 static bool window_next(struct zero_op *z, struct io *io);
@@ -141,7 +132,7 @@ static void start_for(struct zero_op *z, struct op *parent)
         op_wake(parent, -ENOMEM);
         return;
     }
-    z->parent = parent;
+    z->op.parent = parent;
     op_start(&z->op);
 }
 
@@ -172,7 +163,7 @@ void zero_start(struct backend *b, uint64_t host_offset, uint64_t len, uint8_t f
         return;
     }
     z->flags = flags;
-    z->request = r;
+    op_serve(&z->op, r);
     op_start(&z->op);
 }
 

@@ -67,8 +67,6 @@ enum { BATCH_REFCOUNTS, BATCH_REFTABLE, BATCH_MAPPING, BATCHES };
 
 struct q2_flush_op {
     struct op            op;      /* waits, on the queue of who asked */
-    struct op           *parent;  /* one of these two hears of the end */
-    struct request      *request;
     struct q2           *q;
     /* The leader's. */
     struct op            lead;    /* flushes, on a queue that is turned whatever the owner of the other does */
@@ -392,15 +390,8 @@ static void end(struct q2_flush_op *f, int rc)
 
 static void flush_finish(struct q2_flush_op *f, int rc)
 {
-    struct op *parent = f->parent;
-    struct request *r = f->request;
-
     assert(!f->reclaim.running);
-    op_free(&f->op, sizeof *f);
-    if (parent)
-        op_wake(parent, rc);
-    if (r)
-        request_end(r, rc);
+    op_end(&f->op, sizeof *f, rc);
 }
 
 /* The last of the leader: who asked may be another thread, and frees all this. */
@@ -520,7 +511,7 @@ void q2_flush(struct q2 *q, struct op *op)
         op_wake(op, -ENOMEM);
         return;
     }
-    f->parent = op;
+    f->op.parent = op;
     op_start(&f->op);
 }
 
@@ -532,7 +523,7 @@ void q2_flush_start(struct q2 *q, struct request *r)
         request_end_later(r, -ENOMEM);
         return;
     }
-    f->request = r;
+    op_serve(&f->op, r);
     op_start(&f->op);
 }
 

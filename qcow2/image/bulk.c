@@ -32,7 +32,6 @@ enum { BATCH_BYTES = 1 << 20, RUNS_MIN = 16 };
 
 struct bulk {
     struct op           op;
-    struct op          *parent;
     struct q2          *q;
     uint64_t            guest_offset;
     enum vdisk_prealloc mode;
@@ -200,7 +199,6 @@ static void unlock_structure(struct bulk *b)
 
 static void bulk_finish(struct bulk *b, int rc)
 {
-    struct op *parent = b->parent;
     struct q2 *q = b->q;
 
     pthread_mutex_lock(&q->lock);
@@ -215,8 +213,7 @@ static void bulk_finish(struct bulk *b, int rc)
     end_turn(b);
     free(b->runs);
     free(b->buf);
-    op_free(&b->op, sizeof *b);
-    op_wake(parent, rc);
+    op_end(&b->op, sizeof *b, rc);
 }
 
 static void bulk_step(struct op *op)
@@ -266,7 +263,7 @@ void q2_bulk_reserve(struct q2 *q, uint64_t guest_offset, uint64_t len, enum vdi
         op_wake(op, -ENOMEM);
         return;
     }
-    b->parent = op;
+    b->op.parent = op;
     b->q = q;
     b->guest_offset = guest_offset;
     b->mode = mode;

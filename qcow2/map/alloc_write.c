@@ -50,8 +50,6 @@ enum span_kind {
 
 struct alloc_write {
     struct op           op;
-    struct op          *parent;  /* one of these two hears of the end */
-    struct request     *request; /* with those merged into it */
     struct request     *caller;  /* whose write it is: in the volume's gate; NULL: nobody's */
     bool                made_room;
     bool                keeps_freed; /* what was freed could not be given back: without that */
@@ -468,8 +466,7 @@ static void mark(struct alloc_write *w, struct op *op)
 
 static void alloc_write_finish(struct alloc_write *w, int rc)
 {
-    struct op *parent = w->parent;
-    struct request *r = w->request;
+    struct request *r = w->op.request;
     struct q2 *q = w->q;
     uint64_t done = w->pos;
 
@@ -477,13 +474,12 @@ static void alloc_write_finish(struct alloc_write *w, int rc)
         drop_span(w);
     assert(!w->slot && !w->edges && !w->span_iov && !w->locked);
     free(w->merged_iov);
-    op_free(&w->op, sizeof *w);
-    if (parent)
-        op_wake(parent, rc);
-    if (r && r->merged && rc < 0 && !MUTANT(SHARE_ERRORS))
+    if (r && r->merged && rc < 0 && !MUTANT(SHARE_ERRORS)) {
+        op_free(&w->op, sizeof *w);
         start_apart(q, r, done);
-    else if (r)
-        request_end_merged(r, rc);
+    } else {
+        op_end(&w->op, sizeof *w, rc);
+    }
 }
 
 enum find_result { FIND_READY, FIND_NEEDS_SLICE, FIND_TOO_MANY_FREED, FIND_NEEDS_LEASE, FIND_REFUSED };
@@ -654,7 +650,7 @@ void q2_alloc_write(struct q2 *q, struct request *request, uint64_t guest_offset
         op_wake(op, -ENOMEM);
         return;
     }
-    w->parent = op;
+    w->op.parent = op;
     w->caller = request;
     op_start(&w->op);
 }
@@ -670,7 +666,7 @@ void q2_alloc_reserve(struct q2 *q, uint64_t guest_offset, uint64_t len, enum vd
     }
     assert(is_aligned(guest_offset, q->geo.cluster_size) && reserve != VDISK_PREALLOC_OFF);
     w->reserve = reserve;
-    w->parent = op;
+    w->op.parent = op;
     op_start(&w->op);
 }
 
@@ -707,6 +703,7 @@ void q2_alloc_write_start(struct q2 *q, struct request *r)
         request_refuse(r, -ENOMEM);
         return;
     }
-    w->request = w->caller = r;
+    w->caller = r;
+    op_serve_merged(&w->op, r);
     op_start_later(&w->op); /* it may end without an await */
 }

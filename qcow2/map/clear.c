@@ -74,12 +74,9 @@ static void unlock_clusters(struct clear *c)
 
 static void clear_finish(struct clear *c, int rc)
 {
-    struct request *r = c->request;
-
     if (c->locked)
         unlock_clusters(c);
-    op_free(&c->op, sizeof *c);
-    request_end(r, rc);
+    op_end(&c->op, sizeof *c, rc);
 }
 
 /* Does an unallocated cluster here read as zeros? (No layer below, or none that reaches so far.) */
@@ -410,6 +407,7 @@ void q2_clear_start(struct q2 *q, struct request *r)
     }
     c->q = q;
     c->request = r;
+    op_serve(&c->op, r);
     c->discard = r->kind == REQ_DISCARD;
     c->unmap = c->discard || r->flags & VDISK_REQ_UNMAP;
     op_start_later(&c->op);

@@ -22,7 +22,6 @@
 
 struct l2_make {
     struct op         op;
-    struct op        *parent;
     struct list       node;    /* of q->l2_making */
     struct list       waiting; /* ops, by op.wait: for the same table */
     struct q2        *q;
@@ -45,8 +44,6 @@ enum l2_make_state {
 
 static void l2_make_finish(struct l2_make *m, int rc)
 {
-    struct op *parent = m->parent;
-
     pthread_mutex_lock(&m->q->lock);
     if (rc < 0)
         q2_alloc_structure_undo(m->q, &m->run, Q2_META_L2);
@@ -55,7 +52,7 @@ static void l2_make_finish(struct l2_make *m, int rc)
     /* The last that is done to the image: who hears of it may be another thread, and close it. */
     pthread_mutex_lock(&m->q->lock);
     list_del(&m->node);
-    op_wake(parent, rc); /* first: in the order they came in */
+    op_wake(m->op.parent, rc); /* first: in the order they came in */
     op_wake_all(&m->waiting, rc);
     pthread_mutex_unlock(&m->q->lock);
     free(m->buf);
@@ -175,7 +172,7 @@ void q2_l2_table_make(struct q2 *q, uint64_t guest_offset, struct op *op)
     else
         m = op_alloc_for(service, op->queue, &l2_make_type, sizeof *m);
     if (m) {
-        m->parent = op;
+        m->op.parent = op;
         m->q = q;
         m->guest_offset = guest_offset;
         list_init(&m->waiting);

@@ -411,7 +411,6 @@ void q2_guard_recount(struct q2 *q)
 
 struct guard_mark {
     struct op op;
-    struct op *parent;
     struct q2 *q;
     struct range_lock lock;
     uint8_t *sector;
@@ -432,12 +431,9 @@ static void fill_sector(struct guard_mark *g)
 
 static void guard_mark_finish(struct guard_mark *g)
 {
-    struct op *parent = g->parent;
-
     range_unlock(&g->q->structure, &g->lock);
     free(g->sector);
-    op_free(&g->op, sizeof *g);
-    op_wake(parent, -EIO);
+    op_end(&g->op, sizeof *g, -EIO);
 }
 
 static void guard_mark_step(struct op *op)
@@ -475,7 +471,7 @@ void q2_guard_mark(struct q2 *q, struct op *op)
         op_wake(op, -EIO);
         return;
     }
-    g->parent = op;
+    g->op.parent = op;
     g->q = q;
     op_start(&g->op);
 }

@@ -49,7 +49,6 @@ static const uint64_t inflate_here = 64 << 10;
 struct read_packed {
     struct op                 op;
     vdisk                    *v;
-    struct op                *parent;
     uint64_t                  descriptor;
     uint64_t                  guest_offset;
     uint64_t                  len;
@@ -293,8 +292,7 @@ static void read_packed_finish(struct read_packed *p, int rc)
         cluster_unref(&q2->packed, p->cluster);
     }
     free(p->host);
-    op_wake(p->parent, rc);
-    op_free(&p->op, sizeof *p);
+    op_end(&p->op, sizeof *p, rc);
 }
 
 static void read_packed_step(struct op *op)
@@ -351,7 +349,7 @@ void q2_read_packed(vdisk *v, const struct extent *e, uint64_t guest_offset, con
         return;
     }
     p->v = v;
-    p->parent = parent;
+    p->op.parent = parent;
     p->descriptor = e->host_offset;
     p->guest_offset = guest_offset;
     p->len = len;

@@ -218,7 +218,6 @@ enum look { LOOK_HOLES, LOOK_TAIL, LOOK_ALL };
 
 struct alloc {
     struct op      op;
-    struct op     *parent;
     struct q2     *q;
     uint64_t       want, need;
     uint32_t       kind; /* what for: enum q2_meta_kind, with the structure lock held; 0: guest data */
@@ -464,8 +463,6 @@ static void load_slices(struct alloc *a, struct op *op)
 
 static void alloc_finish(struct alloc *a, int rc)
 {
-    struct op *parent = a->parent;
-
     pthread_mutex_lock(&a->q->lock);
     if (rc < 0)
         drop_part(a);
@@ -473,8 +470,7 @@ static void alloc_finish(struct alloc *a, int rc)
     pthread_mutex_unlock(&a->q->lock);
     if (rc < 0)
         a->ret->clusters = 0;
-    op_free(&a->op, sizeof *a);
-    op_wake(parent, rc);
+    op_end(&a->op, sizeof *a, rc);
 }
 
 static void alloc_step(struct op *op)
@@ -523,7 +519,7 @@ static void alloc_begin(struct q2 *q, uint64_t want, bool exact, struct q2_run *
         op_wake(op, -ENOMEM);
         return;
     }
-    a->parent = op;
+    a->op.parent = op;
     a->q = q;
     a->want = want;
     a->exact = exact && want > 1;

@@ -64,7 +64,6 @@ void q2_lease_return_all(struct q2 *q)
 
 struct lease_fill {
     struct op        op;
-    struct op       *parent;
     struct q2       *q;
     struct q2_lease *lease;
     bool             first;  /* the lease's `filler`; else another queue of the same number is */
@@ -135,25 +134,25 @@ static void shrink(struct lease_fill *f)
 static void lease_fill_finish(struct lease_fill *f, int rc)
 {
     struct q2_lease *l = f->lease;
-    struct op *parent = f->parent;
+    struct q2 *q = f->q;
+    bool first = f->first;
 
-    pthread_mutex_lock(&f->q->lock);
+    pthread_mutex_lock(&q->lock);
     if (rc == 0 && l->next < l->end && !ENGINE_MUTANT(LEASE_FILL_TWICE)) {
         /* Two queues that share a lease have both filled it. */
-        q2_give_back(f->q, f->run.host_offset >> f->q->geo.cluster_bits, f->run.clusters, f->run.zero);
+        q2_give_back(q, f->run.host_offset >> q->geo.cluster_bits, f->run.clusters, f->run.zero);
     } else if (rc == 0) {
-        l->next = f->run.host_offset >> f->q->geo.cluster_bits;
+        l->next = f->run.host_offset >> q->geo.cluster_bits;
         l->end = l->next + f->run.clusters;
         l->zero = f->run.zero;
     }
     /* In the order they came in: the writes of a turn come in the guest's order, and keep it on the host. */
-    op_wake(parent, rc);
-    if (f->first) {
+    op_end(&f->op, sizeof *f, rc);
+    if (first) {
         l->filler = NULL;
         op_wake_all(&l->waiting, rc);
     }
-    pthread_mutex_unlock(&f->q->lock);
-    op_free(&f->op, sizeof *f);
+    pthread_mutex_unlock(&q->lock);
 }
 
 static void lease_fill_step(struct op *op)
@@ -202,7 +201,7 @@ void q2_lease_fill(struct q2 *q, struct op *op)
         op_wake(op, ready ? 0 : -ENOMEM);
         return;
     }
-    f->parent = op;
+    f->op.parent = op;
     f->q = q;
     f->lease = l;
     op_start(&f->op);

@@ -36,8 +36,7 @@ enum { RECLAIM_BATCH = 8, RECLAIM_SHARE = 64 };
 
 struct reclaim {
     struct op          op;
-    struct op         *parent;  /* one of these two hears of the end */
-    struct q2_carried *carried;
+    struct q2_carried *carried; /* a parent, or this, hears of the end */
     struct q2         *q;
     bool               claimed;
     uint64_t           key;     /* of the refcount slice that is needed */
@@ -268,7 +267,6 @@ static void reclaim_finish(struct reclaim *r, int rc)
 {
     struct q2 *q = r->q;
     struct q2_carried *c = r->carried;
-    struct op *parent = r->parent;
 
     pthread_mutex_lock(&q->lock);
     for (unsigned i = r->count; i-- > r->lowered;)
@@ -277,9 +275,7 @@ static void reclaim_finish(struct reclaim *r, int rc)
     q->reclaiming = false;
     op_wake_all(&q->reclaim_waiting, 0);
     pthread_mutex_unlock(&q->lock);
-    op_free(&r->op, sizeof *r);
-    if (parent)
-        op_wake(parent, rc);
+    op_end(&r->op, sizeof *r, rc);
     if (c) {
         c->running = false;
         if (c->waiter)
@@ -334,7 +330,7 @@ void q2_reclaim(struct q2 *q, struct op *op)
         return;
     }
     r->q = q;
-    r->parent = op;
+    r->op.parent = op;
     op_send(&r->op);
 }
 

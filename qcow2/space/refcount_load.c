@@ -23,7 +23,6 @@ enum { REFS_PLAUSIBLE = 128 };
 
 struct refcount_load {
     struct op   op;
-    struct op  *parent;
     struct q2  *q;
     uint64_t    key, block, host_offset; /* the slice, its block and where that is */
     bool        odd, reads, claimed; /* reads the L2 tables; others wait for that */
@@ -54,7 +53,6 @@ static void load_slice(struct refcount_load *l, uint64_t key, struct op *op)
 
 static void load_finish(struct refcount_load *l, int rc)
 {
-    struct op *parent = l->parent;
     struct q2 *q = l->q;
 
     pthread_mutex_lock(&q->lock);
@@ -64,8 +62,7 @@ static void load_finish(struct refcount_load *l, int rc)
     }
     pthread_mutex_unlock(&q->lock);
     free(l->buf);
-    op_free(&l->op, sizeof *l);
-    op_wake(parent, rc);
+    op_end(&l->op, sizeof *l, rc);
 }
 
 /* ---- does it look like refcounts? -------------------------------------------------------------------------- */
@@ -275,7 +272,7 @@ static void load_judged(const struct refcount_load *how, struct op *op)
         op_wake(op, -ENOMEM);
         return;
     }
-    l->parent = op;
+    l->op.parent = op;
     l->q = how->q;
     l->key = how->key;
     l->block = how->block;

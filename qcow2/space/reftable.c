@@ -26,7 +26,6 @@ enum { INSTALLED_MAX = 16 };
 
 struct refblock_make {
     struct op         op;
-    struct op        *parent;
     struct q2        *q;
     uint64_t          block;
     uint64_t          host_offset;
@@ -72,8 +71,6 @@ static void forget_table(struct refblock_make *m)
 
 static void refblock_finish(struct refblock_make *m, int rc)
 {
-    struct op *parent = m->parent;
-
     pthread_mutex_lock(&m->q->lock);
     q2_alloc_structure_undo(m->q, &m->run, Q2_META_REFBLOCK); /* it was not needed after all */
     if (m->placed)
@@ -85,8 +82,7 @@ static void refblock_finish(struct refblock_make *m, int rc)
         range_unlock(&m->q->structure, &m->lock);
     free(m->buf);
     free(m->sector);
-    op_free(&m->op, sizeof *m);
-    op_wake(parent, rc);
+    op_end(&m->op, sizeof *m, rc);
 }
 
 /* ---- one more block ------------------------------------------------------------------------------------ */
@@ -407,7 +403,7 @@ void q2_refblock_make(struct q2 *q, uint64_t block, bool have_structure, bool ap
         op_wake(op, -ENOMEM);
         return;
     }
-    m->parent = op;
+    m->op.parent = op;
     m->q = q;
     m->block = block;
     m->have_structure = have_structure;

@@ -21,7 +21,6 @@ enum { ROOM_ROUNDS = 2 };
 
 struct room {
     struct op       op;
-    struct op      *parent;
     struct q2      *q;
     struct request *request;
     int             rounds;
@@ -67,11 +66,8 @@ static bool more(struct room *m)
 
 static void room_finish(struct room *m, int rc)
 {
-    struct op *parent = m->parent;
-
     enter_gate(m);
-    op_free(&m->op, sizeof *m);
-    op_wake(parent, rc);
+    op_end(&m->op, sizeof *m, rc);
 }
 
 static void room_step(struct op *op)
@@ -102,7 +98,7 @@ void q2_room_make(struct q2 *q, struct request *request, struct op *op)
         op_wake(op, -ENOMEM);
         return;
     }
-    m->parent = op;
+    m->op.parent = op;
     m->q = q;
     m->request = request;
     op_start(&m->op);
