@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/attach.h"
 #include "engine/error.h"
 #include "engine/json_name.h"
 #include "engine/range_lock.h"
@@ -30,6 +31,7 @@ void *backend_alloc(const struct backend_driver *driver, const char *name, size_
         return NULL;
     }
     range_locks_init(b->rmw_locks);
+    list_init(&b->attached);
     return b;
 }
 
@@ -138,6 +140,7 @@ void backend_close(struct backend *b)
     if (!b)
         return;
     assert(atomic_load(&b->rmw_active) == 0);
+    attach_backend_goes(b);
     b->driver->close(b);
     backend_free(b);
 }

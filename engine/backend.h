@@ -11,6 +11,7 @@
 
 #include "engine/gate.h"
 #include "engine/io.h"
+#include "engine/list.h"
 
 enum backend_caps {
     BACKEND_GROWS     = 1u << 0, /* writes past the end extend it (a file); otherwise they are -ENOSPC. With an
@@ -57,6 +58,7 @@ struct backend {
     struct gate      writes;
     _Atomic uint32_t rmw_active;
     struct range_locks *rmw_locks;
+    struct list      attached;     /* engine/attach.c */
 };
 
 /* Facts about a range, for block status. */
@@ -86,6 +88,16 @@ struct backend_driver {
      * Context: io->queue's thread. Several queues call at once.
      */
     void (*submit)(struct backend *b, struct io *io);
+
+    /*
+     * State for each queue that uses the backend: backend_on_queue() has it made, at the queue's first I/O, say;
+     * it goes with the queue or the backend, when nothing of the backend's is in flight there. Both or neither;
+     * short.
+     * Context: attach() on the queue's thread, within backend_on_queue(); detach() on the thread that destroys or
+     * closes.
+     */
+    int  (*attach)(struct backend *b, vdisk_queue *q, void **ret_state);
+    void (*detach)(struct backend *b, vdisk_queue *q, void *state);
 
     /*
      * Blocks: the kind of the run that starts at `offset`, and its length (at most `len`). NULL: all data.
@@ -125,6 +137,12 @@ extern const struct backend_driver *const backend_drivers[];
  */
 void *backend_alloc(const struct backend_driver *driver, const char *name, size_t size);
 void backend_free(struct backend *b);
+
+/*
+ * What attach() made for this queue, made now if it was not. NULL with *ret_rc 0: that was its state; else -errno.
+ * Context: the queue's thread.
+ */
+void *backend_on_queue(struct backend *b, vdisk_queue *q, int *ret_rc);
 
 /* Find the driver, open; of a "json:" name (engine/json_name.h) the file. Errors with text. */
 int backend_open(const char *name, uint32_t flags, struct backend **ret_backend);

@@ -212,6 +212,7 @@ static int destroy(vdisk_queue *q)
     if (queue_current == q)
         queue_current = NULL;
     watch_queue_gone(q);
+    attach_queue_goes(q);
     thread_forget(q);
     service_owner_goes(q);
     service_want_none(q);

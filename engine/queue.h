@@ -23,6 +23,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 
+#include "engine/attach.h"
 #include "engine/op.h"
 #include "engine/plug.h"
 #include "engine/request.h"
@@ -79,6 +80,7 @@ struct vdisk_queue {
     struct queue_host    *host;             /* with VDISK_QUEUE_SIMULATED */
     void                 *host_queue;       /* the host's own */
 
+    struct attachment    *attached[ATTACH_BUCKETS]; /* engine/attach.c */
     struct plug           plug;             /* writes that wait for the next turn */
     struct request       *free_requests;
     struct request       *done_head, **done_tail;
