@@ -11,7 +11,7 @@
 
 #include "engine/backend.h"
 #include "engine/request.h"
-#include "engine/vdisk.h"
+#include "engine/vdisk-image.h"
 
 enum extent_kind {
     EXTENT_UNALLOCATED, /* ask the backing layer; zeros without one */
@@ -102,6 +102,13 @@ struct format_driver {
      * it takes there. NULL: what requests write counts. Of volumes open for writing.
      */
     int (*highest)(vdisk *v, vdisk_queue *q, uint64_t *ret_end);
+
+    /*
+     * Look for inconsistencies in the image in `file`, which is no open volume, and mend them as `what` says (then
+     * it is writable). Blocks. 0: *ret and *ret_fixed tell, but for their sizes. NULL: the format has no checks.
+     */
+    int (*check)(struct backend *file, enum vdisk_repair what, const struct vdisk_check_opts *opts, vdisk_queue *q,
+                 struct vdisk_check_result *ret, struct vdisk_repair_result *ret_fixed);
 
     /* Give host space back that is not in use. Blocks; requests may be in flight. NULL: there is never any. */
     int (*trim)(vdisk *v, vdisk_queue *q);

@@ -102,6 +102,82 @@ struct vdisk_create_result {
 /* What a create that succeeded has made. Any thread. -EINVAL: another kind; -EBUSY: not ended; its own error. */
 VDISK_API int vdisk_job_get_create_result(const vdisk_job *job, struct vdisk_create_result *ret_result);
 
+/* ---- check and repair ------------------------------------------------------------------------------ */
+
+enum vdisk_finding {
+    VDISK_FOUND_CORRUPTION, /* data is lost, or will be if the image is written to */
+    VDISK_FOUND_LEAK,       /* space is lost, nothing else */
+    VDISK_FOUND_ERROR,      /* something could not be looked at */
+    VDISK_FOUND_NOTE,       /* worth knowing, no fault by itself */
+    VDISK_FOUND_FIXED,      /* repair: what was done */
+};
+
+/*
+ * `text` is one line without a newline, and without the name of the image; valid during the call. What stands in
+ * the image may be in it: mind control characters. Context: the job's thread.
+ */
+typedef void vdisk_report_fn(void *arg, enum vdisk_finding kind, const char *text);
+
+struct vdisk_check_opts {
+    size_t             size;         /* sizeof(struct vdisk_check_opts) */
+    uint32_t           flags;        /* of enum vdisk_open_flags: BUFFERED, FORCE_SHARE (not to repair), NO_LOCK */
+    uint32_t           kinds;        /* which to report: bits 1 << enum vdisk_finding; 0: all */
+    const char        *format;       /* "qcow2", or NULL to look at the content */
+    vdisk_report_fn   *report;       /* NULL: count only */
+    void              *report_arg;
+    uint64_t           report_max;   /* findings to report, the others are only counted; 0: 1000 */
+    uint64_t           memory_max;   /* for reference counts and tables; 0: half of the machine's memory */
+    vdisk_progress_fn *progress;
+    void              *progress_arg;
+};
+
+/*
+ * Look for inconsistencies in an image that need not be fit to be opened. The backing chain and an external
+ * data file are not looked at; nothing is written. `opts` may be NULL. The job succeeds when it came to its
+ * end, whatever it found: the result tells. Errors of the job: -ENOSYS: the format has no checks (raw);
+ * -EINVAL, -ENOTSUP: the header cannot be used; -EFBIG: too many clusters to be counted; -ENOMEM: memory_max is
+ * too little; as open(2); -EAGAIN: locked; -ECANCELED; or of the I/O. Errors here: -EINVAL, -ENOENT (no name),
+ * -ENOMEM.
+ */
+VDISK_API int vdisk_job_check(const char *name, const struct vdisk_check_opts *opts, vdisk_job **ret_job);
+
+struct vdisk_check_result {
+    size_t   size;                /* sizeof(struct vdisk_check_result): set by the caller */
+    uint64_t image_end_offset;    /* what is past it is not in use */
+    uint64_t total_clusters;      /* of the virtual disk */
+    uint64_t allocated_clusters;  /* these three: of the active layer, snapshots apart */
+    uint64_t fragmented_clusters;
+    uint64_t compressed_clusters;
+    uint64_t corruptions;
+    uint64_t leaks;
+    uint64_t check_errors;
+};
+
+/* Of a check, or of a repair: of the image as it is now. Any thread. Errors: as vdisk_job_get_create_result(). */
+VDISK_API int vdisk_job_get_check_result(const vdisk_job *job, struct vdisk_check_result *ret_result);
+
+enum vdisk_repair {
+    VDISK_REPAIR_NOTHING, /* is a check */
+    VDISK_REPAIR_LEAKS,   /* refcounts that are too high; nothing that could touch data */
+    VDISK_REPAIR_ALL,     /* refcounts, flags, damaged entries: what can be mended without a change of content */
+};
+
+/*
+ * Check, and mend: the image is in no other use. When it stops early, or is killed, the image is no worse than
+ * before, and the same job goes on where this one ended. Otherwise as vdisk_job_check().
+ */
+VDISK_API int vdisk_job_repair(const char *name, enum vdisk_repair what, const struct vdisk_check_opts *opts,
+                               vdisk_job **ret_job);
+
+struct vdisk_repair_result {
+    size_t   size;              /* sizeof(struct vdisk_repair_result): set by the caller */
+    uint64_t leaks_fixed;       /* as `qemu-img check -r` counts them */
+    uint64_t corruptions_fixed;
+};
+
+/* What a repair has done; vdisk_job_get_check_result(): what is left. Any thread. */
+VDISK_API int vdisk_job_get_repair_result(const vdisk_job *job, struct vdisk_repair_result *ret_result);
+
 #ifdef __cplusplus
 }
 #endif

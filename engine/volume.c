@@ -30,8 +30,7 @@ const struct format_driver *volume_find_format(const char *name)
     return NULL;
 }
 
-/* Look at the content. */
-static int probe_format(struct backend *b, vdisk_queue *q, const struct format_driver **ret)
+int volume_probe(struct backend *b, vdisk_queue *q, const struct format_driver **ret)
 {
     size_t len = min_u64(backend_size(b), PROBE_BYTES);
     int best = -1, rc = 0;
@@ -124,7 +123,7 @@ static int layer_open(struct backend *file, const char *format, uint32_t flags, 
         if (!f)
             rc = err_set(EINVAL, "%s: unknown format '%s'; known are raw and qcow2", file->name, format);
     } else {
-        rc = probe_format(file, q, &f);
+        rc = volume_probe(file, q, &f);
     }
     if (rc < 0) {
         backend_close(file);

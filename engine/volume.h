@@ -120,6 +120,9 @@ int volume_check_name(const char *name);
 /* NULL: there is none of that name. */
 const struct format_driver *volume_find_format(const char *name);
 
+/* Find the format by the content. Blocks. 0, or an error with a text. */
+int volume_probe(struct backend *b, vdisk_queue *q, const struct format_driver **ret);
+
 /* This thread's queue for synchronous calls (engine/thread.h). 0, or an error that names `name`. */
 int volume_queue(const char *name, vdisk_queue **ret_queue);
 

@@ -11,6 +11,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <vdisk-image.h>
 
 /* Exit codes that more than one verb has. */
 enum { CLI_OK = 0, CLI_FAILED = 1, CLI_UNSUPPORTED = 63 };
@@ -127,6 +128,9 @@ struct cli_progress {
 };
 
 int cli_progress_show(void *arg, uint64_t done, uint64_t total);
+
+/* vdisk_job_run(); SIGINT and SIGTERM cancel it meanwhile, a second one ends the program. Does not free it. */
+int cli_job_run(vdisk_job *job);
 
 /* Print 100 % and end the line. */
 void cli_progress_end(struct cli_progress *p);

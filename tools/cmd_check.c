@@ -10,13 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/backend.h"
-#include "engine/error.h"
-#include "engine/io.h"
-#include "engine/vdisk.h"
-#include "engine/json_name.h"
-#include "qcow2/check/check.h"
-#include "qcow2/qcow2.h"
 #include "tools/cli.h"
 
 enum { CHECK_CORRUPT = 2, CHECK_LEAKS = 3 };
@@ -24,21 +17,22 @@ enum { CHECK_CORRUPT = 2, CHECK_LEAKS = 3 };
 struct check {
     const char                *name;
     const char                *format; /* NULL: look */
-    struct qcow2_repair_result result;
+    struct vdisk_check_result  result;
+    struct vdisk_repair_result fixed;
     struct cli_progress        progress;
-    uint32_t                   flags;  /* enum backend_open_flags */
-    bool                       repair;
-    enum qcow2_repair_what     what;
+    uint32_t                   flags;  /* enum vdisk_open_flags */
+    enum vdisk_repair          what;
     bool                       json;
     bool                       quiet;
 };
 
 /* As QEMU has it: "Leaked cluster 7 refcount=1 reference=0". */
-static void print_finding(void *arg, enum qcow2_finding kind, const char *text)
+static void print_finding(void *arg, enum vdisk_finding kind, const char *text)
 {
     static const char *const words[] = {
-        [QCOW2_CORRUPTION] = "ERROR", [QCOW2_LEAK] = "Leaked", [QCOW2_ERROR] = "ERROR", [QCOW2_NOTE] = "Note:",
-        [QCOW2_FIXED] = "Repairing",
+        [VDISK_FOUND_CORRUPTION] = "ERROR", [VDISK_FOUND_LEAK] = "Leaked", [VDISK_FOUND_ERROR] = "ERROR",
+        [VDISK_FOUND_NOTE] = "Note:",
+        [VDISK_FOUND_FIXED] = "Repairing",
     };
     char *line = cli_strdup(text);
 
@@ -63,12 +57,12 @@ static void set_nonzero(json_t *to, const char *key, uint64_t value)
 
 static int print_json(const struct check *c)
 {
-    const struct qcow2_check_result *r = &c->result.check;
+    const struct vdisk_check_result *r = &c->result;
     json_t *out = json_object();
 
     set_nonzero(out, "image-end-offset", r->image_end_offset);
-    set_nonzero(out, "leaks-fixed", c->result.leaks_fixed);
-    set_nonzero(out, "corruptions-fixed", c->result.corruptions_fixed);
+    set_nonzero(out, "leaks-fixed", c->fixed.leaks_fixed);
+    set_nonzero(out, "corruptions-fixed", c->fixed.corruptions_fixed);
     set_nonzero(out, "compressed-clusters", r->compressed_clusters);
     set_nonzero(out, "total-clusters", r->total_clusters);
     set_nonzero(out, "corruptions", r->corruptions);
@@ -88,14 +82,14 @@ static double percent(uint64_t part, uint64_t whole)
 
 static void print_human(const struct check *c)
 {
-    const struct qcow2_check_result *r = &c->result.check;
+    const struct vdisk_check_result *r = &c->result;
 
-    if (c->result.leaks_fixed != 0 || c->result.corruptions_fixed != 0)
+    if (c->fixed.leaks_fixed != 0 || c->fixed.corruptions_fixed != 0)
         printf("The following inconsistencies were found and repaired:\n\n"
                "    %" PRIu64 " leaked clusters\n"
                "    %" PRIu64 " corruptions\n\n"
                "Double checking the fixed image now...\n",
-               c->result.leaks_fixed, c->result.corruptions_fixed);
+               c->fixed.leaks_fixed, c->fixed.corruptions_fixed);
     if (r->corruptions == 0 && r->leaks == 0 && r->check_errors == 0)
         printf("No errors were found on the image.\n");
     if (r->corruptions != 0)
@@ -119,7 +113,7 @@ static void print_human(const struct check *c)
 
 static int print_result(const struct check *c)
 {
-    const struct qcow2_check_result *r = &c->result.check;
+    const struct vdisk_check_result *r = &c->result;
 
     if (!c->quiet && c->json && print_json(c) != CLI_OK)
         return CLI_FAILED;
@@ -132,23 +126,6 @@ static int print_result(const struct check *c)
 
 /* ---- the check ------------------------------------------------------------------------------------- */
 
-/* Does the file begin as a qcow2 image does? 1, 0, or a negative errno with the library's text set. */
-static int looks_like_qcow2(struct backend *file, vdisk_queue *q)
-{
-    uint8_t *head = vdisk_alloc_buffer(4096);
-    int rc;
-
-    if (head == NULL)
-        return err_set(ENOMEM, "%s: out of memory", file->name);
-    rc = io_pread(q, file, head, 4096, 0); /* zeros past the end */
-    if (rc < 0)
-        err_set(rc, "%s: cannot read its first 4096 bytes: %s", file->name, strerror(-rc));
-    else
-        rc = qcow2_driver.probe(head, 4096, file->name) > 0;
-    free(head);
-    return rc;
-}
-
 /* QEMU's words, and no others: there are programs that look for them. */
 static int unsupported(void)
 {
@@ -156,60 +133,36 @@ static int unsupported(void)
     return CLI_UNSUPPORTED;
 }
 
-static int check_backend(struct check *c, struct backend *file, vdisk_queue *q)
+static int run_job(struct check *c, vdisk_job *job)
 {
-    struct qcow2_check_opts opts = {
-        .report = print_finding, .progress = cli_progress_show, .progress_arg = &c->progress,
-    };
-    int rc = 1;
+    int rc = cli_job_run(job);
 
-    if (c->format == NULL)
-        rc = looks_like_qcow2(file, q);
-    if (rc < 0)
-        return cli_library_error();
-    if (rc == 0)
+    if (rc == -ENOSYS)
         return unsupported();
-    if (c->repair)
-        rc = qcow2_repair(file, q, c->what, &opts, &c->result);
-    else
-        rc = qcow2_check(file, q, &opts, &c->result.check);
-    if (rc < 0)
+    if (rc < 0 || vdisk_job_get_check_result(job, &c->result) < 0 ||
+        (c->what != VDISK_REPAIR_NOTHING && vdisk_job_get_repair_result(job, &c->fixed) < 0))
         return cli_library_error();
     cli_progress_end(&c->progress);
     return print_result(c);
 }
 
-/* Says a json: name so? */
-static bool named_raw(const char *name)
-{
-    struct json_name n;
-    bool raw;
-
-    if (!is_json_name(name) || json_name_parse(name, &n) < 0)
-        return false;
-    raw = n.format != NULL && strcmp(n.format, "raw") == 0;
-    json_name_free(&n);
-    return raw;
-}
-
 static int check_image(struct check *c)
 {
-    struct vdisk_queue_opts opts = {.size = sizeof opts};
-    struct backend *file;
-    vdisk_queue *q;
+    struct vdisk_check_opts opts = {
+        .size = sizeof opts, .format = c->format, .flags = c->flags, .report = print_finding,
+        .progress = cli_progress_show, .progress_arg = &c->progress,
+    };
+    vdisk_job *job;
     int rc;
 
-    if ((c->format != NULL && strcmp(c->format, "raw") == 0) || named_raw(c->name))
-        return unsupported();
-    if (vdisk_queue_create(&opts, &q) < 0)
+    if (c->what == VDISK_REPAIR_NOTHING)
+        rc = vdisk_job_check(c->name, &opts, &job);
+    else
+        rc = vdisk_job_repair(c->name, c->what, &opts, &job);
+    if (rc < 0)
         return cli_library_error();
-    if (backend_open(c->name, c->flags, &file) < 0) {
-        rc = cli_library_error();
-    } else {
-        rc = check_backend(c, file, q);
-        backend_close(file);
-    }
-    vdisk_queue_destroy(q);
+    rc = run_job(c, job);
+    vdisk_job_free(job);
     return rc;
 }
 
@@ -231,15 +184,13 @@ static const struct cli_option options[] = {
 
 static bool parse_repair(struct check *c, const char *what)
 {
-    c->repair = true;
-    c->flags |= BACKEND_RDWR;
-    c->what = strcmp(what, "all") == 0 ? QCOW2_REPAIR_ALL : QCOW2_REPAIR_LEAKS;
-    return strcmp(what, "leaks") == 0 || c->what == QCOW2_REPAIR_ALL;
+    c->what = strcmp(what, "all") == 0 ? VDISK_REPAIR_ALL : VDISK_REPAIR_LEAKS;
+    return strcmp(what, "leaks") == 0 || c->what == VDISK_REPAIR_ALL;
 }
 
 static int run(const struct cli_verb *verb, int argc, char **argv)
 {
-    struct check c = {.name = NULL};
+    struct check c = {.result = {.size = sizeof c.result}, .fixed = {.size = sizeof c.fixed}};
     struct cli_parser p;
     char **operands;
 
@@ -253,7 +204,7 @@ static int run(const struct cli_verb *verb, int argc, char **argv)
             break;
         case 'p': c.progress.enabled = true; break;
         case 'q': c.quiet = true; break;
-        case 'U': c.flags |= BACKEND_SHARE; break;
+        case 'U': c.flags |= VDISK_OPEN_FORCE_SHARE; break;
         case OPT_OUTPUT:
             if (!cli_parse_output(verb, p.value, &c.json))
                 return CLI_FAILED;
@@ -265,7 +216,7 @@ static int run(const struct cli_verb *verb, int argc, char **argv)
         return cli_usage_error(verb, "takes the name of one image");
     if (c.format != NULL && strcmp(c.format, "raw") != 0 && strcmp(c.format, "qcow2") != 0)
         return cli_usage_error(verb, "no format '%s'; -f takes raw or qcow2", c.format);
-    if (c.repair && c.flags & BACKEND_SHARE)
+    if (c.what != VDISK_REPAIR_NOTHING && c.flags & VDISK_OPEN_FORCE_SHARE)
         return cli_usage_error(verb, "-r needs the image for itself: not with -U");
     c.name = operands[0];
     c.progress.enabled = c.progress.enabled && !c.quiet && !c.json;

@@ -192,6 +192,7 @@ static void print_summary(const struct create *c)
 
 static int create_image(struct create *c, const struct create_args *args, char **operands, int n)
 {
+    vdisk_job *job;
     int rc;
 
     c->o.name = operands[0];
@@ -208,10 +209,13 @@ static int create_image(struct create *c, const struct create_args *args, char *
     }
     c->o.opts.progress = cli_progress_show;
     c->o.opts.progress_arg = &c->progress;
-    if (vdisk_create(c->o.name, &c->o.opts) < 0)
+    if (vdisk_job_create(c->o.name, &c->o.opts, &job) < 0)
         return cli_library_error();
-    cli_progress_end(&c->progress);
-    return CLI_OK;
+    rc = cli_job_run(job) < 0 ? cli_library_error() : CLI_OK;
+    if (rc == CLI_OK)
+        cli_progress_end(&c->progress);
+    vdisk_job_free(job);
+    return rc;
 }
 
 static int run(const struct cli_verb *verb, int argc, char **argv)

@@ -133,7 +133,8 @@ int check_run(struct check *c)
     if (rc == 0 && c->blind)
         check_found(c, QCOW2_NOTE, 1, "leaks are not counted, since not all tables could be read");
     if (rc == 0 && c->opts.progress)
-        c->opts.progress(c->opts.progress_arg, c->progress_done, c->progress_done);
+        c->opts.progress(c->opts.progress_arg, c->progress_done * c->header.geo.cluster_size,
+                         c->progress_done * c->header.geo.cluster_size);
     return rc;
 }
 

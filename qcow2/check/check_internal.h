@@ -113,7 +113,7 @@ struct check_reads {
 
 int check_read_clusters(struct check *c, const struct check_reads *reads);
 
-/* `n` steps are done. 0, or -ECANCELED. */
+/* `n` steps, each of a cluster, are done. 0, or -ECANCELED. */
 int check_progress(struct check *c, uint64_t n);
 
 /* ---- check_tables.c, check_roots.c, check_refcounts.c ------------------------------------------------ */

@@ -67,14 +67,16 @@ int check_read(struct check *c, void *buf, uint64_t len, uint64_t host_offset)
 
 int check_progress(struct check *c, uint64_t n)
 {
-    enum { EVERY = 64 };
-    uint64_t before = c->progress_done;
+    enum { EVERY_BYTES = 65536 };
+    uint64_t before = c->progress_done, len = c->header.geo.cluster_size;
+    int stop;
 
     c->progress_done += n;
-    if (!c->opts.progress || before / EVERY == c->progress_done / EVERY)
+    if (!c->opts.progress || before * len / EVERY_BYTES == c->progress_done * len / EVERY_BYTES)
         return 0;
     c->progress_total = max_u64(c->progress_total, c->progress_done);
-    return c->opts.progress(c->opts.progress_arg, c->progress_done, c->progress_total) ? -ECANCELED : 0;
+    stop = c->opts.progress(c->opts.progress_arg, c->progress_done * len, c->progress_total * len);
+    return stop != 0 ? -ECANCELED : 0;
 }
 
 /* ---- several at a time ------------------------------------------------------------------------------- */

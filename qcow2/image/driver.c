@@ -54,5 +54,6 @@ const struct format_driver qcow2_driver = {
     .create = qcow2_create,
     .resize = q2_resize,
     .highest = q2_highest,
+    .check = qcow2_check_image,
     .trim = q2_trim,
 };
