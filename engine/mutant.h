@@ -49,6 +49,7 @@
     X(SERVICE_UNWANTED, "a thread that could not be had is not asked for again")                               \
     X(WAKE_UNSEEN, "who waits goes on when it is woken")                                                         \
     X(THREAD_UNSEEN, "a second thread may call a queue")                                                       \
+    X(KNOWN_FOR_ALL, "a queue that knows one volume looks at no other")                                        \
     X(FORK_UNSEEN, "a forked child may call its parent's queues")                                              \
     X(CUT_FORGOTTEN, "a device that has been cut reads as zeros where it was longer")                          \
     X(CUT_ZEROED, "zeroing does not look whether the device has been cut")

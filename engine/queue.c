@@ -42,21 +42,12 @@ static int add_slab(vdisk_queue *q, unsigned count)
     return 0;
 }
 
-struct request *request_get(vdisk_queue *q)
+/* More in flight than the caller announced. Without memory the caller waits here. */
+void queue_more_requests(vdisk_queue *q)
 {
-    struct request *r = q->free_requests;
-
-    while (unlikely(!r)) {
-        /* More in flight than the caller announced. Without memory the caller waits here. */
+    while (!q->free_requests)
         if (add_slab(q, 65) < 0 && !queue_turn(q))
             queue_sleep(q, 1, &(struct timespec){.tv_nsec = 1000000});
-        r = q->free_requests;
-    }
-    q->free_requests = r->next;
-    assert(r->state == REQUEST_FREE);
-    r->state = REQUEST_STARTED;
-    q->inflight++;
-    return r;
 }
 
 void request_give_back(struct request *r)

@@ -56,6 +56,7 @@ struct vdisk_queue {
     struct list           thread_node;
     struct service       *service;          /* what this queue turns beside itself; NULL: none yet */
     struct service_want  *wants;            /* services that have no thread, though this queue needs it */
+    uint64_t              known;            /* number of the volume whose handle was looked at last: request.c */
     struct service       *serves;           /* the service that this queue is of; NULL: a user's queue */
 
     struct task_list      ready;
@@ -192,8 +193,24 @@ static inline void request_hand_in(struct request *r, int result)
     q->done_count++;
 }
 
+/* Until there is a free request. */
+void queue_more_requests(vdisk_queue *q);
+
 /* One more in flight; and as if it had not been taken. */
-struct request *request_get(vdisk_queue *q);
+static inline struct request *request_get(vdisk_queue *q)
+{
+    struct request *r;
+
+    if (unlikely(!q->free_requests))
+        queue_more_requests(q);
+    r = q->free_requests;
+    q->free_requests = r->next;
+    assert(r->state == REQUEST_FREE);
+    r->state = REQUEST_STARTED;
+    q->inflight++;
+    return r;
+}
+
 void request_give_back(struct request *r);
 
 static inline bool queue_has_ring(const vdisk_queue *q)

@@ -139,59 +139,75 @@ static bool may_go_behind(const vdisk *v, const struct request *r, uint64_t end)
            end <= atomic_load_explicit(&v->reach, memory_order_relaxed);
 }
 
+static bool changes(enum request_kind kind)
+{
+    return kind == REQ_WRITE || kind == REQ_ZERO || kind == REQ_DISCARD;
+}
+
 /* 0, or what is wrong with it. */
 static int check(const struct request *r)
 {
     vdisk *v = r->vdisk;
-    uint64_t end, size = atomic_load_explicit(&v->size, memory_order_acquire);
-    bool writes = r->kind == REQ_WRITE || r->kind == REQ_ZERO || r->kind == REQ_DISCARD;
-    uint8_t allowed = r->kind == REQ_WRITE ? VDISK_REQ_FUA
-                      : r->kind == REQ_ZERO ? VDISK_REQ_FUA | VDISK_REQ_UNMAP : 0;
+    uint64_t end;
 
-    if (!add_u64(r->guest_offset, r->len, &end) || (unlikely(end > size) && !may_go_behind(v, r, end)))
+    if (unlikely(r->result < 0))
+        return r->result;
+    if (unlikely(!add_u64(r->guest_offset, r->len, &end)))
         return -EINVAL;
-    if (r->flags & ~allowed)
+    if (unlikely(end > atomic_load_explicit(&v->size, memory_order_acquire)) && !may_go_behind(v, r, end))
         return -EINVAL;
-    if (writes && v->read_only)
-        return -EACCES;
-    return 0;
+    return unlikely(v->read_only) && changes(r->kind) ? -EACCES : 0;
 }
 
-/* A request has come on `q`: is that the only queue that this volume has seen? */
-static inline void meet(vdisk *v, vdisk_queue *q)
+/* A request has come on `q`: is that the only queue that this volume has seen? True: that is settled. */
+static bool meet(vdisk *v, vdisk_queue *q)
 {
     uint64_t seen = atomic_load_explicit(&v->queue_seen, memory_order_relaxed);
 
-    if (unlikely(seen != q->id + UINT64_C(1)) && seen != VOLUME_SEEN_MANY)
-        service_meet(v, q);
+    if (likely(seen == q->id + UINT64_C(1) || seen == VOLUME_SEEN_MANY))
+        return true;
+    service_meet(v, q);
+    return false;
 }
 
-/* Not a handle of this process: nothing of it may be touched. */
-static int check_handles(const struct request *r)
+/*
+ * What is looked at when a queue turns to a volume, and not again while it stays with it. 0; -EINVAL: there is no
+ * volume; -ECHILD: one of the two handles is another process's, nothing of it may be touched.
+ */
+static __attribute__((noinline)) int get_to_know(vdisk_queue *q, vdisk *v)
 {
-    if (unlikely(!r->vdisk))
+    if (!v)
         return -EINVAL;
-    if (unlikely(r->queue->generation != process_generation || r->vdisk->generation != process_generation))
+    if (q->generation != process_generation || v->generation != process_generation)
         return -ECHILD;
+    if (unlikely(!q->thread) && !q->host)
+        thread_adopt(q);
+    if (meet(v, q) && (q->thread || q->host))
+        q->known = v->number;
     return 0;
+}
+
+static inline bool is_known(const vdisk_queue *q, const vdisk *v)
+{
+    return q->known == v->number || (q->known != 0 && ENGINE_MUTANT(KNOWN_FOR_ALL));
 }
 
 void request_start(struct request *r)
 {
     vdisk *v = r->vdisk;
-    int rc = check_handles(r);
+    vdisk_queue *q = r->queue;
+    int rc = 0;
 
+    if (unlikely(!v || q->generation != process_generation || !is_known(q, v)))
+        rc = get_to_know(q, v);
     if (unlikely(rc < 0)) {
         request_hand_in(r, rc);
         return;
     }
-    if (unlikely(!r->queue->thread) && !r->queue->host)
-        thread_adopt(r->queue);
-    meet(v, r->queue);
-    queue_current = r->queue;
-    assert(!r->queue->in_loop);
-    rc = r->result < 0 ? r->result : check(r);
-    r->gate = gate_enter(&v->requests, r->queue->id);
+    queue_current = q;
+    assert(!q->in_loop);
+    rc = check(r);
+    r->gate = gate_enter(&v->requests, q->id);
     if (unlikely(rc < 0 || (r->len == 0 && r->kind != REQ_FLUSH))) {
         r->flags = 0;
         request_end_later(r, rc);
@@ -222,18 +238,23 @@ void request_start(struct request *r)
 
 /* ---- enqueue ----------------------------------------------------------------------------------------- */
 
-static struct request *request_new(vdisk_queue *q, vdisk *v, enum request_kind kind, uint64_t offset, uint64_t len,
-                                   uint32_t flags, uint64_t user_data)
+static inline uint32_t allowed_flags(enum request_kind kind)
+{
+    return kind == REQ_WRITE ? VDISK_REQ_FUA : kind == REQ_ZERO ? VDISK_REQ_FUA | VDISK_REQ_UNMAP : 0;
+}
+
+static inline struct request *request_new(vdisk_queue *q, vdisk *v, enum request_kind kind, uint64_t offset,
+                                          uint64_t len, uint32_t flags, uint64_t user_data)
 {
     struct request *r = request_get(q);
 
     r->vdisk = v;
     r->kind = (uint8_t)kind;
-    r->flags = (uint8_t)(flags > UINT8_MAX ? UINT8_MAX : flags);
+    r->flags = (uint8_t)flags;
     r->guest_offset = offset;
     r->len = len;
     r->user_data = user_data;
-    r->result = 0;
+    r->result = unlikely(flags & ~allowed_flags(kind)) ? -EINVAL : 0;
     return r;
 }
 

@@ -48,8 +48,11 @@ static void thread_ends(void *arg)
     if (t->generation != process_generation)
         return; /* the parent's: its lock may be held for ever */
     pthread_mutex_lock(&ends);
-    while ((node = list_pop(&t->queues)))
-        container_of(node, vdisk_queue, thread_node)->thread = NULL;
+    while ((node = list_pop(&t->queues))) {
+        vdisk_queue *q = container_of(node, vdisk_queue, thread_node);
+        q->thread = NULL;
+        q->known = 0; /* the next request is to find it a thread */
+    }
     pthread_mutex_unlock(&ends);
     vdisk_queue_destroy(sync);
     pthread_mutex_destroy(&t->lock);

@@ -98,7 +98,7 @@ static int layer_alloc(struct backend *file, uint32_t flags, vdisk **ret)
     pthread_mutex_init(&v->service_lock, NULL);
     v->generation = process_generation;
     v->file = file;
-    v->number = atomic_fetch_add(&next_number, 1);
+    v->number = atomic_fetch_add(&next_number, 1) + 1;
     v->open_flags = flags;
     v->read_only = !(flags & VDISK_OPEN_RDWR);
     v->name = strdup(file->name);

@@ -31,7 +31,7 @@ struct vdisk {
     char                       *backing_format;/* same */
     uint32_t                    open_flags;
     uint32_t                    depth;         /* layers from here down */
-    uint64_t                    number;        /* in the order of opening */
+    uint64_t                    number;        /* in the order of opening, from 1 on */
     uint32_t                    cluster_size;  /* of the format; 0: it has none. Fixed at open */
     bool                        read_only;
     bool                        host_holes;    /* block status asks `data` where mapped clusters have holes */

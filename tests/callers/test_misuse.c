@@ -136,10 +136,36 @@ static void test_thread(void)
 
 /* ---- a forked child ----------------------------------------------------------------------------------- */
 
+/* A queue of the child's own, which has served a volume of its own, touches none of the parent's all the same. */
+static void turn_to_parents(vdisk *parents)
+{
+    struct vdisk_completion c;
+    vdisk_queue *own;
+    vdisk *mine;
+    char byte;
+
+    CHECK_OK(vdisk_queue_create(NULL, &own));
+    CHECK_OK(vdisk_open("null:1M", NULL, &mine));
+    for (unsigned i = 0; i < 3; i++) {
+        vdisk_read(own, mine, 0, &byte, 1, 0, 0);
+        reap_all(own, 1, NULL);
+        vdisk_read(own, parents, 0, &byte, 1, 0, 0);
+        CHECK_INT(vdisk_reap(own, &c, 1, 1, NULL), 1);
+        CHECK_INT(c.result, -ECHILD);
+        vdisk_read(own, NULL, 0, &byte, 1, 0, 0);
+        CHECK_INT(vdisk_reap(own, &c, 1, 1, NULL), 1);
+        CHECK_INT(c.result, -EINVAL);
+    }
+    CHECK_OK(vdisk_close(mine));
+    CHECK_OK(vdisk_queue_destroy(own));
+}
+
 static void in_child(void)
 {
     struct vdisk_completion c;
     char byte;
+
+    turn_to_parents(v);
 
     CHECK_INT(vdisk_submit(q), -ECHILD);
     CHECK_INT(vdisk_reap(q, &c, 1, 1, NULL), -ECHILD);
