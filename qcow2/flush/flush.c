@@ -133,10 +133,10 @@ static void copy_page(struct q2 *q, const struct piece *p, char *to)
 
     for (uint64_t i = 0; i < p->len / 8; i++) {
         uint64_t entry = 0;
-        if (p->table == &q->l1_pages)
-            entry = q2_l1_get(q, first + i);
-        else if (first + i < q->reftable_entries)
-            entry = q->reftable[first + i];
+        if (p->table == &q->meta.l1_pages)
+            entry = q2_l1_get(&q->meta, first + i);
+        else if (first + i < q->meta.reftable_entries)
+            entry = q->meta.reftable[first + i];
         put_be64(to + 8 * i, entry);
     }
 }
@@ -239,7 +239,7 @@ static void copy_again(struct q2_flush_op *f)
 /* With the lock held: rule 9. What the file has at this moment is durable with the first sync. */
 static bool end_has_moved(struct q2 *q)
 {
-    q->flushing_end = backend_size(q->v->file);
+    q->flushing_end = backend_size(q->meta.v->file);
     return q->flushing_end > q->durable_end;
 }
 
@@ -251,29 +251,29 @@ static int take_copy(struct q2_flush_op *f)
     struct batch *refcounts = &f->batches[BATCH_REFCOUNTS], *reftable = &f->batches[BATCH_REFTABLE];
     struct batch *mapping = &f->batches[BATCH_MAPPING];
 
-    if (alloc_batch(refcounts, q->refcounts.dirty_count, slices_bytes(&q->refcounts)) < 0 ||
-        alloc_batch(reftable, q->reftable_pages.dirty_count, pages_bytes(&q->reftable_pages)) < 0 ||
-        alloc_batch(mapping, q->l2.dirty_count + q->l1_pages.dirty_count,
-                    slices_bytes(&q->l2) + pages_bytes(&q->l1_pages)) < 0)
+    if (alloc_batch(refcounts, q->meta.refcounts.dirty_count, slices_bytes(&q->meta.refcounts)) < 0 ||
+        alloc_batch(reftable, q->meta.reftable_pages.dirty_count, pages_bytes(&q->meta.reftable_pages)) < 0 ||
+        alloc_batch(mapping, q->meta.l2.dirty_count + q->meta.l1_pages.dirty_count,
+                    slices_bytes(&q->meta.l2) + pages_bytes(&q->meta.l1_pages)) < 0)
         return -ENOMEM;
-    refcounts->count = add_slices(refcounts->pieces, &q->refcounts);
-    reftable->count = add_pages(reftable->pieces, &q->reftable_pages);
-    mapping->count = add_slices(mapping->pieces, &q->l2);
-    if (q->l1_pages.dirty_count > 0)
-        mapping->count += add_pages(mapping->pieces + mapping->count, &q->l1_pages);
+    refcounts->count = add_slices(refcounts->pieces, &q->meta.refcounts);
+    reftable->count = add_pages(reftable->pieces, &q->meta.reftable_pages);
+    mapping->count = add_slices(mapping->pieces, &q->meta.l2);
+    if (q->meta.l1_pages.dirty_count > 0)
+        mapping->count += add_pages(mapping->pieces + mapping->count, &q->meta.l1_pages);
     for (int i = 0; i < BATCHES; i++)
         copy_batch(q, &f->batches[i]);
     if (q->freed[Q2_FREED_DURABLE].count == 0) {
         f->freed = q->freed[Q2_FREED_NOW];
         q->freed[Q2_FREED_NOW] = (struct q2_freed_list){0};
     }
-    f->needs_data = q->mapping_needs_data && !MUTANT(FORGET_DATA);
-    q->mapping_needs_data = false;
+    f->needs_data = q->meta.mapping_needs_data && !MUTANT(FORGET_DATA);
+    q->meta.mapping_needs_data = false;
     f->plan = q2_flush_plan((struct q2_flush_needs){.refcounts = refcounts->count > 0,
                                                     .reftable = reftable->count > 0,
                                                     .mapping = mapping->count > 0,
                                                     /* The mapping's sync does not reach another file. */
-                                                    .data = f->needs_data || q->data_file || end_moved});
+                                                    .data = f->needs_data || q->meta.data_file || end_moved});
     break_rules(f);
     return 0;
 }
@@ -311,10 +311,10 @@ static void settle_freed(struct q2_flush_op *f, int rc)
     if (rc == 0 && f->freed.count > 0) {
         free(q->freed[Q2_FREED_DURABLE].list);
         q->freed[Q2_FREED_DURABLE] = f->freed;
-        q->freed_ticket = gate_ticket(&q->v->requests);
+        q->freed_ticket = gate_ticket(&q->meta.v->requests);
     } else {
         for (size_t i = 0; i < f->freed.count; i++)
-            q2_free_run(q, f->freed.list[i].cluster_index << q->geo.cluster_bits, f->freed.list[i].clusters,
+            q2_free_run(q, f->freed.list[i].cluster_index << q->meta.geo.cluster_bits, f->freed.list[i].clusters,
                         f->freed.list[i].untouched);
         free(f->freed.list);
     }
@@ -335,14 +335,14 @@ static void wait_turn(struct q2_flush_op *f, struct op *op)
 {
     struct q2 *q = f->q;
 
-    pthread_mutex_lock(&q->lock);
-    if (q->flush_running) {
+    pthread_mutex_lock(&q->meta.lock);
+    if (q->meta.flush_running) {
         list_add_tail(&q->flush_waiting, &op->wait);
     } else {
-        q->flush_running = true;
+        q->meta.flush_running = true;
         start_lead(f);
     }
-    pthread_mutex_unlock(&q->lock);
+    pthread_mutex_unlock(&q->meta.lock);
 }
 
 /* The leader begins: all who wait by now are flushed for. */
@@ -351,10 +351,10 @@ static int begin(struct q2_flush_op *f)
     struct q2 *q = f->q;
     int rc;
 
-    pthread_mutex_lock(&q->lock);
+    pthread_mutex_lock(&q->meta.lock);
     list_splice_tail(&f->group, &q->flush_waiting);
     rc = take_copy(f);
-    pthread_mutex_unlock(&q->lock);
+    pthread_mutex_unlock(&q->meta.lock);
     return rc;
 }
 
@@ -366,15 +366,15 @@ static void end(struct q2_flush_op *f, int rc)
 
     if (f->freed.count > 1) /* so that neighbours can be punched together */
         qsort(f->freed.list, f->freed.count, sizeof f->freed.list[0], by_cluster);
-    pthread_mutex_lock(&q->lock);
+    pthread_mutex_lock(&q->meta.lock);
     for (int i = 0; i < BATCHES; i++)
         settle_batch(&f->batches[i], rc);
     settle_freed(f, rc);
     if (rc < 0) {
-        q->mapping_needs_data |= f->needs_data;
+        q->meta.mapping_needs_data |= f->needs_data;
     } else {
         q->durable_end = max_u64(q->durable_end, q->flushing_end);
-        atomic_store_explicit(&q->as_read, EXTENT_DURABLE, memory_order_release);
+        atomic_store_explicit(&q->meta.as_read, EXTENT_DURABLE, memory_order_release);
     }
     q->flushing_end = 0;
     op_wake_all(&f->group, rc);
@@ -384,8 +384,8 @@ static void end(struct q2_flush_op *f, int rc)
     if (next && !ENGINE_MUTANT(FLUSH_LEAD_LOST))
         start_lead(container_of(container_of(next, struct op, wait), struct q2_flush_op, op));
     else
-        q->flush_running = false;
-    pthread_mutex_unlock(&q->lock);
+        q->meta.flush_running = false;
+    pthread_mutex_unlock(&q->meta.lock);
 }
 
 static void flush_finish(struct q2_flush_op *f, int rc)
@@ -411,7 +411,7 @@ static void write_pieces(struct q2_flush_op *f, struct op *op, struct batch *b)
         uint64_t start = b->pieces[b->at].host_offset, len = 0;
         while (b->at < b->count && b->pieces[b->at].host_offset == start + len)
             len += b->pieces[b->at++].len;
-        io_rw(&f->io[i], f->q->v->file, IO_WRITE, start, b->copy + b->copy_at, len);
+        io_rw(&f->io[i], f->q->meta.v->file, IO_WRITE, start, b->copy + b->copy_at, len);
         b->copy_at += len;
         op_io_add(op, &f->io[i]);
     }
@@ -420,17 +420,17 @@ static void write_pieces(struct q2_flush_op *f, struct op *op, struct batch *b)
 
 static void sync_file(struct q2_flush_op *f, struct op *op)
 {
-    io_range(&f->io[0], f->q->v->file, IO_FLUSH, 0, 0);
+    io_range(&f->io[0], f->q->meta.v->file, IO_FLUSH, 0, 0);
     op_io(op, &f->io[0]);
 }
 
 static void sync_data(struct q2_flush_op *f, struct op *op)
 {
     op_io_begin(op);
-    io_range(&f->io[0], f->q->v->file, IO_FLUSH, 0, 0);
+    io_range(&f->io[0], f->q->meta.v->file, IO_FLUSH, 0, 0);
     op_io_add(op, &f->io[0]);
-    if (f->q->data_file && !MUTANT(FORGET_DATA_FILE)) {
-        io_range(&f->io[1], f->q->v->data, IO_FLUSH, 0, 0);
+    if (f->q->meta.data_file && !MUTANT(FORGET_DATA_FILE)) {
+        io_range(&f->io[1], f->q->meta.v->data, IO_FLUSH, 0, 0);
         op_io_add(op, &f->io[1]);
     }
     op_io_wait(op);
@@ -498,7 +498,7 @@ static struct q2_flush_op *flush_alloc(struct q2 *q, vdisk_queue *queue)
     if (!f)
         return NULL;
     f->q = q;
-    op_init(&f->lead, service_queue(q->v, queue), &q2_flush_lead_type);
+    op_init(&f->lead, service_queue(q->meta.v, queue), &q2_flush_lead_type);
     list_init(&f->group);
     return f;
 }

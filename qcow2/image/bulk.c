@@ -58,17 +58,17 @@ enum bulk_state {
 
 uint64_t q2_bulk_max(const struct q2 *q)
 {
-    return max_u64(1, BATCH_BYTES >> q->geo.cluster_bits);
+    return max_u64(1, BATCH_BYTES >> q->meta.geo.cluster_bits);
 }
 
 uint64_t q2_bulk_batch(struct q2 *q, uint64_t guest_offset, uint64_t end)
 {
-    uint64_t span = q2_l1_entry_span(&q->geo), n = 0;
+    uint64_t span = q2_l1_entry_span(&q->meta.geo), n = 0;
 
-    if (q->data_file || !is_aligned(guest_offset, span))
+    if (q->meta.data_file || !is_aligned(guest_offset, span))
         return 0;
     while (n < q2_bulk_max(q) && guest_offset + n * span < end &&
-           q2_l1_get(q, q2_l1_index(&q->geo, guest_offset) + n) == 0)
+           q2_l1_get(&q->meta, q2_l1_index(&q->meta.geo, guest_offset) + n) == 0)
         n++;
     return min_u64(end - guest_offset, n * span);
 }
@@ -79,7 +79,7 @@ uint64_t q2_bulk_batch(struct q2 *q, uint64_t guest_offset, uint64_t end)
 static int note_run(struct bulk *b)
 {
     struct q2_run *last = b->count > 0 ? &b->runs[b->count - 1] : NULL;
-    uint32_t bits = b->q->geo.cluster_bits;
+    uint32_t bits = b->q->meta.geo.cluster_bits;
 
     b->have += b->run.clusters;
     if (last && last->zero == b->run.zero && last->host_offset + (last->clusters << bits) == b->run.host_offset) {
@@ -105,18 +105,18 @@ static int note_run(struct bulk *b)
 static bool run_needs_io(const struct bulk *b)
 {
     const struct q2_run *r = &b->runs[b->at];
-    uint64_t end = r->host_offset + (r->clusters << b->q->geo.cluster_bits);
+    uint64_t end = r->host_offset + (r->clusters << b->q->meta.geo.cluster_bits);
 
-    return b->mode == VDISK_PREALLOC_FALLOC || !r->zero || end > backend_size(b->q->v->file);
+    return b->mode == VDISK_PREALLOC_FALLOC || !r->zero || end > backend_size(b->q->meta.v->file);
 }
 
 /* The call of an await. */
 static void reserve_run(struct bulk *b, struct op *op)
 {
     const struct q2_run *r = &b->runs[b->at];
-    struct backend *file = b->q->v->file;
-    uint64_t len = r->clusters << b->q->geo.cluster_bits;
-    uint64_t last = min_u64(b->q->geo.cluster_size, max_u64(4096, file->align));
+    struct backend *file = b->q->meta.v->file;
+    uint64_t len = r->clusters << b->q->meta.geo.cluster_bits;
+    uint64_t last = min_u64(b->q->meta.geo.cluster_size, max_u64(4096, file->align));
 
     if (b->mode == VDISK_PREALLOC_FALLOC && r->zero) {
         io_range(&b->io, file, IO_ALLOCATE, r->host_offset, len);
@@ -132,7 +132,7 @@ static void reserve_run(struct bulk *b, struct op *op)
 
 static int make_tables(struct bulk *b)
 {
-    const struct q2_geometry *g = &b->q->geo;
+    const struct q2_geometry *g = &b->q->meta.geo;
     uint64_t len = b->tables_n << g->cluster_bits;
     uint8_t *p;
 
@@ -155,7 +155,8 @@ static int make_tables(struct bulk *b)
 
 static void write_tables(struct bulk *b, struct op *op)
 {
-    io_rw(&b->io, b->q->v->file, IO_WRITE, b->tables.host_offset, b->buf, b->tables_n << b->q->geo.cluster_bits);
+    io_rw(&b->io, b->q->meta.v->file, IO_WRITE, b->tables.host_offset, b->buf,
+          b->tables_n << b->q->meta.geo.cluster_bits);
     op_io(op, &b->io);
 }
 
@@ -163,22 +164,22 @@ static void write_tables(struct bulk *b, struct op *op)
 static void enter_tables(struct bulk *b)
 {
     struct q2 *q = b->q;
-    uint64_t first = q2_l1_index(&q->geo, b->guest_offset), slices = q2_slices_of_table(q);
+    uint64_t first = q2_l1_index(&q->meta.geo, b->guest_offset), slices = q2_slices_of_table(&q->meta);
     struct q2_l1 *l1;
 
-    pthread_mutex_lock(&q->lock);
-    l1 = atomic_load(&q->l1);
+    pthread_mutex_lock(&q->meta.lock);
+    l1 = atomic_load(&q->meta.l1);
     assert(first + b->tables_n <= l1->entries);
     for (uint64_t i = 0; i < b->tables_n; i++) {
-        uint64_t entry = q2_l1_entry(b->tables.host_offset + (i << q->geo.cluster_bits), true);
+        uint64_t entry = q2_l1_entry(b->tables.host_offset + (i << q->meta.geo.cluster_bits), true);
 
         assert(atomic_load(&l1->entry[first + i]) == 0);
         atomic_store_explicit(&l1->entry[first + i], entry, memory_order_release);
-        q2_table_dirty(&q->l1_pages, first + i);
+        q2_table_dirty(&q->meta.l1_pages, first + i);
     }
-    q2_twice_judged(q, first * slices, b->tables_n * slices);
-    q->mapping_needs_data = true;
-    pthread_mutex_unlock(&q->lock);
+    q2_twice_judged(&q->meta, first * slices, b->tables_n * slices);
+    q->meta.mapping_needs_data = true;
+    pthread_mutex_unlock(&q->meta.lock);
 }
 
 static void end_turn(struct bulk *b)
@@ -191,7 +192,7 @@ static void end_turn(struct bulk *b)
 static void unlock_structure(struct bulk *b)
 {
     if (b->locked)
-        range_unlock(&b->q->structure, &b->lock);
+        range_unlock(&b->q->meta.structure, &b->lock);
     b->locked = false;
 }
 
@@ -201,14 +202,14 @@ static void bulk_finish(struct bulk *b, int rc)
 {
     struct q2 *q = b->q;
 
-    pthread_mutex_lock(&q->lock);
+    pthread_mutex_lock(&q->meta.lock);
     if (rc < 0) {
         q2_alloc_undo(q, &b->run);
         for (uint32_t i = 0; i < b->count; i++)
             q2_alloc_undo(q, &b->runs[i]);
         q2_alloc_structure_undo(q, &b->tables, Q2_META_L2);
     }
-    pthread_mutex_unlock(&q->lock);
+    pthread_mutex_unlock(&q->meta.lock);
     unlock_structure(b);
     end_turn(b);
     free(b->runs);
@@ -238,8 +239,8 @@ static void bulk_step(struct op *op)
     if (op->rc < 0)
         goto fail;
     b->locked = true;
-    if (!range_lock_try(&b->q->structure, &b->lock, 0, 1))
-        OP_AWAIT(op, BULK_LOCKED, range_lock_wait(&b->q->structure, &b->lock, op));
+    if (!range_lock_try(&b->q->meta.structure, &b->lock, 0, 1))
+        OP_AWAIT(op, BULK_LOCKED, range_lock_wait(&b->q->meta.structure, &b->lock, op));
     OP_TRY(op, BULK_TABLES_TAKEN, q2_alloc_structure(b->q, b->tables_n, true, Q2_META_L2, &b->tables, op));
     unlock_structure(b);
     OP_TRY(op, BULK_WRITTEN, write_tables(b, op));
@@ -268,7 +269,7 @@ void q2_bulk_reserve(struct q2 *q, uint64_t guest_offset, uint64_t len, enum vdi
     b->guest_offset = guest_offset;
     b->mode = mode;
     b->turns = turns;
-    b->tables_n = div_up(len, q2_l1_entry_span(&q->geo));
-    b->clusters = q2_clusters(&q->geo, len);
+    b->tables_n = div_up(len, q2_l1_entry_span(&q->meta.geo));
+    b->clusters = q2_clusters(&q->meta.geo, len);
     op_start(&b->op);
 }

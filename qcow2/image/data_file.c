@@ -46,13 +46,13 @@ static int open_data_backend(vdisk *v, const char *path)
 
 int q2_data_file_open(struct q2 *q, const struct layer_open *how)
 {
-    vdisk *v = q->v;
-    const char *stored = how->data_file ? how->data_file : q->header.data_file;
+    vdisk *v = q->meta.v;
+    const char *stored = how->data_file ? how->data_file : q->meta.header.data_file;
     char *path;
     int rc;
 
     v->data = v->file;
-    if (!q->geo.data_file)
+    if (!q->meta.geo.data_file)
         return how->data_file ? err_set(EINVAL, "%s: has no external data file", v->name) : 0;
     /* A name that the caller gives is not the image's. */
     if (!how->data_file && v->open_flags & VDISK_OPEN_NO_NAMES && !MUTANT(FOLLOW_NAMES)) {

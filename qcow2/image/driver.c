@@ -20,7 +20,7 @@ static void q2_submit(vdisk *v, struct request *r)
 {
     struct q2 *q = q2_of(v);
 
-    if (r->kind != REQ_FLUSH && atomic_load_explicit(&q->broken, memory_order_relaxed)) {
+    if (r->kind != REQ_FLUSH && atomic_load_explicit(&q->meta.broken, memory_order_relaxed)) {
         request_refuse(r, -EIO);
         return;
     }

@@ -55,7 +55,7 @@ static void *aligned_zeros(uint64_t len)
 static int grow_prepare(struct grow *g)
 {
     struct q2 *q = g->q;
-    struct q2_l1 *old = atomic_load(&q->l1);
+    struct q2_l1 *old = atomic_load(&q->meta.l1);
 
     g->sector = aligned_zeros(Q2_SECTOR_SIZE);
     if (!g->sector)
@@ -63,7 +63,7 @@ static int grow_prepare(struct grow *g)
     g->longer = g->l1_entries > old->entries;
     if (!g->longer)
         return 0;
-    g->table_len = q2_cluster_up(&q->geo, g->l1_entries * 8);
+    g->table_len = q2_cluster_up(&q->meta.geo, g->l1_entries * 8);
     g->table = aligned_zeros(g->table_len);
     g->l1 = calloc(1, sizeof *g->l1 + g->l1_entries * sizeof g->l1->entry[0]);
     if (!g->table || !g->l1)
@@ -75,8 +75,8 @@ static int grow_prepare(struct grow *g)
 /* The structure lock is held and all is flushed: entries do not change any more. */
 static void fill_table(struct grow *g)
 {
-    for (uint64_t i = 0; i < atomic_load(&g->q->l1)->entries; i++) {
-        uint64_t entry = q2_l1_get(g->q, i);
+    for (uint64_t i = 0; i < atomic_load(&g->q->meta.l1)->entries; i++) {
+        uint64_t entry = q2_l1_get(&g->q->meta, i);
         put_be64(g->table + 8 * i, entry);
         atomic_init(&g->l1->entry[i], entry);
     }
@@ -84,54 +84,54 @@ static void fill_table(struct grow *g)
 
 static void fill_sector(struct grow *g)
 {
-    struct q2_header *h = &g->q->header;
+    struct q2_header *h = &g->q->meta.header;
 
-    pthread_mutex_lock(&g->q->lock);
+    pthread_mutex_lock(&g->q->meta.lock);
     struct q2_header old = *h;
     h->size = g->size;
     if (g->longer) {
         h->l1_offset = g->run.host_offset;
         h->l1_entries = (uint32_t)g->l1_entries;
     }
-    q2_header_patch(g->q, g->sector);
+    q2_header_patch(&g->q->meta, g->sector);
     *h = old;
-    pthread_mutex_unlock(&g->q->lock);
+    pthread_mutex_unlock(&g->q->meta.lock);
 }
 
 /* The header is on disk: so be it in memory. */
 static int adopt(struct grow *g)
 {
     struct q2 *q = g->q;
-    struct q2_l1 *old = atomic_load(&q->l1);
+    struct q2_l1 *old = atomic_load(&q->meta.l1);
     struct q2_table pages = {0};
     int rc = 0;
 
-    if (g->longer && q2_table_init(&pages, g->run.host_offset, g->table_len, q->l1_pages.page_size) < 0)
-        return q2_break(q, "out of memory while the L1 table moved");
-    pthread_mutex_lock(&q->lock);
-    q->header.size = g->size;
+    if (g->longer && q2_table_init(&pages, g->run.host_offset, g->table_len, q->meta.l1_pages.page_size) < 0)
+        return q2_break(&q->meta, "out of memory while the L1 table moved");
+    pthread_mutex_lock(&q->meta.lock);
+    q->meta.header.size = g->size;
     if (g->longer) {
-        assert(q->l1_pages.dirty_count == 0);
+        assert(q->meta.l1_pages.dirty_count == 0);
         if (old->entries > 0) /* a disk of no bytes has none, and its table no place */
-            q2_free_table(q, q->header.l1_offset, q2_clusters(&q->geo, old->entries * 8), Q2_META_L1);
-        q->header.l1_offset = g->run.host_offset;
-        q->header.l1_entries = (uint32_t)g->l1_entries;
-        q2_table_finish(&q->l1_pages);
-        q->l1_pages = pages;
-        old->next = q->l1_retired;
-        q->l1_retired = old;
-        atomic_store_explicit(&q->l1, g->l1, memory_order_release);
+            q2_free_table(q, q->meta.header.l1_offset, q2_clusters(&q->meta.geo, old->entries * 8), Q2_META_L1);
+        q->meta.header.l1_offset = g->run.host_offset;
+        q->meta.header.l1_entries = (uint32_t)g->l1_entries;
+        q2_table_finish(&q->meta.l1_pages);
+        q->meta.l1_pages = pages;
+        old->next = q->meta.l1_retired;
+        q->meta.l1_retired = old;
+        atomic_store_explicit(&q->meta.l1, g->l1, memory_order_release);
         g->l1 = NULL;
         g->run.clusters = 0;
     }
-    memcpy(q->sector, g->sector, Q2_SECTOR_SIZE);
-    pthread_mutex_unlock(&q->lock);
+    memcpy(q->meta.sector, g->sector, Q2_SECTOR_SIZE);
+    pthread_mutex_unlock(&q->meta.lock);
     return rc;
 }
 
 static void start_write(struct grow *g, struct op *op, void *buf, uint64_t len, uint64_t host_offset)
 {
-    io_rw(&g->io, g->q->v->file, IO_WRITE, host_offset, buf, len);
+    io_rw(&g->io, g->q->meta.v->file, IO_WRITE, host_offset, buf, len);
     op_io(op, &g->io);
 }
 
@@ -144,11 +144,11 @@ static void start_range(struct grow *g, struct op *op, struct backend *b, enum i
 static void grow_finish(struct grow *g, int rc)
 {
     if (g->run.clusters > 0) {
-        pthread_mutex_lock(&g->q->lock);
+        pthread_mutex_lock(&g->q->meta.lock);
         q2_alloc_structure_undo(g->q, &g->run, Q2_META_L1);
-        pthread_mutex_unlock(&g->q->lock);
+        pthread_mutex_unlock(&g->q->meta.lock);
     }
-    range_unlock(&g->q->structure, &g->lock);
+    range_unlock(&g->q->meta.structure, &g->lock);
     free(g->table);
     free(g->sector);
     free(g->l1);
@@ -162,17 +162,19 @@ static void grow_step(struct op *op)
     int rc;
 
     OP_BEGIN(enum grow_state, op)
-    if (!range_lock_try(&g->q->structure, &g->lock, 0, 1))
-        OP_AWAIT(op, GROW_LOCKED, range_lock_wait(&g->q->structure, &g->lock, op));
+    if (!range_lock_try(&g->q->meta.structure, &g->lock, 0, 1))
+        OP_AWAIT(op, GROW_LOCKED, range_lock_wait(&g->q->meta.structure, &g->lock, op));
     op->rc = grow_prepare(g);
     if (op->rc < 0)
         goto fail;
-    if (g->q->data_file && g->q->v->data->caps & BACKEND_GROWS && backend_size(g->q->v->data) < g->size)
-        OP_TRY(op, GROW_DATA_FILE, start_range(g, op, g->q->v->data, IO_TRUNCATE, g->size));
+    if (g->q->meta.data_file && g->q->meta.v->data->caps & BACKEND_GROWS &&
+        backend_size(g->q->meta.v->data) < g->size)
+        OP_TRY(op, GROW_DATA_FILE, start_range(g, op, g->q->meta.v->data, IO_TRUNCATE, g->size));
     OP_TRY(op, GROW_FLUSHED, q2_flush(g->q, op));
     if (g->longer) {
-        OP_TRY(op, GROW_ALLOCATED,
-               q2_alloc_structure(g->q, g->table_len >> g->q->geo.cluster_bits, true, Q2_META_L1, &g->run, op));
+        OP_TRY(
+            op, GROW_ALLOCATED,
+            q2_alloc_structure(g->q, g->table_len >> g->q->meta.geo.cluster_bits, true, Q2_META_L1, &g->run, op));
         fill_table(g);
         OP_TRY(op, GROW_TABLE_WRITTEN, start_write(g, op, g->table, g->table_len, g->run.host_offset));
         /* With the refcounts: flush rule 1 holds for the header's pointer too. */
@@ -182,8 +184,8 @@ static void grow_step(struct op *op)
     fill_sector(g);
     OP_AWAIT(op, GROW_HEADER_WRITTEN, start_write(g, op, g->sector, Q2_SECTOR_SIZE, 0));
     if (op->rc == 0 && !MUTANT(GROW_HEADER_UNSYNCED))
-        OP_AWAIT(op, GROW_HEADER_SYNCED, start_range(g, op, g->q->v->file, IO_FLUSH, 0));
-    rc = op->rc < 0 ? q2_break(g->q, "the header could not be written while the image grew") : adopt(g);
+        OP_AWAIT(op, GROW_HEADER_SYNCED, start_range(g, op, g->q->meta.v->file, IO_FLUSH, 0));
+    rc = op->rc < 0 ? q2_break(&g->q->meta, "the header could not be written while the image grew") : adopt(g);
     if (rc < 0)
         g->run.clusters = 0; /* the header may refer to them */
     grow_finish(g, rc);
@@ -198,7 +200,7 @@ OP_TYPE(grow, grow_step, "START", "GROW_LOCKED", "GROW_DATA_FILE", "GROW_FLUSHED
 
 int q2_grow_header(struct q2 *q, uint64_t size, uint64_t reach, vdisk_queue *queue)
 {
-    uint64_t l1_entries = max_u64(q2_l1_entries(&q->geo, reach), atomic_load(&q->l1)->entries);
+    uint64_t l1_entries = max_u64(q2_l1_entries(&q->meta.geo, reach), atomic_load(&q->meta.l1)->entries);
     struct grow g = {.q = q, .size = size, .l1_entries = l1_entries};
 
     op_init(&g.op, queue, &grow_type);

@@ -24,28 +24,28 @@ static uint64_t count_block(const struct q2 *q, vdisk_queue *queue, uint64_t hos
 {
     uint64_t found = 0;
 
-    if (host_offset == 0 || !is_aligned(host_offset, q->geo.cluster_size) ||
-        io_pread(queue, q->v->file, buf, q->geo.cluster_size, host_offset) < 0)
+    if (host_offset == 0 || !is_aligned(host_offset, q->meta.geo.cluster_size) ||
+        io_pread(queue, q->meta.v->file, buf, q->meta.geo.cluster_size, host_offset) < 0)
         return 0;
-    for (uint64_t i = 0; i < min_u64(left, 1ull << q->geo.refblock_bits); i++)
-        found += q2_refcount_get(&q->geo, buf, i) != 0;
+    for (uint64_t i = 0; i < min_u64(left, 1ull << q->meta.geo.refblock_bits); i++)
+        found += q2_refcount_get(&q->meta.geo, buf, i) != 0;
     return found;
 }
 
 /* Are `enough` of the first `end` clusters in use? */
 static bool count_clusters(const struct q2 *q, vdisk_queue *queue, uint64_t end, uint64_t enough)
 {
-    uint64_t blocks = min_u64(q2_reftable_entries(&q->geo, q->header.reftable_clusters),
-                              div_up(end, 1ull << q->geo.refblock_bits));
+    uint64_t blocks = min_u64(q2_reftable_entries(&q->meta.geo, q->meta.header.reftable_clusters),
+                              div_up(end, 1ull << q->meta.geo.refblock_bits));
     uint64_t *table = vdisk_alloc_buffer(align_up(blocks * 8, 4096));
-    uint8_t *buf = vdisk_alloc_buffer(max_u64(q->geo.cluster_size, 4096));
+    uint8_t *buf = vdisk_alloc_buffer(max_u64(q->meta.geo.cluster_size, 4096));
     uint64_t found = 0;
 
     if (table && buf && blocks > 0 &&
-        io_pread(queue, q->v->file, table, blocks * 8, q->header.reftable_offset) == 0) {
+        io_pread(queue, q->meta.v->file, table, blocks * 8, q->meta.header.reftable_offset) == 0) {
         for (uint64_t i = 0; i < blocks && found < enough; i++)
             found += count_block(q, queue, q2_reftable_offset(be64toh(table[i])),
-                                 end - (i << q->geo.refblock_bits), buf);
+                                 end - (i << q->meta.geo.refblock_bits), buf);
     }
     free(table);
     free(buf);
@@ -57,11 +57,11 @@ static bool has_host_holes(vdisk *v, vdisk_queue *queue)
     const struct q2 *q = q2_of(v);
     uint64_t space, enough, end;
 
-    if (!v->file->driver->allocated || q->header.reftable_problem)
+    if (!v->file->driver->allocated || q->meta.header.reftable_problem)
         return false;
-    space = v->file->driver->allocated(v->file) >> q->geo.cluster_bits;
+    space = v->file->driver->allocated(v->file) >> q->meta.geo.cluster_bits;
     enough = max_u64(space * 10 / 9, space + 2);
-    end = q2_cluster_up(&q->geo, backend_size(v->file)) >> q->geo.cluster_bits;
+    end = q2_cluster_up(&q->meta.geo, backend_size(v->file)) >> q->meta.geo.cluster_bits;
     return end >= enough && count_clusters(q, queue, end, enough);
 }
 

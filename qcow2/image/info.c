@@ -23,17 +23,17 @@ int qcow2_get_details(vdisk *v, struct qcow2_details *ret)
     if (rc < 0)
         return rc;
     q = q2_of(v); /* until volume_manage_done(): who shrinks the volume replaces it */
-    if (q->header.snapshots_problem)
-        rc = err_hint(err_set(EINVAL, "%s: %s", v->name, q->header.snapshots_problem),
+    if (q->meta.header.snapshots_problem)
+        rc = err_hint(err_set(EINVAL, "%s: %s", v->name, q->meta.header.snapshots_problem),
                       "repair it with vdisk-io check -r all");
-    else if (q->header.nb_snapshots > 0)
-        rc = q2_read_snapshots(q, queue, &snapshots);
-    if (rc == 0 && q->header.has_bitmaps && q->header.nb_bitmaps > 0)
-        rc = q2_read_bitmaps(q, queue, &bitmaps);
+    else if (q->meta.header.nb_snapshots > 0)
+        rc = q2_read_snapshots(&q->meta, queue, &snapshots);
+    if (rc == 0 && q->meta.header.has_bitmaps && q->meta.header.nb_bitmaps > 0)
+        rc = q2_read_bitmaps(&q->meta, queue, &bitmaps);
     if (rc == 0) {
-        pthread_mutex_lock(&q->lock);
-        rc = q2_details_fill(&q->header, &snapshots, &bitmaps, ret);
-        pthread_mutex_unlock(&q->lock);
+        pthread_mutex_lock(&q->meta.lock);
+        rc = q2_details_fill(&q->meta.header, &snapshots, &bitmaps, ret);
+        pthread_mutex_unlock(&q->meta.lock);
         if (rc < 0)
             err_set(ENOMEM, "%s: out of memory", v->name);
     }

@@ -29,15 +29,15 @@ static int check_bitmaps(struct q2 *q, vdisk_queue *queue)
     struct q2_bitmap_directory d;
     int rc;
 
-    if (!q->header.has_bitmaps || q->header.nb_bitmaps == 0)
+    if (!q->meta.header.has_bitmaps || q->meta.header.nb_bitmaps == 0)
         return 0;
-    rc = q2_read_bitmaps(q, queue, &d);
+    rc = q2_read_bitmaps(&q->meta, queue, &d);
     if (rc < 0)
         return rc;
     for (uint32_t i = 0; i < d.n && rc == 0; i++)
         if ((d.entries[i].flags & (Q2_BITMAP_AUTO | Q2_BITMAP_IN_USE)) == Q2_BITMAP_AUTO)
-            rc = err_hint(err_set(ENOTSUP, "%s: bitmap '%s' records writes, which we cannot keep up", q->v->name,
-                                  d.entries[i].name),
+            rc = err_hint(err_set(ENOTSUP, "%s: bitmap '%s' records writes, which we cannot keep up",
+                                  q->meta.v->name, d.entries[i].name),
                           "disable or remove the bitmap, or open the image read-only");
     q2_bitmaps_free(&d);
     return rc;
@@ -46,20 +46,20 @@ static int check_bitmaps(struct q2 *q, vdisk_queue *queue)
 /* What writing needs, and reading does not. */
 static int check_named_tables(struct q2 *q)
 {
-    const char *problem = q->header.reftable_problem;
+    const char *problem = q->meta.header.reftable_problem;
 
     if (!problem)
-        problem = q->header.snapshots_problem;
+        problem = q->meta.header.snapshots_problem;
     if (!problem)
         return 0;
-    return err_hint(err_set(EINVAL, "%s: can only be opened read-only: %s", q->v->name, problem),
+    return err_hint(err_set(EINVAL, "%s: can only be opened read-only: %s", q->meta.v->name, problem),
                     "repair it with vdisk-io check -r all");
 }
 
 static int check_writable(struct q2 *q, vdisk_queue *queue)
 {
-    if (q->header.incompatible & Q2_INCOMPAT_CORRUPT)
-        return err_hint(err_set(EACCES, "%s: is marked corrupt and can only be opened read-only", q->v->name),
+    if (q->meta.header.incompatible & Q2_INCOMPAT_CORRUPT)
+        return err_hint(err_set(EACCES, "%s: is marked corrupt and can only be opened read-only", q->meta.v->name),
                         "repair it with vdisk-io check -r all");
     return check_bitmaps(q, queue);
 }
@@ -69,15 +69,16 @@ static int check_writable(struct q2 *q, vdisk_queue *queue)
  */
 static int check_whole(struct q2 *q, const struct layer_open *how)
 {
-    uint32_t flags = q->v->open_flags;
+    uint32_t flags = q->meta.v->open_flags;
     bool no_backing = flags & (VDISK_OPEN_NO_BACKING | VDISK_OPEN_NO_NAMES);
 
-    if (q->v->read_only || flags & VDISK_OPEN_CHECK)
+    if (q->meta.v->read_only || flags & VDISK_OPEN_CHECK)
         return 0;
-    if (no_backing && !MUTANT(HIDE_BACKING) && q->header.backing_file && q->header.backing_file[0] != '\0')
-        err_set(EINVAL, "%s: cannot be written without its backing file", q->v->name);
-    else if (flags & VDISK_OPEN_NO_NAMES && q->geo.data_file && !how->data_file)
-        err_set(EINVAL, "%s: cannot be written without its external data file", q->v->name);
+    if (no_backing && !MUTANT(HIDE_BACKING) && q->meta.header.backing_file &&
+        q->meta.header.backing_file[0] != '\0')
+        err_set(EINVAL, "%s: cannot be written without its backing file", q->meta.v->name);
+    else if (flags & VDISK_OPEN_NO_NAMES && q->meta.geo.data_file && !how->data_file)
+        err_set(EINVAL, "%s: cannot be written without its external data file", q->meta.v->name);
     else
         return 0;
     return err_hint(-EINVAL, "open it read-only, or with all of its files");
@@ -88,11 +89,12 @@ static int clear_autoclear(struct q2 *q, vdisk_queue *queue)
 {
     int rc;
 
-    if (q->v->read_only || q->v->open_flags & VDISK_OPEN_CHECK || (q->header.autoclear & ~Q2_AUTOCLEAR_KNOWN) == 0)
+    if (q->meta.v->read_only || q->meta.v->open_flags & VDISK_OPEN_CHECK ||
+        (q->meta.header.autoclear & ~Q2_AUTOCLEAR_KNOWN) == 0)
         return 0;
-    q->header.autoclear &= Q2_AUTOCLEAR_KNOWN;
-    rc = q2_header_update(q, queue);
-    return rc < 0 ? err_set(rc, "%s: writing the header: %s", q->v->name, strerror(-rc)) : 0;
+    q->meta.header.autoclear &= Q2_AUTOCLEAR_KNOWN;
+    rc = q2_header_update(&q->meta, queue);
+    return rc < 0 ? err_set(rc, "%s: writing the header: %s", q->meta.v->name, strerror(-rc)) : 0;
 }
 
 /* Before any table is in memory. */
@@ -100,13 +102,13 @@ static int prepare_writing(struct q2 *q, vdisk_queue *queue)
 {
     int rc;
 
-    if (q->v->read_only)
+    if (q->meta.v->read_only)
         return 0;
     rc = check_named_tables(q);
-    if (rc < 0 || q->v->open_flags & VDISK_OPEN_CHECK)
+    if (rc < 0 || q->meta.v->open_flags & VDISK_OPEN_CHECK)
         return rc;
     rc = check_writable(q, queue);
-    if (rc == 0 && q->header.incompatible & Q2_INCOMPAT_DIRTY)
+    if (rc == 0 && q->meta.header.incompatible & Q2_INCOMPAT_DIRTY)
         rc = q2_open_repair(q, queue);
     return rc;
 }
@@ -138,11 +140,12 @@ int q2_open(vdisk *v, const struct layer_open *how, vdisk_queue *queue)
         rc = q2_state_setup(q, queue, how->tables_left);
     if (rc < 0)
         goto fail;
-    volume_set_size(v, q->header.size);
-    v->cluster_size = q->geo.cluster_size;
-    v->backing_name = dup_or_null(q->header.backing_file);
-    v->backing_format = dup_or_null(q->header.backing_format);
-    if ((q->header.backing_file && !v->backing_name) || (q->header.backing_format && !v->backing_format)) {
+    volume_set_size(v, q->meta.header.size);
+    v->cluster_size = q->meta.geo.cluster_size;
+    v->backing_name = dup_or_null(q->meta.header.backing_file);
+    v->backing_format = dup_or_null(q->meta.header.backing_format);
+    if ((q->meta.header.backing_file && !v->backing_name) ||
+        (q->meta.header.backing_format && !v->backing_format)) {
         rc = err_set(ENOMEM, "%s: out of memory", v->name);
         goto fail;
     }
@@ -163,7 +166,7 @@ int q2_reload(vdisk *v, vdisk_queue *queue)
     struct q2 *q = q2_state_alloc(v), *old = q2_of(v);
     int rc;
 
-    assert(old->l2.dirty_count == 0 && old->refcounts.dirty_count == 0);
+    assert(old->meta.l2.dirty_count == 0 && old->meta.refcounts.dirty_count == 0);
     if (!q)
         return err_set(ENOMEM, "%s: out of memory", v->name);
     q->cache_bytes = old->cache_bytes;
@@ -172,11 +175,11 @@ int q2_reload(vdisk *v, vdisk_queue *queue)
         rc = q2_state_setup(q, queue, NULL);
     if (rc < 0) {
         q2_state_free(q);
-        atomic_store(&old->broken, true);
+        atomic_store(&old->meta.broken, true);
         return rc;
     }
     v->format_state = q;
-    volume_set_size(v, q->header.size);
+    volume_set_size(v, q->meta.header.size);
     q2_state_free(old);
     return 0;
 }

@@ -40,11 +40,11 @@ static int verify(struct q2 *q, vdisk_queue *queue)
     char reason[REASON_MAX] = "";
     struct qcow2_check_opts opts = {.report = note_reason, .report_arg = reason};
     struct qcow2_check_result res;
-    int rc = qcow2_check(q->v->file, queue, &opts, &res);
+    int rc = qcow2_check(q->meta.v->file, queue, &opts, &res);
 
     if (rc == 0 && res.corruptions + res.check_errors > 0)
-        rc = err_hint(err_set(EIO, "%s: was not closed, and has more damage than its refcounts: %s", q->v->name,
-                              reason),
+        rc = err_hint(err_set(EIO, "%s: was not closed, and has more damage than its refcounts: %s",
+                              q->meta.v->name, reason),
                       "repair it with vdisk-io check -r all, or open it read-only and copy what it holds");
     return rc;
 }
@@ -54,25 +54,25 @@ int q2_open_repair(struct q2 *q, vdisk_queue *queue)
     struct q2_rebuilt n;
     int rc, punched;
 
-    assert(q->header.incompatible & Q2_INCOMPAT_DIRTY);
-    rc = q2_rebuild_refcounts(q->v->file, queue, NULL, Q2_REBUILD_STRICT, &n);
+    assert(q->meta.header.incompatible & Q2_INCOMPAT_DIRTY);
+    rc = q2_rebuild_refcounts(q->meta.v->file, queue, NULL, Q2_REBUILD_STRICT, &n);
     if (rc == 0) {
-        q->header.reftable_offset = n.host_offset;
-        q->header.reftable_clusters = n.clusters;
-        rc = q2_header_update(q, queue); /* invariant 1 */
+        q->meta.header.reftable_offset = n.host_offset;
+        q->meta.header.reftable_clusters = n.clusters;
+        rc = q2_header_update(&q->meta, queue); /* invariant 1 */
     }
     if (rc == 0)
         rc = verify(q, queue);
     if (rc == 0) {
-        q->header.incompatible &= ~(uint64_t)Q2_INCOMPAT_DIRTY; /* invariant 2 */
-        rc = q2_header_update(q, queue);
+        q->meta.header.incompatible &= ~(uint64_t)Q2_INCOMPAT_DIRTY; /* invariant 2 */
+        rc = q2_header_update(&q->meta, queue);
     }
     if (rc == 0)
-        q2_spans_punch(&n.freed, q->v->file, queue, q->geo.cluster_bits, &punched);
+        q2_spans_punch(&n.freed, q->meta.v->file, queue, q->meta.geo.cluster_bits, &punched);
     q2_spans_finish(&n.freed);
     if (rc == 0)
-        log_add(VDISK_LOG_WARNING, q->v->name, "was not closed; its refcounts have been repaired");
+        log_add(VDISK_LOG_WARNING, q->meta.v->name, "was not closed; its refcounts have been repaired");
     if (rc < 0 && vdisk_error_text()[0] == '\0')
-        err_set(rc, "%s: repairing its refcounts: %s", q->v->name, strerror(-rc));
+        err_set(rc, "%s: repairing its refcounts: %s", q->meta.v->name, strerror(-rc));
     return rc;
 }

@@ -43,7 +43,7 @@ enum reserve_state { RESERVE_START = OP_START, RESERVE_PIECE_DONE };
 /* The next whole tables, in up to BULKS parts of the same size: how many. */
 static unsigned bulk_next(struct reserve *r, struct op *op)
 {
-    uint64_t span = q2_l1_entry_span(&r->q->geo), most = q2_bulk_max(r->q), from, share, len;
+    uint64_t span = q2_l1_entry_span(&r->q->meta.geo), most = q2_bulk_max(r->q), from, share, len;
     unsigned n;
 
     share = min_u64(most, div_up(div_up(r->end - r->pos, span), BULKS)) * span;
@@ -61,7 +61,7 @@ static unsigned bulk_next(struct reserve *r, struct op *op)
 /* The next pieces; the call of an await. */
 static void reserve_next(struct reserve *r, struct op *op)
 {
-    uint64_t from = r->pos, span = q2_l1_entry_span(&r->q->geo), len;
+    uint64_t from = r->pos, span = q2_l1_entry_span(&r->q->meta.geo), len;
 
     op_io_begin(op);
     if (bulk_next(r, op) == 0) {
@@ -121,7 +121,7 @@ static int fill_with_zeros(struct q2 *q, uint64_t from, uint64_t end, const stru
     while ((rc == 0 && pos < end) || running > 0) {
         for (; rc == 0 && pos < end && running < FILL_DEPTH; running++) {
             uint64_t next = min_u64(end, align_down(pos, ZERO_BUFFER) + ZERO_BUFFER);
-            vdisk_write(queue, q->v, pos, zero_buffer, next - pos, 0, 0);
+            vdisk_write(queue, q->meta.v, pos, zero_buffer, next - pos, 0, 0);
             pos = next;
         }
         unsigned n = queue_take(queue, c, FILL_DEPTH);
@@ -136,7 +136,7 @@ static int fill_with_zeros(struct q2 *q, uint64_t from, uint64_t end, const stru
 int q2_reserve_range(struct q2 *q, uint64_t from, uint64_t end, const struct vdisk_resize_opts *opts,
                      vdisk_queue *queue)
 {
-    uint64_t start = min_u64(end, q2_cluster_up(&q->geo, from));
+    uint64_t start = min_u64(end, q2_cluster_up(&q->meta.geo, from));
     bool full = opts->preallocation == VDISK_PREALLOC_FULL;
     enum vdisk_prealloc mode = full ? VDISK_PREALLOC_FALLOC : opts->preallocation;
     int rc = 0;
@@ -150,7 +150,7 @@ int q2_reserve_range(struct q2 *q, uint64_t from, uint64_t end, const struct vdi
     if (rc == 0 && full)
         return fill_with_zeros(q, from, end, opts, queue);
     if (rc == -ENOTSUP || rc == -EOPNOTSUPP)
-        return err_hint(err_set(ENOTSUP, "%s: preallocation=falloc is not possible here", q->v->name),
+        return err_hint(err_set(ENOTSUP, "%s: preallocation=falloc is not possible here", q->meta.v->name),
                         "use preallocation=full");
     return rc;
 }

@@ -31,18 +31,18 @@ static int check_bitmaps(struct q2 *q, uint64_t size, vdisk_queue *queue)
     struct q2_bitmap_directory d;
     int rc;
 
-    if (!q->header.has_bitmaps || q->header.nb_bitmaps == 0)
+    if (!q->meta.header.has_bitmaps || q->meta.header.nb_bitmaps == 0)
         return 0;
-    rc = q2_read_bitmaps(q, queue, &d);
+    rc = q2_read_bitmaps(&q->meta, queue, &d);
     if (rc < 0)
         return rc;
     for (uint32_t i = 0; i < d.n && rc == 0; i++) {
         const struct q2_bitmap_entry *b = &d.entries[i];
         uint64_t bits = div_up(size, 1ull << b->granularity_bits);
 
-        if (q2_clusters(&q->geo, div_up(bits, 8)) != b->table_entries && !(b->flags & Q2_BITMAP_IN_USE))
-            rc = err_hint(err_set(ENOTSUP, "%s: bitmap '%s' would need another table for the new size", q->v->name,
-                                  b->name),
+        if (q2_clusters(&q->meta.geo, div_up(bits, 8)) != b->table_entries && !(b->flags & Q2_BITMAP_IN_USE))
+            rc = err_hint(err_set(ENOTSUP, "%s: bitmap '%s' would need another table for the new size",
+                                  q->meta.v->name, b->name),
                           "remove the bitmap first");
     }
     q2_bitmaps_free(&d);
@@ -66,17 +66,18 @@ static int check_allowed(vdisk *v, uint64_t size, vdisk_queue *queue)
     struct q2 *q = q2_of(v);
     int rc;
 
-    if (size > q2_max_size(&q->geo))
+    if (size > q2_max_size(&q->meta.geo))
         return err_hint(err_set(EFBIG, "%s: a qcow2 image with %llu byte clusters is at most %llu bytes", v->name,
-                                (unsigned long long)q->geo.cluster_size, (unsigned long long)q2_max_size(&q->geo)),
+                                (unsigned long long)q->meta.geo.cluster_size,
+                                (unsigned long long)q2_max_size(&q->meta.geo)),
                         "convert it to larger clusters");
-    if (atomic_load(&q->broken))
+    if (atomic_load(&q->meta.broken))
         return err_hint(err_set(EIO, "%s: its metadata is damaged", v->name),
                         "repair it with vdisk-io check -r all");
     if (v->backing_name && v->backing_name[0] != '\0' && !v->backing && size > vdisk_size(v))
         return err_hint(err_set(EINVAL, "%s: how its new end reads depends on its backing file", v->name),
                         "open it with its backing file");
-    if (q->header.nb_snapshots > 0 && q->geo.version < 3)
+    if (q->meta.header.nb_snapshots > 0 && q->meta.geo.version < 3)
         return err_hint(err_set(ENOTSUP, "%s: has snapshots, which in version 2 do not say how large the disk was",
                                 v->name),
                         "delete the snapshots first");
@@ -90,11 +91,11 @@ static int check_allowed(vdisk *v, uint64_t size, vdisk_queue *queue)
 static uint64_t stale_end(vdisk *v, uint64_t old, uint64_t size)
 {
     struct q2 *q = q2_of(v);
-    uint64_t entries = atomic_load(&q->l1)->entries, end = old;
+    uint64_t entries = atomic_load(&q->meta.l1)->entries, end = old;
 
-    for (uint64_t i = q2_l1_index(&q->geo, old); i < entries; i++)
-        if (q2_l1_offset(q2_l1_get(q, i)) != 0)
-            end = (i + 1) * q2_l1_entry_span(&q->geo);
+    for (uint64_t i = q2_l1_index(&q->meta.geo, old); i < entries; i++)
+        if (q2_l1_offset(q2_l1_get(&q->meta, i)) != 0)
+            end = (i + 1) * q2_l1_entry_span(&q->meta.geo);
     if (v->backing)
         end = max_u64(end, vdisk_size(v->backing));
     return max_u64(old, min_u64(size, end));
@@ -105,9 +106,9 @@ static void begin_growing(vdisk *v, uint64_t size, vdisk_queue *queue)
 {
     struct q2 *q = q2_of(v);
 
-    pthread_mutex_lock(&q->lock);
+    pthread_mutex_lock(&q->meta.lock);
     volume_reach(v, size, queue);
-    pthread_mutex_unlock(&q->lock);
+    pthread_mutex_unlock(&q->meta.lock);
 }
 
 static int prepare_range(vdisk *v, uint64_t old, uint64_t stale, uint64_t size,

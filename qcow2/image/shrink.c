@@ -32,10 +32,10 @@
 
 static int update_header(vdisk *v, vdisk_queue *queue)
 {
-    int rc = q2_header_update(q2_of(v), queue);
+    int rc = q2_header_update(&q2_of(v)->meta, queue);
 
     if (rc < 0)
-        return q2_break(q2_of(v), "the header could not be written while the image was made smaller");
+        return q2_break(&q2_of(v)->meta, "the header could not be written while the image was made smaller");
     return q2_reload(v, queue);
 }
 
@@ -43,8 +43,8 @@ static int set_size(vdisk *v, uint64_t size, vdisk_queue *queue)
 {
     struct q2 *q = q2_of(v);
 
-    q->header.size = size;
-    q->header.l1_entries = (uint32_t)min_u64(q2_l1_entries(&q->geo, size), q->header.l1_entries);
+    q->meta.header.size = size;
+    q->meta.header.l1_entries = (uint32_t)min_u64(q2_l1_entries(&q->meta.geo, size), q->meta.header.l1_entries);
     return update_header(v, queue);
 }
 
@@ -57,8 +57,8 @@ static int set_refcounts(vdisk *v, const struct qcow2_check_opts *opts, vdisk_qu
     if (rc < 0)
         return rc;
     q2_spans_finish(&n.freed); /* trim() looks for more than that */
-    q->header.reftable_offset = n.host_offset;
-    q->header.reftable_clusters = n.clusters;
+    q->meta.header.reftable_offset = n.host_offset;
+    q->meta.header.reftable_clusters = n.clusters;
     return update_header(v, queue);
 }
 
@@ -68,7 +68,7 @@ static int set_refcounts(vdisk *v, const struct qcow2_check_opts *opts, vdisk_qu
 static int clear_rest(vdisk *v, uint64_t size, uint64_t old, vdisk_queue *queue)
 {
     struct q2 *q = q2_of(v);
-    uint64_t end = min_u64(old, align_up(size, q2_l1_entry_span(&q->geo)));
+    uint64_t end = min_u64(old, align_up(size, q2_l1_entry_span(&q->meta.geo)));
     int rc;
 
     volume_reach(v, end, queue);
@@ -84,17 +84,17 @@ static int clear_rest(vdisk *v, uint64_t size, uint64_t old, vdisk_queue *queue)
 /* What has a refcount now: of that, what nothing refers to afterwards was freed here. */
 static int read_in_use(struct q2 *q, vdisk_queue *queue, struct q2_cluster_set *ret)
 {
-    uint8_t *block = vdisk_alloc_buffer(align_up(q->geo.cluster_size, 4096));
-    uint64_t per_block = q2_refblock_entries(&q->geo);
-    int rc = block ? 0 : err_set(ENOMEM, "%s: out of memory", q->v->name);
+    uint8_t *block = vdisk_alloc_buffer(align_up(q->meta.geo.cluster_size, 4096));
+    uint64_t per_block = q2_refblock_entries(&q->meta.geo);
+    int rc = block ? 0 : err_set(ENOMEM, "%s: out of memory", q->meta.v->name);
 
-    for (uint64_t b = 0; b < q->reftable_entries && rc == 0; b++) {
-        uint64_t offset = q2_reftable_offset(q->reftable[b]);
-        if (offset == 0 || q2_reftable_problem(&q->geo, q->reftable[b]))
+    for (uint64_t b = 0; b < q->meta.reftable_entries && rc == 0; b++) {
+        uint64_t offset = q2_reftable_offset(q->meta.reftable[b]);
+        if (offset == 0 || q2_reftable_problem(&q->meta.geo, q->meta.reftable[b]))
             continue;
-        rc = io_pread(queue, q->v->file, block, q->geo.cluster_size, offset);
+        rc = io_pread(queue, q->meta.v->file, block, q->meta.geo.cluster_size, offset);
         for (uint64_t i = 0; i < per_block && rc == 0; i++)
-            if (q2_refcount_get(&q->geo, block, i) != 0)
+            if (q2_refcount_get(&q->meta.geo, block, i) != 0)
                 q2_cluster_set_add(ret, b * per_block + i, 1);
     }
     free(block);

@@ -12,7 +12,6 @@
 #include <string.h>
 
 #include "engine/error.h"
-#include "engine/short_lock.h"
 #include "qcow2/format/entry.h"
 #include "qcow2/format/tables.h"
 #include "qcow2/meta/guard.h"
@@ -21,19 +20,22 @@
 
 enum { CACHE_DEFAULT = 32 << 20, CACHE_MIN = 1 << 20, L1_PAGE = 4096 };
 
+static void make_clean(struct q2_meta *meta, struct op *op)
+{
+    q2_flush(container_of(meta, struct q2, meta), op);
+}
+
 struct q2 *q2_state_alloc(vdisk *v)
 {
-    struct q2 *q = calloc(1, sizeof *q);
+    struct q2 *q = aligned_alloc(alignof(struct q2), sizeof *q);
 
     if (!q)
         return NULL;
-    q->v = v;
-    q->make_clean = q2_flush;
-    short_lock_init(&q->lock);
+    memset(q, 0, sizeof *q);
+    q2_meta_state_init(&q->meta, v);
+    q->meta.make_clean = make_clean;
     for (int i = 0; i < Q2_ZONES; i++)
         range_locks_init(&q->guest_ranges[i]);
-    range_locks_init(&q->structure);
-    q2_packed_init(&q->packed);
     list_init(&q->flush_waiting);
     list_init(&q->reclaim_waiting);
     list_init(&q->trim_waiting);
@@ -43,39 +45,14 @@ struct q2 *q2_state_alloc(vdisk *v)
     return q;
 }
 
-static void free_l1(struct q2_l1 *l1)
-{
-    while (l1) {
-        struct q2_l1 *next = l1->next;
-        free(l1);
-        l1 = next;
-    }
-}
-
 void q2_state_free(struct q2 *q)
 {
-    q2_cache_finish(&q->l2);
-    q2_cache_finish(&q->refcounts);
-    q2_table_finish(&q->l1_pages);
-    q2_table_finish(&q->reftable_pages);
-    free_l1(atomic_load(&q->l1));
-    free_l1(q->l1_retired);
-    free(q->reftable);
+    q2_meta_state_finish(&q->meta);
     for (int i = 0; i < Q2_FREED_STAGES; i++)
         free(q->freed[i].list);
-    q2_packed_finish(&q->packed);
-    q2_cluster_set_finish(&q->own_freed);
-    q2_cluster_set_finish(&q->mapped);
-    q2_cluster_set_finish(&q->targets);
-    q2_cluster_set_finish(&q->judged);
-    q2_cluster_set_finish(&q->twice);
     q2_cluster_set_finish(&q->sound);
-    q2_meta_finish(&q->meta);
     for (int i = 0; i < Q2_ZONES; i++)
         range_locks_finish(&q->guest_ranges[i]);
-    range_locks_finish(&q->structure);
-    pthread_mutex_destroy(&q->lock);
-    q2_header_free(&q->header);
     free(q);
 }
 
@@ -89,12 +66,12 @@ static int read_table(struct q2 *q, vdisk_queue *queue, const char *what, uint64
     int rc;
 
     if (!buf)
-        return err_set(ENOMEM, "%s: out of memory for the %s", q->v->name, what);
+        return err_set(ENOMEM, "%s: out of memory for the %s", q->meta.v->name, what);
     memset(buf, 0, bytes);
-    rc = entries ? io_pread(queue, q->v->file, buf, entries * 8, host_offset) : 0;
+    rc = entries ? io_pread(queue, q->meta.v->file, buf, entries * 8, host_offset) : 0;
     if (rc < 0) {
         free(buf);
-        return err_set(rc, "%s: reading the %s: %s", q->v->name, what, strerror(-rc));
+        return err_set(rc, "%s: reading the %s: %s", q->meta.v->name, what, strerror(-rc));
     }
     *ret = buf;
     return 0;
@@ -121,30 +98,31 @@ static uint64_t fill_l1(struct q2_l1 *l1, const uint8_t *table)
 /* `tables_left`: what the layers above leave of the bound for the whole chain; NULL: not one of a chain. */
 static int read_l1(struct q2 *q, vdisk_queue *queue, uint64_t *tables_left)
 {
-    uint64_t entries = q->header.l1_entries, bytes;
+    uint64_t entries = q->meta.header.l1_entries, bytes;
     struct q2_l1 *l1 = calloc(1, sizeof *l1 + entries * sizeof l1->entry[0]);
     uint8_t *buf = NULL;
     int rc;
 
     if (!l1)
-        return err_set(ENOMEM, "%s: out of memory for the L1 table", q->v->name);
-    rc = read_table(q, queue, "L1 table", q->header.l1_offset, entries, &buf);
+        return err_set(ENOMEM, "%s: out of memory for the L1 table", q->meta.v->name);
+    rc = read_table(q, queue, "L1 table", q->meta.header.l1_offset, entries, &buf);
     if (rc < 0) {
         free(l1);
         return rc;
     }
     l1->entries = entries;
     bytes = fill_l1(l1, buf);
-    atomic_store(&q->l1, l1);
+    atomic_store(&q->meta.l1, l1);
     if (tables_left && bytes > *tables_left)
-        rc = err_hint(err_set(EFBIG, "%s: the L1 tables of the backing chain take too much memory", q->v->name),
-                      "make the chain shorter (commit or rebase), or the clusters larger");
+        rc = err_hint(
+            err_set(EFBIG, "%s: the L1 tables of the backing chain take too much memory", q->meta.v->name),
+            "make the chain shorter (commit or rebase), or the clusters larger");
     else if (tables_left)
         *tables_left -= bytes;
-    if (q->header.l1_doubtful && !q2_l1_plausible(buf, entries))
-        rc = err_hint(err_set(EINVAL, "%s: not a valid qcow2 image: L1 table and refcount table overlap",
-                              q->v->name),
-                      "restore it from a copy");
+    if (q->meta.header.l1_doubtful && !q2_l1_plausible(buf, entries))
+        rc = err_hint(
+            err_set(EINVAL, "%s: not a valid qcow2 image: L1 table and refcount table overlap", q->meta.v->name),
+            "restore it from a copy");
     free(buf);
     return rc;
 }
@@ -154,82 +132,82 @@ static int read_reftable(struct q2 *q, vdisk_queue *queue)
     uint8_t *buf = NULL;
     int rc;
 
-    q->reftable_entries = q2_reftable_entries(&q->geo, q->header.reftable_clusters);
-    rc = read_table(q, queue, "refcount table", q->header.reftable_offset, q->reftable_entries, &buf);
+    q->meta.reftable_entries = q2_reftable_entries(&q->meta.geo, q->meta.header.reftable_clusters);
+    rc = read_table(q, queue, "refcount table", q->meta.header.reftable_offset, q->meta.reftable_entries, &buf);
     if (rc < 0)
         return rc;
-    q->reftable = (uint64_t *)(void *)buf;
-    for (uint64_t i = 0; i < q->reftable_entries; i++)
-        q->reftable[i] = be64toh(q->reftable[i]);
+    q->meta.reftable = (uint64_t *)(void *)buf;
+    for (uint64_t i = 0; i < q->meta.reftable_entries; i++)
+        q->meta.reftable[i] = be64toh(q->meta.reftable[i]);
     return 0;
 }
 
 static int setup_tables(struct q2 *q, vdisk_queue *queue, uint64_t *tables_left)
 {
-    uint32_t page = (uint32_t)min_u64(q->geo.cluster_size, 4096);
-    uint64_t l1_bytes = q2_cluster_up(&q->geo, max_u64((uint64_t)q->header.l1_entries * 8, 8));
-    uint64_t reftable_bytes = (uint64_t)q->header.reftable_clusters << q->geo.cluster_bits;
+    uint32_t page = (uint32_t)min_u64(q->meta.geo.cluster_size, 4096);
+    uint64_t l1_bytes = q2_cluster_up(&q->meta.geo, max_u64((uint64_t)q->meta.header.l1_entries * 8, 8));
+    uint64_t reftable_bytes = (uint64_t)q->meta.header.reftable_clusters << q->meta.geo.cluster_bits;
     int rc = read_l1(q, queue, tables_left);
 
-    if (rc == 0 && !q->v->read_only)
+    if (rc == 0 && !q->meta.v->read_only)
         rc = read_reftable(q, queue);
     if (rc < 0)
         return rc;
-    if (q2_table_init(&q->l1_pages, q->header.l1_offset, l1_bytes, page) < 0 ||
-        q2_table_init(&q->reftable_pages, q->header.reftable_offset, reftable_bytes, page) < 0)
-        return err_set(ENOMEM, "%s: out of memory", q->v->name);
-    q->l1_start = q->header.l1_offset;
-    q->l1_end = q->header.l1_offset + (q->header.l1_entries ? l1_bytes : 0);
-    q->reftable_start = q->header.reftable_offset;
-    q->reftable_end = q->header.reftable_offset + reftable_bytes;
+    if (q2_table_init(&q->meta.l1_pages, q->meta.header.l1_offset, l1_bytes, page) < 0 ||
+        q2_table_init(&q->meta.reftable_pages, q->meta.header.reftable_offset, reftable_bytes, page) < 0)
+        return err_set(ENOMEM, "%s: out of memory", q->meta.v->name);
+    q->meta.l1_start = q->meta.header.l1_offset;
+    q->meta.l1_end = q->meta.header.l1_offset + (q->meta.header.l1_entries ? l1_bytes : 0);
+    q->meta.reftable_start = q->meta.header.reftable_offset;
+    q->meta.reftable_end = q->meta.header.reftable_offset + reftable_bytes;
     return 0;
 }
 
 static int setup_caches(struct q2 *q, uint64_t cache_bytes)
 {
-    uint32_t slice = (uint32_t)min_u64(q->geo.cluster_size, Q2_SLICE_MAX);
+    uint32_t slice = (uint32_t)min_u64(q->meta.geo.cluster_size, Q2_SLICE_MAX);
     uint64_t bytes = max_u64(cache_bytes ? cache_bytes : CACHE_DEFAULT, CACHE_MIN), slices, linear;
 
-    q->slice_entries_bits = log2_floor(slice / q->geo.l2_entry_size);
-    q->slice_guest_bits = q->slice_entries_bits + q->geo.cluster_bits;
-    q->refslice_bits = log2_floor((uint64_t)slice * 8 >> q->geo.refcount_order);
-    slices = div_up(q->header.size, 1ull << q->slice_guest_bits);
+    q->meta.slice_entries_bits = log2_floor(slice / q->meta.geo.l2_entry_size);
+    q->meta.slice_guest_bits = q->meta.slice_entries_bits + q->meta.geo.cluster_bits;
+    q->meta.refslice_bits = log2_floor((uint64_t)slice * 8 >> q->meta.geo.refcount_order);
+    slices = div_up(q->meta.header.size, 1ull << q->meta.slice_guest_bits);
     linear = min_u64(slices * sizeof(uint64_t), bytes / 8);
     /* One refcount slice describes far more than one L2 slice. */
-    if (q2_cache_init(&q->l2, slice, bytes - bytes / 8 - linear, slices) < 0 ||
-        q2_cache_keep_linear(&q->l2, &q->geo, linear, slices) < 0 ||
-        q2_cache_init(&q->refcounts, slice, bytes / 8, q->v->read_only ? 1 : UINT64_MAX / 64) < 0)
-        return err_set(ENOMEM, "%s: out of memory for the metadata cache", q->v->name);
+    if (q2_cache_init(&q->meta.l2, slice, bytes - bytes / 8 - linear, slices) < 0 ||
+        q2_cache_keep_linear(&q->meta.l2, &q->meta.geo, linear, slices) < 0 ||
+        q2_cache_init(&q->meta.refcounts, slice, bytes / 8, q->meta.v->read_only ? 1 : UINT64_MAX / 64) < 0)
+        return err_set(ENOMEM, "%s: out of memory for the metadata cache", q->meta.v->name);
     return 0;
 }
 
 static void setup_allocator(struct q2 *q)
 {
-    struct backend *b = q->v->file;
-    uint64_t max_clusters = (Q2_MAX_HOST_OFFSET + 1) >> q->geo.cluster_bits;
+    struct backend *b = q->meta.v->file;
+    uint64_t max_clusters = (Q2_MAX_HOST_OFFSET + 1) >> q->meta.geo.cluster_bits;
 
-    q->limit_clusters = b->caps & BACKEND_GROWS ? max_clusters : backend_size(b) >> q->geo.cluster_bits;
+    q->limit_clusters = b->caps & BACKEND_GROWS ? max_clusters : backend_size(b) >> q->meta.geo.cluster_bits;
     q->zero_new = (b->caps & (BACKEND_GROWS | BACKEND_ZERO_NEW)) == (BACKEND_GROWS | BACKEND_ZERO_NEW);
-    q->zero_from = q2_cluster_up(&q->geo, backend_size(b));
+    q->zero_from = q2_cluster_up(&q->meta.geo, backend_size(b));
     /* Who wrote the file last may not have synced it. The end of a device does not move. */
     q->durable_end = b->caps & BACKEND_GROWS ? 0 : backend_size(b);
-    q->appended_from = q->zero_from >> q->geo.cluster_bits; /* the last may be there in part */
+    q->appended_from = q->zero_from >> q->meta.geo.cluster_bits; /* the last may be there in part */
 }
 
 /* ---- all of it ----------------------------------------------------------------------------------------- */
 
 int q2_state_read_header(struct q2 *q, vdisk_queue *queue)
 {
-    int rc = q2_header_read(q, queue);
+    int rc = q2_header_read(&q->meta, queue);
 
     if (rc == 0)
-        rc = q2_header_refuse_encrypted(&q->header, q->v->name);
+        rc = q2_header_refuse_encrypted(&q->meta.header, q->meta.v->name);
     if (rc < 0)
         return rc;
-    q->geo = q->header.geo;
-    q->compression = (enum q2_compression)q->header.compression_type;
-    q->data_file = q->geo.data_file;
-    q->data_file_raw = q->data_file && q->header.autoclear & Q2_AUTOCLEAR_DATA_FILE_RAW;
+    q->meta.geo = q->meta.header.geo;
+    q->meta.compression = (enum q2_compression)q->meta.header.compression_type;
+    q->meta.data_file = q->meta.geo.data_file;
+    q->meta.data_file_raw = q->meta.data_file && q->meta.header.autoclear & Q2_AUTOCLEAR_DATA_FILE_RAW;
     return 0;
 }
 
@@ -241,7 +219,7 @@ int q2_state_setup(struct q2 *q, vdisk_queue *queue, uint64_t *tables_left)
         rc = setup_caches(q, q->cache_bytes);
     if (rc == 0)
         setup_allocator(q);
-    if (rc == 0 && !q->v->read_only && !(q->v->open_flags & VDISK_OPEN_CHECK))
-        rc = q2_guard_init(q, queue);
+    if (rc == 0 && !q->meta.v->read_only && !(q->meta.v->open_flags & VDISK_OPEN_CHECK))
+        rc = q2_guard_init(&q->meta, queue);
     return rc;
 }

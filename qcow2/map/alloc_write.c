@@ -96,9 +96,9 @@ enum alloc_write_state {
 
 static struct q2_mapping mapping_at(const struct alloc_write *w, uint64_t guest_offset)
 {
-    struct q2_l2_entry e = q2_slice_get(w->q, w->slot, guest_offset);
+    struct q2_l2_entry e = q2_slice_get(&w->q->meta, w->slot, guest_offset);
 
-    return q2_entry_decode(&w->q->geo, e.word, e.bitmap);
+    return q2_entry_decode(&w->q->meta.geo, e.word, e.bitmap);
 }
 
 /* With the lock held and the slice pinned: may the entry, and what it leads to, be changed? 0 or why not. */
@@ -106,18 +106,19 @@ static int check_entry(const struct alloc_write *w, uint64_t guest_offset)
 {
     if (likely(!q2_slice_is_suspect(w->slot)))
         return 0;
-    return q2_guard_entry(w->q, guest_offset, w->slot->host_offset, q2_slice_get(w->q, w->slot, guest_offset));
+    return q2_guard_entry(&w->q->meta, guest_offset, w->slot->host_offset,
+                          q2_slice_get(&w->q->meta, w->slot, guest_offset));
 }
 
 static enum span_kind kind_at(const struct alloc_write *w, uint64_t guest_offset, uint64_t end)
 {
-    const struct q2_geometry *g = &w->q->geo;
+    const struct q2_geometry *g = &w->q->meta.geo;
     struct q2_mapping m = mapping_at(w, guest_offset);
     uint32_t index = q2_subcluster_index(g, guest_offset);
     uint64_t last = min_u64(end - 1, q2_cluster_down(g, guest_offset) + g->cluster_size - 1);
 
     if (m.type == Q2_CLUSTER_COMPRESSED || !m.has_host || !m.copied ||
-        q2_twice_has(w->q, m.host_offset >> g->cluster_bits))
+        q2_twice_has(&w->q->meta, m.host_offset >> g->cluster_bits))
         return SPAN_NEW;
     for (; index <= q2_subcluster_index(g, last); index++)
         if (q2_subcluster_type(g, &m, index) != Q2_CLUSTER_NORMAL)
@@ -136,7 +137,7 @@ static bool moves_whole(const struct alloc_write *w, uint64_t guest_offset)
 /* With the lock held and the slice pinned: the span at pos. 0 or what is wrong with its first entry. */
 static int plan_span(struct alloc_write *w)
 {
-    const struct q2_geometry *g = &w->q->geo;
+    const struct q2_geometry *g = &w->q->meta.geo;
     bool suspect = q2_slice_is_suspect(w->slot);
     uint64_t end = w->zone_end;
     int rc = check_entry(w, w->start);
@@ -163,7 +164,7 @@ static int plan_span(struct alloc_write *w)
 /* The allocation gave fewer clusters than wanted, or exactly those. */
 static void fit_to_run(struct alloc_write *w)
 {
-    const struct q2_geometry *g = &w->q->geo;
+    const struct q2_geometry *g = &w->q->meta.geo;
 
     assert(w->run.clusters > 0 && w->run.clusters <= w->clusters);
     w->clusters = w->run.clusters;
@@ -177,7 +178,7 @@ static void fit_to_run(struct alloc_write *w)
 /* With the lock held: what of the first and last (sub)cluster has to be written besides the data. */
 static void plan_edges(struct alloc_write *w)
 {
-    const struct q2_geometry *g = &w->q->geo;
+    const struct q2_geometry *g = &w->q->meta.geo;
     bool is_new = w->kind == SPAN_NEW;
     uint64_t head_unit = is_new && moves_whole(w, w->start) ? g->cluster_size : g->subcluster_size;
     uint64_t tail_unit = is_new && moves_whole(w, w->stop - 1) ? g->cluster_size : g->subcluster_size;
@@ -200,12 +201,12 @@ static void plan_edges(struct alloc_write *w)
 /* The edges' content as far as it is known without reading; no lock held. */
 static bool edge_is_zero(struct alloc_write *w, uint64_t guest_offset, uint64_t len)
 {
-    uint64_t size = vdisk_size(w->q->v);
+    uint64_t size = vdisk_size(w->q->meta.v);
 
     /* Past the volume's end, inside its last cluster, there is nothing. */
     if (guest_offset >= size)
         return true;
-    return chain_known_zero(w->q->v, guest_offset, min_u64(len, size - guest_offset));
+    return chain_known_zero(w->q->meta.v, guest_offset, min_u64(len, size - guest_offset));
 }
 
 /* No lock held. Drop edges that are zero on zero clusters, get memory for the others. */
@@ -231,7 +232,7 @@ static int prepare_edges(struct alloc_write *w)
 static void read_edge(struct alloc_write *w, struct op *op, struct op_child *child, uint64_t guest_offset,
                       struct iovec *iov)
 {
-    uint64_t size = vdisk_size(w->q->v), len = iov->iov_len;
+    uint64_t size = vdisk_size(w->q->meta.v), len = iov->iov_len;
     uint64_t inside = guest_offset >= size ? 0 : min_u64(len, size - guest_offset);
 
     if (len == 0)
@@ -244,7 +245,7 @@ static void read_edge(struct alloc_write *w, struct op *op, struct op_child *chi
         return;
     }
     iov->iov_len = inside;
-    chain_read(w->q->v, guest_offset, iov, 1, inside, op_child_add(op, child));
+    chain_read(w->q->meta.v, guest_offset, iov, 1, inside, op_child_add(op, child));
 }
 
 /* Both at once; the call of an await. */
@@ -260,27 +261,29 @@ static void read_edges(struct alloc_write *w, struct op *op)
 
 static uint64_t host_len(const struct alloc_write *w)
 {
-    return w->clusters << w->q->geo.cluster_bits;
+    return w->clusters << w->q->meta.geo.cluster_bits;
 }
 
 /* New clusters that are to read as zeros; the call of an await. */
 static void reserve_span(struct alloc_write *w, struct op *op)
 {
-    uint64_t len = host_len(w), last = min_u64(w->q->geo.cluster_size, max_u64(4096, w->q->v->data->align));
+    uint64_t len = host_len(w),
+             last = min_u64(w->q->meta.geo.cluster_size, max_u64(4096, w->q->meta.v->data->align));
 
     if (w->reserve == VDISK_PREALLOC_FALLOC && w->host_zero) {
-        io_range(&w->io, w->q->v->data, IO_ALLOCATE, w->host_offset, len);
+        io_range(&w->io, w->q->meta.v->data, IO_ALLOCATE, w->host_offset, len);
         op_io(op, &w->io);
     } else if (w->host_zero) {
-        zero_range(w->q->v->data, w->host_offset + len - last, last, 0, op); /* for the end of the file */
+        zero_range(w->q->meta.v->data, w->host_offset + len - last, last, 0, op); /* for the end of the file */
     } else {
-        zero_range(w->q->v->data, w->host_offset, len, w->reserve == VDISK_PREALLOC_METADATA ? IO_UNMAP : 0, op);
+        zero_range(w->q->meta.v->data, w->host_offset, len, w->reserve == VDISK_PREALLOC_METADATA ? IO_UNMAP : 0,
+                   op);
     }
 }
 
 static bool reserve_needs_io(const struct alloc_write *w)
 {
-    bool inside = w->host_offset + host_len(w) <= backend_size(w->q->v->data);
+    bool inside = w->host_offset + host_len(w) <= backend_size(w->q->meta.v->data);
 
     return w->kind == SPAN_NEW && (w->reserve == VDISK_PREALLOC_FALLOC || !w->host_zero || !inside);
 }
@@ -300,8 +303,8 @@ static int prepare_write(struct alloc_write *w)
     assert(covered == len);
     if (w->tail > 0)
         w->span_iov[n++] = (struct iovec){w->edges + w->head, w->tail};
-    io_rwv(&w->io, w->q->v->data, IO_WRITE, w->host_offset + (w->start - w->guest_cluster) - w->head, w->span_iov,
-           n, w->head + len + w->tail);
+    io_rwv(&w->io, w->q->meta.v->data, IO_WRITE, w->host_offset + (w->start - w->guest_cluster) - w->head,
+           w->span_iov, n, w->head + len + w->tail);
     return 0;
 }
 
@@ -318,7 +321,7 @@ static void release_span(struct alloc_write *w)
 /* The subclusters of cluster `guest_cluster` that the span, with its edges, has written. */
 static uint64_t new_bitmap(const struct alloc_write *w, uint64_t guest_cluster, const struct q2_mapping *old)
 {
-    const struct q2_geometry *g = &w->q->geo;
+    const struct q2_geometry *g = &w->q->meta.geo;
     uint64_t from = max_u64(guest_cluster, w->start);
     uint64_t to = min_u64(guest_cluster + g->cluster_size, w->stop);
     bool moved = w->kind == SPAN_NEW && (old->type == Q2_CLUSTER_COMPRESSED || old->has_host);
@@ -339,16 +342,16 @@ static bool data_first(const struct alloc_write *w)
 {
     if (w->kind != SPAN_NEW || !w->host_zero || w->head + w->tail > 0)
         return true;
-    return !chain_known_zero(w->q->v, w->start, w->stop - w->start);
+    return !chain_known_zero(w->q->meta.v, w->start, w->stop - w->start);
 }
 
 /* With the lock held: invariant 1. */
 static void link_span(struct alloc_write *w)
 {
     struct q2 *q = w->q;
-    const struct q2_geometry *g = &q->geo;
+    const struct q2_geometry *g = &q->meta.geo;
 
-    q2_change_begin(&q->l2, w->slot);
+    q2_change_begin(&q->meta.l2, w->slot);
     for (uint64_t i = 0; i < w->clusters; i++) {
         uint64_t guest = w->guest_cluster + (i << g->cluster_bits);
         uint64_t host = w->host_offset + (i << g->cluster_bits);
@@ -356,9 +359,9 @@ static void link_span(struct alloc_write *w)
         struct q2_l2_entry e = {q2_entry_encode(g, Q2_CLUSTER_NORMAL, host, true), new_bitmap(w, guest, &old)};
         if (w->kind == SPAN_NEW)
             q2_drop(q, &old);
-        q2_slice_put(q, w->slot, guest, e);
+        q2_slice_put(&q->meta, w->slot, guest, e);
     }
-    q2_change_end(&q->l2, w->slot);
+    q2_change_end(&q->meta.l2, w->slot);
     w->run.clusters = 0;
 }
 
@@ -366,17 +369,17 @@ static void link_span(struct alloc_write *w)
 static void unpin(struct alloc_write *w)
 {
     if (w->slot)
-        q2_slot_unpin(&w->q->l2, w->slot);
+        q2_slot_unpin(&w->q->meta.l2, w->slot);
     w->slot = NULL;
 }
 
 /* Only for the crash tests: invariant 1 broken. */
 static void link_early(struct alloc_write *w)
 {
-    pthread_mutex_lock(&w->q->lock);
+    pthread_mutex_lock(&w->q->meta.lock);
     if (w->kind != SPAN_IN_PLACE)
         link_span(w);
-    pthread_mutex_unlock(&w->q->lock);
+    pthread_mutex_unlock(&w->q->meta.lock);
     w->kind = SPAN_IN_PLACE;
 }
 
@@ -384,12 +387,12 @@ static void end_span(struct alloc_write *w)
 {
     bool needs_data = w->kind != SPAN_IN_PLACE && data_first(w);
 
-    pthread_mutex_lock(&w->q->lock);
+    pthread_mutex_lock(&w->q->meta.lock);
     if (w->kind != SPAN_IN_PLACE)
         link_span(w);
-    w->q->mapping_needs_data |= needs_data;
+    w->q->meta.mapping_needs_data |= needs_data;
     unpin(w);
-    pthread_mutex_unlock(&w->q->lock);
+    pthread_mutex_unlock(&w->q->meta.lock);
     release_span(w);
     w->pos = w->stop - w->guest_offset;
 }
@@ -403,11 +406,11 @@ static void unlock_clusters(struct alloc_write *w)
 /* It cannot be written now: nothing is held any more. */
 static void drop_span(struct alloc_write *w)
 {
-    pthread_mutex_lock(&w->q->lock);
+    pthread_mutex_lock(&w->q->meta.lock);
     q2_alloc_undo(w->q, &w->run);
     w->run.clusters = 0;
     unpin(w);
-    pthread_mutex_unlock(&w->q->lock);
+    pthread_mutex_unlock(&w->q->meta.lock);
     release_span(w);
     if (w->locked)
         unlock_clusters(w);
@@ -424,7 +427,7 @@ static void make_room(struct alloc_write *w, struct op *op)
 /* With the lock held and the span planned: does it free clusters, and do too many wait for that already? */
 static bool too_many_freed(const struct alloc_write *w)
 {
-    return w->kind == SPAN_NEW && q2_room_is_wanted(w->q) && !w->keeps_freed && !w->q->data_file &&
+    return w->kind == SPAN_NEW && q2_room_is_wanted(w->q) && !w->keeps_freed && !w->q->meta.data_file &&
            moves_whole(w, w->start);
 }
 
@@ -452,7 +455,7 @@ static void start_apart(struct q2 *q, struct request *r, uint64_t done)
         if (end <= done)
             request_end(r, 0);
         else
-            q->v->format->submit(q->v, r);
+            q->meta.v->format->submit(q->meta.v, r);
         r = next;
     }
 }
@@ -461,7 +464,7 @@ static void start_apart(struct q2 *q, struct request *r, uint64_t done)
 static void mark(struct alloc_write *w, struct op *op)
 {
     drop_span(w);
-    q2_guard_mark(w->q, op);
+    q2_guard_mark(&w->q->meta, op);
 }
 
 static void alloc_write_finish(struct alloc_write *w, int rc)
@@ -489,7 +492,7 @@ static bool find_host(struct alloc_write *w)
 {
     if (w->kind != SPAN_NEW)
         return true;
-    if (w->q->data_file) {
+    if (w->q->meta.data_file) {
         w->host_offset = w->guest_cluster;
         return true;
     }
@@ -505,8 +508,8 @@ static enum find_result find_span(struct alloc_write *w)
     struct q2 *q = w->q;
     enum find_result result = FIND_NEEDS_SLICE;
 
-    pthread_mutex_lock(&q->lock);
-    w->slot = q2_slice_find(q, w->start);
+    pthread_mutex_lock(&q->meta.lock);
+    w->slot = q2_slice_find(&q->meta, w->start);
     if (w->slot) {
         w->refusal = plan_span(w);
         result = w->refusal < 0      ? FIND_REFUSED
@@ -521,7 +524,7 @@ static enum find_result find_span(struct alloc_write *w)
             w->slot = NULL;
         }
     }
-    pthread_mutex_unlock(&q->lock);
+    pthread_mutex_unlock(&q->meta.lock);
     return result;
 }
 
@@ -543,11 +546,11 @@ static int prepare_span(struct alloc_write *w)
 /* Stand in line for the clusters from `start` on, as far as its slice goes. */
 static bool lock_clusters(struct alloc_write *w)
 {
-    const struct q2_geometry *g = &w->q->geo;
+    const struct q2_geometry *g = &w->q->meta.geo;
 
     assert(!w->locked);
     w->locked = true;
-    w->zone_end = min_u64(w->guest_offset + w->len, q2_slice_end(w->q, w->start));
+    w->zone_end = min_u64(w->guest_offset + w->len, q2_slice_end(&w->q->meta, w->start));
     return range_lock_try(q2_zone(w->q, w->start), &w->lock, q2_cluster_down(g, w->start),
                           q2_cluster_up(g, w->zone_end));
 }
@@ -576,7 +579,7 @@ again:
             OP_TRY(op, AW_L2_TABLE, q2_l2_table_make(w->q, w->start, op));
         found = find_span(w);
         if (found == FIND_NEEDS_SLICE) {
-            OP_TRY(op, AW_L2_LOADED, q2_load(w->q->v, w->start, op));
+            OP_TRY(op, AW_L2_LOADED, q2_load(w->q->meta.v, w->start, op));
             continue;
         }
         if (found == FIND_TOO_MANY_FREED) {
@@ -614,7 +617,7 @@ fail:
             goto again;
         op->rc = -ENOSPC; /* as it was */
     }
-    if (q2_guard_must_mark(w->q))
+    if (q2_guard_must_mark(&w->q->meta))
         OP_AWAIT(op, AW_MARKED, mark(w, op));
     alloc_write_finish(w, op->rc);
     return;
@@ -664,7 +667,7 @@ void q2_alloc_reserve(struct q2 *q, uint64_t guest_offset, uint64_t len, enum vd
         op_wake(op, -ENOMEM);
         return;
     }
-    assert(is_aligned(guest_offset, q->geo.cluster_size) && reserve != VDISK_PREALLOC_OFF);
+    assert(is_aligned(guest_offset, q->meta.geo.cluster_size) && reserve != VDISK_PREALLOC_OFF);
     w->reserve = reserve;
     w->op.parent = op;
     op_start(&w->op);

@@ -63,7 +63,7 @@ static bool lock_clusters(struct clear *c)
 {
     c->locked = true;
     return range_lock_try(q2_zone(c->q, c->pos), &c->lock, c->pos,
-                          min_u64(c->tail_start, q2_slice_end(c->q, c->pos)));
+                          min_u64(c->tail_start, q2_slice_end(&c->q->meta, c->pos)));
 }
 
 static void unlock_clusters(struct clear *c)
@@ -82,7 +82,7 @@ static void clear_finish(struct clear *c, int rc)
 /* Does an unallocated cluster here read as zeros? (No layer below, or none that reaches so far.) */
 static bool zero_below(const struct q2 *q, uint64_t guest_offset)
 {
-    const vdisk *v = q->v;
+    const vdisk *v = q->meta.v;
 
     if (!v->backing_name || v->backing_name[0] == '\0')
         return true;
@@ -109,7 +109,7 @@ enum clear_result { CLEAR_SAME, CLEAR_CHANGED, CLEAR_NEEDS_WRITE };
 /* An entry without host space that reads as zeros. */
 static struct q2_l2_entry zero_entry(const struct q2 *q, uint64_t guest_offset, bool discard)
 {
-    const struct q2_geometry *g = &q->geo;
+    const struct q2_geometry *g = &q->meta.geo;
 
     if (discard && zero_below(q, guest_offset))
         return (struct q2_l2_entry){0, 0};
@@ -123,7 +123,7 @@ static struct q2_l2_entry zero_entry(const struct q2 *q, uint64_t guest_offset, 
 /* Keep the host cluster, which is ours alone, and read zeros. */
 static struct q2_l2_entry zero_keep(const struct q2 *q, const struct q2_mapping *m)
 {
-    const struct q2_geometry *g = &q->geo;
+    const struct q2_geometry *g = &q->meta.geo;
 
     if (g->extended_l2)
         return (struct q2_l2_entry){q2_entry_encode(g, Q2_CLUSTER_NORMAL, m->host_offset, true),
@@ -136,7 +136,7 @@ static bool is_plain_zero(const struct q2 *q, const struct q2_mapping *m, uint64
 {
     if (m->has_host || m->type == Q2_CLUSTER_COMPRESSED)
         return false;
-    if (q->geo.extended_l2)
+    if (q->meta.geo.extended_l2)
         return zero_below(q, guest_offset) || (uint32_t)(m->bitmap >> 32) == UINT32_MAX;
     return m->type == Q2_CLUSTER_ZERO_PLAIN || zero_below(q, guest_offset);
 }
@@ -144,8 +144,8 @@ static bool is_plain_zero(const struct q2 *q, const struct q2_mapping *m, uint64
 static enum clear_result clear_entry(struct clear *c, uint64_t guest_offset, struct q2_l2_entry *e)
 {
     struct q2 *q = c->q;
-    struct q2_mapping m = q2_entry_decode(&q->geo, e->word, e->bitmap);
-    bool expressible = q->geo.version >= 3 || zero_below(q, guest_offset);
+    struct q2_mapping m = q2_entry_decode(&q->meta.geo, e->word, e->bitmap);
+    bool expressible = q->meta.geo.version >= 3 || zero_below(q, guest_offset);
     bool keep = !c->discard && !c->unmap && m.has_host && m.copied;
     struct q2_l2_entry old = *e;
 
@@ -154,7 +154,7 @@ static enum clear_result clear_entry(struct clear *c, uint64_t guest_offset, str
     /* Discard: what nobody in this layer holds is not ours to drop. */
     if (c->discard && !m.has_host && m.type != Q2_CLUSTER_COMPRESSED)
         return CLEAR_SAME;
-    if (!expressible || (keep && q->geo.version < 3))
+    if (!expressible || (keep && q->meta.geo.version < 3))
         return c->discard ? CLEAR_SAME : CLEAR_NEEDS_WRITE;
     if (keep) {
         *e = zero_keep(q, &m);
@@ -173,13 +173,13 @@ enum slice_result { SLICE_DONE, SLICE_MISSING, SLICE_NEEDS_WRITE, SLICE_REFUSED 
 static enum slice_result clear_entries(struct clear *c, struct q2_slot *s, uint64_t end)
 {
     struct q2 *q = c->q;
-    const struct q2_geometry *g = &q->geo;
+    const struct q2_geometry *g = &q->meta.geo;
     bool suspect = q2_slice_is_suspect(s), changing = false;
     enum slice_result result = SLICE_DONE;
 
     for (; c->pos < end; c->pos += g->cluster_size) {
-        struct q2_l2_entry e = q2_slice_get(q, s, c->pos);
-        c->refusal = suspect ? q2_guard_entry(q, c->pos, s->host_offset, e) : 0;
+        struct q2_l2_entry e = q2_slice_get(&q->meta, s, c->pos);
+        c->refusal = suspect ? q2_guard_entry(&q->meta, c->pos, s->host_offset, e) : 0;
         if (c->refusal < 0) {
             result = SLICE_REFUSED;
             break;
@@ -192,12 +192,12 @@ static enum slice_result clear_entries(struct clear *c, struct q2_slot *s, uint6
         if (r == CLEAR_SAME)
             continue;
         if (!changing)
-            q2_change_begin(&q->l2, s);
+            q2_change_begin(&q->meta.l2, s);
         changing = true;
-        q2_slice_put(q, s, c->pos, e);
+        q2_slice_put(&q->meta, s, c->pos, e);
     }
     if (changing)
-        q2_change_end(&q->l2, s);
+        q2_change_end(&q->meta.l2, s);
     return result;
 }
 
@@ -206,10 +206,10 @@ static uint64_t request_end_offset(const struct clear *c)
     return c->request->guest_offset + c->request->len;
 }
 
-/* Does the range go up to the end, and is there nothing behind it? With q->lock held it stays so. */
+/* Does the range go up to the end, and is there nothing behind it? With q->meta.lock held it stays so. */
 static bool ends_volume(const struct clear *c)
 {
-    return request_end_offset(c) == atomic_load_explicit(&c->q->v->reach, memory_order_acquire);
+    return request_end_offset(c) == atomic_load_explicit(&c->q->meta.v->reach, memory_order_acquire);
 }
 
 static enum slice_result clear_slice(struct clear *c)
@@ -218,13 +218,13 @@ static enum slice_result clear_slice(struct clear *c)
     enum slice_result result = SLICE_MISSING;
     struct q2_slot *s;
 
-    pthread_mutex_lock(&q->lock);
+    pthread_mutex_lock(&q->meta.lock);
     if (!ends_volume(c) && !MUTANT(CLEAR_BEHIND_END))
-        c->tail_start = min_u64(c->tail_start, q2_cluster_down(&q->geo, request_end_offset(c)));
-    s = q2_slice_find(q, c->pos);
+        c->tail_start = min_u64(c->tail_start, q2_cluster_down(&q->meta.geo, request_end_offset(c)));
+    s = q2_slice_find(&q->meta, c->pos);
     if (s)
-        result = clear_entries(c, s, min_u64(c->tail_start, q2_slice_end(q, c->pos)));
-    pthread_mutex_unlock(&q->lock);
+        result = clear_entries(c, s, min_u64(c->tail_start, q2_slice_end(&q->meta, c->pos)));
+    pthread_mutex_unlock(&q->meta.lock);
     return result;
 }
 
@@ -235,8 +235,8 @@ static void load_slices(struct clear *c, struct op *op)
 
     op_io_begin(op);
     for (unsigned i = 0; i < CLEAR_AHEAD && guest_offset < c->tail_start; i++) {
-        q2_load(c->q->v, guest_offset, op_child_add(op, &c->ahead[i]));
-        guest_offset = q2_slice_end(c->q, guest_offset);
+        q2_load(c->q->meta.v, guest_offset, op_child_add(op, &c->ahead[i]));
+        guest_offset = q2_slice_end(&c->q->meta, guest_offset);
     }
     op_io_wait(op);
 }
@@ -245,9 +245,9 @@ static void load_slices(struct clear *c, struct op *op)
 static bool skip_unmapped(struct clear *c)
 {
     struct q2 *q = c->q;
-    uint64_t span = q2_l1_entry_span(&q->geo);
+    uint64_t span = q2_l1_entry_span(&q->meta.geo);
 
-    if (q2_l1_offset(q2_l1_get(q, q2_l1_index(&q->geo, c->pos))) != 0)
+    if (q2_l1_offset(q2_l1_get(&q->meta, q2_l1_index(&q->meta.geo, c->pos))) != 0)
         return false;
     if (!c->discard && !zero_below(q, c->pos))
         return false;
@@ -257,7 +257,7 @@ static bool skip_unmapped(struct clear *c)
 
 static void plan(struct clear *c)
 {
-    const struct q2_geometry *g = &c->q->geo;
+    const struct q2_geometry *g = &c->q->meta.geo;
     uint64_t end = request_end_offset(c);
 
     c->head_end = min_u64(q2_cluster_up(g, c->request->guest_offset), end);
@@ -269,7 +269,7 @@ static void plan(struct clear *c)
 
 static bool has_whole_clusters(const struct clear *c)
 {
-    return c->head_end < c->tail_start && q2_offset_in_cluster(&c->q->geo, c->head_end) == 0;
+    return c->head_end < c->tail_start && q2_offset_in_cluster(&c->q->meta.geo, c->head_end) == 0;
 }
 
 static bool head_needs_write(const struct clear *c)
@@ -277,7 +277,7 @@ static bool head_needs_write(const struct clear *c)
     const struct request *r = c->request;
 
     return !c->discard && r->guest_offset < c->head_end &&
-           !chain_known_zero(c->q->v, r->guest_offset, c->head_end - r->guest_offset);
+           !chain_known_zero(c->q->meta.v, r->guest_offset, c->head_end - r->guest_offset);
 }
 
 static uint64_t tail_len(const struct clear *c)
@@ -289,12 +289,12 @@ static uint64_t tail_len(const struct clear *c)
 
 static bool tail_needs_write(const struct clear *c)
 {
-    return !c->discard && tail_len(c) > 0 && !chain_known_zero(c->q->v, c->tail_start, tail_len(c));
+    return !c->discard && tail_len(c) > 0 && !chain_known_zero(c->q->meta.v, c->tail_start, tail_len(c));
 }
 
 static void discard_data(struct clear *c, struct op *op)
 {
-    io_range(&c->io, c->q->v->data, IO_DISCARD, c->request->guest_offset, c->request->len);
+    io_range(&c->io, c->q->meta.v->data, IO_DISCARD, c->request->guest_offset, c->request->len);
     op_io(op, &c->io);
 }
 
@@ -303,16 +303,16 @@ static void raw_data(struct clear *c, struct op *op)
     if (c->discard)
         discard_data(c, op);
     else
-        zero_range(c->q->v->data, c->request->guest_offset, c->request->len, c->unmap ? IO_UNMAP : 0, op);
+        zero_range(c->q->meta.v->data, c->request->guest_offset, c->request->len, c->unmap ? IO_UNMAP : 0, op);
 }
 
 static bool too_many_freed(struct q2 *q)
 {
     bool many;
 
-    pthread_mutex_lock(&q->lock);
+    pthread_mutex_lock(&q->meta.lock);
     many = q2_room_is_wanted(q);
-    pthread_mutex_unlock(&q->lock);
+    pthread_mutex_unlock(&q->meta.lock);
     return many;
 }
 
@@ -336,7 +336,7 @@ static void clear_step(struct op *op)
     enum slice_result result;
 
     OP_BEGIN(enum clear_state, op)
-    if (c->q->data_file_raw) {
+    if (c->q->meta.data_file_raw) {
         OP_TRY(op, CLEAR_RAW_DATA, raw_data(c, op));
         clear_finish(c, 0);
         return;
@@ -366,16 +366,17 @@ again:
         } else if (result == SLICE_NEEDS_WRITE) {
             /* Version 2 cannot say zero: write it. The write locks the cluster itself. */
             unlock_clusters(c);
-            OP_TRY(op, CLEAR_WRITTEN,
-                   write_zeros(c, c->pos, min_u64(c->q->geo.cluster_size, request_end_offset(c) - c->pos), op));
-            c->pos += c->q->geo.cluster_size;
+            OP_TRY(
+                op, CLEAR_WRITTEN,
+                write_zeros(c, c->pos, min_u64(c->q->meta.geo.cluster_size, request_end_offset(c) - c->pos), op));
+            c->pos += c->q->meta.geo.cluster_size;
         }
     }
     if (c->locked)
         unlock_clusters(c);
     if (tail_needs_write(c))
         OP_TRY(op, CLEAR_TAIL_WRITTEN, write_zeros(c, c->tail_start, tail_len(c), op));
-    if (c->discard && c->q->data_file && has_whole_clusters(c))
+    if (c->discard && c->q->meta.data_file && has_whole_clusters(c))
         OP_TRY(op, CLEAR_DATA_DISCARDED, discard_data(c, op));
     clear_finish(c, 0);
     return;
@@ -386,8 +387,8 @@ fail:
             goto again;
         op->rc = -ENOSPC; /* as it was */
     }
-    if (q2_guard_must_mark(c->q))
-        OP_AWAIT(op, CLEAR_MARKED, q2_guard_mark(c->q, op));
+    if (q2_guard_must_mark(&c->q->meta))
+        OP_AWAIT(op, CLEAR_MARKED, q2_guard_mark(&c->q->meta, op));
     clear_finish(c, op->rc);
     return;
     OP_END

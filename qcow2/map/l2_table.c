@@ -44,24 +44,24 @@ enum l2_make_state {
 
 static void l2_make_finish(struct l2_make *m, int rc)
 {
-    pthread_mutex_lock(&m->q->lock);
+    pthread_mutex_lock(&m->q->meta.lock);
     if (rc < 0)
         q2_alloc_structure_undo(m->q, &m->run, Q2_META_L2);
-    pthread_mutex_unlock(&m->q->lock);
-    range_unlock(&m->q->structure, &m->lock);
+    pthread_mutex_unlock(&m->q->meta.lock);
+    range_unlock(&m->q->meta.structure, &m->lock);
     /* The last that is done to the image: who hears of it may be another thread, and close it. */
-    pthread_mutex_lock(&m->q->lock);
+    pthread_mutex_lock(&m->q->meta.lock);
     list_del(&m->node);
     op_wake(m->op.parent, rc); /* first: in the order they came in */
     op_wake_all(&m->waiting, rc);
-    pthread_mutex_unlock(&m->q->lock);
+    pthread_mutex_unlock(&m->q->meta.lock);
     free(m->buf);
     op_free(&m->op, sizeof *m);
 }
 
 static void start_copy(struct l2_make *m, struct op *op, enum io_kind kind, uint64_t host_offset)
 {
-    io_rw(&m->io, m->q->v->file, kind, host_offset, m->buf, m->q->geo.cluster_size);
+    io_rw(&m->io, m->q->meta.v->file, kind, host_offset, m->buf, m->q->meta.geo.cluster_size);
     op_io(op, &m->io);
 }
 
@@ -70,45 +70,45 @@ static void enter(struct l2_make *m)
 {
     struct q2 *q = m->q;
     struct q2_l1 *l1;
-    uint64_t index = q2_l1_index(&q->geo, m->guest_offset);
-    uint64_t slices = q2_slices_of_table(q);
+    uint64_t index = q2_l1_index(&q->meta.geo, m->guest_offset);
+    uint64_t slices = q2_slices_of_table(&q->meta);
 
-    pthread_mutex_lock(&q->lock);
-    l1 = atomic_load(&q->l1);
+    pthread_mutex_lock(&q->meta.lock);
+    l1 = atomic_load(&q->meta.l1);
     assert(index < l1->entries);
     atomic_store_explicit(&l1->entry[index], q2_l1_entry(m->run.host_offset, true), memory_order_release);
-    q2_table_dirty(&q->l1_pages, index);
-    q->mapping_needs_data |= m->shared || !m->run.zero; /* rule 4: durably */
+    q2_table_dirty(&q->meta.l1_pages, index);
+    q->meta.mapping_needs_data |= m->shared || !m->run.zero; /* rule 4: durably */
     if (!m->shared)
-        q2_twice_judged(q, index * slices, slices);
+        q2_twice_judged(&q->meta, index * slices, slices);
     if (m->shared) {
-        q2_cache_moved(&q->l2, index * slices, slices, m->run.host_offset);
+        q2_cache_moved(&q->meta.l2, index * slices, slices, m->run.host_offset);
         q2_free_table(q, m->shared, 1, Q2_META_L2);
     } else if (!MUTANT(L2_NOT_ZEROED)) {
         /* It is zeros: what is needed of it first need not be read. */
-        q2_cache_install_written(&q->l2, q2_slice_key(q, m->guest_offset),
-                                 q2_slice_host(q, m->run.host_offset, m->guest_offset));
+        q2_cache_install_written(&q->meta.l2, q2_slice_key(&q->meta, m->guest_offset),
+                                 q2_slice_host(&q->meta, m->run.host_offset, m->guest_offset));
     }
-    pthread_mutex_unlock(&q->lock);
+    pthread_mutex_unlock(&q->meta.lock);
 }
 
 static int prepare_copy(struct l2_make *m)
 {
-    uint64_t entry = q2_l1_get(m->q, q2_l1_index(&m->q->geo, m->guest_offset));
+    uint64_t entry = q2_l1_get(&m->q->meta, q2_l1_index(&m->q->meta.geo, m->guest_offset));
     void *p = NULL;
     int rc;
 
     m->shared = q2_l1_offset(entry);
     if (m->shared == 0)
         return 0;
-    if (q2_l1_problem(&m->q->geo, entry))
-        return q2_break(m->q, "an L1 entry is damaged");
-    pthread_mutex_lock(&m->q->lock);
-    rc = q2_guard_shared_table(m->q, m->guest_offset, m->shared);
-    pthread_mutex_unlock(&m->q->lock);
+    if (q2_l1_problem(&m->q->meta.geo, entry))
+        return q2_break(&m->q->meta, "an L1 entry is damaged");
+    pthread_mutex_lock(&m->q->meta.lock);
+    rc = q2_guard_shared_table(&m->q->meta, m->guest_offset, m->shared);
+    pthread_mutex_unlock(&m->q->meta.lock);
     if (rc < 0)
         return rc;
-    if (posix_memalign(&p, 4096, align_up(m->q->geo.cluster_size, 4096)) != 0)
+    if (posix_memalign(&p, 4096, align_up(m->q->meta.geo.cluster_size, 4096)) != 0)
         return -ENOMEM;
     m->buf = p;
     return 0;
@@ -120,8 +120,8 @@ static void l2_make_step(struct op *op)
     int rc;
 
     OP_BEGIN(enum l2_make_state, op)
-    if (!range_lock_try(&m->q->structure, &m->lock, 0, 1))
-        OP_AWAIT(op, L2T_LOCKED, range_lock_wait(&m->q->structure, &m->lock, op));
+    if (!range_lock_try(&m->q->meta.structure, &m->lock, 0, 1))
+        OP_AWAIT(op, L2T_LOCKED, range_lock_wait(&m->q->meta.structure, &m->lock, op));
     if (q2_l2_table_ready(m->q, m->guest_offset)) {
         l2_make_finish(m, 0); /* another made it meanwhile */
         return;
@@ -136,7 +136,8 @@ static void l2_make_step(struct op *op)
         OP_TRY(op, L2T_COPY_READ, start_copy(m, op, IO_READ, m->shared));
         OP_TRY(op, L2T_COPY_WRITTEN, start_copy(m, op, IO_WRITE, m->run.host_offset));
     } else if (!MUTANT(L2_NOT_ZEROED)) {
-        OP_TRY(op, L2T_ZEROED, zero_write(m->q->v->file, m->run.host_offset, m->q->geo.cluster_size, op));
+        OP_TRY(op, L2T_ZEROED,
+               zero_write(m->q->meta.v->file, m->run.host_offset, m->q->meta.geo.cluster_size, op));
     }
     enter(m);
     l2_make_finish(m, 0);
@@ -154,7 +155,7 @@ static struct l2_make *find_making(struct q2 *q, uint64_t guest_offset)
 {
     for (struct list *n = q->l2_making.next; n != &q->l2_making; n = n->next) {
         struct l2_make *m = container_of(n, struct l2_make, node);
-        if (q2_l1_index(&q->geo, m->guest_offset) == q2_l1_index(&q->geo, guest_offset))
+        if (q2_l1_index(&q->meta.geo, m->guest_offset) == q2_l1_index(&q->meta.geo, guest_offset))
             return m;
     }
     return NULL;
@@ -162,10 +163,10 @@ static struct l2_make *find_making(struct q2 *q, uint64_t guest_offset)
 
 void q2_l2_table_make(struct q2 *q, uint64_t guest_offset, struct op *op)
 {
-    vdisk_queue *service = service_queue(q->v, op->queue);
+    vdisk_queue *service = service_queue(q->meta.v, op->queue);
     struct l2_make *m = NULL, *other;
 
-    pthread_mutex_lock(&q->lock);
+    pthread_mutex_lock(&q->meta.lock);
     other = find_making(q, guest_offset);
     if (other)
         list_add_tail(&other->waiting, &op->wait);
@@ -178,7 +179,7 @@ void q2_l2_table_make(struct q2 *q, uint64_t guest_offset, struct op *op)
         list_init(&m->waiting);
         list_add_tail(&q->l2_making, &m->node);
     }
-    pthread_mutex_unlock(&q->lock);
+    pthread_mutex_unlock(&q->meta.lock);
     if (m)
         op_send(&m->op);
     else if (!other)

@@ -7,7 +7,7 @@
 /* Is there an L2 table for the guest offset that may be changed (not shared with a snapshot)? */
 static inline bool q2_l2_table_ready(struct q2 *q, uint64_t guest_offset)
 {
-    uint64_t entry = q2_l1_get(q, guest_offset >> (q->geo.cluster_bits + q->geo.l2_bits));
+    uint64_t entry = q2_l1_get(&q->meta, guest_offset >> (q->meta.geo.cluster_bits + q->meta.geo.l2_bits));
 
     return (entry & Q2_L1_OFFSET) != 0 && (entry & Q2_COPIED);
 }

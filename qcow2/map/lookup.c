@@ -11,8 +11,8 @@
  */
 #include <errno.h>
 
-#include "qcow2/meta/guard.h"
-#include "qcow2/meta/slice.h"
+#include "qcow2/map/lookup.h"
+#include "qcow2/meta/meta.h"
 #include "qcow2/mutant.h"
 
 static const uint8_t extent_kinds[] = {
@@ -22,9 +22,10 @@ static const uint8_t extent_kinds[] = {
 };
 
 /* What the first entry says about the guest offset, up to the end of its cluster or run of subclusters. */
-static void first_extent(const struct q2 *q, struct q2_l2_entry e, uint64_t guest_offset, struct extent *ret)
+static void first_extent(const struct q2_meta *meta, struct q2_l2_entry e, uint64_t guest_offset,
+                         struct extent *ret)
 {
-    const struct q2_geometry *g = &q->geo;
+    const struct q2_geometry *g = &meta->geo;
     struct q2_mapping m = q2_entry_decode(g, e.word, e.bitmap);
     uint64_t in_cluster = q2_offset_in_cluster(g, guest_offset);
     uint32_t index = q2_subcluster_index(g, guest_offset);
@@ -63,18 +64,19 @@ static bool continues(const struct extent *e, const struct extent *next)
 }
 
 /* As first_extent(), and on over neighbours of the same kind, within the slice. */
-static int scan_slice(struct q2 *q, struct q2_slot *s, uint64_t guest_offset, uint64_t len, struct extent *ret)
+static int scan_slice(struct q2_meta *meta, struct q2_slot *s, uint64_t guest_offset, uint64_t len,
+                      struct extent *ret)
 {
-    uint64_t slice_end = q2_slice_end(q, guest_offset);
+    uint64_t slice_end = q2_slice_end(meta, guest_offset);
     bool suspect = q2_slice_is_suspect(s);
     struct extent next;
 
     ret->len = 0;
     for (uint64_t pos = guest_offset; pos < slice_end; pos = guest_offset + ret->len) {
-        struct q2_l2_entry e = q2_slice_get(q, s, pos);
-        if (unlikely(suspect) && q2_entry_unusable(q, e, q2_cluster_down(&q->geo, pos)))
+        struct q2_l2_entry e = q2_slice_get(meta, s, pos);
+        if (unlikely(suspect) && q2_entry_unusable(meta, e, q2_cluster_down(&meta->geo, pos)))
             return ret->len > 0 ? 0 : -EAGAIN;
-        first_extent(q, e, pos, &next);
+        first_extent(meta, e, pos, &next);
         if (unlikely(suspect))
             next.flags &= (uint8_t)~EXTENT_WRITABLE; /* by the slow path, which asks */
         if (ret->len == 0)
@@ -91,16 +93,17 @@ static int scan_slice(struct q2 *q, struct q2_slot *s, uint64_t guest_offset, ui
 }
 
 /* The usual case, a request inside one plain allocated cluster, without the generality of the others. */
-static bool one_cluster(struct q2 *q, struct q2_slot *s, uint64_t guest_offset, uint64_t len, struct extent *ret)
+static bool one_cluster(struct q2_meta *meta, struct q2_slot *s, uint64_t guest_offset, uint64_t len,
+                        struct extent *ret)
 {
-    uint64_t in_cluster = q2_offset_in_cluster(&q->geo, guest_offset);
+    uint64_t in_cluster = q2_offset_in_cluster(&meta->geo, guest_offset);
     uint64_t entry;
 
-    if (q->geo.extended_l2 || in_cluster + len > q->geo.cluster_size || unlikely(q2_slice_is_suspect(s)))
+    if (meta->geo.extended_l2 || in_cluster + len > meta->geo.cluster_size || unlikely(q2_slice_is_suspect(s)))
         return false;
-    entry = q2_slice_word(q, s, guest_offset);
+    entry = q2_slice_word(meta, s, guest_offset);
     /* COPIED and an offset, nothing else. */
-    if ((entry & ~Q2_L2_OFFSET) != Q2_COPIED || (unlikely(entry == Q2_COPIED) && !q->data_file))
+    if ((entry & ~Q2_L2_OFFSET) != Q2_COPIED || (unlikely(entry == Q2_COPIED) && !meta->data_file))
         return false;
     ret->kind = EXTENT_DATA;
     ret->flags = EXTENT_WRITABLE;
@@ -110,22 +113,23 @@ static bool one_cluster(struct q2 *q, struct q2_slot *s, uint64_t guest_offset, 
 }
 
 /* The flag of a mapping that is as it was read from the file, or has been flushed: invariant 3. */
-static uint8_t durable(const struct q2 *q)
+static uint8_t durable(const struct q2_meta *meta)
 {
     if (MUTANT(TRUST_AS_READ) || MUTANT(ASSUME_DURABLE))
         return EXTENT_DURABLE;
-    return atomic_load_explicit(&q->as_read, memory_order_relaxed);
+    return atomic_load_explicit(&meta->as_read, memory_order_relaxed);
 }
 
 /* The whole slice is one run of host clusters: it need not be in the cache. */
-static bool in_linear_slice(struct q2 *q, uint64_t guest_offset, uint64_t len, struct extent *ret)
+static bool in_linear_slice(struct q2_meta *meta, uint64_t guest_offset, uint64_t len, struct extent *ret)
 {
-    uint64_t slice_bytes = 1ull << q->slice_guest_bits, in_slice = guest_offset & (slice_bytes - 1), host_offset;
+    uint64_t slice_bytes = 1ull << meta->slice_guest_bits, in_slice = guest_offset & (slice_bytes - 1),
+             host_offset;
 
-    if (!q2_linear_host(&q->l2, q2_slice_key(q, guest_offset), &host_offset))
+    if (!q2_linear_host(&meta->l2, q2_slice_key(meta, guest_offset), &host_offset))
         return false;
     ret->kind = EXTENT_DATA;
-    ret->flags = EXTENT_WRITABLE | durable(q);
+    ret->flags = EXTENT_WRITABLE | durable(meta);
     ret->host_offset = host_offset + in_slice;
     ret->len = min_u64(len, slice_bytes - in_slice);
     return true;
@@ -133,24 +137,24 @@ static bool in_linear_slice(struct q2 *q, uint64_t guest_offset, uint64_t len, s
 
 int q2_lookup(vdisk *v, uint64_t guest_offset, uint64_t len, struct extent *ret)
 {
-    struct q2 *q = q2_of(v);
+    struct q2_meta *meta = q2_meta_of(v);
     struct q2_slot *s;
     uint32_t seq;
 
-    if (in_linear_slice(q, guest_offset, len, ret))
+    if (in_linear_slice(meta, guest_offset, len, ret))
         return 0;
-    s = q2_read_begin(&q->l2, q2_slice_key(q, guest_offset), &seq);
+    s = q2_read_begin(&meta->l2, q2_slice_key(meta, guest_offset), &seq);
     if (likely(s)) {
-        if (!one_cluster(q, s, guest_offset, len, ret) && scan_slice(q, s, guest_offset, len, ret) < 0)
+        if (!one_cluster(meta, s, guest_offset, len, ret) && scan_slice(meta, s, guest_offset, len, ret) < 0)
             return -EAGAIN;
         if (ret->kind == EXTENT_DATA && (q2_read_settled(s) || MUTANT(ASSUME_DURABLE)))
-            ret->flags |= durable(q);
+            ret->flags |= durable(meta);
         return likely(q2_read_end(s, seq)) ? 0 : -EAGAIN;
     }
-    if (q2_l1_offset(q2_l1_get(q, q2_l1_index(&q->geo, guest_offset))) != 0)
+    if (q2_l1_offset(q2_l1_get(meta, q2_l1_index(&meta->geo, guest_offset))) != 0)
         return -EAGAIN;
     /* No L2 table: all that the L1 entry covers is unallocated. */
-    uint64_t span = q2_l1_entry_span(&q->geo);
+    uint64_t span = q2_l1_entry_span(&meta->geo);
     ret->kind = EXTENT_UNALLOCATED;
     ret->flags = 0;
     ret->host_offset = 0;
@@ -159,26 +163,26 @@ int q2_lookup(vdisk *v, uint64_t guest_offset, uint64_t len, struct extent *ret)
 }
 
 /* With the slice in the cache: is it the entry itself that cannot be used? */
-static int check_entry(struct q2 *q, uint64_t guest_offset)
+static int check_entry(struct q2_meta *meta, uint64_t guest_offset)
 {
     struct q2_slot *s;
     int rc = 0;
 
-    pthread_mutex_lock(&q->lock);
-    s = q2_slice_find(q, guest_offset);
+    pthread_mutex_lock(&meta->lock);
+    s = q2_slice_find(meta, guest_offset);
     if (s && q2_slice_is_suspect(s)) {
-        struct q2_l2_entry e = q2_slice_get(q, s, guest_offset);
-        if (q2_entry_unusable(q, e, q2_cluster_down(&q->geo, guest_offset)))
-            rc = q2_guard_bad_entry(q, guest_offset, s->host_offset, e.word);
+        struct q2_l2_entry e = q2_slice_get(meta, s, guest_offset);
+        if (q2_entry_unusable(meta, e, q2_cluster_down(&meta->geo, guest_offset)))
+            rc = q2_guard_bad_entry(meta, guest_offset, s->host_offset, e.word);
     }
-    pthread_mutex_unlock(&q->lock);
+    pthread_mutex_unlock(&meta->lock);
     return rc;
 }
 
 void q2_load(vdisk *v, uint64_t guest_offset, struct op *op)
 {
-    struct q2 *q = q2_of(v);
-    uint64_t entry = q2_l1_get(q, q2_l1_index(&q->geo, guest_offset));
+    struct q2_meta *meta = q2_meta_of(v);
+    uint64_t entry = q2_l1_get(meta, q2_l1_index(&meta->geo, guest_offset));
     uint64_t table = q2_l1_offset(entry);
     int rc;
 
@@ -186,13 +190,14 @@ void q2_load(vdisk *v, uint64_t guest_offset, struct op *op)
         op_wake(op, 0);
         return;
     }
-    if (q2_l1_problem(&q->geo, entry)) {
-        op_wake(op, q2_break(q, "an L1 entry is damaged"));
+    if (q2_l1_problem(&meta->geo, entry)) {
+        op_wake(op, q2_break(meta, "an L1 entry is damaged"));
         return;
     }
-    rc = check_entry(q, guest_offset);
+    rc = check_entry(meta, guest_offset);
     if (rc < 0)
         op_wake(op, rc);
     else
-        q2_cache_load(q, &q->l2, q2_slice_key(q, guest_offset), q2_slice_host(q, table, guest_offset), op);
+        q2_cache_load(meta, &meta->l2, q2_slice_key(meta, guest_offset), q2_slice_host(meta, table, guest_offset),
+                      op);
 }

@@ -12,46 +12,47 @@
 
 #include "engine/error.h"
 #include "qcow2/format/tables.h"
-#include "qcow2/state.h"
+#include "qcow2/meta/state.h"
 
-int q2_read_bitmaps(struct q2 *q, vdisk_queue *queue, struct q2_bitmap_directory *ret)
+int q2_read_bitmaps(struct q2_meta *meta, vdisk_queue *queue, struct q2_bitmap_directory *ret)
 {
-    const struct q2_header *h = &q->header;
+    const struct q2_header *h = &meta->header;
     uint8_t *buf = vdisk_alloc_buffer(h->bitmap_directory_size);
     int rc;
 
     if (!buf)
-        return err_set(ENOMEM, "%s: out of memory", q->v->name);
-    rc = io_pread(queue, q->v->file, buf, h->bitmap_directory_size, h->bitmap_directory_offset);
+        return err_set(ENOMEM, "%s: out of memory", meta->v->name);
+    rc = io_pread(queue, meta->v->file, buf, h->bitmap_directory_size, h->bitmap_directory_offset);
     if (rc < 0)
-        err_set(rc, "%s: reading the bitmap directory: %s", q->v->name, strerror(-rc));
+        err_set(rc, "%s: reading the bitmap directory: %s", meta->v->name, strerror(-rc));
     else
-        rc = q2_bitmaps_parse(&q->geo, q->v->name, buf, h->bitmap_directory_size, h->nb_bitmaps, ret);
+        rc = q2_bitmaps_parse(&meta->geo, meta->v->name, buf, h->bitmap_directory_size, h->nb_bitmaps, ret);
     free(buf);
     return rc;
 }
 
-int q2_read_snapshots(struct q2 *q, vdisk_queue *queue, struct q2_snapshot_table *ret)
+int q2_read_snapshots(struct q2_meta *meta, vdisk_queue *queue, struct q2_snapshot_table *ret)
 {
-    uint64_t left = backend_size(q->v->file) - min_u64(q->header.snapshots_offset, backend_size(q->v->file));
-    uint64_t want = min_u64(left, q->geo.cluster_size);
+    uint64_t left =
+        backend_size(meta->v->file) - min_u64(meta->header.snapshots_offset, backend_size(meta->v->file));
+    uint64_t want = min_u64(left, meta->geo.cluster_size);
 
     for (;;) {
         uint64_t need = 0;
         uint8_t *buf = vdisk_alloc_buffer(want);
         int rc;
         if (!buf)
-            return err_set(ENOMEM, "%s: out of memory for the snapshot table", q->v->name);
-        rc = want ? io_pread(queue, q->v->file, buf, want, q->header.snapshots_offset) : 0;
+            return err_set(ENOMEM, "%s: out of memory for the snapshot table", meta->v->name);
+        rc = want ? io_pread(queue, meta->v->file, buf, want, meta->header.snapshots_offset) : 0;
         if (rc < 0)
-            err_set(rc, "%s: reading the snapshot table: %s", q->v->name, strerror(-rc));
+            err_set(rc, "%s: reading the snapshot table: %s", meta->v->name, strerror(-rc));
         else
-            rc = q2_snapshots_parse(&q->geo, q->v->name, buf, want, q->header.nb_snapshots, ret, &need);
+            rc = q2_snapshots_parse(&meta->geo, meta->v->name, buf, want, meta->header.nb_snapshots, ret, &need);
         free(buf);
         if (rc != -EAGAIN)
             return rc;
         if (need > left)
-            return err_set(EINVAL, "%s: the snapshot table reaches past the end of the file", q->v->name);
+            return err_set(EINVAL, "%s: the snapshot table reaches past the end of the file", meta->v->name);
         want = min_u64(left, min_u64(max_u64(need, 2 * want), Q2_MAX_SNAPSHOT_TABLE));
     }
 }

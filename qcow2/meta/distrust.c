@@ -8,13 +8,13 @@
 
 #include "engine/error.h"
 #include "engine/log.h"
-#include "qcow2/state.h"
+#include "qcow2/meta/state.h"
 
-int q2_break(struct q2 *q, const char *what)
+int q2_break(struct q2_meta *meta, const char *what)
 {
-    vdisk *v = q->v;
+    vdisk *v = meta->v;
 
-    if (!atomic_exchange(&q->broken, true)) {
+    if (!atomic_exchange(&meta->broken, true)) {
         snprintf(v->trouble, sizeof v->trouble, "%s; no more writes are accepted", what);
         atomic_store_explicit(&v->has_trouble, true, memory_order_release);
         err_set(EIO, "%s: %s", v->name, v->trouble);

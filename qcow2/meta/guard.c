@@ -16,78 +16,77 @@
 #include "qcow2/meta/slice.h"
 #include "qcow2/meta/twice.h"
 #include "qcow2/mutant.h"
-#include "qcow2/space/alloc.h"
 
-void q2_guard_add(struct q2 *q, uint64_t cluster, uint64_t n, uint32_t kind)
+void q2_guard_add(struct q2_meta *meta, uint64_t cluster, uint64_t n, uint32_t kind)
 {
-    if (q->guarded)
-        q2_meta_add(&q->meta, cluster, n, kind);
+    if (meta->guarded)
+        q2_meta_add(&meta->places, cluster, n, kind);
 }
 
-void q2_guard_remove(struct q2 *q, uint64_t cluster, uint64_t n, uint32_t kind)
+void q2_guard_remove(struct q2_meta *meta, uint64_t cluster, uint64_t n, uint32_t kind)
 {
-    if (q->guarded)
-        q2_meta_remove(&q->meta, cluster, n, kind);
+    if (meta->guarded)
+        q2_meta_remove(&meta->places, cluster, n, kind);
 }
 
 /* No trust any more: the reason, as "[what] host offset 0x..., which holds [an L2 table]". */
-static int contradiction_of(struct q2 *q, const char *what, uint64_t cluster, const char *holds)
+static int contradiction_of(struct q2_meta *meta, const char *what, uint64_t cluster, const char *holds)
 {
     char text[200];
 
     snprintf(text, sizeof text, "%s host offset 0x%" PRIx64 ", which holds %s", what,
-             cluster << q->geo.cluster_bits, holds);
-    if (!atomic_load(&q->broken) && q->geo.version >= 3 && !MUTANT(FORGET_MARK))
-        atomic_store(&q->must_mark, true);
-    q2_break(q, text);
+             cluster << meta->geo.cluster_bits, holds);
+    if (!atomic_load(&meta->broken) && meta->geo.version >= 3 && !MUTANT(FORGET_MARK))
+        atomic_store(&meta->must_mark, true);
+    q2_break(meta, text);
     return err_hint(-EIO, "repair the image with vdisk-io check -r all");
 }
 
-static int contradiction(struct q2 *q, const char *what, uint64_t cluster, uint32_t kinds)
+static int contradiction(struct q2_meta *meta, const char *what, uint64_t cluster, uint32_t kinds)
 {
-    return contradiction_of(q, what, cluster, q2_meta_name(kinds));
+    return contradiction_of(meta, what, cluster, q2_meta_name(kinds));
 }
 
-bool q2_guard_refuses(struct q2 *q, uint64_t cluster, uint64_t n, const char *what)
+bool q2_guard_refuses(struct q2_meta *meta, uint64_t cluster, uint64_t n, const char *what)
 {
     uint64_t where = 0;
-    uint32_t kinds = q->guarded ? q2_meta_find(&q->meta, cluster, n, &where) : 0;
+    uint32_t kinds = meta->guarded ? q2_meta_find(&meta->places, cluster, n, &where) : 0;
 
     if (!kinds)
         return false;
-    contradiction(q, what, where, kinds);
+    contradiction(meta, what, where, kinds);
     return true;
 }
 
 /* ---- the first door: slices ------------------------------------------------------------------------------ */
 
 /* Whole host clusters that a mapping has; 0: none. */
-static uint64_t clusters_of(const struct q2 *q, const struct q2_mapping *m, uint64_t *ret_first)
+static uint64_t clusters_of(const struct q2_meta *meta, const struct q2_mapping *m, uint64_t *ret_first)
 {
-    uint64_t end = m->host_offset + (m->type == Q2_CLUSTER_COMPRESSED ? m->packed_len : q->geo.cluster_size);
+    uint64_t end = m->host_offset + (m->type == Q2_CLUSTER_COMPRESSED ? m->packed_len : meta->geo.cluster_size);
 
-    *ret_first = m->host_offset >> q->geo.cluster_bits;
+    *ret_first = m->host_offset >> meta->geo.cluster_bits;
     if (m->type != Q2_CLUSTER_COMPRESSED && !m->has_host)
         return 0;
-    return (q2_cluster_up(&q->geo, end) >> q->geo.cluster_bits) - *ret_first;
+    return (q2_cluster_up(&meta->geo, end) >> meta->geo.cluster_bits) - *ret_first;
 }
 
 /* Behind the end, and nothing says that there ever was anything. */
-static bool past_everything(const struct q2 *q, const struct q2_mapping *m)
+static bool past_everything(const struct q2_meta *meta, const struct q2_mapping *m)
 {
-    return m->type == Q2_CLUSTER_NORMAL && m->host_offset >= backend_size(q->v->file) &&
-           !q2_has_block(q, m->host_offset >> q->geo.cluster_bits);
+    return m->type == Q2_CLUSTER_NORMAL && m->host_offset >= backend_size(meta->v->file) &&
+           !q2_has_block(meta, m->host_offset >> meta->geo.cluster_bits);
 }
 
 /*
  * What the L2 table at `table_offset` is besides that of its L1 entry. A table that is shared with a snapshot is
  * copied before it changes; one that claims to be ours alone must be.
  */
-static uint32_t table_conflict(struct q2 *q, uint64_t guest_offset, uint64_t table_offset)
+static uint32_t table_conflict(struct q2_meta *meta, uint64_t guest_offset, uint64_t table_offset)
 {
-    uint64_t entry = q2_l1_get(q, q2_l1_index(&q->geo, guest_offset)), where;
+    uint64_t entry = q2_l1_get(meta, q2_l1_index(&meta->geo, guest_offset)), where;
     uint32_t kinds =
-        q2_meta_find(&q->meta, table_offset >> q->geo.cluster_bits, 1, &where) & ~(uint32_t)Q2_META_L2;
+        q2_meta_find(&meta->places, table_offset >> meta->geo.cluster_bits, 1, &where) & ~(uint32_t)Q2_META_L2;
 
     if (!(entry & Q2_COPIED))
         kinds &= ~(uint32_t)(Q2_META_SNAPSHOT_L2 | Q2_META_TWICE);
@@ -104,7 +103,7 @@ struct runs {
     } run[RUNS_MAX];
 };
 
-static void add_run(const struct q2 *q, struct runs *r, uint64_t first, uint64_t n, bool alone)
+static void add_run(const struct q2_meta *meta, struct runs *r, uint64_t first, uint64_t n, bool alone)
 {
     unsigned last = r->count - 1;
 
@@ -112,306 +111,310 @@ static void add_run(const struct q2 *q, struct runs *r, uint64_t first, uint64_t
         r->run[last].n += n;
         return;
     }
-    q2_cluster_set_prefetch(&q->mapped, first);
+    q2_cluster_set_prefetch(&meta->mapped, first);
     r->run[r->count].first = first;
     r->run[r->count].alone = alone;
     r->run[r->count++].n = n;
 }
 
 /* True: there is metadata in them, or what somebody else has, too. */
-static bool judge_runs(struct q2 *q, const struct runs *r, bool first_time)
+static bool judge_runs(struct q2_meta *meta, const struct runs *r, bool first_time)
 {
     bool bad = false;
     uint64_t where;
 
     for (unsigned i = 0; i < r->count; i++) {
         if (first_time && r->run[i].alone)
-            q2_twice_note(q, r->run[i].first, r->run[i].n);
-        q2_cluster_set_add(&q->mapped, r->run[i].first, r->run[i].n);
-        if (q->targets_known)
-            q2_cluster_set_add(&q->targets, r->run[i].first, r->run[i].n);
-        bad |= q2_meta_find(&q->meta, r->run[i].first, r->run[i].n, &where) != 0;
+            q2_twice_note(meta, r->run[i].first, r->run[i].n);
+        q2_cluster_set_add(&meta->mapped, r->run[i].first, r->run[i].n);
+        if (meta->targets_known)
+            q2_cluster_set_add(&meta->targets, r->run[i].first, r->run[i].n);
+        bad |= q2_meta_find(&meta->places, r->run[i].first, r->run[i].n, &where) != 0;
     }
-    q2_twice_spread(q);
-    for (unsigned i = 0; i < r->count && q->twice.pages > 0; i++)
-        bad |= q2_twice_meets(q, r->run[i].first, r->run[i].n);
+    q2_twice_spread(meta);
+    for (unsigned i = 0; i < r->count && meta->twice.pages > 0; i++)
+        bad |= q2_twice_meets(meta, r->run[i].first, r->run[i].n);
     return bad;
 }
 
-bool q2_entry_unusable(const struct q2 *q, struct q2_l2_entry e, uint64_t guest_offset)
+bool q2_entry_unusable(const struct q2_meta *meta, struct q2_l2_entry e, uint64_t guest_offset)
 {
     struct q2_mapping m;
     uint64_t end;
 
     if (e.word == 0 && e.bitmap == 0)
         return false;
-    if (q2_entry_problem(&q->geo, e.word, e.bitmap, guest_offset))
+    if (q2_entry_problem(&meta->geo, e.word, e.bitmap, guest_offset))
         return true;
-    if (q->data_file)
+    if (meta->data_file)
         return false;
-    m = q2_entry_decode(&q->geo, e.word, e.bitmap);
+    m = q2_entry_decode(&meta->geo, e.word, e.bitmap);
     if (!m.has_host)
         return false;
-    end = m.host_offset + q->geo.cluster_size;
-    return m.host_offset == 0 || ranges_meet(m.host_offset, end, q->l1_start, q->l1_end) ||
-           ranges_meet(m.host_offset, end, q->reftable_start, q->reftable_end);
+    end = m.host_offset + meta->geo.cluster_size;
+    return m.host_offset == 0 || ranges_meet(m.host_offset, end, meta->l1_start, meta->l1_end) ||
+           ranges_meet(m.host_offset, end, meta->reftable_start, meta->reftable_end);
 }
 
 /* Are the slice's entries as they were when the image was opened? */
-static bool is_first_time(struct q2 *q, uint64_t key)
+static bool is_first_time(struct q2_meta *meta, uint64_t key)
 {
-    if (!q->guarded || q2_cluster_set_has(&q->judged, key))
+    if (!meta->guarded || q2_cluster_set_has(&meta->judged, key))
         return false;
-    q2_twice_judged(q, key, 1);
-    return q2_cluster_set_has(&q->judged, key); /* else its next time would seem to be the first */
+    q2_twice_judged(meta, key, 1);
+    return q2_cluster_set_has(&meta->judged, key); /* else its next time would seem to be the first */
 }
 
 /*
  * The entry of a standard cluster that nothing can be said against: what q2_entry_unusable() and past_everything()
  * ask, in short, since most are like that. `end`: of the file.
  */
-static bool is_plain(const struct q2 *q, uint64_t entry, uint64_t end)
+static bool is_plain(const struct q2_meta *meta, uint64_t entry, uint64_t end)
 {
-    uint64_t host_offset = entry ^ Q2_COPIED, host_end = host_offset + q->geo.cluster_size;
+    uint64_t host_offset = entry ^ Q2_COPIED, host_end = host_offset + meta->geo.cluster_size;
 
-    return host_offset != 0 && (host_offset & ~(Q2_L2_OFFSET & ~(q->geo.cluster_size - 1))) == 0 &&
-           host_end <= end && !ranges_meet(host_offset, host_end, q->l1_start, q->l1_end) &&
-           !ranges_meet(host_offset, host_end, q->reftable_start, q->reftable_end);
+    return host_offset != 0 && (host_offset & ~(Q2_L2_OFFSET & ~(meta->geo.cluster_size - 1))) == 0 &&
+           host_end <= end && !ranges_meet(host_offset, host_end, meta->l1_start, meta->l1_end) &&
+           !ranges_meet(host_offset, host_end, meta->reftable_start, meta->reftable_end);
 }
 
-bool q2_guard_slice(struct q2 *q, uint64_t guest_offset, uint64_t table_offset, const char *slice)
+bool q2_guard_slice(struct q2_meta *meta, uint64_t guest_offset, uint64_t table_offset, const char *slice)
 {
-    bool guarded = q->guarded && !MUTANT(TRUST_ENTRIES), bad = false;
-    bool first_time = is_first_time(q, q2_slice_key(q, guest_offset));
-    uint32_t size = q->geo.l2_entry_size;
-    uint64_t end = size == 8 && !q->data_file ? backend_size(q->v->file) : 0;
+    bool guarded = meta->guarded && !MUTANT(TRUST_ENTRIES), bad = false;
+    bool first_time = is_first_time(meta, q2_slice_key(meta, guest_offset));
+    uint32_t size = meta->geo.l2_entry_size;
+    uint64_t end = size == 8 && !meta->data_file ? backend_size(meta->v->file) : 0;
     struct runs runs;
 
     runs.count = 0;
     if (guarded)
-        bad = table_conflict(q, guest_offset, table_offset) || table_offset >= backend_size(q->v->file);
-    for (uint32_t i = 0; i < q->l2.slice_size; i += size, guest_offset += q->geo.cluster_size) {
-        struct q2_l2_entry e = q2_l2_entry_get(&q->geo, slice + i);
+        bad = table_conflict(meta, guest_offset, table_offset) || table_offset >= backend_size(meta->v->file);
+    for (uint32_t i = 0; i < meta->l2.slice_size; i += size, guest_offset += meta->geo.cluster_size) {
+        struct q2_l2_entry e = q2_l2_entry_get(&meta->geo, slice + i);
         struct q2_mapping m;
         uint64_t first, n;
         if (e.word == 0 && e.bitmap == 0)
             continue;
-        if (is_plain(q, e.word, end)) {
+        if (is_plain(meta, e.word, end)) {
             if (guarded)
-                add_run(q, &runs, (e.word ^ Q2_COPIED) >> q->geo.cluster_bits, 1, true);
+                add_run(meta, &runs, (e.word ^ Q2_COPIED) >> meta->geo.cluster_bits, 1, true);
             continue;
         }
-        bad |= q2_entry_unusable(q, e, guest_offset);
-        if (!guarded || q->data_file)
+        bad |= q2_entry_unusable(meta, e, guest_offset);
+        if (!guarded || meta->data_file)
             continue;
-        m = q2_entry_decode(&q->geo, e.word, e.bitmap);
-        n = clusters_of(q, &m, &first);
-        bad |= past_everything(q, &m);
+        m = q2_entry_decode(&meta->geo, e.word, e.bitmap);
+        n = clusters_of(meta, &m, &first);
+        bad |= past_everything(meta, &m);
         if (n > 0)
-            add_run(q, &runs, first, n, m.type != Q2_CLUSTER_COMPRESSED && m.copied);
+            add_run(meta, &runs, first, n, m.type != Q2_CLUSTER_COMPRESSED && m.copied);
     }
-    return judge_runs(q, &runs, first_time) || bad;
+    return judge_runs(meta, &runs, first_time) || bad;
 }
 
-int q2_guard_bad_entry(struct q2 *q, uint64_t guest_offset, uint64_t slice_offset, uint64_t entry)
+int q2_guard_bad_entry(struct q2_meta *meta, uint64_t guest_offset, uint64_t slice_offset, uint64_t entry)
 {
     char what[160];
 
     snprintf(what, sizeof what,
              "an L2 entry is damaged: guest offset 0x%" PRIx64 " has 0x%" PRIx64 ", at host offset 0x%" PRIx64,
-             q2_cluster_down(&q->geo, guest_offset), entry, slice_offset + q2_slice_place(q, guest_offset));
-    return q2_break(q, what);
+             q2_cluster_down(&meta->geo, guest_offset), entry, slice_offset + q2_slice_place(meta, guest_offset));
+    return q2_break(meta, what);
 }
 
-int q2_guard_entry(struct q2 *q, uint64_t guest_offset, uint64_t table_offset, struct q2_l2_entry e)
+int q2_guard_entry(struct q2_meta *meta, uint64_t guest_offset, uint64_t table_offset, struct q2_l2_entry e)
 {
-    struct q2_mapping m = q2_entry_decode(&q->geo, e.word, e.bitmap);
+    struct q2_mapping m = q2_entry_decode(&meta->geo, e.word, e.bitmap);
     char what[80];
     uint64_t first, n;
     uint32_t kinds;
 
-    if (q2_entry_unusable(q, e, q2_cluster_down(&q->geo, guest_offset)))
-        return q2_guard_bad_entry(q, guest_offset, table_offset, e.word);
-    if (!q->guarded)
+    if (q2_entry_unusable(meta, e, q2_cluster_down(&meta->geo, guest_offset)))
+        return q2_guard_bad_entry(meta, guest_offset, table_offset, e.word);
+    if (!meta->guarded)
         return 0;
-    kinds = table_conflict(q, guest_offset, table_offset);
+    kinds = table_conflict(meta, guest_offset, table_offset);
     snprintf(what, sizeof what, "the L2 table of guest offset 0x%" PRIx64 " is at", guest_offset);
     if (kinds)
-        return contradiction(q, what, table_offset >> q->geo.cluster_bits, kinds);
-    if (table_offset >= backend_size(q->v->file))
-        return q2_break(q, "an L2 table lies past the end of the file");
+        return contradiction(meta, what, table_offset >> meta->geo.cluster_bits, kinds);
+    if (table_offset >= backend_size(meta->v->file))
+        return q2_break(meta, "an L2 table lies past the end of the file");
     snprintf(what, sizeof what, "guest offset 0x%" PRIx64 " is mapped to", guest_offset);
-    n = clusters_of(q, &m, &first);
-    if (n > 0 && !q->data_file && q2_guard_refuses(q, first, n, what))
+    n = clusters_of(meta, &m, &first);
+    if (n > 0 && !meta->data_file && q2_guard_refuses(meta, first, n, what))
         return -EIO;
-    if (!q->data_file && past_everything(q, &m))
-        return err_set(EFBIG, "%s: %s host offset 0x%" PRIx64 ", far past the end of the file", q->v->name, what,
-                       m.host_offset);
+    if (!meta->data_file && past_everything(meta, &m))
+        return err_set(EFBIG, "%s: %s host offset 0x%" PRIx64 ", far past the end of the file", meta->v->name,
+                       what, m.host_offset);
     return 0;
 }
 
-int q2_guard_shared_table(struct q2 *q, uint64_t guest_offset, uint64_t host_offset)
+int q2_guard_shared_table(struct q2_meta *meta, uint64_t guest_offset, uint64_t host_offset)
 {
-    uint32_t kinds = q->guarded && !MUTANT(TRUST_ENTRIES) ? table_conflict(q, guest_offset, host_offset) : 0;
+    uint32_t kinds = meta->guarded && !MUTANT(TRUST_ENTRIES) ? table_conflict(meta, guest_offset, host_offset) : 0;
     char what[80];
 
     if (!kinds)
         return 0;
     snprintf(what, sizeof what, "the L2 table of guest offset 0x%" PRIx64 " is at", guest_offset);
-    return contradiction(q, what, host_offset >> q->geo.cluster_bits, kinds);
+    return contradiction(meta, what, host_offset >> meta->geo.cluster_bits, kinds);
 }
 
-static uint32_t block_conflict(struct q2 *q, uint64_t host_offset)
+static uint32_t block_conflict(struct q2_meta *meta, uint64_t host_offset)
 {
     uint64_t where;
 
-    if (!q->guarded || MUTANT(TRUST_ENTRIES))
+    if (!meta->guarded || MUTANT(TRUST_ENTRIES))
         return 0;
-    return q2_meta_find(&q->meta, host_offset >> q->geo.cluster_bits, 1, &where) & ~(uint32_t)Q2_META_REFBLOCK;
+    return q2_meta_find(&meta->places, host_offset >> meta->geo.cluster_bits, 1, &where) &
+           ~(uint32_t)Q2_META_REFBLOCK;
 }
 
-bool q2_guard_block_is_sound(struct q2 *q, uint64_t host_offset)
+bool q2_guard_block_is_sound(struct q2_meta *meta, uint64_t host_offset)
 {
-    return is_aligned(host_offset, q->geo.cluster_size) && block_conflict(q, host_offset) == 0 &&
-           host_offset < backend_size(q->v->file);
+    return is_aligned(host_offset, meta->geo.cluster_size) && block_conflict(meta, host_offset) == 0 &&
+           host_offset < backend_size(meta->v->file);
 }
 
-int q2_guard_block(struct q2 *q, uint64_t block, uint64_t host_offset)
+int q2_guard_block(struct q2_meta *meta, uint64_t block, uint64_t host_offset)
 {
-    uint32_t kinds = block_conflict(q, host_offset);
+    uint32_t kinds = block_conflict(meta, host_offset);
     char what[80];
 
     snprintf(what, sizeof what, "refcount block %" PRIu64 " is at", block);
     if (kinds)
-        return contradiction(q, what, host_offset >> q->geo.cluster_bits, kinds);
-    if (q->guarded && host_offset >= backend_size(q->v->file))
-        return q2_break(q, "a refcount block lies past the end of the file");
+        return contradiction(meta, what, host_offset >> meta->geo.cluster_bits, kinds);
+    if (meta->guarded && host_offset >= backend_size(meta->v->file))
+        return q2_break(meta, "a refcount block lies past the end of the file");
     return 0;
 }
 
-int q2_guard_block_is_data(struct q2 *q, uint64_t block, uint64_t host_offset)
+int q2_guard_block_is_data(struct q2_meta *meta, uint64_t block, uint64_t host_offset)
 {
-    uint64_t cluster = host_offset >> q->geo.cluster_bits;
+    uint64_t cluster = host_offset >> meta->geo.cluster_bits;
     char what[80];
 
-    if (!q2_cluster_set_has(&q->mapped, cluster) || MUTANT(TRUST_BLOCKS))
+    if (!q2_cluster_set_has(&meta->mapped, cluster) || MUTANT(TRUST_BLOCKS))
         return 0;
     snprintf(what, sizeof what, "refcount block %" PRIu64 " is at", block);
-    return contradiction_of(q, what, cluster, "guest data");
+    return contradiction_of(meta, what, cluster, "guest data");
 }
 
-int q2_guard_survey(struct q2 *q, uint64_t guest_offset, uint64_t table_offset, const char *slice)
+int q2_guard_survey(struct q2_meta *meta, uint64_t guest_offset, uint64_t table_offset, const char *slice)
 {
-    uint32_t size = q->geo.l2_entry_size, kinds;
+    uint32_t size = meta->geo.l2_entry_size, kinds;
     char what[80];
 
-    if (!q2_guard_slice(q, guest_offset, table_offset, slice) || q->data_file || MUTANT(TRUST_BLOCKS))
+    if (!q2_guard_slice(meta, guest_offset, table_offset, slice) || meta->data_file || MUTANT(TRUST_BLOCKS))
         return 0;
-    for (uint32_t i = 0; i < q->l2.slice_size; i += size, guest_offset += q->geo.cluster_size) {
-        struct q2_mapping m = q2_entry_decode(&q->geo, q2_l2_entry_get(&q->geo, slice + i).word, 0);
-        uint64_t first, where = 0, n = clusters_of(q, &m, &first);
-        kinds = n > 0 ? q2_meta_find(&q->meta, first, n, &where) : 0;
+    for (uint32_t i = 0; i < meta->l2.slice_size; i += size, guest_offset += meta->geo.cluster_size) {
+        struct q2_mapping m = q2_entry_decode(&meta->geo, q2_l2_entry_get(&meta->geo, slice + i).word, 0);
+        uint64_t first, where = 0, n = clusters_of(meta, &m, &first);
+        kinds = n > 0 ? q2_meta_find(&meta->places, first, n, &where) : 0;
         snprintf(what, sizeof what, "guest offset 0x%" PRIx64 " is mapped to", guest_offset);
         if (kinds & Q2_META_REFBLOCK)
-            return contradiction(q, what, where, Q2_META_REFBLOCK);
+            return contradiction(meta, what, where, Q2_META_REFBLOCK);
     }
     return 0;
 }
 
 /* ---- tables that are kept in memory ------------------------------------------------------------------------ */
 
-static void judge_table(struct q2 *q, uint64_t host_offset, uint64_t bytes, uint32_t kind, const char *what)
+static void judge_table(struct q2_meta *meta, uint64_t host_offset, uint64_t bytes, uint32_t kind,
+                        const char *what)
 {
-    uint64_t first = host_offset >> q->geo.cluster_bits;
-    uint64_t end = q2_cluster_up(&q->geo, host_offset + bytes) >> q->geo.cluster_bits;
+    uint64_t first = host_offset >> meta->geo.cluster_bits;
+    uint64_t end = q2_cluster_up(&meta->geo, host_offset + bytes) >> meta->geo.cluster_bits;
 
-    for (uint64_t i = first; i < end && !atomic_load(&q->broken); i++) {
-        uint32_t kinds = q2_meta_kinds(&q->meta, i) & ~kind;
+    for (uint64_t i = first; i < end && !atomic_load(&meta->broken); i++) {
+        uint32_t kinds = q2_meta_kinds(&meta->places, i) & ~kind;
         if (kinds)
-            contradiction(q, what, i, kinds);
+            contradiction(meta, what, i, kinds);
     }
 }
 
-void q2_guard_own_tables(struct q2 *q)
+void q2_guard_own_tables(struct q2_meta *meta)
 {
-    const struct q2_header *h = &q->header;
+    const struct q2_header *h = &meta->header;
 
     if (MUTANT(TRUST_HEADER))
         return;
-    judge_table(q, h->l1_offset, (uint64_t)h->l1_entries * 8, Q2_META_L1, "the L1 table is at");
-    judge_table(q, h->reftable_offset, (uint64_t)h->reftable_clusters << q->geo.cluster_bits, Q2_META_REFTABLE,
-                "the refcount table is at");
+    judge_table(meta, h->l1_offset, (uint64_t)h->l1_entries * 8, Q2_META_L1, "the L1 table is at");
+    judge_table(meta, h->reftable_offset, (uint64_t)h->reftable_clusters << meta->geo.cluster_bits,
+                Q2_META_REFTABLE, "the refcount table is at");
 }
 
 /* ---- the second door: free clusters ---------------------------------------------------------------------- */
 
-enum q2_guard_verdict q2_guard_free(struct q2 *q, uint64_t cluster, bool for_metadata)
+enum q2_guard_verdict q2_guard_free(struct q2_meta *meta, uint64_t cluster, bool for_metadata)
 {
-    if (!q->guarded)
+    if (!meta->guarded)
         return Q2_GUARD_FREE;
-    if (!MUTANT(TRUST_REFCOUNTS) && q2_guard_refuses(q, cluster, 1, "no refcount keeps what is at"))
+    if (!MUTANT(TRUST_REFCOUNTS) && q2_guard_refuses(meta, cluster, 1, "no refcount keeps what is at"))
         return Q2_GUARD_METADATA;
     if (MUTANT(FORGET_MAPPED))
         return Q2_GUARD_FREE;
-    if (for_metadata && q2_guard_leads_to(q, cluster, 1))
+    if (for_metadata && q2_guard_leads_to(meta, cluster, 1))
         return Q2_GUARD_IN_USE;
     /* Some entry led here: it is free if that was its last use. */
-    return q2_cluster_set_has(&q->mapped, cluster) && !q2_cluster_set_has(&q->own_freed, cluster) ? Q2_GUARD_IN_USE
-                                                                                                : Q2_GUARD_FREE;
+    return q2_cluster_set_has(&meta->mapped, cluster) && !q2_cluster_set_has(&meta->own_freed, cluster)
+               ? Q2_GUARD_IN_USE
+               : Q2_GUARD_FREE;
 }
 
-bool q2_guard_all_free(struct q2 *q, uint64_t cluster, uint64_t n, bool for_metadata)
+bool q2_guard_all_free(struct q2_meta *meta, uint64_t cluster, uint64_t n, bool for_metadata)
 {
     uint64_t end = cluster + n, stop, where;
 
-    if (!q->guarded)
+    if (!meta->guarded)
         return true;
-    return q2_meta_find(&q->meta, cluster, n, &where) == 0 &&
-           q2_cluster_set_next(&q->mapped, cluster, end, &stop) == end &&
-           !(for_metadata && q2_guard_leads_to(q, cluster, n));
+    return q2_meta_find(&meta->places, cluster, n, &where) == 0 &&
+           q2_cluster_set_next(&meta->mapped, cluster, end, &stop) == end &&
+           !(for_metadata && q2_guard_leads_to(meta, cluster, n));
 }
 
-bool q2_guard_leads_to(const struct q2 *q, uint64_t cluster, uint64_t n)
+bool q2_guard_leads_to(const struct q2_meta *meta, uint64_t cluster, uint64_t n)
 {
-    bool exact = q->targets_known && !q->targets.overflowed;
+    bool exact = meta->targets_known && !meta->targets.overflowed;
     uint64_t stop;
 
-    return q2_cluster_set_next(exact ? &q->targets : &q->mapped, cluster, cluster + n, &stop) < cluster + n;
+    return q2_cluster_set_next(exact ? &meta->targets : &meta->mapped, cluster, cluster + n, &stop) < cluster + n;
 }
 
-static void count_slice(struct q2 *q, const char *slice)
+static void count_slice(struct q2_meta *meta, const char *slice)
 {
-    uint32_t size = q->geo.l2_entry_size;
+    uint32_t size = meta->geo.l2_entry_size;
 
-    for (uint32_t i = 0; i < q->l2.slice_size; i += size) {
-        struct q2_mapping m = q2_entry_decode(&q->geo, q2_l2_entry_get(&q->geo, slice + i).word, 0);
-        uint64_t first, n = clusters_of(q, &m, &first);
+    for (uint32_t i = 0; i < meta->l2.slice_size; i += size) {
+        struct q2_mapping m = q2_entry_decode(&meta->geo, q2_l2_entry_get(&meta->geo, slice + i).word, 0);
+        uint64_t first, n = clusters_of(meta, &m, &first);
         if (n > 0)
-            q2_cluster_set_add(&q->targets, first, n);
+            q2_cluster_set_add(&meta->targets, first, n);
     }
 }
 
-void q2_guard_recount(struct q2 *q)
+void q2_guard_recount(struct q2_meta *meta)
 {
     uint64_t host_offset;
 
-    q2_cluster_set_finish(&q->targets);
-    q->targets_known = q->guarded && !q->data_file;
-    if (!q->targets_known)
+    q2_cluster_set_finish(&meta->targets);
+    meta->targets_known = meta->guarded && !meta->data_file;
+    if (!meta->targets_known)
         return;
-    for (uint32_t i = 0; i < q->l2.slots; i++)
-        if (q->l2.slot[i].state == Q2_SLOT_VALID)
-            count_slice(q, q2_slot_data(&q->l2, &q->l2.slot[i]));
-    for (uint64_t key = 0; key < q->l2.linear_keys; key++)
-        if (q2_linear_host(&q->l2, key, &host_offset))
-            q2_cluster_set_add(&q->targets, host_offset >> q->geo.cluster_bits, 1ull << q->slice_entries_bits);
+    for (uint32_t i = 0; i < meta->l2.slots; i++)
+        if (meta->l2.slot[i].state == Q2_SLOT_VALID)
+            count_slice(meta, q2_slot_data(&meta->l2, &meta->l2.slot[i]));
+    for (uint64_t key = 0; key < meta->l2.linear_keys; key++)
+        if (q2_linear_host(&meta->l2, key, &host_offset))
+            q2_cluster_set_add(&meta->targets, host_offset >> meta->geo.cluster_bits,
+                               1ull << meta->slice_entries_bits);
 }
 
 /* ---- marking --------------------------------------------------------------------------------------------- */
 
 struct guard_mark {
     struct op op;
-    struct q2 *q;
+    struct q2_meta *meta;
     struct range_lock lock;
     uint8_t *sector;
     struct io io;
@@ -421,17 +424,17 @@ enum guard_mark_state { GM_START = OP_START, GM_LOCKED, GM_WRITTEN, GM_SYNCED };
 
 static void fill_sector(struct guard_mark *g)
 {
-    struct q2 *q = g->q;
+    struct q2_meta *meta = g->meta;
 
-    pthread_mutex_lock(&q->lock);
-    q->header.incompatible |= Q2_INCOMPAT_CORRUPT;
-    q2_header_patch(q, g->sector);
-    pthread_mutex_unlock(&q->lock);
+    pthread_mutex_lock(&meta->lock);
+    meta->header.incompatible |= Q2_INCOMPAT_CORRUPT;
+    q2_header_patch(meta, g->sector);
+    pthread_mutex_unlock(&meta->lock);
 }
 
 static void guard_mark_finish(struct guard_mark *g)
 {
-    range_unlock(&g->q->structure, &g->lock);
+    range_unlock(&g->meta->structure, &g->lock);
     free(g->sector);
     op_end(&g->op, sizeof *g, -EIO);
 }
@@ -441,12 +444,12 @@ static void guard_mark_step(struct op *op)
     struct guard_mark *g = container_of(op, struct guard_mark, op);
 
     OP_BEGIN(enum guard_mark_state, op)
-    if (!range_lock_try(&g->q->structure, &g->lock, 0, 1))
-        OP_AWAIT(op, GM_LOCKED, range_lock_wait(&g->q->structure, &g->lock, op));
+    if (!range_lock_try(&g->meta->structure, &g->lock, 0, 1))
+        OP_AWAIT(op, GM_LOCKED, range_lock_wait(&g->meta->structure, &g->lock, op));
     fill_sector(g);
-    io_rw(&g->io, g->q->v->file, IO_WRITE, 0, g->sector, Q2_SECTOR_SIZE);
+    io_rw(&g->io, g->meta->v->file, IO_WRITE, 0, g->sector, Q2_SECTOR_SIZE);
     OP_TRY(op, GM_WRITTEN, op_io(op, &g->io));
-    io_range(&g->io, g->q->v->file, IO_FLUSH, 0, 0);
+    io_range(&g->io, g->meta->v->file, IO_FLUSH, 0, 0);
     OP_TRY(op, GM_SYNCED, op_io(op, &g->io));
     guard_mark_finish(g);
     return;
@@ -457,11 +460,11 @@ fail:
 
 OP_TYPE(guard_mark, guard_mark_step, "START", "GM_LOCKED", "GM_WRITTEN", "GM_SYNCED");
 
-void q2_guard_mark(struct q2 *q, struct op *op)
+void q2_guard_mark(struct q2_meta *meta, struct op *op)
 {
     struct guard_mark *g = NULL;
 
-    if (atomic_exchange(&q->must_mark, false))
+    if (atomic_exchange(&meta->must_mark, false))
         g = op_alloc(op->queue, &guard_mark_type, sizeof *g);
     if (g)
         g->sector = vdisk_alloc_buffer(4096);
@@ -472,6 +475,6 @@ void q2_guard_mark(struct q2 *q, struct op *op)
         return;
     }
     g->op.parent = op;
-    g->q = q;
+    g->meta = meta;
     op_start(&g->op);
 }

@@ -15,11 +15,11 @@
 
 #include "engine/error.h"
 #include "qcow2/mutant.h"
-#include "qcow2/state.h"
+#include "qcow2/meta/state.h"
 
-int q2_header_read(struct q2 *q, vdisk_queue *queue)
+int q2_header_read(struct q2_meta *meta, vdisk_queue *queue)
 {
-    vdisk *v = q->v;
+    vdisk *v = meta->v;
     uint64_t file_size = backend_size(v->file);
     size_t first = min_u64(file_size, 4096);
     uint8_t *buf = vdisk_alloc_buffer(1u << Q2_MAX_CLUSTER_BITS);
@@ -35,8 +35,8 @@ int q2_header_read(struct q2 *q, vdisk_queue *queue)
         if (span > first)
             rc = io_pread(queue, v->file, buf, span, 0);
         if (rc == 0) {
-            rc = q2_header_parse(buf, max_u64(span, first), file_size, v->name, &q->header);
-            memcpy(q->sector, buf, Q2_SECTOR_SIZE);
+            rc = q2_header_parse(buf, max_u64(span, first), file_size, v->name, &meta->header);
+            memcpy(meta->sector, buf, Q2_SECTOR_SIZE);
             free(buf);
             return rc;
         }
@@ -45,12 +45,12 @@ int q2_header_read(struct q2 *q, vdisk_queue *queue)
     return err_set(rc, "%s: reading the header: %s", v->name, strerror(-rc));
 }
 
-void q2_header_patch(struct q2 *q, uint8_t sector[Q2_SECTOR_SIZE])
+void q2_header_patch(struct q2_meta *meta, uint8_t sector[Q2_SECTOR_SIZE])
 {
     struct q2_disk_header *h = (struct q2_disk_header *)(void *)sector;
-    const struct q2_header *from = &q->header;
+    const struct q2_header *from = &meta->header;
 
-    memcpy(sector, q->sector, Q2_SECTOR_SIZE);
+    memcpy(sector, meta->sector, Q2_SECTOR_SIZE);
     put_be64(&h->size, from->size);
     put_be32(&h->l1_size, from->l1_entries);
     put_be64(&h->l1_table_offset, from->l1_offset);
@@ -62,21 +62,21 @@ void q2_header_patch(struct q2 *q, uint8_t sector[Q2_SECTOR_SIZE])
     }
 }
 
-int q2_header_update(struct q2 *q, vdisk_queue *queue)
+int q2_header_update(struct q2_meta *meta, vdisk_queue *queue)
 {
     uint8_t *sector = vdisk_alloc_buffer(Q2_SECTOR_SIZE);
     int rc;
 
     if (!sector)
         return -ENOMEM;
-    pthread_mutex_lock(&q->lock);
-    q2_header_patch(q, sector);
-    pthread_mutex_unlock(&q->lock);
-    rc = io_pwrite(queue, q->v->file, sector, Q2_SECTOR_SIZE, 0);
+    pthread_mutex_lock(&meta->lock);
+    q2_header_patch(meta, sector);
+    pthread_mutex_unlock(&meta->lock);
+    rc = io_pwrite(queue, meta->v->file, sector, Q2_SECTOR_SIZE, 0);
     if (rc == 0 && !MUTANT(HEADER_UNSYNCED))
-        rc = io_pflush(queue, q->v->file);
+        rc = io_pflush(queue, meta->v->file);
     if (rc == 0)
-        memcpy(q->sector, sector, Q2_SECTOR_SIZE);
+        memcpy(meta->sector, sector, Q2_SECTOR_SIZE);
     free(sector);
     return rc;
 }

@@ -304,7 +304,7 @@ void q2_cache_moved(struct q2_cache *c, uint64_t first_key, uint64_t n, uint64_t
 
 struct slice_load {
     struct op        op;
-    struct q2       *q;
+    struct q2_meta *meta;
     struct q2_cache *cache;
     struct q2_slot  *slot;    /* NULL: another load has filled it, or it was taken for another slice */
     struct list      node;    /* of slot->loads */
@@ -323,15 +323,15 @@ static char *slice_buffer(struct slice_load *l)
 
 static void start_read(struct slice_load *l, struct op *op)
 {
-    io_rw(&l->io, l->q->v->file, IO_READ, l->host_offset, slice_buffer(l), l->cache->slice_size);
+    io_rw(&l->io, l->meta->v->file, IO_READ, l->host_offset, slice_buffer(l), l->cache->slice_size);
     op_io(op, &l->io);
 }
 
 /* Readers have to look at each entry, and writers ask again. */
 static bool is_suspect(struct slice_load *l)
 {
-    return l->cache == &l->q->l2 &&
-           q2_guard_slice(l->q, q2_slice_guest(l->q, l->slot->key), l->slot->host_offset, slice_buffer(l));
+    return l->cache == &l->meta->l2 &&
+           q2_guard_slice(l->meta, q2_slice_guest(l->meta, l->slot->key), l->slot->host_offset, slice_buffer(l));
 }
 
 /* With the lock held: those that still read it come too late. */
@@ -364,7 +364,7 @@ static void slice_load_step(struct op *op)
 
     OP_BEGIN(enum slice_load_state, op)
     OP_AWAIT(op, SLICE_READ, start_read(l, op));
-    pthread_mutex_lock(&l->q->lock);
+    pthread_mutex_lock(&l->meta->lock);
     if (l->slot)
         list_del(&l->node);
     if (l->slot && op->rc == 0)
@@ -373,7 +373,7 @@ static void slice_load_step(struct op *op)
         l->slot->state = Q2_SLOT_EMPTY;
     op_wake_all(&l->waiters, l->slot ? op->rc : 0); /* 0: look again */
     op_wake_all(&l->cache->room, 0);
-    pthread_mutex_unlock(&l->q->lock);
+    pthread_mutex_unlock(&l->meta->lock);
     op_free(op, sizeof *l);
     return;
     OP_END
@@ -431,7 +431,7 @@ static struct q2_slot *take_loading(struct q2_cache *c, uint64_t key, const vdis
  * With the lock held: the op to fill a slot in LOADING, waited for by `op`; NULL: the await has been ended or goes
  * on, or (*ret_full) there is no slot before a flush.
  */
-static struct slice_load *begin_load(struct q2 *q, struct q2_cache *c, uint64_t key, uint64_t host_offset,
+static struct slice_load *begin_load(struct q2_meta *meta, struct q2_cache *c, uint64_t key, uint64_t host_offset,
                                      struct op *op, bool *ret_full)
 {
     struct q2_slot *s = find_any(c, key);
@@ -466,7 +466,7 @@ static struct slice_load *begin_load(struct q2 *q, struct q2_cache *c, uint64_t 
     s->state = Q2_SLOT_LOADING;
     s->key = key;
     s->host_offset = host_offset;
-    l->q = q;
+    l->meta = meta;
     l->cache = c;
     l->slot = s;
     l->host_offset = host_offset;
@@ -476,16 +476,16 @@ static struct slice_load *begin_load(struct q2 *q, struct q2_cache *c, uint64_t 
     return l;
 }
 
-void q2_cache_load(struct q2 *q, struct q2_cache *c, uint64_t key, uint64_t host_offset, struct op *op)
+void q2_cache_load(struct q2_meta *meta, struct q2_cache *c, uint64_t key, uint64_t host_offset, struct op *op)
 {
     struct slice_load *l;
     bool full = false;
 
-    pthread_mutex_lock(&q->lock);
-    l = begin_load(q, c, key, host_offset, op, &full);
-    pthread_mutex_unlock(&q->lock);
+    pthread_mutex_lock(&meta->lock);
+    l = begin_load(meta, c, key, host_offset, op, &full);
+    pthread_mutex_unlock(&meta->lock);
     if (l)
         op_start(&l->op);
     else if (full)
-        q2_make_clean(q, op); /* makes room: what is dirty becomes clean */
+        q2_make_clean(meta, op); /* makes room: what is dirty becomes clean */
 }

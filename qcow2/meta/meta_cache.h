@@ -63,24 +63,26 @@ struct q2_slot {
 };
 
 struct q2_cache {
+    /* Fixed, and read without the lock: one cache line. */
     uint32_t          slice_size;
     uint32_t          slots;
     uint64_t          sets_mask;
     _Atomic uint64_t *tags;       /* key + 1; 0: none */
     struct q2_slot   *slot;
     char             *memory;     /* slots * slice_size */
+    _Atomic uint64_t *linear;     /* by key: host offset | Q2_LINEAR, or 0: not known to be; NULL: none kept */
+    uint64_t linear_keys;
+    const struct q2_geometry *geo; /* with `linear` */
+    /* locked */
     struct list       dirty_list;
     uint32_t          dirty_count;
     uint32_t          hand;       /* second chance */
-    struct list       room;       /* ops that wait for a slot: woken when a load or a pin ends */
-    _Atomic uint64_t *linear;     /* by key: host offset | Q2_LINEAR, or 0: not known to be; NULL: none kept */
-    uint64_t          linear_keys;
-    const struct q2_geometry *geo; /* with `linear` */
+    struct list room;             /* ops that wait for a slot: woken when a load or a pin ends */
 };
 
 enum { Q2_LINEAR = 1 };
 
-struct q2;
+struct q2_meta;
 struct q2_geometry;
 
 /* Room for at most `bytes` of slices, and for no more than `keys` of them. 0 or -ENOMEM. */
@@ -161,7 +163,7 @@ struct q2_slot *q2_cache_find(struct q2_cache *c, uint64_t key);
  * The call of an await: end it when the slice may have been read from host_offset, or with an error. Look it up
  * again afterwards. Takes the lock itself.
  */
-void q2_cache_load(struct q2 *q, struct q2_cache *c, uint64_t key, uint64_t host_offset, struct op *op);
+void q2_cache_load(struct q2_meta *meta, struct q2_cache *c, uint64_t key, uint64_t host_offset, struct op *op);
 
 /* A slot for `key`, filled with zeros and dirty, without reading; NULL: no room before a flush. */
 struct q2_slot *q2_cache_install_zero(struct q2_cache *c, uint64_t key, uint64_t host_offset);

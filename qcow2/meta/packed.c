@@ -29,7 +29,7 @@
 #include "engine/queue.h"
 #include "engine/volume.h"
 #include "qcow2/format/entry.h"
-#include "qcow2/state.h"
+#include "qcow2/meta/state.h"
 
 struct q2_packed_cluster {
     uint64_t    descriptor;
@@ -228,18 +228,18 @@ static void inflater_put(struct q2_packed_cache *cache, struct q2_inflater *f)
 /* Any thread: only the op's own, or the worker that it waits for, touches them. */
 static int inflate_cluster(const struct read_packed *p)
 {
-    struct q2 *q2 = p->v->format_state;
+    struct q2_meta *meta = q2_meta_of(p->v);
     uint8_t *out = p->cluster ? p->cluster->data : p->iov[0].iov_base;
-    struct q2_inflater *f = inflater_get(&q2->packed);
+    struct q2_inflater *f = inflater_get(&meta->packed);
     int rc;
 
     if (!f) {
-        rc = q2_inflater_create(q2->compression, &f);
+        rc = q2_inflater_create(meta->compression, &f);
         if (rc < 0)
             return rc;
     }
-    rc = q2_inflate(f, p->host + p->host_head, p->host_len, out, q2->geo.cluster_size);
-    inflater_put(&q2->packed, f);
+    rc = q2_inflate(f, p->host + p->host_head, p->host_len, out, meta->geo.cluster_size);
+    inflater_put(&meta->packed, f);
     return rc;
 }
 
@@ -263,9 +263,9 @@ static void inflate_elsewhere(struct read_packed *p, struct op *op)
 /* Work out what to read, aligned for the backend, and have memory for it. */
 static int prepare_read(struct read_packed *p)
 {
-    struct q2 *q2 = p->v->format_state;
+    struct q2_meta *meta = q2_meta_of(p->v);
     struct backend *b = p->v->file;
-    struct q2_mapping m = q2_entry_decode(&q2->geo, p->descriptor | Q2_COMPRESSED, 0);
+    struct q2_mapping m = q2_entry_decode(&meta->geo, p->descriptor | Q2_COMPRESSED, 0);
     uint64_t start = align_down(m.host_offset, b->align);
     size_t len = align_up(m.host_offset + m.packed_len, b->align) - start;
     void *buf;
@@ -281,15 +281,15 @@ static int prepare_read(struct read_packed *p)
 
 static void read_packed_finish(struct read_packed *p, int rc)
 {
-    struct q2 *q2 = p->v->format_state;
+    struct q2_meta *meta = q2_meta_of(p->v);
 
     if (p->cluster) {
         if (p->leader)
-            cluster_done(&q2->packed, p->cluster, rc);
+            cluster_done(&meta->packed, p->cluster, rc);
         if (rc == 0)
-            iov_from(p->iov, p->iovcnt, 0, p->cluster->data + q2_offset_in_cluster(&q2->geo, p->guest_offset),
+            iov_from(p->iov, p->iovcnt, 0, p->cluster->data + q2_offset_in_cluster(&meta->geo, p->guest_offset),
                      p->len);
-        cluster_unref(&q2->packed, p->cluster);
+        cluster_unref(&meta->packed, p->cluster);
     }
     free(p->host);
     op_end(&p->op, sizeof *p, rc);
@@ -298,19 +298,19 @@ static void read_packed_finish(struct read_packed *p, int rc)
 static void read_packed_step(struct op *op)
 {
     struct read_packed *p = container_of(op, struct read_packed, op);
-    struct q2 *q2 = p->v->format_state;
-    bool whole = p->iovcnt == 1 && p->len == q2->geo.cluster_size;
+    struct q2_meta *meta = q2_meta_of(p->v);
+    bool whole = p->iovcnt == 1 && p->len == meta->geo.cluster_size;
 
     OP_BEGIN(enum read_packed_state, op)
 
     if (!whole) {
-        p->cluster = cache_claim(&q2->packed, p->descriptor, q2->geo.cluster_size, op->queue, &p->leader);
+        p->cluster = cache_claim(&meta->packed, p->descriptor, meta->geo.cluster_size, op->queue, &p->leader);
         if (!p->cluster) {
             read_packed_finish(p, -ENOMEM);
             return;
         }
         if (!p->leader) {
-            OP_TRY(op, RP_SHARED, cluster_wait(&q2->packed, p->cluster, op));
+            OP_TRY(op, RP_SHARED, cluster_wait(&meta->packed, p->cluster, op));
             read_packed_finish(p, 0);
             return;
         }
@@ -319,7 +319,7 @@ static void read_packed_step(struct op *op)
     if (op->rc < 0)
         goto fail;
     OP_TRY(op, RP_READ, op_io(op, &p->io));
-    if (q2->geo.cluster_size > inflate_here) {
+    if (meta->geo.cluster_size > inflate_here) {
         OP_AWAIT(op, RP_INFLATED, inflate_elsewhere(p, op));
         if (op->rc != -ENOMEM) {
             read_packed_finish(p, op->rc);
@@ -342,7 +342,8 @@ void q2_read_packed(vdisk *v, const struct extent *e, uint64_t guest_offset, con
     struct read_packed *p;
 
     assert(e->kind == EXTENT_PACKED);
-    assert(len > 0 && q2_offset_in_cluster(&q2_of(v)->geo, guest_offset) + len <= q2_of(v)->geo.cluster_size);
+    assert(len > 0 &&
+           q2_offset_in_cluster(&q2_meta_of(v)->geo, guest_offset) + len <= q2_meta_of(v)->geo.cluster_size);
     p = op_alloc(parent->queue, &read_packed_type, sizeof *p);
     if (!p) {
         op_wake(parent, -ENOMEM);

@@ -9,50 +9,50 @@
 #define QCOW2_SLICE_H
 
 #include "qcow2/format/entry.h"
-#include "qcow2/state.h"
+#include "qcow2/meta/state.h"
 
-/* The key, in q->l2, of the slice with the entry of this guest offset. */
-static inline uint64_t q2_slice_key(const struct q2 *q, uint64_t guest_offset)
+/* The key, in meta->l2, of the slice with the entry of this guest offset. */
+static inline uint64_t q2_slice_key(const struct q2_meta *meta, uint64_t guest_offset)
 {
-    return guest_offset >> q->slice_guest_bits;
+    return guest_offset >> meta->slice_guest_bits;
 }
 
 /* The end of its guest range. */
-static inline uint64_t q2_slice_end(const struct q2 *q, uint64_t guest_offset)
+static inline uint64_t q2_slice_end(const struct q2_meta *meta, uint64_t guest_offset)
 {
-    return (q2_slice_key(q, guest_offset) + 1) << q->slice_guest_bits;
+    return (q2_slice_key(meta, guest_offset) + 1) << meta->slice_guest_bits;
 }
 
 /* Where the guest range of the slice with this key begins. */
-static inline uint64_t q2_slice_guest(const struct q2 *q, uint64_t key)
+static inline uint64_t q2_slice_guest(const struct q2_meta *meta, uint64_t key)
 {
-    return key << q->slice_guest_bits;
+    return key << meta->slice_guest_bits;
 }
 
 /* How many of them a table has. */
-static inline uint64_t q2_slices_of_table(const struct q2 *q)
+static inline uint64_t q2_slices_of_table(const struct q2_meta *meta)
 {
-    return q->geo.cluster_size / q->l2.slice_size;
+    return meta->geo.cluster_size / meta->l2.slice_size;
 }
 
 /* Where on disk it is, in the table at this host offset. */
-static inline uint64_t q2_slice_host(const struct q2 *q, uint64_t table, uint64_t guest_offset)
+static inline uint64_t q2_slice_host(const struct q2_meta *meta, uint64_t table, uint64_t guest_offset)
 {
-    return table + (q2_slice_key(q, guest_offset) & (q2_slices_of_table(q) - 1)) * q->l2.slice_size;
+    return table + (q2_slice_key(meta, guest_offset) & (q2_slices_of_table(meta) - 1)) * meta->l2.slice_size;
 }
 
 /* The entry's place in its slice, in bytes. */
-static inline uint32_t q2_slice_place(const struct q2 *q, uint64_t guest_offset)
+static inline uint32_t q2_slice_place(const struct q2_meta *meta, uint64_t guest_offset)
 {
-    uint64_t index = (guest_offset >> q->geo.cluster_bits) & ((1ull << q->slice_entries_bits) - 1);
+    uint64_t index = (guest_offset >> meta->geo.cluster_bits) & ((1ull << meta->slice_entries_bits) - 1);
 
-    return (uint32_t)index << (q->geo.extended_l2 ? 4 : 3); /* a constant to who has asked for it */
+    return (uint32_t)index << (meta->geo.extended_l2 ? 4 : 3); /* a constant to who has asked for it */
 }
 
 /* With the lock held: the slot, if the slice is in the cache. */
-static inline struct q2_slot *q2_slice_find(struct q2 *q, uint64_t guest_offset)
+static inline struct q2_slot *q2_slice_find(struct q2_meta *meta, uint64_t guest_offset)
 {
-    return q2_cache_find(&q->l2, q2_slice_key(q, guest_offset));
+    return q2_cache_find(&meta->l2, q2_slice_key(meta, guest_offset));
 }
 
 static inline bool q2_slice_is_suspect(const struct q2_slot *s)
@@ -61,28 +61,30 @@ static inline bool q2_slice_is_suspect(const struct q2_slot *s)
 }
 
 /* The first word alone, which is all there is without subclusters. */
-static inline uint64_t q2_slice_word(const struct q2 *q, const struct q2_slot *s, uint64_t guest_offset)
+static inline uint64_t q2_slice_word(const struct q2_meta *meta, const struct q2_slot *s, uint64_t guest_offset)
 {
-    return q2_read_be64(&q->l2, s, q2_slice_place(q, guest_offset));
+    return q2_read_be64(&meta->l2, s, q2_slice_place(meta, guest_offset));
 }
 
-static inline struct q2_l2_entry q2_slice_get(const struct q2 *q, const struct q2_slot *s, uint64_t guest_offset)
+static inline struct q2_l2_entry q2_slice_get(const struct q2_meta *meta, const struct q2_slot *s,
+                                              uint64_t guest_offset)
 {
-    uint32_t place = q2_slice_place(q, guest_offset);
-    bool has_bitmap = q->geo.extended_l2;
+    uint32_t place = q2_slice_place(meta, guest_offset);
+    bool has_bitmap = meta->geo.extended_l2;
 
-    return (struct q2_l2_entry){q2_read_be64(&q->l2, s, place),
-                                has_bitmap ? q2_read_be64(&q->l2, s, place + 8) : 0};
+    return (struct q2_l2_entry){q2_read_be64(&meta->l2, s, place),
+                                has_bitmap ? q2_read_be64(&meta->l2, s, place + 8) : 0};
 }
 
 /* Between q2_change_begin() and q2_change_end(). */
-static inline void q2_slice_put(struct q2 *q, struct q2_slot *s, uint64_t guest_offset, struct q2_l2_entry e)
+static inline void q2_slice_put(struct q2_meta *meta, struct q2_slot *s, uint64_t guest_offset,
+                                struct q2_l2_entry e)
 {
-    uint32_t place = q2_slice_place(q, guest_offset);
+    uint32_t place = q2_slice_place(meta, guest_offset);
 
-    q2_slot_put_be64(&q->l2, s, place, e.word);
-    if (q->geo.extended_l2)
-        q2_slot_put_be64(&q->l2, s, place + 8, e.bitmap);
+    q2_slot_put_be64(&meta->l2, s, place, e.word);
+    if (meta->geo.extended_l2)
+        q2_slot_put_be64(&meta->l2, s, place + 8, e.bitmap);
 }
 
 #endif

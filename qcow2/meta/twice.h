@@ -13,34 +13,34 @@
 #ifndef QCOW2_TWICE_H
 #define QCOW2_TWICE_H
 
-#include "qcow2/state.h"
+#include "qcow2/meta/state.h"
 
 /* All with the lock held. */
 
 /* A slice is judged for the first time: entries lead to [cluster, cluster + n), and say that they do so alone. */
-void q2_twice_note(struct q2 *q, uint64_t cluster, uint64_t n);
+void q2_twice_note(struct q2_meta *meta, uint64_t cluster, uint64_t n);
 
 /* After all entries of a slice have been noted: those in the cache that lead to the same become suspect. */
-void q2_twice_spread(struct q2 *q);
+void q2_twice_spread(struct q2_meta *meta);
 
 /* Slices [key, key + n) have been judged, or made: what they have from now on is ours. */
-static inline void q2_twice_judged(struct q2 *q, uint64_t key, uint64_t n)
+static inline void q2_twice_judged(struct q2_meta *meta, uint64_t key, uint64_t n)
 {
-    if (q->guarded)
-        q2_cluster_set_add(&q->judged, key, n);
+    if (meta->guarded)
+        q2_cluster_set_add(&meta->judged, key, n);
 }
 
-static inline bool q2_twice_has(const struct q2 *q, uint64_t cluster)
+static inline bool q2_twice_has(const struct q2_meta *meta, uint64_t cluster)
 {
-    return q->twice.pages > 0 && q2_cluster_set_has(&q->twice, cluster);
+    return meta->twice.pages > 0 && q2_cluster_set_has(&meta->twice, cluster);
 }
 
 /* Is there one in the range? */
-static inline bool q2_twice_meets(const struct q2 *q, uint64_t cluster, uint64_t n)
+static inline bool q2_twice_meets(const struct q2_meta *meta, uint64_t cluster, uint64_t n)
 {
     uint64_t stop;
 
-    return q->twice.pages > 0 && q2_cluster_set_next(&q->twice, cluster, cluster + n, &stop) < cluster + n;
+    return meta->twice.pages > 0 && q2_cluster_set_next(&meta->twice, cluster, cluster + n, &stop) < cluster + n;
 }
 
 #endif

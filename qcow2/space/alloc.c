@@ -36,22 +36,22 @@ enum scan_result {
 
 bool q2_space_grew(struct q2 *q)
 {
-    struct backend *b = q->v->file;
+    struct backend *b = q->meta.v->file;
     bool grew = false;
     uint64_t limit;
 
     if (b->caps & BACKEND_GROWS)
         return false;
-    pthread_mutex_lock(&q->lock);
+    pthread_mutex_lock(&q->meta.lock);
     limit = q->limit_clusters;
-    pthread_mutex_unlock(&q->lock);
-    if (!backend_reaches_past(b, ((limit + 1) << q->geo.cluster_bits) - 1))
+    pthread_mutex_unlock(&q->meta.lock);
+    if (!backend_reaches_past(b, ((limit + 1) << q->meta.geo.cluster_bits) - 1))
         return false;
-    limit = min_u64(backend_size(b), Q2_MAX_HOST_OFFSET + 1) >> q->geo.cluster_bits;
-    pthread_mutex_lock(&q->lock);
+    limit = min_u64(backend_size(b), Q2_MAX_HOST_OFFSET + 1) >> q->meta.geo.cluster_bits;
+    pthread_mutex_lock(&q->meta.lock);
     grew = limit > q->limit_clusters;
     q->limit_clusters = max_u64(q->limit_clusters, limit);
-    pthread_mutex_unlock(&q->lock);
+    pthread_mutex_unlock(&q->meta.lock);
     return grew;
 }
 
@@ -61,10 +61,10 @@ bool q2_space_grew(struct q2 *q)
  */
 static bool was_table(const struct q2 *q, uint64_t cluster, uint64_t n)
 {
-    uint64_t start = cluster << q->geo.cluster_bits, end = (cluster + n) << q->geo.cluster_bits;
+    uint64_t start = cluster << q->meta.geo.cluster_bits, end = (cluster + n) << q->meta.geo.cluster_bits;
 
-    return ranges_meet(start, end, q->l1_start, q->l1_end) ||
-           ranges_meet(start, end, q->reftable_start, q->reftable_end);
+    return ranges_meet(start, end, q->meta.l1_start, q->meta.l1_end) ||
+           ranges_meet(start, end, q->meta.reftable_start, q->meta.reftable_end);
 }
 
 /* Refcounts of a slice from `index` on, n at most, that are 0. */
@@ -85,10 +85,10 @@ static enum q2_guard_verdict judge_free(struct q2 *q, uint64_t index, uint32_t k
 {
     enum q2_guard_verdict verdict;
 
-    if (*n > 1 && (kind != 0 || !was_table(q, index, *n)) && q2_guard_all_free(q, index, *n, kind != 0))
+    if (*n > 1 && (kind != 0 || !was_table(q, index, *n)) && q2_guard_all_free(&q->meta, index, *n, kind != 0))
         return Q2_GUARD_FREE;
     *n = 1;
-    verdict = q2_guard_free(q, index, kind != 0);
+    verdict = q2_guard_free(&q->meta, index, kind != 0);
     return verdict == Q2_GUARD_FREE && kind == 0 && was_table(q, index, 1) ? Q2_GUARD_IN_USE : verdict;
 }
 
@@ -100,28 +100,28 @@ static enum q2_guard_verdict judge_free(struct q2 *q, uint64_t index, uint32_t k
 static enum scan_result scan(struct q2 *q, uint64_t from, uint64_t want, uint32_t kind, uint64_t *ret_index,
                              uint64_t *ret_n)
 {
-    uint64_t key = from >> q->refslice_bits;
-    uint64_t slice_mask = (1ull << q->refslice_bits) - 1;
-    uint64_t end = min_u64((key + 1) << q->refslice_bits, q->limit_clusters), zeros_end = from, n;
+    uint64_t key = from >> q->meta.refslice_bits;
+    uint64_t slice_mask = (1ull << q->meta.refslice_bits) - 1;
+    uint64_t end = min_u64((key + 1) << q->meta.refslice_bits, q->limit_clusters), zeros_end = from, n;
     uint64_t slice_end = ((end - 1) & slice_mask) + 1;
     struct q2_slot *s;
 
     *ret_n = 0;
-    if (!q2_has_block(q, from))
+    if (!q2_has_block(&q->meta, from))
         return SCAN_NEEDS_BLOCK;
     s = q2_refcounts_find(q, key);
     if (!s)
         return SCAN_NEEDS_SLICE;
-    const uint8_t *data = (const uint8_t *)q2_slot_data(&q->refcounts, s);
+    const uint8_t *data = (const uint8_t *)q2_slot_data(&q->meta.refcounts, s);
     for (uint64_t i = from; i < end && *ret_n < want; i += n) {
         enum q2_guard_verdict verdict = Q2_GUARD_IN_USE;
         /* What had to be judged one by one once is so to its end. */
-        n = i < zeros_end ? 1 : count_zeros(&q->geo, data, i & slice_mask, min_u64(end - i, want - *ret_n));
+        n = i < zeros_end ? 1 : count_zeros(&q->meta.geo, data, i & slice_mask, min_u64(end - i, want - *ret_n));
         zeros_end = max_u64(zeros_end, i + n);
         if (n > 0) /* else the next are in use, those with refcount 1 are passed at once */
             verdict = judge_free(q, i, kind, &n);
         else
-            n = q2_refcount_skip_ones(&q->geo, data, i & slice_mask, slice_end) - (i & slice_mask);
+            n = q2_refcount_skip_ones(&q->meta.geo, data, i & slice_mask, slice_end) - (i & slice_mask);
         n = max_u64(n, 1);
         if (verdict == Q2_GUARD_METADATA)
             return SCAN_REFUSED;
@@ -166,18 +166,18 @@ static void note_free(struct q2 *q, uint64_t index)
 /* Raise refcounts from 0 to 1, all in one slice, which is cached. */
 static void raise(struct q2 *q, uint64_t index, uint64_t n)
 {
-    uint64_t in_slice = index & ((1ull << q->refslice_bits) - 1);
-    struct q2_slot *s = q2_refcounts_find(q, index >> q->refslice_bits);
+    uint64_t in_slice = index & ((1ull << q->meta.refslice_bits) - 1);
+    struct q2_slot *s = q2_refcounts_find(q, index >> q->meta.refslice_bits);
 
-    assert(s && in_slice + n <= 1ull << q->refslice_bits);
-    q2_slot_mark_dirty(&q->refcounts, s);
-    q2_refcount_fill_one(&q->geo, (uint8_t *)q2_slot_data(&q->refcounts, s), in_slice, n);
+    assert(s && in_slice + n <= 1ull << q->meta.refslice_bits);
+    q2_slot_mark_dirty(&q->meta.refcounts, s);
+    q2_refcount_fill_one(&q->meta.geo, (uint8_t *)q2_slot_data(&q->meta.refcounts, s), in_slice, n);
 }
 
 /* Clusters from `index` on, up to n, that are alike in being known to be zero. */
 static uint64_t alike(const struct q2 *q, uint64_t index, uint64_t n, bool *ret_zero)
 {
-    uint64_t edge = q->zero_from >> q->geo.cluster_bits;
+    uint64_t edge = q->zero_from >> q->meta.geo.cluster_bits;
 
     if (index < edge)
         return q2_zero_runs_alike(&q->zero_runs, index, min_u64(n, edge - index), ret_zero);
@@ -191,19 +191,19 @@ static bool take_out(struct q2 *q, uint64_t index, uint64_t n)
     bool zero, same = alike(q, index, n, &zero) == n;
 
     q2_zero_runs_remove(&q->zero_runs, index, index + n);
-    q2_note_end(q, (index + n) << q->geo.cluster_bits);
+    q2_note_end(q, (index + n) << q->meta.geo.cluster_bits);
     return same && zero;
 }
 
 static void describe(struct q2 *q, uint64_t index, uint64_t n, bool zero, struct q2_run *ret)
 {
-    *ret = (struct q2_run){.host_offset = index << q->geo.cluster_bits, .clusters = n,
-                           .zero = zero || MUTANT(ASSUME_ZERO)};
+    *ret = (struct q2_run){
+        .host_offset = index << q->meta.geo.cluster_bits, .clusters = n, .zero = zero || MUTANT(ASSUME_ZERO)};
 }
 
 static enum scan_result fetch_first(struct q2 *q, enum scan_result r, uint64_t index, uint64_t *ret_need)
 {
-    *ret_need = r == SCAN_NEEDS_SLICE ? index >> q->refslice_bits : q2_reftable_index(&q->geo, index);
+    *ret_need = r == SCAN_NEEDS_SLICE ? index >> q->meta.refslice_bits : q2_reftable_index(&q->meta.geo, index);
     return r;
 }
 
@@ -252,7 +252,7 @@ static void drop_part(struct alloc *a)
 /* Has an entry been read meanwhile that leads to what was taken? Then it goes back: guard.h, invariant 2. */
 static bool mapped_since(struct alloc *a)
 {
-    if (!q2_guard_leads_to(a->q, a->start, a->have))
+    if (!q2_guard_leads_to(&a->q->meta, a->start, a->have))
         return false;
     a->next = a->start + a->have;
     drop_part(a);
@@ -262,13 +262,13 @@ static bool mapped_since(struct alloc *a)
 /* Where looking behind all that is in use begins. Storage that cannot grow: in the last block that there is. */
 static uint64_t tail_start(const struct q2 *q)
 {
-    uint64_t block = q->reftable_entries;
+    uint64_t block = q->meta.reftable_entries;
 
-    if (q->v->file->caps & BACKEND_GROWS)
-        return q->zero_from >> q->geo.cluster_bits;
-    while (block > 0 && q2_reftable_offset(q->reftable[block - 1]) == 0)
+    if (q->meta.v->file->caps & BACKEND_GROWS)
+        return q->zero_from >> q->meta.geo.cluster_bits;
+    while (block > 0 && q2_reftable_offset(q->meta.reftable[block - 1]) == 0)
         block--;
-    return max_u64(q->tail_hint, block > 0 ? (block - 1) << q->geo.refblock_bits : 0);
+    return max_u64(q->tail_hint, block > 0 ? (block - 1) << q->meta.geo.refblock_bits : 0);
 }
 
 /* With the lock held: holes, then the tail, then all: invariant 4. */
@@ -303,7 +303,7 @@ static enum scan_result try_take(struct alloc *a)
             return fetch_first(q, r, *pos, &a->need);
         if (n > 0)
             break;
-        *pos = ((*pos >> q->refslice_bits) + 1) << q->refslice_bits;
+        *pos = ((*pos >> q->meta.refslice_bits) + 1) << q->meta.refslice_bits;
         *pos = min_u64(*pos, q->limit_clusters); /* which may rise */
     }
     n = alike(q, found, n, &zero);
@@ -330,7 +330,7 @@ static enum scan_result try_take_exact(struct alloc *a)
 
     while (a->have < a->want) {
         a->next = pass_used(q, a->next);
-        uint64_t slice_end = ((a->next >> q->refslice_bits) + 1) << q->refslice_bits;
+        uint64_t slice_end = ((a->next >> q->meta.refslice_bits) + 1) << q->meta.refslice_bits;
         if (a->next >= q->limit_clusters) {
             drop_part(a);
             a->next = 0; /* once more from the hint on, if at all */
@@ -374,7 +374,7 @@ static bool should_look_further(const struct alloc *a, enum scan_result r)
     if (a->look == LOOK_HOLES)
         return r == SCAN_NEEDS_SLICE && a->rounds >= HOLE_ROUNDS && a->have == 0 && a->q->exact_runs == 0 &&
                !MUTANT(SEARCH_ALL);
-    return a->look == LOOK_TAIL && r == SCAN_NEEDS_BLOCK && !(a->q->v->file->caps & BACKEND_GROWS);
+    return a->look == LOOK_TAIL && r == SCAN_NEEDS_BLOCK && !(a->q->meta.v->file->caps & BACKEND_GROWS);
 }
 
 static enum scan_result alloc_try(struct alloc *a)
@@ -382,7 +382,7 @@ static enum scan_result alloc_try(struct alloc *a)
     struct q2 *q = a->q;
     enum scan_result r = SCAN_TRIMMING;
 
-    pthread_mutex_lock(&q->lock);
+    pthread_mutex_lock(&q->meta.lock);
     if (!q->trimming)
         r = a->exact ? try_take_exact(a) : try_take(a);
     if (should_look_further(a, r)) {
@@ -391,55 +391,56 @@ static enum scan_result alloc_try(struct alloc *a)
         r = SCAN_AGAIN;
     }
     if (r == SCAN_FULL && a->kind && !a->recounted) {
-        q2_guard_recount(q);
+        q2_guard_recount(&q->meta);
         a->recounted = true;
         r = SCAN_AGAIN;
     }
     if (r == SCAN_TAKEN && a->kind) /* guard.h, invariant 1 */
-        q2_guard_add(q, a->ret->host_offset >> q->geo.cluster_bits, a->ret->clusters, a->kind);
-    pthread_mutex_unlock(&q->lock);
+        q2_guard_add(&q->meta, a->ret->host_offset >> q->meta.geo.cluster_bits, a->ret->clusters, a->kind);
+    pthread_mutex_unlock(&q->meta.lock);
     return r;
 }
 
 /* The call of an await. */
 static void wait_trimmed(struct q2 *q, struct op *op)
 {
-    pthread_mutex_lock(&q->lock);
+    pthread_mutex_lock(&q->meta.lock);
     if (q->trimming)
         list_add_tail(&q->trim_waiting, &op->wait);
     else
         op_wake(op, 0);
-    pthread_mutex_unlock(&q->lock);
+    pthread_mutex_unlock(&q->meta.lock);
 }
 
 /* Space is short: the call of an await. */
 static void squeeze(struct alloc *a, struct op *op)
 {
-    pthread_mutex_lock(&a->q->lock);
+    pthread_mutex_lock(&a->q->meta.lock);
     q2_lease_return_all(a->q);
-    pthread_mutex_unlock(&a->q->lock);
+    pthread_mutex_unlock(&a->q->meta.lock);
     a->squeezed = true;
     a->recounted = false;
-    q2_make_clean(a->q, op);
+    q2_make_clean(&a->q->meta, op);
 }
 
 static bool is_cached(struct alloc *a)
 {
     bool is;
 
-    pthread_mutex_lock(&a->q->lock);
+    pthread_mutex_lock(&a->q->meta.lock);
     is = q2_refcounts_find(a->q, a->need) != NULL;
-    pthread_mutex_unlock(&a->q->lock);
+    pthread_mutex_unlock(&a->q->meta.lock);
     return is;
 }
 
 /* With the lock held: may the slice be read ahead? */
 static bool is_worth_loading(struct q2 *q, uint64_t key)
 {
-    uint64_t first = key << q->refslice_bits;
+    uint64_t first = key << q->meta.refslice_bits;
 
-    return first < q->limit_clusters && q2_has_block(q, first) && !q2_refcounts_find(q, key) &&
-           q2_guard_block_is_sound(q, q2_reftable_offset(q->reftable[q2_reftable_index(&q->geo, first)]));
+    return first < q->limit_clusters && q2_has_block(&q->meta, first) && !q2_refcounts_find(q, key) &&
+           q2_guard_block_is_sound(&q->meta,
+                                   q2_reftable_offset(q->meta.reftable[q2_reftable_index(&q->meta.geo, first)]));
 }
 
 /* The slice that is needed, and with it those behind it that may be next; the call of an await. */
@@ -452,9 +453,9 @@ static void load_slices(struct alloc *a, struct op *op)
     a->rounds++;
     op_io_begin(op);
     for (unsigned i = 0; key < end; key++) {
-        pthread_mutex_lock(&q->lock);
+        pthread_mutex_lock(&q->meta.lock);
         wanted = key == a->need || is_worth_loading(q, key);
-        pthread_mutex_unlock(&q->lock);
+        pthread_mutex_unlock(&q->meta.lock);
         if (wanted)
             q2_refcount_load(q, key, op_child_add(op, &a->ahead[i++]));
     }
@@ -463,11 +464,11 @@ static void load_slices(struct alloc *a, struct op *op)
 
 static void alloc_finish(struct alloc *a, int rc)
 {
-    pthread_mutex_lock(&a->q->lock);
+    pthread_mutex_lock(&a->q->meta.lock);
     if (rc < 0)
         drop_part(a);
     a->q->exact_runs -= a->exact;
-    pthread_mutex_unlock(&a->q->lock);
+    pthread_mutex_unlock(&a->q->meta.lock);
     if (rc < 0)
         a->ret->clusters = 0;
     op_end(&a->op, sizeof *a, rc);
@@ -526,9 +527,9 @@ static void alloc_begin(struct q2 *q, uint64_t want, bool exact, struct q2_run *
     a->ret = ret_run;
     a->kind = kind;
     a->look = atomic_load(&q->host_full) ? LOOK_ALL : LOOK_HOLES;
-    pthread_mutex_lock(&q->lock);
+    pthread_mutex_lock(&q->meta.lock);
     q->exact_runs += a->exact;
-    pthread_mutex_unlock(&q->lock);
+    pthread_mutex_unlock(&q->meta.lock);
     op_start(&a->op);
 }
 
@@ -549,10 +550,10 @@ void q2_alloc_structure(struct q2 *q, uint64_t want, bool exact, uint32_t kind, 
 static bool lower_at_once(struct q2 *q, uint64_t index, uint64_t n)
 {
     for (uint64_t i = index; i < index + n; i++)
-        if (!q2_refcounts_find(q, i >> q->refslice_bits))
+        if (!q2_refcounts_find(q, i >> q->meta.refslice_bits))
             return false;
     for (uint64_t i = index; i < index + n; i++)
-        q2_lower(q, q2_refcounts_find(q, i >> q->refslice_bits), i, 1, false);
+        q2_lower(q, q2_refcounts_find(q, i >> q->meta.refslice_bits), i, 1, false);
     return true;
 }
 
@@ -560,10 +561,10 @@ void q2_free_run(struct q2 *q, uint64_t host_offset, uint64_t clusters, bool unt
 {
     struct q2_freed_list *l = &q->freed[MUTANT(FREE_BEFORE_SYNC) ? Q2_FREED_DURABLE : Q2_FREED_NOW];
     struct q2_freed *last = l->count ? &l->list[l->count - 1] : NULL;
-    uint64_t index = host_offset >> q->geo.cluster_bits;
+    uint64_t index = host_offset >> q->meta.geo.cluster_bits;
 
-    assert(clusters > 0 && is_aligned(host_offset, q->geo.cluster_size));
-    if (q2_twice_has(q, index) && clusters == 1)
+    assert(clusters > 0 && is_aligned(host_offset, q->meta.geo.cluster_size));
+    if (q2_twice_has(&q->meta, index) && clusters == 1)
         return; /* the other entry's */
     if (MUTANT(LOWER_AT_ONCE) && lower_at_once(q, index, clusters))
         return;
@@ -589,69 +590,69 @@ void q2_free(struct q2 *q, uint64_t host_offset, uint64_t clusters)
 
 void q2_free_table(struct q2 *q, uint64_t host_offset, uint64_t clusters, uint32_t kind)
 {
-    uint64_t first = host_offset >> q->geo.cluster_bits;
+    uint64_t first = host_offset >> q->meta.geo.cluster_bits;
 
-    q2_guard_remove(q, first, clusters, kind);
+    q2_guard_remove(&q->meta, first, clusters, kind);
     /*
      * Its refcount may be 0, by the image's mistake: nobody takes the clusters as free ones before they have been
      * given back, or giving them back would free what is there then.
      */
-    if (q->guarded && !MUTANT(FORGET_TABLE))
-        q2_cluster_set_add(&q->mapped, first, clusters);
+    if (q->meta.guarded && !MUTANT(FORGET_TABLE))
+        q2_cluster_set_add(&q->meta.mapped, first, clusters);
     q2_free(q, host_offset, clusters);
 }
 
 void q2_alloc_structure_undo(struct q2 *q, const struct q2_run *run, uint32_t kind)
 {
     if (run->clusters > 0)
-        q2_guard_remove(q, run->host_offset >> q->geo.cluster_bits, run->clusters, kind);
+        q2_guard_remove(&q->meta, run->host_offset >> q->meta.geo.cluster_bits, run->clusters, kind);
     q2_alloc_undo(q, run);
 }
 
 void q2_drop(struct q2 *q, const struct q2_mapping *m)
 {
-    uint64_t first = q2_cluster_down(&q->geo, m->host_offset);
-    uint64_t end = q2_cluster_up(&q->geo, m->host_offset + m->packed_len);
+    uint64_t first = q2_cluster_down(&q->meta.geo, m->host_offset);
+    uint64_t end = q2_cluster_up(&q->meta.geo, m->host_offset + m->packed_len);
 
-    if (q->data_file || (m->type != Q2_CLUSTER_COMPRESSED && !m->has_host))
+    if (q->meta.data_file || (m->type != Q2_CLUSTER_COMPRESSED && !m->has_host))
         return;
     if (m->type != Q2_CLUSTER_COMPRESSED)
-        end = first + q->geo.cluster_size;
+        end = first + q->meta.geo.cluster_size;
     /* One at a time: neighbours in the list must not merge what is counted twice. */
-    for (; first < end; first += q->geo.cluster_size)
+    for (; first < end; first += q->meta.geo.cluster_size)
         q2_free(q, first, 1);
 }
 
 bool q2_lower(struct q2 *q, struct q2_slot *s, uint64_t cluster_index, uint64_t n, bool untouched)
 {
-    uint64_t mask = (1ull << q->refslice_bits) - 1;
-    uint8_t *data = (uint8_t *)q2_slot_data(&q->refcounts, s);
+    uint64_t mask = (1ull << q->meta.refslice_bits) - 1;
+    uint8_t *data = (uint8_t *)q2_slot_data(&q->meta.refcounts, s);
     bool ok = true;
 
-    assert(n > 0 && cluster_index >> q->refslice_bits == (cluster_index + n - 1) >> q->refslice_bits);
+    assert(n > 0 && cluster_index >> q->meta.refslice_bits == (cluster_index + n - 1) >> q->meta.refslice_bits);
     for (uint64_t i = cluster_index; i < cluster_index + n; i++) {
-        uint64_t refcount = q2_refcount_get(&q->geo, data, i & mask);
+        uint64_t refcount = q2_refcount_get(&q->meta.geo, data, i & mask);
         if (refcount == 0) {
             /* Freed twice: the image says so, we did not. */
-            q2_break(q, "a cluster in use has no refcount");
+            q2_break(&q->meta, "a cluster in use has no refcount");
             ok = false;
             continue;
         }
-        q2_refcount_set(&q->geo, data, i & mask, refcount - 1);
+        q2_refcount_set(&q->meta.geo, data, i & mask, refcount - 1);
         if (refcount > 1)
             continue;
         note_free(q, i);
         if (!untouched || MUTANT(OWN_UNUSED))
-            q2_cluster_set_add(&q->own_freed, i, 1);
+            q2_cluster_set_add(&q->meta.own_freed, i, 1);
     }
-    q2_slot_mark_dirty(&q->refcounts, s);
+    q2_slot_mark_dirty(&q->meta.refcounts, s);
     return ok;
 }
 
 /* The first refcount slice of a run that is not cached any more; false: all are. */
 static bool missing_slice(struct q2 *q, uint64_t index, uint64_t n, uint64_t *ret_key)
 {
-    for (uint64_t key = index >> q->refslice_bits; key <= (index + n - 1) >> q->refslice_bits; key++) {
+    for (uint64_t key = index >> q->meta.refslice_bits; key <= (index + n - 1) >> q->meta.refslice_bits; key++) {
         if (q2_refcounts_find(q, key))
             continue;
         *ret_key = key;
@@ -665,16 +666,16 @@ void q2_give_back(struct q2 *q, uint64_t cluster_index, uint64_t clusters, bool 
     uint64_t end = cluster_index + clusters, key, n;
 
     if (missing_slice(q, cluster_index, clusters, &key)) {
-        q2_free_run(q, cluster_index << q->geo.cluster_bits, clusters, true);
+        q2_free_run(q, cluster_index << q->meta.geo.cluster_bits, clusters, true);
         return;
     }
     for (uint64_t i = cluster_index; i < end; i += n) {
-        uint64_t slice_end = ((i >> q->refslice_bits) + 1) << q->refslice_bits;
+        uint64_t slice_end = ((i >> q->meta.refslice_bits) + 1) << q->meta.refslice_bits;
         n = min_u64(end, slice_end) - i;
-        zero &= q2_lower(q, q2_refcounts_find(q, i >> q->refslice_bits), i, n, true);
+        zero &= q2_lower(q, q2_refcounts_find(q, i >> q->meta.refslice_bits), i, n, true);
     }
-    if (zero && q->zero_from == end << q->geo.cluster_bits)
-        q->zero_from = cluster_index << q->geo.cluster_bits;
+    if (zero && q->zero_from == end << q->meta.geo.cluster_bits)
+        q->zero_from = cluster_index << q->meta.geo.cluster_bits;
     else if (zero)
         q2_zero_runs_add(&q->zero_runs, cluster_index, end);
 }

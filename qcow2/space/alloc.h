@@ -89,7 +89,7 @@ void q2_refcount_load(struct q2 *q, uint64_t key, struct op *op);
 /* With the lock held: a refcount slice that is in the cache and has been found to be one; else NULL. */
 static inline struct q2_slot *q2_refcounts_find(struct q2 *q, uint64_t key)
 {
-    return q2_cluster_set_has(&q->sound, key) ? q2_cache_find(&q->refcounts, key) : NULL;
+    return q2_cluster_set_has(&q->sound, key) ? q2_cache_find(&q->meta.refcounts, key) : NULL;
 }
 
 #endif

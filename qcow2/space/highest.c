@@ -27,10 +27,10 @@ enum highest_state { HIGHEST_START = OP_START, HIGHEST_LOADED };
 static bool step_down(struct highest *h, const struct q2_slot *s)
 {
     const struct q2 *q = h->q;
-    const uint8_t *data = (const uint8_t *)q2_slot_data(&h->q->refcounts, s);
-    uint64_t mask = (1ull << q->refslice_bits) - 1;
+    const uint8_t *data = (const uint8_t *)q2_slot_data(&h->q->meta.refcounts, s);
+    uint64_t mask = (1ull << q->meta.refslice_bits) - 1;
 
-    while (q2_refcount_get(&q->geo, data, (h->end - 1) & mask) == 0)
+    while (q2_refcount_get(&q->meta.geo, data, (h->end - 1) & mask) == 0)
         if ((--h->end & mask) == 0)
             return true;
     return false;
@@ -42,19 +42,19 @@ static bool find_needs(struct highest *h)
     struct q2 *q = h->q;
     bool more = true, needs = false;
 
-    pthread_mutex_lock(&q->lock);
+    pthread_mutex_lock(&q->meta.lock);
     while (h->end > 0 && more && !needs) {
-        struct q2_slot *s = q2_refcounts_find(q, (h->end - 1) >> q->refslice_bits);
-        if (!q2_has_block(q, h->end - 1)) {
-            h->end = q2_reftable_index(&q->geo, h->end - 1) << q->geo.refblock_bits;
+        struct q2_slot *s = q2_refcounts_find(q, (h->end - 1) >> q->meta.refslice_bits);
+        if (!q2_has_block(&q->meta, h->end - 1)) {
+            h->end = q2_reftable_index(&q->meta.geo, h->end - 1) << q->meta.geo.refblock_bits;
         } else if (!s) {
-            h->key = (h->end - 1) >> q->refslice_bits;
+            h->key = (h->end - 1) >> q->meta.refslice_bits;
             needs = true;
         } else {
             more = step_down(h, s);
         }
     }
-    pthread_mutex_unlock(&q->lock);
+    pthread_mutex_unlock(&q->meta.lock);
     return needs;
 }
 
@@ -63,9 +63,9 @@ static void highest_step(struct op *op)
     struct highest *h = container_of(op, struct highest, op);
 
     OP_BEGIN(enum highest_state, op)
-    pthread_mutex_lock(&h->q->lock);
-    h->end = h->q->reftable_entries << h->q->geo.refblock_bits;
-    pthread_mutex_unlock(&h->q->lock);
+    pthread_mutex_lock(&h->q->meta.lock);
+    h->end = h->q->meta.reftable_entries << h->q->meta.geo.refblock_bits;
+    pthread_mutex_unlock(&h->q->meta.lock);
     while (find_needs(h))
         OP_TRY(op, HIGHEST_LOADED, q2_refcount_load(h->q, h->key, op));
 fail:
@@ -82,6 +82,6 @@ int q2_highest(vdisk *v, vdisk_queue *queue, uint64_t *ret_end)
 
     op_init(&h.op, queue, &highest_type);
     op_run(&h.op, &h.done, NULL, NULL);
-    *ret_end = h.end << h.q->geo.cluster_bits;
+    *ret_end = h.end << h.q->meta.geo.cluster_bits;
     return h.op.rc;
 }

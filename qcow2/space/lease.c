@@ -41,7 +41,7 @@ bool q2_lease_take(struct q2 *q, const vdisk_queue *queue, uint64_t want, struct
     assert(l->next <= l->end && want > 0);
     if (n == 0)
         return false;
-    ret->host_offset = l->next << q->geo.cluster_bits;
+    ret->host_offset = l->next << q->meta.geo.cluster_bits;
     ret->clusters = n;
     ret->zero = l->zero;
     l->next += n;
@@ -75,12 +75,12 @@ enum lease_fill_state { LF_START = OP_START, LF_ALLOCATED, LF_EXTENDED };
 
 static uint64_t lease_size(struct q2 *q, struct q2_lease *l)
 {
-    const struct q2_geometry *g = &q->geo;
+    const struct q2_geometry *g = &q->meta.geo;
     uint64_t size = l->size ? min_u64(2 * l->size, LEASE_MAX_BYTES) : LEASE_FIRST_BYTES;
     uint64_t clusters = max_u64(size >> g->cluster_bits, 1);
 
     l->size = size;
-    if (!(q->v->file->caps & BACKEND_GROWS))
+    if (!(q->meta.v->file->caps & BACKEND_GROWS))
         clusters = min_u64(clusters, (q->limit_clusters - min_u64(q->free_hint, q->limit_clusters)) / LEASE_SHARE);
     return max_u64(clusters, 1);
 }
@@ -90,17 +90,17 @@ static void allocate(struct lease_fill *f, struct op *op)
 {
     uint64_t want;
 
-    pthread_mutex_lock(&f->q->lock);
+    pthread_mutex_lock(&f->q->meta.lock);
     want = lease_size(f->q, f->lease);
-    pthread_mutex_unlock(&f->q->lock);
+    pthread_mutex_unlock(&f->q->meta.lock);
     q2_alloc(f->q, want, false, &f->run, op);
 }
 
 static bool must_extend(const struct lease_fill *f)
 {
-    uint64_t end = f->run.host_offset + (f->run.clusters << f->q->geo.cluster_bits);
+    uint64_t end = f->run.host_offset + (f->run.clusters << f->q->meta.geo.cluster_bits);
 
-    return !MUTANT(FORGET_END) && f->run.zero && f->run.clusters > 1 && end > backend_size(f->q->v->file);
+    return !MUTANT(FORGET_END) && f->run.zero && f->run.clusters > 1 && end > backend_size(f->q->meta.v->file);
 }
 
 /*
@@ -109,9 +109,9 @@ static bool must_extend(const struct lease_fill *f)
  */
 static void extend(struct lease_fill *f, struct op *op)
 {
-    struct backend *b = f->q->v->file;
-    uint64_t end = f->run.host_offset + (f->run.clusters << f->q->geo.cluster_bits);
-    uint64_t len = max_u64(b->align, min_u64(f->q->geo.cluster_size, 4096));
+    struct backend *b = f->q->meta.v->file;
+    uint64_t end = f->run.host_offset + (f->run.clusters << f->q->meta.geo.cluster_bits);
+    uint64_t len = max_u64(b->align, min_u64(f->q->meta.geo.cluster_size, 4096));
 
     io_range(&f->io, b, IO_ALLOCATE, end - len, len);
     op_io(op, &f->io);
@@ -124,11 +124,11 @@ static void shrink(struct lease_fill *f)
 
     assert(f->run.zero && f->run.clusters > 1);
     atomic_store(&q->host_full, true);
-    pthread_mutex_lock(&q->lock);
-    q2_give_back(q, (f->run.host_offset >> q->geo.cluster_bits) + 1, f->run.clusters - 1, true);
+    pthread_mutex_lock(&q->meta.lock);
+    q2_give_back(q, (f->run.host_offset >> q->meta.geo.cluster_bits) + 1, f->run.clusters - 1, true);
     f->run.clusters = 1;
     f->lease->size = 1; /* doubles */
-    pthread_mutex_unlock(&q->lock);
+    pthread_mutex_unlock(&q->meta.lock);
 }
 
 static void lease_fill_finish(struct lease_fill *f, int rc)
@@ -137,12 +137,12 @@ static void lease_fill_finish(struct lease_fill *f, int rc)
     struct q2 *q = f->q;
     bool first = f->first;
 
-    pthread_mutex_lock(&q->lock);
+    pthread_mutex_lock(&q->meta.lock);
     if (rc == 0 && l->next < l->end && !ENGINE_MUTANT(LEASE_FILL_TWICE)) {
         /* Two queues that share a lease have both filled it. */
-        q2_give_back(q, f->run.host_offset >> q->geo.cluster_bits, f->run.clusters, f->run.zero);
+        q2_give_back(q, f->run.host_offset >> q->meta.geo.cluster_bits, f->run.clusters, f->run.zero);
     } else if (rc == 0) {
-        l->next = f->run.host_offset >> q->geo.cluster_bits;
+        l->next = f->run.host_offset >> q->meta.geo.cluster_bits;
         l->end = l->next + f->run.clusters;
         l->zero = f->run.zero;
     }
@@ -152,7 +152,7 @@ static void lease_fill_finish(struct lease_fill *f, int rc)
         l->filler = NULL;
         op_wake_all(&l->waiting, rc);
     }
-    pthread_mutex_unlock(&q->lock);
+    pthread_mutex_unlock(&q->meta.lock);
 }
 
 static void lease_fill_step(struct op *op)
@@ -181,7 +181,7 @@ void q2_lease_fill(struct q2 *q, struct op *op)
     struct lease_fill *f = NULL;
     bool wait = false, ready;
 
-    pthread_mutex_lock(&q->lock);
+    pthread_mutex_lock(&q->meta.lock);
     ready = l->next < l->end;
     /* A queue waits for itself only: another's owner need not call the library. */
     if (!ready && l->filler == op->queue) {
@@ -194,7 +194,7 @@ void q2_lease_fill(struct q2 *q, struct op *op)
             f->first = true;
         }
     }
-    pthread_mutex_unlock(&q->lock);
+    pthread_mutex_unlock(&q->meta.lock);
     if (wait)
         return;
     if (!f) {

@@ -58,28 +58,28 @@ enum reclaim_state {
 static bool due(struct q2 *q)
 {
     return q->freed[Q2_FREED_DURABLE].count > 0 &&
-           (gate_passed(&q->v->requests, q->freed_ticket) || MUTANT(FREE_BEFORE_SYNC));
+           (gate_passed(&q->meta.v->requests, q->freed_ticket) || MUTANT(FREE_BEFORE_SYNC));
 }
 
 /* Invariant 3. */
 static bool claim(struct reclaim *r)
 {
-    pthread_mutex_lock(&r->q->lock);
+    pthread_mutex_lock(&r->q->meta.lock);
     r->claimed = !r->q->reclaiming;
     r->q->reclaiming = true;
-    pthread_mutex_unlock(&r->q->lock);
+    pthread_mutex_unlock(&r->q->meta.lock);
     return r->claimed;
 }
 
 /* The call of an await. */
 static void wait_turn(struct reclaim *r, struct op *op)
 {
-    pthread_mutex_lock(&r->q->lock);
+    pthread_mutex_lock(&r->q->meta.lock);
     if (r->q->reclaiming)
         list_add_tail(&r->q->reclaim_waiting, &op->wait);
     else
         op_wake(op, 0);
-    pthread_mutex_unlock(&r->q->lock);
+    pthread_mutex_unlock(&r->q->meta.lock);
 }
 
 /* ---- gathering ------------------------------------------------------------------------------------------- */
@@ -87,10 +87,10 @@ static void wait_turn(struct reclaim *r, struct op *op)
 /* Clusters of [first, end), in one slice, counted down from its end, whose refcount is one. */
 static uint64_t last_references(const struct q2 *q, const struct q2_slot *s, uint64_t first, uint64_t end)
 {
-    const uint8_t *data = (const uint8_t *)q2_slot_data(&q->refcounts, s);
-    uint64_t mask = (1ull << q->refslice_bits) - 1, i = end;
+    const uint8_t *data = (const uint8_t *)q2_slot_data(&q->meta.refcounts, s);
+    uint64_t mask = (1ull << q->meta.refslice_bits) - 1, i = end;
 
-    while (i > first && q2_refcount_get(&q->geo, data, (i - 1) & mask) == 1 && !q2_twice_has(q, i - 1))
+    while (i > first && q2_refcount_get(&q->meta.geo, data, (i - 1) & mask) == 1 && !q2_twice_has(&q->meta, i - 1))
         i--;
     return end - i;
 }
@@ -101,7 +101,7 @@ static bool add_run(struct reclaim *r, uint64_t first, uint64_t n, bool untouche
     struct q2_freed *last = r->count ? &r->run[r->count - 1] : NULL;
 
     if (last && first + n == last->cluster_index && last->untouched == untouched &&
-        (last->clusters + n) << r->q->geo.cluster_bits <= RECLAIM_RUN_BYTES) {
+        (last->clusters + n) << r->q->meta.geo.cluster_bits <= RECLAIM_RUN_BYTES) {
         last->cluster_index = first;
         last->clusters += n;
         return true;
@@ -124,21 +124,21 @@ static enum gather_result gather_part(struct reclaim *r)
         return GATHER_READY;
     struct q2_freed *f = &l->list[l->count - 1];
     uint64_t end = f->cluster_index + f->clusters, n;
-    uint64_t slice_start = (end - 1) >> q->refslice_bits << q->refslice_bits;
-    struct q2_slot *s = q2_refcounts_find(q, (end - 1) >> q->refslice_bits);
+    uint64_t slice_start = (end - 1) >> q->meta.refslice_bits << q->meta.refslice_bits;
+    struct q2_slot *s = q2_refcounts_find(q, (end - 1) >> q->meta.refslice_bits);
     assert(f->clusters > 0);
-    if (!s && q2_has_block(q, end - 1)) {
-        r->key = (end - 1) >> q->refslice_bits;
+    if (!s && q2_has_block(&q->meta, end - 1)) {
+        r->key = (end - 1) >> q->meta.refslice_bits;
         return GATHER_NEEDS_SLICE;
     }
     n = s ? last_references(q, s, max_u64(f->cluster_index, slice_start), end) : 0;
     if (!s)
-        q2_break(q, "a cluster in use has no refcount block"); /* loading would find none, for ever */
-    else if (q2_twice_has(q, end - 1))
+        q2_break(&q->meta, "a cluster in use has no refcount block"); /* loading would find none, for ever */
+    else if (q2_twice_has(&q->meta, end - 1))
         ; /* found since: the other entry's */
     else if (n == 0)
         q2_lower(q, s, end - 1, 1, f->untouched);
-    else if (q2_guard_refuses(q, end - n, n, "what is to be freed is at"))
+    else if (q2_guard_refuses(&q->meta, end - n, n, "what is to be freed is at"))
         ; /* leaks: what refers to it may count */
     else if (!add_run(r, end - n, n, f->untouched))
         return GATHER_READY;
@@ -154,9 +154,9 @@ static bool gather_needs(struct reclaim *r)
     enum gather_result result;
 
     do {
-        pthread_mutex_lock(&r->q->lock);
+        pthread_mutex_lock(&r->q->meta.lock);
         result = gather_part(r);
-        pthread_mutex_unlock(&r->q->lock);
+        pthread_mutex_unlock(&r->q->meta.lock);
     } while (result == GATHER_MORE);
     return result == GATHER_NEEDS_SLICE;
 }
@@ -166,17 +166,17 @@ static bool gather_needs(struct reclaim *r)
 /* Does a punch leave zeros for sure, so that it is worth remembering? Devices promise nothing. */
 static bool punch_zeroes(const struct q2 *q)
 {
-    return q->zero_new && q->v->file->caps & BACKEND_SPARSE;
+    return q->zero_new && q->meta.v->file->caps & BACKEND_SPARSE;
 }
 
 /* The part of a run that can be punched: whole units, inside the file. Host bytes [*ret_start, *ret_end). */
 static bool punch_range(const struct q2 *q, const struct q2_freed *run, uint64_t *ret_start, uint64_t *ret_end)
 {
-    struct backend *b = q->v->file;
+    struct backend *b = q->meta.v->file;
     uint64_t unit = max_u64(b->discard_align, 1);
-    uint64_t end = (run->cluster_index + run->clusters) << q->geo.cluster_bits;
+    uint64_t end = (run->cluster_index + run->clusters) << q->meta.geo.cluster_bits;
 
-    *ret_start = align_up(run->cluster_index << q->geo.cluster_bits, unit);
+    *ret_start = align_up(run->cluster_index << q->meta.geo.cluster_bits, unit);
     *ret_end = align_down(min_u64(end, backend_size(b)), unit);
     return *ret_start < *ret_end;
 }
@@ -192,7 +192,7 @@ static void punch(struct reclaim *r, struct op *op)
         r->punched[i] = (!r->run[i].untouched || MUTANT(OWN_UNUSED)) && punch_range(q, &r->run[i], &start, &end);
         if (!r->punched[i])
             continue;
-        io_range(&r->io[i], q->v->file, punch_zeroes(q) ? IO_ZERO : IO_DISCARD, start, end - start);
+        io_range(&r->io[i], q->meta.v->file, punch_zeroes(q) ? IO_ZERO : IO_DISCARD, start, end - start);
         r->io[i].flags = punch_zeroes(q) ? IO_UNMAP | IO_NO_FALLBACK : 0;
         op_io_add(op, &r->io[i]);
     }
@@ -202,7 +202,7 @@ static void punch(struct reclaim *r, struct op *op)
 static bool can_punch(const struct q2 *q)
 {
     /* With metadata that cannot be trusted, what is free is not known. */
-    return q->v->file->caps & BACKEND_DISCARD && !atomic_load(&q->broken);
+    return q->meta.v->file->caps & BACKEND_DISCARD && !atomic_load(&q->meta.broken);
 }
 
 /* ---- lowering -------------------------------------------------------------------------------------------- */
@@ -215,8 +215,8 @@ static void note_zero(struct reclaim *r, unsigned i, uint64_t first, uint64_t en
 
     if (!r->punched[i] || io->res < 0 || !punch_zeroes(q))
         return;
-    first = max_u64(first, q2_cluster_up(&q->geo, io->offset) >> q->geo.cluster_bits);
-    end = min_u64(end, (io->offset + io->len) >> q->geo.cluster_bits);
+    first = max_u64(first, q2_cluster_up(&q->meta.geo, io->offset) >> q->meta.geo.cluster_bits);
+    end = min_u64(end, (io->offset + io->len) >> q->meta.geo.cluster_bits);
     if (first < end)
         q2_zero_runs_add(&q->zero_runs, first, end);
 }
@@ -227,11 +227,11 @@ static bool lower_part(struct reclaim *r)
     struct q2 *q = r->q;
     struct q2_freed *run = &r->run[r->lowered];
     uint64_t end = run->cluster_index + run->clusters;
-    uint64_t first = max_u64(run->cluster_index, (end - 1) >> q->refslice_bits << q->refslice_bits);
-    struct q2_slot *s = q2_refcounts_find(q, (end - 1) >> q->refslice_bits);
+    uint64_t first = max_u64(run->cluster_index, (end - 1) >> q->meta.refslice_bits << q->meta.refslice_bits);
+    struct q2_slot *s = q2_refcounts_find(q, (end - 1) >> q->meta.refslice_bits);
 
     if (!s) {
-        r->key = (end - 1) >> q->refslice_bits;
+        r->key = (end - 1) >> q->meta.refslice_bits;
         return false;
     }
     if (q2_lower(q, s, first, end - first, run->untouched))
@@ -247,11 +247,11 @@ static bool lower_needs(struct reclaim *r)
 {
     bool ok = true;
 
-    q2_packed_forget(&r->q->packed); /* before the clusters can be taken */
+    q2_packed_forget(&r->q->meta.packed); /* before the clusters can be taken */
     while (ok && r->lowered < r->count) {
-        pthread_mutex_lock(&r->q->lock);
+        pthread_mutex_lock(&r->q->meta.lock);
         ok = lower_part(r);
-        pthread_mutex_unlock(&r->q->lock);
+        pthread_mutex_unlock(&r->q->meta.lock);
     }
     if (!ok)
         return true;
@@ -268,13 +268,14 @@ static void reclaim_finish(struct reclaim *r, int rc)
     struct q2 *q = r->q;
     struct q2_carried *c = r->carried;
 
-    pthread_mutex_lock(&q->lock);
+    pthread_mutex_lock(&q->meta.lock);
     for (unsigned i = r->count; i-- > r->lowered;)
-        q2_free_run(q, r->run[i].cluster_index << q->geo.cluster_bits, r->run[i].clusters, r->run[i].untouched);
+        q2_free_run(q, r->run[i].cluster_index << q->meta.geo.cluster_bits, r->run[i].clusters,
+                    r->run[i].untouched);
     assert(r->claimed && q->reclaiming);
     q->reclaiming = false;
     op_wake_all(&q->reclaim_waiting, 0);
-    pthread_mutex_unlock(&q->lock);
+    pthread_mutex_unlock(&q->meta.lock);
     op_end(&r->op, sizeof *r, rc);
     if (c) {
         c->running = false;
@@ -289,9 +290,9 @@ static bool enough(const struct reclaim *r)
 
     if (r->carried && r->carried->hurry && r->carried->left == 0)
         return true;
-    pthread_mutex_lock(&r->q->lock);
+    pthread_mutex_lock(&r->q->meta.lock);
     left = due(r->q);
-    pthread_mutex_unlock(&r->q->lock);
+    pthread_mutex_unlock(&r->q->meta.lock);
     return !left;
 }
 
@@ -322,7 +323,7 @@ OP_TYPE(reclaim, reclaim_step, "START", "RECLAIM_TURN", "RECLAIM_LOADED", "RECLA
 
 void q2_reclaim(struct q2 *q, struct op *op)
 {
-    vdisk_queue *service = service_queue(q->v, op->queue);
+    vdisk_queue *service = service_queue(q->meta.v, op->queue);
     struct reclaim *r = op_alloc_for(service, op->queue, &reclaim_type, sizeof *r);
 
     if (!r) {
@@ -338,12 +339,12 @@ void q2_reclaim_carry(struct q2 *q, vdisk_queue *queue, struct q2_carried *c)
 {
     struct reclaim *r = NULL;
 
-    pthread_mutex_lock(&q->lock);
+    pthread_mutex_lock(&q->meta.lock);
     if (!q->reclaiming && due(q))
         r = op_alloc(queue, &reclaim_type, sizeof *r);
     if (r)
         q->reclaiming = true;
-    pthread_mutex_unlock(&q->lock);
+    pthread_mutex_unlock(&q->meta.lock);
     if (!r)
         return;
     r->q = q;
@@ -356,9 +357,9 @@ void q2_reclaim_carry(struct q2 *q, vdisk_queue *queue, struct q2_carried *c)
 void q2_reclaim_join(struct q2 *q, struct q2_carried *c, struct op *op)
 {
     assert(c->running && !c->waiter);
-    pthread_mutex_lock(&q->lock);
+    pthread_mutex_lock(&q->meta.lock);
     c->left = q->freed[Q2_FREED_DURABLE].count / RECLAIM_SHARE;
-    pthread_mutex_unlock(&q->lock);
+    pthread_mutex_unlock(&q->meta.lock);
     c->hurry = true;
     c->waiter = op;
 }

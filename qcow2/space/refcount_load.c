@@ -41,26 +41,27 @@ enum refcount_load_state {
 
 static uint64_t block_slices(const struct q2 *q)
 {
-    return q->geo.cluster_size / q->refcounts.slice_size;
+    return q->meta.geo.cluster_size / q->meta.refcounts.slice_size;
 }
 
 static void load_slice(struct refcount_load *l, uint64_t key, struct op *op)
 {
     struct q2 *q = l->q;
 
-    q2_cache_load(q, &q->refcounts, key, l->host_offset + key % block_slices(q) * q->refcounts.slice_size, op);
+    q2_cache_load(&q->meta, &q->meta.refcounts, key,
+                  l->host_offset + key % block_slices(q) * q->meta.refcounts.slice_size, op);
 }
 
 static void load_finish(struct refcount_load *l, int rc)
 {
     struct q2 *q = l->q;
 
-    pthread_mutex_lock(&q->lock);
+    pthread_mutex_lock(&q->meta.lock);
     if (l->claimed) {
         q->tables_reader = NULL;
         op_wake_all(&q->tables_waiting, 0);
     }
-    pthread_mutex_unlock(&q->lock);
+    pthread_mutex_unlock(&q->meta.lock);
     free(l->buf);
     op_end(&l->op, sizeof *l, rc);
 }
@@ -70,7 +71,7 @@ static void load_finish(struct refcount_load *l, int rc)
 /* Blocks usually lie in what they describe. */
 static bool describes_itself(const struct refcount_load *l)
 {
-    return l->host_offset >> l->q->geo.cluster_bits >> l->q->geo.refblock_bits == l->block;
+    return l->host_offset >> l->q->meta.geo.cluster_bits >> l->q->meta.geo.refblock_bits == l->block;
 }
 
 /* The slice that says most about the block: with its own refcount, else the first, which is hardly ever empty. */
@@ -78,7 +79,7 @@ static uint64_t proof_key(const struct refcount_load *l)
 {
     const struct q2 *q = l->q;
 
-    return describes_itself(l) ? l->host_offset >> q->geo.cluster_bits >> q->refslice_bits
+    return describes_itself(l) ? l->host_offset >> q->meta.geo.cluster_bits >> q->meta.refslice_bits
                                : l->block * block_slices(q);
 }
 
@@ -87,19 +88,19 @@ static bool none_is_metadata(struct q2 *q, uint64_t first, uint64_t end)
 {
     uint64_t where;
 
-    return first == end || q2_meta_find(&q->meta, first, end - first, &where) == 0;
+    return first == end || q2_meta_find(&q->meta.places, first, end - first, &where) == 0;
 }
 
 /* With the lock held. */
 static bool looks_odd(const struct refcount_load *l, uint64_t key, const uint8_t *slice)
 {
     struct q2 *q = l->q;
-    uint64_t n = 1ull << q->refslice_bits, first = key << q->refslice_bits, free_from = first, used = 0;
-    uint64_t end = div_up(backend_size(q->v->file), q->geo.cluster_size);
-    uint64_t most = (1 + (uint64_t)q->header.nb_snapshots) * (describes_itself(l) ? REFS_PLAUSIBLE : 1);
+    uint64_t n = 1ull << q->meta.refslice_bits, first = key << q->meta.refslice_bits, free_from = first, used = 0;
+    uint64_t end = div_up(backend_size(q->meta.v->file), q->meta.geo.cluster_size);
+    uint64_t most = (1 + (uint64_t)q->meta.header.nb_snapshots) * (describes_itself(l) ? REFS_PLAUSIBLE : 1);
 
     for (uint64_t i = first; i < first + n; i++) {
-        uint64_t refcount = q2_refcount_get(&q->geo, slice, i - first);
+        uint64_t refcount = q2_refcount_get(&q->meta.geo, slice, i - first);
         if (refcount == 0)
             continue;
         if (refcount > most || i >= end || !none_is_metadata(q, free_from, i))
@@ -119,13 +120,13 @@ static enum look look_at(struct refcount_load *l, uint64_t key)
     enum look result = LOOK_GONE;
     struct q2_slot *s;
 
-    pthread_mutex_lock(&q->lock);
-    s = q2_cache_find(&q->refcounts, key);
+    pthread_mutex_lock(&q->meta.lock);
+    s = q2_cache_find(&q->meta.refcounts, key);
     if (s) {
-        result = looks_odd(l, key, (const uint8_t *)q2_slot_data(&q->refcounts, s)) ? LOOK_ODD : LOOK_FINE;
+        result = looks_odd(l, key, (const uint8_t *)q2_slot_data(&q->meta.refcounts, s)) ? LOOK_ODD : LOOK_FINE;
         l->odd |= result == LOOK_ODD;
     }
-    pthread_mutex_unlock(&q->lock);
+    pthread_mutex_unlock(&q->meta.lock);
     return result;
 }
 
@@ -140,25 +141,25 @@ static enum turn take_turn(struct refcount_load *l)
     struct q2 *q = l->q;
     enum turn turn;
 
-    pthread_mutex_lock(&q->lock);
+    pthread_mutex_lock(&q->meta.lock);
     turn = q->tables_read ? TURN_OVER : q->tables_reader == l->op.queue ? TURN_WAIT : TURN_OURS;
     l->reads = turn == TURN_OURS;
     l->claimed = l->reads && !q->tables_reader;
     if (l->claimed)
         q->tables_reader = l->op.queue;
-    pthread_mutex_unlock(&q->lock);
+    pthread_mutex_unlock(&q->meta.lock);
     return turn;
 }
 
 /* The call of an await. */
 static void wait_turn(struct refcount_load *l, struct op *op)
 {
-    pthread_mutex_lock(&l->q->lock);
+    pthread_mutex_lock(&l->q->meta.lock);
     if (l->q->tables_reader)
         list_add_tail(&l->q->tables_waiting, &op->wait);
     else
         op_wake(op, 0);
-    pthread_mutex_unlock(&l->q->lock);
+    pthread_mutex_unlock(&l->q->meta.lock);
 }
 
 /* The next one that there is. */
@@ -166,10 +167,10 @@ static bool next_table(struct refcount_load *l)
 {
     struct q2 *q = l->q;
 
-    for (; l->l1_index < atomic_load_explicit(&q->l1, memory_order_acquire)->entries; l->l1_index++) {
-        uint64_t entry = q2_l1_get(q, l->l1_index);
+    for (; l->l1_index < atomic_load_explicit(&q->meta.l1, memory_order_acquire)->entries; l->l1_index++) {
+        uint64_t entry = q2_l1_get(&q->meta, l->l1_index);
         l->table = q2_l1_offset(entry);
-        if (l->table != 0 && !q2_l1_problem(&q->geo, entry) && l->table < backend_size(q->v->file))
+        if (l->table != 0 && !q2_l1_problem(&q->meta.geo, entry) && l->table < backend_size(q->meta.v->file))
             return true;
     }
     return false;
@@ -177,7 +178,7 @@ static bool next_table(struct refcount_load *l)
 
 static void read_table(struct refcount_load *l, struct op *op)
 {
-    io_rw(&l->io, l->q->v->file, IO_READ, l->table, l->buf, l->q->geo.cluster_size);
+    io_rw(&l->io, l->q->meta.v->file, IO_READ, l->table, l->buf, l->q->meta.geo.cluster_size);
     op_io(op, &l->io);
 }
 
@@ -185,15 +186,15 @@ static void read_table(struct refcount_load *l, struct op *op)
 static int take_table(struct refcount_load *l)
 {
     struct q2 *q = l->q;
-    uint64_t guest_offset = l->l1_index++ * q2_l1_entry_span(&q->geo);
+    uint64_t guest_offset = l->l1_index++ * q2_l1_entry_span(&q->meta.geo);
     int rc = 0;
 
-    pthread_mutex_lock(&q->lock);
-    for (uint64_t at = 0; at < q->geo.cluster_size && rc == 0; at += q->l2.slice_size) {
-        rc = q2_guard_survey(q, guest_offset, l->table + at, l->buf + at);
-        guest_offset = q2_slice_end(q, guest_offset);
+    pthread_mutex_lock(&q->meta.lock);
+    for (uint64_t at = 0; at < q->meta.geo.cluster_size && rc == 0; at += q->meta.l2.slice_size) {
+        rc = q2_guard_survey(&q->meta, guest_offset, l->table + at, l->buf + at);
+        guest_offset = q2_slice_end(&q->meta, guest_offset);
     }
-    pthread_mutex_unlock(&q->lock);
+    pthread_mutex_unlock(&q->meta.lock);
     return rc;
 }
 
@@ -201,7 +202,7 @@ static int get_buffer(struct refcount_load *l)
 {
     void *p = NULL;
 
-    if (posix_memalign(&p, 4096, align_up(l->q->geo.cluster_size, 4096)) != 0)
+    if (posix_memalign(&p, 4096, align_up(l->q->meta.geo.cluster_size, 4096)) != 0)
         return -ENOMEM;
     l->buf = p;
     return 0;
@@ -212,14 +213,14 @@ static int judge(struct refcount_load *l)
     struct q2 *q = l->q;
     int rc;
 
-    pthread_mutex_lock(&q->lock);
+    pthread_mutex_lock(&q->meta.lock);
     q->tables_read |= l->reads;
-    rc = q2_guard_block_is_data(q, l->block, l->host_offset);
+    rc = q2_guard_block_is_data(&q->meta, l->block, l->host_offset);
     if (rc == 0)
         q2_cluster_set_add(&q->sound, l->key, 1);
     if (rc == 0 && !q2_cluster_set_has(&q->sound, l->key))
         rc = -ENOMEM;
-    pthread_mutex_unlock(&q->lock);
+    pthread_mutex_unlock(&q->meta.lock);
     return rc;
 }
 
@@ -285,20 +286,20 @@ void q2_refcount_load(struct q2 *q, uint64_t key, struct op *op)
     struct refcount_load l = {.q = q, .key = key, .block = key / block_slices(q)};
     bool refused = false, sound;
 
-    pthread_mutex_lock(&q->lock);
+    pthread_mutex_lock(&q->meta.lock);
     sound = q2_cluster_set_has(&q->sound, key);
-    if (l.block < q->reftable_entries)
-        l.host_offset = q2_reftable_offset(q->reftable[l.block]);
-    if (is_aligned(l.host_offset, q->geo.cluster_size) && l.host_offset != 0)
-        refused = q2_guard_block(q, l.block, l.host_offset) < 0 ||
-                  (!sound && q2_guard_block_is_data(q, l.block, l.host_offset) < 0);
-    pthread_mutex_unlock(&q->lock);
+    if (l.block < q->meta.reftable_entries)
+        l.host_offset = q2_reftable_offset(q->meta.reftable[l.block]);
+    if (is_aligned(l.host_offset, q->meta.geo.cluster_size) && l.host_offset != 0)
+        refused = q2_guard_block(&q->meta, l.block, l.host_offset) < 0 ||
+                  (!sound && q2_guard_block_is_data(&q->meta, l.block, l.host_offset) < 0);
+    pthread_mutex_unlock(&q->meta.lock);
     if (l.host_offset == 0)
         op_wake(op, 0); /* looked up again, it will be found missing */
     else if (refused)
         op_wake(op, -EIO);
-    else if (!is_aligned(l.host_offset, q->geo.cluster_size))
-        op_wake(op, q2_break(q, "a refcount table entry is damaged"));
+    else if (!is_aligned(l.host_offset, q->meta.geo.cluster_size))
+        op_wake(op, q2_break(&q->meta, "a refcount table entry is damaged"));
     else if (sound)
         load_slice(&l, key, op);
     else

@@ -32,10 +32,11 @@ bool q2_room_is_possible(struct q2 *q)
 {
     bool is;
 
-    pthread_mutex_lock(&q->lock);
+    pthread_mutex_lock(&q->meta.lock);
     /* A flush has them in its own list while it runs, a reclaim has too. */
-    is = q->freed[Q2_FREED_NOW].count + q->freed[Q2_FREED_DURABLE].count > 0 || q->flush_running || q->reclaiming;
-    pthread_mutex_unlock(&q->lock);
+    is = q->freed[Q2_FREED_NOW].count + q->freed[Q2_FREED_DURABLE].count > 0 || q->meta.flush_running ||
+         q->reclaiming;
+    pthread_mutex_unlock(&q->meta.lock);
     return is;
 }
 
@@ -47,16 +48,16 @@ static struct request *next_merged(const struct request *r)
 /* It still counts as being in flight. */
 static void leave_gate(struct room *m)
 {
-    atomic_fetch_add(&m->q->v->outside, 1);
+    atomic_fetch_add(&m->q->meta.v->outside, 1);
     for (struct request *r = m->request; r; r = next_merged(r))
-        gate_leave(&m->q->v->requests, r->queue->id, r->gate);
+        gate_leave(&m->q->meta.v->requests, r->queue->id, r->gate);
 }
 
 static void enter_gate(struct room *m)
 {
     for (struct request *r = m->request; r; r = next_merged(r))
-        r->gate = gate_enter(&m->q->v->requests, r->queue->id);
-    atomic_fetch_sub(&m->q->v->outside, 1);
+        r->gate = gate_enter(&m->q->meta.v->requests, r->queue->id);
+    atomic_fetch_sub(&m->q->meta.v->outside, 1);
 }
 
 static bool more(struct room *m)
@@ -77,8 +78,8 @@ static void room_step(struct op *op)
     OP_BEGIN(enum room_state, op)
     leave_gate(m);
     while (more(m)) {
-        OP_TRY(op, ROOM_FLUSHED, q2_make_clean(m->q, op));
-        OP_AWAIT(op, ROOM_DRAINED, gate_drain(&m->q->v->requests, op));
+        OP_TRY(op, ROOM_FLUSHED, q2_make_clean(&m->q->meta, op));
+        OP_AWAIT(op, ROOM_DRAINED, gate_drain(&m->q->meta.v->requests, op));
         OP_TRY(op, ROOM_RECLAIMED, q2_reclaim(m->q, op));
     }
     room_finish(m, 0);

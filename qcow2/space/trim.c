@@ -53,9 +53,9 @@ enum trim_state {
 
 static void return_leases(struct q2 *q)
 {
-    pthread_mutex_lock(&q->lock);
+    pthread_mutex_lock(&q->meta.lock);
     q2_lease_return_all(q);
-    pthread_mutex_unlock(&q->lock);
+    pthread_mutex_unlock(&q->meta.lock);
 }
 
 /* Is there still something to be given back? */
@@ -64,9 +64,9 @@ static bool more_freed(struct trim *t)
     struct q2 *q = t->q;
     bool more;
 
-    pthread_mutex_lock(&q->lock);
+    pthread_mutex_lock(&q->meta.lock);
     more = q->freed[Q2_FREED_NOW].count > 0 || q->freed[Q2_FREED_DURABLE].count > 0;
-    pthread_mutex_unlock(&q->lock);
+    pthread_mutex_unlock(&q->meta.lock);
     return more && t->rounds++ < TRIM_ROUNDS;
 }
 
@@ -74,25 +74,26 @@ static bool has_dirty(struct q2 *q)
 {
     bool dirty;
 
-    pthread_mutex_lock(&q->lock);
-    dirty = q->refcounts.dirty_count + q->reftable_pages.dirty_count + q->l2.dirty_count +
-                q->l1_pages.dirty_count > 0;
-    pthread_mutex_unlock(&q->lock);
+    pthread_mutex_lock(&q->meta.lock);
+    dirty = q->meta.refcounts.dirty_count + q->meta.reftable_pages.dirty_count + q->meta.l2.dirty_count +
+                q->meta.l1_pages.dirty_count >
+            0;
+    pthread_mutex_unlock(&q->meta.lock);
     return dirty;
 }
 
 static bool may_cut(const struct q2 *q)
 {
     /* With metadata that cannot be trusted, what is in use is not known. */
-    return q->v->file->caps & BACKEND_GROWS && !atomic_load(&q->broken);
+    return q->meta.v->file->caps & BACKEND_GROWS && !atomic_load(&q->meta.broken);
 }
 
 /* With the lock held: invariant 2, of a cluster without a refcount. */
 static bool is_ours(const struct q2 *q, uint64_t cluster)
 {
-    bool mapped = q->mapped.overflowed || q2_cluster_set_has(&q->mapped, cluster);
+    bool mapped = q->meta.mapped.overflowed || q2_cluster_set_has(&q->meta.mapped, cluster);
 
-    return (cluster >= q->appended_from && !mapped) || q2_cluster_set_has(&q->own_freed, cluster) ||
+    return (cluster >= q->appended_from && !mapped) || q2_cluster_set_has(&q->meta.own_freed, cluster) ||
            MUTANT(CUT_ALL_FREE);
 }
 
@@ -102,11 +103,12 @@ static bool begin_cut(struct trim *t)
     struct q2 *q = t->q;
     bool may;
 
-    pthread_mutex_lock(&q->lock);
+    pthread_mutex_lock(&q->meta.lock);
     may = may_cut(q);
     q->trimming = may;
-    t->end = max_u64(q->zero_from, q2_cluster_up(&q->geo, backend_size(q->v->file))) >> q->geo.cluster_bits;
-    pthread_mutex_unlock(&q->lock);
+    t->end = max_u64(q->zero_from, q2_cluster_up(&q->meta.geo, backend_size(q->meta.v->file))) >>
+             q->meta.geo.cluster_bits;
+    pthread_mutex_unlock(&q->meta.lock);
     return may;
 }
 
@@ -114,27 +116,27 @@ static bool begin_cut(struct trim *t)
 static bool find_end_needs(struct trim *t)
 {
     struct q2 *q = t->q;
-    uint64_t mask = (1ull << q->refslice_bits) - 1;
+    uint64_t mask = (1ull << q->meta.refslice_bits) - 1;
     bool in_use = false, needs = false;
 
-    pthread_mutex_lock(&q->lock);
+    pthread_mutex_lock(&q->meta.lock);
     /* A file may be a hole as long as can be: what the table does not reach is passed over at once. */
-    t->end = min_u64(t->end, max_u64(q->appended_from, q->reftable_entries << q->geo.refblock_bits));
+    t->end = min_u64(t->end, max_u64(q->appended_from, q->meta.reftable_entries << q->meta.geo.refblock_bits));
     while (t->end > 0 && is_ours(q, t->end - 1) && !in_use && !needs) {
-        uint64_t block_start = q2_reftable_index(&q->geo, t->end - 1) << q->geo.refblock_bits;
-        struct q2_slot *s = q2_refcounts_find(q, (t->end - 1) >> q->refslice_bits);
-        if (!q2_has_block(q, t->end - 1)) {
+        uint64_t block_start = q2_reftable_index(&q->meta.geo, t->end - 1) << q->meta.geo.refblock_bits;
+        struct q2_slot *s = q2_refcounts_find(q, (t->end - 1) >> q->meta.refslice_bits);
+        if (!q2_has_block(&q->meta, t->end - 1)) {
             t->end = max_u64(min_u64(t->end - 1, q->appended_from), block_start);
         } else if (!s) {
-            t->key = (t->end - 1) >> q->refslice_bits;
+            t->key = (t->end - 1) >> q->meta.refslice_bits;
             needs = true;
         } else {
-            const uint8_t *data = (const uint8_t *)q2_slot_data(&q->refcounts, s);
-            in_use = q2_refcount_get(&q->geo, data, (t->end - 1) & mask) != 0;
+            const uint8_t *data = (const uint8_t *)q2_slot_data(&q->meta.refcounts, s);
+            in_use = q2_refcount_get(&q->meta.geo, data, (t->end - 1) & mask) != 0;
             t->end -= !in_use;
         }
     }
-    pthread_mutex_unlock(&q->lock);
+    pthread_mutex_unlock(&q->meta.lock);
     return needs;
 }
 
@@ -144,14 +146,14 @@ static bool find_end_needs(struct trim *t)
  */
 static uint64_t cut_at(const struct trim *t)
 {
-    uint64_t end = t->end << t->q->geo.cluster_bits;
+    uint64_t end = t->end << t->q->meta.geo.cluster_bits;
 
-    return t->closing ? end : align_up(end, t->q->v->file->align);
+    return t->closing ? end : align_up(end, t->q->meta.v->file->align);
 }
 
 static void cut(struct trim *t, struct op *op)
 {
-    io_range(&t->io, t->q->v->file, IO_TRUNCATE, cut_at(t), 0);
+    io_range(&t->io, t->q->meta.v->file, IO_TRUNCATE, cut_at(t), 0);
     op_io(op, &t->io);
 }
 
@@ -159,23 +161,23 @@ static void end_cut(struct trim *t, bool was_cut)
 {
     struct q2 *q = t->q;
 
-    pthread_mutex_lock(&q->lock);
+    pthread_mutex_lock(&q->meta.lock);
     if (was_cut) {
-        q->zero_from = q2_cluster_up(&q->geo, cut_at(t));
-        q->appended_from = min_u64(q->appended_from, q->zero_from >> q->geo.cluster_bits);
+        q->zero_from = q2_cluster_up(&q->meta.geo, cut_at(t));
+        q->appended_from = min_u64(q->appended_from, q->zero_from >> q->meta.geo.cluster_bits);
         q->durable_end = min_u64(q->durable_end, cut_at(t)); /* flush rule 9 */
         q->flushing_end = min_u64(q->flushing_end, cut_at(t));
-        q2_zero_runs_remove(&q->zero_runs, q->zero_from >> q->geo.cluster_bits, UINT64_MAX);
+        q2_zero_runs_remove(&q->zero_runs, q->zero_from >> q->meta.geo.cluster_bits, UINT64_MAX);
     }
     q->trimming = false;
     op_wake_all(&q->trim_waiting, 0);
-    pthread_mutex_unlock(&q->lock);
+    pthread_mutex_unlock(&q->meta.lock);
 }
 
 static void unlock_structure(struct trim *t)
 {
     if (t->locked)
-        range_unlock(&t->q->structure, &t->lock);
+        range_unlock(&t->q->meta.structure, &t->lock);
     t->locked = false;
 }
 
@@ -193,20 +195,20 @@ static void trim_step(struct op *op)
     return_leases(t->q);
     do {
         if (!MUTANT(CLOSE_UNFLUSHED))
-            OP_TRY(op, TRIM_FLUSHED, q2_make_clean(t->q, op));
-        OP_AWAIT(op, TRIM_DRAINED, gate_drain(&t->q->v->requests, op));
+            OP_TRY(op, TRIM_FLUSHED, q2_make_clean(&t->q->meta, op));
+        OP_AWAIT(op, TRIM_DRAINED, gate_drain(&t->q->meta.v->requests, op));
         OP_TRY(op, TRIM_RECLAIMED, q2_reclaim(t->q, op));
     } while (more_freed(t));
     if (has_dirty(t->q) && !MUTANT(CLOSE_UNFLUSHED))
-        OP_TRY(op, TRIM_REFCOUNTS_FLUSHED, q2_make_clean(t->q, op));
-    if (!range_lock_try(&t->q->structure, &t->lock, 0, 1))
-        OP_AWAIT(op, TRIM_LOCKED, range_lock_wait(&t->q->structure, &t->lock, op));
+        OP_TRY(op, TRIM_REFCOUNTS_FLUSHED, q2_make_clean(&t->q->meta, op));
+    if (!range_lock_try(&t->q->meta.structure, &t->lock, 0, 1))
+        OP_AWAIT(op, TRIM_LOCKED, range_lock_wait(&t->q->meta.structure, &t->lock, op));
     t->locked = true;
     if (begin_cut(t)) {
         op->rc = 0;
         while (op->rc == 0 && find_end_needs(t))
             OP_AWAIT(op, TRIM_LOADED, q2_refcount_load(t->q, t->key, op));
-        if (op->rc == 0 && cut_at(t) < backend_size(t->q->v->file)) {
+        if (op->rc == 0 && cut_at(t) < backend_size(t->q->meta.v->file)) {
             OP_AWAIT(op, TRIM_CUT, cut(t, op));
             end_cut(t, op->rc == 0);
         } else {
@@ -215,8 +217,8 @@ static void trim_step(struct op *op)
     }
 fail:
     unlock_structure(t);
-    if (q2_guard_must_mark(t->q)) /* it was found with no request to fail for it */
-        OP_AWAIT(op, TRIM_MARKED, q2_guard_mark(t->q, op));
+    if (q2_guard_must_mark(&t->q->meta)) /* it was found with no request to fail for it */
+        OP_AWAIT(op, TRIM_MARKED, q2_guard_mark(&t->q->meta, op));
     trim_finish(t, op->rc);
     return;
     OP_END

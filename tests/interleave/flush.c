@@ -45,8 +45,9 @@ static void finish(void)
         REQUIRE(image_flush(&x.image, x.queue[0]) == 0, "the next flush fails, too");
     for (unsigned i = 0; i < THREADS; i++)
         REQUIRE(image_durable(&x.image, KEY, i) == changed(i), "the disk has not what %c changed", (int)('A' + i));
-    REQUIRE(!q->flush_running && list_empty(&q->flush_waiting), "a flush is left");
-    REQUIRE(q->l2.dirty_count == 0 && q2_read_settled(q2_cache_find(&q->l2, KEY)), "the slice is still dirty");
+    REQUIRE(!q->meta.flush_running && list_empty(&q->flush_waiting), "a flush is left");
+    REQUIRE(q->meta.l2.dirty_count == 0 && q2_read_settled(q2_cache_find(&q->meta.l2, KEY)),
+            "the slice is still dirty");
     REQUIRE(x.failed > 0 || x.image.disk->fail_flush == 0, "nobody heard of the flush that failed");
     for (unsigned i = 0; i < THREADS; i++)
         vdisk_queue_destroy(x.queue[i]);
@@ -56,11 +57,11 @@ static void finish(void)
 /* With the lock free, the list and its count are alike, and the slice is in it if and only if it is dirty. */
 static void check(void)
 {
-    struct q2_cache *c = &x.image.q.l2;
+    struct q2_cache *c = &x.image.q.meta.l2;
     struct q2_slot *s;
     unsigned n = 0;
 
-    if (x.image.q.lock.__data.__lock != 0)
+    if (x.image.q.meta.lock.__data.__lock != 0)
         return;
     for (struct list *l = c->dirty_list.next; l != &c->dirty_list; l = l->next)
         n++;

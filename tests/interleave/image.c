@@ -94,6 +94,11 @@ void disk_create(struct disk **ret)
 /* There is no L2 table that could be looked at. */
 static struct q2_l1 no_tables;
 
+static void make_clean(struct q2_meta *meta, struct op *op)
+{
+    q2_flush(container_of(meta, struct q2, meta), op);
+}
+
 void image_init(struct image *im)
 {
     struct q2 *q = &im->q;
@@ -103,34 +108,35 @@ void image_init(struct image *im)
     REQUIRE(gate_init(&im->v.requests) == 0, "out of memory");
     im->v.file = im->v.data = &im->disk->b;
     im->v.format_state = q;
-    q->v = &im->v;
-    q->make_clean = q2_flush;
-    q2_geometry_init(&q->geo, 3, 16, 4, false, false);
-    short_lock_init(&q->lock);
+    q->meta.v = &im->v;
+    q->meta.make_clean = make_clean;
+    q2_geometry_init(&q->meta.geo, 3, 16, 4, false, false);
+    short_lock_init(&q->meta.lock);
     list_init(&q->flush_waiting);
     list_init(&q->reclaim_waiting);
     list_init(&q->trim_waiting);
     list_init(&q->tables_waiting);
-    atomic_init(&q->l1, &no_tables);
+    atomic_init(&q->meta.l1, &no_tables);
     q->durable_end = sizeof im->disk->written;
     im->reftable = REFBLOCK;
-    q->reftable = &im->reftable;
-    q->reftable_entries = 1;
-    q->refslice_bits = 8;
+    q->meta.reftable = &im->reftable;
+    q->meta.reftable_entries = 1;
+    q->meta.refslice_bits = 8;
     q->limit_clusters = IMAGE_CLUSTERS;
     q2_leases_init(q);
-    REQUIRE(q2_cache_init(&q->l2, IMAGE_SLICE, 1, 1) == 0 && q2_cache_init(&q->refcounts, IMAGE_SLICE, 1, 1) == 0,
+    REQUIRE(q2_cache_init(&q->meta.l2, IMAGE_SLICE, 1, 1) == 0 &&
+                q2_cache_init(&q->meta.refcounts, IMAGE_SLICE, 1, 1) == 0,
             "out of memory");
 }
 
 void image_finish(struct image *im)
 {
-    q2_cache_finish(&im->q.l2);
-    q2_cache_finish(&im->q.refcounts);
+    q2_cache_finish(&im->q.meta.l2);
+    q2_cache_finish(&im->q.meta.refcounts);
     q2_cluster_set_finish(&im->q.sound);
-    q2_cluster_set_finish(&im->q.mapped);
-    q2_cluster_set_finish(&im->q.judged);
-    pthread_mutex_destroy(&im->q.lock);
+    q2_cluster_set_finish(&im->q.meta.mapped);
+    q2_cluster_set_finish(&im->q.meta.judged);
+    pthread_mutex_destroy(&im->q.meta.lock);
     gate_finish(&im->v.requests);
     backend_close(&im->disk->b);
 }
@@ -145,7 +151,7 @@ void image_load(struct image *im, vdisk_queue *q, uint64_t key)
     struct waiter w;
 
     waiter_init(&w, q);
-    q2_cache_load(&im->q, &im->q.l2, key, key * IMAGE_SLICE, &w.op);
+    q2_cache_load(&im->q.meta, &im->q.meta.l2, key, key * IMAGE_SLICE, &w.op);
     REQUIRE(waiter_await(&w) == 0, "a slice cannot be loaded");
 }
 
@@ -153,13 +159,13 @@ void image_change(struct image *im, uint64_t key, unsigned index, uint64_t value
 {
     struct q2_slot *s;
 
-    pthread_mutex_lock(&im->q.lock);
-    s = q2_cache_find(&im->q.l2, key);
+    pthread_mutex_lock(&im->q.meta.lock);
+    s = q2_cache_find(&im->q.meta.l2, key);
     REQUIRE(s, "slice %d is not cached", (int)key);
-    q2_change_begin(&im->q.l2, s);
-    q2_slot_put_be64(&im->q.l2, s, index * 8, value);
-    q2_change_end(&im->q.l2, s);
-    pthread_mutex_unlock(&im->q.lock);
+    q2_change_begin(&im->q.meta.l2, s);
+    q2_slot_put_be64(&im->q.meta.l2, s, index * 8, value);
+    q2_change_end(&im->q.meta.l2, s);
+    pthread_mutex_unlock(&im->q.meta.lock);
 }
 
 int image_flush(struct image *im, vdisk_queue *q)
@@ -174,12 +180,12 @@ int image_flush(struct image *im, vdisk_queue *q)
 bool image_read(struct image *im, uint64_t key, unsigned index, uint64_t *ret_value, bool *ret_settled)
 {
     uint32_t seq;
-    struct q2_slot *s = q2_read_begin(&im->q.l2, key, &seq);
+    struct q2_slot *s = q2_read_begin(&im->q.meta.l2, key, &seq);
 
     if (!s)
         return false;
     sched_point("reader: slot found");
-    *ret_value = q2_read_be64(&im->q.l2, s, index * 8);
+    *ret_value = q2_read_be64(&im->q.meta.l2, s, index * 8);
     sched_point("reader: entry read");
     *ret_settled = q2_read_settled(s);
     sched_point("reader: settled read");

@@ -35,7 +35,8 @@ static void setup(void)
 static void finish(void)
 {
     struct q2 *q = &x.image.q;
-    const uint8_t *refcounts = (const uint8_t *)q2_slot_data(&q->refcounts, q2_cache_find(&q->refcounts, 0));
+    const uint8_t *refcounts =
+        (const uint8_t *)q2_slot_data(&q->meta.refcounts, q2_cache_find(&q->meta.refcounts, 0));
     unsigned counted = 0, known = 0;
 
     for (unsigned i = 0; i < Q2_LEASES; i++) {
@@ -43,7 +44,7 @@ static void finish(void)
         known += (unsigned)(q->leases[i].end - q->leases[i].next);
     }
     for (uint64_t c = 2; c < IMAGE_CLUSTERS; c++) { /* behind the image's own */
-        counted += q2_refcount_get(&q->geo, refcounts, c) != 0;
+        counted += q2_refcount_get(&q->meta.geo, refcounts, c) != 0;
         known += x.owner[c] != NOBODY;
     }
     REQUIRE(counted == known, "%d clusters are counted, %d have an owner or are leased", (int)counted, (int)known);
@@ -58,16 +59,17 @@ static void check(void)
     struct q2 *q = &x.image.q;
     bool leased[IMAGE_CLUSTERS] = {false};
 
-    if (q->lock.__data.__lock != 0)
+    if (q->meta.lock.__data.__lock != 0)
         return;
-    const uint8_t *refcounts = (const uint8_t *)q2_slot_data(&q->refcounts, q2_cache_find(&q->refcounts, 0));
+    const uint8_t *refcounts =
+        (const uint8_t *)q2_slot_data(&q->meta.refcounts, q2_cache_find(&q->meta.refcounts, 0));
     for (unsigned i = 0; i < Q2_LEASES; i++)
         for (uint64_t c = q->leases[i].next; c < q->leases[i].end; c++) {
             REQUIRE(c < IMAGE_CLUSTERS && !leased[c], "cluster %d is in two leases", (int)c);
             leased[c] = true;
         }
     for (uint64_t c = 0; c < IMAGE_CLUSTERS; c++) {
-        uint64_t refcount = q2_refcount_get(&q->geo, refcounts, c);
+        uint64_t refcount = q2_refcount_get(&q->meta.geo, refcounts, c);
         REQUIRE(!leased[c] || x.owner[c] == NOBODY, "cluster %d has an owner, and is leased", (int)c);
         REQUIRE(refcount == 1 || (!leased[c] && x.owner[c] == NOBODY), "cluster %d is in use, with refcount %d",
                 (int)c, (int)refcount);
@@ -82,16 +84,16 @@ static void take_one(unsigned self)
 
     for (;;) {
         struct waiter w;
-        pthread_mutex_lock(&q->lock);
+        pthread_mutex_lock(&q->meta.lock);
         taken = q2_lease_take(q, x.queue[self], 1, &run);
         if (taken) {
-            uint64_t cluster = run.host_offset >> q->geo.cluster_bits;
+            uint64_t cluster = run.host_offset >> q->meta.geo.cluster_bits;
             REQUIRE(run.clusters == 1 && cluster > 1 && cluster < IMAGE_CLUSTERS, "%d clusters at %d",
                     (int)run.clusters, (int)cluster);
             REQUIRE(x.owner[cluster] == NOBODY, "cluster %d is given to two", (int)cluster);
             x.owner[cluster] = self + 1;
         }
-        pthread_mutex_unlock(&q->lock);
+        pthread_mutex_unlock(&q->meta.lock);
         if (taken)
             return;
         waiter_init(&w, x.queue[self]);
@@ -112,9 +114,9 @@ static void back_thread(unsigned self)
         take_one(self);
         return;
     }
-    pthread_mutex_lock(&x.image.q.lock);
+    pthread_mutex_lock(&x.image.q.meta.lock);
     q2_lease_return_all(&x.image.q);
-    pthread_mutex_unlock(&x.image.q.lock);
+    pthread_mutex_unlock(&x.image.q.meta.lock);
 }
 
 const struct program leases = {

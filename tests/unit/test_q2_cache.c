@@ -5,7 +5,7 @@
 
 #include "backends/fault.h"
 #include "backends/memory.h"
-#include "qcow2/state.h"
+#include "qcow2/meta/state.h"
 
 enum { SLICE = 4096, DISK = 4 << 20 };
 
@@ -13,7 +13,7 @@ static vdisk_queue *queue;
 
 /* As much of an open image as the cache looks at. */
 struct image {
-    struct q2       q;
+    struct q2_meta meta;
     vdisk           v;
     struct backend *file; /* a fault backend on memory: each word holds its own offset */
 };
@@ -32,15 +32,15 @@ static void image_init(struct image *im, uint64_t cache_bytes, uint64_t keys)
     }
     assert_int_equal(fault_backend_create(memory, &im->file), 0);
     im->v.file = im->file;
-    im->q.v = &im->v;
-    pthread_mutex_init(&im->q.lock, NULL);
-    assert_int_equal(q2_cache_init(&im->q.refcounts, SLICE, cache_bytes, keys), 0);
+    im->meta.v = &im->v;
+    pthread_mutex_init(&im->meta.lock, NULL);
+    assert_int_equal(q2_cache_init(&im->meta.refcounts, SLICE, cache_bytes, keys), 0);
 }
 
 static void image_finish(struct image *im)
 {
-    q2_cache_finish(&im->q.refcounts);
-    pthread_mutex_destroy(&im->q.lock);
+    q2_cache_finish(&im->meta.refcounts);
+    pthread_mutex_destroy(&im->meta.lock);
     backend_close(im->file);
 }
 
@@ -50,7 +50,7 @@ static int load(struct image *im, uint64_t key)
     struct waiter w;
 
     waiter_init(&w, queue);
-    q2_cache_load(&im->q, &im->q.refcounts, key, key * SLICE, &w.op);
+    q2_cache_load(&im->meta, &im->meta.refcounts, key, key * SLICE, &w.op);
     assert_int_equal(w.woken, 0);
     while (!w.woken)
         if (!queue_turn(queue))
@@ -104,12 +104,12 @@ static void loads_and_finds(void **state)
     uint32_t seq = 0;
 
     image_init(&im, 1 << 20, 256);
-    assert_null(q2_cache_find(&im.q.refcounts, 5));
-    assert_null(q2_read_begin(&im.q.refcounts, 5, &seq));
+    assert_null(q2_cache_find(&im.meta.refcounts, 5));
+    assert_null(q2_read_begin(&im.meta.refcounts, 5, &seq));
     for (uint64_t key = 1; key <= 100; key++) {
         assert_int_equal(load(&im, key), 0);
-        assert_content(&im.q.refcounts, key, key * SLICE);
-        assert_non_null(q2_cache_find(&im.q.refcounts, key));
+        assert_content(&im.meta.refcounts, key, key * SLICE);
+        assert_non_null(q2_cache_find(&im.meta.refcounts, key));
     }
     assert_int_equal(fault_calls(im.file, IO_READ), 100);
     assert_int_equal(load(&im, 7), 0); /* there already */
@@ -125,9 +125,9 @@ static void waiters_share_one_read(void **state)
     image_init(&im, 1 << 20, 256);
     for (int i = 0; i < 5; i++) {
         waiter_init(&w[i], queue);
-        q2_cache_load(&im.q, &im.q.refcounts, 9, 9 * SLICE, &w[i].op);
+        q2_cache_load(&im.meta, &im.meta.refcounts, 9, 9 * SLICE, &w[i].op);
     }
-    assert_null(q2_cache_find(&im.q.refcounts, 9));
+    assert_null(q2_cache_find(&im.meta.refcounts, 9));
     run_all_ready(queue);
     for (int i = 0; i < 5; i++) {
         assert_int_equal(w[i].woken, 1);
@@ -147,14 +147,14 @@ static void a_failed_read_leaves_nothing(void **state)
     assert_true(fault_add_rule(im.file, &rule) >= 0);
     for (int i = 0; i < 2; i++) {
         waiter_init(&w[i], queue);
-        q2_cache_load(&im.q, &im.q.refcounts, 3, 3 * SLICE, &w[i].op);
+        q2_cache_load(&im.meta, &im.meta.refcounts, 3, 3 * SLICE, &w[i].op);
     }
     run_all_ready(queue);
     assert_int_equal(w[0].rc, -EIO);
     assert_int_equal(w[1].rc, -EIO);
-    assert_null(q2_cache_find(&im.q.refcounts, 3));
+    assert_null(q2_cache_find(&im.meta.refcounts, 3));
     assert_int_equal(load(&im, 3), 0); /* the next try reads again */
-    assert_content(&im.q.refcounts, 3, 3 * SLICE);
+    assert_content(&im.meta.refcounts, 3, 3 * SLICE);
     image_finish(&im);
 }
 
@@ -169,7 +169,7 @@ static uint64_t in_set(const struct q2_cache *c, uint64_t i)
 static void the_unused_goes_first(void **state)
 {
     struct image im;
-    struct q2_cache *c = &im.q.refcounts;
+    struct q2_cache *c = &im.meta.refcounts;
 
     image_init(&im, 32 * SLICE, 1 << 20);
     for (uint64_t i = 0; i < Q2_CACHE_WAYS; i++)
@@ -190,7 +190,7 @@ static void dirty_and_pinned_stay(void **state)
     struct q2_slot *pinned, *s;
     struct waiter w;
     struct image im;
-    struct q2_cache *c = &im.q.refcounts;
+    struct q2_cache *c = &im.meta.refcounts;
 
     image_init(&im, 32 * SLICE, 1 << 20);
     for (uint64_t i = 0; i < Q2_CACHE_WAYS - 1; i++) {
@@ -207,7 +207,7 @@ static void dirty_and_pinned_stay(void **state)
     assert_null(q2_cache_install_zero(c, in_set(c, 30), 0));
     /* One that has to be loaded waits until the pin ends. */
     waiter_init(&w, queue);
-    q2_cache_load(&im.q, c, in_set(c, 31), 0, &w.op);
+    q2_cache_load(&im.meta, c, in_set(c, 31), 0, &w.op);
     run_all_ready(queue);
     assert_int_equal(w.woken, 0);
     q2_slot_unpin(c, pinned);
@@ -235,8 +235,9 @@ static void seeker_step(struct op *op)
     struct seeker *s = container_of(op, struct seeker, op);
 
     OP_BEGIN(enum seeker_state, op)
-    while (!q2_cache_find(&s->im->q.refcounts, s->key))
-        OP_AWAIT(op, SEEKER_LOADED, q2_cache_load(&s->im->q, &s->im->q.refcounts, s->key, s->key * SLICE, op));
+    while (!q2_cache_find(&s->im->meta.refcounts, s->key))
+        OP_AWAIT(op, SEEKER_LOADED,
+                 q2_cache_load(&s->im->meta, &s->im->meta.refcounts, s->key, s->key * SLICE, op));
     s->found = true;
     return;
     OP_END
@@ -252,7 +253,7 @@ static void two_queues_share_the_last(void **state)
     struct image im;
 
     image_init(&im, 1 << 20, 4096);
-    struct q2_cache *c = &im.q.refcounts;
+    struct q2_cache *c = &im.meta.refcounts;
     for (uint64_t i = 0; i < Q2_CACHE_WAYS - 1; i++) {
         assert_int_equal(load(&im, in_set(c, i)), 0);
         q2_slot_pin(q2_cache_find(c, in_set(c, i)));
@@ -277,7 +278,7 @@ static void two_queues_share_the_last(void **state)
 static void tables_that_move(void **state)
 {
     struct image im;
-    struct q2_cache *c = &im.q.refcounts;
+    struct q2_cache *c = &im.meta.refcounts;
 
     image_init(&im, 1 << 20, 256);
     for (uint64_t key = 10; key < 20; key++)
@@ -307,7 +308,7 @@ static void a_linear_slice_needs_no_slot(void **state)
 {
     struct q2_geometry geo = {.cluster_bits = 16, .cluster_size = 65536, .l2_entry_size = 8, .version = 3};
     struct image im;
-    struct q2_cache *c = &im.q.refcounts;
+    struct q2_cache *c = &im.meta.refcounts;
     uint64_t host_offset;
 
     image_init(&im, 32 * SLICE, 1 << 20);
@@ -341,7 +342,7 @@ static void what_is_not_on_disk_is_not_linear(void **state)
 {
     struct q2_geometry geo = {.cluster_bits = 16, .cluster_size = 65536, .l2_entry_size = 8, .version = 3};
     struct image im;
-    struct q2_cache *c = &im.q.refcounts;
+    struct q2_cache *c = &im.meta.refcounts;
     uint64_t host_offset;
     struct q2_slot *s;
 
@@ -370,7 +371,7 @@ static void a_reader_notices_changes(void **state)
 {
     struct q2_slot *s, *seen;
     struct image im;
-    struct q2_cache *c = &im.q.refcounts;
+    struct q2_cache *c = &im.meta.refcounts;
     uint32_t seq = 0;
 
     image_init(&im, 32 * SLICE, 1 << 20);
@@ -411,7 +412,7 @@ static struct {
 /* All words of a slice say the same, key in the upper half: else a reader was let through too early. */
 static void *read_without_lock(void *arg)
 {
-    struct q2_cache *c = &shared.im.q.refcounts;
+    struct q2_cache *c = &shared.im.meta.refcounts;
     uint64_t seed = 1 + (uintptr_t)arg;
 
     while (!atomic_load(&shared.stop)) {
@@ -462,7 +463,7 @@ static void readers_see_whole_slices(void **state)
     for (uintptr_t i = 0; i < READERS; i++)
         assert_int_equal(pthread_create(&threads[i], NULL, read_without_lock, (void *)i), 0);
     while (n < CHANGES || atomic_load(&shared.hits) < CHANGES)
-        change_one(&shared.im.q.refcounts, xorshift(&seed) % KEYS, ++n & 0xffffffff);
+        change_one(&shared.im.meta.refcounts, xorshift(&seed) % KEYS, ++n & 0xffffffff);
     atomic_store(&shared.stop, true);
     for (int i = 0; i < READERS; i++)
         pthread_join(threads[i], NULL);

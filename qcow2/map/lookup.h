@@ -1,0 +1,11 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef QCOW2_LOOKUP_H
+#define QCOW2_LOOKUP_H
+
+#include "engine/format.h"
+
+/* format_driver.lookup and .load */
+int q2_lookup(vdisk *v, uint64_t guest_offset, uint64_t len, struct extent *ret);
+void q2_load(vdisk *v, uint64_t guest_offset, struct op *op);
+
+#endif
