@@ -176,3 +176,27 @@ void io_end_later(struct io *io, int64_t res)
     io->task.run = run_later;
     queue_ready(io->queue, &io->task);
 }
+
+/* ---- on other threads ------------------------------------------------------------------------------------ */
+
+void io_elsewhere(struct io *io)
+{
+    assert(queue_is_mine(io->queue));
+    io->queue->worker_jobs++;
+}
+
+static void run_foreign(struct task *t)
+{
+    struct io *io = container_of(t, struct io, task);
+
+    assert(io->queue->worker_jobs > 0);
+    io->queue->worker_jobs--;
+    io_end(io, io->later);
+}
+
+void io_end_foreign(struct io *io, int64_t res)
+{
+    io->later = res;
+    io->task.run = run_foreign;
+    queue_post(io->queue, &io->task);
+}

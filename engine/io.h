@@ -55,7 +55,7 @@ struct io {
     uint8_t             gate;  /* parity of the write gate it is counted under */
     int32_t             res;   /* set at the end: 0 or -errno */
     uint64_t            moved; /* bytes done so far: a short transfer goes on from here */
-    int64_t             later; /* io_end_later(), ring_work(): the result on its way to io_end() */
+    int64_t             later; /* io_end_later(), io_end_foreign(): the result on its way to io_end() */
     struct iovec        buf;   /* what iov points to when there is one buffer */
     struct list         in_kernel; /* of the queue's, while an SQE is out for it */
     int                 fd;    /* ring_*(): where to; a worker's call may use both */
@@ -118,6 +118,14 @@ void io_end(struct io *io, int64_t res);
  * Context: the queue's thread, from the backend's submit.
  */
 void io_end_later(struct io *io, int64_t res);
+
+/*
+ * For backends whose I/O ends on a thread that is not ours (a library's callback): io_elsewhere() in submit, on
+ * the queue's thread, before the other thread can know of the I/O; then io_end_foreign() once, on any thread,
+ * which ends the I/O from its queue's loop, and wakes it. A simulated queue waits for no other thread.
+ */
+void io_elsewhere(struct io *io);
+void io_end_foreign(struct io *io, int64_t res);
 
 /* Run one I/O to its end, turning the queue's loop. Only outside the loop. Returns io->res. */
 int io_run(vdisk_queue *q, struct io *io);

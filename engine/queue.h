@@ -5,8 +5,8 @@
  * Invariants.
  *  1. Everything but `remote`, `posters`, `post_fd` and `woken` is touched by the owner thread only.
  *  2. Nothing completes under an enqueue or a submit: what is done at once goes to `ready` and runs in the loop.
- *  3. `kernel_inflight` counts the I/Os that will post a completion, one each; `worker_jobs` the calls of
- *     workers, which come back as remote tasks.
+ *  3. `kernel_inflight` counts the I/Os that will post a completion, one each; `worker_jobs` what
+ *     workers and other threads do, which comes back as remote tasks.
  *  4. A queue of kind SIMULATED has a host, all others have none: neither eventfd nor ring nor workers are made
  *     for it, and it makes no system call.
  *  5. Who posts counts itself in `posters` before the task can be taken, and out as its last access: a queue
@@ -245,6 +245,8 @@ int  ring_region(const vdisk_queue *q, const void *base, size_t len);
 
 /* engine/workers.c: blocking calls on threads of the queue's own, made on first need */
 void workers_run(struct io *io, int64_t (*call)(struct io *));
+/* Run `t` on one of them, which posts it back by itself. 0, or -ENOMEM: there is no thread. */
+int  workers_start(vdisk_queue *q, struct task *t);
 void workers_destroy(struct workers *w);
 
 #endif

@@ -25,16 +25,6 @@ struct workers {
     pthread_t        threads[WORKERS_MAX];
 };
 
-/* On the queue's thread: what a worker has done. */
-static void job_done(struct task *t)
-{
-    struct io *io = container_of(t, struct io, task);
-
-    assert(io->queue->worker_jobs > 0);
-    io->queue->worker_jobs--;
-    io_end(io, io->later);
-}
-
 static void *worker_main(void *arg)
 {
     struct workers *w = arg;
@@ -48,16 +38,14 @@ static void *worker_main(void *arg)
         }
         if (!w->jobs.head)
             break;
-        struct io *io = container_of(w->jobs.head, struct io, task);
-        w->jobs.head = io->task.next;
+        struct task *t = w->jobs.head;
+        w->jobs.head = t->next;
         if (!w->jobs.head)
             task_list_init(&w->jobs);
         w->waiting--;
         pthread_mutex_unlock(&w->lock);
 
-        io->later = io->blocking(io);
-        io->task.run = job_done;
-        queue_post(io->queue, &io->task);
+        t->run(t); /* and gone: it is its queue's again */
 
         pthread_mutex_lock(&w->lock);
     }
@@ -89,35 +77,52 @@ static void add_thread(struct workers *w)
     pthread_sigmask(SIG_SETMASK, &old, NULL);
 }
 
+int workers_start(vdisk_queue *q, struct task *t)
+{
+    struct workers *w = q->workers;
+    bool started;
+
+    if (!w)
+        w = q->workers = workers_create();
+    if (!w)
+        return -ENOMEM;
+    pthread_mutex_lock(&w->lock);
+    if (w->waiting >= w->idle && w->count < WORKERS_MAX)
+        add_thread(w);
+    started = w->count > 0; /* else no thread can be had */
+    if (started) {
+        task_list_add(&w->jobs, t);
+        w->waiting++;
+        pthread_cond_signal(&w->more);
+    }
+    pthread_mutex_unlock(&w->lock);
+    return started ? 0 : -ENOMEM;
+}
+
+static void make_call(struct task *t)
+{
+    struct io *io = container_of(t, struct io, task);
+
+    io_end_foreign(io, io->blocking(io));
+}
+
 void workers_run(struct io *io, int64_t (*call)(struct io *))
 {
     vdisk_queue *q = io->queue;
-    struct workers *w = q->workers;
+    int rc;
 
     io->blocking = call;
     if (q->host) {
         q->host->ops->work(io);
         return;
     }
-    if (!w)
-        w = q->workers = workers_create();
-    if (!w) {
-        io_end_later(io, -ENOMEM);
+    io->task.run = make_call;
+    io_elsewhere(io);
+    rc = workers_start(q, &io->task);
+    if (rc == 0)
         return;
-    }
-    pthread_mutex_lock(&w->lock);
-    if (w->waiting >= w->idle && w->count < WORKERS_MAX)
-        add_thread(w);
-    if (w->count == 0) {
-        pthread_mutex_unlock(&w->lock);
-        io_end_later(io, -ENOMEM); /* no thread can be had */
-        return;
-    }
-    q->worker_jobs++;
-    task_list_add(&w->jobs, &io->task);
-    w->waiting++;
-    pthread_cond_signal(&w->more);
-    pthread_mutex_unlock(&w->lock);
+    q->worker_jobs--;
+    io_end_later(io, rc);
 }
 
 void workers_destroy(struct workers *w)
