@@ -218,18 +218,19 @@ static int set_properties(struct fd_backend *f, dev_t dev)
     return 0;
 }
 
-static int blockdev_open(const char *name, uint32_t flags, struct backend **ret_backend)
+static int blockdev_open(const char *name, const struct spec *options, uint32_t flags,
+                         struct backend **ret_backend)
 {
     struct fd_backend *f;
     struct stat st;
     int rc;
 
     /* A device that is to be overwritten must not be mounted, say. */
-    rc = fd_backend_open(&blockdev_driver, name, flags, flags & BACKEND_CREATE ? O_EXCL : 0, &f, &st);
+    rc = fd_backend_open(&blockdev_driver, name, options, flags, flags & BACKEND_CREATE ? O_EXCL : 0, &f, &st);
     if (rc < 0)
         return rc;
     if (!S_ISBLK(st.st_mode))
-        return fd_backend_undo(f, err_set(EINVAL, "%s: no longer a block device", name));
+        return fd_backend_undo(f, err_set(EINVAL, "%s: not a block device", name));
     rc = set_properties(f, st.st_rdev);
     if (rc < 0)
         return fd_backend_undo(
@@ -244,8 +245,10 @@ static int blockdev_refresh(struct backend *b)
 }
 
 const struct backend_driver blockdev_driver = {
-    .name = "blockdev",
+    .name = "host_device",
+    .options = fd_options,
     .claims = blockdev_claims,
+    .parse = fd_backend_parse,
     .identify = fd_backend_identify,
     .open = blockdev_open,
     .close = fd_backend_close,

@@ -295,7 +295,6 @@ static void crash_close(struct backend *b)
 
 static const struct backend_driver crash_driver = {
     .name = "crash",
-    .claims = wrapper_claims,
     .close = crash_close,
     .submit = crash_submit,
     .status = wrapper_status,

@@ -299,14 +299,8 @@ static void image_close(struct backend *b)
     image_backend_of(b)->image->handles--;
 }
 
-static bool image_claims(const char *name)
-{
-    return false; /* made by crash_image_open() only */
-}
-
 static const struct backend_driver crash_image_driver = {
     .name = "crash-image",
-    .claims = image_claims,
     .close = image_close,
     .submit = image_submit,
 };

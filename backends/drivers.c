@@ -6,6 +6,7 @@ const struct backend_driver *const backend_drivers[] = {
     &sim_driver,
     &memory_driver,
     &null_driver,
+    &window_driver,
     &blockdev_driver,
     &file_driver, /* last: takes any name */
     NULL,

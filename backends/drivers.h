@@ -9,6 +9,7 @@ extern const struct backend_driver file_driver;
 extern const struct backend_driver memory_driver;
 extern const struct backend_driver null_driver;
 extern const struct backend_driver sim_driver;
+extern const struct backend_driver window_driver;
 
 /* The end is at `end` at least. The engine does this after writes; zeroing and allocating are ours. Any thread. */
 static inline void raise_size(struct backend *b, uint64_t end)

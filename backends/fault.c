@@ -297,7 +297,6 @@ static void fault_close(struct backend *b)
 
 static const struct backend_driver fault_driver = {
     .name = "fault",
-    .claims = wrapper_claims,
     .close = fault_close,
     .submit = fault_submit,
     .status = fault_status,

@@ -28,6 +28,7 @@
 
 #include "engine/bits.h"
 #include "engine/error.h"
+#include "engine/option.h"
 
 enum { DIRECT_ALIGN_MAX = 65536, DIRECT_ALIGN_GUESS = 4096, LINK_HOPS = 40, RACE_TRIES = 8 };
 enum { LEASE_TRIES = 2500, LEASE_PAUSE_NS = 20 * 1000 * 1000 };
@@ -284,14 +285,36 @@ static struct backend_id identity(const struct stat *st)
     return (struct backend_id){.device = st->st_dev, .node = st->st_ino};
 }
 
-bool fd_backend_identify(const char *name, struct backend_id *ret_id)
+static const char *const lockings[] = {"auto", "on", "off", NULL};
+static const char *const aios[] = {"threads", "native", "io_uring", NULL};
+
+const struct option_desc fd_options[] = {
+    {"filename", OPTION_TEXT, true, NULL, "path of the file or device", NULL},
+    {"locking", OPTION_CHOICE, false, "auto", "off: no image locks, the caller guards the file", lockings},
+    {"aio", OPTION_CHOICE, false, NULL, "accepted: the queue decides how I/O is made", aios},
+    {"aio-max-batch", OPTION_SIZE, false, NULL, "accepted: the same", NULL},
+    {"drop-cache", OPTION_BOOL, false, NULL, "accepted: nobody else writes to it meanwhile", NULL},
+    {NULL, OPTION_TEXT, false, NULL, NULL, NULL},
+};
+
+int fd_backend_parse(const char *name, struct spec *options)
+{
+    return spec_put(options, "filename", SPEC_TEXT, backend_path(name));
+}
+
+static bool identify_path(const char *path, struct backend_id *ret_id)
 {
     struct stat st;
 
-    if (stat(backend_path(name), &st) < 0)
+    if (stat(path, &st) < 0)
         return false;
     *ret_id = identity(&st);
     return true;
+}
+
+bool fd_backend_identify(const struct spec *options, struct backend_id *ret_id)
+{
+    return identify_path(spec_text(options, "filename"), ret_id);
 }
 
 /*
@@ -328,6 +351,11 @@ int fd_backend_unlink(struct backend *b)
     return unlink(f->made) < 0 ? -errno : 0;
 }
 
+static uint32_t lock_flags(const struct fd_backend *f, uint32_t flags)
+{
+    return f->unlocked ? flags | BACKEND_NO_LOCK : flags;
+}
+
 int fd_backend_undo(struct fd_backend *f, int rc)
 {
     int unlinked = f->made ? fd_backend_unlink(&f->b) : 0;
@@ -339,8 +367,8 @@ int fd_backend_undo(struct fd_backend *f, int rc)
     return rc;
 }
 
-int fd_backend_open(const struct backend_driver *driver, const char *name, uint32_t flags, int extra,
-                    struct fd_backend **ret, struct stat *ret_stat)
+int fd_backend_open(const struct backend_driver *driver, const char *name, const struct spec *options,
+                    uint32_t flags, int extra, struct fd_backend **ret, struct stat *ret_stat)
 {
     struct fd_backend *f = backend_alloc(driver, name, sizeof *f);
     bool direct;
@@ -351,10 +379,11 @@ int fd_backend_open(const struct backend_driver *driver, const char *name, uint3
     f->fd = -1;
     atomic_init(&f->exact_fd, -1);
     pthread_mutex_init(&f->sync_lock, NULL);
-    rc = open_fd(f, backend_path(name), flags, extra, &direct);
+    rc = open_fd(f, spec_text(options, "filename"), flags, extra, &direct);
     if (rc < 0)
         return fd_backend_undo(f, open_failed(name, flags, -rc));
-    rc = image_lock_set(&f->lock, f->fd, name, flags);
+    f->unlocked = option_is(options, "locking", "off");
+    rc = image_lock_set(&f->lock, f->fd, name, lock_flags(f, flags));
     if (rc < 0)
         return fd_backend_undo(f, rc);
     if (fstat(f->fd, ret_stat) < 0)
@@ -381,7 +410,7 @@ int fd_backend_relock(struct backend *b, uint32_t flags)
 {
     struct fd_backend *f = container_of(b, struct fd_backend, b);
 
-    return image_lock_set(&f->lock, f->fd, b->name, flags);
+    return image_lock_set(&f->lock, f->fd, b->name, lock_flags(f, flags));
 }
 
 /* ---- exact writes -------------------------------------------------------------------------------------- */
@@ -397,7 +426,7 @@ static int open_again(struct fd_backend *f)
     fd = open(path, O_RDWR | O_CLOEXEC);
     if (fd >= 0 || errno != ENOENT)
         return fd < 0 ? -errno : fd;
-    if (!fd_backend_identify(f->b.name, &id) || !backend_is(&f->b, &id))
+    if (!identify_path(backend_path(f->b.name), &id) || !backend_is(&f->b, &id))
         return -ENOENT;
     fd = open(backend_path(f->b.name), O_RDWR | O_CLOEXEC | O_NOCTTY);
     return fd < 0 ? -errno : fd;

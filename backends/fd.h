@@ -8,6 +8,7 @@
 
 #include "backends/lock.h"
 #include "engine/backend.h"
+#include "engine/option.h"
 
 struct fd_backend {
     struct backend    b; /* first */
@@ -19,6 +20,7 @@ struct fd_backend {
     _Atomic uint64_t  limit;   /* files: the process may not write past it (RLIMIT_FSIZE) */
     uint32_t          block_size; /* devices: the logical block */
     struct image_lock lock;
+    bool              unlocked;   /* its name says locking=off */
     _Atomic uint32_t  refused; /* enum fd_call: the host has said that it cannot */
     _Atomic uint32_t  works;   /* has worked at least once */
 };
@@ -32,16 +34,18 @@ enum fd_call {
 };
 
 /*
- * Open `name`'s path as `flags` (enum backend_open_flags) say, with `extra` flags of open(2), and lock it;
- * BACKEND_CREATE with O_CREAT in `extra`: make it if it is not there. Never waits for the other end of a pipe. On
- * success *ret is a backend with fd, direct, read_only, unsafe, lock, align and mem_align set, and *ret_stat
- * filled in. Errors: with text.
+ * Open the path that the options say as `flags` (enum backend_open_flags) say, with `extra` flags of open(2), and
+ * lock it; BACKEND_CREATE with O_CREAT in `extra`: make it if it is not there. Never waits for the other end of a
+ * pipe. On success *ret is a backend with fd, direct, read_only, unsafe, lock, align and mem_align set, and
+ * *ret_stat filled in. Errors: with text.
  */
-int fd_backend_open(const struct backend_driver *driver, const char *name, uint32_t flags, int extra,
-                    struct fd_backend **ret, struct stat *ret_stat);
+int fd_backend_open(const struct backend_driver *driver, const char *name, const struct spec *options,
+                    uint32_t flags, int extra, struct fd_backend **ret, struct stat *ret_stat);
 
 /* For drivers as they are. */
-bool fd_backend_identify(const char *name, struct backend_id *ret_id);
+extern const struct option_desc fd_options[];
+int  fd_backend_parse(const char *name, struct spec *options);
+bool fd_backend_identify(const struct spec *options, struct backend_id *ret_id);
 void fd_backend_close(struct backend *b);
 int  fd_backend_relock(struct backend *b, uint32_t flags);
 

@@ -215,8 +215,17 @@ static void file_submit(struct backend *b, struct io *io)
         break;
     case IO_READ:
     case IO_FLUSH: fd_submit_basic(f, io); break;
-    case IO_ZERO: submit_zero(f, io); break;
-    case IO_DISCARD: submit_discard(f, io); break;
+    case IO_ZERO:
+        if (unlikely(!(b->caps & BACKEND_DISCARD)))
+            io->flags &= (uint8_t)~IO_UNMAP;
+        submit_zero(f, io);
+        break;
+    case IO_DISCARD:
+        if (unlikely(!(b->caps & BACKEND_DISCARD)))
+            io_end_later(io, 0);
+        else
+            submit_discard(f, io);
+        break;
     case IO_ALLOCATE: ring_work(io, blocking_allocate); break;
     case IO_TRUNCATE: ring_work(io, blocking_truncate); break;
     }
@@ -238,11 +247,11 @@ static const char *kind_of_file(mode_t mode)
 }
 
 /* Before open(), which is not without effect on some devices. What is not there is open()'s to say. */
-static int check_kind(const char *name)
+static int check_kind(const char *name, const char *path)
 {
     struct stat st;
 
-    if (stat(backend_path(name), &st) < 0 || S_ISREG(st.st_mode))
+    if (stat(path, &st) < 0 || S_ISREG(st.st_mode))
         return 0;
     err_set(EINVAL, "%s: %s", name, kind_of_file(st.st_mode));
     return err_hint(-EINVAL, "a volume is a regular file or a block device");
@@ -261,15 +270,15 @@ static int prepare_end(struct fd_backend *f)
     return rc == -EMFILE ? err_hint(rc, "raise the limit of open files (ulimit -n)") : rc;
 }
 
-static int file_open(const char *name, uint32_t flags, struct backend **ret_backend)
+static int file_open(const char *name, const struct spec *options, uint32_t flags, struct backend **ret_backend)
 {
     struct fd_backend *f;
     struct stat st;
-    int rc = check_kind(name);
+    int rc = check_kind(name, spec_text(options, "filename"));
 
     if (rc < 0)
         return rc;
-    rc = fd_backend_open(&file_driver, name, flags, flags & BACKEND_CREATE ? O_CREAT : 0, &f, &st);
+    rc = fd_backend_open(&file_driver, name, options, flags, flags & BACKEND_CREATE ? O_CREAT : 0, &f, &st);
     if (rc < 0)
         return rc;
     if (!S_ISREG(st.st_mode))
@@ -338,7 +347,9 @@ static bool file_room(struct backend *b, uint64_t *ret_bytes)
 
 const struct backend_driver file_driver = {
     .name = "file",
+    .options = fd_options,
     .claims = file_claims,
+    .parse = fd_backend_parse,
     .identify = fd_backend_identify,
     .open = file_open,
     .close = fd_backend_close,

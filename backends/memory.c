@@ -15,6 +15,8 @@
 #include "backends/memory.h"
 
 #include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -24,6 +26,7 @@
 #include "engine/bits.h"
 #include "engine/error.h"
 #include "engine/iov.h"
+#include "engine/option.h"
 
 enum {
     CHUNK_BITS = 16,
@@ -509,16 +512,30 @@ static bool memory_claims(const char *name)
     return name_after(name, "memory") != NULL;
 }
 
-static int memory_open(const char *name, uint32_t flags, struct backend **ret_backend)
+static const struct option_desc memory_options[] = {
+    {"size", OPTION_SIZE, true, NULL, "bytes that it has; they go when it is closed", NULL},
+    {NULL, OPTION_TEXT, false, NULL, NULL, NULL},
+};
+
+static int memory_parse(const char *name, struct spec *options)
 {
     const char *rest;
+    char text[24];
     uint64_t size;
-    int rc;
 
     if (!name_parse_size(name_after(name, "memory"), &size, &rest) || *rest) {
         err_set(EINVAL, "%s: not a size", name);
         return err_hint(-EINVAL, "use memory:SIZE, with K, M, G, T or P behind the number");
     }
+    snprintf(text, sizeof text, "%" PRIu64, size);
+    return spec_put(options, "size", SPEC_TEXT, text);
+}
+
+static int memory_open(const char *name, const struct spec *options, uint32_t flags, struct backend **ret_backend)
+{
+    uint64_t size = option_size(options, "size", 0);
+    int rc;
+
     rc = memory_backend_create(name, flags & BACKEND_CREATE ? 0 : size, ret_backend);
     if (rc == 0)
         (*ret_backend)->read_only = !(flags & (BACKEND_RDWR | BACKEND_CREATE));
@@ -670,7 +687,9 @@ static int memory_refresh(struct backend *b)
 
 const struct backend_driver memory_driver = {
     .name = "memory",
+    .options = memory_options,
     .claims = memory_claims,
+    .parse = memory_parse,
     .open = memory_open,
     .close = memory_close,
     .submit = memory_submit,

@@ -2,12 +2,14 @@
 /*
  * The backend that does nothing: the skeleton to copy, and the floor under every benchmark.
  *
- * "null:SIZE": writes are forgotten, reads leave the buffer as it is. "null:SIZE,zeroes": reads give zeros.
+ * "null:SIZE": writes are forgotten, reads leave the buffer as it is. "null:SIZE,zeroes": reads give zeros. In
+ * trees it is the driver null-co, as in QEMU, with the options of the table below.
  *
  * What every backend has:
  *  1. A struct with `struct backend` first, for what it keeps. Nothing here is needed but a flag.
- *  2. A driver: claims() says whether a name is ours, open() makes the backend and sets its properties, submit()
- *     starts an I/O, close() releases. Other functions of the driver may stay NULL.
+ *  2. A driver: the table of its options; claims() says whether a plain name is ours, parse() makes options of it;
+ *     open() makes the backend from options and sets its properties, submit() starts an I/O, close() releases.
+ *     Other functions of the driver may stay NULL.
  *  3. One promise: an I/O that submit() was given ends exactly once, and never before submit() has returned. Here
  *     io_end_later() sees to that; on a file descriptor ring_rw() and its like do.
  *  4. Lines in drivers.h, drivers.c and meson.build.
@@ -15,6 +17,8 @@
  * Failure modes: a name that makes no sense (-EINVAL), out of memory.
  */
 #include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "backends/drivers.h"
@@ -22,6 +26,7 @@
 #include "engine/bits.h"
 #include "engine/error.h"
 #include "engine/iov.h"
+#include "engine/option.h"
 
 struct null_backend {
     struct backend b; /* first */
@@ -33,25 +38,42 @@ static bool null_claims(const char *name)
     return name_after(name, "null") != NULL;
 }
 
-static int null_open(const char *name, uint32_t flags, struct backend **ret_backend)
+static const struct option_desc null_options[] = {
+    {"size", OPTION_SIZE, false, "1G", "bytes that it has", NULL},
+    {"read-zeroes", OPTION_BOOL, false, "off", "on: reads give zeros; off: they leave the buffer as it is", NULL},
+    {"latency-ns", OPTION_SIZE, false, "0", "accepted: nothing waits", NULL},
+    {NULL, OPTION_TEXT, false, NULL, NULL, NULL},
+};
+
+static int null_parse(const char *name, struct spec *options)
 {
-    struct null_backend *nb;
     const char *rest;
+    char text[24];
     uint64_t size;
+    int rc;
 
     if (!name_parse_size(name_after(name, "null"), &size, &rest) || (*rest && strcmp(rest, ",zeroes") != 0)) {
         err_set(EINVAL, "%s: not a size", name);
         return err_hint(-EINVAL, "use null:SIZE or null:SIZE,zeroes, with K, M, G, T or P behind the number");
     }
+    snprintf(text, sizeof text, "%" PRIu64, size);
+    rc = spec_put(options, "size", SPEC_TEXT, text);
+    return rc == 0 && *rest ? spec_put(options, "read-zeroes", SPEC_TEXT, "on") : rc;
+}
+
+static int null_open(const char *name, const struct spec *options, uint32_t flags, struct backend **ret_backend)
+{
+    struct null_backend *nb;
+
     /* backend_alloc() copies the name and sets what is safe: no alignment, no capabilities. */
     nb = backend_alloc(&null_driver, name, sizeof *nb);
     if (!nb)
         return err_set(ENOMEM, "%s: out of memory", name);
 
-    nb->zeroes = *rest != '\0';
+    nb->zeroes = option_bool(options, "read-zeroes", false);
     nb->b.caps = BACKEND_GROWS | BACKEND_ZERO_FAST | (nb->zeroes ? BACKEND_ZERO_NEW : 0);
     nb->b.read_only = !(flags & (BACKEND_RDWR | BACKEND_CREATE));
-    atomic_init(&nb->b.size, size);
+    atomic_init(&nb->b.size, option_size(options, "size", UINT64_C(1) << 30));
     *ret_backend = &nb->b;
     return 0;
 }
@@ -81,8 +103,10 @@ static void null_submit(struct backend *b, struct io *io)
 }
 
 const struct backend_driver null_driver = {
-    .name = "null",
+    .name = "null-co",
+    .options = null_options,
     .claims = null_claims,
+    .parse = null_parse,
     .open = null_open,
     .close = null_close,
     .submit = null_submit,

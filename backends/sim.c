@@ -22,6 +22,7 @@
 #include "backends/wrapper.h"
 #include "engine/bits.h"
 #include "engine/error.h"
+#include "engine/option.h"
 #include "engine/queue.h"
 
 enum { LATENCY_DEFAULT_NS = 100000, SLOW_FACTOR_MAX = 64, NS_PER_S = 1000000000 };
@@ -440,11 +441,14 @@ static void sim_close(struct backend *b)
 }
 
 /* The name of the part after "sim:", where this thread is within a simulation that opens by name. */
+static bool in_sim(void)
+{
+    return queue_host && queue_host->ops == &sim_ops && sim_of(queue_host)->options.open;
+}
+
 static const char *name_in_sim(const char *name)
 {
-    bool named = queue_host && queue_host->ops == &sim_ops && sim_of(queue_host)->options.open;
-
-    return named && strncmp(name, "sim:", 4) == 0 ? name + 4 : NULL;
+    return in_sim() && strncmp(name, "sim:", 4) == 0 ? name + 4 : NULL;
 }
 
 static bool sim_claims(const char *name)
@@ -452,16 +456,31 @@ static bool sim_claims(const char *name)
     return name_in_sim(name) != NULL;
 }
 
-static int sim_open(const char *name, uint32_t flags, struct backend **ret_backend)
-{
-    const struct sim_options *o = &sim_of(queue_host)->options;
+static const struct option_desc sim_names[] = {
+    {"disk", OPTION_TEXT, true, NULL, "which disk of the simulation that this thread is in", NULL},
+    {NULL, OPTION_TEXT, false, NULL, NULL, NULL},
+};
 
-    return o->open(o->arg, name_in_sim(name), flags, ret_backend);
+static int sim_parse(const char *name, struct spec *options)
+{
+    return spec_put(options, "disk", SPEC_TEXT, name_in_sim(name));
+}
+
+static int sim_open(const char *name, const struct spec *options, uint32_t flags, struct backend **ret_backend)
+{
+    const struct sim_options *o;
+
+    if (!in_sim())
+        return err_set(ENOENT, "%s: this thread is in no simulation", name);
+    o = &sim_of(queue_host)->options;
+    return o->open(o->arg, spec_text(options, "disk"), flags, ret_backend);
 }
 
 const struct backend_driver sim_driver = {
     .name = "sim",
+    .options = sim_names,
     .claims = sim_claims,
+    .parse = sim_parse,
     .open = sim_open,
     .close = sim_close,
     .submit = sim_submit,

@@ -54,11 +54,6 @@ int64_t wrapper_result(struct wrapper *w, const struct io *io)
 
 /* ---- for the driver ------------------------------------------------------------------------------------ */
 
-bool wrapper_claims(const char *name)
-{
-    return false;
-}
-
 int wrapper_status(struct backend *b, uint64_t offset, uint64_t len, enum backend_status *ret_status,
                    uint64_t *ret_len)
 {

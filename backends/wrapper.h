@@ -30,7 +30,6 @@ void wrapper_fill_io(struct wrapper *w, struct io *io, struct io *outer, struct 
 int64_t wrapper_result(struct wrapper *w, const struct io *io);
 
 /* For the driver. */
-bool wrapper_claims(const char *name); /* false: made by a function of its own only */
 int wrapper_status(struct backend *b, uint64_t offset, uint64_t len, enum backend_status *ret_status,
                    uint64_t *ret_len);
 uint64_t wrapper_allocated(struct backend *b);

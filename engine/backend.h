@@ -12,6 +12,9 @@
 #include "engine/gate.h"
 #include "engine/io.h"
 #include "engine/list.h"
+#include "engine/spec.h"
+
+struct option_desc;
 
 enum backend_caps {
     BACKEND_GROWS     = 1u << 0, /* writes past the end extend it (a file); otherwise they are -ENOSPC. With an
@@ -65,19 +68,29 @@ struct backend {
 enum backend_status { BACKEND_STATUS_DATA = 0, BACKEND_STATUS_HOLE = 1 };
 
 struct backend_driver {
-    const char *name;   /* "file", "blockdev", ... */
+    const char *name;   /* as in names that say their driver, and in vdisk_info.backend; QEMU's where it has it */
 
-    /* Is `name` one of ours? Drivers are asked in the order of backend_drivers[]. */
-    bool (*claims)(const char *name);
-
-    /* The id that open() would give it; false: none, or there is no such file. NULL: never one. */
-    bool (*identify)(const char *name, struct backend_id *ret_id);
+    /* What a node of it has besides the common ones, ends with a NULL name; NULL: it cannot be named. */
+    const struct option_desc *options;
 
     /*
-     * Blocks. On success *ret_backend has been made by backend_alloc() and filled in, with the image locks
-     * that `flags` ask for (backends/lock.h). On failure an error text is set.
+     * Is the plain name `name` one of ours? Drivers are asked in the order of backend_drivers[]; the last takes
+     * any. NULL: none is.
      */
-    int (*open)(const char *name, uint32_t flags, struct backend **ret_backend);
+    bool (*claims)(const char *name);
+
+    /* Put what such a name says into options (spec_put()). 0, -ENOMEM, or another error with text. */
+    int (*parse)(const char *name, struct spec *options);
+
+    /* The id that open() would give it; false: none, or there is no such file. NULL: never one. */
+    bool (*identify)(const struct spec *options, struct backend_id *ret_id);
+
+    /*
+     * Blocks. `options` have been checked; `name` is for messages and for struct backend. On success *ret_backend
+     * has been made by backend_alloc() and filled in, with the image locks that `flags` ask for (backends/lock.h).
+     * On failure an error text is set.
+     */
+    int (*open)(const char *name, const struct spec *options, uint32_t flags, struct backend **ret_backend);
 
     /* Release everything but the struct itself (backend_close() frees that). Nothing is in flight. */
     void (*close)(struct backend *b);
@@ -144,10 +157,29 @@ void backend_free(struct backend *b);
  */
 void *backend_on_queue(struct backend *b, vdisk_queue *q, int *ret_rc);
 
-/* Find the driver, open; of a "json:" name (engine/json_name.h) the file. Errors with text. */
-int backend_open(const char *name, uint32_t flags, struct backend **ret_backend);
+/* By driver, of those that can be named. NULL: there is none. */
+const struct backend_driver *backend_find(const char *driver);
 
-/* The id that `name` will have when it is opened, so that an image that names itself is found out before that. */
+/*
+ * Open a node of a name's tree (engine/spec.h), which the name `shown` has. Errors with text. `flags` are the
+ * caller's; the node's options join them.
+ */
+int backend_open_node(const char *shown, const struct spec *node, uint32_t flags, struct backend **ret_backend);
+
+/* The id that it will have when it is opened, so that an image that names itself is found out before that. */
+bool backend_identify_node(const struct spec *node, struct backend_id *ret_id);
+
+/*
+ * The node that the bytes of an image are in: `root` itself where its driver is a backend's, or it has a file name
+ * and no driver; else its "file". -EINVAL, with text: there is none.
+ */
+int backend_file_of(const char *shown, const struct spec *root, const struct spec **ret);
+
+/* `flags` with what the options of a node ask for that all drivers have. -EACCES, -EINVAL: not so, with text. */
+int backend_node_flags(const char *shown, const struct spec *node, uint32_t flags, uint32_t *ret);
+
+/* The same by name: the file of whatever image it has. Its format's options are not looked at. */
+int backend_open(const char *name, uint32_t flags, struct backend **ret_backend);
 bool backend_identify(const char *name, struct backend_id *ret_id);
 
 /* Is it that file? */
@@ -158,6 +190,9 @@ bool backend_reaches_past(struct backend *b, uint64_t size);
 
 /* NULL is allowed. */
 void backend_close(struct backend *b);
+
+/* What makes a plain name a path, whatever it looks like. */
+#define BACKEND_PATH_PREFIX "file:"
 
 /* "file:PATH" gives PATH, others themselves. */
 const char *backend_path(const char *name);

@@ -12,7 +12,7 @@
 #include "engine/bits.h"
 #include "engine/error.h"
 #include "engine/job.h"
-#include "engine/json_name.h"
+#include "engine/layer_name.h"
 #include "engine/volume.h"
 
 struct check_job {
@@ -24,30 +24,10 @@ struct check_job {
     struct vdisk_repair_result fixed;
 };
 
-/* What the name itself says, if it is one that does. */
-static void format_of_name(struct check_job *c)
-{
-    struct json_name n;
-
-    if (c->opts.format || !is_json_name(c->job.name) || json_name_parse(c->job.name, &n) < 0)
-        return; /* a wrong one is refused where it is opened */
-    c->opts.format = c->format = n.format ? strdup(n.format) : NULL;
-    json_name_free(&n);
-}
-
 static int no_checks(const struct check_job *c, const struct format_driver *f)
 {
     return err_hint(err_set(ENOSYS, "%s: the format %s has no checks", c->job.name, f->name),
                     "name the format, if it is another");
-}
-
-/* NULL: to be found in the content. */
-static int format_of_opts(const struct check_job *c, const struct format_driver **ret)
-{
-    *ret = c->opts.format ? volume_find_format(c->opts.format) : NULL;
-    if (c->opts.format && !*ret)
-        return err_set(EINVAL, "%s: unknown format '%s'; known are raw and qcow2", c->job.name, c->opts.format);
-    return *ret && !(*ret)->check ? no_checks(c, *ret) : 0;
 }
 
 static int check_file(struct check_job *c, struct backend *file, const struct format_driver *f, vdisk_queue *q)
@@ -62,21 +42,24 @@ static int check_file(struct check_job *c, struct backend *file, const struct fo
 static int check_image(struct check_job *c)
 {
     uint32_t flags = c->opts.flags | (c->what != VDISK_REPAIR_NOTHING ? VDISK_OPEN_RDWR : 0u);
-    const struct format_driver *f;
     struct backend *file;
+    struct layer_name n;
     vdisk_queue *q;
-    int rc;
+    int rc = layer_name_parse(c->job.name, NULL, c->opts.format, flags, &n);
 
-    format_of_name(c);
-    rc = format_of_opts(c, &f);
+    if (rc < 0)
+        return rc;
+    if (n.format && !n.format->check)
+        rc = no_checks(c, n.format);
     if (rc == 0)
         rc = volume_queue(c->job.name, &q);
     if (rc == 0)
-        rc = backend_open(c->job.name, volume_backend_flags(flags), &file);
-    if (rc < 0)
-        return rc;
-    rc = check_file(c, file, f, q);
-    backend_close(file);
+        rc = backend_open_node(n.name, n.file, volume_backend_flags(n.flags), &file);
+    if (rc == 0) {
+        rc = check_file(c, file, n.format, q);
+        backend_close(file);
+    }
+    layer_name_free(&n);
     return rc;
 }
 

@@ -29,6 +29,7 @@
 #include "engine/bits.h"
 #include "engine/error.h"
 #include "engine/job.h"
+#include "engine/layer_name.h"
 #include "engine/mutant.h"
 #include "engine/queue.h"
 #include "engine/volume.h"
@@ -192,11 +193,14 @@ struct create_job {
 
 static int check_opts(const char *name, struct vdisk_create_opts *opts, const struct format_driver **ret_format)
 {
+    char formats[64];
+
     if (!opts->format)
-        opts->format = "raw";
+        opts->format = raw_driver.name;
     *ret_format = volume_find_format(opts->format);
     if (!*ret_format || !(*ret_format)->create)
-        return err_set(EINVAL, "%s: unknown format '%s'; known are raw and qcow2", name, opts->format);
+        return err_set(EINVAL, "%s: unknown format '%s'; known are %s", name, opts->format,
+                       known_formats(formats, sizeof formats));
     if ((unsigned)opts->preallocation > VDISK_PREALLOC_FULL)
         return err_set(EINVAL, "%s: unknown preallocation %d", name, (int)opts->preallocation);
     return (*ret_format)->check_create ? (*ret_format)->check_create(name, opts) : 0;

@@ -71,6 +71,7 @@ static bool append(struct extents_op *x)
     struct vdisk_extents *out = x->op.request->extents;
     uint32_t flags = describe(x);
     uint32_t depth = layer_depth(x->op.request->vdisk, x->layer);
+    uint64_t host_offset = x->extent.host_offset + x->layer->data_offset;
     struct vdisk_extent *last = out->count ? &out->list[out->count - 1] : NULL;
 
     if (x->extent.kind == EXTENT_DATA && x->status == BACKEND_STATUS_HOLE) {
@@ -79,14 +80,14 @@ static bool append(struct extents_op *x)
             flags &= ~(uint32_t)VDISK_EXTENT_DATA;
     }
     if (last && last->flags == flags && last->depth == depth &&
-        (!(flags & VDISK_EXTENT_OFFSET) || last->host_offset + last->length == x->extent.host_offset)) {
+        (!(flags & VDISK_EXTENT_OFFSET) || last->host_offset + last->length == host_offset)) {
         last->length += x->extent.len;
     } else {
         if (out->count == out->max)
             return false;
         out->list[out->count++] = (struct vdisk_extent){
             .guest_offset = x->pos, .length = x->extent.len, .flags = flags, .depth = depth,
-            .host_offset = flags & VDISK_EXTENT_OFFSET ? x->extent.host_offset : 0};
+            .host_offset = flags & VDISK_EXTENT_OFFSET ? host_offset : 0};
     }
     x->pos += x->extent.len;
     return true;

@@ -38,12 +38,19 @@ struct extent {
 struct layer_open {
     uint32_t    flags;       /* enum vdisk_open_flags */
     uint64_t    cache_bytes;
-    const char *data_file;
+    const char *data_file;   /* by vdisk_open_opts; NULL: not given */
+    const struct spec *name; /* the layer's node, checked; NULL: it was opened on a backend */
     uint64_t   *tables_left; /* bytes of memory that tables kept whole may still take in this chain; NULL: any */
 };
 
 struct format_driver {
     const char *name;
+
+    /*
+     * What a node of it has besides the common ones, children among them; ends with a NULL name. NULL: that of the
+     * backend of the same name, whose node it is opened as.
+     */
+    const struct option_desc *options;
 
     /* Does this content look like ours? `head` holds the first `len` bytes of the file. Score 0 (no) to 100. */
     int (*probe)(const uint8_t *head, size_t len, const char *name);

@@ -70,6 +70,11 @@ bool option_is(const struct spec *s, const char *path, const char *value)
     return text && strcmp(text, value) == 0;
 }
 
+bool option_keeps_discarded(const struct spec *s)
+{
+    return option_is(s, "discard", "ignore") || option_is(s, "discard", "off");
+}
+
 /* ---- judging -------------------------------------------------------------------------------------------- */
 
 struct judge {

@@ -48,6 +48,9 @@ uint64_t option_size(const struct spec *s, const char *path, uint64_t fallback);
 /* Is it there with this value? For choices. */
 bool option_is(const struct spec *s, const char *path, const char *value);
 
+/* The common option discard: ignore or off. */
+bool option_keeps_discarded(const struct spec *s);
+
 /* "bool", "size", ...: for help. */
 const char *option_type_name(enum option_type type);
 

@@ -12,6 +12,7 @@
 #include "engine/create.h"
 #include "engine/error.h"
 #include "engine/guard.h"
+#include "engine/option.h"
 #include "engine/volume.h"
 #include "engine/zero.h"
 
@@ -20,11 +21,22 @@ static int raw_probe(const uint8_t *head, size_t len, const char *name)
     return 1; /* anything may be raw */
 }
 
+/* `offset`, which the backend of that name sees to, and that of others below it. */
+static uint64_t offset_in_file(const struct spec *node)
+{
+    uint64_t offset = 0;
+
+    for (; node; node = spec_node(node, SPEC_FILE))
+        offset += option_size(node, "offset", 0);
+    return offset;
+}
+
 static int raw_open(vdisk *v, const struct layer_open *how, vdisk_queue *q)
 {
     if (how->data_file)
         return err_set(EINVAL, "%s: a raw volume has no external data file", v->name);
     v->data = v->file;
+    v->data_offset = offset_in_file(how->name);
     v->writes_in_place = true;
     volume_set_size(v, align_up(backend_size(v->file), 512)); /* behind a ragged end: zeros */
     return 0;
@@ -250,6 +262,9 @@ static int raw_resize(vdisk *v, uint64_t size, const struct vdisk_resize_opts *o
     if (opts->preallocation == VDISK_PREALLOC_METADATA)
         return err_set(EINVAL, "%s: a raw volume has no metadata to preallocate; use off, falloc or full",
                        v->name);
+    if (v->spec && spec_text(v->spec, "size"))
+        return err_hint(err_set(ENOTSUP, "%s: its size is fixed by the name that it was opened by", v->name),
+                        "open it without the option size");
     rc = v->file->caps & BACKEND_GROWS ? resize_file(v, size, opts, q) : follow_device(v, size, opts, q);
     if (rc < 0 && vdisk_error_text()[0] == '\0')
         err_set(rc, "%s: resizing: %s", v->name, strerror(-rc));

@@ -227,8 +227,15 @@ void request_start(struct request *r)
             v->format->submit(v, r);
         break;
     case REQ_ZERO:
-    case REQ_DISCARD:
+        if (unlikely(v->keeps_discarded))
+            r->flags &= (uint8_t)~VDISK_REQ_UNMAP;
         v->format->submit(v, r);
+        break;
+    case REQ_DISCARD:
+        if (unlikely(v->keeps_discarded))
+            request_end_later(r, 0);
+        else
+            v->format->submit(v, r);
         break;
     case REQ_EXTENTS:
         extents_start(r);

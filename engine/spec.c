@@ -32,25 +32,37 @@ void spec_free(struct spec *s)
     free(s);
 }
 
-/* Copy what is below `from` to where `path`, `len` bytes long, leads to in `root`. */
+static int copy_below(struct spec *root, const struct spec *from, char *path, size_t len);
+
+/* Copy a member to below where `path`, `len` bytes long, leads to in `root`. */
+static int copy_member(struct spec *root, const struct spec_member *m, char *path, size_t len)
+{
+    size_t at = len > 0 ? len + 1 : 0, n = strlen(m->key);
+    int rc;
+
+    if (at + n + 1 > SPEC_PATH_MAX)
+        return -E2BIG;
+    if (len > 0)
+        path[len] = '.';
+    memcpy(path + at, m->key, n + 1);
+    rc = spec_put(root, path, m->kind, m->text);
+    return rc == 0 && m->kind == SPEC_NODE ? copy_below(root, m->node, path, at + n) : rc;
+}
+
 static int copy_below(struct spec *root, const struct spec *from, char *path, size_t len)
 {
     int rc = 0;
 
-    for (unsigned i = 0; i < from->count && rc == 0; i++) {
-        const struct spec_member *m = &from->members[i];
-        size_t n = strlen(m->key);
-        if (len + n + 2 > SPEC_PATH_MAX)
-            return -E2BIG;
-        if (len > 0)
-            path[len] = '.';
-        size_t at = len > 0 ? len + 1 : 0;
-        memcpy(path + at, m->key, n + 1);
-        rc = spec_put(root, path, m->kind, m->text);
-        if (rc == 0 && m->kind == SPEC_NODE)
-            rc = copy_below(root, m->node, path, at + n);
-    }
+    for (unsigned i = 0; i < from->count && rc == 0; i++)
+        rc = copy_member(root, &from->members[i], path, len);
     return rc;
+}
+
+int spec_copy(struct spec *root, const struct spec_member *m)
+{
+    char path[SPEC_PATH_MAX] = "";
+
+    return copy_member(root, m, path, 0);
 }
 
 struct spec *spec_clone(const struct spec *s)

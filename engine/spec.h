@@ -26,6 +26,9 @@ enum {
     SPEC_PATH_MAX = 1024,      /* bytes of "a.b.c" */
 };
 
+/* The key of the child that a format's bytes are in. */
+#define SPEC_FILE "file"
+
 enum spec_kind { SPEC_NULL, SPEC_TEXT, SPEC_NODE };
 
 struct spec_member {
@@ -81,6 +84,9 @@ const struct spec *spec_node(const struct spec *s, const char *path);
  * text.
  */
 int spec_put(struct spec *root, const char *path, enum spec_kind kind, const char *text);
+
+/* A member of another tree, with all below it, by its own key. Errors as spec_put()'s. */
+int spec_copy(struct spec *root, const struct spec_member *m);
 
 /* An empty one; NULL: out of memory. */
 struct spec *spec_alloc(void);

@@ -195,7 +195,7 @@ int spec_parse_json(const char *shown, const char *text, struct spec **ret)
 
 /* ---- writing -------------------------------------------------------------------------------------------- */
 
-/* JSON has no bytes that are no UTF-8. */
+/* JSON has no bytes that are no UTF-8: where one is, none above ASCII is kept. NULL: out of memory. */
 static json_t *text_json(const char *text)
 {
     json_t *out = json_string(text);
@@ -212,6 +212,19 @@ static json_t *text_json(const char *text)
     return out;
 }
 
+/* Takes `value` over. */
+static int add_member(json_t *to, const char *key, json_t *value)
+{
+    json_t *shown = text_json(key);
+    int rc = -1;
+
+    if (shown && value)
+        rc = json_object_set(to, json_string_value(shown), value);
+    json_decref(shown);
+    json_decref(value);
+    return rc;
+}
+
 static json_t *node_json(const struct spec *s)
 {
     json_t *out = json_object();
@@ -220,7 +233,7 @@ static json_t *node_json(const struct spec *s)
         const struct spec_member *m = &s->members[i];
         json_t *value = m->kind == SPEC_NULL ? json_null() : m->kind == SPEC_TEXT ? text_json(m->text)
                                                                                   : node_json(m->node);
-        if (!value || json_object_set_new(out, m->key, value) < 0) {
+        if (add_member(out, m->key, value) < 0) {
             json_decref(out);
             return NULL;
         }

@@ -28,7 +28,7 @@ bool spec_is_tree(const char *name)
 static int parse_plain(const char *name, struct spec **ret)
 {
     struct spec *s = spec_alloc();
-    int rc = s ? spec_put(s, "file.filename", SPEC_TEXT, name) : -ENOMEM;
+    int rc = s ? spec_put(s, SPEC_FILE ".filename", SPEC_TEXT, name) : -ENOMEM;
 
     if (rc < 0) {
         spec_free(s);
@@ -46,5 +46,5 @@ int spec_parse(const char *name, struct spec **ret)
         return err_set(EINVAL, "%.*s: too long", SPEC_SHOWN(name));
     if (spec_is_json(name))
         return spec_parse_json(name, after(name, json_prefix), ret);
-    return spec_parse_opts(name, after(name, opts_prefix), "file", ret);
+    return spec_parse_opts(name, after(name, opts_prefix), SPEC_FILE, ret);
 }

@@ -10,8 +10,9 @@
 #include "engine/bits.h"
 #include "engine/error.h"
 #include "engine/foreign.h"
-#include "engine/json_name.h"
+#include "engine/layer_name.h"
 #include "engine/log.h"
+#include "engine/option.h"
 #include "engine/queue.h"
 
 enum {
@@ -21,14 +22,6 @@ enum {
     OPEN_FLAGS_ALL = VDISK_OPEN_RDWR | VDISK_OPEN_BUFFERED | VDISK_OPEN_FORCE_SHARE | VDISK_OPEN_NO_LOCK |
                      VDISK_OPEN_NO_BACKING | VDISK_OPEN_CHECK | VDISK_OPEN_UNSAFE | VDISK_OPEN_NO_NAMES,
 };
-
-const struct format_driver *volume_find_format(const char *name)
-{
-    for (const struct format_driver *const *f = format_drivers; *f; f++)
-        if (strcmp((*f)->name, name) == 0)
-            return *f;
-    return NULL;
-}
 
 int volume_probe(struct backend *b, vdisk_queue *q, const struct format_driver **ret)
 {
@@ -53,15 +46,6 @@ int volume_probe(struct backend *b, vdisk_queue *q, const struct format_driver *
     return rc;
 }
 
-uint32_t volume_backend_flags(uint32_t open_flags)
-{
-    return (open_flags & VDISK_OPEN_RDWR ? BACKEND_RDWR : 0u) |
-           (open_flags & VDISK_OPEN_BUFFERED ? BACKEND_BUFFERED : 0u) |
-           (open_flags & VDISK_OPEN_NO_LOCK ? BACKEND_NO_LOCK : 0u) |
-           (open_flags & VDISK_OPEN_FORCE_SHARE ? BACKEND_SHARE : 0u) |
-           (open_flags & VDISK_OPEN_UNSAFE ? BACKEND_UNSAFE : 0u);
-}
-
 static void layer_free(vdisk *v)
 {
     if (!v)
@@ -75,6 +59,7 @@ static void layer_free(vdisk *v)
     pthread_mutex_destroy(&v->mark.lock);
     pthread_mutex_destroy(&v->manage_lock);
     pthread_mutex_destroy(&v->service_lock);
+    spec_free(v->spec);
     free(v->name);
     free(v->backing_name);
     free(v->backing_format);
@@ -111,31 +96,52 @@ static int layer_alloc(struct backend *file, uint32_t flags, vdisk **ret)
     return 0;
 }
 
-static int layer_open(struct backend *file, const char *format, uint32_t flags, const struct layer_open *how,
-                      vdisk_queue *q, vdisk **ret)
+/* What its name says, where it overrides what the image says. Takes the name over. */
+static int layer_take_name(vdisk *v, struct layer_name *n)
 {
-    const struct format_driver *f = NULL;
-    vdisk *v = NULL;
-    int rc = 0;
+    const struct spec *backing;
+    char *text;
+    bool none;
 
-    if (format) {
-        f = volume_find_format(format);
-        if (!f)
-            rc = err_set(EINVAL, "%s: unknown format '%s'; known are raw and qcow2", file->name, format);
-    } else {
-        rc = volume_probe(file, q, &f);
-    }
+    v->spec = n->root;
+    n->root = NULL;
+    if (!v->spec)
+        return 0;
+    v->keeps_discarded = option_keeps_discarded(v->spec);
+    backing = layer_name_backing(v->spec, &none);
+    if (!backing)
+        return 0;
+    text = spec_print(backing);
+    if (!text)
+        return err_set(ENOMEM, "out of memory");
+    free(v->backing_name);
+    v->backing_name = text; /* there is something below, whatever the header says */
+    return 0;
+}
+
+/* A layer on `file`, which it takes over, also on failure. `n`: its name, still to be freed. */
+static int layer_open(struct backend *file, struct layer_name *n, struct layer_open *how, vdisk_queue *q,
+                      vdisk **ret)
+{
+    const struct format_driver *f = n->format;
+    vdisk *v = NULL;
+    int rc = f ? 0 : volume_probe(file, q, &f);
+
+    if (rc == 0 && !n->format && n->root)
+        rc = layer_name_check(n, f);
     if (rc < 0) {
         backend_close(file);
         return rc;
     }
-    rc = layer_alloc(file, flags, &v);
+    rc = layer_alloc(file, n->flags, &v);
     if (rc < 0)
         return rc;
     v->format = f;
     v->mark.by_format = f->highest != NULL;
     atomic_init(&v->mark.above, f->highest ? UINT64_MAX : 0);
-    v->guarded = !format && f == &raw_driver ? FOREIGN_HEAD : 0;
+    v->guarded = !n->format && f == &raw_driver ? FOREIGN_HEAD : 0;
+    how->flags = n->flags;
+    how->name = n->root;
     rc = f->open(v, how, q);
     if (rc == -EINVAL && vdisk_error_hint()[0] == '\0')
         err_hint(rc, "vdisk-io check may tell more; what is raw needs the format raw");
@@ -144,6 +150,12 @@ static int layer_open(struct backend *file, const char *format, uint32_t flags, 
         return rc;
     }
     assert(v->data);
+    rc = layer_take_name(v, n);
+    if (rc < 0) {
+        f->close(v, q);
+        layer_free(v);
+        return rc;
+    }
     *ret = v;
     return 0;
 }
@@ -184,30 +196,6 @@ static int check_data_file(const vdisk *top, const vdisk *added)
     return err_set(ELOOP, "%s: external data file: %s is part of its own chain", added->name, added->data->name);
 }
 
-/*
- * What a json: name says about the format and the data file joins what is known from elsewhere. `n` keeps the
- * strings: json_name_free() in any case.
- */
-static int apply_name(const char *name, const char **format, const char **data_file, struct json_name *n)
-{
-    int rc;
-
-    memset(n, 0, sizeof *n);
-    if (!is_json_name(name))
-        return 0;
-    rc = json_name_parse(name, n);
-    if (rc < 0)
-        return rc;
-    if (*format && n->format && strcmp(*format, n->format) != 0)
-        return err_set(EINVAL, "%s: format '%s' is asked for, but the json: name says '%s'", n->file, *format,
-                       n->format);
-    if (n->format)
-        *format = n->format;
-    if (n->data_file && !*data_file)
-        *data_file = n->data_file;
-    return 0;
-}
-
 /* The error names the layer whose backing file it is, and the image that was asked for. */
 static int backing_failed(const vdisk *top, const vdisk *v, int rc)
 {
@@ -215,35 +203,52 @@ static int backing_failed(const vdisk *top, const vdisk *v, int rc)
     return v == top ? rc : err_prefix(rc, "%s", top->name);
 }
 
+/* The name of what lies below `v`; n->root NULL: nothing does. */
+static int name_below(vdisk *v, struct layer_name *n)
+{
+    uint32_t flags = v->open_flags & ~(uint32_t)(VDISK_OPEN_RDWR | VDISK_OPEN_CHECK);
+    const struct spec *node;
+    bool none;
+    char *path;
+    int rc;
+
+    memset(n, 0, sizeof *n);
+    node = layer_name_backing(v->spec, &none);
+    if (node)
+        return layer_name_parse(NULL, node, NULL, flags, n);
+    if (none || !v->backing_name || v->backing_name[0] == '\0')
+        return 0;
+    path = volume_resolve(v->name, v->backing_name);
+    if (!path)
+        return err_set(ENOMEM, "out of memory");
+    rc = layer_name_stored(path, v->backing_format, flags, n);
+    free(path);
+    return rc;
+}
+
 /* Open the layers below `v`, which is the last of the chain that starts at `top`. */
 static int open_backing(vdisk *top, vdisk *v, const struct vdisk_open_opts *opts, uint64_t *tables_left,
                         vdisk_queue *q)
 {
-    uint32_t flags = opts->flags & ~(uint32_t)(VDISK_OPEN_RDWR | VDISK_OPEN_CHECK);
-    struct layer_open how = {.flags = flags, .cache_bytes = opts->cache_bytes, .tables_left = tables_left};
+    struct layer_open how = {.cache_bytes = opts->cache_bytes, .tables_left = tables_left};
     uint32_t depth = 1;
 
-    for (; v->backing_name && v->backing_name[0] != '\0'; v = v->backing) {
+    for (;; v = v->backing) {
         struct backend *file = NULL;
-        const char *format = v->backing_format;
-        struct json_name json;
+        struct layer_name n;
         struct backend_id id;
-        char *path = volume_resolve(v->name, v->backing_name);
-        int rc;
-        if (!path)
-            return err_set(ENOMEM, "out of memory");
-        how.data_file = NULL;
-        rc = apply_name(path, &format, &how.data_file, &json);
-        if (rc == 0 && backend_identify(path, &id) && volume_in_chain(top, NULL, &id))
-            rc = err_set(ELOOP, "%s is part of its own chain", path);
+        int rc = name_below(v, &n);
+        if (rc == 0 && !n.root)
+            return 0;
+        if (rc == 0 && backend_identify_node(n.file, &id) && volume_in_chain(top, NULL, &id))
+            rc = err_set(ELOOP, "%s is part of its own chain", n.name);
         else if (rc == 0 && ++depth > opts->max_depth)
             rc = err_set(ELOOP, "more than %u layers in the backing chain", opts->max_depth);
         if (rc == 0)
-            rc = backend_open(path, volume_backend_flags(flags), &file);
+            rc = backend_open_node(n.name, n.file, volume_backend_flags(n.flags), &file);
         if (rc == 0)
-            rc = layer_open(file, format, flags, &how, q, &v->backing);
-        json_name_free(&json);
-        free(path);
+            rc = layer_open(file, &n, &how, q, &v->backing);
+        layer_name_free(&n);
         if (rc < 0)
             v->backing = NULL;
         else
@@ -251,7 +256,6 @@ static int open_backing(vdisk *top, vdisk *v, const struct vdisk_open_opts *opts
         if (rc < 0)
             return backing_failed(top, v, rc);
     }
-    return 0;
 }
 
 int volume_hint(const vdisk *v, int rc)
@@ -306,10 +310,12 @@ static int check_open_opts(const char *name, const struct vdisk_open_opts *user,
     return 0;
 }
 
-static int open_on(struct backend *file, const struct vdisk_open_opts *opts, vdisk **ret_vdisk)
+/* Takes `file` over, also on failure. */
+static int open_on(struct backend *file, struct layer_name *n, const struct vdisk_open_opts *opts,
+                   vdisk **ret_vdisk)
 {
     uint64_t tables_left = CHAIN_TABLES_MAX;
-    struct layer_open how = {.flags = opts->flags, .cache_bytes = opts->cache_bytes, .data_file = opts->data_file,
+    struct layer_open how = {.cache_bytes = opts->cache_bytes, .data_file = opts->data_file,
                              .tables_left = &tables_left};
     vdisk_queue *q;
     vdisk *v;
@@ -319,7 +325,7 @@ static int open_on(struct backend *file, const struct vdisk_open_opts *opts, vdi
         backend_close(file);
         return rc;
     }
-    rc = layer_open(file, opts->format, opts->flags, &how, q, &v);
+    rc = layer_open(file, n, &how, q, &v);
     if (rc == 0 && !(opts->flags & (VDISK_OPEN_NO_BACKING | VDISK_OPEN_NO_NAMES))) {
         rc = open_backing(v, v, opts, &tables_left, q);
         if (rc < 0)
@@ -339,13 +345,20 @@ static int open_on(struct backend *file, const struct vdisk_open_opts *opts, vdi
 int vdisk_open_backend(struct backend *b, const struct vdisk_open_opts *user_opts, vdisk **ret_vdisk)
 {
     struct vdisk_open_opts opts;
+    struct layer_name n = {0};
     int rc = check_open_opts(b->name, user_opts, &opts);
 
+    if (rc == 0 && opts.format) {
+        n.format = volume_find_format(opts.format);
+        if (!n.format)
+            rc = err_set(EINVAL, "%s: unknown format '%s'", b->name, opts.format);
+    }
     if (rc < 0) {
         backend_close(b);
         return rc;
     }
-    return open_on(b, &opts, ret_vdisk);
+    n.flags = opts.flags;
+    return open_on(b, &n, &opts, ret_vdisk);
 }
 
 int volume_check_name(const char *name)
@@ -361,25 +374,38 @@ static int open_volume(const char *name, const struct vdisk_open_opts *user_opts
 {
     struct vdisk_open_opts opts;
     struct backend *file = NULL;
-    const char *own_data_file;
-    struct json_name json;
+    struct layer_name n;
     int rc = volume_check_name(name);
 
     if (rc == 0 && !ret_vdisk)
         rc = err_set(EINVAL, "%s: no place for the handle", name);
     if (rc == 0)
         rc = check_open_opts(name, user_opts, &opts);
+    if (rc == 0)
+        rc = layer_name_parse(name, NULL, opts.format, opts.flags, &n);
     if (rc < 0)
         return rc;
-    own_data_file = opts.data_file;
-    rc = apply_name(name, &opts.format, &opts.data_file, &json);
-    if (opts.flags & VDISK_OPEN_NO_NAMES)
-        opts.data_file = own_data_file; /* the name may be from an image, too */
+    rc = backend_open_node(n.name, n.file, volume_backend_flags(n.flags), &file);
     if (rc == 0)
-        rc = backend_open(name, volume_backend_flags(opts.flags), &file);
+        rc = open_on(file, &n, &opts, ret_vdisk);
+    layer_name_free(&n);
+    return rc;
+}
+
+int volume_open_file(const char *name, const char *format, uint32_t flags, struct backend **ret_backend,
+                     const struct format_driver **ret_format)
+{
+    struct layer_name n;
+    int rc = volume_check_name(name);
+
     if (rc == 0)
-        rc = open_on(file, &opts, ret_vdisk);
-    json_name_free(&json);
+        rc = layer_name_parse(name, NULL, format, flags, &n);
+    if (rc < 0)
+        return rc;
+    rc = backend_open_node(n.name, n.file, volume_backend_flags(n.flags), ret_backend);
+    if (rc == 0 && ret_format)
+        *ret_format = n.format;
+    layer_name_free(&n);
     return rc;
 }
 

@@ -27,14 +27,17 @@ struct vdisk {
     vdisk                      *backing;       /* next layer or NULL; owned */
     void                       *format_state;
     char                       *name;
+    struct spec                *spec;          /* the same as a tree; NULL: opened on a backend */
     char                       *backing_name;  /* as stored in the image, NULL without; malloc'ed by the format */
     char                       *backing_format;/* same */
+    uint64_t                    data_offset;   /* raw: where its bytes begin in the file that `map` tells of */
     uint32_t                    open_flags;
     uint32_t                    depth;         /* layers from here down */
     uint64_t                    number;        /* in the order of opening, from 1 on */
     uint32_t                    cluster_size;  /* of the format; 0: it has none. Fixed at open */
     bool                        read_only;
     bool                        host_holes;    /* block status asks `data` where mapped clusters have holes */
+    bool                        keeps_discarded; /* its name says that discards do nothing */
     bool                        writes_in_place; /* lookup() may say EXTENT_WRITABLE */
 
     uint64_t                    guarded;       /* raw by guess: changes that begin below it go through guard.c */
@@ -101,6 +104,14 @@ void extents_start(struct request *r);
 
 /* Carry out REQ_READ when it is not a single extent at hand. */
 void read_start(struct request *r);
+
+/*
+ * The file of an image, by any name, and the format that the name or `format` says (*ret_format NULL: neither
+ * does). Options are checked. `flags`: enum vdisk_open_flags. Errors as vdisk_open()'s; the backend is the
+ * caller's.
+ */
+int volume_open_file(const char *name, const char *format, uint32_t flags, struct backend **ret_backend,
+                     const struct format_driver **ret_format);
 
 /* Open a volume on a backend that is already open (tests, benches): takes it over, also on failure. */
 int vdisk_open_backend(struct backend *b, const struct vdisk_open_opts *opts, vdisk **ret_vdisk);

@@ -219,12 +219,6 @@ static json_t *snapshots_json(const struct qcow2_details *d)
     return list;
 }
 
-/* QEMU's names for what an image lies in. */
-static const char *protocol(const struct image *im)
-{
-    return strcmp(im->info.backend, "blockdev") == 0 ? "host_device" : im->info.backend;
-}
-
 /* The one child that QEMU tells of without opening others: the file. */
 static json_t *children_json(const struct image *im)
 {
@@ -234,7 +228,7 @@ static json_t *children_json(const struct image *im)
     json_object_set_new(info, "children", json_array());
     set_number(info, "virtual-size", im->file_length);
     set_text(info, "filename", im->file);
-    set_text(info, "format", protocol(im));
+    set_text(info, "format", im->info.backend);
     set_number(info, "actual-size", im->info.allocated_size);
     set_text(specific, "type", "file");
     json_object_set_new(specific, "data", json_object());
@@ -370,7 +364,7 @@ static void print_child(const struct image *im)
 
     printf("Child node '/file':\n");
     print_text("    filename", im->file);
-    printf("\n    protocol type: %s\n    file length: %s (%" PRIu64 " bytes)\n", protocol(im),
+    printf("\n    protocol type: %s\n    file length: %s (%" PRIu64 " bytes)\n", im->info.backend,
            cli_format_size(im->file_length, buf, sizeof buf), im->file_length);
     printf("    disk size: %s\n", cli_format_size(im->info.allocated_size, buf, sizeof buf));
 }

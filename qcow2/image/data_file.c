@@ -11,61 +11,68 @@
 
 #include "engine/absent.h"
 #include "engine/error.h"
-#include "engine/json_name.h"
+#include "engine/layer_name.h"
 #include "qcow2/mutant.h"
 #include "qcow2/state.h"
 
-/* A json: name may say qcow2, which it must not be: its bytes are the guest's. */
-static int check_data_name(const char *path)
-{
-    struct json_name n;
-    bool raw;
-    int rc = is_json_name(path) ? json_name_parse(path, &n) : 0;
-
-    if (rc < 0 || !is_json_name(path))
-        return rc;
-    raw = !n.format || strcmp(n.format, "raw") == 0;
-    json_name_free(&n);
-    return raw ? 0 : err_set(EINVAL, "%.200s: an external data file is raw", path);
-}
-
-static int open_data_backend(vdisk *v, const char *path)
+/* Its bytes are the guest's: a name that says another format than raw is refused. */
+static int open_data_backend(vdisk *v, const struct layer_name *n)
 {
     struct backend_id id;
-    int rc = check_data_name(path);
+    int rc = 0;
 
-    if (rc == 0 && backend_identify(path, &id) && backend_is(v->file, &id))
-        rc = err_set(EINVAL, "%s: is the image itself", path);
+    if (backend_identify_node(n->file, &id) && backend_is(v->file, &id))
+        rc = err_set(EINVAL, "%s: is the image itself", n->name);
     if (rc == 0)
-        rc = backend_open(path, volume_backend_flags(v->open_flags), &v->data);
-    if (rc == 0)
-        return 0;
-    v->data = NULL;
-    return err_prefix(rc, "%s: external data file", v->name);
+        rc = backend_open_node(n->name, n->file, volume_backend_flags(n->flags), &v->data);
+    if (rc < 0)
+        v->data = NULL;
+    return rc;
+}
+
+/* By the name that the caller gives, by that of the node that he gives, or by the header's. */
+static int name_data_file(const struct q2 *q, const struct layer_open *how, struct layer_name *ret)
+{
+    const struct spec *node = how->name ? spec_node(how->name, "data-file") : NULL;
+    uint32_t flags = q->meta.v->open_flags;
+    const char *raw = raw_driver.name;
+    char *path;
+    int rc;
+
+    if (how->data_file)
+        return layer_name_parse(how->data_file, NULL, raw, flags, ret);
+    if (node)
+        return layer_name_parse(NULL, node, raw, flags, ret);
+    if (!q->meta.header.data_file)
+        return err_hint(err_set(EINVAL, "the name is missing"), "give the data file when opening");
+    path = volume_resolve(q->meta.v->name, q->meta.header.data_file);
+    rc = path ? layer_name_stored(path, raw, flags, ret) : err_set(ENOMEM, "out of memory");
+    free(path);
+    return rc;
+}
+
+static bool is_given(const struct layer_open *how)
+{
+    return how->data_file || (how->name && spec_get(how->name, "data-file"));
 }
 
 int q2_data_file_open(struct q2 *q, const struct layer_open *how)
 {
     vdisk *v = q->meta.v;
-    const char *stored = how->data_file ? how->data_file : q->meta.header.data_file;
-    char *path;
+    struct layer_name n = {0};
     int rc;
 
     v->data = v->file;
     if (!q->meta.geo.data_file)
-        return how->data_file ? err_set(EINVAL, "%s: has no external data file", v->name) : 0;
+        return is_given(how) ? err_set(EINVAL, "%s: has no external data file", v->name) : 0;
     /* A name that the caller gives is not the image's. */
     if (!how->data_file && v->open_flags & VDISK_OPEN_NO_NAMES && !MUTANT(FOLLOW_NAMES)) {
         v->data = absent_backend("external data file, not opened");
         return v->data ? 0 : err_set(ENOMEM, "%s: out of memory", v->name);
     }
-    if (!stored)
-        return err_hint(err_set(EINVAL, "%s: the name of its external data file is missing", v->name),
-                        "give the data file when opening");
-    path = how->data_file ? strdup(stored) : volume_resolve(v->name, stored);
-    if (!path)
-        return err_set(ENOMEM, "out of memory");
-    rc = open_data_backend(v, path);
-    free(path);
-    return rc;
+    rc = name_data_file(q, how, &n);
+    if (rc == 0)
+        rc = open_data_backend(v, &n);
+    layer_name_free(&n);
+    return rc < 0 ? err_prefix(rc, "%s: external data file", v->name) : 0;
 }

@@ -2,6 +2,8 @@
 /* What the engine knows of qcow2: the table of the format, and which operation serves which request. */
 #include <errno.h>
 
+#include "engine/layer_name.h"
+#include "engine/option.h"
 #include "engine/queue.h"
 #include "qcow2/format/ondisk.h"
 #include "qcow2/image/create.h"
@@ -41,8 +43,35 @@ static void q2_submit(vdisk *v, struct request *r)
     }
 }
 
+static const char *const checks[] = {"none", "constant", "cached", "all", NULL};
+static const char *const on[] = {"on", "true", "yes", NULL}, *const off[] = {"off", "false", "no", NULL};
+static const char *const encryptions[] = {"luks", "aes", NULL};
+
+static const struct option_desc q2_options[] = {
+    {SPEC_FILE, OPTION_NODE, true, NULL, "what holds the image", NULL},
+    {SPEC_BACKING, OPTION_NODE_OR_NULL, false, NULL, "in place of the backing file that the image names; null: "
+                                                     "none, and nothing is written then", NULL},
+    {"data-file", OPTION_NODE, false, NULL, "in place of the external data file that the image names", NULL},
+    {"cache-size", OPTION_SIZE, false, "32M", "bytes of metadata that are kept, 1M to 256M", NULL},
+    {"l2-cache-size", OPTION_SIZE, false, NULL, "the same: there is one bound", NULL},
+    {"l2-cache-entry-size", OPTION_SIZE, false, "4k", "accepted: slices have 4 KiB", NULL},
+    {"refcount-cache-size", OPTION_SIZE, false, NULL, "accepted: it is in cache-size", NULL},
+    {"cache-clean-interval", OPTION_SIZE, false, NULL, "accepted: the bound is enough", NULL},
+    {"lazy-refcounts", OPTION_BOOL, false, "off", "accepted: refcounts are exact, and as cheap", NULL},
+    {"pass-discard-request", OPTION_CHOICE, false, "on", "on: discarded clusters go back to the host", on},
+    {"pass-discard-snapshot", OPTION_BOOL, false, "on", "accepted: snapshots are not deleted here", NULL},
+    {"pass-discard-other", OPTION_BOOL, false, "off", "accepted: freed space goes back to the host", NULL},
+    {"discard-no-unref", OPTION_CHOICE, false, "off", "off: a discard frees clusters", off},
+    {"overlap-check", OPTION_CHOICE, false, "all", "accepted: metadata is never overwritten", checks},
+    {"overlap-check.template", OPTION_CHOICE, false, "all", "accepted: the same", checks},
+    {"encrypt.format", OPTION_CHOICE, false, NULL, "accepted: an encrypted image cannot be opened", encryptions},
+    {"encrypt.key-secret", OPTION_SECRET, false, NULL, "accepted: the same", NULL},
+    {NULL, OPTION_TEXT, false, NULL, NULL, NULL},
+};
+
 const struct format_driver qcow2_driver = {
     .name = "qcow2",
+    .options = q2_options,
     .probe = q2_probe,
     .open = q2_open,
     .close = q2_close,

@@ -81,7 +81,7 @@ int qcow2_load_encrypted(const char *name, uint32_t flags, struct vdisk_info *in
 
     if (rc < 0)
         return rc;
-    rc = backend_open(name, volume_backend_flags(flags & ~(uint32_t)VDISK_OPEN_RDWR), &b);
+    rc = volume_open_file(name, NULL, flags & ~(uint32_t)VDISK_OPEN_RDWR, &b, NULL);
     if (rc == 0) {
         rc = load_encrypted(b, q, info, ret);
         *ret_file_length = backend_size(b);

@@ -15,11 +15,15 @@
 #include <string.h>
 
 #include "engine/error.h"
+#include "engine/layer_name.h"
+#include "engine/option.h"
 #include "qcow2/format/tables.h"
 #include "qcow2/image/open_repair.h"
 #include "qcow2/meta/guard.h"
 #include "qcow2/mutant.h"
 #include "qcow2/state.h"
+
+enum { NAMED_CACHE_MAX = 256 << 20 };
 
 /* ---- may it be opened so? ------------------------------------------------------------------------------ */
 
@@ -70,8 +74,10 @@ static int check_writable(struct q2 *q, vdisk_queue *queue)
 static int check_whole(struct q2 *q, const struct layer_open *how)
 {
     uint32_t flags = q->meta.v->open_flags;
-    bool no_backing = flags & (VDISK_OPEN_NO_BACKING | VDISK_OPEN_NO_NAMES);
+    bool no_backing = flags & (VDISK_OPEN_NO_BACKING | VDISK_OPEN_NO_NAMES), none;
 
+    layer_name_backing(how->name, &none);
+    no_backing |= none;
     if (q->meta.v->read_only || flags & VDISK_OPEN_CHECK)
         return 0;
     if (no_backing && !MUTANT(HIDE_BACKING) && q->meta.header.backing_file &&
@@ -120,6 +126,19 @@ static char *dup_or_null(const char *s)
     return s ? strdup(s) : NULL;
 }
 
+/*
+ * What the name says for this layer goes before what is said for all of the chain. It may stand in an image, so
+ * that it is bounded.
+ */
+static uint64_t cache_bytes(const struct layer_open *how)
+{
+    uint64_t named = how->name ? option_size(how->name, "cache-size", 0) : 0;
+
+    if (how->name && named == 0)
+        named = option_size(how->name, "l2-cache-size", 0);
+    return named > 0 ? min_u64(named, NAMED_CACHE_MAX) : how->cache_bytes;
+}
+
 int q2_open(vdisk *v, const struct layer_open *how, vdisk_queue *queue)
 {
     struct q2 *q = q2_state_alloc(v);
@@ -128,7 +147,7 @@ int q2_open(vdisk *v, const struct layer_open *how, vdisk_queue *queue)
     if (!q)
         return err_set(ENOMEM, "%s: out of memory", v->name);
     v->format_state = q;
-    q->cache_bytes = how->cache_bytes;
+    q->cache_bytes = cache_bytes(how);
     rc = q2_state_read_header(q, queue);
     if (rc == 0)
         rc = check_whole(q, how);

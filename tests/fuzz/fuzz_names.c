@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * What users type and images hold: sizes, numbers, -o lists and what they mean to create, json: names. The first
- * byte chooses.
+ * What users type and images hold: sizes, numbers, -o lists and what they mean to create, names as trees, objects.
+ * The first byte chooses.
  */
 #include <string.h>
 
 #include "backends/name.h"
 #include "engine/bits.h"
-#include "engine/json_name.h"
+#include "engine/layer_name.h"
+#include "engine/secret.h"
+#include "engine/spec.h"
 #include "engine/vdisk.h"
 #include "tests/fuzz/fuzz.h"
 #include "tools/cli.h"
@@ -74,19 +76,56 @@ static void name_text(const char *text)
     free(path);
 }
 
-static void json_text(const char *text)
+/* A tree that was taken is printed so that it gives itself, in which order ever. */
+static void print_again(const struct spec *s)
 {
-    char name[INPUT_MAX + 8];
-    struct json_name n;
+    char *text = spec_print(s), *second = NULL;
+    struct spec *again = NULL;
 
-    snprintf(name, sizeof name, "json:%s", text);
-    if (json_name_parse(name, &n) < 0) {
+    FUZZ_CHECK(text, "no memory");
+    if (spec_parse(text, &again) == 0) { /* it may have become too long: escapes */
+        second = spec_print(again);
+        FUZZ_CHECK(second && strcmp(text, second) == 0, "%s", text);
+    }
+    free(second);
+    free(text);
+    spec_free(again);
+}
+
+static void spec_text_of(const char *prefix, const char *text)
+{
+    char name[INPUT_MAX + 16];
+    struct layer_name n;
+    struct spec *s;
+
+    snprintf(name, sizeof name, "%s%s", prefix, text);
+    if (spec_parse(name, &s) < 0) {
         FUZZ_CHECK(vdisk_error_text()[0] != '\0' && !strchr(vdisk_error_text(), '\n'), "no line for the error");
         return;
     }
-    FUZZ_CHECK(n.file && n.file[0] != '\0' && !is_json_name(n.file), "%s", n.file);
-    FUZZ_CHECK(!n.data_file || is_json_name(n.data_file), "%s", n.data_file);
-    json_name_free(&n);
+    FUZZ_CHECK(s->total <= SPEC_MEMBERS_MAX, "%u members", s->total);
+    print_again(s);
+    spec_free(s);
+    if (layer_name_parse(name, NULL, NULL, 0, &n) < 0) {
+        FUZZ_CHECK(vdisk_error_text()[0] != '\0' && !strchr(vdisk_error_text(), '\n'), "no line for the error");
+        return;
+    }
+    FUZZ_CHECK(n.file && n.root && n.name[0] != '\0', "%s", name);
+    layer_name_free(&n);
+}
+
+/* Whatever it is, no error repeats it. */
+static void object_text(const char *text)
+{
+    static const char secret[] = "sEcReT";
+    char object[INPUT_MAX + 64];
+
+    snprintf(object, sizeof object, "%s%s%s", text, strchr(text, ',') ? "" : "secret,id=s,data=", secret);
+    if (object_add(object) < 0)
+        FUZZ_CHECK(!strstr(vdisk_error_text(), secret) && !strstr(vdisk_error_hint(), secret), "%s",
+                   vdisk_error_text());
+    if (secret_exists("s"))
+        secret_remove("s");
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -97,7 +136,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     memcpy(text, data + 1, size - 1);
     text[size - 1] = '\0';
-    switch (data[0] % 5) {
+    switch (data[0] % 7) {
     case 0: size_text(text); break;
     case 1: number_text(text); break;
     case 2:
@@ -106,7 +145,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         create_text(text, true);
         break;
     case 3: name_text(text); break;
-    default: json_text(text); break;
+    case 4: spec_text_of("json:", text); break;
+    case 5: spec_text_of("image-opts:", text); break;
+    default: object_text(text); break;
     }
     return 0;
 }

@@ -20,7 +20,8 @@ import sys
 ROOMS = {
     "engine/loop": ("engine/{after,attach,backend,bounce,error,event,gate,io,io_run,iov,log,mutant,op,op_run,"
                     "point,queue,range_lock,ring,ring_setup,service,thread,watch,workers}.c", []),
-    "engine/spec": ("engine/{option,secret,size,spec,spec_json,spec_name,spec_opts}.c", ["engine/loop"]),
+    "engine/spec": ("engine/{backend_open,option,secret,size,spec,spec_json,spec_name,spec_opts}.c",
+                    ["engine/loop"]),
     "engine": ("engine/*.c", ["engine/spec", "engine/loop"]),
     "backends": ("backends/*.c", ["engine/spec", "engine/loop"]),
     "qcow2/format": ("qcow2/format/*.c", ["engine/loop"]),
@@ -28,7 +29,7 @@ ROOMS = {
     "qcow2/space": ("qcow2/space/*.c", ["qcow2/meta", "qcow2/format", "engine/loop"]),
     "qcow2/map": ("qcow2/map/*.c", ["qcow2/space", "qcow2/meta", "qcow2/format", "engine/loop"]),
     "qcow2/flush": ("qcow2/flush/*.c", ["qcow2/space", "qcow2/meta", "qcow2/format", "engine/loop"]),
-    "qcow2/check": ("qcow2/check/*.c", ["qcow2/format", "engine/loop"]),
+    "qcow2/check": ("qcow2/check/*.c", ["qcow2/format", "engine/spec", "engine/loop"]),
     "qcow2/image": ("qcow2/{image/*,drivers}.c",
                     ["qcow2/map", "qcow2/flush", "qcow2/check", "qcow2/space", "qcow2/meta", "qcow2/format",
                      "engine/loop", "engine/spec", "engine"]),
@@ -37,16 +38,13 @@ ROOMS = {
 # (room, name): why it may be taken all the same.
 ALSO = {
     ("engine", "format_drivers"): "the list of formats: the only name that the engine has of them",
-    ("engine/loop", "backend_drivers"): "the list of backends: the same",
+    ("engine/spec", "backend_drivers"): "the list of backends: the same",
 }
 BY_NAME = {  # name: (rooms, why)
     "vdisk_alloc_buffer": ("backends qcow2/meta qcow2/check", "memory for I/O: is to move to the loop"),
     "zero_range": ("qcow2/map", "zeros over a host range: is to move to the loop"),
     "zero_write": ("qcow2/map qcow2/space", "the same"),
     "zero_buffer": ("qcow2/map", "the same"),
-    "json_name_parse": ("engine/loop", "a name is taken apart where a backend is opened: is to become a spec"),
-    "json_name_free": ("engine/loop", "the same"),
-    "is_json_name": ("engine/loop", "the same"),
     "request_end": ("qcow2/map qcow2/flush", "the contract of formats: how a request ends"),
     "request_end_later": ("qcow2/map qcow2/flush", "the same"),
     "request_end_merged": ("qcow2/map", "the same"),

@@ -172,7 +172,7 @@ static void buggy_close(struct backend *b)
 static struct backend *wrap_buggy(struct backend *child)
 {
     static const struct backend_driver driver = {
-        .name = "buggy", .claims = wrapper_claims, .close = buggy_close, .submit = buggy_submit,
+        .name = "buggy", .close = buggy_close, .submit = buggy_submit,
         .status = wrapper_status, .allocated = wrapper_allocated, .relock = wrapper_relock};
     struct buggy *b = backend_alloc(&driver, child->name, sizeof *b);
 

@@ -43,7 +43,7 @@ static struct backend *open_dev(uint32_t flags)
     struct backend *b;
 
     OK(backend_open(dev, flags | mode, &b));
-    assert_string_equal(b->driver->name, "blockdev");
+    assert_string_equal(b->driver->name, "host_device");
     return b;
 }
 
