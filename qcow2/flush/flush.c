@@ -239,8 +239,8 @@ static void copy_again(struct q2_flush_op *f)
 /* With the lock held: rule 9. What the file has at this moment is durable with the first sync. */
 static bool end_has_moved(struct q2 *q)
 {
-    q->flushing_end = backend_size(q->meta.v->file);
-    return q->flushing_end > q->durable_end;
+    q->space.flushing_end = backend_size(q->meta.v->file);
+    return q->space.flushing_end > q->space.durable_end;
 }
 
 /* With the lock held: rule 6. */
@@ -263,9 +263,9 @@ static int take_copy(struct q2_flush_op *f)
         mapping->count += add_pages(mapping->pieces + mapping->count, &q->meta.l1_pages);
     for (int i = 0; i < BATCHES; i++)
         copy_batch(q, &f->batches[i]);
-    if (q->freed[Q2_FREED_DURABLE].count == 0) {
-        f->freed = q->freed[Q2_FREED_NOW];
-        q->freed[Q2_FREED_NOW] = (struct q2_freed_list){0};
+    if (q->space.freed[Q2_FREED_DURABLE].count == 0) {
+        f->freed = q->space.freed[Q2_FREED_NOW];
+        q->space.freed[Q2_FREED_NOW] = (struct q2_freed_list){0};
     }
     f->needs_data = q->meta.mapping_needs_data && !MUTANT(FORGET_DATA);
     q->meta.mapping_needs_data = false;
@@ -309,13 +309,13 @@ static void settle_freed(struct q2_flush_op *f, int rc)
     struct q2 *q = f->q;
 
     if (rc == 0 && f->freed.count > 0) {
-        free(q->freed[Q2_FREED_DURABLE].list);
-        q->freed[Q2_FREED_DURABLE] = f->freed;
-        q->freed_ticket = gate_ticket(&q->meta.v->requests);
+        free(q->space.freed[Q2_FREED_DURABLE].list);
+        q->space.freed[Q2_FREED_DURABLE] = f->freed;
+        q->space.freed_ticket = gate_ticket(&q->meta.v->requests);
     } else {
         for (size_t i = 0; i < f->freed.count; i++)
-            q2_free_run(q, f->freed.list[i].cluster_index << q->meta.geo.cluster_bits, f->freed.list[i].clusters,
-                        f->freed.list[i].untouched);
+            q2_free_run(&q->space, f->freed.list[i].cluster_index << q->meta.geo.cluster_bits,
+                        f->freed.list[i].clusters, f->freed.list[i].untouched);
         free(f->freed.list);
     }
     f->freed = (struct q2_freed_list){0};
@@ -373,10 +373,10 @@ static void end(struct q2_flush_op *f, int rc)
     if (rc < 0) {
         q->meta.mapping_needs_data |= f->needs_data;
     } else {
-        q->durable_end = max_u64(q->durable_end, q->flushing_end);
+        q->space.durable_end = max_u64(q->space.durable_end, q->space.flushing_end);
         atomic_store_explicit(&q->meta.as_read, EXTENT_DURABLE, memory_order_release);
     }
-    q->flushing_end = 0;
+    q->space.flushing_end = 0;
     op_wake_all(&f->group, rc);
     if (MUTANT(FLUSH_JOINED))
         op_wake_all(&q->flush_waiting, rc);
@@ -446,7 +446,7 @@ static void q2_flush_lead_step(struct op *op)
     struct q2_flush_op *f = container_of(op, struct q2_flush_op, lead);
 
     OP_BEGIN(enum q2_flush_lead_state, op)
-    q2_reclaim_carry(f->q, op->queue, &f->reclaim);
+    q2_reclaim_carry(&f->q->space, op->queue, &f->reclaim);
     op->rc = begin(f);
     if (op->rc < 0)
         goto fail;
@@ -468,7 +468,7 @@ fail:
     f->rc = op->rc;
     end(f, f->rc);
     if (f->reclaim.running)
-        OP_AWAIT(op, FLUSH_RECLAIMED, q2_reclaim_join(f->q, &f->reclaim, op));
+        OP_AWAIT(op, FLUSH_RECLAIMED, q2_reclaim_join(&f->q->space, &f->reclaim, op));
     lead_finish(f);
     return;
     OP_END

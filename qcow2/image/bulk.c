@@ -204,10 +204,10 @@ static void bulk_finish(struct bulk *b, int rc)
 
     pthread_mutex_lock(&q->meta.lock);
     if (rc < 0) {
-        q2_alloc_undo(q, &b->run);
+        q2_alloc_undo(&q->space, &b->run);
         for (uint32_t i = 0; i < b->count; i++)
-            q2_alloc_undo(q, &b->runs[i]);
-        q2_alloc_structure_undo(q, &b->tables, Q2_META_L2);
+            q2_alloc_undo(&q->space, &b->runs[i]);
+        q2_alloc_structure_undo(&q->space, &b->tables, Q2_META_L2);
     }
     pthread_mutex_unlock(&q->meta.lock);
     unlock_structure(b);
@@ -226,7 +226,7 @@ static void bulk_step(struct op *op)
     if (!range_lock_try(b->turns, &b->turn, 0, 1))
         OP_AWAIT(op, BULK_TURN, range_lock_wait(b->turns, &b->turn, op));
     while (b->have < b->clusters) {
-        OP_TRY(op, BULK_TAKEN, q2_alloc(b->q, b->clusters - b->have, false, &b->run, op));
+        OP_TRY(op, BULK_TAKEN, q2_alloc(&b->q->space, b->clusters - b->have, false, &b->run, op));
         op->rc = note_run(b);
         if (op->rc < 0)
             goto fail;
@@ -241,7 +241,7 @@ static void bulk_step(struct op *op)
     b->locked = true;
     if (!range_lock_try(&b->q->meta.structure, &b->lock, 0, 1))
         OP_AWAIT(op, BULK_LOCKED, range_lock_wait(&b->q->meta.structure, &b->lock, op));
-    OP_TRY(op, BULK_TABLES_TAKEN, q2_alloc_structure(b->q, b->tables_n, true, Q2_META_L2, &b->tables, op));
+    OP_TRY(op, BULK_TABLES_TAKEN, q2_alloc_structure(&b->q->space, b->tables_n, true, Q2_META_L2, &b->tables, op));
     unlock_structure(b);
     OP_TRY(op, BULK_WRITTEN, write_tables(b, op));
     enter_tables(b);

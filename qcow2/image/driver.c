@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What the engine knows of qcow2: the table of the format, and which operation serves which request. */
 #include <errno.h>
+#include <string.h>
 
+#include "engine/error.h"
 #include "engine/layer_name.h"
 #include "engine/option.h"
 #include "engine/queue.h"
@@ -9,7 +11,7 @@
 #include "qcow2/image/create.h"
 #include "qcow2/meta/packed.h"
 #include "qcow2/qcow2.h"
-#include "qcow2/space/highest.h"
+#include "qcow2/space/space.h"
 #include "qcow2/state.h"
 
 static int q2_probe(const uint8_t *head, size_t len, const char *name)
@@ -69,6 +71,18 @@ static const struct option_desc q2_options[] = {
     {NULL, OPTION_TEXT, false, NULL, NULL, NULL},
 };
 
+static int q2_trim(vdisk *v, vdisk_queue *queue)
+{
+    int rc = q2_trim_run(&q2_of(v)->space, queue, false);
+
+    return rc < 0 ? err_set(rc, "%s: giving space back: %s", v->name, strerror(-rc)) : 0;
+}
+
+static int q2_highest_end(vdisk *v, vdisk_queue *queue, uint64_t *ret_end)
+{
+    return q2_highest(&q2_of(v)->space, queue, ret_end);
+}
+
 const struct format_driver qcow2_driver = {
     .name = "qcow2",
     .options = q2_options,
@@ -82,7 +96,7 @@ const struct format_driver qcow2_driver = {
     .check_create = qcow2_check_create,
     .create = qcow2_create,
     .resize = q2_resize,
-    .highest = q2_highest,
+    .highest = q2_highest_end,
     .check = qcow2_check_image,
     .trim = q2_trim,
 };

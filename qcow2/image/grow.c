@@ -113,7 +113,8 @@ static int adopt(struct grow *g)
     if (g->longer) {
         assert(q->meta.l1_pages.dirty_count == 0);
         if (old->entries > 0) /* a disk of no bytes has none, and its table no place */
-            q2_free_table(q, q->meta.header.l1_offset, q2_clusters(&q->meta.geo, old->entries * 8), Q2_META_L1);
+            q2_free_table(&q->space, q->meta.header.l1_offset, q2_clusters(&q->meta.geo, old->entries * 8),
+                          Q2_META_L1);
         q->meta.header.l1_offset = g->run.host_offset;
         q->meta.header.l1_entries = (uint32_t)g->l1_entries;
         q2_table_finish(&q->meta.l1_pages);
@@ -145,7 +146,7 @@ static void grow_finish(struct grow *g, int rc)
 {
     if (g->run.clusters > 0) {
         pthread_mutex_lock(&g->q->meta.lock);
-        q2_alloc_structure_undo(g->q, &g->run, Q2_META_L1);
+        q2_alloc_structure_undo(&g->q->space, &g->run, Q2_META_L1);
         pthread_mutex_unlock(&g->q->meta.lock);
     }
     range_unlock(&g->q->meta.structure, &g->lock);
@@ -172,9 +173,9 @@ static void grow_step(struct op *op)
         OP_TRY(op, GROW_DATA_FILE, start_range(g, op, g->q->meta.v->data, IO_TRUNCATE, g->size));
     OP_TRY(op, GROW_FLUSHED, q2_flush(g->q, op));
     if (g->longer) {
-        OP_TRY(
-            op, GROW_ALLOCATED,
-            q2_alloc_structure(g->q, g->table_len >> g->q->meta.geo.cluster_bits, true, Q2_META_L1, &g->run, op));
+        OP_TRY(op, GROW_ALLOCATED,
+               q2_alloc_structure(&g->q->space, g->table_len >> g->q->meta.geo.cluster_bits, true, Q2_META_L1,
+                                  &g->run, op));
         fill_table(g);
         OP_TRY(op, GROW_TABLE_WRITTEN, start_write(g, op, g->table, g->table_len, g->run.host_offset));
         /* With the refcounts: flush rule 1 holds for the header's pointer too. */

@@ -209,7 +209,7 @@ int q2_close(vdisk *v, vdisk_queue *queue)
     int rc = 0;
 
     if (!v->read_only && !(v->open_flags & VDISK_OPEN_CHECK))
-        rc = q2_trim_run(q, queue, true);
+        rc = q2_trim_run(&q->space, queue, true);
     q2_state_free(q);
     v->format_state = NULL;
     return rc;

@@ -72,12 +72,12 @@ static int clear_rest(vdisk *v, uint64_t size, uint64_t old, vdisk_queue *queue)
     int rc;
 
     volume_reach(v, end, queue);
-    q->count_decides = !MUTANT(SHRINK_PUNCH_FIRST); /* invariant 2 */
+    q->space.count_decides = !MUTANT(SHRINK_PUNCH_FIRST); /* invariant 2 */
     rc = q2_resize_zero(v, size, end, queue);
     volume_set_size(v, size);
     if (rc == 0)
-        rc = q2_trim_run(q, queue, true);
-    q->count_decides = false;
+        rc = q2_trim_run(&q->space, queue, true);
+    q->space.count_decides = false;
     return rc;
 }
 
@@ -180,7 +180,7 @@ int q2_shrink(vdisk *v, uint64_t size, const struct vdisk_resize_opts *opts, vdi
 {
     struct qcow2_check_opts check = {.progress = opts->progress, .progress_arg = opts->progress_arg};
     uint64_t old = vdisk_size(v);
-    int rc = q2_trim_run(q2_of(v), queue, true);
+    int rc = q2_trim_run(&q2_of(v)->space, queue, true);
 
     if (rc == 0 && MUTANT(SHRINK_CUT_FIRST))
         rc = trim_data_file(v, size, queue);

@@ -34,23 +34,18 @@ struct q2 *q2_state_alloc(vdisk *v)
     memset(q, 0, sizeof *q);
     q2_meta_state_init(&q->meta, v);
     q->meta.make_clean = make_clean;
+    q2_space_state_init(&q->space, &q->meta);
     for (int i = 0; i < Q2_ZONES; i++)
         range_locks_init(&q->guest_ranges[i]);
     list_init(&q->flush_waiting);
-    list_init(&q->reclaim_waiting);
-    list_init(&q->trim_waiting);
-    list_init(&q->tables_waiting);
     list_init(&q->l2_making);
-    q2_leases_init(q);
     return q;
 }
 
 void q2_state_free(struct q2 *q)
 {
+    q2_space_state_finish(&q->space);
     q2_meta_state_finish(&q->meta);
-    for (int i = 0; i < Q2_FREED_STAGES; i++)
-        free(q->freed[i].list);
-    q2_cluster_set_finish(&q->sound);
     for (int i = 0; i < Q2_ZONES; i++)
         range_locks_finish(&q->guest_ranges[i]);
     free(q);
@@ -181,19 +176,6 @@ static int setup_caches(struct q2 *q, uint64_t cache_bytes)
     return 0;
 }
 
-static void setup_allocator(struct q2 *q)
-{
-    struct backend *b = q->meta.v->file;
-    uint64_t max_clusters = (Q2_MAX_HOST_OFFSET + 1) >> q->meta.geo.cluster_bits;
-
-    q->limit_clusters = b->caps & BACKEND_GROWS ? max_clusters : backend_size(b) >> q->meta.geo.cluster_bits;
-    q->zero_new = (b->caps & (BACKEND_GROWS | BACKEND_ZERO_NEW)) == (BACKEND_GROWS | BACKEND_ZERO_NEW);
-    q->zero_from = q2_cluster_up(&q->meta.geo, backend_size(b));
-    /* Who wrote the file last may not have synced it. The end of a device does not move. */
-    q->durable_end = b->caps & BACKEND_GROWS ? 0 : backend_size(b);
-    q->appended_from = q->zero_from >> q->meta.geo.cluster_bits; /* the last may be there in part */
-}
-
 /* ---- all of it ----------------------------------------------------------------------------------------- */
 
 int q2_state_read_header(struct q2 *q, vdisk_queue *queue)
@@ -218,7 +200,7 @@ int q2_state_setup(struct q2 *q, vdisk_queue *queue, uint64_t *tables_left)
     if (rc == 0)
         rc = setup_caches(q, q->cache_bytes);
     if (rc == 0)
-        setup_allocator(q);
+        q2_space_state_setup(&q->space);
     if (rc == 0 && !q->meta.v->read_only && !(q->meta.v->open_flags & VDISK_OPEN_CHECK))
         rc = q2_guard_init(&q->meta, queue);
     return rc;

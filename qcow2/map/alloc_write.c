@@ -358,7 +358,7 @@ static void link_span(struct alloc_write *w)
         struct q2_mapping old = mapping_at(w, guest);
         struct q2_l2_entry e = {q2_entry_encode(g, Q2_CLUSTER_NORMAL, host, true), new_bitmap(w, guest, &old)};
         if (w->kind == SPAN_NEW)
-            q2_drop(q, &old);
+            q2_drop(&q->space, &old);
         q2_slice_put(&q->meta, w->slot, guest, e);
     }
     q2_change_end(&q->meta.l2, w->slot);
@@ -407,7 +407,7 @@ static void unlock_clusters(struct alloc_write *w)
 static void drop_span(struct alloc_write *w)
 {
     pthread_mutex_lock(&w->q->meta.lock);
-    q2_alloc_undo(w->q, &w->run);
+    q2_alloc_undo(&w->q->space, &w->run);
     w->run.clusters = 0;
     unpin(w);
     pthread_mutex_unlock(&w->q->meta.lock);
@@ -421,13 +421,13 @@ static void make_room(struct alloc_write *w, struct op *op)
 {
     w->made_room = true;
     drop_span(w);
-    q2_room_make(w->q, w->caller, op);
+    q2_room_make(&w->q->space, w->caller, op);
 }
 
 /* With the lock held and the span planned: does it free clusters, and do too many wait for that already? */
 static bool too_many_freed(const struct alloc_write *w)
 {
-    return w->kind == SPAN_NEW && q2_room_is_wanted(w->q) && !w->keeps_freed && !w->q->meta.data_file &&
+    return w->kind == SPAN_NEW && q2_room_is_wanted(&w->q->space) && !w->keeps_freed && !w->q->meta.data_file &&
            moves_whole(w, w->start);
 }
 
@@ -435,12 +435,12 @@ static bool too_many_freed(const struct alloc_write *w)
 static void give_back_freed(struct alloc_write *w, struct op *op)
 {
     drop_span(w);
-    q2_room_make(w->q, w->caller, op);
+    q2_room_make(&w->q->space, w->caller, op);
 }
 
 static bool may_make_room(const struct alloc_write *w)
 {
-    return w->op.rc == -ENOSPC && !w->made_room && q2_room_is_possible(w->q);
+    return w->op.rc == -ENOSPC && !w->made_room && q2_room_is_possible(&w->q->space);
 }
 
 /* One of several that were written as one failed: each that is not written goes on alone. */
@@ -496,7 +496,7 @@ static bool find_host(struct alloc_write *w)
         w->host_offset = w->guest_cluster;
         return true;
     }
-    if (!q2_lease_take(w->q, w->op.queue, w->clusters, &w->run))
+    if (!q2_lease_take(&w->q->space, w->op.queue, w->clusters, &w->run))
         return false;
     fit_to_run(w);
     return true;
@@ -588,7 +588,7 @@ again:
             continue;
         }
         if (found == FIND_NEEDS_LEASE) {
-            OP_TRY(op, AW_LEASED, q2_lease_fill(w->q, op));
+            OP_TRY(op, AW_LEASED, q2_lease_fill(&w->q->space, op));
             continue;
         }
         op->rc = found == FIND_REFUSED ? w->refusal : prepare_span(w);

@@ -160,7 +160,7 @@ static enum clear_result clear_entry(struct clear *c, uint64_t guest_offset, str
         *e = zero_keep(q, &m);
     } else {
         *e = zero_entry(q, guest_offset, c->discard);
-        q2_drop(q, &m);
+        q2_drop(&q->space, &m);
     }
     return q2_l2_entry_same(*e, old) ? CLEAR_SAME : CLEAR_CHANGED;
 }
@@ -311,7 +311,7 @@ static bool too_many_freed(struct q2 *q)
     bool many;
 
     pthread_mutex_lock(&q->meta.lock);
-    many = q2_room_is_wanted(q);
+    many = q2_room_is_wanted(&q->space);
     pthread_mutex_unlock(&q->meta.lock);
     return many;
 }
@@ -319,7 +319,7 @@ static bool too_many_freed(struct q2 *q)
 /* No space for an L2 table: nothing else that waits under the lock takes any. */
 static bool may_make_room(const struct clear *c)
 {
-    return c->op.rc == -ENOSPC && c->locked && !c->made_room && q2_room_is_possible(c->q);
+    return c->op.rc == -ENOSPC && c->locked && !c->made_room && q2_room_is_possible(&c->q->space);
 }
 
 /* The call of an await. */
@@ -327,7 +327,7 @@ static void make_room(struct clear *c, struct op *op)
 {
     c->made_room = true;
     unlock_clusters(c);
-    q2_room_make(c->q, c->request, op);
+    q2_room_make(&c->q->space, c->request, op);
 }
 
 static void clear_step(struct op *op)
@@ -350,7 +350,7 @@ again:
         if (c->locked && c->pos >= c->lock.end)
             unlock_clusters(c);
         if (!c->locked && too_many_freed(c->q))
-            OP_TRY(op, CLEAR_RECLAIMED, q2_room_make(c->q, c->request, op));
+            OP_TRY(op, CLEAR_RECLAIMED, q2_room_make(&c->q->space, c->request, op));
         if (!c->locked && skip_unmapped(c))
             continue;
         if (!c->locked && !lock_clusters(c))

@@ -46,7 +46,7 @@ static void l2_make_finish(struct l2_make *m, int rc)
 {
     pthread_mutex_lock(&m->q->meta.lock);
     if (rc < 0)
-        q2_alloc_structure_undo(m->q, &m->run, Q2_META_L2);
+        q2_alloc_structure_undo(&m->q->space, &m->run, Q2_META_L2);
     pthread_mutex_unlock(&m->q->meta.lock);
     range_unlock(&m->q->meta.structure, &m->lock);
     /* The last that is done to the image: who hears of it may be another thread, and close it. */
@@ -83,7 +83,7 @@ static void enter(struct l2_make *m)
         q2_twice_judged(&q->meta, index * slices, slices);
     if (m->shared) {
         q2_cache_moved(&q->meta.l2, index * slices, slices, m->run.host_offset);
-        q2_free_table(q, m->shared, 1, Q2_META_L2);
+        q2_free_table(&q->space, m->shared, 1, Q2_META_L2);
     } else if (!MUTANT(L2_NOT_ZEROED)) {
         /* It is zeros: what is needed of it first need not be read. */
         q2_cache_install_written(&q->meta.l2, q2_slice_key(&q->meta, m->guest_offset),
@@ -131,7 +131,7 @@ static void l2_make_step(struct op *op)
         l2_make_finish(m, rc);
         return;
     }
-    OP_TRY(op, L2T_ALLOCATED, q2_alloc_structure(m->q, 1, true, Q2_META_L2, &m->run, op));
+    OP_TRY(op, L2T_ALLOCATED, q2_alloc_structure(&m->q->space, 1, true, Q2_META_L2, &m->run, op));
     if (m->shared) {
         OP_TRY(op, L2T_COPY_READ, start_copy(m, op, IO_READ, m->shared));
         OP_TRY(op, L2T_COPY_WRITTEN, start_copy(m, op, IO_WRITE, m->run.host_offset));

@@ -28,51 +28,51 @@
 
 struct q2_meta {
     /* Fixed at open. */
-    vdisk *v;
-    struct q2_geometry geo;
-    enum q2_compression compression;
-    bool data_file; /* v->data is an external file, guest offset = host offset */
-    bool data_file_raw;
-    bool guarded;                                            /* where metadata lies is known: open for writing */
-    uint32_t slice_entries_bits;                             /* log2 of L2 entries per slice */
-    uint32_t slice_guest_bits;                               /* log2 of guest bytes per L2 slice */
-    uint32_t refslice_bits;                                  /* log2 of refcounts per refcount slice */
-    uint64_t l1_start, l1_end, reftable_start, reftable_end; /* as opened: never guest data */
-    void (*make_clean)(struct q2_meta *meta, struct op *op); /* q2_make_clean() */
+    vdisk                    *v;
+    struct q2_geometry        geo;
+    enum q2_compression       compression;
+    bool                      data_file;     /* v->data is an external file, guest offset = host offset */
+    bool                      data_file_raw;
+    bool                      guarded;       /* where metadata lies is known: open for writing */
+    uint32_t                  slice_entries_bits; /* log2 of L2 entries per slice */
+    uint32_t                  slice_guest_bits;   /* log2 of guest bytes per L2 slice */
+    uint32_t                  refslice_bits;      /* log2 of refcounts per refcount slice */
+    uint64_t                  l1_start, l1_end, reftable_start, reftable_end; /* as opened: never guest data */
+    void                    (*make_clean)(struct q2_meta *meta, struct op *op); /* q2_make_clean() */
 
     /* Own synchronisation; seldom written. */
-    alignas(64) _Atomic(struct q2_l1 *) l1; /* replaced by a longer one when the image grows */
-    _Atomic uint8_t as_read;                /* EXTENT_DURABLE once a flush has ended: lookup.c */
-    _Atomic bool broken;                    /* metadata cannot be trusted: no writes any more */
-    _Atomic bool must_mark;                 /* the header is to be marked corrupt: guard.h */
+    alignas(64) _Atomic(struct q2_l1 *) l1;  /* replaced by a longer one when the image grows */
+    _Atomic uint8_t           as_read;       /* EXTENT_DURABLE once a flush has ended: lookup.c */
+    _Atomic bool              broken;        /* metadata cannot be trusted: no writes any more */
+    _Atomic bool              must_mark;     /* the header is to be marked corrupt: guard.h */
 
     /* The caches' tables are read without a lock; the rest of a cache is written with it held. */
-    alignas(64) struct q2_cache l2;        /* key: guest_offset >> slice_guest_bits */
-    alignas(64) struct q2_cache refcounts; /* key: cluster_index >> refslice_bits */
+    alignas(64) struct q2_cache l2;          /* key: guest_offset >> slice_guest_bits */
+    alignas(64) struct q2_cache refcounts;   /* key: cluster_index >> refslice_bits */
 
     /* Own synchronisation. */
     alignas(64) struct range_locks structure; /* [0, 1): new tables and blocks, table growth: one at a time */
-    struct q2_packed_cache packed;
+    struct q2_packed_cache    packed;
 
     /* Locked. */
     alignas(64) pthread_mutex_t lock;
-    struct q2_header header;
-    struct q2_table l1_pages; /* which pages of the L1 table are dirty */
-    struct q2_table reftable_pages;
-    uint64_t *reftable; /* host order */
-    uint64_t reftable_entries;
-    struct q2_l1 *l1_retired;      /* replaced; lookups may still read them; freed at close */
-    struct q2_meta_map places;     /* guarded: where metadata lies */
-    struct q2_cluster_set mapped;  /* guarded: clusters that entries which have been read lead to, or led */
-    struct q2_cluster_set targets; /* targets_known: a subset of them, of entries in the cache now */
-    bool targets_known;
-    struct q2_cluster_set judged; /* L2 slices, by key, that have been read or made: twice.h */
-    struct q2_cluster_set twice;  /* clusters that two entries have, and one says alone: twice.h */
-    bool twice_grew;
-    struct q2_cluster_set own_freed; /* clusters that had a use which this handle ended */
-    bool mapping_needs_data;         /* dirty mapping shows data under flush rule 2 */
-    bool flush_running;              /* what is dirty is becoming clean */
-    uint8_t sector[Q2_SECTOR_SIZE];  /* the start of the header, as it is on disk */
+    struct q2_header          header;
+    struct q2_table           l1_pages;      /* which pages of the L1 table are dirty */
+    struct q2_table           reftable_pages;
+    uint64_t                 *reftable;      /* host order */
+    uint64_t                  reftable_entries;
+    struct q2_l1             *l1_retired;    /* replaced; lookups may still read them; freed at close */
+    struct q2_meta_map        places;        /* guarded: where metadata lies */
+    struct q2_cluster_set     mapped;        /* clusters that entries which have been read lead to, or led */
+    struct q2_cluster_set     targets;       /* targets_known: a subset of them, of entries in the cache now */
+    bool                      targets_known;
+    struct q2_cluster_set     judged;        /* L2 slices, by key, that have been read or made: twice.h */
+    struct q2_cluster_set     twice;         /* clusters that two entries have, and one says alone: twice.h */
+    bool                      twice_grew;
+    struct q2_cluster_set     own_freed;     /* clusters that had a use which this handle ended */
+    bool                      mapping_needs_data; /* dirty mapping shows data under flush rule 2 */
+    bool                      flush_running; /* what is dirty is becoming clean */
+    uint8_t                   sector[Q2_SECTOR_SIZE]; /* the start of the header, as it is on disk */
 };
 
 /* The volume's own: struct q2 begins with it. */
@@ -96,8 +96,8 @@ static inline void q2_make_clean(struct q2_meta *meta, struct op *op)
 
 /* The L1 table in memory, host order. */
 struct q2_l1 {
-    struct q2_l1 *next; /* retired list */
-    uint64_t entries;
+    struct q2_l1    *next; /* retired list */
+    uint64_t         entries;
     _Atomic uint64_t entry[];
 };
 

@@ -18,8 +18,7 @@
 
 #include "engine/zero.h"
 #include "qcow2/format/entry.h"
-#include "qcow2/meta/guard.h"
-#include "qcow2/meta/twice.h"
+#include "qcow2/meta/meta.h"
 #include "qcow2/space/lease.h"
 #include "qcow2/space/reclaim.h"
 #include "qcow2/space/reftable.h"
@@ -34,24 +33,24 @@ enum scan_result {
     SCAN_AGAIN
 };
 
-bool q2_space_grew(struct q2 *q)
+bool q2_space_grew(struct q2_space *space)
 {
-    struct backend *b = q->meta.v->file;
+    struct backend *b = space->meta->v->file;
     bool grew = false;
     uint64_t limit;
 
     if (b->caps & BACKEND_GROWS)
         return false;
-    pthread_mutex_lock(&q->meta.lock);
-    limit = q->limit_clusters;
-    pthread_mutex_unlock(&q->meta.lock);
-    if (!backend_reaches_past(b, ((limit + 1) << q->meta.geo.cluster_bits) - 1))
+    pthread_mutex_lock(&space->meta->lock);
+    limit = space->limit_clusters;
+    pthread_mutex_unlock(&space->meta->lock);
+    if (!backend_reaches_past(b, ((limit + 1) << space->meta->geo.cluster_bits) - 1))
         return false;
-    limit = min_u64(backend_size(b), Q2_MAX_HOST_OFFSET + 1) >> q->meta.geo.cluster_bits;
-    pthread_mutex_lock(&q->meta.lock);
-    grew = limit > q->limit_clusters;
-    q->limit_clusters = max_u64(q->limit_clusters, limit);
-    pthread_mutex_unlock(&q->meta.lock);
+    limit = min_u64(backend_size(b), Q2_MAX_HOST_OFFSET + 1) >> space->meta->geo.cluster_bits;
+    pthread_mutex_lock(&space->meta->lock);
+    grew = limit > space->limit_clusters;
+    space->limit_clusters = max_u64(space->limit_clusters, limit);
+    pthread_mutex_unlock(&space->meta->lock);
     return grew;
 }
 
@@ -59,12 +58,13 @@ bool q2_space_grew(struct q2 *q)
  * Where L1 or refcount table were when the image was opened: free when they have moved, but lookups, which take no
  * lock, call an entry damaged that leads there. Until the next open it can be metadata only.
  */
-static bool was_table(const struct q2 *q, uint64_t cluster, uint64_t n)
+static bool was_table(const struct q2_space *space, uint64_t cluster, uint64_t n)
 {
-    uint64_t start = cluster << q->meta.geo.cluster_bits, end = (cluster + n) << q->meta.geo.cluster_bits;
+    uint64_t start = cluster << space->meta->geo.cluster_bits, end = (cluster + n)
+                                                                     << space->meta->geo.cluster_bits;
 
-    return ranges_meet(start, end, q->meta.l1_start, q->meta.l1_end) ||
-           ranges_meet(start, end, q->meta.reftable_start, q->meta.reftable_end);
+    return ranges_meet(start, end, space->meta->l1_start, space->meta->l1_end) ||
+           ranges_meet(start, end, space->meta->reftable_start, space->meta->reftable_end);
 }
 
 /* Refcounts of a slice from `index` on, n at most, that are 0. */
@@ -81,15 +81,16 @@ static uint64_t count_zeros(const struct q2_geometry *g, const uint8_t *slice, u
  * With the lock held: may clusters without a refcount be had? *n of them at once where nothing speaks against any,
  * else the first, and *n becomes 1.
  */
-static enum q2_guard_verdict judge_free(struct q2 *q, uint64_t index, uint32_t kind, uint64_t *n)
+static enum q2_guard_verdict judge_free(struct q2_space *space, uint64_t index, uint32_t kind, uint64_t *n)
 {
     enum q2_guard_verdict verdict;
 
-    if (*n > 1 && (kind != 0 || !was_table(q, index, *n)) && q2_guard_all_free(&q->meta, index, *n, kind != 0))
+    if (*n > 1 && (kind != 0 || !was_table(space, index, *n)) &&
+        q2_guard_all_free(space->meta, index, *n, kind != 0))
         return Q2_GUARD_FREE;
     *n = 1;
-    verdict = q2_guard_free(&q->meta, index, kind != 0);
-    return verdict == Q2_GUARD_FREE && kind == 0 && was_table(q, index, 1) ? Q2_GUARD_IN_USE : verdict;
+    verdict = q2_guard_free(space->meta, index, kind != 0);
+    return verdict == Q2_GUARD_FREE && kind == 0 && was_table(space, index, 1) ? Q2_GUARD_IN_USE : verdict;
 }
 
 /*
@@ -97,31 +98,32 @@ static enum q2_guard_verdict judge_free(struct q2 *q, uint64_t index, uint32_t k
  * ret_index, 0 when it has none. The slice's content, or what to fetch first, decides the result. `kind`: what
  * they are for, enum q2_meta_kind, 0 for guest data.
  */
-static enum scan_result scan(struct q2 *q, uint64_t from, uint64_t want, uint32_t kind, uint64_t *ret_index,
-                             uint64_t *ret_n)
+static enum scan_result scan(struct q2_space *space, uint64_t from, uint64_t want, uint32_t kind,
+                             uint64_t *ret_index, uint64_t *ret_n)
 {
-    uint64_t key = from >> q->meta.refslice_bits;
-    uint64_t slice_mask = (1ull << q->meta.refslice_bits) - 1;
-    uint64_t end = min_u64((key + 1) << q->meta.refslice_bits, q->limit_clusters), zeros_end = from, n;
+    uint64_t key = from >> space->meta->refslice_bits;
+    uint64_t slice_mask = (1ull << space->meta->refslice_bits) - 1;
+    uint64_t end = min_u64((key + 1) << space->meta->refslice_bits, space->limit_clusters), zeros_end = from, n;
     uint64_t slice_end = ((end - 1) & slice_mask) + 1;
     struct q2_slot *s;
 
     *ret_n = 0;
-    if (!q2_has_block(&q->meta, from))
+    if (!q2_has_block(space->meta, from))
         return SCAN_NEEDS_BLOCK;
-    s = q2_refcounts_find(q, key);
+    s = q2_refcounts_find(space, key);
     if (!s)
         return SCAN_NEEDS_SLICE;
-    const uint8_t *data = (const uint8_t *)q2_slot_data(&q->meta.refcounts, s);
+    const uint8_t *data = (const uint8_t *)q2_slot_data(&space->meta->refcounts, s);
     for (uint64_t i = from; i < end && *ret_n < want; i += n) {
         enum q2_guard_verdict verdict = Q2_GUARD_IN_USE;
         /* What had to be judged one by one once is so to its end. */
-        n = i < zeros_end ? 1 : count_zeros(&q->meta.geo, data, i & slice_mask, min_u64(end - i, want - *ret_n));
+        n = i < zeros_end ? 1
+                          : count_zeros(&space->meta->geo, data, i & slice_mask, min_u64(end - i, want - *ret_n));
         zeros_end = max_u64(zeros_end, i + n);
         if (n > 0) /* else the next are in use, those with refcount 1 are passed at once */
-            verdict = judge_free(q, i, kind, &n);
+            verdict = judge_free(space, i, kind, &n);
         else
-            n = q2_refcount_skip_ones(&q->meta.geo, data, i & slice_mask, slice_end) - (i & slice_mask);
+            n = q2_refcount_skip_ones(&space->meta->geo, data, i & slice_mask, slice_end) - (i & slice_mask);
         n = max_u64(n, 1);
         if (verdict == Q2_GUARD_METADATA)
             return SCAN_REFUSED;
@@ -135,75 +137,77 @@ static enum scan_result scan(struct q2 *q, uint64_t from, uint64_t want, uint32_
 }
 
 /* Where a search that has come to `index` goes on. */
-static uint64_t pass_used(const struct q2 *q, uint64_t index)
+static uint64_t pass_used(const struct q2_space *space, uint64_t index)
 {
-    index = max_u64(index, q->free_hint);
-    return index >= q->used_from && index < q->used_end ? q->used_end : index;
+    index = max_u64(index, space->free_hint);
+    return index >= space->used_from && index < space->used_end ? space->used_end : index;
 }
 
 /*
  * A cluster has become free. What lies between it and where the search was has none; so one cluster that is freed
  * far below does not have all refcounts read again.
  */
-static void note_free(struct q2 *q, uint64_t index)
+static void note_free(struct q2_space *space, uint64_t index)
 {
-    uint64_t end = q->used_from <= q->free_hint ? max_u64(q->free_hint, q->used_end) : q->free_hint;
+    uint64_t end =
+        space->used_from <= space->free_hint ? max_u64(space->free_hint, space->used_end) : space->free_hint;
 
-    if (index < q->free_hint) {
-        if (q->used_from <= q->free_hint || end - index - 1 > q->used_end - q->used_from) {
-            q->used_from = index + 1;
-            q->used_end = end;
+    if (index < space->free_hint) {
+        if (space->used_from <= space->free_hint || end - index - 1 > space->used_end - space->used_from) {
+            space->used_from = index + 1;
+            space->used_end = end;
         }
-        q->free_hint = index;
-    } else if (index >= q->used_from && index < q->used_end) { /* the longer part remains */
-        if (index - q->used_from > q->used_end - index - 1)
-            q->used_end = index;
+        space->free_hint = index;
+    } else if (index >= space->used_from && index < space->used_end) { /* the longer part remains */
+        if (index - space->used_from > space->used_end - index - 1)
+            space->used_end = index;
         else
-            q->used_from = index + 1;
+            space->used_from = index + 1;
     }
 }
 
 /* Raise refcounts from 0 to 1, all in one slice, which is cached. */
-static void raise(struct q2 *q, uint64_t index, uint64_t n)
+static void raise(struct q2_space *space, uint64_t index, uint64_t n)
 {
-    uint64_t in_slice = index & ((1ull << q->meta.refslice_bits) - 1);
-    struct q2_slot *s = q2_refcounts_find(q, index >> q->meta.refslice_bits);
+    uint64_t in_slice = index & ((1ull << space->meta->refslice_bits) - 1);
+    struct q2_slot *s = q2_refcounts_find(space, index >> space->meta->refslice_bits);
 
-    assert(s && in_slice + n <= 1ull << q->meta.refslice_bits);
-    q2_slot_mark_dirty(&q->meta.refcounts, s);
-    q2_refcount_fill_one(&q->meta.geo, (uint8_t *)q2_slot_data(&q->meta.refcounts, s), in_slice, n);
+    assert(s && in_slice + n <= 1ull << space->meta->refslice_bits);
+    q2_slot_mark_dirty(&space->meta->refcounts, s);
+    q2_refcount_fill_one(&space->meta->geo, (uint8_t *)q2_slot_data(&space->meta->refcounts, s), in_slice, n);
 }
 
 /* Clusters from `index` on, up to n, that are alike in being known to be zero. */
-static uint64_t alike(const struct q2 *q, uint64_t index, uint64_t n, bool *ret_zero)
+static uint64_t alike(const struct q2_space *space, uint64_t index, uint64_t n, bool *ret_zero)
 {
-    uint64_t edge = q->zero_from >> q->meta.geo.cluster_bits;
+    uint64_t edge = space->zero_from >> space->meta->geo.cluster_bits;
 
     if (index < edge)
-        return q2_zero_runs_alike(&q->zero_runs, index, min_u64(n, edge - index), ret_zero);
-    *ret_zero = q->zero_new;
+        return q2_zero_runs_alike(&space->zero_runs, index, min_u64(n, edge - index), ret_zero);
+    *ret_zero = space->zero_new;
     return n;
 }
 
 /* The clusters are ours: take them out of what is known to be free and zero. Were all of them? */
-static bool take_out(struct q2 *q, uint64_t index, uint64_t n)
+static bool take_out(struct q2_space *space, uint64_t index, uint64_t n)
 {
-    bool zero, same = alike(q, index, n, &zero) == n;
+    bool zero, same = alike(space, index, n, &zero) == n;
 
-    q2_zero_runs_remove(&q->zero_runs, index, index + n);
-    q2_note_end(q, (index + n) << q->meta.geo.cluster_bits);
+    q2_zero_runs_remove(&space->zero_runs, index, index + n);
+    q2_note_end(space, (index + n) << space->meta->geo.cluster_bits);
     return same && zero;
 }
 
-static void describe(struct q2 *q, uint64_t index, uint64_t n, bool zero, struct q2_run *ret)
+static void describe(struct q2_space *space, uint64_t index, uint64_t n, bool zero, struct q2_run *ret)
 {
     *ret = (struct q2_run){
-        .host_offset = index << q->meta.geo.cluster_bits, .clusters = n, .zero = zero || MUTANT(ASSUME_ZERO)};
+        .host_offset = index << space->meta->geo.cluster_bits, .clusters = n, .zero = zero || MUTANT(ASSUME_ZERO)};
 }
 
-static enum scan_result fetch_first(struct q2 *q, enum scan_result r, uint64_t index, uint64_t *ret_need)
+static enum scan_result fetch_first(struct q2_space *space, enum scan_result r, uint64_t index, uint64_t *ret_need)
 {
-    *ret_need = r == SCAN_NEEDS_SLICE ? index >> q->meta.refslice_bits : q2_reftable_index(&q->meta.geo, index);
+    *ret_need =
+        r == SCAN_NEEDS_SLICE ? index >> space->meta->refslice_bits : q2_reftable_index(&space->meta->geo, index);
     return r;
 }
 
@@ -218,7 +222,7 @@ enum look { LOOK_HOLES, LOOK_TAIL, LOOK_ALL };
 
 struct alloc {
     struct op      op;
-    struct q2     *q;
+    struct q2_space *space;
     uint64_t       want, need;
     uint32_t       kind; /* what for: enum q2_meta_kind, with the structure lock held; 0: guest data */
     bool           exact, squeezed, recounted;
@@ -245,14 +249,14 @@ enum alloc_state {
 static void drop_part(struct alloc *a)
 {
     if (a->have > 0)
-        q2_give_back(a->q, a->start, a->have, a->zero);
+        q2_give_back(a->space, a->start, a->have, a->zero);
     a->have = 0;
 }
 
 /* Has an entry been read meanwhile that leads to what was taken? Then it goes back: guard.h, invariant 2. */
 static bool mapped_since(struct alloc *a)
 {
-    if (!q2_guard_leads_to(&a->q->meta, a->start, a->have))
+    if (!q2_guard_leads_to(a->space->meta, a->start, a->have))
         return false;
     a->next = a->start + a->have;
     drop_part(a);
@@ -260,15 +264,15 @@ static bool mapped_since(struct alloc *a)
 }
 
 /* Where looking behind all that is in use begins. Storage that cannot grow: in the last block that there is. */
-static uint64_t tail_start(const struct q2 *q)
+static uint64_t tail_start(const struct q2_space *space)
 {
-    uint64_t block = q->meta.reftable_entries;
+    uint64_t block = space->meta->reftable_entries;
 
-    if (q->meta.v->file->caps & BACKEND_GROWS)
-        return q->zero_from >> q->meta.geo.cluster_bits;
-    while (block > 0 && q2_reftable_offset(q->meta.reftable[block - 1]) == 0)
+    if (space->meta->v->file->caps & BACKEND_GROWS)
+        return space->zero_from >> space->meta->geo.cluster_bits;
+    while (block > 0 && q2_reftable_offset(space->meta->reftable[block - 1]) == 0)
         block--;
-    return max_u64(q->tail_hint, block > 0 ? (block - 1) << q->meta.geo.refblock_bits : 0);
+    return max_u64(space->tail_hint, block > 0 ? (block - 1) << space->meta->geo.refblock_bits : 0);
 }
 
 /* With the lock held: holes, then the tail, then all: invariant 4. */
@@ -276,45 +280,45 @@ static void look_further(struct alloc *a)
 {
     assert(a->look != LOOK_ALL && a->have == 0);
     a->look = a->look == LOOK_HOLES ? LOOK_TAIL : LOOK_ALL;
-    a->next = a->look == LOOK_TAIL ? max_u64(tail_start(a->q), a->q->free_hint) : 0;
+    a->next = a->look == LOOK_TAIL ? max_u64(tail_start(a->space), a->space->free_hint) : 0;
 }
 
 /* With the lock held: take 1 to `want` clusters. */
 static enum scan_result try_take(struct alloc *a)
 {
-    struct q2 *q = a->q;
+    struct q2_space *space = a->space;
     uint64_t found = 0, n = 0, *pos;
     bool zero;
 
     for (;;) {
         /* What is passed over for metadata may do for data. */
-        pos = a->look == LOOK_TAIL || a->kind ? &a->next : &q->free_hint;
-        *pos = pass_used(q, *pos);
-        if (*pos >= q->limit_clusters && a->look == LOOK_ALL) {
+        pos = a->look == LOOK_TAIL || a->kind ? &a->next : &space->free_hint;
+        *pos = pass_used(space, *pos);
+        if (*pos >= space->limit_clusters && a->look == LOOK_ALL) {
             a->next = 0; /* once more from the hint on, if at all */
             return SCAN_FULL;
         }
-        if (*pos >= q->limit_clusters) {
+        if (*pos >= space->limit_clusters) {
             look_further(a);
             continue;
         }
-        enum scan_result r = scan(q, *pos, a->want, a->kind, &found, &n);
+        enum scan_result r = scan(space, *pos, a->want, a->kind, &found, &n);
         if (r != SCAN_TAKEN)
-            return fetch_first(q, r, *pos, &a->need);
+            return fetch_first(space, r, *pos, &a->need);
         if (n > 0)
             break;
-        *pos = ((*pos >> q->meta.refslice_bits) + 1) << q->meta.refslice_bits;
-        *pos = min_u64(*pos, q->limit_clusters); /* which may rise */
+        *pos = ((*pos >> space->meta->refslice_bits) + 1) << space->meta->refslice_bits;
+        *pos = min_u64(*pos, space->limit_clusters); /* which may rise */
     }
-    n = alike(q, found, n, &zero);
+    n = alike(space, found, n, &zero);
     if (!MUTANT(FORGET_LEASE))
-        raise(q, found, n);
-    describe(q, found, n, take_out(q, found, n), a->ret);
+        raise(space, found, n);
+    describe(space, found, n, take_out(space, found, n), a->ret);
     *pos = found + n;
-    if (found == q->free_hint)
-        q->free_hint = found + n;
+    if (found == space->free_hint)
+        space->free_hint = found + n;
     if (a->look == LOOK_TAIL)
-        q->tail_hint = found + n;
+        space->tail_hint = found + n;
     return SCAN_TAKEN;
 }
 
@@ -325,13 +329,13 @@ static enum scan_result try_take(struct alloc *a)
  */
 static enum scan_result try_take_exact(struct alloc *a)
 {
-    struct q2 *q = a->q;
+    struct q2_space *space = a->space;
     uint64_t found = 0, n = 0;
 
     while (a->have < a->want) {
-        a->next = pass_used(q, a->next);
-        uint64_t slice_end = ((a->next >> q->meta.refslice_bits) + 1) << q->meta.refslice_bits;
-        if (a->next >= q->limit_clusters) {
+        a->next = pass_used(space, a->next);
+        uint64_t slice_end = ((a->next >> space->meta->refslice_bits) + 1) << space->meta->refslice_bits;
+        if (a->next >= space->limit_clusters) {
             drop_part(a);
             a->next = 0; /* once more from the hint on, if at all */
             if (a->look == LOOK_ALL)
@@ -339,9 +343,9 @@ static enum scan_result try_take_exact(struct alloc *a)
             look_further(a);
             continue;
         }
-        enum scan_result r = scan(q, a->next, a->want - a->have, a->kind, &found, &n);
+        enum scan_result r = scan(space, a->next, a->want - a->have, a->kind, &found, &n);
         if (r != SCAN_TAKEN)
-            return fetch_first(q, r, a->next, &a->need);
+            return fetch_first(space, r, a->next, &a->need);
         if (n == 0 || (a->have > 0 && found != a->start + a->have))
             drop_part(a);
         if (n == 0) {
@@ -352,14 +356,14 @@ static enum scan_result try_take_exact(struct alloc *a)
             a->start = found;
             a->zero = true;
         }
-        raise(q, found, n);
-        a->zero &= take_out(q, found, n);
+        raise(space, found, n);
+        a->zero &= take_out(space, found, n);
         a->have += n;
         a->next = found + n;
     }
     if (a->kind && mapped_since(a))
         return try_take_exact(a);
-    describe(q, a->start, a->want, a->zero, a->ret);
+    describe(space, a->start, a->want, a->zero, a->ret);
     a->have = 0;
     return SCAN_TAKEN;
 }
@@ -372,18 +376,18 @@ static enum scan_result try_take_exact(struct alloc *a)
 static bool should_look_further(const struct alloc *a, enum scan_result r)
 {
     if (a->look == LOOK_HOLES)
-        return r == SCAN_NEEDS_SLICE && a->rounds >= HOLE_ROUNDS && a->have == 0 && a->q->exact_runs == 0 &&
+        return r == SCAN_NEEDS_SLICE && a->rounds >= HOLE_ROUNDS && a->have == 0 && a->space->exact_runs == 0 &&
                !MUTANT(SEARCH_ALL);
-    return a->look == LOOK_TAIL && r == SCAN_NEEDS_BLOCK && !(a->q->meta.v->file->caps & BACKEND_GROWS);
+    return a->look == LOOK_TAIL && r == SCAN_NEEDS_BLOCK && !(a->space->meta->v->file->caps & BACKEND_GROWS);
 }
 
 static enum scan_result alloc_try(struct alloc *a)
 {
-    struct q2 *q = a->q;
+    struct q2_space *space = a->space;
     enum scan_result r = SCAN_TRIMMING;
 
-    pthread_mutex_lock(&q->meta.lock);
-    if (!q->trimming)
+    pthread_mutex_lock(&space->meta->lock);
+    if (!space->trimming)
         r = a->exact ? try_take_exact(a) : try_take(a);
     if (should_look_further(a, r)) {
         drop_part(a);
@@ -391,84 +395,85 @@ static enum scan_result alloc_try(struct alloc *a)
         r = SCAN_AGAIN;
     }
     if (r == SCAN_FULL && a->kind && !a->recounted) {
-        q2_guard_recount(&q->meta);
+        q2_guard_recount(space->meta);
         a->recounted = true;
         r = SCAN_AGAIN;
     }
     if (r == SCAN_TAKEN && a->kind) /* guard.h, invariant 1 */
-        q2_guard_add(&q->meta, a->ret->host_offset >> q->meta.geo.cluster_bits, a->ret->clusters, a->kind);
-    pthread_mutex_unlock(&q->meta.lock);
+        q2_guard_add(space->meta, a->ret->host_offset >> space->meta->geo.cluster_bits, a->ret->clusters, a->kind);
+    pthread_mutex_unlock(&space->meta->lock);
     return r;
 }
 
 /* The call of an await. */
-static void wait_trimmed(struct q2 *q, struct op *op)
+static void wait_trimmed(struct q2_space *space, struct op *op)
 {
-    pthread_mutex_lock(&q->meta.lock);
-    if (q->trimming)
-        list_add_tail(&q->trim_waiting, &op->wait);
+    pthread_mutex_lock(&space->meta->lock);
+    if (space->trimming)
+        list_add_tail(&space->trim_waiting, &op->wait);
     else
         op_wake(op, 0);
-    pthread_mutex_unlock(&q->meta.lock);
+    pthread_mutex_unlock(&space->meta->lock);
 }
 
 /* Space is short: the call of an await. */
 static void squeeze(struct alloc *a, struct op *op)
 {
-    pthread_mutex_lock(&a->q->meta.lock);
-    q2_lease_return_all(a->q);
-    pthread_mutex_unlock(&a->q->meta.lock);
+    pthread_mutex_lock(&a->space->meta->lock);
+    q2_lease_return_all(a->space);
+    pthread_mutex_unlock(&a->space->meta->lock);
     a->squeezed = true;
     a->recounted = false;
-    q2_make_clean(&a->q->meta, op);
+    q2_make_clean(a->space->meta, op);
 }
 
 static bool is_cached(struct alloc *a)
 {
     bool is;
 
-    pthread_mutex_lock(&a->q->meta.lock);
-    is = q2_refcounts_find(a->q, a->need) != NULL;
-    pthread_mutex_unlock(&a->q->meta.lock);
+    pthread_mutex_lock(&a->space->meta->lock);
+    is = q2_refcounts_find(a->space, a->need) != NULL;
+    pthread_mutex_unlock(&a->space->meta->lock);
     return is;
 }
 
 /* With the lock held: may the slice be read ahead? */
-static bool is_worth_loading(struct q2 *q, uint64_t key)
+static bool is_worth_loading(struct q2_space *space, uint64_t key)
 {
-    uint64_t first = key << q->meta.refslice_bits;
+    uint64_t first = key << space->meta->refslice_bits;
 
-    return first < q->limit_clusters && q2_has_block(&q->meta, first) && !q2_refcounts_find(q, key) &&
-           q2_guard_block_is_sound(&q->meta,
-                                   q2_reftable_offset(q->meta.reftable[q2_reftable_index(&q->meta.geo, first)]));
+    return first < space->limit_clusters && q2_has_block(space->meta, first) && !q2_refcounts_find(space, key) &&
+           q2_guard_block_is_sound(
+               space->meta,
+               q2_reftable_offset(space->meta->reftable[q2_reftable_index(&space->meta->geo, first)]));
 }
 
 /* The slice that is needed, and with it those behind it that may be next; the call of an await. */
 static void load_slices(struct alloc *a, struct op *op)
 {
-    struct q2 *q = a->q;
+    struct q2_space *space = a->space;
     uint64_t key = a->need, end = key + ALLOC_AHEAD;
     bool wanted;
 
     a->rounds++;
     op_io_begin(op);
     for (unsigned i = 0; key < end; key++) {
-        pthread_mutex_lock(&q->meta.lock);
-        wanted = key == a->need || is_worth_loading(q, key);
-        pthread_mutex_unlock(&q->meta.lock);
+        pthread_mutex_lock(&space->meta->lock);
+        wanted = key == a->need || is_worth_loading(space, key);
+        pthread_mutex_unlock(&space->meta->lock);
         if (wanted)
-            q2_refcount_load(q, key, op_child_add(op, &a->ahead[i++]));
+            q2_refcount_load(space, key, op_child_add(op, &a->ahead[i++]));
     }
     op_io_wait(op);
 }
 
 static void alloc_finish(struct alloc *a, int rc)
 {
-    pthread_mutex_lock(&a->q->meta.lock);
+    pthread_mutex_lock(&a->space->meta->lock);
     if (rc < 0)
         drop_part(a);
-    a->q->exact_runs -= a->exact;
-    pthread_mutex_unlock(&a->q->meta.lock);
+    a->space->exact_runs -= a->exact;
+    pthread_mutex_unlock(&a->space->meta->lock);
     if (rc < 0)
         a->ret->clusters = 0;
     op_end(&a->op, sizeof *a, rc);
@@ -482,21 +487,21 @@ static void alloc_step(struct op *op)
     OP_BEGIN(enum alloc_state, op)
     for (;;) {
         r = alloc_try(a);
-        if (r == SCAN_AGAIN || (r == SCAN_FULL && q2_space_grew(a->q)))
+        if (r == SCAN_AGAIN || (r == SCAN_FULL && q2_space_grew(a->space)))
             continue;
         if (r == SCAN_TAKEN || r == SCAN_REFUSED || (r == SCAN_FULL && a->squeezed))
             break;
         if (r == SCAN_FULL) {
             OP_AWAIT(op, ALLOC_SQUEEZED, squeeze(a, op));
-            OP_AWAIT(op, ALLOC_RECLAIMED, q2_reclaim(a->q, op));
+            OP_AWAIT(op, ALLOC_RECLAIMED, q2_reclaim(a->space, op));
         } else if (r == SCAN_TRIMMING) {
-            OP_AWAIT(op, ALLOC_TRIMMED, wait_trimmed(a->q, op));
+            OP_AWAIT(op, ALLOC_TRIMMED, wait_trimmed(a->space, op));
         } else if (r == SCAN_NEEDS_SLICE) {
             OP_AWAIT(op, ALLOC_SLICE_LOADED, load_slices(a, op));
             if (op->rc < 0 && !is_cached(a))
                 goto fail;
         } else {
-            OP_TRY(op, ALLOC_BLOCK_MADE, q2_refblock_make(a->q, a->need, a->kind != 0, a->have > 0, op));
+            OP_TRY(op, ALLOC_BLOCK_MADE, q2_refblock_make(a->space, a->need, a->kind != 0, a->have > 0, op));
         }
     }
     alloc_finish(a, r == SCAN_FULL ? -ENOSPC : r == SCAN_REFUSED ? -EIO : 0);
@@ -509,7 +514,7 @@ fail:
 OP_TYPE(alloc, alloc_step, "START", "ALLOC_SLICE_LOADED", "ALLOC_BLOCK_MADE", "ALLOC_SQUEEZED",
         "ALLOC_RECLAIMED", "ALLOC_TRIMMED");
 
-static void alloc_begin(struct q2 *q, uint64_t want, bool exact, struct q2_run *ret_run, struct op *op,
+static void alloc_begin(struct q2_space *space, uint64_t want, bool exact, struct q2_run *ret_run, struct op *op,
                         uint32_t kind)
 {
     struct alloc *a = op_alloc(op->queue, &alloc_type, sizeof *a);
@@ -521,52 +526,52 @@ static void alloc_begin(struct q2 *q, uint64_t want, bool exact, struct q2_run *
         return;
     }
     a->op.parent = op;
-    a->q = q;
+    a->space = space;
     a->want = want;
     a->exact = exact && want > 1;
     a->ret = ret_run;
     a->kind = kind;
-    a->look = atomic_load(&q->host_full) ? LOOK_ALL : LOOK_HOLES;
-    pthread_mutex_lock(&q->meta.lock);
-    q->exact_runs += a->exact;
-    pthread_mutex_unlock(&q->meta.lock);
+    a->look = atomic_load(&space->host_full) ? LOOK_ALL : LOOK_HOLES;
+    pthread_mutex_lock(&space->meta->lock);
+    space->exact_runs += a->exact;
+    pthread_mutex_unlock(&space->meta->lock);
     op_start(&a->op);
 }
 
-void q2_alloc(struct q2 *q, uint64_t want, bool exact, struct q2_run *ret_run, struct op *op)
+void q2_alloc(struct q2_space *space, uint64_t want, bool exact, struct q2_run *ret_run, struct op *op)
 {
-    alloc_begin(q, want, exact, ret_run, op, 0);
+    alloc_begin(space, want, exact, ret_run, op, 0);
 }
 
-void q2_alloc_structure(struct q2 *q, uint64_t want, bool exact, uint32_t kind, struct q2_run *ret_run,
+void q2_alloc_structure(struct q2_space *space, uint64_t want, bool exact, uint32_t kind, struct q2_run *ret_run,
                         struct op *op)
 {
-    alloc_begin(q, want, exact, ret_run, op, kind);
+    alloc_begin(space, want, exact, ret_run, op, kind);
 }
 
 /* ---- giving back ------------------------------------------------------------------------------------- */
 
 /* Only for the crash tests: invariant 2 broken. */
-static bool lower_at_once(struct q2 *q, uint64_t index, uint64_t n)
+static bool lower_at_once(struct q2_space *space, uint64_t index, uint64_t n)
 {
     for (uint64_t i = index; i < index + n; i++)
-        if (!q2_refcounts_find(q, i >> q->meta.refslice_bits))
+        if (!q2_refcounts_find(space, i >> space->meta->refslice_bits))
             return false;
     for (uint64_t i = index; i < index + n; i++)
-        q2_lower(q, q2_refcounts_find(q, i >> q->meta.refslice_bits), i, 1, false);
+        q2_lower(space, q2_refcounts_find(space, i >> space->meta->refslice_bits), i, 1, false);
     return true;
 }
 
-void q2_free_run(struct q2 *q, uint64_t host_offset, uint64_t clusters, bool untouched)
+void q2_free_run(struct q2_space *space, uint64_t host_offset, uint64_t clusters, bool untouched)
 {
-    struct q2_freed_list *l = &q->freed[MUTANT(FREE_BEFORE_SYNC) ? Q2_FREED_DURABLE : Q2_FREED_NOW];
+    struct q2_freed_list *l = &space->freed[MUTANT(FREE_BEFORE_SYNC) ? Q2_FREED_DURABLE : Q2_FREED_NOW];
     struct q2_freed *last = l->count ? &l->list[l->count - 1] : NULL;
-    uint64_t index = host_offset >> q->meta.geo.cluster_bits;
+    uint64_t index = host_offset >> space->meta->geo.cluster_bits;
 
-    assert(clusters > 0 && is_aligned(host_offset, q->meta.geo.cluster_size));
-    if (q2_twice_has(&q->meta, index) && clusters == 1)
+    assert(clusters > 0 && is_aligned(host_offset, space->meta->geo.cluster_size));
+    if (q2_twice_has(space->meta, index) && clusters == 1)
         return; /* the other entry's */
-    if (MUTANT(LOWER_AT_ONCE) && lower_at_once(q, index, clusters))
+    if (MUTANT(LOWER_AT_ONCE) && lower_at_once(space, index, clusters))
         return;
     if (last && last->cluster_index + last->clusters == index && last->untouched == untouched) {
         last->clusters += clusters;
@@ -583,77 +588,79 @@ void q2_free_run(struct q2 *q, uint64_t host_offset, uint64_t clusters, bool unt
     l->list[l->count++] = (struct q2_freed){.cluster_index = index, .clusters = clusters, .untouched = untouched};
 }
 
-void q2_free(struct q2 *q, uint64_t host_offset, uint64_t clusters)
+void q2_free(struct q2_space *space, uint64_t host_offset, uint64_t clusters)
 {
-    q2_free_run(q, host_offset, clusters, q->count_decides);
+    q2_free_run(space, host_offset, clusters, space->count_decides);
 }
 
-void q2_free_table(struct q2 *q, uint64_t host_offset, uint64_t clusters, uint32_t kind)
+void q2_free_table(struct q2_space *space, uint64_t host_offset, uint64_t clusters, uint32_t kind)
 {
-    uint64_t first = host_offset >> q->meta.geo.cluster_bits;
+    uint64_t first = host_offset >> space->meta->geo.cluster_bits;
 
-    q2_guard_remove(&q->meta, first, clusters, kind);
+    q2_guard_remove(space->meta, first, clusters, kind);
     /*
      * Its refcount may be 0, by the image's mistake: nobody takes the clusters as free ones before they have been
      * given back, or giving them back would free what is there then.
      */
-    if (q->meta.guarded && !MUTANT(FORGET_TABLE))
-        q2_cluster_set_add(&q->meta.mapped, first, clusters);
-    q2_free(q, host_offset, clusters);
+    if (space->meta->guarded && !MUTANT(FORGET_TABLE))
+        q2_cluster_set_add(&space->meta->mapped, first, clusters);
+    q2_free(space, host_offset, clusters);
 }
 
-void q2_alloc_structure_undo(struct q2 *q, const struct q2_run *run, uint32_t kind)
+void q2_alloc_structure_undo(struct q2_space *space, const struct q2_run *run, uint32_t kind)
 {
     if (run->clusters > 0)
-        q2_guard_remove(&q->meta, run->host_offset >> q->meta.geo.cluster_bits, run->clusters, kind);
-    q2_alloc_undo(q, run);
+        q2_guard_remove(space->meta, run->host_offset >> space->meta->geo.cluster_bits, run->clusters, kind);
+    q2_alloc_undo(space, run);
 }
 
-void q2_drop(struct q2 *q, const struct q2_mapping *m)
+void q2_drop(struct q2_space *space, const struct q2_mapping *m)
 {
-    uint64_t first = q2_cluster_down(&q->meta.geo, m->host_offset);
-    uint64_t end = q2_cluster_up(&q->meta.geo, m->host_offset + m->packed_len);
+    uint64_t first = q2_cluster_down(&space->meta->geo, m->host_offset);
+    uint64_t end = q2_cluster_up(&space->meta->geo, m->host_offset + m->packed_len);
 
-    if (q->meta.data_file || (m->type != Q2_CLUSTER_COMPRESSED && !m->has_host))
+    if (space->meta->data_file || (m->type != Q2_CLUSTER_COMPRESSED && !m->has_host))
         return;
     if (m->type != Q2_CLUSTER_COMPRESSED)
-        end = first + q->meta.geo.cluster_size;
+        end = first + space->meta->geo.cluster_size;
     /* One at a time: neighbours in the list must not merge what is counted twice. */
-    for (; first < end; first += q->meta.geo.cluster_size)
-        q2_free(q, first, 1);
+    for (; first < end; first += space->meta->geo.cluster_size)
+        q2_free(space, first, 1);
 }
 
-bool q2_lower(struct q2 *q, struct q2_slot *s, uint64_t cluster_index, uint64_t n, bool untouched)
+bool q2_lower(struct q2_space *space, struct q2_slot *s, uint64_t cluster_index, uint64_t n, bool untouched)
 {
-    uint64_t mask = (1ull << q->meta.refslice_bits) - 1;
-    uint8_t *data = (uint8_t *)q2_slot_data(&q->meta.refcounts, s);
+    uint64_t mask = (1ull << space->meta->refslice_bits) - 1;
+    uint8_t *data = (uint8_t *)q2_slot_data(&space->meta->refcounts, s);
     bool ok = true;
 
-    assert(n > 0 && cluster_index >> q->meta.refslice_bits == (cluster_index + n - 1) >> q->meta.refslice_bits);
+    assert(n > 0 &&
+           cluster_index >> space->meta->refslice_bits == (cluster_index + n - 1) >> space->meta->refslice_bits);
     for (uint64_t i = cluster_index; i < cluster_index + n; i++) {
-        uint64_t refcount = q2_refcount_get(&q->meta.geo, data, i & mask);
+        uint64_t refcount = q2_refcount_get(&space->meta->geo, data, i & mask);
         if (refcount == 0) {
             /* Freed twice: the image says so, we did not. */
-            q2_break(&q->meta, "a cluster in use has no refcount");
+            q2_break(space->meta, "a cluster in use has no refcount");
             ok = false;
             continue;
         }
-        q2_refcount_set(&q->meta.geo, data, i & mask, refcount - 1);
+        q2_refcount_set(&space->meta->geo, data, i & mask, refcount - 1);
         if (refcount > 1)
             continue;
-        note_free(q, i);
+        note_free(space, i);
         if (!untouched || MUTANT(OWN_UNUSED))
-            q2_cluster_set_add(&q->meta.own_freed, i, 1);
+            q2_cluster_set_add(&space->meta->own_freed, i, 1);
     }
-    q2_slot_mark_dirty(&q->meta.refcounts, s);
+    q2_slot_mark_dirty(&space->meta->refcounts, s);
     return ok;
 }
 
 /* The first refcount slice of a run that is not cached any more; false: all are. */
-static bool missing_slice(struct q2 *q, uint64_t index, uint64_t n, uint64_t *ret_key)
+static bool missing_slice(struct q2_space *space, uint64_t index, uint64_t n, uint64_t *ret_key)
 {
-    for (uint64_t key = index >> q->meta.refslice_bits; key <= (index + n - 1) >> q->meta.refslice_bits; key++) {
-        if (q2_refcounts_find(q, key))
+    for (uint64_t key = index >> space->meta->refslice_bits; key <= (index + n - 1) >> space->meta->refslice_bits;
+         key++) {
+        if (q2_refcounts_find(space, key))
             continue;
         *ret_key = key;
         return true;
@@ -661,21 +668,21 @@ static bool missing_slice(struct q2 *q, uint64_t index, uint64_t n, uint64_t *re
     return false;
 }
 
-void q2_give_back(struct q2 *q, uint64_t cluster_index, uint64_t clusters, bool zero)
+void q2_give_back(struct q2_space *space, uint64_t cluster_index, uint64_t clusters, bool zero)
 {
     uint64_t end = cluster_index + clusters, key, n;
 
-    if (missing_slice(q, cluster_index, clusters, &key)) {
-        q2_free_run(q, cluster_index << q->meta.geo.cluster_bits, clusters, true);
+    if (missing_slice(space, cluster_index, clusters, &key)) {
+        q2_free_run(space, cluster_index << space->meta->geo.cluster_bits, clusters, true);
         return;
     }
     for (uint64_t i = cluster_index; i < end; i += n) {
-        uint64_t slice_end = ((i >> q->meta.refslice_bits) + 1) << q->meta.refslice_bits;
+        uint64_t slice_end = ((i >> space->meta->refslice_bits) + 1) << space->meta->refslice_bits;
         n = min_u64(end, slice_end) - i;
-        zero &= q2_lower(q, q2_refcounts_find(q, i >> q->meta.refslice_bits), i, n, true);
+        zero &= q2_lower(space, q2_refcounts_find(space, i >> space->meta->refslice_bits), i, n, true);
     }
-    if (zero && q->zero_from == end << q->meta.geo.cluster_bits)
-        q->zero_from = cluster_index << q->meta.geo.cluster_bits;
+    if (zero && space->zero_from == end << space->meta->geo.cluster_bits)
+        space->zero_from = cluster_index << space->meta->geo.cluster_bits;
     else if (zero)
-        q2_zero_runs_add(&q->zero_runs, cluster_index, end);
+        q2_zero_runs_add(&space->zero_runs, cluster_index, end);
 }

@@ -14,7 +14,7 @@
 #ifndef QCOW2_ALLOC_H
 #define QCOW2_ALLOC_H
 
-#include "qcow2/state.h"
+#include "qcow2/space/state.h"
 
 struct q2_run {
     uint64_t host_offset;
@@ -26,70 +26,70 @@ struct q2_run {
  * Take 1 to `want` neighbouring clusters, for a lease; as the call of an await. op->rc: 0, -ENOSPC, -ENOMEM, or
  * of the I/O. `exact`: all of them or none. Context: not with the structure lock held.
  */
-void q2_alloc(struct q2 *q, uint64_t want, bool exact, struct q2_run *ret_run, struct op *op);
+void q2_alloc(struct q2_space *space, uint64_t want, bool exact, struct q2_run *ret_run, struct op *op);
 
 /*
  * The same for one who holds the structure lock, and makes metadata of this kind of it (enum q2_meta_kind):
  * from now on it counts as that, until q2_guard_remove().
  */
-void q2_alloc_structure(struct q2 *q, uint64_t want, bool exact, uint32_t kind, struct q2_run *ret_run,
+void q2_alloc_structure(struct q2_space *space, uint64_t want, bool exact, uint32_t kind, struct q2_run *ret_run,
                         struct op *op);
 
 /*
  * Nothing in memory refers to these any more: they become free once that is durable and nobody uses them. With the
  * lock held. Out of memory: they leak.
  */
-void q2_free(struct q2 *q, uint64_t host_offset, uint64_t clusters);
+void q2_free(struct q2_space *space, uint64_t host_offset, uint64_t clusters);
 
 /* The same; `untouched`: they were taken and never put to use, so that they are not punched. */
-void q2_free_run(struct q2 *q, uint64_t host_offset, uint64_t clusters, bool untouched);
+void q2_free_run(struct q2_space *space, uint64_t host_offset, uint64_t clusters, bool untouched);
 
 /* The same of a table: of one reference, if there are more. */
-void q2_free_table(struct q2 *q, uint64_t host_offset, uint64_t clusters, uint32_t kind);
+void q2_free_table(struct q2_space *space, uint64_t host_offset, uint64_t clusters, uint32_t kind);
 
 /* The same of what an L2 entry led to, which leads there no more: a cluster, all that compressed data touches, or
  * nothing. With an external data file nothing is ours to count. */
-void q2_drop(struct q2 *q, const struct q2_mapping *m);
+void q2_drop(struct q2_space *space, const struct q2_mapping *m);
 
 /*
  * Taken, but never referred to (the write failed). With the lock held. What was in them may be there still, unless
  * they read as zeros.
  */
-static inline void q2_alloc_undo(struct q2 *q, const struct q2_run *run)
+static inline void q2_alloc_undo(struct q2_space *space, const struct q2_run *run)
 {
     if (run->clusters > 0)
-        q2_free_run(q, run->host_offset, run->clusters, !run->zero);
+        q2_free_run(space, run->host_offset, run->clusters, !run->zero);
 }
 
 /* The same of what was taken for metadata. */
-void q2_alloc_structure_undo(struct q2 *q, const struct q2_run *run, uint32_t kind);
+void q2_alloc_structure_undo(struct q2_space *space, const struct q2_run *run, uint32_t kind);
 
 /*
  * The same, at once where the refcounts are at hand. `zero`: nothing was written there.
  */
-void q2_give_back(struct q2 *q, uint64_t cluster_index, uint64_t clusters, bool zero);
+void q2_give_back(struct q2_space *space, uint64_t cluster_index, uint64_t clusters, bool zero);
 
 /*
  * Lower refcounts of neighbours by one, all of them in slice `s`. With the lock held. Those that come free are
  * ours from then on (trim.c), unless `untouched`. False: one was nought already, the image is damaged.
  */
-bool q2_lower(struct q2 *q, struct q2_slot *s, uint64_t cluster_index, uint64_t n, bool untouched);
+bool q2_lower(struct q2_space *space, struct q2_slot *s, uint64_t cluster_index, uint64_t n, bool untouched);
 
 /*
  * Where space is limited: has the device been extended? Then there is more from now on. Lock not held; short.
  */
-bool q2_space_grew(struct q2 *q);
+bool q2_space_grew(struct q2_space *space);
 
 /*
  * Load a refcount slice, and make sure that it is one (refcount_load.c); as the call of an await. Look it up again
  * afterwards.
  */
-void q2_refcount_load(struct q2 *q, uint64_t key, struct op *op);
+void q2_refcount_load(struct q2_space *space, uint64_t key, struct op *op);
 
 /* With the lock held: a refcount slice that is in the cache and has been found to be one; else NULL. */
-static inline struct q2_slot *q2_refcounts_find(struct q2 *q, uint64_t key)
+static inline struct q2_slot *q2_refcounts_find(struct q2_space *space, uint64_t key)
 {
-    return q2_cluster_set_has(&q->sound, key) ? q2_cache_find(&q->meta.refcounts, key) : NULL;
+    return q2_cluster_set_has(&space->sound, key) ? q2_cache_find(&space->meta->refcounts, key) : NULL;
 }
 
 #endif

@@ -15,7 +15,7 @@
 
 struct highest {
     struct op  op;
-    struct q2 *q;
+    struct q2_space *space;
     uint64_t   end; /* cluster index: no refcount from here on */
     uint64_t   key;
     bool       done;
@@ -26,11 +26,11 @@ enum highest_state { HIGHEST_START = OP_START, HIGHEST_LOADED };
 /* The cluster before `end`, and those like it: false, it has a refcount. */
 static bool step_down(struct highest *h, const struct q2_slot *s)
 {
-    const struct q2 *q = h->q;
-    const uint8_t *data = (const uint8_t *)q2_slot_data(&h->q->meta.refcounts, s);
-    uint64_t mask = (1ull << q->meta.refslice_bits) - 1;
+    const struct q2_space *space = h->space;
+    const uint8_t *data = (const uint8_t *)q2_slot_data(&h->space->meta->refcounts, s);
+    uint64_t mask = (1ull << space->meta->refslice_bits) - 1;
 
-    while (q2_refcount_get(&q->meta.geo, data, (h->end - 1) & mask) == 0)
+    while (q2_refcount_get(&space->meta->geo, data, (h->end - 1) & mask) == 0)
         if ((--h->end & mask) == 0)
             return true;
     return false;
@@ -39,22 +39,22 @@ static bool step_down(struct highest *h, const struct q2_slot *s)
 /* Move `end` down. True: a refcount slice has to be loaded first. */
 static bool find_needs(struct highest *h)
 {
-    struct q2 *q = h->q;
+    struct q2_space *space = h->space;
     bool more = true, needs = false;
 
-    pthread_mutex_lock(&q->meta.lock);
+    pthread_mutex_lock(&space->meta->lock);
     while (h->end > 0 && more && !needs) {
-        struct q2_slot *s = q2_refcounts_find(q, (h->end - 1) >> q->meta.refslice_bits);
-        if (!q2_has_block(&q->meta, h->end - 1)) {
-            h->end = q2_reftable_index(&q->meta.geo, h->end - 1) << q->meta.geo.refblock_bits;
+        struct q2_slot *s = q2_refcounts_find(space, (h->end - 1) >> space->meta->refslice_bits);
+        if (!q2_has_block(space->meta, h->end - 1)) {
+            h->end = q2_reftable_index(&space->meta->geo, h->end - 1) << space->meta->geo.refblock_bits;
         } else if (!s) {
-            h->key = (h->end - 1) >> q->meta.refslice_bits;
+            h->key = (h->end - 1) >> space->meta->refslice_bits;
             needs = true;
         } else {
             more = step_down(h, s);
         }
     }
-    pthread_mutex_unlock(&q->meta.lock);
+    pthread_mutex_unlock(&space->meta->lock);
     return needs;
 }
 
@@ -63,11 +63,11 @@ static void highest_step(struct op *op)
     struct highest *h = container_of(op, struct highest, op);
 
     OP_BEGIN(enum highest_state, op)
-    pthread_mutex_lock(&h->q->meta.lock);
-    h->end = h->q->meta.reftable_entries << h->q->meta.geo.refblock_bits;
-    pthread_mutex_unlock(&h->q->meta.lock);
+    pthread_mutex_lock(&h->space->meta->lock);
+    h->end = h->space->meta->reftable_entries << h->space->meta->geo.refblock_bits;
+    pthread_mutex_unlock(&h->space->meta->lock);
     while (find_needs(h))
-        OP_TRY(op, HIGHEST_LOADED, q2_refcount_load(h->q, h->key, op));
+        OP_TRY(op, HIGHEST_LOADED, q2_refcount_load(h->space, h->key, op));
 fail:
     h->done = true;
     return;
@@ -76,12 +76,12 @@ fail:
 
 OP_TYPE(highest, highest_step, "START", "HIGHEST_LOADED");
 
-int q2_highest(vdisk *v, vdisk_queue *queue, uint64_t *ret_end)
+int q2_highest(struct q2_space *space, vdisk_queue *queue, uint64_t *ret_end)
 {
-    struct highest h = {.q = q2_of(v)};
+    struct highest h = {.space = space};
 
     op_init(&h.op, queue, &highest_type);
     op_run(&h.op, &h.done, NULL, NULL);
-    *ret_end = h.end << h.q->meta.geo.cluster_bits;
+    *ret_end = h.end << h.space->meta->geo.cluster_bits;
     return h.op.rc;
 }

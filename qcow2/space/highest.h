@@ -2,9 +2,9 @@
 #ifndef QCOW2_HIGHEST_H
 #define QCOW2_HIGHEST_H
 
-#include "qcow2/state.h"
+#include "qcow2/space/state.h"
 
-/* format_driver.highest. Outside the loop; 0 or the error of the I/O. The image is open for writing. */
-int q2_highest(vdisk *v, vdisk_queue *queue, uint64_t *ret_end);
+/* Of an image that is open for writing. Outside the loop; 0 or the error of the I/O. */
+int q2_highest(struct q2_space *space, vdisk_queue *queue, uint64_t *ret_end);
 
 #endif

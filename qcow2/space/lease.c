@@ -22,39 +22,33 @@ enum {
     LEASE_SHARE = 16,            /* at most this part of what is left where space is limited */
 };
 
-static struct q2_lease *lease_of(struct q2 *q, const vdisk_queue *queue)
+static struct q2_lease *lease_of(struct q2_space *space, const vdisk_queue *queue)
 {
-    return &q->leases[queue->id % Q2_LEASES];
+    return &space->leases[queue->id % Q2_LEASES];
 }
 
-void q2_leases_init(struct q2 *q)
+bool q2_lease_take(struct q2_space *space, const vdisk_queue *queue, uint64_t want, struct q2_run *ret)
 {
-    for (unsigned i = 0; i < Q2_LEASES; i++)
-        list_init(&q->leases[i].waiting);
-}
-
-bool q2_lease_take(struct q2 *q, const vdisk_queue *queue, uint64_t want, struct q2_run *ret)
-{
-    struct q2_lease *l = lease_of(q, queue);
+    struct q2_lease *l = lease_of(space, queue);
     uint64_t n = min_u64(want, l->end - l->next);
 
     assert(l->next <= l->end && want > 0);
     if (n == 0)
         return false;
-    ret->host_offset = l->next << q->meta.geo.cluster_bits;
+    ret->host_offset = l->next << space->meta->geo.cluster_bits;
     ret->clusters = n;
     ret->zero = l->zero;
     l->next += n;
     return true;
 }
 
-void q2_lease_return_all(struct q2 *q)
+void q2_lease_return_all(struct q2_space *space)
 {
     for (unsigned i = 0; i < Q2_LEASES; i++) {
-        struct q2_lease *l = &q->leases[i];
+        struct q2_lease *l = &space->leases[i];
         if (l->next == l->end)
             continue;
-        q2_give_back(q, l->next, l->end - l->next, l->zero);
+        q2_give_back(space, l->next, l->end - l->next, l->zero);
         l->next = l->end = 0;
         l->size = 0;
     }
@@ -64,7 +58,7 @@ void q2_lease_return_all(struct q2 *q)
 
 struct lease_fill {
     struct op        op;
-    struct q2       *q;
+    struct q2_space *space;
     struct q2_lease *lease;
     bool             first;  /* the lease's `filler`; else another queue of the same number is */
     struct q2_run    run;
@@ -73,15 +67,16 @@ struct lease_fill {
 
 enum lease_fill_state { LF_START = OP_START, LF_ALLOCATED, LF_EXTENDED };
 
-static uint64_t lease_size(struct q2 *q, struct q2_lease *l)
+static uint64_t lease_size(struct q2_space *space, struct q2_lease *l)
 {
-    const struct q2_geometry *g = &q->meta.geo;
+    const struct q2_geometry *g = &space->meta->geo;
     uint64_t size = l->size ? min_u64(2 * l->size, LEASE_MAX_BYTES) : LEASE_FIRST_BYTES;
     uint64_t clusters = max_u64(size >> g->cluster_bits, 1);
 
     l->size = size;
-    if (!(q->meta.v->file->caps & BACKEND_GROWS))
-        clusters = min_u64(clusters, (q->limit_clusters - min_u64(q->free_hint, q->limit_clusters)) / LEASE_SHARE);
+    if (!(space->meta->v->file->caps & BACKEND_GROWS))
+        clusters = min_u64(clusters, (space->limit_clusters - min_u64(space->free_hint, space->limit_clusters)) /
+                                         LEASE_SHARE);
     return max_u64(clusters, 1);
 }
 
@@ -90,17 +85,18 @@ static void allocate(struct lease_fill *f, struct op *op)
 {
     uint64_t want;
 
-    pthread_mutex_lock(&f->q->meta.lock);
-    want = lease_size(f->q, f->lease);
-    pthread_mutex_unlock(&f->q->meta.lock);
-    q2_alloc(f->q, want, false, &f->run, op);
+    pthread_mutex_lock(&f->space->meta->lock);
+    want = lease_size(f->space, f->lease);
+    pthread_mutex_unlock(&f->space->meta->lock);
+    q2_alloc(f->space, want, false, &f->run, op);
 }
 
 static bool must_extend(const struct lease_fill *f)
 {
-    uint64_t end = f->run.host_offset + (f->run.clusters << f->q->meta.geo.cluster_bits);
+    uint64_t end = f->run.host_offset + (f->run.clusters << f->space->meta->geo.cluster_bits);
 
-    return !MUTANT(FORGET_END) && f->run.zero && f->run.clusters > 1 && end > backend_size(f->q->meta.v->file);
+    return !MUTANT(FORGET_END) && f->run.zero && f->run.clusters > 1 &&
+           end > backend_size(f->space->meta->v->file);
 }
 
 /*
@@ -109,9 +105,9 @@ static bool must_extend(const struct lease_fill *f)
  */
 static void extend(struct lease_fill *f, struct op *op)
 {
-    struct backend *b = f->q->meta.v->file;
-    uint64_t end = f->run.host_offset + (f->run.clusters << f->q->meta.geo.cluster_bits);
-    uint64_t len = max_u64(b->align, min_u64(f->q->meta.geo.cluster_size, 4096));
+    struct backend *b = f->space->meta->v->file;
+    uint64_t end = f->run.host_offset + (f->run.clusters << f->space->meta->geo.cluster_bits);
+    uint64_t len = max_u64(b->align, min_u64(f->space->meta->geo.cluster_size, 4096));
 
     io_range(&f->io, b, IO_ALLOCATE, end - len, len);
     op_io(op, &f->io);
@@ -120,29 +116,29 @@ static void extend(struct lease_fill *f, struct op *op)
 /* The file system has no space: nothing of the run has been touched, keep one cluster. */
 static void shrink(struct lease_fill *f)
 {
-    struct q2 *q = f->q;
+    struct q2_space *space = f->space;
 
     assert(f->run.zero && f->run.clusters > 1);
-    atomic_store(&q->host_full, true);
-    pthread_mutex_lock(&q->meta.lock);
-    q2_give_back(q, (f->run.host_offset >> q->meta.geo.cluster_bits) + 1, f->run.clusters - 1, true);
+    atomic_store(&space->host_full, true);
+    pthread_mutex_lock(&space->meta->lock);
+    q2_give_back(space, (f->run.host_offset >> space->meta->geo.cluster_bits) + 1, f->run.clusters - 1, true);
     f->run.clusters = 1;
     f->lease->size = 1; /* doubles */
-    pthread_mutex_unlock(&q->meta.lock);
+    pthread_mutex_unlock(&space->meta->lock);
 }
 
 static void lease_fill_finish(struct lease_fill *f, int rc)
 {
     struct q2_lease *l = f->lease;
-    struct q2 *q = f->q;
+    struct q2_space *space = f->space;
     bool first = f->first;
 
-    pthread_mutex_lock(&q->meta.lock);
+    pthread_mutex_lock(&space->meta->lock);
     if (rc == 0 && l->next < l->end && !ENGINE_MUTANT(LEASE_FILL_TWICE)) {
         /* Two queues that share a lease have both filled it. */
-        q2_give_back(q, f->run.host_offset >> q->meta.geo.cluster_bits, f->run.clusters, f->run.zero);
+        q2_give_back(space, f->run.host_offset >> space->meta->geo.cluster_bits, f->run.clusters, f->run.zero);
     } else if (rc == 0) {
-        l->next = f->run.host_offset >> q->meta.geo.cluster_bits;
+        l->next = f->run.host_offset >> space->meta->geo.cluster_bits;
         l->end = l->next + f->run.clusters;
         l->zero = f->run.zero;
     }
@@ -152,7 +148,7 @@ static void lease_fill_finish(struct lease_fill *f, int rc)
         l->filler = NULL;
         op_wake_all(&l->waiting, rc);
     }
-    pthread_mutex_unlock(&q->meta.lock);
+    pthread_mutex_unlock(&space->meta->lock);
 }
 
 static void lease_fill_step(struct op *op)
@@ -175,13 +171,13 @@ fail:
 
 OP_TYPE(lease_fill, lease_fill_step, "START", "LF_ALLOCATED", "LF_EXTENDED");
 
-void q2_lease_fill(struct q2 *q, struct op *op)
+void q2_lease_fill(struct q2_space *space, struct op *op)
 {
-    struct q2_lease *l = lease_of(q, op->queue);
+    struct q2_lease *l = lease_of(space, op->queue);
     struct lease_fill *f = NULL;
     bool wait = false, ready;
 
-    pthread_mutex_lock(&q->meta.lock);
+    pthread_mutex_lock(&space->meta->lock);
     ready = l->next < l->end;
     /* A queue waits for itself only: another's owner need not call the library. */
     if (!ready && l->filler == op->queue) {
@@ -194,7 +190,7 @@ void q2_lease_fill(struct q2 *q, struct op *op)
             f->first = true;
         }
     }
-    pthread_mutex_unlock(&q->meta.lock);
+    pthread_mutex_unlock(&space->meta->lock);
     if (wait)
         return;
     if (!f) {
@@ -202,7 +198,7 @@ void q2_lease_fill(struct q2 *q, struct op *op)
         return;
     }
     f->op.parent = op;
-    f->q = q;
+    f->space = space;
     f->lease = l;
     op_start(&f->op);
 }

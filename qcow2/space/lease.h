@@ -16,14 +16,12 @@
  * 1 to `want` neighbouring clusters from the queue's lease. False: it is used up, q2_lease_fill(). With the lock
  * held. No I/O.
  */
-bool q2_lease_take(struct q2 *q, const vdisk_queue *queue, uint64_t want, struct q2_run *ret);
+bool q2_lease_take(struct q2_space *space, const vdisk_queue *queue, uint64_t want, struct q2_run *ret);
 
 /* Fill the lease of op's queue, unless it has something; as the call of an await. Errors as q2_alloc(). */
-void q2_lease_fill(struct q2 *q, struct op *op);
+void q2_lease_fill(struct q2_space *space, struct op *op);
 
 /* Give back what all leases still have, so that others can have it. With the lock held. */
-void q2_lease_return_all(struct q2 *q);
-
-void q2_leases_init(struct q2 *q);
+void q2_lease_return_all(struct q2_space *space);
 
 #endif

@@ -25,8 +25,7 @@
 #include <stdlib.h>
 
 #include "engine/service.h"
-#include "qcow2/meta/guard.h"
-#include "qcow2/meta/twice.h"
+#include "qcow2/meta/meta.h"
 #include "qcow2/mutant.h"
 #include "qcow2/space/alloc.h"
 
@@ -37,7 +36,7 @@ enum { RECLAIM_BATCH = 8, RECLAIM_SHARE = 64 };
 struct reclaim {
     struct op          op;
     struct q2_carried *carried; /* a parent, or this, hears of the end */
-    struct q2         *q;
+    struct q2_space *space;
     bool               claimed;
     uint64_t           key;     /* of the refcount slice that is needed */
     unsigned           count, lowered;
@@ -55,42 +54,44 @@ enum reclaim_state {
 };
 
 /* With the lock held. */
-static bool due(struct q2 *q)
+static bool due(struct q2_space *space)
 {
-    return q->freed[Q2_FREED_DURABLE].count > 0 &&
-           (gate_passed(&q->meta.v->requests, q->freed_ticket) || MUTANT(FREE_BEFORE_SYNC));
+    return space->freed[Q2_FREED_DURABLE].count > 0 &&
+           (gate_passed(&space->meta->v->requests, space->freed_ticket) || MUTANT(FREE_BEFORE_SYNC));
 }
 
 /* Invariant 3. */
 static bool claim(struct reclaim *r)
 {
-    pthread_mutex_lock(&r->q->meta.lock);
-    r->claimed = !r->q->reclaiming;
-    r->q->reclaiming = true;
-    pthread_mutex_unlock(&r->q->meta.lock);
+    pthread_mutex_lock(&r->space->meta->lock);
+    r->claimed = !r->space->reclaiming;
+    r->space->reclaiming = true;
+    pthread_mutex_unlock(&r->space->meta->lock);
     return r->claimed;
 }
 
 /* The call of an await. */
 static void wait_turn(struct reclaim *r, struct op *op)
 {
-    pthread_mutex_lock(&r->q->meta.lock);
-    if (r->q->reclaiming)
-        list_add_tail(&r->q->reclaim_waiting, &op->wait);
+    pthread_mutex_lock(&r->space->meta->lock);
+    if (r->space->reclaiming)
+        list_add_tail(&r->space->reclaim_waiting, &op->wait);
     else
         op_wake(op, 0);
-    pthread_mutex_unlock(&r->q->meta.lock);
+    pthread_mutex_unlock(&r->space->meta->lock);
 }
 
 /* ---- gathering ------------------------------------------------------------------------------------------- */
 
 /* Clusters of [first, end), in one slice, counted down from its end, whose refcount is one. */
-static uint64_t last_references(const struct q2 *q, const struct q2_slot *s, uint64_t first, uint64_t end)
+static uint64_t last_references(const struct q2_space *space, const struct q2_slot *s, uint64_t first,
+                                uint64_t end)
 {
-    const uint8_t *data = (const uint8_t *)q2_slot_data(&q->meta.refcounts, s);
-    uint64_t mask = (1ull << q->meta.refslice_bits) - 1, i = end;
+    const uint8_t *data = (const uint8_t *)q2_slot_data(&space->meta->refcounts, s);
+    uint64_t mask = (1ull << space->meta->refslice_bits) - 1, i = end;
 
-    while (i > first && q2_refcount_get(&q->meta.geo, data, (i - 1) & mask) == 1 && !q2_twice_has(&q->meta, i - 1))
+    while (i > first && q2_refcount_get(&space->meta->geo, data, (i - 1) & mask) == 1 &&
+           !q2_twice_has(space->meta, i - 1))
         i--;
     return end - i;
 }
@@ -101,7 +102,7 @@ static bool add_run(struct reclaim *r, uint64_t first, uint64_t n, bool untouche
     struct q2_freed *last = r->count ? &r->run[r->count - 1] : NULL;
 
     if (last && first + n == last->cluster_index && last->untouched == untouched &&
-        (last->clusters + n) << r->q->meta.geo.cluster_bits <= RECLAIM_RUN_BYTES) {
+        (last->clusters + n) << r->space->meta->geo.cluster_bits <= RECLAIM_RUN_BYTES) {
         last->cluster_index = first;
         last->clusters += n;
         return true;
@@ -117,28 +118,28 @@ enum gather_result { GATHER_MORE, GATHER_READY, GATHER_NEEDS_SLICE };
 /* With the lock held: one step, within one refcount slice, from the end of the list. */
 static enum gather_result gather_part(struct reclaim *r)
 {
-    struct q2 *q = r->q;
-    struct q2_freed_list *l = &q->freed[Q2_FREED_DURABLE];
+    struct q2_space *space = r->space;
+    struct q2_freed_list *l = &space->freed[Q2_FREED_DURABLE];
 
     if (l->count == 0)
         return GATHER_READY;
     struct q2_freed *f = &l->list[l->count - 1];
     uint64_t end = f->cluster_index + f->clusters, n;
-    uint64_t slice_start = (end - 1) >> q->meta.refslice_bits << q->meta.refslice_bits;
-    struct q2_slot *s = q2_refcounts_find(q, (end - 1) >> q->meta.refslice_bits);
+    uint64_t slice_start = (end - 1) >> space->meta->refslice_bits << space->meta->refslice_bits;
+    struct q2_slot *s = q2_refcounts_find(space, (end - 1) >> space->meta->refslice_bits);
     assert(f->clusters > 0);
-    if (!s && q2_has_block(&q->meta, end - 1)) {
-        r->key = (end - 1) >> q->meta.refslice_bits;
+    if (!s && q2_has_block(space->meta, end - 1)) {
+        r->key = (end - 1) >> space->meta->refslice_bits;
         return GATHER_NEEDS_SLICE;
     }
-    n = s ? last_references(q, s, max_u64(f->cluster_index, slice_start), end) : 0;
+    n = s ? last_references(space, s, max_u64(f->cluster_index, slice_start), end) : 0;
     if (!s)
-        q2_break(&q->meta, "a cluster in use has no refcount block"); /* loading would find none, for ever */
-    else if (q2_twice_has(&q->meta, end - 1))
+        q2_break(space->meta, "a cluster in use has no refcount block"); /* loading would find none, for ever */
+    else if (q2_twice_has(space->meta, end - 1))
         ; /* found since: the other entry's */
     else if (n == 0)
-        q2_lower(q, s, end - 1, 1, f->untouched);
-    else if (q2_guard_refuses(&q->meta, end - n, n, "what is to be freed is at"))
+        q2_lower(space, s, end - 1, 1, f->untouched);
+    else if (q2_guard_refuses(space->meta, end - n, n, "what is to be freed is at"))
         ; /* leaks: what refers to it may count */
     else if (!add_run(r, end - n, n, f->untouched))
         return GATHER_READY;
@@ -154,9 +155,9 @@ static bool gather_needs(struct reclaim *r)
     enum gather_result result;
 
     do {
-        pthread_mutex_lock(&r->q->meta.lock);
+        pthread_mutex_lock(&r->space->meta->lock);
         result = gather_part(r);
-        pthread_mutex_unlock(&r->q->meta.lock);
+        pthread_mutex_unlock(&r->space->meta->lock);
     } while (result == GATHER_MORE);
     return result == GATHER_NEEDS_SLICE;
 }
@@ -164,19 +165,20 @@ static bool gather_needs(struct reclaim *r)
 /* ---- punching -------------------------------------------------------------------------------------------- */
 
 /* Does a punch leave zeros for sure, so that it is worth remembering? Devices promise nothing. */
-static bool punch_zeroes(const struct q2 *q)
+static bool punch_zeroes(const struct q2_space *space)
 {
-    return q->zero_new && q->meta.v->file->caps & BACKEND_SPARSE;
+    return space->zero_new && space->meta->v->file->caps & BACKEND_SPARSE;
 }
 
 /* The part of a run that can be punched: whole units, inside the file. Host bytes [*ret_start, *ret_end). */
-static bool punch_range(const struct q2 *q, const struct q2_freed *run, uint64_t *ret_start, uint64_t *ret_end)
+static bool punch_range(const struct q2_space *space, const struct q2_freed *run, uint64_t *ret_start,
+                        uint64_t *ret_end)
 {
-    struct backend *b = q->meta.v->file;
+    struct backend *b = space->meta->v->file;
     uint64_t unit = max_u64(b->discard_align, 1);
-    uint64_t end = (run->cluster_index + run->clusters) << q->meta.geo.cluster_bits;
+    uint64_t end = (run->cluster_index + run->clusters) << space->meta->geo.cluster_bits;
 
-    *ret_start = align_up(run->cluster_index << q->meta.geo.cluster_bits, unit);
+    *ret_start = align_up(run->cluster_index << space->meta->geo.cluster_bits, unit);
     *ret_end = align_down(min_u64(end, backend_size(b)), unit);
     return *ret_start < *ret_end;
 }
@@ -184,25 +186,26 @@ static bool punch_range(const struct q2 *q, const struct q2_freed *run, uint64_t
 /* The call of an await. */
 static void punch(struct reclaim *r, struct op *op)
 {
-    struct q2 *q = r->q;
+    struct q2_space *space = r->space;
     uint64_t start = 0, end = 0;
 
     op_io_begin(op);
     for (unsigned i = 0; i < r->count; i++) {
-        r->punched[i] = (!r->run[i].untouched || MUTANT(OWN_UNUSED)) && punch_range(q, &r->run[i], &start, &end);
+        r->punched[i] =
+            (!r->run[i].untouched || MUTANT(OWN_UNUSED)) && punch_range(space, &r->run[i], &start, &end);
         if (!r->punched[i])
             continue;
-        io_range(&r->io[i], q->meta.v->file, punch_zeroes(q) ? IO_ZERO : IO_DISCARD, start, end - start);
-        r->io[i].flags = punch_zeroes(q) ? IO_UNMAP | IO_NO_FALLBACK : 0;
+        io_range(&r->io[i], space->meta->v->file, punch_zeroes(space) ? IO_ZERO : IO_DISCARD, start, end - start);
+        r->io[i].flags = punch_zeroes(space) ? IO_UNMAP | IO_NO_FALLBACK : 0;
         op_io_add(op, &r->io[i]);
     }
     op_io_wait(op);
 }
 
-static bool can_punch(const struct q2 *q)
+static bool can_punch(const struct q2_space *space)
 {
     /* With metadata that cannot be trusted, what is free is not known. */
-    return q->meta.v->file->caps & BACKEND_DISCARD && !atomic_load(&q->meta.broken);
+    return space->meta->v->file->caps & BACKEND_DISCARD && !atomic_load(&space->meta->broken);
 }
 
 /* ---- lowering -------------------------------------------------------------------------------------------- */
@@ -210,31 +213,32 @@ static bool can_punch(const struct q2 *q)
 /* With the lock held: clusters [first, end) of run i are free; are they zero? Invariant 4. */
 static void note_zero(struct reclaim *r, unsigned i, uint64_t first, uint64_t end)
 {
-    struct q2 *q = r->q;
+    struct q2_space *space = r->space;
     const struct io *io = &r->io[i];
 
-    if (!r->punched[i] || io->res < 0 || !punch_zeroes(q))
+    if (!r->punched[i] || io->res < 0 || !punch_zeroes(space))
         return;
-    first = max_u64(first, q2_cluster_up(&q->meta.geo, io->offset) >> q->meta.geo.cluster_bits);
-    end = min_u64(end, (io->offset + io->len) >> q->meta.geo.cluster_bits);
+    first = max_u64(first, q2_cluster_up(&space->meta->geo, io->offset) >> space->meta->geo.cluster_bits);
+    end = min_u64(end, (io->offset + io->len) >> space->meta->geo.cluster_bits);
     if (first < end)
-        q2_zero_runs_add(&q->zero_runs, first, end);
+        q2_zero_runs_add(&space->zero_runs, first, end);
 }
 
 /* With the lock held: one step, within one refcount slice. False: it has to be loaded again. */
 static bool lower_part(struct reclaim *r)
 {
-    struct q2 *q = r->q;
+    struct q2_space *space = r->space;
     struct q2_freed *run = &r->run[r->lowered];
     uint64_t end = run->cluster_index + run->clusters;
-    uint64_t first = max_u64(run->cluster_index, (end - 1) >> q->meta.refslice_bits << q->meta.refslice_bits);
-    struct q2_slot *s = q2_refcounts_find(q, (end - 1) >> q->meta.refslice_bits);
+    uint64_t first =
+        max_u64(run->cluster_index, (end - 1) >> space->meta->refslice_bits << space->meta->refslice_bits);
+    struct q2_slot *s = q2_refcounts_find(space, (end - 1) >> space->meta->refslice_bits);
 
     if (!s) {
-        r->key = (end - 1) >> q->meta.refslice_bits;
+        r->key = (end - 1) >> space->meta->refslice_bits;
         return false;
     }
-    if (q2_lower(q, s, first, end - first, run->untouched))
+    if (q2_lower(space, s, first, end - first, run->untouched))
         note_zero(r, r->lowered, first, end);
     run->clusters -= end - first;
     if (run->clusters == 0)
@@ -247,11 +251,11 @@ static bool lower_needs(struct reclaim *r)
 {
     bool ok = true;
 
-    q2_packed_forget(&r->q->meta.packed); /* before the clusters can be taken */
+    q2_packed_forget(&r->space->meta->packed); /* before the clusters can be taken */
     while (ok && r->lowered < r->count) {
-        pthread_mutex_lock(&r->q->meta.lock);
+        pthread_mutex_lock(&r->space->meta->lock);
         ok = lower_part(r);
-        pthread_mutex_unlock(&r->q->meta.lock);
+        pthread_mutex_unlock(&r->space->meta->lock);
     }
     if (!ok)
         return true;
@@ -265,17 +269,17 @@ static bool lower_needs(struct reclaim *r)
 
 static void reclaim_finish(struct reclaim *r, int rc)
 {
-    struct q2 *q = r->q;
+    struct q2_space *space = r->space;
     struct q2_carried *c = r->carried;
 
-    pthread_mutex_lock(&q->meta.lock);
+    pthread_mutex_lock(&space->meta->lock);
     for (unsigned i = r->count; i-- > r->lowered;)
-        q2_free_run(q, r->run[i].cluster_index << q->meta.geo.cluster_bits, r->run[i].clusters,
+        q2_free_run(space, r->run[i].cluster_index << space->meta->geo.cluster_bits, r->run[i].clusters,
                     r->run[i].untouched);
-    assert(r->claimed && q->reclaiming);
-    q->reclaiming = false;
-    op_wake_all(&q->reclaim_waiting, 0);
-    pthread_mutex_unlock(&q->meta.lock);
+    assert(r->claimed && space->reclaiming);
+    space->reclaiming = false;
+    op_wake_all(&space->reclaim_waiting, 0);
+    pthread_mutex_unlock(&space->meta->lock);
     op_end(&r->op, sizeof *r, rc);
     if (c) {
         c->running = false;
@@ -290,9 +294,9 @@ static bool enough(const struct reclaim *r)
 
     if (r->carried && r->carried->hurry && r->carried->left == 0)
         return true;
-    pthread_mutex_lock(&r->q->meta.lock);
-    left = due(r->q);
-    pthread_mutex_unlock(&r->q->meta.lock);
+    pthread_mutex_lock(&r->space->meta->lock);
+    left = due(r->space);
+    pthread_mutex_unlock(&r->space->meta->lock);
     return !left;
 }
 
@@ -305,11 +309,11 @@ static void reclaim_step(struct op *op)
         OP_AWAIT(op, RECLAIM_TURN, wait_turn(r, op));
     while (!enough(r)) {
         while (gather_needs(r))
-            OP_TRY(op, RECLAIM_LOADED, q2_refcount_load(r->q, r->key, op));
-        if (can_punch(r->q) && r->count > 0)
+            OP_TRY(op, RECLAIM_LOADED, q2_refcount_load(r->space, r->key, op));
+        if (can_punch(r->space) && r->count > 0)
             OP_AWAIT(op, RECLAIM_PUNCHED, punch(r, op));
         while (lower_needs(r))
-            OP_TRY(op, RECLAIM_LOADED_AGAIN, q2_refcount_load(r->q, r->key, op));
+            OP_TRY(op, RECLAIM_LOADED_AGAIN, q2_refcount_load(r->space, r->key, op));
     }
     reclaim_finish(r, 0);
     return;
@@ -321,45 +325,45 @@ fail:
 OP_TYPE(reclaim, reclaim_step, "START", "RECLAIM_TURN", "RECLAIM_LOADED", "RECLAIM_PUNCHED",
         "RECLAIM_LOADED_AGAIN");
 
-void q2_reclaim(struct q2 *q, struct op *op)
+void q2_reclaim(struct q2_space *space, struct op *op)
 {
-    vdisk_queue *service = service_queue(q->meta.v, op->queue);
+    vdisk_queue *service = service_queue(space->meta->v, op->queue);
     struct reclaim *r = op_alloc_for(service, op->queue, &reclaim_type, sizeof *r);
 
     if (!r) {
         op_wake(op, -ENOMEM);
         return;
     }
-    r->q = q;
+    r->space = space;
     r->op.parent = op;
     op_send(&r->op);
 }
 
-void q2_reclaim_carry(struct q2 *q, vdisk_queue *queue, struct q2_carried *c)
+void q2_reclaim_carry(struct q2_space *space, vdisk_queue *queue, struct q2_carried *c)
 {
     struct reclaim *r = NULL;
 
-    pthread_mutex_lock(&q->meta.lock);
-    if (!q->reclaiming && due(q))
+    pthread_mutex_lock(&space->meta->lock);
+    if (!space->reclaiming && due(space))
         r = op_alloc(queue, &reclaim_type, sizeof *r);
     if (r)
-        q->reclaiming = true;
-    pthread_mutex_unlock(&q->meta.lock);
+        space->reclaiming = true;
+    pthread_mutex_unlock(&space->meta->lock);
     if (!r)
         return;
-    r->q = q;
+    r->space = space;
     r->claimed = true;
     r->carried = c;
     c->running = true;
     op_start(&r->op);
 }
 
-void q2_reclaim_join(struct q2 *q, struct q2_carried *c, struct op *op)
+void q2_reclaim_join(struct q2_space *space, struct q2_carried *c, struct op *op)
 {
     assert(c->running && !c->waiter);
-    pthread_mutex_lock(&q->meta.lock);
-    c->left = q->freed[Q2_FREED_DURABLE].count / RECLAIM_SHARE;
-    pthread_mutex_unlock(&q->meta.lock);
+    pthread_mutex_lock(&space->meta->lock);
+    c->left = space->freed[Q2_FREED_DURABLE].count / RECLAIM_SHARE;
+    pthread_mutex_unlock(&space->meta->lock);
     c->hurry = true;
     c->waiter = op;
 }

@@ -3,13 +3,13 @@
 #ifndef QCOW2_RECLAIM_H
 #define QCOW2_RECLAIM_H
 
-#include "qcow2/state.h"
+#include "qcow2/space/state.h"
 
 /*
  * Give back all that has waited long enough (flush rules 5 and 8); as the call of an await. op->rc: 0, or of
  * loading refcounts: what is left stays for the next time.
  */
-void q2_reclaim(struct q2 *q, struct op *op);
+void q2_reclaim(struct q2_space *space, struct op *op);
 
 /* One that goes on beside an op, on the same queue, and that the op waits for before it ends. */
 struct q2_carried {
@@ -20,9 +20,9 @@ struct q2_carried {
 };
 
 /* Start one, if there is something to give back and nobody is at it. */
-void q2_reclaim_carry(struct q2 *q, vdisk_queue *queue, struct q2_carried *c);
+void q2_reclaim_carry(struct q2_space *space, vdisk_queue *queue, struct q2_carried *c);
 
 /* Let it come to an end after a share of what there is; the call of an await, while c->running. */
-void q2_reclaim_join(struct q2 *q, struct q2_carried *c, struct op *op);
+void q2_reclaim_join(struct q2_space *space, struct q2_carried *c, struct op *op);
 
 #endif

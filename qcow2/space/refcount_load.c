@@ -13,8 +13,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include "qcow2/meta/guard.h"
-#include "qcow2/meta/slice.h"
+#include "qcow2/meta/meta.h"
 #include "qcow2/mutant.h"
 #include "qcow2/space/alloc.h"
 
@@ -23,7 +22,7 @@ enum { REFS_PLAUSIBLE = 128 };
 
 struct refcount_load {
     struct op   op;
-    struct q2  *q;
+    struct q2_space *space;
     uint64_t    key, block, host_offset; /* the slice, its block and where that is */
     bool        odd, reads, claimed; /* reads the L2 tables; others wait for that */
     uint64_t    l1_index, table;
@@ -39,29 +38,29 @@ enum refcount_load_state {
     REFCOUNT_TABLE_READ
 };
 
-static uint64_t block_slices(const struct q2 *q)
+static uint64_t block_slices(const struct q2_space *space)
 {
-    return q->meta.geo.cluster_size / q->meta.refcounts.slice_size;
+    return space->meta->geo.cluster_size / space->meta->refcounts.slice_size;
 }
 
 static void load_slice(struct refcount_load *l, uint64_t key, struct op *op)
 {
-    struct q2 *q = l->q;
+    struct q2_space *space = l->space;
 
-    q2_cache_load(&q->meta, &q->meta.refcounts, key,
-                  l->host_offset + key % block_slices(q) * q->meta.refcounts.slice_size, op);
+    q2_cache_load(space->meta, &space->meta->refcounts, key,
+                  l->host_offset + key % block_slices(space) * space->meta->refcounts.slice_size, op);
 }
 
 static void load_finish(struct refcount_load *l, int rc)
 {
-    struct q2 *q = l->q;
+    struct q2_space *space = l->space;
 
-    pthread_mutex_lock(&q->meta.lock);
+    pthread_mutex_lock(&space->meta->lock);
     if (l->claimed) {
-        q->tables_reader = NULL;
-        op_wake_all(&q->tables_waiting, 0);
+        space->tables_reader = NULL;
+        op_wake_all(&space->tables_waiting, 0);
     }
-    pthread_mutex_unlock(&q->meta.lock);
+    pthread_mutex_unlock(&space->meta->lock);
     free(l->buf);
     op_end(&l->op, sizeof *l, rc);
 }
@@ -71,44 +70,45 @@ static void load_finish(struct refcount_load *l, int rc)
 /* Blocks usually lie in what they describe. */
 static bool describes_itself(const struct refcount_load *l)
 {
-    return l->host_offset >> l->q->meta.geo.cluster_bits >> l->q->meta.geo.refblock_bits == l->block;
+    return l->host_offset >> l->space->meta->geo.cluster_bits >> l->space->meta->geo.refblock_bits == l->block;
 }
 
 /* The slice that says most about the block: with its own refcount, else the first, which is hardly ever empty. */
 static uint64_t proof_key(const struct refcount_load *l)
 {
-    const struct q2 *q = l->q;
+    const struct q2_space *space = l->space;
 
-    return describes_itself(l) ? l->host_offset >> q->meta.geo.cluster_bits >> q->meta.refslice_bits
-                               : l->block * block_slices(q);
+    return describes_itself(l) ? l->host_offset >> space->meta->geo.cluster_bits >> space->meta->refslice_bits
+                               : l->block * block_slices(space);
 }
 
 /* With the lock held: what nobody refers to, [first, end), is no metadata. */
-static bool none_is_metadata(struct q2 *q, uint64_t first, uint64_t end)
+static bool none_is_metadata(struct q2_space *space, uint64_t first, uint64_t end)
 {
     uint64_t where;
 
-    return first == end || q2_meta_find(&q->meta.places, first, end - first, &where) == 0;
+    return first == end || q2_meta_find(&space->meta->places, first, end - first, &where) == 0;
 }
 
 /* With the lock held. */
 static bool looks_odd(const struct refcount_load *l, uint64_t key, const uint8_t *slice)
 {
-    struct q2 *q = l->q;
-    uint64_t n = 1ull << q->meta.refslice_bits, first = key << q->meta.refslice_bits, free_from = first, used = 0;
-    uint64_t end = div_up(backend_size(q->meta.v->file), q->meta.geo.cluster_size);
-    uint64_t most = (1 + (uint64_t)q->meta.header.nb_snapshots) * (describes_itself(l) ? REFS_PLAUSIBLE : 1);
+    struct q2_space *space = l->space;
+    uint64_t n = 1ull << space->meta->refslice_bits, first = key << space->meta->refslice_bits, free_from = first,
+             used = 0;
+    uint64_t end = div_up(backend_size(space->meta->v->file), space->meta->geo.cluster_size);
+    uint64_t most = (1 + (uint64_t)space->meta->header.nb_snapshots) * (describes_itself(l) ? REFS_PLAUSIBLE : 1);
 
     for (uint64_t i = first; i < first + n; i++) {
-        uint64_t refcount = q2_refcount_get(&q->meta.geo, slice, i - first);
+        uint64_t refcount = q2_refcount_get(&space->meta->geo, slice, i - first);
         if (refcount == 0)
             continue;
-        if (refcount > most || i >= end || !none_is_metadata(q, free_from, i))
+        if (refcount > most || i >= end || !none_is_metadata(space, free_from, i))
             return true;
         free_from = i + 1;
         used++;
     }
-    return !none_is_metadata(q, free_from, first + n) || (used == 0 && key == proof_key(l));
+    return !none_is_metadata(space, free_from, first + n) || (used == 0 && key == proof_key(l));
 }
 
 enum look { LOOK_FINE, LOOK_ODD, LOOK_GONE };
@@ -116,17 +116,18 @@ enum look { LOOK_FINE, LOOK_ODD, LOOK_GONE };
 /* Gone: it has left the cache already. */
 static enum look look_at(struct refcount_load *l, uint64_t key)
 {
-    struct q2 *q = l->q;
+    struct q2_space *space = l->space;
     enum look result = LOOK_GONE;
     struct q2_slot *s;
 
-    pthread_mutex_lock(&q->meta.lock);
-    s = q2_cache_find(&q->meta.refcounts, key);
+    pthread_mutex_lock(&space->meta->lock);
+    s = q2_cache_find(&space->meta->refcounts, key);
     if (s) {
-        result = looks_odd(l, key, (const uint8_t *)q2_slot_data(&q->meta.refcounts, s)) ? LOOK_ODD : LOOK_FINE;
+        result =
+            looks_odd(l, key, (const uint8_t *)q2_slot_data(&space->meta->refcounts, s)) ? LOOK_ODD : LOOK_FINE;
         l->odd |= result == LOOK_ODD;
     }
-    pthread_mutex_unlock(&q->meta.lock);
+    pthread_mutex_unlock(&space->meta->lock);
     return result;
 }
 
@@ -138,39 +139,40 @@ enum turn { TURN_OURS, TURN_WAIT, TURN_OVER };
 
 static enum turn take_turn(struct refcount_load *l)
 {
-    struct q2 *q = l->q;
+    struct q2_space *space = l->space;
     enum turn turn;
 
-    pthread_mutex_lock(&q->meta.lock);
-    turn = q->tables_read ? TURN_OVER : q->tables_reader == l->op.queue ? TURN_WAIT : TURN_OURS;
+    pthread_mutex_lock(&space->meta->lock);
+    turn = space->tables_read ? TURN_OVER : space->tables_reader == l->op.queue ? TURN_WAIT : TURN_OURS;
     l->reads = turn == TURN_OURS;
-    l->claimed = l->reads && !q->tables_reader;
+    l->claimed = l->reads && !space->tables_reader;
     if (l->claimed)
-        q->tables_reader = l->op.queue;
-    pthread_mutex_unlock(&q->meta.lock);
+        space->tables_reader = l->op.queue;
+    pthread_mutex_unlock(&space->meta->lock);
     return turn;
 }
 
 /* The call of an await. */
 static void wait_turn(struct refcount_load *l, struct op *op)
 {
-    pthread_mutex_lock(&l->q->meta.lock);
-    if (l->q->tables_reader)
-        list_add_tail(&l->q->tables_waiting, &op->wait);
+    pthread_mutex_lock(&l->space->meta->lock);
+    if (l->space->tables_reader)
+        list_add_tail(&l->space->tables_waiting, &op->wait);
     else
         op_wake(op, 0);
-    pthread_mutex_unlock(&l->q->meta.lock);
+    pthread_mutex_unlock(&l->space->meta->lock);
 }
 
 /* The next one that there is. */
 static bool next_table(struct refcount_load *l)
 {
-    struct q2 *q = l->q;
+    struct q2_space *space = l->space;
 
-    for (; l->l1_index < atomic_load_explicit(&q->meta.l1, memory_order_acquire)->entries; l->l1_index++) {
-        uint64_t entry = q2_l1_get(&q->meta, l->l1_index);
+    for (; l->l1_index < atomic_load_explicit(&space->meta->l1, memory_order_acquire)->entries; l->l1_index++) {
+        uint64_t entry = q2_l1_get(space->meta, l->l1_index);
         l->table = q2_l1_offset(entry);
-        if (l->table != 0 && !q2_l1_problem(&q->meta.geo, entry) && l->table < backend_size(q->meta.v->file))
+        if (l->table != 0 && !q2_l1_problem(&space->meta->geo, entry) &&
+            l->table < backend_size(space->meta->v->file))
             return true;
     }
     return false;
@@ -178,23 +180,23 @@ static bool next_table(struct refcount_load *l)
 
 static void read_table(struct refcount_load *l, struct op *op)
 {
-    io_rw(&l->io, l->q->meta.v->file, IO_READ, l->table, l->buf, l->q->meta.geo.cluster_size);
+    io_rw(&l->io, l->space->meta->v->file, IO_READ, l->table, l->buf, l->space->meta->geo.cluster_size);
     op_io(op, &l->io);
 }
 
 /* What its entries lead to. Slices that have changed in memory were looked at when they were loaded. */
 static int take_table(struct refcount_load *l)
 {
-    struct q2 *q = l->q;
-    uint64_t guest_offset = l->l1_index++ * q2_l1_entry_span(&q->meta.geo);
+    struct q2_space *space = l->space;
+    uint64_t guest_offset = l->l1_index++ * q2_l1_entry_span(&space->meta->geo);
     int rc = 0;
 
-    pthread_mutex_lock(&q->meta.lock);
-    for (uint64_t at = 0; at < q->meta.geo.cluster_size && rc == 0; at += q->meta.l2.slice_size) {
-        rc = q2_guard_survey(&q->meta, guest_offset, l->table + at, l->buf + at);
-        guest_offset = q2_slice_end(&q->meta, guest_offset);
+    pthread_mutex_lock(&space->meta->lock);
+    for (uint64_t at = 0; at < space->meta->geo.cluster_size && rc == 0; at += space->meta->l2.slice_size) {
+        rc = q2_guard_survey(space->meta, guest_offset, l->table + at, l->buf + at);
+        guest_offset = q2_slice_end(space->meta, guest_offset);
     }
-    pthread_mutex_unlock(&q->meta.lock);
+    pthread_mutex_unlock(&space->meta->lock);
     return rc;
 }
 
@@ -202,7 +204,7 @@ static int get_buffer(struct refcount_load *l)
 {
     void *p = NULL;
 
-    if (posix_memalign(&p, 4096, align_up(l->q->meta.geo.cluster_size, 4096)) != 0)
+    if (posix_memalign(&p, 4096, align_up(l->space->meta->geo.cluster_size, 4096)) != 0)
         return -ENOMEM;
     l->buf = p;
     return 0;
@@ -210,17 +212,17 @@ static int get_buffer(struct refcount_load *l)
 
 static int judge(struct refcount_load *l)
 {
-    struct q2 *q = l->q;
+    struct q2_space *space = l->space;
     int rc;
 
-    pthread_mutex_lock(&q->meta.lock);
-    q->tables_read |= l->reads;
-    rc = q2_guard_block_is_data(&q->meta, l->block, l->host_offset);
+    pthread_mutex_lock(&space->meta->lock);
+    space->tables_read |= l->reads;
+    rc = q2_guard_block_is_data(space->meta, l->block, l->host_offset);
     if (rc == 0)
-        q2_cluster_set_add(&q->sound, l->key, 1);
-    if (rc == 0 && !q2_cluster_set_has(&q->sound, l->key))
+        q2_cluster_set_add(&space->sound, l->key, 1);
+    if (rc == 0 && !q2_cluster_set_has(&space->sound, l->key))
         rc = -ENOMEM;
-    pthread_mutex_unlock(&q->meta.lock);
+    pthread_mutex_unlock(&space->meta->lock);
     return rc;
 }
 
@@ -274,32 +276,32 @@ static void load_judged(const struct refcount_load *how, struct op *op)
         return;
     }
     l->op.parent = op;
-    l->q = how->q;
+    l->space = how->space;
     l->key = how->key;
     l->block = how->block;
     l->host_offset = how->host_offset;
     op_start(&l->op);
 }
 
-void q2_refcount_load(struct q2 *q, uint64_t key, struct op *op)
+void q2_refcount_load(struct q2_space *space, uint64_t key, struct op *op)
 {
-    struct refcount_load l = {.q = q, .key = key, .block = key / block_slices(q)};
+    struct refcount_load l = {.space = space, .key = key, .block = key / block_slices(space)};
     bool refused = false, sound;
 
-    pthread_mutex_lock(&q->meta.lock);
-    sound = q2_cluster_set_has(&q->sound, key);
-    if (l.block < q->meta.reftable_entries)
-        l.host_offset = q2_reftable_offset(q->meta.reftable[l.block]);
-    if (is_aligned(l.host_offset, q->meta.geo.cluster_size) && l.host_offset != 0)
-        refused = q2_guard_block(&q->meta, l.block, l.host_offset) < 0 ||
-                  (!sound && q2_guard_block_is_data(&q->meta, l.block, l.host_offset) < 0);
-    pthread_mutex_unlock(&q->meta.lock);
+    pthread_mutex_lock(&space->meta->lock);
+    sound = q2_cluster_set_has(&space->sound, key);
+    if (l.block < space->meta->reftable_entries)
+        l.host_offset = q2_reftable_offset(space->meta->reftable[l.block]);
+    if (is_aligned(l.host_offset, space->meta->geo.cluster_size) && l.host_offset != 0)
+        refused = q2_guard_block(space->meta, l.block, l.host_offset) < 0 ||
+                  (!sound && q2_guard_block_is_data(space->meta, l.block, l.host_offset) < 0);
+    pthread_mutex_unlock(&space->meta->lock);
     if (l.host_offset == 0)
         op_wake(op, 0); /* looked up again, it will be found missing */
     else if (refused)
         op_wake(op, -EIO);
-    else if (!is_aligned(l.host_offset, q->meta.geo.cluster_size))
-        op_wake(op, q2_break(&q->meta, "a refcount table entry is damaged"));
+    else if (!is_aligned(l.host_offset, space->meta->geo.cluster_size))
+        op_wake(op, q2_break(space->meta, "a refcount table entry is damaged"));
     else if (sound)
         load_slice(&l, key, op);
     else

@@ -18,7 +18,7 @@
 #include "engine/service.h"
 #include "engine/zero.h"
 #include "qcow2/format/entry.h"
-#include "qcow2/meta/guard.h"
+#include "qcow2/meta/meta.h"
 #include "qcow2/mutant.h"
 #include "qcow2/space/alloc.h"
 
@@ -26,7 +26,7 @@ enum { INSTALLED_MAX = 16 };
 
 struct refblock_make {
     struct op         op;
-    struct q2        *q;
+    struct q2_space *space;
     uint64_t          block;
     uint64_t          host_offset;
     bool              have_structure, locked, apart;
@@ -58,28 +58,28 @@ enum refblock_make_state {
 /* With the lock held: where the blocks and the table of a growth lie, or would have lain. */
 static void note_table(struct refblock_make *m)
 {
-    q2_guard_add(&m->q->meta, m->first_cluster, m->new_blocks, Q2_META_REFBLOCK);
-    q2_guard_add(&m->q->meta, m->first_cluster + m->new_blocks, m->table_clusters, Q2_META_REFTABLE);
+    q2_guard_add(m->space->meta, m->first_cluster, m->new_blocks, Q2_META_REFBLOCK);
+    q2_guard_add(m->space->meta, m->first_cluster + m->new_blocks, m->table_clusters, Q2_META_REFTABLE);
     m->laid = true;
 }
 
 static void forget_table(struct refblock_make *m)
 {
-    q2_guard_remove(&m->q->meta, m->first_cluster, m->new_blocks, Q2_META_REFBLOCK);
-    q2_guard_remove(&m->q->meta, m->first_cluster + m->new_blocks, m->table_clusters, Q2_META_REFTABLE);
+    q2_guard_remove(m->space->meta, m->first_cluster, m->new_blocks, Q2_META_REFBLOCK);
+    q2_guard_remove(m->space->meta, m->first_cluster + m->new_blocks, m->table_clusters, Q2_META_REFTABLE);
 }
 
 static void refblock_finish(struct refblock_make *m, int rc)
 {
-    pthread_mutex_lock(&m->q->meta.lock);
-    q2_alloc_structure_undo(m->q, &m->run, Q2_META_REFBLOCK); /* it was not needed after all */
+    pthread_mutex_lock(&m->space->meta->lock);
+    q2_alloc_structure_undo(m->space, &m->run, Q2_META_REFBLOCK); /* it was not needed after all */
     if (m->placed)
-        q2_guard_remove(&m->q->meta, m->host_offset >> m->q->meta.geo.cluster_bits, 1, Q2_META_REFBLOCK);
+        q2_guard_remove(m->space->meta, m->host_offset >> m->space->meta->geo.cluster_bits, 1, Q2_META_REFBLOCK);
     if (m->laid)
         forget_table(m);
-    pthread_mutex_unlock(&m->q->meta.lock);
+    pthread_mutex_unlock(&m->space->meta->lock);
     if (m->locked)
-        range_unlock(&m->q->meta.structure, &m->lock);
+        range_unlock(&m->space->meta->structure, &m->lock);
     free(m->buf);
     free(m->sector);
     op_end(&m->op, sizeof *m, rc);
@@ -95,52 +95,52 @@ enum block_plan { BLOCK_EXISTS, BLOCK_READY, BLOCK_NO_TABLE, BLOCK_NO_SPACE, BLO
  */
 static enum block_plan place_block(struct refblock_make *m, uint64_t first)
 {
-    struct q2 *q = m->q;
+    struct q2_space *space = m->space;
     enum q2_guard_verdict verdict = Q2_GUARD_IN_USE;
 
     for (m->at = 0; verdict == Q2_GUARD_IN_USE; m->at++) {
-        if (m->at >> q->meta.refslice_bits)
+        if (m->at >> space->meta->refslice_bits)
             return BLOCK_BROKEN;
-        if (first + m->at >= q->limit_clusters)
+        if (first + m->at >= space->limit_clusters)
             return BLOCK_NO_SPACE;
-        verdict = q2_guard_free(&q->meta, first + m->at, true);
+        verdict = q2_guard_free(space->meta, first + m->at, true);
     }
     if (verdict == Q2_GUARD_METADATA)
         return BLOCK_REFUSED;
     m->at--;
-    m->host_offset = (first + m->at) << q->meta.geo.cluster_bits;
-    q2_guard_add(&q->meta, first + m->at, 1, Q2_META_REFBLOCK);
+    m->host_offset = (first + m->at) << space->meta->geo.cluster_bits;
+    q2_guard_add(space->meta, first + m->at, 1, Q2_META_REFBLOCK);
     m->placed = true;
     return BLOCK_READY;
 }
 
 static enum block_plan plan_block(struct refblock_make *m)
 {
-    struct q2 *q = m->q;
+    struct q2_space *space = m->space;
     enum block_plan plan;
-    uint64_t cluster = m->block << q->meta.geo.refblock_bits;
+    uint64_t cluster = m->block << space->meta->geo.refblock_bits;
 
-    pthread_mutex_lock(&q->meta.lock);
-    if (m->block >= q->meta.reftable_entries)
+    pthread_mutex_lock(&space->meta->lock);
+    if (m->block >= space->meta->reftable_entries)
         plan = BLOCK_NO_TABLE;
-    else if (q2_reftable_offset(q->meta.reftable[m->block]) != 0)
+    else if (q2_reftable_offset(space->meta->reftable[m->block]) != 0)
         plan = BLOCK_EXISTS;
     else if (m->block == 0)
         plan = BLOCK_BROKEN; /* the header's own cluster must have a refcount */
-    else if (cluster >= q->limit_clusters)
+    else if (cluster >= space->limit_clusters)
         plan = BLOCK_NO_SPACE;
     else
         plan = m->apart ? BLOCK_READY : place_block(m, cluster);
     if (m->run.clusters > 0)
         m->host_offset = m->run.host_offset;
-    pthread_mutex_unlock(&q->meta.lock);
+    pthread_mutex_unlock(&space->meta->lock);
     return plan;
 }
 
 static int outcome(struct refblock_make *m, enum block_plan plan)
 {
     if (plan == BLOCK_BROKEN)
-        return q2_break(&m->q->meta,
+        return q2_break(m->space->meta,
                         m->block == 0 ? "refcount block 0 is missing" : "no place for a refcount block");
     return plan == BLOCK_EXISTS ? 0 : plan == BLOCK_NO_SPACE ? -ENOSPC : -EIO;
 }
@@ -148,9 +148,9 @@ static int outcome(struct refblock_make *m, enum block_plan plan)
 /* The slices behind the first are looked at next, and need not be read. As many as are read ahead (alloc.c). */
 static void install_rest(struct refblock_make *m)
 {
-    struct q2_cache *c = &m->q->meta.refcounts;
-    uint64_t slices = min_u64(m->q->meta.geo.cluster_size / c->slice_size, INSTALLED_MAX);
-    uint64_t first = m->block * (m->q->meta.geo.cluster_size / c->slice_size);
+    struct q2_cache *c = &m->space->meta->refcounts;
+    uint64_t slices = min_u64(m->space->meta->geo.cluster_size / c->slice_size, INSTALLED_MAX);
+    uint64_t first = m->block * (m->space->meta->geo.cluster_size / c->slice_size);
 
     for (uint64_t i = 1; i < slices; i++)
         q2_cache_install_written(c, first + i, m->host_offset + i * c->slice_size);
@@ -159,24 +159,24 @@ static void install_rest(struct refblock_make *m)
 /* Enter the block; false: the cache has no room for its first slice before a flush. */
 static bool install_block(struct refblock_make *m)
 {
-    struct q2 *q = m->q;
-    uint64_t slices = q->meta.geo.cluster_size / q->meta.refcounts.slice_size;
+    struct q2_space *space = m->space;
+    uint64_t slices = space->meta->geo.cluster_size / space->meta->refcounts.slice_size;
     struct q2_slot *s;
 
-    pthread_mutex_lock(&q->meta.lock);
-    s = q2_cache_install_zero(&q->meta.refcounts, m->block * slices, m->host_offset);
+    pthread_mutex_lock(&space->meta->lock);
+    s = q2_cache_install_zero(&space->meta->refcounts, m->block * slices, m->host_offset);
     if (s) {
         if (m->run.clusters == 0)
-            q2_refcount_set(&q->meta.geo, (uint8_t *)q2_slot_data(&q->meta.refcounts, s), m->at, 1);
+            q2_refcount_set(&space->meta->geo, (uint8_t *)q2_slot_data(&space->meta->refcounts, s), m->at, 1);
         m->run.clusters = 0; /* is the table's now */
         m->placed = false;
-        q2_cluster_set_add(&q->sound, m->block * slices, slices);
-        q->meta.reftable[m->block] = m->host_offset;
-        q2_table_dirty(&q->meta.reftable_pages, m->block);
-        q2_note_end(q, m->host_offset + q->meta.geo.cluster_size);
+        q2_cluster_set_add(&space->sound, m->block * slices, slices);
+        space->meta->reftable[m->block] = m->host_offset;
+        q2_table_dirty(&space->meta->reftable_pages, m->block);
+        q2_note_end(space, m->host_offset + space->meta->geo.cluster_size);
         install_rest(m);
     }
-    pthread_mutex_unlock(&q->meta.lock);
+    pthread_mutex_unlock(&space->meta->lock);
     return s != NULL;
 }
 
@@ -208,48 +208,48 @@ static bool plan_table(const struct q2_geometry *g, uint64_t old_entries, uint64
 /* Nothing has a refcount there; if something is there all the same, nothing is written over it. */
 static int take_place(struct refblock_make *m, uint64_t n)
 {
-    struct q2 *q = m->q;
+    struct q2_space *space = m->space;
     int rc = 0;
 
-    pthread_mutex_lock(&q->meta.lock);
-    if (q2_guard_refuses(&q->meta, m->first_cluster, n, "no refcount keeps what is at"))
+    pthread_mutex_lock(&space->meta->lock);
+    if (q2_guard_refuses(space->meta, m->first_cluster, n, "no refcount keeps what is at"))
         rc = -EIO;
-    else if (q2_guard_leads_to(&q->meta, m->first_cluster, n))
-        rc = q2_break(&q->meta, "guest data lies where the refcount table has to go");
+    else if (q2_guard_leads_to(space->meta, m->first_cluster, n))
+        rc = q2_break(space->meta, "guest data lies where the refcount table has to go");
     else
         note_table(m);
-    pthread_mutex_unlock(&q->meta.lock);
+    pthread_mutex_unlock(&space->meta->lock);
     return rc;
 }
 
 /* Fill the buffer: refcounts of what is in it, and the table. */
 static int prepare_table(struct refblock_make *m)
 {
-    struct q2 *q = m->q;
-    const struct q2_geometry *g = &q->meta.geo;
+    struct q2_space *space = m->space;
+    const struct q2_geometry *g = &space->meta->geo;
     uint64_t used, per_block = q2_refblock_entries(g);
     void *p = NULL;
     int rc;
 
-    pthread_mutex_lock(&q->meta.lock);
-    bool fits = plan_table(g, q->meta.reftable_entries, m->block + 1, &m->table_clusters, &m->new_blocks);
-    m->first_cluster = q->meta.reftable_entries << g->refblock_bits;
-    pthread_mutex_unlock(&q->meta.lock);
+    pthread_mutex_lock(&space->meta->lock);
+    bool fits = plan_table(g, space->meta->reftable_entries, m->block + 1, &m->table_clusters, &m->new_blocks);
+    m->first_cluster = space->meta->reftable_entries << g->refblock_bits;
+    pthread_mutex_unlock(&space->meta->lock);
     if (!fits)
         return -EFBIG;
     used = m->table_clusters + m->new_blocks;
-    if (m->first_cluster + used > q->limit_clusters && !q2_space_grew(q))
+    if (m->first_cluster + used > space->limit_clusters && !q2_space_grew(space))
         return -ENOSPC;
-    if (m->first_cluster + used > q->limit_clusters)
+    if (m->first_cluster + used > space->limit_clusters)
         return -ENOSPC;
     m->buf_len = used << g->cluster_bits;
     rc = take_place(m, used);
     if (rc < 0)
         return rc;
     /* Before it is written: whatever becomes of that, the place does not read as zeros any more. */
-    pthread_mutex_lock(&q->meta.lock);
-    q2_note_end(q, (m->first_cluster << g->cluster_bits) + m->buf_len);
-    pthread_mutex_unlock(&q->meta.lock);
+    pthread_mutex_lock(&space->meta->lock);
+    q2_note_end(space, (m->first_cluster << g->cluster_bits) + m->buf_len);
+    pthread_mutex_unlock(&space->meta->lock);
     if (posix_memalign(&p, 4096, align_up(m->buf_len, 4096)) != 0)
         return -ENOMEM;
     m->buf = p;
@@ -257,82 +257,84 @@ static int prepare_table(struct refblock_make *m)
     for (uint64_t b = 0; b < m->new_blocks && b * per_block < used; b++)
         q2_refcount_fill_one(g, m->buf + (b << g->cluster_bits), 0, min_u64(used - b * per_block, per_block));
     uint8_t *table = m->buf + (m->new_blocks << g->cluster_bits);
-    pthread_mutex_lock(&q->meta.lock);
-    for (uint64_t i = 0; i < q->meta.reftable_entries; i++)
-        put_be64(table + 8 * i, q->meta.reftable[i]);
+    pthread_mutex_lock(&space->meta->lock);
+    for (uint64_t i = 0; i < space->meta->reftable_entries; i++)
+        put_be64(table + 8 * i, space->meta->reftable[i]);
     for (uint64_t b = 0; b < m->new_blocks; b++)
-        put_be64(table + 8 * (q->meta.reftable_entries + b), (m->first_cluster + b) << g->cluster_bits);
-    pthread_mutex_unlock(&q->meta.lock);
+        put_be64(table + 8 * (space->meta->reftable_entries + b), (m->first_cluster + b) << g->cluster_bits);
+    pthread_mutex_unlock(&space->meta->lock);
     return 0;
 }
 
 static uint64_t table_offset(const struct refblock_make *m)
 {
-    return (m->first_cluster + m->new_blocks) << m->q->meta.geo.cluster_bits;
+    return (m->first_cluster + m->new_blocks) << m->space->meta->geo.cluster_bits;
 }
 
 /* The header's first sector with the new table in it. */
 static int prepare_header(struct refblock_make *m)
 {
-    struct q2 *q = m->q;
+    struct q2_space *space = m->space;
     void *p = NULL;
 
     if (posix_memalign(&p, 4096, 4096) != 0)
         return -ENOMEM;
     m->sector = p;
-    pthread_mutex_lock(&q->meta.lock);
-    uint64_t old_offset = q->meta.header.reftable_offset;
-    uint32_t old_clusters = q->meta.header.reftable_clusters;
-    q->meta.header.reftable_offset = table_offset(m);
-    q->meta.header.reftable_clusters = (uint32_t)m->table_clusters;
-    q2_header_patch(&q->meta, m->sector);
-    q->meta.header.reftable_offset = old_offset;
-    q->meta.header.reftable_clusters = old_clusters;
-    pthread_mutex_unlock(&q->meta.lock);
+    pthread_mutex_lock(&space->meta->lock);
+    uint64_t old_offset = space->meta->header.reftable_offset;
+    uint32_t old_clusters = space->meta->header.reftable_clusters;
+    space->meta->header.reftable_offset = table_offset(m);
+    space->meta->header.reftable_clusters = (uint32_t)m->table_clusters;
+    q2_header_patch(space->meta, m->sector);
+    space->meta->header.reftable_offset = old_offset;
+    space->meta->header.reftable_clusters = old_clusters;
+    pthread_mutex_unlock(&space->meta->lock);
     return 0;
 }
 
 /* The header points at the new table: so do we. */
 static int adopt_table(struct refblock_make *m)
 {
-    struct q2 *q = m->q;
-    uint64_t entries = q2_reftable_entries(&q->meta.geo, m->table_clusters);
-    const uint8_t *table = m->buf + (m->new_blocks << q->meta.geo.cluster_bits);
-    uint64_t slices = q->meta.geo.cluster_size / q->meta.refcounts.slice_size;
+    struct q2_space *space = m->space;
+    uint64_t entries = q2_reftable_entries(&space->meta->geo, m->table_clusters);
+    const uint8_t *table = m->buf + (m->new_blocks << space->meta->geo.cluster_bits);
+    uint64_t slices = space->meta->geo.cluster_size / space->meta->refcounts.slice_size;
     uint64_t *reftable = malloc(entries * sizeof *reftable);
     struct q2_table pages;
 
-    if (!reftable || q2_table_init(&pages, table_offset(m), entries * 8, q->meta.reftable_pages.page_size) < 0) {
+    if (!reftable ||
+        q2_table_init(&pages, table_offset(m), entries * 8, space->meta->reftable_pages.page_size) < 0) {
         free(reftable);
-        return q2_break(&q->meta, "out of memory while the refcount table moved");
+        return q2_break(space->meta, "out of memory while the refcount table moved");
     }
     for (uint64_t i = 0; i < entries; i++)
         reftable[i] = get_be64(table + 8 * i);
-    pthread_mutex_lock(&q->meta.lock);
-    assert(q->meta.reftable_pages.dirty_count == 0);
-    q2_free_table(q, q->meta.header.reftable_offset, q->meta.header.reftable_clusters, Q2_META_REFTABLE);
+    pthread_mutex_lock(&space->meta->lock);
+    assert(space->meta->reftable_pages.dirty_count == 0);
+    q2_free_table(space, space->meta->header.reftable_offset, space->meta->header.reftable_clusters,
+                  Q2_META_REFTABLE);
     m->laid = false;
-    q2_cluster_set_add(&q->sound, q->meta.reftable_entries * slices, m->new_blocks * slices);
-    q->meta.header.reftable_offset = table_offset(m);
-    q->meta.header.reftable_clusters = (uint32_t)m->table_clusters;
-    free(q->meta.reftable);
-    q2_table_finish(&q->meta.reftable_pages);
-    q->meta.reftable = reftable;
-    q->meta.reftable_entries = entries;
-    q->meta.reftable_pages = pages;
-    pthread_mutex_unlock(&q->meta.lock);
+    q2_cluster_set_add(&space->sound, space->meta->reftable_entries * slices, m->new_blocks * slices);
+    space->meta->header.reftable_offset = table_offset(m);
+    space->meta->header.reftable_clusters = (uint32_t)m->table_clusters;
+    free(space->meta->reftable);
+    q2_table_finish(&space->meta->reftable_pages);
+    space->meta->reftable = reftable;
+    space->meta->reftable_entries = entries;
+    space->meta->reftable_pages = pages;
+    pthread_mutex_unlock(&space->meta->lock);
     return 0;
 }
 
 static void start_write(struct refblock_make *m, struct op *op, void *buf, uint64_t len, uint64_t host_offset)
 {
-    io_rw(&m->io, m->q->meta.v->file, IO_WRITE, host_offset, buf, len);
+    io_rw(&m->io, m->space->meta->v->file, IO_WRITE, host_offset, buf, len);
     op_io(op, &m->io);
 }
 
 static void start_sync(struct refblock_make *m, struct op *op)
 {
-    io_range(&m->io, m->q->meta.v->file, IO_FLUSH, 0, 0);
+    io_range(&m->io, m->space->meta->v->file, IO_FLUSH, 0, 0);
     op_io(op, &m->io);
 }
 
@@ -344,13 +346,13 @@ static void refblock_make_step(struct op *op)
 
     OP_BEGIN(enum refblock_make_state, op)
     if (!m->have_structure) {
-        if (!range_lock_try(&m->q->meta.structure, &m->lock, 0, 1))
-            OP_AWAIT(op, RB_LOCKED, range_lock_wait(&m->q->meta.structure, &m->lock, op));
+        if (!range_lock_try(&m->space->meta->structure, &m->lock, 0, 1))
+            OP_AWAIT(op, RB_LOCKED, range_lock_wait(&m->space->meta->structure, &m->lock, op));
         m->locked = true;
     }
     plan = plan_block(m);
     if (m->apart && plan == BLOCK_READY) {
-        OP_TRY(op, RB_PLACED, q2_alloc_structure(m->q, 1, false, Q2_META_REFBLOCK, &m->run, op));
+        OP_TRY(op, RB_PLACED, q2_alloc_structure(m->space, 1, false, Q2_META_REFBLOCK, &m->run, op));
         plan = plan_block(m); /* to find a place, this block may have been made */
     }
     if (plan != BLOCK_READY && plan != BLOCK_NO_TABLE) {
@@ -358,14 +360,15 @@ static void refblock_make_step(struct op *op)
         return;
     }
     if (plan != BLOCK_NO_TABLE) {
-        OP_TRY(op, RB_ZEROED, zero_write(m->q->meta.v->file, m->host_offset, m->q->meta.geo.cluster_size, op));
+        OP_TRY(op, RB_ZEROED,
+               zero_write(m->space->meta->v->file, m->host_offset, m->space->meta->geo.cluster_size, op));
         while (!install_block(m))
-            OP_TRY(op, RB_ROOM, q2_make_clean(&m->q->meta, op));
+            OP_TRY(op, RB_ROOM, q2_make_clean(m->space->meta, op));
         refblock_finish(m, 0);
         return;
     }
 
-    OP_TRY(op, RB_GROW_FLUSHED, q2_make_clean(&m->q->meta, op));
+    OP_TRY(op, RB_GROW_FLUSHED, q2_make_clean(m->space->meta, op));
     rc = prepare_table(m);
     if (rc == 0)
         rc = prepare_header(m);
@@ -374,14 +377,14 @@ static void refblock_make_step(struct op *op)
         return;
     }
     OP_TRY(op, RB_GROW_WRITTEN,
-           start_write(m, op, m->buf, m->buf_len, m->first_cluster << m->q->meta.geo.cluster_bits));
+           start_write(m, op, m->buf, m->buf_len, m->first_cluster << m->space->meta->geo.cluster_bits));
     if (!MUTANT(REFTABLE_UNSYNCED))
         OP_TRY(op, RB_GROW_SYNCED, start_sync(m, op));
     OP_AWAIT(op, RB_GROW_HEADER, start_write(m, op, m->sector, Q2_SECTOR_SIZE, 0));
     if (op->rc == 0)
         OP_AWAIT(op, RB_GROW_HEADER_SYNCED, start_sync(m, op));
     if (op->rc < 0)
-        rc = q2_break(&m->q->meta, "the refcount table could not be moved");
+        rc = q2_break(m->space->meta, "the refcount table could not be moved");
     else
         rc = adopt_table(m);
     refblock_finish(m, rc);
@@ -394,10 +397,10 @@ fail:
 OP_TYPE(refblock_make, refblock_make_step, "START", "RB_LOCKED", "RB_PLACED", "RB_ZEROED", "RB_ROOM",
         "RB_GROW_FLUSHED", "RB_GROW_WRITTEN", "RB_GROW_SYNCED", "RB_GROW_HEADER", "RB_GROW_HEADER_SYNCED");
 
-void q2_refblock_make(struct q2 *q, uint64_t block, bool have_structure, bool apart, struct op *op)
+void q2_refblock_make(struct q2_space *space, uint64_t block, bool have_structure, bool apart, struct op *op)
 {
     /* Who holds the structure lock goes on where it is. */
-    vdisk_queue *service = have_structure ? op->queue : service_queue(q->meta.v, op->queue);
+    vdisk_queue *service = have_structure ? op->queue : service_queue(space->meta->v, op->queue);
     struct refblock_make *m = op_alloc_for(service, op->queue, &refblock_make_type, sizeof *m);
 
     if (!m) {
@@ -405,7 +408,7 @@ void q2_refblock_make(struct q2 *q, uint64_t block, bool have_structure, bool ap
         return;
     }
     m->op.parent = op;
-    m->q = q;
+    m->space = space;
     m->block = block;
     m->have_structure = have_structure;
     m->apart = apart;

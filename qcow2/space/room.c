@@ -21,22 +21,22 @@ enum { ROOM_ROUNDS = 2 };
 
 struct room {
     struct op       op;
-    struct q2      *q;
+    struct q2_space *space;
     struct request *request;
     int             rounds;
 };
 
 enum room_state { ROOM_START = OP_START, ROOM_FLUSHED, ROOM_DRAINED, ROOM_RECLAIMED };
 
-bool q2_room_is_possible(struct q2 *q)
+bool q2_room_is_possible(struct q2_space *space)
 {
     bool is;
 
-    pthread_mutex_lock(&q->meta.lock);
+    pthread_mutex_lock(&space->meta->lock);
     /* A flush has them in its own list while it runs, a reclaim has too. */
-    is = q->freed[Q2_FREED_NOW].count + q->freed[Q2_FREED_DURABLE].count > 0 || q->meta.flush_running ||
-         q->reclaiming;
-    pthread_mutex_unlock(&q->meta.lock);
+    is = space->freed[Q2_FREED_NOW].count + space->freed[Q2_FREED_DURABLE].count > 0 ||
+         space->meta->flush_running || space->reclaiming;
+    pthread_mutex_unlock(&space->meta->lock);
     return is;
 }
 
@@ -48,21 +48,21 @@ static struct request *next_merged(const struct request *r)
 /* It still counts as being in flight. */
 static void leave_gate(struct room *m)
 {
-    atomic_fetch_add(&m->q->meta.v->outside, 1);
+    atomic_fetch_add(&m->space->meta->v->outside, 1);
     for (struct request *r = m->request; r; r = next_merged(r))
-        gate_leave(&m->q->meta.v->requests, r->queue->id, r->gate);
+        gate_leave(&m->space->meta->v->requests, r->queue->id, r->gate);
 }
 
 static void enter_gate(struct room *m)
 {
     for (struct request *r = m->request; r; r = next_merged(r))
-        r->gate = gate_enter(&m->q->meta.v->requests, r->queue->id);
-    atomic_fetch_sub(&m->q->meta.v->outside, 1);
+        r->gate = gate_enter(&m->space->meta->v->requests, r->queue->id);
+    atomic_fetch_sub(&m->space->meta->v->outside, 1);
 }
 
 static bool more(struct room *m)
 {
-    return m->rounds++ < ROOM_ROUNDS && q2_room_is_possible(m->q);
+    return m->rounds++ < ROOM_ROUNDS && q2_room_is_possible(m->space);
 }
 
 static void room_finish(struct room *m, int rc)
@@ -78,9 +78,9 @@ static void room_step(struct op *op)
     OP_BEGIN(enum room_state, op)
     leave_gate(m);
     while (more(m)) {
-        OP_TRY(op, ROOM_FLUSHED, q2_make_clean(&m->q->meta, op));
-        OP_AWAIT(op, ROOM_DRAINED, gate_drain(&m->q->meta.v->requests, op));
-        OP_TRY(op, ROOM_RECLAIMED, q2_reclaim(m->q, op));
+        OP_TRY(op, ROOM_FLUSHED, q2_make_clean(m->space->meta, op));
+        OP_AWAIT(op, ROOM_DRAINED, gate_drain(&m->space->meta->v->requests, op));
+        OP_TRY(op, ROOM_RECLAIMED, q2_reclaim(m->space, op));
     }
     room_finish(m, 0);
     return;
@@ -91,7 +91,7 @@ fail:
 
 OP_TYPE(room, room_step, "START", "ROOM_FLUSHED", "ROOM_DRAINED", "ROOM_RECLAIMED");
 
-void q2_room_make(struct q2 *q, struct request *request, struct op *op)
+void q2_room_make(struct q2_space *space, struct request *request, struct op *op)
 {
     struct room *m = op_alloc(op->queue, &room_type, sizeof *m);
 
@@ -100,7 +100,7 @@ void q2_room_make(struct q2 *q, struct request *request, struct op *op)
         return;
     }
     m->op.parent = op;
-    m->q = q;
+    m->space = space;
     m->request = request;
     op_start(&m->op);
 }

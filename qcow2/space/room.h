@@ -3,18 +3,18 @@
 #ifndef QCOW2_ROOM_H
 #define QCOW2_ROOM_H
 
-#include "qcow2/state.h"
+#include "qcow2/space/state.h"
 
 enum { Q2_FREED_MAX = 1 << 14 }; /* runs of freed clusters that are kept in mind without a flush */
 
 /* With the lock held: so many that who frees more has them given back first. */
-static inline bool q2_room_is_wanted(const struct q2 *q)
+static inline bool q2_room_is_wanted(const struct q2_space *space)
 {
-    return q->freed[Q2_FREED_NOW].count > Q2_FREED_MAX;
+    return space->freed[Q2_FREED_NOW].count > Q2_FREED_MAX;
 }
 
 /* Is there anything that may become free? Takes the lock. */
-bool q2_room_is_possible(struct q2 *q);
+bool q2_room_is_possible(struct q2_space *space);
 
 /*
  * Make free what can be; as the call of an await. op->rc: 0, or of flushing or of loading refcounts; 0 says
@@ -22,6 +22,6 @@ bool q2_room_is_possible(struct q2 *q);
  * everything up again. `request`, with those merged into it, is the caller's, and not in the volume's gate
  * meanwhile; or NULL.
  */
-void q2_room_make(struct q2 *q, struct request *request, struct op *op);
+void q2_room_make(struct q2_space *space, struct request *request, struct op *op);
 
 #endif

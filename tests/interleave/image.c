@@ -113,17 +113,14 @@ void image_init(struct image *im)
     q2_geometry_init(&q->meta.geo, 3, 16, 4, false, false);
     short_lock_init(&q->meta.lock);
     list_init(&q->flush_waiting);
-    list_init(&q->reclaim_waiting);
-    list_init(&q->trim_waiting);
-    list_init(&q->tables_waiting);
+    q2_space_state_init(&q->space, &q->meta);
     atomic_init(&q->meta.l1, &no_tables);
-    q->durable_end = sizeof im->disk->written;
+    q->space.durable_end = sizeof im->disk->written;
     im->reftable = REFBLOCK;
     q->meta.reftable = &im->reftable;
     q->meta.reftable_entries = 1;
     q->meta.refslice_bits = 8;
-    q->limit_clusters = IMAGE_CLUSTERS;
-    q2_leases_init(q);
+    q->space.limit_clusters = IMAGE_CLUSTERS;
     REQUIRE(q2_cache_init(&q->meta.l2, IMAGE_SLICE, 1, 1) == 0 &&
                 q2_cache_init(&q->meta.refcounts, IMAGE_SLICE, 1, 1) == 0,
             "out of memory");
@@ -133,7 +130,7 @@ void image_finish(struct image *im)
 {
     q2_cache_finish(&im->q.meta.l2);
     q2_cache_finish(&im->q.meta.refcounts);
-    q2_cluster_set_finish(&im->q.sound);
+    q2_cluster_set_finish(&im->q.space.sound);
     q2_cluster_set_finish(&im->q.meta.mapped);
     q2_cluster_set_finish(&im->q.meta.judged);
     pthread_mutex_destroy(&im->q.meta.lock);

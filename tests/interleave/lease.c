@@ -28,7 +28,7 @@ static void setup(void)
     for (unsigned i = 0; i < SCHED_THREADS; i++)
         x.queue[i] = quiet_queue(ids[i]);
     waiter_init(&w, x.queue[0]);
-    q2_refcount_load(&x.image.q, 0, &w.op);
+    q2_refcount_load(&x.image.q.space, 0, &w.op);
     REQUIRE(waiter_await(&w) == 0, "refcounts cannot be loaded");
 }
 
@@ -40,8 +40,8 @@ static void finish(void)
     unsigned counted = 0, known = 0;
 
     for (unsigned i = 0; i < Q2_LEASES; i++) {
-        REQUIRE(list_empty(&q->leases[i].waiting) && !q->leases[i].filler, "a lease is left");
-        known += (unsigned)(q->leases[i].end - q->leases[i].next);
+        REQUIRE(list_empty(&q->space.leases[i].waiting) && !q->space.leases[i].filler, "a lease is left");
+        known += (unsigned)(q->space.leases[i].end - q->space.leases[i].next);
     }
     for (uint64_t c = 2; c < IMAGE_CLUSTERS; c++) { /* behind the image's own */
         counted += q2_refcount_get(&q->meta.geo, refcounts, c) != 0;
@@ -64,7 +64,7 @@ static void check(void)
     const uint8_t *refcounts =
         (const uint8_t *)q2_slot_data(&q->meta.refcounts, q2_cache_find(&q->meta.refcounts, 0));
     for (unsigned i = 0; i < Q2_LEASES; i++)
-        for (uint64_t c = q->leases[i].next; c < q->leases[i].end; c++) {
+        for (uint64_t c = q->space.leases[i].next; c < q->space.leases[i].end; c++) {
             REQUIRE(c < IMAGE_CLUSTERS && !leased[c], "cluster %d is in two leases", (int)c);
             leased[c] = true;
         }
@@ -85,7 +85,7 @@ static void take_one(unsigned self)
     for (;;) {
         struct waiter w;
         pthread_mutex_lock(&q->meta.lock);
-        taken = q2_lease_take(q, x.queue[self], 1, &run);
+        taken = q2_lease_take(&q->space, x.queue[self], 1, &run);
         if (taken) {
             uint64_t cluster = run.host_offset >> q->meta.geo.cluster_bits;
             REQUIRE(run.clusters == 1 && cluster > 1 && cluster < IMAGE_CLUSTERS, "%d clusters at %d",
@@ -97,7 +97,7 @@ static void take_one(unsigned self)
         if (taken)
             return;
         waiter_init(&w, x.queue[self]);
-        q2_lease_fill(q, &w.op);
+        q2_lease_fill(&q->space, &w.op);
         REQUIRE(waiter_await(&w) == 0, "a lease cannot be filled");
     }
 }
@@ -115,7 +115,7 @@ static void back_thread(unsigned self)
         return;
     }
     pthread_mutex_lock(&x.image.q.meta.lock);
-    q2_lease_return_all(&x.image.q);
+    q2_lease_return_all(&x.image.q.space);
     pthread_mutex_unlock(&x.image.q.meta.lock);
 }
 

@@ -89,10 +89,10 @@ static void runs_are_kept_within_bounds(void **state)
     vdisk_discard(q, v, 0, RUNS * sizeof block, 0, 0);
     assert_int_equal(vdisk_reap(q, &done, 1, 1, NULL), 1);
     assert_int_equal(done.result, 0);
-    assert_in_range(image->freed[Q2_FREED_NOW].max, 0, RUNS_KEPT);
-    assert_in_range(image->freed[Q2_FREED_DURABLE].max, 0, RUNS_KEPT);
+    assert_in_range(image->space.freed[Q2_FREED_NOW].max, 0, RUNS_KEPT);
+    assert_in_range(image->space.freed[Q2_FREED_DURABLE].max, 0, RUNS_KEPT);
     OK(vdisk_trim_space(v));
-    assert_int_equal(image->freed[Q2_FREED_NOW].count + image->freed[Q2_FREED_DURABLE].count, 0);
+    assert_int_equal(image->space.freed[Q2_FREED_NOW].count + image->space.freed[Q2_FREED_DURABLE].count, 0);
 }
 
 int main(void)
