@@ -11,23 +11,16 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "qcow2/map/lookup.h"
+#include "qcow2/map/map.h"
 #include "qcow2/meta/meta.h"
 #include "qcow2/space/space.h"
 
-enum { Q2_ZONES = 16 };
-
 struct q2 {
-    struct q2_meta meta; /* first: q2_meta_of() */
+    struct q2_meta  meta;          /* first: q2_meta_of() */
     struct q2_space space;
-    uint64_t cache_bytes; /* as asked for when it was opened */
-
-    /* Own synchronisation. */
-    struct range_locks guest_ranges[Q2_ZONES]; /* allocating writes, zeros, discards: q2_zone() */
-
-    /* Locked. */
-    struct list               l2_making;     /* tables on their way: l2_table.c */
-    struct list flush_waiting;               /* ops, by op.wait */
+    struct q2_map   map;
+    uint64_t        cache_bytes;   /* as asked for when it was opened */
+    struct list     flush_waiting; /* locked: ops, by op.wait */
 };
 
 static inline struct q2 *q2_of(vdisk *v)
@@ -35,20 +28,7 @@ static inline struct q2 *q2_of(vdisk *v)
     return v->format_state;
 }
 
-/*
- * Whole clusters, which lie in one slice's range, are locked in one of several lists, by slice, so that threads
- * which work in different places do not meet.
- */
-static inline struct range_locks *q2_zone(struct q2 *q, uint64_t guest_offset)
-{
-    uint64_t hash = (guest_offset >> q->meta.slice_guest_bits) * UINT64_C(0x9e3779b97f4a7c15);
-
-    return &q->guest_ranges[hash >> 60 & (Q2_ZONES - 1)];
-}
-
-/* qcow2/map/alloc_write.c, qcow2/map/clear.c, qcow2/flush/flush.c: end by request_end(r) */
-void q2_alloc_write_start(struct q2 *q, struct request *r);
-void q2_clear_start(struct q2 *q, struct request *r);
+/* qcow2/flush/flush.c: ends by request_end(r) */
 void q2_flush_start(struct q2 *q, struct request *r);
 
 /* A flush as the call of an await. */

@@ -30,11 +30,11 @@ static void q2_submit(vdisk *v, struct request *r)
     }
     switch ((enum request_kind)r->kind) {
     case REQ_WRITE:
-        q2_alloc_write_start(q, r);
+        q2_alloc_write_start(&q->map, r);
         break;
     case REQ_ZERO:
     case REQ_DISCARD:
-        q2_clear_start(q, r);
+        q2_clear_start(&q->map, r);
         break;
     case REQ_FLUSH:
         q2_flush_start(q, r);

@@ -67,7 +67,7 @@ static void reserve_next(struct reserve *r, struct op *op)
     if (bulk_next(r, op) == 0) {
         len = min_u64(align_down(from, reserve_piece) + reserve_piece, align_down(from, span) + span);
         r->pos = min_u64(r->end, len);
-        q2_alloc_reserve(r->q, from, r->pos - from, r->mode, op_child_add(op, &r->piece[0]));
+        q2_alloc_reserve(&r->q->map, from, r->pos - from, r->mode, op_child_add(op, &r->piece[0]));
     }
     op_io_wait(op);
 }

@@ -35,19 +35,16 @@ struct q2 *q2_state_alloc(vdisk *v)
     q2_meta_state_init(&q->meta, v);
     q->meta.make_clean = make_clean;
     q2_space_state_init(&q->space, &q->meta);
-    for (int i = 0; i < Q2_ZONES; i++)
-        range_locks_init(&q->guest_ranges[i]);
+    q2_map_state_init(&q->map, &q->meta, &q->space);
     list_init(&q->flush_waiting);
-    list_init(&q->l2_making);
     return q;
 }
 
 void q2_state_free(struct q2 *q)
 {
+    q2_map_state_finish(&q->map);
     q2_space_state_finish(&q->space);
     q2_meta_state_finish(&q->meta);
-    for (int i = 0; i < Q2_ZONES; i++)
-        range_locks_finish(&q->guest_ranges[i]);
     free(q);
 }
 

@@ -32,13 +32,10 @@
 #include "engine/iov.h"
 #include "engine/zero.h"
 #include "qcow2/map/l2_table.h"
-#include "qcow2/meta/guard.h"
-#include "qcow2/meta/slice.h"
-#include "qcow2/meta/twice.h"
+#include "qcow2/map/lookup.h"
+#include "qcow2/meta/meta.h"
 #include "qcow2/mutant.h"
-#include "qcow2/space/alloc.h"
-#include "qcow2/space/lease.h"
-#include "qcow2/space/room.h"
+#include "qcow2/space/space.h"
 
 enum { WRITE_IOV_INLINE = 8 };
 
@@ -53,7 +50,7 @@ struct alloc_write {
     struct request     *caller;  /* whose write it is: in the volume's gate; NULL: nobody's */
     bool                made_room;
     bool                keeps_freed; /* what was freed could not be given back: without that */
-    struct q2          *q;
+    struct q2_map *map;
     const struct iovec *iov;
     struct iovec       *merged_iov; /* of several requests; ours */
     uint32_t            iovcnt;
@@ -96,9 +93,9 @@ enum alloc_write_state {
 
 static struct q2_mapping mapping_at(const struct alloc_write *w, uint64_t guest_offset)
 {
-    struct q2_l2_entry e = q2_slice_get(&w->q->meta, w->slot, guest_offset);
+    struct q2_l2_entry e = q2_slice_get(w->map->meta, w->slot, guest_offset);
 
-    return q2_entry_decode(&w->q->meta.geo, e.word, e.bitmap);
+    return q2_entry_decode(&w->map->meta->geo, e.word, e.bitmap);
 }
 
 /* With the lock held and the slice pinned: may the entry, and what it leads to, be changed? 0 or why not. */
@@ -106,19 +103,19 @@ static int check_entry(const struct alloc_write *w, uint64_t guest_offset)
 {
     if (likely(!q2_slice_is_suspect(w->slot)))
         return 0;
-    return q2_guard_entry(&w->q->meta, guest_offset, w->slot->host_offset,
-                          q2_slice_get(&w->q->meta, w->slot, guest_offset));
+    return q2_guard_entry(w->map->meta, guest_offset, w->slot->host_offset,
+                          q2_slice_get(w->map->meta, w->slot, guest_offset));
 }
 
 static enum span_kind kind_at(const struct alloc_write *w, uint64_t guest_offset, uint64_t end)
 {
-    const struct q2_geometry *g = &w->q->meta.geo;
+    const struct q2_geometry *g = &w->map->meta->geo;
     struct q2_mapping m = mapping_at(w, guest_offset);
     uint32_t index = q2_subcluster_index(g, guest_offset);
     uint64_t last = min_u64(end - 1, q2_cluster_down(g, guest_offset) + g->cluster_size - 1);
 
     if (m.type == Q2_CLUSTER_COMPRESSED || !m.has_host || !m.copied ||
-        q2_twice_has(&w->q->meta, m.host_offset >> g->cluster_bits))
+        q2_twice_has(w->map->meta, m.host_offset >> g->cluster_bits))
         return SPAN_NEW;
     for (; index <= q2_subcluster_index(g, last); index++)
         if (q2_subcluster_type(g, &m, index) != Q2_CLUSTER_NORMAL)
@@ -137,7 +134,7 @@ static bool moves_whole(const struct alloc_write *w, uint64_t guest_offset)
 /* With the lock held and the slice pinned: the span at pos. 0 or what is wrong with its first entry. */
 static int plan_span(struct alloc_write *w)
 {
-    const struct q2_geometry *g = &w->q->meta.geo;
+    const struct q2_geometry *g = &w->map->meta->geo;
     bool suspect = q2_slice_is_suspect(w->slot);
     uint64_t end = w->zone_end;
     int rc = check_entry(w, w->start);
@@ -164,7 +161,7 @@ static int plan_span(struct alloc_write *w)
 /* The allocation gave fewer clusters than wanted, or exactly those. */
 static void fit_to_run(struct alloc_write *w)
 {
-    const struct q2_geometry *g = &w->q->meta.geo;
+    const struct q2_geometry *g = &w->map->meta->geo;
 
     assert(w->run.clusters > 0 && w->run.clusters <= w->clusters);
     w->clusters = w->run.clusters;
@@ -178,7 +175,7 @@ static void fit_to_run(struct alloc_write *w)
 /* With the lock held: what of the first and last (sub)cluster has to be written besides the data. */
 static void plan_edges(struct alloc_write *w)
 {
-    const struct q2_geometry *g = &w->q->meta.geo;
+    const struct q2_geometry *g = &w->map->meta->geo;
     bool is_new = w->kind == SPAN_NEW;
     uint64_t head_unit = is_new && moves_whole(w, w->start) ? g->cluster_size : g->subcluster_size;
     uint64_t tail_unit = is_new && moves_whole(w, w->stop - 1) ? g->cluster_size : g->subcluster_size;
@@ -201,12 +198,12 @@ static void plan_edges(struct alloc_write *w)
 /* The edges' content as far as it is known without reading; no lock held. */
 static bool edge_is_zero(struct alloc_write *w, uint64_t guest_offset, uint64_t len)
 {
-    uint64_t size = vdisk_size(w->q->meta.v);
+    uint64_t size = vdisk_size(w->map->meta->v);
 
     /* Past the volume's end, inside its last cluster, there is nothing. */
     if (guest_offset >= size)
         return true;
-    return chain_known_zero(w->q->meta.v, guest_offset, min_u64(len, size - guest_offset));
+    return chain_known_zero(w->map->meta->v, guest_offset, min_u64(len, size - guest_offset));
 }
 
 /* No lock held. Drop edges that are zero on zero clusters, get memory for the others. */
@@ -232,7 +229,7 @@ static int prepare_edges(struct alloc_write *w)
 static void read_edge(struct alloc_write *w, struct op *op, struct op_child *child, uint64_t guest_offset,
                       struct iovec *iov)
 {
-    uint64_t size = vdisk_size(w->q->meta.v), len = iov->iov_len;
+    uint64_t size = vdisk_size(w->map->meta->v), len = iov->iov_len;
     uint64_t inside = guest_offset >= size ? 0 : min_u64(len, size - guest_offset);
 
     if (len == 0)
@@ -245,7 +242,7 @@ static void read_edge(struct alloc_write *w, struct op *op, struct op_child *chi
         return;
     }
     iov->iov_len = inside;
-    chain_read(w->q->meta.v, guest_offset, iov, 1, inside, op_child_add(op, child));
+    chain_read(w->map->meta->v, guest_offset, iov, 1, inside, op_child_add(op, child));
 }
 
 /* Both at once; the call of an await. */
@@ -261,29 +258,29 @@ static void read_edges(struct alloc_write *w, struct op *op)
 
 static uint64_t host_len(const struct alloc_write *w)
 {
-    return w->clusters << w->q->meta.geo.cluster_bits;
+    return w->clusters << w->map->meta->geo.cluster_bits;
 }
 
 /* New clusters that are to read as zeros; the call of an await. */
 static void reserve_span(struct alloc_write *w, struct op *op)
 {
     uint64_t len = host_len(w),
-             last = min_u64(w->q->meta.geo.cluster_size, max_u64(4096, w->q->meta.v->data->align));
+             last = min_u64(w->map->meta->geo.cluster_size, max_u64(4096, w->map->meta->v->data->align));
 
     if (w->reserve == VDISK_PREALLOC_FALLOC && w->host_zero) {
-        io_range(&w->io, w->q->meta.v->data, IO_ALLOCATE, w->host_offset, len);
+        io_range(&w->io, w->map->meta->v->data, IO_ALLOCATE, w->host_offset, len);
         op_io(op, &w->io);
     } else if (w->host_zero) {
-        zero_range(w->q->meta.v->data, w->host_offset + len - last, last, 0, op); /* for the end of the file */
+        zero_range(w->map->meta->v->data, w->host_offset + len - last, last, 0, op); /* for the end of the file */
     } else {
-        zero_range(w->q->meta.v->data, w->host_offset, len, w->reserve == VDISK_PREALLOC_METADATA ? IO_UNMAP : 0,
-                   op);
+        zero_range(w->map->meta->v->data, w->host_offset, len,
+                   w->reserve == VDISK_PREALLOC_METADATA ? IO_UNMAP : 0, op);
     }
 }
 
 static bool reserve_needs_io(const struct alloc_write *w)
 {
-    bool inside = w->host_offset + host_len(w) <= backend_size(w->q->meta.v->data);
+    bool inside = w->host_offset + host_len(w) <= backend_size(w->map->meta->v->data);
 
     return w->kind == SPAN_NEW && (w->reserve == VDISK_PREALLOC_FALLOC || !w->host_zero || !inside);
 }
@@ -303,7 +300,7 @@ static int prepare_write(struct alloc_write *w)
     assert(covered == len);
     if (w->tail > 0)
         w->span_iov[n++] = (struct iovec){w->edges + w->head, w->tail};
-    io_rwv(&w->io, w->q->meta.v->data, IO_WRITE, w->host_offset + (w->start - w->guest_cluster) - w->head,
+    io_rwv(&w->io, w->map->meta->v->data, IO_WRITE, w->host_offset + (w->start - w->guest_cluster) - w->head,
            w->span_iov, n, w->head + len + w->tail);
     return 0;
 }
@@ -321,7 +318,7 @@ static void release_span(struct alloc_write *w)
 /* The subclusters of cluster `guest_cluster` that the span, with its edges, has written. */
 static uint64_t new_bitmap(const struct alloc_write *w, uint64_t guest_cluster, const struct q2_mapping *old)
 {
-    const struct q2_geometry *g = &w->q->meta.geo;
+    const struct q2_geometry *g = &w->map->meta->geo;
     uint64_t from = max_u64(guest_cluster, w->start);
     uint64_t to = min_u64(guest_cluster + g->cluster_size, w->stop);
     bool moved = w->kind == SPAN_NEW && (old->type == Q2_CLUSTER_COMPRESSED || old->has_host);
@@ -342,26 +339,26 @@ static bool data_first(const struct alloc_write *w)
 {
     if (w->kind != SPAN_NEW || !w->host_zero || w->head + w->tail > 0)
         return true;
-    return !chain_known_zero(w->q->meta.v, w->start, w->stop - w->start);
+    return !chain_known_zero(w->map->meta->v, w->start, w->stop - w->start);
 }
 
 /* With the lock held: invariant 1. */
 static void link_span(struct alloc_write *w)
 {
-    struct q2 *q = w->q;
-    const struct q2_geometry *g = &q->meta.geo;
+    struct q2_map *map = w->map;
+    const struct q2_geometry *g = &map->meta->geo;
 
-    q2_change_begin(&q->meta.l2, w->slot);
+    q2_change_begin(&map->meta->l2, w->slot);
     for (uint64_t i = 0; i < w->clusters; i++) {
         uint64_t guest = w->guest_cluster + (i << g->cluster_bits);
         uint64_t host = w->host_offset + (i << g->cluster_bits);
         struct q2_mapping old = mapping_at(w, guest);
         struct q2_l2_entry e = {q2_entry_encode(g, Q2_CLUSTER_NORMAL, host, true), new_bitmap(w, guest, &old)};
         if (w->kind == SPAN_NEW)
-            q2_drop(&q->space, &old);
-        q2_slice_put(&q->meta, w->slot, guest, e);
+            q2_drop(map->space, &old);
+        q2_slice_put(map->meta, w->slot, guest, e);
     }
-    q2_change_end(&q->meta.l2, w->slot);
+    q2_change_end(&map->meta->l2, w->slot);
     w->run.clusters = 0;
 }
 
@@ -369,17 +366,17 @@ static void link_span(struct alloc_write *w)
 static void unpin(struct alloc_write *w)
 {
     if (w->slot)
-        q2_slot_unpin(&w->q->meta.l2, w->slot);
+        q2_slot_unpin(&w->map->meta->l2, w->slot);
     w->slot = NULL;
 }
 
 /* Only for the crash tests: invariant 1 broken. */
 static void link_early(struct alloc_write *w)
 {
-    pthread_mutex_lock(&w->q->meta.lock);
+    pthread_mutex_lock(&w->map->meta->lock);
     if (w->kind != SPAN_IN_PLACE)
         link_span(w);
-    pthread_mutex_unlock(&w->q->meta.lock);
+    pthread_mutex_unlock(&w->map->meta->lock);
     w->kind = SPAN_IN_PLACE;
 }
 
@@ -387,30 +384,30 @@ static void end_span(struct alloc_write *w)
 {
     bool needs_data = w->kind != SPAN_IN_PLACE && data_first(w);
 
-    pthread_mutex_lock(&w->q->meta.lock);
+    pthread_mutex_lock(&w->map->meta->lock);
     if (w->kind != SPAN_IN_PLACE)
         link_span(w);
-    w->q->meta.mapping_needs_data |= needs_data;
+    w->map->meta->mapping_needs_data |= needs_data;
     unpin(w);
-    pthread_mutex_unlock(&w->q->meta.lock);
+    pthread_mutex_unlock(&w->map->meta->lock);
     release_span(w);
     w->pos = w->stop - w->guest_offset;
 }
 
 static void unlock_clusters(struct alloc_write *w)
 {
-    range_unlock(q2_zone(w->q, w->lock.start), &w->lock);
+    range_unlock(q2_zone(w->map, w->lock.start), &w->lock);
     w->locked = false;
 }
 
 /* It cannot be written now: nothing is held any more. */
 static void drop_span(struct alloc_write *w)
 {
-    pthread_mutex_lock(&w->q->meta.lock);
-    q2_alloc_undo(&w->q->space, &w->run);
+    pthread_mutex_lock(&w->map->meta->lock);
+    q2_alloc_undo(w->map->space, &w->run);
     w->run.clusters = 0;
     unpin(w);
-    pthread_mutex_unlock(&w->q->meta.lock);
+    pthread_mutex_unlock(&w->map->meta->lock);
     release_span(w);
     if (w->locked)
         unlock_clusters(w);
@@ -421,30 +418,30 @@ static void make_room(struct alloc_write *w, struct op *op)
 {
     w->made_room = true;
     drop_span(w);
-    q2_room_make(&w->q->space, w->caller, op);
+    q2_room_make(w->map->space, w->caller, op);
 }
 
 /* With the lock held and the span planned: does it free clusters, and do too many wait for that already? */
 static bool too_many_freed(const struct alloc_write *w)
 {
-    return w->kind == SPAN_NEW && q2_room_is_wanted(&w->q->space) && !w->keeps_freed && !w->q->meta.data_file &&
-           moves_whole(w, w->start);
+    return w->kind == SPAN_NEW && q2_room_is_wanted(w->map->space) && !w->keeps_freed &&
+           !w->map->meta->data_file && moves_whole(w, w->start);
 }
 
 /* The call of an await. */
 static void give_back_freed(struct alloc_write *w, struct op *op)
 {
     drop_span(w);
-    q2_room_make(&w->q->space, w->caller, op);
+    q2_room_make(w->map->space, w->caller, op);
 }
 
 static bool may_make_room(const struct alloc_write *w)
 {
-    return w->op.rc == -ENOSPC && !w->made_room && q2_room_is_possible(&w->q->space);
+    return w->op.rc == -ENOSPC && !w->made_room && q2_room_is_possible(w->map->space);
 }
 
 /* One of several that were written as one failed: each that is not written goes on alone. */
-static void start_apart(struct q2 *q, struct request *r, uint64_t done)
+static void start_apart(struct q2_map *map, struct request *r, uint64_t done)
 {
     uint64_t end = 0;
 
@@ -455,7 +452,7 @@ static void start_apart(struct q2 *q, struct request *r, uint64_t done)
         if (end <= done)
             request_end(r, 0);
         else
-            q->meta.v->format->submit(q->meta.v, r);
+            map->meta->v->format->submit(map->meta->v, r);
         r = next;
     }
 }
@@ -464,13 +461,13 @@ static void start_apart(struct q2 *q, struct request *r, uint64_t done)
 static void mark(struct alloc_write *w, struct op *op)
 {
     drop_span(w);
-    q2_guard_mark(&w->q->meta, op);
+    q2_guard_mark(w->map->meta, op);
 }
 
 static void alloc_write_finish(struct alloc_write *w, int rc)
 {
     struct request *r = w->op.request;
-    struct q2 *q = w->q;
+    struct q2_map *map = w->map;
     uint64_t done = w->pos;
 
     if (rc < 0)
@@ -479,7 +476,7 @@ static void alloc_write_finish(struct alloc_write *w, int rc)
     free(w->merged_iov);
     if (r && r->merged && rc < 0 && !MUTANT(SHARE_ERRORS)) {
         op_free(&w->op, sizeof *w);
-        start_apart(q, r, done);
+        start_apart(map, r, done);
     } else {
         op_end(&w->op, sizeof *w, rc);
     }
@@ -492,11 +489,11 @@ static bool find_host(struct alloc_write *w)
 {
     if (w->kind != SPAN_NEW)
         return true;
-    if (w->q->meta.data_file) {
+    if (w->map->meta->data_file) {
         w->host_offset = w->guest_cluster;
         return true;
     }
-    if (!q2_lease_take(&w->q->space, w->op.queue, w->clusters, &w->run))
+    if (!q2_lease_take(w->map->space, w->op.queue, w->clusters, &w->run))
         return false;
     fit_to_run(w);
     return true;
@@ -505,11 +502,11 @@ static bool find_host(struct alloc_write *w)
 /* Plan the span at `start`; on FIND_READY its slice is pinned. */
 static enum find_result find_span(struct alloc_write *w)
 {
-    struct q2 *q = w->q;
+    struct q2_map *map = w->map;
     enum find_result result = FIND_NEEDS_SLICE;
 
-    pthread_mutex_lock(&q->meta.lock);
-    w->slot = q2_slice_find(&q->meta, w->start);
+    pthread_mutex_lock(&map->meta->lock);
+    w->slot = q2_slice_find(map->meta, w->start);
     if (w->slot) {
         w->refusal = plan_span(w);
         result = w->refusal < 0      ? FIND_REFUSED
@@ -524,7 +521,7 @@ static enum find_result find_span(struct alloc_write *w)
             w->slot = NULL;
         }
     }
-    pthread_mutex_unlock(&q->meta.lock);
+    pthread_mutex_unlock(&map->meta->lock);
     return result;
 }
 
@@ -546,12 +543,12 @@ static int prepare_span(struct alloc_write *w)
 /* Stand in line for the clusters from `start` on, as far as its slice goes. */
 static bool lock_clusters(struct alloc_write *w)
 {
-    const struct q2_geometry *g = &w->q->meta.geo;
+    const struct q2_geometry *g = &w->map->meta->geo;
 
     assert(!w->locked);
     w->locked = true;
-    w->zone_end = min_u64(w->guest_offset + w->len, q2_slice_end(&w->q->meta, w->start));
-    return range_lock_try(q2_zone(w->q, w->start), &w->lock, q2_cluster_down(g, w->start),
+    w->zone_end = min_u64(w->guest_offset + w->len, q2_slice_end(w->map->meta, w->start));
+    return range_lock_try(q2_zone(w->map, w->start), &w->lock, q2_cluster_down(g, w->start),
                           q2_cluster_up(g, w->zone_end));
 }
 
@@ -574,12 +571,12 @@ again:
     while (w->pos < w->len) {
         w->start = w->guest_offset + w->pos;
         if (!w->locked && !lock_clusters(w))
-            OP_AWAIT(op, AW_LOCKED, range_lock_wait(q2_zone(w->q, w->start), &w->lock, op));
-        if (!q2_l2_table_ready(w->q, w->start))
-            OP_TRY(op, AW_L2_TABLE, q2_l2_table_make(w->q, w->start, op));
+            OP_AWAIT(op, AW_LOCKED, range_lock_wait(q2_zone(w->map, w->start), &w->lock, op));
+        if (!q2_l2_table_ready(w->map, w->start))
+            OP_TRY(op, AW_L2_TABLE, q2_l2_table_make(w->map, w->start, op));
         found = find_span(w);
         if (found == FIND_NEEDS_SLICE) {
-            OP_TRY(op, AW_L2_LOADED, q2_load(w->q->meta.v, w->start, op));
+            OP_TRY(op, AW_L2_LOADED, q2_load(w->map->meta->v, w->start, op));
             continue;
         }
         if (found == FIND_TOO_MANY_FREED) {
@@ -588,7 +585,7 @@ again:
             continue;
         }
         if (found == FIND_NEEDS_LEASE) {
-            OP_TRY(op, AW_LEASED, q2_lease_fill(&w->q->space, op));
+            OP_TRY(op, AW_LEASED, q2_lease_fill(w->map->space, op));
             continue;
         }
         op->rc = found == FIND_REFUSED ? w->refusal : prepare_span(w);
@@ -617,7 +614,7 @@ fail:
             goto again;
         op->rc = -ENOSPC; /* as it was */
     }
-    if (q2_guard_must_mark(&w->q->meta))
+    if (q2_guard_must_mark(w->map->meta))
         OP_AWAIT(op, AW_MARKED, mark(w, op));
     alloc_write_finish(w, op->rc);
     return;
@@ -628,7 +625,7 @@ OP_TYPE(alloc_write, alloc_write_step, "START", "AW_LOCKED", "AW_L2_TABLE", "AW_
         "AW_COW_READ", "AW_WRITTEN", "AW_RESERVED", "AW_ROOM", "AW_RECLAIMED",
         "AW_MARKED");
 
-static struct alloc_write *alloc_write_new(struct q2 *q, vdisk_queue *queue, uint64_t guest_offset,
+static struct alloc_write *alloc_write_new(struct q2_map *map, vdisk_queue *queue, uint64_t guest_offset,
                                            const struct iovec *iov, uint32_t iovcnt, uint64_t len)
 {
     struct alloc_write *w = op_alloc(queue, &alloc_write_type, sizeof *w);
@@ -636,7 +633,7 @@ static struct alloc_write *alloc_write_new(struct q2 *q, vdisk_queue *queue, uin
     if (!w)
         return NULL;
     assert(len > 0);
-    w->q = q;
+    w->map = map;
     w->guest_offset = guest_offset;
     w->iov = iov;
     w->iovcnt = iovcnt;
@@ -644,10 +641,10 @@ static struct alloc_write *alloc_write_new(struct q2 *q, vdisk_queue *queue, uin
     return w;
 }
 
-void q2_alloc_write(struct q2 *q, struct request *request, uint64_t guest_offset, const struct iovec *iov,
+void q2_alloc_write(struct q2_map *map, struct request *request, uint64_t guest_offset, const struct iovec *iov,
                     uint32_t iovcnt, uint64_t len, struct op *op)
 {
-    struct alloc_write *w = alloc_write_new(q, op->queue, guest_offset, iov, iovcnt, len);
+    struct alloc_write *w = alloc_write_new(map, op->queue, guest_offset, iov, iovcnt, len);
 
     if (!w) {
         op_wake(op, -ENOMEM);
@@ -658,16 +655,16 @@ void q2_alloc_write(struct q2 *q, struct request *request, uint64_t guest_offset
     op_start(&w->op);
 }
 
-void q2_alloc_reserve(struct q2 *q, uint64_t guest_offset, uint64_t len, enum vdisk_prealloc reserve,
+void q2_alloc_reserve(struct q2_map *map, uint64_t guest_offset, uint64_t len, enum vdisk_prealloc reserve,
                       struct op *op)
 {
-    struct alloc_write *w = alloc_write_new(q, op->queue, guest_offset, NULL, 0, len);
+    struct alloc_write *w = alloc_write_new(map, op->queue, guest_offset, NULL, 0, len);
 
     if (!w) {
         op_wake(op, -ENOMEM);
         return;
     }
-    assert(is_aligned(guest_offset, q->meta.geo.cluster_size) && reserve != VDISK_PREALLOC_OFF);
+    assert(is_aligned(guest_offset, map->meta->geo.cluster_size) && reserve != VDISK_PREALLOC_OFF);
     w->reserve = reserve;
     w->op.parent = op;
     op_start(&w->op);
@@ -693,13 +690,13 @@ static int merge_buffers(struct alloc_write *w, const struct request *first)
     return 0;
 }
 
-void q2_alloc_write_start(struct q2 *q, struct request *r)
+void q2_alloc_write_start(struct q2_map *map, struct request *r)
 {
-    struct alloc_write *w = alloc_write_new(q, r->queue, r->guest_offset, r->iov, r->iovcnt, r->len);
+    struct alloc_write *w = alloc_write_new(map, r->queue, r->guest_offset, r->iov, r->iovcnt, r->len);
 
     if (w && r->merged && merge_buffers(w, r) < 0) {
         op_free(&w->op, sizeof *w);
-        start_apart(q, r, 0);
+        start_apart(map, r, 0);
         return;
     }
     if (!w) {

@@ -16,12 +16,12 @@
 
 #include "engine/zero.h"
 #include "qcow2/map/alloc_write.h"
+#include "qcow2/map/clear.h"
 #include "qcow2/map/l2_table.h"
-#include "qcow2/meta/guard.h"
-#include "qcow2/meta/slice.h"
+#include "qcow2/map/lookup.h"
+#include "qcow2/meta/meta.h"
 #include "qcow2/mutant.h"
-#include "qcow2/space/alloc.h"
-#include "qcow2/space/room.h"
+#include "qcow2/space/space.h"
 
 enum {
     CLEAR_ZERO_IOV = 4,        /* a cluster has at most 2 MiB, the zero buffer 1 MiB; a range of both ends */
@@ -31,7 +31,7 @@ enum {
 struct clear {
     struct op         op;
     struct request   *request;
-    struct q2        *q;
+    struct q2_map *map;
     bool              discard, unmap;
     uint64_t          head_end, tail_start; /* whole clusters lie between; tail_start may come down to the last */
     uint64_t          pos;
@@ -62,13 +62,13 @@ enum clear_state {
 static bool lock_clusters(struct clear *c)
 {
     c->locked = true;
-    return range_lock_try(q2_zone(c->q, c->pos), &c->lock, c->pos,
-                          min_u64(c->tail_start, q2_slice_end(&c->q->meta, c->pos)));
+    return range_lock_try(q2_zone(c->map, c->pos), &c->lock, c->pos,
+                          min_u64(c->tail_start, q2_slice_end(c->map->meta, c->pos)));
 }
 
 static void unlock_clusters(struct clear *c)
 {
-    range_unlock(q2_zone(c->q, c->lock.start), &c->lock);
+    range_unlock(q2_zone(c->map, c->lock.start), &c->lock);
     c->locked = false;
 }
 
@@ -80,9 +80,9 @@ static void clear_finish(struct clear *c, int rc)
 }
 
 /* Does an unallocated cluster here read as zeros? (No layer below, or none that reaches so far.) */
-static bool zero_below(const struct q2 *q, uint64_t guest_offset)
+static bool zero_below(const struct q2_map *map, uint64_t guest_offset)
 {
-    const vdisk *v = q->meta.v;
+    const vdisk *v = map->meta->v;
 
     if (!v->backing_name || v->backing_name[0] == '\0')
         return true;
@@ -99,7 +99,7 @@ static void write_zeros(struct clear *c, uint64_t guest_offset, uint64_t len, st
         c->iov[n] = (struct iovec){unconst(zero_buffer), min_u64(len - done, ZERO_BUFFER)};
         done += c->iov[n].iov_len;
     }
-    q2_alloc_write(c->q, c->request, guest_offset, c->iov, n, len, op);
+    q2_alloc_write(c->map, c->request, guest_offset, c->iov, n, len, op);
 }
 
 /* ---- one entry ----------------------------------------------------------------------------------------- */
@@ -107,11 +107,11 @@ static void write_zeros(struct clear *c, uint64_t guest_offset, uint64_t len, st
 enum clear_result { CLEAR_SAME, CLEAR_CHANGED, CLEAR_NEEDS_WRITE };
 
 /* An entry without host space that reads as zeros. */
-static struct q2_l2_entry zero_entry(const struct q2 *q, uint64_t guest_offset, bool discard)
+static struct q2_l2_entry zero_entry(const struct q2_map *map, uint64_t guest_offset, bool discard)
 {
-    const struct q2_geometry *g = &q->meta.geo;
+    const struct q2_geometry *g = &map->meta->geo;
 
-    if (discard && zero_below(q, guest_offset))
+    if (discard && zero_below(map, guest_offset))
         return (struct q2_l2_entry){0, 0};
     if (g->extended_l2)
         return (struct q2_l2_entry){0, q2_bitmap(0, UINT32_MAX)};
@@ -121,9 +121,9 @@ static struct q2_l2_entry zero_entry(const struct q2 *q, uint64_t guest_offset, 
 }
 
 /* Keep the host cluster, which is ours alone, and read zeros. */
-static struct q2_l2_entry zero_keep(const struct q2 *q, const struct q2_mapping *m)
+static struct q2_l2_entry zero_keep(const struct q2_map *map, const struct q2_mapping *m)
 {
-    const struct q2_geometry *g = &q->meta.geo;
+    const struct q2_geometry *g = &map->meta->geo;
 
     if (g->extended_l2)
         return (struct q2_l2_entry){q2_entry_encode(g, Q2_CLUSTER_NORMAL, m->host_offset, true),
@@ -132,35 +132,35 @@ static struct q2_l2_entry zero_keep(const struct q2 *q, const struct q2_mapping 
 }
 
 /* Reads as zeros already, and holds nothing that could be given back. */
-static bool is_plain_zero(const struct q2 *q, const struct q2_mapping *m, uint64_t guest_offset)
+static bool is_plain_zero(const struct q2_map *map, const struct q2_mapping *m, uint64_t guest_offset)
 {
     if (m->has_host || m->type == Q2_CLUSTER_COMPRESSED)
         return false;
-    if (q->meta.geo.extended_l2)
-        return zero_below(q, guest_offset) || (uint32_t)(m->bitmap >> 32) == UINT32_MAX;
-    return m->type == Q2_CLUSTER_ZERO_PLAIN || zero_below(q, guest_offset);
+    if (map->meta->geo.extended_l2)
+        return zero_below(map, guest_offset) || (uint32_t)(m->bitmap >> 32) == UINT32_MAX;
+    return m->type == Q2_CLUSTER_ZERO_PLAIN || zero_below(map, guest_offset);
 }
 
 static enum clear_result clear_entry(struct clear *c, uint64_t guest_offset, struct q2_l2_entry *e)
 {
-    struct q2 *q = c->q;
-    struct q2_mapping m = q2_entry_decode(&q->meta.geo, e->word, e->bitmap);
-    bool expressible = q->meta.geo.version >= 3 || zero_below(q, guest_offset);
+    struct q2_map *map = c->map;
+    struct q2_mapping m = q2_entry_decode(&map->meta->geo, e->word, e->bitmap);
+    bool expressible = map->meta->geo.version >= 3 || zero_below(map, guest_offset);
     bool keep = !c->discard && !c->unmap && m.has_host && m.copied;
     struct q2_l2_entry old = *e;
 
-    if (is_plain_zero(q, &m, guest_offset))
+    if (is_plain_zero(map, &m, guest_offset))
         return CLEAR_SAME;
     /* Discard: what nobody in this layer holds is not ours to drop. */
     if (c->discard && !m.has_host && m.type != Q2_CLUSTER_COMPRESSED)
         return CLEAR_SAME;
-    if (!expressible || (keep && q->meta.geo.version < 3))
+    if (!expressible || (keep && map->meta->geo.version < 3))
         return c->discard ? CLEAR_SAME : CLEAR_NEEDS_WRITE;
     if (keep) {
-        *e = zero_keep(q, &m);
+        *e = zero_keep(map, &m);
     } else {
-        *e = zero_entry(q, guest_offset, c->discard);
-        q2_drop(&q->space, &m);
+        *e = zero_entry(map, guest_offset, c->discard);
+        q2_drop(map->space, &m);
     }
     return q2_l2_entry_same(*e, old) ? CLEAR_SAME : CLEAR_CHANGED;
 }
@@ -172,14 +172,14 @@ enum slice_result { SLICE_DONE, SLICE_MISSING, SLICE_NEEDS_WRITE, SLICE_REFUSED 
 /* With the lock held: change entries from pos on, up to `end` or the end of the slice. */
 static enum slice_result clear_entries(struct clear *c, struct q2_slot *s, uint64_t end)
 {
-    struct q2 *q = c->q;
-    const struct q2_geometry *g = &q->meta.geo;
+    struct q2_map *map = c->map;
+    const struct q2_geometry *g = &map->meta->geo;
     bool suspect = q2_slice_is_suspect(s), changing = false;
     enum slice_result result = SLICE_DONE;
 
     for (; c->pos < end; c->pos += g->cluster_size) {
-        struct q2_l2_entry e = q2_slice_get(&q->meta, s, c->pos);
-        c->refusal = suspect ? q2_guard_entry(&q->meta, c->pos, s->host_offset, e) : 0;
+        struct q2_l2_entry e = q2_slice_get(map->meta, s, c->pos);
+        c->refusal = suspect ? q2_guard_entry(map->meta, c->pos, s->host_offset, e) : 0;
         if (c->refusal < 0) {
             result = SLICE_REFUSED;
             break;
@@ -192,12 +192,12 @@ static enum slice_result clear_entries(struct clear *c, struct q2_slot *s, uint6
         if (r == CLEAR_SAME)
             continue;
         if (!changing)
-            q2_change_begin(&q->meta.l2, s);
+            q2_change_begin(&map->meta->l2, s);
         changing = true;
-        q2_slice_put(&q->meta, s, c->pos, e);
+        q2_slice_put(map->meta, s, c->pos, e);
     }
     if (changing)
-        q2_change_end(&q->meta.l2, s);
+        q2_change_end(&map->meta->l2, s);
     return result;
 }
 
@@ -206,25 +206,25 @@ static uint64_t request_end_offset(const struct clear *c)
     return c->request->guest_offset + c->request->len;
 }
 
-/* Does the range go up to the end, and is there nothing behind it? With q->meta.lock held it stays so. */
+/* Does the range go up to the end, and is there nothing behind it? With map->meta->lock held it stays so. */
 static bool ends_volume(const struct clear *c)
 {
-    return request_end_offset(c) == atomic_load_explicit(&c->q->meta.v->reach, memory_order_acquire);
+    return request_end_offset(c) == atomic_load_explicit(&c->map->meta->v->reach, memory_order_acquire);
 }
 
 static enum slice_result clear_slice(struct clear *c)
 {
-    struct q2 *q = c->q;
+    struct q2_map *map = c->map;
     enum slice_result result = SLICE_MISSING;
     struct q2_slot *s;
 
-    pthread_mutex_lock(&q->meta.lock);
+    pthread_mutex_lock(&map->meta->lock);
     if (!ends_volume(c) && !MUTANT(CLEAR_BEHIND_END))
-        c->tail_start = min_u64(c->tail_start, q2_cluster_down(&q->meta.geo, request_end_offset(c)));
-    s = q2_slice_find(&q->meta, c->pos);
+        c->tail_start = min_u64(c->tail_start, q2_cluster_down(&map->meta->geo, request_end_offset(c)));
+    s = q2_slice_find(map->meta, c->pos);
     if (s)
-        result = clear_entries(c, s, min_u64(c->tail_start, q2_slice_end(&q->meta, c->pos)));
-    pthread_mutex_unlock(&q->meta.lock);
+        result = clear_entries(c, s, min_u64(c->tail_start, q2_slice_end(map->meta, c->pos)));
+    pthread_mutex_unlock(&map->meta->lock);
     return result;
 }
 
@@ -235,8 +235,8 @@ static void load_slices(struct clear *c, struct op *op)
 
     op_io_begin(op);
     for (unsigned i = 0; i < CLEAR_AHEAD && guest_offset < c->tail_start; i++) {
-        q2_load(c->q->meta.v, guest_offset, op_child_add(op, &c->ahead[i]));
-        guest_offset = q2_slice_end(&c->q->meta, guest_offset);
+        q2_load(c->map->meta->v, guest_offset, op_child_add(op, &c->ahead[i]));
+        guest_offset = q2_slice_end(c->map->meta, guest_offset);
     }
     op_io_wait(op);
 }
@@ -244,12 +244,12 @@ static void load_slices(struct clear *c, struct op *op)
 /* Nothing is mapped by this L1 entry, and nothing needs to be: go on behind it. */
 static bool skip_unmapped(struct clear *c)
 {
-    struct q2 *q = c->q;
-    uint64_t span = q2_l1_entry_span(&q->meta.geo);
+    struct q2_map *map = c->map;
+    uint64_t span = q2_l1_entry_span(&map->meta->geo);
 
-    if (q2_l1_offset(q2_l1_get(&q->meta, q2_l1_index(&q->meta.geo, c->pos))) != 0)
+    if (q2_l1_offset(q2_l1_get(map->meta, q2_l1_index(&map->meta->geo, c->pos))) != 0)
         return false;
-    if (!c->discard && !zero_below(q, c->pos))
+    if (!c->discard && !zero_below(map, c->pos))
         return false;
     c->pos = min_u64(c->tail_start, align_down(c->pos, span) + span);
     return true;
@@ -257,7 +257,7 @@ static bool skip_unmapped(struct clear *c)
 
 static void plan(struct clear *c)
 {
-    const struct q2_geometry *g = &c->q->meta.geo;
+    const struct q2_geometry *g = &c->map->meta->geo;
     uint64_t end = request_end_offset(c);
 
     c->head_end = min_u64(q2_cluster_up(g, c->request->guest_offset), end);
@@ -269,7 +269,7 @@ static void plan(struct clear *c)
 
 static bool has_whole_clusters(const struct clear *c)
 {
-    return c->head_end < c->tail_start && q2_offset_in_cluster(&c->q->meta.geo, c->head_end) == 0;
+    return c->head_end < c->tail_start && q2_offset_in_cluster(&c->map->meta->geo, c->head_end) == 0;
 }
 
 static bool head_needs_write(const struct clear *c)
@@ -277,7 +277,7 @@ static bool head_needs_write(const struct clear *c)
     const struct request *r = c->request;
 
     return !c->discard && r->guest_offset < c->head_end &&
-           !chain_known_zero(c->q->meta.v, r->guest_offset, c->head_end - r->guest_offset);
+           !chain_known_zero(c->map->meta->v, r->guest_offset, c->head_end - r->guest_offset);
 }
 
 static uint64_t tail_len(const struct clear *c)
@@ -289,12 +289,12 @@ static uint64_t tail_len(const struct clear *c)
 
 static bool tail_needs_write(const struct clear *c)
 {
-    return !c->discard && tail_len(c) > 0 && !chain_known_zero(c->q->meta.v, c->tail_start, tail_len(c));
+    return !c->discard && tail_len(c) > 0 && !chain_known_zero(c->map->meta->v, c->tail_start, tail_len(c));
 }
 
 static void discard_data(struct clear *c, struct op *op)
 {
-    io_range(&c->io, c->q->meta.v->data, IO_DISCARD, c->request->guest_offset, c->request->len);
+    io_range(&c->io, c->map->meta->v->data, IO_DISCARD, c->request->guest_offset, c->request->len);
     op_io(op, &c->io);
 }
 
@@ -303,23 +303,23 @@ static void raw_data(struct clear *c, struct op *op)
     if (c->discard)
         discard_data(c, op);
     else
-        zero_range(c->q->meta.v->data, c->request->guest_offset, c->request->len, c->unmap ? IO_UNMAP : 0, op);
+        zero_range(c->map->meta->v->data, c->request->guest_offset, c->request->len, c->unmap ? IO_UNMAP : 0, op);
 }
 
-static bool too_many_freed(struct q2 *q)
+static bool too_many_freed(struct q2_map *map)
 {
     bool many;
 
-    pthread_mutex_lock(&q->meta.lock);
-    many = q2_room_is_wanted(&q->space);
-    pthread_mutex_unlock(&q->meta.lock);
+    pthread_mutex_lock(&map->meta->lock);
+    many = q2_room_is_wanted(map->space);
+    pthread_mutex_unlock(&map->meta->lock);
     return many;
 }
 
 /* No space for an L2 table: nothing else that waits under the lock takes any. */
 static bool may_make_room(const struct clear *c)
 {
-    return c->op.rc == -ENOSPC && c->locked && !c->made_room && q2_room_is_possible(&c->q->space);
+    return c->op.rc == -ENOSPC && c->locked && !c->made_room && q2_room_is_possible(c->map->space);
 }
 
 /* The call of an await. */
@@ -327,7 +327,7 @@ static void make_room(struct clear *c, struct op *op)
 {
     c->made_room = true;
     unlock_clusters(c);
-    q2_room_make(&c->q->space, c->request, op);
+    q2_room_make(c->map->space, c->request, op);
 }
 
 static void clear_step(struct op *op)
@@ -336,7 +336,7 @@ static void clear_step(struct op *op)
     enum slice_result result;
 
     OP_BEGIN(enum clear_state, op)
-    if (c->q->meta.data_file_raw) {
+    if (c->map->meta->data_file_raw) {
         OP_TRY(op, CLEAR_RAW_DATA, raw_data(c, op));
         clear_finish(c, 0);
         return;
@@ -349,14 +349,14 @@ again:
     while (has_whole_clusters(c) && c->pos < c->tail_start) {
         if (c->locked && c->pos >= c->lock.end)
             unlock_clusters(c);
-        if (!c->locked && too_many_freed(c->q))
-            OP_TRY(op, CLEAR_RECLAIMED, q2_room_make(&c->q->space, c->request, op));
+        if (!c->locked && too_many_freed(c->map))
+            OP_TRY(op, CLEAR_RECLAIMED, q2_room_make(c->map->space, c->request, op));
         if (!c->locked && skip_unmapped(c))
             continue;
         if (!c->locked && !lock_clusters(c))
-            OP_AWAIT(op, CLEAR_LOCKED, range_lock_wait(q2_zone(c->q, c->pos), &c->lock, op));
-        if (!q2_l2_table_ready(c->q, c->pos))
-            OP_TRY(op, CLEAR_L2_TABLE, q2_l2_table_make(c->q, c->pos, op));
+            OP_AWAIT(op, CLEAR_LOCKED, range_lock_wait(q2_zone(c->map, c->pos), &c->lock, op));
+        if (!q2_l2_table_ready(c->map, c->pos))
+            OP_TRY(op, CLEAR_L2_TABLE, q2_l2_table_make(c->map, c->pos, op));
         result = clear_slice(c);
         if (result == SLICE_MISSING) {
             OP_TRY(op, CLEAR_L2_LOADED, load_slices(c, op));
@@ -366,17 +366,17 @@ again:
         } else if (result == SLICE_NEEDS_WRITE) {
             /* Version 2 cannot say zero: write it. The write locks the cluster itself. */
             unlock_clusters(c);
-            OP_TRY(
-                op, CLEAR_WRITTEN,
-                write_zeros(c, c->pos, min_u64(c->q->meta.geo.cluster_size, request_end_offset(c) - c->pos), op));
-            c->pos += c->q->meta.geo.cluster_size;
+            OP_TRY(op, CLEAR_WRITTEN,
+                   write_zeros(c, c->pos, min_u64(c->map->meta->geo.cluster_size, request_end_offset(c) - c->pos),
+                               op));
+            c->pos += c->map->meta->geo.cluster_size;
         }
     }
     if (c->locked)
         unlock_clusters(c);
     if (tail_needs_write(c))
         OP_TRY(op, CLEAR_TAIL_WRITTEN, write_zeros(c, c->tail_start, tail_len(c), op));
-    if (c->discard && c->q->meta.data_file && has_whole_clusters(c))
+    if (c->discard && c->map->meta->data_file && has_whole_clusters(c))
         OP_TRY(op, CLEAR_DATA_DISCARDED, discard_data(c, op));
     clear_finish(c, 0);
     return;
@@ -387,8 +387,8 @@ fail:
             goto again;
         op->rc = -ENOSPC; /* as it was */
     }
-    if (q2_guard_must_mark(&c->q->meta))
-        OP_AWAIT(op, CLEAR_MARKED, q2_guard_mark(&c->q->meta, op));
+    if (q2_guard_must_mark(c->map->meta))
+        OP_AWAIT(op, CLEAR_MARKED, q2_guard_mark(c->map->meta, op));
     clear_finish(c, op->rc);
     return;
     OP_END
@@ -398,7 +398,7 @@ OP_TYPE(clear, clear_step, "START", "CLEAR_RAW_DATA", "CLEAR_HEAD_WRITTEN", "CLE
         "CLEAR_L2_TABLE", "CLEAR_L2_LOADED", "CLEAR_WRITTEN", "CLEAR_DATA_DISCARDED", "CLEAR_RECLAIMED",
         "CLEAR_ROOM", "CLEAR_MARKED");
 
-void q2_clear_start(struct q2 *q, struct request *r)
+void q2_clear_start(struct q2_map *map, struct request *r)
 {
     struct clear *c = op_alloc(r->queue, &clear_type, sizeof *c);
 
@@ -406,7 +406,7 @@ void q2_clear_start(struct q2 *q, struct request *r)
         request_end_later(r, -ENOMEM);
         return;
     }
-    c->q = q;
+    c->map = map;
     c->request = r;
     op_serve(&c->op, r);
     c->discard = r->kind == REQ_DISCARD;

@@ -14,17 +14,15 @@
 
 #include "engine/service.h"
 #include "engine/zero.h"
-#include "qcow2/meta/guard.h"
-#include "qcow2/meta/slice.h"
-#include "qcow2/meta/twice.h"
+#include "qcow2/meta/meta.h"
 #include "qcow2/mutant.h"
-#include "qcow2/space/alloc.h"
+#include "qcow2/space/space.h"
 
 struct l2_make {
     struct op         op;
-    struct list       node;    /* of q->l2_making */
+    struct list node;          /* of map->l2_making */
     struct list       waiting; /* ops, by op.wait: for the same table */
-    struct q2        *q;
+    struct q2_map *map;
     uint64_t          guest_offset;
     uint64_t          shared; /* host offset of the table to copy; 0: none */
     struct range_lock lock;
@@ -44,71 +42,71 @@ enum l2_make_state {
 
 static void l2_make_finish(struct l2_make *m, int rc)
 {
-    pthread_mutex_lock(&m->q->meta.lock);
+    pthread_mutex_lock(&m->map->meta->lock);
     if (rc < 0)
-        q2_alloc_structure_undo(&m->q->space, &m->run, Q2_META_L2);
-    pthread_mutex_unlock(&m->q->meta.lock);
-    range_unlock(&m->q->meta.structure, &m->lock);
+        q2_alloc_structure_undo(m->map->space, &m->run, Q2_META_L2);
+    pthread_mutex_unlock(&m->map->meta->lock);
+    range_unlock(&m->map->meta->structure, &m->lock);
     /* The last that is done to the image: who hears of it may be another thread, and close it. */
-    pthread_mutex_lock(&m->q->meta.lock);
+    pthread_mutex_lock(&m->map->meta->lock);
     list_del(&m->node);
     op_wake(m->op.parent, rc); /* first: in the order they came in */
     op_wake_all(&m->waiting, rc);
-    pthread_mutex_unlock(&m->q->meta.lock);
+    pthread_mutex_unlock(&m->map->meta->lock);
     free(m->buf);
     op_free(&m->op, sizeof *m);
 }
 
 static void start_copy(struct l2_make *m, struct op *op, enum io_kind kind, uint64_t host_offset)
 {
-    io_rw(&m->io, m->q->meta.v->file, kind, host_offset, m->buf, m->q->meta.geo.cluster_size);
+    io_rw(&m->io, m->map->meta->v->file, kind, host_offset, m->buf, m->map->meta->geo.cluster_size);
     op_io(op, &m->io);
 }
 
 /* The cluster's zeros, or the copy, were written before this; flush rule 4. */
 static void enter(struct l2_make *m)
 {
-    struct q2 *q = m->q;
+    struct q2_map *map = m->map;
     struct q2_l1 *l1;
-    uint64_t index = q2_l1_index(&q->meta.geo, m->guest_offset);
-    uint64_t slices = q2_slices_of_table(&q->meta);
+    uint64_t index = q2_l1_index(&map->meta->geo, m->guest_offset);
+    uint64_t slices = q2_slices_of_table(map->meta);
 
-    pthread_mutex_lock(&q->meta.lock);
-    l1 = atomic_load(&q->meta.l1);
+    pthread_mutex_lock(&map->meta->lock);
+    l1 = atomic_load(&map->meta->l1);
     assert(index < l1->entries);
     atomic_store_explicit(&l1->entry[index], q2_l1_entry(m->run.host_offset, true), memory_order_release);
-    q2_table_dirty(&q->meta.l1_pages, index);
-    q->meta.mapping_needs_data |= m->shared || !m->run.zero; /* rule 4: durably */
+    q2_table_dirty(&map->meta->l1_pages, index);
+    map->meta->mapping_needs_data |= m->shared || !m->run.zero; /* rule 4: durably */
     if (!m->shared)
-        q2_twice_judged(&q->meta, index * slices, slices);
+        q2_twice_judged(map->meta, index * slices, slices);
     if (m->shared) {
-        q2_cache_moved(&q->meta.l2, index * slices, slices, m->run.host_offset);
-        q2_free_table(&q->space, m->shared, 1, Q2_META_L2);
+        q2_cache_moved(&map->meta->l2, index * slices, slices, m->run.host_offset);
+        q2_free_table(map->space, m->shared, 1, Q2_META_L2);
     } else if (!MUTANT(L2_NOT_ZEROED)) {
         /* It is zeros: what is needed of it first need not be read. */
-        q2_cache_install_written(&q->meta.l2, q2_slice_key(&q->meta, m->guest_offset),
-                                 q2_slice_host(&q->meta, m->run.host_offset, m->guest_offset));
+        q2_cache_install_written(&map->meta->l2, q2_slice_key(map->meta, m->guest_offset),
+                                 q2_slice_host(map->meta, m->run.host_offset, m->guest_offset));
     }
-    pthread_mutex_unlock(&q->meta.lock);
+    pthread_mutex_unlock(&map->meta->lock);
 }
 
 static int prepare_copy(struct l2_make *m)
 {
-    uint64_t entry = q2_l1_get(&m->q->meta, q2_l1_index(&m->q->meta.geo, m->guest_offset));
+    uint64_t entry = q2_l1_get(m->map->meta, q2_l1_index(&m->map->meta->geo, m->guest_offset));
     void *p = NULL;
     int rc;
 
     m->shared = q2_l1_offset(entry);
     if (m->shared == 0)
         return 0;
-    if (q2_l1_problem(&m->q->meta.geo, entry))
-        return q2_break(&m->q->meta, "an L1 entry is damaged");
-    pthread_mutex_lock(&m->q->meta.lock);
-    rc = q2_guard_shared_table(&m->q->meta, m->guest_offset, m->shared);
-    pthread_mutex_unlock(&m->q->meta.lock);
+    if (q2_l1_problem(&m->map->meta->geo, entry))
+        return q2_break(m->map->meta, "an L1 entry is damaged");
+    pthread_mutex_lock(&m->map->meta->lock);
+    rc = q2_guard_shared_table(m->map->meta, m->guest_offset, m->shared);
+    pthread_mutex_unlock(&m->map->meta->lock);
     if (rc < 0)
         return rc;
-    if (posix_memalign(&p, 4096, align_up(m->q->meta.geo.cluster_size, 4096)) != 0)
+    if (posix_memalign(&p, 4096, align_up(m->map->meta->geo.cluster_size, 4096)) != 0)
         return -ENOMEM;
     m->buf = p;
     return 0;
@@ -120,9 +118,9 @@ static void l2_make_step(struct op *op)
     int rc;
 
     OP_BEGIN(enum l2_make_state, op)
-    if (!range_lock_try(&m->q->meta.structure, &m->lock, 0, 1))
-        OP_AWAIT(op, L2T_LOCKED, range_lock_wait(&m->q->meta.structure, &m->lock, op));
-    if (q2_l2_table_ready(m->q, m->guest_offset)) {
+    if (!range_lock_try(&m->map->meta->structure, &m->lock, 0, 1))
+        OP_AWAIT(op, L2T_LOCKED, range_lock_wait(&m->map->meta->structure, &m->lock, op));
+    if (q2_l2_table_ready(m->map, m->guest_offset)) {
         l2_make_finish(m, 0); /* another made it meanwhile */
         return;
     }
@@ -131,13 +129,13 @@ static void l2_make_step(struct op *op)
         l2_make_finish(m, rc);
         return;
     }
-    OP_TRY(op, L2T_ALLOCATED, q2_alloc_structure(&m->q->space, 1, true, Q2_META_L2, &m->run, op));
+    OP_TRY(op, L2T_ALLOCATED, q2_alloc_structure(m->map->space, 1, true, Q2_META_L2, &m->run, op));
     if (m->shared) {
         OP_TRY(op, L2T_COPY_READ, start_copy(m, op, IO_READ, m->shared));
         OP_TRY(op, L2T_COPY_WRITTEN, start_copy(m, op, IO_WRITE, m->run.host_offset));
     } else if (!MUTANT(L2_NOT_ZEROED)) {
         OP_TRY(op, L2T_ZEROED,
-               zero_write(m->q->meta.v->file, m->run.host_offset, m->q->meta.geo.cluster_size, op));
+               zero_write(m->map->meta->v->file, m->run.host_offset, m->map->meta->geo.cluster_size, op));
     }
     enter(m);
     l2_make_finish(m, 0);
@@ -151,35 +149,35 @@ OP_TYPE(l2_make, l2_make_step, "START", "L2T_LOCKED", "L2T_ALLOCATED", "L2T_ZERO
         "L2T_COPY_WRITTEN");
 
 /* With the lock held: the op that makes this table. */
-static struct l2_make *find_making(struct q2 *q, uint64_t guest_offset)
+static struct l2_make *find_making(struct q2_map *map, uint64_t guest_offset)
 {
-    for (struct list *n = q->l2_making.next; n != &q->l2_making; n = n->next) {
+    for (struct list *n = map->l2_making.next; n != &map->l2_making; n = n->next) {
         struct l2_make *m = container_of(n, struct l2_make, node);
-        if (q2_l1_index(&q->meta.geo, m->guest_offset) == q2_l1_index(&q->meta.geo, guest_offset))
+        if (q2_l1_index(&map->meta->geo, m->guest_offset) == q2_l1_index(&map->meta->geo, guest_offset))
             return m;
     }
     return NULL;
 }
 
-void q2_l2_table_make(struct q2 *q, uint64_t guest_offset, struct op *op)
+void q2_l2_table_make(struct q2_map *map, uint64_t guest_offset, struct op *op)
 {
-    vdisk_queue *service = service_queue(q->meta.v, op->queue);
+    vdisk_queue *service = service_queue(map->meta->v, op->queue);
     struct l2_make *m = NULL, *other;
 
-    pthread_mutex_lock(&q->meta.lock);
-    other = find_making(q, guest_offset);
+    pthread_mutex_lock(&map->meta->lock);
+    other = find_making(map, guest_offset);
     if (other)
         list_add_tail(&other->waiting, &op->wait);
     else
         m = op_alloc_for(service, op->queue, &l2_make_type, sizeof *m);
     if (m) {
         m->op.parent = op;
-        m->q = q;
+        m->map = map;
         m->guest_offset = guest_offset;
         list_init(&m->waiting);
-        list_add_tail(&q->l2_making, &m->node);
+        list_add_tail(&map->l2_making, &m->node);
     }
-    pthread_mutex_unlock(&q->meta.lock);
+    pthread_mutex_unlock(&map->meta->lock);
     if (m)
         op_send(&m->op);
     else if (!other)

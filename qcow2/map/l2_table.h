@@ -2,12 +2,12 @@
 #ifndef QCOW2_L2_TABLE_H
 #define QCOW2_L2_TABLE_H
 
-#include "qcow2/state.h"
+#include "qcow2/map/state.h"
 
 /* Is there an L2 table for the guest offset that may be changed (not shared with a snapshot)? */
-static inline bool q2_l2_table_ready(struct q2 *q, uint64_t guest_offset)
+static inline bool q2_l2_table_ready(struct q2_map *map, uint64_t guest_offset)
 {
-    uint64_t entry = q2_l1_get(&q->meta, guest_offset >> (q->meta.geo.cluster_bits + q->meta.geo.l2_bits));
+    uint64_t entry = q2_l1_get(map->meta, guest_offset >> (map->meta->geo.cluster_bits + map->meta->geo.l2_bits));
 
     return (entry & Q2_L1_OFFSET) != 0 && (entry & Q2_COPIED);
 }
@@ -16,6 +16,6 @@ static inline bool q2_l2_table_ready(struct q2 *q, uint64_t guest_offset)
  * Make it so; as the call of an await: a new table of zeros, or a copy of the one that is shared. op->rc: 0,
  * -ENOSPC, -ENOMEM, of the I/O.
  */
-void q2_l2_table_make(struct q2 *q, uint64_t guest_offset, struct op *op);
+void q2_l2_table_make(struct q2_map *map, uint64_t guest_offset, struct op *op);
 
 #endif

@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The struct of the room: made empty, given back. */
+#include "qcow2/map/state.h"
+
+void q2_map_state_init(struct q2_map *map, struct q2_meta *meta, struct q2_space *space)
+{
+    map->meta = meta;
+    map->space = space;
+    for (int i = 0; i < Q2_ZONES; i++)
+        range_locks_init(&map->guest_ranges[i]);
+    list_init(&map->l2_making);
+}
+
+void q2_map_state_finish(struct q2_map *map)
+{
+    for (int i = 0; i < Q2_ZONES; i++)
+        range_locks_finish(&map->guest_ranges[i]);
+}

@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What the room of the mapping has of an open image. "Locked": by meta->lock. */
+#ifndef QCOW2_MAP_STATE_H
+#define QCOW2_MAP_STATE_H
+
+#include "qcow2/meta/meta.h"
+#include "qcow2/space/space.h"
+
+enum { Q2_ZONES = 16 };
+
+struct q2_map {
+    /* Fixed at open. */
+    struct q2_meta    *meta;
+    struct q2_space   *space;
+
+    /* Own synchronisation. */
+    struct range_locks guest_ranges[Q2_ZONES]; /* allocating writes, zeros, discards: q2_zone() */
+
+    /* Locked. */
+    struct list        l2_making; /* tables on their way: l2_table.c */
+};
+
+/* Empty, over the same image's metadata and space; and back what it holds. */
+void q2_map_state_init(struct q2_map *map, struct q2_meta *meta, struct q2_space *space);
+void q2_map_state_finish(struct q2_map *map);
+
+/*
+ * Whole clusters, which lie in one slice's range, are locked in one of several lists, by slice, so that threads
+ * which work in different places do not meet.
+ */
+static inline struct range_locks *q2_zone(struct q2_map *map, uint64_t guest_offset)
+{
+    uint64_t hash = q2_slice_key(map->meta, guest_offset) * UINT64_C(0x9e3779b97f4a7c15);
+
+    return &map->guest_ranges[hash >> 60 & (Q2_ZONES - 1)];
+}
+
+#endif
