@@ -99,17 +99,23 @@ static uint64_t hash_bytes(uint64_t h, const void *bytes, uint64_t len)
 
 /* ---- timers -------------------------------------------------------------------------------------------- */
 
-static void timer_start(struct sim *s, struct sim_timer *t, vdisk_queue *q, void (*run)(struct sim_timer *))
+static void timer_start_at(struct sim *s, struct sim_timer *t, vdisk_queue *q, uint64_t at,
+                           void (*run)(struct sim_timer *))
 {
     struct list *after = s->timers.prev;
 
-    t->at = s->now + draw_latency(s);
+    t->at = at;
     t->queue = q->host_queue;
     t->run = run;
     while (after != &s->timers && container_of(after, struct sim_timer, link)->at > t->at)
         after = after->prev;
     list_add_tail(after->next, &t->link);
     q->kernel_inflight++;
+}
+
+static void timer_start(struct sim *s, struct sim_timer *t, vdisk_queue *q, void (*run)(struct sim_timer *))
+{
+    timer_start_at(s, t, q, s->now + draw_latency(s), run);
 }
 
 /* Move time to the next timer, and what is due then to its queue. */
@@ -268,12 +274,67 @@ static void sim_work(struct io *io)
     timer_start(sim_of(io->queue->host), &w->timer, io->queue, work_run);
 }
 
+/* Timeouts and computations; there are no sockets. */
+struct sim_call {
+    struct sim_timer timer;
+    struct call     *call;
+};
+
+static void call_run(struct sim_timer *t)
+{
+    struct sim_call *sc = container_of(t, struct sim_call, timer);
+    struct call *c = sc->call;
+
+    free(sc);
+    call_end(c, c->kind == CALL_COMPUTE ? c->compute(c) : 0);
+}
+
+static bool sim_call(struct call *c)
+{
+    struct sim *s = sim_of(c->queue->host);
+    uint64_t at = s->now + draw_latency(s);
+    struct sim_call *sc;
+
+    if (c->kind != CALL_TIMEOUT && c->kind != CALL_COMPUTE)
+        return false;
+    sc = malloc(sizeof *sc);
+    if (!sc) {
+        call_end_later(c, -ENOMEM);
+        return true;
+    }
+    sc->call = c;
+    if (c->kind == CALL_TIMEOUT)
+        at = max_u64(s->now, (uint64_t)c->until.tv_sec * NS_PER_S + (uint64_t)c->until.tv_nsec);
+    timer_start_at(s, &sc->timer, c->queue, at, call_run);
+    return true;
+}
+
+/* A timeout that is not due ends now; what is computed is not stopped. */
+static void sim_cancel(struct call *c)
+{
+    struct sim *s = sim_of(c->queue->host);
+
+    for (struct list *l = s->timers.next; c->kind == CALL_TIMEOUT && l != &s->timers; l = l->next) {
+        struct sim_timer *t = container_of(l, struct sim_timer, link);
+        struct sim_call *sc = container_of(t, struct sim_call, timer);
+        if (t->run != call_run || sc->call != c)
+            continue;
+        list_del(&t->link);
+        c->queue->kernel_inflight--;
+        free(sc);
+        call_end_later(c, -ECANCELED);
+        return;
+    }
+}
+
 static const struct ring_ops sim_ops = {
     .attach = sim_attach,
     .detach = sim_detach,
     .reap = sim_reap,
     .wait = sim_wait,
     .work = sim_work,
+    .call = sim_call,
+    .cancel = sim_cancel,
 };
 
 /* ---- the simulation ------------------------------------------------------------------------------------ */

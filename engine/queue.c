@@ -153,6 +153,7 @@ static int make_queue(const struct vdisk_queue_opts *user_opts, vdisk_queue **re
     q->depth = opts.depth;
     list_init(&q->thread_node);
     list_init(&q->in_kernel);
+    list_init(&q->calls);
     task_list_init(&q->ready);
     task_list_init(&q->starved);
     q->done_tail = &q->done_head;
@@ -200,6 +201,7 @@ static int destroy(vdisk_queue *q)
     if (q->inflight > 0)
         return err_hint(queue_is_busy(q), "reap what is in flight, then destroy the queue");
     assert(q->ops_active == 0 && q->kernel_inflight == 0 && q->worker_jobs == 0);
+    assert(list_empty(&q->calls));
     if (queue_current == q)
         queue_current = NULL;
     watch_queue_gone(q);
@@ -207,6 +209,7 @@ static int destroy(vdisk_queue *q)
     thread_forget(q);
     service_owner_goes(q);
     service_want_none(q);
+    poller_destroy(q->poller);
     workers_destroy(q->workers);
     queue_wait_for_posters(q);
     ring_finish(q);
@@ -337,7 +340,7 @@ bool queue_turn(vdisk_queue *q)
     else
         ran = q->host && q->host->ops->reap(q) > 0;
     ran |= run_ready(q);
-    if (unlikely(q->starved.head))
+    if (unlikely(q->starved.head || q->cancels_unsent))
         ring_feed(q);
     q->in_loop = false;
     if (unlikely(q->service))
@@ -384,14 +387,15 @@ static int sleep_for(vdisk_queue *q, unsigned wanted, unsigned most, const struc
     static const struct timespec now = {0};
     /* Fast-path requests complete one for one; an op may need a step before anything else completes, and of the
        calls of workers several may come back as one wake-up. */
-    bool steady = q->ops_active == 0 && q->worker_jobs == 0 && !q->starved.head && !q->serves;
+    bool steady = q->ops_active == 0 && q->worker_jobs == 0 && !q->starved.head && !q->serves &&
+                  list_empty(&q->calls);
 
     queue_current = q;
     if (unlikely(q->wants))
         timeout = service_ask_again(q, timeout);
     if (unlikely(thread_others_busy(q)))
         return thread_sleep(q, timeout);
-    if (q->ready.head || atomic_load(&q->remote) || unlikely(q->starved.head))
+    if (q->ready.head || atomic_load(&q->remote) || unlikely(q->starved.head || q->cancels_unsent))
         timeout = &now;
     if (q->host)
         return q->ready.head ? 0 : q->host->ops->wait(q, timeout);

@@ -24,6 +24,7 @@
 #include <stdbool.h>
 
 #include "engine/attach.h"
+#include "engine/call.h"
 #include "engine/op.h"
 #include "engine/plug.h"
 #include "engine/request.h"
@@ -76,7 +77,10 @@ struct vdisk_queue {
     unsigned              worker_jobs;
     unsigned              gather_rest;      /* waits until gathering is tried again, */
     unsigned              gather_pause;     /* and how many the next time it is in vain */
-    struct task_list      starved;          /* I/Os that found no SQE, in order */
+    struct task_list      starved;          /* what found no SQE, in order: tasks that try again */
+    bool                  cancels_unsent;   /* of `calls`, some */
+    struct list           calls;            /* struct call: an SQE is out for them */
+    struct poller        *poller;           /* made on first need */
     struct workers       *workers;          /* made on first need */
     struct queue_host    *host;             /* with VDISK_QUEUE_SIMULATED */
     void                 *host_queue;       /* the host's own */
@@ -242,6 +246,20 @@ bool ring_has_work(const vdisk_queue *q);   /* completions, seen or put off, or 
 int  ring_notify(vdisk_queue *q, int fd);   /* write the eventfd `fd` at each completion from now on */
 /* Which registered region holds the buffer; -1: none. */
 int  ring_region(const vdisk_queue *q, const void *base, size_t len);
+
+/* A call to the ring, and its cancellation. */
+void ring_call(struct call *c);
+void ring_call_cancel(struct call *c);
+
+/*
+ * What the SQE or CQE with such user_data stands for: `low` is none of both, but the queue's own. Pointers are
+ * even.
+ */
+enum { RING_TAG_LOW = 4096, RING_TAG_CALL = 1 };
+static inline struct call *ring_call_of(uint64_t user_data)
+{
+    return user_data & RING_TAG_CALL ? (struct call *)(uintptr_t)(user_data - RING_TAG_CALL) : NULL;
+}
 
 /* engine/workers.c: blocking calls on threads of the queue's own, made on first need */
 void workers_run(struct io *io, int64_t (*call)(struct io *));

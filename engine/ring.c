@@ -33,7 +33,7 @@ static_assert(sizeof(struct getevents_arg) == sizeof(struct io_uring_getevents_a
 enum { GATHER_PART = 4, GATHER_MIN = 4, GATHER_US = 4000, GATHER_REST = 64, GATHER_REST_MAX = 8192 };
 
 /* user_data that is no io */
-enum { TAG_WAKE = 1 };
+enum { TAG_WAKE = 1, TAG_CANCEL };
 
 enum { RING_TRIES = 8 };
 
@@ -239,12 +239,38 @@ static void wake_completed(vdisk_queue *q, int32_t res, uint32_t flags)
 
 static void try_again(struct io *io);
 
+/* EINTR and EAGAIN as below; a socket that does not block says EAGAIN where it would: then it is polled. */
+static void call_completed(struct call *c, int32_t res)
+{
+    bool asked = c->asks;
+
+    list_del(&c->link);
+    c->asks = false;
+    if (atomic_load_explicit(&c->cancelled, memory_order_relaxed) && res < 0)
+        call_end(c, -ECANCELED);
+    else if (c->kind == CALL_TIMEOUT && res == -ETIME)
+        call_end(c, 0);
+    else if (res == -EINTR || res == -ECANCELED || (asked && res >= 0))
+        call_start(c);
+    else if (res == -EAGAIN && !asked) {
+        c->asks = c->kind <= CALL_RECEIVE;
+        call_start(c);
+    } else
+        call_end(c, res);
+}
+
 static void run_cqe(vdisk_queue *q, uint64_t user_data, int32_t res, uint32_t flags)
 {
     struct io *io;
 
     if (user_data == TAG_WAKE) {
         wake_completed(q, res, flags);
+        return;
+    }
+    if (unlikely(user_data < RING_TAG_LOW))
+        return;
+    if (unlikely(ring_call_of(user_data) != NULL)) {
+        call_completed(ring_call_of(user_data), res);
         return;
     }
     io = (struct io *)(uintptr_t)user_data;
@@ -417,10 +443,28 @@ static void try_again(struct io *io)
     }
 }
 
+static void submit_again(struct task *t)
+{
+    struct io *io = container_of(t, struct io, task);
+
+    io->backend->driver->submit(io->backend, io);
+}
+
 /* No SQE free: wait in line. */
 static void starve(struct io *io)
 {
+    io->task.run = submit_again;
     task_list_add(&io->queue->starved, &io->task);
+}
+
+static void send_cancels(vdisk_queue *q)
+{
+    q->cancels_unsent = false;
+    for (struct list *l = q->calls.next; l != &q->calls; l = l->next) {
+        struct call *c = container_of(l, struct call, link);
+        if (c->unsent)
+            ring_call_cancel(c);
+    }
 }
 
 void ring_feed(vdisk_queue *q)
@@ -429,10 +473,12 @@ void ring_feed(vdisk_queue *q)
 
     task_list_init(&q->starved);
     while (t) {
-        struct io *io = container_of(t, struct io, task);
-        t = t->next;
-        io->backend->driver->submit(io->backend, io);
+        struct task *next = t->next;
+        t->run(t);
+        t = next;
     }
+    if (q->cancels_unsent)
+        send_cancels(q);
 }
 
 static void prep_rw(struct io_uring_sqe *sqe, const struct io *io)
@@ -537,6 +583,47 @@ void ring_fallocate(struct io *io, int fd, int mode)
         return;
     io_uring_prep_fallocate(sqe, fd, mode, (off_t)io->offset, (off_t)io->len);
     sqe->user_data = (uintptr_t)io;
+}
+
+static void call_again(struct task *t)
+{
+    call_start(container_of(t, struct call, task));
+}
+
+void ring_call(struct call *c)
+{
+    struct io_uring_sqe *sqe = get_sqe(c->queue);
+
+    if (unlikely(!sqe)) {
+        c->place = CALL_LINED;
+        c->task.run = call_again;
+        task_list_add(&c->queue->starved, &c->task);
+        return;
+    }
+    c->place = CALL_KERNEL;
+    list_add_tail(&c->queue->calls, &c->link);
+    if (c->kind == CALL_TIMEOUT)
+        io_uring_prep_timeout(sqe, &c->until, 0, IORING_TIMEOUT_ABS);
+    else if (c->kind == CALL_POLL || c->asks)
+        io_uring_prep_poll_add(sqe, c->fd, call_events(c));
+    else if (c->kind == CALL_SEND)
+        io_uring_prep_sendmsg(sqe, c->fd, &c->msg, MSG_NOSIGNAL);
+    else
+        io_uring_prep_recvmsg(sqe, c->fd, &c->msg, 0);
+    sqe->user_data = (uintptr_t)c + RING_TAG_CALL;
+}
+
+void ring_call_cancel(struct call *c)
+{
+    vdisk_queue *q = c->queue;
+    struct io_uring_sqe *sqe = queue_has_ring(q) ? get_sqe(q) : NULL;
+
+    c->unsent = !sqe;
+    q->cancels_unsent |= c->unsent && queue_has_ring(q);
+    if (!sqe)
+        return;
+    io_uring_prep_cancel64(sqe, (uintptr_t)c + RING_TAG_CALL, 0);
+    sqe->user_data = TAG_CANCEL;
 }
 
 void ring_work(struct io *io, int64_t (*call)(struct io *))

@@ -9,6 +9,7 @@
 #include "engine/clock.h"
 #include "engine/io.h"
 
+struct call;
 struct queue_host;
 
 struct ring_ops {
@@ -24,6 +25,13 @@ struct ring_ops {
 
     /* Make the call io->blocking(io), and end the I/O with its result. Context: the queue's thread. */
     void (*work)(struct io *io);
+
+    /*
+     * Make the call, which ends by call_end(); false: there is no such thing there. NULL: there are no calls at
+     * all. And: it need not be waited for. Context: the queue's thread.
+     */
+    bool (*call)(struct call *c);
+    void (*cancel)(struct call *c);
 };
 
 /* Where queues live that are not the kernel's. */

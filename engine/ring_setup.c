@@ -110,16 +110,22 @@ void ring_finish(vdisk_queue *q)
 
 /* ---- later ------------------------------------------------------------------------------------------------- */
 
-/* I/Os that the kernel has not taken: they come off the ring, and go to `ret`. */
-static void take_unsent(vdisk_queue *q, struct list *ret)
+/* I/Os that the kernel has not taken: they come off the ring, and go to `ret`; and so for calls. */
+static void take_unsent(vdisk_queue *q, struct list *ret, struct list *ret_calls)
 {
     struct io_uring_sq *sq = &q->ring.sq;
     unsigned mask = *sq->kring_mask;
 
     for (unsigned at = io_uring_smp_load_acquire(sq->khead); at != sq->sqe_tail; at++) {
         uint64_t user_data = sq->sqes[at & mask].user_data;
-        if (user_data < 4096) /* no I/O: the queue's own */
+        struct call *c = ring_call_of(user_data);
+        if (user_data < RING_TAG_LOW)
             continue;
+        if (c) {
+            list_del(&c->link);
+            list_add_tail(ret_calls, &c->link);
+            continue;
+        }
         struct io *io = (struct io *)(uintptr_t)user_data;
         q->kernel_inflight--;
         list_del(&io->in_kernel);
@@ -127,39 +133,68 @@ static void take_unsent(vdisk_queue *q, struct list *ret)
     }
 }
 
-/* What the kernel has taken ends by itself. Without the call that waits, look now and then. */
-static void drain(vdisk_queue *q)
+/*
+ * With `rc` the kernel ended it, or the ring. What has moved no bytes can be made again, by the poller: to `ret`.
+ */
+static void call_stopped(struct call *c, int rc, struct list *ret)
+{
+    bool again = c->kind == CALL_POLL || c->kind == CALL_TIMEOUT || c->asks;
+
+    list_del(&c->link);
+    c->asks = false;
+    if (again)
+        list_add_tail(ret, &c->link);
+    else
+        call_end_later(c, rc < 0 && atomic_load(&c->cancelled) ? -ECANCELED : rc);
+}
+
+static void take_ended(vdisk_queue *q, struct list *ret_calls)
+{
+    struct io_uring_cqe *cqe;
+    unsigned head, n = 0;
+
+    io_uring_for_each_cqe(&q->ring, head, cqe) {
+        n++;
+        if (cqe->user_data < RING_TAG_LOW)
+            continue;
+        if (ring_call_of(cqe->user_data)) {
+            call_stopped(ring_call_of(cqe->user_data), cqe->res, ret_calls);
+            continue;
+        }
+        struct io *io = (struct io *)(uintptr_t)cqe->user_data;
+        q->kernel_inflight--;
+        list_del(&io->in_kernel);
+        io_end_later(io, cqe->res);
+    }
+    io_uring_cq_advance(&q->ring, n);
+}
+
+/*
+ * What the kernel has taken ends by itself; of calls only what has: their peers may be silent for ever. Without
+ * the call that waits, look now and then.
+ */
+static void drain(vdisk_queue *q, struct list *ret_calls)
 {
     static const struct timespec ms = {.tv_nsec = 1000000};
 
+    take_ended(q, ret_calls);
     for (unsigned i = 0; q->kernel_inflight > 0 && i < DRAIN_MS; i++) {
-        struct io_uring_cqe *cqe;
-        unsigned head, n = 0;
-        io_uring_for_each_cqe(&q->ring, head, cqe) {
-            n++;
-            if (cqe->user_data < 4096)
-                continue;
-            struct io *io = (struct io *)(uintptr_t)cqe->user_data;
-            q->kernel_inflight--;
-            list_del(&io->in_kernel);
-            io_end_later(io, cqe->res);
-        }
-        io_uring_cq_advance(&q->ring, n);
-        if (q->kernel_inflight > 0)
-            clock_nanosleep(CLOCK_MONOTONIC, 0, &ms, NULL);
+        clock_nanosleep(CLOCK_MONOTONIC, 0, &ms, NULL);
+        take_ended(q, ret_calls);
     }
 }
 
 void ring_stop(vdisk_queue *q, int rc)
 {
-    struct list unsent, *node;
+    struct list unsent, calls, *node;
 
     snprintf(q->reason, sizeof q->reason, "io_uring stopped: %s", strerror(-rc));
     log_add(VDISK_LOG_WARNING, NULL, "queue: %s; it goes on with threads", q->reason);
     list_init(&unsent);
-    take_unsent(q, &unsent);
+    list_init(&calls);
+    take_unsent(q, &unsent, &calls);
     if (q->ring_ready)
-        drain(q);
+        drain(q, &calls);
     io_uring_queue_exit(&q->ring);
     q->kind = VDISK_QUEUE_THREADS;
     q->regions_count = 0;
@@ -167,7 +202,11 @@ void ring_stop(vdisk_queue *q, int rc)
         q->kernel_inflight--;
         io_end_later(container_of(node, struct io, in_kernel), rc);
     }
+    while (!list_empty(&q->calls))
+        call_stopped(container_of(q->calls.next, struct call, link), rc, &calls);
     assert(q->kernel_inflight == 0);
+    while ((node = list_pop(&calls)))
+        call_start(container_of(node, struct call, link));
     while ((node = list_pop(&unsent))) {
         struct io *io = container_of(node, struct io, in_kernel);
         io->backend->driver->submit(io->backend, io);

@@ -74,10 +74,11 @@ static void say_queue(void (*say)(const char *line), vdisk_queue *q)
     bool threaded = q->serves && atomic_load(&q->serves->threaded);
     char line[300];
 
-    snprintf(line, sizeof line, "queue %u (%s%s%s): %u in flight, %u done, %u in the kernel, %u with workers"
+    snprintf(line, sizeof line, "queue %u (%s%s%s): %u in flight, %u done, %u in the kernel, %u with workers%s"
                                 "%s%s%s%s",
              q->id, vdisk_queue_kind_name(q->kind), q->serves ? ", a service" : "",
              threaded ? " with a thread" : "", q->inflight, q->done_count, q->kernel_inflight, q->worker_jobs,
+             list_empty(&q->calls) ? "" : ", has calls",
              q->ready.head ? ", has steps" : "", atomic_load(&q->remote) ? ", has posts" : "",
              q->starved.head ? ", has I/O without an SQE" : "", q->in_loop ? ", in its loop" : "");
     say(line);
