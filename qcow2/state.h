@@ -11,28 +11,23 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "qcow2/flush/flush.h"
 #include "qcow2/map/map.h"
 #include "qcow2/meta/meta.h"
 #include "qcow2/space/space.h"
 
 struct q2 {
-    struct q2_meta  meta;          /* first: q2_meta_of() */
+    struct q2_meta  meta; /* first: q2_meta_of() */
     struct q2_space space;
     struct q2_map   map;
-    uint64_t        cache_bytes;   /* as asked for when it was opened */
-    struct list     flush_waiting; /* locked: ops, by op.wait */
+    struct q2_flush flush;
+    uint64_t        cache_bytes; /* as asked for when it was opened */
 };
 
 static inline struct q2 *q2_of(vdisk *v)
 {
     return v->format_state;
 }
-
-/* qcow2/flush/flush.c: ends by request_end(r) */
-void q2_flush_start(struct q2 *q, struct request *r);
-
-/* A flush as the call of an await. */
-void q2_flush(struct q2 *q, struct op *op);
 
 /* qcow2/image/resize.c: format_driver.resize */
 int q2_resize(vdisk *v, uint64_t size, const struct vdisk_resize_opts *opts, vdisk_queue *queue);
@@ -70,8 +65,5 @@ int q2_data_file_open(struct q2 *q, const struct layer_open *how);
  * nothing in flight. Replaces v->format_state. On failure (with a text) it stays, for reading.
  */
 int q2_reload(vdisk *v, vdisk_queue *queue);
-
-/* Run a flush to its end, outside the loop. */
-int q2_flush_sync(struct q2 *q, vdisk_queue *queue);
 
 #endif

@@ -36,11 +36,10 @@
 
 #include "engine/queue.h"
 #include "engine/service.h"
+#include "qcow2/flush/flush.h"
 #include "qcow2/flush/flush_plan.h"
 #include "qcow2/mutant.h"
-#include "qcow2/space/alloc.h"
-#include "qcow2/space/reclaim.h"
-#include "qcow2/state.h"
+#include "qcow2/space/space.h"
 
 enum { FLUSH_BATCH = 16, COPY_MAPPED = 256 << 10 };
 
@@ -67,7 +66,7 @@ enum { BATCH_REFCOUNTS, BATCH_REFTABLE, BATCH_MAPPING, BATCHES };
 
 struct q2_flush_op {
     struct op            op;      /* waits, on the queue of who asked */
-    struct q2           *q;
+    struct q2_flush *flush;
     /* The leader's. */
     struct op            lead;    /* flushes, on a queue that is turned whatever the owner of the other does */
     int                  rc;
@@ -127,22 +126,22 @@ static size_t add_pages(struct piece *to, struct q2_table *t)
     return n;
 }
 
-static void copy_page(struct q2 *q, const struct piece *p, char *to)
+static void copy_page(struct q2_flush *flush, const struct piece *p, char *to)
 {
     uint64_t first = (uint64_t)p->page * p->len / 8;
 
     for (uint64_t i = 0; i < p->len / 8; i++) {
         uint64_t entry = 0;
-        if (p->table == &q->meta.l1_pages)
-            entry = q2_l1_get(&q->meta, first + i);
-        else if (first + i < q->meta.reftable_entries)
-            entry = q->meta.reftable[first + i];
+        if (p->table == &flush->meta->l1_pages)
+            entry = q2_l1_get(flush->meta, first + i);
+        else if (first + i < flush->meta->reftable_entries)
+            entry = flush->meta->reftable[first + i];
         put_be64(to + 8 * i, entry);
     }
 }
 
 /* With the lock held: copy, in the order on disk, and take for clean. */
-static void copy_batch(struct q2 *q, struct batch *b)
+static void copy_batch(struct q2_flush *flush, struct batch *b)
 {
     char *to = b->copy;
 
@@ -155,7 +154,7 @@ static void copy_batch(struct q2 *q, struct batch *b)
             memcpy(to, q2_slot_data(p->cache, p->slot), p->len);
             q2_slot_copied(p->cache, p->slot);
         } else {
-            copy_page(q, p, to);
+            copy_page(flush, p, to);
             p->table->dirty[p->page] = 0;
             p->table->dirty_count--;
         }
@@ -237,43 +236,44 @@ static void copy_again(struct q2_flush_op *f)
 }
 
 /* With the lock held: rule 9. What the file has at this moment is durable with the first sync. */
-static bool end_has_moved(struct q2 *q)
+static bool end_has_moved(struct q2_flush *flush)
 {
-    q->space.flushing_end = backend_size(q->meta.v->file);
-    return q->space.flushing_end > q->space.durable_end;
+    flush->space->flushing_end = backend_size(flush->meta->v->file);
+    return flush->space->flushing_end > flush->space->durable_end;
 }
 
 /* With the lock held: rule 6. */
 static int take_copy(struct q2_flush_op *f)
 {
-    struct q2 *q = f->q;
-    bool end_moved = end_has_moved(q) && !MUTANT(FORGET_END);
+    struct q2_flush *flush = f->flush;
+    bool end_moved = end_has_moved(flush) && !MUTANT(FORGET_END);
     struct batch *refcounts = &f->batches[BATCH_REFCOUNTS], *reftable = &f->batches[BATCH_REFTABLE];
     struct batch *mapping = &f->batches[BATCH_MAPPING];
 
-    if (alloc_batch(refcounts, q->meta.refcounts.dirty_count, slices_bytes(&q->meta.refcounts)) < 0 ||
-        alloc_batch(reftable, q->meta.reftable_pages.dirty_count, pages_bytes(&q->meta.reftable_pages)) < 0 ||
-        alloc_batch(mapping, q->meta.l2.dirty_count + q->meta.l1_pages.dirty_count,
-                    slices_bytes(&q->meta.l2) + pages_bytes(&q->meta.l1_pages)) < 0)
+    if (alloc_batch(refcounts, flush->meta->refcounts.dirty_count, slices_bytes(&flush->meta->refcounts)) < 0 ||
+        alloc_batch(reftable, flush->meta->reftable_pages.dirty_count, pages_bytes(&flush->meta->reftable_pages)) <
+            0 ||
+        alloc_batch(mapping, flush->meta->l2.dirty_count + flush->meta->l1_pages.dirty_count,
+                    slices_bytes(&flush->meta->l2) + pages_bytes(&flush->meta->l1_pages)) < 0)
         return -ENOMEM;
-    refcounts->count = add_slices(refcounts->pieces, &q->meta.refcounts);
-    reftable->count = add_pages(reftable->pieces, &q->meta.reftable_pages);
-    mapping->count = add_slices(mapping->pieces, &q->meta.l2);
-    if (q->meta.l1_pages.dirty_count > 0)
-        mapping->count += add_pages(mapping->pieces + mapping->count, &q->meta.l1_pages);
+    refcounts->count = add_slices(refcounts->pieces, &flush->meta->refcounts);
+    reftable->count = add_pages(reftable->pieces, &flush->meta->reftable_pages);
+    mapping->count = add_slices(mapping->pieces, &flush->meta->l2);
+    if (flush->meta->l1_pages.dirty_count > 0)
+        mapping->count += add_pages(mapping->pieces + mapping->count, &flush->meta->l1_pages);
     for (int i = 0; i < BATCHES; i++)
-        copy_batch(q, &f->batches[i]);
-    if (q->space.freed[Q2_FREED_DURABLE].count == 0) {
-        f->freed = q->space.freed[Q2_FREED_NOW];
-        q->space.freed[Q2_FREED_NOW] = (struct q2_freed_list){0};
+        copy_batch(flush, &f->batches[i]);
+    if (flush->space->freed[Q2_FREED_DURABLE].count == 0) {
+        f->freed = flush->space->freed[Q2_FREED_NOW];
+        flush->space->freed[Q2_FREED_NOW] = (struct q2_freed_list){0};
     }
-    f->needs_data = q->meta.mapping_needs_data && !MUTANT(FORGET_DATA);
-    q->meta.mapping_needs_data = false;
+    f->needs_data = flush->meta->mapping_needs_data && !MUTANT(FORGET_DATA);
+    flush->meta->mapping_needs_data = false;
     f->plan = q2_flush_plan((struct q2_flush_needs){.refcounts = refcounts->count > 0,
                                                     .reftable = reftable->count > 0,
                                                     .mapping = mapping->count > 0,
                                                     /* The mapping's sync does not reach another file. */
-                                                    .data = f->needs_data || q->meta.data_file || end_moved});
+                                                    .data = f->needs_data || flush->meta->data_file || end_moved});
     break_rules(f);
     return 0;
 }
@@ -306,15 +306,15 @@ static int by_cluster(const void *a, const void *b)
 /* With the lock held: rule 5. */
 static void settle_freed(struct q2_flush_op *f, int rc)
 {
-    struct q2 *q = f->q;
+    struct q2_flush *flush = f->flush;
 
     if (rc == 0 && f->freed.count > 0) {
-        free(q->space.freed[Q2_FREED_DURABLE].list);
-        q->space.freed[Q2_FREED_DURABLE] = f->freed;
-        q->space.freed_ticket = gate_ticket(&q->meta.v->requests);
+        free(flush->space->freed[Q2_FREED_DURABLE].list);
+        flush->space->freed[Q2_FREED_DURABLE] = f->freed;
+        flush->space->freed_ticket = gate_ticket(&flush->meta->v->requests);
     } else {
         for (size_t i = 0; i < f->freed.count; i++)
-            q2_free_run(&q->space, f->freed.list[i].cluster_index << q->meta.geo.cluster_bits,
+            q2_free_run(flush->space, f->freed.list[i].cluster_index << flush->meta->geo.cluster_bits,
                         f->freed.list[i].clusters, f->freed.list[i].untouched);
         free(f->freed.list);
     }
@@ -333,59 +333,59 @@ static void start_lead(struct q2_flush_op *f)
 /* The call of an await: lead a flush, or be flushed for by the next leader. */
 static void wait_turn(struct q2_flush_op *f, struct op *op)
 {
-    struct q2 *q = f->q;
+    struct q2_flush *flush = f->flush;
 
-    pthread_mutex_lock(&q->meta.lock);
-    if (q->meta.flush_running) {
-        list_add_tail(&q->flush_waiting, &op->wait);
+    pthread_mutex_lock(&flush->meta->lock);
+    if (flush->meta->flush_running) {
+        list_add_tail(&flush->flush_waiting, &op->wait);
     } else {
-        q->meta.flush_running = true;
+        flush->meta->flush_running = true;
         start_lead(f);
     }
-    pthread_mutex_unlock(&q->meta.lock);
+    pthread_mutex_unlock(&flush->meta->lock);
 }
 
 /* The leader begins: all who wait by now are flushed for. */
 static int begin(struct q2_flush_op *f)
 {
-    struct q2 *q = f->q;
+    struct q2_flush *flush = f->flush;
     int rc;
 
-    pthread_mutex_lock(&q->meta.lock);
-    list_splice_tail(&f->group, &q->flush_waiting);
+    pthread_mutex_lock(&flush->meta->lock);
+    list_splice_tail(&f->group, &flush->flush_waiting);
     rc = take_copy(f);
-    pthread_mutex_unlock(&q->meta.lock);
+    pthread_mutex_unlock(&flush->meta->lock);
     return rc;
 }
 
 /* The leader is done: tell the group, and pass the lead on to one who came later. */
 static void end(struct q2_flush_op *f, int rc)
 {
-    struct q2 *q = f->q;
+    struct q2_flush *flush = f->flush;
     struct list *next;
 
     if (f->freed.count > 1) /* so that neighbours can be punched together */
         qsort(f->freed.list, f->freed.count, sizeof f->freed.list[0], by_cluster);
-    pthread_mutex_lock(&q->meta.lock);
+    pthread_mutex_lock(&flush->meta->lock);
     for (int i = 0; i < BATCHES; i++)
         settle_batch(&f->batches[i], rc);
     settle_freed(f, rc);
     if (rc < 0) {
-        q->meta.mapping_needs_data |= f->needs_data;
+        flush->meta->mapping_needs_data |= f->needs_data;
     } else {
-        q->space.durable_end = max_u64(q->space.durable_end, q->space.flushing_end);
-        atomic_store_explicit(&q->meta.as_read, EXTENT_DURABLE, memory_order_release);
+        flush->space->durable_end = max_u64(flush->space->durable_end, flush->space->flushing_end);
+        atomic_store_explicit(&flush->meta->as_read, EXTENT_DURABLE, memory_order_release);
     }
-    q->space.flushing_end = 0;
+    flush->space->flushing_end = 0;
     op_wake_all(&f->group, rc);
     if (MUTANT(FLUSH_JOINED))
-        op_wake_all(&q->flush_waiting, rc);
-    next = list_pop(&q->flush_waiting);
+        op_wake_all(&flush->flush_waiting, rc);
+    next = list_pop(&flush->flush_waiting);
     if (next && !ENGINE_MUTANT(FLUSH_LEAD_LOST))
         start_lead(container_of(container_of(next, struct op, wait), struct q2_flush_op, op));
     else
-        q->meta.flush_running = false;
-    pthread_mutex_unlock(&q->meta.lock);
+        flush->meta->flush_running = false;
+    pthread_mutex_unlock(&flush->meta->lock);
 }
 
 static void flush_finish(struct q2_flush_op *f, int rc)
@@ -411,7 +411,7 @@ static void write_pieces(struct q2_flush_op *f, struct op *op, struct batch *b)
         uint64_t start = b->pieces[b->at].host_offset, len = 0;
         while (b->at < b->count && b->pieces[b->at].host_offset == start + len)
             len += b->pieces[b->at++].len;
-        io_rw(&f->io[i], f->q->meta.v->file, IO_WRITE, start, b->copy + b->copy_at, len);
+        io_rw(&f->io[i], f->flush->meta->v->file, IO_WRITE, start, b->copy + b->copy_at, len);
         b->copy_at += len;
         op_io_add(op, &f->io[i]);
     }
@@ -420,17 +420,17 @@ static void write_pieces(struct q2_flush_op *f, struct op *op, struct batch *b)
 
 static void sync_file(struct q2_flush_op *f, struct op *op)
 {
-    io_range(&f->io[0], f->q->meta.v->file, IO_FLUSH, 0, 0);
+    io_range(&f->io[0], f->flush->meta->v->file, IO_FLUSH, 0, 0);
     op_io(op, &f->io[0]);
 }
 
 static void sync_data(struct q2_flush_op *f, struct op *op)
 {
     op_io_begin(op);
-    io_range(&f->io[0], f->q->meta.v->file, IO_FLUSH, 0, 0);
+    io_range(&f->io[0], f->flush->meta->v->file, IO_FLUSH, 0, 0);
     op_io_add(op, &f->io[0]);
-    if (f->q->meta.data_file && !MUTANT(FORGET_DATA_FILE)) {
-        io_range(&f->io[1], f->q->meta.v->data, IO_FLUSH, 0, 0);
+    if (f->flush->meta->data_file && !MUTANT(FORGET_DATA_FILE)) {
+        io_range(&f->io[1], f->flush->meta->v->data, IO_FLUSH, 0, 0);
         op_io_add(op, &f->io[1]);
     }
     op_io_wait(op);
@@ -446,7 +446,7 @@ static void q2_flush_lead_step(struct op *op)
     struct q2_flush_op *f = container_of(op, struct q2_flush_op, lead);
 
     OP_BEGIN(enum q2_flush_lead_state, op)
-    q2_reclaim_carry(&f->q->space, op->queue, &f->reclaim);
+    q2_reclaim_carry(f->flush->space, op->queue, &f->reclaim);
     op->rc = begin(f);
     if (op->rc < 0)
         goto fail;
@@ -468,7 +468,7 @@ fail:
     f->rc = op->rc;
     end(f, f->rc);
     if (f->reclaim.running)
-        OP_AWAIT(op, FLUSH_RECLAIMED, q2_reclaim_join(&f->q->space, &f->reclaim, op));
+        OP_AWAIT(op, FLUSH_RECLAIMED, q2_reclaim_join(f->flush->space, &f->reclaim, op));
     lead_finish(f);
     return;
     OP_END
@@ -491,21 +491,28 @@ static void q2_flush_step(struct op *op)
 
 OP_TYPE(q2_flush_op, q2_flush_step, "START", "FLUSH_DONE");
 
-static struct q2_flush_op *flush_alloc(struct q2 *q, vdisk_queue *queue)
+static struct q2_flush_op *flush_alloc(struct q2_flush *flush, vdisk_queue *queue)
 {
     struct q2_flush_op *f = op_alloc(queue, &q2_flush_op_type, sizeof *f);
 
     if (!f)
         return NULL;
-    f->q = q;
-    op_init(&f->lead, service_queue(q->meta.v, queue), &q2_flush_lead_type);
+    f->flush = flush;
+    op_init(&f->lead, service_queue(flush->meta->v, queue), &q2_flush_lead_type);
     list_init(&f->group);
     return f;
 }
 
-void q2_flush(struct q2 *q, struct op *op)
+void q2_flush_state_init(struct q2_flush *flush, struct q2_meta *meta, struct q2_space *space)
 {
-    struct q2_flush_op *f = flush_alloc(q, op->queue);
+    flush->meta = meta;
+    flush->space = space;
+    list_init(&flush->flush_waiting);
+}
+
+void q2_flush(struct q2_flush *flush, struct op *op)
+{
+    struct q2_flush_op *f = flush_alloc(flush, op->queue);
 
     if (!f) {
         op_wake(op, -ENOMEM);
@@ -515,9 +522,9 @@ void q2_flush(struct q2 *q, struct op *op)
     op_start(&f->op);
 }
 
-void q2_flush_start(struct q2 *q, struct request *r)
+void q2_flush_start(struct q2_flush *flush, struct request *r)
 {
-    struct q2_flush_op *f = flush_alloc(q, r->queue);
+    struct q2_flush_op *f = flush_alloc(flush, r->queue);
 
     if (!f) {
         request_end_later(r, -ENOMEM);
@@ -531,7 +538,7 @@ void q2_flush_start(struct q2 *q, struct request *r)
 
 struct flush_sync {
     struct op  op;
-    struct q2 *q;
+    struct q2_flush *flush;
     bool       done;
 };
 
@@ -542,7 +549,7 @@ static void flush_sync_step(struct op *op)
     struct flush_sync *s = container_of(op, struct flush_sync, op);
 
     OP_BEGIN(enum flush_sync_state, op)
-    OP_AWAIT(op, FLUSH_SYNC_FLUSHED, q2_flush(s->q, op));
+    OP_AWAIT(op, FLUSH_SYNC_FLUSHED, q2_flush(s->flush, op));
     s->done = true;
     return;
     OP_END
@@ -550,9 +557,9 @@ static void flush_sync_step(struct op *op)
 
 OP_TYPE(flush_sync, flush_sync_step, "START", "FLUSH_SYNC_FLUSHED");
 
-int q2_flush_sync(struct q2 *q, vdisk_queue *queue)
+int q2_flush_sync(struct q2_flush *flush, vdisk_queue *queue)
 {
-    struct flush_sync s = {.q = q};
+    struct flush_sync s = {.flush = flush};
 
     op_init(&s.op, queue, &flush_sync_type);
     op_run(&s.op, &s.done, NULL, NULL);

@@ -37,7 +37,7 @@ static void q2_submit(vdisk *v, struct request *r)
         q2_clear_start(&q->map, r);
         break;
     case REQ_FLUSH:
-        q2_flush_start(q, r);
+        q2_flush_start(&q->flush, r);
         break;
     case REQ_READ:
     case REQ_EXTENTS:

@@ -171,7 +171,7 @@ static void grow_step(struct op *op)
     if (g->q->meta.data_file && g->q->meta.v->data->caps & BACKEND_GROWS &&
         backend_size(g->q->meta.v->data) < g->size)
         OP_TRY(op, GROW_DATA_FILE, start_range(g, op, g->q->meta.v->data, IO_TRUNCATE, g->size));
-    OP_TRY(op, GROW_FLUSHED, q2_flush(g->q, op));
+    OP_TRY(op, GROW_FLUSHED, q2_flush(&g->q->flush, op));
     if (g->longer) {
         OP_TRY(op, GROW_ALLOCATED,
                q2_alloc_structure(&g->q->space, g->table_len >> g->q->meta.geo.cluster_bits, true, Q2_META_L1,
@@ -180,7 +180,7 @@ static void grow_step(struct op *op)
         OP_TRY(op, GROW_TABLE_WRITTEN, start_write(g, op, g->table, g->table_len, g->run.host_offset));
         /* With the refcounts: flush rule 1 holds for the header's pointer too. */
         if (!MUTANT(GROW_UNFLUSHED))
-            OP_TRY(op, GROW_TABLE_FLUSHED, q2_flush(g->q, op));
+            OP_TRY(op, GROW_TABLE_FLUSHED, q2_flush(&g->q->flush, op));
     }
     fill_sector(g);
     OP_AWAIT(op, GROW_HEADER_WRITTEN, start_write(g, op, g->sector, Q2_SECTOR_SIZE, 0));

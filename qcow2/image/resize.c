@@ -118,7 +118,7 @@ static int prepare_range(vdisk *v, uint64_t old, uint64_t stale, uint64_t size,
 
     if (rc == 0 && opts->preallocation != VDISK_PREALLOC_OFF)
         rc = q2_reserve_range(q2_of(v), old, size, opts, queue);
-    return rc == 0 ? q2_flush_sync(q2_of(v), queue) : rc;
+    return rc == 0 ? q2_flush_sync(&q2_of(v)->flush, queue) : rc;
 }
 
 static int grow(vdisk *v, uint64_t size, const struct vdisk_resize_opts *opts, vdisk_queue *queue)

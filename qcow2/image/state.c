@@ -8,6 +8,7 @@
  * struct can be given back after any of them.
  */
 #include <errno.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -20,9 +21,11 @@
 
 enum { CACHE_DEFAULT = 32 << 20, CACHE_MIN = 1 << 20, L1_PAGE = 4096 };
 
+_Static_assert(offsetof(struct q2, meta) == 0, "q2_meta_of() of a volume is where its struct q2 begins");
+
 static void make_clean(struct q2_meta *meta, struct op *op)
 {
-    q2_flush(container_of(meta, struct q2, meta), op);
+    q2_flush(&container_of(meta, struct q2, meta)->flush, op);
 }
 
 struct q2 *q2_state_alloc(vdisk *v)
@@ -36,7 +39,7 @@ struct q2 *q2_state_alloc(vdisk *v)
     q->meta.make_clean = make_clean;
     q2_space_state_init(&q->space, &q->meta);
     q2_map_state_init(&q->map, &q->meta, &q->space);
-    list_init(&q->flush_waiting);
+    q2_flush_state_init(&q->flush, &q->meta, &q->space);
     return q;
 }
 

@@ -45,7 +45,7 @@ static void finish(void)
         REQUIRE(image_flush(&x.image, x.queue[0]) == 0, "the next flush fails, too");
     for (unsigned i = 0; i < THREADS; i++)
         REQUIRE(image_durable(&x.image, KEY, i) == changed(i), "the disk has not what %c changed", (int)('A' + i));
-    REQUIRE(!q->meta.flush_running && list_empty(&q->flush_waiting), "a flush is left");
+    REQUIRE(!q->meta.flush_running && list_empty(&q->flush.flush_waiting), "a flush is left");
     REQUIRE(q->meta.l2.dirty_count == 0 && q2_read_settled(q2_cache_find(&q->meta.l2, KEY)),
             "the slice is still dirty");
     REQUIRE(x.failed > 0 || x.image.disk->fail_flush == 0, "nobody heard of the flush that failed");

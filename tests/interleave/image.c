@@ -96,7 +96,7 @@ static struct q2_l1 no_tables;
 
 static void make_clean(struct q2_meta *meta, struct op *op)
 {
-    q2_flush(container_of(meta, struct q2, meta), op);
+    q2_flush(&container_of(meta, struct q2, meta)->flush, op);
 }
 
 void image_init(struct image *im)
@@ -112,8 +112,8 @@ void image_init(struct image *im)
     q->meta.make_clean = make_clean;
     q2_geometry_init(&q->meta.geo, 3, 16, 4, false, false);
     short_lock_init(&q->meta.lock);
-    list_init(&q->flush_waiting);
     q2_space_state_init(&q->space, &q->meta);
+    q2_flush_state_init(&q->flush, &q->meta, &q->space);
     atomic_init(&q->meta.l1, &no_tables);
     q->space.durable_end = sizeof im->disk->written;
     im->reftable = REFBLOCK;
@@ -170,7 +170,7 @@ int image_flush(struct image *im, vdisk_queue *q)
     struct waiter w;
 
     waiter_init(&w, q);
-    q2_flush(&im->q, &w.op);
+    q2_flush(&im->q.flush, &w.op);
     return waiter_await(&w);
 }
 
