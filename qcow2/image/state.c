@@ -19,7 +19,7 @@
 #include "qcow2/space/lease.h"
 #include "qcow2/state.h"
 
-enum { CACHE_DEFAULT = 32 << 20, CACHE_MIN = 1 << 20, L1_PAGE = 4096 };
+enum { L1_PAGE = 4096 };
 
 _Static_assert(offsetof(struct q2, meta) == 0, "q2_meta_of() of a volume is where its struct q2 begins");
 
@@ -158,24 +158,6 @@ static int setup_tables(struct q2 *q, vdisk_queue *queue, uint64_t *tables_left)
     return 0;
 }
 
-static int setup_caches(struct q2 *q, uint64_t cache_bytes)
-{
-    uint32_t slice = (uint32_t)min_u64(q->meta.geo.cluster_size, Q2_SLICE_MAX);
-    uint64_t bytes = max_u64(cache_bytes ? cache_bytes : CACHE_DEFAULT, CACHE_MIN), slices, linear;
-
-    q->meta.slice_entries_bits = log2_floor(slice / q->meta.geo.l2_entry_size);
-    q->meta.slice_guest_bits = q->meta.slice_entries_bits + q->meta.geo.cluster_bits;
-    q->meta.refslice_bits = log2_floor((uint64_t)slice * 8 >> q->meta.geo.refcount_order);
-    slices = div_up(q->meta.header.size, 1ull << q->meta.slice_guest_bits);
-    linear = min_u64(slices * sizeof(uint64_t), bytes / 8);
-    /* One refcount slice describes far more than one L2 slice. */
-    if (q2_cache_init(&q->meta.l2, slice, bytes - bytes / 8 - linear, slices) < 0 ||
-        q2_cache_keep_linear(&q->meta.l2, &q->meta.geo, linear, slices) < 0 ||
-        q2_cache_init(&q->meta.refcounts, slice, bytes / 8, q->meta.v->read_only ? 1 : UINT64_MAX / 64) < 0)
-        return err_set(ENOMEM, "%s: out of memory for the metadata cache", q->meta.v->name);
-    return 0;
-}
-
 /* ---- all of it ----------------------------------------------------------------------------------------- */
 
 int q2_state_read_header(struct q2 *q, vdisk_queue *queue)
@@ -198,7 +180,7 @@ int q2_state_setup(struct q2 *q, vdisk_queue *queue, uint64_t *tables_left)
     int rc = setup_tables(q, queue, tables_left);
 
     if (rc == 0)
-        rc = setup_caches(q, q->cache_bytes);
+        rc = q2_meta_caches_init(&q->meta, q->cache_bytes);
     if (rc == 0)
         q2_space_state_setup(&q->space);
     if (rc == 0 && !q->meta.v->read_only && !(q->meta.v->open_flags & VDISK_OPEN_CHECK))

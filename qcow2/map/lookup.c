@@ -198,6 +198,5 @@ void q2_load(vdisk *v, uint64_t guest_offset, struct op *op)
     if (rc < 0)
         op_wake(op, rc);
     else
-        q2_cache_load(meta, &meta->l2, q2_slice_key(meta, guest_offset), q2_slice_host(meta, table, guest_offset),
-                      op);
+        q2_cache_load(&meta->l2, q2_slice_key(meta, guest_offset), q2_slice_host(meta, table, guest_offset), op);
 }

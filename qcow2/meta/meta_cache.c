@@ -8,8 +8,7 @@
 
 #include "engine/io.h"
 #include "engine/queue.h"
-#include "qcow2/meta/guard.h"
-#include "qcow2/meta/slice.h"
+#include "qcow2/format/entry.h"
 #include "qcow2/mutant.h"
 
 int q2_cache_init(struct q2_cache *c, uint32_t slice_size, uint64_t bytes, uint64_t keys)
@@ -43,6 +42,11 @@ int q2_cache_init(struct q2_cache *c, uint32_t slice_size, uint64_t bytes, uint6
         list_init(&c->slot[i].dirty_node);
     }
     return 0;
+}
+
+void q2_cache_attach(struct q2_cache *c, const struct q2_cache_owner *owner)
+{
+    c->owner = *owner;
 }
 
 int q2_cache_keep_linear(struct q2_cache *c, const struct q2_geometry *geo, uint64_t bytes, uint64_t keys)
@@ -303,8 +307,7 @@ void q2_cache_moved(struct q2_cache *c, uint64_t first_key, uint64_t n, uint64_t
 /* ---- loading ----------------------------------------------------------------------------------------- */
 
 struct slice_load {
-    struct op        op;
-    struct q2_meta *meta;
+    struct op op;
     struct q2_cache *cache;
     struct q2_slot  *slot;    /* NULL: another load has filled it, or it was taken for another slice */
     struct list      node;    /* of slot->loads */
@@ -323,15 +326,16 @@ static char *slice_buffer(struct slice_load *l)
 
 static void start_read(struct slice_load *l, struct op *op)
 {
-    io_rw(&l->io, l->meta->v->file, IO_READ, l->host_offset, slice_buffer(l), l->cache->slice_size);
+    io_rw(&l->io, l->cache->owner.file, IO_READ, l->host_offset, slice_buffer(l), l->cache->slice_size);
     op_io(op, &l->io);
 }
 
 /* Readers have to look at each entry, and writers ask again. */
 static bool is_suspect(struct slice_load *l)
 {
-    return l->cache == &l->meta->l2 &&
-           q2_guard_slice(l->meta, q2_slice_guest(l->meta, l->slot->key), l->slot->host_offset, slice_buffer(l));
+    const struct q2_cache_owner *owner = &l->cache->owner;
+
+    return owner->is_suspect && owner->is_suspect(owner->arg, l->slot, slice_buffer(l));
 }
 
 /* With the lock held: those that still read it come too late. */
@@ -364,7 +368,7 @@ static void slice_load_step(struct op *op)
 
     OP_BEGIN(enum slice_load_state, op)
     OP_AWAIT(op, SLICE_READ, start_read(l, op));
-    pthread_mutex_lock(&l->meta->lock);
+    pthread_mutex_lock(l->cache->owner.lock);
     if (l->slot)
         list_del(&l->node);
     if (l->slot && op->rc == 0)
@@ -373,7 +377,7 @@ static void slice_load_step(struct op *op)
         l->slot->state = Q2_SLOT_EMPTY;
     op_wake_all(&l->waiters, l->slot ? op->rc : 0); /* 0: look again */
     op_wake_all(&l->cache->room, 0);
-    pthread_mutex_unlock(&l->meta->lock);
+    pthread_mutex_unlock(l->cache->owner.lock);
     op_free(op, sizeof *l);
     return;
     OP_END
@@ -431,8 +435,8 @@ static struct q2_slot *take_loading(struct q2_cache *c, uint64_t key, const vdis
  * With the lock held: the op to fill a slot in LOADING, waited for by `op`; NULL: the await has been ended or goes
  * on, or (*ret_full) there is no slot before a flush.
  */
-static struct slice_load *begin_load(struct q2_meta *meta, struct q2_cache *c, uint64_t key, uint64_t host_offset,
-                                     struct op *op, bool *ret_full)
+static struct slice_load *begin_load(struct q2_cache *c, uint64_t key, uint64_t host_offset, struct op *op,
+                                     bool *ret_full)
 {
     struct q2_slot *s = find_any(c, key);
     struct slice_load *l = s ? find_load(s, op->queue) : NULL;
@@ -466,7 +470,6 @@ static struct slice_load *begin_load(struct q2_meta *meta, struct q2_cache *c, u
     s->state = Q2_SLOT_LOADING;
     s->key = key;
     s->host_offset = host_offset;
-    l->meta = meta;
     l->cache = c;
     l->slot = s;
     l->host_offset = host_offset;
@@ -476,16 +479,16 @@ static struct slice_load *begin_load(struct q2_meta *meta, struct q2_cache *c, u
     return l;
 }
 
-void q2_cache_load(struct q2_meta *meta, struct q2_cache *c, uint64_t key, uint64_t host_offset, struct op *op)
+void q2_cache_load(struct q2_cache *c, uint64_t key, uint64_t host_offset, struct op *op)
 {
     struct slice_load *l;
     bool full = false;
 
-    pthread_mutex_lock(&meta->lock);
-    l = begin_load(meta, c, key, host_offset, op, &full);
-    pthread_mutex_unlock(&meta->lock);
+    pthread_mutex_lock(c->owner.lock);
+    l = begin_load(c, key, host_offset, op, &full);
+    pthread_mutex_unlock(c->owner.lock);
     if (l)
         op_start(&l->op);
     else if (full)
-        q2_make_clean(meta, op); /* makes room: what is dirty becomes clean */
+        c->owner.make_clean(c->owner.arg, op); /* makes room: what is dirty becomes clean */
 }

@@ -9,7 +9,7 @@
  * line and the entry, and an image that fits is cached without conflicts. Slots stay where they are for ever;
  * lock-free readers check a sequence number.
  *
- * Invariants (under the image's lock, but for the lock-free readers).
+ * Invariants (under the owner's lock, but for the lock-free readers).
  *  1. A tag is published after the slot's content is complete, and taken back before the slot is reused.
  *  2. `seq` is odd while content changes. A reader that saw an odd or a changed number has read nothing.
  *  3. Dirty, pinned, loading and flushing slots are not evicted.
@@ -27,6 +27,7 @@
 #ifndef QCOW2_META_CACHE_H
 #define QCOW2_META_CACHE_H
 
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -62,6 +63,17 @@ struct q2_slot {
     struct list      dirty_node;
 };
 
+/* Whom it serves. */
+struct q2_cache_owner {
+    pthread_mutex_t *lock; /* over all that has no synchronisation of its own */
+    struct backend  *file; /* from which slices are read */
+    void            *arg;
+    /* Locked: is an entry of a slice that has been read not to be followed? NULL: none is looked at. */
+    bool           (*is_suspect)(void *arg, const struct q2_slot *s, const char *content);
+    /* Make what is dirty clean, as the call of an await. */
+    void           (*make_clean)(void *arg, struct op *op);
+};
+
 struct q2_cache {
     /* Fixed, and read without the lock: one cache line. */
     uint32_t          slice_size;
@@ -71,23 +83,27 @@ struct q2_cache {
     struct q2_slot   *slot;
     char             *memory;     /* slots * slice_size */
     _Atomic uint64_t *linear;     /* by key: host offset | Q2_LINEAR, or 0: not known to be; NULL: none kept */
-    uint64_t linear_keys;
+    uint64_t          linear_keys;
     const struct q2_geometry *geo; /* with `linear` */
     /* locked */
     struct list       dirty_list;
     uint32_t          dirty_count;
     uint32_t          hand;       /* second chance */
-    struct list room;             /* ops that wait for a slot: woken when a load or a pin ends */
+    struct list       room;       /* ops that wait for a slot: woken when a load or a pin ends */
+    struct q2_cache_owner owner;  /* fixed */
 };
 
 enum { Q2_LINEAR = 1 };
 
-struct q2_meta;
+struct backend;
 struct q2_geometry;
 
 /* Room for at most `bytes` of slices, and for no more than `keys` of them. 0 or -ENOMEM. */
 int q2_cache_init(struct q2_cache *c, uint32_t slice_size, uint64_t bytes, uint64_t keys);
 void q2_cache_finish(struct q2_cache *c);
+
+/* Before the first load. */
+void q2_cache_attach(struct q2_cache *c, const struct q2_cache_owner *owner);
 
 /* Keep linear L2 slices as words too, in at most `bytes` for `keys` of them. 0 or -ENOMEM. */
 int q2_cache_keep_linear(struct q2_cache *c, const struct q2_geometry *geo, uint64_t bytes, uint64_t keys);
@@ -154,7 +170,7 @@ static inline uint64_t q2_read_be64(const struct q2_cache *c, const struct q2_sl
     return be64toh(atomic_load_explicit(p, memory_order_acquire));
 }
 
-/* ---- under the image's lock ------------------------------------------------------------------------ */
+/* ---- under the owner's lock ------------------------------------------------------------------------ */
 
 /* The slot with `key` if it is VALID. */
 struct q2_slot *q2_cache_find(struct q2_cache *c, uint64_t key);
@@ -163,7 +179,7 @@ struct q2_slot *q2_cache_find(struct q2_cache *c, uint64_t key);
  * The call of an await: end it when the slice may have been read from host_offset, or with an error. Look it up
  * again afterwards. Takes the lock itself.
  */
-void q2_cache_load(struct q2_meta *meta, struct q2_cache *c, uint64_t key, uint64_t host_offset, struct op *op);
+void q2_cache_load(struct q2_cache *c, uint64_t key, uint64_t host_offset, struct op *op);
 
 /* A slot for `key`, filled with zeros and dirty, without reading; NULL: no room before a flush. */
 struct q2_slot *q2_cache_install_zero(struct q2_cache *c, uint64_t key, uint64_t host_offset);

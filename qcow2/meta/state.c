@@ -1,10 +1,16 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The struct of the room: made empty, given back. */
+/* The struct of the room: made empty, given caches, given back. */
 #include "qcow2/meta/state.h"
 
+#include <errno.h>
 #include <stdlib.h>
 
+#include "engine/error.h"
 #include "engine/short_lock.h"
+#include "qcow2/meta/guard.h"
+#include "qcow2/meta/slice.h"
+
+enum { CACHE_DEFAULT = 32 << 20, CACHE_MIN = 1 << 20 };
 
 void q2_meta_state_init(struct q2_meta *meta, vdisk *v)
 {
@@ -42,4 +48,50 @@ void q2_meta_state_finish(struct q2_meta *meta)
     range_locks_finish(&meta->structure);
     pthread_mutex_destroy(&meta->lock);
     q2_header_free(&meta->header);
+}
+
+/* ---- caches ------------------------------------------------------------------------------------------------- */
+
+static bool is_suspect(void *arg, const struct q2_slot *s, const char *content)
+{
+    struct q2_meta *meta = arg;
+
+    return q2_guard_slice(meta, q2_slice_guest(meta, s->key), s->host_offset, content);
+}
+
+static void make_clean(void *arg, struct op *op)
+{
+    q2_make_clean(arg, op);
+}
+
+void q2_meta_caches_attach(struct q2_meta *meta)
+{
+    struct q2_cache_owner owner = {.lock = &meta->lock,
+                                   .file = meta->v->file,
+                                   .arg = meta,
+                                   .is_suspect = is_suspect,
+                                   .make_clean = make_clean};
+
+    q2_cache_attach(&meta->l2, &owner);
+    owner.is_suspect = NULL;
+    q2_cache_attach(&meta->refcounts, &owner);
+}
+
+int q2_meta_caches_init(struct q2_meta *meta, uint64_t cache_bytes)
+{
+    uint32_t slice = (uint32_t)min_u64(meta->geo.cluster_size, Q2_SLICE_MAX);
+    uint64_t bytes = max_u64(cache_bytes ? cache_bytes : CACHE_DEFAULT, CACHE_MIN), slices, linear;
+
+    meta->slice_entries_bits = log2_floor(slice / meta->geo.l2_entry_size);
+    meta->slice_guest_bits = meta->slice_entries_bits + meta->geo.cluster_bits;
+    meta->refslice_bits = log2_floor((uint64_t)slice * 8 >> meta->geo.refcount_order);
+    slices = div_up(meta->header.size, 1ull << meta->slice_guest_bits);
+    linear = min_u64(slices * sizeof(uint64_t), bytes / 8);
+    /* One refcount slice describes far more than one L2 slice. */
+    if (q2_cache_init(&meta->l2, slice, bytes - bytes / 8 - linear, slices) < 0 ||
+        q2_cache_keep_linear(&meta->l2, &meta->geo, linear, slices) < 0 ||
+        q2_cache_init(&meta->refcounts, slice, bytes / 8, meta->v->read_only ? 1 : UINT64_MAX / 64) < 0)
+        return err_set(ENOMEM, "%s: out of memory for the metadata cache", meta->v->name);
+    q2_meta_caches_attach(meta);
+    return 0;
 }

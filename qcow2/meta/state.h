@@ -86,6 +86,15 @@ void q2_meta_state_init(struct q2_meta *meta, vdisk *v);
 void q2_meta_state_finish(struct q2_meta *meta);
 
 /*
+ * The caches, when header and geometry are known. `bytes` of memory at most, within reason; 0: the default. 0 or
+ * -ENOMEM with a text.
+ */
+int q2_meta_caches_init(struct q2_meta *meta, uint64_t bytes);
+
+/* The part of it that says whose caches they are, which have been made. */
+void q2_meta_caches_attach(struct q2_meta *meta);
+
+/*
  * What is dirty becomes clean, as the call of an await: a flush. It is a hook since those who need it (a cache
  * without room, a search for space, a table that moves) lie below the flush.
  */

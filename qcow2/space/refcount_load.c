@@ -47,7 +47,7 @@ static void load_slice(struct refcount_load *l, uint64_t key, struct op *op)
 {
     struct q2_space *space = l->space;
 
-    q2_cache_load(space->meta, &space->meta->refcounts, key,
+    q2_cache_load(&space->meta->refcounts, key,
                   l->host_offset + key % block_slices(space) * space->meta->refcounts.slice_size, op);
 }
 

@@ -124,6 +124,7 @@ void image_init(struct image *im)
     REQUIRE(q2_cache_init(&q->meta.l2, IMAGE_SLICE, 1, 1) == 0 &&
                 q2_cache_init(&q->meta.refcounts, IMAGE_SLICE, 1, 1) == 0,
             "out of memory");
+    q2_meta_caches_attach(&q->meta);
 }
 
 void image_finish(struct image *im)
@@ -148,7 +149,7 @@ void image_load(struct image *im, vdisk_queue *q, uint64_t key)
     struct waiter w;
 
     waiter_init(&w, q);
-    q2_cache_load(&im->q.meta, &im->q.meta.l2, key, key * IMAGE_SLICE, &w.op);
+    q2_cache_load(&im->q.meta.l2, key, key * IMAGE_SLICE, &w.op);
     REQUIRE(waiter_await(&w) == 0, "a slice cannot be loaded");
 }
 

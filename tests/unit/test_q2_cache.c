@@ -5,52 +5,59 @@
 
 #include "backends/fault.h"
 #include "backends/memory.h"
-#include "qcow2/meta/state.h"
+#include "qcow2/format/geometry.h"
+#include "qcow2/meta/meta_cache.h"
 
 enum { SLICE = 4096, DISK = 4 << 20 };
 
 static vdisk_queue *queue;
 
-/* As much of an open image as the cache looks at. */
-struct image {
-    struct q2_meta meta;
-    vdisk           v;
+/* A cache, and what it is of. */
+struct disk {
+    struct q2_cache cache;
+    pthread_mutex_t lock;
     struct backend *file; /* a fault backend on memory: each word holds its own offset */
 };
 
-static void image_init(struct image *im, uint64_t cache_bytes, uint64_t keys)
+/* Room that only a flush could make: no case here gets so far. */
+static void make_clean(void *arg, struct op *op)
+{
+    fail_msg("the cache asks for a flush");
+}
+
+static void disk_init(struct disk *d, uint64_t cache_bytes, uint64_t keys)
 {
     struct backend *memory;
     uint64_t words[SLICE / 8];
 
-    memset(im, 0, sizeof *im);
+    memset(d, 0, sizeof *d);
     assert_int_equal(memory_backend_create("memory", DISK, &memory), 0);
     for (uint64_t at = 0; at < DISK; at += SLICE) {
         for (uint64_t i = 0; i < SLICE / 8; i++)
             words[i] = htobe64(at + i * 8);
         assert_int_equal(memory_backend_write(memory, at, words, SLICE), 0);
     }
-    assert_int_equal(fault_backend_create(memory, &im->file), 0);
-    im->v.file = im->file;
-    im->meta.v = &im->v;
-    pthread_mutex_init(&im->meta.lock, NULL);
-    assert_int_equal(q2_cache_init(&im->meta.refcounts, SLICE, cache_bytes, keys), 0);
+    assert_int_equal(fault_backend_create(memory, &d->file), 0);
+    pthread_mutex_init(&d->lock, NULL);
+    assert_int_equal(q2_cache_init(&d->cache, SLICE, cache_bytes, keys), 0);
+    q2_cache_attach(&d->cache,
+                    &(struct q2_cache_owner){.lock = &d->lock, .file = d->file, .make_clean = make_clean});
 }
 
-static void image_finish(struct image *im)
+static void disk_finish(struct disk *d)
 {
-    q2_cache_finish(&im->meta.refcounts);
-    pthread_mutex_destroy(&im->meta.lock);
-    backend_close(im->file);
+    q2_cache_finish(&d->cache);
+    pthread_mutex_destroy(&d->lock);
+    backend_close(d->file);
 }
 
 /* Slice `key` is at key * SLICE here. */
-static int load(struct image *im, uint64_t key)
+static int load(struct disk *d, uint64_t key)
 {
     struct waiter w;
 
     waiter_init(&w, queue);
-    q2_cache_load(&im->meta, &im->meta.refcounts, key, key * SLICE, &w.op);
+    q2_cache_load(&d->cache, key, key * SLICE, &w.op);
     assert_int_equal(w.woken, 0);
     while (!w.woken)
         if (!queue_turn(queue))
@@ -100,62 +107,62 @@ static void the_bound_holds(void **state)
 
 static void loads_and_finds(void **state)
 {
-    struct image im;
+    struct disk d;
     uint32_t seq = 0;
 
-    image_init(&im, 1 << 20, 256);
-    assert_null(q2_cache_find(&im.meta.refcounts, 5));
-    assert_null(q2_read_begin(&im.meta.refcounts, 5, &seq));
+    disk_init(&d, 1 << 20, 256);
+    assert_null(q2_cache_find(&d.cache, 5));
+    assert_null(q2_read_begin(&d.cache, 5, &seq));
     for (uint64_t key = 1; key <= 100; key++) {
-        assert_int_equal(load(&im, key), 0);
-        assert_content(&im.meta.refcounts, key, key * SLICE);
-        assert_non_null(q2_cache_find(&im.meta.refcounts, key));
+        assert_int_equal(load(&d, key), 0);
+        assert_content(&d.cache, key, key * SLICE);
+        assert_non_null(q2_cache_find(&d.cache, key));
     }
-    assert_int_equal(fault_calls(im.file, IO_READ), 100);
-    assert_int_equal(load(&im, 7), 0); /* there already */
-    assert_int_equal(fault_calls(im.file, IO_READ), 100);
-    image_finish(&im);
+    assert_int_equal(fault_calls(d.file, IO_READ), 100);
+    assert_int_equal(load(&d, 7), 0); /* there already */
+    assert_int_equal(fault_calls(d.file, IO_READ), 100);
+    disk_finish(&d);
 }
 
 static void waiters_share_one_read(void **state)
 {
     struct waiter w[5];
-    struct image im;
+    struct disk d;
 
-    image_init(&im, 1 << 20, 256);
+    disk_init(&d, 1 << 20, 256);
     for (int i = 0; i < 5; i++) {
         waiter_init(&w[i], queue);
-        q2_cache_load(&im.meta, &im.meta.refcounts, 9, 9 * SLICE, &w[i].op);
+        q2_cache_load(&d.cache, 9, 9 * SLICE, &w[i].op);
     }
-    assert_null(q2_cache_find(&im.meta.refcounts, 9));
+    assert_null(q2_cache_find(&d.cache, 9));
     run_all_ready(queue);
     for (int i = 0; i < 5; i++) {
         assert_int_equal(w[i].woken, 1);
         assert_int_equal(w[i].rc, 0);
     }
-    assert_int_equal(fault_calls(im.file, IO_READ), 1);
-    image_finish(&im);
+    assert_int_equal(fault_calls(d.file, IO_READ), 1);
+    disk_finish(&d);
 }
 
 static void a_failed_read_leaves_nothing(void **state)
 {
     struct fault_rule rule = {.kinds = FAULT_KIND(IO_READ), .type = "slice_load", .error = EIO, .nth = 1};
     struct waiter w[2];
-    struct image im;
+    struct disk d;
 
-    image_init(&im, 1 << 20, 256);
-    assert_true(fault_add_rule(im.file, &rule) >= 0);
+    disk_init(&d, 1 << 20, 256);
+    assert_true(fault_add_rule(d.file, &rule) >= 0);
     for (int i = 0; i < 2; i++) {
         waiter_init(&w[i], queue);
-        q2_cache_load(&im.meta, &im.meta.refcounts, 3, 3 * SLICE, &w[i].op);
+        q2_cache_load(&d.cache, 3, 3 * SLICE, &w[i].op);
     }
     run_all_ready(queue);
     assert_int_equal(w[0].rc, -EIO);
     assert_int_equal(w[1].rc, -EIO);
-    assert_null(q2_cache_find(&im.meta.refcounts, 3));
-    assert_int_equal(load(&im, 3), 0); /* the next try reads again */
-    assert_content(&im.meta.refcounts, 3, 3 * SLICE);
-    image_finish(&im);
+    assert_null(q2_cache_find(&d.cache, 3));
+    assert_int_equal(load(&d, 3), 0); /* the next try reads again */
+    assert_content(&d.cache, 3, 3 * SLICE);
+    disk_finish(&d);
 }
 
 /* ---- eviction ------------------------------------------------------------------------------------------ */
@@ -168,31 +175,31 @@ static uint64_t in_set(const struct q2_cache *c, uint64_t i)
 
 static void the_unused_goes_first(void **state)
 {
-    struct image im;
-    struct q2_cache *c = &im.meta.refcounts;
+    struct disk d;
+    struct q2_cache *c = &d.cache;
 
-    image_init(&im, 32 * SLICE, 1 << 20);
+    disk_init(&d, 32 * SLICE, 1 << 20);
     for (uint64_t i = 0; i < Q2_CACHE_WAYS; i++)
-        assert_int_equal(load(&im, in_set(c, i)), 0);
-    assert_int_equal(load(&im, in_set(c, 8)), 0); /* all were referenced: takes the mark from each, one goes */
+        assert_int_equal(load(&d, in_set(c, i)), 0);
+    assert_int_equal(load(&d, in_set(c, 8)), 0); /* all were referenced: takes the mark from each, one goes */
     for (uint64_t i = 0; i < Q2_CACHE_WAYS; i++)
         if (i != 5)
             q2_cache_find(c, in_set(c, i));
     /* Whatever is loaded now, 5 is the first to go, unless it went before. */
-    assert_int_equal(load(&im, in_set(c, 9)), 0);
+    assert_int_equal(load(&d, in_set(c, 9)), 0);
     assert_null(q2_cache_find(c, in_set(c, 5)));
     assert_content(c, in_set(c, 9), in_set(c, 9) * SLICE);
-    image_finish(&im);
+    disk_finish(&d);
 }
 
 static void dirty_and_pinned_stay(void **state)
 {
     struct q2_slot *pinned, *s;
     struct waiter w;
-    struct image im;
-    struct q2_cache *c = &im.meta.refcounts;
+    struct disk d;
+    struct q2_cache *c = &d.cache;
 
-    image_init(&im, 32 * SLICE, 1 << 20);
+    disk_init(&d, 32 * SLICE, 1 << 20);
     for (uint64_t i = 0; i < Q2_CACHE_WAYS - 1; i++) {
         s = q2_cache_install_zero(c, in_set(c, i), i * SLICE);
         assert_non_null(s);
@@ -201,29 +208,29 @@ static void dirty_and_pinned_stay(void **state)
         q2_slot_pin(s); /* else it would be flushed, and not waited for */
     }
     assert_int_equal(c->dirty_count, Q2_CACHE_WAYS - 1);
-    assert_int_equal(load(&im, in_set(c, 20)), 0);
+    assert_int_equal(load(&d, in_set(c, 20)), 0);
     pinned = q2_cache_find(c, in_set(c, 20));
     q2_slot_pin(pinned);
     assert_null(q2_cache_install_zero(c, in_set(c, 30), 0));
     /* One that has to be loaded waits until the pin ends. */
     waiter_init(&w, queue);
-    q2_cache_load(&im.meta, c, in_set(c, 31), 0, &w.op);
+    q2_cache_load(c, in_set(c, 31), 0, &w.op);
     run_all_ready(queue);
     assert_int_equal(w.woken, 0);
     q2_slot_unpin(c, pinned);
     run_all_ready(queue);
     assert_int_equal(w.woken, 1);
-    assert_int_equal(load(&im, in_set(c, 31)), 0);
+    assert_int_equal(load(&d, in_set(c, 31)), 0);
     assert_null(q2_cache_find(c, in_set(c, 20)));
     for (uint64_t i = 0; i < Q2_CACHE_WAYS - 1; i++)
         assert_non_null(q2_cache_find(c, in_set(c, i)));
-    image_finish(&im);
+    disk_finish(&d);
 }
 
 /* Looks for a slice until it has seen it. */
 struct seeker {
     struct op     op;
-    struct image *im;
+    struct disk *disk;
     uint64_t      key;
     bool          found;
 };
@@ -235,9 +242,8 @@ static void seeker_step(struct op *op)
     struct seeker *s = container_of(op, struct seeker, op);
 
     OP_BEGIN(enum seeker_state, op)
-    while (!q2_cache_find(&s->im->meta.refcounts, s->key))
-        OP_AWAIT(op, SEEKER_LOADED,
-                 q2_cache_load(&s->im->meta, &s->im->meta.refcounts, s->key, s->key * SLICE, op));
+    while (!q2_cache_find(&s->disk->cache, s->key))
+        OP_AWAIT(op, SEEKER_LOADED, q2_cache_load(&s->disk->cache, s->key, s->key * SLICE, op));
     s->found = true;
     return;
     OP_END
@@ -250,16 +256,16 @@ static void two_queues_share_the_last(void **state)
 {
     vdisk_queue *queues[2] = {op_test_queue(), op_test_queue()};
     struct seeker seekers[2];
-    struct image im;
+    struct disk d;
 
-    image_init(&im, 1 << 20, 4096);
-    struct q2_cache *c = &im.meta.refcounts;
+    disk_init(&d, 1 << 20, 4096);
+    struct q2_cache *c = &d.cache;
     for (uint64_t i = 0; i < Q2_CACHE_WAYS - 1; i++) {
-        assert_int_equal(load(&im, in_set(c, i)), 0);
+        assert_int_equal(load(&d, in_set(c, i)), 0);
         q2_slot_pin(q2_cache_find(c, in_set(c, i)));
     }
     for (unsigned i = 0; i < 2; i++) {
-        seekers[i] = (struct seeker){.im = &im, .key = in_set(c, Q2_CACHE_WAYS + i)};
+        seekers[i] = (struct seeker){.disk = &d, .key = in_set(c, Q2_CACHE_WAYS + i)};
         queue_current = queues[i];
         op_init(&seekers[i].op, queues[i], &seeker_type);
         op_start(&seekers[i].op);
@@ -272,28 +278,28 @@ static void two_queues_share_the_last(void **state)
         q2_slot_unpin(c, q2_cache_find(c, in_set(c, i)));
     for (unsigned i = 0; i < 2; i++)
         assert_int_equal(vdisk_queue_destroy(queues[i]), 0);
-    image_finish(&im);
+    disk_finish(&d);
 }
 
 static void tables_that_move(void **state)
 {
-    struct image im;
-    struct q2_cache *c = &im.meta.refcounts;
+    struct disk d;
+    struct q2_cache *c = &d.cache;
 
-    image_init(&im, 1 << 20, 256);
+    disk_init(&d, 1 << 20, 256);
     for (uint64_t key = 10; key < 20; key++)
-        assert_int_equal(load(&im, key), 0);
+        assert_int_equal(load(&d, key), 0);
     q2_cache_moved(c, 12, 100, 0x700000);
     for (uint64_t key = 10; key < 20; key++)
         assert_int_equal(q2_cache_find(c, key)->host_offset,
                          key < 12 ? key * SLICE : 0x700000 + (key - 12) * SLICE);
-    image_finish(&im);
+    disk_finish(&d);
 }
 
 /* ---- linear slices --------------------------------------------------------------------------------------- */
 
 /* On disk, slice `key` maps to host clusters from host_offset on; `odd`: but for the last one. */
-static void make_linear(struct image *im, uint64_t key, uint64_t host_offset, bool odd)
+static void make_linear(struct disk *d, uint64_t key, uint64_t host_offset, bool odd)
 {
     uint64_t words[SLICE / 8];
 
@@ -301,24 +307,24 @@ static void make_linear(struct image *im, uint64_t key, uint64_t host_offset, bo
         words[i] = htobe64(UINT64_C(1) << 63 | (host_offset + (i << 16)));
     if (odd)
         words[SLICE / 8 - 1] = 0;
-    assert_int_equal(memory_backend_write(fault_backend_child(im->file), key * SLICE, words, SLICE), 0);
+    assert_int_equal(memory_backend_write(fault_backend_child(d->file), key * SLICE, words, SLICE), 0);
 }
 
 static void a_linear_slice_needs_no_slot(void **state)
 {
     struct q2_geometry geo = {.cluster_bits = 16, .cluster_size = 65536, .l2_entry_size = 8, .version = 3};
-    struct image im;
-    struct q2_cache *c = &im.meta.refcounts;
+    struct disk d;
+    struct q2_cache *c = &d.cache;
     uint64_t host_offset;
 
-    image_init(&im, 32 * SLICE, 1 << 20);
+    disk_init(&d, 32 * SLICE, 1 << 20);
     assert_int_equal(q2_cache_keep_linear(c, &geo, 8 * 64, 1 << 20), 0);
     assert_int_equal(c->linear_keys, 64); /* the bound */
-    make_linear(&im, 4, 1 << 30, false);
-    make_linear(&im, 5, 1 << 30, true);
+    make_linear(&d, 4, 1 << 30, false);
+    make_linear(&d, 5, 1 << 30, true);
     assert_false(q2_linear_host(c, 4, &host_offset));
-    assert_int_equal(load(&im, 4), 0);
-    assert_int_equal(load(&im, 5), 0);
+    assert_int_equal(load(&d, 4), 0);
+    assert_int_equal(load(&d, 5), 0);
     assert_true(q2_linear_host(c, 4, &host_offset));
     assert_int_equal(host_offset, 1 << 30);
     assert_false(q2_linear_host(c, 5, &host_offset));
@@ -326,30 +332,30 @@ static void a_linear_slice_needs_no_slot(void **state)
     /* Evicted, it is still known; and again in the cache, it is until it changes. */
     for (uint64_t i = 2; q2_cache_find(c, 4); i++)
         for (uint64_t k = i; k < i + Q2_CACHE_WAYS; k++)
-            assert_int_equal(load(&im, 4 + 4 * k), 0);
+            assert_int_equal(load(&d, 4 + 4 * k), 0);
     assert_true(q2_linear_host(c, 4, &host_offset));
-    assert_int_equal(load(&im, 4), 0);
+    assert_int_equal(load(&d, 4), 0);
     assert_true(q2_linear_host(c, 4, &host_offset));
     q2_change_begin(c, q2_cache_find(c, 4));
     assert_false(q2_linear_host(c, 4, &host_offset));
     q2_change_end(c, q2_cache_find(c, 4));
     assert_false(q2_linear_host(c, 4, &host_offset));
-    image_finish(&im);
+    disk_finish(&d);
 }
 
 /* A slice that became linear by changes is known as such once it is clean and gone, not before. */
 static void what_is_not_on_disk_is_not_linear(void **state)
 {
     struct q2_geometry geo = {.cluster_bits = 16, .cluster_size = 65536, .l2_entry_size = 8, .version = 3};
-    struct image im;
-    struct q2_cache *c = &im.meta.refcounts;
+    struct disk d;
+    struct q2_cache *c = &d.cache;
     uint64_t host_offset;
     struct q2_slot *s;
 
-    image_init(&im, 32 * SLICE, 1 << 20);
+    disk_init(&d, 32 * SLICE, 1 << 20);
     assert_int_equal(q2_cache_keep_linear(c, &geo, 8 * 64, 64), 0);
-    make_linear(&im, 4, 1 << 30, true);
-    assert_int_equal(load(&im, 4), 0);
+    make_linear(&d, 4, 1 << 30, true);
+    assert_int_equal(load(&d, 4), 0);
     s = q2_cache_find(c, 4);
     q2_change_begin(c, s);
     q2_slot_put_be64(c, s, SLICE - 8, UINT64_C(1) << 63 | ((1 << 30) + ((SLICE / 8 - 1) << 16)));
@@ -360,9 +366,9 @@ static void what_is_not_on_disk_is_not_linear(void **state)
     q2_slot_flushed(c, s, 0);
     for (uint64_t i = 2; q2_cache_find(c, 4); i++)
         for (uint64_t k = i; k < i + Q2_CACHE_WAYS; k++)
-            assert_int_equal(load(&im, 4 + 4 * k), 0);
+            assert_int_equal(load(&d, 4 + 4 * k), 0);
     assert_true(q2_linear_host(c, 4, &host_offset));
-    image_finish(&im);
+    disk_finish(&d);
 }
 
 /* ---- readers without a lock ------------------------------------------------------------------------------ */
@@ -370,12 +376,12 @@ static void what_is_not_on_disk_is_not_linear(void **state)
 static void a_reader_notices_changes(void **state)
 {
     struct q2_slot *s, *seen;
-    struct image im;
-    struct q2_cache *c = &im.meta.refcounts;
+    struct disk d;
+    struct q2_cache *c = &d.cache;
     uint32_t seq = 0;
 
-    image_init(&im, 32 * SLICE, 1 << 20);
-    assert_int_equal(load(&im, 0), 0);
+    disk_init(&d, 32 * SLICE, 1 << 20);
+    assert_int_equal(load(&d, 0), 0);
     s = q2_cache_find(c, 0);
     seen = q2_read_begin(c, 0, &seq);
     assert_ptr_equal(seen, s);
@@ -392,19 +398,19 @@ static void a_reader_notices_changes(void **state)
     assert_int_equal(q2_read_be64(c, seen, 8), 0x1122334455667788ull);
     assert_true(q2_read_end(seen, seq));
     /* Eviction, too: the slot has other content then. */
-    assert_int_equal(load(&im, in_set(c, 1)), 0);
+    assert_int_equal(load(&d, in_set(c, 1)), 0);
     seen = q2_read_begin(c, in_set(c, 1), &seq);
     for (uint64_t i = 2; q2_cache_find(c, in_set(c, 1)); i++)
         for (uint64_t k = i; k < i + Q2_CACHE_WAYS; k++)
-            assert_int_equal(load(&im, in_set(c, k)), 0);
+            assert_int_equal(load(&d, in_set(c, k)), 0);
     assert_false(q2_read_end(seen, seq));
-    image_finish(&im);
+    disk_finish(&d);
 }
 
 enum { READERS = 2, KEYS = 64, CHANGES = 20000 };
 
 static struct {
-    struct image     im;
+    struct disk disk;
     _Atomic bool     stop;
     _Atomic uint64_t hits, wrong;
 } shared;
@@ -412,7 +418,7 @@ static struct {
 /* All words of a slice say the same, key in the upper half: else a reader was let through too early. */
 static void *read_without_lock(void *arg)
 {
-    struct q2_cache *c = &shared.im.meta.refcounts;
+    struct q2_cache *c = &shared.disk.cache;
     uint64_t seed = 1 + (uintptr_t)arg;
 
     while (!atomic_load(&shared.stop)) {
@@ -459,17 +465,17 @@ static void readers_see_whole_slices(void **state)
     pthread_t threads[READERS];
     uint64_t seed = 31, n = 0;
 
-    image_init(&shared.im, 32 * SLICE, 1 << 20); /* half of the keys fit */
+    disk_init(&shared.disk, 32 * SLICE, 1 << 20); /* half of the keys fit */
     for (uintptr_t i = 0; i < READERS; i++)
         assert_int_equal(pthread_create(&threads[i], NULL, read_without_lock, (void *)i), 0);
     while (n < CHANGES || atomic_load(&shared.hits) < CHANGES)
-        change_one(&shared.im.meta.refcounts, xorshift(&seed) % KEYS, ++n & 0xffffffff);
+        change_one(&shared.disk.cache, xorshift(&seed) % KEYS, ++n & 0xffffffff);
     atomic_store(&shared.stop, true);
     for (int i = 0; i < READERS; i++)
         pthread_join(threads[i], NULL);
     print_message("%llu changes, %llu hits\n", (unsigned long long)n, (unsigned long long)shared.hits);
     assert_int_equal(shared.wrong, 0);
-    image_finish(&shared.im);
+    disk_finish(&shared.disk);
 }
 
 /* One thread changes and flushes, another asks whether what it reads is on disk. */
