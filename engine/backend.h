@@ -160,6 +160,9 @@ void *backend_on_queue(struct backend *b, vdisk_queue *q, int *ret_rc);
 /* By driver, of those that can be named. NULL: there is none. */
 const struct backend_driver *backend_find(const char *driver);
 
+/* Those that can be named, from index 0 on. NULL: there are no more. */
+const struct backend_driver *backend_at(unsigned index);
+
 /*
  * Open a node of a name's tree (engine/spec.h), which the name `shown` has. Errors with text. `flags` are the
  * caller's; the node's options join them.
@@ -174,6 +177,9 @@ bool backend_identify_node(const struct spec *node, struct backend_id *ret_id);
  * and no driver; else its "file". -EINVAL, with text: there is none.
  */
 int backend_file_of(const char *shown, const struct spec *root, const struct spec **ret);
+
+/* The driver that a node would be opened by; NULL: it has none that there is. */
+const struct backend_driver *backend_driver_of(const struct spec *node);
 
 /* `flags` with what the options of a node ask for that all drivers have. -EACCES, -EINVAL: not so, with text. */
 int backend_node_flags(const char *shown, const struct spec *node, uint32_t flags, uint32_t *ret);

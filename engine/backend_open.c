@@ -26,6 +26,14 @@ const struct backend_driver *backend_find(const char *driver)
     return NULL;
 }
 
+const struct backend_driver *backend_at(unsigned index)
+{
+    for (const struct backend_driver *const *d = backend_drivers; *d; d++)
+        if ((*d)->options && index-- == 0)
+            return *d;
+    return NULL;
+}
+
 /* The last one takes any name. */
 static const struct backend_driver *find_by_name(const char *name)
 {
@@ -132,6 +140,13 @@ static int options_by_name(const char *shown, const struct spec *node, const str
     else
         *ret = s;
     return rc;
+}
+
+const struct backend_driver *backend_driver_of(const struct spec *node)
+{
+    const char *driver = spec_text(node, "driver"), *name = spec_text(node, "filename");
+
+    return driver ? backend_find(driver) : name ? find_by_name(name) : NULL;
 }
 
 /* What messages call it: a plain name that means the same, or else the tree. malloc'ed; NULL: out of memory. */

@@ -206,3 +206,82 @@ const struct spec *layer_name_backing(const struct spec *root, bool *ret_none)
     *ret_none = m && m->kind != SPEC_NODE;
     return m && m->kind == SPEC_NODE ? m->node : NULL;
 }
+
+/* ---- shown ---------------------------------------------------------------------------------------------- */
+
+/* Does it say where bytes are, or how something is done with them? */
+static bool tells_which(const char *key)
+{
+    static const char *const hows[] = {"locking", "aio", "aio-max-batch", "drop-cache", "cache", "file", "backing",
+                                       "data-file", "driver"};
+
+    for (const struct option_desc *d = common_options; d->name; d++)
+        if (strcmp(d->name, key) == 0)
+            return false;
+    for (size_t i = 0; i < sizeof hows / sizeof hows[0]; i++)
+        if (strcmp(hows[i], key) == 0)
+            return false;
+    return true;
+}
+
+/* What makes a difference of `node`, at `path` of `out`; down to the backend that has no file below. */
+static int show_node(struct spec *out, const char *path, const struct spec *node, const char *driver)
+{
+    const struct backend_driver *b = backend_driver_of(node);
+    const struct spec *file = spec_node(node, SPEC_FILE);
+    char below[SPEC_PATH_MAX];
+    int rc;
+
+    snprintf(below, sizeof below, "%sdriver", path);
+    rc = spec_put(out, below, SPEC_TEXT, driver ? driver : b ? b->name : "");
+    for (unsigned i = 0; i < node->count && rc == 0; i++) {
+        const struct spec_member *m = &node->members[i];
+        snprintf(below, sizeof below, "%s%s", path, m->key);
+        if (m->kind == SPEC_TEXT && tells_which(m->key))
+            rc = spec_put(out, below, SPEC_TEXT,
+                          strcmp(m->key, "filename") == 0 ? backend_path(m->text) : m->text);
+    }
+    if (rc < 0 || !file)
+        return rc;
+    snprintf(below, sizeof below, "%s" SPEC_FILE ".", path);
+    return show_node(out, below, file, NULL);
+}
+
+/* A path, or a driver with one, and nothing below. */
+static bool is_plain_file(const struct spec *node)
+{
+    return node && !spec_node(node, SPEC_FILE) && spec_text(node, "filename");
+}
+
+static bool is_plain(const struct spec *root, const struct format_driver *format)
+{
+    const struct spec *file = spec_node(root, SPEC_FILE);
+
+    if (spec_get(root, SPEC_BACKING))
+        return false;
+    if (!file)
+        return is_plain_file(root);
+    return is_plain_file(file) && (format->options || (!spec_get(root, "offset") && !spec_get(root, "size")));
+}
+
+char *layer_name_shown(const struct spec *root, const struct format_driver *format, const char *plain)
+{
+    const struct spec_member *backing = root ? spec_get(root, SPEC_BACKING) : NULL;
+    const struct spec *file = root ? spec_node(root, SPEC_FILE) : NULL;
+    struct spec *out;
+    char *text = NULL;
+    int rc;
+
+    if (!root || is_plain(root, format))
+        return strdup(backend_path(plain));
+    out = spec_alloc();
+    if (!out)
+        return NULL;
+    rc = show_node(out, "", root, file ? format->name : NULL);
+    if (rc == 0 && backing)
+        rc = spec_copy(out, backing);
+    if (rc == 0)
+        text = spec_print(out);
+    spec_free(out);
+    return text;
+}

@@ -90,8 +90,12 @@ enum vdisk_open_flags {
 
 /*
  * Names: a path; "file:PATH" for a path that looks like something else; "null:SIZE" reads as it pleases and
- * forgets writes; "memory:SIZE" lives as long as the handle; "json:{...}" as QEMU has it, raw or qcow2 over file
- * or host_device. SIZE takes K, M, G, T, P.
+ * forgets writes; "memory:SIZE" lives as long as the handle; SIZE takes K, M, G, T, P.
+ * Or a tree of nodes with drivers, options and children, as QEMU has it: "json:{...}", members nested or with
+ * dots, or "image-opts:KEY=VALUE,...", a comma in a value doubled. Without a driver the content tells the format,
+ * and a file name alone the driver of its file; a backend's driver alone (file) is raw bytes. What a driver takes,
+ * vdisk_get_driver_option() tells; what it does not take is refused. What the name says for a node (cache.direct,
+ * force-share, ...) goes before the flags below.
  */
 struct vdisk_open_opts {
     size_t      size;        /* sizeof(struct vdisk_open_opts) */
@@ -118,6 +122,39 @@ struct vdisk_open_opts {
  * looks for); such a write, zero or discard ends with -EPERM, all others are carried out. A backing file whose
  * image does not name its format is looked at as well.
  */
+
+/*
+ * The names of drivers, from index 0 on: formats, then what they lie in. NULL: there are no more. Static. Any
+ * thread.
+ */
+VDISK_API const char *vdisk_driver_name(unsigned index);
+
+struct vdisk_driver_option {
+    size_t             size;     /* set by the caller: sizeof(struct vdisk_driver_option) */
+    const char        *name;     /* all of it is static */
+    const char        *type;     /* "text", "bool", "size", "choice", "secret", "node", "node or null" */
+    const char        *fallback; /* the default; NULL: there is none to tell */
+    const char        *help;     /* one line; "accepted: ..." where the option changes nothing here */
+    const char *const *choices;  /* of a choice, ends with NULL; NULL: of others */
+    bool               required;
+};
+
+/*
+ * The options that a name can give to a driver, from index 0 on: its own, then those that all have. Any thread.
+ * Errors: -ENOENT: no such driver, or no more options; -EINVAL.
+ */
+VDISK_API int vdisk_get_driver_option(const char *driver, unsigned index, struct vdisk_driver_option *ret_option);
+
+/*
+ * Secrets are known by an id for as long as the process lives, or until they are removed: names refer to them, so
+ * that no name and no message has one in it. The text is "secret,id=ID,data=TEXT" or "secret,id=ID,file=PATH",
+ * with format=raw or format=base64, a comma in a value doubled; or the same as JSON, with "qom-type". Data is
+ * copied, 1 MiB at most; memory that held it is overwritten. Any thread. Errors: -EINVAL: not that, or the id is
+ * taken; -ENOTSUP: another kind of object; -EFBIG; -ENOMEM; of the file; -ENOENT: there is none to remove.
+ */
+VDISK_API int vdisk_object_add(const char *text);
+VDISK_API int vdisk_secret_add(const char *id, const void *data, size_t len);
+VDISK_API int vdisk_secret_remove(const char *id);
 
 /*
  * Open a volume with its backing chain. Blocks. `opts` may be NULL. On success *ret_vdisk is the caller's, to

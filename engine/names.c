@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What the public header tells of drivers and their options, and its door to the secrets. */
+#include <errno.h>
+#include <string.h>
+
+#include "engine/backend.h"
+#include "engine/bits.h"
+#include "engine/error.h"
+#include "engine/format.h"
+#include "engine/layer_name.h"
+#include "engine/option.h"
+#include "engine/secret.h"
+#include "engine/volume.h"
+
+/* The formats, then the backends that are not one, too. */
+const char *vdisk_driver_name(unsigned index)
+{
+    const struct format_driver *const *f = format_drivers;
+    const struct backend_driver *b;
+
+    for (; *f; f++)
+        if (index-- == 0)
+            return (*f)->name;
+    for (unsigned i = 0; (b = backend_at(i)); i++)
+        if (!volume_find_format(b->name) && index-- == 0)
+            return b->name;
+    return NULL;
+}
+
+static int option_at(const char *driver, unsigned index, const struct option_desc **ret)
+{
+    const struct format_driver *f = volume_find_format(driver);
+    const struct backend_driver *b = f && f->options ? NULL : backend_find(driver);
+    const struct option_desc *tables[2] = {b ? b->options : f ? f->options : NULL, common_options};
+
+    if (!tables[0])
+        return err_set(ENOENT, "there is no driver '%.100s'", driver);
+    for (unsigned i = 0; i < 2; i++)
+        for (*ret = tables[i]; (*ret)->name; ++*ret)
+            if (index-- == 0)
+                return 0;
+    return err_set(ENOENT, "driver '%s' has no more options", driver);
+}
+
+static int get_driver_option(const char *driver, unsigned index, struct vdisk_driver_option *ret)
+{
+    const struct option_desc *d = NULL;
+    size_t size = ret ? ret->size : 0;
+    int rc;
+
+    if (!driver || size < sizeof(size_t) || size > 4096)
+        return err_set(EINVAL, "no driver, or a struct of size %zu", size);
+    rc = option_at(driver, index, &d);
+    if (rc == 0) {
+        struct vdisk_driver_option o = {size, d->name, option_type_name(d->type), d->fallback, d->help, d->choices,
+                                        d->required};
+        memcpy(ret, &o, min_u64(size, sizeof o));
+    }
+    return rc;
+}
+
+int vdisk_get_driver_option(const char *driver, unsigned index, struct vdisk_driver_option *ret_option)
+{
+    return ERR_CALL(get_driver_option(driver, index, ret_option));
+}
+
+int vdisk_object_add(const char *text)
+{
+    return ERR_CALL(text ? object_add(text) : err_set(EINVAL, "no object is given"));
+}
+
+int vdisk_secret_add(const char *id, const void *data, size_t len)
+{
+    return ERR_CALL(id && (data || len == 0) ? secret_add(id, data ? data : "", len)
+                                             : err_set(EINVAL, "a secret without an id or data"));
+}
+
+int vdisk_secret_remove(const char *id)
+{
+    return ERR_CALL(secret_remove(id ? id : ""));
+}
