@@ -108,12 +108,26 @@ void cli_parser_init(struct cli_parser *p, const struct cli_verb *verb, int argc
     opterr = 0;
 }
 
+/* The secret goes from the command line, too, which other users can read. */
+static int add_object(char *text)
+{
+    int rc = vdisk_object_add(text) < 0 ? cli_library_error() : CLI_OK;
+
+    memset(text, 'x', strlen(text));
+    return rc;
+}
+
 int cli_parser_next(struct cli_parser *p)
 {
     int id = getopt_long(p->argc, p->argv, p->letters, p->longs, NULL);
 
     p->value = optarg;
     switch (id) {
+    case CLI_IMAGE_OPTS:
+        p->image_opts = true;
+        return cli_parser_next(p);
+    case CLI_OBJECT:
+        return add_object(optarg) == CLI_OK ? cli_parser_next(p) : CLI_ERROR;
     case -1:
         return CLI_END;
     case 'h':
@@ -137,6 +151,68 @@ int cli_operands(const struct cli_parser *p, char ***ret_list)
 {
     *ret_list = p->argv + optind;
     return p->argc - optind;
+}
+
+static void print_driver_options(const char *driver)
+{
+    struct vdisk_driver_option o = {.size = sizeof o};
+
+    printf("Options of driver %s:\n", driver);
+    for (unsigned i = 0; vdisk_get_driver_option(driver, i, &o) == 0; i++) {
+        printf("  %s=<", o.name);
+        for (const char *const *c = o.choices; c != NULL && *c != NULL; c++)
+            printf("%s%s", c == o.choices ? "" : "|", *c);
+        printf("%s> - %s", o.choices != NULL ? "" : o.type, o.help);
+        if (o.required)
+            printf(" (required)");
+        else if (o.fallback != NULL)
+            printf(" (default: %s)", o.fallback);
+        putchar('\n');
+    }
+}
+
+/* "help", or "driver=DRIVER,help": false if it is neither. */
+static bool print_image_help(const char *text)
+{
+    struct vdisk_driver_option first = {.size = sizeof first};
+    static const char prefix[] = "driver=", suffix[] = ",help";
+    size_t len = strlen(text), head = sizeof prefix - 1, tail = sizeof suffix - 1;
+    char driver[64];
+
+    if (strcmp(text, "help") == 0) {
+        printf("Drivers:\n");
+        for (unsigned i = 0; vdisk_driver_name(i) != NULL; i++)
+            printf("  %s\n", vdisk_driver_name(i));
+        return true;
+    }
+    if (len <= head + tail || strncmp(text, prefix, head) != 0 || strcmp(text + len - tail, suffix) != 0)
+        return false;
+    snprintf(driver, sizeof driver, "%.*s", (int)(len - head - tail), text + head);
+    if (vdisk_get_driver_option(driver, 0, &first) < 0)
+        return false;
+    print_driver_options(driver);
+    return true;
+}
+
+const char *cli_image(const struct cli_parser *p, const char *operand, const char *format)
+{
+    static const char prefix[] = "image-opts:";
+    static char *name;
+    size_t len = strlen(operand);
+
+    if (!p->image_opts)
+        return operand;
+    if (format != NULL) {
+        cli_usage_error(p->verb, "--image-opts and --format are mutually exclusive");
+        return NULL;
+    }
+    if (print_image_help(operand))
+        exit(cli_finish(CLI_OK));
+    free(name);
+    name = cli_calloc(1, len + sizeof prefix);
+    memcpy(name, prefix, sizeof prefix - 1);
+    memcpy(name + sizeof prefix - 1, operand, len + 1);
+    return name;
 }
 
 static void print_option(const struct cli_option *o)

@@ -19,6 +19,17 @@ enum { CLI_OK = 0, CLI_FAILED = 1, CLI_UNSUPPORTED = 63 };
 /* Values of cli_option.id for options without a letter start above this. */
 enum { CLI_LONG_ONLY = 256, CLI_END = -1, CLI_ERROR = -2 };
 
+/* Those that the parser sees to itself; verbs list them. */
+enum { CLI_IMAGE_OPTS = 512, CLI_OBJECT };
+
+#define CLI_OBJECT_OPTION                                                                              \
+    {CLI_OBJECT, "object", "OBJECT", "secret,id=ID,file=PATH (or data=TEXT), format=raw or base64:\n" \
+                                     "a secret that options refer to by its id"}
+#define CLI_IMAGE_OPTIONS                                                                              \
+    {CLI_IMAGE_OPTS, "image-opts", NULL, "NAME is KEY=VALUE,...: drivers, their options, children;\n" \
+                                         "help, or driver=DRIVER,help, lists them"},                   \
+    CLI_OBJECT_OPTION
+
 /* One option. A table ends with id 0. */
 struct cli_option {
     int         id;   /* the letter, or a number above CLI_LONG_ONLY */
@@ -62,6 +73,7 @@ struct cli_parser {
     int                    argc;
     char                 **argv;
     char                  *value;      /* of the option just returned */
+    bool                   image_opts; /* names are lists of options */
     struct option          longs[32];
     char                   letters[96];
 };
@@ -74,6 +86,13 @@ int cli_parser_next(struct cli_parser *p);
 
 /* The operands left, and their number. */
 int cli_operands(const struct cli_parser *p, char ***ret_list);
+
+/*
+ * An operand as a name for vdisk_open(), by --image-opts, which excludes a `format`; lives as long as the program
+ * or until the next call. NULL: an error was printed. Where help is asked for in it, prints that and ends the
+ * program.
+ */
+const char *cli_image(const struct cli_parser *p, const char *operand, const char *format);
 
 /* Print the verb's help to stdout. */
 void cli_print_verb_help(const struct cli_verb *verb);

@@ -69,6 +69,7 @@ static const struct cli_option options[] = {
     {OPT_METADATA_CACHE, "metadata-cache", "BYTES", "bound for cached metadata (32M; lookup: all of it)"},
     {'p', "progress", NULL, "show progress"},
     {OPT_OUTPUT, "output", "FORM", "human (default) or json"},
+    CLI_IMAGE_OPTIONS,
     {0, NULL, NULL, NULL},
 };
 
@@ -521,8 +522,8 @@ static int run(const struct cli_verb *verb, int argc, char **argv)
     if (n != (b.scenario != NULL ? 0 : 1))
         return cli_usage_error(verb, b.scenario != NULL ? "takes no image with --scenario" :
                                                           "takes the name of one image");
-    b.name = n > 0 ? operands[0] : NULL;
-    return measure(&b);
+    b.name = n > 0 ? cli_image(&p, operands[0], b.how.format) : NULL;
+    return n > 0 && b.name == NULL ? CLI_FAILED : measure(&b);
 }
 
 const struct cli_verb cli_bench = {

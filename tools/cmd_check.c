@@ -179,6 +179,7 @@ static const struct cli_option options[] = {
     {'q', "quiet", NULL, "print no result, findings only"},
     {'U', "force-share", NULL, "open even if another process writes to the image; what is\n"
                                "found may then be its work in progress"},
+    CLI_IMAGE_OPTIONS,
     {0, NULL, NULL, NULL},
 };
 
@@ -218,7 +219,9 @@ static int run(const struct cli_verb *verb, int argc, char **argv)
         return cli_usage_error(verb, "no format '%s'; -f takes raw or qcow2", c.format);
     if (c.what != VDISK_REPAIR_NOTHING && c.flags & VDISK_OPEN_FORCE_SHARE)
         return cli_usage_error(verb, "-r needs the image for itself: not with -U");
-    c.name = operands[0];
+    c.name = cli_image(&p, operands[0], c.format);
+    if (c.name == NULL)
+        return CLI_FAILED;
     c.progress.enabled = c.progress.enabled && !c.quiet && !c.json;
     return check_image(&c);
 }

@@ -35,6 +35,7 @@ static const struct cli_option options[] = {
     {'u', "backing-unsafe", NULL, "do not open the backing file; SIZE is then required"},
     {'p', "progress", NULL, "show progress"},
     {'q', "quiet", NULL, "print nothing but errors"},
+    CLI_OBJECT_OPTION,
     {0, NULL, NULL, NULL},
 };
 

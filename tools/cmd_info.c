@@ -12,6 +12,7 @@
 #include <time.h>
 
 #include "engine/bits.h"
+#include "engine/layer_name.h"
 #include "engine/vdisk.h"
 #include "engine/volume.h"
 #include "qcow2/format/luks.h"
@@ -24,6 +25,7 @@ struct image {
     char                *name;
     struct vdisk_info    info;
     char                *file;        /* what holds the header, or all of it */
+    char                *shown;       /* the same with all that makes a difference; NULL: as `file` */
     uint64_t             file_length; /* in whole sectors, as QEMU counts */
     struct qcow2_details details; /* of qcow2, else zero */
     bool                 is_qcow2;
@@ -35,6 +37,7 @@ static void image_free(struct image *im)
     if (im->is_qcow2)
         qcow2_details_free(&im->details);
     free(im->full_backing);
+    free(im->shown);
     free(im->file);
     free(im->name);
 }
@@ -76,6 +79,7 @@ static int image_load(struct image *im, const char *name, const char *format, ui
         return load_encrypted(im, name, &how);
     int rc = vdisk_get_info(v, &im->info);
     im->file = cli_strdup(backend_path(v->file->name));
+    im->shown = layer_name_shown(v->spec, v->format, v->file->name);
     im->file_length = align_up(backend_size(v->file), 512);
     if (rc >= 0 && strcmp(im->info.format, "qcow2") == 0) {
         rc = qcow2_get_details(v, &im->details);
@@ -85,6 +89,7 @@ static int image_load(struct image *im, const char *name, const char *format, ui
         cli_library_error();
     vdisk_close(v);
     if (rc < 0) {
+        free(im->shown);
         free(im->file);
         return CLI_FAILED;
     }
@@ -249,7 +254,7 @@ static json_t *image_json(const struct image *im)
         json_object_set_new(out, "snapshots", snapshots_json(d));
     set_text(out, "backing-filename-format", d->backing_format);
     set_number(out, "virtual-size", im->info.virtual_size);
-    set_text(out, "filename", im->file);
+    set_text(out, "filename", im->shown != NULL ? im->shown : im->file);
     if (im->info.cluster_size != 0)
         set_number(out, "cluster-size", im->info.cluster_size);
     set_text(out, "format", im->info.format);
@@ -374,7 +379,7 @@ static void print_image(const struct image *im)
     const struct qcow2_details *d = &im->details;
     char buf[32];
 
-    print_text("image", im->file);
+    print_text("image", im->shown != NULL ? im->shown : im->file);
     printf("\nfile format: %s\n", im->info.format);
     printf("virtual size: %s (%" PRIu64 " bytes)\n", cli_format_size(im->info.virtual_size, buf, sizeof buf),
            im->info.virtual_size);
@@ -465,6 +470,7 @@ static const struct cli_option options[] = {
     {OPT_OUTPUT, "output", "FORM", "human (default) or json"},
     {OPT_CHAIN, "backing-chain", NULL, "all layers of the backing chain, top first"},
     {'U', "force-share", NULL, "open even if another process writes to the image"},
+    CLI_IMAGE_OPTIONS,
     {0, NULL, NULL, NULL},
 };
 
@@ -493,7 +499,8 @@ static int run(const struct cli_verb *verb, int argc, char **argv)
         return cli_usage_error(verb, "takes the name of one image");
 
     struct chain chain = {NULL, 0};
-    int rc = load_chain(&chain, operands[0], format, flags, whole);
+    const char *name = cli_image(&p, operands[0], format);
+    int rc = name != NULL ? load_chain(&chain, name, format, flags, whole) : CLI_FAILED;
     if (rc == CLI_OK)
         rc = print_chain(&chain, json, whole);
     for (size_t i = 0; i < chain.count; i++)

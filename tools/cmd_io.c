@@ -22,6 +22,7 @@ static const struct cli_option options[] = {
     {'r', "read-only", NULL, "open read-only"},
     {'U', "force-share", NULL, "open even if another process writes to the image; with -r"},
     {'q', "quiet", NULL, "no lines about what was read and written"},
+    CLI_IMAGE_OPTIONS,
     {0, NULL, NULL, NULL},
 };
 
@@ -89,6 +90,7 @@ static int run(const struct cli_verb *verb, int argc, char **argv)
 {
     struct io_args args = {.how = {.size = sizeof args.how}};
     struct cli_parser p;
+    const char *name = NULL;
     char **operands;
     int n, rc;
 
@@ -99,7 +101,9 @@ static int run(const struct cli_verb *verb, int argc, char **argv)
     if (rc == CLI_OK && n != 1)
         rc = cli_usage_error(verb, "takes the name of one image");
     else if (rc == CLI_OK)
-        rc = run_session(&args, operands[0]);
+        name = cli_image(&p, operands[0], args.how.format);
+    if (rc == CLI_OK)
+        rc = name != NULL ? run_session(&args, name) : CLI_FAILED;
     free(args.commands);
     return rc;
 }

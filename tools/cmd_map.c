@@ -161,6 +161,7 @@ static const struct cli_option options[] = {
     {'s', "start-offset", "BYTES", "begin here"},
     {'l', "max-length", "BYTES", "go on for so long"},
     {'U', "force-share", NULL, "open even if another process writes to the image"},
+    CLI_IMAGE_OPTIONS,
     {0, NULL, NULL, NULL},
 };
 
@@ -191,7 +192,9 @@ static int run(const struct cli_verb *verb, int argc, char **argv)
     }
     if (cli_operands(&p, &operands) != 1)
         return cli_usage_error(verb, "takes the name of one image");
-    m.name = operands[0];
+    m.name = cli_image(&p, operands[0], how.format);
+    if (m.name == NULL)
+        return CLI_FAILED;
     if (vdisk_open(m.name, &how, &m.volume) < 0)
         return cli_library_error();
     qcow2_find_host_holes(m.volume);

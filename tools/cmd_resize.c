@@ -96,6 +96,7 @@ static const struct cli_option options[] = {
     {OPT_SHRINK, "shrink", NULL, "a smaller size is meant: what lies behind it is deleted"},
     {'p', "progress", NULL, "show progress"},
     {'q', "quiet", NULL, "print nothing but errors"},
+    CLI_IMAGE_OPTIONS,
     {0, NULL, NULL, NULL},
 };
 
@@ -140,7 +141,9 @@ static int run(const struct cli_verb *verb, int argc, char **argv)
     }
     if (cli_operands(&p, &operands) != 1 || r.size == NULL)
         return cli_usage_error(verb, "takes the name of one image, and its size last");
-    r.name = operands[0];
+    r.name = cli_image(&p, operands[0], r.format);
+    if (r.name == NULL)
+        return CLI_FAILED;
     r.progress.enabled = r.progress.enabled && !r.quiet;
     r.opts.progress_arg = &r.progress;
     return resize_image(&r);
