@@ -3,7 +3,7 @@
 #ifndef QCOW2_BULK_H
 #define QCOW2_BULK_H
 
-#include "qcow2/state.h"
+#include "qcow2/image/image.h"
 
 /* How many L2 tables one q2_bulk_reserve() can make. */
 uint64_t q2_bulk_max(const struct q2 *q);

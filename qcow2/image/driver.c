@@ -12,7 +12,7 @@
 #include "qcow2/meta/packed.h"
 #include "qcow2/qcow2.h"
 #include "qcow2/space/space.h"
-#include "qcow2/state.h"
+#include "qcow2/image/image.h"
 
 static int q2_probe(const uint8_t *head, size_t len, const char *name)
 {

@@ -7,7 +7,7 @@
 #include "engine/error.h"
 #include "qcow2/format/tables.h"
 #include "qcow2/qcow2.h"
-#include "qcow2/state.h"
+#include "qcow2/image/image.h"
 
 int qcow2_get_details(vdisk *v, struct qcow2_details *ret)
 {

@@ -21,7 +21,7 @@
 #include "qcow2/image/open_repair.h"
 #include "qcow2/meta/guard.h"
 #include "qcow2/mutant.h"
-#include "qcow2/state.h"
+#include "qcow2/image/image.h"
 
 enum { NAMED_CACHE_MAX = 256 << 20 };
 

@@ -2,7 +2,7 @@
 #ifndef QCOW2_OPEN_REPAIR_H
 #define QCOW2_OPEN_REPAIR_H
 
-#include "qcow2/state.h"
+#include "qcow2/image/image.h"
 
 /*
  * After a crash with lazy refcounts: make the refcounts equal to the references, then clear the dirty bit. Blocks;

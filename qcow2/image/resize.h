@@ -3,7 +3,7 @@
 #ifndef QCOW2_RESIZE_H
 #define QCOW2_RESIZE_H
 
-#include "qcow2/state.h"
+#include "qcow2/image/image.h"
 
 /*
  * Flush, and write the header with `size`, which is not smaller than what it says, and an L1 table that is long

@@ -17,7 +17,7 @@
 #include "qcow2/format/tables.h"
 #include "qcow2/meta/guard.h"
 #include "qcow2/space/lease.h"
-#include "qcow2/state.h"
+#include "qcow2/image/image.h"
 
 enum { L1_PAGE = 4096 };
 

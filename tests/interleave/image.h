@@ -8,7 +8,7 @@
 
 #include "engine/backend.h"
 #include "engine/volume.h"
-#include "qcow2/state.h"
+#include "qcow2/image/image.h"
 
 enum { IMAGE_SLICE = 512, IMAGE_WORDS = IMAGE_SLICE / 8, IMAGE_SLICES = 64, IMAGE_CLUSTERS = 40 };
 

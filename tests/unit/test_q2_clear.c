@@ -4,7 +4,7 @@
 #include "backends/memory.h"
 #include "engine/volume.h"
 #include "qcow2/qcow2.h"
-#include "qcow2/state.h"
+#include "qcow2/image/image.h"
 #include "tests/unit/backend_test.h"
 
 enum { MAX = 16, TURNS = 64, SLICES = 40, RUNS = 50000, RUNS_KEPT = 1 << 15 };

@@ -3,8 +3,8 @@
  * An open qcow2 image.
  * "Locked": by the lock of its metadata, meta.lock.
  */
-#ifndef QCOW2_STATE_H
-#define QCOW2_STATE_H
+#ifndef QCOW2_IMAGE_H
+#define QCOW2_IMAGE_H
 
 #include <pthread.h>
 #include <stdatomic.h>
