@@ -15,7 +15,7 @@
 #include "engine/layer_name.h"
 #include "engine/vdisk.h"
 #include "engine/volume.h"
-#include "qcow2/format/luks.h"
+#include "qcow2/format/format.h"
 #include "qcow2/qcow2.h"
 #include "tools/cli.h"
 

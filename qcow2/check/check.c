@@ -30,7 +30,7 @@
 
 #include "engine/error.h"
 #include "qcow2/check/check_internal.h"
-#include "qcow2/format/entry.h"
+#include "qcow2/format/format.h"
 
 enum { REPORT_MAX = 1000 };
 
@@ -178,8 +178,8 @@ int check_begin(struct check *c, struct backend *file, vdisk_queue *q, const str
     return rc < 0 ? rc : start(c);
 }
 
-int qcow2_check(struct backend *file, vdisk_queue *q, const struct qcow2_check_opts *opts,
-                struct qcow2_check_result *ret)
+int qcow2_check_counted(struct backend *file, vdisk_queue *q, const struct qcow2_check_opts *opts,
+                        qcow2_counted_fn *take, void *arg, struct qcow2_check_result *ret)
 {
     struct check c;
     int rc = check_begin(&c, file, q, opts);
@@ -195,9 +195,17 @@ int qcow2_check(struct backend *file, vdisk_queue *q, const struct qcow2_check_o
     if (rc == 0) {
         check_report_rest(&c);
         *ret = c.res;
+        if (take)
+            rc = take(arg, &c.refs, ret);
     }
     check_finish(&c);
     return rc;
+}
+
+int qcow2_check(struct backend *file, vdisk_queue *q, const struct qcow2_check_opts *opts,
+                struct qcow2_check_result *ret)
+{
+    return qcow2_check_counted(file, q, opts, NULL, NULL, ret);
 }
 
 int qcow2_check_path(const char *name, uint32_t backend_flags, const struct qcow2_check_opts *opts,

@@ -1,5 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
+ * The room of the check: what other rooms use of it.
+ *
+ * Promises: what is wrong with an image; a repair, each change of which rests on what is durable.
+ * Owns: what it has counted, for as long as it runs.
+ * May not: use an open image, nor what keeps one; it uses format/ only.
+ *
  * Consistency check of a qcow2 image, and repair. The check counts every reference to every host cluster and
  * compares with the refcounts on disk; it looks at each table entry on the way. Both work below an open volume, so
  * that images which are too damaged to be opened can be checked, as long as their header can be read.
@@ -12,6 +18,9 @@
 
 #include "engine/backend.h"
 #include "engine/vdisk.h"
+#include "qcow2/check/check_refs.h"
+#include "qcow2/check/rebuild.h"
+#include "qcow2/check/spans.h"
 
 enum qcow2_finding {
     QCOW2_CORRUPTION, /* data is lost or will be if the image is written to */
@@ -54,6 +63,13 @@ struct qcow2_check_result {
  */
 int qcow2_check(struct backend *file, vdisk_queue *q, const struct qcow2_check_opts *opts,
                 struct qcow2_check_result *ret);
+
+/* What is in use, from cluster 0 to the end of the file; `refs` during the call. 0 or -errno. */
+typedef int qcow2_counted_fn(void *arg, const struct q2_refs *refs, const struct qcow2_check_result *res);
+
+/* qcow2_check(), and when it has come to its end, *ret filled in, its outcome is that of `take`. */
+int qcow2_check_counted(struct backend *file, vdisk_queue *q, const struct qcow2_check_opts *opts,
+                        qcow2_counted_fn *take, void *arg, struct qcow2_check_result *ret);
 
 enum qcow2_repair_what {
     QCOW2_REPAIR_LEAKS, /* refcounts that are too high; nothing that could touch data */

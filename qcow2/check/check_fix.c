@@ -21,7 +21,7 @@
 #include <string.h>
 
 #include "engine/error.h"
-#include "qcow2/format/entry.h"
+#include "qcow2/format/format.h"
 
 enum { L1_PIECE = 1 << 20 };
 

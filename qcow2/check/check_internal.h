@@ -7,7 +7,7 @@
 #include "qcow2/check/check.h"
 #include "qcow2/check/check_refs.h"
 #include "qcow2/check/spans.h"
-#include "qcow2/format/header.h"
+#include "qcow2/format/format.h"
 
 /*
  * Of so many clusters behind the end of the file, and a 16th of those in it, is it known which are claimed; unless

@@ -20,7 +20,7 @@
 #include <string.h>
 
 #include "engine/error.h"
-#include "qcow2/format/entry.h"
+#include "qcow2/format/format.h"
 #include "qcow2/mutant.h"
 
 static int failed(struct check *c, int rc, uint64_t host_offset)

@@ -14,7 +14,7 @@
 #include <string.h>
 
 #include "engine/error.h"
-#include "qcow2/format/entry.h"
+#include "qcow2/format/format.h"
 
 static uint64_t block_unreadable[1]; /* what `sole` points to when refcounts are not known; never looked into */
 

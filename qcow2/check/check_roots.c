@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "qcow2/format/tables.h"
+#include "qcow2/format/format.h"
 
 enum { FIRST_READ = 64 << 10, TABLE_READ = 1 << 20 };
 

@@ -22,7 +22,7 @@
 #include <string.h>
 
 #include "engine/error.h"
-#include "qcow2/format/tables.h"
+#include "qcow2/format/format.h"
 
 enum {
     SEARCH_MAX = 100000,

@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "qcow2/format/entry.h"
+#include "qcow2/format/format.h"
 
 enum { L1_READ = 1 << 20 };
 

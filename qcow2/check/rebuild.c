@@ -24,7 +24,7 @@
 
 #include "engine/error.h"
 #include "qcow2/check/check_internal.h"
-#include "qcow2/format/entry.h"
+#include "qcow2/format/format.h"
 #include "qcow2/mutant.h"
 
 enum { REASON_MAX = 256 };

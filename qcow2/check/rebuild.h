@@ -7,8 +7,10 @@
 #include <stdint.h>
 
 #include "engine/backend.h"
-#include "qcow2/check/check.h"
+#include "engine/vdisk.h"
 #include "qcow2/check/spans.h"
+
+struct qcow2_check_opts;
 
 enum { Q2_REBUILD_STRICT = 1u << 0, Q2_REBUILD_KEEP = 1u << 1 };
 

@@ -24,9 +24,8 @@
 #include "engine/bits.h"
 #include "engine/zero.h"
 #include "qcow2/image/resize.h"
-#include "qcow2/meta/slice.h"
-#include "qcow2/meta/twice.h"
-#include "qcow2/space/alloc.h"
+#include "qcow2/meta/meta.h"
+#include "qcow2/space/space.h"
 
 enum { BATCH_BYTES = 1 << 20, RUNS_MIN = 16 };
 

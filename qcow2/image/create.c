@@ -28,7 +28,7 @@
 #include "engine/create.h"
 #include "engine/error.h"
 #include "engine/volume.h"
-#include "qcow2/format/inflate.h"
+#include "qcow2/format/format.h"
 #include "qcow2/mutant.h"
 #include "qcow2/qcow2.h"
 

@@ -10,8 +10,7 @@
 #include "engine/backend.h"
 #include "engine/error.h"
 #include "engine/vdisk.h"
-#include "qcow2/format/header.h"
-#include "qcow2/format/layout.h"
+#include "qcow2/format/format.h"
 
 struct q2_create {
     const char                     *name;

@@ -12,8 +12,8 @@
 #include "engine/absent.h"
 #include "engine/error.h"
 #include "engine/layer_name.h"
-#include "qcow2/mutant.h"
 #include "qcow2/image/image.h"
+#include "qcow2/mutant.h"
 
 /* Its bytes are the guest's: a name that says another format than raw is refused. */
 static int open_data_backend(vdisk *v, const struct layer_name *n)

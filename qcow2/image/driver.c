@@ -7,12 +7,12 @@
 #include "engine/layer_name.h"
 #include "engine/option.h"
 #include "engine/queue.h"
-#include "qcow2/format/ondisk.h"
+#include "qcow2/format/format.h"
 #include "qcow2/image/create.h"
-#include "qcow2/meta/packed.h"
+#include "qcow2/image/image.h"
+#include "qcow2/meta/meta.h"
 #include "qcow2/qcow2.h"
 #include "qcow2/space/space.h"
-#include "qcow2/image/image.h"
 
 static int q2_probe(const uint8_t *head, size_t len, const char *name)
 {

@@ -15,7 +15,7 @@
 #include "engine/queue.h"
 #include "qcow2/image/resize.h"
 #include "qcow2/mutant.h"
-#include "qcow2/space/alloc.h"
+#include "qcow2/space/space.h"
 
 struct grow {
     struct op         op;

@@ -14,9 +14,9 @@
 #include "engine/bits.h"
 #include "engine/queue.h"
 #include "engine/volume.h"
-#include "qcow2/format/entry.h"
-#include "qcow2/qcow2.h"
+#include "qcow2/format/format.h"
 #include "qcow2/image/image.h"
+#include "qcow2/qcow2.h"
 
 /* Of the refcount block at host_offset, from which `left` refcounts count. */
 static uint64_t count_block(const struct q2 *q, vdisk_queue *queue, uint64_t host_offset, uint64_t left,

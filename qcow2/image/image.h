@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * An open qcow2 image.
- * "Locked": by the lock of its metadata, meta.lock.
+ * The room of an image as a whole: what its own files share. Other rooms use nothing of it; the engine has the
+ * driver, tools have qcow2.h.
+ *
+ * Promises: open, close, create, resize, info and what else is done to an image at once, from beginning to end.
+ * Owns: struct q2, which puts the other rooms' together.
+ * May not: write metadata but through meta/.
  */
 #ifndef QCOW2_IMAGE_H
 #define QCOW2_IMAGE_H
 
-#include <pthread.h>
-#include <stdatomic.h>
-#include <stdbool.h>
 #include <stdint.h>
 
 #include "qcow2/flush/flush.h"

@@ -5,9 +5,9 @@
 #include <errno.h>
 
 #include "engine/error.h"
-#include "qcow2/format/tables.h"
-#include "qcow2/qcow2.h"
+#include "qcow2/format/format.h"
 #include "qcow2/image/image.h"
+#include "qcow2/qcow2.h"
 
 int qcow2_get_details(vdisk *v, struct qcow2_details *ret)
 {

@@ -12,8 +12,7 @@
 
 #include "engine/queue.h"
 #include "engine/volume.h"
-#include "qcow2/format/header.h"
-#include "qcow2/format/luks.h"
+#include "qcow2/format/format.h"
 #include "qcow2/qcow2.h"
 
 static int read_luks(struct backend *b, vdisk_queue *q, const struct q2_header *h, struct qcow2_details *d)

@@ -17,11 +17,11 @@
 #include "engine/error.h"
 #include "engine/layer_name.h"
 #include "engine/option.h"
-#include "qcow2/format/tables.h"
-#include "qcow2/image/open_repair.h"
-#include "qcow2/meta/guard.h"
-#include "qcow2/mutant.h"
+#include "qcow2/format/format.h"
 #include "qcow2/image/image.h"
+#include "qcow2/image/open_repair.h"
+#include "qcow2/meta/meta.h"
+#include "qcow2/mutant.h"
 
 enum { NAMED_CACHE_MAX = 256 << 20 };
 

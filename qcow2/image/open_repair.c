@@ -21,8 +21,6 @@
 #include "engine/error.h"
 #include "engine/log.h"
 #include "qcow2/check/check.h"
-#include "qcow2/check/rebuild.h"
-#include "qcow2/check/spans.h"
 
 enum { REASON_MAX = 256 };
 

@@ -14,7 +14,7 @@
 #include "engine/zero.h"
 #include "qcow2/image/bulk.h"
 #include "qcow2/image/resize.h"
-#include "qcow2/map/alloc_write.h"
+#include "qcow2/map/map.h"
 
 enum { FILL_DEPTH = 16, BULKS = 8 };
 

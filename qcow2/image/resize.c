@@ -21,8 +21,7 @@
 #include <string.h>
 
 #include "engine/error.h"
-#include "qcow2/format/entry.h"
-#include "qcow2/format/tables.h"
+#include "qcow2/format/format.h"
 
 /* ---- what forbids it ------------------------------------------------------------------------------------ */
 

@@ -23,9 +23,8 @@
 #include <string.h>
 
 #include "engine/error.h"
-#include "qcow2/check/check_internal.h"
-#include "qcow2/check/rebuild.h"
-#include "qcow2/format/entry.h"
+#include "qcow2/check/check.h"
+#include "qcow2/format/format.h"
 #include "qcow2/mutant.h"
 
 /* ---- the header ----------------------------------------------------------------------------------------- */
@@ -101,18 +100,25 @@ static int read_in_use(struct q2 *q, vdisk_queue *queue, struct q2_cluster_set *
     return rc;
 }
 
+/* What gives back, and to whom. */
+struct trim {
+    vdisk                       *v;
+    vdisk_queue                 *queue;
+    const struct q2_cluster_set *were; /* in use before */
+};
+
 /* Free clusters below `end` that were not: to the host. */
-static int discard(struct check *c, const struct q2_cluster_set *were, uint64_t end)
+static int discard(const struct trim *t, const struct q2_refs *refs, uint64_t end)
 {
-    const struct q2_geometry *g = &c->header.geo;
+    const struct q2_geometry *g = &q2_of(t->v)->meta.geo;
     uint64_t start, stop, next;
     int rc = 0;
 
     for (uint64_t i = 1; i < end && rc == 0; i = stop) {
-        start = q2_cluster_set_next(were, i, end, &stop);
-        next = start < stop ? max_u64(start, min_u64(stop, q2_refs_next(&c->refs, start))) : stop;
+        start = q2_cluster_set_next(t->were, i, end, &stop);
+        next = start < stop ? max_u64(start, min_u64(stop, q2_refs_next(refs, start))) : stop;
         if (next > start)
-            rc = io_prange(c->queue, c->file, IO_DISCARD, start << g->cluster_bits,
+            rc = io_prange(t->queue, t->v->file, IO_DISCARD, start << g->cluster_bits,
                            (next - start) << g->cluster_bits);
         stop = next < stop ? next + 1 : stop;
     }
@@ -120,34 +126,41 @@ static int discard(struct check *c, const struct q2_cluster_set *were, uint64_t 
 }
 
 /* Behind the last cluster in use; but not over what was free before. */
-static uint64_t cut_at(const struct check *c, const struct q2_cluster_set *were)
+static uint64_t cut_at(const struct trim *t, uint64_t in_use_end)
 {
-    uint32_t bits = c->header.geo.cluster_bits;
-    uint64_t size = backend_size(c->file), end = div_up(size, c->header.geo.cluster_size);
+    const struct q2_geometry *g = &q2_of(t->v)->meta.geo;
+    uint64_t size = backend_size(t->v->file), end = div_up(size, g->cluster_size);
 
-    while (end << bits > c->res.image_end_offset && q2_cluster_set_has(were, end - 1))
+    while (end << g->cluster_bits > in_use_end && q2_cluster_set_has(t->were, end - 1))
         end--;
-    return min_u64(size, end << bits);
+    return min_u64(size, end << g->cluster_bits);
+}
+
+static int trim_counted(void *arg, const struct q2_refs *refs, const struct qcow2_check_result *res)
+{
+    const struct trim *t = arg;
+    struct backend *file = t->v->file;
+    uint64_t cut = cut_at(t, res->image_end_offset);
+    int rc = 0;
+
+    if (res->corruptions > 0 || res->check_errors > 0)
+        return err_hint(err_set(EIO, "%s: does not check clean", t->v->name),
+                        "repair it with vdisk-io check -r all");
+    if (file->caps & BACKEND_GROWS && cut < backend_size(file))
+        rc = io_prange(t->queue, file, IO_TRUNCATE, cut, 0);
+    if (rc == 0 && file->caps & BACKEND_DISCARD)
+        rc = discard(t, refs, backend_size(file) >> q2_of(t->v)->meta.geo.cluster_bits);
+    return rc;
 }
 
 /* Invariant 2. */
 static int trim(vdisk *v, const struct q2_cluster_set *were, const struct qcow2_check_opts *opts,
                 vdisk_queue *queue)
 {
-    struct backend *file = v->file;
-    struct check c;
-    int rc = check_begin(&c, file, queue, opts);
+    struct trim t = {.v = v, .queue = queue, .were = were};
+    struct qcow2_check_result res;
+    int rc = qcow2_check_counted(v->file, queue, opts, trim_counted, &t, &res);
 
-    if (rc == 0)
-        rc = check_run(&c);
-    if (rc == 0 && (c.res.corruptions > 0 || c.res.check_errors > 0))
-        rc = err_hint(err_set(EIO, "%s: does not check clean", v->name),
-                      "repair it with vdisk-io check -r all");
-    if (rc == 0 && file->caps & BACKEND_GROWS && cut_at(&c, were) < backend_size(file))
-        rc = io_prange(queue, file, IO_TRUNCATE, cut_at(&c, were), 0);
-    if (rc == 0 && file->caps & BACKEND_DISCARD)
-        rc = discard(&c, were, min_u64(c.file_clusters, backend_size(file) >> c.header.geo.cluster_bits));
-    check_finish(&c);
     return rc == 0 ? q2_reload(v, queue) : rc; /* the file's end is another */
 }
 

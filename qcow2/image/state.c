@@ -13,11 +13,10 @@
 #include <string.h>
 
 #include "engine/error.h"
-#include "qcow2/format/entry.h"
-#include "qcow2/format/tables.h"
-#include "qcow2/meta/guard.h"
-#include "qcow2/space/lease.h"
+#include "qcow2/format/format.h"
 #include "qcow2/image/image.h"
+#include "qcow2/meta/meta.h"
+#include "qcow2/space/space.h"
 
 enum { L1_PAGE = 4096 };
 

@@ -11,7 +11,7 @@
 #include <string.h>
 
 #include "engine/error.h"
-#include "qcow2/format/tables.h"
+#include "qcow2/format/format.h"
 #include "qcow2/meta/state.h"
 
 int q2_read_bitmaps(struct q2_meta *meta, vdisk_queue *queue, struct q2_bitmap_directory *ret)

@@ -14,8 +14,8 @@
 #include <string.h>
 
 #include "engine/error.h"
-#include "qcow2/mutant.h"
 #include "qcow2/meta/state.h"
+#include "qcow2/mutant.h"
 
 int q2_header_read(struct q2_meta *meta, vdisk_queue *queue)
 {

@@ -8,7 +8,7 @@
 
 #include "engine/io.h"
 #include "engine/queue.h"
-#include "qcow2/format/entry.h"
+#include "qcow2/format/format.h"
 #include "qcow2/mutant.h"
 
 int q2_cache_init(struct q2_cache *c, uint32_t slice_size, uint64_t bytes, uint64_t keys)

@@ -13,8 +13,7 @@
 #include <string.h>
 
 #include "engine/error.h"
-#include "qcow2/format/entry.h"
-#include "qcow2/format/tables.h"
+#include "qcow2/format/format.h"
 #include "qcow2/meta/guard.h"
 
 #define READ_MAX (UINT64_C(256) << 20)

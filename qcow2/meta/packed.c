@@ -28,7 +28,7 @@
 #include "engine/iov.h"
 #include "engine/queue.h"
 #include "engine/volume.h"
-#include "qcow2/format/entry.h"
+#include "qcow2/format/format.h"
 #include "qcow2/meta/state.h"
 
 struct q2_packed_cluster {

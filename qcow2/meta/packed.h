@@ -11,7 +11,7 @@
 #include <stdint.h>
 
 #include "engine/format.h"
-#include "qcow2/format/inflate.h"
+#include "qcow2/format/format.h"
 
 enum {
     Q2_PACKED_CLUSTERS = 4,  /* cached, of one image */

@@ -8,7 +8,7 @@
 #ifndef QCOW2_SLICE_H
 #define QCOW2_SLICE_H
 
-#include "qcow2/format/entry.h"
+#include "qcow2/format/format.h"
 #include "qcow2/meta/state.h"
 
 /* The key, in meta->l2, of the slice with the entry of this guest offset. */

@@ -17,9 +17,7 @@
 
 #include "engine/range_lock.h"
 #include "engine/volume.h"
-#include "qcow2/format/entry.h"
-#include "qcow2/format/geometry.h"
-#include "qcow2/format/header.h"
+#include "qcow2/format/format.h"
 #include "qcow2/meta/cluster_set.h"
 #include "qcow2/meta/meta_cache.h"
 #include "qcow2/meta/metadata_map.h"

@@ -5,7 +5,7 @@
  */
 #include "qcow2/meta/twice.h"
 
-#include "qcow2/format/entry.h"
+#include "qcow2/format/format.h"
 #include "qcow2/mutant.h"
 
 void q2_twice_note(struct q2_meta *meta, uint64_t cluster, uint64_t n)

@@ -9,7 +9,7 @@
 #include <errno.h>
 
 #include "engine/queue.h"
-#include "qcow2/format/entry.h"
+#include "qcow2/format/format.h"
 #include "qcow2/space/alloc.h"
 #include "qcow2/space/highest.h"
 

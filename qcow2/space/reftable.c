@@ -17,7 +17,7 @@
 
 #include "engine/service.h"
 #include "engine/zero.h"
-#include "qcow2/format/entry.h"
+#include "qcow2/format/format.h"
 #include "qcow2/meta/meta.h"
 #include "qcow2/mutant.h"
 #include "qcow2/space/alloc.h"

@@ -19,7 +19,7 @@
 
 #include "engine/error.h"
 #include "engine/queue.h"
-#include "qcow2/format/entry.h"
+#include "qcow2/format/format.h"
 #include "qcow2/meta/meta.h"
 #include "qcow2/mutant.h"
 #include "qcow2/space/alloc.h"
