@@ -19,7 +19,7 @@
 #include "tests/crash/scenarios.h"
 #include "tests/lib/run.h"
 #include "tests/lib/test.h"
-#include "tests/unit/q2_damage.h"
+#include "tests/unit/qcow2/check/q2_damage.h"
 
 enum { PIECES = 48, PLACE_MOST = 8, DESCRIPTION = 1500, HEAD = 65536, TINY = 512 };
 

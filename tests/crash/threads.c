@@ -12,7 +12,7 @@
 #include "tests/crash/rig.h"
 #include "tests/crash/scenarios.h"
 #include "tests/lib/test.h"
-#include "tests/unit/slice_race.h"
+#include "tests/unit/qcow2/meta/slice_race.h"
 
 enum { THREADS = 2, DEPTH = 4, PARTS = 48, IMAGES = 150, ROUNDS = 16, RACE_CHANGES = 2000 };
 enum { TOUCHED = 160, TOUCH_DELAY = 1 << 14 };

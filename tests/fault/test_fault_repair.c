@@ -17,7 +17,7 @@
 #include "tests/fault/fault_lib.h"
 #include "tests/fault/oom.h"
 #include "tests/lib/test.h"
-#include "tests/unit/q2_damage.h"
+#include "tests/unit/qcow2/check/q2_damage.h"
 
 enum { MAX_CALLS = 1000, GUEST_CLUSTERS = 12, CLUSTER = 65536, MODES = FAULT_MODES + 1 };
 

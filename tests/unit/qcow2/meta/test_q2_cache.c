@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* qcow2/meta_cache: bounds, loading, what is evicted and what never is, and readers without a lock. */
 #include "tests/unit/op_test.h"
-#include "tests/unit/slice_race.h"
+#include "tests/unit/qcow2/meta/slice_race.h"
 
 #include "backends/fault.h"
 #include "backends/memory.h"

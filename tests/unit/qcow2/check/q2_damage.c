@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "tests/unit/q2_damage.h"
+#include "tests/unit/qcow2/check/q2_damage.h"
 
 #include <fcntl.h>
 #include <stdio.h>

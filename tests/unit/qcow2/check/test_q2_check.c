@@ -12,7 +12,7 @@
 #include "qcow2/check/check.h"
 #include "tests/lib/run.h"
 #include "tests/lib/test.h"
-#include "tests/unit/q2_damage.h"
+#include "tests/unit/qcow2/check/q2_damage.h"
 
 static long long number(const json_t *o, const char *key)
 {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "tests/unit/slice_race.h"
+#include "tests/unit/qcow2/meta/slice_race.h"
 
 #include <pthread.h>
 #include <sched.h>
