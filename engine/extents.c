@@ -55,7 +55,7 @@ static uint32_t describe(const struct extents_op *x)
     switch ((enum extent_kind)e->kind) {
     case EXTENT_DATA:
         return VDISK_EXTENT_DATA | VDISK_EXTENT_OFFSET | VDISK_EXTENT_ALLOCATED;
-    case EXTENT_PACKED:
+    case EXTENT_COMPRESSED:
         return VDISK_EXTENT_DATA | VDISK_EXTENT_COMPRESSED | VDISK_EXTENT_ALLOCATED;
     case EXTENT_ZERO:
     case EXTENT_UNALLOCATED:

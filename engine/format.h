@@ -17,7 +17,7 @@ enum extent_kind {
     EXTENT_UNALLOCATED, /* ask the backing layer; zeros without one */
     EXTENT_ZERO,
     EXTENT_DATA,        /* len bytes at host_offset of `data` */
-    EXTENT_PACKED,      /* compressed: read through read_packed() */
+    EXTENT_COMPRESSED,  /* read through read_compressed() */
 };
 
 enum extent_flags {
@@ -29,7 +29,7 @@ enum extent_flags {
 
 struct extent {
     uint64_t        len;         /* from the offset asked for; > 0, at most the length asked for */
-    uint64_t        host_offset; /* DATA, ZERO with EXTENT_HOST, PACKED (a descriptor of the format's own) */
+    uint64_t        host_offset; /* DATA, ZERO with EXTENT_HOST, COMPRESSED (a descriptor of the format's own) */
     uint8_t         kind;        /* enum extent_kind */
     uint8_t         flags;       /* enum extent_flags */
 };
@@ -77,10 +77,10 @@ struct format_driver {
     void (*load)(vdisk *v, uint64_t guest_offset, struct op *op);
 
     /*
-     * Read a PACKED extent: `len` bytes from guest_offset (inside the extent) into `buf`; ends by op_wake(op).
+     * Read a COMPRESSED extent: `len` bytes from guest_offset (inside the extent) into `buf`; ends by op_wake(op).
      */
-    void (*read_packed)(vdisk *v, const struct extent *e, uint64_t guest_offset, const struct iovec *iov,
-                        uint32_t iovcnt, uint64_t len, struct op *op);
+    void (*read_compressed)(vdisk *v, const struct extent *e, uint64_t guest_offset, const struct iovec *iov,
+                            uint32_t iovcnt, uint64_t len, struct op *op);
 
     /*
      * Carry out a write that is not in place, or found no space there, a zero, a discard, or a flush: ends by

@@ -72,7 +72,7 @@ struct chain_read {
     struct iovec        piece_iov[READ_PIECES][READ_PIECE_IOV];
 };
 
-enum chain_read_state { CHAIN_START = OP_START, CHAIN_LOADED, CHAIN_READ, CHAIN_UNPACKED };
+enum chain_read_state { CHAIN_START = OP_START, CHAIN_LOADED, CHAIN_READ, CHAIN_INFLATED };
 
 static int look_up(struct chain_read *c)
 {
@@ -86,7 +86,7 @@ static void send_pieces(struct chain_read *c, struct op *op)
     c->pieces = 0;
     while (c->pos < c->len && c->pieces < READ_PIECES) {
         uint64_t piece = 0;
-        if (look_up(c) < 0 || c->extent.kind == EXTENT_PACKED)
+        if (look_up(c) < 0 || c->extent.kind == EXTENT_COMPRESSED)
             break;
         if (c->extent.kind == EXTENT_ZERO) {
             iov_zero(c->iov, c->iovcnt, c->pos, c->extent.len);
@@ -104,14 +104,14 @@ static void send_pieces(struct chain_read *c, struct op *op)
 }
 
 /* Decompress the piece at hand; the call of an await. */
-static void unpack_piece(struct chain_read *c, struct op *op)
+static void inflate_piece(struct chain_read *c, struct op *op)
 {
     uint64_t piece = 0;
     uint32_t n = iov_slice(c->iov, c->iovcnt, c->pos, c->extent.len, c->piece_iov[0], READ_PIECE_IOV, &piece);
     uint64_t guest = c->guest_offset + c->pos;
 
     c->pos += piece;
-    c->layer->format->read_packed(c->layer, &c->extent, guest, c->piece_iov[0], n, piece, op);
+    c->layer->format->read_compressed(c->layer, &c->extent, guest, c->piece_iov[0], n, piece, op);
 }
 
 static void chain_read_step(struct op *op)
@@ -122,8 +122,8 @@ static void chain_read_step(struct op *op)
     while (c->pos < c->len) {
         if (look_up(c) < 0)
             OP_TRY(op, CHAIN_LOADED, c->layer->format->load(c->layer, c->guest_offset + c->pos, op));
-        else if (c->extent.kind == EXTENT_PACKED)
-            OP_TRY(op, CHAIN_UNPACKED, unpack_piece(c, op));
+        else if (c->extent.kind == EXTENT_COMPRESSED)
+            OP_TRY(op, CHAIN_INFLATED, inflate_piece(c, op));
         else
             OP_TRY(op, CHAIN_READ, send_pieces(c, op));
     }
@@ -134,7 +134,7 @@ fail:
     op_end(op, sizeof *c, op->rc);
 }
 
-OP_TYPE(chain_read, chain_read_step, "START", "CHAIN_LOADED", "CHAIN_READ", "CHAIN_UNPACKED");
+OP_TYPE(chain_read, chain_read_step, "START", "CHAIN_LOADED", "CHAIN_READ", "CHAIN_INFLATED");
 
 static struct chain_read *chain_read_alloc(vdisk_queue *q, vdisk *v, uint64_t guest_offset,
                                            const struct iovec *iov, uint32_t iovcnt, uint64_t len)

@@ -90,7 +90,7 @@ static inline void volume_reach(vdisk *v, uint64_t reach, vdisk_queue *queue)
 
 /*
  * The extent at guest_offset as seen from `v` down its chain, clamped to what one layer says: DATA, ZERO or
- * PACKED, in *ret_layer. Where no layer has anything: ZERO, in the layer that was asked last. -EAGAIN:
+ * COMPRESSED, in *ret_layer. Where no layer has anything: ZERO, in the layer that was asked last. -EAGAIN:
  * *ret_layer has to load() first.
  */
 int chain_lookup(vdisk *v, uint64_t guest_offset, uint64_t len, struct extent *ret, vdisk **ret_layer);

@@ -26,7 +26,7 @@ const char *q2_use_name(enum q2_use use)
         [Q2_USE_L1] = "an L1 table",
         [Q2_USE_L2] = "an L2 table",
         [Q2_USE_DATA] = "guest data",
-        [Q2_USE_PACKED] = "compressed guest data",
+        [Q2_USE_COMPRESSED] = "compressed guest data",
         [Q2_USE_SNAPSHOTS] = "the snapshot table",
         [Q2_USE_BITMAPS] = "bitmaps",
         [Q2_USE_L2_AND_DATA] = "an L2 table and guest data",
@@ -136,7 +136,7 @@ static uint64_t cell_count(const struct q2_refs *r, uint64_t cluster, uint16_t c
 
 static bool may_share(enum q2_use use)
 {
-    return use == Q2_USE_L2 || use == Q2_USE_DATA || use == Q2_USE_PACKED;
+    return use == Q2_USE_L2 || use == Q2_USE_DATA || use == Q2_USE_COMPRESSED;
 }
 
 static enum q2_use both(enum q2_use before, enum q2_use use)

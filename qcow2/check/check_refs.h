@@ -19,7 +19,7 @@ enum q2_use {
     Q2_USE_L1,
     Q2_USE_L2,
     Q2_USE_DATA,
-    Q2_USE_PACKED,
+    Q2_USE_COMPRESSED,
     Q2_USE_SNAPSHOTS,
     Q2_USE_BITMAPS,
     Q2_USE_L2_AND_DATA, /* an L2 table, which guest data points to */

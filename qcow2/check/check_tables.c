@@ -140,7 +140,7 @@ static void lost_entry(const struct l2_walk *w, uint64_t n, const char *problem)
     bad_entry(w, n, problem);
 }
 
-static int check_packed_cluster(struct l2_walk *w, const struct q2_mapping *m)
+static int check_compressed_cluster(struct l2_walk *w, const struct q2_mapping *m)
 {
     struct check *c = w->c;
     const struct q2_geometry *g = &c->header.geo;
@@ -156,11 +156,11 @@ static int check_packed_cluster(struct l2_walk *w, const struct q2_mapping *m)
     /* It can be read all the same: what it leads to is in use. */
     if (g->extended_l2 && w->entry.bitmap != 0)
         bad_entry(w, n, "a compressed cluster has a subcluster bitmap");
-    if (w->entry.word & ((1ull << g->packed_shift) - 1) & ~Q2_MAX_HOST_OFFSET) {
+    if (w->entry.word & ((1ull << g->compressed_shift) - 1) & ~Q2_MAX_HOST_OFFSET) {
         lost_entry(w, n, "reserved bits are set in the offset of a compressed cluster");
         return 0;
     }
-    rc = check_claim(c, m->host_offset, m->packed_len, Q2_USE_PACKED, n);
+    rc = check_claim(c, m->host_offset, m->compressed_len, Q2_USE_COMPRESSED, n);
     c->res.allocated_clusters += w->table->active_refs;
     c->res.compressed_clusters += w->table->active_refs;
     c->res.fragmented_clusters += w->table->active_refs; /* as QEMU sees it: they begin anywhere */
@@ -210,7 +210,7 @@ static int check_l2_entry(struct l2_walk *w)
     struct q2_mapping m = q2_entry_decode(g, w->entry.word, w->entry.bitmap);
 
     if (m.type == Q2_CLUSTER_COMPRESSED)
-        return check_packed_cluster(w, &m);
+        return check_compressed_cluster(w, &m);
     if (w->entry.word & Q2_L2_RESERVED)
         bad_entry(w, w->table->refs, "reserved bits are set");
     if ((w->entry.word & Q2_ZERO) && (g->extended_l2 || g->version < 3))

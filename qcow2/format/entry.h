@@ -21,12 +21,12 @@ enum q2_cluster_type {
 
 /* One L2 entry. */
 struct q2_mapping {
-    uint64_t host_offset; /* of the cluster (has_host), or of the first compressed byte */
-    uint64_t packed_len;  /* COMPRESSED: bytes up to the end of the last sector; the stream may end earlier */
-    uint64_t bitmap;      /* extended L2: the subcluster bitmap, else 0 */
-    uint8_t  type;        /* enum q2_cluster_type; extended L2: NORMAL when it has host space, else UNALLOCATED */
-    bool     has_host;    /* a whole cluster at host_offset belongs to it */
-    bool     copied;      /* refcount is exactly one: may be written in place (active tables only) */
+    uint64_t host_offset;    /* of the cluster (has_host), or of the first compressed byte */
+    uint64_t compressed_len; /* COMPRESSED: bytes up to the end of the last sector; the stream may end earlier */
+    uint64_t bitmap;         /* extended L2: the subcluster bitmap, else 0 */
+    uint8_t  type;           /* enum q2_cluster_type; extended L2: NORMAL with host space, else UNALLOCATED */
+    bool     has_host;       /* a whole cluster at host_offset belongs to it */
+    bool     copied;         /* refcount is exactly one: may be written in place (active tables only) */
 };
 
 /* ---- "L1 table entry", "Refcount table entry" ---------------------------------------------------------- */
@@ -126,11 +126,11 @@ static inline struct q2_mapping q2_entry_decode(const struct q2_geometry *g, uin
 
     m.copied = (entry & Q2_COPIED) != 0;
     if (unlikely(entry & Q2_COMPRESSED)) {
-        uint64_t sectors = ((entry >> g->packed_shift) & g->packed_sectors_mask) + 1;
+        uint64_t sectors = ((entry >> g->compressed_shift) & g->compressed_sectors_mask) + 1;
 
         m.type = Q2_CLUSTER_COMPRESSED;
-        m.host_offset = entry & g->packed_offset_mask;
-        m.packed_len = sectors * Q2_SECTOR_SIZE - (m.host_offset & (Q2_SECTOR_SIZE - 1));
+        m.host_offset = entry & g->compressed_offset_mask;
+        m.compressed_len = sectors * Q2_SECTOR_SIZE - (m.host_offset & (Q2_SECTOR_SIZE - 1));
         return m;
     }
     /* In an external data file the first cluster's offset is 0, and bit 63 tells that it is there. */
@@ -172,7 +172,7 @@ static inline const char *q2_entry_problem(const struct q2_geometry *g, uint64_t
 static inline bool q2_entry_reserved(const struct q2_geometry *g, uint64_t entry, uint64_t bitmap)
 {
     if (entry & Q2_COMPRESSED)
-        return (entry & ((1ull << g->packed_shift) - 1) & ~Q2_MAX_HOST_OFFSET) != 0 ||
+        return (entry & ((1ull << g->compressed_shift) - 1) & ~Q2_MAX_HOST_OFFSET) != 0 ||
                (entry & Q2_COPIED) != 0 || (g->extended_l2 && bitmap != 0);
     return (entry & Q2_L2_RESERVED) != 0 || ((entry & Q2_ZERO) && (g->extended_l2 || g->version < 3));
 }
@@ -196,18 +196,18 @@ static inline uint64_t q2_entry_encode(const struct q2_geometry *g, enum q2_clus
     case Q2_CLUSTER_COMPRESSED:
         break;
     }
-    assert(type != Q2_CLUSTER_COMPRESSED); /* q2_entry_encode_packed() */
+    assert(type != Q2_CLUSTER_COMPRESSED); /* q2_entry_encode_compressed() */
     return 0;
 }
 
-/* `len` > 0 bytes from host_offset; they span at most packed_sectors_mask + 1 sectors. */
-static inline uint64_t q2_entry_encode_packed(const struct q2_geometry *g, uint64_t host_offset, uint64_t len)
+/* `len` > 0 bytes from host_offset; they span at most compressed_sectors_mask + 1 sectors. */
+static inline uint64_t q2_entry_encode_compressed(const struct q2_geometry *g, uint64_t host_offset, uint64_t len)
 {
     uint64_t sectors = (host_offset + len - 1) / Q2_SECTOR_SIZE - host_offset / Q2_SECTOR_SIZE;
 
-    assert(len > 0 && (host_offset & ~g->packed_offset_mask) == 0);
-    assert(sectors <= g->packed_sectors_mask);
-    return Q2_COMPRESSED | (sectors << g->packed_shift) | host_offset;
+    assert(len > 0 && (host_offset & ~g->compressed_offset_mask) == 0);
+    assert(sectors <= g->compressed_sectors_mask);
+    return Q2_COMPRESSED | (sectors << g->compressed_shift) | host_offset;
 }
 
 /* ---- "Extended L2 Entries" ----------------------------------------------------------------------------- */

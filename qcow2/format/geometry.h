@@ -18,9 +18,9 @@ struct q2_geometry {
     uint64_t cluster_size;
     uint64_t subcluster_size;   /* cluster_size without extended L2 entries */
     uint64_t refcount_max;
-    uint64_t packed_offset_mask; /* of a compressed descriptor: the host offset */
-    uint32_t packed_shift;      /* of a compressed descriptor: where the number of sectors starts ("x") */
-    uint32_t packed_sectors_mask; /* after that shift */
+    uint64_t compressed_offset_mask;  /* of a compressed descriptor: the host offset */
+    uint32_t compressed_shift;        /* of a compressed descriptor: where the number of sectors starts ("x") */
+    uint32_t compressed_sectors_mask; /* after that shift */
     uint32_t version;
     uint32_t cluster_bits;
     uint32_t subcluster_bits;   /* log2(subcluster_size) */
@@ -62,9 +62,9 @@ static inline void q2_geometry_init(struct q2_geometry *g, uint32_t version, uin
     g->refcount_bits = 1u << refcount_order;
     g->refblock_bits = cluster_bits + 3 - refcount_order;
     g->refcount_max = UINT64_MAX >> (64 - g->refcount_bits);
-    g->packed_shift = 62 - (cluster_bits - 8);
-    g->packed_sectors_mask = (1u << (cluster_bits - 8)) - 1;
-    g->packed_offset_mask = ((1ull << g->packed_shift) - 1) & Q2_MAX_HOST_OFFSET;
+    g->compressed_shift = 62 - (cluster_bits - 8);
+    g->compressed_sectors_mask = (1u << (cluster_bits - 8)) - 1;
+    g->compressed_offset_mask = ((1ull << g->compressed_shift) - 1) & Q2_MAX_HOST_OFFSET;
 }
 
 /* ---- guest offsets: "Cluster mapping" ---------------------------------------------------------------- */

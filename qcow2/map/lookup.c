@@ -18,7 +18,7 @@
 static const uint8_t extent_kinds[] = {
     [Q2_CLUSTER_UNALLOCATED] = EXTENT_UNALLOCATED, [Q2_CLUSTER_ZERO_PLAIN] = EXTENT_ZERO,
     [Q2_CLUSTER_ZERO_ALLOC] = EXTENT_ZERO,         [Q2_CLUSTER_NORMAL] = EXTENT_DATA,
-    [Q2_CLUSTER_COMPRESSED] = EXTENT_PACKED,
+    [Q2_CLUSTER_COMPRESSED] = EXTENT_COMPRESSED,
 };
 
 /* What the first entry says about the guest offset, up to the end of its cluster or run of subclusters. */
@@ -58,7 +58,7 @@ static void first_extent(const struct q2_meta *meta, struct q2_l2_entry e, uint6
 /* Does `next`, which follows `e`, go on with the same? */
 static bool continues(const struct extent *e, const struct extent *next)
 {
-    if (e->kind != next->kind || e->flags != next->flags || e->kind == EXTENT_PACKED)
+    if (e->kind != next->kind || e->flags != next->flags || e->kind == EXTENT_COMPRESSED)
         return false;
     return !(e->kind == EXTENT_DATA || e->flags & EXTENT_HOST) || e->host_offset + e->len == next->host_offset;
 }

@@ -63,7 +63,8 @@ bool q2_guard_refuses(struct q2_meta *meta, uint64_t cluster, uint64_t n, const 
 /* Whole host clusters that a mapping has; 0: none. */
 static uint64_t clusters_of(const struct q2_meta *meta, const struct q2_mapping *m, uint64_t *ret_first)
 {
-    uint64_t end = m->host_offset + (m->type == Q2_CLUSTER_COMPRESSED ? m->packed_len : meta->geo.cluster_size);
+    uint64_t end =
+        m->host_offset + (m->type == Q2_CLUSTER_COMPRESSED ? m->compressed_len : meta->geo.cluster_size);
 
     *ret_first = m->host_offset >> meta->geo.cluster_bits;
     if (m->type != Q2_CLUSTER_COMPRESSED && !m->has_host)

@@ -17,7 +17,7 @@ void q2_meta_state_init(struct q2_meta *meta, vdisk *v)
     meta->v = v;
     short_lock_init(&meta->lock);
     range_locks_init(&meta->structure);
-    q2_packed_init(&meta->packed);
+    q2_compressed_init(&meta->compressed);
 }
 
 static void free_l1(struct q2_l1 *l1)
@@ -38,7 +38,7 @@ void q2_meta_state_finish(struct q2_meta *meta)
     free_l1(atomic_load(&meta->l1));
     free_l1(meta->l1_retired);
     free(meta->reftable);
-    q2_packed_finish(&meta->packed);
+    q2_compressed_finish(&meta->compressed);
     q2_cluster_set_finish(&meta->own_freed);
     q2_cluster_set_finish(&meta->mapped);
     q2_cluster_set_finish(&meta->targets);

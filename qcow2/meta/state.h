@@ -21,7 +21,7 @@
 #include "qcow2/meta/cluster_set.h"
 #include "qcow2/meta/meta_cache.h"
 #include "qcow2/meta/metadata_map.h"
-#include "qcow2/meta/packed.h"
+#include "qcow2/meta/compressed.h"
 #include "qcow2/meta/table.h"
 
 struct q2_meta {
@@ -50,7 +50,7 @@ struct q2_meta {
 
     /* Own synchronisation. */
     alignas(64) struct range_locks structure; /* [0, 1): new tables and blocks, table growth: one at a time */
-    struct q2_packed_cache    packed;
+    struct q2_compressed_cache    compressed;
 
     /* Locked. */
     alignas(64) pthread_mutex_t lock;

@@ -617,7 +617,7 @@ void q2_alloc_structure_undo(struct q2_space *space, const struct q2_run *run, u
 void q2_drop(struct q2_space *space, const struct q2_mapping *m)
 {
     uint64_t first = q2_cluster_down(&space->meta->geo, m->host_offset);
-    uint64_t end = q2_cluster_up(&space->meta->geo, m->host_offset + m->packed_len);
+    uint64_t end = q2_cluster_up(&space->meta->geo, m->host_offset + m->compressed_len);
 
     if (space->meta->data_file || (m->type != Q2_CLUSTER_COMPRESSED && !m->has_host))
         return;

@@ -251,7 +251,7 @@ static bool lower_needs(struct reclaim *r)
 {
     bool ok = true;
 
-    q2_packed_forget(&r->space->meta->packed); /* before the clusters can be taken */
+    q2_compressed_forget(&r->space->meta->compressed); /* before the clusters can be taken */
     while (ok && r->lowered < r->count) {
         pthread_mutex_lock(&r->space->meta->lock);
         ok = lower_part(r);

@@ -12,10 +12,10 @@
 #include "tests/badinput/badinput_lib.h"
 #include "tests/lib/run.h"
 
-enum base { FULL, DATA_FILE, PACKED, EMPTY, BASES };
+enum base { FULL, DATA_FILE, COMPRESSED, EMPTY, BASES };
 
 /* Where a field is: in the header, or counted from one of the image's tables or extensions. */
-enum place { HEADER, SNAPSHOT, DIRECTORY, PACKED_ENTRY, BACKING_FORMAT, NAMES, BITMAPS, DATA_NAME };
+enum place { HEADER, SNAPSHOT, DIRECTORY, COMPRESSED_ENTRY, BACKING_FORMAT, NAMES, BITMAPS, DATA_NAME };
 
 struct length {
     const char *name;
@@ -64,10 +64,10 @@ static const struct length lengths[] = {
     {IN_BITMAP(granularity_bits), {0, 1, 8, 9, 30, 31, 32, 63, 64, 255}, no_bitmaps},
     {"backing format length", FULL, BACKING_FORMAT, 0, 4, {0, 1, 4, 1023, 1024, 4000, UINT32_MAX - 7, UINT32_MAX},
      NULL},
-    {"feature names length", PACKED, NAMES, 0, 4, {0, 1, 47, 48, 49, 4000, UINT32_MAX - 7, UINT32_MAX}, NULL},
+    {"feature names length", COMPRESSED, NAMES, 0, 4, {0, 1, 47, 48, 49, 4000, UINT32_MAX - 7, UINT32_MAX}, NULL},
     {"data file name length", DATA_FILE, DATA_NAME, 0, 4, {0, 1, 2, 1023, 1024, 4000, UINT32_MAX - 7, UINT32_MAX},
      NULL},
-    {"compressed sectors", PACKED, PACKED_ENTRY, 0, 8, {0, 1, 2, 3, 14, 15}, NULL},
+    {"compressed sectors", COMPRESSED, COMPRESSED_ENTRY, 0, 8, {0, 1, 2, 3, 14, 15}, NULL},
     {IN_EMPTY(l1_size), {0, 1, 2, 511, 512, 513, 4 << 20}, "it takes the header for an L1 table"},
     {IN_EMPTY(size), {0, 1, 512, 1 << 20}, NULL},
 };
@@ -90,7 +90,7 @@ static const char *make(enum base base)
     case DATA_FILE:
         run_ok("qemu-img create -q -f qcow2 -o cluster_size=4k,data_file=base.data base 1M");
         break;
-    case PACKED:
+    case COMPRESSED:
         run_ok("qemu-img create -q -f qcow2 -o cluster_size=64k base 1M");
         run_ok("qemu-io -f qcow2 -c 'write -q -c -P 1 0 64k' base");
         break;
@@ -119,7 +119,7 @@ static uint64_t place_of(const struct bad_image *im, enum place place)
     case HEADER: return 0;
     case SNAPSHOT: return im->h.snapshots_offset;
     case DIRECTORY: return im->h.bitmap_directory_offset;
-    case PACKED_ENTRY: return bad_l2(im);
+    case COMPRESSED_ENTRY: return bad_l2(im);
     case BACKING_FORMAT: return extension_at(im, Q2_EXT_BACKING_FORMAT);
     case NAMES: return extension_at(im, Q2_EXT_FEATURE_NAMES);
     case BITMAPS: return extension_at(im, Q2_EXT_BITMAPS) + 4;
@@ -135,11 +135,11 @@ static void damage(const struct length *l, uint64_t value, const char *path)
 
     bad_open(&im, path);
     at = place_of(&im, l->place) + l->at;
-    if (l->place == PACKED_ENTRY) { /* the count of sectors lies above the offset */
-        uint64_t mask = (1ull << (62 - im.h.geo.packed_shift)) - 1;
-        uint64_t entry = bad_get(&im, at, 8) & ~(mask << im.h.geo.packed_shift);
+    if (l->place == COMPRESSED_ENTRY) { /* the count of sectors lies above the offset */
+        uint64_t mask = (1ull << (62 - im.h.geo.compressed_shift)) - 1;
+        uint64_t entry = bad_get(&im, at, 8) & ~(mask << im.h.geo.compressed_shift);
 
-        value = entry | (value & mask) << im.h.geo.packed_shift;
+        value = entry | (value & mask) << im.h.geo.compressed_shift;
     }
     bad_put(&im, at, l->width, value);
     bad_close(&im);

@@ -173,7 +173,7 @@ static void compressed(void)
             run_ok("qemu-io -f qcow2 -c 'write -q -c -P 1 0 64k' -c 'write -q -c -P 2 64k 64k' %s", path);
             bad_open(&im, path);
             entry = bad_get(&im, bad_l2(&im), 8);
-            at = entry & im.h.geo.packed_offset_mask;
+            at = entry & im.h.geo.compressed_offset_mask;
             if (round < 8) /* the stream */
                 bad_put(&im, at + rng_below(test_rng(), 30), 1, rng_next(test_rng()) & 0xff);
             else if (round == 8) /* its length: none, and far too much */

@@ -20,7 +20,7 @@ struct scene {
     void (*enqueue)(vdisk_queue *q, vdisk *v, unsigned part);
     unsigned requests;
     bool writes;
-    bool packed;   /* the image is compressed */
+    bool compressed;   /* the image is compressed */
     bool small;    /* the image has clusters of 512 bytes */
     bool many;     /* the idle thread has more queues than there are leases */
     bool written;  /* both have written something before */
@@ -94,7 +94,7 @@ static void write_one(vdisk_queue *q, vdisk *v, unsigned part)
 static const struct scene scenes[] = {
     {.name = "cold reads of one slice", .enqueue = read_neighbours, .requests = 4},
     {.name = "cold reads of the same clusters", .enqueue = read_the_same, .requests = 4},
-    {.name = "reads of packed clusters", .enqueue = read_the_same, .requests = 4, .packed = true},
+    {.name = "reads of compressed clusters", .enqueue = read_the_same, .requests = 4, .compressed = true},
     {.name = "flushes", .enqueue = flush, .requests = 1, .writes = true, .written = true},
     {.name = "durable writes", .enqueue = write_durably, .requests = 4, .writes = true},
     {.name = "new L2 tables", .enqueue = write_new_tables, .requests = 2, .writes = true},
@@ -225,10 +225,10 @@ static const char *image_for(const struct scene *scene)
                                      .cluster_size = 512};
     const char *path = make_full_image("image");
 
-    if (scene->packed) {
+    if (scene->compressed) {
         test_requires("qemu-img");
-        run_ok("qemu-img convert -c -O qcow2 %s %s", path, test_path("packed"));
-        return test_path("packed");
+        run_ok("qemu-img convert -c -O qcow2 %s %s", path, test_path("compressed"));
+        return test_path("compressed");
     }
     if (scene->small) {
         opts.virtual_size = 64u << 20;

@@ -221,7 +221,7 @@ static void test_no_stream(void)
 {
     static const struct image_spec large = {
         .qcow2 = true, .size = GUEST, .cluster_size = 128 << 10, .version = 3, .refcount_bits = 16};
-    uint64_t cluster = large.cluster_size, packed = UINT64_C(1) << 62;
+    uint64_t cluster = large.cluster_size, compressed = UINT64_C(1) << 62;
     uint8_t *buf = test_alloc(cluster);
     struct memdisk d;
     struct backend *b;
@@ -235,7 +235,7 @@ static void test_no_stream(void)
     memset(buf, 0x11, cluster);
     CHECK_OK(vdisk_pwrite(v, buf, cluster, 0, 0));
     CHECK_OK(vdisk_close(v));
-    disk_put(&d, l2_table(&d) + 8, packed | q2_l1_offset(disk_word(&d, l2_table(&d))), 8);
+    disk_put(&d, l2_table(&d) + 8, compressed | q2_l1_offset(disk_word(&d, l2_table(&d))), 8);
     v = open_on(memdisk_open(&d, true), false);
     CHECK(vdisk_pread(v, buf, cluster, cluster) == -EIO);
     CHECK(vdisk_pread(v, buf, 4096, cluster + 512) == -EIO);

@@ -296,7 +296,7 @@ static int act_tables(struct subject *s)
 }
 
 /* Two of one compressed cluster, and a write over part of another. */
-static int act_packed(struct subject *s)
+static int act_compressed(struct subject *s)
 {
     static const struct ask asks[] = {
         {'r', 0, 1, 10, 1000}, {'r', 1, 1, 5000, 1000}, {'r', 0, 2, 100, 0}, {'w', 1, 5, 700, 900}};
@@ -450,7 +450,7 @@ static void by_qemu(struct subject *s, const char *command)
 }
 
 /* Clusters 1 to 6 of the second half, compressed. */
-static void make_packed(struct subject *s)
+static void make_compressed(struct subject *s)
 {
     uint64_t offset = s->now.size / 2 + at(s, 1), len = at(s, 1);
     char command[1024];
@@ -539,8 +539,9 @@ static const struct scenario scenarios[] = {
     {.name = "writers", .spec = {.size = MIB(2), QCOW2(65536)}, .act = act_writers, .cold = true},
     {.name = "writers over a base", .spec = {.size = MIB(2), QCOW2(65536), OVER_BASE}, .act = act_writers},
     {.name = "one block", .spec = {.size = MIB(2), QCOW2(65536)}, .prepare = read_first, .act = act_one_block},
-    {.name = "compressed", .spec = {.size = MIB(2), QCOW2(65536)}, .make = make_packed, .act = act_packed},
-    {.name = "compressed, large", .spec = {.size = MIB(4), QCOW2(131072)}, .make = make_packed, .act = act_packed},
+    {.name = "compressed", .spec = {.size = MIB(2), QCOW2(65536)}, .make = make_compressed, .act = act_compressed},
+    {.name = "compressed, large", .spec = {.size = MIB(4), QCOW2(131072)}, .make = make_compressed,
+     .act = act_compressed},
     {.name = "snapshot", .spec = {.size = MIB(2), QCOW2(65536)}, .make = make_snapshot, .act = act_write_shared},
     {.name = "base, zero, untouched",
      .spec = {.size = MIB(1), QCOW2(512), OVER_BASE},

@@ -10,7 +10,7 @@
 #include "tests/lib/test.h"
 
 /* What values make sense for it, or the best nonsense. */
-enum kind { LENGTH, NUMBER, FLAGS, OFFSET, ENTRY, L2_ENTRY, PACKED, SUBCLUSTERS, REFCOUNT };
+enum kind { LENGTH, NUMBER, FLAGS, OFFSET, ENTRY, L2_ENTRY, COMPRESSED, SUBCLUSTERS, REFCOUNT };
 
 struct field {
     uint64_t at;
@@ -124,13 +124,13 @@ static bool pick_l2(struct picker *p, struct walk_table l1, const char *of)
 {
     const struct walk *w = p->w;
     struct walk_entry e = {.at = 0};
-    bool wants_packed = rng_chance(&p->rng, 25);
+    bool wants_compressed = rng_chance(&p->rng, 25);
     uint64_t guest = 0;
 
     for (int tries = 0; tries < 40; tries++) {
         guest = rng_below(&p->rng, div_up(w->size, w->cluster)) * w->cluster;
         e = walk_lookup(w, &l1, guest);
-        if (e.at && (wants_packed ? e.type == WALK_COMPRESSED : e.word != 0))
+        if (e.at && (wants_compressed ? e.type == WALK_COMPRESSED : e.word != 0))
             break;
     }
     if (!e.at)
@@ -140,7 +140,7 @@ static bool pick_l2(struct picker *p, struct walk_table l1, const char *of)
         NAMED(p, "%ssubclusters of guest offset 0x%" PRIx64, of, guest);
         return set(p, e.at + 8, 8, SUBCLUSTERS);
     }
-    return set(p, e.at, 8, e.type == WALK_COMPRESSED ? PACKED : L2_ENTRY);
+    return set(p, e.at, 8, e.type == WALK_COMPRESSED ? COMPRESSED : L2_ENTRY);
 }
 
 static bool pick_refcount(struct picker *p)
@@ -368,7 +368,7 @@ static uint64_t new_value(struct picker *p, uint64_t old, uint64_t most)
     case ENTRY:
     case L2_ENTRY:
         return new_entry(p, old);
-    case PACKED:
+    case COMPRESSED:
         x = rng_below(&p->rng, 3);
         if (x == 0)
             return old ^ UINT64_C(1) << rng_below(&p->rng, 64);

@@ -12,24 +12,24 @@
 #include "tests/lib/test.h"
 
 #define WRITES "-c 'write -P 1 0 30k' -c 'write -z 64k 32k' -c 'write -P 2 200k 20k'"
-#define PACKED "-c 'write -c -P 3 128k 64k' " WRITES
+#define COMPRESSED "-c 'write -c -P 3 128k 64k' " WRITES
 
 /* Options of create, commands of qemu-io, what is done then. */
 static const struct recipe {
     const char *options, *size, *io, *then;
 } recipes[] = {
-    {"cluster_size=4k", "300k", PACKED, ""},
-    {"cluster_size=512", "255k", PACKED, "snapshot -c one"},
-    {"cluster_size=16k,extended_l2=on", "512k", PACKED, "snapshot -c one"},
-    {"compat=0.10,cluster_size=4k", "256k", PACKED, "snapshot -c one"},
+    {"cluster_size=4k", "300k", COMPRESSED, ""},
+    {"cluster_size=512", "255k", COMPRESSED, "snapshot -c one"},
+    {"cluster_size=16k,extended_l2=on", "512k", COMPRESSED, "snapshot -c one"},
+    {"compat=0.10,cluster_size=4k", "256k", COMPRESSED, "snapshot -c one"},
     {"cluster_size=4k,refcount_bits=1", "256k", WRITES, ""},
-    {"cluster_size=4k,refcount_bits=64", "256k", PACKED, "snapshot -c one"},
-    {"cluster_size=4k,compression_type=zstd", "256k", PACKED, ""},
-    {"cluster_size=64k", "1M", PACKED, "snapshot -c one"},
-    {"cluster_size=1k,lazy_refcounts=on", "256k", PACKED, ""},
+    {"cluster_size=4k,refcount_bits=64", "256k", COMPRESSED, "snapshot -c one"},
+    {"cluster_size=4k,compression_type=zstd", "256k", COMPRESSED, ""},
+    {"cluster_size=64k", "1M", COMPRESSED, "snapshot -c one"},
+    {"cluster_size=1k,lazy_refcounts=on", "256k", COMPRESSED, ""},
     {"cluster_size=4k,preallocation=metadata", "256k", WRITES, ""},
     {"cluster_size=4k,preallocation=falloc", "256k", WRITES, ""},
-    {"cluster_size=4k", "256k", PACKED, "bitmap --add --disable"},
+    {"cluster_size=4k", "256k", COMPRESSED, "bitmap --add --disable"},
 };
 
 static void load(struct life_made *m, const char *path, const char *name)

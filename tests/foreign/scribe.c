@@ -49,10 +49,10 @@ struct piece {
 };
 
 struct guest {
-    enum { G_NONE, G_ZERO, G_ZERO_WITH_HOST, G_DATA, G_PACKED } kind;
+    enum { G_NONE, G_ZERO, G_ZERO_WITH_HOST, G_DATA, G_COMPRESSED } kind;
     unsigned piece;
-    unsigned place; /* G_PACKED: so many before it in the piece */
-    uint64_t in_piece, packed_len;
+    unsigned place; /* G_COMPRESSED: so many before it in the piece */
+    uint64_t in_piece, compressed_len;
     bool in_snapshot;     /* as it is now */
     uint32_t there, zero; /* extended: the subclusters */
 };
@@ -156,12 +156,12 @@ static void choose_subclusters(struct scribe *s, struct guest *g)
 }
 
 /* Compressed clusters come in runs, several to a piece of two clusters. */
-static void choose_packed(struct scribe *s, struct guest *g, const struct guest *before)
+static void choose_compressed(struct scribe *s, struct guest *g, const struct guest *before)
 {
     bool joins =
-        before && before->kind == G_PACKED && s->order >= 3 && before->place < 5 && rng_chance(&s->rng, 60);
+        before && before->kind == G_COMPRESSED && s->order >= 3 && before->place < 5 && rng_chance(&s->rng, 60);
 
-    g->kind = G_PACKED;
+    g->kind = G_COMPRESSED;
     g->piece = joins ? before->piece : add_piece(s, 2);
     g->place = joins ? before->place + 1 : 0;
 }
@@ -185,7 +185,7 @@ static void choose_guests(struct scribe *s)
             g->kind = G_ZERO_WITH_HOST;
             g->piece = add_piece(s, 1);
         } else {
-            choose_packed(s, g, i > 0 ? g - 1 : NULL);
+            choose_compressed(s, g, i > 0 ? g - 1 : NULL);
         }
         if (s->extended)
             choose_subclusters(s, g);
@@ -271,8 +271,8 @@ static void count_piece(struct scribe *s, unsigned piece, uint64_t n)
 
 static void count_guest(struct scribe *s, const struct guest *g, uint64_t n)
 {
-    if (g->kind == G_PACKED)
-        count(s, s->piece[g->piece].host + g->in_piece, g->packed_len, n);
+    if (g->kind == G_COMPRESSED)
+        count(s, s->piece[g->piece].host + g->in_piece, g->compressed_len, n);
     else if (g->kind != G_NONE && g->kind != G_ZERO)
         count_piece(s, g->piece, n);
 }
@@ -296,11 +296,11 @@ static uint64_t pack(const uint8_t *in, uint64_t len, uint8_t *out, uint64_t spa
     return space - z.avail_out;
 }
 
-static uint64_t packed_word(const struct scribe *s, const struct guest *g)
+static uint64_t compressed_word(const struct scribe *s, const struct guest *g)
 {
     uint64_t host = s->piece[g->piece].host + g->in_piece;
 
-    return COMPRESSED | ((host + g->packed_len - 1) / 512 - host / 512) << (62 - (s->bits - 8)) | host;
+    return COMPRESSED | ((host + g->compressed_len - 1) / 512 - host / 512) << (62 - (s->bits - 8)) | host;
 }
 
 static void write_guest(struct scribe *s, struct guest *g)
@@ -309,10 +309,11 @@ static void write_guest(struct scribe *s, struct guest *g)
 
     if (g->kind == G_NONE || g->kind == G_ZERO)
         return;
-    if (g->kind == G_PACKED) {
+    if (g->kind == G_COMPRESSED) {
         compressible(&s->rng, buf, s->cluster);
-        g->in_piece = g->place ? g[-1].in_piece + g[-1].packed_len : rng_below(&s->rng, s->cluster);
-        g->packed_len = pack(buf, s->cluster, at_piece(s, g->piece) + g->in_piece, 2 * s->cluster - g->in_piece);
+        g->in_piece = g->place ? g[-1].in_piece + g[-1].compressed_len : rng_below(&s->rng, s->cluster);
+        g->compressed_len =
+            pack(buf, s->cluster, at_piece(s, g->piece) + g->in_piece, 2 * s->cluster - g->in_piece);
     } else {
         rng_fill(&s->rng, at_piece(s, g->piece), s->cluster);
     }
@@ -330,8 +331,8 @@ static uint64_t guest_word(const struct scribe *s, const struct guest *g, bool s
         return s->piece[g->piece].host | flags | !s->extended;
     case G_ZERO:
         return !s->extended;
-    case G_PACKED:
-        return packed_word(s, g);
+    case G_COMPRESSED:
+        return compressed_word(s, g);
     case G_NONE:
         break;
     }
@@ -349,7 +350,7 @@ static void write_l2(struct scribe *s, unsigned piece, uint64_t t, bool snapshot
         if (snapshot && !g->in_snapshot)
             continue;
         put_be64(at, guest_word(s, g, snapshot || references(s, g) > 1));
-        if (s->extended && g->kind != G_PACKED)
+        if (s->extended && g->kind != G_COMPRESSED)
             put_be64(at + 8, (uint64_t)g->zero << 32 | g->there);
     }
 }

@@ -198,20 +198,20 @@ static struct {
     const struct walk *of; /* NULL: none */
     uint64_t word;
     uint8_t bytes[CLUSTER_MAX];
-} unpacked;
+} inflated;
 
 static bool read_compressed(const struct walk *w, const struct walk_entry *e, uint64_t in_cluster, uint8_t *ret)
 {
     uint64_t len = e->host < w->len ? min_u64(e->len, w->len - e->host) : 0;
 
-    if (unpacked.of != w || unpacked.word != e->word) {
-        unpacked.of = NULL;
-        if (len == 0 || !(w->zstd ? unzstd : unzlib)(w->bytes + e->host, len, unpacked.bytes, w->cluster))
+    if (inflated.of != w || inflated.word != e->word) {
+        inflated.of = NULL;
+        if (len == 0 || !(w->zstd ? unzstd : unzlib)(w->bytes + e->host, len, inflated.bytes, w->cluster))
             return false;
-        unpacked.of = w;
-        unpacked.word = e->word;
+        inflated.of = w;
+        inflated.word = e->word;
     }
-    memcpy(ret, unpacked.bytes + in_cluster, WALK_SECTOR);
+    memcpy(ret, inflated.bytes + in_cluster, WALK_SECTOR);
     return true;
 }
 
@@ -428,7 +428,7 @@ static void walk_bitmaps(struct walk *w)
 
 void walk_init(struct walk *w, const uint8_t *bytes, uint64_t len, const uint8_t *backing, uint64_t backing_len)
 {
-    unpacked.of = NULL;
+    inflated.of = NULL;
     *w = (struct walk){.bytes = bytes, .len = len, .backing = backing, .backing_len = backing_len};
     w->use = test_alloc((div_up(len, WALK_SECTOR) + WALK_BEYOND / WALK_SECTOR) * sizeof *w->use);
     if (walk_word(w, 8, 8) == 0 || walk_word(w, 16, 4) == 0 || walk_word(w, walk_word(w, 8, 8), 1) == 0)

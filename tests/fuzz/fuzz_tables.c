@@ -31,7 +31,7 @@ static void entries(const struct q2_geometry *g, const uint8_t *data, size_t siz
         if (q2_entry_problem(g, entry, bitmap, 0) || q2_entry_reserved(g, entry, bitmap))
             continue;
         if (m.type == Q2_CLUSTER_COMPRESSED)
-            FUZZ_CHECK(q2_entry_encode_packed(g, m.host_offset, m.packed_len) == entry, "compressed");
+            FUZZ_CHECK(q2_entry_encode_compressed(g, m.host_offset, m.compressed_len) == entry, "compressed");
         else if (m.has_host || entry == 0 || entry == Q2_ZERO)
             FUZZ_CHECK(q2_entry_encode(g, (enum q2_cluster_type)m.type, m.host_offset, m.copied) == entry,
                        "0x%llx", (unsigned long long)entry);

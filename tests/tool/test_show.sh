@@ -20,7 +20,7 @@ make plain.qcow2 cluster_size=64k 64M 'write -P 1 0 64k' 'write -P 2 1M 1M' 'wri
 make empty.qcow2 cluster_size=64k 0
 make odd.qcow2 cluster_size=4k 1000000 'write -P 1 0 1000000'
 make v2.qcow2 compat=0.10 10M 'write 5M 1M'
-make packed.qcow2 compression_type=zlib 10M 'write -c -P 1 0 64k' 'write -c -P 2 64k 64k' 'write -P 3 1M 64k'
+make compressed.qcow2 compression_type=zlib 10M 'write -c -P 1 0 64k' 'write -c -P 2 64k 64k' 'write -P 3 1M 64k'
 make lazy.qcow2 lazy_refcounts=on,refcount_bits=64 10M 'write 1M 64k'
 make sub.qcow2 extended_l2=on 10M 'write -P 1 0 1M' 'write -z -u 2M 1M'
 make full.qcow2 preallocation=full 3M

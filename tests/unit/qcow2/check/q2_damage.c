@@ -195,7 +195,7 @@ static void compressed_flagged_as_sole(struct damaged *im)
 
 static void compressed_past_the_end(struct damaged *im)
 {
-    change(im, l2_at(im, 6), im->h.geo.packed_offset_mask, 1ull << 40);
+    change(im, l2_at(im, 6), im->h.geo.compressed_offset_mask, 1ull << 40);
 }
 
 static void l2_past_the_end(struct damaged *im)

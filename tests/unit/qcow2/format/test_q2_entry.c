@@ -111,14 +111,14 @@ static void test_compressed(void **state)
             uint64_t len = 1 + next(&seed) % g.cluster_size, last = host + len - 1, entry;
             struct q2_mapping m;
 
-            entry = q2_entry_encode_packed(&g, host, len);
+            entry = q2_entry_encode_compressed(&g, host, len);
             m = q2_entry_decode(&g, entry, 0);
             assert_int_equal(entry >> 62, 1);
             assert_int_equal(m.type, Q2_CLUSTER_COMPRESSED);
             assert_int_equal(m.host_offset, host);
             assert_int_equal((entry & ~bit62) >> x, last / 512 - host / 512);
             /* All of it, and no more than the rest of its last sector. */
-            assert_int_equal(host + m.packed_len, (last / 512 + 1) * 512);
+            assert_int_equal(host + m.compressed_len, (last / 512 + 1) * 512);
             assert_false(m.has_host);
             assert_null(q2_entry_problem(&g, entry, 0, 0));
             assert_false(q2_entry_reserved(&g, entry, 0));

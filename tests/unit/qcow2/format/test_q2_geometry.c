@@ -64,9 +64,9 @@ static void check_formulas(const struct q2_geometry *g)
     assert_int_equal(q2_l1_entry_span(g), q2_l2_entries(g) * g->cluster_size);
     assert_int_equal(q2_refblock_span(g), q2_refblock_entries(g) * g->cluster_size);
     assert_int_equal(q2_reftable_entries(g, 3), 3 * g->cluster_size / 8);
-    assert_int_equal(g->packed_shift, 62 - (g->cluster_bits - 8));
+    assert_int_equal(g->compressed_shift, 62 - (g->cluster_bits - 8));
     /* The largest compressed cluster: the sectors of two clusters, less the one that is always there. */
-    assert_int_equal(g->packed_sectors_mask + 1, 2 * g->cluster_size / 512);
+    assert_int_equal(g->compressed_sectors_mask + 1, 2 * g->cluster_size / 512);
     if (g->refcount_bits < 64)
         assert_int_equal(g->refcount_max, (1ull << g->refcount_bits) - 1);
     else

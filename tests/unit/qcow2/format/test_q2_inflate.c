@@ -19,9 +19,9 @@ enum { CLUSTER = 65536, ROOM = 2 * CLUSTER };
 
 struct sample {
     uint8_t plain[CLUSTER];
-    uint8_t packed[ROOM];
+    uint8_t compressed[ROOM];
     uint8_t out[CLUSTER + 64]; /* with a guard */
-    size_t  packed_len;
+    size_t  compressed_len;
 };
 
 /* Text-like content: repetition near and far, so that every kind of match occurs. */
@@ -95,7 +95,7 @@ static size_t pack_zstd(const uint8_t *in, size_t len, uint8_t *out, size_t room
 static void expect_plain(struct sample *s, enum q2_compression type, size_t in_len)
 {
     memset(s->out, 0xa5, sizeof s->out);
-    assert_int_equal(q2_decompress(type, s->packed, in_len, s->out, CLUSTER), 0);
+    assert_int_equal(q2_decompress(type, s->compressed, in_len, s->out, CLUSTER), 0);
     assert_memory_equal(s->out, s->plain, CLUSTER);
     for (size_t i = CLUSTER; i < sizeof s->out; i++)
         assert_int_equal(s->out[i], 0xa5);
@@ -103,28 +103,28 @@ static void expect_plain(struct sample *s, enum q2_compression type, size_t in_l
 
 static void expect_eio(struct sample *s, enum q2_compression type, size_t in_len)
 {
-    assert_int_equal(q2_decompress(type, s->packed, in_len, s->out, CLUSTER), -EIO);
+    assert_int_equal(q2_decompress(type, s->compressed, in_len, s->out, CLUSTER), -EIO);
     for (size_t i = CLUSTER; i < sizeof s->out; i++)
         assert_int_equal(s->out[i], 0xa5);
 }
 
 static void add_garbage(struct sample *s)
 {
-    size_t end = align_up(s->packed_len, 512);
+    size_t end = align_up(s->compressed_len, 512);
 
-    for (size_t i = s->packed_len; i < end; i++)
-        s->packed[i] = (uint8_t)(i * 37 + 1);
-    s->packed_len = end;
+    for (size_t i = s->compressed_len; i < end; i++)
+        s->compressed[i] = (uint8_t)(i * 37 + 1);
+    s->compressed_len = end;
 }
 
 static void test_zlib_as_qemu_writes(void **state)
 {
     struct sample *s = *state;
 
-    s->packed_len = pack_zlib(s->plain, CLUSTER, s->packed, ROOM, 6, -12);
-    expect_plain(s, Q2_COMPRESSION_ZLIB, s->packed_len);
+    s->compressed_len = pack_zlib(s->plain, CLUSTER, s->compressed, ROOM, 6, -12);
+    expect_plain(s, Q2_COMPRESSION_ZLIB, s->compressed_len);
     add_garbage(s);
-    expect_plain(s, Q2_COMPRESSION_ZLIB, s->packed_len);
+    expect_plain(s, Q2_COMPRESSION_ZLIB, s->compressed_len);
 }
 
 static void test_zlib_levels_and_windows(void **state)
@@ -133,9 +133,9 @@ static void test_zlib_levels_and_windows(void **state)
 
     for (int level = 0; level <= 9; level++) {
         for (int bits = 9; bits <= 15; bits++) {
-            s->packed_len = pack_zlib(s->plain, CLUSTER, s->packed, ROOM, level, -bits);
+            s->compressed_len = pack_zlib(s->plain, CLUSTER, s->compressed, ROOM, level, -bits);
             add_garbage(s);
-            expect_plain(s, Q2_COMPRESSION_ZLIB, s->packed_len);
+            expect_plain(s, Q2_COMPRESSION_ZLIB, s->compressed_len);
         }
     }
 }
@@ -145,9 +145,9 @@ static void test_libdeflate_32k_window(void **state)
     struct sample *s = *state;
 
     for (int level = 1; level <= 12; level++) {
-        s->packed_len = pack_libdeflate(s->plain, CLUSTER, s->packed, ROOM, level);
+        s->compressed_len = pack_libdeflate(s->plain, CLUSTER, s->compressed, ROOM, level);
         add_garbage(s);
-        expect_plain(s, Q2_COMPRESSION_ZLIB, s->packed_len);
+        expect_plain(s, Q2_COMPRESSION_ZLIB, s->compressed_len);
     }
 }
 
@@ -157,17 +157,17 @@ static void test_deflate_end_cut_off(void **state)
     struct sample *s = *state;
 
     /* Stored blocks, then an empty final one of 5 bytes that is cut off: the decoder wants more and has it all. */
-    s->packed_len = pack_zlib(s->plain, CLUSTER, s->packed, ROOM, 0, -15);
-    s->packed[s->packed_len] = 1;
-    for (size_t pos = 0; pos < s->packed_len;) {
-        size_t len = (size_t)(s->packed[pos + 1] | s->packed[pos + 2] << 8);
+    s->compressed_len = pack_zlib(s->plain, CLUSTER, s->compressed, ROOM, 0, -15);
+    s->compressed[s->compressed_len] = 1;
+    for (size_t pos = 0; pos < s->compressed_len;) {
+        size_t len = (size_t)(s->compressed[pos + 1] | s->compressed[pos + 2] << 8);
 
-        s->packed[pos] &= 0xfe; /* no block is the last */
+        s->compressed[pos] &= 0xfe; /* no block is the last */
         pos += 5 + len;
     }
-    expect_plain(s, Q2_COMPRESSION_ZLIB, s->packed_len);
-    expect_plain(s, Q2_COMPRESSION_ZLIB, s->packed_len + 1);
-    expect_eio(s, Q2_COMPRESSION_ZLIB, s->packed_len - 1);
+    expect_plain(s, Q2_COMPRESSION_ZLIB, s->compressed_len);
+    expect_plain(s, Q2_COMPRESSION_ZLIB, s->compressed_len + 1);
+    expect_eio(s, Q2_COMPRESSION_ZLIB, s->compressed_len - 1);
 }
 
 /* More than a cluster: what fits is the cluster. */
@@ -179,8 +179,8 @@ static void test_deflate_too_much_output(void **state)
     assert_non_null(longer);
     memcpy(longer, s->plain, CLUSTER);
     memset(longer + CLUSTER, 'x', 1000);
-    s->packed_len = pack_zlib(longer, CLUSTER + 1000, s->packed, ROOM, 6, -12);
-    expect_plain(s, Q2_COMPRESSION_ZLIB, s->packed_len);
+    s->compressed_len = pack_zlib(longer, CLUSTER + 1000, s->compressed, ROOM, 6, -12);
+    expect_plain(s, Q2_COMPRESSION_ZLIB, s->compressed_len);
     free(longer);
 }
 
@@ -188,18 +188,18 @@ static void test_deflate_too_little_output(void **state)
 {
     struct sample *s = *state;
 
-    s->packed_len = pack_zlib(s->plain, CLUSTER - 1, s->packed, ROOM, 6, -12);
-    expect_eio(s, Q2_COMPRESSION_ZLIB, s->packed_len);
+    s->compressed_len = pack_zlib(s->plain, CLUSTER - 1, s->compressed, ROOM, 6, -12);
+    expect_eio(s, Q2_COMPRESSION_ZLIB, s->compressed_len);
     add_garbage(s);
-    expect_eio(s, Q2_COMPRESSION_ZLIB, s->packed_len);
+    expect_eio(s, Q2_COMPRESSION_ZLIB, s->compressed_len);
 }
 
 static void test_deflate_truncated(void **state)
 {
     struct sample *s = *state;
 
-    s->packed_len = pack_zlib(s->plain, CLUSTER, s->packed, ROOM, 6, -12);
-    for (size_t len = 0; len + 16 < s->packed_len; len += 509)
+    s->compressed_len = pack_zlib(s->plain, CLUSTER, s->compressed, ROOM, 6, -12);
+    for (size_t len = 0; len + 16 < s->compressed_len; len += 509)
         expect_eio(s, Q2_COMPRESSION_ZLIB, len);
 }
 
@@ -209,10 +209,10 @@ static void test_zstd_one_frame(void **state)
     static const int levels[] = {-5, 1, 3, 9, 19, 22};
 
     for (size_t i = 0; i < ARRAY_LEN(levels); i++) {
-        s->packed_len = pack_zstd(s->plain, CLUSTER, s->packed, ROOM, levels[i]);
-        expect_plain(s, Q2_COMPRESSION_ZSTD, s->packed_len);
+        s->compressed_len = pack_zstd(s->plain, CLUSTER, s->compressed, ROOM, levels[i]);
+        expect_plain(s, Q2_COMPRESSION_ZSTD, s->compressed_len);
         add_garbage(s);
-        expect_plain(s, Q2_COMPRESSION_ZSTD, s->packed_len);
+        expect_plain(s, Q2_COMPRESSION_ZSTD, s->compressed_len);
     }
 }
 
@@ -222,7 +222,7 @@ static void test_zstd_large_window(void **state)
     struct sample *s = *state;
     ZSTD_CCtx *c = ZSTD_createCCtx();
     ZSTD_inBuffer in = {s->plain, CLUSTER / 2, 0};
-    ZSTD_outBuffer out = {s->packed, ROOM, 0};
+    ZSTD_outBuffer out = {s->compressed, ROOM, 0};
 
     assert_non_null(c);
     ZSTD_CCtx_setParameter(c, ZSTD_c_windowLog, 27);
@@ -231,9 +231,9 @@ static void test_zstd_large_window(void **state)
     in.size = CLUSTER;
     assert_int_equal(ZSTD_compressStream2(c, &out, &in, ZSTD_e_end), 0);
     ZSTD_freeCCtx(c);
-    s->packed_len = out.pos;
+    s->compressed_len = out.pos;
     add_garbage(s);
-    expect_plain(s, Q2_COMPRESSION_ZSTD, s->packed_len);
+    expect_plain(s, Q2_COMPRESSION_ZSTD, s->compressed_len);
 }
 
 static void test_zstd_several_frames(void **state)
@@ -242,15 +242,15 @@ static void test_zstd_several_frames(void **state)
     static const uint8_t skippable[] = {0x53, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 'a', 'b', 'c'};
     size_t n = 0;
 
-    n += pack_zstd(s->plain, 1000, s->packed, ROOM, 1);
-    memcpy(s->packed + n, skippable, sizeof skippable);
+    n += pack_zstd(s->plain, 1000, s->compressed, ROOM, 1);
+    memcpy(s->compressed + n, skippable, sizeof skippable);
     n += sizeof skippable;
-    n += pack_zstd(s->plain, 0, s->packed + n, ROOM - n, 1);
-    n += pack_zstd(s->plain + 1000, CLUSTER - 1000, s->packed + n, ROOM - n, 7);
-    s->packed_len = n;
+    n += pack_zstd(s->plain, 0, s->compressed + n, ROOM - n, 1);
+    n += pack_zstd(s->plain + 1000, CLUSTER - 1000, s->compressed + n, ROOM - n, 7);
+    s->compressed_len = n;
     expect_plain(s, Q2_COMPRESSION_ZSTD, n);
     add_garbage(s);
-    expect_plain(s, Q2_COMPRESSION_ZSTD, s->packed_len);
+    expect_plain(s, Q2_COMPRESSION_ZSTD, s->compressed_len);
     expect_eio(s, Q2_COMPRESSION_ZSTD, n - 1);
 }
 
@@ -258,22 +258,22 @@ static void test_zstd_wrong_size(void **state)
 {
     struct sample *s = *state;
 
-    s->packed_len = pack_zstd(s->plain, CLUSTER - 1, s->packed, ROOM, 1);
-    expect_eio(s, Q2_COMPRESSION_ZSTD, s->packed_len);
+    s->compressed_len = pack_zstd(s->plain, CLUSTER - 1, s->compressed, ROOM, 1);
+    expect_eio(s, Q2_COMPRESSION_ZSTD, s->compressed_len);
     /* One byte too many: QEMU refuses it too. */
-    s->packed_len = pack_zstd(s->plain, CLUSTER - 1, s->packed, ROOM, 1);
-    s->packed_len += pack_zstd(s->plain, 2, s->packed + s->packed_len, ROOM - s->packed_len, 1);
-    expect_eio(s, Q2_COMPRESSION_ZSTD, s->packed_len);
+    s->compressed_len = pack_zstd(s->plain, CLUSTER - 1, s->compressed, ROOM, 1);
+    s->compressed_len += pack_zstd(s->plain, 2, s->compressed + s->compressed_len, ROOM - s->compressed_len, 1);
+    expect_eio(s, Q2_COMPRESSION_ZSTD, s->compressed_len);
 }
 
 static void test_zstd_truncated(void **state)
 {
     struct sample *s = *state;
 
-    s->packed_len = pack_zstd(s->plain, CLUSTER, s->packed, ROOM, 3);
-    for (size_t len = 0; len < s->packed_len; len += 509)
+    s->compressed_len = pack_zstd(s->plain, CLUSTER, s->compressed, ROOM, 3);
+    for (size_t len = 0; len < s->compressed_len; len += 509)
         expect_eio(s, Q2_COMPRESSION_ZSTD, len);
-    expect_eio(s, Q2_COMPRESSION_ZSTD, s->packed_len - 1);
+    expect_eio(s, Q2_COMPRESSION_ZSTD, s->compressed_len - 1);
 }
 
 /* Damage is refused, or gives wrong bytes; never writes past the output (the guard, and ASan). */
@@ -290,17 +290,17 @@ static void damage(struct sample *s, enum q2_compression type)
         int rc;
 
         seed = seed * 1103515245u + 12345u;
-        at = (seed >> 8) % s->packed_len;
+        at = (seed >> 8) % s->compressed_len;
         bit = (uint8_t)(1u << (seed >> 29));
-        s->packed[at] ^= bit;
-        rc = q2_inflate(f, s->packed, s->packed_len, s->out, CLUSTER);
+        s->compressed[at] ^= bit;
+        rc = q2_inflate(f, s->compressed, s->compressed_len, s->out, CLUSTER);
         assert_true(rc == 0 || rc == -EIO);
         refused += rc != 0;
         for (size_t k = CLUSTER; k < sizeof s->out; k++)
             assert_int_equal(s->out[k], 0xa5);
-        s->packed[at] ^= bit;
+        s->compressed[at] ^= bit;
         /* The decoder is as good as new after a failure. */
-        assert_int_equal(q2_inflate(f, s->packed, s->packed_len, s->out, CLUSTER), 0);
+        assert_int_equal(q2_inflate(f, s->compressed, s->compressed_len, s->out, CLUSTER), 0);
         assert_memory_equal(s->out, s->plain, CLUSTER);
     }
     assert_true(refused > 0);
@@ -311,7 +311,7 @@ static void test_deflate_damaged(void **state)
 {
     struct sample *s = *state;
 
-    s->packed_len = pack_zlib(s->plain, CLUSTER, s->packed, ROOM, 6, -12);
+    s->compressed_len = pack_zlib(s->plain, CLUSTER, s->compressed, ROOM, 6, -12);
     damage(s, Q2_COMPRESSION_ZLIB);
 }
 
@@ -319,7 +319,7 @@ static void test_zstd_damaged(void **state)
 {
     struct sample *s = *state;
 
-    s->packed_len = pack_zstd(s->plain, CLUSTER, s->packed, ROOM, 3);
+    s->compressed_len = pack_zstd(s->plain, CLUSTER, s->compressed, ROOM, 3);
     damage(s, Q2_COMPRESSION_ZSTD);
 }
 
@@ -328,8 +328,8 @@ static void test_wrong_type(void **state)
     struct sample *s = *state;
     struct q2_inflater *f = NULL;
 
-    s->packed_len = pack_zlib(s->plain, CLUSTER, s->packed, ROOM, 6, -12);
-    expect_eio(s, Q2_COMPRESSION_ZSTD, s->packed_len);
+    s->compressed_len = pack_zlib(s->plain, CLUSTER, s->compressed, ROOM, 6, -12);
+    expect_eio(s, Q2_COMPRESSION_ZSTD, s->compressed_len);
     assert_int_equal(q2_inflater_create((enum q2_compression)2, &f), -ENOTSUP);
     assert_null(f);
     q2_inflater_destroy(NULL);

@@ -316,10 +316,10 @@ static void drop(void)
         n++;
     if (rng_chance(&w.rng, 30)) {
         struct q2_mapping m = {
-            .type = Q2_CLUSTER_COMPRESSED, .host_offset = (first << BITS) + 7, .packed_len = 100};
+            .type = Q2_CLUSTER_COMPRESSED, .host_offset = (first << BITS) + 7, .compressed_len = 100};
         n = 1;
         if (w.owners[first + 1] > 0 && rng_chance(&w.rng, 50))
-            m.packed_len = CLUSTER, n = 2;
+            m.compressed_len = CLUSTER, n = 2;
         q2_drop(&w.space, &m);
     } else if (rng_chance(&w.rng, 30)) {
         struct q2_mapping m = {.type = Q2_CLUSTER_NORMAL, .host_offset = first << BITS, .has_host = true};

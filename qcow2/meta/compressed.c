@@ -18,7 +18,7 @@
  *     themselves.
  *  4. A cluster forgotten while it is being read still serves those who had found it, and nobody else.
  */
-#include "qcow2/meta/packed.h"
+#include "qcow2/meta/compressed.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -31,7 +31,7 @@
 #include "qcow2/format/format.h"
 #include "qcow2/meta/state.h"
 
-struct q2_packed_cluster {
+struct q2_compressed_cluster {
     uint64_t    descriptor;
     unsigned    refs;
     bool        done;
@@ -41,12 +41,12 @@ struct q2_packed_cluster {
     uint8_t     data[];  /* one cluster */
 };
 
-enum read_packed_state { RP_START = OP_START, RP_SHARED, RP_READ, RP_INFLATED };
+enum read_compressed_state { RP_START = OP_START, RP_SHARED, RP_READ, RP_INFLATED };
 
 /* Larger clusters are inflated by a worker thread: they would hold up the queue, and one after another. */
 static const uint64_t inflate_here = 64 << 10;
 
-struct read_packed {
+struct read_compressed {
     struct op                 op;
     vdisk                    *v;
     uint64_t                  descriptor;
@@ -54,7 +54,7 @@ struct read_packed {
     uint64_t                  len;
     const struct iovec       *iov;
     uint32_t                  iovcnt;
-    struct q2_packed_cluster *cluster; /* NULL: straight into the caller's buffer */
+    struct q2_compressed_cluster *cluster; /* NULL: straight into the caller's buffer */
     bool                      leader;
     uint8_t                  *host;    /* sectors as read */
     size_t                    host_head;/* before the stream */
@@ -64,13 +64,13 @@ struct read_packed {
 
 /* ---- the cache ------------------------------------------------------------------------------------- */
 
-void q2_packed_init(struct q2_packed_cache *cache)
+void q2_compressed_init(struct q2_compressed_cache *cache)
 {
     memset(cache, 0, sizeof *cache);
     pthread_mutex_init(&cache->lock, NULL);
 }
 
-static void cluster_unref_locked(struct q2_packed_cluster *c)
+static void cluster_unref_locked(struct q2_compressed_cluster *c)
 {
     assert(c->refs > 0);
     if (--c->refs > 0)
@@ -79,46 +79,46 @@ static void cluster_unref_locked(struct q2_packed_cluster *c)
     free(c);
 }
 
-void q2_packed_forget(struct q2_packed_cache *cache)
+void q2_compressed_forget(struct q2_compressed_cache *cache)
 {
     pthread_mutex_lock(&cache->lock);
-    for (unsigned i = 0; i < Q2_PACKED_CLUSTERS && cache->clusters[i]; i++) {
+    for (unsigned i = 0; i < Q2_COMPRESSED_CLUSTERS && cache->clusters[i]; i++) {
         cluster_unref_locked(cache->clusters[i]);
         cache->clusters[i] = NULL;
     }
     pthread_mutex_unlock(&cache->lock);
 }
 
-void q2_packed_finish(struct q2_packed_cache *cache)
+void q2_compressed_finish(struct q2_compressed_cache *cache)
 {
-    q2_packed_forget(cache);
+    q2_compressed_forget(cache);
     while (cache->inflaters_count > 0)
         q2_inflater_destroy(cache->inflaters[--cache->inflaters_count]);
     pthread_mutex_destroy(&cache->lock);
 }
 
 /* Take what is at `i` out, and close the gap. */
-static void cache_remove(struct q2_packed_cache *cache, unsigned i)
+static void cache_remove(struct q2_compressed_cache *cache, unsigned i)
 {
-    for (; i + 1 < Q2_PACKED_CLUSTERS; i++)
+    for (; i + 1 < Q2_COMPRESSED_CLUSTERS; i++)
         cache->clusters[i] = cache->clusters[i + 1];
-    cache->clusters[Q2_PACKED_CLUSTERS - 1] = NULL;
+    cache->clusters[Q2_COMPRESSED_CLUSTERS - 1] = NULL;
 }
 
-static void cache_add_first(struct q2_packed_cache *cache, struct q2_packed_cluster *c)
+static void cache_add_first(struct q2_compressed_cache *cache, struct q2_compressed_cluster *c)
 {
-    if (cache->clusters[Q2_PACKED_CLUSTERS - 1])
-        cluster_unref_locked(cache->clusters[Q2_PACKED_CLUSTERS - 1]);
-    for (unsigned i = Q2_PACKED_CLUSTERS - 1; i > 0; i--)
+    if (cache->clusters[Q2_COMPRESSED_CLUSTERS - 1])
+        cluster_unref_locked(cache->clusters[Q2_COMPRESSED_CLUSTERS - 1]);
+    for (unsigned i = Q2_COMPRESSED_CLUSTERS - 1; i > 0; i--)
         cache->clusters[i] = cache->clusters[i - 1];
     cache->clusters[0] = c;
 }
 
 /* A reference to the cluster, now the first in the cache; NULL if it is not there. */
-static struct q2_packed_cluster *cache_find_locked(struct q2_packed_cache *cache, uint64_t descriptor)
+static struct q2_compressed_cluster *cache_find_locked(struct q2_compressed_cache *cache, uint64_t descriptor)
 {
-    for (unsigned i = 0; i < Q2_PACKED_CLUSTERS && cache->clusters[i]; i++) {
-        struct q2_packed_cluster *c = cache->clusters[i];
+    for (unsigned i = 0; i < Q2_COMPRESSED_CLUSTERS && cache->clusters[i]; i++) {
+        struct q2_compressed_cluster *c = cache->clusters[i];
 
         if (c->descriptor == descriptor) {
             cache_remove(cache, i);
@@ -131,16 +131,17 @@ static struct q2_packed_cluster *cache_find_locked(struct q2_packed_cache *cache
 }
 
 /* Invariant 3. */
-static bool may_wait(const struct q2_packed_cluster *c, const vdisk_queue *queue)
+static bool may_wait(const struct q2_compressed_cluster *c, const vdisk_queue *queue)
 {
     return c->done || c->queue == queue || c->queue->always_turned;
 }
 
 /* A reference to the cluster; *ret_leader: it is the caller's to fill. NULL: no memory. */
-static struct q2_packed_cluster *cache_claim(struct q2_packed_cache *cache, uint64_t descriptor,
-                                             size_t cluster_size, const vdisk_queue *queue, bool *ret_leader)
+static struct q2_compressed_cluster *cache_claim(struct q2_compressed_cache *cache, uint64_t descriptor,
+                                                     size_t cluster_size, const vdisk_queue *queue,
+                                                     bool *ret_leader)
 {
-    struct q2_packed_cluster *c, *theirs = NULL;
+    struct q2_compressed_cluster *c, *theirs = NULL;
 
     pthread_mutex_lock(&cache->lock);
     c = cache_find_locked(cache, descriptor);
@@ -153,7 +154,7 @@ static struct q2_packed_cluster *cache_claim(struct q2_packed_cache *cache, uint
     if (!c) {
         c = malloc(sizeof *c + cluster_size);
         if (c) {
-            *c = (struct q2_packed_cluster){.descriptor = descriptor, .refs = 1, .queue = queue};
+            *c = (struct q2_compressed_cluster){.descriptor = descriptor, .refs = 1, .queue = queue};
             list_init(&c->waiters);
         }
         if (c && !theirs) {
@@ -166,7 +167,7 @@ static struct q2_packed_cluster *cache_claim(struct q2_packed_cache *cache, uint
 }
 
 /* Wake `op` when the cluster is done. */
-static void cluster_wait(struct q2_packed_cache *cache, struct q2_packed_cluster *c, struct op *op)
+static void cluster_wait(struct q2_compressed_cache *cache, struct q2_compressed_cluster *c, struct op *op)
 {
     pthread_mutex_lock(&cache->lock);
     if (c->done)
@@ -177,13 +178,13 @@ static void cluster_wait(struct q2_packed_cache *cache, struct q2_packed_cluster
 }
 
 /* The leader is through with it, one way or the other. */
-static void cluster_done(struct q2_packed_cache *cache, struct q2_packed_cluster *c, int rc)
+static void cluster_done(struct q2_compressed_cache *cache, struct q2_compressed_cluster *c, int rc)
 {
     pthread_mutex_lock(&cache->lock);
     assert(!c->done);
     c->done = true;
     c->rc = rc;
-    for (unsigned i = 0; rc < 0 && i < Q2_PACKED_CLUSTERS; i++) {
+    for (unsigned i = 0; rc < 0 && i < Q2_COMPRESSED_CLUSTERS; i++) {
         if (cache->clusters[i] == c) {
             cache_remove(cache, i);
             cluster_unref_locked(c);
@@ -194,7 +195,7 @@ static void cluster_done(struct q2_packed_cache *cache, struct q2_packed_cluster
     pthread_mutex_unlock(&cache->lock);
 }
 
-static void cluster_unref(struct q2_packed_cache *cache, struct q2_packed_cluster *c)
+static void cluster_unref(struct q2_compressed_cache *cache, struct q2_compressed_cluster *c)
 {
     pthread_mutex_lock(&cache->lock);
     cluster_unref_locked(c);
@@ -203,7 +204,7 @@ static void cluster_unref(struct q2_packed_cache *cache, struct q2_packed_cluste
 
 /* ---- inflating ------------------------------------------------------------------------------------- */
 
-static struct q2_inflater *inflater_get(struct q2_packed_cache *cache)
+static struct q2_inflater *inflater_get(struct q2_compressed_cache *cache)
 {
     struct q2_inflater *f = NULL;
 
@@ -214,10 +215,10 @@ static struct q2_inflater *inflater_get(struct q2_packed_cache *cache)
     return f;
 }
 
-static void inflater_put(struct q2_packed_cache *cache, struct q2_inflater *f)
+static void inflater_put(struct q2_compressed_cache *cache, struct q2_inflater *f)
 {
     pthread_mutex_lock(&cache->lock);
-    if (cache->inflaters_count < Q2_PACKED_INFLATERS) {
+    if (cache->inflaters_count < Q2_COMPRESSED_INFLATERS) {
         cache->inflaters[cache->inflaters_count++] = f;
         f = NULL;
     }
@@ -226,11 +227,11 @@ static void inflater_put(struct q2_packed_cache *cache, struct q2_inflater *f)
 }
 
 /* Any thread: only the op's own, or the worker that it waits for, touches them. */
-static int inflate_cluster(const struct read_packed *p)
+static int inflate_cluster(const struct read_compressed *p)
 {
     struct q2_meta *meta = q2_meta_of(p->v);
     uint8_t *out = p->cluster ? p->cluster->data : p->iov[0].iov_base;
-    struct q2_inflater *f = inflater_get(&meta->packed);
+    struct q2_inflater *f = inflater_get(&meta->compressed);
     int rc;
 
     if (!f) {
@@ -239,17 +240,17 @@ static int inflate_cluster(const struct read_packed *p)
             return rc;
     }
     rc = q2_inflate(f, p->host + p->host_head, p->host_len, out, meta->geo.cluster_size);
-    inflater_put(&meta->packed, f);
+    inflater_put(&meta->compressed, f);
     return rc;
 }
 
 static int64_t inflate_work(struct io *io)
 {
-    return inflate_cluster(container_of(io, struct read_packed, io));
+    return inflate_cluster(container_of(io, struct read_compressed, io));
 }
 
 /* The call of an await. */
-static void inflate_elsewhere(struct read_packed *p, struct op *op)
+static void inflate_elsewhere(struct read_compressed *p, struct op *op)
 {
     op_io_begin(op);
     op_io_prepare(op, &p->io);
@@ -261,57 +262,57 @@ static void inflate_elsewhere(struct read_packed *p, struct op *op)
 /* ---- the op ---------------------------------------------------------------------------------------- */
 
 /* Work out what to read, aligned for the backend, and have memory for it. */
-static int prepare_read(struct read_packed *p)
+static int prepare_read(struct read_compressed *p)
 {
     struct q2_meta *meta = q2_meta_of(p->v);
     struct backend *b = p->v->file;
     struct q2_mapping m = q2_entry_decode(&meta->geo, p->descriptor | Q2_COMPRESSED, 0);
     uint64_t start = align_down(m.host_offset, b->align);
-    size_t len = align_up(m.host_offset + m.packed_len, b->align) - start;
+    size_t len = align_up(m.host_offset + m.compressed_len, b->align) - start;
     void *buf;
 
     if (posix_memalign(&buf, max_u64(b->mem_align, sizeof(void *)), align_up(len, b->mem_align)))
         return -ENOMEM;
     p->host = buf;
     p->host_head = m.host_offset - start;
-    p->host_len = m.packed_len;
+    p->host_len = m.compressed_len;
     io_rw(&p->io, b, IO_READ, start, buf, len);
     return 0;
 }
 
-static void read_packed_finish(struct read_packed *p, int rc)
+static void read_compressed_finish(struct read_compressed *p, int rc)
 {
     struct q2_meta *meta = q2_meta_of(p->v);
 
     if (p->cluster) {
         if (p->leader)
-            cluster_done(&meta->packed, p->cluster, rc);
+            cluster_done(&meta->compressed, p->cluster, rc);
         if (rc == 0)
             iov_from(p->iov, p->iovcnt, 0, p->cluster->data + q2_offset_in_cluster(&meta->geo, p->guest_offset),
                      p->len);
-        cluster_unref(&meta->packed, p->cluster);
+        cluster_unref(&meta->compressed, p->cluster);
     }
     free(p->host);
     op_end(&p->op, sizeof *p, rc);
 }
 
-static void read_packed_step(struct op *op)
+static void read_compressed_step(struct op *op)
 {
-    struct read_packed *p = container_of(op, struct read_packed, op);
+    struct read_compressed *p = container_of(op, struct read_compressed, op);
     struct q2_meta *meta = q2_meta_of(p->v);
     bool whole = p->iovcnt == 1 && p->len == meta->geo.cluster_size;
 
-    OP_BEGIN(enum read_packed_state, op)
+    OP_BEGIN(enum read_compressed_state, op)
 
     if (!whole) {
-        p->cluster = cache_claim(&meta->packed, p->descriptor, meta->geo.cluster_size, op->queue, &p->leader);
+        p->cluster = cache_claim(&meta->compressed, p->descriptor, meta->geo.cluster_size, op->queue, &p->leader);
         if (!p->cluster) {
-            read_packed_finish(p, -ENOMEM);
+            read_compressed_finish(p, -ENOMEM);
             return;
         }
         if (!p->leader) {
-            OP_TRY(op, RP_SHARED, cluster_wait(&meta->packed, p->cluster, op));
-            read_packed_finish(p, 0);
+            OP_TRY(op, RP_SHARED, cluster_wait(&meta->compressed, p->cluster, op));
+            read_compressed_finish(p, 0);
             return;
         }
     }
@@ -322,29 +323,29 @@ static void read_packed_step(struct op *op)
     if (meta->geo.cluster_size > inflate_here) {
         OP_AWAIT(op, RP_INFLATED, inflate_elsewhere(p, op));
         if (op->rc != -ENOMEM) {
-            read_packed_finish(p, op->rc);
+            read_compressed_finish(p, op->rc);
             return;
         }
     }
-    read_packed_finish(p, inflate_cluster(p)); /* here: there may have been no thread */
+    read_compressed_finish(p, inflate_cluster(p)); /* here: there may have been no thread */
     return;
 
     OP_END
 fail:
-    read_packed_finish(p, op->rc);
+    read_compressed_finish(p, op->rc);
 }
 
-OP_TYPE(read_packed, read_packed_step, "RP_START", "RP_SHARED", "RP_READ", "RP_INFLATED");
+OP_TYPE(read_compressed, read_compressed_step, "RP_START", "RP_SHARED", "RP_READ", "RP_INFLATED");
 
-void q2_read_packed(vdisk *v, const struct extent *e, uint64_t guest_offset, const struct iovec *iov,
-                    uint32_t iovcnt, uint64_t len, struct op *parent)
+void q2_read_compressed(vdisk *v, const struct extent *e, uint64_t guest_offset, const struct iovec *iov,
+                        uint32_t iovcnt, uint64_t len, struct op *parent)
 {
-    struct read_packed *p;
+    struct read_compressed *p;
 
-    assert(e->kind == EXTENT_PACKED);
+    assert(e->kind == EXTENT_COMPRESSED);
     assert(len > 0 &&
            q2_offset_in_cluster(&q2_meta_of(v)->geo, guest_offset) + len <= q2_meta_of(v)->geo.cluster_size);
-    p = op_alloc(parent->queue, &read_packed_type, sizeof *p);
+    p = op_alloc(parent->queue, &read_compressed_type, sizeof *p);
     if (!p) {
         op_wake(parent, -ENOMEM);
         return;
