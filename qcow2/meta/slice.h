@@ -41,12 +41,15 @@ static inline uint64_t q2_slice_host(const struct q2_meta *meta, uint64_t table,
     return table + (q2_slice_key(meta, guest_offset) & (q2_slices_of_table(meta) - 1)) * meta->l2.slice_size;
 }
 
+static inline uint32_t q2_slice_index(const struct q2_meta *meta, uint64_t guest_offset)
+{
+    return (uint32_t)((guest_offset >> meta->geo.cluster_bits) & ((1ull << meta->slice_entries_bits) - 1));
+}
+
 /* The entry's place in its slice, in bytes. */
 static inline uint32_t q2_slice_place(const struct q2_meta *meta, uint64_t guest_offset)
 {
-    uint64_t index = (guest_offset >> meta->geo.cluster_bits) & ((1ull << meta->slice_entries_bits) - 1);
-
-    return (uint32_t)index << (meta->geo.extended_l2 ? 4 : 3); /* a constant to who has asked for it */
+    return q2_slice_index(meta, guest_offset) * meta->geo.l2_entry_size;
 }
 
 /* With the lock held: the slot, if the slice is in the cache. */
@@ -60,10 +63,11 @@ static inline bool q2_slice_is_suspect(const struct q2_slot *s)
     return atomic_load_explicit(&s->suspect, memory_order_relaxed);
 }
 
-/* The first word alone, which is all there is without subclusters. */
+/* Where there are no subclusters: all that the entry is. */
 static inline uint64_t q2_slice_word(const struct q2_meta *meta, const struct q2_slot *s, uint64_t guest_offset)
 {
-    return q2_read_be64(&meta->l2, s, q2_slice_place(meta, guest_offset));
+    assert(!meta->geo.extended_l2);
+    return q2_read_be64(&meta->l2, s, q2_slice_index(meta, guest_offset) * 8);
 }
 
 static inline struct q2_l2_entry q2_slice_get(const struct q2_meta *meta, const struct q2_slot *s,
