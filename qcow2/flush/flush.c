@@ -314,7 +314,7 @@ static void settle_freed(struct q2_flush_op *f, int rc)
         flush->space->freed_ticket = gate_ticket(&flush->meta->v->requests);
     } else {
         for (size_t i = 0; i < f->freed.count; i++)
-            q2_free_run(flush->space, f->freed.list[i].cluster_index << flush->meta->geo.cluster_bits,
+            q2_drop_run(flush->space, f->freed.list[i].cluster_index << flush->meta->geo.cluster_bits,
                         f->freed.list[i].clusters, f->freed.list[i].untouched);
         free(f->freed.list);
     }

@@ -203,10 +203,10 @@ static void bulk_finish(struct bulk *b, int rc)
 
     pthread_mutex_lock(&q->meta.lock);
     if (rc < 0) {
-        q2_alloc_undo(&q->space, &b->run);
+        q2_return_run(&q->space, &b->run);
         for (uint32_t i = 0; i < b->count; i++)
-            q2_alloc_undo(&q->space, &b->runs[i]);
-        q2_alloc_structure_undo(&q->space, &b->tables, Q2_META_L2);
+            q2_return_run(&q->space, &b->runs[i]);
+        q2_return_structure(&q->space, &b->tables, Q2_META_L2);
     }
     pthread_mutex_unlock(&q->meta.lock);
     unlock_structure(b);

@@ -113,7 +113,7 @@ static int adopt(struct grow *g)
     if (g->longer) {
         assert(q->meta.l1_pages.dirty_count == 0);
         if (old->entries > 0) /* a disk of no bytes has none, and its table no place */
-            q2_free_table(&q->space, q->meta.header.l1_offset, q2_clusters(&q->meta.geo, old->entries * 8),
+            q2_drop_table(&q->space, q->meta.header.l1_offset, q2_clusters(&q->meta.geo, old->entries * 8),
                           Q2_META_L1);
         q->meta.header.l1_offset = g->run.host_offset;
         q->meta.header.l1_entries = (uint32_t)g->l1_entries;
@@ -146,7 +146,7 @@ static void grow_finish(struct grow *g, int rc)
 {
     if (g->run.clusters > 0) {
         pthread_mutex_lock(&g->q->meta.lock);
-        q2_alloc_structure_undo(&g->q->space, &g->run, Q2_META_L1);
+        q2_return_structure(&g->q->space, &g->run, Q2_META_L1);
         pthread_mutex_unlock(&g->q->meta.lock);
     }
     range_unlock(&g->q->meta.structure, &g->lock);

@@ -404,7 +404,7 @@ static void unlock_clusters(struct alloc_write *w)
 static void drop_span(struct alloc_write *w)
 {
     pthread_mutex_lock(&w->map->meta->lock);
-    q2_alloc_undo(w->map->space, &w->run);
+    q2_return_run(w->map->space, &w->run);
     w->run.clusters = 0;
     unpin(w);
     pthread_mutex_unlock(&w->map->meta->lock);

@@ -44,7 +44,7 @@ static void l2_make_finish(struct l2_make *m, int rc)
 {
     pthread_mutex_lock(&m->map->meta->lock);
     if (rc < 0)
-        q2_alloc_structure_undo(m->map->space, &m->run, Q2_META_L2);
+        q2_return_structure(m->map->space, &m->run, Q2_META_L2);
     pthread_mutex_unlock(&m->map->meta->lock);
     range_unlock(&m->map->meta->structure, &m->lock);
     /* The last that is done to the image: who hears of it may be another thread, and close it. */
@@ -81,7 +81,7 @@ static void enter(struct l2_make *m)
         q2_twice_judged(map->meta, index * slices, slices);
     if (m->shared) {
         q2_cache_moved(&map->meta->l2, index * slices, slices, m->run.host_offset);
-        q2_free_table(map->space, m->shared, 1, Q2_META_L2);
+        q2_drop_table(map->space, m->shared, 1, Q2_META_L2);
     } else if (!MUTANT(L2_NOT_ZEROED)) {
         /* It is zeros: what is needed of it first need not be read. */
         q2_cache_install_written(&map->meta->l2, q2_slice_key(map->meta, m->guest_offset),

@@ -249,7 +249,7 @@ enum alloc_state {
 static void drop_part(struct alloc *a)
 {
     if (a->have > 0)
-        q2_give_back(a->space, a->start, a->have, a->zero);
+        q2_return(a->space, a->start, a->have, a->zero);
     a->have = 0;
 }
 
@@ -562,7 +562,7 @@ static bool lower_at_once(struct q2_space *space, uint64_t index, uint64_t n)
     return true;
 }
 
-void q2_free_run(struct q2_space *space, uint64_t host_offset, uint64_t clusters, bool untouched)
+void q2_drop_run(struct q2_space *space, uint64_t host_offset, uint64_t clusters, bool untouched)
 {
     struct q2_freed_list *l = &space->freed[MUTANT(FREE_BEFORE_SYNC) ? Q2_FREED_DURABLE : Q2_FREED_NOW];
     struct q2_freed *last = l->count ? &l->list[l->count - 1] : NULL;
@@ -588,12 +588,12 @@ void q2_free_run(struct q2_space *space, uint64_t host_offset, uint64_t clusters
     l->list[l->count++] = (struct q2_freed){.cluster_index = index, .clusters = clusters, .untouched = untouched};
 }
 
-void q2_free(struct q2_space *space, uint64_t host_offset, uint64_t clusters)
+void q2_drop_clusters(struct q2_space *space, uint64_t host_offset, uint64_t clusters)
 {
-    q2_free_run(space, host_offset, clusters, space->count_decides);
+    q2_drop_run(space, host_offset, clusters, space->count_decides);
 }
 
-void q2_free_table(struct q2_space *space, uint64_t host_offset, uint64_t clusters, uint32_t kind)
+void q2_drop_table(struct q2_space *space, uint64_t host_offset, uint64_t clusters, uint32_t kind)
 {
     uint64_t first = host_offset >> space->meta->geo.cluster_bits;
 
@@ -604,14 +604,14 @@ void q2_free_table(struct q2_space *space, uint64_t host_offset, uint64_t cluste
      */
     if (space->meta->guarded && !MUTANT(FORGET_TABLE))
         q2_cluster_set_add(&space->meta->mapped, first, clusters);
-    q2_free(space, host_offset, clusters);
+    q2_drop_clusters(space, host_offset, clusters);
 }
 
-void q2_alloc_structure_undo(struct q2_space *space, const struct q2_run *run, uint32_t kind)
+void q2_return_structure(struct q2_space *space, const struct q2_run *run, uint32_t kind)
 {
     if (run->clusters > 0)
         q2_guard_remove(space->meta, run->host_offset >> space->meta->geo.cluster_bits, run->clusters, kind);
-    q2_alloc_undo(space, run);
+    q2_return_run(space, run);
 }
 
 void q2_drop(struct q2_space *space, const struct q2_mapping *m)
@@ -625,7 +625,7 @@ void q2_drop(struct q2_space *space, const struct q2_mapping *m)
         end = first + space->meta->geo.cluster_size;
     /* One at a time: neighbours in the list must not merge what is counted twice. */
     for (; first < end; first += space->meta->geo.cluster_size)
-        q2_free(space, first, 1);
+        q2_drop_clusters(space, first, 1);
 }
 
 bool q2_lower(struct q2_space *space, struct q2_slot *s, uint64_t cluster_index, uint64_t n, bool untouched)
@@ -668,12 +668,12 @@ static bool missing_slice(struct q2_space *space, uint64_t index, uint64_t n, ui
     return false;
 }
 
-void q2_give_back(struct q2_space *space, uint64_t cluster_index, uint64_t clusters, bool zero)
+void q2_return(struct q2_space *space, uint64_t cluster_index, uint64_t clusters, bool zero)
 {
     uint64_t end = cluster_index + clusters, key, n;
 
     if (missing_slice(space, cluster_index, clusters, &key)) {
-        q2_free_run(space, cluster_index << space->meta->geo.cluster_bits, clusters, true);
+        q2_drop_run(space, cluster_index << space->meta->geo.cluster_bits, clusters, true);
         return;
     }
     for (uint64_t i = cluster_index; i < end; i += n) {

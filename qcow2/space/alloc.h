@@ -39,13 +39,13 @@ void q2_alloc_structure(struct q2_space *space, uint64_t want, bool exact, uint3
  * Nothing in memory refers to these any more: they become free once that is durable and nobody uses them. With the
  * lock held. Out of memory: they leak.
  */
-void q2_free(struct q2_space *space, uint64_t host_offset, uint64_t clusters);
+void q2_drop_clusters(struct q2_space *space, uint64_t host_offset, uint64_t clusters);
 
 /* The same; `untouched`: they were taken and never put to use, so that they are not punched. */
-void q2_free_run(struct q2_space *space, uint64_t host_offset, uint64_t clusters, bool untouched);
+void q2_drop_run(struct q2_space *space, uint64_t host_offset, uint64_t clusters, bool untouched);
 
 /* The same of a table: of one reference, if there are more. */
-void q2_free_table(struct q2_space *space, uint64_t host_offset, uint64_t clusters, uint32_t kind);
+void q2_drop_table(struct q2_space *space, uint64_t host_offset, uint64_t clusters, uint32_t kind);
 
 /* The same of what an L2 entry led to, which leads there no more: a cluster, all that compressed data touches, or
  * nothing. With an external data file nothing is ours to count. */
@@ -55,19 +55,19 @@ void q2_drop(struct q2_space *space, const struct q2_mapping *m);
  * Taken, but never referred to (the write failed). With the lock held. What was in them may be there still, unless
  * they read as zeros.
  */
-static inline void q2_alloc_undo(struct q2_space *space, const struct q2_run *run)
+static inline void q2_return_run(struct q2_space *space, const struct q2_run *run)
 {
     if (run->clusters > 0)
-        q2_free_run(space, run->host_offset, run->clusters, !run->zero);
+        q2_drop_run(space, run->host_offset, run->clusters, !run->zero);
 }
 
 /* The same of what was taken for metadata. */
-void q2_alloc_structure_undo(struct q2_space *space, const struct q2_run *run, uint32_t kind);
+void q2_return_structure(struct q2_space *space, const struct q2_run *run, uint32_t kind);
 
 /*
  * The same, at once where the refcounts are at hand. `zero`: nothing was written there.
  */
-void q2_give_back(struct q2_space *space, uint64_t cluster_index, uint64_t clusters, bool zero);
+void q2_return(struct q2_space *space, uint64_t cluster_index, uint64_t clusters, bool zero);
 
 /*
  * Lower refcounts of neighbours by one, all of them in slice `s`. With the lock held. Those that come free are

@@ -48,7 +48,7 @@ void q2_lease_return_all(struct q2_space *space)
         struct q2_lease *l = &space->leases[i];
         if (l->next == l->end)
             continue;
-        q2_give_back(space, l->next, l->end - l->next, l->zero);
+        q2_return(space, l->next, l->end - l->next, l->zero);
         l->next = l->end = 0;
         l->size = 0;
     }
@@ -121,7 +121,7 @@ static void shrink(struct lease_fill *f)
     assert(f->run.zero && f->run.clusters > 1);
     atomic_store(&space->host_full, true);
     pthread_mutex_lock(&space->meta->lock);
-    q2_give_back(space, (f->run.host_offset >> space->meta->geo.cluster_bits) + 1, f->run.clusters - 1, true);
+    q2_return(space, (f->run.host_offset >> space->meta->geo.cluster_bits) + 1, f->run.clusters - 1, true);
     f->run.clusters = 1;
     f->lease->size = 1; /* doubles */
     pthread_mutex_unlock(&space->meta->lock);
@@ -136,7 +136,7 @@ static void lease_fill_finish(struct lease_fill *f, int rc)
     pthread_mutex_lock(&space->meta->lock);
     if (rc == 0 && l->next < l->end && !ENGINE_MUTANT(LEASE_FILL_TWICE)) {
         /* Two queues that share a lease have both filled it. */
-        q2_give_back(space, f->run.host_offset >> space->meta->geo.cluster_bits, f->run.clusters, f->run.zero);
+        q2_return(space, f->run.host_offset >> space->meta->geo.cluster_bits, f->run.clusters, f->run.zero);
     } else if (rc == 0) {
         l->next = f->run.host_offset >> space->meta->geo.cluster_bits;
         l->end = l->next + f->run.clusters;

@@ -274,7 +274,7 @@ static void reclaim_finish(struct reclaim *r, int rc)
 
     pthread_mutex_lock(&space->meta->lock);
     for (unsigned i = r->count; i-- > r->lowered;)
-        q2_free_run(space, r->run[i].cluster_index << space->meta->geo.cluster_bits, r->run[i].clusters,
+        q2_drop_run(space, r->run[i].cluster_index << space->meta->geo.cluster_bits, r->run[i].clusters,
                     r->run[i].untouched);
     assert(r->claimed && space->reclaiming);
     space->reclaiming = false;

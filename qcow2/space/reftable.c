@@ -72,7 +72,7 @@ static void forget_table(struct refblock_make *m)
 static void refblock_finish(struct refblock_make *m, int rc)
 {
     pthread_mutex_lock(&m->space->meta->lock);
-    q2_alloc_structure_undo(m->space, &m->run, Q2_META_REFBLOCK); /* it was not needed after all */
+    q2_return_structure(m->space, &m->run, Q2_META_REFBLOCK); /* it was not needed after all */
     if (m->placed)
         q2_guard_remove(m->space->meta, m->host_offset >> m->space->meta->geo.cluster_bits, 1, Q2_META_REFBLOCK);
     if (m->laid)
@@ -311,7 +311,7 @@ static int adopt_table(struct refblock_make *m)
         reftable[i] = get_be64(table + 8 * i);
     pthread_mutex_lock(&space->meta->lock);
     assert(space->meta->reftable_pages.dirty_count == 0);
-    q2_free_table(space, space->meta->header.reftable_offset, space->meta->header.reftable_clusters,
+    q2_drop_table(space, space->meta->header.reftable_offset, space->meta->header.reftable_clusters,
                   Q2_META_REFTABLE);
     m->laid = false;
     q2_cluster_set_add(&space->sound, space->meta->reftable_entries * slices, m->new_blocks * slices);

@@ -253,7 +253,7 @@ static void take(void)
         if (waiters[i].rc < 0)
             assert_int_equal(waiters[i].rc, -ENOSPC);
         else if (rng_chance(&w.rng, 15))
-            q2_alloc_undo(&w.space, &runs[i]);
+            q2_return_run(&w.space, &runs[i]);
         else
             own(&runs[i]);
     }
@@ -289,7 +289,7 @@ static void take_for_table(void)
     waiter_init(&waiter, queue);
     q2_alloc_structure(&w.space, 1, true, Q2_META_L2, &run, &waiter.op);
     if (await(&waiter) == 0 && rng_chance(&w.rng, 50))
-        q2_alloc_structure_undo(&w.space, &run, Q2_META_L2);
+        q2_return_structure(&w.space, &run, Q2_META_L2);
     else if (waiter.rc == 0)
         own(&run);
     range_unlock(&w.meta.structure, &lock);
@@ -326,7 +326,7 @@ static void drop(void)
         n = 1;
         q2_drop(&w.space, &m);
     } else {
-        q2_free(&w.space, first << BITS, n);
+        q2_drop_clusters(&w.space, first << BITS, n);
     }
     for (uint64_t i = first; i < first + n; i++)
         w.owners[i]--;
