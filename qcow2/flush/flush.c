@@ -66,7 +66,7 @@ enum { BATCH_REFCOUNTS, BATCH_REFTABLE, BATCH_MAPPING, BATCHES };
 
 struct q2_flush_op {
     struct op            op;      /* waits, on the queue of who asked */
-    struct q2_flush *flush;
+    struct q2_flush     *flush;
     /* The leader's. */
     struct op            lead;    /* flushes, on a queue that is turned whatever the owner of the other does */
     int                  rc;

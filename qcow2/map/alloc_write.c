@@ -50,7 +50,7 @@ struct alloc_write {
     struct request     *caller;  /* whose write it is: in the volume's gate; NULL: nobody's */
     bool                made_room;
     bool                keeps_freed; /* what was freed could not be given back: without that */
-    struct q2_map *map;
+    struct q2_map      *map;
     const struct iovec *iov;
     struct iovec       *merged_iov; /* of several requests; ours */
     uint32_t            iovcnt;

@@ -31,7 +31,7 @@ enum {
 struct clear {
     struct op         op;
     struct request   *request;
-    struct q2_map *map;
+    struct q2_map    *map;
     bool              discard, unmap;
     uint64_t          head_end, tail_start; /* whole clusters lie between; tail_start may come down to the last */
     uint64_t          pos;

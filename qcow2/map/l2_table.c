@@ -22,7 +22,7 @@ struct l2_make {
     struct op         op;
     struct list node;          /* of map->l2_making */
     struct list       waiting; /* ops, by op.wait: for the same table */
-    struct q2_map *map;
+    struct q2_map    *map;
     uint64_t          guest_offset;
     uint64_t          shared; /* host offset of the table to copy; 0: none */
     struct range_lock lock;

@@ -2,6 +2,7 @@
 #include "qcow2/meta/meta_cache.h"
 
 #include <errno.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -10,6 +11,8 @@
 #include "engine/queue.h"
 #include "qcow2/format/format.h"
 #include "qcow2/mutant.h"
+
+_Static_assert(offsetof(struct q2_cache, dirty_list) == 64, "what lookups read has a cache line of its own");
 
 int q2_cache_init(struct q2_cache *c, uint32_t slice_size, uint64_t bytes, uint64_t keys)
 {

@@ -9,7 +9,6 @@
  * (grow it, reftable.c); no space: a device may have been extended, else leases are given back and what was
  * freed is reclaimed as far as it can be, then it is tried once more.
  */
-#include "qcow2/mutant.h"
 #include "qcow2/space/alloc.h"
 
 #include <errno.h>
@@ -19,6 +18,7 @@
 #include "engine/zero.h"
 #include "qcow2/format/format.h"
 #include "qcow2/meta/meta.h"
+#include "qcow2/mutant.h"
 #include "qcow2/space/lease.h"
 #include "qcow2/space/reclaim.h"
 #include "qcow2/space/reftable.h"
@@ -60,11 +60,11 @@ bool q2_space_grew(struct q2_space *space)
  */
 static bool was_table(const struct q2_space *space, uint64_t cluster, uint64_t n)
 {
-    uint64_t start = cluster << space->meta->geo.cluster_bits, end = (cluster + n)
-                                                                     << space->meta->geo.cluster_bits;
+    const struct q2_meta *meta = space->meta;
+    uint64_t start = cluster << meta->geo.cluster_bits, end = (cluster + n) << meta->geo.cluster_bits;
 
-    return ranges_meet(start, end, space->meta->l1_start, space->meta->l1_end) ||
-           ranges_meet(start, end, space->meta->reftable_start, space->meta->reftable_end);
+    return ranges_meet(start, end, meta->l1_start, meta->l1_end) ||
+           ranges_meet(start, end, meta->reftable_start, meta->reftable_end);
 }
 
 /* Refcounts of a slice from `index` on, n at most, that are 0. */

@@ -47,8 +47,10 @@ void q2_drop_run(struct q2_space *space, uint64_t host_offset, uint64_t clusters
 /* The same of a table: of one reference, if there are more. */
 void q2_drop_table(struct q2_space *space, uint64_t host_offset, uint64_t clusters, uint32_t kind);
 
-/* The same of what an L2 entry led to, which leads there no more: a cluster, all that compressed data touches, or
- * nothing. With an external data file nothing is ours to count. */
+/*
+ * The same of what an L2 entry led to, which leads there no more: a cluster, all that compressed data touches, or
+ * nothing. With an external data file nothing is ours to count.
+ */
 void q2_drop(struct q2_space *space, const struct q2_mapping *m);
 
 /*

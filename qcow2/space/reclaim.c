@@ -36,7 +36,7 @@ enum { RECLAIM_BATCH = 8, RECLAIM_SHARE = 64 };
 struct reclaim {
     struct op          op;
     struct q2_carried *carried; /* a parent, or this, hears of the end */
-    struct q2_space *space;
+    struct q2_space   *space;
     bool               claimed;
     uint64_t           key;     /* of the refcount slice that is needed */
     unsigned           count, lowered;

@@ -26,7 +26,7 @@ enum { INSTALLED_MAX = 16 };
 
 struct refblock_make {
     struct op         op;
-    struct q2_space *space;
+    struct q2_space  *space;
     uint64_t          block;
     uint64_t          host_offset;
     bool              have_structure, locked, apart;

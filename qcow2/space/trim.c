@@ -31,7 +31,7 @@ enum { TRIM_ROUNDS = 3 };
 
 struct trim {
     struct op         op;
-    struct q2_space *space;
+    struct q2_space  *space;
     bool              done, closing, locked;
     int               rounds;
     uint64_t          end; /* cluster index: nothing is in use from here on */
