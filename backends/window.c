@@ -105,7 +105,7 @@ static void start(struct window *w, struct io *outer, uint64_t len)
             n = iov_slice(outer->iov, outer->iovcnt, 0, len, wi->iov, n, &len);
         iov = wi->iov;
     }
-    if (!wi || !iov) {
+    if (!wi || (moves && !iov)) {
         io_end_later(outer, -ENOMEM);
         return;
     }
