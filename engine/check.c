@@ -42,9 +42,9 @@ static int check_file(struct check_job *c, struct backend *file, const struct fo
 static int check_image(struct check_job *c)
 {
     uint32_t flags = c->opts.flags | (c->what != VDISK_REPAIR_NOTHING ? VDISK_OPEN_RDWR : 0u);
-    struct backend *file;
+    struct backend *file = NULL;
     struct layer_name n;
-    vdisk_queue *q;
+    vdisk_queue *q = NULL;
     int rc = layer_name_parse(c->job.name, NULL, c->opts.format, flags, &n);
 
     if (rc < 0)

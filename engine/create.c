@@ -317,7 +317,7 @@ int vdisk_job_get_create_result(const vdisk_job *j, struct vdisk_create_result *
 
 static int create_now(const char *name, const struct vdisk_create_opts *opts)
 {
-    vdisk_job *j;
+    vdisk_job *j = NULL;
     int rc = create_job_new(name, opts, &j);
 
     return rc < 0 ? err_advise(rc) : job_run_once(j);

@@ -148,7 +148,7 @@ static int check_text(const struct judge *j, const struct option_desc *d, const 
     case OPTION_NODE_OR_NULL:
         if (text[0] == '\0')
             return 0;
-        /* fall through */
+        __attribute__((fallthrough));
     case OPTION_NODE:
         err_set(EINVAL, "%.*s: '%s' refers to the node '%.100s', and there are no nodes to refer to",
                 SPEC_SHOWN(j->shown), d->name, text);

@@ -38,7 +38,7 @@ static bool is_known(vdisk *v)
 static int look(vdisk *v)
 {
     vdisk_queue *q;
-    uint64_t end;
+    uint64_t end = 0;
     int rc;
 
     if (is_known(v))
