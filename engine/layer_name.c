@@ -209,11 +209,10 @@ const struct spec *layer_name_backing(const struct spec *root, bool *ret_none)
 
 /* ---- shown ---------------------------------------------------------------------------------------------- */
 
-/* Does it say where bytes are, or how something is done with them? */
+/* Of a backend: does it say where bytes are, or how something is done with them? */
 static bool tells_which(const char *key)
 {
-    static const char *const hows[] = {"locking", "aio", "aio-max-batch", "drop-cache", "cache", "file", "backing",
-                                       "data-file", "driver"};
+    static const char *const hows[] = {"locking", "aio", "aio-max-batch", "drop-cache", "driver"};
 
     for (const struct option_desc *d = common_options; d->name; d++)
         if (strcmp(d->name, key) == 0)
@@ -224,8 +223,12 @@ static bool tells_which(const char *key)
     return true;
 }
 
-/* What makes a difference of `node`, at `path` of `out`; down to the backend that has no file below. */
-static int show_node(struct spec *out, const char *path, const struct spec *node, const char *driver)
+/*
+ * What makes a difference of `node`, at `path` of `out`; down to the backend that has no file below. `format`: it
+ * has that one, and of its own options none does; NULL: it is a backend.
+ */
+static int show_node(struct spec *out, const char *path, const struct spec *node,
+                     const struct format_driver *format)
 {
     const struct backend_driver *b = backend_driver_of(node);
     const struct spec *file = spec_node(node, SPEC_FILE);
@@ -233,8 +236,8 @@ static int show_node(struct spec *out, const char *path, const struct spec *node
     int rc;
 
     snprintf(below, sizeof below, "%sdriver", path);
-    rc = spec_put(out, below, SPEC_TEXT, driver ? driver : b ? b->name : "");
-    for (unsigned i = 0; i < node->count && rc == 0; i++) {
+    rc = spec_put(out, below, SPEC_TEXT, format ? format->name : b ? b->name : "");
+    for (unsigned i = 0; i < node->count && rc == 0 && !format; i++) {
         const struct spec_member *m = &node->members[i];
         snprintf(below, sizeof below, "%s%s", path, m->key);
         if (m->kind == SPEC_TEXT && tells_which(m->key))
@@ -253,18 +256,19 @@ static bool is_plain_file(const struct spec *node)
     return node && !spec_node(node, SPEC_FILE) && spec_text(node, "filename");
 }
 
-static bool is_plain(const struct spec *root, const struct format_driver *format)
+static bool is_plain(const struct spec *root, const struct format_driver *format, bool names_backing)
 {
     const struct spec *file = spec_node(root, SPEC_FILE);
 
-    if (spec_get(root, SPEC_BACKING))
+    if (spec_node(root, SPEC_BACKING) || (spec_get(root, SPEC_BACKING) && names_backing))
         return false;
     if (!file)
         return is_plain_file(root);
     return is_plain_file(file) && (format->options || (!spec_get(root, "offset") && !spec_get(root, "size")));
 }
 
-char *layer_name_shown(const struct spec *root, const struct format_driver *format, const char *plain)
+char *layer_name_shown(const struct spec *root, const struct format_driver *format, const char *plain,
+                       bool names_backing)
 {
     const struct spec_member *backing = root ? spec_get(root, SPEC_BACKING) : NULL;
     const struct spec *file = root ? spec_node(root, SPEC_FILE) : NULL;
@@ -272,12 +276,12 @@ char *layer_name_shown(const struct spec *root, const struct format_driver *form
     char *text = NULL;
     int rc;
 
-    if (!root || is_plain(root, format))
+    if (!root || is_plain(root, format, names_backing))
         return strdup(backend_path(plain));
     out = spec_alloc();
     if (!out)
         return NULL;
-    rc = show_node(out, "", root, file ? format->name : NULL);
+    rc = show_node(out, "", root, file && format->options ? format : NULL);
     if (rc == 0 && backing)
         rc = spec_copy(out, backing);
     if (rc == 0)

@@ -24,6 +24,9 @@ MAY_INCLUDE = {
 ROOMS = re.compile(r"(qcow2/(\w+))/(\w+)\.h")
 MAX_FILE, MAX_FUNCTION, MAX_LINE = 800, 70, 115
 
+# Formats and backends are found by tables; the engine's own one is raw. A protocol may be followed by anything.
+DRIVERS = re.compile(r'"(?:(?:qcow2?|file|host_device|blockdev|null-co|memory|sim)|(?:nbd|rbd|https?)[^"]*)"')
+
 BANNED = {  # call: use instead
     "strcpy": "snprintf or memcpy with the size",
     "strcat": "snprintf",
@@ -130,6 +133,15 @@ class Lint:
                 self.breach("include", path, line, name, f'"{name}" is the room\'s own: include '
                             f'"{room[1]}/{room[2]}.h"')
 
+    def check_drivers(self, path, code):
+        """The engine spells no driver's name."""
+        if path.relative_to(self.root).parts[0] != "engine":
+            return
+        for match in DRIVERS.finditer(code):
+            line = code.count("\n", 0, match.start()) + 1
+            self.breach("driver-name", path, line, match[0].strip('"'),
+                        f"{match[0]}: a driver's name: ask its table")
+
     def check_calls(self, path, code):
         folder = path.relative_to(self.root).parts[0]
         banned = dict(BANNED)
@@ -192,6 +204,7 @@ class Lint:
                 continue
             code = without_comments(text)
             self.check_includes(path, code)
+            self.check_drivers(path, code)
             code = without_strings(code)
             self.check_calls(path, code)
             self.check_functions(path, code)
