@@ -256,34 +256,33 @@ static bool is_plain_file(const struct spec *node)
     return node && !spec_node(node, SPEC_FILE) && spec_text(node, "filename");
 }
 
-static bool is_plain(const struct spec *root, const struct format_driver *format, bool names_backing)
+static bool is_plain(const struct spec *root, const struct format_driver *format)
 {
     const struct spec *file = spec_node(root, SPEC_FILE);
 
-    if (spec_node(root, SPEC_BACKING) || (spec_get(root, SPEC_BACKING) && names_backing))
+    if (spec_node(root, SPEC_BACKING))
         return false;
     if (!file)
         return is_plain_file(root);
     return is_plain_file(file) && (format->options || (!spec_get(root, "offset") && !spec_get(root, "size")));
 }
 
-char *layer_name_shown(const struct spec *root, const struct format_driver *format, const char *plain,
-                       bool names_backing)
+char *layer_name_shown(const struct spec *root, const struct format_driver *format, const char *plain)
 {
-    const struct spec_member *backing = root ? spec_get(root, SPEC_BACKING) : NULL;
+    bool has_backing = root && spec_node(root, SPEC_BACKING);
     const struct spec *file = root ? spec_node(root, SPEC_FILE) : NULL;
     struct spec *out;
     char *text = NULL;
     int rc;
 
-    if (!root || is_plain(root, format, names_backing))
+    if (!root || is_plain(root, format))
         return strdup(backend_path(plain));
     out = spec_alloc();
     if (!out)
         return NULL;
     rc = show_node(out, "", root, file && format->options ? format : NULL);
-    if (rc == 0 && backing)
-        rc = spec_copy(out, backing);
+    if (rc == 0 && has_backing)
+        rc = spec_copy(out, spec_get(root, SPEC_BACKING));
     if (rc == 0)
         text = spec_print(out);
     spec_free(out);

@@ -38,11 +38,9 @@ const struct spec *layer_name_backing(const struct spec *root, bool *ret_none);
 
 /*
  * The name that an open layer is shown by: `plain`, the path of its file, where opening that as `format` gives the
- * same; else "json:{...}" with what makes a difference. `names_backing`: the image does. malloc'ed; NULL: no
- * memory.
+ * same; else "json:{...}" with what makes a difference. malloc'ed; NULL: out of memory.
  */
-char *layer_name_shown(const struct spec *root, const struct format_driver *format, const char *plain,
-                       bool names_backing);
+char *layer_name_shown(const struct spec *root, const struct format_driver *format, const char *plain);
 
 /* "raw and qcow2": for messages. Returns `buf`. */
 const char *known_formats(char *buf, size_t len);

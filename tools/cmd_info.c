@@ -79,7 +79,7 @@ static int image_load(struct image *im, const char *name, const char *format, ui
         return load_encrypted(im, name, &how);
     int rc = vdisk_get_info(v, &im->info);
     im->file = cli_strdup(backend_path(v->file->name));
-    im->shown = layer_name_shown(v->spec, v->format, v->file->name, v->backing_name != NULL);
+    im->shown = layer_name_shown(v->spec, v->format, v->file->name);
     im->file_length = align_up(backend_size(v->file), 512);
     if (rc >= 0 && strcmp(im->info.format, "qcow2") == 0) {
         rc = qcow2_get_details(v, &im->details);
