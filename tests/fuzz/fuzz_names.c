@@ -114,13 +114,16 @@ static void spec_text_of(const char *prefix, const char *text)
     layer_name_free(&n);
 }
 
-/* Whatever it is, no error repeats it. */
+/* Whatever follows the secret, no error repeats it. (What is given as an id or a path is shown.) */
 static void object_text(const char *text)
 {
     static const char secret[] = "sEcReT";
     char object[INPUT_MAX + 64];
 
-    snprintf(object, sizeof object, "%s%s%s", text, strchr(text, ',') ? "" : "secret,id=s,data=", secret);
+    if (text[0] == '{')
+        snprintf(object, sizeof object, "{\"qom-type\":\"secret\",\"id\":\"s\",\"data\":\"%s%s", secret, text + 1);
+    else
+        snprintf(object, sizeof object, "secret,id=s,data=%s%s", secret, text);
     if (object_add(object) < 0)
         FUZZ_CHECK(!strstr(vdisk_error_text(), secret) && !strstr(vdisk_error_hint(), secret), "%s",
                    vdisk_error_text());

@@ -31,6 +31,17 @@ JSON_TEXTS = [
     "{'driver':'qcow2','file.driver':'file','file.filename':'x:y','data-file.filename':'d'}",
     '{"file":{"driver":"raw","file.filename":"a"}}', '{"file.filename":"nbd://host/x"}', '{"driver":"nbd"}',
 ]
+OPTS_TEXTS = [
+    "driver=qcow2,file.driver=file,file.filename=/a/b.qcow2", "a.qcow2",
+    "file.filename=a,,b,read-only,nocache.direct",
+    "driver=raw,offset=1.5k,size=0x200,file.filename=x=y", "driver=qcow2,file.driver=raw,file.file.filename=a",
+    "file.filename=a,backing=",
+    "driver=qcow2,file.filename=a,backing.file.filename=b,data-file.filename=c",
+    "driver=null-co,size=1T,discard=off,detect-zeroes=unmap", "file=a,file.b=c", "a.b.c.d=1,a.b=2",
+    "\xff=\xfe,no,=",
+]
+OBJECT_TEXTS = ["", ",format=base64", ",,b", ",b", ",data=x", ",file=/none", ",id=b",
+                '{"}', '{","format":"hex"}']
 NAME_TEXTS = ["../base.qcow2", "json:{}", "/a/b", "file:x", "nbd://host/x", "\xff\xfe", "a\x1b[2J"]
 
 
@@ -110,7 +121,8 @@ def main(target):
             put("header", image[:cluster_size(image)])
             for data in table_inputs(image):
                 put("tables", data)
-    for kind, texts in enumerate((SIZE_TEXTS, NUMBER_TEXTS, LIST_TEXTS, NAME_TEXTS, JSON_TEXTS)):
+    for kind, texts in enumerate((SIZE_TEXTS, NUMBER_TEXTS, LIST_TEXTS, NAME_TEXTS, JSON_TEXTS,
+                                  OPTS_TEXTS, OBJECT_TEXTS)):
         for text in texts:
             put("names", bytes([kind]) + text.encode("latin-1"))
 
