@@ -23,6 +23,7 @@
 #include "engine/bits.h"
 #include "engine/error.h"
 #include "engine/iov.h"
+#include "engine/mutant.h"
 #include "engine/option.h"
 
 struct window {
@@ -125,6 +126,7 @@ static void window_submit(struct backend *b, struct io *outer)
 {
     struct window *w = window_of(b);
     uint64_t len = outer->len, end;
+    bool fixed = w->fixed && !ENGINE_MUTANT(PART_UNBOUNDED);
     bool lengthens = outer->kind == IO_WRITE || outer->kind == IO_ZERO || outer->kind == IO_ALLOCATE;
 
     if (!add_u64(outer->offset, outer->len, &end) || end > INT64_MAX - w->offset) {
@@ -135,11 +137,11 @@ static void window_submit(struct backend *b, struct io *outer)
         io_end_later(outer, outer->offset == backend_size(b) ? 0 : -ENOTSUP);
         return;
     }
-    if (w->fixed && lengthens && end > backend_size(b)) {
+    if (fixed && lengthens && end > backend_size(b)) {
         io_end_later(outer, -ENOSPC);
         return;
     }
-    if (w->fixed && (outer->kind == IO_READ || outer->kind == IO_DISCARD)) {
+    if (fixed && (outer->kind == IO_READ || outer->kind == IO_DISCARD)) {
         len = inside(b, outer->offset, outer->len);
         if (len == 0) {
             io_end_later(outer, 0);

@@ -250,6 +250,16 @@ static int show_node(struct spec *out, const char *path, const struct spec *node
     return show_node(out, below, file, NULL);
 }
 
+const char *layer_name_storage(const struct spec *root)
+{
+    const struct backend_driver *b;
+
+    while (spec_node(root, SPEC_FILE))
+        root = spec_node(root, SPEC_FILE);
+    b = backend_driver_of(root);
+    return b ? b->name : "";
+}
+
 /* A path, or a driver with one, and nothing below. */
 static bool is_plain_file(const struct spec *node)
 {

@@ -483,6 +483,8 @@ static int fill_info(vdisk *v, struct vdisk_info *ret_info)
     info.direct = v->data->direct;
     info.format = v->format->name;
     info.backend = v->file->driver->name;
+    if (v->spec && v->file->driver == backend_find(v->format->name)) /* a part of what holds it */
+        info.backend = layer_name_storage(v->spec);
     info.trouble = atomic_load_explicit(&v->has_trouble, memory_order_acquire) ? v->trouble : NULL;
     info.cluster_size = v->cluster_size;
     memcpy(ret_info, &info, min_u64(info.size, sizeof info));

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 
 #include "engine/bits.h"
@@ -67,6 +68,14 @@ static int load_encrypted(struct image *im, const char *name, const struct vdisk
     return cli_library_error();
 }
 
+/* Of the file that the image is a part of. */
+static uint64_t whole_length(const struct image *im)
+{
+    struct stat st;
+
+    return stat(im->file, &st) == 0 && S_ISREG(st.st_mode) ? align_up((uint64_t)st.st_size, 512) : im->file_length;
+}
+
 /* Open `name`, look, close. Takes nothing over. CLI_OK, or CLI_FAILED with a message printed. */
 static int image_load(struct image *im, const char *name, const char *format, uint32_t flags)
 {
@@ -81,6 +90,8 @@ static int image_load(struct image *im, const char *name, const char *format, ui
     im->file = cli_strdup(backend_path(v->file->name));
     im->shown = layer_name_shown(v->spec, v->format, v->file->name);
     im->file_length = align_up(backend_size(v->file), 512);
+    if (v->spec != NULL && (spec_get(v->spec, "offset") != NULL || spec_get(v->spec, "size") != NULL))
+        im->file_length = whole_length(im);
     if (rc >= 0 && strcmp(im->info.format, "qcow2") == 0) {
         rc = qcow2_get_details(v, &im->details);
         im->is_qcow2 = rc >= 0;

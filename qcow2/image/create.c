@@ -88,6 +88,12 @@ static int check_geometry(const char *name, const struct vdisk_create_opts *o, s
     return 0;
 }
 
+/* As layer_name_stored() has it. */
+static bool is_typed_only(const char *name)
+{
+    return name && spec_is_tree(name) && !spec_is_json(name);
+}
+
 static int check_names(const char *name, const struct vdisk_create_opts *o)
 {
     if (o->backing_fmt && !o->backing_file)
@@ -102,6 +108,8 @@ static int check_names(const char *name, const struct vdisk_create_opts *o)
         return bad(name, "the backing file's name must have 1 to 1023 bytes");
     if (o->data_file && (o->data_file[0] == '\0' || strlen(o->data_file) > Q2_MAX_DATA_FILE_NAME))
         return bad(name, "the data file's name must have 1 to 4095 bytes");
+    if (is_typed_only(o->backing_file) || is_typed_only(o->data_file))
+        return err_hint(bad(name, "a name of that kind cannot stand in an image"), "write it as json:{...}");
     if (o->compression_type && strcmp(o->compression_type, "zlib") != 0 && !is_zstd(o))
         return err_set(EINVAL, "%s: unknown compression type '%s'; known are zlib and zstd", name,
                        o->compression_type);

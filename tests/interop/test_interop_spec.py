@@ -167,6 +167,11 @@ def main():
                 for key in ("virtual-size", "filename", "format"):
                     if tree(str(a[key])) != tree(str(b[key])) and not (key != "filename" and plain):
                         text += f"{key}: {a[key]}, not {b[key]}. "
+                child = b["children"][0]["info"] if b["children"] else {"format": None}
+                if child["format"] == "file":
+                    for key in ("virtual-size", "filename", "format"):
+                        if a["children"][0]["info"][key] != child[key]:
+                            text += f"child's {key}: {a['children'][0]['info'][key]}, not {child[key]}. "
             elif ours != 0:
                 text = "" if ours == 1 and ours_error.startswith("vdisk-io: ") else f"{ours}: {ours_error}"
             if text:

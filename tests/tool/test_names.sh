@@ -31,6 +31,7 @@ refused "mutually exclusive" info --image-opts -f qcow2 $name
 refused "driver 'file' has no option 'x'; it has: filename, locking" info --image-opts $name,file.x=1
 refused "is to be written, and says read-only=on" io --image-opts -c "write 0 512" $name,read-only=on
 refused "cannot be created" create -q -f raw "json:{'driver':'file','filename':'new'}" 1M
+refused "cannot stand in an image" create -q -f qcow2 -F qcow2 -b image-opts:file.filename=a.qcow2 new
 refused "cannot be created" create -q -f raw image-opts:driver=file,filename=new 1M
 
 # What can be said: all drivers, and each option that one has, with its type.
