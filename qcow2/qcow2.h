@@ -72,11 +72,11 @@ void qcow2_details_free(struct qcow2_details *d);
 
 /*
  * The same of an image that cannot be opened since it is encrypted, and what vdisk_get_info() would say of it: the
- * file `name` is opened, read-only, and closed. `flags`: VDISK_OPEN_*. Blocks. -ENOTSUP, or any other error: it is
- * not such an image; the error text means nothing then.
+ * file `name` is opened, read-only, and closed; *ret_file is its path, malloc'ed. `flags`: VDISK_OPEN_*. Blocks.
+ * -ENOTSUP, or any other error: it is not such an image; the error text means nothing then.
  */
-int qcow2_load_encrypted(const char *name, uint32_t flags, struct vdisk_info *info, uint64_t *ret_file_length,
-                         struct qcow2_details *ret);
+int qcow2_load_encrypted(const char *name, uint32_t flags, struct vdisk_info *info, char **ret_file,
+                         uint64_t *ret_file_length, struct qcow2_details *ret);
 
 /*
  * Have block status of the qcow2 layers of `top` that nobody writes to tell host holes in mapped clusters as zeros

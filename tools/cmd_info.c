@@ -47,7 +47,7 @@ static int image_named(struct image *im, const char *name)
 {
     im->name = cli_strdup(name);
     if (im->details.backing_file != NULL)
-        im->full_backing = cli_backing_path(name, im->details.backing_file);
+        im->full_backing = cli_backing_path(im->file, im->details.backing_file);
     return CLI_OK;
 }
 
@@ -57,9 +57,9 @@ static int load_encrypted(struct image *im, const char *name, const struct vdisk
     bool qcow2 = how->format == NULL || strcmp(how->format, "qcow2") == 0;
     vdisk *v;
 
-    if (qcow2 && qcow2_load_encrypted(name, how->flags, &im->info, &im->file_length, &im->details) == 0) {
+    if (qcow2 && qcow2_load_encrypted(name, how->flags, &im->info, &im->file, &im->file_length,
+                                      &im->details) == 0) {
         im->file_length = align_up(im->file_length, 512);
-        im->file = cli_strdup(backend_path(name));
         im->is_qcow2 = true;
         return image_named(im, name);
     }

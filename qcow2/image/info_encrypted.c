@@ -70,8 +70,8 @@ static int load_encrypted(struct backend *b, vdisk_queue *q, struct vdisk_info *
     return rc;
 }
 
-int qcow2_load_encrypted(const char *name, uint32_t flags, struct vdisk_info *info, uint64_t *ret_file_length,
-                         struct qcow2_details *ret)
+int qcow2_load_encrypted(const char *name, uint32_t flags, struct vdisk_info *info, char **ret_file,
+                         uint64_t *ret_file_length, struct qcow2_details *ret)
 {
     struct vdisk_queue_opts opts = {.size = sizeof opts};
     struct backend *b;
@@ -84,6 +84,11 @@ int qcow2_load_encrypted(const char *name, uint32_t flags, struct vdisk_info *in
     if (rc == 0) {
         rc = load_encrypted(b, q, info, ret);
         *ret_file_length = backend_size(b);
+        *ret_file = rc == 0 ? strdup(backend_path(b->name)) : NULL;
+        if (rc == 0 && !*ret_file) {
+            qcow2_details_free(ret);
+            rc = -ENOMEM;
+        }
         backend_close(b);
     }
     vdisk_queue_destroy(q);

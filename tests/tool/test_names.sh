@@ -45,6 +45,17 @@ says out "  discard=<unmap|on|ignore|off> - "
 run 0 io --image-opts driver=qcow2,help
 says out "  backing=<node or null> - "
 
+# What an image names is looked for beside its file, whatever its name looks like.
+mkdir sub
+run 0 create -q -f qcow2 sub/base 1M
+run 0 create -q -f qcow2 -b base -F qcow2 sub/top
+for top in "json:{'file.filename':'sub/top'}" "json:{'file':{'driver':'file','filename':'$dir/sub/top'}}"; do
+    run 0 info --backing-chain "$top"
+    says out "sub/base)"
+done
+run 0 info --backing-chain --image-opts "driver=qcow2,file.filename=sub/top"
+says out "backing file: base (actual path: sub/base)"
+
 # Secrets: known by their id, and nowhere else.
 printf %s "$secret" >pass
 keyed=$name,encrypt.key-secret=sec0
