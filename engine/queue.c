@@ -16,8 +16,6 @@
 #include "engine/point.h"
 #include "engine/watch.h"
 
-_Thread_local const vdisk_queue *queue_current;
-_Thread_local const vdisk_queue *queue_outer;
 _Thread_local struct queue_host *queue_host;
 
 static _Atomic uint32_t next_queue_id;
@@ -233,18 +231,6 @@ const char *vdisk_queue_get_reason(const vdisk_queue *q)
 enum vdisk_queue_kind vdisk_queue_get_kind(const vdisk_queue *q)
 {
     return q->kind;
-}
-
-const char *vdisk_queue_kind_name(enum vdisk_queue_kind kind)
-{
-    switch (kind) {
-    case VDISK_QUEUE_AUTO: return "auto";
-    case VDISK_QUEUE_URING_DEFER: return "io_uring (defer_taskrun)";
-    case VDISK_QUEUE_URING: return "io_uring";
-    case VDISK_QUEUE_THREADS: return "threads";
-    case VDISK_QUEUE_SIMULATED: return "simulated";
-    }
-    return "unknown";
 }
 
 unsigned vdisk_queue_inflight(const vdisk_queue *q)
