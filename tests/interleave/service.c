@@ -88,6 +88,7 @@ static void setup(void)
     for (unsigned i = 0; i < THREADS; i++)
         REQUIRE(vdisk_queue_create(&opts, &x.queue[i]) == 0, "%s", vdisk_error_text());
     x.v.generation = process_generation;
+    x.v.number = 1; /* as every open volume: none is known to a queue yet */
 }
 
 static void setup_one_first(void)
