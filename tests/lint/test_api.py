@@ -12,14 +12,16 @@ import api  # noqa: E402
 FILES = {
     "engine/vdisk.h": "#define VDISK_API __attribute__((x))\nVDISK_API int vdisk_a(int x);\n"
                       "/* VDISK_API int vdisk_no(void); */\nVDISK_API const char *vdisk_b(void);\n",
+    "engine/vdisk-image.h": "VDISK_API void vdisk_d(void);\n",
     "backends/vdisk-lab.h": "VDISK_API void *vdisk_c(int (*f)(void));\n",
     "engine/libvdisk.map": "N_0.1 {\n global:\n vdisk_a;\n local:\n *;\n};\nVDISK_0.2 {\n global:\n"
-                           " vdisk_b;\n vdisk_c;\n} N_0.1;\n",
+                           " vdisk_b;\n vdisk_c;\n vdisk_d;\n} N_0.1;\n",
     "engine/a.c": "int vdisk_a(int x)\n{\n    return ERR_CALL(a(x));\n}\n",
     "meson.build": "project('x', version: '0.2.7')\n",
     "engine/version.c": 'return "0.2.7";\n',
     "docs/man/x.3":
-        '.BI "int vdisk_a(int " x );\n.B const char *vdisk_b(void);\n.BI "void *vdisk_c(int (*" f ")(void));\n',
+        '.BI "int vdisk_a(int " x );\n.B const char *vdisk_b(void);\n.BI "void *vdisk_c(int (*" f ")(void));\n'
+        '.B void vdisk_d(void);\n',
 }
 
 # file, what to change in it, what the breach says
