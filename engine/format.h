@@ -100,7 +100,8 @@ struct format_driver {
     int (*create)(struct backend *b, const char *name, const struct vdisk_create_opts *opts, vdisk_queue *q);
 
     /*
-     * Make v->size `size` (rounded, another than now; smaller only if opts->shrink). Blocks. NULL: -ENOTSUP.
+     * Make v->size `size` (rounded; smaller only if opts->shrink; as now only then, and to end what an earlier one
+     * may have left, or of raw). Blocks. NULL: -ENOTSUP.
      */
     int (*resize)(vdisk *v, uint64_t size, const struct vdisk_resize_opts *opts, vdisk_queue *q);
 
@@ -118,7 +119,7 @@ struct format_driver {
                  struct vdisk_check_result *ret, struct vdisk_repair_result *ret_fixed);
 
     /* Give host space back that is not in use. Blocks; requests may be in flight. NULL: there is never any. */
-    int (*trim)(vdisk *v, vdisk_queue *q);
+    int (*trim)(vdisk *v, const struct vdisk_trim_opts *opts, vdisk_queue *q);
 };
 
 /* All formats, raw last, ends with NULL: qcow2/drivers.c. */

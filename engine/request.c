@@ -208,6 +208,8 @@ void request_start(struct request *r)
     assert(!q->in_loop);
     rc = check(r);
     r->gate = gate_enter(&v->requests, q->id);
+    if (unlikely(atomic_load(&v->shut)) && rc == 0 && atomic_load(&v->manager) != q)
+        rc = -EBUSY;
     if (unlikely(rc < 0 || (r->len == 0 && r->kind != REQ_FLUSH))) {
         r->flags = 0;
         request_end_later(r, rc);

@@ -1,13 +1,30 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Changing the size of an open volume: what holds for all formats. Blocks. */
+/*
+ * Changing the size of an open volume, as a job: what holds for all formats.
+ *
+ * Happy path: options and size are judged, other changes of the volume are waited for, the format does it.
+ * Failure modes: those of the format; requests are in flight when it is to become smaller: -EBUSY.
+ *
+ * Invariants.
+ *  1. While a volume becomes smaller its requests are the resize's own (`shut`): the format reads itself anew.
+ */
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "engine/bits.h"
 #include "engine/error.h"
+#include "engine/job.h"
+#include "engine/queue.h"
 #include "engine/volume.h"
 
-static int check_opts(const vdisk *v, const struct vdisk_resize_opts *user, struct vdisk_resize_opts *ret)
+struct resize_job {
+    vdisk_job                job;
+    struct vdisk_resize_opts opts;
+    uint64_t                 size, old_size;
+};
+
+static int copy_opts(const vdisk *v, const struct vdisk_resize_opts *user, struct vdisk_resize_opts *ret)
 {
     memset(ret, 0, sizeof *ret);
     if (user) {
@@ -41,35 +58,137 @@ static int check_size(const vdisk *v, uint64_t size, const struct vdisk_resize_o
     return 0;
 }
 
-static int resize_volume(vdisk *v, uint64_t size, const struct vdisk_resize_opts *user_opts)
+/* Invariant 1: who comes is counted inside before he looks, and is refused; who was there before is seen here. */
+static int shut(vdisk *v)
 {
-    struct vdisk_resize_opts opts;
+    uint64_t inside;
+
+    atomic_store(&v->shut, true);
+    inside = gate_inside(&v->requests) + atomic_load(&v->outside);
+    if (inside == 0)
+        return 0;
+    atomic_store(&v->shut, false);
+    return err_hint(err_set(EBUSY, "%s: cannot become smaller with %llu requests in flight", v->name,
+                            (unsigned long long)inside),
+                    "reap them first, and send no others meanwhile");
+}
+
+/* With other changes kept out. */
+static int resize_on(vdisk *v, uint64_t size, const struct vdisk_resize_opts *opts, vdisk_queue *q)
+{
+    bool shrinks = size < vdisk_size(v) || (opts->shrink && size == vdisk_size(v));
+    int rc = shrinks ? shut(v) : 0;
+
+    if (rc < 0)
+        return rc;
+    /* Of the same size there may be something left: of a shrink that failed half-way, or of another raw file. */
+    if (size != vdisk_size(v) || v->format == &raw_driver || opts->shrink)
+        rc = v->format->resize(v, size, opts, q);
+    atomic_store(&v->shut, false);
+    return rc;
+}
+
+static int resize_volume(struct resize_job *r)
+{
+    vdisk *v = r->job.volume;
     vdisk_queue *q;
     int rc = volume_check_handle(v);
 
     if (rc == 0)
-        rc = check_opts(v, user_opts, &opts);
-    if (rc == 0)
-        rc = check_size(v, size, &opts);
+        rc = check_size(v, r->size, &r->opts);
     if (rc < 0)
         return rc;
-    size = align_up(size, 512);
+    r->size = align_up(r->size, 512);
     rc = volume_manage(v, &q);
     if (rc < 0)
         return rc;
-    rc = size == vdisk_size(v) && v->format != &raw_driver ? 0 : v->format->resize(v, size, &opts, q);
+    rc = check_size(v, r->size, &r->opts); /* another call may have changed it meanwhile */
+    r->old_size = vdisk_size(v);
+    if (rc == 0)
+        rc = resize_on(v, r->size, &r->opts, q);
+    r->size = vdisk_size(v);
     volume_manage_done(v);
-    return rc < 0 ? err_advise(rc) : rc;
+    return rc;
+}
+
+/* ---- the job ------------------------------------------------------------------------------------------- */
+
+static int resize_work(vdisk_job *j)
+{
+    return err_advise(resize_volume(container_of(j, struct resize_job, job)));
+}
+
+static void resize_release(vdisk_job *j)
+{
+    free(container_of(j, struct resize_job, job));
+}
+
+static const struct job_kind resize_kind = {"resize", resize_work, resize_release};
+
+static int resize_job_new(vdisk *v, uint64_t size, const struct vdisk_resize_opts *user_opts, vdisk_job **ret_job)
+{
+    struct vdisk_resize_opts opts;
+    struct resize_job *r;
+    int rc = volume_check_handle(v);
+
+    if (rc == 0 && !ret_job)
+        rc = err_set(EINVAL, "%s: no place for the job", v->name);
+    if (rc == 0)
+        rc = copy_opts(v, user_opts, &opts);
+    if (rc < 0)
+        return rc;
+    r = calloc(1, sizeof *r);
+    if (!r)
+        return err_set(ENOMEM, "%s: out of memory", v->name);
+    r->opts = opts;
+    r->size = size;
+    rc = job_init(&r->job, &resize_kind, v->name, v);
+    job_watch(&r->job, &r->opts.progress, &r->opts.progress_arg);
+    if (rc < 0)
+        vdisk_job_free(&r->job);
+    else
+        *ret_job = &r->job;
+    return rc;
+}
+
+int vdisk_job_resize(vdisk *v, uint64_t size, const struct vdisk_resize_opts *opts, vdisk_job **ret_job)
+{
+    return ERR_CALL(resize_job_new(v, size, opts, ret_job));
+}
+
+static int get_result(const vdisk_job *j, struct vdisk_resize_result *ret)
+{
+    size_t size = ret ? ret->size : 0;
+    const struct resize_job *r = (const struct resize_job *)(const void *)j;
+    int rc = job_check_result(j, &resize_kind, ret, size);
+
+    if (rc == 0)
+        memcpy(ret, &(struct vdisk_resize_result){.size = size, .old_size = r->old_size, .virtual_size = r->size},
+               min_u64(size, sizeof *ret));
+    return rc;
+}
+
+int vdisk_job_get_resize_result(const vdisk_job *j, struct vdisk_resize_result *ret_result)
+{
+    return ERR_CALL(get_result(j, ret_result));
+}
+
+static int resize_now(vdisk *v, uint64_t size, const struct vdisk_resize_opts *opts)
+{
+    vdisk_job *j;
+    int rc = resize_job_new(v, size, opts, &j);
+
+    return rc < 0 ? err_advise(rc) : job_run_once(j);
 }
 
 int vdisk_resize(vdisk *v, uint64_t size, const struct vdisk_resize_opts *user_opts)
 {
-    return ERR_CALL(resize_volume(v, size, user_opts));
+    return ERR_CALL(resize_now(v, size, user_opts));
 }
 
 int vdisk_grow(vdisk *v, uint64_t size)
 {
     struct vdisk_resize_opts opts = {.size = sizeof opts};
 
-    return ERR_CALL(resize_volume(v, size, &opts));
+    return ERR_CALL(resize_now(v, size, &opts));
 }

@@ -102,6 +102,49 @@ struct vdisk_create_result {
 /* What a create that succeeded has made. Any thread. -EINVAL: another kind; -EBUSY: not ended; its own error. */
 VDISK_API int vdisk_job_get_create_result(const vdisk_job *job, struct vdisk_create_result *ret_result);
 
+/* ---- resize ---------------------------------------------------------------------------------------- */
+
+/*
+ * vdisk_resize() as a job, about an open volume. When it stops early, or is killed, the volume has its old
+ * size; but once one that is made smaller has its new size, what is left is to give space back: the same job
+ * does that. `opts` may be NULL. Errors: -EINVAL, -ECHILD, -ENOMEM; those of vdisk_resize() are the job's
+ * result.
+ */
+VDISK_API int vdisk_job_resize(vdisk *v, uint64_t virtual_size, const struct vdisk_resize_opts *opts,
+                               vdisk_job **ret_job);
+
+struct vdisk_resize_result {
+    size_t   size;         /* sizeof(struct vdisk_resize_result): set by the caller */
+    uint64_t old_size;     /* when it began */
+    uint64_t virtual_size; /* now */
+};
+
+/* Any thread. Errors: as vdisk_job_get_create_result(). */
+VDISK_API int vdisk_job_get_resize_result(const vdisk_job *job, struct vdisk_resize_result *ret_result);
+
+/* ---- trim ------------------------------------------------------------------------------------------ */
+
+struct vdisk_trim_opts {
+    size_t             size; /* sizeof(struct vdisk_trim_opts) */
+    vdisk_progress_fn *progress;
+    void              *progress_arg;
+};
+
+/*
+ * vdisk_trim_space() as a job. When it stops early, some space has been given back, and the rest is another
+ * time. How much there is is not known before. `opts` may be NULL. Errors: -EINVAL, -ECHILD, -ENOMEM.
+ */
+VDISK_API int vdisk_job_trim(vdisk *v, const struct vdisk_trim_opts *opts, vdisk_job **ret_job);
+
+struct vdisk_trim_result {
+    size_t   size;             /* sizeof(struct vdisk_trim_result): set by the caller */
+    uint64_t allocated_before; /* bytes that the host file occupied; what was written meanwhile counts, too */
+    uint64_t allocated_after;
+};
+
+/* Any thread. Errors: as vdisk_job_get_create_result(). */
+VDISK_API int vdisk_job_get_trim_result(const vdisk_job *job, struct vdisk_trim_result *ret_result);
+
 /* ---- check and repair ------------------------------------------------------------------------------ */
 
 enum vdisk_finding {

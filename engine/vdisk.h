@@ -300,7 +300,8 @@ struct vdisk_resize_opts {
 
 /*
  * Make the volume `virtual_size` bytes, rounded up to 512; what is new reads as zeros (raw on a block device:
- * see vdisk_grow()). Blocks. Other requests may be in flight while it grows; while it shrinks none may. `opts`
+ * see vdisk_grow()). Blocks. Other requests may be in flight while it grows; with some in flight it cannot be made
+ * smaller, and those that come meanwhile are refused: -EBUSY. `opts`
  * may be NULL. Errors: -EINVAL: smaller, and not asked for, or a wrong option; -EACCES when read-only; -EFBIG
  * past the format's limit; -ENOTSUP: snapshots, bitmaps or the storage forbid it, says the text; -ENOSPC;
  * -ECANCELED; or of the I/O. After an error, and after a crash, the volume has the old size; but once a shrunk

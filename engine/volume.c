@@ -495,27 +495,3 @@ int vdisk_get_info(vdisk *v, struct vdisk_info *ret_info)
 {
     return ERR_CALL(fill_info(v, ret_info));
 }
-
-static int trim_space(vdisk *v)
-{
-    vdisk_queue *q;
-    int rc = volume_check_handle(v);
-
-    if (rc < 0)
-        return rc;
-    if (v->read_only)
-        return err_set(EACCES, "%s: is open read-only", v->name);
-    if (!v->format->trim)
-        return 0;
-    rc = volume_manage(v, &q);
-    if (rc < 0)
-        return rc;
-    rc = v->format->trim(v, q);
-    volume_manage_done(v);
-    return rc;
-}
-
-int vdisk_trim_space(vdisk *v)
-{
-    return ERR_CALL(trim_space(v));
-}

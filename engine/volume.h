@@ -56,6 +56,7 @@ struct vdisk {
 
     uint32_t                    generation;     /* of the process that opened it */
     _Atomic unsigned            outside;        /* requests that have left the gate and come back: room.c */
+    _Atomic bool                shut;           /* it becomes smaller: no requests but of the manager */
     _Atomic unsigned            jobs;           /* that are about it and have not ended (engine/job.h) */
     pthread_mutex_t             manage_lock;    /* one change of the whole at a time: resize, trim */
     _Atomic(const vdisk_queue *) manager;       /* whose, by its queue; NULL: none */

@@ -71,10 +71,12 @@ static const struct option_desc q2_options[] = {
     {NULL, OPTION_TEXT, false, NULL, NULL, NULL},
 };
 
-static int q2_trim(vdisk *v, vdisk_queue *queue)
+static int q2_trim(vdisk *v, const struct vdisk_trim_opts *opts, vdisk_queue *queue)
 {
-    int rc = q2_trim_run(&q2_of(v)->space, queue, false);
+    int rc = q2_trim_watched(&q2_of(v)->space, queue, opts);
 
+    if (rc == -ECANCELED)
+        return err_set(rc, "%s: giving space back was cancelled", v->name);
     return rc < 0 ? err_set(rc, "%s: giving space back: %s", v->name, strerror(-rc)) : 0;
 }
 

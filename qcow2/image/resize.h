@@ -18,7 +18,7 @@ int q2_reserve_range(struct q2 *q, uint64_t from, uint64_t end, const struct vdi
 /* Zeros over [from, end), space given back where that is possible; not flushed: resize_zero.c. */
 int q2_resize_zero(vdisk *v, uint64_t from, uint64_t end, vdisk_queue *queue);
 
-/* Make it smaller: shrink.c. */
+/* Make it smaller; of the same size: end what an earlier one has left: shrink.c. */
 int q2_shrink(vdisk *v, uint64_t size, const struct vdisk_resize_opts *opts, vdisk_queue *queue);
 
 #endif

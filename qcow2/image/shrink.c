@@ -7,6 +7,8 @@
  * end, without giving its clusters to the host, and write back. What only the rest of the L1 table led to has
  * refcounts, and nothing refers to it any more: build new refcounts, in the first free clusters, and switch to
  * them. Cut the file behind its last cluster in use, and tell the host what has become free before that.
+ * One that has its new size and was stopped while space was given back is made again: where there are leaks, from
+ * the header on.
  * Failure modes: until the header is written nothing has changed. While it is written: which of the two counts is
  * not known, so the image takes no more writes. Afterwards: the volume has its new size, and some clusters that
  * are leaked, at worst: the error says so.
@@ -15,6 +17,8 @@
  *  1. What lies behind the new end is there, untouched, until the header says the new size.
  *  2. Nothing is cut off or discarded but what had a refcount before, and what a count of all references, made
  *     after the header was written and all was flushed, found free.
+ *  3. Once the refcounts say what is free nothing but an error stops it: a shrink that is made again would not
+ *     know any more which of the free clusters were its own to give to the host.
  */
 #include "qcow2/image/resize.h"
 
@@ -171,9 +175,19 @@ static int trim_data_file(vdisk *v, uint64_t size, vdisk_queue *queue)
     return io_prange(queue, v->data, IO_TRUNCATE, size, 0);
 }
 
-static int give_back(vdisk *v, uint64_t size, uint64_t old, const struct qcow2_check_opts *opts,
-                     vdisk_queue *queue)
+/* Invariant 3: who wants it to stop is told how far it is, and nothing else. */
+static int go_on(void *arg, uint64_t done, uint64_t total)
 {
+    const struct qcow2_check_opts *user = arg;
+
+    if (user->progress)
+        user->progress(user->progress_arg, done, total);
+    return 0;
+}
+
+static int give_back(vdisk *v, uint64_t size, uint64_t old, struct qcow2_check_opts *opts, vdisk_queue *queue)
+{
+    struct qcow2_check_opts to_the_end = {.progress = go_on, .progress_arg = opts};
     struct q2_cluster_set were = {0};
     int rc = read_in_use(q2_of(v), queue, &were);
 
@@ -184,8 +198,18 @@ static int give_back(vdisk *v, uint64_t size, uint64_t old, const struct qcow2_c
     if (rc == 0)
         rc = set_refcounts(v, opts, queue);
     if (rc == 0)
-        rc = trim(v, &were, opts, queue);
+        rc = trim(v, &were, &to_the_end, queue);
     q2_cluster_set_finish(&were);
+    return rc;
+}
+
+/* Has a shrink left something that another can give back? An image that is not sound is left alone. */
+static int find_leaks(vdisk *v, const struct qcow2_check_opts *opts, vdisk_queue *queue, bool *ret)
+{
+    struct qcow2_check_result res;
+    int rc = qcow2_check(v->file, queue, opts, &res);
+
+    *ret = rc == 0 && res.leaks > 0 && res.corruptions == 0 && res.check_errors == 0;
     return rc;
 }
 
@@ -194,7 +218,14 @@ int q2_shrink(vdisk *v, uint64_t size, const struct vdisk_resize_opts *opts, vdi
     struct qcow2_check_opts check = {.progress = opts->progress, .progress_arg = opts->progress_arg};
     uint64_t old = vdisk_size(v);
     int rc = q2_trim_run(&q2_of(v)->space, queue, true);
+    bool leaks;
 
+    if (rc == 0 && size == old) {
+        rc = find_leaks(v, &check, queue, &leaks);
+        if (rc < 0 || !leaks)
+            return rc;
+        old = UINT64_MAX; /* not known any more */
+    }
     if (rc == 0 && MUTANT(SHRINK_CUT_FIRST))
         rc = trim_data_file(v, size, queue);
     if (rc == 0)

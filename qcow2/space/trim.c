@@ -5,8 +5,8 @@
  * Happy path: give leases back; flush, so that freeing is durable; wait for the requests that may use what was
  * freed; punch it and lower its refcounts; flush those; then hold back allocations for a moment, go from the end
  * down over what is free and ours, and cut the file off there.
- * Failure modes: each is reported, and leaves leases and freed clusters for the next time. A volume whose metadata
- * cannot be trusted is not cut.
+ * Failure modes: each is reported, and leaves leases and freed clusters for the next time, as being stopped does.
+ * A volume whose metadata cannot be trusted is not cut.
  *
  * Invariants.
  *  1. While the end is looked for and moved, nobody takes clusters (`trimming`) or makes tables behind it (the
@@ -32,7 +32,9 @@ enum { TRIM_ROUNDS = 3 };
 struct trim {
     struct op         op;
     struct q2_space  *space;
+    const struct vdisk_trim_opts *opts; /* NULL: nobody looks */
     bool              done, closing, locked;
+    bool              stop;             /* look() says so */
     int               rounds;
     uint64_t          end; /* cluster index: nothing is in use from here on */
     uint64_t          key;
@@ -183,6 +185,14 @@ static void unlock_structure(struct trim *t)
     t->locked = false;
 }
 
+/* Then the op's result says so. */
+static bool is_stopped(struct trim *t)
+{
+    if (t->stop)
+        t->op.rc = -ECANCELED;
+    return t->stop;
+}
+
 static void trim_finish(struct trim *t, int rc)
 {
     t->op.rc = rc;
@@ -196,6 +206,8 @@ static void trim_step(struct op *op)
     OP_BEGIN(enum trim_state, op)
     return_leases(t->space);
     do {
+        if (is_stopped(t))
+            goto fail;
         if (!MUTANT(CLOSE_UNFLUSHED))
             OP_TRY(op, TRIM_FLUSHED, q2_make_clean(t->space->meta, op));
         OP_AWAIT(op, TRIM_DRAINED, gate_drain(&t->space->meta->v->requests, op));
@@ -208,7 +220,7 @@ static void trim_step(struct op *op)
     t->locked = true;
     if (begin_cut(t)) {
         op->rc = 0;
-        while (op->rc == 0 && find_end_needs(t))
+        while (!is_stopped(t) && op->rc == 0 && find_end_needs(t))
             OP_AWAIT(op, TRIM_LOADED, q2_refcount_load(t->space, t->key, op));
         if (op->rc == 0 && cut_at(t) < backend_size(t->space->meta->v->file)) {
             OP_AWAIT(op, TRIM_CUT, cut(t, op));
@@ -235,5 +247,23 @@ int q2_trim_run(struct q2_space *space, vdisk_queue *queue, bool closing)
 
     op_init(&t.op, queue, &trim_type);
     op_run(&t.op, &t.done, NULL, NULL);
+    return t.op.rc;
+}
+
+/* How much there is to do is not known. */
+static bool look(void *arg)
+{
+    struct trim *t = arg;
+
+    t->stop = t->opts->progress(t->opts->progress_arg, 0, 0) != 0;
+    return !t->stop;
+}
+
+int q2_trim_watched(struct q2_space *space, vdisk_queue *queue, const struct vdisk_trim_opts *opts)
+{
+    struct trim t = {.space = space, .opts = opts};
+
+    op_init(&t.op, queue, &trim_type);
+    op_run(&t.op, &t.done, opts->progress ? look : NULL, &t);
     return t.op.rc;
 }

@@ -12,7 +12,7 @@
 
 #include "tests/jobs/jobs.h"
 
-enum { STEPS_MOST = 400 };
+enum { STEPS_MOST = 60 };
 
 struct kind {
     const char *name;
@@ -108,7 +108,7 @@ static void each_step(const struct kind *k)
     unsigned n = 1;
 
     while (n < STEPS_MOST && stop_at(k, n))
-        n += 1 + (test_is_quick() ? n / 2 : n / 8);
+        n += 1 + (test_is_long() ? n / 8 : n / 2);
     CHECK_MSG(n > 1, "%s makes no step", k->name);
 }
 
@@ -324,12 +324,190 @@ static void test_results(void)
     CHECK_INT(vdisk_job_repair(path, VDISK_REPAIR_NOTHING, NULL, &j), -EINVAL);
 }
 
+/* ---- resize and trim ---------------------------------------------------------------------------------- */
+
+enum { SMALL = 1024, SMALL_SIZE = 64 << 20, SHRUNK = 20 << 20, GROWN = (64 << 20) + 3 * 512 };
+
+static char mark_of(uint64_t offset)
+{
+    return (char)(1 + offset / SMALL % 100);
+}
+
+/* With clusters of 1 KiB, so that there are many tables: data in each 64 KiB. */
+static void make_small(const char *path)
+{
+    struct vdisk_create_opts opts = {.size = sizeof opts, .format = "qcow2", .virtual_size = SMALL_SIZE,
+                                     .cluster_size = SMALL};
+    char *buf = vdisk_alloc_buffer(SMALL);
+    vdisk *v;
+
+    CHECK_OK(vdisk_create(path, &opts));
+    v = open_rw(path);
+    for (uint64_t at = 0; at < SMALL_SIZE; at += 65536) {
+        memset(buf, mark_of(at), SMALL);
+        CHECK_OK(vdisk_pwrite(v, buf, SMALL, at, 0));
+    }
+    CHECK_OK(vdisk_close(v));
+    free(buf);
+}
+
+/* It has this size, the data up to `known`, zeros between, and zeros behind. */
+static void expect(const char *path, uint64_t size, uint64_t known)
+{
+    enum { PIECE = 1 << 20 };
+    static const char zeros[SMALL];
+    char *buf = vdisk_alloc_buffer(PIECE), data[SMALL];
+    vdisk *v = open_rw(path);
+
+    CHECK_INT(vdisk_size(v), size);
+    for (uint64_t at = 0; at < size; at += PIECE) {
+        uint64_t len = min_u64(PIECE, size - at);
+        CHECK_OK(vdisk_pread(v, buf, len, at));
+        for (uint64_t i = 0; i < len; i += SMALL) {
+            bool has_data = (at + i) % 65536 == 0 && at + i < known;
+            memset(data, mark_of(at + i), SMALL);
+            CHECK(memcmp(buf + i, has_data ? data : zeros, min_u64(SMALL, len - i)) == 0);
+        }
+    }
+    CHECK_OK(vdisk_close(v));
+    free(buf);
+}
+
+static vdisk_job *make_resize(const char *path, struct stepper *s, uint64_t size, enum vdisk_prealloc prealloc)
+{
+    struct vdisk_resize_opts opts = {.size = sizeof opts, .preallocation = prealloc, .shrink = size < SMALL_SIZE,
+                                     .progress = s ? stepper_step : NULL, .progress_arg = s};
+    vdisk_job *j;
+
+    open_volume = open_rw(path);
+    CHECK_OK(vdisk_job_resize(open_volume, size, &opts, &j));
+    return j;
+}
+
+static vdisk_job *make_grow_metadata(const char *path, struct stepper *s)
+{
+    return make_resize(path, s, GROWN + (16ull << 20), VDISK_PREALLOC_METADATA);
+}
+
+static vdisk_job *make_grow_full(const char *path, struct stepper *s)
+{
+    return make_resize(path, s, GROWN, VDISK_PREALLOC_FULL);
+}
+
+static vdisk_job *make_grow_falloc(const char *path, struct stepper *s)
+{
+    return make_resize(path, s, GROWN, VDISK_PREALLOC_FALLOC);
+}
+
+static vdisk_job *make_shrink(const char *path, struct stepper *s)
+{
+    return make_resize(path, s, SHRUNK, VDISK_PREALLOC_OFF);
+}
+
+static void not_grown(const char *path)
+{
+    expect(path, SMALL_SIZE, SMALL_SIZE);
+    check_sound(path, false);
+}
+
+static void grown_metadata(const char *path)
+{
+    expect(path, GROWN + (16ull << 20), SMALL_SIZE);
+    check_sound(path, false);
+}
+
+static void grown(const char *path)
+{
+    expect(path, GROWN, SMALL_SIZE);
+    check_sound(path, false);
+}
+
+static void shrunk_or_not(const char *path)
+{
+    vdisk *v = open_rw(path);
+    uint64_t size = vdisk_size(v);
+
+    CHECK_OK(vdisk_close(v));
+    CHECK(size == SHRUNK || size == SMALL_SIZE);
+    expect(path, size, size);
+    check_sound(path, true);
+}
+
+static void shrunk(const char *path)
+{
+    struct stat st;
+
+    expect(path, SHRUNK, SHRUNK);
+    check_sound(path, false);
+    CHECK(stat(path, &st) == 0);
+    CHECK_MSG(st.st_blocks * 512 < SMALL_SIZE / 64, "the file occupies %lld bytes", (long long)st.st_blocks * 512);
+}
+
+static void test_resize(void)
+{
+    static const struct kind kinds[] = {
+        {"grow-metadata", make_small, make_grow_metadata, not_grown, grown_metadata},
+        {"grow-full", make_small, make_grow_full, not_grown, grown},
+        {"grow-falloc", make_small, make_grow_falloc, not_grown, grown},
+        {"shrink", make_small, make_shrink, shrunk_or_not, shrunk},
+    };
+
+    for (size_t i = 0; i < ARRAY_LEN(kinds); i++)
+        each_step(&kinds[i]);
+}
+
+static vdisk_job *make_trim(const char *path, struct stepper *s)
+{
+    struct vdisk_trim_opts opts = {.size = sizeof opts, .progress = s ? stepper_step : NULL, .progress_arg = s};
+    vdisk_job *j;
+
+    open_volume = open_rw(path);
+    CHECK_OK(vdisk_pdiscard(open_volume, SMALL_SIZE - SHRUNK, SHRUNK));
+    CHECK_OK(vdisk_job_trim(open_volume, &opts, &j));
+    return j;
+}
+
+static void trimmed(const char *path)
+{
+    expect(path, SMALL_SIZE, SHRUNK);
+    check_sound(path, false);
+}
+
+static void test_trim(void)
+{
+    static const struct kind kinds[] = {{"trim", make_small, make_trim, trimmed, trimmed}};
+
+    each_step(&kinds[0]);
+}
+
+/* What a trim says that it gave back is gone; one that was cut short gives back the rest the next time. */
+static void test_trim_result(void)
+{
+    const char *path = test_path("image");
+    struct vdisk_trim_result r = {.size = sizeof r};
+    struct vdisk_info info = {.size = sizeof info};
+    vdisk_job *j;
+
+    make_small(path);
+    j = make_trim(path, NULL);
+    CHECK_OK(vdisk_job_run(j));
+    CHECK_OK(vdisk_job_get_trim_result(j, &r));
+    CHECK_OK(vdisk_get_info(open_volume, &info));
+    CHECK(r.allocated_after < r.allocated_before);
+    CHECK_INT(r.allocated_after, info.allocated_size);
+    CHECK_OK(vdisk_job_free(j));
+    close_volume();
+}
+
 int main(int argc, char **argv)
 {
     static const struct test_case cases[] = {
         {.name = "create", .run = test_create},
         {.name = "check", .run = test_check},
         {.name = "results", .run = test_results},
+        {.name = "resize", .run = test_resize},
+        {.name = "trim", .run = test_trim},
+        {.name = "trim-result", .run = test_trim_result},
     };
 
     return test_main(argc, argv, cases, ARRAY_LEN(cases));

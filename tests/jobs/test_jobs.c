@@ -109,6 +109,119 @@ static void test_beside(void)
     each_kind(two_and_requests);
 }
 
+/* A volume grows while it is written to, and another is made, all in one queue; till then it is not closed. */
+static void grow_beside(void)
+{
+    uint64_t grown = (1u << 30) + SIZE;
+    struct vdisk_resize_opts opts = {.size = sizeof opts, .preallocation = VDISK_PREALLOC_FULL,
+                                     .progress = stepper_step};
+    struct vdisk_resize_result r = {.size = sizeof r};
+    char *buf = vdisk_alloc_buffer(8 * CLUSTER), *in = vdisk_alloc_buffer(CLUSTER);
+    struct stepper s;
+    vdisk_job *j[2];
+    int results[3];
+
+    stepper_init(&s, true);
+    opts.progress_arg = &s;
+    CHECK_OK(vdisk_job_resize(v, grown, &opts, &j[0]));
+    j[1] = make_create(test_path("a"), NULL);
+    CHECK_INT(vdisk_close(v), -EBUSY);
+    CHECK_OK(vdisk_job_start(j[0], q, 0));
+    CHECK_OK(vdisk_job_start(j[1], q, 1));
+    stepper_wait(&s);
+    CHECK_INT(vdisk_close(v), -EBUSY);
+    CHECK_HAS(vdisk_error_text(), "1 job");
+    for (unsigned i = 0; i < 8; i++) {
+        memset(buf + i * CLUSTER, 7 + (int)i, CLUSTER);
+        vdisk_write(q, v, (300 + i) * CLUSTER, buf + i * CLUSTER, CLUSTER, 0, 2);
+        if (i == 0)
+            stepper_release(&s);
+        reap_all(q, 1, results); /* that, or another, or the end of a job */
+        CHECK_OK(vdisk_pread(v, in, 1, 0));
+    }
+    reap_all(q, vdisk_queue_inflight(q), results);
+    CHECK_INT(results[0], 0);
+    CHECK_INT(results[1], 0);
+    CHECK_INT(vdisk_size(v), grown);
+    CHECK_OK(vdisk_job_get_resize_result(j[0], &r));
+    CHECK_INT(r.old_size, 1u << 30);
+    CHECK_INT(r.virtual_size, grown);
+    CHECK_OK(vdisk_pread(v, in, CLUSTER, 305 * CLUSTER));
+    CHECK_INT(in[CLUSTER - 1], 7 + 5);
+    CHECK_OK(vdisk_job_free(j[0]));
+    CHECK_OK(vdisk_job_free(j[1]));
+    free(buf);
+    free(in);
+}
+
+static void test_grow(void)
+{
+    each_kind(grow_beside);
+}
+
+/* The owner makes a synchronous call for which the job has to end first, while nobody reaps. */
+static void synchronous_beside(void)
+{
+    struct vdisk_resize_opts opts = {.size = sizeof opts, .preallocation = VDISK_PREALLOC_METADATA};
+    struct vdisk_job_progress p;
+    vdisk_job *j;
+
+    CHECK_OK(vdisk_job_resize(v, 64ull << 30, &opts, &j));
+    CHECK_OK(vdisk_job_start(j, q, 0));
+    caller_wait_begin("synchronous calls beside a job");
+    CHECK_OK(vdisk_trim_space(v));
+    CHECK_OK(vdisk_sync(v));
+    caller_wait_end();
+    reap_all(q, 1, NULL);
+    p = progress_of(j);
+    CHECK_INT(p.state, VDISK_JOB_ENDED);
+    CHECK_OK(vdisk_job_free(j));
+}
+
+static void test_synchronous(void)
+{
+    each_kind(synchronous_beside);
+}
+
+/* A volume that becomes smaller has no other requests: some that are there forbid it, and those that come fail. */
+static void shrink_alone(void)
+{
+    struct vdisk_resize_opts opts = {.size = sizeof opts, .shrink = true, .progress = stepper_step};
+    char *buf = vdisk_alloc_buffer(CLUSTER);
+    struct stepper s;
+    vdisk_job *j;
+    int results[2];
+
+    vdisk_read(q, v, 0, buf, CLUSTER, 0, 0);
+    opts.progress = NULL;
+    CHECK_INT(vdisk_resize(v, 1u << 29, &opts), -EBUSY);
+    CHECK_INT(vdisk_size(v), 1u << 30);
+    reap_all(q, 1, NULL);
+
+    stepper_init(&s, true);
+    opts.progress = stepper_step;
+    opts.progress_arg = &s;
+    CHECK_OK(vdisk_job_resize(v, 1u << 29, &opts, &j));
+    CHECK_OK(vdisk_job_start(j, q, 0));
+    stepper_wait(&s);
+    CHECK_INT(vdisk_pread(v, buf, 1, 0), -EBUSY);
+    vdisk_write(q, v, 0, buf, CLUSTER, 0, 1);
+    reap_all(q, 1, results);
+    CHECK_INT(results[1], -EBUSY);
+    stepper_release(&s);
+    reap_all(q, 1, results);
+    CHECK_INT(results[0], 0);
+    CHECK_OK(vdisk_pread(v, buf, CLUSTER, 0));
+    CHECK_INT(buf[0], 0x5a);
+    CHECK_OK(vdisk_job_free(j));
+    free(buf);
+}
+
+static void test_shrink(void)
+{
+    each_kind(shrink_alone);
+}
+
 /* Who sleeps on the descriptor, and takes without waiting, is woken by the end. */
 static void by_descriptor(void)
 {
@@ -379,6 +492,9 @@ int main(int argc, char **argv)
 {
     static const struct test_case cases[] = {
         {.name = "beside", .run = test_beside},
+        {.name = "grow", .run = test_grow},
+        {.name = "synchronous", .run = test_synchronous},
+        {.name = "shrink", .run = test_shrink},
         {.name = "descriptor", .run = test_descriptor},
         {.name = "many", .run = test_many},
         {.name = "cancel", .run = test_cancel},

@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Giving space back, as a job: what holds for all formats.
+ *
+ * Happy path: other changes of the volume are waited for, the format does it. Failure modes: those of the format;
+ * what is left is given back another time.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/bits.h"
+#include "engine/error.h"
+#include "engine/job.h"
+#include "engine/volume.h"
+
+struct trim_job {
+    vdisk_job              job;
+    struct vdisk_trim_opts opts;
+    uint64_t               before, after;
+};
+
+static uint64_t allocated(const vdisk *v)
+{
+    return v->file->driver->allocated ? v->file->driver->allocated(v->file) : backend_size(v->file);
+}
+
+static int trim_volume(struct trim_job *t)
+{
+    vdisk *v = t->job.volume;
+    vdisk_queue *q;
+    int rc = volume_check_handle(v);
+
+    if (rc < 0)
+        return rc;
+    if (v->read_only)
+        return err_set(EACCES, "%s: is open read-only", v->name);
+    t->before = t->after = allocated(v);
+    if (!v->format->trim)
+        return 0;
+    rc = volume_manage(v, &q);
+    if (rc < 0)
+        return rc;
+    rc = v->format->trim(v, &t->opts, q);
+    t->after = allocated(v);
+    volume_manage_done(v);
+    return rc;
+}
+
+static int trim_work(vdisk_job *j)
+{
+    return trim_volume(container_of(j, struct trim_job, job));
+}
+
+static void trim_release(vdisk_job *j)
+{
+    free(container_of(j, struct trim_job, job));
+}
+
+static const struct job_kind trim_kind = {"trim", trim_work, trim_release};
+
+static int trim_job_new(vdisk *v, const struct vdisk_trim_opts *opts, vdisk_job **ret_job)
+{
+    struct trim_job *t;
+    int rc = volume_check_handle(v);
+
+    if (rc < 0)
+        return rc;
+    if (!ret_job)
+        return err_set(EINVAL, "%s: no place for the job", v->name);
+    if (opts && (opts->size < sizeof(size_t) || opts->size > 4096))
+        return err_set(EINVAL, "%s: trim options of size %zu", v->name, opts->size);
+    t = calloc(1, sizeof *t);
+    if (!t)
+        return err_set(ENOMEM, "%s: out of memory", v->name);
+    if (opts)
+        memcpy(&t->opts, opts, min_u64(opts->size, sizeof t->opts));
+    rc = job_init(&t->job, &trim_kind, v->name, v);
+    job_watch(&t->job, &t->opts.progress, &t->opts.progress_arg);
+    if (rc < 0)
+        vdisk_job_free(&t->job);
+    else
+        *ret_job = &t->job;
+    return rc;
+}
+
+int vdisk_job_trim(vdisk *v, const struct vdisk_trim_opts *opts, vdisk_job **ret_job)
+{
+    return ERR_CALL(trim_job_new(v, opts, ret_job));
+}
+
+static int get_result(const vdisk_job *j, struct vdisk_trim_result *ret)
+{
+    size_t size = ret ? ret->size : 0;
+    const struct trim_job *t = (const struct trim_job *)(const void *)j;
+    int rc = job_check_result(j, &trim_kind, ret, size);
+
+    if (rc == 0)
+        memcpy(ret, &(struct vdisk_trim_result){.size = size, .allocated_before = t->before,
+                                                .allocated_after = t->after},
+               min_u64(size, sizeof *ret));
+    return rc;
+}
+
+int vdisk_job_get_trim_result(const vdisk_job *j, struct vdisk_trim_result *ret_result)
+{
+    return ERR_CALL(get_result(j, ret_result));
+}
+
+static int trim_now(vdisk *v)
+{
+    vdisk_job *j;
+    int rc = trim_job_new(v, NULL, &j);
+
+    return rc < 0 ? rc : job_run_once(j);
+}
+
+int vdisk_trim_space(vdisk *v)
+{
+    return ERR_CALL(trim_now(v));
+}
