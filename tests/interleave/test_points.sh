@@ -11,7 +11,7 @@ command -v nm >/dev/null || { echo "skipped: no nm"; exit 77; }
 
 # refers DEFINE FILE: does what is compiled so refer to the hook, or to a mutant's number?
 refers() {
-    "$cc" -std=gnu11 -D_GNU_SOURCE $1 -O2 -I"$root" -c "$2" -o "$work/o" || exit 1
+    "$cc" -std=gnu11 -D_GNU_SOURCE $1 -O2 -I"$root" -I"$root/include" -c "$2" -o "$work/o" || exit 1
     nm "$work/o" | grep -qE ' (point_hook|engine_mutant|q2_mutant)$'
 }
 
