@@ -97,7 +97,7 @@ static void change(struct guard *g, struct op *op)
     if (r->kind == REQ_WRITE) {
         write_it(g, op);
     } else if (r->kind == REQ_ZERO) {
-        zero_range(b, r->guest_offset, r->len, r->flags & VDISK_REQ_UNMAP ? IO_UNMAP : 0, op);
+        zero_range(b, r->guest_offset, r->len, request_zero_flags(r), op);
     } else {
         io_range(&g->io, b, IO_DISCARD, r->guest_offset, r->len);
         op_io(op, &g->io);

@@ -94,7 +94,7 @@ static void raw_submit(vdisk *v, struct request *r)
     }
     switch ((enum request_kind)r->kind) {
     case REQ_ZERO:
-        zero_start(v->file, r->guest_offset, r->len, r->flags & VDISK_REQ_UNMAP ? IO_UNMAP : 0, r);
+        zero_start(v->file, r->guest_offset, r->len, request_zero_flags(r), r);
         return;
     case REQ_DISCARD:
         io_range(&r->io, v->file, IO_DISCARD, r->guest_offset, r->len);

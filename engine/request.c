@@ -17,7 +17,7 @@ void request_end(struct request *r, int result)
 {
     assert(r->queue->in_loop);
     assert(r->state == REQUEST_STARTED && result <= 0);
-    if (unlikely(r->flags & VDISK_REQ_FUA) && result == 0 && (r->kind == REQ_WRITE || r->kind == REQ_ZERO)) {
+    if (unlikely(r->flags & VDISK_REQ_FUA) && result == 0 && r->kind != REQ_FLUSH) {
         r->flags &= (uint8_t)~VDISK_REQ_FUA;
         r->kind = REQ_FLUSH;
         r->vdisk->format->submit(r->vdisk, r);
@@ -247,11 +247,6 @@ void request_start(struct request *r)
 
 /* ---- enqueue ----------------------------------------------------------------------------------------- */
 
-static inline uint32_t allowed_flags(enum request_kind kind)
-{
-    return kind == REQ_WRITE ? VDISK_REQ_FUA : kind == REQ_ZERO ? VDISK_REQ_FUA | VDISK_REQ_UNMAP : 0;
-}
-
 static inline struct request *request_new(vdisk_queue *q, vdisk *v, enum request_kind kind, uint64_t offset,
                                           uint64_t len, uint32_t flags, uint64_t user_data)
 {
@@ -263,7 +258,7 @@ static inline struct request *request_new(vdisk_queue *q, vdisk *v, enum request
     r->guest_offset = offset;
     r->len = len;
     r->user_data = user_data;
-    r->result = unlikely(flags & ~allowed_flags(kind)) ? -EINVAL : 0;
+    r->result = unlikely(flags & ~request_allowed_flags(kind)) ? -EINVAL : 0;
     return r;
 }
 

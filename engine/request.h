@@ -45,8 +45,8 @@ struct request {
 };
 
 /*
- * End a request with 0 or -errno. A write or zero with VDISK_REQ_FUA that was carried out without it goes on to a
- * flush first: the one who calls need not care, unless it has seen to durability and cleared the flag.
+ * End a request with 0 or -errno. A write, zero or discard with VDISK_REQ_FUA that was carried out without it goes
+ * on to a flush first: the one who calls need not care, unless it has seen to durability and cleared the flag.
  * Context: the queue's thread.
  */
 void request_end(struct request *r, int result);
@@ -73,6 +73,21 @@ static inline void op_serve_merged(struct op *op, struct request *r)
 
 /* request_end_later() a request that the format was given, and those merged with it. */
 void request_refuse(struct request *r, int result);
+
+/* enum vdisk_req_flags that a kind may have. */
+static inline uint32_t request_allowed_flags(enum request_kind kind)
+{
+    if (kind == REQ_ZERO)
+        return VDISK_REQ_FUA | VDISK_REQ_UNMAP | VDISK_REQ_NO_FALLBACK;
+    return kind == REQ_WRITE || kind == REQ_DISCARD ? VDISK_REQ_FUA : 0;
+}
+
+/* ZERO: enum io_flags of the request's. */
+static inline uint8_t request_zero_flags(const struct request *r)
+{
+    return (uint8_t)((r->flags & VDISK_REQ_UNMAP ? IO_UNMAP : 0) |
+                     (r->flags & VDISK_REQ_NO_FALLBACK ? IO_NO_FALLBACK : 0));
+}
 
 /* Check and start; from the enqueue functions. */
 void request_start(struct request *r);

@@ -403,8 +403,10 @@ VDISK_API int vdisk_queue_register_buffers(vdisk_queue *q, const struct iovec *r
 /* ---- requests -------------------------------------------------------------------------------------- */
 
 enum vdisk_req_flags {
-    VDISK_REQ_FUA   = 1u << 0, /* write, zero: durable, with the metadata it needs, when it completes */
-    VDISK_REQ_UNMAP = 1u << 1, /* zero: space may be given back */
+    VDISK_REQ_FUA         = 1u << 0, /* write, zero, discard: durable when it completes, with the metadata it needs */
+    VDISK_REQ_UNMAP       = 1u << 1, /* zero: space may be given back */
+    VDISK_REQ_NO_FALLBACK = 1u << 2, /* zero: -ENOTSUP rather than write zeros, soon, and as a rule with nothing
+                                      * changed. What is not aligned as vdisk_info.zero_align says may be so */
 };
 
 /*

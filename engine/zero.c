@@ -3,7 +3,7 @@
  * Zeros over a host range.
  *
  * Happy path: one IO_ZERO. Where there is no such thing: a window of writes from one shared buffer, each sending
- * the next when it ends, so that the device is kept busy.
+ * the next when it ends, so that the device is kept busy; with IO_NO_FALLBACK, -ENOTSUP.
  * Failure modes: the first error stops the window; what was written stays. Cancelled: the same.
  */
 #include "engine/zero.h"
@@ -101,7 +101,7 @@ static void zero_step(struct op *op)
     OP_BEGIN(enum zero_state, op)
     if (!z->write_only) {
         OP_AWAIT(op, ZERO_BY_BACKEND, by_backend(z, op));
-        if (op->rc != -ENOTSUP && op->rc != -EOPNOTSUPP) {
+        if ((op->rc != -ENOTSUP && op->rc != -EOPNOTSUPP) || z->flags & IO_NO_FALLBACK) {
             zero_finish(z, op->rc);
             return;
         }

@@ -9,7 +9,8 @@
  * at a time. What was freed is reclaimed when there is much of it, so that a discard of any size takes bounded
  * memory. Ranges without an L2 table that read as zeros anyway are skipped an L1 entry at a time.
  * Failure modes: no space for an L2 table: room is made (room.c), once, and it goes on from there. A table or a
- * slice cannot be had, or reclaiming fails: what was changed before stays changed.
+ * slice cannot be had, or reclaiming fails: what was changed before stays changed. Zeros would have to be written
+ * and the request says that it would rather fail: the ends are looked at before anything changes.
  * With a raw external data file both are the data file's own business: its content is the volume's content.
  */
 #include <errno.h>
@@ -32,7 +33,7 @@ struct clear {
     struct op         op;
     struct request   *request;
     struct q2_map    *map;
-    bool              discard, unmap;
+    bool              discard, unmap, no_write; /* the last: rather fail than write zeros */
     uint64_t          head_end, tail_start; /* whole clusters lie between; tail_start may come down to the last */
     uint64_t          pos;
     int               refusal; /* why an entry must not be changed */
@@ -303,7 +304,8 @@ static void raw_data(struct clear *c, struct op *op)
     if (c->discard)
         discard_data(c, op);
     else
-        zero_range(c->map->meta->v->data, c->request->guest_offset, c->request->len, c->unmap ? IO_UNMAP : 0, op);
+        zero_range(c->map->meta->v->data, c->request->guest_offset, c->request->len,
+                   request_zero_flags(c->request), op);
 }
 
 static bool too_many_freed(struct q2_map *map)
@@ -342,6 +344,10 @@ static void clear_step(struct op *op)
         return;
     }
     plan(c);
+    if (c->no_write && (head_needs_write(c) || tail_needs_write(c))) {
+        op->rc = -ENOTSUP;
+        goto fail;
+    }
     if (head_needs_write(c))
         OP_TRY(op, CLEAR_HEAD_WRITTEN,
                write_zeros(c, c->request->guest_offset, c->head_end - c->request->guest_offset, op));
@@ -363,6 +369,9 @@ again:
         } else if (result == SLICE_REFUSED) {
             op->rc = c->refusal;
             goto fail;
+        } else if (result == SLICE_NEEDS_WRITE && c->no_write) {
+            op->rc = -ENOTSUP;
+            goto fail;
         } else if (result == SLICE_NEEDS_WRITE) {
             /* Version 2 cannot say zero: write it. The write locks the cluster itself. */
             unlock_clusters(c);
@@ -374,6 +383,10 @@ again:
     }
     if (c->locked)
         unlock_clusters(c);
+    if (tail_needs_write(c) && c->no_write) {
+        op->rc = -ENOTSUP; /* the volume has grown meanwhile */
+        goto fail;
+    }
     if (tail_needs_write(c))
         OP_TRY(op, CLEAR_TAIL_WRITTEN, write_zeros(c, c->tail_start, tail_len(c), op));
     if (c->discard && c->map->meta->data_file && has_whole_clusters(c))
@@ -411,5 +424,6 @@ void q2_clear_start(struct q2_map *map, struct request *r)
     op_serve(&c->op, r);
     c->discard = r->kind == REQ_DISCARD;
     c->unmap = c->discard || r->flags & VDISK_REQ_UNMAP;
+    c->no_write = r->flags & VDISK_REQ_NO_FALLBACK;
     op_start_later(&c->op);
 }
