@@ -188,6 +188,11 @@ struct vdisk_info {
     const char *format;         /* static strings */
     const char *backend;
     const char *trouble;        /* why the volume takes no more writes; NULL: it does. Until vdisk_close() */
+    uint64_t    max_transfer;   /* what goes to the storage at a time at most; larger requests go in parts */
+    uint32_t    preferred_transfer; /* reads and writes of multiples of it, so aligned, cost the least */
+    uint32_t    zero_align;     /* zeros so aligned are not written, where zeroes_cheap */
+    uint32_t    discard_align;  /* discards give back what is whole of it */
+    bool        zeroes_cheap;   /* as a rule zeros cost no more than a change of metadata */
 };
 
 /* Fill `ret_info`. Any thread. */
@@ -403,7 +408,7 @@ VDISK_API int vdisk_queue_register_buffers(vdisk_queue *q, const struct iovec *r
 /* ---- requests -------------------------------------------------------------------------------------- */
 
 enum vdisk_req_flags {
-    VDISK_REQ_FUA         = 1u << 0, /* write, zero, discard: durable when it completes, with the metadata it needs */
+    VDISK_REQ_FUA         = 1u << 0, /* write, zero, discard: durable, with its metadata, when it completes */
     VDISK_REQ_UNMAP       = 1u << 1, /* zero: space may be given back */
     VDISK_REQ_NO_FALLBACK = 1u << 2, /* zero: -ENOTSUP rather than write zeros, soon, and as a rule with nothing
                                       * changed. What is not aligned as vdisk_info.zero_align says may be so */

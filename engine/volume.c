@@ -465,6 +465,17 @@ uint64_t vdisk_size(const vdisk *v)
     return atomic_load_explicit(&v->size, memory_order_acquire);
 }
 
+static void fill_limits(const vdisk *v, struct vdisk_info *info)
+{
+    const struct backend *b = v->data;
+
+    info->max_transfer = b->max_transfer;
+    info->preferred_transfer = (uint32_t)max_u64(v->cluster_size, max_u64(b->align, 4096));
+    info->zero_align = v->zero_align ? v->zero_align : b->align;
+    info->discard_align = (uint32_t)max_u64(v->zero_align ? v->zero_align : b->discard_align, 1);
+    info->zeroes_cheap = v->zero_align ? v->zeroes_cheap : (b->caps & BACKEND_ZERO_FAST) != 0;
+}
+
 static int fill_info(vdisk *v, struct vdisk_info *ret_info)
 {
     struct vdisk_info info = {.size = ret_info ? ret_info->size : 0};
@@ -487,6 +498,7 @@ static int fill_info(vdisk *v, struct vdisk_info *ret_info)
         info.backend = layer_name_storage(v->spec);
     info.trouble = atomic_load_explicit(&v->has_trouble, memory_order_acquire) ? v->trouble : NULL;
     info.cluster_size = v->cluster_size;
+    fill_limits(v, &info);
     memcpy(ret_info, &info, min_u64(info.size, sizeof info));
     return 0;
 }

@@ -35,6 +35,8 @@ struct vdisk {
     uint32_t                    depth;         /* layers from here down */
     uint64_t                    number;        /* in the order of opening, from 1 on */
     uint32_t                    cluster_size;  /* of the format; 0: it has none. Fixed at open */
+    uint32_t                    zero_align;    /* vdisk_info's; 0: as `data` has it */
+    bool                        zeroes_cheap;  /* zero_align is set: the format's word */
     bool                        read_only;
     bool                        host_holes;    /* block status asks `data` where mapped clusters have holes */
     bool                        keeps_discarded; /* its name says that discards do nothing */

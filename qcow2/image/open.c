@@ -161,6 +161,8 @@ int q2_open(vdisk *v, const struct layer_open *how, vdisk_queue *queue)
         goto fail;
     volume_set_size(v, q->meta.header.size);
     v->cluster_size = q->meta.geo.cluster_size;
+    v->zero_align = q->meta.data_file_raw ? 0 : q->meta.geo.cluster_size;
+    v->zeroes_cheap = q->meta.geo.version >= 3 || !q->meta.header.backing_file;
     v->backing_name = dup_or_null(q->meta.header.backing_file);
     v->backing_format = dup_or_null(q->meta.header.backing_format);
     if ((q->meta.header.backing_file && !v->backing_name) ||
