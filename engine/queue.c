@@ -117,6 +117,22 @@ static void free_pools(vdisk_queue *q)
     }
 }
 
+/* VDISK_QUEUE: for who cannot have io_uring, and cannot change the program. */
+static int kind_of_environment(enum vdisk_queue_kind *ret)
+{
+    static const char *const names[] = {"auto", "uring-defer", "uring", "threads"};
+    const char *name = secure_getenv("VDISK_QUEUE");
+
+    for (unsigned i = 0; name && name[0] && i < sizeof names / sizeof names[0]; i++) {
+        if (strcmp(name, names[i]) != 0)
+            continue;
+        *ret = (enum vdisk_queue_kind)i;
+        return 0;
+    }
+    return name && name[0] ? err_hint(err_set(EINVAL, "queue: VDISK_QUEUE is '%s'", name),
+                                      "it may be auto, uring-defer, uring or threads") : 0;
+}
+
 static int check_opts(const struct vdisk_queue_opts *opts, struct vdisk_queue_opts *ret)
 {
     memset(ret, 0, sizeof *ret);
@@ -131,7 +147,7 @@ static int check_opts(const struct vdisk_queue_opts *opts, struct vdisk_queue_op
         return err_set(EINVAL, "queue: depth %u is more than %u", ret->depth, QUEUE_DEPTH_MAX);
     if ((unsigned)ret->kind > VDISK_QUEUE_THREADS)
         return err_set(EINVAL, "queue: unknown kind %d", (int)ret->kind);
-    return 0;
+    return ret->kind == VDISK_QUEUE_AUTO ? kind_of_environment(&ret->kind) : 0;
 }
 
 static int make_queue(const struct vdisk_queue_opts *user_opts, vdisk_queue **ret_queue)

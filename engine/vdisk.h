@@ -372,8 +372,10 @@ struct vdisk_queue_opts {
  * little memory may be locked even for a small ring, it falls back to the next kind; vdisk_queue_get_kind() and
  * vdisk_queue_get_reason() tell. So it does later, when the kernel refuses a call of the ring: requests go on
  * with threads; those that the kernel had and did not end within a second end with its error, and their buffers
- * may still be written to. Errors: -ENOMEM, -EINVAL, -EMFILE, -ENFILE; a kind asked for by name that cannot be
- * had.
+ * may still be written to. Where no kind is asked for, the environment variable VDISK_QUEUE may name one (auto,
+ * uring-defer, uring, threads), for this queue and those that the library makes for itself: for valgrind, rr, and
+ * hosts whose io_uring is better left alone. Errors: -ENOMEM, -EINVAL (VDISK_QUEUE, too), -EMFILE, -ENFILE; a kind
+ * asked for by name that cannot be had.
  */
 VDISK_API int vdisk_queue_create(const struct vdisk_queue_opts *opts, vdisk_queue **ret_queue);
 

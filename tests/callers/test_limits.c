@@ -270,6 +270,43 @@ static void test_many(void)
     as_nobody(8 << 20, many);
 }
 
+/* ---- the environment ---------------------------------------------------------------------------------- */
+
+static void *use_synchronously(void *arg)
+{
+    char byte;
+
+    CHECK_OK(vdisk_pread(arg, &byte, 1, 0));
+    return NULL;
+}
+
+static void test_environment(void)
+{
+    struct vdisk_queue_opts named = {.size = sizeof named, .kind = VDISK_QUEUE_URING};
+    vdisk *v = open_rw(make_full_image("image"));
+    pthread_t thread;
+    vdisk_queue *q;
+
+    CHECK(setenv("VDISK_QUEUE", "threads", 1) == 0);
+    CHECK_OK(vdisk_queue_create(NULL, &q));
+    CHECK_INT(vdisk_queue_get_kind(q), VDISK_QUEUE_THREADS);
+    CHECK_OK(vdisk_queue_destroy(q));
+    CHECK(pthread_create(&thread, NULL, use_synchronously, v) == 0);
+    pthread_join(thread, NULL);
+    if (vdisk_queue_create(&named, &q) == 0) { /* who asks for a kind has it */
+        CHECK_INT(vdisk_queue_get_kind(q), VDISK_QUEUE_URING);
+        CHECK_OK(vdisk_queue_destroy(q));
+    }
+    CHECK(setenv("VDISK_QUEUE", "ring", 1) == 0);
+    CHECK_INT(vdisk_queue_create(NULL, &q), -EINVAL);
+    CHECK_HAS(vdisk_error_text(), "VDISK_QUEUE is 'ring'");
+    CHECK_HAS(vdisk_error_hint(), "threads");
+    CHECK(setenv("VDISK_QUEUE", "", 1) == 0);
+    CHECK_OK(vdisk_queue_create(NULL, &q));
+    CHECK_OK(vdisk_queue_destroy(q));
+    CHECK_OK(vdisk_close(v));
+}
+
 int main(int argc, char **argv)
 {
     static const struct test_case cases[] = {
