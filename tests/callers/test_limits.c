@@ -313,6 +313,7 @@ int main(int argc, char **argv)
         {.name = "descriptors", .run = test_descriptors, .repeat = 5 * 7},
         {.name = "memory", .run = test_memory},
         {.name = "many", .run = test_many},
+        {.name = "environment", .run = test_environment},
     };
 
     return test_main(argc, argv, cases, ARRAY_LEN(cases));
