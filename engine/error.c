@@ -120,12 +120,19 @@ static const struct advice {
     {ENOTDIR, "check the name: a part of it is no directory"},
 };
 
+const char *err_advice(int err)
+{
+    for (size_t i = 0; i < sizeof advice / sizeof advice[0]; i++)
+        if (advice[i].err == -err)
+            return advice[i].hint;
+    return "";
+}
+
 int err_advise(int err)
 {
-    for (size_t i = 0; err < 0 && !error_hint[0] && i < sizeof advice / sizeof advice[0]; i++)
-        if (advice[i].err == -err)
-            err_hint(err, "%s", advice[i].hint);
-    return err;
+    const char *hint = err_advice(err);
+
+    return err < 0 && !error_hint[0] && hint[0] ? err_hint(err, "%s", hint) : err;
 }
 
 int err_advise_host(int err)

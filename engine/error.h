@@ -27,6 +27,7 @@ void err_append(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
  * that are certainly the host's.
  */
 int err_advise(int err);
+const char *err_advice(int err); /* the words alone; "": none */
 int err_advise_host(int err);
 
 void err_clear(void);

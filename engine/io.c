@@ -8,6 +8,7 @@
 #include "engine/backend.h"
 #include "engine/bits.h"
 #include "engine/bounce.h"
+#include "engine/failure.h"
 #include "engine/iov.h"
 #include "engine/mutant.h"
 #include "engine/queue.h"
@@ -81,6 +82,8 @@ static void grow_size(struct backend *b, uint64_t end)
 static void io_finish(struct io *io, int32_t res)
 {
     io->res = res;
+    if (unlikely(res < 0))
+        failure_note(io, res);
     if (io->flags & IO_GATED) {
         io->flags &= (uint8_t)~IO_GATED;
         gate_leave(&io->backend->writes, io->queue->id, io->gate);

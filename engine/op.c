@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "engine/bits.h"
+#include "engine/failure.h"
 #include "engine/io.h"
 #include "engine/queue.h"
 #include "engine/watch.h"
@@ -41,11 +42,17 @@ static unsigned size_class(size_t size)
     return class;
 }
 
+void op_resume(struct op *op)
+{
+    failure_now = op->failure; /* failure.h, invariant 1 */
+    op->type->step(op);
+}
+
 static void run_step(struct task *t)
 {
     struct op *op = container_of(t, struct op, task);
 
-    op->type->step(op);
+    op_resume(op);
 }
 
 void op_init(struct op *op, vdisk_queue *q, const struct op_type *type)
@@ -148,6 +155,7 @@ void op_start_later(struct op *op)
 void op_wake(struct op *op, int rc)
 {
     op->rc = rc;
+    op->failure = rc < 0 ? failure_now : 0;
     if (queue_is_mine(op->queue))
         queue_ready(op->queue, &op->task);
     else
@@ -162,15 +170,23 @@ void op_wake_all(struct list *waiters, int rc)
         op_wake(container_of(node, struct op, wait), rc);
 }
 
+void op_note_error(struct op *op, int rc)
+{
+    if (op->rc != 0)
+        return;
+    op->rc = rc;
+    op->failure = failure_now;
+}
+
 static void op_io_done(struct io *io)
 {
     struct op *op = io->op;
 
     assert(op->waits > 0);
-    if (io->res < 0 && op->rc == 0)
-        op->rc = io->res;
+    if (io->res < 0)
+        op_note_error(op, io->res);
     if (--op->waits == 0)
-        op->type->step(op);
+        op_resume(op);
 }
 
 void op_io_begin(struct op *op)
@@ -214,10 +230,10 @@ static void child_step(struct op *op)
     struct op *parent = op->parent;
 
     assert(parent->waits > 0);
-    if (op->rc < 0 && parent->rc == 0)
-        parent->rc = op->rc;
+    if (op->rc < 0)
+        op_note_error(parent, op->rc);
     if (--parent->waits == 0)
-        parent->type->step(parent);
+        op_resume(parent);
 }
 
 OP_TYPE(child, child_step, "CHILD");

@@ -77,6 +77,7 @@ struct op {
     struct list           wait; /* in whatever list this op waits in */
     int                   state;
     int                   rc;    /* result of the last await: 0, or a negative errno */
+    uint32_t              failure; /* the number of that error: engine/failure.h; 0: none */
     bool                  loose; /* from malloc(): begun on another queue's thread */
     unsigned              waits; /* I/Os that the current await still waits for */
 #ifndef NDEBUG
@@ -138,6 +139,7 @@ static inline void op_suspend(struct op *op, int state)
     assert(state > OP_START && (unsigned)state < op->type->nstates);
     op->state = state;
     op->rc = 0;
+    op->failure = 0;
     op_see(op, OP_SEEN_AWAITED);
 }
 
@@ -229,6 +231,12 @@ void op_io_wait(struct op *op);
  * `child` is memory of the waiting op.
  */
 struct op *op_child_add(struct op *op, struct op_child *child);
+
+/* The next step, now, where what the await waited for has just ended. Context: the queue's thread, in no step. */
+void op_resume(struct op *op);
+
+/* One of several that the current await waits for has failed: op->rc is the first of such. */
+void op_note_error(struct op *op, int rc);
 
 /* Make `io` count for the current await without starting it (ring_work() starts it). */
 void op_io_prepare(struct op *op, struct io *io);

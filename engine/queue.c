@@ -171,6 +171,7 @@ static int make_queue(const struct vdisk_queue_opts *user_opts, vdisk_queue **re
     task_list_init(&q->ready);
     task_list_init(&q->starved);
     q->done_tail = &q->done_head;
+    pthread_mutex_init(&q->errors_lock, NULL);
     rc = queue_attach(q);
     if (rc < 0)
         goto err_after_alloc;
@@ -229,6 +230,8 @@ static int destroy(vdisk_queue *q)
     ring_finish(q);
     queue_detach(q);
     free_pools(q);
+    pthread_mutex_destroy(&q->errors_lock);
+    free(q->errors);
     free(q);
     return 0;
 }
@@ -500,7 +503,9 @@ static unsigned hand_out(vdisk_queue *q, struct vdisk_completion *out, unsigned 
         q->done_head = r->next;
         out[n].user_data = r->user_data;
         out[n].result = r->result;
-        out[n].reserved = 0;
+        out[n].error = r->error;
+        if (unlikely(r->error))
+            r->error = 0;
         n++;
         assert(r->state == REQUEST_DONE);
         r->state = REQUEST_FREE;

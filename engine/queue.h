@@ -45,7 +45,8 @@ struct task_list {
     struct task *head, **tail;
 };
 
-struct workers; /* engine/workers.c */
+struct workers;        /* engine/workers.c */
+struct request_errors; /* engine/request_error.c */
 
 struct vdisk_queue {
     uint32_t              id;
@@ -92,6 +93,8 @@ struct vdisk_queue {
     unsigned              done_count;
     unsigned              inflight;         /* enqueued and not reaped */
     struct request       *slabs;            /* first request of each slab; linked through io.task.next */
+    pthread_mutex_t       errors_lock;      /* the next: any thread may ask */
+    struct request_errors *errors;          /* words for requests that failed; NULL: none has */
     uint32_t              depth;
     char                  reason[128];      /* why it got no better kind; "" */
 

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "engine/bits.h"
+#include "engine/failure.h"
 #include "engine/iov.h"
 #include "engine/queue.h"
 #include "engine/volume.h"
@@ -23,6 +24,8 @@ void request_end(struct request *r, int result)
         r->vdisk->format->submit(r->vdisk, r);
         return;
     }
+    if (unlikely(result < 0))
+        r->error = request_explain(r, result);
     gate_leave(&r->vdisk->requests, r->queue->id, r->gate);
     request_hand_in(r, result);
 }
@@ -41,12 +44,15 @@ static void run_end(struct task *t)
 {
     struct request *r = container_of(t, struct request, io.task);
 
+    failure_now = r->error;
+    r->error = 0;
     request_end(r, r->result);
 }
 
 void request_end_later(struct request *r, int result)
 {
     r->result = result;
+    r->error = result < 0 ? failure_now : 0;
     r->io.task.run = run_end;
     queue_ready(r->queue, &r->io.task);
 }
@@ -211,7 +217,9 @@ void request_start(struct request *r)
     if (unlikely(atomic_load(&v->shut)) && rc == 0 && atomic_load(&v->manager) != q)
         rc = -EBUSY;
     if (unlikely(rc < 0 || (r->len == 0 && r->kind != REQ_FLUSH))) {
-        r->flags = 0;
+        if (rc == 0)
+            r->flags = 0; /* nothing to make durable */
+        failure_now = 0;
         request_end_later(r, rc);
         return;
     }
@@ -253,12 +261,16 @@ static inline struct request *request_new(vdisk_queue *q, vdisk *v, enum request
     struct request *r = request_get(q);
 
     r->vdisk = v;
-    r->kind = (uint8_t)kind;
+    r->kind = r->asked = (uint8_t)kind;
     r->flags = (uint8_t)flags;
     r->guest_offset = offset;
     r->len = len;
     r->user_data = user_data;
-    r->result = unlikely(flags & ~request_allowed_flags(kind)) ? -EINVAL : 0;
+    r->result = 0;
+    if (unlikely(flags & ~request_allowed_flags(kind))) {
+        r->flags = UINT8_MAX;
+        r->result = -EINVAL;
+    }
     return r;
 }
 

@@ -40,6 +40,8 @@ struct request {
     uint8_t               flags;  /* enum vdisk_req_flags */
     uint8_t               state;  /* enum request_state */
     uint8_t               gate;   /* parity of the volume's gate */
+    uint8_t               asked;  /* enum request_kind: as it was enqueued */
+    uint32_t              error;  /* failed: on its way to its end, engine/failure.h; DONE, of its words; else 0 */
     struct vdisk_extents *extents;
     struct iovec          iov_inline[VDISK_IOV_INLINE];
 };
@@ -73,6 +75,12 @@ static inline void op_serve_merged(struct op *op, struct request *r)
 
 /* request_end_later() a request that the format was given, and those merged with it. */
 void request_refuse(struct request *r, int result);
+
+/* Find words for its end with `result`, an error, while its volume is there. Their number; 0: there are none. */
+uint32_t request_explain(const struct request *r, int result);
+
+/* The words of a completion become the error text of this thread; returns its result. Any thread. */
+int request_show_error(vdisk_queue *q, const struct vdisk_completion *c);
 
 /* enum vdisk_req_flags that a kind may have. */
 static inline uint32_t request_allowed_flags(enum request_kind kind)

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The synchronous calls: one request at a time on a queue of the calling thread's own. */
 #include <errno.h>
-#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -80,67 +79,50 @@ static int finish(vdisk *v, vdisk_queue *q, const char *what)
     struct vdisk_completion c;
 
     queue_take(q, &c, 1);
-    if (c.result == -EIO && atomic_load_explicit(&v->has_trouble, memory_order_acquire))
-        return volume_trouble(v, what);
-    if (c.result < 0)
-        volume_hint(v, err_set(c.result, "%s: %s: %s", v->name, what, strerror(-c.result)));
-    if (c.result == -EPERM && v->guarded)
-        err_hint(c.result, "it would begin like an image of another format: open it with the format raw");
-    return c.result;
-}
-
-/* The same of what has a range, of which the text shall tell. */
-static int finish_range(vdisk *v, vdisk_queue *q, const char *what, uint64_t offset, uint64_t len)
-{
-    uint64_t size = vdisk_size(v);
-    int rc = finish(v, q, what);
-
-    if (rc != -EINVAL || (len <= size && offset <= size - len))
-        return rc;
-    return err_hint(err_set(EINVAL, "%s: %s: %" PRIu64 " bytes at offset %" PRIu64 " reach past the end, %" PRIu64,
-                            v->name, what, len, offset, size),
-                    "stay within the size, or make the volume larger");
+    if (c.result < 0 && c.error == 0)
+        return err_set(c.result, "%s: %s: %s", v->name, what, strerror(-c.result));
+    return c.result < 0 ? request_show_error(q, &c) : 0;
 }
 
 /* Enqueue by ENQUEUE on the queue q, and wait. */
-#define SYNC_CALL(v, what, offset, len, ENQUEUE)                                                               \
+#define SYNC_CALL(v, what, ENQUEUE)                                                                            \
     do {                                                                                                       \
         vdisk_queue *q;                                                                                        \
         int rc_ = begin((v), &q);                                                                              \
         if (rc_ < 0)                                                                                           \
             return rc_;                                                                                        \
         ENQUEUE;                                                                                               \
-        return finish_range((v), q, (what), (offset), (len));                                                  \
+        return finish((v), q, (what));                                                                         \
     } while (0)
 
 static int pread_on(vdisk *v, void *buf, size_t len, uint64_t offset)
 {
-    SYNC_CALL(v, "read", offset, len, vdisk_read(q, v, offset, buf, len, 0, 0));
+    SYNC_CALL(v, "read", vdisk_read(q, v, offset, buf, len, 0, 0));
 }
 
 static int pwrite_on(vdisk *v, const void *buf, size_t len, uint64_t offset, uint32_t flags)
 {
-    SYNC_CALL(v, "write", offset, len, vdisk_write(q, v, offset, buf, len, flags, 0));
+    SYNC_CALL(v, "write", vdisk_write(q, v, offset, buf, len, flags, 0));
 }
 
 static int pzero_on(vdisk *v, uint64_t len, uint64_t offset, uint32_t flags)
 {
-    SYNC_CALL(v, "write zeroes", offset, len, vdisk_write_zeroes(q, v, offset, len, flags, 0));
+    SYNC_CALL(v, "write zeroes", vdisk_write_zeroes(q, v, offset, len, flags, 0));
 }
 
 static int pdiscard_on(vdisk *v, uint64_t len, uint64_t offset)
 {
-    SYNC_CALL(v, "discard", offset, len, vdisk_discard(q, v, offset, len, 0, 0));
+    SYNC_CALL(v, "discard", vdisk_discard(q, v, offset, len, 0, 0));
 }
 
 static int sync_on(vdisk *v)
 {
-    SYNC_CALL(v, "flush", 0, 0, vdisk_flush(q, v, 0, 0));
+    SYNC_CALL(v, "flush", vdisk_flush(q, v, 0, 0));
 }
 
 static int pextents_on(vdisk *v, uint64_t len, uint64_t offset, struct vdisk_extents *extents)
 {
-    SYNC_CALL(v, "block status", offset, len, vdisk_get_extents(q, v, offset, len, extents, 0));
+    SYNC_CALL(v, "block status", vdisk_get_extents(q, v, offset, len, extents, 0));
 }
 
 int vdisk_pread(vdisk *v, void *buf, size_t len, uint64_t offset)

@@ -64,8 +64,7 @@ typedef struct vdisk_queue vdisk_queue;
 /*
  * The error of the last call on this thread that returns int: one line that names the file and the thing,
  * without a trailing newline. Valid until the next libvdisk call on this thread. Never NULL; "" when that call
- * succeeded, whatever failed on its way. There is no text for what fails by completion: that has its errno
- * only, ranges past the end included; the synchronous calls have a text for it.
+ * succeeded, whatever failed on its way. What fails by completion has a text of its own: see vdisk_explain().
  */
 VDISK_API const char *vdisk_error_text(void);
 
@@ -480,8 +479,16 @@ VDISK_API void vdisk_get_extents(vdisk_queue *q, vdisk *v, uint64_t offset, uint
 struct vdisk_completion {
     uint64_t user_data;
     int32_t  result; /* 0 or -errno */
-    uint32_t reserved;
+    uint32_t error;  /* number of the words for it, for vdisk_explain(); 0: there are none */
 };
+
+/*
+ * Make the text of a completion that was handed out by `q` this thread's: what vdisk_error_text() and
+ * vdisk_error_hint() give until the next call. It names the volume, the request, and the file and the place in it
+ * where an I/O failed: that may be another layer's. A queue keeps the texts of the last 128 requests that failed;
+ * of older ones there is the errno only. Returns the completion's result. Any thread. Errors: -EINVAL, -ECHILD.
+ */
+VDISK_API int vdisk_explain(vdisk_queue *q, const struct vdisk_completion *completion);
 
 /* Send what is enqueued to the kernel. Never blocks, completes nothing. 0, -EEXIST on another thread, -ECHILD. */
 VDISK_API int vdisk_submit(vdisk_queue *q);

@@ -260,10 +260,9 @@ static int open_backing(vdisk *top, vdisk *v, const struct vdisk_open_opts *opts
 
 int volume_hint(const vdisk *v, int rc)
 {
-    if (atomic_load(&v->file->sync_failed) < 0 || atomic_load(&v->data->sync_failed) < 0)
-        return err_hint(rc, "what was written since the last flush that succeeded may be lost: see to the "
-                            "storage, close the volume, check what it has");
-    return rc;
+    const char *text = volume_hint_text(v);
+
+    return text ? err_hint(rc, "%s", text) : rc;
 }
 
 int volume_trouble(const vdisk *v, const char *what)

@@ -146,6 +146,15 @@ uint32_t volume_backend_flags(uint32_t open_flags);
 /* Add what to do to the error of a flush just set, where the host's page cache has lost something. Returns rc. */
 int volume_hint(const vdisk *v, int rc);
 
+/* The words alone; NULL: nothing is lost. */
+static inline const char *volume_hint_text(const vdisk *v)
+{
+    if (atomic_load(&v->file->sync_failed) == 0 && atomic_load(&v->data->sync_failed) == 0)
+        return NULL;
+    return "what was written since the last flush that succeeded may be lost: see to the storage, close the "
+           "volume, check what it has";
+}
+
 /* It takes no writes any more (v->has_trouble): the error of `what`, with the reason. -EIO. */
 int volume_trouble(const vdisk *v, const char *what);
 

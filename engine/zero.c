@@ -50,8 +50,7 @@ static void window_done(struct io *io)
     struct zero_op *z = container_of(io->op, struct zero_op, op);
 
     if (io->res < 0) {
-        if (z->op.rc == 0)
-            z->op.rc = io->res;
+        op_note_error(&z->op, io->res);
         z->stop = true;
     } else if (z->moved) {
         *z->moved += io->len;
@@ -59,7 +58,7 @@ static void window_done(struct io *io)
     if (window_next(z, io))
         return;
     if (--z->running == 0)
-        z->op.type->step(&z->op);
+        op_resume(&z->op);
 }
 
 /* Send the next piece with `io`; false: there is none. Pieces end at multiples of the buffer's size. */
