@@ -145,6 +145,8 @@ static int check_opts(const struct vdisk_queue_opts *opts, struct vdisk_queue_op
         ret->depth = QUEUE_DEPTH_DEFAULT;
     if (ret->depth > QUEUE_DEPTH_MAX)
         return err_set(EINVAL, "queue: depth %u is more than %u", ret->depth, QUEUE_DEPTH_MAX);
+    if (ret->flags & ~(uint32_t)VDISK_QUEUE_MEASURE)
+        return err_set(EINVAL, "queue: unknown flags 0x%x", ret->flags);
     if ((unsigned)ret->kind > VDISK_QUEUE_THREADS)
         return err_set(EINVAL, "queue: unknown kind %d", (int)ret->kind);
     return ret->kind == VDISK_QUEUE_AUTO ? kind_of_environment(&ret->kind) : 0;
@@ -175,7 +177,9 @@ static int make_queue(const struct vdisk_queue_opts *user_opts, vdisk_queue **re
     rc = queue_attach(q);
     if (rc < 0)
         goto err_after_alloc;
-    if (add_slab(q, opts.depth + 1) < 0) {
+    if (opts.flags & VDISK_QUEUE_MEASURE)
+        q->latency = calloc(1, sizeof *q->latency);
+    if (add_slab(q, opts.depth + 1) < 0 || (opts.flags & VDISK_QUEUE_MEASURE && !q->latency)) {
         rc = err_set(ENOMEM, "queue: out of memory for %u requests", opts.depth);
         goto err_after_attach;
     }
@@ -189,6 +193,7 @@ static int make_queue(const struct vdisk_queue_opts *user_opts, vdisk_queue **re
 err_after_slab:
     free_pools(q);
 err_after_attach:
+    free(q->latency);
     queue_detach(q);
 err_after_alloc:
     free(q);
@@ -232,6 +237,7 @@ static int destroy(vdisk_queue *q)
     free_pools(q);
     pthread_mutex_destroy(&q->errors_lock);
     free(q->errors);
+    free(q->latency);
     free(q);
     return 0;
 }

@@ -30,6 +30,7 @@
 #include "engine/request.h"
 #include "engine/ring_ops.h"
 #include "engine/service.h"
+#include "engine/stats.h"
 #include "engine/thread.h"
 #include "engine/vdisk.h"
 
@@ -96,6 +97,8 @@ struct vdisk_queue {
     pthread_mutex_t       errors_lock;      /* the next: any thread may ask */
     struct request_errors *errors;          /* words for requests that failed; NULL: none has */
     uint32_t              depth;
+    struct request_stats  stats;
+    struct latency_stats *latency;          /* NULL: it is not measured */
     char                  reason[128];      /* why it got no better kind; "" */
 
     struct op            *op_pool[OP_POOL_CLASSES];

@@ -100,6 +100,7 @@ static void raw_submit(vdisk *v, struct request *r)
         io_range(&r->io, v->file, IO_DISCARD, r->guest_offset, r->len);
         break;
     case REQ_FLUSH:
+        atomic_fetch_add_explicit(&v->stats.flushes, 1, memory_order_relaxed);
         io_range(&r->io, v->file, IO_FLUSH, 0, 0);
         break;
     case REQ_READ:

@@ -9,10 +9,47 @@
 #include <string.h>
 
 #include "engine/bits.h"
+#include "engine/clock.h"
 #include "engine/failure.h"
 #include "engine/iov.h"
 #include "engine/queue.h"
 #include "engine/volume.h"
+
+static uint64_t now_ns(const vdisk_queue *q)
+{
+    struct timespec t;
+
+    clock_now(q->host ? q->host->clock : NULL, &t);
+    return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+static inline struct kind_stats *volume_stats(const struct request *r)
+{
+    return &r->vdisk->request_stats[r->queue->id % GATE_SLOTS].kind[r->asked];
+}
+
+static inline void count(const struct request *r, int result)
+{
+    struct kind_stats *of_queue = &r->queue->stats.kind[r->asked], *of_volume = volume_stats(r);
+
+    stat_add(&of_queue->requests, 1);
+    stat_add(&of_queue->bytes, r->len);
+    stat_add(&of_volume->requests, 1);
+    stat_add(&of_volume->bytes, r->len);
+    if (unlikely(result < 0)) {
+        stat_add(&of_queue->errors, 1);
+        stat_add(&of_volume->errors, 1);
+    }
+    if (unlikely(r->queue->latency))
+        latency_note(r->queue->latency, r->asked, now_ns(r->queue) - r->begun_ns);
+}
+
+/* Its mapping was at hand. */
+static inline void count_direct(const struct request *r)
+{
+    stat_add(&r->queue->stats.kind[r->asked].direct, 1);
+    stat_add(&volume_stats(r)->direct, 1);
+}
 
 void request_end(struct request *r, int result)
 {
@@ -24,6 +61,7 @@ void request_end(struct request *r, int result)
         r->vdisk->format->submit(r->vdisk, r);
         return;
     }
+    count(r, result);
     if (unlikely(result < 0))
         r->error = request_explain(r, result);
     gate_leave(&r->vdisk->requests, r->queue->id, r->gate);
@@ -101,6 +139,7 @@ static void start_read(struct request *r)
     vdisk *layer;
 
     if (likely(chain_lookup(r->vdisk, r->guest_offset, r->len, &e, &layer) == 0 && e.len == r->len)) {
+        count_direct(r);
         if (likely(e.kind == EXTENT_DATA)) {
             fast_io(r, layer->data, IO_READ, e.host_offset);
             return;
@@ -126,6 +165,7 @@ static void start_write(struct request *r)
         io_rwv(&r->io, v->data, IO_WRITE, e.host_offset, r->iov, r->iovcnt, r->len);
         if (unlikely(host_end > atomic_load_explicit(&v->mark.above, memory_order_relaxed)))
             volume_note_end(v, host_end);
+        count_direct(r);
         r->io.done = fast_write_done;
         r->io.op = NULL;
         if (durable) {
@@ -262,6 +302,8 @@ static inline struct request *request_new(vdisk_queue *q, vdisk *v, enum request
 
     r->vdisk = v;
     r->kind = r->asked = (uint8_t)kind;
+    if (unlikely(q->latency))
+        r->begun_ns = now_ns(q);
     r->flags = (uint8_t)flags;
     r->guest_offset = offset;
     r->len = len;

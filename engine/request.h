@@ -42,6 +42,7 @@ struct request {
     uint8_t               gate;   /* parity of the volume's gate */
     uint8_t               asked;  /* enum request_kind: as it was enqueued */
     uint32_t              error;  /* failed: on its way to its end, engine/failure.h; DONE, of its words; else 0 */
+    uint64_t              begun_ns; /* of a queue that measures */
     struct vdisk_extents *extents;
     struct iovec          iov_inline[VDISK_IOV_INLINE];
 };

@@ -360,10 +360,16 @@ enum vdisk_queue_kind {
     VDISK_QUEUE_SIMULATED,     /* not to be asked for: what a queue made within a simulation is (for tests) */
 };
 
+enum vdisk_queue_flags {
+    VDISK_QUEUE_MEASURE = 1u << 0, /* the time that requests take: vdisk_queue_get_latency(). Reads a clock twice
+                                    * for each, some 50 ns */
+};
+
 struct vdisk_queue_opts {
     size_t                size;  /* sizeof(struct vdisk_queue_opts) */
     uint32_t              depth; /* requests in flight that need no allocation; 0: 256; at most 4096 */
     enum vdisk_queue_kind kind;  /* ask for one kind and no better one */
+    uint32_t              flags; /* enum vdisk_queue_flags */
 };
 
 /*
@@ -530,6 +536,66 @@ VDISK_API unsigned vdisk_queue_inflight(const vdisk_queue *q);
  * for it; the same ever after. Errors: -EMFILE, -ENFILE, -ENOMEM, or of the kernel.
  */
 VDISK_API int vdisk_queue_fd(vdisk_queue *q);
+
+/* ---- statistics -------------------------------------------------------------------------------------- */
+
+enum vdisk_request_kind {
+    VDISK_REQUEST_READ,
+    VDISK_REQUEST_WRITE,
+    VDISK_REQUEST_ZERO,
+    VDISK_REQUEST_DISCARD,
+    VDISK_REQUEST_FLUSH,
+    VDISK_REQUEST_EXTENTS,
+    VDISK_REQUEST_PREFETCH,
+    VDISK_REQUEST_KINDS = 8 /* with room for more */
+};
+
+/* Of requests that have ended, those that failed included. */
+struct vdisk_counts {
+    uint64_t requests;
+    uint64_t bytes;  /* asked for */
+    uint64_t errors;
+};
+
+struct vdisk_stats {
+    size_t              size; /* set by the caller: sizeof(struct vdisk_stats) */
+    struct vdisk_counts kind[VDISK_REQUEST_KINDS]; /* by enum vdisk_request_kind */
+    uint64_t cache_hits;      /* reads and writes whose metadata was at hand, so that they went to storage at once */
+    /* Of volumes only, with all layers; 0 for a queue: */
+    uint64_t cache_misses;    /* pieces of metadata that were read from storage */
+    uint64_t allocations;     /* clusters that writes have taken */
+    uint64_t flushes;         /* that were carried out, */
+    uint64_t flushes_shared;  /* and those that were answered by another's */
+};
+
+/*
+ * What there has been since the volume was opened, the queue made: whatever queue it came by, synchronous calls
+ * included; whatever volume it went to. While requests end the numbers need not be of one moment; where more than
+ * 32 queues use a volume at once some may be missing. Any thread. Errors: -EINVAL, -ECHILD.
+ */
+VDISK_API int vdisk_get_stats(vdisk *v, struct vdisk_stats *ret_stats);
+VDISK_API int vdisk_queue_get_stats(vdisk_queue *q, struct vdisk_stats *ret_stats);
+
+enum { VDISK_LATENCY_BUCKETS = 160 };
+
+struct vdisk_latency {
+    size_t   size;   /* set by the caller: sizeof(struct vdisk_latency) */
+    uint64_t count;
+    uint64_t sum_ns;
+    uint64_t max_ns;
+    uint64_t bucket[VDISK_LATENCY_BUCKETS]; /* requests that took vdisk_latency_floor() of this one, but not of
+                                             * the next: four to each power of two; the last: and longer */
+};
+
+/*
+ * The time from enqueue to end of the requests of one kind that went by a queue made with VDISK_QUEUE_MEASURE. Any
+ * thread. Errors: -ENODATA without that, -EINVAL, -ECHILD.
+ */
+VDISK_API int vdisk_queue_get_latency(vdisk_queue *q, enum vdisk_request_kind kind,
+                                      struct vdisk_latency *ret_latency);
+
+/* Nanoseconds. */
+VDISK_API uint64_t vdisk_latency_floor(unsigned bucket);
 
 /* ---- synchronous wrappers -------------------------------------------------------------------------- */
 

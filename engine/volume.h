@@ -12,6 +12,7 @@
 #include "engine/format.h"
 #include "engine/gate.h"
 #include "engine/range_lock.h"
+#include "engine/stats.h"
 
 struct service;
 struct thread_queues;
@@ -52,6 +53,9 @@ struct vdisk {
 
     char                        trouble[240];  /* why no more writes are accepted: set once, before has_trouble */
     _Atomic bool                has_trouble;
+
+    struct request_stats       *request_stats; /* GATE_SLOTS of them, by queue as the gate's */
+    struct layer_stats          stats;
 
     struct range_locks          guard_locks;   /* of guard.c */
     struct gate                 requests;      /* requests that may use mappings they looked up */

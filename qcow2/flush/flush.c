@@ -352,6 +352,9 @@ static int begin(struct q2_flush_op *f)
     int rc;
 
     pthread_mutex_lock(&flush->meta->lock);
+    stat_add(&flush->meta->v->stats.flushes, 1);
+    for (struct list *n = flush->flush_waiting.next; n != &flush->flush_waiting; n = n->next)
+        stat_add(&flush->meta->v->stats.flushes_shared, 1);
     list_splice_tail(&f->group, &flush->flush_waiting);
     rc = take_copy(f);
     pthread_mutex_unlock(&flush->meta->lock);

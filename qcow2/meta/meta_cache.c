@@ -374,6 +374,8 @@ static void slice_load_step(struct op *op)
     pthread_mutex_lock(l->cache->owner.lock);
     if (l->slot)
         list_del(&l->node);
+    if (l->cache->owner.loads)
+        stat_add(l->cache->owner.loads, 1);
     if (l->slot && op->rc == 0)
         settle_load(l);
     else if (l->slot && list_empty(&l->slot->loads))

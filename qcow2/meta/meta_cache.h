@@ -37,6 +37,7 @@
 #include "engine/mutant.h"
 #include "engine/op.h"
 #include "engine/point.h"
+#include "engine/stats.h"
 
 enum { Q2_CACHE_WAYS = 8, Q2_SLICE_MAX = 4096, Q2_TAKES_MAX = 16 };
 
@@ -67,6 +68,7 @@ struct q2_slot {
 struct q2_cache_owner {
     pthread_mutex_t *lock; /* over all that has no synchronisation of its own */
     struct backend  *file; /* from which slices are read */
+    stat_count      *loads; /* locked: how many were; NULL: nobody counts */
     void            *arg;
     /* Locked: is an entry of a slice that has been read not to be followed? NULL: none is looked at. */
     bool           (*is_suspect)(void *arg, const struct q2_slot *s, const char *content);

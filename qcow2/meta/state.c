@@ -68,6 +68,7 @@ void q2_meta_caches_attach(struct q2_meta *meta)
 {
     struct q2_cache_owner owner = {.lock = &meta->lock,
                                    .file = meta->v->file,
+                                   .loads = &meta->v->stats.cache_misses,
                                    .arg = meta,
                                    .is_suspect = is_suspect,
                                    .make_clean = make_clean};

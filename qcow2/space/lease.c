@@ -39,6 +39,7 @@ bool q2_lease_take(struct q2_space *space, const vdisk_queue *queue, uint64_t wa
     ret->clusters = n;
     ret->zero = l->zero;
     l->next += n;
+    stat_add(&space->meta->v->stats.allocations, n);
     return true;
 }
 
