@@ -188,7 +188,7 @@ static bool blockdev_claims(const char *name)
 {
     struct stat st;
 
-    return stat(backend_path(name), &st) == 0 && S_ISBLK(st.st_mode);
+    return fd_stat(backend_path(name), &st) == 0 && S_ISBLK(st.st_mode);
 }
 
 /* Sizes, alignment and what the device can. */

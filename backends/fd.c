@@ -6,8 +6,10 @@
  * with.
  * Happy path, exact write (one that ends inside a block, and the file with it): through a second descriptor
  * without O_DIRECT, and out of the page cache before it ends, so that direct I/O never meets dirty pages.
+ * Happy path, the caller has given a descriptor (engine/given.h): a duplicate of it is used as it is.
  * Failure modes: O_DIRECT is refused by open, by statx or by all reads, or worth nothing (btrfs): go on through
- * the page cache. No second descriptor can be had: the exact write fails, and the file is as it was.
+ * the page cache. No second descriptor can be had: the exact write fails, and the file is as it was. A descriptor
+ * that cannot be used as it is: refused.
  */
 #include "backends/fd.h"
 
@@ -18,16 +20,19 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/vfs.h>
 #include <time.h>
 #include <unistd.h>
 
 #include <linux/fs.h>
+#include <linux/kcmp.h>
 #include <linux/magic.h>
 
 #include "engine/bits.h"
 #include "engine/error.h"
+#include "engine/given.h"
 #include "engine/option.h"
 
 enum { DIRECT_ALIGN_MAX = 65536, DIRECT_ALIGN_GUESS = 4096, LINK_HOPS = 40, RACE_TRIES = 8 };
@@ -271,6 +276,85 @@ static int open_fd(struct fd_backend *f, const char *path, uint32_t flags, int e
     return settle(fd, f->b.made, ret_direct);
 }
 
+/* ---- descriptors of the caller's ----------------------------------------------------------------------- */
+
+/*
+ * Locks belong to what open() made, which all duplicates of a descriptor share: who closes one of two volumes on
+ * it would unlock it for both, and neither keeps the other out. So one at a time.
+ */
+static pthread_mutex_t given_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct list given_list = {&given_list, &given_list};
+
+static bool is_same_open(int a, int b)
+{
+    pid_t self = getpid();
+
+    return syscall(SYS_kcmp, self, self, KCMP_FILE, a, b) == 0;
+}
+
+static int enter_given(struct fd_backend *f)
+{
+    bool in_use = false;
+
+    pthread_mutex_lock(&given_lock);
+    for (struct list *n = given_list.next; n != &given_list; n = n->next)
+        in_use |= is_same_open(container_of(n, struct fd_backend, given_node)->fd, f->fd);
+    if (!in_use)
+        list_add_tail(&given_list, &f->given_node);
+    f->given = !in_use;
+    pthread_mutex_unlock(&given_lock);
+    return in_use ? err_hint(err_set(EAGAIN, "%s: its descriptor is in use by another handle of this process",
+                                     f->b.name), "open the file once more for each handle") : 0;
+}
+
+static void leave_given(struct fd_backend *f)
+{
+    if (!f->given)
+        return;
+    pthread_mutex_lock(&given_lock);
+    list_del(&f->given_node);
+    pthread_mutex_unlock(&given_lock);
+}
+
+/* With text. */
+static int use_given(struct fd_backend *f, int given, uint32_t flags, bool *ret_direct)
+{
+    const char *name = f->b.name;
+    int fl = fcntl(given, F_GETFL);
+
+    if (fl < 0 || fl & O_PATH)
+        return err_set(EBADF, "%s: descriptor %d is not open, or for its path only", name, given);
+    if ((fl & O_ACCMODE) == O_WRONLY || (flags & BACKEND_RDWR && (fl & O_ACCMODE) != O_RDWR))
+        return err_hint(err_set(EACCES, "%s: descriptor %d is open for %s only", name, given,
+                                (fl & O_ACCMODE) == O_WRONLY ? "writing" : "reading"),
+                        "open it for reading and writing");
+    if (fl & O_APPEND && flags & BACKEND_RDWR)
+        return err_set(EINVAL, "%s: descriptor %d is open for appending", name, given);
+    f->fd = fcntl(given, F_DUPFD_CLOEXEC, 3);
+    if (f->fd < 0)
+        return err_advise_host(err_set(errno, "%s: descriptor %d: %s", name, given, strerror(errno)));
+    *ret_direct = fl & O_DIRECT;
+    return enter_given(f);
+}
+
+int fd_stat(const char *path, struct stat *ret)
+{
+    int given = given_find(path);
+
+    return given >= 0 ? fstat(given, ret) : stat(path, ret);
+}
+
+/* The file at `path`, by whichever way; with text. */
+static int get_fd(struct fd_backend *f, const char *path, uint32_t flags, int extra, bool *ret_direct)
+{
+    int given = flags & BACKEND_CREATE ? -1 : given_find(path), rc;
+
+    if (given >= 0)
+        return use_given(f, given, flags, ret_direct);
+    rc = open_fd(f, path, flags, extra, ret_direct);
+    return rc < 0 ? open_failed(f->b.name, flags, -rc) : 0;
+}
+
 /* A file's size; a device has one to try reads in. */
 static uint64_t size_for_trial(const struct stat *st)
 {
@@ -306,7 +390,7 @@ static bool identify_path(const char *path, struct backend_id *ret_id)
 {
     struct stat st;
 
-    if (stat(path, &st) < 0)
+    if (fd_stat(path, &st) < 0)
         return false;
     *ret_id = identity(&st);
     return true;
@@ -329,6 +413,7 @@ static void unlock_and_close(struct fd_backend *f)
         close(exact);
     if (f->fd >= 0) {
         image_lock_drop(&f->lock, f->fd);
+        leave_given(f);
         close(f->fd);
     }
     free(f->made);
@@ -371,7 +456,7 @@ int fd_backend_open(const struct backend_driver *driver, const char *name, const
                     uint32_t flags, int extra, struct fd_backend **ret, struct stat *ret_stat)
 {
     struct fd_backend *f = backend_alloc(driver, name, sizeof *f);
-    bool direct;
+    bool direct = false;
     int rc;
 
     if (!f)
@@ -379,9 +464,9 @@ int fd_backend_open(const struct backend_driver *driver, const char *name, const
     f->fd = -1;
     atomic_init(&f->exact_fd, -1);
     pthread_mutex_init(&f->sync_lock, NULL);
-    rc = open_fd(f, spec_text(options, "filename"), flags, extra, &direct);
+    rc = get_fd(f, spec_text(options, "filename"), flags, extra, &direct);
     if (rc < 0)
-        return fd_backend_undo(f, open_failed(name, flags, -rc));
+        return fd_backend_undo(f, rc);
     f->unlocked = option_is(options, "locking", "off");
     rc = image_lock_set(&f->lock, f->fd, name, lock_flags(f, flags));
     if (rc < 0)

@@ -21,6 +21,8 @@ struct fd_backend {
     uint32_t          block_size; /* devices: the logical block */
     struct image_lock lock;
     bool              unlocked;   /* its name says locking=off */
+    bool              given;   /* fd is a duplicate of the caller's: its flags and locks are, too */
+    struct list       given_node; /* of all that are: fd.c */
     _Atomic uint32_t  refused; /* enum fd_call: the host has said that it cannot */
     _Atomic uint32_t  works;   /* has worked at least once */
 };
@@ -41,6 +43,9 @@ enum fd_call {
  */
 int fd_backend_open(const struct backend_driver *driver, const char *name, const struct spec *options,
                     uint32_t flags, int extra, struct fd_backend **ret, struct stat *ret_stat);
+
+/* stat(), or fstat() of the descriptor that the caller has given for `path`. 0 or -1 with errno. */
+int fd_stat(const char *path, struct stat *ret);
 
 /* For drivers as they are. */
 extern const struct option_desc fd_options[];

@@ -251,7 +251,7 @@ static int check_kind(const char *name, const char *path)
 {
     struct stat st;
 
-    if (stat(path, &st) < 0 || S_ISREG(st.st_mode))
+    if (fd_stat(path, &st) < 0 || S_ISREG(st.st_mode))
         return 0;
     err_set(EINVAL, "%s: %s", name, kind_of_file(st.st_mode));
     return err_hint(-EINVAL, "a volume is a regular file or a block device");

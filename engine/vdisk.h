@@ -88,6 +88,20 @@ enum vdisk_open_flags {
 };
 
 /*
+ * A descriptor to be used in place of open(2): for programs in a sandbox, or that are handed their files. `name`
+ * is the name that it stands for, as the library would open it (a relative one that an image stores is relative to
+ * the directory of that image's name); NULL: that of the volume itself. The caller keeps the descriptor, and may
+ * close it when vdisk_open() has returned: the volume has a duplicate. Those share what open(2) made: its flags
+ * are used as they are (O_RDWR for a volume to be written; direct I/O if it has O_DIRECT, which is taken from it
+ * where it is of no use; no O_APPEND), and the image locks, which are taken as for names, are its. So it serves
+ * one volume at a time (-EAGAIN). A file whose end is no multiple of the block is opened once more through /proc.
+ */
+struct vdisk_fd {
+    const char *name;
+    int         fd;
+};
+
+/*
  * Names: a path; "file:PATH" for a path that looks like something else; "null:SIZE" reads as it pleases and
  * forgets writes; "memory:SIZE" lives as long as the handle; SIZE takes K, M, G, T, P.
  * Or a tree of nodes with drivers, options and children, as QEMU has it: "json:{...}", members nested or with
@@ -103,6 +117,8 @@ struct vdisk_open_opts {
     const char *format;      /* "raw", "qcow2", or NULL to look at the content: see below */
     uint64_t    cache_bytes; /* bound for cached metadata of each layer, at least 1 MiB; 0: 32 MiB. See below */
     const char *data_file;   /* instead of the external data file that the header names */
+    const struct vdisk_fd *fds; /* for its files, backing files included; those without are opened by name */
+    uint32_t    fds_count;
 };
 
 /*
@@ -159,7 +175,8 @@ VDISK_API int vdisk_secret_remove(const char *id);
  * Open a volume with its backing chain. Blocks. `opts` may be NULL. On success *ret_vdisk is the caller's, to
  * be given back with vdisk_close(); on failure it is untouched. Errors: -ENOENT, -EACCES, ...: as open(2);
  * -EAGAIN: locked by another process, named in the text; -EINVAL: not a valid image; -ENOTSUP: a feature, or
- * a protocol such as nbd://, that we lack, named in the text; -EACCES also: marked corrupt, and to be written;
+ * a protocol such as nbd://, that we lack, named in the text; -EACCES also: marked corrupt, and to be written, or
+ * a descriptor is for reading; -EBADF;
  * -EIO also: not closed, and what is there cannot be repaired; -EFBIG (also: the chain's L1 tables take more
  * than 1 GiB of memory), -ELOOP, -ENOMEM.
  */
@@ -560,7 +577,7 @@ struct vdisk_counts {
 struct vdisk_stats {
     size_t              size; /* set by the caller: sizeof(struct vdisk_stats) */
     struct vdisk_counts kind[VDISK_REQUEST_KINDS]; /* by enum vdisk_request_kind */
-    uint64_t cache_hits;      /* reads and writes whose metadata was at hand, so that they went to storage at once */
+    uint64_t cache_hits;      /* reads and writes that went to storage at once: their metadata was at hand */
     /* Of volumes only, with all layers; 0 for a queue: */
     uint64_t cache_misses;    /* pieces of metadata that were read from storage */
     uint64_t allocations;     /* clusters that writes have taken */

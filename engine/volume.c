@@ -10,6 +10,7 @@
 #include "engine/bits.h"
 #include "engine/error.h"
 #include "engine/foreign.h"
+#include "engine/given.h"
 #include "engine/layer_name.h"
 #include "engine/log.h"
 #include "engine/option.h"
@@ -384,11 +385,25 @@ int volume_check_name(const char *name)
     return 0;
 }
 
+static int open_named(const char *name, const struct vdisk_open_opts *opts, vdisk **ret_vdisk)
+{
+    struct backend *file = NULL;
+    struct layer_name n;
+    int rc = layer_name_parse(name, NULL, opts->format, opts->flags, &n);
+
+    if (rc < 0)
+        return rc;
+    given_set_top(spec_text(n.file, "filename"));
+    rc = backend_open_node(n.name, n.file, volume_backend_flags(n.flags), &file);
+    if (rc == 0)
+        rc = open_on(file, &n, opts, ret_vdisk);
+    layer_name_free(&n);
+    return rc;
+}
+
 static int open_volume(const char *name, const struct vdisk_open_opts *user_opts, vdisk **ret_vdisk)
 {
     struct vdisk_open_opts opts;
-    struct backend *file = NULL;
-    struct layer_name n;
     int rc = volume_check_name(name);
 
     if (rc == 0 && !ret_vdisk)
@@ -396,13 +411,11 @@ static int open_volume(const char *name, const struct vdisk_open_opts *user_opts
     if (rc == 0)
         rc = check_open_opts(name, user_opts, &opts);
     if (rc == 0)
-        rc = layer_name_parse(name, NULL, opts.format, opts.flags, &n);
+        rc = given_begin(opts.fds, opts.fds_count, name);
     if (rc < 0)
         return rc;
-    rc = backend_open_node(n.name, n.file, volume_backend_flags(n.flags), &file);
-    if (rc == 0)
-        rc = open_on(file, &n, &opts, ret_vdisk);
-    layer_name_free(&n);
+    rc = open_named(name, &opts, ret_vdisk);
+    given_end();
     return rc;
 }
 

@@ -56,7 +56,7 @@ static vdisk *open_raw(const char *name)
     return v;
 }
 
-/* ---- size ------------------------------------------------------------------------------------------------ */
+/* ---- size -------------------------------------------------------------------------------------------- */
 
 static void *grow_beside(void *arg)
 {
@@ -91,7 +91,7 @@ static void test_size(void)
     CHECK_OK(vdisk_close(v));
 }
 
-/* ---- watermark -------------------------------------------------------------------------------------------- */
+/* ---- watermark --------------------------------------------------------------------------------------- */
 
 static struct vdisk_watermark mark_of(vdisk *v)
 {
@@ -239,7 +239,7 @@ static void test_read_only(void)
     CHECK_OK(vdisk_close(v));
 }
 
-/* ---- damage, and the log ------------------------------------------------------------------------------------ */
+/* ---- damage, and the log ----------------------------------------------------------------------------- */
 
 static char log_line[256], log_volume[256];
 static unsigned log_lines;
@@ -319,7 +319,7 @@ static void test_damage(void)
     for_each_kind(damaged_on);
 }
 
-/* ---- between threads: who says that he listens no more is not called ---------------------------- */
+/* ---- between threads: who says that he listens no more is not called --------------------------------- */
 
 enum { ROUNDS = 300 };
 

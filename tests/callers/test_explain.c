@@ -52,7 +52,7 @@ static void expect(const struct vdisk_completion *c, int result, const char *tex
     CHECK_HAS(vdisk_error_hint(), hint);
 }
 
-/* ---- misuse --------------------------------------------------------------------------------------------- */
+/* ---- misuse ------------------------------------------------------------------------------------------ */
 
 static void misused(void)
 {
@@ -90,7 +90,7 @@ static void test_misuse(void)
     each_kind(misused);
 }
 
-/* ---- the host ------------------------------------------------------------------------------------------- */
+/* ---- the host ---------------------------------------------------------------------------------------- */
 
 static struct vdisk_completion asked;
 
@@ -134,7 +134,7 @@ static void test_host(void)
     each_kind(past_the_limit);
 }
 
-/* ---- another layer ---------------------------------------------------------------------------------------- */
+/* ---- another layer ----------------------------------------------------------------------------------- */
 
 static void make_disk(const char *name, const char *base)
 {
@@ -200,7 +200,7 @@ static void test_layer(void)
     vdisk_lab_destroy(lab);
 }
 
-/* ---- how many ------------------------------------------------------------------------------------------- */
+/* ---- how many ---------------------------------------------------------------------------------------- */
 
 static void many(void)
 {

@@ -45,7 +45,7 @@ static void sleep_idle(void)
     caller_wait_end();
 }
 
-/* ---- by another thread ------------------------------------------------------------------------------------- */
+/* ---- by another thread ------------------------------------------------------------------------------- */
 
 static _Atomic unsigned asked, answered;
 
@@ -82,7 +82,7 @@ static void test_thread(void)
     each_kind(by_thread);
 }
 
-/* ---- by a signal handler ----------------------------------------------------------------------------------- */
+/* ---- by a signal handler ----------------------------------------------------------------------------- */
 
 static void on_signal(int sig)
 {
@@ -105,7 +105,7 @@ static void test_signal(void)
     each_kind(by_signal);
 }
 
-/* ---- once, and not before it is seen ---------------------------------------------------------------- */
+/* ---- once, and not before it is seen ----------------------------------------------------------------- */
 
 static bool is_readable(void)
 {

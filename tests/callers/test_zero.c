@@ -56,7 +56,7 @@ static struct vdisk_info info_of(vdisk *v)
     return info;
 }
 
-/* ---- qcow2 ------------------------------------------------------------------------------------------------ */
+/* ---- qcow2 ------------------------------------------------------------------------------------------- */
 
 static void qcow2_zeros(void)
 {
@@ -113,7 +113,7 @@ static void test_qcow2(void)
     each_kind(version_2);
 }
 
-/* ---- raw -------------------------------------------------------------------------------------------------- */
+/* ---- raw --------------------------------------------------------------------------------------------- */
 
 static void raw_zeros(void)
 {
@@ -144,7 +144,7 @@ static void test_raw(void)
     each_kind(raw_zeros);
 }
 
-/* ---- durable discards --------------------------------------------------------------------------------------- */
+/* ---- durable discards -------------------------------------------------------------------------------- */
 
 /* What the flush behind it makes durable is the metadata: another handle that reads the file sees it. */
 static void durable(void)
