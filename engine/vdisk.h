@@ -627,6 +627,33 @@ VDISK_API int vdisk_pdiscard(vdisk *v, uint64_t len, uint64_t offset);
 VDISK_API int vdisk_sync(vdisk *v);
 VDISK_API int vdisk_pextents(vdisk *v, uint64_t len, uint64_t offset, struct vdisk_extents *extents);
 
+/* ---- options by name --------------------------------------------------------------------------------- */
+
+enum vdisk_opts_kind {
+    VDISK_OPTS_OPEN,   /* struct vdisk_open_opts, */
+    VDISK_OPTS_CREATE, /* and so on */
+    VDISK_OPTS_RESIZE,
+    VDISK_OPTS_QUEUE,
+};
+
+struct vdisk_option {
+    const char *name;     /* as the field, or the flag, of the struct */
+    const char *type;     /* "text", "bool", "size", "number", or words with | between */
+    const char *fallback; /* the default, as text; NULL: none to tell */
+    const char *help;     /* one line */
+};
+
+/*
+ * Set the field of a struct of options that has this name ("-" may stand for "_"). `opts` points to the struct,
+ * whose `.size` is set. `value` as text: on or off, a number with K, M, G, T, P, a word; a text is not copied and
+ * must stay as long as the struct is used. Any thread. Errors: -ENOENT: no such option, -EINVAL: no such value,
+ * -ENOTSUP: `.size` does not reach so far.
+ */
+VDISK_API int vdisk_set_option(enum vdisk_opts_kind kind, void *opts, const char *name, const char *value);
+
+/* All that there are, ends with a NULL name. Static. NULL: unknown kind. */
+VDISK_API const struct vdisk_option *vdisk_list_options(enum vdisk_opts_kind kind);
+
 /* Memory for I/O: aligned to 4096, or NULL. Free with free(). */
 VDISK_API void *vdisk_alloc_buffer(size_t len);
 
