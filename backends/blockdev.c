@@ -253,6 +253,7 @@ const struct backend_driver blockdev_driver = {
     .open = blockdev_open,
     .close = fd_backend_close,
     .submit = blockdev_submit,
+    .prefetch = fd_backend_prefetch,
     .relock = fd_backend_relock,
     .refresh = blockdev_refresh,
 };

@@ -298,6 +298,7 @@ static const struct backend_driver crash_driver = {
     .close = crash_close,
     .submit = crash_submit,
     .status = wrapper_status,
+    .prefetch = wrapper_prefetch,
     .allocated = wrapper_allocated,
     .relock = wrapper_relock,
     .refresh = wrapper_refresh,

@@ -300,6 +300,7 @@ static const struct backend_driver fault_driver = {
     .close = fault_close,
     .submit = fault_submit,
     .status = fault_status,
+    .prefetch = wrapper_prefetch,
     .allocated = wrapper_allocated,
     .relock = wrapper_relock,
     .refresh = wrapper_refresh,

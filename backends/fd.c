@@ -491,6 +491,13 @@ void fd_backend_close(struct backend *b)
     unlock_and_close(container_of(b, struct fd_backend, b));
 }
 
+void fd_backend_prefetch(struct backend *b, uint64_t offset, uint64_t len)
+{
+    struct fd_backend *f = container_of(b, struct fd_backend, b);
+
+    posix_fadvise(f->fd, (off_t)offset, (off_t)min_u64(len, INT64_MAX - offset), POSIX_FADV_WILLNEED);
+}
+
 int fd_backend_relock(struct backend *b, uint32_t flags)
 {
     struct fd_backend *f = container_of(b, struct fd_backend, b);

@@ -51,6 +51,7 @@ int fd_stat(const char *path, struct stat *ret);
 extern const struct option_desc fd_options[];
 int  fd_backend_parse(const char *name, struct spec *options);
 bool fd_backend_identify(const struct spec *options, struct backend_id *ret_id);
+void fd_backend_prefetch(struct backend *b, uint64_t offset, uint64_t len);
 void fd_backend_close(struct backend *b);
 int  fd_backend_relock(struct backend *b, uint32_t flags);
 

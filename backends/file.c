@@ -356,6 +356,7 @@ const struct backend_driver file_driver = {
     .submit = file_submit,
     .status = file_status,
     .allocated = file_allocated,
+    .prefetch = fd_backend_prefetch,
     .relock = fd_backend_relock,
     .room = file_room,
     .unlink = fd_backend_unlink,

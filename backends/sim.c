@@ -546,6 +546,7 @@ const struct backend_driver sim_driver = {
     .close = sim_close,
     .submit = sim_submit,
     .status = wrapper_status,
+    .prefetch = wrapper_prefetch,
     .allocated = wrapper_allocated,
     .relock = wrapper_relock,
     .refresh = wrapper_refresh,

@@ -66,6 +66,14 @@ int wrapper_status(struct backend *b, uint64_t offset, uint64_t len, enum backen
     return 0;
 }
 
+void wrapper_prefetch(struct backend *b, uint64_t offset, uint64_t len)
+{
+    struct backend *child = wrapper_of(b)->child;
+
+    if (child->driver->prefetch && !child->direct)
+        child->driver->prefetch(child, offset, len);
+}
+
 uint64_t wrapper_allocated(struct backend *b)
 {
     struct backend *child = wrapper_of(b)->child;

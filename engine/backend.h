@@ -118,6 +118,12 @@ struct backend_driver {
     int (*status)(struct backend *b, uint64_t offset, uint64_t len, enum backend_status *ret_status,
                   uint64_t *ret_len);
 
+    /*
+     * Have the range read into the host's page cache; advice, not waited for. May block a little: on a worker. Not
+     * called of what is `direct`. NULL: there is nothing of the kind.
+     */
+    void (*prefetch)(struct backend *b, uint64_t offset, uint64_t len);
+
     /* Bytes that the host has allocated for it. NULL: size. */
     uint64_t (*allocated)(struct backend *b);
 

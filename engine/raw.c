@@ -106,6 +106,7 @@ static void raw_submit(vdisk *v, struct request *r)
     case REQ_READ:
     case REQ_WRITE:
     case REQ_EXTENTS:
+    case REQ_PREFETCH:
         assert(!"reads are the engine's");
     }
     r->io.done = raw_io_done;

@@ -290,6 +290,9 @@ void request_start(struct request *r)
     case REQ_EXTENTS:
         extents_start(r);
         break;
+    case REQ_PREFETCH:
+        prefetch_start(r);
+        break;
     }
 }
 
@@ -391,6 +394,11 @@ void vdisk_write_zeroes(vdisk_queue *q, vdisk *v, uint64_t offset, uint64_t len,
 void vdisk_discard(vdisk_queue *q, vdisk *v, uint64_t offset, uint64_t len, uint32_t flags, uint64_t user_data)
 {
     request_start(request_new(q, v, REQ_DISCARD, offset, len, flags, user_data));
+}
+
+void vdisk_prefetch(vdisk_queue *q, vdisk *v, uint64_t offset, uint64_t len, uint32_t flags, uint64_t user_data)
+{
+    request_start(request_new(q, v, REQ_PREFETCH, offset, len, flags, user_data));
 }
 
 void vdisk_flush(vdisk_queue *q, vdisk *v, uint32_t flags, uint64_t user_data)

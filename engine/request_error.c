@@ -38,6 +38,7 @@ static const char *name_of_kind(uint8_t kind)
     case REQ_DISCARD: return "discard";
     case REQ_FLUSH: return "flush";
     case REQ_EXTENTS: return "block status";
+    case REQ_PREFETCH: return "prefetch";
     }
     return "request";
 }

@@ -463,6 +463,15 @@ VDISK_API void vdisk_discard(vdisk_queue *q, vdisk *v, uint64_t offset, uint64_t
                              uint64_t user_data);
 
 /*
+ * The range is going to be read: have it in caches. The metadata that is needed to find it is read, of all layers;
+ * of files that go through the host's page cache (VDISK_OPEN_BUFFERED, or no direct I/O) the data is, too, and
+ * that goes on when this has completed. With direct I/O the data stays where it is, and so it does for memory: and
+ * null:. Compressed clusters are not inflated. Changes nothing; allowed on read-only volumes. No flags.
+ */
+VDISK_API void vdisk_prefetch(vdisk_queue *q, vdisk *v, uint64_t offset, uint64_t len, uint32_t flags,
+                              uint64_t user_data);
+
+/*
  * Writes completed (reaped) before this was enqueued are durable when it completes. Through the page cache
  * (VDISK_OPEN_BUFFERED, or a file without direct I/O) a failure is for good: the host may have dropped what it
  * could not write, so that this and all later flushes and durable writes of the handle fail, with the first

@@ -109,6 +109,9 @@ void chain_read(vdisk *v, uint64_t guest_offset, const struct iovec *iov, uint32
 /* Carry out REQ_EXTENTS: engine/extents.c. */
 void extents_start(struct request *r);
 
+/* Carry out REQ_PREFETCH: engine/prefetch.c. */
+void prefetch_start(struct request *r);
+
 /* Carry out REQ_READ when it is not a single extent at hand. */
 void read_start(struct request *r);
 

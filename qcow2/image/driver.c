@@ -41,6 +41,7 @@ static void q2_submit(vdisk *v, struct request *r)
         break;
     case REQ_READ:
     case REQ_EXTENTS:
+    case REQ_PREFETCH:
         assert(!"reads are the engine's");
     }
 }

@@ -129,6 +129,24 @@ static int act_watermark(struct subject *s)
     return rc;
 }
 
+static int act_prefetch(struct subject *s)
+{
+    struct vdisk_completion c;
+    vdisk_queue *q;
+    int rc = vdisk_queue_create(NULL, &q);
+
+    if (rc < 0)
+        return rc;
+    vdisk_prefetch(q, s->v, 0, s->now.size, 0, 0);
+    CHECK_OK(vdisk_reap(q, &c, 1, 1, NULL));
+    if (c.result < 0) {
+        CHECK_INT(vdisk_explain(q, &c), c.result);
+        CHECK(vdisk_error_text()[0]);
+    }
+    CHECK_OK(vdisk_queue_destroy(q));
+    return c.result;
+}
+
 static int act_trim(struct subject *s)
 {
     int rc = subject_discard(s, at(s, 5), at(s, 3)), trim_rc;
@@ -287,6 +305,11 @@ static const struct scenario scenarios[] = {
     {.name = "discard", .spec = {.size = MIB(4), QCOW2(65536)}, .act = act_discard, .cold = true},
     {.name = "discard and rewrite", .spec = {.size = MIB(4), QCOW2(4096)}, .act = act_discard_rewrite},
     {.name = "trim", .spec = {.size = MIB(4), QCOW2(4096)}, .prepare = prepare_dirty, .act = act_trim},
+    {.name = "prefetch, cold",
+     .spec = {.size = MIB(4), QCOW2(4096)},
+     .act = act_prefetch,
+     .cold = true,
+     .no_data = true},
     {.name = "watermark, cold",
      .spec = {.size = MIB(4), QCOW2(4096)},
      .prepare = prepare_dirty,
