@@ -127,7 +127,7 @@ static const struct job_kind resize_kind = {"resize", resize_work, resize_releas
 
 static int resize_job_new(vdisk *v, uint64_t size, const struct vdisk_resize_opts *user_opts, vdisk_job **ret_job)
 {
-    struct vdisk_resize_opts opts;
+    struct vdisk_resize_opts opts = {0};
     struct resize_job *r;
     int rc = volume_check_handle(v);
 
