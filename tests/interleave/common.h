@@ -3,6 +3,7 @@
 #ifndef TESTS_INTERLEAVE_COMMON_H
 #define TESTS_INTERLEAVE_COMMON_H
 
+#include "engine/gate.h"
 #include "engine/queue.h"
 #include "tests/interleave/scheduler.h"
 
@@ -19,6 +20,9 @@ extern const struct program post_threads, post_ring, post_sleep;
  * it first is its owner.
  */
 vdisk_queue *quiet_queue(uint32_t id);
+
+/* For a volume that a program makes up: what requests are counted in. */
+extern struct request_stats common_request_stats[GATE_SLOTS];
 
 /* An op that waits, and keeps what came. */
 struct waiter {
