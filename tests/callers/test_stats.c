@@ -52,14 +52,14 @@ static void counted(void)
 {
     struct vdisk_extent extent;
     struct vdisk_extents extents = {.list = &extent, .max = 1};
-    char *buf = vdisk_alloc_buffer(CLUSTER);
+    char *buf = vdisk_alloc_buffer(CLUSTER), *in = vdisk_alloc_buffer(4 * BLOCK);
     struct vdisk_stats s;
     int results[12];
 
     memset(buf, 1, CLUSTER);
     for (unsigned i = 0; i < 3; i++)
-        vdisk_read(q, v, i * CLUSTER, buf, BLOCK, 0, i);
-    vdisk_read(q, v, 1u << 30, buf, BLOCK, 0, 3); /* past the end */
+        vdisk_read(q, v, i * CLUSTER, in + i * BLOCK, BLOCK, 0, i);
+    vdisk_read(q, v, 1u << 30, in + 3 * BLOCK, BLOCK, 0, 3); /* past the end */
     vdisk_write(q, v, 0, buf, BLOCK, VDISK_REQ_FUA, 4);
     vdisk_write(q, v, 100 * CLUSTER, buf, CLUSTER, 0, 5);
     vdisk_write_zeroes(q, v, 3 * CLUSTER, 2 * CLUSTER, 0, 6);
@@ -86,6 +86,7 @@ static void counted(void)
     CHECK(s.cache_misses >= 1 && s.cache_hits >= 1);
     CHECK_INT(of_queue().kind[VDISK_REQUEST_READ].requests, 4);
     free(buf);
+    free(in);
 }
 
 static void test_requests(void)
@@ -95,13 +96,13 @@ static void test_requests(void)
 
 static void hits(void)
 {
-    char *buf = vdisk_alloc_buffer(BLOCK);
+    char *buf = vdisk_alloc_buffer(BLOCK), *in = vdisk_alloc_buffer(BLOCK);
     struct vdisk_stats before, after;
 
     CHECK_OK(vdisk_pread(v, buf, BLOCK, 0));
     before = of_volume();
     for (unsigned i = 0; i < 40; i++) {
-        vdisk_read(q, v, i * CLUSTER, buf, BLOCK, 0, 0);
+        vdisk_read(q, v, i * CLUSTER, in, BLOCK, 0, 0);
         vdisk_write(q, v, i * CLUSTER, buf, BLOCK, 0, 0);
         reap_all(q, 2, NULL);
     }
@@ -110,6 +111,7 @@ static void hits(void)
     CHECK_INT(after.cache_misses - before.cache_misses, 0);
     CHECK_INT(of_queue().cache_hits, 80);
     free(buf);
+    free(in);
 }
 
 static void test_hits(void)
@@ -145,11 +147,11 @@ static void test_flushes(void)
 static void measured(void)
 {
     struct vdisk_latency l = {.size = sizeof l};
-    char *buf = vdisk_alloc_buffer(BLOCK);
+    char *buf = vdisk_alloc_buffer(20 * BLOCK);
     uint64_t total = 0;
 
     for (unsigned i = 0; i < 20; i++)
-        vdisk_read(q, v, i * CLUSTER, buf, BLOCK, 0, 0);
+        vdisk_read(q, v, i * CLUSTER, buf + i * BLOCK, BLOCK, 0, 0);
     reap_all(q, 20, NULL);
     CHECK_OK(vdisk_queue_get_latency(q, VDISK_REQUEST_READ, &l));
     CHECK_INT(l.count, 20);
