@@ -175,7 +175,7 @@ int vdisk_job_get_resize_result(const vdisk_job *j, struct vdisk_resize_result *
 
 static int resize_now(vdisk *v, uint64_t size, const struct vdisk_resize_opts *opts)
 {
-    vdisk_job *j;
+    vdisk_job *j = NULL;
     int rc = resize_job_new(v, size, opts, &j);
 
     return rc < 0 ? err_advise(rc) : job_run_once(j);

@@ -109,7 +109,7 @@ int vdisk_job_get_trim_result(const vdisk_job *j, struct vdisk_trim_result *ret_
 
 static int trim_now(vdisk *v)
 {
-    vdisk_job *j;
+    vdisk_job *j = NULL;
     int rc = trim_job_new(v, NULL, &j);
 
     return rc < 0 ? rc : job_run_once(j);
