@@ -202,6 +202,12 @@ typedef bool op_look_fn(void *arg);
  */
 void op_run(struct op *op, const bool *done, op_look_fn *look, void *arg);
 
+/* The call of an await, made for `op`. */
+typedef void op_call_fn(void *arg, struct op *op);
+
+/* Make the call, and wait for its end: op->rc. Context: the queue's thread, outside the loop. Blocks. */
+int op_run_call(vdisk_queue *queue, op_call_fn *call, void *arg);
+
 /*
  * End the op's current await with `rc`. Any thread; the step runs later, on the op's queue.
  */

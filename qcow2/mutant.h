@@ -29,7 +29,6 @@
     X(ASSUME_ZERO, "clusters that were in use before count as zeros")                                         \
     X(L2_NOT_ZEROED, "a new L2 table keeps what its cluster had: rule 4")                                     \
     X(GROW_UNFLUSHED, "the header points at a longer L1 table that is not durable")                           \
-    X(GROW_HEADER_UNSYNCED, "growing ends before the header is durable")                                      \
     X(REFTABLE_UNSYNCED, "the header points at a longer refcount table that is not durable: rule 3")          \
     X(CREATE_UNFLUSHED, "the header of a new image before what it points to")                                 \
     X(ASSUME_DURABLE, "a durable write over a mapping that is not durable makes no flush")                    \
@@ -37,7 +36,7 @@
     X(SETTLED_BETWEEN, "between dirty and flushing a slice counts as on disk for a moment")                   \
     X(TRUST_AS_READ, "what was read from the file counts as durable before any flush")                        \
     X(CLOSE_UNFLUSHED, "closing does not flush")                                                              \
-    X(HEADER_UNSYNCED, "what a changed header no longer needs is given up before it is durable")              \
+    X(HEADER_UNSYNCED, "a changed header counts as durable, and what it no longer needs is given up")        \
     X(SHRINK_CUT_FIRST, "shrinking cuts the data file before the header says so")                             \
     X(REBUILD_UNSYNCED, "the header points at rebuilt refcounts that are not durable")                        \
     X(REBUILD_OVER_OLD, "rebuilt refcounts are written over the old ones, which still count")                 \

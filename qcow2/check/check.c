@@ -31,6 +31,7 @@
 #include "engine/error.h"
 #include "qcow2/check/check_internal.h"
 #include "qcow2/format/format.h"
+#include "qcow2/meta/meta.h"
 
 enum { REPORT_MAX = 1000 };
 
@@ -38,28 +39,15 @@ enum { REPORT_MAX = 1000 };
 
 static int read_header(struct check *c)
 {
-    uint8_t head[512];
-    uint64_t len;
-    uint8_t *buf;
-    int rc = io_pread(c->queue, c->file, head, sizeof head, 0);
+    uint8_t first[Q2_SECTOR_SIZE];
+    const struct q2_disk_header *h = (const struct q2_disk_header *)(const void *)first;
+    int rc = q2_header_load(c->file, c->queue, &c->header, first);
 
-    if (rc < 0)
-        return err_set(rc, "%s: the header cannot be read: %s", c->file->name, strerror(-rc));
-    len = min_u64(c->file_size, q2_header_span(head, sizeof head));
-    buf = check_buffer(c, max_u64(len, 1));
-    if (!buf)
-        return -ENOMEM;
-    rc = len > 0 ? io_pread(c->queue, c->file, buf, len, 0) : 0;
-    if (rc < 0)
-        err_set(rc, "%s: the header cannot be read: %s", c->file->name, strerror(-rc));
-    else
-        rc = q2_header_parse(buf, len, c->file_size, c->file->name, &c->header);
     if (rc == 0)
         rc = q2_header_refuse_encrypted(&c->header, c->file->name);
-    if (rc == 0 && c->header.geo.version == 2 && len >= Q2_HEADER_LENGTH)
-        c->maybe_v3 = get_be32(buf + offsetof(struct q2_disk_header, refcount_order)) <= Q2_MAX_REFCOUNT_ORDER &&
-                      get_be32(buf + offsetof(struct q2_disk_header, header_length)) - Q2_HEADER_V3_LENGTH <= 8;
-    free(buf);
+    if (rc == 0 && c->header.geo.version == 2)
+        c->maybe_v3 = get_be32(&h->refcount_order) <= Q2_MAX_REFCOUNT_ORDER &&
+                      get_be32(&h->header_length) - Q2_HEADER_V3_LENGTH <= 8;
     return rc;
 }
 

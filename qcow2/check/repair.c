@@ -51,17 +51,20 @@ struct repair {
 /* ---- the header ----------------------------------------------------------------------------------------- */
 
 /* The first sector with what `change` does to it; durable. */
-static int change_header(struct repair *r, void (*change)(struct q2_disk_header *h, const void *arg),
+static int change_header(struct repair *r, void (*change)(struct q2_header_fields *f, const void *arg),
                          const void *arg)
 {
     uint8_t *sector = vdisk_alloc_buffer(Q2_SECTOR_SIZE);
+    struct q2_header_fields fields;
     int rc;
 
     if (!sector)
         return err_set(ENOMEM, "%s: out of memory", r->file->name);
     rc = io_pread(r->queue, r->file, sector, Q2_SECTOR_SIZE, 0);
     if (rc == 0) {
-        change((struct q2_disk_header *)(void *)sector, arg);
+        fields = q2_header_fields_get(sector);
+        change(&fields, arg);
+        q2_header_fields_put(sector, &fields);
         rc = io_pwrite(r->queue, r->file, sector, Q2_SECTOR_SIZE, 0);
     }
     if (rc == 0)
@@ -70,25 +73,23 @@ static int change_header(struct repair *r, void (*change)(struct q2_disk_header 
     return rc < 0 ? err_set(rc, "%s: writing the header: %s", r->file->name, strerror(-rc)) : 0;
 }
 
-static void set_reftable(struct q2_disk_header *h, const void *arg)
+static void set_reftable(struct q2_header_fields *f, const void *arg)
 {
     const struct q2_rebuilt *n = arg;
 
-    put_be64(&h->refcount_table_offset, n->host_offset);
-    put_be32(&h->refcount_table_clusters, n->clusters);
+    f->reftable_offset = n->host_offset;
+    f->reftable_clusters = n->clusters;
 }
 
-static void clear_marks(struct q2_disk_header *h, const void *arg)
+static void clear_marks(struct q2_header_fields *f, const void *arg)
 {
-    uint64_t bits = get_be64(&h->incompatible_features);
-
-    put_be64(&h->incompatible_features, bits & ~(uint64_t)(Q2_INCOMPAT_DIRTY | Q2_INCOMPAT_CORRUPT));
+    f->incompatible &= ~(uint64_t)(Q2_INCOMPAT_DIRTY | Q2_INCOMPAT_CORRUPT);
 }
 
 /* Bits that say what other writers must know, and we do not. */
-static void clear_autoclear(struct q2_disk_header *h, const void *arg)
+static void clear_autoclear(struct q2_header_fields *f, const void *arg)
 {
-    put_be64(&h->autoclear_features, get_be64(&h->autoclear_features) & Q2_AUTOCLEAR_KNOWN);
+    f->autoclear &= Q2_AUTOCLEAR_KNOWN;
 }
 
 static int flush(struct repair *r)
@@ -132,12 +133,12 @@ static int drop_entries(struct repair *r, struct check *c)
     return rc;
 }
 
-static void set_snapshots(struct q2_disk_header *h, const void *arg)
+static void set_snapshots(struct q2_header_fields *f, const void *arg)
 {
     const struct check_snapshots_at *at = arg;
 
-    put_be64(&h->snapshots_offset, at->host_offset);
-    put_be32(&h->nb_snapshots, at->n);
+    f->snapshots_offset = at->host_offset;
+    f->nb_snapshots = at->n;
 }
 
 static int mend_snapshots(struct repair *r, struct check *c)

@@ -539,32 +539,12 @@ void q2_flush_start(struct q2_flush *flush, struct request *r)
 
 /* ---- outside the loop ------------------------------------------------------------------------------------ */
 
-struct flush_sync {
-    struct op  op;
-    struct q2_flush *flush;
-    bool       done;
-};
-
-enum flush_sync_state { FLUSH_SYNC_START = OP_START, FLUSH_SYNC_FLUSHED };
-
-static void flush_sync_step(struct op *op)
+static void flush_call(void *arg, struct op *op)
 {
-    struct flush_sync *s = container_of(op, struct flush_sync, op);
-
-    OP_BEGIN(enum flush_sync_state, op)
-    OP_AWAIT(op, FLUSH_SYNC_FLUSHED, q2_flush(s->flush, op));
-    s->done = true;
-    return;
-    OP_END
+    q2_flush(arg, op);
 }
-
-OP_TYPE(flush_sync, flush_sync_step, "START", "FLUSH_SYNC_FLUSHED");
 
 int q2_flush_sync(struct q2_flush *flush, vdisk_queue *queue)
 {
-    struct flush_sync s = {.flush = flush};
-
-    op_init(&s.op, queue, &flush_sync_type);
-    op_run(&s.op, &s.done, NULL, NULL);
-    return s.op.rc;
+    return op_run_call(queue, flush_call, flush);
 }

@@ -95,6 +95,27 @@ void q2_header_free(struct q2_header *h);
  */
 int q2_header_write(const struct q2_header *h, const char *name, uint8_t *buf, size_t cluster_size);
 
+/* What of the first sector changes while an image lives. Host byte order; version 2 has no feature bits: 0. */
+struct q2_header_fields {
+    uint64_t size;
+    uint64_t l1_offset;
+    uint32_t l1_entries;
+    uint32_t reftable_clusters;
+    uint64_t reftable_offset;
+    uint64_t snapshots_offset;
+    uint32_t nb_snapshots;
+    uint64_t incompatible;
+    uint64_t autoclear;
+};
+
+/* Out of a sector, and into one, all else of which stays. */
+struct q2_header_fields q2_header_fields_get(const uint8_t sector[Q2_SECTOR_SIZE]);
+void q2_header_fields_put(uint8_t sector[Q2_SECTOR_SIZE], const struct q2_header_fields *fields);
+
+/* The same of a header that was parsed. */
+struct q2_header_fields q2_header_fields_of(const struct q2_header *h);
+void q2_header_fields_adopt(struct q2_header *h, const struct q2_header_fields *fields);
+
 /* Name of a bit: from the image's feature name table, else ours, else "unknown ... feature bit N" in `buf`. */
 const char *q2_feature_name(const struct q2_header *h, enum q2_feature_type type, unsigned bit, char buf[64]);
 

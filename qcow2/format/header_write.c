@@ -173,3 +173,70 @@ int q2_header_write(const struct q2_header *h, const char *name, uint8_t *buf, s
                         "use shorter names, or larger clusters");
     return 0;
 }
+
+/* ---- fields of the first sector ------------------------------------------------------------------------ */
+
+struct q2_header_fields q2_header_fields_get(const uint8_t sector[Q2_SECTOR_SIZE])
+{
+    const struct q2_disk_header *h = (const struct q2_disk_header *)(const void *)sector;
+    bool bits = get_be32(&h->version) >= 3;
+
+    return (struct q2_header_fields){
+        .size = get_be64(&h->size),
+        .l1_offset = get_be64(&h->l1_table_offset),
+        .l1_entries = get_be32(&h->l1_size),
+        .reftable_clusters = get_be32(&h->refcount_table_clusters),
+        .reftable_offset = get_be64(&h->refcount_table_offset),
+        .snapshots_offset = get_be64(&h->snapshots_offset),
+        .nb_snapshots = get_be32(&h->nb_snapshots),
+        .incompatible = bits ? get_be64(&h->incompatible_features) : 0,
+        .autoclear = bits ? get_be64(&h->autoclear_features) : 0,
+    };
+}
+
+void q2_header_fields_put(uint8_t sector[Q2_SECTOR_SIZE], const struct q2_header_fields *f)
+{
+    struct q2_disk_header *h = (struct q2_disk_header *)(void *)sector;
+    bool bits = get_be32(&h->version) >= 3;
+
+    assert(bits || (f->incompatible == 0 && f->autoclear == 0));
+    put_be64(&h->size, f->size);
+    put_be64(&h->l1_table_offset, f->l1_offset);
+    put_be32(&h->l1_size, f->l1_entries);
+    put_be32(&h->refcount_table_clusters, f->reftable_clusters);
+    put_be64(&h->refcount_table_offset, f->reftable_offset);
+    put_be64(&h->snapshots_offset, f->snapshots_offset);
+    put_be32(&h->nb_snapshots, f->nb_snapshots);
+    if (bits) {
+        put_be64(&h->incompatible_features, f->incompatible);
+        put_be64(&h->autoclear_features, f->autoclear);
+    }
+}
+
+struct q2_header_fields q2_header_fields_of(const struct q2_header *h)
+{
+    return (struct q2_header_fields){
+        .size = h->size,
+        .l1_offset = h->l1_offset,
+        .l1_entries = h->l1_entries,
+        .reftable_clusters = h->reftable_clusters,
+        .reftable_offset = h->reftable_offset,
+        .snapshots_offset = h->snapshots_offset,
+        .nb_snapshots = h->nb_snapshots,
+        .incompatible = h->incompatible,
+        .autoclear = h->autoclear,
+    };
+}
+
+void q2_header_fields_adopt(struct q2_header *h, const struct q2_header_fields *f)
+{
+    h->size = f->size;
+    h->l1_offset = f->l1_offset;
+    h->l1_entries = f->l1_entries;
+    h->reftable_clusters = f->reftable_clusters;
+    h->reftable_offset = f->reftable_offset;
+    h->snapshots_offset = f->snapshots_offset;
+    h->nb_snapshots = f->nb_snapshots;
+    h->incompatible = f->incompatible;
+    h->autoclear = f->autoclear;
+}

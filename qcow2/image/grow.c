@@ -25,8 +25,10 @@ struct grow {
     struct range_lock lock;
     struct q2_run     run;
     struct q2_l1     *l1;
-    uint8_t          *table, *sector;
+    struct q2_table   pages;     /* of the longer table */
+    uint8_t          *table;
     uint64_t          table_len; /* whole clusters */
+    struct q2_header_change change;
     struct io         io;
 };
 
@@ -38,8 +40,7 @@ enum grow_state {
     GROW_ALLOCATED,
     GROW_TABLE_WRITTEN,
     GROW_TABLE_FLUSHED,
-    GROW_HEADER_WRITTEN,
-    GROW_HEADER_SYNCED
+    GROW_HEADER
 };
 
 static void *aligned_zeros(uint64_t len)
@@ -57,16 +58,13 @@ static int grow_prepare(struct grow *g)
     struct q2 *q = g->q;
     struct q2_l1 *old = atomic_load(&q->meta.l1);
 
-    g->sector = aligned_zeros(Q2_SECTOR_SIZE);
-    if (!g->sector)
-        return -ENOMEM;
     g->longer = g->l1_entries > old->entries;
     if (!g->longer)
         return 0;
     g->table_len = q2_cluster_up(&q->meta.geo, g->l1_entries * 8);
     g->table = aligned_zeros(g->table_len);
     g->l1 = calloc(1, sizeof *g->l1 + g->l1_entries * sizeof g->l1->entry[0]);
-    if (!g->table || !g->l1)
+    if (!g->table || !g->l1 || q2_table_init(&g->pages, 0, g->table_len, g->q->meta.l1_pages.page_size) < 0)
         return -ENOMEM;
     g->l1->entries = g->l1_entries;
     return 0;
@@ -82,52 +80,38 @@ static void fill_table(struct grow *g)
     }
 }
 
-static void fill_sector(struct grow *g)
+/* With the lock held: the header is on disk, and so it is in memory. */
+static void adopt(struct q2_header_change *change)
 {
-    struct q2_header *h = &g->q->meta.header;
+    struct grow *g = container_of(change, struct grow, change);
+    struct q2_meta *meta = &g->q->meta;
+    struct q2_l1 *old = atomic_load(&meta->l1);
+    struct q2_table pages = meta->l1_pages;
 
-    pthread_mutex_lock(&g->q->meta.lock);
-    struct q2_header old = *h;
-    h->size = g->size;
-    if (g->longer) {
-        h->l1_offset = g->run.host_offset;
-        h->l1_entries = (uint32_t)g->l1_entries;
-    }
-    q2_header_patch(&g->q->meta, g->sector);
-    *h = old;
-    pthread_mutex_unlock(&g->q->meta.lock);
+    assert(meta->l1_pages.dirty_count == 0);
+    if (old->entries > 0) /* a disk of no bytes has none, and its table no place */
+        q2_drop_table(&g->q->space, meta->header.l1_offset, q2_clusters(&meta->geo, old->entries * 8), Q2_META_L1);
+    meta->l1_pages = g->pages;
+    meta->l1_pages.host_offset = g->run.host_offset;
+    g->pages = pages;
+    old->next = meta->l1_retired;
+    meta->l1_retired = old;
+    atomic_store_explicit(&meta->l1, g->l1, memory_order_release);
+    g->l1 = NULL;
+    g->run.clusters = 0;
 }
 
-/* The header is on disk: so be it in memory. */
-static int adopt(struct grow *g)
+static void write_header(struct grow *g, struct op *op)
 {
-    struct q2 *q = g->q;
-    struct q2_l1 *old = atomic_load(&q->meta.l1);
-    struct q2_table pages = {0};
-    int rc = 0;
-
-    if (g->longer && q2_table_init(&pages, g->run.host_offset, g->table_len, q->meta.l1_pages.page_size) < 0)
-        return q2_break(&q->meta, "out of memory while the L1 table moved");
-    pthread_mutex_lock(&q->meta.lock);
-    q->meta.header.size = g->size;
+    g->change = q2_header_change(&g->q->meta);
+    g->change.doubt = "the header could not be written while the image grew";
+    g->change.fields.size = g->size;
     if (g->longer) {
-        assert(q->meta.l1_pages.dirty_count == 0);
-        if (old->entries > 0) /* a disk of no bytes has none, and its table no place */
-            q2_drop_table(&q->space, q->meta.header.l1_offset, q2_clusters(&q->meta.geo, old->entries * 8),
-                          Q2_META_L1);
-        q->meta.header.l1_offset = g->run.host_offset;
-        q->meta.header.l1_entries = (uint32_t)g->l1_entries;
-        q2_table_finish(&q->meta.l1_pages);
-        q->meta.l1_pages = pages;
-        old->next = q->meta.l1_retired;
-        q->meta.l1_retired = old;
-        atomic_store_explicit(&q->meta.l1, g->l1, memory_order_release);
-        g->l1 = NULL;
-        g->run.clusters = 0;
+        g->change.fields.l1_offset = g->run.host_offset;
+        g->change.fields.l1_entries = (uint32_t)g->l1_entries;
+        g->change.adopt = adopt;
     }
-    memcpy(q->meta.sector, g->sector, Q2_SECTOR_SIZE);
-    pthread_mutex_unlock(&q->meta.lock);
-    return rc;
+    q2_header_commit(&g->q->meta, &g->change, op);
 }
 
 static void start_write(struct grow *g, struct op *op, void *buf, uint64_t len, uint64_t host_offset)
@@ -151,7 +135,7 @@ static void grow_finish(struct grow *g, int rc)
     }
     range_unlock(&g->q->meta.structure, &g->lock);
     free(g->table);
-    free(g->sector);
+    q2_table_finish(&g->pages);
     free(g->l1);
     g->op.rc = rc;
     g->done = true;
@@ -160,7 +144,6 @@ static void grow_finish(struct grow *g, int rc)
 static void grow_step(struct op *op)
 {
     struct grow *g = container_of(op, struct grow, op);
-    int rc;
 
     OP_BEGIN(enum grow_state, op)
     if (!range_lock_try(&g->q->meta.structure, &g->lock, 0, 1))
@@ -182,14 +165,10 @@ static void grow_step(struct op *op)
         if (!MUTANT(GROW_UNFLUSHED))
             OP_TRY(op, GROW_TABLE_FLUSHED, q2_flush(&g->q->flush, op));
     }
-    fill_sector(g);
-    OP_AWAIT(op, GROW_HEADER_WRITTEN, start_write(g, op, g->sector, Q2_SECTOR_SIZE, 0));
-    if (op->rc == 0 && !MUTANT(GROW_HEADER_UNSYNCED))
-        OP_AWAIT(op, GROW_HEADER_SYNCED, start_range(g, op, g->q->meta.v->file, IO_FLUSH, 0));
-    rc = op->rc < 0 ? q2_break(&g->q->meta, "the header could not be written while the image grew") : adopt(g);
-    if (rc < 0)
+    OP_AWAIT(op, GROW_HEADER, write_header(g, op));
+    if (op->rc < 0 && op->rc != -ENOMEM)
         g->run.clusters = 0; /* the header may refer to them */
-    grow_finish(g, rc);
+    grow_finish(g, op->rc);
     return;
     OP_END
 fail:
@@ -197,7 +176,7 @@ fail:
 }
 
 OP_TYPE(grow, grow_step, "START", "GROW_LOCKED", "GROW_DATA_FILE", "GROW_FLUSHED", "GROW_ALLOCATED",
-        "GROW_TABLE_WRITTEN", "GROW_TABLE_FLUSHED", "GROW_HEADER_WRITTEN", "GROW_HEADER_SYNCED");
+        "GROW_TABLE_WRITTEN", "GROW_TABLE_FLUSHED", "GROW_HEADER");
 
 int q2_grow_header(struct q2 *q, uint64_t size, uint64_t reach, vdisk_queue *queue)
 {

@@ -13,6 +13,7 @@
 #include "engine/queue.h"
 #include "engine/volume.h"
 #include "qcow2/format/format.h"
+#include "qcow2/meta/meta.h"
 #include "qcow2/qcow2.h"
 
 static int read_luks(struct backend *b, vdisk_queue *q, const struct q2_header *h, struct qcow2_details *d)
@@ -37,22 +38,11 @@ static int read_luks(struct backend *b, vdisk_queue *q, const struct q2_header *
     return rc;
 }
 
-static int read_header(struct backend *b, vdisk_queue *q, struct q2_header *ret)
-{
-    uint8_t *buf = vdisk_alloc_buffer(1u << Q2_MAX_CLUSTER_BITS);
-    uint64_t len = min_u64(backend_size(b), 1u << Q2_MAX_CLUSTER_BITS);
-    int rc = !buf ? -ENOMEM : len > 0 ? io_pread(q, b, buf, len, 0) : -EINVAL;
-
-    if (rc == 0)
-        rc = q2_header_parse(buf, len, backend_size(b), b->name, ret);
-    free(buf);
-    return rc;
-}
-
 static int load_encrypted(struct backend *b, vdisk_queue *q, struct vdisk_info *info, struct qcow2_details *ret)
 {
+    uint8_t first[Q2_SECTOR_SIZE];
     struct q2_header h;
-    int rc = read_header(b, q, &h);
+    int rc = q2_header_load(b, q, &h, first);
 
     if (rc < 0)
         return rc;

@@ -93,13 +93,14 @@ static int check_whole(struct q2 *q, const struct layer_open *how)
 /* Bits that say what other writers must know, and we do not. */
 static int clear_autoclear(struct q2 *q, vdisk_queue *queue)
 {
+    struct q2_header_change change = q2_header_change(&q->meta);
     int rc;
 
     if (q->meta.v->read_only || q->meta.v->open_flags & VDISK_OPEN_CHECK ||
         (q->meta.header.autoclear & ~Q2_AUTOCLEAR_KNOWN) == 0)
         return 0;
-    q->meta.header.autoclear &= Q2_AUTOCLEAR_KNOWN;
-    rc = q2_header_update(&q->meta, queue);
+    change.fields.autoclear &= Q2_AUTOCLEAR_KNOWN;
+    rc = q2_header_commit_sync(&q->meta, &change, queue);
     return rc < 0 ? err_set(rc, "%s: writing the header: %s", q->meta.v->name, strerror(-rc)) : 0;
 }
 

@@ -49,21 +49,22 @@ static int verify(struct q2 *q, vdisk_queue *queue)
 
 int q2_open_repair(struct q2 *q, vdisk_queue *queue)
 {
+    struct q2_header_change change = q2_header_change(&q->meta);
     struct q2_rebuilt n;
     int rc, punched;
 
     assert(q->meta.header.incompatible & Q2_INCOMPAT_DIRTY);
     rc = q2_rebuild_refcounts(q->meta.v->file, queue, NULL, Q2_REBUILD_STRICT, &n);
     if (rc == 0) {
-        q->meta.header.reftable_offset = n.host_offset;
-        q->meta.header.reftable_clusters = n.clusters;
-        rc = q2_header_update(&q->meta, queue); /* invariant 1 */
+        change.fields.reftable_offset = n.host_offset;
+        change.fields.reftable_clusters = n.clusters;
+        rc = q2_header_commit_sync(&q->meta, &change, queue); /* invariant 1 */
     }
     if (rc == 0)
         rc = verify(q, queue);
     if (rc == 0) {
-        q->meta.header.incompatible &= ~(uint64_t)Q2_INCOMPAT_DIRTY; /* invariant 2 */
-        rc = q2_header_update(&q->meta, queue);
+        change.fields.incompatible &= ~(uint64_t)Q2_INCOMPAT_DIRTY; /* invariant 2 */
+        rc = q2_header_commit_sync(&q->meta, &change, queue);
     }
     if (rc == 0)
         q2_spans_punch(&n.freed, q->meta.v->file, queue, q->meta.geo.cluster_bits, &punched);

@@ -33,36 +33,37 @@
 
 /* ---- the header ----------------------------------------------------------------------------------------- */
 
-static int update_header(vdisk *v, vdisk_queue *queue)
+static int commit(vdisk *v, struct q2_header_change *change, vdisk_queue *queue)
 {
-    int rc = q2_header_update(&q2_of(v)->meta, queue);
+    int rc;
 
-    if (rc < 0)
-        return q2_break(&q2_of(v)->meta, "the header could not be written while the image was made smaller");
-    return q2_reload(v, queue);
+    change->doubt = "the header could not be written while the image was made smaller";
+    rc = q2_header_commit_sync(&q2_of(v)->meta, change, queue);
+    return rc == 0 ? q2_reload(v, queue) : rc;
 }
 
 static int set_size(vdisk *v, uint64_t size, vdisk_queue *queue)
 {
-    struct q2 *q = q2_of(v);
+    const struct q2_geometry *g = &q2_of(v)->meta.geo;
+    struct q2_header_change change = q2_header_change(&q2_of(v)->meta);
 
-    q->meta.header.size = size;
-    q->meta.header.l1_entries = (uint32_t)min_u64(q2_l1_entries(&q->meta.geo, size), q->meta.header.l1_entries);
-    return update_header(v, queue);
+    change.fields.size = size;
+    change.fields.l1_entries = (uint32_t)min_u64(q2_l1_entries(g, size), change.fields.l1_entries);
+    return commit(v, &change, queue);
 }
 
 static int set_refcounts(vdisk *v, const struct qcow2_check_opts *opts, vdisk_queue *queue)
 {
-    struct q2 *q = q2_of(v);
+    struct q2_header_change change = q2_header_change(&q2_of(v)->meta);
     struct q2_rebuilt n;
     int rc = q2_rebuild_refcounts(v->file, queue, opts, Q2_REBUILD_STRICT, &n);
 
     if (rc < 0)
         return rc;
     q2_spans_finish(&n.freed); /* trim() looks for more than that */
-    q->meta.header.reftable_offset = n.host_offset;
-    q->meta.header.reftable_clusters = n.clusters;
-    return update_header(v, queue);
+    change.fields.reftable_offset = n.host_offset;
+    change.fields.reftable_clusters = n.clusters;
+    return commit(v, &change, queue);
 }
 
 /* ---- space ---------------------------------------------------------------------------------------------- */

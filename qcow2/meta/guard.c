@@ -13,6 +13,7 @@
 #include <stdlib.h>
 
 #include "engine/error.h"
+#include "qcow2/meta/header_sector.h"
 #include "qcow2/meta/slice.h"
 #include "qcow2/meta/twice.h"
 #include "qcow2/mutant.h"
@@ -417,27 +418,16 @@ struct guard_mark {
     struct op op;
     struct q2_meta *meta;
     struct range_lock lock;
-    uint8_t *sector;
-    struct io io;
+    struct q2_header_change change;
 };
 
-enum guard_mark_state { GM_START = OP_START, GM_LOCKED, GM_WRITTEN, GM_SYNCED };
+enum guard_mark_state { GM_START = OP_START, GM_LOCKED, GM_WRITTEN };
 
-static void fill_sector(struct guard_mark *g)
+static void write_mark(struct guard_mark *g, struct op *op)
 {
-    struct q2_meta *meta = g->meta;
-
-    pthread_mutex_lock(&meta->lock);
-    meta->header.incompatible |= Q2_INCOMPAT_CORRUPT;
-    q2_header_patch(meta, g->sector);
-    pthread_mutex_unlock(&meta->lock);
-}
-
-static void guard_mark_finish(struct guard_mark *g)
-{
-    range_unlock(&g->meta->structure, &g->lock);
-    free(g->sector);
-    op_end(&g->op, sizeof *g, -EIO);
+    g->change = q2_header_change(g->meta);
+    g->change.fields.incompatible |= Q2_INCOMPAT_CORRUPT;
+    q2_header_commit(g->meta, &g->change, op);
 }
 
 static void guard_mark_step(struct op *op)
@@ -447,19 +437,14 @@ static void guard_mark_step(struct op *op)
     OP_BEGIN(enum guard_mark_state, op)
     if (!range_lock_try(&g->meta->structure, &g->lock, 0, 1))
         OP_AWAIT(op, GM_LOCKED, range_lock_wait(&g->meta->structure, &g->lock, op));
-    fill_sector(g);
-    io_rw(&g->io, g->meta->v->file, IO_WRITE, 0, g->sector, Q2_SECTOR_SIZE);
-    OP_TRY(op, GM_WRITTEN, op_io(op, &g->io));
-    io_range(&g->io, g->meta->v->file, IO_FLUSH, 0, 0);
-    OP_TRY(op, GM_SYNCED, op_io(op, &g->io));
-    guard_mark_finish(g);
+    OP_AWAIT(op, GM_WRITTEN, write_mark(g, op));
+    range_unlock(&g->meta->structure, &g->lock);
+    op_end(op, sizeof *g, -EIO);
     return;
     OP_END
-fail:
-    guard_mark_finish(g);
 }
 
-OP_TYPE(guard_mark, guard_mark_step, "START", "GM_LOCKED", "GM_WRITTEN", "GM_SYNCED");
+OP_TYPE(guard_mark, guard_mark_step, "START", "GM_LOCKED", "GM_WRITTEN");
 
 void q2_guard_mark(struct q2_meta *meta, struct op *op)
 {
@@ -467,11 +452,7 @@ void q2_guard_mark(struct q2_meta *meta, struct op *op)
 
     if (atomic_exchange(&meta->must_mark, false))
         g = op_alloc(op->queue, &guard_mark_type, sizeof *g);
-    if (g)
-        g->sector = vdisk_alloc_buffer(4096);
-    if (!g || !g->sector) {
-        if (g)
-            op_free(&g->op, sizeof *g);
+    if (!g) {
         op_wake(op, -EIO);
         return;
     }

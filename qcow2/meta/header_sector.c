@@ -1,14 +1,21 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The header of an open image: its one reader, and the one writer of its first sector.
+ * The header of an image.
  *
  * Read, happy path: the first 4 KiB, as much more as the header says that it has, parse.
  * Failure modes: errors of the I/O and of parsing, with a text.
  *
- * Write, happy path: the fixed fields into a copy of the sector, which is written whole and flushed; then it is
- * what is known to be on disk.
- * Failure modes: -ENOMEM, errors of the I/O: what is known to be on disk stays as it was.
+ * Write, happy path: the changed fields into a copy of the first sector, which is written whole, and synced; then
+ * it is what is known to be on disk, and what the change is for is adopted with it.
+ * Failure modes: -ENOMEM: nothing has changed. Errors of the I/O: which of the two the disk has is not known, so
+ * the volume takes no more writes; in memory all stays as it was.
+ *
+ * Invariants.
+ *  1. One at a time: who changes the header holds the structure lock.
+ *  2. meta->sector, and the fields of meta->header, are what is known to be durable; nothing else changes them.
  */
+#include "qcow2/meta/header_sector.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,66 +24,144 @@
 #include "qcow2/meta/state.h"
 #include "qcow2/mutant.h"
 
-int q2_header_read(struct q2_meta *meta, vdisk_queue *queue)
+/* ---- read ------------------------------------------------------------------------------------------------ */
+
+enum { HEAD = 4096 };
+
+static int load(struct backend *file, vdisk_queue *queue, uint64_t len, struct q2_header *ret, uint8_t *first)
 {
-    vdisk *v = meta->v;
-    uint64_t file_size = backend_size(v->file);
-    size_t first = min_u64(file_size, 4096);
-    uint8_t *buf = vdisk_alloc_buffer(1u << Q2_MAX_CLUSTER_BITS);
-    int rc = 0;
-
-    if (!buf)
-        return err_set(ENOMEM, "%s: out of memory", v->name);
-    memset(buf, 0, 4096);
-    if (first > 0)
-        rc = io_pread(queue, v->file, buf, first, 0);
-    if (rc == 0) {
-        size_t span = min_u64(q2_header_span(buf, first), file_size);
-        if (span > first)
-            rc = io_pread(queue, v->file, buf, span, 0);
-        if (rc == 0) {
-            rc = q2_header_parse(buf, max_u64(span, first), file_size, v->name, &meta->header);
-            memcpy(meta->sector, buf, Q2_SECTOR_SIZE);
-            free(buf);
-            return rc;
-        }
-    }
-    free(buf);
-    return err_set(rc, "%s: reading the header: %s", v->name, strerror(-rc));
-}
-
-void q2_header_patch(struct q2_meta *meta, uint8_t sector[Q2_SECTOR_SIZE])
-{
-    struct q2_disk_header *h = (struct q2_disk_header *)(void *)sector;
-    const struct q2_header *from = &meta->header;
-
-    memcpy(sector, meta->sector, Q2_SECTOR_SIZE);
-    put_be64(&h->size, from->size);
-    put_be32(&h->l1_size, from->l1_entries);
-    put_be64(&h->l1_table_offset, from->l1_offset);
-    put_be64(&h->refcount_table_offset, from->reftable_offset);
-    put_be32(&h->refcount_table_clusters, from->reftable_clusters);
-    if (from->geo.version >= 3) {
-        put_be64(&h->incompatible_features, from->incompatible);
-        put_be64(&h->autoclear_features, from->autoclear);
-    }
-}
-
-int q2_header_update(struct q2_meta *meta, vdisk_queue *queue)
-{
-    uint8_t *sector = vdisk_alloc_buffer(Q2_SECTOR_SIZE);
+    uint64_t file_size = backend_size(file), span;
+    uint8_t *buf = vdisk_alloc_buffer(align_up(len, HEAD));
     int rc;
 
-    if (!sector)
-        return -ENOMEM;
-    pthread_mutex_lock(&meta->lock);
-    q2_header_patch(meta, sector);
-    pthread_mutex_unlock(&meta->lock);
-    rc = io_pwrite(queue, meta->v->file, sector, Q2_SECTOR_SIZE, 0);
-    if (rc == 0 && !MUTANT(HEADER_UNSYNCED))
-        rc = io_pflush(queue, meta->v->file);
-    if (rc == 0)
-        memcpy(meta->sector, sector, Q2_SECTOR_SIZE);
-    free(sector);
+    if (!buf)
+        return err_set(ENOMEM, "%s: out of memory", file->name);
+    memset(buf, 0, HEAD);
+    rc = file_size > 0 ? io_pread(queue, file, buf, min_u64(len, file_size), 0) : 0;
+    span = min_u64(q2_header_span(buf, min_u64(len, file_size)), file_size);
+    if (rc < 0) {
+        err_set(rc, "%s: reading the header: %s", file->name, strerror(-rc));
+    } else if (span > len) {
+        free(buf);
+        return load(file, queue, span, ret, first);
+    } else {
+        rc = q2_header_parse(buf, min_u64(len, file_size), file_size, file->name, ret);
+    }
+    memcpy(first, buf, Q2_SECTOR_SIZE);
+    free(buf);
     return rc;
+}
+
+int q2_header_load(struct backend *file, vdisk_queue *queue, struct q2_header *ret,
+                   uint8_t first[Q2_SECTOR_SIZE])
+{
+    return load(file, queue, HEAD, ret, first);
+}
+
+int q2_header_read(struct q2_meta *meta, vdisk_queue *queue)
+{
+    return q2_header_load(meta->v->file, queue, &meta->header, meta->sector);
+}
+
+/* ---- write ----------------------------------------------------------------------------------------------- */
+
+struct header_commit {
+    struct op                op;
+    struct q2_meta          *meta;
+    struct q2_header_change *change;
+    uint8_t                 *sector;
+    struct io                io;
+};
+
+enum header_commit_state { HC_START = OP_START, HC_WRITTEN, HC_SYNCED };
+
+struct q2_header_change q2_header_change(struct q2_meta *meta)
+{
+    struct q2_header_change change = {.fields = q2_header_fields_of(&meta->header)};
+
+    return change;
+}
+
+static void start_write(struct header_commit *h, struct op *op)
+{
+    memcpy(h->sector, h->meta->sector, Q2_SECTOR_SIZE);
+    q2_header_fields_put(h->sector, &h->change->fields);
+    io_rw(&h->io, h->meta->v->file, IO_WRITE, 0, h->sector, Q2_SECTOR_SIZE);
+    op_io(op, &h->io);
+}
+
+static void start_sync(struct header_commit *h, struct op *op)
+{
+    io_range(&h->io, h->meta->v->file, IO_FLUSH, 0, 0);
+    op_io(op, &h->io);
+}
+
+/* Invariant 2. */
+static void adopt(struct header_commit *h)
+{
+    struct q2_meta *meta = h->meta;
+
+    pthread_mutex_lock(&meta->lock);
+    memcpy(meta->sector, h->sector, Q2_SECTOR_SIZE);
+    if (h->change->adopt)
+        h->change->adopt(h->change);
+    q2_header_fields_adopt(&meta->header, &h->change->fields);
+    pthread_mutex_unlock(&meta->lock);
+}
+
+static void header_commit_step(struct op *op)
+{
+    struct header_commit *h = container_of(op, struct header_commit, op);
+    int rc;
+
+    OP_BEGIN(enum header_commit_state, op)
+    OP_TRY(op, HC_WRITTEN, start_write(h, op));
+    if (!MUTANT(HEADER_UNSYNCED))
+        OP_TRY(op, HC_SYNCED, start_sync(h, op));
+    adopt(h);
+    free(h->sector);
+    op_end(op, sizeof *h, 0);
+    return;
+    OP_END
+fail:
+    rc = h->change->doubt ? q2_break(h->meta, h->change->doubt) : op->rc;
+    free(h->sector);
+    op_end(op, sizeof *h, rc);
+}
+
+OP_TYPE(header_commit, header_commit_step, "START", "HC_WRITTEN", "HC_SYNCED");
+
+void q2_header_commit(struct q2_meta *meta, struct q2_header_change *change, struct op *op)
+{
+    struct header_commit *h = op_alloc(op->queue, &header_commit_type, sizeof *h);
+
+    if (h)
+        h->sector = vdisk_alloc_buffer(HEAD);
+    if (!h || !h->sector) {
+        if (h)
+            op_free(&h->op, sizeof *h);
+        op_wake(op, -ENOMEM);
+        return;
+    }
+    h->op.parent = op;
+    h->meta = meta;
+    h->change = change;
+    op_start(&h->op);
+}
+
+struct commit_call {
+    struct q2_meta          *meta;
+    struct q2_header_change *change;
+};
+
+static void commit_call(void *arg, struct op *op)
+{
+    struct commit_call *c = arg;
+
+    q2_header_commit(c->meta, c->change, op);
+}
+
+int q2_header_commit_sync(struct q2_meta *meta, struct q2_header_change *change, vdisk_queue *queue)
+{
+    return op_run_call(queue, commit_call, &(struct commit_call){meta, change});
 }

@@ -12,6 +12,7 @@
 #define QCOW2_META_H
 
 #include "qcow2/meta/guard.h"
+#include "qcow2/meta/header_sector.h"
 #include "qcow2/meta/slice.h"
 #include "qcow2/meta/state.h"
 #include "qcow2/meta/twice.h"

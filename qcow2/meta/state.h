@@ -136,17 +136,4 @@ int q2_read_snapshots(struct q2_meta *meta, vdisk_queue *queue, struct q2_snapsh
 /* Read the bitmap directory, for q2_bitmaps_free(). Outside the loop; errors with a text. */
 int q2_read_bitmaps(struct q2_meta *meta, vdisk_queue *queue, struct q2_bitmap_directory *ret);
 
-/* header_sector.c */
-/* Read and parse the header. Outside the loop; errors with a text. */
-int q2_header_read(struct q2_meta *meta, vdisk_queue *queue);
-
-/*
- * The fixed fields of meta->header as they are to be, into the first sector, which is then written whole and at
- * once: tables move, bits change, atomically. With the lock held.
- */
-void q2_header_patch(struct q2_meta *meta, uint8_t sector[Q2_SECTOR_SIZE]);
-
-/* Patch, write, flush. Outside the loop. */
-int q2_header_update(struct q2_meta *meta, vdisk_queue *queue);
-
 #endif

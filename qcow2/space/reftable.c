@@ -38,7 +38,9 @@ struct refblock_make {
     uint64_t          table_clusters, new_blocks, first_cluster;
     uint8_t          *buf; /* blocks, then the table */
     uint64_t          buf_len;
-    uint8_t          *sector;
+    uint64_t         *reftable; /* the table in memory, and its pages */
+    struct q2_table   pages;
+    struct q2_header_change change;
     struct io         io;
 };
 
@@ -51,8 +53,7 @@ enum refblock_make_state {
     RB_GROW_FLUSHED,
     RB_GROW_WRITTEN,
     RB_GROW_SYNCED,
-    RB_GROW_HEADER,
-    RB_GROW_HEADER_SYNCED
+    RB_GROW_HEADER
 };
 
 /* With the lock held: where the blocks and the table of a growth lie, or would have lain. */
@@ -81,7 +82,8 @@ static void refblock_finish(struct refblock_make *m, int rc)
     if (m->locked)
         range_unlock(&m->space->meta->structure, &m->lock);
     free(m->buf);
-    free(m->sector);
+    free(m->reftable);
+    q2_table_finish(&m->pages);
     op_end(&m->op, sizeof *m, rc);
 }
 
@@ -271,59 +273,49 @@ static uint64_t table_offset(const struct refblock_make *m)
     return (m->first_cluster + m->new_blocks) << m->space->meta->geo.cluster_bits;
 }
 
-/* The header's first sector with the new table in it. */
-static int prepare_header(struct refblock_make *m)
+/* The table as it will be in memory: nothing can fail any more once the header points at it. */
+static int prepare_memory(struct refblock_make *m)
 {
-    struct q2_space *space = m->space;
-    void *p = NULL;
+    const struct q2_meta *meta = m->space->meta;
+    uint64_t entries = q2_reftable_entries(&meta->geo, m->table_clusters);
+    const uint8_t *table = m->buf + (m->new_blocks << meta->geo.cluster_bits);
 
-    if (posix_memalign(&p, 4096, 4096) != 0)
+    m->reftable = malloc(entries * sizeof *m->reftable);
+    if (!m->reftable ||
+        q2_table_init(&m->pages, table_offset(m), entries * 8, meta->reftable_pages.page_size) < 0)
         return -ENOMEM;
-    m->sector = p;
-    pthread_mutex_lock(&space->meta->lock);
-    uint64_t old_offset = space->meta->header.reftable_offset;
-    uint32_t old_clusters = space->meta->header.reftable_clusters;
-    space->meta->header.reftable_offset = table_offset(m);
-    space->meta->header.reftable_clusters = (uint32_t)m->table_clusters;
-    q2_header_patch(space->meta, m->sector);
-    space->meta->header.reftable_offset = old_offset;
-    space->meta->header.reftable_clusters = old_clusters;
-    pthread_mutex_unlock(&space->meta->lock);
+    for (uint64_t i = 0; i < entries; i++)
+        m->reftable[i] = get_be64(table + 8 * i);
     return 0;
 }
 
-/* The header points at the new table: so do we. */
-static int adopt_table(struct refblock_make *m)
+/* With the lock held: the header points at the new table, and so do we. */
+static void adopt_table(struct q2_header_change *change)
 {
-    struct q2_space *space = m->space;
-    uint64_t entries = q2_reftable_entries(&space->meta->geo, m->table_clusters);
-    const uint8_t *table = m->buf + (m->new_blocks << space->meta->geo.cluster_bits);
-    uint64_t slices = space->meta->geo.cluster_size / space->meta->refcounts.slice_size;
-    uint64_t *reftable = malloc(entries * sizeof *reftable);
-    struct q2_table pages;
+    struct refblock_make *m = container_of(change, struct refblock_make, change);
+    struct q2_meta *meta = m->space->meta;
+    uint64_t slices = meta->geo.cluster_size / meta->refcounts.slice_size, *reftable = meta->reftable;
+    struct q2_table pages = meta->reftable_pages;
 
-    if (!reftable ||
-        q2_table_init(&pages, table_offset(m), entries * 8, space->meta->reftable_pages.page_size) < 0) {
-        free(reftable);
-        return q2_break(space->meta, "out of memory while the refcount table moved");
-    }
-    for (uint64_t i = 0; i < entries; i++)
-        reftable[i] = get_be64(table + 8 * i);
-    pthread_mutex_lock(&space->meta->lock);
-    assert(space->meta->reftable_pages.dirty_count == 0);
-    q2_drop_table(space, space->meta->header.reftable_offset, space->meta->header.reftable_clusters,
-                  Q2_META_REFTABLE);
+    assert(meta->reftable_pages.dirty_count == 0);
+    q2_drop_table(m->space, meta->header.reftable_offset, meta->header.reftable_clusters, Q2_META_REFTABLE);
     m->laid = false;
-    q2_cluster_set_add(&space->sound, space->meta->reftable_entries * slices, m->new_blocks * slices);
-    space->meta->header.reftable_offset = table_offset(m);
-    space->meta->header.reftable_clusters = (uint32_t)m->table_clusters;
-    free(space->meta->reftable);
-    q2_table_finish(&space->meta->reftable_pages);
-    space->meta->reftable = reftable;
-    space->meta->reftable_entries = entries;
-    space->meta->reftable_pages = pages;
-    pthread_mutex_unlock(&space->meta->lock);
-    return 0;
+    q2_cluster_set_add(&m->space->sound, meta->reftable_entries * slices, m->new_blocks * slices);
+    meta->reftable = m->reftable;
+    meta->reftable_entries = q2_reftable_entries(&meta->geo, m->table_clusters);
+    meta->reftable_pages = m->pages;
+    m->reftable = reftable;
+    m->pages = pages;
+}
+
+static void write_header(struct refblock_make *m, struct op *op)
+{
+    m->change = q2_header_change(m->space->meta);
+    m->change.fields.reftable_offset = table_offset(m);
+    m->change.fields.reftable_clusters = (uint32_t)m->table_clusters;
+    m->change.doubt = "the refcount table could not be moved";
+    m->change.adopt = adopt_table;
+    q2_header_commit(m->space->meta, &m->change, op);
 }
 
 static void start_write(struct refblock_make *m, struct op *op, void *buf, uint64_t len, uint64_t host_offset)
@@ -371,7 +363,7 @@ static void refblock_make_step(struct op *op)
     OP_TRY(op, RB_GROW_FLUSHED, q2_make_clean(m->space->meta, op));
     rc = prepare_table(m);
     if (rc == 0)
-        rc = prepare_header(m);
+        rc = prepare_memory(m);
     if (rc < 0) {
         refblock_finish(m, rc);
         return;
@@ -380,14 +372,8 @@ static void refblock_make_step(struct op *op)
            start_write(m, op, m->buf, m->buf_len, m->first_cluster << m->space->meta->geo.cluster_bits));
     if (!MUTANT(REFTABLE_UNSYNCED))
         OP_TRY(op, RB_GROW_SYNCED, start_sync(m, op));
-    OP_AWAIT(op, RB_GROW_HEADER, start_write(m, op, m->sector, Q2_SECTOR_SIZE, 0));
-    if (op->rc == 0)
-        OP_AWAIT(op, RB_GROW_HEADER_SYNCED, start_sync(m, op));
-    if (op->rc < 0)
-        rc = q2_break(m->space->meta, "the refcount table could not be moved");
-    else
-        rc = adopt_table(m);
-    refblock_finish(m, rc);
+    OP_AWAIT(op, RB_GROW_HEADER, write_header(m, op));
+    refblock_finish(m, op->rc);
     return;
     OP_END
 fail:
@@ -395,7 +381,7 @@ fail:
 }
 
 OP_TYPE(refblock_make, refblock_make_step, "START", "RB_LOCKED", "RB_PLACED", "RB_ZEROED", "RB_ROOM",
-        "RB_GROW_FLUSHED", "RB_GROW_WRITTEN", "RB_GROW_SYNCED", "RB_GROW_HEADER", "RB_GROW_HEADER_SYNCED");
+        "RB_GROW_FLUSHED", "RB_GROW_WRITTEN", "RB_GROW_SYNCED", "RB_GROW_HEADER");
 
 void q2_refblock_make(struct q2_space *space, uint64_t block, bool have_structure, bool apart, struct op *op)
 {
