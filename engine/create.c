@@ -3,7 +3,7 @@
  * Creation: what is there is not touched before everything that can be refused has been seen.
  *
  * Happy path
- *  1. options are judged, the files below are opened and looked at (format->check_create());
+ *  1. options are judged, the files below are opened and looked at (format->plan_create());
  *  2. a queue is made, the target is opened or made, and locked;
  *  3. the format opens its other files, compares identities, and asks for size and room (create_check());
  *  4. create_take(): sizes are tried, then files are cut. It is the same file afterwards: inode, owner, mode and
@@ -203,32 +203,47 @@ static int check_opts(const char *name, struct vdisk_create_opts *opts, const st
                        known_formats(formats, sizeof formats));
     if ((unsigned)opts->preallocation > VDISK_PREALLOC_FULL)
         return err_set(EINVAL, "%s: unknown preallocation %d", name, (int)opts->preallocation);
-    return (*ret_format)->check_create ? (*ret_format)->check_create(name, opts) : 0;
+    return 0;
+}
+
+int create_on(const struct format_driver *format, struct backend *b, struct vdisk_create_opts *opts,
+              vdisk_queue *q)
+{
+    struct create_plan *plan;
+    int rc = format->plan_create(b->name, opts, &plan);
+
+    if (rc < 0)
+        return rc;
+    rc = format->create(plan, b, q);
+    format->drop_plan(plan);
+    return rc;
 }
 
 static int create_volume(struct create_job *c)
 {
     struct vdisk_create_opts *opts = &c->opts;
     const char *name = c->job.name;
-    uint32_t flags = BACKEND_RDWR | BACKEND_CREATE;
+    uint32_t flags = BACKEND_RDWR | BACKEND_CREATE | (opts->buffered ? BACKEND_BUFFERED : 0);
     const struct format_driver *format = NULL;
+    struct create_plan *plan = NULL;
     struct backend *b;
     vdisk_queue *q = NULL;
     int rc = check_opts(name, opts, &format);
 
     if (rc == 0)
-        rc = volume_queue(name, &q);
+        rc = format->plan_create(name, opts, &plan);
     if (rc < 0)
         return rc;
-    if (opts->buffered)
-        flags |= BACKEND_BUFFERED;
-    rc = backend_open(name, flags, &b);
+    rc = volume_queue(name, &q);
+    if (rc == 0)
+        rc = backend_open(name, flags, &b);
     if (rc == 0) {
-        rc = format->create(b, name, opts, q);
+        rc = format->create(plan, b, q);
         c->file_size = backend_size(b);
         c->allocated_size = b->driver->allocated ? b->driver->allocated(b) : c->file_size;
         backend_close(b);
     }
+    format->drop_plan(plan);
     return rc;
 }
 

@@ -4,6 +4,7 @@
 #define ENGINE_CREATE_H
 
 #include "engine/backend.h"
+#include "engine/format.h"
 #include "engine/vdisk.h"
 
 /* A file or device that becomes the new volume, or its data file. The first five are the format's to fill in. */
@@ -37,5 +38,11 @@ int create_take(struct create_target *targets, unsigned n, vdisk_queue *q);
  * error's text says what is left. Does not close. Returns rc.
  */
 int create_end(struct create_target *targets, unsigned n, vdisk_queue *q, int rc);
+
+/*
+ * All of it in a backend that is open, and stays so. Blocks; opts->virtual_size may change. Errors with text.
+ */
+int create_on(const struct format_driver *format, struct backend *b, struct vdisk_create_opts *opts,
+              vdisk_queue *q);
 
 #endif

@@ -43,6 +43,12 @@ struct layer_open {
     uint64_t   *tables_left; /* bytes of memory that tables kept whole may still take in this chain; NULL: any */
 };
 
+/* What a format has planned to create: the start of its own struct. */
+struct create_plan {
+    const char                     *name;
+    const struct vdisk_create_opts *opts;
+};
+
 struct format_driver {
     const char *name;
 
@@ -91,13 +97,15 @@ struct format_driver {
     void (*submit)(vdisk *v, struct request *r);
 
     /*
-     * Blocks: create a volume in `b`, which is open, locked, and holds whatever it held: see engine/create.h.
-     * After a failure create_end() has been called for it. NULL: -ENOTSUP. Options are checked before
-     * (check_create), so that nothing is opened for a bad one; afterwards opts->virtual_size is a size, where it
-     * was that of the backing file.
+     * All three block. Creation is planned before anything is opened for it: options are judged, and what lies
+     * below is looked at; afterwards opts->virtual_size is a size, where it was that of the backing file. `name`
+     * and `opts` stay until drop_plan(), which follows in any case but after a failure. Then a volume is created
+     * in `b`, which is open, locked, and holds whatever it held: see engine/create.h. After a failure create_end()
+     * has been called for it. NULL, all of them: -ENOTSUP.
      */
-    int (*check_create)(const char *name, struct vdisk_create_opts *opts);
-    int (*create)(struct backend *b, const char *name, const struct vdisk_create_opts *opts, vdisk_queue *q);
+    int (*plan_create)(const char *name, struct vdisk_create_opts *opts, struct create_plan **ret_plan);
+    int (*create)(struct create_plan *plan, struct backend *b, vdisk_queue *q);
+    void (*drop_plan)(struct create_plan *plan);
 
     /*
      * Make v->size `size` (rounded; smaller only if opts->shrink; as now only then, and to end what an earlier one

@@ -114,7 +114,7 @@ static void raw_submit(vdisk *v, struct request *r)
     io_start(&r->io);
 }
 
-static int raw_check_create(const char *name, struct vdisk_create_opts *o)
+static int raw_check_create(const char *name, const struct vdisk_create_opts *o)
 {
     if (o->backing_file)
         return err_set(EINVAL, "%s: a raw volume cannot have a backing file", name);
@@ -157,8 +157,29 @@ static int raw_fill(struct backend *b, uint64_t size, const struct vdisk_create_
     return rc < 0 ? err_set(rc, "%s: writing it: %s", b->name, strerror(-rc)) : 0;
 }
 
-static int raw_create(struct backend *b, const char *name, const struct vdisk_create_opts *o, vdisk_queue *q)
+static int raw_plan_create(const char *name, struct vdisk_create_opts *o, struct create_plan **ret_plan)
 {
+    struct create_plan *plan;
+    int rc = raw_check_create(name, o);
+
+    if (rc < 0)
+        return rc;
+    plan = malloc(sizeof *plan);
+    if (!plan)
+        return err_set(ENOMEM, "%s: out of memory", name);
+    *plan = (struct create_plan){name, o};
+    *ret_plan = plan;
+    return 0;
+}
+
+static void raw_drop_plan(struct create_plan *plan)
+{
+    free(plan);
+}
+
+static int raw_create(struct create_plan *plan, struct backend *b, vdisk_queue *q)
+{
+    const struct vdisk_create_opts *o = plan->opts;
     uint64_t size = align_up(o->virtual_size, 512);
     bool fills = o->preallocation != VDISK_PREALLOC_OFF;
     struct create_target target = {.b = b, .size = size, .need = fills ? size : 0, .why = "preallocation"};
@@ -280,7 +301,8 @@ const struct format_driver raw_driver = {
     .close = raw_close,
     .lookup = raw_lookup,
     .submit = raw_submit,
-    .check_create = raw_check_create,
+    .plan_create = raw_plan_create,
     .create = raw_create,
+    .drop_plan = raw_drop_plan,
     .resize = raw_resize,
 };

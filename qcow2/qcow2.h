@@ -88,10 +88,6 @@ void qcow2_find_host_holes(vdisk *top);
 int q2_details_fill(const struct q2_header *h, const struct q2_snapshot_table *snapshots,
                     const struct q2_bitmap_directory *bitmaps, struct qcow2_details *ret);
 
-/* format_driver.check_create and .create: qcow2/image/create.c. */
-int qcow2_check_create(const char *name, struct vdisk_create_opts *opts);
-int qcow2_create(struct backend *b, const char *name, const struct vdisk_create_opts *opts, vdisk_queue *q);
-
 /* format_driver.check: qcow2/image/check_image.c. */
 int qcow2_check_image(struct backend *file, enum vdisk_repair what, const struct vdisk_check_opts *opts,
                       vdisk_queue *q, struct vdisk_check_result *ret, struct vdisk_repair_result *ret_fixed);

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "backends/memory.h"
+#include "engine/create.h"
 #include "engine/volume.h"
 #include "qcow2/qcow2.h"
 #include "tools/cli.h"
@@ -19,9 +20,7 @@ static int create_in_memory(struct backend *b, struct vdisk_create_opts *opts)
     rc = vdisk_queue_create(&queue, &q);
     if (rc < 0)
         return rc;
-    rc = qcow2_check_create(b->name, opts);
-    if (rc >= 0)
-        rc = qcow2_create(b, b->name, opts, q);
+    rc = create_on(&qcow2_driver, b, opts, q);
     vdisk_queue_destroy(q);
     return rc;
 }

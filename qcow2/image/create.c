@@ -4,7 +4,8 @@
  *
  * Happy path
  *  1. options are judged and the layout is planned; all layers of the backing chain are opened, and none of them
- *     is the image or its data file; the data file is opened; there is room. Nothing has changed so far;
+ *     is the image or its data file: by their names, and again when the image and its data file are open; there is
+ *     room. Nothing has changed so far;
  *  2. files are cut and get their sizes (engine/create.c); the data area is preallocated;
  *  3. metadata is streamed, then the header cluster without its magic number;
  *  4. one flush;
@@ -162,8 +163,7 @@ static int check_distinct(const char *name, const char *backing, const char *dat
 }
 
 /* Is it a layer of the backing chain, or the data file of one? `name` stands for it, as long as it is not open. */
-static int check_outside(const struct q2_create *c, const vdisk *chain, const struct backend *b, const char *name,
-                         const char *what)
+static int check_outside(const struct q2_create *c, const struct backend *b, const char *name, const char *what)
 {
     struct backend_id id = {0};
 
@@ -171,64 +171,59 @@ static int check_outside(const struct q2_create *c, const vdisk *chain, const st
         id = b->id;
     else if (!backend_identify(name, &id))
         return 0;
-    if (!volume_in_chain(chain, NULL, &id))
+    if (!volume_in_chain(c->chain, NULL, &id))
         return 0;
-    err_set(EINVAL, "%s: %s is in use below it, by backing file %s", name, what, c->opts->backing_file);
+    err_set(EINVAL, "%s: %s is in use below it, by backing file %s", name, what, c->plan.opts->backing_file);
     return err_hint(-EINVAL, "give it another name");
+}
+
+/* None of the files to be made is another, or lies below: by names, and again when they are open. */
+static int check_files(const struct q2_create *c)
+{
+    int rc = check_distinct(c->plan.name, c->backing_path, c->data_path);
+
+    if (rc == 0 && c->chain)
+        rc = check_outside(c, c->file, c->plan.name, "it");
+    if (rc == 0 && c->chain && c->data_path)
+        rc = check_outside(c, c->file ? c->data : NULL, c->data_path, "the data file");
+    return rc;
+}
+
+static int resolve_names(struct q2_create *c)
+{
+    const struct vdisk_create_opts *o = c->plan.opts;
+
+    c->backing_path = o->backing_file ? volume_resolve(c->plan.name, o->backing_file) : NULL;
+    c->data_path = o->data_file ? volume_resolve(c->plan.name, o->data_file) : NULL;
+    if ((o->backing_file && !c->backing_path) || (o->data_file && !c->data_path))
+        return err_set(ENOMEM, "%s: out of memory", c->plan.name);
+    return check_distinct(c->plan.name, c->backing_path, c->data_path);
 }
 
 /*
  * Open what is below, to see that it can be, that it is none of the files to be made, and for its size. It may be
  * in use: a machine's disk gets an overlay while it runs.
  */
-static int look_at_backing(const struct q2_create *c, const char *path, const char *data, uint64_t *ret_size)
+static int open_chain(struct q2_create *c)
 {
-    struct vdisk_open_opts how = {.size = sizeof how, .format = c->opts->backing_fmt};
-    vdisk *v;
+    struct vdisk_open_opts how = {.size = sizeof how, .format = c->plan.opts->backing_fmt,
+                                  .flags = VDISK_OPEN_FORCE_SHARE};
     int rc;
 
-    how.flags = VDISK_OPEN_FORCE_SHARE;
-    rc = vdisk_open(path, &how, &v);
-    if (rc < 0)
-        return err_prefix(rc, "%s: backing file", c->name);
-    *ret_size = vdisk_size(v);
-    rc = check_outside(c, v, c->file, c->name, "it");
-    if (rc == 0 && data)
-        rc = check_outside(c, v, c->file ? c->data : NULL, data, "the data file");
-    vdisk_close(v);
-    return rc;
-}
-
-static int check_files(const struct q2_create *c, uint64_t *ret_size)
-{
-    const struct vdisk_create_opts *o = c->opts;
-    char *backing = o->backing_file ? volume_resolve(c->name, o->backing_file) : NULL;
-    char *data = o->data_file ? volume_resolve(c->name, o->data_file) : NULL;
-    int rc = 0;
-
-    if ((o->backing_file && !backing) || (o->data_file && !data))
-        rc = err_set(ENOMEM, "%s: out of memory", c->name);
-    if (rc == 0)
-        rc = check_distinct(c->name, backing, data);
-    if (rc == 0 && backing && !o->backing_unchecked)
-        rc = look_at_backing(c, backing, data, ret_size);
-    free(backing);
-    free(data);
-    return rc;
+    if (!c->backing_path || c->plan.opts->backing_unchecked)
+        return 0;
+    rc = vdisk_open(c->backing_path, &how, &c->chain);
+    return rc < 0 ? err_prefix(rc, "%s: backing file", c->plan.name) : 0;
 }
 
 static int find_size(const struct q2_create *c, uint64_t *ret_size)
 {
-    const struct vdisk_create_opts *o = c->opts;
-    uint64_t size = o->virtual_size;
-    int rc = check_files(c, &size);
+    uint64_t size = c->plan.opts->virtual_size;
 
-    if (rc < 0)
-        return rc;
-    if (o->virtual_size != UINT64_MAX)
-        size = o->virtual_size;
+    if (size == UINT64_MAX)
+        size = vdisk_size(c->chain); /* check_combinations() */
     if (size > Q2_MAX_SIZE)
-        return err_set(EFBIG, "%s: the size is too large", c->name);
+        return err_set(EFBIG, "%s: the size is too large", c->plan.name);
     *ret_size = align_up(size, 512);
     return 0;
 }
@@ -237,7 +232,7 @@ static int find_size(const struct q2_create *c, uint64_t *ret_size)
 
 static int fill_header(struct q2_create *c)
 {
-    const struct vdisk_create_opts *o = c->opts;
+    const struct vdisk_create_opts *o = c->plan.opts;
     struct q2_header *h = &c->header;
 
     h->geo = c->layout.geo;
@@ -263,7 +258,7 @@ static int fill_header(struct q2_create *c)
     h->data_file = o->data_file ? strdup(o->data_file) : NULL;
     if ((o->backing_file && !h->backing_file) || (o->backing_fmt && !h->backing_format) ||
         (o->data_file && !h->data_file))
-        return err_set(ENOMEM, "%s: out of memory", c->name);
+        return err_set(ENOMEM, "%s: out of memory", c->plan.name);
     return 0;
 }
 
@@ -272,11 +267,11 @@ static enum q2_layout_map choose_map(const struct q2_create *c)
 {
     if (c->prealloc == VDISK_PREALLOC_OFF)
         return Q2_MAP_NONE;
-    if (c->opts->backing_file)
+    if (c->plan.opts->backing_file)
         return Q2_MAP_KEPT;
     /* Old content of a device must not show: by zero entries where the data needs not stand for itself. */
     if (c->data && !q2_create_reads_zero(c->data) && c->prealloc != VDISK_PREALLOC_FULL &&
-        !c->opts->data_file_raw && c->layout.geo.version >= 3)
+        !c->plan.opts->data_file_raw && c->layout.geo.version >= 3)
         return Q2_MAP_ZERO;
     return Q2_MAP_NORMAL;
 }
@@ -286,26 +281,32 @@ static int try_header(const struct q2_create *c)
 {
     size_t size = (size_t)c->layout.geo.cluster_size;
     uint8_t *buf = malloc(size);
-    int rc = buf ? q2_header_write(&c->header, c->name, buf, size) : err_set(ENOMEM, "%s: out of memory", c->name);
+    int rc = buf ? q2_header_write(&c->header, c->plan.name, buf, size) : -ENOMEM;
 
     free(buf);
-    return rc;
+    return rc == -ENOMEM ? err_set(ENOMEM, "%s: out of memory", c->plan.name) : rc;
 }
 
-/* c->name, opts, data (NULL: not known yet) are set. Afterwards header and layout are too; finish_plan() frees. */
+/* c->plan is set. Afterwards header and layout are too, for what is known before a file is open. */
 static int make_plan(struct q2_create *c)
 {
-    const struct vdisk_create_opts *o = c->opts;
+    const struct vdisk_create_opts *o = c->plan.opts;
     struct q2_geometry geo = {0};
     uint64_t size = 0;
-    int rc = check_version(c->name, o);
+    int rc = check_version(c->plan.name, o);
 
     if (rc == 0)
-        rc = check_geometry(c->name, o, &geo);
+        rc = check_geometry(c->plan.name, o, &geo);
     if (rc == 0)
-        rc = check_names(c->name, o);
+        rc = check_names(c->plan.name, o);
     if (rc == 0)
-        rc = check_combinations(c->name, o);
+        rc = check_combinations(c->plan.name, o);
+    if (rc == 0)
+        rc = resolve_names(c);
+    if (rc == 0)
+        rc = open_chain(c);
+    if (rc == 0)
+        rc = check_files(c);
     if (rc == 0)
         rc = find_size(c, &size);
     if (rc < 0)
@@ -315,7 +316,7 @@ static int make_plan(struct q2_create *c)
     if (o->data_file_raw && c->prealloc == VDISK_PREALLOC_OFF)
         c->prealloc = VDISK_PREALLOC_METADATA;
     c->layout.geo = geo;
-    rc = q2_layout_plan(&geo, size, choose_map(c), c->name, &c->layout);
+    rc = q2_layout_plan(&geo, size, choose_map(c), c->plan.name, &c->layout);
     if (rc == 0)
         rc = fill_header(c);
     if (rc == 0)
@@ -323,38 +324,60 @@ static int make_plan(struct q2_create *c)
     return rc;
 }
 
-static void finish_plan(struct q2_create *c)
+void q2_create_drop(struct create_plan *plan)
 {
+    struct q2_create *c = container_of(plan, struct q2_create, plan);
+
+    if (c->chain)
+        vdisk_close(c->chain);
+    free(c->backing_path);
+    free(c->data_path);
     q2_header_free(&c->header);
+    free(c);
 }
 
-int qcow2_check_create(const char *name, struct vdisk_create_opts *opts)
+int q2_create_plan(const char *name, struct vdisk_create_opts *opts, struct create_plan **ret_plan)
 {
-    struct q2_create c = {.name = name, .opts = opts};
-    int rc = make_plan(&c);
+    struct q2_create *c = calloc(1, sizeof *c);
+    int rc;
 
-    if (rc == 0)
-        opts->virtual_size = c.layout.size;
-    finish_plan(&c);
-    return rc;
+    if (!c)
+        return err_set(ENOMEM, "%s: out of memory", name);
+    c->plan.name = name;
+    c->plan.opts = opts;
+    rc = make_plan(c);
+    if (rc < 0) {
+        q2_create_drop(&c->plan);
+        return rc;
+    }
+    opts->virtual_size = c->layout.size;
+    *ret_plan = &c->plan;
+    return 0;
 }
 
 /* ---- the work ------------------------------------------------------------------------------------------ */
 
 static int open_data_file(struct q2_create *c)
 {
-    uint32_t flags = BACKEND_RDWR | BACKEND_CREATE | (c->opts->buffered ? BACKEND_BUFFERED : 0);
-    char *path;
+    uint32_t flags = BACKEND_RDWR | BACKEND_CREATE | (c->plan.opts->buffered ? BACKEND_BUFFERED : 0);
     int rc;
 
-    if (!c->opts->data_file)
+    if (!c->data_path)
         return 0;
-    path = volume_resolve(c->name, c->opts->data_file);
-    if (!path)
-        return err_set(ENOMEM, "%s: out of memory", c->name);
-    rc = backend_open(path, flags, &c->data);
-    free(path);
-    return rc < 0 ? err_prefix(rc, "%s: data file", c->name) : 0;
+    rc = backend_open(c->data_path, flags, &c->data);
+    return rc < 0 ? err_prefix(rc, "%s: data file", c->plan.name) : 0;
+}
+
+/* What the plan could not know before the files were open. */
+static int end_plan(struct q2_create *c)
+{
+    int rc = check_files(c);
+
+    if (c->chain)
+        vdisk_close(c->chain);
+    c->chain = NULL;
+    c->layout.map = choose_map(c); /* of another kind it takes the same clusters */
+    return rc;
 }
 
 /* The first block of the header cluster: what is written last. */
@@ -374,13 +397,13 @@ static int wipe_header(struct q2_create *c)
         return 0;
     zeros = vdisk_alloc_buffer(len);
     if (!zeros)
-        return q2_create_failed(c, -ENOMEM, c->name, "wiping the old header");
+        return q2_create_failed(c, -ENOMEM, c->plan.name, "wiping the old header");
     memset(zeros, 0, len);
     rc = io_pwrite(c->q, c->file, zeros, len, 0);
     if (rc == 0)
         rc = io_pflush(c->q, c->file);
     free(zeros);
-    return rc < 0 ? q2_create_failed(c, rc, c->name, "wiping the old header") : 0;
+    return rc < 0 ? q2_create_failed(c, rc, c->plan.name, "wiping the old header") : 0;
 }
 
 static int flush(struct q2_create *c)
@@ -398,8 +421,8 @@ static int write_header(struct q2_create *c)
     int rc;
 
     if (!buf)
-        return q2_create_failed(c, -ENOMEM, c->name, "writing the header");
-    rc = q2_header_write(&c->header, c->name, buf, size);
+        return q2_create_failed(c, -ENOMEM, c->plan.name, "writing the header");
+    rc = q2_header_write(&c->header, c->plan.name, buf, size);
     if (rc < 0) {
         free(buf);
         return rc;
@@ -414,7 +437,7 @@ static int write_header(struct q2_create *c)
     if (rc == 0)
         rc = io_pflush(c->q, c->file);
     free(buf);
-    return rc < 0 ? q2_create_failed(c, rc, c->name, "writing the header") : 0;
+    return rc < 0 ? q2_create_failed(c, rc, c->plan.name, "writing the header") : 0;
 }
 
 static int write_image(struct q2_create *c)
@@ -431,8 +454,8 @@ static int write_image(struct q2_create *c)
         rc = q2_prealloc_metadata(c);
     if (rc == 0)
         rc = write_header(c);
-    if (rc == 0 && c->opts->progress)
-        c->opts->progress(c->opts->progress_arg, c->progress_total, c->progress_total);
+    if (rc == 0 && c->plan.opts->progress)
+        c->plan.opts->progress(c->plan.opts->progress_arg, c->progress_total, c->progress_total);
     return rc;
 }
 
@@ -462,20 +485,24 @@ static int make_image(struct q2_create *c, struct create_target *targets, unsign
     return rc < 0 ? rc : write_image(c);
 }
 
-int qcow2_create(struct backend *b, const char *name, const struct vdisk_create_opts *opts, vdisk_queue *q)
+int q2_create(struct create_plan *plan, struct backend *b, vdisk_queue *q)
 {
-    struct q2_create c = {.name = name, .opts = opts, .q = q, .file = b, .data = b};
-    int rc = open_data_file(&c);
-    struct create_target targets[2] = {{.b = b}, {.b = c.data}};
-    unsigned n = c.data == b ? 1 : 2;
+    struct q2_create *c = container_of(plan, struct q2_create, plan);
+    struct create_target targets[2] = {{.b = b}};
+    unsigned n;
+    int rc;
 
+    c->q = q;
+    c->file = c->data = b;
+    rc = open_data_file(c);
+    targets[1].b = c->data;
+    n = c->data == b ? 1 : 2;
     if (rc == 0)
-        rc = make_plan(&c);
+        rc = end_plan(c);
     if (rc == 0)
-        rc = make_image(&c, targets, n);
+        rc = make_image(c, targets, n);
     create_end(targets, n, q, rc);
     if (n > 1)
-        backend_close(c.data);
-    finish_plan(&c);
+        backend_close(c->data);
     return rc;
 }

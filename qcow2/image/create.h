@@ -9,13 +9,15 @@
 
 #include "engine/backend.h"
 #include "engine/error.h"
+#include "engine/format.h"
 #include "engine/vdisk.h"
 #include "qcow2/format/format.h"
 
 struct q2_create {
-    const char                     *name;
-    const struct vdisk_create_opts *opts;
+    struct create_plan              plan;
     vdisk_queue                    *q;
+    char                           *backing_path, *data_path;
+    vdisk                          *chain; /* what is below, until the files are open */
     struct backend                 *file;  /* NULL: not open yet, options are being judged */
     struct backend                 *data;  /* where guest data goes: `file`, or the external data file */
     enum vdisk_prealloc             prealloc;
@@ -43,6 +45,11 @@ static inline uint64_t q2_create_data_len(const struct q2_create *c)
     return c->data == c->file ? c->layout.data_clusters << c->layout.geo.cluster_bits : c->layout.size;
 }
 
+/* format_driver.plan_create, .create and .drop_plan. */
+int q2_create_plan(const char *name, struct vdisk_create_opts *opts, struct create_plan **ret_plan);
+int q2_create(struct create_plan *plan, struct backend *b, vdisk_queue *q);
+void q2_create_drop(struct create_plan *plan);
+
 /*
  * Bring the data area to what the preallocation mode promises: reserved, or written. Blocks. An error text is set
  * on failure; -ECANCELED when the user's progress function says so.
@@ -57,7 +64,7 @@ static inline int q2_create_failed(const struct q2_create *c, int rc, const char
 {
     assert(rc < 0);
     if (rc == -ECANCELED)
-        return err_set(rc, "%s: creation was cancelled", c->name);
+        return err_set(rc, "%s: creation was cancelled", c->plan.name);
     return err_set(rc, "%s: %s: %s", name, what, strerror(-rc));
 }
 

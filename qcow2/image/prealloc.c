@@ -69,7 +69,9 @@ OP_TYPE(stream, stream_step, "START", "STREAM_WRITTEN");
 
 static bool cancelled(const struct q2_create *c, uint64_t done)
 {
-    return c->opts->progress && c->opts->progress(c->opts->progress_arg, done, c->progress_total) != 0;
+    const struct vdisk_create_opts *o = c->plan.opts;
+
+    return o->progress && o->progress(o->progress_arg, done, c->progress_total) != 0;
 }
 
 static bool look(void *arg)
@@ -101,7 +103,7 @@ int q2_prealloc_metadata(struct q2_create *c)
     s.buf = vdisk_alloc_buffer(len);
     rc = s.buf ? stream_run(c, &s) : -ENOMEM;
     free(s.buf);
-    return rc < 0 ? q2_create_failed(c, rc, c->name, "writing metadata") : 0;
+    return rc < 0 ? q2_create_failed(c, rc, c->plan.name, "writing metadata") : 0;
 }
 
 /* ---- data ---------------------------------------------------------------------------------------------- */
@@ -118,7 +120,8 @@ static int fill_progress(void *arg, uint64_t done, uint64_t total)
 static int fill(struct q2_create *c)
 {
     uint64_t len = q2_create_data_len(c);
-    int rc = zero_fill(c->q, c->data, q2_create_data_offset(c), len, c->opts->progress ? fill_progress : NULL, c);
+    vdisk_progress_fn *progress = c->plan.opts->progress ? fill_progress : NULL;
+    int rc = zero_fill(c->q, c->data, q2_create_data_offset(c), len, progress, c);
 
     c->progress_done += len;
     return rc;

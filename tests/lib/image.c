@@ -10,6 +10,7 @@
 
 #include "engine/backend.h"
 #include "engine/bits.h"
+#include "engine/create.h"
 #include "engine/format.h"
 #include "tests/lib/run.h"
 #include "tests/lib/test.h"
@@ -162,13 +163,10 @@ int image_create_on(const struct image_spec *s, struct backend *b)
     for (const struct format_driver *const *f = format_drivers; *f; f++) {
         if (strcmp((*f)->name, opts.format) != 0)
             continue;
-        rc = (*f)->check_create ? (*f)->check_create(b->name, &opts) : 0;
-        if (rc < 0)
-            return rc;
         rc = vdisk_queue_create(NULL, &q);
         if (rc < 0)
             return rc;
-        rc = (*f)->create(b, b->name, &opts, q);
+        rc = create_on(*f, b, &opts, q);
         vdisk_queue_destroy(q);
         return rc;
     }

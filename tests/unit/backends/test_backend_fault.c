@@ -2,6 +2,7 @@
 /* The fault backend over memory: which calls its rules pick, and what becomes of them. */
 #include "backends/fault.h"
 #include "backends/memory.h"
+#include "engine/create.h"
 #include "engine/volume.h"
 #include "tests/unit/backend_test.h"
 
@@ -110,7 +111,7 @@ static void a_used_up_quota_is_no_space(void **state)
     add((struct fault_rule){.kinds = FAULT_WRITES, .what = FAULT_FAIL, .error = EDQUOT});
     assert_int_equal(write_block(1, 1), -ENOSPC);
     assert_int_equal(io_prange(q, b, IO_ALLOCATE, 0, 4096), -ENOSPC);
-    assert_int_equal(raw_driver.create(b, "it", &o, q), -ENOSPC);
+    assert_int_equal(create_on(&raw_driver, b, &o, q), -ENOSPC);
     assert_non_null(strstr(vdisk_error_text(), ": No space left on device"));
     assert_non_null(strstr(vdisk_error_hint(), "quota"));
     fault_clear(b);

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "engine/bits.h"
+#include "engine/create.h"
 #include "engine/vdisk.h"
 #include "engine/volume.h"
 #include "tests/lib/memdisk.h"
@@ -134,7 +135,7 @@ static void test_raw_device(void)
     memdisk_write(&d, 600, "kept", 4);
     CHECK_OK(vdisk_queue_create(NULL, &q));
     struct backend *b = memdisk_open(&d, false);
-    CHECK_OK(raw_driver.create(b, "device", &opts, q));
+    CHECK_OK(create_on(&raw_driver, b, &opts, q));
     backend_close(b);
     vdisk_queue_destroy(q);
     CHECK_OK(vdisk_open_backend(memdisk_open(&d, true), &guess, &v));

@@ -6,6 +6,7 @@
 
 #include "backends/fault.h"
 #include "backends/memory.h"
+#include "engine/create.h"
 #include "engine/volume.h"
 #include "qcow2/qcow2.h"
 #include "tests/unit/backend_test.h"
@@ -24,7 +25,7 @@ static void make(const struct memory_options *options)
 
     q = test_queue(VDISK_QUEUE_AUTO);
     OK(memory_backend_create_with("memory:plug", options, &child));
-    OK(qcow2_driver.create(child, "memory:plug", &create, q));
+    OK(create_on(&qcow2_driver, child, &create, q));
     OK(fault_backend_create(child, &fault));
     OK(vdisk_open_backend(fault, &how, &v));
 }

@@ -3,6 +3,7 @@
 #include "tests/unit/backend_test.h"
 
 #include "backends/memory.h"
+#include "engine/create.h"
 #include "engine/volume.h"
 #include "qcow2/check/check.h"
 #include "qcow2/qcow2.h"
@@ -50,7 +51,7 @@ static void grow_to(uint32_t refcount_bits, bool fixed, uint64_t size)
 
     OK(memory_backend_create_with("image", &memory, &keeper));
     b = bytes();
-    OK(qcow2_create(b, "image", &opts, q));
+    OK(create_on(&qcow2_driver, b, &opts, q));
     backend_close(b);
     v = open_image(VDISK_OPEN_RDWR);
     memset(out, 0x5a, sizeof out);
@@ -89,7 +90,7 @@ static void old_table_is_no_place(void **state)
 
     OK(memory_backend_create("image", 0, &keeper));
     b = bytes();
-    OK(qcow2_create(b, "image", &opts, q));
+    OK(create_on(&qcow2_driver, b, &opts, q));
     backend_close(b);
     v = open_image(VDISK_OPEN_RDWR);
     memset(out, 0x5a, PIECE);

@@ -8,6 +8,7 @@
 
 #include "backends/fault.h"
 #include "backends/memory.h"
+#include "engine/create.h"
 #include "engine/volume.h"
 #include "qcow2/format/ondisk.h"
 #include "qcow2/qcow2.h"
@@ -29,7 +30,7 @@ static void make(uint64_t size, uint32_t version)
     q = test_queue(VDISK_QUEUE_AUTO);
     OK(memory_backend_create_with("memory:grow", &options, &keeper));
     OK(memory_backend_share(keeper, &b));
-    OK(qcow2_driver.create(b, "memory:grow", &create, q));
+    OK(create_on(&qcow2_driver, b, &create, q));
     backend_close(b);
 }
 

@@ -2,6 +2,7 @@
 /* Large discards: what they read at once, and what they keep in mind, counted. */
 #include "backends/fault.h"
 #include "backends/memory.h"
+#include "engine/create.h"
 #include "engine/volume.h"
 #include "qcow2/qcow2.h"
 #include "qcow2/image/image.h"
@@ -22,7 +23,7 @@ static void make(uint64_t size, uint32_t cluster_size, enum vdisk_prealloc preal
 
     q = test_queue(VDISK_QUEUE_AUTO);
     OK(memory_backend_create_with("memory:clear", &options, &memory));
-    OK(qcow2_driver.create(memory, "memory:clear", &create, q));
+    OK(create_on(&qcow2_driver, memory, &create, q));
     OK(fault_backend_create(memory, &fault));
     OK(vdisk_open_backend(fault, &how, &v));
 }
