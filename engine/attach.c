@@ -10,6 +10,7 @@
 #include <stdlib.h>
 
 #include "engine/queue.h"
+#include "engine/short_lock.h"
 
 struct attachment {
     struct attachment        *next;     /* of the queue's bucket */
@@ -75,11 +76,11 @@ void *backend_on_queue(struct backend *b, vdisk_queue *q, int *ret_rc)
     return likely(a != NULL) ? a->state : attach(q, b, ret_rc);
 }
 
-/* With the lock held. */
 static void detach(struct attachment *a)
 {
     struct backend *b = atomic_load_explicit(&a->backend, memory_order_relaxed);
 
+    assert_locked(&lock);
     list_del(&a->link);
     b->driver->detach(b, a->queue, a->state);
     atomic_store_explicit(&a->backend, NULL, memory_order_release);

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "engine/op.h"
+#include "engine/short_lock.h"
 
 int gate_init(struct gate *g)
 {
@@ -60,9 +61,10 @@ static bool has_left(_Atomic uint32_t *count)
     return atomic_compare_exchange_strong(count, &marked, 0); /* not if somebody is about to step back */
 }
 
-/* With the lock held: rule 3. */
+/* Rule 3. */
 static bool all_have_left(struct gate *g, uint32_t parity)
 {
+    assert_locked(&g->lock);
     for (int i = 0; i < GATE_SLOTS; i++) {
         if (i == GATE_SLOTS / 2)
             POINT("gate: half of the slots seen empty");
@@ -72,17 +74,19 @@ static bool all_have_left(struct gate *g, uint32_t parity)
     return true;
 }
 
-/* With the lock held: a drain begins; who enters from now on is counted under the other parity. */
+/* A drain begins; who enters from now on is counted under the other parity. */
 static void flip(struct gate *g)
 {
+    assert_locked(&g->lock);
     g->draining = true;
     POINT("gate: about to flip");
     atomic_fetch_add(&g->epoch, 1);
 }
 
-/* With the lock held: end drains for as long as nobody is left inside. */
+/* End drains for as long as nobody is left inside. */
 static void drain_step(struct gate *g)
 {
+    assert_locked(&g->lock);
     while (g->draining) {
         if (!all_have_left(g, (atomic_load(&g->epoch) - 1) & 1))
             return;

@@ -19,6 +19,7 @@
 #include "engine/bits.h"
 #include "engine/call.h"
 #include "engine/queue.h"
+#include "engine/short_lock.h"
 
 enum { POLLER_CALLS_MAX = 2 * QUEUE_DEPTH_MAX };
 
@@ -44,12 +45,13 @@ static uint64_t left_ns(const struct call *c, const struct timespec *now)
     return s > INT32_MAX ? INT64_MAX : (uint64_t)(s * 1000000000 + ns);
 }
 
-/* With the lock held: the arrays follow the list. How long to sleep at most. */
+/* The arrays follow the list. How long to sleep at most. */
 static unsigned look(struct poller *p, uint64_t *ret_ns)
 {
     struct timespec now;
     unsigned n = 0;
 
+    assert_locked(&p->lock);
     clock_now(NULL, &now);
     *ret_ns = UINT64_MAX;
     p->fds[0] = (struct pollfd){.fd = p->wake_fd, .events = POLLIN};
@@ -89,6 +91,7 @@ static void end_some(struct poller *p, unsigned n)
     struct timespec now;
     int64_t res;
 
+    assert_locked(&p->lock);
     clock_now(NULL, &now);
     for (unsigned i = 0; i < n; i++) {
         struct call *c = p->looked[i];

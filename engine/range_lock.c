@@ -26,6 +26,7 @@ static struct range_lock *from_node(struct list *node)
 /* Does a lock that stands before `end` (all: the list's head) overlap? */
 static bool overlaps_earlier(struct range_locks *locks, const struct list *end, uint64_t start, uint64_t stop)
 {
+    assert_locked(&locks->lock);
     for (struct list *n = locks->all.next; n != end; n = n->next)
         if (from_node(n)->start < stop && start < from_node(n)->end)
             return true;

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 
 #include "engine/queue.h"
+#include "engine/short_lock.h"
 
 enum { WORKERS_MAX = 8 };
 
@@ -65,9 +66,10 @@ static struct workers *workers_create(void)
     return w;
 }
 
-/* With the lock held. The host program's signal handlers are not to run on our threads. */
+/* The host program's signal handlers are not to run on our threads. */
 static void add_thread(struct workers *w)
 {
+    assert_locked(&w->lock);
     sigset_t all, old;
 
     sigfillset(&all);

@@ -130,6 +130,7 @@ static void copy_page(struct q2_flush *flush, const struct piece *p, char *to)
 {
     uint64_t first = (uint64_t)p->page * p->len / 8;
 
+    assert_locked(&flush->meta->lock);
     for (uint64_t i = 0; i < p->len / 8; i++) {
         uint64_t entry = 0;
         if (p->table == &flush->meta->l1_pages)
@@ -140,11 +141,12 @@ static void copy_page(struct q2_flush *flush, const struct piece *p, char *to)
     }
 }
 
-/* With the lock held: copy, in the order on disk, and take for clean. */
+/* Copy, in the order on disk, and take for clean. */
 static void copy_batch(struct q2_flush *flush, struct batch *b)
 {
     char *to = b->copy;
 
+    assert_locked(&flush->meta->lock);
     if (b->count == 0)
         return;
     qsort(b->pieces, b->count, sizeof *b->pieces, by_host_offset);
@@ -235,14 +237,15 @@ static void copy_again(struct q2_flush_op *f)
             memcpy(to, q2_slot_data(b->pieces[i].cache, b->pieces[i].slot), b->pieces[i].len);
 }
 
-/* With the lock held: rule 9. What the file has at this moment is durable with the first sync. */
+/* Rule 9. What the file has at this moment is durable with the first sync. */
 static bool end_has_moved(struct q2_flush *flush)
 {
+    assert_locked(&flush->meta->lock);
     flush->space->flushing_end = backend_size(flush->meta->v->file);
     return flush->space->flushing_end > flush->space->durable_end;
 }
 
-/* With the lock held: rule 6. */
+/* Rule 6. */
 static int take_copy(struct q2_flush_op *f)
 {
     struct q2_flush *flush = f->flush;
@@ -250,6 +253,7 @@ static int take_copy(struct q2_flush_op *f)
     struct batch *refcounts = &f->batches[BATCH_REFCOUNTS], *reftable = &f->batches[BATCH_REFTABLE];
     struct batch *mapping = &f->batches[BATCH_MAPPING];
 
+    assert_locked(&flush->meta->lock);
     if (alloc_batch(refcounts, flush->meta->refcounts.dirty_count, slices_bytes(&flush->meta->refcounts)) < 0 ||
         alloc_batch(reftable, flush->meta->reftable_pages.dirty_count, pages_bytes(&flush->meta->reftable_pages)) <
             0 ||
@@ -303,11 +307,12 @@ static int by_cluster(const void *a, const void *b)
     return x->cluster_index < y->cluster_index ? -1 : x->cluster_index > y->cluster_index;
 }
 
-/* With the lock held: rule 5. */
+/* Rule 5. */
 static void settle_freed(struct q2_flush_op *f, int rc)
 {
     struct q2_flush *flush = f->flush;
 
+    assert_locked(&flush->meta->lock);
     if (rc == 0 && f->freed.count > 0) {
         free(flush->space->freed[Q2_FREED_DURABLE].list);
         flush->space->freed[Q2_FREED_DURABLE] = f->freed;
@@ -323,9 +328,10 @@ static void settle_freed(struct q2_flush_op *f, int rc)
 
 /* ---- turns --------------------------------------------------------------------------------------------- */
 
-/* With the lock held: it is this one's turn. */
+/* It is this one's turn. */
 static void start_lead(struct q2_flush_op *f)
 {
+    assert_locked(&f->flush->meta->lock);
     service_begin(f->lead.queue);
     op_wake(&f->lead, 0);
 }

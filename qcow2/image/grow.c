@@ -80,7 +80,7 @@ static void fill_table(struct grow *g)
     }
 }
 
-/* With the lock held: the header is on disk, and so it is in memory. */
+/* The header is on disk, and so it is in memory. */
 static void adopt(struct q2_header_change *change)
 {
     struct grow *g = container_of(change, struct grow, change);
@@ -88,6 +88,7 @@ static void adopt(struct q2_header_change *change)
     struct q2_l1 *old = atomic_load(&meta->l1);
     struct q2_table pages = meta->l1_pages;
 
+    assert_locked(&meta->lock);
     assert(meta->l1_pages.dirty_count == 0);
     if (old->entries > 0) /* a disk of no bytes has none, and its table no place */
         q2_drop_table(&g->q->space, meta->header.l1_offset, q2_clusters(&meta->geo, old->entries * 8), Q2_META_L1);

@@ -98,9 +98,10 @@ static struct q2_mapping mapping_at(const struct alloc_write *w, uint64_t guest_
     return q2_entry_decode(&w->map->meta->geo, e.word, e.bitmap);
 }
 
-/* With the lock held and the slice pinned: may the entry, and what it leads to, be changed? 0 or why not. */
+/* The slice is pinned: may the entry, and what it leads to, be changed? 0 or why not. */
 static int check_entry(const struct alloc_write *w, uint64_t guest_offset)
 {
+    assert_locked(&w->map->meta->lock);
     if (likely(!q2_slice_is_suspect(w->slot)))
         return 0;
     return q2_guard_entry(w->map->meta, guest_offset, w->slot->host_offset,
@@ -114,6 +115,7 @@ static enum span_kind kind_at(const struct alloc_write *w, uint64_t guest_offset
     uint32_t index = q2_subcluster_index(g, guest_offset);
     uint64_t last = min_u64(end - 1, q2_cluster_down(g, guest_offset) + g->cluster_size - 1);
 
+    assert_locked(&w->map->meta->lock);
     if (m.type == Q2_CLUSTER_COMPRESSED || !m.has_host || !m.copied ||
         q2_twice_has(w->map->meta, m.host_offset >> g->cluster_bits))
         return SPAN_NEW;
@@ -131,7 +133,7 @@ static bool moves_whole(const struct alloc_write *w, uint64_t guest_offset)
     return m.type == Q2_CLUSTER_COMPRESSED || m.has_host;
 }
 
-/* With the lock held and the slice pinned: the span at pos. 0 or what is wrong with its first entry. */
+/* The slice is pinned: the span at pos. 0 or what is wrong with its first entry. */
 static int plan_span(struct alloc_write *w)
 {
     const struct q2_geometry *g = &w->map->meta->geo;
@@ -139,6 +141,7 @@ static int plan_span(struct alloc_write *w)
     uint64_t end = w->zone_end;
     int rc = check_entry(w, w->start);
 
+    assert_locked(&w->map->meta->lock);
     if (rc < 0)
         return rc;
     w->guest_cluster = q2_cluster_down(g, w->start);
@@ -172,7 +175,7 @@ static void fit_to_run(struct alloc_write *w)
 
 /* ---- edges ----------------------------------------------------------------------------------------------- */
 
-/* With the lock held: what of the first and last (sub)cluster has to be written besides the data. */
+/* What of the first and last (sub)cluster has to be written besides the data. */
 static void plan_edges(struct alloc_write *w)
 {
     const struct q2_geometry *g = &w->map->meta->geo;
@@ -180,6 +183,7 @@ static void plan_edges(struct alloc_write *w)
     uint64_t head_unit = is_new && moves_whole(w, w->start) ? g->cluster_size : g->subcluster_size;
     uint64_t tail_unit = is_new && moves_whole(w, w->stop - 1) ? g->cluster_size : g->subcluster_size;
 
+    assert_locked(&w->map->meta->lock);
     w->head = w->start - align_down(w->start, head_unit);
     w->tail = align_up(w->stop, tail_unit) - w->stop;
     if (w->kind == SPAN_REUSE) {
@@ -200,6 +204,7 @@ static bool edge_is_zero(struct alloc_write *w, uint64_t guest_offset, uint64_t 
 {
     uint64_t size = vdisk_size(w->map->meta->v);
 
+    assert_unlocked(&w->map->meta->lock);
     /* Past the volume's end, inside its last cluster, there is nothing. */
     if (guest_offset >= size)
         return true;
@@ -342,12 +347,13 @@ static bool data_first(const struct alloc_write *w)
     return !chain_known_zero(w->map->meta->v, w->start, w->stop - w->start);
 }
 
-/* With the lock held: invariant 1. */
+/* Invariant 1. */
 static void link_span(struct alloc_write *w)
 {
     struct q2_map *map = w->map;
     const struct q2_geometry *g = &map->meta->geo;
 
+    assert_locked(&w->map->meta->lock);
     q2_change_begin(&map->meta->l2, w->slot);
     for (uint64_t i = 0; i < w->clusters; i++) {
         uint64_t guest = w->guest_cluster + (i << g->cluster_bits);
@@ -362,9 +368,9 @@ static void link_span(struct alloc_write *w)
     w->run.clusters = 0;
 }
 
-/* With the lock held. */
 static void unpin(struct alloc_write *w)
 {
+    assert_locked(&w->map->meta->lock);
     if (w->slot)
         q2_slot_unpin(&w->map->meta->l2, w->slot);
     w->slot = NULL;
@@ -421,9 +427,10 @@ static void make_room(struct alloc_write *w, struct op *op)
     q2_room_make(w->map->space, w->caller, op);
 }
 
-/* With the lock held and the span planned: does it free clusters, and do too many wait for that already? */
+/* The span is planned: does it free clusters, and do too many wait for that already? */
 static bool too_many_freed(const struct alloc_write *w)
 {
+    assert_locked(&w->map->meta->lock);
     return w->kind == SPAN_NEW && q2_room_is_wanted(w->map->space) && !w->keeps_freed &&
            !w->map->meta->data_file && moves_whole(w, w->start);
 }
@@ -484,9 +491,10 @@ static void alloc_write_finish(struct alloc_write *w, int rc)
 
 enum find_result { FIND_READY, FIND_NEEDS_SLICE, FIND_TOO_MANY_FREED, FIND_NEEDS_LEASE, FIND_REFUSED };
 
-/* With the lock held: host clusters for a span that needs them. */
+/* Host clusters for a span that needs them. */
 static bool find_host(struct alloc_write *w)
 {
+    assert_locked(&w->map->meta->lock);
     if (w->kind != SPAN_NEW)
         return true;
     if (w->map->meta->data_file) {

@@ -150,6 +150,7 @@ static enum clear_result clear_entry(struct clear *c, uint64_t guest_offset, str
     bool keep = !c->discard && !c->unmap && m.has_host && m.copied;
     struct q2_l2_entry old = *e;
 
+    assert_locked(&map->meta->lock);
     if (is_plain_zero(map, &m, guest_offset))
         return CLEAR_SAME;
     /* Discard: what nobody in this layer holds is not ours to drop. */
@@ -170,7 +171,7 @@ static enum clear_result clear_entry(struct clear *c, uint64_t guest_offset, str
 
 enum slice_result { SLICE_DONE, SLICE_MISSING, SLICE_NEEDS_WRITE, SLICE_REFUSED };
 
-/* With the lock held: change entries from pos on, up to `end` or the end of the slice. */
+/* Change entries from pos on, up to `end` or the end of the slice. */
 static enum slice_result clear_entries(struct clear *c, struct q2_slot *s, uint64_t end)
 {
     struct q2_map *map = c->map;
@@ -178,6 +179,7 @@ static enum slice_result clear_entries(struct clear *c, struct q2_slot *s, uint6
     bool suspect = q2_slice_is_suspect(s), changing = false;
     enum slice_result result = SLICE_DONE;
 
+    assert_locked(&map->meta->lock);
     for (; c->pos < end; c->pos += g->cluster_size) {
         struct q2_l2_entry e = q2_slice_get(map->meta, s, c->pos);
         c->refusal = suspect ? q2_guard_entry(map->meta, c->pos, s->host_offset, e) : 0;

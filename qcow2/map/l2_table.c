@@ -148,9 +148,10 @@ fail:
 OP_TYPE(l2_make, l2_make_step, "START", "L2T_LOCKED", "L2T_ALLOCATED", "L2T_ZEROED", "L2T_COPY_READ",
         "L2T_COPY_WRITTEN");
 
-/* With the lock held: the op that makes this table. */
+/* The op that makes this table. */
 static struct l2_make *find_making(struct q2_map *map, uint64_t guest_offset)
 {
+    assert_locked(&map->meta->lock);
     for (struct list *n = map->l2_making.next; n != &map->l2_making; n = n->next) {
         struct l2_make *m = container_of(n, struct l2_make, node);
         if (q2_l1_index(&map->meta->geo, m->guest_offset) == q2_l1_index(&map->meta->geo, guest_offset))

@@ -20,12 +20,14 @@
 
 void q2_guard_add(struct q2_meta *meta, uint64_t cluster, uint64_t n, uint32_t kind)
 {
+    assert_locked(&meta->lock);
     if (meta->guarded)
         q2_meta_add(&meta->places, cluster, n, kind);
 }
 
 void q2_guard_remove(struct q2_meta *meta, uint64_t cluster, uint64_t n, uint32_t kind)
 {
+    assert_locked(&meta->lock);
     if (meta->guarded)
         q2_meta_remove(&meta->places, cluster, n, kind);
 }
@@ -53,6 +55,7 @@ bool q2_guard_refuses(struct q2_meta *meta, uint64_t cluster, uint64_t n, const 
     uint64_t where = 0;
     uint32_t kinds = meta->guarded ? q2_meta_find(&meta->places, cluster, n, &where) : 0;
 
+    assert_locked(&meta->lock);
     if (!kinds)
         return false;
     contradiction(meta, what, where, kinds);
@@ -90,6 +93,7 @@ static uint32_t table_conflict(struct q2_meta *meta, uint64_t guest_offset, uint
     uint32_t kinds =
         q2_meta_find(&meta->places, table_offset >> meta->geo.cluster_bits, 1, &where) & ~(uint32_t)Q2_META_L2;
 
+    assert_locked(&meta->lock);
     if (!(entry & Q2_COPIED))
         kinds &= ~(uint32_t)(Q2_META_SNAPSHOT_L2 | Q2_META_TWICE);
     return kinds;
@@ -125,6 +129,7 @@ static bool judge_runs(struct q2_meta *meta, const struct runs *r, bool first_ti
     bool bad = false;
     uint64_t where;
 
+    assert_locked(&meta->lock);
     for (unsigned i = 0; i < r->count; i++) {
         if (first_time && r->run[i].alone)
             q2_twice_note(meta, r->run[i].first, r->run[i].n);
@@ -161,6 +166,7 @@ bool q2_entry_unusable(const struct q2_meta *meta, struct q2_l2_entry e, uint64_
 /* Are the slice's entries as they were when the image was opened? */
 static bool is_first_time(struct q2_meta *meta, uint64_t key)
 {
+    assert_locked(&meta->lock);
     if (!meta->guarded || q2_cluster_set_has(&meta->judged, key))
         return false;
     q2_twice_judged(meta, key, 1);
@@ -188,6 +194,7 @@ bool q2_guard_slice(struct q2_meta *meta, uint64_t guest_offset, uint64_t table_
     uint64_t end = size == 8 && !meta->data_file ? backend_size(meta->v->file) : 0;
     struct runs runs;
 
+    assert_locked(&meta->lock);
     runs.count = 0;
     if (guarded)
         bad = table_conflict(meta, guest_offset, table_offset) || table_offset >= backend_size(meta->v->file);
@@ -218,6 +225,7 @@ int q2_guard_bad_entry(struct q2_meta *meta, uint64_t guest_offset, uint64_t sli
 {
     char what[160];
 
+    assert_locked(&meta->lock);
     snprintf(what, sizeof what,
              "an L2 entry is damaged: guest offset 0x%" PRIx64 " has 0x%" PRIx64 ", at host offset 0x%" PRIx64,
              q2_cluster_down(&meta->geo, guest_offset), entry, slice_offset + q2_slice_place(meta, guest_offset));
@@ -231,6 +239,7 @@ int q2_guard_entry(struct q2_meta *meta, uint64_t guest_offset, uint64_t table_o
     uint64_t first, n;
     uint32_t kinds;
 
+    assert_locked(&meta->lock);
     if (q2_entry_unusable(meta, e, q2_cluster_down(&meta->geo, guest_offset)))
         return q2_guard_bad_entry(meta, guest_offset, table_offset, e.word);
     if (!meta->guarded)
@@ -256,6 +265,7 @@ int q2_guard_shared_table(struct q2_meta *meta, uint64_t guest_offset, uint64_t 
     uint32_t kinds = meta->guarded && !MUTANT(TRUST_ENTRIES) ? table_conflict(meta, guest_offset, host_offset) : 0;
     char what[80];
 
+    assert_locked(&meta->lock);
     if (!kinds)
         return 0;
     snprintf(what, sizeof what, "the L2 table of guest offset 0x%" PRIx64 " is at", guest_offset);
@@ -266,6 +276,7 @@ static uint32_t block_conflict(struct q2_meta *meta, uint64_t host_offset)
 {
     uint64_t where;
 
+    assert_locked(&meta->lock);
     if (!meta->guarded || MUTANT(TRUST_ENTRIES))
         return 0;
     return q2_meta_find(&meta->places, host_offset >> meta->geo.cluster_bits, 1, &where) &
@@ -296,6 +307,7 @@ int q2_guard_block_is_data(struct q2_meta *meta, uint64_t block, uint64_t host_o
     uint64_t cluster = host_offset >> meta->geo.cluster_bits;
     char what[80];
 
+    assert_locked(&meta->lock);
     if (!q2_cluster_set_has(&meta->mapped, cluster) || MUTANT(TRUST_BLOCKS))
         return 0;
     snprintf(what, sizeof what, "refcount block %" PRIu64 " is at", block);
@@ -307,6 +319,7 @@ int q2_guard_survey(struct q2_meta *meta, uint64_t guest_offset, uint64_t table_
     uint32_t size = meta->geo.l2_entry_size, kinds;
     char what[80];
 
+    assert_locked(&meta->lock);
     if (!q2_guard_slice(meta, guest_offset, table_offset, slice) || meta->data_file || MUTANT(TRUST_BLOCKS))
         return 0;
     for (uint32_t i = 0; i < meta->l2.slice_size; i += size, guest_offset += meta->geo.cluster_size) {
@@ -350,6 +363,7 @@ void q2_guard_own_tables(struct q2_meta *meta)
 
 enum q2_guard_verdict q2_guard_free(struct q2_meta *meta, uint64_t cluster, bool for_metadata)
 {
+    assert_locked(&meta->lock);
     if (!meta->guarded)
         return Q2_GUARD_FREE;
     if (!MUTANT(TRUST_REFCOUNTS) && q2_guard_refuses(meta, cluster, 1, "no refcount keeps what is at"))
@@ -368,6 +382,7 @@ bool q2_guard_all_free(struct q2_meta *meta, uint64_t cluster, uint64_t n, bool 
 {
     uint64_t end = cluster + n, stop, where;
 
+    assert_locked(&meta->lock);
     if (!meta->guarded)
         return true;
     return q2_meta_find(&meta->places, cluster, n, &where) == 0 &&
@@ -380,6 +395,7 @@ bool q2_guard_leads_to(const struct q2_meta *meta, uint64_t cluster, uint64_t n)
     bool exact = meta->targets_known && !meta->targets.overflowed;
     uint64_t stop;
 
+    assert_locked(&meta->lock);
     return q2_cluster_set_next(exact ? &meta->targets : &meta->mapped, cluster, cluster + n, &stop) < cluster + n;
 }
 
@@ -399,6 +415,7 @@ void q2_guard_recount(struct q2_meta *meta)
 {
     uint64_t host_offset;
 
+    assert_locked(&meta->lock);
     q2_cluster_set_finish(&meta->targets);
     meta->targets_known = meta->guarded && !meta->data_file;
     if (!meta->targets_known)

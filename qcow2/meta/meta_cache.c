@@ -9,10 +9,14 @@
 
 #include "engine/io.h"
 #include "engine/queue.h"
+#include "engine/short_lock.h"
 #include "qcow2/format/format.h"
 #include "qcow2/mutant.h"
 
 _Static_assert(offsetof(struct q2_cache, dirty_list) == 64, "what lookups read has a cache line of its own");
+
+/* Or nobody else changes it. */
+#define assert_held(c) assert(!(c)->owner.lock || lock_is_mine((c)->owner.lock))
 
 int q2_cache_init(struct q2_cache *c, uint32_t slice_size, uint64_t bytes, uint64_t keys)
 {
@@ -97,6 +101,7 @@ struct q2_slot *q2_cache_find(struct q2_cache *c, uint64_t key)
 {
     struct q2_slot *s = find_any(c, key);
 
+    assert_held(c);
     if (!s || s->state != Q2_SLOT_VALID)
         return NULL;
     atomic_store_explicit(&s->referenced, 1, memory_order_relaxed);
@@ -142,6 +147,7 @@ static struct q2_slot *claim(struct q2_cache *c, uint64_t key)
 {
     struct q2_slot *set = &c->slot[(key & c->sets_mask) * Q2_CACHE_WAYS];
 
+    assert_held(c);
     for (int i = 0; i < Q2_CACHE_WAYS; i++)
         if (set[i].state == Q2_SLOT_EMPTY)
             return &set[i];
@@ -195,6 +201,7 @@ static void set_unsettled(struct q2_slot *s, unsigned what)
 
 void q2_slot_mark_dirty(struct q2_cache *c, struct q2_slot *s)
 {
+    assert_held(c);
     if (q2_slot_is(s, Q2_DIRTY))
         return;
     set_unsettled(s, s->unsettled | Q2_DIRTY);
@@ -204,6 +211,7 @@ void q2_slot_mark_dirty(struct q2_cache *c, struct q2_slot *s)
 
 void q2_change_begin(struct q2_cache *c, struct q2_slot *s)
 {
+    assert_held(c);
     assert(s->state == Q2_SLOT_VALID);
     if (s->key < c->linear_keys)
         atomic_store_explicit(&c->linear[s->key], 0, memory_order_relaxed);
@@ -217,6 +225,7 @@ void q2_change_end(struct q2_cache *c, struct q2_slot *s)
 {
     uint32_t seq = atomic_load_explicit(&s->seq, memory_order_relaxed);
 
+    assert_held(c);
     assert(seq & 1);
     assert(q2_slot_is(s, Q2_DIRTY) || MUTANT(DIRTY_LATE)); /* invariant 5 */
     POINT("slice: changed");
@@ -230,6 +239,7 @@ void q2_change_end(struct q2_cache *c, struct q2_slot *s)
 
 void q2_slot_copied(struct q2_cache *c, struct q2_slot *s)
 {
+    assert_held(c);
     assert(s->unsettled == Q2_DIRTY); /* one flush at a time */
     list_del(&s->dirty_node);
     c->dirty_count--;
@@ -244,6 +254,7 @@ void q2_slot_flushed(struct q2_cache *c, struct q2_slot *s, int rc)
 {
     bool listed = q2_slot_is(s, Q2_DIRTY);
 
+    assert_held(c);
     assert(q2_slot_is(s, Q2_FLUSHING));
     if (MUTANT(SETTLED_BETWEEN) && rc < 0 && !listed) {
         set_unsettled(s, 0);
@@ -260,6 +271,7 @@ static struct q2_slot *install(struct q2_cache *c, uint64_t key, uint64_t host_o
 {
     struct q2_slot *s;
 
+    assert_held(c);
     assert(!find_any(c, key));
     s = claim(c, key);
     if (!s)
@@ -281,6 +293,7 @@ struct q2_slot *q2_cache_install_zero(struct q2_cache *c, uint64_t key, uint64_t
 
 void q2_cache_install_written(struct q2_cache *c, uint64_t key, uint64_t host_offset)
 {
+    assert_held(c);
     if (!find_any(c, key))
         install(c, key, host_offset, false);
 }
@@ -293,6 +306,7 @@ void q2_slot_pin(struct q2_slot *s)
 
 void q2_slot_unpin(struct q2_cache *c, struct q2_slot *s)
 {
+    assert_held(c);
     assert(s->pins > 0);
     if (--s->pins == 0)
         op_wake_all(&c->room, 0);
@@ -300,6 +314,7 @@ void q2_slot_unpin(struct q2_cache *c, struct q2_slot *s)
 
 void q2_cache_moved(struct q2_cache *c, uint64_t first_key, uint64_t n, uint64_t host_offset)
 {
+    assert_held(c);
     for (uint64_t i = 0; i < n; i++) {
         struct q2_slot *s = find_any(c, first_key + i);
         if (s)
@@ -350,11 +365,12 @@ static void detach_loads(struct q2_slot *s)
         container_of(node, struct slice_load, node)->slot = NULL;
 }
 
-/* With the lock held: what has been read becomes the slot's content. */
+/* What has been read becomes the slot's content. */
 static void settle_load(struct slice_load *l)
 {
     struct q2_slot *s = l->slot;
 
+    assert_held(l->cache);
     assert(s->state == Q2_SLOT_LOADING);
     atomic_store_explicit(&s->suspect, is_suspect(l), memory_order_relaxed);
     fill(l->cache, s, slice_buffer(l));
@@ -410,6 +426,7 @@ static bool will_have_room(struct q2_cache *c, uint64_t key, const vdisk_queue *
     struct q2_slot *set = &c->slot[(key & c->sets_mask) * Q2_CACHE_WAYS];
     bool idle = false;
 
+    assert_held(c);
     for (struct q2_slot *s = set; s < set + Q2_CACHE_WAYS; s++) {
         if (s->state == Q2_SLOT_LOADING && find_load(s, queue))
             return true;
@@ -418,11 +435,12 @@ static bool will_have_room(struct q2_cache *c, uint64_t key, const vdisk_queue *
     return !idle;
 }
 
-/* With the lock held: a slot of the set that only other queues are loading, taken from them (invariant 8). */
+/* A slot of the set that only other queues are loading, taken from them (invariant 8). */
 static struct q2_slot *take_loading(struct q2_cache *c, uint64_t key, const vdisk_queue *queue)
 {
     struct q2_slot *set = &c->slot[(key & c->sets_mask) * Q2_CACHE_WAYS];
 
+    assert_held(c);
     for (struct q2_slot *s = set; s < set + Q2_CACHE_WAYS; s++) {
         if (s->state != Q2_SLOT_LOADING || find_load(s, queue))
             continue;
@@ -437,7 +455,7 @@ static struct q2_slot *take_loading(struct q2_cache *c, uint64_t key, const vdis
 }
 
 /*
- * With the lock held: the op to fill a slot in LOADING, waited for by `op`; NULL: the await has been ended or goes
+ * The op to fill a slot in LOADING, waited for by `op`; NULL: the await has been ended or goes
  * on, or (*ret_full) there is no slot before a flush.
  */
 static struct slice_load *begin_load(struct q2_cache *c, uint64_t key, uint64_t host_offset, struct op *op,
@@ -446,6 +464,7 @@ static struct slice_load *begin_load(struct q2_cache *c, uint64_t key, uint64_t 
     struct q2_slot *s = find_any(c, key);
     struct slice_load *l = s ? find_load(s, op->queue) : NULL;
 
+    assert_held(c);
     if (s && s->state == Q2_SLOT_VALID) {
         op_wake(op, 0);
         return NULL;

@@ -66,7 +66,7 @@ struct q2_slot {
 
 /* Whom it serves. */
 struct q2_cache_owner {
-    pthread_mutex_t *lock; /* over all that has no synchronisation of its own */
+    pthread_mutex_t *lock; /* over all that has no synchronisation of its own; NULL: one thread changes all */
     struct backend  *file; /* from which slices are read */
     stat_count      *loads; /* locked: how many were; NULL: nobody counts */
     void            *arg;

@@ -55,6 +55,7 @@ static inline uint32_t q2_slice_place(const struct q2_meta *meta, uint64_t guest
 /* With the lock held: the slot, if the slice is in the cache. */
 static inline struct q2_slot *q2_slice_find(struct q2_meta *meta, uint64_t guest_offset)
 {
+    assert_locked(&meta->lock);
     return q2_cache_find(&meta->l2, q2_slice_key(meta, guest_offset));
 }
 
@@ -86,6 +87,7 @@ static inline void q2_slice_put(struct q2_meta *meta, struct q2_slot *s, uint64_
 {
     uint32_t place = q2_slice_place(meta, guest_offset);
 
+    assert_locked(&meta->lock);
     q2_slot_put_be64(&meta->l2, s, place, e.word);
     if (meta->geo.extended_l2)
         q2_slot_put_be64(&meta->l2, s, place + 8, e.bitmap);

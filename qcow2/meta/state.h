@@ -16,6 +16,7 @@
 #include <stdint.h>
 
 #include "engine/range_lock.h"
+#include "engine/short_lock.h"
 #include "engine/volume.h"
 #include "qcow2/format/format.h"
 #include "qcow2/meta/cluster_set.h"
@@ -120,6 +121,7 @@ static inline bool q2_has_block(const struct q2_meta *meta, uint64_t index)
 {
     uint64_t block = q2_reftable_index(&meta->geo, index);
 
+    assert_locked(&meta->lock);
     return block < meta->reftable_entries && q2_reftable_offset(meta->reftable[block]) != 0;
 }
 

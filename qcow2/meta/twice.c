@@ -12,6 +12,7 @@ void q2_twice_note(struct q2_meta *meta, uint64_t cluster, uint64_t n)
 {
     uint64_t end = cluster + n, first, stop;
 
+    assert_locked(&meta->lock);
     if (MUTANT(FORGET_TWICE))
         return;
     for (; cluster < end; cluster = stop) {
@@ -41,6 +42,7 @@ void q2_twice_spread(struct q2_meta *meta)
 {
     uint64_t host_offset;
 
+    assert_locked(&meta->lock);
     if (!meta->twice_grew)
         return;
     meta->twice_grew = false;

@@ -26,12 +26,14 @@ void q2_twice_spread(struct q2_meta *meta);
 /* Slices [key, key + n) have been judged, or made: what they have from now on is ours. */
 static inline void q2_twice_judged(struct q2_meta *meta, uint64_t key, uint64_t n)
 {
+    assert_locked(&meta->lock);
     if (meta->guarded)
         q2_cluster_set_add(&meta->judged, key, n);
 }
 
 static inline bool q2_twice_has(const struct q2_meta *meta, uint64_t cluster)
 {
+    assert_locked(&meta->lock);
     return meta->twice.pages > 0 && q2_cluster_set_has(&meta->twice, cluster);
 }
 
@@ -40,6 +42,7 @@ static inline bool q2_twice_meets(const struct q2_meta *meta, uint64_t cluster, 
 {
     uint64_t stop;
 
+    assert_locked(&meta->lock);
     return meta->twice.pages > 0 && q2_cluster_set_next(&meta->twice, cluster, cluster + n, &stop) < cluster + n;
 }
 

@@ -63,6 +63,7 @@ static bool was_table(const struct q2_space *space, uint64_t cluster, uint64_t n
     const struct q2_meta *meta = space->meta;
     uint64_t start = cluster << meta->geo.cluster_bits, end = (cluster + n) << meta->geo.cluster_bits;
 
+    assert_locked(&space->meta->lock);
     return ranges_meet(start, end, meta->l1_start, meta->l1_end) ||
            ranges_meet(start, end, meta->reftable_start, meta->reftable_end);
 }
@@ -78,13 +79,14 @@ static uint64_t count_zeros(const struct q2_geometry *g, const uint8_t *slice, u
 }
 
 /*
- * With the lock held: may clusters without a refcount be had? *n of them at once where nothing speaks against any,
+ * May clusters without a refcount be had? *n of them at once where nothing speaks against any,
  * else the first, and *n becomes 1.
  */
 static enum q2_guard_verdict judge_free(struct q2_space *space, uint64_t index, uint32_t kind, uint64_t *n)
 {
     enum q2_guard_verdict verdict;
 
+    assert_locked(&space->meta->lock);
     if (*n > 1 && (kind != 0 || !was_table(space, index, *n)) &&
         q2_guard_all_free(space->meta, index, *n, kind != 0))
         return Q2_GUARD_FREE;
@@ -94,7 +96,7 @@ static enum q2_guard_verdict judge_free(struct q2_space *space, uint64_t index, 
 }
 
 /*
- * With the lock held: up to `want` free clusters from `from` on, inside one refcount slice: *ret_n of them at
+ * Up to `want` free clusters from `from` on, inside one refcount slice: *ret_n of them at
  * ret_index, 0 when it has none. The slice's content, or what to fetch first, decides the result. `kind`: what
  * they are for, enum q2_meta_kind, 0 for guest data.
  */
@@ -107,6 +109,7 @@ static enum scan_result scan(struct q2_space *space, uint64_t from, uint64_t wan
     uint64_t slice_end = ((end - 1) & slice_mask) + 1;
     struct q2_slot *s;
 
+    assert_locked(&space->meta->lock);
     *ret_n = 0;
     if (!q2_has_block(space->meta, from))
         return SCAN_NEEDS_BLOCK;
@@ -139,6 +142,7 @@ static enum scan_result scan(struct q2_space *space, uint64_t from, uint64_t wan
 /* Where a search that has come to `index` goes on. */
 static uint64_t pass_used(const struct q2_space *space, uint64_t index)
 {
+    assert_locked(&space->meta->lock);
     index = max_u64(index, space->free_hint);
     return index >= space->used_from && index < space->used_end ? space->used_end : index;
 }
@@ -152,6 +156,7 @@ static void note_free(struct q2_space *space, uint64_t index)
     uint64_t end =
         space->used_from <= space->free_hint ? max_u64(space->free_hint, space->used_end) : space->free_hint;
 
+    assert_locked(&space->meta->lock);
     if (index < space->free_hint) {
         if (space->used_from <= space->free_hint || end - index - 1 > space->used_end - space->used_from) {
             space->used_from = index + 1;
@@ -172,6 +177,7 @@ static void raise(struct q2_space *space, uint64_t index, uint64_t n)
     uint64_t in_slice = index & ((1ull << space->meta->refslice_bits) - 1);
     struct q2_slot *s = q2_refcounts_find(space, index >> space->meta->refslice_bits);
 
+    assert_locked(&space->meta->lock);
     assert(s && in_slice + n <= 1ull << space->meta->refslice_bits);
     q2_slot_mark_dirty(&space->meta->refcounts, s);
     q2_refcount_fill_one(&space->meta->geo, (uint8_t *)q2_slot_data(&space->meta->refcounts, s), in_slice, n);
@@ -182,6 +188,7 @@ static uint64_t alike(const struct q2_space *space, uint64_t index, uint64_t n, 
 {
     uint64_t edge = space->zero_from >> space->meta->geo.cluster_bits;
 
+    assert_locked(&space->meta->lock);
     if (index < edge)
         return q2_zero_runs_alike(&space->zero_runs, index, min_u64(n, edge - index), ret_zero);
     *ret_zero = space->zero_new;
@@ -193,6 +200,7 @@ static bool take_out(struct q2_space *space, uint64_t index, uint64_t n)
 {
     bool zero, same = alike(space, index, n, &zero) == n;
 
+    assert_locked(&space->meta->lock);
     q2_zero_runs_remove(&space->zero_runs, index, index + n);
     q2_note_end(space, (index + n) << space->meta->geo.cluster_bits);
     return same && zero;
@@ -245,9 +253,10 @@ enum alloc_state {
     ALLOC_TRIMMED
 };
 
-/* With the lock held: what an exact search has taken goes back. */
+/* What an exact search has taken goes back. */
 static void drop_part(struct alloc *a)
 {
+    assert_locked(&a->space->meta->lock);
     if (a->have > 0)
         q2_return(a->space, a->start, a->have, a->zero);
     a->have = 0;
@@ -256,6 +265,7 @@ static void drop_part(struct alloc *a)
 /* Has an entry been read meanwhile that leads to what was taken? Then it goes back: guard.h, invariant 2. */
 static bool mapped_since(struct alloc *a)
 {
+    assert_locked(&a->space->meta->lock);
     if (!q2_guard_leads_to(a->space->meta, a->start, a->have))
         return false;
     a->next = a->start + a->have;
@@ -268,6 +278,7 @@ static uint64_t tail_start(const struct q2_space *space)
 {
     uint64_t block = space->meta->reftable_entries;
 
+    assert_locked(&space->meta->lock);
     if (space->meta->v->file->caps & BACKEND_GROWS)
         return space->zero_from >> space->meta->geo.cluster_bits;
     while (block > 0 && q2_reftable_offset(space->meta->reftable[block - 1]) == 0)
@@ -275,21 +286,23 @@ static uint64_t tail_start(const struct q2_space *space)
     return max_u64(space->tail_hint, block > 0 ? (block - 1) << space->meta->geo.refblock_bits : 0);
 }
 
-/* With the lock held: holes, then the tail, then all: invariant 4. */
+/* Holes, then the tail, then all: invariant 4. */
 static void look_further(struct alloc *a)
 {
+    assert_locked(&a->space->meta->lock);
     assert(a->look != LOOK_ALL && a->have == 0);
     a->look = a->look == LOOK_HOLES ? LOOK_TAIL : LOOK_ALL;
     a->next = a->look == LOOK_TAIL ? max_u64(tail_start(a->space), a->space->free_hint) : 0;
 }
 
-/* With the lock held: take 1 to `want` clusters. */
+/* Take 1 to `want` clusters. */
 static enum scan_result try_take(struct alloc *a)
 {
     struct q2_space *space = a->space;
     uint64_t found = 0, n = 0, *pos;
     bool zero;
 
+    assert_locked(&space->meta->lock);
     for (;;) {
         /* What is passed over for metadata may do for data. */
         pos = a->look == LOOK_TAIL || a->kind ? &a->next : &space->free_hint;
@@ -332,6 +345,7 @@ static enum scan_result try_take_exact(struct alloc *a)
     struct q2_space *space = a->space;
     uint64_t found = 0, n = 0;
 
+    assert_locked(&space->meta->lock);
     while (a->have < a->want) {
         a->next = pass_used(space, a->next);
         uint64_t slice_end = ((a->next >> space->meta->refslice_bits) + 1) << space->meta->refslice_bits;
@@ -375,6 +389,7 @@ static enum scan_result try_take_exact(struct alloc *a)
  */
 static bool should_look_further(const struct alloc *a, enum scan_result r)
 {
+    assert_locked(&a->space->meta->lock);
     if (a->look == LOOK_HOLES)
         return r == SCAN_NEEDS_SLICE && a->rounds >= HOLE_ROUNDS && a->have == 0 && a->space->exact_runs == 0 &&
                !MUTANT(SEARCH_ALL);
@@ -437,11 +452,12 @@ static bool is_cached(struct alloc *a)
     return is;
 }
 
-/* With the lock held: may the slice be read ahead? */
+/* May the slice be read ahead? */
 static bool is_worth_loading(struct q2_space *space, uint64_t key)
 {
     uint64_t first = key << space->meta->refslice_bits;
 
+    assert_locked(&space->meta->lock);
     return first < space->limit_clusters && q2_has_block(space->meta, first) && !q2_refcounts_find(space, key) &&
            q2_guard_block_is_sound(
                space->meta,
@@ -568,6 +584,7 @@ void q2_drop_run(struct q2_space *space, uint64_t host_offset, uint64_t clusters
     struct q2_freed *last = l->count ? &l->list[l->count - 1] : NULL;
     uint64_t index = host_offset >> space->meta->geo.cluster_bits;
 
+    assert_locked(&space->meta->lock);
     assert(clusters > 0 && is_aligned(host_offset, space->meta->geo.cluster_size));
     if (q2_twice_has(space->meta, index) && clusters == 1)
         return; /* the other entry's */
@@ -590,6 +607,7 @@ void q2_drop_run(struct q2_space *space, uint64_t host_offset, uint64_t clusters
 
 void q2_drop_clusters(struct q2_space *space, uint64_t host_offset, uint64_t clusters)
 {
+    assert_locked(&space->meta->lock);
     q2_drop_run(space, host_offset, clusters, space->count_decides);
 }
 
@@ -597,6 +615,7 @@ void q2_drop_table(struct q2_space *space, uint64_t host_offset, uint64_t cluste
 {
     uint64_t first = host_offset >> space->meta->geo.cluster_bits;
 
+    assert_locked(&space->meta->lock);
     q2_guard_remove(space->meta, first, clusters, kind);
     /*
      * Its refcount may be 0, by the image's mistake: nobody takes the clusters as free ones before they have been
@@ -609,6 +628,7 @@ void q2_drop_table(struct q2_space *space, uint64_t host_offset, uint64_t cluste
 
 void q2_return_structure(struct q2_space *space, const struct q2_run *run, uint32_t kind)
 {
+    assert_locked(&space->meta->lock);
     if (run->clusters > 0)
         q2_guard_remove(space->meta, run->host_offset >> space->meta->geo.cluster_bits, run->clusters, kind);
     q2_return_run(space, run);
@@ -619,6 +639,7 @@ void q2_drop(struct q2_space *space, const struct q2_mapping *m)
     uint64_t first = q2_cluster_down(&space->meta->geo, m->host_offset);
     uint64_t end = q2_cluster_up(&space->meta->geo, m->host_offset + m->compressed_len);
 
+    assert_locked(&space->meta->lock);
     if (space->meta->data_file || (m->type != Q2_CLUSTER_COMPRESSED && !m->has_host))
         return;
     if (m->type != Q2_CLUSTER_COMPRESSED)
@@ -634,6 +655,7 @@ bool q2_lower(struct q2_space *space, struct q2_slot *s, uint64_t cluster_index,
     uint8_t *data = (uint8_t *)q2_slot_data(&space->meta->refcounts, s);
     bool ok = true;
 
+    assert_locked(&space->meta->lock);
     assert(n > 0 &&
            cluster_index >> space->meta->refslice_bits == (cluster_index + n - 1) >> space->meta->refslice_bits);
     for (uint64_t i = cluster_index; i < cluster_index + n; i++) {
@@ -658,6 +680,7 @@ bool q2_lower(struct q2_space *space, struct q2_slot *s, uint64_t cluster_index,
 /* The first refcount slice of a run that is not cached any more; false: all are. */
 static bool missing_slice(struct q2_space *space, uint64_t index, uint64_t n, uint64_t *ret_key)
 {
+    assert_locked(&space->meta->lock);
     for (uint64_t key = index >> space->meta->refslice_bits; key <= (index + n - 1) >> space->meta->refslice_bits;
          key++) {
         if (q2_refcounts_find(space, key))
@@ -672,6 +695,7 @@ void q2_return(struct q2_space *space, uint64_t cluster_index, uint64_t clusters
 {
     uint64_t end = cluster_index + clusters, key, n;
 
+    assert_locked(&space->meta->lock);
     if (missing_slice(space, cluster_index, clusters, &key)) {
         q2_drop_run(space, cluster_index << space->meta->geo.cluster_bits, clusters, true);
         return;

@@ -32,6 +32,7 @@ bool q2_lease_take(struct q2_space *space, const vdisk_queue *queue, uint64_t wa
     struct q2_lease *l = lease_of(space, queue);
     uint64_t n = min_u64(want, l->end - l->next);
 
+    assert_locked(&space->meta->lock);
     assert(l->next <= l->end && want > 0);
     if (n == 0)
         return false;
@@ -45,6 +46,7 @@ bool q2_lease_take(struct q2_space *space, const vdisk_queue *queue, uint64_t wa
 
 void q2_lease_return_all(struct q2_space *space)
 {
+    assert_locked(&space->meta->lock);
     for (unsigned i = 0; i < Q2_LEASES; i++) {
         struct q2_lease *l = &space->leases[i];
         if (l->next == l->end)
@@ -74,6 +76,7 @@ static uint64_t lease_size(struct q2_space *space, struct q2_lease *l)
     uint64_t size = l->size ? min_u64(2 * l->size, LEASE_MAX_BYTES) : LEASE_FIRST_BYTES;
     uint64_t clusters = max_u64(size >> g->cluster_bits, 1);
 
+    assert_locked(&space->meta->lock);
     l->size = size;
     if (!(space->meta->v->file->caps & BACKEND_GROWS))
         clusters = min_u64(clusters, (space->limit_clusters - min_u64(space->free_hint, space->limit_clusters)) /

@@ -53,9 +53,9 @@ enum reclaim_state {
     RECLAIM_LOADED_AGAIN
 };
 
-/* With the lock held. */
 static bool due(struct q2_space *space)
 {
+    assert_locked(&space->meta->lock);
     return space->freed[Q2_FREED_DURABLE].count > 0 &&
            (gate_passed(&space->meta->v->requests, space->freed_ticket) || MUTANT(FREE_BEFORE_SYNC));
 }
@@ -90,6 +90,7 @@ static uint64_t last_references(const struct q2_space *space, const struct q2_sl
     const uint8_t *data = (const uint8_t *)q2_slot_data(&space->meta->refcounts, s);
     uint64_t mask = (1ull << space->meta->refslice_bits) - 1, i = end;
 
+    assert_locked(&space->meta->lock);
     while (i > first && q2_refcount_get(&space->meta->geo, data, (i - 1) & mask) == 1 &&
            !q2_twice_has(space->meta, i - 1))
         i--;
@@ -101,6 +102,7 @@ static bool add_run(struct reclaim *r, uint64_t first, uint64_t n, bool untouche
 {
     struct q2_freed *last = r->count ? &r->run[r->count - 1] : NULL;
 
+    assert_locked(&r->space->meta->lock);
     if (last && first + n == last->cluster_index && last->untouched == untouched &&
         (last->clusters + n) << r->space->meta->geo.cluster_bits <= RECLAIM_RUN_BYTES) {
         last->cluster_index = first;
@@ -115,12 +117,13 @@ static bool add_run(struct reclaim *r, uint64_t first, uint64_t n, bool untouche
 
 enum gather_result { GATHER_MORE, GATHER_READY, GATHER_NEEDS_SLICE };
 
-/* With the lock held: one step, within one refcount slice, from the end of the list. */
+/* One step, within one refcount slice, from the end of the list. */
 static enum gather_result gather_part(struct reclaim *r)
 {
     struct q2_space *space = r->space;
     struct q2_freed_list *l = &space->freed[Q2_FREED_DURABLE];
 
+    assert_locked(&space->meta->lock);
     if (l->count == 0)
         return GATHER_READY;
     struct q2_freed *f = &l->list[l->count - 1];
@@ -210,12 +213,13 @@ static bool can_punch(const struct q2_space *space)
 
 /* ---- lowering -------------------------------------------------------------------------------------------- */
 
-/* With the lock held: clusters [first, end) of run i are free; are they zero? Invariant 4. */
+/* Clusters [first, end) of run i are free; are they zero? Invariant 4. */
 static void note_zero(struct reclaim *r, unsigned i, uint64_t first, uint64_t end)
 {
     struct q2_space *space = r->space;
     const struct io *io = &r->io[i];
 
+    assert_locked(&space->meta->lock);
     if (!r->punched[i] || io->res < 0 || !punch_zeroes(space))
         return;
     first = max_u64(first, q2_cluster_up(&space->meta->geo, io->offset) >> space->meta->geo.cluster_bits);
@@ -224,7 +228,7 @@ static void note_zero(struct reclaim *r, unsigned i, uint64_t first, uint64_t en
         q2_zero_runs_add(&space->zero_runs, first, end);
 }
 
-/* With the lock held: one step, within one refcount slice. False: it has to be loaded again. */
+/* One step, within one refcount slice. False: it has to be loaded again. */
 static bool lower_part(struct reclaim *r)
 {
     struct q2_space *space = r->space;
@@ -234,6 +238,7 @@ static bool lower_part(struct reclaim *r)
         max_u64(run->cluster_index, (end - 1) >> space->meta->refslice_bits << space->meta->refslice_bits);
     struct q2_slot *s = q2_refcounts_find(space, (end - 1) >> space->meta->refslice_bits);
 
+    assert_locked(&space->meta->lock);
     if (!s) {
         r->key = (end - 1) >> space->meta->refslice_bits;
         return false;

@@ -82,15 +82,15 @@ static uint64_t proof_key(const struct refcount_load *l)
                                : l->block * block_slices(space);
 }
 
-/* With the lock held: what nobody refers to, [first, end), is no metadata. */
+/* What nobody refers to, [first, end), is no metadata. */
 static bool none_is_metadata(struct q2_space *space, uint64_t first, uint64_t end)
 {
     uint64_t where;
 
+    assert_locked(&space->meta->lock);
     return first == end || q2_meta_find(&space->meta->places, first, end - first, &where) == 0;
 }
 
-/* With the lock held. */
 static bool looks_odd(const struct refcount_load *l, uint64_t key, const uint8_t *slice)
 {
     struct q2_space *space = l->space;
@@ -99,6 +99,7 @@ static bool looks_odd(const struct refcount_load *l, uint64_t key, const uint8_t
     uint64_t end = div_up(backend_size(space->meta->v->file), space->meta->geo.cluster_size);
     uint64_t most = (1 + (uint64_t)space->meta->header.nb_snapshots) * (describes_itself(l) ? REFS_PLAUSIBLE : 1);
 
+    assert_locked(&space->meta->lock);
     for (uint64_t i = first; i < first + n; i++) {
         uint64_t refcount = q2_refcount_get(&space->meta->geo, slice, i - first);
         if (refcount == 0)

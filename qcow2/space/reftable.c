@@ -56,9 +56,10 @@ enum refblock_make_state {
     RB_GROW_HEADER
 };
 
-/* With the lock held: where the blocks and the table of a growth lie, or would have lain. */
+/* Where the blocks and the table of a growth lie, or would have lain. */
 static void note_table(struct refblock_make *m)
 {
+    assert_locked(&m->space->meta->lock);
     q2_guard_add(m->space->meta, m->first_cluster, m->new_blocks, Q2_META_REFBLOCK);
     q2_guard_add(m->space->meta, m->first_cluster + m->new_blocks, m->table_clusters, Q2_META_REFTABLE);
     m->laid = true;
@@ -66,6 +67,7 @@ static void note_table(struct refblock_make *m)
 
 static void forget_table(struct refblock_make *m)
 {
+    assert_locked(&m->space->meta->lock);
     q2_guard_remove(m->space->meta, m->first_cluster, m->new_blocks, Q2_META_REFBLOCK);
     q2_guard_remove(m->space->meta, m->first_cluster + m->new_blocks, m->table_clusters, Q2_META_REFTABLE);
 }
@@ -92,7 +94,7 @@ static void refblock_finish(struct refblock_make *m, int rc)
 enum block_plan { BLOCK_EXISTS, BLOCK_READY, BLOCK_NO_TABLE, BLOCK_NO_SPACE, BLOCK_BROKEN, BLOCK_REFUSED };
 
 /*
- * With the lock held: the first of the clusters that it will describe, but none that an entry leads to (guard.h,
+ * The first of the clusters that it will describe, but none that an entry leads to (guard.h,
  * invariant 2). It has to be in the block's first slice.
  */
 static enum block_plan place_block(struct refblock_make *m, uint64_t first)
@@ -100,6 +102,7 @@ static enum block_plan place_block(struct refblock_make *m, uint64_t first)
     struct q2_space *space = m->space;
     enum q2_guard_verdict verdict = Q2_GUARD_IN_USE;
 
+    assert_locked(&space->meta->lock);
     for (m->at = 0; verdict == Q2_GUARD_IN_USE; m->at++) {
         if (m->at >> space->meta->refslice_bits)
             return BLOCK_BROKEN;
@@ -154,6 +157,7 @@ static void install_rest(struct refblock_make *m)
     uint64_t slices = min_u64(m->space->meta->geo.cluster_size / c->slice_size, INSTALLED_MAX);
     uint64_t first = m->block * (m->space->meta->geo.cluster_size / c->slice_size);
 
+    assert_locked(&m->space->meta->lock);
     for (uint64_t i = 1; i < slices; i++)
         q2_cache_install_written(c, first + i, m->host_offset + i * c->slice_size);
 }
@@ -289,7 +293,7 @@ static int prepare_memory(struct refblock_make *m)
     return 0;
 }
 
-/* With the lock held: the header points at the new table, and so do we. */
+/* The header points at the new table, and so do we. */
 static void adopt_table(struct q2_header_change *change)
 {
     struct refblock_make *m = container_of(change, struct refblock_make, change);
@@ -297,6 +301,7 @@ static void adopt_table(struct q2_header_change *change)
     uint64_t slices = meta->geo.cluster_size / meta->refcounts.slice_size, *reftable = meta->reftable;
     struct q2_table pages = meta->reftable_pages;
 
+    assert_locked(&meta->lock);
     assert(meta->reftable_pages.dirty_count == 0);
     q2_drop_table(m->space, meta->header.reftable_offset, meta->header.reftable_clusters, Q2_META_REFTABLE);
     m->laid = false;

@@ -10,6 +10,7 @@ enum { Q2_FREED_MAX = 1 << 14 }; /* runs of freed clusters that are kept in mind
 /* With the lock held: so many that who frees more has them given back first. */
 static inline bool q2_room_is_wanted(const struct q2_space *space)
 {
+    assert_locked(&space->meta->lock);
     return space->freed[Q2_FREED_NOW].count > Q2_FREED_MAX;
 }
 

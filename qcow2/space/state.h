@@ -76,6 +76,7 @@ void q2_space_state_finish(struct q2_space *space);
 /* With the lock held: host space up to `host_end` is being handed out. */
 static inline void q2_note_end(struct q2_space *space, uint64_t host_end)
 {
+    assert_locked(&space->meta->lock);
     if (host_end > space->zero_from)
         space->zero_from = host_end;
     volume_note_end(space->meta->v, host_end);

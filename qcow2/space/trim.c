@@ -87,15 +87,17 @@ static bool has_dirty(struct q2_space *space)
 
 static bool may_cut(const struct q2_space *space)
 {
+    assert_locked(&space->meta->lock);
     /* With metadata that cannot be trusted, what is in use is not known. */
     return space->meta->v->file->caps & BACKEND_GROWS && !atomic_load(&space->meta->broken);
 }
 
-/* With the lock held: invariant 2, of a cluster without a refcount. */
+/* Invariant 2, of a cluster without a refcount. */
 static bool is_ours(const struct q2_space *space, uint64_t cluster)
 {
     bool mapped = space->meta->mapped.overflowed || q2_cluster_set_has(&space->meta->mapped, cluster);
 
+    assert_locked(&space->meta->lock);
     return (cluster >= space->appended_from && !mapped) || q2_cluster_set_has(&space->meta->own_freed, cluster) ||
            MUTANT(CUT_ALL_FREE);
 }

@@ -46,7 +46,7 @@ static void finish(void)
     for (unsigned i = 0; i < THREADS; i++)
         REQUIRE(image_durable(&x.image, KEY, i) == changed(i), "the disk has not what %c changed", (int)('A' + i));
     REQUIRE(!q->meta.flush_running && list_empty(&q->flush.flush_waiting), "a flush is left");
-    REQUIRE(q->meta.l2.dirty_count == 0 && q2_read_settled(q2_cache_find(&q->meta.l2, KEY)),
+    REQUIRE(q->meta.l2.dirty_count == 0 && q2_read_settled(image_slot(&x.image, &q->meta.l2, KEY)),
             "the slice is still dirty");
     REQUIRE(x.failed > 0 || x.image.disk->fail_flush == 0, "nobody heard of the flush that failed");
     for (unsigned i = 0; i < THREADS; i++)
@@ -65,7 +65,7 @@ static void check(void)
         return;
     for (struct list *l = c->dirty_list.next; l != &c->dirty_list; l = l->next)
         n++;
-    s = q2_cache_find(c, KEY);
+    s = image_slot(&x.image, c, KEY);
     REQUIRE(n == c->dirty_count && n == q2_slot_is(s, Q2_DIRTY), "%u slices in the list of dirty ones", n);
 }
 

@@ -189,3 +189,13 @@ bool image_read(struct image *im, uint64_t key, unsigned index, uint64_t *ret_va
     sched_point("reader: settled read");
     return q2_read_end(s, seq);
 }
+
+struct q2_slot *image_slot(struct image *im, struct q2_cache *c, uint64_t key)
+{
+    struct q2_slot *s;
+
+    pthread_mutex_lock(&im->q.meta.lock);
+    s = q2_cache_find(c, key);
+    pthread_mutex_unlock(&im->q.meta.lock);
+    return s;
+}

@@ -50,4 +50,7 @@ int image_flush(struct image *im, vdisk_queue *q);
 /* As a lookup reads, without a lock. False: it would have to look again. */
 bool image_read(struct image *im, uint64_t key, unsigned index, uint64_t *ret_value, bool *ret_settled);
 
+/* The slot that has the slice, NULL: none. For who looks while no thread of the program runs. */
+struct q2_slot *image_slot(struct image *im, struct q2_cache *c, uint64_t key);
+
 #endif

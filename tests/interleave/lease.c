@@ -36,7 +36,7 @@ static void finish(void)
 {
     struct q2 *q = &x.image.q;
     const uint8_t *refcounts =
-        (const uint8_t *)q2_slot_data(&q->meta.refcounts, q2_cache_find(&q->meta.refcounts, 0));
+        (const uint8_t *)q2_slot_data(&q->meta.refcounts, image_slot(&x.image, &q->meta.refcounts, 0));
     unsigned counted = 0, known = 0;
 
     for (unsigned i = 0; i < Q2_LEASES; i++) {
@@ -62,7 +62,7 @@ static void check(void)
     if (q->meta.lock.__data.__lock != 0)
         return;
     const uint8_t *refcounts =
-        (const uint8_t *)q2_slot_data(&q->meta.refcounts, q2_cache_find(&q->meta.refcounts, 0));
+        (const uint8_t *)q2_slot_data(&q->meta.refcounts, image_slot(&x.image, &q->meta.refcounts, 0));
     for (unsigned i = 0; i < Q2_LEASES; i++)
         for (uint64_t c = q->space.leases[i].next; c < q->space.leases[i].end; c++) {
             REQUIRE(c < IMAGE_CLUSTERS && !leased[c], "cluster %d is in two leases", (int)c);

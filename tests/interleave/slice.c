@@ -44,7 +44,7 @@ static void setup_full(void)
     setup();
     for (uint64_t i = 1; i < Q2_CACHE_WAYS; i++)
         image_load(&x.image, x.queue[0], KEY + i * SETS);
-    q2_cache_find(&x.image.q.meta.l2, KEY)->referenced = 0;
+    image_slot(&x.image, &x.image.q.meta.l2, KEY)->referenced = 0;
     x.image.q.meta.l2.hand = 0;
 }
 
@@ -110,7 +110,7 @@ static void reload_thread(unsigned self)
         return;
     }
     image_load(&x.image, x.queue[self], KEY + Q2_CACHE_WAYS * SETS);
-    REQUIRE(!q2_cache_find(&x.image.q.meta.l2, KEY), "the slot has not been taken");
+    REQUIRE(!image_slot(&x.image, &x.image.q.meta.l2, KEY), "the slot has not been taken");
     image_load(&x.image, x.queue[self], KEY);
 }
 

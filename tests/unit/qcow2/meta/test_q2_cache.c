@@ -10,6 +10,30 @@
 
 enum { SLICE = 4096, DISK = 4 << 20 };
 
+/* What wants the lock, with it. */
+#define HELD(c, call)                                                                                          \
+    ({                                                                                                         \
+        pthread_mutex_lock((c)->owner.lock);                                                                   \
+        __auto_type held_ret = (call);                                                                         \
+        pthread_mutex_unlock((c)->owner.lock);                                                                 \
+        held_ret;                                                                                              \
+    })
+#define HELD_ON(c, s, call)                                                                                    \
+    do {                                                                                                       \
+        struct q2_slot *on = (s);                                                                              \
+        pthread_mutex_lock((c)->owner.lock);                                                                   \
+        call;                                                                                                  \
+        pthread_mutex_unlock((c)->owner.lock);                                                                 \
+    } while (0)
+#define q2_cache_find(c, key) HELD(c, q2_cache_find(c, key))
+#define q2_cache_install_zero(c, key, host_offset) HELD(c, q2_cache_install_zero(c, key, host_offset))
+#define q2_slot_unpin(c, s) HELD_ON(c, s, q2_slot_unpin(c, on))
+#define q2_change_begin(c, s) HELD_ON(c, s, q2_change_begin(c, on))
+#define q2_change_end(c, s) HELD_ON(c, s, q2_change_end(c, on))
+#define q2_slot_copied(c, s) HELD_ON(c, s, q2_slot_copied(c, on))
+#define q2_slot_flushed(c, s, rc) HELD_ON(c, s, q2_slot_flushed(c, on, rc))
+#define q2_cache_moved(c, key, n, host_offset) HELD_ON(c, NULL, (void)on; q2_cache_moved(c, key, n, host_offset))
+
 static vdisk_queue *queue;
 
 /* A cache, and what it is of. */

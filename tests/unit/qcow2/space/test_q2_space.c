@@ -31,6 +31,13 @@ static struct world {
 
 static struct q2_l1 no_tables;
 
+#define LOCKED(call)                                                                                           \
+    do {                                                                                                       \
+        pthread_mutex_lock(&w.meta.lock);                                                                      \
+        call;                                                                                                  \
+        pthread_mutex_unlock(&w.meta.lock);                                                                    \
+    } while (0)
+
 /* ---- the world ------------------------------------------------------------------------------------------ */
 
 static void make_clean(struct q2_meta *meta, struct op *op)
@@ -147,9 +154,11 @@ static uint64_t refcount(uint64_t cluster, bool on_disk)
 {
     const struct q2_geometry *g = &w.meta.geo;
     uint64_t block = cluster >> g->refblock_bits, mask = (1ull << w.meta.refslice_bits) - 1;
-    struct q2_slot *s = on_disk ? NULL : q2_cache_find(&w.meta.refcounts, cluster >> w.meta.refslice_bits);
     uint8_t bytes[CLUSTER];
+    struct q2_slot *s = NULL;
 
+    if (!on_disk)
+        LOCKED(s = q2_cache_find(&w.meta.refcounts, cluster >> w.meta.refslice_bits));
     if (block >= w.meta.reftable_entries || w.meta.reftable[block] == 0)
         return 0;
     if (s)
@@ -253,7 +262,7 @@ static void take(void)
         if (waiters[i].rc < 0)
             assert_int_equal(waiters[i].rc, -ENOSPC);
         else if (rng_chance(&w.rng, 15))
-            q2_return_run(&w.space, &runs[i]);
+            LOCKED(q2_return_run(&w.space, &runs[i]));
         else
             own(&runs[i]);
     }
@@ -273,7 +282,7 @@ static void take_leased(void)
         expect_full(waiter.rc);
         return;
     }
-    assert_true(q2_lease_take(&w.space, queue, want, &run));
+    LOCKED(assert_true(q2_lease_take(&w.space, queue, want, &run)));
     assert_true(run.clusters > 0 && run.clusters <= want);
     own(&run);
 }
@@ -289,7 +298,7 @@ static void take_for_table(void)
     waiter_init(&waiter, queue);
     q2_alloc_structure(&w.space, 1, true, Q2_META_L2, &run, &waiter.op);
     if (await(&waiter) == 0 && rng_chance(&w.rng, 50))
-        q2_return_structure(&w.space, &run, Q2_META_L2);
+        LOCKED(q2_return_structure(&w.space, &run, Q2_META_L2));
     else if (waiter.rc == 0)
         own(&run);
     range_unlock(&w.meta.structure, &lock);
@@ -320,13 +329,13 @@ static void drop(void)
         n = 1;
         if (w.owners[first + 1] > 0 && rng_chance(&w.rng, 50))
             m.compressed_len = CLUSTER, n = 2;
-        q2_drop(&w.space, &m);
+        LOCKED(q2_drop(&w.space, &m));
     } else if (rng_chance(&w.rng, 30)) {
         struct q2_mapping m = {.type = Q2_CLUSTER_NORMAL, .host_offset = first << BITS, .has_host = true};
         n = 1;
-        q2_drop(&w.space, &m);
+        LOCKED(q2_drop(&w.space, &m));
     } else {
-        q2_drop_clusters(&w.space, first << BITS, n);
+        LOCKED(q2_drop_clusters(&w.space, first << BITS, n));
     }
     for (uint64_t i = first; i < first + n; i++)
         w.owners[i]--;
@@ -359,7 +368,7 @@ static void reclaim(void)
 
 static void return_leases(void)
 {
-    q2_lease_return_all(&w.space);
+    LOCKED(q2_lease_return_all(&w.space));
 }
 
 /* All is given back; the file ends behind what somebody has, if the rest is ours. */
