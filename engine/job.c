@@ -42,6 +42,19 @@ int job_init(vdisk_job *j, const struct job_kind *kind, const char *name, vdisk 
     return j->name ? 0 : err_set(ENOMEM, "%s: out of memory", name);
 }
 
+int job_hold(vdisk_job *j, vdisk *const *volumes, unsigned n)
+{
+    j->held = calloc(n + 1, sizeof(vdisk *));
+    if (!j->held)
+        return err_set(ENOMEM, "%s: out of memory", j->name);
+    for (unsigned i = 0; i < n; i++) {
+        j->held[i] = volumes[i];
+        atomic_fetch_add(&volumes[i]->jobs, 1);
+    }
+    j->held_count = n;
+    return 0;
+}
+
 /* ---- steps ------------------------------------------------------------------------------------------- */
 
 int job_step(void *arg, uint64_t done, uint64_t total)
@@ -102,12 +115,17 @@ static int begin(vdisk_job *j)
     return 0;
 }
 
-/* Invariant 3: it has nothing to do with the volume any more. */
-static void leave_volume(vdisk_job *j)
+/* Invariant 3: it has nothing to do with its volumes any more. */
+static void leave_volumes(vdisk_job *j)
 {
     if (j->volume)
         atomic_fetch_sub(&j->volume->jobs, 1);
     j->volume = NULL;
+    for (unsigned i = 0; i < j->held_count; i++)
+        atomic_fetch_sub(&j->held[i]->jobs, 1);
+    j->held_count = 0;
+    free(j->held);
+    j->held = NULL;
 }
 
 /* RUNNING -> ENDED. */
@@ -135,7 +153,7 @@ static int run(vdisk_job *j)
     if (rc < 0)
         return rc;
     rc = work(j);
-    leave_volume(j);
+    leave_volumes(j);
     atomic_store(&j->state, VDISK_JOB_ENDED); /* another thread may free it now */
     return rc;
 }
@@ -172,7 +190,7 @@ static void *job_main(void *arg)
 
     r->result = ERR_CALL(work(j));
     thread_release(); /* invariant 2 */
-    leave_volume(j);
+    leave_volumes(j);
     POINT("job: done");
     atomic_store(&j->state, VDISK_JOB_ENDED);
     POINT("job: about to post");
@@ -324,7 +342,7 @@ static int free_job(vdisk_job *j)
                         "cancel it, and reap its completion");
     if (j->has_thread)
         pthread_join(j->thread, NULL);
-    leave_volume(j);
+    leave_volumes(j);
     free(j->name);
     j->kind->release(j);
     return 0;

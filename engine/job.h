@@ -17,7 +17,7 @@
  *     completion.
  *  2. The thread's queue is gone before the end is posted: who has reaped it finds nothing of the job left in
  *     the volume.
- *  3. From when it is made until it has ended it is counted in vdisk.jobs of its volume, which cannot be
+ *  3. From when it is made until it has ended it is counted in vdisk.jobs of its volumes, which cannot be
  *     closed; started on a queue, until its end, in that queue's `worker_jobs`, and until it is reaped in
  *     `inflight`.
  *  4. What a job reports has been done and total never fall, whatever its parts say.
@@ -48,6 +48,8 @@ struct vdisk_job {
     const struct job_kind *kind;
     char                  *name;       /* of the image: malloc'ed */
     vdisk                 *volume;     /* which it is about; NULL: none is open */
+    vdisk                **held;       /* and more of them: malloc'ed */
+    unsigned               held_count;
     uint32_t               generation; /* of the process that made it */
     _Atomic unsigned       state;      /* enum vdisk_job_state */
     _Atomic bool           cancelled;
@@ -75,6 +77,9 @@ struct vdisk_job {
  * `volume`: one that may be used (volume_check_handle()), or NULL.
  */
 int job_init(vdisk_job *j, const struct job_kind *kind, const char *name, vdisk *volume);
+
+/* These are not closed before the job has ended. 0, or -ENOMEM with a text. Before anybody else knows `j`. */
+int job_hold(vdisk_job *j, vdisk *const *volumes, unsigned n);
 
 /*
  * A step: a vdisk_progress_fn, `arg`: the vdisk_job. Non-zero: it is to stop. The one that options came with is

@@ -53,6 +53,7 @@
     X(FORK_UNSEEN, "a forked child may call its parent's queues")                                              \
     X(CUT_FORGOTTEN, "a device that has been cut reads as zeros where it was longer")                          \
     X(CUT_ZEROED, "zeroing does not look whether the device has been cut")                                    \
+    X(JOB_FORGETS_TEXT, "the text that a job's work gave is replaced by that of the last call")                \
     X(PART_UNBOUNDED, "a part of a file goes on behind its size: window.c, invariant 1")
 
 #define ENGINE_MUTANT_ENUM(name, text) ENGINE_MUTANT_##name,

@@ -82,6 +82,49 @@ VDISK_API const char *vdisk_job_get_error_hint(const vdisk_job *job);
  */
 VDISK_API int vdisk_job_free(vdisk_job *job);
 
+/* ---- jobs of one's own ----------------------------------------------------------------------------- */
+
+struct vdisk_job_kind {
+    size_t      size; /* sizeof(struct vdisk_job_kind) */
+    const char *name; /* a noun, for messages: "copy". Not copied: static, say */
+
+    /*
+     * All of it, on the job's thread; blocks. It is outside of the library: it may make any call but vdisk_close()
+     * of the volumes that it is about. A queue that it makes is destroyed before it returns. 0, or -errno: the
+     * job's error text is what vdisk_job_fail() was given, else that of the last call of the library on this
+     * thread. It calls vdisk_job_step() often enough to be cancelled within a second.
+     */
+    int (*work)(vdisk_job *job, void *arg);
+
+    /* By vdisk_job_free(): `arg` is not needed any more. NULL: nothing is to be done. Any thread. */
+    void (*release)(void *arg);
+};
+
+/*
+ * Make a job of a function. `name`: what it is about, for messages; copied. `volumes`: those that cannot be closed
+ * before it has ended; may be NULL with 0 of them. `arg` is the job's from here on, until release(); when this
+ * fails it is the caller's. `kind` is copied, but results are asked for by its address. Errors: -EINVAL, -ENOENT
+ * (no name), -ECHILD, -ENOMEM.
+ */
+VDISK_API int vdisk_job_make(const struct vdisk_job_kind *kind, const char *name, void *arg, vdisk *const *volumes,
+                             unsigned n_volumes, vdisk_job **ret_job);
+
+/*
+ * From work(): so far it has come; what progress tells. A part that begins anew, with less done, adds to what was.
+ * -ECANCELED, with a text: it is to stop, and to return that. -EINVAL: not from the work of such a job.
+ */
+VDISK_API int vdisk_job_step(vdisk_job *job, uint64_t done, uint64_t total);
+
+/*
+ * From work(): what its error is to say when it returns one, whatever it calls till then to clean up; the last one
+ * counts. One line each; copied. NULL text: those of the last call on this thread; NULL hint: that text's own, or
+ * none. Returns -|err|, so that work reads `return vdisk_job_fail(...);`. -EINVAL: as vdisk_job_step().
+ */
+VDISK_API int vdisk_job_fail(vdisk_job *job, int err, const char *text, const char *hint);
+
+/* The `arg` of a job that has succeeded, for its result. Any thread. Errors: as vdisk_job_get_create_result(). */
+VDISK_API int vdisk_job_get_arg(const vdisk_job *job, const struct vdisk_job_kind *kind, void **ret_arg);
+
 /* ---- create ---------------------------------------------------------------------------------------- */
 
 /*
