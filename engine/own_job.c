@@ -155,6 +155,18 @@ int vdisk_job_fail(vdisk_job *job, int err, const char *text, const char *hint)
     return ERR_KEEP(fail(job, err, text, hint));
 }
 
+static int set_error(int err, const char *text, const char *hint)
+{
+    int rc = err_set(err, "%s", text ? text : strerror(abs(err)));
+
+    return hint && hint[0] ? err_hint(rc, "%s", hint) : rc;
+}
+
+int vdisk_set_error(int err, const char *text, const char *hint)
+{
+    return ERR_CALL(set_error(err, text, hint));
+}
+
 /* ---- what it found ------------------------------------------------------------------------------------ */
 
 static int get_arg(const vdisk_job *j, const struct vdisk_job_kind *kind, void **ret_arg)

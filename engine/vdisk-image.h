@@ -125,6 +125,12 @@ VDISK_API int vdisk_job_fail(vdisk_job *job, int err, const char *text, const ch
 /* The `arg` of a job that has succeeded, for its result. Any thread. Errors: as vdisk_job_get_create_result(). */
 VDISK_API int vdisk_job_get_arg(const vdisk_job *job, const struct vdisk_job_kind *kind, void **ret_arg);
 
+/*
+ * For functions that are built on the library: make `text` and `hint` (NULL: none) what vdisk_error_text() and
+ * vdisk_error_hint() give on this thread, until the next call. One line each; copied. Returns -|err|.
+ */
+VDISK_API int vdisk_set_error(int err, const char *text, const char *hint);
+
 /* ---- create ---------------------------------------------------------------------------------------- */
 
 /*
@@ -263,6 +269,62 @@ struct vdisk_repair_result {
 
 /* What a repair has done; vdisk_job_get_check_result(): what is left. Any thread. */
 VDISK_API int vdisk_job_get_repair_result(const vdisk_job *job, struct vdisk_repair_result *ret_result);
+
+/* ---- copy ------------------------------------------------------------------------------------------- */
+
+enum vdisk_copy_flags {
+    VDISK_COPY_TARGET_IS_ZERO = 1u << 0, /* it is known that the target reads as zeros: they are not written */
+    VDISK_COPY_DENSE          = 1u << 1, /* zeros are data: all of the target gets its space */
+    VDISK_COPY_SALVAGE        = 1u << 2, /* what cannot be read is zeros in the target, and reported */
+};
+
+/* What could not be read: of the source of that number, with that -errno. On the job's thread. */
+typedef void vdisk_salvaged_fn(void *arg, unsigned source, uint64_t offset, uint64_t len, int error);
+
+struct vdisk_copy_opts {
+    size_t             size;          /* sizeof(struct vdisk_copy_opts) */
+    uint32_t           flags;         /* enum vdisk_copy_flags */
+    uint32_t           depth;         /* pieces in flight, of up to 2 MiB; 0: 16 */
+    const char        *name;          /* for messages, as the target's; copied. NULL: "copy" */
+    uint64_t           memory_max;    /* for buffers: then there are smaller pieces, or fewer. 0: 32 MiB */
+    uint64_t           sparse;        /* zeros in data count where there are so many bytes of them, so aligned; at
+                                       * least what the target can leave out. 0: 4096 */
+    uint64_t           rate;          /* bytes of data in a second; 0: as many as there can be */
+    uint32_t           backing_depth; /* the target's backing file has what the sources have in layers from this
+                                       * depth on, which is left out; 0: it has none */
+    uint64_t           offset;        /* of one source: what is before it is left out, and what is behind */
+    uint64_t           length;        /* so many bytes; 0: to its end */
+    vdisk_salvaged_fn *salvaged;
+    void              *salvaged_arg;
+    vdisk_progress_fn *progress;
+    void              *progress_arg;
+};
+
+/*
+ * Copy volumes, one after the other, to the start of another. Each begins at a multiple of 512 bytes. All of them
+ * are open; nobody else writes to them meanwhile. What the sources know to be zeros is not read. Unless it is
+ * known that the target reads as zeros they are zeroed there, and may give back their space. Writes have no order;
+ * one flush ends the job. When it stops early, or is killed, the target holds some of the source, and the same job
+ * writes all of it; what is behind their end stays. `opts` may be NULL. Errors of the job: -ENOSPC: the target is
+ * too small; nothing has been written. -EFBIG, -ENOMEM, -ECANCELED, or of the I/O. Errors here: -EINVAL (a source
+ * is the target, too), -ECHILD, -ENOMEM.
+ */
+VDISK_API int vdisk_job_copy(vdisk *const *sources, unsigned n_sources, vdisk *target,
+                             const struct vdisk_copy_opts *opts, vdisk_job **ret_job);
+
+struct vdisk_copy_result {
+    size_t   size;           /* sizeof(struct vdisk_copy_result): set by the caller */
+    uint64_t bytes_total;    /* of the sources; these are counts of bytes, too: */
+    uint64_t bytes_read;
+    uint64_t bytes_written;  /* as data */
+    uint64_t bytes_zeroed;
+    uint64_t bytes_skipped;  /* not written, since the target had them */
+    uint64_t bytes_salvaged; /* not to be read */
+    uint64_t read_errors;
+};
+
+/* Any thread. Errors: as vdisk_job_get_create_result(). */
+VDISK_API int vdisk_job_get_copy_result(const vdisk_job *job, struct vdisk_copy_result *ret_result);
 
 #ifdef __cplusplus
 }

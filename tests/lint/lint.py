@@ -9,16 +9,17 @@ import pathlib
 import re
 import sys
 
-FOLDERS = ["engine", "backends", "qcow2", "tools", "bench", "tests", ".ci"]
-LIBRARY = ["engine", "backends", "qcow2"]
+FOLDERS = ["engine", "backends", "qcow2", "jobs", "tools", "bench", "tests", ".ci"]
+LIBRARY = ["engine", "backends", "qcow2", "jobs"]
 # Which folders a folder may include from.
 MAY_INCLUDE = {
     "engine": {"engine"},
     "backends": {"engine", "backends"},
     "qcow2": {"engine", "qcow2"},
+    "jobs": {"jobs"},
     "tools": {"engine", "backends", "qcow2", "tools"},
     "bench": {"engine", "backends", "qcow2", "bench"},
-    "tests": {"engine", "backends", "qcow2", "tools", "bench", "tests"},
+    "tests": {"engine", "backends", "qcow2", "jobs", "tools", "bench", "tests"},
 }
 # Rooms: from outside (but by tests) a room is included by its front header, which has its name.
 ROOMS = re.compile(r"(qcow2/(\w+))/(\w+)\.h")

@@ -1,0 +1,379 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Copy: volumes, one after the other, into another.
+ *
+ * Happy path
+ *  1. options are judged; the volumes are held; buffers are had, a fixed number of a fixed size;
+ *  2. one loop: the plan is asked for ahead (plan.h), pieces go their way in as many slots as there are
+ *     (copy_slot.c): reads in the order of the plan, writes in any; known zeros are not read;
+ *  3. one flush.
+ * Failure modes
+ *  - before 2: nothing has been written;
+ *  - a read, a write, the plan or the flush fails, or it is cancelled: nothing more is begun, what is in flight is
+ *    waited for, and the target holds some of the source. The same job can be made again: it writes all of it.
+ *
+ * Invariants
+ *  1. Buffers, plan and queue go when nothing is in flight.
+ *  2. Success: each byte of the sources is in the target, as read, or left out since it is there already by what
+ *     the caller has promised (TARGET_IS_ZERO, backing_depth), and durable.
+ */
+#include "jobs/copy.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum {
+    PIECE_MOST = 2 << 20, PIECE_LEAST = 64 << 10, DEPTH = 16, DEPTH_MOST = 1024, UNIT = 4096, UNIT_LEAST = 512,
+    REAP_MOST = 64, MEMORY = 32 << 20,
+};
+
+static const uint64_t NS_PER_S = 1000000000, RATE_WAIT_NS = 100000000;
+
+static uint64_t now_ns(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * NS_PER_S + (uint64_t)t.tv_nsec;
+}
+
+static int fail_text(struct copy *c, int err, const char *what)
+{
+    char text[512];
+
+    snprintf(text, sizeof text, "%s: %s", c->name, what);
+    return vdisk_job_fail(c->job, err, text, NULL);
+}
+
+/* ---- what is begun ------------------------------------------------------------------------------------ */
+
+/* The target has it from its own backing file. */
+static bool is_below(const struct copy *c, const struct plan_piece *p)
+{
+    return c->opts.backing_depth > 0 && (p->depth >= c->opts.backing_depth ||
+                                         !(p->flags & (VDISK_EXTENT_ALLOCATED | VDISK_EXTENT_DATA)));
+}
+
+/* Bytes that may not go yet: how long they are to wait; 0: not at all. */
+static uint64_t throttled_ns(const struct copy *c)
+{
+    uint64_t due;
+
+    if (c->opts.rate == 0)
+        return 0;
+    due = c->begun_ns + (uint64_t)((double)c->charged / (double)c->opts.rate * (double)NS_PER_S);
+    return due > now_ns() ? due - now_ns() : 0;
+}
+
+/* One piece, of what is at hand. false: it has to wait. */
+static bool begin_piece(struct copy *c, uint64_t *ret_wait_ns)
+{
+    bool zero, below;
+    struct plan_piece p;
+
+    if (!plan_look(&c->plan, &p))
+        return false;
+    zero = (p.flags & VDISK_EXTENT_ZERO) != 0;
+    below = is_below(c, &p);
+    if (below || (zero && c->opts.flags & VDISK_COPY_TARGET_IS_ZERO && !(c->opts.flags & VDISK_COPY_DENSE))) {
+        c->result.bytes_skipped += p.len;
+        c->done += p.len;
+        plan_take(&c->plan, p.len);
+        return true;
+    }
+    *ret_wait_ns = throttled_ns(c);
+    if (!c->free_slots || *ret_wait_ns > 0)
+        return false;
+    if (zero)
+        copy_begin_zeros(c, &p);
+    else
+        copy_begin_data(c, &p);
+    return true;
+}
+
+static void begin(struct copy *c, uint64_t *ret_wait_ns)
+{
+    *ret_wait_ns = 0;
+    do {
+        if (plan_ask(&c->plan, c->q, COPY_PLAN))
+            c->inflight++;
+    } while (begin_piece(c, ret_wait_ns));
+}
+
+/* ---- what has ended ----------------------------------------------------------------------------------- */
+
+static void take(struct copy *c, const struct vdisk_completion *done)
+{
+    struct copy_slot *s = &c->slots[done->user_data / COPY_REQUESTS];
+
+    switch ((enum copy_request)(done->user_data % COPY_REQUESTS)) {
+    case COPY_READ:
+        copy_read_done(c, s, done);
+        break;
+    case COPY_WRITE:
+        copy_write_done(c, s, done);
+        break;
+    case COPY_PLAN:
+        c->inflight--;
+        if (plan_answer(&c->plan, done->result) < 0)
+            copy_failed(c, done);
+        break;
+    case COPY_FLUSH:
+        c->inflight--;
+        if (done->result < 0)
+            copy_failed(c, done);
+        break;
+    case COPY_REQUESTS:
+        break;
+    }
+}
+
+/* Until something has ended, or for so long. false: the queue cannot be waited for. */
+static bool wait_some(struct copy *c, uint64_t wait_ns)
+{
+    struct vdisk_completion done[REAP_MOST];
+    struct timespec t = {(time_t)(wait_ns / NS_PER_S), (long)(wait_ns % NS_PER_S)};
+    int n = vdisk_wait(c->q, done, 1, REAP_MOST, wait_ns > 0 ? &t : NULL);
+
+    if (n < 0 && n != -EINTR) {
+        if (c->rc == 0)
+            c->rc = jobs_fail(c->job, n);
+        return false;
+    }
+    for (int i = 0; i < n; i++)
+        take(c, &done[i]);
+    return true;
+}
+
+static void step(struct copy *c)
+{
+    int rc;
+
+    if (c->opts.progress && c->opts.progress(c->opts.progress_arg, c->done, c->plan.total))
+        vdisk_job_cancel(c->job);
+    rc = vdisk_job_step(c->job, c->done, c->plan.total);
+    if (rc < 0 && c->rc == 0)
+        c->rc = jobs_fail(c->job, rc);
+}
+
+/* ---- the loop ----------------------------------------------------------------------------------------- */
+
+/* false: something is left in flight that cannot be waited for. */
+static bool loop(struct copy *c)
+{
+    uint64_t wait_ns;
+    bool alive = true;
+
+    step(c);
+    while (alive && c->rc == 0 && !(plan_ended(&c->plan) && c->inflight == 0)) {
+        begin(c, &wait_ns);
+        if (c->inflight == 0 && wait_ns == 0) {
+            assert(plan_ended(&c->plan));
+            break;
+        }
+        alive = wait_some(c, jobs_min(wait_ns, RATE_WAIT_NS));
+        step(c);
+    }
+    if (alive && c->rc == 0) {
+        vdisk_flush(c->q, c->target, 0, COPY_FLUSH);
+        c->inflight++;
+    }
+    while (alive && c->inflight > 0)
+        alive = wait_some(c, 0);
+    return alive;
+}
+
+/* ---- before and after --------------------------------------------------------------------------------- */
+
+static size_t power_of_two(uint64_t least, uint64_t most)
+{
+    size_t size = UNIT_LEAST;
+
+    while (size < least && size < most)
+        size *= 2;
+    return size;
+}
+
+static int choose_sizes(struct copy *c)
+{
+    struct vdisk_info info = {.size = sizeof info};
+    uint64_t memory = c->opts.memory_max ? c->opts.memory_max : MEMORY, unit;
+    int rc = vdisk_get_info(c->target, &info);
+
+    if (rc < 0)
+        return rc;
+    c->slot_count = c->opts.depth ? (unsigned)jobs_min(c->opts.depth, DEPTH_MOST) : DEPTH;
+    c->piece = PIECE_MOST;
+    while (c->piece > PIECE_LEAST && (uint64_t)c->piece * c->slot_count > memory)
+        c->piece /= 2;
+    while (c->slot_count > 1 && (uint64_t)c->piece * c->slot_count > memory)
+        c->slot_count--;
+    unit = c->opts.sparse ? c->opts.sparse : UNIT;
+    if (info.zero_align > unit)
+        unit = info.zero_align;
+    if (info.request_align > unit)
+        unit = info.request_align;
+    c->unit = c->opts.flags & VDISK_COPY_DENSE ? 0 : power_of_two(unit, c->piece);
+    c->zeroes_cheap = info.zeroes_cheap;
+    return 0;
+}
+
+static int get_memory(struct copy *c)
+{
+    size_t len = c->piece * c->slot_count;
+    struct iovec all;
+
+    c->slots = calloc(c->slot_count, sizeof *c->slots);
+    c->buffers = vdisk_alloc_buffer(len);
+    if (c->opts.flags & VDISK_COPY_DENSE)
+        c->zeros = vdisk_alloc_buffer(c->piece);
+    if (!c->slots || !c->buffers || (c->opts.flags & VDISK_COPY_DENSE && !c->zeros))
+        return fail_text(c, ENOMEM, "out of memory");
+    if (c->zeros)
+        memset(c->zeros, 0, c->piece);
+    for (unsigned i = c->slot_count; i-- > 0;) {
+        c->slots[i].number = i;
+        c->slots[i].buf = c->buffers + i * c->piece;
+        c->slots[i].next_free = c->free_slots;
+        c->free_slots = &c->slots[i];
+    }
+    all = (struct iovec){c->buffers, len};
+    vdisk_queue_register_buffers(c->q, &all, 1); /* saves some work where it can be had */
+    return 0;
+}
+
+static int prepare(struct copy *c)
+{
+    int rc = plan_init(&c->plan, c->sources, c->count, vdisk_size(c->target));
+    char text[64];
+
+    if (rc < 0)
+        return fail_text(c, rc, rc == -ENOMEM ? "out of memory" : "the sources are larger than a volume can be");
+    if (c->opts.offset > 0 || c->opts.length > 0)
+        plan_cut(&c->plan, c->opts.offset, c->opts.length);
+    c->plan.guess = c->opts.flags & VDISK_COPY_SALVAGE;
+    c->result.bytes_total = c->plan.total;
+    if (c->plan.total > vdisk_size(c->target)) {
+        snprintf(text, sizeof text, "has %" PRIu64 " bytes, %" PRIu64 " are needed", vdisk_size(c->target),
+                 c->plan.total);
+        return fail_text(c, ENOSPC, text);
+    }
+    rc = choose_sizes(c);
+    if (rc == 0)
+        rc = vdisk_queue_create(NULL, &c->q);
+    return rc < 0 ? jobs_fail(c->job, rc) : get_memory(c);
+}
+
+static int copy_work(vdisk_job *job, void *arg)
+{
+    struct copy *c = arg;
+    bool alive = true;
+
+    c->job = job;
+    c->begun_ns = now_ns();
+    c->rc = prepare(c);
+    if (c->rc == 0)
+        alive = loop(c);
+    if (!alive)
+        return c->rc; /* invariant 1: what is still in flight has them */
+    vdisk_queue_destroy(c->q);
+    plan_free(&c->plan);
+    free(c->slots);
+    free(c->buffers);
+    free(c->zeros);
+    return c->rc;
+}
+
+static void copy_release(void *arg)
+{
+    struct copy *c = arg;
+
+    free(c->sources);
+    free(c->name);
+    free(c);
+}
+
+static const struct vdisk_job_kind copy_kind = {
+    .size = sizeof copy_kind, .name = "copy", .work = copy_work, .release = copy_release};
+
+/* ---- making it ---------------------------------------------------------------------------------------- */
+
+static struct copy *new_copy(vdisk *const *sources, unsigned count, vdisk *target,
+                             const struct vdisk_copy_opts *opts)
+{
+    struct copy *c = calloc(1, sizeof *c);
+
+    if (!c)
+        return NULL;
+    if (opts)
+        memcpy(&c->opts, opts, jobs_min(opts->size, sizeof c->opts));
+    c->name = strdup(c->opts.name ? c->opts.name : "copy");
+    c->opts.name = NULL;
+    c->sources = calloc(count + 1, sizeof *c->sources);
+    if (!c->name || !c->sources) {
+        copy_release(c);
+        return NULL;
+    }
+    memcpy(c->sources, sources, count * sizeof *sources);
+    c->sources[count] = target; /* all that are held, in one list */
+    c->count = count;
+    c->target = target;
+    return c;
+}
+
+static int check_opts(vdisk *const *sources, unsigned count, vdisk *target, const struct vdisk_copy_opts *opts)
+{
+    const uint32_t known = VDISK_COPY_TARGET_IS_ZERO | VDISK_COPY_DENSE | VDISK_COPY_SALVAGE;
+
+    if (opts && !jobs_size_is_sane(opts->size))
+        return vdisk_set_error(EINVAL, "copy: options of a wrong size", NULL);
+    if (opts && opts->size >= offsetof(struct vdisk_copy_opts, flags) + sizeof opts->flags && opts->flags & ~known)
+        return vdisk_set_error(EINVAL, "copy: unknown flags", NULL);
+    if (!sources || count == 0)
+        return vdisk_set_error(EINVAL, "copy: no source", NULL);
+    if (count > 1 && opts && opts->size >= sizeof *opts && (opts->offset > 0 || opts->length > 0))
+        return vdisk_set_error(EINVAL, "copy: a part is of one source", NULL);
+    for (unsigned i = 0; i < count; i++)
+        if (sources[i] == target)
+            return vdisk_set_error(EINVAL, "copy: source and target are the same volume", NULL);
+    return 0;
+}
+
+int vdisk_job_copy(vdisk *const *sources, unsigned n_sources, vdisk *target, const struct vdisk_copy_opts *opts,
+                   vdisk_job **ret_job)
+{
+    struct copy *c;
+    int rc = check_opts(sources, n_sources, target, opts);
+
+    if (rc < 0)
+        return rc;
+    c = new_copy(sources, n_sources, target, opts);
+    if (!c)
+        return vdisk_set_error(ENOMEM, "copy: out of memory", NULL);
+    rc = vdisk_job_make(&copy_kind, c->name, c, c->sources, n_sources + 1, ret_job);
+    if (rc < 0)
+        copy_release(c);
+    return rc;
+}
+
+int vdisk_job_get_copy_result(const vdisk_job *job, struct vdisk_copy_result *ret_result)
+{
+    size_t size = ret_result ? ret_result->size : 0;
+    void *arg;
+    int rc = vdisk_job_get_arg(job, &copy_kind, &arg);
+    struct vdisk_copy_result r;
+
+    if (rc < 0)
+        return rc;
+    if (!jobs_size_is_sane(size))
+        return vdisk_set_error(EINVAL, "copy: result struct of a wrong size", NULL);
+    r = ((struct copy *)arg)->result;
+    r.size = size;
+    memcpy(ret_result, &r, jobs_min(size, sizeof r));
+    return 0;
+}

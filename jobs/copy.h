@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* A copy at work: what copy.c, its loop, and copy_slot.c, the way of one piece, share. */
+#ifndef JOBS_COPY_H
+#define JOBS_COPY_H
+
+#include "jobs/jobs.h"
+#include "jobs/plan.h"
+
+/* What a completion is of: in the low bits of its user_data, the slot's number above. */
+enum copy_request { COPY_PLAN, COPY_READ, COPY_WRITE, COPY_FLUSH, COPY_REQUESTS = 4 };
+
+/* A piece on its way. */
+struct copy_slot {
+    struct copy_slot *next_free;
+    uint8_t          *buf;
+    unsigned          number;
+    unsigned          source;
+    uint64_t          offset;  /* in the source */
+    uint64_t          whole;   /* in the target */
+    size_t            len;
+    unsigned          pending; /* requests in flight; 0: free */
+
+    /* Salvage: the read has failed, and is done again in small parts. */
+    bool              small;
+    size_t            part, part_len;
+    size_t            bad, bad_len; /* unreadable, not reported yet */
+    int               bad_error;
+};
+
+struct copy {
+    struct vdisk_copy_opts   opts;
+    char                    *name;
+    vdisk                  **sources;
+    unsigned                 count;
+    vdisk                   *target;
+    struct vdisk_copy_result result;
+
+    vdisk_job               *job;   /* from here on: while it works */
+    vdisk_queue             *q;
+    int                      rc;    /* of the first failure */
+    struct plan              plan;
+    struct copy_slot        *slots, *free_slots;
+    unsigned                 slot_count;
+    uint8_t                 *buffers;
+    uint8_t                 *zeros; /* a piece of them, where they are written as data */
+    size_t                   piece; /* a power of two: no piece is longer, or goes over a multiple of it */
+    size_t                   unit;  /* zeros in data are looked for in units of it; 0: they are data */
+    bool                     zeroes_cheap;
+    unsigned                 inflight;
+    uint64_t                 begun_ns, charged; /* bytes that count for the rate */
+    uint64_t                 done;  /* of the plan's total */
+};
+
+/* Free slots are there. The piece begins its way, of up to `c->piece` bytes; as far as it goes is in slot->len. */
+void copy_begin_data(struct copy *c, const struct plan_piece *p);
+
+/* Zeros of the source to be in the target. */
+void copy_begin_zeros(struct copy *c, const struct plan_piece *p);
+
+/* A read or write of a slot has completed. */
+void copy_read_done(struct copy *c, struct copy_slot *s, const struct vdisk_completion *done);
+void copy_write_done(struct copy *c, struct copy_slot *s, const struct vdisk_completion *done);
+
+/* The first failure counts, with its text. */
+void copy_failed(struct copy *c, const struct vdisk_completion *done);
+
+#endif

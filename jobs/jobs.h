@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The room of bulk work: jobs over volumes as any program could write them, with the installed headers only.
+ *
+ * It promises a handle: made from options, run or started as any job, with progress, cancelling, words for its
+ * error, and a result. It owns the buffers and the queue that a job works with, as long as that works. It may not
+ * include private headers, nor know formats and backends: what it needs of those becomes a public call.
+ *
+ * A job is one loop, on one queue, on the job's thread: plan.h says what there is to do, zeros.h what need not be.
+ */
+#ifndef JOBS_JOBS_H
+#define JOBS_JOBS_H
+
+#include <vdisk-image.h>
+
+static inline uint64_t jobs_min(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* `align`: a power of two. */
+static inline uint64_t jobs_align_up(uint64_t x, uint64_t align)
+{
+    return (x + align - 1) & ~(align - 1);
+}
+
+/* The size of a struct of options is one that there can be. */
+static inline bool jobs_size_is_sane(size_t size)
+{
+    return size >= sizeof(size_t) && size <= 4096;
+}
+
+/*
+ * The error of a call, made the job's own: `rc`, with the text that the call left. Later calls do not change it.
+ * Returns rc.
+ */
+static inline int jobs_fail(vdisk_job *job, int rc)
+{
+    return vdisk_job_fail(job, rc, NULL, NULL);
+}
+
+#endif
