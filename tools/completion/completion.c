@@ -23,6 +23,8 @@ static const struct words {
     {"bench", "scenario", "first-touch lookup"},
     {"check", "repair", "leaks all"},
     {"resize", "preallocation", "off metadata falloc full"},
+    {"convert", "target-cache", "none writeback writethrough directsync unsafe"},
+    {"convert", "source-cache", "none writeback writethrough directsync unsafe"},
 };
 
 /* NULL: nothing that is known. */

@@ -1,0 +1,427 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * convert: copy images into a new one, or one that is there (-n), as qemu-img convert.
+ *
+ * Works: sources are opened, the target is made and opened, vdisk_job_copy() fills it. Fails: what is wrong with
+ * options, names or sizes is said before anything is written. Later, or interrupted, what was made is removed; a
+ * file that was there is left empty (tools/target.h); with -n the target is as far as it was written.
+ *
+ * Not as QEMU: unless -t says otherwise the target goes past the page cache, and is flushed at the end.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tools/cli.h"
+#include "tools/create_options.h"
+#include "tools/target.h"
+
+enum { SECTOR = 512, SPARSE_MOST = 16 << 20, PARALLEL_MOST = 16 };
+
+struct convert {
+    const struct cli_verb  *verb;
+    const char             *source_format; /* NULL: look */
+    const char             *backing, *backing_fmt;
+    struct create_options   o;             /* format, and options of the target */
+    struct cli_pairs        pairs;
+    struct vdisk_copy_opts  copy;
+    struct cli_progress     progress;
+    uint32_t                source_flags, target_flags;
+    bool                    no_create, target_is_zero, target_image_opts, quiet, list_options, have_out_format;
+
+    char                  **names;
+    vdisk                 **sources;
+    unsigned                count;
+    uint64_t                total;
+    char                   *target_name;
+    struct target           target;
+    char                    error[1024], hint[512]; /* what went wrong in the library, to be said at the end */
+};
+
+/* ---- command line ----------------------------------------------------------------------------------- */
+
+enum { OPT_SALVAGE = CLI_LONG_ONLY + 1, OPT_TARGET_IS_ZERO, OPT_TARGET_IMAGE_OPTS };
+
+static const struct cli_option options[] = {
+    {'f', "source-format", "FMT", "raw or qcow2; otherwise found from the content"},
+    {'O', "target-format", "FMT", "raw (default) or qcow2"},
+    {'o', "target-options", "LIST", "options of the target's format, as of create; '-o help' lists them"},
+    {'B', "backing", "FILE", "the target has this backing file, whose content is that of the\n"
+                             "source's: what the source has from there is not copied"},
+    {'F', "backing-format", "FMT", "its format"},
+    {'n', "no-create", NULL, "write into a target that is there"},
+    {OPT_TARGET_IS_ZERO, "target-is-zero", NULL, "with -n: it is known to read as zeros, which are not written"},
+    {'S', "sparse-size", "SIZE", "so many bytes of zeros are left out: multiples of 512, default 4K;\n"
+                                 "0: all is written"},
+    {'m', "parallel", "NUMBER", "pieces on their way at once: 1 to 16 (default)"},
+    {'W', "oob-writes", NULL, "accepted: writes are never ordered"},
+    {'r', "rate", "SIZE", "at most so many bytes a second"},
+    {OPT_SALVAGE, "salvage", NULL, "what cannot be read is zeros in the target, and reported"},
+    {'t', "target-cache", "MODE", "none (default), writeback, writethrough, directsync or unsafe"},
+    {'T', "source-cache", "MODE", "the same for sources; default: writeback"},
+    {'U', "force-share", NULL, "open sources although others write to them"},
+    {'p', "progress", NULL, "show progress"},
+    {'q', "quiet", NULL, "print nothing but errors"},
+    {OPT_TARGET_IMAGE_OPTS, "target-image-opts", NULL, "with -n: TARGET is KEY=VALUE,..."},
+    CLI_IMAGE_OPTIONS,
+    {0, NULL, NULL, NULL},
+};
+
+static int parse_sparse(struct convert *c, const char *value)
+{
+    uint64_t size;
+
+    if (cli_parse_size(value, &size) < 0 || size % SECTOR != 0 || size > SPARSE_MOST)
+        return cli_usage_error(c->verb, "Invalid buffer size for sparse output specified: '%s'. Valid sizes are "
+                                        "multiples of 512 up to 16777216; 0 fully allocates the target", value);
+    c->copy.sparse = size;
+    if (size == 0)
+        c->copy.flags |= VDISK_COPY_DENSE;
+    else
+        c->copy.flags &= ~(uint32_t)VDISK_COPY_DENSE;
+    return CLI_OK;
+}
+
+static int parse_parallel(struct convert *c, const char *value)
+{
+    uint64_t n;
+
+    if (cli_parse_number(value, PARALLEL_MOST, &n) < 0 || n == 0)
+        return cli_usage_error(c->verb, "Invalid number of coroutines specified. Must be between 1 and 16.");
+    c->copy.depth = (uint32_t)n;
+    return CLI_OK;
+}
+
+static int parse_rate(struct convert *c, const char *value)
+{
+    if (cli_parse_size(value, &c->copy.rate) < 0)
+        return cli_usage_error(c->verb, "Invalid rate limit specified: '%s'", value);
+    return CLI_OK;
+}
+
+static int parse_cache(struct convert *c, const char *value, uint32_t *flags, const char *what)
+{
+    uint32_t mode;
+
+    if (!target_cache_flags(value, &mode))
+        return cli_usage_error(c->verb, "Invalid %scache option: %s", what, value);
+    *flags = (*flags & ~(uint32_t)(VDISK_OPEN_BUFFERED | VDISK_OPEN_UNSAFE)) | mode;
+    return CLI_OK;
+}
+
+static int parse_list(struct convert *c, const char *value)
+{
+    if (strcmp(value, "help") == 0 || strcmp(value, "?") == 0)
+        c->list_options = true;
+    else if (cli_pairs_add(&c->pairs, value) < 0)
+        return cli_usage_error(c->verb, "-o takes KEY=VALUE,..., not '%s'", value);
+    return CLI_OK;
+}
+
+/* Those with a value to be looked at. */
+static int parse_value(struct convert *c, int id, const char *value)
+{
+    switch (id) {
+    case 'o': return parse_list(c, value);
+    case 'S': return parse_sparse(c, value);
+    case 'm': return parse_parallel(c, value);
+    case 'r': return parse_rate(c, value);
+    case 't': return parse_cache(c, value, &c->target_flags, "");
+    case 'T': return parse_cache(c, value, &c->source_flags, "source ");
+    default: return CLI_FAILED;
+    }
+}
+
+static int parse_options(struct convert *c, struct cli_parser *p)
+{
+    int rc = CLI_OK;
+
+    for (int id; rc == CLI_OK && (id = cli_parser_next(p)) != CLI_END;) {
+        switch (id) {
+        case 'f': c->source_format = p->value; break;
+        case 'O':
+            c->o.opts.format = p->value;
+            c->have_out_format = true;
+            break;
+        case 'B': c->backing = p->value; break;
+        case 'F': c->backing_fmt = p->value; break;
+        case 'n': c->no_create = true; break;
+        case 'W': break;
+        case 'U': c->source_flags |= VDISK_OPEN_FORCE_SHARE; break;
+        case 'p': c->progress.enabled = true; break;
+        case 'q': c->quiet = true; break;
+        case OPT_SALVAGE: c->copy.flags |= VDISK_COPY_SALVAGE; break;
+        case OPT_TARGET_IS_ZERO: c->target_is_zero = true; break;
+        case OPT_TARGET_IMAGE_OPTS: c->target_image_opts = true; break;
+        default: rc = parse_value(c, id, p->value); break;
+        }
+    }
+    c->progress.enabled = c->progress.enabled && !c->quiet;
+    return rc;
+}
+
+static int usage(const struct convert *c, const char *text)
+{
+    return cli_usage_error(c->verb, "%s", text);
+}
+
+/* What contradicts itself. */
+static int check_options(const struct convert *c)
+{
+    if (c->target_is_zero && !c->no_create)
+        return usage(c, "--target-is-zero requires use of -n flag");
+    if (c->target_image_opts && !c->no_create)
+        return usage(c, "--target-image-opts requires use of -n flag");
+    if (c->target_image_opts && c->have_out_format)
+        return usage(c, "--target-image-opts and -O are mutually exclusive");
+    if (c->no_create && c->pairs.count > 0)
+        return usage(c, "-o has no effect when skipping image creation");
+    if (c->count > 1 && c->backing != NULL)
+        return usage(c, "Having a backing file for the target makes no sense when concatenating multiple input "
+                        "images");
+    if (!c->o.raw && !c->target_image_opts && strcmp(c->o.opts.format, "qcow2") != 0)
+        return cli_usage_error(c->verb, "Unknown file format '%s'; -O takes raw or qcow2", c->o.opts.format);
+    return CLI_OK;
+}
+
+/* ---- the target's options --------------------------------------------------------------------------- */
+
+static int target_error(const struct convert *c, const char *text)
+{
+    cli_error("%s: %s", c->target_name, text);
+    return CLI_FAILED;
+}
+
+static int apply_options(struct convert *c)
+{
+    c->o.name = c->target_name;
+    c->o.opts.virtual_size = c->total;
+    if (create_options_apply(&c->o, &c->pairs) < 0) {
+        cli_error("%s", c->o.why);
+        return CLI_FAILED;
+    }
+    if (c->backing != NULL)
+        c->o.opts.backing_file = c->backing;
+    if (c->backing_fmt != NULL)
+        c->o.opts.backing_fmt = c->backing_fmt;
+    if (c->no_create)
+        return CLI_OK;
+    if (c->o.raw && c->o.opts.backing_file != NULL)
+        return target_error(c, "a raw image has no backing file; use -O qcow2");
+    if (c->o.opts.backing_file != NULL && c->o.opts.backing_fmt == NULL)
+        return target_error(c, "Use of backing file requires explicit backing format: add -F raw or -F qcow2");
+    if (c->o.opts.backing_file == NULL && c->o.opts.backing_fmt != NULL)
+        return target_error(c, "Backing format cannot be used without backing file");
+    if (c->o.opts.virtual_size < c->total)
+        return target_error(c, "output file is smaller than input file");
+    return CLI_OK;
+}
+
+/* ---- both ends -------------------------------------------------------------------------------------- */
+
+static int failed(struct convert *c)
+{
+    if (c->error[0] == '\0') {
+        snprintf(c->error, sizeof c->error, "%s", vdisk_error_text());
+        snprintf(c->hint, sizeof c->hint, "%s", vdisk_error_hint());
+    }
+    return CLI_FAILED;
+}
+
+static int open_sources(struct convert *c)
+{
+    struct vdisk_open_opts how = {.size = sizeof how, .flags = c->source_flags, .format = c->source_format};
+
+    for (unsigned i = 0; i < c->count; i++) {
+        if (vdisk_open(c->names[i], &how, &c->sources[i]) < 0)
+            return failed(c);
+        c->total = (c->total + vdisk_size(c->sources[i]) + SECTOR - 1) / SECTOR * SECTOR;
+    }
+    return CLI_OK;
+}
+
+/* Locks find that out as well, but not with -U. */
+static int check_same_file(const struct convert *c)
+{
+    const char *path = target_path(c->target_name);
+    struct stat st;
+
+    if (path == NULL || c->target_image_opts || stat(path, &st) != 0 ||
+        (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)))
+        return CLI_OK;
+    for (unsigned i = 0; i < c->count; i++) {
+        if (target_is_file(c->names[i], &st))
+            return target_error(c, "source and target are the same file");
+    }
+    return CLI_OK;
+}
+
+static int open_target(struct convert *c, vdisk **ret)
+{
+    struct vdisk_open_opts how = {.size = sizeof how, .flags = c->target_flags | VDISK_OPEN_RDWR,
+                                  .format = c->target_image_opts ? NULL : c->o.opts.format};
+
+    return vdisk_open(c->target_name, &how, ret) < 0 ? failed(c) : CLI_OK;
+}
+
+/* ---- the copy --------------------------------------------------------------------------------------- */
+
+static void salvaged(void *arg, unsigned source, uint64_t offset, uint64_t len, int error)
+{
+    const struct convert *c = arg;
+
+    if (!c->quiet)
+        cli_warn("%s: error while reading offset %" PRIu64 ": %s; %" PRIu64 " bytes are zeros in the target",
+                 c->names[source], offset, strerror(-error), len);
+}
+
+static int copy(struct convert *c, vdisk *target)
+{
+    struct vdisk_copy_opts *o = &c->copy;
+    vdisk_job *job;
+    int rc;
+
+    if (vdisk_size(target) < c->total && c->no_create) {
+        snprintf(c->error, sizeof c->error, "%s: output file is smaller than input file", c->target_name);
+        return CLI_FAILED;
+    }
+    if (c->no_create ? c->target_is_zero : target_is_zero(&c->target, &c->o.opts))
+        o->flags |= VDISK_COPY_TARGET_IS_ZERO;
+    o->backing_depth = c->o.opts.backing_file != NULL ? 1 : 0;
+    o->name = c->target_name;
+    o->progress = cli_progress_show;
+    o->progress_arg = &c->progress;
+    o->salvaged = salvaged;
+    o->salvaged_arg = c;
+    if (vdisk_job_copy(c->sources, c->count, target, o, &job) < 0)
+        return failed(c);
+    rc = cli_job_run(job) < 0 ? failed(c) : CLI_OK;
+    vdisk_job_free(job);
+    return rc;
+}
+
+static int fill_target(struct convert *c)
+{
+    vdisk *target = NULL;
+    int rc = open_target(c, &target);
+
+    if (rc == CLI_OK)
+        rc = copy(c, target);
+    if (target != NULL && vdisk_close(target) < 0)
+        rc = failed(c);
+    if (rc == CLI_OK)
+        cli_progress_end(&c->progress);
+    return rc;
+}
+
+static int convert(struct convert *c)
+{
+    int rc = open_sources(c);
+
+    if (rc == CLI_OK)
+        rc = check_same_file(c);
+    if (rc == CLI_OK)
+        rc = apply_options(c);
+    if (rc != CLI_OK)
+        return rc;
+    c->target.name = c->target_name;
+    if (!c->no_create && target_create(&c->target, &c->o.opts) < 0)
+        rc = failed(c);
+    if (rc == CLI_OK)
+        rc = fill_target(c);
+    if (rc != CLI_OK && !c->no_create)
+        target_undo(&c->target);
+    return rc;
+}
+
+/* ---- from the operands to the end ------------------------------------------------------------------- */
+
+static void print_error(const struct convert *c)
+{
+    if (c->error[0] == '\0')
+        return;
+    cli_error("%s%s", c->error, c->target.left);
+    if (c->hint[0] != '\0')
+        fprintf(stderr, "vdisk-io: hint: %s\n", c->hint);
+}
+
+static char *image_opts_name(const char *text)
+{
+    static const char prefix[] = "image-opts:";
+    char *name = cli_calloc(1, sizeof prefix + strlen(text));
+
+    memcpy(name, prefix, sizeof prefix - 1);
+    memcpy(name + sizeof prefix - 1, text, strlen(text) + 1);
+    return name;
+}
+
+static int take_operands(struct convert *c, const struct cli_parser *p)
+{
+    char **operands;
+    int n = cli_operands(p, &operands);
+
+    if (n < 2)
+        return cli_usage_error(c->verb, "Must specify image file name: the sources, and the target last");
+    c->names = cli_calloc((size_t)n, sizeof *c->names);
+    c->sources = cli_calloc((size_t)n, sizeof(vdisk *));
+    for (int i = 0; i < n - 1; i++) {
+        const char *name = cli_image(p, operands[i], c->source_format);
+        if (name == NULL)
+            return CLI_FAILED;
+        c->names[c->count++] = cli_strdup(name);
+    }
+    c->target_name = c->target_image_opts ? image_opts_name(operands[n - 1]) : cli_strdup(operands[n - 1]);
+    return CLI_OK;
+}
+
+static void give_back(struct convert *c)
+{
+    for (unsigned i = 0; i < c->count; i++) {
+        vdisk_close(c->sources[i]);
+        free(c->names[i]);
+    }
+    free(c->sources);
+    free(c->names);
+    free(c->target_name);
+    target_free(&c->target);
+    cli_pairs_free(&c->pairs);
+}
+
+static int run(const struct cli_verb *verb, int argc, char **argv)
+{
+    struct convert c = {.verb = verb, .o.opts = {.size = sizeof c.o.opts, .format = "raw"},
+                        .copy.size = sizeof c.copy, .source_flags = VDISK_OPEN_BUFFERED};
+    struct cli_parser p;
+    int rc;
+
+    cli_parser_init(&p, verb, argc, argv);
+    rc = parse_options(&c, &p);
+    c.o.raw = strcmp(c.o.opts.format, "raw") == 0;
+    if (rc == CLI_OK && c.list_options) {
+        rc = create_options_print(c.o.raw);
+    } else if (rc == CLI_OK) {
+        rc = take_operands(&c, &p);
+        if (rc == CLI_OK)
+            rc = check_options(&c);
+        if (rc == CLI_OK)
+            rc = convert(&c);
+    }
+    print_error(&c);
+    give_back(&c);
+    return rc;
+}
+
+const struct cli_verb cli_convert = {
+    .name = "convert",
+    .summary = "Copy images into a new one, in another format perhaps.",
+    .usage = "[OPTION]... SOURCE... TARGET",
+    .options = options,
+    .notes = "Several sources are put one after the other. The target is made anew, as by create, unless -n says\n"
+             "that it is there. Zeros are not copied where the target has them. At the end all is on disk.\n"
+             "A target that was made is removed when the copy fails or is interrupted (Ctrl-C); a file that was\n"
+             "there before is then left empty.\n"
+             "Exit code: 0, or 1 when the target is not whole.\n",
+    .run = run,
+};
