@@ -20,11 +20,10 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <vdisk.h>
 
 #include "fio.h"
 #include "optgroup.h"
-
-#include "engine/vdisk.h"
 
 struct engine_options {
     void        *pad; /* fio takes offset 0 for "no such option" */

@@ -17,6 +17,7 @@
 #include <sys/time.h>
 #include <time.h>
 
+#include "tools/arith.h"
 #include "tools/cli.h"
 
 enum { REAP_MAX = 256 };

@@ -9,8 +9,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/resource.h>
+#include <vdisk.h>
 
-#include "engine/vdisk.h"
 #include "tools/histogram.h"
 
 enum bench_kind { BENCH_READ, BENCH_WRITE, BENCH_ZERO, BENCH_DISCARD, BENCH_FLUSH, BENCH_KINDS };

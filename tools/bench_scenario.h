@@ -3,7 +3,7 @@
 #ifndef TOOLS_BENCH_SCENARIO_H
 #define TOOLS_BENCH_SCENARIO_H
 
-#include "engine/vdisk.h"
+#include <vdisk.h>
 
 /* `cluster_size` 0: the scenario's default. 0, or -1 with a message printed. */
 typedef int bench_scenario_fn(uint64_t size, uint32_t cluster_size, uint64_t cache_bytes, vdisk **ret_vdisk);

@@ -10,8 +10,6 @@
 #include <string.h>
 #include <time.h>
 
-#include "engine/vdisk.h"
-
 static const char program[] = "vdisk-io";
 
 /* ---- messages -------------------------------------------------------------------------------------- */

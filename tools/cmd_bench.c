@@ -9,8 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/bits.h"
-#include "engine/vdisk.h"
+#include "tools/arith.h"
 #include "tools/bench_load.h"
 #include "tools/bench_scenario.h"
 #include "tools/cli.h"

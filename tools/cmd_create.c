@@ -11,7 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/vdisk.h"
 #include "tools/cli.h"
 #include "tools/create_options.h"
 
@@ -22,7 +21,6 @@ struct create {
     char                    *backing_path;
     bool                     quiet;
 };
-
 
 /* ---- command line ---------------------------------------------------------------------------------- */
 

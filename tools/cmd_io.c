@@ -9,7 +9,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "engine/vdisk.h"
 #include "tools/cli.h"
 #include "tools/io_commands.h"
 

@@ -10,8 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "engine/bits.h"
-#include "engine/vdisk.h"
+#include "tools/arith.h"
 #include "tools/cli.h"
 
 struct resize {

@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "engine/bits.h"
+#include "tools/arith.h"
 
 struct create_option {
     const char *key;

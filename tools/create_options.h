@@ -4,8 +4,8 @@
 #define TOOLS_CREATE_OPTIONS_H
 
 #include <stdbool.h>
+#include <vdisk.h>
 
-#include "engine/vdisk.h"
 #include "tools/cli.h"
 
 struct create_options {

@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "tools/arith.h"
+
 void histogram_init(struct histogram *h)
 {
     memset(h, 0, sizeof *h);

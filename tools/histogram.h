@@ -8,8 +8,6 @@
 
 #include <stdint.h>
 
-#include "engine/bits.h"
-
 enum { HISTOGRAM_SUB_BITS = 5, HISTOGRAM_SUB = 1 << HISTOGRAM_SUB_BITS };
 enum { HISTOGRAM_BUCKETS = (64 - HISTOGRAM_SUB_BITS + 1) * HISTOGRAM_SUB };
 
@@ -30,7 +28,7 @@ static inline unsigned histogram_bucket(uint64_t ns)
 {
     if (ns < HISTOGRAM_SUB)
         return (unsigned)ns;
-    unsigned shift = log2_floor(ns) - HISTOGRAM_SUB_BITS;
+    unsigned shift = 63u - (unsigned)__builtin_clzll(ns) - HISTOGRAM_SUB_BITS;
     return ((shift + 1) << HISTOGRAM_SUB_BITS) + (unsigned)((ns >> shift) & (HISTOGRAM_SUB - 1));
 }
 
@@ -38,8 +36,8 @@ static inline void histogram_add(struct histogram *h, uint64_t ns)
 {
     h->count++;
     h->sum += ns;
-    h->min = min_u64(h->min, ns);
-    h->max = max_u64(h->max, ns);
+    h->min = ns < h->min ? ns : h->min;
+    h->max = ns > h->max ? ns : h->max;
     h->buckets[histogram_bucket(ns)]++;
 }
 

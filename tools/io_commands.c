@@ -16,7 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "engine/bits.h"
+#include "tools/arith.h"
 #include "tools/cli.h"
 
 enum { MAX_WORDS = 32, DEFAULT_PATTERN = 0xcd, NO_PATTERN = -1 };

@@ -4,8 +4,7 @@
 #define TOOLS_IO_COMMANDS_H
 
 #include <stdbool.h>
-
-#include "engine/vdisk.h"
+#include <vdisk.h>
 
 struct io_session {
     const char  *name;

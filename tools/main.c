@@ -3,7 +3,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "engine/vdisk.h"
 #include "tools/cli.h"
 
 static void print_help(void)

@@ -6,8 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/bits.h"
-#include "engine/size.h"
+#include "tools/arith.h"
 #include "tools/cli.h"
 
 void *cli_calloc(size_t n, size_t size)
@@ -30,9 +29,73 @@ char *cli_strdup(const char *text)
 
 /* ---- numbers --------------------------------------------------------------------------------------- */
 
+/* Digits of `base` at *text, which moves behind them. 0, -EINVAL: there are none; -ERANGE. */
+static int parse_digits(const char **text, unsigned base, uint64_t *ret)
+{
+    char *end;
+    uint64_t value;
+    size_t digits = strspn(*text, base == 16 ? "0123456789abcdefABCDEF" : base == 10 ? "0123456789" : "01234567");
+
+    if (digits == 0)
+        return -EINVAL;
+    errno = 0;
+    value = strtoull(*text, &end, (int)base);
+    if (errno == ERANGE)
+        return -ERANGE;
+    *text += digits;
+    *ret = value;
+    return 0;
+}
+
+/* What a suffix stands for, as a power of two; -1: it is none. */
+static int unit_shift(char c)
+{
+    static const char units[] = "bkmgtpe";
+    const char *at = c != '\0' ? strchr(units, tolower((unsigned char)c)) : NULL;
+
+    return at != NULL ? (int)(at - units) * 10 : -1;
+}
+
+/* "0.DIGITS" of 2^shift, in whole bytes. 18 digits are finer than a byte of an exbibyte. */
+static uint64_t fraction_bytes(const char *digits, size_t n, int shift)
+{
+    unsigned __int128 part = 0, whole = 1;
+
+    for (size_t i = 0; i < n && i < 18; i++) {
+        part = part * 10 + (unsigned)(digits[i] - '0');
+        whole *= 10;
+    }
+    return (uint64_t)((part << shift) / whole);
+}
+
 int cli_parse_size(const char *text, uint64_t *ret)
 {
-    return parse_size(text, ret);
+    bool hex = text[0] == '0' && (text[1] == 'x' || text[1] == 'X');
+    const char *fraction = NULL;
+    uint64_t value;
+    size_t digits = 0;
+    int shift, rc;
+
+    text += hex ? 2 : 0;
+    rc = parse_digits(&text, hex ? 16 : 10, &value);
+    if (rc < 0)
+        return rc;
+    if (*text == '.' && !hex) {
+        fraction = text + 1;
+        digits = strspn(fraction, "0123456789");
+        text = fraction + digits;
+    }
+    shift = unit_shift(*text);
+    if (*text != '\0' && (shift < 0 || text[1] != '\0'))
+        return -EINVAL;
+    if (fraction != NULL && shift <= 0 && strspn(fraction, "0") != digits)
+        return -EINVAL; /* there are no fractions of a byte */
+    shift = shift < 0 ? 0 : shift;
+    if (!mul_u64(value, UINT64_C(1) << shift, &value) ||
+        !add_u64(value, fraction_bytes(fraction, digits, shift), &value))
+        return -ERANGE;
+    *ret = value;
+    return 0;
 }
 
 int cli_parse_number(const char *text, uint64_t max, uint64_t *ret)
@@ -60,7 +123,15 @@ int cli_parse_number(const char *text, uint64_t max, uint64_t *ret)
 
 int cli_parse_bool(const char *text, bool *ret)
 {
-    return parse_bool(text, ret);
+    static const char *const words[] = {"off", "on", "no", "yes", "false", "true", "n", "y"};
+
+    for (size_t i = 0; i < ARRAY_LEN(words); i++) {
+        if (strcmp(text, words[i]) == 0) {
+            *ret = i % 2 != 0;
+            return 0;
+        }
+    }
+    return -EINVAL;
 }
 
 char *cli_format_size(uint64_t bytes, char *buf, size_t len)

@@ -10,7 +10,7 @@
 
 #include <cmocka.h>
 
-#include "engine/bits.h"
+#include "tools/arith.h"
 #include "tools/cli.h"
 #include "tools/histogram.h"
 

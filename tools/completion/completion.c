@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/bits.h"
+#include "tools/arith.h"
 #include "tools/cli.h"
 #include "tools/create_options.h"
 
