@@ -126,6 +126,12 @@ struct format_driver {
     int (*check)(struct backend *file, enum vdisk_repair what, const struct vdisk_check_opts *opts, vdisk_queue *q,
                  struct vdisk_check_result *ret, struct vdisk_repair_result *ret_fixed);
 
+    /*
+     * Blocks: is block status to look for holes of the host in mapped clusters of `v`, which was just opened, and
+     * for reading? NULL: no.
+     */
+    bool (*has_host_holes)(vdisk *v, vdisk_queue *q);
+
     /* Give host space back that is not in use. Blocks; requests may be in flight. NULL: there is never any. */
     int (*trim)(vdisk *v, const struct vdisk_trim_opts *opts, vdisk_queue *q);
 };

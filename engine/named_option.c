@@ -45,6 +45,7 @@ static const struct vdisk_option open_options[] = {
     {"check", "bool", "off", "as it is, for a check"},
     {"unsafe", "bool", "off", "flushes do nothing"},
     {"no_names", "bool", "off", "follow no name that the image holds"},
+    {"host_holes", "bool", "off", "block status tells holes of the host in mapped clusters, as qemu-img map"},
     {"max_depth", "number", "1024", "longest backing chain"},
     {"format", "text", NULL, "raw or qcow2; found out where it is not said"},
     {"cache_bytes", "size", "32M", "bound for cached metadata of each layer"},
@@ -57,8 +58,9 @@ static const struct field open_fields[] = {
     {FIELD_FLAG, OPEN(flags), VDISK_OPEN_FORCE_SHARE, NULL}, {FIELD_FLAG, OPEN(flags), VDISK_OPEN_NO_LOCK, NULL},
     {FIELD_FLAG, OPEN(flags), VDISK_OPEN_NO_BACKING, NULL},  {FIELD_FLAG, OPEN(flags), VDISK_OPEN_CHECK, NULL},
     {FIELD_FLAG, OPEN(flags), VDISK_OPEN_UNSAFE, NULL},      {FIELD_FLAG, OPEN(flags), VDISK_OPEN_NO_NAMES, NULL},
-    {FIELD_NUMBER, OPEN(max_depth), 0, NULL},                {FIELD_TEXT, OPEN(format), 0, NULL},
-    {FIELD_SIZE, OPEN(cache_bytes), 0, NULL},                {FIELD_TEXT, OPEN(data_file), 0, NULL},
+    {FIELD_FLAG, OPEN(flags), VDISK_OPEN_HOST_HOLES, NULL},  {FIELD_NUMBER, OPEN(max_depth), 0, NULL},
+    {FIELD_TEXT, OPEN(format), 0, NULL},                     {FIELD_SIZE, OPEN(cache_bytes), 0, NULL},
+    {FIELD_TEXT, OPEN(data_file), 0, NULL},
 };
 
 static const struct vdisk_option create_options[] = {

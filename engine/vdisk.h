@@ -85,6 +85,9 @@ enum vdisk_open_flags {
     VDISK_OPEN_NO_NAMES    = 1u << 7, /* follow no name that the image holds (it may be anybody's): NO_BACKING, and
                                        * its external data file is neither opened nor locked, unless `data_file`
                                        * below names it; what it holds reads as -EIO */
+    VDISK_OPEN_HOST_HOLES  = 1u << 8, /* vdisk_get_extents() looks for holes of the host in mapped clusters, which
+                                       * read as zeros then: in layers for reading of which only the metadata was
+                                       * preallocated, as qemu-img map does */
 };
 
 /*

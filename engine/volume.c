@@ -21,7 +21,8 @@ enum {
     CHAIN_DEPTH_DEFAULT = 1024,
     CHAIN_TABLES_MAX = 1 << 30,
     OPEN_FLAGS_ALL = VDISK_OPEN_RDWR | VDISK_OPEN_BUFFERED | VDISK_OPEN_FORCE_SHARE | VDISK_OPEN_NO_LOCK |
-                     VDISK_OPEN_NO_BACKING | VDISK_OPEN_CHECK | VDISK_OPEN_UNSAFE | VDISK_OPEN_NO_NAMES,
+                     VDISK_OPEN_NO_BACKING | VDISK_OPEN_CHECK | VDISK_OPEN_UNSAFE | VDISK_OPEN_NO_NAMES |
+                     VDISK_OPEN_HOST_HOLES,
 };
 
 int volume_probe(struct backend *b, vdisk_queue *q, const struct format_driver **ret)
@@ -320,6 +321,13 @@ static struct request_stats *stats_alloc(void)
     return s ? memset(s, 0, size) : NULL;
 }
 
+static void find_host_holes(vdisk *top, vdisk_queue *q)
+{
+    for (vdisk *v = top; v; v = v->backing)
+        if (v->read_only && v->format->has_host_holes)
+            v->host_holes = v->format->has_host_holes(v, q);
+}
+
 /* Takes `file` over, also on failure. */
 static int open_on(struct backend *file, struct layer_name *n, const struct vdisk_open_opts *opts,
                    vdisk **ret_vdisk)
@@ -353,6 +361,8 @@ static int open_on(struct backend *file, struct layer_name *n, const struct vdis
         depth++;
     for (vdisk *l = v; l; l = l->backing)
         l->depth = depth--;
+    if (opts->flags & VDISK_OPEN_HOST_HOLES)
+        find_host_holes(v, q);
     *ret_vdisk = v;
     return 0;
 }

@@ -78,12 +78,6 @@ void qcow2_details_free(struct qcow2_details *d);
 int qcow2_load_encrypted(const char *name, uint32_t flags, struct vdisk_info *info, char **ret_file,
                          uint64_t *ret_file_length, struct qcow2_details *ret);
 
-/*
- * Have block status of the qcow2 layers of `top` that nobody writes to tell host holes in mapped clusters as zeros
- * too, where QEMU does: in images of which the metadata only was preallocated. Blocks; before the first request.
- */
-void qcow2_find_host_holes(vdisk *top);
-
 /* The part of it without I/O. Either table may be NULL: none. 0 or -ENOMEM. */
 int q2_details_fill(const struct q2_header *h, const struct q2_snapshot_table *snapshots,
                     const struct q2_bitmap_directory *bitmaps, struct qcow2_details *ret);

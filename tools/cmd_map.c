@@ -13,7 +13,6 @@
 #include "engine/bits.h"
 #include "engine/vdisk.h"
 #include "engine/volume.h"
-#include "qcow2/qcow2.h"
 #include "tools/cli.h"
 
 enum { BATCH = 256 };
@@ -167,7 +166,7 @@ static const struct cli_option options[] = {
 
 static int run(const struct cli_verb *verb, int argc, char **argv)
 {
-    struct vdisk_open_opts how = {.size = sizeof how};
+    struct vdisk_open_opts how = {.size = sizeof how, .flags = VDISK_OPEN_HOST_HOLES};
     uint64_t start = 0, max_length = UINT64_MAX;
     struct map m = {.volume = NULL};
     struct cli_parser p;
@@ -197,7 +196,6 @@ static int run(const struct cli_verb *verb, int argc, char **argv)
         return CLI_FAILED;
     if (vdisk_open(m.name, &how, &m.volume) < 0)
         return cli_library_error();
-    qcow2_find_host_holes(m.volume);
     int rc = map_image(&m, start, max_length);
     if (vdisk_close(m.volume) < 0 && rc == CLI_OK)
         rc = cli_library_error();

@@ -102,5 +102,6 @@ const struct format_driver qcow2_driver = {
     .resize = q2_resize,
     .highest = q2_highest_end,
     .check = qcow2_check_image,
+    .has_host_holes = q2_has_host_holes,
     .trim = q2_trim,
 };

@@ -52,7 +52,7 @@ static bool count_clusters(const struct q2 *q, vdisk_queue *queue, uint64_t end,
     return found >= enough;
 }
 
-static bool has_host_holes(vdisk *v, vdisk_queue *queue)
+bool q2_has_host_holes(vdisk *v, vdisk_queue *queue)
 {
     const struct q2 *q = q2_of(v);
     uint64_t space, enough, end;
@@ -63,16 +63,4 @@ static bool has_host_holes(vdisk *v, vdisk_queue *queue)
     enough = max_u64(space * 10 / 9, space + 2);
     end = q2_cluster_up(&q->meta.geo, backend_size(v->file)) >> q->meta.geo.cluster_bits;
     return end >= enough && count_clusters(q, queue, end, enough);
-}
-
-void qcow2_find_host_holes(vdisk *top)
-{
-    vdisk_queue *queue;
-
-    if (volume_manage(top, &queue) < 0)
-        return;
-    for (vdisk *v = top; v; v = v->backing)
-        if (v->format == &qcow2_driver && v->read_only)
-            v->host_holes = has_host_holes(v, queue);
-    volume_manage_done(top);
 }

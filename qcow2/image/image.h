@@ -39,6 +39,9 @@ struct layer_open;
 int q2_open(vdisk *v, const struct layer_open *how, vdisk_queue *queue);
 int q2_close(vdisk *v, vdisk_queue *queue);
 
+/* qcow2/image/holes.c: format_driver.has_host_holes */
+bool q2_has_host_holes(vdisk *v, vdisk_queue *queue);
+
 /*
  * qcow2/image/state.c: the struct, empty; NULL: out of memory. q2_state_free() gives it back, however much of it
  * is filled in.
