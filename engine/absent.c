@@ -26,3 +26,8 @@ struct backend *absent_backend(const char *name)
         b->read_only = true;
     return b;
 }
+
+bool backend_is_absent(const struct backend *b)
+{
+    return b->driver == &absent_driver;
+}

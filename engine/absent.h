@@ -8,4 +8,6 @@
 /* NULL: out of memory. */
 struct backend *absent_backend(const char *name);
 
+bool backend_is_absent(const struct backend *b);
+
 #endif

@@ -127,6 +127,18 @@ struct format_driver {
                  struct vdisk_check_result *ret, struct vdisk_repair_result *ret_fixed);
 
     /*
+     * Blocks: fill in what the format knows of an open volume beyond what any volume has: engine/image.h. Nobody
+     * changes the volume meanwhile. NULL: nothing.
+     */
+    int (*describe)(vdisk *v, vdisk_image *image, vdisk_queue *q);
+
+    /*
+     * Blocks: the same, with the sizes, of the image in `file`, if it is one that cannot be opened by its nature.
+     * Any error: it is not, and the text means nothing. NULL: there are none.
+     */
+    int (*describe_closed)(struct backend *file, vdisk_image *image, vdisk_queue *q);
+
+    /*
      * Blocks: is block status to look for holes of the host in mapped clusters of `v`, which was just opened, and
      * for reading? NULL: no.
      */

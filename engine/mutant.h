@@ -54,7 +54,8 @@
     X(CUT_FORGOTTEN, "a device that has been cut reads as zeros where it was longer")                          \
     X(CUT_ZEROED, "zeroing does not look whether the device has been cut")                                    \
     X(JOB_FORGETS_TEXT, "the text that a job's work gave is replaced by that of the last call")                \
-    X(PART_UNBOUNDED, "a part of a file goes on behind its size: window.c, invariant 1")
+    X(PART_UNBOUNDED, "a part of a file goes on behind its size: window.c, invariant 1")                       \
+    X(NAMES_FOLLOWED, "who looks at an image opens the files that it names")
 
 #define ENGINE_MUTANT_ENUM(name, text) ENGINE_MUTANT_##name,
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * libvdisk's second door: what is done to an image as a whole. The first one, <vdisk.h>, is for its data.
+ * libvdisk's second door: what is done to an image as a whole, and what it is. The first one, <vdisk.h>, is for
+ * its data.
  *
  * Jobs. What takes long and is no request is a job. vdisk_job_KIND() makes one from options; nothing has begun
  * then. It is run once: by vdisk_job_run(), which blocks, or on a queue by vdisk_job_start(), and then its
@@ -325,6 +326,128 @@ struct vdisk_copy_result {
 
 /* Any thread. Errors: as vdisk_job_get_create_result(). */
 VDISK_API int vdisk_job_get_copy_result(const vdisk_job *job, struct vdisk_copy_result *ret_result);
+
+/* ---- what an image is ------------------------------------------------------------------------------ */
+
+/*
+ * What an image says of itself, and where it lies, as it was at one moment. Nothing in it changes, so that any
+ * threads may use it at once; it is plain memory, and survives fork(). Texts that are given out are its own: they
+ * stay until it is freed. What stands in an image may be in them: mind control characters.
+ *
+ * A chain is gone through by name, without opening all of it: the layer below is `backing_name`, of the format
+ * `backing_fmt`. (Mind that it may lead in a circle.)
+ */
+typedef struct vdisk_image vdisk_image;
+
+/*
+ * Look at an image and nothing else: it is opened for reading, and closed; no name that it holds is followed. An
+ * encrypted one, too, which vdisk_open() refuses. `opts` as for vdisk_open(), may be NULL. Blocks. Any thread.
+ * *ret_image is the caller's, for vdisk_image_free(); untouched on failure. Errors: as vdisk_open(); -EINVAL: also
+ * for RDWR.
+ */
+VDISK_API int vdisk_image_load(const char *name, const struct vdisk_open_opts *opts, vdisk_image **ret_image);
+
+/*
+ * The same of a layer of an open volume, 0 being the top one, with the files that it has open. Any thread; blocks:
+ * it reads tables, and waits for a change of the whole volume (resize, trim) to end. Errors: -ENOENT: no such
+ * layer; -EDEADLK: from such a change's progress function; -EINVAL, -ECHILD, -ENOMEM, -EMFILE.
+ */
+VDISK_API int vdisk_image_of_layer(vdisk *v, uint32_t depth, vdisk_image **ret_image);
+
+/* NULL is allowed. */
+VDISK_API void vdisk_image_free(vdisk_image *image);
+
+struct vdisk_image_info {
+    size_t      size;           /* set by the caller: sizeof(struct vdisk_image_info) */
+    const char *name;           /* to open it by: a path; "json:{...}" where that alone gives something else */
+    const char *format;         /* static strings, both */
+    const char *backend;        /* what it lies in */
+    const char *file;           /* the path of that, or what stands for one */
+    uint64_t    file_size;      /* of the file; where the image is a part of it: of that */
+    uint64_t    allocated_size; /* bytes that the file occupies */
+    uint64_t    virtual_size;
+    const char *data_path;      /* the file that vdisk_extent.host_offset is in; NULL: it is not open */
+    const char *backing_name;   /* the backing file, to open it by: with the image's directory, where it has to */
+    /* As in struct vdisk_create_opts, but as they are stored; 0, false, NULL: the format, or image, has none */
+    const char *backing_file;
+    const char *backing_fmt;
+    const char *data_file;
+    const char *compression_type;
+    uint32_t    cluster_size;
+    uint32_t    version;
+    uint32_t    refcount_bits;
+    bool        lazy_refcounts;
+    bool        extended_l2;
+    bool        data_file_raw;
+    /* Its state */
+    bool        dirty;          /* it was not closed: refcounts may be wrong; a repair or an open mends them */
+    bool        corrupt;        /* it is marked so: no writes before a repair */
+    bool        bitmaps_stale;  /* it has bitmaps that a writer has not kept, which are not listed */
+};
+
+/* Any thread. Errors: -EINVAL. */
+VDISK_API int vdisk_image_get_info(const vdisk_image *image, struct vdisk_image_info *ret_info);
+
+/* Within the image. */
+struct vdisk_snapshot_info {
+    size_t      size;          /* set by the caller: sizeof(struct vdisk_snapshot_info), and so on */
+    const char *id;
+    const char *name;
+    uint64_t    virtual_size;  /* when it was taken */
+    uint64_t    vm_state_size; /* bytes; 0: of the disk only */
+    uint64_t    vm_clock_nsec;
+    uint64_t    icount;        /* has_icount */
+    uint32_t    date_sec;      /* since 1970 */
+    uint32_t    date_nsec;
+    bool        has_icount;
+};
+
+/*
+ * Number `index` of the list, from 0 on. Any thread. Errors: -ENOENT: there are no more; -EINVAL; why the list
+ * could not be read: all else is known then.
+ */
+VDISK_API int vdisk_image_get_snapshot(const vdisk_image *image, uint32_t index,
+                                       struct vdisk_snapshot_info *ret_snapshot);
+
+struct vdisk_bitmap_info {
+    size_t      size;
+    const char *name;
+    uint64_t    granularity; /* bytes that a bit stands for */
+    bool        in_use;      /* it was not saved: what it says is not true */
+    bool        automatic;   /* it is kept by who writes to the image */
+};
+
+/* Likewise. */
+VDISK_API int vdisk_image_get_bitmap(const vdisk_image *image, uint32_t index,
+                                     struct vdisk_bitmap_info *ret_bitmap);
+
+struct vdisk_encryption_info {
+    size_t      size;
+    const char *format;         /* "luks" or "aes" */
+    const char *cipher;         /* NULL, and nothing below either: not luks, or its header cannot be read */
+    const char *cipher_mode;
+    const char *hash;
+    const char *ivgen;
+    const char *ivgen_hash;     /* NULL: none */
+    const char *uuid;
+    uint64_t    payload_offset; /* bytes */
+    uint32_t    master_key_iterations;
+};
+
+/* Any thread. Errors: -ENOENT: it is not encrypted; -EINVAL. */
+VDISK_API int vdisk_image_get_encryption(const vdisk_image *image, struct vdisk_encryption_info *ret_encryption);
+
+struct vdisk_key_slot_info {
+    size_t   size;
+    uint64_t key_offset; /* bytes */
+    uint32_t iterations; /* these two: of active ones */
+    uint32_t stripes;
+    bool     active;
+};
+
+/* Of an image encrypted with luks: as vdisk_image_get_snapshot(). */
+VDISK_API int vdisk_image_get_key_slot(const vdisk_image *image, uint32_t index,
+                                       struct vdisk_key_slot_info *ret_slot);
 
 #ifdef __cplusplus
 }

@@ -295,7 +295,7 @@ static int close_layers(vdisk *v, vdisk_queue *q)
     return result;
 }
 
-static int check_open_opts(const char *name, const struct vdisk_open_opts *user, struct vdisk_open_opts *ret)
+int volume_check_opts(const char *name, const struct vdisk_open_opts *user, struct vdisk_open_opts *ret)
 {
     memset(ret, 0, sizeof *ret);
     if (user) {
@@ -371,7 +371,7 @@ int vdisk_open_backend(struct backend *b, const struct vdisk_open_opts *user_opt
 {
     struct vdisk_open_opts opts;
     struct layer_name n = {0};
-    int rc = check_open_opts(b->name, user_opts, &opts);
+    int rc = volume_check_opts(b->name, user_opts, &opts);
 
     if (rc == 0 && opts.format) {
         n.format = volume_find_format(opts.format);
@@ -419,7 +419,7 @@ static int open_volume(const char *name, const struct vdisk_open_opts *user_opts
     if (rc == 0 && !ret_vdisk)
         rc = err_set(EINVAL, "%s: no place for the handle", name);
     if (rc == 0)
-        rc = check_open_opts(name, user_opts, &opts);
+        rc = volume_check_opts(name, user_opts, &opts);
     if (rc == 0)
         rc = given_begin(opts.fds, opts.fds_count, name);
     if (rc < 0)
@@ -439,6 +439,7 @@ int volume_open_file(const char *name, const char *format, uint32_t flags, struc
         rc = layer_name_parse(name, NULL, format, flags, &n);
     if (rc < 0)
         return rc;
+    given_set_top(spec_text(n.file, "filename"));
     rc = backend_open_node(n.name, n.file, volume_backend_flags(n.flags), ret_backend);
     if (rc == 0 && ret_format)
         *ret_format = n.format;

@@ -135,6 +135,9 @@ char *volume_resolve(const char *from, const char *name);
 /* Is this file in the chain from `top` to the layer before `end` (NULL: to the last)? */
 bool volume_in_chain(const vdisk *top, const vdisk *end, const struct backend_id *id);
 
+/* The caller's options, or NULL, as this version has them; -EINVAL, with text. */
+int volume_check_opts(const char *name, const struct vdisk_open_opts *user, struct vdisk_open_opts *ret);
+
 /* NULL and "" are refused, with text. */
 int volume_check_name(const char *name);
 

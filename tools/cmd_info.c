@@ -12,99 +12,68 @@
 #include <sys/stat.h>
 #include <time.h>
 
-#include "engine/bits.h"
-#include "engine/layer_name.h"
-#include "engine/vdisk.h"
-#include "engine/volume.h"
-#include "qcow2/format/format.h"
-#include "qcow2/qcow2.h"
+#include "tools/arith.h"
 #include "tools/cli.h"
 
 enum { MAX_LAYERS = 1024 };
 
 struct image {
-    char                *name;
-    struct vdisk_info    info;
-    char                *file;        /* what holds the header, or all of it */
-    char                *shown;       /* the same with all that makes a difference; NULL: as `file` */
-    uint64_t             file_length; /* in whole sectors, as QEMU counts */
-    struct qcow2_details details; /* of qcow2, else zero */
-    bool                 is_qcow2;
-    char                *full_backing; /* NULL: no backing file */
+    char                        *name;  /* as it was asked for */
+    vdisk_image                 *image; /* owns what is below */
+    struct vdisk_image_info      info;
+    struct vdisk_encryption_info encryption; /* .format NULL: none */
+    uint64_t                     file_length; /* in whole sectors, as QEMU counts */
+    bool                         is_qcow2;
 };
 
 static void image_free(struct image *im)
 {
-    if (im->is_qcow2)
-        qcow2_details_free(&im->details);
-    free(im->full_backing);
-    free(im->shown);
-    free(im->file);
+    vdisk_image_free(im->image);
     free(im->name);
 }
 
-static int image_named(struct image *im, const char *name)
+/* Of all of the file, also where the image is a part of it. */
+static uint64_t whole_length(const struct vdisk_image_info *info)
 {
-    im->name = cli_strdup(name);
-    if (im->details.backing_file != NULL)
-        im->full_backing = cli_backing_path(im->file, im->details.backing_file);
+    struct stat st;
+    bool is_file = strcmp(info->backend, "file") == 0 && stat(info->file, &st) == 0 && S_ISREG(st.st_mode);
+
+    return align_up(is_file ? (uint64_t)st.st_size : info->file_size, 512);
+}
+
+/* All of it, or nothing: an error in a list is told before anything is printed. */
+static int image_take(struct image *im)
+{
+    struct vdisk_snapshot_info snapshot = {.size = sizeof snapshot};
+    struct vdisk_bitmap_info bitmap = {.size = sizeof bitmap};
+    int rc = vdisk_image_get_info(im->image, &im->info);
+
+    if (rc == 0)
+        rc = vdisk_image_get_encryption(im->image, &im->encryption);
+    if (rc == 0 || rc == -ENOENT)
+        rc = vdisk_image_get_snapshot(im->image, 0, &snapshot);
+    if (rc == 0 || rc == -ENOENT)
+        rc = vdisk_image_get_bitmap(im->image, 0, &bitmap);
+    if (rc < 0 && rc != -ENOENT)
+        return cli_library_error();
+    im->is_qcow2 = strcmp(im->info.format, "qcow2") == 0;
+    im->file_length = whole_length(&im->info);
     return CLI_OK;
 }
 
-/* One that cannot be opened: perhaps that is why. */
-static int load_encrypted(struct image *im, const char *name, const struct vdisk_open_opts *how)
-{
-    bool qcow2 = how->format == NULL || strcmp(how->format, "qcow2") == 0;
-    vdisk *v;
-
-    if (qcow2 && qcow2_load_encrypted(name, how->flags, &im->info, &im->file, &im->file_length,
-                                      &im->details) == 0) {
-        im->file_length = align_up(im->file_length, 512);
-        im->is_qcow2 = true;
-        return image_named(im, name);
-    }
-    if (vdisk_open(name, how, &v) == 0) /* again, for the text */
-        vdisk_close(v);
-    return cli_library_error();
-}
-
-/* Of the file that the image is a part of. */
-static uint64_t whole_length(const struct image *im)
-{
-    struct stat st;
-
-    return stat(im->file, &st) == 0 && S_ISREG(st.st_mode) ? align_up((uint64_t)st.st_size, 512) : im->file_length;
-}
-
-/* Open `name`, look, close. Takes nothing over. CLI_OK, or CLI_FAILED with a message printed. */
+/* CLI_OK: to be given to image_free(). CLI_FAILED: a message was printed. */
 static int image_load(struct image *im, const char *name, const char *format, uint32_t flags)
 {
-    struct vdisk_open_opts how = {.size = sizeof how, .flags = flags | VDISK_OPEN_NO_NAMES, .format = format};
-    vdisk *v;
+    struct vdisk_open_opts how = {.size = sizeof how, .flags = flags, .format = format};
 
-    memset(im, 0, sizeof *im);
-    im->info.size = sizeof im->info;
-    if (vdisk_open(name, &how, &v) < 0)
-        return load_encrypted(im, name, &how);
-    int rc = vdisk_get_info(v, &im->info);
-    im->file = cli_strdup(backend_path(v->file->name));
-    im->shown = layer_name_shown(v->spec, v->format, v->file->name);
-    im->file_length = align_up(backend_size(v->file), 512);
-    if (v->spec != NULL && (spec_get(v->spec, "offset") != NULL || spec_get(v->spec, "size") != NULL))
-        im->file_length = whole_length(im);
-    if (rc >= 0 && strcmp(im->info.format, "qcow2") == 0) {
-        rc = qcow2_get_details(v, &im->details);
-        im->is_qcow2 = rc >= 0;
-    }
-    if (rc < 0)
-        cli_library_error();
-    vdisk_close(v);
-    if (rc < 0) {
-        free(im->shown);
-        free(im->file);
-        return CLI_FAILED;
-    }
-    return image_named(im, name);
+    *im = (struct image){.info.size = sizeof im->info, .encryption.size = sizeof im->encryption};
+    if (vdisk_image_load(name, &how, &im->image) < 0)
+        return cli_library_error();
+    im->name = cli_strdup(name);
+    if (image_take(im) == CLI_OK)
+        return CLI_OK;
+    image_free(im);
+    return CLI_FAILED;
 }
 
 /* ---- JSON ------------------------------------------------------------------------------------------ */
@@ -125,27 +94,29 @@ static void set_bool(json_t *to, const char *key, bool value)
     json_object_set_new(to, key, json_boolean(value));
 }
 
-static json_t *bitmaps_json(const struct qcow2_details *d)
+/* NULL: there are none. */
+static json_t *bitmaps_json(const struct image *im)
 {
-    json_t *list = json_array();
+    struct vdisk_bitmap_info b = {.size = sizeof b};
+    json_t *list = NULL;
 
-    for (uint32_t i = 0; i < d->nbitmaps; i++) {
-        const struct qcow2_bitmap_info *b = &d->bitmaps[i];
+    for (uint32_t i = 0; vdisk_image_get_bitmap(im->image, i, &b) == 0; i++) {
         json_t *one = json_object(), *flags = json_array();
 
-        if (b->in_use)
+        if (b.in_use)
             json_array_append_new(flags, json_string("in-use"));
-        if (b->automatic)
+        if (b.automatic)
             json_array_append_new(flags, json_string("auto"));
         json_object_set_new(one, "flags", flags);
-        set_text(one, "name", b->name);
-        set_number(one, "granularity", b->granularity);
+        set_text(one, "name", b.name);
+        set_number(one, "granularity", b.granularity);
+        list = list != NULL ? list : json_array();
         json_array_append_new(list, one);
     }
     return list;
 }
 
-static json_t *luks_slot_json(const struct luks_slot *s)
+static json_t *key_slot_json(const struct vdisk_key_slot_info *s)
 {
     json_t *out = json_object();
 
@@ -158,78 +129,85 @@ static json_t *luks_slot_json(const struct luks_slot *s)
     return out;
 }
 
-static json_t *encrypt_json(const struct qcow2_details *d)
+static json_t *encrypt_json(const struct image *im)
 {
-    const struct luks_info *l = d->luks;
+    struct vdisk_key_slot_info slot = {.size = sizeof slot};
+    const struct vdisk_encryption_info *e = &im->encryption;
     json_t *out = json_object(), *slots = json_array();
 
-    if (l != NULL) {
-        set_text(out, "ivgen-alg", l->ivgen);
+    if (e->cipher != NULL) {
+        set_text(out, "ivgen-alg", e->ivgen);
         set_bool(out, "detached-header", false);
-        if (l->ivgen_hash[0] != '\0')
-            set_text(out, "ivgen-hash-alg", l->ivgen_hash);
-        set_text(out, "hash-alg", l->hash);
-        set_text(out, "cipher-alg", l->cipher);
-        set_text(out, "uuid", l->uuid);
+        set_text(out, "ivgen-hash-alg", e->ivgen_hash);
+        set_text(out, "hash-alg", e->hash);
+        set_text(out, "cipher-alg", e->cipher);
+        set_text(out, "uuid", e->uuid);
     }
-    set_text(out, "format", d->encryption);
-    if (l != NULL) {
-        set_text(out, "cipher-mode", l->cipher_mode);
-        for (int i = 0; i < LUKS_SLOTS; i++)
-            json_array_append_new(slots, luks_slot_json(&l->slots[i]));
+    set_text(out, "format", e->format);
+    if (e->cipher != NULL) {
+        set_text(out, "cipher-mode", e->cipher_mode);
+        for (uint32_t i = 0; vdisk_image_get_key_slot(im->image, i, &slot) == 0; i++)
+            json_array_append_new(slots, key_slot_json(&slot));
         json_object_set(out, "slots", slots);
-        set_number(out, "payload-offset", l->payload_offset);
-        set_number(out, "master-key-iters", l->master_key_iterations);
+        set_number(out, "payload-offset", e->payload_offset);
+        set_number(out, "master-key-iters", e->master_key_iterations);
     }
     json_decref(slots);
     return out;
 }
 
-/* The members that only qcow2 has, in the order in which QEMU shows them. */
-static json_t *specific_json(const struct qcow2_details *d)
+static void set_object(json_t *to, const char *key, json_t *value)
 {
+    if (value != NULL)
+        json_object_set_new(to, key, value);
+}
+
+/* The members that only qcow2 has, in the order in which QEMU shows them. */
+static json_t *specific_json(const struct image *im)
+{
+    const struct vdisk_image_info *info = &im->info;
+    json_t *encrypt = im->encryption.format != NULL ? encrypt_json(im) : NULL;
     json_t *data = json_object();
 
-    set_text(data, "compat", d->compat);
-    set_text(data, "compression-type", d->compression_type);
-    if (d->version < 3) {
-        set_number(data, "refcount-bits", d->refcount_bits);
-        if (d->encryption != NULL)
-            json_object_set_new(data, "encrypt", encrypt_json(d));
+    set_text(data, "compat", info->version < 3 ? "0.10" : "1.1");
+    set_text(data, "compression-type", info->compression_type);
+    if (info->version < 3) {
+        set_number(data, "refcount-bits", info->refcount_bits);
+        set_object(data, "encrypt", encrypt);
         return data;
     }
-    set_bool(data, "lazy-refcounts", d->lazy_refcounts);
-    if (d->nbitmaps > 0 && !d->bitmaps_stale)
-        json_object_set_new(data, "bitmaps", bitmaps_json(d));
-    set_number(data, "refcount-bits", d->refcount_bits);
-    if (d->encryption != NULL)
-        json_object_set_new(data, "encrypt", encrypt_json(d));
-    if (d->data_file != NULL) {
-        set_text(data, "data-file", d->data_file);
-        set_bool(data, "data-file-raw", d->data_file_raw);
+    set_bool(data, "lazy-refcounts", info->lazy_refcounts);
+    set_object(data, "bitmaps", bitmaps_json(im));
+    set_number(data, "refcount-bits", info->refcount_bits);
+    set_object(data, "encrypt", encrypt);
+    if (info->data_file != NULL) {
+        set_text(data, "data-file", info->data_file);
+        set_bool(data, "data-file-raw", info->data_file_raw);
     }
-    set_bool(data, "corrupt", d->corrupt);
-    set_bool(data, "extended-l2", d->extended_l2);
+    set_bool(data, "corrupt", info->corrupt);
+    set_bool(data, "extended-l2", info->extended_l2);
     return data;
 }
 
-static json_t *snapshots_json(const struct qcow2_details *d)
+/* NULL: there are none. */
+static json_t *snapshots_json(const struct image *im)
 {
-    json_t *list = json_array();
+    struct vdisk_snapshot_info s = {.size = sizeof s};
+    json_t *list = NULL;
 
-    for (uint32_t i = 0; i < d->nsnapshots; i++) {
-        const struct qcow2_snapshot_info *s = &d->snapshots[i];
+    for (uint32_t i = 0; vdisk_image_get_snapshot(im->image, i, &s) == 0; i++) {
         json_t *one = json_object();
 
-        if (s->icount_valid)
-            set_number(one, "icount", s->icount);
-        set_number(one, "vm-clock-nsec", s->vm_clock_nsec % 1000000000);
-        set_text(one, "name", s->name);
-        set_number(one, "date-sec", s->date_sec);
-        set_number(one, "date-nsec", s->date_nsec);
-        set_number(one, "vm-clock-sec", s->vm_clock_nsec / 1000000000);
-        set_text(one, "id", s->id);
-        set_number(one, "vm-state-size", s->vm_state_size);
+        if (s.has_icount)
+            set_number(one, "icount", s.icount);
+        set_number(one, "vm-clock-nsec", s.vm_clock_nsec % 1000000000);
+        set_text(one, "name", s.name);
+        set_number(one, "date-sec", s.date_sec);
+        set_number(one, "date-nsec", s.date_nsec);
+        set_number(one, "vm-clock-sec", s.vm_clock_nsec / 1000000000);
+        set_text(one, "id", s.id);
+        set_number(one, "vm-state-size", s.vm_state_size);
+        list = list != NULL ? list : json_array();
         json_array_append_new(list, one);
     }
     return list;
@@ -243,7 +221,7 @@ static json_t *children_json(const struct image *im)
     set_text(child, "name", "file");
     json_object_set_new(info, "children", json_array());
     set_number(info, "virtual-size", im->file_length);
-    set_text(info, "filename", im->file);
+    set_text(info, "filename", im->info.file);
     set_text(info, "format", im->info.backend);
     set_number(info, "actual-size", im->info.allocated_size);
     set_text(specific, "type", "file");
@@ -257,30 +235,29 @@ static json_t *children_json(const struct image *im)
 
 static json_t *image_json(const struct image *im)
 {
-    const struct qcow2_details *d = &im->details;
+    const struct vdisk_image_info *info = &im->info;
     json_t *out = json_object();
 
     json_object_set_new(out, "children", children_json(im));
-    if (d->nsnapshots > 0)
-        json_object_set_new(out, "snapshots", snapshots_json(d));
-    set_text(out, "backing-filename-format", d->backing_format);
-    set_number(out, "virtual-size", im->info.virtual_size);
-    set_text(out, "filename", im->shown != NULL ? im->shown : im->file);
-    if (im->info.cluster_size != 0)
-        set_number(out, "cluster-size", im->info.cluster_size);
-    set_text(out, "format", im->info.format);
-    set_number(out, "actual-size", im->info.allocated_size);
+    set_object(out, "snapshots", snapshots_json(im));
+    set_text(out, "backing-filename-format", info->backing_fmt);
+    set_number(out, "virtual-size", info->virtual_size);
+    set_text(out, "filename", info->name);
+    if (info->cluster_size != 0)
+        set_number(out, "cluster-size", info->cluster_size);
+    set_text(out, "format", info->format);
+    set_number(out, "actual-size", info->allocated_size);
     if (im->is_qcow2) {
         json_t *specific = json_object();
         set_text(specific, "type", "qcow2");
-        json_object_set_new(specific, "data", specific_json(d));
+        json_object_set_new(specific, "data", specific_json(im));
         json_object_set_new(out, "format-specific", specific);
     }
-    set_text(out, "full-backing-filename", im->full_backing);
-    set_text(out, "backing-filename", d->backing_file);
-    if (d->encryption != NULL)
+    set_text(out, "full-backing-filename", info->backing_name);
+    set_text(out, "backing-filename", info->backing_file);
+    if (im->encryption.format != NULL)
         set_bool(out, "encrypted", true);
-    set_bool(out, "dirty-flag", d->dirty);
+    set_bool(out, "dirty-flag", info->dirty);
     return out;
 }
 
@@ -340,7 +317,7 @@ static void print_members(json_t *from, int indent)
     }
 }
 
-static void print_snapshot(const struct qcow2_snapshot_info *s)
+static void print_snapshot(const struct vdisk_snapshot_info *s)
 {
     time_t seconds = (time_t)s->date_sec;
     uint64_t clock_s = s->vm_clock_nsec / 1000000000;
@@ -352,7 +329,7 @@ static void print_snapshot(const struct qcow2_snapshot_info *s)
         strftime(date, sizeof date, "%Y-%m-%d %H:%M:%S", &tm);
     snprintf(clock, sizeof clock, "%04" PRIu64 ":%02" PRIu64 ":%02" PRIu64 ".%03" PRIu64, clock_s / 3600,
              clock_s / 60 % 60, clock_s % 60, s->vm_clock_nsec / 1000000 % 1000);
-    if (s->icount_valid)
+    if (s->has_icount)
         snprintf(icount, sizeof icount, "%" PRIu64, s->icount);
     printf("%-7s %-16s %8s %19s %15s %10s\n", id, name, cli_format_size(s->vm_state_size, size, sizeof size), date,
            clock, icount);
@@ -360,16 +337,28 @@ static void print_snapshot(const struct qcow2_snapshot_info *s)
     free(name);
 }
 
-static void print_backing(const struct image *im)
+static void print_snapshots(const struct image *im)
 {
-    print_text("backing file", im->details.backing_file);
-    if (strcmp(im->full_backing, im->details.backing_file) != 0) {
-        print_text(" (actual path", im->full_backing);
+    struct vdisk_snapshot_info s = {.size = sizeof s};
+
+    for (uint32_t i = 0; vdisk_image_get_snapshot(im->image, i, &s) == 0; i++) {
+        if (i == 0)
+            printf("Snapshot list:\n%-7s %-16s %8s %19s %15s %10s\n", "ID", "TAG", "VM_SIZE", "DATE", "VM_CLOCK",
+                   "ICOUNT");
+        print_snapshot(&s);
+    }
+}
+
+static void print_backing(const struct vdisk_image_info *info)
+{
+    print_text("backing file", info->backing_file);
+    if (strcmp(info->backing_name, info->backing_file) != 0) {
+        print_text(" (actual path", info->backing_name);
         putchar(')');
     }
     putchar('\n');
-    if (im->details.backing_format != NULL) {
-        print_text("backing file format", im->details.backing_format);
+    if (info->backing_fmt != NULL) {
+        print_text("backing file format", info->backing_fmt);
         putchar('\n');
     }
 }
@@ -379,7 +368,7 @@ static void print_child(const struct image *im)
     char buf[32];
 
     printf("Child node '/file':\n");
-    print_text("    filename", im->file);
+    print_text("    filename", im->info.file);
     printf("\n    protocol type: %s\n    file length: %s (%" PRIu64 " bytes)\n", im->info.backend,
            cli_format_size(im->file_length, buf, sizeof buf), im->file_length);
     printf("    disk size: %s\n", cli_format_size(im->info.allocated_size, buf, sizeof buf));
@@ -387,29 +376,25 @@ static void print_child(const struct image *im)
 
 static void print_image(const struct image *im)
 {
-    const struct qcow2_details *d = &im->details;
+    const struct vdisk_image_info *info = &im->info;
     char buf[32];
 
-    print_text("image", im->shown != NULL ? im->shown : im->file);
-    printf("\nfile format: %s\n", im->info.format);
-    printf("virtual size: %s (%" PRIu64 " bytes)\n", cli_format_size(im->info.virtual_size, buf, sizeof buf),
-           im->info.virtual_size);
-    printf("disk size: %s\n", cli_format_size(im->info.allocated_size, buf, sizeof buf));
-    if (d->encryption != NULL)
+    print_text("image", info->name);
+    printf("\nfile format: %s\n", info->format);
+    printf("virtual size: %s (%" PRIu64 " bytes)\n", cli_format_size(info->virtual_size, buf, sizeof buf),
+           info->virtual_size);
+    printf("disk size: %s\n", cli_format_size(info->allocated_size, buf, sizeof buf));
+    if (im->encryption.format != NULL)
         printf("encrypted: yes\n");
-    if (im->info.cluster_size != 0)
-        printf("cluster_size: %" PRIu64 "\n", im->info.cluster_size);
-    if (d->dirty)
+    if (info->cluster_size != 0)
+        printf("cluster_size: %u\n", info->cluster_size);
+    if (info->dirty)
         printf("cleanly shut down: no\n");
-    if (im->full_backing != NULL)
-        print_backing(im);
-    if (d->nsnapshots > 0)
-        printf("Snapshot list:\n%-7s %-16s %8s %19s %15s %10s\n", "ID", "TAG", "VM_SIZE", "DATE", "VM_CLOCK",
-               "ICOUNT");
-    for (uint32_t i = 0; i < d->nsnapshots; i++)
-        print_snapshot(&d->snapshots[i]);
+    if (info->backing_file != NULL)
+        print_backing(info);
+    print_snapshots(im);
     if (im->is_qcow2) {
-        json_t *specific = specific_json(d);
+        json_t *specific = specific_json(im);
         printf("Format specific information:\n");
         print_members(specific, 4);
         json_decref(specific);
@@ -449,8 +434,8 @@ static int load_chain(struct chain *c, const char *name, const char *format, uin
         c->list = list;
         if (image_load(&list[c->count], name, format, flags) != CLI_OK)
             return CLI_FAILED;
-        format = list[c->count].details.backing_format;
-        name = whole ? list[c->count].full_backing : NULL;
+        format = list[c->count].info.backing_fmt;
+        name = whole ? list[c->count].info.backing_name : NULL;
         c->count++;
     }
     return CLI_OK;

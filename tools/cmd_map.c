@@ -8,30 +8,59 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
-#include "engine/bits.h"
-#include "engine/vdisk.h"
-#include "engine/volume.h"
+#include "tools/arith.h"
 #include "tools/cli.h"
 
 enum { BATCH = 256 };
 
+struct layer {
+    vdisk_image            *image; /* owns what the next points to */
+    struct vdisk_image_info info;
+};
+
 struct map {
     vdisk              *volume;
     const char         *name;
+    struct layer       *layers;  /* from the top down */
+    uint32_t            layers_count;
     bool                json;
     bool                any;     /* something was printed */
     struct vdisk_extent current; /* not printed yet; length 0: none */
 };
 
-static const vdisk *layer(const struct map *m, uint32_t depth)
+static const struct vdisk_image_info *layer(const struct map *m, uint32_t depth)
 {
-    const vdisk *v = m->volume;
+    return &m->layers[depth < m->layers_count ? depth : m->layers_count - 1].info;
+}
 
-    for (; depth > 0 && v->backing != NULL; depth--)
-        v = v->backing;
-    return v;
+static int find_layers(struct map *m)
+{
+    struct vdisk_info info = {.size = sizeof info};
+    int rc = vdisk_get_info(m->volume, &info);
+
+    if (rc < 0)
+        return cli_library_error();
+    m->layers = cli_calloc(info.depth, sizeof m->layers[0]);
+    for (; m->layers_count < info.depth; m->layers_count++) {
+        struct layer *l = &m->layers[m->layers_count];
+        l->info.size = sizeof l->info;
+        rc = vdisk_image_of_layer(m->volume, m->layers_count, &l->image);
+        if (rc == 0)
+            rc = vdisk_image_get_info(l->image, &l->info);
+        if (rc < 0)
+            return cli_library_error();
+    }
+    return CLI_OK;
+}
+
+static void free_layers(struct map *m)
+{
+    for (uint32_t i = 0; i < m->layers_count; i++)
+        vdisk_image_free(m->layers[i].image);
+    free(m->layers);
 }
 
 static void print_json(struct map *m, const struct vdisk_extent *e)
@@ -60,7 +89,7 @@ static int print_human(struct map *m, const struct vdisk_extent *e)
         return CLI_FAILED;
     }
     printf("%#-16" PRIx64 "%#-16" PRIx64 "%#-16" PRIx64 "%s\n", e->guest_offset, e->length, e->host_offset,
-           backend_path(layer(m, e->depth)->data->name));
+           layer(m, e->depth)->data_path);
     return CLI_OK;
 }
 
@@ -103,9 +132,9 @@ static int add_extent(struct map *m, const struct vdisk_extent *e)
 /* Where the next layer ends that is shorter than those above it, or `end`. */
 static uint64_t next_layer_end(const struct map *m, uint64_t offset, uint64_t end)
 {
-    for (const vdisk *v = m->volume; v != NULL; v = v->backing) {
-        if (vdisk_size(v) > offset)
-            end = min_u64(end, vdisk_size(v));
+    for (uint32_t i = 0; i < m->layers_count; i++) {
+        if (layer(m, i)->virtual_size > offset)
+            end = min_u64(end, layer(m, i)->virtual_size);
     }
     return end;
 }
@@ -114,7 +143,7 @@ static uint64_t next_layer_end(const struct map *m, uint64_t offset, uint64_t en
 static void settle_depth(const struct map *m, struct vdisk_extent *e)
 {
     while (e->depth > 0 && !(e->flags & VDISK_EXTENT_ALLOCATED) &&
-           e->guest_offset >= vdisk_size(layer(m, e->depth)))
+           e->guest_offset >= layer(m, e->depth)->virtual_size)
         e->depth--;
 }
 
@@ -196,7 +225,10 @@ static int run(const struct cli_verb *verb, int argc, char **argv)
         return CLI_FAILED;
     if (vdisk_open(m.name, &how, &m.volume) < 0)
         return cli_library_error();
-    int rc = map_image(&m, start, max_length);
+    int rc = find_layers(&m);
+    if (rc == CLI_OK)
+        rc = map_image(&m, start, max_length);
+    free_layers(&m);
     if (vdisk_close(m.volume) < 0 && rc == CLI_OK)
         rc = cli_library_error();
     return rc;

@@ -102,6 +102,8 @@ const struct format_driver qcow2_driver = {
     .resize = q2_resize,
     .highest = q2_highest_end,
     .check = qcow2_check_image,
+    .describe = q2_describe,
+    .describe_closed = q2_describe_encrypted,
     .has_host_holes = q2_has_host_holes,
     .trim = q2_trim,
 };

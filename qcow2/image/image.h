@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The room of an image as a whole: what its own files share. Other rooms use nothing of it; the engine has the
- * driver, tools have qcow2.h.
+ * driver.
  *
  * Promises: open, close, create, resize, info and what else is done to an image at once, from beginning to end.
  * Owns: struct q2, which puts the other rooms' together.
@@ -39,7 +39,9 @@ struct layer_open;
 int q2_open(vdisk *v, const struct layer_open *how, vdisk_queue *queue);
 int q2_close(vdisk *v, vdisk_queue *queue);
 
-/* qcow2/image/holes.c: format_driver.has_host_holes */
+/* qcow2/image/info.c: format_driver.describe and .describe_closed; qcow2/image/holes.c: .has_host_holes */
+int  q2_describe(vdisk *v, vdisk_image *image, vdisk_queue *queue);
+int  q2_describe_encrypted(struct backend *b, vdisk_image *image, vdisk_queue *queue);
 bool q2_has_host_holes(vdisk *v, vdisk_queue *queue);
 
 /*

@@ -341,13 +341,13 @@ static void learn(struct subject *s, vdisk *v)
 static void look(struct subject *s, uint8_t *buf)
 {
     vdisk *v = open_volume(s, 0);
-    struct qcow2_details d;
+    vdisk_image *im;
 
     if (!v)
         return;
     s->size = vdisk_size(v);
-    if (qcow2_get_details(v, &d) == 0)
-        qcow2_details_free(&d);
+    if (vdisk_image_of_layer(v, 0, &im) == 0)
+        vdisk_image_free(im);
     if (!s->model)
         learn(s, v);
     read_extents(s, v);
