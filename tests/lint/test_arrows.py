@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Does arrows.py fire on what breaks its rules, and keep quiet without it? With objects of a compiler as well."""
+"""Do arrows.py and doors.py fire on what breaks their rules, and on nothing else? With a compiler's objects."""
 import pathlib
 import shutil
 import subprocess
@@ -10,6 +10,7 @@ import tempfile
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 sys.dont_write_bytecode = True
 import arrows  # noqa: E402
+import doors  # noqa: E402
 
 ROOMS = {
     "low": ("house/low/*.c", []),
@@ -40,16 +41,44 @@ CASES = [
 ]
 
 
-def breaches(root, files, also=None, circles=None):
+LIBRARY = {"house/lib.c": "int vdisk_a(void) { return 1; } int vdisk_own(void) { return 2; } "
+                          "int low(void) { return 3; }"}
+
+
+def program(name):
+    return {"tools/a.c": f"int {name}(void); int puts(const char *); int a(void) {{ return {name}() + puts(0); }}"}
+
+
+# the name that a program takes, may it take others, words that a breach must have
+DOOR_CASES = [
+    ("vdisk_a", {}, None),
+    ("low", {}, "a.c: takes low"),
+    ("vdisk_own", {}, "a.c: takes vdisk_own"),
+    ("low", {"tools_a.c": "a reason"}, None),
+    ("vdisk_a", {"tools_a.c": "a reason"}, "remove it"),
+]
+
+
+def archive(root, name, files):
     objects = []
     for path, text in files.items():
         source = root / path
         source.parent.mkdir(parents=True, exist_ok=True)
         source.write_text(text + "\n")
-        objects.append(root / "lib.a.p" / (path.replace("/", "_") + ".o"))
+        objects.append(root / f"{name}.a.p" / (path.replace("/", "_") + ".o"))
         objects[-1].parent.mkdir(exist_ok=True)
         subprocess.run(["cc", "-c", "-o", objects[-1], source], check=True)
-    subprocess.run(["ar", "crT", root / "lib.a", *objects], check=True)
+    subprocess.run(["ar", "crT", root / f"{name}.a", *objects], check=True)
+    return root / f"{name}.a"
+
+
+def door_breaches(root, name, also):
+    programs = [archive(root, "tool", program(name))]
+    return doors.judge({"vdisk_a"}, archive(root, "lib", LIBRARY), programs, also)[0]
+
+
+def breaches(root, files, also=None, circles=None):
+    archive(root, "lib", files)
     graph = arrows.uses(arrows.symbols([root / "lib.a"], sorted(files)))
     if set(graph) != set(files):
         return [f"only {sorted(graph)} were found"]
@@ -63,13 +92,20 @@ def main():
     if not all(shutil.which(program) for program in ("cc", "ar", "nm")):
         print("skipped: there is no cc, ar or nm")
         return 77
-    for name, change, arguments, want in CASES:
-        with tempfile.TemporaryDirectory() as folder:
-            found = breaches(pathlib.Path(folder), {**GOOD, **change}, **arguments)
+
+    def judge(name, found, want):
+        nonlocal failed
         if (want is None and found) or (want and not any(want in breach for breach in found)):
             print(f"wrong: {name}: {found or 'no breach'}")
             failed += 1
-    print(f"{len(CASES)} cases, {failed} failed")
+
+    for name, change, arguments, want in CASES:
+        with tempfile.TemporaryDirectory() as folder:
+            judge(name, breaches(pathlib.Path(folder), {**GOOD, **change}, **arguments), want)
+    for taken, also, want in DOOR_CASES:
+        with tempfile.TemporaryDirectory() as folder:
+            judge(f"a program that takes {taken}", door_breaches(pathlib.Path(folder), taken, also), want)
+    print(f"{len(CASES) + len(DOOR_CASES)} cases, {failed} failed")
     return 1 if failed else 0
 
 
