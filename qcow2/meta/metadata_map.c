@@ -152,16 +152,23 @@ static uint32_t kinds_in_runs(struct q2_meta_map *m, uint64_t start, uint64_t en
 
 /* ---- both ------------------------------------------------------------------------------------------------ */
 
+/* L2 tables are given up one by one, however many were made at once. */
+static bool is_run(uint64_t n, uint32_t kind)
+{
+    return n > SHORT && kind != Q2_META_L2;
+}
+
 void q2_meta_add(struct q2_meta_map *m, uint64_t cluster, uint64_t n, uint32_t kind)
 {
+    bool run = is_run(n, kind);
     uint64_t end;
 
     assert(n > 0);
     if (!add_u64(cluster, n, &end))
         return;
-    if (n > SHORT)
+    if (run)
         add_run(m, cluster, end, kind);
-    for (uint64_t i = cluster; n <= SHORT && i < end; i++)
+    for (uint64_t i = cluster; !run && i < end; i++)
         add_one(m, i, kind);
     for (uint64_t i = cluster; i < end; i = region_end(i))
         note_region(m, i);
@@ -169,14 +176,16 @@ void q2_meta_add(struct q2_meta_map *m, uint64_t cluster, uint64_t n, uint32_t k
 
 void q2_meta_remove(struct q2_meta_map *m, uint64_t cluster, uint64_t n, uint32_t kind)
 {
-    for (uint64_t i = cluster; m->places && n <= SHORT && i < cluster + n; i++) {
+    bool run = is_run(n, kind);
+
+    for (uint64_t i = cluster; m->places && !run && i < cluster + n; i++) {
         uint64_t *p = place_of(m->place, m->places, i);
         if (*p & Q2_META_TWICE & (kind & (Q2_META_L2 | Q2_META_REFBLOCK) ? Q2_META_TWICE : 0u))
             *p &= ~(uint64_t)Q2_META_TWICE;
         else if (*p)
             *p &= ~(uint64_t)kind;
     }
-    for (size_t i = 0; n > SHORT && i < m->runs; i++)
+    for (size_t i = 0; run && i < m->runs; i++)
         if (m->run[i].start == cluster && m->run[i].end == cluster + n && m->run[i].kind == kind) {
             m->run[i] = m->run[--m->runs];
             m->sorted = false;

@@ -2,8 +2,8 @@
 /*
  * Which host clusters are metadata. Pure; under the image's lock.
  *
- * Single clusters (L2 tables, refcount blocks) are in a hash table of one word each, what is longer in a list of
- * runs. A filter of one bit for 64 clusters answers for most of what is asked, since tables lie far apart.
+ * Single clusters (L2 tables, refcount blocks) are in a hash table of one word each, what else is longer in a list
+ * of runs. A filter of one bit for 64 clusters answers for most of what is asked, since tables lie far apart.
  *
  * Bounded: 64 MiB of table, for six million clusters; what does not fit is not known (`overflowed`).
  */
@@ -47,7 +47,10 @@ struct q2_meta_map {
 /* Clusters [cluster, cluster + n), n > 0, are of this kind, too. */
 void q2_meta_add(struct q2_meta_map *m, uint64_t cluster, uint64_t n, uint32_t kind);
 
-/* They are not any more; as they were added: of what was added twice one is left. */
+/*
+ * They are not any more; as they were added, but for L2 tables, which may go one by one: of what was added twice
+ * one is left.
+ */
 void q2_meta_remove(struct q2_meta_map *m, uint64_t cluster, uint64_t n, uint32_t kind);
 
 /* What of [cluster, cluster + n) is: enum q2_meta_kind; 0: nothing. *ret_where: the first that is. */

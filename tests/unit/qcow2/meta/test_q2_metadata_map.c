@@ -83,6 +83,22 @@ static void against_model(void **state)
     q2_meta_finish(&m);
 }
 
+/* L2 tables that were made at once, and are given up each for itself, or some of them. */
+static void tables_go_one_by_one(void **state)
+{
+    static struct q2_meta_map m;
+    uint64_t where;
+
+    q2_meta_add(&m, 10, 16, Q2_META_L2);
+    q2_meta_remove(&m, 12, 1, Q2_META_L2);
+    q2_meta_remove(&m, 17, 9, Q2_META_L2);
+    assert_int_equal(q2_meta_find(&m, 12, 1, &where) | q2_meta_find(&m, 17, 9, &where), 0);
+    assert_int_equal(q2_meta_find(&m, 11, 1, &where), Q2_META_L2);
+    assert_int_equal(q2_meta_find(&m, 12, 9, &where), Q2_META_L2);
+    assert_int_equal(where, 13);
+    q2_meta_finish(&m);
+}
+
 /* What two entries lead to is known as such, until one of them is gone. */
 static void twice(void **state)
 {
@@ -119,8 +135,8 @@ static void absurd(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(against_model), cmocka_unit_test(twice),
-                                       cmocka_unit_test(absurd)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(against_model), cmocka_unit_test(tables_go_one_by_one),
+                                       cmocka_unit_test(twice), cmocka_unit_test(absurd)};
 
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
