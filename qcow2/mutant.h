@@ -68,6 +68,7 @@
     X(CLEAR_BEHIND_END, "what clears up to the end drops the last cluster though the volume has grown")        \
     X(SHARE_ERRORS, "requests that were written as one fail as one")                                          \
     X(FOLLOW_NAMES, "the data file is opened though no name is to be followed")                               \
+    X(AHEAD_NOT_ZEROED, "of new L2 tables that are made at once the first holds zeros: rule 4")            \
     X(TAKE_FOR_EVER, "two queues take a slot that is loading from each other without end")                    \
     X(HIDE_BACKING, "an image is written without its backing file")
 

@@ -1,11 +1,20 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A new L2 table.
+ * A new L2 table, with small clusters some more behind it.
  *
  * Happy path: take the structure lock, take a cluster, write zeros (or copy the table that is shared with a
  * snapshot into it), enter it in the L1 table. Zeros are written also where there are zeros already: so the table
  * has space on the host, and no flush to come can fail for lack of that. Who needs the same table waits for it.
- * Failure modes: an error leaves the L1 entry as it was; the cluster is given back; all who wait have the error.
+ * Where writes go upwards the tables that they will need next are made with it, from neighbouring clusters, by one
+ * write: tables of 4 KiB are 512 clusters apart, and each that is made is a turn of another thread when there are
+ * two queues. How many: wanted(). Who needs one of those meanwhile waits for the structure lock, and finds it.
+ * Failure modes: an error leaves the L1 entries as they were; the clusters are given back; all who wait have the
+ * error. No space for more than one: one.
+ *
+ * Invariants.
+ *  1. L1 entries change with the structure lock held only: those found empty stay so until enter().
+ *  2. Of tables made ahead there are no more than there were in a row before them, the last of which is in use: so
+ *     sparse writes get what they need, and what an upward run leaves unused is less than AHEAD_BYTES.
  */
 #include "qcow2/map/l2_table.h"
 
@@ -18,6 +27,11 @@
 #include "qcow2/mutant.h"
 #include "qcow2/space/space.h"
 
+enum {
+    AHEAD_MAX = 16, /* tables made at once, of so many bytes in all: */
+    AHEAD_BYTES = 64 << 10,
+};
+
 struct l2_make {
     struct op         op;
     struct list node;          /* of map->l2_making */
@@ -26,7 +40,7 @@ struct l2_make {
     uint64_t          guest_offset;
     uint64_t          shared; /* host offset of the table to copy; 0: none */
     struct range_lock lock;
-    struct q2_run     run;
+    struct q2_run     run;    /* the table, then those behind it */
     char             *buf;
     struct io         io;
 };
@@ -63,31 +77,106 @@ static void start_copy(struct l2_make *m, struct op *op, enum io_kind kind, uint
     op_io(op, &m->io);
 }
 
-/* The cluster's zeros, or the copy, were written before this; flush rule 4. */
+/* With the lock held: does the table before this one map something at its end, as far as can be told at once? */
+static bool is_used_before(struct q2_meta *meta, uint64_t index)
+{
+    uint64_t end = index * q2_l1_entry_span(&meta->geo);
+    struct q2_slot *s = q2_slice_find(meta, end - 1);
+
+    for (uint32_t i = 0; s && i < meta->l2.slice_size; i += meta->geo.l2_entry_size)
+        if (q2_read_be64(&meta->l2, s, i) != 0)
+            return true;
+    return false;
+}
+
+/* With the lock held: how many tables to make: invariant 2. */
+static uint64_t wanted(const struct l2_make *m)
+{
+    struct q2_meta *meta = m->map->meta;
+    uint64_t index = q2_l1_index(&meta->geo, m->guest_offset), row = 0, n = 1;
+    uint64_t end = min_u64(atomic_load(&meta->l1)->entries, q2_l1_entries(&meta->geo, meta->header.size));
+    uint64_t max = min_u64(AHEAD_MAX, AHEAD_BYTES >> meta->geo.cluster_bits);
+
+    if (m->shared)
+        return 1;
+    while (row < max && row < index && q2_l1_offset(q2_l1_get(meta, index - row - 1)) != 0)
+        row++;
+    if (row < 2 || !is_used_before(meta, index))
+        return 1;
+    while (n < row && index + n < end && q2_l1_get(meta, index + n) == 0)
+        n++;
+    return q2_alloc_ahead(m->map->space, n);
+}
+
+/* The call of an await: as many as there are in one place. */
+static void take_clusters(struct l2_make *m, struct op *op)
+{
+    uint64_t n;
+
+    pthread_mutex_lock(&m->map->meta->lock);
+    n = wanted(m);
+    pthread_mutex_unlock(&m->map->meta->lock);
+    q2_alloc_structure(m->map->space, n, false, Q2_META_L2, &m->run, op);
+}
+
+/* There is no space for all: one will do. False: it was one. */
+static bool keep_one(struct l2_make *m)
+{
+    struct q2_meta *meta = m->map->meta;
+    struct q2_run rest = {m->run.host_offset + meta->geo.cluster_size, m->run.clusters - 1, m->run.zero};
+
+    if (rest.clusters == 0)
+        return false;
+    pthread_mutex_lock(&meta->lock);
+    q2_return_structure(m->map->space, &rest, Q2_META_L2);
+    pthread_mutex_unlock(&meta->lock);
+    m->run.clusters = 1;
+    return true;
+}
+
+/* The call of an await. */
+static void write_zeros(struct l2_make *m, struct op *op)
+{
+    uint64_t tables = MUTANT(AHEAD_NOT_ZEROED) ? 1 : m->run.clusters;
+
+    zero_write(m->map->meta->v->file, m->run.host_offset, tables << m->map->meta->geo.cluster_bits, op);
+}
+
+/* With the lock held: one of them; what is needed of it first. It is zeros: so it need not be read. */
+static void enter_table(struct l2_make *m, uint64_t index, uint64_t host_offset, uint64_t guest_offset)
+{
+    struct q2_meta *meta = m->map->meta;
+    struct q2_l1 *l1 = atomic_load(&meta->l1);
+    uint64_t slices = q2_slices_of_table(meta);
+
+    assert(index < l1->entries && q2_l1_offset(q2_l1_get(meta, index)) == m->shared);
+    atomic_store_explicit(&l1->entry[index], q2_l1_entry(host_offset, true), memory_order_release);
+    q2_table_dirty(&meta->l1_pages, index);
+    if (m->shared) {
+        q2_cache_moved(&meta->l2, index * slices, slices, host_offset);
+        return;
+    }
+    q2_twice_judged(meta, index * slices, slices);
+    if (!MUTANT(L2_NOT_ZEROED))
+        q2_cache_install_written(&meta->l2, q2_slice_key(meta, guest_offset),
+                                 q2_slice_host(meta, host_offset, guest_offset));
+}
+
+/* The clusters' zeros, or the copy, were written before this; flush rule 4. */
 static void enter(struct l2_make *m)
 {
-    struct q2_map *map = m->map;
-    struct q2_l1 *l1;
-    uint64_t index = q2_l1_index(&map->meta->geo, m->guest_offset);
-    uint64_t slices = q2_slices_of_table(map->meta);
+    struct q2_meta *meta = m->map->meta;
+    uint64_t index = q2_l1_index(&meta->geo, m->guest_offset);
 
-    pthread_mutex_lock(&map->meta->lock);
-    l1 = atomic_load(&map->meta->l1);
-    assert(index < l1->entries);
-    atomic_store_explicit(&l1->entry[index], q2_l1_entry(m->run.host_offset, true), memory_order_release);
-    q2_table_dirty(&map->meta->l1_pages, index);
-    map->meta->mapping_needs_data |= m->shared || !m->run.zero; /* rule 4: durably */
-    if (!m->shared)
-        q2_twice_judged(map->meta, index * slices, slices);
-    if (m->shared) {
-        q2_cache_moved(&map->meta->l2, index * slices, slices, m->run.host_offset);
-        q2_drop_table(map->space, m->shared, 1, Q2_META_L2);
-    } else if (!MUTANT(L2_NOT_ZEROED)) {
-        /* It is zeros: what is needed of it first need not be read. */
-        q2_cache_install_written(&map->meta->l2, q2_slice_key(map->meta, m->guest_offset),
-                                 q2_slice_host(map->meta, m->run.host_offset, m->guest_offset));
-    }
-    pthread_mutex_unlock(&map->meta->lock);
+    pthread_mutex_lock(&meta->lock);
+    meta->mapping_needs_data |= m->shared || !m->run.zero; /* rule 4: durably */
+    enter_table(m, index, m->run.host_offset, m->guest_offset);
+    for (uint64_t i = 1; i < m->run.clusters; i++)
+        enter_table(m, index + i, m->run.host_offset + (i << meta->geo.cluster_bits),
+                    (index + i) * q2_l1_entry_span(&meta->geo));
+    if (m->shared)
+        q2_drop_table(m->map->space, m->shared, 1, Q2_META_L2);
+    pthread_mutex_unlock(&meta->lock);
 }
 
 static int prepare_copy(struct l2_make *m)
@@ -129,13 +218,16 @@ static void l2_make_step(struct op *op)
         l2_make_finish(m, rc);
         return;
     }
-    OP_TRY(op, L2T_ALLOCATED, q2_alloc_structure(m->map->space, 1, true, Q2_META_L2, &m->run, op));
+    OP_TRY(op, L2T_ALLOCATED, take_clusters(m, op));
     if (m->shared) {
         OP_TRY(op, L2T_COPY_READ, start_copy(m, op, IO_READ, m->shared));
         OP_TRY(op, L2T_COPY_WRITTEN, start_copy(m, op, IO_WRITE, m->run.host_offset));
     } else if (!MUTANT(L2_NOT_ZEROED)) {
-        OP_TRY(op, L2T_ZEROED,
-               zero_write(m->map->meta->v->file, m->run.host_offset, m->map->meta->geo.cluster_size, op));
+        do
+            OP_AWAIT(op, L2T_ZEROED, write_zeros(m, op));
+        while (op->rc == -ENOSPC && keep_one(m));
+        if (op->rc < 0)
+            goto fail;
     }
     enter(m);
     l2_make_finish(m, 0);

@@ -224,6 +224,7 @@ static enum scan_result fetch_first(struct q2_space *space, enum scan_result r, 
 enum {
     ALLOC_AHEAD = 16, /* refcount slices that are read at once */
     HOLE_ROUNDS = 1,  /* so often, before what is behind the end is taken */
+    AHEAD_SHARE = 16, /* at most this part of what is left is taken ahead where space is limited */
 };
 
 enum look { LOOK_HOLES, LOOK_TAIL, LOOK_ALL };
@@ -563,6 +564,15 @@ void q2_alloc_structure(struct q2_space *space, uint64_t want, bool exact, uint3
                         struct op *op)
 {
     alloc_begin(space, want, exact, ret_run, op, kind);
+}
+
+uint64_t q2_alloc_ahead(const struct q2_space *space, uint64_t want)
+{
+    uint64_t rest = space->limit_clusters - min_u64(space->free_hint, space->limit_clusters);
+
+    if (!(space->meta->v->file->caps & BACKEND_GROWS))
+        want = min_u64(want, rest / AHEAD_SHARE);
+    return max_u64(want, 1);
 }
 
 /* ---- giving back ------------------------------------------------------------------------------------- */

@@ -35,6 +35,9 @@ void q2_alloc(struct q2_space *space, uint64_t want, bool exact, struct q2_run *
 void q2_alloc_structure(struct q2_space *space, uint64_t want, bool exact, uint32_t kind, struct q2_run *ret_run,
                         struct op *op);
 
+/* With the lock held: of `want` clusters that are not needed yet, so many that others find some; at least one. */
+uint64_t q2_alloc_ahead(const struct q2_space *space, uint64_t want);
+
 /*
  * Nothing in memory refers to these any more: they become free once that is durable and nobody uses them. With the
  * lock held. Out of memory: they leak.

@@ -19,7 +19,6 @@
 enum {
     LEASE_FIRST_BYTES = 1 << 20, /* doubles each time, up to: */
     LEASE_MAX_BYTES = 64 << 20,
-    LEASE_SHARE = 16,            /* at most this part of what is left where space is limited */
 };
 
 static struct q2_lease *lease_of(struct q2_space *space, const vdisk_queue *queue)
@@ -74,14 +73,11 @@ static uint64_t lease_size(struct q2_space *space, struct q2_lease *l)
 {
     const struct q2_geometry *g = &space->meta->geo;
     uint64_t size = l->size ? min_u64(2 * l->size, LEASE_MAX_BYTES) : LEASE_FIRST_BYTES;
-    uint64_t clusters = max_u64(size >> g->cluster_bits, 1);
+    uint64_t clusters = size >> g->cluster_bits;
 
     assert_locked(&space->meta->lock);
     l->size = size;
-    if (!(space->meta->v->file->caps & BACKEND_GROWS))
-        clusters = min_u64(clusters, (space->limit_clusters - min_u64(space->free_hint, space->limit_clusters)) /
-                                         LEASE_SHARE);
-    return max_u64(clusters, 1);
+    return q2_alloc_ahead(space, clusters);
 }
 
 /* The call of an await: take clusters, or wait for another op that does. */

@@ -462,6 +462,29 @@ static void run_lazy_refcounts(void)
     alone_on(rig, &s, random_act());
 }
 
+/* Upwards, a little in each L2 table: some are made before they are needed, over old content mostly. */
+static void run_tables_ahead(void)
+{
+    const uint64_t span = TINY / 8 * TINY;
+    struct rig *rig = test_alloc(sizeof *rig);
+    struct image_spec s;
+
+    image_default(&s, "image", rng_between(test_rng(), 8, 16) * span);
+    s.cluster_size = TINY;
+    rig->fixed = rng_chance(test_rng(), 75);
+    rig_init(rig, &s);
+    rig_start_log(rig);
+    rig_open(rig, rng_chance(rig->rng, 50) ? 2 : 1);
+    for (uint64_t i = 0; i < s.size; i += span) {
+        rig_write(rig, i + rng_below(rig->rng, span / TINY) * TINY, TINY, 0);
+        if (rng_chance(rig->rng, 40))
+            rig_flush(rig);
+        rig_wait(rig, (unsigned)rng_below(rig->rng, 3));
+    }
+    close_or_cut(rig);
+    finish(rig, ALONE_IMAGES);
+}
+
 /* ---- what once went wrong ---------------------------------------------------------------------------------- */
 
 /*
@@ -716,6 +739,7 @@ const struct crash_scenario crash_scenarios[] = {
     {"data-file", run_data_file, 6, 2, 150},
     {"subclusters", run_subclusters, 6, 2, 150},
     {"lazy-refcounts", run_lazy_refcounts, 6, 2, 150},
+    {"tables-ahead", run_tables_ahead, 6, 2, 150},
     {"table-over-old", run_table_over_old, 1, 1, 4},
     {"backing", run_backing, 6, 2, 150},
     {"end-of-base", run_end_of_base, 20, 6, 300},

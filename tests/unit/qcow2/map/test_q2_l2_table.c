@@ -1,0 +1,230 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* How many L2 tables a write makes: one, and with small clusters more where writes go upwards. */
+#include "backends/fault.h"
+#include "backends/memory.h"
+#include "engine/create.h"
+#include "engine/volume.h"
+#include "qcow2/check/check.h"
+#include "qcow2/image/image.h"
+#include "qcow2/qcow2.h"
+#include "tests/unit/backend_test.h"
+
+enum { CLUSTER = 4096, SPAN = 2 << 20 /* of a table */, TABLES = 40, OLD = 0x5a };
+
+static const struct memory_options file = {.size = 0};
+static struct backend *keeper, *fault;
+static vdisk_queue *q;
+static vdisk *v;
+
+static void open_it(void)
+{
+    struct vdisk_open_opts how = {.size = sizeof how, .format = "qcow2", .flags = VDISK_OPEN_RDWR};
+    struct backend *b;
+
+    OK(memory_backend_share(keeper, &b));
+    OK(fault_backend_create(b, &fault));
+    OK(vdisk_open_backend(fault, &how, &v));
+}
+
+static void make(const struct memory_options *options, uint32_t cluster_size, uint64_t size)
+{
+    struct vdisk_create_opts create = {
+        .size = sizeof create, .format = "qcow2", .virtual_size = size, .cluster_size = cluster_size};
+    struct backend *b;
+
+    q = test_queue(VDISK_QUEUE_AUTO);
+    OK(memory_backend_create_with("memory:tables", options, &keeper));
+    OK(memory_backend_share(keeper, &b));
+    OK(create_on(&qcow2_driver, b, &create, q));
+    backend_close(b);
+    open_it();
+}
+
+static int teardown(void **state)
+{
+    struct qcow2_check_result res;
+    struct backend *b;
+
+    fault_clear(fault);
+    OK(vdisk_close(v));
+    OK(memory_backend_share(keeper, &b));
+    OK(qcow2_check(b, q, NULL, &res));
+    backend_close(b);
+    vdisk_queue_destroy(q);
+    backend_close(keeper);
+    assert_int_equal(res.corruptions + res.leaks + res.check_errors, 0);
+    return 0;
+}
+
+static bool has(uint64_t table)
+{
+    return q2_l1_offset(q2_l1_get(&q2_of(v)->meta, table)) != 0;
+}
+
+/* How many there are; they are the first. */
+static unsigned row(void)
+{
+    unsigned n = 0, all = 0;
+
+    while (n < TABLES && has(n))
+        n++;
+    for (uint64_t i = 0; i < TABLES; i++)
+        all += has(i);
+    assert_int_equal(all, n);
+    return n;
+}
+
+static int write_to(uint64_t table, uint64_t within)
+{
+    static const char cluster[CLUSTER] = "x";
+
+    return vdisk_pwrite(v, cluster, sizeof cluster, table * SPAN + within, 0);
+}
+
+static void up_to(uint64_t table)
+{
+    for (uint64_t i = 0; i <= table; i++)
+        OK(write_to(i, SPAN - CLUSTER));
+}
+
+static void twice_as_many_each_time(void **state)
+{
+    static const unsigned rows[TABLES] = {1, 2, 4, 4, 8, 8, 8, 8, 16, 16, 16, 16, 16, 16, 16, 16, 32};
+
+    make(&file, CLUSTER, (uint64_t)TABLES * SPAN);
+    for (unsigned i = 0; i < TABLES; i++) {
+        OK(write_to(i, 0));
+        assert_int_equal(row(), i > 31 ? TABLES : i > 16 ? 32 : rows[i]); /* the disk ends there */
+    }
+}
+
+static void one_where_nothing_is_before_it(void **state)
+{
+    make(&file, CLUSTER, (uint64_t)TABLES * SPAN);
+    for (uint64_t i = TABLES; i-- > 1;) { /* downwards, and some apart */
+        if (i % 3 == 0)
+            continue;
+        OK(write_to(i, 0));
+        assert_false(has(i - 1));
+    }
+}
+
+static void one_where_what_is_before_it_is_not_in_use(void **state)
+{
+    make(&file, CLUSTER, (uint64_t)TABLES * SPAN);
+    up_to(4);
+    assert_int_equal(row(), 8);
+    OK(write_to(8, 0));
+    assert_int_equal(row(), 9);
+}
+
+static void up_to_one_that_is_there(void **state)
+{
+    make(&file, CLUSTER, (uint64_t)TABLES * SPAN);
+    OK(write_to(10, 0));
+    up_to(8);
+    assert_true(has(9) && has(10) && !has(11));
+}
+
+static void large_ones_are_few(void **state)
+{
+    make(&file, 32768, UINT64_C(2) << 30); /* a table for 128 MiB */
+    for (uint64_t i = 0; i < 6; i++) {
+        OK(write_to(i * 64, 64 * SPAN - CLUSTER));
+        assert_true(has(i | 1) == (i > 0) && !has((i | 1) + 1));
+    }
+    assert_int_equal(teardown(state), 0);
+    make(&file, 65536, UINT64_C(4) << 30); /* for 512 MiB */
+    for (uint64_t i = 0; i < 6; i++) {
+        OK(write_to(i * 256, 0));
+        assert_true(has(i) && !has(i + 1));
+    }
+}
+
+/* What was in their clusters before is not what the tables say. */
+static void all_of_them_hold_zeros(void **state)
+{
+    const struct memory_options device = {.size = 64 << 20, .fixed = true, .fill = OLD};
+    char table[CLUSTER];
+
+    make(&device, CLUSTER, (uint64_t)TABLES * SPAN);
+    up_to(8);
+    assert_int_equal(row(), 16);
+    for (uint64_t i = 9; i < 16; i++) {
+        memory_backend_read(keeper, q2_l1_offset(q2_l1_get(&q2_of(v)->meta, i)), table, sizeof table);
+        assert_true(is_filled(table, 0, sizeof table));
+    }
+    OK(vdisk_close(v));
+    open_it();
+    OK(vdisk_pread(v, table, sizeof table, 12 * (uint64_t)SPAN));
+    assert_true(is_filled(table, 0, sizeof table));
+}
+
+static void without_space_for_all_one(void **state)
+{
+    struct fault_rule full = {.type = "zero_op", .nth = 1, .what = FAULT_FAIL, .error = ENOSPC};
+
+    make(&file, CLUSTER, (uint64_t)TABLES * SPAN);
+    up_to(7);
+    assert_true(fault_add_rule(fault, &full) >= 0);
+    OK(write_to(8, 0));
+    assert_int_equal(row(), 9);
+    assert_int_equal(fault_fired(fault), 1);
+}
+
+/* A device with little left: what is there is for who needs it now. */
+static void none_ahead_where_space_is_short(void **state)
+{
+    const struct memory_options device = {.size = 30 * CLUSTER, .fixed = true};
+
+    make(&device, CLUSTER, (uint64_t)TABLES * SPAN);
+    for (unsigned i = 0; i < 8; i++) {
+        OK(write_to(i, SPAN - CLUSTER));
+        assert_int_equal(row(), i + 1);
+    }
+}
+
+/* Who needs a table that another is making ahead waits for it, and makes none. */
+static void no_table_is_made_twice(void **state)
+{
+    struct fault_rule late = {.type = "zero_op", .nth = 1, .what = FAULT_LATE};
+    static char cluster[CLUSTER] = "x";
+    struct vdisk_completion done;
+    vdisk_queue *queues[2];
+
+    make(&file, CLUSTER, (uint64_t)TABLES * SPAN);
+    queues[0] = q;
+    queues[1] = test_queue(VDISK_QUEUE_AUTO);
+    up_to(7);
+    assert_true(fault_add_rule(fault, &late) >= 0);
+    vdisk_write(queues[0], v, 8 * (uint64_t)SPAN, cluster, sizeof cluster, 0, 0);
+    while (fault_held(fault) == 0)
+        assert_int_equal(vdisk_reap(queues[0], &done, 0, 1, NULL), 0);
+    vdisk_write(queues[1], v, 12 * (uint64_t)SPAN, cluster, sizeof cluster, 0, 0);
+    assert_int_equal(vdisk_reap(queues[1], &done, 0, 1, NULL), 0);
+    assert_int_equal(row(), 8);
+    fault_clear(fault);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(vdisk_reap(queues[i], &done, 1, 1, NULL), 1);
+        assert_int_equal(done.result, 0);
+    }
+    assert_int_equal(row(), 16);
+    vdisk_queue_destroy(queues[1]);
+}
+
+int main(void)
+{
+    static const struct CMUnitTest tests[] = {
+        cmocka_unit_test_teardown(twice_as_many_each_time, teardown),
+        cmocka_unit_test_teardown(one_where_nothing_is_before_it, teardown),
+        cmocka_unit_test_teardown(one_where_what_is_before_it_is_not_in_use, teardown),
+        cmocka_unit_test_teardown(up_to_one_that_is_there, teardown),
+        cmocka_unit_test_teardown(large_ones_are_few, teardown),
+        cmocka_unit_test_teardown(all_of_them_hold_zeros, teardown),
+        cmocka_unit_test_teardown(without_space_for_all_one, teardown),
+        cmocka_unit_test_teardown(none_ahead_where_space_is_short, teardown),
+        cmocka_unit_test_teardown(no_table_is_made_twice, teardown),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
