@@ -14,6 +14,7 @@
     X(SKIP_DATA_SYNC, "no sync before the mapping is written: rules 1, 2, 4, 9")                              \
     X(SKIP_MAPPING_SYNC, "no sync after the mapping was written")                                             \
     X(MAPPING_FIRST, "L2 and L1 before the refcounts: rule 1")                                                \
+    X(BLOCKS_UNSYNCED, "no sync between refcount blocks that were written whole and the table: rule 3")       \
     X(REFTABLE_FIRST, "the refcount table before its blocks: rule 3")                                         \
     X(FORGET_DATA, "not noted that a mapping shows data: rule 2")                                             \
     X(FORGET_END, "the file ends wherever writes have moved it: rule 9")                                      \

@@ -73,7 +73,7 @@ struct q2_flush_op {
     struct q2_carried    reclaim;
     struct list          group;   /* the others it flushes for */
     struct q2_flush_plan plan;
-    bool                 needs_data;
+    bool                 needs_data, needs_blocks;
     struct batch         batches[BATCHES];
     struct q2_freed_list freed;   /* durable with this flush */
     struct io            io[FLUSH_BATCH];
@@ -273,7 +273,9 @@ static int take_copy(struct q2_flush_op *f)
     }
     f->needs_data = flush->meta->mapping_needs_data && !MUTANT(FORGET_DATA);
     flush->meta->mapping_needs_data = false;
-    f->plan = q2_flush_plan((struct q2_flush_needs){.refcounts = refcounts->count > 0,
+    f->needs_blocks = flush->meta->blocks_need_sync;
+    flush->meta->blocks_need_sync = false;
+    f->plan = q2_flush_plan((struct q2_flush_needs){.refcounts = refcounts->count > 0 || f->needs_blocks,
                                                     .reftable = reftable->count > 0,
                                                     .mapping = mapping->count > 0,
                                                     /* The mapping's sync does not reach another file. */
@@ -381,6 +383,7 @@ static void end(struct q2_flush_op *f, int rc)
     settle_freed(f, rc);
     if (rc < 0) {
         flush->meta->mapping_needs_data |= f->needs_data;
+        flush->meta->blocks_need_sync |= f->needs_blocks;
     } else {
         flush->space->durable_end = max_u64(flush->space->durable_end, flush->space->flushing_end);
         atomic_store_explicit(&flush->meta->as_read, EXTENT_DURABLE, memory_order_release);

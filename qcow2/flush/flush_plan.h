@@ -6,7 +6,7 @@
 #include <stdbool.h>
 
 struct q2_flush_needs {
-    bool refcounts; /* dirty refcount slices */
+    bool refcounts; /* dirty refcount slices, or blocks that were written whole */
     bool reftable;  /* dirty pages of the refcount table */
     bool mapping;   /* dirty L2 slices or pages of the L1 table */
     bool data;      /* that mapping shows data which must be durable before: rule 2 */

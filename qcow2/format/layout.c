@@ -68,6 +68,46 @@ int q2_layout_plan(const struct q2_geometry *geo, uint64_t size, enum q2_layout_
     return 0;
 }
 
+/* ---- a piece that is appended ------------------------------------------------------------------------------ */
+
+uint64_t q2_append_blocks(const struct q2_geometry *geo, uint64_t guest_clusters)
+{
+    uint64_t others = guest_clusters + div_up(guest_clusters, q2_l2_entries(geo)), blocks = 0, before;
+
+    do {
+        before = blocks;
+        blocks = div_up(others + blocks, q2_refblock_entries(geo));
+    } while (blocks != before);
+    return blocks;
+}
+
+bool q2_layout_append(const struct q2_geometry *geo, uint64_t guest_clusters, uint64_t first_cluster,
+                      uint64_t blocks, struct q2_layout *ret)
+{
+    uint64_t per_table = 1 + q2_l2_entries(geo), room = blocks * (q2_refblock_entries(geo) - 1);
+    uint64_t most = max_u64(1, min_u64(Q2_APPEND_TABLES, Q2_APPEND_BYTES >> geo->cluster_bits));
+    struct q2_layout l = {.geo = *geo, .map = Q2_MAP_NORMAL, .first_cluster = first_cluster};
+
+    assert(!geo->data_file && guest_clusters > 0 && is_aligned(first_cluster, q2_refblock_entries(geo)));
+    l.guest_clusters = min_u64(guest_clusters, most * q2_l2_entries(geo));
+    if (q2_append_blocks(geo, l.guest_clusters) > blocks)
+        l.guest_clusters = min_u64(l.guest_clusters, room / per_table * q2_l2_entries(geo));
+    if (l.guest_clusters == 0)
+        return false;
+    l.refblocks = q2_append_blocks(geo, l.guest_clusters);
+    assert(l.refblocks <= blocks);
+    l.l2_tables = div_up(l.guest_clusters, q2_l2_entries(geo));
+    l.data_clusters = l.guest_clusters;
+    l.reftable_offset = l.refblocks_offset = first_cluster << geo->cluster_bits;
+    l.l1_offset = l.l2_offset = l.refblocks_offset + (l.refblocks << geo->cluster_bits);
+    l.data_offset = l.l2_offset + (l.l2_tables << geo->cluster_bits);
+    l.total_clusters = l.refblocks + l.l2_tables + l.data_clusters;
+    *ret = l;
+    return true;
+}
+
+/* ---- bytes -------------------------------------------------------------------------------------------------- */
+
 /* `index` counts the part's clusters. `buf` is one cluster, zeroed. */
 
 static void fill_reftable(const struct q2_layout *l, uint64_t index, uint8_t *buf)

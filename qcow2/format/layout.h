@@ -6,6 +6,10 @@
  *
  * Each part is contiguous and starts at a cluster. L2 tables are there when clusters are preallocated; data then
  * too, unless it goes to an external data file.
+ *
+ * And of a piece that is appended to an image, with clusters for guest data that has none yet:
+ *
+ *     refcount blocks | L2 tables | data
  */
 #ifndef QCOW2_LAYOUT_H
 #define QCOW2_LAYOUT_H
@@ -22,6 +26,7 @@ enum q2_layout_map {
 
 struct q2_layout {
     struct q2_geometry geo;
+    uint64_t first_cluster;     /* where it begins on the host: 0, but for an appended piece */
     enum q2_layout_map map;
     uint64_t size;              /* virtual size */
     uint64_t guest_clusters;
@@ -39,19 +44,35 @@ struct q2_layout {
     uint64_t total_clusters;    /* all have refcount 1 */
 };
 
-/* The length of the file. */
+/* Where it ends on the host: the length of a new file. */
 static inline uint64_t q2_layout_end(const struct q2_layout *l)
 {
-    return l->total_clusters << l->geo.cluster_bits;
+    return (l->first_cluster + l->total_clusters) << l->geo.cluster_bits;
 }
 
 /* 0, or -EFBIG with an error text: the size, or its metadata, is more than the format or QEMU allow. */
 int q2_layout_plan(const struct q2_geometry *geo, uint64_t size, enum q2_layout_map map, const char *name,
                    struct q2_layout *ret);
 
+enum { Q2_APPEND_TABLES = 1 << 15, Q2_APPEND_BYTES = 256 << 20 };
+
+/*
+ * How many refcount blocks describe a piece with this many guest clusters, and itself.
+ */
+uint64_t q2_append_blocks(const struct q2_geometry *geo, uint64_t guest_clusters);
+
+/*
+ * An appended piece: from host cluster `first_cluster` on, where a refcount block's range begins, for up to
+ * `guest_clusters` of guest data from where an L2 table begins; in whole tables, but for the last ones. At most
+ * `blocks` blocks, Q2_APPEND_TABLES tables, and Q2_APPEND_BYTES bytes of them. False: not one table has room. Not
+ * with an external data file.
+ */
+bool q2_layout_append(const struct q2_geometry *geo, uint64_t guest_clusters, uint64_t first_cluster,
+                      uint64_t blocks, struct q2_layout *ret);
+
 /*
  * The bytes of [host_offset, host_offset + len) of the file, both multiples of the cluster size, between the
- * header cluster and data_offset. All of `buf` is set.
+ * header cluster (or where the piece begins) and data_offset. All of `buf` is set.
  */
 void q2_layout_fill(const struct q2_layout *l, uint64_t host_offset, uint8_t *buf, uint64_t len);
 

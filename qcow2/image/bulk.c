@@ -60,13 +60,13 @@ uint64_t q2_bulk_max(const struct q2 *q)
     return max_u64(1, BATCH_BYTES >> q->meta.geo.cluster_bits);
 }
 
-uint64_t q2_bulk_batch(struct q2 *q, uint64_t guest_offset, uint64_t end)
+uint64_t q2_bulk_batch(struct q2 *q, uint64_t guest_offset, uint64_t end, uint64_t tables)
 {
     uint64_t span = q2_l1_entry_span(&q->meta.geo), n = 0;
 
     if (q->meta.data_file || !is_aligned(guest_offset, span))
         return 0;
-    while (n < q2_bulk_max(q) && guest_offset + n * span < end &&
+    while (n < tables && guest_offset + n * span < end &&
            q2_l1_get(&q->meta, q2_l1_index(&q->meta.geo, guest_offset) + n) == 0)
         n++;
     return min_u64(end - guest_offset, n * span);
@@ -160,25 +160,28 @@ static void write_tables(struct bulk *b, struct op *op)
 }
 
 /* Invariants 2 and 3. */
+void q2_bulk_enter(struct q2 *q, uint64_t l1_index, uint64_t n, uint64_t host_offset)
+{
+    struct q2_l1 *l1 = atomic_load(&q->meta.l1);
+    uint64_t slices = q2_slices_of_table(&q->meta);
+
+    assert(l1_index + n <= l1->entries);
+    for (uint64_t i = 0; i < n; i++) {
+        uint64_t entry = q2_l1_entry(host_offset + (i << q->meta.geo.cluster_bits), true);
+
+        assert(atomic_load(&l1->entry[l1_index + i]) == 0);
+        atomic_store_explicit(&l1->entry[l1_index + i], entry, memory_order_release);
+        q2_table_dirty(&q->meta.l1_pages, l1_index + i);
+    }
+    q2_twice_judged(&q->meta, l1_index * slices, n * slices);
+    q->meta.mapping_needs_data = true;
+}
+
 static void enter_tables(struct bulk *b)
 {
-    struct q2 *q = b->q;
-    uint64_t first = q2_l1_index(&q->meta.geo, b->guest_offset), slices = q2_slices_of_table(&q->meta);
-    struct q2_l1 *l1;
-
-    pthread_mutex_lock(&q->meta.lock);
-    l1 = atomic_load(&q->meta.l1);
-    assert(first + b->tables_n <= l1->entries);
-    for (uint64_t i = 0; i < b->tables_n; i++) {
-        uint64_t entry = q2_l1_entry(b->tables.host_offset + (i << q->meta.geo.cluster_bits), true);
-
-        assert(atomic_load(&l1->entry[first + i]) == 0);
-        atomic_store_explicit(&l1->entry[first + i], entry, memory_order_release);
-        q2_table_dirty(&q->meta.l1_pages, first + i);
-    }
-    q2_twice_judged(&q->meta, first * slices, b->tables_n * slices);
-    q->meta.mapping_needs_data = true;
-    pthread_mutex_unlock(&q->meta.lock);
+    pthread_mutex_lock(&b->q->meta.lock);
+    q2_bulk_enter(b->q, q2_l1_index(&b->q->meta.geo, b->guest_offset), b->tables_n, b->tables.host_offset);
+    pthread_mutex_unlock(&b->q->meta.lock);
 }
 
 static void end_turn(struct bulk *b)

@@ -9,10 +9,14 @@
 uint64_t q2_bulk_max(const struct q2 *q);
 
 /*
- * How much of [guest_offset, end) one q2_bulk_reserve() can do: tables that are not there yet. 0: none of it; what
- * is there, and what lies in an external data file, is q2_alloc_reserve()'s.
+ * How much of [guest_offset, end) lies in up to `tables` tables that are not there yet: q2_bulk_max() of them are
+ * one q2_bulk_reserve(). 0: none of it; what is there, and what lies in an external data file, is
+ * q2_alloc_reserve()'s.
  */
-uint64_t q2_bulk_batch(struct q2 *q, uint64_t guest_offset, uint64_t end);
+uint64_t q2_bulk_batch(struct q2 *q, uint64_t guest_offset, uint64_t end, uint64_t tables);
+
+/* L1 entries for `n` tables from host_offset on, none of which was there. With the lock held. */
+void q2_bulk_enter(struct q2 *q, uint64_t l1_index, uint64_t n, uint64_t host_offset);
 
 /*
  * Give clusters to that much, which nobody else uses meanwhile; as the call of an await. What is mapped reads as

@@ -3,8 +3,9 @@
  * Preallocation in an image that is open: for the new range of a resize.
  *
  * Happy path: zeros are written to what the last, partial cluster of the old end has behind it. Then, piece by
- * piece, clusters without host space get some (metadata, falloc): whole L2 tables at a time where there is none
- * yet (bulk.c). Full: zeros are written to them too, several writes at a time. Failure modes: the first error, or
+ * piece, clusters without host space get some (metadata, falloc): where there is no L2 table yet whole tables at a
+ * time, as many as the last refcount block has room for (bulk.c), the others in large pieces behind it (append.c).
+ * Full: zeros are written to them too, several writes at a time. Failure modes: the first error, or
  * a cancel, ends it; what has been given stays given, and reads as zeros.
  */
 #include <errno.h>
@@ -12,6 +13,7 @@
 #include "engine/error.h"
 #include "engine/queue.h"
 #include "engine/zero.h"
+#include "qcow2/image/append.h"
 #include "qcow2/image/bulk.h"
 #include "qcow2/image/resize.h"
 #include "qcow2/map/map.h"
@@ -33,23 +35,53 @@ struct reserve {
     uint64_t            from, pos, end;
     enum vdisk_prealloc mode;
     const struct vdisk_resize_opts *opts;
-    bool                stop, done;
+    bool                done;
+    bool                looked;  /* how far small_end is */
+    bool                appends; /* the piece that is made is appended */
+    bool                no_place; /* nothing more can be */
+    uint64_t            small_end; /* guest offset: so much gets clusters where the file has blocks for them */
+    struct q2_append_watch watch;
     struct range_locks  turns;
     struct op_child     piece[BULKS];
 };
 
 enum reserve_state { RESERVE_START = OP_START, RESERVE_PIECE_DONE };
 
+/* Once, where the first whole table begins. */
+static void find_small_end(struct reserve *r)
+{
+    const struct q2_geometry *g = &r->q->meta.geo;
+
+    if (r->looked || !is_aligned(r->pos, q2_l1_entry_span(g)))
+        return;
+    r->small_end = r->pos + q2_append_gap(&r->q->space) / (1 + q2_l2_entries(g)) * q2_l1_entry_span(g);
+    r->looked = true;
+}
+
+/* Is what comes next worth a refcount block of its own, at least? Then it is appended. */
+static bool append_next(struct reserve *r, struct op *op)
+{
+    const struct q2_geometry *g = &r->q->meta.geo;
+    uint64_t len = q2_bulk_batch(r->q, r->pos, r->end, UINT64_MAX);
+
+    if (!r->looked || r->no_place || r->pos < r->small_end || q2_clusters(g, len) < q2_refblock_entries(g))
+        return false;
+    r->appends = true;
+    q2_append_reserve(r->q, r->pos, len, r->mode, &r->watch, op_child_add(op, &r->piece[0]));
+    return true;
+}
+
 /* The next whole tables, in up to BULKS parts of the same size: how many. */
 static unsigned bulk_next(struct reserve *r, struct op *op)
 {
     uint64_t span = q2_l1_entry_span(&r->q->meta.geo), most = q2_bulk_max(r->q), from, share, len;
+    uint64_t end = r->no_place || r->pos >= r->small_end ? r->end : min_u64(r->end, r->small_end);
     unsigned n;
 
-    share = min_u64(most, div_up(div_up(r->end - r->pos, span), BULKS)) * span;
-    for (n = 0; n < BULKS && r->pos < r->end; n++) {
+    share = min_u64(most, div_up(div_up(end - r->pos, span), BULKS)) * span;
+    for (n = 0; n < BULKS && r->pos < end; n++) {
         from = r->pos;
-        len = q2_bulk_batch(r->q, from, min_u64(r->end, from + share));
+        len = q2_bulk_batch(r->q, from, min_u64(end, from + share), most);
         if (len == 0)
             break;
         r->pos += len;
@@ -58,18 +90,36 @@ static unsigned bulk_next(struct reserve *r, struct op *op)
     return n;
 }
 
+/* Up to the end of an L2 table that is there, or half in front of the old end: as many pieces as go on at once. */
+static void table_next(struct reserve *r, struct op *op)
+{
+    const struct q2_geometry *g = &r->q->meta.geo;
+    uint64_t end = min_u64(r->end, align_down(r->pos, q2_l1_entry_span(g)) + q2_l1_entry_span(g)), from;
+    uint64_t piece = max_u64(reserve_piece, UINT64_C(1) << r->q->meta.slice_guest_bits);
+
+    for (unsigned n = 0; n < BULKS && r->pos < end; n++) {
+        from = r->pos;
+        r->pos = min_u64(end, align_down(from, piece) + piece);
+        q2_alloc_reserve(&r->q->map, from, r->pos - from, r->mode, op_child_add(op, &r->piece[n]));
+    }
+}
+
 /* The next pieces; the call of an await. */
 static void reserve_next(struct reserve *r, struct op *op)
 {
-    uint64_t from = r->pos, span = q2_l1_entry_span(&r->q->meta.geo), len;
-
+    find_small_end(r);
     op_io_begin(op);
-    if (bulk_next(r, op) == 0) {
-        len = min_u64(align_down(from, reserve_piece) + reserve_piece, align_down(from, span) + span);
-        r->pos = min_u64(r->end, len);
-        q2_alloc_reserve(&r->q->map, from, r->pos - from, r->mode, op_child_add(op, &r->piece[0]));
-    }
+    if (!append_next(r, op) && bulk_next(r, op) == 0)
+        table_next(r, op);
     op_io_wait(op);
+}
+
+static void settle_appended(struct reserve *r)
+{
+    r->no_place |= r->appends && r->watch.done == 0;
+    r->pos += r->appends ? r->watch.done : 0;
+    r->watch.done = 0;
+    r->appends = false;
 }
 
 static void reserve_step(struct op *op)
@@ -77,8 +127,10 @@ static void reserve_step(struct op *op)
     struct reserve *r = container_of(op, struct reserve, op);
 
     OP_BEGIN(enum reserve_state, op)
-    while (r->pos < r->end && !r->stop)
+    while (r->pos < r->end && !r->watch.stop) {
         OP_TRY(op, RESERVE_PIECE_DONE, reserve_next(r, op));
+        settle_appended(r);
+    }
     r->done = true;
     return;
     OP_END
@@ -92,8 +144,8 @@ static bool look(void *arg)
 {
     struct reserve *r = arg;
 
-    r->stop = cancelled(r->opts, r->pos - r->from, r->end - r->from);
-    return !r->stop;
+    r->watch.stop = cancelled(r->opts, r->pos - r->from + r->watch.done, r->end - r->from);
+    return !r->watch.stop;
 }
 
 static int reserve_clusters(struct q2 *q, uint64_t from, uint64_t end, const struct vdisk_resize_opts *opts,
@@ -105,7 +157,7 @@ static int reserve_clusters(struct q2 *q, uint64_t from, uint64_t end, const str
     op_init(&r.op, queue, &reserve_type);
     op_run(&r.op, &r.done, look, &r);
     range_locks_finish(&r.turns);
-    return r.op.rc < 0 ? r.op.rc : r.stop ? -ECANCELED : 0;
+    return r.op.rc < 0 ? r.op.rc : r.watch.stop ? -ECANCELED : 0;
 }
 
 /* ---- zeros ---------------------------------------------------------------------------------------------- */

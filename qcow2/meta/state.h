@@ -70,6 +70,7 @@ struct q2_meta {
     bool                      twice_grew;
     struct q2_cluster_set     own_freed;     /* clusters that had a use which this handle ended */
     bool                      mapping_needs_data; /* dirty mapping shows data under flush rule 2 */
+    bool                      blocks_need_sync; /* dirty pages of the refcount table lead to blocks: rule 3 */
     bool                      flush_running; /* what is dirty is becoming clean */
     uint8_t                   sector[Q2_SECTOR_SIZE]; /* the start of the header, as it is on disk */
 };

@@ -144,7 +144,17 @@ static uint64_t pass_used(const struct q2_space *space, uint64_t index)
 {
     assert_locked(&space->meta->lock);
     index = max_u64(index, space->free_hint);
-    return index >= space->used_from && index < space->used_end ? space->used_end : index;
+    if (index >= space->used_from && index < space->used_end)
+        index = space->used_end;
+    return index >= space->append_from && index < space->append_end ? space->append_end : index;
+}
+
+void q2_free_from(struct q2_space *space, uint64_t index)
+{
+    assert_locked(&space->meta->lock);
+    space->free_hint = min_u64(space->free_hint, index);
+    if (space->used_end > index)
+        space->used_from = space->used_end = 0;
 }
 
 /*

@@ -81,6 +81,11 @@ void q2_return(struct q2_space *space, uint64_t cluster_index, uint64_t clusters
 bool q2_lower(struct q2_space *space, struct q2_slot *s, uint64_t cluster_index, uint64_t n, bool untouched);
 
 /*
+ * With the lock held: from this cluster index on there may be free clusters that searches have passed over.
+ */
+void q2_free_from(struct q2_space *space, uint64_t index);
+
+/*
  * Where space is limited: has the device been extended? Then there is more from now on. Lock not held; short.
  */
 bool q2_space_grew(struct q2_space *space);

@@ -11,9 +11,11 @@
 #define QCOW2_SPACE_H
 
 #include "qcow2/space/alloc.h"
+#include "qcow2/space/append.h"
 #include "qcow2/space/highest.h"
 #include "qcow2/space/lease.h"
 #include "qcow2/space/reclaim.h"
+#include "qcow2/space/reftable.h"
 #include "qcow2/space/room.h"
 #include "qcow2/space/state.h"
 #include "qcow2/space/trim.h"

@@ -48,6 +48,7 @@ struct q2_space {
     uint64_t                  used_from, used_end; /* above it: all of these are known to be in use */
     uint64_t                  tail_hint;     /* the same of a search behind what is in use: alloc.c */
     unsigned                  exact_runs;    /* searches for a run in one piece that are on: alloc.c */
+    uint64_t                  append_from, append_end; /* cluster indices: a piece being made; 0: none: append.c */
     uint64_t                  zero_from;     /* host offset: nothing at or past it was ever handed out */
     uint64_t                  appended_from; /* cluster index: where the file ended when it was opened */
     struct q2_cluster_set     sound;         /* refcount slices, by key, that are what they should be */

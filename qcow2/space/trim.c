@@ -109,7 +109,7 @@ static bool begin_cut(struct trim *t)
     bool may;
 
     pthread_mutex_lock(&space->meta->lock);
-    may = may_cut(space);
+    may = may_cut(space) && space->append_end == 0; /* that piece would be behind it */
     space->trimming = may;
     t->end = max_u64(space->zero_from, q2_cluster_up(&space->meta->geo, backend_size(space->meta->v->file))) >>
              space->meta->geo.cluster_bits;

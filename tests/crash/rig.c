@@ -320,7 +320,7 @@ static void resize(struct rig *r, uint64_t size)
 {
     struct vdisk_resize_opts opts = {.size = sizeof opts, .shrink = size < vdisk_size(r->v)};
 
-    if (!opts.shrink && rng_chance(r->rng, 30))
+    if (!opts.shrink && (r->preallocates || rng_chance(r->rng, 30)))
         opts.preallocation = (enum vdisk_prealloc)(1 + rng_below(r->rng, VDISK_PREALLOC_FULL));
     rig_wait(r, 0);
     CHECK_OK(crash_mark(r->log, MARK_SIZE_BEGIN, size));

@@ -37,6 +37,7 @@ struct rig {
     struct version version[RIG_VERSIONS + 1];
     uint32_t versions;
     uint64_t flushes;
+    bool preallocates;          /* whenever it grows */
     bool tight;                 /* and little larger than it must be */
     bool faults;                /* calls of the disks below the log can be made to fail, or come late: fault[] */
     bool may_fail;              /* so requests may, and closing */

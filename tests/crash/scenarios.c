@@ -373,6 +373,26 @@ static void run_grow(void)
     alone_on(rig, &s, grow);
 }
 
+/*
+ * By more than what one refcount block describes, all of it preallocated: clusters come in pieces behind the end
+ * of the file. From where an L2 table begins, or not.
+ */
+static void run_append(void)
+{
+    struct rig *rig = test_alloc(sizeof *rig);
+    struct image_spec s;
+
+    do
+        random_spec(&s);
+    while (s.extended_l2 || s.version < 3 || s.data_file || s.backing[0]);
+    s.cluster_size = TINY;
+    s.refcount_bits = (uint32_t)16 << rng_below(test_rng(), 3);
+    s.size = rng_chance(test_rng(), 50) ? 64 * TINY : rng_between(test_rng(), 20, 200) * TINY;
+    rig->max_size = s.size + (384 << 10);
+    rig->preallocates = true;
+    alone_on(rig, &s, grow);
+}
+
 /* With small clusters several L2 tables go. */
 static void run_shrink(void)
 {
@@ -732,6 +752,7 @@ const struct crash_scenario crash_scenarios[] = {
     {"discard", run_discard, 6, 2, 150},
     {"reuse", run_reuse, 6, 2, 150},
     {"grow", run_grow, 6, 2, 150},
+    {"append", run_append, 6, 2, 150},
     {"shrink", run_shrink, 6, 2, 150},
     {"trim", run_trim, 6, 2, 150},
     {"leases", run_leases, 6, 2, 150},

@@ -177,6 +177,18 @@ static int act_grow_falloc(struct subject *s)
     return subject_resize(s, s->now.size * 2, VDISK_PREALLOC_FALLOC);
 }
 
+/* The first piece behind the end is not written, and given up; what is then tried again is. */
+static int act_grow_again(struct subject *s)
+{
+    struct fault_rule rule = {.type = "append_stream", .nth = 1, .what = FAULT_FAIL, .error = EIO};
+    int rc;
+
+    CHECK_OK(fault_add_rule(s->fault, &rule));
+    rc = act_grow_metadata(s);
+    CHECK_MSG(rc < 0, "grown, though metadata could not be written");
+    return act_grow_metadata(s);
+}
+
 static int act_grow_full(struct subject *s)
 {
     return subject_resize(s, s->now.size * 2, VDISK_PREALLOC_FULL);
@@ -341,6 +353,17 @@ static const struct scenario scenarios[] = {
     {.name = "grow, metadata, small refcount blocks",
      .spec = {.size = MIB(1) + (16 << 10), .qcow2 = true, .cluster_size = 512, .version = 3, .refcount_bits = 64},
      .act = act_grow_metadata},
+    /* Behind what the refcount table describes. */
+    {.name = "grow, metadata, longer refcount table",
+     .spec = {.size = MIB(2), .qcow2 = true, .cluster_size = 512, .version = 3, .refcount_bits = 64},
+     .act = act_grow_metadata,
+     .stride = 3},
+    {.name = "grow, falloc, small refcount blocks",
+     .spec = {.size = MIB(1), .qcow2 = true, .cluster_size = 512, .version = 3, .refcount_bits = 64},
+     .act = act_grow_falloc},
+    {.name = "grow, metadata, again",
+     .spec = {.size = MIB(1), .qcow2 = true, .cluster_size = 512, .version = 3, .refcount_bits = 64},
+     .act = act_grow_again},
     {.name = "grow, metadata, from amid a cluster",
      .spec = {.size = MIB(2) + 1024, QCOW2(4096)},
      .act = act_grow_metadata},

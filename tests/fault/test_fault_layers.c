@@ -427,6 +427,15 @@ static int grow_tables(struct subject *s)
     return subject_resize(s, s->now.size + at(s, 40 * 64), VDISK_PREALLOC_METADATA);
 }
 
+/* New L2 tables by others take their time, before and while a piece is written behind the end. */
+static int act_append_beside(struct subject *s)
+{
+    struct fault_rule late = {.state = "L2T_ZEROED", .what = FAULT_LATE, .calls = 3};
+
+    CHECK_OK(fault_add_rule(s->fault, &late));
+    return crowd_run_beside(s, beside, ARRAY_LEN(beside), s->now.size / 2, grow_tables);
+}
+
 static int act_write_shared(struct subject *s)
 {
     int rc = subject_write(s, 44, at(s, 1) + 700, 1000, 0);
@@ -568,6 +577,11 @@ static const struct scenario scenarios[] = {
      .spec = {.size = MIB(1), TIGHT},
      .prepare = prepare_tables,
      .act = act_grow_beside,
+     .stride = 3},
+    {.name = "grow by pieces beside writes",
+     .spec = {.size = MIB(1), TIGHT},
+     .prepare = prepare_tables,
+     .act = act_append_beside,
      .stride = 3},
     {.name = "grow by tables", .spec = {.size = MIB(1), TIGHT}, .act = grow_tables},
     {.name = "tables", .spec = {.size = MIB(1), QCOW2(512)}, .act = act_tables, .cold = true},

@@ -16,7 +16,7 @@
 
 #define GIB(n) ((uint64_t)(n) << 30)
 
-enum { READS_MAX = 64, NEW_TABLES = 32, ROOM = 256 << 20, HOLE = 64 << 20 };
+enum { READS_MAX = 64, WRITES_MAX = 128, FLUSHES_MAX = 12, NEW_TABLES = 32, ROOM = 256 << 20, HOLE = 64 << 20 };
 
 /* All guest clusters have host clusters; the last GiB has none. */
 static void make(struct memdisk *d, struct image_spec *spec, uint64_t device)
@@ -133,27 +133,27 @@ static void test_holes_found(void)
     memdisk_finish(&d);
 }
 
-/* A new image: the reads that `act` makes. */
-static uint64_t count_reads(uint64_t size, void (*act)(vdisk *v))
+/* A new image: the calls of this kind that `act` makes. */
+static uint64_t count_calls(unsigned kind, uint64_t size, void (*act)(vdisk *v))
 {
     struct image_spec spec;
     struct backend *b, *fault;
     struct memdisk d;
-    uint64_t reads;
+    uint64_t calls;
     vdisk *v;
 
-    image_default(&spec, "reads", size);
+    image_default(&spec, "calls", size);
     memdisk_init(&d, 512);
     b = memdisk_open(&d, false);
     CHECK_OK(image_create_on(&spec, b));
     backend_close(b);
     v = open_counted(&d, &fault);
-    reads = fault_calls(fault, IO_READ);
+    calls = fault_calls(fault, kind);
     act(v);
-    reads = fault_calls(fault, IO_READ) - reads;
+    calls = fault_calls(fault, kind) - calls;
     CHECK_OK(vdisk_close(v));
     memdisk_finish(&d);
-    return reads;
+    return calls;
 }
 
 static void touch_tables(vdisk *v)
@@ -165,7 +165,7 @@ static void touch_tables(vdisk *v)
 /* The slices of a new L2 table are known. */
 static void test_new_tables(void)
 {
-    uint64_t reads = count_reads(GIB(NEW_TABLES), touch_tables);
+    uint64_t reads = count_calls(IO_READ, GIB(NEW_TABLES), touch_tables);
 
     CHECK_MSG(reads < NEW_TABLES, "%" PRIu64 " reads for %d new L2 tables", reads, NEW_TABLES);
 }
@@ -183,9 +183,19 @@ static void preallocate(vdisk *v)
  */
 static void test_preallocation(void)
 {
-    uint64_t reads = count_reads(GIB(1), preallocate);
+    uint64_t reads = count_calls(IO_READ, GIB(1), preallocate);
 
     CHECK_MSG(reads <= READS_MAX, "%" PRIu64 " reads for preallocation", reads);
+}
+
+/* 510 L2 tables and 128 refcount blocks: a few large writes, and as many flushes as it takes for one. */
+static void test_preallocation_streams(void)
+{
+    uint64_t writes = count_calls(IO_WRITE, GIB(1), preallocate);
+    uint64_t flushes = count_calls(IO_FLUSH, GIB(1), preallocate);
+
+    CHECK_MSG(writes <= WRITES_MAX, "%" PRIu64 " writes for preallocation", writes);
+    CHECK_MSG(flushes <= FLUSHES_MAX, "%" PRIu64 " flushes for preallocation", flushes);
 }
 
 const struct test_case first_cases[] = {
@@ -195,6 +205,7 @@ const struct test_case first_cases[] = {
     {.name = "holes_found", .run = test_holes_found},
     {.name = "new_tables", .run = test_new_tables},
     {.name = "preallocation", .run = test_preallocation},
+    {.name = "preallocation_streams", .run = test_preallocation_streams},
 };
 
 const unsigned first_cases_count = ARRAY_LEN(first_cases);

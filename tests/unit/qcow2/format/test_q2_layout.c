@@ -171,6 +171,62 @@ static void self_describing_edges(void **state)
         check_layout(&g, clusters << 9, Q2_MAP_ZERO, &seed);
 }
 
+/* ---- pieces ------------------------------------------------------------------------------------------------- */
+
+/* All of the piece, and nothing else, has refcount one; each cluster of data is some guest cluster's, in order. */
+static void check_piece(const struct q2_layout *l, uint64_t guest_clusters, uint64_t blocks)
+{
+    uint32_t bits = l->geo.cluster_bits;
+    uint64_t per_block = q2_refblock_entries(&l->geo), start = l->first_cluster << bits;
+    uint8_t *buf = filled(l);
+
+    assert_int_equal(l->refblocks_offset, start);
+    assert_int_equal(l->l2_offset, start + (l->refblocks << bits));
+    assert_int_equal(l->data_offset, l->l2_offset + (l->l2_tables << bits));
+    assert_int_equal(q2_layout_end(l), l->data_offset + (l->guest_clusters << bits));
+    assert_true(l->guest_clusters <= guest_clusters && l->refblocks <= blocks);
+    assert_int_equal(l->refblocks, div_up(l->total_clusters, per_block));
+    if (l->guest_clusters < guest_clusters) /* more tables have no room */
+        assert_true(is_aligned(l->guest_clusters, q2_l2_entries(&l->geo)));
+    for (uint64_t i = 0; i < l->refblocks * per_block; i++)
+        assert_int_equal(q2_refcount_get(&l->geo, at(l, buf, start + (i / per_block << bits)), i % per_block),
+                         i < l->total_clusters);
+    for (uint64_t i = 0; i < l->l2_tables << l->geo.l2_bits; i++) {
+        const uint8_t *p = at(l, buf, l->l2_offset) + i * l->geo.l2_entry_size;
+        struct q2_mapping m =
+            q2_entry_decode(&l->geo, get_be64(p), l->geo.extended_l2 ? get_be64(p + 8) : 0);
+
+        assert_int_equal(m.has_host ? m.host_offset : 0,
+                         i < l->guest_clusters ? l->data_offset + (i << bits) : 0);
+        assert_true(m.copied || i >= l->guest_clusters);
+    }
+    free(buf);
+}
+
+static void pieces(void **state)
+{
+    uint64_t seed = 815, made = 0;
+
+    for (uint32_t order = 0; order <= 6; order++)
+        for (unsigned i = 0; i < 200; i++) {
+            bool extended = i & 1;
+            struct q2_geometry g;
+            struct q2_layout l;
+
+            q2_geometry_init(&g, 3, extended ? 14 : 9 + i / 2 % 4, order, extended, false);
+            uint64_t wanted = 1 + xorshift(&seed) % (16 << g.l2_bits), blocks = 1 + xorshift(&seed) % 12;
+            uint64_t first = (1 + xorshift(&seed) % 1000) << g.refblock_bits;
+            if (!q2_layout_append(&g, wanted, first, blocks, &l)) {
+                assert_true(blocks * (q2_refblock_entries(&g) - 1) <= q2_l2_entries(&g));
+                continue;
+            }
+            assert_int_equal(l.first_cluster, first);
+            check_piece(&l, wanted, blocks);
+            made++;
+        }
+    assert_true(made > 500);
+}
+
 static void too_large(void **state)
 {
     struct q2_layout l = {.size = 99};
@@ -197,6 +253,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(all_kinds),
         cmocka_unit_test(self_describing_edges),
+        cmocka_unit_test(pieces),
         cmocka_unit_test(too_large),
     };
 
