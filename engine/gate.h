@@ -54,9 +54,13 @@ uint64_t gate_inside(const struct gate *g);
 /* Ends the drain if nobody is left inside. */
 void gate_check(struct gate *g);
 
-static inline void gate_leave(struct gate *g, uint32_t queue_id, uint8_t parity)
+static inline struct gate_slot *gate_slot(const struct gate *g, uint32_t queue_id)
 {
-    struct gate_slot *s = &g->slots[queue_id % GATE_SLOTS];
+    return &g->slots[queue_id % GATE_SLOTS];
+}
+
+static inline void gate_leave_slot(struct gate *g, struct gate_slot *s, uint8_t parity)
+{
     uint32_t before = atomic_fetch_sub(&s->inside[parity], 1);
 
     POINT("gate: counted out");
@@ -67,9 +71,8 @@ static inline void gate_leave(struct gate *g, uint32_t queue_id, uint8_t parity)
 }
 
 /* Returns the parity to leave with. */
-static inline uint8_t gate_enter(struct gate *g, uint32_t queue_id)
+static inline uint8_t gate_enter_slot(struct gate *g, struct gate_slot *s)
 {
-    struct gate_slot *s = &g->slots[queue_id % GATE_SLOTS];
     uint32_t epoch = atomic_load_explicit(&g->epoch, memory_order_relaxed);
 
     for (;;) {
@@ -79,9 +82,20 @@ static inline uint8_t gate_enter(struct gate *g, uint32_t queue_id)
         uint32_t now = atomic_load(&g->epoch);
         if (__builtin_expect(now == epoch, 1) || ENGINE_MUTANT(GATE_NO_SECOND_LOOK))
             return (uint8_t)(epoch & 1);
-        gate_leave(g, queue_id, (uint8_t)(epoch & 1));
+        gate_leave_slot(g, s, (uint8_t)(epoch & 1));
         epoch = now;
     }
+}
+
+/* The same by the number of the queue. */
+static inline uint8_t gate_enter(struct gate *g, uint32_t queue_id)
+{
+    return gate_enter_slot(g, gate_slot(g, queue_id));
+}
+
+static inline void gate_leave(struct gate *g, uint32_t queue_id, uint8_t parity)
+{
+    gate_leave_slot(g, gate_slot(g, queue_id), parity);
 }
 
 /* Wake `op` once all that are inside now have left. Any thread; `op` itself is not inside. */

@@ -50,6 +50,7 @@
     X(WAKE_UNSEEN, "who waits goes on when it is woken")                                                         \
     X(THREAD_UNSEEN, "a second thread may call a queue")                                                       \
     X(KNOWN_FOR_ALL, "a queue that knows one volume looks at no other")                                        \
+    X(COUNTS_DROPPED, "what a queue has counted of a volume goes with whichever goes first: pair.h, invariant 2") \
     X(FORK_UNSEEN, "a forked child may call its parent's queues")                                              \
     X(CUT_FORGOTTEN, "a device that has been cut reads as zeros where it was longer")                          \
     X(CUT_ZEROED, "zeroing does not look whether the device has been cut")                                    \

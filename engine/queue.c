@@ -173,6 +173,7 @@ static int make_queue(const struct vdisk_queue_opts *user_opts, vdisk_queue **re
     task_list_init(&q->ready);
     task_list_init(&q->starved);
     q->done_tail = &q->done_head;
+    q->pair = &pair_none;
     pthread_mutex_init(&q->errors_lock, NULL);
     rc = queue_attach(q);
     if (rc < 0)
@@ -226,6 +227,7 @@ static int destroy(vdisk_queue *q)
         queue_current = NULL;
     watch_queue_gone(q);
     attach_queue_goes(q);
+    pairs_queue_goes(q);
     thread_forget(q);
     service_owner_goes(q);
     service_want_none(q);

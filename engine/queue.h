@@ -26,11 +26,11 @@
 #include "engine/attach.h"
 #include "engine/call.h"
 #include "engine/op.h"
+#include "engine/pair.h"
 #include "engine/plug.h"
 #include "engine/request.h"
 #include "engine/ring_ops.h"
 #include "engine/service.h"
-#include "engine/stats.h"
 #include "engine/thread.h"
 #include "engine/vdisk.h"
 
@@ -59,7 +59,7 @@ struct vdisk_queue {
     struct list           thread_node;
     struct service       *service;          /* what this queue turns beside itself; NULL: none yet */
     struct service_want  *wants;            /* services that have no thread, though this queue needs it */
-    uint64_t              known;            /* number of the volume whose handle was looked at last: request.c */
+    struct pair          *pair;             /* with the volume whose handle was looked at last: request.c */
     struct service       *serves;           /* the service that this queue is of; NULL: a user's queue */
 
     struct task_list      ready;
@@ -97,8 +97,9 @@ struct vdisk_queue {
     pthread_mutex_t       errors_lock;      /* the next: any thread may ask */
     struct request_errors *errors;          /* words for requests that failed; NULL: none has */
     uint32_t              depth;
-    struct request_stats  stats;
-    struct latency_stats *latency;          /* NULL: it is not measured */
+    struct request_stats  counted;          /* engine/pair.h, with its lock: of volumes that are gone */
+    struct pair          *pairs[PAIR_BUCKETS];
+    struct latency_stats *latency;          /* NULL: it is not measured. Fixed */
     char                  reason[128];      /* why it got no better kind; "" */
 
     struct op            *op_pool[OP_POOL_CLASSES];

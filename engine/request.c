@@ -23,32 +23,16 @@ static uint64_t now_ns(const vdisk_queue *q)
     return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
 }
 
-static inline struct kind_stats *volume_stats(const struct request *r)
-{
-    return &r->vdisk->request_stats[r->queue->id % GATE_SLOTS].kind[r->asked];
-}
-
 static inline void count(const struct request *r, int result)
 {
-    struct kind_stats *of_queue = &r->queue->stats.kind[r->asked], *of_volume = volume_stats(r);
+    struct kind_stats *counts = &r->pair->stats.kind[r->asked];
 
-    stat_add(&of_queue->requests, 1);
-    stat_add(&of_queue->bytes, r->len);
-    stat_add(&of_volume->requests, 1);
-    stat_add(&of_volume->bytes, r->len);
-    if (unlikely(result < 0)) {
-        stat_add(&of_queue->errors, 1);
-        stat_add(&of_volume->errors, 1);
-    }
-    if (unlikely(r->queue->latency))
-        latency_note(r->queue->latency, r->asked, now_ns(r->queue) - r->begun_ns);
-}
-
-/* Its mapping was at hand. */
-static inline void count_direct(const struct request *r)
-{
-    stat_add(&r->queue->stats.kind[r->asked].direct, 1);
-    stat_add(&volume_stats(r)->direct, 1);
+    stat_add(&counts->ended[r->direct], 1);
+    stat_add(&counts->bytes, r->len);
+    if (unlikely(result < 0))
+        stat_add(&counts->errors, 1);
+    if (unlikely(r->pair->latency))
+        latency_note(r->pair->latency, r->asked, now_ns(r->queue) - r->begun_ns);
 }
 
 void request_end(struct request *r, int result)
@@ -64,7 +48,7 @@ void request_end(struct request *r, int result)
     count(r, result);
     if (unlikely(result < 0))
         r->error = request_explain(r, result);
-    gate_leave(&r->vdisk->requests, r->queue->id, r->gate);
+    gate_leave_slot(&r->vdisk->requests, r->pair->slot, r->gate);
     request_hand_in(r, result);
 }
 
@@ -139,7 +123,7 @@ static void start_read(struct request *r)
     vdisk *layer;
 
     if (likely(chain_lookup(r->vdisk, r->guest_offset, r->len, &e, &layer) == 0 && e.len == r->len)) {
-        count_direct(r);
+        r->direct = true;
         if (likely(e.kind == EXTENT_DATA)) {
             fast_io(r, layer->data, IO_READ, e.host_offset);
             return;
@@ -165,7 +149,7 @@ static void start_write(struct request *r)
         io_rwv(&r->io, v->data, IO_WRITE, e.host_offset, r->iov, r->iovcnt, r->len);
         if (unlikely(host_end > atomic_load_explicit(&v->mark.above, memory_order_relaxed)))
             volume_note_end(v, host_end);
-        count_direct(r);
+        r->direct = true;
         r->io.done = fast_write_done;
         r->io.op = NULL;
         if (durable) {
@@ -218,9 +202,9 @@ static bool meet(vdisk *v, vdisk_queue *q)
 
 /*
  * What is looked at when a queue turns to a volume, and not again while it stays with it. 0; -EINVAL: there is no
- * volume; -ECHILD: one of the two handles is another process's, nothing of it may be touched.
+ * volume; -ECHILD: one of the two handles is another process's, nothing of it may be touched; -ENOMEM.
  */
-static __attribute__((noinline)) int get_to_know(vdisk_queue *q, vdisk *v)
+static __attribute__((noinline)) int get_to_know(vdisk_queue *q, vdisk *v, struct pair **ret)
 {
     if (!v)
         return -EINVAL;
@@ -228,32 +212,37 @@ static __attribute__((noinline)) int get_to_know(vdisk_queue *q, vdisk *v)
         return -ECHILD;
     if (unlikely(!q->thread) && !q->host)
         thread_adopt(q);
+    *ret = pair_of(q, v);
+    if (!*ret)
+        return -ENOMEM;
     if (meet(v, q) && (q->thread || q->host))
-        q->known = v->number;
+        q->pair = *ret;
     return 0;
 }
 
 static inline bool is_known(const vdisk_queue *q, const vdisk *v)
 {
-    return q->known == v->number || (q->known != 0 && ENGINE_MUTANT(KNOWN_FOR_ALL));
+    return q->pair->number == v->number || (q->pair != &pair_none && ENGINE_MUTANT(KNOWN_FOR_ALL));
 }
 
 void request_start(struct request *r)
 {
     vdisk *v = r->vdisk;
     vdisk_queue *q = r->queue;
+    struct pair *p = q->pair;
     int rc = 0;
 
     if (unlikely(!v || q->generation != process_generation || !is_known(q, v)))
-        rc = get_to_know(q, v);
+        rc = get_to_know(q, v, &p);
     if (unlikely(rc < 0)) {
         request_hand_in(r, rc);
         return;
     }
     queue_current = q;
     assert(!q->in_loop);
+    r->pair = p;
     rc = check(r);
-    r->gate = gate_enter(&v->requests, q->id);
+    r->gate = gate_enter_slot(&v->requests, p->slot);
     if (unlikely(atomic_load(&v->shut)) && rc == 0 && atomic_load(&v->manager) != q)
         rc = -EBUSY;
     if (unlikely(rc < 0 || (r->len == 0 && r->kind != REQ_FLUSH))) {
@@ -305,6 +294,7 @@ static inline struct request *request_new(vdisk_queue *q, vdisk *v, enum request
 
     r->vdisk = v;
     r->kind = r->asked = (uint8_t)kind;
+    r->direct = false;
     if (unlikely(q->latency))
         r->begun_ns = now_ns(q);
     r->flags = (uint8_t)flags;

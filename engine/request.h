@@ -31,6 +31,7 @@ struct request {
     struct request       *merged; /* WRITE, at the format: the neighbour that goes with it, and so on; or NULL */
     vdisk                *vdisk;
     vdisk_queue          *queue;
+    struct pair          *pair;   /* of the two; fixed from its start on */
     uint64_t              user_data;
     uint64_t              guest_offset;
     uint64_t              len;
@@ -42,6 +43,7 @@ struct request {
     uint8_t               state;  /* enum request_state */
     uint8_t               gate;   /* parity of the volume's gate */
     uint8_t               asked;  /* enum request_kind: as it was enqueued */
+    bool                  direct; /* READ, WRITE: its mapping was at hand */
     uint32_t              error;  /* failed: on its way to its end, engine/failure.h; DONE, of its words; else 0 */
     uint64_t              begun_ns; /* of a queue that measures */
     struct vdisk_extents *extents;

@@ -11,13 +11,13 @@
 #include "engine/queue.h"
 #include "engine/volume.h"
 
-static void add_requests(struct vdisk_stats *to, const struct request_stats *from)
+static void show_requests(struct vdisk_stats *to, const struct request_stats *from)
 {
     for (unsigned i = 0; i < VDISK_REQUEST_KINDS; i++) {
-        to->kind[i].requests += stat_get(&from->kind[i].requests);
-        to->kind[i].bytes += stat_get(&from->kind[i].bytes);
-        to->kind[i].errors += stat_get(&from->kind[i].errors);
-        to->cache_hits += stat_get(&from->kind[i].direct);
+        to->kind[i].requests = stat_get(&from->kind[i].ended[0]) + stat_get(&from->kind[i].ended[1]);
+        to->kind[i].bytes = stat_get(&from->kind[i].bytes);
+        to->kind[i].errors = stat_get(&from->kind[i].errors);
+        to->cache_hits += stat_get(&from->kind[i].ended[1]);
     }
 }
 
@@ -29,14 +29,15 @@ static int check_size(size_t size)
 static int volume_stats(vdisk *v, struct vdisk_stats *ret)
 {
     struct vdisk_stats stats = {.size = ret ? ret->size : 0};
+    struct request_stats requests;
     int rc = volume_check_handle(v);
 
     if (rc == 0)
         rc = check_size(stats.size);
     if (rc < 0)
         return rc;
-    for (unsigned i = 0; i < GATE_SLOTS; i++)
-        add_requests(&stats, &v->request_stats[i]);
+    pairs_of_volume(v, &requests);
+    show_requests(&stats, &requests);
     for (const vdisk *layer = v; layer; layer = layer->backing) {
         stats.cache_misses += stat_get(&layer->stats.cache_misses);
         stats.allocations += stat_get(&layer->stats.allocations);
@@ -64,13 +65,15 @@ static int check_queue(const vdisk_queue *q)
 static int queue_stats(const vdisk_queue *q, struct vdisk_stats *ret)
 {
     struct vdisk_stats stats = {.size = ret ? ret->size : 0};
+    struct request_stats requests;
     int rc = check_queue(q);
 
     if (rc == 0)
         rc = check_size(stats.size);
     if (rc < 0)
         return rc;
-    add_requests(&stats, &q->stats);
+    pairs_of_queue(q, &requests);
+    show_requests(&stats, &requests);
     memcpy(ret, &stats, min_u64(stats.size, sizeof stats));
     return 0;
 }

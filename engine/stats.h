@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Counters. Each is changed by one thread at a time, by a plain store that any thread may read: no lock, no
- * shared cache line. A volume has a set for each queue, found by its number as the gate's slots are; queues that
- * share one, when there are more, may lose counts to each other.
+ * shared cache line. Requests are counted by pairs of queue and volume (engine/pair.h).
  */
 #ifndef ENGINE_STATS_H
 #define ENGINE_STATS_H
@@ -26,14 +25,34 @@ static inline uint64_t stat_get(const stat_count *c)
 }
 
 struct kind_stats {
-    stat_count requests, bytes, errors;
-    stat_count direct; /* READ, WRITE: whose mapping was at hand */
+    stat_count ended[2]; /* [1]: reads and writes whose mapping was at hand; [0]: all others */
+    stat_count bytes, errors;
 };
 
 /* By enum request_kind. */
 struct request_stats {
     struct kind_stats kind[VDISK_REQUEST_KINDS];
-} __attribute__((aligned(64)));
+};
+
+static inline void stats_add(struct request_stats *to, const struct request_stats *from)
+{
+    for (unsigned i = 0; i < VDISK_REQUEST_KINDS; i++) {
+        stat_add(&to->kind[i].ended[0], stat_get(&from->kind[i].ended[0]));
+        stat_add(&to->kind[i].ended[1], stat_get(&from->kind[i].ended[1]));
+        stat_add(&to->kind[i].bytes, stat_get(&from->kind[i].bytes));
+        stat_add(&to->kind[i].errors, stat_get(&from->kind[i].errors));
+    }
+}
+
+static inline void stats_clear(struct request_stats *s)
+{
+    for (unsigned i = 0; i < VDISK_REQUEST_KINDS; i++) {
+        atomic_store_explicit(&s->kind[i].ended[0], 0, memory_order_relaxed);
+        atomic_store_explicit(&s->kind[i].ended[1], 0, memory_order_relaxed);
+        atomic_store_explicit(&s->kind[i].bytes, 0, memory_order_relaxed);
+        atomic_store_explicit(&s->kind[i].errors, 0, memory_order_relaxed);
+    }
+}
 
 /* What a layer counts beside requests; under a lock of the format's, or by atomic_fetch_add(). */
 struct layer_stats {

@@ -36,6 +36,7 @@ static void in_child(void)
 {
     process_generation++;
     pthread_mutex_init(&ends, NULL); /* a thread of the parent may have held it */
+    pairs_in_child();
 }
 
 static void thread_ends(void *arg)
@@ -51,7 +52,7 @@ static void thread_ends(void *arg)
     while ((node = list_pop(&t->queues))) {
         vdisk_queue *q = container_of(node, vdisk_queue, thread_node);
         q->thread = NULL;
-        q->known = 0; /* the next request is to find it a thread */
+        q->pair = &pair_none; /* the next request is to find it a thread */
     }
     pthread_mutex_unlock(&ends);
     vdisk_queue_destroy(sync);

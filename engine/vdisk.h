@@ -599,8 +599,8 @@ struct vdisk_stats {
 
 /*
  * What there has been since the volume was opened, the queue made: whatever queue it came by, synchronous calls
- * included; whatever volume it went to. While requests end the numbers need not be of one moment; where more than
- * 32 queues use a volume at once some may be missing. Any thread. Errors: -EINVAL, -ECHILD.
+ * included; whatever volume it went to. While requests end the numbers need not be of one moment. Any thread.
+ * Errors: -EINVAL, -ECHILD.
  */
 VDISK_API int vdisk_get_stats(vdisk *v, struct vdisk_stats *ret_stats);
 VDISK_API int vdisk_queue_get_stats(vdisk_queue *q, struct vdisk_stats *ret_stats);

@@ -58,7 +58,7 @@ static void layer_free(vdisk *v)
     gate_finish(&v->requests);
     range_locks_finish(&v->guard_locks);
     events_close(v->events);
-    free(v->request_stats);
+    pairs_volume_goes(v);
     pthread_mutex_destroy(&v->mark.lock);
     pthread_mutex_destroy(&v->manage_lock);
     pthread_mutex_destroy(&v->service_lock);
@@ -312,15 +312,6 @@ int volume_check_opts(const char *name, const struct vdisk_open_opts *user, stru
     return 0;
 }
 
-/* For the layer that has the requests. */
-static struct request_stats *stats_alloc(void)
-{
-    size_t size = GATE_SLOTS * sizeof(struct request_stats);
-    struct request_stats *s = aligned_alloc(_Alignof(struct request_stats), size);
-
-    return s ? memset(s, 0, size) : NULL;
-}
-
 static void find_host_holes(vdisk *top, vdisk_queue *q)
 {
     for (vdisk *v = top; v; v = v->backing)
@@ -351,11 +342,6 @@ static int open_on(struct backend *file, struct layer_name *n, const struct vdis
     }
     if (rc < 0)
         return rc;
-    v->request_stats = stats_alloc();
-    if (!v->request_stats) {
-        close_layers(v, q);
-        return err_set(ENOMEM, "out of memory");
-    }
     uint32_t depth = 0;
     for (vdisk *l = v; l; l = l->backing)
         depth++;

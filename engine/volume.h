@@ -11,8 +11,8 @@
 #include "engine/event.h"
 #include "engine/format.h"
 #include "engine/gate.h"
+#include "engine/pair.h"
 #include "engine/range_lock.h"
-#include "engine/stats.h"
 
 struct service;
 struct thread_queues;
@@ -54,7 +54,8 @@ struct vdisk {
     char                        trouble[240];  /* why no more writes are accepted: set once, before has_trouble */
     _Atomic bool                has_trouble;
 
-    struct request_stats       *request_stats; /* GATE_SLOTS of them, by queue as the gate's */
+    struct pair                *pairs;          /* with queues: engine/pair.h, with its lock */
+    struct request_stats        counted;        /* the same: of queues that are gone */
     struct layer_stats          stats;
 
     struct range_locks          guard_locks;   /* of guard.c */

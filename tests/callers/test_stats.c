@@ -220,6 +220,117 @@ static void test_threads(void)
     CHECK_OK(vdisk_close(v));
 }
 
+/* ---- queues and volumes that come and go ------------------------------------------------------------------ */
+
+enum { QUEUES = 64, ZEROS_AT = 512 << 20 };
+
+/* Reads of zeros: nothing but the engine between one and the next. */
+static void read_zeros(vdisk_queue *queue, unsigned n)
+{
+    char *buf = vdisk_alloc_buffer(BLOCK);
+
+    for (unsigned i = 0; i < n; i++) {
+        vdisk_read(queue, v, ZEROS_AT, buf, BLOCK, 0, 0);
+        if (i % 4 == 3 || i == n - 1)
+            reap_all(queue, i % 4 + 1, NULL);
+    }
+    free(buf);
+}
+
+struct reader {
+    pthread_t    thread;
+    vdisk_queue *queue;
+    unsigned     requests;
+};
+
+static void *read_much(void *arg)
+{
+    struct reader *r = arg;
+
+    read_zeros(r->queue, r->requests);
+    return NULL;
+}
+
+/* More than there are slots of a gate: two of them share one, and lose nothing. */
+static void test_many_queues(void)
+{
+    unsigned n = test_is_quick() ? 40000 : 400000;
+    vdisk_queue *queues[QUEUES];
+    struct reader readers[4];
+    struct vdisk_stats s;
+
+    v = open_rw(make_full_image("image"));
+    for (unsigned i = 0; i < QUEUES; i++)
+        CHECK_OK(vdisk_queue_create(&(struct vdisk_queue_opts){.size = sizeof(struct vdisk_queue_opts), .depth = 4,
+                                                               .kind = VDISK_QUEUE_THREADS}, &queues[i]));
+    for (unsigned i = 0; i < ARRAY_LEN(readers); i++) {
+        readers[i] = (struct reader){.queue = queues[i % 2 + (i >= 2 ? 32 : 0)], .requests = n};
+        CHECK(pthread_create(&readers[i].thread, NULL, read_much, &readers[i]) == 0);
+    }
+    for (unsigned i = 0; i < ARRAY_LEN(readers); i++)
+        pthread_join(readers[i].thread, NULL);
+    for (unsigned i = 2; i < 32; i++) {
+        read_zeros(queues[i], i);
+        read_zeros(queues[i + 32], 32 - i);
+    }
+    s = of_volume();
+    expect(&s, VDISK_REQUEST_READ, 4 * n + 30 * 32, (4 * n + 30 * 32) * (uint64_t)BLOCK, 0);
+    for (unsigned i = 0; i < QUEUES; i++) {
+        q = queues[i];
+        s = of_queue();
+        expect(&s, VDISK_REQUEST_READ, i % 32 < 2 ? n : i < 32 ? i : 64 - i,
+               (i % 32 < 2 ? n : i < 32 ? i : 64 - i) * (uint64_t)BLOCK, 0);
+        CHECK_OK(vdisk_queue_destroy(q));
+    }
+    s = of_volume();
+    expect(&s, VDISK_REQUEST_READ, 4 * n + 30 * 32, (4 * n + 30 * 32) * (uint64_t)BLOCK, 0);
+    CHECK_OK(vdisk_close(v));
+}
+
+/* What a queue has counted stays with it when a volume goes, and with a volume when a queue does. */
+static void test_come_and_go(void)
+{
+    struct vdisk_queue_opts opts = {.size = sizeof opts};
+    vdisk *others[40];
+    struct vdisk_stats s;
+
+    make_full_image("image");
+    CHECK_OK(vdisk_queue_create(&opts, &q));
+    for (unsigned round = 1; round <= 3; round++) {
+        for (unsigned i = 0; i < ARRAY_LEN(others); i++) {
+            struct vdisk_open_opts how = {.size = sizeof how, .format = "qcow2"};
+            CHECK_OK(vdisk_open(test_path("image"), &how, &others[i]));
+        }
+        for (unsigned i = 0; i < 2 * ARRAY_LEN(others); i++) {
+            v = others[i % ARRAY_LEN(others)];
+            read_zeros(q, 1 + i % 3);
+            vdisk_read(q, v, 1u << 30, &s, sizeof s, 0, 0); /* past the end */
+            reap_all(q, 1, (int[1]){0});
+        }
+        for (unsigned i = 0; i < ARRAY_LEN(others); i++) {
+            v = others[i];
+            s = of_volume();
+            expect(&s, VDISK_REQUEST_READ, 4 + i % 3 + (i + 40) % 3, s.kind[VDISK_REQUEST_READ].bytes, 2);
+            CHECK_OK(vdisk_close(v));
+        }
+        s = of_queue();
+        expect(&s, VDISK_REQUEST_READ, round * 239, s.kind[VDISK_REQUEST_READ].bytes, round * 80);
+    }
+    v = open_rw(test_path("image"));
+    read_zeros(q, 7);
+    CHECK_OK(vdisk_queue_destroy(q));
+    s = of_volume();
+    expect(&s, VDISK_REQUEST_READ, 7, 7 * BLOCK, 0);
+    CHECK_OK(vdisk_queue_create(&opts, &q));
+    read_zeros(q, 5);
+    s = of_volume();
+    expect(&s, VDISK_REQUEST_READ, 12, 12 * BLOCK, 0);
+    CHECK_OK(vdisk_close(v));
+    s = of_queue();
+    expect(&s, VDISK_REQUEST_READ, 5, 5 * BLOCK, 0);
+    CHECK_OK(vdisk_queue_destroy(q));
+}
+
 int main(int argc, char **argv)
 {
     static const struct test_case cases[] = {
@@ -228,6 +339,8 @@ int main(int argc, char **argv)
         {.name = "flushes", .run = test_flushes},
         {.name = "latency", .run = test_latency},
         {.name = "threads", .run = test_threads},
+        {.name = "many_queues", .run = test_many_queues},
+        {.name = "come_and_go", .run = test_come_and_go},
     };
 
     return test_main(argc, argv, cases, ARRAY_LEN(cases));

@@ -9,8 +9,6 @@
 
 static uint32_t next_id;
 
-struct request_stats common_request_stats[GATE_SLOTS];
-
 static int quiet_attach(struct queue_host *host, vdisk_queue *q, uint32_t *ret_id)
 {
     *ret_id = next_id;

@@ -21,9 +21,6 @@ extern const struct program post_threads, post_ring, post_sleep;
  */
 vdisk_queue *quiet_queue(uint32_t id);
 
-/* For a volume that a program makes up: what requests are counted in. */
-extern struct request_stats common_request_stats[GATE_SLOTS];
-
 /* An op that waits, and keeps what came. */
 struct waiter {
     struct op op;

@@ -55,7 +55,6 @@ static void setup_kind(enum vdisk_queue_kind kind)
 
     memset(&x, 0, sizeof x);
     x.v.format = &late_format;
-    x.v.request_stats = common_request_stats;
     REQUIRE(gate_init(&x.v.requests) == 0, "no gate");
     REQUIRE(vdisk_queue_create(&opts, &x.queue) == 0, "%s", vdisk_error_text());
 }

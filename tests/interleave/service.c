@@ -82,7 +82,6 @@ static void setup(void)
 
     memset(&x, 0, sizeof x);
     x.v.format = &service_format;
-    x.v.request_stats = common_request_stats;
     x.users = THREADS;
     REQUIRE(gate_init(&x.v.requests) == 0, "no gate");
     pthread_mutex_init(&x.v.service_lock, NULL);
