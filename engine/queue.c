@@ -23,7 +23,7 @@ static _Atomic uint32_t next_queue_id;
 /* `count` more requests for the pool. */
 static int add_slab(vdisk_queue *q, unsigned count)
 {
-    struct request *slab = aligned_alloc(64, align_up(count * sizeof *slab, 64));
+    struct request *slab = aligned_alloc(_Alignof(struct request), count * sizeof *slab);
 
     if (!slab)
         return -ENOMEM;

@@ -23,33 +23,44 @@ static uint64_t now_ns(const vdisk_queue *q)
     return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
 }
 
-static inline void count(const struct request *r, int result)
+/* What few requests have: an error, a time to be noted. */
+static __attribute__((noinline)) void count_more(struct request *r, int result)
 {
-    struct kind_stats *counts = &r->pair->stats.kind[r->asked];
+    struct pair *p = r->pair;
 
-    stat_add(&counts->ended[r->direct], 1);
-    stat_add(&counts->bytes, r->len);
-    if (unlikely(result < 0))
-        stat_add(&counts->errors, 1);
-    if (unlikely(r->pair->latency))
-        latency_note(r->pair->latency, r->asked, now_ns(r->queue) - r->begun_ns);
+    if (p->latency)
+        latency_note(p->latency, r->asked, now_ns(r->queue) - r->begun_ns);
+    if (result < 0) {
+        stat_add(&p->stats.kind[r->asked].errors, 1);
+        r->error = request_explain(r, result);
+    }
+}
+
+/* It ends, whatever else was asked for. `asked` and `direct` are the request's: constants on the fast path. */
+static inline void end_now(struct request *r, enum request_kind asked, bool direct, int result)
+{
+    struct pair *p = r->pair;
+
+    assert(r->queue->in_loop);
+    assert(r->state == REQUEST_STARTED && result <= 0);
+    assert(r->asked == asked && r->direct == direct);
+    stat_add(&p->stats.kind[asked].ended[direct], 1);
+    stat_add(&p->stats.kind[asked].bytes, r->len);
+    if (unlikely(result < 0 || p->latency))
+        count_more(r, result);
+    gate_leave_slot(&r->vdisk->requests, p->slot, r->gate);
+    request_hand_in(r, result);
 }
 
 void request_end(struct request *r, int result)
 {
-    assert(r->queue->in_loop);
-    assert(r->state == REQUEST_STARTED && result <= 0);
     if (unlikely(r->flags & VDISK_REQ_FUA) && result == 0 && r->kind != REQ_FLUSH) {
         r->flags &= (uint8_t)~VDISK_REQ_FUA;
         r->kind = REQ_FLUSH;
         r->vdisk->format->submit(r->vdisk, r);
         return;
     }
-    count(r, result);
-    if (unlikely(result < 0))
-        r->error = request_explain(r, result);
-    gate_leave_slot(&r->vdisk->requests, r->pair->slot, r->gate);
-    request_hand_in(r, result);
+    end_now(r, r->asked, r->direct, result);
 }
 
 void request_end_merged(struct request *r, int result)
@@ -88,9 +99,11 @@ void request_refuse(struct request *r, int result)
     }
 }
 
-static void fast_io_done(struct io *io)
+/* ---- reads and writes, as far as their mapping is at hand ------------------------------------------- */
+
+static void fast_read_done(struct io *io)
 {
-    request_end(container_of(io, struct request, io), io->res);
+    end_now(container_of(io, struct request, io), REQ_READ, true, io->res);
 }
 
 static void fast_write_done(struct io *io)
@@ -102,34 +115,50 @@ static void fast_write_done(struct io *io)
         if (io->flags & IO_FUA)
             r->flags |= VDISK_REQ_FUA;
         plug_add(r);
-        return;
+    } else if (unlikely(r->flags & VDISK_REQ_FUA)) {
+        request_end(r, io->res);
+    } else {
+        end_now(r, REQ_WRITE, true, io->res);
     }
-    request_end(r, io->res);
 }
 
-static void fast_io(struct request *r, struct backend *b, enum io_kind kind, uint64_t host_offset)
+static inline void fast_io(struct request *r, struct backend *b, enum io_kind kind, uint64_t host_offset,
+                           uint64_t len, io_done_fn *done)
 {
-    struct io *io = &r->io;
-
-    io_rwv(io, b, kind, host_offset, r->iov, r->iovcnt, r->len);
-    io->done = fast_io_done;
-    io->op = NULL;
-    io_start(io);
+    assert(!r->io.op);
+    r->direct = true;
+    io_rwv(&r->io, b, kind, host_offset, r->iov, r->iovcnt, len);
+    r->io.done = done;
 }
 
-static void start_read(struct request *r)
+/* The top layer has nothing there: do those below? As chain_lookup(). */
+static __attribute__((noinline)) int look_below(vdisk *v, uint64_t guest_offset, struct extent *e,
+                                                vdisk **ret_layer)
 {
+    if (v->backing)
+        return chain_lookup(v->backing, guest_offset, e->len, e, ret_layer);
+    e->kind = EXTENT_ZERO;
+    e->flags = 0;
+    return 0;
+}
+
+static inline void start_read(struct request *r, vdisk *v, uint64_t offset, uint64_t len)
+{
+    vdisk *layer = v;
     struct extent e;
-    vdisk *layer;
+    int rc = v->format->lookup(v, offset, len, &e);
 
-    if (likely(chain_lookup(r->vdisk, r->guest_offset, r->len, &e, &layer) == 0 && e.len == r->len)) {
-        r->direct = true;
+    if (unlikely(rc == 0 && e.kind == EXTENT_UNALLOCATED))
+        rc = look_below(v, offset, &e, &layer);
+    if (likely(rc == 0 && e.len == len)) {
         if (likely(e.kind == EXTENT_DATA)) {
-            fast_io(r, layer->data, IO_READ, e.host_offset);
+            fast_io(r, layer->data, IO_READ, e.host_offset, len, fast_read_done);
+            io_start(&r->io);
             return;
         }
         if (e.kind == EXTENT_ZERO) {
-            iov_zero(r->iov, r->iovcnt, 0, r->len);
+            r->direct = true;
+            iov_zero(r->iov, r->iovcnt, 0, len);
             request_end_later(r, 0);
             return;
         }
@@ -137,22 +166,17 @@ static void start_read(struct request *r)
     read_start(r);
 }
 
-static void start_write(struct request *r)
+static inline void start_write(struct request *r, vdisk *v, uint64_t offset, uint64_t len)
 {
-    vdisk *v = r->vdisk;
     struct extent e;
 
-    if (v->writes_in_place && v->format->lookup(v, r->guest_offset, r->len, &e) == 0 &&
-        likely(e.len == r->len && e.kind == EXTENT_DATA && e.flags & EXTENT_WRITABLE)) {
-        uint64_t host_end = e.host_offset + r->len;
-        bool durable = r->flags & VDISK_REQ_FUA && e.flags & EXTENT_DURABLE && !v->data->cached;
-        io_rwv(&r->io, v->data, IO_WRITE, e.host_offset, r->iov, r->iovcnt, r->len);
+    if (v->writes_in_place && v->format->lookup(v, offset, len, &e) == 0 &&
+        likely(e.len == len && e.kind == EXTENT_DATA && e.flags & EXTENT_WRITABLE)) {
+        uint64_t host_end = e.host_offset + len;
+        fast_io(r, v->data, IO_WRITE, e.host_offset, len, fast_write_done);
         if (unlikely(host_end > atomic_load_explicit(&v->mark.above, memory_order_relaxed)))
             volume_note_end(v, host_end);
-        r->direct = true;
-        r->io.done = fast_write_done;
-        r->io.op = NULL;
-        if (durable) {
+        if (unlikely(r->flags & VDISK_REQ_FUA) && e.flags & EXTENT_DURABLE && !v->data->cached) {
             r->io.flags |= IO_FUA;
             r->flags &= (uint8_t)~VDISK_REQ_FUA;
         }
@@ -162,6 +186,8 @@ static void start_write(struct request *r)
     plug_add(r);
 }
 
+/* ---- from a call to the start -------------------------------------------------------------------------- */
+
 /* Part of a resize, which works on what is behind the end. */
 static bool may_go_behind(const vdisk *v, const struct request *r, uint64_t end)
 {
@@ -169,24 +195,9 @@ static bool may_go_behind(const vdisk *v, const struct request *r, uint64_t end)
            end <= atomic_load_explicit(&v->reach, memory_order_relaxed);
 }
 
-static bool changes(enum request_kind kind)
+static inline bool changes(enum request_kind kind)
 {
     return kind == REQ_WRITE || kind == REQ_ZERO || kind == REQ_DISCARD;
-}
-
-/* 0, or what is wrong with it. */
-static int check(const struct request *r)
-{
-    vdisk *v = r->vdisk;
-    uint64_t end;
-
-    if (unlikely(r->result < 0))
-        return r->result;
-    if (unlikely(!add_u64(r->guest_offset, r->len, &end)))
-        return -EINVAL;
-    if (unlikely(end > atomic_load_explicit(&v->size, memory_order_acquire)) && !may_go_behind(v, r, end))
-        return -EINVAL;
-    return unlikely(v->read_only) && changes(r->kind) ? -EACCES : 0;
 }
 
 /* A request has come on `q`: is that the only queue that this volume has seen? True: that is settled. */
@@ -201,23 +212,28 @@ static bool meet(vdisk *v, vdisk_queue *q)
 }
 
 /*
- * What is looked at when a queue turns to a volume, and not again while it stays with it. 0; -EINVAL: there is no
- * volume; -ECHILD: one of the two handles is another process's, nothing of it may be touched; -ENOMEM.
+ * What is looked at when a queue turns to a volume, and not again while it stays with it. NULL: `r` has ended with
+ * -EINVAL: there is no volume; -ECHILD: a handle is another process's, nothing of it may be touched; or -ENOMEM.
  */
-static __attribute__((noinline)) int get_to_know(vdisk_queue *q, vdisk *v, struct pair **ret)
+static __attribute__((noinline)) struct pair *get_to_know(vdisk_queue *q, vdisk *v, struct request *r)
 {
+    struct pair *p = NULL;
+    int rc = 0;
+
     if (!v)
-        return -EINVAL;
-    if (q->generation != process_generation || v->generation != process_generation)
-        return -ECHILD;
-    if (unlikely(!q->thread) && !q->host)
-        thread_adopt(q);
-    *ret = pair_of(q, v);
-    if (!*ret)
-        return -ENOMEM;
-    if (meet(v, q) && (q->thread || q->host))
-        q->pair = *ret;
-    return 0;
+        rc = -EINVAL;
+    else if (q->generation != process_generation || v->generation != process_generation)
+        rc = -ECHILD;
+    if (rc == 0) {
+        if (unlikely(!q->thread) && !q->host)
+            thread_adopt(q);
+        p = pair_of(q, v);
+    }
+    if (!p)
+        request_hand_in(r, rc < 0 ? rc : -ENOMEM);
+    else if (meet(v, q) && (q->thread || q->host))
+        q->pair = p;
+    return p;
 }
 
 static inline bool is_known(const vdisk_queue *q, const vdisk *v)
@@ -225,64 +241,79 @@ static inline bool is_known(const vdisk_queue *q, const vdisk *v)
     return q->pair->number == v->number || (q->pair != &pair_none && ENGINE_MUTANT(KNOWN_FOR_ALL));
 }
 
-void request_start(struct request *r)
+/* 0, or why it is not carried out: all that may be. */
+static int check(const struct request *r, const vdisk *v)
 {
-    vdisk *v = r->vdisk;
-    vdisk_queue *q = r->queue;
-    struct pair *p = q->pair;
-    int rc = 0;
+    uint64_t end;
 
-    if (unlikely(!v || q->generation != process_generation || !is_known(q, v)))
-        rc = get_to_know(q, v, &p);
-    if (unlikely(rc < 0)) {
-        request_hand_in(r, rc);
-        return;
+    if (!add_u64(r->guest_offset, r->len, &end))
+        return -EINVAL;
+    if (end > atomic_load_explicit(&v->size, memory_order_acquire) && !may_go_behind(v, r, end))
+        return -EINVAL;
+    if (v->read_only && changes(r->kind))
+        return -EACCES;
+    return atomic_load(&v->refuses) & VOLUME_SHUT && atomic_load(&v->manager) != r->queue ? -EBUSY : 0;
+}
+
+/* In the gate; something may be wrong, `rc` < 0: it is. True: nothing was, and there is something to do. */
+static __attribute__((noinline)) bool look_closer(struct request *r, const vdisk *v, int rc)
+{
+    if (rc == 0)
+        rc = check(r, v);
+    if (rc == 0 && (r->len > 0 || r->kind == REQ_FLUSH))
+        return true;
+    if (rc == 0)
+        r->flags = 0; /* nothing to make durable */
+    failure_now = 0;
+    request_end_later(r, rc);
+    return false;
+}
+
+/* Nothing of what check() and look_closer() look at; inside the volume's gate, so that it remains so. */
+static inline bool is_plain(const vdisk *v, enum request_kind kind, uint64_t offset, uint64_t len)
+{
+    uint8_t closed = (uint8_t)(VOLUME_SHUT | (changes(kind) ? VOLUME_READ_ONLY : 0));
+    uint64_t end;
+
+    return add_u64(offset, len, &end) && end <= atomic_load_explicit(&v->size, memory_order_acquire) && len > 0 &&
+           !(atomic_load(&v->refuses) & closed);
+}
+
+/* Count it in, and check it. `rc` < 0: it cannot be carried out. True: it has to be, now. */
+static inline bool enter(struct request *r, vdisk *v, vdisk_queue *q, enum request_kind kind, uint64_t offset,
+                         uint64_t len, int rc)
+{
+    struct pair *p = q->pair;
+
+    if (unlikely(!v || q->generation != process_generation || !is_known(q, v))) {
+        p = get_to_know(q, v, r);
+        if (!p)
+            return false;
     }
     queue_current = q;
     assert(!q->in_loop);
     r->pair = p;
-    rc = check(r);
+    if (unlikely(p->latency))
+        r->begun_ns = now_ns(q);
     r->gate = gate_enter_slot(&v->requests, p->slot);
-    if (unlikely(atomic_load(&v->shut)) && rc == 0 && atomic_load(&v->manager) != q)
-        rc = -EBUSY;
-    if (unlikely(rc < 0 || (r->len == 0 && r->kind != REQ_FLUSH))) {
-        if (rc == 0)
-            r->flags = 0; /* nothing to make durable */
-        failure_now = 0;
-        request_end_later(r, rc);
-        return;
-    }
-    switch ((enum request_kind)r->kind) {
-    case REQ_READ:
-        start_read(r);
-        break;
-    case REQ_WRITE:
-        start_write(r);
-        break;
-    case REQ_FLUSH:
-        if (v->read_only)
-            request_end_later(r, 0);
-        else
-            v->format->submit(v, r);
-        break;
-    case REQ_ZERO:
-        if (unlikely(v->keeps_discarded))
-            r->flags &= (uint8_t)~VDISK_REQ_UNMAP;
-        v->format->submit(v, r);
-        break;
-    case REQ_DISCARD:
-        if (unlikely(v->keeps_discarded))
-            request_end_later(r, 0);
-        else
-            v->format->submit(v, r);
-        break;
-    case REQ_EXTENTS:
+    return likely(rc == 0 && is_plain(v, kind, offset, len)) || look_closer(r, v, rc);
+}
+
+/* Of any kind but reads and writes. */
+static void start_other(struct request *r, vdisk *v)
+{
+    bool none = (r->kind == REQ_FLUSH && v->read_only) || (r->kind == REQ_DISCARD && v->keeps_discarded);
+
+    if (r->kind == REQ_ZERO && v->keeps_discarded)
+        r->flags &= (uint8_t)~VDISK_REQ_UNMAP;
+    if (r->kind == REQ_EXTENTS)
         extents_start(r);
-        break;
-    case REQ_PREFETCH:
+    else if (r->kind == REQ_PREFETCH)
         prefetch_start(r);
-        break;
-    }
+    else if (none)
+        request_end_later(r, 0);
+    else
+        v->format->submit(v, r);
 }
 
 /* ---- enqueue ----------------------------------------------------------------------------------------- */
@@ -295,18 +326,24 @@ static inline struct request *request_new(vdisk_queue *q, vdisk *v, enum request
     r->vdisk = v;
     r->kind = r->asked = (uint8_t)kind;
     r->direct = false;
-    if (unlikely(q->latency))
-        r->begun_ns = now_ns(q);
     r->flags = (uint8_t)flags;
     r->guest_offset = offset;
     r->len = len;
     r->user_data = user_data;
-    r->result = 0;
-    if (unlikely(flags & ~request_allowed_flags(kind))) {
-        r->flags = UINT8_MAX;
-        r->result = -EINVAL;
-    }
     return r;
+}
+
+static inline bool has_other_flags(enum request_kind kind, uint32_t flags)
+{
+    return flags & ~request_allowed_flags(kind);
+}
+
+/* What makes no sense ends as other requests do. */
+static __attribute__((noinline)) void refuse(struct request *r, uint32_t flags)
+{
+    if (has_other_flags(r->kind, flags))
+        r->flags = UINT8_MAX; /* for request_explain() */
+    enter(r, r->vdisk, r->queue, r->kind, r->guest_offset, r->len, -EINVAL);
 }
 
 /* Memory that is none, with a length. */
@@ -320,35 +357,60 @@ static bool has_no_memory(const struct iovec *iov, unsigned n)
     return false;
 }
 
-static void enqueue_buf(vdisk_queue *q, vdisk *v, enum request_kind kind, uint64_t offset, void *buf, size_t len,
-                        uint32_t flags, uint64_t user_data)
+static inline void start_rw(struct request *r, vdisk *v, vdisk_queue *q, enum request_kind kind, uint64_t offset,
+                            uint64_t len)
+{
+    if (unlikely(!enter(r, v, q, kind, offset, len, 0)))
+        return;
+    if (kind == REQ_READ)
+        start_read(r, v, offset, len);
+    else
+        start_write(r, v, offset, len);
+}
+
+static inline void enqueue_buf(vdisk_queue *q, vdisk *v, enum request_kind kind, uint64_t offset, void *buf,
+                               size_t len, uint32_t flags, uint64_t user_data)
 {
     struct request *r = request_new(q, v, kind, offset, len, flags, user_data);
 
-    r->iov_inline[0].iov_base = buf;
-    r->iov_inline[0].iov_len = len;
-    r->iov = r->iov_inline;
+    r->io.buf.iov_base = buf;
+    r->io.buf.iov_len = len;
+    r->iov = &r->io.buf;
     r->iovcnt = 1;
-    if (unlikely(has_no_memory(r->iov, 1)))
-        r->result = -EINVAL;
-    request_start(r);
+    if (unlikely(has_other_flags(kind, flags)) || (unlikely(!buf) && len > 0))
+        refuse(r, flags);
+    else
+        start_rw(r, v, q, kind, offset, len);
 }
 
-static void enqueue_iov(vdisk_queue *q, vdisk *v, enum request_kind kind, uint64_t offset,
-                        const struct iovec *iov, unsigned n, uint32_t flags, uint64_t user_data)
+static inline void enqueue_iov(vdisk_queue *q, vdisk *v, enum request_kind kind, uint64_t offset,
+                               const struct iovec *iov, unsigned n, uint32_t flags, uint64_t user_data)
 {
     bool usable = !has_no_memory(iov, n);
-    struct request *r = request_new(q, v, kind, offset, usable ? iov_len(iov, n) : 0, flags, user_data);
+    uint64_t len = usable ? iov_len(iov, n) : 0;
+    struct request *r = request_new(q, v, kind, offset, len, flags, user_data);
 
     r->iov = iov;
     r->iovcnt = n;
-    if (!usable)
-        r->result = -EINVAL;
-    else if (n > 0 && n <= VDISK_IOV_INLINE) {
+    if (usable && n > 0 && n <= VDISK_IOV_INLINE) {
         memcpy(r->iov_inline, iov, n * sizeof *iov);
         r->iov = r->iov_inline;
     }
-    request_start(r);
+    if (unlikely(!usable || has_other_flags(kind, flags)))
+        refuse(r, flags);
+    else
+        start_rw(r, v, q, kind, offset, len);
+}
+
+static void enqueue_other(vdisk_queue *q, vdisk *v, enum request_kind kind, uint64_t offset, uint64_t len,
+                          uint32_t flags, uint64_t user_data)
+{
+    struct request *r = request_new(q, v, kind, offset, len, flags, user_data);
+
+    if (unlikely(has_other_flags(kind, flags)))
+        refuse(r, flags);
+    else if (enter(r, v, q, kind, offset, len, 0))
+        start_other(r, v);
 }
 
 void vdisk_read(vdisk_queue *q, vdisk *v, uint64_t offset, void *buf, size_t len, uint32_t flags,
@@ -378,22 +440,22 @@ void vdisk_writev(vdisk_queue *q, vdisk *v, uint64_t offset, const struct iovec 
 void vdisk_write_zeroes(vdisk_queue *q, vdisk *v, uint64_t offset, uint64_t len, uint32_t flags,
                         uint64_t user_data)
 {
-    request_start(request_new(q, v, REQ_ZERO, offset, len, flags, user_data));
+    enqueue_other(q, v, REQ_ZERO, offset, len, flags, user_data);
 }
 
 void vdisk_discard(vdisk_queue *q, vdisk *v, uint64_t offset, uint64_t len, uint32_t flags, uint64_t user_data)
 {
-    request_start(request_new(q, v, REQ_DISCARD, offset, len, flags, user_data));
+    enqueue_other(q, v, REQ_DISCARD, offset, len, flags, user_data);
 }
 
 void vdisk_prefetch(vdisk_queue *q, vdisk *v, uint64_t offset, uint64_t len, uint32_t flags, uint64_t user_data)
 {
-    request_start(request_new(q, v, REQ_PREFETCH, offset, len, flags, user_data));
+    enqueue_other(q, v, REQ_PREFETCH, offset, len, flags, user_data);
 }
 
 void vdisk_flush(vdisk_queue *q, vdisk *v, uint32_t flags, uint64_t user_data)
 {
-    request_start(request_new(q, v, REQ_FLUSH, 0, 0, flags, user_data));
+    enqueue_other(q, v, REQ_FLUSH, 0, 0, flags, user_data);
 }
 
 void vdisk_get_extents(vdisk_queue *q, vdisk *v, uint64_t offset, uint64_t len, struct vdisk_extents *extents,
@@ -403,8 +465,9 @@ void vdisk_get_extents(vdisk_queue *q, vdisk *v, uint64_t offset, uint64_t len, 
 
     if (extents)
         extents->count = 0;
-    if (!extents || (!extents->list && extents->max > 0))
-        r->result = -EINVAL;
     r->extents = extents;
-    request_start(r);
+    if (!extents || (!extents->list && extents->max > 0))
+        refuse(r, 0);
+    else if (enter(r, v, q, REQ_EXTENTS, offset, len, 0))
+        start_other(r, v);
 }

@@ -9,6 +9,8 @@
 #ifndef ENGINE_REQUEST_H
 #define ENGINE_REQUEST_H
 
+#include <stddef.h>
+
 #include "engine/io.h"
 #include "engine/op.h"
 #include "engine/vdisk.h"
@@ -25,10 +27,10 @@ enum request_kind {
 
 enum request_state { REQUEST_FREE, REQUEST_STARTED, REQUEST_DONE };
 
+/* Of those that are in flight the first four cache lines are what the fast path touches. */
 struct request {
-    struct io             io;     /* the fast path's only I/O */
+    struct io             io;     /* the fast path's only I/O; its buffer is that of a call without a list */
     struct request       *next;   /* free list or done list */
-    struct request       *merged; /* WRITE, at the format: the neighbour that goes with it, and so on; or NULL */
     vdisk                *vdisk;
     vdisk_queue          *queue;
     struct pair          *pair;   /* of the two; fixed from its start on */
@@ -37,18 +39,21 @@ struct request {
     uint64_t              len;
     const struct iovec   *iov;    /* READ, WRITE */
     uint32_t              iovcnt;
-    int32_t               result;
     uint8_t               kind;   /* enum request_kind */
+    uint8_t               asked;  /* the same: as it was enqueued */
+    bool                  direct; /* READ, WRITE: its mapping was at hand */
     uint8_t               flags;  /* enum vdisk_req_flags */
+    int32_t               result;
+    uint32_t              error;  /* failed: on its way to its end, engine/failure.h; DONE, of its words; else 0 */
     uint8_t               state;  /* enum request_state */
     uint8_t               gate;   /* parity of the volume's gate */
-    uint8_t               asked;  /* enum request_kind: as it was enqueued */
-    bool                  direct; /* READ, WRITE: its mapping was at hand */
-    uint32_t              error;  /* failed: on its way to its end, engine/failure.h; DONE, of its words; else 0 */
+    struct request       *merged; /* WRITE, at the format: the neighbour that goes with it, and so on; or NULL */
     uint64_t              begun_ns; /* of a queue that measures */
     struct vdisk_extents *extents;
     struct iovec          iov_inline[VDISK_IOV_INLINE];
-};
+} __attribute__((aligned(64)));
+
+_Static_assert(offsetof(struct request, gate) < 4 * 64, "four cache lines");
 
 /*
  * End a request with 0 or -errno. A write, zero or discard with VDISK_REQ_FUA that was carried out without it goes
@@ -100,8 +105,5 @@ static inline uint8_t request_zero_flags(const struct request *r)
     return (uint8_t)((r->flags & VDISK_REQ_UNMAP ? IO_UNMAP : 0) |
                      (r->flags & VDISK_REQ_NO_FALLBACK ? IO_NO_FALLBACK : 0));
 }
-
-/* Check and start; from the enqueue functions. */
-void request_start(struct request *r);
 
 #endif

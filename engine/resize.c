@@ -63,11 +63,11 @@ static int shut(vdisk *v)
 {
     uint64_t inside;
 
-    atomic_store(&v->shut, true);
+    atomic_fetch_or(&v->refuses, VOLUME_SHUT);
     inside = gate_inside(&v->requests) + atomic_load(&v->outside);
     if (inside == 0)
         return 0;
-    atomic_store(&v->shut, false);
+    atomic_fetch_and(&v->refuses, (uint8_t)~VOLUME_SHUT);
     return err_hint(err_set(EBUSY, "%s: cannot become smaller with %llu requests in flight", v->name,
                             (unsigned long long)inside),
                     "reap them first, and send no others meanwhile");
@@ -84,7 +84,7 @@ static int resize_on(vdisk *v, uint64_t size, const struct vdisk_resize_opts *op
     /* Of the same size there may be something left: of a shrink that failed half-way, or of another raw file. */
     if (size != vdisk_size(v) || v->format == &raw_driver || opts->shrink)
         rc = v->format->resize(v, size, opts, q);
-    atomic_store(&v->shut, false);
+    atomic_fetch_and(&v->refuses, (uint8_t)~VOLUME_SHUT);
     return rc;
 }
 

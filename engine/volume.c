@@ -89,6 +89,7 @@ static int layer_alloc(struct backend *file, uint32_t flags, vdisk **ret)
     v->number = atomic_fetch_add(&next_number, 1) + 1;
     v->open_flags = flags;
     v->read_only = !(flags & VDISK_OPEN_RDWR);
+    atomic_init(&v->refuses, v->read_only ? VOLUME_READ_ONLY : 0);
     v->name = strdup(file->name);
     v->events = events_new(v);
     if (!v->name || !v->events || gate_init(&v->requests) < 0) {

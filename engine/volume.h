@@ -20,6 +20,11 @@ struct thread_queues;
 /* vdisk.queue_seen: more than one queue, or one beside calls of other threads. */
 #define VOLUME_SEEN_MANY UINT64_MAX
 
+enum volume_refuses {
+    VOLUME_SHUT      = 1u << 0, /* it becomes smaller: all requests but the manager's */
+    VOLUME_READ_ONLY = 1u << 1, /* `read_only` again: changes */
+};
+
 struct vdisk {
     /* Fixed after open. */
     const struct format_driver *format;
@@ -63,7 +68,7 @@ struct vdisk {
 
     uint32_t                    generation;     /* of the process that opened it */
     _Atomic unsigned            outside;        /* requests that have left the gate and come back: room.c */
-    _Atomic bool                shut;           /* it becomes smaller: no requests but of the manager */
+    _Atomic uint8_t             refuses;        /* enum volume_refuses: what each request looks at */
     _Atomic unsigned            jobs;           /* that are about it and have not ended (engine/job.h) */
     pthread_mutex_t             manage_lock;    /* one change of the whole at a time: resize, trim */
     _Atomic(const vdisk_queue *) manager;       /* whose, by its queue; NULL: none */
