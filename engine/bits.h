@@ -10,6 +10,7 @@
 
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
+#define HIDDEN __attribute__((visibility("hidden"))) /* a variable of ours is found without a table */
 #define ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
 
 /* `align` is a power of two in all three. */

@@ -6,6 +6,7 @@
 #include <stdbool.h>
 
 #include "engine/after.h"
+#include "engine/bits.h"
 
 /*
  * Set the text (one line: the file, the thing, what is wrong) and clear the hint; returns -|err|, so that a
@@ -52,7 +53,7 @@ struct err_state {
     bool     is_due; /* the host program is to be told something: engine/after.h */
 };
 
-extern _Thread_local struct err_state err_state;
+extern HIDDEN _Thread_local struct err_state err_state;
 
 static inline void err_enter(void)
 {

@@ -14,6 +14,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "engine/bits.h"
+
 struct io;
 
 enum { FAILURES_KEPT = 64, FAILURE_NAME_MAX = 160 };
@@ -26,7 +28,7 @@ struct failure {
     char     file[FAILURE_NAME_MAX]; /* cut at the front */
 };
 
-extern _Thread_local uint32_t failure_now;
+extern HIDDEN _Thread_local uint32_t failure_now;
 
 /* `io` ends with `res`, which is an error. Any thread; not a fast path. */
 void failure_note(const struct io *io, int32_t res);

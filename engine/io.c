@@ -44,6 +44,18 @@ static bool enter_write_gate(struct backend *b, struct io *io)
     return true;
 }
 
+/* Where the backend wants whole blocks: can it be given this as it is? A write is counted in then. */
+static inline bool fits_blocks(struct backend *b, struct io *io, bool moves)
+{
+    if (unlikely(moves && !io_aligned(b, io) && !(io->flags & IO_EXACT)))
+        return false;
+    if (unlikely(io->kind == IO_TRUNCATE && !is_aligned(io->offset, b->align) && !(io->flags & IO_NO_GATE)))
+        return false;
+    if (b->align <= 1 || io->flags & IO_NO_GATE)
+        return true;
+    return !(io->kind == IO_WRITE || io->kind == IO_ZERO || io->kind == IO_DISCARD) || enter_write_gate(b, io);
+}
+
 void io_start(struct io *io)
 {
     struct backend *b = io->backend;
@@ -54,16 +66,7 @@ void io_start(struct io *io)
     assert(!moves || (io->len > 0 && iov_len(io->iov, io->iovcnt) == io->len));
     io->moved = 0;
     io->tries = 0;
-    if (unlikely(moves && b->align + b->mem_align > 2 && !io_aligned(b, io) && !(io->flags & IO_EXACT))) {
-        bounce_start(io);
-        return;
-    }
-    if (unlikely(io->kind == IO_TRUNCATE && !is_aligned(io->offset, b->align) && !(io->flags & IO_NO_GATE))) {
-        bounce_start(io);
-        return;
-    }
-    if (b->align > 1 && !(io->flags & IO_NO_GATE) &&
-        (io->kind == IO_WRITE || io->kind == IO_ZERO || io->kind == IO_DISCARD) && !enter_write_gate(b, io)) {
+    if (b->align + b->mem_align > 2 && unlikely(!fits_blocks(b, io, moves))) {
         bounce_start(io);
         return;
     }

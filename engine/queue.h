@@ -144,10 +144,10 @@ void queue_wait_for_posters(vdisk_queue *q);
  * The queue that this thread is running or enqueueing on. Tasks for it go to its ready list, tasks for any other
  * queue are posted, even if this thread owns that one too: it may be about to sleep on its fd.
  */
-extern _Thread_local const vdisk_queue *queue_current;
+extern HIDDEN _Thread_local const vdisk_queue *queue_current;
 
 /* While this thread turns a service: the queue that it does so for, whose tasks can be made ready as well. */
-extern _Thread_local const vdisk_queue *queue_outer;
+extern HIDDEN _Thread_local const vdisk_queue *queue_outer;
 
 static inline bool queue_is_mine(const vdisk_queue *q)
 {

@@ -16,11 +16,12 @@
 #include <stdint.h>
 #include <time.h>
 
+#include "engine/bits.h"
 #include "engine/vdisk.h"
 
 struct thread_queues;
 
-extern uint32_t process_generation;
+extern HIDDEN uint32_t process_generation;
 
 /* Once before the first queue is made: a forked child is noticed from then on. */
 void process_watch(void);
