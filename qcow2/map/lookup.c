@@ -92,22 +92,34 @@ static int scan_slice(struct q2_meta *meta, struct q2_slot *s, uint64_t guest_of
     return 0;
 }
 
+/* Are all subclusters that the range touches written, and none of them zero? */
+static inline bool all_written(const struct q2_geometry *g, uint64_t bitmap, uint64_t in_cluster, uint64_t len)
+{
+    uint32_t first = (uint32_t)(in_cluster >> g->subcluster_bits),
+             last = (uint32_t)((in_cluster + len - 1) >> g->subcluster_bits),
+             mask = q2_subcluster_mask(first, last - first + 1);
+
+    return (bitmap & ((uint64_t)mask << 32 | mask)) == mask;
+}
+
 /* The usual case, a request inside one plain allocated cluster, without the generality of the others. */
-static bool one_cluster(struct q2_meta *meta, struct q2_slot *s, uint64_t guest_offset, uint64_t len,
-                        struct extent *ret)
+static inline bool one_cluster(struct q2_meta *meta, struct q2_slot *s, uint64_t guest_offset, uint64_t len,
+                               struct extent *ret)
 {
     uint64_t in_cluster = q2_offset_in_cluster(&meta->geo, guest_offset);
-    uint64_t entry;
+    struct q2_l2_entry e;
 
-    if (meta->geo.extended_l2 || in_cluster + len > meta->geo.cluster_size || unlikely(q2_slice_is_suspect(s)))
+    if (unlikely(in_cluster + len > meta->geo.cluster_size || q2_slice_is_suspect(s)))
         return false;
-    entry = q2_slice_word(meta, s, guest_offset);
+    e = q2_slice_get(meta, s, guest_offset);
     /* COPIED and an offset, nothing else. */
-    if ((entry & ~Q2_L2_OFFSET) != Q2_COPIED || (unlikely(entry == Q2_COPIED) && !meta->data_file))
+    if ((e.word & ~Q2_L2_OFFSET) != Q2_COPIED || (unlikely(e.word == Q2_COPIED) && !meta->data_file))
+        return false;
+    if (meta->geo.extended_l2 && !all_written(&meta->geo, e.bitmap, in_cluster, len))
         return false;
     ret->kind = EXTENT_DATA;
     ret->flags = EXTENT_WRITABLE;
-    ret->host_offset = (entry & Q2_L2_OFFSET) + in_cluster;
+    ret->host_offset = (e.word & Q2_L2_OFFSET) + in_cluster;
     ret->len = len;
     return true;
 }
@@ -135,22 +147,20 @@ static bool in_linear_slice(struct q2_meta *meta, uint64_t guest_offset, uint64_
     return true;
 }
 
-int q2_lookup(vdisk *v, uint64_t guest_offset, uint64_t len, struct extent *ret)
+/* What was read in the slot's slice counts, if it belongs together. */
+static inline int read_slice(struct q2_meta *meta, struct q2_slot *s, uint32_t seq, struct extent *ret)
 {
-    struct q2_meta *meta = q2_meta_of(v);
-    struct q2_slot *s;
-    uint32_t seq;
+    if (ret->kind == EXTENT_DATA && (q2_read_settled(s) || MUTANT(ASSUME_DURABLE)))
+        ret->flags |= durable(meta);
+    return likely(q2_read_end(s, seq)) ? 0 : -EAGAIN;
+}
 
-    if (in_linear_slice(meta, guest_offset, len, ret))
-        return 0;
-    s = q2_read_begin(&meta->l2, q2_slice_key(meta, guest_offset), &seq);
-    if (likely(s)) {
-        if (!one_cluster(meta, s, guest_offset, len, ret) && scan_slice(meta, s, guest_offset, len, ret) < 0)
-            return -EAGAIN;
-        if (ret->kind == EXTENT_DATA && (q2_read_settled(s) || MUTANT(ASSUME_DURABLE)))
-            ret->flags |= durable(meta);
-        return likely(q2_read_end(s, seq)) ? 0 : -EAGAIN;
-    }
+/* All but the usual case. */
+static __attribute__((noinline)) int look_closer(struct q2_meta *meta, struct q2_slot *s, uint32_t seq,
+                                                 uint64_t guest_offset, uint64_t len, struct extent *ret)
+{
+    if (likely(s))
+        return scan_slice(meta, s, guest_offset, len, ret) < 0 ? -EAGAIN : read_slice(meta, s, seq, ret);
     if (q2_l1_offset(q2_l1_get(meta, q2_l1_index(&meta->geo, guest_offset))) != 0)
         return -EAGAIN;
     /* No L2 table: all that the L1 entry covers is unallocated. */
@@ -160,6 +170,20 @@ int q2_lookup(vdisk *v, uint64_t guest_offset, uint64_t len, struct extent *ret)
     ret->host_offset = 0;
     ret->len = min_u64(len, span - (guest_offset & (span - 1)));
     return 0;
+}
+
+int q2_lookup(vdisk *v, uint64_t guest_offset, uint64_t len, struct extent *ret)
+{
+    struct q2_meta *meta = q2_meta_of(v);
+    struct q2_slot *s;
+    uint32_t seq;
+
+    if (in_linear_slice(meta, guest_offset, len, ret))
+        return 0;
+    s = q2_read_begin(&meta->l2, q2_slice_key(meta, guest_offset), &seq);
+    if (likely(s && one_cluster(meta, s, guest_offset, len, ret)))
+        return read_slice(meta, s, seq, ret);
+    return look_closer(meta, s, s ? seq : 0, guest_offset, len, ret);
 }
 
 /* With the slice in the cache: is it the entry itself that cannot be used? */

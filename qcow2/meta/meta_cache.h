@@ -128,17 +128,18 @@ static inline char *q2_slot_data(const struct q2_cache *c, const struct q2_slot 
 static inline struct q2_slot *q2_read_begin(struct q2_cache *c, uint64_t key, uint32_t *ret_seq)
 {
     uint64_t first = (key & c->sets_mask) * Q2_CACHE_WAYS;
+    _Atomic uint64_t *tags = &c->tags[first];
 
-    for (uint64_t i = first; i < first + Q2_CACHE_WAYS; i++) {
-        if (atomic_load_explicit(&c->tags[i], memory_order_acquire) != key + 1)
+    for (unsigned way = 0; way < Q2_CACHE_WAYS; way++) {
+        if (atomic_load_explicit(&tags[way], memory_order_acquire) != key + 1)
             continue;
-        struct q2_slot *s = &c->slot[i];
+        struct q2_slot *s = &c->slot[first + way];
         POINT("slice: tag found");
         *ret_seq = atomic_load_explicit(&s->seq, memory_order_acquire);
         POINT("slice: number read");
         /* The tag again: the number read belongs to this content only if it was still there. */
         if (unlikely(*ret_seq & 1) ||
-            unlikely(atomic_load_explicit(&c->tags[i], memory_order_relaxed) != key + 1 &&
+            unlikely(atomic_load_explicit(&tags[way], memory_order_relaxed) != key + 1 &&
                      !ENGINE_MUTANT(SLOT_TAG_ONCE)))
             return NULL;
         if (!atomic_load_explicit(&s->referenced, memory_order_relaxed))
