@@ -48,10 +48,10 @@ static int open_in_memory(const struct memory_options *memory, struct vdisk_crea
 
 static int open_lookup(uint64_t size, uint32_t cluster_size, uint64_t cache_bytes, vdisk **ret_vdisk)
 {
-    char data_file[32];
+    char data_file[32], zeros[40];
     struct vdisk_create_opts create = {
         .size = sizeof create, .format = "qcow2", .virtual_size = size, .cluster_size = cluster_size,
-        .preallocation = VDISK_PREALLOC_METADATA, .data_file = data_file,
+        .preallocation = VDISK_PREALLOC_METADATA, .data_file = zeros,
     };
     struct vdisk_open_opts how = {
         .size = sizeof how, .format = "qcow2", .data_file = data_file, .flags = VDISK_OPEN_RDWR,
@@ -62,7 +62,9 @@ static int open_lookup(uint64_t size, uint32_t cluster_size, uint64_t cache_byte
     /* All of the mapping stays: 8 bytes of it for each cluster, and some slack. */
     if (cache_bytes == 0)
         how.cache_bytes = size / (cluster_size != 0 ? cluster_size : 65536) * 16 + (32u << 20);
+    /* Made where new storage reads as zeros, or else all clusters would be marked as zeros, and not be read. */
     snprintf(data_file, sizeof data_file, "null:%" PRIu64, size);
+    snprintf(zeros, sizeof zeros, "%s,zeroes", data_file);
     return open_in_memory(&memory, &create, &how, ret_vdisk);
 }
 
