@@ -327,6 +327,48 @@ struct vdisk_copy_result {
 /* Any thread. Errors: as vdisk_job_get_create_result(). */
 VDISK_API int vdisk_job_get_copy_result(const vdisk_job *job, struct vdisk_copy_result *ret_result);
 
+/* ---- compare ---------------------------------------------------------------------------------------- */
+
+enum vdisk_compare_flags {
+    VDISK_COMPARE_STRICT = 1u << 0, /* sizes are to be the same, and where there is data, zeros or nothing */
+};
+
+struct vdisk_compare_opts {
+    size_t             size;  /* sizeof(struct vdisk_compare_opts) */
+    uint32_t           flags; /* enum vdisk_compare_flags */
+    uint32_t           depth; /* pieces of 1 MiB of both in flight; 0: 8 */
+    const char        *name;  /* for messages; copied. NULL: "comparison" */
+    vdisk_progress_fn *progress;
+    void              *progress_arg;
+};
+
+/*
+ * Find the first difference of two open volumes, rounded down to 512 bytes; the shorter one goes on as zeros. What
+ * both know to be zeros is not read. Changes nothing. The job succeeds whether or not there is one: the result
+ * tells. `opts` may be NULL; `a` and `b` may be the same. Errors of the job: -ENOMEM, -ECANCELED, or of the I/O.
+ * Errors here: -EINVAL, -ECHILD, -ENOMEM.
+ */
+VDISK_API int vdisk_job_compare(vdisk *a, vdisk *b, const struct vdisk_compare_opts *opts, vdisk_job **ret_job);
+
+enum vdisk_difference {
+    VDISK_DIFFERENCE_NONE,
+    VDISK_DIFFERENCE_CONTENT,
+    VDISK_DIFFERENCE_SIZE,   /* strict: nothing else has been looked at */
+    VDISK_DIFFERENCE_STATUS, /* strict: of the extents there */
+};
+
+struct vdisk_compare_result {
+    size_t                size;         /* sizeof(struct vdisk_compare_result): set by the caller */
+    enum vdisk_difference difference;
+    bool                  sizes_differ; /* rounded up to 512 */
+    bool                  behind_end;   /* the difference is behind the end of the shorter one */
+    uint64_t              offset;       /* of the difference */
+    uint64_t              bytes_read;   /* of both */
+};
+
+/* Any thread. Errors: as vdisk_job_get_create_result(). */
+VDISK_API int vdisk_job_get_compare_result(const vdisk_job *job, struct vdisk_compare_result *ret_result);
+
 /* ---- what an image is ------------------------------------------------------------------------------ */
 
 /*
