@@ -8,8 +8,8 @@
 static void print_help(void)
 {
     printf("Usage: vdisk-io VERB [OPTION]... [ARGUMENT]...\n"
-           "Create, look at, check, resize, convert, read and write disk images (raw and qcow2), and measure\n"
-           "the I/O.\n"
+           "Create, look at, check, resize, convert, compare, read and write disk images (raw and qcow2),\n"
+           "and measure the I/O.\n"
            "\nVerbs:\n");
     for (const struct cli_verb *const *v = cli_verbs; *v != NULL; v++)
         printf("  %-8s %s\n", (*v)->name, (*v)->summary);

@@ -47,6 +47,8 @@ completes resize --preallocation ""
 for mode in $(cat out); do run 0 resize -q --preallocation "$mode" a +64K; done
 completes convert -t ""
 for mode in $(cat out); do run 0 convert -t "$mode" -T "$mode" a converted; done
+completes compare -T ""
+for mode in $(cat out); do run 0 compare -T "$mode" a converted; done
 for option in --rw --queue-kind --cache --latency; do
     completes bench $option ""
     for word in $(cat out); do run 0 bench --count 1 $option "$word" --size 64K memory:1M; done
