@@ -177,6 +177,7 @@ static void blockdev_submit(struct backend *b, struct io *io)
         else
             ring_work(io, blocking_discard);
         break;
+    case IO_STATUS: assert(!"it is not sparse"); break;
     case IO_ALLOCATE: io_end_later(io, past_end(f, io) ? -ENOSPC : -ENOTSUP); break;
     case IO_TRUNCATE: io_end_later(io, io->offset == backend_size(b) ? 0 : -ENOTSUP); break;
     }

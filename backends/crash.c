@@ -267,10 +267,11 @@ static void crash_submit(struct backend *b, struct io *outer)
     struct crash_backend *c = crash_backend_of(b);
     struct crash_io *ci = calloc(1, sizeof *ci + outer->iovcnt * sizeof ci->iov[0]);
     struct crash_change *change = NULL;
+    bool is_change = outer->kind != IO_READ && outer->kind != IO_STATUS; /* flushes are, for the order */
 
-    if (outer->kind != IO_READ)
+    if (is_change)
         change = make_change(c, outer);
-    if (!ci || (outer->kind != IO_READ && (!change || log_begin(c->log, change, &ci->number) < 0))) {
+    if (!ci || (is_change && (!change || log_begin(c->log, change, &ci->number) < 0))) {
         if (change)
             free(change->data);
         free(change);
@@ -297,7 +298,6 @@ static const struct backend_driver crash_driver = {
     .name = "crash",
     .close = crash_close,
     .submit = crash_submit,
-    .status = wrapper_status,
     .prefetch = wrapper_prefetch,
     .allocated = wrapper_allocated,
     .relock = wrapper_relock,

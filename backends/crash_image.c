@@ -279,6 +279,7 @@ static int64_t carry_out(struct image_backend *m, const struct io *io)
     case IO_DISCARD: res = crash_store_zero(s, io->offset, io->len); break;
     case IO_TRUNCATE: res = m->b.caps & BACKEND_GROWS ? crash_store_truncate(s, io->offset) : -ENOTSUP; break;
     case IO_ALLOCATE:
+    case IO_STATUS:
     case IO_FLUSH: break;
     }
     if (res >= 0 && extends)
@@ -320,7 +321,7 @@ struct backend *crash_image_open(struct crash_image *image, unsigned disk, bool 
     m->b.mem_align = d->mem_align;
     m->b.max_transfer = d->max_transfer;
     m->b.max_iov = d->max_iov;
-    m->b.caps = d->caps & ~(uint32_t)BACKEND_SPARSE; /* no status(): all is data */
+    m->b.caps = d->caps & ~(uint32_t)BACKEND_SPARSE; /* all is data */
     m->b.discard_align = d->discard_align;
     m->b.read_only = read_only;
     atomic_init(&m->b.size, m->store->size);

@@ -35,7 +35,7 @@ struct armed_rule {
 
 struct fault_backend {
     struct wrapper     w; /* first */
-    _Atomic uint64_t   calls[FAULT_KINDS];
+    _Atomic uint64_t   calls[IO_KINDS];
     _Atomic uint64_t   all_calls;
     _Atomic uint64_t   fired;
 
@@ -268,21 +268,6 @@ static void fault_submit(struct backend *b, struct io *outer)
         io_start(&fi->io);
 }
 
-/* A call that fails or does not: there is nothing of it to hold or to cut. Any thread. */
-static int fault_status(struct backend *b, uint64_t offset, uint64_t len, enum backend_status *ret_status,
-                        uint64_t *ret_len)
-{
-    struct fault_backend *f = fault_backend_of(b);
-    struct io call = {.kind = FAULT_STATUS, .offset = offset, .len = len};
-    struct fault_rule rule = {0};
-
-    atomic_fetch_add(&f->calls[FAULT_STATUS], 1);
-    atomic_fetch_add(&f->all_calls, 1);
-    if (pick_rule(f, &call, &rule) && rule.error)
-        return -rule.error;
-    return wrapper_status(b, offset, len, ret_status, ret_len);
-}
-
 /* ---- the rest ---------------------------------------------------------------------------------------- */
 
 static void fault_close(struct backend *b)
@@ -299,7 +284,6 @@ static const struct backend_driver fault_driver = {
     .name = "fault",
     .close = fault_close,
     .submit = fault_submit,
-    .status = fault_status,
     .prefetch = wrapper_prefetch,
     .allocated = wrapper_allocated,
     .relock = wrapper_relock,

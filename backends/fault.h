@@ -13,9 +13,6 @@
 
 #include "engine/backend.h"
 
-/* Behind the kinds of I/O: status(). Only FAIL and FAIL_AFTER disturb it, by rules without type and state. */
-enum { FAULT_STATUS = IO_FLUSH + 1, FAULT_KINDS };
-
 #define FAULT_KIND(kind) (1u << (kind))
 /* All that change something. */
 #define FAULT_WRITES                                                                                           \
@@ -64,7 +61,7 @@ void fault_release(struct backend *b);
 unsigned fault_rule_fired(struct backend *b, int number);
 uint64_t fault_fired(struct backend *b);
 
-/* Calls seen so far, of one kind (or FAULT_STATUS) and of all. */
+/* Calls seen so far, of one kind and of all. */
 uint64_t fault_calls(struct backend *b, unsigned kind);
 uint64_t fault_all_calls(struct backend *b);
 

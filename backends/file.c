@@ -28,6 +28,7 @@
 #include "backends/fd.h"
 #include "engine/bits.h"
 #include "engine/error.h"
+#include "engine/status.h"
 
 /* ---- blocking calls, on a worker thread -------------------------------------------------------------- */
 
@@ -149,6 +150,33 @@ static int64_t blocking_truncate(struct io *io)
     return 0;
 }
 
+/* Data begins where a hole ends: two calls for both. */
+static int64_t blocking_status(struct io *io)
+{
+    int fd = fd_backend_of(io)->fd;
+    struct block_status *s = io->status;
+    uint64_t pos = io->offset, end = io->offset + io->len;
+
+    while (pos < end && s->count < s->max) {
+        off_t data = lseek(fd, (off_t)pos, SEEK_DATA);
+        bool no_more = data < 0 && errno == ENXIO;
+        if (data < 0 && !no_more && errno != EINVAL && errno != EOPNOTSUPP)
+            return -errno;
+        if (data < 0) {
+            status_add(s, end, no_more); /* or the file system does not tell */
+            break;
+        }
+        if ((uint64_t)data > pos)
+            status_add(s, min_u64((uint64_t)data, end), true);
+        if ((uint64_t)data >= end || s->count == s->max)
+            break;
+        off_t hole = lseek(fd, data, SEEK_HOLE);
+        pos = hole > data ? min_u64((uint64_t)hole, end) : end;
+        status_add(s, pos, false);
+    }
+    return 0;
+}
+
 /* ---- submit ------------------------------------------------------------------------------------------ */
 
 static void read_limit(struct fd_backend *f)
@@ -199,9 +227,10 @@ static void submit_discard(struct fd_backend *f, struct io *io)
 static void file_submit(struct backend *b, struct io *io)
 {
     struct fd_backend *f = container_of(b, struct fd_backend, b);
-    bool reads = io->kind == IO_READ || io->kind == IO_FLUSH || io->kind == IO_DISCARD;
+    bool makes_longer = io->kind == IO_WRITE || io->kind == IO_ZERO || io->kind == IO_ALLOCATE ||
+                        io->kind == IO_TRUNCATE;
 
-    if (!reads && unlikely(past_limit(f, io))) {
+    if (makes_longer && unlikely(past_limit(f, io))) {
         io_end_later(io, -EFBIG);
         return;
     }
@@ -228,6 +257,7 @@ static void file_submit(struct backend *b, struct io *io)
         break;
     case IO_ALLOCATE: ring_work(io, blocking_allocate); break;
     case IO_TRUNCATE: ring_work(io, blocking_truncate); break;
+    case IO_STATUS: ring_work(io, blocking_status); break;
     }
 }
 
@@ -299,33 +329,6 @@ static bool file_claims(const char *name)
     return true;
 }
 
-static int file_status(struct backend *b, uint64_t offset, uint64_t len, enum backend_status *ret_status,
-                       uint64_t *ret_len)
-{
-    struct fd_backend *f = container_of(b, struct fd_backend, b);
-    off_t data = lseek(f->fd, (off_t)offset, SEEK_DATA);
-    off_t hole;
-
-    assert(len > 0);
-    *ret_len = len;
-    if (data < 0 && errno == ENXIO) { /* no data from here on */
-        *ret_status = BACKEND_STATUS_HOLE;
-        return 0;
-    }
-    *ret_status = BACKEND_STATUS_DATA;
-    if (data < 0)
-        return errno == EINVAL || errno == EOPNOTSUPP ? 0 : -errno;
-    if ((uint64_t)data > offset) {
-        *ret_status = BACKEND_STATUS_HOLE;
-        *ret_len = min_u64(len, (uint64_t)data - offset);
-        return 0;
-    }
-    hole = lseek(f->fd, (off_t)offset, SEEK_HOLE);
-    if (hole > data)
-        *ret_len = min_u64(len, (uint64_t)hole - offset);
-    return 0;
-}
-
 static uint64_t file_allocated(struct backend *b)
 {
     struct stat st;
@@ -354,7 +357,6 @@ const struct backend_driver file_driver = {
     .open = file_open,
     .close = fd_backend_close,
     .submit = file_submit,
-    .status = file_status,
     .allocated = file_allocated,
     .prefetch = fd_backend_prefetch,
     .relock = fd_backend_relock,

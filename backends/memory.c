@@ -27,12 +27,14 @@
 #include "engine/error.h"
 #include "engine/iov.h"
 #include "engine/option.h"
+#include "engine/status.h"
 
 enum {
     CHUNK_BITS = 16,
     NODE_BITS = 11,
     NODE_LEN = 1 << NODE_BITS,
     DEPTH = 3,
+    STATUS_LOOKS_MAX = 4096,
 };
 
 #define CHUNK_SIZE (UINT64_C(1) << CHUNK_BITS)
@@ -416,12 +418,35 @@ static void assert_aligned(const struct backend *b, const struct io *io)
     }
 }
 
+/* How far from `pos` on it is the same, as far as one look tells: a chunk, or what has none. */
+static uint64_t run_at(struct store *s, uint64_t pos, uint64_t len, bool *ret_hole)
+{
+    uint64_t size = atomic_load(&s->size);
+    uint64_t run = pos >= size ? len : s->fill == 0 ? absent(s, pos) : 0;
+
+    *ret_hole = run > 0;
+    return *ret_hole ? min_u64(run, len) : min_u64(in_chunk(pos, len), size - pos);
+}
+
+/* At once; so of very long data the beginning only. */
+static void tell_status(struct store *s, const struct io *io)
+{
+    uint64_t pos = io->offset, end = io->offset + io->len;
+    bool hole;
+
+    for (unsigned looks = 0; pos < end && looks < STATUS_LOOKS_MAX; looks++) {
+        pos += run_at(s, pos, end - pos, &hole);
+        if (!status_add(io->status, pos, hole))
+            break;
+    }
+}
+
 static void memory_submit(struct backend *b, struct io *io)
 {
     struct store *s = container_of(b, struct memory_backend, b)->store;
     int64_t res = 0;
 
-    assert(!b->read_only || io->kind == IO_READ || io->kind == IO_FLUSH);
+    assert(!b->read_only || io->kind == IO_READ || io->kind == IO_FLUSH || io->kind == IO_STATUS);
     switch ((enum io_kind)io->kind) {
     case IO_READ:
         assert_aligned(b, io);
@@ -437,29 +462,9 @@ static void memory_submit(struct backend *b, struct io *io)
     case IO_DISCARD: res = do_discard(s, io->offset, io->len); break;
     case IO_TRUNCATE: res = do_truncate(b, s, io->offset); break;
     case IO_FLUSH: break;
+    case IO_STATUS: tell_status(s, io); break;
     }
     io_end_later(io, res);
-}
-
-static int memory_status(struct backend *b, uint64_t offset, uint64_t len, enum backend_status *ret_status,
-                         uint64_t *ret_len)
-{
-    struct store *s = container_of(b, struct memory_backend, b)->store;
-    uint64_t size = atomic_load(&s->size), n = 0;
-    bool hole = false;
-
-    assert(len > 0);
-    while (n < len) {
-        uint64_t pos = offset + n;
-        uint64_t run = pos >= size ? len : s->fill == 0 ? absent(s, pos) : 0;
-        if (n > 0 && (run > 0) != hole)
-            break;
-        hole = run > 0;
-        n += hole ? min_u64(run, len - n) : min_u64(in_chunk(pos, len - n), size - pos);
-    }
-    *ret_status = hole ? BACKEND_STATUS_HOLE : BACKEND_STATUS_DATA;
-    *ret_len = n;
-    return 0;
 }
 
 static uint64_t memory_allocated(struct backend *b)
@@ -676,6 +681,12 @@ void memory_backend_extend(struct backend *b, uint64_t size)
     store_raise_size(s, size);
 }
 
+uint64_t memory_backend_run(struct backend *b, uint64_t offset, uint64_t len, bool *ret_hole)
+{
+    assert(b->driver == &memory_driver && len > 0);
+    return run_at(container_of(b, struct memory_backend, b)->store, offset, len, ret_hole);
+}
+
 static int memory_refresh(struct backend *b)
 {
     struct store *s = container_of(b, struct memory_backend, b)->store;
@@ -693,7 +704,6 @@ const struct backend_driver memory_driver = {
     .open = memory_open,
     .close = memory_close,
     .submit = memory_submit,
-    .status = memory_status,
     .allocated = memory_allocated,
     .refresh = memory_refresh,
 };

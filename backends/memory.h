@@ -42,6 +42,9 @@ void memory_backend_extend(struct backend *b, uint64_t size);
  */
 int memory_backend_share(struct backend *b, struct backend **ret_backend);
 
+/* How many of the `len` bytes from `offset` on are alike, a hole or not, as far as one look tells. */
+uint64_t memory_backend_run(struct backend *b, uint64_t offset, uint64_t len, bool *ret_hole);
+
 /* The bytes themselves, past any queue. Any alignment. Writing past the end extends it (not `fixed`: asserted). */
 void memory_backend_read(struct backend *b, uint64_t offset, void *buf, uint64_t len);
 int memory_backend_write(struct backend *b, uint64_t offset, const void *buf, uint64_t len);

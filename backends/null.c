@@ -27,6 +27,7 @@
 #include "engine/error.h"
 #include "engine/iov.h"
 #include "engine/option.h"
+#include "engine/status.h"
 
 struct null_backend {
     struct backend b; /* first */
@@ -71,7 +72,7 @@ static int null_open(const char *name, const struct spec *options, uint32_t flag
         return err_set(ENOMEM, "%s: out of memory", name);
 
     nb->zeroes = option_bool(options, "read-zeroes", false);
-    nb->b.caps = BACKEND_GROWS | BACKEND_ZERO_FAST | (nb->zeroes ? BACKEND_ZERO_NEW : 0);
+    nb->b.caps = BACKEND_GROWS | BACKEND_ZERO_FAST | (nb->zeroes ? BACKEND_ZERO_NEW | BACKEND_SPARSE : 0);
     nb->b.read_only = !(flags & (BACKEND_RDWR | BACKEND_CREATE));
     atomic_init(&nb->b.size, option_size(options, "size", UINT64_C(1) << 30));
     *ret_backend = &nb->b;
@@ -99,6 +100,8 @@ static void null_submit(struct backend *b, struct io *io)
         atomic_store(&b->size, io->offset);
     else if (io->kind == IO_ZERO || io->kind == IO_ALLOCATE)
         raise_size(b, io->offset + io->len);
+    else if (io->kind == IO_STATUS)
+        status_add(io->status, io->offset + io->len, true); /* who must ask the host for it uses a worker */
     io_end_later(io, 0);
 }
 

@@ -545,7 +545,6 @@ const struct backend_driver sim_driver = {
     .open = sim_open,
     .close = sim_close,
     .submit = sim_submit,
-    .status = wrapper_status,
     .prefetch = wrapper_prefetch,
     .allocated = wrapper_allocated,
     .relock = wrapper_relock,

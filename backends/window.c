@@ -25,6 +25,7 @@
 #include "engine/iov.h"
 #include "engine/mutant.h"
 #include "engine/option.h"
+#include "engine/status.h"
 
 struct window {
     struct wrapper w; /* first */
@@ -70,6 +71,14 @@ static void follow_size(struct window *w, const struct io *outer)
         raise_size(&w->w.b, outer->offset + outer->len);
 }
 
+/* What the child has told, as of the part, where it was asked from `start` on. */
+static void move_status(struct block_status *s, uint64_t start)
+{
+    for (unsigned i = 0; i < s->count; i++)
+        s->ends[i] -= s->start - start;
+    s->start = start;
+}
+
 static void child_done(struct io *io)
 {
     struct window_io *wi = container_of(io, struct window_io, io);
@@ -81,6 +90,8 @@ static void child_done(struct io *io)
         res = (int64_t)io->len;
     if (res == 0 && !w->fixed)
         follow_size(w, outer);
+    if (io->kind == IO_STATUS)
+        move_status(io->status, outer->offset);
     if (io->kind == IO_FLUSH && res < 0) /* for good, where the page cache has lost something: fd.c */
         atomic_store(&w->w.b.sync_failed, atomic_load(&w->w.child->sync_failed));
     free(wi->iov);
@@ -111,7 +122,9 @@ static void start(struct window *w, struct io *outer, uint64_t len)
         return;
     }
     wi->outer = outer;
-    if (moves)
+    if (outer->kind == IO_STATUS)
+        io_status(&wi->io, w->w.child, offset, len, outer->status);
+    else if (moves)
         io_rwv(&wi->io, w->w.child, (enum io_kind)outer->kind, offset, iov, n, len);
     else
         io_range(&wi->io, w->w.child, (enum io_kind)outer->kind, offset, len);
@@ -122,6 +135,20 @@ static void start(struct window *w, struct io *outer, uint64_t len)
     io_start(&wi->io);
 }
 
+/* What goes as far as there is something. */
+static bool is_cut(const struct io *outer)
+{
+    return outer->kind == IO_READ || outer->kind == IO_DISCARD || outer->kind == IO_STATUS;
+}
+
+/* Nothing of it is there. */
+static void end_behind(struct io *outer)
+{
+    if (outer->kind == IO_STATUS)
+        status_add(outer->status, outer->offset + outer->len, true);
+    io_end_later(outer, is_cut(outer) ? 0 : -EFBIG);
+}
+
 static void window_submit(struct backend *b, struct io *outer)
 {
     struct window *w = window_of(b);
@@ -130,7 +157,7 @@ static void window_submit(struct backend *b, struct io *outer)
     bool lengthens = outer->kind == IO_WRITE || outer->kind == IO_ZERO || outer->kind == IO_ALLOCATE;
 
     if (!add_u64(outer->offset, outer->len, &end) || end > INT64_MAX - w->offset) {
-        io_end_later(outer, outer->kind == IO_READ || outer->kind == IO_DISCARD ? 0 : -EFBIG);
+        end_behind(outer);
         return;
     }
     if (w->fixed && outer->kind == IO_TRUNCATE) {
@@ -141,10 +168,10 @@ static void window_submit(struct backend *b, struct io *outer)
         io_end_later(outer, -ENOSPC);
         return;
     }
-    if (fixed && (outer->kind == IO_READ || outer->kind == IO_DISCARD)) {
+    if (fixed && is_cut(outer)) {
         len = inside(b, outer->offset, outer->len);
         if (len == 0) {
-            io_end_later(outer, 0);
+            end_behind(outer);
             return;
         }
     }
@@ -237,12 +264,6 @@ static void window_close(struct backend *b)
     backend_close(wrapper_of(b)->child);
 }
 
-static int window_status(struct backend *b, uint64_t offset, uint64_t len, enum backend_status *ret_status,
-                         uint64_t *ret_len)
-{
-    return wrapper_status(b, offset + window_of(b)->offset, len, ret_status, ret_len);
-}
-
 static int window_refresh(struct backend *b)
 {
     struct window *w = window_of(b);
@@ -268,7 +289,6 @@ const struct backend_driver window_driver = {
     .open = window_open,
     .close = window_close,
     .submit = window_submit,
-    .status = window_status,
     .allocated = wrapper_allocated,
     .relock = wrapper_relock,
     .refresh = window_refresh,

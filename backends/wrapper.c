@@ -4,6 +4,7 @@
 #include "backends/drivers.h"
 #include "engine/bits.h"
 #include "engine/iov.h"
+#include "engine/status.h"
 
 void wrapper_init(struct wrapper *w, struct backend *child)
 {
@@ -29,6 +30,8 @@ void wrapper_fill_io(struct wrapper *w, struct io *io, struct io *outer, struct 
         uint32_t n = iov_slice(outer->iov, outer->iovcnt, outer->moved, min_u64(len, outer->len - outer->moved),
                                iov, outer->iovcnt, &len);
         io_rwv(io, w->child, kind, outer->offset + outer->moved, iov, n, len);
+    } else if (kind == IO_STATUS) {
+        io_status(io, w->child, outer->offset, outer->len, outer->status);
     } else {
         io_range(io, w->child, kind, outer->offset, outer->len);
     }
@@ -53,18 +56,6 @@ int64_t wrapper_result(struct wrapper *w, const struct io *io)
 }
 
 /* ---- for the driver ------------------------------------------------------------------------------------ */
-
-int wrapper_status(struct backend *b, uint64_t offset, uint64_t len, enum backend_status *ret_status,
-                   uint64_t *ret_len)
-{
-    struct backend *child = wrapper_of(b)->child;
-
-    if (child->driver->status)
-        return child->driver->status(child, offset, len, ret_status, ret_len);
-    *ret_status = BACKEND_STATUS_DATA;
-    *ret_len = len;
-    return 0;
-}
 
 void wrapper_prefetch(struct backend *b, uint64_t offset, uint64_t len)
 {

@@ -31,8 +31,6 @@ int64_t wrapper_result(struct wrapper *w, const struct io *io);
 
 /* For the driver. */
 void wrapper_prefetch(struct backend *b, uint64_t offset, uint64_t len);
-int wrapper_status(struct backend *b, uint64_t offset, uint64_t len, enum backend_status *ret_status,
-                   uint64_t *ret_len);
 uint64_t wrapper_allocated(struct backend *b);
 int wrapper_relock(struct backend *b, uint32_t flags);
 int wrapper_refresh(struct backend *b);

@@ -22,7 +22,7 @@ enum backend_caps {
     BACKEND_ZERO_NEW  = 1u << 1, /* space past the end at any time reads as zeros once the end has moved over it */
     BACKEND_ZERO_FAST = 1u << 2, /* IO_ZERO is likely much cheaper than writing zeros */
     BACKEND_DISCARD   = 1u << 3, /* IO_DISCARD gives space back */
-    BACKEND_SPARSE    = 1u << 4, /* holes can exist: status() tells them apart */
+    BACKEND_SPARSE    = 1u << 4, /* holes can exist: IO_STATUS tells them apart */
 };
 
 enum backend_open_flags {
@@ -63,9 +63,6 @@ struct backend {
     struct range_locks *rmw_locks;
     struct list      attached;     /* engine/attach.c */
 };
-
-/* Facts about a range, for block status. */
-enum backend_status { BACKEND_STATUS_DATA = 0, BACKEND_STATUS_HOLE = 1 };
 
 struct backend_driver {
     const char *name;   /* as in names that say their driver, and in vdisk_info.backend; QEMU's where it has it */
@@ -111,12 +108,6 @@ struct backend_driver {
      */
     int  (*attach)(struct backend *b, vdisk_queue *q, void **ret_state);
     void (*detach)(struct backend *b, vdisk_queue *q, void *state);
-
-    /*
-     * Blocks: the kind of the run that starts at `offset`, and its length (at most `len`). NULL: all data.
-     */
-    int (*status)(struct backend *b, uint64_t offset, uint64_t len, enum backend_status *ret_status,
-                  uint64_t *ret_len);
 
     /*
      * Have the range read into the host's page cache; advice, not waited for. May block a little: on a worker. Not

@@ -3,35 +3,25 @@
  * What a range is made of.
  *
  * Happy path: walk the range through the chain, ask the file where its holes are (of a raw layer, or where
- * clusters are mapped to holes; for many pieces at once, since each time a worker does it), merge neighbours, stop
- * when the list is full.
+ * clusters are mapped to holes; for many pieces at once, since each time a worker may do it), merge neighbours,
+ * stop when the list is full.
  * Failure modes: a failed metadata load or a failed question fails the request; the list then holds nothing.
  */
 #include <errno.h>
 
 #include "engine/bits.h"
-#include "engine/queue.h"
+#include "engine/status.h"
 #include "engine/volume.h"
 
-enum { PIECES_MAX = 256 };
-
-/* Which parts of a file are holes: neighbours of either kind in turn, each up to its end. */
-struct host_pieces {
-    const struct backend *backend; /* NULL: nothing is known */
-    uint64_t              start;
-    uint64_t              ends[PIECES_MAX];
-    unsigned              count, max;
-    enum backend_status   first;
-};
-
 struct extents_op {
-    struct op           op;
-    uint64_t            pos, end;
-    struct extent       extent;
-    vdisk              *layer;
-    struct io           io; /* carries the calls for holes to a worker */
-    enum backend_status status;
-    struct host_pieces  known;
+    struct op             op;
+    uint64_t              pos, end;
+    struct extent         extent;
+    vdisk                *layer;
+    bool                  hole; /* the file has one there */
+    struct io             io;
+    const struct backend *asked; /* who `known` is of; NULL: nobody */
+    struct block_status   known;
 };
 
 enum extents_state { EXTENTS_START = OP_START, EXTENTS_LOADED, EXTENTS_STATUS };
@@ -74,7 +64,7 @@ static bool append(struct extents_op *x)
     uint64_t host_offset = x->extent.host_offset + x->layer->data_offset;
     struct vdisk_extent *last = out->count ? &out->list[out->count - 1] : NULL;
 
-    if (x->extent.kind == EXTENT_DATA && x->status == BACKEND_STATUS_HOLE) {
+    if (x->extent.kind == EXTENT_DATA && x->hole) {
         flags |= VDISK_EXTENT_ZERO;
         if (x->layer->format == &raw_driver)
             flags &= ~(uint32_t)VDISK_EXTENT_DATA;
@@ -106,68 +96,26 @@ static bool wants_status(const struct extents_op *x)
 {
     assert(!x->layer->host_holes || x->layer->read_only);
     return x->extent.kind == EXTENT_DATA && (x->layer->format == &raw_driver || x->layer->host_holes) &&
-           x->layer->data->driver->status != NULL;
-}
-
-/* On a worker: as many pieces as there is room for. */
-static int64_t ask_status(struct io *io)
-{
-    struct host_pieces *known = &container_of(io, struct extents_op, io)->known;
-    uint64_t pos = io->offset, end = io->offset + io->len, len;
-    enum backend_status status;
-
-    known->count = 0;
-    known->start = pos;
-    for (; pos < end; pos += len) {
-        int rc = io->backend->driver->status(io->backend, pos, end - pos, &status, &len);
-        if (rc < 0)
-            return rc;
-        if (known->count == 0)
-            known->first = status;
-        if (known->count > 0 && status == (enum backend_status)(known->first ^ ((known->count - 1) & 1))) {
-            known->ends[known->count - 1] = pos + len;
-            continue;
-        }
-        if (known->count == known->max)
-            break;
-        known->ends[known->count++] = pos + len;
-    }
-    known->backend = io->backend;
-    return 0;
+           x->layer->data->caps & BACKEND_SPARSE;
 }
 
 /* What follows on the host is asked for as well, as far as the request goes: the guest likely goes on there. */
 static void start_status(struct extents_op *x, struct op *op)
 {
-    op_io_begin(op);
-    x->known.backend = NULL;
-    x->known.max = min_u64(PIECES_MAX, room(x));
-    op_io_prepare(op, &x->io);
-    io_range(&x->io, x->layer->data, IO_FLUSH, x->extent.host_offset, x->end - x->pos);
-    ring_work(&x->io, ask_status);
-    op_io_wait(op);
+    x->known.max = (unsigned)min_u64(STATUS_RUNS_MAX, room(x));
+    x->asked = x->layer->data;
+    io_status(&x->io, x->layer->data, x->extent.host_offset, x->end - x->pos, &x->known);
+    op_io(op, &x->io);
 }
 
 /* Of the extent the first piece, if it is known of what kind that is. */
 static bool cut_to_piece(struct extents_op *x)
 {
-    const struct host_pieces *known = &x->known;
-    uint64_t offset = x->extent.host_offset;
-    unsigned low = 0, high = known->count;
+    uint64_t offset = x->extent.host_offset, end;
 
-    if (known->backend != x->layer->data || offset < known->start)
+    if (x->asked != x->layer->data || !status_find(&x->known, offset, &x->hole, &end))
         return false;
-    while (low < high) {
-        unsigned middle = (low + high) / 2;
-        if (known->ends[middle] <= offset)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    if (low == known->count)
-        return false;
-    x->status = (enum backend_status)(known->first ^ (low & 1));
-    x->extent.len = min_u64(x->extent.len, known->ends[low] - offset);
+    x->extent.len = min_u64(x->extent.len, end - offset);
     return true;
 }
 
@@ -177,7 +125,7 @@ static void extents_step(struct op *op)
 
     OP_BEGIN(enum extents_state, op)
     while (x->pos < x->end) {
-        x->status = BACKEND_STATUS_DATA;
+        x->hole = false;
         if (chain_lookup(x->op.request->vdisk, x->pos, x->end - x->pos, &x->extent, &x->layer) < 0) {
             OP_TRY(op, EXTENTS_LOADED, x->layer->format->load(x->layer, x->pos, op));
             continue;

@@ -24,7 +24,10 @@ enum io_kind {
     IO_ALLOCATE, /* reserve space for the range, content unchanged; -ENOTSUP where there is no such thing */
     IO_TRUNCATE, /* set the size to `offset`; growing reads as zeros */
     IO_FLUSH,    /* all writes ended before are durable, with the metadata needed to read them */
+    IO_STATUS,   /* which parts of the range are holes: engine/status.h. Only with BACKEND_SPARSE */
 };
+
+enum { IO_KINDS = IO_STATUS + 1 };
 
 enum io_flags {
     IO_FUA      = 1u << 0, /* IO_WRITE: durable when done */
@@ -36,6 +39,7 @@ enum io_flags {
 };
 
 struct backend;
+struct block_status;
 struct io;
 typedef void io_done_fn(struct io *);
 
@@ -56,7 +60,10 @@ struct io {
     int32_t             res;   /* set at the end: 0 or -errno */
     uint64_t            moved; /* bytes done so far: a short transfer goes on from here */
     int64_t             later; /* io_end_later(), io_end_foreign(): the result on its way to io_end() */
-    struct iovec        buf;   /* what iov points to when there is one buffer */
+    union {
+        struct iovec         buf;    /* what iov points to when there is one buffer */
+        struct block_status *status; /* IO_STATUS: where the answer goes */
+    };
     struct list         in_kernel; /* of the queue's, while an SQE is out for it */
     int                 fd;    /* ring_*(): where to; a worker's call may use both */
     int                 mode;

@@ -53,6 +53,7 @@ static const char *name_of_io(uint8_t kind)
     case IO_ALLOCATE: return "allocating";
     case IO_TRUNCATE: return "changing the size";
     case IO_FLUSH: return "syncing";
+    case IO_STATUS: return "looking for holes in";
     }
     return "using";
 }

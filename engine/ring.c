@@ -440,6 +440,8 @@ static void try_again(struct io *io)
     case IO_TRUNCATE:
         workers_run(io, blocking_fallocate);
         break;
+    case IO_STATUS:
+        assert(!"the kernel has no such operation");
     }
 }
 

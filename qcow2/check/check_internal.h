@@ -4,6 +4,7 @@
 #define QCOW2_CHECK_INTERNAL_H
 
 #include "engine/bits.h"
+#include "engine/status.h"
 #include "qcow2/check/check.h"
 #include "qcow2/check/check_refs.h"
 #include "qcow2/check/spans.h"
@@ -52,7 +53,7 @@ struct check {
     uint64_t                   reported;
     uint64_t                   progress_done, progress_total;
     uint64_t                   zero_tables; /* tables read that were nothing but zeros */
-    uint64_t                   hole_start, hole_end;
+    struct block_status        known; /* where the file has holes, in part */
 };
 
 /* ---- check_claims.c --------------------------------------------------------------------------------- */

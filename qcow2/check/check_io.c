@@ -15,6 +15,7 @@ enum {
     READS = 16,                 /* in flight */
     READS_BYTES = 8 << 20,      /* of buffers; at least 2 are in flight */
     PROBE_AFTER_ZERO_TABLES = 64,
+    PROBE_RUNS = 16,            /* a worker may have to ask: better for some at once */
 };
 
 void *check_buffer(struct check *c, uint64_t len)
@@ -31,19 +32,20 @@ void *check_buffer(struct check *c, uint64_t len)
  */
 static bool in_hole(struct check *c, uint64_t host_offset, uint64_t len)
 {
-    enum backend_status status;
-    uint64_t run;
+    uint64_t end;
+    bool hole;
+    struct io io;
 
-    if (c->zero_tables < PROBE_AFTER_ZERO_TABLES || !c->file->driver->status || host_offset >= c->file_size)
+    if (c->zero_tables < PROBE_AFTER_ZERO_TABLES || !(c->file->caps & BACKEND_SPARSE) ||
+        host_offset >= c->file_size)
         return false;
-    if (host_offset >= c->hole_start && host_offset < c->hole_end)
-        return len <= c->hole_end - host_offset;
-    if (c->file->driver->status(c->file, host_offset, c->file_size - host_offset, &status, &run) < 0 ||
-        status != BACKEND_STATUS_HOLE)
-        return false;
-    c->hole_start = host_offset;
-    c->hole_end = host_offset + run;
-    return len <= run;
+    if (!status_find(&c->known, host_offset, &hole, &end)) {
+        c->known.max = PROBE_RUNS;
+        io_status(&io, c->file, host_offset, c->file_size - host_offset, &c->known);
+        if (io_run(c->queue, &io) < 0)
+            c->known.count = 0;
+    }
+    return status_find(&c->known, host_offset, &hole, &end) && hole && len <= end - host_offset;
 }
 
 static void note_zeros(struct check *c, const uint8_t *buf, uint64_t len)

@@ -71,6 +71,7 @@ static void disk_submit(struct backend *b, struct io *io)
     case IO_DISCARD:
     case IO_ALLOCATE:
     case IO_TRUNCATE:
+    case IO_STATUS:
         break;
     }
     io_end_later(io, 0);

@@ -92,12 +92,10 @@ void memdisk_save(struct memdisk *d, const char *path)
 
     CHECK_MSG(fd >= 0 && ftruncate(fd, (off_t)size) == 0, "%s: cannot be written", path);
     for (uint64_t at = 0, n; at < size; at += n) {
-        enum backend_status status = BACKEND_STATUS_DATA;
-        n = min_u64(PIECE, size - at);
-        if (b->driver->status)
-            CHECK_OK(b->driver->status(b, at, size - at, &status, &n));
+        bool hole;
+        n = memory_backend_run(b, at, size - at, &hole);
         CHECK(n > 0 && n <= size - at);
-        if (status == BACKEND_STATUS_HOLE)
+        if (hole)
             continue;
         n = min_u64(n, PIECE);
         memory_backend_read(b, at, buf, n);

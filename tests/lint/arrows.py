@@ -20,7 +20,7 @@ import sys
 ROOMS = {
     "engine/loop": ("engine/{after,attach,backend,bounce,call,error,event,failure,gate,given,io,io_run,iov,log,"
                     "mutant,op,op_run,pair,point,poller,queue,queue_names,range_lock,ring,ring_setup,service,"
-                    "short_lock,thread,watch,workers}.c", []),
+                    "short_lock,status,thread,watch,workers}.c", []),
     "engine/spec": ("engine/{backend_open,option,secret,size,spec,spec_json,spec_name,spec_opts}.c",
                     ["engine/loop"]),
     "engine": ("engine/*.c", ["engine/spec", "engine/loop"]),

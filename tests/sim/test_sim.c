@@ -20,7 +20,8 @@ enum { STEPS = 600, SECONDS = 60, SHRINK_RUNS = 300 };
 
 static void print_event(void *arg, const struct sim_event *e)
 {
-    static const char *const kinds[] = {"read", "write", "zero", "discard", "allocate", "truncate", "flush"};
+    static const char *const kinds[] = {"read", "write", "zero", "discard", "allocate", "truncate", "flush",
+                                        "status"};
 
     printf("%10.3f us queue %u disk %u %-8s %s  %10" PRIu64 "+%-8" PRIu64
            " flags %x  result %" PRId64 "  data %016" PRIx64 "  %s %s\n",
@@ -173,7 +174,7 @@ static struct backend *wrap_buggy(struct backend *child)
 {
     static const struct backend_driver driver = {
         .name = "buggy", .close = buggy_close, .submit = buggy_submit,
-        .status = wrapper_status, .allocated = wrapper_allocated, .relock = wrapper_relock};
+        .allocated = wrapper_allocated, .relock = wrapper_relock};
     struct buggy *b = backend_alloc(&driver, child->name, sizeof *b);
 
     CHECK(b);

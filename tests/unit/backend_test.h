@@ -19,6 +19,7 @@
 
 #include "engine/backend.h"
 #include "engine/bits.h"
+#include "engine/status.h"
 #include "engine/vdisk.h"
 
 /* A call of ours that must succeed: says why not. */
@@ -88,15 +89,30 @@ static inline int range_with(vdisk_queue *q, struct backend *b, enum io_kind kin
     return io_run(q, &io);
 }
 
-static inline void assert_status(struct backend *b, uint64_t offset, uint64_t len, enum backend_status status,
+/* What is at `offset`, up to where it is so. */
+static inline bool is_hole(vdisk_queue *q, struct backend *b, uint64_t offset, uint64_t len, uint64_t *ret_run)
+{
+    struct block_status s = {.max = 1};
+    struct io io;
+
+    io_status(&io, b, offset, len, &s);
+    OK(io_run(q, &io));
+    assert_int_equal(s.count, 1);
+    assert_int_equal(s.start, offset);
+    assert_in_range(s.ends[0], offset + 1, offset + len);
+    *ret_run = s.ends[0] - offset;
+    return s.hole_first;
+}
+
+enum { DATA, HOLE };
+
+static inline void assert_status(vdisk_queue *q, struct backend *b, uint64_t offset, uint64_t len, int what,
                                  uint64_t run)
 {
-    enum backend_status got;
-    uint64_t got_len;
+    uint64_t got;
 
-    OK(b->driver->status(b, offset, len, &got, &got_len));
-    assert_int_equal(got, status);
-    assert_int_equal(got_len, run);
+    assert_int_equal(is_hole(q, b, offset, len, &got), what == HOLE);
+    assert_int_equal(got, run);
 }
 
 #endif

@@ -61,14 +61,14 @@ static void properties_pass_through(void **state)
     assert_int_equal(backend_size(b), 8192);
     assert_int_equal(backend_size(child), 8192);
     OK(io_pflush(q, b));
-    assert_status(b, 0, 4096, BACKEND_STATUS_HOLE, 4096);
+    assert_status(q, b, 0, 4096, HOLE, 4096);
     assert_int_equal(b->driver->allocated(b), child->driver->allocated(child));
     assert_int_equal(fault_calls(b, IO_WRITE), 1);
     assert_int_equal(fault_calls(b, IO_ZERO), 1);
     assert_int_equal(fault_calls(b, IO_TRUNCATE), 1);
     assert_int_equal(fault_calls(b, IO_FLUSH), 1);
     assert_int_equal(fault_calls(b, IO_READ), 0);
-    assert_int_equal(fault_calls(b, FAULT_STATUS), 1);
+    assert_int_equal(fault_calls(b, IO_STATUS), 1);
     assert_int_equal(fault_all_calls(b), 5);
     assert_int_equal(fault_fired(b), 0);
 }

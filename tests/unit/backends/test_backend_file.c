@@ -161,28 +161,26 @@ static void holes_and_space(void **state)
 {
     struct backend *b = create();
     char *buf = vdisk_alloc_buffer(LEN);
-    enum backend_status status;
     uint64_t len;
 
     memset(buf, 9, LEN);
     OK(io_prange(q, b, IO_TRUNCATE, 4 * LEN, 0));
     assert_int_equal(host_size(), 4 * LEN);
     assert_int_equal(backend_size(b), 4 * LEN);
-    assert_status(b, 0, 4 * LEN, BACKEND_STATUS_HOLE, 4 * LEN);
+    assert_status(q, b, 0, 4 * LEN, HOLE, 4 * LEN);
     OK(io_pwrite(q, b, buf, LEN, LEN));
     OK(io_pflush(q, b));
     assert_true(b->driver->allocated(b) >= LEN);
-    OK(b->driver->status(b, 0, 4 * LEN, &status, &len));
-    if (status == BACKEND_STATUS_DATA) { /* a file system that cannot tell */
+    if (!is_hole(q, b, 0, 4 * LEN, &len)) { /* a file system that cannot tell */
         backend_close(b);
         free(buf);
         SKIP("no SEEK_HOLE in %s", dir);
     }
-    assert_status(b, 5, 4 * LEN, BACKEND_STATUS_HOLE, LEN - 5);
-    assert_status(b, LEN, 3 * LEN, BACKEND_STATUS_DATA, LEN);
-    assert_status(b, LEN + 1, 100, BACKEND_STATUS_DATA, 100);
-    assert_status(b, 2 * LEN, 2 * LEN, BACKEND_STATUS_HOLE, 2 * LEN);
-    assert_status(b, 5 * LEN, LEN, BACKEND_STATUS_HOLE, LEN); /* past the end */
+    assert_status(q, b, 5, 4 * LEN, HOLE, LEN - 5);
+    assert_status(q, b, LEN, 3 * LEN, DATA, LEN);
+    assert_status(q, b, LEN + 1, 100, DATA, 100);
+    assert_status(q, b, 2 * LEN, 2 * LEN, HOLE, 2 * LEN);
+    assert_status(q, b, 5 * LEN, LEN, HOLE, LEN); /* past the end */
 
     uint64_t before = b->driver->allocated(b);
     for (unsigned i = 0; i < 2; i++) {

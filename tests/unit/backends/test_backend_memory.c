@@ -156,17 +156,17 @@ static void holes_are_told(void **state)
 
     memset(buf, 5, sizeof buf);
     OK(memory_backend_create("memory:1P", UINT64_C(1) << 50, &b));
-    assert_status(b, 0, UINT64_C(1) << 50, BACKEND_STATUS_HOLE, UINT64_C(1) << 50);
+    assert_status(q, b, 0, UINT64_C(1) << 50, HOLE, UINT64_C(1) << 50);
     for (int i = 4; i < 8; i++)
         OK(io_pwrite(q, b, buf, CHUNK, (uint64_t)i * CHUNK));
-    assert_status(b, 100, 1 << 30, BACKEND_STATUS_HOLE, 4 * CHUNK - 100);
-    assert_status(b, 4 * CHUNK + 1, 1 << 30, BACKEND_STATUS_DATA, 4 * CHUNK - 1);
-    assert_status(b, 4 * CHUNK, 1000, BACKEND_STATUS_DATA, 1000);
+    assert_status(q, b, 100, 1 << 30, HOLE, 4 * CHUNK - 100);
+    assert_status(q, b, 4 * CHUNK + 1, 1 << 30, DATA, 4 * CHUNK - 1);
+    assert_status(q, b, 4 * CHUNK, 1000, DATA, 1000);
 
     /* A discard takes whole chunks, a zeroing all that it is told. */
     OK(range_with(q, b, IO_DISCARD, 4 * CHUNK + 1, 2 * CHUNK, 0));
-    assert_status(b, 4 * CHUNK, 1 << 30, BACKEND_STATUS_DATA, CHUNK);
-    assert_status(b, 5 * CHUNK, 1 << 30, BACKEND_STATUS_HOLE, CHUNK);
+    assert_status(q, b, 4 * CHUNK, 1 << 30, DATA, CHUNK);
+    assert_status(q, b, 5 * CHUNK, 1 << 30, HOLE, CHUNK);
     assert_range(q, b, 4 * CHUNK, CHUNK, 5);
     assert_range(q, b, 5 * CHUNK, CHUNK, 0);
     assert_int_equal(b->driver->allocated(b), 3 * CHUNK);
@@ -228,7 +228,7 @@ static void a_fixed_one_is_like_a_device(void **state)
     assert_range(q, b, 0, 512, 0xa5);
     assert_range(q, b, 512, 1024, 0);
     assert_range(q, b, 1536, 512, 0xa5);
-    assert_status(b, 0, 1 << 20, BACKEND_STATUS_DATA, 1 << 20);
+    assert_status(q, b, 0, 1 << 20, DATA, 1 << 20);
     OK(memory_backend_clone(b, &copy));
     assert_int_equal(copy->align, 512);
     assert_range(q, copy, 512, 1024, 0);

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Holes of a raw volume: the questions to the file are counted, and a list of any length gives the same answer. */
+/*
+ * Holes of a raw volume: the questions to its backend are counted, and a list of any length gives the same answer.
+ * One backend knows them at once, of the other a worker asks the host.
+ */
 #include <sys/resource.h>
 
 #include "backends/fault.h"
@@ -9,21 +12,44 @@
 
 enum { PIECE = 64 << 10, PAIRS = 400, MAX = 1000 };
 
+static char path[] = "extents.XXXXXX";
+
 static struct backend *fault;
 static vdisk *v;
 
 /* Every second piece has data. */
-static int setup(void **state)
+static void open_on(struct backend *child)
 {
     struct vdisk_open_opts how = {.size = sizeof how, .format = "raw", .flags = VDISK_OPEN_RDWR};
-    uint8_t byte[512] = {1};
-    struct backend *memory;
+    static uint8_t bytes[PIECE];
 
-    OK(memory_backend_create("memory:extents", (uint64_t)PAIRS * 2 * PIECE, &memory));
-    OK(fault_backend_create(memory, &fault));
+    memset(bytes, 1, sizeof bytes);
+    OK(fault_backend_create(child, &fault));
     OK(vdisk_open_backend(fault, &how, &v));
     for (unsigned i = 0; i < PAIRS; i++)
-        OK(vdisk_pwrite(v, byte, sizeof byte, (uint64_t)i * 2 * PIECE, 0));
+        OK(vdisk_pwrite(v, bytes, sizeof bytes, (uint64_t)i * 2 * PIECE, 0));
+}
+
+static int in_memory(void **state)
+{
+    struct backend *b;
+
+    OK(memory_backend_create("memory:extents", (uint64_t)PAIRS * 2 * PIECE, &b));
+    open_on(b);
+    return 0;
+}
+
+static int in_file(void **state)
+{
+    int fd = mkstemp(path);
+    struct backend *b;
+
+    assert_true(fd >= 0);
+    assert_int_equal(ftruncate(fd, (off_t)PAIRS * 2 * PIECE), 0);
+    close(fd);
+    OK(backend_open(path, BACKEND_RDWR, &b));
+    unlink(path);
+    open_on(b);
     return 0;
 }
 
@@ -36,7 +62,7 @@ static int teardown(void **state)
 static uint64_t walk(unsigned max, unsigned *ret_calls)
 {
     static struct vdisk_extent list[MAX];
-    uint64_t before = fault_calls(fault, FAULT_STATUS), at = 0, size = vdisk_size(v);
+    uint64_t before = fault_calls(fault, IO_STATUS), at = 0, size = vdisk_size(v);
 
     *ret_calls = 0;
     while (at < size) {
@@ -54,20 +80,23 @@ static uint64_t walk(unsigned max, unsigned *ret_calls)
             at += PIECE;
         }
     }
-    return fault_calls(fault, FAULT_STATUS) - before;
+    return fault_calls(fault, IO_STATUS) - before;
 }
 
-/* Of all that a list has room for no piece is asked for twice, but the one where the last list ended. */
+/* Of all that a list has room for no piece is asked for twice. */
 static void a_piece_is_asked_for_once(void **state)
 {
     static const unsigned lists[] = {1, 2, 7, 255, 256, 257, 300, MAX};
     unsigned calls;
 
     for (unsigned i = 0; i < ARRAY_LEN(lists); i++) {
-        uint64_t asked = walk(lists[i], &calls);
-        assert_in_range(calls, 1, PAIRS * 2 / lists[i] + 1);
-        /* A question that finds the list full, or that has no room left among 256 pieces, is one more. */
-        assert_in_range(asked, PAIRS * 2, PAIRS * 2 + calls + PAIRS * 2 / 256);
+        uint64_t asked = walk(lists[i], &calls), expected = 0;
+        assert_int_equal(calls, (PAIRS * 2 + lists[i] - 1) / lists[i]);
+        for (unsigned left = PAIRS * 2, n; left > 0; left -= n) {
+            n = (unsigned)min_u64(left, lists[i]);
+            expected += (n + STATUS_RUNS_MAX - 1) / STATUS_RUNS_MAX;
+        }
+        assert_int_equal(asked, expected);
     }
 }
 
@@ -91,12 +120,14 @@ static void questions_go_to_a_worker_together(void **state)
 
 static void a_failed_question_fails_the_request(void **state)
 {
-    struct fault_rule rule = {.what = FAULT_FAIL, .kinds = 1u << FAULT_STATUS, .nth = 100, .error = EIO};
+    struct fault_rule rule = {.what = FAULT_FAIL, .kinds = FAULT_KIND(IO_STATUS), .state = "EXTENTS_STATUS",
+                              .nth = 2, .error = EIO};
     struct vdisk_extent list[MAX];
     struct vdisk_extents x = {.list = list, .max = MAX};
 
     assert_true(fault_add_rule(fault, &rule) >= 0);
     assert_int_equal(vdisk_pextents(v, vdisk_size(v), 0, &x), -EIO);
+    assert_non_null(strstr(vdisk_error_text(), "looking for holes in"));
     assert_int_equal(x.count, 0);
     fault_clear(fault);
     OK(vdisk_pextents(v, vdisk_size(v), 0, &x));
@@ -110,6 +141,7 @@ int main(void)
         cmocka_unit_test(questions_go_to_a_worker_together),
         cmocka_unit_test(a_failed_question_fails_the_request),
     };
+    int failed = cmocka_run_group_tests_name("in memory", tests, in_memory, teardown);
 
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return failed + cmocka_run_group_tests_name("in a file", tests, in_file, teardown);
 }
