@@ -19,7 +19,7 @@
 #include <string.h>
 
 #include "backends/crash_internal.h"
-#include "backends/wrapper.h"
+#include "engine/filter.h"
 #include "engine/bits.h"
 #include "engine/error.h"
 #include "engine/iov.h"
@@ -29,7 +29,7 @@
 enum { BASE_PIECE = 1 << 20, OVERLAP_LOOK = 256 };
 
 struct crash_backend {
-    struct wrapper    w; /* first */
+    struct filter    w; /* first */
     struct crash_log *log;
     unsigned          disk;
 };
@@ -253,7 +253,7 @@ static struct crash_change *make_change(const struct crash_backend *c, const str
 static void child_done(struct io *io)
 {
     struct crash_io *ci = container_of(io, struct crash_io, io);
-    int64_t result = wrapper_result(&ci->c->w, io);
+    int64_t result = filter_result(&ci->c->w, io);
     struct io *outer = ci->outer;
 
     if (ci->change)
@@ -282,7 +282,7 @@ static void crash_submit(struct backend *b, struct io *outer)
     ci->c = c;
     ci->outer = outer;
     ci->change = change;
-    wrapper_fill_io(&c->w, &ci->io, outer, ci->iov, UINT64_MAX);
+    filter_fill_io(&c->w, &ci->io, outer, ci->iov, UINT64_MAX);
     ci->io.done = child_done;
     io_start(&ci->io);
 }
@@ -291,18 +291,18 @@ static void crash_submit(struct backend *b, struct io *outer)
 
 static void crash_close(struct backend *b)
 {
-    backend_close(wrapper_of(b)->child);
+    backend_close(filter_of(b)->below);
 }
 
 static const struct backend_driver crash_driver = {
     .name = "crash",
     .close = crash_close,
     .submit = crash_submit,
-    .prefetch = wrapper_prefetch,
-    .allocated = wrapper_allocated,
-    .relock = wrapper_relock,
-    .refresh = wrapper_refresh,
-    .unlink = wrapper_unlink,
+    .prefetch = filter_prefetch,
+    .allocated = filter_allocated,
+    .relock = filter_relock,
+    .refresh = filter_refresh,
+    .unlink = filter_unlink,
 };
 
 /* What images of the disk are to be like: as the first that was wrapped. */
@@ -333,7 +333,7 @@ int crash_backend_create(struct crash_log *log, unsigned disk, struct backend *c
         backend_free(c ? &c->w.b : NULL);
         return err_set(ENOMEM, "%s: out of memory", child->name);
     }
-    wrapper_init(&c->w, child);
+    filter_init(&c->w, child);
     c->log = log;
     c->disk = disk;
     *ret_backend = &c->w.b;

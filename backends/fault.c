@@ -20,7 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "backends/wrapper.h"
+#include "engine/filter.h"
 #include "engine/bits.h"
 #include "engine/error.h"
 #include "engine/queue.h"
@@ -34,7 +34,7 @@ struct armed_rule {
 };
 
 struct fault_backend {
-    struct wrapper     w; /* first */
+    struct filter     w; /* first */
     _Atomic uint64_t   calls[IO_KINDS];
     _Atomic uint64_t   all_calls;
     _Atomic uint64_t   fired;
@@ -218,7 +218,7 @@ static void child_done(struct io *io)
     struct fault_io *fi = container_of(io, struct fault_io, io);
 
     fi->ended = true;
-    fi->result = wrapper_result(&fi->f->w, io);
+    fi->result = filter_result(&fi->f->w, io);
     if (fi->armed && fi->rule.what == FAULT_FAIL_AFTER)
         fi->result = -fi->rule.error;
     if (fi->armed && fi->rule.what == FAULT_LATE_END)
@@ -234,7 +234,7 @@ static void fill_child_io(struct fault_io *fi)
 
     if (fi->armed && fi->rule.what == FAULT_SHORT)
         len = short_bytes(fi->f, &fi->rule, fi->outer);
-    wrapper_fill_io(&fi->f->w, &fi->io, fi->outer, fi->iov, len);
+    filter_fill_io(&fi->f->w, &fi->io, fi->outer, fi->iov, len);
     fi->io.done = child_done;
 }
 
@@ -277,18 +277,18 @@ static void fault_close(struct backend *b)
     assert(f->held_count == 0);
     free(f->rules);
     pthread_mutex_destroy(&f->lock);
-    backend_close(f->w.child);
+    backend_close(f->w.below);
 }
 
 static const struct backend_driver fault_driver = {
     .name = "fault",
     .close = fault_close,
     .submit = fault_submit,
-    .prefetch = wrapper_prefetch,
-    .allocated = wrapper_allocated,
-    .relock = wrapper_relock,
-    .refresh = wrapper_refresh,
-    .unlink = wrapper_unlink,
+    .prefetch = filter_prefetch,
+    .allocated = filter_allocated,
+    .relock = filter_relock,
+    .refresh = filter_refresh,
+    .unlink = filter_unlink,
 };
 
 int fault_backend_create(struct backend *child, struct backend **ret_backend)
@@ -297,7 +297,7 @@ int fault_backend_create(struct backend *child, struct backend **ret_backend)
 
     if (!f)
         return err_set(ENOMEM, "%s: out of memory", child->name);
-    wrapper_init(&f->w, child);
+    filter_init(&f->w, child);
     pthread_mutex_init(&f->lock, NULL);
     list_init(&f->held);
     *ret_backend = &f->w.b;
@@ -307,7 +307,7 @@ int fault_backend_create(struct backend *child, struct backend **ret_backend)
 struct backend *fault_backend_child(struct backend *b)
 {
     assert(b->driver == &fault_driver);
-    return wrapper_of(b)->child;
+    return filter_of(b)->below;
 }
 
 void fault_clear(struct backend *b)

@@ -19,7 +19,7 @@
 #include <string.h>
 
 #include "backends/drivers.h"
-#include "backends/wrapper.h"
+#include "engine/filter.h"
 #include "engine/bits.h"
 #include "engine/error.h"
 #include "engine/option.h"
@@ -404,7 +404,7 @@ uint64_t sim_trace_length(const struct sim *s)
 /* ---- the backend --------------------------------------------------------------------------------------- */
 
 struct sim_backend {
-    struct wrapper w; /* first */
+    struct filter w; /* first */
     struct sim    *sim;
     uint32_t       id;
 };
@@ -464,7 +464,7 @@ static void child_done(struct io *io)
 {
     struct sim_io *si = container_of(io, struct sim_io, io);
 
-    si->result = wrapper_result(&si->sb->w, io);
+    si->result = filter_result(&si->sb->w, io);
     timer_start(si->sb->sim, &si->timer, io->queue, run_end);
 }
 
@@ -488,7 +488,7 @@ static void sim_submit(struct backend *b, struct io *outer)
     }
     si->sb = sb;
     si->outer = outer;
-    wrapper_fill_io(&sb->w, &si->io, outer, si->iov, UINT64_MAX);
+    filter_fill_io(&sb->w, &si->io, outer, si->iov, UINT64_MAX);
     si->io.done = child_done;
     timer_start(sb->sim, &si->timer, outer->queue, run_effect);
 }
@@ -498,7 +498,7 @@ static void sim_close(struct backend *b)
     struct sim_backend *sb = container_of(b, struct sim_backend, w.b);
 
     sb->sim->backends--;
-    backend_close(sb->w.child);
+    backend_close(sb->w.below);
 }
 
 /* The name of the part after "sim:", where this thread is within a simulation that opens by name. */
@@ -545,11 +545,11 @@ const struct backend_driver sim_driver = {
     .open = sim_open,
     .close = sim_close,
     .submit = sim_submit,
-    .prefetch = wrapper_prefetch,
-    .allocated = wrapper_allocated,
-    .relock = wrapper_relock,
-    .refresh = wrapper_refresh,
-    .unlink = wrapper_unlink,
+    .prefetch = filter_prefetch,
+    .allocated = filter_allocated,
+    .relock = filter_relock,
+    .refresh = filter_refresh,
+    .unlink = filter_unlink,
 };
 
 int sim_backend_create(struct sim *s, struct backend *child, struct backend **ret_backend)
@@ -558,7 +558,7 @@ int sim_backend_create(struct sim *s, struct backend *child, struct backend **re
 
     if (!sb)
         return err_set(ENOMEM, "%s: out of memory", child->name);
-    wrapper_init(&sb->w, child);
+    filter_init(&sb->w, child);
     sb->sim = s;
     sb->id = s->next_backend++;
     s->backends++;

@@ -19,7 +19,7 @@
 #include <string.h>
 
 #include "backends/drivers.h"
-#include "backends/wrapper.h"
+#include "engine/filter.h"
 #include "engine/bits.h"
 #include "engine/error.h"
 #include "engine/iov.h"
@@ -28,7 +28,7 @@
 #include "engine/status.h"
 
 struct window {
-    struct wrapper w; /* first */
+    struct filter w; /* first */
     uint64_t       offset;
     bool           fixed; /* a size was given */
 };
@@ -42,7 +42,7 @@ struct window_io {
 
 static struct window *window_of(struct backend *b)
 {
-    return container_of(wrapper_of(b), struct window, w);
+    return container_of(filter_of(b), struct window, w);
 }
 
 /* Bytes of the range that lie in the part. */
@@ -93,7 +93,7 @@ static void child_done(struct io *io)
     if (io->kind == IO_STATUS)
         move_status(io->status, outer->offset);
     if (io->kind == IO_FLUSH && res < 0) /* for good, where the page cache has lost something: fd.c */
-        atomic_store(&w->w.b.sync_failed, atomic_load(&w->w.child->sync_failed));
+        atomic_store(&w->w.b.sync_failed, atomic_load(&w->w.below->sync_failed));
     free(wi->iov);
     op_free(&wi->op, sizeof *wi);
     io_end(outer, res);
@@ -123,11 +123,11 @@ static void start(struct window *w, struct io *outer, uint64_t len)
     }
     wi->outer = outer;
     if (outer->kind == IO_STATUS)
-        io_status(&wi->io, w->w.child, offset, len, outer->status);
+        io_status(&wi->io, w->w.below, offset, len, outer->status);
     else if (moves)
-        io_rwv(&wi->io, w->w.child, (enum io_kind)outer->kind, offset, iov, n, len);
+        io_rwv(&wi->io, w->w.below, (enum io_kind)outer->kind, offset, iov, n, len);
     else
-        io_range(&wi->io, w->w.child, (enum io_kind)outer->kind, offset, len);
+        io_range(&wi->io, w->w.below, (enum io_kind)outer->kind, offset, len);
     wi->io.flags = outer->flags & (IO_FUA | IO_UNMAP | IO_NO_FALLBACK);
     wi->io.op = outer->op;
     wi->io.queue = outer->queue;
@@ -190,7 +190,7 @@ static const struct option_desc window_options[] = {
 /* 0 where the child has been cut. */
 static uint64_t rest_of(const struct window *w)
 {
-    uint64_t size = backend_size(w->w.child);
+    uint64_t size = backend_size(w->w.below);
 
     return size > w->offset ? size - w->offset : 0;
 }
@@ -216,7 +216,7 @@ static struct backend *make(struct backend *child, uint64_t offset, bool fixed, 
 
     if (!w)
         return NULL;
-    wrapper_init(&w->w, child);
+    filter_init(&w->w, child);
     w->offset = offset;
     w->fixed = fixed;
     w->w.b.id = child->id;
@@ -261,13 +261,13 @@ static bool window_identify(const struct spec *options, struct backend_id *ret_i
 
 static void window_close(struct backend *b)
 {
-    backend_close(wrapper_of(b)->child);
+    backend_close(filter_of(b)->below);
 }
 
 static int window_refresh(struct backend *b)
 {
     struct window *w = window_of(b);
-    struct backend *child = w->w.child;
+    struct backend *child = w->w.below;
     int rc = child->driver->refresh ? child->driver->refresh(child) : 0;
 
     if (rc == 0 && !w->fixed && !(child->caps & BACKEND_GROWS))
@@ -277,7 +277,7 @@ static int window_refresh(struct backend *b)
 
 static bool window_room(struct backend *b, uint64_t *ret_bytes)
 {
-    struct backend *child = wrapper_of(b)->child;
+    struct backend *child = filter_of(b)->below;
 
     return child->driver->room && child->driver->room(child, ret_bytes);
 }
@@ -289,9 +289,9 @@ const struct backend_driver window_driver = {
     .open = window_open,
     .close = window_close,
     .submit = window_submit,
-    .allocated = wrapper_allocated,
-    .relock = wrapper_relock,
+    .allocated = filter_allocated,
+    .relock = filter_relock,
     .refresh = window_refresh,
     .room = window_room,
-    .unlink = wrapper_unlink,
+    .unlink = filter_unlink,
 };

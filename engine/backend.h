@@ -205,4 +205,13 @@ static inline uint64_t backend_size(const struct backend *b)
     return atomic_load_explicit(&b->size, memory_order_acquire);
 }
 
+/* The end is at `end` at least. Any thread. The engine does this after writes; after the rest the backend does. */
+static inline void raise_size(struct backend *b, uint64_t end)
+{
+    uint64_t size = atomic_load_explicit(&b->size, memory_order_relaxed);
+
+    while (size < end && !atomic_compare_exchange_weak(&b->size, &size, end))
+        ;
+}
+
 #endif

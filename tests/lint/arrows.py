@@ -18,9 +18,9 @@ import sys
 
 # Room: (files, rooms it may take names from). A file belongs to the first room that has it.
 ROOMS = {
-    "engine/loop": ("engine/{after,attach,backend,bounce,call,error,event,failure,gate,given,io,io_run,iov,log,"
-                    "mutant,op,op_run,pair,point,poller,queue,queue_names,range_lock,ring,ring_setup,service,"
-                    "short_lock,status,thread,watch,workers}.c", []),
+    "engine/loop": ("engine/{after,attach,backend,bounce,call,error,event,failure,filter,gate,given,io,io_run,"
+                    "iov,log,mutant,op,op_run,pair,point,poller,queue,queue_names,range_lock,ring,ring_setup,"
+                    "service,short_lock,status,thread,watch,workers}.c", []),
     "engine/spec": ("engine/{backend_open,option,secret,size,spec,spec_json,spec_name,spec_opts}.c",
                     ["engine/loop"]),
     "engine": ("engine/*.c", ["engine/spec", "engine/loop"]),

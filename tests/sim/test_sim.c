@@ -11,7 +11,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#include "backends/wrapper.h"
+#include "engine/filter.h"
 #include "engine/bits.h"
 #include "tests/lib/test.h"
 #include "tests/sim/world.h"
@@ -124,7 +124,7 @@ static void test_repeats(void)
 
 /* Storage that forgets a write which comes while a flush is on, once. */
 struct buggy {
-    struct wrapper w; /* first */
+    struct filter w; /* first */
     unsigned flushes;
     bool done;
 };
@@ -140,7 +140,7 @@ static void buggy_done(struct io *io)
     struct buggy_io *bi = container_of(io, struct buggy_io, io);
     struct buggy *b = container_of(bi->outer->backend, struct buggy, w.b);
     struct io *outer = bi->outer;
-    int64_t res = wrapper_result(&b->w, io);
+    int64_t res = filter_result(&b->w, io);
 
     b->flushes -= io->kind == IO_FLUSH;
     free(bi);
@@ -160,25 +160,25 @@ static void buggy_submit(struct backend *backend, struct io *outer)
     b->flushes += outer->kind == IO_FLUSH;
     bi = test_alloc(sizeof *bi + outer->iovcnt * sizeof bi->iov[0]);
     bi->outer = outer;
-    wrapper_fill_io(&b->w, &bi->io, outer, bi->iov, UINT64_MAX);
+    filter_fill_io(&b->w, &bi->io, outer, bi->iov, UINT64_MAX);
     bi->io.done = buggy_done;
     io_start(&bi->io);
 }
 
 static void buggy_close(struct backend *b)
 {
-    backend_close(wrapper_of(b)->child);
+    backend_close(filter_of(b)->below);
 }
 
 static struct backend *wrap_buggy(struct backend *child)
 {
     static const struct backend_driver driver = {
         .name = "buggy", .close = buggy_close, .submit = buggy_submit,
-        .allocated = wrapper_allocated, .relock = wrapper_relock};
+        .allocated = filter_allocated, .relock = filter_relock};
     struct buggy *b = backend_alloc(&driver, child->name, sizeof *b);
 
     CHECK(b);
-    wrapper_init(&b->w, child);
+    filter_init(&b->w, child);
     return &b->w.b;
 }
 
