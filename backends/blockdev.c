@@ -79,7 +79,8 @@ static int update_size(struct fd_backend *f)
     if (ioctl(f->fd, BLKGETSIZE64, &size) < 0)
         return -errno;
     raise_peak(&f->b, size);
-    atomic_store_explicit(&f->b.size, size, memory_order_release);
+    if (atomic_exchange(&f->b.size, size) != size)
+        backend_tell_moved(&f->b);
     return 0;
 }
 

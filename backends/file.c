@@ -9,7 +9,8 @@
  * ends inside a block of direct I/O needs a second descriptor for that block: had at open, or open fails.
  *
  * Invariants.
- *  1. b->size follows the file: the engine raises it after writes, the blocking calls here raise or set it.
+ *  1. b->size follows the file: the engine raises it after writes, the blocking calls here raise or set it, and
+ *     who finds that the file is shorter sets it back.
  *  2. Nothing but IO_TRUNCATE makes a file shorter: a zeroing past the end raises the size by fallocate(), never
  *     by ftruncate(), which could cut off what another queue writes behind it.
  *  3. Nothing is tried past the process's own limit for files: that would be answered with SIGXFSZ, which kills a
@@ -329,6 +330,29 @@ static bool file_claims(const char *name)
     return true;
 }
 
+/*
+ * Has somebody else cut the file? (What others add to it is not ours.) Whoever writes meanwhile moves the end
+ * behind what he has written after that is in the file: so it is looked at once more when the end has gone back.
+ */
+static int file_refresh(struct backend *b)
+{
+    int fd = container_of(b, struct fd_backend, b)->fd;
+    uint64_t size;
+    struct stat st;
+
+    do {
+        size = backend_size(b);
+        if (fstat(fd, &st) < 0)
+            return -errno;
+        if ((uint64_t)st.st_size >= size)
+            return 0;
+    } while (!atomic_compare_exchange_strong(&b->size, &size, (uint64_t)st.st_size));
+    if (fstat(fd, &st) == 0)
+        raise_size(b, (uint64_t)st.st_size);
+    backend_tell_moved(b);
+    return 0;
+}
+
 static uint64_t file_allocated(struct backend *b)
 {
     struct stat st;
@@ -360,6 +384,7 @@ const struct backend_driver file_driver = {
     .allocated = file_allocated,
     .prefetch = fd_backend_prefetch,
     .relock = fd_backend_relock,
+    .refresh = file_refresh,
     .room = file_room,
     .unlink = fd_backend_unlink,
 };

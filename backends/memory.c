@@ -690,9 +690,12 @@ uint64_t memory_backend_run(struct backend *b, uint64_t offset, uint64_t len, bo
 static int memory_refresh(struct backend *b)
 {
     struct store *s = container_of(b, struct memory_backend, b)->store;
+    uint64_t size = backend_size(b);
 
-    if (s->fixed)
+    if (s->fixed && atomic_load(&s->size) > size) {
         raise_size(b, atomic_load(&s->size));
+        backend_tell_moved(b);
+    }
     return 0;
 }
 

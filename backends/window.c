@@ -210,6 +210,14 @@ static int check_part(const struct backend *child, uint64_t offset, bool fixed, 
     return 0;
 }
 
+static void child_moved(void *owner)
+{
+    struct window *w = owner;
+
+    if (!w->fixed)
+        filter_follow(&w->w, rest_of(w));
+}
+
 static struct backend *make(struct backend *child, uint64_t offset, bool fixed, uint64_t size)
 {
     struct window *w = backend_alloc(&window_driver, child->name, sizeof *w);
@@ -217,6 +225,7 @@ static struct backend *make(struct backend *child, uint64_t offset, bool fixed, 
     if (!w)
         return NULL;
     filter_init(&w->w, child);
+    backend_own(child, child_moved, w);
     w->offset = offset;
     w->fixed = fixed;
     w->w.b.id = child->id;
@@ -264,24 +273,6 @@ static void window_close(struct backend *b)
     backend_close(filter_of(b)->below);
 }
 
-static int window_refresh(struct backend *b)
-{
-    struct window *w = window_of(b);
-    struct backend *child = w->w.below;
-    int rc = child->driver->refresh ? child->driver->refresh(child) : 0;
-
-    if (rc == 0 && !w->fixed && !(child->caps & BACKEND_GROWS))
-        atomic_store(&b->size, rest_of(w));
-    return rc;
-}
-
-static bool window_room(struct backend *b, uint64_t *ret_bytes)
-{
-    struct backend *child = filter_of(b)->below;
-
-    return child->driver->room && child->driver->room(child, ret_bytes);
-}
-
 const struct backend_driver window_driver = {
     .name = "raw",
     .options = window_options,
@@ -291,7 +282,7 @@ const struct backend_driver window_driver = {
     .submit = window_submit,
     .allocated = filter_allocated,
     .relock = filter_relock,
-    .refresh = window_refresh,
-    .room = window_room,
+    .refresh = filter_refresh,
+    .room = filter_room,
     .unlink = filter_unlink,
 };

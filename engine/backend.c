@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "engine/attach.h"
+#include "engine/mutant.h"
 #include "engine/range_lock.h"
 
 void *backend_alloc(const struct backend_driver *driver, const char *name, size_t size)
@@ -41,6 +42,18 @@ void backend_free(struct backend *b)
     free(b->rmw_locks);
     free(b->name);
     free(b);
+}
+
+void backend_own(struct backend *b, void (*moved)(void *owner), void *owner)
+{
+    b->moved = moved;
+    b->owner = owner;
+}
+
+void backend_tell_moved(struct backend *b)
+{
+    if (b->moved && !ENGINE_MUTANT(MOVED_UNTOLD))
+        b->moved(b->owner);
 }
 
 bool backend_is(const struct backend *b, const struct backend_id *id)

@@ -54,6 +54,8 @@ struct backend {
     _Atomic int      sync_failed;  /* `cached`: -errno once a flush has failed; so do all later ones. Else 0 */
     bool             made;         /* by BACKEND_CREATE: it was not there */
     struct backend_id id;
+    void           (*moved)(void *owner); /* backend_own() */
+    void            *owner;
     _Atomic uint64_t size;         /* current end; io_end() moves it up after writes past it */
     _Atomic uint64_t peak;         /* a device: the furthest end that it has had: no zeros before it */
 
@@ -124,8 +126,9 @@ struct backend_driver {
     int (*relock)(struct backend *b, uint32_t flags);
 
     /*
-     * Look at the end again, since a device may have been extended: `size` follows. Any thread; short. 0 or
-     * -errno. NULL: it does not move by itself.
+     * Look at the end again, since a device may have been extended, or somebody else has cut the file: `size`
+     * follows, and backend_tell_moved() says so. Any thread; short. 0 or -errno. NULL: it does not move by itself.
+     * The engine asks for it when a read comes short of the end.
      */
     int (*refresh)(struct backend *b);
 
@@ -153,6 +156,16 @@ void backend_free(struct backend *b);
  * Context: the queue's thread.
  */
 void *backend_on_queue(struct backend *b, vdisk_queue *q, int *ret_rc);
+
+/*
+ * Whose it is: a filter's, or a volume's. `moved` is told when its end has moved by somebody else's doing: on any
+ * thread, with any lock held; it is short. Context: before other threads use the backend. A backend that has no
+ * owner tells nobody.
+ */
+void backend_own(struct backend *b, void (*moved)(void *owner), void *owner);
+
+/* For backends: it has been found that the end has moved by itself; `size` is what it is now. Any thread. */
+void backend_tell_moved(struct backend *b);
 
 /* By driver, of those that can be named. NULL: there is none. */
 const struct backend_driver *backend_find(const char *driver);

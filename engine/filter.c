@@ -5,9 +5,29 @@
 #include "engine/iov.h"
 #include "engine/status.h"
 
+/* Of a file no further than it was: what is in flight below has not ended here. A device is as long as it is. */
+void filter_follow(struct filter *f, uint64_t size)
+{
+    uint64_t old = backend_size(&f->b);
+
+    while (size < old || (size > old && !(f->below->caps & BACKEND_GROWS)))
+        if (atomic_compare_exchange_weak(&f->b.size, &old, size)) {
+            backend_tell_moved(&f->b);
+            return;
+        }
+}
+
+static void below_moved(void *owner)
+{
+    struct filter *f = owner;
+
+    filter_follow(f, backend_size(f->below));
+}
+
 void filter_init(struct filter *f, struct backend *below)
 {
     f->below = below;
+    backend_own(below, below_moved, f);
     f->b.align = below->align;
     f->b.mem_align = below->mem_align;
     f->b.max_transfer = below->max_transfer;
@@ -49,6 +69,8 @@ int64_t filter_result(struct filter *f, const struct io *io)
         raise_size(&f->b, backend_size(f->below));
     else if (extends) /* not by what the one below did for calls that have not ended yet */
         raise_size(&f->b, min_u64(io->offset + io->len, backend_size(f->below)));
+    if (io->kind == IO_FLUSH && io->res < 0) /* for good, where the page cache has lost something: fd.c */
+        atomic_store(&f->b.sync_failed, atomic_load(&f->below->sync_failed));
     if (io->res < 0)
         return io->res;
     return io->kind == IO_READ || io->kind == IO_WRITE ? (int64_t)io->len : 0;
@@ -81,11 +103,15 @@ int filter_relock(struct backend *b, uint32_t flags)
 int filter_refresh(struct backend *b)
 {
     struct backend *below = filter_of(b)->below;
-    int rc = below->driver->refresh ? below->driver->refresh(below) : 0;
 
-    if (rc == 0 && !(below->caps & BACKEND_GROWS)) /* of a file: filter_result() */
-        atomic_store(&b->size, backend_size(below));
-    return rc;
+    return below->driver->refresh ? below->driver->refresh(below) : 0;
+}
+
+bool filter_room(struct backend *b, uint64_t *ret_bytes)
+{
+    struct backend *below = filter_of(b)->below;
+
+    return below->driver->room && below->driver->room(below, ret_bytes);
 }
 
 int filter_unlink(struct backend *b)

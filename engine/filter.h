@@ -21,7 +21,10 @@ static inline struct filter *filter_of(struct backend *b)
     return container_of(b, struct filter, b);
 }
 
-/* Limits, capabilities and size of `below`, which is the filter's from now on. */
+/*
+ * Limits, capabilities and size of `below`, which is the filter's from now on: when its end moves by itself the
+ * filter's does, and its owner is told.
+ */
 void filter_init(struct filter *f, struct backend *below);
 
 /* Fill in the I/O below: up to `len` of what is left of `outer`; `iov` has room for outer->iovcnt. */
@@ -30,11 +33,15 @@ void filter_fill_io(struct filter *f, struct io *io, struct io *outer, struct io
 /* The I/O below has ended: our size moves as it moved that one's. What io_end() of the outer one takes. */
 int64_t filter_result(struct filter *f, const struct io *io);
 
+/* The filter ends at `size` now, since what is below has moved by itself. Any thread. */
+void filter_follow(struct filter *f, uint64_t size);
+
 /* For the driver. */
 void filter_prefetch(struct backend *b, uint64_t offset, uint64_t len);
 uint64_t filter_allocated(struct backend *b);
 int filter_relock(struct backend *b, uint32_t flags);
 int filter_refresh(struct backend *b);
+bool filter_room(struct backend *b, uint64_t *ret_bytes);
 int filter_unlink(struct backend *b);
 
 #endif

@@ -114,6 +114,12 @@ struct format_driver {
     int (*resize)(vdisk *v, uint64_t size, const struct vdisk_resize_opts *opts, vdisk_queue *q);
 
     /*
+     * How large the volume is by what its file is now, where that alone says it: when the file's end moves by
+     * itself the volume follows (engine/follow.c). Any thread, any lock held. NULL: its metadata says.
+     */
+    uint64_t (*size_by_file)(const vdisk *v);
+
+    /*
      * Blocks: where in v->file nothing is in use any more; from open on the format notes by volume_note_end() what
      * it takes there. NULL: what requests write counts. Of volumes open for writing.
      */

@@ -122,6 +122,15 @@ static bool is_cut_off(const struct io *io)
     return !(b->caps & BACKEND_GROWS) && io->offset + io->moved < max_u64(backend_size(b), peak);
 }
 
+/* A read came short of the end: somebody else has moved it, and whoever has the backend is to know. */
+static void look_again(const struct io *io)
+{
+    struct backend *b = io->backend;
+
+    if (unlikely(io->offset + io->moved < backend_size(b)) && b->driver->refresh)
+        b->driver->refresh(b); /* what it does not know now it does not tell */
+}
+
 /*
  * What a host's error means. Block devices have their own for what failed on them: that the medium did is ENODATA,
  * which here would be taken for the end of a file (qcow2/check/check_roots.c).
@@ -161,6 +170,7 @@ void io_end(struct io *io, int64_t res)
         io_finish(io, -ENOSPC); /* the host takes no more and gives no reason */
         return;
     }
+    look_again(io);
     if (unlikely(is_cut_off(io))) {
         io_finish(io, -EIO);
         return;

@@ -55,6 +55,8 @@
     X(CUT_FORGOTTEN, "a device that has been cut reads as zeros where it was longer")                          \
     X(CUT_ZEROED, "zeroing does not look whether the device has been cut")                                    \
     X(JOB_FORGETS_TEXT, "the text that a job's work gave is replaced by that of the last call")                \
+    X(FOLLOW_UNHELD, "a volume follows its file while it is being resized")                                     \
+    X(MOVED_UNTOLD, "a backend whose end has moved does not tell its owner")                                   \
     X(PART_UNBOUNDED, "a part of a file goes on behind its size: window.c, invariant 1")                       \
     X(NAMES_FOLLOWED, "who looks at an image opens the files that it names")
 

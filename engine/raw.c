@@ -11,6 +11,7 @@
 #include "engine/bits.h"
 #include "engine/create.h"
 #include "engine/error.h"
+#include "engine/follow.h"
 #include "engine/guard.h"
 #include "engine/option.h"
 #include "engine/volume.h"
@@ -31,6 +32,11 @@ static uint64_t offset_in_file(const struct spec *node)
     return offset;
 }
 
+static uint64_t raw_size_by_file(const vdisk *v)
+{
+    return align_up(backend_size(v->file), 512);
+}
+
 static int raw_open(vdisk *v, const struct layer_open *how, vdisk_queue *q)
 {
     if (how->data_file)
@@ -38,7 +44,7 @@ static int raw_open(vdisk *v, const struct layer_open *how, vdisk_queue *q)
     v->data = v->file;
     v->data_offset = offset_in_file(how->name);
     v->writes_in_place = true;
-    volume_set_size(v, align_up(backend_size(v->file), 512)); /* behind a ragged end: zeros */
+    volume_set_size(v, raw_size_by_file(v)); /* behind a ragged end: zeros */
     return 0;
 }
 
@@ -221,6 +227,7 @@ static int follow_device(vdisk *v, uint64_t size, const struct vdisk_resize_opts
     if (rc < 0)
         return err_set(rc, "%s: asking for its size: %s", v->name, strerror(-rc));
     now = backend_size(b);
+    follow_done(v); /* here */
     if (now < old) /* what is gone is not read as zeros */
         volume_set_size(v, now);
     if (size > now)
@@ -305,4 +312,5 @@ const struct format_driver raw_driver = {
     .create = raw_create,
     .drop_plan = raw_drop_plan,
     .resize = raw_resize,
+    .size_by_file = raw_size_by_file,
 };

@@ -57,11 +57,13 @@ int volume_manage(vdisk *v, vdisk_queue **ret_queue)
     service_meet(v, *ret_queue);
     lock_manage(v, *ret_queue);
     atomic_store(&v->manager, *ret_queue);
+    follow_hold(v);
     return 0;
 }
 
 void volume_manage_done(vdisk *v)
 {
+    follow_release(v);
     atomic_store(&v->manager, NULL);
     pthread_mutex_unlock(&v->manage_lock);
 }

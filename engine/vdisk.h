@@ -214,7 +214,7 @@ struct vdisk_info {
     bool        zeroes_cheap;   /* as a rule zeros cost no more than a change of metadata */
 };
 
-/* Fill `ret_info`. Any thread. */
+/* Fill `ret_info`. Any thread. Looks whether a raw volume's device or file has another size by now. */
 VDISK_API int vdisk_get_info(vdisk *v, struct vdisk_info *ret_info);
 
 /* The virtual size. Any thread, does not block. */
@@ -240,7 +240,9 @@ VDISK_API int vdisk_trim_space(vdisk *v);
 /* ---- what happens to a volume ------------------------------------------------------------------------ */
 
 enum vdisk_event_kind {
-    VDISK_EVENT_SIZE = 1,  /* its size has changed; value: what it is now */
+    VDISK_EVENT_SIZE = 1,  /* its size has changed; value: what it is now. Also of a raw volume whose device
+                            * has been extended or cut, or whose file another program has cut: it follows as
+                            * soon as that is found, by vdisk_get_info() at the latest */
     VDISK_EVENT_CORRUPT,   /* its metadata cannot be trusted: no more writes, qcow2 is marked corrupt; text: why */
     VDISK_EVENT_WATERMARK, /* see vdisk_set_watermark(); value: how far the file is in use now */
 };

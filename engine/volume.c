@@ -60,6 +60,7 @@ static void layer_free(vdisk *v)
     events_close(v->events);
     pairs_volume_goes(v);
     pthread_mutex_destroy(&v->mark.lock);
+    pthread_mutex_destroy(&v->follow.lock);
     pthread_mutex_destroy(&v->manage_lock);
     pthread_mutex_destroy(&v->service_lock);
     spec_free(v->spec);
@@ -83,6 +84,7 @@ static int layer_alloc(struct backend *file, uint32_t flags, vdisk **ret)
     range_locks_init(&v->guard_locks);
     pthread_mutex_init(&v->manage_lock, NULL);
     pthread_mutex_init(&v->mark.lock, NULL);
+    pthread_mutex_init(&v->follow.lock, NULL);
     pthread_mutex_init(&v->service_lock, NULL);
     v->generation = process_generation;
     v->file = file;
@@ -350,6 +352,7 @@ static int open_on(struct backend *file, struct layer_name *n, const struct vdis
         l->depth = depth--;
     if (opts->flags & VDISK_OPEN_HOST_HOLES)
         find_host_holes(v, q);
+    follow_begin(v);
     *ret_vdisk = v;
     return 0;
 }
@@ -510,6 +513,8 @@ static int fill_info(vdisk *v, struct vdisk_info *ret_info)
         return rc;
     if (info.size < sizeof(size_t) || info.size > 4096)
         return err_set(EINVAL, "%s: info struct of size %zu", v->name, info.size);
+    if (v->file->driver->refresh)
+        v->file->driver->refresh(v->file); /* what it does not know now it does not tell */
     info.virtual_size = vdisk_size(v);
     info.allocated_size = v->file->driver->allocated ? v->file->driver->allocated(v->file) : backend_size(v->file);
     info.request_align = v->data->align;

@@ -9,6 +9,7 @@
 #include <stdatomic.h>
 
 #include "engine/event.h"
+#include "engine/follow.h"
 #include "engine/format.h"
 #include "engine/gate.h"
 #include "engine/pair.h"
@@ -78,6 +79,7 @@ struct vdisk {
     _Atomic uint64_t            thread_seen;    /* thread_number() of that queue */
     pthread_mutex_t             service_lock;   /* the next one is set once */
     _Atomic(struct service *)   service;
+    struct volume_follow        follow;         /* of the top layer: its size is its file's */
 };
 
 /* The volume has this size, and nothing behind it; who listens is told. One thread at a time. */

@@ -1,0 +1,229 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The end of what a volume is on moves by somebody else's doing: the backend tells, filters pass it on, a raw
+ * volume follows, who listens is told; a format with a size of its own does not.
+ */
+#include <pthread.h>
+
+#include "backends/fault.h"
+#include "backends/memory.h"
+#include "engine/volume.h"
+#include "tests/unit/backend_test.h"
+
+enum { SIZE = 8 << 20 };
+
+static struct {
+    unsigned count;
+    uint64_t value;
+} seen;
+
+static void on_event(void *arg, vdisk *v, const struct vdisk_event *event)
+{
+    seen.count += event->kind == VDISK_EVENT_SIZE;
+    seen.value = event->kind == VDISK_EVENT_SIZE ? event->value : seen.value;
+}
+
+static void look(vdisk *v)
+{
+    struct vdisk_info info = {.size = sizeof info};
+
+    OK(vdisk_get_info(v, &info));
+    assert_int_equal(info.virtual_size, vdisk_size(v));
+}
+
+static vdisk *open_raw(struct backend *b)
+{
+    struct vdisk_open_opts how = {.size = sizeof how, .format = "raw", .flags = VDISK_OPEN_RDWR};
+    vdisk *v;
+
+    OK(vdisk_open_backend(b, &how, &v));
+    look(v); /* that it has a size at all is news of the open */
+    memset(&seen, 0, sizeof seen);
+    OK(vdisk_set_event_callback(v, on_event, NULL));
+    return v;
+}
+
+/* A device, and a second handle on it. */
+static struct backend *device(struct backend **ret_other)
+{
+    struct memory_options options = {.align = 512, .fixed = true, .size = SIZE};
+    struct backend *b;
+
+    OK(memory_backend_create_with("device", &options, &b));
+    OK(memory_backend_share(b, ret_other));
+    return b;
+}
+
+static void a_device_that_grows(void **state)
+{
+    uint8_t block[512] = {1};
+    struct backend *other, *b = device(&other);
+    vdisk *v;
+
+    OK(fault_backend_create(b, &b)); /* through two filters */
+    OK(fault_backend_create(b, &b));
+    v = open_raw(b);
+    look(v);
+    assert_int_equal(seen.count, 0);
+    memory_backend_extend(other, 2 * SIZE);
+    assert_int_equal(vdisk_size(v), SIZE);
+    assert_true(vdisk_pwrite(v, block, sizeof block, SIZE, 0) < 0);
+    look(v);
+    assert_int_equal(vdisk_size(v), 2 * SIZE);
+    assert_int_equal(seen.count, 1);
+    assert_int_equal(seen.value, 2 * SIZE);
+    OK(vdisk_pwrite(v, block, sizeof block, 2 * SIZE - 512, 0));
+    look(v);
+    assert_int_equal(seen.count, 1);
+    OK(vdisk_close(v));
+    backend_close(other);
+}
+
+struct held {
+    struct backend *b;
+    vdisk          *v;
+    struct backend *other;
+    bool            checked;
+};
+
+/* While the volume is resized: it is as large as it was. */
+static int in_between(void *arg, uint64_t done, uint64_t total)
+{
+    struct held *h = arg;
+
+    if (!h->checked) {
+        memory_backend_extend(h->other, 4 * SIZE);
+        OK(h->b->driver->refresh(h->b));
+        assert_int_equal(vdisk_size(h->v), SIZE);
+    }
+    h->checked = true;
+    return 0;
+}
+
+/* What a resize has not made zeros yet is not to be seen; what it does not see to is followed then. */
+static void not_while_it_is_resized(void **state)
+{
+    struct held h = {0};
+    struct vdisk_resize_opts opts = {.size = sizeof opts, .preallocation = VDISK_PREALLOC_FULL,
+                                     .progress = in_between, .progress_arg = &h};
+
+    h.b = device(&h.other);
+    h.v = open_raw(h.b);
+    memory_backend_extend(h.other, 2 * SIZE);
+    OK(vdisk_resize(h.v, 2 * SIZE, &opts));
+    assert_true(h.checked);
+    assert_int_equal(vdisk_size(h.v), 4 * SIZE);
+    assert_int_equal(seen.value, 4 * SIZE);
+    OK(vdisk_close(h.v));
+    backend_close(h.other);
+}
+
+static void a_file_that_is_cut(void **state)
+{
+    static uint8_t bytes[SIZE];
+    char path[] = "follow.XXXXXX";
+    int fd = mkstemp(path);
+    struct backend *b;
+    vdisk *v;
+
+    assert_true(fd >= 0);
+    memset(bytes, 7, SIZE);
+    assert_int_equal(write(fd, bytes, SIZE), SIZE);
+    OK(backend_open(path, BACKEND_RDWR, &b));
+    OK(fault_backend_create(b, &b));
+    v = open_raw(b);
+    assert_int_equal(ftruncate(fd, SIZE / 2 + 100), 0);
+    OK(vdisk_pread(v, bytes, SIZE, 0)); /* it was let in: what is there, and zeros */
+    assert_true(is_filled(bytes, 7, SIZE / 2 + 100));
+    assert_true(is_filled(bytes + SIZE / 2 + 100, 0, SIZE / 2 - 100));
+    assert_int_equal(seen.count, 1);
+    assert_int_equal(seen.value, SIZE / 2 + 512);
+    assert_int_equal(vdisk_size(v), SIZE / 2 + 512);
+    assert_true(vdisk_pread(v, bytes, 512, SIZE / 2 + 512) < 0);
+
+    assert_int_equal(ftruncate(fd, 4096), 0); /* or when somebody asks */
+    look(v);
+    assert_int_equal(seen.count, 2);
+    assert_int_equal(vdisk_size(v), 4096);
+    assert_int_equal(ftruncate(fd, SIZE), 0); /* what others add is theirs */
+    look(v);
+    assert_int_equal(vdisk_size(v), 4096);
+    OK(vdisk_resize(v, SIZE, NULL));
+    assert_int_equal(vdisk_size(v), SIZE);
+    OK(vdisk_close(v));
+    close(fd);
+    unlink(path);
+}
+
+/* Of what writers add meanwhile the end is not lost: it is behind what each has written, when he has ended. */
+static _Atomic bool stop;
+
+static void *cut_again(void *arg)
+{
+    struct backend *b = arg;
+
+    while (!atomic_load(&stop))
+        OK(b->driver->refresh(b));
+    return NULL;
+}
+
+static void writers_beside(void **state)
+{
+    vdisk_queue *q = test_queue(VDISK_QUEUE_AUTO);
+    char path[] = "follow.XXXXXX", *buf = vdisk_alloc_buffer(4096);
+    int fd = mkstemp(path);
+    struct backend *b;
+    pthread_t thread;
+
+    memset(buf, 1, 4096);
+    OK(backend_open(path, BACKEND_RDWR | BACKEND_BUFFERED, &b));
+    assert_int_equal(pthread_create(&thread, NULL, cut_again, b), 0);
+    for (uint64_t i = 1; i < 300; i++) {
+        if (i % 10 == 0)
+            assert_int_equal(ftruncate(fd, (off_t)(i * 2048)), 0);
+        OK(io_pwrite(q, b, buf, 4096, i * 4096));
+        assert_true(backend_size(b) >= (i + 1) * 4096);
+    }
+    atomic_store(&stop, true);
+    pthread_join(thread, NULL);
+    backend_close(b);
+    free(buf);
+    vdisk_queue_destroy(q);
+    close(fd);
+    unlink(path);
+}
+
+/* qcow2 has its size in its header. */
+static void a_format_with_a_size_of_its_own(void **state)
+{
+    struct vdisk_create_opts create = {.size = sizeof create, .format = "qcow2", .virtual_size = SIZE};
+    struct vdisk_open_opts how = {.size = sizeof how, .format = "qcow2", .flags = VDISK_OPEN_RDWR};
+    char path[] = "follow.XXXXXX";
+    int fd = mkstemp(path);
+    vdisk *v;
+
+    OK(vdisk_create(path, &create));
+    OK(vdisk_open(path, &how, &v));
+    memset(&seen, 0, sizeof seen);
+    OK(vdisk_set_event_callback(v, on_event, NULL));
+    assert_int_equal(ftruncate(fd, 256 << 10), 0);
+    look(v);
+    assert_int_equal(vdisk_size(v), SIZE);
+    assert_int_equal(seen.count, 0);
+    OK(vdisk_close(v));
+    close(fd);
+    unlink(path);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_device_that_grows),
+        cmocka_unit_test(not_while_it_is_resized),
+        cmocka_unit_test(a_file_that_is_cut),
+        cmocka_unit_test(writers_beside),
+        cmocka_unit_test(a_format_with_a_size_of_its_own),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
