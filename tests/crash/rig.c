@@ -10,6 +10,7 @@
 #include "backends/memory.h"
 #include "engine/bits.h"
 #include "engine/volume.h"
+#include "filters/filters.h"
 #include "tests/lib/test.h"
 
 /* ---- disks ------------------------------------------------------------------------------------------------ */
@@ -20,6 +21,16 @@ static struct backend *put_fault(struct rig *r, unsigned disk, struct backend *b
     return r->fault[disk];
 }
 
+/* As the volume sees the disk, below what is logged. */
+static struct backend *put_filter(const struct rig *r, unsigned disk, struct backend *below)
+{
+    struct backend *b = below;
+
+    if (r->rotated && disk == RIG_IMAGE)
+        CHECK_OK(rotate_backend_create(below, 100, &b));
+    return b;
+}
+
 /* A logged and simulated handle on a disk. */
 static struct backend *wrap(struct rig *r, unsigned disk, bool read_only)
 {
@@ -27,6 +38,7 @@ static struct backend *wrap(struct rig *r, unsigned disk, bool read_only)
 
     if (!r->threads)
         CHECK_OK(sim_backend_create(r->sim, b, &outer));
+    outer = put_filter(r, disk, outer);
     if (!r->log)
         return outer;
     b = outer;
@@ -78,7 +90,7 @@ void rig_init_empty(struct rig *r, const struct image_spec *spec)
     CHECK_OK(sim_create(&options, &r->sim));
     sim_enter(r->sim);
     init_disks(r);
-    test_note("%s%s", image_describe(&r->spec), r->fixed ? " on a device" : "");
+    test_note("%s%s%s", image_describe(&r->spec), r->fixed ? " on a device" : "", r->rotated ? ", rotated" : "");
 }
 
 int rig_create(struct rig *r)
@@ -122,7 +134,7 @@ void rig_start_log(struct rig *r)
     CHECK_OK(vdisk_queue_create(NULL, &q));
     CHECK_OK(crash_log_create(&r->log));
     for (unsigned i = 0; i < RIG_DISKS; i++) {
-        struct backend *b = memdisk_open(&r->disk[i], true), *wrapped;
+        struct backend *b = put_filter(r, i, memdisk_open(&r->disk[i], true)), *wrapped;
         CHECK_OK(crash_log_base(r->log, i, b, q));
         CHECK_OK(crash_backend_create(r->log, i, b, &wrapped));
         backend_close(wrapped);

@@ -38,6 +38,7 @@ struct rig {
     uint32_t versions;
     uint64_t flushes;
     bool preallocates;          /* whenever it grows */
+    bool rotated;               /* the image goes through a filter: filters/rotate.c */
     bool tight;                 /* and little larger than it must be */
     bool faults;                /* calls of the disks below the log can be made to fail, or come late: fault[] */
     bool may_fail;              /* so requests may, and closing */

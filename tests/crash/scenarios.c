@@ -56,6 +56,7 @@ static void mix(unsigned queues)
 
     random_spec(&s);
     rig->fixed = rng_chance(test_rng(), 15);
+    rig->rotated = rng_chance(test_rng(), 15);
     rig->max_size = align_up(s.size + s.size / 2, 512);
     rig_init(rig, &s);
     rig_start_log(rig);
@@ -84,6 +85,7 @@ static void run_mix_faults(void)
 
     random_spec(&s);
     rig->fixed = rng_chance(test_rng(), 15);
+    rig->rotated = rng_chance(test_rng(), 15);
     rig->faults = rig->may_fail = true;
     rig_init(rig, &s);
     rig_start_log(rig);

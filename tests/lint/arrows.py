@@ -26,6 +26,7 @@ ROOMS = {
     "engine": ("engine/*.c", ["engine/spec", "engine/loop"]),
     "backends": ("backends/*.c", ["engine/spec", "engine/loop"]),
     "jobs": ("jobs/*.c", []),
+    "filters": ("filters/*.c", ["engine/spec", "engine/loop"]),
     "qcow2/format": ("qcow2/format/*.c", ["engine/loop"]),
     "qcow2/meta": ("qcow2/{meta/*,mutant}.c", ["qcow2/format", "engine/loop"]),
     "qcow2/space": ("qcow2/space/*.c", ["qcow2/meta", "qcow2/format", "engine/loop"]),
@@ -45,6 +46,7 @@ ALSO = {
     ("qcow2/check", "q2_header_load"): "the header has one reader, which needs no open image",
     ("engine", "format_drivers"): "the list of formats: the only name that the engine has of them",
     ("engine/spec", "backend_drivers"): "the list of backends: the same",
+    ("backends", "rotate_driver"): "the list of backends has the filters, too",
 }
 BY_NAME = {  # name: (rooms, why)
     "vdisk_alloc_buffer": ("backends qcow2/meta qcow2/check", "memory for I/O: is to move to the loop"),
@@ -212,7 +214,7 @@ def main():
         print("skipped: there is no nm")
         return 77
     root = pathlib.Path(sys.argv[1])
-    paths = [str(path.relative_to(root)) for folder in ("engine", "backends", "qcow2", "jobs")
+    paths = [str(path.relative_to(root)) for folder in ("engine", "backends", "filters", "qcow2", "jobs")
              for path in sorted((root / folder).rglob("*.c"))]
     room_of = rooms_of(ROOMS, paths)
     graph = uses(symbols(sys.argv[2:], paths))

@@ -9,14 +9,15 @@ import pathlib
 import re
 import sys
 
-FOLDERS = ["engine", "backends", "qcow2", "jobs", "tools", "bench", "tests", ".ci"]
-LIBRARY = ["engine", "backends", "qcow2", "jobs"]
+FOLDERS = ["engine", "backends", "filters", "qcow2", "jobs", "tools", "bench", "tests", ".ci"]
+LIBRARY = ["engine", "backends", "filters", "qcow2", "jobs"]
 # Which folders a folder may include from.
 MAY_INCLUDE = {
     "engine": {"engine"},
-    "backends": {"engine", "backends"},
+    "backends": {"engine", "backends", "filters"},  # drivers.c lists both
+    "filters": {"engine", "filters"},
     "qcow2": {"engine", "qcow2"},
-    "tests": {"engine", "backends", "qcow2", "jobs", "tools", "bench", "tests"},
+    "tests": {"engine", "backends", "filters", "qcow2", "jobs", "tools", "bench", "tests"},
     # Of the library these have what is installed: <vdisk.h>, <vdisk-image.h>, <vdisk-lab.h>.
     "jobs": {"jobs"},
     "tools": {"tools"},
