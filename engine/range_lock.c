@@ -90,3 +90,21 @@ bool range_is_locked(struct range_locks *locks, uint64_t start, uint64_t end)
     pthread_mutex_unlock(&locks->lock);
     return locked;
 }
+
+#ifndef NDEBUG
+
+void range_locks_assert(struct range_locks *locks)
+{
+    enum { LOOKED_AT = 8 };
+    unsigned i = 0;
+
+    pthread_mutex_lock(&locks->lock);
+    for (struct list *n = locks->all.next; n != &locks->all && i++ < LOOKED_AT; n = n->next) {
+        const struct range_lock *l = from_node(n);
+        assert(l->start < l->end && n->next->prev == n);
+        assert(l->held == !overlaps_earlier(locks, n, l->start, l->end) || ENGINE_MUTANT(RANGE_OVERTAKE));
+    }
+    pthread_mutex_unlock(&locks->lock);
+}
+
+#endif

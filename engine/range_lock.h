@@ -43,4 +43,11 @@ void range_unlock(struct range_locks *locks, struct range_lock *l);
 /* Does somebody hold or wait for a part of [start, end)? */
 bool range_is_locked(struct range_locks *locks, uint64_t start, uint64_t end);
 
+/* Debug builds: are they as the invariants say? Of a long line the first few. Any thread. */
+#ifdef NDEBUG
+static inline void range_locks_assert(struct range_locks *locks) {}
+#else
+void range_locks_assert(struct range_locks *locks);
+#endif
+
 #endif

@@ -170,7 +170,8 @@ static inline void start_write(struct request *r, vdisk *v, uint64_t offset, uin
 {
     struct extent e;
 
-    if (v->writes_in_place && v->format->lookup(v, offset, len, &e) == 0 &&
+    if (atomic_load_explicit(&v->writes_in_place, memory_order_relaxed) &&
+        v->format->lookup(v, offset, len, &e) == 0 &&
         likely(e.len == len && e.kind == EXTENT_DATA && e.flags & EXTENT_WRITABLE)) {
         uint64_t host_end = e.host_offset + len;
         fast_io(r, v->data, IO_WRITE, e.host_offset, len, fast_write_done);

@@ -47,7 +47,7 @@ struct vdisk {
     bool                        read_only;
     bool                        host_holes;    /* block status asks `data` where mapped clusters have holes */
     bool                        keeps_discarded; /* its name says that discards do nothing */
-    bool                        writes_in_place; /* lookup() may say EXTENT_WRITABLE */
+    _Atomic bool                writes_in_place; /* lookup() may say EXTENT_WRITABLE; not any more with trouble */
 
     uint64_t                    guarded;       /* raw by guess: changes that begin below it go through guard.c */
     _Atomic uint64_t            size;          /* virtual size: as requests and their owners know it */

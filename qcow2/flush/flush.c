@@ -101,20 +101,20 @@ static int by_host_offset(const void *a, const void *b)
     return x->host_offset < y->host_offset ? -1 : x->host_offset > y->host_offset;
 }
 
-static size_t add_slices(struct piece *to, struct q2_cache *c)
+static size_t add_slices(struct piece *to, struct q2_cache *c, bool *ret_sound)
 {
     struct list *node;
     size_t n = 0;
 
-    for (node = c->dirty_list.next; node != &c->dirty_list; node = node->next) {
+    for (node = c->dirty_list.next; node != &c->dirty_list && n < c->dirty_count; node = node->next) {
         struct q2_slot *s = container_of(node, struct q2_slot, dirty_node);
         to[n++] = (struct piece){.host_offset = s->host_offset, .len = c->slice_size, .cache = c, .slot = s};
     }
-    assert(n == c->dirty_count);
+    *ret_sound &= n == c->dirty_count && node == &c->dirty_list;
     return n;
 }
 
-static size_t add_pages(struct piece *to, struct q2_table *t)
+static size_t add_pages(struct piece *to, struct q2_table *t, bool *ret_sound)
 {
     size_t n = 0;
 
@@ -122,7 +122,7 @@ static size_t add_pages(struct piece *to, struct q2_table *t)
         if (t->dirty[i])
             to[n++] = (struct piece){.host_offset = t->host_offset + i * t->page_size, .len = t->page_size,
                                      .page = (uint32_t)i, .table = t};
-    assert(n == t->dirty_count);
+    *ret_sound &= n == t->dirty_count;
     return n;
 }
 
@@ -141,15 +141,27 @@ static void copy_page(struct q2_flush *flush, const struct piece *p, char *to)
     }
 }
 
-/* Copy, in the order on disk, and take for clean. */
+/* In the order on disk. No piece is where the header is, none where another is. */
+static bool sort_batch(const struct q2_flush *flush, struct batch *b)
+{
+    uint64_t end = flush->meta->geo.cluster_size;
+
+    if (b->count > 0)
+        qsort(b->pieces, b->count, sizeof *b->pieces, by_host_offset);
+    for (size_t i = 0; i < b->count; i++) {
+        if (b->pieces[i].host_offset < end)
+            return false;
+        end = b->pieces[i].host_offset + b->pieces[i].len;
+    }
+    return true;
+}
+
+/* Copy, and take for clean. */
 static void copy_batch(struct q2_flush *flush, struct batch *b)
 {
     char *to = b->copy;
 
     assert_locked(&flush->meta->lock);
-    if (b->count == 0)
-        return;
-    qsort(b->pieces, b->count, sizeof *b->pieces, by_host_offset);
     for (size_t i = 0; i < b->count; i++) {
         struct piece *p = &b->pieces[i];
         if (p->slot) {
@@ -245,6 +257,34 @@ static bool end_has_moved(struct q2_flush *flush)
     return flush->space->flushing_end > flush->space->durable_end;
 }
 
+/* What is dirty, in the batches. */
+static bool gather(struct q2_flush_op *f)
+{
+    struct q2_meta *meta = f->flush->meta;
+    struct batch *refcounts = &f->batches[BATCH_REFCOUNTS], *reftable = &f->batches[BATCH_REFTABLE];
+    struct batch *mapping = &f->batches[BATCH_MAPPING];
+    bool sound = true;
+
+    assert_locked(&meta->lock);
+    refcounts->count = add_slices(refcounts->pieces, &meta->refcounts, &sound);
+    reftable->count = add_pages(reftable->pieces, &meta->reftable_pages, &sound);
+    mapping->count = add_slices(mapping->pieces, &meta->l2, &sound);
+    if (meta->l1_pages.dirty_count > 0)
+        mapping->count += add_pages(mapping->pieces + mapping->count, &meta->l1_pages, &sound);
+    if (!q2_invariant(meta, sound, "what is dirty is not what is counted as dirty"))
+        goto fail;
+    for (int i = 0; i < BATCHES; i++)
+        if (!q2_invariant(meta, sort_batch(f->flush, &f->batches[i]),
+                          "two tables in one place, or one on the header"))
+            goto fail;
+    return true;
+
+fail:
+    for (int i = 0; i < BATCHES; i++)
+        f->batches[i].count = 0; /* nothing has been taken for clean */
+    return false;
+}
+
 /* Rule 6. */
 static int take_copy(struct q2_flush_op *f)
 {
@@ -253,6 +293,11 @@ static int take_copy(struct q2_flush_op *f)
     struct batch *refcounts = &f->batches[BATCH_REFCOUNTS], *reftable = &f->batches[BATCH_REFTABLE];
     struct batch *mapping = &f->batches[BATCH_MAPPING];
 
+    q2_flush_assert(flush);
+    q2_meta_assert(flush->meta);
+    q2_space_assert(flush->space);
+    if (atomic_load(&flush->meta->breached))
+        return -EIO;
     assert_locked(&flush->meta->lock);
     if (alloc_batch(refcounts, flush->meta->refcounts.dirty_count, slices_bytes(&flush->meta->refcounts)) < 0 ||
         alloc_batch(reftable, flush->meta->reftable_pages.dirty_count, pages_bytes(&flush->meta->reftable_pages)) <
@@ -260,11 +305,8 @@ static int take_copy(struct q2_flush_op *f)
         alloc_batch(mapping, flush->meta->l2.dirty_count + flush->meta->l1_pages.dirty_count,
                     slices_bytes(&flush->meta->l2) + pages_bytes(&flush->meta->l1_pages)) < 0)
         return -ENOMEM;
-    refcounts->count = add_slices(refcounts->pieces, &flush->meta->refcounts);
-    reftable->count = add_pages(reftable->pieces, &flush->meta->reftable_pages);
-    mapping->count = add_slices(mapping->pieces, &flush->meta->l2);
-    if (flush->meta->l1_pages.dirty_count > 0)
-        mapping->count += add_pages(mapping->pieces + mapping->count, &flush->meta->l1_pages);
+    if (!gather(f))
+        return -EIO;
     for (int i = 0; i < BATCHES; i++)
         copy_batch(flush, &f->batches[i]);
     if (flush->space->freed[Q2_FREED_DURABLE].count == 0) {
@@ -344,6 +386,7 @@ static void wait_turn(struct q2_flush_op *f, struct op *op)
     struct q2_flush *flush = f->flush;
 
     pthread_mutex_lock(&flush->meta->lock);
+    q2_flush_assert(flush);
     if (flush->meta->flush_running) {
         list_add_tail(&flush->flush_waiting, &op->wait);
     } else {
@@ -545,6 +588,22 @@ void q2_flush_start(struct q2_flush *flush, struct request *r)
     op_serve(&f->op, r);
     op_start(&f->op);
 }
+
+#ifndef NDEBUG
+
+void q2_flush_assert(const struct q2_flush *flush)
+{
+    assert_locked(&flush->meta->lock);
+    assert(flush->space->meta == flush->meta);
+    assert(flush->meta->flush_running || list_empty(&flush->flush_waiting));
+    assert(flush->meta->flush_running || flush->space->flushing_end == 0);
+    assert(flush->space->freed_ticket != 0 || flush->space->freed[Q2_FREED_DURABLE].count == 0 ||
+           MUTANT(FREE_BEFORE_SYNC)); /* rule 5 */
+    for (struct list *n = flush->flush_waiting.next; n != &flush->flush_waiting; n = n->next)
+        assert(container_of(n, struct op, wait)->state == FLUSH_DONE && n->next->prev == n);
+}
+
+#endif
 
 /* ---- outside the loop ------------------------------------------------------------------------------------ */
 

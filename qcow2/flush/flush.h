@@ -22,6 +22,13 @@ struct q2_flush {
 /* Nobody waits; over the same image's metadata and space. */
 void q2_flush_state_init(struct q2_flush *flush, struct q2_meta *meta, struct q2_space *space);
 
+/* Debug builds, with the lock held: the line, and what belongs to the flush under way. */
+#ifdef NDEBUG
+static inline void q2_flush_assert(const struct q2_flush *flush) {}
+#else
+void q2_flush_assert(const struct q2_flush *flush);
+#endif
+
 /* As the call of an await. */
 void q2_flush(struct q2_flush *flush, struct op *op);
 

@@ -89,7 +89,7 @@ static void adopt(struct q2_header_change *change)
     struct q2_table pages = meta->l1_pages;
 
     assert_locked(&meta->lock);
-    assert(meta->l1_pages.dirty_count == 0);
+    assert(meta->l1_pages.dirty_count == 0 && g->l1->entries >= old->entries);
     if (old->entries > 0) /* a disk of no bytes has none, and its table no place */
         q2_drop_table(&g->q->space, meta->header.l1_offset, q2_clusters(&meta->geo, old->entries * 8), Q2_META_L1);
     meta->l1_pages = g->pages;
@@ -104,6 +104,12 @@ static void adopt(struct q2_header_change *change)
 
 static void write_header(struct grow *g, struct op *op)
 {
+    assert(g->lock.held && g->size >= g->q->meta.header.size);
+    if (!q2_invariant(&g->q->meta, !g->longer || g->q->meta.l1_pages.dirty_count == 0,
+                      "the L1 table changed while it moved")) {
+        op_wake(op, -EIO);
+        return;
+    }
     g->change = q2_header_change(&g->q->meta);
     g->change.doubt = "the header could not be written while the image grew";
     g->change.fields.size = g->size;

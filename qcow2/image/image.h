@@ -33,6 +33,13 @@ static inline struct q2 *q2_of(vdisk *v)
 /* qcow2/image/resize.c: format_driver.resize */
 int q2_resize(vdisk *v, uint64_t size, const struct vdisk_resize_opts *opts, vdisk_queue *queue);
 
+/* Debug builds, while nothing is under way: do the rooms belong together, and agree with the volume? */
+#ifdef NDEBUG
+static inline void q2_assert(struct q2 *q) {}
+#else
+void q2_assert(struct q2 *q);
+#endif
+
 struct layer_open;
 
 /* qcow2/image/open.c: format_driver.open and .close */

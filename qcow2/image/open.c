@@ -175,6 +175,7 @@ int q2_open(vdisk *v, const struct layer_open *how, vdisk_queue *queue)
     if (rc < 0)
         goto fail;
     v->writes_in_place = true;
+    q2_assert(q);
     return 0;
 
 fail:
@@ -203,6 +204,7 @@ int q2_reload(vdisk *v, vdisk_queue *queue)
     v->format_state = q;
     volume_set_size(v, q->meta.header.size);
     q2_state_free(old);
+    q2_assert(q);
     return 0;
 }
 
@@ -211,6 +213,7 @@ int q2_close(vdisk *v, vdisk_queue *queue)
     struct q2 *q = q2_of(v);
     int rc = 0;
 
+    q2_assert(q);
     if (!v->read_only && !(v->open_flags & VDISK_OPEN_CHECK))
         rc = q2_trim_run(&q->space, queue, true);
     q2_state_free(q);

@@ -186,3 +186,29 @@ int q2_state_setup(struct q2 *q, vdisk_queue *queue, uint64_t *tables_left)
         rc = q2_guard_init(&q->meta, queue);
     return rc;
 }
+
+/* ---- the whole ----------------------------------------------------------------------------------------- */
+
+#ifndef NDEBUG
+
+void q2_assert(struct q2 *q)
+{
+    const vdisk *v = q->meta.v;
+
+    assert(v->format_state == q && q2_of(q->meta.v) == q);
+    assert(q->space.meta == &q->meta && q->map.meta == &q->meta && q->flush.meta == &q->meta);
+    assert(q->map.space == &q->space && q->flush.space == &q->space);
+    assert(v->cluster_size == q->meta.geo.cluster_size && q->meta.make_clean == make_clean);
+    assert(q->meta.data_file == (v->data != v->file));
+    assert(!q->meta.guarded || !v->read_only);
+    assert(atomic_load(&v->size) == q->meta.header.size && v->reach >= v->size);
+    pthread_mutex_lock(&q->meta.lock);
+    assert(q2_l1_entries(&q->meta.geo, q->meta.header.size) <= q->meta.header.l1_entries);
+    q2_meta_assert(&q->meta);
+    q2_space_assert(&q->space);
+    q2_map_assert(&q->map);
+    q2_flush_assert(&q->flush);
+    pthread_mutex_unlock(&q->meta.lock);
+}
+
+#endif

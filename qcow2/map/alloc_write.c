@@ -167,6 +167,7 @@ static void fit_to_run(struct alloc_write *w)
     const struct q2_geometry *g = &w->map->meta->geo;
 
     assert(w->run.clusters > 0 && w->run.clusters <= w->clusters);
+    assert(is_aligned(w->run.host_offset, g->cluster_size));
     w->clusters = w->run.clusters;
     w->host_offset = w->run.host_offset;
     w->host_zero = w->run.zero;
@@ -302,7 +303,8 @@ static int prepare_write(struct alloc_write *w)
     if (w->head > 0)
         w->span_iov[n++] = (struct iovec){w->edges, w->head};
     n += iov_slice(w->iov, w->iovcnt, w->start - w->guest_offset, len, w->span_iov + n, w->iovcnt, &covered);
-    assert(covered == len);
+    if (!q2_invariant(w->map->meta, covered == len, "the buffers of a write are shorter than it"))
+        return -EIO;
     if (w->tail > 0)
         w->span_iov[n++] = (struct iovec){w->edges + w->head, w->tail};
     io_rwv(&w->io, w->map->meta->v->data, IO_WRITE, w->host_offset + (w->start - w->guest_cluster) - w->head,

@@ -96,7 +96,10 @@ static void write_zeros(struct clear *c, uint64_t guest_offset, uint64_t len, st
     uint32_t n = 0;
 
     for (uint64_t done = 0; done < len; n++) {
-        assert(n < CLEAR_ZERO_IOV);
+        if (!q2_invariant(c->map->meta, n < CLEAR_ZERO_IOV, "zeros for more than a cluster")) {
+            op_wake(op, -EIO);
+            return;
+        }
         c->iov[n] = (struct iovec){unconst(zero_buffer), min_u64(len - done, ZERO_BUFFER)};
         done += c->iov[n].iov_len;
     }

@@ -142,16 +142,17 @@ static void write_zeros(struct l2_make *m, struct op *op)
     zero_write(m->map->meta->v->file, m->run.host_offset, tables << m->map->meta->geo.cluster_bits, op);
 }
 
-/* With the lock held: one of them; what is needed of it first. It is zeros: so it need not be read. */
+/* One of them; what is needed of it first. It is zeros: so it need not be read. */
 static void enter_table(struct l2_make *m, uint64_t index, uint64_t host_offset, uint64_t guest_offset)
 {
     struct q2_meta *meta = m->map->meta;
     struct q2_l1 *l1 = atomic_load(&meta->l1);
     uint64_t slices = q2_slices_of_table(meta);
 
+    assert_locked(&meta->lock);
     assert(index < l1->entries && q2_l1_offset(q2_l1_get(meta, index)) == m->shared);
     atomic_store_explicit(&l1->entry[index], q2_l1_entry(host_offset, true), memory_order_release);
-    q2_table_dirty(&meta->l1_pages, index);
+    (void)q2_invariant(meta, q2_table_dirty(&meta->l1_pages, index), "an L1 entry outside of the table's pages");
     if (m->shared) {
         q2_cache_moved(&meta->l2, index * slices, slices, host_offset);
         return;
@@ -163,12 +164,18 @@ static void enter_table(struct l2_make *m, uint64_t index, uint64_t host_offset,
 }
 
 /* The clusters' zeros, or the copy, were written before this; flush rule 4. */
-static void enter(struct l2_make *m)
+static int enter(struct l2_make *m)
 {
     struct q2_meta *meta = m->map->meta;
     uint64_t index = q2_l1_index(&meta->geo, m->guest_offset);
 
     pthread_mutex_lock(&meta->lock);
+    q2_meta_assert(meta);
+    if (!q2_invariant(meta, index + m->run.clusters <= atomic_load(&meta->l1)->entries,
+                      "an L2 table behind the end of the L1 table")) {
+        pthread_mutex_unlock(&meta->lock);
+        return -EIO;
+    }
     meta->mapping_needs_data |= m->shared || !m->run.zero; /* rule 4: durably */
     enter_table(m, index, m->run.host_offset, m->guest_offset);
     for (uint64_t i = 1; i < m->run.clusters; i++)
@@ -177,6 +184,7 @@ static void enter(struct l2_make *m)
     if (m->shared)
         q2_drop_table(m->map->space, m->shared, 1, Q2_META_L2);
     pthread_mutex_unlock(&meta->lock);
+    return 0;
 }
 
 static int prepare_copy(struct l2_make *m)
@@ -229,8 +237,7 @@ static void l2_make_step(struct op *op)
         if (op->rc < 0)
             goto fail;
     }
-    enter(m);
-    l2_make_finish(m, 0);
+    l2_make_finish(m, enter(m));
     return;
     OP_END
 fail:
@@ -258,6 +265,7 @@ void q2_l2_table_make(struct q2_map *map, uint64_t guest_offset, struct op *op)
     struct l2_make *m = NULL, *other;
 
     pthread_mutex_lock(&map->meta->lock);
+    q2_map_assert(map);
     other = find_making(map, guest_offset);
     if (other)
         list_add_tail(&other->waiting, &op->wait);
@@ -276,3 +284,27 @@ void q2_l2_table_make(struct q2_map *map, uint64_t guest_offset, struct op *op)
     else if (!other)
         op_wake(op, -ENOMEM);
 }
+
+#ifndef NDEBUG
+
+/* Each table on its way is made once, and lies inside the L1 table. */
+static void assert_making(struct q2_map *map)
+{
+    uint64_t entries = atomic_load(&map->meta->l1)->entries;
+
+    for (struct list *n = map->l2_making.next; n != &map->l2_making; n = n->next) {
+        const struct l2_make *m = container_of(n, struct l2_make, node);
+        assert(m->map == map && find_making(map, m->guest_offset) == m);
+        assert(q2_l1_index(&map->meta->geo, m->guest_offset) < entries);
+    }
+}
+
+void q2_map_assert(struct q2_map *map)
+{
+    assert_locked(&map->meta->lock);
+    assert(map->space->meta == map->meta && (1ull << map->meta->slice_guest_bits) >= map->meta->geo.cluster_size);
+    assert_making(map);
+    range_locks_assert(&map->guest_ranges[map->asserted++ % Q2_ZONES]);
+}
+
+#endif

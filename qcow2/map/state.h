@@ -18,11 +18,19 @@ struct q2_map {
 
     /* Locked. */
     struct list        l2_making; /* tables on their way: l2_table.c */
+    unsigned           asserted;  /* q2_map_assert(): the zone that comes next */
 };
 
 /* Empty, over the same image's metadata and space; and back what it holds. */
 void q2_map_state_init(struct q2_map *map, struct q2_meta *meta, struct q2_space *space);
 void q2_map_state_finish(struct q2_map *map);
+
+/* l2_table.c: debug builds, with the lock held: does all of it agree? */
+#ifdef NDEBUG
+static inline void q2_map_assert(struct q2_map *map) {}
+#else
+void q2_map_assert(struct q2_map *map);
+#endif
 
 /*
  * Whole clusters, which lie in one slice's range, are locked in one of several lists, by slice, so that threads

@@ -2,25 +2,59 @@
 /*
  * When metadata turns out not to be what it must be: no more writes, and the reason, which is told once. Reads and
  * close go on.
+ *
+ * What the image says wrongly (q2_break()): what this handle has in memory is right, and is still written by a
+ * flush. What we have in memory wrongly (q2_breach()): none of it is written any more, so a flush fails.
+ *
+ * Invariants.
+ *  1. Who is refused finds the reason: it is there before the volume is marked.
+ *  2. After a breach nothing is written to the image but what was in flight.
  */
+#include <assert.h>
 #include <errno.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "engine/error.h"
 #include "engine/log.h"
 #include "qcow2/meta/state.h"
 
-int q2_break(struct q2_meta *meta, const char *what)
+static void tell(struct q2_meta *meta, const char *what)
 {
     vdisk *v = meta->v;
 
+    snprintf(v->trouble, sizeof v->trouble, "%s; no more writes are accepted", what);
+    atomic_store_explicit(&v->has_trouble, true, memory_order_release); /* invariant 1 */
+    atomic_store(&v->writes_in_place, false);
+    log_add(VDISK_LOG_ERROR, v->name, "%s", v->trouble);
+    if (v->events)
+        events_raise(v->events, VDISK_EVENT_CORRUPT);
+}
+
+int q2_break(struct q2_meta *meta, const char *what)
+{
     if (!atomic_exchange(&meta->broken, true)) {
-        snprintf(v->trouble, sizeof v->trouble, "%s; no more writes are accepted", what);
-        atomic_store_explicit(&v->has_trouble, true, memory_order_release);
-        err_set(EIO, "%s: %s", v->name, v->trouble);
-        log_add(VDISK_LOG_ERROR, v->name, "%s", v->trouble);
-        if (v->events)
-            events_raise(v->events, VDISK_EVENT_CORRUPT);
+        tell(meta, what);
+        err_set(EIO, "%s: %s", meta->v->name, meta->v->trouble);
     }
     return -EIO;
+}
+
+#ifndef NDEBUG
+bool q2_breach_goes_on;
+#endif
+
+bool q2_breach(struct q2_meta *meta, const char *what, const char *file, int line)
+{
+    const char *base = strrchr(file, '/');
+    char text[200];
+
+#ifndef NDEBUG
+    if (!q2_breach_goes_on)
+        __assert_fail(what, file, (unsigned)line, "an invariant");
+#endif
+    atomic_store(&meta->breached, true);
+    snprintf(text, sizeof text, "internal error: %s (%s:%d)", what, base ? base + 1 : file, line);
+    err_hint(q2_break(meta, text), "close it, and look with vdisk-io check; please report this");
+    return false;
 }

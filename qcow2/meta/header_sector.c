@@ -102,6 +102,7 @@ static void adopt(struct header_commit *h)
     struct q2_meta *meta = h->meta;
 
     pthread_mutex_lock(&meta->lock);
+    assert(get_be32(h->sector) == get_be32(meta->sector));
     memcpy(meta->sector, h->sector, Q2_SECTOR_SIZE);
     if (h->change->adopt)
         h->change->adopt(h->change);
@@ -131,9 +132,29 @@ fail:
 
 OP_TYPE(header_commit, header_commit_step, "START", "HC_WRITTEN", "HC_SYNCED");
 
+/* Tables are whole clusters behind the header, and not one in the other. */
+static bool is_sound(const struct q2_meta *meta, const struct q2_header_fields *f)
+{
+    uint64_t size = meta->geo.cluster_size, l1_end = f->l1_offset + (uint64_t)f->l1_entries * Q2_L1_ENTRY_SIZE;
+    uint64_t reftable_end = f->reftable_offset + ((uint64_t)f->reftable_clusters << meta->geo.cluster_bits);
+
+    return is_aligned(f->l1_offset, size) && is_aligned(f->reftable_offset, size) && f->reftable_offset >= size &&
+           f->reftable_clusters > 0 && (f->l1_entries == 0 || f->l1_offset >= size) &&
+           f->l1_entries >= q2_l1_entries(&meta->geo, f->size) &&
+           (meta->header.l1_doubtful || f->l1_entries == 0 ||
+            !ranges_meet(f->l1_offset, l1_end, f->reftable_offset, reftable_end));
+}
+
 void q2_header_commit(struct q2_meta *meta, struct q2_header_change *change, struct op *op)
 {
-    struct header_commit *h = op_alloc(op->queue, &header_commit_type, sizeof *h);
+    struct header_commit *h = NULL;
+
+    if (!q2_invariant(meta, is_sound(meta, &change->fields), "the header is to point where no table can be") ||
+        atomic_load(&meta->breached)) {
+        op_wake(op, -EIO);
+        return;
+    }
+    h = op_alloc(op->queue, &header_commit_type, sizeof *h);
 
     if (h)
         h->sector = vdisk_alloc_buffer(HEAD);

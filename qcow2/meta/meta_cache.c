@@ -509,6 +509,7 @@ void q2_cache_load(struct q2_cache *c, uint64_t key, uint64_t host_offset, struc
     bool full = false;
 
     pthread_mutex_lock(c->owner.lock);
+    q2_cache_assert(c);
     l = begin_load(c, key, host_offset, op, &full);
     pthread_mutex_unlock(c->owner.lock);
     if (l)
@@ -516,3 +517,40 @@ void q2_cache_load(struct q2_cache *c, uint64_t key, uint64_t host_offset, struc
     else if (full)
         c->owner.make_clean(c->owner.arg, op); /* makes room: what is dirty becomes clean */
 }
+
+/* ---- the whole ----------------------------------------------------------------------------------------- */
+
+#ifndef NDEBUG
+
+static void assert_slot(struct q2_cache *c, uint64_t set, const struct q2_slot *s)
+{
+    uint64_t tag = atomic_load_explicit(tag_of(c, s), memory_order_relaxed);
+    bool listed = !list_empty(&s->dirty_node);
+
+    assert(s->state <= Q2_SLOT_VALID);
+    assert(tag == (s->state == Q2_SLOT_VALID ? s->key + 1 : 0)); /* invariant 1 */
+    assert(!(s->seq & 1)); /* invariant 2 */
+    assert(listed == q2_slot_is(s, Q2_DIRTY)); /* invariant 4 */
+    assert(s->state == Q2_SLOT_VALID || (s->pins == 0 && s->unsettled == 0)); /* invariant 3 */
+    assert((s->state == Q2_SLOT_LOADING) == !list_empty(&s->loads));
+    assert(s->state == Q2_SLOT_EMPTY || (s->key & c->sets_mask) == set);
+    assert(s->takes <= Q2_TAKES_MAX || MUTANT(TAKE_FOR_EVER)); /* invariant 8 */
+    if (s->state == Q2_SLOT_VALID && s->key < c->linear_keys && q2_slot_is(s, Q2_DIRTY)) /* invariant 6 */
+        assert(atomic_load_explicit(&c->linear[s->key], memory_order_relaxed) == 0);
+}
+
+void q2_cache_assert(struct q2_cache *c)
+{
+    uint64_t set = c->asserted++ & c->sets_mask;
+    struct q2_slot *first = &c->slot[set * Q2_CACHE_WAYS];
+
+    assert_held(c);
+    assert(c->dirty_count <= c->slots);
+    assert(list_empty(&c->dirty_list) == (c->dirty_count == 0));
+    for (struct q2_slot *s = first; s < first + Q2_CACHE_WAYS; s++) {
+        assert_slot(c, set, s);
+        assert(s->state == Q2_SLOT_EMPTY || find_any(c, s->key) == s); /* no slice is there twice */
+    }
+}
+
+#endif

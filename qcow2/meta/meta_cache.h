@@ -91,6 +91,7 @@ struct q2_cache {
     struct list       dirty_list;
     uint32_t          dirty_count;
     uint32_t          hand;       /* second chance */
+    uint32_t          asserted;   /* q2_cache_assert(): the set that comes next */
     struct list       room;       /* ops that wait for a slot: woken when a load or a pin ends */
     struct q2_cache_owner owner;  /* fixed */
 };
@@ -172,6 +173,13 @@ static inline uint64_t q2_read_be64(const struct q2_cache *c, const struct q2_sl
 
     return be64toh(atomic_load_explicit(p, memory_order_acquire));
 }
+
+/* Debug builds: is a set, another one each time, as the invariants say, and the list of what is dirty? */
+#ifdef NDEBUG
+static inline void q2_cache_assert(struct q2_cache *c) {}
+#else
+void q2_cache_assert(struct q2_cache *c);
+#endif
 
 /* ---- under the owner's lock ------------------------------------------------------------------------ */
 

@@ -8,6 +8,7 @@
 #include "engine/error.h"
 #include "engine/short_lock.h"
 #include "qcow2/meta/guard.h"
+#include "qcow2/meta/header_sector.h"
 #include "qcow2/meta/slice.h"
 
 enum { CACHE_DEFAULT = 32 << 20, CACHE_MIN = 1 << 20 };
@@ -96,3 +97,57 @@ int q2_meta_caches_init(struct q2_meta *meta, uint64_t cache_bytes)
     q2_meta_caches_attach(meta);
     return 0;
 }
+
+/* ---- the whole ----------------------------------------------------------------------------------------- */
+
+#ifndef NDEBUG
+
+/* What is in memory is what the header says, and the header what the disk has: header_sector.c, invariant 2. */
+static void assert_header(struct q2_meta *meta)
+{
+    struct q2_header_fields disk = q2_header_fields_get(meta->sector);
+    const struct q2_header *h = &meta->header;
+
+    assert(h->size == disk.size && h->l1_offset == disk.l1_offset && h->l1_entries == disk.l1_entries);
+    assert(h->incompatible == disk.incompatible && h->autoclear == disk.autoclear);
+    assert(h->nb_snapshots == disk.nb_snapshots && h->snapshots_offset == disk.snapshots_offset);
+    if (!h->reftable_problem)
+        assert(h->reftable_offset == disk.reftable_offset && h->reftable_clusters == disk.reftable_clusters);
+    assert(h->geo.cluster_bits == meta->geo.cluster_bits && h->geo.version == meta->geo.version);
+}
+
+static void assert_tables(const struct q2_meta *meta)
+{
+    const struct q2_l1 *l1 = atomic_load(&meta->l1);
+
+    assert(l1->entries == meta->header.l1_entries);
+    assert(meta->l1_pages.host_offset == meta->header.l1_offset);
+    assert(l1->entries * Q2_L1_ENTRY_SIZE <= meta->l1_pages.pages * meta->l1_pages.page_size);
+    for (const struct q2_l1 *old = meta->l1_retired; old; old = old->next)
+        assert(old != l1 && old->entries <= l1->entries); /* tables only become longer */
+    if (meta->v->read_only)
+        return;
+    assert(meta->reftable_pages.host_offset == meta->header.reftable_offset);
+    assert(meta->reftable_entries == q2_reftable_entries(&meta->geo, meta->header.reftable_clusters));
+    assert(meta->reftable_entries * Q2_REFTABLE_ENTRY_SIZE <=
+           meta->reftable_pages.pages * meta->reftable_pages.page_size);
+}
+
+void q2_meta_assert(struct q2_meta *meta)
+{
+    assert_locked(&meta->lock);
+    assert(meta->l1_pages.dirty_count <= meta->l1_pages.pages);
+    assert(meta->reftable_pages.dirty_count <= meta->reftable_pages.pages);
+    assert(!meta->breached || meta->broken);
+    assert(!meta->must_mark || meta->geo.version >= 3); /* version 2 has no such bit */
+    assert(!meta->targets_known || meta->guarded);
+    assert(meta->l2.slice_size <= meta->geo.cluster_size && meta->refcounts.slice_size == meta->l2.slice_size);
+    q2_cache_assert(&meta->l2);
+    q2_cache_assert(&meta->refcounts);
+    if (get_be32(meta->sector) != Q2_MAGIC)
+        return; /* a test of a part, without an image */
+    assert_header(meta);
+    assert_tables(meta);
+}
+
+#endif

@@ -43,6 +43,7 @@ struct q2_meta {
     alignas(64) _Atomic(struct q2_l1 *) l1;  /* replaced by a longer one when the image grows */
     _Atomic uint8_t           as_read;       /* EXTENT_DURABLE once a flush has ended: lookup.c */
     _Atomic bool              broken;        /* metadata cannot be trusted: no writes any more */
+    _Atomic bool              breached;      /* the fault is ours: what is dirty is not written either */
     _Atomic bool              must_mark;     /* the header is to be marked corrupt: guard.h */
 
     /* The caches' tables are read without a lock; the rest of a cache is written with it held. */
@@ -128,6 +129,26 @@ static inline bool q2_has_block(const struct q2_meta *meta, uint64_t index)
 
 /* distrust.c: metadata cannot be trusted any more: refuse writes from now on, say why once. Any thread. -EIO. */
 int q2_break(struct q2_meta *meta, const char *what);
+
+/*
+ * An assert that stays in release builds: of what would else be written wrongly. Where the fact does not hold, our
+ * metadata in memory is wrong: no trust any more, and none of it is written, not by a flush either; the caller
+ * gives up with -EIO. Debug builds stop there. True: it holds. Any thread, any lock.
+ */
+#define q2_invariant(meta, fact, what) (likely(fact) || q2_breach((meta), (what), __FILE__, __LINE__))
+
+bool q2_breach(struct q2_meta *meta, const char *what, const char *file, int line);
+
+#ifndef NDEBUG
+extern bool q2_breach_goes_on; /* tests: as release builds do */
+#endif
+
+/* Debug builds, with the lock held: does all of it agree? Of what is long a part, another one each time. */
+#ifdef NDEBUG
+static inline void q2_meta_assert(struct q2_meta *meta) {}
+#else
+void q2_meta_assert(struct q2_meta *meta);
+#endif
 
 struct q2_bitmap_directory;
 struct q2_snapshot_table;

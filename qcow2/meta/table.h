@@ -35,14 +35,17 @@ static inline void q2_table_finish(struct q2_table *t)
     t->dirty = NULL;
 }
 
-/* An 8-byte entry has changed. */
-static inline void q2_table_dirty(struct q2_table *t, uint64_t index)
+/* An 8-byte entry has changed. False: the table has no such entry, and nothing is noted. */
+static inline bool q2_table_dirty(struct q2_table *t, uint64_t index)
 {
     uint64_t page = index * 8 / t->page_size;
 
-    assert(page < t->pages);
+    if (unlikely(page >= t->pages))
+        return false;
+    assert(t->dirty_count <= t->pages && t->dirty[page] <= 1);
     t->dirty_count += !t->dirty[page];
     t->dirty[page] = 1;
+    return true;
 }
 
 #endif

@@ -181,16 +181,24 @@ static void note_free(struct q2_space *space, uint64_t index)
     }
 }
 
-/* Raise refcounts from 0 to 1, all in one slice, which is cached. */
-static void raise(struct q2_space *space, uint64_t index, uint64_t n)
+/* Raise refcounts from 0 to 1, all in one slice, which is cached. False: they cannot be. */
+static bool raise(struct q2_space *space, uint64_t index, uint64_t n)
 {
     uint64_t in_slice = index & ((1ull << space->meta->refslice_bits) - 1);
     struct q2_slot *s = q2_refcounts_find(space, index >> space->meta->refslice_bits);
+    uint8_t *data;
 
     assert_locked(&space->meta->lock);
-    assert(s && in_slice + n <= 1ull << space->meta->refslice_bits);
+    if (!q2_invariant(space->meta, s && in_slice + n <= 1ull << space->meta->refslice_bits,
+                      "refcounts are to be raised that are not at hand"))
+        return false;
+    data = (uint8_t *)q2_slot_data(&space->meta->refcounts, s);
+    if (!q2_invariant(space->meta, count_zeros(&space->meta->geo, data, in_slice, n) == n,
+                      "a cluster in use was to be handed out"))
+        return false;
     q2_slot_mark_dirty(&space->meta->refcounts, s);
-    q2_refcount_fill_one(&space->meta->geo, (uint8_t *)q2_slot_data(&space->meta->refcounts, s), in_slice, n);
+    q2_refcount_fill_one(&space->meta->geo, data, in_slice, n);
+    return true;
 }
 
 /* Clusters from `index` on, up to n, that are alike in being known to be zero. */
@@ -335,8 +343,8 @@ static enum scan_result try_take(struct alloc *a)
         *pos = min_u64(*pos, space->limit_clusters); /* which may rise */
     }
     n = alike(space, found, n, &zero);
-    if (!MUTANT(FORGET_LEASE))
-        raise(space, found, n);
+    if (!MUTANT(FORGET_LEASE) && !raise(space, found, n))
+        return SCAN_REFUSED;
     describe(space, found, n, take_out(space, found, n), a->ret);
     *pos = found + n;
     if (found == space->free_hint)
@@ -381,7 +389,8 @@ static enum scan_result try_take_exact(struct alloc *a)
             a->start = found;
             a->zero = true;
         }
-        raise(space, found, n);
+        if (!raise(space, found, n))
+            return SCAN_REFUSED;
         a->zero &= take_out(space, found, n);
         a->have += n;
         a->next = found + n;
@@ -413,6 +422,7 @@ static enum scan_result alloc_try(struct alloc *a)
     enum scan_result r = SCAN_TRIMMING;
 
     pthread_mutex_lock(&space->meta->lock);
+    q2_space_assert(space);
     if (!space->trimming)
         r = a->exact ? try_take_exact(a) : try_take(a);
     if (should_look_further(a, r)) {
@@ -605,7 +615,10 @@ void q2_drop_run(struct q2_space *space, uint64_t host_offset, uint64_t clusters
     uint64_t index = host_offset >> space->meta->geo.cluster_bits;
 
     assert_locked(&space->meta->lock);
-    assert(clusters > 0 && is_aligned(host_offset, space->meta->geo.cluster_size));
+    if (!q2_invariant(space->meta,
+                      index > 0 && clusters > 0 && host_offset == index << space->meta->geo.cluster_bits,
+                      "the header, or no cluster at all, was to be freed"))
+        return;
     if (q2_twice_has(space->meta, index) && clusters == 1)
         return; /* the other entry's */
     if (MUTANT(LOWER_AT_ONCE) && lower_at_once(space, index, clusters))
@@ -676,8 +689,10 @@ bool q2_lower(struct q2_space *space, struct q2_slot *s, uint64_t cluster_index,
     bool ok = true;
 
     assert_locked(&space->meta->lock);
-    assert(n > 0 &&
-           cluster_index >> space->meta->refslice_bits == (cluster_index + n - 1) >> space->meta->refslice_bits);
+    if (!q2_invariant(space->meta, s && n > 0 && cluster_index >> space->meta->refslice_bits ==
+                                                     (cluster_index + n - 1) >> space->meta->refslice_bits,
+                      "refcounts are to be lowered that are not at hand"))
+        return false;
     for (uint64_t i = cluster_index; i < cluster_index + n; i++) {
         uint64_t refcount = q2_refcount_get(&space->meta->geo, data, i & mask);
         if (refcount == 0) {

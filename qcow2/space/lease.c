@@ -29,10 +29,12 @@ static struct q2_lease *lease_of(struct q2_space *space, const vdisk_queue *queu
 bool q2_lease_take(struct q2_space *space, const vdisk_queue *queue, uint64_t want, struct q2_run *ret)
 {
     struct q2_lease *l = lease_of(space, queue);
-    uint64_t n = min_u64(want, l->end - l->next);
+    uint64_t n = 0;
 
     assert_locked(&space->meta->lock);
-    assert(l->next <= l->end && want > 0);
+    assert(want > 0);
+    if (q2_invariant(space->meta, l->next <= l->end, "more was taken from a lease than it had"))
+        n = min_u64(want, l->end - l->next);
     if (n == 0)
         return false;
     ret->host_offset = l->next << space->meta->geo.cluster_bits;
@@ -45,6 +47,7 @@ bool q2_lease_take(struct q2_space *space, const vdisk_queue *queue, uint64_t wa
 
 void q2_lease_return_all(struct q2_space *space)
 {
+    q2_space_assert(space);
     assert_locked(&space->meta->lock);
     for (unsigned i = 0; i < Q2_LEASES; i++) {
         struct q2_lease *l = &space->leases[i];

@@ -64,6 +64,7 @@ static bool due(struct q2_space *space)
 static bool claim(struct reclaim *r)
 {
     pthread_mutex_lock(&r->space->meta->lock);
+    q2_space_assert(r->space);
     r->claimed = !r->space->reclaiming;
     r->space->reclaiming = true;
     pthread_mutex_unlock(&r->space->meta->lock);
@@ -130,7 +131,10 @@ static enum gather_result gather_part(struct reclaim *r)
     uint64_t end = f->cluster_index + f->clusters, n;
     uint64_t slice_start = (end - 1) >> space->meta->refslice_bits << space->meta->refslice_bits;
     struct q2_slot *s = q2_refcounts_find(space, (end - 1) >> space->meta->refslice_bits);
-    assert(f->clusters > 0);
+    if (!q2_invariant(space->meta, f->clusters > 0, "a freed run of no clusters")) {
+        l->count--; /* or it would be looked at for ever */
+        return GATHER_MORE;
+    }
     if (!s && q2_has_block(space->meta, end - 1)) {
         r->key = (end - 1) >> space->meta->refslice_bits;
         return GATHER_NEEDS_SLICE;

@@ -178,7 +178,8 @@ static bool install_block(struct refblock_make *m)
         m->placed = false;
         q2_cluster_set_add(&space->sound, m->block * slices, slices);
         space->meta->reftable[m->block] = m->host_offset;
-        q2_table_dirty(&space->meta->reftable_pages, m->block);
+        (void)q2_invariant(space->meta, q2_table_dirty(&space->meta->reftable_pages, m->block),
+                           "a refcount block behind the end of its table");
         q2_note_end(space, m->host_offset + space->meta->geo.cluster_size);
         install_rest(m);
     }
@@ -302,7 +303,7 @@ static void adopt_table(struct q2_header_change *change)
     struct q2_table pages = meta->reftable_pages;
 
     assert_locked(&meta->lock);
-    assert(meta->reftable_pages.dirty_count == 0);
+    assert(meta->reftable_pages.dirty_count == 0 && m->laid && m->table_clusters > 0);
     q2_drop_table(m->space, meta->header.reftable_offset, meta->header.reftable_clusters, Q2_META_REFTABLE);
     m->laid = false;
     q2_cluster_set_add(&m->space->sound, meta->reftable_entries * slices, m->new_blocks * slices);
@@ -315,6 +316,12 @@ static void adopt_table(struct q2_header_change *change)
 
 static void write_header(struct refblock_make *m, struct op *op)
 {
+    assert(m->have_structure || m->lock.held);
+    if (!q2_invariant(m->space->meta, m->space->meta->reftable_pages.dirty_count == 0,
+                      "the refcount table changed while it moved")) {
+        op_wake(op, -EIO);
+        return;
+    }
     m->change = q2_header_change(m->space->meta);
     m->change.fields.reftable_offset = table_offset(m);
     m->change.fields.reftable_clusters = (uint32_t)m->table_clusters;

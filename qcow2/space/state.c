@@ -34,3 +34,55 @@ void q2_space_state_finish(struct q2_space *space)
         free(space->freed[i].list);
     q2_cluster_set_finish(&space->sound);
 }
+
+/* ---- the whole ----------------------------------------------------------------------------------------- */
+
+#ifndef NDEBUG
+
+/* What is leased is nobody else's. */
+static void assert_lease(const struct q2_space *space, const struct q2_lease *l)
+{
+    assert(l->next <= l->end && l->end <= space->limit_clusters);
+    assert(l->filler || list_empty(&l->waiting));
+    if (l->next == l->end)
+        return;
+    assert(l->next > 0 && l->end << space->meta->geo.cluster_bits <= space->zero_from);
+    for (const struct q2_lease *other = space->leases; other < space->leases + Q2_LEASES; other++)
+        assert(other == l || other->next == other->end || !ranges_meet(l->next, l->end, other->next, other->end));
+    for (int i = 0; i < Q2_FREED_STAGES; i++) {
+        const struct q2_freed_list *f = &space->freed[i];
+        const struct q2_freed *last = f->count ? &f->list[f->count - 1] : NULL;
+        assert(!last || last->untouched ||
+               !ranges_meet(l->next, l->end, last->cluster_index, last->cluster_index + last->clusters));
+    }
+}
+
+static void assert_freed(const struct q2_freed_list *f)
+{
+    assert(f->count <= f->max && (f->max == 0) == (f->list == NULL));
+    if (f->count == 0)
+        return;
+    assert(f->list[0].clusters > 0 && f->list[0].cluster_index > 0); /* the header is never freed */
+    assert(f->list[f->count - 1].clusters > 0 && f->list[f->count - 1].cluster_index > 0);
+}
+
+void q2_space_assert(struct q2_space *space)
+{
+    assert_locked(&space->meta->lock);
+    assert(space->used_from <= space->used_end);
+    assert(is_aligned(space->zero_from, space->meta->geo.cluster_size));
+    assert(space->limit_clusters <= (Q2_MAX_HOST_OFFSET + 1) >> space->meta->geo.cluster_bits);
+    assert(space->appended_from << space->meta->geo.cluster_bits <= space->zero_from);
+    assert(space->trimming || list_empty(&space->trim_waiting));
+    assert(space->reclaiming || list_empty(&space->reclaim_waiting));
+    assert(space->tables_reader || list_empty(&space->tables_waiting));
+    assert(space->zero_runs.count <= Q2_ZERO_RUNS);
+    for (unsigned i = 0; i < space->zero_runs.count; i++)
+        assert(space->zero_runs.run[i].start < space->zero_runs.run[i].end &&
+               space->zero_runs.run[i].end << space->meta->geo.cluster_bits <= space->zero_from);
+    for (int i = 0; i < Q2_FREED_STAGES; i++)
+        assert_freed(&space->freed[i]);
+    assert_lease(space, &space->leases[space->asserted++ % Q2_LEASES]);
+}
+
+#endif

@@ -67,12 +67,20 @@ struct q2_space {
     struct list               reclaim_waiting; /* ops, by op.wait: for that to end */
     bool                      trimming;      /* the file's end is being moved down: nothing is handed out */
     struct list               trim_waiting;  /* ops, by op.wait: for that to end */
+    unsigned                  asserted;      /* q2_space_assert(): the lease that comes next */
 };
 
 /* Empty, over the metadata of the same image; what the open file says; and back what it holds. */
 void q2_space_state_init(struct q2_space *space, struct q2_meta *meta);
 void q2_space_state_setup(struct q2_space *space);
 void q2_space_state_finish(struct q2_space *space);
+
+/* Debug builds, with the lock held: does all of it agree? Of leases and lists a part, another one each time. */
+#ifdef NDEBUG
+static inline void q2_space_assert(struct q2_space *space) {}
+#else
+void q2_space_assert(struct q2_space *space);
+#endif
 
 /* With the lock held: host space up to `host_end` is being handed out. */
 static inline void q2_note_end(struct q2_space *space, uint64_t host_end)

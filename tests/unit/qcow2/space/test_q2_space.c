@@ -75,8 +75,10 @@ static void world_init(uint64_t seed, bool fixed)
     q2_meta_state_init(&w.meta, &w.v);
     w.meta.make_clean = make_clean;
     q2_geometry_init(&w.meta.geo, 3, BITS, ORDER, false, false);
-    w.meta.header = (struct q2_header){
-        .geo = w.meta.geo, .size = 1 << 20, .reftable_offset = CLUSTER, .reftable_clusters = 1, .nb_snapshots = 2};
+    w.meta.header = (struct q2_header){ /* its L1 table is out of the way */
+        .geo = w.meta.geo, .size = 1 << 20, .l1_offset = UINT64_C(1) << 40,
+        .l1_entries = (uint32_t)q2_l1_entries(&w.meta.geo, 1 << 20), .reftable_offset = CLUSTER,
+        .reftable_clusters = 1, .nb_snapshots = 2};
     write_disk();
     w.meta.reftable_entries = q2_reftable_entries(&w.meta.geo, 1);
     w.meta.reftable = calloc(w.meta.reftable_entries, sizeof *w.meta.reftable);
