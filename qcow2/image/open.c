@@ -28,23 +28,13 @@ enum { NAMED_CACHE_MAX = 256 << 20 };
 /* ---- may it be opened so? ------------------------------------------------------------------------------ */
 
 /* A bitmap that records writes would miss ours. */
-static int check_bitmaps(struct q2 *q, vdisk_queue *queue)
+static int check_bitmap(const struct q2_meta *meta, const struct q2_bitmap_entry *b, uint64_t size)
 {
-    struct q2_bitmap_directory d;
-    int rc;
-
-    if (!q->meta.header.has_bitmaps || q->meta.header.nb_bitmaps == 0)
+    if ((b->flags & (Q2_BITMAP_AUTO | Q2_BITMAP_IN_USE)) != Q2_BITMAP_AUTO)
         return 0;
-    rc = q2_read_bitmaps(&q->meta, queue, &d);
-    if (rc < 0)
-        return rc;
-    for (uint32_t i = 0; i < d.n && rc == 0; i++)
-        if ((d.entries[i].flags & (Q2_BITMAP_AUTO | Q2_BITMAP_IN_USE)) == Q2_BITMAP_AUTO)
-            rc = err_hint(err_set(ENOTSUP, "%s: bitmap '%s' records writes, which we cannot keep up",
-                                  q->meta.v->name, d.entries[i].name),
-                          "disable or remove the bitmap, or open the image read-only");
-    q2_bitmaps_free(&d);
-    return rc;
+    return err_hint(err_set(ENOTSUP, "%s: bitmap '%s' records writes, which we cannot keep up", meta->v->name,
+                            b->name),
+                    "disable or remove the bitmap, or open the image read-only");
 }
 
 /* What writing needs, and reading does not. */
@@ -65,7 +55,7 @@ static int check_writable(struct q2 *q, vdisk_queue *queue)
     if (q->meta.header.incompatible & Q2_INCOMPAT_CORRUPT)
         return err_hint(err_set(EACCES, "%s: is marked corrupt and can only be opened read-only", q->meta.v->name),
                         "repair it with vdisk-io check -r all");
-    return check_bitmaps(q, queue);
+    return q2_judge_bitmaps(&q->meta, queue, check_bitmap, q->meta.header.size);
 }
 
 /*

@@ -25,27 +25,15 @@
 
 /* ---- what forbids it ------------------------------------------------------------------------------------ */
 
-static int check_bitmaps(struct q2 *q, uint64_t size, vdisk_queue *queue)
+static int check_bitmap(const struct q2_meta *meta, const struct q2_bitmap_entry *b, uint64_t size)
 {
-    struct q2_bitmap_directory d;
-    int rc;
+    uint64_t bits = div_up(size, 1ull << b->granularity_bits);
 
-    if (!q->meta.header.has_bitmaps || q->meta.header.nb_bitmaps == 0)
+    if (q2_clusters(&meta->geo, div_up(bits, 8)) == b->table_entries || b->flags & Q2_BITMAP_IN_USE)
         return 0;
-    rc = q2_read_bitmaps(&q->meta, queue, &d);
-    if (rc < 0)
-        return rc;
-    for (uint32_t i = 0; i < d.n && rc == 0; i++) {
-        const struct q2_bitmap_entry *b = &d.entries[i];
-        uint64_t bits = div_up(size, 1ull << b->granularity_bits);
-
-        if (q2_clusters(&q->meta.geo, div_up(bits, 8)) != b->table_entries && !(b->flags & Q2_BITMAP_IN_USE))
-            rc = err_hint(err_set(ENOTSUP, "%s: bitmap '%s' would need another table for the new size",
-                                  q->meta.v->name, b->name),
-                          "remove the bitmap first");
-    }
-    q2_bitmaps_free(&d);
-    return rc;
+    return err_hint(err_set(ENOTSUP, "%s: bitmap '%s' would need another table for the new size", meta->v->name,
+                            b->name),
+                    "remove the bitmap first");
 }
 
 /* An external data file that cannot grow has been extended already, or is too small. */
@@ -81,7 +69,7 @@ static int check_allowed(vdisk *v, uint64_t size, vdisk_queue *queue)
                                 v->name),
                         "delete the snapshots first");
     rc = check_data_device(v, size);
-    return rc < 0 ? rc : check_bitmaps(q, size, queue);
+    return rc < 0 ? rc : q2_judge_bitmaps(&q->meta, queue, check_bitmap, size);
 }
 
 /* ---- the new range -------------------------------------------------------------------------------------- */

@@ -31,6 +31,22 @@ int q2_read_bitmaps(struct q2_meta *meta, vdisk_queue *queue, struct q2_bitmap_d
     return rc;
 }
 
+int q2_judge_bitmaps(struct q2_meta *meta, vdisk_queue *queue, q2_judge_bitmap_fn *judge, uint64_t size)
+{
+    struct q2_bitmap_directory d;
+    int rc;
+
+    if (!meta->header.has_bitmaps || meta->header.nb_bitmaps == 0)
+        return 0;
+    rc = q2_read_bitmaps(meta, queue, &d);
+    if (rc < 0)
+        return rc;
+    for (uint32_t i = 0; i < d.n && rc == 0; i++)
+        rc = judge(meta, &d.entries[i], size);
+    q2_bitmaps_free(&d);
+    return rc;
+}
+
 int q2_read_snapshots(struct q2_meta *meta, vdisk_queue *queue, struct q2_snapshot_table *ret)
 {
     uint64_t left =

@@ -151,6 +151,7 @@ void q2_meta_assert(struct q2_meta *meta);
 #endif
 
 struct q2_bitmap_directory;
+struct q2_bitmap_entry;
 struct q2_snapshot_table;
 
 /* directories.c */
@@ -159,5 +160,11 @@ int q2_read_snapshots(struct q2_meta *meta, vdisk_queue *queue, struct q2_snapsh
 
 /* Read the bitmap directory, for q2_bitmaps_free(). Outside the loop; errors with a text. */
 int q2_read_bitmaps(struct q2_meta *meta, vdisk_queue *queue, struct q2_bitmap_directory *ret);
+
+/* 0, or what forbids it of a bitmap, with a text; `size`: as q2_judge_bitmaps() was given it. */
+typedef int q2_judge_bitmap_fn(const struct q2_meta *meta, const struct q2_bitmap_entry *b, uint64_t size);
+
+/* Ask of each bitmap that there is, to the first that says no. Outside the loop; errors with a text. */
+int q2_judge_bitmaps(struct q2_meta *meta, vdisk_queue *queue, q2_judge_bitmap_fn *judge, uint64_t size);
 
 #endif
