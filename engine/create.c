@@ -226,7 +226,7 @@ static int create_volume(struct create_job *c)
     uint32_t flags = BACKEND_RDWR | BACKEND_CREATE | (opts->buffered ? BACKEND_BUFFERED : 0);
     const struct format_driver *format = NULL;
     struct create_plan *plan = NULL;
-    struct backend *b;
+    struct backend *b = NULL;
     vdisk_queue *q = NULL;
     int rc = check_opts(name, opts, &format);
 
