@@ -14,17 +14,13 @@ typedef uint64_t vector __attribute__((vector_size(32)));
 
 enum { STRIDE = 4 * sizeof(vector) };
 
-static bool is_zero(vector v)
-{
-    return (v[0] | v[1] | v[2] | v[3]) == 0;
-}
-
 static bool stride_is_zero(const uint8_t *p)
 {
-    vector v[4];
+    vector v[4], any;
 
     memcpy(v, p, sizeof v);
-    return is_zero(v[0] | v[1] | v[2] | v[3]);
+    any = v[0] | v[1] | v[2] | v[3];
+    return (any[0] | any[1] | any[2] | any[3]) == 0;
 }
 
 bool zeros_only(const void *data, size_t len)
