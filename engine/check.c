@@ -76,8 +76,8 @@ static void check_release(vdisk_job *j)
     free(c);
 }
 
-static const struct job_kind check_kind = {"check", check_work, check_release};
-static const struct job_kind repair_kind = {"repair", check_work, check_release};
+static const struct job_kind check_kind = {"check", check_work, check_release, NULL};
+static const struct job_kind repair_kind = {"repair", check_work, check_release, NULL};
 
 static int copy_opts(const char *name, enum vdisk_repair what, const struct vdisk_check_opts *user,
                      struct vdisk_check_opts *ret)

@@ -261,7 +261,7 @@ static void create_release(vdisk_job *j)
     free(c);
 }
 
-static const struct job_kind create_kind = {"creation", create_work, create_release};
+static const struct job_kind create_kind = {"creation", create_work, create_release, NULL};
 
 /* The caller's strings may go. False: out of memory. */
 static bool copy_strings(struct create_job *c)

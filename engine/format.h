@@ -41,6 +41,8 @@ struct layer_open {
     const char *data_file;   /* by vdisk_open_opts; NULL: not given */
     const struct spec *name; /* the layer's node, checked; NULL: it was opened on a backend */
     uint64_t   *tables_left; /* bytes of memory that tables kept whole may still take in this chain; NULL: any */
+    vdisk_progress_fn *progress; /* by vdisk_open_opts; NULL: nobody asks */
+    void       *progress_arg;
 };
 
 /* What a format has planned to create: the start of its own struct. */

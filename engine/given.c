@@ -16,7 +16,7 @@ static _Thread_local struct {
     const char            *top;
 } given;
 
-int given_begin(const struct vdisk_fd *list, uint32_t count, const char *name)
+int given_check(const struct vdisk_fd *list, uint32_t count, const char *name)
 {
     if (count > 0 && !list)
         return err_set(EINVAL, "%s: no descriptors are given, but their number is %u", name, count);
@@ -26,6 +26,15 @@ int given_begin(const struct vdisk_fd *list, uint32_t count, const char *name)
         if (list[i].fd < 0)
             return err_set(EINVAL, "%s: descriptor %d is given for %s", name, list[i].fd,
                            list[i].name ? list[i].name : "it");
+    return 0;
+}
+
+int given_begin(const struct vdisk_fd *list, uint32_t count, const char *name)
+{
+    int rc = given_check(list, count, name);
+
+    if (rc < 0)
+        return rc;
     given.list = list;
     given.count = count;
     given.top = name; /* as it looks at first */

@@ -16,6 +16,9 @@
 int  given_begin(const struct vdisk_fd *list, uint32_t count, const char *name);
 void given_end(void);
 
+/* Can they be used at all? 0, or -EINVAL with text. */
+int  given_check(const struct vdisk_fd *list, uint32_t count, const char *name);
+
 /* The path of the volume itself, which one without a name stands for; NULL: it has none. */
 void given_set_top(const char *path);
 

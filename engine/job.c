@@ -340,6 +340,9 @@ static int free_job(vdisk_job *j)
     if (atomic_load(&j->state) == VDISK_JOB_RUNNING)
         return err_hint(err_set(EBUSY, "%s: the %s is under way", j->name, j->kind->name),
                         "cancel it, and reap its completion");
+    rc = j->kind->leave ? j->kind->leave(j) : 0;
+    if (rc < 0)
+        return rc;
     if (j->has_thread)
         pthread_join(j->thread, NULL);
     leave_volumes(j);

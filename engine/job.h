@@ -41,6 +41,9 @@ struct job_kind {
 
     /* Free what holds the job. */
     void (*release)(vdisk_job *j);
+
+    /* Before: give back what else it holds. An error, with a text: not now, the job stays. NULL: nothing. */
+    int (*leave)(vdisk_job *j);
 };
 
 /* The first member of the struct of a kind. */

@@ -123,7 +123,7 @@ static void resize_release(vdisk_job *j)
     free(container_of(j, struct resize_job, job));
 }
 
-static const struct job_kind resize_kind = {"resize", resize_work, resize_release};
+static const struct job_kind resize_kind = {"resize", resize_work, resize_release, NULL};
 
 static int resize_job_new(vdisk *v, uint64_t size, const struct vdisk_resize_opts *user_opts, vdisk_job **ret_job)
 {

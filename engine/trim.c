@@ -57,7 +57,7 @@ static void trim_release(vdisk_job *j)
     free(container_of(j, struct trim_job, job));
 }
 
-static const struct job_kind trim_kind = {"trim", trim_work, trim_release};
+static const struct job_kind trim_kind = {"trim", trim_work, trim_release, NULL};
 
 static int trim_job_new(vdisk *v, const struct vdisk_trim_opts *opts, vdisk_job **ret_job)
 {

@@ -15,6 +15,10 @@
  * A volume that a job is about cannot be closed (-EBUSY) before the job has ended, or, when it was not run,
  * been freed.
  *
+ * A job waits for storage as any call does, on its own thread: while the host hangs in it (open(2) of a file of a
+ * server that does not answer), the queue that it was started on goes on, but neither cancelling nor anything else
+ * ends it, and till it has ended that queue is not destroyed. The program may end meanwhile.
+ *
  * Options are copied, with their strings. Functions that they name are called on the job's thread: the caller's
  * for vdisk_job_run(), else a thread of the library, on which all signals are blocked.
  *
@@ -131,6 +135,33 @@ VDISK_API int vdisk_job_get_arg(const vdisk_job *job, const struct vdisk_job_kin
  * vdisk_error_hint() give on this thread, until the next call. One line each; copied. Returns -|err|.
  */
 VDISK_API int vdisk_set_error(int err, const char *text, const char *hint);
+
+/* ---- open and close -------------------------------------------------------------------------------- */
+
+/*
+ * vdisk_open() as a job. Descriptors that are given are duplicated here: the caller may close his at once. It can
+ * be cancelled between layers, and while an image that was not closed is repaired. When it stops early, nothing is
+ * left: no descriptor, lock or thread, and the image is as it was, or repaired. `opts` may be NULL. Errors:
+ * -EINVAL, -ENOENT (no name), -ENOMEM; -EBADF, -EMFILE: of the descriptors; those of vdisk_open() are the job's
+ * result.
+ */
+VDISK_API int vdisk_job_open(const char *name, const struct vdisk_open_opts *opts, vdisk_job **ret_job);
+
+/*
+ * The volume that has been opened, once: from then on it is the caller's, as after vdisk_open(). One that is not
+ * asked for is closed by vdisk_job_free(), which then blocks as vdisk_close() does; -EMFILE, -ENOMEM: there was no
+ * queue to do that with, and the job is as it was. Any thread. Errors: -EINVAL: another kind; -EBUSY: not ended;
+ * -EALREADY: somebody has it; the job's own.
+ */
+VDISK_API int vdisk_job_take_volume(vdisk_job *job, vdisk **ret_vdisk);
+
+/*
+ * vdisk_close() as a job. From its start on nothing else is done with the volume, until the job has ended with one
+ * of the errors after which the handle is as it was: with requests in flight, or another job about the volume, it
+ * ends with -EBUSY. Cancelled before it begins it does not begin; later it goes on to its end. Errors: -EINVAL,
+ * -ECHILD, -ENOMEM.
+ */
+VDISK_API int vdisk_job_close(vdisk *v, vdisk_job **ret_job);
 
 /* ---- create ---------------------------------------------------------------------------------------- */
 

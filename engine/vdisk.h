@@ -105,6 +105,12 @@ struct vdisk_fd {
 };
 
 /*
+ * Called now and then from a long call, on its thread. Return non-zero to stop it with -ECANCELED. It may not
+ * change or close the volume (-EDEADLK, -EBUSY), nor wait for writes to it.
+ */
+typedef int vdisk_progress_fn(void *arg, uint64_t done, uint64_t total);
+
+/*
  * Names: a path; "file:PATH" for a path that looks like something else; "null:SIZE" reads as it pleases and
  * forgets writes; "memory:SIZE" lives as long as the handle; SIZE takes K, M, G, T, P.
  * Or a tree of nodes with drivers, options and children, as QEMU has it: "json:{...}", members nested or with
@@ -122,6 +128,8 @@ struct vdisk_open_opts {
     const char *data_file;   /* instead of the external data file that the header names */
     const struct vdisk_fd *fds; /* for its files, backing files included; those without are opened by name */
     uint32_t    fds_count;
+    vdisk_progress_fn *progress; /* at each layer (0 of 0), and while one that was not closed is repaired */
+    void       *progress_arg;
 };
 
 /*
@@ -181,7 +189,7 @@ VDISK_API int vdisk_secret_remove(const char *id);
  * a protocol such as nbd://, that we lack, named in the text; -EACCES also: marked corrupt, and to be written, or
  * a descriptor is for reading; -EBADF;
  * -EIO also: not closed, and what is there cannot be repaired; -EFBIG (also: the chain's L1 tables take more
- * than 1 GiB of memory), -ELOOP, -ENOMEM.
+ * than 1 GiB of memory), -ELOOP, -ENOMEM, -ECANCELED.
  */
 VDISK_API int vdisk_open(const char *name, const struct vdisk_open_opts *opts, vdisk **ret_vdisk);
 
@@ -309,12 +317,6 @@ VDISK_API void vdisk_set_log(vdisk_log_fn *fn, void *arg);
 /* ---- changing its size ------------------------------------------------------------------------------- */
 
 enum vdisk_prealloc { VDISK_PREALLOC_OFF, VDISK_PREALLOC_METADATA, VDISK_PREALLOC_FALLOC, VDISK_PREALLOC_FULL };
-
-/*
- * Called now and then from a long call, on its thread. Return non-zero to stop it with -ECANCELED. It may not
- * change or close the volume (-EDEADLK, -EBUSY), nor wait for writes to it.
- */
-typedef int vdisk_progress_fn(void *arg, uint64_t done, uint64_t total);
 
 struct vdisk_resize_opts {
     size_t              size;          /* sizeof(struct vdisk_resize_opts) */

@@ -131,8 +131,12 @@ static int layer_open(struct backend *file, struct layer_name *n, struct layer_o
 {
     const struct format_driver *f = n->format;
     vdisk *v = NULL;
-    int rc = f ? 0 : volume_probe(file, q, &f);
+    int rc = 0;
 
+    if (how->progress && how->progress(how->progress_arg, 0, 0))
+        rc = err_set(ECANCELED, "%s: opening was cancelled", file->name);
+    if (rc == 0 && !f)
+        rc = volume_probe(file, q, &f);
     if (rc == 0 && !n->format && n->root)
         rc = layer_name_check(n, f);
     if (rc < 0) {
@@ -236,7 +240,8 @@ static int name_below(vdisk *v, struct layer_name *n)
 static int open_backing(vdisk *top, vdisk *v, const struct vdisk_open_opts *opts, uint64_t *tables_left,
                         vdisk_queue *q)
 {
-    struct layer_open how = {.cache_bytes = opts->cache_bytes, .tables_left = tables_left};
+    struct layer_open how = {.cache_bytes = opts->cache_bytes, .tables_left = tables_left,
+                             .progress = opts->progress, .progress_arg = opts->progress_arg};
     uint32_t depth = 1;
 
     for (;; v = v->backing) {
@@ -328,7 +333,8 @@ static int open_on(struct backend *file, struct layer_name *n, const struct vdis
 {
     uint64_t tables_left = CHAIN_TABLES_MAX;
     struct layer_open how = {.cache_bytes = opts->cache_bytes, .data_file = opts->data_file,
-                             .tables_left = &tables_left};
+                             .tables_left = &tables_left, .progress = opts->progress,
+                             .progress_arg = opts->progress_arg};
     vdisk_queue *q;
     vdisk *v;
     int rc = volume_queue(file->name, &q);
@@ -437,16 +443,21 @@ int volume_open_file(const char *name, const char *format, uint32_t flags, struc
     return rc;
 }
 
+int volume_open(const char *name, const struct vdisk_open_opts *opts, vdisk **ret_vdisk)
+{
+    return err_advise(open_volume(name, opts, ret_vdisk));
+}
+
 int vdisk_open(const char *name, const struct vdisk_open_opts *user_opts, vdisk **ret_vdisk)
 {
-    return ERR_CALL(err_advise(open_volume(name, user_opts, ret_vdisk)));
+    return ERR_CALL(volume_open(name, user_opts, ret_vdisk));
 }
 
 /* Nothing is done to a volume that something is being done with. */
-static int check_idle(vdisk *v)
+static int check_idle(vdisk *v, unsigned own_jobs)
 {
     uint64_t inside = gate_inside(&v->requests) + atomic_load(&v->outside);
-    unsigned jobs = atomic_load(&v->jobs);
+    unsigned jobs = atomic_load(&v->jobs) - own_jobs;
 
     if (inside == 0 && !atomic_load(&v->manager) && jobs == 0)
         return 0;
@@ -463,29 +474,30 @@ static int check_idle(vdisk *v)
     return err_hint(-EBUSY, "reap what is in flight, then close the volume");
 }
 
-static int close_volume(vdisk *v)
+int volume_close(vdisk *v, unsigned own_jobs, bool *ret_gone)
 {
     vdisk_queue *q = NULL;
-    int rc;
+    int rc = volume_check_handle(v);
 
-    if (!v)
-        return 0;
-    rc = volume_check_handle(v);
+    *ret_gone = false;
     if (rc == 0 && events_is_mine(v->events))
         rc = err_set(EDEADLK, "%s: cannot be closed from its event callback", v->name);
     if (rc == 0)
-        rc = check_idle(v);
+        rc = check_idle(v, own_jobs);
     if (rc == 0)
         rc = volume_queue(v->name, &q);
     if (rc < 0)
         return rc;
+    *ret_gone = true;
     service_leave(v);
     return close_layers(v, q);
 }
 
 int vdisk_close(vdisk *v)
 {
-    return ERR_CALL(close_volume(v));
+    bool gone;
+
+    return ERR_CALL(v ? volume_close(v, 0, &gone) : 0);
 }
 
 uint64_t vdisk_size(const vdisk *v)

@@ -131,6 +131,13 @@ void read_start(struct request *r);
 int volume_open_file(const char *name, const char *format, uint32_t flags, struct backend **ret_backend,
                      const struct format_driver **ret_format);
 
+/*
+ * vdisk_open(), and vdisk_close() of a volume that has `own_jobs` jobs which do not stand in the way;
+ * *ret_gone: it is no more. Block. Errors with text.
+ */
+int volume_open(const char *name, const struct vdisk_open_opts *opts, vdisk **ret_vdisk);
+int volume_close(vdisk *v, unsigned own_jobs, bool *ret_gone);
+
 /* Open a volume on a backend that is already open (tests, benches): takes it over, also on failure. */
 int vdisk_open_backend(struct backend *b, const struct vdisk_open_opts *opts, vdisk **ret_vdisk);
 

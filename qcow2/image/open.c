@@ -95,7 +95,7 @@ static int clear_autoclear(struct q2 *q, vdisk_queue *queue)
 }
 
 /* Before any table is in memory. */
-static int prepare_writing(struct q2 *q, vdisk_queue *queue)
+static int prepare_writing(struct q2 *q, const struct layer_open *how, vdisk_queue *queue)
 {
     int rc;
 
@@ -106,7 +106,7 @@ static int prepare_writing(struct q2 *q, vdisk_queue *queue)
         return rc;
     rc = check_writable(q, queue);
     if (rc == 0 && q->meta.header.incompatible & Q2_INCOMPAT_DIRTY)
-        rc = q2_open_repair(q, queue);
+        rc = q2_open_repair(q, how, queue);
     return rc;
 }
 
@@ -145,7 +145,7 @@ int q2_open(vdisk *v, const struct layer_open *how, vdisk_queue *queue)
     if (rc == 0)
         rc = q2_data_file_open(q, how);
     if (rc == 0)
-        rc = prepare_writing(q, queue);
+        rc = prepare_writing(q, how, queue);
     if (rc == 0)
         rc = q2_state_setup(q, queue, how->tables_left);
     if (rc < 0)

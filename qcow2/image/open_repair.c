@@ -4,8 +4,8 @@
  *
  * Happy path: new refcounts beside the old ones, the header switched to them, the whole checked, the dirty bit
  * cleared, what is free now punched.
- * Failure modes: other damage is found, the I/O fails, memory is short: an error with a text, and the image is as
- * dirty as before.
+ * Failure modes: other damage is found, the I/O fails, memory is short, it is cancelled: an error with a text, and
+ * the image is as dirty as before.
  *
  * Invariants.
  *  1. New refcount blocks and a new table are durable before the header's first sector switches to them.
@@ -33,10 +33,11 @@ static void note_reason(void *arg, enum qcow2_finding kind, const char *text)
 }
 
 /* What the rebuilt refcounts say must be what the flags in the tables say. */
-static int verify(struct q2 *q, vdisk_queue *queue)
+static int verify(struct q2 *q, const struct layer_open *how, vdisk_queue *queue)
 {
     char reason[REASON_MAX] = "";
-    struct qcow2_check_opts opts = {.report = note_reason, .report_arg = reason};
+    struct qcow2_check_opts opts = {.report = note_reason, .report_arg = reason, .progress = how->progress,
+                                    .progress_arg = how->progress_arg};
     struct qcow2_check_result res;
     int rc = qcow2_check(q->meta.v->file, queue, &opts, &res);
 
@@ -47,21 +48,22 @@ static int verify(struct q2 *q, vdisk_queue *queue)
     return rc;
 }
 
-int q2_open_repair(struct q2 *q, vdisk_queue *queue)
+int q2_open_repair(struct q2 *q, const struct layer_open *how, vdisk_queue *queue)
 {
     struct q2_header_change change = q2_header_change(&q->meta);
+    struct qcow2_check_opts opts = {.progress = how->progress, .progress_arg = how->progress_arg};
     struct q2_rebuilt n;
     int rc, punched;
 
     assert(q->meta.header.incompatible & Q2_INCOMPAT_DIRTY);
-    rc = q2_rebuild_refcounts(q->meta.v->file, queue, NULL, Q2_REBUILD_STRICT, &n);
+    rc = q2_rebuild_refcounts(q->meta.v->file, queue, &opts, Q2_REBUILD_STRICT, &n);
     if (rc == 0) {
         change.fields.reftable_offset = n.host_offset;
         change.fields.reftable_clusters = n.clusters;
         rc = q2_header_commit_sync(&q->meta, &change, queue); /* invariant 1 */
     }
     if (rc == 0)
-        rc = verify(q, queue);
+        rc = verify(q, how, queue);
     if (rc == 0) {
         change.fields.incompatible &= ~(uint64_t)Q2_INCOMPAT_DIRTY; /* invariant 2 */
         rc = q2_header_commit_sync(&q->meta, &change, queue);
