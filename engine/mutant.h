@@ -52,6 +52,8 @@
     X(KNOWN_FOR_ALL, "a queue that knows one volume looks at no other")                                        \
     X(COUNTS_DROPPED, "what a queue has counted of a volume goes with whichever goes first: pair.h, invariant 2") \
     X(FORK_UNSEEN, "a forked child may call its parent's queues")                                              \
+    X(REGION_GONE_EARLY, "memory that goes leaves the ring's table while I/O uses it: regions.h, invariant 2")  \
+    X(REGION_STAYS, "memory that has gone is found when I/O is prepared: regions.h, invariant 2")              \
     X(CUT_FORGOTTEN, "a device that has been cut reads as zeros where it was longer")                          \
     X(CUT_ZEROED, "zeroing does not look whether the device has been cut")                                    \
     X(JOB_FORGETS_TEXT, "the text that a job's work gave is replaced by that of the last call")                \

@@ -240,6 +240,7 @@ static int destroy(vdisk_queue *q)
     pthread_mutex_destroy(&q->errors_lock);
     free(q->errors);
     free(q->latency);
+    free(q->region_table);
     free(q);
     return 0;
 }
@@ -353,7 +354,7 @@ bool queue_turn(vdisk_queue *q)
     else
         ran = q->host && q->host->ops->reap(q) > 0;
     ran |= run_ready(q);
-    if (unlikely(q->starved.head || q->cancels_unsent))
+    if (unlikely(q->starved.head || q->chores))
         ring_feed(q);
     q->in_loop = false;
     if (unlikely(q->service))
@@ -408,7 +409,7 @@ static int sleep_for(vdisk_queue *q, unsigned wanted, unsigned most, const struc
         timeout = service_ask_again(q, timeout);
     if (unlikely(thread_others_busy(q)))
         return thread_sleep(q, timeout);
-    if (q->ready.head || atomic_load(&q->remote) || unlikely(q->starved.head || q->cancels_unsent))
+    if (q->ready.head || atomic_load(&q->remote) || unlikely(q->starved.head || q->chores & CHORE_CANCELS))
         timeout = &now;
     if (q->host)
         return q->ready.head ? 0 : q->host->ops->wait(q, timeout);

@@ -28,6 +28,7 @@
 #include "engine/op.h"
 #include "engine/pair.h"
 #include "engine/plug.h"
+#include "engine/regions.h"
 #include "engine/request.h"
 #include "engine/ring_ops.h"
 #include "engine/service.h"
@@ -38,8 +39,13 @@ enum {
     QUEUE_DEPTH_DEFAULT = 256,
     QUEUE_DEPTH_MAX = 4096,
     QUEUE_TURN_CQES = 64,    /* completions taken from the ring at a time */
-    QUEUE_REGIONS_MAX = 64,
     OP_POOL_CLASSES = 8,     /* op sizes 256 << n */
+};
+
+/* What a turn sees to beside: rarely anything. */
+enum queue_chores {
+    CHORE_CANCELS = 1u << 0, /* of `calls`, some have not been sent */
+    CHORE_REGIONS = 1u << 1, /* `leaving` */
 };
 
 struct task_list {
@@ -80,7 +86,7 @@ struct vdisk_queue {
     unsigned              gather_rest;      /* waits until gathering is tried again, */
     unsigned              gather_pause;     /* and how many the next time it is in vain */
     struct task_list      starved;          /* what found no SQE, in order: tasks that try again */
-    bool                  cancels_unsent;   /* of `calls`, some */
+    uint8_t               chores;           /* enum queue_chores */
     struct list           calls;            /* struct call: an SQE is out for them */
     struct poller        *poller;           /* made on first need */
     struct workers       *workers;          /* made on first need */
@@ -108,8 +114,11 @@ struct vdisk_queue {
     struct list           ops;              /* these: engine/watch.h */
 #endif
 
-    struct iovec          regions[QUEUE_REGIONS_MAX];
-    unsigned              regions_count;
+    struct region         regions[REGIONS_MAX];
+    unsigned              regions_count;    /* that I/O may use; */
+    unsigned              regions_known;    /* and with those that are only remembered */
+    struct region_table  *region_table;     /* NULL: there were never any */
+    struct request       *leaving;          /* what takes regions away: regions.h, invariant 2 */
 };
 
 static inline void task_list_init(struct task_list *l)
@@ -251,8 +260,8 @@ unsigned ring_reap(vdisk_queue *q); /* run up to QUEUE_TURN_CQES completions */
 void ring_feed(vdisk_queue *q);     /* SQEs for the starved, as far as there are any */
 bool ring_has_work(const vdisk_queue *q);   /* completions, seen or put off, or SQEs that were not taken */
 int  ring_notify(vdisk_queue *q, int fd);   /* write the eventfd `fd` at each completion from now on */
-/* Which registered region holds the buffer; -1: none. */
-int  ring_region(const vdisk_queue *q, const void *base, size_t len);
+/* Where a transfer goes on: the buffer it is in, after io->moved bytes. */
+struct iovec ring_current_buffer(const struct io *io);
 
 /* A call to the ring, and its cancellation. */
 void ring_call(struct call *c);

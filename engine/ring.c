@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * io_uring, and only that: SQEs, completions, registered buffers, the one place that enters the kernel. Without a
+ * io_uring, and only that: SQEs, completions, the one place that enters the kernel. Without a
  * ring (VDISK_QUEUE_THREADS, VDISK_QUEUE_SIMULATED) the same calls go to workers_run().
  */
 #include <assert.h>
@@ -309,53 +309,10 @@ unsigned ring_reap(vdisk_queue *q)
 
 /* ---- I/O on file descriptors ------------------------------------------------------------------------- */
 
-int ring_region(const vdisk_queue *q, const void *base, size_t len)
+/* Its place in the ring's table; -1: none. */
+static int registered(const vdisk_queue *q, const void *base, size_t len)
 {
-    uintptr_t start = (uintptr_t)base;
-
-    for (unsigned i = 0; i < q->regions_count; i++) {
-        uintptr_t region = (uintptr_t)q->regions[i].iov_base;
-        if (start >= region && start - region <= q->regions[i].iov_len &&
-            len <= q->regions[i].iov_len - (start - region))
-            return (int)i;
-    }
-    return -1;
-}
-
-static int register_buffers(vdisk_queue *q, const struct iovec *regions, unsigned n)
-{
-    int rc = queue_check_handle(q);
-
-    if (rc < 0)
-        return err_set(rc, "queue: registering buffers: %s", strerror(-rc));
-    if (!regions && n > 0)
-        return err_set(EINVAL, "queue: no regions are given");
-    if (q->inflight > 0)
-        return err_hint(queue_is_busy(q), "reap what is in flight first");
-    if (n > QUEUE_REGIONS_MAX)
-        return err_hint(err_set(EINVAL, "queue: %u regions are more than %d", n, QUEUE_REGIONS_MAX),
-                        "register fewer and larger ones");
-    if (!queue_has_ring(q))
-        return err_set(ENOTSUP, "queue: no registered buffers without io_uring");
-    if (q->regions_count > 0) {
-        io_uring_unregister_buffers(&q->ring);
-        q->regions_count = 0;
-    }
-    if (n == 0)
-        return 0;
-    rc = io_uring_register_buffers(&q->ring, regions, n);
-    if (rc < 0) {
-        err_set(rc, "queue: registering %u buffer%s: %s", n, n == 1 ? "" : "s", strerror(-rc));
-        return rc == -ENOMEM ? err_hint(rc, "raise the locked memory limit (ulimit -l)") : rc;
-    }
-    memcpy(q->regions, regions, n * sizeof *regions);
-    q->regions_count = n;
-    return 0;
-}
-
-int vdisk_queue_register_buffers(vdisk_queue *q, const struct iovec *regions, unsigned n)
-{
-    return ERR_CALL(register_buffers(q, regions, n));
+    return region_find(q->regions, q->regions_count, base, len);
 }
 
 /* Where a transfer goes on: the buffer it is in, after io->moved bytes. */
@@ -368,6 +325,11 @@ static struct iovec current_buffer(const struct io *io)
         skip -= io->iov[i++].iov_len;
     return (struct iovec){(char *)io->iov[i].iov_base + skip,
                           min_u64(io->iov[i].iov_len - skip, io->backend->max_transfer)};
+}
+
+struct iovec ring_current_buffer(const struct io *io)
+{
+    return current_buffer(io);
 }
 
 /* For the time being it cannot be done: false when that has been so for long. Context: a worker. */
@@ -461,7 +423,7 @@ static void starve(struct io *io)
 
 static void send_cancels(vdisk_queue *q)
 {
-    q->cancels_unsent = false;
+    q->chores &= (uint8_t)~CHORE_CANCELS;
     for (struct list *l = q->calls.next; l != &q->calls; l = l->next) {
         struct call *c = container_of(l, struct call, link);
         if (c->unsent)
@@ -479,8 +441,10 @@ void ring_feed(vdisk_queue *q)
         t->run(t);
         t = next;
     }
-    if (q->cancels_unsent)
+    if (q->chores & CHORE_CANCELS)
         send_cancels(q);
+    if (q->chores & CHORE_REGIONS)
+        regions_retire(q);
 }
 
 static void prep_rw(struct io_uring_sqe *sqe, const struct io *io)
@@ -496,7 +460,7 @@ static void prep_rw(struct io_uring_sqe *sqe, const struct io *io)
             io_uring_prep_writev(sqe, io->fd, io->iov, io->iovcnt, offset);
     } else {
         one = current_buffer(io);
-        int region = io->queue->regions_count ? ring_region(io->queue, one.iov_base, one.iov_len) : -1;
+        int region = io->queue->regions_count ? registered(io->queue, one.iov_base, one.iov_len) : -1;
         if (region >= 0 && read)
             io_uring_prep_read_fixed(sqe, io->fd, one.iov_base, (unsigned)one.iov_len, offset, region);
         else if (region >= 0)
@@ -621,7 +585,8 @@ void ring_call_cancel(struct call *c)
     struct io_uring_sqe *sqe = queue_has_ring(q) ? get_sqe(q) : NULL;
 
     c->unsent = !sqe;
-    q->cancels_unsent |= c->unsent && queue_has_ring(q);
+    if (c->unsent && queue_has_ring(q))
+        q->chores |= CHORE_CANCELS;
     if (!sqe)
         return;
     io_uring_prep_cancel64(sqe, (uintptr_t)c + RING_TAG_CALL, 0);

@@ -190,6 +190,7 @@ void ring_stop(vdisk_queue *q, int rc)
 
     snprintf(q->reason, sizeof q->reason, "io_uring stopped: %s", strerror(-rc));
     log_add(VDISK_LOG_WARNING, NULL, "queue: %s; it goes on with threads", q->reason);
+    regions_stop(q);
     list_init(&unsent);
     list_init(&calls);
     take_unsent(q, &unsent, &calls);
@@ -197,7 +198,6 @@ void ring_stop(vdisk_queue *q, int rc)
         drain(q, &calls);
     io_uring_queue_exit(&q->ring);
     q->kind = VDISK_QUEUE_THREADS;
-    q->regions_count = 0;
     while ((node = list_pop(&q->in_kernel))) {
         q->kernel_inflight--;
         io_end_later(container_of(node, struct io, in_kernel), rc);

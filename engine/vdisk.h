@@ -427,12 +427,36 @@ VDISK_API const char *vdisk_queue_kind_name(enum vdisk_queue_kind kind);
 VDISK_API const char *vdisk_queue_get_reason(const vdisk_queue *q);
 
 /*
- * Register the memory that I/O will use; requests whose single buffer lies inside one of the regions save the
- * kernel the pinning of pages. At most 64 regions, each of up to 1 GiB. Replaces an earlier registration; n = 0
- * unregisters. The memory stays the caller's and must stay until it is unregistered, or the queue goes. Context:
- * the queue's thread. Errors: -EINVAL: too many, or none given; -EBUSY: requests have not been reaped; -ENOTSUP:
- * the queue's kind has none (requests work as before); -ENOMEM: the limit of locked memory (ulimit -l), and
- * whatever else the kernel says: then no regions are registered.
+ * Memory that I/O will use, such as the guest's: requests whose single buffer lies inside one of these regions
+ * save the kernel the pinning of pages. It may come and go while requests are in flight, as with a DIMM that is
+ * plugged in. A region may have any length; there may be 64 of a queue, of 4 TiB together. For each queue that
+ * is to use it, on the queue's thread: nobody waits for another queue. The memory stays the caller's. Its pages
+ * may not be replaced while it is registered (munmap(), mmap() over it, mremap(), MADV_DONTNEED, a hole in its
+ * file: what a balloon does): requests would still use the old ones. Remove it first. Where there is nothing to
+ * register with (no io_uring, a kernel before 5.19, a simulation) it is remembered, and requests work as
+ * without. Blocks as long as the kernel takes to pin it. Errors, and then requests work as without it: -EINVAL:
+ * no memory; -EEXIST: a part is registered; -ENOSPC: too many; -ENOMEM: the limit of locked memory (ulimit -l);
+ * -ECHILD; -EEXIST on another thread; and what else the kernel says, -EOPNOTSUPP of some files' memory among
+ * it.
+ */
+VDISK_API int vdisk_queue_add_memory(vdisk_queue *q, void *base, size_t len);
+
+/*
+ * Remove a region as it was added. What is enqueued from now on does not use the registration; this completes,
+ * as a request does, when what was before has ended, and the kernel lets go of the pages. It waits for nothing
+ * but I/O that is under way in that region, on this queue; without any it can be reaped at once. Requests in
+ * the memory may go on, and it may be added again at once. Context: the queue's thread. Errors, by completion:
+ * -ENOENT: no such region; -ECHILD, -EEXIST; of the kernel: then its pages stay pinned until the queue goes,
+ * and no request uses it.
+ */
+VDISK_API void vdisk_queue_remove_memory(vdisk_queue *q, void *base, size_t len, uint64_t user_data);
+
+/*
+ * All regions at once, in place of all that were there before, and with nothing in flight; n = 0: none. The
+ * memory stays the caller's and must stay until it is unregistered, or the queue goes; regions may overlap.
+ * Context: the queue's thread. Errors: -EINVAL: more than 64, or none given; -EBUSY: requests have not been
+ * reaped; -ENOTSUP: the queue's kind has none (requests work as before); -ENOMEM: the limit of locked memory
+ * (ulimit -l), and whatever else the kernel says: then no regions are registered.
  */
 VDISK_API int vdisk_queue_register_buffers(vdisk_queue *q, const struct iovec *regions, unsigned n);
 

@@ -19,8 +19,8 @@ import sys
 # Room: (files, rooms it may take names from). A file belongs to the first room that has it.
 ROOMS = {
     "engine/loop": ("engine/{after,attach,backend,bounce,call,error,event,failure,filter,gate,given,io,io_run,"
-                    "iov,log,mutant,op,op_run,pair,point,poller,queue,queue_names,range_lock,ring,ring_setup,"
-                    "service,short_lock,status,thread,watch,workers}.c", []),
+                    "iov,log,mutant,op,op_run,pair,point,poller,queue,queue_names,range_lock,regions,ring,"
+                    "ring_setup,service,short_lock,status,thread,watch,workers}.c", []),
     "engine/spec": ("engine/{backend_open,option,secret,size,spec,spec_json,spec_name,spec_opts}.c",
                     ["engine/loop"]),
     "engine": ("engine/*.c", ["engine/spec", "engine/loop"]),
@@ -66,7 +66,7 @@ ALSO.update({(room, name): why for name, (rooms, why) in BY_NAME.items() for roo
 # One of its files: (how many files the circle may have, why).
 CIRCLES = {
     "qcow2/space/alloc.c": (4, "finding, leasing, freeing and counting clusters lead to each other by nature"),
-    "engine/queue.c": (13, "the loop: what turns it and what is turned; what is no I/O came with call.c"),
+    "engine/queue.c": (14, "the loop: what turns it and what is turned; calls and registered memory came in"),
     "engine/request.c": (11, "requests, volumes and chains are not apart yet"),
     "backends/crash_image.c": (2, "a piece of a crash image is applied to the store that holds it"),
 }
