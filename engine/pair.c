@@ -27,21 +27,34 @@ static struct pair **bucket_of(vdisk_queue *q, const vdisk *v)
     return &q->pairs[v->number % PAIR_BUCKETS];
 }
 
-/* With the lock held: one without a volume, or a new one. */
+/* With the lock held: one without a volume, off its bucket. NULL: there is none. */
+static struct pair *take_unused(vdisk_queue *q)
+{
+    for (unsigned i = 0; i < PAIR_BUCKETS; i++) {
+        for (struct pair **at = &q->pairs[i]; *at; at = &(*at)->next) {
+            struct pair *p = *at;
+            if (p->volume)
+                continue;
+            *at = p->next;
+            return p;
+        }
+    }
+    return NULL;
+}
+
+/* With the lock held: in the bucket, and without a volume. A queue keeps as many as it had volumes at once. */
 static struct pair *unused(vdisk_queue *q, struct pair **bucket)
 {
-    struct pair *p = *bucket;
+    struct pair *p = take_unused(q);
 
-    while (p && p->volume)
-        p = p->next;
-    if (p)
-        return p;
-    p = aligned_alloc(_Alignof(struct pair), sizeof *p);
-    if (!p)
-        return NULL;
-    memset(p, 0, sizeof *p);
-    p->queue = q;
-    p->latency = q->latency;
+    if (!p) {
+        p = aligned_alloc(_Alignof(struct pair), sizeof *p);
+        if (!p)
+            return NULL;
+        memset(p, 0, sizeof *p);
+        p->queue = q;
+        p->latency = q->latency;
+    }
     p->next = *bucket;
     *bucket = p;
     return p;
