@@ -10,8 +10,8 @@
 #include "qcow2/space/lease.h"
 #include "tests/interleave/common.h"
 
-/* Host offset of the only refcount block. */
-enum { REFBLOCK = 1 << 16 };
+/* Host offsets of the only refcount block, and of the slices: behind all clusters that can be handed out. */
+enum { REFBLOCK = 1 << 16, TABLES = IMAGE_CLUSTERS << 16 };
 
 /* ---- the disk ------------------------------------------------------------------------------------------- */
 
@@ -33,12 +33,13 @@ static void read_refcounts(struct io *io)
 
 static void transfer(struct disk *d, struct io *io)
 {
-    uint64_t word = io->offset / 8, left = io->len / 8;
+    uint64_t word, left = io->len / 8;
 
-    if (io->offset >= REFBLOCK) {
+    if (io->offset < TABLES) {
         read_refcounts(io);
         return;
     }
+    word = (io->offset - TABLES) / 8;
     REQUIRE(word + left <= ARRAY_LEN(d->written), "I/O past the end of the disk");
     for (uint32_t i = 0; i < io->iovcnt; i++) {
         uint64_t *at = io->iov[i].iov_base, *end = at + io->iov[i].iov_len / 8;
@@ -150,7 +151,7 @@ void image_load(struct image *im, vdisk_queue *q, uint64_t key)
     struct waiter w;
 
     waiter_init(&w, q);
-    q2_cache_load(&im->q.meta.l2, key, key * IMAGE_SLICE, &w.op);
+    q2_cache_load(&im->q.meta.l2, key, TABLES + key * IMAGE_SLICE, &w.op);
     REQUIRE(waiter_await(&w) == 0, "a slice cannot be loaded");
 }
 

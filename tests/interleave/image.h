@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * As much of an open qcow2 image as caches and flushes look at, on a disk that tells what is durable. L2 slices of
- * 512 bytes: slice `key` at key * 512, each word of it IMAGE_WORD(key, its index).
+ * 512 bytes, one after another by key, each word of it IMAGE_WORD(key, its index).
  */
 #ifndef TESTS_INTERLEAVE_IMAGE_H
 #define TESTS_INTERLEAVE_IMAGE_H
