@@ -40,14 +40,16 @@ enum { REPORT_MAX = 1000 };
 static int read_header(struct check *c)
 {
     uint8_t first[Q2_SECTOR_SIZE];
-    const struct q2_disk_header *h = (const struct q2_disk_header *)(const void *)first;
+    struct q2_disk_header h;
     int rc = q2_header_load(c->file, c->queue, &c->header, first);
 
     if (rc == 0)
         rc = q2_header_refuse_encrypted(&c->header, c->file->name);
-    if (rc == 0 && c->header.geo.version == 2)
-        c->maybe_v3 = get_be32(&h->refcount_order) <= Q2_MAX_REFCOUNT_ORDER &&
-                      get_be32(&h->header_length) - Q2_HEADER_V3_LENGTH <= 8;
+    if (rc == 0 && c->header.geo.version == 2) {
+        memcpy(&h, first, sizeof(h));
+        c->maybe_v3 = get_be32(&h.refcount_order) <= Q2_MAX_REFCOUNT_ORDER &&
+                      get_be32(&h.header_length) - Q2_HEADER_V3_LENGTH <= 8;
+    }
     return rc;
 }
 

@@ -178,9 +178,12 @@ int q2_header_write(const struct q2_header *h, const char *name, uint8_t *buf, s
 
 struct q2_header_fields q2_header_fields_get(const uint8_t sector[Q2_SECTOR_SIZE])
 {
-    const struct q2_disk_header *h = (const struct q2_disk_header *)(const void *)sector;
-    bool bits = get_be32(&h->version) >= 3;
+    struct q2_disk_header copy; /* a sector in memory has any alignment */
+    const struct q2_disk_header *h = &copy;
+    bool bits;
 
+    memcpy(&copy, sector, sizeof(copy));
+    bits = get_be32(&h->version) >= 3;
     return (struct q2_header_fields){
         .size = get_be64(&h->size),
         .l1_offset = get_be64(&h->l1_table_offset),
@@ -196,9 +199,12 @@ struct q2_header_fields q2_header_fields_get(const uint8_t sector[Q2_SECTOR_SIZE
 
 void q2_header_fields_put(uint8_t sector[Q2_SECTOR_SIZE], const struct q2_header_fields *f)
 {
-    struct q2_disk_header *h = (struct q2_disk_header *)(void *)sector;
-    bool bits = get_be32(&h->version) >= 3;
+    struct q2_disk_header copy;
+    struct q2_disk_header *h = &copy;
+    bool bits;
 
+    memcpy(&copy, sector, sizeof(copy));
+    bits = get_be32(&h->version) >= 3;
     assert(bits || (f->incompatible == 0 && f->autoclear == 0));
     put_be64(&h->size, f->size);
     put_be64(&h->l1_table_offset, f->l1_offset);
@@ -211,6 +217,7 @@ void q2_header_fields_put(uint8_t sector[Q2_SECTOR_SIZE], const struct q2_header
         put_be64(&h->incompatible_features, f->incompatible);
         put_be64(&h->autoclear_features, f->autoclear);
     }
+    memcpy(sector, &copy, sizeof(copy));
 }
 
 struct q2_header_fields q2_header_fields_of(const struct q2_header *h)
