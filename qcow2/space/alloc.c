@@ -743,5 +743,5 @@ void q2_return(struct q2_space *space, uint64_t cluster_index, uint64_t clusters
     if (zero && space->zero_from == end << space->meta->geo.cluster_bits)
         space->zero_from = cluster_index << space->meta->geo.cluster_bits;
     else if (zero)
-        q2_zero_runs_add(&space->zero_runs, cluster_index, end);
+        q2_note_zero(space, cluster_index, end);
 }

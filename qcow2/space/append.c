@@ -148,6 +148,6 @@ void q2_append_give_up(struct q2_space *space, const struct q2_layout *l, bool z
     if (zero && space->zero_from == q2_layout_end(l))
         space->zero_from = l->refblocks_offset;
     else if (zero)
-        q2_zero_runs_add(&space->zero_runs, l->first_cluster, end);
+        q2_note_zero(space, l->first_cluster, end);
     end_piece(space, l->first_cluster);
 }

@@ -228,8 +228,7 @@ static void note_zero(struct reclaim *r, unsigned i, uint64_t first, uint64_t en
         return;
     first = max_u64(first, q2_cluster_up(&space->meta->geo, io->offset) >> space->meta->geo.cluster_bits);
     end = min_u64(end, (io->offset + io->len) >> space->meta->geo.cluster_bits);
-    if (first < end)
-        q2_zero_runs_add(&space->zero_runs, first, end);
+    q2_note_zero(space, first, end);
 }
 
 /* One step, within one refcount slice. False: it has to be loaded again. */

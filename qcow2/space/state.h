@@ -91,4 +91,16 @@ static inline void q2_note_end(struct q2_space *space, uint64_t host_end)
     volume_note_end(space->meta->v, host_end);
 }
 
+/*
+ * With the lock held: free clusters [start, end) read as zeros. Those past zero_from (a damaged image has mappings
+ * past the end of its file) are left to zero_new.
+ */
+static inline void q2_note_zero(struct q2_space *space, uint64_t start, uint64_t end)
+{
+    assert_locked(&space->meta->lock);
+    end = min_u64(end, space->zero_from >> space->meta->geo.cluster_bits);
+    if (start < end)
+        q2_zero_runs_add(&space->zero_runs, start, end);
+}
+
 #endif
