@@ -189,6 +189,7 @@ int q2_reload(vdisk *v, vdisk_queue *queue)
     if (rc < 0) {
         q2_state_free(q);
         atomic_store(&old->meta.broken, true);
+        volume_set_size(v, old->meta.header.size); /* it has that already */
         return rc;
     }
     v->format_state = q;
