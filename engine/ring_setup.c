@@ -12,6 +12,10 @@
 #include <stdio.h>
 #include <string.h>
 
+#ifdef __SANITIZE_THREAD__
+#include <sanitizer/tsan_interface.h>
+#endif
+
 #include "engine/backend.h"
 #include "engine/bits.h"
 #include "engine/error.h"
@@ -26,14 +30,36 @@
 enum { RING_ENTRIES_LEAST = 8, RING_ENTRIES_MIN = 64, RING_ENTRIES_MAX = 1024 };
 enum { SMALL_DEPTH = 4, DRAIN_MS = 1000, PROBE_OPS = 1 };
 
+/*
+ * liburing maps and unmaps without libc, so that ThreadSanitizer would take what a ring before did at the same
+ * address, on another thread, for a race. A ring that ends is before those that begin later.
+ */
+#ifdef __SANITIZE_THREAD__
+static char mapped;
+#define RING_MAPPED()   __tsan_acquire(&mapped)
+#define RING_UNMAPPED() __tsan_release(&mapped)
+#else
+#define RING_MAPPED()   ((void)0)
+#define RING_UNMAPPED() ((void)0)
+#endif
+
+static void end_ring(vdisk_queue *q)
+{
+    RING_UNMAPPED();
+    io_uring_queue_exit(&q->ring);
+}
+
 static int make_ring(vdisk_queue *q, unsigned entries, unsigned flags)
 {
     struct io_uring_params p;
+    int rc;
 
     memset(&p, 0, sizeof p);
     p.flags = IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP | flags;
     p.cq_entries = 4 * entries;
-    return io_uring_queue_init_params(entries, &q->ring, &p);
+    rc = io_uring_queue_init_params(entries, &q->ring, &p);
+    RING_MAPPED();
+    return rc;
 }
 
 /* Are the ring's other two calls allowed? A filter may refuse each by itself. */
@@ -64,7 +90,7 @@ static int try_ring(vdisk_queue *q, unsigned flags)
         return rc;
     rc = ENGINE_MUTANT(CALLS_UNTRIED) ? 0 : try_calls(q);
     if (rc < 0)
-        io_uring_queue_exit(&q->ring);
+        end_ring(q);
     else
         io_uring_ring_dontfork(&q->ring);
     return rc;
@@ -105,7 +131,7 @@ int ring_init(vdisk_queue *q, enum vdisk_queue_kind kind)
 void ring_finish(vdisk_queue *q)
 {
     if (queue_has_ring(q))
-        io_uring_queue_exit(&q->ring);
+        end_ring(q);
 }
 
 /* ---- later ------------------------------------------------------------------------------------------------- */
@@ -196,7 +222,7 @@ void ring_stop(vdisk_queue *q, int rc)
     take_unsent(q, &unsent, &calls);
     if (q->ring_ready)
         drain(q, &calls);
-    io_uring_queue_exit(&q->ring);
+    end_ring(q);
     q->kind = VDISK_QUEUE_THREADS;
     while ((node = list_pop(&q->in_kernel))) {
         q->kernel_inflight--;
