@@ -210,24 +210,32 @@ static void larger_than_a_piece(void)
 
 /* ---- with a load ----------------------------------------------------------------------------------------- */
 
+enum { SLOTS = 12 }; /* of CLUSTER bytes, in each */
+
 struct load {
     vdisk_queue *queue;
     struct rng   rng;
     char        *dimm[DIMMS];
     bool         plugged[DIMMS], leaving[DIMMS];
     unsigned     pending[DIMMS]; /* requests in that memory */
+    bool         busy[DIMMS][SLOTS];
     unsigned     removals;
 };
 
-enum { SLOTS = 12 }; /* of CLUSTER bytes, in each */
+/* Reads have their place as user data. Two into one would race with each other. */
+static void read_into(struct load *l, unsigned i, unsigned slot, uint64_t offset, unsigned len)
+{
+    l->pending[i]++;
+    l->busy[i][slot] = true;
+    vdisk_read(l->queue, v, offset, l->dimm[i] + slot * CLUSTER, len, 0, slot * DIMMS + i);
+}
 
 static void start_read(struct load *l, unsigned i)
 {
-    unsigned at = (unsigned)rng_below(&l->rng, SLOTS), len = BLOCK * (1 + (unsigned)rng_below(&l->rng, 16));
-    char *buf = l->dimm[i] + at * CLUSTER;
+    unsigned slot = (unsigned)rng_below(&l->rng, SLOTS), len = BLOCK * (1 + (unsigned)rng_below(&l->rng, 16));
 
-    l->pending[i]++;
-    vdisk_read(l->queue, v, rng_below(&l->rng, CLUSTERS) * CLUSTER, buf, len, 0, i);
+    if (!l->busy[i][slot])
+        read_into(l, i, slot, rng_below(&l->rng, CLUSTERS) * CLUSTER, len);
 }
 
 static void take(struct load *l, unsigned min)
@@ -237,7 +245,7 @@ static void take(struct load *l, unsigned min)
 
     CHECK(n >= 0 || n == -EINTR);
     for (int i = 0; i < n; i++) {
-        unsigned of = (unsigned)c[i].user_data % REMOVAL;
+        unsigned of = (unsigned)(c[i].user_data % REMOVAL % DIMMS);
         CHECK_MSG(c[i].result == 0, "%s: %s", c[i].user_data < REMOVAL ? "read" : "removal",
                   strerror(-c[i].result));
         if (c[i].user_data >= REMOVAL) {
@@ -246,6 +254,7 @@ static void take(struct load *l, unsigned min)
             l->removals++;
         } else {
             l->pending[of]--;
+            l->busy[of][c[i].user_data / DIMMS] = false;
         }
     }
 }
@@ -275,10 +284,8 @@ static void look(struct load *l)
         take(l, 1);
     for (unsigned i = 0; i < DIMMS; i++) {
         memset(l->dimm[i], 0, DIMM);
-        for (unsigned s = 0; s < SLOTS; s++) {
-            l->pending[i]++;
-            vdisk_read(l->queue, v, s * CLUSTER, l->dimm[i] + s * CLUSTER, CLUSTER, 0, i);
-        }
+        for (unsigned s = 0; s < SLOTS; s++)
+            read_into(l, i, s, s * CLUSTER, CLUSTER);
     }
     while (vdisk_queue_inflight(l->queue) > 0)
         take(l, 1);
