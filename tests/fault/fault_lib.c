@@ -14,6 +14,7 @@
 #include "engine/thread.h"
 #include "qcow2/check/check.h"
 #include "tests/fault/oom.h"
+#include "tests/lib/recycle.h"
 #include "tests/lib/test.h"
 
 /* What may run out of memory, and is watched for leaks. */
@@ -147,16 +148,17 @@ int subject_write(struct subject *s, unsigned pattern, uint64_t offset, uint64_t
 
 int subject_read(struct subject *s, uint64_t offset, uint64_t len)
 {
-    uint8_t *buf = test_alloc(len);
+    uint8_t *buf = recycle_take(len);
     int rc;
 
+    memset(buf, 0xa5, len); /* not what an earlier read found */
     LIBRARY(rc = vdisk_pread(s->v, buf, len, offset));
     need_text(rc, "read");
     if (rc == 0) {
         uint64_t wrong = model_find_wrong(&s->now, offset, buf, len);
         CHECK_MSG(wrong == UINT64_MAX, "byte %" PRIu64 " reads wrong", wrong);
     }
-    free(buf);
+    recycle_give(buf);
     return rc;
 }
 
@@ -337,10 +339,8 @@ void subject_copy(struct subject *to, struct subject *from)
         memdisk_clone(&to->base, &from->base);
     if (from->data.keeper)
         memdisk_clone(&to->data, &from->data);
-    model_init(&to->now, 0, from->now.size);
-    model_copy(&to->now, &from->now);
-    model_init(&to->flushed, 0, from->flushed.size);
-    model_copy(&to->flushed, &from->flushed);
+    model_clone(&to->now, &from->now);
+    model_clone(&to->flushed, &from->flushed);
 }
 
 void subject_finish(struct subject *s)

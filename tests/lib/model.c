@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "engine/bits.h"
+#include "tests/lib/recycle.h"
 #include "tests/lib/test.h"
 
 /* What is all as expected is found out so many bytes at a time. */
@@ -23,21 +24,30 @@ static void loosen(struct model *m)
     atomic_store_explicit(&m->loose, true, memory_order_relaxed);
 }
 
-void model_init(struct model *m, uint64_t base, uint64_t size)
+/* With room for all; `marks` are 0, `now` is anything. */
+static void make(struct model *m, uint64_t base, uint64_t size, uint8_t *now)
 {
     m->base = base;
     m->size = size;
-    m->now = test_alloc(size);
-    m->old = test_alloc(size);
-    m->marks = test_alloc(size);
+    m->now = now;
+    m->old = recycle_take(size); /* not looked at where no mark is */
+    m->marks = recycle_take_zeros(size);
     atomic_init(&m->loose, false);
+}
+
+void model_init(struct model *m, uint64_t base, uint64_t size)
+{
+    make(m, base, size, recycle_take_zeros(size));
 }
 
 void model_finish(struct model *m)
 {
-    free(m->now);
-    free(m->old);
-    free(m->marks);
+    recycle_give(m->now);
+    recycle_give(m->old);
+    if (is_loose(m))
+        recycle_give(m->marks);
+    else
+        recycle_give_zeros(m->marks);
     memset(m, 0, sizeof *m);
 }
 
@@ -50,6 +60,12 @@ void model_copy(struct model *to, const struct model *from)
         memcpy(to->marks, from->marks, from->size);
     }
     atomic_store(&to->loose, is_loose(from));
+}
+
+void model_clone(struct model *to, const struct model *from)
+{
+    make(to, from->base, from->size, recycle_take(from->size));
+    model_copy(to, from);
 }
 
 void model_resize(struct model *m, uint64_t size)

@@ -33,6 +33,7 @@ struct model {
 void model_init(struct model *m, uint64_t base, uint64_t size);
 void model_finish(struct model *m);
 void model_copy(struct model *to, const struct model *from); /* of equal size */
+void model_clone(struct model *to, const struct model *from); /* `to` is made */
 
 /* Cut, or add zeros. The window begins at 0. */
 void model_resize(struct model *m, uint64_t size);
