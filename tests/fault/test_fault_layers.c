@@ -430,7 +430,7 @@ static int grow_tables(struct subject *s)
 /* New L2 tables by others take their time, before and while a piece is written behind the end. */
 static int act_append_beside(struct subject *s)
 {
-    struct fault_rule late = {.state = "L2T_ZEROED", .what = FAULT_LATE, .calls = 3};
+    struct fault_rule late = {.state = "ZERO_WRITTEN", .what = FAULT_LATE, .calls = 3};
 
     CHECK_OK(fault_add_rule(s->fault, &late));
     return crowd_run_beside(s, beside, ARRAY_LEN(beside), s->now.size / 2, grow_tables);
