@@ -152,24 +152,6 @@ void op_start_later(struct op *op)
     queue_ready(op->queue, &op->task);
 }
 
-void op_wake(struct op *op, int rc)
-{
-    op->rc = rc;
-    op->failure = rc < 0 ? failure_now : 0;
-    if (queue_is_mine(op->queue))
-        queue_ready(op->queue, &op->task);
-    else
-        queue_post(op->queue, &op->task);
-}
-
-void op_wake_all(struct list *waiters, int rc)
-{
-    struct list *node;
-
-    while ((node = list_pop(waiters)))
-        op_wake(container_of(node, struct op, wait), rc);
-}
-
 void op_note_error(struct op *op, int rc)
 {
     if (op->rc != 0)

@@ -274,36 +274,6 @@ static void clear_fd(int fd)
     (void)n; /* EAGAIN: it was not set */
 }
 
-void signal_fd(int fd)
-{
-    uint64_t one = 1;
-    ssize_t n = write(fd, &one, sizeof one);
-
-    (void)n; /* EAGAIN: the counter is full, so it is readable */
-}
-
-void queue_post(vdisk_queue *q, struct task *t)
-{
-    struct task *head;
-    int fd;
-
-    if (!ENGINE_MUTANT(POST_UNCOUNTED))
-        atomic_fetch_add(&q->posters, 1); /* invariant 5 */
-    POINT("post: counted in");
-    head = atomic_load_explicit(&q->remote, memory_order_relaxed);
-    do
-        t->next = head;
-    while (!atomic_compare_exchange_weak(&q->remote, &head, t));
-    POINT("post: given away");
-    /* After the exchange: an owner that has just changed it looks at `remote` once more. */
-    fd = atomic_load(&q->post_fd);
-    if (!head && fd >= 0 && !(q->serves && service_is_turned_here(q->serves)))
-        signal_fd(fd);
-    POINT("post: about to count out");
-    if (!ENGINE_MUTANT(POST_UNCOUNTED))
-        atomic_fetch_sub(&q->posters, 1);
-}
-
 /* Move what others have posted to the ready list, oldest first. */
 static void take_remote(vdisk_queue *q)
 {
@@ -360,22 +330,6 @@ bool queue_turn(vdisk_queue *q)
     if (unlikely(q->service))
         ran |= service_turn(q->service, q);
     return ran;
-}
-
-/* A host that cannot for now (no memory, a limit of descriptors that has been lowered) must not end a wait. */
-int queue_poll(struct pollfd *fds, unsigned n, const struct timespec *timeout)
-{
-    static const struct timespec blink = {.tv_nsec = 1000000};
-    int rc = ppoll(fds, n, timeout, NULL);
-
-    if (likely(rc > 0))
-        return 0;
-    if (rc == 0)
-        return -ETIME;
-    if (errno == EINTR || ENGINE_MUTANT(POLL_REFUSED))
-        return -errno;
-    clock_nanosleep(CLOCK_MONOTONIC, 0, &blink, NULL);
-    return 0;
 }
 
 /* Without a ring, and where the caller has a descriptor: what wakes it wakes us. */

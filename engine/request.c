@@ -3,107 +3,22 @@
  * The fast path. A read or write of one extent that is at hand goes straight to the backend with the request's own
  * I/O: a lookup, a gate, one SQE. Everything else is handed to an op.
  */
-#include "engine/request.h"
+#include "engine/request_end.h"
 
 #include <errno.h>
 #include <string.h>
 
 #include "engine/bits.h"
-#include "engine/clock.h"
 #include "engine/failure.h"
 #include "engine/iov.h"
 #include "engine/queue.h"
 #include "engine/volume.h"
 
-static uint64_t now_ns(const vdisk_queue *q)
-{
-    struct timespec t;
-
-    clock_now(q->host ? q->host->clock : NULL, &t);
-    return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
-}
-
-/* What few requests have: an error, a time to be noted. */
-static __attribute__((noinline)) void count_more(struct request *r, int result)
-{
-    struct pair *p = r->pair;
-
-    if (p->latency)
-        latency_note(p->latency, r->asked, now_ns(r->queue) - r->begun_ns);
-    if (result < 0) {
-        stat_add(&p->stats.kind[r->asked].errors, 1);
-        r->error = request_explain(r, result);
-    }
-}
-
-/* It ends, whatever else was asked for. `asked` and `direct` are the request's: constants on the fast path. */
-static inline void end_now(struct request *r, enum request_kind asked, bool direct, int result)
-{
-    struct pair *p = r->pair;
-
-    assert(r->queue->in_loop);
-    assert(r->state == REQUEST_STARTED && result <= 0);
-    assert(r->asked == asked && r->direct == direct);
-    stat_add(&p->stats.kind[asked].ended[direct], 1);
-    stat_add(&p->stats.kind[asked].bytes, r->len);
-    if (unlikely(result < 0 || p->latency))
-        count_more(r, result);
-    gate_leave_slot(&r->vdisk->requests, p->slot, r->gate);
-    request_hand_in(r, result);
-}
-
-void request_end(struct request *r, int result)
-{
-    if (unlikely(r->flags & VDISK_REQ_FUA) && result == 0 && r->kind != REQ_FLUSH) {
-        r->flags &= (uint8_t)~VDISK_REQ_FUA;
-        r->kind = REQ_FLUSH;
-        r->vdisk->format->submit(r->vdisk, r);
-        return;
-    }
-    end_now(r, r->asked, r->direct, result);
-}
-
-void request_end_merged(struct request *r, int result)
-{
-    while (r) {
-        struct request *next = r->merged;
-        r->merged = NULL;
-        request_end(r, result);
-        r = next;
-    }
-}
-
-static void run_end(struct task *t)
-{
-    struct request *r = container_of(t, struct request, io.task);
-
-    failure_now = r->error;
-    r->error = 0;
-    request_end(r, r->result);
-}
-
-void request_end_later(struct request *r, int result)
-{
-    r->result = result;
-    r->error = result < 0 ? failure_now : 0;
-    r->io.task.run = run_end;
-    queue_ready(r->queue, &r->io.task);
-}
-
-void request_refuse(struct request *r, int result)
-{
-    while (r) {
-        struct request *next = r->kind == REQ_WRITE ? r->merged : NULL;
-        request_end_later(r, result);
-        r = next;
-    }
-}
-
 /* ---- reads and writes, as far as their mapping is at hand ------------------------------------------- */
 
 static void fast_read_done(struct io *io)
 {
-    end_now(container_of(io, struct request, io), REQ_READ, true, io->res);
+    request_end_now(container_of(io, struct request, io), REQ_READ, true, io->res);
 }
 
 static void fast_write_done(struct io *io)
@@ -118,7 +33,7 @@ static void fast_write_done(struct io *io)
     } else if (unlikely(r->flags & VDISK_REQ_FUA)) {
         request_end(r, io->res);
     } else {
-        end_now(r, REQ_WRITE, true, io->res);
+        request_end_now(r, REQ_WRITE, true, io->res);
     }
 }
 
@@ -295,7 +210,7 @@ static inline bool enter(struct request *r, vdisk *v, vdisk_queue *q, enum reque
     assert(!q->in_loop);
     r->pair = p;
     if (unlikely(p->latency))
-        r->begun_ns = now_ns(q);
+        r->begun_ns = request_now_ns(q);
     r->gate = gate_enter_slot(&v->requests, p->slot);
     return likely(rc == 0 && is_plain(v, kind, offset, len)) || look_closer(r, v, rc);
 }

@@ -335,13 +335,6 @@ bool service_turn(struct service *s, vdisk_queue *owner)
     return ran;
 }
 
-bool service_is_turned_here(const struct service *s)
-{
-    const vdisk_queue *owner = atomic_load(&s->owner);
-
-    return owner && queue_current == owner && !atomic_load(&s->threaded);
-}
-
 void service_begin(vdisk_queue *q)
 {
     if (q->serves)

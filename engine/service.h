@@ -72,9 +72,6 @@ void service_ring_stops(struct service *s, int rc);
 /* Run what is ready, if it is the owner's to do: after his own. True: it ran something. */
 bool service_turn(struct service *s, vdisk_queue *owner);
 
-/* Will this thread turn it anyway, once it is done here? Then it needs no waking. */
-bool service_is_turned_here(const struct service *s);
-
 /* Count an op that lives on `q`, if that is a service, in and out. */
 void service_begin(vdisk_queue *q);
 void service_end(vdisk_queue *q);

@@ -156,10 +156,3 @@ int vdisk_pextents(vdisk *v, uint64_t len, uint64_t offset, struct vdisk_extents
 {
     return ERR_CALL(pextents_on(v, len, offset, extents));
 }
-
-void *vdisk_alloc_buffer(size_t len)
-{
-    void *p = NULL;
-
-    return posix_memalign(&p, 4096, len ? len : 1) == 0 ? p : NULL;
-}

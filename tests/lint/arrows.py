@@ -18,9 +18,10 @@ import sys
 
 # Room: (files, rooms it may take names from). A file belongs to the first room that has it.
 ROOMS = {
-    "engine/loop": ("engine/{after,attach,backend,bounce,call,error,event,failure,filter,gate,given,io,io_run,"
-                    "iov,log,mutant,op,op_run,pair,point,poller,queue,queue_names,range_lock,regions,ring,"
-                    "ring_setup,service,short_lock,status,thread,watch,workers}.c", []),
+    "engine/loop": ("engine/{after,attach,backend,bounce,buffer,call,call_end,error,event,failure,filter,gate,"
+                    "given,io,io_end,io_run,iov,log,mutant,op,op_run,op_wake,pair,point,poller,post,queue,"
+                    "queue_names,range_lock,regions,request_end,request_error,ring,ring_setup,service,short_lock,"
+                    "status,thread,watch,workers,zero}.c", []),
     "engine/spec": ("engine/{backend_open,option,secret,size,spec,spec_json,spec_name,spec_opts}.c",
                     ["engine/loop"]),
     "engine": ("engine/*.c", ["engine/spec", "engine/loop"]),
@@ -49,14 +50,6 @@ ALSO = {
     ("backends", "rotate_driver"): "the list of backends has the filters, too",
 }
 BY_NAME = {  # name: (rooms, why)
-    "vdisk_alloc_buffer": ("backends qcow2/meta qcow2/check", "memory for I/O: is to move to the loop"),
-    "zero_range": ("qcow2/map", "zeros over a host range: is to move to the loop"),
-    "zero_write": ("qcow2/map qcow2/space", "the same"),
-    "zero_buffer": ("qcow2/map", "the same"),
-    "request_end": ("qcow2/map qcow2/flush", "the contract of formats: how a request ends"),
-    "request_end_later": ("qcow2/map qcow2/flush", "the same"),
-    "request_end_merged": ("qcow2/map", "the same"),
-    "request_refuse": ("qcow2/map", "the same"),
     "vdisk_size": ("qcow2/map", "the contract of formats: the volume they serve"),
     "chain_read": ("qcow2/map", "the contract of formats: what lies below"),
     "chain_known_zero": ("qcow2/map", "the same"),
@@ -66,8 +59,8 @@ ALSO.update({(room, name): why for name, (rooms, why) in BY_NAME.items() for roo
 # One of its files: (how many files the circle may have, why).
 CIRCLES = {
     "qcow2/space/alloc.c": (4, "finding, leasing, freeing and counting clusters lead to each other by nature"),
-    "engine/queue.c": (14, "the loop: what turns it and what is turned; calls and registered memory came in"),
-    "engine/request.c": (11, "requests, volumes and chains are not apart yet"),
+    "engine/queue.c": (7, "the loop: what turns it and what is turned"),
+    "engine/io.c": (3, "an I/O that is not aligned is carried out by an op, whose I/Os are"),
     "backends/crash_image.c": (2, "a piece of a crash image is applied to the store that holds it"),
 }
 
