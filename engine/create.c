@@ -196,7 +196,7 @@ static int check_opts(const char *name, struct vdisk_create_opts *opts, const st
     char formats[64];
 
     if (!opts->format)
-        opts->format = raw_driver.name;
+        opts->format = format_plain()->name;
     *ret_format = volume_find_format(opts->format);
     if (!*ret_format || !(*ret_format)->create)
         return err_set(EINVAL, "%s: unknown format '%s'; known are %s", name, opts->format,

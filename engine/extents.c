@@ -66,7 +66,7 @@ static bool append(struct extents_op *x)
 
     if (x->extent.kind == EXTENT_DATA && x->hole) {
         flags |= VDISK_EXTENT_ZERO;
-        if (x->layer->format == &raw_driver)
+        if (x->layer->format->plain)
             flags &= ~(uint32_t)VDISK_EXTENT_DATA;
     }
     if (last && last->flags == flags && last->depth == depth &&
@@ -95,7 +95,7 @@ static unsigned room(const struct extents_op *x)
 static bool wants_status(const struct extents_op *x)
 {
     assert(!x->layer->host_holes || x->layer->read_only);
-    return x->extent.kind == EXTENT_DATA && (x->layer->format == &raw_driver || x->layer->host_holes) &&
+    return x->extent.kind == EXTENT_DATA && (x->layer->format->plain || x->layer->host_holes) &&
            x->layer->data->caps & BACKEND_SPARSE;
 }
 

@@ -69,7 +69,7 @@ const char *foreign_format(const uint8_t head[FOREIGN_HEAD])
     if (is_vmdk_text((const char *)head, (const char *)head + FOREIGN_HEAD))
         return "vmdk";
     for (const struct format_driver *const *f = format_drivers; *f; f++)
-        if (*f != &raw_driver && (*f)->probe(head, FOREIGN_HEAD, "") > 1)
+        if (!(*f)->plain && (*f)->probe(head, FOREIGN_HEAD, "") > 1)
             return (*f)->name;
     return NULL;
 }

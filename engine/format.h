@@ -60,6 +60,9 @@ struct format_driver {
      */
     const struct option_desc *options;
 
+    /* Guest bytes are the file's bytes, and so is its size: of one format, the one for what no other knows. */
+    bool plain;
+
     /* Does this content look like ours? `head` holds the first `len` bytes of the file. Score 0 (no) to 100. */
     int (*probe)(const uint8_t *head, size_t len, const char *name);
 
@@ -159,5 +162,15 @@ struct format_driver {
 /* All formats, raw last, ends with NULL: qcow2/drivers.c. */
 extern const struct format_driver *const format_drivers[];
 extern const struct format_driver raw_driver;
+
+/* The plain one of them. */
+static inline const struct format_driver *format_plain(void)
+{
+    const struct format_driver *const *f = format_drivers;
+
+    while (!(*f)->plain)
+        f++;
+    return *f;
+}
 
 #endif

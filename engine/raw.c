@@ -303,6 +303,7 @@ static int raw_resize(vdisk *v, uint64_t size, const struct vdisk_resize_opts *o
 
 const struct format_driver raw_driver = {
     .name = "raw",
+    .plain = true,
     .probe = raw_probe,
     .open = raw_open,
     .close = raw_close,

@@ -82,7 +82,7 @@ static int resize_on(vdisk *v, uint64_t size, const struct vdisk_resize_opts *op
     if (rc < 0)
         return rc;
     /* Of the same size there may be something left: of a shrink that failed half-way, or of another raw file. */
-    if (size != vdisk_size(v) || v->format == &raw_driver || opts->shrink)
+    if (size != vdisk_size(v) || v->format->plain || opts->shrink)
         rc = v->format->resize(v, size, opts, q);
     atomic_fetch_and(&v->refuses, (uint8_t)~VOLUME_SHUT);
     return rc;

@@ -149,7 +149,7 @@ static int layer_open(struct backend *file, struct layer_name *n, struct layer_o
     v->format = f;
     v->mark.by_format = f->highest != NULL;
     atomic_init(&v->mark.above, f->highest ? UINT64_MAX : 0);
-    v->guarded = !n->format && f == &raw_driver ? FOREIGN_HEAD : 0;
+    v->guarded = !n->format && f->plain ? FOREIGN_HEAD : 0;
     how->flags = n->flags;
     how->name = n->root;
     rc = f->open(v, how, q);

@@ -35,7 +35,7 @@ static int name_data_file(const struct q2 *q, const struct layer_open *how, stru
 {
     const struct spec *node = how->name ? spec_node(how->name, "data-file") : NULL;
     uint32_t flags = q->meta.v->open_flags;
-    const char *raw = raw_driver.name;
+    const char *raw = format_plain()->name;
     char *path;
     int rc;
 
