@@ -16,7 +16,8 @@ fail() { echo "FAILED: $*" >&2; exit 1; }
 
 mkdir -p "$tmp/parent/subprojects/vdisk"
 cd "$source"
-cp -r LICENSE README.md meson.build meson_options.txt include $(sed -n "s/^ *subdir('\([a-z0-9]*\)').*/\1/p" meson.build) \
+folders=$(sed -n "s/^ *subdir('\([a-z0-9]*\)').*/\1/p" meson.build)
+cp -r LICENSE README.md meson.build meson_options.txt include $folders \
     "$tmp/parent/subprojects/vdisk"
 cd "$tmp/parent"
 awk '/^```/ { on = $0 == "```c"; next } on' "$source/README.md" >main.c

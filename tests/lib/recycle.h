@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Large pieces of memory that are taken and given back over and over. Fresh memory costs a page fault for each page,
- * which for tests that make thousands of small disks is most of what they do. Any thread.
+ * Large pieces of memory that are taken and given back over and over. Fresh memory costs a page fault for each
+ * page, which for tests that make thousands of small disks is most of what they do. Any thread.
  */
 #ifndef TESTS_LIB_RECYCLE_H
 #define TESTS_LIB_RECYCLE_H
