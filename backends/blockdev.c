@@ -9,7 +9,7 @@
  *
  * A device may grow while it is open (a logical volume that is extended): the size is looked up again before
  * something is refused for being past the end. It may also be cut: then b->peak remembers where it ended, since
- * what lay there must not be read as zeros (engine/io.c).
+ * what lay there must not be read as zeros (engine/loop/io.c).
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -23,10 +23,10 @@
 #include <sys/sysmacros.h>
 
 #include "backends/drivers.h"
-#include "backends/fd.h"
-#include "engine/bits.h"
-#include "engine/error.h"
-#include "engine/mutant.h"
+#include "backends/host/fd.h"
+#include "engine/base/bits.h"
+#include "engine/base/error.h"
+#include "engine/base/mutant.h"
 
 struct limits {
     uint64_t discard_granularity;

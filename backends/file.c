@@ -26,10 +26,10 @@
 #include <unistd.h>
 
 #include "backends/drivers.h"
-#include "backends/fd.h"
-#include "engine/bits.h"
-#include "engine/error.h"
-#include "engine/status.h"
+#include "backends/host/fd.h"
+#include "engine/base/bits.h"
+#include "engine/base/error.h"
+#include "engine/loop/status.h"
 
 /* ---- blocking calls, on a worker thread -------------------------------------------------------------- */
 

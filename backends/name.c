@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 
 const char *name_after(const char *name, const char *prefix)
 {

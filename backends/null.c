@@ -23,11 +23,11 @@
 
 #include "backends/drivers.h"
 #include "backends/name.h"
-#include "engine/bits.h"
-#include "engine/error.h"
-#include "engine/iov.h"
-#include "engine/option.h"
-#include "engine/status.h"
+#include "engine/base/bits.h"
+#include "engine/base/error.h"
+#include "engine/base/iov.h"
+#include "engine/loop/status.h"
+#include "engine/spec/option.h"
 
 struct null_backend {
     struct backend b; /* first */

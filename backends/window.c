@@ -19,13 +19,13 @@
 #include <string.h>
 
 #include "backends/drivers.h"
+#include "engine/base/bits.h"
+#include "engine/base/error.h"
+#include "engine/base/iov.h"
+#include "engine/base/mutant.h"
 #include "engine/filter.h"
-#include "engine/bits.h"
-#include "engine/error.h"
-#include "engine/iov.h"
-#include "engine/mutant.h"
-#include "engine/option.h"
-#include "engine/status.h"
+#include "engine/loop/status.h"
+#include "engine/spec/option.h"
 
 struct window {
     struct filter w; /* first */

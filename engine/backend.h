@@ -9,9 +9,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "engine/gate.h"
-#include "engine/io.h"
-#include "engine/list.h"
+#include "engine/base/list.h"
+#include "engine/loop/gate.h"
+#include "engine/loop/io.h"
 #include "engine/spec.h"
 
 struct option_desc;
@@ -59,11 +59,11 @@ struct backend {
     _Atomic uint64_t size;         /* current end; io_end() moves it up after writes past it */
     _Atomic uint64_t peak;         /* a device: the furthest end that it has had: no zeros before it */
 
-    /* The engine's own: see engine/bounce.c. */
+    /* The engine's own: see engine/loop/bounce.c. */
     struct gate      writes;
     _Atomic uint32_t rmw_active;
     struct range_locks *rmw_locks;
-    struct list      attached;     /* engine/attach.c */
+    struct list      attached;     /* engine/loop/attach.c */
 };
 
 struct backend_driver {
@@ -86,8 +86,8 @@ struct backend_driver {
 
     /*
      * Blocks. `options` have been checked; `name` is for messages and for struct backend. On success *ret_backend
-     * has been made by backend_alloc() and filled in, with the image locks that `flags` ask for (backends/lock.h).
-     * On failure an error text is set.
+     * has been made by backend_alloc() and filled in, with the image locks that `flags` ask for
+     * (backends/host/lock.h). On failure an error text is set.
      */
     int (*open)(const char *name, const struct spec *options, uint32_t flags, struct backend **ret_backend);
 
@@ -121,7 +121,7 @@ struct backend_driver {
     uint64_t (*allocated)(struct backend *b);
 
     /*
-     * Change image locks: from read-only claims to writer's, say. Blocks. NULL: no locks. See backends/lock.h.
+     * Change image locks: from read-only claims to writer's, say. Blocks. NULL: no locks. backends/host/lock.h.
      */
     int (*relock)(struct backend *b, uint32_t flags);
 

@@ -8,7 +8,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include "engine/error.h"
+#include "engine/base/error.h"
 #include "engine/job.h"
 #include "engine/volume.h"
 

@@ -26,12 +26,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/bits.h"
-#include "engine/error.h"
+#include "engine/base/bits.h"
+#include "engine/base/error.h"
+#include "engine/base/mutant.h"
 #include "engine/job.h"
 #include "engine/layer_name.h"
-#include "engine/mutant.h"
-#include "engine/queue.h"
+#include "engine/loop/queue.h"
 #include "engine/volume.h"
 
 static bool grows(const struct create_target *t)

@@ -15,7 +15,7 @@
 #include "engine/follow.h"
 
 #include "engine/backend.h"
-#include "engine/mutant.h"
+#include "engine/base/mutant.h"
 #include "engine/volume.h"
 
 static void take_size(vdisk *v)

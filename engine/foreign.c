@@ -9,7 +9,7 @@
 #include <stdbool.h>
 #include <string.h>
 
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 #include "engine/format.h"
 
 struct magic {

@@ -3,8 +3,8 @@
  * What a format provides: where guest bytes are, and the operations that change that. engine/raw.c is the
  * skeleton to copy.
  *
- * Reads are the engine's (engine/read.c): it asks each layer of a chain for the extent and moves the bytes. So
- * are writes to extents that say EXTENT_WRITABLE. All else goes to the format.
+ * Reads are the engine's (engine/chain/read.c): it asks each layer of a chain for the extent and moves the bytes.
+ * So are writes to extents that say EXTENT_WRITABLE. All else goes to the format.
  */
 #ifndef ENGINE_FORMAT_H
 #define ENGINE_FORMAT_H

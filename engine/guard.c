@@ -19,12 +19,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/bits.h"
-#include "engine/iov.h"
-#include "engine/mutant.h"
-#include "engine/range_lock.h"
+#include "engine/base/bits.h"
+#include "engine/base/iov.h"
+#include "engine/base/mutant.h"
+#include "engine/loop/range_lock.h"
+#include "engine/loop/zero.h"
 #include "engine/volume.h"
-#include "engine/zero.h"
 
 struct guard {
     struct op         op;

@@ -14,13 +14,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/absent.h"
-#include "engine/bits.h"
-#include "engine/error.h"
-#include "engine/given.h"
+#include "engine/base/bits.h"
+#include "engine/base/error.h"
+#include "engine/base/mutant.h"
+#include "engine/chain/absent.h"
 #include "engine/layer_name.h"
-#include "engine/mutant.h"
-#include "engine/queue.h"
+#include "engine/loop/given.h"
+#include "engine/loop/queue.h"
 #include "engine/volume.h"
 
 struct image_text {

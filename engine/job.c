@@ -13,11 +13,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/bits.h"
-#include "engine/clock.h"
-#include "engine/error.h"
-#include "engine/point.h"
-#include "engine/queue.h"
+#include "engine/base/bits.h"
+#include "engine/base/clock.h"
+#include "engine/base/error.h"
+#include "engine/base/point.h"
+#include "engine/loop/queue.h"
 #include "engine/volume.h"
 
 enum { NS_PER_S = 1000000000 };

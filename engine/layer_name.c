@@ -14,8 +14,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/error.h"
-#include "engine/option.h"
+#include "engine/base/error.h"
+#include "engine/spec/option.h"
 #include "engine/volume.h"
 
 const struct format_driver *volume_find_format(const char *name)

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The fields of the public structs of options by name, as text: for command lines, configuration files, and
- * languages that do not speak C. What a name's own drivers can be told is another matter: engine/option.h.
+ * languages that do not speak C. What a name's own drivers can be told is another matter: engine/spec/option.h.
  */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
-#include "engine/bits.h"
-#include "engine/error.h"
-#include "engine/size.h"
+#include "engine/base/bits.h"
+#include "engine/base/error.h"
+#include "engine/spec/size.h"
 #include "engine/vdisk.h"
 
 enum field_type {

@@ -4,12 +4,12 @@
 #include <string.h>
 
 #include "engine/backend.h"
-#include "engine/bits.h"
-#include "engine/error.h"
+#include "engine/base/bits.h"
+#include "engine/base/error.h"
 #include "engine/format.h"
 #include "engine/layer_name.h"
-#include "engine/option.h"
-#include "engine/secret.h"
+#include "engine/spec/option.h"
+#include "engine/spec/secret.h"
 #include "engine/volume.h"
 
 /* The formats, then the backends that are not one, too. */

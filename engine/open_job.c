@@ -11,10 +11,10 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "engine/bits.h"
-#include "engine/error.h"
-#include "engine/given.h"
+#include "engine/base/bits.h"
+#include "engine/base/error.h"
 #include "engine/job.h"
+#include "engine/loop/given.h"
 #include "engine/volume.h"
 
 struct open_job {

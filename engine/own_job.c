@@ -10,10 +10,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/bits.h"
-#include "engine/error.h"
+#include "engine/base/bits.h"
+#include "engine/base/error.h"
+#include "engine/base/mutant.h"
 #include "engine/job.h"
-#include "engine/mutant.h"
 #include "engine/volume.h"
 
 struct own_job {

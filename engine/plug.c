@@ -5,7 +5,7 @@
  */
 #include "engine/plug.h"
 
-#include "engine/queue.h"
+#include "engine/loop/queue.h"
 #include "engine/volume.h"
 
 /* By number: where a volume lies in memory differs from run to run. */

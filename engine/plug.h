@@ -13,7 +13,7 @@
 
 #include <stdint.h>
 
-#include "engine/op.h"
+#include "engine/loop/op.h"
 
 struct request;
 

@@ -8,14 +8,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/bits.h"
+#include "engine/base/bits.h"
+#include "engine/base/error.h"
 #include "engine/create.h"
-#include "engine/error.h"
 #include "engine/follow.h"
 #include "engine/guard.h"
-#include "engine/option.h"
+#include "engine/loop/zero.h"
+#include "engine/spec/option.h"
 #include "engine/volume.h"
-#include "engine/zero.h"
 
 static int raw_probe(const uint8_t *head, size_t len, const char *name)
 {

@@ -3,15 +3,15 @@
  * The fast path. A read or write of one extent that is at hand goes straight to the backend with the request's own
  * I/O: a lookup, a gate, one SQE. Everything else is handed to an op.
  */
-#include "engine/request_end.h"
+#include "engine/loop/request_end.h"
 
 #include <errno.h>
 #include <string.h>
 
-#include "engine/bits.h"
-#include "engine/failure.h"
-#include "engine/iov.h"
-#include "engine/queue.h"
+#include "engine/base/bits.h"
+#include "engine/base/iov.h"
+#include "engine/loop/failure.h"
+#include "engine/loop/queue.h"
 #include "engine/volume.h"
 
 /* ---- reads and writes, as far as their mapping is at hand ------------------------------------------- */

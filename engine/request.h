@@ -11,8 +11,8 @@
 
 #include <stddef.h>
 
-#include "engine/io.h"
-#include "engine/op.h"
+#include "engine/loop/io.h"
+#include "engine/loop/op.h"
 #include "engine/vdisk.h"
 
 enum request_kind {
@@ -44,7 +44,7 @@ struct request {
     bool                  direct; /* READ, WRITE: its mapping was at hand */
     uint8_t               flags;  /* enum vdisk_req_flags */
     int32_t               result;
-    uint32_t              error;  /* failed: on its way to its end, engine/failure.h; DONE, of its words; else 0 */
+    uint32_t              error;  /* failed: on its way to its end (failure.h); DONE, of its words; else 0 */
     uint8_t               state;  /* enum request_state */
     uint8_t               gate;   /* parity of the volume's gate */
     struct request       *merged; /* WRITE, at the format: the neighbour that goes with it, and so on; or NULL */

@@ -12,10 +12,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/bits.h"
-#include "engine/error.h"
+#include "engine/base/bits.h"
+#include "engine/base/error.h"
 #include "engine/job.h"
-#include "engine/queue.h"
+#include "engine/loop/queue.h"
 #include "engine/volume.h"
 
 struct resize_job {

@@ -8,8 +8,9 @@
  *     image-opts:driver=qcow2,file.driver=file,file.filename=/images/a          a comma in a value is doubled
  *
  * All of them give the same kind of tree; a path, or any other plain name, is {"file": {"filename": NAME}}. What
- * the members mean is for the drivers to say (engine/option.h); here a member is a text, nothing (JSON's null), or
- * a node. Numbers and truth values of JSON are texts, too: "512", "on". Items of a list are called "0", "1", ...
+ * the members mean is for the drivers to say (engine/spec/option.h); here a member is a text, nothing (JSON's
+ * null), or a node. Numbers and truth values of JSON are texts, too: "512", "on". Items of a list are called "0",
+ * "1", ...
  *
  * Names come from images, too: the length of a name, the depth of its tree and the number of members are bounded.
  */

@@ -6,9 +6,9 @@
 #include <errno.h>
 #include <string.h>
 
-#include "engine/bits.h"
-#include "engine/error.h"
-#include "engine/queue.h"
+#include "engine/base/bits.h"
+#include "engine/base/error.h"
+#include "engine/loop/queue.h"
 #include "engine/volume.h"
 
 static void show_requests(struct vdisk_stats *to, const struct request_stats *from)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Counters. Each is changed by one thread at a time, by a plain store that any thread may read: no lock, no
- * shared cache line. Requests are counted by pairs of queue and volume (engine/pair.h).
+ * shared cache line. Requests are counted by pairs of queue and volume (engine/loop/pair.h).
  */
 #ifndef ENGINE_STATS_H
 #define ENGINE_STATS_H
@@ -9,7 +9,7 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 #include "engine/vdisk.h"
 
 typedef _Atomic uint64_t stat_count;

@@ -4,8 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/error.h"
-#include "engine/queue.h"
+#include "engine/base/error.h"
+#include "engine/loop/queue.h"
 #include "engine/volume.h"
 
 int volume_check_handle(const vdisk *v)

@@ -7,14 +7,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/bits.h"
-#include "engine/error.h"
+#include "engine/base/bits.h"
+#include "engine/base/error.h"
 #include "engine/foreign.h"
-#include "engine/given.h"
 #include "engine/layer_name.h"
-#include "engine/log.h"
-#include "engine/option.h"
-#include "engine/queue.h"
+#include "engine/loop/given.h"
+#include "engine/loop/log.h"
+#include "engine/loop/queue.h"
+#include "engine/spec/option.h"
 
 enum {
     PROBE_BYTES = 65536,

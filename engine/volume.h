@@ -8,12 +8,12 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-#include "engine/event.h"
 #include "engine/follow.h"
 #include "engine/format.h"
-#include "engine/gate.h"
-#include "engine/pair.h"
-#include "engine/range_lock.h"
+#include "engine/loop/event.h"
+#include "engine/loop/gate.h"
+#include "engine/loop/pair.h"
+#include "engine/loop/range_lock.h"
 
 struct service;
 struct thread_queues;
@@ -54,13 +54,13 @@ struct vdisk {
     _Atomic uint64_t            reach;         /* >= size: how far there is something. More while it is resized */
     _Atomic(vdisk_queue *)      resizer;       /* requests of this queue alone may go behind `size` */
 
-    struct volume_events       *events;         /* who is told: engine/event.h */
+    struct volume_events       *events;         /* who is told: engine/loop/event.h */
     struct volume_mark          mark;           /* how far the file is in use: the same */
 
     char                        trouble[240];  /* why no more writes are accepted: set once, before has_trouble */
     _Atomic bool                has_trouble;
 
-    struct pair                *pairs;          /* with queues: engine/pair.h, with its lock */
+    struct pair                *pairs;          /* with queues: engine/loop/pair.h, with its lock */
     struct request_stats        counted;        /* the same: of queues that are gone */
     struct layer_stats          stats;
 
@@ -74,7 +74,7 @@ struct vdisk {
     pthread_mutex_t             manage_lock;    /* one change of the whole at a time: resize, trim */
     _Atomic(const vdisk_queue *) manager;       /* whose, by its queue; NULL: none */
 
-    /* Of the top layer: who does what queues share (engine/service.h). */
+    /* Of the top layer: who does what queues share (engine/loop/service.h). */
     _Atomic uint64_t            queue_seen;     /* number + 1 of the only queue that had requests; 0: none yet */
     _Atomic uint64_t            thread_seen;    /* thread_number() of that queue */
     pthread_mutex_t             service_lock;   /* the next one is set once */
@@ -114,10 +114,10 @@ int chain_lookup(vdisk *v, uint64_t guest_offset, uint64_t len, struct extent *r
 void chain_read(vdisk *v, uint64_t guest_offset, const struct iovec *iov, uint32_t iovcnt, uint64_t len,
                 struct op *parent);
 
-/* Carry out REQ_EXTENTS: engine/extents.c. */
+/* Carry out REQ_EXTENTS: engine/chain/extents.c. */
 void extents_start(struct request *r);
 
-/* Carry out REQ_PREFETCH: engine/prefetch.c. */
+/* Carry out REQ_PREFETCH: engine/chain/prefetch.c. */
 void prefetch_start(struct request *r);
 
 /* Carry out REQ_READ when it is not a single extent at hand. */
@@ -162,7 +162,7 @@ const struct format_driver *volume_find_format(const char *name);
 /* Find the format by the content. Blocks. 0, or an error with a text. */
 int volume_probe(struct backend *b, vdisk_queue *q, const struct format_driver **ret);
 
-/* This thread's queue for synchronous calls (engine/thread.h). 0, or an error that names `name`. */
+/* This thread's queue for synchronous calls (engine/loop/thread.h). 0, or an error that names `name`. */
 int volume_queue(const char *name, vdisk_queue **ret_queue);
 
 /* The flags with which a layer's files are opened. */

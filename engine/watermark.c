@@ -6,8 +6,8 @@
 #include <errno.h>
 #include <string.h>
 
-#include "engine/bits.h"
-#include "engine/error.h"
+#include "engine/base/bits.h"
+#include "engine/base/error.h"
 #include "engine/volume.h"
 
 static int set_event_callback(vdisk *v, vdisk_event_fn *fn, void *arg)

@@ -23,11 +23,11 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include "engine/bits.h"
-#include "engine/error.h"
+#include "engine/base/bits.h"
+#include "engine/base/error.h"
+#include "engine/base/iov.h"
 #include "engine/filter.h"
-#include "engine/iov.h"
-#include "engine/option.h"
+#include "engine/spec/option.h"
 #include "filters/filters.h"
 
 enum { WRITE_PIECE = 1 << 20 };

@@ -1,2 +1,2 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "../backends/vdisk-lab.h"
+#include "../backends/lab/vdisk-lab.h"

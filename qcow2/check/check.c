@@ -28,7 +28,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "engine/error.h"
+#include "engine/base/error.h"
 #include "qcow2/check/check_internal.h"
 #include "qcow2/format/format.h"
 #include "qcow2/meta/meta.h"

@@ -20,7 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/error.h"
+#include "engine/base/error.h"
 #include "qcow2/format/format.h"
 
 enum { L1_PIECE = 1 << 20 };

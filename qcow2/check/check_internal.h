@@ -3,8 +3,8 @@
 #ifndef QCOW2_CHECK_INTERNAL_H
 #define QCOW2_CHECK_INTERNAL_H
 
-#include "engine/bits.h"
-#include "engine/status.h"
+#include "engine/base/bits.h"
+#include "engine/loop/status.h"
 #include "qcow2/check/check.h"
 #include "qcow2/check/check_refs.h"
 #include "qcow2/check/spans.h"

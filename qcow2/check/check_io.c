@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/queue.h"
+#include "engine/loop/queue.h"
 
 enum {
     READS = 16,                 /* in flight */

@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/error.h"
+#include "engine/base/error.h"
 #include "qcow2/format/format.h"
 
 static uint64_t block_unreadable[1]; /* what `sole` points to when refcounts are not known; never looked into */

@@ -10,7 +10,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 
 enum { COUNT_BITS = 12, COUNT_OVER = (1 << COUNT_BITS) - 1 };
 

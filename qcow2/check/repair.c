@@ -28,7 +28,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/error.h"
+#include "engine/base/error.h"
 #include "qcow2/check/check_internal.h"
 #include "qcow2/check/rebuild.h"
 #include "qcow2/mutant.h"

@@ -34,8 +34,8 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#include "engine/queue.h"
-#include "engine/service.h"
+#include "engine/loop/queue.h"
+#include "engine/loop/service.h"
 #include "qcow2/flush/flush.h"
 #include "qcow2/flush/flush_plan.h"
 #include "qcow2/mutant.h"

@@ -11,7 +11,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 #include "qcow2/format/ondisk.h"
 
 struct q2_geometry {

@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/error.h"
+#include "engine/base/error.h"
 #include "qcow2/format/inflate.h"
 
 enum { MAX_FEATURE_NAMES = 3 * 64 };

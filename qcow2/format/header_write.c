@@ -8,7 +8,7 @@
 #include <inttypes.h>
 #include <string.h>
 
-#include "engine/error.h"
+#include "engine/base/error.h"
 #include "qcow2/format/header.h"
 
 struct writer {

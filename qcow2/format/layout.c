@@ -12,7 +12,7 @@
 #include <errno.h>
 #include <inttypes.h>
 
-#include "engine/error.h"
+#include "engine/base/error.h"
 #include "qcow2/format/entry.h"
 
 /*

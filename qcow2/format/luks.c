@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 
 enum { SECTOR = 512, WORD = 32, SLOT_LENGTH = 48, SLOTS_AT = 208 };
 

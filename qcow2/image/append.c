@@ -22,8 +22,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include "engine/bits.h"
-#include "engine/zero.h"
+#include "engine/base/bits.h"
+#include "engine/loop/zero.h"
 #include "qcow2/image/bulk.h"
 #include "qcow2/space/space.h"
 

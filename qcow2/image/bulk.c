@@ -21,8 +21,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/bits.h"
-#include "engine/zero.h"
+#include "engine/base/bits.h"
+#include "engine/loop/zero.h"
 #include "qcow2/image/resize.h"
 #include "qcow2/meta/meta.h"
 #include "qcow2/space/space.h"

@@ -26,8 +26,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/error.h"
 #include "engine/create.h"
-#include "engine/error.h"
 #include "engine/volume.h"
 #include "qcow2/format/format.h"
 #include "qcow2/mutant.h"

@@ -8,7 +8,7 @@
 #include <string.h>
 
 #include "engine/backend.h"
-#include "engine/error.h"
+#include "engine/base/error.h"
 #include "engine/format.h"
 #include "engine/vdisk.h"
 #include "qcow2/format/format.h"

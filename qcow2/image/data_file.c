@@ -9,8 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/absent.h"
-#include "engine/error.h"
+#include "engine/base/error.h"
+#include "engine/chain/absent.h"
 #include "engine/layer_name.h"
 #include "qcow2/image/image.h"
 #include "qcow2/mutant.h"

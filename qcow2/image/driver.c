@@ -3,10 +3,10 @@
 #include <errno.h>
 #include <string.h>
 
-#include "engine/error.h"
+#include "engine/base/error.h"
 #include "engine/layer_name.h"
-#include "engine/option.h"
-#include "engine/queue.h"
+#include "engine/loop/queue.h"
+#include "engine/spec/option.h"
 #include "qcow2/format/format.h"
 #include "qcow2/image/create.h"
 #include "qcow2/image/image.h"

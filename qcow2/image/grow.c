@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/queue.h"
+#include "engine/loop/queue.h"
 #include "qcow2/image/resize.h"
 #include "qcow2/mutant.h"
 #include "qcow2/space/space.h"

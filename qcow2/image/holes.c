@@ -11,8 +11,8 @@
 #include <endian.h>
 #include <stdlib.h>
 
-#include "engine/bits.h"
-#include "engine/queue.h"
+#include "engine/base/bits.h"
+#include "engine/loop/queue.h"
 #include "engine/volume.h"
 #include "qcow2/format/format.h"
 #include "qcow2/image/image.h"

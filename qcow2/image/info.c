@@ -12,9 +12,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/error.h"
+#include "engine/base/error.h"
 #include "engine/image.h"
-#include "engine/queue.h"
+#include "engine/loop/queue.h"
 #include "qcow2/format/format.h"
 #include "qcow2/image/image.h"
 #include "qcow2/qcow2.h"

@@ -14,9 +14,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/error.h"
+#include "engine/base/error.h"
 #include "engine/layer_name.h"
-#include "engine/option.h"
+#include "engine/spec/option.h"
 #include "qcow2/format/format.h"
 #include "qcow2/image/image.h"
 #include "qcow2/image/open_repair.h"

@@ -18,8 +18,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "engine/error.h"
-#include "engine/log.h"
+#include "engine/base/error.h"
+#include "engine/loop/log.h"
 #include "qcow2/check/check.h"
 
 enum { REASON_MAX = 256 };

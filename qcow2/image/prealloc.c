@@ -12,9 +12,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/error.h"
-#include "engine/queue.h"
-#include "engine/zero.h"
+#include "engine/base/error.h"
+#include "engine/loop/queue.h"
+#include "engine/loop/zero.h"
 #include "qcow2/image/create.h"
 
 enum { STREAM_IOS = 4 };

@@ -10,9 +10,9 @@
  */
 #include <errno.h>
 
-#include "engine/error.h"
-#include "engine/queue.h"
-#include "engine/zero.h"
+#include "engine/base/error.h"
+#include "engine/loop/queue.h"
+#include "engine/loop/zero.h"
 #include "qcow2/image/append.h"
 #include "qcow2/image/bulk.h"
 #include "qcow2/image/resize.h"

@@ -20,7 +20,7 @@
 #include <errno.h>
 #include <string.h>
 
-#include "engine/error.h"
+#include "engine/base/error.h"
 #include "qcow2/format/format.h"
 
 /* ---- what forbids it ------------------------------------------------------------------------------------ */

@@ -4,7 +4,7 @@
  *
  * Failure modes: those of the requests.
  */
-#include "engine/queue.h"
+#include "engine/loop/queue.h"
 #include "qcow2/image/resize.h"
 
 /* Wait for one request. */

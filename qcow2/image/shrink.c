@@ -26,7 +26,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/error.h"
+#include "engine/base/error.h"
 #include "qcow2/check/check.h"
 #include "qcow2/format/format.h"
 #include "qcow2/mutant.h"

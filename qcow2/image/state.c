@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/error.h"
+#include "engine/base/error.h"
 #include "qcow2/format/format.h"
 #include "qcow2/image/image.h"
 #include "qcow2/meta/meta.h"

@@ -28,9 +28,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/bits.h"
-#include "engine/iov.h"
-#include "engine/zero.h"
+#include "engine/base/bits.h"
+#include "engine/base/iov.h"
+#include "engine/loop/zero.h"
 #include "qcow2/map/l2_table.h"
 #include "qcow2/map/lookup.h"
 #include "qcow2/meta/meta.h"

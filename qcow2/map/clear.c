@@ -15,7 +15,7 @@
  */
 #include <errno.h>
 
-#include "engine/zero.h"
+#include "engine/loop/zero.h"
 #include "qcow2/map/alloc_write.h"
 #include "qcow2/map/clear.h"
 #include "qcow2/map/l2_table.h"

@@ -21,8 +21,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include "engine/service.h"
-#include "engine/zero.h"
+#include "engine/loop/service.h"
+#include "engine/loop/zero.h"
 #include "qcow2/meta/meta.h"
 #include "qcow2/mutant.h"
 #include "qcow2/space/space.h"

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 
 enum { PAGE_CLUSTERS = 1 << Q2_SET_PAGE_BITS, WORD_BITS = 64, PLACES_FIRST = 16 };
 

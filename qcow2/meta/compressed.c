@@ -24,9 +24,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/bits.h"
-#include "engine/iov.h"
-#include "engine/queue.h"
+#include "engine/base/bits.h"
+#include "engine/base/iov.h"
+#include "engine/loop/queue.h"
 #include "engine/volume.h"
 #include "qcow2/format/format.h"
 #include "qcow2/meta/state.h"

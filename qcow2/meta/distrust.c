@@ -15,8 +15,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "engine/error.h"
-#include "engine/log.h"
+#include "engine/base/error.h"
+#include "engine/loop/log.h"
 #include "qcow2/meta/state.h"
 
 static void tell(struct q2_meta *meta, const char *what)

@@ -12,7 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "engine/error.h"
+#include "engine/base/error.h"
 #include "qcow2/meta/header_sector.h"
 #include "qcow2/meta/slice.h"
 #include "qcow2/meta/twice.h"

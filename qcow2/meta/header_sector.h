@@ -4,7 +4,7 @@
 #define QCOW2_HEADER_SECTOR_H
 
 #include "engine/backend.h"
-#include "engine/op.h"
+#include "engine/loop/op.h"
 #include "qcow2/format/format.h"
 
 struct q2_meta;

@@ -7,9 +7,9 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#include "engine/io.h"
-#include "engine/queue.h"
-#include "engine/short_lock.h"
+#include "engine/base/short_lock.h"
+#include "engine/loop/io.h"
+#include "engine/loop/queue.h"
 #include "qcow2/format/format.h"
 #include "qcow2/mutant.h"
 

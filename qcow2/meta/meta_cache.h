@@ -32,11 +32,11 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "engine/bits.h"
-#include "engine/list.h"
-#include "engine/mutant.h"
-#include "engine/op.h"
-#include "engine/point.h"
+#include "engine/base/bits.h"
+#include "engine/base/list.h"
+#include "engine/base/mutant.h"
+#include "engine/base/point.h"
+#include "engine/loop/op.h"
 #include "engine/stats.h"
 
 enum { Q2_CACHE_WAYS = 8, Q2_SLICE_MAX = 4096, Q2_TAKES_MAX = 16 };

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 
 enum { SHORT = 4, KIND_BITS = 16, PLACES_FIRST = 256, REGION_BITS = 6 };
 

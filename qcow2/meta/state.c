@@ -5,8 +5,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include "engine/error.h"
-#include "engine/short_lock.h"
+#include "engine/base/error.h"
+#include "engine/base/short_lock.h"
 #include "qcow2/meta/guard.h"
 #include "qcow2/meta/header_sector.h"
 #include "qcow2/meta/slice.h"

@@ -15,14 +15,14 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "engine/range_lock.h"
-#include "engine/short_lock.h"
+#include "engine/base/short_lock.h"
+#include "engine/loop/range_lock.h"
 #include "engine/volume.h"
 #include "qcow2/format/format.h"
 #include "qcow2/meta/cluster_set.h"
+#include "qcow2/meta/compressed.h"
 #include "qcow2/meta/meta_cache.h"
 #include "qcow2/meta/metadata_map.h"
-#include "qcow2/meta/compressed.h"
 #include "qcow2/meta/table.h"
 
 struct q2_meta {

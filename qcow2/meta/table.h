@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 
 struct q2_table {
     uint64_t host_offset; /* of the table on disk */

@@ -8,7 +8,7 @@
  */
 #include <errno.h>
 
-#include "engine/queue.h"
+#include "engine/loop/queue.h"
 #include "qcow2/format/format.h"
 #include "qcow2/space/alloc.h"
 #include "qcow2/space/highest.h"

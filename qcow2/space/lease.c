@@ -12,8 +12,8 @@
 
 #include <errno.h>
 
-#include "engine/mutant.h"
-#include "engine/queue.h"
+#include "engine/base/mutant.h"
+#include "engine/loop/queue.h"
 #include "qcow2/mutant.h"
 
 enum {

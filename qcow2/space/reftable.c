@@ -15,8 +15,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include "engine/service.h"
-#include "engine/zero.h"
+#include "engine/loop/service.h"
+#include "engine/loop/zero.h"
 #include "qcow2/format/format.h"
 #include "qcow2/meta/meta.h"
 #include "qcow2/mutant.h"

@@ -14,7 +14,7 @@
 
 #include <errno.h>
 
-#include "engine/queue.h"
+#include "engine/loop/queue.h"
 #include "qcow2/space/reclaim.h"
 
 enum { ROOM_ROUNDS = 2 };

@@ -17,8 +17,8 @@
  */
 #include <errno.h>
 
-#include "engine/error.h"
-#include "engine/queue.h"
+#include "engine/base/error.h"
+#include "engine/loop/queue.h"
 #include "qcow2/format/format.h"
 #include "qcow2/meta/meta.h"
 #include "qcow2/mutant.h"

@@ -4,7 +4,7 @@
 #include <assert.h>
 #include <string.h>
 
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 
 /* The first run that ends behind `cluster`; count: none. */
 static unsigned find(const struct q2_zero_runs *z, uint64_t cluster)

@@ -7,7 +7,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 #include "qcow2/format/entry.h"
 #include "tests/badinput/badinput_lib.h"
 #include "tests/lib/run.h"

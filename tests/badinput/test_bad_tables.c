@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 #include "qcow2/format/entry.h"
 #include "tests/badinput/badinput_lib.h"
 #include "tests/lib/run.h"

@@ -5,7 +5,7 @@
 
 #include <errno.h>
 
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 #include "engine/vdisk.h"
 #include "tests/lib/caller.h"
 #include "tests/lib/test.h"

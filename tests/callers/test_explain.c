@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <sys/resource.h>
 
-#include "backends/vdisk-lab.h"
+#include "backends/lab/vdisk-lab.h"
 #include "tests/callers/callers.h"
 
 enum { KEPT = 128 };

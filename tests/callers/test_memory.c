@@ -17,7 +17,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "engine/queue.h"
+#include "engine/loop/queue.h"
 #include "tests/callers/callers.h"
 
 enum { DIMM = 1 << 20, DIMMS = 4, WIDE = 1 << 20, REMOVAL = 1000 };

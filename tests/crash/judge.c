@@ -10,7 +10,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 #include "engine/volume.h"
 #include "qcow2/check/check.h"
 #include "tests/crash/rig.h"

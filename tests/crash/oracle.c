@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 #include "tests/lib/test.h"
 
 enum { STEP = 512, CANDIDATES = 512 };

@@ -8,7 +8,7 @@
 #include <string.h>
 
 #include "backends/memory.h"
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 #include "engine/volume.h"
 #include "filters/filters.h"
 #include "tests/lib/test.h"

@@ -6,9 +6,9 @@
 #ifndef TESTS_CRASH_RIG_H
 #define TESTS_CRASH_RIG_H
 
-#include "backends/crash.h"
-#include "backends/fault.h"
-#include "backends/sim.h"
+#include "backends/lab/crash.h"
+#include "backends/lab/fault.h"
+#include "backends/lab/sim.h"
 #include "qcow2/check/check.h"
 #include "tests/crash/oracle.h"
 #include "tests/lib/image.h"

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 #include "tests/crash/rig.h"
 #include "tests/lib/run.h"
 #include "tests/lib/test.h"

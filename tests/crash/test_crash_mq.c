@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Crash images of what two threads wrote: threads.c. */
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 #include "tests/crash/rig.h"
 #include "tests/crash/scenarios.h"
 #include "tests/lib/test.h"

@@ -8,7 +8,7 @@
 #include <sched.h>
 #include <stdlib.h>
 
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 #include "tests/crash/rig.h"
 #include "tests/crash/scenarios.h"
 #include "tests/lib/test.h"

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 #include "engine/volume.h"
 #include "tests/lib/image.h"
 #include "tests/lib/memdisk.h"

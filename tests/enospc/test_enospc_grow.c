@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 #include "backends/memory.h"
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 #include "engine/volume.h"
 #include "tests/lib/image.h"
 #include "tests/lib/memdisk.h"

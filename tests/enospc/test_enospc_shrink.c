@@ -15,7 +15,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 #include "tests/lib/image.h"
 #include "tests/lib/run.h"
 #include "tests/lib/test.h"

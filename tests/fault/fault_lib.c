@@ -8,10 +8,10 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "backends/sim.h"
-#include "engine/bits.h"
+#include "backends/lab/sim.h"
+#include "engine/base/bits.h"
+#include "engine/loop/thread.h"
 #include "engine/volume.h"
-#include "engine/thread.h"
 #include "qcow2/check/check.h"
 #include "tests/fault/oom.h"
 #include "tests/lib/recycle.h"

@@ -8,7 +8,7 @@
 #ifndef TESTS_FAULT_FAULT_LIB_H
 #define TESTS_FAULT_FAULT_LIB_H
 
-#include "backends/fault.h"
+#include "backends/lab/fault.h"
 #include "tests/lib/image.h"
 #include "tests/lib/memdisk.h"
 #include "tests/lib/model.h"

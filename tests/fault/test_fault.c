@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 #include "tests/fault/fault_lib.h"
 #include "tests/fault/oom.h"
 #include "tests/lib/test.h"

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 #include "engine/volume.h"
 #include "qcow2/format/entry.h"
 #include "qcow2/format/header.h"

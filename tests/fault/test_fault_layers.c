@@ -11,8 +11,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "engine/bits.h"
-#include "engine/queue.h"
+#include "engine/base/bits.h"
+#include "engine/loop/queue.h"
 #include "tests/fault/fault_lib.h"
 #include "tests/fault/oom.h"
 #include "tests/lib/run.h"

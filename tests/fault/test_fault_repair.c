@@ -10,9 +10,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/bits.h"
+#include "engine/base/bits.h"
+#include "engine/loop/thread.h"
 #include "engine/volume.h"
-#include "engine/thread.h"
 #include "qcow2/check/check.h"
 #include "tests/fault/fault_lib.h"
 #include "tests/fault/oom.h"

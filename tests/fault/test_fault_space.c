@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 #include "qcow2/format/entry.h"
 #include "qcow2/format/header.h"
 #include "qcow2/space/room.h"

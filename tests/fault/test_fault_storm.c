@@ -5,7 +5,7 @@
  */
 #include <errno.h>
 
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 #include "engine/volume.h"
 #include "tests/fault/fault_lib.h"
 #include "tests/lib/test.h"

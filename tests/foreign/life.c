@@ -8,9 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backends/lab/sim.h"
 #include "backends/memory.h"
-#include "backends/sim.h"
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 #include "engine/volume.h"
 #include "tests/lib/test.h"
 

@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 #include "tests/foreign/life.h"
 #include "tests/lib/run.h"
 #include "tests/lib/test.h"

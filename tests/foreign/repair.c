@@ -7,8 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "backends/sim.h"
-#include "engine/bits.h"
+#include "backends/lab/sim.h"
+#include "engine/base/bits.h"
 #include "engine/volume.h"
 #include "qcow2/check/check.h"
 #include "tests/foreign/life.h"

@@ -9,7 +9,7 @@
 #include <string.h>
 #include <zlib.h>
 
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 #include "tests/lib/rng.h"
 #include "tests/lib/test.h"
 

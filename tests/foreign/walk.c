@@ -6,7 +6,7 @@
 #include <zlib.h>
 #include <zstd.h>
 
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 #include "tests/lib/test.h"
 
 /* Offsets in entries of L1 and L2 tables, and of bitmap tables. */

@@ -3,8 +3,8 @@
 #include <stdbool.h>
 #include <string.h>
 
-#include "engine/bits.h"
-#include "engine/error.h"
+#include "engine/base/bits.h"
+#include "engine/base/error.h"
 #include "engine/vdisk.h"
 #include "qcow2/format/header.h"
 #include "tests/fuzz/fuzz.h"

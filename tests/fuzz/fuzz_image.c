@@ -12,9 +12,9 @@
 #include <stdbool.h>
 #include <string.h>
 
+#include "backends/lab/sim.h"
 #include "backends/memory.h"
-#include "backends/sim.h"
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 #include "engine/volume.h"
 #include "qcow2/check/check.h"
 #include "qcow2/format/entry.h"

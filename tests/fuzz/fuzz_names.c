@@ -6,10 +6,10 @@
 #include <string.h>
 
 #include "backends/name.h"
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 #include "engine/layer_name.h"
-#include "engine/secret.h"
 #include "engine/spec.h"
+#include "engine/spec/secret.h"
 #include "engine/vdisk.h"
 #include "tests/fuzz/fuzz.h"
 #include "tools/cli.h"

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 #include "qcow2/check/check.h"
 #include "tests/lib/damage.h"
 #include "tests/lib/run.h"

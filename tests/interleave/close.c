@@ -6,8 +6,8 @@
 #include <errno.h>
 #include <string.h>
 
-#include "engine/after.h"
-#include "engine/thread.h"
+#include "engine/loop/after.h"
+#include "engine/loop/thread.h"
 #include "engine/volume.h"
 #include "tests/interleave/common.h"
 #include "tests/interleave/image.h"

@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 
 /* ---- queues --------------------------------------------------------------------------------------------- */
 

@@ -3,8 +3,8 @@
 #ifndef TESTS_INTERLEAVE_COMMON_H
 #define TESTS_INTERLEAVE_COMMON_H
 
-#include "engine/gate.h"
-#include "engine/queue.h"
+#include "engine/loop/gate.h"
+#include "engine/loop/queue.h"
 #include "tests/interleave/scheduler.h"
 
 /* All programs. */

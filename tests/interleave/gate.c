@@ -5,7 +5,7 @@
  */
 #include <string.h>
 
-#include "engine/gate.h"
+#include "engine/loop/gate.h"
 #include "tests/interleave/common.h"
 
 enum { THREADS = 3, USES = 2 };

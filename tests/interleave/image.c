@@ -5,8 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/bits.h"
-#include "engine/short_lock.h"
+#include "engine/base/bits.h"
+#include "engine/base/short_lock.h"
 #include "qcow2/space/lease.h"
 #include "tests/interleave/common.h"
 

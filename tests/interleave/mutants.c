@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "engine/mutant.h"
+#include "engine/base/mutant.h"
 #include "qcow2/mutant.h"
 
 #ifdef VDISK_MUTANTS

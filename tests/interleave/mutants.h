@@ -4,7 +4,7 @@
 
 #include <stdbool.h>
 
-/* Be the mutant of that name, of engine/mutant.h or qcow2/mutant.h. False: there is none, or not in this build. */
+/* Be that mutant of engine/base/mutant.h or qcow2/mutant.h. False: there is none, or not in this build. */
 bool mutant_choose(const char *name);
 
 /* Print the names of those that the programs must find. */

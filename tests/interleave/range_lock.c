@@ -2,7 +2,7 @@
 /* engine/range_lock: three ranges, of which the one in the middle meets both others. */
 #include <string.h>
 
-#include "engine/range_lock.h"
+#include "engine/loop/range_lock.h"
 #include "tests/interleave/common.h"
 
 enum { THREADS = 3 };

@@ -18,8 +18,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "engine/point.h"
-#include "engine/queue.h"
+#include "engine/base/point.h"
+#include "engine/loop/queue.h"
 #include "tests/interleave/wrap.h"
 #include "tests/lib/rng.h"
 

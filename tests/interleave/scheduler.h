@@ -3,7 +3,7 @@
  * A scheduler for the small protocols between threads: runs a program of two or three real threads, one at a time,
  * through all schedules with up to a number of preemptions, and through random ones beyond.
  *
- * A step of a thread ends at a point: a POINT() of the library (engine/point.h), before a mutex is taken and after
+ * A step of a thread ends at a point: a POINT() of the library (base/point.h), before a mutex is taken and after
  * it is released, at sched_yield(), before an eventfd is written, and at sched_point() and sched_wait() of the
  * program. There the scheduler decides who goes on. That another goes on though the one that runs could is a
  * preemption; where it waits, or has ended, the choice is free. Most faults between threads take one or two

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/service.h"
+#include "engine/loop/service.h"
 #include "engine/volume.h"
 #include "tests/interleave/common.h"
 #include "tests/interleave/wrap.h"

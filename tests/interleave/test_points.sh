@@ -24,7 +24,7 @@ for file in $(cd "$root" && grep -lE 'POINT\(|MUTANT\(' -r --include=*.c engine 
 done
 # The test can fail.
 if ! refers -UNDEBUG "$root/engine/gate.c"; then
-    echo "FAILED: engine/gate.c: no points in a build with assertions"
+    echo "FAILED: engine/loop/gate.c: no points in a build with assertions"
     failed=1
 fi
 exit $failed

@@ -7,7 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 #include "tests/lib/run.h"
 #include "tests/lib/test.h"
 #include "tests/lib/workload.h"

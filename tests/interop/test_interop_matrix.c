@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 #include "tests/interop/interop_lib.h"
 #include "tests/lib/run.h"
 #include "tests/lib/test.h"

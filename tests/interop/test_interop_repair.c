@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 #include "engine/backend.h"
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 #include "qcow2/check/check.h"
 #include "tests/interop/interop_lib.h"
 #include "tests/lib/run.h"

@@ -11,7 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 #include "tests/interop/interop_lib.h"
 #include "tests/lib/run.h"
 #include "tests/lib/test.h"

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "backends/vdisk-lab.h"
+#include "backends/lab/vdisk-lab.h"
 #include "tests/jobs/jobs.h"
 
 enum { SIZE = (3 << 20) + 512 };

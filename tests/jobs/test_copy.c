@@ -9,7 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "backends/vdisk-lab.h"
+#include "backends/lab/vdisk-lab.h"
 #include "jobs/zeros.h"
 #include "tests/jobs/jobs.h"
 #include "tests/lib/rng.h"

@@ -12,7 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 #include "qcow2/format/ondisk.h"
 #include "tests/kill/kill_lib.h"
 #include "tests/lib/run.h"

@@ -12,8 +12,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "engine/bits.h"
-#include "engine/watch.h"
+#include "engine/base/bits.h"
+#include "engine/loop/watch.h"
 #include "tests/lib/test.h"
 
 /* ---- the watchdog ----------------------------------------------------------------------------------------- */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "tests/lib/damage.h"
 
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 #include "qcow2/format/ondisk.h"
 
 /* What the header says, as far as it can be used to find one's way about. */

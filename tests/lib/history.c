@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 #include "tests/lib/test.h"
 
 void history_init(struct history *h, uint64_t size, history_content_fn *content, void *arg)

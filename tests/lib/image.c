@@ -9,7 +9,7 @@
 #include <unistd.h>
 
 #include "engine/backend.h"
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 #include "engine/create.h"
 #include "engine/format.h"
 #include "tests/lib/run.h"

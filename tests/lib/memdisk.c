@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 #include "backends/memory.h"
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 #include "tests/lib/test.h"
 
 enum { PIECE = 1 << 20 };

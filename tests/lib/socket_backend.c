@@ -21,10 +21,10 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "engine/bits.h"
-#include "engine/call.h"
-#include "engine/iov.h"
-#include "engine/queue.h"
+#include "engine/base/bits.h"
+#include "engine/base/iov.h"
+#include "engine/loop/call.h"
+#include "engine/loop/queue.h"
 #include "tests/lib/socket_wire.h"
 
 enum { BUFFERS_MAX = 16 };

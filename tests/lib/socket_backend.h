@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * A backend over sockets, and the server that it talks to, in one process: the pattern for backends over a
- * network, and the test of what the loop offers them (engine/call.h).
+ * network, and the test of what the loop offers them (engine/loop/call.h).
  *
  * A connection for each queue, made when it is first needed and again after it broke; one request at a time on
  * each. What does not come within `timeout_ms`, a closed connection, and a reply that makes no sense fail the I/O.

@@ -10,7 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 #include "tests/lib/socket_wire.h"
 
 enum { CONNECTIONS_MAX = 256, PIECE = 700 };

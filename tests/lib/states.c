@@ -9,7 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "engine/op.h"
+#include "engine/loop/op.h"
 #include "tests/lib/test.h"
 
 static char part[PATH_MAX], whole[PATH_MAX]; /* "" without a directory */

@@ -16,7 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 #include "tests/lib/test.h"
 
 enum slot_kind { SLOT_FREE, SLOT_READ, SLOT_WRITE, SLOT_ZERO, SLOT_DISCARD, SLOT_FLUSH, SLOT_EXTENTS };

@@ -10,7 +10,7 @@ import pathlib
 import re
 import sys
 
-HEADERS = ["engine/vdisk.h", "engine/vdisk-image.h", "backends/vdisk-lab.h"]
+HEADERS = ["engine/vdisk.h", "engine/vdisk-image.h", "backends/lab/vdisk-lab.h"]
 MAP = "engine/libvdisk.map"
 # Nodes that are released, with the number of their functions: programs in the field rely on them.
 RELEASED = {"VDISK_0.1": 43}
@@ -82,14 +82,14 @@ class Api:
 
     def check_error_text(self):
         """Each function that returns int leaves the text of its own error, or none."""
-        sources = [path for folder in ("engine", "backends", "jobs") for path in (self.root / folder).glob("*.c")]
+        sources = [path for folder in ("engine", "backends", "jobs") for path in (self.root / folder).rglob("*.c")]
         text = "".join(without_comments(path.read_text()) for path in sorted(sources))
         for name, (kind, _) in self.functions.items():
             body = re.search(rf"^int {name}\([^;]*?\)\n\{{\n(.*?)^\}}", text, re.M | re.S)
             leaves = r"\b(ERR_CALL|ERR_KEEP|err_clear|vdisk_job_(make|get_arg))\("
             if kind == "int" and not (body and re.search(leaves, body[1])):
                 self.breach(f"engine: {name}() returns int and may leave the error text of another call: make it "
-                            "`return ERR_CALL(...);` around its work (engine/error.h)")
+                            "`return ERR_CALL(...);` around its work (engine/base/error.h)")
 
     def check_release(self):
         newest = list(self.nodes)[-1]

@@ -18,14 +18,14 @@ import sys
 
 # Room: (files, rooms it may take names from). A file belongs to the first room that has it.
 ROOMS = {
-    "engine/loop": ("engine/{after,attach,backend,bounce,buffer,call,call_end,error,event,failure,filter,gate,"
-                    "given,io,io_end,io_run,iov,log,mutant,op,op_run,op_wake,pair,point,poller,post,queue,"
-                    "queue_names,range_lock,regions,request_end,request_error,ring,ring_setup,service,short_lock,"
-                    "status,thread,watch,workers,zero}.c", []),
-    "engine/spec": ("engine/{backend_open,option,secret,size,spec,spec_json,spec_name,spec_opts}.c",
-                    ["engine/loop"]),
-    "engine": ("engine/*.c", ["engine/spec", "engine/loop"]),
-    "backends": ("backends/*.c", ["engine/spec", "engine/loop"]),
+    "engine/base": ("engine/base/*.c", []),
+    "engine/loop": ("engine/loop/*.c", []),
+    "engine/spec": ("engine/spec/*.c", ["engine/loop"]),
+    "engine/chain": ("engine/chain/*.c", ["engine/loop"]),
+    "engine": ("engine/*.c", ["engine/chain", "engine/spec", "engine/loop"]),
+    "backends/host": ("backends/host/*.c", ["engine/spec", "engine/loop"]),
+    "backends": ("backends/*.c", ["backends/host", "engine/spec", "engine/loop"]),
+    "backends/lab": ("backends/lab/*.c", ["backends", "engine/spec", "engine/loop"]),
     "jobs": ("jobs/*.c", []),
     "filters": ("filters/*.c", ["engine/spec", "engine/loop"]),
     "qcow2/format": ("qcow2/format/*.c", ["engine/loop"]),
@@ -39,6 +39,9 @@ ROOMS = {
                      "engine/loop", "engine/spec", "engine"]),
 }
 
+# What any room may use.
+EVERYBODYS = {"engine/base"}
+
 # Rooms that use the library as a program does: its public functions, whatever room they are of.
 PUBLIC_ONLY = {"jobs"}
 
@@ -48,20 +51,22 @@ ALSO = {
     ("engine", "format_drivers"): "the list of formats: the only name that the engine has of them",
     ("engine/spec", "backend_drivers"): "the list of backends: the same",
     ("backends", "rotate_driver"): "the list of backends has the filters, too",
+    ("backends", "sim_driver"): "the list of backends has the simulated disks of tests, too",
 }
 BY_NAME = {  # name: (rooms, why)
     "vdisk_size": ("qcow2/map", "the contract of formats: the volume they serve"),
     "chain_read": ("qcow2/map", "the contract of formats: what lies below"),
     "chain_known_zero": ("qcow2/map", "the same"),
+    "absent_backend": ("qcow2/image", "a data file that is not opened"),
 }
 ALSO.update({(room, name): why for name, (rooms, why) in BY_NAME.items() for room in rooms.split()})
 
 # One of its files: (how many files the circle may have, why).
 CIRCLES = {
     "qcow2/space/alloc.c": (4, "finding, leasing, freeing and counting clusters lead to each other by nature"),
-    "engine/queue.c": (7, "the loop: what turns it and what is turned"),
-    "engine/io.c": (3, "an I/O that is not aligned is carried out by an op, whose I/Os are"),
-    "backends/crash_image.c": (2, "a piece of a crash image is applied to the store that holds it"),
+    "engine/loop/queue.c": (7, "the loop: what turns it and what is turned"),
+    "engine/loop/io.c": (3, "an I/O that is not aligned is carried out by an op, whose I/Os are"),
+    "backends/lab/crash_image.c": (2, "a piece of a crash image is applied to the store that holds it"),
 }
 
 
@@ -174,7 +179,7 @@ class Arrows:
 
     def judge_use(self, path, other, names, room_of):
         room, from_room = room_of[path], room_of.get(other)
-        if from_room in (None, room) or from_room in self.rooms[room][1]:
+        if from_room in (None, room) or from_room in EVERYBODYS or from_room in self.rooms[room][1]:
             return
         if room in PUBLIC_ONLY:
             names = [name for name in names if name not in self.public]

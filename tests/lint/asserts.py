@@ -36,7 +36,7 @@ def count(text):
 
 def density(root, room):
     facts = lines = 0
-    for path in sorted((root / room).glob("*.[ch]")):
+    for path in sorted((root / room).rglob("*.[ch]")):
         more, longer = count(path.read_text())
         facts, lines = facts + more, lines + longer
     return 1000 * facts / max(lines, 1)

@@ -6,7 +6,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 #include "tests/lib/test.h"
 #include "tests/model/model_lib.h"
 

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <time.h>
 
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 #include "tests/lib/test.h"
 #include "tests/model/model_lib.h"
 

@@ -11,8 +11,8 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "engine/base/bits.h"
 #include "engine/filter.h"
-#include "engine/bits.h"
 #include "tests/lib/test.h"
 #include "tests/sim/world.h"
 

@@ -14,8 +14,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "backends/fault.h"
-#include "engine/bits.h"
+#include "backends/lab/fault.h"
+#include "engine/base/bits.h"
 #include "engine/volume.h"
 #include "qcow2/check/check.h"
 #include "tests/lib/test.h"

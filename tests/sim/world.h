@@ -6,7 +6,7 @@
 #ifndef TESTS_SIM_WORLD_H
 #define TESTS_SIM_WORLD_H
 
-#include "backends/sim.h"
+#include "backends/lab/sim.h"
 #include "tests/lib/image.h"
 #include "tests/lib/memdisk.h"
 #include "tests/lib/model.h"

@@ -8,8 +8,8 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
-#include "backends/fault.h"
-#include "engine/bits.h"
+#include "backends/lab/fault.h"
+#include "engine/base/bits.h"
 #include "engine/volume.h"
 #include "tests/lib/memdisk.h"
 #include "tests/space/ours.h"

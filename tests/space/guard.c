@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <sys/resource.h>
 
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 #include "qcow2/format/entry.h"
 #include "tests/lib/run.h"
 #include "tests/space/ours.h"

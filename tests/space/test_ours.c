@@ -14,7 +14,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 #include "qcow2/mutant.h"
 #include "tests/lib/run.h"
 #include "tests/space/ours.h"

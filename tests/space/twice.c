@@ -3,7 +3,7 @@
  * One cluster, two entries, each of which says that it has it alone. Whatever is done through the one, the other's
  * content stays as it was, as far as it has been read, or its slice is the same; a shrink reads all there is.
  */
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 #include "qcow2/format/entry.h"
 #include "tests/space/ours.h"
 

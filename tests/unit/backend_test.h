@@ -18,8 +18,8 @@
 #include <cmocka.h>
 
 #include "engine/backend.h"
-#include "engine/bits.h"
-#include "engine/status.h"
+#include "engine/base/bits.h"
+#include "engine/loop/status.h"
 #include "engine/vdisk.h"
 
 /* A call of ours that must succeed: says why not. */

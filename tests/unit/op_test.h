@@ -14,8 +14,8 @@
 
 #include <cmocka.h>
 
-#include "engine/bits.h"
-#include "engine/queue.h"
+#include "engine/base/bits.h"
+#include "engine/loop/queue.h"
 
 struct waiter {
     struct op op;

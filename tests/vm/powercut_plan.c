@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 
 /* ---- content ---------------------------------------------------------------------------------------- */
 

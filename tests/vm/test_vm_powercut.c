@@ -14,7 +14,7 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 #include "qcow2/check/check.h"
 #include "tests/lib/run.h"
 #include "tests/lib/test.h"

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The crash backend over memory: what a cut may leave after given writes and flushes, exactly. */
-#include "backends/crash.h"
-#include "backends/fault.h"
+#include "backends/lab/crash.h"
+#include "backends/lab/fault.h"
 #include "backends/memory.h"
-#include "engine/queue.h"
+#include "engine/loop/queue.h"
 #include "tests/unit/backend_test.h"
 
 enum { BLOCK = 512, BLOCKS = 8, MOST = 4096 };

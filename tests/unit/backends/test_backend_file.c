@@ -5,7 +5,7 @@
 
 #include <linux/fs.h>
 
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 #include "tests/unit/backend_test.h"
 #include "tests/unit/loop_test.h"
 

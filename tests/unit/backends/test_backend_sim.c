@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The simulation: virtual time, the order of things, one seed is one run, no system call. */
-#include "backends/sim.h"
+#include "backends/lab/sim.h"
 
 #include <linux/filter.h>
 #include <linux/seccomp.h>
@@ -8,9 +8,9 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
-#include "backends/fault.h"
+#include "backends/lab/fault.h"
 #include "backends/memory.h"
-#include "engine/queue.h"
+#include "engine/loop/queue.h"
 #include "engine/volume.h"
 #include "tests/unit/backend_test.h"
 

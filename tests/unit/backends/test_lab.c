@@ -12,7 +12,7 @@
 
 #include "engine/vdisk.h"
 
-#include "backends/vdisk-lab.h"
+#include "backends/lab/vdisk-lab.h"
 
 enum { SIZE = 1 << 20, BLOCK = 4096 };
 

@@ -7,7 +7,7 @@
 #include <sys/wait.h>
 #include <time.h>
 
-#include "backends/lock.h"
+#include "backends/host/lock.h"
 #include "tests/unit/backend_test.h"
 #include "tests/unit/loop_test.h"
 

@@ -12,7 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 #include "engine/vdisk.h"
 #include "engine/volume.h"
 #include "tests/lib/run.h"

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* engine/call.h: time, computing, polls and receives that are given up; on each kind of queue and simulated. */
+/* loop/call.h: time, computing, polls and receives that are given up; on each kind of queue and simulated. */
 #include <sys/socket.h>
 #include <poll.h>
 
-#include "backends/sim.h"
-#include "engine/call.h"
-#include "engine/queue.h"
+#include "backends/lab/sim.h"
+#include "engine/loop/call.h"
+#include "engine/loop/queue.h"
 #include "tests/unit/backend_test.h"
 
 enum { MANY = 3000 };

@@ -18,7 +18,7 @@
 
 #include <cmocka.h>
 
-#include "engine/error.h"
+#include "engine/base/error.h"
 #include "engine/vdisk.h"
 
 static vdisk *v;

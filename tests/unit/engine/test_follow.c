@@ -5,7 +5,7 @@
  */
 #include <pthread.h>
 
-#include "backends/fault.h"
+#include "backends/lab/fault.h"
 #include "backends/memory.h"
 #include "engine/volume.h"
 #include "tests/unit/backend_test.h"

@@ -6,7 +6,7 @@
 #include <poll.h>
 #include <pthread.h>
 
-#include "engine/queue.h"
+#include "engine/loop/queue.h"
 #include "tests/unit/backend_test.h"
 
 enum { IOS = 200 };

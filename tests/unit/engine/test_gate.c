@@ -2,7 +2,7 @@
 /* engine/gate: drains wait for those who were inside, and for nobody else. The last test uses threads. */
 #include "tests/unit/op_test.h"
 
-#include "engine/gate.h"
+#include "engine/loop/gate.h"
 
 static vdisk_queue *q;
 

@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "backends/memory.h"
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 #include "engine/foreign.h"
 #include "engine/volume.h"
 #include "tests/lib/rng.h"

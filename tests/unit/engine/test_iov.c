@@ -2,7 +2,7 @@
 /* engine/iov: ranges of scattered memory, compared with the same range of flat memory. */
 #include "tests/unit/op_test.h"
 
-#include "engine/iov.h"
+#include "engine/base/iov.h"
 
 enum { PIECES = 6, SIZE = 200 };
 

@@ -2,7 +2,7 @@
 /* engine/op: awaits, wakes from here and from other threads, I/O by one and by many, children, memory. */
 #include "tests/unit/op_test.h"
 
-#include "backends/fault.h"
+#include "backends/lab/fault.h"
 #include "backends/memory.h"
 
 static vdisk_queue *q;

@@ -7,7 +7,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 #include "engine/vdisk.h"
 #include "qcow2/format/ondisk.h"
 #include "tests/lib/test.h"

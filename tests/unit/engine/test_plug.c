@@ -4,7 +4,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "backends/fault.h"
+#include "backends/lab/fault.h"
 #include "backends/memory.h"
 #include "engine/create.h"
 #include "engine/volume.h"

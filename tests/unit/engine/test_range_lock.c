@@ -2,7 +2,7 @@
 /* engine/range_lock: first come first served, by hand and against a model of the rule. */
 #include "tests/unit/op_test.h"
 
-#include "engine/range_lock.h"
+#include "engine/loop/range_lock.h"
 
 static vdisk_queue *q;
 

@@ -13,8 +13,8 @@
 
 #include <cmocka.h>
 
-#include "engine/bits.h"
-#include "engine/secret.h"
+#include "engine/base/bits.h"
+#include "engine/spec/secret.h"
 #include "engine/vdisk.h"
 
 static char path[64];

@@ -2,7 +2,7 @@
 /* A backend over sockets (tests/lib/socket_backend.h), on each kind of queue, with peers of each kind. */
 #include <pthread.h>
 
-#include "engine/queue.h"
+#include "engine/loop/queue.h"
 #include "tests/lib/rng.h"
 #include "tests/lib/socket_backend.h"
 #include "tests/unit/backend_test.h"

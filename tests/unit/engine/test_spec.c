@@ -11,9 +11,9 @@
 
 #include <cmocka.h>
 
-#include "engine/bits.h"
-#include "engine/option.h"
+#include "engine/base/bits.h"
 #include "engine/spec.h"
+#include "engine/spec/option.h"
 #include "engine/vdisk.h"
 
 static struct spec *parse(const char *name)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* A filter: bytes come back through it, lie turned below it, and all else is as it is below. */
-#include "backends/fault.h"
+#include "backends/lab/fault.h"
 #include "backends/memory.h"
 #include "engine/volume.h"
 #include "filters/filters.h"

@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 #include "qcow2/check/check.h"
 #include "tests/lib/run.h"
 #include "tests/lib/test.h"

@@ -8,7 +8,7 @@
 
 #include <cmocka.h>
 
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 #include "qcow2/check/check_refs.h"
 
 enum { CLUSTERS = 5 * Q2_REFS_PAGE + 77, REFCOUNT_MAX = 65535 };

@@ -9,7 +9,7 @@
 
 #include <cmocka.h>
 
-#include "engine/error.h"
+#include "engine/base/error.h"
 #include "engine/vdisk.h"
 #include "qcow2/format/header.h"
 

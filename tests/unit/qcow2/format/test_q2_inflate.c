@@ -12,7 +12,7 @@
 #include <zlib.h>
 #include <zstd.h>
 
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 #include "qcow2/format/inflate.h"
 
 enum { CLUSTER = 65536, ROOM = 2 * CLUSTER };

@@ -6,7 +6,7 @@
 #include <pthread.h>
 #include <sched.h>
 
-#include "backends/fault.h"
+#include "backends/lab/fault.h"
 #include "backends/memory.h"
 #include "engine/create.h"
 #include "engine/volume.h"

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Large discards: what they read at once, and what they keep in mind, counted. */
-#include "backends/fault.h"
+#include "backends/lab/fault.h"
 #include "backends/memory.h"
 #include "engine/create.h"
 #include "engine/volume.h"
-#include "qcow2/qcow2.h"
 #include "qcow2/image/image.h"
+#include "qcow2/qcow2.h"
 #include "tests/unit/backend_test.h"
 
 enum { MAX = 16, TURNS = 64, SLICES = 40, RUNS = 50000, RUNS_KEPT = 1 << 15 };

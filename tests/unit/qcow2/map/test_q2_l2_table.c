@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* How many L2 tables a write makes: one, and with small clusters more where writes go upwards. */
-#include "backends/fault.h"
+#include "backends/lab/fault.h"
 #include "backends/memory.h"
 #include "engine/create.h"
 #include "engine/volume.h"

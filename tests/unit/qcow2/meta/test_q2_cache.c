@@ -3,7 +3,7 @@
 #include "tests/unit/op_test.h"
 #include "tests/unit/qcow2/meta/slice_race.h"
 
-#include "backends/fault.h"
+#include "backends/lab/fault.h"
 #include "backends/memory.h"
 #include "qcow2/format/geometry.h"
 #include "qcow2/meta/meta_cache.h"

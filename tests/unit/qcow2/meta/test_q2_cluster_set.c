@@ -7,7 +7,7 @@
 
 #include <cmocka.h>
 
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 #include "qcow2/meta/cluster_set.h"
 #include "tests/lib/rng.h"
 

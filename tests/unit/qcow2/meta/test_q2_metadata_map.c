@@ -7,7 +7,7 @@
 
 #include <cmocka.h>
 
-#include "engine/bits.h"
+#include "engine/base/bits.h"
 #include "qcow2/meta/metadata_map.h"
 #include "tests/lib/rng.h"
 

@@ -7,7 +7,7 @@
 #include "tests/unit/op_test.h"
 
 #include "backends/memory.h"
-#include "engine/service.h"
+#include "engine/loop/service.h"
 #include "qcow2/flush/flush.h"
 #include "qcow2/space/space.h"
 #include "tests/lib/rng.h"

@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Reading ahead into caches, for who knows what he will read.
+ *
+ * Happy path: walk the range through the chain; what is needed to look it up is read into the cache of metadata,
+ * and where data lies in files that go through the page cache, the host is told to read it.
+ * Failure modes: a failed metadata load fails the request. What becomes of the advice nobody asks.
+ */
+#include <errno.h>
+
+#include "engine/base/bits.h"
+#include "engine/loop/queue.h"
+#include "engine/volume.h"
+
+struct prefetch {
+    struct op     op;
+    uint64_t      pos, end;
+    struct extent extent;
+    vdisk        *layer;
+    struct io     io; /* carries the advice to a worker */
+};
+
+enum prefetch_state { PREFETCH_START = OP_START, PREFETCH_LOADED, PREFETCH_ADVISED };
+
+static bool wants_advice(const struct prefetch *p)
+{
+    const struct backend *b = p->layer->data;
+
+    return p->extent.kind == EXTENT_DATA && !b->direct && b->driver->prefetch;
+}
+
+static int64_t advise(struct io *io)
+{
+    io->backend->driver->prefetch(io->backend, io->offset, io->len);
+    return 0;
+}
+
+/* The call of an await. */
+static void give_advice(struct prefetch *p, struct op *op)
+{
+    op_io_begin(op);
+    op_io_prepare(op, &p->io);
+    io_range(&p->io, p->layer->data, IO_FLUSH, p->extent.host_offset, p->extent.len);
+    ring_work(&p->io, advise);
+    op_io_wait(op);
+}
+
+static void prefetch_step(struct op *op)
+{
+    struct prefetch *p = container_of(op, struct prefetch, op);
+
+    OP_BEGIN(enum prefetch_state, op)
+    while (p->pos < p->end) {
+        if (chain_lookup(op->request->vdisk, p->pos, p->end - p->pos, &p->extent, &p->layer) < 0) {
+            OP_TRY(op, PREFETCH_LOADED, p->layer->format->load(p->layer, p->pos, op));
+            continue;
+        }
+        if (wants_advice(p))
+            OP_AWAIT(op, PREFETCH_ADVISED, give_advice(p, op));
+        p->pos += p->extent.len;
+    }
+    op_end(op, sizeof *p, 0);
+    return;
+    OP_END
+fail:
+    op_end(op, sizeof *p, op->rc);
+}
+
+OP_TYPE(prefetch, prefetch_step, "START", "PREFETCH_LOADED", "PREFETCH_ADVISED");
+
+void prefetch_start(struct request *r)
+{
+    struct prefetch *p = op_alloc(r->queue, &prefetch_type, sizeof *p);
+
+    if (!p) {
+        request_end_later(r, -ENOMEM);
+        return;
+    }
+    op_serve(&p->op, r);
+    p->pos = r->guest_offset;
+    p->end = r->guest_offset + r->len;
+    op_start_later(&p->op); /* it may end without an await */
+}

@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Reads through a chain of layers.
+ *
+ * Happy path: ask the layers from the top for the extent, send one I/O for each piece of data, fill zeros in at
+ * once, go on until all pieces are sent, wait for all.
+ * Failure modes: metadata that is not at hand is loaded, then asked again; a failed I/O fails the read after the
+ * others have ended; the buffer's content is undefined then.
+ */
+#include <errno.h>
+
+#include "engine/base/bits.h"
+#include "engine/base/iov.h"
+#include "engine/loop/queue.h"
+#include "engine/volume.h"
+
+enum { READ_PIECES = 8, READ_PIECE_IOV = 8 };
+
+int chain_lookup(vdisk *v, uint64_t guest_offset, uint64_t len, struct extent *ret, vdisk **ret_layer)
+{
+    vdisk *layer = v;
+
+    for (;;) {
+        uint64_t reach = atomic_load_explicit(&layer->reach, memory_order_acquire);
+        *ret_layer = layer;
+        if (unlikely(guest_offset >= reach))
+            break;
+        if (unlikely(len > reach - guest_offset))
+            len = reach - guest_offset;
+        if (unlikely(layer->format->lookup(layer, guest_offset, len, ret) < 0))
+            return -EAGAIN;
+        assert(ret->len > 0 && ret->len <= len);
+        if (ret->kind != EXTENT_UNALLOCATED)
+            return 0;
+        len = ret->len;
+        if (!layer->backing)
+            break;
+        layer = layer->backing;
+    }
+    /* Nobody has it: past the end of a shorter layer, or unallocated all the way down. */
+    ret->kind = EXTENT_ZERO;
+    ret->flags = 0;
+    ret->len = len;
+    return 0;
+}
+
+bool chain_known_zero(vdisk *v, uint64_t guest_offset, uint64_t len)
+{
+    struct extent e;
+    vdisk *layer;
+
+    while (len > 0) {
+        if (chain_lookup(v, guest_offset, len, &e, &layer) < 0 || e.kind != EXTENT_ZERO)
+            return false;
+        guest_offset += e.len;
+        len -= e.len;
+    }
+    return true;
+}
+
+struct chain_read {
+    struct op           op;
+    vdisk              *vdisk;
+    const struct iovec *iov;
+    uint32_t            iovcnt;
+    uint64_t            guest_offset, len, pos;
+    /* The piece at pos. */
+    struct extent       extent;
+    vdisk              *layer;
+    unsigned            pieces;
+    struct io           io[READ_PIECES];
+    struct iovec        piece_iov[READ_PIECES][READ_PIECE_IOV];
+};
+
+enum chain_read_state { CHAIN_START = OP_START, CHAIN_LOADED, CHAIN_READ, CHAIN_INFLATED };
+
+static int look_up(struct chain_read *c)
+{
+    return chain_lookup(c->vdisk, c->guest_offset + c->pos, c->len - c->pos, &c->extent, &c->layer);
+}
+
+/* Send pieces as long as they are at hand and there is room; the call of an await. */
+static void send_pieces(struct chain_read *c, struct op *op)
+{
+    op_io_begin(op);
+    c->pieces = 0;
+    while (c->pos < c->len && c->pieces < READ_PIECES) {
+        uint64_t piece = 0;
+        if (look_up(c) < 0 || c->extent.kind == EXTENT_COMPRESSED)
+            break;
+        if (c->extent.kind == EXTENT_ZERO) {
+            iov_zero(c->iov, c->iovcnt, c->pos, c->extent.len);
+            c->pos += c->extent.len;
+            continue;
+        }
+        struct iovec *iov = c->piece_iov[c->pieces];
+        uint32_t n = iov_slice(c->iov, c->iovcnt, c->pos, c->extent.len, iov, READ_PIECE_IOV, &piece);
+        struct io *io = &c->io[c->pieces++];
+        io_rwv(io, c->layer->data, IO_READ, c->extent.host_offset, iov, n, piece);
+        c->pos += piece;
+        op_io_add(op, io);
+    }
+    op_io_wait(op);
+}
+
+/* Decompress the piece at hand; the call of an await. */
+static void inflate_piece(struct chain_read *c, struct op *op)
+{
+    uint64_t piece = 0;
+    uint32_t n = iov_slice(c->iov, c->iovcnt, c->pos, c->extent.len, c->piece_iov[0], READ_PIECE_IOV, &piece);
+    uint64_t guest = c->guest_offset + c->pos;
+
+    c->pos += piece;
+    c->layer->format->read_compressed(c->layer, &c->extent, guest, c->piece_iov[0], n, piece, op);
+}
+
+static void chain_read_step(struct op *op)
+{
+    struct chain_read *c = container_of(op, struct chain_read, op);
+
+    OP_BEGIN(enum chain_read_state, op)
+    while (c->pos < c->len) {
+        if (look_up(c) < 0)
+            OP_TRY(op, CHAIN_LOADED, c->layer->format->load(c->layer, c->guest_offset + c->pos, op));
+        else if (c->extent.kind == EXTENT_COMPRESSED)
+            OP_TRY(op, CHAIN_INFLATED, inflate_piece(c, op));
+        else
+            OP_TRY(op, CHAIN_READ, send_pieces(c, op));
+    }
+    op_end(op, sizeof *c, 0);
+    return;
+    OP_END
+fail:
+    op_end(op, sizeof *c, op->rc);
+}
+
+OP_TYPE(chain_read, chain_read_step, "START", "CHAIN_LOADED", "CHAIN_READ", "CHAIN_INFLATED");
+
+static struct chain_read *chain_read_alloc(vdisk_queue *q, vdisk *v, uint64_t guest_offset,
+                                           const struct iovec *iov, uint32_t iovcnt, uint64_t len)
+{
+    struct chain_read *c = op_alloc(q, &chain_read_type, sizeof *c);
+
+    if (!c)
+        return NULL;
+    assert(len > 0);
+    c->vdisk = v;
+    c->iov = iov;
+    c->iovcnt = iovcnt;
+    c->guest_offset = guest_offset;
+    c->len = len;
+    return c;
+}
+
+void chain_read(vdisk *v, uint64_t guest_offset, const struct iovec *iov, uint32_t iovcnt, uint64_t len,
+                struct op *parent)
+{
+    struct chain_read *c = chain_read_alloc(parent->queue, v, guest_offset, iov, iovcnt, len);
+
+    if (!c) {
+        op_wake(parent, -ENOMEM);
+        return;
+    }
+    c->op.parent = parent;
+    op_start(&c->op);
+}
+
+void read_start(struct request *r)
+{
+    struct chain_read *c = chain_read_alloc(r->queue, r->vdisk, r->guest_offset, r->iov, r->iovcnt, r->len);
+
+    if (!c) {
+        request_end_later(r, -ENOMEM);
+        return;
+    }
+    op_serve(&c->op, r);
+    op_start(&c->op);
+}

@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "engine/backend.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/base/mutant.h"
+#include "engine/loop/attach.h"
+#include "engine/loop/range_lock.h"
+
+void *backend_alloc(const struct backend_driver *driver, const char *name, size_t size)
+{
+    struct backend *b = calloc(1, size);
+
+    assert(size >= sizeof *b);
+    if (!b)
+        return NULL;
+    b->driver = driver;
+    b->name = strdup(name);
+    b->align = b->mem_align = b->discard_align = 1;
+    b->max_transfer = 1u << 30;
+    b->max_iov = 1024;
+    b->rmw_locks = malloc(sizeof *b->rmw_locks);
+    if (!b->name || !b->rmw_locks || gate_init(&b->writes) < 0) {
+        free(b->rmw_locks);
+        free(b->name);
+        free(b);
+        return NULL;
+    }
+    range_locks_init(b->rmw_locks);
+    list_init(&b->attached);
+    return b;
+}
+
+void backend_free(struct backend *b)
+{
+    if (!b)
+        return;
+    range_locks_finish(b->rmw_locks);
+    gate_finish(&b->writes);
+    free(b->rmw_locks);
+    free(b->name);
+    free(b);
+}
+
+void backend_own(struct backend *b, void (*moved)(void *owner), void *owner)
+{
+    b->moved = moved;
+    b->owner = owner;
+}
+
+void backend_tell_moved(struct backend *b)
+{
+    if (b->moved && !ENGINE_MUTANT(MOVED_UNTOLD))
+        b->moved(b->owner);
+}
+
+bool backend_is(const struct backend *b, const struct backend_id *id)
+{
+    return (id->device || id->node) && b->id.device == id->device && b->id.node == id->node;
+}
+
+bool backend_reaches_past(struct backend *b, uint64_t size)
+{
+    if (backend_size(b) <= size && b->driver->refresh)
+        b->driver->refresh(b); /* what it does not know now it does not tell */
+    return backend_size(b) > size;
+}
+
+void backend_close(struct backend *b)
+{
+    if (!b)
+        return;
+    assert(atomic_load(&b->rmw_active) == 0);
+    attach_backend_goes(b);
+    b->driver->close(b);
+    backend_free(b);
+}
+
+const char *backend_path(const char *name)
+{
+    size_t n = sizeof BACKEND_PATH_PREFIX - 1;
+
+    return strncmp(name, BACKEND_PATH_PREFIX, n) == 0 ? name + n : name;
+}

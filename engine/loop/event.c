@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "engine/loop/event.h"
+
+#include <stdlib.h>
+
+#include "engine/loop/after.h"
+#include "engine/volume.h"
+
+/* It outlives its volume while it waits to be told. */
+struct volume_events {
+    struct after     after;
+    struct hook      hook;
+    vdisk           *v;       /* to be used within the hook only: events_close() waits for that */
+    _Atomic uint32_t pending; /* bits, by kind. From 0 to something: who does that puts it in line */
+    _Atomic unsigned refs;
+};
+
+static void unref(struct volume_events *e)
+{
+    if (atomic_fetch_sub(&e->refs, 1) > 1)
+        return;
+    hook_finish(&e->hook);
+    free(e);
+}
+
+static struct vdisk_event describe(vdisk *v, enum vdisk_event_kind kind)
+{
+    struct vdisk_event event = {.kind = kind, .text = ""};
+
+    if (kind == VDISK_EVENT_SIZE)
+        event.value = atomic_load_explicit(&v->size, memory_order_acquire);
+    if (kind == VDISK_EVENT_CORRUPT)
+        event.text = v->trouble;
+    if (kind == VDISK_EVENT_WATERMARK) {
+        pthread_mutex_lock(&v->mark.lock);
+        event.value = v->mark.highest;
+        pthread_mutex_unlock(&v->mark.lock);
+    }
+    return event;
+}
+
+static void tell(struct after *a)
+{
+    struct volume_events *e = container_of(a, struct volume_events, after);
+    uint32_t pending = atomic_exchange(&e->pending, 0);
+    void (*fn)(void);
+    void *arg;
+
+    for (unsigned kind = 0; pending >> kind; kind++) {
+        if (!(pending >> kind & 1) || !hook_enter(&e->hook, &fn, &arg))
+            continue;
+        struct vdisk_event event = describe(e->v, (enum vdisk_event_kind)kind);
+        ((vdisk_event_fn *)fn)(arg, e->v, &event);
+        hook_leave(&e->hook);
+    }
+    unref(e);
+}
+
+struct volume_events *events_new(vdisk *v)
+{
+    struct volume_events *e = calloc(1, sizeof *e);
+
+    if (!e)
+        return NULL;
+    e->after.run = tell;
+    e->v = v;
+    atomic_init(&e->refs, 1);
+    hook_init(&e->hook);
+    return e;
+}
+
+void events_close(struct volume_events *e)
+{
+    if (!e)
+        return;
+    hook_set(&e->hook, NULL, NULL);
+    unref(e);
+}
+
+void events_raise(struct volume_events *e, enum vdisk_event_kind kind)
+{
+    if (atomic_fetch_or(&e->pending, UINT32_C(1) << kind) != 0)
+        return;
+    atomic_fetch_add(&e->refs, 1);
+    after_add(&e->after);
+}
+
+void events_listen(struct volume_events *e, vdisk_event_fn *fn, void *arg)
+{
+    hook_set(&e->hook, (void (*)(void))fn, arg);
+}
+
+bool events_is_mine(const struct volume_events *e)
+{
+    return hook_is_mine(&e->hook);
+}
+
+void volume_note_end(vdisk *v, uint64_t end)
+{
+    struct volume_mark *m = &v->mark;
+    bool passes;
+
+    pthread_mutex_lock(&m->lock);
+    m->highest = max_u64(m->highest, end);
+    passes = m->threshold > 0 && !m->passed && m->highest > m->threshold;
+    m->passed |= passes;
+    if (!m->by_format) {
+        uint64_t above = align_up(m->highest, MARK_STEP);
+        if (m->threshold > 0 && !m->passed)
+            above = min_u64(above, m->threshold);
+        atomic_store(&m->above, above);
+    }
+    pthread_mutex_unlock(&m->lock);
+    if (passes)
+        events_raise(v->events, VDISK_EVENT_WATERMARK);
+}

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "engine/loop/failure.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "engine/backend.h"
+#include "engine/loop/io.h"
+
+_Thread_local uint32_t failure_now;
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static struct failure kept[FAILURES_KEPT];
+static uint32_t last;
+
+void failure_note(const struct io *io, int32_t res)
+{
+    const char *file = io->backend->name;
+    size_t len = strlen(file), skip = len >= FAILURE_NAME_MAX ? len - FAILURE_NAME_MAX + 1 : 0;
+    struct failure *f;
+
+    if (res == -ENOTSUP) {
+        failure_now = 0; /* the answer to a question, and no failure */
+        return;
+    }
+    pthread_mutex_lock(&lock);
+    last += last == UINT32_MAX ? 2 : 1;
+    f = &kept[last % FAILURES_KEPT];
+    *f = (struct failure){.number = last, .res = res, .kind = io->kind, .offset = io->offset, .len = io->len};
+    memcpy(f->file, file + skip, len - skip + 1);
+    failure_now = last;
+    pthread_mutex_unlock(&lock);
+}
+
+bool failure_find(uint32_t number, int32_t res, struct failure *ret)
+{
+    bool found;
+
+    if (number == 0)
+        return false;
+    pthread_mutex_lock(&lock);
+    *ret = kept[number % FAILURES_KEPT];
+    found = ret->number == number && ret->res == res;
+    pthread_mutex_unlock(&lock);
+    return found;
+}

@@ -1,0 +1,157 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* How one I/O ends: short transfers, the end of the file, what a host's error means. */
+#include "engine/loop/io.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "engine/backend.h"
+#include "engine/base/bits.h"
+#include "engine/base/iov.h"
+#include "engine/base/mutant.h"
+#include "engine/loop/failure.h"
+#include "engine/loop/queue.h"
+
+/* A write reached past the end: move it up. */
+static void grow_size(struct backend *b, uint64_t end)
+{
+    uint64_t size = atomic_load_explicit(&b->size, memory_order_relaxed);
+
+    while (size < end && !atomic_compare_exchange_weak(&b->size, &size, end))
+        ;
+}
+
+static void io_finish(struct io *io, int32_t res)
+{
+    io->res = res;
+    if (unlikely(res < 0))
+        failure_note(io, res);
+    if (io->flags & IO_GATED) {
+        io->flags &= (uint8_t)~IO_GATED;
+        gate_leave(&io->backend->writes, io->queue->id, io->gate);
+    }
+    io->done(io);
+}
+
+/*
+ * Part of it was moved: true when the rest is on its way, false when the end of the file was met. Direct I/O can
+ * go on from a block boundary only.
+ */
+static bool go_on(struct io *io, uint64_t bytes)
+{
+    struct backend *b = io->backend;
+    uint64_t moved = io->moved + bytes;
+    uint64_t from = align_down(moved, b->align);
+
+    if (from <= io->moved || (io->kind == IO_READ && io->offset + moved >= backend_size(b))) {
+        io->moved = moved;
+        return false;
+    }
+    io->moved = from;
+    b->driver->submit(b, io);
+    return true;
+}
+
+/* A read of a device came short of an end that it has had: it has been cut, and what was there is not zeros. */
+static bool is_cut_off(const struct io *io)
+{
+    const struct backend *b = io->backend;
+    uint64_t peak = ENGINE_MUTANT(CUT_FORGOTTEN) ? 0 : atomic_load(&b->peak);
+
+    return !(b->caps & BACKEND_GROWS) && io->offset + io->moved < max_u64(backend_size(b), peak);
+}
+
+/* A read came short of the end: somebody else has moved it, and whoever has the backend is to know. */
+static void look_again(const struct io *io)
+{
+    struct backend *b = io->backend;
+
+    if (unlikely(io->offset + io->moved < backend_size(b)) && b->driver->refresh)
+        b->driver->refresh(b); /* what it does not know now it does not tell */
+}
+
+/*
+ * What a host's error means. Block devices have their own for what failed on them: that the medium did is ENODATA,
+ * which here would be taken for the end of a file (qcow2/check/check_roots.c).
+ */
+static int32_t meaning(int64_t res)
+{
+    switch (-res) {
+    case EDQUOT: return -ENOSPC;
+    case ENODATA: case EILSEQ: case ENOLINK: case EREMOTEIO: case EBADE: case ETIMEDOUT: return -EIO;
+    default: return (int32_t)res;
+    }
+}
+
+void io_end(struct io *io, int64_t res)
+{
+    assert(io->queue->in_loop);
+    if (unlikely(res < 0)) {
+        io_finish(io, meaning(res));
+        return;
+    }
+    if (io->kind != IO_READ && io->kind != IO_WRITE) {
+        io_finish(io, 0);
+        return;
+    }
+    if (likely((uint64_t)res == io->len - io->moved)) {
+        if (io->kind == IO_WRITE)
+            grow_size(io->backend, io->offset + io->len);
+        io_finish(io, 0);
+        return;
+    }
+    assert((uint64_t)res < io->len - io->moved);
+    if (io->kind == IO_WRITE) /* whatever becomes of the rest */
+        grow_size(io->backend, io->offset + io->moved + (uint64_t)res);
+    if (go_on(io, (uint64_t)res))
+        return;
+    if (io->kind == IO_WRITE) {
+        io_finish(io, -ENOSPC); /* the host takes no more and gives no reason */
+        return;
+    }
+    look_again(io);
+    if (unlikely(is_cut_off(io))) {
+        io_finish(io, -EIO);
+        return;
+    }
+    iov_zero(io->iov, io->iovcnt, io->moved, io->len - io->moved);
+    io_finish(io, 0);
+}
+
+static void run_later(struct task *t)
+{
+    struct io *io = container_of(t, struct io, task);
+
+    io_end(io, io->later);
+}
+
+void io_end_later(struct io *io, int64_t res)
+{
+    io->later = res;
+    io->task.run = run_later;
+    queue_ready(io->queue, &io->task);
+}
+
+/* ---- on other threads ------------------------------------------------------------------------------------ */
+
+void io_elsewhere(struct io *io)
+{
+    assert(queue_is_mine(io->queue));
+    io->queue->worker_jobs++;
+}
+
+static void run_foreign(struct task *t)
+{
+    struct io *io = container_of(t, struct io, task);
+
+    assert(io->queue->worker_jobs > 0);
+    io->queue->worker_jobs--;
+    io_end(io, io->later);
+}
+
+void io_end_foreign(struct io *io, int64_t res)
+{
+    io->later = res;
+    io->task.run = run_foreign;
+    queue_post(io->queue, &io->task);
+}

@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Happy path: counted, out of the volume's gate, handed in. A FUA request that was carried out without it is a
+ * flush first. Failure modes: none; an error finds its words.
+ */
+#include "engine/loop/request_end.h"
+
+#include "engine/base/clock.h"
+#include "engine/loop/failure.h"
+
+uint64_t request_now_ns(const vdisk_queue *q)
+{
+    struct timespec t;
+
+    clock_now(q->host ? q->host->clock : NULL, &t);
+    return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+/* What few requests have: an error, a time to be noted. */
+void request_count_more(struct request *r, int result)
+{
+    struct pair *p = r->pair;
+
+    if (p->latency)
+        latency_note(p->latency, r->asked, request_now_ns(r->queue) - r->begun_ns);
+    if (result < 0) {
+        stat_add(&p->stats.kind[r->asked].errors, 1);
+        r->error = request_explain(r, result);
+    }
+}
+
+void request_end(struct request *r, int result)
+{
+    if (unlikely(r->flags & VDISK_REQ_FUA) && result == 0 && r->kind != REQ_FLUSH) {
+        r->flags &= (uint8_t)~VDISK_REQ_FUA;
+        r->kind = REQ_FLUSH;
+        r->vdisk->format->submit(r->vdisk, r);
+        return;
+    }
+    request_end_now(r, r->asked, r->direct, result);
+}
+
+void request_end_merged(struct request *r, int result)
+{
+    while (r) {
+        struct request *next = r->merged;
+        r->merged = NULL;
+        request_end(r, result);
+        r = next;
+    }
+}
+
+static void run_end(struct task *t)
+{
+    struct request *r = container_of(t, struct request, io.task);
+
+    failure_now = r->error;
+    r->error = 0;
+    request_end(r, r->result);
+}
+
+void request_end_later(struct request *r, int result)
+{
+    r->result = result;
+    r->error = result < 0 ? failure_now : 0;
+    r->io.task.run = run_end;
+    queue_ready(r->queue, &r->io.task);
+}
+
+void request_refuse(struct request *r, int result)
+{
+    while (r) {
+        struct request *next = r->kind == REQ_WRITE ? r->merged : NULL;
+        request_end_later(r, result);
+        r = next;
+    }
+}

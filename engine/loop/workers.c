@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A queue's worker threads: they make the blocking calls for which the kernel offers no ring operation, and all
+ * calls where io_uring is refused. Started on first need, joined when the queue goes. A simulated queue has none:
+ * its host makes the calls.
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+
+#include "engine/base/short_lock.h"
+#include "engine/loop/queue.h"
+
+enum { WORKERS_MAX = 8 };
+
+
+struct workers {
+    pthread_mutex_t  lock;
+    pthread_cond_t   more;
+    struct task_list jobs;
+    unsigned         waiting; /* jobs not yet taken */
+    unsigned         idle;
+    unsigned         count;
+    bool             stop;
+    pthread_t        threads[WORKERS_MAX];
+};
+
+static void *worker_main(void *arg)
+{
+    struct workers *w = arg;
+
+    pthread_mutex_lock(&w->lock);
+    for (;;) {
+        while (!w->jobs.head && !w->stop) {
+            w->idle++;
+            pthread_cond_wait(&w->more, &w->lock);
+            w->idle--;
+        }
+        if (!w->jobs.head)
+            break;
+        struct task *t = w->jobs.head;
+        w->jobs.head = t->next;
+        if (!w->jobs.head)
+            task_list_init(&w->jobs);
+        w->waiting--;
+        pthread_mutex_unlock(&w->lock);
+
+        t->run(t); /* and gone: it is its queue's again */
+
+        pthread_mutex_lock(&w->lock);
+    }
+    pthread_mutex_unlock(&w->lock);
+    return NULL;
+}
+
+static struct workers *workers_create(void)
+{
+    struct workers *w = calloc(1, sizeof *w);
+
+    if (!w)
+        return NULL;
+    pthread_mutex_init(&w->lock, NULL);
+    pthread_cond_init(&w->more, NULL);
+    task_list_init(&w->jobs);
+    return w;
+}
+
+/* The host program's signal handlers are not to run on our threads. */
+static void add_thread(struct workers *w)
+{
+    assert_locked(&w->lock);
+    sigset_t all, old;
+
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    if (pthread_create(&w->threads[w->count], NULL, worker_main, w) == 0)
+        w->count++;
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+}
+
+int workers_start(vdisk_queue *q, struct task *t)
+{
+    struct workers *w = q->workers;
+    bool started;
+
+    if (!w)
+        w = q->workers = workers_create();
+    if (!w)
+        return -ENOMEM;
+    pthread_mutex_lock(&w->lock);
+    if (w->waiting >= w->idle && w->count < WORKERS_MAX)
+        add_thread(w);
+    started = w->count > 0; /* else no thread can be had */
+    if (started) {
+        task_list_add(&w->jobs, t);
+        w->waiting++;
+        pthread_cond_signal(&w->more);
+    }
+    pthread_mutex_unlock(&w->lock);
+    return started ? 0 : -ENOMEM;
+}
+
+static void make_call(struct task *t)
+{
+    struct io *io = container_of(t, struct io, task);
+
+    io_end_foreign(io, io->blocking(io));
+}
+
+void workers_run(struct io *io, int64_t (*call)(struct io *))
+{
+    vdisk_queue *q = io->queue;
+    int rc;
+
+    io->blocking = call;
+    if (q->host) {
+        q->host->ops->work(io);
+        return;
+    }
+    io->task.run = make_call;
+    io_elsewhere(io);
+    rc = workers_start(q, &io->task);
+    if (rc == 0)
+        return;
+    q->worker_jobs--;
+    io_end_later(io, rc);
+}
+
+void workers_destroy(struct workers *w)
+{
+    if (!w)
+        return;
+    pthread_mutex_lock(&w->lock);
+    w->stop = true;
+    pthread_cond_broadcast(&w->more);
+    pthread_mutex_unlock(&w->lock);
+    for (unsigned i = 0; i < w->count; i++)
+        pthread_join(w->threads[i], NULL);
+    pthread_cond_destroy(&w->more);
+    pthread_mutex_destroy(&w->lock);
+    free(w);
+}
