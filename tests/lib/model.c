@@ -24,48 +24,85 @@ static void loosen(struct model *m)
     atomic_store_explicit(&m->loose, true, memory_order_relaxed);
 }
 
-/* With room for all; `marks` are 0, `now` is anything. */
-static void make(struct model *m, uint64_t base, uint64_t size, uint8_t *now)
+/* ---- what is not touched costs nothing --------------------------------------------------------------- */
+
+enum { PAGE = 4096 };
+
+static uint64_t pages(const struct model *m)
 {
-    m->base = base;
-    m->size = size;
-    m->now = now;
-    m->old = recycle_take(size); /* not looked at where no mark is */
-    m->marks = recycle_take_zeros(size);
-    atomic_init(&m->loose, false);
+    return div_up(m->size, PAGE);
+}
+
+static bool is_touched(const struct model *m, uint64_t page)
+{
+    return atomic_load_explicit(&m->touched[page], memory_order_relaxed);
+}
+
+/* Before bytes [i, i + len) become anything. */
+static void touch(struct model *m, uint64_t i, uint64_t len)
+{
+    for (uint64_t page = i / PAGE; page * PAGE < i + len; page++)
+        atomic_store_explicit(&m->touched[page], 1, memory_order_relaxed);
+}
+
+/* How many of its bytes are the model's. */
+static uint64_t page_len(const struct model *m, uint64_t page)
+{
+    return min_u64(PAGE, m->size - page * PAGE);
+}
+
+static void zero_page(struct model *m, uint64_t page)
+{
+    memset(m->now + page * PAGE, 0, page_len(m, page));
+    if (is_loose(m))
+        memset(m->marks + page * PAGE, 0, page_len(m, page));
+    atomic_store_explicit(&m->touched[page], 0, memory_order_relaxed);
 }
 
 void model_init(struct model *m, uint64_t base, uint64_t size)
 {
-    make(m, base, size, recycle_take_zeros(size));
+    m->base = base;
+    m->size = size;
+    m->now = recycle_take_zeros(size);
+    m->old = recycle_take(size); /* not looked at where no mark is */
+    m->marks = recycle_take_zeros(size);
+    m->touched = recycle_take_zeros(div_up(size, PAGE));
+    atomic_init(&m->loose, false);
 }
 
 void model_finish(struct model *m)
 {
-    recycle_give(m->now);
+    for (uint64_t page = 0; page < pages(m); page++)
+        if (is_touched(m, page))
+            zero_page(m, page);
+    recycle_give_zeros(m->now);
     recycle_give(m->old);
-    if (is_loose(m))
-        recycle_give(m->marks);
-    else
-        recycle_give_zeros(m->marks);
+    recycle_give_zeros(m->marks);
+    recycle_give_zeros(m->touched);
     memset(m, 0, sizeof *m);
+}
+
+static void copy_page(struct model *to, const struct model *from, uint64_t page, uint64_t len)
+{
+    uint64_t i = page * PAGE;
+
+    touch(to, i, len);
+    memcpy(to->now + i, from->now + i, len);
+    if (is_loose(to) || is_loose(from)) {
+        memcpy(to->old + i, from->old + i, len);
+        memcpy(to->marks + i, from->marks + i, len);
+    }
 }
 
 void model_copy(struct model *to, const struct model *from)
 {
     assert(to->base == from->base && to->size == from->size);
-    memcpy(to->now, from->now, from->size);
-    if (is_loose(to) || is_loose(from)) {
-        memcpy(to->old, from->old, from->size);
-        memcpy(to->marks, from->marks, from->size);
-    }
+    for (uint64_t page = 0; page < pages(to); page++)
+        if (is_touched(from, page))
+            copy_page(to, from, page, page_len(to, page));
+        else if (is_touched(to, page))
+            zero_page(to, page);
     atomic_store(&to->loose, is_loose(from));
-}
-
-void model_clone(struct model *to, const struct model *from)
-{
-    make(to, from->base, from->size, recycle_take(from->size));
-    model_copy(to, from);
 }
 
 void model_resize(struct model *m, uint64_t size)
@@ -75,15 +112,16 @@ void model_resize(struct model *m, uint64_t size)
 
     assert(m->base == 0);
     model_init(&other, 0, size);
-    memcpy(other.now, m->now, n);
-    if (is_loose(m)) {
-        memcpy(other.old, m->old, n);
-        memcpy(other.marks, m->marks, n);
+    for (uint64_t page = 0; page * PAGE < n; page++)
+        if (is_touched(m, page))
+            copy_page(&other, m, page, min_u64(PAGE, n - page * PAGE));
+    if (is_loose(m))
         loosen(&other);
-    }
     model_finish(m);
     *m = other;
 }
+
+/* ---- changes ----------------------------------------------------------------------------------------- */
 
 static void make_firm(struct model *m, uint64_t i, uint64_t len)
 {
@@ -102,16 +140,26 @@ void model_write(struct model *m, uint64_t offset, const void *buf, uint64_t len
 {
     uint64_t i = at(m, offset, len);
 
+    touch(m, i, len);
     memcpy(m->now + i, buf, len);
     make_firm(m, i, len);
 }
 
+/* What is not touched is that already. */
+static void set_zero(struct model *m, uint64_t i, uint64_t len)
+{
+    for (uint64_t end = i + len, n; i < end; i += n) {
+        n = min_u64(end - i, PAGE - i % PAGE);
+        if (!is_touched(m, i / PAGE))
+            continue;
+        memset(m->now + i, 0, n);
+        make_firm(m, i, n);
+    }
+}
+
 void model_zero(struct model *m, uint64_t offset, uint64_t len)
 {
-    uint64_t i = at(m, offset, len);
-
-    memset(m->now + i, 0, len);
-    make_firm(m, i, len);
+    set_zero(m, at(m, offset, len), len);
 }
 
 void model_discard(struct model *m, uint64_t offset, uint64_t len)
@@ -129,6 +177,7 @@ void model_mark(struct model *m, uint64_t offset, uint64_t len, enum model_marks
     uint64_t i = at(m, offset, len);
 
     loosen(m);
+    touch(m, i, len);
     for (uint64_t end = i + len; i < end; i++)
         m->marks[i] |= (uint8_t)mark;
 }
@@ -139,6 +188,7 @@ void model_maybe_write(struct model *m, uint64_t offset, const void *buf, uint64
     const uint8_t *new = buf;
 
     loosen(m);
+    touch(m, i, len);
     for (uint64_t k = 0; k < len; k++, i++) {
         uint8_t value = new ? new[k] : 0;
         if (value == m->now[i])
@@ -163,11 +213,16 @@ static bool same_and_firm(const struct model *m, const struct model *flushed, ui
 void model_loosen(struct model *m, const struct model *flushed)
 {
     for (uint64_t i = 0; i < m->size; i++) {
+        if (i % PAGE == 0 && !is_touched(m, i / PAGE) && !is_touched(flushed, i / PAGE)) {
+            i += PAGE - 1;
+            continue;
+        }
         if (i % STEP == 0 && same_and_firm(m, flushed, i, min_u64(STEP, m->size - i))) {
             i += STEP - 1;
             continue;
         }
         loosen(m);
+        touch(m, i, 1);
         m->marks[i] |= flushed->marks[i];
         if (flushed->marks[i] & MODEL_OR_OLD || (m->marks[i] & MODEL_OR_OLD && m->old[i] != flushed->now[i]))
             m->marks[i] |= m->now[i] == flushed->now[i] && m->old[i] == flushed->old[i] ? 0 : MODEL_ANY;
@@ -233,6 +288,9 @@ void model_expect(struct model *m, uint64_t offset, const void *buf, uint64_t le
              what, offset, len, wrong, wrong, got[k], m->now[i + k], m->marks[i + k],
              count_wrong(m, offset, got, len));
     }
+    if (memcmp(m->now + i, got, len) == 0 && !is_loose(m))
+        return;
+    touch(m, i, len);
     memcpy(m->now + i, got, len);
     make_firm(m, i, len);
 }
@@ -245,8 +303,7 @@ void model_expect_zero(struct model *m, uint64_t offset, uint64_t len, const cha
         if (!may_be(m, i + k, 0))
             FAIL("%s says that %" PRIu64 "+%" PRIu64 " is zero: byte %" PRIu64 " is 0x%02x", what, offset, len,
                  offset + k, m->now[i + k]);
-    memset(m->now + i, 0, len);
-    make_firm(m, i, len);
+    set_zero(m, i, len);
 }
 
 void model_dump(const struct model *m, int fd)

@@ -26,6 +26,7 @@ struct model {
     uint8_t *now;
     uint8_t *old;
     uint8_t *marks; /* enum model_marks */
+    _Atomic uint8_t *touched; /* a byte for each 4 KiB: 0: all of it is zero, and firm */
     _Atomic bool loose; /* else no byte ever was: `marks` are 0, and neither they nor `old` are looked at */
 };
 
@@ -33,7 +34,6 @@ struct model {
 void model_init(struct model *m, uint64_t base, uint64_t size);
 void model_finish(struct model *m);
 void model_copy(struct model *to, const struct model *from); /* of equal size */
-void model_clone(struct model *to, const struct model *from); /* `to` is made */
 
 /* Cut, or add zeros. The window begins at 0. */
 void model_resize(struct model *m, uint64_t size);
