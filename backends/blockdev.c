@@ -74,12 +74,15 @@ static void raise_peak(struct backend *b, uint64_t size)
 /* Look the size up again. 0 or -errno. */
 static int update_size(struct fd_backend *f)
 {
-    uint64_t size;
+    uint64_t old, size;
 
-    if (ioctl(f->fd, BLKGETSIZE64, &size) < 0)
-        return -errno;
-    raise_peak(&f->b, size);
-    if (atomic_exchange(&f->b.size, size) != size)
+    do { /* not what it was before somebody else looked */
+        old = backend_size(&f->b);
+        if (ioctl(f->fd, BLKGETSIZE64, &size) < 0)
+            return -errno;
+        raise_peak(&f->b, size);
+    } while (!atomic_compare_exchange_strong(&f->b.size, &old, size));
+    if (size != old)
         backend_tell_moved(&f->b);
     return 0;
 }

@@ -226,8 +226,8 @@ static int follow_device(vdisk *v, uint64_t size, const struct vdisk_resize_opts
 
     if (rc < 0)
         return err_set(rc, "%s: asking for its size: %s", v->name, strerror(-rc));
+    follow_done(v); /* here; a move that comes later is followed when this is over */
     now = backend_size(b);
-    follow_done(v); /* here */
     if (now < old) /* what is gone is not read as zeros */
         volume_set_size(v, now);
     if (size > now)

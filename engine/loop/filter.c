@@ -20,8 +20,12 @@ void filter_follow(struct filter *f, uint64_t size)
 static void below_moved(void *owner)
 {
     struct filter *f = owner;
+    uint64_t size;
 
-    filter_follow(f, backend_size(f->below));
+    do { /* two may be told at once: the later look counts */
+        size = backend_size(f->below);
+        filter_follow(f, size);
+    } while (backend_size(f->below) != size);
 }
 
 void filter_init(struct filter *f, struct backend *below)
