@@ -64,7 +64,7 @@ static int shut(vdisk *v)
     uint64_t inside;
 
     atomic_fetch_or(&v->refuses, VOLUME_SHUT);
-    inside = gate_inside(&v->requests) + atomic_load(&v->outside);
+    inside = volume_inside(v);
     if (inside == 0)
         return 0;
     atomic_fetch_and(&v->refuses, (uint8_t)~VOLUME_SHUT);

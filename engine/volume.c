@@ -453,10 +453,17 @@ int vdisk_open(const char *name, const struct vdisk_open_opts *user_opts, vdisk 
     return ERR_CALL(volume_open(name, user_opts, ret_vdisk));
 }
 
+uint64_t volume_inside(const vdisk *v)
+{
+    uint64_t outside = atomic_load(&v->outside), inside = gate_inside(&v->requests);
+
+    return inside + max_u64(outside, atomic_load(&v->outside));
+}
+
 /* Nothing is done to a volume that something is being done with. */
 static int check_idle(vdisk *v, unsigned own_jobs)
 {
-    uint64_t inside = gate_inside(&v->requests) + atomic_load(&v->outside);
+    uint64_t inside = volume_inside(v);
     unsigned jobs = atomic_load(&v->jobs) - own_jobs;
 
     if (inside == 0 && !atomic_load(&v->manager) && jobs == 0)

@@ -82,6 +82,9 @@ struct vdisk {
     struct volume_follow        follow;         /* of the top layer: its size is its file's */
 };
 
+/* How many requests there are, of any queue: inside the gate, or on their way back to it. Any thread. */
+uint64_t volume_inside(const vdisk *v);
+
 /* The volume has this size, and nothing behind it; who listens is told. One thread at a time. */
 static inline void volume_set_size(vdisk *v, uint64_t size)
 {
