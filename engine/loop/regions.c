@@ -20,9 +20,10 @@
 
 enum { UPDATE_AT_ONCE = 16 };
 
+/* Of more than there are places for, one more than that. */
 static unsigned pieces_of(uint64_t len)
 {
-    return (unsigned)((len + (UINT64_C(1) << REGION_PIECE_BITS) - 1) >> REGION_PIECE_BITS);
+    return (unsigned)min_u64(div_up(len, UINT64_C(1) << REGION_PIECE_BITS), REGION_PLACES + 1);
 }
 
 static struct iovec piece(const struct region *r, unsigned i)

@@ -157,6 +157,9 @@ static void what_is_wrong(void)
     CHECK_INT(vdisk_queue_add_memory(q, NULL, DIMM), -EINVAL);
     CHECK_INT(vdisk_queue_add_memory(q, dimm, 0), -EINVAL);
     CHECK_INT(vdisk_queue_add_memory(q, dimm, SIZE_MAX), -EINVAL);
+    if (has_ring()) /* more pieces than there are places, and than 32 bits count */
+        for (unsigned bits = 43; bits < 63; bits++)
+            CHECK_INT(vdisk_queue_add_memory(q, dimm, (size_t)1 << bits), -ENOSPC);
     CHECK_OK(vdisk_queue_add_memory(q, dimm + DIMM, DIMM));
     CHECK_INT(vdisk_queue_add_memory(q, dimm + DIMM, DIMM), -EEXIST);
     CHECK_INT(vdisk_queue_add_memory(q, dimm, DIMM + 1), -EEXIST);
