@@ -29,6 +29,8 @@
     X(FORGET_LEASE, "a lease without refcounts: rule 1")                                                      \
     X(ASSUME_ZERO, "clusters that were in use before count as zeros")                                         \
     X(L2_NOT_ZEROED, "a new L2 table keeps what its cluster had: rule 4")                                     \
+    X(PIECE_UNSEEN, "a refcount block is made amid a piece that is being appended")                            \
+    X(DOUBT_UNSEEN, "who waited while it became doubtful which table counts changes one of them")              \
     X(GROW_UNFLUSHED, "the header points at a longer L1 table that is not durable")                           \
     X(REFTABLE_UNSYNCED, "the header points at a longer refcount table that is not durable: rule 3")          \
     X(CREATE_UNFLUSHED, "the header of a new image before what it points to")                                 \

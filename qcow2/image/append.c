@@ -121,6 +121,7 @@ static void start_stream(struct append *a, uint64_t buf_len, struct op *op)
 
     if (!s) {
         free(buf);
+        a->error = -ENOMEM; /* the others write no more */
         op_wake(op, -ENOMEM);
         return;
     }
@@ -263,6 +264,9 @@ static void append_step(struct op *op)
         goto fail;
     if (!lock_structure(a))
         OP_AWAIT(op, APPEND_LOCKED_AGAIN, range_lock_wait(&a->q->meta.structure, &a->lock, op));
+    op->rc = q2_takes_writes(&a->q->meta) ? 0 : -EIO;
+    if (op->rc < 0)
+        goto fail;
     enter_piece(a);
     append_finish(a, a->len, 0);
     return;

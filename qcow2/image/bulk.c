@@ -246,6 +246,9 @@ static void bulk_step(struct op *op)
     OP_TRY(op, BULK_TABLES_TAKEN, q2_alloc_structure(&b->q->space, b->tables_n, true, Q2_META_L2, &b->tables, op));
     unlock_structure(b);
     OP_TRY(op, BULK_WRITTEN, write_tables(b, op));
+    op->rc = q2_takes_writes(&b->q->meta) ? 0 : -EIO;
+    if (op->rc < 0)
+        goto fail;
     enter_tables(b);
     bulk_finish(b, 0);
     return;

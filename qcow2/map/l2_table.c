@@ -221,7 +221,7 @@ static void l2_make_step(struct op *op)
         l2_make_finish(m, 0); /* another made it meanwhile */
         return;
     }
-    rc = prepare_copy(m);
+    rc = q2_takes_writes(m->map->meta) ? prepare_copy(m) : -EIO; /* which L1 table counts may not be known */
     if (rc < 0) {
         l2_make_finish(m, rc);
         return;

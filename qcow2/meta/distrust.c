@@ -18,6 +18,7 @@
 #include "engine/base/error.h"
 #include "engine/loop/log.h"
 #include "qcow2/meta/state.h"
+#include "qcow2/mutant.h"
 
 static void tell(struct q2_meta *meta, const char *what)
 {
@@ -57,4 +58,9 @@ bool q2_breach(struct q2_meta *meta, const char *what, const char *file, int lin
     snprintf(text, sizeof text, "internal error: %s (%s:%d)", what, base ? base + 1 : file, line);
     err_hint(q2_break(meta, text), "close it, and look with vdisk-io check; please report this");
     return false;
+}
+
+bool q2_takes_writes(const struct q2_meta *meta)
+{
+    return !atomic_load(&meta->broken) || MUTANT(DOUBT_UNSEEN);
 }

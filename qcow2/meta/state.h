@@ -131,6 +131,12 @@ static inline bool q2_has_block(const struct q2_meta *meta, uint64_t index)
 int q2_break(struct q2_meta *meta, const char *what);
 
 /*
+ * May tables be changed? Requests are asked when they come; an op that has waited since, for `structure` most of
+ * all, asks again: it may not be known any more which tables the header names. Any thread.
+ */
+bool q2_takes_writes(const struct q2_meta *meta);
+
+/*
  * An assert that stays in release builds: of what would else be written wrongly. Where the fact does not hold, our
  * metadata in memory is wrong: no trust any more, and none of it is written, not by a flush either; the caller
  * gives up with -EIO. Debug builds stop there. True: it holds. Any thread, any lock.

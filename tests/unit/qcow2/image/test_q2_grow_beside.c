@@ -3,14 +3,18 @@
  * Growing while requests are in flight: what clears up to the old end leaves alone what was written behind it
  * since, and nobody can write behind it before the image is ready for that.
  */
+#include <errno.h>
 #include <pthread.h>
 #include <sched.h>
+#include <stdlib.h>
+#include <unistd.h>
 
 #include "backends/lab/fault.h"
 #include "backends/memory.h"
 #include "engine/create.h"
 #include "engine/volume.h"
 #include "qcow2/format/ondisk.h"
+#include "qcow2/image/image.h"
 #include "qcow2/qcow2.h"
 #include "tests/unit/backend_test.h"
 
@@ -157,11 +161,108 @@ static void the_size_is_shown_last(void **state)
         expect(at, 0);
 }
 
+static void *grow_and_fail(void *arg)
+{
+    return (void *)(intptr_t)vdisk_grow(v, *(uint64_t *)arg);
+}
+
+/* It waits for the lock of whoever makes tables. */
+static void wait_until_in_line(void)
+{
+    struct range_locks *structure = &q2_of(v)->meta.structure;
+    struct vdisk_completion done;
+    bool waits = false;
+
+    while (!waits) {
+        assert_int_equal(vdisk_reap(q, &done, 0, 0, NULL), 0);
+        pthread_mutex_lock(&structure->lock);
+        /* Who holds it, and we. */
+        waits = !list_empty(&structure->all) && structure->all.next != structure->all.prev;
+        pthread_mutex_unlock(&structure->lock);
+        sched_yield();
+    }
+}
+
+/*
+ * The header may or may not have a longer L1 table, which lies elsewhere: whoever waited to put an L2 table into
+ * the old one fails, and is not told that it is durable what may be gone.
+ */
+static void nothing_is_entered_in_a_doubtful_table(void **state)
+{
+    struct fault_rule late = {.kinds = FAULT_KIND(IO_WRITE), .type = "header_commit", .nth = 1,
+                              .what = FAULT_LATE};
+    struct fault_rule fail = {.kinds = FAULT_KIND(IO_FLUSH), .type = "header_commit", .nth = 1,
+                              .what = FAULT_FAIL, .error = EIO};
+    uint64_t size = 2ull << 30;
+    char block[BLOCK];
+    struct vdisk_completion done;
+    pthread_t thread;
+    void *rc;
+
+    make(1ull << 30, 3);
+    open_it();
+    assert_true(fault_add_rule(fault, &late) >= 0 && fault_add_rule(fault, &fail) >= 0);
+    assert_int_equal(pthread_create(&thread, NULL, grow_and_fail, &size), 0);
+    while (fault_held(fault) == 0)
+        sched_yield();
+    memset(block, 0x77, sizeof block);
+    vdisk_write(q, v, 600 << 20, block, sizeof block, 0, 1);
+    wait_until_in_line();
+    fault_release(fault);
+    assert_int_equal(vdisk_reap(q, &done, 1, 1, NULL), 1);
+    assert_int_equal(done.result, -EIO);
+    assert_int_equal(pthread_join(thread, &rc), 0);
+    assert_int_equal((intptr_t)rc, -EIO);
+    fault_clear(fault);
+}
+
+static struct {
+    unsigned count, wrong;
+} reads;
+
+/* A block that was written before, with a call that waits, on the thread that grows. */
+static int read_in_between(void *arg, uint64_t done, uint64_t total)
+{
+    char block[BLOCK] = {0};
+    int rc = vdisk_pread(v, block, sizeof block, 0);
+
+    reads.count++;
+    reads.wrong += rc != 0 || block[0] != 0x5a || block[BLOCK - 1] != 0x5a;
+    return 0;
+}
+
+/* In a file, whose reads do not end at once. */
+static void who_is_told_how_far_it_is_may_read(void **state)
+{
+    struct vdisk_create_opts create = {.size = sizeof create, .format = "qcow2", .virtual_size = 16 << 20};
+    struct vdisk_open_opts how = {.size = sizeof how, .format = "qcow2", .flags = VDISK_OPEN_RDWR};
+
+    for (enum vdisk_prealloc mode = VDISK_PREALLOC_METADATA; mode <= VDISK_PREALLOC_FULL; mode++) {
+        struct vdisk_resize_opts opts = {.size = sizeof opts, .preallocation = mode, .progress = read_in_between};
+        char path[] = "grow.XXXXXX";
+        int fd = mkstemp(path), rc;
+        assert_true(fd >= 0);
+        OK(vdisk_create(path, &create));
+        OK(vdisk_open(path, &how, &v));
+        write_bytes(0, 0x5a);
+        memset(&reads, 0, sizeof reads);
+        rc = vdisk_resize(v, 200 << 20, &opts);
+        assert_true(rc == 0 || rc == -ENOTSUP); /* a file system without fallocate() */
+        assert_true(reads.count > 0 || rc < 0);
+        assert_int_equal(reads.wrong, 0);
+        OK(vdisk_close(v));
+        close(fd);
+        unlink(path);
+    }
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(what_is_behind_the_old_end_stays, teardown),
         cmocka_unit_test_teardown(the_size_is_shown_last, teardown),
+        cmocka_unit_test_teardown(nothing_is_entered_in_a_doubtful_table, teardown),
+        cmocka_unit_test(who_is_told_how_far_it_is_may_read),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
