@@ -119,6 +119,15 @@ static enum block_plan place_block(struct refblock_make *m, uint64_t first)
     return BLOCK_READY;
 }
 
+/*
+ * Has a piece behind the end come there since somebody found that the block is missing? It has its own, and who
+ * looks for clusters passes it over (append.c, invariant 1): the search is made again.
+ */
+static bool is_in_piece(const struct q2_space *space, uint64_t cluster)
+{
+    return cluster >= space->append_from && cluster < space->append_end && !MUTANT(PIECE_UNSEEN);
+}
+
 static enum block_plan plan_block(struct refblock_make *m)
 {
     struct q2_space *space = m->space;
@@ -126,7 +135,11 @@ static enum block_plan plan_block(struct refblock_make *m)
     uint64_t cluster = m->block << space->meta->geo.refblock_bits;
 
     pthread_mutex_lock(&space->meta->lock);
-    if (m->block >= space->meta->reftable_entries)
+    if (!q2_takes_writes(space->meta))
+        plan = BLOCK_REFUSED;
+    else if (is_in_piece(space, cluster))
+        plan = BLOCK_EXISTS;
+    else if (m->block >= space->meta->reftable_entries)
         plan = BLOCK_NO_TABLE;
     else if (q2_reftable_offset(space->meta->reftable[m->block]) != 0)
         plan = BLOCK_EXISTS;

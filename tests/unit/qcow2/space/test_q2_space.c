@@ -391,6 +391,70 @@ static void cut(void)
         assert_int_equal(refcount(i, true), w.holders[i]);
 }
 
+/* What was decided before the piece was placed, that its block is missing, is carried out while it is there. */
+static void make_block_late(const struct q2_layout *l)
+{
+    struct waiter waiter;
+
+    waiter_init(&waiter, queue);
+    q2_refblock_make(&w.space, q2_reftable_index(&w.meta.geo, l->first_cluster) + rng_below(&w.rng, l->refblocks),
+                     false, rng_chance(&w.rng, 50), &waiter.op);
+    assert_int_equal(await(&waiter), 0);
+}
+
+static void write_piece(const struct q2_layout *l)
+{
+    uint8_t buf[CLUSTER];
+
+    for (uint64_t at = l->refblocks_offset; at < l->data_offset; at += CLUSTER) {
+        q2_layout_fill(l, at, buf, CLUSTER);
+        assert_int_equal(memory_backend_write(w.file, at, buf, CLUSTER), 0);
+    }
+    for (uint64_t i = l->l2_offset >> BITS; i << BITS < q2_layout_end(l); i++)
+        write_pattern(i);
+}
+
+static bool find_piece(struct q2_layout *l)
+{
+    uint64_t block, clusters = rng_between(&w.rng, 1, 300);
+    enum q2_append_place place;
+
+    while ((place = q2_append_begin(&w.space, clusters, l, &block)) == Q2_APPEND_NEEDS_TABLE) {
+        struct waiter waiter;
+        waiter_init(&waiter, queue);
+        q2_refblock_make(&w.space, block, true, false, &waiter.op);
+        assert_int_equal(await(&waiter), 0);
+    }
+    return place == Q2_APPEND_PLACED;
+}
+
+/* A piece behind the end: others take and drop clusters meanwhile; then it is entered, or given up. */
+static void append(void)
+{
+    struct q2_layout l;
+
+    if (!find_piece(&l))
+        return;
+    check("a piece was placed");
+    for (uint64_t n = rng_below(&w.rng, 4); n > 0; n--) {
+        make_block_late(&l);
+        take();
+        take_leased();
+        drop();
+        check("others beside a piece");
+    }
+    if (rng_chance(&w.rng, 30)) {
+        LOCKED(q2_append_give_up(&w.space, &l, true));
+        return;
+    }
+    write_piece(&l);
+    LOCKED(q2_append_enter(&w.space, &l));
+    for (uint64_t i = l.l2_offset >> BITS; i << BITS < q2_layout_end(&l); i++) {
+        assert_int_equal(w.owners[i], 0);
+        w.owners[i] = 1;
+    }
+}
+
 static void look_at_end(void)
 {
     uint64_t end = 0;
@@ -406,7 +470,7 @@ static const struct step {
 } steps[] = {
     {"take", take, 30},          {"lease", take_leased, 30}, {"table", take_for_table, 5}, {"drop", drop, 45},
     {"flush", flush, 5},         {"reclaim", reclaim, 5},    {"return", return_leases, 2}, {"cut", cut, 3},
-    {"highest", look_at_end, 2},
+    {"highest", look_at_end, 2}, {"append", append, 1},
 };
 
 static void run_steps(uint64_t seed, bool fixed)
