@@ -18,7 +18,7 @@
 #include "qcow2/image/resize.h"
 #include "qcow2/map/map.h"
 
-enum { FILL_DEPTH = 16, BULKS = 8 };
+enum { FILL_DEPTH = 16, FILL_PART = 64 << 20, BULKS = 8 };
 
 static const uint64_t reserve_piece = 64 << 20;
 
@@ -162,8 +162,8 @@ static int reserve_clusters(struct q2 *q, uint64_t from, uint64_t end, const str
 
 /* ---- zeros ---------------------------------------------------------------------------------------------- */
 
-static int fill_with_zeros(struct q2 *q, uint64_t from, uint64_t end, const struct vdisk_resize_opts *opts,
-                           vdisk_queue *queue)
+/* All of it has ended on return: who is told how far it is may make calls that wait, on this very queue. */
+static int fill_part(vdisk *v, uint64_t from, uint64_t end, vdisk_queue *queue)
 {
     struct vdisk_completion c[FILL_DEPTH];
     uint64_t pos = from;
@@ -173,13 +173,26 @@ static int fill_with_zeros(struct q2 *q, uint64_t from, uint64_t end, const stru
     while ((rc == 0 && pos < end) || running > 0) {
         for (; rc == 0 && pos < end && running < FILL_DEPTH; running++) {
             uint64_t next = min_u64(end, align_down(pos, ZERO_BUFFER) + ZERO_BUFFER);
-            vdisk_write(queue, q->meta.v, pos, zero_buffer, next - pos, 0, 0);
+            vdisk_write(queue, v, pos, zero_buffer, next - pos, 0, 0);
             pos = next;
         }
         unsigned n = queue_take(queue, c, FILL_DEPTH);
         for (unsigned i = 0; i < n; i++, running--)
             rc = rc < 0 ? rc : c[i].result;
-        if (rc == 0 && cancelled(opts, pos - from, end - from))
+    }
+    return rc;
+}
+
+static int fill_with_zeros(struct q2 *q, uint64_t from, uint64_t end, const struct vdisk_resize_opts *opts,
+                           vdisk_queue *queue)
+{
+    uint64_t next;
+    int rc = 0;
+
+    for (uint64_t pos = from; rc == 0 && pos < end; pos = next) {
+        next = min_u64(end, align_down(pos, FILL_PART) + FILL_PART);
+        rc = fill_part(q->meta.v, pos, next, queue);
+        if (rc == 0 && cancelled(opts, next - from, end - from))
             rc = -ECANCELED;
     }
     return rc;
