@@ -102,6 +102,12 @@ struct format_driver {
     void (*submit)(vdisk *v, struct request *r);
 
     /*
+     * `r`, for which nothing has been done, waits for a lock: it does not any more, and ends with -ECANCELED.
+     * NULL: there are none. Context: its queue's thread, outside the loop.
+     */
+    bool (*give_up)(vdisk *v, const struct request *r);
+
+    /*
      * All three block. Creation is planned before anything is opened for it: options are judged, and what lies
      * below is looked at; afterwards opts->virtual_size is a size, where it was that of the backing file. `name`
      * and `opts` stay until drop_plan(), which follows in any case but after a failure. Then a volume is created

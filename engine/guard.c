@@ -41,7 +41,7 @@ static void guard_finish(struct guard *g, int rc)
 {
     struct request *r = g->r;
 
-    if (!ENGINE_MUTANT(GUARD_UNLOCKED))
+    if (g->lock.held)
         range_unlock(&r->vdisk->guard_locks, &g->lock);
     free(g->head);
     free(g->iov);
@@ -109,8 +109,10 @@ static void guard_step(struct op *op)
     struct guard *g = container_of(op, struct guard, op);
 
     OP_BEGIN(enum guard_state, op)
+    if (op->rc < 0)
+        goto fail;
     if (!ENGINE_MUTANT(GUARD_UNLOCKED) && !range_lock_try(&g->r->vdisk->guard_locks, &g->lock, 0, FOREIGN_HEAD))
-        OP_AWAIT(op, GUARD_LOCKED, range_lock_wait(&g->r->vdisk->guard_locks, &g->lock, op));
+        OP_TRY(op, GUARD_LOCKED, range_lock_wait_for(&g->r->vdisk->guard_locks, &g->lock, &g->r->io, op));
     if (ENGINE_MUTANT(GUARD_BY_PARTS))
         memset(g->head, 0, FOREIGN_HEAD);
     else if (changed_len(g->r) < FOREIGN_HEAD)

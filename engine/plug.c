@@ -5,6 +5,8 @@
  */
 #include "engine/plug.h"
 
+#include <string.h>
+
 #include "engine/loop/queue.h"
 #include "engine/volume.h"
 
@@ -81,4 +83,20 @@ void plug_add(struct request *r)
         queue_ready(r->queue, &p->task);
     }
     p->held[p->count++] = r;
+}
+
+bool plug_take(struct request *r)
+{
+    struct plug *p = &r->queue->plug;
+    unsigned at = 0;
+
+    while (at < p->count && p->held[at] != r)
+        at++;
+    if (at == p->count)
+        return false;
+    p->count--;
+    memmove(p->held + at, p->held + at + 1, (p->count - at) * sizeof p->held[0]);
+    if (p->count == 0) /* else the next would put it there a second time */
+        task_list_take(&r->queue->ready, &p->task);
+    return true;
 }

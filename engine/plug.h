@@ -11,6 +11,7 @@
 #ifndef ENGINE_PLUG_H
 #define ENGINE_PLUG_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "engine/loop/op.h"
@@ -28,6 +29,9 @@ struct plug {
     unsigned        count;
     struct request *held[PLUG_MAX];
 };
+
+/* It is not held any more; false: it was not. */
+bool plug_take(struct request *r);
 
 /* Hold the write `r`, which has been checked. Context: the queue's thread. */
 void plug_add(struct request *r);

@@ -29,6 +29,7 @@ static void fast_write_done(struct io *io)
         /* The format may have space that can be given back: its turn, once. */
         if (io->flags & IO_FUA)
             r->flags |= VDISK_REQ_FUA;
+        r->flags |= REQUEST_TRIED;
         plug_add(r);
     } else if (unlikely(r->flags & VDISK_REQ_FUA)) {
         request_end(r, io->res);

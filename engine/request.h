@@ -25,6 +25,9 @@ enum request_kind {
     REQ_PREFETCH = VDISK_REQUEST_PREFETCH,
 };
 
+/* In request.flags, beside enum vdisk_req_flags: an I/O of it has failed, and it goes another way. */
+enum { REQUEST_TRIED = 1u << 7 };
+
 enum request_state { REQUEST_FREE, REQUEST_STARTED, REQUEST_DONE };
 
 /* Of those that are in flight the first four cache lines are what the fast path touches. */
@@ -42,7 +45,7 @@ struct request {
     uint8_t               kind;   /* enum request_kind */
     uint8_t               asked;  /* the same: as it was enqueued */
     bool                  direct; /* READ, WRITE: its mapping was at hand */
-    uint8_t               flags;  /* enum vdisk_req_flags */
+    uint8_t               flags;  /* enum vdisk_req_flags, REQUEST_TRIED */
     int32_t               result;
     uint32_t              error;  /* failed: on its way to its end (failure.h); DONE, of its words; else 0 */
     uint8_t               state;  /* enum request_state */

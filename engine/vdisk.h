@@ -510,6 +510,28 @@ VDISK_API void vdisk_prefetch(vdisk_queue *q, vdisk *v, uint64_t offset, uint64_
  */
 VDISK_API void vdisk_flush(vdisk_queue *q, vdisk *v, uint32_t flags, uint64_t user_data);
 
+/*
+ * Cancel the requests with this user_data for which nothing has been done. Context: the queue's thread. Never
+ * blocks, and completes nothing inline.
+ * Completes: each request as without this, exactly once, from vdisk_reap(); till then its buffers are the
+ * library's. What has been cancelled completes with -ECANCELED, from the next vdisk_reap() (for which
+ * vdisk_queue_fd() becomes readable), and has not changed the volume; of a read the buffer is undefined. What has
+ * not been goes on, and completes with its real result, when it has one.
+ * Can be cancelled: reads and writes, also unaligned ones, and flushes and discards of raw volumes, until
+ * vdisk_submit() or vdisk_reap() sends them; of qcow2 writes that need space, zeroes and discards, and block
+ * status and prefetch of any, until vdisk_reap() begins them; of all these what waits for others in the same
+ * place, as long as it does.
+ * Cannot: what has been sent or has ended; what is of several parts, when one has been sent; what waits for
+ * metadata, for space, or for the flush of VDISK_REQ_FUA; what has failed once and is tried in another way; writes
+ * of neighbours, once vdisk_reap() has made them one; from the start on a flush of qcow2, zeroes of a raw volume,
+ * a read for which metadata is read, and I/O on what is a part of a file. With a queue of kind THREADS, I/O may be
+ * on its way at once. Jobs have vdisk_job_cancel().
+ * Returns: how many have been cancelled; others with this user_data go on. Errors: -EALREADY: there are such, and
+ * none could be; -ENOENT: there are none; -EINVAL: no queue; -ECHILD: the parent process's; -EEXIST: another
+ * thread's.
+ */
+VDISK_API int vdisk_cancel(vdisk_queue *q, uint64_t user_data);
+
 enum vdisk_extent_flags {
     VDISK_EXTENT_DATA       = 1u << 0, /* some layer holds bytes for it */
     VDISK_EXTENT_ZERO       = 1u << 1, /* reads as zeros */

@@ -126,6 +126,9 @@ void prefetch_start(struct request *r);
 /* Carry out REQ_READ when it is not a single extent at hand. */
 void read_start(struct request *r);
 
+/* `op` is that, for `r`, and none of the I/O that it waits for has been sent: it ends with -ECANCELED. */
+bool read_give_up(struct op *op, const struct request *r);
+
 /*
  * The file of an image, by any name, and the format that the name or `format` says (*ret_format NULL: neither
  * does). Options are checked. `flags`: enum vdisk_open_flags. Errors as vdisk_open()'s; the backend is the

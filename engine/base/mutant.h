@@ -17,6 +17,8 @@
     X(GATE_JOIN_DRAIN, "who comes during a drain waits for that one only")                                     \
     X(RANGE_OVERTAKE, "a lock passes those that wait before it: range_lock.h, invariant 1")                    \
     X(RANGE_LOST_WAKE, "the lock that comes free before its owner waits wakes nobody")                         \
+    X(RANGE_QUIET_GIVE_UP, "who gives up waiting for a lock lets nobody behind it go on")                      \
+    X(RANGE_LATE_GIVE_UP, "who gives up a lock does not look whether it has been given to him")                \
     X(POST_UNCOUNTED, "who posts is not waited for when the queue goes: queue.h, invariant 5")                 \
     X(WAKE_UNWATCHED, "posts write what the ring watches once, not what the caller sleeps on")                 \
     X(FD_CLEARED_LATE, "the caller's descriptor is cleared after looking: queue.h, invariant 6")               \
@@ -54,6 +56,8 @@
     X(FORK_UNSEEN, "a forked child may call its parent's queues")                                              \
     X(REGION_GONE_EARLY, "memory that goes leaves the ring's table while I/O uses it: regions.h, invariant 2")  \
     X(REGION_STAYS, "memory that has gone is found when I/O is prepared: regions.h, invariant 2")              \
+    X(CANCEL_MERGED, "who cancels a write ends its neighbours: cancel.c, invariant 3")                         \
+    X(CANCEL_UNTOLD, "the descriptor of who cancels is not set: queue.h, invariant 6")                        \
     X(CUT_FORGOTTEN, "a device that has been cut reads as zeros where it was longer")                          \
     X(CUT_ZEROED, "zeroing does not look whether the device has been cut")                                    \
     X(JOB_FORGETS_TEXT, "the text that a job's work gave is replaced by that of the last call")                \

@@ -124,6 +124,8 @@ static void extents_step(struct op *op)
     struct extents_op *x = container_of(op, struct extents_op, op);
 
     OP_BEGIN(enum extents_state, op)
+    if (op->rc < 0)
+        goto fail;
     while (x->pos < x->end) {
         x->hole = false;
         if (chain_lookup(x->op.request->vdisk, x->pos, x->end - x->pos, &x->extent, &x->layer) < 0) {

@@ -50,6 +50,8 @@ static void prefetch_step(struct op *op)
     struct prefetch *p = container_of(op, struct prefetch, op);
 
     OP_BEGIN(enum prefetch_state, op)
+    if (op->rc < 0)
+        goto fail;
     while (p->pos < p->end) {
         if (chain_lookup(op->request->vdisk, p->pos, p->end - p->pos, &p->extent, &p->layer) < 0) {
             OP_TRY(op, PREFETCH_LOADED, p->layer->format->load(p->layer, p->pos, op));

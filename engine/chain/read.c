@@ -136,6 +136,11 @@ fail:
 
 OP_TYPE(chain_read, chain_read_step, "START", "CHAIN_LOADED", "CHAIN_READ", "CHAIN_INFLATED");
 
+bool read_give_up(struct op *op, const struct request *r)
+{
+    return op->type == &chain_read_type && op->request == r && op->state == CHAIN_READ && op_take_back(op);
+}
+
 static struct chain_read *chain_read_alloc(vdisk_queue *q, vdisk *v, uint64_t guest_offset,
                                            const struct iovec *iov, uint32_t iovcnt, uint64_t len)
 {

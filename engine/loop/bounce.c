@@ -48,7 +48,7 @@ struct bounce {
     uint64_t          cover_start, cover_end; /* whole blocks around the parent's range */
     uint64_t          exact_from;             /* the last block, if it is to be written as it is; else cover_end */
     uint64_t          pos, chunk;             /* the part at work, whole blocks */
-    bool              locked;
+    bool              counted, locked;        /* in rmw_active; the lock is held */
 };
 
 enum bounce_state {
@@ -92,10 +92,10 @@ static void bounce_finish(struct bounce *bn, int rc)
     struct io *parent = bn->parent;
     struct backend *b = parent->backend;
 
-    if (bn->locked) {
+    if (bn->locked)
         range_unlock(b->rmw_locks, &bn->lock);
+    if (bn->counted)
         atomic_fetch_sub(&b->rmw_active, 1);
-    }
     free(bn->buf);
     op_free(&bn->op, sizeof *bn);
     parent->res = rc;
@@ -198,11 +198,13 @@ static bool next_chunk(struct bounce *bn)
     return bn->chunk > 0;
 }
 
-/* Try for the lock on all that the parent may change. */
+/* Stand in line for the lock on all that the parent may change. */
 static bool try_lock(struct bounce *bn)
 {
     uint64_t start = bn->cover_start, end = bn->cover_end;
 
+    atomic_fetch_add(&bn->parent->backend->rmw_active, 1); /* invariant 1 */
+    bn->counted = true;
     if (bn->parent->kind == IO_TRUNCATE) {
         start = align_down(start, EXACT_SPAN); /* it writes zeros behind the new end, too */
         end = UINT64_MAX;
@@ -231,13 +233,11 @@ static void bounce_step(struct op *op)
 
     /* Aligned but for the memory: the copy goes through the gate like any write. */
     if (ragged(bn) || !bn->buf) {
-        atomic_fetch_add(&bn->parent->backend->rmw_active, 1); /* invariant 1 */
-        bn->locked = try_lock(bn);
-        if (!bn->locked) {
-            OP_AWAIT(op, BOUNCE_LOCKED, range_lock_wait(bn->parent->backend->rmw_locks, &bn->lock, op));
-            bn->locked = true;
-        }
-        OP_AWAIT(op, BOUNCE_DRAINED, gate_drain(&bn->parent->backend->writes, op));
+        if (!try_lock(bn))
+            OP_TRY(op, BOUNCE_LOCKED,
+                   range_lock_wait_for(bn->parent->backend->rmw_locks, &bn->lock, bn->parent, op));
+        bn->locked = true;
+        OP_TRY(op, BOUNCE_DRAINED, gate_drain(&bn->parent->backend->writes, op));
     }
     if (!bn->buf) {
         OP_TRY(op, BOUNCE_PASSED, pass_on(bn, op));
@@ -264,6 +264,33 @@ fail:
 
 OP_TYPE(bounce, bounce_step, "START", "BOUNCE_LOCKED", "BOUNCE_DRAINED", "BOUNCE_READ", "BOUNCE_RMW_READ",
         "BOUNCE_WRITTEN", "BOUNCE_EXACT", "BOUNCE_PASSED");
+
+/* Another thread's, too: these two do not change while it waits. */
+static bool is_for(struct op *op, const void *parent)
+{
+    return op->type == &bounce_type && container_of(op, struct bounce, op)->parent == parent;
+}
+
+bool bounce_leave(struct backend *b, const struct io *parent)
+{
+    return b->rmw_locks && (range_lock_give_up(b->rmw_locks, parent) || gate_give_up(&b->writes, is_for, parent));
+}
+
+bool bounce_may_end(struct op *op, const struct io *parent)
+{
+    return is_for(op, parent) && op->state == BOUNCE_DRAINED;
+}
+
+bool bounce_give_up(struct op *op, const struct io *parent)
+{
+    struct bounce *bn = container_of(op, struct bounce, op);
+
+    if (op->type != &bounce_type || bn->parent != parent)
+        return false;
+    if (parent->kind != IO_READ && (bn->pos != bn->cover_start || op->state == BOUNCE_EXACT))
+        return false; /* some of it may have been written */
+    return op_take_back(op);
+}
 
 void bounce_start(struct io *io)
 {

@@ -122,6 +122,30 @@ void gate_drain(struct gate *g, struct op *op)
     pthread_mutex_unlock(&g->lock);
 }
 
+/* With the lock held. The drain goes on without it. */
+static bool leave_list(struct list *waiters, bool (*is)(struct op *op, const void *arg), const void *arg)
+{
+    for (struct list *n = waiters->next; n != waiters; n = n->next) {
+        struct op *op = container_of(n, struct op, wait);
+        if (!is(op, arg))
+            continue;
+        list_del(&op->wait);
+        op_wake(op, -ECANCELED);
+        return true;
+    }
+    return false;
+}
+
+bool gate_give_up(struct gate *g, bool (*is)(struct op *op, const void *arg), const void *arg)
+{
+    bool left;
+
+    pthread_mutex_lock(&g->lock);
+    left = leave_list(&g->waiters, is, arg) || leave_list(&g->next, is, arg);
+    pthread_mutex_unlock(&g->lock);
+    return left;
+}
+
 uint64_t gate_ticket(struct gate *g)
 {
     uint64_t ticket;

@@ -101,6 +101,9 @@ static inline void gate_leave(struct gate *g, uint32_t queue_id, uint8_t parity)
 /* Wake `op` once all that are inside now have left. Any thread; `op` itself is not inside. */
 void gate_drain(struct gate *g, struct op *op);
 
+/* An op that waits and that `is` knows waits no more: it is woken with -ECANCELED. False: none. Its thread. */
+bool gate_give_up(struct gate *g, bool (*is)(struct op *op, const void *arg), const void *arg);
+
 /*
  * The same for those who do not wait but come back: gate_passed() of the ticket is true once all that were inside
  * when it was drawn have left. Any thread.

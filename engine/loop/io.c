@@ -72,3 +72,15 @@ void io_start(struct io *io)
     }
     b->driver->submit(b, io);
 }
+
+bool io_take_back(struct io *io)
+{
+    vdisk_queue *q = io->queue;
+
+    if (q->host)
+        return false;
+    if (queue_has_ring(q) ? !ring_take_back(io) : !workers_take_back(io))
+        return false;
+    io_end_later(io, -ECANCELED);
+    return true;
+}

@@ -134,6 +134,12 @@ void io_end_later(struct io *io, int64_t res);
 void io_elsewhere(struct io *io);
 void io_end_foreign(struct io *io, int64_t res);
 
+/*
+ * Nothing has been done for it: it ends with -ECANCELED, soon. False: it is on its way, or not under way at
+ * all, or a backend has it, and not a ring or workers. Context: the queue's thread, outside the loop.
+ */
+bool io_take_back(struct io *io);
+
 /* Run one I/O to its end, turning the queue's loop. Only outside the loop. Returns io->res. */
 int io_run(vdisk_queue *q, struct io *io);
 

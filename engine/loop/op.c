@@ -55,6 +55,11 @@ static void run_step(struct task *t)
     op_resume(op);
 }
 
+struct op *op_of_task(struct task *t)
+{
+    return t->run == run_step ? container_of(t, struct op, task) : NULL;
+}
+
 void op_init(struct op *op, vdisk_queue *q, const struct op_type *type)
 {
     memset(op, 0, sizeof *op);
@@ -197,6 +202,32 @@ void op_io_wait(struct op *op)
     assert(op->waits > 0);
     if (--op->waits == 0)
         queue_ready(op->queue, &op->task);
+}
+
+/* Not of a filter's I/O, which has the op for its names only. */
+static bool waits_for(const struct op *op, const struct io *io)
+{
+    return io->op == op && io->done == op_io_done;
+}
+
+bool op_take_back(struct op *op)
+{
+    struct list *all = &op->queue->in_kernel, *next;
+    unsigned unsent = 0;
+
+    for (struct list *n = all->next; n != all; n = n->next) {
+        const struct io *io = container_of(n, struct io, in_kernel);
+        unsent += waits_for(op, io) && ring_is_unsent(io);
+    }
+    if (op->rc < 0 || unsent == 0 || unsent != op->waits)
+        return false;
+    for (struct list *n = all->next; n != all; n = next) {
+        struct io *io = container_of(n, struct io, in_kernel);
+        next = n->next;
+        if (waits_for(op, io))
+            io_take_back(io);
+    }
+    return true;
 }
 
 void op_io(struct op *op, struct io *io)

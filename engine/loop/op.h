@@ -189,11 +189,17 @@ static inline void op_start(struct op *op)
 /* The first step on the op's queue, whosever it is: now if it is the one that runs here, soon otherwise. */
 void op_send(struct op *op);
 
-/* The first step in the queue's next turn: for ops that may end without an await. Context: the queue's thread. */
+/*
+ * The first step in the queue's next turn: for ops that may end without an await. One that serves a request looks
+ * at rc first: it may have been taken back. Context: the queue's thread.
+ */
 void op_start_later(struct op *op);
 
 /* False: it is not asked again. */
 typedef bool op_look_fn(void *arg);
+
+/* What the task runs; NULL: something else. */
+struct op *op_of_task(struct task *t);
 
 /*
  * Run an op that is ready to start, until its last step sets *done; it may be gone by then. `look` is called
@@ -243,6 +249,12 @@ void op_resume(struct op *op);
 
 /* One of several that the current await waits for has failed: op->rc is the first of such. */
 void op_note_error(struct op *op, int rc);
+
+/*
+ * All I/Os that the current await waits for are taken back: it ends with -ECANCELED. False: some are on their way,
+ * or have failed. Context: the queue's thread, outside the loop.
+ */
+bool op_take_back(struct op *op);
 
 /* Make `io` count for the current await without starting it (ring_work() starts it). */
 void op_io_prepare(struct op *op, struct io *io);

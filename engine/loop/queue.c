@@ -28,7 +28,7 @@ static int add_slab(vdisk_queue *q, unsigned count)
     if (!slab)
         return -ENOMEM;
     memset(slab, 0, count * sizeof *slab);
-    /* The first is not handed out: it links the slabs. */
+    slab->iovcnt = count;
     slab->io.task.next = q->slabs ? &q->slabs->io.task : NULL;
     q->slabs = slab;
     for (unsigned i = count - 1; i > 0; i--) {

@@ -134,6 +134,30 @@ static inline void task_list_add(struct task_list *l, struct task *t)
     l->tail = &t->next;
 }
 
+static inline bool task_list_has(const struct task_list *l, const struct task *t)
+{
+    const struct task *at = l->head;
+
+    while (at && at != t)
+        at = at->next;
+    return at != NULL;
+}
+
+/* Off the list, if it is there. */
+static inline bool task_list_take(struct task_list *l, struct task *t)
+{
+    struct task **at = &l->head;
+
+    while (*at && *at != t)
+        at = &(*at)->next;
+    if (!*at)
+        return false;
+    *at = t->next;
+    if (l->tail == &t->next)
+        l->tail = at;
+    return true;
+}
+
 /* Run `t` in the queue's loop, soon. Context: the queue's thread. */
 static inline void queue_ready(vdisk_queue *q, struct task *t)
 {
@@ -216,6 +240,17 @@ static inline void request_hand_in(struct request *r, int result)
 /* Until there is a free request. */
 void queue_more_requests(vdisk_queue *q);
 
+/* What the pool's requests lie in: the first of each is not handed out, but links them. */
+static inline struct request *slab_next(const struct request *slab)
+{
+    return slab->io.task.next ? container_of(slab->io.task.next, struct request, io.task) : NULL;
+}
+
+static inline uint32_t slab_count(const struct request *slab)
+{
+    return slab->iovcnt;
+}
+
 /* One more in flight; and as if it had not been taken. */
 static inline struct request *request_get(vdisk_queue *q)
 {
@@ -263,6 +298,10 @@ int  ring_notify(vdisk_queue *q, int fd);   /* write the eventfd `fd` at each co
 /* Where a transfer goes on: the buffer it is in, after io->moved bytes. */
 struct iovec ring_current_buffer(const struct io *io);
 
+/* The kernel has not seen it: it comes off the ring, and out of the line for it; as if it had never been there. */
+bool ring_is_unsent(const struct io *io);
+bool ring_take_back(struct io *io);
+
 /* A call to the ring, and its cancellation. */
 void ring_call(struct call *c);
 void ring_call_cancel(struct call *c);
@@ -281,6 +320,8 @@ static inline struct call *ring_call_of(uint64_t user_data)
 void workers_run(struct io *io, int64_t (*call)(struct io *));
 /* Run `t` on one of them, which posts it back by itself. 0, or -ENOMEM: there is no thread. */
 int  workers_start(vdisk_queue *q, struct task *t);
+/* None of them has begun `io`: it comes out of their line. */
+bool workers_take_back(struct io *io);
 void workers_destroy(struct workers *w);
 
 #endif

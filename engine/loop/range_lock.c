@@ -2,6 +2,7 @@
 #include "engine/loop/range_lock.h"
 
 #include <assert.h>
+#include <errno.h>
 
 #include "engine/base/mutant.h"
 #include "engine/base/short_lock.h"
@@ -41,6 +42,7 @@ bool range_lock_try(struct range_locks *locks, struct range_lock *l, uint64_t st
     l->start = start;
     l->end = end;
     l->waiter = NULL;
+    l->owner = NULL;
     pthread_mutex_lock(&locks->lock);
     held = l->held = !overlaps_earlier(locks, &locks->all, start, end);
     list_add_tail(&locks->all, &l->node);
@@ -50,8 +52,14 @@ bool range_lock_try(struct range_locks *locks, struct range_lock *l, uint64_t st
 
 void range_lock_wait(struct range_locks *locks, struct range_lock *l, struct op *op)
 {
+    range_lock_wait_for(locks, l, NULL, op);
+}
+
+void range_lock_wait_for(struct range_locks *locks, struct range_lock *l, const void *owner, struct op *op)
+{
     pthread_mutex_lock(&locks->lock);
     assert(!l->waiter);
+    l->owner = owner;
     if (l->held && !ENGINE_MUTANT(RANGE_LOST_WAKE))
         op_wake(op, 0);
     else
@@ -59,15 +67,12 @@ void range_lock_wait(struct range_locks *locks, struct range_lock *l, struct op 
     pthread_mutex_unlock(&locks->lock);
 }
 
-void range_unlock(struct range_locks *locks, struct range_lock *l)
+/* With the lock held: `l` stands in line no more; those behind it who can go on do. */
+static void step_out(struct range_locks *locks, struct range_lock *l)
 {
-    struct list *next;
+    struct list *next = l->node.next;
 
-    pthread_mutex_lock(&locks->lock);
-    assert(l->held);
-    next = l->node.next;
     list_del(&l->node);
-    l->held = false;
     for (struct list *n = next; n != &locks->all; n = n->next) {
         struct range_lock *other = from_node(n);
         if (other->held || other->start >= l->end || l->start >= other->end)
@@ -78,7 +83,37 @@ void range_unlock(struct range_locks *locks, struct range_lock *l)
         if (other->waiter)
             op_wake(other->waiter, 0);
     }
+}
+
+void range_unlock(struct range_locks *locks, struct range_lock *l)
+{
+    pthread_mutex_lock(&locks->lock);
+    assert(l->held);
+    l->held = false;
+    step_out(locks, l);
     pthread_mutex_unlock(&locks->lock);
+}
+
+bool range_lock_give_up(struct range_locks *locks, const void *owner)
+{
+    struct range_lock *l = NULL;
+    struct list *n;
+
+    pthread_mutex_lock(&locks->lock);
+    for (n = locks->all.next; n != &locks->all && !l; n = n->next) {
+        l = from_node(n);
+        if (l->owner != owner || !l->waiter || (l->held && !ENGINE_MUTANT(RANGE_LATE_GIVE_UP)))
+            l = NULL;
+    }
+    if (l) {
+        if (ENGINE_MUTANT(RANGE_QUIET_GIVE_UP))
+            list_del(&l->node);
+        else
+            step_out(locks, l);
+        op_wake(l->waiter, -ECANCELED);
+    }
+    pthread_mutex_unlock(&locks->lock);
+    return l != NULL;
 }
 
 bool range_is_locked(struct range_locks *locks, uint64_t start, uint64_t end)

@@ -25,6 +25,7 @@ struct range_lock {
     struct list node;
     uint64_t    start, end; /* [start, end) */
     struct op  *waiter;
+    const void *owner;       /* whose wait may be given up; NULL: nobody's */
     bool        held;
 };
 
@@ -36,6 +37,12 @@ bool range_lock_try(struct range_locks *locks, struct range_lock *l, uint64_t st
 
 /* The call of an await: wakes `op` with 0 once `l` is held. */
 void range_lock_wait(struct range_locks *locks, struct range_lock *l, struct op *op);
+
+/* The same for `owner`, who may give up: then `op` is woken with -ECANCELED, and does not hold it. */
+void range_lock_wait_for(struct range_locks *locks, struct range_lock *l, const void *owner, struct op *op);
+
+/* The owner's lock is waited for no more; false: he waits for none, or holds it. Context: his thread. */
+bool range_lock_give_up(struct range_locks *locks, const void *owner);
 
 /* Any thread. Those who can go on now are woken. */
 void range_unlock(struct range_locks *locks, struct range_lock *l);

@@ -551,6 +551,39 @@ void ring_fallocate(struct io *io, int fd, int mode)
     sqe->user_data = (uintptr_t)io;
 }
 
+/* An SQE that the kernel has not taken. */
+static struct io_uring_sqe *unsent_sqe(const struct io *io)
+{
+    struct io_uring_sq *sq = &io->queue->ring.sq;
+    unsigned mask = *sq->kring_mask;
+
+    for (unsigned at = io_uring_smp_load_acquire(sq->khead); at != sq->sqe_tail; at++)
+        if (sq->sqes[at & mask].user_data == (uintptr_t)io)
+            return &sq->sqes[at & mask];
+    return NULL;
+}
+
+bool ring_is_unsent(const struct io *io)
+{
+    return queue_has_ring(io->queue) && io->tries == 0 && io->moved == 0 && unsent_sqe(io);
+}
+
+bool ring_take_back(struct io *io)
+{
+    struct io_uring_sqe *sqe = unsent_sqe(io);
+
+    if (io->tries > 0 || io->moved > 0) /* the kernel has had it */
+        return false;
+    if (!sqe)
+        return task_list_take(&io->queue->starved, &io->task);
+    memset(sqe, 0, sizeof *sqe); /* flags of what it was would be refused */
+    io_uring_prep_nop(sqe);
+    sqe->user_data = TAG_CANCEL;
+    io->queue->kernel_inflight--;
+    list_del(&io->in_kernel);
+    return true;
+}
+
 static void call_again(struct task *t)
 {
     call_start(container_of(t, struct call, task));

@@ -127,6 +127,23 @@ void workers_run(struct io *io, int64_t (*call)(struct io *))
     io_end_later(io, rc);
 }
 
+bool workers_take_back(struct io *io)
+{
+    struct workers *w = io->queue->workers;
+    bool taken;
+
+    if (!w)
+        return false;
+    pthread_mutex_lock(&w->lock);
+    /* Who has it may change `tries`: that is looked at where it is nobody's. */
+    taken = task_list_has(&w->jobs, &io->task) && io->moved == 0 && io->tries == 0 &&
+            task_list_take(&w->jobs, &io->task);
+    w->waiting -= taken;
+    pthread_mutex_unlock(&w->lock);
+    io->queue->worker_jobs -= taken;
+    return taken;
+}
+
 void workers_destroy(struct workers *w)
 {
     if (!w)

@@ -46,6 +46,11 @@ static void q2_submit(vdisk *v, struct request *r)
     }
 }
 
+static bool q2_give_up(vdisk *v, const struct request *r)
+{
+    return q2_map_give_up(&q2_of(v)->map, &r->io);
+}
+
 static const char *const checks[] = {"none", "constant", "cached", "all", NULL};
 static const char *const on[] = {"on", "true", "yes", NULL}, *const off[] = {"off", "false", "no", NULL};
 static const char *const encryptions[] = {"luks", "aes", NULL};
@@ -96,6 +101,7 @@ const struct format_driver qcow2_driver = {
     .load = q2_load,
     .read_compressed = q2_read_compressed,
     .submit = q2_submit,
+    .give_up = q2_give_up,
     .plan_create = q2_create_plan,
     .create = q2_create,
     .drop_plan = q2_create_drop,

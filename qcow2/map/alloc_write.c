@@ -388,6 +388,12 @@ static void link_early(struct alloc_write *w)
     w->kind = SPAN_IN_PLACE;
 }
 
+static void unlock_clusters(struct alloc_write *w)
+{
+    range_unlock(q2_zone(w->map, w->lock.start), &w->lock);
+    w->locked = false;
+}
+
 static void end_span(struct alloc_write *w)
 {
     bool needs_data = w->kind != SPAN_IN_PLACE && data_first(w);
@@ -400,12 +406,8 @@ static void end_span(struct alloc_write *w)
     pthread_mutex_unlock(&w->map->meta->lock);
     release_span(w);
     w->pos = w->stop - w->guest_offset;
-}
-
-static void unlock_clusters(struct alloc_write *w)
-{
-    range_unlock(q2_zone(w->map, w->lock.start), &w->lock);
-    w->locked = false;
+    if (w->locked && w->stop == w->zone_end)
+        unlock_clusters(w);
 }
 
 /* It cannot be written now: nothing is held any more. */
@@ -458,6 +460,7 @@ static void start_apart(struct q2_map *map, struct request *r, uint64_t done)
         struct request *next = r->merged;
         end += r->len;
         r->merged = NULL;
+        r->flags |= REQUEST_TRIED;
         if (end <= done)
             request_end(r, 0);
         else
@@ -535,33 +538,6 @@ static enum find_result find_span(struct alloc_write *w)
     return result;
 }
 
-static int prepare_span(struct alloc_write *w)
-{
-    int rc;
-
-    if (w->reserve != VDISK_PREALLOC_OFF) {
-        w->head = w->tail = 0; /* whole clusters */
-        if (w->kind == SPAN_REUSE)
-            w->kind = SPAN_IN_PLACE; /* has space, and keeps its content */
-        return 0;
-    }
-    rc = prepare_edges(w);
-
-    return rc < 0 ? rc : prepare_write(w);
-}
-
-/* Stand in line for the clusters from `start` on, as far as its slice goes. */
-static bool lock_clusters(struct alloc_write *w)
-{
-    const struct q2_geometry *g = &w->map->meta->geo;
-
-    assert(!w->locked);
-    w->locked = true;
-    w->zone_end = min_u64(w->guest_offset + w->len, q2_slice_end(w->map->meta, w->start));
-    return range_lock_try(q2_zone(w->map, w->start), &w->lock, q2_cluster_down(g, w->start),
-                          q2_cluster_up(g, w->zone_end));
-}
-
 /*
  * The last span is in place: its write changes no entry, and goes beside others as on the fast path. Else the
  * writes that waited for one to map their cluster would go one after another.
@@ -571,17 +547,65 @@ static bool needs_no_lock(const struct alloc_write *w)
     return w->kind == SPAN_IN_PLACE && w->stop == w->zone_end;
 }
 
+/* What find_span() has found. 0, or why it is not written. */
+static int prepare_span(struct alloc_write *w, enum find_result found)
+{
+    int rc = found == FIND_REFUSED ? w->refusal : 0;
+
+    if (rc == 0 && w->reserve != VDISK_PREALLOC_OFF) {
+        w->head = w->tail = 0; /* whole clusters */
+        if (w->kind == SPAN_REUSE)
+            w->kind = SPAN_IN_PLACE; /* has space, and keeps its content */
+    } else if (rc == 0) {
+        rc = prepare_edges(w);
+        if (rc == 0)
+            rc = prepare_write(w);
+    }
+    if (rc == 0 && needs_no_lock(w))
+        unlock_clusters(w);
+    return rc;
+}
+
+/* Stand in line for the clusters from `start` on, as far as its slice goes. */
+static bool lock_clusters(struct alloc_write *w)
+{
+    const struct q2_geometry *g = &w->map->meta->geo;
+
+    assert(!w->locked);
+    w->zone_end = min_u64(w->guest_offset + w->len, q2_slice_end(w->map->meta, w->start));
+    return range_lock_try(q2_zone(w->map, w->start), &w->lock, q2_cluster_down(g, w->start),
+                          q2_cluster_up(g, w->zone_end));
+}
+
+/* The call of an await. The request may be cancelled meanwhile, if it goes alone and nothing of it is written. */
+static void wait_for_clusters(struct alloc_write *w, struct op *op)
+{
+    const struct request *r = op->request;
+    const void *owner = r && !r->merged && w->pos == 0 && !w->made_room ? &r->io : NULL;
+
+    range_lock_wait_for(q2_zone(w->map, w->start), &w->lock, owner, op);
+}
+
+/* The image contradicts itself: who fails says so. What has been cancelled ends as such; who saw it has failed. */
+static bool must_mark(const struct alloc_write *w)
+{
+    return w->op.rc != -ECANCELED && q2_guard_must_mark(w->map->meta);
+}
+
 static void alloc_write_step(struct op *op)
 {
     struct alloc_write *w = container_of(op, struct alloc_write, op);
     enum find_result found;
 
     OP_BEGIN(enum alloc_write_state, op)
+    if (op->rc < 0)
+        goto fail; /* cancelled */
 again:
     while (w->pos < w->len) {
         w->start = w->guest_offset + w->pos;
         if (!w->locked && !lock_clusters(w))
-            OP_AWAIT(op, AW_LOCKED, range_lock_wait(q2_zone(w->map, w->start), &w->lock, op));
+            OP_TRY(op, AW_LOCKED, wait_for_clusters(w, op));
+        w->locked = true;
         if (!q2_l2_table_ready(w->map, w->start))
             OP_TRY(op, AW_L2_TABLE, q2_l2_table_make(w->map, w->start, op));
         found = find_span(w);
@@ -598,11 +622,9 @@ again:
             OP_TRY(op, AW_LEASED, q2_lease_fill(w->map->space, op));
             continue;
         }
-        op->rc = found == FIND_REFUSED ? w->refusal : prepare_span(w);
+        op->rc = prepare_span(w, found);
         if (op->rc < 0)
             goto fail;
-        if (needs_no_lock(w))
-            unlock_clusters(w);
         if (w->head + w->tail > 0)
             OP_TRY(op, AW_COW_READ, read_edges(w, op));
         if (MUTANT(LINK_EARLY))
@@ -612,8 +634,6 @@ again:
         else if (reserve_needs_io(w))
             OP_TRY(op, AW_RESERVED, reserve_span(w, op));
         end_span(w);
-        if (w->locked && w->stop == w->zone_end)
-            unlock_clusters(w);
     }
     alloc_write_finish(w, 0);
     return;
@@ -624,7 +644,7 @@ fail:
             goto again;
         op->rc = -ENOSPC; /* as it was */
     }
-    if (q2_guard_must_mark(w->map->meta))
+    if (must_mark(w))
         OP_AWAIT(op, AW_MARKED, mark(w, op));
     alloc_write_finish(w, op->rc);
     return;

@@ -38,7 +38,7 @@ struct clear {
     uint64_t          pos;
     int               refusal; /* why an entry must not be changed */
     struct range_lock lock;
-    bool              locked, made_room;
+    bool              locked, made_room, begun;
     struct op_child   ahead[CLEAR_AHEAD];
     struct iovec      iov[CLEAR_ZERO_IOV];
     struct io         io;
@@ -62,7 +62,6 @@ enum clear_state {
 /* Stand in line for the clusters from pos on, as far as their slice goes. */
 static bool lock_clusters(struct clear *c)
 {
-    c->locked = true;
     return range_lock_try(q2_zone(c->map, c->pos), &c->lock, c->pos,
                           min_u64(c->tail_start, q2_slice_end(c->map->meta, c->pos)));
 }
@@ -172,7 +171,7 @@ static enum clear_result clear_entry(struct clear *c, uint64_t guest_offset, str
 
 /* ---- one slice ----------------------------------------------------------------------------------------- */
 
-enum slice_result { SLICE_DONE, SLICE_MISSING, SLICE_NEEDS_WRITE, SLICE_REFUSED };
+enum slice_result { SLICE_DONE, SLICE_MISSING, SLICE_NEEDS_WRITE, SLICE_REFUSED /* op.rc says why */ };
 
 /* Change entries from pos on, up to `end` or the end of the slice. */
 static enum slice_result clear_entries(struct clear *c, struct q2_slot *s, uint64_t end)
@@ -231,6 +230,12 @@ static enum slice_result clear_slice(struct clear *c)
     if (s)
         result = clear_entries(c, s, min_u64(c->tail_start, q2_slice_end(map->meta, c->pos)));
     pthread_mutex_unlock(&map->meta->lock);
+    if (result == SLICE_NEEDS_WRITE && c->no_write) {
+        c->refusal = -ENOTSUP;
+        result = SLICE_REFUSED;
+    }
+    if (result == SLICE_REFUSED)
+        c->op.rc = c->refusal;
     return result;
 }
 
@@ -298,6 +303,32 @@ static bool tail_needs_write(const struct clear *c)
     return !c->discard && tail_len(c) > 0 && !chain_known_zero(c->map->meta->v, c->tail_start, tail_len(c));
 }
 
+/* Zeros would have to be written at the end, or at one of both, and the request would rather fail: op.rc. */
+static bool is_refused(struct clear *c, bool both)
+{
+    bool refused = c->no_write && ((both && head_needs_write(c)) || tail_needs_write(c));
+
+    if (refused)
+        c->op.rc = -ENOTSUP;
+    return refused;
+}
+
+/* The head; the call of an await. */
+static void write_head(struct clear *c, struct op *op)
+{
+    write_zeros(c, c->request->guest_offset, c->head_end - c->request->guest_offset, op);
+}
+
+/* Version 2 cannot say zero: write it. The write locks the cluster itself. The call of an await. */
+static void write_cluster(struct clear *c, struct op *op)
+{
+    uint64_t guest_offset = c->pos, size = c->map->meta->geo.cluster_size;
+
+    unlock_clusters(c);
+    c->pos += size;
+    write_zeros(c, guest_offset, min_u64(size, request_end_offset(c) - guest_offset), op);
+}
+
 static void discard_data(struct clear *c, struct op *op)
 {
     io_range(&c->io, c->map->meta->v->data, IO_DISCARD, c->request->guest_offset, c->request->len);
@@ -337,65 +368,72 @@ static void make_room(struct clear *c, struct op *op)
     q2_room_make(c->map->space, c->request, op);
 }
 
+/* The call of an await. The request may be cancelled meanwhile, if it has changed nothing. */
+static void wait_for_clusters(struct clear *c, struct op *op)
+{
+    range_lock_wait_for(q2_zone(c->map, c->pos), &c->lock, c->begun ? NULL : &c->request->io, op);
+}
+
+/* As in alloc_write.c. */
+static bool must_mark(const struct clear *c)
+{
+    return c->op.rc != -ECANCELED && q2_guard_must_mark(c->map->meta);
+}
+
+/* There are whole clusters left; a lock that ends before them is not held any more. */
+static bool go_on(struct clear *c)
+{
+    bool more = has_whole_clusters(c) && c->pos < c->tail_start;
+
+    if (c->locked && (!more || c->pos >= c->lock.end))
+        unlock_clusters(c);
+    return more;
+}
+
 static void clear_step(struct op *op)
 {
     struct clear *c = container_of(op, struct clear, op);
     enum slice_result result;
 
     OP_BEGIN(enum clear_state, op)
+    if (op->rc < 0)
+        goto fail; /* cancelled */
     if (c->map->meta->data_file_raw) {
         OP_TRY(op, CLEAR_RAW_DATA, raw_data(c, op));
-        clear_finish(c, 0);
-        return;
+        goto done;
     }
     plan(c);
-    if (c->no_write && (head_needs_write(c) || tail_needs_write(c))) {
-        op->rc = -ENOTSUP;
+    if (is_refused(c, true))
         goto fail;
-    }
-    if (head_needs_write(c))
-        OP_TRY(op, CLEAR_HEAD_WRITTEN,
-               write_zeros(c, c->request->guest_offset, c->head_end - c->request->guest_offset, op));
+    c->begun = head_needs_write(c);
+    if (c->begun)
+        OP_TRY(op, CLEAR_HEAD_WRITTEN, write_head(c, op));
 again:
-    while (has_whole_clusters(c) && c->pos < c->tail_start) {
-        if (c->locked && c->pos >= c->lock.end)
-            unlock_clusters(c);
+    while (go_on(c)) {
         if (!c->locked && too_many_freed(c->map))
             OP_TRY(op, CLEAR_RECLAIMED, q2_room_make(c->map->space, c->request, op));
         if (!c->locked && skip_unmapped(c))
             continue;
         if (!c->locked && !lock_clusters(c))
-            OP_AWAIT(op, CLEAR_LOCKED, range_lock_wait(q2_zone(c->map, c->pos), &c->lock, op));
+            OP_TRY(op, CLEAR_LOCKED, wait_for_clusters(c, op));
+        c->locked = c->begun = true;
         if (!q2_l2_table_ready(c->map, c->pos))
             OP_TRY(op, CLEAR_L2_TABLE, q2_l2_table_make(c->map, c->pos, op));
         result = clear_slice(c);
-        if (result == SLICE_MISSING) {
+        if (result == SLICE_MISSING)
             OP_TRY(op, CLEAR_L2_LOADED, load_slices(c, op));
-        } else if (result == SLICE_REFUSED) {
-            op->rc = c->refusal;
+        else if (result == SLICE_NEEDS_WRITE)
+            OP_TRY(op, CLEAR_WRITTEN, write_cluster(c, op));
+        else if (result == SLICE_REFUSED)
             goto fail;
-        } else if (result == SLICE_NEEDS_WRITE && c->no_write) {
-            op->rc = -ENOTSUP;
-            goto fail;
-        } else if (result == SLICE_NEEDS_WRITE) {
-            /* Version 2 cannot say zero: write it. The write locks the cluster itself. */
-            unlock_clusters(c);
-            OP_TRY(op, CLEAR_WRITTEN,
-                   write_zeros(c, c->pos, min_u64(c->map->meta->geo.cluster_size, request_end_offset(c) - c->pos),
-                               op));
-            c->pos += c->map->meta->geo.cluster_size;
-        }
     }
-    if (c->locked)
-        unlock_clusters(c);
-    if (tail_needs_write(c) && c->no_write) {
-        op->rc = -ENOTSUP; /* the volume has grown meanwhile */
+    if (is_refused(c, false)) /* the volume has grown meanwhile */
         goto fail;
-    }
     if (tail_needs_write(c))
         OP_TRY(op, CLEAR_TAIL_WRITTEN, write_zeros(c, c->tail_start, tail_len(c), op));
     if (c->discard && c->map->meta->data_file && has_whole_clusters(c))
         OP_TRY(op, CLEAR_DATA_DISCARDED, discard_data(c, op));
+done:
     clear_finish(c, 0);
     return;
 fail:
@@ -405,7 +443,7 @@ fail:
             goto again;
         op->rc = -ENOSPC; /* as it was */
     }
-    if (q2_guard_must_mark(c->map->meta))
+    if (must_mark(c))
         OP_AWAIT(op, CLEAR_MARKED, q2_guard_mark(c->map->meta, op));
     clear_finish(c, op->rc);
     return;

@@ -16,3 +16,12 @@ void q2_map_state_finish(struct q2_map *map)
     for (int i = 0; i < Q2_ZONES; i++)
         range_locks_finish(&map->guest_ranges[i]);
 }
+
+bool q2_map_give_up(struct q2_map *map, const void *owner)
+{
+    bool given_up = false;
+
+    for (int i = 0; i < Q2_ZONES && !given_up; i++)
+        given_up = range_lock_give_up(&map->guest_ranges[i], owner);
+    return given_up;
+}

@@ -32,6 +32,9 @@ static inline void q2_map_assert(struct q2_map *map) {}
 void q2_map_assert(struct q2_map *map);
 #endif
 
+/* range_lock_give_up() in whichever list it is. */
+bool q2_map_give_up(struct q2_map *map, const void *owner);
+
 /*
  * Whole clusters, which lie in one slice's range, are locked in one of several lists, by slice, so that threads
  * which work in different places do not meet.

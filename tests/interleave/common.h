@@ -8,7 +8,7 @@
 #include "tests/interleave/scheduler.h"
 
 /* All programs. */
-extern const struct program gate_users, gate_drains, range_locks;
+extern const struct program gate_users, gate_drains, range_locks, range_given_up;
 extern const struct program slice_change, slice_failing, slice_reload;
 extern const struct program flush_groups, flush_failing;
 extern const struct program leases, leases_back;

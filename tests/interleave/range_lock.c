@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* engine/range_lock: three ranges, of which the one in the middle meets both others. */
+#include <errno.h>
 #include <string.h>
 
 #include "engine/loop/range_lock.h"
@@ -48,6 +49,18 @@ static void check(void)
     }
 }
 
+static void use(unsigned self)
+{
+    for (uint64_t i = ranges[self].start; i < ranges[self].end; i++) {
+        REQUIRE(x.owner[i] == 0, "byte %d has two owners", (int)i);
+        x.owner[i] = (int)self + 1;
+    }
+    sched_point("holds the lock");
+    for (uint64_t i = ranges[self].start; i < ranges[self].end; i++)
+        x.owner[i] = 0;
+    range_unlock(&x.locks, &x.lock[self]);
+}
+
 static void thread(unsigned self)
 {
     struct range_lock *l = &x.lock[self];
@@ -58,14 +71,33 @@ static void thread(unsigned self)
         range_lock_wait(&x.locks, l, &w.op);
         REQUIRE(waiter_await(&w) == 0, "waiting for a lock fails");
     }
-    for (uint64_t i = ranges[self].start; i < ranges[self].end; i++) {
-        REQUIRE(x.owner[i] == 0, "byte %d has two owners", (int)i);
-        x.owner[i] = (int)self + 1;
+    use(self);
+}
+
+/* The one in the middle would rather not wait: it either has the lock, or is told that it has not. */
+static void thread_gives_up(unsigned self)
+{
+    struct range_lock *l = &x.lock[self];
+    struct waiter w;
+    bool given_up;
+    int rc;
+
+    if (self != 1) {
+        thread(self);
+        return;
     }
-    sched_point("holds the lock");
-    for (uint64_t i = ranges[self].start; i < ranges[self].end; i++)
-        x.owner[i] = 0;
-    range_unlock(&x.locks, l);
+    waiter_init(&w, x.queue[self]);
+    if (!range_lock_try(&x.locks, l, ranges[self].start, ranges[self].end)) {
+        range_lock_wait_for(&x.locks, l, &w, &w.op);
+        sched_point("waits");
+        given_up = range_lock_give_up(&x.locks, &w);
+        rc = waiter_await(&w);
+        REQUIRE(rc == (given_up ? -ECANCELED : 0), "it is told %d, though it has%s given up", rc,
+                given_up ? "" : " not");
+        if (given_up)
+            return;
+    }
+    use(self);
 }
 
 const struct program range_locks = {
@@ -74,6 +106,16 @@ const struct program range_locks = {
     .threads = 3,
     .setup = setup,
     .thread = thread,
+    .check = check,
+    .finish = finish,
+};
+
+const struct program range_given_up = {
+    .name = "range_given_up",
+    .text = "three ranges, the second gives up where it has to wait",
+    .threads = 3,
+    .setup = setup,
+    .thread = thread_gives_up,
     .check = check,
     .finish = finish,
 };
