@@ -20,7 +20,8 @@
 /* What may run out of memory, and is watched for leaks. */
 #define LIBRARY(call) (oom_enter(), (call), oom_leave())
 
-enum { MAX_CALLS = 2000, CLOSE_CALLS = 40, QEMU_EVERY = 6, QEMU_EVERY_SLOW = 60, READ_PART = 256 << 10 };
+enum { MAX_CALLS = 2000, CLOSE_CALLS = 40, EACH_OF = 16, QEMU_EVERY = 6, QEMU_EVERY_SLOW = 60 };
+enum { READ_PART = 256 << 10 };
 
 const struct fault_mode fault_modes[FAULT_MODES] = {
     {.name = "EIO", .what = FAULT_FAIL, .error = EIO},
@@ -466,12 +467,19 @@ static void stuck(void *arg)
     FAIL("a queue waits for what can never come");
 }
 
-/* From a call that fails to the next that does. Quick runs with sanitizers take one in three. */
-static unsigned stride(const struct scenario *sc)
+/*
+ * From the call that fails to the next that does. Of many each second one, which differs by mode, but in a long run;
+ * quick runs with sanitizers take one in three.
+ */
+static unsigned stride(const struct scenario *sc, const struct fault_mode *mode, unsigned nth)
 {
-    unsigned few = test_is_quick() && test_is_slow() ? 1 + (unsigned)rng_below(test_rng(), 5) : 1;
+    unsigned each = sc->stride ? sc->stride : 1;
 
-    return few * (sc->stride ? sc->stride : 1);
+    if (test_is_quick() && test_is_slow())
+        return (1 + (unsigned)rng_below(test_rng(), 5)) * each;
+    if (each > 1 || test_is_long() || nth < EACH_OF)
+        return each;
+    return (nth + (unsigned)(mode - fault_modes)) % 2 ? 1 : 2;
 }
 
 void scenario_run(const struct scenario *sc, const struct fault_mode *mode)
@@ -494,7 +502,7 @@ void scenario_run(const struct scenario *sc, const struct fault_mode *mode)
         failed = nth;
         CHECK_MSG(++runs < MAX_CALLS, "no end to the calls");
         test_note("call %u of '%s': %s; %s", nth, sc->name, mode->name, image_describe(&sc->spec));
-        nth += stride(sc);
+        nth += stride(sc, mode, nth);
     } while (run_once(sc, mode, &template, failed, runs % qemu_every == 0));
     CHECK_MSG(failed > 1 || (sc->no_data && mode->what == FAULT_SHORT), "the scenario makes no call");
     subject_finish(&template);
