@@ -26,12 +26,12 @@ enum { READ_PART = 256 << 10 };
 const struct fault_mode fault_modes[FAULT_MODES] = {
     {.name = "EIO", .what = FAULT_FAIL, .error = EIO},
     {.name = "ENOSPC", .what = FAULT_FAIL, .error = ENOSPC},
-    {.name = "EIO, but done", .what = FAULT_FAIL_AFTER, .error = EIO},
-    {.name = "short", .what = FAULT_SHORT},
-    {.name = "late", .what = FAULT_LATE},
-    {.name = "late end", .what = FAULT_LATE_END},
+    {.name = "EIO, but done", .what = FAULT_FAIL_AFTER, .error = EIO, .sparse = true},
+    {.name = "short", .what = FAULT_SHORT, .sparse = true},
+    {.name = "late", .what = FAULT_LATE, .sparse = true},
+    {.name = "late end", .what = FAULT_LATE_END, .sparse = true},
     {.name = "out of memory once", .error = ENOMEM, .oom = true},
-    {.name = "out of memory", .error = ENOMEM, .oom = true, .forever = true},
+    {.name = "out of memory", .error = ENOMEM, .oom = true, .forever = true, .sparse = true},
 };
 
 int mode_arm(const struct fault_mode *m, struct backend *fault, const struct fault_rule *rule)
@@ -468,7 +468,7 @@ static void stuck(void *arg)
 }
 
 /*
- * From the call that fails to the next that does. Of many each second one, which differs by mode, but in a long run;
+ * From the call that fails to the next that does. Sparse modes fail of many each second one, but in a long run;
  * quick runs with sanitizers take one in three.
  */
 static unsigned stride(const struct scenario *sc, const struct fault_mode *mode, unsigned nth)
@@ -477,7 +477,7 @@ static unsigned stride(const struct scenario *sc, const struct fault_mode *mode,
 
     if (test_is_quick() && test_is_slow())
         return (1 + (unsigned)rng_below(test_rng(), 5)) * each;
-    if (each > 1 || test_is_long() || nth < EACH_OF)
+    if (each > 1 || !mode->sparse || test_is_long() || nth < EACH_OF)
         return each;
     return (nth + (unsigned)(mode - fault_modes)) % 2 ? 1 : 2;
 }

@@ -39,6 +39,7 @@ struct fault_mode {
     enum fault_what what;
     int error;
     bool oom, forever; /* not the backend: memory runs out, once or for good */
+    bool sparse; /* of many calls each second one: another mode fails all, so that each state has failed */
 };
 extern const struct fault_mode fault_modes[];
 enum { FAULT_MODES = 8, FAULT_MODE_OOM = 6, FAULT_MODE_OOM_FOREVER };

@@ -142,6 +142,11 @@ static void make(const char *name, struct memdisk *ret)
     memdisk_load(ret, test_path("image"), 512);
 }
 
+static bool is_each(unsigned mode)
+{
+    return test_is_long() || mode >= FAULT_MODES || !fault_modes[mode].sparse;
+}
+
 static void run(enum qcow2_repair_what what)
 {
     const char *name = names[test_repetition() % ARRAY_LEN(names)];
@@ -157,7 +162,7 @@ static void run(enum qcow2_repair_what what)
             continue; /* as scenario_run() does */
         do {
             /* Of many each second one, as scenario_run() does. */
-            nth += test_is_long() || nth < EACH_OF || (nth + mode) % 2 ? 1 : 2;
+            nth += is_each(mode) || nth < EACH_OF || (nth + mode) % 2 ? 1 : 2;
             CHECK_MSG(nth < MAX_CALLS, "no end to the calls");
             test_note("%s, call %u: %s", name, nth, mode < FAULT_MODES ? fault_modes[mode].name : "gone");
         } while (repair_once(&damaged, what, mode, nth, &want));
