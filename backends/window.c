@@ -188,11 +188,11 @@ static const struct option_desc window_options[] = {
 };
 
 /* 0 where the child has been cut. */
-static uint64_t rest_of(const struct window *w)
+static uint64_t rest_of(struct filter *f)
 {
-    uint64_t size = backend_size(w->w.below);
+    uint64_t size = backend_size(f->below), offset = container_of(f, struct window, w)->offset;
 
-    return size > w->offset ? size - w->offset : 0;
+    return size > offset ? size - offset : 0;
 }
 
 static int check_part(const struct backend *child, uint64_t offset, bool fixed, uint64_t size)
@@ -215,7 +215,7 @@ static void child_moved(void *owner)
     struct window *w = owner;
 
     if (!w->fixed)
-        filter_follow(&w->w, rest_of(w));
+        filter_follow(&w->w, rest_of);
 }
 
 static struct backend *make(struct backend *child, uint64_t offset, bool fixed, uint64_t size)
@@ -233,7 +233,7 @@ static struct backend *make(struct backend *child, uint64_t offset, bool fixed, 
         w->w.b.align = w->w.b.mem_align = 1;
     if (fixed)
         w->w.b.caps &= ~(uint32_t)(BACKEND_GROWS | BACKEND_ZERO_NEW);
-    atomic_init(&w->w.b.size, fixed ? size : rest_of(w));
+    atomic_init(&w->w.b.size, fixed ? size : rest_of(&w->w));
     return &w->w.b;
 }
 

@@ -33,8 +33,8 @@ void filter_fill_io(struct filter *f, struct io *io, struct io *outer, struct io
 /* The I/O below has ended: our size moves as it moved that one's. What io_end() of the outer one takes. */
 int64_t filter_result(struct filter *f, const struct io *io);
 
-/* The filter ends at `size` now, since what is below has moved by itself. Any thread. */
-void filter_follow(struct filter *f, uint64_t size);
+/* What is below has moved by itself: the filter ends where `size_of` says, asked until it does not change. */
+void filter_follow(struct filter *f, uint64_t (*size_of)(struct filter *f));
 
 /* For the driver. */
 void filter_prefetch(struct backend *b, uint64_t offset, uint64_t len);

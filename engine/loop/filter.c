@@ -6,7 +6,7 @@
 #include "engine/loop/status.h"
 
 /* Of a file no further than it was: what is in flight below has not ended here. A device is as long as it is. */
-void filter_follow(struct filter *f, uint64_t size)
+static void follow(struct filter *f, uint64_t size)
 {
     uint64_t old = backend_size(&f->b);
 
@@ -17,15 +17,24 @@ void filter_follow(struct filter *f, uint64_t size)
         }
 }
 
-static void below_moved(void *owner)
+void filter_follow(struct filter *f, uint64_t (*size_of)(struct filter *f))
 {
-    struct filter *f = owner;
     uint64_t size;
 
     do { /* two may be told at once: the later look counts */
-        size = backend_size(f->below);
-        filter_follow(f, size);
-    } while (backend_size(f->below) != size);
+        size = size_of(f);
+        follow(f, size);
+    } while (size_of(f) != size);
+}
+
+static uint64_t size_below(struct filter *f)
+{
+    return backend_size(f->below);
+}
+
+static void below_moved(void *owner)
+{
+    filter_follow(owner, size_below);
 }
 
 void filter_init(struct filter *f, struct backend *below)
