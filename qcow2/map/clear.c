@@ -322,11 +322,8 @@ static void write_head(struct clear *c, struct op *op)
 /* Version 2 cannot say zero: write it. The write locks the cluster itself. The call of an await. */
 static void write_cluster(struct clear *c, struct op *op)
 {
-    uint64_t guest_offset = c->pos, size = c->map->meta->geo.cluster_size;
-
     unlock_clusters(c);
-    c->pos += size;
-    write_zeros(c, guest_offset, min_u64(size, request_end_offset(c) - guest_offset), op);
+    write_zeros(c, c->pos, min_u64(c->map->meta->geo.cluster_size, request_end_offset(c) - c->pos), op);
 }
 
 static void discard_data(struct clear *c, struct op *op)
@@ -420,12 +417,14 @@ again:
         if (!q2_l2_table_ready(c->map, c->pos))
             OP_TRY(op, CLEAR_L2_TABLE, q2_l2_table_make(c->map, c->pos, op));
         result = clear_slice(c);
-        if (result == SLICE_MISSING)
+        if (result == SLICE_MISSING) {
             OP_TRY(op, CLEAR_L2_LOADED, load_slices(c, op));
-        else if (result == SLICE_NEEDS_WRITE)
+        } else if (result == SLICE_NEEDS_WRITE) {
             OP_TRY(op, CLEAR_WRITTEN, write_cluster(c, op));
-        else if (result == SLICE_REFUSED)
+            c->pos += c->map->meta->geo.cluster_size; /* not before it is written */
+        } else if (result == SLICE_REFUSED) {
             goto fail;
+        }
     }
     if (is_refused(c, false)) /* the volume has grown meanwhile */
         goto fail;
