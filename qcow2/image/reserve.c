@@ -18,7 +18,7 @@
 #include "qcow2/image/resize.h"
 #include "qcow2/map/map.h"
 
-enum { FILL_DEPTH = 16, FILL_PART = 64 << 20, BULKS = 8 };
+enum { FILL_DEPTH = 16, FILL_PART = 32 << 20, BULKS = 8 };
 
 static const uint64_t reserve_piece = 64 << 20;
 
