@@ -467,6 +467,13 @@ static void stuck(void *arg)
     FAIL("a queue waits for what can never come");
 }
 
+unsigned mode_stride(const struct fault_mode *mode, unsigned nth)
+{
+    if (!mode->sparse || test_is_long() || nth < EACH_OF)
+        return 1;
+    return (nth + (unsigned)(mode - fault_modes)) % 2 ? 1 : 2;
+}
+
 /*
  * From the call that fails to the next that does. Sparse modes fail of many each second one, but in a long run;
  * quick runs with sanitizers take one in three.
@@ -477,9 +484,7 @@ static unsigned stride(const struct scenario *sc, const struct fault_mode *mode,
 
     if (test_is_quick() && test_is_slow())
         return (1 + (unsigned)rng_below(test_rng(), 5)) * each;
-    if (each > 1 || !mode->sparse || test_is_long() || nth < EACH_OF)
-        return each;
-    return (nth + (unsigned)(mode - fault_modes)) % 2 ? 1 : 2;
+    return each > 1 ? each : mode_stride(mode, nth);
 }
 
 void scenario_run(const struct scenario *sc, const struct fault_mode *mode)

@@ -44,6 +44,9 @@ struct fault_mode {
 extern const struct fault_mode fault_modes[];
 enum { FAULT_MODES = 8, FAULT_MODE_OOM = 6, FAULT_MODE_OOM_FOREVER };
 
+/* From call `nth` to the next that fails, where there are many and each is to: a sparse mode leaves some out. */
+unsigned mode_stride(const struct fault_mode *mode, unsigned nth);
+
 /* From here on the rule's nth call fails, or the nth call for memory; the rule's number. Over: true if it did. */
 int mode_arm(const struct fault_mode *m, struct backend *fault, const struct fault_rule *rule);
 bool mode_disarm(struct backend *fault);

@@ -19,7 +19,7 @@
 #include "tests/lib/test.h"
 #include "tests/unit/qcow2/check/q2_damage.h"
 
-enum { MAX_CALLS = 1000, EACH_OF = 16, GUEST_CLUSTERS = 12, CLUSTER = 65536, MODES = FAULT_MODES + 1 };
+enum { MAX_CALLS = 1000, GUEST_CLUSTERS = 12, CLUSTER = 65536, MODES = FAULT_MODES + 1 };
 
 static const char *const names[] = {
     "leak-of-three", "refcount-too-high", "refcount-of-nought", "cluster-shared-by-two", "data-past-the-end",
@@ -142,11 +142,6 @@ static void make(const char *name, struct memdisk *ret)
     memdisk_load(ret, test_path("image"), 512);
 }
 
-static bool is_each(unsigned mode)
-{
-    return test_is_long() || mode >= FAULT_MODES || !fault_modes[mode].sparse;
-}
-
 static void run(enum qcow2_repair_what what)
 {
     const char *name = names[test_repetition() % ARRAY_LEN(names)];
@@ -161,8 +156,7 @@ static void run(enum qcow2_repair_what what)
         if (test_is_quick() && (test_repetition() + mode + test_seed()) % 3 != 0)
             continue; /* as scenario_run() does */
         do {
-            /* Of many each second one, as scenario_run() does. */
-            nth += is_each(mode) || nth < EACH_OF || (nth + mode) % 2 ? 1 : 2;
+            nth += mode < FAULT_MODES ? mode_stride(&fault_modes[mode], nth) : 1;
             CHECK_MSG(nth < MAX_CALLS, "no end to the calls");
             test_note("%s, call %u: %s", name, nth, mode < FAULT_MODES ? fault_modes[mode].name : "gone");
         } while (repair_once(&damaged, what, mode, nth, &want));
