@@ -16,10 +16,10 @@
 #include <errno.h>
 #include <string.h>
 
-#include "engine/loop/bounce.h"
 #include "engine/base/error.h"
-#include "engine/loop/failure.h"
 #include "engine/base/mutant.h"
+#include "engine/loop/bounce.h"
+#include "engine/loop/failure.h"
 #include "engine/loop/queue.h"
 #include "engine/volume.h"
 
