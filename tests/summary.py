@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Sum up what `meson test` logged: failures with the end of their output, skips with their reason, and the count.
+"""Sum up what `meson test` logged: failures with the end of their output, skips with their reason, what took
+longest, and the count.
 
-usage: summary.py DIRECTORY   (of BUILD.json logs, and `extra`: RESULT, BUILD, TEST, REASON between tabs)
+usage: summary.py DIRECTORY   of BUILD.json (logs), BUILD.list (the tests that were to run), BUILD.late (there if
+                              the time was over before the end), and `extra`: RESULT, BUILD, TEST, REASON
 """
 import json
 import pathlib
@@ -10,6 +12,7 @@ import re
 import sys
 
 TAIL_LINES = 60
+SLOWEST = 12
 PASSED = {"OK", "EXPECTEDFAIL"}
 
 
@@ -22,12 +25,24 @@ def skip_reason(text):
     return lines[-1] if lines else "no reason given"
 
 
-def read_log(path):
-    """Yield (build, name, result, output) for each line of a log."""
-    for line in path.read_text(errors="replace").splitlines():
+def read_build(log):
+    """(build, name, result, output, seconds) of each test of a build: what ran, and what was to."""
+    build, late, seen = log.stem, log.with_suffix(".late").exists(), set()
+    results = []
+    for line in log.read_text(errors="replace").splitlines():
         test = json.loads(line)
         output = (test.get("stdout") or "") + (test.get("stderr") or "")
-        yield path.stem, test["name"], test["result"], output
+        result = test["result"]
+        if late and result == "INTERRUPT":
+            result, output = "SKIP", "stopped: the time was over"
+        seen.add(test["name"])
+        results.append((build, test["name"], result, output, test.get("duration") or 0))
+    wanted = log.with_suffix(".list")
+    for name in wanted.read_text().splitlines() if wanted.exists() else []:
+        if name not in seen:
+            left_out = ("SKIP", "not begun: the time was over") if late else ("FAIL", "left no result")
+            results.append((build, name, *left_out, 0))
+    return results
 
 
 def main(directory):
@@ -37,11 +52,11 @@ def main(directory):
     if extra.exists():
         for line in extra.read_text().splitlines():
             result, build, name, reason = line.split("\t")
-            results.append((build, name, result, reason))
+            results.append((build, name, result, reason, 0))
     for path in sorted(directory.glob("*.json")):
-        results.extend(read_log(path))
+        results.extend(read_build(path))
 
-    for build, name, result, output in results:
+    for build, name, result, output, _ in results:
         if result in PASSED:
             passed += 1
             # Cases that a cmocka program skipped by itself.
@@ -52,6 +67,9 @@ def main(directory):
         else:
             failed.append((build, name, result, output))
 
+    slowest = sorted(results, key=lambda r: r[4], reverse=True)[:SLOWEST]
+    print("longest: " + ", ".join(f"{build} {name.split(' / ')[-1]} {seconds:.0f} s"
+                                  for build, name, _, _, seconds in slowest if seconds >= 1))
     for build, name, result, output in failed:
         tail = output.splitlines()[-TAIL_LINES:]
         print(f"\nFAILED {build}: {name} ({result}); the end of its output:")
