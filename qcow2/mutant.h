@@ -29,8 +29,6 @@
     X(FORGET_LEASE, "a lease without refcounts: rule 1")                                                      \
     X(ASSUME_ZERO, "clusters that were in use before count as zeros")                                         \
     X(L2_NOT_ZEROED, "a new L2 table keeps what its cluster had: rule 4")                                     \
-    X(PIECE_UNSEEN, "a refcount block is made amid a piece that is being appended")                            \
-    X(DOUBT_UNSEEN, "who waited while it became doubtful which table counts changes one of them")              \
     X(GROW_UNFLUSHED, "the header points at a longer L1 table that is not durable")                           \
     X(REFTABLE_UNSYNCED, "the header points at a longer refcount table that is not durable: rule 3")          \
     X(CREATE_UNFLUSHED, "the header of a new image before what it points to")                                 \
@@ -69,6 +67,8 @@
 /* And such as it takes a unit test to notice: tests/unit/meson.build says which. */
 #define Q2_UNIT_MUTANTS(X)                                                                                     \
     X(CLEAR_BEHIND_END, "what clears up to the end drops the last cluster though the volume has grown")        \
+    X(PIECE_UNSEEN, "a refcount block is made amid a piece that is being appended")                            \
+    X(DOUBT_UNSEEN, "who waited while it became doubtful which table counts changes one of them")              \
     X(SHARE_ERRORS, "requests that were written as one fail as one")                                          \
     X(FOLLOW_NAMES, "the data file is opened though no name is to be followed")                               \
     X(AHEAD_NOT_ZEROED, "of new L2 tables that are made at once the first holds zeros: rule 4")            \
