@@ -12,7 +12,7 @@
 #include "engine/base/bits.h"
 #include "engine/base/error.h"
 #include "engine/job.h"
-#include "engine/layer_name.h"
+#include "engine/chain/layer_name.h"
 #include "engine/volume.h"
 
 struct check_job {

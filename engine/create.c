@@ -30,7 +30,7 @@
 #include "engine/base/error.h"
 #include "engine/base/mutant.h"
 #include "engine/job.h"
-#include "engine/layer_name.h"
+#include "engine/chain/layer_name.h"
 #include "engine/loop/queue.h"
 #include "engine/volume.h"
 

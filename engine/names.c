@@ -7,7 +7,7 @@
 #include "engine/base/bits.h"
 #include "engine/base/error.h"
 #include "engine/format.h"
-#include "engine/layer_name.h"
+#include "engine/chain/layer_name.h"
 #include "engine/spec/option.h"
 #include "engine/spec/secret.h"
 #include "engine/volume.h"

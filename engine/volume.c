@@ -10,7 +10,7 @@
 #include "engine/base/bits.h"
 #include "engine/base/error.h"
 #include "engine/foreign.h"
-#include "engine/layer_name.h"
+#include "engine/chain/layer_name.h"
 #include "engine/loop/given.h"
 #include "engine/loop/log.h"
 #include "engine/loop/queue.h"

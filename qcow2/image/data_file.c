@@ -11,7 +11,7 @@
 
 #include "engine/base/error.h"
 #include "engine/chain/absent.h"
-#include "engine/layer_name.h"
+#include "engine/chain/layer_name.h"
 #include "qcow2/image/image.h"
 #include "qcow2/mutant.h"
 

@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "engine/base/error.h"
-#include "engine/layer_name.h"
+#include "engine/chain/layer_name.h"
 #include "engine/loop/queue.h"
 #include "engine/spec/option.h"
 #include "qcow2/format/format.h"

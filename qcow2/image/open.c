@@ -15,7 +15,7 @@
 #include <string.h>
 
 #include "engine/base/error.h"
-#include "engine/layer_name.h"
+#include "engine/chain/layer_name.h"
 #include "engine/spec/option.h"
 #include "qcow2/format/format.h"
 #include "qcow2/image/image.h"

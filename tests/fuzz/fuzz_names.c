@@ -7,7 +7,7 @@
 
 #include "backends/name.h"
 #include "engine/base/bits.h"
-#include "engine/layer_name.h"
+#include "engine/chain/layer_name.h"
 #include "engine/spec.h"
 #include "engine/spec/secret.h"
 #include "engine/vdisk.h"

@@ -21,7 +21,7 @@ ROOMS = {
     "engine/base": ("engine/base/*.c", []),
     "engine/loop": ("engine/loop/*.c", []),
     "engine/spec": ("engine/spec/*.c", ["engine/loop"]),
-    "engine/chain": ("engine/chain/*.c", ["engine/loop"]),
+    "engine/chain": ("engine/chain/*.c", ["engine/spec", "engine/loop"]),
     "engine": ("engine/*.c", ["engine/chain", "engine/spec", "engine/loop"]),
     "backends/host": ("backends/host/*.c", ["engine/spec", "engine/loop"]),
     "backends": ("backends/*.c", ["backends/host", "engine/spec", "engine/loop"]),
@@ -36,7 +36,7 @@ ROOMS = {
     "qcow2/check": ("qcow2/check/*.c", ["qcow2/format", "engine/spec", "engine/loop"]),
     "qcow2/image": ("qcow2/{image/*,drivers}.c",
                     ["qcow2/map", "qcow2/flush", "qcow2/check", "qcow2/space", "qcow2/meta", "qcow2/format",
-                     "engine/loop", "engine/spec", "engine"]),
+                     "engine/loop", "engine/spec", "engine/chain", "engine"]),
 }
 
 # What any room may use.
@@ -48,6 +48,7 @@ PUBLIC_ONLY = {"jobs"}
 # (room, name): why it may be taken all the same.
 ALSO = {
     ("qcow2/check", "q2_header_load"): "the header has one reader, which needs no open image",
+    ("engine/chain", "format_drivers"): "the list of formats: the only name that the engine has of them",
     ("engine", "format_drivers"): "the list of formats: the only name that the engine has of them",
     ("engine/spec", "backend_drivers"): "the list of backends: the same",
     ("backends", "rotate_driver"): "the list of backends has the filters, too",
@@ -57,7 +58,6 @@ BY_NAME = {  # name: (rooms, why)
     "vdisk_size": ("qcow2/map", "the contract of formats: the volume they serve"),
     "chain_read": ("qcow2/map", "the contract of formats: what lies below"),
     "chain_known_zero": ("qcow2/map", "the same"),
-    "absent_backend": ("qcow2/image", "a data file that is not opened"),
 }
 ALSO.update({(room, name): why for name, (rooms, why) in BY_NAME.items() for room in rooms.split()})
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What the name of a layer says: its tree, its format, where its bytes are, how it is to be opened. Pure. */
-#ifndef ENGINE_LAYER_NAME_H
-#define ENGINE_LAYER_NAME_H
+#ifndef ENGINE_CHAIN_LAYER_NAME_H
+#define ENGINE_CHAIN_LAYER_NAME_H
 
 #include "engine/backend.h"
 #include "engine/format.h"

@@ -7,7 +7,7 @@
  * all drivers can be told.
  * Failure modes: see layer_name.h; nothing is left.
  */
-#include "engine/layer_name.h"
+#include "engine/chain/layer_name.h"
 
 #include <errno.h>
 #include <stdio.h>
