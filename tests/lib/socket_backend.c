@@ -283,6 +283,11 @@ static const struct backend_driver socket_driver = {
     .detach = socket_detach,
 };
 
+void socket_backend_set_timeout(struct backend *b, unsigned timeout_ms)
+{
+    container_of(b, struct socket_backend, b)->timeout_ms = timeout_ms;
+}
+
 int socket_backend_create(struct socket_server *s, unsigned timeout_ms, bool blocking, struct backend **ret)
 {
     struct socket_backend *sb = backend_alloc(&socket_driver, "socket", sizeof *sb);

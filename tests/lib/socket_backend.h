@@ -32,4 +32,7 @@ unsigned socket_server_connections(struct socket_server *s);
 /* 0 or -errno. `blocking`: the sockets are, once connected. */
 int socket_backend_create(struct socket_server *s, unsigned timeout_ms, bool blocking, struct backend **ret);
 
+/* From now on. Nothing is in flight. */
+void socket_backend_set_timeout(struct backend *b, unsigned timeout_ms);
+
 #endif
