@@ -67,8 +67,8 @@ static bool leave_locks(const struct request *r)
 {
     vdisk *v = r->vdisk;
 
-    return range_lock_give_up(&v->guard_locks, &r->io) || bounce_leave(v->data, &r->io) ||
-           (v->format->give_up && v->format->give_up(v, r));
+    return range_lock_give_up(&v->top->guard_locks, &r->io) || bounce_leave(v->top->data, &r->io) ||
+           (v->top->format->give_up && v->top->format->give_up(v->top, r));
 }
 
 static bool take_back(struct request *r)

@@ -32,7 +32,7 @@ static int no_checks(const struct check_job *c, const struct format_driver *f)
 
 static int check_file(struct check_job *c, struct backend *file, const struct format_driver *f, vdisk_queue *q)
 {
-    int rc = f ? 0 : volume_probe(file, q, &f);
+    int rc = f ? 0 : format_probe(file, q, &f);
 
     if (rc < 0)
         return rc;
@@ -54,7 +54,7 @@ static int check_image(struct check_job *c)
     if (rc == 0)
         rc = volume_queue(c->job.name, &q);
     if (rc == 0)
-        rc = backend_open_node(n.name, n.file, volume_backend_flags(n.flags), &file);
+        rc = backend_open_node(n.name, n.file, layer_backend_flags(n.flags), &file);
     if (rc == 0) {
         rc = check_file(c, file, n.format, q);
         backend_close(file);

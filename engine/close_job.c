@@ -37,11 +37,11 @@ static int close_job_new(vdisk *v, vdisk_job **ret_job)
     if (rc < 0)
         return rc;
     if (!ret_job)
-        return err_set(EINVAL, "%s: no place for the job", v->name);
+        return err_set(EINVAL, "%s: no place for the job", v->top->name);
     j = calloc(1, sizeof *j);
     if (!j)
-        return err_set(ENOMEM, "%s: out of memory", v->name);
-    rc = job_init(j, &close_kind, v->name, v);
+        return err_set(ENOMEM, "%s: out of memory", v->top->name);
+    rc = job_init(j, &close_kind, v->top->name, v);
     if (rc < 0)
         vdisk_job_free(j);
     else

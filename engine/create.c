@@ -197,7 +197,7 @@ static int check_opts(const char *name, struct vdisk_create_opts *opts, const st
 
     if (!opts->format)
         opts->format = format_plain()->name;
-    *ret_format = volume_find_format(opts->format);
+    *ret_format = format_find(opts->format);
     if (!*ret_format || !(*ret_format)->create)
         return err_set(EINVAL, "%s: unknown format '%s'; known are %s", name, opts->format,
                        known_formats(formats, sizeof formats));

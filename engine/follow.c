@@ -8,8 +8,8 @@
  * Failure modes: none. While the volume is being resized it does not follow, but when that is over.
  *
  * Invariants.
- *  1. v->reach stays behind what has been cut: requests that were let in before look up what they did, and get
- *     what the file says, not the zeros of a shorter layer.
+ *  1. The reach of the top stays behind what has been cut: requests that were let in before look up what they did,
+ *     and get what the file says, not the zeros of a shorter layer.
  *  2. Layers below the first do not follow, for the same reason.
  */
 #include "engine/follow.h"
@@ -20,13 +20,14 @@
 
 static void take_size(vdisk *v)
 {
-    uint64_t size = v->format->size_by_file(v), old = atomic_load(&v->size);
+    struct layer *top = v->top;
+    uint64_t size = top->format->size_by_file(top), old = atomic_load(&top->size);
 
     if (size == old)
         return;
-    if (size > atomic_load(&v->reach))
-        atomic_store_explicit(&v->reach, size, memory_order_release); /* before anybody asks for what is there */
-    atomic_store_explicit(&v->size, size, memory_order_release);
+    if (size > atomic_load(&top->reach))
+        atomic_store_explicit(&top->reach, size, memory_order_release); /* before anybody asks for what is there */
+    atomic_store_explicit(&top->size, size, memory_order_release);
     events_raise(v->events, VDISK_EVENT_SIZE);
 }
 
@@ -44,8 +45,8 @@ static void file_moved(void *owner)
 
 void follow_begin(vdisk *v)
 {
-    if (v->format->size_by_file)
-        backend_own(v->file, file_moved, v);
+    if (v->top->format->size_by_file)
+        backend_own(v->top->file, file_moved, v);
 }
 
 void follow_hold(vdisk *v)

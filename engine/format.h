@@ -13,6 +13,8 @@
 #include "engine/request.h"
 #include "engine/vdisk-image.h"
 
+struct layer; /* engine/chain/layer.h */
+
 enum extent_kind {
     EXTENT_UNALLOCATED, /* ask the backing layer; zeros without one */
     EXTENT_ZERO,
@@ -67,31 +69,31 @@ struct format_driver {
     int (*probe)(const uint8_t *head, size_t len, const char *name);
 
     /*
-     * Blocks. v->file is open; fill in v->size, v->data, v->format_state, v->backing_name and v->backing_format.
+     * Blocks. layer->file is open; fill in its size, data, format_state, backing_name and backing_format.
      * `q` serves the I/O. On failure an error text is set and nothing is left behind.
      */
-    int (*open)(vdisk *v, const struct layer_open *how, vdisk_queue *q);
+    int (*open)(struct layer *layer, const struct layer_open *how, vdisk_queue *q);
 
-    /* Blocks: write back, flush, release. The struct vdisk and v->file stay the engine's. */
-    int (*close)(vdisk *v, vdisk_queue *q);
+    /* Blocks: write back, flush, release. The struct layer and its file stay the engine's. */
+    int (*close)(struct layer *layer, vdisk_queue *q);
 
     /*
      * The extent at guest_offset, from cached metadata; 0, or -EAGAIN: load() first. Any thread, takes no lock,
      * costs tens of nanoseconds. The range lies inside the volume.
      */
-    int (*lookup)(vdisk *v, uint64_t guest_offset, uint64_t len, struct extent *ret);
+    int (*lookup)(struct layer *layer, uint64_t guest_offset, uint64_t len, struct extent *ret);
 
     /*
      * Make lookup() succeed for guest_offset, at least once; ends by op_wake(op). NULL if lookup() never says
      * -EAGAIN.
      */
-    void (*load)(vdisk *v, uint64_t guest_offset, struct op *op);
+    void (*load)(struct layer *layer, uint64_t guest_offset, struct op *op);
 
     /*
      * Read a COMPRESSED extent: `len` bytes from guest_offset (inside the extent) into `buf`; ends by op_wake(op).
      */
-    void (*read_compressed)(vdisk *v, const struct extent *e, uint64_t guest_offset, const struct iovec *iov,
-                            uint32_t iovcnt, uint64_t len, struct op *op);
+    void (*read_compressed)(struct layer *layer, const struct extent *e, uint64_t guest_offset,
+                            const struct iovec *iov, uint32_t iovcnt, uint64_t len, struct op *op);
 
     /*
      * Carry out a write that is not in place, or found no space there, a zero, a discard, or a flush: ends by
@@ -99,13 +101,13 @@ struct format_driver {
      * Context: the request's queue's thread. Ranges are checked, lengths not 0 but for flush. A write may come
      * with neighbours (r->merged: each begins where the one before it ends): ends by request_end_merged().
      */
-    void (*submit)(vdisk *v, struct request *r);
+    void (*submit)(struct layer *layer, struct request *r);
 
     /*
      * `r`, for which nothing has been done, waits for a lock: it does not any more, and ends with -ECANCELED.
      * NULL: there are none. Context: its queue's thread, outside the loop.
      */
-    bool (*give_up)(vdisk *v, const struct request *r);
+    bool (*give_up)(struct layer *layer, const struct request *r);
 
     /*
      * All three block. Creation is planned before anything is opened for it: options are judged, and what lies
@@ -119,22 +121,22 @@ struct format_driver {
     void (*drop_plan)(struct create_plan *plan);
 
     /*
-     * Make v->size `size` (rounded; smaller only if opts->shrink; as now only then, and to end what an earlier one
-     * may have left, or of raw). Blocks. NULL: -ENOTSUP.
+     * Make it `size` bytes (rounded; smaller only if opts->shrink; as now only then, and to end what an earlier
+     * one may have left, or of raw). Blocks. NULL: -ENOTSUP.
      */
-    int (*resize)(vdisk *v, uint64_t size, const struct vdisk_resize_opts *opts, vdisk_queue *q);
+    int (*resize)(struct layer *layer, uint64_t size, const struct vdisk_resize_opts *opts, vdisk_queue *q);
 
     /*
      * How large the volume is by what its file is now, where that alone says it: when the file's end moves by
      * itself the volume follows (engine/follow.c). Any thread, any lock held. NULL: its metadata says.
      */
-    uint64_t (*size_by_file)(const vdisk *v);
+    uint64_t (*size_by_file)(const struct layer *layer);
 
     /*
-     * Blocks: where in v->file nothing is in use any more; from open on the format notes by volume_note_end() what
+     * Blocks: where in its file nothing is in use any more; from open on the format notes by layer_note_end() what
      * it takes there. NULL: what requests write counts. Of volumes open for writing.
      */
-    int (*highest)(vdisk *v, vdisk_queue *q, uint64_t *ret_end);
+    int (*highest)(struct layer *layer, vdisk_queue *q, uint64_t *ret_end);
 
     /*
      * Look for inconsistencies in the image in `file`, which is no open volume, and mend them as `what` says (then
@@ -147,7 +149,7 @@ struct format_driver {
      * Blocks: fill in what the format knows of an open volume beyond what any volume has: engine/image.h. Nobody
      * changes the volume meanwhile. NULL: nothing.
      */
-    int (*describe)(vdisk *v, vdisk_image *image, vdisk_queue *q);
+    int (*describe)(struct layer *layer, vdisk_image *image, vdisk_queue *q);
 
     /*
      * Blocks: the same, with the sizes, of the image in `file`, if it is one that cannot be opened by its nature.
@@ -156,13 +158,13 @@ struct format_driver {
     int (*describe_closed)(struct backend *file, vdisk_image *image, vdisk_queue *q);
 
     /*
-     * Blocks: is block status to look for holes of the host in mapped clusters of `v`, which was just opened, and
-     * for reading? NULL: no.
+     * Blocks: is block status to look for holes of the host in mapped clusters? Of a layer that was just opened,
+     * for reading. NULL: no.
      */
-    bool (*has_host_holes)(vdisk *v, vdisk_queue *q);
+    bool (*has_host_holes)(struct layer *layer, vdisk_queue *q);
 
     /* Give host space back that is not in use. Blocks; requests may be in flight. NULL: there is never any. */
-    int (*trim)(vdisk *v, const struct vdisk_trim_opts *opts, vdisk_queue *q);
+    int (*trim)(struct layer *layer, const struct vdisk_trim_opts *opts, vdisk_queue *q);
 };
 
 /* All formats, raw last, ends with NULL: qcow2/drivers.c. */

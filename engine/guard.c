@@ -37,12 +37,17 @@ struct guard {
 
 enum guard_state { GUARD_START = OP_START, GUARD_LOCKED, GUARD_READ, GUARD_CHANGED };
 
+static struct range_locks *locks_of(const struct request *r)
+{
+    return &r->vdisk->top->guard_locks;
+}
+
 static void guard_finish(struct guard *g, int rc)
 {
     struct request *r = g->r;
 
     if (g->lock.held)
-        range_unlock(&r->vdisk->guard_locks, &g->lock);
+        range_unlock(locks_of(r), &g->lock);
     free(g->head);
     free(g->iov);
     op_end(&g->op, sizeof *g, rc);
@@ -56,7 +61,7 @@ static uint64_t changed_len(const struct request *r)
 
 static void read_head(struct guard *g, struct op *op)
 {
-    io_rw(&g->io, g->r->vdisk->file, IO_READ, 0, g->head, FOREIGN_HEAD);
+    io_rw(&g->io, g->r->vdisk->top->file, IO_READ, 0, g->head, FOREIGN_HEAD);
     op_io(op, &g->io);
 }
 
@@ -81,8 +86,8 @@ static void write_it(struct guard *g, struct op *op)
     g->iov[0] = (struct iovec){g->head + r->guest_offset, first};
     if (rest > 0)
         n += iov_slice(r->iov, r->iovcnt, first, rest, g->iov + 1, r->iovcnt, &rest);
-    io_rwv(&g->io, r->vdisk->file, IO_WRITE, r->guest_offset, g->iov, n, r->len);
-    if (r->flags & VDISK_REQ_FUA && !r->vdisk->file->cached) { /* else a flush follows */
+    io_rwv(&g->io, r->vdisk->top->file, IO_WRITE, r->guest_offset, g->iov, n, r->len);
+    if (r->flags & VDISK_REQ_FUA && !r->vdisk->top->file->cached) { /* else a flush follows */
         g->io.flags |= IO_FUA;
         r->flags &= (uint8_t)~VDISK_REQ_FUA;
     }
@@ -92,7 +97,7 @@ static void write_it(struct guard *g, struct op *op)
 static void change(struct guard *g, struct op *op)
 {
     struct request *r = g->r;
-    struct backend *b = r->vdisk->file;
+    struct backend *b = r->vdisk->top->file;
 
     if (r->kind == REQ_WRITE) {
         write_it(g, op);
@@ -111,8 +116,8 @@ static void guard_step(struct op *op)
     OP_BEGIN(enum guard_state, op)
     if (op->rc < 0)
         goto fail;
-    if (!ENGINE_MUTANT(GUARD_UNLOCKED) && !range_lock_try(&g->r->vdisk->guard_locks, &g->lock, 0, FOREIGN_HEAD))
-        OP_TRY(op, GUARD_LOCKED, range_lock_wait_for(&g->r->vdisk->guard_locks, &g->lock, &g->r->io, op));
+    if (!ENGINE_MUTANT(GUARD_UNLOCKED) && !range_lock_try(locks_of(g->r), &g->lock, 0, FOREIGN_HEAD))
+        OP_TRY(op, GUARD_LOCKED, range_lock_wait_for(locks_of(g->r), &g->lock, &g->r->io, op));
     if (ENGINE_MUTANT(GUARD_BY_PARTS))
         memset(g->head, 0, FOREIGN_HEAD);
     else if (changed_len(g->r) < FOREIGN_HEAD)

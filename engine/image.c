@@ -89,49 +89,48 @@ static int describe_file(vdisk_image *im, const struct backend *file)
 
     info->file_size = backend_size(file);
     if (rc == 0 && info->backing_file)
-        rc = image_take_text(im, volume_resolve(file->name, info->backing_file), &info->backing_name);
+        rc = image_take_text(im, layer_resolve(file->name, info->backing_file), &info->backing_name);
     return rc;
 }
 
-static int describe_names(vdisk_image *im, const vdisk *v)
+static int describe_names(vdisk_image *im, const struct layer *layer)
 {
-    int rc = image_take_text(im, layer_name_shown(v->spec, v->format, v->file->name), &im->info.name);
+    int rc = image_take_text(im, layer_name_shown(layer->spec, layer->format, layer->file->name), &im->info.name);
 
-    if (rc == 0 && !backend_is_absent(v->data))
-        rc = image_text(im, backend_path(v->data->name), &im->info.data_path);
-    return rc < 0 ? rc : describe_file(im, v->file);
+    if (rc == 0 && !backend_is_absent(layer->data))
+        rc = image_text(im, backend_path(layer->data->name), &im->info.data_path);
+    return rc < 0 ? rc : describe_file(im, layer->file);
 }
 
-static int describe(vdisk_image *im, vdisk *v, vdisk_queue *q)
+static int describe(vdisk_image *im, struct layer *layer, vdisk_queue *q)
 {
     struct vdisk_info info = {.size = sizeof info};
-    int rc = v->format->describe ? v->format->describe(v, im, q) : 0;
+    int rc = layer->format->describe ? layer->format->describe(layer, im, q) : 0;
 
-    if (rc == 0)
-        rc = vdisk_get_info(v, &info);
     if (rc < 0)
         return rc;
+    volume_describe_layer(layer, &info);
     im->info.format = info.format;
     im->info.backend = info.backend;
     im->info.virtual_size = info.virtual_size;
     im->info.allocated_size = info.allocated_size;
-    im->info.cluster_size = v->cluster_size;
-    return describe_names(im, v);
+    im->info.cluster_size = info.cluster_size;
+    return describe_names(im, layer);
 }
 
-/* Layer `depth` of `top`, while nothing is changed there. */
-static int describe_layer(vdisk *top, uint32_t depth, vdisk_image *im)
+/* Layer `depth` of a volume, while nothing is changed there. */
+static int describe_layer(vdisk *v, uint32_t depth, vdisk_image *im)
 {
     vdisk_queue *q;
-    int rc = volume_manage(top, &q);
-    vdisk *v = top;
+    int rc = volume_manage(v, &q);
+    struct layer *layer = v->top;
 
     if (rc < 0)
         return rc;
-    for (; v && depth > 0; depth--)
-        v = v->backing;
-    rc = v ? describe(im, v, q) : err_set(ENOENT, "%s: has no layer of that depth", top->name);
-    volume_manage_done(top);
+    for (; layer && depth > 0; depth--)
+        layer = layer->backing;
+    rc = layer ? describe(im, layer, q) : err_set(ENOENT, "%s: has no layer of that depth", v->top->name);
+    volume_manage_done(v);
     return rc;
 }
 
@@ -156,7 +155,7 @@ static int of_layer(vdisk *v, uint32_t depth, vdisk_image **ret_image)
     int rc = volume_check_handle(v);
 
     if (rc == 0 && !ret_image)
-        rc = err_set(EINVAL, "%s: no place for the image", v->name);
+        rc = err_set(EINVAL, "%s: no place for the image", v->top->name);
     if (rc == 0)
         rc = image_new(&im);
     return rc < 0 ? rc : image_done(im, describe_layer(v, depth, im), ret_image);

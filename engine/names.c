@@ -22,14 +22,14 @@ const char *vdisk_driver_name(unsigned index)
         if (index-- == 0)
             return (*f)->name;
     for (unsigned i = 0; (b = backend_at(i)); i++)
-        if (!volume_find_format(b->name) && index-- == 0)
+        if (!format_find(b->name) && index-- == 0)
             return b->name;
     return NULL;
 }
 
 static int option_at(const char *driver, unsigned index, const struct option_desc **ret)
 {
-    const struct format_driver *f = volume_find_format(driver);
+    const struct format_driver *f = format_find(driver);
     const struct backend_driver *b = f && f->options ? NULL : backend_find(driver);
     const struct option_desc *tables[2] = {b ? b->options : f ? f->options : NULL, common_options};
 

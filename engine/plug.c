@@ -62,7 +62,7 @@ static void release(struct plug *p)
     for (unsigned i = 0; i < count;) {
         struct request *first = p->held[i];
         i += link_run(p->held + i, count - i);
-        first->vdisk->format->submit(first->vdisk, first);
+        first->vdisk->top->format->submit(first->vdisk->top, first);
     }
 }
 

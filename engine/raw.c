@@ -32,33 +32,33 @@ static uint64_t offset_in_file(const struct spec *node)
     return offset;
 }
 
-static uint64_t raw_size_by_file(const vdisk *v)
+static uint64_t raw_size_by_file(const struct layer *layer)
 {
-    return align_up(backend_size(v->file), 512);
+    return align_up(backend_size(layer->file), 512);
 }
 
-static int raw_open(vdisk *v, const struct layer_open *how, vdisk_queue *q)
+static int raw_open(struct layer *layer, const struct layer_open *how, vdisk_queue *q)
 {
     if (how->data_file)
-        return err_set(EINVAL, "%s: a raw volume has no external data file", v->name);
-    v->data = v->file;
-    v->data_offset = offset_in_file(how->name);
-    v->writes_in_place = true;
-    volume_set_size(v, raw_size_by_file(v)); /* behind a ragged end: zeros */
+        return err_set(EINVAL, "%s: a raw volume has no external data file", layer->name);
+    layer->data = layer->file;
+    layer->data_offset = offset_in_file(how->name);
+    layer->writes_in_place = true;
+    layer_set_size(layer, raw_size_by_file(layer)); /* behind a ragged end: zeros */
     return 0;
 }
 
-static int raw_close(vdisk *v, vdisk_queue *q)
+static int raw_close(struct layer *layer, vdisk_queue *q)
 {
-    return v->read_only ? 0 : io_pflush(q, v->file);
+    return layer->read_only ? 0 : io_pflush(q, layer->file);
 }
 
-static int raw_lookup(vdisk *v, uint64_t guest_offset, uint64_t len, struct extent *ret)
+static int raw_lookup(struct layer *layer, uint64_t guest_offset, uint64_t len, struct extent *ret)
 {
     ret->len = len;
     ret->host_offset = guest_offset;
     ret->kind = EXTENT_DATA;
-    ret->flags = guest_offset < v->guarded ? EXTENT_DURABLE : EXTENT_WRITABLE | EXTENT_DURABLE;
+    ret->flags = guest_offset < layer->guarded ? EXTENT_DURABLE : EXTENT_WRITABLE | EXTENT_DURABLE;
     return 0;
 }
 
@@ -68,16 +68,16 @@ static void raw_io_done(struct io *io)
 }
 
 /* Writes that are not in place, as raw_lookup() says: the guarded ones, and neighbours merged with them. */
-static void raw_write(vdisk *v, struct request *r)
+static void raw_write(struct layer *layer, struct request *r)
 {
     while (r) {
         struct request *next = r->merged;
         r->merged = NULL;
-        volume_note_end(v, r->guest_offset + r->len);
-        if (r->guest_offset < v->guarded) {
+        layer_note_end(layer, r->guest_offset + r->len);
+        if (r->guest_offset < layer->guarded) {
             guard_start(r);
         } else {
-            io_rwv(&r->io, v->file, IO_WRITE, r->guest_offset, r->iov, r->iovcnt, r->len);
+            io_rwv(&r->io, layer->file, IO_WRITE, r->guest_offset, r->iov, r->iovcnt, r->len);
             r->io.done = raw_io_done;
             r->io.op = NULL;
             io_start(&r->io); /* FUA: by a flush, request_end() sees to it */
@@ -86,28 +86,28 @@ static void raw_write(vdisk *v, struct request *r)
     }
 }
 
-static void raw_submit(vdisk *v, struct request *r)
+static void raw_submit(struct layer *layer, struct request *r)
 {
     if (r->kind == REQ_WRITE) {
-        raw_write(v, r);
+        raw_write(layer, r);
         return;
     }
     if (r->kind == REQ_ZERO)
-        volume_note_end(v, r->guest_offset + r->len);
-    if (unlikely(r->guest_offset < v->guarded) && r->kind != REQ_FLUSH) {
+        layer_note_end(layer, r->guest_offset + r->len);
+    if (unlikely(r->guest_offset < layer->guarded) && r->kind != REQ_FLUSH) {
         guard_start(r);
         return;
     }
     switch ((enum request_kind)r->kind) {
     case REQ_ZERO:
-        zero_start(v->file, r->guest_offset, r->len, request_zero_flags(r), r);
+        zero_start(layer->file, r->guest_offset, r->len, request_zero_flags(r), r);
         return;
     case REQ_DISCARD:
-        io_range(&r->io, v->file, IO_DISCARD, r->guest_offset, r->len);
+        io_range(&r->io, layer->file, IO_DISCARD, r->guest_offset, r->len);
         break;
     case REQ_FLUSH:
-        atomic_fetch_add_explicit(&v->stats.flushes, 1, memory_order_relaxed);
-        io_range(&r->io, v->file, IO_FLUSH, 0, 0);
+        atomic_fetch_add_explicit(&layer->stats.flushes, 1, memory_order_relaxed);
+        io_range(&r->io, layer->file, IO_FLUSH, 0, 0);
         break;
     case REQ_READ:
     case REQ_WRITE:
@@ -201,103 +201,107 @@ static int raw_create(struct create_plan *plan, struct backend *b, vdisk_queue *
 }
 
 /* Space for what is new. */
-static int raw_preallocate(vdisk *v, uint64_t from, uint64_t end, const struct vdisk_resize_opts *opts,
+static int raw_preallocate(struct layer *layer, uint64_t from, uint64_t end, const struct vdisk_resize_opts *opts,
                            vdisk_queue *q)
 {
     int rc = 0;
 
     if (opts->preallocation == VDISK_PREALLOC_FALLOC) {
-        rc = io_prange(q, v->file, IO_ALLOCATE, from, end - from);
+        rc = io_prange(q, layer->file, IO_ALLOCATE, from, end - from);
         if (rc == -ENOTSUP)
-            return err_hint(err_set(ENOTSUP, "%s: preallocation=falloc is not possible here", v->name),
+            return err_hint(err_set(ENOTSUP, "%s: preallocation=falloc is not possible here", layer->name),
                             "use preallocation=full");
     }
     if (opts->preallocation == VDISK_PREALLOC_FULL)
-        rc = zero_fill(q, v->file, from, end - from, opts->progress, opts->progress_arg);
+        rc = zero_fill(q, layer->file, from, end - from, opts->progress, opts->progress_arg);
     return rc;
 }
 
 /* What does not grow by itself has been extended, or cut, by somebody else: the volume can only follow. */
-static int follow_device(vdisk *v, uint64_t size, const struct vdisk_resize_opts *opts, vdisk_queue *q)
+static int follow_device(struct layer *layer, uint64_t size, const struct vdisk_resize_opts *opts, vdisk_queue *q)
 {
-    struct backend *b = v->file;
-    uint64_t old = vdisk_size(v), now;
+    struct backend *b = layer->file;
+    uint64_t old = layer_size(layer), now;
     int rc = b->driver->refresh ? b->driver->refresh(b) : 0;
 
     if (rc < 0)
-        return err_set(rc, "%s: asking for its size: %s", v->name, strerror(-rc));
-    follow_done(v); /* here; a move that comes later is followed when this is over */
+        return err_set(rc, "%s: asking for its size: %s", layer->name, strerror(-rc));
+    follow_done(layer->volume); /* here; a move that comes later is followed when this is over */
     now = backend_size(b);
     if (now < old) /* what is gone is not read as zeros */
-        volume_set_size(v, now);
+        layer_set_size(layer, now);
     if (size > now)
-        return err_hint(err_set(ENOSPC, "%s: has %llu bytes, %llu are asked for", v->name, (unsigned long long)now,
+        return err_hint(err_set(ENOSPC, "%s: has %llu bytes, %llu are asked for", layer->name,
+                                (unsigned long long)now,
                                 (unsigned long long)size),
                         "extend the device first");
     if (size < now && size == old)
         return 0;
     if (size < now)
-        return err_hint(err_set(ENOTSUP, "%s: a raw volume is as large as its device", v->name),
+        return err_hint(err_set(ENOTSUP, "%s: a raw volume is as large as its device", layer->name),
                         "the device has %llu bytes", (unsigned long long)now);
     if (size > old) {
-        rc = raw_preallocate(v, old, size, opts, q);
+        rc = raw_preallocate(layer, old, size, opts, q);
         if (rc == 0)
             rc = io_pflush(q, b);
     }
     if (rc == 0)
-        volume_set_size(v, size);
+        layer_set_size(layer, size);
     return rc;
 }
 
 /* The space cannot be had. Says what is left if the file keeps its new size. */
-static int give_up_growth(vdisk *v, uint64_t old, int rc, vdisk_queue *q)
+static int give_up_growth(struct layer *layer, uint64_t old, int rc, vdisk_queue *q)
 {
-    if (io_prange(q, v->file, IO_TRUNCATE, old, 0) == 0)
+    if (io_prange(q, layer->file, IO_TRUNCATE, old, 0) == 0)
         return rc;
     if (vdisk_error_text()[0] == '\0')
-        err_set(rc, "%s: resizing: %s", v->name, strerror(-rc));
-    err_append("; %s is left longer than it was", v->name);
+        err_set(rc, "%s: resizing: %s", layer->name, strerror(-rc));
+    err_append("; %s is left longer than it was", layer->name);
     return rc;
 }
 
 /* The file has its new size first, and its old one again when the space cannot be had. */
-static int resize_file(vdisk *v, uint64_t size, const struct vdisk_resize_opts *opts, vdisk_queue *q)
+static int resize_file(struct layer *layer, uint64_t size, const struct vdisk_resize_opts *opts, vdisk_queue *q)
 {
-    uint64_t old = vdisk_size(v);
+    uint64_t old = layer_size(layer);
     int rc;
 
-    if (size == old && size == backend_size(v->file))
+    if (size == old && size == backend_size(layer->file))
         return 0;
     if (size < old)
-        volume_set_size(v, size);
-    rc = io_prange(q, v->file, IO_TRUNCATE, size, 0);
+        layer_set_size(layer, size);
+    rc = io_prange(q, layer->file, IO_TRUNCATE, size, 0);
     if (rc == 0 && size > old) {
-        rc = raw_preallocate(v, old, size, opts, q);
+        rc = raw_preallocate(layer, old, size, opts, q);
         if (rc < 0)
-            rc = give_up_growth(v, old, rc, q);
+            rc = give_up_growth(layer, old, rc, q);
     }
     if (rc == 0)
-        rc = io_pflush(q, v->file);
+        rc = io_pflush(q, layer->file);
     if (rc == 0)
-        volume_set_size(v, size);
+        layer_set_size(layer, size);
     else if (size < old)
-        volume_set_size(v, min_u64(old, align_up(backend_size(v->file), 512)));
+        layer_set_size(layer, min_u64(old, align_up(backend_size(layer->file), 512)));
     return rc;
 }
 
-static int raw_resize(vdisk *v, uint64_t size, const struct vdisk_resize_opts *opts, vdisk_queue *q)
+static int raw_resize(struct layer *layer, uint64_t size, const struct vdisk_resize_opts *opts, vdisk_queue *q)
 {
     int rc;
 
     if (opts->preallocation == VDISK_PREALLOC_METADATA)
         return err_set(EINVAL, "%s: a raw volume has no metadata to preallocate; use off, falloc or full",
-                       v->name);
-    if (v->spec && spec_text(v->spec, "size"))
-        return err_hint(err_set(ENOTSUP, "%s: its size is fixed by the name that it was opened by", v->name),
+                       layer->name);
+    if (layer->spec && spec_text(layer->spec, "size"))
+        return err_hint(err_set(ENOTSUP, "%s: its size is fixed by the name that it was opened by", layer->name),
                         "open it without the option size");
-    rc = v->file->caps & BACKEND_GROWS ? resize_file(v, size, opts, q) : follow_device(v, size, opts, q);
+    if (layer->file->caps & BACKEND_GROWS)
+        rc = resize_file(layer, size, opts, q);
+    else
+        rc = follow_device(layer, size, opts, q);
     if (rc < 0 && vdisk_error_text()[0] == '\0')
-        err_set(rc, "%s: resizing: %s", v->name, strerror(-rc));
+        err_set(rc, "%s: resizing: %s", layer->name, strerror(-rc));
     return rc;
 }
 

@@ -25,7 +25,7 @@ static void fast_write_done(struct io *io)
 {
     struct request *r = container_of(io, struct request, io);
 
-    if (unlikely(io->res == -ENOSPC) && r->vdisk->format->trim) {
+    if (unlikely(io->res == -ENOSPC) && r->vdisk->top->format->trim) {
         /* The format may have space that can be given back: its turn, once. */
         if (io->flags & IO_FUA)
             r->flags |= VDISK_REQ_FUA;
@@ -48,11 +48,11 @@ static inline void fast_io(struct request *r, struct backend *b, enum io_kind ki
 }
 
 /* The top layer has nothing there: do those below? As chain_lookup(). */
-static __attribute__((noinline)) int look_below(vdisk *v, uint64_t guest_offset, struct extent *e,
-                                                vdisk **ret_layer)
+static __attribute__((noinline)) int look_below(struct layer *top, uint64_t guest_offset, struct extent *e,
+                                                struct layer **ret_layer)
 {
-    if (v->backing)
-        return chain_lookup(v->backing, guest_offset, e->len, e, ret_layer);
+    if (top->backing)
+        return chain_lookup(top->backing, guest_offset, e->len, e, ret_layer);
     e->kind = EXTENT_ZERO;
     e->flags = 0;
     return 0;
@@ -60,12 +60,12 @@ static __attribute__((noinline)) int look_below(vdisk *v, uint64_t guest_offset,
 
 static inline void start_read(struct request *r, vdisk *v, uint64_t offset, uint64_t len)
 {
-    vdisk *layer = v;
+    struct layer *top = v->top, *layer = top;
     struct extent e;
-    int rc = v->format->lookup(v, offset, len, &e);
+    int rc = top->format->lookup(top, offset, len, &e);
 
     if (unlikely(rc == 0 && e.kind == EXTENT_UNALLOCATED))
-        rc = look_below(v, offset, &e, &layer);
+        rc = look_below(top, offset, &e, &layer);
     if (likely(rc == 0 && e.len == len)) {
         if (likely(e.kind == EXTENT_DATA)) {
             fast_io(r, layer->data, IO_READ, e.host_offset, len, fast_read_done);
@@ -79,21 +79,22 @@ static inline void start_read(struct request *r, vdisk *v, uint64_t offset, uint
             return;
         }
     }
-    read_start(r);
+    read_start(top, r);
 }
 
 static inline void start_write(struct request *r, vdisk *v, uint64_t offset, uint64_t len)
 {
+    struct layer *top = v->top;
     struct extent e;
 
-    if (atomic_load_explicit(&v->writes_in_place, memory_order_relaxed) &&
-        v->format->lookup(v, offset, len, &e) == 0 &&
+    if (atomic_load_explicit(&top->writes_in_place, memory_order_relaxed) &&
+        top->format->lookup(top, offset, len, &e) == 0 &&
         likely(e.len == len && e.kind == EXTENT_DATA && e.flags & EXTENT_WRITABLE)) {
         uint64_t host_end = e.host_offset + len;
-        fast_io(r, v->data, IO_WRITE, e.host_offset, len, fast_write_done);
-        if (unlikely(host_end > atomic_load_explicit(&v->mark.above, memory_order_relaxed)))
-            volume_note_end(v, host_end);
-        if (unlikely(r->flags & VDISK_REQ_FUA) && e.flags & EXTENT_DURABLE && !v->data->cached) {
+        fast_io(r, top->data, IO_WRITE, e.host_offset, len, fast_write_done);
+        if (unlikely(host_end > atomic_load_explicit(&top->mark.above, memory_order_relaxed)))
+            layer_note_end(top, host_end);
+        if (unlikely(r->flags & VDISK_REQ_FUA) && e.flags & EXTENT_DURABLE && !top->data->cached) {
             r->io.flags |= IO_FUA;
             r->flags &= (uint8_t)~VDISK_REQ_FUA;
         }
@@ -109,7 +110,7 @@ static inline void start_write(struct request *r, vdisk *v, uint64_t offset, uin
 static bool may_go_behind(const vdisk *v, const struct request *r, uint64_t end)
 {
     return atomic_load_explicit(&v->resizer, memory_order_acquire) == r->queue &&
-           end <= atomic_load_explicit(&v->reach, memory_order_relaxed);
+           end <= atomic_load_explicit(&v->top->reach, memory_order_relaxed);
 }
 
 static inline bool changes(enum request_kind kind)
@@ -165,9 +166,9 @@ static int check(const struct request *r, const vdisk *v)
 
     if (!add_u64(r->guest_offset, r->len, &end))
         return -EINVAL;
-    if (end > atomic_load_explicit(&v->size, memory_order_acquire) && !may_go_behind(v, r, end))
+    if (end > layer_size(v->top) && !may_go_behind(v, r, end))
         return -EINVAL;
-    if (v->read_only && changes(r->kind))
+    if (v->top->read_only && changes(r->kind))
         return -EACCES;
     return atomic_load(&v->refuses) & VOLUME_SHUT && atomic_load(&v->manager) != r->queue ? -EBUSY : 0;
 }
@@ -192,7 +193,7 @@ static inline bool is_plain(const vdisk *v, enum request_kind kind, uint64_t off
     uint8_t closed = (uint8_t)(VOLUME_SHUT | (changes(kind) ? VOLUME_READ_ONLY : 0));
     uint64_t end;
 
-    return add_u64(offset, len, &end) && end <= atomic_load_explicit(&v->size, memory_order_acquire) && len > 0 &&
+    return add_u64(offset, len, &end) && end <= layer_size(v->top) && len > 0 &&
            !(atomic_load(&v->refuses) & closed);
 }
 
@@ -219,18 +220,18 @@ static inline bool enter(struct request *r, vdisk *v, vdisk_queue *q, enum reque
 /* Of any kind but reads and writes. */
 static void start_other(struct request *r, vdisk *v)
 {
-    bool none = (r->kind == REQ_FLUSH && v->read_only) || (r->kind == REQ_DISCARD && v->keeps_discarded);
+    bool none = (r->kind == REQ_FLUSH && v->top->read_only) || (r->kind == REQ_DISCARD && v->top->keeps_discarded);
 
-    if (r->kind == REQ_ZERO && v->keeps_discarded)
+    if (r->kind == REQ_ZERO && v->top->keeps_discarded)
         r->flags &= (uint8_t)~VDISK_REQ_UNMAP;
     if (r->kind == REQ_EXTENTS)
-        extents_start(r);
+        extents_start(v->top, r);
     else if (r->kind == REQ_PREFETCH)
-        prefetch_start(r);
+        prefetch_start(v->top, r);
     else if (none)
         request_end_later(r, 0);
     else
-        v->format->submit(v, r);
+        v->top->format->submit(v->top, r);
 }
 
 /* ---- enqueue ----------------------------------------------------------------------------------------- */

@@ -29,11 +29,11 @@ static int copy_opts(const vdisk *v, const struct vdisk_resize_opts *user, struc
     memset(ret, 0, sizeof *ret);
     if (user) {
         if (user->size < sizeof(size_t) || user->size > 4096)
-            return err_set(EINVAL, "%s: resize options of size %zu", v->name, user->size);
+            return err_set(EINVAL, "%s: resize options of size %zu", v->top->name, user->size);
         memcpy(ret, user, min_u64(user->size, sizeof *ret));
     }
     if ((unsigned)ret->preallocation > VDISK_PREALLOC_FULL)
-        return err_set(EINVAL, "%s: unknown preallocation %d", v->name, (int)ret->preallocation);
+        return err_set(EINVAL, "%s: unknown preallocation %d", v->top->name, (int)ret->preallocation);
     return 0;
 }
 
@@ -41,20 +41,20 @@ static int check_size(const vdisk *v, uint64_t size, const struct vdisk_resize_o
 {
     uint64_t now = vdisk_size(v);
 
-    if (v->read_only)
-        return err_set(EACCES, "%s: is open read-only", v->name);
-    if (!v->format->resize)
-        return err_set(ENOTSUP, "%s: a %s volume cannot change its size", v->name, v->format->name);
+    if (v->top->read_only)
+        return err_set(EACCES, "%s: is open read-only", v->top->name);
+    if (!v->top->format->resize)
+        return err_set(ENOTSUP, "%s: a %s volume cannot change its size", v->top->name, v->top->format->name);
     if (size > INT64_MAX - 511)
-        return err_set(EFBIG, "%s: size %llu is too large", v->name, (unsigned long long)size);
+        return err_set(EFBIG, "%s: size %llu is too large", v->top->name, (unsigned long long)size);
     if (align_up(size, 512) >= now)
         return 0;
     if (!opts->shrink)
-        return err_hint(err_set(EINVAL, "%s: %llu is less than the present size %llu", v->name,
+        return err_hint(err_set(EINVAL, "%s: %llu is less than the present size %llu", v->top->name,
                                 (unsigned long long)size, (unsigned long long)now),
                         "what lies behind the new end would be lost; shrinking has to be asked for");
     if (opts->preallocation != VDISK_PREALLOC_OFF)
-        return err_set(EINVAL, "%s: preallocation is for growing, not for shrinking", v->name);
+        return err_set(EINVAL, "%s: preallocation is for growing, not for shrinking", v->top->name);
     return 0;
 }
 
@@ -68,7 +68,7 @@ static int shut(vdisk *v)
     if (inside == 0)
         return 0;
     atomic_fetch_and(&v->refuses, (uint8_t)~VOLUME_SHUT);
-    return err_hint(err_set(EBUSY, "%s: cannot become smaller with %llu requests in flight", v->name,
+    return err_hint(err_set(EBUSY, "%s: cannot become smaller with %llu requests in flight", v->top->name,
                             (unsigned long long)inside),
                     "reap them first, and send no others meanwhile");
 }
@@ -82,8 +82,8 @@ static int resize_on(vdisk *v, uint64_t size, const struct vdisk_resize_opts *op
     if (rc < 0)
         return rc;
     /* Of the same size there may be something left: of a shrink that failed half-way, or of another raw file. */
-    if (size != vdisk_size(v) || v->format->plain || opts->shrink)
-        rc = v->format->resize(v, size, opts, q);
+    if (size != vdisk_size(v) || v->top->format->plain || opts->shrink)
+        rc = v->top->format->resize(v->top, size, opts, q);
     atomic_fetch_and(&v->refuses, (uint8_t)~VOLUME_SHUT);
     return rc;
 }
@@ -132,17 +132,17 @@ static int resize_job_new(vdisk *v, uint64_t size, const struct vdisk_resize_opt
     int rc = volume_check_handle(v);
 
     if (rc == 0 && !ret_job)
-        rc = err_set(EINVAL, "%s: no place for the job", v->name);
+        rc = err_set(EINVAL, "%s: no place for the job", v->top->name);
     if (rc == 0)
         rc = copy_opts(v, user_opts, &opts);
     if (rc < 0)
         return rc;
     r = calloc(1, sizeof *r);
     if (!r)
-        return err_set(ENOMEM, "%s: out of memory", v->name);
+        return err_set(ENOMEM, "%s: out of memory", v->top->name);
     r->opts = opts;
     r->size = size;
-    rc = job_init(&r->job, &resize_kind, v->name, v);
+    rc = job_init(&r->job, &resize_kind, v->top->name, v);
     job_watch(&r->job, &r->opts.progress, &r->opts.progress_arg);
     if (rc < 0)
         vdisk_job_free(&r->job);

@@ -38,7 +38,7 @@ static int volume_stats(vdisk *v, struct vdisk_stats *ret)
         return rc;
     pairs_of_volume(v, &requests);
     show_requests(&stats, &requests);
-    for (const vdisk *layer = v; layer; layer = layer->backing) {
+    for (const struct layer *layer = v->top; layer; layer = layer->backing) {
         stats.cache_misses += stat_get(&layer->stats.cache_misses);
         stats.allocations += stat_get(&layer->stats.allocations);
         stats.flushes += stat_get(&layer->stats.flushes);

@@ -13,7 +13,7 @@ int volume_check_handle(const vdisk *v)
     if (!v)
         return err_set(EINVAL, "no volume is given");
     if (v->generation != process_generation)
-        return err_set(ECHILD, "%s: was opened by the parent process, which has it still", v->name);
+        return err_set(ECHILD, "%s: was opened by the parent process, which has it still", v->top->name);
     return 0;
 }
 
@@ -47,11 +47,11 @@ int volume_manage(vdisk *v, vdisk_queue **ret_queue)
     int rc = volume_check_handle(v);
 
     if (rc == 0)
-        rc = volume_queue(v->name, ret_queue);
+        rc = volume_queue(v->top->name, ret_queue);
     if (rc < 0)
         return rc;
     if (atomic_load(&v->manager) == *ret_queue)
-        return err_set(EDEADLK, "%s: is being changed by this thread already", v->name);
+        return err_set(EDEADLK, "%s: is being changed by this thread already", v->top->name);
     if (!(*ret_queue)->host)
         thread_adopt(*ret_queue);
     service_meet(v, *ret_queue);
@@ -72,7 +72,7 @@ static int begin(vdisk *v, vdisk_queue **ret_queue)
 {
     int rc = volume_check_handle(v);
 
-    return rc < 0 ? rc : volume_queue(v->name, ret_queue);
+    return rc < 0 ? rc : volume_queue(v->top->name, ret_queue);
 }
 
 /* The request has been enqueued. It uses the caller's memory: nothing but its end ends this. */
@@ -82,7 +82,7 @@ static int finish(vdisk *v, vdisk_queue *q, const char *what)
 
     queue_take(q, &c, 1);
     if (c.result < 0 && c.error == 0)
-        return err_set(c.result, "%s: %s: %s", v->name, what, strerror(-c.result));
+        return err_set(c.result, "%s: %s: %s", v->top->name, what, strerror(-c.result));
     return c.result < 0 ? request_show_error(q, &c) : 0;
 }
 

@@ -22,7 +22,9 @@ struct trim_job {
 
 static uint64_t allocated(const vdisk *v)
 {
-    return v->file->driver->allocated ? v->file->driver->allocated(v->file) : backend_size(v->file);
+    struct backend *file = v->top->file;
+
+    return file->driver->allocated ? file->driver->allocated(file) : backend_size(file);
 }
 
 static int trim_volume(struct trim_job *t)
@@ -33,15 +35,15 @@ static int trim_volume(struct trim_job *t)
 
     if (rc < 0)
         return rc;
-    if (v->read_only)
-        return err_set(EACCES, "%s: is open read-only", v->name);
+    if (v->top->read_only)
+        return err_set(EACCES, "%s: is open read-only", v->top->name);
     t->before = t->after = allocated(v);
-    if (!v->format->trim)
+    if (!v->top->format->trim)
         return 0;
     rc = volume_manage(v, &q);
     if (rc < 0)
         return rc;
-    rc = v->format->trim(v, &t->opts, q);
+    rc = v->top->format->trim(v->top, &t->opts, q);
     t->after = allocated(v);
     volume_manage_done(v);
     return rc;
@@ -67,15 +69,15 @@ static int trim_job_new(vdisk *v, const struct vdisk_trim_opts *opts, vdisk_job 
     if (rc < 0)
         return rc;
     if (!ret_job)
-        return err_set(EINVAL, "%s: no place for the job", v->name);
+        return err_set(EINVAL, "%s: no place for the job", v->top->name);
     if (opts && (opts->size < sizeof(size_t) || opts->size > 4096))
-        return err_set(EINVAL, "%s: trim options of size %zu", v->name, opts->size);
+        return err_set(EINVAL, "%s: trim options of size %zu", v->top->name, opts->size);
     t = calloc(1, sizeof *t);
     if (!t)
-        return err_set(ENOMEM, "%s: out of memory", v->name);
+        return err_set(ENOMEM, "%s: out of memory", v->top->name);
     if (opts)
         memcpy(&t->opts, opts, min_u64(opts->size, sizeof t->opts));
-    rc = job_init(&t->job, &trim_kind, v->name, v);
+    rc = job_init(&t->job, &trim_kind, v->top->name, v);
     job_watch(&t->job, &t->opts.progress, &t->opts.progress_arg);
     if (rc < 0)
         vdisk_job_free(&t->job);

@@ -28,9 +28,9 @@ static bool is_known(vdisk *v)
 {
     bool known;
 
-    pthread_mutex_lock(&v->mark.lock);
-    known = v->mark.known || !v->mark.by_format;
-    pthread_mutex_unlock(&v->mark.lock);
+    pthread_mutex_lock(&v->top->mark.lock);
+    known = v->top->mark.known || !v->top->mark.by_format;
+    pthread_mutex_unlock(&v->top->mark.lock);
     return known;
 }
 
@@ -46,23 +46,23 @@ static int look(vdisk *v)
     rc = volume_manage(v, &q);
     if (rc < 0)
         return rc;
-    rc = is_known(v) ? 0 : v->format->highest(v, q, &end);
+    rc = is_known(v) ? 0 : v->top->format->highest(v->top, q, &end);
     if (rc == 0 && !is_known(v)) {
-        volume_note_end(v, end);
-        pthread_mutex_lock(&v->mark.lock);
-        v->mark.known = true;
-        pthread_mutex_unlock(&v->mark.lock);
+        layer_note_end(v->top, end);
+        pthread_mutex_lock(&v->top->mark.lock);
+        v->top->mark.known = true;
+        pthread_mutex_unlock(&v->top->mark.lock);
     }
     volume_manage_done(v);
-    return rc < 0 ? err_set(rc, "%s: looking how far it is in use: %s", v->name, strerror(-rc)) : 0;
+    return rc < 0 ? err_set(rc, "%s: looking how far it is in use: %s", v->top->name, strerror(-rc)) : 0;
 }
 
 static int begin(vdisk *v)
 {
     int rc = volume_check_handle(v);
 
-    if (rc == 0 && v->read_only)
-        return err_set(EACCES, "%s: is open read-only, and takes no space", v->name);
+    if (rc == 0 && v->top->read_only)
+        return err_set(EACCES, "%s: is open read-only, and takes no space", v->top->name);
     return rc < 0 ? rc : look(v);
 }
 
@@ -72,11 +72,11 @@ static int set_watermark(vdisk *v, uint64_t threshold)
 
     if (rc < 0)
         return rc;
-    pthread_mutex_lock(&v->mark.lock);
-    v->mark.threshold = threshold;
-    v->mark.passed = false;
-    pthread_mutex_unlock(&v->mark.lock);
-    volume_note_end(v, 0);
+    pthread_mutex_lock(&v->top->mark.lock);
+    v->top->mark.threshold = threshold;
+    v->top->mark.passed = false;
+    pthread_mutex_unlock(&v->top->mark.lock);
+    layer_note_end(v->top, 0);
     return 0;
 }
 
@@ -95,13 +95,13 @@ static int get_watermark(vdisk *v, struct vdisk_watermark *ret)
     rc = begin(v);
     if (rc < 0)
         return rc;
-    pthread_mutex_lock(&v->mark.lock);
-    mark.threshold = v->mark.threshold;
-    mark.passed = v->mark.passed;
-    mark.highest = v->mark.highest;
-    if (!v->mark.by_format)
-        mark.highest = min_u64(max_u64(mark.highest, atomic_load(&v->mark.above)), vdisk_size(v));
-    pthread_mutex_unlock(&v->mark.lock);
+    pthread_mutex_lock(&v->top->mark.lock);
+    mark.threshold = v->top->mark.threshold;
+    mark.passed = v->top->mark.passed;
+    mark.highest = v->top->mark.highest;
+    if (!v->top->mark.by_format)
+        mark.highest = min_u64(max_u64(mark.highest, atomic_load(&v->top->mark.above)), vdisk_size(v));
+    pthread_mutex_unlock(&v->top->mark.lock);
     memcpy(ret, &mark, min_u64(mark.size, sizeof mark));
     return 0;
 }

@@ -11,13 +11,13 @@
 
 #include "engine/base/bits.h"
 #include "engine/loop/status.h"
-#include "engine/volume.h"
+#include "engine/chain/layer.h"
 
 struct extents_op {
     struct op             op;
     uint64_t              pos, end;
     struct extent         extent;
-    vdisk                *layer;
+    struct layer         *top, *layer;
     bool                  hole; /* the file has one there */
     struct io             io;
     const struct backend *asked; /* who `known` is of; NULL: nobody */
@@ -33,7 +33,7 @@ static void extents_finish(struct extents_op *x, int rc)
     op_end(&x->op, sizeof *x, rc);
 }
 
-static uint32_t layer_depth(const vdisk *top, const vdisk *layer)
+static uint32_t layer_depth(const struct layer *top, const struct layer *layer)
 {
     return top->depth - layer->depth;
 }
@@ -60,7 +60,7 @@ static bool append(struct extents_op *x)
 {
     struct vdisk_extents *out = x->op.request->extents;
     uint32_t flags = describe(x);
-    uint32_t depth = layer_depth(x->op.request->vdisk, x->layer);
+    uint32_t depth = layer_depth(x->top, x->layer);
     uint64_t host_offset = x->extent.host_offset + x->layer->data_offset;
     struct vdisk_extent *last = out->count ? &out->list[out->count - 1] : NULL;
 
@@ -128,7 +128,7 @@ static void extents_step(struct op *op)
         goto fail;
     while (x->pos < x->end) {
         x->hole = false;
-        if (chain_lookup(x->op.request->vdisk, x->pos, x->end - x->pos, &x->extent, &x->layer) < 0) {
+        if (chain_lookup(x->top, x->pos, x->end - x->pos, &x->extent, &x->layer) < 0) {
             OP_TRY(op, EXTENTS_LOADED, x->layer->format->load(x->layer, x->pos, op));
             continue;
         }
@@ -150,7 +150,7 @@ fail:
 
 OP_TYPE(extents_op, extents_step, "START", "EXTENTS_LOADED", "EXTENTS_STATUS");
 
-void extents_start(struct request *r)
+void extents_start(struct layer *top, struct request *r)
 {
     struct extents_op *x;
 
@@ -164,6 +164,7 @@ void extents_start(struct request *r)
         return;
     }
     op_serve(&x->op, r);
+    x->top = top;
     x->pos = r->guest_offset;
     x->end = r->guest_offset + r->len;
     op_start_later(&x->op); /* it may end without an await */

@@ -18,7 +18,7 @@
 #include "engine/spec/option.h"
 #include "engine/volume.h"
 
-const struct format_driver *volume_find_format(const char *name)
+const struct format_driver *format_find(const char *name)
 {
     for (const struct format_driver *const *f = format_drivers; *f; f++)
         if (strcmp((*f)->name, name) == 0)
@@ -26,7 +26,7 @@ const struct format_driver *volume_find_format(const char *name)
     return NULL;
 }
 
-uint32_t volume_backend_flags(uint32_t open_flags)
+uint32_t layer_backend_flags(uint32_t open_flags)
 {
     return (open_flags & VDISK_OPEN_RDWR ? BACKEND_RDWR : 0u) |
            (open_flags & VDISK_OPEN_BUFFERED ? BACKEND_BUFFERED : 0u) |
@@ -85,7 +85,7 @@ static int find_asked(const struct layer_name *n, const char *format, const stru
 {
     char formats[64];
 
-    *ret = format ? volume_find_format(format) : NULL;
+    *ret = format ? format_find(format) : NULL;
     if (!format || *ret)
         return 0;
     return err_set(EINVAL, "%.*s: unknown format '%s'; known are %s", SPEC_SHOWN(n->name), format,
@@ -99,7 +99,7 @@ static int find_asked(const struct layer_name *n, const char *format, const stru
 static int find_format(struct layer_name *n, const char *asked)
 {
     const char *driver = spec_text(n->root, "driver");
-    const struct format_driver *said = driver ? volume_find_format(driver) : NULL;
+    const struct format_driver *said = driver ? format_find(driver) : NULL;
     bool is_backend = driver && backend_find(driver);
     int rc = find_asked(n, asked, &n->format);
 
@@ -126,7 +126,7 @@ static int find_flags(struct layer_name *n, uint32_t flags)
         {VDISK_OPEN_FORCE_SHARE, BACKEND_SHARE},
     };
     uint32_t backend_flags;
-    int rc = backend_node_flags(n->name, n->root, volume_backend_flags(flags), &backend_flags);
+    int rc = backend_node_flags(n->name, n->root, layer_backend_flags(flags), &backend_flags);
 
     n->flags = flags;
     for (size_t i = 0; rc == 0 && i < sizeof pairs / sizeof pairs[0]; i++)

@@ -10,13 +10,13 @@
 
 #include "engine/base/bits.h"
 #include "engine/loop/queue.h"
-#include "engine/volume.h"
+#include "engine/chain/layer.h"
 
 struct prefetch {
     struct op     op;
     uint64_t      pos, end;
     struct extent extent;
-    vdisk        *layer;
+    struct layer *top, *layer;
     struct io     io; /* carries the advice to a worker */
 };
 
@@ -53,7 +53,7 @@ static void prefetch_step(struct op *op)
     if (op->rc < 0)
         goto fail;
     while (p->pos < p->end) {
-        if (chain_lookup(op->request->vdisk, p->pos, p->end - p->pos, &p->extent, &p->layer) < 0) {
+        if (chain_lookup(p->top, p->pos, p->end - p->pos, &p->extent, &p->layer) < 0) {
             OP_TRY(op, PREFETCH_LOADED, p->layer->format->load(p->layer, p->pos, op));
             continue;
         }
@@ -70,7 +70,7 @@ fail:
 
 OP_TYPE(prefetch, prefetch_step, "START", "PREFETCH_LOADED", "PREFETCH_ADVISED");
 
-void prefetch_start(struct request *r)
+void prefetch_start(struct layer *top, struct request *r)
 {
     struct prefetch *p = op_alloc(r->queue, &prefetch_type, sizeof *p);
 
@@ -79,6 +79,7 @@ void prefetch_start(struct request *r)
         return;
     }
     op_serve(&p->op, r);
+    p->top = top;
     p->pos = r->guest_offset;
     p->end = r->guest_offset + r->len;
     op_start_later(&p->op); /* it may end without an await */

@@ -11,14 +11,15 @@
 
 #include "engine/base/bits.h"
 #include "engine/base/iov.h"
+#include "engine/chain/layer.h"
 #include "engine/loop/queue.h"
-#include "engine/volume.h"
 
 enum { READ_PIECES = 8, READ_PIECE_IOV = 8 };
 
-int chain_lookup(vdisk *v, uint64_t guest_offset, uint64_t len, struct extent *ret, vdisk **ret_layer)
+int chain_lookup(struct layer *top, uint64_t guest_offset, uint64_t len, struct extent *ret,
+                 struct layer **ret_layer)
 {
-    vdisk *layer = v;
+    struct layer *layer = top;
 
     for (;;) {
         uint64_t reach = atomic_load_explicit(&layer->reach, memory_order_acquire);
@@ -44,13 +45,13 @@ int chain_lookup(vdisk *v, uint64_t guest_offset, uint64_t len, struct extent *r
     return 0;
 }
 
-bool chain_known_zero(vdisk *v, uint64_t guest_offset, uint64_t len)
+bool chain_known_zero(struct layer *top, uint64_t guest_offset, uint64_t len)
 {
     struct extent e;
-    vdisk *layer;
+    struct layer *layer;
 
     while (len > 0) {
-        if (chain_lookup(v, guest_offset, len, &e, &layer) < 0 || e.kind != EXTENT_ZERO)
+        if (chain_lookup(top, guest_offset, len, &e, &layer) < 0 || e.kind != EXTENT_ZERO)
             return false;
         guest_offset += e.len;
         len -= e.len;
@@ -60,13 +61,13 @@ bool chain_known_zero(vdisk *v, uint64_t guest_offset, uint64_t len)
 
 struct chain_read {
     struct op           op;
-    vdisk              *vdisk;
+    struct layer       *top;
     const struct iovec *iov;
     uint32_t            iovcnt;
     uint64_t            guest_offset, len, pos;
     /* The piece at pos. */
     struct extent       extent;
-    vdisk              *layer;
+    struct layer       *layer;
     unsigned            pieces;
     struct io           io[READ_PIECES];
     struct iovec        piece_iov[READ_PIECES][READ_PIECE_IOV];
@@ -76,7 +77,7 @@ enum chain_read_state { CHAIN_START = OP_START, CHAIN_LOADED, CHAIN_READ, CHAIN_
 
 static int look_up(struct chain_read *c)
 {
-    return chain_lookup(c->vdisk, c->guest_offset + c->pos, c->len - c->pos, &c->extent, &c->layer);
+    return chain_lookup(c->top, c->guest_offset + c->pos, c->len - c->pos, &c->extent, &c->layer);
 }
 
 /* Send pieces as long as they are at hand and there is room; the call of an await. */
@@ -141,7 +142,7 @@ bool read_give_up(struct op *op, const struct request *r)
     return op->type == &chain_read_type && op->request == r && op->state == CHAIN_READ && op_take_back(op);
 }
 
-static struct chain_read *chain_read_alloc(vdisk_queue *q, vdisk *v, uint64_t guest_offset,
+static struct chain_read *chain_read_alloc(vdisk_queue *q, struct layer *top, uint64_t guest_offset,
                                            const struct iovec *iov, uint32_t iovcnt, uint64_t len)
 {
     struct chain_read *c = op_alloc(q, &chain_read_type, sizeof *c);
@@ -149,7 +150,7 @@ static struct chain_read *chain_read_alloc(vdisk_queue *q, vdisk *v, uint64_t gu
     if (!c)
         return NULL;
     assert(len > 0);
-    c->vdisk = v;
+    c->top = top;
     c->iov = iov;
     c->iovcnt = iovcnt;
     c->guest_offset = guest_offset;
@@ -157,10 +158,10 @@ static struct chain_read *chain_read_alloc(vdisk_queue *q, vdisk *v, uint64_t gu
     return c;
 }
 
-void chain_read(vdisk *v, uint64_t guest_offset, const struct iovec *iov, uint32_t iovcnt, uint64_t len,
+void chain_read(struct layer *top, uint64_t guest_offset, const struct iovec *iov, uint32_t iovcnt, uint64_t len,
                 struct op *parent)
 {
-    struct chain_read *c = chain_read_alloc(parent->queue, v, guest_offset, iov, iovcnt, len);
+    struct chain_read *c = chain_read_alloc(parent->queue, top, guest_offset, iov, iovcnt, len);
 
     if (!c) {
         op_wake(parent, -ENOMEM);
@@ -170,9 +171,9 @@ void chain_read(vdisk *v, uint64_t guest_offset, const struct iovec *iov, uint32
     op_start(&c->op);
 }
 
-void read_start(struct request *r)
+void read_start(struct layer *top, struct request *r)
 {
-    struct chain_read *c = chain_read_alloc(r->queue, r->vdisk, r->guest_offset, r->iov, r->iovcnt, r->len);
+    struct chain_read *c = chain_read_alloc(r->queue, top, r->guest_offset, r->iov, r->iovcnt, r->len);
 
     if (!c) {
         request_end_later(r, -ENOMEM);

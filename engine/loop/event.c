@@ -28,13 +28,13 @@ static struct vdisk_event describe(vdisk *v, enum vdisk_event_kind kind)
     struct vdisk_event event = {.kind = kind, .text = ""};
 
     if (kind == VDISK_EVENT_SIZE)
-        event.value = atomic_load_explicit(&v->size, memory_order_acquire);
+        event.value = atomic_load_explicit(&v->top->size, memory_order_acquire);
     if (kind == VDISK_EVENT_CORRUPT)
-        event.text = v->trouble;
+        event.text = v->top->trouble;
     if (kind == VDISK_EVENT_WATERMARK) {
-        pthread_mutex_lock(&v->mark.lock);
-        event.value = v->mark.highest;
-        pthread_mutex_unlock(&v->mark.lock);
+        pthread_mutex_lock(&v->top->mark.lock);
+        event.value = v->top->mark.highest;
+        pthread_mutex_unlock(&v->top->mark.lock);
     }
     return event;
 }
@@ -95,9 +95,9 @@ bool events_is_mine(const struct volume_events *e)
     return hook_is_mine(&e->hook);
 }
 
-void volume_note_end(vdisk *v, uint64_t end)
+void layer_note_end(struct layer *layer, uint64_t end)
 {
-    struct volume_mark *m = &v->mark;
+    struct volume_mark *m = &layer->mark;
     bool passes;
 
     pthread_mutex_lock(&m->lock);
@@ -112,5 +112,5 @@ void volume_note_end(vdisk *v, uint64_t end)
     }
     pthread_mutex_unlock(&m->lock);
     if (passes)
-        events_raise(v->events, VDISK_EVENT_WATERMARK);
+        events_raise(layer->volume->events, VDISK_EVENT_WATERMARK);
 }

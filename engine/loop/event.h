@@ -14,6 +14,7 @@
 #include "engine/base/bits.h"
 #include "engine/vdisk.h"
 
+struct layer;
 struct volume_events;
 
 /* NULL: out of memory. */
@@ -31,7 +32,7 @@ void events_listen(struct volume_events *e, vdisk_event_fn *fn, void *arg);
 bool events_is_mine(const struct volume_events *e);
 
 /*
- * How far the volume's file is in use. A format with highest() notes what it takes; of any other, where requests
+ * How far a layer's file is in use. A format with highest() notes what it takes; of any other, where requests
  * write (to MARK_STEP: what is below `above` need not be looked at).
  */
 enum { MARK_STEP = 1 << 20 };
@@ -47,6 +48,6 @@ struct volume_mark {
 };
 
 /* Everything before the host offset `end` may be in use now. Any thread; takes the mark's lock. */
-void volume_note_end(vdisk *v, uint64_t end);
+void layer_note_end(struct layer *layer, uint64_t end);
 
 #endif

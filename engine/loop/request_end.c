@@ -34,7 +34,7 @@ void request_end(struct request *r, int result)
     if (unlikely(r->flags & VDISK_REQ_FUA) && result == 0 && r->kind != REQ_FLUSH) {
         r->flags &= (uint8_t)~VDISK_REQ_FUA;
         r->kind = REQ_FLUSH;
-        r->vdisk->format->submit(r->vdisk, r);
+        r->vdisk->top->format->submit(r->vdisk->top, r);
         return;
     }
     request_end_now(r, r->asked, r->direct, result);

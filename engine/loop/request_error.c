@@ -74,7 +74,7 @@ static void add_where(char *text, size_t size, const struct request *r, int resu
 
 static uint64_t size_of(const vdisk *v)
 {
-    return atomic_load_explicit(&v->size, memory_order_acquire);
+    return atomic_load_explicit(&v->top->size, memory_order_acquire);
 }
 
 static bool is_past_end(const struct request *r)
@@ -90,16 +90,16 @@ static const char *why(const struct request *r, int result, const char **ret_hin
     const vdisk *v = r->vdisk;
 
     *ret_hint = err_advice(result);
-    if (result == -EIO && atomic_load_explicit(&v->has_trouble, memory_order_acquire)) {
+    if (result == -EIO && atomic_load_explicit(&v->top->has_trouble, memory_order_acquire)) {
         *ret_hint = "repair the image with vdisk-io check -r all";
-        return v->trouble;
+        return v->top->trouble;
     }
     switch (-result) {
     case EACCES:
         *ret_hint = "open it for writing";
-        return v->read_only ? "it is open read-only" : NULL;
+        return v->top->read_only ? "it is open read-only" : NULL;
     case EPERM:
-        if (v->guarded)
+        if (v->top->guarded)
             *ret_hint = "it would begin like an image of another format: open it with the format raw";
         return NULL;
     case ENOTSUP:
@@ -122,16 +122,16 @@ static void describe(struct words *w, const struct request *r, int result)
     w->hint[0] = '\0';
     if (result == -EINVAL && is_past_end(r)) {
         snprintf(w->text, sizeof w->text, "%s: %s: %" PRIu64 " bytes at offset %" PRIu64 " reach past the end, %"
-                 PRIu64, v->name, name_of_kind(r->asked), r->len, r->guest_offset, size_of(v));
+                 PRIu64, v->top->name, name_of_kind(r->asked), r->len, r->guest_offset, size_of(v));
         snprintf(w->hint, sizeof w->hint, "stay within the size, or make the volume larger");
         return;
     }
     reason = why(r, result, &hint);
-    n = snprintf(w->text, sizeof w->text, "%s: %s: %s", v->name, name_of_kind(r->asked),
+    n = snprintf(w->text, sizeof w->text, "%s: %s: %s", v->top->name, name_of_kind(r->asked),
                  reason ? reason : strerror(-result));
     if (!reason && n >= 0 && (size_t)n < sizeof w->text)
         add_where(w->text + n, sizeof w->text - (size_t)n, r, result);
-    snprintf(w->hint, sizeof w->hint, "%s", volume_hint_text(v) ? volume_hint_text(v) : hint);
+    snprintf(w->hint, sizeof w->hint, "%s", layer_hint_text(v->top) ? layer_hint_text(v->top) : hint);
 }
 
 static uint32_t next_number(struct request_errors *e)

@@ -253,7 +253,7 @@ static void copy_again(struct q2_flush_op *f)
 static bool end_has_moved(struct q2_flush *flush)
 {
     assert_locked(&flush->meta->lock);
-    flush->space->flushing_end = backend_size(flush->meta->v->file);
+    flush->space->flushing_end = backend_size(flush->meta->layer->file);
     return flush->space->flushing_end > flush->space->durable_end;
 }
 
@@ -360,7 +360,7 @@ static void settle_freed(struct q2_flush_op *f, int rc)
     if (rc == 0 && f->freed.count > 0) {
         free(flush->space->freed[Q2_FREED_DURABLE].list);
         flush->space->freed[Q2_FREED_DURABLE] = f->freed;
-        flush->space->freed_ticket = gate_ticket(&flush->meta->v->requests);
+        flush->space->freed_ticket = gate_ticket(&flush->meta->layer->volume->requests);
     } else {
         for (size_t i = 0; i < f->freed.count; i++)
             q2_drop_run(flush->space, f->freed.list[i].cluster_index << flush->meta->geo.cluster_bits,
@@ -403,9 +403,9 @@ static int begin(struct q2_flush_op *f)
     int rc;
 
     pthread_mutex_lock(&flush->meta->lock);
-    stat_add(&flush->meta->v->stats.flushes, 1);
+    stat_add(&flush->meta->layer->stats.flushes, 1);
     for (struct list *n = flush->flush_waiting.next; n != &flush->flush_waiting; n = n->next)
-        stat_add(&flush->meta->v->stats.flushes_shared, 1);
+        stat_add(&flush->meta->layer->stats.flushes_shared, 1);
     list_splice_tail(&f->group, &flush->flush_waiting);
     rc = take_copy(f);
     pthread_mutex_unlock(&flush->meta->lock);
@@ -466,7 +466,7 @@ static void write_pieces(struct q2_flush_op *f, struct op *op, struct batch *b)
         uint64_t start = b->pieces[b->at].host_offset, len = 0;
         while (b->at < b->count && b->pieces[b->at].host_offset == start + len)
             len += b->pieces[b->at++].len;
-        io_rw(&f->io[i], f->flush->meta->v->file, IO_WRITE, start, b->copy + b->copy_at, len);
+        io_rw(&f->io[i], f->flush->meta->layer->file, IO_WRITE, start, b->copy + b->copy_at, len);
         b->copy_at += len;
         op_io_add(op, &f->io[i]);
     }
@@ -475,17 +475,17 @@ static void write_pieces(struct q2_flush_op *f, struct op *op, struct batch *b)
 
 static void sync_file(struct q2_flush_op *f, struct op *op)
 {
-    io_range(&f->io[0], f->flush->meta->v->file, IO_FLUSH, 0, 0);
+    io_range(&f->io[0], f->flush->meta->layer->file, IO_FLUSH, 0, 0);
     op_io(op, &f->io[0]);
 }
 
 static void sync_data(struct q2_flush_op *f, struct op *op)
 {
     op_io_begin(op);
-    io_range(&f->io[0], f->flush->meta->v->file, IO_FLUSH, 0, 0);
+    io_range(&f->io[0], f->flush->meta->layer->file, IO_FLUSH, 0, 0);
     op_io_add(op, &f->io[0]);
     if (f->flush->meta->data_file && !MUTANT(FORGET_DATA_FILE)) {
-        io_range(&f->io[1], f->flush->meta->v->data, IO_FLUSH, 0, 0);
+        io_range(&f->io[1], f->flush->meta->layer->data, IO_FLUSH, 0, 0);
         op_io_add(op, &f->io[1]);
     }
     op_io_wait(op);
@@ -553,7 +553,7 @@ static struct q2_flush_op *flush_alloc(struct q2_flush *flush, vdisk_queue *queu
     if (!f)
         return NULL;
     f->flush = flush;
-    op_init(&f->lead, service_queue(flush->meta->v, queue), &q2_flush_lead_type);
+    op_init(&f->lead, service_queue(flush->meta->layer->volume, queue), &q2_flush_lead_type);
     list_init(&f->group);
     return f;
 }

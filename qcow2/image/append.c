@@ -85,7 +85,7 @@ static void write_next(struct stream *s, struct op *op)
     uint64_t len = min_u64(piece_bytes(a), end - a->pos);
 
     q2_layout_fill(&a->layout, a->pos, s->buf, len);
-    io_rw(&s->io, a->q->meta.v->file, IO_WRITE, a->pos, s->buf, len);
+    io_rw(&s->io, a->q->meta.layer->file, IO_WRITE, a->pos, s->buf, len);
     a->pos += len;
     a->watch->done = a->len / (end - start) * (a->pos - start);
     op_io(op, &s->io);
@@ -154,7 +154,7 @@ static bool reserve_needs_io(const struct append *a)
 /* The call of an await. */
 static void reserve_part(struct append *a, struct op *op)
 {
-    struct backend *file = a->q->meta.v->file;
+    struct backend *file = a->q->meta.layer->file;
     uint64_t end = q2_layout_end(&a->layout), start = a->reserved;
     uint64_t last = min_u64(a->q->meta.geo.cluster_size, max_u64(4096, file->align));
 
@@ -213,7 +213,7 @@ static void unlock_structure(struct append *a)
 /* What has been written or reserved; the call of an await. */
 static void punch(struct append *a, struct op *op)
 {
-    struct backend *file = a->q->meta.v->file;
+    struct backend *file = a->q->meta.layer->file;
     uint64_t start = a->layout.refblocks_offset, end = min_u64(q2_layout_end(&a->layout), backend_size(file));
 
     io_range(&a->io, file, IO_ZERO, start, end - start);
@@ -223,7 +223,7 @@ static void punch(struct append *a, struct op *op)
 
 static bool can_punch(const struct append *a)
 {
-    return backend_size(a->q->meta.v->file) > a->layout.refblocks_offset && !atomic_load(&a->q->meta.broken);
+    return backend_size(a->q->meta.layer->file) > a->layout.refblocks_offset && !atomic_load(&a->q->meta.broken);
 }
 
 static void append_finish(struct append *a, uint64_t done, int rc)

@@ -106,14 +106,14 @@ static bool run_needs_io(const struct bulk *b)
     const struct q2_run *r = &b->runs[b->at];
     uint64_t end = r->host_offset + (r->clusters << b->q->meta.geo.cluster_bits);
 
-    return b->mode == VDISK_PREALLOC_FALLOC || !r->zero || end > backend_size(b->q->meta.v->file);
+    return b->mode == VDISK_PREALLOC_FALLOC || !r->zero || end > backend_size(b->q->meta.layer->file);
 }
 
 /* The call of an await. */
 static void reserve_run(struct bulk *b, struct op *op)
 {
     const struct q2_run *r = &b->runs[b->at];
-    struct backend *file = b->q->meta.v->file;
+    struct backend *file = b->q->meta.layer->file;
     uint64_t len = r->clusters << b->q->meta.geo.cluster_bits;
     uint64_t last = min_u64(b->q->meta.geo.cluster_size, max_u64(4096, file->align));
 
@@ -154,7 +154,7 @@ static int make_tables(struct bulk *b)
 
 static void write_tables(struct bulk *b, struct op *op)
 {
-    io_rw(&b->io, b->q->meta.v->file, IO_WRITE, b->tables.host_offset, b->buf,
+    io_rw(&b->io, b->q->meta.layer->file, IO_WRITE, b->tables.host_offset, b->buf,
           b->tables_n << b->q->meta.geo.cluster_bits);
     op_io(op, &b->io);
 }

@@ -171,7 +171,7 @@ static int check_outside(const struct q2_create *c, const struct backend *b, con
         id = b->id;
     else if (!backend_identify(name, &id))
         return 0;
-    if (!volume_in_chain(c->chain, NULL, &id))
+    if (!c->chain || !layer_in_chain(c->chain->top, NULL, &id))
         return 0;
     err_set(EINVAL, "%s: %s is in use below it, by backing file %s", name, what, c->plan.opts->backing_file);
     return err_hint(-EINVAL, "give it another name");
@@ -193,8 +193,8 @@ static int resolve_names(struct q2_create *c)
 {
     const struct vdisk_create_opts *o = c->plan.opts;
 
-    c->backing_path = o->backing_file ? volume_resolve(c->plan.name, o->backing_file) : NULL;
-    c->data_path = o->data_file ? volume_resolve(c->plan.name, o->data_file) : NULL;
+    c->backing_path = o->backing_file ? layer_resolve(c->plan.name, o->backing_file) : NULL;
+    c->data_path = o->data_file ? layer_resolve(c->plan.name, o->data_file) : NULL;
     if ((o->backing_file && !c->backing_path) || (o->data_file && !c->data_path))
         return err_set(ENOMEM, "%s: out of memory", c->plan.name);
     return check_distinct(c->plan.name, c->backing_path, c->data_path);

@@ -16,17 +16,17 @@
 #include "qcow2/mutant.h"
 
 /* Its bytes are the guest's: a name that says another format than raw is refused. */
-static int open_data_backend(vdisk *v, const struct layer_name *n)
+static int open_data_backend(struct layer *layer, const struct layer_name *n)
 {
     struct backend_id id;
     int rc = 0;
 
-    if (backend_identify_node(n->file, &id) && backend_is(v->file, &id))
+    if (backend_identify_node(n->file, &id) && backend_is(layer->file, &id))
         rc = err_set(EINVAL, "%s: is the image itself", n->name);
     if (rc == 0)
-        rc = backend_open_node(n->name, n->file, volume_backend_flags(n->flags), &v->data);
+        rc = backend_open_node(n->name, n->file, layer_backend_flags(n->flags), &layer->data);
     if (rc < 0)
-        v->data = NULL;
+        layer->data = NULL;
     return rc;
 }
 
@@ -34,7 +34,7 @@ static int open_data_backend(vdisk *v, const struct layer_name *n)
 static int name_data_file(const struct q2 *q, const struct layer_open *how, struct layer_name *ret)
 {
     const struct spec *node = how->name ? spec_node(how->name, "data-file") : NULL;
-    uint32_t flags = q->meta.v->open_flags;
+    uint32_t flags = q->meta.layer->open_flags;
     const char *raw = format_plain()->name;
     char *path;
     int rc;
@@ -45,7 +45,7 @@ static int name_data_file(const struct q2 *q, const struct layer_open *how, stru
         return layer_name_parse(NULL, node, raw, flags, ret);
     if (!q->meta.header.data_file)
         return err_hint(err_set(EINVAL, "the name is missing"), "give the data file when opening");
-    path = volume_resolve(q->meta.v->name, q->meta.header.data_file);
+    path = layer_resolve(q->meta.layer->name, q->meta.header.data_file);
     rc = path ? layer_name_stored(path, raw, flags, ret) : err_set(ENOMEM, "out of memory");
     free(path);
     return rc;
@@ -58,21 +58,21 @@ static bool is_given(const struct layer_open *how)
 
 int q2_data_file_open(struct q2 *q, const struct layer_open *how)
 {
-    vdisk *v = q->meta.v;
+    struct layer *layer = q->meta.layer;
     struct layer_name n = {0};
     int rc;
 
-    v->data = v->file;
+    layer->data = layer->file;
     if (!q->meta.geo.data_file)
-        return is_given(how) ? err_set(EINVAL, "%s: has no external data file", v->name) : 0;
+        return is_given(how) ? err_set(EINVAL, "%s: has no external data file", layer->name) : 0;
     /* A name that the caller gives is not the image's. */
-    if (!how->data_file && v->open_flags & VDISK_OPEN_NO_NAMES && !MUTANT(FOLLOW_NAMES)) {
-        v->data = absent_backend("external data file, not opened");
-        return v->data ? 0 : err_set(ENOMEM, "%s: out of memory", v->name);
+    if (!how->data_file && layer->open_flags & VDISK_OPEN_NO_NAMES && !MUTANT(FOLLOW_NAMES)) {
+        layer->data = absent_backend("external data file, not opened");
+        return layer->data ? 0 : err_set(ENOMEM, "%s: out of memory", layer->name);
     }
     rc = name_data_file(q, how, &n);
     if (rc == 0)
-        rc = open_data_backend(v, &n);
+        rc = open_data_backend(layer, &n);
     layer_name_free(&n);
-    return rc < 0 ? err_prefix(rc, "%s: external data file", v->name) : 0;
+    return rc < 0 ? err_prefix(rc, "%s: external data file", layer->name) : 0;
 }

@@ -20,9 +20,9 @@ static int q2_probe(const uint8_t *head, size_t len, const char *name)
     return len >= 8 && get_be32(head) == Q2_MAGIC && get_be32(head + 4) >= 1 ? 100 : 0;
 }
 
-static void q2_submit(vdisk *v, struct request *r)
+static void q2_submit(struct layer *layer, struct request *r)
 {
-    struct q2 *q = q2_of(v);
+    struct q2 *q = q2_of(layer);
 
     if (r->kind != REQ_FLUSH && atomic_load_explicit(&q->meta.broken, memory_order_relaxed)) {
         request_refuse(r, -EIO);
@@ -46,9 +46,9 @@ static void q2_submit(vdisk *v, struct request *r)
     }
 }
 
-static bool q2_give_up(vdisk *v, const struct request *r)
+static bool q2_give_up(struct layer *layer, const struct request *r)
 {
-    return q2_map_give_up(&q2_of(v)->map, &r->io);
+    return q2_map_give_up(&q2_of(layer)->map, &r->io);
 }
 
 static const char *const checks[] = {"none", "constant", "cached", "all", NULL};
@@ -77,18 +77,18 @@ static const struct option_desc q2_options[] = {
     {NULL, OPTION_TEXT, false, NULL, NULL, NULL},
 };
 
-static int q2_trim(vdisk *v, const struct vdisk_trim_opts *opts, vdisk_queue *queue)
+static int q2_trim(struct layer *layer, const struct vdisk_trim_opts *opts, vdisk_queue *queue)
 {
-    int rc = q2_trim_watched(&q2_of(v)->space, queue, opts);
+    int rc = q2_trim_watched(&q2_of(layer)->space, queue, opts);
 
     if (rc == -ECANCELED)
-        return err_set(rc, "%s: giving space back was cancelled", v->name);
-    return rc < 0 ? err_set(rc, "%s: giving space back: %s", v->name, strerror(-rc)) : 0;
+        return err_set(rc, "%s: giving space back was cancelled", layer->name);
+    return rc < 0 ? err_set(rc, "%s: giving space back: %s", layer->name, strerror(-rc)) : 0;
 }
 
-static int q2_highest_end(vdisk *v, vdisk_queue *queue, uint64_t *ret_end)
+static int q2_highest_end(struct layer *layer, vdisk_queue *queue, uint64_t *ret_end)
 {
-    return q2_highest(&q2_of(v)->space, queue, ret_end);
+    return q2_highest(&q2_of(layer)->space, queue, ret_end);
 }
 
 const struct format_driver qcow2_driver = {

@@ -123,7 +123,7 @@ static void write_header(struct grow *g, struct op *op)
 
 static void start_write(struct grow *g, struct op *op, void *buf, uint64_t len, uint64_t host_offset)
 {
-    io_rw(&g->io, g->q->meta.v->file, IO_WRITE, host_offset, buf, len);
+    io_rw(&g->io, g->q->meta.layer->file, IO_WRITE, host_offset, buf, len);
     op_io(op, &g->io);
 }
 
@@ -158,9 +158,9 @@ static void grow_step(struct op *op)
     op->rc = grow_prepare(g);
     if (op->rc < 0)
         goto fail;
-    if (g->q->meta.data_file && g->q->meta.v->data->caps & BACKEND_GROWS &&
-        backend_size(g->q->meta.v->data) < g->size)
-        OP_TRY(op, GROW_DATA_FILE, start_range(g, op, g->q->meta.v->data, IO_TRUNCATE, g->size));
+    if (g->q->meta.data_file && g->q->meta.layer->data->caps & BACKEND_GROWS &&
+        backend_size(g->q->meta.layer->data) < g->size)
+        OP_TRY(op, GROW_DATA_FILE, start_range(g, op, g->q->meta.layer->data, IO_TRUNCATE, g->size));
     OP_TRY(op, GROW_FLUSHED, q2_flush(&g->q->flush, op));
     if (g->longer) {
         OP_TRY(op, GROW_ALLOCATED,

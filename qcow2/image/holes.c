@@ -25,7 +25,7 @@ static uint64_t count_block(const struct q2 *q, vdisk_queue *queue, uint64_t hos
     uint64_t found = 0;
 
     if (host_offset == 0 || !is_aligned(host_offset, q->meta.geo.cluster_size) ||
-        io_pread(queue, q->meta.v->file, buf, q->meta.geo.cluster_size, host_offset) < 0)
+        io_pread(queue, q->meta.layer->file, buf, q->meta.geo.cluster_size, host_offset) < 0)
         return 0;
     for (uint64_t i = 0; i < min_u64(left, 1ull << q->meta.geo.refblock_bits); i++)
         found += q2_refcount_get(&q->meta.geo, buf, i) != 0;
@@ -42,7 +42,7 @@ static bool count_clusters(const struct q2 *q, vdisk_queue *queue, uint64_t end,
     uint64_t found = 0;
 
     if (table && buf && blocks > 0 &&
-        io_pread(queue, q->meta.v->file, table, blocks * 8, q->meta.header.reftable_offset) == 0) {
+        io_pread(queue, q->meta.layer->file, table, blocks * 8, q->meta.header.reftable_offset) == 0) {
         for (uint64_t i = 0; i < blocks && found < enough; i++)
             found += count_block(q, queue, q2_reftable_offset(be64toh(table[i])),
                                  end - (i << q->meta.geo.refblock_bits), buf);
@@ -52,15 +52,15 @@ static bool count_clusters(const struct q2 *q, vdisk_queue *queue, uint64_t end,
     return found >= enough;
 }
 
-bool q2_has_host_holes(vdisk *v, vdisk_queue *queue)
+bool q2_has_host_holes(struct layer *layer, vdisk_queue *queue)
 {
-    const struct q2 *q = q2_of(v);
+    const struct q2 *q = q2_of(layer);
     uint64_t space, enough, end;
 
-    if (!v->file->driver->allocated || q->meta.header.reftable_problem)
+    if (!layer->file->driver->allocated || q->meta.header.reftable_problem)
         return false;
-    space = v->file->driver->allocated(v->file) >> q->meta.geo.cluster_bits;
+    space = layer->file->driver->allocated(layer->file) >> q->meta.geo.cluster_bits;
     enough = max_u64(space * 10 / 9, space + 2);
-    end = q2_cluster_up(&q->meta.geo, backend_size(v->file)) >> q->meta.geo.cluster_bits;
+    end = q2_cluster_up(&q->meta.geo, backend_size(layer->file)) >> q->meta.geo.cluster_bits;
     return end >= enough && count_clusters(q, queue, end, enough);
 }

@@ -25,13 +25,13 @@ struct q2 {
     uint64_t        cache_bytes; /* as asked for when it was opened */
 };
 
-static inline struct q2 *q2_of(vdisk *v)
+static inline struct q2 *q2_of(struct layer *layer)
 {
-    return v->format_state;
+    return layer->format_state;
 }
 
 /* qcow2/image/resize.c: format_driver.resize */
-int q2_resize(vdisk *v, uint64_t size, const struct vdisk_resize_opts *opts, vdisk_queue *queue);
+int q2_resize(struct layer *layer, uint64_t size, const struct vdisk_resize_opts *opts, vdisk_queue *queue);
 
 /* Debug builds, while nothing is under way: do the rooms belong together, and agree with the volume? */
 #ifdef NDEBUG
@@ -43,19 +43,19 @@ void q2_assert(struct q2 *q);
 struct layer_open;
 
 /* qcow2/image/open.c: format_driver.open and .close */
-int q2_open(vdisk *v, const struct layer_open *how, vdisk_queue *queue);
-int q2_close(vdisk *v, vdisk_queue *queue);
+int q2_open(struct layer *layer, const struct layer_open *how, vdisk_queue *queue);
+int q2_close(struct layer *layer, vdisk_queue *queue);
 
 /* qcow2/image/info.c: format_driver.describe and .describe_closed; qcow2/image/holes.c: .has_host_holes */
-int  q2_describe(vdisk *v, vdisk_image *image, vdisk_queue *queue);
+int  q2_describe(struct layer *layer, vdisk_image *image, vdisk_queue *queue);
 int  q2_describe_encrypted(struct backend *b, vdisk_image *image, vdisk_queue *queue);
-bool q2_has_host_holes(vdisk *v, vdisk_queue *queue);
+bool q2_has_host_holes(struct layer *layer, vdisk_queue *queue);
 
 /*
  * qcow2/image/state.c: the struct, empty; NULL: out of memory. q2_state_free() gives it back, however much of it
  * is filled in.
  */
-struct q2 *q2_state_alloc(vdisk *v);
+struct q2 *q2_state_alloc(struct layer *layer);
 void q2_state_free(struct q2 *q);
 
 /* The header, and what follows from it. Outside the loop; errors with a text. */
@@ -68,15 +68,15 @@ int q2_state_read_header(struct q2 *q, vdisk_queue *queue);
 int q2_state_setup(struct q2 *q, vdisk_queue *queue, uint64_t *tables_left);
 
 /*
- * qcow2/image/data_file.c: v->data, which is v->file without an external data file. Outside the loop; errors with
+ * qcow2/image/data_file.c: layer->data, its file without an external data file. Outside the loop; errors with
  * a text.
  */
 int q2_data_file_open(struct q2 *q, const struct layer_open *how);
 
 /*
  * What the image's own files have has changed: read it all anew. Outside the loop, after q2_trim_run(), with
- * nothing in flight. Replaces v->format_state. On failure (with a text) it stays, for reading.
+ * nothing in flight. Replaces layer->format_state. On failure (with a text) it stays, for reading.
  */
-int q2_reload(vdisk *v, vdisk_queue *queue);
+int q2_reload(struct layer *layer, vdisk_queue *queue);
 
 #endif

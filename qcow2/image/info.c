@@ -124,14 +124,14 @@ static int fill_luks(vdisk_image *im, const struct luks_info *l)
 
 /* ---- of an open volume --------------------------------------------------------------------------------- */
 
-static int describe_snapshots(vdisk *v, vdisk_image *im, vdisk_queue *queue)
+static int describe_snapshots(struct layer *layer, vdisk_image *im, vdisk_queue *queue)
 {
-    struct q2_meta *meta = &q2_of(v)->meta;
+    struct q2_meta *meta = &q2_of(layer)->meta;
     struct q2_snapshot_table table = {0};
     int rc = 0;
 
     if (meta->header.snapshots_problem)
-        rc = err_hint(err_set(EINVAL, "%s: %s", v->name, meta->header.snapshots_problem),
+        rc = err_hint(err_set(EINVAL, "%s: %s", layer->name, meta->header.snapshots_problem),
                       "repair it with vdisk-io check -r all");
     else if (meta->header.nb_snapshots > 0)
         rc = q2_read_snapshots(meta, queue, &table);
@@ -140,9 +140,9 @@ static int describe_snapshots(vdisk *v, vdisk_image *im, vdisk_queue *queue)
     return rc;
 }
 
-static int describe_bitmaps(vdisk *v, vdisk_image *im, vdisk_queue *queue)
+static int describe_bitmaps(struct layer *layer, vdisk_image *im, vdisk_queue *queue)
 {
-    struct q2_meta *meta = &q2_of(v)->meta;
+    struct q2_meta *meta = &q2_of(layer)->meta;
     struct q2_bitmap_directory directory = {0};
     int rc = 0;
 
@@ -153,17 +153,17 @@ static int describe_bitmaps(vdisk *v, vdisk_image *im, vdisk_queue *queue)
     return rc;
 }
 
-int q2_describe(vdisk *v, vdisk_image *im, vdisk_queue *queue)
+int q2_describe(struct layer *layer, vdisk_image *im, vdisk_queue *queue)
 {
-    struct q2_meta *meta = &q2_of(v)->meta;
+    struct q2_meta *meta = &q2_of(layer)->meta;
     int rc;
 
     pthread_mutex_lock(&meta->lock);
     rc = fill_header(im, &meta->header);
     pthread_mutex_unlock(&meta->lock);
     if (rc == 0)
-        rc = describe_snapshots(v, im, queue);
-    return rc == 0 ? describe_bitmaps(v, im, queue) : rc;
+        rc = describe_snapshots(layer, im, queue);
+    return rc == 0 ? describe_bitmaps(layer, im, queue) : rc;
 }
 
 /* ---- of one that is encrypted -------------------------------------------------------------------------- */

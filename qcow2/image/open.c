@@ -32,7 +32,7 @@ static int check_bitmap(const struct q2_meta *meta, const struct q2_bitmap_entry
 {
     if ((b->flags & (Q2_BITMAP_AUTO | Q2_BITMAP_IN_USE)) != Q2_BITMAP_AUTO)
         return 0;
-    return err_hint(err_set(ENOTSUP, "%s: bitmap '%s' records writes, which we cannot keep up", meta->v->name,
+    return err_hint(err_set(ENOTSUP, "%s: bitmap '%s' records writes, which we cannot keep up", meta->layer->name,
                             b->name),
                     "disable or remove the bitmap, or open the image read-only");
 }
@@ -46,14 +46,15 @@ static int check_named_tables(struct q2 *q)
         problem = q->meta.header.snapshots_problem;
     if (!problem)
         return 0;
-    return err_hint(err_set(EINVAL, "%s: can only be opened read-only: %s", q->meta.v->name, problem),
+    return err_hint(err_set(EINVAL, "%s: can only be opened read-only: %s", q->meta.layer->name, problem),
                     "repair it with vdisk-io check -r all");
 }
 
 static int check_writable(struct q2 *q, vdisk_queue *queue)
 {
     if (q->meta.header.incompatible & Q2_INCOMPAT_CORRUPT)
-        return err_hint(err_set(EACCES, "%s: is marked corrupt and can only be opened read-only", q->meta.v->name),
+        return err_hint(err_set(EACCES, "%s: is marked corrupt and can only be opened read-only",
+                                q->meta.layer->name),
                         "repair it with vdisk-io check -r all");
     return q2_judge_bitmaps(&q->meta, queue, check_bitmap, q->meta.header.size);
 }
@@ -63,18 +64,18 @@ static int check_writable(struct q2 *q, vdisk_queue *queue)
  */
 static int check_whole(struct q2 *q, const struct layer_open *how)
 {
-    uint32_t flags = q->meta.v->open_flags;
+    uint32_t flags = q->meta.layer->open_flags;
     bool no_backing = flags & (VDISK_OPEN_NO_BACKING | VDISK_OPEN_NO_NAMES), none;
 
     layer_name_backing(how->name, &none);
     no_backing |= none;
-    if (q->meta.v->read_only || flags & VDISK_OPEN_CHECK)
+    if (q->meta.layer->read_only || flags & VDISK_OPEN_CHECK)
         return 0;
     if (no_backing && !MUTANT(HIDE_BACKING) && q->meta.header.backing_file &&
         q->meta.header.backing_file[0] != '\0')
-        err_set(EINVAL, "%s: cannot be written without its backing file", q->meta.v->name);
+        err_set(EINVAL, "%s: cannot be written without its backing file", q->meta.layer->name);
     else if (flags & VDISK_OPEN_NO_NAMES && q->meta.geo.data_file && !how->data_file)
-        err_set(EINVAL, "%s: cannot be written without its external data file", q->meta.v->name);
+        err_set(EINVAL, "%s: cannot be written without its external data file", q->meta.layer->name);
     else
         return 0;
     return err_hint(-EINVAL, "open it read-only, or with all of its files");
@@ -86,12 +87,12 @@ static int clear_autoclear(struct q2 *q, vdisk_queue *queue)
     struct q2_header_change change = q2_header_change(&q->meta);
     int rc;
 
-    if (q->meta.v->read_only || q->meta.v->open_flags & VDISK_OPEN_CHECK ||
+    if (q->meta.layer->read_only || q->meta.layer->open_flags & VDISK_OPEN_CHECK ||
         (q->meta.header.autoclear & ~Q2_AUTOCLEAR_KNOWN) == 0)
         return 0;
     change.fields.autoclear &= Q2_AUTOCLEAR_KNOWN;
     rc = q2_header_commit_sync(&q->meta, &change, queue);
-    return rc < 0 ? err_set(rc, "%s: writing the header: %s", q->meta.v->name, strerror(-rc)) : 0;
+    return rc < 0 ? err_set(rc, "%s: writing the header: %s", q->meta.layer->name, strerror(-rc)) : 0;
 }
 
 /* Before any table is in memory. */
@@ -99,10 +100,10 @@ static int prepare_writing(struct q2 *q, const struct layer_open *how, vdisk_que
 {
     int rc;
 
-    if (q->meta.v->read_only)
+    if (q->meta.layer->read_only)
         return 0;
     rc = check_named_tables(q);
-    if (rc < 0 || q->meta.v->open_flags & VDISK_OPEN_CHECK)
+    if (rc < 0 || q->meta.layer->open_flags & VDISK_OPEN_CHECK)
         return rc;
     rc = check_writable(q, queue);
     if (rc == 0 && q->meta.header.incompatible & Q2_INCOMPAT_DIRTY)
@@ -130,14 +131,14 @@ static uint64_t cache_bytes(const struct layer_open *how)
     return named > 0 ? min_u64(named, NAMED_CACHE_MAX) : how->cache_bytes;
 }
 
-int q2_open(vdisk *v, const struct layer_open *how, vdisk_queue *queue)
+int q2_open(struct layer *layer, const struct layer_open *how, vdisk_queue *queue)
 {
-    struct q2 *q = q2_state_alloc(v);
+    struct q2 *q = q2_state_alloc(layer);
     int rc;
 
     if (!q)
-        return err_set(ENOMEM, "%s: out of memory", v->name);
-    v->format_state = q;
+        return err_set(ENOMEM, "%s: out of memory", layer->name);
+    layer->format_state = q;
     q->cache_bytes = cache_bytes(how);
     rc = q2_state_read_header(q, queue);
     if (rc == 0)
@@ -150,38 +151,38 @@ int q2_open(vdisk *v, const struct layer_open *how, vdisk_queue *queue)
         rc = q2_state_setup(q, queue, how->tables_left);
     if (rc < 0)
         goto fail;
-    volume_set_size(v, q->meta.header.size);
-    v->cluster_size = q->meta.geo.cluster_size;
-    v->zero_align = q->meta.data_file_raw ? 0 : q->meta.geo.cluster_size;
-    v->zeroes_cheap = q->meta.geo.version >= 3 || !q->meta.header.backing_file;
-    v->backing_name = dup_or_null(q->meta.header.backing_file);
-    v->backing_format = dup_or_null(q->meta.header.backing_format);
-    if ((q->meta.header.backing_file && !v->backing_name) ||
-        (q->meta.header.backing_format && !v->backing_format)) {
-        rc = err_set(ENOMEM, "%s: out of memory", v->name);
+    layer_set_size(layer, q->meta.header.size);
+    layer->cluster_size = q->meta.geo.cluster_size;
+    layer->zero_align = q->meta.data_file_raw ? 0 : q->meta.geo.cluster_size;
+    layer->zeroes_cheap = q->meta.geo.version >= 3 || !q->meta.header.backing_file;
+    layer->backing_name = dup_or_null(q->meta.header.backing_file);
+    layer->backing_format = dup_or_null(q->meta.header.backing_format);
+    if ((q->meta.header.backing_file && !layer->backing_name) ||
+        (q->meta.header.backing_format && !layer->backing_format)) {
+        rc = err_set(ENOMEM, "%s: out of memory", layer->name);
         goto fail;
     }
     rc = clear_autoclear(q, queue);
     if (rc < 0)
         goto fail;
-    v->writes_in_place = true;
+    layer->writes_in_place = true;
     q2_assert(q);
     return 0;
 
 fail:
     q2_state_free(q);
-    v->format_state = NULL;
+    layer->format_state = NULL;
     return rc;
 }
 
-int q2_reload(vdisk *v, vdisk_queue *queue)
+int q2_reload(struct layer *layer, vdisk_queue *queue)
 {
-    struct q2 *q = q2_state_alloc(v), *old = q2_of(v);
+    struct q2 *q = q2_state_alloc(layer), *old = q2_of(layer);
     int rc;
 
     assert(old->meta.l2.dirty_count == 0 && old->meta.refcounts.dirty_count == 0);
     if (!q)
-        return err_set(ENOMEM, "%s: out of memory", v->name);
+        return err_set(ENOMEM, "%s: out of memory", layer->name);
     q->cache_bytes = old->cache_bytes;
     rc = q2_state_read_header(q, queue);
     if (rc == 0)
@@ -189,25 +190,25 @@ int q2_reload(vdisk *v, vdisk_queue *queue)
     if (rc < 0) {
         q2_state_free(q);
         atomic_store(&old->meta.broken, true);
-        volume_set_size(v, old->meta.header.size); /* it has that already */
+        layer_set_size(layer, old->meta.header.size); /* it has that already */
         return rc;
     }
-    v->format_state = q;
-    volume_set_size(v, q->meta.header.size);
+    layer->format_state = q;
+    layer_set_size(layer, q->meta.header.size);
     q2_state_free(old);
     q2_assert(q);
     return 0;
 }
 
-int q2_close(vdisk *v, vdisk_queue *queue)
+int q2_close(struct layer *layer, vdisk_queue *queue)
 {
-    struct q2 *q = q2_of(v);
+    struct q2 *q = q2_of(layer);
     int rc = 0;
 
     q2_assert(q);
-    if (!v->read_only && !(v->open_flags & VDISK_OPEN_CHECK))
+    if (!layer->read_only && !(layer->open_flags & VDISK_OPEN_CHECK))
         rc = q2_trim_run(&q->space, queue, true);
     q2_state_free(q);
-    v->format_state = NULL;
+    layer->format_state = NULL;
     return rc;
 }

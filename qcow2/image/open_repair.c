@@ -39,11 +39,11 @@ static int verify(struct q2 *q, const struct layer_open *how, vdisk_queue *queue
     struct qcow2_check_opts opts = {.report = note_reason, .report_arg = reason, .progress = how->progress,
                                     .progress_arg = how->progress_arg};
     struct qcow2_check_result res;
-    int rc = qcow2_check(q->meta.v->file, queue, &opts, &res);
+    int rc = qcow2_check(q->meta.layer->file, queue, &opts, &res);
 
     if (rc == 0 && res.corruptions + res.check_errors > 0)
         rc = err_hint(err_set(EIO, "%s: was not closed, and has more damage than its refcounts: %s",
-                              q->meta.v->name, reason),
+                              q->meta.layer->name, reason),
                       "repair it with vdisk-io check -r all, or open it read-only and copy what it holds");
     return rc;
 }
@@ -56,7 +56,7 @@ int q2_open_repair(struct q2 *q, const struct layer_open *how, vdisk_queue *queu
     int rc, punched;
 
     assert(q->meta.header.incompatible & Q2_INCOMPAT_DIRTY);
-    rc = q2_rebuild_refcounts(q->meta.v->file, queue, &opts, Q2_REBUILD_STRICT, &n);
+    rc = q2_rebuild_refcounts(q->meta.layer->file, queue, &opts, Q2_REBUILD_STRICT, &n);
     if (rc == 0) {
         change.fields.reftable_offset = n.host_offset;
         change.fields.reftable_clusters = n.clusters;
@@ -69,11 +69,11 @@ int q2_open_repair(struct q2 *q, const struct layer_open *how, vdisk_queue *queu
         rc = q2_header_commit_sync(&q->meta, &change, queue);
     }
     if (rc == 0)
-        q2_spans_punch(&n.freed, q->meta.v->file, queue, q->meta.geo.cluster_bits, &punched);
+        q2_spans_punch(&n.freed, q->meta.layer->file, queue, q->meta.geo.cluster_bits, &punched);
     q2_spans_finish(&n.freed);
     if (rc == 0)
-        log_add(VDISK_LOG_WARNING, q->meta.v->name, "was not closed; its refcounts have been repaired");
+        log_add(VDISK_LOG_WARNING, q->meta.layer->name, "was not closed; its refcounts have been repaired");
     if (rc < 0 && vdisk_error_text()[0] == '\0')
-        err_set(rc, "%s: repairing its refcounts: %s", q->meta.v->name, strerror(-rc));
+        err_set(rc, "%s: repairing its refcounts: %s", q->meta.layer->name, strerror(-rc));
     return rc;
 }

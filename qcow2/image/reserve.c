@@ -163,7 +163,7 @@ static int reserve_clusters(struct q2 *q, uint64_t from, uint64_t end, const str
 /* ---- zeros ---------------------------------------------------------------------------------------------- */
 
 /* All of it has ended on return: who is told how far it is may make calls that wait, on this very queue. */
-static int fill_part(vdisk *v, uint64_t from, uint64_t end, vdisk_queue *queue)
+static int fill_part(struct layer *layer, uint64_t from, uint64_t end, vdisk_queue *queue)
 {
     struct vdisk_completion c[FILL_DEPTH];
     uint64_t pos = from;
@@ -173,7 +173,7 @@ static int fill_part(vdisk *v, uint64_t from, uint64_t end, vdisk_queue *queue)
     while ((rc == 0 && pos < end) || running > 0) {
         for (; rc == 0 && pos < end && running < FILL_DEPTH; running++) {
             uint64_t next = min_u64(end, align_down(pos, ZERO_BUFFER) + ZERO_BUFFER);
-            vdisk_write(queue, v, pos, zero_buffer, next - pos, 0, 0);
+            vdisk_write(queue, layer->volume, pos, zero_buffer, next - pos, 0, 0);
             pos = next;
         }
         unsigned n = queue_take(queue, c, FILL_DEPTH);
@@ -191,7 +191,7 @@ static int fill_with_zeros(struct q2 *q, uint64_t from, uint64_t end, const stru
 
     for (uint64_t pos = from; rc == 0 && pos < end; pos = next) {
         next = min_u64(end, align_down(pos, FILL_PART) + FILL_PART);
-        rc = fill_part(q->meta.v, pos, next, queue);
+        rc = fill_part(q->meta.layer, pos, next, queue);
         if (rc == 0 && cancelled(opts, next - from, end - from))
             rc = -ECANCELED;
     }
@@ -215,7 +215,7 @@ int q2_reserve_range(struct q2 *q, uint64_t from, uint64_t end, const struct vdi
     if (rc == 0 && full)
         return fill_with_zeros(q, from, end, opts, queue);
     if (rc == -ENOTSUP || rc == -EOPNOTSUPP)
-        return err_hint(err_set(ENOTSUP, "%s: preallocation=falloc is not possible here", q->meta.v->name),
+        return err_hint(err_set(ENOTSUP, "%s: preallocation=falloc is not possible here", q->meta.layer->name),
                         "use preallocation=full");
     return rc;
 }

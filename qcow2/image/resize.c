@@ -31,113 +31,116 @@ static int check_bitmap(const struct q2_meta *meta, const struct q2_bitmap_entry
 
     if (q2_clusters(&meta->geo, div_up(bits, 8)) == b->table_entries || b->flags & Q2_BITMAP_IN_USE)
         return 0;
-    return err_hint(err_set(ENOTSUP, "%s: bitmap '%s' would need another table for the new size", meta->v->name,
+    return err_hint(err_set(ENOTSUP, "%s: bitmap '%s' would need another table for the new size",
+                            meta->layer->name,
                             b->name),
                     "remove the bitmap first");
 }
 
 /* An external data file that cannot grow has been extended already, or is too small. */
-static int check_data_device(vdisk *v, uint64_t size)
+static int check_data_device(struct layer *layer, uint64_t size)
 {
-    struct backend *b = v->data;
+    struct backend *b = layer->data;
 
-    if (b == v->file || b->caps & BACKEND_GROWS || size <= vdisk_size(v) || backend_reaches_past(b, size - 1))
+    if (b == layer->file || b->caps & BACKEND_GROWS || size <= layer_size(layer) ||
+        backend_reaches_past(b, size - 1))
         return 0;
-    return err_hint(err_set(ENOSPC, "%s: external data file: %s: has %llu bytes, %llu are asked for", v->name,
+    return err_hint(err_set(ENOSPC, "%s: external data file: %s: has %llu bytes, %llu are asked for", layer->name,
                             b->name, (unsigned long long)backend_size(b), (unsigned long long)size),
                     "extend the device first");
 }
 
-static int check_allowed(vdisk *v, uint64_t size, vdisk_queue *queue)
+static int check_allowed(struct layer *layer, uint64_t size, vdisk_queue *queue)
 {
-    struct q2 *q = q2_of(v);
+    struct q2 *q = q2_of(layer);
     int rc;
 
     if (size > q2_max_size(&q->meta.geo))
-        return err_hint(err_set(EFBIG, "%s: a qcow2 image with %llu byte clusters is at most %llu bytes", v->name,
+        return err_hint(err_set(EFBIG, "%s: a qcow2 image with %llu byte clusters is at most %llu bytes",
+                                layer->name,
                                 (unsigned long long)q->meta.geo.cluster_size,
                                 (unsigned long long)q2_max_size(&q->meta.geo)),
                         "convert it to larger clusters");
     if (atomic_load(&q->meta.broken))
-        return err_hint(err_set(EIO, "%s: its metadata is damaged", v->name),
+        return err_hint(err_set(EIO, "%s: its metadata is damaged", layer->name),
                         "repair it with vdisk-io check -r all");
-    if (v->backing_name && v->backing_name[0] != '\0' && !v->backing && size > vdisk_size(v))
-        return err_hint(err_set(EINVAL, "%s: how its new end reads depends on its backing file", v->name),
+    if (layer->backing_name && layer->backing_name[0] != '\0' && !layer->backing && size > layer_size(layer))
+        return err_hint(err_set(EINVAL, "%s: how its new end reads depends on its backing file", layer->name),
                         "open it with its backing file");
     if (q->meta.header.nb_snapshots > 0 && q->meta.geo.version < 3)
         return err_hint(err_set(ENOTSUP, "%s: has snapshots, which in version 2 do not say how large the disk was",
-                                v->name),
+                                layer->name),
                         "delete the snapshots first");
-    rc = check_data_device(v, size);
+    rc = check_data_device(layer, size);
     return rc < 0 ? rc : q2_judge_bitmaps(&q->meta, queue, check_bitmap, size);
 }
 
 /* ---- the new range -------------------------------------------------------------------------------------- */
 
 /* Up to where something else than zeros may show behind the old end. */
-static uint64_t stale_end(vdisk *v, uint64_t old, uint64_t size)
+static uint64_t stale_end(struct layer *layer, uint64_t old, uint64_t size)
 {
-    struct q2 *q = q2_of(v);
+    struct q2 *q = q2_of(layer);
     uint64_t entries = atomic_load(&q->meta.l1)->entries, end = old;
 
     for (uint64_t i = q2_l1_index(&q->meta.geo, old); i < entries; i++)
         if (q2_l1_offset(q2_l1_get(&q->meta, i)) != 0)
             end = (i + 1) * q2_l1_entry_span(&q->meta.geo);
-    if (v->backing)
-        end = max_u64(end, vdisk_size(v->backing));
+    if (layer->backing)
+        end = max_u64(end, layer_size(layer->backing));
     return max_u64(old, min_u64(size, end));
 }
 
 /* Invariant 2: what clears the last cluster as a whole has done so, or finds that it is not the last. */
-static void begin_growing(vdisk *v, uint64_t size, vdisk_queue *queue)
+static void begin_growing(struct layer *layer, uint64_t size, vdisk_queue *queue)
 {
-    struct q2 *q = q2_of(v);
+    struct q2 *q = q2_of(layer);
 
     pthread_mutex_lock(&q->meta.lock);
-    volume_reach(v, size, queue);
+    layer_reach(layer, size, queue);
     pthread_mutex_unlock(&q->meta.lock);
 }
 
-static int prepare_range(vdisk *v, uint64_t old, uint64_t stale, uint64_t size,
+static int prepare_range(struct layer *layer, uint64_t old, uint64_t stale, uint64_t size,
                          const struct vdisk_resize_opts *opts, vdisk_queue *queue)
 {
-    int rc = q2_resize_zero(v, old, stale, queue);
+    int rc = q2_resize_zero(layer, old, stale, queue);
 
     if (rc == 0 && opts->preallocation != VDISK_PREALLOC_OFF)
-        rc = q2_reserve_range(q2_of(v), old, size, opts, queue);
-    return rc == 0 ? q2_flush_sync(&q2_of(v)->flush, queue) : rc;
+        rc = q2_reserve_range(q2_of(layer), old, size, opts, queue);
+    return rc == 0 ? q2_flush_sync(&q2_of(layer)->flush, queue) : rc;
 }
 
-static int grow(vdisk *v, uint64_t size, const struct vdisk_resize_opts *opts, vdisk_queue *queue)
+static int grow(struct layer *layer, uint64_t size, const struct vdisk_resize_opts *opts, vdisk_queue *queue)
 {
-    uint64_t old = vdisk_size(v), stale = stale_end(v, old, size);
-    struct q2 *q = q2_of(v);
+    uint64_t old = layer_size(layer), stale = stale_end(layer, old, size);
+    struct q2 *q = q2_of(layer);
     int rc = 0;
 
-    begin_growing(v, size, queue);
+    begin_growing(layer, size, queue);
     if (stale > old || opts->preallocation != VDISK_PREALLOC_OFF) {
         rc = q2_grow_header(q, old, size, queue);
         if (rc == 0) {
-            rc = prepare_range(v, old, stale, size, opts, queue);
+            rc = prepare_range(layer, old, stale, size, opts, queue);
             if (rc < 0 && opts->preallocation != VDISK_PREALLOC_OFF)
-                q2_resize_zero(v, old, size, queue);
+                q2_resize_zero(layer, old, size, queue);
         }
     }
     if (rc == 0)
         rc = q2_grow_header(q, size, size, queue);
-    volume_set_size(v, rc < 0 ? old : size);
+    layer_set_size(layer, rc < 0 ? old : size);
     return rc;
 }
 
-int q2_resize(vdisk *v, uint64_t size, const struct vdisk_resize_opts *opts, vdisk_queue *queue)
+int q2_resize(struct layer *layer, uint64_t size, const struct vdisk_resize_opts *opts, vdisk_queue *queue)
 {
-    bool grows = size > vdisk_size(v);
-    int rc = check_allowed(v, size, queue);
+    bool grows = size > layer_size(layer);
+    int rc = check_allowed(layer, size, queue);
 
     if (rc < 0)
         return rc;
-    rc = grows ? grow(v, size, opts, queue) : q2_shrink(v, size, opts, queue);
+    rc = grows ? grow(layer, size, opts, queue) : q2_shrink(layer, size, opts, queue);
     if (rc < 0 && vdisk_error_text()[0] == '\0')
-        err_set(rc, "%s: %s: %s", v->name, grows ? "growing" : "shrinking", strerror(-rc));
+        err_set(rc, "%s: %s: %s", layer->name, grows ? "growing" : "shrinking", strerror(-rc));
     return rc;
 }

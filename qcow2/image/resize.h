@@ -7,7 +7,7 @@
 
 /*
  * Flush, and write the header with `size`, which is not smaller than what it says, and an L1 table that is long
- * enough for `reach`: grow.c. Does not set v->size.
+ * enough for `reach`: grow.c. Does not set layer->size.
  */
 int q2_grow_header(struct q2 *q, uint64_t size, uint64_t reach, vdisk_queue *queue);
 
@@ -16,9 +16,9 @@ int q2_reserve_range(struct q2 *q, uint64_t from, uint64_t end, const struct vdi
                      vdisk_queue *queue);
 
 /* Zeros over [from, end), space given back where that is possible; not flushed: resize_zero.c. */
-int q2_resize_zero(vdisk *v, uint64_t from, uint64_t end, vdisk_queue *queue);
+int q2_resize_zero(struct layer *layer, uint64_t from, uint64_t end, vdisk_queue *queue);
 
 /* Make it smaller; of the same size: end what an earlier one has left: shrink.c. */
-int q2_shrink(vdisk *v, uint64_t size, const struct vdisk_resize_opts *opts, vdisk_queue *queue);
+int q2_shrink(struct layer *layer, uint64_t size, const struct vdisk_resize_opts *opts, vdisk_queue *queue);
 
 #endif

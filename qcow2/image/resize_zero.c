@@ -16,7 +16,7 @@ static int finish(vdisk_queue *queue)
     return c.result;
 }
 
-int q2_resize_zero(vdisk *v, uint64_t from, uint64_t end, vdisk_queue *queue)
+int q2_resize_zero(struct layer *layer, uint64_t from, uint64_t end, vdisk_queue *queue)
 {
     struct vdisk_extent list[1];
     struct vdisk_extents extents = {.list = list, .max = 1};
@@ -25,10 +25,10 @@ int q2_resize_zero(vdisk *v, uint64_t from, uint64_t end, vdisk_queue *queue)
     if (from >= end)
         return 0;
     /* Load the mapping of the first cluster: part of one that is known to be zero is not written. */
-    vdisk_get_extents(queue, v, from, end - from, &extents, 0);
+    vdisk_get_extents(queue, layer->volume, from, end - from, &extents, 0);
     rc = finish(queue);
     if (rc < 0)
         return rc;
-    vdisk_write_zeroes(queue, v, from, end - from, VDISK_REQ_UNMAP, 0);
+    vdisk_write_zeroes(queue, layer->volume, from, end - from, VDISK_REQ_UNMAP, 0);
     return finish(queue);
 }

@@ -33,52 +33,52 @@
 
 /* ---- the header ----------------------------------------------------------------------------------------- */
 
-static int commit(vdisk *v, struct q2_header_change *change, vdisk_queue *queue)
+static int commit(struct layer *layer, struct q2_header_change *change, vdisk_queue *queue)
 {
     int rc;
 
     change->doubt = "the header could not be written while the image was made smaller";
-    rc = q2_header_commit_sync(&q2_of(v)->meta, change, queue);
-    return rc == 0 ? q2_reload(v, queue) : rc;
+    rc = q2_header_commit_sync(&q2_of(layer)->meta, change, queue);
+    return rc == 0 ? q2_reload(layer, queue) : rc;
 }
 
-static int set_size(vdisk *v, uint64_t size, vdisk_queue *queue)
+static int set_size(struct layer *layer, uint64_t size, vdisk_queue *queue)
 {
-    const struct q2_geometry *g = &q2_of(v)->meta.geo;
-    struct q2_header_change change = q2_header_change(&q2_of(v)->meta);
+    const struct q2_geometry *g = &q2_of(layer)->meta.geo;
+    struct q2_header_change change = q2_header_change(&q2_of(layer)->meta);
 
     change.fields.size = size;
     change.fields.l1_entries = (uint32_t)min_u64(q2_l1_entries(g, size), change.fields.l1_entries);
-    return commit(v, &change, queue);
+    return commit(layer, &change, queue);
 }
 
-static int set_refcounts(vdisk *v, const struct qcow2_check_opts *opts, vdisk_queue *queue)
+static int set_refcounts(struct layer *layer, const struct qcow2_check_opts *opts, vdisk_queue *queue)
 {
-    struct q2_header_change change = q2_header_change(&q2_of(v)->meta);
+    struct q2_header_change change = q2_header_change(&q2_of(layer)->meta);
     struct q2_rebuilt n;
-    int rc = q2_rebuild_refcounts(v->file, queue, opts, Q2_REBUILD_STRICT, &n);
+    int rc = q2_rebuild_refcounts(layer->file, queue, opts, Q2_REBUILD_STRICT, &n);
 
     if (rc < 0)
         return rc;
     q2_spans_finish(&n.freed); /* trim() looks for more than that */
     change.fields.reftable_offset = n.host_offset;
     change.fields.reftable_clusters = n.clusters;
-    return commit(v, &change, queue);
+    return commit(layer, &change, queue);
 }
 
 /* ---- space ---------------------------------------------------------------------------------------------- */
 
 /* Behind the new end, as far as the last L2 table reaches. */
-static int clear_rest(vdisk *v, uint64_t size, uint64_t old, vdisk_queue *queue)
+static int clear_rest(struct layer *layer, uint64_t size, uint64_t old, vdisk_queue *queue)
 {
-    struct q2 *q = q2_of(v);
+    struct q2 *q = q2_of(layer);
     uint64_t end = min_u64(old, align_up(size, q2_l1_entry_span(&q->meta.geo)));
     int rc;
 
-    volume_reach(v, end, queue);
+    layer_reach(layer, end, queue);
     q->space.count_decides = !MUTANT(SHRINK_PUNCH_FIRST); /* invariant 2 */
-    rc = q2_resize_zero(v, size, end, queue);
-    volume_set_size(v, size);
+    rc = q2_resize_zero(layer, size, end, queue);
+    layer_set_size(layer, size);
     if (rc == 0)
         rc = q2_trim_run(&q->space, queue, true);
     q->space.count_decides = false;
@@ -90,13 +90,13 @@ static int read_in_use(struct q2 *q, vdisk_queue *queue, struct q2_cluster_set *
 {
     uint8_t *block = vdisk_alloc_buffer(align_up(q->meta.geo.cluster_size, 4096));
     uint64_t per_block = q2_refblock_entries(&q->meta.geo);
-    int rc = block ? 0 : err_set(ENOMEM, "%s: out of memory", q->meta.v->name);
+    int rc = block ? 0 : err_set(ENOMEM, "%s: out of memory", q->meta.layer->name);
 
     for (uint64_t b = 0; b < q->meta.reftable_entries && rc == 0; b++) {
         uint64_t offset = q2_reftable_offset(q->meta.reftable[b]);
         if (offset == 0 || q2_reftable_problem(&q->meta.geo, q->meta.reftable[b]))
             continue;
-        rc = io_pread(queue, q->meta.v->file, block, q->meta.geo.cluster_size, offset);
+        rc = io_pread(queue, q->meta.layer->file, block, q->meta.geo.cluster_size, offset);
         for (uint64_t i = 0; i < per_block && rc == 0; i++)
             if (q2_refcount_get(&q->meta.geo, block, i) != 0)
                 q2_cluster_set_add(ret, b * per_block + i, 1);
@@ -107,7 +107,7 @@ static int read_in_use(struct q2 *q, vdisk_queue *queue, struct q2_cluster_set *
 
 /* What gives back, and to whom. */
 struct trim {
-    vdisk                       *v;
+    struct layer                *layer;
     vdisk_queue                 *queue;
     const struct q2_cluster_set *were; /* in use before */
 };
@@ -115,7 +115,7 @@ struct trim {
 /* Free clusters below `end` that were not: to the host. */
 static int discard(const struct trim *t, const struct q2_refs *refs, uint64_t end)
 {
-    const struct q2_geometry *g = &q2_of(t->v)->meta.geo;
+    const struct q2_geometry *g = &q2_of(t->layer)->meta.geo;
     uint64_t start, stop, next;
     int rc = 0;
 
@@ -123,7 +123,7 @@ static int discard(const struct trim *t, const struct q2_refs *refs, uint64_t en
         start = q2_cluster_set_next(t->were, i, end, &stop);
         next = start < stop ? max_u64(start, min_u64(stop, q2_refs_next(refs, start))) : stop;
         if (next > start)
-            rc = io_prange(t->queue, t->v->file, IO_DISCARD, start << g->cluster_bits,
+            rc = io_prange(t->queue, t->layer->file, IO_DISCARD, start << g->cluster_bits,
                            (next - start) << g->cluster_bits);
         stop = next < stop ? next + 1 : stop;
     }
@@ -133,8 +133,8 @@ static int discard(const struct trim *t, const struct q2_refs *refs, uint64_t en
 /* Behind the last cluster in use; but not over what was free before. */
 static uint64_t cut_at(const struct trim *t, uint64_t in_use_end)
 {
-    const struct q2_geometry *g = &q2_of(t->v)->meta.geo;
-    uint64_t size = backend_size(t->v->file), end = div_up(size, g->cluster_size);
+    const struct q2_geometry *g = &q2_of(t->layer)->meta.geo;
+    uint64_t size = backend_size(t->layer->file), end = div_up(size, g->cluster_size);
 
     while (end << g->cluster_bits > in_use_end && q2_cluster_set_has(t->were, end - 1))
         end--;
@@ -144,36 +144,36 @@ static uint64_t cut_at(const struct trim *t, uint64_t in_use_end)
 static int trim_counted(void *arg, const struct q2_refs *refs, const struct qcow2_check_result *res)
 {
     const struct trim *t = arg;
-    struct backend *file = t->v->file;
+    struct backend *file = t->layer->file;
     uint64_t cut = cut_at(t, res->image_end_offset);
     int rc = 0;
 
     if (res->corruptions > 0 || res->check_errors > 0)
-        return err_hint(err_set(EIO, "%s: does not check clean", t->v->name),
+        return err_hint(err_set(EIO, "%s: does not check clean", t->layer->name),
                         "repair it with vdisk-io check -r all");
     if (file->caps & BACKEND_GROWS && cut < backend_size(file))
         rc = io_prange(t->queue, file, IO_TRUNCATE, cut, 0);
     if (rc == 0 && file->caps & BACKEND_DISCARD)
-        rc = discard(t, refs, backend_size(file) >> q2_of(t->v)->meta.geo.cluster_bits);
+        rc = discard(t, refs, backend_size(file) >> q2_of(t->layer)->meta.geo.cluster_bits);
     return rc;
 }
 
 /* Invariant 2. */
-static int trim(vdisk *v, const struct q2_cluster_set *were, const struct qcow2_check_opts *opts,
+static int trim(struct layer *layer, const struct q2_cluster_set *were, const struct qcow2_check_opts *opts,
                 vdisk_queue *queue)
 {
-    struct trim t = {.v = v, .queue = queue, .were = were};
+    struct trim t = {.layer = layer, .queue = queue, .were = were};
     struct qcow2_check_result res;
-    int rc = qcow2_check_counted(v->file, queue, opts, trim_counted, &t, &res);
+    int rc = qcow2_check_counted(layer->file, queue, opts, trim_counted, &t, &res);
 
-    return rc == 0 ? q2_reload(v, queue) : rc; /* the file's end is another */
+    return rc == 0 ? q2_reload(layer, queue) : rc; /* the file's end is another */
 }
 
-static int trim_data_file(vdisk *v, uint64_t size, vdisk_queue *queue)
+static int trim_data_file(struct layer *layer, uint64_t size, vdisk_queue *queue)
 {
-    if (v->data == v->file || !(v->data->caps & BACKEND_GROWS) || backend_size(v->data) <= size)
+    if (layer->data == layer->file || !(layer->data->caps & BACKEND_GROWS) || backend_size(layer->data) <= size)
         return 0;
-    return io_prange(queue, v->data, IO_TRUNCATE, size, 0);
+    return io_prange(queue, layer->data, IO_TRUNCATE, size, 0);
 }
 
 /* Invariant 3: who wants it to stop is told how far it is, and nothing else. */
@@ -186,58 +186,59 @@ static int go_on(void *arg, uint64_t done, uint64_t total)
     return 0;
 }
 
-static int give_back(vdisk *v, uint64_t size, uint64_t old, struct qcow2_check_opts *opts, vdisk_queue *queue)
+static int give_back(struct layer *layer, uint64_t size, uint64_t old, struct qcow2_check_opts *opts,
+                     vdisk_queue *queue)
 {
     struct qcow2_check_opts to_the_end = {.progress = go_on, .progress_arg = opts};
     struct q2_cluster_set were = {0};
-    int rc = read_in_use(q2_of(v), queue, &were);
+    int rc = read_in_use(q2_of(layer), queue, &were);
 
     if (rc == 0)
-        rc = clear_rest(v, size, old, queue);
+        rc = clear_rest(layer, size, old, queue);
     if (rc == 0)
-        rc = trim_data_file(v, size, queue);
+        rc = trim_data_file(layer, size, queue);
     if (rc == 0)
-        rc = set_refcounts(v, opts, queue);
+        rc = set_refcounts(layer, opts, queue);
     if (rc == 0)
-        rc = trim(v, &were, &to_the_end, queue);
+        rc = trim(layer, &were, &to_the_end, queue);
     q2_cluster_set_finish(&were);
     return rc;
 }
 
 /* Has a shrink left something that another can give back? An image that is not sound is left alone. */
-static int find_leaks(vdisk *v, const struct qcow2_check_opts *opts, vdisk_queue *queue, bool *ret)
+static int find_leaks(struct layer *layer, const struct qcow2_check_opts *opts, vdisk_queue *queue, bool *ret)
 {
     struct qcow2_check_result res;
-    int rc = qcow2_check(v->file, queue, opts, &res);
+    int rc = qcow2_check(layer->file, queue, opts, &res);
 
     *ret = rc == 0 && res.leaks > 0 && res.corruptions == 0 && res.check_errors == 0;
     return rc;
 }
 
-int q2_shrink(vdisk *v, uint64_t size, const struct vdisk_resize_opts *opts, vdisk_queue *queue)
+int q2_shrink(struct layer *layer, uint64_t size, const struct vdisk_resize_opts *opts, vdisk_queue *queue)
 {
     struct qcow2_check_opts check = {.progress = opts->progress, .progress_arg = opts->progress_arg};
-    uint64_t old = vdisk_size(v);
-    int rc = q2_trim_run(&q2_of(v)->space, queue, true);
+    uint64_t old = layer_size(layer);
+    int rc = q2_trim_run(&q2_of(layer)->space, queue, true);
     bool leaks;
 
     if (rc == 0 && size == old) {
-        rc = find_leaks(v, &check, queue, &leaks);
+        rc = find_leaks(layer, &check, queue, &leaks);
         if (rc < 0 || !leaks)
             return rc;
         old = UINT64_MAX; /* not known any more */
     }
     if (rc == 0 && MUTANT(SHRINK_CUT_FIRST))
-        rc = trim_data_file(v, size, queue);
+        rc = trim_data_file(layer, size, queue);
     if (rc == 0)
-        rc = set_size(v, size, queue);
+        rc = set_size(layer, size, queue);
     if (rc < 0)
         return rc;
-    rc = give_back(v, size, old, &check, queue);
+    rc = give_back(layer, size, old, &check, queue);
     if (rc < 0) {
         if (vdisk_error_text()[0] == '\0')
             err_set(rc, "%s", strerror(-rc));
-        err_prefix(rc, "%s: has its new size, but its space could not be given back", v->name);
+        err_prefix(rc, "%s: has its new size, but its space could not be given back", layer->name);
     }
     return rc;
 }

@@ -27,14 +27,14 @@ static void make_clean(struct q2_meta *meta, struct op *op)
     q2_flush(&container_of(meta, struct q2, meta)->flush, op);
 }
 
-struct q2 *q2_state_alloc(vdisk *v)
+struct q2 *q2_state_alloc(struct layer *layer)
 {
     struct q2 *q = aligned_alloc(alignof(struct q2), sizeof *q);
 
     if (!q)
         return NULL;
     memset(q, 0, sizeof *q);
-    q2_meta_state_init(&q->meta, v);
+    q2_meta_state_init(&q->meta, layer);
     q->meta.make_clean = make_clean;
     q2_space_state_init(&q->space, &q->meta);
     q2_map_state_init(&q->map, &q->meta, &q->space);
@@ -60,12 +60,12 @@ static int read_table(struct q2 *q, vdisk_queue *queue, const char *what, uint64
     int rc;
 
     if (!buf)
-        return err_set(ENOMEM, "%s: out of memory for the %s", q->meta.v->name, what);
+        return err_set(ENOMEM, "%s: out of memory for the %s", q->meta.layer->name, what);
     memset(buf, 0, bytes);
-    rc = entries ? io_pread(queue, q->meta.v->file, buf, entries * 8, host_offset) : 0;
+    rc = entries ? io_pread(queue, q->meta.layer->file, buf, entries * 8, host_offset) : 0;
     if (rc < 0) {
         free(buf);
-        return err_set(rc, "%s: reading the %s: %s", q->meta.v->name, what, strerror(-rc));
+        return err_set(rc, "%s: reading the %s: %s", q->meta.layer->name, what, strerror(-rc));
     }
     *ret = buf;
     return 0;
@@ -98,7 +98,7 @@ static int read_l1(struct q2 *q, vdisk_queue *queue, uint64_t *tables_left)
     int rc;
 
     if (!l1)
-        return err_set(ENOMEM, "%s: out of memory for the L1 table", q->meta.v->name);
+        return err_set(ENOMEM, "%s: out of memory for the L1 table", q->meta.layer->name);
     rc = read_table(q, queue, "L1 table", q->meta.header.l1_offset, entries, &buf);
     if (rc < 0) {
         free(l1);
@@ -109,13 +109,14 @@ static int read_l1(struct q2 *q, vdisk_queue *queue, uint64_t *tables_left)
     atomic_store(&q->meta.l1, l1);
     if (tables_left && bytes > *tables_left)
         rc = err_hint(
-            err_set(EFBIG, "%s: the L1 tables of the backing chain take too much memory", q->meta.v->name),
+            err_set(EFBIG, "%s: the L1 tables of the backing chain take too much memory", q->meta.layer->name),
             "make the chain shorter (commit or rebase), or the clusters larger");
     else if (tables_left)
         *tables_left -= bytes;
     if (q->meta.header.l1_doubtful && !q2_l1_plausible(buf, entries))
         rc = err_hint(
-            err_set(EINVAL, "%s: not a valid qcow2 image: L1 table and refcount table overlap", q->meta.v->name),
+            err_set(EINVAL, "%s: not a valid qcow2 image: L1 table and refcount table overlap",
+                    q->meta.layer->name),
             "restore it from a copy");
     free(buf);
     return rc;
@@ -143,13 +144,13 @@ static int setup_tables(struct q2 *q, vdisk_queue *queue, uint64_t *tables_left)
     uint64_t reftable_bytes = (uint64_t)q->meta.header.reftable_clusters << q->meta.geo.cluster_bits;
     int rc = read_l1(q, queue, tables_left);
 
-    if (rc == 0 && !q->meta.v->read_only)
+    if (rc == 0 && !q->meta.layer->read_only)
         rc = read_reftable(q, queue);
     if (rc < 0)
         return rc;
     if (q2_table_init(&q->meta.l1_pages, q->meta.header.l1_offset, l1_bytes, page) < 0 ||
         q2_table_init(&q->meta.reftable_pages, q->meta.header.reftable_offset, reftable_bytes, page) < 0)
-        return err_set(ENOMEM, "%s: out of memory", q->meta.v->name);
+        return err_set(ENOMEM, "%s: out of memory", q->meta.layer->name);
     q->meta.l1_start = q->meta.header.l1_offset;
     q->meta.l1_end = q->meta.header.l1_offset + (q->meta.header.l1_entries ? l1_bytes : 0);
     q->meta.reftable_start = q->meta.header.reftable_offset;
@@ -164,7 +165,7 @@ int q2_state_read_header(struct q2 *q, vdisk_queue *queue)
     int rc = q2_header_read(&q->meta, queue);
 
     if (rc == 0)
-        rc = q2_header_refuse_encrypted(&q->meta.header, q->meta.v->name);
+        rc = q2_header_refuse_encrypted(&q->meta.header, q->meta.layer->name);
     if (rc < 0)
         return rc;
     q->meta.geo = q->meta.header.geo;
@@ -182,7 +183,7 @@ int q2_state_setup(struct q2 *q, vdisk_queue *queue, uint64_t *tables_left)
         rc = q2_meta_caches_init(&q->meta, q->cache_bytes);
     if (rc == 0)
         q2_space_state_setup(&q->space);
-    if (rc == 0 && !q->meta.v->read_only && !(q->meta.v->open_flags & VDISK_OPEN_CHECK))
+    if (rc == 0 && !q->meta.layer->read_only && !(q->meta.layer->open_flags & VDISK_OPEN_CHECK))
         rc = q2_guard_init(&q->meta, queue);
     return rc;
 }
@@ -193,15 +194,15 @@ int q2_state_setup(struct q2 *q, vdisk_queue *queue, uint64_t *tables_left)
 
 void q2_assert(struct q2 *q)
 {
-    const vdisk *v = q->meta.v;
+    const struct layer *layer = q->meta.layer;
 
-    assert(v->format_state == q && q2_of(q->meta.v) == q);
+    assert(layer->format_state == q && q2_of(q->meta.layer) == q);
     assert(q->space.meta == &q->meta && q->map.meta == &q->meta && q->flush.meta == &q->meta);
     assert(q->map.space == &q->space && q->flush.space == &q->space);
-    assert(v->cluster_size == q->meta.geo.cluster_size && q->meta.make_clean == make_clean);
-    assert(q->meta.data_file == (v->data != v->file));
-    assert(!q->meta.guarded || !v->read_only);
-    assert(atomic_load(&v->size) == q->meta.header.size && v->reach >= v->size);
+    assert(layer->cluster_size == q->meta.geo.cluster_size && q->meta.make_clean == make_clean);
+    assert(q->meta.data_file == (layer->data != layer->file));
+    assert(!q->meta.guarded || !layer->read_only);
+    assert(atomic_load(&layer->size) == q->meta.header.size && layer->reach >= layer->size);
     pthread_mutex_lock(&q->meta.lock);
     assert(q2_l1_entries(&q->meta.geo, q->meta.header.size) <= q->meta.header.l1_entries);
     q2_meta_assert(&q->meta);

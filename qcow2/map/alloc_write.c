@@ -203,13 +203,13 @@ static void plan_edges(struct alloc_write *w)
 /* The edges' content as far as it is known without reading; no lock held. */
 static bool edge_is_zero(struct alloc_write *w, uint64_t guest_offset, uint64_t len)
 {
-    uint64_t size = vdisk_size(w->map->meta->v);
+    uint64_t size = layer_size(w->map->meta->layer);
 
     assert_unlocked(&w->map->meta->lock);
     /* Past the volume's end, inside its last cluster, there is nothing. */
     if (guest_offset >= size)
         return true;
-    return chain_known_zero(w->map->meta->v, guest_offset, min_u64(len, size - guest_offset));
+    return chain_known_zero(w->map->meta->layer, guest_offset, min_u64(len, size - guest_offset));
 }
 
 /* No lock held. Drop edges that are zero on zero clusters, get memory for the others. */
@@ -235,7 +235,7 @@ static int prepare_edges(struct alloc_write *w)
 static void read_edge(struct alloc_write *w, struct op *op, struct op_child *child, uint64_t guest_offset,
                       struct iovec *iov)
 {
-    uint64_t size = vdisk_size(w->map->meta->v), len = iov->iov_len;
+    uint64_t size = layer_size(w->map->meta->layer), len = iov->iov_len;
     uint64_t inside = guest_offset >= size ? 0 : min_u64(len, size - guest_offset);
 
     if (len == 0)
@@ -248,7 +248,7 @@ static void read_edge(struct alloc_write *w, struct op *op, struct op_child *chi
         return;
     }
     iov->iov_len = inside;
-    chain_read(w->map->meta->v, guest_offset, iov, 1, inside, op_child_add(op, child));
+    chain_read(w->map->meta->layer, guest_offset, iov, 1, inside, op_child_add(op, child));
 }
 
 /* Both at once; the call of an await. */
@@ -271,22 +271,23 @@ static uint64_t host_len(const struct alloc_write *w)
 static void reserve_span(struct alloc_write *w, struct op *op)
 {
     uint64_t len = host_len(w),
-             last = min_u64(w->map->meta->geo.cluster_size, max_u64(4096, w->map->meta->v->data->align));
+             last = min_u64(w->map->meta->geo.cluster_size, max_u64(4096, w->map->meta->layer->data->align));
 
     if (w->reserve == VDISK_PREALLOC_FALLOC && w->host_zero) {
-        io_range(&w->io, w->map->meta->v->data, IO_ALLOCATE, w->host_offset, len);
+        io_range(&w->io, w->map->meta->layer->data, IO_ALLOCATE, w->host_offset, len);
         op_io(op, &w->io);
     } else if (w->host_zero) {
-        zero_range(w->map->meta->v->data, w->host_offset + len - last, last, 0, op); /* for the end of the file */
+        /* For the end of the file. */
+        zero_range(w->map->meta->layer->data, w->host_offset + len - last, last, 0, op);
     } else {
-        zero_range(w->map->meta->v->data, w->host_offset, len,
+        zero_range(w->map->meta->layer->data, w->host_offset, len,
                    w->reserve == VDISK_PREALLOC_METADATA ? IO_UNMAP : 0, op);
     }
 }
 
 static bool reserve_needs_io(const struct alloc_write *w)
 {
-    bool inside = w->host_offset + host_len(w) <= backend_size(w->map->meta->v->data);
+    bool inside = w->host_offset + host_len(w) <= backend_size(w->map->meta->layer->data);
 
     return w->kind == SPAN_NEW && (w->reserve == VDISK_PREALLOC_FALLOC || !w->host_zero || !inside);
 }
@@ -307,7 +308,7 @@ static int prepare_write(struct alloc_write *w)
         return -EIO;
     if (w->tail > 0)
         w->span_iov[n++] = (struct iovec){w->edges + w->head, w->tail};
-    io_rwv(&w->io, w->map->meta->v->data, IO_WRITE, w->host_offset + (w->start - w->guest_cluster) - w->head,
+    io_rwv(&w->io, w->map->meta->layer->data, IO_WRITE, w->host_offset + (w->start - w->guest_cluster) - w->head,
            w->span_iov, n, w->head + len + w->tail);
     return 0;
 }
@@ -346,7 +347,7 @@ static bool data_first(const struct alloc_write *w)
 {
     if (w->kind != SPAN_NEW || !w->host_zero || w->head + w->tail > 0)
         return true;
-    return !chain_known_zero(w->map->meta->v, w->start, w->stop - w->start);
+    return !chain_known_zero(w->map->meta->layer, w->start, w->stop - w->start);
 }
 
 /* Invariant 1. */
@@ -464,7 +465,7 @@ static void start_apart(struct q2_map *map, struct request *r, uint64_t done)
         if (end <= done)
             request_end(r, 0);
         else
-            map->meta->v->format->submit(map->meta->v, r);
+            map->meta->layer->format->submit(map->meta->layer, r);
         r = next;
     }
 }
@@ -610,7 +611,7 @@ again:
             OP_TRY(op, AW_L2_TABLE, q2_l2_table_make(w->map, w->start, op));
         found = find_span(w);
         if (found == FIND_NEEDS_SLICE) {
-            OP_TRY(op, AW_L2_LOADED, q2_load(w->map->meta->v, w->start, op));
+            OP_TRY(op, AW_L2_LOADED, q2_load(w->map->meta->layer, w->start, op));
             continue;
         }
         if (found == FIND_TOO_MANY_FREED) {

@@ -82,11 +82,11 @@ static void clear_finish(struct clear *c, int rc)
 /* Does an unallocated cluster here read as zeros? (No layer below, or none that reaches so far.) */
 static bool zero_below(const struct q2_map *map, uint64_t guest_offset)
 {
-    const vdisk *v = map->meta->v;
+    const struct layer *layer = map->meta->layer;
 
-    if (!v->backing_name || v->backing_name[0] == '\0')
+    if (!layer->backing_name || layer->backing_name[0] == '\0')
         return true;
-    return v->backing && guest_offset >= vdisk_size(v->backing);
+    return layer->backing && guest_offset >= layer_size(layer->backing);
 }
 
 /* Write zeros as any data is written; the call of an await. */
@@ -214,7 +214,7 @@ static uint64_t request_end_offset(const struct clear *c)
 /* Does the range go up to the end, and is there nothing behind it? With map->meta->lock held it stays so. */
 static bool ends_volume(const struct clear *c)
 {
-    return request_end_offset(c) == atomic_load_explicit(&c->map->meta->v->reach, memory_order_acquire);
+    return request_end_offset(c) == atomic_load_explicit(&c->map->meta->layer->reach, memory_order_acquire);
 }
 
 static enum slice_result clear_slice(struct clear *c)
@@ -246,7 +246,7 @@ static void load_slices(struct clear *c, struct op *op)
 
     op_io_begin(op);
     for (unsigned i = 0; i < CLEAR_AHEAD && guest_offset < c->tail_start; i++) {
-        q2_load(c->map->meta->v, guest_offset, op_child_add(op, &c->ahead[i]));
+        q2_load(c->map->meta->layer, guest_offset, op_child_add(op, &c->ahead[i]));
         guest_offset = q2_slice_end(c->map->meta, guest_offset);
     }
     op_io_wait(op);
@@ -288,7 +288,7 @@ static bool head_needs_write(const struct clear *c)
     const struct request *r = c->request;
 
     return !c->discard && r->guest_offset < c->head_end &&
-           !chain_known_zero(c->map->meta->v, r->guest_offset, c->head_end - r->guest_offset);
+           !chain_known_zero(c->map->meta->layer, r->guest_offset, c->head_end - r->guest_offset);
 }
 
 static uint64_t tail_len(const struct clear *c)
@@ -300,7 +300,7 @@ static uint64_t tail_len(const struct clear *c)
 
 static bool tail_needs_write(const struct clear *c)
 {
-    return !c->discard && tail_len(c) > 0 && !chain_known_zero(c->map->meta->v, c->tail_start, tail_len(c));
+    return !c->discard && tail_len(c) > 0 && !chain_known_zero(c->map->meta->layer, c->tail_start, tail_len(c));
 }
 
 /* Zeros would have to be written at the end, or at one of both, and the request would rather fail: op.rc. */
@@ -328,7 +328,7 @@ static void write_cluster(struct clear *c, struct op *op)
 
 static void discard_data(struct clear *c, struct op *op)
 {
-    io_range(&c->io, c->map->meta->v->data, IO_DISCARD, c->request->guest_offset, c->request->len);
+    io_range(&c->io, c->map->meta->layer->data, IO_DISCARD, c->request->guest_offset, c->request->len);
     op_io(op, &c->io);
 }
 
@@ -337,7 +337,7 @@ static void raw_data(struct clear *c, struct op *op)
     if (c->discard)
         discard_data(c, op);
     else
-        zero_range(c->map->meta->v->data, c->request->guest_offset, c->request->len,
+        zero_range(c->map->meta->layer->data, c->request->guest_offset, c->request->len,
                    request_zero_flags(c->request), op);
 }
 

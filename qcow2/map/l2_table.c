@@ -73,7 +73,7 @@ static void l2_make_finish(struct l2_make *m, int rc)
 
 static void start_copy(struct l2_make *m, struct op *op, enum io_kind kind, uint64_t host_offset)
 {
-    io_rw(&m->io, m->map->meta->v->file, kind, host_offset, m->buf, m->map->meta->geo.cluster_size);
+    io_rw(&m->io, m->map->meta->layer->file, kind, host_offset, m->buf, m->map->meta->geo.cluster_size);
     op_io(op, &m->io);
 }
 
@@ -139,7 +139,7 @@ static void write_zeros(struct l2_make *m, struct op *op)
 {
     uint64_t tables = MUTANT(AHEAD_NOT_ZEROED) ? 1 : m->run.clusters;
 
-    zero_write(m->map->meta->v->file, m->run.host_offset, tables << m->map->meta->geo.cluster_bits, op);
+    zero_write(m->map->meta->layer->file, m->run.host_offset, tables << m->map->meta->geo.cluster_bits, op);
 }
 
 /* One of them; what is needed of it first. It is zeros: so it need not be read. */
@@ -261,7 +261,7 @@ static struct l2_make *find_making(struct q2_map *map, uint64_t guest_offset)
 
 void q2_l2_table_make(struct q2_map *map, uint64_t guest_offset, struct op *op)
 {
-    vdisk_queue *service = service_queue(map->meta->v, op->queue);
+    vdisk_queue *service = service_queue(map->meta->layer->volume, op->queue);
     struct l2_make *m = NULL, *other;
 
     pthread_mutex_lock(&map->meta->lock);

@@ -172,9 +172,9 @@ static __attribute__((noinline)) int look_closer(struct q2_meta *meta, struct q2
     return 0;
 }
 
-int q2_lookup(vdisk *v, uint64_t guest_offset, uint64_t len, struct extent *ret)
+int q2_lookup(struct layer *layer, uint64_t guest_offset, uint64_t len, struct extent *ret)
 {
-    struct q2_meta *meta = q2_meta_of(v);
+    struct q2_meta *meta = q2_meta_of(layer);
     struct q2_slot *s;
     uint32_t seq;
 
@@ -203,9 +203,9 @@ static int check_entry(struct q2_meta *meta, uint64_t guest_offset)
     return rc;
 }
 
-void q2_load(vdisk *v, uint64_t guest_offset, struct op *op)
+void q2_load(struct layer *layer, uint64_t guest_offset, struct op *op)
 {
-    struct q2_meta *meta = q2_meta_of(v);
+    struct q2_meta *meta = q2_meta_of(layer);
     uint64_t entry = q2_l1_get(meta, q2_l1_index(&meta->geo, guest_offset));
     uint64_t table = q2_l1_offset(entry);
     int rc;

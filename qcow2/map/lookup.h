@@ -5,7 +5,7 @@
 #include "engine/format.h"
 
 /* format_driver.lookup and .load */
-int q2_lookup(vdisk *v, uint64_t guest_offset, uint64_t len, struct extent *ret);
-void q2_load(vdisk *v, uint64_t guest_offset, struct op *op);
+int q2_lookup(struct layer *layer, uint64_t guest_offset, uint64_t len, struct extent *ret);
+void q2_load(struct layer *layer, uint64_t guest_offset, struct op *op);
 
 #endif

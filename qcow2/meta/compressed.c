@@ -48,7 +48,7 @@ static const uint64_t inflate_here = 64 << 10;
 
 struct read_compressed {
     struct op                 op;
-    vdisk                    *v;
+    struct layer             *layer;
     uint64_t                  descriptor;
     uint64_t                  guest_offset;
     uint64_t                  len;
@@ -229,7 +229,7 @@ static void inflater_put(struct q2_compressed_cache *cache, struct q2_inflater *
 /* Any thread: only the op's own, or the worker that it waits for, touches them. */
 static int inflate_cluster(const struct read_compressed *p)
 {
-    struct q2_meta *meta = q2_meta_of(p->v);
+    struct q2_meta *meta = q2_meta_of(p->layer);
     uint8_t *out = p->cluster ? p->cluster->data : p->iov[0].iov_base;
     struct q2_inflater *f = inflater_get(&meta->compressed);
     int rc;
@@ -254,7 +254,7 @@ static void inflate_elsewhere(struct read_compressed *p, struct op *op)
 {
     op_io_begin(op);
     op_io_prepare(op, &p->io);
-    io_range(&p->io, p->v->file, IO_FLUSH, 0, 0);
+    io_range(&p->io, p->layer->file, IO_FLUSH, 0, 0);
     ring_work(&p->io, inflate_work);
     op_io_wait(op);
 }
@@ -264,8 +264,8 @@ static void inflate_elsewhere(struct read_compressed *p, struct op *op)
 /* Work out what to read, aligned for the backend, and have memory for it. */
 static int prepare_read(struct read_compressed *p)
 {
-    struct q2_meta *meta = q2_meta_of(p->v);
-    struct backend *b = p->v->file;
+    struct q2_meta *meta = q2_meta_of(p->layer);
+    struct backend *b = p->layer->file;
     struct q2_mapping m = q2_entry_decode(&meta->geo, p->descriptor | Q2_COMPRESSED, 0);
     uint64_t start = align_down(m.host_offset, b->align);
     size_t len = align_up(m.host_offset + m.compressed_len, b->align) - start;
@@ -282,7 +282,7 @@ static int prepare_read(struct read_compressed *p)
 
 static void read_compressed_finish(struct read_compressed *p, int rc)
 {
-    struct q2_meta *meta = q2_meta_of(p->v);
+    struct q2_meta *meta = q2_meta_of(p->layer);
 
     if (p->cluster) {
         if (p->leader)
@@ -299,7 +299,7 @@ static void read_compressed_finish(struct read_compressed *p, int rc)
 static void read_compressed_step(struct op *op)
 {
     struct read_compressed *p = container_of(op, struct read_compressed, op);
-    struct q2_meta *meta = q2_meta_of(p->v);
+    struct q2_meta *meta = q2_meta_of(p->layer);
     bool whole = p->iovcnt == 1 && p->len == meta->geo.cluster_size;
 
     OP_BEGIN(enum read_compressed_state, op)
@@ -337,20 +337,21 @@ fail:
 
 OP_TYPE(read_compressed, read_compressed_step, "RP_START", "RP_SHARED", "RP_READ", "RP_INFLATED");
 
-void q2_read_compressed(vdisk *v, const struct extent *e, uint64_t guest_offset, const struct iovec *iov,
-                        uint32_t iovcnt, uint64_t len, struct op *parent)
+void q2_read_compressed(struct layer *layer, const struct extent *e, uint64_t guest_offset,
+                        const struct iovec *iov, uint32_t iovcnt, uint64_t len, struct op *parent)
 {
     struct read_compressed *p;
 
     assert(e->kind == EXTENT_COMPRESSED);
     assert(len > 0 &&
-           q2_offset_in_cluster(&q2_meta_of(v)->geo, guest_offset) + len <= q2_meta_of(v)->geo.cluster_size);
+           q2_offset_in_cluster(&q2_meta_of(layer)->geo, guest_offset) + len <=
+               q2_meta_of(layer)->geo.cluster_size);
     p = op_alloc(parent->queue, &read_compressed_type, sizeof *p);
     if (!p) {
         op_wake(parent, -ENOMEM);
         return;
     }
-    p->v = v;
+    p->layer = layer;
     p->op.parent = parent;
     p->descriptor = e->host_offset;
     p->guest_offset = guest_offset;

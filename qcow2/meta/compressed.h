@@ -44,7 +44,7 @@ void q2_compressed_forget(struct q2_compressed_cache *cache);
  * Completes by op_wake(parent). Owns `iov` and its buffers until then; `e` only during the call.
  * Errors: -EIO damaged stream, or of the I/O; -ENOMEM.
  */
-void q2_read_compressed(vdisk *v, const struct extent *e, uint64_t guest_offset, const struct iovec *iov,
-                        uint32_t iovcnt, uint64_t len, struct op *parent);
+void q2_read_compressed(struct layer *layer, const struct extent *e, uint64_t guest_offset,
+                        const struct iovec *iov, uint32_t iovcnt, uint64_t len, struct op *parent);
 
 #endif

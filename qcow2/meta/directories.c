@@ -21,12 +21,12 @@ int q2_read_bitmaps(struct q2_meta *meta, vdisk_queue *queue, struct q2_bitmap_d
     int rc;
 
     if (!buf)
-        return err_set(ENOMEM, "%s: out of memory", meta->v->name);
-    rc = io_pread(queue, meta->v->file, buf, h->bitmap_directory_size, h->bitmap_directory_offset);
+        return err_set(ENOMEM, "%s: out of memory", meta->layer->name);
+    rc = io_pread(queue, meta->layer->file, buf, h->bitmap_directory_size, h->bitmap_directory_offset);
     if (rc < 0)
-        err_set(rc, "%s: reading the bitmap directory: %s", meta->v->name, strerror(-rc));
+        err_set(rc, "%s: reading the bitmap directory: %s", meta->layer->name, strerror(-rc));
     else
-        rc = q2_bitmaps_parse(&meta->geo, meta->v->name, buf, h->bitmap_directory_size, h->nb_bitmaps, ret);
+        rc = q2_bitmaps_parse(&meta->geo, meta->layer->name, buf, h->bitmap_directory_size, h->nb_bitmaps, ret);
     free(buf);
     return rc;
 }
@@ -50,7 +50,7 @@ int q2_judge_bitmaps(struct q2_meta *meta, vdisk_queue *queue, q2_judge_bitmap_f
 int q2_read_snapshots(struct q2_meta *meta, vdisk_queue *queue, struct q2_snapshot_table *ret)
 {
     uint64_t left =
-        backend_size(meta->v->file) - min_u64(meta->header.snapshots_offset, backend_size(meta->v->file));
+        backend_size(meta->layer->file) - min_u64(meta->header.snapshots_offset, backend_size(meta->layer->file));
     uint64_t want = min_u64(left, meta->geo.cluster_size);
 
     for (;;) {
@@ -58,17 +58,18 @@ int q2_read_snapshots(struct q2_meta *meta, vdisk_queue *queue, struct q2_snapsh
         uint8_t *buf = vdisk_alloc_buffer(want);
         int rc;
         if (!buf)
-            return err_set(ENOMEM, "%s: out of memory for the snapshot table", meta->v->name);
-        rc = want ? io_pread(queue, meta->v->file, buf, want, meta->header.snapshots_offset) : 0;
+            return err_set(ENOMEM, "%s: out of memory for the snapshot table", meta->layer->name);
+        rc = want ? io_pread(queue, meta->layer->file, buf, want, meta->header.snapshots_offset) : 0;
         if (rc < 0)
-            err_set(rc, "%s: reading the snapshot table: %s", meta->v->name, strerror(-rc));
+            err_set(rc, "%s: reading the snapshot table: %s", meta->layer->name, strerror(-rc));
         else
-            rc = q2_snapshots_parse(&meta->geo, meta->v->name, buf, want, meta->header.nb_snapshots, ret, &need);
+            rc = q2_snapshots_parse(&meta->geo, meta->layer->name, buf, want, meta->header.nb_snapshots, ret,
+                                    &need);
         free(buf);
         if (rc != -EAGAIN)
             return rc;
         if (need > left)
-            return err_set(EINVAL, "%s: the snapshot table reaches past the end of the file", meta->v->name);
+            return err_set(EINVAL, "%s: the snapshot table reaches past the end of the file", meta->layer->name);
         want = min_u64(left, min_u64(max_u64(need, 2 * want), Q2_MAX_SNAPSHOT_TABLE));
     }
 }

@@ -22,21 +22,21 @@
 
 static void tell(struct q2_meta *meta, const char *what)
 {
-    vdisk *v = meta->v;
+    struct layer *layer = meta->layer;
 
-    snprintf(v->trouble, sizeof v->trouble, "%s; no more writes are accepted", what);
-    atomic_store_explicit(&v->has_trouble, true, memory_order_release); /* invariant 1 */
-    atomic_store(&v->writes_in_place, false);
-    log_add(VDISK_LOG_ERROR, v->name, "%s", v->trouble);
-    if (v->events)
-        events_raise(v->events, VDISK_EVENT_CORRUPT);
+    snprintf(layer->trouble, sizeof layer->trouble, "%s; no more writes are accepted", what);
+    atomic_store_explicit(&layer->has_trouble, true, memory_order_release); /* invariant 1 */
+    atomic_store(&layer->writes_in_place, false);
+    log_add(VDISK_LOG_ERROR, layer->name, "%s", layer->trouble);
+    if (layer->volume->events)
+        events_raise(layer->volume->events, VDISK_EVENT_CORRUPT);
 }
 
 int q2_break(struct q2_meta *meta, const char *what)
 {
     if (!atomic_exchange(&meta->broken, true)) {
         tell(meta, what);
-        err_set(EIO, "%s: %s", meta->v->name, meta->v->trouble);
+        err_set(EIO, "%s: %s", meta->layer->name, meta->layer->trouble);
     }
     return -EIO;
 }

@@ -79,7 +79,7 @@ static uint64_t clusters_of(const struct q2_meta *meta, const struct q2_mapping 
 /* Behind the end, and nothing says that there ever was anything. */
 static bool past_everything(const struct q2_meta *meta, const struct q2_mapping *m)
 {
-    return m->type == Q2_CLUSTER_NORMAL && m->host_offset >= backend_size(meta->v->file) &&
+    return m->type == Q2_CLUSTER_NORMAL && m->host_offset >= backend_size(meta->layer->file) &&
            !q2_has_block(meta, m->host_offset >> meta->geo.cluster_bits);
 }
 
@@ -191,13 +191,13 @@ bool q2_guard_slice(struct q2_meta *meta, uint64_t guest_offset, uint64_t table_
     bool guarded = meta->guarded && !MUTANT(TRUST_ENTRIES), bad = false;
     bool first_time = is_first_time(meta, q2_slice_key(meta, guest_offset));
     uint32_t size = meta->geo.l2_entry_size;
-    uint64_t end = size == 8 && !meta->data_file ? backend_size(meta->v->file) : 0;
+    uint64_t end = size == 8 && !meta->data_file ? backend_size(meta->layer->file) : 0;
     struct runs runs;
 
     assert_locked(&meta->lock);
     runs.count = 0;
     if (guarded)
-        bad = table_conflict(meta, guest_offset, table_offset) || table_offset >= backend_size(meta->v->file);
+        bad = table_conflict(meta, guest_offset, table_offset) || table_offset >= backend_size(meta->layer->file);
     for (uint32_t i = 0; i < meta->l2.slice_size; i += size, guest_offset += meta->geo.cluster_size) {
         struct q2_l2_entry e = q2_l2_entry_get(&meta->geo, slice + i);
         struct q2_mapping m;
@@ -248,14 +248,14 @@ int q2_guard_entry(struct q2_meta *meta, uint64_t guest_offset, uint64_t table_o
     snprintf(what, sizeof what, "the L2 table of guest offset 0x%" PRIx64 " is at", guest_offset);
     if (kinds)
         return contradiction(meta, what, table_offset >> meta->geo.cluster_bits, kinds);
-    if (table_offset >= backend_size(meta->v->file))
+    if (table_offset >= backend_size(meta->layer->file))
         return q2_break(meta, "an L2 table lies past the end of the file");
     snprintf(what, sizeof what, "guest offset 0x%" PRIx64 " is mapped to", guest_offset);
     n = clusters_of(meta, &m, &first);
     if (n > 0 && !meta->data_file && q2_guard_refuses(meta, first, n, what))
         return -EIO;
     if (!meta->data_file && past_everything(meta, &m))
-        return err_set(EFBIG, "%s: %s host offset 0x%" PRIx64 ", far past the end of the file", meta->v->name,
+        return err_set(EFBIG, "%s: %s host offset 0x%" PRIx64 ", far past the end of the file", meta->layer->name,
                        what, m.host_offset);
     return 0;
 }
@@ -286,7 +286,7 @@ static uint32_t block_conflict(struct q2_meta *meta, uint64_t host_offset)
 bool q2_guard_block_is_sound(struct q2_meta *meta, uint64_t host_offset)
 {
     return is_aligned(host_offset, meta->geo.cluster_size) && block_conflict(meta, host_offset) == 0 &&
-           host_offset < backend_size(meta->v->file);
+           host_offset < backend_size(meta->layer->file);
 }
 
 int q2_guard_block(struct q2_meta *meta, uint64_t block, uint64_t host_offset)
@@ -297,7 +297,7 @@ int q2_guard_block(struct q2_meta *meta, uint64_t block, uint64_t host_offset)
     snprintf(what, sizeof what, "refcount block %" PRIu64 " is at", block);
     if (kinds)
         return contradiction(meta, what, host_offset >> meta->geo.cluster_bits, kinds);
-    if (meta->guarded && host_offset >= backend_size(meta->v->file))
+    if (meta->guarded && host_offset >= backend_size(meta->layer->file))
         return q2_break(meta, "a refcount block lies past the end of the file");
     return 0;
 }

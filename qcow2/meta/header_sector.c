@@ -60,7 +60,7 @@ int q2_header_load(struct backend *file, vdisk_queue *queue, struct q2_header *r
 
 int q2_header_read(struct q2_meta *meta, vdisk_queue *queue)
 {
-    return q2_header_load(meta->v->file, queue, &meta->header, meta->sector);
+    return q2_header_load(meta->layer->file, queue, &meta->header, meta->sector);
 }
 
 /* ---- write ----------------------------------------------------------------------------------------------- */
@@ -86,13 +86,13 @@ static void start_write(struct header_commit *h, struct op *op)
 {
     memcpy(h->sector, h->meta->sector, Q2_SECTOR_SIZE);
     q2_header_fields_put(h->sector, &h->change->fields);
-    io_rw(&h->io, h->meta->v->file, IO_WRITE, 0, h->sector, Q2_SECTOR_SIZE);
+    io_rw(&h->io, h->meta->layer->file, IO_WRITE, 0, h->sector, Q2_SECTOR_SIZE);
     op_io(op, &h->io);
 }
 
 static void start_sync(struct header_commit *h, struct op *op)
 {
-    io_range(&h->io, h->meta->v->file, IO_FLUSH, 0, 0);
+    io_range(&h->io, h->meta->layer->file, IO_FLUSH, 0, 0);
     op_io(op, &h->io);
 }
 

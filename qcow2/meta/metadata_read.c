@@ -64,7 +64,8 @@ static void add_own_tables(struct q2_meta *meta)
 /* A table of words that name clusters. */
 static int read_words(struct reading *r, uint64_t host_offset, uint64_t entries, uint64_t mask, uint32_t kind)
 {
-    uint64_t size = backend_size(r->meta->v->file), end = min_u64(entries * 8, size - min_u64(size, host_offset));
+    uint64_t size = backend_size(r->meta->layer->file);
+    uint64_t end = min_u64(entries * 8, size - min_u64(size, host_offset));
     int rc = 0;
 
     for (uint64_t pos = 0, n; pos < end && rc == 0; pos += n) {
@@ -74,7 +75,7 @@ static int read_words(struct reading *r, uint64_t host_offset, uint64_t entries,
             return 0;
         }
         r->left -= n;
-        rc = io_pread(r->queue, r->meta->v->file, r->buf, n, host_offset + pos);
+        rc = io_pread(r->queue, r->meta->layer->file, r->buf, n, host_offset + pos);
         for (uint64_t i = 0; i + 8 <= n && rc == 0; i += 8)
             add_cluster(r->meta, get_be64(r->buf + i) & mask, kind);
     }
@@ -98,7 +99,7 @@ static int add_snapshots(struct reading *r)
         add_bytes(meta, s->l1_offset, (uint64_t)s->l1_entries * 8, Q2_META_SNAPSHOTS);
         rc = read_words(r, s->l1_offset, s->l1_entries, Q2_L1_OFFSET, Q2_META_SNAPSHOT_L2);
         if (rc < 0)
-            err_set(rc, "%s: reading the L1 table of snapshot %.40s: %s", meta->v->name, s->id, strerror(-rc));
+            err_set(rc, "%s: reading the L1 table of snapshot %.40s: %s", meta->layer->name, s->id, strerror(-rc));
     }
     q2_snapshots_free(&t);
     return rc;
@@ -121,7 +122,7 @@ static int add_bitmaps(struct reading *r)
         add_bytes(meta, b->table_offset, (uint64_t)b->table_entries * 8, Q2_META_BITMAPS);
         rc = read_words(r, b->table_offset, b->table_entries, Q2_BITMAP_ENTRY_OFFSET, Q2_META_BITMAPS);
         if (rc < 0)
-            err_set(rc, "%s: reading the table of bitmap %.60s: %s", meta->v->name, b->name, strerror(-rc));
+            err_set(rc, "%s: reading the table of bitmap %.60s: %s", meta->layer->name, b->name, strerror(-rc));
     }
     q2_bitmaps_free(&d);
     return rc;
@@ -134,7 +135,7 @@ int q2_guard_init(struct q2_meta *meta, vdisk_queue *queue)
 
     r.buf = vdisk_alloc_buffer(PIECE);
     if (!r.buf)
-        return err_set(ENOMEM, "%s: out of memory", meta->v->name);
+        return err_set(ENOMEM, "%s: out of memory", meta->layer->name);
     meta->guarded = true;
     add_own_tables(meta);
     rc = add_snapshots(&r);

@@ -13,9 +13,9 @@
 
 enum { CACHE_DEFAULT = 32 << 20, CACHE_MIN = 1 << 20 };
 
-void q2_meta_state_init(struct q2_meta *meta, vdisk *v)
+void q2_meta_state_init(struct q2_meta *meta, struct layer *layer)
 {
-    meta->v = v;
+    meta->layer = layer;
     short_lock_init(&meta->lock);
     range_locks_init(&meta->structure);
     q2_compressed_init(&meta->compressed);
@@ -68,8 +68,8 @@ static void make_clean(void *arg, struct op *op)
 void q2_meta_caches_attach(struct q2_meta *meta)
 {
     struct q2_cache_owner owner = {.lock = &meta->lock,
-                                   .file = meta->v->file,
-                                   .loads = &meta->v->stats.cache_misses,
+                                   .file = meta->layer->file,
+                                   .loads = &meta->layer->stats.cache_misses,
                                    .arg = meta,
                                    .is_suspect = is_suspect,
                                    .make_clean = make_clean};
@@ -92,8 +92,8 @@ int q2_meta_caches_init(struct q2_meta *meta, uint64_t cache_bytes)
     /* One refcount slice describes far more than one L2 slice. */
     if (q2_cache_init(&meta->l2, slice, bytes - bytes / 8 - linear, slices) < 0 ||
         q2_cache_keep_linear(&meta->l2, &meta->geo, linear, slices) < 0 ||
-        q2_cache_init(&meta->refcounts, slice, bytes / 8, meta->v->read_only ? 1 : UINT64_MAX / 64) < 0)
-        return err_set(ENOMEM, "%s: out of memory for the metadata cache", meta->v->name);
+        q2_cache_init(&meta->refcounts, slice, bytes / 8, meta->layer->read_only ? 1 : UINT64_MAX / 64) < 0)
+        return err_set(ENOMEM, "%s: out of memory for the metadata cache", meta->layer->name);
     q2_meta_caches_attach(meta);
     return 0;
 }
@@ -125,7 +125,7 @@ static void assert_tables(const struct q2_meta *meta)
     assert(l1->entries * Q2_L1_ENTRY_SIZE <= meta->l1_pages.pages * meta->l1_pages.page_size);
     for (const struct q2_l1 *old = meta->l1_retired; old; old = old->next)
         assert(old != l1 && old->entries <= l1->entries); /* tables only become longer */
-    if (meta->v->read_only)
+    if (meta->layer->read_only)
         return;
     assert(meta->reftable_pages.host_offset == meta->header.reftable_offset);
     assert(meta->reftable_entries == q2_reftable_entries(&meta->geo, meta->header.reftable_clusters));

@@ -27,10 +27,10 @@
 
 struct q2_meta {
     /* Fixed at open. */
-    vdisk                    *v;
+    struct layer             *layer;
     struct q2_geometry        geo;
     enum q2_compression       compression;
-    bool                      data_file;     /* v->data is an external file, guest offset = host offset */
+    bool                      data_file;     /* layer->data is an external file, guest offset = host offset */
     bool                      data_file_raw;
     bool                      guarded;       /* where metadata lies is known: open for writing */
     uint32_t                  slice_entries_bits; /* log2 of L2 entries per slice */
@@ -77,13 +77,13 @@ struct q2_meta {
 };
 
 /* The volume's own: struct q2 begins with it. */
-static inline struct q2_meta *q2_meta_of(const vdisk *v)
+static inline struct q2_meta *q2_meta_of(const struct layer *layer)
 {
-    return v->format_state;
+    return layer->format_state;
 }
 
 /* Empty; and back what it holds, however much of it is filled in. */
-void q2_meta_state_init(struct q2_meta *meta, vdisk *v);
+void q2_meta_state_init(struct q2_meta *meta, struct layer *layer);
 void q2_meta_state_finish(struct q2_meta *meta);
 
 /*

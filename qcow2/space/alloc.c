@@ -35,7 +35,7 @@ enum scan_result {
 
 bool q2_space_grew(struct q2_space *space)
 {
-    struct backend *b = space->meta->v->file;
+    struct backend *b = space->meta->layer->file;
     bool grew = false;
     uint64_t limit;
 
@@ -298,7 +298,7 @@ static uint64_t tail_start(const struct q2_space *space)
     uint64_t block = space->meta->reftable_entries;
 
     assert_locked(&space->meta->lock);
-    if (space->meta->v->file->caps & BACKEND_GROWS)
+    if (space->meta->layer->file->caps & BACKEND_GROWS)
         return space->zero_from >> space->meta->geo.cluster_bits;
     while (block > 0 && q2_reftable_offset(space->meta->reftable[block - 1]) == 0)
         block--;
@@ -413,7 +413,7 @@ static bool should_look_further(const struct alloc *a, enum scan_result r)
     if (a->look == LOOK_HOLES)
         return r == SCAN_NEEDS_SLICE && a->rounds >= HOLE_ROUNDS && a->have == 0 && a->space->exact_runs == 0 &&
                !MUTANT(SEARCH_ALL);
-    return a->look == LOOK_TAIL && r == SCAN_NEEDS_BLOCK && !(a->space->meta->v->file->caps & BACKEND_GROWS);
+    return a->look == LOOK_TAIL && r == SCAN_NEEDS_BLOCK && !(a->space->meta->layer->file->caps & BACKEND_GROWS);
 }
 
 static enum scan_result alloc_try(struct alloc *a)
@@ -590,7 +590,7 @@ uint64_t q2_alloc_ahead(const struct q2_space *space, uint64_t want)
 {
     uint64_t rest = space->limit_clusters - min_u64(space->free_hint, space->limit_clusters);
 
-    if (!(space->meta->v->file->caps & BACKEND_GROWS))
+    if (!(space->meta->layer->file->caps & BACKEND_GROWS))
         want = min_u64(want, rest / AHEAD_SHARE);
     return max_u64(want, 1);
 }

@@ -41,7 +41,7 @@ bool q2_lease_take(struct q2_space *space, const vdisk_queue *queue, uint64_t wa
     ret->clusters = n;
     ret->zero = l->zero;
     l->next += n;
-    stat_add(&space->meta->v->stats.allocations, n);
+    stat_add(&space->meta->layer->stats.allocations, n);
     return true;
 }
 
@@ -99,7 +99,7 @@ static bool must_extend(const struct lease_fill *f)
     uint64_t end = f->run.host_offset + (f->run.clusters << f->space->meta->geo.cluster_bits);
 
     return !MUTANT(FORGET_END) && f->run.zero && f->run.clusters > 1 &&
-           end > backend_size(f->space->meta->v->file);
+           end > backend_size(f->space->meta->layer->file);
 }
 
 /*
@@ -108,7 +108,7 @@ static bool must_extend(const struct lease_fill *f)
  */
 static void extend(struct lease_fill *f, struct op *op)
 {
-    struct backend *b = f->space->meta->v->file;
+    struct backend *b = f->space->meta->layer->file;
     uint64_t end = f->run.host_offset + (f->run.clusters << f->space->meta->geo.cluster_bits);
     uint64_t len = max_u64(b->align, min_u64(f->space->meta->geo.cluster_size, 4096));
 

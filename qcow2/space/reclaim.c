@@ -57,7 +57,7 @@ static bool due(struct q2_space *space)
 {
     assert_locked(&space->meta->lock);
     return space->freed[Q2_FREED_DURABLE].count > 0 &&
-           (gate_passed(&space->meta->v->requests, space->freed_ticket) || MUTANT(FREE_BEFORE_SYNC));
+           (gate_passed(&space->meta->layer->volume->requests, space->freed_ticket) || MUTANT(FREE_BEFORE_SYNC));
 }
 
 /* Invariant 3. */
@@ -174,14 +174,14 @@ static bool gather_needs(struct reclaim *r)
 /* Does a punch leave zeros for sure, so that it is worth remembering? Devices promise nothing. */
 static bool punch_zeroes(const struct q2_space *space)
 {
-    return space->zero_new && space->meta->v->file->caps & BACKEND_SPARSE;
+    return space->zero_new && space->meta->layer->file->caps & BACKEND_SPARSE;
 }
 
 /* The part of a run that can be punched: whole units, inside the file. Host bytes [*ret_start, *ret_end). */
 static bool punch_range(const struct q2_space *space, const struct q2_freed *run, uint64_t *ret_start,
                         uint64_t *ret_end)
 {
-    struct backend *b = space->meta->v->file;
+    struct backend *b = space->meta->layer->file;
     uint64_t unit = max_u64(b->discard_align, 1);
     uint64_t end = (run->cluster_index + run->clusters) << space->meta->geo.cluster_bits;
 
@@ -202,7 +202,8 @@ static void punch(struct reclaim *r, struct op *op)
             (!r->run[i].untouched || MUTANT(OWN_UNUSED)) && punch_range(space, &r->run[i], &start, &end);
         if (!r->punched[i])
             continue;
-        io_range(&r->io[i], space->meta->v->file, punch_zeroes(space) ? IO_ZERO : IO_DISCARD, start, end - start);
+        io_range(&r->io[i], space->meta->layer->file, punch_zeroes(space) ? IO_ZERO : IO_DISCARD, start,
+                 end - start);
         r->io[i].flags = punch_zeroes(space) ? IO_UNMAP | IO_NO_FALLBACK : 0;
         op_io_add(op, &r->io[i]);
     }
@@ -212,7 +213,7 @@ static void punch(struct reclaim *r, struct op *op)
 static bool can_punch(const struct q2_space *space)
 {
     /* With metadata that cannot be trusted, what is free is not known. */
-    return space->meta->v->file->caps & BACKEND_DISCARD && !atomic_load(&space->meta->broken);
+    return space->meta->layer->file->caps & BACKEND_DISCARD && !atomic_load(&space->meta->broken);
 }
 
 /* ---- lowering -------------------------------------------------------------------------------------------- */
@@ -335,7 +336,7 @@ OP_TYPE(reclaim, reclaim_step, "START", "RECLAIM_TURN", "RECLAIM_LOADED", "RECLA
 
 void q2_reclaim(struct q2_space *space, struct op *op)
 {
-    vdisk_queue *service = service_queue(space->meta->v, op->queue);
+    vdisk_queue *service = service_queue(space->meta->layer->volume, op->queue);
     struct reclaim *r = op_alloc_for(service, op->queue, &reclaim_type, sizeof *r);
 
     if (!r) {

@@ -96,7 +96,7 @@ static bool looks_odd(const struct refcount_load *l, uint64_t key, const uint8_t
     struct q2_space *space = l->space;
     uint64_t n = 1ull << space->meta->refslice_bits, first = key << space->meta->refslice_bits, free_from = first,
              used = 0;
-    uint64_t end = div_up(backend_size(space->meta->v->file), space->meta->geo.cluster_size);
+    uint64_t end = div_up(backend_size(space->meta->layer->file), space->meta->geo.cluster_size);
     uint64_t most = (1 + (uint64_t)space->meta->header.nb_snapshots) * (describes_itself(l) ? REFS_PLAUSIBLE : 1);
 
     assert_locked(&space->meta->lock);
@@ -173,7 +173,7 @@ static bool next_table(struct refcount_load *l)
         uint64_t entry = q2_l1_get(space->meta, l->l1_index);
         l->table = q2_l1_offset(entry);
         if (l->table != 0 && !q2_l1_problem(&space->meta->geo, entry) &&
-            l->table < backend_size(space->meta->v->file))
+            l->table < backend_size(space->meta->layer->file))
             return true;
     }
     return false;
@@ -181,7 +181,7 @@ static bool next_table(struct refcount_load *l)
 
 static void read_table(struct refcount_load *l, struct op *op)
 {
-    io_rw(&l->io, l->space->meta->v->file, IO_READ, l->table, l->buf, l->space->meta->geo.cluster_size);
+    io_rw(&l->io, l->space->meta->layer->file, IO_READ, l->table, l->buf, l->space->meta->geo.cluster_size);
     op_io(op, &l->io);
 }
 

@@ -345,13 +345,13 @@ static void write_header(struct refblock_make *m, struct op *op)
 
 static void start_write(struct refblock_make *m, struct op *op, void *buf, uint64_t len, uint64_t host_offset)
 {
-    io_rw(&m->io, m->space->meta->v->file, IO_WRITE, host_offset, buf, len);
+    io_rw(&m->io, m->space->meta->layer->file, IO_WRITE, host_offset, buf, len);
     op_io(op, &m->io);
 }
 
 static void start_sync(struct refblock_make *m, struct op *op)
 {
-    io_range(&m->io, m->space->meta->v->file, IO_FLUSH, 0, 0);
+    io_range(&m->io, m->space->meta->layer->file, IO_FLUSH, 0, 0);
     op_io(op, &m->io);
 }
 
@@ -378,7 +378,7 @@ static void refblock_make_step(struct op *op)
     }
     if (plan != BLOCK_NO_TABLE) {
         OP_TRY(op, RB_ZEROED,
-               zero_write(m->space->meta->v->file, m->host_offset, m->space->meta->geo.cluster_size, op));
+               zero_write(m->space->meta->layer->file, m->host_offset, m->space->meta->geo.cluster_size, op));
         while (!install_block(m))
             OP_TRY(op, RB_ROOM, q2_make_clean(m->space->meta, op));
         refblock_finish(m, 0);
@@ -411,7 +411,7 @@ OP_TYPE(refblock_make, refblock_make_step, "START", "RB_LOCKED", "RB_PLACED", "R
 void q2_refblock_make(struct q2_space *space, uint64_t block, bool have_structure, bool apart, struct op *op)
 {
     /* Who holds the structure lock goes on where it is. */
-    vdisk_queue *service = have_structure ? op->queue : service_queue(space->meta->v, op->queue);
+    vdisk_queue *service = have_structure ? op->queue : service_queue(space->meta->layer->volume, op->queue);
     struct refblock_make *m = op_alloc_for(service, op->queue, &refblock_make_type, sizeof *m);
 
     if (!m) {

@@ -48,16 +48,16 @@ static struct request *next_merged(const struct request *r)
 /* It still counts as being in flight. */
 static void leave_gate(struct room *m)
 {
-    atomic_fetch_add(&m->space->meta->v->outside, 1);
+    atomic_fetch_add(&m->space->meta->layer->volume->outside, 1);
     for (struct request *r = m->request; r; r = next_merged(r))
-        gate_leave(&m->space->meta->v->requests, r->queue->id, r->gate);
+        gate_leave(&m->space->meta->layer->volume->requests, r->queue->id, r->gate);
 }
 
 static void enter_gate(struct room *m)
 {
     for (struct request *r = m->request; r; r = next_merged(r))
-        r->gate = gate_enter(&m->space->meta->v->requests, r->queue->id);
-    atomic_fetch_sub(&m->space->meta->v->outside, 1);
+        r->gate = gate_enter(&m->space->meta->layer->volume->requests, r->queue->id);
+    atomic_fetch_sub(&m->space->meta->layer->volume->outside, 1);
 }
 
 static bool more(struct room *m)
@@ -79,7 +79,7 @@ static void room_step(struct op *op)
     leave_gate(m);
     while (more(m)) {
         OP_TRY(op, ROOM_FLUSHED, q2_make_clean(m->space->meta, op));
-        OP_AWAIT(op, ROOM_DRAINED, gate_drain(&m->space->meta->v->requests, op));
+        OP_AWAIT(op, ROOM_DRAINED, gate_drain(&m->space->meta->layer->volume->requests, op));
         OP_TRY(op, ROOM_RECLAIMED, q2_reclaim(m->space, op));
     }
     room_finish(m, 0);

@@ -17,7 +17,7 @@ void q2_space_state_init(struct q2_space *space, struct q2_meta *meta)
 void q2_space_state_setup(struct q2_space *space)
 {
     const struct q2_geometry *g = &space->meta->geo;
-    struct backend *b = space->meta->v->file;
+    struct backend *b = space->meta->layer->file;
     uint64_t max_clusters = (Q2_MAX_HOST_OFFSET + 1) >> g->cluster_bits;
 
     space->limit_clusters = b->caps & BACKEND_GROWS ? max_clusters : backend_size(b) >> g->cluster_bits;

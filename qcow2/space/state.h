@@ -88,7 +88,7 @@ static inline void q2_note_end(struct q2_space *space, uint64_t host_end)
     assert_locked(&space->meta->lock);
     if (host_end > space->zero_from)
         space->zero_from = host_end;
-    volume_note_end(space->meta->v, host_end);
+    layer_note_end(space->meta->layer, host_end);
 }
 
 /*

@@ -89,7 +89,7 @@ static bool may_cut(const struct q2_space *space)
 {
     assert_locked(&space->meta->lock);
     /* With metadata that cannot be trusted, what is in use is not known. */
-    return space->meta->v->file->caps & BACKEND_GROWS && !atomic_load(&space->meta->broken);
+    return space->meta->layer->file->caps & BACKEND_GROWS && !atomic_load(&space->meta->broken);
 }
 
 /* Invariant 2, of a cluster without a refcount. */
@@ -111,7 +111,7 @@ static bool begin_cut(struct trim *t)
     pthread_mutex_lock(&space->meta->lock);
     may = may_cut(space) && space->append_end == 0; /* that piece would be behind it */
     space->trimming = may;
-    t->end = max_u64(space->zero_from, q2_cluster_up(&space->meta->geo, backend_size(space->meta->v->file))) >>
+    t->end = max_u64(space->zero_from, q2_cluster_up(&space->meta->geo, backend_size(space->meta->layer->file))) >>
              space->meta->geo.cluster_bits;
     pthread_mutex_unlock(&space->meta->lock);
     return may;
@@ -154,12 +154,12 @@ static uint64_t cut_at(const struct trim *t)
 {
     uint64_t end = t->end << t->space->meta->geo.cluster_bits;
 
-    return t->closing ? end : align_up(end, t->space->meta->v->file->align);
+    return t->closing ? end : align_up(end, t->space->meta->layer->file->align);
 }
 
 static void cut(struct trim *t, struct op *op)
 {
-    io_range(&t->io, t->space->meta->v->file, IO_TRUNCATE, cut_at(t), 0);
+    io_range(&t->io, t->space->meta->layer->file, IO_TRUNCATE, cut_at(t), 0);
     op_io(op, &t->io);
 }
 
@@ -212,7 +212,7 @@ static void trim_step(struct op *op)
             goto fail;
         if (!MUTANT(CLOSE_UNFLUSHED))
             OP_TRY(op, TRIM_FLUSHED, q2_make_clean(t->space->meta, op));
-        OP_AWAIT(op, TRIM_DRAINED, gate_drain(&t->space->meta->v->requests, op));
+        OP_AWAIT(op, TRIM_DRAINED, gate_drain(&t->space->meta->layer->volume->requests, op));
         OP_TRY(op, TRIM_RECLAIMED, q2_reclaim(t->space, op));
     } while (more_freed(t));
     if (has_dirty(t->space) && !MUTANT(CLOSE_UNFLUSHED))
@@ -224,7 +224,7 @@ static void trim_step(struct op *op)
         op->rc = 0;
         while (!is_stopped(t) && op->rc == 0 && find_end_needs(t))
             OP_AWAIT(op, TRIM_LOADED, q2_refcount_load(t->space, t->key, op));
-        if (op->rc == 0 && cut_at(t) < backend_size(t->space->meta->v->file)) {
+        if (op->rc == 0 && cut_at(t) < backend_size(t->space->meta->layer->file)) {
             OP_AWAIT(op, TRIM_CUT, cut(t, op));
             end_cut(t, op->rc == 0);
         } else {

@@ -108,9 +108,11 @@ void image_init(struct image *im)
     memset(im, 0, sizeof *im);
     disk_create(&im->disk);
     REQUIRE(gate_init(&im->v.requests) == 0, "out of memory");
-    im->v.file = im->v.data = &im->disk->b;
-    im->v.format_state = q;
-    q->meta.v = &im->v;
+    im->v.top = &im->layer;
+    im->layer.volume = &im->v;
+    im->layer.file = im->layer.data = &im->disk->b;
+    im->layer.format_state = q;
+    q->meta.layer = &im->layer;
     q->meta.make_clean = make_clean;
     q2_geometry_init(&q->meta.geo, 3, 16, 4, false, false);
     short_lock_init(&q->meta.lock);

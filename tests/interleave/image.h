@@ -28,6 +28,7 @@ void disk_create(struct disk **ret);
 struct image {
     struct q2    q;
     vdisk        v;
+    struct layer layer;
     struct disk *disk;
     uint64_t     reftable; /* one entry */
 };

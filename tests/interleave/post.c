@@ -21,6 +21,7 @@ struct late {
 
 static struct {
     vdisk        v;
+    struct layer layer;
     vdisk_queue *queue;
     struct late  late[REQUESTS];
     unsigned     started, ended;
@@ -37,7 +38,7 @@ static void late_step(struct op *op)
 
 OP_TYPE(late, late_step, "START", "LATE_WOKEN");
 
-static void late_submit(vdisk *v, struct request *r)
+static void late_submit(struct layer *layer, struct request *r)
 {
     struct late *l = &x.late[x.started];
 
@@ -54,7 +55,9 @@ static void setup_kind(enum vdisk_queue_kind kind)
     struct vdisk_queue_opts opts = {.size = sizeof opts, .depth = REQUESTS, .kind = kind};
 
     memset(&x, 0, sizeof x);
-    x.v.format = &late_format;
+    x.v.top = &x.layer;
+    x.layer.volume = &x.v;
+    x.layer.format = &late_format;
     REQUIRE(gate_init(&x.v.requests) == 0, "no gate");
     REQUIRE(vdisk_queue_create(&opts, &x.queue) == 0, "%s", vdisk_error_text());
 }

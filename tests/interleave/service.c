@@ -28,6 +28,7 @@ struct hearer {
 
 static struct {
     vdisk         v;
+    struct layer  layer;
     vdisk_queue  *queue[THREADS];
     struct hearer hearer[THREADS];
     unsigned      users;
@@ -62,10 +63,10 @@ static void work_step(struct op *op)
 
 OP_TYPE(work, work_step, "START", "WORK_HALF_DONE");
 
-static void service_submit(vdisk *v, struct request *r)
+static void service_submit(struct layer *layer, struct request *r)
 {
     struct hearer *h = &x.hearer[r->user_data];
-    struct work *w = op_alloc_for(service_queue(v, r->queue), r->queue, &work_type, sizeof *w);
+    struct work *w = op_alloc_for(service_queue(layer->volume, r->queue), r->queue, &work_type, sizeof *w);
 
     REQUIRE(w, "out of memory");
     op_init(&h->op, r->queue, &hearer_type);
@@ -81,7 +82,9 @@ static void setup(void)
     struct vdisk_queue_opts opts = {.size = sizeof opts, .depth = 2, .kind = VDISK_QUEUE_THREADS};
 
     memset(&x, 0, sizeof x);
-    x.v.format = &service_format;
+    x.v.top = &x.layer;
+    x.layer.volume = &x.v;
+    x.layer.format = &service_format;
     x.users = THREADS;
     REQUIRE(gate_init(&x.v.requests) == 0, "no gate");
     pthread_mutex_init(&x.v.service_lock, NULL);

@@ -55,7 +55,6 @@ ALSO = {
     ("backends", "sim_driver"): "the list of backends has the simulated disks of tests, too",
 }
 BY_NAME = {  # name: (rooms, why)
-    "vdisk_size": ("qcow2/map", "the contract of formats: the volume they serve"),
     "chain_read": ("qcow2/map", "the contract of formats: what lies below"),
     "chain_known_zero": ("qcow2/map", "the same"),
 }

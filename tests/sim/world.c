@@ -118,7 +118,7 @@ static void add_content(struct world *w, const struct image_spec *s, struct mode
     CHECK_OK(vdisk_close(v));
 }
 
-static uint64_t layer_size(struct rng *r, uint64_t top)
+static uint64_t size_of_layer(struct rng *r, uint64_t top)
 {
     switch (rng_below(r, 3)) {
     case 0: return top;
@@ -140,7 +140,7 @@ static void make_layers(struct world *w, struct world_volume *v, unsigned index)
         bool base = i + 1 == v->nlayers;
         unsigned limits = (base ? 0u : IMAGE_BACKED | IMAGE_NO_RAW) | (i > 0 ? IMAGE_NO_PREALLOC : 0u);
         if (i > 0)
-            s->size = layer_size(r, v->layers[0].size);
+            s->size = size_of_layer(r, v->layers[0].size);
         image_random(r, s, limits);
         snprintf(s->path, sizeof s->path, "sim:v%ul%u", index, i);
         if (!base) {

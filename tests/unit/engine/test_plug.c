@@ -163,7 +163,7 @@ static void a_failure_is_told_to_those_it_concerns(void **state)
     /* The second cluster is mapped: a span of its own, in place. The merged run begins in the first, a new one. */
     memset(buf, 99, 2 * CLUSTER);
     OK(vdisk_pwrite(v, buf, CLUSTER, CLUSTER, 0));
-    OK(v->format->lookup(v, CLUSTER, BLOCK, &e));
+    OK(v->top->format->lookup(v->top, CLUSTER, BLOCK, &e));
     rule.offset = e.host_offset;
     assert_true(fault_add_rule(fault, &rule) >= 0);
     vdisk_write(q, v, 0, block_of(0), BLOCK, 0, 0);
@@ -288,7 +288,7 @@ static void check_spread(void)
     for (unsigned i = 0; i < SPREAD; i++) {
         uint64_t guest = (uint64_t)i * CLUSTER + BLOCK;
         struct extent e;
-        OK(v->format->lookup(v, guest, BLOCK, &e));
+        OK(v->top->format->lookup(v->top, guest, BLOCK, &e));
         assert_int_equal(e.kind, EXTENT_DATA);
         first = i == 0 ? e.host_offset : first;
         assert_int_equal(e.host_offset - first, (uint64_t)i * CLUSTER);
@@ -351,8 +351,8 @@ static void one_cluster_is_taken_once(void **state)
     assert_int_equal(reap_all(NULL), 0);
     write_block(BLOCKS, 0);
     assert_int_equal(reap_all(NULL), 0);
-    OK(v->format->lookup(v, 0, BLOCK, &e));
-    OK(v->format->lookup(v, CLUSTER, BLOCK, &next));
+    OK(v->top->format->lookup(v->top, 0, BLOCK, &e));
+    OK(v->top->format->lookup(v->top, CLUSTER, BLOCK, &next));
     assert_int_equal(next.host_offset - e.host_offset, CLUSTER);
     for (unsigned i = 0; i < BLOCKS; i += 2)
         read_back(i, 1);

@@ -169,7 +169,7 @@ static void *grow_and_fail(void *arg)
 /* It waits for the lock of whoever makes tables. */
 static void wait_until_in_line(void)
 {
-    struct range_locks *structure = &q2_of(v)->meta.structure;
+    struct range_locks *structure = &q2_of(v->top)->meta.structure;
     struct vdisk_completion done;
     bool waits = false;
 

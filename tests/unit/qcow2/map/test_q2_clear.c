@@ -84,7 +84,7 @@ static void runs_are_kept_within_bounds(void **state)
     struct q2 *image;
 
     make(64 << 20, 512, VDISK_PREALLOC_OFF);
-    image = q2_of(v);
+    image = q2_of(v->top);
     for (unsigned i = RUNS; i-- > 0;)
         OK(vdisk_pwrite(v, block, sizeof block, (uint64_t)i * sizeof block, 0));
     vdisk_discard(q, v, 0, RUNS * sizeof block, 0, 0);

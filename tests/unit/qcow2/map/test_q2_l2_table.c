@@ -58,7 +58,7 @@ static int teardown(void **state)
 
 static bool has(uint64_t table)
 {
-    return q2_l1_offset(q2_l1_get(&q2_of(v)->meta, table)) != 0;
+    return q2_l1_offset(q2_l1_get(&q2_of(v->top)->meta, table)) != 0;
 }
 
 /* How many there are; they are the first. */
@@ -151,7 +151,7 @@ static void all_of_them_hold_zeros(void **state)
     up_to(8);
     assert_int_equal(row(), 16);
     for (uint64_t i = 9; i < 16; i++) {
-        memory_backend_read(keeper, q2_l1_offset(q2_l1_get(&q2_of(v)->meta, i)), table, sizeof table);
+        memory_backend_read(keeper, q2_l1_offset(q2_l1_get(&q2_of(v->top)->meta, i)), table, sizeof table);
         assert_true(is_filled(table, 0, sizeof table));
     }
     OK(vdisk_close(v));

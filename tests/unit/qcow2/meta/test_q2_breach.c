@@ -26,7 +26,7 @@ static void note(void *arg, enum vdisk_log_level level, const char *volume, cons
 
 static struct q2_meta *meta(void)
 {
-    return &q2_of(v)->meta;
+    return &q2_of(v->top)->meta;
 }
 
 static int setup(void **state)
@@ -149,9 +149,9 @@ static void header_is_freed(void **state)
     void *before = bytes_of();
 
     pthread_mutex_lock(&meta()->lock);
-    q2_drop_clusters(&q2_of(v)->space, 0, 1);
+    q2_drop_clusters(&q2_of(v->top)->space, 0, 1);
     pthread_mutex_unlock(&meta()->lock);
-    assert_int_equal(q2_of(v)->space.freed[Q2_FREED_NOW].count, 0);
+    assert_int_equal(q2_of(v->top)->space.freed[Q2_FREED_NOW].count, 0);
     expect_distrust("the header, or no cluster at all, was to be freed", before);
 }
 

@@ -21,6 +21,7 @@ static struct world {
     struct q2_space space;
     struct q2_flush flush;
     vdisk v;
+    struct layer layer;
     struct backend *file;
     struct rng rng;
     uint8_t owners[CLUSTERS];
@@ -68,11 +69,13 @@ static void world_init(uint64_t seed, bool fixed)
     w.fixed = fixed;
     assert_int_equal(memory_backend_create_with("memory", &options, &w.file), 0);
     assert_int_equal(gate_init(&w.v.requests), 0);
-    w.v.file = w.v.data = w.file;
-    w.v.name = strdup("memory");
-    w.v.format_state = &w.meta;
+    w.v.top = &w.layer;
+    w.layer.volume = &w.v;
+    w.layer.file = w.layer.data = w.file;
+    w.layer.name = strdup("memory");
+    w.layer.format_state = &w.meta;
     pthread_mutex_init(&w.v.service_lock, NULL);
-    q2_meta_state_init(&w.meta, &w.v);
+    q2_meta_state_init(&w.meta, &w.layer);
     w.meta.make_clean = make_clean;
     q2_geometry_init(&w.meta.geo, 3, BITS, ORDER, false, false);
     w.meta.header = (struct q2_header){ /* its L1 table is out of the way */
@@ -102,7 +105,7 @@ static void world_finish(void)
     service_leave(&w.v);
     pthread_mutex_destroy(&w.v.service_lock);
     gate_finish(&w.v.requests);
-    free(w.v.name);
+    free(w.layer.name);
     backend_close(w.file);
 }
 
