@@ -118,6 +118,7 @@ static void guard_step(struct op *op)
         goto fail;
     if (!ENGINE_MUTANT(GUARD_UNLOCKED) && !range_lock_try(locks_of(g->r), &g->lock, 0, FOREIGN_HEAD))
         OP_TRY(op, GUARD_LOCKED, range_lock_wait_for(locks_of(g->r), &g->lock, &g->r->io, op));
+    range_lock_got(&g->lock);
     if (ENGINE_MUTANT(GUARD_BY_PARTS))
         memset(g->head, 0, FOREIGN_HEAD);
     else if (changed_len(g->r) < FOREIGN_HEAD)

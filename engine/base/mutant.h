@@ -57,6 +57,7 @@
     X(REGION_GONE_EARLY, "memory that goes leaves the ring's table while I/O uses it: regions.h, invariant 2")  \
     X(REGION_STAYS, "memory that has gone is found when I/O is prepared: regions.h, invariant 2")              \
     X(CANCEL_MERGED, "who cancels a write ends its neighbours: cancel.c, invariant 3")                         \
+    X(RANGE_GIVEN_KEPT, "who has been given a lock does not give it up before he goes on")                     \
     X(CANCEL_UNTOLD, "the descriptor of who cancels is not set: queue.h, invariant 6")                        \
     X(CUT_FORGOTTEN, "a device that has been cut reads as zeros where it was longer")                          \
     X(CUT_ZEROED, "zeroing does not look whether the device has been cut")                                    \

@@ -48,7 +48,7 @@ struct bounce {
     uint64_t          cover_start, cover_end; /* whole blocks around the parent's range */
     uint64_t          exact_from;             /* the last block, if it is to be written as it is; else cover_end */
     uint64_t          pos, chunk;             /* the part at work, whole blocks */
-    bool              counted, locked;        /* in rmw_active; the lock is held */
+    bool              counted;                /* in rmw_active */
 };
 
 enum bounce_state {
@@ -92,7 +92,7 @@ static void bounce_finish(struct bounce *bn, int rc)
     struct io *parent = bn->parent;
     struct backend *b = parent->backend;
 
-    if (bn->locked)
+    if (bn->lock.held)
         range_unlock(b->rmw_locks, &bn->lock);
     if (bn->counted)
         atomic_fetch_sub(&b->rmw_active, 1);
@@ -135,7 +135,7 @@ static void write_chunk(struct bounce *bn, struct op *op)
     iov_to(parent->iov, parent->iovcnt, start - parent->offset, bn->buf + (start - bn->pos),
            part_end(bn) - start);
     io_rw(&bn->io, parent->backend, IO_WRITE, bn->pos, bn->buf, bn->chunk);
-    bn->io.flags = (uint8_t)((parent->flags & IO_FUA) | (bn->locked ? IO_NO_GATE : 0));
+    bn->io.flags = (uint8_t)((parent->flags & IO_FUA) | (bn->lock.held ? IO_NO_GATE : 0));
     op_io(op, &bn->io);
 }
 
@@ -236,7 +236,7 @@ static void bounce_step(struct op *op)
         if (!try_lock(bn))
             OP_TRY(op, BOUNCE_LOCKED,
                    range_lock_wait_for(bn->parent->backend->rmw_locks, &bn->lock, bn->parent, op));
-        bn->locked = true;
+        range_lock_got(&bn->lock);
         OP_TRY(op, BOUNCE_DRAINED, gate_drain(&bn->parent->backend->writes, op));
     }
     if (!bn->buf) {

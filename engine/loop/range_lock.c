@@ -60,10 +60,9 @@ void range_lock_wait_for(struct range_locks *locks, struct range_lock *l, const 
     pthread_mutex_lock(&locks->lock);
     assert(!l->waiter);
     l->owner = owner;
+    l->waiter = op;
     if (l->held && !ENGINE_MUTANT(RANGE_LOST_WAKE))
         op_wake(op, 0);
-    else
-        l->waiter = op;
     pthread_mutex_unlock(&locks->lock);
 }
 
@@ -102,10 +101,12 @@ bool range_lock_give_up(struct range_locks *locks, const void *owner)
     pthread_mutex_lock(&locks->lock);
     for (n = locks->all.next; n != &locks->all && !l; n = n->next) {
         l = from_node(n);
-        if (l->owner != owner || !l->waiter || (l->held && !ENGINE_MUTANT(RANGE_LATE_GIVE_UP)))
+        if (l->owner != owner || !l->waiter || l->waiter->rc < 0 || (l->held && ENGINE_MUTANT(RANGE_GIVEN_KEPT)))
             l = NULL;
     }
-    if (l) {
+    if (l && l->held && !ENGINE_MUTANT(RANGE_LATE_GIVE_UP)) {
+        l->waiter->rc = -ECANCELED; /* it has been woken; what it got it gives back */
+    } else if (l) {
         if (ENGINE_MUTANT(RANGE_QUIET_GIVE_UP))
             list_del(&l->node);
         else

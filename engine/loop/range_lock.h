@@ -24,9 +24,9 @@ struct range_locks {
 struct range_lock {
     struct list node;
     uint64_t    start, end; /* [start, end) */
-    struct op  *waiter;
+    struct op  *waiter;      /* its queue's thread changes it: from the wait to range_lock_got() */
     const void *owner;       /* whose wait may be given up; NULL: nobody's */
-    bool        held;
+    bool        held;        /* of one that waits: changes with the lock */
 };
 
 void range_locks_init(struct range_locks *locks);
@@ -38,10 +38,19 @@ bool range_lock_try(struct range_locks *locks, struct range_lock *l, uint64_t st
 /* The call of an await: wakes `op` with 0 once `l` is held. */
 void range_lock_wait(struct range_locks *locks, struct range_lock *l, struct op *op);
 
-/* The same for `owner`, who may give up: then `op` is woken with -ECANCELED, and does not hold it. */
+/* The same for `owner`, who may give up: then `op` goes on with -ECANCELED, and l->held says what it has. */
 void range_lock_wait_for(struct range_locks *locks, struct range_lock *l, const void *owner, struct op *op);
 
-/* The owner's lock is waited for no more; false: he waits for none, or holds it. Context: his thread. */
+/* After a wait for an owner: the op goes on, and is not to be stopped any more. Context: its queue's thread. */
+static inline void range_lock_got(struct range_lock *l)
+{
+    l->waiter = NULL;
+}
+
+/*
+ * The owner waits for his lock no more, also when it has been given to him and he has not gone on yet. False: he
+ * waits for none. Context: his thread.
+ */
 bool range_lock_give_up(struct range_locks *locks, const void *owner);
 
 /* Any thread. Those who can go on now are woken. */

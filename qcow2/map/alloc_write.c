@@ -57,7 +57,6 @@ struct alloc_write {
     uint64_t            guest_offset, len, pos; /* pos: done so far */
     enum vdisk_prealloc reserve; /* other than OFF: clusters only, no data */
     struct range_lock   lock;    /* clusters up to zone_end */
-    bool                locked;
     uint64_t            zone_end;
     /* The span at work: guest bytes [start, stop) in clusters from guest_cluster on. */
     enum span_kind      kind;
@@ -392,7 +391,6 @@ static void link_early(struct alloc_write *w)
 static void unlock_clusters(struct alloc_write *w)
 {
     range_unlock(q2_zone(w->map, w->lock.start), &w->lock);
-    w->locked = false;
 }
 
 static void end_span(struct alloc_write *w)
@@ -407,7 +405,7 @@ static void end_span(struct alloc_write *w)
     pthread_mutex_unlock(&w->map->meta->lock);
     release_span(w);
     w->pos = w->stop - w->guest_offset;
-    if (w->locked && w->stop == w->zone_end)
+    if (w->lock.held && w->stop == w->zone_end)
         unlock_clusters(w);
 }
 
@@ -420,7 +418,7 @@ static void drop_span(struct alloc_write *w)
     unpin(w);
     pthread_mutex_unlock(&w->map->meta->lock);
     release_span(w);
-    if (w->locked)
+    if (w->lock.held)
         unlock_clusters(w);
 }
 
@@ -485,7 +483,7 @@ static void alloc_write_finish(struct alloc_write *w, int rc)
 
     if (rc < 0)
         drop_span(w);
-    assert(!w->slot && !w->edges && !w->span_iov && !w->locked);
+    assert(!w->slot && !w->edges && !w->span_iov && !w->lock.held);
     free(w->merged_iov);
     if (r && r->merged && rc < 0 && !MUTANT(SHARE_ERRORS)) {
         op_free(&w->op, sizeof *w);
@@ -572,7 +570,7 @@ static bool lock_clusters(struct alloc_write *w)
 {
     const struct q2_geometry *g = &w->map->meta->geo;
 
-    assert(!w->locked);
+    assert(!w->lock.held);
     w->zone_end = min_u64(w->guest_offset + w->len, q2_slice_end(w->map->meta, w->start));
     return range_lock_try(q2_zone(w->map, w->start), &w->lock, q2_cluster_down(g, w->start),
                           q2_cluster_up(g, w->zone_end));
@@ -604,9 +602,9 @@ static void alloc_write_step(struct op *op)
 again:
     while (w->pos < w->len) {
         w->start = w->guest_offset + w->pos;
-        if (!w->locked && !lock_clusters(w))
+        if (!w->lock.held && !lock_clusters(w))
             OP_TRY(op, AW_LOCKED, wait_for_clusters(w, op));
-        w->locked = true;
+        range_lock_got(&w->lock);
         if (!q2_l2_table_ready(w->map, w->start))
             OP_TRY(op, AW_L2_TABLE, q2_l2_table_make(w->map, w->start, op));
         found = find_span(w);

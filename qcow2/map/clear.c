@@ -38,7 +38,7 @@ struct clear {
     uint64_t          pos;
     int               refusal; /* why an entry must not be changed */
     struct range_lock lock;
-    bool              locked, made_room, begun;
+    bool              made_room, begun;
     struct op_child   ahead[CLEAR_AHEAD];
     struct iovec      iov[CLEAR_ZERO_IOV];
     struct io         io;
@@ -69,12 +69,11 @@ static bool lock_clusters(struct clear *c)
 static void unlock_clusters(struct clear *c)
 {
     range_unlock(q2_zone(c->map, c->lock.start), &c->lock);
-    c->locked = false;
 }
 
 static void clear_finish(struct clear *c, int rc)
 {
-    if (c->locked)
+    if (c->lock.held)
         unlock_clusters(c);
     op_end(&c->op, sizeof *c, rc);
 }
@@ -354,7 +353,7 @@ static bool too_many_freed(struct q2_map *map)
 /* No space for an L2 table: nothing else that waits under the lock takes any. */
 static bool may_make_room(const struct clear *c)
 {
-    return c->op.rc == -ENOSPC && c->locked && !c->made_room && q2_room_is_possible(c->map->space);
+    return c->op.rc == -ENOSPC && c->lock.held && !c->made_room && q2_room_is_possible(c->map->space);
 }
 
 /* The call of an await. */
@@ -382,7 +381,7 @@ static bool go_on(struct clear *c)
 {
     bool more = has_whole_clusters(c) && c->pos < c->tail_start;
 
-    if (c->locked && (!more || c->pos >= c->lock.end))
+    if (c->lock.held && (!more || c->pos >= c->lock.end))
         unlock_clusters(c);
     return more;
 }
@@ -407,13 +406,14 @@ static void clear_step(struct op *op)
         OP_TRY(op, CLEAR_HEAD_WRITTEN, write_head(c, op));
 again:
     while (go_on(c)) {
-        if (!c->locked && too_many_freed(c->map))
+        if (!c->lock.held && too_many_freed(c->map))
             OP_TRY(op, CLEAR_RECLAIMED, q2_room_make(c->map->space, c->request, op));
-        if (!c->locked && skip_unmapped(c))
+        if (!c->lock.held && skip_unmapped(c))
             continue;
-        if (!c->locked && !lock_clusters(c))
+        if (!c->lock.held && !lock_clusters(c))
             OP_TRY(op, CLEAR_LOCKED, wait_for_clusters(c, op));
-        c->locked = c->begun = true;
+        range_lock_got(&c->lock);
+        c->begun = true;
         if (!q2_l2_table_ready(c->map, c->pos))
             OP_TRY(op, CLEAR_L2_TABLE, q2_l2_table_make(c->map, c->pos, op));
         result = clear_slice(c);

@@ -271,9 +271,55 @@ static void behind(uint64_t at, size_t len, unsigned kind)
     free(in);
 }
 
+static void check_bytes(uint64_t at, size_t len, char want)
+{
+    char *in = vdisk_alloc_buffer(len);
+
+    CHECK_OK(vdisk_pread(v, in, len, at));
+    for (size_t i = 0; i < len; i++)
+        CHECK_MSG(in[i] == want, "byte %zu is 0x%x, not 0x%x", i, in[i] & 255, want & 255);
+    free(in);
+}
+
+/*
+ * The second of ours waits only for the first, which waits for another queue's write: with the first taken back
+ * the second could begin, but is taken back by the same call (`ids` 1), or by the next (2).
+ */
+static void in_line(uint64_t at, size_t step, size_t len, unsigned ids)
+{
+    char *buf = vdisk_alloc_buffer(2 * CLUSTER);
+    vdisk_queue *other = make_queue(vdisk_queue_get_kind(q));
+    struct vdisk_completion c[2];
+
+    CHECK_OK(vdisk_pdiscard(v, 2 * CLUSTER, at - at % CLUSTER));
+    memset(buf, 0x41, 2 * CLUSTER);
+    vdisk_write(other, v, at, buf, len, 0, 0);
+    begin(other);
+    vdisk_write(q, v, at, buf, step + len, 0, 1);
+    turn(q);
+    vdisk_write(q, v, at + step, buf, len, 0, ids);
+    turn(q);
+    CHECK_INT(vdisk_queue_inflight(q), 2);
+    CHECK_INT(vdisk_cancel(q, 1), ids == 1 ? 2 : 1);
+    if (ids == 2)
+        CHECK_INT(vdisk_cancel(q, 2), 1);
+    for (unsigned n = 0; n < 2;)
+        n += (unsigned)vdisk_reap(q, &c[n], 2 - n, 1, NULL);
+    CHECK_INT(c[0].result, -ECANCELED);
+    CHECK_INT(c[1].result, -ECANCELED);
+    reap_all(other, 1, NULL);
+    if (step > 0)
+        check_bytes(at + step, len, 0);
+    CHECK_OK(vdisk_pwrite(v, buf, step + len, at, 0)); /* others go on */
+    CHECK_OK(vdisk_queue_destroy(other));
+    free(buf);
+}
+
 static void behind_clusters(void)
 {
     CHECK_OK(vdisk_pwrite(v, "", 1, 399 * CLUSTER, 0)); /* the tables are there */
+    for (unsigned ids = 1; ids < 3; ids++)
+        in_line((418 + 2 * ids) * CLUSTER, CLUSTER, CLUSTER, ids);
     for (unsigned kind = 0; kind < 3; kind++)
         behind((400 + kind) * CLUSTER, CLUSTER, kind);
 }
@@ -304,21 +350,15 @@ static void each_kind_raw(const char *format, void (*run)(void))
 static void behind_blocks(void)
 {
     behind(1 << 20 | 10, 100, 0);
+    for (unsigned ids = 1; ids < 3; ids++)
+        in_line(2 << 20 | 10, 4096, 100, ids);
 }
 
 static void behind_head(void)
 {
     behind(0, 512, 0);
-}
-
-static void check_bytes(uint64_t at, size_t len, char want)
-{
-    char *in = vdisk_alloc_buffer(len);
-
-    CHECK_OK(vdisk_pread(v, in, len, at));
-    for (size_t i = 0; i < len; i++)
-        CHECK_MSG(in[i] == want, "byte %zu is 0x%x, not 0x%x", i, in[i] & 255, want & 255);
-    free(in);
+    for (unsigned ids = 1; ids < 3; ids++)
+        in_line(0, 0, 512, ids);
 }
 
 /* The head of its block, the tail, both: alone, and while it waits for another queue's write to end. */

@@ -94,6 +94,8 @@ static void thread_gives_up(unsigned self)
         rc = waiter_await(&w);
         REQUIRE(rc == (given_up ? -ECANCELED : 0), "it is told %d, though it has%s given up", rc,
                 given_up ? "" : " not");
+        if (given_up && l->held)
+            range_unlock(&x.locks, l);
         if (given_up)
             return;
     }
