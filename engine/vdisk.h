@@ -517,15 +517,19 @@ VDISK_API void vdisk_flush(vdisk_queue *q, vdisk *v, uint32_t flags, uint64_t us
  * library's. What has been cancelled completes with -ECANCELED, from the next vdisk_reap() (for which
  * vdisk_queue_fd() becomes readable), and has not changed the volume; of a read the buffer is undefined. What has
  * not been goes on, and completes with its real result, when it has one.
- * Can be cancelled: reads and writes, also unaligned ones, and flushes and discards of raw volumes, until
- * vdisk_submit() or vdisk_reap() sends them; of qcow2 writes that need space, zeroes and discards, and block
- * status and prefetch of any, until vdisk_reap() begins them; of all these what waits for others in the same
- * place, as long as it does.
+ * Can be cancelled: reads and writes, and flushes and discards of raw volumes, until they are sent; of qcow2
+ * writes that need space, zeroes and discards, and block status and prefetch of any, until vdisk_reap() begins
+ * them; of all these what waits for others in the same place, as long as it does. vdisk_submit() and vdisk_reap()
+ * send, and so do a blocking call on the same thread and a full ring.
  * Cannot: what has been sent or has ended; what is of several parts, when one has been sent; what waits for
  * metadata, for space, or for the flush of VDISK_REQ_FUA; what has failed once and is tried in another way; writes
- * of neighbours, once vdisk_reap() has made them one; from the start on a flush of qcow2, zeroes of a raw volume,
- * a read for which metadata is read, and I/O on what is a part of a file. With a queue of kind THREADS, I/O may be
- * on its way at once. Jobs have vdisk_job_cancel().
+ * of neighbours, once vdisk_reap(), or that 64 of them wait, has made them one; unaligned I/O of several parts, or
+ * that waits for unaligned writes while its memory is unaligned; from the start on a flush of qcow2, zeroes of a
+ * raw volume, a read for which metadata is read or clusters are decompressed, and I/O through a filter (a part of
+ * a file is one). Flushes and discards may be on their way to a thread at once, and with a queue of kind THREADS
+ * all I/O. Jobs have vdisk_job_cancel().
+ * What has been cancelled counts in vdisk_stats as a request that failed, and a write to a raw volume may have
+ * moved the watermark.
  * Returns: how many have been cancelled; others with this user_data go on. Errors: -EALREADY: there are such, and
  * none could be; -ENOENT: there are none; -EINVAL: no queue; -ECHILD: the parent process's; -EEXIST: another
  * thread's.
