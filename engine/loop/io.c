@@ -81,6 +81,6 @@ bool io_take_back(struct io *io)
         return false;
     if (queue_has_ring(q) ? !ring_take_back(io) : !workers_take_back(io))
         return false;
-    io_end_later(io, -ECANCELED);
+    io_end_taken_back(io);
     return true;
 }

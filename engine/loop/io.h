@@ -126,6 +126,9 @@ void io_end(struct io *io, int64_t res);
  */
 void io_end_later(struct io *io, int64_t res);
 
+/* It has been taken from where it waited: it ends, soon, with -ECANCELED, which nothing else does. */
+void io_end_taken_back(struct io *io);
+
 /*
  * For backends whose I/O ends on a thread that is not ours (a library's callback): io_elsewhere() in submit, on
  * the queue's thread, before the other thread can know of the I/O; then io_end_foreign() once, on any thread,

@@ -79,6 +79,7 @@ static int32_t meaning(int64_t res)
     switch (-res) {
     case EDQUOT: return -ENOSPC;
     case ENODATA: case EILSEQ: case ENOLINK: case EREMOTEIO: case EBADE: case ETIMEDOUT: return -EIO;
+    case ECANCELED: return -EIO; /* by the host: only what we have taken back is said to be cancelled */
     default: return (int32_t)res;
     }
 }
@@ -129,6 +130,17 @@ void io_end_later(struct io *io, int64_t res)
 {
     io->later = res;
     io->task.run = run_later;
+    queue_ready(io->queue, &io->task);
+}
+
+static void run_taken_back(struct task *t)
+{
+    io_finish(container_of(t, struct io, task), -ECANCELED);
+}
+
+void io_end_taken_back(struct io *io)
+{
+    io->task.run = run_taken_back;
     queue_ready(io->queue, &io->task);
 }
 

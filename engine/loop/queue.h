@@ -292,6 +292,13 @@ bool ring_gathers(const vdisk_queue *q); /* can the kernel do it? */
 /* Until `wanted` I/Os have completed; up to `most` may be gathered meanwhile, for 4 ms. */
 int  ring_wait(vdisk_queue *q, unsigned wanted, unsigned most, const struct timespec *timeout);
 unsigned ring_reap(vdisk_queue *q); /* run up to QUEUE_TURN_CQES completions */
+
+/* Not carried out. ECANCELED: a thread that ended took it along (a service's), or the kernel got no thread. */
+static inline bool ring_is_put_off(int32_t res)
+{
+    return res == -EINTR || res == -EAGAIN || res == -ECANCELED;
+}
+
 void ring_feed(vdisk_queue *q);     /* SQEs for the starved, as far as there are any */
 bool ring_has_work(const vdisk_queue *q);   /* completions, seen or put off, or SQEs that were not taken */
 int  ring_notify(vdisk_queue *q, int fd);   /* write the eventfd `fd` at each completion from now on */

@@ -277,8 +277,7 @@ static void run_cqe(vdisk_queue *q, uint64_t user_data, int32_t res, uint32_t fl
     assert(q->kernel_inflight > 0);
     q->kernel_inflight--;
     list_del(&io->in_kernel);
-    /* ECANCELED: a thread that ended takes its requests with it (a service's), or the kernel got no thread. */
-    if (unlikely(res == -EINTR || res == -EAGAIN || res == -ECANCELED))
+    if (unlikely(ring_is_put_off(res)))
         try_again(io);
     else
         io_end(io, res);
@@ -572,10 +571,15 @@ bool ring_take_back(struct io *io)
 {
     struct io_uring_sqe *sqe = unsent_sqe(io);
 
-    if (io->tries > 0 || io->moved > 0) /* the kernel has had it */
+    if (!sqe && !task_list_take(&io->queue->starved, &io->task))
+        return false; /* a worker may have it, and change what follows */
+    if (io->tries > 0 || io->moved > 0) { /* the kernel has had it */
+        if (!sqe)
+            task_list_add(&io->queue->starved, &io->task);
         return false;
+    }
     if (!sqe)
-        return task_list_take(&io->queue->starved, &io->task);
+        return true;
     memset(sqe, 0, sizeof *sqe); /* flags of what it was would be refused */
     io_uring_prep_nop(sqe);
     sqe->user_data = TAG_CANCEL;

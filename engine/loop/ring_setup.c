@@ -174,7 +174,8 @@ static void call_stopped(struct call *c, int rc, struct list *ret)
         call_end_later(c, rc < 0 && atomic_load(&c->cancelled) ? -ECANCELED : rc);
 }
 
-static void take_ended(vdisk_queue *q, struct list *ret_calls)
+/* What has ended; what the kernel has only put off goes to `ret`, to be made again. */
+static void take_ended(vdisk_queue *q, struct list *ret, struct list *ret_calls)
 {
     struct io_uring_cqe *cqe;
     unsigned head, n = 0;
@@ -190,7 +191,12 @@ static void take_ended(vdisk_queue *q, struct list *ret_calls)
         struct io *io = (struct io *)(uintptr_t)cqe->user_data;
         q->kernel_inflight--;
         list_del(&io->in_kernel);
-        io_end_later(io, cqe->res);
+        if (ring_is_put_off(cqe->res)) {
+            io->tries++; /* it is not to be taken back any more */
+            list_add_tail(ret, &io->in_kernel);
+        } else {
+            io_end_later(io, cqe->res);
+        }
     }
     io_uring_cq_advance(&q->ring, n);
 }
@@ -199,14 +205,14 @@ static void take_ended(vdisk_queue *q, struct list *ret_calls)
  * What the kernel has taken ends by itself; of calls only what has: their peers may be silent for ever. Without
  * the call that waits, look now and then.
  */
-static void drain(vdisk_queue *q, struct list *ret_calls)
+static void drain(vdisk_queue *q, struct list *ret, struct list *ret_calls)
 {
     static const struct timespec ms = {.tv_nsec = 1000000};
 
-    take_ended(q, ret_calls);
+    take_ended(q, ret, ret_calls);
     for (unsigned i = 0; q->kernel_inflight > 0 && i < DRAIN_MS; i++) {
         clock_nanosleep(CLOCK_MONOTONIC, 0, &ms, NULL);
-        take_ended(q, ret_calls);
+        take_ended(q, ret, ret_calls);
     }
 }
 
@@ -221,7 +227,7 @@ void ring_stop(vdisk_queue *q, int rc)
     list_init(&calls);
     take_unsent(q, &unsent, &calls);
     if (q->ring_ready)
-        drain(q, &calls);
+        drain(q, &unsent, &calls);
     end_ring(q);
     q->kind = VDISK_QUEUE_THREADS;
     while ((node = list_pop(&q->in_kernel))) {
@@ -235,7 +241,7 @@ void ring_stop(vdisk_queue *q, int rc)
         call_start(container_of(node, struct call, link));
     while ((node = list_pop(&unsent))) {
         struct io *io = container_of(node, struct io, in_kernel);
-        io->backend->driver->submit(io->backend, io);
+        io->backend->driver->submit(io->backend, io); /* from io->moved on */
     }
     /* What woke the ring's owner by the ring would not any more. */
     if (q->service)

@@ -117,6 +117,15 @@ static void a_used_up_quota_is_no_space(void **state)
     fault_clear(b);
 }
 
+/* What a host calls cancelled has failed: only what was taken back before it was sent is told to be cancelled. */
+static void a_host_cancels_nothing(void **state)
+{
+    add((struct fault_rule){.kinds = FAULT_WRITES, .what = FAULT_FAIL, .error = ECANCELED});
+    assert_int_equal(write_block(1, 1), -EIO);
+    assert_int_equal(io_prange(q, b, IO_ALLOCATE, 0, 4096), -EIO);
+    fault_clear(b);
+}
+
 /* A ragged write reads first; the rule names the await of that, and nothing else fails. */
 static void a_named_state_fails(void **state)
 {
@@ -271,7 +280,8 @@ int main(void)
         TEST(properties_pass_through),
         TEST(the_nth_call_fails),
         TEST(a_range_fails),
-        TEST(a_used_up_quota_is_no_space), TEST(a_named_state_fails),
+        TEST(a_used_up_quota_is_no_space), TEST(a_host_cancels_nothing),
+        TEST(a_named_state_fails),
         TEST(it_happens_and_fails_all_the_same),
         TEST(short_transfers_are_finished),
         TEST(short_and_then_an_error),
