@@ -6,6 +6,7 @@
 #include "engine/loop/request_end.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "engine/base/bits.h"
@@ -256,12 +257,27 @@ static inline bool has_other_flags(enum request_kind kind, uint32_t flags)
     return flags & ~request_allowed_flags(kind);
 }
 
-/* What makes no sense ends as other requests do. */
-static __attribute__((noinline)) void refuse(struct request *r, uint32_t flags)
+/* What makes no sense, or cannot be begun, ends as other requests do. */
+static __attribute__((noinline)) void refuse(struct request *r, uint32_t flags, int rc)
 {
     if (has_other_flags(r->kind, flags))
         r->flags = UINT8_MAX; /* for request_explain() */
-    enter(r, r->vdisk, r->queue, r->kind, r->guest_offset, r->len, -EINVAL);
+    enter(r, r->vdisk, r->queue, r->kind, r->guest_offset, r->len, rc);
+}
+
+/* The caller's list is his again when the call returns. False: no memory. */
+static __attribute__((noinline)) bool copy_list(struct request *r, const struct iovec *iov, unsigned n)
+{
+    if (n > r->iov_room) {
+        free(r->iov_long);
+        r->iov_long = malloc(n * sizeof *iov);
+        r->iov_room = r->iov_long ? n : 0;
+    }
+    if (r->iov_room < n)
+        return false;
+    memcpy(r->iov_long, iov, n * sizeof *iov);
+    r->iov = r->iov_long;
+    return true;
 }
 
 /* Memory that is none, with a length. */
@@ -296,7 +312,7 @@ static inline void enqueue_buf(vdisk_queue *q, vdisk *v, enum request_kind kind,
     r->iov = &r->io.buf;
     r->iovcnt = 1;
     if (unlikely(has_other_flags(kind, flags)) || (unlikely(!buf) && len > 0))
-        refuse(r, flags);
+        refuse(r, flags, -EINVAL);
     else
         start_rw(r, v, q, kind, offset, len);
 }
@@ -308,14 +324,14 @@ static inline void enqueue_iov(vdisk_queue *q, vdisk *v, enum request_kind kind,
     uint64_t len = usable ? iov_len(iov, n) : 0;
     struct request *r = request_new(q, v, kind, offset, len, flags, user_data);
 
-    r->iov = iov;
+    r->iov = r->iov_inline;
     r->iovcnt = n;
-    if (usable && n > 0 && n <= VDISK_IOV_INLINE) {
+    if (usable && n > 0 && n <= VDISK_IOV_INLINE)
         memcpy(r->iov_inline, iov, n * sizeof *iov);
-        r->iov = r->iov_inline;
-    }
     if (unlikely(!usable || has_other_flags(kind, flags)))
-        refuse(r, flags);
+        refuse(r, flags, -EINVAL);
+    else if (n > VDISK_IOV_INLINE && unlikely(!copy_list(r, iov, n)))
+        refuse(r, flags, -ENOMEM);
     else
         start_rw(r, v, q, kind, offset, len);
 }
@@ -326,7 +342,7 @@ static void enqueue_other(vdisk_queue *q, vdisk *v, enum request_kind kind, uint
     struct request *r = request_new(q, v, kind, offset, len, flags, user_data);
 
     if (unlikely(has_other_flags(kind, flags)))
-        refuse(r, flags);
+        refuse(r, flags, -EINVAL);
     else if (enter(r, v, q, kind, offset, len, 0))
         start_other(r, v);
 }
@@ -385,7 +401,7 @@ void vdisk_get_extents(vdisk_queue *q, vdisk *v, uint64_t offset, uint64_t len, 
         extents->count = 0;
     r->extents = extents;
     if (!extents || (!extents->list && extents->max > 0))
-        refuse(r, 0);
+        refuse(r, 0, -EINVAL);
     else if (enter(r, v, q, REQ_EXTENTS, offset, len, 0))
         start_other(r, v);
 }

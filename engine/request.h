@@ -54,6 +54,8 @@ struct request {
     uint64_t              begun_ns; /* of a queue that measures */
     struct vdisk_extents *extents;
     struct iovec          iov_inline[VDISK_IOV_INLINE];
+    struct iovec         *iov_long;   /* the copy of a longer list; stays with the request for the next one */
+    uint32_t              iov_room;   /* entries of it */
 } __attribute__((aligned(64)));
 
 _Static_assert(offsetof(struct request, gate) < 4 * 64, "four cache lines");

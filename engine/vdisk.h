@@ -30,9 +30,9 @@
  *
  * Requests. Enqueue functions return nothing and never complete inline: every result, misuse of ranges
  * included, arrives through vdisk_reap(). A result is 0 or a negative errno, never a short transfer.
- * Buffers belong to the library from enqueue to completion; iovec arrays are copied when they have up to
- * VDISK_IOV_INLINE entries and must otherwise stay valid as well. Requests in flight are not ordered; a
- * flush covers the writes whose completions had been reaped when it was enqueued.
+ * Buffers belong to the library from enqueue to completion; iovec arrays are copied, and the caller's again when
+ * the call returns. Requests in flight are not ordered; a flush covers the writes whose completions had been
+ * reaped when it was enqueued.
  *
  * Errors. Functions that return int give 0 (or a count) or a negative errno, and leave a text and a hint for
  * the calling thread: see vdisk_error_text().
@@ -52,7 +52,7 @@ extern "C" {
 
 #define VDISK_API __attribute__((visibility("default")))
 
-#define VDISK_IOV_INLINE 4
+#define VDISK_IOV_INLINE 4 /* longer lists may take memory to be copied: -ENOMEM when there is none */
 
 struct timespec; /* <time.h> has it, but not for strict C99 */
 

@@ -105,6 +105,8 @@ static void free_pools(vdisk_queue *q)
     while (slab) {
         struct request *first = container_of(slab, struct request, io.task);
         slab = slab->next;
+        for (uint32_t i = 1; i < slab_count(first); i++)
+            free(first[i].iov_long);
         free(first);
     }
     for (int i = 0; i < OP_POOL_CLASSES; i++) {
