@@ -38,14 +38,6 @@ static struct fd_backend *fd_backend_of(struct io *io)
     return container_of(io->backend, struct fd_backend, b);
 }
 
-/* The part of the range that lies inside the file: its length. */
-static uint64_t inside(const struct backend *b, uint64_t offset, uint64_t len)
-{
-    uint64_t size = backend_size(b);
-
-    return offset >= size ? 0 : min_u64(len, size - offset);
-}
-
 /* Make the file end at `end` at least; one block at most gets allocated. */
 static int extend(struct fd_backend *f, uint64_t end)
 {
@@ -62,7 +54,7 @@ static int extend(struct fd_backend *f, uint64_t end)
 /* What was data becomes a hole; what lies past the end becomes part of the file. */
 static int zero_by_punch(struct fd_backend *f, uint64_t offset, uint64_t len)
 {
-    uint64_t n = inside(&f->b, offset, len);
+    uint64_t n = backend_inside(&f->b, offset, len);
     int rc = 0;
 
     if (fd_refused(f, FD_PUNCH))
@@ -113,7 +105,7 @@ static int64_t blocking_zero(struct io *io)
 static int64_t blocking_discard(struct io *io)
 {
     struct fd_backend *f = fd_backend_of(io);
-    uint64_t n = inside(&f->b, io->offset, io->len);
+    uint64_t n = backend_inside(&f->b, io->offset, io->len);
     int rc;
 
     if (n == 0)
@@ -207,7 +199,7 @@ static void submit_zero(struct fd_backend *f, struct io *io)
     enum fd_call call = unmap ? FD_PUNCH : FD_ZERO;
     int mode = unmap ? FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE : FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE;
 
-    if (fd_works(f, call) && inside(&f->b, io->offset, io->len) == io->len)
+    if (fd_works(f, call) && backend_inside(&f->b, io->offset, io->len) == io->len)
         ring_fallocate(io, f->fd, mode);
     else if (fd_refused(f, FD_ZERO) && fd_refused(f, FD_PUNCH))
         io_end_later(io, -ENOTSUP);
@@ -219,7 +211,7 @@ static void submit_discard(struct fd_backend *f, struct io *io)
 {
     if (fd_refused(f, FD_PUNCH))
         io_end_later(io, 0);
-    else if (fd_works(f, FD_PUNCH) && inside(&f->b, io->offset, io->len) == io->len)
+    else if (fd_works(f, FD_PUNCH) && backend_inside(&f->b, io->offset, io->len) == io->len)
         ring_fallocate(io, f->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE);
     else
         ring_work(io, blocking_discard);

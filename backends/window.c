@@ -45,14 +45,6 @@ static struct window *window_of(struct backend *b)
     return container_of(filter_of(b), struct window, w);
 }
 
-/* Bytes of the range that lie in the part. */
-static uint64_t inside(const struct backend *b, uint64_t offset, uint64_t len)
-{
-    uint64_t size = backend_size(b);
-
-    return offset >= size ? 0 : min_u64(len, size - offset);
-}
-
 /* ---- I/O ------------------------------------------------------------------------------------------------ */
 
 static void window_step(struct op *op)
@@ -169,7 +161,7 @@ static void window_submit(struct backend *b, struct io *outer)
         return;
     }
     if (fixed && is_cut(outer)) {
-        len = inside(b, outer->offset, outer->len);
+        len = backend_inside(b, outer->offset, outer->len);
         if (len == 0) {
             end_behind(outer);
             return;

@@ -218,6 +218,16 @@ static inline uint64_t backend_size(const struct backend *b)
     return atomic_load_explicit(&b->size, memory_order_acquire);
 }
 
+/* The part of the range that lies before the end: its length. */
+static inline uint64_t backend_inside(const struct backend *b, uint64_t offset, uint64_t len)
+{
+    uint64_t size = backend_size(b), left = size - offset;
+
+    if (offset >= size)
+        return 0;
+    return len < left ? len : left;
+}
+
 /* The end is at `end` at least. Any thread. The engine does this after writes; after the rest the backend does. */
 static inline void raise_size(struct backend *b, uint64_t end)
 {

@@ -12,15 +12,6 @@
 #include "engine/loop/failure.h"
 #include "engine/loop/queue.h"
 
-/* A write reached past the end: move it up. */
-static void grow_size(struct backend *b, uint64_t end)
-{
-    uint64_t size = atomic_load_explicit(&b->size, memory_order_relaxed);
-
-    while (size < end && !atomic_compare_exchange_weak(&b->size, &size, end))
-        ;
-}
-
 static void io_finish(struct io *io, int32_t res)
 {
     io->res = res;
@@ -97,13 +88,13 @@ void io_end(struct io *io, int64_t res)
     }
     if (likely((uint64_t)res == io->len - io->moved)) {
         if (io->kind == IO_WRITE)
-            grow_size(io->backend, io->offset + io->len);
+            raise_size(io->backend, io->offset + io->len);
         io_finish(io, 0);
         return;
     }
     assert((uint64_t)res < io->len - io->moved);
     if (io->kind == IO_WRITE) /* whatever becomes of the rest */
-        grow_size(io->backend, io->offset + io->moved + (uint64_t)res);
+        raise_size(io->backend, io->offset + io->moved + (uint64_t)res);
     if (go_on(io, (uint64_t)res))
         return;
     if (io->kind == IO_WRITE) {

@@ -77,6 +77,7 @@ class Lint:
         self.root = root
         self.breaches = []
         self.lengths = []
+        self.bodies = {}
         self.allowed = {}
         allow = root / "tests/lint/allow"
         for line in allow.read_text().splitlines() if allow.exists() else []:
@@ -164,6 +165,7 @@ class Lint:
     def check_functions(self, path, code):
         """A function's body opens with a brace alone in column 0 and ends with one."""
         lines = code.splitlines()
+        whole = without_comments(path.read_text()).splitlines()
         start = None
         for number, line in enumerate(lines):
             if line == "{":
@@ -183,9 +185,19 @@ class Lint:
                     self.breach("function-length", path, start + 1, name,
                                 f"{name} has {length} lines, more than {MAX_FUNCTION}: split it")
                 body = "\n".join(lines[opened:number])
+                self.check_body(path, start + 1, name, "\n".join(whole[opened:number]))
                 if not step and re.search(r"\bOP_(TRY|AWAIT|BEGIN)\b", body):
                     self.breach("await", path, start + 1, name, f"{name}: awaits belong in *_step functions")
                 start = None
+
+    def check_body(self, path, line, name, body):
+        """One of two statements or more stands once, in the library and the tool."""
+        text = re.sub(r"\s+", " ", body)
+        if path.relative_to(self.root).parts[0] not in (*LIBRARY, "tools") or text.count(";") < 2:
+            return
+        if text in self.bodies:
+            self.breach("body", path, line, name, f"{name} does what {self.bodies[text]} does, word for word")
+        self.bodies.setdefault(text, f"{name} of {path.relative_to(self.root)}")
 
     def check_listed(self, path):
         """Some meson.build at or above the file's folder names it."""

@@ -52,6 +52,8 @@ CASES = [
     ("engine/k.c", SPDX + "int " + "k" * 115 + ";\n", "line-length"),
     ("engine/l.c", SPDX + "int x; \n", "blanks"),
     ("engine/m.c", SPDX + function("plain", 1, "    OP_TRY(op, X, y());\n"), "await"),
+    ("engine/same.c", SPDX + function("one", 2) + function("two", 2), "body"),
+    ("tests/same.c", SPDX + function("one", 2) + function("two", 2), None),
     ("engine/unlisted.c", SPDX, "unlisted"),
 ]
 
