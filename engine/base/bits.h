@@ -3,6 +3,7 @@
 #ifndef ENGINE_BITS_H
 #define ENGINE_BITS_H
 
+#include <assert.h>
 #include <endian.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -13,35 +14,40 @@
 #define HIDDEN __attribute__((visibility("hidden"))) /* a variable of ours is found without a table */
 #define ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
 
-/* `align` is a power of two in all three. */
-static inline uint64_t align_down(uint64_t x, uint64_t align)
-{
-    return x & ~(align - 1);
-}
-
-static inline uint64_t align_up(uint64_t x, uint64_t align)
-{
-    return (x + align - 1) & ~(align - 1);
-}
-
-static inline bool is_aligned(uint64_t x, uint64_t align)
-{
-    return (x & (align - 1)) == 0;
-}
-
 static inline bool is_power_of_two(uint64_t x)
 {
     return x != 0 && (x & (x - 1)) == 0;
 }
 
+/* `align` is a power of two in all three. */
+static inline uint64_t align_down(uint64_t x, uint64_t align)
+{
+    assert(is_power_of_two(align));
+    return x & ~(align - 1);
+}
+
+static inline uint64_t align_up(uint64_t x, uint64_t align)
+{
+    assert(is_power_of_two(align) && x <= UINT64_MAX - (align - 1));
+    return (x + align - 1) & ~(align - 1);
+}
+
+static inline bool is_aligned(uint64_t x, uint64_t align)
+{
+    assert(is_power_of_two(align));
+    return (x & (align - 1)) == 0;
+}
+
 /* Position of the highest set bit; x is not 0. */
 static inline unsigned log2_floor(uint64_t x)
 {
+    assert(x != 0);
     return 63u - (unsigned)__builtin_clzll(x);
 }
 
 static inline uint64_t div_up(uint64_t x, uint64_t y)
 {
+    assert(y != 0);
     return x / y + (x % y != 0);
 }
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "engine/base/error.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -52,6 +53,7 @@ int err_hint(int err, const char *fmt, ...)
 {
     va_list ap;
 
+    assert(err_state.is_set);
     va_start(ap, fmt);
     vsnprintf(error_hint, sizeof error_hint, fmt, ap);
     va_end(ap);
@@ -66,6 +68,7 @@ int err_prefix(int err, const char *fmt, ...)
     va_list ap;
     int n;
 
+    assert(err_state.is_set);
     va_start(ap, fmt);
     n = vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
@@ -87,6 +90,7 @@ void err_append(const char *fmt, ...)
     size_t n = strlen(error_text);
     va_list ap;
 
+    assert(err_state.is_set && n < sizeof error_text);
     va_start(ap, fmt);
     vsnprintf(error_text + n, sizeof error_text - n, fmt, ap);
     va_end(ap);
@@ -145,6 +149,7 @@ int err_advise_host(int err)
 
 void err_save(struct err_saved *ret)
 {
+    assert(err_state.is_set || (!error_text[0] && !error_hint[0]));
     memcpy(ret->text, error_text, sizeof error_text);
     memcpy(ret->hint, error_hint, sizeof error_hint);
     ret->is_set = err_state.is_set;
@@ -152,6 +157,7 @@ void err_save(struct err_saved *ret)
 
 void err_restore(const struct err_saved *saved)
 {
+    assert(saved->is_set || (!saved->text[0] && !saved->hint[0]));
     memcpy(error_text, saved->text, sizeof error_text);
     memcpy(error_hint, saved->hint, sizeof error_hint);
     err_state.is_set = saved->is_set;

@@ -3,6 +3,7 @@
 #ifndef ENGINE_ERROR_H
 #define ENGINE_ERROR_H
 
+#include <assert.h>
 #include <stdbool.h>
 
 #include "engine/base/bits.h"
@@ -63,8 +64,10 @@ static inline void err_enter(void)
 
 static inline int err_leave(int rc)
 {
+    assert(err_state.depth > 0);
     if (--err_state.depth > 0)
         return rc;
+    assert(rc >= 0 || err_state.is_set); /* who fails says why */
     if (rc >= 0 && err_state.is_set)
         err_clear();
     if (__builtin_expect(err_state.is_due, 0))

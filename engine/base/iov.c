@@ -64,6 +64,7 @@ uint32_t iov_slice(const struct iovec *iov, uint32_t iovcnt, uint64_t offset, ui
         offset = 0;
         n++;
     }
+    assert(n <= max && (covered == len || (covered < len && n == max))); /* the range lies inside */
     *ret_len = covered;
     return n;
 }

@@ -3,6 +3,7 @@
 #ifndef ENGINE_LIST_H
 #define ENGINE_LIST_H
 
+#include <assert.h>
 #include <stdbool.h>
 #include <stddef.h>
 
@@ -24,6 +25,7 @@ static inline bool list_empty(const struct list *l)
 
 static inline void list_add_tail(struct list *head, struct list *node)
 {
+    assert(node != head && head->prev->next == head);
     node->prev = head->prev;
     node->next = head;
     head->prev->next = node;
@@ -32,6 +34,7 @@ static inline void list_add_tail(struct list *head, struct list *node)
 
 static inline void list_del(struct list *node)
 {
+    assert(node->prev->next == node && node->next->prev == node);
     node->prev->next = node->next;
     node->next->prev = node->prev;
     list_init(node);
@@ -42,6 +45,7 @@ static inline struct list *list_pop(struct list *head)
 {
     struct list *node = head->next;
 
+    assert(node->prev == head);
     if (node == head)
         return NULL;
     list_del(node);
@@ -51,6 +55,7 @@ static inline struct list *list_pop(struct list *head)
 /* Move all of `from` to the end of `to`. */
 static inline void list_splice_tail(struct list *to, struct list *from)
 {
+    assert(to != from && to->prev->next == to);
     if (list_empty(from))
         return;
     from->next->prev = to->prev;

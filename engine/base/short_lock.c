@@ -10,6 +10,8 @@
 
 #ifdef __GLIBC__
 
+_Static_assert(sizeof ((pthread_mutex_t *)0)->__data.__owner == sizeof(pid_t), "it notes a thread's id");
+
 static _Thread_local pid_t thread_id;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
@@ -29,6 +31,7 @@ static bool is_owner(const pthread_mutex_t *lock)
         pthread_once(&once, watch_forks);
         thread_id = gettid();
     }
+    assert(thread_id > 0); /* 0 is the owner of a mutex that nobody has */
     return __atomic_load_n(&lock->__data.__owner, __ATOMIC_RELAXED) == thread_id;
 }
 
