@@ -14,6 +14,7 @@ void after_add(struct after *a)
 {
     if (!first)
         last = &first;
+    assert(a != first && last != &a->next && !*last); /* invariant 1 */
     a->next = NULL;
     *last = a;
     last = &a->next;
@@ -31,6 +32,7 @@ void after_run(void)
 
     if (!after_is_due())
         return;
+    assert(!entered && err_state.depth == 0);
     err_save(&saved);
     running = true;
     while (first) {
@@ -52,6 +54,7 @@ void hook_init(struct hook *h)
 
 void hook_finish(struct hook *h)
 {
+    assert(h->inside == 0 && !hook_is_mine(h));
     pthread_cond_destroy(&h->left);
     pthread_mutex_destroy(&h->lock);
 }
@@ -68,6 +71,7 @@ void hook_set(struct hook *h, void (*fn)(void), void *arg)
     h->arg = arg;
     while (h->inside > (hook_is_mine(h) ? 1u : 0u))
         pthread_cond_wait(&h->left, &h->lock);
+    assert(h->inside == (hook_is_mine(h) ? 1u : 0u)); /* invariant 2 */
     pthread_mutex_unlock(&h->lock);
 }
 
@@ -90,8 +94,10 @@ bool hook_enter(struct hook *h, void (**ret_fn)(void), void **ret_arg)
 
 void hook_leave(struct hook *h)
 {
+    assert(hook_is_mine(h));
     entered = NULL;
     pthread_mutex_lock(&h->lock);
+    assert(h->inside > 0);
     h->inside--;
     pthread_cond_broadcast(&h->left);
     pthread_mutex_unlock(&h->lock);

@@ -61,6 +61,7 @@ static void *attach(vdisk_queue *q, struct backend *b, int *ret_rc)
     if (*ret_rc < 0)
         return NULL;
     pthread_mutex_lock(&lock);
+    assert(a->queue == q && list_empty(&a->link)); /* invariant 2: it is in no backend's list */
     list_add_tail(&b->attached, &a->link);
     atomic_store_explicit(&a->backend, b, memory_order_release);
     pthread_mutex_unlock(&lock);
@@ -81,6 +82,7 @@ static void detach(struct attachment *a)
     struct backend *b = atomic_load_explicit(&a->backend, memory_order_relaxed);
 
     assert_locked(&lock);
+    assert(b && !list_empty(&a->link));
     list_del(&a->link);
     b->driver->detach(b, a->queue, a->state);
     atomic_store_explicit(&a->backend, NULL, memory_order_release);

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/bits.h"
 #include "engine/base/mutant.h"
 #include "engine/loop/attach.h"
 #include "engine/loop/range_lock.h"
@@ -37,6 +38,7 @@ void backend_free(struct backend *b)
 {
     if (!b)
         return;
+    assert(list_empty(&b->attached));
     range_locks_finish(b->rmw_locks);
     gate_finish(&b->writes);
     free(b->rmw_locks);
@@ -72,7 +74,9 @@ void backend_close(struct backend *b)
 {
     if (!b)
         return;
-    assert(atomic_load(&b->rmw_active) == 0);
+    assert(atomic_load(&b->rmw_active) == 0 && gate_inside(&b->writes) == 0);
+    assert(is_power_of_two(b->align) && is_power_of_two(b->mem_align));
+    assert(b->max_transfer > 0 && b->max_iov > 0 && is_aligned(b->max_transfer, b->align));
     attach_backend_goes(b);
     b->driver->close(b);
     backend_free(b);

@@ -92,6 +92,8 @@ static void bounce_finish(struct bounce *bn, int rc)
     struct io *parent = bn->parent;
     struct backend *b = parent->backend;
 
+    assert(rc <= 0 && !(parent->flags & IO_GATED));
+    assert(bn->counted ? atomic_load(&b->rmw_active) > 0 : !bn->lock.held);
     if (bn->lock.held)
         range_unlock(b->rmw_locks, &bn->lock);
     if (bn->counted)
@@ -109,6 +111,8 @@ static void read_ragged(struct bounce *bn, struct op *op)
     bool head = part_start(bn) != bn->pos;
     bool tail = part_end(bn) != bn->pos + bn->chunk;
 
+    assert(bn->lock.held && (head || tail)); /* invariant 2 */
+    assert(bn->chunk >= b->align && is_aligned(bn->pos | bn->chunk, b->align));
     op_io_begin(op);
     if (head && tail && bn->chunk <= 2ull * b->align) {
         io_rw(&bn->io, b, IO_READ, bn->pos, bn->buf, bn->chunk);
@@ -132,6 +136,7 @@ static void write_chunk(struct bounce *bn, struct op *op)
     struct io *parent = bn->parent;
     uint64_t start = part_start(bn);
 
+    assert(start < part_end(bn) && bn->pos + bn->chunk <= bn->exact_from); /* invariant 3 */
     iov_to(parent->iov, parent->iovcnt, start - parent->offset, bn->buf + (start - bn->pos),
            part_end(bn) - start);
     io_rw(&bn->io, parent->backend, IO_WRITE, bn->pos, bn->buf, bn->chunk);
@@ -145,6 +150,8 @@ static void write_exact(struct bounce *bn, struct op *op)
     struct io *parent = bn->parent;
     uint64_t start = part_start(bn), len = part_end(bn) - start;
 
+    assert(bn->lock.held && len > 0 && len < parent->backend->align);
+    assert(start + len == parent->offset + parent->len); /* invariant 3 */
     iov_to(parent->iov, parent->iovcnt, start - parent->offset, bn->buf, len);
     io_rw(&bn->io, parent->backend, IO_WRITE, start, bn->buf, len);
     bn->io.flags = (uint8_t)((parent->flags & IO_FUA) | IO_NO_GATE | IO_EXACT);
@@ -156,6 +163,7 @@ static void pass_on(struct bounce *bn, struct op *op)
 {
     struct io *parent = bn->parent;
 
+    assert(bn->lock.held && bn->counted && !bn->buf);
     bn->io = *parent;
     bn->io.flags |= IO_NO_GATE;
     op_io(op, &bn->io);
@@ -192,6 +200,7 @@ static bool next_chunk(struct bounce *bn)
 {
     uint64_t end;
 
+    assert(bn->cover_start <= bn->pos && bn->pos + bn->chunk <= bn->cover_end);
     bn->pos += bn->chunk;
     end = bn->pos < bn->exact_from ? bn->exact_from : bn->cover_end;
     bn->chunk = min_u64(end - bn->pos, max_u64(BOUNCE_CHUNK, bn->parent->backend->align));
@@ -203,6 +212,7 @@ static bool try_lock(struct bounce *bn)
 {
     uint64_t start = bn->cover_start, end = bn->cover_end;
 
+    assert(!bn->counted && !bn->lock.held);
     atomic_fetch_add(&bn->parent->backend->rmw_active, 1); /* invariant 1 */
     bn->counted = true;
     if (bn->parent->kind == IO_TRUNCATE) {
@@ -221,6 +231,7 @@ static void bounce_step(struct op *op)
 
     OP_BEGIN(enum bounce_state, op)
     if (bn->parent->kind == IO_READ) {
+        assert(bn->buf && !bn->counted);
         while (next_chunk(bn)) {
             io_rw(&bn->io, bn->parent->backend, IO_READ, bn->pos, bn->buf, bn->chunk);
             OP_TRY(op, BOUNCE_READ, op_io(op, &bn->io));
@@ -297,6 +308,7 @@ void bounce_start(struct io *io)
     struct bounce *bn = op_alloc(io->queue, &bounce_type, sizeof *bn);
     uint32_t align = io->backend->align;
 
+    assert(queue_is_mine(io->queue) && !(io->flags & (IO_GATED | IO_EXACT)));
     if (!bn) {
         io_end_later(io, -ENOMEM);
         return;
@@ -304,6 +316,7 @@ void bounce_start(struct io *io)
     bn->parent = io;
     bn->cover_start = align_down(io->offset, align);
     bn->cover_end = bn->exact_from = align_up(io->offset + io->len, align);
+    assert(bn->cover_start <= io->offset && io->offset + io->len <= bn->cover_end);
     if (setup(bn) < 0) {
         op_free(&bn->op, sizeof *bn);
         io_end_later(io, -ENOMEM);

@@ -80,6 +80,7 @@ static void start_elsewhere(struct call *c)
     vdisk_queue *q = c->queue;
     int rc;
 
+    assert(!q->host && (c->kind == CALL_COMPUTE || !queue_has_ring(q)));
     c->task.run = run_compute;
     c->place = c->kind == CALL_COMPUTE ? CALL_WORKER : CALL_POLLER;
     q->worker_jobs++;
@@ -94,6 +95,7 @@ void call_start(struct call *c)
 {
     vdisk_queue *q = c->queue;
 
+    assert(c->place <= CALL_KERNEL && list_empty(&c->link)); /* nobody else has it */
     if (atomic_load_explicit(&c->cancelled, memory_order_relaxed)) {
         call_end_later(c, -ECANCELED);
     } else if (q->host) {
@@ -131,7 +133,7 @@ static void op_call_done(struct call *c)
 {
     struct op *op = c->op;
 
-    assert(op->waits > 0);
+    assert(op->waits > 0 && op->queue == c->queue && !call_is_under_way(c));
     if (c->res < 0 && op->rc == 0)
         op->rc = (int)c->res;
     if (--op->waits == 0)
@@ -140,6 +142,7 @@ static void op_call_done(struct call *c)
 
 struct call *op_call(struct op *op, struct call *c)
 {
+    assert(!call_is_under_way(c) && op->state != OP_START);
     op->waits++;
     c->op = op;
     c->done = op_call_done;

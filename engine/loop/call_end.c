@@ -12,6 +12,7 @@ int64_t call_try(const struct call *c)
     struct msghdr msg = c->msg;
     ssize_t n;
 
+    assert(c->kind <= CALL_RECEIVE);
     do
         n = c->kind == CALL_SEND ? sendmsg(c->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL)
                                  : recvmsg(c->fd, &msg, MSG_DONTWAIT);
@@ -22,6 +23,7 @@ int64_t call_try(const struct call *c)
 void call_end(struct call *c, int64_t res)
 {
     assert(c->queue->in_loop);
+    assert(c->place > CALL_LINED && list_empty(&c->link)); /* once, and in nobody's list */
     c->place = CALL_IDLE;
     c->res = res;
     c->done(c);
@@ -31,11 +33,13 @@ static void run_end(struct task *t)
 {
     struct call *c = container_of(t, struct call, task);
 
+    assert(c->place == CALL_ENDING);
     call_end(c, c->res);
 }
 
 void call_end_later(struct call *c, int64_t res)
 {
+    assert(c->place != CALL_ENDING && list_empty(&c->link));
     c->place = CALL_ENDING;
     c->res = res;
     c->task.run = run_end;
@@ -46,6 +50,7 @@ static void run_foreign_end(struct task *t)
 {
     struct call *c = container_of(t, struct call, task);
 
+    assert(c->place == CALL_POLLER || c->place == CALL_WORKER);
     assert(c->queue->worker_jobs > 0);
     c->queue->worker_jobs--;
     call_end(c, c->res);

@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "engine/loop/event.h"
 
+#include <assert.h>
 #include <stdlib.h>
 
 #include "engine/loop/after.h"
 #include "engine/volume.h"
+
+_Static_assert(VDISK_EVENT_WATERMARK < 32, "a bit of `pending` for each kind");
 
 /* It outlives its volume while it waits to be told. */
 struct volume_events {
@@ -17,8 +20,10 @@ struct volume_events {
 
 static void unref(struct volume_events *e)
 {
+    assert(atomic_load(&e->refs) > 0);
     if (atomic_fetch_sub(&e->refs, 1) > 1)
         return;
+    assert(atomic_load(&e->pending) == 0); /* else it would be in line, with a reference */
     hook_finish(&e->hook);
     free(e);
 }
@@ -46,6 +51,7 @@ static void tell(struct after *a)
     void (*fn)(void);
     void *arg;
 
+    assert(pending != 0);
     for (unsigned kind = 0; pending >> kind; kind++) {
         if (!(pending >> kind & 1) || !hook_enter(&e->hook, &fn, &arg))
             continue;
@@ -79,6 +85,7 @@ void events_close(struct volume_events *e)
 
 void events_raise(struct volume_events *e, enum vdisk_event_kind kind)
 {
+    assert(kind >= VDISK_EVENT_SIZE && kind <= VDISK_EVENT_WATERMARK);
     if (atomic_fetch_or(&e->pending, UINT32_C(1) << kind) != 0)
         return;
     atomic_fetch_add(&e->refs, 1);
@@ -104,6 +111,7 @@ void layer_note_end(struct layer *layer, uint64_t end)
     m->highest = max_u64(m->highest, end);
     passes = m->threshold > 0 && !m->passed && m->highest > m->threshold;
     m->passed |= passes;
+    assert(!m->passed || (m->threshold > 0 && m->highest > m->threshold));
     if (!m->by_format) {
         uint64_t above = align_up(m->highest, MARK_STEP);
         if (m->threshold > 0 && !m->passed)

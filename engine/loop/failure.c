@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "engine/loop/failure.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -21,12 +22,14 @@ void failure_note(const struct io *io, int32_t res)
     size_t len = strlen(file), skip = len >= FAILURE_NAME_MAX ? len - FAILURE_NAME_MAX + 1 : 0;
     struct failure *f;
 
+    assert(res < 0 && io->kind < IO_KINDS && len - skip < FAILURE_NAME_MAX);
     if (res == -ENOTSUP) {
         failure_now = 0; /* the answer to a question, and no failure */
         return;
     }
     pthread_mutex_lock(&lock);
     last += last == UINT32_MAX ? 2 : 1;
+    assert(last != 0); /* that is the number of none */
     f = &kept[last % FAILURES_KEPT];
     *f = (struct failure){.number = last, .res = res, .kind = io->kind, .offset = io->offset, .len = io->len};
     memcpy(f->file, file + skip, len - skip + 1);
@@ -42,6 +45,7 @@ bool failure_find(uint32_t number, int32_t res, struct failure *ret)
         return false;
     pthread_mutex_lock(&lock);
     *ret = kept[number % FAILURES_KEPT];
+    assert(ret->number == 0 || ret->number % FAILURES_KEPT == number % FAILURES_KEPT); /* invariant 2 */
     found = ret->number == number && ret->res == res;
     pthread_mutex_unlock(&lock);
     return found;

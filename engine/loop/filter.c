@@ -39,6 +39,7 @@ static void below_moved(void *owner)
 
 void filter_init(struct filter *f, struct backend *below)
 {
+    assert(is_power_of_two(below->align) && is_power_of_two(below->mem_align) && below->max_transfer > 0);
     f->below = below;
     backend_own(below, below_moved, f);
     f->b.align = below->align;
@@ -59,6 +60,7 @@ void filter_fill_io(struct filter *f, struct io *io, struct io *outer, struct io
     enum io_kind kind = (enum io_kind)outer->kind;
 
     if (kind == IO_READ || kind == IO_WRITE) {
+        assert(len > 0 && outer->moved < outer->len);
         uint32_t n = iov_slice(outer->iov, outer->iovcnt, outer->moved, min_u64(len, outer->len - outer->moved),
                                iov, outer->iovcnt, &len);
         io_rwv(io, f->below, kind, outer->offset + outer->moved, iov, n, len);
@@ -76,6 +78,7 @@ int64_t filter_result(struct filter *f, const struct io *io)
 {
     bool extends = io->kind == IO_WRITE || io->kind == IO_ZERO || io->kind == IO_ALLOCATE;
 
+    assert(io->res <= 0 && io->backend == f->below);
     if (io->kind == IO_TRUNCATE)
         atomic_store(&f->b.size, backend_size(f->below));
     else if (extends && io->res < 0) /* nobody knows how far it came */

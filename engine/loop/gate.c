@@ -31,6 +31,7 @@ void gate_finish(struct gate *g)
     assert(list_empty(&g->waiters) && list_empty(&g->next));
     /* Who left a marked slot as the last may have it still. */
     pthread_mutex_lock(&g->lock);
+    assert(!g->draining || ENGINE_MUTANT(GATE_QUIET_LEAVE));
     pthread_mutex_unlock(&g->lock);
     pthread_mutex_destroy(&g->lock);
     free(g->slots);
@@ -61,6 +62,14 @@ static bool has_left(_Atomic uint32_t *count)
     return atomic_compare_exchange_strong(count, &marked, 0); /* not if somebody is about to step back */
 }
 
+/* The drains that were begun have ended, but for one that is on: for that somebody may wait. */
+static void gate_assert(struct gate *g)
+{
+    assert_locked(&g->lock);
+    assert((uint32_t)(atomic_load(&g->epoch) - g->completed) == (g->draining ? 1u : 0u)); /* rule 2 */
+    assert(g->draining || (list_empty(&g->waiters) && list_empty(&g->next) && !g->next_wanted));
+}
+
 /* Rule 3. */
 static bool all_have_left(struct gate *g, uint32_t parity)
 {
@@ -86,7 +95,7 @@ static void flip(struct gate *g)
 /* End drains for as long as nobody is left inside. */
 static void drain_step(struct gate *g)
 {
-    assert_locked(&g->lock);
+    gate_assert(g);
     while (g->draining) {
         if (!all_have_left(g, (atomic_load(&g->epoch) - 1) & 1))
             return;
@@ -96,6 +105,7 @@ static void drain_step(struct gate *g)
             g->draining = false;
             return;
         }
+        assert(list_empty(&g->waiters));
         list_splice_tail(&g->waiters, &g->next);
         g->next_wanted = false;
         flip(g);
@@ -111,7 +121,9 @@ void gate_check(struct gate *g)
 
 void gate_drain(struct gate *g, struct op *op)
 {
+    assert(list_empty(&op->wait));
     pthread_mutex_lock(&g->lock);
+    gate_assert(g);
     if (g->draining) {
         list_add_tail(ENGINE_MUTANT(GATE_JOIN_DRAIN) ? &g->waiters : &g->next, &op->wait);
     } else {
@@ -169,6 +181,7 @@ bool gate_passed(struct gate *g, uint64_t ticket)
 
     pthread_mutex_lock(&g->lock);
     drain_step(g);
+    assert(ticket <= g->completed + 2); /* one for the drain that may be on, one for the next */
     passed = g->completed >= ticket;
     pthread_mutex_unlock(&g->lock);
     return passed;

@@ -14,6 +14,7 @@
 #ifndef ENGINE_GATE_H
 #define ENGINE_GATE_H
 
+#include <assert.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -31,6 +32,8 @@ enum { GATE_SLOTS = 32 };
 struct gate_slot {
     _Atomic uint32_t inside[2];
 } __attribute__((aligned(64)));
+
+_Static_assert(sizeof(struct gate_slot) == 64, "no two slots share a cache line");
 
 struct gate {
     _Atomic uint32_t  epoch;
@@ -63,6 +66,7 @@ static inline void gate_leave_slot(struct gate *g, struct gate_slot *s, uint8_t 
 {
     uint32_t before = atomic_fetch_sub(&s->inside[parity], 1);
 
+    assert(parity <= 1 && (before & ~GATE_WATCHED) > 0);
     POINT("gate: counted out");
     if (__builtin_expect(before == (GATE_WATCHED | 1), 0) && !ENGINE_MUTANT(GATE_QUIET_LEAVE))
         gate_check(g);

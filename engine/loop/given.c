@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "engine/loop/given.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stddef.h>
 #include <string.h>
@@ -35,6 +36,7 @@ int given_begin(const struct vdisk_fd *list, uint32_t count, const char *name)
 
     if (rc < 0)
         return rc;
+    assert(given.count == 0); /* one opening at a time */
     given.list = list;
     given.count = count;
     given.top = name; /* as it looks at first */

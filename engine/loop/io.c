@@ -34,6 +34,7 @@ static bool io_aligned(const struct backend *b, const struct io *io)
 /* Count a write in, unless a read-modify-write of its blocks is on: then it takes the slow way round. */
 static bool enter_write_gate(struct backend *b, struct io *io)
 {
+    assert(b->align > 1 && io->offset + io->len >= io->offset);
     io->gate = gate_enter(&b->writes, io->queue->id);
     if (unlikely(atomic_load(&b->rmw_active)) && io->len > 0 &&
         range_is_locked(b->rmw_locks, io->offset, io->offset + io->len)) {
@@ -61,8 +62,9 @@ void io_start(struct io *io)
     struct backend *b = io->backend;
     bool moves = io->kind == IO_READ || io->kind == IO_WRITE;
 
-    assert(io->done && io->queue);
-    assert(!(io->flags & IO_GATED));
+    assert(io->done && queue_is_mine(io->queue));
+    assert(io->kind < IO_KINDS && !(io->flags & IO_GATED));
+    assert(io->kind == IO_WRITE || !(io->flags & (IO_FUA | IO_EXACT)));
     assert(!moves || (io->len > 0 && iov_len(io->iov, io->iovcnt) == io->len));
     io->moved = 0;
     io->tries = 0;
@@ -77,6 +79,7 @@ bool io_take_back(struct io *io)
 {
     vdisk_queue *q = io->queue;
 
+    assert(queue_is_mine(q) && !q->in_loop);
     if (q->host)
         return false;
     if (queue_has_ring(q) ? !ring_take_back(io) : !workers_take_back(io))

@@ -10,6 +10,7 @@
 #ifndef ENGINE_IO_H
 #define ENGINE_IO_H
 
+#include <assert.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/uio.h>
@@ -37,6 +38,8 @@ enum io_flags {
     IO_GATED    = 1u << 4, /* internal: counted in the backend's write gate */
     IO_NO_FALLBACK = 1u << 5, /* IO_ZERO: fail with -ENOTSUP rather than write zeros slowly */
 };
+
+_Static_assert(IO_KINDS <= UINT8_MAX && IO_NO_FALLBACK <= UINT8_MAX, "they are kept in bytes");
 
 struct backend;
 struct block_status;
@@ -74,6 +77,7 @@ struct io {
 static inline void io_rw(struct io *io, struct backend *b, enum io_kind kind, uint64_t offset, void *buf,
                          uint64_t len)
 {
+    assert(kind == IO_READ || kind == IO_WRITE);
     io->backend = b;
     io->kind = (uint8_t)kind;
     io->flags = 0;
@@ -88,6 +92,7 @@ static inline void io_rw(struct io *io, struct backend *b, enum io_kind kind, ui
 static inline void io_rwv(struct io *io, struct backend *b, enum io_kind kind, uint64_t offset,
                           const struct iovec *iov, uint32_t iovcnt, uint64_t len)
 {
+    assert(kind == IO_READ || kind == IO_WRITE);
     io->backend = b;
     io->kind = (uint8_t)kind;
     io->flags = 0;
@@ -100,6 +105,7 @@ static inline void io_rwv(struct io *io, struct backend *b, enum io_kind kind, u
 /* IO_ZERO, IO_DISCARD, IO_ALLOCATE over a range; IO_TRUNCATE to `offset`; IO_FLUSH with 0, 0. */
 static inline void io_range(struct io *io, struct backend *b, enum io_kind kind, uint64_t offset, uint64_t len)
 {
+    assert(kind != IO_READ && kind != IO_WRITE);
     io->backend = b;
     io->kind = (uint8_t)kind;
     io->flags = 0;

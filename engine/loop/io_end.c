@@ -14,6 +14,7 @@
 
 static void io_finish(struct io *io, int32_t res)
 {
+    assert(res <= 0);
     io->res = res;
     if (unlikely(res < 0))
         failure_note(io, res);
@@ -34,6 +35,7 @@ static bool go_on(struct io *io, uint64_t bytes)
     uint64_t moved = io->moved + bytes;
     uint64_t from = align_down(moved, b->align);
 
+    assert(moved < io->len);
     if (from <= io->moved || (io->kind == IO_READ && io->offset + moved >= backend_size(b))) {
         io->moved = moved;
         return false;
@@ -86,6 +88,7 @@ void io_end(struct io *io, int64_t res)
         io_finish(io, 0);
         return;
     }
+    assert(io->moved < io->len);
     if (likely((uint64_t)res == io->len - io->moved)) {
         if (io->kind == IO_WRITE)
             raise_size(io->backend, io->offset + io->len);

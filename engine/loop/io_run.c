@@ -34,6 +34,7 @@ int io_run(vdisk_queue *q, struct io *io)
 
     op_init(&s.op, q, &sync_io_type);
     op_run(&s.op, &s.done, NULL, NULL);
+    assert(s.op.rc == io->res && s.op.rc <= 0);
     return s.op.rc;
 }
 

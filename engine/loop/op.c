@@ -36,6 +36,7 @@ static unsigned size_class(size_t size)
 {
     unsigned class = 0;
 
+    assert(size >= sizeof(struct op));
     while (((size_t)256 << class) < size)
         class++;
     assert(class < OP_POOL_CLASSES);
@@ -44,6 +45,7 @@ static unsigned size_class(size_t size)
 
 void op_resume(struct op *op)
 {
+    assert(op->queue->in_loop && queue_is_mine(op->queue)); /* rule 4 */
     failure_now = op->failure; /* failure.h, invariant 1 */
     op->type->step(op);
 }
@@ -74,6 +76,7 @@ void *op_alloc_head(vdisk_queue *q, const struct op_type *type, size_t size, siz
     unsigned class = size_class(size);
     struct op *op = q->op_pool[class];
 
+    assert(head >= sizeof *op && head <= size);
     if (op)
         q->op_pool[class] = op->task.next ? container_of(op->task.next, struct op, task) : NULL;
     else
@@ -101,6 +104,7 @@ void *op_alloc_for(vdisk_queue *target, vdisk_queue *here, const struct op_type 
     op = calloc(1, size);
     if (!op)
         return NULL;
+    assert(!target->host && !here->host); /* in a simulation the two are one */
     op_init(op, target, type);
     op->loose = true;
     watch_op(op);
@@ -113,7 +117,7 @@ void op_free(struct op *op, size_t size)
     vdisk_queue *q = op->queue;
     unsigned class = size_class(size);
 
-    assert(list_empty(&op->wait));
+    assert(list_empty(&op->wait) && op->waits == 0);
     watch_op_gone(op);
     if (op->loose) {
         service_end(q);
@@ -132,7 +136,8 @@ void op_end(struct op *op, size_t size, int rc)
     struct request *request = op->request;
     void (*end_request)(struct request *, int) = op->end_request;
 
-    assert(!parent || !request);
+    assert(rc <= 0 && (!parent || !request));
+    assert(!request || end_request);
     op_free(op, size);
     if (parent)
         op_wake(parent, rc);
@@ -159,6 +164,7 @@ void op_start_later(struct op *op)
 
 void op_note_error(struct op *op, int rc)
 {
+    assert(rc < 0);
     if (op->rc != 0)
         return;
     op->rc = rc;
@@ -178,6 +184,7 @@ static void op_io_done(struct io *io)
 
 void op_io_begin(struct op *op)
 {
+    assert(op->waits == 0);
     /* One more than there are, so that the last to be added is not the last to be waited for. */
     op->waits = 1;
 }
@@ -215,10 +222,12 @@ bool op_take_back(struct op *op)
     struct list *all = &op->queue->in_kernel, *next;
     unsigned unsent = 0;
 
+    assert(queue_is_mine(op->queue) && !op->queue->in_loop);
     for (struct list *n = all->next; n != all; n = n->next) {
         const struct io *io = container_of(n, struct io, in_kernel);
         unsent += waits_for(op, io) && ring_is_unsent(io);
     }
+    assert(unsent <= op->waits);
     if (op->rc < 0 || unsent == 0 || unsent != op->waits)
         return false;
     for (struct list *n = all->next; n != all; n = next) {
@@ -242,7 +251,7 @@ static void child_step(struct op *op)
 {
     struct op *parent = op->parent;
 
-    assert(parent->waits > 0);
+    assert(parent->waits > 0 && op->queue == parent->queue);
     if (op->rc < 0)
         op_note_error(parent, op->rc);
     if (--parent->waits == 0)

@@ -128,6 +128,7 @@ static inline void op_see(const struct op *op, enum op_seen what)
 {
     _Atomic uint8_t *seen = &op->type->seen[op->state];
 
+    assert((unsigned)op->state < op->type->nstates);
     if (!(atomic_load_explicit(seen, memory_order_relaxed) & what))
         atomic_fetch_or_explicit(seen, (uint8_t)what, memory_order_relaxed);
 }
@@ -137,6 +138,7 @@ enum op_seen op_seen_error(int rc);
 static inline void op_suspend(struct op *op, int state)
 {
     assert(state > OP_START && (unsigned)state < op->type->nstates);
+    assert(op->waits == 0 && list_empty(&op->wait)); /* of the await before */
     op->state = state;
     op->rc = 0;
     op->failure = 0;
@@ -145,12 +147,14 @@ static inline void op_suspend(struct op *op, int state)
 
 static inline void op_resumed(const struct op *op)
 {
+    assert(op->rc <= 0 && op->waits == 0);
     if (op->rc < 0)
         op_see(op, op_seen_error(op->rc));
 }
 
 static inline const char *op_state_name(const struct op *op)
 {
+    assert((unsigned)op->state < op->type->nstates);
     return op->type->states[op->state];
 }
 

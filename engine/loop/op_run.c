@@ -11,7 +11,8 @@ void op_run(struct op *op, const bool *done, op_look_fn *look, void *arg)
 {
     vdisk_queue *q = op->queue;
 
-    assert(!q->in_loop);
+    assert(!q->in_loop && !*done);
+    assert(op->queue->generation == process_generation);
     queue_current = q;
     op_start_later(op);
     while (look && !*done) {

@@ -6,6 +6,7 @@
 
 void op_wake(struct op *op, int rc)
 {
+    assert(rc <= 0 && list_empty(&op->wait)); /* who is woken waits in no list */
     op->rc = rc;
     op->failure = rc < 0 ? failure_now : 0;
     if (queue_is_mine(op->queue))

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "engine/base/mutant.h"
+#include "engine/base/short_lock.h"
 #include "engine/loop/queue.h"
 #include "engine/volume.h"
 
@@ -30,6 +31,7 @@ static struct pair **bucket_of(vdisk_queue *q, const vdisk *v)
 /* With the lock held: one without a volume, off its bucket. NULL: there is none. */
 static struct pair *take_unused(vdisk_queue *q)
 {
+    assert_locked(&lock);
     for (unsigned i = 0; i < PAIR_BUCKETS; i++) {
         for (struct pair **at = &q->pairs[i]; *at; at = &(*at)->next) {
             struct pair *p = *at;
@@ -67,6 +69,7 @@ static struct pair *make(vdisk_queue *q, vdisk *v)
     pthread_mutex_lock(&lock);
     p = unused(q, bucket_of(q, v));
     if (p) {
+        assert(p->queue == q && p->latency == q->latency && !p->volume);
         p->number = v->number;
         p->slot = gate_slot(&v->requests, q->id);
         p->volume = v;
@@ -81,6 +84,7 @@ struct pair *pair_of(vdisk_queue *q, vdisk *v)
 {
     struct pair *p = *bucket_of(q, v);
 
+    assert(v->number != pair_none.number); /* invariant 3 */
     while (p && p->number != v->number)
         p = p->next;
     return likely(p != NULL) ? p : make(q, v);
@@ -89,6 +93,7 @@ struct pair *pair_of(vdisk_queue *q, vdisk *v)
 /* With the lock held: invariant 2. */
 static void move_counts(struct request_stats *to, struct pair *p)
 {
+    assert_locked(&lock);
     if (!ENGINE_MUTANT(COUNTS_DROPPED))
         stats_add(to, &p->stats);
     stats_clear(&p->stats);
@@ -98,6 +103,7 @@ static void leave_volume(struct pair *p)
 {
     struct pair **at = &p->volume->pairs;
 
+    assert(*at && p->number == p->volume->number);
     move_counts(&p->volume->counted, p);
     while (*at != p)
         at = &(*at)->of_volume;
@@ -111,6 +117,7 @@ void pairs_queue_goes(vdisk_queue *q)
     pthread_mutex_lock(&lock);
     for (unsigned i = 0; i < PAIR_BUCKETS; i++) {
         while ((p = q->pairs[i])) {
+            assert(p->queue == q);
             q->pairs[i] = p->next;
             if (p->volume)
                 leave_volume(p);
@@ -124,6 +131,7 @@ void pairs_volume_goes(vdisk *v)
 {
     pthread_mutex_lock(&lock);
     for (struct pair *p = v->pairs; p; p = p->of_volume) {
+        assert(p->volume == v && p->number == v->number);
         move_counts(&p->queue->counted, p);
         p->volume = NULL;
     }

@@ -13,6 +13,8 @@
 #ifndef ENGINE_PAIR_H
 #define ENGINE_PAIR_H
 
+#include <stddef.h>
+
 #include "engine/loop/gate.h"
 #include "engine/stats.h"
 
@@ -28,6 +30,9 @@ struct pair {
     vdisk                *volume;    /* NULL: it is gone */
     struct pair          *of_volume; /* the next of its list */
 } __attribute__((aligned(64)));
+
+_Static_assert(offsetof(struct pair, stats.kind[VDISK_REQUEST_READ]) + sizeof(struct kind_stats) <= 64,
+               "reads share the cache line with what is before them");
 
 /* It is no volume's. */
 extern struct pair pair_none;

@@ -58,7 +58,7 @@ void range_lock_wait(struct range_locks *locks, struct range_lock *l, struct op 
 void range_lock_wait_for(struct range_locks *locks, struct range_lock *l, const void *owner, struct op *op)
 {
     pthread_mutex_lock(&locks->lock);
-    assert(!l->waiter);
+    assert(!l->waiter && !list_empty(&l->node)); /* it stands in line */
     l->owner = owner;
     l->waiter = op;
     if (l->held && !ENGINE_MUTANT(RANGE_LOST_WAKE))
@@ -71,6 +71,8 @@ static void step_out(struct range_locks *locks, struct range_lock *l)
 {
     struct list *next = l->node.next;
 
+    assert_locked(&locks->lock);
+    assert(!list_empty(&l->node));
     list_del(&l->node);
     for (struct list *n = next; n != &locks->all; n = n->next) {
         struct range_lock *other = from_node(n);
@@ -98,6 +100,7 @@ bool range_lock_give_up(struct range_locks *locks, const void *owner)
     struct range_lock *l = NULL;
     struct list *n;
 
+    assert(owner != NULL); /* that would be anybody's */
     pthread_mutex_lock(&locks->lock);
     for (n = locks->all.next; n != &locks->all && !l; n = n->next) {
         l = from_node(n);
@@ -121,6 +124,7 @@ bool range_is_locked(struct range_locks *locks, uint64_t start, uint64_t end)
 {
     bool locked;
 
+    assert(start < end);
     pthread_mutex_lock(&locks->lock);
     locked = overlaps_earlier(locks, &locks->all, start, end);
     pthread_mutex_unlock(&locks->lock);

@@ -21,6 +21,7 @@ void request_count_more(struct request *r, int result)
 {
     struct pair *p = r->pair;
 
+    assert(result < 0 || (result == 0 && p->latency));
     if (p->latency)
         latency_note(p->latency, r->asked, request_now_ns(r->queue) - r->begun_ns);
     if (result < 0) {
@@ -31,6 +32,7 @@ void request_count_more(struct request *r, int result)
 
 void request_end(struct request *r, int result)
 {
+    assert(r->state == REQUEST_STARTED && r->queue->in_loop);
     if (unlikely(r->flags & VDISK_REQ_FUA) && result == 0 && r->kind != REQ_FLUSH) {
         r->flags &= (uint8_t)~VDISK_REQ_FUA;
         r->kind = REQ_FLUSH;
@@ -43,6 +45,7 @@ void request_end(struct request *r, int result)
 void request_end_merged(struct request *r, int result)
 {
     while (r) {
+        assert(r->asked == REQ_WRITE && (!r->merged || r->merged->vdisk == r->vdisk)); /* plug.h, invariant 2 */
         struct request *next = r->merged;
         r->merged = NULL;
         request_end(r, result);
@@ -61,6 +64,7 @@ static void run_end(struct task *t)
 
 void request_end_later(struct request *r, int result)
 {
+    assert(r->state == REQUEST_STARTED && result <= 0);
     r->result = result;
     r->error = result < 0 ? failure_now : 0;
     r->io.task.run = run_end;

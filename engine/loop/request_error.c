@@ -29,6 +29,9 @@ struct request_errors {
     struct words kept[ERRORS_KEPT];
 };
 
+_Static_assert(TEXT_MAX <= sizeof(((struct err_saved *)0)->text), "the error text of a thread takes them");
+_Static_assert(HINT_MAX <= sizeof(((struct err_saved *)0)->hint), "its hint");
+
 static const char *name_of_kind(uint8_t kind)
 {
     switch ((enum request_kind)kind) {
@@ -137,6 +140,7 @@ static void describe(struct words *w, const struct request *r, int result)
 static uint32_t next_number(struct request_errors *e)
 {
     e->last += e->last == UINT32_MAX ? 2 : 1;
+    assert(e->last != 0); /* that is the number of none */
     return e->last;
 }
 
@@ -145,6 +149,7 @@ uint32_t request_explain(const struct request *r, int result)
     vdisk_queue *q = r->queue;
     uint32_t number = 0;
 
+    assert(result < 0 && r->state == REQUEST_STARTED && r->vdisk);
     pthread_mutex_lock(&q->errors_lock);
     if (!q->errors)
         q->errors = calloc(1, sizeof *q->errors);

@@ -5,6 +5,7 @@ bool status_find(const struct block_status *s, uint64_t offset, bool *ret_hole, 
 {
     unsigned low = 0, high = s->count;
 
+    assert(high <= STATUS_RUNS_MAX && (high == 0 || s->ends[high - 1] > s->start));
     if (offset < s->start)
         return false;
     while (low < high) {
@@ -16,6 +17,7 @@ bool status_find(const struct block_status *s, uint64_t offset, bool *ret_hole, 
     }
     if (low == s->count)
         return false;
+    assert(s->ends[low] > offset && (low == 0 || s->ends[low - 1] <= offset));
     *ret_hole = status_is_hole(s, low);
     *ret_end = s->ends[low];
     return true;

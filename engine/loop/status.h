@@ -24,6 +24,7 @@ struct block_status {
 
 static inline bool status_is_hole(const struct block_status *s, unsigned run)
 {
+    assert(run < s->count && s->count <= s->max);
     return s->hole_first ^ (run & 1);
 }
 
@@ -41,6 +42,7 @@ static inline void io_status(struct io *io, struct backend *b, uint64_t offset, 
 /* For backends: from where the answer ends up to `end` it is a hole, or data. False: there is no room for it. */
 static inline bool status_add(struct block_status *s, uint64_t end, bool hole)
 {
+    assert(s->count <= s->max && s->max <= STATUS_RUNS_MAX);
     assert(end > (s->count ? s->ends[s->count - 1] : s->start));
     if (s->count > 0 && status_is_hole(s, s->count - 1) == hole) {
         s->ends[s->count - 1] = end;

@@ -36,6 +36,7 @@ enum zero_state { ZERO_START = OP_START, ZERO_BY_BACKEND, ZERO_WRITTEN };
 
 static void zero_finish(struct zero_op *z, int rc)
 {
+    assert(z->running == 0 && (z->done || z->op.parent || z->op.request));
     if (z->done) {
         *z->result = rc;
         *z->done = true;
@@ -49,6 +50,7 @@ static void window_done(struct io *io)
 {
     struct zero_op *z = container_of(io->op, struct zero_op, op);
 
+    assert(z->running > 0 && z->op.state == ZERO_WRITTEN);
     if (io->res < 0) {
         op_note_error(&z->op, io->res);
         z->stop = true;
@@ -66,6 +68,7 @@ static bool window_next(struct zero_op *z, struct io *io)
 {
     uint64_t len = min_u64(z->end, align_down(z->pos, ZERO_BUFFER) + ZERO_BUFFER) - z->pos;
 
+    assert(z->pos <= z->end && len <= ZERO_BUFFER);
     if (z->stop || len == 0)
         return false;
     io_rw(io, z->backend, IO_WRITE, z->pos, unconst(zero_buffer), len);
@@ -84,6 +87,7 @@ static void window_start(struct zero_op *z)
     for (int i = 0; i < ZERO_WINDOW; i++)
         if (window_next(z, &z->io[i]))
             z->running++;
+    assert(z->running > 0); /* whose ends it waits for */
 }
 
 static void by_backend(struct zero_op *z, struct op *op)
@@ -119,6 +123,7 @@ static struct zero_op *zero_alloc(vdisk_queue *q, struct backend *b, uint64_t ho
 
     if (!z)
         return NULL;
+    assert(host_offset < host_offset + len);
     z->backend = b;
     z->pos = host_offset;
     z->end = host_offset + len;
@@ -139,6 +144,7 @@ void zero_range(struct backend *b, uint64_t host_offset, uint64_t len, uint8_t f
 {
     struct zero_op *z = zero_alloc(parent->queue, b, host_offset, len);
 
+    assert(!(flags & ~(IO_UNMAP | IO_NO_FALLBACK)));
     if (z)
         z->flags = flags;
     start_for(z, parent);
@@ -179,6 +185,7 @@ static bool look_at_fill(void *arg)
 {
     struct fill_watch *w = arg;
 
+    assert(*w->zero->moved <= w->total);
     w->stopped = w->progress(w->arg, *w->zero->moved, w->total) != 0;
     w->zero->stop = w->stopped;
     return !w->stopped;

@@ -62,6 +62,7 @@ static void disk_init(struct disk *d, uint64_t cache_bytes, uint64_t keys)
         assert_int_equal(memory_backend_write(memory, at, words, SLICE), 0);
     }
     assert_int_equal(fault_backend_create(memory, &d->file), 0);
+    queue_turn(queue); /* this thread's queue from now on */
     pthread_mutex_init(&d->lock, NULL);
     assert_int_equal(q2_cache_init(&d->cache, SLICE, cache_bytes, keys), 0);
     q2_cache_attach(&d->cache,
