@@ -23,6 +23,8 @@
 
 enum { POLLER_CALLS_MAX = 2 * QUEUE_DEPTH_MAX };
 
+_Static_assert(POLLOUT == 0x4 && POLLIN == 0x1, "as call_events() says them");
+
 struct poller {
     pthread_mutex_t lock;
     struct list     calls;
@@ -58,7 +60,7 @@ static unsigned look(struct poller *p, uint64_t *ret_ns)
     for (struct list *l = p->calls.next; l != &p->calls; l = l->next) {
         struct call *c = container_of(l, struct call, link);
         bool timeout = c->kind == CALL_TIMEOUT;
-        assert(n < POLLER_CALLS_MAX);
+        assert(n < POLLER_CALLS_MAX && c->kind != CALL_COMPUTE);
         p->looked[n++] = c;
         p->fds[n] = (struct pollfd){.fd = timeout ? -1 : c->fd, .events = (short)(timeout ? 0 : call_events(c))};
         if (atomic_load(&c->cancelled))
@@ -66,6 +68,7 @@ static unsigned look(struct poller *p, uint64_t *ret_ns)
         else if (timeout)
             *ret_ns = min_u64(*ret_ns, left_ns(c, &now));
     }
+    assert(n == p->count);
     return n;
 }
 
@@ -92,11 +95,13 @@ static void end_some(struct poller *p, unsigned n)
     int64_t res;
 
     assert_locked(&p->lock);
+    assert(n <= p->count); /* invariant 1: those that were looked at are there */
     clock_now(NULL, &now);
     for (unsigned i = 0; i < n; i++) {
         struct call *c = p->looked[i];
         if (!has_ended(c, p->fds[i + 1].revents, &now, &res))
             continue;
+        assert(p->count > 0 && !list_empty(&c->link));
         list_del(&c->link);
         p->count--;
         call_end_foreign(c, res); /* and is its owner's */
@@ -157,6 +162,7 @@ int poller_add(vdisk_queue *q, struct call *c)
 {
     int rc = q->poller ? 0 : poller_create(&q->poller);
 
+    assert(!queue_has_ring(q) && c->queue == q && c->place == CALL_POLLER);
     if (rc < 0)
         return rc;
     pthread_mutex_lock(&q->poller->lock);
@@ -174,6 +180,7 @@ int poller_add(vdisk_queue *q, struct call *c)
 
 void poller_cancel(struct call *c)
 {
+    assert(c->queue->poller && atomic_load(&c->cancelled)); /* invariant 2 */
     signal_fd(c->queue->poller->wake_fd);
 }
 

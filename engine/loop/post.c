@@ -13,6 +13,7 @@
 void signal_fd(int fd)
 {
     uint64_t one = 1;
+    assert(fd >= 0);
     ssize_t n = write(fd, &one, sizeof one);
 
     (void)n; /* EAGAIN: the counter is full, so it is readable */
@@ -43,6 +44,7 @@ void queue_post(vdisk_queue *q, struct task *t)
     fd = atomic_load(&q->post_fd);
     if (!head && fd >= 0 && !(q->serves && is_turned_here(q->serves)))
         signal_fd(fd);
+    assert(!q->host || fd < 0); /* invariant 4 */
     POINT("post: about to count out");
     if (!ENGINE_MUTANT(POST_UNCOUNTED))
         atomic_fetch_sub(&q->posters, 1);

@@ -25,6 +25,7 @@ static int add_slab(vdisk_queue *q, unsigned count)
 {
     struct request *slab = aligned_alloc(_Alignof(struct request), count * sizeof *slab);
 
+    assert(count > 1); /* the first is not handed out */
     if (!slab)
         return -ENOMEM;
     memset(slab, 0, count * sizeof *slab);
@@ -52,7 +53,7 @@ void request_give_back(struct request *r)
 {
     vdisk_queue *q = r->queue;
 
-    assert(r->state == REQUEST_STARTED);
+    assert(r->state == REQUEST_STARTED && q->inflight > q->done_count);
     r->state = REQUEST_FREE;
     r->next = q->free_requests;
     q->free_requests = r;
@@ -82,6 +83,7 @@ static int queue_attach(vdisk_queue *q)
 
 static void queue_detach(vdisk_queue *q)
 {
+    assert(atomic_load(&q->posters) == 0 && !atomic_load(&q->remote)); /* invariant 5 */
     if (q->host)
         q->host->ops->detach(q->host, q);
     else
@@ -123,6 +125,7 @@ static void free_pools(vdisk_queue *q)
 static int kind_of_environment(enum vdisk_queue_kind *ret)
 {
     static const char *const names[] = {"auto", "uring-defer", "uring", "threads"};
+    _Static_assert(sizeof names / sizeof names[0] == VDISK_QUEUE_THREADS + 1, "by enum vdisk_queue_kind");
     const char *name = secure_getenv("VDISK_QUEUE");
 
     for (unsigned i = 0; name && name[0] && i < sizeof names / sizeof names[0]; i++) {
@@ -210,6 +213,7 @@ int vdisk_queue_create(const struct vdisk_queue_opts *user_opts, vdisk_queue **r
 
 int queue_is_busy(const vdisk_queue *q)
 {
+    assert(q->inflight > 0);
     if (q->inflight == 1)
         return err_set(EBUSY, "queue: 1 request has not been reaped");
     return err_set(EBUSY, "queue: %u requests have not been reaped", q->inflight);
@@ -224,7 +228,8 @@ static int destroy(vdisk_queue *q)
     if (q->inflight > 0)
         return err_hint(queue_is_busy(q), "reap what is in flight, then destroy the queue");
     assert(q->ops_active == 0 && q->kernel_inflight == 0 && q->worker_jobs == 0);
-    assert(list_empty(&q->calls));
+    assert(list_empty(&q->calls) && !q->ready.head && !q->starved.head && q->plug.count == 0);
+    queue_assert(q);
     if (queue_current == q)
         queue_current = NULL;
     watch_queue_gone(q);
@@ -302,6 +307,7 @@ static bool run_ready(vdisk_queue *q)
 {
     struct task *t = q->ready.head;
 
+    assert(q->in_loop && queue_current == q);
     if (!t)
         return false;
     task_list_init(&q->ready);
@@ -317,7 +323,7 @@ bool queue_turn(vdisk_queue *q)
 {
     bool ran;
 
-    assert(!q->in_loop);
+    queue_assert(q);
     q->in_loop = true;
     queue_current = q;
     take_remote(q);
@@ -329,6 +335,7 @@ bool queue_turn(vdisk_queue *q)
     if (unlikely(q->starved.head || q->chores))
         ring_feed(q);
     q->in_loop = false;
+    queue_assert(q);
     if (unlikely(q->service))
         ran |= service_turn(q->service, q);
     return ran;
@@ -360,6 +367,7 @@ static int sleep_for(vdisk_queue *q, unsigned wanted, unsigned most, const struc
     bool steady = q->ops_active == 0 && q->worker_jobs == 0 && !q->starved.head && !q->serves &&
                   list_empty(&q->calls);
 
+    assert(!q->in_loop && wanted > 0 && wanted <= most);
     queue_current = q;
     if (unlikely(q->wants))
         timeout = service_ask_again(q, timeout);
@@ -429,6 +437,7 @@ static int name_error(int rc)
 
 int queue_submit(vdisk_queue *q)
 {
+    assert(!q->in_loop && !q->serves); /* that is sent by who turns it */
     if (unlikely(!q->thread) && !q->host)
         thread_adopt(q);
     queue_current = q;
@@ -479,6 +488,7 @@ static unsigned hand_out(vdisk_queue *q, struct vdisk_completion *out, unsigned 
     }
     if (!q->done_head)
         q->done_tail = &q->done_head;
+    assert(n <= q->done_count && q->done_count <= q->inflight);
     q->done_count -= n;
     q->inflight -= n;
     return n;
@@ -498,6 +508,7 @@ static struct timespec now_plus(const vdisk_queue *q, const struct timespec *t)
 {
     struct timespec now;
 
+    assert(is_time(t));
     clock_now(clock_of(q), &now);
     now.tv_sec += min_u64((uint64_t)t->tv_sec, INT32_MAX); /* decades */
     now.tv_nsec += t->tv_nsec;
@@ -529,6 +540,7 @@ static int wait_done(vdisk_queue *q, unsigned min, unsigned max, const struct ti
     struct timespec deadline = {0}, left;
     bool have_deadline = false;
 
+    assert(min <= max);
     for (;;) {
         bool ran = queue_turn(q);
         if (q->done_count >= min || is_woken(q))

@@ -129,6 +129,7 @@ static inline void task_list_init(struct task_list *l)
 
 static inline void task_list_add(struct task_list *l, struct task *t)
 {
+    assert(!*l->tail && l->tail != &t->next);
     t->next = NULL;
     *l->tail = t;
     l->tail = &t->next;
@@ -157,6 +158,15 @@ static inline bool task_list_take(struct task_list *l, struct task *t)
         l->tail = at;
     return true;
 }
+
+/*
+ * Debug builds: is it as the invariants say, between two turns? Context: the queue's thread, outside the loop.
+ */
+#ifdef NDEBUG
+static inline void queue_assert(const vdisk_queue *q) {}
+#else
+void queue_assert(const vdisk_queue *q);
+#endif
 
 /* Run `t` in the queue's loop, soon. Context: the queue's thread. */
 static inline void queue_ready(vdisk_queue *q, struct task *t)
@@ -229,6 +239,7 @@ static inline void request_hand_in(struct request *r, int result)
 {
     vdisk_queue *q = r->queue;
 
+    assert(r->state == REQUEST_STARTED && q->done_count < q->inflight);
     r->result = result;
     r->state = REQUEST_DONE;
     r->next = NULL;
@@ -260,13 +271,17 @@ static inline struct request *request_get(vdisk_queue *q)
         queue_more_requests(q);
     r = q->free_requests;
     q->free_requests = r->next;
-    assert(r->state == REQUEST_FREE);
+    assert(r->state == REQUEST_FREE && r->queue == q && r->error == 0);
     r->state = REQUEST_STARTED;
     q->inflight++;
     return r;
 }
 
 void request_give_back(struct request *r);
+
+_Static_assert(VDISK_QUEUE_AUTO < VDISK_QUEUE_URING_DEFER && VDISK_QUEUE_URING_DEFER < VDISK_QUEUE_URING &&
+               VDISK_QUEUE_URING < VDISK_QUEUE_THREADS && VDISK_QUEUE_THREADS < VDISK_QUEUE_SIMULATED,
+               "those with a ring come first");
 
 static inline bool queue_has_ring(const vdisk_queue *q)
 {
@@ -318,6 +333,7 @@ void ring_call_cancel(struct call *c);
  * even.
  */
 enum { RING_TAG_LOW = 4096, RING_TAG_CALL = 1 };
+_Static_assert(_Alignof(struct io) > RING_TAG_CALL && _Alignof(struct call) > RING_TAG_CALL, "the bit is free");
 static inline struct call *ring_call_of(uint64_t user_data)
 {
     return user_data & RING_TAG_CALL ? (struct call *)(uintptr_t)(user_data - RING_TAG_CALL) : NULL;

@@ -30,6 +30,7 @@ static struct iovec piece(const struct region *r, unsigned i)
 {
     uint64_t offset = (uint64_t)i << REGION_PIECE_BITS;
 
+    assert(offset < r->len);
     return (struct iovec){(char *)r->start + offset, min_u64(r->len - offset, UINT64_C(1) << REGION_PIECE_BITS)};
 }
 
@@ -41,6 +42,7 @@ static int update(vdisk_queue *q, const struct region *r, unsigned from, unsigne
     __u64 tags[UPDATE_AT_ONCE] = {0};
     struct iovec iov[UPDATE_AT_ONCE];
 
+    assert(queue_has_ring(q) && from + n <= pieces_of(r->len) && r->place + from + n <= REGION_PLACES);
     while (n > 0) {
         unsigned part = (unsigned)min_u64(n, UPDATE_AT_ONCE);
         for (unsigned i = 0; i < part; i++)
@@ -58,12 +60,14 @@ static bool take_places(struct region_table *t, struct region *r)
 {
     unsigned n = pieces_of(r->len), run = 0;
 
+    assert(t->sparse && n > 0);
     for (unsigned i = 0; i < REGION_PLACES && run < n; i++) {
         run = t->taken[i] ? 0 : run + 1;
         r->place = i + 1 - run;
     }
     if (run < n)
         return false;
+    assert(r->place + n <= REGION_PLACES);
     memset(t->taken + r->place, 1, n);
     return true;
 }
@@ -110,6 +114,7 @@ static int need_table(vdisk_queue *q)
 
 static void forget_all(vdisk_queue *q)
 {
+    assert(!q->leaving && list_empty(&q->in_kernel)); /* nothing is in flight */
     if (q->region_table && (q->region_table->sparse || q->regions_count > 0))
         io_uring_unregister_buffers(&q->ring);
     q->regions_count = q->regions_known = 0;
@@ -130,6 +135,7 @@ static void insert(vdisk_queue *q, const struct region *r, bool has_places)
 {
     unsigned at = q->regions_known++;
 
+    assert(q->regions_count <= at && at < REGIONS_MAX && (!has_places || queue_has_ring(q)));
     if (has_places) {
         q->regions[at] = q->regions[q->regions_count];
         at = q->regions_count++;
@@ -212,6 +218,7 @@ static bool is_used(const vdisk_queue *q, const struct request *r)
 
 static void end_removal(struct request *r, int result)
 {
+    assert(r->queue->worker_jobs > 0 && !list_empty(&r->io.in_kernel)); /* invariants 2, 3 */
     list_del(&r->io.in_kernel);
     r->queue->worker_jobs--;
     request_hand_in(r, result);
@@ -257,6 +264,7 @@ static bool take_out(vdisk_queue *q, const void *base, size_t len, struct region
 {
     unsigned at = 0, last = q->regions_known;
 
+    assert(q->regions_count <= last && last <= REGIONS_MAX); /* invariant 1 */
     while (at < last && (q->regions[at].start != (uintptr_t)base || q->regions[at].len != len))
         at++;
     if (at == last)

@@ -24,6 +24,8 @@ enum {
     REGION_PLACES = 4096, /* of the table: 4 TiB */
 };
 
+_Static_assert(REGIONS_MAX <= REGION_PLACES, "each region may be registered, if it is one piece");
+
 struct vdisk_queue;
 
 struct region {

@@ -34,6 +34,7 @@ enum { GATHER_PART = 4, GATHER_MIN = 4, GATHER_US = 4000, GATHER_REST = 64, GATH
 
 /* user_data that is no io */
 enum { TAG_WAKE = 1, TAG_CANCEL };
+_Static_assert(TAG_CANCEL < (int)RING_TAG_LOW, "no pointer is so low");
 
 enum { RING_TRIES = 8 };
 
@@ -44,6 +45,7 @@ static bool arm_wake(vdisk_queue *q)
 {
     struct io_uring_sqe *sqe = io_uring_get_sqe(&q->ring);
 
+    assert(!q->wake_armed && q->wake_fd >= 0);
     if (!sqe)
         return false;
     if (q->wake_once || ENGINE_MUTANT(WAKE_UNWATCHED))
@@ -59,6 +61,7 @@ static int ring_enable(vdisk_queue *q)
 {
     int rc;
 
+    assert(queue_has_ring(q) && !q->ring_ready);
     if (q->kind == VDISK_QUEUE_URING_DEFER) {
         /* Debian's liburing does not export io_uring_enable_rings(). */
         rc = io_uring_register((unsigned)q->ring.ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
@@ -171,6 +174,7 @@ static int gather(vdisk_queue *q, unsigned share, const struct timespec *timeout
     unsigned sent = give_sqes(&q->ring.sq);
     int rc;
 
+    assert(share > 0 && share <= q->kernel_inflight); /* more will never come */
     if (timeout) {
         ts = (struct __kernel_timespec){timeout->tv_sec, timeout->tv_nsec};
         arg.ts = (uintptr_t)&ts;
@@ -196,6 +200,7 @@ int ring_wait(vdisk_queue *q, unsigned wanted, unsigned most, const struct times
     unsigned share;
     int rc;
 
+    assert(!q->in_loop && queue_has_ring(q));
     rc = get_ready(q);
     if (rc < 0 || unlikely(!queue_has_ring(q)))
         return rc;
@@ -244,6 +249,7 @@ static void call_completed(struct call *c, int32_t res)
 {
     bool asked = c->asks;
 
+    assert(c->place == CALL_KERNEL && !list_empty(&c->link));
     list_del(&c->link);
     c->asks = false;
     if (atomic_load_explicit(&c->cancelled, memory_order_relaxed) && res < 0)
@@ -274,7 +280,7 @@ static void run_cqe(vdisk_queue *q, uint64_t user_data, int32_t res, uint32_t fl
         return;
     }
     io = (struct io *)(uintptr_t)user_data;
-    assert(q->kernel_inflight > 0);
+    assert(q->kernel_inflight > 0 && io->queue == q && !list_empty(&io->in_kernel)); /* queue.h, invariant 3 */
     q->kernel_inflight--;
     list_del(&io->in_kernel);
     if (unlikely(ring_is_put_off(res)))
@@ -289,6 +295,7 @@ unsigned ring_reap(vdisk_queue *q)
     struct io_uring_cqe *cqe;
     unsigned head, n = 0;
 
+    assert(q->in_loop && queue_has_ring(q));
     if (unlikely(!q->ring_ready))
         return 0;
     io_uring_for_each_cqe(&q->ring, head, cqe) {
@@ -320,8 +327,10 @@ static struct iovec current_buffer(const struct io *io)
     uint64_t skip = io->moved;
     uint32_t i = 0;
 
+    assert(io->moved < io->len && io->iovcnt > 0);
     while (skip >= io->iov[i].iov_len && i + 1 < io->iovcnt)
         skip -= io->iov[i++].iov_len;
+    assert(skip < io->iov[i].iov_len);
     return (struct iovec){(char *)io->iov[i].iov_base + skip,
                           min_u64(io->iov[i].iov_len - skip, io->backend->max_transfer)};
 }
@@ -490,6 +499,7 @@ static struct io_uring_sqe *sqe_for(struct io *io)
     vdisk_queue *q = io->queue;
     struct io_uring_sqe *sqe = get_sqe(q);
 
+    assert(queue_is_mine(q));
     if (unlikely(!sqe)) {
         starve(io);
         return NULL;
@@ -503,6 +513,7 @@ void ring_rw(struct io *io, int fd)
 {
     struct io_uring_sqe *sqe;
 
+    assert((io->kind == IO_READ || io->kind == IO_WRITE) && io->moved < io->len);
     io->fd = fd;
     if (!queue_has_ring(io->queue)) {
         workers_run(io, blocking_rw);
@@ -521,6 +532,7 @@ void ring_fsync(struct io *io, int fd)
 {
     struct io_uring_sqe *sqe;
 
+    assert(io->kind == IO_FLUSH);
     io->fd = fd;
     if (!queue_has_ring(io->queue)) {
         workers_run(io, blocking_fsync);
@@ -537,6 +549,7 @@ void ring_fallocate(struct io *io, int fd, int mode)
 {
     struct io_uring_sqe *sqe;
 
+    assert(io->kind == IO_ZERO || io->kind == IO_DISCARD || io->kind == IO_ALLOCATE);
     io->fd = fd;
     io->mode = mode;
     if (!queue_has_ring(io->queue)) {
@@ -580,6 +593,7 @@ bool ring_take_back(struct io *io)
     }
     if (!sqe)
         return true;
+    assert(io->queue->kernel_inflight > 0 && !list_empty(&io->in_kernel));
     memset(sqe, 0, sizeof *sqe); /* flags of what it was would be refused */
     io_uring_prep_nop(sqe);
     sqe->user_data = TAG_CANCEL;
@@ -597,6 +611,7 @@ void ring_call(struct call *c)
 {
     struct io_uring_sqe *sqe = get_sqe(c->queue);
 
+    assert(queue_is_mine(c->queue) && c->kind != CALL_COMPUTE);
     if (unlikely(!sqe)) {
         c->place = CALL_LINED;
         c->task.run = call_again;
@@ -621,6 +636,7 @@ void ring_call_cancel(struct call *c)
     vdisk_queue *q = c->queue;
     struct io_uring_sqe *sqe = queue_has_ring(q) ? get_sqe(q) : NULL;
 
+    assert(atomic_load(&c->cancelled));
     c->unsent = !sqe;
     if (c->unsent && queue_has_ring(q))
         q->chores |= CHORE_CANCELS;

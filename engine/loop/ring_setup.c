@@ -54,6 +54,7 @@ static int make_ring(vdisk_queue *q, unsigned entries, unsigned flags)
     struct io_uring_params p;
     int rc;
 
+    assert(is_power_of_two(entries) && entries > 1 && entries <= RING_ENTRIES_MAX);
     memset(&p, 0, sizeof p);
     p.flags = IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP | flags;
     p.cq_entries = 4 * entries;
@@ -110,6 +111,7 @@ int ring_init(vdisk_queue *q, enum vdisk_queue_kind kind)
         {VDISK_QUEUE_URING, 0},
     };
 
+    assert(!q->host && !q->ring_ready && q->wake_fd >= 0);
     for (size_t i = 0; i < sizeof kinds / sizeof kinds[0] && kind != VDISK_QUEUE_THREADS; i++) {
         if (kind != VDISK_QUEUE_AUTO && kind != kinds[i].kind)
             continue;
@@ -153,6 +155,7 @@ static void take_unsent(vdisk_queue *q, struct list *ret, struct list *ret_calls
             continue;
         }
         struct io *io = (struct io *)(uintptr_t)user_data;
+        assert(q->kernel_inflight > 0 && !list_empty(&io->in_kernel));
         q->kernel_inflight--;
         list_del(&io->in_kernel);
         list_add_tail(ret, &io->in_kernel);
@@ -166,6 +169,7 @@ static void call_stopped(struct call *c, int rc, struct list *ret)
 {
     bool again = c->kind == CALL_POLL || c->kind == CALL_TIMEOUT || c->asks;
 
+    assert(c->place == CALL_KERNEL && !list_empty(&c->link));
     list_del(&c->link);
     c->asks = false;
     if (again)
@@ -189,6 +193,7 @@ static void take_ended(vdisk_queue *q, struct list *ret, struct list *ret_calls)
             continue;
         }
         struct io *io = (struct io *)(uintptr_t)cqe->user_data;
+        assert(q->kernel_inflight > 0 && !list_empty(&io->in_kernel));
         q->kernel_inflight--;
         list_del(&io->in_kernel);
         if (ring_is_put_off(cqe->res)) {
@@ -220,6 +225,7 @@ void ring_stop(vdisk_queue *q, int rc)
 {
     struct list unsent, calls, *node;
 
+    assert(rc < 0 && queue_has_ring(q) && !q->host);
     snprintf(q->reason, sizeof q->reason, "io_uring stopped: %s", strerror(-rc));
     log_add(VDISK_LOG_WARNING, NULL, "queue: %s; it goes on with threads", q->reason);
     regions_stop(q);
@@ -236,7 +242,7 @@ void ring_stop(vdisk_queue *q, int rc)
     }
     while (!list_empty(&q->calls))
         call_stopped(container_of(q->calls.next, struct call, link), rc, &calls);
-    assert(q->kernel_inflight == 0);
+    assert(q->kernel_inflight == 0 && !q->leaving && q->regions_count == 0);
     while ((node = list_pop(&calls)))
         call_start(container_of(node, struct call, link));
     while ((node = list_pop(&unsent))) {

@@ -10,6 +10,7 @@
 #include "engine/base/error.h"
 #include "engine/base/mutant.h"
 #include "engine/base/point.h"
+#include "engine/base/short_lock.h"
 #include "engine/loop/after.h"
 #include "engine/loop/queue.h"
 #include "engine/volume.h"
@@ -22,6 +23,7 @@ static struct service *service_new(vdisk_queue *owner)
     struct vdisk_queue_opts opts = {.size = sizeof opts, .depth = SERVICE_DEPTH, .kind = kind};
     struct service *s = calloc(1, sizeof *s);
 
+    assert(!owner->service && !owner->serves && !owner->host);
     if (!s || vdisk_queue_create(&opts, &s->queue) < 0) {
         free(s);
         return NULL;
@@ -38,6 +40,7 @@ static struct service *service_new(vdisk_queue *owner)
 
 static void unref(struct service *s)
 {
+    assert(atomic_load(&s->refs) > 0);
     if (atomic_fetch_sub(&s->refs, 1) > 1)
         return;
     if (atomic_load(&s->begun)) {
@@ -45,7 +48,8 @@ static void unref(struct service *s)
         signal_fd(s->queue->wake_fd);
         pthread_join(s->thread, NULL);
     }
-    assert(atomic_load(&s->busy) == 0);
+    assert(atomic_load(&s->busy) == 0 && s->queue->serves == s);
+    assert(!atomic_load(&s->owner)); /* invariant 2: it had a reference */
     s->queue->serves = NULL;
     vdisk_queue_destroy(s->queue);
     pthread_mutex_destroy(&s->turn);
@@ -62,6 +66,8 @@ static void wake_by(struct service *s, int fd)
     vdisk_queue *q = s->queue;
     int rc = 0;
 
+    assert_locked(&s->turn);
+    assert(fd >= 0 && !q->in_loop);
     if (queue_has_ring(q)) {
         io_uring_unregister_eventfd(&q->ring);
         if (fd != q->wake_fd)
@@ -91,6 +97,7 @@ void service_owner_goes(vdisk_queue *owner)
 
     if (!s)
         return;
+    assert(atomic_load(&s->owner) == owner && s->queue->serves == s);
     owner->service = NULL;
     /* Nobody may write the owner's eventfd any more: the thread sees to that when it begins, or we do here. */
     while (atomic_load(&s->queue->post_fd) != s->queue->wake_fd) {
@@ -123,6 +130,7 @@ static void *service_main(void *arg)
     vdisk_queue *q = s->queue;
 
     pthread_mutex_lock(&s->turn);
+    assert(!atomic_load(&s->threaded) && q->serves == s); /* invariant 1 */
     atomic_store(&s->threaded, true);
     POINT("service: the thread has it");
     if (!ENGINE_MUTANT(SERVICE_WAKES_OWNER))
@@ -200,6 +208,7 @@ const struct timespec *service_ask_again(vdisk_queue *q, const struct timespec *
     static const struct timespec soon = {.tv_nsec = 10000000};
     struct service_want *w, **at = &q->wants;
 
+    assert(!q->in_loop);
     while ((w = *at)) {
         if (!start_thread(w->service)) {
             at = &w->next;
@@ -319,7 +328,9 @@ bool service_turn(struct service *s, vdisk_queue *owner)
     if (atomic_load_explicit(&s->busy, memory_order_relaxed) == 0 || atomic_load(&s->threaded) ||
         pthread_mutex_trylock(&s->turn) != 0)
         return false;
+    assert(owner->service == s && !owner->in_loop);
     if (!atomic_load(&s->threaded) && !q->in_loop) {
+        assert(!queue_outer && atomic_load(&s->owner) == owner);
         queue_outer = owner;
         do
             ran |= queue_turn(q);
@@ -343,6 +354,7 @@ void service_begin(vdisk_queue *q)
 
 void service_end(vdisk_queue *q)
 {
+    assert(!q->serves || atomic_load(&q->serves->busy) > 0);
     if (q->serves)
         atomic_fetch_sub(&q->serves->busy, 1);
 }

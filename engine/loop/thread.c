@@ -51,6 +51,7 @@ static void thread_ends(void *arg)
     pthread_mutex_lock(&ends);
     while ((node = list_pop(&t->queues))) {
         vdisk_queue *q = container_of(node, vdisk_queue, thread_node);
+        assert(q->thread == t && !q->serves); /* invariant 1 */
         q->thread = NULL;
         q->pair = &pair_none; /* the next request is to find it a thread */
     }
@@ -120,6 +121,7 @@ void thread_adopt(vdisk_queue *q)
 
     if (!t || q->thread)
         return;
+    assert(list_empty(&q->thread_node) && !q->serves && !q->host);
     pthread_mutex_lock(&t->lock);
     q->thread = t;
     list_add_tail(&t->queues, &q->thread_node);
@@ -135,6 +137,7 @@ void thread_forget(vdisk_queue *q)
     t = q->thread;
     if (t) {
         pthread_mutex_lock(&t->lock);
+        assert(t->count > 0 && !list_empty(&q->thread_node)); /* invariant 1 */
         list_del(&q->thread_node);
         t->count--;
         pthread_mutex_unlock(&t->lock);
@@ -170,6 +173,7 @@ int thread_sync_queue(vdisk_queue **ret_queue)
             return rc;
         (*sync)->always_turned = true;
     }
+    assert((*sync)->always_turned && !(*sync)->serves && !(*sync)->in_loop);
     *ret_queue = *sync;
     return 0;
 }
@@ -199,6 +203,7 @@ static bool turn_others(struct thread_queues *t, vdisk_queue *q, struct pollfd *
 {
     bool ran = false;
 
+    assert(t == mine && queue_current == q);
     pthread_mutex_lock(&t->lock);
     for (struct list *n = t->queues.next; n != &t->queues; n = n->next) {
         vdisk_queue *other = container_of(n, vdisk_queue, thread_node);
@@ -226,6 +231,7 @@ int thread_sleep(vdisk_queue *q, const struct timespec *timeout)
     bool all = true;
     int n, fd = queue_user_fd(q);
 
+    assert(!q->in_loop && !q->host); /* those of a simulation belong to no thread */
     if (fd >= 0)
         fds[count++] = (struct pollfd){.fd = fd, .events = POLLIN};
     else
@@ -238,6 +244,7 @@ int thread_sleep(vdisk_queue *q, const struct timespec *timeout)
         return n;
     if (queue_has_steps(q))
         return 0;
+    assert(count <= ARRAY_LEN(fds));
     n = queue_poll(fds, count, !all && !timeout ? &blink : timeout);
     return n == -ETIME && !all && !timeout ? 0 : n;
 }

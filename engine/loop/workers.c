@@ -35,6 +35,7 @@ static void *worker_main(void *arg)
         while (!w->jobs.head && !w->stop) {
             w->idle++;
             pthread_cond_wait(&w->more, &w->lock);
+            assert(w->idle > 0 && w->idle <= w->count);
             w->idle--;
         }
         if (!w->jobs.head)
@@ -43,6 +44,7 @@ static void *worker_main(void *arg)
         w->jobs.head = t->next;
         if (!w->jobs.head)
             task_list_init(&w->jobs);
+        assert(w->waiting > 0);
         w->waiting--;
         pthread_mutex_unlock(&w->lock);
 
@@ -70,6 +72,7 @@ static struct workers *workers_create(void)
 static void add_thread(struct workers *w)
 {
     assert_locked(&w->lock);
+    assert(w->count < WORKERS_MAX && w->idle <= w->count);
     sigset_t all, old;
 
     sigfillset(&all);
@@ -84,11 +87,13 @@ int workers_start(vdisk_queue *q, struct task *t)
     struct workers *w = q->workers;
     bool started;
 
+    assert(!q->host && q->worker_jobs > 0); /* this one is counted */
     if (!w)
         w = q->workers = workers_create();
     if (!w)
         return -ENOMEM;
     pthread_mutex_lock(&w->lock);
+    assert(!w->stop && (w->jobs.head != NULL) == (w->waiting > 0));
     if (w->waiting >= w->idle && w->count < WORKERS_MAX)
         add_thread(w);
     started = w->count > 0; /* else no thread can be had */
@@ -138,6 +143,7 @@ bool workers_take_back(struct io *io)
     /* Who has it may change `tries`: that is looked at where it is nobody's. */
     taken = task_list_has(&w->jobs, &io->task) && io->moved == 0 && io->tries == 0 &&
             task_list_take(&w->jobs, &io->task);
+    assert(!taken || (w->waiting > 0 && io->queue->worker_jobs > 0));
     w->waiting -= taken;
     pthread_mutex_unlock(&w->lock);
     io->queue->worker_jobs -= taken;
@@ -149,6 +155,7 @@ void workers_destroy(struct workers *w)
     if (!w)
         return;
     pthread_mutex_lock(&w->lock);
+    assert(!w->stop && !w->jobs.head && w->waiting == 0);
     w->stop = true;
     pthread_cond_broadcast(&w->more);
     pthread_mutex_unlock(&w->lock);

@@ -126,7 +126,10 @@ static int setup(void **state)
     struct vdisk_queue_opts opts = {.size = sizeof opts, .depth = PLENTY};
 
     (void)state;
-    return vdisk_queue_create(&opts, &q) || memory_backend_create("memory", 4096, &backend);
+    if (vdisk_queue_create(&opts, &q) < 0 || memory_backend_create("memory", 4096, &backend) < 0)
+        return -1;
+    queue_turn(q); /* this thread's queue from now on */
+    return 0;
 }
 
 static int teardown(void **state)
