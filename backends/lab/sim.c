@@ -530,11 +530,13 @@ static int sim_parse(const char *name, struct spec *options)
 static int sim_open(const char *name, const struct spec *options, uint32_t flags, struct backend **ret_backend)
 {
     const struct sim_options *o;
+    int rc;
 
     if (!in_sim())
         return err_set(ENOENT, "%s: this thread is in no simulation", name);
     o = &sim_of(queue_host)->options;
-    return o->open(o->arg, spec_text(options, "disk"), flags, ret_backend);
+    rc = o->open(o->arg, spec_text(options, "disk"), flags, ret_backend);
+    return rc < 0 ? err_set(rc, "%s: %s", name, strerror(-rc)) : 0;
 }
 
 const struct backend_driver sim_driver = {
