@@ -289,27 +289,32 @@ static void run_cqe(vdisk_queue *q, uint64_t user_data, int32_t res, uint32_t fl
         io_end(io, res);
 }
 
+/* The next completion comes off the ring; false: there is none. */
+static bool take_cqe(vdisk_queue *q, struct io_uring_cqe *ret)
+{
+    struct io_uring_cqe *cqe;
+    unsigned head;
+
+    io_uring_for_each_cqe(&q->ring, head, cqe) {
+        *ret = (struct io_uring_cqe){.user_data = cqe->user_data, .res = cqe->res, .flags = cqe->flags};
+        io_uring_cq_advance(&q->ring, 1);
+        return true;
+    }
+    return false;
+}
+
+/*
+ * One by one: what a completion leads to may fill the ring, the kernel may refuse to take that, and then the ring
+ * is stopped, which ends what has not been taken off it.
+ */
 unsigned ring_reap(vdisk_queue *q)
 {
-    struct { uint64_t user_data; int32_t res; uint32_t flags; } batch[QUEUE_TURN_CQES];
-    struct io_uring_cqe *cqe;
-    unsigned head, n = 0;
+    struct io_uring_cqe cqe;
+    unsigned n = 0;
 
     assert(q->in_loop && queue_has_ring(q));
-    if (unlikely(!q->ring_ready))
-        return 0;
-    io_uring_for_each_cqe(&q->ring, head, cqe) {
-        batch[n].user_data = cqe->user_data;
-        batch[n].res = cqe->res;
-        batch[n].flags = cqe->flags;
-        if (++n == QUEUE_TURN_CQES)
-            break;
-    }
-    if (n == 0)
-        return 0;
-    io_uring_cq_advance(&q->ring, n);
-    for (unsigned i = 0; i < n; i++)
-        run_cqe(q, batch[i].user_data, batch[i].res, batch[i].flags);
+    for (; n < QUEUE_TURN_CQES && queue_has_ring(q) && q->ring_ready && take_cqe(q, &cqe); n++)
+        run_cqe(q, cqe.user_data, cqe.res, cqe.flags);
     return n;
 }
 
