@@ -117,8 +117,12 @@ void service_ring_stops(struct service *s, int rc)
 {
     if (pthread_mutex_trylock(&s->turn) != 0)
         return; /* the thread has it, which enters the kernel by itself */
-    if (!atomic_load(&s->threaded) && queue_has_ring(s->queue))
+    if (!atomic_load(&s->threaded) && queue_has_ring(s->queue)) {
+        const vdisk_queue *owner = queue_current;
+        queue_current = s->queue; /* whose I/O goes to threads now */
         ring_result(s->queue, rc);
+        queue_current = owner;
+    }
     pthread_mutex_unlock(&s->turn);
 }
 
