@@ -280,15 +280,19 @@ static __attribute__((noinline)) bool copy_list(struct request *r, const struct 
     return true;
 }
 
-/* Memory that is none, with a length. */
-static bool has_no_memory(const struct iovec *iov, unsigned n)
+/* Can it be a list: is there memory where it has a length, and do the lengths make a sum? *ret_len: that. */
+static bool is_list(const struct iovec *iov, unsigned n, uint64_t *ret_len)
 {
+    uint64_t len = 0;
+
+    *ret_len = 0;
     if (n > 0 && !iov)
-        return true;
+        return false;
     for (unsigned i = 0; i < n; i++)
-        if (unlikely(!iov[i].iov_base) && iov[i].iov_len > 0)
-            return true;
-    return false;
+        if (unlikely((!iov[i].iov_base && iov[i].iov_len > 0) || !add_u64(len, iov[i].iov_len, &len)))
+            return false;
+    *ret_len = len;
+    return true;
 }
 
 static inline void start_rw(struct request *r, vdisk *v, vdisk_queue *q, enum request_kind kind, uint64_t offset,
@@ -320,8 +324,8 @@ static inline void enqueue_buf(vdisk_queue *q, vdisk *v, enum request_kind kind,
 static inline void enqueue_iov(vdisk_queue *q, vdisk *v, enum request_kind kind, uint64_t offset,
                                const struct iovec *iov, unsigned n, uint32_t flags, uint64_t user_data)
 {
-    bool usable = !has_no_memory(iov, n);
-    uint64_t len = usable ? iov_len(iov, n) : 0;
+    uint64_t len;
+    bool usable = is_list(iov, n, &len);
     struct request *r = request_new(q, v, kind, offset, len, flags, user_data);
 
     r->iov = r->iov_inline;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Lists of iovecs of any length, which are the caller's again when the enqueue function has returned. */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -51,6 +52,20 @@ static void write_and_read(vdisk_queue *q, vdisk *v, unsigned n, size_t each)
     free(want);
 }
 
+/* Lengths whose sum is no length, however long the list. */
+static void refuse_sums(vdisk_queue *q, vdisk *v)
+{
+    char buf[512] = {0};
+    struct iovec iov[8] = {{buf, sizeof buf}, {buf, SIZE_MAX - 500}};
+    struct vdisk_completion c;
+
+    for (unsigned n = 2; n <= ARRAY_LEN(iov); n += 6) {
+        vdisk_writev(q, v, 0, iov, n, 0, n);
+        CHECK_INT(vdisk_reap(q, &c, 1, 1, NULL), 1);
+        CHECK_INT(c.result, -EINVAL);
+    }
+}
+
 static void use(const char *format, enum vdisk_queue_kind kind)
 {
     static const unsigned lengths[] = {VDISK_IOV_INLINE, VDISK_IOV_INLINE + 1, 64, 1024, 1025, PIECES_MAX, 7};
@@ -68,6 +83,7 @@ static void use(const char *format, enum vdisk_queue_kind kind)
         write_and_read(q, v, lengths[i], 512);
         write_and_read(q, v, lengths[i], 100);
     }
+    refuse_sums(q, v);
     CHECK_OK(vdisk_queue_destroy(q));
     CHECK_OK(vdisk_close(v));
 }
