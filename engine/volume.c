@@ -100,7 +100,7 @@ static int open_on(struct backend *file, struct layer_name *n, const struct vdis
     return 0;
 }
 
-int vdisk_open_backend(struct backend *b, const struct vdisk_open_opts *user_opts, vdisk **ret_vdisk)
+static int open_backend(struct backend *b, const struct vdisk_open_opts *user_opts, vdisk **ret_vdisk)
 {
     struct vdisk_open_opts opts;
     struct layer_name n = {0};
@@ -117,6 +117,11 @@ int vdisk_open_backend(struct backend *b, const struct vdisk_open_opts *user_opt
     }
     n.flags = opts.flags;
     return open_on(b, &n, &opts, ret_vdisk);
+}
+
+int vdisk_open_backend(struct backend *b, const struct vdisk_open_opts *user_opts, vdisk **ret_vdisk)
+{
+    return ERR_CALL(open_backend(b, user_opts, ret_vdisk));
 }
 
 int volume_check_name(const char *name)
@@ -136,7 +141,7 @@ static int open_named(const char *name, const struct vdisk_open_opts *opts, vdis
 
     if (rc < 0)
         return rc;
-    given_set_top(spec_text(n.file, "filename"));
+    given_set_top(layer_name_path(&n));
     rc = backend_open_node(n.name, n.file, layer_backend_flags(n.flags), &file);
     if (rc == 0)
         rc = open_on(file, &n, opts, ret_vdisk);
@@ -172,7 +177,7 @@ int volume_open_file(const char *name, const char *format, uint32_t flags, struc
         rc = layer_name_parse(name, NULL, format, flags, &n);
     if (rc < 0)
         return rc;
-    given_set_top(spec_text(n.file, "filename"));
+    given_set_top(layer_name_path(&n));
     rc = backend_open_node(n.name, n.file, layer_backend_flags(n.flags), ret_backend);
     if (rc == 0 && ret_format)
         *ret_format = n.format;

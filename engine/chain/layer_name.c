@@ -250,13 +250,22 @@ static int show_node(struct spec *out, const char *path, const struct spec *node
     return show_node(out, below, file, NULL);
 }
 
+static const struct spec *innermost(const struct spec *node)
+{
+    while (spec_node(node, SPEC_FILE))
+        node = spec_node(node, SPEC_FILE);
+    return node;
+}
+
+const char *layer_name_path(const struct layer_name *n)
+{
+    return spec_text(innermost(n->file), "filename");
+}
+
 const char *layer_name_storage(const struct spec *root)
 {
-    const struct backend_driver *b;
+    const struct backend_driver *b = backend_driver_of(innermost(root));
 
-    while (spec_node(root, SPEC_FILE))
-        root = spec_node(root, SPEC_FILE);
-    b = backend_driver_of(root);
     return b ? b->name : "";
 }
 

@@ -36,6 +36,9 @@ void layer_name_free(struct layer_name *n);
 /* The backing node that it names; *ret_none: it says that there is none. NULL: the image tells. */
 const struct spec *layer_name_backing(const struct spec *root, bool *ret_none);
 
+/* The path of the file that the bytes lie in in the end; NULL: it is no file. The tree's. */
+const char *layer_name_path(const struct layer_name *n);
+
 /* What the bytes of a layer lie in in the end, below all parts of files: a backend's name; static. */
 const char *layer_name_storage(const struct spec *root);
 

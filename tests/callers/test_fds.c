@@ -127,6 +127,42 @@ static void test_refused(void)
     CHECK_INT(open_by("x", NULL, 0, 0, &v), -ENOENT); /* what was given before is forgotten */
 }
 
+/* Whatever way the format is named in: it is the descriptor that counts, and not what lies under the name now. */
+static void test_formats(void)
+{
+    static const char *const raw_names[] = {
+        "volume", "json:{\"driver\":\"raw\",\"file\":{\"driver\":\"file\",\"filename\":\"volume\"}}",
+        "image-opts:driver=raw,file.driver=file,file.filename=volume",
+    };
+    struct vdisk_create_opts create = {.size = sizeof create, .format = "raw", .virtual_size = CLUSTER};
+    struct vdisk_fd fd = {.fd = -1};
+    struct vdisk_open_opts opts = {.size = sizeof opts, .flags = VDISK_OPEN_RDWR, .fds = &fd, .fds_count = 1};
+    vdisk *v;
+
+    CHECK_INT(chdir(test_dir()), 0);
+    for (unsigned i = 0; i < ARRAY_LEN(raw_names); i++) {
+        CHECK_OK(vdisk_create("given", &create));
+        CHECK_OK(vdisk_create("volume", &create));
+        fd.fd = open_fd("given", O_RDWR);
+        opts.format = i == 0 ? "raw" : NULL;
+        CHECK_OK(vdisk_open(raw_names[i], &opts, &v));
+        write_byte(v, 0, 0x77);
+        CHECK_OK(vdisk_close(v));
+        close(fd.fd);
+        for (unsigned is_given = 0; is_given < 2; is_given++) {
+            struct vdisk_open_opts plain = {.size = sizeof plain, .format = "raw"};
+            CHECK_OK(vdisk_open(is_given ? "given" : "volume", &plain, &v));
+            expect(v, 0, is_given ? 0x77 : 0);
+            CHECK_OK(vdisk_close(v));
+        }
+        unlink("volume");
+        unlink("given");
+        fd.fd = open_fd(".", O_RDONLY);
+        CHECK_INT(vdisk_open(raw_names[i], &opts, &v), -EINVAL);
+        close(fd.fd);
+    }
+}
+
 /* ---- a chain, without open(2) ------------------------------------------------------------------------ */
 
 static void refuse_open(void)
@@ -183,6 +219,7 @@ int main(int argc, char **argv)
     static const struct test_case cases[] = {
         {.name = "use", .run = test_use},
         {.name = "refused", .run = test_refused},
+        {.name = "formats", .run = test_formats},
         {.name = "chain", .run = test_chain},
     };
 
