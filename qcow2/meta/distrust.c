@@ -4,7 +4,9 @@
  * close go on.
  *
  * What the image says wrongly (q2_break()): what this handle has in memory is right, and is still written by a
- * flush. What we have in memory wrongly (q2_breach()): none of it is written any more, so a flush fails.
+ * flush; the header is marked corrupt by the next change that fails for it, or at close. Where it is not known to
+ * be the image's fault (q2_doubt()) there is no mark. What we have in memory wrongly (q2_breach()): none of it is
+ * written any more, so a flush fails.
  *
  * Invariants.
  *  1. Who is refused finds the reason: it is there before the volume is marked.
@@ -32,13 +34,20 @@ static void tell(struct q2_meta *meta, const char *what)
         events_raise(layer->volume->events, VDISK_EVENT_CORRUPT);
 }
 
-int q2_break(struct q2_meta *meta, const char *what)
+int q2_doubt(struct q2_meta *meta, const char *what)
 {
     if (!atomic_exchange(&meta->broken, true)) {
         tell(meta, what);
         err_set(EIO, "%s: %s", meta->layer->name, meta->layer->trouble);
     }
     return -EIO;
+}
+
+int q2_break(struct q2_meta *meta, const char *what)
+{
+    if (!atomic_load(&meta->broken) && meta->guarded && meta->geo.version >= 3 && !MUTANT(FORGET_MARK))
+        atomic_store(&meta->must_mark, true);
+    return q2_doubt(meta, what);
 }
 
 #ifndef NDEBUG
@@ -56,7 +65,9 @@ bool q2_breach(struct q2_meta *meta, const char *what, const char *file, int lin
 #endif
     atomic_store(&meta->breached, true);
     snprintf(text, sizeof text, "internal error: %s (%s:%d)", what, base ? base + 1 : file, line);
-    err_hint(q2_break(meta, text), "close it, and look with vdisk-io check; please report this");
+    q2_doubt(meta, text);
+    err_hint(err_set(EIO, "%s: %s", meta->layer->name, text),
+             "close it, and look with vdisk-io check; please report this");
     return false;
 }
 

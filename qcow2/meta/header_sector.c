@@ -125,7 +125,7 @@ static void header_commit_step(struct op *op)
     return;
     OP_END
 fail:
-    rc = h->change->doubt ? q2_break(h->meta, h->change->doubt) : op->rc;
+    rc = h->change->doubt ? q2_doubt(h->meta, h->change->doubt) : op->rc;
     free(h->sector);
     op_end(op, sizeof *h, rc);
 }

@@ -127,8 +127,14 @@ static inline bool q2_has_block(const struct q2_meta *meta, uint64_t index)
     return block < meta->reftable_entries && q2_reftable_offset(meta->reftable[block]) != 0;
 }
 
-/* distrust.c: metadata cannot be trusted any more: refuse writes from now on, say why once. Any thread. -EIO. */
+/*
+ * distrust.c: the image contradicts itself: refuse writes from now on, say why once, and have it marked corrupt.
+ * Any thread. -EIO.
+ */
 int q2_break(struct q2_meta *meta, const char *what);
+
+/* The same where it is not known to be the image's fault: there is no mark. */
+int q2_doubt(struct q2_meta *meta, const char *what);
 
 /*
  * May tables be changed? Requests are asked when they come; an op that has waited since, for `structure` most of

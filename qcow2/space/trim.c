@@ -36,6 +36,7 @@ struct trim {
     bool              done, closing, locked;
     bool              stop;             /* look() says so */
     int               rounds;
+    int               rc;
     uint64_t          end; /* cluster index: nothing is in use from here on */
     uint64_t          key;
     struct range_lock lock;
@@ -233,9 +234,10 @@ static void trim_step(struct op *op)
     }
 fail:
     unlock_structure(t);
+    t->rc = op->rc;
     if (q2_guard_must_mark(t->space->meta)) /* it was found with no request to fail for it */
         OP_AWAIT(op, TRIM_MARKED, q2_guard_mark(t->space->meta, op));
-    trim_finish(t, op->rc);
+    trim_finish(t, t->rc);
     return;
     OP_END
 }

@@ -94,6 +94,20 @@ printf 'done: write 0 4k\ndone: write -a 64k 4k\nfailed: write 3M 4k\ndone: flus
 checks=$((checks + 1))
 cmp -s out want || fail "the journal is: $(cat out)"
 
+# What contradicts itself is marked, though only a read has found it.
+run 0 create -q -f qcow2 torn.qcow2 1M
+run 0 io -q -f qcow2 -c 'write -P 1 0 64k' torn.qcow2
+l1=$(od -An -tu8 --endian=big -j 40 -N 8 torn.qcow2 | tr -d ' ')
+l2=$(od -An -tu4 --endian=big -j $((l1 + 4)) -N 4 torn.qcow2 | tr -d ' ')
+printf '\002' | dd of=torn.qcow2 bs=1 seek=$((l2 + 6)) conv=notrunc status=none
+run 1 io -q -r -f qcow2 -c 'read 0 4k' torn.qcow2
+run 0 info --output json torn.qcow2
+says out '"corrupt": false'
+run 1 io -q -f qcow2 -c 'read 0 4k' torn.qcow2
+run 0 info --output json torn.qcow2
+says out '"corrupt": true'
+refused "corrupt" io -q -f qcow2 -c 'write 512k 4k' torn.qcow2
+
 # Held by another process: refused, but for -r -U.
 mkfifo hold
 "$tool" io -f qcow2 disk.qcow2 <hold >held 2>&1 &
