@@ -568,8 +568,13 @@ static void alloc_begin(struct q2_space *space, uint64_t want, bool exact, struc
     a->exact = exact && want > 1;
     a->ret = ret_run;
     a->kind = kind;
-    a->look = atomic_load(&space->host_full) ? LOOK_ALL : LOOK_HOLES;
+    /* A long table goes behind all that is in use: in a hole there may be guest data without a refcount. */
+    a->look = atomic_load(&space->host_full)             ? LOOK_ALL
+              : kind == Q2_META_L1 || kind == Q2_META_REFTABLE ? LOOK_TAIL
+                                                               : LOOK_HOLES;
     pthread_mutex_lock(&space->meta->lock);
+    if (a->look == LOOK_TAIL)
+        a->next = tail_start(space);
     space->exact_runs += a->exact;
     pthread_mutex_unlock(&space->meta->lock);
     op_start(&a->op);
