@@ -8,6 +8,7 @@
 
 #include <getopt.h>
 #include <jansson.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -151,6 +152,13 @@ int cli_progress_show(void *arg, uint64_t done, uint64_t total);
 
 /* vdisk_job_run(); SIGINT and SIGTERM cancel it meanwhile, a second one ends the program. Does not free it. */
 int cli_job_run(vdisk_job *job);
+
+/* The signals that end a command, which a job makes an error of. */
+enum { CLI_ENDS = 3 };
+
+extern const int cli_end_signals[CLI_ENDS];
+
+void cli_ends(sigset_t *ret);
 
 /* Print 100 % and end the line. */
 void cli_progress_end(struct cli_progress *p);

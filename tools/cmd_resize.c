@@ -3,7 +3,8 @@
  * resize: change the size of an image, as qemu-img resize.
  *
  * Works: the size is the last argument, so that -SIZE is not an option; +SIZE and -SIZE count from the present
- * size; vdisk_resize() does it. Fails: a bad size, a smaller one without --shrink: nothing is written.
+ * size; a job does it, which Ctrl-C ends as an error does. Fails: a bad size, a smaller one without --shrink:
+ * nothing is written.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -54,6 +55,8 @@ static int new_size(const struct resize *r, uint64_t now, uint64_t *ret)
 static int resize_open(struct resize *r, vdisk *v)
 {
     uint64_t now = vdisk_size(v), size;
+    vdisk_job *job;
+    int rc;
 
     if (new_size(r, now, &size) != CLI_OK)
         return CLI_FAILED;
@@ -62,10 +65,13 @@ static int resize_open(struct resize *r, vdisk *v)
                   "end", r->name);
         return CLI_FAILED;
     }
-    if (vdisk_resize(v, size, &r->opts) < 0)
+    if (vdisk_job_resize(v, size, &r->opts, &job) < 0)
         return cli_library_error();
-    cli_progress_end(&r->progress);
-    return CLI_OK;
+    rc = cli_job_run(job) < 0 ? cli_library_error() : CLI_OK;
+    vdisk_job_free(job);
+    if (rc == CLI_OK)
+        cli_progress_end(&r->progress);
+    return rc;
 }
 
 static int resize_image(struct resize *r)
@@ -154,7 +160,7 @@ const struct cli_verb cli_resize = {
     .usage = "[OPTION]... NAME [+|-]SIZE",
     .options = options,
     .notes = "SIZE: bytes, or a number with K, M, G, T, P or E; rounded up to 512. With + or - it counts from\n"
-             "the present size. What is new reads as zeros. After an error or a crash the image has its old\n"
-             "size.\n",
+             "the present size. What is new reads as zeros. After an error, a signal or a crash the image has\n"
+             "its old size; only a raw file whose preallocation was killed may be longer.\n",
     .run = run,
 };

@@ -1,12 +1,21 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* A verb's job: run to its end, or until Ctrl-C says that it shall stop. */
+/* A verb's job: run to its end, or until Ctrl-C, a terminal that goes or SIGTERM say that it shall stop. */
 #include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
 
 #include "tools/cli.h"
 
+const int cli_end_signals[CLI_ENDS] = {SIGINT, SIGTERM, SIGHUP};
+
 static _Atomic(vdisk_job *) current;
+
+void cli_ends(sigset_t *ret)
+{
+    sigemptyset(ret);
+    for (size_t i = 0; i < CLI_ENDS; i++)
+        sigaddset(ret, cli_end_signals[i]);
+}
 
 static void on_signal(int number)
 {
@@ -17,22 +26,23 @@ static void on_signal(int number)
 int cli_job_run(vdisk_job *job)
 {
     /* A second one ends the program at once. */
-    struct sigaction cancel = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND}, before_int, before_term;
-    sigset_t both, before;
+    struct sigaction cancel = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND}, were[CLI_ENDS];
+    sigset_t ends, before;
     int rc;
 
     sigemptyset(&cancel.sa_mask);
-    sigemptyset(&both);
-    sigaddset(&both, SIGINT);
-    sigaddset(&both, SIGTERM);
+    cli_ends(&ends);
     atomic_store(&current, job);
-    sigaction(SIGINT, &cancel, &before_int);
-    sigaction(SIGTERM, &cancel, &before_term);
-    sigprocmask(SIG_UNBLOCK, &both, &before); /* those that a verb has had wait come now */
+    for (size_t i = 0; i < CLI_ENDS; i++) {
+        sigaction(cli_end_signals[i], NULL, &were[i]);
+        if (were[i].sa_handler != SIG_IGN) /* as under nohup */
+            sigaction(cli_end_signals[i], &cancel, NULL);
+    }
+    sigprocmask(SIG_UNBLOCK, &ends, &before); /* those that a verb has had wait come now */
     rc = vdisk_job_run(job);
     sigprocmask(SIG_SETMASK, &before, NULL);
-    sigaction(SIGINT, &before_int, NULL);
-    sigaction(SIGTERM, &before_term, NULL);
+    for (size_t i = 0; i < CLI_ENDS; i++)
+        sigaction(cli_end_signals[i], &were[i], NULL);
     atomic_store(&current, NULL);
     return rc;
 }

@@ -84,9 +84,7 @@ static void hold_signals(void)
     struct sigaction ignore = {.sa_handler = SIG_IGN};
     sigset_t held;
 
-    sigemptyset(&held);
-    sigaddset(&held, SIGINT);
-    sigaddset(&held, SIGTERM);
+    cli_ends(&held);
     sigprocmask(SIG_BLOCK, &held, NULL);
     sigaction(SIGPIPE, &ignore, NULL);
 }

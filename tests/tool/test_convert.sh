@@ -144,9 +144,9 @@ same "quiet progress" "$(wc -c <out)" 0
 # ---- interrupted, failed: what was made is gone, what was there is empty --------------------------------
 head -c 8M /dev/urandom >slow
 cp slow there
-for signal in INT TERM; do
+for signal in INT TERM HUP; do
     for target in new there; do
-        timeout -s $signal 1 "$tool" convert -r 1M -f raw slow $target >out 2>err
+        env --default-signal=INT,HUP timeout -s $signal 1 "$tool" convert -r 1M -f raw slow $target >out 2>err
         checks=$((checks + 1)); [ $? = 0 ] || true
         says err "cancelled"
     done

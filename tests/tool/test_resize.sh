@@ -112,6 +112,39 @@ refused "takes the name of one image" resize image.qcow2
 refused "takes the name of one image" resize
 refused "takes the name of one image" resize image.qcow2 image.raw 1M
 refused "missing" resize missing.qcow2 1M
+
+# ---- guest data without a refcount is not where the longer L1 table goes ------------------------------------
+number() { # FILE OFFSET: eight bytes of it
+    od -An -tu8 --endian=big -j "$2" -N 8 "$1" | tr -d ' '
+}
+run 0 create -q -f qcow2 -o cluster_size=4k lone.qcow2 1G
+run 0 io -q -c 'write -P 0xaa 0 1M' lone.qcow2
+block=$(number lone.qcow2 "$(number lone.qcow2 48)")
+used=$(($(stat -c %s lone.qcow2) / 4096))
+for back in 20 19 100 99; do
+    printf '\0\0' | dd of=lone.qcow2 bs=1 seek=$((block + 2 * (used - back))) conv=notrunc status=none
+done
+run 0 resize -q lone.qcow2 +1M
+run 0 io -q -r -c 'read -P 0xaa 0 1M' lone.qcow2
+
+# ---- interrupted: the old size, and the space is given back ------------------------------------------------
+for format in raw qcow2; do
+    for signal in INT TERM HUP; do
+        run 0 create -q -f $format stopped 10M
+        before=$(stat -c %b stopped)
+        env --default-signal=INT,HUP "$tool" resize -q -f $format --preallocation=full stopped +8G 2>err &
+        pid=$!
+        while [ "$(stat -c %b stopped)" -le $((before + 65536)) ] && kill -0 $pid 2>/dev/null; do sleep 0.01; done
+        kill -$signal $pid
+        wait $pid
+        same "exit code of $format after $signal" $? 1
+        says err "Operation canceled"
+        run 0 info --output json stopped
+        says out '"virtual-size": 10485760'
+        same "space of $format is back after $signal" "$(($(stat -c %b stopped) <= before + 16384))" 1
+    done
+    rm stopped
+done
 run 0 resize --help
 says out "NAME [+|-]SIZE"
 finish
