@@ -520,6 +520,8 @@ static int check_snapshots(struct parser *p)
         problem = "more than 65536 snapshots are not supported";
     else if (!is_aligned(h->snapshots_offset, h->geo.cluster_size))
         problem = "its offset is not aligned to a cluster";
+    else if (h->snapshots_offset > INT64_MAX)
+        problem = "no file is so long";
     else if (h->nb_snapshots > 0 && h->snapshots_offset == 0)
         problem = "it overlaps the header";
     else if (h->nb_snapshots > 0 && h->snapshots_offset >= p->file_size)
