@@ -27,6 +27,7 @@ struct refcount_load {
     bool        odd, reads, claimed; /* reads the L2 tables; others wait for that */
     uint64_t    l1_index, table;
     char       *buf; /* an L2 table */
+    struct q2_cluster_set once, twice; /* tables that have been read: how often */
     struct io   io;
 };
 
@@ -61,6 +62,8 @@ static void load_finish(struct refcount_load *l, int rc)
         op_wake_all(&space->tables_waiting, 0);
     }
     pthread_mutex_unlock(&space->meta->lock);
+    q2_cluster_set_finish(&l->once);
+    q2_cluster_set_finish(&l->twice);
     free(l->buf);
     op_end(&l->op, sizeof *l, rc);
 }
@@ -164,6 +167,20 @@ static void wait_turn(struct refcount_load *l, struct op *op)
     pthread_mutex_unlock(&l->space->meta->lock);
 }
 
+/*
+ * A table that many entries lead to need not be read for each: with the second it is known that what it leads to
+ * has two places.
+ */
+static bool is_known(struct refcount_load *l)
+{
+    uint64_t cluster = l->table >> l->space->meta->geo.cluster_bits;
+
+    if (q2_cluster_set_has(&l->twice, cluster))
+        return true;
+    q2_cluster_set_add(q2_cluster_set_has(&l->once, cluster) ? &l->twice : &l->once, cluster, 1);
+    return false;
+}
+
 /* The next one that there is. */
 static bool next_table(struct refcount_load *l)
 {
@@ -173,7 +190,7 @@ static bool next_table(struct refcount_load *l)
         uint64_t entry = q2_l1_get(space->meta, l->l1_index);
         l->table = q2_l1_offset(entry);
         if (l->table != 0 && !q2_l1_problem(&space->meta->geo, entry) &&
-            l->table < backend_size(space->meta->layer->file))
+            l->table < backend_size(space->meta->layer->file) && !is_known(l))
             return true;
     }
     return false;

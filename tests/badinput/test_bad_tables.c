@@ -333,6 +333,27 @@ static void far_entries(void)
     }
 }
 
+/* No refcounts, and a long L1 table of which each entry leads to the same L2 table: it is read twice at most. */
+static void one_table_for_all(void)
+{
+    enum { CLUSTER = 4096 };
+    struct bad_image im;
+    uint64_t table, block;
+
+    test_requires("qemu-img");
+    run_ok("rm -f bad.qcow2 && qemu-img create -q -f qcow2 -o cluster_size=4k bad.qcow2 512G");
+    run_ok("qemu-io -f qcow2 -c 'write -q -P 1 0 1M' bad.qcow2");
+    bad_open(&im, test_path("bad.qcow2"));
+    table = bad_get(&im, im.h.l1_offset, 8) & ~Q2_COPIED;
+    block = bad_get(&im, im.h.reftable_offset, 8);
+    for (uint64_t i = 0; i < im.h.l1_entries; i++)
+        bad_put(&im, im.h.l1_offset + i * 8, 8, table);
+    for (uint64_t at = 0; at < CLUSTER; at += 8)
+        bad_put(&im, block + at, 8, 0);
+    bad_close(&im);
+    bad_run(BAD_WRITE, im.path, BAD_ANY, NULL);
+}
+
 int main(int argc, char **argv)
 {
     const struct test_case cases[] = {
@@ -341,6 +362,7 @@ int main(int argc, char **argv)
         {.name = "self-references", .run = self_references},
         {.name = "refcounts", .run = refcounts},
         {.name = "far", .run = far_entries},
+        {.name = "one-table", .run = one_table_for_all},
         {.name = "much-from-little", .run = much_from_little},
         {.name = "compressed", .run = compressed},
         {.name = "loops", .run = loops},
