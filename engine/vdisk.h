@@ -251,7 +251,8 @@ enum vdisk_event_kind {
     VDISK_EVENT_SIZE = 1,  /* its size has changed; value: what it is now. Also of a raw volume whose device
                             * has been extended or cut, or whose file another program has cut: it follows as
                             * soon as that is found, by vdisk_get_info() at the latest */
-    VDISK_EVENT_CORRUPT,   /* its metadata cannot be trusted: no more writes, qcow2 is marked corrupt; text: why */
+    VDISK_EVENT_CORRUPT,   /* its metadata cannot be trusted: no more writes; text: why. qcow2 of version 3 is
+                            * marked corrupt by the next change that fails for it, or at close */
     VDISK_EVENT_WATERMARK, /* see vdisk_set_watermark(); value: how far the file is in use now */
 };
 
@@ -703,7 +704,7 @@ enum vdisk_opts_kind {
 };
 
 struct vdisk_option {
-    const char *name;     /* as the field, or the flag, of the struct */
+    const char *name;     /* as the field, or the flag, of the struct; VDISK_OPEN_RDWR is "writable" */
     const char *type;     /* "text", "bool", "size", "number", or words with | between */
     const char *fallback; /* the default, as text; NULL: none to tell */
     const char *help;     /* one line */
