@@ -131,6 +131,7 @@ static inline struct q2_mapping q2_entry_decode(const struct q2_geometry *g, uin
         m.type = Q2_CLUSTER_COMPRESSED;
         m.host_offset = entry & g->compressed_offset_mask;
         m.compressed_len = sectors * Q2_SECTOR_SIZE - (m.host_offset & (Q2_SECTOR_SIZE - 1));
+        assert(m.compressed_len > 0 && is_aligned(m.host_offset + m.compressed_len, Q2_SECTOR_SIZE));
         return m;
     }
     /* In an external data file the first cluster's offset is 0, and bit 63 tells that it is there. */
@@ -184,6 +185,7 @@ static inline uint64_t q2_entry_encode(const struct q2_geometry *g, enum q2_clus
     assert(is_aligned(host_offset, g->cluster_size) && host_offset <= Q2_MAX_HOST_OFFSET);
     assert(!g->extended_l2 || (type != Q2_CLUSTER_ZERO_PLAIN && type != Q2_CLUSTER_ZERO_ALLOC));
     assert(g->version >= 3 || (type != Q2_CLUSTER_ZERO_PLAIN && type != Q2_CLUSTER_ZERO_ALLOC));
+    assert((type != Q2_CLUSTER_NORMAL && type != Q2_CLUSTER_ZERO_ALLOC) || host_offset != 0 || g->data_file);
     switch (type) {
     case Q2_CLUSTER_UNALLOCATED:
         return 0;
@@ -272,6 +274,7 @@ static inline uint32_t q2_subcluster_run(const struct q2_geometry *g, const stru
         differs = ~(alloc & ~zero) >> index;
     else
         differs = (alloc | zero) >> index;
+    assert((differs & 1) == 0); /* from itself */
     return differs == 0 ? left : (uint32_t)min_u64(left, (uint32_t)__builtin_ctz(differs));
 }
 
@@ -287,6 +290,7 @@ static inline bool q2_slice_linear(const struct q2_geometry *g, const char *slic
     uint64_t host_offset = get_be64(slice) & Q2_L2_OFFSET;
     uint64_t entry = host_offset | Q2_COPIED;
 
+    assert(slice_size > 0 && slice_size <= g->cluster_size && is_aligned(slice_size, g->l2_entry_size));
     if ((host_offset == 0 && !g->data_file) || !is_aligned(host_offset, g->cluster_size))
         return false;
     for (uint32_t at = 0; at < slice_size; at += g->l2_entry_size, entry += g->cluster_size) {

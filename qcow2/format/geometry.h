@@ -65,6 +65,11 @@ static inline void q2_geometry_init(struct q2_geometry *g, uint32_t version, uin
     g->compressed_shift = 62 - (cluster_bits - 8);
     g->compressed_sectors_mask = (1u << (cluster_bits - 8)) - 1;
     g->compressed_offset_mask = ((1ull << g->compressed_shift) - 1) & Q2_MAX_HOST_OFFSET;
+    assert((uint64_t)g->l2_entry_size << g->l2_bits == g->cluster_size);
+    assert((uint64_t)g->refcount_bits << g->refblock_bits == g->cluster_size * 8);
+    assert(g->subclusters * g->subcluster_size == g->cluster_size);
+    assert((uint64_t)g->compressed_sectors_mask << g->compressed_shift < Q2_COMPRESSED);
+    assert((g->compressed_sectors_mask + UINT64_C(1)) * Q2_SECTOR_SIZE == 2 * g->cluster_size);
 }
 
 /* ---- guest offsets: "Cluster mapping" ---------------------------------------------------------------- */

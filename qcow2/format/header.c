@@ -7,6 +7,7 @@
  */
 #include "qcow2/format/header.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdarg.h>
@@ -52,6 +53,7 @@ static void printable(char *out, size_t size, const char *in, size_t len)
 
     for (; n < len && n + 1 < size && in[n] != '\0'; n++)
         out[n] = (unsigned char)in[n] < 0x20 || in[n] == 0x7f ? '?' : in[n];
+    assert(n < size);
     out[n] = '\0';
 }
 
@@ -93,6 +95,7 @@ static int next_extension(const struct parser *p, size_t *pos, struct extension_
     if (ret->type == Q2_EXT_END)
         return 0;
     ret->data = p->buf + *pos;
+    assert(*pos + ret->len <= p->len);
     *pos += align_up(ret->len, 8);
     return 1;
 }
@@ -121,6 +124,7 @@ static int take_feature_names(struct parser *p, const struct extension_view *e)
         printable(f->name, sizeof f->name, d.name, sizeof d.name);
         p->h.nfeatures++;
     }
+    assert(p->h.nfeatures <= n && n <= MAX_FEATURE_NAMES);
     return 0;
 }
 
@@ -248,6 +252,7 @@ const char *q2_feature_name(const struct q2_header *h, enum q2_feature_type type
     };
     static const char *const kinds[] = {"incompatible", "compatible", "autoclear"};
 
+    assert((size_t)type < ARRAY_LEN(kinds) && bit < 64);
     for (size_t i = 0; i < h->nfeatures; i++)
         if (h->features[i].type == type && h->features[i].bit == bit)
             return h->features[i].name;
@@ -283,6 +288,7 @@ static void list_features(const struct q2_header *h, uint64_t bits, char *list, 
         if (n + 2 + strlen(text) + ROOM > size)
             break;
         n += (size_t)snprintf(list + n, size - n, "%s%s", n ? ", " : "", text);
+        assert(n + ROOM <= size && left > 0);
         left--;
     }
     if (left > 0)
@@ -368,6 +374,7 @@ static int parse_v3(struct parser *p, const struct q2_disk_header *d, uint64_t c
     if (p->header_length < known)
         return 0;
     h->compression_type = p->buf[known - 1];
+    assert(p->header_length <= p->len);
     h->tail_len = p->header_length - known;
     h->tail = malloc(h->tail_len);
     if (!h->tail)
@@ -577,6 +584,24 @@ static int parse(struct parser *p)
     return rc;
 }
 
+/* What header.h promises of a header that was parsed. */
+static void header_assert(const struct q2_header *h, uint64_t file_size)
+{
+    assert((h->incompatible & ~Q2_INCOMPAT_KNOWN) == 0);
+    assert(h->geo.version >= 3 || (h->incompatible | h->compatible | h->autoclear) == 0);
+    assert(h->geo.data_file == ((h->incompatible & Q2_INCOMPAT_DATA_FILE) != 0));
+    assert(h->geo.extended_l2 == ((h->incompatible & Q2_INCOMPAT_EXTENDED_L2) != 0));
+    assert(q2_l1_entries(&h->geo, h->size) <= h->l1_entries && h->l1_entries <= Q2_MAX_L1_SIZE / Q2_L1_ENTRY_SIZE);
+    assert(is_aligned(h->l1_offset | h->reftable_offset, h->geo.cluster_size));
+    assert(h->l1_entries == 0 || h->l1_offset >= h->geo.cluster_size);
+    assert(h->l1_entries == 0 || h->l1_offset + (uint64_t)h->l1_entries * Q2_L1_ENTRY_SIZE <= file_size);
+    assert((h->reftable_clusters == 0) == (h->reftable_problem != NULL));
+    assert(h->reftable_problem || (h->reftable_offset > 0 && h->reftable_offset < file_size));
+    assert(!h->l1_doubtful || h->reftable_problem);
+    assert(h->nb_snapshots <= Q2_MAX_SNAPSHOTS || h->snapshots_problem);
+    assert(!h->has_bitmaps || (!h->bitmaps_stale && h->nb_bitmaps > 0 && h->nb_bitmaps <= Q2_MAX_BITMAPS));
+}
+
 int q2_header_parse(const uint8_t *buf, size_t len, uint64_t file_size, const char *name, struct q2_header *ret)
 {
     struct parser p = {.buf = buf, .len = min_u64(len, file_size), .file_size = file_size, .name = name};
@@ -586,6 +611,7 @@ int q2_header_parse(const uint8_t *buf, size_t len, uint64_t file_size, const ch
         q2_header_free(&p.h);
         return rc;
     }
+    header_assert(&p.h, file_size);
     *ret = p.h;
     return 0;
 }

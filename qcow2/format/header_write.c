@@ -20,6 +20,7 @@ struct writer {
 
 static void emit(struct writer *w, const void *data, size_t len)
 {
+    assert(w->pos <= w->size);
     if (w->full || len > w->size - w->pos) {
         w->full = true;
         return;
@@ -34,6 +35,8 @@ static void emit_extension(struct writer *w, uint32_t type, const void *data, si
     static const uint8_t zeros[8];
     struct q2_disk_extension e = {htobe32(type), htobe32((uint32_t)len)};
 
+    assert(w->full || is_aligned(w->pos, 8));
+    assert(len <= UINT32_MAX && (type != Q2_EXT_END || len == 0));
     emit(w, &e, sizeof e);
     emit(w, data, len);
     emit(w, zeros, (size_t)(align_up(len, 8) - len));
@@ -67,6 +70,7 @@ static void emit_name(struct writer *w, uint8_t type, uint8_t bit, const char *n
 {
     struct q2_disk_feature_name d = {.type = type, .bit = bit};
 
+    assert(type <= Q2_FEATURE_AUTOCLEAR && bit < 64);
     memcpy(d.name, name, strnlen(name, sizeof d.name));
     emit(w, &d, sizeof d);
 }
@@ -127,6 +131,7 @@ static void emit_fixed(struct writer *w, const struct q2_header *h, struct q2_di
     static const uint8_t zeros[8];
     const size_t known = offsetof(struct q2_disk_header, compression_type) + 1;
 
+    assert(w->pos == 0);
     fill_fixed(h, d);
     if (h->geo.version == 2) {
         emit(w, d, Q2_HEADER_V2_LENGTH);
@@ -136,6 +141,7 @@ static void emit_fixed(struct writer *w, const struct q2_header *h, struct q2_di
     emit(w, d, known);
     emit(w, h->tail, h->tail_len);
     emit(w, zeros, (size_t)(be32toh(d->header_length) - known - h->tail_len));
+    assert(w->full || w->pos == be32toh(d->header_length));
 }
 
 int q2_header_write(const struct q2_header *h, const char *name, uint8_t *buf, size_t cluster_size)
@@ -145,6 +151,7 @@ int q2_header_write(const struct q2_header *h, const char *name, uint8_t *buf, s
     struct q2_disk_header d;
 
     assert(cluster_size == h->geo.cluster_size);
+    assert(h->geo.version >= 3 || (h->incompatible | h->compatible | h->autoclear) == 0);
     memset(buf, 0, cluster_size);
     emit_fixed(&w, h, &d);
     emit_string(&w, Q2_EXT_BACKING_FORMAT, h->backing_format);
@@ -237,6 +244,8 @@ struct q2_header_fields q2_header_fields_of(const struct q2_header *h)
 
 void q2_header_fields_adopt(struct q2_header *h, const struct q2_header_fields *f)
 {
+    assert(h->geo.version >= 3 || (f->incompatible == 0 && f->autoclear == 0));
+    assert(q2_l1_entries(&h->geo, f->size) <= f->l1_entries);
     h->size = f->size;
     h->l1_offset = f->l1_offset;
     h->l1_entries = f->l1_entries;

@@ -81,6 +81,7 @@ static int inflate_tolerant(struct q2_inflater *f, const uint8_t *in, size_t in_
     z->next_out = out;
     z->avail_out = (uInt)out_len;
     res = inflate(z, Z_FINISH);
+    assert(z->avail_in <= in_len && z->avail_out <= out_len);
     if (res == Z_MEM_ERROR)
         return -ENOMEM;
     if ((res == Z_STREAM_END || res == Z_BUF_ERROR) && z->avail_out == 0)
@@ -94,6 +95,7 @@ static int inflate_deflate(struct q2_inflater *f, const uint8_t *in, size_t in_l
     enum libdeflate_result res;
 
     res = libdeflate_deflate_decompress_ex(f->deflate, in, in_len, out, out_len, &used, &made);
+    assert(res != LIBDEFLATE_SUCCESS || (used <= in_len && made <= out_len));
     if (res == LIBDEFLATE_SUCCESS)
         return made == out_len ? 0 : -EIO;
     return inflate_tolerant(f, in, in_len, out, out_len);
@@ -127,6 +129,7 @@ static int inflate_zstd(struct q2_inflater *f, const uint8_t *in, size_t in_len,
 int q2_inflate(struct q2_inflater *f, const uint8_t *in, size_t in_len, uint8_t *out, size_t out_len)
 {
     assert(in_len <= INT_MAX && out_len <= INT_MAX);
+    assert((f->type == Q2_COMPRESSION_ZLIB) == (f->deflate != NULL) && !f->deflate == (f->zstd != NULL));
     if (f->type == Q2_COMPRESSION_ZLIB)
         return inflate_deflate(f, in, in_len, out, out_len);
     return inflate_zstd(f, in, in_len, out, out_len);

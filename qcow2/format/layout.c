@@ -31,6 +31,21 @@ static void plan_refcounts(struct q2_layout *l, uint64_t other_clusters)
     } while (blocks + table != before);
     l->refblocks = blocks;
     l->reftable_clusters = table;
+    assert(blocks * Q2_REFTABLE_ENTRY_SIZE <= table << l->geo.cluster_bits);
+}
+
+/* What holds of each plan: of a new image, and of a piece. */
+static void layout_assert(const struct q2_layout *l)
+{
+    assert(is_aligned(l->reftable_offset | l->refblocks_offset | l->l1_offset | l->l2_offset | l->data_offset,
+                      l->geo.cluster_size));
+    assert(l->first_cluster << l->geo.cluster_bits <= l->reftable_offset);
+    assert(l->reftable_offset <= l->refblocks_offset); /* in order, */
+    assert(l->refblocks_offset < l->l1_offset && l->l1_offset <= l->l2_offset && l->l2_offset <= l->data_offset);
+    assert(l->data_offset + (l->data_clusters << l->geo.cluster_bits) == q2_layout_end(l)); /* and without a gap */
+    assert(div_up(l->total_clusters, q2_refblock_entries(&l->geo)) == l->refblocks); /* invariant 1 */
+    assert(l->l2_tables == (l->map == Q2_MAP_NONE ? 0 : div_up(l->guest_clusters, q2_l2_entries(&l->geo))));
+    assert(l->data_clusters == 0 || l->data_clusters == l->guest_clusters);
 }
 
 int q2_layout_plan(const struct q2_geometry *geo, uint64_t size, enum q2_layout_map map, const char *name,
@@ -64,6 +79,8 @@ int q2_layout_plan(const struct q2_geometry *geo, uint64_t size, enum q2_layout_
         err_set(EFBIG, "%s: %" PRIu64 " bytes, preallocated, need a refcount table that is too large", name, size);
         return err_hint(-EFBIG, "use a larger cluster size or smaller refcount_bits");
     }
+    layout_assert(&l);
+    assert(l.l1_entries * Q2_L1_ENTRY_SIZE <= Q2_MAX_L1_SIZE && l.l1_entries >= q2_l1_entries(geo, size));
     *ret = l;
     return 0;
 }
@@ -77,6 +94,7 @@ uint64_t q2_append_blocks(const struct q2_geometry *geo, uint64_t guest_clusters
     do {
         before = blocks;
         blocks = div_up(others + blocks, q2_refblock_entries(geo));
+        assert(blocks >= before); /* so this ends */
     } while (blocks != before);
     return blocks;
 }
@@ -102,6 +120,7 @@ bool q2_layout_append(const struct q2_geometry *geo, uint64_t guest_clusters, ui
     l.l1_offset = l.l2_offset = l.refblocks_offset + (l.refblocks << geo->cluster_bits);
     l.data_offset = l.l2_offset + (l.l2_tables << geo->cluster_bits);
     l.total_clusters = l.refblocks + l.l2_tables + l.data_clusters;
+    layout_assert(&l);
     *ret = l;
     return true;
 }
@@ -114,6 +133,7 @@ static void fill_reftable(const struct q2_layout *l, uint64_t index, uint8_t *bu
 {
     uint64_t per_cluster = l->geo.cluster_size / Q2_REFTABLE_ENTRY_SIZE;
 
+    assert(index < l->reftable_clusters && l->refblocks <= l->reftable_clusters * per_cluster);
     for (uint64_t i = 0, block = index * per_cluster; i < per_cluster && block < l->refblocks; i++, block++)
         put_be64(buf + i * Q2_REFTABLE_ENTRY_SIZE, l->refblocks_offset + (block << l->geo.cluster_bits));
 }
@@ -130,6 +150,7 @@ static void fill_l1(const struct q2_layout *l, uint64_t index, uint8_t *buf)
 {
     uint64_t per_cluster = l->geo.cluster_size / Q2_L1_ENTRY_SIZE;
 
+    assert(index < l->l1_clusters && l->l2_tables <= l->l1_entries);
     for (uint64_t i = 0, table = index * per_cluster; i < per_cluster && table < l->l2_tables; i++, table++)
         put_be64(buf + i * Q2_L1_ENTRY_SIZE, q2_l1_entry(l->l2_offset + (table << l->geo.cluster_bits), true));
 }
@@ -142,7 +163,7 @@ static void fill_l2(const struct q2_layout *l, uint64_t index, uint8_t *buf)
     uint64_t n = min_u64(q2_l2_entries(&l->geo), l->guest_clusters - cluster);
     uint64_t host = (cluster << l->geo.cluster_bits) + (l->geo.data_file ? 0 : l->data_offset);
 
-    assert(cluster < l->guest_clusters);
+    assert(cluster < l->guest_clusters && index < l->l2_tables && l->map != Q2_MAP_NONE);
     if (l->map == Q2_MAP_NORMAL)
         bitmap = q2_bitmap(UINT32_MAX, 0);
     else if (l->map == Q2_MAP_ZERO)
@@ -173,6 +194,7 @@ static void fill_cluster(const struct q2_layout *l, uint64_t host_offset, uint8_
 void q2_layout_fill(const struct q2_layout *l, uint64_t host_offset, uint8_t *buf, uint64_t len)
 {
     assert(is_aligned(host_offset | len, l->geo.cluster_size));
+    assert(len > 0 && host_offset + len <= l->data_offset);
     memset(buf, 0, len);
     for (uint64_t done = 0; done < len; done += l->geo.cluster_size)
         fill_cluster(l, host_offset + done, buf + done);

@@ -9,6 +9,10 @@
 
 enum { SECTOR = 512, WORD = 32, SLOT_LENGTH = 48, SLOTS_AT = 208 };
 
+_Static_assert(SLOTS_AT + LUKS_SLOTS * SLOT_LENGTH == LUKS_HEADER_LENGTH, "slots are the end of a header");
+_Static_assert(sizeof(((struct luks_info *)0)->hash) > WORD && sizeof(((struct luks_info *)0)->cipher) > WORD,
+               "words, with a zero behind them");
+
 static const uint32_t slot_active = 0x00ac71f3;
 
 static void take_word(char *out, const uint8_t *in, size_t len)

@@ -70,6 +70,8 @@ Q2_AT(q2_disk_header, refcount_order, 96);
 Q2_AT(q2_disk_header, header_length, 100);
 Q2_AT(q2_disk_header, compression_type, 104);
 _Static_assert(sizeof(struct q2_disk_header) == Q2_HEADER_LENGTH, "q2_disk_header");
+_Static_assert(offsetof(struct q2_disk_header, incompatible_features) == Q2_HEADER_V2_LENGTH, "version 2");
+_Static_assert(offsetof(struct q2_disk_header, compression_type) == Q2_HEADER_V3_LENGTH, "version 3 at least");
 
 enum q2_crypt_method { Q2_CRYPT_NONE, Q2_CRYPT_AES, Q2_CRYPT_LUKS };
 
@@ -81,6 +83,9 @@ enum q2_crypt_method { Q2_CRYPT_NONE, Q2_CRYPT_AES, Q2_CRYPT_LUKS };
 #define Q2_INCOMPAT_EXTENDED_L2 (1ull << 4)
 #define Q2_INCOMPAT_KNOWN       0x1full
 
+_Static_assert((Q2_INCOMPAT_DIRTY | Q2_INCOMPAT_CORRUPT | Q2_INCOMPAT_DATA_FILE | Q2_INCOMPAT_COMPRESSION |
+                Q2_INCOMPAT_EXTENDED_L2) == Q2_INCOMPAT_KNOWN, "what is known has a name");
+
 /* compatible_features */
 #define Q2_COMPAT_LAZY_REFCOUNTS (1ull << 0)
 
@@ -88,6 +93,8 @@ enum q2_crypt_method { Q2_CRYPT_NONE, Q2_CRYPT_AES, Q2_CRYPT_LUKS };
 #define Q2_AUTOCLEAR_BITMAPS       (1ull << 0)
 #define Q2_AUTOCLEAR_DATA_FILE_RAW (1ull << 1)
 #define Q2_AUTOCLEAR_KNOWN         0x3ull
+
+_Static_assert((Q2_AUTOCLEAR_BITMAPS | Q2_AUTOCLEAR_DATA_FILE_RAW) == Q2_AUTOCLEAR_KNOWN, "here too");
 
 /* ---- "Header extensions" --------------------------------------------------------------------------- */
 
@@ -207,9 +214,15 @@ _Static_assert(sizeof(struct q2_disk_bitmap) == 24, "q2_disk_bitmap");
 #define Q2_BITMAP_FLAGS_RESERVED   0xfffffff8u
 #define Q2_BITMAP_TYPE_DIRTY       1u
 
+_Static_assert((Q2_BITMAP_IN_USE | Q2_BITMAP_AUTO | Q2_BITMAP_EXTRA_COMPATIBLE | Q2_BITMAP_FLAGS_RESERVED) ==
+               UINT32_MAX, "each flag is known or reserved");
+
 #define Q2_BITMAP_ENTRY_OFFSET   0x00fffffffffffe00ull
 #define Q2_BITMAP_ENTRY_ALL_ONES 1ull
 #define Q2_BITMAP_ENTRY_RESERVED 0xff000000000001feull
+
+_Static_assert((Q2_BITMAP_ENTRY_OFFSET | Q2_BITMAP_ENTRY_ALL_ONES | Q2_BITMAP_ENTRY_RESERVED) == UINT64_MAX,
+               "each bit of an entry of a bitmap table means something");
 
 /* ---- "Cluster mapping", "Host cluster management" ----------------------------------------------------- */
 
@@ -223,6 +236,13 @@ _Static_assert(sizeof(struct q2_disk_bitmap) == 24, "q2_disk_bitmap");
 #define Q2_L2_RESERVED       0x3f000000000001feull /* of standard descriptors; bit 0 too where it is no flag */
 #define Q2_REFTABLE_OFFSET   0xfffffffffffffe00ull
 #define Q2_REFTABLE_RESERVED 0x00000000000001ffull
+
+/* Each bit of an entry is its offset's, a flag, or reserved, and only one of these. */
+_Static_assert((Q2_L1_OFFSET | Q2_L1_RESERVED | Q2_COPIED) == UINT64_MAX && (Q2_L1_OFFSET & Q2_L1_RESERVED) == 0,
+               "L1 entry");
+_Static_assert((Q2_L2_OFFSET | Q2_L2_RESERVED | Q2_COPIED | Q2_COMPRESSED | Q2_ZERO) == UINT64_MAX &&
+               (Q2_L2_OFFSET & Q2_L2_RESERVED) == 0, "L2 entry");
+_Static_assert((Q2_REFTABLE_OFFSET | Q2_REFTABLE_RESERVED) == UINT64_MAX, "refcount table entry");
 
 enum {
     Q2_L1_ENTRY_SIZE       = 8,
@@ -261,5 +281,14 @@ enum {
 
 #define Q2_MAX_HOST_OFFSET ((1ull << 56) - 1) /* what L1 and L2 entries can say */
 #define Q2_MAX_SIZE        0x7fffffffffffffffull /* offsets are off_t on the host */
+
+_Static_assert((1 << Q2_MIN_CLUSTER_BITS) >= Q2_SECTOR_SIZE && (int)Q2_HEADER_LENGTH <= Q2_SECTOR_SIZE,
+               "what changes of a header is in the first sector, and that in the first cluster");
+_Static_assert((1 << Q2_MIN_CLUSTER_BITS_EXTENDED) / Q2_EXTENDED_SUBCLUSTERS >= Q2_SECTOR_SIZE,
+               "a subcluster has a sector at least");
+_Static_assert(Q2_MAX_BITMAP_DIRECTORY / Q2_MAX_BITMAPS == sizeof(struct q2_disk_bitmap) + Q2_MAX_BITMAP_NAME + 1,
+               "as many bitmaps as there may be, with the longest names");
+_Static_assert((Q2_MAX_HOST_OFFSET & Q2_L2_OFFSET) == Q2_L2_OFFSET && Q2_MAX_HOST_OFFSET < Q2_MAX_SIZE,
+               "what an entry can say is an offset on the host");
 
 #endif

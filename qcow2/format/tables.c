@@ -4,6 +4,7 @@
  */
 #include "qcow2/format/tables.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -37,6 +38,7 @@ static struct snapshot_span snapshot_span(const uint8_t *buf, uint64_t pos)
     s.name = be16toh(s.d.name_size);
     s.end = pos + sizeof s.d + s.extra + s.id + s.name;
     s.next = align_up(s.end, 8);
+    assert(s.end >= pos + sizeof s.d && s.next - s.end < 8);
     return s;
 }
 
@@ -115,6 +117,7 @@ static int walk_snapshots(const struct q2_geometry *g, const char *name, const u
         end = s.end;
     }
     /* The last entry's padding need not be there. */
+    assert(end <= pos && pos <= Q2_MAX_SNAPSHOT_TABLE && is_aligned(pos, 8));
     if (end > len) {
         *ret_need = end;
         return -EAGAIN;
@@ -142,6 +145,7 @@ int q2_snapshots_parse(const struct q2_geometry *g, const char *name, const uint
     for (; t.n < n; t.n++) {
         struct snapshot_span s = snapshot_span(buf, pos);
 
+        assert(s.end <= len && s.extra <= Q2_MAX_SNAPSHOT_EXTRA);
         if (take_snapshot(buf + pos, &s, &t.entries[t.n]) < 0) {
             t.n++; /* what it has so far is freed too */
             q2_snapshots_free(&t);
@@ -149,6 +153,7 @@ int q2_snapshots_parse(const struct q2_geometry *g, const char *name, const uint
         }
         pos = s.next;
     }
+    assert(pos == t.size && t.n == n);
     *ret = t;
     return 0;
 }
@@ -242,6 +247,7 @@ static int check_names(const char *name, const struct q2_bitmap_directory *d)
     char **names = malloc(d->n * sizeof names[0]);
     bool twice = false;
 
+    assert(d->n > 0 && d->n <= Q2_MAX_BITMAPS);
     if (!names)
         return err_set(ENOMEM, "%s: out of memory", name);
     for (uint32_t i = 0; i < d->n; i++)
@@ -276,6 +282,7 @@ int q2_bitmaps_parse(const struct q2_geometry *g, const char *name, const uint8_
             break;
         }
         pos = min_u64(pos + (uint64_t)size, len);
+        assert(is_aligned(pos, 8) || pos == len);
     }
     if (rc == 0 && pos != len)
         rc = bad_directory(name, "bitmap directory is longer than its entries");

@@ -17,7 +17,7 @@ LEAST = {
     "engine": 15,
     "engine/base": 22,
     "engine/loop": 30,
-    "qcow2/format": 12,
+    "qcow2/format": 38,
     "qcow2/meta": 26,
     "qcow2/space": 24,
     "qcow2/map": 14,
