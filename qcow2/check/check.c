@@ -62,6 +62,7 @@ static int check_doubtful_l1(struct check *c)
 
     if (!c->header.l1_doubtful)
         return 0;
+    assert(c->header.reftable_problem && len > 0);
     buf = check_buffer(c, len);
     if (!buf)
         return -ENOMEM;
@@ -86,7 +87,9 @@ static int start(struct check *c)
         return err_hint(err_set(EFBIG, "%s: a file of %" PRIu64 " clusters is too large to be checked",
                                 c->file->name, c->file_clusters),
                         "convert it to larger clusters");
+    assert(c->file_clusters > 0 && c->refs.pages == NULL && c->l2.count == 0);
     c->table_bytes = c->file_size + Q2_MAX_L1_SIZE; /* the last ones may end past the end */
+    assert(c->table_bytes > c->file_size);
     c->res.total_clusters = q2_clusters(g, align_down(c->header.size, 512));
     if (c->header.incompatible & Q2_INCOMPAT_DIRTY)
         check_found(c, QCOW2_NOTE, 1, "the image was not closed: its refcounts may lag behind");
@@ -98,8 +101,10 @@ static int start(struct check *c)
 
 int check_count(struct check *c)
 {
-    int rc = check_claim(c, 0, c->header.geo.cluster_size, Q2_USE_HEADER, 1);
+    int rc;
 
+    assert(c->refs.clusters == c->file_clusters + 1 && q2_refs_end(&c->refs) == 0); /* once */
+    rc = check_claim(c, 0, c->header.geo.cluster_size, Q2_USE_HEADER, 1);
     if (rc == 0)
         rc = check_l1(c, c->header.l1_offset, c->header.l1_entries, true, "L1 table");
     if (rc == 0)
@@ -120,6 +125,9 @@ int check_run(struct check *c)
         rc = check_refcount_tables(c);
     if (rc == 0)
         rc = check_compare(c);
+    assert(c->flag_faults <= c->res.corruptions);
+    assert(c->res.fragmented_clusters <= c->res.allocated_clusters);
+    assert(c->res.compressed_clusters <= c->res.allocated_clusters);
     if (rc == 0 && c->blind)
         check_found(c, QCOW2_NOTE, 1, "leaks are not counted, since not all tables could be read");
     if (rc == 0 && c->opts.progress)
@@ -183,6 +191,7 @@ int qcow2_check_counted(struct backend *file, vdisk_queue *q, const struct qcow2
     else if (rc == -ECANCELED)
         err_set(ECANCELED, "%s: the check was stopped", file->name);
     if (rc == 0) {
+        assert(!c.fixed && c.changes == 0); /* it only looks */
         check_report_rest(&c);
         *ret = c.res;
         if (take)

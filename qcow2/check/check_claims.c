@@ -3,6 +3,7 @@
  * What all parts of a check do: say what they find, count a reference to the clusters of a range, and bound the
  * tables that are read.
  */
+#include <assert.h>
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -16,6 +17,7 @@ void check_found(struct check *c, enum qcow2_finding kind, uint64_t n, const cha
     char text[512];
     va_list ap;
 
+    assert(n > 0);
     switch (kind) {
     case QCOW2_CORRUPTION:
         c->res.corruptions += n;
@@ -59,6 +61,7 @@ static int note_past(struct check *c, uint64_t start, uint64_t clusters)
 
     if (!c->past.pages)
         rc = q2_refs_init(&c->past, &c->budget, window);
+    assert(clusters > 0 && (rc < 0 || c->past.clusters == window));
     end = add_u64(start, clusters, &end) ? end - min_u64(end, c->file_clusters) : window;
     for (uint64_t i = from; i < min_u64(end, window) && rc == 0 && !c->past_unknown; i++) {
         c->past_unknown = c->past_noted++ >= CHECK_PAST_MOST;
@@ -77,6 +80,7 @@ bool check_claimed_past_end(const struct check *c, uint64_t cluster)
     if (cluster < c->file_clusters)
         return false;
     cluster -= c->file_clusters;
+    assert(!c->past.pages || c->past.clusters == check_past_window(c));
     return c->past_unknown || cluster >= check_past_window(c) ||
            (c->past.pages && q2_refs_count(&c->past, cluster) > 0);
 }
@@ -86,6 +90,7 @@ int check_claim(struct check *c, uint64_t host_offset, uint64_t len, enum q2_use
     const struct q2_geometry *g = &c->header.geo;
     uint64_t end;
 
+    assert(n > 0);
     if (len == 0)
         return 0;
     /* The last cluster of a file may be there in part. */
@@ -95,6 +100,7 @@ int check_claim(struct check *c, uint64_t host_offset, uint64_t len, enum q2_use
         c->lost = true;
         return note_past(c, q2_cluster_index(g, host_offset), div_up(len, g->cluster_size) + 1);
     }
+    assert(host_offset < end && q2_cluster_index(g, end - 1) < c->refs.clusters);
     for (uint64_t i = q2_cluster_index(g, host_offset); i <= q2_cluster_index(g, end - 1); i++) {
         struct q2_refs_added added;
         int rc = q2_refs_add(&c->refs, i, use, n, g->refcount_max, &added);
@@ -115,6 +121,7 @@ int check_claim(struct check *c, uint64_t host_offset, uint64_t len, enum q2_use
 
 bool check_table_bytes(struct check *c, uint64_t len, const char *what)
 {
+    assert(len > 0);
     if (len > c->table_bytes) {
         check_found(c, QCOW2_CORRUPTION, 1,
                     "%s is not looked at: the tables so far are larger than the file, so they overlap", what);

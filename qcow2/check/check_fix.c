@@ -25,10 +25,14 @@
 
 enum { L1_PIECE = 1 << 20 };
 
+_Static_assert(L1_PIECE % Q2_L1_ENTRY_SIZE == 0, "in whole entries");
+
 static int write_back(struct check *c, const void *buf, uint64_t len, uint64_t host_offset, const char *what)
 {
-    int rc = io_pwrite(c->queue, c->file, buf, len, host_offset);
+    int rc;
 
+    assert(!c->file->read_only && len > 0 && host_offset >= c->header.geo.cluster_size); /* not over the header */
+    rc = io_pwrite(c->queue, c->file, buf, len, host_offset);
     if (rc < 0)
         return err_set(rc, "%s: the repair of %s at host offset 0x%" PRIx64 " cannot be written: %s",
                        c->file->name, what, host_offset, strerror(-rc));
@@ -41,6 +45,7 @@ static bool used_for(const struct check *c, uint64_t host_offset, uint64_t len, 
 {
     const struct q2_geometry *g = &c->header.geo;
 
+    assert(len > 0 && is_aligned(host_offset, g->cluster_size));
     for (uint64_t i = q2_cluster_index(g, host_offset); i < q2_cluster_index(g, host_offset + len - 1) + 1; i++)
         if (i >= c->refs.clusters || q2_refs_use(&c->refs, i) != use)
             return false;
@@ -54,6 +59,7 @@ static bool fix_block(struct check *c, uint64_t first, uint64_t end, uint8_t *bl
     const struct q2_geometry *g = &c->header.geo;
     bool changed = false;
 
+    assert(first < end && end - first <= q2_refblock_entries(g));
     for (uint64_t i = first; i < end; i++) {
         uint64_t refcount = q2_refcount_get(g, block, i - first), refs = check_refs_count(c, i);
         bool wanted = refcount < refs ? c->raise : c->lower;
@@ -65,6 +71,7 @@ static bool fix_block(struct check *c, uint64_t first, uint64_t end, uint8_t *bl
             continue;
         check_found(c, QCOW2_FIXED, 1, "cluster %" PRIu64 " refcount=%" PRIu64 " reference=%" PRIu64, i, refcount,
                     refs);
+        assert(refs > 0 || i > 0); /* the header stays */
         q2_refcount_set(g, block, i - first, refs);
         if (refs == 0)
             q2_spans_add(&c->freed, i);
@@ -104,6 +111,7 @@ int check_fix_refcounts(struct check *c, bool raise, bool lower)
     int rc;
 
     assert(!c->untrusted && !(lower && (c->blind || c->lost))); /* invariant 3 */
+    assert(!c->counting && c->freed.count == 0);
     if (!raise && !lower)
         return 0;
     c->raise = raise;
@@ -154,9 +162,11 @@ static bool fix_l1_piece(struct check *c, l1_fix_fn *fix, uint64_t index, uint8_
 {
     bool changed = false;
 
+    assert(len > 0 && is_aligned(len, Q2_L1_ENTRY_SIZE));
     for (uint64_t i = 0; i < len; i += Q2_L1_ENTRY_SIZE) {
         uint64_t entry = get_be64(buf + i), better = fix(c, entry);
 
+        assert(better == 0 || q2_l1_offset(better) == q2_l1_offset(entry)); /* invariant 2 */
         if (better == entry)
             continue;
         check_found(c, QCOW2_FIXED, 1, "L1 entry %" PRIu64 ": 0x%016" PRIx64 ", was 0x%016" PRIx64,
@@ -198,6 +208,7 @@ static struct q2_l2_entry without_host(const struct check *c, const struct q2_ma
 {
     const struct q2_geometry *g = &c->header.geo;
 
+    assert(m->has_host && m->type != Q2_CLUSTER_COMPRESSED && !g->data_file);
     if (g->extended_l2)
         return (struct q2_l2_entry){.bitmap = q2_bitmap_set_zero(e.bitmap, (uint32_t)m->bitmap)};
     if (g->version >= 3)
@@ -253,6 +264,7 @@ static bool fix_l2_table(struct check *c, l2_fix_fn *fix, const struct q2_l2_tab
     const struct q2_geometry *g = &c->header.geo;
     bool changed = false;
 
+    assert(table->refs > 0 && table->active_refs <= table->refs);
     for (uint64_t i = 0; i < q2_l2_entries(g); i++) {
         uint8_t *p = buf + q2_l2_entry_offset(g, i);
         struct q2_l2_entry is = q2_l2_entry_get(g, p), better;
@@ -260,6 +272,9 @@ static bool fix_l2_table(struct check *c, l2_fix_fn *fix, const struct q2_l2_tab
         if (likely(is.word == 0))
             continue;
         better = fix(c, table, is);
+        /* Invariant 2: it leads where it did, or nowhere; and whether it is compressed stays. */
+        assert(((better.word ^ is.word) & Q2_L2_OFFSET) == 0 || (better.word & Q2_L2_OFFSET) == 0);
+        assert(((better.word ^ is.word) & Q2_COMPRESSED) == 0);
         if (likely(q2_l2_entry_same(better, is)))
             continue;
         check_found(c, QCOW2_FIXED, 1,
@@ -275,6 +290,7 @@ static bool fix_l2_table(struct check *c, l2_fix_fn *fix, const struct q2_l2_tab
 
 static uint64_t l2_offset(struct check *c, uint64_t i)
 {
+    assert(i < c->l2.count);
     return c->l2.tables[i].host_offset;
 }
 
@@ -332,5 +348,6 @@ int check_fix_entries(struct check *c)
 
 int check_fix_flags(struct check *c)
 {
+    assert(!c->untrusted); /* they say what refcounts say */
     return sweep(c, l1_with_right_flag, take_flags);
 }

@@ -11,6 +11,7 @@
  */
 #include "qcow2/check/check_internal.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -22,6 +23,8 @@ void q2_spans_add(struct q2_spans *s, uint64_t cluster)
 {
     struct q2_span *last = s->count > 0 ? &s->list[s->count - 1] : NULL;
 
+    assert(cluster > 0 && s->count <= s->max); /* the header is never free */
+    assert(!last || (last->start < last->end && last->end <= cluster));
     if (last && last->end == cluster) {
         last->end++;
         return;
@@ -49,10 +52,12 @@ uint64_t q2_spans_punch(const struct q2_spans *s, struct backend *file, vdisk_qu
 {
     uint64_t kept = 0, extra = MUTANT(PUNCH_NEIGHBOUR) ? 1ull << cluster_bits : 0;
 
+    assert(!file->read_only);
     *ret_rc = 0;
     for (uint64_t i = 0; i < s->count && file->caps & BACKEND_DISCARD; i++) {
         uint64_t start = s->list[i].start << cluster_bits;
         uint64_t end = min_u64((s->list[i].end << cluster_bits) + extra, backend_size(file));
+        assert(i == 0 || s->list[i - 1].end < s->list[i].start);
         int rc = start < end ? io_prange(q, file, IO_DISCARD, start, end - start) : 0;
 
         if (rc < 0 && rc != -ENOTSUP && rc != -EOPNOTSUPP) {

@@ -16,6 +16,9 @@
  */
 enum { CHECK_PAST_MIN = 1 << 20, CHECK_PAST_MOST = 1 << 26 };
 
+_Static_assert(CHECK_PAST_MIN <= CHECK_PAST_MOST, "of the least window all can be known");
+_Static_assert(QCOW2_FIXED < 32, "kinds of findings are bits of qcow2_check_opts.kinds");
+
 struct check {
     struct backend            *file;
     vdisk_queue               *queue;

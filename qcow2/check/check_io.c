@@ -5,6 +5,7 @@
  */
 #include "qcow2/check/check_internal.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,11 +19,15 @@ enum {
     PROBE_RUNS = 16,            /* a worker may have to ask: better for some at once */
 };
 
+_Static_assert(READS_BYTES >= 2 << Q2_MAX_CLUSTER_BITS, "two of the largest clusters");
+_Static_assert((int)PROBE_RUNS <= STATUS_RUNS_MAX, "an answer has room for them");
+
 void *check_buffer(struct check *c, uint64_t len)
 {
     uint64_t align = max_u64(c->file->mem_align, sizeof(void *));
     void *buf;
 
+    assert(len > 0 && is_power_of_two(align));
     return posix_memalign(&buf, align, align_up(len, align)) ? NULL : buf;
 }
 
@@ -50,6 +55,7 @@ static bool in_hole(struct check *c, uint64_t host_offset, uint64_t len)
 
 static void note_zeros(struct check *c, const uint8_t *buf, uint64_t len)
 {
+    assert(len > 0);
     c->zero_tables += buf[0] == 0 && memcmp(buf, buf + 1, len - 1) == 0;
 }
 
@@ -57,6 +63,7 @@ int check_read(struct check *c, void *buf, uint64_t len, uint64_t host_offset)
 {
     int rc;
 
+    assert(len > 0 && !c->queue->in_loop);
     if (in_hole(c, host_offset, len)) {
         memset(buf, 0, len);
         return 0;
@@ -73,6 +80,7 @@ int check_progress(struct check *c, uint64_t n)
     uint64_t before = c->progress_done, len = c->header.geo.cluster_size;
     int stop;
 
+    assert(n > 0);
     c->progress_done += n;
     if (!c->opts.progress || before * len / EVERY_BYTES == c->progress_done * len / EVERY_BYTES)
         return 0;
@@ -92,6 +100,7 @@ struct slot {
 
 static void slot_done(struct io *io)
 {
+    assert(!container_of(io, struct slot, io)->done);
     container_of(io, struct slot, io)->done = true;
 }
 
@@ -104,6 +113,7 @@ static void slot_start(struct check *c, struct slot *s, uint64_t host_offset)
     s->io.res = 0;
     if (!s->read)
         return;
+    assert(is_aligned(host_offset, len) && host_offset < c->file_size);
     if (in_hole(c, host_offset, len)) {
         memset(s->buf, 0, len);
         return;
@@ -119,6 +129,7 @@ static void slot_start(struct check *c, struct slot *s, uint64_t host_offset)
 
 static int slot_take(struct check *c, const struct check_reads *reads, struct slot *s, uint64_t i)
 {
+    assert(s->done && (s->read || s->io.res == 0));
     if (s->read && s->io.res == 0)
         note_zeros(c, s->buf, c->header.geo.cluster_size);
     return reads->take(c, i, s->read ? s->buf : NULL, s->io.res);
@@ -132,6 +143,7 @@ static int run_slots(struct check *c, const struct check_reads *reads, struct sl
     while (taken < reads->count && rc == 0) {
         for (; started < reads->count && started < taken + depth; started++)
             slot_start(c, &slots[started % depth], reads->offset(c, started));
+        assert(taken < started && started - taken <= depth);
         queue_run_until(c->queue, &slots[taken % depth].done);
         rc = slot_take(c, reads, &slots[taken % depth], taken);
         taken++;
@@ -148,6 +160,7 @@ int check_read_clusters(struct check *c, const struct check_reads *reads)
     struct slot *slots = calloc(depth, sizeof *slots);
     int rc = slots ? 0 : -ENOMEM;
 
+    assert(depth * len <= READS_BYTES || depth == 2);
     for (uint64_t i = 0; i < depth && rc == 0; i++) {
         slots[i].buf = check_buffer(c, len);
         rc = slots[i].buf ? 0 : -ENOMEM;

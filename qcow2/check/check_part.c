@@ -14,6 +14,7 @@
  */
 #include "qcow2/check/check_internal.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -34,17 +35,23 @@ bool check_find_block(const struct check *c, uint64_t cluster, uint64_t *ret_off
 {
     uint64_t i = q2_reftable_index(&c->header.geo, cluster);
 
+    assert(!c->untrusted && cluster > 0);
     if (i >= c->reftable_entries || c->reftable[i] == 0)
         return false;
     *ret_offset = q2_reftable_offset(c->reftable[i]);
+    assert(*ret_offset != 0 && is_aligned(*ret_offset, c->header.geo.cluster_size));
     return *ret_offset < c->file_size;
 }
 
 int check_set_refcount(struct check *c, uint64_t cluster, uint64_t block_offset, uint64_t refcount, uint8_t *buf)
 {
     const struct q2_geometry *g = &c->header.geo;
-    int rc = io_pread(c->queue, c->file, buf, g->cluster_size, block_offset);
+    int rc;
 
+    assert(refcount > 0 && refcount <= g->refcount_max);
+    assert(q2_reftable_offset(c->reftable[q2_reftable_index(g, cluster)]) == block_offset);
+    assert(q2_refs_use(&c->refs, q2_cluster_index(g, block_offset)) == Q2_USE_REFBLOCK);
+    rc = io_pread(c->queue, c->file, buf, g->cluster_size, block_offset);
     if (rc == 0) {
         q2_refcount_set(g, buf, q2_refblock_index(g, cluster), refcount);
         rc = io_pwrite(c->queue, c->file, buf, g->cluster_size, block_offset);
@@ -60,6 +67,8 @@ static int copy_cluster(struct check *c, const struct q2_mapping *m, uint64_t re
     uint64_t cluster = c->file_clusters + c->parted, block_offset;
     int rc;
 
+    assert(m->has_host && is_aligned(m->host_offset, g->cluster_size) && m->host_offset < c->file_size);
+    assert(cluster >= c->file_clusters);
     if (!(c->file->caps & BACKEND_GROWS) || check_claimed_past_end(c, cluster))
         return 0;
     if (!check_find_block(c, cluster, &block_offset))
@@ -129,6 +138,7 @@ static int part_entries(struct check *c, const struct q2_l2_table *table, uint8_
                     "guest offset 0x%" PRIx64 " pointed to another's cluster at host offset 0x%" PRIx64
                     ": it has a copy of what is there, at 0x%" PRIx64 "; its own data may be lost",
                     check_guest_offset(c, table, i), m.host_offset, host_offset);
+        assert(host_offset > m.host_offset && (host_offset & ~Q2_L2_OFFSET) == 0);
         e.word = (e.word & ~(Q2_L2_OFFSET | Q2_COPIED)) | host_offset | (table->refs == 1 ? Q2_COPIED : 0);
         q2_l2_entry_put(g, p, e);
         n++;
@@ -151,6 +161,7 @@ static int take_l2(struct check *c, uint64_t i, uint8_t *l2, int rc)
     rc = part_entries(c, table, l2, buf);
     free(buf);
     if (rc > 0) {
+        assert(c->parted >= (uint64_t)rc);
         c->fixed = true;
         rc = MUTANT(PART_UNSYNCED) ? 0 : io_pflush(c->queue, c->file); /* invariant 1 */
         if (rc == 0)
@@ -163,6 +174,7 @@ static int take_l2(struct check *c, uint64_t i, uint8_t *l2, int rc)
 
 static uint64_t l2_offset(struct check *c, uint64_t i)
 {
+    assert(i < c->l2.count);
     return c->l2.tables[i].host_offset;
 }
 
@@ -172,6 +184,7 @@ int check_part_owners(struct check *c)
     int rc;
 
     c->fixed = false;
+    assert(!c->untrusted && !c->blind && c->parted == 0 && !c->met.pages);
     if (!c->several || c->header.geo.data_file)
         return 0;
     rc = check_read_clusters(c, &reads);

@@ -8,6 +8,7 @@
  */
 #include "qcow2/check/check_internal.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -24,6 +25,7 @@ static uint64_t block_offset(struct check *c, uint64_t i)
     const struct q2_geometry *g = &c->header.geo;
     uint64_t offset = q2_reftable_offset(c->reftable[i]);
 
+    assert(i < c->sole_count && c->sole_count <= c->reftable_entries);
     return q2_reftable_problem(g, c->reftable[i]) || offset >= c->file_size ? 0 : offset;
 }
 
@@ -34,6 +36,7 @@ static int take_sole(struct check *c, uint64_t i, uint8_t *buf, int rc)
     const struct q2_geometry *g = &c->header.geo;
     uint64_t n = q2_refblock_entries(g), *bits = NULL;
 
+    assert(i < c->sole_count && !c->sole[i]);
     if (rc < 0 || q2_reftable_problem(g, c->reftable[i])) {
         c->sole[i] = block_unreadable;
         c->untrusted = true;
@@ -72,6 +75,7 @@ static int read_reftable(struct check *c)
     uint64_t n = q2_reftable_entries(&c->header.geo, c->header.reftable_clusters);
     int rc;
 
+    assert(!c->header.reftable_problem && n > 0 && n * Q2_REFTABLE_ENTRY_SIZE <= Q2_MAX_REFTABLE_SIZE);
     c->reftable = check_buffer(c, n * Q2_REFTABLE_ENTRY_SIZE);
     if (!c->reftable)
         return -ENOMEM;
@@ -91,6 +95,7 @@ int check_load_refcounts(struct check *c)
     struct check_reads reads = {.offset = block_offset, .take = take_sole};
     int rc;
 
+    assert(!c->reftable && !c->sole); /* once */
     if (c->header.reftable_problem) {
         check_found(c, QCOW2_CORRUPTION, 1, "%s", c->header.reftable_problem);
         c->untrusted = true;
@@ -140,12 +145,14 @@ static int check_reftable_entry(struct check *c, uint64_t i)
         c->untrusted = true;
         return 0;
     }
+    assert(offset != 0 && is_aligned(offset, g->cluster_size) && offset < c->file_size);
     taken = q2_refs_count(&c->refs, q2_cluster_index(g, offset)) > 0;
     rc = check_claim(c, offset, g->cluster_size, Q2_USE_REFBLOCK, 1);
     if (rc < 0)
         return rc;
     c->untrusted |= taken;
     count = q2_refs_count(&c->refs, q2_cluster_index(g, offset));
+    assert(count > 0);
     if (count <= 1) /* refcounts of one bit cannot say more: check_claim() reported it */
         return 0;
     check_found(c, QCOW2_CORRUPTION, 1,
@@ -161,6 +168,7 @@ int check_refcount_tables(struct check *c)
     uint64_t len = (uint64_t)c->header.reftable_clusters << c->header.geo.cluster_bits;
     int rc = len > 0 ? check_claim(c, c->header.reftable_offset, len, Q2_USE_REFTABLE, 1) : 0;
 
+    assert(len > 0 || (c->header.reftable_problem && c->untrusted && c->reftable_entries == 0));
     for (uint64_t i = 0; i < c->reftable_entries && rc == 0; i++)
         if (c->reftable[i] != 0)
             rc = check_reftable_entry(c, i);
@@ -179,6 +187,8 @@ static uint64_t clusters_to_compare(const struct check *c)
 
 static void compare_cluster(struct check *c, uint64_t cluster, uint64_t refcount, uint64_t refs)
 {
+    assert(refcount != refs || q2_use_is_mixed(q2_refs_use(&c->refs, cluster)));
+    assert(refs <= c->header.geo.refcount_max);
     if (refcount < refs) {
         c->several |= refcount == 1;
         check_found(c, QCOW2_CORRUPTION, 1, "cluster %" PRIu64 " refcount=%" PRIu64 " reference=%" PRIu64 " (%s)",
@@ -197,6 +207,7 @@ static void compare_block(struct check *c, uint64_t first, uint64_t end, const u
 {
     const struct q2_geometry *g = &c->header.geo;
 
+    assert(first < end && end - first <= q2_refblock_entries(g) && end <= c->refs.clusters);
     for (uint64_t i = first; i < end; i++) {
         uint64_t refcount = block ? q2_refcount_get(g, block, i - first) : 0;
         uint64_t refs = q2_refs_count(&c->refs, i);
@@ -226,6 +237,7 @@ static void count_tail(struct check *c, uint64_t first, uint64_t end, const uint
     const struct q2_geometry *g = &c->header.geo;
     uint64_t k = max_u64(first, clusters_to_compare(c)) - first, n = end - first;
 
+    assert(n == q2_refblock_entries(g));
     for (; k < n && (k = q2_refcount_skip_zeros(g, block, k, n)) < n; k++)
         c->tail_leaks += q2_refcount_get(g, block, k) > check_refs_count(c, first + k);
 }
@@ -236,6 +248,7 @@ static int take_compare(struct check *c, uint64_t i, uint8_t *buf, int rc)
     uint64_t first = i << g->refblock_bits;
     uint64_t end = min_u64(first + q2_refblock_entries(g), clusters_to_compare(c));
 
+    assert(first < end);
     if (i < c->sole_count && (rc < 0 || c->sole[i] == block_unreadable)) {
         check_found(c, QCOW2_ERROR, end - first,
                     "the refcounts of clusters %" PRIu64 " to %" PRIu64 " cannot be read%s%s", first, end - 1,
@@ -252,7 +265,9 @@ static int take_compare(struct check *c, uint64_t i, uint8_t *buf, int rc)
 /* There are no refcounts, which has been said: what is used, and how. */
 static int compare_with_nothing(struct check *c)
 {
+    assert(c->untrusted && c->sole_count == 0 && c->reftable_entries == 0);
     c->res.image_end_offset = q2_refs_end(&c->refs) << c->header.geo.cluster_bits;
+    assert(c->res.image_end_offset > 0); /* the header is there */
     for (uint64_t i = 0; (i = q2_refs_next(&c->refs, i)) < c->refs.clusters; i++)
         if (q2_use_is_mixed(q2_refs_use(&c->refs, i)))
             check_found(c, QCOW2_CORRUPTION, 1, "cluster %" PRIu64 " is used for several things", i);

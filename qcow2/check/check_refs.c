@@ -33,6 +33,8 @@ const char *q2_use_name(enum q2_use use)
         [Q2_USE_MIXED] = "several things",
     };
 
+    _Static_assert(ARRAY_LEN(names) == Q2_USE_MIXED + 1, "each use has a name");
+    assert(use <= Q2_USE_MIXED && names[use] != NULL);
     return names[use];
 }
 
@@ -41,6 +43,7 @@ void *q2_budget_alloc(struct q2_budget *b, uint64_t n, uint64_t size)
     uint64_t bytes;
     void *p;
 
+    assert(b->used <= b->max && n > 0);
     if (!mul_u64(n, size, &bytes) || bytes > b->max - b->used)
         return NULL;
     p = calloc(n, size);
@@ -68,6 +71,7 @@ static uint64_t hash(uint64_t x)
 
 int q2_refs_init(struct q2_refs *r, struct q2_budget *budget, uint64_t clusters)
 {
+    assert(clusters > 0);
     *r = (struct q2_refs){.budget = budget, .clusters = clusters};
     r->pages_count = div_up(clusters, Q2_REFS_PAGE);
     r->pages = q2_budget_alloc(budget, r->pages_count, sizeof *r->pages);
@@ -104,6 +108,7 @@ static int over_grow(struct q2_refs *r)
     for (uint64_t i = 0; i < r->over_max; i++)
         if (r->over[i].cluster_plus_1 != 0)
             *over_slot(over, max, r->over[i].cluster_plus_1 - 1) = r->over[i];
+    assert(is_power_of_two(max) && r->over_count < max);
     q2_budget_free(r->budget, r->over, r->over_max, sizeof *over);
     r->over = over;
     r->over_max = max;
@@ -114,12 +119,14 @@ static int over_set(struct q2_refs *r, uint64_t cluster, uint64_t count)
 {
     struct q2_refs_over *o;
 
+    assert(count >= COUNT_OVER); /* invariant 1 */
     if (r->over_count + r->over_count / 2 >= r->over_max) {
         int rc = over_grow(r);
         if (rc < 0)
             return rc;
     }
     o = over_slot(r->over, r->over_max, cluster);
+    assert(o->cluster_plus_1 == 0 || o->count <= count); /* invariant 2 */
     r->over_count += o->cluster_plus_1 == 0;
     *o = (struct q2_refs_over){.cluster_plus_1 = cluster + 1, .count = count};
     return 0;
@@ -128,10 +135,13 @@ static int over_set(struct q2_refs *r, uint64_t cluster, uint64_t count)
 static uint64_t cell_count(const struct q2_refs *r, uint64_t cluster, uint16_t cell)
 {
     uint64_t count = cell & COUNT_OVER;
+    const struct q2_refs_over *over;
 
     if (likely(count != COUNT_OVER))
         return count;
-    return over_slot(r->over, r->over_max, cluster)->count;
+    over = over_slot(r->over, r->over_max, cluster);
+    assert(over->cluster_plus_1 == cluster + 1); /* invariant 1 */
+    return over->count;
 }
 
 static bool may_share(enum q2_use use)
@@ -156,6 +166,7 @@ int q2_refs_add(struct q2_refs *r, uint64_t cluster, enum q2_use use, uint64_t n
     uint64_t count, fits;
 
     assert(cluster < r->clusters && use > Q2_USE_NONE && use < Q2_USE_L2_AND_DATA);
+    assert(n > 0 && max > 0);
     if (!*page) {
         *page = q2_budget_alloc(r->budget, Q2_REFS_PAGE, sizeof **page);
         if (!*page)
@@ -197,7 +208,7 @@ enum q2_use q2_refs_use(const struct q2_refs *r, uint64_t cluster)
 
 bool q2_refs_none(const struct q2_refs *r, uint64_t first, uint64_t end)
 {
-    assert(end <= r->clusters);
+    assert(first <= end && end <= r->clusters);
     for (uint64_t i = first >> Q2_REFS_PAGE_BITS; i < div_up(end, Q2_REFS_PAGE); i++)
         if (r->pages[i])
             return false;
@@ -247,6 +258,7 @@ static int l2_set_grow(struct q2_l2_set *s)
     for (uint64_t i = 0; i < s->max; i++)
         if (s->tables[i].host_offset != 0)
             *l2_slot(tables, max, s->tables[i].host_offset) = s->tables[i];
+    assert(is_power_of_two(max) && s->count < max);
     q2_budget_free(s->budget, s->tables, s->max, sizeof *tables);
     s->tables = tables;
     s->max = max;
@@ -272,6 +284,7 @@ int q2_l2_set_add(struct q2_l2_set *s, uint64_t host_offset, bool active, uint32
         t->l1_index = l1_index;
     t->refs += t->refs < UINT32_MAX;
     t->active_refs += active;
+    assert(t->active_refs <= t->refs && s->count < s->max);
     return 0;
 }
 

@@ -2,6 +2,7 @@
 /* What hangs on the header beside the active L1 table: internal snapshots and bitmaps. */
 #include "qcow2/check/check_internal.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -11,6 +12,8 @@
 #include "qcow2/format/format.h"
 
 enum { FIRST_READ = 64 << 10, TABLE_READ = 1 << 20 };
+
+_Static_assert(TABLE_READ % sizeof(uint64_t) == 0, "in whole entries");
 
 /* The text that a parser has left, without the name of the image in front. */
 static const char *parser_text(const struct check *c)
@@ -43,6 +46,7 @@ int check_load_snapshots(struct check *c, uint64_t host_offset, struct q2_snapsh
         free(buf);
         if (rc != -EAGAIN)
             return rc;
+        assert(need > len && need <= Q2_MAX_SNAPSHOT_TABLE); /* so this ends */
         if (need > left)
             return -ENODATA;
         need = min_u64(left, max_u64(need, 2 * len));
@@ -98,6 +102,7 @@ int check_snapshots(struct check *c)
         c->blind = true;
         return 0;
     }
+    assert(table.n == c->header.nb_snapshots && table.size <= Q2_MAX_SNAPSHOT_TABLE);
     rc = check_claim(c, c->header.snapshots_offset, table.size, Q2_USE_SNAPSHOTS, 1);
     for (uint32_t i = 0; i < table.n && rc == 0; i++)
         rc = check_snapshot(c, &table.entries[i]);
@@ -112,6 +117,7 @@ static int check_bitmap_entry(struct check *c, uint64_t entry, uint64_t index, c
     uint64_t host_offset = entry & Q2_BITMAP_ENTRY_OFFSET;
     const char *problem = NULL;
 
+    assert(entry != 0);
     if (entry & Q2_BITMAP_ENTRY_RESERVED)
         problem = "reserved bits are set";
     else if (host_offset != 0 && (entry & Q2_BITMAP_ENTRY_ALL_ONES))
@@ -164,6 +170,7 @@ static int check_bitmap(struct check *c, const struct q2_bitmap_entry *b)
     uint8_t *buf;
     int rc = check_claim(c, b->table_offset, len, Q2_USE_BITMAPS, 1);
 
+    assert(b->table_entries > 0 && b->table_offset > 0 && is_aligned(b->table_offset, c->header.geo.cluster_size));
     snprintf(what, sizeof what, "table of bitmap %.60s", b->name);
     if (rc < 0 || !check_table_bytes(c, len, what))
         return rc;
@@ -186,6 +193,7 @@ static int load_bitmaps(struct check *c, struct q2_bitmap_directory *ret)
     uint8_t *buf;
     int rc;
 
+    assert(c->header.has_bitmaps && len >= c->header.nb_bitmaps * sizeof(struct q2_disk_bitmap));
     if (len > Q2_MAX_BITMAP_DIRECTORY)
         return -EFBIG;
     if (c->header.bitmap_directory_offset >= c->file_size ||
@@ -226,6 +234,7 @@ int check_bitmaps(struct check *c)
         c->blind = true;
         return 0;
     }
+    assert(directory.n == c->header.nb_bitmaps);
     for (uint32_t i = 0; i < directory.n && rc == 0; i++)
         rc = check_bitmap(c, &directory.entries[i]);
     q2_bitmaps_free(&directory);

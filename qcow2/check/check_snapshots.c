@@ -16,6 +16,7 @@
  */
 #include "qcow2/check/check_internal.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -29,6 +30,8 @@ enum {
     ENTRY = sizeof(struct q2_disk_snapshot),
     EXTRA = sizeof(struct q2_disk_snapshot_extra)
 };
+
+_Static_assert(ENTRY % 8 == 0 && EXTRA % 8 == 0, "what is complete needs no padding but that of its names");
 
 struct mend {
     struct check *c;
@@ -74,6 +77,7 @@ static bool take_entry(struct mend *m)
     uint32_t had, names, has;
     uint64_t end;
 
+    assert(m->pos + ENTRY <= m->len && is_aligned(m->pos | m->out_len, 8) && m->n < m->wanted);
     memcpy(&d, p, sizeof d);
     had = be32toh(d.extra_size);
     names = (uint32_t)be16toh(d.id_size) + be16toh(d.name_size);
@@ -90,6 +94,7 @@ static bool take_entry(struct mend *m)
     m->out_len = align_up(m->out_len + ENTRY + has + names, 8);
     m->pos = align_up(end, 8);
     m->n++;
+    assert(m->out_len <= m->pos + m->n * (uint64_t)EXTRA); /* as `out` has room */
     return true;
 }
 
@@ -121,6 +126,7 @@ static uint64_t find_place(struct check *c, uint64_t n, uint64_t from, uint64_t 
     const struct q2_geometry *g = &c->header.geo;
     uint64_t have = 0, loaded = 0;
 
+    assert(n > 0 && from > 0);
     for (uint64_t i = from; i < limit && have < n; i++) {
         uint64_t block;
 
@@ -135,6 +141,7 @@ static uint64_t find_place(struct check *c, uint64_t n, uint64_t from, uint64_t 
         have = is_free(c, i, q2_refcount_get(g, buf, q2_refblock_index(g, i))) ? have + 1 : 0;
         from = i + 1 - have;
     }
+    assert(have <= n);
     return have == n ? from : 0;
 }
 
@@ -146,12 +153,14 @@ static int write_table(struct mend *m, uint64_t *ret_offset)
     uint8_t *buf = check_buffer(c, g->cluster_size);
     int rc = buf ? 0 : -ENOMEM;
 
+    assert(!c->untrusted && !c->file->read_only && m->n > 0 && m->out_len >= m->n * (uint64_t)ENTRY);
     if (rc == 0 && c->file->caps & BACKEND_GROWS)
         first = find_place(c, n, c->file_clusters, c->file_clusters + q2_refblock_entries(g), buf);
     if (rc == 0 && first == 0)
         first = find_place(c, n, 1, c->file_clusters, buf);
     if (rc == 0 && first == 0)
         rc = -ENOSPC;
+    assert(rc < 0 || (check_refs_count(c, first) == 0 && check_refs_count(c, first + n - 1) == 0));
     if (rc == 0)
         rc = io_pwrite(c->queue, c->file, m->out, n << g->cluster_bits, first << g->cluster_bits);
     for (uint64_t i = first; i < first + n && rc == 0; i++)
@@ -227,6 +236,7 @@ static int mend_lost(struct check *c, struct check_snapshots_at *ret)
         rc = search_table(c, &ret->host_offset);
     if (rc < 0)
         return rc;
+    assert(is_aligned(ret->host_offset, c->header.geo.cluster_size));
     if (ret->host_offset != 0) {
         ret->n = c->header.nb_snapshots;
         check_found(c, QCOW2_FIXED, 1, "the snapshot table: found again at host offset 0x%" PRIx64,

@@ -7,6 +7,7 @@
  */
 #include "qcow2/check/check_internal.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -16,6 +17,8 @@
 #include "qcow2/format/format.h"
 
 enum { L1_READ = 1 << 20 };
+
+_Static_assert(L1_READ % Q2_L1_ENTRY_SIZE == 0, "in whole entries");
 
 /* ---- L1 -------------------------------------------------------------------------------------------- */
 
@@ -38,6 +41,7 @@ static int check_l1_entry(struct check *c, uint64_t entry, uint32_t index, bool 
     uint64_t host_offset = q2_l1_offset(entry);
     int rc;
 
+    assert(entry != 0);
     if (q2_l1_reserved(entry))
         check_found(c, QCOW2_CORRUPTION, 1, "%s: entry %" PRIu32 " (0x%016" PRIx64 ") has reserved bits set", what,
                     index, entry);
@@ -59,6 +63,8 @@ static int check_l1_entry(struct check *c, uint64_t entry, uint32_t index, bool 
     }
     if (host_offset >= c->file_size)
         return 0;
+    assert(is_aligned(host_offset, g->cluster_size) && q2_cluster_index(g, host_offset) < c->file_clusters);
+    assert(q2_refs_count(&c->refs, q2_cluster_index(g, host_offset)) > 0);
     return q2_l2_set_add(&c->l2, host_offset, active, index);
 }
 
@@ -93,6 +99,8 @@ int check_l1(struct check *c, uint64_t host_offset, uint32_t entries, bool activ
 
     if (entries == 0)
         return 0;
+    assert(len <= Q2_MAX_L1_SIZE && is_aligned(host_offset, c->header.geo.cluster_size));
+    assert(!active || c->l2.count == 0); /* it is the first */
     rc = check_claim(c, host_offset, len, Q2_USE_L1, 1);
     if (rc < 0 || !check_table_bytes(c, len, what))
         return rc;
@@ -118,6 +126,7 @@ uint64_t check_guest_offset(const struct check *c, const struct q2_l2_table *tab
 {
     const struct q2_geometry *g = &c->header.geo;
 
+    assert(index < q2_l2_entries(g) && table->l1_index < Q2_MAX_L1_SIZE / Q2_L1_ENTRY_SIZE);
     return ((uint64_t)table->l1_index << (g->cluster_bits + g->l2_bits)) + (index << g->cluster_bits);
 }
 
@@ -147,6 +156,7 @@ static int check_compressed_cluster(struct l2_walk *w, const struct q2_mapping *
     uint64_t n = w->table->refs;
     int rc;
 
+    assert(m->type == Q2_CLUSTER_COMPRESSED && !m->has_host && m->compressed_len > 0);
     if (m->copied)
         bad_entry(w, n, "a compressed cluster has the flag of one that is not shared");
     if (g->data_file) {
@@ -172,6 +182,7 @@ static void check_copied(struct l2_walk *w, const struct q2_mapping *m)
     const struct q2_geometry *g = &w->c->header.geo;
     bool known = true, sole = true; /* an external data file has no refcounts: each cluster is its own */
 
+    assert(w->table->active_refs > 0); /* the flags of others mean nothing */
     if (!g->data_file)
         sole = check_sole(w->c, q2_cluster_index(g, m->host_offset), &known);
     if (!known || sole == m->copied)
@@ -188,6 +199,7 @@ static int check_cluster(struct l2_walk *w, const struct q2_mapping *m)
     const struct q2_geometry *g = &c->header.geo;
     uint64_t n = w->table->refs;
 
+    assert(m->has_host && m->type != Q2_CLUSTER_COMPRESSED);
     if ((uint32_t)m->bitmap & (uint32_t)(m->bitmap >> 32))
         bad_entry(w, n, "a subcluster is both allocated and zero");
     if (!is_aligned(m->host_offset, g->cluster_size))
@@ -225,6 +237,7 @@ static int check_l2_entry(struct l2_walk *w)
 
 static uint64_t l2_offset(struct check *c, uint64_t i)
 {
+    assert(i < c->l2.count && (i == 0 || c->l2.tables[i - 1].host_offset < c->l2.tables[i].host_offset));
     return c->l2.tables[i].host_offset;
 }
 
@@ -233,6 +246,8 @@ static int take_l2(struct check *c, uint64_t i, uint8_t *buf, int rc)
     const struct q2_geometry *g = &c->header.geo;
     struct l2_walk w = {.c = c, .table = &c->l2.tables[i]};
 
+    assert(w.table->refs > 0 && w.table->active_refs <= w.table->refs);
+    assert(buf != NULL); /* each has a place to be read from */
     if (rc < 0) {
         check_found(c, QCOW2_ERROR, 1, "the L2 table at host offset 0x%" PRIx64 " cannot be read: %s",
                     w.table->host_offset, strerror(-rc));

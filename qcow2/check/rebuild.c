@@ -16,6 +16,7 @@
  */
 #include "qcow2/check/rebuild.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -96,6 +97,7 @@ static int take_kept(struct check *c, uint64_t i, uint8_t *buf, int rc)
     uint64_t first = i << g->refblock_bits, end = min_u64(first + q2_refblock_entries(g), c->file_clusters);
     struct q2_refs_added added;
 
+    assert(first <= end && i < c->sole_count);
     if (rc < 0 || !buf)
         return 0;
     for (uint64_t k = first; k < end; k++)
@@ -114,6 +116,7 @@ static int keep_all(struct rebuild *b)
     struct q2_refs_added added;
     int rc = 0;
 
+    assert(c->header.reftable_problem && !b->strict);
     for (uint64_t k = 0; k < c->file_clusters && rc == 0; k++)
         if (is_free(b, k))
             rc = q2_refs_add(&c->refs, k, Q2_USE_DATA, 1, c->header.geo.refcount_max, &added);
@@ -124,6 +127,7 @@ static uint64_t old_block(struct check *c, uint64_t i)
 {
     uint64_t host_offset = q2_reftable_offset(c->reftable[i]);
 
+    assert(i < c->reftable_entries);
     return q2_reftable_problem(&c->header.geo, c->reftable[i]) || host_offset >= c->file_size ? 0 : host_offset;
 }
 
@@ -166,6 +170,7 @@ static int find_place(struct rebuild *b, uint64_t n, uint64_t *ret)
 {
     uint64_t have = 0, i = b->next;
 
+    assert(n > 0 && b->c.counting);
     for (; have < n; i++) {
         if (i >= limit(b))
             return err_hint(err_set(ENOSPC, "%s: no space to rebuild the refcounts in", b->c.file->name),
@@ -173,6 +178,7 @@ static int find_place(struct rebuild *b, uint64_t n, uint64_t *ret)
         have = is_free(b, i) ? have + 1 : 0;
     }
     *ret = i - n;
+    assert(*ret > 0 && *ret >= b->next && is_free(b, *ret)); /* invariant 1; the header is in use */
     b->next = i;
     b->covered = max_u64(b->covered, i);
     return 0;
@@ -196,6 +202,7 @@ static int add_blocks(struct rebuild *b)
     const struct q2_geometry *g = &b->c.header.geo;
     int rc = 0;
 
+    assert(b->covered > 0 && b->blocks_count <= b->blocks_max);
     while (rc == 0 && b->blocks_count < div_up(b->covered, q2_refblock_entries(g)))
         rc = add_block(b);
     return rc;
@@ -215,6 +222,8 @@ static int place(struct rebuild *b)
         if (rc == 0)
             rc = add_blocks(b);
     }
+    assert(rc < 0 || b->blocks_count == div_up(b->covered, q2_refblock_entries(g)));
+    assert(rc < 0 || (b->next <= b->covered && q2_refs_end(&b->c.refs) <= b->covered));
     if (rc == 0 && b->table_clusters << g->cluster_bits > Q2_MAX_REFTABLE_SIZE)
         rc = err_hint(err_set(EFBIG, "%s: the refcount table would become too large", b->c.file->name),
                       "convert it to larger clusters");
@@ -239,8 +248,10 @@ static void fill_block(struct rebuild *b, uint64_t first, uint8_t *buf, uint64_t
         assert(q2_refcount_get(g, buf, b->blocks[*at] - first) == 0);
         q2_refcount_set(g, buf, b->blocks[*at] - first, 1);
     }
-    for (uint64_t i = max_u64(first, b->table); i < min_u64(first + n, b->table + b->table_clusters); i++)
+    for (uint64_t i = max_u64(first, b->table); i < min_u64(first + n, b->table + b->table_clusters); i++) {
+        assert(q2_refcount_get(g, buf, i - first) == 0);
         q2_refcount_set(g, buf, i - first, MUTANT(REBUILD_FORGETS_ITSELF) ? 0 : 1);
+    }
 }
 
 static int write_blocks(struct rebuild *b)
@@ -254,6 +265,7 @@ static int write_blocks(struct rebuild *b)
         fill_block(b, i << g->refblock_bits, buf, &at);
         rc = io_pwrite(b->c.queue, b->c.file, buf, g->cluster_size, b->blocks[i] << g->cluster_bits);
     }
+    assert(rc < 0 || at == b->blocks_count); /* each has a refcount of its own */
     free(buf);
     return rc;
 }
@@ -265,6 +277,7 @@ static int write_table(struct rebuild *b)
     uint8_t *buf = check_buffer(&b->c, len);
     int rc;
 
+    assert(b->blocks_count > 0 && b->blocks_count * Q2_REFTABLE_ENTRY_SIZE <= len);
     if (!buf)
         return -ENOMEM;
     memset(buf, 0, len);
@@ -303,6 +316,7 @@ static int take_freed(struct check *c, uint64_t i, uint8_t *buf, int rc)
     const struct q2_geometry *g = &c->header.geo;
     uint64_t first = i << g->refblock_bits, end = min_u64(first + q2_refblock_entries(g), c->file_clusters);
 
+    assert(first <= end && i < c->sole_count);
     if (rc < 0 || !buf)
         return 0;
     for (uint64_t k = first; (k = first + q2_refcount_skip_zeros(g, buf, k - first, end - first)) < end; k++)
@@ -341,6 +355,7 @@ int q2_rebuild_refcounts(struct backend *file, vdisk_queue *queue, const struct 
                         .keep = flags & Q2_REBUILD_KEEP};
     int rc;
 
+    assert(!file->read_only && (flags & ~(unsigned)(Q2_REBUILD_STRICT | Q2_REBUILD_KEEP)) == 0);
     own.report = note_reason;
     own.report_arg = &b;
     err_clear();

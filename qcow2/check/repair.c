@@ -77,6 +77,7 @@ static void set_reftable(struct q2_header_fields *f, const void *arg)
 {
     const struct q2_rebuilt *n = arg;
 
+    assert(n->host_offset > 0 && n->clusters > 0);
     f->reftable_offset = n->host_offset;
     f->reftable_clusters = n->clusters;
 }
@@ -104,8 +105,10 @@ static int flush(struct repair *r)
 static int rebuild(struct repair *r, struct check *c)
 {
     struct q2_rebuilt n;
-    int rc = q2_rebuild_refcounts(r->file, r->queue, &r->opts, r->dropped ? Q2_REBUILD_KEEP : 0, &n);
+    int rc;
 
+    assert(c->untrusted && !c->blind && !r->rebuilt && r->what == QCOW2_REPAIR_ALL);
+    rc = q2_rebuild_refcounts(r->file, r->queue, &r->opts, r->dropped ? Q2_REBUILD_KEEP : 0, &n);
     r->rebuilt = true;
     if (rc < 0)
         return rc;
@@ -137,6 +140,7 @@ static void set_snapshots(struct q2_header_fields *f, const void *arg)
 {
     const struct check_snapshots_at *at = arg;
 
+    assert((at->n == 0) == (at->host_offset == 0) && at->n <= Q2_MAX_SNAPSHOTS);
     f->snapshots_offset = at->host_offset;
     f->nb_snapshots = at->n;
 }
@@ -161,7 +165,10 @@ static bool nothing_but_flags(const struct check *c)
 static int step(struct repair *r, struct check *c)
 {
     bool all = r->what == QCOW2_REPAIR_ALL;
-    int rc = all ? drop_entries(r, c) : 0;
+    int rc;
+
+    assert(r->round < ROUNDS_MAX && (all || (!r->rebuilt && !r->dropped)));
+    rc = all ? drop_entries(r, c) : 0;
 
     if (rc == 0 && all)
         rc = mend_snapshots(r, c);
@@ -183,8 +190,10 @@ static int step(struct repair *r, struct check *c)
 
 static int first_write(struct repair *r, const struct check *c)
 {
-    int rc = flush(r);
+    int rc;
 
+    assert(r->round == 0 && !c->fixed);
+    rc = flush(r);
     if (rc == 0 && c->header.geo.version >= 3 && c->header.autoclear & ~Q2_AUTOCLEAR_KNOWN)
         rc = change_header(r, clear_autoclear, NULL);
     return rc;
@@ -228,6 +237,7 @@ static int round_run(struct repair *r)
     if (rc == 0) {
         r->now = c.res;
         r->flags_now = c.flag_faults;
+        assert(r->flags_now <= r->now.corruptions && !c.fixed);
     }
     if (rc == 0 && r->round == 0) {
         r->before = c.res;

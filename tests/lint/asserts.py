@@ -22,7 +22,7 @@ LEAST = {
     "qcow2/space": 24,
     "qcow2/map": 14,
     "qcow2/flush": 21,
-    "qcow2/check": 4,
+    "qcow2/check": 37,
     "qcow2/image": 6,
 }
 FACT = re.compile(r"\b(?:assert(?:_locked|_unlocked|_held)?|q2_invariant|_Static_assert)\(")
