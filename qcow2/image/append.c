@@ -32,6 +32,8 @@ enum { STREAMS = 4, STREAM_BUFFER = 512 << 10 };
 /* A multiple of every cluster size: of a call that nothing can stop. */
 static const uint64_t reserve_step_bytes = UINT64_C(8) << 30;
 
+_Static_assert((UINT64_C(8) << 30) % (1 << Q2_MAX_CLUSTER_BITS) == 0, "such a multiple");
+
 struct append {
     struct op          op;
     struct q2         *q;
@@ -84,10 +86,12 @@ static void write_next(struct stream *s, struct op *op)
     uint64_t start = a->layout.refblocks_offset, end = a->layout.data_offset;
     uint64_t len = min_u64(piece_bytes(a), end - a->pos);
 
+    assert(start <= a->pos && a->pos < end && is_aligned(a->pos | len, a->q->meta.geo.cluster_size));
     q2_layout_fill(&a->layout, a->pos, s->buf, len);
     io_rw(&s->io, a->q->meta.layer->file, IO_WRITE, a->pos, s->buf, len);
     a->pos += len;
     a->watch->done = a->len / (end - start) * (a->pos - start);
+    assert(a->pos <= end && a->watch->done <= a->len);
     op_io(op, &s->io);
 }
 
@@ -136,6 +140,7 @@ static void write_metadata(struct append *a, struct op *op)
 {
     uint64_t len = a->layout.data_offset - a->layout.refblocks_offset, piece = piece_bytes(a);
 
+    assert(a->placed && !a->locked && len > 0); /* invariant 3 */
     a->pos = a->layout.refblocks_offset;
     op_io_begin(op);
     for (unsigned i = 0; i < min_u64(STREAMS, div_up(len, piece)); i++)
@@ -158,6 +163,7 @@ static void reserve_part(struct append *a, struct op *op)
     uint64_t end = q2_layout_end(&a->layout), start = a->reserved;
     uint64_t last = min_u64(a->q->meta.geo.cluster_size, max_u64(4096, file->align));
 
+    assert(a->placed && start >= a->layout.data_offset && start < end);
     if (a->mode == VDISK_PREALLOC_FALLOC) {
         a->reserved = min_u64(end, start + reserve_step_bytes);
         io_range(&a->io, file, IO_ALLOCATE, start, a->reserved - start);
@@ -173,11 +179,14 @@ static void reserve_part(struct append *a, struct op *op)
 /* False: not before the refcount table is longer. */
 static bool find_place(struct append *a)
 {
-    enum q2_append_place place =
-        q2_append_begin(&a->q->space, q2_clusters(&a->q->meta.geo, a->len), &a->layout, &a->block);
+    enum q2_append_place place;
+
+    assert(a->locked && !a->placed);
+    place = q2_append_begin(&a->q->space, q2_clusters(&a->q->meta.geo, a->len), &a->layout, &a->block);
 
     a->placed = place == Q2_APPEND_PLACED;
     if (a->placed) {
+        assert(q2_layout_end(&a->layout) > a->layout.data_offset && a->layout.l2_tables > 0);
         a->reserved = a->layout.data_offset;
         a->len = min_u64(a->len, a->layout.guest_clusters << a->q->meta.geo.cluster_bits);
     }
@@ -190,6 +199,8 @@ static void enter_piece(struct append *a)
     const struct q2_layout *l = &a->layout;
     struct q2 *q = a->q;
 
+    assert(a->locked && a->lock.held && a->placed);
+    assert(a->pos == l->data_offset && a->error == 0); /* invariant 2 */
     pthread_mutex_lock(&q->meta.lock);
     q2_append_enter(&q->space, l);
     q2_bulk_enter(q, q2_l1_index(&q->meta.geo, a->guest_offset), l->l2_tables, l->l2_offset);
@@ -199,6 +210,7 @@ static void enter_piece(struct append *a)
 
 static bool lock_structure(struct append *a)
 {
+    assert(!a->locked);
     a->locked = true;
     return range_lock_try(&a->q->meta.structure, &a->lock, 0, 1);
 }
@@ -216,6 +228,7 @@ static void punch(struct append *a, struct op *op)
     struct backend *file = a->q->meta.layer->file;
     uint64_t start = a->layout.refblocks_offset, end = min_u64(q2_layout_end(&a->layout), backend_size(file));
 
+    assert(a->placed && start < end);
     io_range(&a->io, file, IO_ZERO, start, end - start);
     a->io.flags = IO_UNMAP | IO_NO_FALLBACK;
     op_io(op, &a->io);
@@ -228,7 +241,7 @@ static bool can_punch(const struct append *a)
 
 static void append_finish(struct append *a, uint64_t done, int rc)
 {
-    assert(!a->placed);
+    assert(!a->placed && done <= a->len && (rc == 0 || done == 0));
     unlock_structure(a);
     a->watch->done = done;
     op_end(&a->op, sizeof *a, rc);
@@ -236,6 +249,7 @@ static void append_finish(struct append *a, uint64_t done, int rc)
 
 static void give_up(struct append *a, bool zero)
 {
+    assert(a->placed);
     pthread_mutex_lock(&a->q->meta.lock);
     q2_append_give_up(&a->q->space, &a->layout, zero);
     pthread_mutex_unlock(&a->q->meta.lock);
@@ -292,6 +306,7 @@ void q2_append_reserve(struct q2 *q, uint64_t guest_offset, uint64_t len, enum v
     struct append *a = op_alloc(op->queue, &append_type, sizeof *a);
 
     assert(is_aligned(guest_offset, q2_l1_entry_span(&q->meta.geo)) && len > 0);
+    assert((mode == VDISK_PREALLOC_METADATA || mode == VDISK_PREALLOC_FALLOC) && !q->meta.data_file);
     watch->done = 0;
     if (!a) {
         op_wake(op, -ENOMEM);

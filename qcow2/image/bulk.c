@@ -64,6 +64,7 @@ uint64_t q2_bulk_batch(struct q2 *q, uint64_t guest_offset, uint64_t end, uint64
 {
     uint64_t span = q2_l1_entry_span(&q->meta.geo), n = 0;
 
+    assert(guest_offset < end);
     if (q->meta.data_file || !is_aligned(guest_offset, span))
         return 0;
     while (n < tables && guest_offset + n * span < end &&
@@ -80,6 +81,8 @@ static int note_run(struct bulk *b)
     struct q2_run *last = b->count > 0 ? &b->runs[b->count - 1] : NULL;
     uint32_t bits = b->q->meta.geo.cluster_bits;
 
+    assert(b->in_turn && b->run.clusters > 0 && b->run.clusters <= b->clusters - b->have);
+    assert(b->run.host_offset > 0 && q2_offset_in_cluster(&b->q->meta.geo, b->run.host_offset) == 0);
     b->have += b->run.clusters;
     if (last && last->zero == b->run.zero && last->host_offset + (last->clusters << bits) == b->run.host_offset) {
         last->clusters += b->run.clusters;
@@ -106,6 +109,7 @@ static bool run_needs_io(const struct bulk *b)
     const struct q2_run *r = &b->runs[b->at];
     uint64_t end = r->host_offset + (r->clusters << b->q->meta.geo.cluster_bits);
 
+    assert(b->at < b->count && r->clusters > 0);
     return b->mode == VDISK_PREALLOC_FALLOC || !r->zero || end > backend_size(b->q->meta.layer->file);
 }
 
@@ -135,6 +139,7 @@ static int make_tables(struct bulk *b)
     uint64_t len = b->tables_n << g->cluster_bits;
     uint8_t *p;
 
+    assert(b->have == b->clusters && b->clusters <= b->tables_n * q2_l2_entries(g));
     b->buf = vdisk_alloc_buffer(align_up(len, 4096));
     if (!b->buf)
         return -ENOMEM;
@@ -148,12 +153,14 @@ static int make_tables(struct bulk *b)
 
             q2_l2_entry_put(g, p, e);
         }
+    assert(p == b->buf + q2_l2_entry_offset(g, b->clusters));
     memset(p, 0, (size_t)(b->buf + len - p));
     return 0;
 }
 
 static void write_tables(struct bulk *b, struct op *op)
 {
+    assert(b->tables.clusters == b->tables_n && !b->locked);
     io_rw(&b->io, b->q->meta.layer->file, IO_WRITE, b->tables.host_offset, b->buf,
           b->tables_n << b->q->meta.geo.cluster_bits);
     op_io(op, &b->io);
@@ -165,7 +172,8 @@ void q2_bulk_enter(struct q2 *q, uint64_t l1_index, uint64_t n, uint64_t host_of
     struct q2_l1 *l1 = atomic_load(&q->meta.l1);
     uint64_t slices = q2_slices_of_table(&q->meta);
 
-    assert(l1_index + n <= l1->entries);
+    assert_locked(&q->meta.lock);
+    assert(n > 0 && l1_index + n <= l1->entries);
     for (uint64_t i = 0; i < n; i++) {
         uint64_t entry = q2_l1_entry(host_offset + (i << q->meta.geo.cluster_bits), true);
 
@@ -265,6 +273,9 @@ void q2_bulk_reserve(struct q2 *q, uint64_t guest_offset, uint64_t len, enum vdi
 {
     struct bulk *b = op_alloc(op->queue, &bulk_type, sizeof *b);
 
+    assert(len > 0 && is_aligned(guest_offset, q2_l1_entry_span(&q->meta.geo)) && !q->meta.data_file);
+    assert(div_up(len, q2_l1_entry_span(&q->meta.geo)) <= q2_bulk_max(q));
+    assert(mode == VDISK_PREALLOC_METADATA || mode == VDISK_PREALLOC_FALLOC);
     if (!b) {
         op_wake(op, -ENOMEM);
         return;

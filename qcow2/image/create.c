@@ -220,10 +220,12 @@ static int find_size(const struct q2_create *c, uint64_t *ret_size)
 {
     uint64_t size = c->plan.opts->virtual_size;
 
+    assert(size != UINT64_MAX || c->chain != NULL);
     if (size == UINT64_MAX)
         size = vdisk_size(c->chain); /* check_combinations() */
     if (size > Q2_MAX_SIZE)
         return err_set(EFBIG, "%s: the size is too large", c->plan.name);
+    assert(align_up(size, 512) >= size);
     *ret_size = align_up(size, 512);
     return 0;
 }
@@ -235,6 +237,8 @@ static int fill_header(struct q2_create *c)
     const struct vdisk_create_opts *o = c->plan.opts;
     struct q2_header *h = &c->header;
 
+    assert(c->layout.l1_entries <= UINT32_MAX && c->layout.reftable_clusters <= UINT32_MAX);
+    assert(is_aligned(c->layout.size, Q2_SECTOR_SIZE));
     h->geo = c->layout.geo;
     h->size = c->layout.size;
     h->l1_offset = c->layout.l1_offset;
@@ -295,6 +299,7 @@ static int make_plan(struct q2_create *c)
     uint64_t size = 0;
     int rc = check_version(c->plan.name, o);
 
+    assert(!c->file && !c->data && !c->chain);
     if (rc == 0)
         rc = check_geometry(c->plan.name, o, &geo);
     if (rc == 0)
@@ -373,6 +378,7 @@ static int end_plan(struct q2_create *c)
 {
     int rc = check_files(c);
 
+    assert((choose_map(c) == Q2_MAP_NONE) == (c->layout.map == Q2_MAP_NONE));
     if (c->chain)
         vdisk_close(c->chain);
     c->chain = NULL;
@@ -383,6 +389,7 @@ static int end_plan(struct q2_create *c)
 /* The first block of the header cluster: what is written last. */
 static uint64_t first_block(const struct q2_create *c)
 {
+    assert(is_power_of_two(c->file->align));
     return min_u64(c->layout.geo.cluster_size, max_u64(4096, c->file->align));
 }
 
@@ -427,6 +434,7 @@ static int write_header(struct q2_create *c)
         free(buf);
         return rc;
     }
+    assert(get_be32(buf) == Q2_MAGIC && first_block(c) <= size);
     put_be32(buf, 0);
     rc = io_pwrite(c->q, c->file, buf, size, 0);
     if (rc == 0 && !MUTANT(CREATE_UNFLUSHED))
@@ -442,8 +450,10 @@ static int write_header(struct q2_create *c)
 
 static int write_image(struct q2_create *c)
 {
-    int rc = wipe_header(c);
+    int rc;
 
+    assert(c->progress_done == 0 && c->layout.data_offset > c->layout.geo.cluster_size);
+    rc = wipe_header(c);
     /* An L1 table of zeros too: it has space on the host then, and no flush to come fails for lack of that. */
     c->progress_total = c->layout.data_offset - c->layout.geo.cluster_size;
     if (c->prealloc == VDISK_PREALLOC_FULL)
@@ -464,6 +474,7 @@ static void fill_target(const struct q2_create *c, struct create_target *t, stru
 {
     bool fills = c->prealloc == VDISK_PREALLOC_FALLOC || c->prealloc == VDISK_PREALLOC_FULL;
 
+    assert(b == c->file || b == c->data);
     t->size = b == c->file ? q2_layout_end(&c->layout) : c->layout.size;
     t->need = b == c->file ? c->layout.data_offset : 0;
     t->why = b == c->data && fills ? "preallocation" : "the metadata";
@@ -492,6 +503,7 @@ int q2_create(struct create_plan *plan, struct backend *b, vdisk_queue *q)
     unsigned n;
     int rc;
 
+    assert(!c->file && !b->read_only && c->layout.total_clusters > 0);
     c->q = q;
     c->file = c->data = b;
     rc = open_data_file(c);

@@ -37,6 +37,7 @@ static inline bool q2_create_reads_zero(const struct backend *b)
 /* Which host bytes of c->data the guest's data will have. */
 static inline uint64_t q2_create_data_offset(const struct q2_create *c)
 {
+    assert(c->file != NULL && c->data != NULL);
     return c->data == c->file ? c->layout.data_offset : 0;
 }
 

@@ -5,6 +5,7 @@
  *
  * Failure modes: no name, a name for another format, the image itself, errors of opening; each with a text.
  */
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -62,6 +63,7 @@ int q2_data_file_open(struct q2 *q, const struct layer_open *how)
     struct layer_name n = {0};
     int rc;
 
+    assert(layer->data == NULL && layer->file != NULL);
     layer->data = layer->file;
     if (!q->meta.geo.data_file)
         return is_given(how) ? err_set(EINVAL, "%s: has no external data file", layer->name) : 0;

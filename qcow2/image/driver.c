@@ -24,6 +24,8 @@ static void q2_submit(struct layer *layer, struct request *r)
 {
     struct q2 *q = q2_of(layer);
 
+    assert(queue_is_mine(r->queue) && r->state == REQUEST_STARTED);
+    assert(layer == layer->volume->top && !layer->read_only);
     if (r->kind != REQ_FLUSH && atomic_load_explicit(&q->meta.broken, memory_order_relaxed)) {
         request_refuse(r, -EIO);
         return;
@@ -48,6 +50,7 @@ static void q2_submit(struct layer *layer, struct request *r)
 
 static bool q2_give_up(struct layer *layer, const struct request *r)
 {
+    assert(queue_is_mine(r->queue) && layer == r->vdisk->top);
     return q2_map_give_up(&q2_of(layer)->map, &r->io);
 }
 
@@ -79,8 +82,10 @@ static const struct option_desc q2_options[] = {
 
 static int q2_trim(struct layer *layer, const struct vdisk_trim_opts *opts, vdisk_queue *queue)
 {
-    int rc = q2_trim_watched(&q2_of(layer)->space, queue, opts);
+    int rc;
 
+    assert(!layer->read_only && layer == layer->volume->top);
+    rc = q2_trim_watched(&q2_of(layer)->space, queue, opts);
     if (rc == -ECANCELED)
         return err_set(rc, "%s: giving space back was cancelled", layer->name);
     return rc < 0 ? err_set(rc, "%s: giving space back: %s", layer->name, strerror(-rc)) : 0;
@@ -88,6 +93,7 @@ static int q2_trim(struct layer *layer, const struct vdisk_trim_opts *opts, vdis
 
 static int q2_highest_end(struct layer *layer, vdisk_queue *queue, uint64_t *ret_end)
 {
+    assert(!layer->read_only && layer->mark.by_format);
     return q2_highest(&q2_of(layer)->space, queue, ret_end);
 }
 

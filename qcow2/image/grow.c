@@ -58,6 +58,7 @@ static int grow_prepare(struct grow *g)
     struct q2 *q = g->q;
     struct q2_l1 *old = atomic_load(&q->meta.l1);
 
+    assert(g->lock.held && g->l1_entries >= old->entries);
     g->longer = g->l1_entries > old->entries;
     if (!g->longer)
         return 0;
@@ -67,12 +68,14 @@ static int grow_prepare(struct grow *g)
     if (!g->table || !g->l1 || q2_table_init(&g->pages, 0, g->table_len, g->q->meta.l1_pages.page_size) < 0)
         return -ENOMEM;
     g->l1->entries = g->l1_entries;
+    assert(is_aligned(g->table_len, q->meta.geo.cluster_size) && g->table_len <= Q2_MAX_L1_SIZE);
     return 0;
 }
 
 /* The structure lock is held and all is flushed: entries do not change any more. */
 static void fill_table(struct grow *g)
 {
+    assert(g->longer && g->lock.held && atomic_load(&g->q->meta.l1)->entries < g->l1->entries);
     for (uint64_t i = 0; i < atomic_load(&g->q->meta.l1)->entries; i++) {
         uint64_t entry = q2_l1_get(&g->q->meta, i);
         put_be64(g->table + 8 * i, entry);
@@ -123,6 +126,7 @@ static void write_header(struct grow *g, struct op *op)
 
 static void start_write(struct grow *g, struct op *op, void *buf, uint64_t len, uint64_t host_offset)
 {
+    assert(host_offset > 0 && is_aligned(host_offset | len, g->q->meta.geo.cluster_size));
     io_rw(&g->io, g->q->meta.layer->file, IO_WRITE, host_offset, buf, len);
     op_io(op, &g->io);
 }
@@ -135,6 +139,7 @@ static void start_range(struct grow *g, struct op *op, struct backend *b, enum i
 
 static void grow_finish(struct grow *g, int rc)
 {
+    assert(g->lock.held && !g->done);
     if (g->run.clusters > 0) {
         pthread_mutex_lock(&g->q->meta.lock);
         q2_return_structure(&g->q->space, &g->run, Q2_META_L1);
@@ -190,6 +195,7 @@ int q2_grow_header(struct q2 *q, uint64_t size, uint64_t reach, vdisk_queue *que
     uint64_t l1_entries = max_u64(q2_l1_entries(&q->meta.geo, reach), atomic_load(&q->meta.l1)->entries);
     struct grow g = {.q = q, .size = size, .l1_entries = l1_entries};
 
+    assert(size <= reach && reach <= q2_max_size(&q->meta.geo));
     op_init(&g.op, queue, &grow_type);
     op_run(&g.op, &g.done, NULL, NULL);
     return g.op.rc;

@@ -8,6 +8,7 @@
  * counted, a block at a time, until there are enough.
  * Failure modes: what cannot be counted is taken for an image without such holes: then its clusters are data.
  */
+#include <assert.h>
 #include <endian.h>
 #include <stdlib.h>
 
@@ -24,6 +25,7 @@ static uint64_t count_block(const struct q2 *q, vdisk_queue *queue, uint64_t hos
 {
     uint64_t found = 0;
 
+    assert(left > 0);
     if (host_offset == 0 || !is_aligned(host_offset, q->meta.geo.cluster_size) ||
         io_pread(queue, q->meta.layer->file, buf, q->meta.geo.cluster_size, host_offset) < 0)
         return 0;
@@ -47,6 +49,7 @@ static bool count_clusters(const struct q2 *q, vdisk_queue *queue, uint64_t end,
             found += count_block(q, queue, q2_reftable_offset(be64toh(table[i])),
                                  end - (i << q->meta.geo.refblock_bits), buf);
     }
+    assert(found <= end);
     free(table);
     free(buf);
     return found >= enough;
@@ -57,6 +60,7 @@ bool q2_has_host_holes(struct layer *layer, vdisk_queue *queue)
     const struct q2 *q = q2_of(layer);
     uint64_t space, enough, end;
 
+    assert(layer->read_only);
     if (!layer->file->driver->allocated || q->meta.header.reftable_problem)
         return false;
     space = layer->file->driver->allocated(layer->file) >> q->meta.geo.cluster_bits;

@@ -47,6 +47,7 @@ static int fill_snapshots(vdisk_image *im, const struct q2_snapshot_table *t)
 {
     int rc = 0;
 
+    assert(!im->snapshots && t->n <= Q2_MAX_SNAPSHOTS);
     if (t->n == 0)
         return 0;
     im->snapshots = calloc(t->n, sizeof im->snapshots[0]);
@@ -75,6 +76,7 @@ static int fill_bitmaps(vdisk_image *im, const struct q2_bitmap_directory *t)
 {
     int rc = 0;
 
+    assert(!im->bitmaps && t->n <= Q2_MAX_BITMAPS);
     if (t->n == 0)
         return 0;
     im->bitmaps = calloc(t->n, sizeof im->bitmaps[0]);
@@ -85,6 +87,7 @@ static int fill_bitmaps(vdisk_image *im, const struct q2_bitmap_directory *t)
         const struct q2_bitmap_entry *b = &t->entries[i];
         struct vdisk_bitmap_info *x = &im->bitmaps[i];
 
+        assert(b->granularity_bits <= Q2_MAX_BITMAP_GRANULARITY_BITS);
         x->granularity = UINT64_C(1) << b->granularity_bits;
         x->in_use = (b->flags & Q2_BITMAP_IN_USE) != 0;
         x->automatic = (b->flags & Q2_BITMAP_AUTO) != 0;
@@ -106,6 +109,7 @@ static int fill_luks(vdisk_image *im, const struct luks_info *l)
     };
     int rc = 0;
 
+    assert(!im->key_slots);
     e->payload_offset = l->payload_offset;
     e->master_key_iterations = l->master_key_iterations;
     im->key_slots = calloc(LUKS_SLOTS, sizeof im->key_slots[0]);
@@ -167,6 +171,8 @@ int q2_describe(struct layer *layer, vdisk_image *im, vdisk_queue *queue)
 }
 
 /* ---- of one that is encrypted -------------------------------------------------------------------------- */
+
+_Static_assert(LUKS_HEADER_LENGTH <= 4096, "what is read of it");
 
 static int read_luks(struct backend *b, vdisk_queue *q, const struct q2_header *h, vdisk_image *im)
 {

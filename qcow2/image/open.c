@@ -100,6 +100,7 @@ static int prepare_writing(struct q2 *q, const struct layer_open *how, vdisk_que
 {
     int rc;
 
+    assert(!q->meta.reftable && !atomic_load(&q->meta.l1));
     if (q->meta.layer->read_only)
         return 0;
     rc = check_named_tables(q);
@@ -136,6 +137,7 @@ int q2_open(struct layer *layer, const struct layer_open *how, vdisk_queue *queu
     struct q2 *q = q2_state_alloc(layer);
     int rc;
 
+    assert(!layer->format_state && layer_size(layer) == 0);
     if (!q)
         return err_set(ENOMEM, "%s: out of memory", layer->name);
     layer->format_state = q;
@@ -181,6 +183,8 @@ int q2_reload(struct layer *layer, vdisk_queue *queue)
     int rc;
 
     assert(old->meta.l2.dirty_count == 0 && old->meta.refcounts.dirty_count == 0);
+    assert(old->meta.l1_pages.dirty_count == 0 && old->meta.reftable_pages.dirty_count == 0);
+    assert(!layer->read_only && layer == layer->volume->top);
     if (!q)
         return err_set(ENOMEM, "%s: out of memory", layer->name);
     q->cache_bytes = old->cache_bytes;

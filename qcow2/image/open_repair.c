@@ -56,8 +56,10 @@ int q2_open_repair(struct q2 *q, const struct layer_open *how, vdisk_queue *queu
     int rc, punched;
 
     assert(q->meta.header.incompatible & Q2_INCOMPAT_DIRTY);
+    assert(!q->meta.layer->read_only && !q->meta.reftable && !atomic_load(&q->meta.l1));
     rc = q2_rebuild_refcounts(q->meta.layer->file, queue, &opts, Q2_REBUILD_STRICT, &n);
     if (rc == 0) {
+        assert(n.host_offset > 0 && n.clusters > 0);
         change.fields.reftable_offset = n.host_offset;
         change.fields.reftable_clusters = n.clusters;
         rc = q2_header_commit_sync(&q->meta, &change, queue); /* invariant 1 */

@@ -22,6 +22,8 @@ enum { STREAM_IOS = 4 };
 /* A multiple of every cluster size. */
 static const uint64_t stream_piece = 2 << 20;
 
+_Static_assert((2 << 20) % (1 << Q2_MAX_CLUSTER_BITS) == 0, "such a multiple");
+
 struct stream {
     struct op               op;
     struct backend         *file;
@@ -38,6 +40,8 @@ enum stream_state { STREAM_START = OP_START, STREAM_WRITTEN };
 
 static void stream_send(struct stream *s, struct op *op)
 {
+    assert(s->start <= s->pos && s->pos < s->end);
+    assert(is_aligned(s->pos | s->end, s->layout->geo.cluster_size));
     op_io_begin(op);
     for (unsigned i = 0; i < STREAM_IOS && s->pos < s->end; i++) {
         uint64_t len = min_u64(stream_piece, s->end - s->pos);
@@ -88,6 +92,7 @@ static int stream_run(struct q2_create *c, struct stream *s)
     s->start = s->pos;
     op_init(&s->op, c->q, &stream_type);
     op_run(&s->op, &s->done, look, s);
+    assert(s->op.rc < 0 || s->stop || s->pos == s->end);
     c->progress_done += s->pos - s->start;
     return s->op.rc < 0 ? s->op.rc : s->stop ? -ECANCELED : 0;
 }
@@ -130,13 +135,16 @@ static int fill(struct q2_create *c)
 /* By what the host has for it, else by writing. */
 static int make_zero(struct q2_create *c)
 {
-    int rc = io_prange(c->q, c->data, IO_ZERO, q2_create_data_offset(c), q2_create_data_len(c));
+    int rc;
 
+    assert(c->layout.map == Q2_MAP_NORMAL); /* others say in their entries how they read */
+    rc = io_prange(c->q, c->data, IO_ZERO, q2_create_data_offset(c), q2_create_data_len(c));
     return rc == -ENOTSUP || rc == -EOPNOTSUPP ? fill(c) : rc;
 }
 
 static int reserve(struct q2_create *c)
 {
+    assert(q2_create_data_len(c) > 0 && c->layout.map != Q2_MAP_NONE);
     return io_prange(c->q, c->data, IO_ALLOCATE, q2_create_data_offset(c), q2_create_data_len(c));
 }
 

@@ -8,6 +8,7 @@
  * Full: zeros are written to them too, several writes at a time. Failure modes: the first error, or
  * a cancel, ends it; what has been given stays given, and reads as zeros.
  */
+#include <assert.h>
 #include <errno.h>
 
 #include "engine/base/error.h"
@@ -66,6 +67,7 @@ static bool append_next(struct reserve *r, struct op *op)
 
     if (!r->looked || r->no_place || r->pos < r->small_end || q2_clusters(g, len) < q2_refblock_entries(g))
         return false;
+    assert(!r->appends && r->watch.done == 0);
     r->appends = true;
     q2_append_reserve(r->q, r->pos, len, r->mode, &r->watch, op_child_add(op, &r->piece[0]));
     return true;
@@ -78,6 +80,7 @@ static unsigned bulk_next(struct reserve *r, struct op *op)
     uint64_t end = r->no_place || r->pos >= r->small_end ? r->end : min_u64(r->end, r->small_end);
     unsigned n;
 
+    assert(r->pos < end && end <= r->end);
     share = min_u64(most, div_up(div_up(end - r->pos, span), BULKS)) * span;
     for (n = 0; n < BULKS && r->pos < end; n++) {
         from = r->pos;
@@ -97,6 +100,7 @@ static void table_next(struct reserve *r, struct op *op)
     uint64_t end = min_u64(r->end, align_down(r->pos, q2_l1_entry_span(g)) + q2_l1_entry_span(g)), from;
     uint64_t piece = max_u64(reserve_piece, UINT64_C(1) << r->q->meta.slice_guest_bits);
 
+    assert(r->pos < end && is_power_of_two(piece));
     for (unsigned n = 0; n < BULKS && r->pos < end; n++) {
         from = r->pos;
         r->pos = min_u64(end, align_down(from, piece) + piece);
@@ -116,6 +120,8 @@ static void reserve_next(struct reserve *r, struct op *op)
 
 static void settle_appended(struct reserve *r)
 {
+    assert(r->appends || r->watch.done == 0);
+    assert(r->pos <= r->end && r->watch.done <= r->end - r->pos);
     r->no_place |= r->appends && r->watch.done == 0;
     r->pos += r->appends ? r->watch.done : 0;
     r->watch.done = 0;
@@ -153,10 +159,12 @@ static int reserve_clusters(struct q2 *q, uint64_t from, uint64_t end, const str
 {
     struct reserve r = {.q = q, .from = from, .pos = from, .end = end, .mode = mode, .opts = opts};
 
+    assert(from < end && is_aligned(from, q->meta.geo.cluster_size));
     range_locks_init(&r.turns);
     op_init(&r.op, queue, &reserve_type);
     op_run(&r.op, &r.done, look, &r);
     range_locks_finish(&r.turns);
+    assert(r.op.rc < 0 || r.watch.stop || r.pos == r.end);
     return r.op.rc < 0 ? r.op.rc : r.watch.stop ? -ECANCELED : 0;
 }
 
@@ -177,9 +185,11 @@ static int fill_part(struct layer *layer, uint64_t from, uint64_t end, vdisk_que
             pos = next;
         }
         unsigned n = queue_take(queue, c, FILL_DEPTH);
+        assert(n > 0 && n <= running);
         for (unsigned i = 0; i < n; i++, running--)
             rc = rc < 0 ? rc : c[i].result;
     }
+    assert(rc < 0 || pos == end);
     return rc;
 }
 
@@ -206,6 +216,7 @@ int q2_reserve_range(struct q2 *q, uint64_t from, uint64_t end, const struct vdi
     enum vdisk_prealloc mode = full ? VDISK_PREALLOC_FALLOC : opts->preallocation;
     int rc = 0;
 
+    assert(from < end && opts->preallocation != VDISK_PREALLOC_OFF);
     if (from < start && !full)
         rc = fill_with_zeros(q, from, start, opts, queue);
     if (rc == 0 && start < end)

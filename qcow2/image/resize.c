@@ -29,6 +29,7 @@ static int check_bitmap(const struct q2_meta *meta, const struct q2_bitmap_entry
 {
     uint64_t bits = div_up(size, 1ull << b->granularity_bits);
 
+    assert(b->granularity_bits <= Q2_MAX_BITMAP_GRANULARITY_BITS);
     if (q2_clusters(&meta->geo, div_up(bits, 8)) == b->table_entries || b->flags & Q2_BITMAP_IN_USE)
         return 0;
     return err_hint(err_set(ENOTSUP, "%s: bitmap '%s' would need another table for the new size",
@@ -83,6 +84,7 @@ static uint64_t stale_end(struct layer *layer, uint64_t old, uint64_t size)
     struct q2 *q = q2_of(layer);
     uint64_t entries = atomic_load(&q->meta.l1)->entries, end = old;
 
+    assert(old < size);
     for (uint64_t i = q2_l1_index(&q->meta.geo, old); i < entries; i++)
         if (q2_l1_offset(q2_l1_get(&q->meta, i)) != 0)
             end = (i + 1) * q2_l1_entry_span(&q->meta.geo);
@@ -96,6 +98,7 @@ static void begin_growing(struct layer *layer, uint64_t size, vdisk_queue *queue
 {
     struct q2 *q = q2_of(layer);
 
+    assert(size > layer_size(layer));
     pthread_mutex_lock(&q->meta.lock);
     layer_reach(layer, size, queue);
     pthread_mutex_unlock(&q->meta.lock);
@@ -104,8 +107,11 @@ static void begin_growing(struct layer *layer, uint64_t size, vdisk_queue *queue
 static int prepare_range(struct layer *layer, uint64_t old, uint64_t stale, uint64_t size,
                          const struct vdisk_resize_opts *opts, vdisk_queue *queue)
 {
-    int rc = q2_resize_zero(layer, old, stale, queue);
+    int rc;
 
+    assert(old <= stale && stale <= size && size <= atomic_load(&layer->reach)); /* invariant 2 */
+    assert(layer_size(layer) == old); /* invariant 1 */
+    rc = q2_resize_zero(layer, old, stale, queue);
     if (rc == 0 && opts->preallocation != VDISK_PREALLOC_OFF)
         rc = q2_reserve_range(q2_of(layer), old, size, opts, queue);
     return rc == 0 ? q2_flush_sync(&q2_of(layer)->flush, queue) : rc;
@@ -137,6 +143,8 @@ int q2_resize(struct layer *layer, uint64_t size, const struct vdisk_resize_opts
     bool grows = size > layer_size(layer);
     int rc = check_allowed(layer, size, queue);
 
+    assert(layer == layer->volume->top && !layer->read_only && is_aligned(size, 512));
+    assert(atomic_load(&layer->volume->manager) == queue);
     if (rc < 0)
         return rc;
     rc = grows ? grow(layer, size, opts, queue) : q2_shrink(layer, size, opts, queue);

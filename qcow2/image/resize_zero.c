@@ -4,6 +4,8 @@
  *
  * Failure modes: those of the requests.
  */
+#include <assert.h>
+
 #include "engine/loop/queue.h"
 #include "qcow2/image/resize.h"
 
@@ -24,6 +26,7 @@ int q2_resize_zero(struct layer *layer, uint64_t from, uint64_t end, vdisk_queue
 
     if (from >= end)
         return 0;
+    assert(end <= atomic_load(&layer->reach) && atomic_load(&layer->volume->resizer) == queue);
     /* Load the mapping of the first cluster: part of one that is known to be zero is not written. */
     vdisk_get_extents(queue, layer->volume, from, end - from, &extents, 0);
     rc = finish(queue);

@@ -22,6 +22,7 @@
  */
 #include "qcow2/image/resize.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -49,6 +50,7 @@ static int set_size(struct layer *layer, uint64_t size, vdisk_queue *queue)
 
     change.fields.size = size;
     change.fields.l1_entries = (uint32_t)min_u64(q2_l1_entries(g, size), change.fields.l1_entries);
+    assert(size <= layer_size(layer) && change.fields.l1_entries == q2_l1_entries(g, size));
     return commit(layer, &change, queue);
 }
 
@@ -60,6 +62,7 @@ static int set_refcounts(struct layer *layer, const struct qcow2_check_opts *opt
 
     if (rc < 0)
         return rc;
+    assert(n.host_offset > 0 && n.clusters > 0);
     q2_spans_finish(&n.freed); /* trim() looks for more than that */
     change.fields.reftable_offset = n.host_offset;
     change.fields.reftable_clusters = n.clusters;
@@ -75,6 +78,7 @@ static int clear_rest(struct layer *layer, uint64_t size, uint64_t old, vdisk_qu
     uint64_t end = min_u64(old, align_up(size, q2_l1_entry_span(&q->meta.geo)));
     int rc;
 
+    assert(size <= end && !q->space.count_decides);
     layer_reach(layer, end, queue);
     q->space.count_decides = !MUTANT(SHRINK_PUNCH_FIRST); /* invariant 2 */
     rc = q2_resize_zero(layer, size, end, queue);
@@ -122,6 +126,7 @@ static int discard(const struct trim *t, const struct q2_refs *refs, uint64_t en
     for (uint64_t i = 1; i < end && rc == 0; i = stop) {
         start = q2_cluster_set_next(t->were, i, end, &stop);
         next = start < stop ? max_u64(start, min_u64(stop, q2_refs_next(refs, start))) : stop;
+        assert(i <= start && start <= next && next <= stop && stop <= end);
         if (next > start)
             rc = io_prange(t->queue, t->layer->file, IO_DISCARD, start << g->cluster_bits,
                            (next - start) << g->cluster_bits);
@@ -136,6 +141,7 @@ static uint64_t cut_at(const struct trim *t, uint64_t in_use_end)
     const struct q2_geometry *g = &q2_of(t->layer)->meta.geo;
     uint64_t size = backend_size(t->layer->file), end = div_up(size, g->cluster_size);
 
+    assert(in_use_end >= g->cluster_size); /* the header */
     while (end << g->cluster_bits > in_use_end && q2_cluster_set_has(t->were, end - 1))
         end--;
     return min_u64(size, end << g->cluster_bits);
@@ -219,9 +225,12 @@ int q2_shrink(struct layer *layer, uint64_t size, const struct vdisk_resize_opts
 {
     struct qcow2_check_opts check = {.progress = opts->progress, .progress_arg = opts->progress_arg};
     uint64_t old = layer_size(layer);
-    int rc = q2_trim_run(&q2_of(layer)->space, queue, true);
+    int rc;
     bool leaks;
 
+    assert(size <= old && opts->shrink);
+    assert(atomic_load(&layer->volume->refuses) & VOLUME_SHUT);
+    rc = q2_trim_run(&q2_of(layer)->space, queue, true);
     if (rc == 0 && size == old) {
         rc = find_leaks(layer, &check, queue, &leaks);
         if (rc < 0 || !leaks)

@@ -59,6 +59,7 @@ static int read_table(struct q2 *q, vdisk_queue *queue, const char *what, uint64
     uint8_t *buf = vdisk_alloc_buffer(align_up(bytes, 4096));
     int rc;
 
+    assert(q2_offset_in_cluster(&q->meta.geo, host_offset) == 0 && (entries == 0 || host_offset > 0));
     if (!buf)
         return err_set(ENOMEM, "%s: out of memory for the %s", q->meta.layer->name, what);
     memset(buf, 0, bytes);
@@ -86,6 +87,7 @@ static uint64_t fill_l1(struct q2_l1 *l1, const uint8_t *table)
             bytes += L1_PAGE;
         touched = i / page;
     }
+    assert(bytes <= align_up(l1->entries * sizeof l1->entry[0], L1_PAGE));
     return bytes;
 }
 
@@ -97,6 +99,7 @@ static int read_l1(struct q2 *q, vdisk_queue *queue, uint64_t *tables_left)
     uint8_t *buf = NULL;
     int rc;
 
+    assert(!atomic_load(&q->meta.l1) && entries <= Q2_MAX_L1_SIZE / Q2_L1_ENTRY_SIZE);
     if (!l1)
         return err_set(ENOMEM, "%s: out of memory for the L1 table", q->meta.layer->name);
     rc = read_table(q, queue, "L1 table", q->meta.header.l1_offset, entries, &buf);
@@ -127,6 +130,7 @@ static int read_reftable(struct q2 *q, vdisk_queue *queue)
     uint8_t *buf = NULL;
     int rc;
 
+    assert(!q->meta.reftable && !q->meta.layer->read_only);
     q->meta.reftable_entries = q2_reftable_entries(&q->meta.geo, q->meta.header.reftable_clusters);
     rc = read_table(q, queue, "refcount table", q->meta.header.reftable_offset, q->meta.reftable_entries, &buf);
     if (rc < 0)
@@ -155,6 +159,7 @@ static int setup_tables(struct q2 *q, vdisk_queue *queue, uint64_t *tables_left)
     q->meta.l1_end = q->meta.header.l1_offset + (q->meta.header.l1_entries ? l1_bytes : 0);
     q->meta.reftable_start = q->meta.header.reftable_offset;
     q->meta.reftable_end = q->meta.header.reftable_offset + reftable_bytes;
+    assert(!ranges_meet(q->meta.l1_start, q->meta.l1_end, q->meta.reftable_start, q->meta.reftable_end));
     return 0;
 }
 
@@ -168,6 +173,7 @@ int q2_state_read_header(struct q2 *q, vdisk_queue *queue)
         rc = q2_header_refuse_encrypted(&q->meta.header, q->meta.layer->name);
     if (rc < 0)
         return rc;
+    assert(q->meta.header.crypt_method == Q2_CRYPT_NONE);
     q->meta.geo = q->meta.header.geo;
     q->meta.compression = (enum q2_compression)q->meta.header.compression_type;
     q->meta.data_file = q->meta.geo.data_file;

@@ -23,7 +23,7 @@ LEAST = {
     "qcow2/map": 14,
     "qcow2/flush": 21,
     "qcow2/check": 37,
-    "qcow2/image": 6,
+    "qcow2/image": 34,
 }
 FACT = re.compile(r"\b(?:assert(?:_locked|_unlocked|_held)?|q2_invariant|_Static_assert)\(")
 NAME_ALONE = re.compile(r"\bassert\(\w+\);")
