@@ -9,6 +9,7 @@ static void absent_close(struct backend *b)
 
 static void absent_submit(struct backend *b, struct io *io)
 {
+    assert(backend_is_absent(b) && io->backend == b && b->read_only);
     io_end_later(io, -EIO);
 }
 

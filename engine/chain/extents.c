@@ -35,6 +35,7 @@ static void extents_finish(struct extents_op *x, int rc)
 
 static uint32_t layer_depth(const struct layer *top, const struct layer *layer)
 {
+    assert(layer->depth > 0 && layer->depth <= top->depth);
     return top->depth - layer->depth;
 }
 
@@ -64,6 +65,8 @@ static bool append(struct extents_op *x)
     uint64_t host_offset = x->extent.host_offset + x->layer->data_offset;
     struct vdisk_extent *last = out->count ? &out->list[out->count - 1] : NULL;
 
+    assert(x->extent.len > 0 && x->extent.len <= x->end - x->pos && out->count <= out->max);
+    assert(!last || last->guest_offset + last->length == x->pos); /* without a gap */
     if (x->extent.kind == EXTENT_DATA && x->hole) {
         flags |= VDISK_EXTENT_ZERO;
         if (x->layer->format->plain)
@@ -102,6 +105,7 @@ static bool wants_status(const struct extents_op *x)
 /* What follows on the host is asked for as well, as far as the request goes: the guest likely goes on there. */
 static void start_status(struct extents_op *x, struct op *op)
 {
+    assert(x->pos < x->end && room(x) > 0);
     x->known.max = (unsigned)min_u64(STATUS_RUNS_MAX, room(x));
     x->asked = x->layer->data;
     io_status(&x->io, x->layer->data, x->extent.host_offset, x->end - x->pos, &x->known);
@@ -115,6 +119,7 @@ static bool cut_to_piece(struct extents_op *x)
 
     if (x->asked != x->layer->data || !status_find(&x->known, offset, &x->hole, &end))
         return false;
+    assert(end > offset);
     x->extent.len = min_u64(x->extent.len, end - offset);
     return true;
 }
@@ -154,6 +159,7 @@ void extents_start(struct layer *top, struct request *r)
 {
     struct extents_op *x;
 
+    assert(r->kind == REQ_EXTENTS && r->len > 0 && r->extents->count == 0);
     if (r->extents->max == 0) {
         request_end_later(r, -EINVAL);
         return;

@@ -46,6 +46,7 @@ int format_probe(struct backend *b, vdisk_queue *q, const struct format_driver *
             *ret = *f;
         }
     }
+    assert(rc < 0 || best > 0); /* anything may be raw */
     free(head);
     return rc;
 }
@@ -71,6 +72,7 @@ static int layer_alloc(vdisk *volume, struct backend *file, uint32_t flags, stru
 {
     struct layer *layer = calloc(1, sizeof *layer);
 
+    assert(volume != NULL && file != NULL);
     if (!layer) {
         backend_close(file);
         return err_set(ENOMEM, "out of memory");
@@ -97,6 +99,7 @@ static int layer_take_name(struct layer *layer, struct layer_name *n)
     char *text;
     bool none;
 
+    assert(!layer->spec && !layer->backing);
     layer->spec = n->root;
     n->root = NULL;
     if (!layer->spec)
@@ -148,6 +151,8 @@ static int layer_open(vdisk *volume, struct backend *file, struct layer_name *n,
         return rc;
     }
     assert(layer->data);
+    assert(layer->reach >= layer->size); /* invariant 2 */
+    assert(layer->cluster_size == 0 || is_power_of_two(layer->cluster_size));
     rc = layer_take_name(layer, n);
     if (rc < 0) {
         f->close(layer, q);
@@ -248,6 +253,7 @@ static int open_backing(struct layer *top, struct layer *layer, const struct vdi
         if (rc == 0)
             rc = layer_open(top->volume, file, &n, &how, q, &layer->backing);
         layer_name_free(&n);
+        assert(rc < 0 || layer->backing->read_only); /* invariant 3 */
         if (rc < 0)
             layer->backing = NULL;
         else
@@ -266,6 +272,7 @@ int layer_hint(const struct layer *layer, int rc)
 
 int layer_trouble(const struct layer *layer, const char *what)
 {
+    assert(atomic_load(&layer->has_trouble) && layer->trouble[0] != '\0');
     return err_hint(err_set(EIO, "%s: %s: %s", layer->name, what, layer->trouble),
                     "repair the image with vdisk-io check -r all");
 }
@@ -321,6 +328,7 @@ int chain_open(vdisk *volume, struct backend *file, struct layer_name *n, const 
         depth++;
     for (struct layer *l = top; l; l = l->backing)
         l->depth = depth--;
+    assert(depth == 0 && !volume->top);
     if (opts->flags & VDISK_OPEN_HOST_HOLES)
         find_host_holes(top, q);
     volume->top = top;
@@ -343,6 +351,7 @@ void layer_set_size(struct layer *layer, uint64_t size)
 
 void layer_reach(struct layer *layer, uint64_t reach, vdisk_queue *queue)
 {
+    assert(reach >= layer_size(layer) && layer == layer->volume->top && queue != NULL);
     atomic_store_explicit(&layer->reach, reach, memory_order_release);
     atomic_store_explicit(&layer->volume->resizer, queue, memory_order_release);
 }

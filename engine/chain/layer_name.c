@@ -60,6 +60,7 @@ static const struct format_driver *find_plain(void)
 
     while ((*f)->options)
         f++;
+    assert(*f == format_plain());
     return *f;
 }
 
@@ -166,6 +167,7 @@ static int settle(struct layer_name *n, const char *format, uint32_t flags)
 
     if (rc == 0)
         rc = backend_file_of(n->name, n->root, &n->file);
+    assert(rc < 0 || n->file != NULL);
     if (rc == 0 && n->format)
         rc = layer_name_check(n, n->format);
     return rc == 0 ? find_flags(n, flags) : rc;
@@ -177,6 +179,7 @@ int layer_name_parse(const char *name, const struct spec *node, const char *form
     struct layer_name n = {0};
     int rc = 0;
 
+    assert(!node == (name != NULL)); /* one of them */
     if (node)
         n.root = spec_clone(node);
     else
@@ -235,6 +238,7 @@ static int show_node(struct spec *out, const char *path, const struct spec *node
     char below[SPEC_PATH_MAX];
     int rc;
 
+    assert(path[0] == '\0' || path[strlen(path) - 1] == '.');
     snprintf(below, sizeof below, "%sdriver", path);
     rc = spec_put(out, below, SPEC_TEXT, format ? format->name : b ? b->name : "");
     for (unsigned i = 0; i < node->count && rc == 0 && !format; i++) {

@@ -38,6 +38,7 @@ static int64_t advise(struct io *io)
 /* The call of an await. */
 static void give_advice(struct prefetch *p, struct op *op)
 {
+    assert(p->extent.len > 0 && p->extent.len <= p->end - p->pos && !p->layer->data->direct);
     op_io_begin(op);
     op_io_prepare(op, &p->io);
     io_range(&p->io, p->layer->data, IO_FLUSH, p->extent.host_offset, p->extent.len);
@@ -60,6 +61,7 @@ static void prefetch_step(struct op *op)
         if (wants_advice(p))
             OP_AWAIT(op, PREFETCH_ADVISED, give_advice(p, op));
         p->pos += p->extent.len;
+        assert(p->pos <= p->end);
     }
     op_end(op, sizeof *p, 0);
     return;
@@ -74,6 +76,7 @@ void prefetch_start(struct layer *top, struct request *r)
 {
     struct prefetch *p = op_alloc(r->queue, &prefetch_type, sizeof *p);
 
+    assert(r->kind == REQ_PREFETCH && r->len > 0 && r->state == REQUEST_STARTED);
     if (!p) {
         request_end_later(r, -ENOMEM);
         return;

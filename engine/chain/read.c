@@ -21,6 +21,7 @@ int chain_lookup(struct layer *top, uint64_t guest_offset, uint64_t len, struct 
 {
     struct layer *layer = top;
 
+    assert(len > 0);
     for (;;) {
         uint64_t reach = atomic_load_explicit(&layer->reach, memory_order_acquire);
         *ret_layer = layer;
@@ -37,6 +38,7 @@ int chain_lookup(struct layer *top, uint64_t guest_offset, uint64_t len, struct 
         if (!layer->backing)
             break;
         layer = layer->backing;
+        assert(layer->read_only); /* layer.h, invariant 3 */
     }
     /* Nobody has it: past the end of a shorter layer, or unallocated all the way down. */
     ret->kind = EXTENT_ZERO;
@@ -77,6 +79,7 @@ enum chain_read_state { CHAIN_START = OP_START, CHAIN_LOADED, CHAIN_READ, CHAIN_
 
 static int look_up(struct chain_read *c)
 {
+    assert(c->pos < c->len);
     return chain_lookup(c->top, c->guest_offset + c->pos, c->len - c->pos, &c->extent, &c->layer);
 }
 
@@ -96,6 +99,7 @@ static void send_pieces(struct chain_read *c, struct op *op)
         }
         struct iovec *iov = c->piece_iov[c->pieces];
         uint32_t n = iov_slice(c->iov, c->iovcnt, c->pos, c->extent.len, iov, READ_PIECE_IOV, &piece);
+        assert(c->extent.kind == EXTENT_DATA && n > 0 && piece > 0 && piece <= c->extent.len);
         struct io *io = &c->io[c->pieces++];
         io_rwv(io, c->layer->data, IO_READ, c->extent.host_offset, iov, n, piece);
         c->pos += piece;
@@ -111,6 +115,8 @@ static void inflate_piece(struct chain_read *c, struct op *op)
     uint32_t n = iov_slice(c->iov, c->iovcnt, c->pos, c->extent.len, c->piece_iov[0], READ_PIECE_IOV, &piece);
     uint64_t guest = c->guest_offset + c->pos;
 
+    assert(c->extent.kind == EXTENT_COMPRESSED && piece > 0 && piece <= c->extent.len);
+    assert(c->layer->format->read_compressed != NULL);
     c->pos += piece;
     c->layer->format->read_compressed(c->layer, &c->extent, guest, c->piece_iov[0], n, piece, op);
 }
@@ -128,6 +134,7 @@ static void chain_read_step(struct op *op)
         else
             OP_TRY(op, CHAIN_READ, send_pieces(c, op));
     }
+    assert(c->pos == c->len);
     op_end(op, sizeof *c, 0);
     return;
     OP_END
@@ -175,6 +182,7 @@ void read_start(struct layer *top, struct request *r)
 {
     struct chain_read *c = chain_read_alloc(r->queue, top, r->guest_offset, r->iov, r->iovcnt, r->len);
 
+    assert(r->kind == REQ_READ && r->state == REQUEST_STARTED);
     if (!c) {
         request_end_later(r, -ENOMEM);
         return;

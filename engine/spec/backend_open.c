@@ -41,6 +41,7 @@ static const struct backend_driver *find_by_name(const char *name)
 
     while (d[1] && (!(*d)->claims || !(*d)->claims(name)))
         d++;
+    assert((*d)->open != NULL);
     return *d;
 }
 
@@ -181,9 +182,21 @@ static int resolve(const char *shown, const struct spec *node, const struct back
     }
     if (rc == 0)
         rc = options_check(shown, (*ret_driver)->name, (*ret_driver)->options, *ret_options);
+    assert(rc < 0 || (*ret_driver && *ret_options));
     if (rc < 0)
         spec_free(*ret_own);
     return rc;
+}
+
+/* What engine/backend.h wants of a backend that has been opened, for all that reckon with it. */
+static void backend_assert(const struct backend *b, uint32_t flags)
+{
+    assert(b->name != NULL && b->driver && b->driver->submit && b->driver->close);
+    assert(is_power_of_two(b->align) && is_power_of_two(b->mem_align));
+    assert(b->max_transfer > 0 && is_aligned(b->max_transfer, b->align) && b->max_iov > 0);
+    assert(!(flags & (BACKEND_RDWR | BACKEND_CREATE)) || !b->read_only);
+    assert(!b->driver->attach == !b->driver->detach);
+    assert(!b->made || flags & BACKEND_CREATE);
 }
 
 int backend_open_node(const char *shown, const struct spec *node, uint32_t flags, struct backend **ret_backend)
@@ -202,6 +215,8 @@ int backend_open_node(const char *shown, const struct spec *node, uint32_t flags
         rc = err_set(ENOMEM, "out of memory");
     if (rc == 0) {
         rc = driver->open(name, options, flags, ret_backend);
+        if (rc == 0)
+            backend_assert(*ret_backend, flags);
         if (rc == 0 && option_keeps_discarded(options))
             (*ret_backend)->caps &= ~(uint32_t)BACKEND_DISCARD;
         /* Only who takes any name takes one with a protocol that he does not know. */
@@ -262,6 +277,7 @@ int backend_open(const char *name, uint32_t flags, struct backend **ret_backend)
     if (rc < 0)
         return rc;
     rc = backend_file_of(name, root, &node);
+    assert(rc < 0 || node != NULL);
     if (rc == 0)
         rc = backend_node_flags(name, root, flags, &flags);
     if (rc == 0)

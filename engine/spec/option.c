@@ -2,6 +2,7 @@
 /* Options of nodes against tables: see option.h. */
 #include "engine/spec/option.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -93,6 +94,7 @@ static const struct option_desc *find_in(const struct option_desc *table, const 
 /* "a, b, c" of a table, as far as it fits. */
 static size_t list_names(const struct option_desc *table, char *buf, size_t len, size_t used)
 {
+    assert(used < len && buf[used] == '\0');
     for (; table && table->name && used < len; table++)
         used += (size_t)snprintf(buf + used, len - used, "%s%s", used ? ", " : "", table->name);
     return min_u64(used, len - 1);
@@ -118,6 +120,7 @@ static int check_choice(const struct judge *j, const struct option_desc *d, cons
     char names[128] = "";
     size_t used = 0;
 
+    assert(d->type == OPTION_CHOICE && d->choices && d->choices[0]);
     for (const char *const *c = d->choices; *c; c++) {
         if (strcmp(*c, text) == 0)
             return 0;
@@ -132,6 +135,7 @@ static int check_text(const struct judge *j, const struct option_desc *d, const 
     uint64_t size;
     bool yes;
 
+    assert((d->type == OPTION_CHOICE) == (d->choices != NULL));
     switch (d->type) {
     case OPTION_TEXT: return text[0] ? 0 : wrong(j, d->name, text, "a text with something in it");
     case OPTION_BOOL: return parse_bool(text, &yes) == 0 ? 0 : wrong(j, d->name, text, "on or off");
@@ -167,6 +171,7 @@ static int check_below(const struct judge *j, const struct spec *s, char *path, 
 {
     int rc = 0;
 
+    assert(len < SPEC_PATH_MAX && path[len] == '\0');
     for (unsigned i = 0; i < s->count && rc == 0; i++) {
         const struct spec_member *m = &s->members[i];
         size_t at = len + (size_t)snprintf(path + len, SPEC_PATH_MAX - len, "%s%s", len ? "." : "", m->key);

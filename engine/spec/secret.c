@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "engine/base/error.h"
+#include "engine/base/short_lock.h"
 #include "engine/spec.h"
 
 struct secret {
@@ -55,6 +56,7 @@ static struct secret **find(const char *id)
 {
     struct secret **at = &first;
 
+    assert_locked(&lock);
     while (*at && strcmp((*at)->id, id) != 0)
         at = &(*at)->next;
     return at;
@@ -75,6 +77,7 @@ static struct secret *make(const char *id, const void *data, size_t len)
 {
     struct secret *s = calloc(1, sizeof *s);
 
+    assert(is_id(id) && len <= SECRET_BYTES_MAX);
     if (!s)
         return NULL;
     s->id = strdup(id);
@@ -149,6 +152,7 @@ int secret_get(const char *id, uint8_t **ret_data, size_t *ret_len)
     pthread_mutex_lock(&lock);
     s = *find(id);
     if (s) {
+        assert(s->data[s->len] == '\0');
         copy = malloc(s->len + 1);
         if (copy)
             memcpy(copy, s->data, s->len + 1);
@@ -186,6 +190,7 @@ static int read_all(int fd, struct bytes *b)
     ssize_t n;
 
     for (;;) {
+        assert(b->len < b->room);
         n = read(fd, b->data + b->len, b->room - b->len);
         if (n > 0)
             b->len += (size_t)n;
@@ -223,6 +228,7 @@ static int digit_of(uint8_t c)
     static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     const char *at = c ? strchr(digits, c) : NULL;
 
+    _Static_assert(sizeof digits - 1 == 64, "six bits each");
     return at ? (int)(at - digits) : -1;
 }
 
@@ -251,6 +257,7 @@ static bool decode(struct bytes *b)
         else if (digits % 4 == 0)
             b->data[out++] = (uint8_t)bits;
     }
+    assert(out <= b->len && out <= digits);
     explicit_bzero(&bits, sizeof bits);
     if (digits % 4 != 0 || fill > 2)
         return false;
@@ -283,6 +290,7 @@ static int add_from(const char *id, const struct spec *s)
         rc = err_set(EINVAL, "secret '%s': is not base64", id);
     if (rc == 0)
         rc = secret_add(id, b.data, b.len);
+    assert(b.data != NULL || rc < 0);
     secret_release(b.data, b.len);
     return rc;
 }

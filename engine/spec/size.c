@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "engine/spec/size.h"
 
+#include <assert.h>
 #include <ctype.h>
 #include <errno.h>
 #include <string.h>
@@ -10,6 +11,7 @@
 static int unit_shift(char c)
 {
     static const char units[] = "BKMGTPE";
+    _Static_assert((sizeof units - 2) * 10 < 64, "a unit fits in 64 bits");
     const char *at = c != '\0' ? strchr(units, toupper((unsigned char)c)) : NULL;
 
     return at != NULL ? (int)(at - units) * 10 : -1;
@@ -20,6 +22,7 @@ int parse_digits(const char **text, unsigned base, uint64_t *ret)
     const char *p = *text;
     uint64_t value = 0;
 
+    assert(base == 10 || base == 16);
     for (; isxdigit((unsigned char)*p); p++) {
         unsigned digit = isdigit((unsigned char)*p) ? (unsigned)(*p - '0')
                                                     : (unsigned)(tolower((unsigned char)*p) - 'a') + 10;
@@ -51,6 +54,7 @@ static uint64_t parse_fraction(const char **text, int shift)
         }
     }
     *text = p;
+    assert(shift >= 0 && shift <= 60 && numerator < denominator); /* so less than the unit, and no overflow */
     return (uint64_t)((numerator << shift) / denominator);
 }
 
@@ -91,6 +95,7 @@ int parse_bool(const char *text, bool *ret)
     static const char *const yes[] = {"on", "yes", "true", "y"};
     static const char *const no[] = {"off", "no", "false", "n"};
 
+    _Static_assert(ARRAY_LEN(yes) == ARRAY_LEN(no), "in pairs");
     for (size_t i = 0; i < ARRAY_LEN(yes); i++) {
         if (strcmp(text, yes[i]) == 0 || strcmp(text, no[i]) == 0) {
             *ret = strcmp(text, yes[i]) == 0;

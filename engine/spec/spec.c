@@ -40,6 +40,7 @@ static int copy_member(struct spec *root, const struct spec_member *m, char *pat
     size_t at = len > 0 ? len + 1 : 0, n = strlen(m->key);
     int rc;
 
+    assert(len < SPEC_PATH_MAX && (m->kind == SPEC_NODE) == (m->node != NULL));
     if (at + n + 1 > SPEC_PATH_MAX)
         return -E2BIG;
     if (len > 0)
@@ -96,6 +97,7 @@ const struct spec_member *spec_get(const struct spec *s, const char *path)
             return m;
         if (m->kind != SPEC_NODE)
             return NULL;
+        assert(m->node != NULL && !m->text);
         s = m->node;
         path += n + 1;
     }
@@ -122,6 +124,8 @@ static struct spec_member *add(struct spec *root, struct spec *s, const char *ke
     struct spec_member *list = reallocarray(s->members, s->count + 1, sizeof *list);
     struct spec_member m = {.kind = kind};
 
+    assert(root->total < SPEC_MEMBERS_MAX && s->count <= root->total);
+    assert(len > 0 && strcspn(key, ".") >= len); /* one part of a path */
     if (!list)
         return NULL;
     s->members = list;
@@ -166,6 +170,7 @@ int spec_put(struct spec *root, const char *path, enum spec_kind kind, const cha
             return -ENOMEM;
         if (last)
             return 0;
+        assert(m->kind == SPEC_NODE && m->node != NULL);
         s = m->node;
         path += n + 1;
     }

@@ -7,6 +7,7 @@
  * Failure modes: too long, too deep, no JSON, no object, a fraction, an option twice: -EINVAL with text.
  * What is nested too deeply is found before the parser, which is recursive, sees it.
  */
+#include <assert.h>
 #include <errno.h>
 #include <jansson.h>
 #include <stdint.h>
@@ -51,6 +52,7 @@ static char *normalise(const char *text, unsigned *ret_depth)
             *to++ = *p;
         }
     }
+    assert(!out || (size_t)(to - out) <= 2 * strlen(text));
     if (out)
         *to = '\0';
     return out;
@@ -83,6 +85,7 @@ static int load(const char *shown, const char *text, json_t **ret)
     else if (!json_is_object(*ret))
         rc = err_set(EINVAL, "%.*s: not a JSON object", SPEC_SHOWN(shown));
     wipe(clean);
+    assert(rc < 0 || (*ret && depth <= SPEC_DEPTH_MAX));
     if (rc < 0 && *ret)
         json_decref(*ret);
     return rc;
@@ -101,6 +104,7 @@ static int take_member(struct reader *r, size_t len, const char *key, json_t *va
 {
     size_t at = len > 0 ? len + 1 : 0, n = strlen(key);
 
+    assert(len < sizeof r->path);
     if (n == 0)
         return spec_put_failed(r->shown, "", -EINVAL);
     if (at + n + 1 > sizeof r->path)
@@ -136,6 +140,7 @@ static int take_value(struct reader *r, size_t len, json_t *value)
     char number[24] = "";
     int rc;
 
+    assert(strlen(r->path) == len && len > 0);
     switch (json_typeof(value)) {
     case JSON_OBJECT:
     case JSON_ARRAY:
@@ -231,6 +236,7 @@ static json_t *node_json(const struct spec *s)
 
     for (unsigned i = 0; out && i < s->count; i++) {
         const struct spec_member *m = &s->members[i];
+        assert((m->kind == SPEC_TEXT) == (m->text != NULL) && (m->kind == SPEC_NODE) == (m->node != NULL));
         json_t *value = m->kind == SPEC_NULL ? json_null() : m->kind == SPEC_TEXT ? text_json(m->text)
                                                                                   : node_json(m->node);
         if (add_member(out, m->key, value) < 0) {

@@ -4,6 +4,7 @@
  *
  * Failure modes: no key, a key twice, too long, too deep, too many: -EINVAL with text.
  */
+#include <assert.h>
 #include <errno.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -46,6 +47,7 @@ static int take_items(const char *text, const char *implied, char *buf, struct s
 
     while (*p && rc == 0) {
         size_t n = strcspn(p, "=,");
+        assert(n <= SPEC_BYTES_MAX);
         struct item item;
         if (p[n] == '=') {
             memcpy(buf, p, n);
@@ -61,9 +63,11 @@ static int take_items(const char *text, const char *implied, char *buf, struct s
             rc = -E2BIG;
         else
             rc = spec_put(root, item.key, SPEC_TEXT, item.value);
+        assert(strlen(item.value) <= SPEC_BYTES_MAX);
         if (rc < 0)
             spec_put_failed(shown, item.key, rc);
     }
+    assert(rc < 0 || *p == '\0'); /* all of it was taken */
     return rc == -ENOMEM ? rc : rc < 0 ? -EINVAL : 0;
 }
 
