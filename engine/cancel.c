@@ -26,6 +26,7 @@
 /* An op that looks at rc in its next step, and has done nothing. Merged writes are not this request's alone. */
 static bool may_end(struct op *op, const struct request *r)
 {
+    assert(op->queue == r->queue);
     if (op->rc < 0)
         return false;
     if (op->request == r && op->state == OP_START)
@@ -73,6 +74,7 @@ static bool leave_locks(const struct request *r)
 
 static bool take_back(struct request *r)
 {
+    assert(r->state != REQUEST_FREE && queue_is_mine(r->queue));
     if (r->state != REQUEST_STARTED || !r->vdisk) /* without a volume: a job's, or memory that goes */
         return false;
     if (r->kind != r->asked || r->flags & REQUEST_TRIED) /* invariant 1 */
@@ -98,10 +100,12 @@ static int cancel(vdisk_queue *q, uint64_t user_data)
         for (uint32_t i = 1; i < slab_count(slab); i++) {
             if (slab[i].state == REQUEST_FREE || slab[i].user_data != user_data)
                 continue;
+            assert(slab[i].queue == q);
             found = true;
             n += take_back(&slab[i]);
         }
     }
+    assert(n >= 0 && (unsigned)n <= q->inflight);
     if (n > 0) {
         if (!ENGINE_MUTANT(CANCEL_UNTOLD))
             queue_tell(q); /* queue.h, invariant 6: the caller may sleep on the descriptor next */

@@ -24,6 +24,10 @@ struct check_job {
     struct vdisk_repair_result fixed;
 };
 
+_Static_assert(offsetof(struct check_job, job) == 0, "of a job its struct is known");
+_Static_assert(offsetof(struct vdisk_check_result, size) == 0 && offsetof(struct vdisk_repair_result, size) == 0,
+               "of a result its size, too");
+
 static int no_checks(const struct check_job *c, const struct format_driver *f)
 {
     return err_hint(err_set(ENOSYS, "%s: the format %s has no checks", c->job.name, f->name),
@@ -36,6 +40,7 @@ static int check_file(struct check_job *c, struct backend *file, const struct fo
 
     if (rc < 0)
         return rc;
+    assert(c->what == VDISK_REPAIR_NOTHING || !file->read_only);
     return f->check ? f->check(file, c->what, &c->opts, q, &c->found, &c->fixed) : no_checks(c, f);
 }
 
@@ -114,6 +119,7 @@ static int check_job_new(const char *name, enum vdisk_repair what, const struct 
     c = calloc(1, sizeof *c);
     if (!c)
         return err_set(ENOMEM, "%s: out of memory", name);
+    assert(!repairs || !(copy.flags & VDISK_OPEN_FORCE_SHARE));
     c->what = what;
     c->opts = copy;
     rc = job_init(&c->job, repairs ? &repair_kind : &check_kind, name, NULL);

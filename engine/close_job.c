@@ -17,6 +17,7 @@ static int close_work(vdisk_job *j)
     bool gone;
     int rc = volume_close(j->volume, 1, &gone); /* this job */
 
+    assert(gone || rc < 0);
     if (gone)
         j->volume = NULL;
     return rc;

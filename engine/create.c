@@ -54,6 +54,7 @@ static int check_room(const struct create_target *targets, unsigned n, unsigned 
     const struct create_target *t = &targets[i];
     uint64_t need = 0, room;
 
+    assert(i < n && t->why != NULL);
     if (!grows(t) || !t->b->driver->room || !t->b->driver->room(t->b, &room))
         return 0;
     for (unsigned j = 0; j < n; j++) {
@@ -85,6 +86,7 @@ int create_check(struct create_target *targets, unsigned n, vdisk_queue *q)
 
     for (unsigned i = 0; i < n && rc == 0; i++) {
         struct create_target *t = &targets[i];
+        assert(!t->b->read_only && !t->grown && !t->doubtful && !t->replaced);
         t->old_size = backend_size(t->b);
         if (ENGINE_MUTANT(CREATE_CUT_EARLY) && grows(t))
             io_prange(q, t->b, IO_TRUNCATE, 0, 0);
@@ -114,6 +116,7 @@ static int try_size(struct create_target *t, vdisk_queue *q)
 {
     int rc;
 
+    assert(!t->grown && !t->replaced);
     if (!grows(t) || t->size <= t->old_size)
         return 0;
     rc = io_prange(q, t->b, IO_TRUNCATE, t->size, 0);
@@ -131,6 +134,7 @@ static int cut(struct create_target *t, vdisk_queue *q)
         if (rc < 0)
             return err_advise_host(err_set(rc, "%s: cutting it to nothing: %s", t->b->name, strerror(-rc)));
     }
+    assert(!t->replaced && !t->doubtful);
     t->replaced = true;
     if (grows(t) && backend_size(t->b) != t->size)
         rc = io_prange(q, t->b, IO_TRUNCATE, t->size, 0);
@@ -155,6 +159,7 @@ static void give_up(struct create_target *t, vdisk_queue *q)
 {
     int rc;
 
+    assert(!(t->replaced && t->doubtful));
     if (t->b->made && t->b->driver->unlink) {
         rc = t->b->driver->unlink(t->b);
         if (rc < 0)
@@ -191,6 +196,9 @@ struct create_job {
     uint64_t                 file_size, allocated_size;
 };
 
+_Static_assert(offsetof(struct create_job, job) == 0, "of a job its struct is known");
+_Static_assert(offsetof(struct vdisk_create_result, size) == 0, "of a result its size, too");
+
 static int check_opts(const char *name, struct vdisk_create_opts *opts, const struct format_driver **ret_format)
 {
     char formats[64];
@@ -201,6 +209,7 @@ static int check_opts(const char *name, struct vdisk_create_opts *opts, const st
     if (!*ret_format || !(*ret_format)->create)
         return err_set(EINVAL, "%s: unknown format '%s'; known are %s", name, opts->format,
                        known_formats(formats, sizeof formats));
+    assert((*ret_format)->plan_create && (*ret_format)->drop_plan);
     if ((unsigned)opts->preallocation > VDISK_PREALLOC_FULL)
         return err_set(EINVAL, "%s: unknown preallocation %d", name, (int)opts->preallocation);
     return 0;
@@ -214,6 +223,7 @@ int create_on(const struct format_driver *format, struct backend *b, struct vdis
 
     if (rc < 0)
         return rc;
+    assert(plan->opts == opts && plan->name == b->name);
     rc = format->create(plan, b, q);
     format->drop_plan(plan);
     return rc;
@@ -234,6 +244,7 @@ static int create_volume(struct create_job *c)
         rc = format->plan_create(name, opts, &plan);
     if (rc < 0)
         return rc;
+    assert(plan->opts == opts && plan->name == name);
     rc = volume_queue(name, &q);
     if (rc == 0)
         rc = backend_open(name, flags, &b);

@@ -16,6 +16,8 @@ struct filter {
     struct backend *below;
 };
 
+_Static_assert(offsetof(struct filter, b) == 0, "a filter is a backend");
+
 static inline struct filter *filter_of(struct backend *b)
 {
     return container_of(b, struct filter, b);

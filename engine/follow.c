@@ -16,6 +16,7 @@
 
 #include "engine/backend.h"
 #include "engine/base/mutant.h"
+#include "engine/base/short_lock.h"
 #include "engine/volume.h"
 
 static void take_size(vdisk *v)
@@ -23,6 +24,8 @@ static void take_size(vdisk *v)
     struct layer *top = v->top;
     uint64_t size = top->format->size_by_file(top), old = atomic_load(&top->size);
 
+    assert_locked(&v->follow.lock);
+    assert(is_aligned(size, 512));
     if (size == old)
         return;
     if (size > atomic_load(&top->reach))
@@ -52,6 +55,7 @@ void follow_begin(vdisk *v)
 void follow_hold(vdisk *v)
 {
     pthread_mutex_lock(&v->follow.lock);
+    assert(!v->follow.held);
     v->follow.held = true;
     v->follow.missed = false;
     pthread_mutex_unlock(&v->follow.lock);
@@ -60,6 +64,7 @@ void follow_hold(vdisk *v)
 void follow_done(vdisk *v)
 {
     pthread_mutex_lock(&v->follow.lock);
+    assert(v->follow.held);
     v->follow.missed = false;
     pthread_mutex_unlock(&v->follow.lock);
 }
@@ -67,6 +72,7 @@ void follow_done(vdisk *v)
 void follow_release(vdisk *v)
 {
     pthread_mutex_lock(&v->follow.lock);
+    assert(v->follow.held);
     v->follow.held = false;
     if (v->follow.missed)
         take_size(v);

@@ -6,6 +6,7 @@
  */
 #include "engine/foreign.h"
 
+#include <assert.h>
 #include <stdbool.h>
 #include <string.h>
 
@@ -41,6 +42,7 @@ static bool is_vmdk_text(const char *p, const char *end)
     static const char key[] = "version=";
     size_t n = sizeof key - 1;
 
+    assert(p < end);
     for (;;) {
         const char *line = p;
         while (p < end && *p == ' ')
@@ -63,9 +65,11 @@ static bool is_vmdk_text(const char *p, const char *end)
 
 const char *foreign_format(const uint8_t head[FOREIGN_HEAD])
 {
-    for (size_t i = 0; i < ARRAY_LEN(magics); i++)
+    for (size_t i = 0; i < ARRAY_LEN(magics); i++) {
+        assert(magics[i].offset + magics[i].len <= FOREIGN_HEAD);
         if (memcmp(head + magics[i].offset, magics[i].bytes, magics[i].len) == 0)
             return magics[i].format;
+    }
     if (is_vmdk_text((const char *)head, (const char *)head + FOREIGN_HEAD))
         return "vmdk";
     for (const struct format_driver *const *f = format_drivers; *f; f++)

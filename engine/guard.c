@@ -56,6 +56,7 @@ static void guard_finish(struct guard *g, int rc)
 /* How many bytes of head the request changes. */
 static uint64_t changed_len(const struct request *r)
 {
+    assert(r->guest_offset < FOREIGN_HEAD && r->len > 0);
     return min_u64(r->len, FOREIGN_HEAD - r->guest_offset);
 }
 
@@ -70,6 +71,7 @@ static bool may_change(struct guard *g)
 {
     const struct request *r = g->r;
 
+    assert(g->lock.held || ENGINE_MUTANT(GUARD_UNLOCKED)); /* invariant 1 */
     if (r->kind == REQ_WRITE)
         iov_to(r->iov, r->iovcnt, 0, g->head + r->guest_offset, changed_len(r));
     else
@@ -86,6 +88,7 @@ static void write_it(struct guard *g, struct op *op)
     g->iov[0] = (struct iovec){g->head + r->guest_offset, first};
     if (rest > 0)
         n += iov_slice(r->iov, r->iovcnt, first, rest, g->iov + 1, r->iovcnt, &rest);
+    assert(n <= r->iovcnt + 1 && first + rest == r->len); /* all of the request */
     io_rwv(&g->io, r->vdisk->top->file, IO_WRITE, r->guest_offset, g->iov, n, r->len);
     if (r->flags & VDISK_REQ_FUA && !r->vdisk->top->file->cached) { /* else a flush follows */
         g->io.flags |= IO_FUA;
@@ -104,6 +107,7 @@ static void change(struct guard *g, struct op *op)
     } else if (r->kind == REQ_ZERO) {
         zero_range(b, r->guest_offset, r->len, request_zero_flags(r), op);
     } else {
+        assert(r->kind == REQ_DISCARD);
         io_range(&g->io, b, IO_DISCARD, r->guest_offset, r->len);
         op_io(op, &g->io);
     }
@@ -141,6 +145,7 @@ void guard_start(struct request *r)
 {
     struct guard *g = op_alloc(r->queue, &guard_type, sizeof *g);
 
+    assert(r->state == REQUEST_STARTED && r->guest_offset < r->vdisk->top->guarded);
     assert(r->guest_offset < FOREIGN_HEAD && r->len > 0);
     if (g) {
         g->r = r;

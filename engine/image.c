@@ -28,6 +28,12 @@ struct image_text {
     char              *text;
 };
 
+/* give() copies what comes behind it. */
+_Static_assert(offsetof(struct vdisk_image_info, size) == 0 && offsetof(struct vdisk_snapshot_info, size) == 0 &&
+               offsetof(struct vdisk_bitmap_info, size) == 0, "all begin with their size");
+_Static_assert(offsetof(struct vdisk_encryption_info, size) == 0 &&
+               offsetof(struct vdisk_key_slot_info, size) == 0, "these, too");
+
 /* ---- making one ---------------------------------------------------------------------------------------- */
 
 static int no_memory(void)
@@ -59,6 +65,7 @@ int image_problem(vdisk_image *im, int rc, struct image_problem *ret)
 {
     int failed = image_text(im, vdisk_error_text(), &ret->text);
 
+    assert(rc < 0 && ret->rc == 0);
     if (failed == 0)
         failed = image_text(im, vdisk_error_hint(), &ret->hint);
     ret->rc = failed < 0 ? 0 : rc;
@@ -127,6 +134,7 @@ static int describe_layer(vdisk *v, uint32_t depth, vdisk_image *im)
 
     if (rc < 0)
         return rc;
+    assert(!im->texts && !im->info.format); /* nothing is known yet */
     for (; layer && depth > 0; depth--)
         layer = layer->backing;
     rc = layer ? describe(im, layer, q) : err_set(ENOENT, "%s: has no layer of that depth", v->top->name);
@@ -142,6 +150,7 @@ static int image_new(vdisk_image **ret)
 
 static int image_done(vdisk_image *im, int rc, vdisk_image **ret_image)
 {
+    assert(rc < 0 || (im->info.name != NULL && im->info.format != NULL));
     if (rc < 0)
         vdisk_image_free(im);
     else
@@ -272,6 +281,7 @@ static int give(const vdisk_image *im, void *ret, const void *from, size_t from_
 static int give_item(const vdisk_image *im, void *ret, uint32_t index, const void *list, uint32_t count,
                      size_t item_size)
 {
+    assert(count == 0 || list != NULL);
     if (index >= count)
         return err_set(ENOENT, "image: there are no more of these");
     return give(im, ret, (const char *)list + index * item_size, item_size);
@@ -279,6 +289,7 @@ static int give_item(const vdisk_image *im, void *ret, uint32_t index, const voi
 
 static int tell_problem(const struct image_problem *p)
 {
+    assert(p->rc < 0 && p->text && p->hint);
     err_set(p->rc, "%s", p->text);
     return p->hint[0] != '\0' ? err_hint(p->rc, "%s", p->hint) : p->rc;
 }

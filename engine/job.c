@@ -32,6 +32,8 @@ static uint64_t now_ns(void)
 
 int job_init(vdisk_job *j, const struct job_kind *kind, const char *name, vdisk *volume)
 {
+    assert(!j->kind && kind->name && kind->work && kind->release);
+    assert(atomic_load(&j->state) == VDISK_JOB_NEW);
     process_watch();
     j->kind = kind;
     j->volume = volume;
@@ -44,6 +46,7 @@ int job_init(vdisk_job *j, const struct job_kind *kind, const char *name, vdisk 
 
 int job_hold(vdisk_job *j, vdisk *const *volumes, unsigned n)
 {
+    assert(!j->held && j->held_count == 0);
     j->held = calloc(n + 1, sizeof(vdisk *));
     if (!j->held)
         return err_set(ENOMEM, "%s: out of memory", j->name);
@@ -63,12 +66,14 @@ int job_step(void *arg, uint64_t done, uint64_t total)
     uint64_t all;
     int stop = 0;
 
+    assert(atomic_load(&j->state) == VDISK_JOB_RUNNING);
     if (done < j->part_done) /* invariant 4 */
         j->base += j->part_done;
     j->part_done = done;
     all = j->base + max_u64(total, done);
     if (all > atomic_load_explicit(&j->total, memory_order_relaxed))
         atomic_store_explicit(&j->total, all, memory_order_relaxed);
+    assert(j->base + done >= atomic_load_explicit(&j->done, memory_order_relaxed)); /* invariant 4 */
     atomic_store_explicit(&j->done, j->base + done, memory_order_release);
     if (j->progress)
         stop = j->progress(j->progress_arg, done, total);
@@ -77,6 +82,7 @@ int job_step(void *arg, uint64_t done, uint64_t total)
 
 void job_watch(vdisk_job *j, vdisk_progress_fn **progress, void **progress_arg)
 {
+    assert(*progress != job_step && !j->progress);
     j->progress = *progress;
     j->progress_arg = *progress_arg;
     *progress = job_step;
@@ -118,11 +124,14 @@ static int begin(vdisk_job *j)
 /* Invariant 3: it has nothing to do with its volumes any more. */
 static void leave_volumes(vdisk_job *j)
 {
+    assert(!j->volume || atomic_load(&j->volume->jobs) > 0);
     if (j->volume)
         atomic_fetch_sub(&j->volume->jobs, 1);
     j->volume = NULL;
-    for (unsigned i = 0; i < j->held_count; i++)
+    for (unsigned i = 0; i < j->held_count; i++) {
+        assert(atomic_load(&j->held[i]->jobs) > 0);
         atomic_fetch_sub(&j->held[i]->jobs, 1);
+    }
     j->held_count = 0;
     free(j->held);
     j->held = NULL;
@@ -131,11 +140,13 @@ static void leave_volumes(vdisk_job *j)
 /* RUNNING -> ENDED. */
 static int work(vdisk_job *j)
 {
+    assert(atomic_load(&j->state) == VDISK_JOB_RUNNING); /* invariant 1 */
     atomic_store(&j->begun_ns, now_ns());
     if (atomic_load(&j->cancelled))
         j->rc = err_set(ECANCELED, "%s: the %s was cancelled before it began", j->name, j->kind->name);
     else
         j->rc = j->kind->work(j);
+    assert(j->rc <= 0);
     if (j->rc == 0) /* what was left is little */
         atomic_store(&j->done, atomic_load(&j->total));
     if (j->rc < 0) {
@@ -178,6 +189,7 @@ static void hand_in(struct task *t)
 {
     struct request *r = container_of(t, struct request, io.task);
 
+    assert(r->queue->in_loop && r->state == REQUEST_STARTED && !r->vdisk);
     assert(r->queue->worker_jobs > 0);
     r->queue->worker_jobs--;
     request_hand_in(r, r->result);
@@ -234,6 +246,7 @@ static int start(vdisk_job *j, vdisk_queue *q, uint64_t user_data)
         rc = begin(j);
     if (rc < 0)
         return rc;
+    assert(!j->has_thread && !q->in_loop);
     thread_adopt(q);
     j->request = request_get(q);
     j->request->user_data = user_data;
@@ -243,6 +256,7 @@ static int start(vdisk_job *j, vdisk_queue *q, uint64_t user_data)
     rc = start_thread(j);
     if (rc == 0)
         return 0;
+    assert(q->worker_jobs > 0 && j->request->state == REQUEST_STARTED);
     q->worker_jobs--;
     request_give_back(j->request);
     j->has_thread = false;
@@ -263,6 +277,7 @@ static void fill_rate(struct vdisk_job_progress *p, uint64_t begun, uint64_t end
     uint64_t ns = begun ? (ended ? ended : now_ns()) - begun : 0;
     double rate = ns > 0 ? (double)p->bytes_done * NS_PER_S / (double)ns : 0.0;
 
+    assert(p->bytes_total == 0 || p->bytes_done <= p->bytes_total);
     p->bytes_per_second = rate < 1e18 ? (uint64_t)rate : (uint64_t)1e18;
     if (p->state == VDISK_JOB_ENDED)
         p->seconds_left = 0;

@@ -3,6 +3,7 @@
  * The fields of the public structs of options by name, as text: for command lines, configuration files, and
  * languages that do not speak C. What a name's own drivers can be told is another matter: engine/spec/option.h.
  */
+#include <assert.h>
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -130,6 +131,19 @@ static const struct table {
 
 #define TABLES (sizeof tables / sizeof tables[0])
 
+_Static_assert(TABLES == VDISK_OPTS_QUEUE + 1, "each kind has a table");
+_Static_assert(ARRAY_LEN(open_fields) + 1 == ARRAY_LEN(open_options), "a field for each option");
+_Static_assert(ARRAY_LEN(create_fields) + 1 == ARRAY_LEN(create_options), "the same");
+_Static_assert(ARRAY_LEN(resize_fields) + 1 == ARRAY_LEN(resize_options), "the same");
+_Static_assert(ARRAY_LEN(queue_fields) + 1 == ARRAY_LEN(queue_options), "the same");
+_Static_assert(ARRAY_LEN(preallocations) == VDISK_PREALLOC_FULL + 2, "a word for each, and the end");
+_Static_assert(ARRAY_LEN(queue_kinds) == VDISK_QUEUE_THREADS + 2, "a word for each that can be asked for");
+_Static_assert(sizeof(enum vdisk_prealloc) == sizeof(uint32_t) &&
+               sizeof(enum vdisk_queue_kind) == sizeof(uint32_t), "set_word() writes so many bytes");
+_Static_assert(offsetof(struct vdisk_open_opts, size) == 0 && offsetof(struct vdisk_create_opts, size) == 0 &&
+               offsetof(struct vdisk_resize_opts, size) == 0 && offsetof(struct vdisk_queue_opts, size) == 0,
+               "all begin with their size");
+
 const struct vdisk_option *vdisk_list_options(enum vdisk_opts_kind kind)
 {
     return (unsigned)kind < TABLES ? tables[kind].options : NULL;
@@ -157,6 +171,7 @@ static size_t width_of(enum field_type type)
 
 static int set_word(const struct field *f, void *at, const char *value)
 {
+    assert(f->type == FIELD_CHOICE && f->words != NULL);
     for (uint32_t i = 0; f->words[i]; i++)
         if (strcmp(f->words[i], value) == 0) {
             memcpy(at, &i, sizeof i);
@@ -182,6 +197,7 @@ static int set_truth(const struct field *f, void *at, const char *value)
     uint32_t flags;
     bool truth;
 
+    assert(f->type == FIELD_BOOL || (f->type == FIELD_FLAG && is_power_of_two(f->flag)));
     if (parse_bool(value, &truth) < 0)
         return -EINVAL;
     if (f->type == FIELD_BOOL) {

@@ -26,6 +26,8 @@ struct open_job {
     _Atomic(vdisk *)       opened; /* NULL: not (yet), or taken */
 };
 
+_Static_assert(offsetof(struct open_job, job) == 0, "of a job its struct is known");
+
 static struct open_job *of_job(vdisk_job *j)
 {
     return container_of(j, struct open_job, job);
@@ -49,6 +51,7 @@ static int open_work(vdisk_job *j)
     int rc = volume_open(j->name, &o->opts, &v);
 
     close_fds(o);
+    assert((rc == 0) == (v != NULL) && !atomic_load(&o->opened));
     if (rc == 0)
         atomic_store(&o->opened, v);
     return rc;

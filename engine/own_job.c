@@ -26,12 +26,15 @@ struct own_job {
     char                         text[1024], hint[512];
 };
 
+_Static_assert(offsetof(struct own_job, job) == 0, "of a job its struct is known");
+
 static int own_work(vdisk_job *j)
 {
     struct own_job *o = container_of(j, struct own_job, job);
     unsigned depth = err_state.depth;
     int rc;
 
+    assert(j->kind == &o->engine_kind && o->kind.work != NULL && !o->failed);
     err_state.depth = 0; /* it is a caller: the text is that of its last call */
     rc = o->kind.work(j, o->arg);
     err_state.depth = depth;

@@ -21,6 +21,7 @@ static bool in_order(const struct request *a, const struct request *b)
 /* By insertion: there are few, and most come in order. Those of one offset stay in the order they came in. */
 static void sort(struct request **list, unsigned count)
 {
+    assert(count <= PLUG_MAX);
     for (unsigned i = 1; i < count; i++) {
         struct request *r = list[i];
         unsigned at = i;
@@ -49,6 +50,7 @@ static unsigned link_run(struct request **list, unsigned count)
             break;
         list[n - 1]->merged = list[n];
     }
+    assert(n > 0 && n <= count);
     list[n - 1]->merged = NULL;
     return n;
 }
@@ -61,8 +63,10 @@ static void release(struct plug *p)
     sort(p->held, count);
     for (unsigned i = 0; i < count;) {
         struct request *first = p->held[i];
+        assert(first->state == REQUEST_STARTED && first->kind == REQ_WRITE);
         i += link_run(p->held + i, count - i);
         first->vdisk->top->format->submit(first->vdisk->top, first);
+        assert(p->count == 0); /* nothing comes while the list is walked */
     }
 }
 
@@ -76,6 +80,7 @@ void plug_add(struct request *r)
     struct plug *p = &r->queue->plug;
 
     assert(r->kind == REQ_WRITE && r->state == REQUEST_STARTED);
+    assert(queue_is_mine(r->queue) && p->count <= PLUG_MAX);
     if (p->count == PLUG_MAX)
         release(p); /* its task is on its way and finds what comes now */
     else if (p->count == 0) {
@@ -94,6 +99,7 @@ bool plug_take(struct request *r)
         at++;
     if (at == p->count)
         return false;
+    assert(queue_is_mine(r->queue) && task_list_has(&r->queue->ready, &p->task));
     p->count--;
     memmove(p->held + at, p->held + at + 1, (p->count - at) * sizeof p->held[0]);
     if (p->count == 0) /* else the next would put it there a second time */

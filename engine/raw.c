@@ -17,6 +17,8 @@
 #include "engine/spec/option.h"
 #include "engine/volume.h"
 
+_Static_assert((int)FOREIGN_HEAD <= ZERO_BUFFER, "zeros for a header");
+
 static int raw_probe(const uint8_t *head, size_t len, const char *name)
 {
     return 1; /* anything may be raw */
@@ -41,6 +43,7 @@ static int raw_open(struct layer *layer, const struct layer_open *how, vdisk_que
 {
     if (how->data_file)
         return err_set(EINVAL, "%s: a raw volume has no external data file", layer->name);
+    assert(!layer->data && (layer->guarded == 0 || layer->guarded == FOREIGN_HEAD));
     layer->data = layer->file;
     layer->data_offset = offset_in_file(how->name);
     layer->writes_in_place = true;
@@ -55,6 +58,7 @@ static int raw_close(struct layer *layer, vdisk_queue *q)
 
 static int raw_lookup(struct layer *layer, uint64_t guest_offset, uint64_t len, struct extent *ret)
 {
+    assert(len > 0);
     ret->len = len;
     ret->host_offset = guest_offset;
     ret->kind = EXTENT_DATA;
@@ -72,6 +76,7 @@ static void raw_write(struct layer *layer, struct request *r)
 {
     while (r) {
         struct request *next = r->merged;
+        assert(!next || next->guest_offset == r->guest_offset + r->len); /* plug.h, invariant 2 */
         r->merged = NULL;
         layer_note_end(layer, r->guest_offset + r->len);
         if (r->guest_offset < layer->guarded) {
@@ -88,6 +93,7 @@ static void raw_write(struct layer *layer, struct request *r)
 
 static void raw_submit(struct layer *layer, struct request *r)
 {
+    assert(r->state == REQUEST_STARTED && layer == layer->volume->top && !layer->read_only);
     if (r->kind == REQ_WRITE) {
         raw_write(layer, r);
         return;
@@ -148,6 +154,7 @@ static int raw_fill(struct backend *b, uint64_t size, const struct vdisk_create_
 {
     int rc = wipe_header(b, q);
 
+    assert(is_aligned(size, 512) && o->preallocation != VDISK_PREALLOC_METADATA);
     if (rc == 0 && size > 0 && o->preallocation == VDISK_PREALLOC_FALLOC) {
         rc = io_prange(q, b, IO_ALLOCATE, 0, size);
         if (rc == -ENOTSUP)
@@ -206,6 +213,7 @@ static int raw_preallocate(struct layer *layer, uint64_t from, uint64_t end, con
 {
     int rc = 0;
 
+    assert(from < end && opts->preallocation != VDISK_PREALLOC_METADATA);
     if (opts->preallocation == VDISK_PREALLOC_FALLOC) {
         rc = io_prange(q, layer->file, IO_ALLOCATE, from, end - from);
         if (rc == -ENOTSUP)
@@ -253,6 +261,7 @@ static int follow_device(struct layer *layer, uint64_t size, const struct vdisk_
 /* The space cannot be had. Says what is left if the file keeps its new size. */
 static int give_up_growth(struct layer *layer, uint64_t old, int rc, vdisk_queue *q)
 {
+    assert(rc < 0 && old == layer_size(layer));
     if (io_prange(q, layer->file, IO_TRUNCATE, old, 0) == 0)
         return rc;
     if (vdisk_error_text()[0] == '\0')
@@ -290,6 +299,7 @@ static int raw_resize(struct layer *layer, uint64_t size, const struct vdisk_res
 {
     int rc;
 
+    assert(layer == layer->volume->top && !layer->read_only && is_aligned(size, 512));
     if (opts->preallocation == VDISK_PREALLOC_METADATA)
         return err_set(EINVAL, "%s: a raw volume has no metadata to preallocate; use off, falloc or full",
                        layer->name);

@@ -26,6 +26,7 @@ static void fast_write_done(struct io *io)
 {
     struct request *r = container_of(io, struct request, io);
 
+    assert(r->kind == REQ_WRITE && !(r->flags & REQUEST_TRIED));
     if (unlikely(io->res == -ENOSPC) && r->vdisk->top->format->trim) {
         /* The format may have space that can be given back: its turn, once. */
         if (io->flags & IO_FUA)
@@ -42,7 +43,7 @@ static void fast_write_done(struct io *io)
 static inline void fast_io(struct request *r, struct backend *b, enum io_kind kind, uint64_t host_offset,
                            uint64_t len, io_done_fn *done)
 {
-    assert(!r->io.op);
+    assert(!r->io.op && len > 0 && len == r->len);
     r->direct = true;
     io_rwv(&r->io, b, kind, host_offset, r->iov, r->iovcnt, len);
     r->io.done = done;
@@ -52,6 +53,7 @@ static inline void fast_io(struct request *r, struct backend *b, enum io_kind ki
 static __attribute__((noinline)) int look_below(struct layer *top, uint64_t guest_offset, struct extent *e,
                                                 struct layer **ret_layer)
 {
+    assert(e->len > 0 && top == top->volume->top);
     if (top->backing)
         return chain_lookup(top->backing, guest_offset, e->len, e, ret_layer);
     e->kind = EXTENT_ZERO;
@@ -67,6 +69,7 @@ static inline void start_read(struct request *r, vdisk *v, uint64_t offset, uint
 
     if (unlikely(rc == 0 && e.kind == EXTENT_UNALLOCATED))
         rc = look_below(top, offset, &e, &layer);
+    assert(rc < 0 || (e.len > 0 && e.len <= len && e.kind != EXTENT_UNALLOCATED));
     if (likely(rc == 0 && e.len == len)) {
         if (likely(e.kind == EXTENT_DATA)) {
             fast_io(r, layer->data, IO_READ, e.host_offset, len, fast_read_done);
@@ -92,6 +95,7 @@ static inline void start_write(struct request *r, vdisk *v, uint64_t offset, uin
         top->format->lookup(top, offset, len, &e) == 0 &&
         likely(e.len == len && e.kind == EXTENT_DATA && e.flags & EXTENT_WRITABLE)) {
         uint64_t host_end = e.host_offset + len;
+        assert(!top->read_only && host_end > e.host_offset);
         fast_io(r, top->data, IO_WRITE, e.host_offset, len, fast_write_done);
         if (unlikely(host_end > atomic_load_explicit(&top->mark.above, memory_order_relaxed)))
             layer_note_end(top, host_end);
@@ -139,6 +143,7 @@ static __attribute__((noinline)) struct pair *get_to_know(vdisk_queue *q, vdisk 
     struct pair *p = NULL;
     int rc = 0;
 
+    assert(r->state == REQUEST_STARTED && r->queue == q);
     if (!v)
         rc = -EINVAL;
     else if (q->generation != process_generation || v->generation != process_generation)
@@ -177,6 +182,7 @@ static int check(const struct request *r, const vdisk *v)
 /* In the gate; something may be wrong, `rc` < 0: it is. True: nothing was, and there is something to do. */
 static __attribute__((noinline)) bool look_closer(struct request *r, const vdisk *v, int rc)
 {
+    assert(rc <= 0);
     if (rc == 0)
         rc = check(r, v);
     if (rc == 0 && (r->len > 0 || r->kind == REQ_FLUSH))
@@ -211,6 +217,7 @@ static inline bool enter(struct request *r, vdisk *v, vdisk_queue *q, enum reque
     }
     queue_current = q;
     assert(!q->in_loop);
+    assert(p->number == v->number || ENGINE_MUTANT(KNOWN_FOR_ALL)); /* pair.h, invariant 3 */
     r->pair = p;
     if (unlikely(p->latency))
         r->begun_ns = request_now_ns(q);
@@ -223,6 +230,7 @@ static void start_other(struct request *r, vdisk *v)
 {
     bool none = (r->kind == REQ_FLUSH && v->top->read_only) || (r->kind == REQ_DISCARD && v->top->keeps_discarded);
 
+    assert(r->kind != REQ_READ && r->kind != REQ_WRITE);
     if (r->kind == REQ_ZERO && v->top->keeps_discarded)
         r->flags &= (uint8_t)~VDISK_REQ_UNMAP;
     if (r->kind == REQ_EXTENTS)

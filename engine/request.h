@@ -28,6 +28,10 @@ enum request_kind {
 /* In request.flags, beside enum vdisk_req_flags: an I/O of it has failed, and it goes another way. */
 enum { REQUEST_TRIED = 1u << 7 };
 
+_Static_assert((int)REQ_PREFETCH < VDISK_REQUEST_KINDS, "counted by kind");
+_Static_assert(((unsigned)REQUEST_TRIED & (VDISK_REQ_FUA | VDISK_REQ_UNMAP | VDISK_REQ_NO_FALLBACK)) == 0 &&
+               REQUEST_TRIED <= UINT8_MAX, "a bit of its own");
+
 enum request_state { REQUEST_FREE, REQUEST_STARTED, REQUEST_DONE };
 
 /* Of those that are in flight the first four cache lines are what the fast path touches. */
@@ -59,6 +63,7 @@ struct request {
 } __attribute__((aligned(64)));
 
 _Static_assert(offsetof(struct request, gate) < 4 * 64, "four cache lines");
+_Static_assert(offsetof(struct request, io) == 0 && sizeof(struct request) % 64 == 0, "lines of its own");
 
 /*
  * End a request with 0 or -errno. A write, zero or discard with VDISK_REQ_FUA that was carried out without it goes
@@ -73,6 +78,7 @@ void request_end_later(struct request *r, int result);
 /* The op does what the request asks for: op_end() ends it. */
 static inline void op_serve(struct op *op, struct request *r)
 {
+    assert(!op->parent && !op->request && op->queue == r->queue);
     op->request = r;
     op->end_request = request_end;
 }
@@ -83,6 +89,7 @@ void request_end_merged(struct request *r, int result);
 /* The same of a write, and of those merged with it. */
 static inline void op_serve_merged(struct op *op, struct request *r)
 {
+    assert(!op->parent && !op->request && op->queue == r->queue && r->kind == REQ_WRITE);
     op->request = r;
     op->end_request = request_end_merged;
 }
@@ -107,6 +114,7 @@ static inline uint32_t request_allowed_flags(enum request_kind kind)
 /* ZERO: enum io_flags of the request's. */
 static inline uint8_t request_zero_flags(const struct request *r)
 {
+    assert(r->kind == REQ_ZERO || r->kind == REQ_DISCARD);
     return (uint8_t)((r->flags & VDISK_REQ_UNMAP ? IO_UNMAP : 0) |
                      (r->flags & VDISK_REQ_NO_FALLBACK ? IO_NO_FALLBACK : 0));
 }

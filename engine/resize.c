@@ -24,6 +24,9 @@ struct resize_job {
     uint64_t                 size, old_size;
 };
 
+_Static_assert(offsetof(struct resize_job, job) == 0, "of a job its struct is known");
+_Static_assert(offsetof(struct vdisk_resize_result, size) == 0, "of a result its size, too");
+
 static int copy_opts(const vdisk *v, const struct vdisk_resize_opts *user, struct vdisk_resize_opts *ret)
 {
     memset(ret, 0, sizeof *ret);
@@ -63,6 +66,7 @@ static int shut(vdisk *v)
 {
     uint64_t inside;
 
+    assert(!(atomic_load(&v->refuses) & VOLUME_SHUT));
     atomic_fetch_or(&v->refuses, VOLUME_SHUT);
     inside = volume_inside(v);
     if (inside == 0)
@@ -79,6 +83,7 @@ static int resize_on(vdisk *v, uint64_t size, const struct vdisk_resize_opts *op
     bool shrinks = size < vdisk_size(v) || (opts->shrink && size == vdisk_size(v));
     int rc = shrinks ? shut(v) : 0;
 
+    assert(atomic_load(&v->manager) == q && is_aligned(size, 512) && !v->top->read_only);
     if (rc < 0)
         return rc;
     /* Of the same size there may be something left: of a shrink that failed half-way, or of another raw file. */

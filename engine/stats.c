@@ -21,6 +21,9 @@ static void show_requests(struct vdisk_stats *to, const struct request_stats *fr
     }
 }
 
+_Static_assert(offsetof(struct vdisk_stats, size) == 0 && offsetof(struct vdisk_latency, size) == 0,
+               "both begin with their size");
+
 static int check_size(size_t size)
 {
     return size < sizeof(size_t) || size > 4096 ? err_set(EINVAL, "statistics: struct of size %zu", size) : 0;

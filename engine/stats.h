@@ -6,6 +6,7 @@
 #ifndef ENGINE_STATS_H
 #define ENGINE_STATS_H
 
+#include <assert.h>
 #include <stdatomic.h>
 #include <stdint.h>
 
@@ -23,6 +24,8 @@ static inline uint64_t stat_get(const stat_count *c)
 {
     return atomic_load_explicit(c, memory_order_relaxed);
 }
+
+_Static_assert(sizeof(stat_count) == sizeof(uint64_t), "one store, and no lock");
 
 struct kind_stats {
     stat_count ended[2]; /* [1]: reads and writes whose mapping was at hand; [0]: all others */
@@ -77,6 +80,7 @@ static inline unsigned latency_bucket(uint64_t ns)
 /* A request of `kind` has taken so long. Context: the queue's thread. */
 static inline void latency_note(struct latency_stats *l, unsigned kind, uint64_t ns)
 {
+    assert(kind < VDISK_REQUEST_KINDS);
     stat_add(&l->kind[kind].count, 1);
     stat_add(&l->kind[kind].sum_ns, ns);
     stat_add(&l->kind[kind].bucket[latency_bucket(ns)], 1);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "engine/base/error.h"
+#include "engine/base/short_lock.h"
 #include "engine/loop/queue.h"
 #include "engine/volume.h"
 
@@ -56,6 +57,8 @@ int volume_manage(vdisk *v, vdisk_queue **ret_queue)
         thread_adopt(*ret_queue);
     service_meet(v, *ret_queue);
     lock_manage(v, *ret_queue);
+    assert_locked(&v->manage_lock);
+    assert(!atomic_load(&v->manager));
     atomic_store(&v->manager, *ret_queue);
     follow_hold(v);
     return 0;
@@ -63,6 +66,8 @@ int volume_manage(vdisk *v, vdisk_queue **ret_queue)
 
 void volume_manage_done(vdisk *v)
 {
+    assert_locked(&v->manage_lock);
+    assert(atomic_load(&v->manager) != NULL);
     follow_release(v);
     atomic_store(&v->manager, NULL);
     pthread_mutex_unlock(&v->manage_lock);
@@ -81,6 +86,7 @@ static int finish(vdisk *v, vdisk_queue *q, const char *what)
     struct vdisk_completion c;
 
     queue_take(q, &c, 1);
+    assert(c.result <= 0);
     if (c.result < 0 && c.error == 0)
         return err_set(c.result, "%s: %s: %s", v->top->name, what, strerror(-c.result));
     return c.result < 0 ? request_show_error(q, &c) : 0;

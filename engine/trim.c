@@ -20,6 +20,9 @@ struct trim_job {
     uint64_t               before, after;
 };
 
+_Static_assert(offsetof(struct trim_job, job) == 0, "of a job its struct is known");
+_Static_assert(offsetof(struct vdisk_trim_result, size) == 0, "of a result its size, too");
+
 static uint64_t allocated(const vdisk *v)
 {
     struct backend *file = v->top->file;
@@ -43,6 +46,7 @@ static int trim_volume(struct trim_job *t)
     rc = volume_manage(v, &q);
     if (rc < 0)
         return rc;
+    assert(atomic_load(&v->manager) == q);
     rc = v->top->format->trim(v->top, &t->opts, q);
     t->after = allocated(v);
     volume_manage_done(v);

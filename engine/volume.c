@@ -41,6 +41,7 @@ static _Atomic uint64_t next_number;
 /* Its chain is closed, or there never was one. */
 static void volume_free(vdisk *v)
 {
+    assert(!atomic_load(&v->manager) && !v->follow.held);
     gate_finish(&v->requests);
     events_close(v->events);
     pairs_volume_goes(v);
@@ -94,6 +95,7 @@ static int open_on(struct backend *file, struct layer_name *n, const struct vdis
         volume_free(v);
         return rc;
     }
+    assert(v->top->volume == v && atomic_load(&v->top->reach) >= layer_size(v->top));
     atomic_init(&v->refuses, v->top->read_only ? VOLUME_READ_ONLY : 0);
     follow_begin(v);
     *ret_vdisk = v;
@@ -208,6 +210,7 @@ static int check_idle(vdisk *v, unsigned own_jobs)
     uint64_t inside = volume_inside(v);
     unsigned jobs = atomic_load(&v->jobs) - own_jobs;
 
+    assert(atomic_load(&v->jobs) >= own_jobs);
     if (inside == 0 && !atomic_load(&v->manager) && jobs == 0)
         return 0;
     if (inside == 0 && jobs > 0)
@@ -263,6 +266,7 @@ static void fill_limits(const struct layer *layer, struct vdisk_info *info)
 
     info->max_transfer = b->max_transfer;
     info->preferred_transfer = (uint32_t)max_u64(layer->cluster_size, max_u64(b->align, 4096));
+    assert(is_power_of_two(info->preferred_transfer) && info->preferred_transfer >= b->align);
     info->zero_align = layer->zero_align ? layer->zero_align : b->align;
     info->discard_align = (uint32_t)max_u64(layer->zero_align ? layer->zero_align : b->discard_align, 1);
     info->zeroes_cheap = layer->zero_align ? layer->zeroes_cheap : (b->caps & BACKEND_ZERO_FAST) != 0;
@@ -278,6 +282,7 @@ void volume_describe_layer(struct layer *layer, struct vdisk_info *info)
     info->allocated_size = file->driver->allocated ? file->driver->allocated(file) : backend_size(file);
     info->request_align = layer->data->align;
     info->memory_align = layer->data->mem_align;
+    assert(layer->depth > 0);
     info->depth = layer->depth;
     info->read_only = layer->read_only;
     info->direct = layer->data->direct;

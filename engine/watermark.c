@@ -43,6 +43,7 @@ static int look(vdisk *v)
 
     if (is_known(v))
         return 0;
+    assert(v->top->format->highest && !v->top->read_only);
     rc = volume_manage(v, &q);
     if (rc < 0)
         return rc;
@@ -96,6 +97,8 @@ static int get_watermark(vdisk *v, struct vdisk_watermark *ret)
     if (rc < 0)
         return rc;
     pthread_mutex_lock(&v->top->mark.lock);
+    assert(!v->top->mark.passed || v->top->mark.threshold > 0);
+    assert(!v->top->mark.passed || v->top->mark.highest > v->top->mark.threshold);
     mark.threshold = v->top->mark.threshold;
     mark.passed = v->top->mark.passed;
     mark.highest = v->top->mark.highest;
