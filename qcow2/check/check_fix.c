@@ -288,12 +288,6 @@ static bool fix_l2_table(struct check *c, l2_fix_fn *fix, const struct q2_l2_tab
     return changed;
 }
 
-static uint64_t l2_offset(struct check *c, uint64_t i)
-{
-    assert(i < c->l2.count);
-    return c->l2.tables[i].host_offset;
-}
-
 static int take_l2(struct check *c, uint64_t i, uint8_t *buf, int rc, l2_fix_fn *fix)
 {
     const struct q2_l2_table *table = &c->l2.tables[i];
@@ -320,7 +314,7 @@ static int take_flags(struct check *c, uint64_t i, uint8_t *buf, int rc)
 static int sweep(struct check *c, l1_fix_fn *l1_fix,
                  int (*take)(struct check *c, uint64_t i, uint8_t *buf, int rc))
 {
-    struct check_reads reads = {.count = c->l2.count, .offset = l2_offset, .take = take};
+    struct check_reads reads = {.count = c->l2.count, .offset = check_l2_offset, .take = take};
     int rc;
 
     c->fixed = false;

@@ -157,6 +157,13 @@ int check_part_owners(struct check *c); /* check_part.c */
 int check_fix_refcounts(struct check *c, bool raise, bool lower);
 int check_fix_flags(struct check *c);
 
+/* Of the L2 tables that were found: check_reads.offset. */
+static inline uint64_t check_l2_offset(struct check *c, uint64_t i)
+{
+    assert(i < c->l2.count);
+    return c->l2.tables[i].host_offset;
+}
+
 /* Where the refcount of a cluster can be written: false, when there is no block for it. */
 bool check_find_block(const struct check *c, uint64_t cluster, uint64_t *ret_offset);
 

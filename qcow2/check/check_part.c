@@ -172,15 +172,9 @@ static int take_l2(struct check *c, uint64_t i, uint8_t *l2, int rc)
     return rc < 0 ? rc : check_progress(c, 1);
 }
 
-static uint64_t l2_offset(struct check *c, uint64_t i)
-{
-    assert(i < c->l2.count);
-    return c->l2.tables[i].host_offset;
-}
-
 int check_part_owners(struct check *c)
 {
-    struct check_reads reads = {.count = c->l2.count, .offset = l2_offset, .take = take_l2};
+    struct check_reads reads = {.count = c->l2.count, .offset = check_l2_offset, .take = take_l2};
     int rc;
 
     c->fixed = false;
