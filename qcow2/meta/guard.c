@@ -40,7 +40,8 @@ static int contradiction_of(struct q2_meta *meta, const char *what, uint64_t clu
     snprintf(text, sizeof text, "%s host offset 0x%" PRIx64 ", which holds %s", what,
              cluster << meta->geo.cluster_bits, holds);
     q2_break(meta, text);
-    return err_hint(err_set(EIO, "%s: %s", meta->layer->name, text), "repair the image with vdisk-io check -r all");
+    err_set(EIO, "%s: %s", meta->layer->name, text);
+    return err_hint(-EIO, "repair the image with vdisk-io check -r all");
 }
 
 static int contradiction(struct q2_meta *meta, const char *what, uint64_t cluster, uint32_t kinds)
