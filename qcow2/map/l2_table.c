@@ -182,7 +182,7 @@ static int enter(struct l2_make *m)
         enter_table(m, index + i, m->run.host_offset + (i << meta->geo.cluster_bits),
                     (index + i) * q2_l1_entry_span(&meta->geo));
     if (m->shared)
-        q2_drop_table(m->map->space, m->shared, 1, Q2_META_L2);
+        q2_leave_l2_table(m->map->space, m->shared);
     pthread_mutex_unlock(&meta->lock);
     return 0;
 }

@@ -40,6 +40,7 @@ void q2_meta_state_finish(struct q2_meta *meta)
     free_l1(meta->l1_retired);
     free(meta->reftable);
     q2_compressed_finish(&meta->compressed);
+    q2_cluster_set_finish(&meta->left);
     q2_cluster_set_finish(&meta->own_freed);
     q2_cluster_set_finish(&meta->mapped);
     q2_cluster_set_finish(&meta->targets);

@@ -69,6 +69,7 @@ struct q2_meta {
     struct q2_cluster_set     judged;        /* L2 slices, by key, that have been read or made: twice.h */
     struct q2_cluster_set     twice;         /* clusters that two entries have, and one says alone: twice.h */
     bool                      twice_grew;
+    struct q2_cluster_set     left;          /* L2 tables that were shared, and left to those who have them, too */
     struct q2_cluster_set     own_freed;     /* clusters that had a use which this handle ended */
     bool                      mapping_needs_data; /* dirty mapping shows data under flush rule 2 */
     bool                      blocks_need_sync; /* dirty pages of the refcount table lead to blocks: rule 3 */

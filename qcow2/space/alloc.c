@@ -664,6 +664,29 @@ void q2_drop_table(struct q2_space *space, uint64_t host_offset, uint64_t cluste
     q2_drop_clusters(space, host_offset, clusters);
 }
 
+void q2_leave_l2_table(struct q2_space *space, uint64_t host_offset)
+{
+    struct q2_meta *meta = space->meta;
+    uint64_t cluster = host_offset >> meta->geo.cluster_bits;
+
+    assert_locked(&meta->lock);
+    if (meta->guarded && !MUTANT(FORGET_TABLE))
+        q2_cluster_set_add(&meta->left, cluster, 1);
+    if (q2_cluster_set_has(&meta->left, cluster))
+        q2_drop_clusters(space, host_offset, 1);
+    else
+        q2_drop_table(space, host_offset, 1, Q2_META_L2);
+}
+
+void q2_forget_left_table(struct q2_meta *meta, uint64_t cluster)
+{
+    assert_locked(&meta->lock);
+    if (!q2_cluster_set_has(&meta->left, cluster))
+        return;
+    q2_cluster_set_remove(&meta->left, cluster, 1);
+    q2_guard_remove(meta, cluster, 1, Q2_META_L2);
+}
+
 void q2_return_structure(struct q2_space *space, const struct q2_run *run, uint32_t kind)
 {
     assert_locked(&space->meta->lock);
@@ -710,6 +733,7 @@ bool q2_lower(struct q2_space *space, struct q2_slot *s, uint64_t cluster_index,
         if (refcount > 1)
             continue;
         note_free(space, i);
+        q2_forget_left_table(space->meta, i);
         if (!untouched || MUTANT(OWN_UNUSED))
             q2_cluster_set_add(&space->meta->own_freed, i, 1);
     }

@@ -51,6 +51,13 @@ void q2_drop_run(struct q2_space *space, uint64_t host_offset, uint64_t clusters
 void q2_drop_table(struct q2_space *space, uint64_t host_offset, uint64_t clusters, uint32_t kind);
 
 /*
+ * The same of an L2 table that the L1 table shares with others (snapshots): it counts as one until this was the
+ * last reference; then it is forgotten. With the lock.
+ */
+void q2_leave_l2_table(struct q2_space *space, uint64_t host_offset);
+void q2_forget_left_table(struct q2_meta *meta, uint64_t cluster);
+
+/*
  * The same of what an L2 entry led to, which leads there no more: a cluster, all that compressed data touches, or
  * nothing. With an external data file nothing is ours to count.
  */

@@ -140,6 +140,8 @@ static enum gather_result gather_part(struct reclaim *r)
         return GATHER_NEEDS_SLICE;
     }
     n = s ? last_references(space, s, max_u64(f->cluster_index, slice_start), end) : 0;
+    for (uint64_t i = end - n; i < end; i++)
+        q2_forget_left_table(space->meta, i);
     if (!s)
         q2_break(space->meta, "a cluster in use has no refcount block"); /* loading would find none, for ever */
     else if (q2_twice_has(space->meta, end - 1))

@@ -220,6 +220,25 @@ static void test_image(void)
     attempt_or_shrink(life_run, l, LIFE_STEPS, SECONDS, SHRINK_RUNS);
 }
 
+/* Those that failed once, found by long runs. */
+static void test_once(void)
+{
+    static const uint64_t seeds[] = {
+        14463568733118939469u, /* an L2 table that a damaged snapshot has, too, and an entry that leads to it */
+    };
+    struct life *l = make_life();
+    struct steps all;
+    struct attempt a;
+
+    steps_init(&all, LIFE_STEPS, NULL);
+    for (unsigned i = 0; i < sizeof seeds / sizeof seeds[0]; i++) {
+        l->seed = seeds[i];
+        attempt_run(&a, life_run, &all, l, SECONDS);
+        CHECK_MSG(!a.failed, "seed %" PRIu64 ": %s", seeds[i], a.output);
+    }
+    steps_finish(&all);
+}
+
 /* ---- rules broken on purpose ----------------------------------------------------------------------------- */
 
 #ifdef VDISK_MUTANTS
@@ -283,6 +302,7 @@ int main(int argc, char **argv)
     static const struct test_case cases[] = {
         {.name = "images", .run = test_images, .repeat = 20, .quick = 4, .lengthy = 1000},
         {.name = "image", .run = test_image},
+        {.name = "once", .run = test_once},
         {.name = "mutants", .run = test_mutants},
     };
 
