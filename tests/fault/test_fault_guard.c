@@ -80,6 +80,12 @@ static void lead_astray(struct memdisk *d)
     disk_put(d, l2_table(d) + 8 * 300, Q2_COPIED | refblock(d), 8);
 }
 
+/* Guest cluster 300 is at no cluster. */
+static void lead_between(struct memdisk *d)
+{
+    disk_put(d, l2_table(d) + 8 * 300, Q2_COPIED | (refblock(d) + CLUSTER / 2), 8);
+}
+
 /* The L2 table looks free. */
 static void lose_refcount(struct memdisk *d)
 {
@@ -115,10 +121,12 @@ static int act_discard(vdisk *v)
     return vdisk_pdiscard(v, CLUSTER, 300 * CLUSTER);
 }
 
-/* A longer L1 table is needed: no request finds it. */
-static int act_grow(vdisk *v)
+/* No change fails for it: it is marked when the volume is closed. */
+static int act_read(vdisk *v)
 {
-    return vdisk_grow(v, UINT64_C(64) << 30);
+    char buf[CLUSTER];
+
+    return vdisk_pread(v, buf, CLUSTER, 300 * CLUSTER);
 }
 
 static const struct guard_case {
@@ -129,7 +137,7 @@ static const struct guard_case {
     {"write", lead_astray, act_write},
     {"discard", lead_astray, act_discard},
     {"allocating write", lose_refcount, act_write},
-    {"grow", lose_refcount, act_grow},
+    {"read", lead_between, act_read},
     {"refcounts", lose_blocks, act_write_apart},
 };
 
