@@ -11,7 +11,7 @@
  */
 int q2_grow_header(struct q2 *q, uint64_t size, uint64_t reach, vdisk_queue *queue);
 
-/* Give host clusters to what has none in [from, end), which reads as zeros: reserve.c. */
+/* Give host clusters to what has none in [from, end), which reads as zeros: prealloc_range.c. */
 int q2_reserve_range(struct q2 *q, uint64_t from, uint64_t end, const struct vdisk_resize_opts *opts,
                      vdisk_queue *queue);
 

@@ -17,14 +17,14 @@
  *  3. No lock is held while anything is written but the refcount table: others allocate meanwhile, behind the
  *     piece.
  */
-#include "qcow2/image/append.h"
+#include "qcow2/image/prealloc_append.h"
 
 #include <errno.h>
 #include <stdlib.h>
 
 #include "engine/base/bits.h"
 #include "engine/loop/zero.h"
-#include "qcow2/image/bulk.h"
+#include "qcow2/image/prealloc_bulk.h"
 #include "qcow2/space/space.h"
 
 enum { STREAMS = 4, STREAM_BUFFER = 512 << 10 };

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Preallocation by pieces behind the end of the file, for the new range of a resize: append.c. */
-#ifndef QCOW2_IMAGE_APPEND_H
-#define QCOW2_IMAGE_APPEND_H
+/* Preallocation by pieces behind the end of the file, for the new range of a resize: prealloc_append.c. */
+#ifndef QCOW2_PREALLOC_APPEND_H
+#define QCOW2_PREALLOC_APPEND_H
 
 #include "qcow2/image/image.h"
 

@@ -4,9 +4,9 @@
  *
  * Happy path: zeros are written to what the last, partial cluster of the old end has behind it. Then, piece by
  * piece, clusters without host space get some (metadata, falloc): where there is no L2 table yet whole tables at a
- * time, as many as the last refcount block has room for (bulk.c), the others in large pieces behind it (append.c).
- * Full: zeros are written to them too, several writes at a time. Failure modes: the first error, or
- * a cancel, ends it; what has been given stays given, and reads as zeros.
+ * time, as many as the last refcount block has room for (prealloc_bulk.c), the others in large pieces behind it
+ * (prealloc_append.c). Full: zeros are written to them too, several writes at a time. Failure modes: the first
+ * error, or a cancel, ends it; what has been given stays given, and reads as zeros.
  */
 #include <assert.h>
 #include <errno.h>
@@ -14,8 +14,8 @@
 #include "engine/base/error.h"
 #include "engine/loop/queue.h"
 #include "engine/loop/zero.h"
-#include "qcow2/image/append.h"
-#include "qcow2/image/bulk.h"
+#include "qcow2/image/prealloc_append.h"
+#include "qcow2/image/prealloc_bulk.h"
 #include "qcow2/image/resize.h"
 #include "qcow2/map/map.h"
 

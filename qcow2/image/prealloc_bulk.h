@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Preallocation by whole L2 tables, for the new range of a resize: bulk.c. */
-#ifndef QCOW2_BULK_H
-#define QCOW2_BULK_H
+/* Preallocation by whole L2 tables, for the new range of a resize: prealloc_bulk.c. */
+#ifndef QCOW2_PREALLOC_BULK_H
+#define QCOW2_PREALLOC_BULK_H
 
 #include "qcow2/image/image.h"
 

@@ -15,7 +15,7 @@
  *     (flush rule 4); what it leads to reads as zeros.
  *  3. The L1 table stays where it is: only a resize moves it, and this is one's part.
  */
-#include "qcow2/image/bulk.h"
+#include "qcow2/image/prealloc_bulk.h"
 
 #include <errno.h>
 #include <stdlib.h>
