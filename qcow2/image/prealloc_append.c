@@ -300,8 +300,8 @@ fail:
 OP_TYPE(append, append_step, "START", "APPEND_LOCKED", "APPEND_TABLE_LONGER", "APPEND_RESERVED", "APPEND_WRITTEN",
         "APPEND_LOCKED_AGAIN", "APPEND_PUNCHED");
 
-void q2_append_reserve(struct q2 *q, uint64_t guest_offset, uint64_t len, enum vdisk_prealloc mode,
-                       struct q2_append_watch *watch, struct op *op)
+void q2_prealloc_append(struct q2 *q, uint64_t guest_offset, uint64_t len, enum vdisk_prealloc mode,
+                        struct q2_append_watch *watch, struct op *op)
 {
     struct append *a = op_alloc(op->queue, &append_type, sizeof *a);
 

@@ -18,7 +18,7 @@ struct q2_append_watch {
  * watch->done: how much it became; 0: there is no place, clusters are to be taken one by one. op->rc: 0,
  * -ECANCELED after `stop`, -ENOSPC, -EFBIG, -ENOMEM, of the I/O: then nothing has been given.
  */
-void q2_append_reserve(struct q2 *q, uint64_t guest_offset, uint64_t len, enum vdisk_prealloc mode,
-                       struct q2_append_watch *watch, struct op *op);
+void q2_prealloc_append(struct q2 *q, uint64_t guest_offset, uint64_t len, enum vdisk_prealloc mode,
+                        struct q2_append_watch *watch, struct op *op);
 
 #endif

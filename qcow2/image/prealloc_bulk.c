@@ -268,8 +268,8 @@ fail:
 OP_TYPE(bulk, bulk_step, "START", "BULK_TURN", "BULK_TAKEN", "BULK_RESERVED", "BULK_LOCKED",
         "BULK_TABLES_TAKEN", "BULK_WRITTEN");
 
-void q2_bulk_reserve(struct q2 *q, uint64_t guest_offset, uint64_t len, enum vdisk_prealloc mode,
-                     struct range_locks *turns, struct op *op)
+void q2_prealloc_bulk(struct q2 *q, uint64_t guest_offset, uint64_t len, enum vdisk_prealloc mode,
+                      struct range_locks *turns, struct op *op)
 {
     struct bulk *b = op_alloc(op->queue, &bulk_type, sizeof *b);
 

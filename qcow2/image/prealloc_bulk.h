@@ -5,13 +5,13 @@
 
 #include "qcow2/image/image.h"
 
-/* How many L2 tables one q2_bulk_reserve() can make. */
+/* How many L2 tables one q2_prealloc_bulk() can make. */
 uint64_t q2_bulk_max(const struct q2 *q);
 
 /*
  * How much of [guest_offset, end) lies in up to `tables` tables that are not there yet: q2_bulk_max() of them are
- * one q2_bulk_reserve(). 0: none of it; what is there, and what lies in an external data file, is
- * q2_alloc_reserve()'s.
+ * one q2_prealloc_bulk(). 0: none of it; what is there, and what lies in an external data file, is
+ * q2_prealloc_clusters()'s.
  */
 uint64_t q2_bulk_batch(struct q2 *q, uint64_t guest_offset, uint64_t end, uint64_t tables);
 
@@ -23,7 +23,7 @@ void q2_bulk_enter(struct q2 *q, uint64_t l1_index, uint64_t n, uint64_t host_of
  * zeros. VDISK_PREALLOC_FALLOC: with space on the host, VDISK_PREALLOC_METADATA: without. `turns`: what those
  * have in common that go on at once. op->rc: as q2_alloc().
  */
-void q2_bulk_reserve(struct q2 *q, uint64_t guest_offset, uint64_t len, enum vdisk_prealloc mode,
-                     struct range_locks *turns, struct op *op);
+void q2_prealloc_bulk(struct q2 *q, uint64_t guest_offset, uint64_t len, enum vdisk_prealloc mode,
+                      struct range_locks *turns, struct op *op);
 
 #endif

@@ -21,7 +21,7 @@
 
 enum { FILL_DEPTH = 16, FILL_PART = 32 << 20, BULKS = 8 };
 
-static const uint64_t reserve_piece = 64 << 20;
+static const uint64_t prealloc_piece = 64 << 20;
 
 static bool cancelled(const struct vdisk_resize_opts *opts, uint64_t done, uint64_t total)
 {
@@ -30,7 +30,7 @@ static bool cancelled(const struct vdisk_resize_opts *opts, uint64_t done, uint6
 
 /* ---- clusters ------------------------------------------------------------------------------------------- */
 
-struct reserve {
+struct prealloc {
     struct op           op;
     struct q2          *q;
     uint64_t            from, pos, end;
@@ -46,10 +46,10 @@ struct reserve {
     struct op_child     piece[BULKS];
 };
 
-enum reserve_state { RESERVE_START = OP_START, RESERVE_PIECE_DONE };
+enum prealloc_state { PREALLOC_START = OP_START, PREALLOC_PIECE_DONE };
 
 /* Once, where the first whole table begins. */
-static void find_small_end(struct reserve *r)
+static void find_small_end(struct prealloc *r)
 {
     const struct q2_geometry *g = &r->q->meta.geo;
 
@@ -60,7 +60,7 @@ static void find_small_end(struct reserve *r)
 }
 
 /* Is what comes next worth a refcount block of its own, at least? Then it is appended. */
-static bool append_next(struct reserve *r, struct op *op)
+static bool append_next(struct prealloc *r, struct op *op)
 {
     const struct q2_geometry *g = &r->q->meta.geo;
     uint64_t len = q2_bulk_batch(r->q, r->pos, r->end, UINT64_MAX);
@@ -69,12 +69,12 @@ static bool append_next(struct reserve *r, struct op *op)
         return false;
     assert(!r->appends && r->watch.done == 0);
     r->appends = true;
-    q2_append_reserve(r->q, r->pos, len, r->mode, &r->watch, op_child_add(op, &r->piece[0]));
+    q2_prealloc_append(r->q, r->pos, len, r->mode, &r->watch, op_child_add(op, &r->piece[0]));
     return true;
 }
 
 /* The next whole tables, in up to BULKS parts of the same size: how many. */
-static unsigned bulk_next(struct reserve *r, struct op *op)
+static unsigned bulk_next(struct prealloc *r, struct op *op)
 {
     uint64_t span = q2_l1_entry_span(&r->q->meta.geo), most = q2_bulk_max(r->q), from, share, len;
     uint64_t end = r->no_place || r->pos >= r->small_end ? r->end : min_u64(r->end, r->small_end);
@@ -88,28 +88,28 @@ static unsigned bulk_next(struct reserve *r, struct op *op)
         if (len == 0)
             break;
         r->pos += len;
-        q2_bulk_reserve(r->q, from, len, r->mode, &r->turns, op_child_add(op, &r->piece[n]));
+        q2_prealloc_bulk(r->q, from, len, r->mode, &r->turns, op_child_add(op, &r->piece[n]));
     }
     return n;
 }
 
 /* Up to the end of an L2 table that is there, or half in front of the old end: as many pieces as go on at once. */
-static void table_next(struct reserve *r, struct op *op)
+static void table_next(struct prealloc *r, struct op *op)
 {
     const struct q2_geometry *g = &r->q->meta.geo;
     uint64_t end = min_u64(r->end, align_down(r->pos, q2_l1_entry_span(g)) + q2_l1_entry_span(g)), from;
-    uint64_t piece = max_u64(reserve_piece, UINT64_C(1) << r->q->meta.slice_guest_bits);
+    uint64_t piece = max_u64(prealloc_piece, UINT64_C(1) << r->q->meta.slice_guest_bits);
 
     assert(r->pos < end && is_power_of_two(piece));
     for (unsigned n = 0; n < BULKS && r->pos < end; n++) {
         from = r->pos;
         r->pos = min_u64(end, align_down(from, piece) + piece);
-        q2_alloc_reserve(&r->q->map, from, r->pos - from, r->mode, op_child_add(op, &r->piece[n]));
+        q2_prealloc_clusters(&r->q->map, from, r->pos - from, r->mode, op_child_add(op, &r->piece[n]));
     }
 }
 
 /* The next pieces; the call of an await. */
-static void reserve_next(struct reserve *r, struct op *op)
+static void prealloc_next(struct prealloc *r, struct op *op)
 {
     find_small_end(r);
     op_io_begin(op);
@@ -118,7 +118,7 @@ static void reserve_next(struct reserve *r, struct op *op)
     op_io_wait(op);
 }
 
-static void settle_appended(struct reserve *r)
+static void settle_appended(struct prealloc *r)
 {
     assert(r->appends || r->watch.done == 0);
     assert(r->pos <= r->end && r->watch.done <= r->end - r->pos);
@@ -128,13 +128,13 @@ static void settle_appended(struct reserve *r)
     r->appends = false;
 }
 
-static void reserve_step(struct op *op)
+static void prealloc_step(struct op *op)
 {
-    struct reserve *r = container_of(op, struct reserve, op);
+    struct prealloc *r = container_of(op, struct prealloc, op);
 
-    OP_BEGIN(enum reserve_state, op)
+    OP_BEGIN(enum prealloc_state, op)
     while (r->pos < r->end && !r->watch.stop) {
-        OP_TRY(op, RESERVE_PIECE_DONE, reserve_next(r, op));
+        OP_TRY(op, PREALLOC_PIECE_DONE, prealloc_next(r, op));
         settle_appended(r);
     }
     r->done = true;
@@ -144,24 +144,24 @@ fail:
     r->done = true;
 }
 
-OP_TYPE(reserve, reserve_step, "START", "RESERVE_PIECE_DONE");
+OP_TYPE(prealloc, prealloc_step, "START", "PREALLOC_PIECE_DONE");
 
 static bool look(void *arg)
 {
-    struct reserve *r = arg;
+    struct prealloc *r = arg;
 
     r->watch.stop = cancelled(r->opts, r->pos - r->from + r->watch.done, r->end - r->from);
     return !r->watch.stop;
 }
 
-static int reserve_clusters(struct q2 *q, uint64_t from, uint64_t end, const struct vdisk_resize_opts *opts,
-                            enum vdisk_prealloc mode, vdisk_queue *queue)
+static int prealloc_clusters(struct q2 *q, uint64_t from, uint64_t end, const struct vdisk_resize_opts *opts,
+                             enum vdisk_prealloc mode, vdisk_queue *queue)
 {
-    struct reserve r = {.q = q, .from = from, .pos = from, .end = end, .mode = mode, .opts = opts};
+    struct prealloc r = {.q = q, .from = from, .pos = from, .end = end, .mode = mode, .opts = opts};
 
     assert(from < end && is_aligned(from, q->meta.geo.cluster_size));
     range_locks_init(&r.turns);
-    op_init(&r.op, queue, &reserve_type);
+    op_init(&r.op, queue, &prealloc_type);
     op_run(&r.op, &r.done, look, &r);
     range_locks_finish(&r.turns);
     assert(r.op.rc < 0 || r.watch.stop || r.pos == r.end);
@@ -208,8 +208,8 @@ static int fill_with_zeros(struct q2 *q, uint64_t from, uint64_t end, const stru
     return rc;
 }
 
-int q2_reserve_range(struct q2 *q, uint64_t from, uint64_t end, const struct vdisk_resize_opts *opts,
-                     vdisk_queue *queue)
+int q2_prealloc_range(struct q2 *q, uint64_t from, uint64_t end, const struct vdisk_resize_opts *opts,
+                      vdisk_queue *queue)
 {
     uint64_t start = min_u64(end, q2_cluster_up(&q->meta.geo, from));
     bool full = opts->preallocation == VDISK_PREALLOC_FULL;
@@ -220,9 +220,9 @@ int q2_reserve_range(struct q2 *q, uint64_t from, uint64_t end, const struct vdi
     if (from < start && !full)
         rc = fill_with_zeros(q, from, start, opts, queue);
     if (rc == 0 && start < end)
-        rc = reserve_clusters(q, start, end, opts, mode, queue);
+        rc = prealloc_clusters(q, start, end, opts, mode, queue);
     if (full && (rc == -ENOTSUP || rc == -EOPNOTSUPP))
-        rc = reserve_clusters(q, start, end, opts, VDISK_PREALLOC_METADATA, queue);
+        rc = prealloc_clusters(q, start, end, opts, VDISK_PREALLOC_METADATA, queue);
     if (rc == 0 && full)
         return fill_with_zeros(q, from, end, opts, queue);
     if (rc == -ENOTSUP || rc == -EOPNOTSUPP)

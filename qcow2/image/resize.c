@@ -113,7 +113,7 @@ static int prepare_range(struct layer *layer, uint64_t old, uint64_t stale, uint
     assert(layer_size(layer) == old); /* invariant 1 */
     rc = q2_resize_zero(layer, old, stale, queue);
     if (rc == 0 && opts->preallocation != VDISK_PREALLOC_OFF)
-        rc = q2_reserve_range(q2_of(layer), old, size, opts, queue);
+        rc = q2_prealloc_range(q2_of(layer), old, size, opts, queue);
     return rc == 0 ? q2_flush_sync(&q2_of(layer)->flush, queue) : rc;
 }
 

@@ -12,8 +12,8 @@
 int q2_grow_header(struct q2 *q, uint64_t size, uint64_t reach, vdisk_queue *queue);
 
 /* Give host clusters to what has none in [from, end), which reads as zeros: prealloc_range.c. */
-int q2_reserve_range(struct q2 *q, uint64_t from, uint64_t end, const struct vdisk_resize_opts *opts,
-                     vdisk_queue *queue);
+int q2_prealloc_range(struct q2 *q, uint64_t from, uint64_t end, const struct vdisk_resize_opts *opts,
+                      vdisk_queue *queue);
 
 /* Zeros over [from, end), space given back where that is possible; not flushed: resize_zero.c. */
 int q2_resize_zero(struct layer *layer, uint64_t from, uint64_t end, vdisk_queue *queue);

@@ -8,7 +8,7 @@
  * the clusters in the L2 slice, give the old ones back.
  * What replaces clusters of a snapshot, or compressed ones, has those that were replaced before given back when
  * there are many, so that they take bounded memory without any flush.
- * With `reserve` no data is written: spans without host clusters get some that read as zeros, others stay.
+ * With `prealloc` no data is written: spans without host clusters get some that read as zeros, others stay.
  * Failure modes: an entry must not be followed, or a free cluster is none (guard.h): the write fails, the image is
  * marked corrupt. No space, while something waits to be freed: let go of all, make room, once, and try again. No
  * space, no memory, a failed read or write: clusters taken for the span are given back, the mapping is as it was,
@@ -55,7 +55,7 @@ struct alloc_write {
     struct iovec       *merged_iov; /* of several requests; ours */
     uint32_t            iovcnt;
     uint64_t            guest_offset, len, pos; /* pos: done so far */
-    enum vdisk_prealloc reserve; /* other than OFF: clusters only, no data */
+    enum vdisk_prealloc prealloc; /* other than OFF: clusters only, no data */
     struct range_lock   lock;    /* clusters up to zone_end */
     uint64_t            zone_end;
     /* The span at work: guest bytes [start, stop) in clusters from guest_cluster on. */
@@ -82,7 +82,7 @@ enum alloc_write_state {
     AW_LEASED,
     AW_COW_READ,
     AW_WRITTEN,
-    AW_RESERVED,
+    AW_PREALLOCATED,
     AW_ROOM,
     AW_RECLAIMED,
     AW_MARKED
@@ -267,12 +267,12 @@ static uint64_t host_len(const struct alloc_write *w)
 }
 
 /* New clusters that are to read as zeros; the call of an await. */
-static void reserve_span(struct alloc_write *w, struct op *op)
+static void prealloc_span(struct alloc_write *w, struct op *op)
 {
     uint64_t len = host_len(w),
              last = min_u64(w->map->meta->geo.cluster_size, max_u64(4096, w->map->meta->layer->data->align));
 
-    if (w->reserve == VDISK_PREALLOC_FALLOC && w->host_zero) {
+    if (w->prealloc == VDISK_PREALLOC_FALLOC && w->host_zero) {
         io_range(&w->io, w->map->meta->layer->data, IO_ALLOCATE, w->host_offset, len);
         op_io(op, &w->io);
     } else if (w->host_zero) {
@@ -280,15 +280,15 @@ static void reserve_span(struct alloc_write *w, struct op *op)
         zero_range(w->map->meta->layer->data, w->host_offset + len - last, last, 0, op);
     } else {
         zero_range(w->map->meta->layer->data, w->host_offset, len,
-                   w->reserve == VDISK_PREALLOC_METADATA ? IO_UNMAP : 0, op);
+                   w->prealloc == VDISK_PREALLOC_METADATA ? IO_UNMAP : 0, op);
     }
 }
 
-static bool reserve_needs_io(const struct alloc_write *w)
+static bool prealloc_needs_io(const struct alloc_write *w)
 {
     bool inside = w->host_offset + host_len(w) <= backend_size(w->map->meta->layer->data);
 
-    return w->kind == SPAN_NEW && (w->reserve == VDISK_PREALLOC_FALLOC || !w->host_zero || !inside);
+    return w->kind == SPAN_NEW && (w->prealloc == VDISK_PREALLOC_FALLOC || !w->host_zero || !inside);
 }
 
 /* The iovec of edges and data. */
@@ -551,7 +551,7 @@ static int prepare_span(struct alloc_write *w, enum find_result found)
 {
     int rc = found == FIND_REFUSED ? w->refusal : 0;
 
-    if (rc == 0 && w->reserve != VDISK_PREALLOC_OFF) {
+    if (rc == 0 && w->prealloc != VDISK_PREALLOC_OFF) {
         w->head = w->tail = 0; /* whole clusters */
         if (w->kind == SPAN_REUSE)
             w->kind = SPAN_IN_PLACE; /* has space, and keeps its content */
@@ -628,10 +628,10 @@ again:
             OP_TRY(op, AW_COW_READ, read_edges(w, op));
         if (MUTANT(LINK_EARLY))
             link_early(w);
-        if (w->reserve == VDISK_PREALLOC_OFF)
+        if (w->prealloc == VDISK_PREALLOC_OFF)
             OP_TRY(op, AW_WRITTEN, op_io(op, &w->io));
-        else if (reserve_needs_io(w))
-            OP_TRY(op, AW_RESERVED, reserve_span(w, op));
+        else if (prealloc_needs_io(w))
+            OP_TRY(op, AW_PREALLOCATED, prealloc_span(w, op));
         end_span(w);
     }
     alloc_write_finish(w, 0);
@@ -651,7 +651,7 @@ fail:
 }
 
 OP_TYPE(alloc_write, alloc_write_step, "START", "AW_LOCKED", "AW_L2_TABLE", "AW_L2_LOADED", "AW_LEASED",
-        "AW_COW_READ", "AW_WRITTEN", "AW_RESERVED", "AW_ROOM", "AW_RECLAIMED",
+        "AW_COW_READ", "AW_WRITTEN", "AW_PREALLOCATED", "AW_ROOM", "AW_RECLAIMED",
         "AW_MARKED");
 
 static struct alloc_write *alloc_write_new(struct q2_map *map, vdisk_queue *queue, uint64_t guest_offset,
@@ -684,8 +684,8 @@ void q2_alloc_write(struct q2_map *map, struct request *request, uint64_t guest_
     op_start(&w->op);
 }
 
-void q2_alloc_reserve(struct q2_map *map, uint64_t guest_offset, uint64_t len, enum vdisk_prealloc reserve,
-                      struct op *op)
+void q2_prealloc_clusters(struct q2_map *map, uint64_t guest_offset, uint64_t len, enum vdisk_prealloc prealloc,
+                          struct op *op)
 {
     struct alloc_write *w = alloc_write_new(map, op->queue, guest_offset, NULL, 0, len);
 
@@ -693,8 +693,8 @@ void q2_alloc_reserve(struct q2_map *map, uint64_t guest_offset, uint64_t len, e
         op_wake(op, -ENOMEM);
         return;
     }
-    assert(is_aligned(guest_offset, map->meta->geo.cluster_size) && reserve != VDISK_PREALLOC_OFF);
-    w->reserve = reserve;
+    assert(is_aligned(guest_offset, map->meta->geo.cluster_size) && prealloc != VDISK_PREALLOC_OFF);
+    w->prealloc = prealloc;
     w->op.parent = op;
     op_start(&w->op);
 }

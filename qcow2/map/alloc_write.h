@@ -14,11 +14,11 @@ void q2_alloc_write(struct q2_map *map, struct request *request, uint64_t guest_
 
 /*
  * Give host clusters, which read as zeros, to those of the range that have none and read as zeros; as the call of
- * an await. Whole clusters, but for the volume's end. `reserve`: VDISK_PREALLOC_FALLOC: with space on the host,
+ * an await. Whole clusters, but for the volume's end. `prealloc`: VDISK_PREALLOC_FALLOC: with space on the host,
  * -ENOTSUP where there is no such thing; VDISK_PREALLOC_METADATA: without.
  */
-void q2_alloc_reserve(struct q2_map *map, uint64_t guest_offset, uint64_t len, enum vdisk_prealloc reserve,
-                      struct op *op);
+void q2_prealloc_clusters(struct q2_map *map, uint64_t guest_offset, uint64_t len, enum vdisk_prealloc prealloc,
+                          struct op *op);
 
 /* A write that is not simply in place, with those merged into it. Each ends by request_end(), later. */
 void q2_alloc_write_start(struct q2_map *map, struct request *r);
