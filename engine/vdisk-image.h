@@ -188,8 +188,8 @@ VDISK_API int vdisk_job_get_create_result(const vdisk_job *job, struct vdisk_cre
 /*
  * vdisk_resize() as a job, about an open volume. When it stops early, or is killed, the volume has its old
  * size; but once one that is made smaller has its new size, what is left is to give space back: the same job
- * does that. `opts` may be NULL. Errors: -EINVAL, -ECHILD, -ENOMEM; those of vdisk_resize() are the job's
- * result.
+ * does that. A raw file whose preallocation was killed may be longer. `opts` may be NULL. Errors: -EINVAL,
+ * -ECHILD, -ENOMEM; those of vdisk_resize() are the job's result.
  */
 VDISK_API int vdisk_job_resize(vdisk *v, uint64_t virtual_size, const struct vdisk_resize_opts *opts,
                                vdisk_job **ret_job);

@@ -334,7 +334,8 @@ struct vdisk_resize_opts {
  * may be NULL. Errors: -EINVAL: smaller, and not asked for, or a wrong option; -EACCES when read-only; -EFBIG
  * past the format's limit; -ENOTSUP: snapshots, bitmaps or the storage forbid it, says the text; -ENOSPC;
  * -ECANCELED; or of the I/O. After an error, and after a crash, the volume has the old size; but once a shrunk
- * volume has its new size, what is left is to give space back, and when that fails the text says so.
+ * volume has its new size, what is left is to give space back, and when that fails the text says so; and a raw
+ * file whose preallocation was killed may be longer.
  */
 VDISK_API int vdisk_resize(vdisk *v, uint64_t virtual_size, const struct vdisk_resize_opts *opts);
 
