@@ -72,6 +72,7 @@
     X(SHARE_ERRORS, "requests that were written as one fail as one")                                          \
     X(FOLLOW_NAMES, "the data file is opened though no name is to be followed")                               \
     X(AHEAD_NOT_ZEROED, "of new L2 tables that are made at once the first holds zeros: rule 4")            \
+    X(BLOCKS_NOT_ZEROED, "of refcount blocks that are made at once the first holds zeros")                 \
     X(TAKE_FOR_EVER, "two queues take a slot that is loading from each other without end")                    \
     X(HIDE_BACKING, "an image is written without its backing file")
 

@@ -5,10 +5,17 @@
  * A new block, happy path: take the structure lock; the block goes into the first cluster that it describes (free
  * like all the others, since nothing describes them yet), or into any free one when it is to lie apart; write
  * zeros, also where there are zeros already: so it has space on the host, and no flush to come can fail for lack
- * of that; enter it in the table. A longer table, happy path: flush; lay new blocks and the new table behind all
- * that the old one describes; write, flush, point the header at it, flush; free the old one.
- * Failure modes: no space or an error before the header is written: nothing has changed. An error while the
- * header is written: which table counts is not known, so the image takes no more writes.
+ * of that; enter it in the table. Where a file grows, with small clusters some more are made with it, in the
+ * clusters behind it: each that is made is a turn of another thread when there are two queues.
+ * A longer table, happy path: flush; lay new blocks and the new table behind all that the old one describes;
+ * write, flush, point the header at it, flush; free the old one.
+ * Failure modes: no space for more than one block: one. No space or an error before the header is written:
+ * nothing has changed. An error while the header is written: which table counts is not known, so the image takes
+ * no more writes.
+ *
+ * Invariant.
+ *  1. Of blocks made ahead there are no more than there were in a row before them, and nothing is in use where
+ *     they describe: so what is left unused is less than AHEAD_BYTES.
  */
 #include "qcow2/space/reftable.h"
 
@@ -22,7 +29,11 @@
 #include "qcow2/mutant.h"
 #include "qcow2/space/alloc.h"
 
-enum { INSTALLED_MAX = 16 };
+enum {
+    INSTALLED_MAX = 16,
+    AHEAD_MAX = 16, /* blocks made at once, of so many bytes in all: */
+    AHEAD_BYTES = 64 << 10,
+};
 
 struct refblock_make {
     struct op         op;
@@ -32,6 +43,7 @@ struct refblock_make {
     bool              have_structure, locked, apart;
     bool              placed, laid; /* in the map of metadata: the block; the blocks and table of a growth */
     uint64_t          at;           /* which of the clusters that it describes it is in */
+    uint64_t          blocks;       /* 1, and those made ahead: in the clusters from there on */
     struct range_lock lock;
     struct q2_run     run;     /* apart: its cluster */
     /* table growth */
@@ -72,12 +84,22 @@ static void forget_table(struct refblock_make *m)
     q2_guard_remove(m->space->meta, m->first_cluster + m->new_blocks, m->table_clusters, Q2_META_REFTABLE);
 }
 
+/* Of the blocks that have a place: those from `index` on have none. One by one, as they were noted. */
+static void forget_blocks(struct refblock_make *m, uint64_t index)
+{
+    struct q2_meta *meta = m->space->meta;
+
+    assert_locked(&meta->lock);
+    for (uint64_t i = index; i < m->blocks; i++)
+        q2_guard_remove(meta, (m->host_offset >> meta->geo.cluster_bits) + i, 1, Q2_META_REFBLOCK);
+}
+
 static void refblock_finish(struct refblock_make *m, int rc)
 {
     pthread_mutex_lock(&m->space->meta->lock);
     q2_return_structure(m->space, &m->run, Q2_META_REFBLOCK); /* it was not needed after all */
     if (m->placed)
-        q2_guard_remove(m->space->meta, m->host_offset >> m->space->meta->geo.cluster_bits, 1, Q2_META_REFBLOCK);
+        forget_blocks(m, 0);
     if (m->laid)
         forget_table(m);
     pthread_mutex_unlock(&m->space->meta->lock);
@@ -92,6 +114,44 @@ static void refblock_finish(struct refblock_make *m, int rc)
 /* ---- one more block ------------------------------------------------------------------------------------ */
 
 enum block_plan { BLOCK_EXISTS, BLOCK_READY, BLOCK_NO_TABLE, BLOCK_NO_SPACE, BLOCK_BROKEN, BLOCK_REFUSED };
+
+/*
+ * Has a piece behind the end come there since somebody found that the block is missing? It has its own, and who
+ * looks for clusters passes it over (append.c, invariant 1): the search is made again.
+ */
+static bool is_in_piece(const struct q2_space *space, uint64_t cluster)
+{
+    return cluster >= space->append_from && cluster < space->append_end && !MUTANT(PIECE_UNSEEN);
+}
+
+/* The block is missing, and could be made: nothing in use lies where it describes. */
+static bool may_be_ahead(const struct refblock_make *m, uint64_t block)
+{
+    const struct q2_space *space = m->space;
+    uint64_t first = block << space->meta->geo.refblock_bits;
+
+    assert_locked(&space->meta->lock);
+    return block < space->meta->reftable_entries && q2_reftable_offset(space->meta->reftable[block]) == 0 &&
+           first >= space->zero_from >> space->meta->geo.cluster_bits && first < space->limit_clusters &&
+           !is_in_piece(space, first);
+}
+
+/* How many to make, this one in `cluster`: invariant 1. */
+static uint64_t count_blocks(const struct refblock_make *m, uint64_t cluster)
+{
+    const struct q2_meta *meta = m->space->meta;
+    uint64_t max = min_u64(AHEAD_MAX, AHEAD_BYTES >> meta->geo.cluster_bits), row = 0, n = 1;
+
+    assert_locked(&meta->lock);
+    if (!(meta->layer->file->caps & BACKEND_GROWS) || !may_be_ahead(m, m->block))
+        return 1;
+    max = min_u64(max, (1ull << m->space->meta->refslice_bits) - m->at); /* all in the first slice */
+    while (row < max && row < m->block && q2_reftable_offset(meta->reftable[m->block - row - 1]) != 0)
+        row++;
+    while (n < row && may_be_ahead(m, m->block + n))
+        n++;
+    return row > 1 && q2_guard_all_free(m->space->meta, cluster, n, true) ? n : 1;
+}
 
 /*
  * The first of the clusters that it will describe, but none that an entry leads to (guard.h,
@@ -114,18 +174,11 @@ static enum block_plan place_block(struct refblock_make *m, uint64_t first)
         return BLOCK_REFUSED;
     m->at--;
     m->host_offset = (first + m->at) << space->meta->geo.cluster_bits;
-    q2_guard_add(space->meta, first + m->at, 1, Q2_META_REFBLOCK);
+    m->blocks = count_blocks(m, first + m->at);
+    for (uint64_t i = 0; i < m->blocks; i++)
+        q2_guard_add(space->meta, first + m->at + i, 1, Q2_META_REFBLOCK);
     m->placed = true;
     return BLOCK_READY;
-}
-
-/*
- * Has a piece behind the end come there since somebody found that the block is missing? It has its own, and who
- * looks for clusters passes it over (append.c, invariant 1): the search is made again.
- */
-static bool is_in_piece(const struct q2_space *space, uint64_t cluster)
-{
-    return cluster >= space->append_from && cluster < space->append_end && !MUTANT(PIECE_UNSEEN);
 }
 
 static enum block_plan plan_block(struct refblock_make *m)
@@ -175,6 +228,57 @@ static void install_rest(struct refblock_make *m)
         q2_cache_install_written(c, first + i, m->host_offset + i * c->slice_size);
 }
 
+/* Into the table. */
+static void enter_block(struct refblock_make *m, uint64_t block, uint64_t host_offset)
+{
+    struct q2_meta *meta = m->space->meta;
+    uint64_t slices = meta->geo.cluster_size / meta->refcounts.slice_size;
+
+    assert_locked(&meta->lock);
+    assert(q2_reftable_offset(meta->reftable[block]) == 0);
+    q2_cluster_set_add(&m->space->sound, block * slices, slices);
+    meta->reftable[block] = host_offset;
+    (void)q2_invariant(meta, q2_table_dirty(&meta->reftable_pages, block),
+                       "a refcount block behind the end of its table");
+}
+
+/* Those made ahead: all zeros, as they were written. */
+static void enter_ahead(struct refblock_make *m)
+{
+    struct q2_meta *meta = m->space->meta;
+    uint64_t slices = meta->geo.cluster_size / meta->refcounts.slice_size;
+
+    for (uint64_t i = 1; i < m->blocks; i++) {
+        uint64_t host_offset = m->host_offset + (i << meta->geo.cluster_bits);
+        enter_block(m, m->block + i, host_offset);
+        q2_cache_install_written(&meta->refcounts, (m->block + i) * slices, host_offset);
+    }
+}
+
+/* There is no space for all: one will do. False: it was one. */
+static bool keep_one(struct refblock_make *m)
+{
+    struct q2_meta *meta = m->space->meta;
+
+    if (m->blocks == 1)
+        return false;
+    assert(m->placed);
+    pthread_mutex_lock(&meta->lock);
+    forget_blocks(m, 1);
+    pthread_mutex_unlock(&meta->lock);
+    m->blocks = 1;
+    return true;
+}
+
+/* The call of an await. */
+static void write_zeros(struct refblock_make *m, struct op *op)
+{
+    const struct q2_meta *meta = m->space->meta;
+    uint64_t blocks = MUTANT(BLOCKS_NOT_ZEROED) ? 1 : m->blocks;
+
+    zero_write(meta->layer->file, m->host_offset, blocks << meta->geo.cluster_bits, op);
+}
+
 /* Enter the block; false: the cache has no room for its first slice before a flush. */
 static bool install_block(struct refblock_make *m)
 {
@@ -186,14 +290,13 @@ static bool install_block(struct refblock_make *m)
     s = q2_cache_install_zero(&space->meta->refcounts, m->block * slices, m->host_offset);
     if (s) {
         if (m->run.clusters == 0)
-            q2_refcount_set(&space->meta->geo, (uint8_t *)q2_slot_data(&space->meta->refcounts, s), m->at, 1);
+            q2_refcount_fill_one(&space->meta->geo, (uint8_t *)q2_slot_data(&space->meta->refcounts, s), m->at,
+                                 m->blocks);
         m->run.clusters = 0; /* is the table's now */
         m->placed = false;
-        q2_cluster_set_add(&space->sound, m->block * slices, slices);
-        space->meta->reftable[m->block] = m->host_offset;
-        (void)q2_invariant(space->meta, q2_table_dirty(&space->meta->reftable_pages, m->block),
-                           "a refcount block behind the end of its table");
-        q2_note_end(space, m->host_offset + space->meta->geo.cluster_size);
+        enter_block(m, m->block, m->host_offset);
+        enter_ahead(m);
+        q2_note_end(space, m->host_offset + (m->blocks << space->meta->geo.cluster_bits));
         install_rest(m);
     }
     pthread_mutex_unlock(&space->meta->lock);
@@ -377,8 +480,11 @@ static void refblock_make_step(struct op *op)
         return;
     }
     if (plan != BLOCK_NO_TABLE) {
-        OP_TRY(op, RB_ZEROED,
-               zero_write(m->space->meta->layer->file, m->host_offset, m->space->meta->geo.cluster_size, op));
+        do
+            OP_AWAIT(op, RB_ZEROED, write_zeros(m, op));
+        while (op->rc == -ENOSPC && keep_one(m));
+        if (op->rc < 0)
+            goto fail;
         while (!install_block(m))
             OP_TRY(op, RB_ROOM, q2_make_clean(m->space->meta, op));
         refblock_finish(m, 0);
@@ -421,6 +527,7 @@ void q2_refblock_make(struct q2_space *space, uint64_t block, bool have_structur
     m->op.parent = op;
     m->space = space;
     m->block = block;
+    m->blocks = 1;
     m->have_structure = have_structure;
     m->apart = apart;
     op_send(&m->op);
