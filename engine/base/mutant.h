@@ -43,6 +43,7 @@
     X(GUARD_UNLOCKED, "changes of the first sector do not wait for one another: guard.c, invariant 1")         \
     X(SERVICE_IDLE, "a second queue does not start the thread of a service")                                   \
     X(REFUSAL_PASSED_ON, "a queue whose ring the kernel refuses goes on with it")                              \
+    X(REAP_AT_ONCE, "completions are run before they are taken off the ring")                                  \
     X(CALLS_UNTRIED, "a new ring's other calls are not tried")                                                 \
     X(POLL_REFUSED, "a wait ends with an error when the host cannot poll")                                     \
     X(WAIT_GIVEN_UP, "a synchronous call whose wait fails returns with its request in flight")                 \

@@ -17,9 +17,9 @@
 
 enum { BLOCK = 4096, CLUSTER = 65536, CLUSTERS = 64, TIMES = 3 };
 
-/* So many calls are refused, with this errno. */
+/* So many calls are refused, with this errno, when `passed` have been let through. */
 struct refusal {
-    _Atomic unsigned left;
+    _Atomic unsigned left, passed;
     int err;
 };
 
@@ -28,8 +28,12 @@ static _Atomic unsigned submitted, entered; /* calls */
 
 static bool is_refused(struct refusal *r)
 {
-    unsigned left = atomic_load(&r->left);
+    unsigned passed = atomic_load(&r->passed), left;
 
+    while (passed > 0)
+        if (atomic_compare_exchange_weak(&r->passed, &passed, passed - 1))
+            return false;
+    left = atomic_load(&r->left);
     while (left > 0)
         if (atomic_compare_exchange_weak(&r->left, &left, left - 1))
             return true;
@@ -202,6 +206,57 @@ static void test_resize(void)
     begin(VDISK_QUEUE_THREADS);
     preallocate(VDISK_PREALLOC_FULL);
     preallocate(VDISK_PREALLOC_METADATA);
+    end();
+}
+
+enum { STOP_WRITES = 16, STOP_DEPTH = 4, STOP_LEN = CLUSTERS / STOP_WRITES * CLUSTER };
+
+/* Every other cluster is there: a write of several goes on from each to the next when that one's write ends. */
+static void begin_striped(void)
+{
+    struct vdisk_queue_opts opts = {.size = sizeof opts, .depth = STOP_DEPTH, .kind = VDISK_QUEUE_URING};
+
+    begin(VDISK_QUEUE_URING);
+    for (uint64_t i = 1; i < CLUSTERS; i += 2)
+        CHECK_OK(vdisk_pwrite(v, buf, CLUSTER, i * CLUSTER, 0));
+    CHECK_OK(vdisk_queue_destroy(q));
+    CHECK_OK(vdisk_queue_create(&opts, &q)); /* a small ring: it is full, and sent, amid completions */
+}
+
+/*
+ * The kernel will not take one of the calls that send, for good: the ring is stopped, wherever the queue is. Each
+ * request ends once; what says that it is written is.
+ */
+static void test_stop(void)
+{
+    struct vdisk_completion done[STOP_WRITES];
+    unsigned times[STOP_WRITES] = {0};
+    bool written[STOP_WRITES] = {false};
+
+    begin_striped();
+    memset(buf, 0x33, STOP_LEN);
+    atomic_store(&submits.passed, test_repetition());
+    refuse(&submits, EBADF, 1);
+    for (uint64_t i = 0; i < STOP_WRITES; i++)
+        vdisk_write(q, v, i * STOP_LEN, buf, STOP_LEN, 0, i);
+    for (unsigned left = STOP_WRITES; left > 0;) {
+        int n = vdisk_reap(q, done, 1, STOP_WRITES, NULL);
+        CHECK_MSG(n > 0, "reap: %s", vdisk_error_text());
+        for (int i = 0; i < n; i++, left--) {
+            CHECK_MSG(done[i].result == 0 || done[i].result == -EBADF, "request %d: %d", (int)done[i].user_data,
+                      done[i].result); /* what the kernel has is lost */
+            CHECK_INT(times[done[i].user_data]++, 0);
+            written[done[i].user_data] = done[i].result == 0;
+        }
+    }
+    CHECK_INT(vdisk_queue_inflight(q), 0);
+    test_note("the ring was %s", atomic_load(&submits.left) ? "not stopped" : "stopped");
+    refuse(&submits, 0, 0);
+    atomic_store(&submits.passed, 0);
+    for (uint64_t i = 0; i < STOP_WRITES; i++) {
+        CHECK_OK(vdisk_pread(v, buf, STOP_LEN, i * STOP_LEN));
+        CHECK(!written[i] || (buf[0] == 0x33 && memcmp(buf, buf + 1, STOP_LEN - 1) == 0));
+    }
     end();
 }
 
@@ -389,7 +444,7 @@ static void test_job(void)
 static const struct test_case cases[] = {
     {"wait", test_wait, 0, 0, 0},     {"resize", test_resize, 0, 0, 0}, {"poll", test_poll, 0, 0, 0},
     {"gather", test_gather, 0, 0, 0}, {"submit", test_submit, 0, 0, 0}, {"notice", test_notice, 0, 0, 0},
-    {"thread", test_thread, 12, 12, 12}, {"job", test_job, 0, 0, 0},
+    {"thread", test_thread, 12, 12, 12}, {"job", test_job, 0, 0, 0},   {"stop", test_stop, 24, 24, 24},
 };
 
 int main(int argc, char **argv)
