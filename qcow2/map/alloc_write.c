@@ -184,6 +184,7 @@ static void plan_edges(struct alloc_write *w)
     uint64_t tail_unit = is_new && moves_whole(w, w->stop - 1) ? g->cluster_size : g->subcluster_size;
 
     assert_locked(&w->map->meta->lock);
+    assert(w->start < w->stop && w->stop <= w->zone_end && w->guest_cluster <= w->start);
     w->head = w->start - align_down(w->start, head_unit);
     w->tail = align_up(w->stop, tail_unit) - w->stop;
     if (w->kind == SPAN_REUSE) {
@@ -216,6 +217,7 @@ static int prepare_edges(struct alloc_write *w)
 {
     void *p = NULL;
 
+    assert(!w->edges && w->head < w->map->meta->geo.cluster_size && w->tail < w->map->meta->geo.cluster_size);
     if (w->host_zero && w->head > 0 && edge_is_zero(w, w->start - w->head, w->head))
         w->head = 0;
     if (w->host_zero && w->tail > 0 && edge_is_zero(w, w->stop, w->tail))

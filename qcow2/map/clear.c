@@ -62,6 +62,7 @@ enum clear_state {
 /* Stand in line for the clusters from pos on, as far as their slice goes. */
 static bool lock_clusters(struct clear *c)
 {
+    assert(!c->lock.held && c->pos < c->tail_start && is_aligned(c->pos, c->map->meta->geo.cluster_size));
     return range_lock_try(q2_zone(c->map, c->pos), &c->lock, c->pos,
                           min_u64(c->tail_start, q2_slice_end(c->map->meta, c->pos)));
 }
@@ -127,6 +128,7 @@ static struct q2_l2_entry zero_keep(const struct q2_map *map, const struct q2_ma
 {
     const struct q2_geometry *g = &map->meta->geo;
 
+    assert(g->version >= 3 && m->has_host && m->copied);
     if (g->extended_l2)
         return (struct q2_l2_entry){q2_entry_encode(g, Q2_CLUSTER_NORMAL, m->host_offset, true),
                               q2_bitmap(0, UINT32_MAX)};
@@ -181,6 +183,7 @@ static enum slice_result clear_entries(struct clear *c, struct q2_slot *s, uint6
     enum slice_result result = SLICE_DONE;
 
     assert_locked(&map->meta->lock);
+    assert(c->lock.held && c->lock.start <= c->pos && end <= q2_slice_end(map->meta, c->pos));
     for (; c->pos < end; c->pos += g->cluster_size) {
         struct q2_l2_entry e = q2_slice_get(map->meta, s, c->pos);
         c->refusal = suspect ? q2_guard_entry(map->meta, c->pos, s->host_offset, e) : 0;
@@ -275,6 +278,7 @@ static void plan(struct clear *c)
     if (c->tail_start < c->head_end)
         c->tail_start = c->head_end; /* all inside one cluster: all of it is head */
     c->pos = c->head_end;
+    assert(c->request->guest_offset <= c->head_end && c->head_end <= c->tail_start);
 }
 
 static bool has_whole_clusters(const struct clear *c)
@@ -321,6 +325,7 @@ static void write_head(struct clear *c, struct op *op)
 /* Version 2 cannot say zero: write it. The write locks the cluster itself. The call of an await. */
 static void write_cluster(struct clear *c, struct op *op)
 {
+    assert(c->map->meta->geo.version < 3 && c->pos < request_end_offset(c));
     unlock_clusters(c);
     write_zeros(c, c->pos, min_u64(c->map->meta->geo.cluster_size, request_end_offset(c) - c->pos), op);
 }

@@ -139,6 +139,7 @@ static void write_zeros(struct l2_make *m, struct op *op)
 {
     uint64_t tables = MUTANT(AHEAD_NOT_ZEROED) ? 1 : m->run.clusters;
 
+    assert(m->lock.held && m->run.clusters > 0 && m->run.clusters <= AHEAD_MAX);
     zero_write(m->map->meta->layer->file, m->run.host_offset, tables << m->map->meta->geo.cluster_bits, op);
 }
 

@@ -32,6 +32,7 @@ static void first_extent(const struct q2_meta *meta, struct q2_l2_entry e, uint6
     enum q2_cluster_type type;
     uint32_t run = q2_subcluster_run(g, &m, index, &type);
 
+    assert(run > 0 && index + run <= g->cluster_size >> g->subcluster_bits);
     ret->kind = extent_kinds[type];
     ret->flags = 0;
     ret->host_offset = m.host_offset + in_cluster;
@@ -71,6 +72,7 @@ static int scan_slice(struct q2_meta *meta, struct q2_slot *s, uint64_t guest_of
     bool suspect = q2_slice_is_suspect(s);
     struct extent next;
 
+    assert(len > 0 && slice_end > guest_offset);
     ret->len = 0;
     for (uint64_t pos = guest_offset; pos < slice_end; pos = guest_offset + ret->len) {
         struct q2_l2_entry e = q2_slice_get(meta, s, pos);
@@ -89,6 +91,7 @@ static int scan_slice(struct q2_meta *meta, struct q2_slot *s, uint64_t guest_of
             break;
     }
     ret->len = min_u64(ret->len, len);
+    assert(ret->len > 0 && guest_offset + ret->len <= slice_end);
     return 0;
 }
 
@@ -140,6 +143,7 @@ static bool in_linear_slice(struct q2_meta *meta, uint64_t guest_offset, uint64_
 
     if (!q2_linear_host(&meta->l2, q2_slice_key(meta, guest_offset), &host_offset))
         return false;
+    assert(is_aligned(host_offset, meta->geo.cluster_size) && (host_offset != 0 || meta->data_file));
     ret->kind = EXTENT_DATA;
     ret->flags = EXTENT_WRITABLE | durable(meta);
     ret->host_offset = host_offset + in_slice;
@@ -178,6 +182,7 @@ int q2_lookup(struct layer *layer, uint64_t guest_offset, uint64_t len, struct e
     struct q2_slot *s;
     uint32_t seq;
 
+    assert(len > 0 && meta->layer == layer);
     if (in_linear_slice(meta, guest_offset, len, ret))
         return 0;
     s = q2_read_begin(&meta->l2, q2_slice_key(meta, guest_offset), &seq);
@@ -218,6 +223,7 @@ void q2_load(struct layer *layer, uint64_t guest_offset, struct op *op)
         op_wake(op, q2_break(meta, "an L1 entry is damaged"));
         return;
     }
+    assert(is_aligned(table, meta->geo.cluster_size));
     rc = check_entry(meta, guest_offset);
     if (rc < 0)
         op_wake(op, rc);

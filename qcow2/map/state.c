@@ -13,6 +13,7 @@ void q2_map_state_init(struct q2_map *map, struct q2_meta *meta, struct q2_space
 
 void q2_map_state_finish(struct q2_map *map)
 {
+    assert(list_empty(&map->l2_making));
     for (int i = 0; i < Q2_ZONES; i++)
         range_locks_finish(&map->guest_ranges[i]);
 }

@@ -20,7 +20,7 @@ LEAST = {
     "qcow2/format": 38,
     "qcow2/meta": 26,
     "qcow2/space": 24,
-    "qcow2/map": 14,
+    "qcow2/map": 22,
     "qcow2/flush": 21,
     "qcow2/check": 37,
     "qcow2/image": 34,
