@@ -293,7 +293,6 @@ void life_run(const struct steps *steps, void *arg)
     l->steps = steps;
     l->text[0] = '\0';
     l->len = l->sectors = 0;
-    l->peer_ok = NULL;
     l->opens = l->writable = l->was_clean = l->grew = false;
     make_bytes(l);
     damage(l);

@@ -4,6 +4,7 @@
 #define TESTS_FOREIGN_LIFE_H
 
 #include "tests/foreign/field.h"
+#include "tests/foreign/qemu.h"
 #include "tests/foreign/scribe.h"
 #include "tests/foreign/walk.h"
 #include "tests/lib/memdisk.h"
@@ -32,7 +33,8 @@ unsigned life_make(struct life_made *made);
 /* What was seen, over all images. In memory that processes share. */
 struct life_totals {
     _Atomic uint64_t images, damages, unreadable, refused, written, failed, corrupt, unjudged, uncounted, repaired,
-        unrepaired, compared;
+        unrepaired, compared, peer_refuses, peer_lost;
+    char peer_why[QEMU_WHY]; /* how it was lost, the last time */
 };
 
 /* What guest sectors read as. */
@@ -49,8 +51,8 @@ struct life {
     unsigned nmade;
     struct life_totals *totals;
     bool verbose;
-    const char *peer; /* qemu-img, or NULL */
-    bool with_peer;   /* compare this one with it */
+    const char *peer, *peer_daemon; /* qemu-img and QEMU's storage daemon, or NULL */
+    bool peer_checks;               /* ask QEMU's check, too */
 
     /* Its own. */
     const struct steps *steps;
@@ -68,7 +70,6 @@ struct life {
     uint8_t *touched;   /* guest clusters that were written to */
     uint64_t guests;
     uint8_t *peer_ok; /* sectors that QEMU could read at first */
-    bool peer_clean;
     bool leaks_kept; /* a repair has said so */
     uint32_t habits;
     bool usable; /* nothing of it is damaged, and what is odd keeps nobody from writing to it */

@@ -16,7 +16,7 @@
 #include "tests/lib/run.h"
 #include "tests/lib/test.h"
 
-enum { BATCH = 1000, SECONDS = 120, SHRINK_RUNS = 200, WAYS_MAX = 12, KEY = 200, PEER_EVERY = 200, HUNT = 60000 };
+enum { BATCH = 1000, SECONDS = 120, SHRINK_RUNS = 200, WAYS_MAX = 12, KEY = 200, CHECK_EVERY = 40, HUNT = 60000 };
 
 /* Shared with the processes that run the images. */
 struct shared {
@@ -42,7 +42,7 @@ static void run_batch(const struct steps *all, void *arg)
     for (unsigned i = b->first; i < b->n; i++) {
         shared->at = i;
         b->life->seed = rng_mix(b->seed + i);
-        b->life->with_peer = i % PEER_EVERY == 0;
+        b->life->peer_checks = i % CHECK_EVERY == 0;
         life_run(all, b->life);
     }
 }
@@ -53,9 +53,12 @@ static void print_totals(void)
 
     printf("%" PRIu64 " images, %" PRIu64 " damages: %" PRIu64 " cannot be opened, %" PRIu64 " not for writing; "
            "%" PRIu64 " written, %" PRIu64 " changes failed; %" PRIu64 " not judged, %" PRIu64
-           " clusters excepted; %" PRIu64 " repaired, %" PRIu64 " not; %" PRIu64 " compared with QEMU\n",
+           " clusters excepted; %" PRIu64 " repaired, %" PRIu64 " not; %" PRIu64 " compared with QEMU, %" PRIu64
+           " it refuses, with %" PRIu64 " it died or hung\n",
            t->images, t->damages, t->unreadable, t->refused, t->written, t->failed, t->unjudged, t->uncounted,
-           t->repaired, t->unrepaired, t->compared);
+           t->repaired, t->unrepaired, t->compared, t->peer_refuses, t->peer_lost);
+    if (t->peer_lost)
+        printf("QEMU was lost, the last time when %s\n", t->peer_why);
 }
 
 /* ---- one that fails -------------------------------------------------------------------------------------- */
@@ -158,7 +161,8 @@ static void note_failure(struct batch *b, const struct attempt *a)
 /* QEMU 10 where it can be had, else the one that is installed: bench/peer tells, once a run. */
 static void find_peer(struct life *l)
 {
-    static char name[4096];
+    static char name[4096], daemon[4096 + 32];
+    char *end;
     FILE *f;
 
     if (access(test_shared_path("peer"), R_OK) < 0)
@@ -169,8 +173,13 @@ static void find_peer(struct life *l)
     if (fgets(name, sizeof name, f)) {
         name[strcspn(name, "\n")] = '\0';
         l->peer = name;
+        end = strrchr(name, '/');
+        snprintf(daemon, sizeof daemon, "%.*sqemu-storage-daemon", end ? (int)(end + 1 - name) : 0, name);
+        l->peer_daemon = access(daemon, X_OK) == 0 ? daemon : NULL;
     }
     fclose(f);
+    if (!l->peer_daemon)
+        printf("nothing is compared with QEMU: there is no qemu-storage-daemon\n");
 }
 
 static struct life *make_life(void)
@@ -216,7 +225,7 @@ static void test_image(void)
     struct life *l = make_life();
 
     l->seed = test_seed();
-    l->verbose = l->with_peer = true;
+    l->verbose = l->peer_checks = true;
     attempt_or_shrink(life_run, l, LIFE_STEPS, SECONDS, SHRINK_RUNS);
 }
 
@@ -281,6 +290,7 @@ static void test_mutants(void)
 {
     struct batch b = {.life = make_life()};
 
+    b.life->peer_daemon = NULL; /* they are found without it */
 #define HUNT_ONE(name, text) hunt(&b, MUTANT_##name, #name);
     /* Of the rules about what belongs to whom those that this can find. */
     HUNT_ONE(CUT_ALL_FREE, "")
