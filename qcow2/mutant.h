@@ -74,6 +74,7 @@
     X(AHEAD_NOT_ZEROED, "of new L2 tables that are made at once the first holds zeros: rule 4")            \
     X(BLOCKS_NOT_ZEROED, "of refcount blocks that are made at once the first holds zeros")                 \
     X(TAKE_FOR_EVER, "two queues take a slot that is loading from each other without end")                    \
+    X(SNAPSHOT_L1_ANYWHERE, "a snapshot's L1 table is followed wherever its entry says that it is")          \
     X(HIDE_BACKING, "an image is written without its backing file")
 
 #define Q2_ALL_MUTANTS(X) Q2_MUTANTS(X) Q2_MUTANTS_OURS(X) Q2_MUTANTS_FOREIGN(X) Q2_UNIT_MUTANTS(X)

@@ -34,6 +34,7 @@ struct check {
     uint64_t                   reftable_entries; /* up to the last that is not 0 */
     uint64_t                 **sole;        /* by refcount block: which of its refcounts are one; NULL: none */
     uint64_t                   sole_count;  /* blocks for clusters inside the file */
+    uint64_t                   snapshots_len; /* of their table, where it can be read; else 0 */
     uint64_t                   table_bytes; /* L1 and bitmap tables may still have: together they fit in a file */
     bool                       counting;    /* references only: what the refcounts say is of no interest */
     bool                       blind;       /* a table was not read: what it refers to must not count as leaked */
@@ -183,6 +184,14 @@ struct check_snapshots_at {
 
 /* 1: the header is to be changed, to what is durable already. As check_fix_entries(). */
 int check_mend_snapshots(struct check *c, struct check_snapshots_at *ret);
+
+/* ---- check_snapshot_l1.c ----------------------------------------------------------------------------- */
+
+/* Why the L1 table of a snapshot cannot be there, in words: "its L1 table is ..."; NULL: it can. */
+const char *check_misplaced_l1(const struct check *c, uint64_t host_offset, uint64_t entries);
+
+/* 1: what is there is no L1 table, for sure. After check_run(), of one that is not misplaced. -ENOMEM. */
+int check_nonsense_l1(struct check *c, uint64_t host_offset, uint64_t entries);
 
 /* ---- check_freed.c ----------------------------------------------------------------------------------- */
 

@@ -55,6 +55,7 @@ int check_load_snapshots(struct check *c, uint64_t host_offset, struct q2_snapsh
 
 static int check_snapshot(struct check *c, const struct q2_snapshot *s)
 {
+    const char *misplaced;
     char what[96];
 
     /* Then the table is longer than it was, or somewhere else: what it refers to is not known. */
@@ -67,9 +68,17 @@ static int check_snapshot(struct check *c, const struct q2_snapshot *s)
     if (c->header.geo.version >= 3 && s->extra_size < 16)
         check_found(c, QCOW2_CORRUPTION, 1, "snapshot %.40s: its table entry lacks the fields of version 3",
                     s->id);
-    if (s->l1_offset >= c->file_size && s->l1_entries > 0)
-        check_found(c, QCOW2_NOTE, 1, "snapshot %.40s (%.60s): its L1 table is past the end of the file", s->id,
-                    s->name);
+    misplaced = check_misplaced_l1(c, s->l1_offset, s->l1_entries);
+    if (misplaced) {
+        uint64_t len = (uint64_t)s->l1_entries * Q2_L1_ENTRY_SIZE;
+        bool past = s->l1_offset >= c->file_size || len > c->file_size - s->l1_offset;
+
+        check_found(c, past ? QCOW2_NOTE : QCOW2_CORRUPTION, 1,
+                    "snapshot %.40s (%.60s): its L1 table at host offset 0x%" PRIx64 " is %s", s->id, s->name,
+                    s->l1_offset, misplaced);
+        c->lost = true;
+        return past ? check_claim(c, s->l1_offset, len, Q2_USE_L1, 1) : 0; /* a corruption */
+    }
     return check_l1(c, s->l1_offset, s->l1_entries, false, what);
 }
 
@@ -103,6 +112,7 @@ int check_snapshots(struct check *c)
         return 0;
     }
     assert(table.n == c->header.nb_snapshots && table.size <= Q2_MAX_SNAPSHOT_TABLE);
+    c->snapshots_len = table.size;
     rc = check_claim(c, c->header.snapshots_offset, table.size, Q2_USE_SNAPSHOTS, 1);
     for (uint32_t i = 0; i < table.n && rc == 0; i++)
         rc = check_snapshot(c, &table.entries[i]);

@@ -5,7 +5,7 @@
  * Happy path: read what is there, entry by entry, with more patience than a reader has; write a table of the
  * entries that are some, with the fields that version 3 asks for, to a new place, flush: the caller points the
  * header to it. What the old place had is a leak then. A table that is not where the header says is looked for
- * among the clusters that nothing refers to.
+ * among the clusters that nothing refers to. A snapshot whose L1 table cannot be where its entry says is given up.
  * Failure modes: an entry that cannot be understood stays as it is, so that a check names it, and what it may
  * refer to is not freed. No place for the new table: nothing is changed. A table that is nowhere is given up,
  * says a line.
@@ -38,7 +38,9 @@ struct mend {
     uint8_t      *in, *out;
     uint64_t      len, pos;  /* of in */
     uint64_t      out_len;
+    uint64_t      tables_left; /* bytes of L1 tables that may still be looked at */
     uint32_t      n, wanted; /* entries: taken; as the header says */
+    uint32_t      given_up;
     bool          changed;
 };
 
@@ -68,6 +70,36 @@ static uint32_t fill_extra(struct mend *m, const struct q2_disk_snapshot *d, con
     return EXTRA;
 }
 
+/* Why its L1 table is none, in words; NULL: it is one. What many share is not looked at for ever. */
+static const char *why_unusable(struct mend *m, const struct q2_disk_snapshot *d)
+{
+    uint64_t at = be64toh(d->l1_table_offset), entries = be32toh(d->l1_size);
+    const char *why = check_misplaced_l1(m->c, at, entries);
+
+    if (why || entries * Q2_L1_ENTRY_SIZE > m->tables_left)
+        return why;
+    m->tables_left -= entries * Q2_L1_ENTRY_SIZE;
+    assert(m->tables_left <= m->c->file_size);
+    return check_nonsense_l1(m->c, at, entries) > 0 ? "none" : NULL;
+}
+
+/* To be left out? Then it has been said, if all of the table can be written. */
+static bool give_up(struct mend *m, const struct q2_disk_snapshot *d, const uint8_t *names)
+{
+    const char *why = why_unusable(m, d);
+
+    if (!why)
+        return false;
+    m->given_up++;
+    assert(m->n + m->given_up <= m->wanted);
+    m->changed = true;
+    check_found(m->c, QCOW2_FIXED, 1, "snapshot %.*s (%.*s): given up, its L1 table at host offset 0x%" PRIx64
+                " is %s", (int)min_u64(40, be16toh(d->id_size)), (const char *)names,
+                (int)min_u64(60, be16toh(d->name_size)), (const char *)names + be16toh(d->id_size),
+                be64toh(d->l1_table_offset), why);
+    return true;
+}
+
 /* The entry at m->pos, to m->out. False: it ends behind the end of the table. */
 static bool take_entry(struct mend *m)
 {
@@ -84,6 +116,10 @@ static bool take_entry(struct mend *m)
     end = m->pos + ENTRY + had + names;
     if (end > m->len)
         return false;
+    if (give_up(m, &d, p + ENTRY + had)) {
+        m->pos = align_up(end, 8);
+        return true;
+    }
     has = fill_extra(m, &d, p + ENTRY, had, out + ENTRY);
     if (has != had)
         check_found(m->c, QCOW2_FIXED, 1, "snapshot %.*s: %" PRIu32 " bytes of extra data, were %" PRIu32,
@@ -96,6 +132,26 @@ static bool take_entry(struct mend *m)
     m->n++;
     assert(m->out_len <= m->pos + m->n * (uint64_t)EXTRA); /* as `out` has room */
     return true;
+}
+
+/* Is there nothing in the table but what is given up? Then no place is needed for another. */
+static bool none_is_usable(struct mend *m)
+{
+    uint64_t pos = 0;
+
+    for (uint32_t i = 0; i < m->wanted; i++) {
+        struct q2_disk_snapshot d;
+
+        if (pos + ENTRY > m->len)
+            return false;
+        memcpy(&d, m->in + pos, sizeof d);
+        pos += ENTRY + be32toh(d.extra_size) + (uint64_t)be16toh(d.id_size) + be16toh(d.name_size);
+        if (pos > m->len || !why_unusable(m, &d))
+            return false;
+        pos = align_up(pos, 8);
+    }
+    m->tables_left = m->c->file_size;
+    return m->wanted > 0;
 }
 
 /* 0, or -EINVAL: there is an entry that cannot be understood. */
@@ -255,12 +311,17 @@ static int mend_read(struct mend *m, struct check_snapshots_at *ret)
 
     if (rc < 0) /* the check has named it */
         return 0;
+    m->tables_left = c->file_size;
+    if (c->untrusted && !none_is_usable(m))
+        return 0;
     if (take_entries(m) < 0 || !m->changed)
         return 0;
-    if (m->n == 0)
+    if (m->n == 0 && m->given_up == 0)
         return mend_lost(c, ret);
     *ret = (struct check_snapshots_at){.n = m->n};
-    if (m->n < c->header.nb_snapshots)
+    if (m->n == 0)
+        return 1;
+    if (m->n + m->given_up < c->header.nb_snapshots)
         check_found(c, QCOW2_FIXED, 1, "the snapshot table: has %" PRIu32 " entries, not %" PRIu32, m->n,
                     c->header.nb_snapshots);
     rc = write_table(m, &ret->host_offset);
@@ -276,10 +337,10 @@ int check_mend_snapshots(struct check *c, struct check_snapshots_at *ret)
     struct mend m = {.c = c, .wanted = (uint32_t)min_u64(c->header.nb_snapshots, Q2_MAX_SNAPSHOTS)};
     int rc;
 
-    if (c->untrusted || (c->header.nb_snapshots == 0 && !c->header.snapshots_problem))
+    if (c->header.nb_snapshots == 0 && !c->header.snapshots_problem)
         return 0;
     if (!has_place(c))
-        return mend_lost(c, ret);
+        return c->untrusted ? 0 : mend_lost(c, ret);
     m.len = min_u64(c->file_size - c->header.snapshots_offset, Q2_MAX_SNAPSHOT_TABLE);
     m.in = check_buffer(c, m.len);
     m.out = check_buffer(c, align_up(m.len + (uint64_t)m.wanted * (EXTRA + 8), c->header.geo.cluster_size));

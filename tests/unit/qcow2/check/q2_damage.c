@@ -389,9 +389,55 @@ static void snapshot_l2_past_the_end(struct damaged *im)
     change(im, snapshot_l1(im), Q2_L1_OFFSET, 1ull << 40);
 }
 
-static void snapshot_table_damaged(struct damaged *im)
+/* Its L1 table is said to be there. */
+static void move_snapshot_l1(struct damaged *im, uint64_t to)
 {
-    put(im, im->h.snapshots_offset, snapshot_l1(im) + 8);
+    put(im, im->h.snapshots_offset, to);
+}
+
+static void snapshot_l1_unaligned(struct damaged *im)
+{
+    move_snapshot_l1(im, snapshot_l1(im) + 8);
+}
+
+static void snapshot_l1_at_0(struct damaged *im)
+{
+    move_snapshot_l1(im, 0);
+}
+
+static void snapshot_l1_past_the_end(struct damaged *im)
+{
+    move_snapshot_l1(im, 1ull << 40);
+}
+
+static void snapshot_l1_is_the_l1(struct damaged *im)
+{
+    move_snapshot_l1(im, im->h.l1_offset);
+}
+
+static void snapshot_l1_is_the_refcount_table(struct damaged *im)
+{
+    move_snapshot_l1(im, im->h.reftable_offset);
+}
+
+static void snapshot_l1_is_a_refcount_block(struct damaged *im)
+{
+    move_snapshot_l1(im, get(im, im->h.reftable_offset));
+}
+
+static void snapshot_l1_is_the_snapshot_table(struct damaged *im)
+{
+    move_snapshot_l1(im, im->h.snapshots_offset);
+}
+
+static void snapshot_l1_is_an_l2_table(struct damaged *im)
+{
+    move_snapshot_l1(im, get(im, im->h.l1_offset) & Q2_L1_OFFSET);
+}
+
+static void snapshot_l1_is_data(struct damaged *im)
+{
+    move_snapshot_l1(im, cluster_of(im, 3) * CLUSTER);
 }
 
 /* The table's only entry with other extra data: the first `had` bytes of what it has, then zeros up to `len`. */
@@ -583,7 +629,18 @@ const struct damage damages[] = {
     {"snapshot-forgotten", SNAPSHOT, snapshot_forgotten, 0, 9, 0, 0, 0, NULL},
     {"snapshot-l1-lost", SNAPSHOT, snapshot_l1_lost, 0, 7, 0, 0, 0, NULL},
     {"snapshot-l2-past-the-end", SNAPSHOT, snapshot_l2_past_the_end, 1, 7, 0, 2, 2, NULL},
-    {"snapshot-table-damaged", SNAPSHOT, snapshot_table_damaged, 1, 0, 0, 2, 2, "it counts what is lost"},
+    {"snapshot-l1-unaligned", SNAPSHOT, snapshot_l1_unaligned, 1, 0, 0, 2, 0, "it counts what is lost"},
+    {"snapshot-l1-at-0", SNAPSHOT, snapshot_l1_at_0, 1, 8, 0, 2, 0, "it follows it"},
+    {"snapshot-l1-past-the-end", SNAPSHOT, snapshot_l1_past_the_end, 1, 8, 0, 2, 0, "it counts otherwise"},
+    {"snapshot-l1-is-the-l1", SNAPSHOT, snapshot_l1_is_the_l1, 1, 8, 0, 2, 0, "it follows it"},
+    {"snapshot-l1-is-the-refcount-table", SNAPSHOT, snapshot_l1_is_the_refcount_table, 1, 8, 0, 2, 0,
+     "it follows it"},
+    {"snapshot-l1-is-a-refcount-block", SNAPSHOT, snapshot_l1_is_a_refcount_block, 6, 8, 0, 2, 0,
+     "it follows it"},
+    {"snapshot-l1-is-the-snapshot-table", SNAPSHOT, snapshot_l1_is_the_snapshot_table, 1, 8, 0, 2, 0,
+     "it follows it"},
+    {"snapshot-l1-is-an-l2-table", SNAPSHOT, snapshot_l1_is_an_l2_table, 40963, 7, 0, 2, 0, "it follows it"},
+    {"snapshot-l1-is-data", SNAPSHOT, snapshot_l1_is_data, 5, 7, 0, 2, 0, "it follows it"},
     {"snapshot-without-extra-data", SNAPSHOT, snapshot_without_extra_data, 1, 0, 0, 2, 0, NULL},
     {"snapshot-with-some-extra-data", SNAPSHOT, snapshot_with_some_extra_data, 1, 0, 0, 2, 0, NULL},
     {"snapshot-with-too-much-extra", SNAPSHOT, snapshot_with_too_much_extra_data, 1, 0, 0, 2, 0, "it gives up"},
