@@ -46,6 +46,7 @@ struct check {
     bool                       untrusted;   /* the refcount structure itself is damaged: not to be written to */
     bool                       several;     /* some cluster has several owners, and should have one */
     struct q2_refs             met;         /* for check_part.c */
+    uint64_t                   to_part;     /* entries that check_part.c has counted */
     uint64_t                   parted;      /* clusters that check_part.c has put behind the end of the file */
     uint64_t                   tail_leaks;  /* clusters past the end of the file that have refcounts for nothing */
     uint64_t                   flag_faults; /* corruptions that are nothing but wrong COPIED flags */
@@ -155,6 +156,7 @@ uint64_t check_guest_offset(const struct check *c, const struct q2_l2_table *tab
 /* These return 1 when something was written, 0 when there is nothing to do, or a negative errno with a text. */
 int check_fix_entries(struct check *c);
 int check_part_owners(struct check *c); /* check_part.c */
+int check_part_bounded(struct check *c); /* 0, or -EFBIG with a text: it would become too long by that */
 int check_fix_refcounts(struct check *c, bool raise, bool lower);
 int check_fix_flags(struct check *c);
 

@@ -6,7 +6,8 @@
  *
  * Happy path: table by table: copy the clusters, raise the refcounts of the new ones, flush, write the table.
  * Failure modes: no refcount block covers the end of the file, or the file cannot grow: the entry stays as it is.
- * A failed read or write ends it, and a crash: new clusters that nothing refers to are leaked.
+ * A failed read or write ends it, and a crash: new clusters that nothing refers to are leaked. An image that would
+ * become much longer, since it was made so, is refused before anything is written.
  *
  * Invariants.
  *  1. A copy and its refcount are durable before the entry that points to it is written.
@@ -23,6 +24,8 @@
 #include "engine/base/error.h"
 #include "qcow2/format/format.h"
 #include "qcow2/mutant.h"
+
+enum { PART_MORE = 1 << 30 };
 
 static int failed(struct check *c, int rc, uint64_t host_offset)
 {
@@ -114,6 +117,61 @@ static int must_part(struct check *c, const struct q2_l2_table *table, const str
     return met_before(c, cluster);
 }
 
+/* ---- how much it is ---------------------------------------------------------------------------------------- */
+
+/*
+ * Damage gives a cluster another owner, or two, or fills a table with one entry; and all the disk has one cluster
+ * each. What is more than that was made by hand: a table of 64 KiB leads to 512 MiB.
+ */
+static uint64_t copies_max(const struct check *c)
+{
+    uint64_t len = min_u64(2 * c->file_size + PART_MORE, c->file_size + c->header.size);
+
+    assert(len >= min_u64(c->file_size, c->header.size));
+    return len >> c->header.geo.cluster_bits;
+}
+
+static int count_entries(struct check *c, uint64_t i, uint8_t *l2, int rc)
+{
+    const struct q2_geometry *g = &c->header.geo;
+
+    for (uint64_t k = 0; k < q2_l2_entries(g) && rc == 0; k++) {
+        struct q2_l2_entry e = q2_l2_entry_get(g, l2 + q2_l2_entry_offset(g, k));
+        struct q2_mapping m = q2_entry_decode(g, e.word, e.bitmap);
+        int part;
+
+        if (likely(e.word == 0))
+            continue;
+        part = must_part(c, &c->l2.tables[i], &m);
+        if (part < 0)
+            return part;
+        assert(part <= 1);
+        c->to_part += (uint64_t)part;
+    }
+    return check_progress(c, 1);
+}
+
+int check_part_bounded(struct check *c)
+{
+    struct check_reads reads = {.count = c->l2.count, .offset = check_l2_offset, .take = count_entries};
+    int rc;
+
+    assert(!c->met.pages && c->parted == 0);
+    c->to_part = 0;
+    if (c->header.geo.data_file)
+        return 0;
+    rc = check_read_clusters(c, &reads);
+    q2_refs_finish(&c->met);
+    if (rc == 0 && c->to_part > copies_max(c))
+        rc = err_hint(err_set(EFBIG, "%s: %" PRIu64 " entries have their data in clusters of others: with copies "
+                              "for all it would be %" PRIu64 " MiB longer", c->file->name, c->to_part,
+                              c->to_part << c->header.geo.cluster_bits >> 20),
+                      "it was made so, not damaged: do not use it, or restore it from a copy");
+    return rc;
+}
+
+/* ---- doing it ---------------------------------------------------------------------------------------------- */
+
 static int part_entries(struct check *c, const struct q2_l2_table *table, uint8_t *l2, uint8_t *buf)
 {
     const struct q2_geometry *g = &c->header.geo;
@@ -181,7 +239,9 @@ int check_part_owners(struct check *c)
     assert(!c->untrusted && !c->blind && c->parted == 0 && !c->met.pages);
     if (!c->several || c->header.geo.data_file)
         return 0;
-    rc = check_read_clusters(c, &reads);
+    rc = check_part_bounded(c);
+    if (rc == 0)
+        rc = check_read_clusters(c, &reads);
     q2_refs_finish(&c->met);
     return rc < 0 ? rc : c->fixed;
 }

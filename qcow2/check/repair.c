@@ -188,12 +188,14 @@ static int step(struct repair *r, struct check *c)
     return rc;
 }
 
-static int first_write(struct repair *r, const struct check *c)
+static int first_write(struct repair *r, struct check *c)
 {
     int rc;
 
     assert(r->round == 0 && !c->fixed);
-    rc = flush(r);
+    rc = r->what == QCOW2_REPAIR_ALL && (c->several || c->untrusted) ? check_part_bounded(c) : 0;
+    if (rc == 0)
+        rc = flush(r);
     if (rc == 0 && c->header.geo.version >= 3 && c->header.autoclear & ~Q2_AUTOCLEAR_KNOWN)
         rc = change_header(r, clear_autoclear, NULL);
     return rc;

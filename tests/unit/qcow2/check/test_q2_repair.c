@@ -3,6 +3,7 @@
  * qcow2/repair on images broken by hand: what is left is as worked out in the table of damages; each guest byte
  * that could be read reads the same; a second repair finds nothing to do; what we call clean QEMU calls clean.
  */
+#include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -12,6 +13,7 @@
 
 #include "engine/base/bits.h"
 #include "qcow2/check/check.h"
+#include "qcow2/format/entry.h"
 #include "tests/lib/run.h"
 #include "tests/lib/test.h"
 #include "tests/unit/qcow2/check/q2_damage.h"
@@ -168,11 +170,64 @@ static void all(void)
     repair_one(&damages[test_repetition()], QCOW2_REPAIR_ALL);
 }
 
+/* ---- an image that would become as long as the disk ---------------------------------------------------- */
+
+/* `tables` L2 tables more, each with `entries` that lead to the one cluster of data. */
+static void make_shared(const char *path, unsigned tables, unsigned entries)
+{
+    uint8_t *table = test_alloc(CLUSTER), sector[512], word[8];
+    uint64_t l1, end, data;
+    int fd;
+
+    run_ok("qemu-img create -q -f qcow2 %s 20G && qemu-io -f qcow2 -c 'write -q -P 7 0 64k' %s", path, path);
+    fd = open(path, O_RDWR | O_CLOEXEC);
+    CHECK(fd >= 0 && pread(fd, sector, sizeof sector, 0) == sizeof sector);
+    l1 = get_be64(sector + offsetof(struct q2_disk_header, l1_table_offset));
+    CHECK(pread(fd, word, 8, (off_t)l1) == 8);
+    CHECK(pread(fd, word, 8, (off_t)q2_l1_offset(get_be64(word))) == 8);
+    data = get_be64(word);
+    for (unsigned i = 0; i < entries; i++)
+        put_be64(table + (size_t)i * 8, data);
+    end = align_up((uint64_t)lseek(fd, 0, SEEK_END), CLUSTER);
+    for (unsigned i = 0; i < tables; i++, end += CLUSTER) {
+        CHECK(pwrite(fd, table, CLUSTER, (off_t)end) == CLUSTER);
+        put_be64(word, Q2_COPIED | end);
+        CHECK(pwrite(fd, word, 8, (off_t)(l1 + 8 * (i + 1))) == 8);
+    }
+    close(fd);
+    free(table);
+}
+
+static void bounded(void)
+{
+    const char *path = test_path("image"), *copy = test_path("copy");
+    struct qcow2_repair_result res;
+    struct backend *file;
+    vdisk_queue *q;
+
+    test_requires("qemu-img");
+    make_shared(path, 3, 5);
+    repair(path, QCOW2_REPAIR_ALL, &res);
+    CHECK_INT(verdict(&res.check), 0);
+    make_shared(path, 8, CLUSTER / 8);
+    run_ok("cp %s %s", path, copy);
+    CHECK_OK(backend_open(path, BACKEND_RDWR, &file));
+    CHECK_OK(vdisk_queue_create(NULL, &q));
+    CHECK_INT(qcow2_repair(file, q, QCOW2_REPAIR_ALL, NULL, &res), -EFBIG);
+    CHECK_HAS(vdisk_error_text(), path);
+    CHECK_HAS(vdisk_error_text(), "4096 MiB longer");
+    vdisk_queue_destroy(q);
+    backend_close(file);
+    CHECK(same_files(path, copy));
+    repair(path, QCOW2_REPAIR_LEAKS, &res); /* copies nothing */
+}
+
 int main(int argc, char **argv)
 {
     const struct test_case cases[] = {
         {.name = "leaks", .run = leaks, .repeat = damages_count},
         {.name = "all", .run = all, .repeat = damages_count},
+        {.name = "bounded", .run = bounded},
     };
 
     return test_main(argc, argv, cases, ARRAY_LEN(cases));
