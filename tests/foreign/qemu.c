@@ -181,8 +181,9 @@ _Noreturn static void be_daemon(const char *daemon, int qmp, int listening, int 
     for (unsigned i = 0; i < ARRAY_LEN(from); i++)
         dup2(above[i], (int)i);
     close_range(FD_BASE + 1, ~0u, 0);
-    execl(daemon, daemon, "--chardev", "stdio,id=qmp", "--monitor", "chardev=qmp", "--nbd-server",
-          "addr.type=fd,addr.str=3", (char *)NULL);
+    /* One thread beside its own: many wake each other for each cluster. */
+    execl(daemon, daemon, "--object", "main-loop,id=loop,thread-pool-max=1", "--chardev", "stdio,id=qmp",
+          "--monitor", "chardev=qmp", "--nbd-server", "addr.type=fd,addr.str=3", (char *)NULL);
     _exit(127);
 }
 

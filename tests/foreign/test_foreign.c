@@ -205,7 +205,7 @@ static void test_images(void)
 
     steps_init(&all, LIFE_STEPS, NULL);
     for (; b.first < b.n; b.first = shared->at + 1) {
-        attempt_run(&a, run_batch, &all, &b, SECONDS);
+        attempt_run(&a, run_batch, &all, &b, 2 * SECONDS);
         if (!a.failed)
             break;
         note_failure(&b, &a);
