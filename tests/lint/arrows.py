@@ -62,7 +62,7 @@ ALSO.update({(room, name): why for name, (rooms, why) in BY_NAME.items() for roo
 
 # One of its files: (how many files the circle may have, why).
 CIRCLES = {
-    "qcow2/space/alloc.c": (4, "finding, leasing, freeing and counting clusters lead to each other by nature"),
+    "qcow2/space/alloc.c": (2, "who takes clusters makes refcount blocks, which lie in clusters that are taken"),
     "engine/loop/queue.c": (7, "the loop: what turns it and what is turned"),
     "engine/loop/io.c": (3, "an I/O that is not aligned is carried out by an op, whose I/Os are"),
     "backends/lab/crash_image.c": (2, "a piece of a crash image is applied to the store that holds it"),
