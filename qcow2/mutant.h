@@ -57,6 +57,7 @@
     X(SHRINK_PUNCH_FIRST, "a shrink punches what its entries led to before it counts who else has it")       \
     X(TRUST_BLOCKS, "guest data that the refcount table points to is written as refcounts")                    \
     X(FORGET_TWICE, "two entries that say each to have a cluster alone are believed")                           \
+    X(HOLES_UNSURVEYED, "what was free when the image was opened is handed out before it is known who has it") \
     X(FORGET_MAPPED, "guest data without a refcount is handed out, though its entry has been read")
 
 /* The same, found by tests/foreign/, with some of those above. */

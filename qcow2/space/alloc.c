@@ -4,26 +4,31 @@
  *
  * Happy path: look for free refcounts from the hint on, in the cached refcount slice, raise them.
  * Failure modes: the slice is not cached (load it and some behind it, look again; when those have none either,
- * go on behind the end); there is no refcount block for the place (make one there: its first cluster holds the
- * block itself, but not in the middle of a run that must be in one piece); the refcount table is too short
- * (grow it, reftable.c); no space: a device may have been extended, else leases are given back and what was
- * freed is reclaimed as far as it can be, then it is tried once more.
+ * go on behind the end); a free cluster was there when the image was opened, and not all L2 tables have been
+ * read (read some, once; go on behind the end while there are more: survey.h); an L2 table cannot be read (the
+ * same, and its error where nothing else is left); there is no refcount block for the place (make one there: its
+ * first cluster holds the block itself, but not in the middle of a run that must be in one piece); the refcount
+ * table is too short (grow it, reftable.c); no space: a device may have been extended, else leases are given back
+ * and what was freed is reclaimed as far as it can be, then it is tried once more.
  */
 #include "qcow2/space/alloc.h"
 
 #include <errno.h>
 
+#include "engine/loop/failure.h"
 #include "qcow2/format/format.h"
 #include "qcow2/meta/meta.h"
 #include "qcow2/mutant.h"
 #include "qcow2/space/lease.h"
 #include "qcow2/space/reclaim.h"
 #include "qcow2/space/reftable.h"
+#include "qcow2/space/survey.h"
 
 enum scan_result {
     SCAN_TAKEN,
     SCAN_NEEDS_SLICE,
     SCAN_NEEDS_BLOCK,
+    SCAN_UNSURVEYED,
     SCAN_FULL,
     SCAN_TRIMMING,
     SCAN_REFUSED,
@@ -95,10 +100,11 @@ static enum q2_guard_verdict judge_free(struct q2_space *space, uint64_t index, 
 /*
  * Up to `want` free clusters from `from` on, inside one refcount slice: *ret_n of them at
  * ret_index, 0 when it has none. The slice's content, or what to fetch first, decides the result. `kind`: what
- * they are for, enum q2_meta_kind, 0 for guest data.
+ * they are for, enum q2_meta_kind, 0 for guest data. Clusters that may not be used before all L2 tables have been
+ * read end the search, unless `known_only`.
  */
 static enum scan_result scan(struct q2_space *space, uint64_t from, uint64_t want, uint32_t kind,
-                             uint64_t *ret_index, uint64_t *ret_n)
+                             bool known_only, uint64_t *ret_index, uint64_t *ret_n)
 {
     uint64_t key = from >> space->meta->refslice_bits;
     uint64_t slice_mask = (1ull << space->meta->refslice_bits) - 1;
@@ -109,7 +115,7 @@ static enum scan_result scan(struct q2_space *space, uint64_t from, uint64_t wan
     assert_locked(&space->meta->lock);
     *ret_n = 0;
     if (!q2_has_block(space->meta, from))
-        return SCAN_NEEDS_BLOCK;
+        return q2_survey_known(space, from, 1) ? SCAN_NEEDS_BLOCK : known_only ? SCAN_TAKEN : SCAN_UNSURVEYED;
     s = q2_refcounts_find(space, key);
     if (!s)
         return SCAN_NEEDS_SLICE;
@@ -120,10 +126,14 @@ static enum scan_result scan(struct q2_space *space, uint64_t from, uint64_t wan
         n = i < zeros_end ? 1
                           : count_zeros(&space->meta->geo, data, i & slice_mask, min_u64(end - i, want - *ret_n));
         zeros_end = max_u64(zeros_end, i + n);
-        if (n > 0) /* else the next are in use, those with refcount 1 are passed at once */
-            verdict = judge_free(space, i, kind, &n);
-        else
+        if (n == 0) { /* in use; those with refcount 1 are passed at once */
             n = q2_refcount_skip_ones(&space->meta->geo, data, i & slice_mask, slice_end) - (i & slice_mask);
+        } else if (q2_survey_known(space, i, n) > 0) {
+            n = q2_survey_known(space, i, n);
+            verdict = judge_free(space, i, kind, &n);
+        } else if (*ret_n == 0 && !known_only) {
+            return SCAN_UNSURVEYED;
+        }
         n = max_u64(n, 1);
         if (verdict == Q2_GUARD_METADATA)
             return SCAN_REFUSED;
@@ -218,11 +228,16 @@ struct alloc {
     uint64_t       want, need;
     uint32_t       kind; /* what for: enum q2_meta_kind, with the structure lock held; 0: guest data */
     bool           exact, squeezed, recounted;
+    bool           surveyed;   /* it has gone on with the survey */
+    bool           known_only; /* which cannot be ended: survey_rc, survey_failure */
+    int            survey_rc;
+    uint32_t       survey_failure;
     enum look      look;
     unsigned       rounds; /* of loads */
     struct op_child ahead[ALLOC_AHEAD];
     struct q2_run *ret;
     uint64_t       next; /* where to look on; holes: from the hint on */
+    uint64_t       tail; /* find_tail(): from here on there is no refcount; 0: it has not begun */
     /* exact: what has been taken: cluster indices [start, start + have); are they zero? */
     uint64_t       start, have;
     bool           zero;
@@ -231,6 +246,7 @@ struct alloc {
 enum alloc_state {
     ALLOC_START = OP_START,
     ALLOC_SLICE_LOADED,
+    ALLOC_SURVEYED,
     ALLOC_BLOCK_MADE,
     ALLOC_SQUEEZED,
     ALLOC_RECLAIMED,
@@ -257,17 +273,56 @@ static bool mapped_since(struct alloc *a)
     return true;
 }
 
-/* Where looking behind all that is in use begins. Storage that cannot grow: in the last block that there is. */
-static uint64_t tail_start(const struct q2_space *space)
+/* Where the last block that there is begins. */
+static uint64_t last_block_start(const struct q2_space *space)
 {
     uint64_t block = space->meta->reftable_entries;
 
+    while (block > 0 && q2_reftable_offset(space->meta->reftable[block - 1]) == 0)
+        block--;
+    return block > 0 ? (block - 1) << space->meta->geo.refblock_bits : 0;
+}
+
+/* Where looking behind all that is in use begins. Storage that cannot grow: in the last block that there is. */
+static uint64_t tail_start(const struct q2_space *space)
+{
     assert_locked(&space->meta->lock);
     if (space->meta->layer->file->caps & BACKEND_GROWS)
         return space->zero_from >> space->meta->geo.cluster_bits;
-    while (block > 0 && q2_reftable_offset(space->meta->reftable[block - 1]) == 0)
-        block--;
-    return max_u64(space->tail_hint, block > 0 ? (block - 1) << space->meta->geo.refblock_bits : 0);
+    return max_u64(space->tail_hint, last_block_start(space));
+}
+
+/*
+ * Storage that cannot grow, before the survey is over: where the holes end, that is, behind the last cluster with
+ * a refcount. Of the last block no more is looked at than is loaded at once.
+ */
+static enum scan_result find_tail(struct alloc *a)
+{
+    struct q2_space *space = a->space;
+    uint64_t mask = (1ull << space->meta->refslice_bits) - 1, from = last_block_start(space);
+    uint64_t end = min_u64(from + (1ull << space->meta->geo.refblock_bits), space->holes_end);
+    uint64_t least = end - min_u64(end, ((uint64_t)(ALLOC_AHEAD - 1) << space->meta->refslice_bits) + 1);
+    bool begins = a->tail == 0, in_use = false;
+
+    assert_locked(&space->meta->lock);
+    from = max_u64(from, least & ~mask);
+    a->need = from >> space->meta->refslice_bits;
+    if (begins)
+        a->tail = end;
+    if (begins && !q2_refcounts_find(space, a->need))
+        return SCAN_NEEDS_SLICE; /* and those behind it */
+    while (a->tail > from && !in_use) {
+        struct q2_slot *s = q2_refcounts_find(space, (a->tail - 1) >> space->meta->refslice_bits);
+        a->need = (a->tail - 1) >> space->meta->refslice_bits;
+        if (!s)
+            return SCAN_NEEDS_SLICE;
+        in_use = q2_refcount_get(&space->meta->geo, (const uint8_t *)q2_slot_data(&space->meta->refcounts, s),
+                                 (a->tail - 1) & mask) != 0;
+        a->tail -= !in_use;
+    }
+    space->holes_end = min_u64(space->holes_end, a->tail);
+    a->next = max_u64(a->next, a->tail);
+    return SCAN_AGAIN;
 }
 
 /* Holes, then the tail, then all: invariant 4. */
@@ -277,6 +332,27 @@ static void look_further(struct alloc *a)
     assert(a->look != LOOK_ALL && a->have == 0);
     a->look = a->look == LOOK_HOLES ? LOOK_TAIL : LOOK_ALL;
     a->next = a->look == LOOK_TAIL ? max_u64(tail_start(a->space), a->space->free_hint) : 0;
+}
+
+/*
+ * A cluster is free that may not be had before the survey is over. It goes on, once, and then the tail is taken;
+ * where that has nothing, it goes on to its end.
+ */
+static enum scan_result wait_for_survey(struct alloc *a)
+{
+    assert_locked(&a->space->meta->lock);
+    drop_part(a);
+    if (!a->surveyed || (a->look == LOOK_ALL && a->survey_rc == 0))
+        return SCAN_UNSURVEYED;
+    if (a->look == LOOK_TAIL)
+        return find_tail(a);
+    if (a->look == LOOK_HOLES) {
+        look_further(a);
+    } else {
+        a->known_only = true;
+        a->next = 0;
+    }
+    return SCAN_AGAIN;
 }
 
 /* Take 1 to `want` clusters. */
@@ -289,7 +365,7 @@ static enum scan_result try_take(struct alloc *a)
     assert_locked(&space->meta->lock);
     for (;;) {
         /* What is passed over for metadata may do for data. */
-        pos = a->look == LOOK_TAIL || a->kind ? &a->next : &space->free_hint;
+        pos = a->look == LOOK_TAIL || a->kind || a->known_only ? &a->next : &space->free_hint;
         *pos = pass_used(space, *pos);
         if (*pos >= space->limit_clusters && a->look == LOOK_ALL) {
             a->next = 0; /* once more from the hint on, if at all */
@@ -299,7 +375,9 @@ static enum scan_result try_take(struct alloc *a)
             look_further(a);
             continue;
         }
-        enum scan_result r = scan(space, *pos, a->want, a->kind, &found, &n);
+        enum scan_result r = scan(space, *pos, a->want, a->kind, a->known_only, &found, &n);
+        if (r == SCAN_UNSURVEYED)
+            return wait_for_survey(a);
         if (r != SCAN_TAKEN)
             return fetch_first(space, r, *pos, &a->need);
         if (n > 0)
@@ -341,7 +419,9 @@ static enum scan_result try_take_exact(struct alloc *a)
             look_further(a);
             continue;
         }
-        enum scan_result r = scan(space, a->next, a->want - a->have, a->kind, &found, &n);
+        enum scan_result r = scan(space, a->next, a->want - a->have, a->kind, a->known_only, &found, &n);
+        if (r == SCAN_UNSURVEYED)
+            return wait_for_survey(a);
         if (r != SCAN_TAKEN)
             return fetch_first(space, r, a->next, &a->need);
         if (n == 0 || (a->have > 0 && found != a->start + a->have))
@@ -370,7 +450,8 @@ static enum scan_result try_take_exact(struct alloc *a)
 /*
  * With the lock held: `r` came out of where it is looked now. Enough of the holes, but not while a run is taken in
  * one piece: blocks for it that went behind the end would lie where it goes on, and end it, for ever. Or, where
- * space is limited, a block would have to be made, which takes some.
+ * space is limited, a block would have to be made, which takes some; but holes are worth more than a survey only
+ * when there is nothing else.
  */
 static bool should_look_further(const struct alloc *a, enum scan_result r)
 {
@@ -378,7 +459,8 @@ static bool should_look_further(const struct alloc *a, enum scan_result r)
     if (a->look == LOOK_HOLES)
         return r == SCAN_NEEDS_SLICE && a->rounds >= HOLE_ROUNDS && a->have == 0 && a->space->exact_runs == 0 &&
                !MUTANT(SEARCH_ALL);
-    return a->look == LOOK_TAIL && r == SCAN_NEEDS_BLOCK && !(a->space->meta->layer->file->caps & BACKEND_GROWS);
+    return a->look == LOOK_TAIL && r == SCAN_NEEDS_BLOCK && q2_survey_is_over(a->space) &&
+           !(a->space->meta->layer->file->caps & BACKEND_GROWS);
 }
 
 static enum scan_result alloc_try(struct alloc *a)
@@ -388,7 +470,9 @@ static enum scan_result alloc_try(struct alloc *a)
 
     pthread_mutex_lock(&space->meta->lock);
     q2_space_assert(space);
-    if (!space->trimming)
+    if (!a->surveyed && q2_survey_is_short(space))
+        r = SCAN_UNSURVEYED;
+    else if (!space->trimming)
         r = a->exact ? try_take_exact(a) : try_take(a);
     if (should_look_further(a, r)) {
         drop_part(a);
@@ -469,6 +553,25 @@ static void load_slices(struct alloc *a, struct op *op)
     op_io_wait(op);
 }
 
+/* The call of the await has ended. False: nothing can be taken any more. */
+static bool note_surveyed(struct alloc *a)
+{
+    a->surveyed = true;
+    a->survey_rc = a->op.rc;
+    a->survey_failure = a->op.failure;
+    return a->survey_rc == 0 || q2_takes_writes(a->space->meta);
+}
+
+/* How it ends with the last search's result. */
+static int outcome(struct alloc *a, enum scan_result r)
+{
+    if (r == SCAN_FULL && a->known_only) {
+        failure_now = a->survey_failure;
+        return a->survey_rc;
+    }
+    return r == SCAN_FULL ? -ENOSPC : r == SCAN_REFUSED ? -EIO : 0;
+}
+
 static void alloc_finish(struct alloc *a, int rc)
 {
     pthread_mutex_lock(&a->space->meta->lock);
@@ -496,6 +599,10 @@ static void alloc_step(struct op *op)
         if (r == SCAN_FULL) {
             OP_AWAIT(op, ALLOC_SQUEEZED, squeeze(a, op));
             OP_AWAIT(op, ALLOC_RECLAIMED, q2_reclaim(a->space, op));
+        } else if (r == SCAN_UNSURVEYED) {
+            OP_AWAIT(op, ALLOC_SURVEYED, q2_survey(a->space, a->look == LOOK_ALL, op));
+            if (!note_surveyed(a))
+                goto fail;
         } else if (r == SCAN_TRIMMING) {
             OP_AWAIT(op, ALLOC_TRIMMED, wait_trimmed(a->space, op));
         } else if (r == SCAN_NEEDS_SLICE) {
@@ -506,14 +613,14 @@ static void alloc_step(struct op *op)
             OP_TRY(op, ALLOC_BLOCK_MADE, q2_refblock_make(a->space, a->need, a->kind != 0, a->have > 0, op));
         }
     }
-    alloc_finish(a, r == SCAN_FULL ? -ENOSPC : r == SCAN_REFUSED ? -EIO : 0);
+    alloc_finish(a, outcome(a, r));
     return;
     OP_END
 fail:
     alloc_finish(a, op->rc);
 }
 
-OP_TYPE(alloc, alloc_step, "START", "ALLOC_SLICE_LOADED", "ALLOC_BLOCK_MADE", "ALLOC_SQUEEZED",
+OP_TYPE(alloc, alloc_step, "START", "ALLOC_SLICE_LOADED", "ALLOC_SURVEYED", "ALLOC_BLOCK_MADE", "ALLOC_SQUEEZED",
         "ALLOC_RECLAIMED", "ALLOC_TRIMMED");
 
 static void alloc_begin(struct q2_space *space, uint64_t want, bool exact, struct q2_run *ret_run, struct op *op,

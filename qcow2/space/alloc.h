@@ -10,6 +10,8 @@
  *     space has been punched (reclaim.c).
  *  4. Holes below the end are found in passing: a search loads a few refcount slices from the hint on and then
  *     takes what is behind the end; the next one goes on from there. All is searched before there is no space.
+ *  5. A hole that was there when the image was opened is taken only when it is known where all entries lead, and
+ *     until then what is behind the end is: survey.h, invariant 1.
  */
 #ifndef QCOW2_ALLOC_H
 #define QCOW2_ALLOC_H

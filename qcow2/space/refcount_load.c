@@ -4,18 +4,17 @@
  *
  * Happy path: the slice was looked at before, or was made here: load it. Else load the slice of its block that
  * says most about it, look at that, load the slice itself, look at it.
- * Where something looks odd: read all L2 tables, once in the life of a handle. Then it is known whether the block
- * is guest data; and guest data whose refcount is 0 is not given to others.
+ * Where something looks odd: all L2 tables are read first (survey.h). Then it is known whether the block is guest
+ * data.
  * Failure modes: the block is metadata of another kind, or guest data: -EIO, and no trust in the image any more.
  * An L2 table cannot be read, no memory: the load fails with that. More guest data than the map holds: what is not
  * in it is not known.
  */
 #include <errno.h>
-#include <stdlib.h>
 
 #include "qcow2/meta/meta.h"
-#include "qcow2/mutant.h"
 #include "qcow2/space/alloc.h"
+#include "qcow2/space/survey.h"
 
 /* Of one cluster, for each table that may have it: as many compressed clusters as that is hardly ever have one. */
 enum { REFS_PLAUSIBLE = 128 };
@@ -24,19 +23,14 @@ struct refcount_load {
     struct op   op;
     struct q2_space *space;
     uint64_t    key, block, host_offset; /* the slice, its block and where that is */
-    bool        odd, reads, claimed; /* reads the L2 tables; others wait for that */
-    uint64_t    l1_index, table;
-    char       *buf; /* an L2 table */
-    struct q2_cluster_set once, twice; /* tables that have been read: how often */
-    struct io   io;
+    bool        odd;
 };
 
 enum refcount_load_state {
     REFCOUNT_LOAD_START = OP_START,
     REFCOUNT_PROOF_LOADED,
     REFCOUNT_LOADED,
-    REFCOUNT_TABLES_TURN,
-    REFCOUNT_TABLE_READ
+    REFCOUNT_SURVEYED
 };
 
 static uint64_t block_slices(const struct q2_space *space)
@@ -50,22 +44,6 @@ static void load_slice(struct refcount_load *l, uint64_t key, struct op *op)
 
     q2_cache_load(&space->meta->refcounts, key,
                   l->host_offset + key % block_slices(space) * space->meta->refcounts.slice_size, op);
-}
-
-static void load_finish(struct refcount_load *l, int rc)
-{
-    struct q2_space *space = l->space;
-
-    pthread_mutex_lock(&space->meta->lock);
-    if (l->claimed) {
-        space->tables_reader = NULL;
-        op_wake_all(&space->tables_waiting, 0);
-    }
-    pthread_mutex_unlock(&space->meta->lock);
-    q2_cluster_set_finish(&l->once);
-    q2_cluster_set_finish(&l->twice);
-    free(l->buf);
-    op_end(&l->op, sizeof *l, rc);
 }
 
 /* ---- does it look like refcounts? -------------------------------------------------------------------------- */
@@ -135,97 +113,17 @@ static enum look look_at(struct refcount_load *l, uint64_t key)
     return result;
 }
 
-/* ---- all L2 tables ----------------------------------------------------------------------------------------- */
+/* ---- the op ------------------------------------------------------------------------------------------------- */
 
-enum turn { TURN_OURS, TURN_WAIT, TURN_OVER };
-
-/* Another queue's reading is not waited for: that may take as long as it likes. */
-
-static enum turn take_turn(struct refcount_load *l)
+/* All L2 tables have to be read first. */
+static bool needs_survey(const struct refcount_load *l)
 {
-    struct q2_space *space = l->space;
-    enum turn turn;
+    bool over;
 
-    pthread_mutex_lock(&space->meta->lock);
-    turn = space->tables_read ? TURN_OVER : space->tables_reader == l->op.queue ? TURN_WAIT : TURN_OURS;
-    l->reads = turn == TURN_OURS;
-    l->claimed = l->reads && !space->tables_reader;
-    if (l->claimed)
-        space->tables_reader = l->op.queue;
-    pthread_mutex_unlock(&space->meta->lock);
-    return turn;
-}
-
-/* The call of an await. */
-static void wait_turn(struct refcount_load *l, struct op *op)
-{
     pthread_mutex_lock(&l->space->meta->lock);
-    if (l->space->tables_reader)
-        list_add_tail(&l->space->tables_waiting, &op->wait);
-    else
-        op_wake(op, 0);
+    over = q2_survey_is_over(l->space);
     pthread_mutex_unlock(&l->space->meta->lock);
-}
-
-/*
- * A table that many entries lead to need not be read for each: with the second it is known that what it leads to
- * has two places.
- */
-static bool is_known(struct refcount_load *l)
-{
-    uint64_t cluster = l->table >> l->space->meta->geo.cluster_bits;
-
-    if (q2_cluster_set_has(&l->twice, cluster))
-        return true;
-    q2_cluster_set_add(q2_cluster_set_has(&l->once, cluster) ? &l->twice : &l->once, cluster, 1);
-    return false;
-}
-
-/* The next one that there is. */
-static bool next_table(struct refcount_load *l)
-{
-    struct q2_space *space = l->space;
-
-    for (; l->l1_index < atomic_load_explicit(&space->meta->l1, memory_order_acquire)->entries; l->l1_index++) {
-        uint64_t entry = q2_l1_get(space->meta, l->l1_index);
-        l->table = q2_l1_offset(entry);
-        if (l->table != 0 && !q2_l1_problem(&space->meta->geo, entry) &&
-            l->table < backend_size(space->meta->layer->file) && !is_known(l))
-            return true;
-    }
-    return false;
-}
-
-static void read_table(struct refcount_load *l, struct op *op)
-{
-    io_rw(&l->io, l->space->meta->layer->file, IO_READ, l->table, l->buf, l->space->meta->geo.cluster_size);
-    op_io(op, &l->io);
-}
-
-/* What its entries lead to. Slices that have changed in memory were looked at when they were loaded. */
-static int take_table(struct refcount_load *l)
-{
-    struct q2_space *space = l->space;
-    uint64_t guest_offset = l->l1_index++ * q2_l1_entry_span(&space->meta->geo);
-    int rc = 0;
-
-    pthread_mutex_lock(&space->meta->lock);
-    for (uint64_t at = 0; at < space->meta->geo.cluster_size && rc == 0; at += space->meta->l2.slice_size) {
-        rc = q2_guard_survey(space->meta, guest_offset, l->table + at, l->buf + at);
-        guest_offset = q2_slice_end(space->meta, guest_offset);
-    }
-    pthread_mutex_unlock(&space->meta->lock);
-    return rc;
-}
-
-static int get_buffer(struct refcount_load *l)
-{
-    void *p = NULL;
-
-    if (posix_memalign(&p, 4096, align_up(l->space->meta->geo.cluster_size, 4096)) != 0)
-        return -ENOMEM;
-    l->buf = p;
-    return 0;
+    return l->odd && !over;
 }
 
 static int judge(struct refcount_load *l)
@@ -234,7 +132,6 @@ static int judge(struct refcount_load *l)
     int rc;
 
     pthread_mutex_lock(&space->meta->lock);
-    space->tables_read |= l->reads;
     rc = q2_guard_block_is_data(space->meta, l->block, l->host_offset);
     if (rc == 0)
         q2_cluster_set_add(&space->sound, l->key, 1);
@@ -244,45 +141,26 @@ static int judge(struct refcount_load *l)
     return rc;
 }
 
-/* ---- the op ------------------------------------------------------------------------------------------------- */
-
 static void refcount_load_step(struct op *op)
 {
     struct refcount_load *l = container_of(op, struct refcount_load, op);
-    enum turn turn;
 
     OP_BEGIN(enum refcount_load_state, op)
     while (l->key != proof_key(l) && look_at(l, proof_key(l)) == LOOK_GONE)
         OP_TRY(op, REFCOUNT_PROOF_LOADED, load_slice(l, proof_key(l), op));
     while (look_at(l, l->key) == LOOK_GONE)
         OP_TRY(op, REFCOUNT_LOADED, load_slice(l, l->key, op));
-    while (l->odd && !l->reads) {
-        turn = take_turn(l);
-        if (turn == TURN_OVER)
-            break;
-        if (turn == TURN_WAIT)
-            OP_AWAIT(op, REFCOUNT_TABLES_TURN, wait_turn(l, op));
-    }
-    if (l->reads) {
-        op->rc = get_buffer(l);
-        if (op->rc < 0)
-            goto fail;
-        while (next_table(l)) {
-            OP_TRY(op, REFCOUNT_TABLE_READ, read_table(l, op));
-            op->rc = take_table(l);
-            if (op->rc < 0)
-                goto fail;
-        }
-    }
-    load_finish(l, judge(l));
+    while (needs_survey(l))
+        OP_TRY(op, REFCOUNT_SURVEYED, q2_survey(l->space, true, op));
+    op_end(&l->op, sizeof *l, judge(l));
     return;
     OP_END
 fail:
-    load_finish(l, op->rc);
+    op_end(&l->op, sizeof *l, op->rc);
 }
 
 OP_TYPE(refcount_load, refcount_load_step, "START", "REFCOUNT_PROOF_LOADED", "REFCOUNT_LOADED",
-        "REFCOUNT_TABLES_TURN", "REFCOUNT_TABLE_READ");
+        "REFCOUNT_SURVEYED");
 
 /* Not looked at yet. */
 static void load_judged(const struct refcount_load *how, struct op *op)

@@ -9,6 +9,8 @@
  * clusters behind it: each that is made is a turn of another thread when there are two queues.
  * A longer table, happy path: flush; lay new blocks and the new table behind all that the old one describes;
  * write, flush, point the header at it, flush; free the old one.
+ * Either place may be one that was there when the image was opened, where it had no blocks: then all L2 tables
+ * are read first (survey.h, invariant 1), unless a block can lie behind that.
  * Failure modes: no space for more than one block: one. No space or an error before the header is written:
  * nothing has changed. An error while the header is written: which table counts is not known, so the image takes
  * no more writes.
@@ -28,6 +30,7 @@
 #include "qcow2/meta/meta.h"
 #include "qcow2/mutant.h"
 #include "qcow2/space/alloc.h"
+#include "qcow2/space/survey.h"
 
 enum {
     INSTALLED_MAX = 16,
@@ -60,8 +63,10 @@ enum refblock_make_state {
     RB_START = OP_START,
     RB_LOCKED,
     RB_PLACED,
+    RB_SURVEYED,
     RB_ZEROED,
     RB_ROOM,
+    RB_GROW_SURVEYED,
     RB_GROW_FLUSHED,
     RB_GROW_WRITTEN,
     RB_GROW_SYNCED,
@@ -113,7 +118,15 @@ static void refblock_finish(struct refblock_make *m, int rc)
 
 /* ---- one more block ------------------------------------------------------------------------------------ */
 
-enum block_plan { BLOCK_EXISTS, BLOCK_READY, BLOCK_NO_TABLE, BLOCK_NO_SPACE, BLOCK_BROKEN, BLOCK_REFUSED };
+enum block_plan {
+    BLOCK_EXISTS,
+    BLOCK_READY,
+    BLOCK_NO_TABLE,
+    BLOCK_NO_SPACE,
+    BLOCK_UNSURVEYED,
+    BLOCK_BROKEN,
+    BLOCK_REFUSED
+};
 
 /*
  * Has a piece behind the end come there since somebody found that the block is missing? It has its own, and who
@@ -163,7 +176,10 @@ static enum block_plan place_block(struct refblock_make *m, uint64_t first)
     enum q2_guard_verdict verdict = Q2_GUARD_IN_USE;
 
     assert_locked(&space->meta->lock);
-    for (m->at = 0; verdict == Q2_GUARD_IN_USE; m->at++) {
+    m->at = q2_survey_known(space, first, 1) ? 0 : space->holes_end - first;
+    if (m->at >> space->meta->refslice_bits)
+        return BLOCK_UNSURVEYED;
+    for (; verdict == Q2_GUARD_IN_USE; m->at++) {
         if (m->at >> space->meta->refslice_bits)
             return BLOCK_BROKEN;
         if (first + m->at >= space->limit_clusters)
@@ -328,6 +344,18 @@ static bool plan_table(const struct q2_geometry *g, uint64_t old_entries, uint64
     }
 }
 
+/* A longer table begins where the old one ends: see place_block(). */
+static bool table_needs_survey(const struct refblock_make *m)
+{
+    struct q2_space *space = m->space;
+    bool needs;
+
+    pthread_mutex_lock(&space->meta->lock);
+    needs = q2_survey_known(space, space->meta->reftable_entries << space->meta->geo.refblock_bits, 1) == 0;
+    pthread_mutex_unlock(&space->meta->lock);
+    return needs;
+}
+
 /* Nothing has a refcount there; if something is there all the same, nothing is written over it. */
 static int take_place(struct refblock_make *m, uint64_t n)
 {
@@ -475,6 +503,10 @@ static void refblock_make_step(struct op *op)
         OP_TRY(op, RB_PLACED, q2_alloc_structure(m->space, 1, false, Q2_META_REFBLOCK, &m->run, op));
         plan = plan_block(m); /* to find a place, this block may have been made */
     }
+    while (plan == BLOCK_UNSURVEYED) {
+        OP_TRY(op, RB_SURVEYED, q2_survey(m->space, true, op));
+        plan = plan_block(m);
+    }
     if (plan != BLOCK_READY && plan != BLOCK_NO_TABLE) {
         refblock_finish(m, outcome(m, plan));
         return;
@@ -491,6 +523,8 @@ static void refblock_make_step(struct op *op)
         return;
     }
 
+    while (table_needs_survey(m))
+        OP_TRY(op, RB_GROW_SURVEYED, q2_survey(m->space, true, op));
     OP_TRY(op, RB_GROW_FLUSHED, q2_make_clean(m->space->meta, op));
     rc = prepare_table(m);
     if (rc == 0)
@@ -511,8 +545,8 @@ fail:
     refblock_finish(m, op->rc);
 }
 
-OP_TYPE(refblock_make, refblock_make_step, "START", "RB_LOCKED", "RB_PLACED", "RB_ZEROED", "RB_ROOM",
-        "RB_GROW_FLUSHED", "RB_GROW_WRITTEN", "RB_GROW_SYNCED", "RB_GROW_HEADER");
+OP_TYPE(refblock_make, refblock_make_step, "START", "RB_LOCKED", "RB_PLACED", "RB_SURVEYED", "RB_ZEROED",
+        "RB_ROOM", "RB_GROW_SURVEYED", "RB_GROW_FLUSHED", "RB_GROW_WRITTEN", "RB_GROW_SYNCED", "RB_GROW_HEADER");
 
 void q2_refblock_make(struct q2_space *space, uint64_t block, bool have_structure, bool apart, struct op *op)
 {

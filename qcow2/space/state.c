@@ -9,7 +9,7 @@ void q2_space_state_init(struct q2_space *space, struct q2_meta *meta)
     space->meta = meta;
     list_init(&space->reclaim_waiting);
     list_init(&space->trim_waiting);
-    list_init(&space->tables_waiting);
+    list_init(&space->survey_waiting);
     for (unsigned i = 0; i < Q2_LEASES; i++)
         list_init(&space->leases[i].waiting);
 }
@@ -26,6 +26,7 @@ void q2_space_state_setup(struct q2_space *space)
     /* Who wrote the file last may not have synced it. The end of a device does not move. */
     space->durable_end = b->caps & BACKEND_GROWS ? 0 : backend_size(b);
     space->appended_from = space->zero_from >> g->cluster_bits; /* the last may be there in part */
+    space->holes_end = space->appended_from;
 }
 
 void q2_space_state_finish(struct q2_space *space)
@@ -33,6 +34,8 @@ void q2_space_state_finish(struct q2_space *space)
     for (int i = 0; i < Q2_FREED_STAGES; i++)
         free(space->freed[i].list);
     q2_cluster_set_finish(&space->sound);
+    q2_cluster_set_finish(&space->survey_once);
+    q2_cluster_set_finish(&space->survey_twice);
 }
 
 /* ---- the whole ----------------------------------------------------------------------------------------- */
@@ -75,7 +78,8 @@ void q2_space_assert(struct q2_space *space)
     assert(space->appended_from << space->meta->geo.cluster_bits <= space->zero_from);
     assert(space->trimming || list_empty(&space->trim_waiting));
     assert(space->reclaiming || list_empty(&space->reclaim_waiting));
-    assert(space->tables_reader || list_empty(&space->tables_waiting));
+    assert(space->surveying || list_empty(&space->survey_waiting));
+    assert(space->holes_end <= space->appended_from);
     assert(space->zero_runs.count <= Q2_ZERO_RUNS);
     for (unsigned i = 0; i < space->zero_runs.count; i++)
         assert(space->zero_runs.run[i].start < space->zero_runs.run[i].end &&

@@ -29,6 +29,12 @@ struct q2_lease {
 
 enum { Q2_LEASES = 32 };
 
+/* A place in an L2 table. */
+struct q2_survey_place {
+    uint64_t l1_index;
+    uint32_t offset;
+};
+
 enum q2_freed_stage {
     Q2_FREED_NOW,     /* waits for a flush to make the freeing durable */
     Q2_FREED_DURABLE, /* waits for requests that may still use the old mapping */
@@ -51,10 +57,14 @@ struct q2_space {
     uint64_t                  append_from, append_end; /* cluster indices: a piece being made; 0: none: append.c */
     uint64_t                  zero_from;     /* host offset: nothing at or past it was ever handed out */
     uint64_t                  appended_from; /* cluster index: where the file ended when it was opened */
+    uint64_t                  holes_end;     /* cluster index: from here on there is the tail: survey.h */
     struct q2_cluster_set     sound;         /* refcount slices, by key, that are what they should be */
-    bool                      tables_read;   /* all L2 tables have been: `mapped` has all that fits */
-    const vdisk_queue        *tables_reader; /* whose op reads them; NULL: none does: refcount_load.c */
-    struct list               tables_waiting; /* ops, by op.wait: for that to end */
+    bool                      tables_read;   /* all L2 tables have been: `mapped` has all that fits: survey.h */
+    bool                      survey_length_known, survey_is_short;
+    bool                      surveying;     /* an op reads some of them; the next three are its own */
+    struct q2_survey_place    survey_at;     /* before it all have been */
+    struct q2_cluster_set     survey_once, survey_twice; /* tables, by how often they have been judged */
+    struct list               survey_waiting; /* ops, by op.wait: for that to end */
     bool                      count_decides; /* what is freed is not given to the host before a count: shrink.c */
     uint64_t                  durable_end;   /* host offset: the file reaches so far, and that is durable */
     uint64_t                  flushing_end;  /* what durable_end becomes when the flush under way has ended */

@@ -172,6 +172,7 @@ static void end_cut(struct trim *t, bool was_cut)
     if (was_cut) {
         space->zero_from = q2_cluster_up(&space->meta->geo, cut_at(t));
         space->appended_from = min_u64(space->appended_from, space->zero_from >> space->meta->geo.cluster_bits);
+        space->holes_end = min_u64(space->holes_end, space->appended_from);
         space->durable_end = min_u64(space->durable_end, cut_at(t)); /* flush rule 9 */
         space->flushing_end = min_u64(space->flushing_end, cut_at(t));
         q2_zero_runs_remove(&space->zero_runs, space->zero_from >> space->meta->geo.cluster_bits, UINT64_MAX);

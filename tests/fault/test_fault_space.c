@@ -121,6 +121,24 @@ static void make_full(struct subject *s)
     CHECK_OK(subject_close(s));
 }
 
+/*
+ * The file goes on where its refcount table ends, with nothing: a longer table may not lie there before all L2
+ * tables have been read, and those are more than are read at once.
+ */
+static void make_trailing(struct subject *s)
+{
+    uint8_t head[CLUSTER];
+    struct q2_header h;
+    uint64_t end;
+
+    memdisk_read(&s->disk, 0, head, CLUSTER);
+    CHECK_OK(q2_header_parse(head, CLUSTER, memdisk_size(&s->disk), "image", &h));
+    end = (uint64_t)h.reftable_clusters * (CLUSTER / 8) * PER_BLOCK * CLUSTER;
+    CHECK(memdisk_size(&s->disk) < end);
+    memdisk_write(&s->disk, end + MIB(1), "", 1);
+    q2_header_free(&h);
+}
+
 /* ---- what may fail -------------------------------------------------------------------------------------- */
 
 static int act_grow(struct subject *s)
@@ -201,6 +219,11 @@ static int act_make_room_for_table(struct subject *s)
     return rc == 0 ? subject_zero(s, s->now.size / 4 * 3, 2 * CLUSTER, 0) : rc;
 }
 
+static int act_write_new(struct subject *s)
+{
+    return subject_write(s, 67, s->now.size - FILLED, CLUSTER, 0);
+}
+
 static int act_new_blocks(struct subject *s)
 {
     return subject_write(s, 66, s->now.size - MANY_BLOCKS, MANY_BLOCKS, 0);
@@ -233,6 +256,12 @@ static const struct scenario scenarios[] = {
      .act = act_trim,
      .cold = true,
      .no_data = true},
+    {.name = "file longer than its refcount table",
+     .spec = {.size = MIB(8), TIGHT},
+     .make = make_trailing,
+     .stride = 7,
+     .act = act_write_new,
+     .cold = true},
     {.name = "scattered discard",
      .spec = {.size = MIB(9), TIGHT},
      .make = make_scattered,

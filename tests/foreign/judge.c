@@ -11,8 +11,8 @@
  *  7. An image that is only odd, and not damaged, can be written to.
  *
  * What nobody can know without reading all of the image's tables is excepted: two entries that lead to one cluster
- * whose refcount, or flag, says that one does; and guest data (not tables) whose refcount is 0 can be taken for
- * free. An entry of a guest cluster that leads into a table shows what the table has.
+ * whose refcount, or flag, says that one does. Guest data whose refcount is 0 is nobody's to take. An entry of a
+ * guest cluster that leads into a table shows what the table has.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -154,11 +154,6 @@ static bool is_sound(const struct walk *w, uint64_t cluster)
            (w->refs[cluster] <= 1 || !w->flagged[cluster]);
 }
 
-static bool is_uncounted(const struct walk *w, uint64_t host)
-{
-    return walk_refcount(w, host) == 0 && !(walk_uses(w, align_down(host, w->cluster), w->cluster) & WALK_TABLES);
-}
-
 void life_judge_opened(struct life *l)
 {
     struct walk *w = &l->walk;
@@ -223,7 +218,7 @@ void life_watch(struct life *l)
     free(now);
 }
 
-/* Sectors of guest clusters that share what is ours with others, or whose space looks free. */
+/* Sectors of guest clusters that share what is ours with others. */
 static void loosen(struct life *l)
 {
     const struct walk *w = &l->walk;
@@ -233,13 +228,13 @@ static void loosen(struct life *l)
         bool loose = e.at && walk_uses(w, align_down(e.at, w->cluster), w->cluster) & OTHER_TABLES;
         for (uint64_t at = align_down(e.host, w->cluster); e.len && at < e.host + e.len; at += w->cluster) {
             uint64_t c = at / w->cluster;
-            loose |= is_uncounted(w, at) || walk_uses(w, at, w->cluster) & WALK_TABLES;
+            loose |= (walk_uses(w, at, w->cluster) & WALK_TABLES) != 0;
             loose |= c < w->clusters && w->refs[c] > 1 && !is_sound(w, c) && l->given_up[c] > l->touched[g];
         }
         for (uint64_t i = g * w->cluster / WALK_SECTOR;
              loose && i < min_u64(l->sectors, (g + 1) * w->cluster / WALK_SECTOR); i++)
             l->state[i] = LIFE_LOOSE;
-        l->totals->uncounted += loose;
+        l->totals->excepted += loose;
     }
 }
 
@@ -260,32 +255,17 @@ static bool may_change(const struct life *l, uint64_t sector)
         return w->refs[c] <= 1 || !is_sound(w, c);
     if (uses & WALK_TABLES)
         return false;
-    return l->ours[c] || walk_refcount(w, at) == 0;
+    return l->ours[c] || (walk_refcount(w, at) == 0 && !(walk_uses(w, c * w->cluster, w->cluster) & WALK_DATA));
 }
 
 /* ---- the end --------------------------------------------------------------------------------------------- */
 
-/* What went to new clusters went, maybe, to such as looked free and were in use. */
-static void loosen_new(struct life *l, const struct walk *now)
+static void judge_content(struct life *l)
 {
-    for (uint64_t i = 0; i < l->sectors && now->usable && l->walk.usable; i++) {
-        struct walk_entry e = walk_lookup(now, &now->l1, i * WALK_SECTOR);
-        bool in_use = e.len && walk_uses(&l->walk, align_down(e.host, now->cluster), now->cluster) & ~WALK_TABLES;
-        if (in_use && is_uncounted(&l->walk, e.host))
-            l->state[i] = LIFE_LOOSE;
-    }
-}
-
-static void judge_content(struct life *l, const uint8_t *after, uint64_t len)
-{
-    struct walk now;
     uint64_t sectors = l->sectors;
     uint8_t *buf = test_alloc(l->sectors * WALK_SECTOR), *ok = test_alloc(l->sectors);
     vdisk *v = open_reader(l, &l->disk);
 
-    walk_init(&now, after, len, NULL, 0);
-    loosen_new(l, &now);
-    walk_finish(&now);
     CHECK_MSG(v || !l->opens, "it cannot be opened any more: %s", vdisk_error_text());
     if (!v)
         sectors = 0;
@@ -354,7 +334,7 @@ void life_judge_end(struct life *l)
 
     if (l->walk.usable) {
         loosen(l);
-        judge_content(l, after, len);
+        judge_content(l);
         judge_bytes(l, after, len);
         judge_refcounts(l, after, len);
         life_peer_end(l, after, len);

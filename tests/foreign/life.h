@@ -32,7 +32,7 @@ unsigned life_make(struct life_made *made);
 
 /* What was seen, over all images. In memory that processes share. */
 struct life_totals {
-    _Atomic uint64_t images, damages, unreadable, refused, written, failed, corrupt, unjudged, uncounted, repaired,
+    _Atomic uint64_t images, damages, unreadable, refused, written, failed, corrupt, unjudged, excepted, repaired,
         unrepaired, compared, peer_refuses, peer_lost;
     char peer_why[QEMU_WHY]; /* how it was lost, the last time */
 };

@@ -55,7 +55,7 @@ static void print_totals(void)
            "%" PRIu64 " written, %" PRIu64 " changes failed; %" PRIu64 " not judged, %" PRIu64
            " clusters excepted; %" PRIu64 " repaired, %" PRIu64 " not; %" PRIu64 " compared with QEMU, %" PRIu64
            " it refuses, with %" PRIu64 " it died or hung\n",
-           t->images, t->damages, t->unreadable, t->refused, t->written, t->failed, t->unjudged, t->uncounted,
+           t->images, t->damages, t->unreadable, t->refused, t->written, t->failed, t->unjudged, t->excepted,
            t->repaired, t->unrepaired, t->compared, t->peer_refuses, t->peer_lost);
     if (t->peer_lost)
         printf("QEMU was lost, the last time when %s\n", t->peer_why);

@@ -43,6 +43,10 @@ extern const unsigned first_cases_count;
 extern const struct test_case twice_cases[];
 extern const unsigned twice_cases_count;
 
+/* holes.c */
+extern const struct test_case holes_cases[];
+extern const unsigned holes_cases_count;
+
 /* guard.c */
 extern const struct test_case guard_cases[];
 extern const unsigned guard_cases_count;

@@ -253,7 +253,7 @@ static void test_set_aside(void)
 
 /* ---- rules broken on purpose ----------------------------------------------------------------------------- */
 
-enum { CASES_MAX = 24 };
+enum { CASES_MAX = 32 };
 
 /* All cases of this program. */
 static unsigned collect(struct test_case ret[CASES_MAX])
@@ -272,6 +272,8 @@ static unsigned collect(struct test_case ret[CASES_MAX])
     n += guard_cases_count;
     memcpy(ret + n, first_cases, first_cases_count * sizeof *ret);
     n += first_cases_count;
+    memcpy(ret + n, holes_cases, holes_cases_count * sizeof *ret);
+    n += holes_cases_count;
     memcpy(ret + n, twice_cases, twice_cases_count * sizeof *ret);
     return n + twice_cases_count;
 }

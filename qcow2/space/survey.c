@@ -1,0 +1,316 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Reading all L2 tables.
+ *
+ * Happy path: from where the last reading ended, the next pieces of tables that there are, all at once; what has
+ * come through the cache is passed by; each is judged, slice by slice; who waits is woken. Behind the last one the
+ * survey is over.
+ * Failure modes: a piece cannot be read, no memory: those before it count, the next reading begins there. A table
+ * has been copied to another place meanwhile: the same, without an error. A lease, taken where nothing seemed to
+ * be, has something after all: it goes back.
+ */
+#include "qcow2/space/survey.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "engine/loop/queue.h"
+#include "engine/loop/service.h"
+#include "qcow2/meta/meta.h"
+#include "qcow2/mutant.h"
+#include "qcow2/space/lease.h"
+
+enum {
+    PIECES = 64,             /* at once, */
+    PIECE_BYTES = 64 << 10,  /* of so much at most, */
+    STEP_BYTES = 1 << 20,    /* and all of them of so much: 16 tables of 64 KiB, */
+    HURRY_BYTES = 4 << 20,   /* or where somebody waits for the end of it */
+    SHORT_ENTRIES = 16 << 10 /* of the L1 table: more are not looked at to find out */
+};
+
+/* Of one L2 table. */
+struct piece {
+    struct q2_survey_place from;
+    uint64_t table;
+    uint32_t len;
+    char *buf;
+    struct io io;
+};
+
+struct survey {
+    struct op op;
+    struct q2_space *space;
+    bool hurry, last; /* no table is left behind these pieces */
+    unsigned n;
+    struct piece *piece;
+    char *buf;
+};
+
+enum survey_state { SURVEY_START = OP_START, SURVEY_READ };
+
+/* ---- what is known ----------------------------------------------------------------------------------------- */
+
+uint64_t q2_survey_known(const struct q2_space *space, uint64_t cluster, uint64_t n)
+{
+    uint64_t end = min_u64(cluster + n, space->holes_end), first, stop;
+
+    assert_locked(&space->meta->lock);
+    assert(n > 0);
+    if (q2_survey_is_over(space) || cluster >= space->holes_end || MUTANT(HOLES_UNSURVEYED))
+        return n;
+    first = q2_cluster_set_next(&space->meta->own_freed, cluster, end, &stop);
+    if (first != cluster)
+        return 0;
+    return stop == space->holes_end ? n : stop - cluster;
+}
+
+/* Is there nothing in the table that has not been judged? */
+static bool is_judged(struct q2_space *space, uint64_t l1_index)
+{
+    uint64_t slices = q2_slices_of_table(space->meta), key = l1_index * slices, stop;
+    bool is;
+
+    pthread_mutex_lock(&space->meta->lock);
+    is = q2_cluster_set_next(&space->meta->judged, key, key + slices, &stop) == key && stop == key + slices;
+    pthread_mutex_unlock(&space->meta->lock);
+    return is;
+}
+
+/* The table of an L1 entry, if it can be read at all. */
+static uint64_t table_at(struct q2_meta *meta, uint64_t l1_index)
+{
+    uint64_t entry = q2_l1_get(meta, l1_index), table = q2_l1_offset(entry);
+
+    return q2_l1_problem(&meta->geo, entry) || table >= backend_size(meta->layer->file) ? 0 : table;
+}
+
+bool q2_survey_is_short(struct q2_space *space)
+{
+    struct q2_meta *meta = space->meta;
+    uint64_t entries, most = min_u64(PIECES, STEP_BYTES >> meta->geo.cluster_bits), tables = 0;
+
+    assert_locked(&meta->lock);
+    if (q2_survey_is_over(space) || MUTANT(HOLES_UNSURVEYED))
+        return false;
+    if (space->survey_length_known)
+        return space->survey_is_short;
+    entries = atomic_load_explicit(&meta->l1, memory_order_acquire)->entries;
+    for (uint64_t i = 0; i < min_u64(entries, SHORT_ENTRIES) && tables <= most; i++)
+        tables += table_at(meta, i) != 0;
+    space->survey_length_known = true;
+    space->survey_is_short = entries <= SHORT_ENTRIES && tables <= most;
+    space->tables_read = space->survey_is_short && tables == 0;
+    return space->survey_is_short && !space->tables_read;
+}
+
+/* ---- the next pieces --------------------------------------------------------------------------------------- */
+
+/*
+ * A table that many entries lead to need not be read for each: with the second it is known that what it leads to
+ * has two places.
+ */
+static bool is_known(const struct q2_space *space, uint64_t table)
+{
+    return q2_cluster_set_has(&space->survey_twice, table >> space->meta->geo.cluster_bits);
+}
+
+/* The next table at or behind a place that has to be read. False: there is none. */
+static bool next_table(struct q2_space *space, struct q2_survey_place *at)
+{
+    struct q2_meta *meta = space->meta;
+
+    for (; at->l1_index < atomic_load_explicit(&meta->l1, memory_order_acquire)->entries;
+         *at = (struct q2_survey_place){at->l1_index + 1, 0}) {
+        uint64_t table = table_at(meta, at->l1_index);
+        if (table != 0 && !is_known(space, table) && !is_judged(space, at->l1_index))
+            return true;
+    }
+    return false;
+}
+
+static void choose(struct survey *s)
+{
+    const struct q2_geometry *g = &s->space->meta->geo;
+    uint32_t left = s->hurry ? HURRY_BYTES : STEP_BYTES;
+    struct q2_survey_place at = s->space->survey_at;
+
+    for (s->n = 0; s->n < PIECES && left > 0; s->n++) {
+        struct piece *p = &s->piece[s->n];
+        if (!next_table(s->space, &at)) {
+            s->last = true;
+            return;
+        }
+        p->from = at;
+        p->table = table_at(s->space->meta, at.l1_index);
+        p->len = (uint32_t)min_u64(min_u64(g->cluster_size - at.offset, PIECE_BYTES), left);
+        left -= p->len;
+        at.offset += p->len;
+        if (at.offset == g->cluster_size)
+            at = (struct q2_survey_place){at.l1_index + 1, 0};
+    }
+}
+
+static int prepare(struct survey *s)
+{
+    uint64_t bytes = 0;
+    void *p = NULL;
+
+    s->piece = calloc(PIECES, sizeof *s->piece);
+    if (!s->piece)
+        return -ENOMEM;
+    choose(s);
+    for (unsigned i = 0; i < s->n; i++)
+        bytes += s->piece[i].len;
+    if (bytes > 0 && posix_memalign(&p, 4096, align_up(bytes, 4096)) != 0)
+        return -ENOMEM;
+    s->buf = p;
+    bytes = 0;
+    for (unsigned i = 0; i < s->n; bytes += s->piece[i++].len)
+        s->piece[i].buf = s->buf + bytes;
+    return 0;
+}
+
+/* The call of an await. */
+static void read_pieces(struct survey *s, struct op *op)
+{
+    op_io_begin(op);
+    for (unsigned i = 0; i < s->n; i++) {
+        struct piece *p = &s->piece[i];
+        io_rw(&p->io, s->space->meta->layer->file, IO_READ, p->table + p->from.offset, p->buf, p->len);
+        op_io_add(op, &p->io);
+    }
+    op_io_wait(op);
+}
+
+/* ---- judging ----------------------------------------------------------------------------------------------- */
+
+/*
+ * One slice. What has come into the cache meanwhile has been judged there, and may have changed since. 1: the
+ * table is somewhere else now.
+ */
+static int judge_slice(struct q2_space *space, const struct piece *p, uint32_t at)
+{
+    struct q2_meta *meta = space->meta;
+    uint64_t slice = (p->from.offset + at) / meta->l2.slice_size;
+    uint64_t key = p->from.l1_index * q2_slices_of_table(meta) + slice;
+    int rc = 0;
+
+    pthread_mutex_lock(&meta->lock);
+    if (table_at(meta, p->from.l1_index) != p->table)
+        rc = 1;
+    else if (!q2_cluster_set_has(&meta->judged, key))
+        rc = q2_guard_survey(meta, q2_slice_guest(meta, key), p->table + p->from.offset + at, p->buf + at);
+    /* More than it can hold is not known, less than that was a lack of memory. */
+    if (rc == 0 && meta->mapped.overflowed && meta->mapped.pages < Q2_SET_PAGES)
+        rc = -ENOMEM;
+    pthread_mutex_unlock(&meta->lock);
+    return rc;
+}
+
+static int judge_piece(struct q2_space *space, const struct piece *p)
+{
+    uint64_t cluster = p->table >> space->meta->geo.cluster_bits;
+    int rc = p->io.res;
+
+    for (uint32_t at = 0; at < p->len && rc == 0; at += space->meta->l2.slice_size)
+        rc = judge_slice(space, p, at);
+    if (rc != 0)
+        return rc;
+    space->survey_at.l1_index = p->from.l1_index;
+    space->survey_at.offset = p->from.offset + p->len;
+    if (space->survey_at.offset < space->meta->geo.cluster_size)
+        return 0;
+    space->survey_at = (struct q2_survey_place){p->from.l1_index + 1, 0};
+    q2_cluster_set_add(q2_cluster_set_has(&space->survey_once, cluster) ? &space->survey_twice
+                                                                        : &space->survey_once,
+                       cluster, 1);
+    return 0;
+}
+
+static int judge(struct survey *s)
+{
+    int rc = 0;
+
+    for (unsigned i = 0; i < s->n && rc == 0; i++)
+        rc = judge_piece(s->space, &s->piece[i]);
+    s->last &= rc == 0;
+    return rc > 0 ? 0 : rc;
+}
+
+/* With the lock held: was something leased that is in use? */
+static bool is_lease_mapped(const struct q2_space *space)
+{
+    for (unsigned i = 0; i < Q2_LEASES; i++) {
+        const struct q2_lease *l = &space->leases[i];
+        uint64_t stop;
+        if (l->next < l->end && q2_cluster_set_next(&space->meta->mapped, l->next, l->end, &stop) < l->end)
+            return true;
+    }
+    return false;
+}
+
+/* ---- the op ------------------------------------------------------------------------------------------------ */
+
+static void survey_finish(struct survey *s, int rc)
+{
+    struct q2_space *space = s->space;
+
+    pthread_mutex_lock(&space->meta->lock);
+    assert(space->surveying && !space->tables_read);
+    space->tables_read = rc == 0 && s->last;
+    if (space->tables_read) {
+        q2_cluster_set_finish(&space->survey_once);
+        q2_cluster_set_finish(&space->survey_twice);
+    }
+    if (is_lease_mapped(space))
+        q2_lease_return_all(space);
+    space->surveying = false;
+    op_wake_all(&space->survey_waiting, rc);
+    op_wake(s->op.parent, rc);
+    pthread_mutex_unlock(&space->meta->lock);
+    free(s->piece);
+    free(s->buf);
+    op_free(&s->op, sizeof *s);
+}
+
+static void survey_step(struct op *op)
+{
+    struct survey *s = container_of(op, struct survey, op);
+
+    OP_BEGIN(enum survey_state, op)
+    op->rc = prepare(s);
+    if (op->rc == 0 && s->n > 0)
+        OP_AWAIT(op, SURVEY_READ, read_pieces(s, op));
+    survey_finish(s, op->rc == -ENOMEM && !s->buf ? -ENOMEM : judge(s));
+    return;
+    OP_END
+}
+
+OP_TYPE(survey, survey_step, "START", "SURVEY_READ");
+
+void q2_survey(struct q2_space *space, bool hurry, struct op *op)
+{
+    vdisk_queue *service = service_queue(space->meta->layer->volume, op->queue);
+    struct survey *s = NULL;
+    bool over, wait;
+
+    pthread_mutex_lock(&space->meta->lock);
+    over = q2_survey_is_over(space);
+    wait = !over && space->surveying;
+    if (wait)
+        list_add_tail(&space->survey_waiting, &op->wait);
+    else if (!over)
+        s = op_alloc_for(service, op->queue, &survey_type, sizeof *s);
+    space->surveying |= s != NULL;
+    pthread_mutex_unlock(&space->meta->lock);
+    if (wait)
+        return;
+    if (!s) {
+        op_wake(op, over ? 0 : -ENOMEM);
+        return;
+    }
+    s->op.parent = op;
+    s->space = space;
+    s->hurry = hurry;
+    op_send(&s->op);
+}
