@@ -75,10 +75,10 @@ static uint64_t clusters_of(const struct q2_meta *meta, const struct q2_mapping 
     return (q2_cluster_up(&meta->geo, end) >> meta->geo.cluster_bits) - *ret_first;
 }
 
-/* Behind the end, and nothing says that there ever was anything. */
+/* Behind the end, and nothing says that there ever was anything. Zeros may have a cluster, too. */
 static bool past_everything(const struct q2_meta *meta, const struct q2_mapping *m)
 {
-    return m->type == Q2_CLUSTER_NORMAL && m->host_offset >= backend_size(meta->layer->file) &&
+    return m->has_host && m->type != Q2_CLUSTER_COMPRESSED && m->host_offset >= backend_size(meta->layer->file) &&
            !q2_has_block(meta, m->host_offset >> meta->geo.cluster_bits);
 }
 
