@@ -140,6 +140,7 @@ struct vdisk_open_opts {
  * six sets of clusters and slices, such as what is mapped and what was freed: one bit each, in pages of 4 KiB
  * (with clusters of 64 KiB that is 4 KiB for each 2 GiB of the file), 4 MiB at most each. Runs of freed clusters
  * take 16 bytes or so each; more than 16384 of them make the next write or discard flush.
+ * While L2 tables are read to learn what is mapped: two sets more, and up to 4 MiB of buffers.
  */
 
 /*

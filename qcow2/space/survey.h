@@ -15,8 +15,8 @@
  * What remains. Of holes: of more guest data than the map of clusters holds (2 TiB with clusters of 64 KiB) what
  * is not in it is not known. What is not a hole is the tail: of a file, what lies behind its end; of storage that
  * cannot grow, what lies behind the last cluster that has a refcount (alloc.c). It is handed out before the survey
- * is over, unless the survey is short: an entry that leads there, where nothing was that is counted, and that has
- * not been read by then, shows what is written there afterwards.
+ * is over, unless the survey is short, and to pieces of a resize (append.c) even so: an entry that leads there,
+ * where nothing was that is counted, and that has not been read by then, shows what is written there afterwards.
  */
 #ifndef QCOW2_SURVEY_H
 #define QCOW2_SURVEY_H

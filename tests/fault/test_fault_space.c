@@ -21,8 +21,8 @@
 /* 64 refcounts in a block, which is a slice as well: the smallest cache has room for 256 of them. */
 #define TIGHT  .qcow2 = true, .cluster_size = 512, .version = 3, .refcount_bits = 64
 
-enum { CLUSTER = 512, PER_BLOCK = 64, FILLED = 64 << 10, SCATTERED = Q2_FREED_MAX + 200,
-       LONG_TABLE = 9, MANY_BLOCKS = 3 << 19 };
+enum { CLUSTER = 512, PER_BLOCK = 64, TABLE_SPAN = CLUSTER / 8 * CLUSTER, FILLED = 64 << 10,
+       SCATTERED = Q2_FREED_MAX + 200, LONG_TABLE = 9, MANY_BLOCKS = 3 << 19 };
 
 /* ---- before it ------------------------------------------------------------------------------------------ */
 
@@ -131,6 +131,10 @@ static void make_trailing(struct subject *s)
     struct q2_header h;
     uint64_t end;
 
+    CHECK_OK(subject_open(s, VDISK_OPEN_RDWR, false));
+    for (uint64_t at = s->now.size / 2; at < s->now.size; at += TABLE_SPAN)
+        CHECK_OK(subject_write(s, 68, at, CLUSTER, 0));
+    CHECK_OK(subject_close(s));
     memdisk_read(&s->disk, 0, head, CLUSTER);
     CHECK_OK(q2_header_parse(head, CLUSTER, memdisk_size(&s->disk), "image", &h));
     end = (uint64_t)h.reftable_clusters * (CLUSTER / 8) * PER_BLOCK * CLUSTER;
@@ -221,7 +225,7 @@ static int act_make_room_for_table(struct subject *s)
 
 static int act_write_new(struct subject *s)
 {
-    return subject_write(s, 67, s->now.size - FILLED, CLUSTER, 0);
+    return subject_write(s, 67, s->now.size - CLUSTER, CLUSTER, 0);
 }
 
 static int act_new_blocks(struct subject *s)
@@ -259,6 +263,7 @@ static const struct scenario scenarios[] = {
     {.name = "file longer than its refcount table",
      .spec = {.size = MIB(8), TIGHT},
      .make = make_trailing,
+     .stride = 7,
      .act = act_write_new,
      .cold = true,
      .no_data = true},
