@@ -7,6 +7,7 @@ const struct backend_driver *const backend_drivers[] = {
     &sim_driver,
     &memory_driver,
     &null_driver,
+    &user_driver,
     &window_driver,
     &rotate_driver,
     &blockdev_driver,

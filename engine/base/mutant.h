@@ -66,7 +66,9 @@
     X(FOLLOW_UNHELD, "a volume follows its file while it is being resized")                                     \
     X(MOVED_UNTOLD, "a backend whose end has moved does not tell its owner")                                   \
     X(PART_UNBOUNDED, "a part of a file goes on behind its size: window.c, invariant 1")                       \
-    X(NAMES_FOLLOWED, "who looks at an image opens the files that it names")
+    X(NAMES_FOLLOWED, "who looks at an image opens the files that it names")                                   \
+    X(STORAGE_PULLED, "a program's storage is unregistered while it is open: user.c, invariant 1")             \
+    X(STORAGE_OVERREAD, "a program's storage is asked for what lies past its end: user.c, invariant 2")
 
 #define ENGINE_MUTANT_ENUM(name, text) ENGINE_MUTANT_##name,
 

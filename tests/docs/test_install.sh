@@ -29,8 +29,8 @@ export PKG_CONFIG_PATH="${pc%/*}" PKG_CONFIG_SYSROOT_DIR="$tmp/root"
 for name in libvdisk.so libvdisk.so.0 libvdisk.a; do
     [ -e "$libdir/$name" ] || fail "$name is not installed"
 done
-for name in vdisk-io completions/vdisk-io vdisk.h vdisk-image.h vdisk-lab.h vdisk-io.1 libvdisk.3 \
-    libvdisk-image.3 libvdisk-lab.3 LICENSE README.md example.c; do
+for name in vdisk-io completions/vdisk-io vdisk.h vdisk-image.h vdisk-backend.h vdisk-lab.h vdisk-io.1 \
+    libvdisk.3 libvdisk-image.3 libvdisk-backend.3 libvdisk-lab.3 LICENSE README.md example.c; do
     [ -n "$(find "$tmp/root" -path "*/$name")" ] || fail "$name is not installed"
 done
 
@@ -56,5 +56,10 @@ sed -n '/^```c$/,/^```$/p' "$source/docs/crash-testing.md" | sed '1d;$d' >"$tmp/
 cc -Wall -Wextra -Werror -o "$tmp/crashes" "$tmp/crashes.c" $(pkg-config --cflags --libs vdisk)
 got=$(LD_LIBRARY_PATH=$libdir "$tmp/crashes")
 [ "$got" = "all is there after the power cuts" ] || fail "the example in docs/crash-testing.md says '$got'"
+
+sed -n '/^```c$/,/^```$/p' "$source/docs/own-storage.md" | sed '1d;$d' >"$tmp/storage.c"
+cc -Wall -Wextra -Werror -o "$tmp/storage" "$tmp/storage.c" $(pkg-config --cflags --libs vdisk)
+got=$(LD_LIBRARY_PATH=$libdir "$tmp/storage")
+[ "$got" = "hello, from QFI" ] || fail "the example in docs/own-storage.md says '$got'"
 
 echo "the examples run with both libraries, each function has a manual page"
