@@ -61,7 +61,8 @@ def check_options():
 
 
 def check_paths():
-    named = re.compile(r"(?<![\w/.-])((?:engine|backends|qcow2|tools|bench|tests|docs|\.ci)/[\w./*-]*[\w*/])")
+    folders = r"engine|backends|qcow2|tools|bench|bindings|tests|docs|\.ci"
+    named = re.compile(rf"(?<![\w/.-])((?:{folders})/[\w./*-]*[\w*/])")
     documents = [source / "README.md", source / "HACKING.md"]
     documents += [*source.glob("docs/*.md"), *source.glob("*/README.md")]
     for document in documents:

@@ -62,4 +62,15 @@ cc -Wall -Wextra -Werror -o "$tmp/storage" "$tmp/storage.c" $(pkg-config --cflag
 got=$(LD_LIBRARY_PATH=$libdir "$tmp/storage")
 [ "$got" = "hello, from QFI" ] || fail "the example in docs/own-storage.md says '$got'"
 
+package=$(find "$tmp/root" -path '*/vdisk/__init__.py')
+if [ -n "$package" ] && command -v python3 >/dev/null; then
+    sed -n '/^```python$/,/^```$/p' "$source/README.md" | sed '1d;$d' >"$tmp/example.py"
+    export PYTHONDONTWRITEBYTECODE=1 PYTHONPATH="${package%/vdisk/*}"
+    got=$(cd "$tmp" && LD_LIBRARY_PATH=$libdir python3 example.py)
+    case $got in
+    "b'hello' [Extent(offset=0, length=65536, data=True"*) ;;
+    *) fail "the example for Python says '$got'" ;;
+    esac
+fi
+
 echo "the examples run with both libraries, each function has a manual page"

@@ -9,7 +9,7 @@ import pathlib
 import re
 import sys
 
-FOLDERS = ["engine", "backends", "filters", "qcow2", "jobs", "tools", "bench", "tests", ".ci"]
+FOLDERS = ["engine", "backends", "filters", "qcow2", "jobs", "tools", "bench", "bindings", "tests", ".ci"]
 LIBRARY = ["engine", "backends", "filters", "qcow2", "jobs"]
 # Which folders a folder may include from.
 MAY_INCLUDE = {
