@@ -75,11 +75,14 @@ static int load(const char *shown, const char *text, json_t **ret)
     if (strnlen(text, SPEC_BYTES_MAX + 1) > SPEC_BYTES_MAX)
         return err_set(EINVAL, "%.*s: too long", SPEC_SHOWN(shown));
     clean = normalise(text, &depth);
+    errno = 0; /* which only malloc() sets to ENOMEM from here on */
     *ret = clean && depth <= SPEC_DEPTH_MAX ? json_loads(clean, JSON_REJECT_DUPLICATES, &error) : NULL;
     if (!clean)
         rc = err_set(ENOMEM, "out of memory");
     else if (depth > SPEC_DEPTH_MAX)
         rc = err_set(EINVAL, "%.*s: nested too deeply", SPEC_SHOWN(shown));
+    else if (errno == ENOMEM) /* jansson does not tell: the text ends there for it, or a character is missing */
+        rc = err_set(ENOMEM, "out of memory");
     else if (!*ret)
         rc = err_set(EINVAL, "%.*s: not valid JSON: %s", SPEC_SHOWN(shown), error.text);
     else if (!json_is_object(*ret))
