@@ -227,6 +227,15 @@ static int check_idle(vdisk *v, unsigned own_jobs)
     return err_hint(-EBUSY, "reap what is in flight, then close the volume");
 }
 
+/* What closing has failed with, told apart from what leaves the handle as it was: callers go by the number. */
+static int error_of_gone(int rc)
+{
+    switch (rc) {
+    case -EBUSY: case -ECHILD: case -EDEADLK: case -EMFILE: case -ENOMEM: return -EIO;
+    default: return rc;
+    }
+}
+
 int volume_close(vdisk *v, unsigned own_jobs, bool *ret_gone)
 {
     vdisk_queue *q = NULL;
@@ -243,7 +252,7 @@ int volume_close(vdisk *v, unsigned own_jobs, bool *ret_gone)
         return rc;
     *ret_gone = true;
     service_leave(v);
-    rc = chain_close(v->top, q);
+    rc = error_of_gone(chain_close(v->top, q));
     volume_free(v);
     return rc;
 }
