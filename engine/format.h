@@ -121,6 +121,13 @@ struct format_driver {
     void (*drop_plan)(struct create_plan *plan);
 
     /*
+     * vdisk_measure(), with opts->virtual_size rounded up to 512: all of *ret but its size and virtual_size, which
+     * are set. `source` may be NULL. NULL: -ENOTSUP.
+     */
+    int (*measure)(const char *name, const struct vdisk_create_opts *opts, const vdisk_image *source,
+                   struct vdisk_measure_result *ret);
+
+    /*
      * Make it `size` bytes (rounded; smaller only if opts->shrink; as now only then, and to end what an earlier
      * one may have left, or of raw). Blocks. NULL: -ENOTSUP.
      */

@@ -185,6 +185,14 @@ static int raw_plan_create(const char *name, struct vdisk_create_opts *o, struct
     return 0;
 }
 
+static int raw_measure(const char *name, const struct vdisk_create_opts *o, const vdisk_image *source,
+                       struct vdisk_measure_result *ret)
+{
+    (void)source;
+    ret->required = ret->fully_allocated = ret->virtual_size; /* a hole counts for the file's size, too */
+    return raw_check_create(name, o);
+}
+
 static void raw_drop_plan(struct create_plan *plan)
 {
     free(plan);
@@ -326,6 +334,7 @@ const struct format_driver raw_driver = {
     .plan_create = raw_plan_create,
     .create = raw_create,
     .drop_plan = raw_drop_plan,
+    .measure = raw_measure,
     .resize = raw_resize,
     .size_by_file = raw_size_by_file,
 };

@@ -522,6 +522,47 @@ struct vdisk_key_slot_info {
 VDISK_API int vdisk_image_get_key_slot(const vdisk_image *image, uint32_t index,
                                        struct vdisk_key_slot_info *ret_slot);
 
+/* ---- measure ---------------------------------------------------------------------------------------- */
+
+struct vdisk_measure_result {
+    size_t   size;            /* set by the caller: sizeof(struct vdisk_measure_result). All counts are bytes */
+    uint64_t virtual_size;
+    uint64_t required;        /* that the file takes with what it has to hold; a device has to be as large */
+    uint64_t fully_allocated; /* the same when all of it has been written */
+    uint64_t bitmaps;         /* has_bitmaps: that copies of the source's bitmaps take besides */
+    uint64_t unit;            /* data takes space in units of it, so aligned; 0: `required` is all there can be */
+    bool     has_bitmaps;     /* the source, and the new image, are of a kind that can have some */
+};
+
+/*
+ * How large a volume gets that vdisk_create() makes with these options, before anything has been written to it.
+ * No name in `opts` is looked at. `source`: whose content it is to have, for the bitmaps; NULL: nothing is copied.
+ * For qcow2 it is what `qemu-img measure` says, which includes metadata for all of the size, and counts guest data
+ * that goes to an external data file. Any thread; does not block. Errors: -EINVAL, -EFBIG, -ENOTSUP: the options.
+ */
+VDISK_API int vdisk_measure(const struct vdisk_create_opts *opts, const vdisk_image *source,
+                            struct vdisk_measure_result *ret_result);
+
+struct vdisk_measure_opts {
+    size_t             size;  /* sizeof(struct vdisk_measure_opts) */
+    uint32_t           depth; /* stretches of 256 MiB that are looked at at once; 0: 32 */
+    const char        *name;  /* for messages; copied. NULL: "measuring" */
+    vdisk_progress_fn *progress;
+    void              *progress_arg;
+};
+
+/*
+ * The same of a copy of an open volume: its size counts, not that of `target`, and what it knows to be zeros needs
+ * no space. With a backing file, which may have any of it, all is required. No data is read, nothing changes.
+ * `target` is judged here, and not kept; `opts` may be NULL. Errors of the job: -ECANCELED, -ENOMEM, or of the
+ * I/O. Errors here: those of vdisk_measure(), -ECHILD, -ENOMEM; of reading the source's list of bitmaps.
+ */
+VDISK_API int vdisk_job_measure(vdisk *source, const struct vdisk_create_opts *target,
+                                const struct vdisk_measure_opts *opts, vdisk_job **ret_job);
+
+/* Any thread. Errors: as vdisk_job_get_create_result(). */
+VDISK_API int vdisk_job_get_measure_result(const vdisk_job *job, struct vdisk_measure_result *ret_result);
+
 #ifdef __cplusplus
 }
 #endif

@@ -85,6 +85,23 @@ int q2_layout_plan(const struct q2_geometry *geo, uint64_t size, enum q2_layout_
     return 0;
 }
 
+int q2_layout_measure(const struct q2_geometry *geo, uint64_t size, const char *name, uint64_t *ret)
+{
+    uint64_t tables = q2_l1_entries(geo, size), l1 = q2_clusters(geo, tables * Q2_L1_ENTRY_SIZE);
+    struct q2_layout l = {.geo = *geo};
+    uint64_t others;
+
+    assert(is_aligned(size, geo->cluster_size));
+    if (tables * Q2_L1_ENTRY_SIZE > Q2_MAX_L1_SIZE) {
+        err_set(EFBIG, "%s: The image size is too large (try using a larger cluster size)", name);
+        return -EFBIG;
+    }
+    others = 1 + l1 + tables + q2_clusters(geo, size);
+    plan_refcounts(&l, others);
+    *ret = (others + l.reftable_clusters + l.refblocks) << geo->cluster_bits;
+    return 0;
+}
+
 /* ---- a piece that is appended ------------------------------------------------------------------------------ */
 
 uint64_t q2_append_blocks(const struct q2_geometry *geo, uint64_t guest_clusters)

@@ -54,6 +54,12 @@ static inline uint64_t q2_layout_end(const struct q2_layout *l)
 int q2_layout_plan(const struct q2_geometry *geo, uint64_t size, enum q2_layout_map map, const char *name,
                    struct q2_layout *ret);
 
+/*
+ * The length of an image of `size` bytes, whole clusters, that has L2 tables and data for all of it, as qemu-img
+ * measure counts. 0, or -EFBIG with an error text: its L1 table would be too large.
+ */
+int q2_layout_measure(const struct q2_geometry *geo, uint64_t size, const char *name, uint64_t *ret);
+
 enum { Q2_APPEND_TABLES = 1 << 15, Q2_APPEND_BYTES = 256 << 20 };
 
 /*

@@ -70,11 +70,14 @@ static int check_version(const char *name, const struct vdisk_create_opts *o)
     return 0;
 }
 
-static int check_geometry(const char *name, const struct vdisk_create_opts *o, struct q2_geometry *ret)
+int q2_create_geometry(const char *name, const struct vdisk_create_opts *o, struct q2_geometry *ret)
 {
     uint32_t cluster_size = o->cluster_size ? o->cluster_size : 1u << Q2_DEFAULT_CLUSTER_BITS;
     uint32_t refcount_bits = o->refcount_bits ? o->refcount_bits : 16;
+    int rc = check_version(name, o);
 
+    if (rc < 0)
+        return rc;
     if (!is_power_of_two(cluster_size) || cluster_size < 1u << Q2_MIN_CLUSTER_BITS ||
         cluster_size > 1u << Q2_MAX_CLUSTER_BITS)
         return bad(name, "cluster size must be a power of two between 512 and 2M");
@@ -297,11 +300,9 @@ static int make_plan(struct q2_create *c)
     const struct vdisk_create_opts *o = c->plan.opts;
     struct q2_geometry geo = {0};
     uint64_t size = 0;
-    int rc = check_version(c->plan.name, o);
+    int rc = q2_create_geometry(c->plan.name, o, &geo);
 
     assert(!c->file && !c->data && !c->chain);
-    if (rc == 0)
-        rc = check_geometry(c->plan.name, o, &geo);
     if (rc == 0)
         rc = check_names(c->plan.name, o);
     if (rc == 0)

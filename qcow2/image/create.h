@@ -46,6 +46,13 @@ static inline uint64_t q2_create_data_len(const struct q2_create *c)
     return c->data == c->file ? c->layout.data_clusters << c->layout.geo.cluster_bits : c->layout.size;
 }
 
+/* What version and geometry the options ask for. 0 or -EINVAL, with text. */
+int q2_create_geometry(const char *name, const struct vdisk_create_opts *o, struct q2_geometry *ret);
+
+/* format_driver.measure. */
+int q2_measure(const char *name, const struct vdisk_create_opts *o, const vdisk_image *source,
+               struct vdisk_measure_result *ret);
+
 /* format_driver.plan_create, .create and .drop_plan. */
 int q2_create_plan(const char *name, struct vdisk_create_opts *opts, struct create_plan **ret_plan);
 int q2_create(struct create_plan *plan, struct backend *b, vdisk_queue *q);

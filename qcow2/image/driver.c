@@ -111,6 +111,7 @@ const struct format_driver qcow2_driver = {
     .plan_create = q2_create_plan,
     .create = q2_create,
     .drop_plan = q2_create_drop,
+    .measure = q2_measure,
     .resize = q2_resize,
     .highest = q2_highest_end,
     .check = qcow2_check_image,
