@@ -39,7 +39,7 @@ same "--output=" "$(cat out)" "$(printf 'human\njson')"
 run 0 create -q -f qcow2 a 1M
 run 0 create -q -f qcow2 -o preallocation=metadata b 1M
 for form in human json; do
-    for verb in info map check; do run 0 $verb --output $form a; done
+    for verb in info map check measure; do run 0 $verb --output $form a; done
 done
 completes check -r ""
 for what in $(cat out); do run 0 check -r "$what" a; done
