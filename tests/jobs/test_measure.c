@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Measuring: a unit with data counts once, wherever its extents begin and end, and whatever the number of
- * stretches at a time; what is refused is refused when the job is made; a question that fails, or a step that is cancelled,
- * ends it. (That the numbers are QEMU's: tests/tool/test_measure.py.)
+ * stretches at a time; what is refused is refused when the job is made; a question that fails, or a step that is
+ * cancelled, ends it. (That the numbers are QEMU's: tests/tool/test_measure.py.)
  */
 #include <stdlib.h>
 #include <string.h>
