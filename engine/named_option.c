@@ -51,6 +51,7 @@ static const struct vdisk_option open_options[] = {
     {"format", "text", NULL, "raw or qcow2; found out where it is not said"},
     {"cache_bytes", "size", "32M", "bound for cached metadata of each layer"},
     {"data_file", "text", NULL, "instead of the external data file that the header names"},
+    {"layers", "number", "0", "open so many layers from the top, 0: all"},
     {NULL, NULL, NULL, NULL},
 };
 
@@ -61,7 +62,7 @@ static const struct field open_fields[] = {
     {FIELD_FLAG, OPEN(flags), VDISK_OPEN_UNSAFE, NULL},      {FIELD_FLAG, OPEN(flags), VDISK_OPEN_NO_NAMES, NULL},
     {FIELD_FLAG, OPEN(flags), VDISK_OPEN_HOST_HOLES, NULL},  {FIELD_NUMBER, OPEN(max_depth), 0, NULL},
     {FIELD_TEXT, OPEN(format), 0, NULL},                     {FIELD_SIZE, OPEN(cache_bytes), 0, NULL},
-    {FIELD_TEXT, OPEN(data_file), 0, NULL},
+    {FIELD_TEXT, OPEN(data_file), 0, NULL},                  {FIELD_NUMBER, OPEN(layers), 0, NULL},
 };
 
 static const struct vdisk_option create_options[] = {

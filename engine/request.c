@@ -174,7 +174,7 @@ static int check(const struct request *r, const vdisk *v)
         return -EINVAL;
     if (end > layer_size(v->top) && !may_go_behind(v, r, end))
         return -EINVAL;
-    if (v->top->read_only && changes(r->kind))
+    if (atomic_load(&v->refuses) & VOLUME_READ_ONLY && changes(r->kind))
         return -EACCES;
     return atomic_load(&v->refuses) & VOLUME_SHUT && atomic_load(&v->manager) != r->queue ? -EBUSY : 0;
 }

@@ -6,7 +6,8 @@
  * Failure modes: those of the format; requests are in flight when it is to become smaller: -EBUSY.
  *
  * Invariants.
- *  1. While a volume becomes smaller its requests are the resize's own (`shut`): the format reads itself anew.
+ *  1. While a volume becomes smaller its requests are the resize's own (volume_shut()): the format reads itself
+ *     anew.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -44,8 +45,8 @@ static int check_size(const vdisk *v, uint64_t size, const struct vdisk_resize_o
 {
     uint64_t now = vdisk_size(v);
 
-    if (v->top->read_only)
-        return err_set(EACCES, "%s: is open read-only", v->top->name);
+    if (atomic_load(&v->refuses) & VOLUME_READ_ONLY)
+        return err_set(EACCES, "%s: is open read-only, or without what lies below it", v->top->name);
     if (!v->top->format->resize)
         return err_set(ENOTSUP, "%s: a %s volume cannot change its size", v->top->name, v->top->format->name);
     if (size > INT64_MAX - 511)
@@ -61,27 +62,11 @@ static int check_size(const vdisk *v, uint64_t size, const struct vdisk_resize_o
     return 0;
 }
 
-/* Invariant 1: who comes is counted inside before he looks, and is refused; who was there before is seen here. */
-static int shut(vdisk *v)
-{
-    uint64_t inside;
-
-    assert(!(atomic_load(&v->refuses) & VOLUME_SHUT));
-    atomic_fetch_or(&v->refuses, VOLUME_SHUT);
-    inside = volume_inside(v);
-    if (inside == 0)
-        return 0;
-    atomic_fetch_and(&v->refuses, (uint8_t)~VOLUME_SHUT);
-    return err_hint(err_set(EBUSY, "%s: cannot become smaller with %llu requests in flight", v->top->name,
-                            (unsigned long long)inside),
-                    "reap them first, and send no others meanwhile");
-}
-
 /* With other changes kept out. */
 static int resize_on(vdisk *v, uint64_t size, const struct vdisk_resize_opts *opts, vdisk_queue *q)
 {
     bool shrinks = size < vdisk_size(v) || (opts->shrink && size == vdisk_size(v));
-    int rc = shrinks ? shut(v) : 0;
+    int rc = shrinks ? volume_shut(v, "become smaller") : 0; /* invariant 1 */
 
     assert(atomic_load(&v->manager) == q && is_aligned(size, 512) && !v->top->read_only);
     if (rc < 0)
@@ -89,7 +74,8 @@ static int resize_on(vdisk *v, uint64_t size, const struct vdisk_resize_opts *op
     /* Of the same size there may be something left: of a shrink that failed half-way, or of another raw file. */
     if (size != vdisk_size(v) || v->top->format->plain || opts->shrink)
         rc = v->top->format->resize(v->top, size, opts, q);
-    atomic_fetch_and(&v->refuses, (uint8_t)~VOLUME_SHUT);
+    if (shrinks)
+        volume_reopen(v);
     return rc;
 }
 

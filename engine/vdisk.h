@@ -131,6 +131,9 @@ struct vdisk_open_opts {
     uint32_t    fds_count;
     vdisk_progress_fn *progress; /* at each layer (0 of 0), and while one that was not closed is repaired */
     void       *progress_arg;
+    uint32_t    layers;      /* open so many from the top, 0: all. Where there are more, what they would give reads
+                              * as zeros, and none of it may be written over: with RDWR requests that change are
+                              * -EACCES */
 };
 
 /*

@@ -96,7 +96,7 @@ static int open_on(struct backend *file, struct layer_name *n, const struct vdis
         return rc;
     }
     assert(v->top->volume == v && atomic_load(&v->top->reach) >= layer_size(v->top));
-    atomic_init(&v->refuses, v->top->read_only ? VOLUME_READ_ONLY : 0);
+    atomic_init(&v->refuses, v->top->read_only || v->cut ? VOLUME_READ_ONLY : 0);
     follow_begin(v);
     *ret_vdisk = v;
     return 0;
@@ -204,6 +204,27 @@ uint64_t volume_inside(const vdisk *v)
     return inside + max_u64(outside, atomic_load(&v->outside));
 }
 
+/* Who comes is counted inside before he looks, and is refused; who was there before is seen here. */
+int volume_shut(vdisk *v, const char *what)
+{
+    uint64_t inside;
+
+    assert(atomic_load(&v->manager) && !(atomic_load(&v->refuses) & VOLUME_SHUT));
+    atomic_fetch_or(&v->refuses, VOLUME_SHUT);
+    inside = volume_inside(v);
+    if (inside == 0)
+        return 0;
+    volume_reopen(v);
+    return err_hint(err_set(EBUSY, "%s: cannot %s with %llu requests in flight", v->top->name, what,
+                            (unsigned long long)inside),
+                    "reap them first, and send no others meanwhile");
+}
+
+void volume_reopen(vdisk *v)
+{
+    atomic_fetch_and(&v->refuses, (uint8_t)~VOLUME_SHUT);
+}
+
 /* Nothing is done to a volume that something is being done with. */
 static int check_idle(vdisk *v, unsigned own_jobs)
 {
@@ -293,7 +314,8 @@ void volume_describe_layer(struct layer *layer, struct vdisk_info *info)
     info->memory_align = layer->data->mem_align;
     assert(layer->depth > 0);
     info->depth = layer->depth;
-    info->read_only = layer->read_only;
+    info->read_only = layer->read_only ||
+                      (layer == layer->volume->top && atomic_load(&layer->volume->refuses) & VOLUME_READ_ONLY);
     info->direct = layer->data->direct;
     info->format = layer->format->name;
     info->backend = file->driver->name;

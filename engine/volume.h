@@ -22,13 +22,14 @@ struct thread_queues;
 
 enum volume_refuses {
     VOLUME_SHUT      = 1u << 0, /* it becomes smaller: all requests but the manager's */
-    VOLUME_READ_ONLY = 1u << 1, /* `read_only` again: changes */
+    VOLUME_READ_ONLY = 1u << 1, /* `read_only` again, or not all of it is open: changes */
 };
 
 struct vdisk {
     struct layer               *top;           /* of the chain; the rest is below it. Owned */
     uint64_t                    number;        /* in the order of opening, from 1 on */
     uint32_t                    generation;    /* of the process that opened it */
+    bool                        cut;           /* there are layers below the last one that is open */
     _Atomic(vdisk_queue *)      resizer;       /* requests of this queue alone may go behind the top's size */
     struct volume_events       *events;        /* who is told: engine/loop/event.h */
 
@@ -90,6 +91,13 @@ int volume_queue(const char *name, vdisk_queue **ret_queue);
  */
 int volume_manage(vdisk *v, vdisk_queue **ret_queue);
 void volume_manage_done(vdisk *v);
+
+/*
+ * Refuse all requests but the manager's own, until volume_reopen(): for who reads or changes metadata as a whole.
+ * -EBUSY, with text, when requests are in flight; `what` it is that cannot be done then. Context: the manager.
+ */
+int volume_shut(vdisk *v, const char *what);
+void volume_reopen(vdisk *v);
 
 /* May the caller use the handle? 0, -EINVAL (NULL) or -ECHILD (made by the parent process), with a text. */
 int volume_check_handle(const vdisk *v);

@@ -244,6 +244,11 @@ static int open_backing(struct layer *top, struct layer *layer, const struct vdi
         int rc = name_below(layer, &n);
         if (rc == 0 && !n.root)
             return 0;
+        if (rc == 0 && depth == opts->layers) {
+            top->volume->cut = true;
+            layer_name_free(&n);
+            return 0;
+        }
         if (rc == 0 && backend_identify_node(n.file, &id) && layer_in_chain(top, NULL, &id))
             rc = err_set(ELOOP, "%s is part of its own chain", n.name);
         else if (rc == 0 && ++depth > opts->max_depth)

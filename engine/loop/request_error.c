@@ -100,7 +100,9 @@ static const char *why(const struct request *r, int result, const char **ret_hin
     switch (-result) {
     case EACCES:
         *ret_hint = "open it for writing";
-        return v->top->read_only ? "it is open read-only" : NULL;
+        if (v->top->read_only)
+            return "it is open read-only";
+        return atomic_load(&v->refuses) & VOLUME_READ_ONLY ? "it is not open with what lies below it" : NULL;
     case EPERM:
         if (v->top->guarded)
             *ret_hint = "it would begin like an image of another format: open it with the format raw";

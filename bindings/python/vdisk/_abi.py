@@ -34,7 +34,7 @@ class Fd(Structure):
 class OpenOpts(Sized):
     _fields_ = [("size", c_size_t), ("flags", c_uint32), ("max_depth", c_uint32), ("format", c_char_p),
                 ("cache_bytes", c_uint64), ("data_file", c_char_p), ("fds", POINTER(Fd)), ("fds_count", c_uint32),
-                ("progress", ProgressFn), ("progress_arg", c_void_p)]
+                ("progress", ProgressFn), ("progress_arg", c_void_p), ("layers", c_uint32)]
 
 
 class Info(Sized):
