@@ -170,6 +170,14 @@ struct format_driver {
      */
     bool (*has_host_holes)(struct layer *layer, vdisk_queue *q);
 
+    /*
+     * Both block; no request is in flight, nor comes: all reads go to what lies below (whose content is the same,
+     * as long as this has not come to its end); another name for that, and its format (NULL both: there is none).
+     * NULL: -ENOTSUP.
+     */
+    int (*make_empty)(struct layer *layer, vdisk_progress_fn *progress, void *progress_arg, vdisk_queue *q);
+    int (*set_backing)(struct layer *layer, const char *file, const char *format, vdisk_queue *q);
+
     /* Give host space back that is not in use. Blocks; requests may be in flight. NULL: there is never any. */
     int (*trim)(struct layer *layer, const struct vdisk_trim_opts *opts, vdisk_queue *q);
 };

@@ -203,6 +203,28 @@ struct vdisk_resize_result {
 /* Any thread. Errors: as vdisk_job_get_create_result(). */
 VDISK_API int vdisk_job_get_resize_result(const vdisk_job *job, struct vdisk_resize_result *ret_result);
 
+/* ---- what lies below -------------------------------------------------------------------------------- */
+
+/*
+ * Make the top layer of an open volume empty, so that all is read from its backing file, and give its space back.
+ * The caller vouches that what lies below has the same content: interrupted, cancelled or killed, the image reads
+ * from both. Then the same call goes on, as it does where an earlier one has left clusters leaked. Blocks;
+ * requests are refused meanwhile. `progress` may be NULL. Errors: -EBUSY: requests are in flight; -EACCES:
+ * read-only; -EINVAL: it has no backing file; -ENOTSUP: raw; -ECANCELED; -ECHILD, -EDEADLK; or of the I/O. After
+ * those of giving back the image is empty, says the text, and has leaked clusters.
+ */
+VDISK_API int vdisk_make_empty(vdisk *v, vdisk_progress_fn *progress, void *progress_arg);
+
+/*
+ * Write another backing file's name and format ("raw" or "qcow2") into the header of an open volume's top layer;
+ * NULL or "" and NULL: it has none any more. Nothing else changes, and nothing is opened: what the image reads is
+ * the caller's matter. When it returns 0 it is durable; killed, or after a power cut, the image has the old name
+ * or the new one. From then on the handle, which still reads from the old one, takes no more changes. Blocks;
+ * requests are refused meanwhile. Errors: -EBUSY: requests are in flight; -EACCES: read-only; -EINVAL: the name,
+ * or the format; -ENOSPC: there is no room for it in the header; -ENOTSUP: raw; -ECHILD, -EDEADLK; or of the I/O.
+ */
+VDISK_API int vdisk_set_backing(vdisk *v, const char *backing_file, const char *backing_fmt);
+
 /* ---- trim ------------------------------------------------------------------------------------------ */
 
 struct vdisk_trim_opts {

@@ -133,7 +133,7 @@ struct vdisk_open_opts {
     void       *progress_arg;
     uint32_t    layers;      /* open so many from the top, 0: all. Where there are more, what they would give reads
                               * as zeros, and none of it may be written over: with RDWR requests that change are
-                              * -EACCES */
+                              * -EACCES, and only vdisk_make_empty() and vdisk_set_backing() change it */
 };
 
 /*

@@ -78,7 +78,13 @@
     X(SNAPSHOT_L1_ANYWHERE, "a snapshot's L1 table is followed wherever its entry says that it is")          \
     X(HIDE_BACKING, "an image is written without its backing file")
 
-#define Q2_ALL_MUTANTS(X) Q2_MUTANTS(X) Q2_MUTANTS_OURS(X) Q2_MUTANTS_FOREIGN(X) Q2_UNIT_MUTANTS(X)
+/* Those that tests of jobs find: tests/jobs/meson.build. */
+#define Q2_MUTANTS_JOBS(X)                                                                                     \
+    X(EMPTY_UNSYNCED, "what an L1 table led to is given back before that is durably empty")                    \
+    X(BACKING_UNSYNCED, "the header leads to another backing file's name before that is durable")
+
+#define Q2_ALL_MUTANTS(X)                                                                                      \
+    Q2_MUTANTS(X) Q2_MUTANTS_OURS(X) Q2_MUTANTS_FOREIGN(X) Q2_UNIT_MUTANTS(X) Q2_MUTANTS_JOBS(X)
 
 #define Q2_MUTANT_ENUM(name, text) MUTANT_##name,
 

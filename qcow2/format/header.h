@@ -95,6 +95,12 @@ void q2_header_free(struct q2_header *h);
  */
 int q2_header_write(const struct q2_header *h, const char *name, uint8_t *buf, size_t cluster_size);
 
+/*
+ * The same without names of features, in one sector; the backing file's name is at `backing_offset`, of which
+ * nothing is written; 0: in the sector, too. -ENOSPC, without a text: it does not fit.
+ */
+int q2_header_write_sector(const struct q2_header *h, uint64_t backing_offset, uint8_t sector[Q2_SECTOR_SIZE]);
+
 /* What of the first sector changes while an image lives. Host byte order; version 2 has no feature bits: 0. */
 struct q2_header_fields {
     uint64_t size;

@@ -144,6 +144,50 @@ static void emit_fixed(struct writer *w, const struct q2_header *h, struct q2_di
     assert(w->full || w->pos == be32toh(d->header_length));
 }
 
+/* Fixed part and extensions, up to the end of those. */
+static void emit_all(struct writer *w, const struct q2_header *h, struct q2_disk_header *d, bool names,
+                     size_t backing_len)
+{
+    assert(h->geo.version >= 3 || (h->incompatible | h->compatible | h->autoclear) == 0);
+    memset(w->buf, 0, w->size);
+    emit_fixed(w, h, d);
+    emit_string(w, Q2_EXT_BACKING_FORMAT, h->backing_format);
+    emit_string(w, Q2_EXT_DATA_FILE, h->data_file);
+    if (h->has_bitmaps) {
+        struct q2_disk_bitmaps b = {.nb_bitmaps = htobe32(h->nb_bitmaps),
+                                    .bitmap_directory_size = htobe64(h->bitmap_directory_size),
+                                    .bitmap_directory_offset = htobe64(h->bitmap_directory_offset)};
+
+        emit_extension(w, Q2_EXT_BITMAPS, &b, sizeof b);
+    }
+    for (size_t i = 0; i < h->nextensions; i++)
+        emit_extension(w, h->extensions[i].type, h->extensions[i].data, h->extensions[i].len);
+    if (names && h->geo.version >= 3)
+        emit_feature_names(w, h, sizeof(struct q2_disk_extension) + backing_len);
+    emit_extension(w, Q2_EXT_END, NULL, 0);
+}
+
+/* Where the backing file's name is. */
+static void put_backing(uint8_t *buf, struct q2_disk_header *d, uint64_t offset, size_t len)
+{
+    d->backing_file_offset = htobe64(len > 0 ? offset : 0);
+    d->backing_file_size = htobe32((uint32_t)len);
+    memcpy(buf, d, offsetof(struct q2_disk_header, cluster_bits));
+}
+
+int q2_header_write_sector(const struct q2_header *h, uint64_t backing_offset, uint8_t sector[Q2_SECTOR_SIZE])
+{
+    struct writer w = {.buf = sector, .size = Q2_SECTOR_SIZE};
+    size_t backing_len = h->backing_file ? strlen(h->backing_file) : 0;
+    struct q2_disk_header d;
+
+    emit_all(&w, h, &d, false, backing_len);
+    put_backing(sector, &d, backing_offset ? backing_offset : w.pos, backing_len);
+    if (backing_offset == 0)
+        emit(&w, h->backing_file, backing_len);
+    return w.full ? -ENOSPC : 0;
+}
+
 int q2_header_write(const struct q2_header *h, const char *name, uint8_t *buf, size_t cluster_size)
 {
     struct writer w = {.buf = buf, .size = cluster_size};
@@ -151,27 +195,9 @@ int q2_header_write(const struct q2_header *h, const char *name, uint8_t *buf, s
     struct q2_disk_header d;
 
     assert(cluster_size == h->geo.cluster_size);
-    assert(h->geo.version >= 3 || (h->incompatible | h->compatible | h->autoclear) == 0);
-    memset(buf, 0, cluster_size);
-    emit_fixed(&w, h, &d);
-    emit_string(&w, Q2_EXT_BACKING_FORMAT, h->backing_format);
-    emit_string(&w, Q2_EXT_DATA_FILE, h->data_file);
-    if (h->has_bitmaps) {
-        struct q2_disk_bitmaps b = {.nb_bitmaps = htobe32(h->nb_bitmaps),
-                                    .bitmap_directory_size = htobe64(h->bitmap_directory_size),
-                                    .bitmap_directory_offset = htobe64(h->bitmap_directory_offset)};
-
-        emit_extension(&w, Q2_EXT_BITMAPS, &b, sizeof b);
-    }
-    for (size_t i = 0; i < h->nextensions; i++)
-        emit_extension(&w, h->extensions[i].type, h->extensions[i].data, h->extensions[i].len);
-    if (h->geo.version >= 3)
-        emit_feature_names(&w, h, sizeof(struct q2_disk_extension) + backing_len);
-    emit_extension(&w, Q2_EXT_END, NULL, 0);
+    emit_all(&w, h, &d, true, backing_len);
     if (backing_len > 0 && !w.full) {
-        d.backing_file_offset = htobe64(w.pos);
-        d.backing_file_size = htobe32((uint32_t)backing_len);
-        memcpy(buf, &d, offsetof(struct q2_disk_header, cluster_bits));
+        put_backing(buf, &d, w.pos, backing_len);
         emit(&w, h->backing_file, backing_len);
     }
     if (w.full || backing_len > Q2_MAX_BACKING_NAME)

@@ -98,6 +98,20 @@ static bool is_typed_only(const char *name)
     return name && spec_is_tree(name) && !spec_is_json(name);
 }
 
+static int untyped(const char *name)
+{
+    return err_hint(bad(name, "a name of that kind cannot stand in an image"), "write it as json:{...}");
+}
+
+int q2_check_backing(const char *name, const char *file, const char *format)
+{
+    if (strcmp(format, "raw") != 0 && strcmp(format, "qcow2") != 0)
+        return err_set(EINVAL, "%s: unknown backing format '%s'; known are raw and qcow2", name, format);
+    if (file[0] == '\0' || strlen(file) > Q2_MAX_BACKING_NAME)
+        return bad(name, "the backing file's name must have 1 to 1023 bytes");
+    return is_typed_only(file) ? untyped(name) : 0;
+}
+
 static int check_names(const char *name, const struct vdisk_create_opts *o)
 {
     if (o->backing_fmt && !o->backing_file)
@@ -106,14 +120,12 @@ static int check_names(const char *name, const struct vdisk_create_opts *o)
         bad(name, "backing file without its format");
         return err_hint(-EINVAL, "use -F or backing_fmt=, with raw or qcow2");
     }
-    if (o->backing_file && strcmp(o->backing_fmt, "raw") != 0 && strcmp(o->backing_fmt, "qcow2") != 0)
-        return err_set(EINVAL, "%s: unknown backing format '%s'; known are raw and qcow2", name, o->backing_fmt);
-    if (o->backing_file && (o->backing_file[0] == '\0' || strlen(o->backing_file) > Q2_MAX_BACKING_NAME))
-        return bad(name, "the backing file's name must have 1 to 1023 bytes");
+    if (o->backing_file && q2_check_backing(name, o->backing_file, o->backing_fmt) < 0)
+        return -EINVAL;
     if (o->data_file && (o->data_file[0] == '\0' || strlen(o->data_file) > Q2_MAX_DATA_FILE_NAME))
         return bad(name, "the data file's name must have 1 to 4095 bytes");
-    if (is_typed_only(o->backing_file) || is_typed_only(o->data_file))
-        return err_hint(bad(name, "a name of that kind cannot stand in an image"), "write it as json:{...}");
+    if (is_typed_only(o->data_file))
+        return untyped(name);
     if (o->compression_type && strcmp(o->compression_type, "zlib") != 0 && !is_zstd(o))
         return err_set(EINVAL, "%s: unknown compression type '%s'; known are zlib and zstd", name,
                        o->compression_type);

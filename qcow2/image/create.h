@@ -49,6 +49,9 @@ static inline uint64_t q2_create_data_len(const struct q2_create *c)
 /* What version and geometry the options ask for. 0 or -EINVAL, with text. */
 int q2_create_geometry(const char *name, const struct vdisk_create_opts *o, struct q2_geometry *ret);
 
+/* Can they stand in an image? 0 or -EINVAL, with text. */
+int q2_check_backing(const char *name, const char *file, const char *format);
+
 /* format_driver.measure. */
 int q2_measure(const char *name, const struct vdisk_create_opts *o, const vdisk_image *source,
                struct vdisk_measure_result *ret);

@@ -23,6 +23,7 @@ static uint64_t bitmaps_size(const struct q2_geometry *geo, const vdisk_image *s
 
         if (b->in_use)
             continue;
+        assert(is_power_of_two(b->granularity));
         bits = div_up(source->info.virtual_size, b->granularity);
         clusters = q2_clusters(geo, div_up(bits, 8));
         size += clusters << geo->cluster_bits;

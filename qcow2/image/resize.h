@@ -5,6 +5,8 @@
 
 #include "qcow2/image/image.h"
 
+struct qcow2_check_opts;
+
 /*
  * Flush, and write the header with `size`, which is not smaller than what it says, and an L1 table that is long
  * enough for `reach`: grow.c. Does not set layer->size.
@@ -20,5 +22,11 @@ int q2_resize_zero(struct layer *layer, uint64_t from, uint64_t end, vdisk_queue
 
 /* Make it smaller; of the same size: end what an earlier one has left: shrink.c. */
 int q2_shrink(struct layer *layer, uint64_t size, const struct vdisk_resize_opts *opts, vdisk_queue *queue);
+
+/*
+ * New refcounts, by what refers to clusters now; what they leave free goes back to the host. Nothing is in memory
+ * that is not on disk; the volume is shut. With text: shrink.c.
+ */
+int q2_give_back_leaks(struct layer *layer, struct qcow2_check_opts *opts, vdisk_queue *queue);
 
 #endif

@@ -192,10 +192,30 @@ static int go_on(void *arg, uint64_t done, uint64_t total)
     return 0;
 }
 
+/* Count anew what is in use, and give back what was and is not. */
+static int count_anew(struct layer *layer, const struct q2_cluster_set *were, struct qcow2_check_opts *opts,
+                      vdisk_queue *queue)
+{
+    struct qcow2_check_opts to_the_end = {.progress = go_on, .progress_arg = opts};
+    int rc = set_refcounts(layer, opts, queue);
+
+    return rc == 0 ? trim(layer, were, &to_the_end, queue) : rc;
+}
+
+int q2_give_back_leaks(struct layer *layer, struct qcow2_check_opts *opts, vdisk_queue *queue)
+{
+    struct q2_cluster_set were = {0};
+    int rc = read_in_use(q2_of(layer), queue, &were);
+
+    if (rc == 0)
+        rc = count_anew(layer, &were, opts, queue);
+    q2_cluster_set_finish(&were);
+    return rc;
+}
+
 static int give_back(struct layer *layer, uint64_t size, uint64_t old, struct qcow2_check_opts *opts,
                      vdisk_queue *queue)
 {
-    struct qcow2_check_opts to_the_end = {.progress = go_on, .progress_arg = opts};
     struct q2_cluster_set were = {0};
     int rc = read_in_use(q2_of(layer), queue, &were);
 
@@ -204,9 +224,7 @@ static int give_back(struct layer *layer, uint64_t size, uint64_t old, struct qc
     if (rc == 0)
         rc = trim_data_file(layer, size, queue);
     if (rc == 0)
-        rc = set_refcounts(layer, opts, queue);
-    if (rc == 0)
-        rc = trim(layer, &were, &to_the_end, queue);
+        rc = count_anew(layer, &were, opts, queue);
     q2_cluster_set_finish(&were);
     return rc;
 }

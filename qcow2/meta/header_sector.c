@@ -84,7 +84,7 @@ struct q2_header_change q2_header_change(struct q2_meta *meta)
 
 static void start_write(struct header_commit *h, struct op *op)
 {
-    memcpy(h->sector, h->meta->sector, Q2_SECTOR_SIZE);
+    memcpy(h->sector, h->change->sector ? h->change->sector : h->meta->sector, Q2_SECTOR_SIZE);
     q2_header_fields_put(h->sector, &h->change->fields);
     io_rw(&h->io, h->meta->layer->file, IO_WRITE, 0, h->sector, Q2_SECTOR_SIZE);
     op_io(op, &h->io);

@@ -22,6 +22,7 @@ int q2_header_read(struct q2_meta *meta, vdisk_queue *queue);
 /* A change of the header: q2_header_change() fills it in, the caller changes fields. It stays till all is done. */
 struct q2_header_change {
     struct q2_header_fields fields;
+    const uint8_t *sector; /* all else that it is to have, instead of what the disk has; NULL: that */
     /*
      * Why the volume takes no more writes, when it is not known whether the disk has the old or the new; NULL:
      * nobody will write to it, by what the caller does.

@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What an open volume has below it, changed: what holds for all formats.
+ *
+ * Happy path: other changes of the volume are waited for, requests kept out, the format does it.
+ * Failure modes: requests are in flight: -EBUSY; those of the format.
+ *
+ * Invariants.
+ *  1. Requests are refused meanwhile: the format changes metadata as a whole.
+ *  2. Whose backing file has another name takes no more changes: the layers below are still the old ones, and what
+ *     a write would copy from there, or leave to them, might be wrong.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "engine/base/error.h"
+#include "engine/loop/queue.h"
+#include "engine/volume.h"
+
+static int begin(vdisk *v, const char *what, bool possible, vdisk_queue **ret_queue)
+{
+    int rc = volume_check_handle(v);
+
+    if (rc < 0)
+        return rc;
+    if (!possible)
+        return err_set(ENOTSUP, "%s: a %s volume has no backing file", v->top->name, v->top->format->name);
+    if (v->top->read_only || (atomic_load(&v->refuses) & VOLUME_READ_ONLY && !v->cut))
+        return err_set(EACCES, "%s: is open read-only", v->top->name);
+    rc = volume_manage(v, ret_queue);
+    if (rc < 0)
+        return rc;
+    rc = volume_shut(v, what); /* invariant 1 */
+    if (rc < 0)
+        volume_manage_done(v);
+    return rc;
+}
+
+static int end(vdisk *v, int rc)
+{
+    assert(atomic_load(&v->refuses) & VOLUME_SHUT);
+    volume_reopen(v);
+    volume_manage_done(v);
+    if (rc < 0 && vdisk_error_text()[0] == '\0')
+        err_set(rc, "%s: changing it: %s", v->top->name, strerror(-rc));
+    return rc;
+}
+
+static int make_empty(vdisk *v, vdisk_progress_fn *progress, void *progress_arg)
+{
+    vdisk_queue *q;
+    int rc = begin(v, "become empty", v && v->top->format->make_empty, &q);
+
+    if (rc < 0)
+        return rc;
+    if (!v->top->backing_name || v->top->backing_name[0] == '\0')
+        rc = err_set(EINVAL, "%s: has no backing file, which would have its content", v->top->name);
+    if (rc == 0)
+        rc = v->top->format->make_empty(v->top, progress, progress_arg, q);
+    return end(v, rc);
+}
+
+int vdisk_make_empty(vdisk *v, vdisk_progress_fn *progress, void *progress_arg)
+{
+    return ERR_CALL(make_empty(v, progress, progress_arg));
+}
+
+static int set_backing(vdisk *v, const char *file, const char *format)
+{
+    vdisk_queue *q;
+    int rc = begin(v, "get another backing file", v && v->top->format->set_backing, &q);
+
+    if (rc < 0)
+        return rc;
+    rc = v->top->format->set_backing(v->top, file && file[0] != '\0' ? file : NULL, format, q);
+    if (rc == 0)
+        atomic_fetch_or(&v->refuses, VOLUME_READ_ONLY); /* invariant 2 */
+    if (rc == 0)
+        v->cut = false;
+    return end(v, rc);
+}
+
+int vdisk_set_backing(vdisk *v, const char *backing_file, const char *backing_fmt)
+{
+    return ERR_CALL(set_backing(v, backing_file, backing_fmt));
+}
