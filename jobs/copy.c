@@ -52,11 +52,13 @@ static int fail_text(struct copy *c, int err, const char *what)
 
 /* ---- what is begun ------------------------------------------------------------------------------------ */
 
-/* The target has it from its own backing file. */
-static bool is_below(const struct copy *c, const struct plan_piece *p)
+/* The target has it from its own backing file. Of a piece that is so in part that part is left. */
+static bool is_below(const struct copy *c, struct plan_piece *p)
 {
-    return c->opts.backing_depth > 0 && (p->depth >= c->opts.backing_depth ||
-                                         !(p->flags & (VDISK_EXTENT_ALLOCATED | VDISK_EXTENT_DATA)));
+    if (c->opts.backing_depth == 0 || p->depth >= c->opts.backing_depth)
+        return c->opts.backing_depth > 0;
+    return !(p->flags & (VDISK_EXTENT_ALLOCATED | VDISK_EXTENT_DATA)) &&
+           layers_is_open_below(&c->layers, p->depth, p->offset, &p->len);
 }
 
 /* Bytes that may not go yet: how long they are to wait; 0: not at all. */
@@ -264,6 +266,8 @@ static int prepare(struct copy *c)
         return fail_text(c, ENOSPC, text);
     }
     rc = choose_sizes(c);
+    if (rc == 0 && c->opts.backing_depth > 0)
+        rc = layers_get_sizes(c->sources[0], c->opts.backing_depth, &c->layers);
     if (rc == 0)
         rc = vdisk_queue_create(NULL, &c->q);
     return rc < 0 ? jobs_fail(c->job, rc) : get_memory(c);
@@ -283,6 +287,7 @@ static int copy_work(vdisk_job *job, void *arg)
         return c->rc; /* invariant 1: what is still in flight has them */
     vdisk_queue_destroy(c->q);
     plan_free(&c->plan);
+    free(c->layers.list);
     free(c->slots);
     free(c->buffers);
     free(c->zeros);

@@ -4,6 +4,7 @@
 #define JOBS_COPY_H
 
 #include "jobs/jobs.h"
+#include "jobs/layers.h"
 #include "jobs/plan.h"
 
 /* What a completion is of: in the low bits of its user_data, the slot's number above. */
@@ -39,6 +40,7 @@ struct copy {
     vdisk_queue             *q;
     int                      rc;    /* of the first failure */
     struct plan              plan;
+    struct layer_sizes       layers; /* of the only source, above backing_depth */
     struct copy_slot        *slots, *free_slots;
     unsigned                 slot_count;
     uint8_t                 *buffers;

@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "jobs/layers.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+static int size_of(vdisk *v, uint32_t depth, uint64_t *ret)
+{
+    struct vdisk_image_info info = {.size = sizeof info};
+    vdisk_image *image;
+    int rc = vdisk_image_of_layer(v, depth, &image);
+
+    if (rc < 0)
+        return rc;
+    rc = vdisk_image_get_info(image, &info);
+    *ret = info.virtual_size;
+    vdisk_image_free(image);
+    return rc;
+}
+
+int layers_get_sizes(vdisk *v, uint32_t below, struct layer_sizes *ret)
+{
+    struct vdisk_info info = {.size = sizeof info};
+    int rc = vdisk_get_info(v, &info);
+
+    if (rc < 0)
+        return rc;
+    ret->count = (uint32_t)jobs_min(below, info.depth);
+    ret->list = calloc(ret->count + 1, sizeof *ret->list);
+    if (!ret->list)
+        return vdisk_set_error(ENOMEM, "out of memory", NULL);
+    for (uint32_t i = 0; i < ret->count && rc == 0; i++)
+        rc = size_of(v, i, &ret->list[i]);
+    return rc;
+}
+
+bool layers_is_open_below(const struct layer_sizes *sizes, uint32_t depth, uint64_t offset, uint64_t *len)
+{
+    assert(depth < sizes->count);
+    if (offset >= sizes->list[depth])
+        return false;
+    *len = jobs_min(*len, sizes->list[depth] - offset);
+    return true;
+}
+
+/* The path that a name is; NULL: it is something else. */
+static const char *path_of(const char *name)
+{
+    if (strncmp(name, "file:", 5) == 0)
+        return name + 5;
+    return name[strcspn(name, ":/")] == ':' ? NULL : name;
+}
+
+bool layers_same_file(const char *a, const char *b)
+{
+    const char *path_a = path_of(a), *path_b = path_of(b);
+    struct stat st_a, st_b;
+
+    if (!path_a || !path_b || stat(path_a, &st_a) != 0 || stat(path_b, &st_b) != 0)
+        return false;
+    if (S_ISBLK(st_a.st_mode) && S_ISBLK(st_b.st_mode))
+        return st_a.st_rdev == st_b.st_rdev;
+    return st_a.st_dev == st_b.st_dev && st_a.st_ino == st_b.st_ino;
+}
+
+char *layers_resolve(const char *image, const char *name)
+{
+    const char *path = path_of(image), *slash = path ? strrchr(path, '/') : NULL;
+    char *out;
+
+    if (name[0] == '/' || !path_of(name) || name != path_of(name) || !slash)
+        return strdup(name);
+    return asprintf(&out, "%.*s/%s", (int)(slash - path), path, name) < 0 ? NULL : out;
+}
+
+bool layers_is_backing(const struct vdisk_image_info *info, const char *name)
+{
+    char *beside;
+    bool is;
+
+    if (strcmp(name, info->backing_file ? info->backing_file : "") == 0 || strcmp(name, info->backing_name) == 0 ||
+        layers_same_file(name, info->backing_name))
+        return true;
+    beside = layers_resolve(info->name, name);
+    is = beside && layers_same_file(beside, info->backing_name);
+    free(beside);
+    return is;
+}

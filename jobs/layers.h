@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The layers of a volume or an image, by public calls. */
+#ifndef JOBS_LAYERS_H
+#define JOBS_LAYERS_H
+
+#include "jobs/jobs.h"
+
+/* How large each of the layers above depth `below` is, as many as there are. An error of the library. */
+struct layer_sizes {
+    uint64_t *list;
+    uint32_t  count;
+};
+
+int layers_get_sizes(vdisk *v, uint32_t below, struct layer_sizes *ret);
+
+/*
+ * A piece that no layer has was asked for down to `depth`: is it to be had from below (else: zeros, by the end of
+ * that layer)? *len: cut to where that is so.
+ */
+bool layers_is_open_below(const struct layer_sizes *sizes, uint32_t depth, uint64_t offset, uint64_t *len);
+
+/* Does `name` stand for the backing file of that image? As stored, as opened, or the same file. */
+bool layers_is_backing(const struct vdisk_image_info *info, const char *name);
+
+/* Are they paths of one file that is there? */
+bool layers_same_file(const char *a, const char *b);
+
+/* `name`, as it stands in the image `image`, as a name to open: relative to its directory. malloc'ed. */
+char *layers_resolve(const char *image, const char *name);
+
+#endif
