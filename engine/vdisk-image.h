@@ -422,6 +422,49 @@ struct vdisk_compare_result {
 /* Any thread. Errors: as vdisk_job_get_create_result(). */
 VDISK_API int vdisk_job_get_compare_result(const vdisk_job *job, struct vdisk_compare_result *ret_result);
 
+/* ---- commit ----------------------------------------------------------------------------------------- */
+
+enum vdisk_commit_flags {
+    VDISK_COMMIT_KEEP = 1u << 0, /* do not make the image empty afterwards */
+};
+
+struct vdisk_commit_opts {
+    size_t             size;       /* sizeof(struct vdisk_commit_opts) */
+    uint32_t           flags;      /* enum vdisk_commit_flags */
+    uint32_t           open_flags; /* of enum vdisk_open_flags, for all files: BUFFERED, UNSAFE, NO_LOCK */
+    const char        *format;     /* of the image; NULL: look */
+    const char        *base;       /* the file below that is to have it, as an image of the chain names it, or a
+                                    * path; NULL: the backing file. Copied, as `format` */
+    uint32_t           depth;      /* as in struct vdisk_copy_opts: these three */
+    uint64_t           memory_max;
+    uint64_t           rate;
+    vdisk_progress_fn *progress;
+    void              *progress_arg;
+};
+
+/*
+ * Put what an image has into a file below it, with all that the layers between them have; zeros that they say
+ * become zeros there. A base that is smaller grows. The image and the layers between are opened and locked, the
+ * base for writing, and all that can be refused is, before anything changes. Then the base has everything,
+ * durably, before the image is made empty (VDISK_COMMIT_KEEP: it is not). When the job stops early, or is killed,
+ * the image reads as before; what else has the base below it, the layers between among them, may not. The same job
+ * again does all of it. `opts` may be NULL. Errors of the job: those of vdisk_open(); -EINVAL: no backing file, or
+ * no such one; of vdisk_resize() of the base; -EFBIG, -ENOSPC, -ENOMEM, -ECANCELED; of vdisk_make_empty(), or of
+ * the I/O. Errors here: -EINVAL, -ENOENT (no name), -ENOMEM.
+ */
+VDISK_API int vdisk_job_commit(const char *name, const struct vdisk_commit_opts *opts, vdisk_job **ret_job);
+
+struct vdisk_commit_result {
+    size_t   size;          /* sizeof(struct vdisk_commit_result): set by the caller */
+    uint64_t bytes_written; /* as data, to the base */
+    uint64_t bytes_zeroed;
+    uint32_t base_depth;    /* how far below the image it is: 1 and more */
+    bool     grown;         /* it was smaller */
+};
+
+/* Any thread. Errors: as vdisk_job_get_create_result(). */
+VDISK_API int vdisk_job_get_commit_result(const vdisk_job *job, struct vdisk_commit_result *ret_result);
+
 /* ---- what an image is ------------------------------------------------------------------------------ */
 
 /*

@@ -1,0 +1,243 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Commit: what stops it at any step, or lets any I/O fail, or cuts the power anywhere, leaves images that are
+ * sound, and a top that reads what it did; made again it has everything in the base. (That the outcome is QEMU's:
+ * tests/tool/test_commit.py.)
+ */
+#include "tests/jobs/chain.h"
+
+enum { IMAGES_PER_PLACE = 3 };
+
+struct scene {
+    struct chain             chain;
+    struct vdisk_commit_opts opts;
+    unsigned                 base; /* the layer that it goes to */
+    unsigned                 right;
+};
+
+static int run_commit(const struct scene *s, struct vdisk_commit_result *ret)
+{
+    struct vdisk_commit_opts opts = s->opts;
+    char name[32], base[32];
+    vdisk_job *j;
+    int rc;
+
+    opts.size = sizeof opts;
+    opts.format = "qcow2";
+    opts.base = s->base + 2 < s->chain.layers ? chain_name(&s->chain, s->base, base) : NULL;
+    CHECK_OK(vdisk_job_commit(chain_name(&s->chain, s->chain.layers - 1, name), &opts, &j));
+    rc = vdisk_job_run(j);
+    if (rc < 0)
+        CHECK(vdisk_job_get_error_text(j)[0] != '\0');
+    if (rc == 0 && ret) {
+        *ret = (struct vdisk_commit_result){.size = sizeof *ret};
+        CHECK_OK(vdisk_job_get_commit_result(j, ret));
+    }
+    CHECK_OK(vdisk_job_free(j));
+    return rc;
+}
+
+/* By a seed of its own, so that each run has the same. The base is the smallest; a layer between is shorter. */
+static int build(struct scene *s, const struct chain_kind *kind, unsigned layers, uint64_t seed)
+{
+    struct rng r;
+    int rc = 0;
+
+    rng_init(&r, seed);
+    memset(&s->chain, 0, sizeof s->chain);
+    s->chain.kind = kind;
+    s->chain.prefix = "l";
+    for (unsigned i = 0; i < layers && rc == 0; i++)
+        rc = chain_add(&s->chain, i == 0 ? 200 << 10 : i + 1 < layers ? 100 << 10 : CHAIN_SIZE, &r);
+    return rc;
+}
+
+/* The base has it all, and the top none of it. */
+static void expect_done(const struct scene *s)
+{
+    struct vdisk_open_opts how = {.size = sizeof how, .layers = 1, .format = "qcow2"};
+    struct vdisk_extent list[4];
+    struct vdisk_extents extents = {.list = list, .max = 4};
+    char name[32];
+    vdisk *v;
+
+    chain_check(&s->chain);
+    chain_expect(chain_name(&s->chain, s->base, name), chain_format(&s->chain, s->base), s->chain.model,
+                 CHAIN_SIZE);
+    if (s->opts.flags & VDISK_COMMIT_KEEP)
+        return;
+    CHECK_OK(vdisk_open(chain_name(&s->chain, s->chain.layers - 1, name), &how, &v));
+    CHECK_OK(vdisk_pextents(v, vdisk_size(v), 0, &extents));
+    CHECK_INT(extents.count, 1);
+    CHECK(!(list[0].flags & VDISK_EXTENT_ALLOCATED) && list[0].length == CHAIN_SIZE);
+    CHECK_OK(vdisk_close(v));
+}
+
+/* ---- stopped ------------------------------------------------------------------------------------------ */
+
+static void test_stopped(void)
+{
+    struct stepper step;
+    unsigned steps = 1, stopped = 0;
+
+    for (unsigned i = 0; i < steps; i++) {
+        struct scene s = {.opts = {.progress = stepper_step, .progress_arg = &step, .depth = 1}};
+        vdisk_lab *lab;
+        int rc;
+
+        CHECK_OK(vdisk_lab_create(NULL, &lab));
+        CHECK_OK(build(&s, &chain_kinds[2], 2, 3));
+        stepper_init(&step, false);
+        step.cancel_at = i;
+        rc = run_commit(&s, NULL);
+        CHECK(rc == -ECANCELED || (rc == 0 && (i == 0 || i + 1 == steps))); /* at its last step it may end */
+        stopped += rc < 0;
+        if (i == 0)
+            steps = step.steps;
+        chain_check(&s.chain);
+        step.cancel_at = 0;
+        CHECK_OK(run_commit(&s, NULL));
+        expect_done(&s);
+        vdisk_lab_destroy(lab);
+    }
+    CHECK(stopped > 0);
+}
+
+/* ---- failures ----------------------------------------------------------------------------------------- */
+
+static int failing(void *arg, vdisk_lab *lab)
+{
+    struct scene *s = arg;
+    int rc = build(s, s->chain.kind, 3, 5);
+
+    if (rc < 0)
+        return rc;
+    rc = run_commit(s, NULL);
+    CHECK_OK(vdisk_lab_fail(lab, NULL));
+    chain_check(&s->chain);
+    if (rc < 0)
+        CHECK_OK(run_commit(s, NULL));
+    expect_done(s);
+    s->right += rc == 0;
+    return rc;
+}
+
+static void test_failures(void)
+{
+    static const uint32_t calls[] = {VDISK_LAB_READS, VDISK_LAB_WRITES, VDISK_LAB_FLUSHES};
+
+    for (unsigned i = 0; i < ARRAY_LEN(calls); i++) {
+        struct vdisk_lab_fault fault = {.size = sizeof fault, .calls = calls[i]};
+        struct scene s = {.chain.kind = &chain_kinds[i], .base = i % 2};
+
+        s.opts.flags = s.base == 0 ? VDISK_COMMIT_KEEP : 0;
+        CHECK_OK(vdisk_lab_each_failure(NULL, &fault, failing, &s, NULL));
+        CHECK(s.right >= 1);
+    }
+}
+
+/* ---- power cuts --------------------------------------------------------------------------------------- */
+
+static int judge(void *arg, uint64_t mark)
+{
+    struct scene *s = arg;
+
+    chain_check(&s->chain);
+    if (mark == 0)
+        CHECK_OK(run_commit(s, NULL));
+    expect_done(s);
+    return 0;
+}
+
+static void test_power(void)
+{
+    for (unsigned i = 0; i < 2 * ARRAY_LEN(chain_kinds); i++) {
+        struct vdisk_lab_crashes crashes = {.size = sizeof crashes};
+        struct scene s = {.base = i < ARRAY_LEN(chain_kinds) ? 1 : 0};
+        vdisk_lab *lab;
+
+        s.opts.flags = s.base == 0 ? VDISK_COMMIT_KEEP : 0;
+        CHECK_OK(vdisk_lab_create(NULL, &lab));
+        CHECK_OK(build(&s, &chain_kinds[i % ARRAY_LEN(chain_kinds)], 3, i));
+        test_note("%s", s.chain.kind->what);
+        CHECK_OK(vdisk_lab_arm(lab));
+        CHECK_OK(run_commit(&s, NULL));
+        CHECK_OK(vdisk_lab_mark(lab, 1));
+        CHECK_OK(vdisk_lab_cut_power(lab, IMAGES_PER_PLACE, judge, &s, &crashes));
+        CHECK(crashes.places > 3);
+        vdisk_lab_destroy(lab);
+    }
+}
+
+/* ---- the rest ----------------------------------------------------------------------------------------- */
+
+static void test_result(void)
+{
+    struct vdisk_commit_result r;
+    struct scene s = {.opts.rate = 1 << 30};
+    vdisk_lab *lab;
+
+    CHECK_OK(vdisk_lab_create(NULL, &lab));
+    CHECK_OK(build(&s, &chain_kinds[1], 2, 1));
+    CHECK_OK(run_commit(&s, &r));
+    CHECK(r.grown && r.base_depth == 1 && r.bytes_written > 0);
+    CHECK_OK(run_commit(&s, &r));
+    CHECK(!r.grown && r.bytes_written == 0 && r.bytes_zeroed == 0);
+    vdisk_lab_destroy(lab);
+}
+
+/* Of what is open with layers left out nothing is written over, and it is read. */
+static void test_cut(void)
+{
+    struct vdisk_open_opts how = {.size = sizeof how, .flags = VDISK_OPEN_RDWR, .layers = 1, .format = "qcow2"};
+    struct vdisk_info info = {.size = sizeof info};
+    struct scene s = {.base = 1};
+    char name[32];
+    vdisk_lab *lab;
+    vdisk *v;
+
+    CHECK_OK(vdisk_lab_create(NULL, &lab));
+    CHECK_OK(build(&s, &chain_kinds[0], 3, 1));
+    for (how.layers = 1; how.layers <= 3; how.layers++) {
+        CHECK_OK(vdisk_open(chain_name(&s.chain, 2, name), &how, &v));
+        CHECK_OK(vdisk_get_info(v, &info));
+        CHECK_INT(info.depth, how.layers);
+        CHECK(info.read_only == (how.layers < 3));
+        CHECK_INT(vdisk_pwrite(v, s.chain.model, 512, 0, 0), how.layers < 3 ? -EACCES : 0);
+        if (how.layers < 3)
+            CHECK_INT(vdisk_pzero(v, 512, 0, 0), -EACCES);
+        CHECK_OK(vdisk_close(v));
+    }
+    chain_check(&s.chain);
+    vdisk_lab_destroy(lab);
+}
+
+static void test_refused(void)
+{
+    struct vdisk_commit_opts opts = {.size = sizeof opts, .flags = 1u << 31};
+    struct vdisk_commit_result r = {.size = sizeof r};
+    vdisk_job *j;
+
+    CHECK_INT(vdisk_job_commit(NULL, NULL, &j), -EINVAL);
+    CHECK_INT(vdisk_job_commit("", NULL, &j), -ENOENT);
+    CHECK_INT(vdisk_job_commit("x", NULL, NULL), -EINVAL);
+    CHECK_INT(vdisk_job_commit("x", &opts, &j), -EINVAL);
+    opts.flags = 0;
+    opts.open_flags = VDISK_OPEN_RDWR;
+    CHECK_INT(vdisk_job_commit("x", &opts, &j), -EINVAL);
+    CHECK_OK(vdisk_job_commit(test_path("missing"), NULL, &j));
+    CHECK_INT(vdisk_job_run(j), -ENOENT);
+    CHECK_INT(vdisk_job_get_commit_result(j, &r), -ENOENT);
+    CHECK_OK(vdisk_job_free(j));
+}
+
+int main(int argc, char **argv)
+{
+    static const struct test_case cases[] = {
+        {.name = "stopped", .run = test_stopped}, {.name = "failures", .run = test_failures},
+        {.name = "power", .run = test_power},     {.name = "result", .run = test_result},
+        {.name = "cut", .run = test_cut},         {.name = "refused", .run = test_refused},
+    };
+
+    return test_main(argc, argv, cases, ARRAY_LEN(cases));
+}
