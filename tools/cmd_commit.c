@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * commit: put what an image has into its backing file, or into one further below, as qemu-img commit.
+ *
+ * Works: vdisk_job_commit() does it. Fails: what can be refused is, before anything is written; later, or
+ * interrupted, the image reads as before, and the same command again does all of it.
+ *
+ * Not as QEMU: unless -t says otherwise the files are used past the page cache.
+ */
+#include <stdio.h>
+
+#include "tools/cli.h"
+#include "tools/target.h"
+
+static const struct cli_option options[] = {
+    {'f', "format", "FMT", "raw or qcow2; otherwise found from the content"},
+    {'b', "base", "FILE", "into this one of the files below, and all between them; implies -d"},
+    {'d', "drop", NULL, "do not make NAME empty afterwards"},
+    {'r', "rate", "SIZE", "at most so many bytes a second"},
+    {'t', "cache", "MODE", "none (default), writeback, writethrough, directsync or unsafe"},
+    {'p', "progress", NULL, "show progress"},
+    {'q', "quiet", NULL, "print nothing but errors"},
+    CLI_IMAGE_OPTIONS,
+    {0, NULL, NULL, NULL},
+};
+
+struct commit {
+    const struct cli_verb   *verb;
+    struct vdisk_commit_opts opts;
+    struct cli_progress      progress;
+    bool                     quiet;
+};
+
+static int parse_options(struct commit *c, struct cli_parser *p)
+{
+    for (int id; (id = cli_parser_next(p)) != CLI_END;) {
+        switch (id) {
+        case 'f': c->opts.format = p->value; break;
+        case 'b':
+            c->opts.base = p->value;
+            c->opts.flags |= VDISK_COMMIT_KEEP;
+            break;
+        case 'd': c->opts.flags |= VDISK_COMMIT_KEEP; break;
+        case 'p': c->progress.enabled = true; break;
+        case 'q': c->quiet = true; break;
+        case 'r':
+            if (cli_parse_size(p->value, &c->opts.rate) < 0)
+                return cli_usage_error(c->verb, "Invalid rate limit specified: '%s'", p->value);
+            break;
+        case 't':
+            if (!target_cache_flags(p->value, &c->opts.open_flags))
+                return cli_usage_error(c->verb, "Invalid cache option: %s", p->value);
+            break;
+        default: return CLI_FAILED;
+        }
+    }
+    c->progress.enabled = c->progress.enabled && !c->quiet;
+    return CLI_OK;
+}
+
+static int commit(struct commit *c, const char *name)
+{
+    vdisk_job *job;
+    int rc;
+
+    c->opts.progress = cli_progress_show;
+    c->opts.progress_arg = &c->progress;
+    if (vdisk_job_commit(name, &c->opts, &job) < 0)
+        return cli_library_error();
+    rc = cli_job_run(job) < 0 ? cli_library_error() : CLI_OK;
+    vdisk_job_free(job);
+    if (rc != CLI_OK)
+        return rc;
+    cli_progress_end(&c->progress);
+    if (!c->quiet)
+        printf("Image committed.\n");
+    return rc;
+}
+
+static int run(const struct cli_verb *verb, int argc, char **argv)
+{
+    struct commit c = {.verb = verb, .opts.size = sizeof c.opts};
+    struct cli_parser p;
+    const char *name;
+    char **operands;
+
+    cli_parser_init(&p, verb, argc, argv);
+    if (parse_options(&c, &p) != CLI_OK)
+        return CLI_FAILED;
+    if (cli_operands(&p, &operands) != 1)
+        return cli_usage_error(verb, "Expecting one image file name");
+    name = cli_image(&p, operands[0], c.opts.format);
+    return name != NULL ? commit(&c, name) : CLI_FAILED;
+}
+
+const struct cli_verb cli_commit = {
+    .name = "commit",
+    .summary = "Put what an image has into its backing file.",
+    .usage = "[OPTION]... NAME",
+    .options = options,
+    .notes = "Several layers go into one with -b. A file below that is smaller becomes as large. What it has is\n"
+             "durable before NAME is made empty; interrupted (Ctrl-C, a crash) NAME reads as before, and the\n"
+             "same command again ends the work. Other images on top of the file below do not read as before.\n"
+             "Exit code: 0, or 1.\n",
+    .run = run,
+};
