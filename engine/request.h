@@ -107,7 +107,7 @@ int request_show_error(vdisk_queue *q, const struct vdisk_completion *c);
 static inline uint32_t request_allowed_flags(enum request_kind kind)
 {
     if (kind == REQ_ZERO)
-        return VDISK_REQ_FUA | VDISK_REQ_UNMAP | VDISK_REQ_NO_FALLBACK;
+        return VDISK_REQ_FUA | VDISK_REQ_UNMAP | VDISK_REQ_NO_FALLBACK | VDISK_REQ_EXPLICIT;
     return kind == REQ_WRITE || kind == REQ_DISCARD ? VDISK_REQ_FUA : 0;
 }
 

@@ -474,6 +474,8 @@ enum vdisk_req_flags {
     VDISK_REQ_UNMAP       = 1u << 1, /* zero: space may be given back */
     VDISK_REQ_NO_FALLBACK = 1u << 2, /* zero: -ENOTSUP rather than write zeros, soon, and as a rule with nothing
                                       * changed. What is not aligned as vdisk_info.zero_align says may be so */
+    VDISK_REQ_EXPLICIT    = 1u << 3, /* zero: by the volume's own word, also where it would read zeros without, so
+                                      * that it still does with something else below */
 };
 
 /*

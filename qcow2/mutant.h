@@ -81,7 +81,8 @@
 /* Those that tests of jobs find: tests/jobs/meson.build. */
 #define Q2_MUTANTS_JOBS(X)                                                                                     \
     X(EMPTY_UNSYNCED, "what an L1 table led to is given back before that is durably empty")                    \
-    X(BACKING_UNSYNCED, "the header leads to another backing file's name before that is durable")
+    X(BACKING_UNSYNCED, "the header leads to another backing file's name before that is durable")              \
+    X(ZEROS_BELOW_COUNT, "what is to be zero by its own word is left to what lies below")
 
 #define Q2_ALL_MUTANTS(X)                                                                                      \
     Q2_MUTANTS(X) Q2_MUTANTS_OURS(X) Q2_MUTANTS_FOREIGN(X) Q2_UNIT_MUTANTS(X) Q2_MUTANTS_JOBS(X)

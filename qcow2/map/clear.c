@@ -34,6 +34,7 @@ struct clear {
     struct request   *request;
     struct q2_map    *map;
     bool              discard, unmap, no_write; /* the last: rather fail than write zeros */
+    bool              own;    /* what lies below does not count */
     uint64_t          head_end, tail_start; /* whole clusters lie between; tail_start may come down to the last */
     uint64_t          pos;
     int               refusal; /* why an entry must not be changed */
@@ -89,6 +90,12 @@ static bool zero_below(const struct q2_map *map, uint64_t guest_offset)
     return layer->backing && guest_offset >= layer_size(layer->backing);
 }
 
+/* The same, for this request. */
+static bool zero_without(const struct clear *c, uint64_t guest_offset)
+{
+    return !c->own && zero_below(c->map, guest_offset);
+}
+
 /* Write zeros as any data is written; the call of an await. */
 static void write_zeros(struct clear *c, uint64_t guest_offset, uint64_t len, struct op *op)
 {
@@ -136,25 +143,25 @@ static struct q2_l2_entry zero_keep(const struct q2_map *map, const struct q2_ma
 }
 
 /* Reads as zeros already, and holds nothing that could be given back. */
-static bool is_plain_zero(const struct q2_map *map, const struct q2_mapping *m, uint64_t guest_offset)
+static bool is_plain_zero(const struct clear *c, const struct q2_mapping *m, uint64_t guest_offset)
 {
     if (m->has_host || m->type == Q2_CLUSTER_COMPRESSED)
         return false;
-    if (map->meta->geo.extended_l2)
-        return zero_below(map, guest_offset) || (uint32_t)(m->bitmap >> 32) == UINT32_MAX;
-    return m->type == Q2_CLUSTER_ZERO_PLAIN || zero_below(map, guest_offset);
+    if (c->map->meta->geo.extended_l2)
+        return zero_without(c, guest_offset) || (uint32_t)(m->bitmap >> 32) == UINT32_MAX;
+    return m->type == Q2_CLUSTER_ZERO_PLAIN || zero_without(c, guest_offset);
 }
 
 static enum clear_result clear_entry(struct clear *c, uint64_t guest_offset, struct q2_l2_entry *e)
 {
     struct q2_map *map = c->map;
     struct q2_mapping m = q2_entry_decode(&map->meta->geo, e->word, e->bitmap);
-    bool expressible = map->meta->geo.version >= 3 || zero_below(map, guest_offset);
+    bool expressible = map->meta->geo.version >= 3 || zero_without(c, guest_offset);
     bool keep = !c->discard && !c->unmap && m.has_host && m.copied;
     struct q2_l2_entry old = *e;
 
     assert_locked(&map->meta->lock);
-    if (is_plain_zero(map, &m, guest_offset))
+    if (is_plain_zero(c, &m, guest_offset))
         return CLEAR_SAME;
     /* Discard: what nobody in this layer holds is not ours to drop. */
     if (c->discard && !m.has_host && m.type != Q2_CLUSTER_COMPRESSED)
@@ -262,7 +269,7 @@ static bool skip_unmapped(struct clear *c)
 
     if (q2_l1_offset(q2_l1_get(map->meta, q2_l1_index(&map->meta->geo, c->pos))) != 0)
         return false;
-    if (!c->discard && !zero_below(map, c->pos))
+    if (!c->discard && !zero_without(c, c->pos))
         return false;
     c->pos = min_u64(c->tail_start, align_down(c->pos, span) + span);
     return true;
@@ -291,7 +298,7 @@ static bool head_needs_write(const struct clear *c)
     const struct request *r = c->request;
 
     return !c->discard && r->guest_offset < c->head_end &&
-           !chain_known_zero(c->map->meta->layer, r->guest_offset, c->head_end - r->guest_offset);
+           (c->own || !chain_known_zero(c->map->meta->layer, r->guest_offset, c->head_end - r->guest_offset));
 }
 
 static uint64_t tail_len(const struct clear *c)
@@ -303,7 +310,8 @@ static uint64_t tail_len(const struct clear *c)
 
 static bool tail_needs_write(const struct clear *c)
 {
-    return !c->discard && tail_len(c) > 0 && !chain_known_zero(c->map->meta->layer, c->tail_start, tail_len(c));
+    return !c->discard && tail_len(c) > 0 &&
+           (c->own || !chain_known_zero(c->map->meta->layer, c->tail_start, tail_len(c)));
 }
 
 /* Zeros would have to be written at the end, or at one of both, and the request would rather fail: op.rc. */
@@ -472,5 +480,6 @@ void q2_clear_start(struct q2_map *map, struct request *r)
     c->discard = r->kind == REQ_DISCARD;
     c->unmap = c->discard || r->flags & VDISK_REQ_UNMAP;
     c->no_write = r->flags & VDISK_REQ_NO_FALLBACK;
+    c->own = r->flags & VDISK_REQ_EXPLICIT && !MUTANT(ZEROS_BELOW_COUNT);
     op_start_later(&c->op);
 }
