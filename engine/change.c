@@ -65,22 +65,27 @@ int vdisk_make_empty(vdisk *v, vdisk_progress_fn *progress, void *progress_arg)
     return ERR_CALL(make_empty(v, progress, progress_arg));
 }
 
-static int set_backing(vdisk *v, const char *file, const char *format)
+static int set_backing(vdisk *v, const char *file, const char *format, bool only_check)
 {
     vdisk_queue *q;
     int rc = begin(v, "get another backing file", v && v->top->format->set_backing, &q);
 
     if (rc < 0)
         return rc;
-    rc = v->top->format->set_backing(v->top, file && file[0] != '\0' ? file : NULL, format, q);
-    if (rc == 0)
+    rc = v->top->format->set_backing(v->top, file && file[0] != '\0' ? file : NULL, format, only_check, q);
+    if (rc == 0 && !only_check) {
         atomic_fetch_or(&v->refuses, VOLUME_READ_ONLY); /* invariant 2 */
-    if (rc == 0)
         v->cut = false;
+    }
     return end(v, rc);
 }
 
 int vdisk_set_backing(vdisk *v, const char *backing_file, const char *backing_fmt)
 {
-    return ERR_CALL(set_backing(v, backing_file, backing_fmt));
+    return ERR_CALL(set_backing(v, backing_file, backing_fmt, false));
+}
+
+int vdisk_check_backing(vdisk *v, const char *backing_file, const char *backing_fmt)
+{
+    return ERR_CALL(set_backing(v, backing_file, backing_fmt, true));
 }

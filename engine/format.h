@@ -176,7 +176,7 @@ struct format_driver {
      * NULL: -ENOTSUP.
      */
     int (*make_empty)(struct layer *layer, vdisk_progress_fn *progress, void *progress_arg, vdisk_queue *q);
-    int (*set_backing)(struct layer *layer, const char *file, const char *format, vdisk_queue *q);
+    int (*set_backing)(struct layer *layer, const char *file, const char *format, bool only_check, vdisk_queue *q);
 
     /* Give host space back that is not in use. Blocks; requests may be in flight. NULL: there is never any. */
     int (*trim)(struct layer *layer, const struct vdisk_trim_opts *opts, vdisk_queue *q);

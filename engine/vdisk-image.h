@@ -225,6 +225,9 @@ VDISK_API int vdisk_make_empty(vdisk *v, vdisk_progress_fn *progress, void *prog
  */
 VDISK_API int vdisk_set_backing(vdisk *v, const char *backing_file, const char *backing_fmt);
 
+/* Would it be refused? Nothing changes. Errors: as that, but for those of the I/O of writing. */
+VDISK_API int vdisk_check_backing(vdisk *v, const char *backing_file, const char *backing_fmt);
+
 /* ---- trim ------------------------------------------------------------------------------------------ */
 
 struct vdisk_trim_opts {

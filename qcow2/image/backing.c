@@ -169,7 +169,7 @@ static int check(const struct layer *layer, const char *file, const char *format
     return file ? q2_check_backing(layer->name, file, format) : 0;
 }
 
-int q2_set_backing(struct layer *layer, const char *file, const char *format, vdisk_queue *queue)
+int q2_set_backing(struct layer *layer, const char *file, const char *format, bool only_check, vdisk_queue *queue)
 {
     struct set_backing s = {.layer = layer, .meta = &q2_of(layer)->meta, .queue = queue};
     int rc = check(layer, file, format);
@@ -179,10 +179,10 @@ int q2_set_backing(struct layer *layer, const char *file, const char *format, vd
         return rc;
     if (atomic_load(&s.meta->broken))
         return layer_trouble(layer, "changing its backing file");
-    rc = q2_trim_run(&q2_of(layer)->space, queue, true); /* what was written is durable before what it is for */
-    if (rc == 0)
-        rc = make_header(&s, file, format);
-    if (rc == 0)
+    rc = make_header(&s, file, format);
+    if (rc == 0 && !only_check) /* what was written is durable before what it is for */
+        rc = q2_trim_run(&q2_of(layer)->space, queue, true);
+    if (rc == 0 && !only_check)
         rc = change(&s);
     free(s.h.backing_file == s.meta->header.backing_file ? NULL : s.h.backing_file);
     free(s.h.backing_format == s.meta->header.backing_format ? NULL : s.h.backing_format);

@@ -48,7 +48,7 @@ int q2_close(struct layer *layer, vdisk_queue *queue);
 
 /* qcow2/image/empty.c: format_driver.make_empty; qcow2/image/backing.c: .set_backing */
 int q2_make_empty(struct layer *layer, vdisk_progress_fn *progress, void *progress_arg, vdisk_queue *queue);
-int q2_set_backing(struct layer *layer, const char *file, const char *format, vdisk_queue *queue);
+int q2_set_backing(struct layer *layer, const char *file, const char *format, bool only_check, vdisk_queue *queue);
 
 /* qcow2/image/info.c: format_driver.describe and .describe_closed; qcow2/image/holes.c: .has_host_holes */
 int  q2_describe(struct layer *layer, vdisk_image *image, vdisk_queue *queue);
