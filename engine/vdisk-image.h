@@ -468,6 +468,47 @@ struct vdisk_commit_result {
 /* Any thread. Errors: as vdisk_job_get_create_result(). */
 VDISK_API int vdisk_job_get_commit_result(const vdisk_job *job, struct vdisk_commit_result *ret_result);
 
+/* ---- rebase ----------------------------------------------------------------------------------------- */
+
+enum vdisk_rebase_flags {
+    VDISK_REBASE_UNSAFE = 1u << 0, /* change the name and nothing else: no backing file is opened */
+};
+
+struct vdisk_rebase_opts {
+    size_t             size;         /* sizeof(struct vdisk_rebase_opts) */
+    uint32_t           flags;        /* enum vdisk_rebase_flags */
+    uint32_t           open_flags;   /* of enum vdisk_open_flags, for the image: BUFFERED, UNSAFE, NO_LOCK */
+    uint32_t           backing_open_flags; /* for what is to be below it: these and FORCE_SHARE */
+    const char        *format;       /* of the image; NULL: look */
+    const char        *backing_file; /* as it is to be stored: a relative name is relative to the image's
+                                      * directory; NULL or "": none. Copied, as all texts */
+    const char        *backing_fmt;  /* its format; with a backing file it must be given */
+    uint32_t           depth;        /* pieces of 1 MiB of both sides in flight; 0: 8 */
+    vdisk_progress_fn *progress;
+    void              *progress_arg;
+};
+
+/*
+ * Give an image another backing file, so that it reads as before: what it reads from below, and the new one does
+ * not have, is written into it. What both know to be zeros, or have from a layer that is the same, is not read.
+ * All that can be refused is, before anything changes; the header has the new name when all else is durable. When
+ * the job stops early, or is killed, the image reads as before, with the old name, and the same job again does the
+ * rest. Errors of the job: those of vdisk_open(), -ELOOP: it would be below itself, those of
+ * vdisk_check_backing(), -ENOSPC, -ENOMEM, -ECANCELED, or of the I/O. Errors here: -EINVAL, -ENOENT (no name),
+ * -ENOMEM.
+ */
+VDISK_API int vdisk_job_rebase(const char *name, const struct vdisk_rebase_opts *opts, vdisk_job **ret_job);
+
+struct vdisk_rebase_result {
+    size_t   size;          /* sizeof(struct vdisk_rebase_result): set by the caller */
+    uint64_t bytes_read;    /* of both sides */
+    uint64_t bytes_written; /* as data, into the image */
+    uint64_t bytes_zeroed;
+};
+
+/* Any thread. Errors: as vdisk_job_get_create_result(). */
+VDISK_API int vdisk_job_get_rebase_result(const vdisk_job *job, struct vdisk_rebase_result *ret_result);
+
 /* ---- what an image is ------------------------------------------------------------------------------ */
 
 /*

@@ -38,6 +38,76 @@ int layers_get_sizes(vdisk *v, uint32_t below, struct layer_sizes *ret)
     return rc;
 }
 
+/* The path that a name is; NULL: it is something else. */
+static const char *path_of(const char *name)
+{
+    if (strncmp(name, "file:", 5) == 0)
+        return name + 5;
+    return name[strcspn(name, ":/")] == ':' ? NULL : name;
+}
+
+static int identify(vdisk *v, uint32_t depth, struct layer_id *ret)
+{
+    struct vdisk_image_info info = {.size = sizeof info};
+    const char *path;
+    vdisk_image *image;
+    struct stat st;
+    int rc = vdisk_image_of_layer(v, depth, &image);
+
+    if (rc < 0)
+        return rc;
+    rc = vdisk_image_get_info(image, &info);
+    path = rc == 0 ? path_of(info.name) : NULL;
+    ret->name = rc == 0 ? strdup(info.name) : NULL;
+    ret->is_qcow2 = rc == 0 && strcmp(info.format, "qcow2") == 0;
+    ret->has_node = path && stat(path, &st) == 0;
+    if (ret->has_node) {
+        ret->device = S_ISBLK(st.st_mode) ? UINT64_MAX : st.st_dev;
+        ret->node = S_ISBLK(st.st_mode) ? st.st_rdev : st.st_ino;
+    }
+    if (rc == 0 && !ret->name)
+        rc = vdisk_set_error(ENOMEM, "out of memory", NULL);
+    vdisk_image_free(image);
+    return rc;
+}
+
+int layers_identify(vdisk *v, struct layer_ids *ret)
+{
+    struct vdisk_info info = {.size = sizeof info};
+    int rc = vdisk_get_info(v, &info);
+
+    if (rc < 0)
+        return rc;
+    ret->list = calloc(info.depth, sizeof *ret->list);
+    if (!ret->list)
+        return vdisk_set_error(ENOMEM, "out of memory", NULL);
+    for (ret->count = 0; ret->count < info.depth && rc == 0; ret->count++)
+        rc = identify(v, ret->count, &ret->list[ret->count]);
+    return rc;
+}
+
+void layers_free(struct layer_ids *ids)
+{
+    for (uint32_t i = 0; i < ids->count; i++)
+        free(ids->list[i].name);
+    free(ids->list);
+    *ids = (struct layer_ids){.list = NULL};
+}
+
+bool layers_are_one_file(const struct layer_id *a, const struct layer_id *b)
+{
+    return strcmp(a->name, b->name) == 0 ||
+           (a->has_node && b->has_node && a->device == b->device && a->node == b->node);
+}
+
+/* A raw layer may be a part of its file: it is known by its name alone. */
+bool layers_are_same(const struct layer_id *a, const struct layer_id *b)
+{
+    if (a->is_qcow2 != b->is_qcow2)
+        return false;
+    return strcmp(a->name, b->name) == 0 || (a->is_qcow2 && layers_are_one_file(a, b));
+}
+
 bool layers_is_open_below(const struct layer_sizes *sizes, uint32_t depth, uint64_t offset, uint64_t *len)
 {
     assert(depth < sizes->count);
@@ -45,14 +115,6 @@ bool layers_is_open_below(const struct layer_sizes *sizes, uint32_t depth, uint6
         return false;
     *len = jobs_min(*len, sizes->list[depth] - offset);
     return true;
-}
-
-/* The path that a name is; NULL: it is something else. */
-static const char *path_of(const char *name)
-{
-    if (strncmp(name, "file:", 5) == 0)
-        return name + 5;
-    return name[strcspn(name, ":/")] == ':' ? NULL : name;
 }
 
 bool layers_same_file(const char *a, const char *b)

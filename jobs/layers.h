@@ -19,6 +19,28 @@ int layers_get_sizes(vdisk *v, uint32_t below, struct layer_sizes *ret);
  */
 bool layers_is_open_below(const struct layer_sizes *sizes, uint32_t depth, uint64_t offset, uint64_t *len);
 
+/* What is known of a layer's file: whether another layer is the same. */
+struct layer_id {
+    char    *name; /* to open it by */
+    bool     is_qcow2, has_node;
+    uint64_t device, node;
+};
+
+struct layer_ids {
+    struct layer_id *list; /* from the top down */
+    uint32_t         count;
+};
+
+/* Of all layers of a volume; layers_free() in any case. An error of the library. */
+int layers_identify(vdisk *v, struct layer_ids *ret);
+void layers_free(struct layer_ids *ids);
+
+/* Do both hold the same at each place, being the same image? It may be so and not be known. */
+bool layers_are_same(const struct layer_id *a, const struct layer_id *b);
+
+/* Do both lie in one file? */
+bool layers_are_one_file(const struct layer_id *a, const struct layer_id *b);
+
 /* Does `name` stand for the backing file of that image? As stored, as opened, or the same file. */
 bool layers_is_backing(const struct vdisk_image_info *info, const char *name);
 

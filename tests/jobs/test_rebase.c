@@ -1,0 +1,291 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Rebase: what stops it at any step, or lets any I/O fail, or cuts the power anywhere, leaves an image that is
+ * sound and reads what it did, by its old backing file or the new one; made again it is done. Zeros are its own,
+ * whatever lay below. (That the outcome is QEMU's: tests/tool/test_rebase.py.)
+ */
+#include "tests/jobs/chain.h"
+
+enum { IMAGES_PER_PLACE = 3 };
+
+/* What it is rebased on. */
+enum onto { ONTO_OTHER, ONTO_LOWEST, ONTO_NOTHING, ONTO_KINDS };
+
+struct scene {
+    struct chain             chain, other;
+    struct vdisk_rebase_opts opts;
+    enum onto                onto;
+    unsigned                 right;
+};
+
+static int run_rebase(const struct scene *s, struct vdisk_rebase_result *ret)
+{
+    struct vdisk_rebase_opts opts = s->opts;
+    char name[32], base[32];
+    vdisk_job *j;
+    int rc;
+
+    opts.size = sizeof opts;
+    opts.format = "qcow2";
+    if (s->onto != ONTO_NOTHING) {
+        const struct chain *c = s->onto == ONTO_OTHER ? &s->other : &s->chain;
+        unsigned layer = s->onto == ONTO_OTHER ? c->layers - 1 : 0;
+        opts.backing_file = chain_name(c, layer, base);
+        opts.backing_fmt = chain_format(c, layer);
+    }
+    CHECK_OK(vdisk_job_rebase(chain_name(&s->chain, s->chain.layers - 1, name), &opts, &j));
+    rc = vdisk_job_run(j);
+    if (rc < 0)
+        CHECK(vdisk_job_get_error_text(j)[0] != '\0');
+    if (rc == 0 && ret) {
+        *ret = (struct vdisk_rebase_result){.size = sizeof *ret};
+        CHECK_OK(vdisk_job_get_rebase_result(j, ret));
+    }
+    CHECK_OK(vdisk_job_free(j));
+    return rc;
+}
+
+/* Three layers of three sizes, and another that is longer or shorter. Each run has the same. */
+static int build(struct scene *s, const struct chain_kind *kind, uint64_t seed)
+{
+    static const uint64_t sizes[] = {CHAIN_SIZE, 200 << 10, CHAIN_SIZE - 1024};
+    struct rng r;
+    int rc = 0;
+
+    rng_init(&r, seed);
+    memset(&s->chain, 0, sizeof s->chain);
+    memset(&s->other, 0, sizeof s->other);
+    s->chain.kind = s->other.kind = kind;
+    s->chain.prefix = "l";
+    s->other.prefix = "other";
+    for (unsigned i = 0; i < 3 && rc == 0; i++)
+        rc = chain_add(&s->chain, sizes[i], &r);
+    if (rc == 0 && s->onto == ONTO_OTHER)
+        rc = chain_add(&s->other, seed % 2 ? CHAIN_SIZE : 150 << 10, &r);
+    return rc;
+}
+
+static void expect_done(const struct scene *s)
+{
+    struct vdisk_image_info info = {.size = sizeof info};
+    char name[32], base[32];
+    vdisk_image *image;
+
+    chain_check(&s->chain);
+    CHECK_OK(vdisk_image_load(chain_name(&s->chain, s->chain.layers - 1, name), NULL, &image));
+    CHECK_OK(vdisk_image_get_info(image, &info));
+    if (s->onto == ONTO_NOTHING)
+        CHECK(info.backing_file == NULL && info.backing_fmt == NULL);
+    else if (s->onto == ONTO_OTHER)
+        CHECK(strcmp(info.backing_file, chain_name(&s->other, s->other.layers - 1, base)) == 0);
+    else
+        CHECK(strcmp(info.backing_file, chain_name(&s->chain, 0, base)) == 0 &&
+              strcmp(info.backing_fmt, chain_format(&s->chain, 0)) == 0);
+    vdisk_image_free(image);
+}
+
+/* ---- stopped ------------------------------------------------------------------------------------------ */
+
+static void test_stopped(void)
+{
+    struct stepper step;
+    unsigned steps = 1, stopped = 0;
+
+    for (unsigned i = 0; i < steps; i++) {
+        struct scene s = {.opts = {.progress = stepper_step, .progress_arg = &step, .depth = 1}};
+        vdisk_lab *lab;
+        int rc;
+
+        CHECK_OK(vdisk_lab_create(NULL, &lab));
+        CHECK_OK(build(&s, &chain_kinds[1], 3));
+        stepper_init(&step, false);
+        step.cancel_at = i;
+        rc = run_rebase(&s, NULL);
+        CHECK(rc == (i == 0 ? 0 : -ECANCELED));
+        stopped += rc < 0;
+        if (i == 0)
+            steps = step.steps + 1;
+        chain_check(&s.chain);
+        step.cancel_at = 0;
+        CHECK_OK(run_rebase(&s, NULL));
+        expect_done(&s);
+        vdisk_lab_destroy(lab);
+    }
+    CHECK(stopped > 1);
+}
+
+/* ---- failures ----------------------------------------------------------------------------------------- */
+
+static int failing(void *arg, vdisk_lab *lab)
+{
+    struct scene *s = arg;
+    int rc = build(s, s->chain.kind, 5);
+
+    if (rc < 0)
+        return rc;
+    rc = run_rebase(s, NULL);
+    CHECK_OK(vdisk_lab_fail(lab, NULL));
+    chain_check(&s->chain);
+    if (rc < 0)
+        CHECK_OK(run_rebase(s, NULL));
+    expect_done(s);
+    s->right += rc == 0;
+    return rc;
+}
+
+static void test_failures(void)
+{
+    static const uint32_t calls[] = {VDISK_LAB_READS, VDISK_LAB_WRITES, VDISK_LAB_FLUSHES};
+
+    for (unsigned i = 0; i < ARRAY_LEN(calls); i++) {
+        struct vdisk_lab_fault fault = {.size = sizeof fault, .calls = calls[i]};
+        struct scene s = {.chain.kind = &chain_kinds[i], .onto = (enum onto)i};
+
+        CHECK_OK(vdisk_lab_each_failure(NULL, &fault, failing, &s, NULL));
+        CHECK(s.right >= 1);
+    }
+}
+
+/* ---- power cuts --------------------------------------------------------------------------------------- */
+
+static int judge(void *arg, uint64_t mark)
+{
+    struct scene *s = arg;
+
+    chain_check(&s->chain);
+    if (mark == 0)
+        CHECK_OK(run_rebase(s, NULL));
+    expect_done(s);
+    return 0;
+}
+
+static void test_power(void)
+{
+    for (unsigned i = 0; i < ONTO_KINDS * ARRAY_LEN(chain_kinds); i++) {
+        struct vdisk_lab_crashes crashes = {.size = sizeof crashes};
+        struct scene s = {.onto = (enum onto)(i / ARRAY_LEN(chain_kinds))};
+        vdisk_lab *lab;
+
+        CHECK_OK(vdisk_lab_create(NULL, &lab));
+        CHECK_OK(build(&s, &chain_kinds[i % ARRAY_LEN(chain_kinds)], i));
+        test_note("%s, onto %u", s.chain.kind->what, s.onto);
+        CHECK_OK(vdisk_lab_arm(lab));
+        CHECK_OK(run_rebase(&s, NULL));
+        CHECK_OK(vdisk_lab_mark(lab, 1));
+        CHECK_OK(vdisk_lab_cut_power(lab, IMAGES_PER_PLACE, judge, &s, &crashes));
+        CHECK(crashes.places > 1);
+        vdisk_lab_destroy(lab);
+    }
+}
+
+/* ---- the header alone --------------------------------------------------------------------------------- */
+
+struct header_scene {
+    const char *names[2]; /* before and after */
+};
+
+static int judge_header(void *arg, uint64_t mark)
+{
+    const struct header_scene *s = arg;
+    struct vdisk_image_info info = {.size = sizeof info};
+    vdisk_image *image;
+
+    CHECK_OK(vdisk_image_load("sim:l0", NULL, &image));
+    CHECK_OK(vdisk_image_get_info(image, &info));
+    CHECK(strcmp(info.backing_file ? info.backing_file : "", s->names[1]) == 0 ||
+          (mark == 0 && strcmp(info.backing_file ? info.backing_file : "", s->names[0]) == 0));
+    CHECK((info.backing_fmt == NULL) == (info.backing_file == NULL));
+    CHECK_INT(info.virtual_size, 1 << 20);
+    vdisk_image_free(image);
+    chain_sound("sim:l0");
+    return 0;
+}
+
+/* Names of all lengths, from one to another: the power is cut in each sector of it. */
+static void test_header(void)
+{
+    static const unsigned lengths[] = {0, 3, 60, 300, 450, 1023};
+    static const uint32_t sizes[] = {65536, 4096, 512};
+    char names[2][1024];
+    struct header_scene s = {{names[0], names[1]}};
+
+    for (unsigned i = 0; i < ARRAY_LEN(lengths) * ARRAY_LEN(lengths) * ARRAY_LEN(sizes) * 2; i++) {
+        struct vdisk_create_opts opts = {.size = sizeof opts, .format = "qcow2", .virtual_size = 1 << 20,
+                                         .backing_unchecked = true, .version = 2 + i % 2};
+        struct vdisk_open_opts how = {.size = sizeof how, .flags = VDISK_OPEN_RDWR, .layers = 1};
+        unsigned from = lengths[i / 2 % ARRAY_LEN(lengths)], to = lengths[i / 12 % ARRAY_LEN(lengths)];
+        vdisk_lab *lab;
+        vdisk *v;
+
+        memset(names, 0, sizeof names);
+        memset(names[0], 'a', from);
+        memset(names[1], 'b', to);
+        opts.cluster_size = sizes[i / 72];
+        opts.backing_file = from ? names[0] : NULL;
+        opts.backing_fmt = from ? "raw" : NULL;
+        if (from + 200 > opts.cluster_size || to + 200 > opts.cluster_size)
+            continue;
+        test_note("version %u, clusters of %u, %u to %u", opts.version, opts.cluster_size, from, to);
+        CHECK_OK(vdisk_lab_create(NULL, &lab));
+        CHECK_OK(vdisk_create("sim:l0", &opts));
+        CHECK_OK(vdisk_lab_arm(lab));
+        CHECK_OK(vdisk_open("sim:l0", &how, &v));
+        CHECK_OK(vdisk_check_backing(v, names[1], to ? "qcow2" : NULL));
+        CHECK_OK(vdisk_set_backing(v, names[1], to ? "qcow2" : NULL));
+        CHECK_INT(vdisk_pwrite(v, names, 512, 0, 0), -EACCES);
+        CHECK_OK(vdisk_lab_mark(lab, 1));
+        CHECK_OK(vdisk_close(v));
+        CHECK_OK(vdisk_lab_cut_power(lab, 20, judge_header, &s, NULL));
+        vdisk_lab_destroy(lab);
+    }
+}
+
+/* ---- the rest ----------------------------------------------------------------------------------------- */
+
+/* What a layer that both have gives is not read, nor what both know to be zeros; zeros are the image's own. */
+static void test_result(void)
+{
+    struct scene s = {.onto = ONTO_LOWEST};
+    struct vdisk_rebase_result r;
+    vdisk_lab *lab;
+
+    CHECK_OK(vdisk_lab_create(NULL, &lab));
+    CHECK_OK(build(&s, &chain_kinds[1], 1));
+    CHECK_OK(run_rebase(&s, &r));
+    CHECK(r.bytes_read > 0 && r.bytes_read < 2 * CHAIN_SIZE && r.bytes_zeroed > 0);
+    CHECK_OK(run_rebase(&s, &r));
+    CHECK(r.bytes_read == 0 && r.bytes_written == 0 && r.bytes_zeroed == 0);
+    expect_done(&s);
+    vdisk_lab_destroy(lab);
+}
+
+static void test_refused(void)
+{
+    struct vdisk_rebase_opts opts = {.size = sizeof opts, .flags = 1u << 31};
+    struct vdisk_rebase_result r = {.size = sizeof r};
+    vdisk_job *j;
+
+    CHECK_INT(vdisk_job_rebase(NULL, &opts, &j), -EINVAL);
+    CHECK_INT(vdisk_job_rebase("", &opts, &j), -ENOENT);
+    CHECK_INT(vdisk_job_rebase("x", NULL, &j), -EINVAL);
+    CHECK_INT(vdisk_job_rebase("x", &opts, &j), -EINVAL);
+    opts.flags = 0;
+    opts.open_flags = VDISK_OPEN_FORCE_SHARE;
+    CHECK_INT(vdisk_job_rebase("x", &opts, &j), -EINVAL);
+    opts.open_flags = 0;
+    CHECK_OK(vdisk_job_rebase(test_path("missing"), &opts, &j));
+    CHECK_INT(vdisk_job_run(j), -ENOENT);
+    CHECK_INT(vdisk_job_get_rebase_result(j, &r), -ENOENT);
+    CHECK_OK(vdisk_job_free(j));
+}
+
+int main(int argc, char **argv)
+{
+    static const struct test_case cases[] = {
+        {.name = "stopped", .run = test_stopped}, {.name = "failures", .run = test_failures},
+        {.name = "power", .run = test_power},     {.name = "header", .run = test_header},
+        {.name = "result", .run = test_result},   {.name = "refused", .run = test_refused},
+    };
+
+    return test_main(argc, argv, cases, ARRAY_LEN(cases));
+}
