@@ -50,6 +50,8 @@ for mode in $(cat out); do run 0 convert -t "$mode" -T "$mode" a converted; done
 completes commit -t ""
 run 0 create -q -f qcow2 -b a -F qcow2 over
 for mode in $(cat out); do run 0 commit -q -t "$mode" over; done
+completes rebase -t ""
+for mode in $(cat out); do run 0 rebase -t "$mode" -T "$mode" -b a -F qcow2 over; done
 completes compare -T ""
 for mode in $(cat out); do run 0 compare -T "$mode" a converted; done
 for option in --rw --queue-kind --cache --latency; do

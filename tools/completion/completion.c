@@ -24,6 +24,8 @@ static const struct words {
     {"check", "repair", "leaks all"},
     {"resize", "preallocation", "off metadata falloc full"},
     {"convert", "target-cache", "none writeback writethrough directsync unsafe"},
+    {"rebase", "cache", "none writeback writethrough directsync unsafe"},
+    {"rebase", "backing-cache", "none writeback writethrough directsync unsafe"},
     {"commit", "cache", "none writeback writethrough directsync unsafe"},
     {"compare", "cache", "none writeback writethrough directsync unsafe"},
     {"convert", "source-cache", "none writeback writethrough directsync unsafe"},

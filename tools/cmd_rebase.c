@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * rebase: give an image another backing file, or none, as qemu-img rebase.
+ *
+ * Works: vdisk_job_rebase() does it. Fails: what can be refused is, before anything is written; later, or
+ * interrupted, the image reads as before, by its old backing file, and the same command again ends the work.
+ *
+ * Not as QEMU: unless -t or -T say otherwise the files are used past the page cache; an image is not put below
+ * itself, with -u either.
+ */
+#include <stdio.h>
+
+#include "tools/cli.h"
+#include "tools/target.h"
+
+static const struct cli_option options[] = {
+    {'f', "format", "FMT", "raw or qcow2; otherwise found from the content"},
+    {'b', "backing", "FILE", "the new backing file, as it is to be stored; \"\": none"},
+    {'F', "backing-format", "FMT", "its format: raw or qcow2"},
+    {'u', "backing-unsafe", NULL, "change the name only: the content is known to be the same"},
+    {'c', "compress", NULL, "refused: clusters cannot be compressed yet"},
+    {'t', "cache", "MODE", "none (default), writeback, writethrough, directsync or unsafe"},
+    {'T', "backing-cache", "MODE", "the same for the new backing file"},
+    {'U', "force-share", NULL, "open the new backing file although others write to it"},
+    {'p', "progress", NULL, "show progress"},
+    {'q', "quiet", NULL, "print nothing but errors"},
+    CLI_IMAGE_OPTIONS,
+    {0, NULL, NULL, NULL},
+};
+
+struct rebase {
+    const struct cli_verb   *verb;
+    struct vdisk_rebase_opts opts;
+    struct cli_progress      progress;
+    bool                     quiet;
+};
+
+static int parse_cache(struct rebase *b, const char *value, uint32_t *flags, const char *what)
+{
+    uint32_t mode;
+
+    if (!target_cache_flags(value, &mode))
+        return cli_usage_error(b->verb, "Invalid %scache option: %s", what, value);
+    *flags = (*flags & VDISK_OPEN_FORCE_SHARE) | mode;
+    return CLI_OK;
+}
+
+static int parse_options(struct rebase *b, struct cli_parser *p)
+{
+    int rc = CLI_OK;
+
+    for (int id; rc == CLI_OK && (id = cli_parser_next(p)) != CLI_END;) {
+        switch (id) {
+        case 'f': b->opts.format = p->value; break;
+        case 'b': b->opts.backing_file = p->value; break;
+        case 'F': b->opts.backing_fmt = p->value; break;
+        case 'u': b->opts.flags |= VDISK_REBASE_UNSAFE; break;
+        case 'U': b->opts.backing_open_flags |= VDISK_OPEN_FORCE_SHARE; break;
+        case 'c': return cli_usage_error(b->verb, "-c: clusters cannot be compressed yet");
+        case 't': rc = parse_cache(b, p->value, &b->opts.open_flags, ""); break;
+        case 'T': rc = parse_cache(b, p->value, &b->opts.backing_open_flags, "source "); break;
+        case 'p': b->progress.enabled = true; break;
+        case 'q': b->quiet = true; break;
+        default: return CLI_FAILED;
+        }
+    }
+    b->progress.enabled = b->progress.enabled && !b->quiet;
+    return rc;
+}
+
+static int rebase(struct rebase *b, const char *name)
+{
+    vdisk_job *job;
+    int rc;
+
+    b->opts.progress = cli_progress_show;
+    b->opts.progress_arg = &b->progress;
+    if (vdisk_job_rebase(name, &b->opts, &job) < 0)
+        return cli_library_error();
+    rc = cli_job_run(job) < 0 ? cli_library_error() : CLI_OK;
+    vdisk_job_free(job);
+    if (rc == CLI_OK)
+        cli_progress_end(&b->progress);
+    return rc;
+}
+
+static int run(const struct cli_verb *verb, int argc, char **argv)
+{
+    struct rebase b = {.verb = verb, .opts.size = sizeof b.opts};
+    struct cli_parser p;
+    const char *name;
+    char **operands;
+
+    cli_parser_init(&p, verb, argc, argv);
+    if (parse_options(&b, &p) != CLI_OK)
+        return CLI_FAILED;
+    if (cli_operands(&p, &operands) != 1)
+        return cli_usage_error(verb, "Expecting one image file name");
+    if (b.opts.backing_file == NULL && !(b.opts.flags & VDISK_REBASE_UNSAFE))
+        return cli_usage_error(verb, "Must specify backing file (-b) or use unsafe mode (-u)");
+    if (b.opts.backing_file == NULL || b.opts.backing_file[0] == '\0')
+        b.opts.backing_fmt = NULL;
+    name = cli_image(&p, operands[0], b.opts.format);
+    return name != NULL ? rebase(&b, name) : CLI_FAILED;
+}
+
+const struct cli_verb cli_rebase = {
+    .name = "rebase",
+    .summary = "Give an image another backing file.",
+    .usage = "[OPTION]... -b FILE NAME",
+    .options = options,
+    .notes = "NAME reads as before: what FILE does not have is written into it. With -u only the name is\n"
+             "changed, and no backing file is looked at. Interrupted (Ctrl-C, a crash) NAME reads as before, by\n"
+             "its old backing file, and the same command again ends the work.\n"
+             "Exit code: 0, or 1.\n",
+    .run = run,
+};
