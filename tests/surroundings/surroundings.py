@@ -108,6 +108,13 @@ SCENARIOS = {
     "grow raw full": ("change", "resize -q -f raw --preallocation=full ragged.raw 2M", ["ragged.raw"]),
     "shrink": ("change", "resize -q --shrink old.qcow2 1M", ["old.qcow2"]),
     "shrink raw": ("change", "resize -q --shrink -f raw old.raw 512k", ["old.raw"]),
+    "commit": ("change", "commit -q over.qcow2", ["over.qcow2", "small.raw"]),
+    "commit to a data file": ("change", "commit -q over.ext.qcow2", ["over.ext.qcow2", "ext.qcow2", "ext.data"]),
+    "commit and keep": ("change", "commit -q -d over.qcow2", ["over.qcow2", "small.raw"]),
+    "rebase": ("change", "rebase -q -b old.qcow2 -F qcow2 over.qcow2", ["over.qcow2"]),
+    "rebase onto nothing": ("change", "rebase -q -b '' over.qcow2", ["over.qcow2"]),
+    "rebase unsafe": ("change", "rebase -q -u -b base.qcow2 -F qcow2 top.qcow2", ["top.qcow2"]),
+    "measure": ("read", "measure -O qcow2 over.qcow2", []),
     "create on a device": ("create", "create -q -f qcow2 dev 4M", ["dev"]),
     "create full on a device": ("create", "create -q -f qcow2 -o preallocation=full dev 4M", ["dev"]),
     "create raw on a device": ("create", "create -q -f raw -o preallocation=full dev 4M", ["dev"]),
@@ -141,7 +148,12 @@ class Place:
         qemu-img create -q -f qcow2 base.qcow2 1M; qemu-io -c 'write -q -P 4 0 300k' base.qcow2
         qemu-img create -q -f qcow2 -b base.qcow2 -F qcow2 top.qcow2
         qemu-img create -q -f qcow2 -o data_file=ext.data ext.qcow2 1M
-        qemu-io -c 'write -q -P 5 0 100k' ext.qcow2; cp old.qcow2 leaky.qcow2
+        qemu-io -c 'write -q -P 5 0 100k' ext.qcow2; truncate -s 600k small.raw
+        qemu-io -f raw -c 'write -q -P 6 0 500k' small.raw
+        qemu-img create -q -f qcow2 -b small.raw -F raw over.qcow2 1M
+        qemu-io -c 'write -q -P 7 100k 300k' -c 'write -q -z 450k 200k' -c 'write -q -P 8 900k 100k' over.qcow2
+        qemu-img create -q -f qcow2 -b ext.qcow2 -F qcow2 over.ext.qcow2 1M
+        qemu-io -c 'write -q -P 7 50k 300k' over.ext.qcow2; cp old.qcow2 leaky.qcow2
         cp old.qcow2 snap.qcow2; qemu-img snapshot -c one snap.qcow2
         printf '\\0\\1' | dd of=leaky.qcow2 bs=1 seek=$((0x20000 + 40)) conv=notrunc status=none
         """
