@@ -10,7 +10,7 @@
 #include "backends/lab/vdisk-lab.h"
 #include "tests/jobs/jobs.h"
 
-enum { CHAIN_SIZE = (300 << 10) + 512, CHAIN_LAYERS = 4, CHAIN_PIECES = 6 };
+enum { CHAIN_SIZE = (300 << 10) + 512, CHAIN_LAYERS = 4, CHAIN_PIECES = 6, CHAIN_NAME = 512 };
 
 struct chain_kind {
     const char *what;
@@ -27,15 +27,15 @@ static const struct chain_kind chain_kinds[] = {
 
 struct chain {
     const struct chain_kind *kind;
-    const char              *prefix;  /* of the names of its layers: "l": l0, the lowest, l1, ... */
+    const char              *prefix;  /* of the names of its layers: "sim:l": sim:l0, the lowest, ... */
     unsigned                 layers;
     uint64_t                 sizes[CHAIN_LAYERS];
     uint8_t                  model[CHAIN_SIZE]; /* what the top reads */
 };
 
-static inline const char *chain_name(const struct chain *c, unsigned layer, char name[32])
+static inline const char *chain_name(const struct chain *c, unsigned layer, char name[CHAIN_NAME])
 {
-    snprintf(name, 32, "sim:%s%u", c->prefix, layer);
+    snprintf(name, CHAIN_NAME, "%s%u", c->prefix, layer);
     return name;
 }
 
@@ -50,7 +50,7 @@ static inline int chain_add(struct chain *c, uint64_t size, struct rng *r)
     struct vdisk_create_opts opts = {.size = sizeof opts, .virtual_size = size};
     struct vdisk_open_opts how = {.size = sizeof how, .flags = VDISK_OPEN_RDWR};
     unsigned layer = c->layers;
-    char name[32], below[32];
+    char name[CHAIN_NAME], below[CHAIN_NAME];
     vdisk *v = NULL;
     int rc, closed;
 
@@ -123,7 +123,7 @@ static inline void chain_sound(const char *name)
 /* All qcow2 layers are sound, and the top reads the model. */
 static inline void chain_check(const struct chain *c)
 {
-    char name[32];
+    char name[CHAIN_NAME];
 
     for (unsigned i = 0; i < c->layers; i++)
         if (strcmp(chain_format(c, i), "qcow2") == 0)

@@ -18,7 +18,7 @@ struct scene {
 static int run_commit(const struct scene *s, struct vdisk_commit_result *ret)
 {
     struct vdisk_commit_opts opts = s->opts;
-    char name[32], base[32];
+    char name[CHAIN_NAME], base[CHAIN_NAME];
     vdisk_job *j;
     int rc;
 
@@ -37,16 +37,20 @@ static int run_commit(const struct scene *s, struct vdisk_commit_result *ret)
     return rc;
 }
 
-/* By a seed of its own, so that each run has the same. The base is the smallest; a layer between is shorter. */
+/*
+ * On simulated disks, or where s->chain.prefix says. By a seed of its own, so that each run has the same. The base
+ * is smaller than the top; a layer between is the smallest.
+ */
 static int build(struct scene *s, const struct chain_kind *kind, unsigned layers, uint64_t seed)
 {
+    const char *prefix = s->chain.prefix ? s->chain.prefix : "sim:l";
     struct rng r;
     int rc = 0;
 
     rng_init(&r, seed);
     memset(&s->chain, 0, sizeof s->chain);
     s->chain.kind = kind;
-    s->chain.prefix = "l";
+    s->chain.prefix = prefix;
     for (unsigned i = 0; i < layers && rc == 0; i++)
         rc = chain_add(&s->chain, i == 0 ? 200 << 10 : i + 1 < layers ? 100 << 10 : CHAIN_SIZE, &r);
     return rc;
@@ -58,7 +62,7 @@ static void expect_done(const struct scene *s)
     struct vdisk_open_opts how = {.size = sizeof how, .layers = 1, .format = "qcow2"};
     struct vdisk_extent list[4];
     struct vdisk_extents extents = {.list = list, .max = 4};
-    char name[32];
+    char name[CHAIN_NAME];
     vdisk *v;
 
     chain_check(&s->chain);
@@ -186,13 +190,38 @@ static void test_result(void)
     vdisk_lab_destroy(lab);
 }
 
+/* Two on one queue at once, each with a thread. */
+static void test_started(void)
+{
+    struct scene s[2] = {{.chain.prefix = test_path("a")}, {.chain.prefix = test_path("b"), .base = 1}};
+    struct vdisk_completion done[2];
+    vdisk_job *j[2];
+    vdisk_queue *q;
+    char name[CHAIN_NAME];
+
+    CHECK_OK(vdisk_queue_create(NULL, &q));
+    for (unsigned i = 0; i < 2; i++) {
+        CHECK_OK(build(&s[i], &chain_kinds[i], 2 + i, i));
+        CHECK_OK(vdisk_job_commit(chain_name(&s[i].chain, 1 + i, name), NULL, &j[i]));
+        CHECK_OK(vdisk_job_start(j[i], q, i));
+    }
+    CHECK_INT(vdisk_reap(q, done, 2, 2, NULL), 2);
+    CHECK(done[0].result == 0 && done[1].result == 0 && done[0].user_data + done[1].user_data == 1);
+    for (unsigned i = 0; i < 2; i++) {
+        CHECK_INT(progress_of(j[i]).state, VDISK_JOB_ENDED);
+        CHECK_OK(vdisk_job_free(j[i]));
+        expect_done(&s[i]);
+    }
+    CHECK_OK(vdisk_queue_destroy(q));
+}
+
 /* Of what is open with layers left out nothing is written over, and it is read. */
 static void test_cut(void)
 {
     struct vdisk_open_opts how = {.size = sizeof how, .flags = VDISK_OPEN_RDWR, .layers = 1, .format = "qcow2"};
     struct vdisk_info info = {.size = sizeof info};
     struct scene s = {.base = 1};
-    char name[32];
+    char name[CHAIN_NAME];
     vdisk_lab *lab;
     vdisk *v;
 
@@ -236,7 +265,8 @@ int main(int argc, char **argv)
     static const struct test_case cases[] = {
         {.name = "stopped", .run = test_stopped}, {.name = "failures", .run = test_failures},
         {.name = "power", .run = test_power},     {.name = "result", .run = test_result},
-        {.name = "cut", .run = test_cut},         {.name = "refused", .run = test_refused},
+        {.name = "started", .run = test_started}, {.name = "cut", .run = test_cut},
+        {.name = "refused", .run = test_refused},
     };
 
     return test_main(argc, argv, cases, ARRAY_LEN(cases));

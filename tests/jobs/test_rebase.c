@@ -21,7 +21,7 @@ struct scene {
 static int run_rebase(const struct scene *s, struct vdisk_rebase_result *ret)
 {
     struct vdisk_rebase_opts opts = s->opts;
-    char name[32], base[32];
+    char name[CHAIN_NAME], base[CHAIN_NAME];
     vdisk_job *j;
     int rc;
 
@@ -56,8 +56,8 @@ static int build(struct scene *s, const struct chain_kind *kind, uint64_t seed)
     memset(&s->chain, 0, sizeof s->chain);
     memset(&s->other, 0, sizeof s->other);
     s->chain.kind = s->other.kind = kind;
-    s->chain.prefix = "l";
-    s->other.prefix = "other";
+    s->chain.prefix = "sim:l";
+    s->other.prefix = "sim:other";
     for (unsigned i = 0; i < 3 && rc == 0; i++)
         rc = chain_add(&s->chain, sizes[i], &r);
     if (rc == 0 && s->onto == ONTO_OTHER)
@@ -68,7 +68,7 @@ static int build(struct scene *s, const struct chain_kind *kind, uint64_t seed)
 static void expect_done(const struct scene *s)
 {
     struct vdisk_image_info info = {.size = sizeof info};
-    char name[32], base[32];
+    char name[CHAIN_NAME], base[CHAIN_NAME];
     vdisk_image *image;
 
     chain_check(&s->chain);
