@@ -32,7 +32,7 @@ static void make(struct image_spec *spec, const char *name, uint64_t size, const
     memset(spec, 0, sizeof *spec);
     spec->size = size;
     image_random(test_rng(), spec, IMAGE_NO_PREALLOC | (below ? IMAGE_BACKED | IMAGE_NO_RAW : 0));
-    snprintf(spec->path, sizeof spec->path, "%s", test_path(name));
+    snprintf(spec->path, sizeof spec->path, "%s", test_path("%s", name));
     if (below) {
         snprintf(spec->backing, sizeof spec->backing, "%s", below->path);
         spec->backing_format = format_of(below);
