@@ -9,6 +9,7 @@
 const int cli_end_signals[CLI_ENDS] = {SIGINT, SIGTERM, SIGHUP};
 
 static _Atomic(vdisk_job *) current;
+static _Atomic bool told_to_end; /* perhaps when a job was at its end: then the next one does not begin */
 
 void cli_ends(sigset_t *ret)
 {
@@ -20,6 +21,7 @@ void cli_ends(sigset_t *ret)
 static void on_signal(int number)
 {
     (void)number;
+    atomic_store(&told_to_end, true);
     vdisk_job_cancel(atomic_load(&current));
 }
 
@@ -39,6 +41,8 @@ int cli_job_run(vdisk_job *job)
             sigaction(cli_end_signals[i], &cancel, NULL);
     }
     sigprocmask(SIG_UNBLOCK, &ends, &before); /* those that a verb has had wait come now */
+    if (atomic_load(&told_to_end))
+        vdisk_job_cancel(job);
     rc = vdisk_job_run(job);
     sigprocmask(SIG_SETMASK, &before, NULL);
     for (size_t i = 0; i < CLI_ENDS; i++)
