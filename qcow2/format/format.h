@@ -9,6 +9,7 @@
 #ifndef QCOW2_FORMAT_H
 #define QCOW2_FORMAT_H
 
+#include "qcow2/format/deflate.h"
 #include "qcow2/format/entry.h"
 #include "qcow2/format/geometry.h"
 #include "qcow2/format/header.h"
