@@ -44,6 +44,8 @@
     X(REBUILD_FORGETS_ITSELF, "rebuilt refcounts do not count their own table")                               \
     X(PART_UNSYNCED, "repair points an entry at a copy that is not durable")                                  \
     X(REPAIR_UNFLUSHED, "repair frees what an entry had before the entry's change is durable")                \
+    X(SHARE_UNCOUNTED, "compressed data goes behind other without a reference to its cluster: rule 1")        \
+    X(KEEP_TAIL, "compressed data goes behind other that is being freed: rule 8")                              \
     X(PUNCH_NEIGHBOUR, "what repair gives back to the host is a cluster too much")
 
 /* The same of rules about what belongs to whom: tests/space/test_ours.c. */

@@ -70,6 +70,8 @@ void q2_drop_run(struct q2_space *space, uint64_t host_offset, uint64_t clusters
         return;
     if (q2_twice_has(space->meta, index) && clusters == 1)
         return; /* the other entry's */
+    if (space->tails_open > 0 && !MUTANT(KEEP_TAIL))
+        q2_tails_leave(space, host_offset, clusters);
     if (MUTANT(LOWER_AT_ONCE) && lower_at_once(space, index, clusters))
         return;
     if (last && last->cluster_index + last->clusters == index && last->untouched == untouched) {

@@ -26,6 +26,14 @@ static struct q2_lease *lease_of(struct q2_space *space, const vdisk_queue *queu
     return &space->leases[queue->id % Q2_LEASES];
 }
 
+void q2_lease_keep_short(struct q2_space *space, const vdisk_queue *queue)
+{
+    struct q2_lease *l = lease_of(space, queue);
+
+    assert_locked(&space->meta->lock);
+    l->size = min_u64(l->size, max_u64(LEASE_FIRST_BYTES, space->meta->geo.cluster_size));
+}
+
 /* ---- filling ------------------------------------------------------------------------------------------- */
 
 struct lease_fill {

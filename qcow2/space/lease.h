@@ -21,6 +21,12 @@ bool q2_lease_take(struct q2_space *space, const vdisk_queue *queue, uint64_t wa
 /* Fill the lease of op's queue, unless it has something; as the call of an await. Errors as q2_alloc(). */
 void q2_lease_fill(struct q2_space *space, struct op *op);
 
+/*
+ * With the lock held: the next one is of two MiB, or clusters, at most, for those who take slowly: so little lies
+ * unused between what they have taken and what comes behind it.
+ */
+void q2_lease_keep_short(struct q2_space *space, const vdisk_queue *queue);
+
 /* Give back what all leases still have, so that others can have it. With the lock held. */
 void q2_lease_return_all(struct q2_space *space);
 

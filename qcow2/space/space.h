@@ -12,6 +12,7 @@
 
 #include "qcow2/space/alloc.h"
 #include "qcow2/space/append.h"
+#include "qcow2/space/bytes.h"
 #include "qcow2/space/highest.h"
 #include "qcow2/space/lease.h"
 #include "qcow2/space/reclaim.h"

@@ -4,6 +4,8 @@
 
 #include <stdlib.h>
 
+#include "qcow2/space/alloc.h"
+
 void q2_space_state_init(struct q2_space *space, struct q2_meta *meta)
 {
     space->meta = meta;
@@ -38,6 +40,28 @@ void q2_space_state_finish(struct q2_space *space)
     q2_cluster_set_finish(&space->survey_twice);
 }
 
+/* ---- tails ----------------------------------------------------------------------------------------------- */
+
+void q2_tail_end(struct q2_space *space, struct q2_tail *t)
+{
+    assert_locked(&space->meta->lock);
+    assert(t->end > t->next && space->tails_open > 0);
+    t->next = t->end = 0;
+    space->tails_open--;
+}
+
+void q2_tails_leave(struct q2_space *space, uint64_t host_offset, uint64_t clusters)
+{
+    uint64_t end = host_offset + (clusters << space->meta->geo.cluster_bits);
+
+    assert_locked(&space->meta->lock);
+    for (unsigned i = 0; i < Q2_LEASES && space->tails_open > 0; i++) {
+        struct q2_tail *t = &space->tails[i];
+        if (t->end > t->next && ranges_meet(host_offset, end, t->next, t->end))
+            q2_tail_end(space, t);
+    }
+}
+
 /* ---- the whole ----------------------------------------------------------------------------------------- */
 
 #ifndef NDEBUG
@@ -58,6 +82,24 @@ static void assert_lease(const struct q2_space *space, const struct q2_lease *l)
         assert(!last || last->untouched ||
                !ranges_meet(l->next, l->end, last->cluster_index, last->cluster_index + last->clusters));
     }
+}
+
+/* bytes.c, invariants 1 and 2: one cluster of its own, with a refcount as far as that is at hand. */
+static void assert_tail(struct q2_space *space, const struct q2_tail *t)
+{
+    uint64_t index = t->next >> space->meta->geo.cluster_bits;
+    const struct q2_lease *l = space->leases;
+    struct q2_slot *s;
+
+    assert(t->next <= t->end);
+    if (t->next == t->end)
+        return;
+    assert(index == (t->end - 1) >> space->meta->geo.cluster_bits && t->end <= space->zero_from && index > 0);
+    for (; l < space->leases + Q2_LEASES; l++)
+        assert(index < l->next || index >= l->end);
+    s = q2_refcounts_find(space, index >> space->meta->refslice_bits);
+    assert(!s || q2_refcount_get(&space->meta->geo, (const uint8_t *)q2_slot_data(&space->meta->refcounts, s),
+                                 index & ((1ull << space->meta->refslice_bits) - 1)) > 0);
 }
 
 static void assert_freed(const struct q2_freed_list *f)
@@ -86,6 +128,7 @@ void q2_space_assert(struct q2_space *space)
                space->zero_runs.run[i].end << space->meta->geo.cluster_bits <= space->zero_from);
     for (int i = 0; i < Q2_FREED_STAGES; i++)
         assert_freed(&space->freed[i]);
+    assert_tail(space, &space->tails[space->asserted % Q2_LEASES]);
     assert_lease(space, &space->leases[space->asserted++ % Q2_LEASES]);
 }
 

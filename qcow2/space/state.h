@@ -35,6 +35,12 @@ struct q2_survey_place {
     uint32_t offset;
 };
 
+/* Behind the compressed data that a queue has placed last: host bytes [next, end), up to the end of their cluster;
+ * equal: none. bytes.h */
+struct q2_tail {
+    uint64_t next, end;
+};
+
 enum q2_freed_stage {
     Q2_FREED_NOW,     /* waits for a flush to make the freeing durable */
     Q2_FREED_DURABLE, /* waits for requests that may still use the old mapping */
@@ -70,6 +76,8 @@ struct q2_space {
     uint64_t                  flushing_end;  /* what durable_end becomes when the flush under way has ended */
     struct q2_zero_runs       zero_runs;     /* free clusters below zero_from that read as zeros */
     struct q2_lease           leases[Q2_LEASES]; /* by queue id */
+    struct q2_tail            tails[Q2_LEASES]; /* by queue id */
+    unsigned                  tails_open;    /* of them, not empty */
     uint64_t                  limit_clusters;/* host clusters that there are: q2_space_grew() */
     struct q2_freed_list      freed[Q2_FREED_STAGES];
     uint64_t                  freed_ticket;  /* of the volume's gate, for Q2_FREED_DURABLE */
@@ -91,6 +99,15 @@ static inline void q2_space_assert(struct q2_space *space) {}
 #else
 void q2_space_assert(struct q2_space *space);
 #endif
+
+/* With the lock held: what comes next does not go behind what is there. It is not empty. */
+void q2_tail_end(struct q2_space *space, struct q2_tail *t);
+
+/*
+ * With the lock held: clusters have been dropped. A punch may be on its way there before their refcounts fall, so
+ * nothing is put behind what is in them any more.
+ */
+void q2_tails_leave(struct q2_space *space, uint64_t host_offset, uint64_t clusters);
 
 /* With the lock held: host space up to `host_end` is being handed out. */
 static inline void q2_note_end(struct q2_space *space, uint64_t host_end)
