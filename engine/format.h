@@ -104,6 +104,12 @@ struct format_driver {
     void (*submit)(struct layer *layer, struct request *r);
 
     /*
+     * Carry out a write with VDISK_REQ_COMPRESSED, of any range inside the volume: ends by request_end(r), not
+     * inline. Context: the request's queue's thread. Asked if layer->compress_align > 0. NULL: that never is.
+     */
+    void (*write_compressed)(struct layer *layer, struct request *r);
+
+    /*
      * `r`, for which nothing has been done, waits for a lock: it does not any more, and ends with -ECANCELED.
      * NULL: there are none. Context: its queue's thread, outside the loop.
      */

@@ -86,11 +86,24 @@ static inline void start_read(struct request *r, vdisk *v, uint64_t offset, uint
     read_start(top, r);
 }
 
+/* Not with others of the turn: they go one by one, in the order in which they come. */
+static __attribute__((noinline)) void start_compressed(struct request *r, struct layer *top)
+{
+    if (top->compress_align > 0)
+        top->format->write_compressed(top, r);
+    else
+        request_end_later(r, -ENOTSUP);
+}
+
 static inline void start_write(struct request *r, vdisk *v, uint64_t offset, uint64_t len)
 {
     struct layer *top = v->top;
     struct extent e;
 
+    if (unlikely(r->flags & VDISK_REQ_COMPRESSED)) {
+        start_compressed(r, top);
+        return;
+    }
     if (atomic_load_explicit(&top->writes_in_place, memory_order_relaxed) &&
         top->format->lookup(top, offset, len, &e) == 0 &&
         likely(e.len == len && e.kind == EXTENT_DATA && e.flags & EXTENT_WRITABLE)) {

@@ -29,7 +29,8 @@ enum request_kind {
 enum { REQUEST_TRIED = 1u << 7 };
 
 _Static_assert((int)REQ_PREFETCH < VDISK_REQUEST_KINDS, "counted by kind");
-_Static_assert(((unsigned)REQUEST_TRIED & (VDISK_REQ_FUA | VDISK_REQ_UNMAP | VDISK_REQ_NO_FALLBACK)) == 0 &&
+_Static_assert(((unsigned)REQUEST_TRIED & (VDISK_REQ_FUA | VDISK_REQ_UNMAP | VDISK_REQ_NO_FALLBACK |
+                                          VDISK_REQ_COMPRESSED)) == 0 &&
                REQUEST_TRIED <= UINT8_MAX, "a bit of its own");
 
 enum request_state { REQUEST_FREE, REQUEST_STARTED, REQUEST_DONE };
@@ -108,7 +109,9 @@ static inline uint32_t request_allowed_flags(enum request_kind kind)
 {
     if (kind == REQ_ZERO)
         return VDISK_REQ_FUA | VDISK_REQ_UNMAP | VDISK_REQ_NO_FALLBACK | VDISK_REQ_EXPLICIT;
-    return kind == REQ_WRITE || kind == REQ_DISCARD ? VDISK_REQ_FUA : 0;
+    if (kind == REQ_WRITE)
+        return VDISK_REQ_FUA | VDISK_REQ_COMPRESSED;
+    return kind == REQ_DISCARD ? VDISK_REQ_FUA : 0;
 }
 
 /* ZERO: enum io_flags of the request's. */

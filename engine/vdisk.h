@@ -225,6 +225,7 @@ struct vdisk_info {
     uint32_t    zero_align;     /* zeros so aligned are not written, where zeroes_cheap */
     uint32_t    discard_align;  /* discards give back what is whole of it */
     bool        zeroes_cheap;   /* as a rule zeros cost no more than a change of metadata */
+    uint32_t    compress_align; /* of writes with VDISK_REQ_COMPRESSED; 0: there are none */
 };
 
 /* Fill `ret_info`. Any thread. Looks whether a raw volume's device or file has another size by now. */
@@ -476,6 +477,7 @@ enum vdisk_req_flags {
                                       * changed. What is not aligned as vdisk_info.zero_align says may be so */
     VDISK_REQ_EXPLICIT    = 1u << 3, /* zero: by the volume's own word, also where it would read zeros without, so
                                       * that it still does with something else below */
+    VDISK_REQ_COMPRESSED  = 1u << 4, /* write: compressed, see below */
 };
 
 /*
@@ -484,6 +486,11 @@ enum vdisk_req_flags {
  * Errors, by completion: -EINVAL range past the end or unknown flag; -EACCES write on a read-only volume;
  * -EPERM: see struct vdisk_open_opts; -EIO and whatever the host gives; -ENOSPC; -ENOMEM. A failed write leaves
  * its range undefined: old, new, or a mixture, in units of 512 bytes.
+ * A write with VDISK_REQ_COMPRESSED is of whole multiples of vdisk_info.compress_align, or up to the volume's end:
+ * -EINVAL otherwise; -ENOTSUP where that is 0. Each such unit is compressed by itself, on threads of the queue;
+ * what gets no shorter is stored as it is; zeros are data. Large requests, several at a time, take the least. Of
+ * one queue they get their places in the file in the order in which they are enqueued, so that the same requests
+ * give the same file. A later write to a part of a unit stores all of it as it is.
  */
 VDISK_API void vdisk_read(vdisk_queue *q, vdisk *v, uint64_t offset, void *buf, size_t len, uint32_t flags,
                           uint64_t user_data);
@@ -531,12 +538,12 @@ VDISK_API void vdisk_flush(vdisk_queue *q, vdisk *v, uint32_t flags, uint64_t us
  * them; of all these what waits for others in the same place, as long as it does. vdisk_submit() and vdisk_reap()
  * send, and so do a blocking call on the same thread and a full ring.
  * Cannot: what has been sent or has ended; what is of several parts, when one has been sent; what waits for
- * metadata, for space, or for the flush of VDISK_REQ_FUA; what has failed once and is tried in another way; writes
- * of neighbours, once vdisk_reap(), or that 64 of them wait, has made them one; unaligned I/O of several parts, or
- * that waits for unaligned writes while its memory is unaligned; from the start on a flush of qcow2, zeroes of a
- * raw volume, a read for which metadata is read or clusters are decompressed, and I/O through a filter (a part of
- * a file is one). Flushes and discards may be on their way to a thread at once, and with a queue of kind THREADS
- * all I/O. Jobs have vdisk_job_cancel().
+ * metadata, for space, or for the flush of VDISK_REQ_FUA; compressed writes that have begun; what has failed once
+ * and is tried in another way; writes of neighbours, once vdisk_reap(), or that 64 of them wait, has made them
+ * one; unaligned I/O of several parts, or that waits for unaligned writes while its memory is unaligned; from the
+ * start on a flush of qcow2, zeroes of a raw volume, a read for which metadata is read or clusters are
+ * decompressed, and I/O through a filter (a part of a file is one). Flushes and discards may be on their way to a
+ * thread at once, and with a queue of kind THREADS all I/O. Jobs have vdisk_job_cancel().
  * What has been cancelled counts in vdisk_stats as a request that failed, and a write to a raw volume may have
  * moved the watermark.
  * Returns: how many have been cancelled; others with this user_data go on. Errors: -EALREADY: there are such, and

@@ -300,6 +300,7 @@ static void fill_limits(const struct layer *layer, struct vdisk_info *info)
     info->zero_align = layer->zero_align ? layer->zero_align : b->align;
     info->discard_align = (uint32_t)max_u64(layer->zero_align ? layer->zero_align : b->discard_align, 1);
     info->zeroes_cheap = layer->zero_align ? layer->zeroes_cheap : (b->caps & BACKEND_ZERO_FAST) != 0;
+    info->compress_align = layer->compress_align;
 }
 
 void volume_describe_layer(struct layer *layer, struct vdisk_info *info)

@@ -46,6 +46,7 @@
     X(REPAIR_UNFLUSHED, "repair frees what an entry had before the entry's change is durable")                \
     X(SHARE_UNCOUNTED, "compressed data goes behind other without a reference to its cluster: rule 1")        \
     X(KEEP_TAIL, "compressed data goes behind other that is being freed: rule 8")                              \
+    X(LINK_UNWRITTEN, "compressed data appears in the mapping before it is written: rule 7")                   \
     X(PUNCH_NEIGHBOUR, "what repair gives back to the host is a cluster too much")
 
 /* The same of rules about what belongs to whom: tests/space/test_ours.c. */

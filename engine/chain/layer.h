@@ -48,6 +48,7 @@ struct layer {
     uint32_t                    cluster_size;   /* of the format; 0: it has none */
     uint32_t                    zero_align;     /* vdisk_info's; 0: as `data` has it */
     bool                        zeroes_cheap;   /* zero_align is set: the format's word */
+    uint32_t                    compress_align; /* vdisk_info's; > 0: the format has write_compressed() */
 
     char                        trouble[240];   /* why no more writes are accepted: set once, before has_trouble */
     _Atomic bool                has_trouble;

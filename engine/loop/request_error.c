@@ -87,6 +87,15 @@ static bool is_past_end(const struct request *r)
     return r->asked != REQ_FLUSH && (r->len > size || r->guest_offset > size - r->len);
 }
 
+/* Compressed, and neither whole units nor up to the end. */
+static bool is_unit_broken(const struct request *r)
+{
+    uint64_t unit = r->vdisk->top->compress_align;
+
+    return r->asked == REQ_WRITE && r->flags & VDISK_REQ_COMPRESSED && unit > 0 &&
+           ((r->guest_offset | r->len) & (unit - 1)) != 0;
+}
+
 /* What is wrong, where the errno says too little; NULL: it says enough. And what to do; "": nothing known. */
 static const char *why(const struct request *r, int result, const char **ret_hint)
 {
@@ -108,11 +117,15 @@ static const char *why(const struct request *r, int result, const char **ret_hin
             *ret_hint = "it would begin like an image of another format: open it with the format raw";
         return NULL;
     case ENOTSUP:
+        if (r->asked == REQ_WRITE && r->flags & VDISK_REQ_COMPRESSED)
+            return "nothing can be compressed here";
         return r->asked == REQ_ZERO && r->flags & VDISK_REQ_NO_FALLBACK ? "zeros would have to be written" : NULL;
     case ECANCELED: return "cancelled before it was sent";
     case EINVAL:
         if (r->flags & ~request_allowed_flags((enum request_kind)r->asked) & ~(uint32_t)REQUEST_TRIED)
             return "unknown flags, or flags of another kind of request";
+        if (is_unit_broken(r))
+            return "compressed are whole clusters only";
         return r->asked == REQ_EXTENTS || r->iovcnt > 0 ? "no memory is given for it" : NULL;
     default: return NULL;
     }

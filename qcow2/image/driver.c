@@ -48,6 +48,17 @@ static void q2_submit(struct layer *layer, struct request *r)
     }
 }
 
+static void q2_write_compressed(struct layer *layer, struct request *r)
+{
+    struct q2 *q = q2_of(layer);
+
+    assert(queue_is_mine(r->queue) && layer == layer->volume->top && !layer->read_only);
+    if (atomic_load_explicit(&q->meta.broken, memory_order_relaxed))
+        request_end_later(r, -EIO);
+    else
+        q2_compressed_write_start(&q->map, r);
+}
+
 static bool q2_give_up(struct layer *layer, const struct request *r)
 {
     assert(queue_is_mine(r->queue) && layer == r->vdisk->top);
@@ -107,6 +118,7 @@ const struct format_driver qcow2_driver = {
     .load = q2_load,
     .read_compressed = q2_read_compressed,
     .submit = q2_submit,
+    .write_compressed = q2_write_compressed,
     .give_up = q2_give_up,
     .plan_create = q2_create_plan,
     .create = q2_create,

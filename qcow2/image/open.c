@@ -155,6 +155,7 @@ int q2_open(struct layer *layer, const struct layer_open *how, vdisk_queue *queu
         goto fail;
     layer_set_size(layer, q->meta.header.size);
     layer->cluster_size = q->meta.geo.cluster_size;
+    layer->compress_align = q->meta.data_file ? 0 : (uint32_t)q->meta.geo.cluster_size;
     layer->zero_align = q->meta.data_file_raw ? 0 : q->meta.geo.cluster_size;
     layer->zeroes_cheap = q->meta.geo.version >= 3 || !q->meta.header.backing_file;
     layer->backing_name = dup_or_null(q->meta.header.backing_file);

@@ -77,12 +77,19 @@ static void start_copy(struct l2_make *m, struct op *op, enum io_kind kind, uint
     op_io(op, &m->io);
 }
 
-/* With the lock held: does the table before this one map something at its end, as far as can be told at once? */
-static bool is_used_before(struct q2_meta *meta, uint64_t index)
+/*
+ * With the lock held: does the table before this one map something at its end, as far as can be told at once? What
+ * compressed writes have placed there counts before it is written: else it would depend on how long that takes.
+ */
+static bool is_used_before(struct q2_map *map, uint64_t index)
 {
+    struct q2_meta *meta = map->meta;
     uint64_t end = index * q2_l1_entry_span(&meta->geo);
     struct q2_slot *s = q2_slice_find(meta, end - 1);
 
+    if (map->placed_end > 0 && map->placed_end <= end &&
+        q2_slice_key(meta, map->placed_end - 1) == q2_slice_key(meta, end - 1))
+        return true;
     for (uint32_t i = 0; s && i < meta->l2.slice_size; i += meta->geo.l2_entry_size)
         if (q2_read_be64(&meta->l2, s, i) != 0)
             return true;
@@ -101,7 +108,7 @@ static uint64_t wanted(const struct l2_make *m)
         return 1;
     while (row < max && row < index && q2_l1_offset(q2_l1_get(meta, index - row - 1)) != 0)
         row++;
-    if (row < 2 || !is_used_before(meta, index))
+    if (row < 2 || !is_used_before(m->map, index))
         return 1;
     while (n < row && index + n < end && q2_l1_get(meta, index + n) == 0)
         n++;

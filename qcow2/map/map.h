@@ -12,6 +12,7 @@
 
 #include "qcow2/map/alloc_write.h"
 #include "qcow2/map/clear.h"
+#include "qcow2/map/compressed_write.h"
 #include "qcow2/map/lookup.h"
 #include "qcow2/map/state.h"
 

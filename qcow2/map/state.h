@@ -6,7 +6,10 @@
 #include "qcow2/meta/meta.h"
 #include "qcow2/space/space.h"
 
-enum { Q2_ZONES = 16 };
+enum {
+    Q2_ZONES = 16,
+    Q2_DEFLATERS = 16, /* idle encoders kept */
+};
 
 struct q2_map {
     /* Fixed at open. */
@@ -18,6 +21,10 @@ struct q2_map {
 
     /* Locked. */
     struct list        l2_making; /* tables on their way: l2_table.c */
+    struct list        compressing; /* compressed writes that have no place yet: compressed_write.c */
+    uint64_t           placed_end;  /* guest offset: there the last of them that has its place ends */
+    struct q2_deflater *deflaters[Q2_DEFLATERS];
+    unsigned           deflaters_count;
     unsigned           asserted;  /* q2_map_assert(): the zone that comes next */
 };
 

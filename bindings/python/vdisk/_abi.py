@@ -43,7 +43,7 @@ class Info(Sized):
                 ("depth", c_uint32), ("read_only", c_bool), ("direct", c_bool), ("format", c_char_p),
                 ("backend", c_char_p), ("trouble", c_char_p), ("max_transfer", c_uint64),
                 ("preferred_transfer", c_uint32), ("zero_align", c_uint32), ("discard_align", c_uint32),
-                ("zeroes_cheap", c_bool)]
+                ("zeroes_cheap", c_bool), ("compress_align", c_uint32)]
 
 
 class ResizeOpts(Sized):
