@@ -253,6 +253,7 @@ static int parse_letter(struct io_session *s, struct request *r, const char *com
 
     switch (letter) {
     case 'a': r->no_wait = true; return 0;
+    case 'c': r->flags |= VDISK_REQ_COMPRESSED; return 0;
     case 'f': r->flags |= VDISK_REQ_FUA; return 0;
     case 'u': r->flags |= VDISK_REQ_UNMAP; return 0;
     case 'q': r->quiet = true; return 0;
@@ -293,6 +294,10 @@ static int parse_request(struct io_session *s, const struct command *c, struct r
         return -1;
     if ((r->flags & VDISK_REQ_UNMAP) && r->verb == VERB_WRITE) {
         fail(s, "%s: -u needs -z", c->name);
+        return -1;
+    }
+    if (r->verb == VERB_ZERO && r->flags & VDISK_REQ_COMPRESSED) {
+        fail(s, "%s: only one of -z and -c", c->name);
         return -1;
     }
     if (r->verb == VERB_ZERO && r->have_pattern) {
@@ -362,7 +367,7 @@ static void run_quit(struct io_session *s, const struct command *c, int argc, ch
 
 static const struct command commands[] = {
     {"read", "r", VERB_READ, "+:P:s:l:aqv", NO_PATTERN, true, run_request},
-    {"write", "w", VERB_WRITE, "+:P:afquz", DEFAULT_PATTERN, true, run_request},
+    {"write", "w", VERB_WRITE, "+:P:acfquz", DEFAULT_PATTERN, true, run_request},
     {"verify", NULL, VERB_READ, "+:P:aq", DEFAULT_PATTERN, true, run_request},
     {"zero", "z", VERB_ZERO, "+:afqu", NO_PATTERN, true, run_request},
     {"discard", "d", VERB_DISCARD, "+:aq", NO_PATTERN, true, run_request},

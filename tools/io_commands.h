@@ -29,8 +29,9 @@ int io_session_close(struct io_session *s);
     "Commands (OFFSET and LENGTH take 0x hex and K, M, G, T, P, E; PATTERN is a byte: 0xab, 171, 0253):\n"       \
     "  read [-aqv] [-P PATTERN [-s SKIP] [-l LENGTH]] OFFSET LENGTH\n"                                           \
     "                           read; -P: fail unless all of it (from SKIP, for -l LENGTH) is PATTERN; -v: dump\n"\
-    "  write [-afquz] [-P PATTERN] OFFSET LENGTH\n"                                                              \
-    "                           write PATTERN (0xcd); -f: FUA; -z: zeros, as zero does, with -u as there\n"      \
+    "  write [-acfquz] [-P PATTERN] OFFSET LENGTH\n"                                                             \
+    "                           write PATTERN (0xcd); -f: FUA; -z: zeros, as zero does, with -u as there;\n"     \
+    "                           -c: compressed, whole clusters\n"                                                \
     "  verify [-aq] [-P PATTERN] OFFSET LENGTH\n"                                                                \
     "                           read -P PATTERN (0xcd)\n"                                                        \
     "  zero [-afqu] OFFSET LENGTH\n"                                                                             \
