@@ -333,6 +333,7 @@ enum vdisk_copy_flags {
     VDISK_COPY_TARGET_IS_ZERO = 1u << 0, /* it is known that the target reads as zeros: they are not written */
     VDISK_COPY_DENSE          = 1u << 1, /* zeros are data: all of the target gets its space */
     VDISK_COPY_SALVAGE        = 1u << 2, /* what cannot be read is zeros in the target, and reported */
+    VDISK_COPY_COMPRESS       = 1u << 3, /* by VDISK_REQ_COMPRESSED: see vdisk_job_copy() */
 };
 
 /* What could not be read: of the source of that number, with that -errno. On the job's thread. */
@@ -362,9 +363,12 @@ struct vdisk_copy_opts {
  * are open; nobody else writes to them meanwhile. What the sources know to be zeros is not read. Unless it is
  * known that the target reads as zeros they are zeroed there, and may give back their space. Writes have no order;
  * one flush ends the job. When it stops early, or is killed, the target holds some of the source, and the same job
- * writes all of it; what is behind their end stays. `opts` may be NULL. Errors of the job: -ENOSPC: the target is
- * too small; nothing has been written. -EFBIG, -ENOMEM, -ECANCELED, or of the I/O. Errors here: -EINVAL (a source
- * is the target, too), -ECHILD, -ENOMEM.
+ * writes all of it; what is behind their end stays. With VDISK_COPY_COMPRESS pieces have 1 MiB, or one
+ * vdisk_info.compress_align if that is more, and half of the memory is for what becomes of them; a new image is
+ * the same file whatever `depth` is, which bounds the threads that compress, too. `opts` may be NULL. Errors of
+ * the job: -ENOSPC: the target is too small; nothing has been written. -ENOTSUP: the same, it cannot have
+ * compressed data. -EFBIG, -ENOMEM, -ECANCELED, or of the I/O. Errors here: -EINVAL (a source is the target, too),
+ * -ECHILD, -ENOMEM.
  */
 VDISK_API int vdisk_job_copy(vdisk *const *sources, unsigned n_sources, vdisk *target,
                              const struct vdisk_copy_opts *opts, vdisk_job **ret_job);

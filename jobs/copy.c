@@ -5,7 +5,8 @@
  * Happy path
  *  1. options are judged; the volumes are held; buffers are had, a fixed number of a fixed size;
  *  2. one loop: the plan is asked for ahead (plan.h), pieces go their way in as many slots as there are
- *     (copy_slot.c): reads in the order of the plan, writes in any; known zeros are not read;
+ *     (copy_slot.c): reads in the order of the plan, writes in any, but those that are compressed; known zeros are
+ *     not read;
  *  3. one flush.
  * Failure modes
  *  - before 2: nothing has been written;
@@ -28,7 +29,8 @@
 #include <time.h>
 
 enum {
-    PIECE_MOST = 2 << 20, PIECE_LEAST = 64 << 10, DEPTH = 16, DEPTH_MOST = 1024, UNIT = 4096, UNIT_LEAST = 512,
+    PIECE_MOST = 2 << 20, PIECE_LEAST = 64 << 10, PIECE_PACKED = 1 << 20,
+    DEPTH = 16, DEPTH_MOST = 1024, UNIT = 4096, UNIT_LEAST = 512,
     REAP_MOST = 64, MEMORY = 32 << 20,
 };
 
@@ -72,16 +74,44 @@ static uint64_t throttled_ns(const struct copy *c)
     return due > now_ns() ? due - now_ns() : 0;
 }
 
+/* What has been begun ahead of the plan. false: that is not at hand yet. */
+static bool catch_up(struct copy *c)
+{
+    struct plan_piece p;
+
+    while (c->ahead > 0 && plan_look(&c->plan, &p)) {
+        uint64_t n = jobs_min(c->ahead, p.len);
+        plan_take(&c->plan, n);
+        c->ahead -= n;
+    }
+    return c->ahead == 0;
+}
+
+/* Whole units are compressed: one in which something else begins is data. true: it is such a one. */
+static bool round_to_units(const struct copy *c, struct plan_piece *p)
+{
+    assert((p->whole & (c->pack - 1)) == 0);
+    if (p->whole + p->len == c->plan.total)
+        return false;
+    if (p->len >= c->pack) {
+        p->len &= ~(uint64_t)(c->pack - 1);
+        return false;
+    }
+    p->len = jobs_min(c->pack, c->plan.total - p->whole);
+    return true;
+}
+
 /* One piece, of what is at hand. false: it has to wait. */
 static bool begin_piece(struct copy *c, uint64_t *ret_wait_ns)
 {
-    bool zero, below;
+    bool zero, below, mixed;
     struct plan_piece p;
 
-    if (!plan_look(&c->plan, &p))
+    if (!catch_up(c) || !plan_look(&c->plan, &p))
         return false;
-    zero = (p.flags & VDISK_EXTENT_ZERO) != 0;
-    below = is_below(c, &p);
+    mixed = c->pack > 0 && round_to_units(c, &p);
+    zero = (p.flags & VDISK_EXTENT_ZERO) != 0 && !mixed;
+    below = is_below(c, &p) && !mixed;
     if (below || (zero && c->opts.flags & VDISK_COPY_TARGET_IS_ZERO && !(c->opts.flags & VDISK_COPY_DENSE))) {
         c->result.bytes_skipped += p.len;
         c->done += p.len;
@@ -91,7 +121,7 @@ static bool begin_piece(struct copy *c, uint64_t *ret_wait_ns)
     *ret_wait_ns = throttled_ns(c);
     if (!c->free_slots || *ret_wait_ns > 0)
         return false;
-    if (zero)
+    if (zero && !(c->pack > 0 && c->opts.flags & VDISK_COPY_DENSE))
         copy_begin_zeros(c, &p);
     else
         copy_begin_data(c, &p);
@@ -208,10 +238,17 @@ static int choose_sizes(struct copy *c)
     int rc = vdisk_get_info(c->target, &info);
 
     if (rc < 0)
-        return rc;
+        return jobs_fail(c->job, rc);
     c->slot_count = c->opts.depth ? (unsigned)jobs_min(c->opts.depth, DEPTH_MOST) : DEPTH;
+    c->pack = c->opts.flags & VDISK_COPY_COMPRESS ? info.compress_align : 0;
+    if (c->opts.flags & VDISK_COPY_COMPRESS && c->pack == 0)
+        return fail_text(c, ENOTSUP, "Compression not supported for this file format");
     c->piece = PIECE_MOST;
-    while (c->piece > PIECE_LEAST && (uint64_t)c->piece * c->slot_count > memory)
+    if (c->pack > 0) {
+        c->piece = PIECE_PACKED > c->pack ? PIECE_PACKED : c->pack; /* whatever the depth is */
+        memory /= 2; /* the streams take as much */
+    }
+    while (c->pack == 0 && c->piece > PIECE_LEAST && (uint64_t)c->piece * c->slot_count > memory)
         c->piece /= 2;
     while (c->slot_count > 1 && (uint64_t)c->piece * c->slot_count > memory)
         c->slot_count--;
@@ -265,11 +302,14 @@ static int prepare(struct copy *c)
                  c->plan.total);
         return fail_text(c, ENOSPC, text);
     }
+    rc = vdisk_queue_create(NULL, &c->q);
+    if (rc < 0)
+        return jobs_fail(c->job, rc);
     rc = choose_sizes(c);
-    if (rc == 0 && c->opts.backing_depth > 0)
+    if (rc < 0)
+        return rc;
+    if (c->opts.backing_depth > 0)
         rc = layers_get_sizes(c->sources[0], c->opts.backing_depth, &c->layers);
-    if (rc == 0)
-        rc = vdisk_queue_create(NULL, &c->q);
     return rc < 0 ? jobs_fail(c->job, rc) : get_memory(c);
 }
 
@@ -333,7 +373,8 @@ static struct copy *new_copy(vdisk *const *sources, unsigned count, vdisk *targe
 
 static int check_opts(vdisk *const *sources, unsigned count, vdisk *target, const struct vdisk_copy_opts *opts)
 {
-    const uint32_t known = VDISK_COPY_TARGET_IS_ZERO | VDISK_COPY_DENSE | VDISK_COPY_SALVAGE;
+    const uint32_t known = VDISK_COPY_TARGET_IS_ZERO | VDISK_COPY_DENSE | VDISK_COPY_SALVAGE |
+                           VDISK_COPY_COMPRESS;
 
     if (opts && !jobs_size_is_sane(opts->size))
         return vdisk_set_error(EINVAL, "copy: options of a wrong size", NULL);

@@ -16,15 +16,20 @@ struct copy_slot {
     uint8_t          *buf;
     unsigned          number;
     unsigned          source;
-    uint64_t          offset;  /* in the source */
     uint64_t          whole;   /* in the target */
     size_t            len;
     unsigned          pending; /* requests in flight; 0: free */
+    struct copy_slot *next_read; /* compressed: the piece behind this one */
+    bool              is_read; /* compressed: all of it, and it waits for those before */
+
+    /* The part that is read: all of it, but where sources meet. */
+    uint64_t          offset;  /* in `source` */
+    size_t            part, part_len;
 
     /* Salvage: the read has failed, and is done again in small parts. */
     bool              small;
-    size_t            part, part_len;
-    size_t            bad, bad_len; /* unreadable, not reported yet */
+    uint64_t          bad;     /* where `bad_len` bytes of the source begin: unreadable, not reported yet */
+    size_t            bad_len;
     int               bad_error;
 };
 
@@ -48,6 +53,9 @@ struct copy {
     size_t                   piece; /* a power of two: no piece is longer, or goes over a multiple of it */
     size_t                   unit;  /* zeros in data are looked for in units of it; 0: they are data */
     bool                     zeroes_cheap;
+    size_t                   pack;  /* the unit of compressing; 0: nothing is compressed */
+    struct copy_slot        *read_first, *read_last; /* pack: not written yet, in the order of the plan */
+    uint64_t                 ahead; /* pack: bytes begun that are still to be taken from the plan */
     unsigned                 inflight;
     uint64_t                 begun_ns, charged; /* bytes that count for the rate */
     uint64_t                 done;  /* of the plan's total */

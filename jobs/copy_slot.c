@@ -28,7 +28,7 @@ static struct copy_slot *take_slot(struct copy *c, const struct plan_piece *p, u
     assert(s && s->pending == 0);
     c->free_slots = s->next_free;
     s->source = p->source;
-    s->offset = p->offset;
+    s->part = 0;
     s->whole = p->whole;
     s->len = jobs_min(p->len, most - (p->whole & (most - 1)));
     s->small = false;
@@ -67,11 +67,24 @@ static void count_in(struct copy *c, struct copy_slot *s)
 
 /* ---- writes ------------------------------------------------------------------------------------------- */
 
-static void write_data(struct copy *c, struct copy_slot *s, size_t at, const uint8_t *from, size_t len)
+static void write_part(struct copy *c, struct copy_slot *s, size_t at, const uint8_t *from, size_t len,
+                       uint32_t flags)
 {
     count_in(c, s);
     c->result.bytes_written += len;
-    vdisk_write(c->q, c->target, s->whole + at, from, len, 0, data_of(s, COPY_WRITE));
+    vdisk_write(c->q, c->target, s->whole + at, from, len, flags, data_of(s, COPY_WRITE));
+}
+
+static void write_data(struct copy *c, struct copy_slot *s, size_t at, const uint8_t *from, size_t len)
+{
+    size_t packed = 0;
+
+    if (c->pack > 0) /* units that end, or are the target's last; behind that end it may have something */
+        packed = s->whole + at + len == vdisk_size(c->target) ? len : len & ~(c->pack - 1);
+    if (packed > 0)
+        write_part(c, s, at, from, packed, VDISK_REQ_COMPRESSED);
+    if (packed < len)
+        write_part(c, s, at + packed, from + packed, len - packed, 0);
 }
 
 static void write_zeros(struct copy *c, struct copy_slot *s, size_t at, size_t len)
@@ -109,6 +122,25 @@ static void write_out(struct copy *c, struct copy_slot *s)
         slot_ended(c, s);
 }
 
+/* What is compressed gets its place in the file when it is enqueued: in the order of the plan. */
+static void write_in_order(struct copy *c, struct copy_slot *s)
+{
+    s->is_read = true;
+    while (c->read_first && c->read_first->is_read) {
+        s = c->read_first;
+        c->read_first = s->next_read;
+        write_out(c, s);
+    }
+}
+
+static void read_done(struct copy *c, struct copy_slot *s)
+{
+    if (c->pack > 0)
+        write_in_order(c, s);
+    else
+        write_out(c, s);
+}
+
 void copy_write_done(struct copy *c, struct copy_slot *s, const struct vdisk_completion *done)
 {
     assert(s->pending > 0);
@@ -122,19 +154,38 @@ void copy_write_done(struct copy *c, struct copy_slot *s, const struct vdisk_com
 
 /* ---- reads -------------------------------------------------------------------------------------------- */
 
-static void read_part(struct copy *c, struct copy_slot *s)
-{
-    s->part_len = jobs_min(s->len - s->part, s->small ? PART_LEAST : s->len);
-    count_in(c, s);
-    vdisk_read(c->q, c->sources[s->source], s->offset + s->part, s->buf + s->part, s->part_len, 0,
-               data_of(s, COPY_READ));
-}
-
 static void report_bad(struct copy *c, struct copy_slot *s)
 {
     if (s->bad_len > 0 && c->opts.salvaged)
-        c->opts.salvaged(c->opts.salvaged_arg, s->source, s->offset + s->bad, s->bad_len, s->bad_error);
+        c->opts.salvaged(c->opts.salvaged_arg, s->source, s->bad, s->bad_len, s->bad_error);
     s->bad_len = 0;
+}
+
+/* The part at s->part, of one source; what is between sources is zeros. false: there is none any more. */
+static bool find_part(struct copy *c, struct copy_slot *s)
+{
+    unsigned source;
+    uint64_t n;
+
+    for (; s->part < s->len; s->part += s->part_len) {
+        n = plan_find(&c->plan, s->whole + s->part, &source, &s->offset);
+        s->part_len = jobs_min(n, s->len - s->part);
+        if (source < c->count) {
+            if (source != s->source)
+                report_bad(c, s);
+            s->source = source;
+            s->part_len = jobs_min(s->part_len, s->small ? PART_LEAST : s->len);
+            return true;
+        }
+        memset(s->buf + s->part, 0, s->part_len);
+    }
+    return false;
+}
+
+static void read_part(struct copy *c, struct copy_slot *s)
+{
+    count_in(c, s);
+    vdisk_read(c->q, c->sources[s->source], s->offset, s->buf + s->part, s->part_len, 0, data_of(s, COPY_READ));
 }
 
 /* A part that cannot be read is zeros; neighbours are told as one. */
@@ -146,12 +197,12 @@ static void note_bad(struct copy *c, struct copy_slot *s, int error)
     if (s->bad_len > 0 && s->bad_error != error)
         report_bad(c, s);
     if (s->bad_len == 0)
-        s->bad = s->part;
+        s->bad = s->offset;
     s->bad_len += s->part_len;
     s->bad_error = error;
 }
 
-/* One of the small parts has been read, or not. */
+/* A part has been read, or not: the next one. */
 static void part_done(struct copy *c, struct copy_slot *s, int result)
 {
     if (result < 0)
@@ -159,12 +210,12 @@ static void part_done(struct copy *c, struct copy_slot *s, int result)
     else
         report_bad(c, s);
     s->part += s->part_len;
-    if (s->part < s->len) {
+    if (find_part(c, s)) {
         read_part(c, s);
         return;
     }
     report_bad(c, s);
-    write_out(c, s);
+    read_done(c, s);
 }
 
 void copy_read_done(struct copy *c, struct copy_slot *s, const struct vdisk_completion *done)
@@ -176,26 +227,51 @@ void copy_read_done(struct copy *c, struct copy_slot *s, const struct vdisk_comp
         copy_failed(c, done);
     if (c->rc < 0) {
         slot_ended(c, s);
-    } else if (s->small) {
-        part_done(c, s, done->result);
-    } else if (done->result < 0) {
-        s->small = true;
+    } else if (done->result < 0 && !s->small) {
+        s->small = true; /* the same again, in small parts */
+        find_part(c, s);
         read_part(c, s);
     } else {
-        write_out(c, s);
+        part_done(c, s, done->result);
     }
 }
 
 /* ---- the beginning ------------------------------------------------------------------------------------ */
 
+/* It is begun, though the plan may not say all of it yet. */
+static void take_from_plan(struct copy *c, uint64_t len)
+{
+    struct plan_piece p;
+    uint64_t n = len;
+
+    assert(c->ahead == 0);
+    if (plan_look(&c->plan, &p))
+        n = jobs_min(len, p.len);
+    plan_take(&c->plan, n);
+    c->ahead = len - n;
+}
+
+static void add_to_line(struct copy *c, struct copy_slot *s)
+{
+    s->is_read = false;
+    s->next_read = NULL;
+    if (c->read_first)
+        c->read_last->next_read = s;
+    else
+        c->read_first = s;
+    c->read_last = s;
+}
+
 void copy_begin_data(struct copy *c, const struct plan_piece *p)
 {
     struct copy_slot *s = take_slot(c, p, c->piece);
 
-    plan_take(&c->plan, s->len);
+    take_from_plan(c, s->len);
     c->charged += s->len;
     c->result.bytes_read += s->len;
-    s->part = 0;
+    if (c->pack > 0)
+        add_to_line(c, s);
+    find_part(c, s); /* there is one: where a piece begins a source has something */
     read_part(c, s);
 }
 

@@ -138,3 +138,24 @@ void plan_take(struct plan *p, uint64_t len)
         p->reading ^= 1;
     }
 }
+
+uint64_t plan_find(const struct plan *p, uint64_t whole, unsigned *ret_source, uint64_t *ret_offset)
+{
+    uint64_t at = whole + p->cut, end;
+
+    assert(whole < p->total);
+    for (unsigned i = 0; i < p->count; i++) {
+        end = jobs_align_up(p->sizes[i], PLAN_SECTOR);
+        *ret_source = i;
+        *ret_offset = at;
+        if (at < p->sizes[i])
+            return p->sizes[i] - at;
+        if (at < end) {
+            *ret_source = p->count;
+            return end - at;
+        }
+        at -= end;
+    }
+    assert(!"the end of a plan is that of its last volume");
+    return p->total - whole;
+}

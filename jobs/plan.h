@@ -78,6 +78,12 @@ bool plan_look(const struct plan *p, struct plan_piece *ret);
 /* `len` bytes of it have been taken. */
 void plan_take(struct plan *p, uint64_t len);
 
+/*
+ * What lies at `whole`, which is before the end: so many bytes, at *ret_offset of *ret_source; `count`: between
+ * volumes, where zeros are.
+ */
+uint64_t plan_find(const struct plan *p, uint64_t whole, unsigned *ret_source, uint64_t *ret_offset);
+
 static inline bool plan_ended(const struct plan *p)
 {
     return p->handed == p->total;

@@ -51,6 +51,7 @@ static const struct cli_option options[] = {
     {'B', "backing", "FILE", "the target has this backing file, whose content is that of the\n"
                              "source's: what the source has from there is not copied"},
     {'F', "backing-format", "FMT", "its format"},
+    {'c', "compress", NULL, "compress the data, on all processors; -O qcow2"},
     {'n', "no-create", NULL, "write into a target that is there"},
     {OPT_TARGET_IS_ZERO, "target-is-zero", NULL, "with -n: it is known to read as zeros, which are not written"},
     {'S', "sparse-size", "SIZE", "so many bytes of zeros are left out: multiples of 512, default 4K;\n"
@@ -147,6 +148,7 @@ static int parse_options(struct convert *c, struct cli_parser *p)
             break;
         case 'B': c->backing = p->value; break;
         case 'F': c->backing_fmt = p->value; break;
+        case 'c': c->copy.flags |= VDISK_COPY_COMPRESS; break;
         case 'n': c->no_create = true; break;
         case 'W': break;
         case 'U': c->source_flags |= VDISK_OPEN_FORCE_SHARE; break;
@@ -183,6 +185,10 @@ static int check_options(const struct convert *c)
                         "images");
     if (!c->o.raw && !c->target_image_opts && strcmp(c->o.opts.format, "qcow2") != 0)
         return cli_usage_error(c->verb, "Unknown file format '%s'; -O takes raw or qcow2", c->o.opts.format);
+    if (c->copy.flags & VDISK_COPY_COMPRESS && c->o.raw && !c->target_image_opts) {
+        cli_error("Compression not supported for this file format");
+        return CLI_FAILED;
+    }
     return CLI_OK;
 }
 
@@ -214,6 +220,12 @@ static int apply_options(struct convert *c)
         return target_error(c, "Use of backing file requires explicit backing format: add -F raw or -F qcow2");
     if (c->o.opts.backing_file == NULL && c->o.opts.backing_fmt != NULL)
         return target_error(c, "Backing format cannot be used without backing file");
+    if (c->copy.flags & VDISK_COPY_COMPRESS && c->o.opts.preallocation != VDISK_PREALLOC_OFF) {
+        cli_error("Compression and preallocation not supported at the same time");
+        return CLI_FAILED;
+    }
+    if (c->copy.flags & VDISK_COPY_COMPRESS && c->o.opts.data_file != NULL)
+        return target_error(c, "an image with an external data file cannot have compressed data");
     if (c->o.opts.virtual_size < c->total)
         return target_error(c, "output file is smaller than input file");
     return CLI_OK;

@@ -113,7 +113,10 @@ checks=$((checks + 1)); cmp data before || fail "a refused convert changed its s
 refused "nothing-there" convert nothing-there new
 refused "Must specify image file name" convert data
 refused "Unknown file format 'vmdk'" convert -O vmdk data new
-refused "no option '-c'" convert -c -O qcow2 data new
+refused "Compression not supported for this file format" convert -c -O raw data new
+refused "Compression not supported for this file format" convert -c data new
+refused "Compression and preallocation not supported" convert -c -O qcow2 -o preallocation=metadata data new
+refused "external data file" convert -c -O qcow2 -o data_file=new data new.qcow2
 refused "no option '-l'" convert -l x data new
 refused "option '--bitmaps'" convert --bitmaps data new
 refused "requires use of -n flag" convert --target-is-zero data new
