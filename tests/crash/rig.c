@@ -248,6 +248,27 @@ static vdisk_queue *next_queue(struct rig *r, struct rig_slot *s)
     return r->q[s->queue];
 }
 
+/* Random bytes, most of which shall become shorter: more of them here, fewer there. */
+static void repeat(struct rig *r, uint8_t *data, uint64_t len)
+{
+    for (uint64_t at = 0; at < len; at += r->spec.cluster_size) {
+        uint64_t n = min_u64(len - at, r->spec.cluster_size), own = rng_below(r->rng, n + 1);
+        for (uint64_t i = max_u64(own, 16); i < n; i++)
+            data[at + i] = data[at + i - 16];
+    }
+}
+
+void rig_write_compressed(struct rig *r, uint64_t offset, uint64_t len, uint32_t flags)
+{
+    uint64_t unit = r->spec.cluster_size, size = vdisk_size(r->v);
+
+    offset = align_down(offset, unit);
+    len = min_u64(align_up(len, unit), size - offset);
+    while (rig_is_busy(r, offset, len))
+        rig_wait(r, r->inflight - 1);
+    rig_write(r, offset, len, flags | (r->spec.data_file ? 0 : VDISK_REQ_COMPRESSED));
+}
+
 void rig_write(struct rig *r, uint64_t offset, uint64_t len, uint32_t flags)
 {
     struct rig_slot *s;
@@ -255,6 +276,8 @@ void rig_write(struct rig *r, uint64_t offset, uint64_t len, uint32_t flags)
 
     v->data = test_alloc(len);
     rng_fill(r->rng, v->data, len);
+    if (flags & VDISK_REQ_COMPRESSED)
+        repeat(r, v->data, len);
     vdisk_write(next_queue(r, s), r->v, offset, v->data, len, flags, (uint64_t)(s - r->slot));
 }
 
@@ -403,7 +426,9 @@ static void mix_step(struct rig *r)
     random_range(r, &offset, &len);
     while (rig_is_busy(r, offset, len))
         rig_wait(r, r->inflight - 1);
-    if (what < 64)
+    if (what < 34)
+        rig_write_compressed(r, offset, len, fua);
+    else if (what < 64)
         rig_write(r, offset, len, fua);
     else if (what < 80)
         rig_zero(r, offset, len, fua | (rng_chance(r->rng, 60) ? VDISK_REQ_UNMAP : 0));

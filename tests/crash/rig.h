@@ -97,6 +97,9 @@ void rig_cut(struct rig *r);
 
 /* Begin a request on the next queue. Ranges of changes that are in flight must not overlap: rig_is_busy(). */
 void rig_write(struct rig *r, uint64_t offset, uint64_t len, uint32_t flags);
+/* Of the clusters around the range, when no change of them is in flight; most become shorter. As they are, where
+ * there is a data file. */
+void rig_write_compressed(struct rig *r, uint64_t offset, uint64_t len, uint32_t flags);
 void rig_zero(struct rig *r, uint64_t offset, uint64_t len, uint32_t flags);
 void rig_discard(struct rig *r, uint64_t offset, uint64_t len);
 void rig_flush(struct rig *r);

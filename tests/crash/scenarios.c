@@ -621,6 +621,24 @@ static void run_end_of_base(void)
     finish(rig, ALONE_IMAGES);
 }
 
+/* New clusters, over others, over part of them; some are freed, and what comes goes behind the rest. */
+static void compressing(struct rig *r)
+{
+    for (unsigned i = 0; i < 10; i++) {
+        rig_write_compressed(r, at(r, rng_below(r->rng, 12)), r->spec.cluster_size * rng_between(r->rng, 1, 4), 0);
+        if (rng_chance(r->rng, 25))
+            discard_some(r, rng_below(r->rng, 12));
+        write_some(r, rng_below(r->rng, 12), 0);
+        if (rng_chance(r->rng, 35))
+            rig_flush(r);
+    }
+}
+
+static void run_compressing(void)
+{
+    alone(compressing);
+}
+
 /* Content that QEMU made: every other cluster compressed; with a snapshot or without. */
 static void made_by_qemu(bool snapshot)
 {
@@ -770,6 +788,7 @@ const struct crash_scenario crash_scenarios[] = {
     {"repair-damage", run_repair_damage, 4, 1, 100},
     {"repair-refcounts", run_repair_refcounts, 6, 2, 300},
     {"compressed", run_compressed, 6, 2, 100},
+    {"compressing", run_compressing, 10, 3, 300},
     {"snapshot", run_snapshot, 6, 2, 100},
     {"refcount-table", run_refcount_table, 2, 1, 20},
     {"left-unsynced", run_left_unsynced, 6, 2, 150},

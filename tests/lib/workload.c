@@ -386,6 +386,10 @@ static void make_buffer(struct workload *w, struct slot *s)
         rng_fill(&w->rng, s->buf, s->len);
     else
         memset(s->buf, s->kind == SLOT_WRITE ? 0 : 0xee, s->len);
+    /* Of what is compressed some gets shorter by half, some by nearly all, some not at all. */
+    if (s->flags & VDISK_REQ_COMPRESSED)
+        for (uint64_t i = 16 + s->len * rng_below(&w->rng, 5) / 4; i < s->len; i++)
+            s->buf[i] = s->buf[i - 16];
 
     unsigned pieces = rng_chance(&w->rng, 60) ? 1 : (unsigned)rng_between(&w->rng, 1, MAX_IOVS);
     for (s->niov = 0; left > 0; s->niov++) {
@@ -396,6 +400,16 @@ static void make_buffer(struct workload *w, struct slot *s)
         at += n;
         left -= n;
     }
+}
+
+/* Compressed writes are of whole units. */
+static bool can_compress(struct workload *w, const struct slot *s)
+{
+    struct vdisk_info info = {.size = sizeof info};
+
+    CHECK_OK(vdisk_get_info(w->v, &info));
+    return s->kind == SLOT_WRITE && info.compress_align > 0 && s->offset % info.compress_align == 0 &&
+           (s->len % info.compress_align == 0 || s->offset + s->len == vdisk_size(w->v));
 }
 
 static enum slot_kind random_kind(struct workload *w)
@@ -427,6 +441,8 @@ static void enqueue(struct workload *w, struct slot *s)
     if (w->flushed && changes(s->kind))
         model_mark(w->flushed, s->offset, s->len, MODEL_ANY);
     s->flags = (s->kind == SLOT_WRITE || s->kind == SLOT_ZERO) && rng_chance(&w->rng, 10) ? VDISK_REQ_FUA : 0;
+    if (can_compress(w, s) && rng_chance(&w->rng, 60))
+        s->flags |= VDISK_REQ_COMPRESSED;
     if (s->kind == SLOT_READ || s->kind == SLOT_WRITE)
         make_buffer(w, s);
     switch (s->kind) {
