@@ -78,6 +78,8 @@ static void crowd_add(struct crowd *c, unsigned queue, char what, uint64_t offse
     *m = (struct member){.what = what, .queue = queue, .offset = offset, .len = len, .buf = test_alloc(len)};
     m->extents = (struct vdisk_extents){.list = m->list, .max = ARRAY_LEN(m->list)};
     image_pattern_bytes(60 + c->count, m->buf, len);
+    if (what == 'c') /* most of it gets shorter */
+        memset(m->buf + len / 8, (int)c->count, len / 2);
     c->count++;
 }
 
@@ -92,6 +94,7 @@ static void crowd_start(struct crowd *c)
     case 'r': vdisk_read(q, c->s->v, m->offset, m->buf, m->len, 0, i); break;
     case 'W':
     case 'w': vdisk_write(q, c->s->v, m->offset, m->buf, m->len, 0, i); break;
+    case 'c': vdisk_write(q, c->s->v, m->offset, m->buf, m->len, VDISK_REQ_COMPRESSED, i); break;
     case 'z': vdisk_write_zeroes(q, c->s->v, m->offset, m->len, 0, i); break;
     case 'd': vdisk_discard(q, c->s->v, m->offset, m->len, 0, i); break;
     case 'f': vdisk_flush(q, c->s->v, 0, i); break;
@@ -129,11 +132,12 @@ static void member_done(struct crowd *c, struct member *m, int result)
         if (result == 0)
             model_expect(now, m->offset, m->buf, m->len, "read");
         break;
+    case 'c':
     case 'w':
     case 'z':
         if (result < 0)
-            model_maybe_write(now, m->offset, m->what == 'w' ? m->buf : NULL, m->len);
-        else if (m->what == 'w')
+            model_maybe_write(now, m->offset, m->what != 'z' ? m->buf : NULL, m->len);
+        else if (m->what != 'z')
             model_write(now, m->offset, m->buf, m->len);
         else
             model_zero(now, m->offset, m->len);
@@ -300,8 +304,31 @@ static int act_compressed(struct subject *s)
 {
     static const struct ask asks[] = {
         {'r', 0, 1, 10, 1000}, {'r', 1, 1, 5000, 1000}, {'r', 0, 2, 100, 0}, {'w', 1, 5, 700, 900}};
+    static const struct ask whole[] = {{'r', 0, 1, 0, 256 << 10}}; /* some go together */
+    int rc = crowd_run(s, asks, ARRAY_LEN(asks), s->now.size / 2);
+
+    return rc < 0 ? rc : crowd_run(s, whole, ARRAY_LEN(whole), s->now.size / 2);
+}
+
+/* Several share a cluster, one comes over others, one is large; in place of what was compressed, or was not. */
+static int act_compress(struct subject *s)
+{
+    static const struct ask asks[] = {{'c', 0, 1, 0, 0}, {'c', 0, 2, 0, 32 << 10}, {'w', 1, 90, 100, 300},
+                                      {'c', 1, 70, 0, 0}, {'c', 0, 71, 0, 8 << 10}, {'c', 0, 100, 0, 0}};
 
     return crowd_run(s, asks, ARRAY_LEN(asks), s->now.size / 2);
+}
+
+/* Clusters in turn, so that what they had waits to be freed while there is little room. */
+static int act_compress_over(struct subject *s)
+{
+    int rc = 0;
+
+    for (unsigned i = 0; i < 6 && rc == 0; i++) {
+        static const struct ask asks[] = {{'c', 0, 0, 0, 16 << 10}, {'c', 1, 64, 0, 16 << 10}};
+        rc = crowd_run(s, asks, ARRAY_LEN(asks), 0);
+    }
+    return rc;
 }
 
 static int act_zero_untouched(struct subject *s)
@@ -551,6 +578,8 @@ static const struct scenario scenarios[] = {
     {.name = "compressed", .spec = {.size = MIB(2), QCOW2(65536)}, .make = make_compressed, .act = act_compressed},
     {.name = "compressed, large", .spec = {.size = MIB(4), QCOW2(131072)}, .make = make_compressed,
      .act = act_compressed},
+    {.name = "compress", .spec = {.size = MIB(1), QCOW2(512)}, .act = act_compress, .cold = true},
+    {.name = "compress over", .spec = {.size = MIB(1), TIGHT}, .act = act_compress_over, .cold = true},
     {.name = "snapshot", .spec = {.size = MIB(2), QCOW2(65536)}, .make = make_snapshot, .act = act_write_shared},
     {.name = "base, zero, untouched",
      .spec = {.size = MIB(1), QCOW2(512), OVER_BASE},
