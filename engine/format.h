@@ -96,6 +96,14 @@ struct format_driver {
                             const struct iovec *iov, uint32_t iovcnt, uint64_t len, struct op *op);
 
     /*
+     * The same of `n` COMPRESSED extents, one behind the other, into the start of `iov`: as many of them, from the
+     * first on, as are as well read together. How many bytes that are: then it ends by op_wake(op), not inline; 0:
+     * read_compressed() is asked. `e` is the caller's again when it returns. NULL: always 0.
+     */
+    uint64_t (*read_compressed_run)(struct layer *layer, const struct extent *e, unsigned n,
+                                    const struct iovec *iov, uint32_t iovcnt, struct op *op);
+
+    /*
      * Carry out a write that is not in place, or found no space there, a zero, a discard, or a flush: ends by
      * request_end(r), not inline.
      * Context: the request's queue's thread. Ranges are checked, lengths not 0 but for flush. A write may come

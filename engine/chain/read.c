@@ -14,7 +14,7 @@
 #include "engine/chain/layer.h"
 #include "engine/loop/queue.h"
 
-enum { READ_PIECES = 8, READ_PIECE_IOV = 8 };
+enum { READ_PIECES = 8, READ_PIECE_IOV = 8, READ_RUN = 32, READ_RUN_IOV = 32 };
 
 int chain_lookup(struct layer *top, uint64_t guest_offset, uint64_t len, struct extent *ret,
                  struct layer **ret_layer)
@@ -108,13 +108,48 @@ static void send_pieces(struct chain_read *c, struct op *op)
     op_io_wait(op);
 }
 
-/* Decompress the piece at hand; the call of an await. */
+/* Compressed extents from the one at hand on, of the same layer. */
+static unsigned find_run(const struct chain_read *c, uint64_t end, struct extent run[READ_RUN])
+{
+    uint64_t at = c->pos;
+    struct layer *layer;
+    unsigned n = 0;
+
+    while (n < READ_RUN && at < end &&
+           chain_lookup(c->top, c->guest_offset + at, end - at, &run[n], &layer) == 0 && layer == c->layer &&
+           run[n].kind == EXTENT_COMPRESSED)
+        at += run[n++].len;
+    return n;
+}
+
+/* Several at once. False: the format would rather have them one by one. */
+static bool inflate_run(struct chain_read *c, struct op *op)
+{
+    struct extent run[READ_RUN];
+    struct iovec iov[READ_RUN_IOV];
+    uint64_t covered = 0, taken;
+    uint32_t iovcnt;
+    unsigned n;
+
+    if (!c->layer->format->read_compressed_run || c->extent.len == c->len - c->pos)
+        return false;
+    iovcnt = iov_slice(c->iov, c->iovcnt, c->pos, c->len - c->pos, iov, READ_RUN_IOV, &covered);
+    n = find_run(c, c->pos + covered, run);
+    taken = c->layer->format->read_compressed_run(c->layer, run, n, iov, iovcnt, op);
+    assert(taken <= covered);
+    c->pos += taken;
+    return taken > 0;
+}
+
+/* Decompress what is at hand; the call of an await. */
 static void inflate_piece(struct chain_read *c, struct op *op)
 {
-    uint64_t piece = 0;
-    uint32_t n = iov_slice(c->iov, c->iovcnt, c->pos, c->extent.len, c->piece_iov[0], READ_PIECE_IOV, &piece);
-    uint64_t guest = c->guest_offset + c->pos;
+    uint64_t piece = 0, guest = c->guest_offset + c->pos;
+    uint32_t n;
 
+    if (inflate_run(c, op))
+        return;
+    n = iov_slice(c->iov, c->iovcnt, c->pos, c->extent.len, c->piece_iov[0], READ_PIECE_IOV, &piece);
     assert(c->extent.kind == EXTENT_COMPRESSED && piece > 0 && piece <= c->extent.len);
     assert(c->layer->format->read_compressed != NULL);
     c->pos += piece;

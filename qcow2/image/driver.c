@@ -117,6 +117,7 @@ const struct format_driver qcow2_driver = {
     .lookup = q2_lookup,
     .load = q2_load,
     .read_compressed = q2_read_compressed,
+    .read_compressed_run = q2_read_compressed_run,
     .submit = q2_submit,
     .write_compressed = q2_write_compressed,
     .give_up = q2_give_up,

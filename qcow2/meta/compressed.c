@@ -204,19 +204,22 @@ static void cluster_unref(struct q2_compressed_cache *cache, struct q2_compresse
 
 /* ---- inflating ------------------------------------------------------------------------------------- */
 
-static struct q2_inflater *inflater_get(struct q2_compressed_cache *cache)
+int q2_compressed_get_inflater(struct q2_meta *meta, struct q2_inflater **ret_inflater)
 {
-    struct q2_inflater *f = NULL;
+    struct q2_compressed_cache *cache = &meta->compressed;
 
+    *ret_inflater = NULL;
     pthread_mutex_lock(&cache->lock);
     if (cache->inflaters_count > 0)
-        f = cache->inflaters[--cache->inflaters_count];
+        *ret_inflater = cache->inflaters[--cache->inflaters_count];
     pthread_mutex_unlock(&cache->lock);
-    return f;
+    return *ret_inflater ? 0 : q2_inflater_create(meta->compression, ret_inflater);
 }
 
-static void inflater_put(struct q2_compressed_cache *cache, struct q2_inflater *f)
+void q2_compressed_put_inflater(struct q2_meta *meta, struct q2_inflater *f)
 {
+    struct q2_compressed_cache *cache = &meta->compressed;
+
     pthread_mutex_lock(&cache->lock);
     if (cache->inflaters_count < Q2_COMPRESSED_INFLATERS) {
         cache->inflaters[cache->inflaters_count++] = f;
@@ -231,16 +234,13 @@ static int inflate_cluster(const struct read_compressed *p)
 {
     struct q2_meta *meta = q2_meta_of(p->layer);
     uint8_t *out = p->cluster ? p->cluster->data : p->iov[0].iov_base;
-    struct q2_inflater *f = inflater_get(&meta->compressed);
-    int rc;
+    struct q2_inflater *f;
+    int rc = q2_compressed_get_inflater(meta, &f);
 
-    if (!f) {
-        rc = q2_inflater_create(meta->compression, &f);
-        if (rc < 0)
-            return rc;
-    }
+    if (rc < 0)
+        return rc;
     rc = q2_inflate(f, p->host + p->host_head, p->host_len, out, meta->geo.cluster_size);
-    inflater_put(&meta->compressed, f);
+    q2_compressed_put_inflater(meta, f);
     return rc;
 }
 

@@ -15,7 +15,7 @@
 
 enum {
     Q2_COMPRESSED_CLUSTERS = 4,  /* cached, of one image */
-    Q2_COMPRESSED_INFLATERS = 4, /* idle decoders kept */
+    Q2_COMPRESSED_INFLATERS = 16, /* idle decoders kept */
 };
 
 struct q2_compressed_cluster;
@@ -46,5 +46,17 @@ void q2_compressed_forget(struct q2_compressed_cache *cache);
  */
 void q2_read_compressed(struct layer *layer, const struct extent *e, uint64_t guest_offset,
                         const struct iovec *iov, uint32_t iovcnt, uint64_t len, struct op *parent);
+
+/*
+ * format_driver.read_compressed_run; in compressed_run.c. Errors: as above.
+ */
+uint64_t q2_read_compressed_run(struct layer *layer, const struct extent *e, unsigned n, const struct iovec *iov,
+                                uint32_t iovcnt, struct op *parent);
+
+struct q2_meta;
+
+/* A decoder, for q2_compressed_put_inflater(); 0 or -ENOMEM. Any thread. */
+int q2_compressed_get_inflater(struct q2_meta *meta, struct q2_inflater **ret_inflater);
+void q2_compressed_put_inflater(struct q2_meta *meta, struct q2_inflater *inflater);
 
 #endif
