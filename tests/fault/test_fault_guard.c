@@ -109,6 +109,13 @@ static int act_write(vdisk *v)
     return vdisk_pwrite(v, buf, CLUSTER, 300 * CLUSTER, 0);
 }
 
+static int act_write_compressed(vdisk *v)
+{
+    char buf[CLUSTER] = {0};
+
+    return vdisk_pwrite(v, buf, CLUSTER, 300 * CLUSTER, VDISK_REQ_COMPRESSED);
+}
+
 /* Where there is no L2 table: no entry has been read by then. */
 static int act_write_apart(vdisk *v)
 {
@@ -144,6 +151,7 @@ static const struct guard_case {
     int (*act)(vdisk *v);
 } guard_cases[] = {
     {"write", lead_astray, act_write},
+    {"compressed write", lead_astray, act_write_compressed},
     {"discard", lead_astray, act_discard},
     {"allocating write", lose_refcount, act_write},
     {"read", lead_between, act_read},
@@ -241,7 +249,7 @@ static void test_no_stream(void)
     static const struct image_spec large = {
         .qcow2 = true, .size = GUEST, .cluster_size = 128 << 10, .version = 3, .refcount_bits = 16};
     uint64_t cluster = large.cluster_size, compressed = UINT64_C(1) << 62;
-    uint8_t *buf = test_alloc(cluster);
+    uint8_t *buf = test_alloc(2 * cluster);
     struct memdisk d;
     struct backend *b;
     vdisk *v;
@@ -254,10 +262,12 @@ static void test_no_stream(void)
     memset(buf, 0x11, cluster);
     CHECK_OK(vdisk_pwrite(v, buf, cluster, 0, 0));
     CHECK_OK(vdisk_close(v));
-    disk_put(&d, l2_table(&d) + 8, compressed | q2_l1_offset(disk_word(&d, l2_table(&d))), 8);
+    for (unsigned i = 1; i <= 2; i++)
+        disk_put(&d, l2_table(&d) + 8 * i, compressed | q2_l1_offset(disk_word(&d, l2_table(&d))), 8);
     v = open_on(memdisk_open(&d, true), false);
     CHECK(vdisk_pread(v, buf, cluster, cluster) == -EIO);
     CHECK(vdisk_pread(v, buf, 4096, cluster + 512) == -EIO);
+    CHECK(vdisk_pread(v, buf, 2 * cluster, cluster) == -EIO);
     CHECK_OK(vdisk_pread(v, buf, cluster, 0));
     CHECK(buf[0] == 0x11 && memcmp(buf, buf + 1, cluster - 1) == 0);
     CHECK_OK(vdisk_close(v));

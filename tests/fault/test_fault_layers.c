@@ -69,7 +69,7 @@ static int crowd_begin(struct crowd *c, struct subject *s)
     return 0;
 }
 
-/* Members do not overlap, but for reads of what nobody changes, zeros with discards, and 'W' with zeros. */
+/* Members do not overlap, but for reads of what nobody changes, zeros with discards, and 'W' or 'C' with zeros. */
 static void crowd_add(struct crowd *c, unsigned queue, char what, uint64_t offset, uint64_t len)
 {
     struct member *m = &c->members[c->count];
@@ -94,6 +94,7 @@ static void crowd_start(struct crowd *c)
     case 'r': vdisk_read(q, c->s->v, m->offset, m->buf, m->len, 0, i); break;
     case 'W':
     case 'w': vdisk_write(q, c->s->v, m->offset, m->buf, m->len, 0, i); break;
+    case 'C':
     case 'c': vdisk_write(q, c->s->v, m->offset, m->buf, m->len, VDISK_REQ_COMPRESSED, i); break;
     case 'z': vdisk_write_zeroes(q, c->s->v, m->offset, m->len, 0, i); break;
     case 'd': vdisk_discard(q, c->s->v, m->offset, m->len, 0, i); break;
@@ -172,7 +173,7 @@ static int crowd_end(struct crowd *c)
     }
     for (unsigned i = 0; i < c->count; i++) {
         struct member *m = &c->members[i];
-        if (m->what == 'W') /* it came before the zeros, or after them */
+        if (m->what == 'W' || m->what == 'C') /* it came before the zeros, or after them */
             model_maybe_write(&c->s->now, m->offset, m->buf, m->len);
         free(m->buf);
     }
@@ -314,7 +315,8 @@ static int act_compressed(struct subject *s)
 static int act_compress(struct subject *s)
 {
     static const struct ask asks[] = {{'c', 0, 1, 0, 0}, {'c', 0, 2, 0, 32 << 10}, {'w', 1, 90, 100, 300},
-                                      {'c', 1, 70, 0, 0}, {'c', 0, 71, 0, 8 << 10}, {'c', 0, 100, 0, 0}};
+                                      {'c', 1, 70, 0, 0}, {'c', 0, 71, 0, 8 << 10}, {'c', 0, 100, 0, 0},
+                                      {'z', 1, 120, 0, 2048}, {'C', 0, 121, 0, 0}};
 
     return crowd_run(s, asks, ARRAY_LEN(asks), s->now.size / 2);
 }

@@ -228,6 +228,34 @@ static int act_write_new(struct subject *s)
     return subject_write(s, 67, s->now.size - CLUSTER, CLUSTER, 0);
 }
 
+static int act_compress_scattered(struct subject *s)
+{
+    uint64_t done = (uint64_t)REPLACED * CLUSTER;
+
+    return subject_write(s, 62, FILLED + done, (uint64_t)SCATTERED * CLUSTER - done, VDISK_REQ_COMPRESSED);
+}
+
+static int act_compress_some_room(struct subject *s)
+{
+    int rc = subject_discard(s, FILLED, 8 * CLUSTER);
+
+    return rc == 0 ? subject_write(s, 63, s->now.size - FILLED, CLUSTER, VDISK_REQ_COMPRESSED) : rc;
+}
+
+/* The second is to go behind the first, whose refcount has left the cache. */
+static int act_compress_uncached(struct subject *s)
+{
+    int rc = subject_write(s, 63, s->now.size - CLUSTER, CLUSTER, VDISK_REQ_COMPRESSED);
+
+    if (rc == 0)
+        rc = subject_discard(s, 0, s->now.size - FILLED);
+    if (rc == 0)
+        rc = subject_flush(s);
+    if (rc == 0)
+        rc = subject_flush(s);
+    return rc == 0 ? subject_write(s, 64, s->now.size - 2 * CLUSTER, CLUSTER, VDISK_REQ_COMPRESSED) : rc;
+}
+
 static int act_new_blocks(struct subject *s)
 {
     return subject_write(s, 66, s->now.size - MANY_BLOCKS, MANY_BLOCKS, 0);
@@ -280,11 +308,23 @@ static const struct scenario scenarios[] = {
      .stride = 2,
      .prepare = prepare_scattered,
      .act = act_write_scattered},
+    {.name = "scattered compressed write beside a snapshot",
+     .spec = {.size = MIB(9), .qcow2 = true, .cluster_size = 512, .version = 3, .refcount_bits = 4},
+     .make = make_scattered_snapshot,
+     .stride = 2,
+     .prepare = prepare_scattered,
+     .act = act_compress_scattered},
     {.name = "more refcounts than can be cached",
      .spec = {.size = MIB(11), TIGHT, .preallocation = VDISK_PREALLOC_METADATA},
      .cache_bytes = 1,
      .stride = 151,
      .act = act_discard_all,
+     .cold = true},
+    {.name = "more refcounts than can be cached, compressed",
+     .spec = {.size = MIB(11), TIGHT, .preallocation = VDISK_PREALLOC_METADATA},
+     .cache_bytes = 1,
+     .stride = 151,
+     .act = act_compress_uncached,
      .cold = true},
     {.name = "more new refcount blocks than can be cached",
      .spec = {.size = MIB(11), TIGHT},
@@ -314,6 +354,12 @@ static const struct scenario scenarios[] = {
      .device = MIB(2),
      .make = make_full,
      .act = act_make_some_room,
+     .no_data = true},
+    {.name = "full device, small, compressed",
+     .spec = {.size = MIB(5), TIGHT},
+     .device = MIB(2),
+     .make = make_full,
+     .act = act_compress_some_room,
      .no_data = true},
     {.name = "full device, no L2 table",
      .spec = {.size = MIB(5), TIGHT, .backing = "sim:base", .backing_format = "raw"},

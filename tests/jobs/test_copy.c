@@ -132,6 +132,8 @@ static void copy_from_to(struct rng *r, const struct format *from, const struct 
     const char *a = test_path("a"), *b = test_path("b");
     uint8_t *model = test_alloc(SIZE), *junk = vdisk_alloc_buffer(SIZE);
     struct vdisk_copy_opts opts = {.size = sizeof opts, .sparse = rng_below(r, 2) ? 512u << rng_below(r, 10) : 0};
+    bool compress = strcmp(to->format, "qcow2") == 0 && !to->data_file && to->cluster_size <= 65536 &&
+                    rng_below(r, 2);
     struct vdisk_copy_result result;
     vdisk *source, *target;
 
@@ -145,7 +147,7 @@ static void copy_from_to(struct rng *r, const struct format *from, const struct 
         memset(junk, 0x77, SIZE);
         if (old)
             CHECK_OK(vdisk_pwrite(target, junk, SIZE, PIECE, 0)); /* but for the start, which is zeros */
-        opts.flags = old ? 0 : VDISK_COPY_TARGET_IS_ZERO;
+        opts.flags = (old ? 0 : VDISK_COPY_TARGET_IS_ZERO) | (compress ? VDISK_COPY_COMPRESS : 0);
         opts.depth = (uint32_t)rng_below(r, 20);
         opts.memory_max = rng_below(r, 2) ? (uint64_t)1 << (16 + rng_below(r, 8)) : 0;
         CHECK_OK(run_copy(&source, 1, target, &opts, &result));
@@ -476,6 +478,8 @@ static void test_failures(void)
         {.from = &small, .to = &formats[0]},
         {.from = &small, .to = &small, .flags = VDISK_COPY_DENSE},
         {.from = &small, .to = &formats[0], .flags = VDISK_COPY_SALVAGE},
+        {.from = &formats[0], .to = &small, .flags = VDISK_COPY_TARGET_IS_ZERO | VDISK_COPY_COMPRESS},
+        {.from = &small, .to = &small, .flags = VDISK_COPY_COMPRESS | VDISK_COPY_SALVAGE},
     };
     struct vdisk_lab_fault fault = {.size = sizeof fault};
     uint64_t runs;
@@ -554,6 +558,10 @@ static void test_refused(void)
     CHECK_INT(run_copy(v, 1, v[1], &opts, NULL), -ENOSPC);
     CHECK_HAS(vdisk_error_text(), "the target: has 1048576 bytes, 2097152 are needed");
     CHECK_INT(run_copy(&v[1], 1, v[0], &opts, NULL), -EACCES);
+    opts.flags = VDISK_COPY_COMPRESS;
+    opts.length = 4096;
+    CHECK_INT(run_copy(v, 1, v[1], &opts, NULL), -ENOTSUP);
+    CHECK_HAS(vdisk_error_text(), "the target: Compression not supported");
     CHECK_OK(vdisk_close(v[0]));
     CHECK_OK(vdisk_close(v[1]));
 }
