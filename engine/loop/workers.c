@@ -8,12 +8,14 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <unistd.h>
 
+#include "engine/base/bits.h"
 #include "engine/base/short_lock.h"
 #include "engine/loop/queue.h"
 
-enum { WORKERS_MAX = 8 };
-
+/* As many as there are processors, but as many as these for calls that block, and no more than those. */
+enum { WORKERS_LEAST = 8, WORKERS_MAX = 64 };
 
 struct workers {
     pthread_mutex_t  lock;
@@ -21,7 +23,7 @@ struct workers {
     struct task_list jobs;
     unsigned         waiting; /* jobs not yet taken */
     unsigned         idle;
-    unsigned         count;
+    unsigned         count, most;
     bool             stop;
     pthread_t        threads[WORKERS_MAX];
 };
@@ -56,6 +58,13 @@ static void *worker_main(void *arg)
     return NULL;
 }
 
+static uint64_t processors(void)
+{
+    long n = sysconf(_SC_NPROCESSORS_ONLN);
+
+    return n > 0 ? (uint64_t)n : 1;
+}
+
 static struct workers *workers_create(void)
 {
     struct workers *w = calloc(1, sizeof *w);
@@ -65,6 +74,7 @@ static struct workers *workers_create(void)
     pthread_mutex_init(&w->lock, NULL);
     pthread_cond_init(&w->more, NULL);
     task_list_init(&w->jobs);
+    w->most = (unsigned)max_u64(WORKERS_LEAST, min_u64(WORKERS_MAX, processors()));
     return w;
 }
 
@@ -72,7 +82,7 @@ static struct workers *workers_create(void)
 static void add_thread(struct workers *w)
 {
     assert_locked(&w->lock);
-    assert(w->count < WORKERS_MAX && w->idle <= w->count);
+    assert(w->count < w->most && w->most <= WORKERS_MAX && w->idle <= w->count);
     sigset_t all, old;
 
     sigfillset(&all);
@@ -94,7 +104,7 @@ int workers_start(vdisk_queue *q, struct task *t)
         return -ENOMEM;
     pthread_mutex_lock(&w->lock);
     assert(!w->stop && (w->jobs.head != NULL) == (w->waiting > 0));
-    if (w->waiting >= w->idle && w->count < WORKERS_MAX)
+    if (w->waiting >= w->idle && w->count < w->most)
         add_thread(w);
     started = w->count > 0; /* else no thread can be had */
     if (started) {
