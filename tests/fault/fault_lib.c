@@ -137,6 +137,8 @@ int subject_write(struct subject *s, unsigned pattern, uint64_t offset, uint64_t
     int rc;
 
     image_pattern_bytes(pattern, buf, len);
+    if (flags & VDISK_REQ_COMPRESSED) /* which most of it can be */
+        memset(buf + len / 8, (int)pattern, len / 2);
     LIBRARY(rc = vdisk_pwrite(s->v, buf, len, offset, flags));
     need_text(rc, "write");
     if (rc == 0)

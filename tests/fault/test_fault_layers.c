@@ -69,7 +69,7 @@ static int crowd_begin(struct crowd *c, struct subject *s)
     return 0;
 }
 
-/* Members do not overlap, but for reads of what nobody changes, zeros with discards, and 'W' or 'C' with zeros. */
+/* Members do not overlap, but for reads of what nobody changes, zeros with discards or 'W', and 'C' with 'C'. */
 static void crowd_add(struct crowd *c, unsigned queue, char what, uint64_t offset, uint64_t len)
 {
     struct member *m = &c->members[c->count];
@@ -316,7 +316,7 @@ static int act_compress(struct subject *s)
 {
     static const struct ask asks[] = {{'c', 0, 1, 0, 0}, {'c', 0, 2, 0, 32 << 10}, {'w', 1, 90, 100, 300},
                                       {'c', 1, 70, 0, 0}, {'c', 0, 71, 0, 8 << 10}, {'c', 0, 100, 0, 0},
-                                      {'z', 1, 120, 0, 2048}, {'C', 0, 121, 0, 0}};
+                                      {'C', 0, 121, 0, 0}, {'C', 0, 121, 0, 0}};
 
     return crowd_run(s, asks, ARRAY_LEN(asks), s->now.size / 2);
 }

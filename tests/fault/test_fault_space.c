@@ -248,11 +248,7 @@ static int act_compress_uncached(struct subject *s)
     int rc = subject_write(s, 63, s->now.size - CLUSTER, CLUSTER, VDISK_REQ_COMPRESSED);
 
     if (rc == 0)
-        rc = subject_discard(s, 0, s->now.size - FILLED);
-    if (rc == 0)
-        rc = subject_flush(s);
-    if (rc == 0)
-        rc = subject_flush(s);
+        rc = subject_write(s, 65, FILLED, MIB(10), 0);
     return rc == 0 ? subject_write(s, 64, s->now.size - 2 * CLUSTER, CLUSTER, VDISK_REQ_COMPRESSED) : rc;
 }
 
@@ -321,7 +317,7 @@ static const struct scenario scenarios[] = {
      .act = act_discard_all,
      .cold = true},
     {.name = "more refcounts than can be cached, compressed",
-     .spec = {.size = MIB(11), TIGHT, .preallocation = VDISK_PREALLOC_METADATA},
+     .spec = {.size = MIB(11), TIGHT},
      .cache_bytes = 1,
      .stride = 151,
      .act = act_compress_uncached,
