@@ -52,14 +52,6 @@ struct compare {
     uint8_t                    *buffers;
 };
 
-static void failed(struct compare *c, const struct vdisk_completion *done)
-{
-    if (c->rc == 0) {
-        vdisk_explain(c->q, done);
-        c->rc = jobs_fail(c->job, done->result);
-    }
-}
-
 /* ---- what differs ------------------------------------------------------------------------------------- */
 
 static void found(struct compare *c, enum vdisk_difference what, uint64_t offset)
@@ -98,7 +90,7 @@ static void read_done(struct compare *c, struct compare_slot *s, const struct vd
     assert(s->pending > 0);
     s->pending--;
     if (done->result < 0)
-        failed(c, done);
+        jobs_request_failed(c->job, c->q, done, &c->rc);
     if (s->pending > 0)
         return;
     if (c->rc == 0 && !is_same(s))
@@ -195,7 +187,7 @@ static bool wait_some(struct compare *c)
         if (kind == OF_READ)
             read_done(c, &c->slots[done[i].user_data / KINDS], &done[i]);
         else if (plan_answer(&c->plans[kind], done[i].result) < 0)
-            failed(c, &done[i]);
+            jobs_request_failed(c->job, c->q, &done[i], &c->rc);
     }
     return true;
 }

@@ -48,10 +48,7 @@ static void slot_ended(struct copy *c, struct copy_slot *s)
 
 void copy_failed(struct copy *c, const struct vdisk_completion *done)
 {
-    if (c->rc < 0)
-        return;
-    vdisk_explain(c->q, done);
-    c->rc = jobs_fail(c->job, done->result);
+    jobs_request_failed(c->job, c->q, done, &c->rc);
 }
 
 static uint64_t data_of(const struct copy_slot *s, enum copy_request kind)

@@ -39,4 +39,14 @@ static inline int jobs_fail(vdisk_job *job, int rc)
     return vdisk_job_fail(job, rc, NULL, NULL);
 }
 
+/* The first failure of a request counts, with its text: *rc. */
+static inline void jobs_request_failed(vdisk_job *job, vdisk_queue *q, const struct vdisk_completion *done,
+                                       int *rc)
+{
+    if (*rc == 0) {
+        vdisk_explain(q, done);
+        *rc = jobs_fail(job, done->result);
+    }
+}
+
 #endif

@@ -43,14 +43,6 @@ struct measure {
     struct measure_slot        *slots;
 };
 
-static void failed(struct measure *m, const struct vdisk_completion *done)
-{
-    if (m->rc == 0) {
-        vdisk_explain(m->q, done);
-        m->rc = jobs_fail(m->job, done->result);
-    }
-}
-
 /* ---- a stretch ---------------------------------------------------------------------------------------- */
 
 static void ask(struct measure *m, struct measure_slot *s)
@@ -92,7 +84,7 @@ static void answered(struct measure *m, struct measure_slot *s, const struct vdi
 {
     m->inflight--;
     if (done->result < 0) {
-        failed(m, done);
+        jobs_request_failed(m->job, m->q, done, &m->rc);
         return;
     }
     assert(s->extents.count > 0);
