@@ -513,6 +513,58 @@ struct vdisk_rebase_result {
 /* Any thread. Errors: as vdisk_job_get_create_result(). */
 VDISK_API int vdisk_job_get_rebase_result(const vdisk_job *job, struct vdisk_rebase_result *ret_result);
 
+/* ---- checksum --------------------------------------------------------------------------------------- */
+
+enum { VDISK_DIGEST_SIZE = 32 }; /* blake2b-256 */
+
+enum vdisk_checksum_flags {
+    VDISK_CHECKSUM_LENGTH = 1u << 0, /* as if the volume were `length` bytes long */
+};
+
+/*
+ * `count` blocks, from number `first` on, have this digest each. Non-zero ends the job with that: an -errno (> 0:
+ * -ECANCELED). On the job's thread, in the order of the volume, each block once. It may not use the job.
+ */
+typedef int vdisk_block_digest_fn(void *arg, uint64_t first, uint64_t count, const uint8_t *digest);
+
+struct vdisk_checksum_opts {
+    size_t                 size;       /* sizeof(struct vdisk_checksum_opts) */
+    uint32_t               flags;      /* enum vdisk_checksum_flags */
+    uint32_t               block_size; /* a multiple of 4096, up to 64 MiB; 0: 4 MiB */
+    const char            *name;       /* for messages; copied. NULL: "checksum" */
+    uint64_t               length;     /* VDISK_CHECKSUM_LENGTH: a multiple of 512. What is behind it is left out;
+                                        * behind the volume's end it is zeros */
+    uint64_t               memory_max; /* for buffers, but one block at least; 0: 64 MiB */
+    uint32_t               threads;    /* that compute; 1: none but the job's; 0: one for each processor */
+    vdisk_block_digest_fn *block_digest; /* NULL: they are not asked for */
+    void                  *block_digest_arg;
+    vdisk_progress_fn     *progress;
+    void                  *progress_arg;
+};
+
+/*
+ * The digest of what an open volume reads as, whatever its format, and what of it is allocated: the blake2b-256 of
+ * the blake2b-256 of each block, one after the other, with no block left out. The last block is as long as what is
+ * left; a size that is no multiple of 512 is rounded up, with zeros. (With 4 MiB it is the checksum of oVirt's
+ * imageio.) What is known to be zeros is not read. Changes nothing. `opts` may be NULL. Errors of the job: -EFBIG:
+ * more than 2^31 blocks; -ENOMEM, -ECANCELED; of `block_digest`, or of the I/O. Errors here: -EINVAL; -ENOTSUP:
+ * libgcrypt does not give the digest (in FIPS mode); -ECHILD, -ENOMEM.
+ */
+VDISK_API int vdisk_job_checksum(vdisk *v, const struct vdisk_checksum_opts *opts, vdisk_job **ret_job);
+
+struct vdisk_checksum_result {
+    size_t   size;        /* sizeof(struct vdisk_checksum_result): set by the caller */
+    uint8_t  digest[VDISK_DIGEST_SIZE];
+    uint32_t block_size;
+    uint64_t blocks;
+    uint64_t bytes_total; /* these are counts of bytes: */
+    uint64_t bytes_read;
+    uint64_t bytes_zero;  /* known to be zeros, and not read */
+};
+
+/* Any thread. Errors: as vdisk_job_get_create_result(). */
+VDISK_API int vdisk_job_get_checksum_result(const vdisk_job *job, struct vdisk_checksum_result *ret_result);
+
 /* ---- what an image is ------------------------------------------------------------------------------ */
 
 /*
