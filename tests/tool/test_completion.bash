@@ -39,7 +39,7 @@ same "--output=" "$(cat out)" "$(printf 'human\njson')"
 run 0 create -q -f qcow2 a 1M
 run 0 create -q -f qcow2 -o preallocation=metadata b 1M
 for form in human json; do
-    for verb in info map check measure; do run 0 $verb --output $form a; done
+    for verb in info map check measure checksum; do run 0 $verb --output $form a; done
 done
 completes check -r ""
 for what in $(cat out); do run 0 check -r "$what" a; done
@@ -52,6 +52,8 @@ run 0 create -q -f qcow2 -b a -F qcow2 over
 for mode in $(cat out); do run 0 commit -q -t "$mode" over; done
 completes rebase -t ""
 for mode in $(cat out); do run 0 rebase -t "$mode" -T "$mode" -b a -F qcow2 over; done
+completes checksum -T ""
+for mode in $(cat out); do run 0 checksum -T "$mode" a; done
 completes compare -T ""
 for mode in $(cat out); do run 0 compare -T "$mode" a converted; done
 for option in --rw --queue-kind --cache --latency; do

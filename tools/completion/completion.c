@@ -26,6 +26,7 @@ static const struct words {
     {"convert", "target-cache", "none writeback writethrough directsync unsafe"},
     {"rebase", "cache", "none writeback writethrough directsync unsafe"},
     {"rebase", "backing-cache", "none writeback writethrough directsync unsafe"},
+    {"checksum", "cache", "none writeback writethrough directsync unsafe"},
     {"commit", "cache", "none writeback writethrough directsync unsafe"},
     {"compare", "cache", "none writeback writethrough directsync unsafe"},
     {"convert", "source-cache", "none writeback writethrough directsync unsafe"},
