@@ -88,6 +88,7 @@ static int start(struct check *c)
                                 c->file->name, c->file_clusters),
                         "convert it to larger clusters");
     assert(c->file_clusters > 0 && c->refs.pages == NULL && c->l2.count == 0);
+    c->past_from = c->file_clusters;
     c->table_bytes = c->file_size + Q2_MAX_L1_SIZE; /* the last ones may end past the end */
     assert(c->table_bytes > c->file_size);
     c->res.total_clusters = q2_clusters(g, align_down(c->header.size, 512));

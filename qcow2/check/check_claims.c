@@ -9,6 +9,7 @@
 #include <stdio.h>
 
 #include "qcow2/check/check_internal.h"
+#include "qcow2/mutant.h"
 
 /* ---- findings --------------------------------------------------------------------------------------- */
 
@@ -59,6 +60,7 @@ static int note_past(struct check *c, uint64_t start, uint64_t clusters)
     struct q2_refs_added added;
     int rc = 0;
 
+    c->past_from = min_u64(c->past_from, start);
     if (!c->past.pages)
         rc = q2_refs_init(&c->past, &c->budget, window);
     assert(clusters > 0 && (rc < 0 || c->past.clusters == window));
@@ -77,8 +79,9 @@ uint64_t check_past_window(const struct check *c)
 
 bool check_claimed_past_end(const struct check *c, uint64_t cluster)
 {
+    assert(c->past_from <= c->file_clusters);
     if (cluster < c->file_clusters)
-        return false;
+        return cluster >= c->past_from && !MUTANT(OVER_WHAT_REACHES);
     cluster -= c->file_clusters;
     assert(!c->past.pages || c->past.clusters == check_past_window(c));
     return c->past_unknown || cluster >= check_past_window(c) ||

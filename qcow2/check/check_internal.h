@@ -40,6 +40,8 @@ struct check {
     bool                       blind;       /* a table was not read: what it refers to must not count as leaked */
     bool                       lost;        /* an entry does not say where its cluster is: it may be one that seems
                                              * to be leaked */
+    uint64_t                   past_from;   /* what reaches past the end of the file begins here: from this
+                                             * cluster to the end all are claimed; file_clusters: none */
     struct q2_refs             past;        /* clusters that are claimed, from the end of the file on */
     uint64_t                   past_noted;
     bool                       past_unknown; /* too many: any may be */
@@ -80,8 +82,8 @@ int check_claim(struct check *c, uint64_t host_offset, uint64_t len, enum q2_use
 bool check_table_bytes(struct check *c, uint64_t len, const char *what);
 
 /*
- * Does a damaged entry point to this cluster, past the end of the file? Then nothing may be put there: the entry
- * would show it. Also true when there are too many such entries to tell.
+ * Does a damaged entry point to this cluster, past the end of the file, or before it and reach past it? Then
+ * nothing may be put there: the entry would show it. Also true when there are too many such entries to tell.
  */
 bool check_claimed_past_end(const struct check *c, uint64_t cluster);
 

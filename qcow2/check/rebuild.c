@@ -79,14 +79,18 @@ static int find_old(struct rebuild *b)
     return rc;
 }
 
-static bool is_free(const struct rebuild *b, uint64_t cluster)
+/* Is nothing there that was counted? */
+static bool is_unused(const struct rebuild *b, uint64_t cluster)
 {
-    if (check_claimed_past_end(&b->c, cluster))
-        return false;
     if (cluster >= b->c.refs.clusters)
         return true;
     return q2_refs_count(&b->c.refs, cluster) == 0 &&
            (q2_refs_count(&b->old, cluster) == 0 || MUTANT(REBUILD_OVER_OLD));
+}
+
+static bool is_free(const struct rebuild *b, uint64_t cluster)
+{
+    return is_unused(b, cluster) && !check_claimed_past_end(&b->c, cluster);
 }
 
 /* Invariant 3: one block of the old structure. */
@@ -101,7 +105,7 @@ static int take_kept(struct check *c, uint64_t i, uint8_t *buf, int rc)
     if (rc < 0 || !buf)
         return 0;
     for (uint64_t k = first; k < end; k++)
-        if (q2_refcount_get(g, buf, k - first) > 0 && is_free(b, k)) {
+        if (q2_refcount_get(g, buf, k - first) > 0 && is_unused(b, k)) {
             rc = q2_refs_add(&c->refs, k, Q2_USE_DATA, 1, g->refcount_max, &added);
             if (rc < 0)
                 return rc;
@@ -118,7 +122,7 @@ static int keep_all(struct rebuild *b)
 
     assert(c->header.reftable_problem && !b->strict);
     for (uint64_t k = 0; k < c->file_clusters && rc == 0; k++)
-        if (is_free(b, k))
+        if (is_unused(b, k))
             rc = q2_refs_add(&c->refs, k, Q2_USE_DATA, 1, c->header.geo.refcount_max, &added);
     return rc;
 }

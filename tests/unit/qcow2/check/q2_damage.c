@@ -360,6 +360,17 @@ static void l2_where_a_copy_would_go(struct damaged *im)
     cluster_shared_by_two(im);
 }
 
+/* It begins where the file has a few bytes more, and reaches past its end. */
+static void l2_reaches_past_the_end(struct damaged *im)
+{
+    uint64_t at = append(im) * CLUSTER;
+
+    im->size = at + 512;
+    CHECK(ftruncate(im->fd, (off_t)im->size) == 0);
+    put(im, l1_at(im, 1), (at + 1024) | Q2_COPIED);
+    refcount_block_is_the_table(im);
+}
+
 static void file_cut_by_a_cluster(struct damaged *im)
 {
     im->size = align_down(im->size - 1, CLUSTER) - CLUSTER;
@@ -623,6 +634,7 @@ const struct damage damages[] = {
     /* what follows repair must put elsewhere: the entry would have it for its table */
     {"l2-where-refcounts-would-go", PLAIN, l2_where_refcounts_would_go, 4, 0, 0, 2, 0, NULL},
     {"l2-where-a-copy-would-go", PLAIN, l2_where_a_copy_would_go, 3, 1, 0, 2, 2, NULL},
+    {"l2-reaches-past-the-end", PLAIN, l2_reaches_past_the_end, 5, 0, 0, 2, 2, NULL},
     /* the last whole cluster, and the compressed one in the last, partial one */
     {"file-cut-by-a-cluster", PLAIN, file_cut_by_a_cluster, 2, 0, 0, 2, 2, NULL},
     /* L1, L2, five clusters shared with the disk, one of its own, the snapshot table */
