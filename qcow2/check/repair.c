@@ -245,6 +245,7 @@ static int round_run(struct repair *r)
         r->before = c.res;
         r->flags_before = c.flag_faults;
     }
+    c.opts.kinds |= 1u << QCOW2_NOTE; /* of what is done now */
     if (rc == 0 && r->round == 0)
         r->tail_before = tail_leaks(&c);
     r->tail_now = tail_leaks(&c);
