@@ -335,6 +335,14 @@ int check_drop_entries(struct check *c)
     return rc < 0 ? rc : c->fixed;
 }
 
+bool check_leads_to_itself(const struct check *c)
+{
+    uint64_t len = (uint64_t)c->header.l1_entries * Q2_L1_ENTRY_SIZE;
+
+    assert(!c->counting && q2_refs_count(&c->refs, 0) > 0);
+    return !used_for(c, 0, 1, Q2_USE_HEADER) || (len > 0 && !used_for(c, c->header.l1_offset, len, Q2_USE_L1));
+}
+
 int check_fix_entries(struct check *c)
 {
     return sweep(c, l1_without_reserved, take_mend);

@@ -178,6 +178,9 @@ int check_set_refcount(struct check *c, uint64_t cluster, uint64_t block_offset,
 /* Entries of the L1 table that lead to that table, or to the header: they are cleared. As check_fix_entries(). */
 int check_drop_entries(struct check *c);
 
+/* Does anything lead there at all? After check_run(). */
+bool check_leads_to_itself(const struct check *c);
+
 /* ---- check_snapshots.c ------------------------------------------------------------------------------- */
 
 /* What the header is to say. */

@@ -18,6 +18,7 @@
  *  3. No refcount is lowered while an entry cannot be read or followed.
  *  4. New refcount blocks and a new table are durable before the header's first sector switches to them.
  *  5. The dirty and corrupt bits go last, in a write of their own.
+ *  6. The L1 table is told from a refcount table by its entries as long as the header takes it for both.
  */
 #include "qcow2/check/check.h"
 
@@ -102,13 +103,21 @@ static int flush(struct repair *r)
 
 /* ---- one step ------------------------------------------------------------------------------------------- */
 
+/* Invariant 6: without what tells them apart nobody could open the image any more. */
+static bool must_not_drop(const struct check *c)
+{
+    assert(!c->header.l1_doubtful || c->untrusted);
+    return c->header.l1_doubtful && !MUTANT(DROP_WHAT_TELLS);
+}
+
 static int rebuild(struct repair *r, struct check *c)
 {
+    bool keep = r->dropped || (must_not_drop(c) && check_leads_to_itself(c));
     struct q2_rebuilt n;
     int rc;
 
     assert(c->untrusted && !c->blind && !r->rebuilt && r->what == QCOW2_REPAIR_ALL);
-    rc = q2_rebuild_refcounts(r->file, r->queue, &r->opts, r->dropped ? Q2_REBUILD_KEEP : 0, &n);
+    rc = q2_rebuild_refcounts(r->file, r->queue, &r->opts, keep ? Q2_REBUILD_KEEP : 0, &n);
     r->rebuilt = true;
     if (rc < 0)
         return rc;
@@ -168,7 +177,7 @@ static int step(struct repair *r, struct check *c)
     int rc;
 
     assert(r->round < ROUNDS_MAX && (all || (!r->rebuilt && !r->dropped)));
-    rc = all ? drop_entries(r, c) : 0;
+    rc = all && !must_not_drop(c) ? drop_entries(r, c) : 0;
 
     if (rc == 0 && all)
         rc = mend_snapshots(r, c);
@@ -236,6 +245,7 @@ static int round_run(struct repair *r)
     rc = check_begin(&c, r->file, r->queue, &opts);
     if (rc == 0)
         rc = check_run(&c);
+    c.opts.kinds |= 1u << QCOW2_NOTE; /* of what is done now */
     if (rc == 0) {
         r->now = c.res;
         r->flags_now = c.flag_faults;
@@ -245,7 +255,6 @@ static int round_run(struct repair *r)
         r->before = c.res;
         r->flags_before = c.flag_faults;
     }
-    c.opts.kinds |= 1u << QCOW2_NOTE; /* of what is done now */
     if (rc == 0 && r->round == 0)
         r->tail_before = tail_leaks(&c);
     r->tail_now = tail_leaks(&c);

@@ -170,6 +170,50 @@ static void all(void)
     repair_one(&damages[test_repetition()], QCOW2_REPAIR_ALL);
 }
 
+/* ---- an L1 table that the header calls the refcount table ------------------------------------------------ */
+
+static uint64_t change_word(int fd, uint64_t at, uint64_t clear, uint64_t set)
+{
+    uint8_t word[8];
+    uint64_t was;
+
+    CHECK(pread(fd, word, 8, (off_t)at) == 8);
+    was = get_be64(word);
+    put_be64(word, (was & ~clear) | set);
+    CHECK(pwrite(fd, word, 8, (off_t)at) == 8);
+    return was;
+}
+
+/* What tells that it is an L1 table is an entry that a repair drops: then the header must be right before. */
+static void told_by_an_entry(void)
+{
+    const char *path = test_path("image");
+    struct qcow2_repair_result res;
+    struct content before;
+    uint64_t l1;
+    int fd;
+
+    test_requires("qemu-img");
+    damage_make_base(PLAIN, path);
+    fd = open(path, O_RDWR | O_CLOEXEC);
+    CHECK(fd >= 0);
+    l1 = change_word(fd, offsetof(struct q2_disk_header, l1_table_offset), 0, 0);
+    change_word(fd, offsetof(struct q2_disk_header, refcount_table_offset), UINT64_MAX, l1);
+    change_word(fd, l1, Q2_COPIED, 0);
+    change_word(fd, l1 + 8, UINT64_MAX, Q2_COPIED | (test_repetition() ? l1 : 512));
+    close(fd);
+    read_content(path, &before);
+    repair(path, QCOW2_REPAIR_ALL, &res);
+    CHECK_INT(verdict(&res.check), 3);
+    CHECK_HAS(findings, "is kept: free it with -r leaks");
+    check_content(path, &before);
+    repair(path, QCOW2_REPAIR_LEAKS, &res);
+    CHECK_INT(verdict(&res.check), 0);
+    CHECK_INT(qemu_verdict(path, ""), 0);
+    check_content(path, &before);
+    free(before.data);
+}
+
 /* ---- an image that would become as long as the disk ---------------------------------------------------- */
 
 /* `tables` L2 tables more, each with `entries` that lead to the one cluster of data. */
@@ -227,6 +271,7 @@ int main(int argc, char **argv)
     const struct test_case cases[] = {
         {.name = "leaks", .run = leaks, .repeat = damages_count},
         {.name = "all", .run = all, .repeat = damages_count},
+        {.name = "told", .run = told_by_an_entry, .repeat = 2},
         {.name = "bounded", .run = bounded},
     };
 
