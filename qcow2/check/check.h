@@ -86,8 +86,9 @@ struct qcow2_repair_result {
  * as for qcow2_check(); what was done is reported (QCOW2_FIXED), and in the end what is left. Returns 0 when the
  * repair came to its end: *ret tells what could not be saved. Errors as qcow2_check(), and of writing, with a
  * text: then the image is no worse than before, and the next repair goes on where this one ended. The same holds
- * for a crash at any point: see the invariants in qcow2/check/repair.c. -EFBIG, before the first write: so many
- * entries share clusters that the file would become far longer by giving each its own.
+ * for a crash at any point: see the invariants in qcow2/check/repair.c. Before the first write: -EFBIG: so many
+ * entries share clusters that the file would become far longer by giving each its own; -EINVAL, also: tables are
+ * where the cluster size of the header does not allow any, so that it must be wrong (QCOW2_REPAIR_ALL).
  */
 int qcow2_repair(struct backend *file, vdisk_queue *q, enum qcow2_repair_what what,
                  const struct qcow2_check_opts *opts, struct qcow2_repair_result *ret);

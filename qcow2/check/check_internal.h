@@ -200,6 +200,11 @@ const char *check_misplaced_l1(const struct check *c, uint64_t host_offset, uint
 /* 1: what is there is no L1 table, for sure. After check_run(), of one that is not misplaced. -ENOMEM. */
 int check_nonsense_l1(struct check *c, uint64_t host_offset, uint64_t entries);
 
+/* ---- check_geometry.c --------------------------------------------------------------------------------- */
+
+/* 0, or a negative errno with a text: by a wrong cluster size nothing is to be repaired. After check_run(). */
+int check_geometry(struct check *c);
+
 /* ---- check_freed.c ----------------------------------------------------------------------------------- */
 
 /* They are free, and that is durable: punch them. What fails is a note. Empties *s. */

@@ -202,7 +202,9 @@ static int first_write(struct repair *r, struct check *c)
     int rc;
 
     assert(r->round == 0 && !c->fixed);
-    rc = r->what == QCOW2_REPAIR_ALL && (c->several || c->untrusted) ? check_part_bounded(c) : 0;
+    rc = r->what == QCOW2_REPAIR_ALL ? check_geometry(c) : 0;
+    if (rc == 0 && r->what == QCOW2_REPAIR_ALL && (c->several || c->untrusted))
+        rc = check_part_bounded(c);
     if (rc == 0)
         rc = flush(r);
     if (rc == 0 && c->header.geo.version >= 3 && c->header.autoclear & ~Q2_AUTOCLEAR_KNOWN)

@@ -214,6 +214,42 @@ static void told_by_an_entry(void)
     free(before.data);
 }
 
+/* ---- a header with another cluster size ------------------------------------------------------------------ */
+
+/* Also by it the header can be read; all else is where it was. */
+static void other_cluster_size(void)
+{
+    const char *path = test_path("image"), *copy = test_path("copy");
+    struct qcow2_repair_result res;
+    struct backend *file;
+    uint8_t *table = test_alloc(CLUSTER);
+    vdisk_queue *q;
+    uint64_t to;
+    int fd;
+
+    test_requires("qemu-img");
+    damage_make_base(SNAPSHOT, path);
+    fd = open(path, O_RDWR | O_CLOEXEC);
+    CHECK(fd >= 0);
+    to = align_up((uint64_t)lseek(fd, 0, SEEK_END), 2 * CLUSTER);
+    CHECK(pread(fd, table, CLUSTER, (off_t)change_word(fd, offsetof(struct q2_disk_header, l1_table_offset),
+                                                       UINT64_MAX, to)) > 0);
+    CHECK(pwrite(fd, table, CLUSTER, (off_t)to) == CLUSTER);
+    put_be32(table, 17);
+    CHECK(pwrite(fd, table, 4, offsetof(struct q2_disk_header, cluster_bits)) == 4);
+    close(fd);
+    run_ok("cp %s %s", path, copy);
+    CHECK_OK(backend_open(path, BACKEND_RDWR, &file));
+    CHECK_OK(vdisk_queue_create(NULL, &q));
+    CHECK_INT(qcow2_repair(file, q, QCOW2_REPAIR_ALL, NULL, &res), -EINVAL);
+    CHECK_HAS(vdisk_error_text(), path);
+    CHECK_HAS(vdisk_error_text(), "the cluster size in its header is wrong");
+    vdisk_queue_destroy(q);
+    backend_close(file);
+    CHECK(same_files(path, copy));
+    free(table);
+}
+
 /* ---- an image that would become as long as the disk ---------------------------------------------------- */
 
 /* `tables` L2 tables more, each with `entries` that lead to the one cluster of data. */
@@ -272,6 +308,7 @@ int main(int argc, char **argv)
         {.name = "leaks", .run = leaks, .repeat = damages_count},
         {.name = "all", .run = all, .repeat = damages_count},
         {.name = "told", .run = told_by_an_entry, .repeat = 2},
+        {.name = "cluster_size", .run = other_cluster_size},
         {.name = "bounded", .run = bounded},
     };
 
