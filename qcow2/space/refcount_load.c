@@ -17,7 +17,7 @@
 #include "qcow2/space/survey.h"
 
 /* Of one cluster, for each table that may have it: as many compressed clusters as that is hardly ever have one. */
-enum { REFS_PLAUSIBLE = 128 };
+enum { REFS_PLAUSIBLE = 128, ROW_MAX = 16 };
 
 struct refcount_load {
     struct op   op;
@@ -54,6 +54,25 @@ static bool describes_itself(const struct refcount_load *l)
     return l->host_offset >> l->space->meta->geo.cluster_bits >> l->space->meta->geo.refblock_bits == l->block;
 }
 
+/*
+ * Or it was made ahead (reftable.c): in a row with those before it, of which the first describes itself. Such a
+ * block is all zeros until it is used.
+ */
+static bool is_in_row(const struct refcount_load *l)
+{
+    const struct q2_meta *meta = l->space->meta;
+    uint64_t host_offset = l->host_offset;
+
+    assert_locked(&meta->lock);
+    for (uint64_t k = 0; k < min_u64(ROW_MAX, l->block + 1); k++, host_offset -= meta->geo.cluster_size) {
+        if (host_offset == 0 || (k > 0 && q2_reftable_offset(meta->reftable[l->block - k]) != host_offset))
+            return false;
+        if (host_offset >> meta->geo.cluster_bits >> meta->geo.refblock_bits == l->block - k)
+            return true;
+    }
+    return false;
+}
+
 /* The slice that says most about the block: with its own refcount, else the first, which is hardly ever empty. */
 static uint64_t proof_key(const struct refcount_load *l)
 {
@@ -78,7 +97,8 @@ static bool looks_odd(const struct refcount_load *l, uint64_t key, const uint8_t
     uint64_t n = 1ull << space->meta->refslice_bits, first = key << space->meta->refslice_bits, free_from = first,
              used = 0;
     uint64_t end = div_up(backend_size(space->meta->layer->file), space->meta->geo.cluster_size);
-    uint64_t most = (1 + (uint64_t)space->meta->header.nb_snapshots) * (describes_itself(l) ? REFS_PLAUSIBLE : 1);
+    bool in_row = is_in_row(l), may_be_empty = in_row && !describes_itself(l);
+    uint64_t most = (1 + (uint64_t)space->meta->header.nb_snapshots) * (in_row ? REFS_PLAUSIBLE : 1);
 
     assert_locked(&space->meta->lock);
     for (uint64_t i = first; i < first + n; i++) {
@@ -90,7 +110,7 @@ static bool looks_odd(const struct refcount_load *l, uint64_t key, const uint8_t
         free_from = i + 1;
         used++;
     }
-    return !none_is_metadata(space, free_from, first + n) || (used == 0 && key == proof_key(l));
+    return !none_is_metadata(space, free_from, first + n) || (used == 0 && key == proof_key(l) && !may_be_empty);
 }
 
 enum look { LOOK_FINE, LOOK_ODD, LOOK_GONE };

@@ -130,6 +130,26 @@ static void those_that_are_there_are_used(void **state)
     }
 }
 
+/* Blocks that were made ahead are empty; in the next session that is no reason to read all L2 tables. */
+static void those_that_are_there_are_trusted(void **state)
+{
+    const struct q2_space *space;
+
+    written = 0;
+    make(&file);
+    assert_int_equal(after(16), 32);
+    for (unsigned i = 0; i < 32; i++) /* more tables than are read before anything is handed out */
+        OK(write_more());
+    OK(vdisk_close(v));
+    open_it();
+    space = &q2_of(v->top)->space;
+    OK(write_more());
+    assert_int_equal(row(), 32);
+    assert_true(space->survey_length_known && !space->survey_is_short);
+    assert_false(space->tables_read);
+    assert_true(space->survey_at.l1_index == 0 && space->survey_at.offset == 0);
+}
+
 /* The place of the block behind it is written with the block; where there is no space for that, only the block. */
 static void without_space_for_all_one(void **state)
 {
@@ -177,6 +197,7 @@ int main(void)
         cmocka_unit_test_teardown(twice_as_many_each_time, teardown),
         cmocka_unit_test_teardown(one_on_a_device, teardown),
         cmocka_unit_test_teardown(those_that_are_there_are_used, teardown),
+        cmocka_unit_test_teardown(those_that_are_there_are_trusted, teardown),
         cmocka_unit_test_teardown(without_space_for_all_one, teardown),
         cmocka_unit_test_teardown(without_space_none, teardown),
     };
