@@ -133,6 +133,8 @@ static enum scan_result scan(struct q2_space *space, uint64_t from, uint64_t wan
             verdict = judge_free(space, i, kind, &n);
         } else if (*ret_n == 0 && !known_only) {
             return SCAN_UNSURVEYED;
+        } else {
+            n = q2_survey_unknown(space, i, n);
         }
         n = max_u64(n, 1);
         if (verdict == Q2_GUARD_METADATA)

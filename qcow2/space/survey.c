@@ -64,6 +64,14 @@ uint64_t q2_survey_known(const struct q2_space *space, uint64_t cluster, uint64_
     return stop == space->holes_end ? n : stop - cluster;
 }
 
+uint64_t q2_survey_unknown(const struct q2_space *space, uint64_t cluster, uint64_t n)
+{
+    uint64_t end = min_u64(cluster + n, space->holes_end), stop;
+
+    assert(q2_survey_known(space, cluster, n) == 0);
+    return q2_cluster_set_next(&space->meta->own_freed, cluster, end, &stop) - cluster;
+}
+
 /* Is there nothing in the table that has not been judged? */
 static bool is_judged(struct q2_space *space, uint64_t l1_index)
 {

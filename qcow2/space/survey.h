@@ -36,6 +36,9 @@ static inline bool q2_survey_is_over(const struct q2_space *space)
  */
 uint64_t q2_survey_known(const struct q2_space *space, uint64_t cluster, uint64_t n);
 
+/* The same where that is none: how many of the `n` neither, from the first on, before one that may. */
+uint64_t q2_survey_unknown(const struct q2_space *space, uint64_t cluster, uint64_t n);
+
 /*
  * With the lock held: is it not over, but short enough to be read at once? Then it is known before anything is
  * handed out.

@@ -317,6 +317,25 @@ static void test_holes_unreadable(void)
     finish(&w);
 }
 
+/* And then what was freed here can be had, though it lies behind such a hole. */
+static void test_holes_own(void)
+{
+    struct world w;
+
+    make(&w, MAPPED + MIB(16), true);
+    spoil_table(&w);
+    CHECK_OK(vdisk_pdiscard(w.v, (uint64_t)HOLES * CLUSTER, LOW + (uint64_t)HOLES * CLUSTER));
+    for (unsigned i = 0; i < HOLES; i++) {
+        CHECK_OK(vdisk_sync(w.v));
+        fill(w.v, LOW + (uint64_t)(HOLES + i) * CLUSTER, CLUSTER, OTHER);
+    }
+    CHECK(!is_survey_over(&w));
+    CHECK_INT(count_used(&w, w.low), 0);
+    CHECK_INT(count_used(&w, w.low + (uint64_t)HOLES * CLUSTER), HOLES);
+    check_data(&w);
+    finish(&w);
+}
+
 /*
  * The last refcount block is gone from the table: a new one would lie in the first cluster that it is to describe,
  * which has guest data. It lies behind the end of the file, or, if that is too far away for the block's first
@@ -365,6 +384,7 @@ const struct test_case holes_cases[] = {
     {.name = "holes_on_device", .run = test_holes_on_device},
     {.name = "holes_of_full", .run = test_holes_of_full},
     {.name = "holes_unreadable", .run = test_holes_unreadable},
+    {.name = "holes_own", .run = test_holes_own},
     {.name = "block_lost", .run = test_block_lost},
     {.name = "block_lost_far", .run = test_block_lost_far},
 };
