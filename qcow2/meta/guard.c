@@ -371,10 +371,22 @@ enum q2_guard_verdict q2_guard_free(struct q2_meta *meta, uint64_t cluster, bool
         return Q2_GUARD_FREE;
     if (for_metadata && q2_guard_leads_to(meta, cluster, 1))
         return Q2_GUARD_IN_USE;
-    /* Some entry led here: it is free if that was its last use. */
-    return q2_cluster_set_has(&meta->mapped, cluster) && !q2_cluster_set_has(&meta->own_freed, cluster)
-               ? Q2_GUARD_IN_USE
-               : Q2_GUARD_FREE;
+    return q2_guard_led_to(meta, cluster, 1) ? Q2_GUARD_IN_USE : Q2_GUARD_FREE;
+}
+
+bool q2_guard_led_to(const struct q2_meta *meta, uint64_t cluster, uint64_t n)
+{
+    uint64_t end = cluster + n, stop, freed_end;
+
+    assert_locked(&meta->lock);
+    if (MUTANT(FORGET_MAPPED))
+        return false;
+    while ((cluster = q2_cluster_set_next(&meta->mapped, cluster, end, &stop)) < end) {
+        if (q2_cluster_set_next(&meta->own_freed, cluster, stop, &freed_end) != cluster)
+            return true;
+        cluster = freed_end; /* an entry led there: it is free if that was its last use */
+    }
+    return false;
 }
 
 bool q2_guard_all_free(struct q2_meta *meta, uint64_t cluster, uint64_t n, bool for_metadata)

@@ -52,6 +52,12 @@ bool q2_guard_all_free(struct q2_meta *meta, uint64_t cluster, uint64_t n, bool 
 /* With the lock held, invariant 2: may an entry in the cache lead into the range? */
 bool q2_guard_leads_to(const struct q2_meta *meta, uint64_t cluster, uint64_t n);
 
+/*
+ * With the lock held: did an entry that was read lead into the range, to what has not come free since? Not even
+ * guest data is put there then.
+ */
+bool q2_guard_led_to(const struct q2_meta *meta, uint64_t cluster, uint64_t n);
+
 /* With the lock held: find out exactly. Takes time by the size of the cache: when there is no space otherwise. */
 void q2_guard_recount(struct q2_meta *meta);
 

@@ -105,6 +105,12 @@ static void shrink(struct lease_fill *f)
     pthread_mutex_unlock(&space->meta->lock);
 }
 
+/* Has an entry been read meanwhile that leads to what was taken? */
+static bool is_mapped(const struct lease_fill *f)
+{
+    return q2_guard_led_to(f->space->meta, f->run.host_offset >> f->space->meta->geo.cluster_bits, f->run.clusters);
+}
+
 static void lease_fill_finish(struct lease_fill *f, int rc)
 {
     struct q2_lease *l = f->lease;
@@ -112,8 +118,8 @@ static void lease_fill_finish(struct lease_fill *f, int rc)
     bool first = f->first;
 
     pthread_mutex_lock(&space->meta->lock);
-    if (rc == 0 && l->next < l->end && !ENGINE_MUTANT(LEASE_FILL_TWICE)) {
-        /* Two queues that share a lease have both filled it. */
+    if (rc == 0 && ((l->next < l->end && !ENGINE_MUTANT(LEASE_FILL_TWICE)) || is_mapped(f))) {
+        /* Two queues that share a lease have both filled it; or who looks for it there begins again. */
         q2_return(space, f->run.host_offset >> space->meta->geo.cluster_bits, f->run.clusters, f->run.zero);
     } else if (rc == 0) {
         l->next = f->run.host_offset >> space->meta->geo.cluster_bits;

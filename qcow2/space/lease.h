@@ -30,4 +30,7 @@ void q2_lease_keep_short(struct q2_space *space, const vdisk_queue *queue);
 /* Give back what all leases still have, so that others can have it. With the lock held. */
 void q2_lease_return_all(struct q2_space *space);
 
+/* The same of those that have something to which an entry leads that has been read since: guard.h. */
+void q2_lease_return_mapped(struct q2_space *space);
+
 #endif

@@ -27,16 +27,30 @@ bool q2_lease_take(struct q2_space *space, const vdisk_queue *queue, uint64_t wa
     return true;
 }
 
+static void give_back(struct q2_space *space, struct q2_lease *l)
+{
+    assert_locked(&space->meta->lock);
+    q2_return(space, l->next, l->end - l->next, l->zero);
+    l->next = l->end = 0;
+    l->size = 0;
+}
+
 void q2_lease_return_all(struct q2_space *space)
+{
+    q2_space_assert(space);
+    assert_locked(&space->meta->lock);
+    for (unsigned i = 0; i < Q2_LEASES; i++)
+        if (space->leases[i].next < space->leases[i].end)
+            give_back(space, &space->leases[i]);
+}
+
+void q2_lease_return_mapped(struct q2_space *space)
 {
     q2_space_assert(space);
     assert_locked(&space->meta->lock);
     for (unsigned i = 0; i < Q2_LEASES; i++) {
         struct q2_lease *l = &space->leases[i];
-        if (l->next == l->end)
-            continue;
-        q2_return(space, l->next, l->end - l->next, l->zero);
-        l->next = l->end = 0;
-        l->size = 0;
+        if (l->next < l->end && q2_guard_led_to(space->meta, l->next, l->end - l->next))
+            give_back(space, l);
     }
 }

@@ -245,18 +245,6 @@ static int judge(struct survey *s)
     return rc > 0 ? 0 : rc;
 }
 
-/* With the lock held: was something leased that is in use? */
-static bool is_lease_mapped(const struct q2_space *space)
-{
-    for (unsigned i = 0; i < Q2_LEASES; i++) {
-        const struct q2_lease *l = &space->leases[i];
-        uint64_t stop;
-        if (l->next < l->end && q2_cluster_set_next(&space->meta->mapped, l->next, l->end, &stop) < l->end)
-            return true;
-    }
-    return false;
-}
-
 /* ---- the op ------------------------------------------------------------------------------------------------ */
 
 static void survey_finish(struct survey *s, int rc)
@@ -270,8 +258,7 @@ static void survey_finish(struct survey *s, int rc)
         q2_cluster_set_finish(&space->survey_once);
         q2_cluster_set_finish(&space->survey_twice);
     }
-    if (is_lease_mapped(space))
-        q2_lease_return_all(space);
+    q2_lease_return_mapped(space);
     space->surveying = false;
     op_wake_all(&space->survey_waiting, rc);
     op_wake(s->op.parent, rc);

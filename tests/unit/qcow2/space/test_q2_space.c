@@ -10,6 +10,7 @@
 #include "engine/loop/service.h"
 #include "qcow2/flush/flush.h"
 #include "qcow2/space/space.h"
+#include "qcow2/space/survey.h"
 #include "tests/lib/rng.h"
 
 enum { BITS = 9, CLUSTER = 1 << BITS, CLUSTERS = 1 << 18, BEFORE = 50, STEPS = 1500, ORDER = 6 };
@@ -516,11 +517,112 @@ static void a_device_that_is_full(void **state)
     }
 }
 
+/* ---- leases and entries that are read ------------------------------------------------------------------- */
+
+static const struct q2_lease *fill_lease(void)
+{
+    struct waiter waiter;
+
+    waiter_init(&waiter, queue);
+    q2_lease_fill(&w.space, &waiter.op);
+    assert_int_equal(await(&waiter), 0);
+    return &w.space.leases[queue->id % Q2_LEASES];
+}
+
+/* From now on leases lie behind all that is in use. */
+static void pass_holes(void)
+{
+    struct q2_run run;
+
+    do {
+        fill_lease();
+        LOCKED(assert_true(q2_lease_take(&w.space, queue, CLUSTERS, &run)));
+        own(&run);
+    } while (run.host_offset >> BITS < BEFORE);
+}
+
+/* There are no tables: what an entry led to is noted beforehand. */
+static void survey(void)
+{
+    struct waiter waiter;
+
+    w.space.tables_read = false;
+    waiter_init(&waiter, queue);
+    q2_survey(&w.space, false, &waiter.op);
+    assert_int_equal(await(&waiter), 0);
+    assert_true(w.space.tables_read);
+}
+
+/* A lease goes back when an entry leads there; not when one led there before the clusters came free. */
+static void a_lease_that_is_in_use(void **state)
+{
+    const struct q2_lease *l;
+    struct q2_lease other;
+    uint64_t first;
+
+    world_init(1, false);
+    pass_holes();
+    l = fill_lease();
+    first = l->next;
+    assert_true(l->end > first + 2);
+    w.meta.guarded = true;
+    LOCKED(q2_cluster_set_add(&w.meta.mapped, first, 2));
+    LOCKED(q2_cluster_set_add(&w.meta.own_freed, first, 2));
+    survey();
+    assert_int_equal(l->next, first);
+    w.space.leases[(queue->id + 1) % Q2_LEASES].next = l->end - 1; /* somebody else's */
+    w.space.leases[(queue->id + 1) % Q2_LEASES].end = l->end;
+    w.space.leases[queue->id % Q2_LEASES].end--;
+    other = w.space.leases[(queue->id + 1) % Q2_LEASES];
+    LOCKED(q2_cluster_set_add(&w.meta.mapped, first + 2, 1));
+    survey();
+    assert_int_equal(l->next, l->end);
+    assert_memory_equal(&other, &w.space.leases[(queue->id + 1) % Q2_LEASES], sizeof other);
+    check("the survey");
+    return_leases();
+    world_finish();
+}
+
+/* The same while the file is made longer for it. */
+static void a_fill_of_what_is_in_use(void **state)
+{
+    const struct q2_lease *l = &w.space.leases[queue->id % Q2_LEASES];
+    uint64_t led_to = 0, end;
+    struct waiter waiter;
+
+    world_init(1, false);
+    pass_holes();
+    w.meta.guarded = true;
+    end = w.space.zero_from;
+    waiter_init(&waiter, queue);
+    q2_lease_fill(&w.space, &waiter.op);
+    while (!waiter.woken) {
+        pthread_mutex_lock(&w.meta.lock);
+        if (led_to == 0 && /* more than the new blocks */ w.space.zero_from > end + 20 * CLUSTER) {
+            led_to = (w.space.zero_from >> BITS) - 1;
+            q2_cluster_set_add(&w.meta.mapped, led_to, 1);
+        }
+        pthread_mutex_unlock(&w.meta.lock);
+        if (!queue_turn(queue))
+            queue_sleep(queue, 1, NULL);
+    }
+    assert_int_equal(waiter.rc, 0);
+    assert_true(led_to > 0);
+    assert_int_equal(l->next, l->end);
+    check("a fill in vain");
+    l = fill_lease();
+    assert_true(l->next < l->end && (led_to < l->next || led_to >= l->end));
+    check("a fill");
+    world_finish();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_file_that_grows),
         cmocka_unit_test(a_device_that_is_full),
+        cmocka_unit_test(a_lease_that_is_in_use),
+        cmocka_unit_test(a_fill_of_what_is_in_use),
     };
     int rc;
 
