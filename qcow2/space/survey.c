@@ -95,7 +95,7 @@ static uint64_t table_at(struct q2_meta *meta, uint64_t l1_index)
 bool q2_survey_is_short(struct q2_space *space)
 {
     struct q2_meta *meta = space->meta;
-    uint64_t entries, most = min_u64(PIECES, STEP_BYTES >> meta->geo.cluster_bits), tables = 0;
+    uint64_t entries, most = min_u64(PIECES, max_u64(STEP_BYTES >> meta->geo.cluster_bits, 1)), tables = 0;
 
     assert_locked(&meta->lock);
     if (q2_survey_is_over(space) || MUTANT(HOLES_UNSURVEYED))
@@ -287,7 +287,7 @@ void q2_survey(struct q2_space *space, bool hurry, struct op *op)
 {
     vdisk_queue *service = service_queue(space->meta->layer->volume, op->queue);
     struct survey *s = NULL;
-    bool over, wait;
+    bool over, wait, all;
 
     pthread_mutex_lock(&space->meta->lock);
     over = q2_survey_is_over(space);
@@ -297,6 +297,7 @@ void q2_survey(struct q2_space *space, bool hurry, struct op *op)
     else if (!over)
         s = op_alloc_for(service, op->queue, &survey_type, sizeof *s);
     space->surveying |= s != NULL;
+    all = hurry || space->survey_is_short; /* one table of 2 MiB takes two steps */
     pthread_mutex_unlock(&space->meta->lock);
     if (wait)
         return;
@@ -306,6 +307,6 @@ void q2_survey(struct q2_space *space, bool hurry, struct op *op)
     }
     s->op.parent = op;
     s->space = space;
-    s->hurry = hurry;
+    s->hurry = all;
     op_send(&s->op);
 }

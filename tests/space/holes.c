@@ -336,6 +336,21 @@ static void test_holes_own(void)
     finish(&w);
 }
 
+/* A table that is larger than what is read at once is few enough all the same. */
+static void test_holes_of_large(void)
+{
+    uint64_t large = MIB(2), size = 8 * large;
+    struct world w;
+
+    create(&w, 0, size, (uint32_t)large);
+    close_it(&w);
+    put_word(&w, entry_at(&w, size - large), 0);
+    open_it(&w);
+    fill(w.v, size - large, CLUSTER, OTHER);
+    CHECK_MSG(is_survey_over(&w), "the only L2 table has not been read");
+    finish(&w);
+}
+
 /*
  * The last refcount block is gone from the table: a new one would lie in the first cluster that it is to describe,
  * which has guest data. It lies behind the end of the file, or, if that is too far away for the block's first
@@ -385,6 +400,7 @@ const struct test_case holes_cases[] = {
     {.name = "holes_of_full", .run = test_holes_of_full},
     {.name = "holes_unreadable", .run = test_holes_unreadable},
     {.name = "holes_own", .run = test_holes_own},
+    {.name = "holes_of_large", .run = test_holes_of_large},
     {.name = "block_lost", .run = test_block_lost},
     {.name = "block_lost_far", .run = test_block_lost_far},
 };
