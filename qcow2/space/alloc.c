@@ -337,14 +337,26 @@ static void look_further(struct alloc *a)
 }
 
 /*
- * A cluster is free that may not be had before the survey is over. It goes on, once, and then the tail is taken;
- * where that has nothing, it goes on to its end.
+ * May the survey go on for this search? Once, unless it has failed before; to its end where the tail has nothing,
+ * unless it fails now.
+ */
+static bool may_survey(const struct alloc *a)
+{
+    assert_locked(&a->space->meta->lock);
+    if (a->look == LOOK_ALL)
+        return !a->surveyed || a->survey_rc == 0;
+    return !a->surveyed && !a->space->survey_failed;
+}
+
+/*
+ * A cluster is free that may not be had before the survey is over. It goes on, and then the tail is taken; where
+ * that has nothing, it goes on to its end.
  */
 static enum scan_result wait_for_survey(struct alloc *a)
 {
     assert_locked(&a->space->meta->lock);
     drop_part(a);
-    if (!a->surveyed || (a->look == LOOK_ALL && a->survey_rc == 0))
+    if (may_survey(a))
         return SCAN_UNSURVEYED;
     if (a->look == LOOK_TAIL)
         return find_tail(a);
@@ -472,7 +484,7 @@ static enum scan_result alloc_try(struct alloc *a)
 
     pthread_mutex_lock(&space->meta->lock);
     q2_space_assert(space);
-    if (!a->surveyed && q2_survey_is_short(space))
+    if (may_survey(a) && !a->surveyed && q2_survey_is_short(space))
         r = SCAN_UNSURVEYED;
     else if (!space->trimming)
         r = a->exact ? try_take_exact(a) : try_take(a);

@@ -67,6 +67,7 @@ struct q2_space {
     struct q2_cluster_set     sound;         /* refcount slices, by key, that are what they should be */
     bool                      tables_read;   /* all L2 tables have been: `mapped` has all that fits: survey.h */
     bool                      survey_length_known, survey_is_short;
+    bool                      survey_failed; /* the last time: who can do without does not try again */
     bool                      surveying;     /* an op reads some of them; the next three are its own */
     struct q2_survey_place    survey_at;     /* before it all have been */
     struct q2_cluster_set     survey_once, survey_twice; /* tables, by how often they have been judged */

@@ -5,8 +5,8 @@
  * Happy path: from where the last reading ended, the next pieces of tables that there are, all at once; what has
  * come through the cache is passed by; each is judged, slice by slice; who waits is woken. Behind the last one the
  * survey is over.
- * Failure modes: a piece cannot be read, no memory: those before it count, the next reading begins there. A table
- * has been copied to another place meanwhile: the same, without an error. A lease, taken where nothing seemed to
+ * Failure modes: a piece cannot be read, no memory: those before it count, the next reading begins there. After the
+ * former only who cannot do without reads again. A table has been copied to another place meanwhile: the same, without an error. A lease, taken where nothing seemed to
  * be, has something after all: it goes back.
  */
 #include "qcow2/space/survey.h"
@@ -254,6 +254,7 @@ static void survey_finish(struct survey *s, int rc)
     pthread_mutex_lock(&space->meta->lock);
     assert(space->surveying && !space->tables_read);
     space->tables_read = rc == 0 && s->last;
+    space->survey_failed = rc < 0 && rc != -ENOMEM;
     if (space->tables_read) {
         q2_cluster_set_finish(&space->survey_once);
         q2_cluster_set_finish(&space->survey_twice);

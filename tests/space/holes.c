@@ -286,21 +286,26 @@ static void test_holes_of_full(void)
     finish(&w);
 }
 
-static void spoil_table(struct world *w)
+static int spoil_table(struct world *w)
 {
-    CHECK(fault_add_rule(w->fault, &(struct fault_rule){.kinds = FAULT_KIND(IO_READ), .offset = w->table,
-                                                        .len = CLUSTER, .what = FAULT_FAIL, .error = EIO}) >= 0);
+    int rule = fault_add_rule(w->fault, &(struct fault_rule){.kinds = FAULT_KIND(IO_READ), .offset = w->table,
+                                                             .len = CLUSTER, .what = FAULT_FAIL, .error = EIO});
+
+    CHECK(rule >= 0);
+    return rule;
 }
 
 /* One table cannot be read: it is the tail for ever, and where there is none that error, until the table can. */
 static void test_holes_unreadable(void)
 {
     struct world w;
+    int rule;
 
     make(&w, 0, false);
-    spoil_table(&w);
+    rule = spoil_table(&w);
     for (unsigned i = 0; i < LEASES; i++)
         CHECK_OK(write_more(&w, MIB(1)));
+    CHECK_INT(fault_rule_fired(w.fault, rule), 1); /* the tail does not need it */
     CHECK(!is_survey_over(&w) && count_used(&w, w.low) + count_used(&w, w.high) == 0);
     check_data(&w);
     finish(&w);
