@@ -36,8 +36,8 @@ void q2_space_state_finish(struct q2_space *space)
     for (int i = 0; i < Q2_FREED_STAGES; i++)
         free(space->freed[i].list);
     q2_cluster_set_finish(&space->sound);
-    q2_cluster_set_finish(&space->survey_once);
-    q2_cluster_set_finish(&space->survey_twice);
+    q2_cluster_set_finish(&space->survey.once);
+    q2_cluster_set_finish(&space->survey.twice);
 }
 
 /* ---- tails ----------------------------------------------------------------------------------------------- */

@@ -41,6 +41,12 @@ struct q2_tail {
     uint64_t next, end;
 };
 
+/* Of who reads all of them: before `at` all have been; by how often they have been judged. */
+struct q2_survey_progress {
+    struct q2_survey_place at;
+    struct q2_cluster_set  once, twice;
+};
+
 enum q2_freed_stage {
     Q2_FREED_NOW,     /* waits for a flush to make the freeing durable */
     Q2_FREED_DURABLE, /* waits for requests that may still use the old mapping */
@@ -68,9 +74,9 @@ struct q2_space {
     bool                      tables_read;   /* all L2 tables have been: `mapped` has all that fits: survey.h */
     bool                      survey_length_known, survey_is_short;
     bool                      survey_failed; /* the last time: who can do without does not try again */
-    bool                      surveying;     /* an op reads some of them; the next three are its own */
-    struct q2_survey_place    survey_at;     /* before it all have been */
-    struct q2_cluster_set     survey_once, survey_twice; /* tables, by how often they have been judged */
+    bool                      surveying;     /* an op reads some of them, */
+    const vdisk_queue        *survey_queue;  /* on this one; */
+    struct q2_survey_progress survey;        /* its own */
     struct list               survey_waiting; /* ops, by op.wait: for that to end */
     bool                      count_decides; /* what is freed is not given to the host before a count: shrink.c */
     uint64_t                  durable_end;   /* host offset: the file reaches so far, and that is durable */

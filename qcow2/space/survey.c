@@ -40,6 +40,7 @@ struct piece {
 struct survey {
     struct op op;
     struct q2_space *space;
+    struct q2_survey_progress *progress, own; /* own: of one who reads all beside another: invariant 3 */
     bool hurry, last; /* no table is left behind these pieces */
     unsigned n;
     struct piece *piece;
@@ -117,20 +118,20 @@ bool q2_survey_is_short(struct q2_space *space)
  * A table that many entries lead to need not be read for each: with the second it is known that what it leads to
  * has two places.
  */
-static bool is_known(const struct q2_space *space, uint64_t table)
+static bool is_known(const struct survey *s, uint64_t table)
 {
-    return q2_cluster_set_has(&space->survey_twice, table >> space->meta->geo.cluster_bits);
+    return q2_cluster_set_has(&s->progress->twice, table >> s->space->meta->geo.cluster_bits);
 }
 
 /* The next table at or behind a place that has to be read. False: there is none. */
-static bool next_table(struct q2_space *space, struct q2_survey_place *at)
+static bool next_table(struct survey *s, struct q2_survey_place *at)
 {
-    struct q2_meta *meta = space->meta;
+    struct q2_meta *meta = s->space->meta;
 
     for (; at->l1_index < atomic_load_explicit(&meta->l1, memory_order_acquire)->entries;
          *at = (struct q2_survey_place){at->l1_index + 1, 0}) {
         uint64_t table = table_at(meta, at->l1_index);
-        if (table != 0 && !is_known(space, table) && !is_judged(space, at->l1_index))
+        if (table != 0 && !is_known(s, table) && !is_judged(s->space, at->l1_index))
             return true;
     }
     return false;
@@ -140,11 +141,11 @@ static void choose(struct survey *s)
 {
     const struct q2_geometry *g = &s->space->meta->geo;
     uint32_t left = s->hurry ? HURRY_BYTES : STEP_BYTES;
-    struct q2_survey_place at = s->space->survey_at;
+    struct q2_survey_place at = s->progress->at;
 
     for (s->n = 0; s->n < PIECES && left > 0; s->n++) {
         struct piece *p = &s->piece[s->n];
-        if (!next_table(s->space, &at)) {
+        if (!next_table(s, &at)) {
             s->last = true;
             return;
         }
@@ -215,8 +216,10 @@ static int judge_slice(struct q2_space *space, const struct piece *p, uint32_t a
     return rc;
 }
 
-static int judge_piece(struct q2_space *space, const struct piece *p)
+static int judge_piece(struct survey *s, const struct piece *p)
 {
+    struct q2_space *space = s->space;
+    struct q2_survey_progress *done = s->progress;
     uint64_t cluster = p->table >> space->meta->geo.cluster_bits;
     int rc = p->io.res;
 
@@ -224,14 +227,12 @@ static int judge_piece(struct q2_space *space, const struct piece *p)
         rc = judge_slice(space, p, at);
     if (rc != 0)
         return rc;
-    space->survey_at.l1_index = p->from.l1_index;
-    space->survey_at.offset = p->from.offset + p->len;
-    if (space->survey_at.offset < space->meta->geo.cluster_size)
+    done->at.l1_index = p->from.l1_index;
+    done->at.offset = p->from.offset + p->len;
+    if (done->at.offset < space->meta->geo.cluster_size)
         return 0;
-    space->survey_at = (struct q2_survey_place){p->from.l1_index + 1, 0};
-    q2_cluster_set_add(q2_cluster_set_has(&space->survey_once, cluster) ? &space->survey_twice
-                                                                        : &space->survey_once,
-                       cluster, 1);
+    done->at = (struct q2_survey_place){p->from.l1_index + 1, 0};
+    q2_cluster_set_add(q2_cluster_set_has(&done->once, cluster) ? &done->twice : &done->once, cluster, 1);
     return 0;
 }
 
@@ -240,32 +241,52 @@ static int judge(struct survey *s)
     int rc = 0;
 
     for (unsigned i = 0; i < s->n && rc == 0; i++)
-        rc = judge_piece(s->space, &s->piece[i]);
+        rc = judge_piece(s, &s->piece[i]);
     s->last &= rc == 0;
     return rc > 0 ? 0 : rc;
 }
 
 /* ---- the op ------------------------------------------------------------------------------------------------ */
 
+/* Invariant 3. */
+static bool is_beside(const struct survey *s)
+{
+    return s->progress == &s->own;
+}
+
+static void progress_finish(struct q2_survey_progress *p)
+{
+    q2_cluster_set_finish(&p->once);
+    q2_cluster_set_finish(&p->twice);
+}
+
+static void release(struct survey *s)
+{
+    free(s->piece);
+    free(s->buf);
+    s->piece = NULL;
+    s->buf = NULL;
+}
+
 static void survey_finish(struct survey *s, int rc)
 {
     struct q2_space *space = s->space;
 
     pthread_mutex_lock(&space->meta->lock);
-    assert(space->surveying && !space->tables_read);
-    space->tables_read = rc == 0 && s->last;
+    space->tables_read |= rc == 0 && s->last;
     space->survey_failed = rc < 0 && rc != -ENOMEM;
-    if (space->tables_read) {
-        q2_cluster_set_finish(&space->survey_once);
-        q2_cluster_set_finish(&space->survey_twice);
-    }
     q2_lease_return_mapped(space);
-    space->surveying = false;
-    op_wake_all(&space->survey_waiting, rc);
+    if (!is_beside(s)) {
+        assert(space->surveying);
+        space->surveying = false;
+        op_wake_all(&space->survey_waiting, rc);
+    }
+    if (space->tables_read && !space->surveying)
+        progress_finish(&space->survey);
     op_wake(s->op.parent, rc);
     pthread_mutex_unlock(&space->meta->lock);
-    free(s->piece);
-    free(s->buf);
+    progress_finish(&s->own);
+    release(s);
     op_free(&s->op, sizeof *s);
 }
 
@@ -274,40 +295,60 @@ static void survey_step(struct op *op)
     struct survey *s = container_of(op, struct survey, op);
 
     OP_BEGIN(enum survey_state, op)
-    op->rc = prepare(s);
-    if (op->rc == 0 && s->n > 0)
-        OP_AWAIT(op, SURVEY_READ, read_pieces(s, op));
-    survey_finish(s, op->rc == -ENOMEM && !s->buf ? -ENOMEM : judge(s));
+    do {
+        release(s);
+        op->rc = prepare(s);
+        if (op->rc == 0 && s->n > 0)
+            OP_AWAIT(op, SURVEY_READ, read_pieces(s, op));
+        op->rc = op->rc == -ENOMEM && !s->buf ? -ENOMEM : judge(s);
+    } while (is_beside(s) && op->rc == 0 && !s->last);
+    survey_finish(s, op->rc);
     return;
     OP_END
 }
 
 OP_TYPE(survey, survey_step, "START", "SURVEY_READ");
 
+enum turn { TURN_OVER, TURN_WAIT, TURN_OURS, TURN_WITHOUT, TURN_BESIDE };
+
+/* Another's reading is not waited for where nobody need turn its queue: invariant 3. */
+static enum turn whose_turn(const struct q2_space *space, bool hurry, const vdisk_queue *queue)
+{
+    assert_locked(&space->meta->lock);
+    if (q2_survey_is_over(space))
+        return TURN_OVER;
+    if (!space->surveying)
+        return TURN_OURS;
+    if (space->survey_queue == queue || space->survey_queue->always_turned)
+        return TURN_WAIT;
+    return hurry ? TURN_BESIDE : TURN_WITHOUT;
+}
+
 void q2_survey(struct q2_space *space, bool hurry, struct op *op)
 {
     vdisk_queue *service = service_queue(space->meta->layer->volume, op->queue);
     struct survey *s = NULL;
-    bool over, wait, all;
+    enum turn turn;
 
     pthread_mutex_lock(&space->meta->lock);
-    over = q2_survey_is_over(space);
-    wait = !over && space->surveying;
-    if (wait)
+    turn = whose_turn(space, hurry, op->queue);
+    if (turn == TURN_WAIT)
         list_add_tail(&space->survey_waiting, &op->wait);
-    else if (!over)
+    else if (turn == TURN_OURS || turn == TURN_BESIDE)
         s = op_alloc_for(service, op->queue, &survey_type, sizeof *s);
-    space->surveying |= s != NULL;
-    all = hurry || space->survey_is_short; /* one table of 2 MiB takes two steps */
-    pthread_mutex_unlock(&space->meta->lock);
-    if (wait)
-        return;
-    if (!s) {
-        op_wake(op, over ? 0 : -ENOMEM);
-        return;
+    if (s) {
+        s->op.parent = op;
+        s->space = space;
+        s->hurry = hurry || space->survey_is_short; /* one table of 2 MiB takes two steps */
+        s->progress = turn == TURN_BESIDE ? &s->own : &space->survey;
     }
-    s->op.parent = op;
-    s->space = space;
-    s->hurry = all;
-    op_send(&s->op);
+    if (s && turn == TURN_OURS) {
+        space->surveying = true;
+        space->survey_queue = service;
+    }
+    pthread_mutex_unlock(&space->meta->lock);
+    if (s)
+        op_send(&s->op);
+    else if (turn != TURN_WAIT)
+        op_wake(op, turn == TURN_OVER || turn == TURN_WITHOUT ? 0 : -ENOMEM);
 }

@@ -10,7 +10,8 @@
  *     refcount says that none does. What has been read is in `mapped` (guard.h).
  *  2. Tables before the place where the survey is have been judged, or need not be: their slices have come
  *     through the cache, or were made here (twice.h, invariant 3).
- *  3. One op reads at a time, on the service's queue: nobody waits for the owner of another queue.
+ *  3. One op reads at a time, on the service's queue. Where that has no thread, nobody waits for the owner of
+ *     another queue: he does without, or, in a hurry, reads all of them for himself.
  *
  * What remains. Of holes: of more guest data than the map of clusters holds (2 TiB with clusters of 64 KiB) what
  * is not in it is not known. What is not a hole is the tail: of a file, what lies behind its end; of storage that
@@ -46,8 +47,8 @@ uint64_t q2_survey_unknown(const struct q2_space *space, uint64_t cluster, uint6
 bool q2_survey_is_short(struct q2_space *space);
 
 /*
- * Go on with it; as the call of an await. It reads as much as takes one wait, more at once with `hurry`. op->rc:
- * 0, over or not; -ENOMEM; of the read: the next one begins where this one failed; -EIO, and no trust any more,
+ * Go on with it; as the call of an await. It reads as much as takes one wait, more at once with `hurry`; or
+ * nothing, where somebody reads who cannot be waited for. op->rc: 0, over or not; -ENOMEM; of the read: the next one begins where this one failed; -EIO, and no trust any more,
  * where guest data is a refcount block.
  */
 void q2_survey(struct q2_space *space, bool hurry, struct op *op);

@@ -147,7 +147,7 @@ static void those_that_are_there_are_trusted(void **state)
     assert_int_equal(row(), 32);
     assert_true(space->survey_length_known && !space->survey_is_short);
     assert_false(space->tables_read);
-    assert_true(space->survey_at.l1_index == 0 && space->survey_at.offset == 0);
+    assert_true(space->survey.at.l1_index == 0 && space->survey.at.offset == 0);
 }
 
 /* The place of the block behind it is written with the block; where there is no space for that, only the block. */

@@ -616,6 +616,30 @@ static void a_fill_of_what_is_in_use(void **state)
     world_finish();
 }
 
+/* ---- a survey that cannot be waited for ----------------------------------------------------------------- */
+
+static void a_survey_on_another_queue(void **state)
+{
+    vdisk_queue *other = op_test_queue();
+    struct waiter waiter;
+
+    world_init(1, false);
+    w.meta.guarded = true;
+    w.space.surveying = true;
+    w.space.survey_queue = other;
+    waiter_init(&waiter, queue);
+    q2_survey(&w.space, false, &waiter.op);
+    assert_int_equal(await(&waiter), 0);
+    assert_false(w.space.tables_read); /* it goes on without */
+    waiter_init(&waiter, queue);
+    q2_survey(&w.space, true, &waiter.op);
+    assert_int_equal(await(&waiter), 0);
+    assert_true(w.space.tables_read && w.space.surveying);
+    w.space.surveying = false;
+    world_finish();
+    vdisk_queue_destroy(other);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -623,6 +647,7 @@ int main(void)
         cmocka_unit_test(a_device_that_is_full),
         cmocka_unit_test(a_lease_that_is_in_use),
         cmocka_unit_test(a_fill_of_what_is_in_use),
+        cmocka_unit_test(a_survey_on_another_queue),
     };
     int rc;
 
