@@ -187,6 +187,7 @@ bool check_leads_to_itself(const struct check *c);
 struct check_snapshots_at {
     uint64_t host_offset;
     uint32_t n;
+    bool     given_up; /* some, that may have been damaged by little: what they had is not to be freed yet */
 };
 
 /* 1: the header is to be changed, to what is durable already. As check_fix_entries(). */

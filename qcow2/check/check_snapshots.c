@@ -33,14 +33,22 @@ enum {
 
 _Static_assert(ENTRY % 8 == 0 && EXTRA % 8 == 0, "what is complete needs no padding but that of its names");
 
+/* What to say of an entry, at this place in the old table, when the new one is written. */
+struct said {
+    uint64_t    pos;
+    const char *why; /* it is given up: what its L1 table is; NULL: it is not, */
+    uint32_t    has; /* but has so many bytes of extra data now */
+};
+
 struct mend {
     struct check *c;
+    struct said  *said;
     uint8_t      *in, *out;
     uint64_t      len, pos;  /* of in */
     uint64_t      out_len;
     uint64_t      tables_left; /* bytes of L1 tables that may still be looked at */
     uint32_t      n, wanted; /* entries: taken; as the header says */
-    uint32_t      given_up;
+    uint32_t      given_up, said_count;
     bool          changed;
 };
 
@@ -83,8 +91,8 @@ static const char *why_unusable(struct mend *m, const struct q2_disk_snapshot *d
     return check_nonsense_l1(m->c, at, entries) > 0 ? "none" : NULL;
 }
 
-/* To be left out? Then it has been said, if all of the table can be written. */
-static bool give_up(struct mend *m, const struct q2_disk_snapshot *d, const uint8_t *names)
+/* To be left out? */
+static bool give_up(struct mend *m, const struct q2_disk_snapshot *d)
 {
     const char *why = why_unusable(m, d);
 
@@ -93,11 +101,41 @@ static bool give_up(struct mend *m, const struct q2_disk_snapshot *d, const uint
     m->given_up++;
     assert(m->n + m->given_up <= m->wanted);
     m->changed = true;
-    check_found(m->c, QCOW2_FIXED, 1, "snapshot %.*s (%.*s): given up, its L1 table at host offset 0x%" PRIx64
-                " is %s", (int)min_u64(40, be16toh(d->id_size)), (const char *)names,
-                (int)min_u64(60, be16toh(d->name_size)), (const char *)names + be16toh(d->id_size),
-                be64toh(d->l1_table_offset), why);
+    m->said[m->said_count++] = (struct said){.pos = m->pos, .why = why};
     return true;
+}
+
+static void say(const struct mend *m, const struct said *s)
+{
+    struct q2_disk_snapshot d;
+    const char *id, *name;
+    int id_len, name_len;
+
+    memcpy(&d, m->in + s->pos, sizeof d);
+    id = (const char *)m->in + s->pos + ENTRY + be32toh(d.extra_size);
+    name = id + be16toh(d.id_size);
+    id_len = (int)min_u64(40, be16toh(d.id_size));
+    name_len = (int)min_u64(60, be16toh(d.name_size));
+    if (s->why)
+        check_found(m->c, QCOW2_FIXED, 1, "snapshot %.*s (%.*s): given up, its L1 table at host offset 0x%" PRIx64
+                    " is %s", id_len, id, name_len, name, be64toh(d.l1_table_offset), s->why);
+    else
+        check_found(m->c, QCOW2_FIXED, 1, "snapshot %.*s: %" PRIu32 " bytes of extra data, were %" PRIu32, id_len,
+                    id, s->has, be32toh(d.extra_size));
+}
+
+/* What has been done: nothing, before the new table is durable. */
+static void say_all(const struct mend *m)
+{
+    assert(m->said_count <= m->wanted);
+    for (uint32_t i = 0; i < m->said_count; i++)
+        say(m, &m->said[i]);
+    if (m->n > 0 && m->n + m->given_up < m->c->header.nb_snapshots)
+        check_found(m->c, QCOW2_FIXED, 1, "the snapshot table: has %" PRIu32 " entries, not %" PRIu32, m->n,
+                    m->c->header.nb_snapshots);
+    if (m->given_up > 0)
+        check_found(m->c, QCOW2_NOTE, 1, "what seems to be leaked may be what snapshots had that are given up, and "
+                    "is kept: free it with -r leaks");
 }
 
 /* The entry at m->pos, to m->out. False: it ends behind the end of the table. */
@@ -116,14 +154,13 @@ static bool take_entry(struct mend *m)
     end = m->pos + ENTRY + had + names;
     if (end > m->len)
         return false;
-    if (give_up(m, &d, p + ENTRY + had)) {
+    if (give_up(m, &d)) {
         m->pos = align_up(end, 8);
         return true;
     }
     has = fill_extra(m, &d, p + ENTRY, had, out + ENTRY);
     if (has != had)
-        check_found(m->c, QCOW2_FIXED, 1, "snapshot %.*s: %" PRIu32 " bytes of extra data, were %" PRIu32,
-                    (int)min_u64(40, be16toh(d.id_size)), (const char *)p + ENTRY + had, has, had);
+        m->said[m->said_count++] = (struct said){.pos = m->pos, .has = has};
     d.extra_size = htobe32(has);
     memcpy(out, &d, ENTRY);
     memcpy(out + ENTRY + has, p + ENTRY + had, names);
@@ -318,18 +355,16 @@ static int mend_read(struct mend *m, struct check_snapshots_at *ret)
         return 0;
     if (m->n == 0 && m->given_up == 0)
         return mend_lost(c, ret);
-    *ret = (struct check_snapshots_at){.n = m->n};
-    if (m->n == 0)
-        return 1;
-    if (m->n + m->given_up < c->header.nb_snapshots)
-        check_found(c, QCOW2_FIXED, 1, "the snapshot table: has %" PRIu32 " entries, not %" PRIu32, m->n,
-                    c->header.nb_snapshots);
-    rc = write_table(m, &ret->host_offset);
+    *ret = (struct check_snapshots_at){.n = m->n, .given_up = m->given_up > 0};
+    rc = m->n > 0 ? write_table(m, &ret->host_offset) : 0;
     if (rc == -ENOSPC) {
         check_found(c, QCOW2_NOTE, 1, "the snapshot table is not repaired: there is no place for a new one");
         return 0;
     }
-    return rc < 0 ? rc : 1;
+    if (rc < 0)
+        return rc;
+    say_all(m);
+    return 1;
 }
 
 int check_mend_snapshots(struct check *c, struct check_snapshots_at *ret)
@@ -344,7 +379,8 @@ int check_mend_snapshots(struct check *c, struct check_snapshots_at *ret)
     m.len = min_u64(c->file_size - c->header.snapshots_offset, Q2_MAX_SNAPSHOT_TABLE);
     m.in = check_buffer(c, m.len);
     m.out = check_buffer(c, align_up(m.len + (uint64_t)m.wanted * (EXTRA + 8), c->header.geo.cluster_size));
-    if (m.in && m.out) {
+    m.said = calloc(max_u64(m.wanted, 1), sizeof *m.said);
+    if (m.in && m.out && m.said) {
         memset(m.out, 0, align_up(m.len + (uint64_t)m.wanted * (EXTRA + 8), c->header.geo.cluster_size));
         rc = mend_read(&m, ret);
     } else {
@@ -352,5 +388,6 @@ int check_mend_snapshots(struct check *c, struct check_snapshots_at *ret)
     }
     free(m.in);
     free(m.out);
+    free(m.said);
     return rc < 0 ? err_set(rc, "%s: repairing the snapshot table: %s", c->file->name, strerror(-rc)) : rc;
 }

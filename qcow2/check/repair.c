@@ -46,7 +46,7 @@ struct repair {
     uint64_t                    tail_before, tail_now; /* refcounts past the end of the file */
     unsigned                    round;
     bool                        rebuilt;
-    bool                        dropped; /* an entry was given up: refcounts are not lowered any more */
+    bool                        dropped; /* an entry, or a snapshot, was given up: refcounts are not lowered */
 };
 
 /* ---- the header ----------------------------------------------------------------------------------------- */
@@ -162,6 +162,7 @@ static int mend_snapshots(struct repair *r, struct check *c)
     if (rc <= 0)
         return rc;
     rc = change_header(r, set_snapshots, &at);
+    r->dropped |= rc == 0 && at.given_up;
     return rc < 0 ? rc : 1;
 }
 
