@@ -215,8 +215,10 @@ void q2_return(struct q2_space *space, uint64_t cluster_index, uint64_t clusters
         n = min_u64(end, slice_end) - i;
         zero &= q2_lower(space, q2_refcounts_find(space, i >> space->meta->refslice_bits), i, n, true);
     }
-    if (zero && space->zero_from == end << space->meta->geo.cluster_bits && cluster_index >= space->appended_from)
-        space->zero_from = cluster_index << space->meta->geo.cluster_bits;
-    else if (zero)
-        q2_note_zero(space, cluster_index, end);
+    if (!zero)
+        return;
+    /* What was there when the image was opened may have been given to the host since: zeros, but not behind all. */
+    if (space->zero_from == end << space->meta->geo.cluster_bits)
+        space->zero_from = max_u64(cluster_index, space->appended_from) << space->meta->geo.cluster_bits;
+    q2_note_zero(space, cluster_index, end);
 }

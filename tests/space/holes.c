@@ -356,6 +356,25 @@ static void test_holes_of_large(void)
     finish(&w);
 }
 
+/* What was at the end has come free, some of it is written, and the rest goes back, with nothing behind it. */
+static void test_end_of_file(void)
+{
+    uint64_t size = MIB(16) - (uint64_t)13 * CLUSTER; /* with the metadata whole units of what can be punched */
+    struct world w;
+
+    create(&w, 0, size, CLUSTER);
+    close_it(&w);
+    CHECK_INT(memdisk_size(&w.d), MIB(16));
+    open_it(&w);
+    for (uint64_t n = 0; n < 2; n++) {
+        CHECK_OK(vdisk_pdiscard(w.v, size - MIB(15), MIB(15)));
+        CHECK_OK(vdisk_sync(w.v));
+        CHECK_OK(vdisk_sync(w.v));
+        fill(w.v, MIB(15), 16 * CLUSTER, OTHER); /* the first of them are no whole unit */
+    }
+    finish(&w);
+}
+
 /*
  * The last refcount block is gone from the table: a new one would lie in the first cluster that it is to describe,
  * which has guest data. It lies behind the end of the file, or, if that is too far away for the block's first
@@ -406,6 +425,7 @@ const struct test_case holes_cases[] = {
     {.name = "holes_unreadable", .run = test_holes_unreadable},
     {.name = "holes_own", .run = test_holes_own},
     {.name = "holes_of_large", .run = test_holes_of_large},
+    {.name = "end_of_file", .run = test_end_of_file},
     {.name = "block_lost", .run = test_block_lost},
     {.name = "block_lost_far", .run = test_block_lost_far},
 };
