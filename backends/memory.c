@@ -26,6 +26,7 @@
 #include "engine/base/bits.h"
 #include "engine/base/error.h"
 #include "engine/base/iov.h"
+#include "engine/base/mem.h"
 #include "engine/loop/status.h"
 #include "engine/spec/option.h"
 
@@ -107,7 +108,7 @@ static uintptr_t follow(struct store *s, _Atomic uintptr_t *slot, bool leaf, boo
 
     if (old || !make || (leaf && is_full(s)))
         return old;
-    fresh = leaf ? new_chunk(s) : calloc(1, sizeof(struct node));
+    fresh = leaf ? new_chunk(s) : mem_calloc(1, sizeof(struct node));
     if (!fresh)
         return 0;
     if (atomic_compare_exchange_strong(slot, &old, (uintptr_t)fresh)) {
@@ -118,7 +119,7 @@ static uintptr_t follow(struct store *s, _Atomic uintptr_t *slot, bool leaf, boo
     if (leaf)
         munmap(fresh, CHUNK_SIZE);
     else
-        free(fresh);
+        mem_free(fresh);
     return old;
 }
 
@@ -203,7 +204,7 @@ static void free_children(struct node *n, unsigned level)
             munmap((void *)p, CHUNK_SIZE);
         } else {
             free_children((struct node *)p, level - 1);
-            free((void *)p);
+            mem_free((void *)p);
         }
     }
 }
@@ -509,7 +510,7 @@ static void memory_close(struct backend *b)
     for (unsigned i = 0; i < ARRAY_LEN(s->roots); i++)
         free_children(&s->roots[i], DEPTH - 1);
     drop_ready(s);
-    free(s);
+    mem_free(s);
 }
 
 static bool memory_claims(const char *name)
@@ -575,7 +576,7 @@ int memory_backend_create_with(const char *name, const struct memory_options *op
     assert(options->align == 0 || is_power_of_two(options->align));
     if (options->size > UINT64_C(1) << REACH_BITS)
         return err_set(EFBIG, "%s: larger than 1P", name);
-    s = calloc(1, sizeof *s);
+    s = mem_calloc(1, sizeof *s);
     if (!s)
         return err_set(ENOMEM, "%s: out of memory", name);
     s->align = options->align ? options->align : 1;
@@ -590,7 +591,7 @@ int memory_backend_create_with(const char *name, const struct memory_options *op
         err_set(ENOMEM, "%s: out of memory", name);
     if (rc < 0) {
         drop_ready(s);
-        free(s);
+        mem_free(s);
     }
     return rc;
 }

@@ -26,6 +26,7 @@
 #include "engine/base/bits.h"
 #include "engine/base/error.h"
 #include "engine/base/iov.h"
+#include "engine/base/mem.h"
 #include "engine/base/mutant.h"
 #include "engine/base/short_lock.h"
 #include "engine/loop/queue.h"
@@ -129,8 +130,8 @@ static void storage_free(struct storage *s)
 {
     assert(!s || s->handles == 0);
     if (s)
-        free(s->id);
-    free(s);
+        mem_free(s->id);
+    mem_free(s);
 }
 
 static int register_storage(const char *id, const struct vdisk_backend_ops *ops, void *opaque)
@@ -141,9 +142,9 @@ static int register_storage(const char *id, const struct vdisk_backend_ops *ops,
     if (!id || !is_id(id))
         return err_hint(err_set(EINVAL, "a storage's id is none"),
                         "a letter, then letters, digits, '-', '.' and '_', %d at most", ID_MAX);
-    s = calloc(1, sizeof *s);
+    s = mem_calloc(1, sizeof *s);
     if (s)
-        s->id = strdup(id);
+        s->id = mem_strdup(id);
     if (!s || !s->id) {
         storage_free(s);
         return err_set(ENOMEM, "storage '%s': out of memory", id);
@@ -281,7 +282,7 @@ static void end(struct user_io *u)
         res = (int64_t)u->given.len; /* may be less than was asked for: the engine goes on, or has zeros there */
     else if (res == 0)
         follow_size(io->backend, io);
-    free(u->iov);
+    mem_free(u->iov);
     op_free(&u->op, sizeof *u);
     io_end(io, res);
 }
@@ -358,7 +359,7 @@ static bool describe(struct user_io *u, struct io *io, uint64_t len)
     uint32_t n = io->iovcnt;
 
     if (n > 0 && len < io->len) {
-        u->iov = calloc(n, sizeof *u->iov);
+        u->iov = mem_calloc(n, sizeof *u->iov);
         if (!u->iov)
             return false;
         n = iov_slice(io->iov, io->iovcnt, io->moved, len, u->iov, n, &len);

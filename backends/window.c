@@ -22,6 +22,7 @@
 #include "engine/base/bits.h"
 #include "engine/base/error.h"
 #include "engine/base/iov.h"
+#include "engine/base/mem.h"
 #include "engine/base/mutant.h"
 #include "engine/filter.h"
 #include "engine/loop/status.h"
@@ -86,7 +87,7 @@ static void child_done(struct io *io)
         move_status(io->status, outer->offset);
     if (io->kind == IO_FLUSH && res < 0) /* for good, where the page cache has lost something: fd.c */
         atomic_store(&w->w.b.sync_failed, atomic_load(&w->w.below->sync_failed));
-    free(wi->iov);
+    mem_free(wi->iov);
     op_free(&wi->op, sizeof *wi);
     io_end(outer, res);
 }
@@ -102,7 +103,7 @@ static void start(struct window *w, struct io *outer, uint64_t len)
 
     assert(outer->moved == 0); /* the child's I/O comes back whole */
     if (wi && moves && len < outer->len) {
-        wi->iov = calloc(n, sizeof *wi->iov);
+        wi->iov = mem_calloc(n, sizeof *wi->iov);
         if (!wi->iov)
             op_free(&wi->op, sizeof *wi);
         else

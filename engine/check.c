@@ -11,6 +11,7 @@
 
 #include "engine/base/bits.h"
 #include "engine/base/error.h"
+#include "engine/base/mem.h"
 #include "engine/job.h"
 #include "engine/chain/layer_name.h"
 #include "engine/volume.h"
@@ -77,8 +78,8 @@ static void check_release(vdisk_job *j)
 {
     struct check_job *c = container_of(j, struct check_job, job);
 
-    free(c->format);
-    free(c);
+    mem_free(c->format);
+    mem_free(c);
 }
 
 static const struct job_kind check_kind = {"check", check_work, check_release, NULL};
@@ -116,14 +117,14 @@ static int check_job_new(const char *name, enum vdisk_repair what, const struct 
         rc = copy_opts(name, what, opts, &copy);
     if (rc < 0)
         return rc;
-    c = calloc(1, sizeof *c);
+    c = mem_calloc(1, sizeof *c);
     if (!c)
         return err_set(ENOMEM, "%s: out of memory", name);
     assert(!repairs || !(copy.flags & VDISK_OPEN_FORCE_SHARE));
     c->what = what;
     c->opts = copy;
     rc = job_init(&c->job, repairs ? &repair_kind : &check_kind, name, NULL);
-    c->format = c->opts.format ? strdup(c->opts.format) : NULL;
+    c->format = c->opts.format ? mem_strdup(c->opts.format) : NULL;
     if (c->opts.format && !c->format)
         rc = err_set(ENOMEM, "%s: out of memory", name);
     c->opts.format = c->format;

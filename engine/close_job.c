@@ -9,6 +9,7 @@
 #include <stdlib.h>
 
 #include "engine/base/error.h"
+#include "engine/base/mem.h"
 #include "engine/job.h"
 #include "engine/volume.h"
 
@@ -25,7 +26,7 @@ static int close_work(vdisk_job *j)
 
 static void close_release(vdisk_job *j)
 {
-    free(j);
+    mem_free(j);
 }
 
 static const struct job_kind close_kind = {"closing", close_work, close_release, NULL};
@@ -39,7 +40,7 @@ static int close_job_new(vdisk *v, vdisk_job **ret_job)
         return rc;
     if (!ret_job)
         return err_set(EINVAL, "%s: no place for the job", v->top->name);
-    j = calloc(1, sizeof *j);
+    j = mem_calloc(1, sizeof *j);
     if (!j)
         return err_set(ENOMEM, "%s: out of memory", v->top->name);
     rc = job_init(j, &close_kind, v->top->name, v);

@@ -28,6 +28,7 @@
 
 #include "engine/base/bits.h"
 #include "engine/base/error.h"
+#include "engine/base/mem.h"
 #include "engine/base/mutant.h"
 #include "engine/job.h"
 #include "engine/chain/layer_name.h"
@@ -268,8 +269,8 @@ static void create_release(vdisk_job *j)
     struct create_job *c = container_of(j, struct create_job, job);
 
     for (size_t i = 0; i < ARRAY_LEN(c->strings); i++)
-        free(c->strings[i]);
-    free(c);
+        mem_free(c->strings[i]);
+    mem_free(c);
 }
 
 static const struct job_kind create_kind = {"creation", create_work, create_release, NULL};
@@ -281,7 +282,7 @@ static bool copy_strings(struct create_job *c)
                           &c->opts.data_file};
 
     for (size_t i = 0; i < ARRAY_LEN(all); i++) {
-        c->strings[i] = *all[i] ? strdup(*all[i]) : NULL;
+        c->strings[i] = *all[i] ? mem_strdup(*all[i]) : NULL;
         if (*all[i] && !c->strings[i])
             return false;
         *all[i] = c->strings[i];
@@ -300,7 +301,7 @@ static int create_job_new(const char *name, const struct vdisk_create_opts *opts
         return err_set(EINVAL, "%s: create options missing or of a wrong size", name);
     if (!ret_job)
         return err_set(EINVAL, "%s: no place for the job", name);
-    c = calloc(1, sizeof *c);
+    c = mem_calloc(1, sizeof *c);
     if (!c)
         return err_set(ENOMEM, "%s: out of memory", name);
     memcpy(&c->opts, opts, min_u64(opts->size, sizeof c->opts));

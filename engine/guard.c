@@ -21,6 +21,7 @@
 
 #include "engine/base/bits.h"
 #include "engine/base/iov.h"
+#include "engine/base/mem.h"
 #include "engine/base/mutant.h"
 #include "engine/loop/range_lock.h"
 #include "engine/loop/zero.h"
@@ -48,8 +49,8 @@ static void guard_finish(struct guard *g, int rc)
 
     if (g->lock.held)
         range_unlock(locks_of(r), &g->lock);
-    free(g->head);
-    free(g->iov);
+    mem_free(g->head);
+    mem_free(g->iov);
     op_end(&g->op, sizeof *g, rc);
 }
 
@@ -150,13 +151,13 @@ void guard_start(struct request *r)
     if (g) {
         g->r = r;
         op_serve(&g->op, r);
-        g->head = vdisk_alloc_buffer(FOREIGN_HEAD);
-        g->iov = r->kind == REQ_WRITE ? calloc(r->iovcnt + 1, sizeof *g->iov) : NULL;
+        g->head = mem_buffer(FOREIGN_HEAD);
+        g->iov = r->kind == REQ_WRITE ? mem_calloc(r->iovcnt + 1, sizeof *g->iov) : NULL;
     }
     if (!g || !g->head || (r->kind == REQ_WRITE && !g->iov)) {
         if (g) {
-            free(g->head);
-            free(g->iov);
+            mem_free(g->head);
+            mem_free(g->iov);
             op_free(&g->op, sizeof *g);
         }
         request_end_later(r, -ENOMEM);

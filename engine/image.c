@@ -16,6 +16,7 @@
 
 #include "engine/base/bits.h"
 #include "engine/base/error.h"
+#include "engine/base/mem.h"
 #include "engine/base/mutant.h"
 #include "engine/chain/absent.h"
 #include "engine/chain/layer_name.h"
@@ -43,10 +44,10 @@ static int no_memory(void)
 
 int image_take_text(vdisk_image *im, char *text, const char **ret)
 {
-    struct image_text *t = text ? malloc(sizeof *t) : NULL;
+    struct image_text *t = text ? mem_alloc(sizeof *t) : NULL;
 
     if (!t) {
-        free(text);
+        mem_free(text);
         return no_memory();
     }
     *t = (struct image_text){im->texts, text};
@@ -58,7 +59,7 @@ int image_take_text(vdisk_image *im, char *text, const char **ret)
 int image_text(vdisk_image *im, const char *text, const char **ret)
 {
     *ret = NULL;
-    return text ? image_take_text(im, strdup(text), ret) : 0;
+    return text ? image_take_text(im, mem_strdup(text), ret) : 0;
 }
 
 int image_problem(vdisk_image *im, int rc, struct image_problem *ret)
@@ -79,13 +80,13 @@ void vdisk_image_free(vdisk_image *im)
     while (im->texts) {
         struct image_text *t = im->texts;
         im->texts = t->next;
-        free(t->text);
-        free(t);
+        mem_free(t->text);
+        mem_free(t);
     }
-    free(im->key_slots);
-    free(im->snapshots);
-    free(im->bitmaps);
-    free(im);
+    mem_free(im->key_slots);
+    mem_free(im->snapshots);
+    mem_free(im->bitmaps);
+    mem_free(im);
 }
 
 /* What is known of a file, and of the name that stands in an image in it. */
@@ -144,7 +145,7 @@ static int describe_layer(vdisk *v, uint32_t depth, vdisk_image *im)
 
 static int image_new(vdisk_image **ret)
 {
-    *ret = calloc(1, sizeof **ret);
+    *ret = mem_calloc(1, sizeof **ret);
     return *ret ? 0 : no_memory();
 }
 

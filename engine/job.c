@@ -16,6 +16,7 @@
 #include "engine/base/bits.h"
 #include "engine/base/clock.h"
 #include "engine/base/error.h"
+#include "engine/base/mem.h"
 #include "engine/base/point.h"
 #include "engine/loop/queue.h"
 #include "engine/volume.h"
@@ -40,14 +41,14 @@ int job_init(vdisk_job *j, const struct job_kind *kind, const char *name, vdisk 
     j->generation = process_generation;
     if (volume)
         atomic_fetch_add(&volume->jobs, 1);
-    j->name = strdup(name);
+    j->name = mem_strdup(name);
     return j->name ? 0 : err_set(ENOMEM, "%s: out of memory", name);
 }
 
 int job_hold(vdisk_job *j, vdisk *const *volumes, unsigned n)
 {
     assert(!j->held && j->held_count == 0);
-    j->held = calloc(n + 1, sizeof(vdisk *));
+    j->held = mem_calloc(n + 1, sizeof(vdisk *));
     if (!j->held)
         return err_set(ENOMEM, "%s: out of memory", j->name);
     for (unsigned i = 0; i < n; i++) {
@@ -133,7 +134,7 @@ static void leave_volumes(vdisk_job *j)
         atomic_fetch_sub(&j->held[i]->jobs, 1);
     }
     j->held_count = 0;
-    free(j->held);
+    mem_free(j->held);
     j->held = NULL;
 }
 
@@ -361,7 +362,7 @@ static int free_job(vdisk_job *j)
     if (j->has_thread)
         pthread_join(j->thread, NULL);
     leave_volumes(j);
-    free(j->name);
+    mem_free(j->name);
     j->kind->release(j);
     return 0;
 }

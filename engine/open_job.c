@@ -13,6 +13,7 @@
 
 #include "engine/base/bits.h"
 #include "engine/base/error.h"
+#include "engine/base/mem.h"
 #include "engine/job.h"
 #include "engine/loop/given.h"
 #include "engine/volume.h"
@@ -39,7 +40,7 @@ static void close_fds(struct open_job *o)
     for (uint32_t i = 0; i < o->fds_count; i++) {
         if (o->fds[i].fd >= 0)
             close(o->fds[i].fd);
-        free(unconst(o->fds[i].name));
+        mem_free(unconst(o->fds[i].name));
     }
     o->fds_count = 0;
 }
@@ -74,10 +75,10 @@ static void open_release(vdisk_job *j)
     struct open_job *o = of_job(j);
 
     close_fds(o);
-    free(o->fds);
-    free(o->format);
-    free(o->data_file);
-    free(o);
+    mem_free(o->fds);
+    mem_free(o->format);
+    mem_free(o->data_file);
+    mem_free(o);
 }
 
 static const struct job_kind open_kind = {"opening", open_work, open_release, open_leave};
@@ -89,13 +90,13 @@ static int copy_fds(struct open_job *o, const struct vdisk_open_opts *opts)
 
     if (rc < 0 || opts->fds_count == 0)
         return rc;
-    o->fds = calloc(opts->fds_count, sizeof *o->fds);
+    o->fds = mem_calloc(opts->fds_count, sizeof *o->fds);
     if (!o->fds)
         return err_set(ENOMEM, "%s: out of memory", name);
     for (uint32_t i = 0; i < opts->fds_count; i++) {
         const struct vdisk_fd *from = &opts->fds[i];
         struct vdisk_fd *to = &o->fds[o->fds_count++];
-        to->name = from->name ? strdup(from->name) : NULL;
+        to->name = from->name ? mem_strdup(from->name) : NULL;
         to->fd = fcntl(from->fd, F_DUPFD_CLOEXEC, 0);
         if (to->fd < 0)
             return err_set(errno, "%s: descriptor %d: %s", name, from->fd, strerror(errno));
@@ -118,8 +119,8 @@ static int copy_opts(struct open_job *o, const struct vdisk_open_opts *user)
     if (rc < 0)
         return rc;
     opts->fds = o->fds;
-    o->format = opts->format ? strdup(opts->format) : NULL;
-    o->data_file = opts->data_file ? strdup(opts->data_file) : NULL;
+    o->format = opts->format ? mem_strdup(opts->format) : NULL;
+    o->data_file = opts->data_file ? mem_strdup(opts->data_file) : NULL;
     if ((opts->format && !o->format) || (opts->data_file && !o->data_file))
         return err_set(ENOMEM, "%s: out of memory", o->job.name);
     opts->format = o->format;
@@ -139,7 +140,7 @@ static int open_job_new(const char *name, const struct vdisk_open_opts *opts, vd
         return err_set(EINVAL, "%s: open options of size %zu", name, opts->size);
     if (!ret_job)
         return err_set(EINVAL, "%s: no place for the job", name);
-    o = calloc(1, sizeof *o);
+    o = mem_calloc(1, sizeof *o);
     if (!o)
         return err_set(ENOMEM, "%s: out of memory", name);
     rc = job_init(&o->job, &open_kind, name, NULL);

@@ -12,6 +12,7 @@
 
 #include "engine/base/bits.h"
 #include "engine/base/error.h"
+#include "engine/base/mem.h"
 #include "engine/base/mutant.h"
 #include "engine/job.h"
 #include "engine/volume.h"
@@ -52,7 +53,7 @@ static void own_release(vdisk_job *j)
 
     if (o->arg && o->kind.release)
         o->kind.release(o->arg);
-    free(o);
+    mem_free(o);
 }
 
 /* ---- making it --------------------------------------------------------------------------------------- */
@@ -92,7 +93,7 @@ static int own_job_new(const struct vdisk_job_kind *kind, const char *name, void
         return rc;
     if (!ret_job)
         return err_set(EINVAL, "%s: no place for the job", name);
-    o = calloc(1, sizeof *o);
+    o = mem_calloc(1, sizeof *o);
     if (!o)
         return err_set(ENOMEM, "%s: out of memory", name);
     memcpy(&o->kind, kind, min_u64(kind->size, sizeof o->kind));

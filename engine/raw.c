@@ -10,6 +10,7 @@
 
 #include "engine/base/bits.h"
 #include "engine/base/error.h"
+#include "engine/base/mem.h"
 #include "engine/create.h"
 #include "engine/follow.h"
 #include "engine/guard.h"
@@ -177,7 +178,7 @@ static int raw_plan_create(const char *name, struct vdisk_create_opts *o, struct
 
     if (rc < 0)
         return rc;
-    plan = malloc(sizeof *plan);
+    plan = mem_alloc(sizeof *plan);
     if (!plan)
         return err_set(ENOMEM, "%s: out of memory", name);
     *plan = (struct create_plan){name, o};
@@ -195,7 +196,7 @@ static int raw_measure(const char *name, const struct vdisk_create_opts *o, cons
 
 static void raw_drop_plan(struct create_plan *plan)
 {
-    free(plan);
+    mem_free(plan);
 }
 
 static int raw_create(struct create_plan *plan, struct backend *b, vdisk_queue *q)

@@ -3,6 +3,7 @@
  * The fast path. A read or write of one extent that is at hand goes straight to the backend with the request's own
  * I/O: a lookup, a gate, one SQE. Everything else is handed to an op.
  */
+#include "engine/base/mem.h"
 #include "engine/loop/request_end.h"
 
 #include <errno.h>
@@ -290,8 +291,8 @@ static __attribute__((noinline)) void refuse(struct request *r, uint32_t flags, 
 static __attribute__((noinline)) bool copy_list(struct request *r, const struct iovec *iov, unsigned n)
 {
     if (n > r->iov_room) {
-        free(r->iov_long);
-        r->iov_long = malloc(n * sizeof *iov);
+        mem_free(r->iov_long);
+        r->iov_long = mem_alloc(n * sizeof *iov);
         r->iov_room = r->iov_long ? n : 0;
     }
     if (r->iov_room < n)

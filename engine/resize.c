@@ -15,6 +15,7 @@
 
 #include "engine/base/bits.h"
 #include "engine/base/error.h"
+#include "engine/base/mem.h"
 #include "engine/job.h"
 #include "engine/loop/queue.h"
 #include "engine/volume.h"
@@ -111,7 +112,7 @@ static int resize_work(vdisk_job *j)
 
 static void resize_release(vdisk_job *j)
 {
-    free(container_of(j, struct resize_job, job));
+    mem_free(container_of(j, struct resize_job, job));
 }
 
 static const struct job_kind resize_kind = {"resize", resize_work, resize_release, NULL};
@@ -128,7 +129,7 @@ static int resize_job_new(vdisk *v, uint64_t size, const struct vdisk_resize_opt
         rc = copy_opts(v, user_opts, &opts);
     if (rc < 0)
         return rc;
-    r = calloc(1, sizeof *r);
+    r = mem_calloc(1, sizeof *r);
     if (!r)
         return err_set(ENOMEM, "%s: out of memory", v->top->name);
     r->opts = opts;

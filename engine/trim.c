@@ -11,6 +11,7 @@
 
 #include "engine/base/bits.h"
 #include "engine/base/error.h"
+#include "engine/base/mem.h"
 #include "engine/job.h"
 #include "engine/volume.h"
 
@@ -60,7 +61,7 @@ static int trim_work(vdisk_job *j)
 
 static void trim_release(vdisk_job *j)
 {
-    free(container_of(j, struct trim_job, job));
+    mem_free(container_of(j, struct trim_job, job));
 }
 
 static const struct job_kind trim_kind = {"trim", trim_work, trim_release, NULL};
@@ -76,7 +77,7 @@ static int trim_job_new(vdisk *v, const struct vdisk_trim_opts *opts, vdisk_job 
         return err_set(EINVAL, "%s: no place for the job", v->top->name);
     if (opts && (opts->size < sizeof(size_t) || opts->size > 4096))
         return err_set(EINVAL, "%s: trim options of size %zu", v->top->name, opts->size);
-    t = calloc(1, sizeof *t);
+    t = mem_calloc(1, sizeof *t);
     if (!t)
         return err_set(ENOMEM, "%s: out of memory", v->top->name);
     if (opts)

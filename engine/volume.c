@@ -9,6 +9,7 @@
 
 #include "engine/base/bits.h"
 #include "engine/base/error.h"
+#include "engine/base/mem.h"
 #include "engine/loop/given.h"
 #include "engine/loop/queue.h"
 
@@ -48,13 +49,13 @@ static void volume_free(vdisk *v)
     pthread_mutex_destroy(&v->follow.lock);
     pthread_mutex_destroy(&v->manage_lock);
     pthread_mutex_destroy(&v->service_lock);
-    free(v);
+    mem_free(v);
 }
 
 /* A volume without a chain. NULL: out of memory, with text. */
 static vdisk *volume_alloc(void)
 {
-    vdisk *v = calloc(1, sizeof *v);
+    vdisk *v = mem_calloc(1, sizeof *v);
 
     if (!v) {
         err_set(ENOMEM, "out of memory");

@@ -26,6 +26,7 @@
 #include "engine/base/bits.h"
 #include "engine/base/error.h"
 #include "engine/base/iov.h"
+#include "engine/base/mem.h"
 #include "engine/filter.h"
 #include "engine/spec/option.h"
 #include "filters/filters.h"
@@ -62,8 +63,8 @@ static void below_done(struct io *io)
 
     for (uint32_t i = 0; io->kind == IO_READ && res > 0 && i < io->iovcnt; i++)
         rotate_bytes(io->iov[i].iov_base, io->iov[i].iov_len, 255 - r->key);
-    free(ri->copy);
-    free(ri);
+    mem_free(ri->copy);
+    mem_free(ri);
     io_end(outer, res);
 }
 
@@ -73,7 +74,7 @@ static bool copy_rotated(const struct rotate *r, struct rotate_io *ri)
     struct io *io = &ri->io;
     uint64_t len = io->len;
 
-    if (posix_memalign(&ri->copy, max_u64(r->f.below->mem_align, sizeof(void *)), len) != 0) {
+    if (mem_memalign(&ri->copy, max_u64(r->f.below->mem_align, sizeof(void *)), len) != 0) {
         ri->copy = NULL;
         return false;
     }
@@ -88,7 +89,7 @@ static bool copy_rotated(const struct rotate *r, struct rotate_io *ri)
 static void rotate_submit(struct backend *b, struct io *outer)
 {
     struct rotate *r = container_of(filter_of(b), struct rotate, f);
-    struct rotate_io *ri = calloc(1, sizeof *ri + max_u64(outer->iovcnt, 1) * sizeof ri->iov[0]);
+    struct rotate_io *ri = mem_calloc(1, sizeof *ri + max_u64(outer->iovcnt, 1) * sizeof ri->iov[0]);
 
     if (ri) {
         ri->outer = outer;
@@ -96,7 +97,7 @@ static void rotate_submit(struct backend *b, struct io *outer)
         ri->io.done = below_done;
     }
     if (!ri || (outer->kind == IO_WRITE && !copy_rotated(r, ri))) {
-        free(ri);
+        mem_free(ri);
         io_end_later(outer, -ENOMEM);
         return;
     }

@@ -32,6 +32,7 @@
 
 #include "engine/base/bits.h"
 #include "engine/base/error.h"
+#include "engine/base/mem.h"
 #include "engine/loop/given.h"
 #include "engine/spec/option.h"
 
@@ -90,7 +91,7 @@ static int direct_by_trial(int fd, uint64_t size, uint32_t *ret_align, uint32_t 
     *ret_align = *ret_mem_align = DIRECT_ALIGN_GUESS;
     if (size == 0)
         return 1;
-    if (posix_memalign((void **)&buf, DIRECT_ALIGN_MAX, 2 * DIRECT_ALIGN_MAX) != 0)
+    if (mem_memalign((void **)&buf, DIRECT_ALIGN_MAX, 2 * DIRECT_ALIGN_MAX) != 0)
         return 1;
     for (uint32_t align = 512; align <= DIRECT_ALIGN_MAX && !found; align *= 2) {
         found = read_passes(fd, buf, align, 0);
@@ -101,7 +102,7 @@ static int direct_by_trial(int fd, uint64_t size, uint32_t *ret_align, uint32_t 
         if (read_passes(fd, buf, *ret_align, align))
             break;
     }
-    free(buf);
+    mem_free(buf);
     return found;
 }
 
@@ -209,8 +210,8 @@ static char *follow_link(const char *path)
         return NULL;
     target[n] = '\0';
     if (target[0] == '/' || !slash)
-        return strdup(target);
-    return asprintf(&next, "%.*s/%s", (int)(slash - path), path, target) < 0 ? NULL : next;
+        return mem_strdup(target);
+    return mem_asprintf(&next, "%.*s/%s", (int)(slash - path), path, target) < 0 ? NULL : next;
 }
 
 /*
@@ -219,7 +220,7 @@ static char *follow_link(const char *path)
  */
 static int make_new(const char *path, int how, char **ret_made)
 {
-    char *name = strdup(path);
+    char *name = mem_strdup(path);
     int fd = -ENOMEM;
 
     for (unsigned hops = 0; name && hops < LINK_HOPS; hops++) {
@@ -231,11 +232,11 @@ static int make_new(const char *path, int how, char **ret_made)
         char *next = fd == -EEXIST ? follow_link(name) : NULL;
         if (!next)
             break;
-        free(name);
+        mem_free(name);
         name = next;
         fd = -ELOOP;
     }
-    free(name);
+    mem_free(name);
     return fd;
 }
 
@@ -416,7 +417,7 @@ static void unlock_and_close(struct fd_backend *f)
         leave_given(f);
         close(f->fd);
     }
-    free(f->made);
+    mem_free(f->made);
     pthread_mutex_destroy(&f->sync_lock);
 }
 

@@ -23,6 +23,7 @@
 #include "engine/base/error.h"
 #include "engine/base/iov.h"
 #include "engine/base/list.h"
+#include "engine/base/mem.h"
 #include "engine/filter.h"
 #include "engine/loop/op.h"
 
@@ -53,7 +54,7 @@ static struct crash_backend *crash_backend_of(struct backend *b)
 
 int crash_log_create(struct crash_log **ret_log)
 {
-    struct crash_log *log = calloc(1, sizeof *log);
+    struct crash_log *log = mem_calloc(1, sizeof *log);
 
     if (!log)
         return -ENOMEM;
@@ -67,24 +68,24 @@ void crash_log_destroy(struct crash_log *log)
     if (!log)
         return;
     for (size_t i = 0; i < log->changes_count; i++) {
-        free(log->changes[i]->data);
-        free(log->changes[i]);
+        mem_free(log->changes[i]->data);
+        mem_free(log->changes[i]);
     }
-    free(log->changes);
-    free(log->entries);
+    mem_free(log->changes);
+    mem_free(log->entries);
     for (unsigned i = 0; i < CRASH_DISKS; i++) {
         crash_store_finish(&log->disk[i].base);
-        free(log->disk[i].name);
+        mem_free(log->disk[i].name);
     }
     pthread_mutex_destroy(&log->lock);
-    free(log);
+    mem_free(log);
 }
 
 int crash_log_base(struct crash_log *log, unsigned disk, struct backend *b, vdisk_queue *queue)
 {
     struct crash_store *base = &log->disk[disk].base;
     uint64_t size = backend_size(b);
-    uint8_t *buf = vdisk_alloc_buffer(BASE_PIECE);
+    uint8_t *buf = mem_buffer(BASE_PIECE);
     int rc = buf ? 0 : -ENOMEM;
 
     assert(disk < CRASH_DISKS && base->blocks == 0 && base->size == 0);
@@ -98,7 +99,7 @@ int crash_log_base(struct crash_log *log, unsigned disk, struct backend *b, vdis
         }
     }
     base->size = size;
-    free(buf);
+    mem_free(buf);
     return rc;
 }
 
@@ -111,7 +112,7 @@ static int reserve_entries(struct crash_log *log)
     if (need <= log->max)
         return 0;
     max = need + need / 2 + 64;
-    entries = realloc(log->entries, max * sizeof *entries);
+    entries = mem_realloc(log->entries, max * sizeof *entries);
     if (!entries)
         return -ENOMEM;
     log->entries = entries;
@@ -126,7 +127,7 @@ static int reserve_changes(struct crash_log *log)
 
     if (log->changes_count < log->changes_max)
         return 0;
-    changes = realloc(log->changes, max * sizeof *changes);
+    changes = mem_realloc(log->changes, max * sizeof *changes);
     if (!changes)
         return -ENOMEM;
     log->changes = changes;
@@ -224,7 +225,7 @@ bool crash_log_overlap(struct crash_log *log, unsigned disk, bool discards, char
 /* What is left of the caller's I/O, as a change. NULL: out of memory. */
 static struct crash_change *make_change(const struct crash_backend *c, const struct io *outer)
 {
-    struct crash_change *change = calloc(1, sizeof *change);
+    struct crash_change *change = mem_calloc(1, sizeof *change);
 
     if (!change)
         return NULL;
@@ -241,9 +242,9 @@ static struct crash_change *make_change(const struct crash_backend *c, const str
     change->fua = outer->flags & IO_FUA;
     change->offset += outer->moved;
     change->len -= outer->moved;
-    change->data = malloc(change->len ? change->len : 1);
+    change->data = mem_alloc(change->len ? change->len : 1);
     if (!change->data) {
-        free(change);
+        mem_free(change);
         return NULL;
     }
     iov_to(outer->iov, outer->iovcnt, outer->moved, change->data, change->len);
@@ -258,14 +259,14 @@ static void child_done(struct io *io)
 
     if (ci->change)
         log_end(ci->c->log, ci->change, ci->number, io->res);
-    free(ci);
+    mem_free(ci);
     io_end(outer, result);
 }
 
 static void crash_submit(struct backend *b, struct io *outer)
 {
     struct crash_backend *c = crash_backend_of(b);
-    struct crash_io *ci = calloc(1, sizeof *ci + outer->iovcnt * sizeof ci->iov[0]);
+    struct crash_io *ci = mem_calloc(1, sizeof *ci + outer->iovcnt * sizeof ci->iov[0]);
     struct crash_change *change = NULL;
     bool is_change = outer->kind != IO_READ && outer->kind != IO_STATUS; /* flushes are, for the order */
 
@@ -273,9 +274,9 @@ static void crash_submit(struct backend *b, struct io *outer)
         change = make_change(c, outer);
     if (!ci || (is_change && (!change || log_begin(c->log, change, &ci->number) < 0))) {
         if (change)
-            free(change->data);
-        free(change);
-        free(ci);
+            mem_free(change->data);
+        mem_free(change);
+        mem_free(ci);
         io_end_later(outer, -ENOMEM);
         return;
     }
@@ -310,7 +311,7 @@ static int describe_disk(struct crash_disk *d, const struct backend *child)
 {
     if (d->wrapped)
         return 0;
-    d->name = strdup(child->name);
+    d->name = mem_strdup(child->name);
     if (!d->name)
         return -ENOMEM;
     d->align = child->align;

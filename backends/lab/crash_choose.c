@@ -12,6 +12,7 @@
 
 #include "backends/lab/crash_internal.h"
 #include "engine/base/bits.h"
+#include "engine/base/mem.h"
 
 enum { EXHAUSTIVE_PIECES = 16, TRIES_PER_WAY = 8 };
 
@@ -213,7 +214,7 @@ static bool is_new(struct crash_walk *w)
             return false;
     if (w->seen_count == w->seen_max) {
         size_t max = w->seen_max ? 2 * w->seen_max : 256;
-        uint64_t *seen = realloc(w->seen, max * sizeof *seen);
+        uint64_t *seen = mem_realloc(w->seen, max * sizeof *seen);
         if (!seen)
             return false;
         w->seen = seen;

@@ -18,6 +18,7 @@
 #include "engine/base/bits.h"
 #include "engine/base/iov.h"
 #include "engine/base/list.h"
+#include "engine/base/mem.h"
 
 /* ---- blocks ---------------------------------------------------------------------------------------------- */
 
@@ -25,9 +26,9 @@ void crash_store_finish(struct crash_store *s)
 {
     for (size_t i = 0; i < s->blocks; i++)
         if (s->own[i])
-            free(s->block[i]);
-    free(s->block);
-    free(s->own);
+            mem_free(s->block[i]);
+    mem_free(s->block);
+    mem_free(s->own);
     memset(s, 0, sizeof *s);
 }
 
@@ -39,11 +40,11 @@ static int reserve(struct crash_store *s, size_t blocks)
 
     if (blocks <= s->blocks)
         return 0;
-    block = realloc(s->block, n * sizeof *block);
+    block = mem_realloc(s->block, n * sizeof *block);
     if (!block)
         return -ENOMEM;
     s->block = block;
-    own = realloc(s->own, n * sizeof *own);
+    own = mem_realloc(s->own, n * sizeof *own);
     if (!own)
         return -ENOMEM;
     s->own = own;
@@ -73,7 +74,7 @@ static uint8_t *own_block(struct crash_store *s, size_t i)
 
     if (s->own[i])
         return s->block[i];
-    fresh = malloc(CRASH_BLOCK);
+    fresh = mem_alloc(CRASH_BLOCK);
     if (!fresh)
         return NULL;
     if (s->block[i])
@@ -189,11 +190,11 @@ static int apply_kept(struct crash_walk *w, struct crash_image *image)
 
 int crash_image_make(struct crash_walk *w, struct crash_image **ret_image)
 {
-    struct crash_image *image = calloc(1, sizeof *image);
+    struct crash_image *image = mem_calloc(1, sizeof *image);
     int rc = image ? crash_walk_find_pieces(w) : -ENOMEM;
 
     if (rc < 0) {
-        free(image);
+        mem_free(image);
         return rc;
     }
     image->walk = w;
@@ -218,7 +219,7 @@ void crash_image_destroy(struct crash_image *image)
     for (unsigned i = 0; i < CRASH_DISKS; i++)
         crash_store_finish(&image->store[i]);
     image->walk->images--;
-    free(image);
+    mem_free(image);
 }
 
 uint64_t crash_image_size(const struct crash_image *image, unsigned disk)

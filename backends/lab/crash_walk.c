@@ -21,10 +21,11 @@
 
 #include "backends/lab/crash_internal.h"
 #include "engine/base/bits.h"
+#include "engine/base/mem.h"
 
 int crash_walk_create(struct crash_log *log, uint32_t unit, struct crash_walk **ret_walk)
 {
-    struct crash_walk *w = calloc(1, sizeof *w);
+    struct crash_walk *w = mem_calloc(1, sizeof *w);
     int rc = w ? 0 : -ENOMEM;
 
     assert(is_power_of_two(unit) && unit >= 512 && unit <= CRASH_BLOCK);
@@ -48,11 +49,11 @@ void crash_walk_destroy(struct crash_walk *w)
     for (unsigned i = 0; i < CRASH_DISKS; i++)
         crash_store_finish(&w->base[i]);
     for (size_t i = 0; i < w->pending_count; i++)
-        free(w->pending[i].dead);
-    free(w->pending);
-    free(w->piece);
-    free(w->seen);
-    free(w);
+        mem_free(w->pending[i].dead);
+    mem_free(w->pending);
+    mem_free(w->piece);
+    mem_free(w->seen);
+    mem_free(w);
 }
 
 uint64_t crash_walk_position(const struct crash_walk *w)
@@ -201,7 +202,7 @@ static int add_piece(struct crash_walk *w, size_t pending, uint64_t index)
 {
     if (w->piece_count == w->piece_max) {
         size_t max = w->piece_max ? 2 * w->piece_max : 256;
-        struct crash_piece *piece = realloc(w->piece, max * sizeof *piece);
+        struct crash_piece *piece = mem_realloc(w->piece, max * sizeof *piece);
         if (!piece)
             return -ENOMEM;
         w->piece = piece;
@@ -243,7 +244,7 @@ static int bury(struct crash_walk *w, struct crash_pending *p, const struct cras
     if (p->change->disk != c->disk || p->change->end >= c->begin)
         return 0;
     if (!p->dead)
-        p->dead = calloc(size_index(w, p) + 1, 1);
+        p->dead = mem_calloc(size_index(w, p) + 1, 1);
     if (!p->dead)
         return -ENOMEM;
     if (c->kind == IO_TRUNCATE || (p->change->kind == IO_TRUNCATE && extends(c)))
@@ -268,7 +269,7 @@ static int make_durable(struct crash_walk *w, size_t i)
             rc = crash_piece_apply(w, &p, k, &w->base[p.change->disk]);
     for (size_t j = 0; j < i && rc == 0; j++)
         rc = bury(w, &w->pending[j], p.change);
-    free(p.dead);
+    mem_free(p.dead);
     memmove(&w->pending[i], &w->pending[i + 1], (w->pending_count - i - 1) * sizeof w->pending[0]);
     w->pending_count--;
     return rc;
@@ -295,7 +296,7 @@ static int begin_change(struct crash_walk *w, struct crash_change *c)
         return 0;
     if (w->pending_count == w->pending_max) {
         size_t max = w->pending_max ? 2 * w->pending_max : 64;
-        struct crash_pending *pending = realloc(w->pending, max * sizeof *pending);
+        struct crash_pending *pending = mem_realloc(w->pending, max * sizeof *pending);
         if (!pending)
             return -ENOMEM;
         w->pending = pending;

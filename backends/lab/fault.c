@@ -22,6 +22,7 @@
 
 #include "engine/base/bits.h"
 #include "engine/base/error.h"
+#include "engine/base/mem.h"
 #include "engine/filter.h"
 #include "engine/loop/queue.h"
 
@@ -131,7 +132,7 @@ int fault_add_rule(struct backend *b, const struct fault_rule *rule)
 
     assert((rule->what != FAULT_FAIL && rule->what != FAULT_FAIL_AFTER) || rule->error > 0);
     pthread_mutex_lock(&f->lock);
-    rules = realloc(f->rules, (f->rules_count + 1) * sizeof *rules);
+    rules = mem_realloc(f->rules, (f->rules_count + 1) * sizeof *rules);
     if (rules) {
         f->rules = rules;
         number = (int)f->rules_count++;
@@ -149,7 +150,7 @@ static void end_outer(struct fault_io *fi)
     struct io *outer = fi->outer;
     int64_t result = fi->result;
 
-    free(fi);
+    mem_free(fi);
     io_end(outer, result);
 }
 
@@ -252,7 +253,7 @@ static void fault_submit(struct backend *b, struct io *outer)
         io_end_later(outer, -rule.error);
         return;
     }
-    fi = calloc(1, sizeof *fi + outer->iovcnt * sizeof fi->iov[0]);
+    fi = mem_calloc(1, sizeof *fi + outer->iovcnt * sizeof fi->iov[0]);
     if (!fi) {
         io_end_later(outer, -ENOMEM);
         return;
@@ -275,7 +276,7 @@ static void fault_close(struct backend *b)
     struct fault_backend *f = fault_backend_of(b);
 
     assert(f->held_count == 0);
-    free(f->rules);
+    mem_free(f->rules);
     pthread_mutex_destroy(&f->lock);
     backend_close(f->w.below);
 }

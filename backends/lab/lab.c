@@ -23,6 +23,7 @@
 #include "backends/memory.h"
 #include "engine/base/bits.h"
 #include "engine/base/error.h"
+#include "engine/base/mem.h"
 #include "engine/vdisk.h"
 
 #include "backends/lab/vdisk-lab.h"
@@ -173,7 +174,7 @@ static int check_opts(const struct vdisk_lab_opts *user, struct vdisk_lab_opts *
 static int make_lab(const struct vdisk_lab_opts *user_opts, vdisk_lab **ret_lab)
 {
     struct sim_options options = {.slow_percent = 10, .open = open_named};
-    vdisk_lab *lab = calloc(1, sizeof *lab);
+    vdisk_lab *lab = mem_calloc(1, sizeof *lab);
     int rc;
 
     if (!lab)
@@ -188,7 +189,7 @@ static int make_lab(const struct vdisk_lab_opts *user_opts, vdisk_lab **ret_lab)
             err_set(rc, "laboratory: out of memory");
     }
     if (rc < 0) {
-        free(lab);
+        mem_free(lab);
         return rc;
     }
     sim_enter(lab->sim);
@@ -210,7 +211,7 @@ void vdisk_lab_destroy(vdisk_lab *lab)
         backend_close(lab->disk[i].keeper);
     sim_leave(lab->sim);
     sim_destroy(lab->sim);
-    free(lab);
+    mem_free(lab);
 }
 
 /* ---- failures ---------------------------------------------------------------------------------------- */

@@ -21,6 +21,7 @@
 #include "backends/drivers.h"
 #include "engine/base/bits.h"
 #include "engine/base/error.h"
+#include "engine/base/mem.h"
 #include "engine/filter.h"
 #include "engine/loop/queue.h"
 #include "engine/spec/option.h"
@@ -226,7 +227,7 @@ static void sim_clock_now(const struct clock *c, struct timespec *ret)
 static int sim_attach(struct queue_host *host, vdisk_queue *q, uint32_t *ret_id)
 {
     struct sim *s = sim_of(host);
-    struct sim_queue *sq = calloc(1, sizeof *sq);
+    struct sim_queue *sq = mem_calloc(1, sizeof *sq);
 
     if (!sq)
         return -ENOMEM;
@@ -244,7 +245,7 @@ static void sim_detach(struct queue_host *host, vdisk_queue *q)
 
     assert(list_empty(&sq->due));
     list_del(&sq->link);
-    free(sq);
+    mem_free(sq);
 }
 
 /* A blocking call on behalf of a backend that is not simulated. */
@@ -258,13 +259,13 @@ static void work_run(struct sim_timer *t)
     struct sim_work *w = container_of(t, struct sim_work, timer);
     struct io *io = w->io;
 
-    free(w);
+    mem_free(w);
     io_end(io, io->blocking(io));
 }
 
 static void sim_work(struct io *io)
 {
-    struct sim_work *w = malloc(sizeof *w);
+    struct sim_work *w = mem_alloc(sizeof *w);
 
     if (!w) {
         io_end_later(io, -ENOMEM);
@@ -285,7 +286,7 @@ static void call_run(struct sim_timer *t)
     struct sim_call *sc = container_of(t, struct sim_call, timer);
     struct call *c = sc->call;
 
-    free(sc);
+    mem_free(sc);
     call_end(c, c->kind == CALL_COMPUTE ? c->compute(c) : 0);
 }
 
@@ -297,7 +298,7 @@ static bool sim_call(struct call *c)
 
     if (c->kind != CALL_TIMEOUT && c->kind != CALL_COMPUTE)
         return false;
-    sc = malloc(sizeof *sc);
+    sc = mem_alloc(sizeof *sc);
     if (!sc) {
         call_end_later(c, -ENOMEM);
         return true;
@@ -321,7 +322,7 @@ static void sim_cancel(struct call *c)
             continue;
         list_del(&t->link);
         c->queue->kernel_inflight--;
-        free(sc);
+        mem_free(sc);
         call_end_later(c, -ECANCELED);
         return;
     }
@@ -341,7 +342,7 @@ static const struct ring_ops sim_ops = {
 
 int sim_create(const struct sim_options *options, struct sim **ret_sim)
 {
-    struct sim *s = calloc(1, sizeof *s);
+    struct sim *s = mem_calloc(1, sizeof *s);
 
     if (!s)
         return err_set(ENOMEM, "simulation: out of memory");
@@ -366,7 +367,7 @@ void sim_destroy(struct sim *s)
         return;
     assert(list_empty(&s->queues) && list_empty(&s->timers) && s->backends == 0);
     assert(queue_host != &s->host);
-    free(s);
+    mem_free(s);
 }
 
 void sim_enter(struct sim *s)
@@ -456,7 +457,7 @@ static void run_end(struct sim_timer *t)
     int64_t result = si->result;
 
     trace(si, true);
-    free(si);
+    mem_free(si);
     io_end(outer, result);
 }
 
@@ -479,7 +480,7 @@ static void run_effect(struct sim_timer *t)
 static void sim_submit(struct backend *b, struct io *outer)
 {
     struct sim_backend *sb = container_of(b, struct sim_backend, w.b);
-    struct sim_io *si = calloc(1, sizeof *si + outer->iovcnt * sizeof si->iov[0]);
+    struct sim_io *si = mem_calloc(1, sizeof *si + outer->iovcnt * sizeof si->iov[0]);
 
     assert(outer->queue->host == &sb->sim->host);
     if (!si) {

@@ -95,6 +95,13 @@ static inline __attribute__((malloc, alloc_size(1))) void *mem_buffer(size_t len
     return mem_aligned(4096, len ? len : 1);
 }
 
+static inline __attribute__((alloc_size(2, 3))) void *mem_reallocarray(void *p, size_t n, size_t size)
+{
+    size_t bytes;
+
+    return __builtin_mul_overflow(n, size, &bytes) ? NULL : mem_realloc(p, bytes);
+}
+
 /* NULL: out of memory; of the third, also no such path. */
 char *mem_strdup(const char *text);
 char *mem_strndup(const char *text, size_t max);

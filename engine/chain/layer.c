@@ -16,6 +16,7 @@
 
 #include "engine/base/bits.h"
 #include "engine/base/error.h"
+#include "engine/base/mem.h"
 #include "engine/foreign.h"
 #include "engine/loop/log.h"
 #include "engine/loop/queue.h"
@@ -31,7 +32,7 @@ int format_probe(struct backend *b, vdisk_queue *q, const struct format_driver *
 {
     size_t len = min_u64(backend_size(b), PROBE_BYTES);
     int best = -1, rc = 0;
-    uint8_t *head = vdisk_alloc_buffer(PROBE_BYTES);
+    uint8_t *head = mem_buffer(PROBE_BYTES);
 
     if (!head)
         return err_set(ENOMEM, "%s: out of memory", b->name);
@@ -47,7 +48,7 @@ int format_probe(struct backend *b, vdisk_queue *q, const struct format_driver *
         }
     }
     assert(rc < 0 || best > 0); /* anything may be raw */
-    free(head);
+    mem_free(head);
     return rc;
 }
 
@@ -61,16 +62,16 @@ static void layer_free(struct layer *layer)
     range_locks_finish(&layer->guard_locks);
     pthread_mutex_destroy(&layer->mark.lock);
     spec_free(layer->spec);
-    free(layer->name);
-    free(layer->backing_name);
-    free(layer->backing_format);
-    free(layer);
+    mem_free(layer->name);
+    mem_free(layer->backing_name);
+    mem_free(layer->backing_format);
+    mem_free(layer);
 }
 
 /* A layer of `volume` on `file`, which it takes over, also on failure. */
 static int layer_alloc(vdisk *volume, struct backend *file, uint32_t flags, struct layer **ret)
 {
-    struct layer *layer = calloc(1, sizeof *layer);
+    struct layer *layer = mem_calloc(1, sizeof *layer);
 
     assert(volume != NULL && file != NULL);
     if (!layer) {
@@ -83,7 +84,7 @@ static int layer_alloc(vdisk *volume, struct backend *file, uint32_t flags, stru
     layer->file = file;
     layer->open_flags = flags;
     layer->read_only = !(flags & VDISK_OPEN_RDWR);
-    layer->name = strdup(file->name);
+    layer->name = mem_strdup(file->name);
     if (!layer->name) {
         layer_free(layer);
         return err_set(ENOMEM, "out of memory");
@@ -111,7 +112,7 @@ static int layer_take_name(struct layer *layer, struct layer_name *n)
     text = spec_print(backing);
     if (!text)
         return err_set(ENOMEM, "out of memory");
-    free(layer->backing_name);
+    mem_free(layer->backing_name);
     layer->backing_name = text; /* there is something below, whatever the header says */
     return 0;
 }
@@ -177,8 +178,8 @@ char *layer_resolve(const char *from, const char *name)
     char *path;
 
     if (name[0] == '/' || has_protocol(name) || !slash)
-        return strdup(name);
-    if (asprintf(&path, "%.*s/%s", (int)(slash - base), base, name) < 0)
+        return mem_strdup(name);
+    if (mem_asprintf(&path, "%.*s/%s", (int)(slash - base), base, name) < 0)
         return NULL;
     return path;
 }
@@ -225,7 +226,7 @@ static int name_below(struct layer *layer, struct layer_name *n)
     if (!path)
         return err_set(ENOMEM, "out of memory");
     rc = layer_name_stored(path, layer->backing_format, flags, n);
-    free(path);
+    mem_free(path);
     return rc;
 }
 

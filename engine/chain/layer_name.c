@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "engine/base/error.h"
+#include "engine/base/mem.h"
 #include "engine/spec/option.h"
 #include "engine/volume.h"
 
@@ -49,7 +50,7 @@ const char *known_formats(char *buf, size_t len)
 void layer_name_free(struct layer_name *n)
 {
     spec_free(n->root);
-    free(n->name);
+    mem_free(n->name);
     memset(n, 0, sizeof *n);
 }
 
@@ -71,7 +72,7 @@ static char *name_of_node(const struct spec *node)
 
     if (!path)
         path = spec_text(node, "filename");
-    return path ? strdup(path) : spec_print(node);
+    return path ? mem_strdup(path) : spec_print(node);
 }
 
 static int unknown_driver(const struct layer_name *n, const char *driver)
@@ -186,7 +187,7 @@ int layer_name_parse(const char *name, const struct spec *node, const char *form
         rc = spec_parse(name, &n.root);
     if (rc < 0)
         return rc;
-    n.name = node ? name_of_node(node) : strdup(name);
+    n.name = node ? name_of_node(node) : mem_strdup(name);
     rc = n.root && n.name ? settle(&n, format, flags) : err_set(ENOMEM, "out of memory");
     if (rc < 0)
         layer_name_free(&n);
@@ -299,7 +300,7 @@ char *layer_name_shown(const struct spec *root, const struct format_driver *form
     int rc;
 
     if (!root || is_plain(root, format))
-        return strdup(backend_path(plain));
+        return mem_strdup(backend_path(plain));
     out = spec_alloc();
     if (!out)
         return NULL;

@@ -9,6 +9,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 
+#include "engine/base/mem.h"
 #include "engine/base/short_lock.h"
 #include "engine/loop/queue.h"
 
@@ -43,7 +44,7 @@ static struct attachment *entry_for(vdisk_queue *q, const struct backend *b)
 
     if (a)
         return a;
-    a = calloc(1, sizeof *a);
+    a = mem_calloc(1, sizeof *a);
     if (!a)
         return NULL;
     a->queue = q;
@@ -98,7 +99,7 @@ void attach_queue_goes(vdisk_queue *q)
             if (atomic_load_explicit(&a->backend, memory_order_relaxed))
                 detach(a);
             pthread_mutex_unlock(&lock);
-            free(a);
+            mem_free(a);
         }
     }
 }

@@ -6,27 +6,28 @@
 #include <string.h>
 
 #include "engine/base/bits.h"
+#include "engine/base/mem.h"
 #include "engine/base/mutant.h"
 #include "engine/loop/attach.h"
 #include "engine/loop/range_lock.h"
 
 void *backend_alloc(const struct backend_driver *driver, const char *name, size_t size)
 {
-    struct backend *b = calloc(1, size);
+    struct backend *b = mem_calloc(1, size);
 
     assert(size >= sizeof *b);
     if (!b)
         return NULL;
     b->driver = driver;
-    b->name = strdup(name);
+    b->name = mem_strdup(name);
     b->align = b->mem_align = b->discard_align = 1;
     b->max_transfer = 1u << 30;
     b->max_iov = 1024;
-    b->rmw_locks = malloc(sizeof *b->rmw_locks);
+    b->rmw_locks = mem_alloc(sizeof *b->rmw_locks);
     if (!b->name || !b->rmw_locks || gate_init(&b->writes) < 0) {
-        free(b->rmw_locks);
-        free(b->name);
-        free(b);
+        mem_free(b->rmw_locks);
+        mem_free(b->name);
+        mem_free(b);
         return NULL;
     }
     range_locks_init(b->rmw_locks);
@@ -41,9 +42,9 @@ void backend_free(struct backend *b)
     assert(list_empty(&b->attached));
     range_locks_finish(b->rmw_locks);
     gate_finish(&b->writes);
-    free(b->rmw_locks);
-    free(b->name);
-    free(b);
+    mem_free(b->rmw_locks);
+    mem_free(b->name);
+    mem_free(b);
 }
 
 void backend_own(struct backend *b, void (*moved)(void *owner), void *owner)

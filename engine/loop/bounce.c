@@ -29,6 +29,7 @@
 #include "engine/backend.h"
 #include "engine/base/bits.h"
 #include "engine/base/iov.h"
+#include "engine/base/mem.h"
 #include "engine/loop/queue.h"
 #include "engine/loop/range_lock.h"
 
@@ -98,7 +99,7 @@ static void bounce_finish(struct bounce *bn, int rc)
         range_unlock(b->rmw_locks, &bn->lock);
     if (bn->counted)
         atomic_fetch_sub(&b->rmw_active, 1);
-    free(bn->buf);
+    mem_free(bn->buf);
     op_free(&bn->op, sizeof *bn);
     parent->res = rc;
     parent->done(parent);
@@ -189,7 +190,7 @@ static int setup(struct bounce *bn)
     size_t len = min_u64(bn->cover_end - bn->cover_start, max_u64(BOUNCE_CHUNK, b->align));
     void *buf = NULL;
 
-    if (needs_buffer(bn) && posix_memalign(&buf, align, align_up(len, align)) != 0)
+    if (needs_buffer(bn) && mem_memalign(&buf, align, align_up(len, align)) != 0)
         return -ENOMEM;
     bn->buf = buf;
     bn->pos = bn->cover_start;

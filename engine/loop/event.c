@@ -4,6 +4,7 @@
 #include <assert.h>
 #include <stdlib.h>
 
+#include "engine/base/mem.h"
 #include "engine/loop/after.h"
 #include "engine/volume.h"
 
@@ -25,7 +26,7 @@ static void unref(struct volume_events *e)
         return;
     assert(atomic_load(&e->pending) == 0); /* else it would be in line, with a reference */
     hook_finish(&e->hook);
-    free(e);
+    mem_free(e);
 }
 
 static struct vdisk_event describe(vdisk *v, enum vdisk_event_kind kind)
@@ -64,7 +65,7 @@ static void tell(struct after *a)
 
 struct volume_events *events_new(vdisk *v)
 {
-    struct volume_events *e = calloc(1, sizeof *e);
+    struct volume_events *e = mem_calloc(1, sizeof *e);
 
     if (!e)
         return NULL;

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/mem.h"
 #include "engine/base/short_lock.h"
 #include "engine/loop/op.h"
 
@@ -14,7 +15,7 @@ int gate_init(struct gate *g)
     size_t size = GATE_SLOTS * sizeof(struct gate_slot);
 
     memset(g, 0, sizeof *g);
-    g->slots = aligned_alloc(_Alignof(struct gate_slot), size);
+    g->slots = mem_aligned(_Alignof(struct gate_slot), size);
     if (!g->slots)
         return -ENOMEM;
     memset(g->slots, 0, size);
@@ -34,7 +35,7 @@ void gate_finish(struct gate *g)
     assert(!g->draining || ENGINE_MUTANT(GATE_QUIET_LEAVE));
     pthread_mutex_unlock(&g->lock);
     pthread_mutex_destroy(&g->lock);
-    free(g->slots);
+    mem_free(g->slots);
     g->slots = NULL;
 }
 

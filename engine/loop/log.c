@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "engine/base/list.h"
+#include "engine/base/mem.h"
 #include "engine/loop/after.h"
 
 enum { LINE_MAX_BYTES = 512 };
@@ -33,7 +34,7 @@ static void tell(struct after *a)
         ((vdisk_log_fn *)fn)(arg, line->level, line->has_volume ? line->volume : NULL, line->text);
         hook_leave(&hook);
     }
-    free(line);
+    mem_free(line);
 }
 
 void log_add(enum vdisk_log_level level, const char *volume, const char *fmt, ...)
@@ -44,7 +45,7 @@ void log_add(enum vdisk_log_level level, const char *volume, const char *fmt, ..
 
     if (!atomic_load_explicit(&somebody_listens, memory_order_relaxed))
         return;
-    line = malloc(sizeof *line + len + 1);
+    line = mem_alloc(sizeof *line + len + 1);
     if (!line)
         return;
     line->after.run = tell;

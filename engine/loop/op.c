@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "engine/base/bits.h"
+#include "engine/base/mem.h"
 #include "engine/loop/failure.h"
 #include "engine/loop/io.h"
 #include "engine/loop/queue.h"
@@ -80,7 +81,7 @@ void *op_alloc_head(vdisk_queue *q, const struct op_type *type, size_t size, siz
     if (op)
         q->op_pool[class] = op->task.next ? container_of(op->task.next, struct op, task) : NULL;
     else
-        op = malloc((size_t)256 << class);
+        op = mem_alloc((size_t)256 << class);
     if (!op)
         return NULL;
     memset(op, 0, head);
@@ -101,7 +102,7 @@ void *op_alloc_for(vdisk_queue *target, vdisk_queue *here, const struct op_type 
 
     if (target == here)
         return op_alloc(here, type, size);
-    op = calloc(1, size);
+    op = mem_calloc(1, size);
     if (!op)
         return NULL;
     assert(!target->host && !here->host); /* in a simulation the two are one */
@@ -121,7 +122,7 @@ void op_free(struct op *op, size_t size)
     watch_op_gone(op);
     if (op->loose) {
         service_end(q);
-        free(op);
+        mem_free(op);
         return;
     }
     assert(q->ops_active > 0);

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/mem.h"
 #include "engine/base/mutant.h"
 #include "engine/base/short_lock.h"
 #include "engine/loop/queue.h"
@@ -50,7 +51,7 @@ static struct pair *unused(vdisk_queue *q, struct pair **bucket)
     struct pair *p = take_unused(q);
 
     if (!p) {
-        p = aligned_alloc(_Alignof(struct pair), sizeof *p);
+        p = mem_aligned(_Alignof(struct pair), sizeof *p);
         if (!p)
             return NULL;
         memset(p, 0, sizeof *p);
@@ -121,7 +122,7 @@ void pairs_queue_goes(vdisk_queue *q)
             q->pairs[i] = p->next;
             if (p->volume)
                 leave_volume(p);
-            free(p);
+            mem_free(p);
         }
     }
     pthread_mutex_unlock(&lock);

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "engine/base/bits.h"
+#include "engine/base/mem.h"
 #include "engine/base/short_lock.h"
 #include "engine/loop/call.h"
 #include "engine/loop/queue.h"
@@ -130,7 +131,7 @@ static void *poller_main(void *arg)
 
 static int poller_create(struct poller **ret)
 {
-    struct poller *p = calloc(1, sizeof *p);
+    struct poller *p = mem_calloc(1, sizeof *p);
     sigset_t all, old;
     int rc;
 
@@ -140,7 +141,7 @@ static int poller_create(struct poller **ret)
     p->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (p->wake_fd < 0) {
         rc = -errno;
-        free(p);
+        mem_free(p);
         return rc;
     }
     pthread_mutex_init(&p->lock, NULL);
@@ -151,7 +152,7 @@ static int poller_create(struct poller **ret)
     if (rc < 0) {
         close(p->wake_fd);
         pthread_mutex_destroy(&p->lock);
-        free(p);
+        mem_free(p);
         return rc == -EAGAIN ? -ENOMEM : rc;
     }
     *ret = p;
@@ -196,5 +197,5 @@ void poller_destroy(struct poller *p)
     pthread_join(p->thread, NULL);
     close(p->wake_fd);
     pthread_mutex_destroy(&p->lock);
-    free(p);
+    mem_free(p);
 }

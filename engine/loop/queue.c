@@ -12,6 +12,7 @@
 
 #include "engine/base/bits.h"
 #include "engine/base/error.h"
+#include "engine/base/mem.h"
 #include "engine/base/mutant.h"
 #include "engine/base/point.h"
 #include "engine/loop/watch.h"
@@ -23,7 +24,7 @@ static _Atomic uint32_t next_queue_id;
 /* `count` more requests for the pool. */
 static int add_slab(vdisk_queue *q, unsigned count)
 {
-    struct request *slab = aligned_alloc(_Alignof(struct request), count * sizeof *slab);
+    struct request *slab = mem_aligned(_Alignof(struct request), count * sizeof *slab);
 
     assert(count > 1); /* the first is not handed out */
     if (!slab)
@@ -108,14 +109,14 @@ static void free_pools(vdisk_queue *q)
         struct request *first = container_of(slab, struct request, io.task);
         slab = slab->next;
         for (uint32_t i = 1; i < slab_count(first); i++)
-            free(first[i].iov_long);
-        free(first);
+            mem_free(first[i].iov_long);
+        mem_free(first);
     }
     for (int i = 0; i < OP_POOL_CLASSES; i++) {
         struct op *op = q->op_pool[i];
         while (op) {
             struct op *next = op->task.next ? container_of(op->task.next, struct op, task) : NULL;
-            free(op);
+            mem_free(op);
             op = next;
         }
     }
@@ -165,7 +166,7 @@ static int make_queue(const struct vdisk_queue_opts *user_opts, vdisk_queue **re
 
     if (rc < 0)
         return rc;
-    q = aligned_alloc(64, align_up(sizeof *q, 64));
+    q = mem_aligned(64, align_up(sizeof *q, 64));
     if (!q)
         return err_set(ENOMEM, "queue: out of memory");
     memset(q, 0, sizeof *q);
@@ -184,7 +185,7 @@ static int make_queue(const struct vdisk_queue_opts *user_opts, vdisk_queue **re
     if (rc < 0)
         goto err_after_alloc;
     if (opts.flags & VDISK_QUEUE_MEASURE)
-        q->latency = calloc(1, sizeof *q->latency);
+        q->latency = mem_calloc(1, sizeof *q->latency);
     if (add_slab(q, opts.depth + 1) < 0 || (opts.flags & VDISK_QUEUE_MEASURE && !q->latency)) {
         rc = err_set(ENOMEM, "queue: out of memory for %u requests", opts.depth);
         goto err_after_attach;
@@ -199,10 +200,10 @@ static int make_queue(const struct vdisk_queue_opts *user_opts, vdisk_queue **re
 err_after_slab:
     free_pools(q);
 err_after_attach:
-    free(q->latency);
+    mem_free(q->latency);
     queue_detach(q);
 err_after_alloc:
-    free(q);
+    mem_free(q);
     return rc;
 }
 
@@ -245,10 +246,10 @@ static int destroy(vdisk_queue *q)
     queue_detach(q);
     free_pools(q);
     pthread_mutex_destroy(&q->errors_lock);
-    free(q->errors);
-    free(q->latency);
-    free(q->region_table);
-    free(q);
+    mem_free(q->errors);
+    mem_free(q->latency);
+    mem_free(q->region_table);
+    mem_free(q);
     return 0;
 }
 

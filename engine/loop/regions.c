@@ -14,6 +14,7 @@
 
 #include "engine/base/bits.h"
 #include "engine/base/error.h"
+#include "engine/base/mem.h"
 #include "engine/base/mutant.h"
 #include "engine/loop/io.h"
 #include "engine/loop/queue.h"
@@ -101,7 +102,7 @@ static int need_table(vdisk_queue *q)
     int rc;
 
     if (!t)
-        t = q->region_table = calloc(1, sizeof *t);
+        t = q->region_table = mem_calloc(1, sizeof *t);
     if (!t)
         return -ENOMEM;
     if (t->sparse || t->plain || !queue_has_ring(q))

@@ -12,6 +12,7 @@
 
 #include "engine/base/bits.h"
 #include "engine/base/error.h"
+#include "engine/base/mem.h"
 #include "engine/loop/failure.h"
 #include "engine/loop/queue.h"
 #include "engine/volume.h"
@@ -167,7 +168,7 @@ uint32_t request_explain(const struct request *r, int result)
     assert(result < 0 && r->state == REQUEST_STARTED && r->vdisk);
     pthread_mutex_lock(&q->errors_lock);
     if (!q->errors)
-        q->errors = calloc(1, sizeof *q->errors);
+        q->errors = mem_calloc(1, sizeof *q->errors);
     if (q->errors) {
         number = next_number(q->errors);
         struct words *w = &q->errors->kept[number % ERRORS_KEPT];

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "engine/base/error.h"
+#include "engine/base/mem.h"
 #include "engine/base/mutant.h"
 #include "engine/base/point.h"
 #include "engine/base/short_lock.h"
@@ -21,11 +22,11 @@ static struct service *service_new(vdisk_queue *owner)
 {
     enum vdisk_queue_kind kind = queue_has_ring(owner) ? VDISK_QUEUE_URING : VDISK_QUEUE_THREADS;
     struct vdisk_queue_opts opts = {.size = sizeof opts, .depth = SERVICE_DEPTH, .kind = kind};
-    struct service *s = calloc(1, sizeof *s);
+    struct service *s = mem_calloc(1, sizeof *s);
 
     assert(!owner->service && !owner->serves && !owner->host);
     if (!s || vdisk_queue_create(&opts, &s->queue) < 0) {
-        free(s);
+        mem_free(s);
         return NULL;
     }
     pthread_mutex_init(&s->turn, NULL);
@@ -54,7 +55,7 @@ static void unref(struct service *s)
     vdisk_queue_destroy(s->queue);
     pthread_mutex_destroy(&s->turn);
     pthread_mutex_destroy(&s->start);
-    free(s);
+    mem_free(s);
 }
 
 /*
@@ -190,7 +191,7 @@ static bool want_thread(struct service *s, vdisk_queue *q)
     for (w = q->wants; w; w = w->next)
         if (w->service == s)
             return false;
-    w = ENGINE_MUTANT(SERVICE_UNWANTED) ? NULL : malloc(sizeof *w);
+    w = ENGINE_MUTANT(SERVICE_UNWANTED) ? NULL : mem_alloc(sizeof *w);
     if (w) {
         atomic_fetch_add(&s->refs, 1);
         *w = (struct service_want){q->wants, s};
@@ -220,7 +221,7 @@ const struct timespec *service_ask_again(vdisk_queue *q, const struct timespec *
         }
         *at = w->next;
         unref(w->service);
-        free(w);
+        mem_free(w);
     }
     if (!service_is_wanted(q) || (timeout && timeout->tv_sec == 0 && timeout->tv_nsec < soon.tv_nsec))
         return timeout;
@@ -234,7 +235,7 @@ void service_want_none(vdisk_queue *q)
     while ((w = q->wants)) {
         q->wants = w->next;
         unref(w->service);
-        free(w);
+        mem_free(w);
     }
 }
 

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "engine/base/error.h"
+#include "engine/base/mem.h"
 #include "engine/loop/queue.h"
 
 enum { SYNC_DEPTH = 64, POLL_MAX = 64 };
@@ -58,7 +59,7 @@ static void thread_ends(void *arg)
     pthread_mutex_unlock(&ends);
     vdisk_queue_destroy(sync);
     pthread_mutex_destroy(&t->lock);
-    free(t);
+    mem_free(t);
 }
 
 static void set_up(void)
@@ -99,7 +100,7 @@ static struct thread_queues *my_queues(void)
     if (likely(t && t->generation == process_generation))
         return t;
     process_watch();
-    t = calloc(1, sizeof *t); /* what a forked child finds of its parent's stays as it is */
+    t = mem_calloc(1, sizeof *t); /* what a forked child finds of its parent's stays as it is */
     if (!t)
         return NULL;
     pthread_mutex_init(&t->lock, NULL);
@@ -108,7 +109,7 @@ static struct thread_queues *my_queues(void)
     t->number = atomic_fetch_add(&threads, 1) + 1;
     if (!have_key || pthread_setspecific(key, t) != 0) {
         pthread_mutex_destroy(&t->lock);
-        free(t);
+        mem_free(t);
         return NULL;
     }
     mine = t;

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "engine/base/bits.h"
+#include "engine/base/mem.h"
 #include "engine/base/short_lock.h"
 #include "engine/loop/queue.h"
 
@@ -67,7 +68,7 @@ static uint64_t processors(void)
 
 static struct workers *workers_create(void)
 {
-    struct workers *w = calloc(1, sizeof *w);
+    struct workers *w = mem_calloc(1, sizeof *w);
 
     if (!w)
         return NULL;
@@ -173,5 +174,5 @@ void workers_destroy(struct workers *w)
         pthread_join(w->threads[i], NULL);
     pthread_cond_destroy(&w->more);
     pthread_mutex_destroy(&w->lock);
-    free(w);
+    mem_free(w);
 }

@@ -14,6 +14,7 @@
 
 #include "engine/backend.h"
 #include "engine/base/error.h"
+#include "engine/base/mem.h"
 #include "engine/spec/option.h"
 
 /* ---- drivers -------------------------------------------------------------------------------------------- */
@@ -159,8 +160,8 @@ static char *plain_name(const struct spec *node)
     if (!path)
         return spec_print(node);
     if (protocol_len(path) == 0 && backend_path(path) == path)
-        return strdup(path);
-    return asprintf(&out, BACKEND_PATH_PREFIX "%s", path) < 0 ? NULL : out;
+        return mem_strdup(path);
+    return mem_asprintf(&out, BACKEND_PATH_PREFIX "%s", path) < 0 ? NULL : out;
 }
 
 /* The driver and all options of a node; *ret_own is to be freed, NULL if *ret_options is the node itself. */
@@ -210,7 +211,7 @@ int backend_open_node(const char *shown, const struct spec *node, uint32_t flags
     if (rc < 0)
         return rc;
     rc = backend_node_flags(shown, options, flags, &flags);
-    name = spec_text(node, "driver") ? plain_name(options) : strdup(spec_text(node, "filename"));
+    name = spec_text(node, "driver") ? plain_name(options) : mem_strdup(spec_text(node, "filename"));
     if (!name && rc == 0)
         rc = err_set(ENOMEM, "out of memory");
     if (rc == 0) {
@@ -223,7 +224,7 @@ int backend_open_node(const char *shown, const struct spec *node, uint32_t flags
         if (rc == -ENOENT && takes_any(driver))
             rc = not_found(name);
     }
-    free(name);
+    mem_free(name);
     spec_free(own);
     return rc;
 }

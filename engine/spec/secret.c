@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "engine/base/error.h"
+#include "engine/base/mem.h"
 #include "engine/base/short_lock.h"
 #include "engine/spec.h"
 
@@ -39,7 +40,7 @@ void secret_release(uint8_t *data, size_t len)
 {
     if (data)
         explicit_bzero(data, len);
-    free(data);
+    mem_free(data);
 }
 
 static void secret_free(struct secret *s)
@@ -47,8 +48,8 @@ static void secret_free(struct secret *s)
     if (!s)
         return;
     secret_release(s->data, s->len);
-    free(s->id);
-    free(s);
+    mem_free(s->id);
+    mem_free(s);
 }
 
 /* Under the lock: where the pointer to it is, or the one at the end. */
@@ -75,13 +76,13 @@ static bool is_id(const char *id)
 
 static struct secret *make(const char *id, const void *data, size_t len)
 {
-    struct secret *s = calloc(1, sizeof *s);
+    struct secret *s = mem_calloc(1, sizeof *s);
 
     assert(is_id(id) && len <= SECRET_BYTES_MAX);
     if (!s)
         return NULL;
-    s->id = strdup(id);
-    s->data = malloc(len + 1);
+    s->id = mem_strdup(id);
+    s->data = mem_alloc(len + 1);
     if (!s->id || !s->data) {
         secret_free(s);
         return NULL;
@@ -153,7 +154,7 @@ int secret_get(const char *id, uint8_t **ret_data, size_t *ret_len)
     s = *find(id);
     if (s) {
         assert(s->data[s->len] == '\0');
-        copy = malloc(s->len + 1);
+        copy = mem_alloc(s->len + 1);
         if (copy)
             memcpy(copy, s->data, s->len + 1);
         *ret_len = s->len;
@@ -210,7 +211,7 @@ static int read_file(const char *id, const char *path, struct bytes *ret)
     int rc = fd < 0 ? -errno : 0;
 
     if (rc == 0) {
-        b.data = malloc(b.room);
+        b.data = mem_alloc(b.room);
         rc = b.data ? read_all(fd, &b) : -ENOMEM;
         close(fd);
     }
@@ -280,7 +281,7 @@ static int add_from(const char *id, const struct spec *s)
         rc = read_file(id, file, &b);
     } else {
         b.len = strlen(data);
-        b.data = malloc(b.len + 1);
+        b.data = mem_alloc(b.len + 1);
         if (b.data)
             memcpy(b.data, data, b.len);
         else

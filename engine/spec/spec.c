@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The tree itself: members are found, added, copied, freed. */
+#include "engine/base/mem.h"
 #include "engine/spec.h"
 
 #include <assert.h>
@@ -13,7 +14,7 @@
 
 struct spec *spec_alloc(void)
 {
-    return calloc(1, sizeof(struct spec));
+    return mem_calloc(1, sizeof(struct spec));
 }
 
 void spec_free(struct spec *s)
@@ -24,12 +25,12 @@ void spec_free(struct spec *s)
         struct spec_member *m = &s->members[i];
         if (m->text)
             explicit_bzero(m->text, strlen(m->text)); /* it may be a secret */
-        free(m->text);
-        free(m->key);
+        mem_free(m->text);
+        mem_free(m->key);
         spec_free(m->node);
     }
-    free(s->members);
-    free(s);
+    mem_free(s->members);
+    mem_free(s);
 }
 
 static int copy_below(struct spec *root, const struct spec *from, char *path, size_t len);
@@ -121,7 +122,7 @@ const struct spec *spec_node(const struct spec *s, const char *path)
 static struct spec_member *add(struct spec *root, struct spec *s, const char *key, size_t len, enum spec_kind kind,
                                const char *text)
 {
-    struct spec_member *list = reallocarray(s->members, s->count + 1, sizeof *list);
+    struct spec_member *list = mem_reallocarray(s->members, s->count + 1, sizeof *list);
     struct spec_member m = {.kind = kind};
 
     assert(root->total < SPEC_MEMBERS_MAX && s->count <= root->total);
@@ -129,14 +130,14 @@ static struct spec_member *add(struct spec *root, struct spec *s, const char *ke
     if (!list)
         return NULL;
     s->members = list;
-    m.key = strndup(key, len);
+    m.key = mem_strndup(key, len);
     if (kind == SPEC_TEXT)
-        m.text = strdup(text);
+        m.text = mem_strdup(text);
     if (kind == SPEC_NODE)
         m.node = spec_alloc();
     if (!m.key || (kind == SPEC_TEXT && !m.text) || (kind == SPEC_NODE && !m.node)) {
-        free(m.key);
-        free(m.text);
+        mem_free(m.key);
+        mem_free(m.text);
         spec_free(m.node);
         return NULL;
     }

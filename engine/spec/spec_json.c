@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "engine/base/error.h"
+#include "engine/base/mem.h"
 #include "engine/spec.h"
 
 /* ---- reading -------------------------------------------------------------------------------------------- */
@@ -26,7 +27,7 @@
  */
 static char *normalise(const char *text, unsigned *ret_depth)
 {
-    char *out = malloc(2 * strlen(text) + 1), *to = out;
+    char *out = mem_alloc(2 * strlen(text) + 1), *to = out;
     unsigned depth = 0;
     char quote = 0;
 
@@ -62,7 +63,7 @@ static void wipe(char *text)
 {
     if (text)
         explicit_bzero(text, strlen(text));
-    free(text);
+    mem_free(text);
 }
 
 static int load(const char *shown, const char *text, json_t **ret)
@@ -211,12 +212,12 @@ static json_t *text_json(const char *text)
 
     if (out)
         return out;
-    copy = strdup(text);
+    copy = mem_strdup(text);
     for (char *p = copy; copy && *p; p++)
         if ((unsigned char)*p >= 0x80)
             *p = '?';
     out = copy ? json_string(copy) : NULL;
-    free(copy);
+    mem_free(copy);
     return out;
 }
 
@@ -255,9 +256,9 @@ char *spec_print(const struct spec *s)
     json_t *json = node_json(s);
     char *text = json ? json_dumps(json, 0) : NULL, *out = NULL;
 
-    if (text && asprintf(&out, "json:%s", text) < 0)
+    if (text && mem_asprintf(&out, "json:%s", text) < 0)
         out = NULL;
-    free(text);
+    mem_free(text);
     json_decref(json);
     return out;
 }

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "engine/base/error.h"
+#include "engine/base/mem.h"
 #include "engine/spec.h"
 
 /* A value, up to a single comma or the end, into `to`; returns where it ends. */
@@ -81,11 +82,11 @@ int spec_parse_opts(const char *shown, const char *text, const char *implied, st
     if (len > SPEC_BYTES_MAX)
         return err_set(EINVAL, "%.*s: too long", SPEC_SHOWN(shown));
     root = spec_alloc();
-    buf = malloc(len + 1);
+    buf = mem_alloc(len + 1);
     rc = root && buf ? take_items(text, implied, buf, root, shown) : err_set(ENOMEM, "out of memory");
     if (buf)
         explicit_bzero(buf, len + 1);
-    free(buf);
+    mem_free(buf);
     if (rc < 0)
         spec_free(root);
     else

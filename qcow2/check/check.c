@@ -29,6 +29,7 @@
 #include <unistd.h>
 
 #include "engine/base/error.h"
+#include "engine/base/mem.h"
 #include "qcow2/check/check_internal.h"
 #include "qcow2/format/format.h"
 #include "qcow2/meta/meta.h"
@@ -73,7 +74,7 @@ static int check_doubtful_l1(struct check *c)
         rc = err_hint(err_set(EINVAL, "%s: not a valid qcow2 image: L1 table and refcount table overlap",
                               c->file->name),
                       "restore it from a copy");
-    free(buf);
+    mem_free(buf);
     return rc;
 }
 

@@ -12,6 +12,7 @@
  *  2. No entry is changed so that it reads differently: what cannot be followed stays as it is, flags and all.
  *  3. Refcounts are written only where the refcount structure is sound.
  */
+#include "engine/base/mem.h"
 #include "qcow2/check/check_internal.h"
 
 #include <assert.h>
@@ -195,7 +196,7 @@ static int sweep_l1(struct check *c, l1_fix_fn *fix)
         if (check_read(c, buf, n, at + pos) == 0 && fix_l1_piece(c, fix, pos / Q2_L1_ENTRY_SIZE, buf, n))
             rc = write_back(c, buf, n, at + pos, "the L1 table");
     }
-    free(buf);
+    mem_free(buf);
     return rc;
 }
 

@@ -9,6 +9,7 @@
  * Invariant: no cluster is given back but those whose refcount was lowered to 0 here. What had none before may be
  * somebody's: set aside by fallocate, or bytes behind the image.
  */
+#include "engine/base/mem.h"
 #include "qcow2/check/check_internal.h"
 
 #include <assert.h>
@@ -31,7 +32,7 @@ void q2_spans_add(struct q2_spans *s, uint64_t cluster)
     }
     if (s->count == s->max) {
         uint64_t max = s->max ? 2 * s->max : 64;
-        struct q2_span *list = realloc(s->list, max * sizeof *list);
+        struct q2_span *list = mem_realloc(s->list, max * sizeof *list);
 
         if (!list)
             return;
@@ -43,7 +44,7 @@ void q2_spans_add(struct q2_spans *s, uint64_t cluster)
 
 void q2_spans_finish(struct q2_spans *s)
 {
-    free(s->list);
+    mem_free(s->list);
     memset(s, 0, sizeof *s);
 }
 

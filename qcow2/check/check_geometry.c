@@ -8,6 +8,7 @@
  * them as entries: a repair would destroy what can still be had once the header is right, so there is none. What
  * cannot be read says nothing.
  */
+#include "engine/base/mem.h"
 #include "qcow2/check/check_internal.h"
 
 #include <assert.h>
@@ -49,7 +50,7 @@ static int look_at_header(struct check *c, struct places *p)
         look_at(c, f.reftable_offset, p);
         look_at(c, f.snapshots_offset, p);
     }
-    free(sector);
+    mem_free(sector);
     return 0;
 }
 
@@ -67,7 +68,7 @@ static int look_at_l1(struct check *c, struct places *p)
     if (check_read(c, buf, len, c->header.l1_offset) == 0)
         for (uint64_t pos = 0; pos < len; pos += Q2_L1_ENTRY_SIZE)
             look_at(c, q2_l1_offset(get_be64(buf + pos)), p);
-    free(buf);
+    mem_free(buf);
     return 0;
 }
 
@@ -90,7 +91,7 @@ static int look_at_snapshots(struct check *c, struct places *p)
         look_at(c, be64toh(d.l1_table_offset), p);
         pos = align_up(pos + sizeof d + be32toh(d.extra_size) + be16toh(d.id_size) + be16toh(d.name_size), 8);
     }
-    free(buf);
+    mem_free(buf);
     return 0;
 }
 

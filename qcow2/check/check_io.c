@@ -3,6 +3,7 @@
  * How check reads: L2 tables and refcount blocks by the dozen, since one after another takes minutes on a disk or
  * over a network.
  */
+#include "engine/base/mem.h"
 #include "qcow2/check/check_internal.h"
 
 #include <assert.h>
@@ -28,7 +29,7 @@ void *check_buffer(struct check *c, uint64_t len)
     void *buf;
 
     assert(len > 0 && is_power_of_two(align));
-    return posix_memalign(&buf, align, align_up(len, align)) ? NULL : buf;
+    return mem_memalign(&buf, align, align_up(len, align)) ? NULL : buf;
 }
 
 /*
@@ -157,7 +158,7 @@ int check_read_clusters(struct check *c, const struct check_reads *reads)
 {
     uint64_t len = c->header.geo.cluster_size;
     uint64_t depth = max_u64(2, min_u64(READS, READS_BYTES / len));
-    struct slot *slots = calloc(depth, sizeof *slots);
+    struct slot *slots = mem_calloc(depth, sizeof *slots);
     int rc = slots ? 0 : -ENOMEM;
 
     assert(depth * len <= READS_BYTES || depth == 2);
@@ -168,7 +169,7 @@ int check_read_clusters(struct check *c, const struct check_reads *reads)
     if (rc == 0)
         rc = run_slots(c, reads, slots, depth);
     for (uint64_t i = 0; i < depth && slots; i++)
-        free(slots[i].buf);
-    free(slots);
+        mem_free(slots[i].buf);
+    mem_free(slots);
     return rc;
 }

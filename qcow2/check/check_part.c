@@ -13,6 +13,7 @@
  *  1. A copy and its refcount are durable before the entry that points to it is written.
  *  2. Only L2 tables are written to that are nothing else, but for guest data that points to them.
  */
+#include "engine/base/mem.h"
 #include "qcow2/check/check_internal.h"
 
 #include <assert.h>
@@ -217,7 +218,7 @@ static int take_l2(struct check *c, uint64_t i, uint8_t *l2, int rc)
     if (!buf)
         return -ENOMEM;
     rc = part_entries(c, table, l2, buf);
-    free(buf);
+    mem_free(buf);
     if (rc > 0) {
         assert(c->parted >= (uint64_t)rc);
         c->fixed = true;

@@ -6,6 +6,7 @@
  * nothing about them; but those clusters are not given out any more, and leak once the file has grown over them.
  * The blocks are read twice rather than kept: they are 1/32768 of an image.
  */
+#include "engine/base/mem.h"
 #include "qcow2/check/check_internal.h"
 
 #include <assert.h>
@@ -122,7 +123,7 @@ void check_forget_refcounts(struct check *c)
         if (c->sole[i] != block_unreadable)
             q2_budget_free(&c->budget, c->sole[i], words, sizeof **c->sole);
     q2_budget_free(&c->budget, c->sole, c->sole_count + 1, sizeof *c->sole);
-    free(c->reftable);
+    mem_free(c->reftable);
 }
 
 /* ---- the tables' own references ------------------------------------------------------------------------ */

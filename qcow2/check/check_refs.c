@@ -11,6 +11,7 @@
 #include <stdlib.h>
 
 #include "engine/base/bits.h"
+#include "engine/base/mem.h"
 
 enum { COUNT_BITS = 12, COUNT_OVER = (1 << COUNT_BITS) - 1 };
 
@@ -46,7 +47,7 @@ void *q2_budget_alloc(struct q2_budget *b, uint64_t n, uint64_t size)
     assert(b->used <= b->max && n > 0);
     if (!mul_u64(n, size, &bytes) || bytes > b->max - b->used)
         return NULL;
-    p = calloc(n, size);
+    p = mem_calloc(n, size);
     if (p)
         b->used += bytes;
     return p;
@@ -58,7 +59,7 @@ void q2_budget_free(struct q2_budget *b, void *p, uint64_t n, uint64_t size)
         return;
     assert(b->used >= n * size);
     b->used -= n * size;
-    free(p);
+    mem_free(p);
 }
 
 /* Spread the low bits of offsets and indexes, which are alike, over the high ones. */

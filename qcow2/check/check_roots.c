@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What hangs on the header beside the active L1 table: internal snapshots and bitmaps. */
+#include "engine/base/mem.h"
 #include "qcow2/check/check_internal.h"
 
 #include <assert.h>
@@ -43,7 +44,7 @@ int check_load_snapshots(struct check *c, uint64_t host_offset, struct q2_snapsh
         rc = check_read(c, buf, len, host_offset);
         if (rc == 0)
             rc = q2_snapshots_parse(&c->header.geo, c->file->name, buf, len, c->header.nb_snapshots, ret, &need);
-        free(buf);
+        mem_free(buf);
         if (rc != -EAGAIN)
             return rc;
         assert(need > len && need <= Q2_MAX_SNAPSHOT_TABLE); /* so this ends */
@@ -193,7 +194,7 @@ static int check_bitmap(struct check *c, const struct q2_bitmap_entry *b)
     if (!buf)
         return -ENOMEM;
     rc = read_bitmap_table(c, b, buf);
-    free(buf);
+    mem_free(buf);
     return rc;
 }
 
@@ -215,7 +216,7 @@ static int load_bitmaps(struct check *c, struct q2_bitmap_directory *ret)
     rc = check_read(c, buf, len, c->header.bitmap_directory_offset);
     if (rc == 0)
         rc = q2_bitmaps_parse(&c->header.geo, c->file->name, buf, len, c->header.nb_bitmaps, ret);
-    free(buf);
+    mem_free(buf);
     return rc;
 }
 

@@ -9,6 +9,7 @@
  * Invariants.
  *  1. A place that nobody else has is never called wrong because of one entry that is.
  */
+#include "engine/base/mem.h"
 #include "qcow2/check/check_internal.h"
 
 #include <assert.h>
@@ -154,7 +155,7 @@ int check_nonsense_l1(struct check *c, uint64_t host_offset, uint64_t entries)
         rc = -ENOMEM;
     else if (check_read(c, l1, len, host_offset) == 0)
         rc = is_nonsense(c, l1, entries, is_shared(c, host_offset, len), buf);
-    free(l1);
-    free(buf);
+    mem_free(l1);
+    mem_free(buf);
     return rc;
 }

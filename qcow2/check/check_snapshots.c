@@ -14,6 +14,7 @@
  *  1. The header points to a new table, and to clusters with refcounts, only when both are durable.
  *  2. An entry of the new table leads to the L1 table that the old one led to.
  */
+#include "engine/base/mem.h"
 #include "qcow2/check/check_internal.h"
 
 #include <assert.h>
@@ -134,8 +135,8 @@ static void say_all(const struct mend *m)
         check_found(m->c, QCOW2_FIXED, 1, "the snapshot table: has %" PRIu32 " entries, not %" PRIu32, m->n,
                     m->c->header.nb_snapshots);
     if (m->given_up > 0)
-        check_found(m->c, QCOW2_NOTE, 1, "what seems to be leaked may be what snapshots had that are given up, and "
-                    "is kept: free it with -r leaks");
+        check_found(m->c, QCOW2_NOTE, 1, "what seems to be leaked may be what snapshots had that are given up, "
+                    "and is kept: free it with -r leaks");
 }
 
 /* The entry at m->pos, to m->out. False: it ends behind the end of the table. */
@@ -260,7 +261,7 @@ static int write_table(struct mend *m, uint64_t *ret_offset)
         rc = check_find_block(c, i, &block) ? check_set_refcount(c, i, block, 1, buf) : -ENOSPC;
     if (rc == 0)
         rc = io_pflush(c->queue, c->file); /* invariant 1 */
-    free(buf);
+    mem_free(buf);
     *ret_offset = first << g->cluster_bits;
     return rc;
 }
@@ -379,15 +380,15 @@ int check_mend_snapshots(struct check *c, struct check_snapshots_at *ret)
     m.len = min_u64(c->file_size - c->header.snapshots_offset, Q2_MAX_SNAPSHOT_TABLE);
     m.in = check_buffer(c, m.len);
     m.out = check_buffer(c, align_up(m.len + (uint64_t)m.wanted * (EXTRA + 8), c->header.geo.cluster_size));
-    m.said = calloc(max_u64(m.wanted, 1), sizeof *m.said);
+    m.said = mem_calloc(max_u64(m.wanted, 1), sizeof *m.said);
     if (m.in && m.out && m.said) {
         memset(m.out, 0, align_up(m.len + (uint64_t)m.wanted * (EXTRA + 8), c->header.geo.cluster_size));
         rc = mend_read(&m, ret);
     } else {
         rc = -ENOMEM;
     }
-    free(m.in);
-    free(m.out);
-    free(m.said);
+    mem_free(m.in);
+    mem_free(m.out);
+    mem_free(m.said);
     return rc < 0 ? err_set(rc, "%s: repairing the snapshot table: %s", c->file->name, strerror(-rc)) : rc;
 }

@@ -5,6 +5,7 @@
  * Each L2 table is read once, however many L1 entries point to it (snapshots share tables), and what it says
  * counts as many times. In order of host offsets. So the time is bounded by the size of the file.
  */
+#include "engine/base/mem.h"
 #include "qcow2/check/check_internal.h"
 
 #include <assert.h>
@@ -108,7 +109,7 @@ int check_l1(struct check *c, uint64_t host_offset, uint32_t entries, bool activ
     if (!buf)
         return -ENOMEM;
     rc = read_l1(c, host_offset, entries, active, what, buf);
-    free(buf);
+    mem_free(buf);
     return rc;
 }
 

@@ -24,6 +24,7 @@
 #include <string.h>
 
 #include "engine/base/error.h"
+#include "engine/base/mem.h"
 #include "qcow2/check/check_internal.h"
 #include "qcow2/format/format.h"
 #include "qcow2/mutant.h"
@@ -192,7 +193,7 @@ static int add_block(struct rebuild *b)
 {
     if (b->blocks_count == b->blocks_max) {
         uint64_t max = b->blocks_max ? 2 * b->blocks_max : 64;
-        uint64_t *blocks = realloc(b->blocks, max * sizeof *blocks);
+        uint64_t *blocks = mem_realloc(b->blocks, max * sizeof *blocks);
         if (!blocks)
             return -ENOMEM;
         b->blocks = blocks;
@@ -270,7 +271,7 @@ static int write_blocks(struct rebuild *b)
         rc = io_pwrite(b->c.queue, b->c.file, buf, g->cluster_size, b->blocks[i] << g->cluster_bits);
     }
     assert(rc < 0 || at == b->blocks_count); /* each has a refcount of its own */
-    free(buf);
+    mem_free(buf);
     return rc;
 }
 
@@ -290,7 +291,7 @@ static int write_table(struct rebuild *b)
     rc = io_pwrite(b->c.queue, b->c.file, buf, len, b->table << g->cluster_bits);
     if (rc == 0 && !MUTANT(REBUILD_UNSYNCED))
         rc = io_pflush(b->c.queue, b->c.file);
-    free(buf);
+    mem_free(buf);
     return rc;
 }
 
@@ -373,7 +374,7 @@ int q2_rebuild_refcounts(struct backend *file, vdisk_queue *queue, const struct 
     }
     if (rc < 0 && vdisk_error_text()[0] == '\0')
         err_set(rc, "%s: rebuilding its refcounts: %s", file->name, strerror(-rc));
-    free(b.blocks);
+    mem_free(b.blocks);
     q2_refs_finish(&b.old);
     check_finish(&b.c);
     return rc;

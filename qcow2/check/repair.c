@@ -20,6 +20,7 @@
  *  5. The dirty and corrupt bits go last, in a write of their own.
  *  6. The L1 table is told from a refcount table by its entries as long as the header takes it for both.
  */
+#include "engine/base/mem.h"
 #include "qcow2/check/check.h"
 
 #include <assert.h>
@@ -55,7 +56,7 @@ struct repair {
 static int change_header(struct repair *r, void (*change)(struct q2_header_fields *f, const void *arg),
                          const void *arg)
 {
-    uint8_t *sector = vdisk_alloc_buffer(Q2_SECTOR_SIZE);
+    uint8_t *sector = mem_buffer(Q2_SECTOR_SIZE);
     struct q2_header_fields fields;
     int rc;
 
@@ -70,7 +71,7 @@ static int change_header(struct repair *r, void (*change)(struct q2_header_field
     }
     if (rc == 0)
         rc = io_pflush(r->queue, r->file);
-    free(sector);
+    mem_free(sector);
     return rc < 0 ? err_set(rc, "%s: writing the header: %s", r->file->name, strerror(-rc)) : 0;
 }
 

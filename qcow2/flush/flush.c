@@ -34,6 +34,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "engine/base/mem.h"
 #include "engine/loop/queue.h"
 #include "engine/loop/service.h"
 #include "qcow2/flush/flush.h"
@@ -182,7 +183,7 @@ static char *alloc_copy(size_t len)
     void *copy;
 
     if (len < COPY_MAPPED)
-        return posix_memalign(&copy, 4096, len) == 0 ? copy : NULL;
+        return mem_memalign(&copy, 4096, len) == 0 ? copy : NULL;
     copy = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     return copy == MAP_FAILED ? NULL : copy;
 }
@@ -192,7 +193,7 @@ static void free_copy(struct batch *b)
     if (b->copy && b->copy_len >= COPY_MAPPED)
         munmap(b->copy, b->copy_len);
     else
-        free(b->copy);
+        mem_free(b->copy);
 }
 
 static int alloc_batch(struct batch *b, size_t max, size_t bytes)
@@ -200,7 +201,7 @@ static int alloc_batch(struct batch *b, size_t max, size_t bytes)
     if (max == 0)
         return 0;
     b->copy_len = align_up(bytes, 4096);
-    b->pieces = malloc(max * sizeof *b->pieces);
+    b->pieces = mem_alloc(max * sizeof *b->pieces);
     b->copy = alloc_copy(b->copy_len);
     return b->pieces && b->copy ? 0 : -ENOMEM;
 }
@@ -339,7 +340,7 @@ static void settle_batch(struct batch *b, int rc)
             p->table->dirty[p->page] = 1;
         }
     }
-    free(b->pieces);
+    mem_free(b->pieces);
     free_copy(b);
     memset(b, 0, sizeof *b);
 }
@@ -358,14 +359,14 @@ static void settle_freed(struct q2_flush_op *f, int rc)
 
     assert_locked(&flush->meta->lock);
     if (rc == 0 && f->freed.count > 0) {
-        free(flush->space->freed[Q2_FREED_DURABLE].list);
+        mem_free(flush->space->freed[Q2_FREED_DURABLE].list);
         flush->space->freed[Q2_FREED_DURABLE] = f->freed;
         flush->space->freed_ticket = gate_ticket(&flush->meta->layer->volume->requests);
     } else {
         for (size_t i = 0; i < f->freed.count; i++)
             q2_drop_run(flush->space, f->freed.list[i].cluster_index << flush->meta->geo.cluster_bits,
                         f->freed.list[i].clusters, f->freed.list[i].untouched);
-        free(f->freed.list);
+        mem_free(f->freed.list);
     }
     f->freed = (struct q2_freed_list){0};
 }

@@ -21,6 +21,8 @@
 #include <zstd.h>
 #include <zstd_errors.h>
 
+#include "engine/base/mem.h"
+
 /* The lowest of each: their streams are about as long as those of QEMU, which takes 6 and 3. */
 enum { DEFLATE_LEVEL = 1, ZSTD_LEVEL = 1 };
 
@@ -36,7 +38,7 @@ int q2_deflater_create(enum q2_compression type, struct q2_deflater **ret_deflat
 
     if (type != Q2_COMPRESSION_ZLIB && type != Q2_COMPRESSION_ZSTD)
         return -ENOTSUP;
-    d = calloc(1, sizeof *d);
+    d = mem_calloc(1, sizeof *d);
     if (!d)
         return -ENOMEM;
     d->type = type;
@@ -45,7 +47,7 @@ int q2_deflater_create(enum q2_compression type, struct q2_deflater **ret_deflat
     else
         d->zstd = ZSTD_createCCtx();
     if (!d->deflate && !d->zstd) {
-        free(d);
+        mem_free(d);
         return -ENOMEM;
     }
     *ret_deflater = d;
@@ -59,7 +61,7 @@ void q2_deflater_destroy(struct q2_deflater *d)
     if (d->deflate)
         libdeflate_free_compressor(d->deflate);
     ZSTD_freeCCtx(d->zstd);
-    free(d);
+    mem_free(d);
 }
 
 static int deflate_zstd(struct q2_deflater *d, const uint8_t *in, size_t len, uint8_t *out, size_t *ret_len)

@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "engine/base/error.h"
+#include "engine/base/mem.h"
 #include "qcow2/format/inflate.h"
 
 enum { MAX_FEATURE_NAMES = 3 * 64 };
@@ -104,12 +105,12 @@ static int take_feature_names(struct parser *p, const struct extension_view *e)
 {
     size_t n = min_u64(e->len / sizeof(struct q2_disk_feature_name), MAX_FEATURE_NAMES);
 
-    free(p->h.features); /* of two the last counts, as for QEMU */
+    mem_free(p->h.features); /* of two the last counts, as for QEMU */
     p->h.features = NULL;
     p->h.nfeatures = 0;
     if (n == 0)
         return 0;
-    p->h.features = calloc(n, sizeof p->h.features[0]);
+    p->h.features = mem_calloc(n, sizeof p->h.features[0]);
     if (!p->h.features)
         return err_set(ENOMEM, "%s: out of memory", p->name);
     for (size_t i = 0; i < n; i++) {
@@ -133,17 +134,17 @@ static int take_string(struct parser *p, const struct extension_view *e, size_t 
     if (e->len > max)
         return damaged(err_set(EINVAL, "%s: not a valid qcow2 image: %s of %" PRIu32 " bytes is too long", p->name,
                                what, e->len));
-    free(*ret); /* of two the last counts, as for QEMU */
+    mem_free(*ret); /* of two the last counts, as for QEMU */
     *ret = NULL;
     if (e->len == 0 || e->data[0] == '\0')
         return 0;
-    *ret = strndup((const char *)e->data, e->len);
+    *ret = mem_strndup((const char *)e->data, e->len);
     return *ret ? 0 : err_set(ENOMEM, "%s: out of memory", p->name);
 }
 
 static int take_unknown(struct parser *p, const struct extension_view *e)
 {
-    struct q2_extension *x = realloc(p->h.extensions, (p->h.nextensions + 1) * sizeof *x);
+    struct q2_extension *x = mem_realloc(p->h.extensions, (p->h.nextensions + 1) * sizeof *x);
 
     if (!x)
         return err_set(ENOMEM, "%s: out of memory", p->name);
@@ -151,7 +152,7 @@ static int take_unknown(struct parser *p, const struct extension_view *e)
     x += p->h.nextensions;
     x->type = e->type;
     x->len = e->len;
-    x->data = malloc(e->len ? e->len : 1);
+    x->data = mem_alloc(e->len ? e->len : 1);
     if (!x->data)
         return err_set(ENOMEM, "%s: out of memory", p->name);
     memcpy(x->data, e->data, e->len);
@@ -376,7 +377,7 @@ static int parse_v3(struct parser *p, const struct q2_disk_header *d, uint64_t c
     h->compression_type = p->buf[known - 1];
     assert(p->header_length <= p->len);
     h->tail_len = p->header_length - known;
-    h->tail = malloc(h->tail_len);
+    h->tail = mem_alloc(h->tail_len);
     if (!h->tail)
         return err_set(ENOMEM, "%s: out of memory", p->name);
     memcpy(h->tail, p->buf + known, h->tail_len);
@@ -473,7 +474,7 @@ static int note_problem(const struct parser *p, char **ret, const char *fmt, ...
     int n;
 
     va_start(ap, fmt);
-    n = vasprintf(ret, fmt, ap);
+    n = mem_vasprintf(ret, fmt, ap);
     va_end(ap);
     if (n >= 0)
         return 0;
@@ -557,7 +558,7 @@ static int parse_backing(struct parser *p)
     text = (const char *)p->buf + p->backing_offset;
     if (p->backing_size == 0 || *text == '\0')
         return 0;
-    p->h.backing_file = strndup(text, p->backing_size);
+    p->h.backing_file = mem_strndup(text, p->backing_size);
     return p->h.backing_file ? 0 : err_set(ENOMEM, "%s: out of memory", p->name);
 }
 
@@ -619,14 +620,14 @@ int q2_header_parse(const uint8_t *buf, size_t len, uint64_t file_size, const ch
 void q2_header_free(struct q2_header *h)
 {
     for (size_t i = 0; i < h->nextensions; i++)
-        free(h->extensions[i].data);
-    free(h->extensions);
-    free(h->features);
-    free(h->tail);
-    free(h->backing_file);
-    free(h->backing_format);
-    free(h->data_file);
-    free(h->reftable_problem);
-    free(h->snapshots_problem);
+        mem_free(h->extensions[i].data);
+    mem_free(h->extensions);
+    mem_free(h->features);
+    mem_free(h->tail);
+    mem_free(h->backing_file);
+    mem_free(h->backing_format);
+    mem_free(h->data_file);
+    mem_free(h->reftable_problem);
+    mem_free(h->snapshots_problem);
     memset(h, 0, sizeof *h);
 }

@@ -20,6 +20,8 @@
 #include <zlib.h>
 #include <zstd.h>
 
+#include "engine/base/mem.h"
+
 struct q2_inflater {
     enum q2_compression             type;
     struct libdeflate_decompressor *deflate;
@@ -34,7 +36,7 @@ int q2_inflater_create(enum q2_compression type, struct q2_inflater **ret_inflat
 
     if (type != Q2_COMPRESSION_ZLIB && type != Q2_COMPRESSION_ZSTD)
         return -ENOTSUP;
-    f = calloc(1, sizeof *f);
+    f = mem_calloc(1, sizeof *f);
     if (!f)
         return -ENOMEM;
     f->type = type;
@@ -43,7 +45,7 @@ int q2_inflater_create(enum q2_compression type, struct q2_inflater **ret_inflat
     else
         f->zstd = ZSTD_createDCtx();
     if (!f->deflate && !f->zstd) {
-        free(f);
+        mem_free(f);
         return -ENOMEM;
     }
     *ret_inflater = f;
@@ -59,7 +61,7 @@ void q2_inflater_destroy(struct q2_inflater *f)
     if (f->zlib_ready)
         inflateEnd(&f->zlib);
     ZSTD_freeDCtx(f->zstd);
-    free(f);
+    mem_free(f);
 }
 
 /* zlib tells a full output apart from a damaged stream; libdeflate does not, nor does it take a cut-off end. */

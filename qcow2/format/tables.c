@@ -11,10 +11,11 @@
 #include <string.h>
 
 #include "engine/base/error.h"
+#include "engine/base/mem.h"
 
 static char *copy_string(const uint8_t *p, size_t len)
 {
-    return strndup((const char *)p, len);
+    return mem_strndup((const char *)p, len);
 }
 
 /* ---- "Snapshots" --------------------------------------------------------------------------------------- */
@@ -139,7 +140,7 @@ int q2_snapshots_parse(const struct q2_geometry *g, const char *name, const uint
     rc = walk_snapshots(g, name, buf, len, n, &t.size, ret_need);
     if (rc < 0)
         return rc;
-    t.entries = calloc(n ? n : 1, sizeof t.entries[0]);
+    t.entries = mem_calloc(n ? n : 1, sizeof t.entries[0]);
     if (!t.entries)
         return err_set(ENOMEM, "%s: out of memory", name);
     for (; t.n < n; t.n++) {
@@ -161,10 +162,10 @@ int q2_snapshots_parse(const struct q2_geometry *g, const char *name, const uint
 void q2_snapshots_free(struct q2_snapshot_table *t)
 {
     for (uint32_t i = 0; i < t->n; i++) {
-        free(t->entries[i].id);
-        free(t->entries[i].name);
+        mem_free(t->entries[i].id);
+        mem_free(t->entries[i].name);
     }
-    free(t->entries);
+    mem_free(t->entries);
     memset(t, 0, sizeof *t);
 }
 
@@ -244,7 +245,7 @@ static int compare_names(const void *a, const void *b)
 /* Names are unique, says the specification. Sorted, because there may be many. */
 static int check_names(const char *name, const struct q2_bitmap_directory *d)
 {
-    char **names = malloc(d->n * sizeof names[0]);
+    char **names = mem_alloc(d->n * sizeof names[0]);
     bool twice = false;
 
     assert(d->n > 0 && d->n <= Q2_MAX_BITMAPS);
@@ -255,7 +256,7 @@ static int check_names(const char *name, const struct q2_bitmap_directory *d)
     qsort(names, d->n, sizeof names[0], compare_names);
     for (uint32_t i = 1; i < d->n; i++)
         twice = twice || strcmp(names[i - 1], names[i]) == 0;
-    free(names);
+    mem_free(names);
     return twice ? bad_directory(name, "two bitmaps have the same name") : 0;
 }
 
@@ -271,7 +272,7 @@ int q2_bitmaps_parse(const struct q2_geometry *g, const char *name, const uint8_
                                 "%s: not a valid qcow2 image: %" PRIu32 " bitmaps in a directory of %zu bytes",
                                 name, n, len),
                         "open it read-only and copy what it holds");
-    d.entries = calloc(n, sizeof d.entries[0]);
+    d.entries = mem_calloc(n, sizeof d.entries[0]);
     if (!d.entries)
         return err_set(ENOMEM, "%s: out of memory", name);
     for (; d.n < n; d.n++) {
@@ -299,7 +300,7 @@ int q2_bitmaps_parse(const struct q2_geometry *g, const char *name, const uint8_
 void q2_bitmaps_free(struct q2_bitmap_directory *d)
 {
     for (uint32_t i = 0; i < d->n; i++)
-        free(d->entries[i].name);
-    free(d->entries);
+        mem_free(d->entries[i].name);
+    mem_free(d->entries);
     memset(d, 0, sizeof *d);
 }

@@ -20,6 +20,7 @@
 #include <string.h>
 
 #include "engine/base/error.h"
+#include "engine/base/mem.h"
 #include "qcow2/format/format.h"
 #include "qcow2/image/create.h"
 #include "qcow2/image/image.h"
@@ -119,8 +120,8 @@ static void adopt(struct set_backing *s)
     struct q2_header *h = &s->meta->header;
 
     pthread_mutex_lock(&s->meta->lock);
-    free(h->backing_file);
-    free(h->backing_format);
+    mem_free(h->backing_file);
+    mem_free(h->backing_format);
     h->backing_file = s->h.backing_file;
     h->backing_format = s->h.backing_format;
     s->h.backing_file = s->h.backing_format = NULL;
@@ -130,11 +131,11 @@ static void adopt(struct set_backing *s)
 static int make_header(struct set_backing *s, const char *file, const char *format)
 {
     s->h = s->meta->header;
-    s->h.backing_file = file ? strdup(file) : NULL;
-    s->h.backing_format = format ? strdup(format) : NULL;
+    s->h.backing_file = file ? mem_strdup(file) : NULL;
+    s->h.backing_format = format ? mem_strdup(format) : NULL;
     s->size = s->meta->geo.cluster_size;
-    s->old = vdisk_alloc_buffer(align_up(s->size, 4096));
-    s->new = vdisk_alloc_buffer(align_up(s->size, 4096));
+    s->old = mem_buffer(align_up(s->size, 4096));
+    s->new = mem_buffer(align_up(s->size, 4096));
     if ((file && !s->h.backing_file) || (format && !s->h.backing_format) || !s->old || !s->new)
         return err_set(ENOMEM, "%s: out of memory", s->layer->name);
     return q2_header_write(&s->h, s->layer->name, s->new, (size_t)s->size);
@@ -184,9 +185,9 @@ int q2_set_backing(struct layer *layer, const char *file, const char *format, bo
         rc = q2_trim_run(&q2_of(layer)->space, queue, true);
     if (rc == 0 && !only_check)
         rc = change(&s);
-    free(s.h.backing_file == s.meta->header.backing_file ? NULL : s.h.backing_file);
-    free(s.h.backing_format == s.meta->header.backing_format ? NULL : s.h.backing_format);
-    free(s.old);
-    free(s.new);
+    mem_free(s.h.backing_file == s.meta->header.backing_file ? NULL : s.h.backing_file);
+    mem_free(s.h.backing_format == s.meta->header.backing_format ? NULL : s.h.backing_format);
+    mem_free(s.old);
+    mem_free(s.new);
     return rc;
 }

@@ -27,6 +27,7 @@
 #include <string.h>
 
 #include "engine/base/error.h"
+#include "engine/base/mem.h"
 #include "engine/create.h"
 #include "engine/volume.h"
 #include "qcow2/format/format.h"
@@ -157,11 +158,11 @@ static bool same_file(const char *a, const char *b)
     /* By what they are, where they are there: one may be a json: name. */
     if (backend_identify(a, &id_a) && backend_identify(b, &id_b))
         return id_a.device == id_b.device && id_a.node == id_b.node;
-    char *real_a = realpath(backend_path(a), NULL), *real_b = realpath(backend_path(b), NULL);
+    char *real_a = mem_realpath(backend_path(a)), *real_b = mem_realpath(backend_path(b));
     bool same = strcmp(backend_path(a), backend_path(b)) == 0 || (real_a && real_b && strcmp(real_a, real_b) == 0);
 
-    free(real_a);
-    free(real_b);
+    mem_free(real_a);
+    mem_free(real_b);
     return same;
 }
 
@@ -272,9 +273,9 @@ static int fill_header(struct q2_create *c)
         h->incompatible |= Q2_INCOMPAT_COMPRESSION;
         h->compression_type = Q2_COMPRESSION_ZSTD;
     }
-    h->backing_file = o->backing_file ? strdup(o->backing_file) : NULL;
-    h->backing_format = o->backing_fmt ? strdup(o->backing_fmt) : NULL;
-    h->data_file = o->data_file ? strdup(o->data_file) : NULL;
+    h->backing_file = o->backing_file ? mem_strdup(o->backing_file) : NULL;
+    h->backing_format = o->backing_fmt ? mem_strdup(o->backing_fmt) : NULL;
+    h->data_file = o->data_file ? mem_strdup(o->data_file) : NULL;
     if ((o->backing_file && !h->backing_file) || (o->backing_fmt && !h->backing_format) ||
         (o->data_file && !h->data_file))
         return err_set(ENOMEM, "%s: out of memory", c->plan.name);
@@ -299,10 +300,10 @@ static enum q2_layout_map choose_map(const struct q2_create *c)
 static int try_header(const struct q2_create *c)
 {
     size_t size = (size_t)c->layout.geo.cluster_size;
-    uint8_t *buf = malloc(size);
+    uint8_t *buf = mem_alloc(size);
     int rc = buf ? q2_header_write(&c->header, c->plan.name, buf, size) : -ENOMEM;
 
-    free(buf);
+    mem_free(buf);
     return rc == -ENOMEM ? err_set(ENOMEM, "%s: out of memory", c->plan.name) : rc;
 }
 
@@ -348,15 +349,15 @@ void q2_create_drop(struct create_plan *plan)
 
     if (c->chain)
         vdisk_close(c->chain);
-    free(c->backing_path);
-    free(c->data_path);
+    mem_free(c->backing_path);
+    mem_free(c->data_path);
     q2_header_free(&c->header);
-    free(c);
+    mem_free(c);
 }
 
 int q2_create_plan(const char *name, struct vdisk_create_opts *opts, struct create_plan **ret_plan)
 {
-    struct q2_create *c = calloc(1, sizeof *c);
+    struct q2_create *c = mem_calloc(1, sizeof *c);
     int rc;
 
     if (!c)
@@ -415,14 +416,14 @@ static int wipe_header(struct q2_create *c)
 
     if (c->file->caps & BACKEND_GROWS)
         return 0;
-    zeros = vdisk_alloc_buffer(len);
+    zeros = mem_buffer(len);
     if (!zeros)
         return q2_create_failed(c, -ENOMEM, c->plan.name, "wiping the old header");
     memset(zeros, 0, len);
     rc = io_pwrite(c->q, c->file, zeros, len, 0);
     if (rc == 0)
         rc = io_pflush(c->q, c->file);
-    free(zeros);
+    mem_free(zeros);
     return rc < 0 ? q2_create_failed(c, rc, c->plan.name, "wiping the old header") : 0;
 }
 
@@ -437,14 +438,14 @@ static int flush(struct q2_create *c)
 static int write_header(struct q2_create *c)
 {
     size_t size = (size_t)c->layout.geo.cluster_size;
-    uint8_t *buf = vdisk_alloc_buffer(size);
+    uint8_t *buf = mem_buffer(size);
     int rc;
 
     if (!buf)
         return q2_create_failed(c, -ENOMEM, c->plan.name, "writing the header");
     rc = q2_header_write(&c->header, c->plan.name, buf, size);
     if (rc < 0) {
-        free(buf);
+        mem_free(buf);
         return rc;
     }
     assert(get_be32(buf) == Q2_MAGIC && first_block(c) <= size);
@@ -457,7 +458,7 @@ static int write_header(struct q2_create *c)
         rc = io_pwrite(c->q, c->file, buf, first_block(c), 0);
     if (rc == 0)
         rc = io_pflush(c->q, c->file);
-    free(buf);
+    mem_free(buf);
     return rc < 0 ? q2_create_failed(c, rc, c->plan.name, "writing the header") : 0;
 }
 

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "engine/base/error.h"
+#include "engine/base/mem.h"
 #include "engine/chain/absent.h"
 #include "engine/chain/layer_name.h"
 #include "qcow2/image/image.h"
@@ -48,7 +49,7 @@ static int name_data_file(const struct q2 *q, const struct layer_open *how, stru
         return err_hint(err_set(EINVAL, "the name is missing"), "give the data file when opening");
     path = layer_resolve(q->meta.layer->name, q->meta.header.data_file);
     rc = path ? layer_name_stored(path, raw, flags, ret) : err_set(ENOMEM, "out of memory");
-    free(path);
+    mem_free(path);
     return rc;
 }
 

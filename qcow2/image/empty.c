@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "engine/base/error.h"
+#include "engine/base/mem.h"
 #include "qcow2/check/check.h"
 #include "qcow2/format/format.h"
 #include "qcow2/image/resize.h"
@@ -25,7 +26,7 @@ static int clear_l1(struct layer *layer, vdisk_queue *queue)
 {
     const struct q2_meta *meta = &q2_of(layer)->meta;
     uint64_t len = align_up(meta->header.l1_entries * Q2_L1_ENTRY_SIZE, meta->geo.cluster_size);
-    uint8_t *zeros = len > 0 ? vdisk_alloc_buffer(len) : NULL;
+    uint8_t *zeros = len > 0 ? mem_buffer(len) : NULL;
     int rc;
 
     if (len == 0)
@@ -38,7 +39,7 @@ static int clear_l1(struct layer *layer, vdisk_queue *queue)
     rc = io_pwrite(queue, layer->file, zeros, len, meta->header.l1_offset);
     if (rc == 0 && !MUTANT(EMPTY_UNSYNCED))
         rc = io_pflush(queue, layer->file);
-    free(zeros);
+    mem_free(zeros);
     return rc;
 }
 

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/mem.h"
 #include "engine/loop/queue.h"
 #include "qcow2/image/resize.h"
 #include "qcow2/mutant.h"
@@ -45,7 +46,7 @@ enum grow_state {
 
 static void *aligned_zeros(uint64_t len)
 {
-    void *p = vdisk_alloc_buffer(align_up(len, 4096));
+    void *p = mem_buffer(align_up(len, 4096));
 
     if (p)
         memset(p, 0, align_up(len, 4096));
@@ -64,7 +65,7 @@ static int grow_prepare(struct grow *g)
         return 0;
     g->table_len = q2_cluster_up(&q->meta.geo, g->l1_entries * 8);
     g->table = aligned_zeros(g->table_len);
-    g->l1 = calloc(1, sizeof *g->l1 + g->l1_entries * sizeof g->l1->entry[0]);
+    g->l1 = mem_calloc(1, sizeof *g->l1 + g->l1_entries * sizeof g->l1->entry[0]);
     if (!g->table || !g->l1 || q2_table_init(&g->pages, 0, g->table_len, g->q->meta.l1_pages.page_size) < 0)
         return -ENOMEM;
     g->l1->entries = g->l1_entries;
@@ -146,9 +147,9 @@ static void grow_finish(struct grow *g, int rc)
         pthread_mutex_unlock(&g->q->meta.lock);
     }
     range_unlock(&g->q->meta.structure, &g->lock);
-    free(g->table);
+    mem_free(g->table);
     q2_table_finish(&g->pages);
-    free(g->l1);
+    mem_free(g->l1);
     g->op.rc = rc;
     g->done = true;
 }

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 
 #include "engine/base/bits.h"
+#include "engine/base/mem.h"
 #include "engine/loop/queue.h"
 #include "engine/volume.h"
 #include "qcow2/format/format.h"
@@ -39,8 +40,8 @@ static bool count_clusters(const struct q2 *q, vdisk_queue *queue, uint64_t end,
 {
     uint64_t blocks = min_u64(q2_reftable_entries(&q->meta.geo, q->meta.header.reftable_clusters),
                               div_up(end, 1ull << q->meta.geo.refblock_bits));
-    uint64_t *table = vdisk_alloc_buffer(align_up(blocks * 8, 4096));
-    uint8_t *buf = vdisk_alloc_buffer(max_u64(q->meta.geo.cluster_size, 4096));
+    uint64_t *table = mem_buffer(align_up(blocks * 8, 4096));
+    uint8_t *buf = mem_buffer(max_u64(q->meta.geo.cluster_size, 4096));
     uint64_t found = 0;
 
     if (table && buf && blocks > 0 &&
@@ -50,8 +51,8 @@ static bool count_clusters(const struct q2 *q, vdisk_queue *queue, uint64_t end,
                                  end - (i << q->meta.geo.refblock_bits), buf);
     }
     assert(found <= end);
-    free(table);
-    free(buf);
+    mem_free(table);
+    mem_free(buf);
     return found >= enough;
 }
 

@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "engine/base/error.h"
+#include "engine/base/mem.h"
 #include "engine/image.h"
 #include "engine/loop/queue.h"
 #include "qcow2/format/format.h"
@@ -50,7 +51,7 @@ static int fill_snapshots(vdisk_image *im, const struct q2_snapshot_table *t)
     assert(!im->snapshots && t->n <= Q2_MAX_SNAPSHOTS);
     if (t->n == 0)
         return 0;
-    im->snapshots = calloc(t->n, sizeof im->snapshots[0]);
+    im->snapshots = mem_calloc(t->n, sizeof im->snapshots[0]);
     if (!im->snapshots)
         return err_set(ENOMEM, "out of memory");
     im->snapshots_count = t->n;
@@ -79,7 +80,7 @@ static int fill_bitmaps(vdisk_image *im, const struct q2_bitmap_directory *t)
     assert(!im->bitmaps && t->n <= Q2_MAX_BITMAPS);
     if (t->n == 0)
         return 0;
-    im->bitmaps = calloc(t->n, sizeof im->bitmaps[0]);
+    im->bitmaps = mem_calloc(t->n, sizeof im->bitmaps[0]);
     if (!im->bitmaps)
         return err_set(ENOMEM, "out of memory");
     im->bitmaps_count = t->n;
@@ -112,7 +113,7 @@ static int fill_luks(vdisk_image *im, const struct luks_info *l)
     assert(!im->key_slots);
     e->payload_offset = l->payload_offset;
     e->master_key_iterations = l->master_key_iterations;
-    im->key_slots = calloc(LUKS_SLOTS, sizeof im->key_slots[0]);
+    im->key_slots = mem_calloc(LUKS_SLOTS, sizeof im->key_slots[0]);
     if (!im->key_slots)
         return err_set(ENOMEM, "out of memory");
     im->key_slots_count = LUKS_SLOTS;
@@ -176,7 +177,7 @@ _Static_assert(LUKS_HEADER_LENGTH <= 4096, "what is read of it");
 
 static int read_luks(struct backend *b, vdisk_queue *q, const struct q2_header *h, vdisk_image *im)
 {
-    uint8_t *buf = vdisk_alloc_buffer(4096);
+    uint8_t *buf = mem_buffer(4096);
     struct luks_info luks;
     int rc = buf ? 0 : -ENOMEM;
 
@@ -187,7 +188,7 @@ static int read_luks(struct backend *b, vdisk_queue *q, const struct q2_header *
         memset(buf, 0, 4096);
     if (rc == 0 && luks_parse(buf, &luks))
         rc = fill_luks(im, &luks);
-    free(buf);
+    mem_free(buf);
     return rc;
 }
 

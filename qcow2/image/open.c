@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "engine/base/error.h"
+#include "engine/base/mem.h"
 #include "engine/chain/layer_name.h"
 #include "engine/spec/option.h"
 #include "qcow2/format/format.h"
@@ -116,7 +117,7 @@ static int prepare_writing(struct q2 *q, const struct layer_open *how, vdisk_que
 
 static char *dup_or_null(const char *s)
 {
-    return s ? strdup(s) : NULL;
+    return s ? mem_strdup(s) : NULL;
 }
 
 /*

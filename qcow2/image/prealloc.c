@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "engine/base/error.h"
+#include "engine/base/mem.h"
 #include "engine/loop/queue.h"
 #include "engine/loop/zero.h"
 #include "qcow2/image/create.h"
@@ -105,9 +106,9 @@ int q2_prealloc_metadata(struct q2_create *c)
     int rc;
 
     assert(s.pos < end);
-    s.buf = vdisk_alloc_buffer(len);
+    s.buf = mem_buffer(len);
     rc = s.buf ? stream_run(c, &s) : -ENOMEM;
-    free(s.buf);
+    mem_free(s.buf);
     return rc < 0 ? q2_create_failed(c, rc, c->plan.name, "writing metadata") : 0;
 }
 

@@ -23,6 +23,7 @@
 #include <stdlib.h>
 
 #include "engine/base/bits.h"
+#include "engine/base/mem.h"
 #include "engine/loop/zero.h"
 #include "qcow2/image/prealloc_bulk.h"
 #include "qcow2/space/space.h"
@@ -110,7 +111,7 @@ static void append_stream_step(struct op *op)
 fail:
     if (op->rc < 0)
         s->append->error = op->rc;
-    free(s->buf);
+    mem_free(s->buf);
     op_end(&s->op, sizeof *s, op->rc);
     return;
     OP_END
@@ -120,11 +121,11 @@ OP_TYPE(append_stream, append_stream_step, "START", "APPEND_STREAMED");
 
 static void start_stream(struct append *a, uint64_t buf_len, struct op *op)
 {
-    uint8_t *buf = vdisk_alloc_buffer(align_up(buf_len, 4096));
+    uint8_t *buf = mem_buffer(align_up(buf_len, 4096));
     struct stream *s = buf ? op_alloc(op->queue, &append_stream_type, sizeof *s) : NULL;
 
     if (!s) {
-        free(buf);
+        mem_free(buf);
         a->error = -ENOMEM; /* the others write no more */
         op_wake(op, -ENOMEM);
         return;

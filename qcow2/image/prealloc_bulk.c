@@ -22,6 +22,7 @@
 #include <string.h>
 
 #include "engine/base/bits.h"
+#include "engine/base/mem.h"
 #include "engine/loop/zero.h"
 #include "qcow2/image/resize.h"
 #include "qcow2/meta/meta.h"
@@ -91,7 +92,7 @@ static int note_run(struct bulk *b)
     }
     if (b->count == b->max) {
         uint32_t max = b->max ? 2 * b->max : RUNS_MIN;
-        struct q2_run *runs = realloc(b->runs, max * sizeof *runs);
+        struct q2_run *runs = mem_realloc(b->runs, max * sizeof *runs);
 
         if (!runs)
             return -ENOMEM;
@@ -140,7 +141,7 @@ static int make_tables(struct bulk *b)
     uint8_t *p;
 
     assert(b->have == b->clusters && b->clusters <= b->tables_n * q2_l2_entries(g));
-    b->buf = vdisk_alloc_buffer(align_up(len, 4096));
+    b->buf = mem_buffer(align_up(len, 4096));
     if (!b->buf)
         return -ENOMEM;
     p = b->buf;
@@ -222,8 +223,8 @@ static void bulk_finish(struct bulk *b, int rc)
     pthread_mutex_unlock(&q->meta.lock);
     unlock_structure(b);
     end_turn(b);
-    free(b->runs);
-    free(b->buf);
+    mem_free(b->runs);
+    mem_free(b->buf);
     op_end(&b->op, sizeof *b, rc);
 }
 

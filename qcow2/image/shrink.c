@@ -20,6 +20,7 @@
  *  3. Once the refcounts say what is free nothing but an error stops it: a shrink that is made again would not
  *     know any more which of the free clusters were its own to give to the host.
  */
+#include "engine/base/mem.h"
 #include "qcow2/image/resize.h"
 
 #include <assert.h>
@@ -92,7 +93,7 @@ static int clear_rest(struct layer *layer, uint64_t size, uint64_t old, vdisk_qu
 /* What has a refcount now: of that, what nothing refers to afterwards was freed here. */
 static int read_in_use(struct q2 *q, vdisk_queue *queue, struct q2_cluster_set *ret)
 {
-    uint8_t *block = vdisk_alloc_buffer(align_up(q->meta.geo.cluster_size, 4096));
+    uint8_t *block = mem_buffer(align_up(q->meta.geo.cluster_size, 4096));
     uint64_t per_block = q2_refblock_entries(&q->meta.geo);
     int rc = block ? 0 : err_set(ENOMEM, "%s: out of memory", q->meta.layer->name);
 
@@ -105,7 +106,7 @@ static int read_in_use(struct q2 *q, vdisk_queue *queue, struct q2_cluster_set *
             if (q2_refcount_get(&q->meta.geo, block, i) != 0)
                 q2_cluster_set_add(ret, b * per_block + i, 1);
     }
-    free(block);
+    mem_free(block);
     return rc;
 }
 

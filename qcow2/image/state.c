@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "engine/base/error.h"
+#include "engine/base/mem.h"
 #include "qcow2/format/format.h"
 #include "qcow2/image/image.h"
 #include "qcow2/meta/meta.h"
@@ -29,7 +30,7 @@ static void make_clean(struct q2_meta *meta, struct op *op)
 
 struct q2 *q2_state_alloc(struct layer *layer)
 {
-    struct q2 *q = aligned_alloc(alignof(struct q2), sizeof *q);
+    struct q2 *q = mem_aligned(alignof(struct q2), sizeof *q);
 
     if (!q)
         return NULL;
@@ -47,7 +48,7 @@ void q2_state_free(struct q2 *q)
     q2_map_state_finish(&q->map);
     q2_space_state_finish(&q->space);
     q2_meta_state_finish(&q->meta);
-    free(q);
+    mem_free(q);
 }
 
 /* ---- tables -------------------------------------------------------------------------------------------- */
@@ -56,7 +57,7 @@ static int read_table(struct q2 *q, vdisk_queue *queue, const char *what, uint64
                       uint8_t **ret)
 {
     uint64_t bytes = max_u64(entries * 8, 8);
-    uint8_t *buf = vdisk_alloc_buffer(align_up(bytes, 4096));
+    uint8_t *buf = mem_buffer(align_up(bytes, 4096));
     int rc;
 
     assert(q2_offset_in_cluster(&q->meta.geo, host_offset) == 0 && (entries == 0 || host_offset > 0));
@@ -65,7 +66,7 @@ static int read_table(struct q2 *q, vdisk_queue *queue, const char *what, uint64
     memset(buf, 0, bytes);
     rc = entries ? io_pread(queue, q->meta.layer->file, buf, entries * 8, host_offset) : 0;
     if (rc < 0) {
-        free(buf);
+        mem_free(buf);
         return err_set(rc, "%s: reading the %s: %s", q->meta.layer->name, what, strerror(-rc));
     }
     *ret = buf;
@@ -95,7 +96,7 @@ static uint64_t fill_l1(struct q2_l1 *l1, const uint8_t *table)
 static int read_l1(struct q2 *q, vdisk_queue *queue, uint64_t *tables_left)
 {
     uint64_t entries = q->meta.header.l1_entries, bytes;
-    struct q2_l1 *l1 = calloc(1, sizeof *l1 + entries * sizeof l1->entry[0]);
+    struct q2_l1 *l1 = mem_calloc(1, sizeof *l1 + entries * sizeof l1->entry[0]);
     uint8_t *buf = NULL;
     int rc;
 
@@ -104,7 +105,7 @@ static int read_l1(struct q2 *q, vdisk_queue *queue, uint64_t *tables_left)
         return err_set(ENOMEM, "%s: out of memory for the L1 table", q->meta.layer->name);
     rc = read_table(q, queue, "L1 table", q->meta.header.l1_offset, entries, &buf);
     if (rc < 0) {
-        free(l1);
+        mem_free(l1);
         return rc;
     }
     l1->entries = entries;
@@ -121,7 +122,7 @@ static int read_l1(struct q2 *q, vdisk_queue *queue, uint64_t *tables_left)
             err_set(EINVAL, "%s: not a valid qcow2 image: L1 table and refcount table overlap",
                     q->meta.layer->name),
             "restore it from a copy");
-    free(buf);
+    mem_free(buf);
     return rc;
 }
 

@@ -30,6 +30,7 @@
 
 #include "engine/base/bits.h"
 #include "engine/base/iov.h"
+#include "engine/base/mem.h"
 #include "engine/loop/zero.h"
 #include "qcow2/map/l2_table.h"
 #include "qcow2/map/lookup.h"
@@ -224,7 +225,7 @@ static int prepare_edges(struct alloc_write *w)
         w->tail = 0;
     if (w->head + w->tail == 0)
         return 0;
-    if (posix_memalign(&p, 4096, align_up(w->head + w->tail, 4096)) != 0)
+    if (mem_memalign(&p, 4096, align_up(w->head + w->tail, 4096)) != 0)
         return -ENOMEM;
     w->edges = p;
     w->head_iov = (struct iovec){w->edges, w->head};
@@ -299,7 +300,7 @@ static int prepare_write(struct alloc_write *w)
     uint32_t max = w->iovcnt + 2, n = 0;
     uint64_t covered = 0, len = w->stop - w->start;
 
-    w->span_iov = max <= WRITE_IOV_INLINE ? w->span_iov_inline : malloc(max * sizeof *w->span_iov);
+    w->span_iov = max <= WRITE_IOV_INLINE ? w->span_iov_inline : mem_alloc(max * sizeof *w->span_iov);
     if (!w->span_iov)
         return -ENOMEM;
     if (w->head > 0)
@@ -316,10 +317,10 @@ static int prepare_write(struct alloc_write *w)
 
 static void release_span(struct alloc_write *w)
 {
-    free(w->edges);
+    mem_free(w->edges);
     w->edges = NULL;
     if (w->span_iov != w->span_iov_inline)
-        free(w->span_iov);
+        mem_free(w->span_iov);
     w->span_iov = NULL;
     w->head = w->tail = 0;
 }
@@ -486,7 +487,7 @@ static void alloc_write_finish(struct alloc_write *w, int rc)
     if (rc < 0)
         drop_span(w);
     assert(!w->slot && !w->edges && !w->span_iov && !w->lock.held);
-    free(w->merged_iov);
+    mem_free(w->merged_iov);
     if (r && r->merged && rc < 0 && !MUTANT(SHARE_ERRORS)) {
         op_free(&w->op, sizeof *w);
         start_apart(map, r, done);
@@ -712,7 +713,7 @@ static int merge_buffers(struct alloc_write *w, const struct request *first)
         w->len += r->len;
         w->iovcnt += r->iovcnt;
     }
-    w->merged_iov = malloc(w->iovcnt * sizeof *w->merged_iov);
+    w->merged_iov = mem_alloc(w->iovcnt * sizeof *w->merged_iov);
     if (!w->merged_iov)
         return -ENOMEM;
     for (const struct request *r = first; r; n += r->iovcnt, r = r->merged)

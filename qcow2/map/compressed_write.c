@@ -26,6 +26,7 @@
 
 #include "engine/base/bits.h"
 #include "engine/base/iov.h"
+#include "engine/base/mem.h"
 #include "engine/loop/queue.h"
 #include "qcow2/map/l2_table.h"
 #include "qcow2/map/lookup.h"
@@ -228,11 +229,11 @@ static int begin_round(struct compressed_write *w)
     w->first = w->placed = w->written = 0;
     if (w->out)
         return 0;
-    if (posix_memalign(&p, 4096, align_up((uint64_t)w->count << g->cluster_bits, 4096)) != 0)
+    if (mem_memalign(&p, 4096, align_up((uint64_t)w->count << g->cluster_bits, 4096)) != 0)
         return -ENOMEM;
     w->out = p;
-    w->packed = malloc(w->count * sizeof *w->packed);
-    w->gather = malloc(g->cluster_size);
+    w->packed = mem_alloc(w->count * sizeof *w->packed);
+    w->gather = mem_alloc(g->cluster_size);
     return w->packed && w->gather ? 0 : -ENOMEM;
 }
 
@@ -442,9 +443,9 @@ static void mark(struct compressed_write *w, struct op *op)
 static void compressed_write_finish(struct compressed_write *w, int rc)
 {
     drop_all(w);
-    free(w->packed);
-    free(w->out);
-    free(w->gather);
+    mem_free(w->packed);
+    mem_free(w->out);
+    mem_free(w->gather);
     op_end(&w->op, sizeof *w, rc);
 }
 

@@ -21,6 +21,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "engine/base/mem.h"
 #include "engine/loop/service.h"
 #include "engine/loop/zero.h"
 #include "qcow2/meta/meta.h"
@@ -67,7 +68,7 @@ static void l2_make_finish(struct l2_make *m, int rc)
     op_wake(m->op.parent, rc); /* first: in the order they came in */
     op_wake_all(&m->waiting, rc);
     pthread_mutex_unlock(&m->map->meta->lock);
-    free(m->buf);
+    mem_free(m->buf);
     op_free(&m->op, sizeof *m);
 }
 
@@ -211,7 +212,7 @@ static int prepare_copy(struct l2_make *m)
     pthread_mutex_unlock(&m->map->meta->lock);
     if (rc < 0)
         return rc;
-    if (posix_memalign(&p, 4096, align_up(m->map->meta->geo.cluster_size, 4096)) != 0)
+    if (mem_memalign(&p, 4096, align_up(m->map->meta->geo.cluster_size, 4096)) != 0)
         return -ENOMEM;
     m->buf = p;
     return 0;

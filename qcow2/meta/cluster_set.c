@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "engine/base/bits.h"
+#include "engine/base/mem.h"
 
 enum { PAGE_CLUSTERS = 1 << Q2_SET_PAGE_BITS, WORD_BITS = 64, PLACES_FIRST = 16 };
 
@@ -41,13 +42,13 @@ static bool make_places(struct q2_cluster_set *s)
 
     if (s->places > 2 * s->pages)
         return true;
-    table = calloc(places, sizeof *table);
+    table = mem_calloc(places, sizeof *table);
     if (!table)
         return false;
     for (uint32_t i = 0; i < s->places; i++)
         if (s->table[i].page)
             *place_of(table, places, s->table[i].key) = s->table[i];
-    free(s->table);
+    mem_free(s->table);
     s->table = table;
     s->places = places;
     return true;
@@ -60,7 +61,7 @@ static struct q2_set_page *find_or_make(struct q2_cluster_set *s, uint64_t key)
     if (p)
         return p;
     if (s->pages < Q2_SET_PAGES && make_places(s))
-        p = calloc(1, sizeof *p);
+        p = mem_calloc(1, sizeof *p);
     if (!p) {
         s->overflowed = true;
         return NULL;
@@ -161,7 +162,7 @@ uint64_t q2_cluster_set_next(const struct q2_cluster_set *s, uint64_t from, uint
 void q2_cluster_set_finish(struct q2_cluster_set *s)
 {
     for (uint32_t i = 0; i < s->places; i++)
-        free(s->table[i].page);
-    free(s->table);
+        mem_free(s->table[i].page);
+    mem_free(s->table);
     memset(s, 0, sizeof *s);
 }

@@ -26,6 +26,7 @@
 
 #include "engine/base/bits.h"
 #include "engine/base/iov.h"
+#include "engine/base/mem.h"
 #include "engine/loop/queue.h"
 #include "engine/volume.h"
 #include "qcow2/format/format.h"
@@ -76,7 +77,7 @@ static void cluster_unref_locked(struct q2_compressed_cluster *c)
     if (--c->refs > 0)
         return;
     assert(list_empty(&c->waiters));
-    free(c);
+    mem_free(c);
 }
 
 void q2_compressed_forget(struct q2_compressed_cache *cache)
@@ -152,7 +153,7 @@ static struct q2_compressed_cluster *cache_claim(struct q2_compressed_cache *cac
     }
     *ret_leader = !c;
     if (!c) {
-        c = malloc(sizeof *c + cluster_size);
+        c = mem_alloc(sizeof *c + cluster_size);
         if (c) {
             *c = (struct q2_compressed_cluster){.descriptor = descriptor, .refs = 1, .queue = queue};
             list_init(&c->waiters);
@@ -271,7 +272,7 @@ static int prepare_read(struct read_compressed *p)
     size_t len = align_up(m.host_offset + m.compressed_len, b->align) - start;
     void *buf;
 
-    if (posix_memalign(&buf, max_u64(b->mem_align, sizeof(void *)), align_up(len, b->mem_align)))
+    if (mem_memalign(&buf, max_u64(b->mem_align, sizeof(void *)), align_up(len, b->mem_align)))
         return -ENOMEM;
     p->host = buf;
     p->host_head = m.host_offset - start;
@@ -292,7 +293,7 @@ static void read_compressed_finish(struct read_compressed *p, int rc)
                      p->len);
         cluster_unref(&meta->compressed, p->cluster);
     }
-    free(p->host);
+    mem_free(p->host);
     op_end(&p->op, sizeof *p, rc);
 }
 

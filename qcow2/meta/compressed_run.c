@@ -11,6 +11,7 @@
 
 #include "engine/base/bits.h"
 #include "engine/base/iov.h"
+#include "engine/base/mem.h"
 #include "engine/loop/queue.h"
 #include "qcow2/meta/compressed.h"
 #include "qcow2/meta/state.h"
@@ -74,7 +75,7 @@ static int prepare_read(struct read_run *r)
     uint64_t start = align_down(r->start, b->align), len = align_up(r->end, b->align) - start;
     void *buf;
 
-    if (posix_memalign(&buf, max_u64(b->mem_align, sizeof(void *)), align_up(len, b->mem_align)))
+    if (mem_memalign(&buf, max_u64(b->mem_align, sizeof(void *)), align_up(len, b->mem_align)))
         return -ENOMEM;
     r->host = buf;
     r->read_start = start;
@@ -84,7 +85,7 @@ static int prepare_read(struct read_run *r)
 
 static void read_run_finish(struct read_run *r, int rc)
 {
-    free(r->host);
+    mem_free(r->host);
     op_end(&r->op, sizeof *r, rc);
 }
 

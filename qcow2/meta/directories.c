@@ -11,13 +11,14 @@
 #include <string.h>
 
 #include "engine/base/error.h"
+#include "engine/base/mem.h"
 #include "qcow2/format/format.h"
 #include "qcow2/meta/state.h"
 
 int q2_read_bitmaps(struct q2_meta *meta, vdisk_queue *queue, struct q2_bitmap_directory *ret)
 {
     const struct q2_header *h = &meta->header;
-    uint8_t *buf = vdisk_alloc_buffer(h->bitmap_directory_size);
+    uint8_t *buf = mem_buffer(h->bitmap_directory_size);
     int rc;
 
     if (!buf)
@@ -27,7 +28,7 @@ int q2_read_bitmaps(struct q2_meta *meta, vdisk_queue *queue, struct q2_bitmap_d
         err_set(rc, "%s: reading the bitmap directory: %s", meta->layer->name, strerror(-rc));
     else
         rc = q2_bitmaps_parse(&meta->geo, meta->layer->name, buf, h->bitmap_directory_size, h->nb_bitmaps, ret);
-    free(buf);
+    mem_free(buf);
     return rc;
 }
 
@@ -55,7 +56,7 @@ int q2_read_snapshots(struct q2_meta *meta, vdisk_queue *queue, struct q2_snapsh
 
     for (;;) {
         uint64_t need = 0;
-        uint8_t *buf = vdisk_alloc_buffer(want);
+        uint8_t *buf = mem_buffer(want);
         int rc;
         if (!buf)
             return err_set(ENOMEM, "%s: out of memory for the snapshot table", meta->layer->name);
@@ -65,7 +66,7 @@ int q2_read_snapshots(struct q2_meta *meta, vdisk_queue *queue, struct q2_snapsh
         else
             rc = q2_snapshots_parse(&meta->geo, meta->layer->name, buf, want, meta->header.nb_snapshots, ret,
                                     &need);
-        free(buf);
+        mem_free(buf);
         if (rc != -EAGAIN)
             return rc;
         if (need > left)

@@ -21,6 +21,7 @@
 #include <string.h>
 
 #include "engine/base/error.h"
+#include "engine/base/mem.h"
 #include "qcow2/meta/state.h"
 #include "qcow2/mutant.h"
 
@@ -31,7 +32,7 @@ enum { HEAD = 4096 };
 static int load(struct backend *file, vdisk_queue *queue, uint64_t len, struct q2_header *ret, uint8_t *first)
 {
     uint64_t file_size = backend_size(file), span;
-    uint8_t *buf = vdisk_alloc_buffer(align_up(len, HEAD));
+    uint8_t *buf = mem_buffer(align_up(len, HEAD));
     int rc;
 
     if (!buf)
@@ -42,13 +43,13 @@ static int load(struct backend *file, vdisk_queue *queue, uint64_t len, struct q
     if (rc < 0) {
         err_set(rc, "%s: reading the header: %s", file->name, strerror(-rc));
     } else if (span > len) {
-        free(buf);
+        mem_free(buf);
         return load(file, queue, span, ret, first);
     } else {
         rc = q2_header_parse(buf, min_u64(len, file_size), file_size, file->name, ret);
     }
     memcpy(first, buf, Q2_SECTOR_SIZE);
-    free(buf);
+    mem_free(buf);
     return rc;
 }
 
@@ -120,13 +121,13 @@ static void header_commit_step(struct op *op)
     if (!MUTANT(HEADER_UNSYNCED))
         OP_TRY(op, HC_SYNCED, start_sync(h, op));
     adopt(h);
-    free(h->sector);
+    mem_free(h->sector);
     op_end(op, sizeof *h, 0);
     return;
     OP_END
 fail:
     rc = h->change->doubt ? q2_doubt(h->meta, h->change->doubt) : op->rc;
-    free(h->sector);
+    mem_free(h->sector);
     op_end(op, sizeof *h, rc);
 }
 
@@ -157,7 +158,7 @@ void q2_header_commit(struct q2_meta *meta, struct q2_header_change *change, str
     h = op_alloc(op->queue, &header_commit_type, sizeof *h);
 
     if (h)
-        h->sector = vdisk_alloc_buffer(HEAD);
+        h->sector = mem_buffer(HEAD);
     if (!h || !h->sector) {
         if (h)
             op_free(&h->op, sizeof *h);

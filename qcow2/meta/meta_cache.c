@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "engine/base/mem.h"
 #include "engine/base/short_lock.h"
 #include "engine/loop/io.h"
 #include "engine/loop/queue.h"
@@ -32,8 +33,8 @@ int q2_cache_init(struct q2_cache *c, uint32_t slice_size, uint64_t bytes, uint6
     c->sets_mask = sets - 1;
     list_init(&c->dirty_list);
     list_init(&c->room);
-    c->tags = aligned_alloc(64, c->slots * sizeof *c->tags);
-    c->slot = calloc(c->slots, sizeof *c->slot);
+    c->tags = mem_aligned(64, c->slots * sizeof *c->tags);
+    c->slot = mem_calloc(c->slots, sizeof *c->slot);
     /* Untouched pages cost nothing, so a bound is not a size. */
     c->memory = mmap(NULL, (size_t)c->slots * slice_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
                      -1, 0);
@@ -80,8 +81,8 @@ void q2_cache_finish(struct q2_cache *c)
     c->linear_keys = 0;
     if (c->memory)
         munmap(c->memory, (size_t)c->slots * c->slice_size);
-    free(c->slot);
-    free(c->tags);
+    mem_free(c->slot);
+    mem_free(c->tags);
     c->memory = NULL;
     c->slot = NULL;
     c->tags = NULL;

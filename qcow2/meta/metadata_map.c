@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "engine/base/bits.h"
+#include "engine/base/mem.h"
 
 enum { SHORT = 4, KIND_BITS = 16, PLACES_FIRST = 256, REGION_BITS = 6 };
 
@@ -59,7 +60,7 @@ static bool make_places(struct q2_meta_map *m)
         return true;
     if (places > Q2_META_PLACES_MAX)
         return false;
-    place = calloc(places, sizeof *place);
+    place = mem_calloc(places, sizeof *place);
     if (!place)
         return false;
     m->used = 0;
@@ -68,7 +69,7 @@ static bool make_places(struct q2_meta_map *m)
             *place_of(place, places, m->place[i] >> KIND_BITS) = m->place[i];
             m->used++;
         }
-    free(m->place);
+    mem_free(m->place);
     m->place = place;
     m->places = places;
     return true;
@@ -95,7 +96,7 @@ static void add_run(struct q2_meta_map *m, uint64_t start, uint64_t end, uint32_
 {
     if (m->runs == m->runs_max) {
         size_t max = m->runs_max ? 2 * m->runs_max : 8;
-        struct q2_meta_run *run = realloc(m->run, max * sizeof *run);
+        struct q2_meta_run *run = mem_realloc(m->run, max * sizeof *run);
         if (!run) {
             m->overflowed = true;
             return;
@@ -242,7 +243,7 @@ const char *q2_meta_name(uint32_t kinds)
 
 void q2_meta_finish(struct q2_meta_map *m)
 {
-    free(m->place);
-    free(m->run);
+    mem_free(m->place);
+    mem_free(m->run);
     memset(m, 0, sizeof *m);
 }

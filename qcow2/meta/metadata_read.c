@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "engine/base/error.h"
+#include "engine/base/mem.h"
 #include "qcow2/format/format.h"
 #include "qcow2/meta/guard.h"
 
@@ -133,7 +134,7 @@ int q2_guard_init(struct q2_meta *meta, vdisk_queue *queue)
     struct reading r = {.meta = meta, .queue = queue, .left = READ_MAX};
     int rc;
 
-    r.buf = vdisk_alloc_buffer(PIECE);
+    r.buf = mem_buffer(PIECE);
     if (!r.buf)
         return err_set(ENOMEM, "%s: out of memory", meta->layer->name);
     meta->guarded = true;
@@ -141,7 +142,7 @@ int q2_guard_init(struct q2_meta *meta, vdisk_queue *queue)
     rc = add_snapshots(&r);
     if (rc == 0)
         rc = add_bitmaps(&r);
-    free(r.buf);
+    mem_free(r.buf);
     if (rc == 0)
         q2_guard_own_tables(meta);
     return rc;

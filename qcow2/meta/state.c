@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "engine/base/error.h"
+#include "engine/base/mem.h"
 #include "engine/base/short_lock.h"
 #include "qcow2/meta/guard.h"
 #include "qcow2/meta/header_sector.h"
@@ -25,7 +26,7 @@ static void free_l1(struct q2_l1 *l1)
 {
     while (l1) {
         struct q2_l1 *next = l1->next;
-        free(l1);
+        mem_free(l1);
         l1 = next;
     }
 }
@@ -38,7 +39,7 @@ void q2_meta_state_finish(struct q2_meta *meta)
     q2_table_finish(&meta->reftable_pages);
     free_l1(atomic_load(&meta->l1));
     free_l1(meta->l1_retired);
-    free(meta->reftable);
+    mem_free(meta->reftable);
     q2_compressed_finish(&meta->compressed);
     q2_cluster_set_finish(&meta->left);
     q2_cluster_set_finish(&meta->own_freed);

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "engine/base/bits.h"
+#include "engine/base/mem.h"
 
 struct q2_table {
     uint64_t host_offset; /* of the table on disk */
@@ -25,13 +26,13 @@ static inline int q2_table_init(struct q2_table *t, uint64_t host_offset, uint64
     t->page_size = page_size;
     t->pages = div_up(bytes, page_size);
     t->dirty_count = 0;
-    t->dirty = calloc(t->pages ? t->pages : 1, 1);
+    t->dirty = mem_calloc(t->pages ? t->pages : 1, 1);
     return t->dirty ? 0 : -1;
 }
 
 static inline void q2_table_finish(struct q2_table *t)
 {
-    free(t->dirty);
+    mem_free(t->dirty);
     t->dirty = NULL;
 }
 

@@ -9,6 +9,7 @@
  */
 #include <stdlib.h>
 
+#include "engine/base/mem.h"
 #include "qcow2/format/format.h"
 #include "qcow2/meta/meta.h"
 #include "qcow2/mutant.h"
@@ -80,7 +81,7 @@ void q2_drop_run(struct q2_space *space, uint64_t host_offset, uint64_t clusters
     }
     if (l->count == l->max) {
         size_t max = l->max ? 2 * l->max : 64;
-        struct q2_freed *list = realloc(l->list, max * sizeof *list);
+        struct q2_freed *list = mem_realloc(l->list, max * sizeof *list);
         if (!list)
             return;
         l->list = list;
@@ -217,7 +218,7 @@ void q2_return(struct q2_space *space, uint64_t cluster_index, uint64_t clusters
     }
     if (!zero)
         return;
-    /* What was there when the image was opened may have been given to the host since: zeros, but not behind all. */
+    /* What was there when the image was opened may be the host's since: zeros, but not behind all. */
     if (space->zero_from == end << space->meta->geo.cluster_bits)
         space->zero_from = max_u64(cluster_index, space->appended_from) << space->meta->geo.cluster_bits;
     q2_note_zero(space, cluster_index, end);

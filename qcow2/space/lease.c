@@ -108,7 +108,8 @@ static void shrink(struct lease_fill *f)
 /* Has an entry been read meanwhile that leads to what was taken? */
 static bool is_mapped(const struct lease_fill *f)
 {
-    return q2_guard_led_to(f->space->meta, f->run.host_offset >> f->space->meta->geo.cluster_bits, f->run.clusters);
+    return q2_guard_led_to(f->space->meta, f->run.host_offset >> f->space->meta->geo.cluster_bits,
+                           f->run.clusters);
 }
 
 static void lease_fill_finish(struct lease_fill *f, int rc)

@@ -24,6 +24,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "engine/base/mem.h"
 #include "engine/loop/service.h"
 #include "engine/loop/zero.h"
 #include "qcow2/format/format.h"
@@ -110,8 +111,8 @@ static void refblock_finish(struct refblock_make *m, int rc)
     pthread_mutex_unlock(&m->space->meta->lock);
     if (m->locked)
         range_unlock(&m->space->meta->structure, &m->lock);
-    free(m->buf);
-    free(m->reftable);
+    mem_free(m->buf);
+    mem_free(m->reftable);
     q2_table_finish(&m->pages);
     op_end(&m->op, sizeof *m, rc);
 }
@@ -401,7 +402,7 @@ static int prepare_table(struct refblock_make *m)
     pthread_mutex_lock(&space->meta->lock);
     q2_note_end(space, (m->first_cluster << g->cluster_bits) + m->buf_len);
     pthread_mutex_unlock(&space->meta->lock);
-    if (posix_memalign(&p, 4096, align_up(m->buf_len, 4096)) != 0)
+    if (mem_memalign(&p, 4096, align_up(m->buf_len, 4096)) != 0)
         return -ENOMEM;
     m->buf = p;
     memset(m->buf, 0, m->buf_len);
@@ -429,7 +430,7 @@ static int prepare_memory(struct refblock_make *m)
     uint64_t entries = q2_reftable_entries(&meta->geo, m->table_clusters);
     const uint8_t *table = m->buf + (m->new_blocks << meta->geo.cluster_bits);
 
-    m->reftable = malloc(entries * sizeof *m->reftable);
+    m->reftable = mem_alloc(entries * sizeof *m->reftable);
     if (!m->reftable ||
         q2_table_init(&m->pages, table_offset(m), entries * 8, meta->reftable_pages.page_size) < 0)
         return -ENOMEM;

@@ -4,6 +4,7 @@
 
 #include <stdlib.h>
 
+#include "engine/base/mem.h"
 #include "qcow2/space/alloc.h"
 
 void q2_space_state_init(struct q2_space *space, struct q2_meta *meta)
@@ -34,7 +35,7 @@ void q2_space_state_setup(struct q2_space *space)
 void q2_space_state_finish(struct q2_space *space)
 {
     for (int i = 0; i < Q2_FREED_STAGES; i++)
-        free(space->freed[i].list);
+        mem_free(space->freed[i].list);
     q2_cluster_set_finish(&space->sound);
     q2_cluster_set_finish(&space->survey.once);
     q2_cluster_set_finish(&space->survey.twice);

@@ -5,15 +5,16 @@
  * Happy path: from where the last reading ended, the next pieces of tables that there are, all at once; what has
  * come through the cache is passed by; each is judged, slice by slice; who waits is woken. Behind the last one the
  * survey is over.
- * Failure modes: a piece cannot be read, no memory: those before it count, the next reading begins there. After the
- * former only who cannot do without reads again. A table has been copied to another place meanwhile: the same, without an error. A lease, taken where nothing seemed to
- * be, has something after all: it goes back.
+ * Failure modes: a piece cannot be read, no memory: those before it count, the next reading begins there. After
+ * the former only who cannot do without reads again. A table has been copied to another place meanwhile: the same,
+ * without an error. A lease, taken where nothing seemed to be, has something after all: it goes back.
  */
 #include "qcow2/space/survey.h"
 
 #include <errno.h>
 #include <stdlib.h>
 
+#include "engine/base/mem.h"
 #include "engine/loop/queue.h"
 #include "engine/loop/service.h"
 #include "qcow2/meta/meta.h"
@@ -164,13 +165,13 @@ static int prepare(struct survey *s)
     uint64_t bytes = 0;
     void *p = NULL;
 
-    s->piece = calloc(PIECES, sizeof *s->piece);
+    s->piece = mem_calloc(PIECES, sizeof *s->piece);
     if (!s->piece)
         return -ENOMEM;
     choose(s);
     for (unsigned i = 0; i < s->n; i++)
         bytes += s->piece[i].len;
-    if (bytes > 0 && posix_memalign(&p, 4096, align_up(bytes, 4096)) != 0)
+    if (bytes > 0 && mem_memalign(&p, 4096, align_up(bytes, 4096)) != 0)
         return -ENOMEM;
     s->buf = p;
     bytes = 0;
@@ -262,8 +263,8 @@ static void progress_finish(struct q2_survey_progress *p)
 
 static void release(struct survey *s)
 {
-    free(s->piece);
-    free(s->buf);
+    mem_free(s->piece);
+    mem_free(s->buf);
     s->piece = NULL;
     s->buf = NULL;
 }

@@ -48,8 +48,8 @@ bool q2_survey_is_short(struct q2_space *space);
 
 /*
  * Go on with it; as the call of an await. It reads as much as takes one wait, more at once with `hurry`; or
- * nothing, where somebody reads who cannot be waited for. op->rc: 0, over or not; -ENOMEM; of the read: the next one begins where this one failed; -EIO, and no trust any more,
- * where guest data is a refcount block.
+ * nothing, where somebody reads who cannot be waited for. op->rc: 0, over or not; -ENOMEM; of the read: the next
+ * one begins where this one failed; -EIO, and no trust any more, where guest data is a refcount block.
  */
 void q2_survey(struct q2_space *space, bool hurry, struct op *op);
 
