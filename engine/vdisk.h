@@ -399,7 +399,8 @@ enum vdisk_queue_flags {
 
 struct vdisk_queue_opts {
     size_t                size;  /* sizeof(struct vdisk_queue_opts) */
-    uint32_t              depth; /* requests in flight that need no allocation; 0: 256; at most 4096 */
+    uint32_t              depth; /* requests in flight that need no allocation (without memory, with more,
+                                  * enqueueing waits for some); 0: 256; at most 4096 */
     enum vdisk_queue_kind kind;  /* ask for one kind and no better one */
     uint32_t              flags; /* enum vdisk_queue_flags */
 };
@@ -736,8 +737,32 @@ VDISK_API int vdisk_set_option(enum vdisk_opts_kind kind, void *opts, const char
 /* All that there are, ends with a NULL name. Static. NULL: unknown kind. */
 VDISK_API const struct vdisk_option *vdisk_list_options(enum vdisk_opts_kind kind);
 
-/* Memory for I/O: aligned to 4096, or NULL. Free with free(). */
+/* ---- memory ------------------------------------------------------------------------------------------ */
+
+/* Memory for I/O: aligned to 4096, or NULL. Free with free(): it is the C library's, whatever allocator is set. */
 VDISK_API void *vdisk_alloc_buffer(size_t len);
+
+/* As in C, all of them; free() is for what any of the others gave, and for no NULL. Any threads. */
+struct vdisk_allocator {
+    size_t size; /* sizeof(struct vdisk_allocator) */
+    void  *opaque;
+    void *(*malloc)(void *opaque, size_t size);
+    void *(*calloc)(void *opaque, size_t n, size_t size);
+    void *(*realloc)(void *opaque, void *p, size_t size);
+    void *(*aligned_alloc)(void *opaque, size_t align, size_t size); /* `size` may be any */
+    void  (*free)(void *opaque, void *p);
+};
+
+/*
+ * Have the library's own memory come from there, for the whole process and until it ends: what is kept for the
+ * process (secrets, storage that is registered) goes when it exits. Before anything else of the library is called.
+ * They may not call the library, and run with locks held; NULL is out of memory, which fails what asked (-ENOMEM)
+ * and nothing else. The struct is copied. Not from there: memory of the C library, of liburing, and what
+ * decompresses (zlib, libdeflate, zstd); what is mapped (rings, storage in memory, large copies of metadata).
+ * jansson's is set as well, by json_set_alloc_funcs(): for all who use it in this process, so that they must not
+ * have begun either. Errors: -EINVAL; -EBUSY: too late.
+ */
+VDISK_API int vdisk_set_allocator(const struct vdisk_allocator *allocator);
 
 VDISK_API const char *vdisk_version(void);
 
