@@ -142,6 +142,12 @@ struct format_driver {
                    struct vdisk_measure_result *ret);
 
     /*
+     * A volume that was created with opts->unfinished, if it is that still, is made one that any program takes for
+     * whole, durably. Blocks; all else is durable, and nothing is in flight. NULL: there is no such mark.
+     */
+    int (*finish)(struct layer *layer, vdisk_queue *q);
+
+    /*
      * Make it `size` bytes (rounded; smaller only if opts->shrink; as now only then, and to end what an earlier
      * one may have left, or of raw). Blocks. NULL: -ENOTSUP.
      */

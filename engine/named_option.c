@@ -47,6 +47,7 @@ static const struct vdisk_option open_options[] = {
     {"unsafe", "bool", "off", "flushes do nothing"},
     {"no_names", "bool", "off", "follow no name that the image holds"},
     {"host_holes", "bool", "off", "block status tells holes of the host in mapped clusters, as qemu-img map"},
+    {"unfinished", "bool", "off", "an image that was created as unfinished may be opened"},
     {"max_depth", "number", "1024", "longest backing chain"},
     {"format", "text", NULL, "raw or qcow2; found out where it is not said"},
     {"cache_bytes", "size", "32M", "bound for cached metadata of each layer"},
@@ -60,9 +61,11 @@ static const struct field open_fields[] = {
     {FIELD_FLAG, OPEN(flags), VDISK_OPEN_FORCE_SHARE, NULL}, {FIELD_FLAG, OPEN(flags), VDISK_OPEN_NO_LOCK, NULL},
     {FIELD_FLAG, OPEN(flags), VDISK_OPEN_NO_BACKING, NULL},  {FIELD_FLAG, OPEN(flags), VDISK_OPEN_CHECK, NULL},
     {FIELD_FLAG, OPEN(flags), VDISK_OPEN_UNSAFE, NULL},      {FIELD_FLAG, OPEN(flags), VDISK_OPEN_NO_NAMES, NULL},
-    {FIELD_FLAG, OPEN(flags), VDISK_OPEN_HOST_HOLES, NULL},  {FIELD_NUMBER, OPEN(max_depth), 0, NULL},
-    {FIELD_TEXT, OPEN(format), 0, NULL},                     {FIELD_SIZE, OPEN(cache_bytes), 0, NULL},
-    {FIELD_TEXT, OPEN(data_file), 0, NULL},                  {FIELD_NUMBER, OPEN(layers), 0, NULL},
+    {FIELD_FLAG, OPEN(flags), VDISK_OPEN_HOST_HOLES, NULL},
+    {FIELD_FLAG, OPEN(flags), VDISK_OPEN_UNFINISHED, NULL},
+    {FIELD_NUMBER, OPEN(max_depth), 0, NULL},                {FIELD_TEXT, OPEN(format), 0, NULL},
+    {FIELD_SIZE, OPEN(cache_bytes), 0, NULL},                {FIELD_TEXT, OPEN(data_file), 0, NULL},
+    {FIELD_NUMBER, OPEN(layers), 0, NULL},
 };
 
 static const struct vdisk_option create_options[] = {
@@ -81,6 +84,7 @@ static const struct vdisk_option create_options[] = {
     {"backing_unchecked", "bool", "off", "qcow2: do not open the backing file"},
     {"data_file", "text", NULL, "qcow2: external data file, made anew"},
     {"buffered", "bool", "off", "write through the page cache"},
+    {"unfinished", "bool", "off", "it counts as an image only after vdisk_finish()"},
     {NULL, NULL, NULL, NULL},
 };
 
@@ -93,6 +97,7 @@ static const struct field create_fields[] = {
     {FIELD_TEXT, CREATE(compression_type), 0, NULL}, {FIELD_TEXT, CREATE(backing_file), 0, NULL},
     {FIELD_TEXT, CREATE(backing_fmt), 0, NULL},      {FIELD_BOOL, CREATE(backing_unchecked), 0, NULL},
     {FIELD_TEXT, CREATE(data_file), 0, NULL},        {FIELD_BOOL, CREATE(buffered), 0, NULL},
+    {FIELD_BOOL, CREATE(unfinished), 0, NULL},
 };
 
 static const struct vdisk_option resize_options[] = {

@@ -88,6 +88,8 @@ enum vdisk_open_flags {
     VDISK_OPEN_HOST_HOLES  = 1u << 8, /* vdisk_get_extents() looks for holes of the host in mapped clusters, which
                                        * read as zeros then: in layers for reading of which only the metadata was
                                        * preallocated, as qemu-img map does */
+    VDISK_OPEN_UNFINISHED  = 1u << 9, /* with RDWR: the image may be one that was created as unfinished, by the
+                                       * caller; vdisk_finish() finishes it. Without it such an image is refused */
 };
 
 /*
@@ -251,6 +253,15 @@ VDISK_API int vdisk_grow(vdisk *v, uint64_t size);
  */
 VDISK_API int vdisk_trim_space(vdisk *v);
 
+/*
+ * What a new image (vdisk_create_opts.unfinished) was made for is all in it: flush, then have it count as an
+ * image, durably. So whoever is killed before leaves nothing that is taken for whole. Of any other volume, raw
+ * ones among them: flush. Context: any thread; blocks. Errors: -EACCES when read-only; -EBUSY: requests are in
+ * flight; -ENOMEM, or of the I/O: it is unfinished still, but for an error in writing the header, after which that
+ * is not known and the volume takes no more writes.
+ */
+VDISK_API int vdisk_finish(vdisk *v);
+
 /* ---- what happens to a volume ------------------------------------------------------------------------ */
 
 enum vdisk_event_kind {
@@ -367,6 +378,9 @@ struct vdisk_create_opts {
     bool                buffered;         /* write through the page cache instead of O_DIRECT */
     vdisk_progress_fn  *progress;
     void               *progress_arg;
+    bool                unfinished;       /* it counts only after vdisk_finish(). qcow2: till then another magic
+                                           * number stands in place of its own, and VDISK_OPEN_UNFINISHED alone
+                                           * opens it. raw has nothing to be marked with */
 };
 
 /*

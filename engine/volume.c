@@ -17,7 +17,7 @@ enum {
     CHAIN_DEPTH_DEFAULT = 1024,
     OPEN_FLAGS_ALL = VDISK_OPEN_RDWR | VDISK_OPEN_BUFFERED | VDISK_OPEN_FORCE_SHARE | VDISK_OPEN_NO_LOCK |
                      VDISK_OPEN_NO_BACKING | VDISK_OPEN_CHECK | VDISK_OPEN_UNSAFE | VDISK_OPEN_NO_NAMES |
-                     VDISK_OPEN_HOST_HOLES,
+                     VDISK_OPEN_HOST_HOLES | VDISK_OPEN_UNFINISHED,
 };
 
 int volume_check_opts(const char *name, const struct vdisk_open_opts *user, struct vdisk_open_opts *ret)
@@ -34,6 +34,8 @@ int volume_check_opts(const char *name, const struct vdisk_open_opts *user, stru
         return err_set(EINVAL, "%s: unknown open flags 0x%x", name, ret->flags);
     if (ret->flags & VDISK_OPEN_RDWR && ret->flags & VDISK_OPEN_FORCE_SHARE)
         return err_set(EINVAL, "%s: force-share is for reading only", name);
+    if (ret->flags & VDISK_OPEN_UNFINISHED && !(ret->flags & VDISK_OPEN_RDWR))
+        return err_set(EINVAL, "%s: an unfinished image is opened for writing only", name);
     return 0;
 }
 

@@ -81,7 +81,8 @@
     X(SNAPSHOT_L1_ANYWHERE, "a snapshot's L1 table is followed wherever its entry says that it is")          \
     X(OVER_WHAT_REACHES, "a repair puts something where an entry begins that reaches past the end")         \
     X(DROP_WHAT_TELLS, "an L1 entry is dropped while only it tells the L1 table from the refcount table")    \
-    X(HIDE_BACKING, "an image is written without its backing file")
+    X(HIDE_BACKING, "an image is written without its backing file")                                           \
+    X(FINISHED_AT_ONCE, "an image that is created as unfinished counts at once")
 
 /* Those that tests of jobs find: tests/jobs/meson.build. */
 #define Q2_MUTANTS_JOBS(X)                                                                                     \

@@ -2,9 +2,10 @@
 /*
  * convert: copy images into a new one, or one that is there (-n), as qemu-img convert.
  *
- * Works: sources are opened, the target is made and opened, vdisk_job_copy() fills it. Fails: what is wrong with
- * options, names or sizes is said before anything is written. Later, or interrupted, what was made is removed; a
- * file that was there is left empty (tools/target.h); with -n the target is as far as it was written.
+ * Works: sources are opened, the target is made and opened, vdisk_job_copy() fills it, vdisk_finish() has it
+ * count. Fails: what is wrong with options, names or sizes is said before anything is written. Later, or
+ * interrupted, what was made is removed; a file that was there is left empty (tools/target.h); with -n the target
+ * is as far as it was written. Killed: a new qcow2 image is unfinished, which nobody takes for whole.
  *
  * Not as QEMU: unless -t says otherwise the target goes past the page cache, and is flushed at the end.
  */
@@ -275,6 +276,8 @@ static int open_target(struct convert *c, vdisk **ret)
     struct vdisk_open_opts how = {.size = sizeof how, .flags = c->target_flags | VDISK_OPEN_RDWR,
                                   .format = c->target_image_opts ? NULL : c->o.opts.format};
 
+    if (!c->no_create)
+        how.flags |= VDISK_OPEN_UNFINISHED;
     return vdisk_open(c->target_name, &how, ret) < 0 ? failed(c) : CLI_OK;
 }
 
@@ -321,6 +324,8 @@ static int fill_target(struct convert *c)
 
     if (rc == CLI_OK)
         rc = copy(c, target);
+    if (rc == CLI_OK && !c->no_create && vdisk_finish(target) < 0)
+        rc = failed(c);
     if (target != NULL && vdisk_close(target) < 0)
         rc = failed(c);
     if (rc == CLI_OK)
@@ -339,6 +344,7 @@ static int convert(struct convert *c)
     if (rc != CLI_OK)
         return rc;
     c->target.name = c->target_name;
+    c->o.opts.unfinished = true;
     if (!c->no_create && target_create(&c->target, &c->o.opts) < 0)
         rc = failed(c);
     if (rc == CLI_OK)
@@ -433,7 +439,8 @@ const struct cli_verb cli_convert = {
     .notes = "Several sources are put one after the other. The target is made anew, as by create, unless -n says\n"
              "that it is there. Zeros are not copied where the target has them. At the end all is on disk.\n"
              "A target that was made is removed when the copy fails or is interrupted (Ctrl-C); a file that was\n"
-             "there before is then left empty.\n"
+             "there before is then left empty. A qcow2 target that was being made when the command was killed is\n"
+             "refused as unfinished; a raw one has nothing to tell that by.\n"
              "Exit code: 0, or 1 when the target is not whole.\n",
     .run = run,
 };

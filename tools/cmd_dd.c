@@ -114,17 +114,21 @@ static int copy(struct dd *d, vdisk *source, vdisk *target, uint64_t offset, uin
 
 static int make_and_fill(struct dd *d, vdisk *source)
 {
-    struct vdisk_open_opts how = {.size = sizeof how, .flags = VDISK_OPEN_RDWR, .format = d->create.format};
+    struct vdisk_open_opts how = {.size = sizeof how, .flags = VDISK_OPEN_RDWR | VDISK_OPEN_UNFINISHED,
+                                  .format = d->create.format};
     uint64_t offset, len = choose_part(d, vdisk_size(source), &offset);
     vdisk *target = NULL;
     int rc = CLI_OK;
 
     d->create.virtual_size = len;
+    d->create.unfinished = true;
     d->target.name = d->output;
     if (target_create(&d->target, &d->create) < 0 || vdisk_open(d->output, &how, &target) < 0)
         rc = failed(d);
     if (rc == CLI_OK)
         rc = copy(d, source, target, offset, len);
+    if (rc == CLI_OK && vdisk_finish(target) < 0)
+        rc = failed(d);
     if (target != NULL && vdisk_close(target) < 0)
         rc = failed(d);
     if (rc != CLI_OK)

@@ -68,7 +68,8 @@
     X(PART_UNBOUNDED, "a part of a file goes on behind its size: window.c, invariant 1")                       \
     X(NAMES_FOLLOWED, "who looks at an image opens the files that it names")                                   \
     X(STORAGE_PULLED, "a program's storage is unregistered while it is open: user.c, invariant 1")             \
-    X(STORAGE_OVERREAD, "a program's storage is asked for what lies past its end: user.c, invariant 2")
+    X(STORAGE_OVERREAD, "a program's storage is asked for what lies past its end: user.c, invariant 2")        \
+    X(FINISH_UNFLUSHED, "an image counts as finished before what is in it is durable")
 
 #define ENGINE_MUTANT_ENUM(name, text) ENGINE_MUTANT_##name,
 

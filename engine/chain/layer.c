@@ -210,7 +210,7 @@ static int backing_failed(const struct layer *top, const struct layer *layer, in
 /* The name of what lies below `layer`; n->root NULL: nothing does. */
 static int name_below(struct layer *layer, struct layer_name *n)
 {
-    uint32_t flags = layer->open_flags & ~(uint32_t)(VDISK_OPEN_RDWR | VDISK_OPEN_CHECK);
+    uint32_t flags = layer->open_flags & ~(uint32_t)(VDISK_OPEN_RDWR | VDISK_OPEN_CHECK | VDISK_OPEN_UNFINISHED);
     const struct spec *node;
     bool none;
     char *path;

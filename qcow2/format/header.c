@@ -42,6 +42,12 @@ static int foreign(int rc)
     return err_hint(rc, "convert it with the program that made it");
 }
 
+static int unfinished(const struct parser *p)
+{
+    err_set(EINVAL, "%s: is an unfinished image: whoever made it was stopped before all was written", p->name);
+    return err_hint(-EINVAL, "make it again, over this one; or remove it");
+}
+
 static int bad(const struct parser *p, const char *what)
 {
     return damaged(err_set(EINVAL, "%s: not a valid qcow2 image: %s", p->name, what));
@@ -413,6 +419,8 @@ static int parse_fixed(struct parser *p)
     memcpy(&d, p->buf, min_u64(p->len, Q2_HEADER_V3_LENGTH));
     version = be32toh(d.version);
     cluster_bits = be32toh(d.cluster_bits);
+    if (be32toh(d.magic) == Q2_MAGIC_UNFINISHED)
+        return unfinished(p);
     if (be32toh(d.magic) != Q2_MAGIC)
         return bad(p, "no qcow2 magic at its start");
     if (version != 2 && version != 3)

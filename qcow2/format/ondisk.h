@@ -15,6 +15,9 @@
 
 #define Q2_MAGIC 0x514649fbu /* "QFI\xfb" */
 
+/* Not QEMU's: "QFI~", in place of it as long as what an image is made for is still being written to it. */
+#define Q2_MAGIC_UNFINISHED 0x5146497eu
+
 /* Version 2 ends before incompatible_features. */
 struct q2_disk_header {
     uint32_t magic;

@@ -9,7 +9,8 @@
  *  2. files are cut and get their sizes (engine/create.c); the data area is preallocated;
  *  3. metadata is streamed, then the header cluster without its magic number;
  *  4. one flush;
- *  5. the header's first block with the magic number, and a flush.
+ *  5. the header's first block with the magic number, and a flush; of an image that is to be filled before it
+ *     counts, another number (opts->unfinished): the format's finish() replaces that.
  * Failure modes
  *  - killed before 5: no magic number, so nothing takes the file for an image. A device's old header is wiped
  *    first;
@@ -453,7 +454,7 @@ static int write_header(struct q2_create *c)
     rc = io_pwrite(c->q, c->file, buf, size, 0);
     if (rc == 0 && !MUTANT(CREATE_UNFLUSHED))
         rc = flush(c);
-    put_be32(buf, Q2_MAGIC);
+    put_be32(buf, c->plan.opts->unfinished && !MUTANT(FINISHED_AT_ONCE) ? Q2_MAGIC_UNFINISHED : Q2_MAGIC);
     if (rc == 0)
         rc = io_pwrite(c->q, c->file, buf, first_block(c), 0);
     if (rc == 0)

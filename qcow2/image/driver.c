@@ -17,7 +17,11 @@
 static int q2_probe(const uint8_t *head, size_t len, const char *name)
 {
     /* Version 1 has our magic too: better refused by name than taken for raw data. */
-    return len >= 8 && get_be32(head) == Q2_MAGIC && get_be32(head + 4) >= 1 ? 100 : 0;
+    if (len < 8 || get_be32(head + 4) < 1)
+        return 0;
+    if (get_be32(head) == Q2_MAGIC_UNFINISHED) /* the same holds for it */
+        return get_be32(head + 4) == 2 || get_be32(head + 4) == 3 ? 100 : 0;
+    return get_be32(head) == Q2_MAGIC ? 100 : 0;
 }
 
 static void q2_submit(struct layer *layer, struct request *r)
@@ -102,6 +106,23 @@ static int q2_trim(struct layer *layer, const struct vdisk_trim_opts *opts, vdis
     return rc < 0 ? err_set(rc, "%s: giving space back: %s", layer->name, strerror(-rc)) : 0;
 }
 
+static int q2_finish(struct layer *layer, vdisk_queue *queue)
+{
+    struct q2_meta *meta = &q2_of(layer)->meta;
+    struct q2_header_change change = q2_header_change(meta);
+    int rc;
+
+    assert(!layer->read_only && layer == layer->volume->top);
+    if (get_be32(meta->sector) == Q2_MAGIC)
+        return 0;
+    if (atomic_load(&meta->broken))
+        return err_set(EIO, "%s: takes no more writes", layer->name);
+    change.finishes = true;
+    change.doubt = "it is not known whether the image is marked as finished";
+    rc = q2_header_commit_sync(meta, &change, queue);
+    return rc < 0 ? err_set(rc, "%s: writing the header: %s", layer->name, strerror(-rc)) : 0;
+}
+
 static int q2_highest_end(struct layer *layer, vdisk_queue *queue, uint64_t *ret_end)
 {
     assert(!layer->read_only && layer->mark.by_format);
@@ -127,6 +148,7 @@ const struct format_driver qcow2_driver = {
     .measure = q2_measure,
     .make_empty = q2_make_empty,
     .set_backing = q2_set_backing,
+    .finish = q2_finish,
     .resize = q2_resize,
     .highest = q2_highest_end,
     .check = qcow2_check_image,

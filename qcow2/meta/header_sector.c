@@ -13,6 +13,7 @@
  * Invariants.
  *  1. One at a time: who changes the header holds the structure lock.
  *  2. meta->sector, and the fields of meta->header, are what is known to be durable; nothing else changes them.
+ *  3. An unfinished image stays one until a change that finishes it.
  */
 #include "qcow2/meta/header_sector.h"
 
@@ -29,7 +30,22 @@
 
 enum { HEAD = 4096 };
 
-static int load(struct backend *file, vdisk_queue *queue, uint64_t len, struct q2_header *ret, uint8_t *first)
+/* Parsed as if it were finished, where the caller allows that. */
+static int parse(uint8_t *buf, size_t len, const struct backend *file, bool unfinished, struct q2_header *ret)
+{
+    bool is_one = unfinished && len >= 4 && get_be32(buf) == Q2_MAGIC_UNFINISHED;
+    int rc;
+
+    if (is_one)
+        put_be32(buf, Q2_MAGIC);
+    rc = q2_header_parse(buf, len, backend_size(file), file->name, ret);
+    if (is_one)
+        put_be32(buf, Q2_MAGIC_UNFINISHED);
+    return rc;
+}
+
+static int load(struct backend *file, vdisk_queue *queue, uint64_t len, bool unfinished, struct q2_header *ret,
+                uint8_t *first)
 {
     uint64_t file_size = backend_size(file), span;
     uint8_t *buf = mem_buffer(align_up(len, HEAD));
@@ -44,9 +60,9 @@ static int load(struct backend *file, vdisk_queue *queue, uint64_t len, struct q
         err_set(rc, "%s: reading the header: %s", file->name, strerror(-rc));
     } else if (span > len) {
         mem_free(buf);
-        return load(file, queue, span, ret, first);
+        return load(file, queue, span, unfinished, ret, first);
     } else {
-        rc = q2_header_parse(buf, min_u64(len, file_size), file_size, file->name, ret);
+        rc = parse(buf, min_u64(len, file_size), file, unfinished, ret);
     }
     memcpy(first, buf, Q2_SECTOR_SIZE);
     mem_free(buf);
@@ -56,12 +72,14 @@ static int load(struct backend *file, vdisk_queue *queue, uint64_t len, struct q
 int q2_header_load(struct backend *file, vdisk_queue *queue, struct q2_header *ret,
                    uint8_t first[Q2_SECTOR_SIZE])
 {
-    return load(file, queue, HEAD, ret, first);
+    return load(file, queue, HEAD, false, ret, first);
 }
 
 int q2_header_read(struct q2_meta *meta, vdisk_queue *queue)
 {
-    return q2_header_load(meta->layer->file, queue, &meta->header, meta->sector);
+    bool unfinished = meta->layer->open_flags & VDISK_OPEN_UNFINISHED;
+
+    return load(meta->layer->file, queue, HEAD, unfinished, &meta->header, meta->sector);
 }
 
 /* ---- write ----------------------------------------------------------------------------------------------- */
@@ -85,8 +103,13 @@ struct q2_header_change q2_header_change(struct q2_meta *meta)
 
 static void start_write(struct header_commit *h, struct op *op)
 {
+    bool unfinished = get_be32(h->meta->sector) == Q2_MAGIC_UNFINISHED;
+
+    assert(!h->change->finishes || unfinished);
     memcpy(h->sector, h->change->sector ? h->change->sector : h->meta->sector, Q2_SECTOR_SIZE);
     q2_header_fields_put(h->sector, &h->change->fields);
+    if (unfinished)
+        put_be32(h->sector, h->change->finishes ? Q2_MAGIC : Q2_MAGIC_UNFINISHED);
     io_rw(&h->io, h->meta->layer->file, IO_WRITE, 0, h->sector, Q2_SECTOR_SIZE);
     op_io(op, &h->io);
 }
@@ -103,7 +126,7 @@ static void adopt(struct header_commit *h)
     struct q2_meta *meta = h->meta;
 
     pthread_mutex_lock(&meta->lock);
-    assert(get_be32(h->sector) == get_be32(meta->sector));
+    assert(get_be32(h->sector) == get_be32(meta->sector) || h->change->finishes); /* invariant 3 */
     memcpy(meta->sector, h->sector, Q2_SECTOR_SIZE);
     if (h->change->adopt)
         h->change->adopt(h->change);

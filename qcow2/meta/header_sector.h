@@ -16,13 +16,14 @@ struct q2_meta;
 int q2_header_load(struct backend *file, vdisk_queue *queue, struct q2_header *ret,
                    uint8_t first[Q2_SECTOR_SIZE]);
 
-/* The same for the image that is being opened, into meta->header. */
+/* The same for the image that is being opened, into meta->header; with VDISK_OPEN_UNFINISHED one that is that. */
 int q2_header_read(struct q2_meta *meta, vdisk_queue *queue);
 
 /* A change of the header: q2_header_change() fills it in, the caller changes fields. It stays till all is done. */
 struct q2_header_change {
     struct q2_header_fields fields;
     const uint8_t *sector; /* all else that it is to have, instead of what the disk has; NULL: that */
+    bool finishes; /* an unfinished image: its magic becomes qcow2's */
     /*
      * Why the volume takes no more writes, when it is not known whether the disk has the old or the new; NULL:
      * nobody will write to it, by what the caller does.

@@ -146,7 +146,7 @@ void q2_meta_assert(struct q2_meta *meta)
     assert(meta->l2.slice_size <= meta->geo.cluster_size && meta->refcounts.slice_size == meta->l2.slice_size);
     q2_cache_assert(&meta->l2);
     q2_cache_assert(&meta->refcounts);
-    if (get_be32(meta->sector) != Q2_MAGIC)
+    if (get_be32(meta->sector) != Q2_MAGIC && get_be32(meta->sector) != Q2_MAGIC_UNFINISHED)
         return; /* a test of a part, without an image */
     assert_header(meta);
     if (!atomic_load(&meta->broken)) /* those of a header that was changed may not have been read */

@@ -57,7 +57,7 @@ class CreateOpts(Sized):
                 ("lazy_refcounts", c_bool), ("extended_l2", c_bool), ("data_file_raw", c_bool),
                 ("compression_type", c_char_p), ("backing_file", c_char_p), ("backing_fmt", c_char_p),
                 ("backing_unchecked", c_bool), ("data_file", c_char_p), ("buffered", c_bool),
-                ("progress", ProgressFn), ("progress_arg", c_void_p)]
+                ("progress", ProgressFn), ("progress_arg", c_void_p), ("unfinished", c_bool)]
 
 
 class QueueOpts(Sized):
