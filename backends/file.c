@@ -19,7 +19,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
+#include <linux/fs.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
@@ -354,6 +356,23 @@ static uint64_t file_allocated(struct backend *b)
     return (uint64_t)st.st_blocks * 512;
 }
 
+/* One call, whole: the file system writes back what `from` has in the page cache first. */
+static int file_clone(struct backend *b, struct backend *from)
+{
+    struct fd_backend *f = container_of(b, struct fd_backend, b), *g = container_of(from, struct fd_backend, b);
+    uint64_t end = backend_size(from);
+    int rc;
+
+    assert(from->driver == b->driver && !b->read_only && end <= backend_size(b));
+    read_limit(f);
+    if (end > atomic_load_explicit(&f->limit, memory_order_relaxed)) /* invariant 3 */
+        return -EFBIG;
+    do
+        rc = ioctl(f->fd, FICLONE, g->fd);
+    while (rc < 0 && errno == EINTR);
+    return rc < 0 ? -errno : 0;
+}
+
 /* What is kept for root counts for root only. File systems that count nothing say 0 blocks. */
 static bool file_room(struct backend *b, uint64_t *ret_bytes)
 {
@@ -378,5 +397,6 @@ const struct backend_driver file_driver = {
     .relock = fd_backend_relock,
     .refresh = file_refresh,
     .room = file_room,
+    .clone = file_clone,
     .unlink = fd_backend_unlink,
 };

@@ -136,6 +136,12 @@ struct backend_driver {
     bool (*room)(struct backend *b, uint64_t *ret_bytes);
 
     /*
+     * Blocks: share all blocks of `from`, which has the same driver and is no longer, with the host's file system.
+     * 0, or any -errno: some of it may be as in `from`. NULL: there is no such thing.
+     */
+    int (*clone)(struct backend *b, struct backend *from);
+
+    /*
      * Blocks: remove what BACKEND_CREATE made (b->made), unless its name stands for another file now. 0 or -errno.
      */
     int (*unlink)(struct backend *b);

@@ -334,6 +334,9 @@ enum vdisk_copy_flags {
     VDISK_COPY_DENSE          = 1u << 1, /* zeros are data: all of the target gets its space */
     VDISK_COPY_SALVAGE        = 1u << 2, /* what cannot be read is zeros in the target, and reported */
     VDISK_COPY_COMPRESS       = 1u << 3, /* by VDISK_REQ_COMPRESSED: see vdisk_job_copy() */
+    VDISK_COPY_CLONE          = 1u << 4, /* by vdisk_clone(), where that can be had: the target need not keep the
+                                          * space that it has. One source, all of it; without the others but
+                                          * TARGET_IS_ZERO, and without `sparse` */
 };
 
 /* What could not be read: of the source of that number, with that -errno. On the job's thread. */
@@ -382,6 +385,7 @@ struct vdisk_copy_result {
     uint64_t bytes_skipped;  /* not written, since the target had them */
     uint64_t bytes_salvaged; /* not to be read */
     uint64_t read_errors;
+    uint64_t bytes_cloned;   /* neither read nor written: vdisk_clone() */
 };
 
 /* Any thread. Errors: as vdisk_job_get_create_result(). */

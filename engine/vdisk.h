@@ -262,6 +262,17 @@ VDISK_API int vdisk_trim_space(vdisk *v);
  */
 VDISK_API int vdisk_finish(vdisk *v);
 
+/*
+ * Have `target` hold what all of `source` is, from its start on, in that both files have the same blocks on the
+ * host from now on (a reflink), until one of them is written to: no data is moved, holes stay holes, and what
+ * space the target had there is given back. Both are raw, with nothing below, in whole files of one file system
+ * that can do it (XFS, btrfs), and the target is as large or larger. It becomes durable by a flush. Context: any
+ * thread; blocks; no request that changes one of them is in flight. Errors: -EACCES: the target is read-only;
+ * -ENOTSUP: it cannot be had, whatever the reason: the caller copies; some of the target may be as the source
+ * then; -EINVAL, -ECHILD.
+ */
+VDISK_API int vdisk_clone(vdisk *source, vdisk *target);
+
 /* ---- what happens to a volume ------------------------------------------------------------------------ */
 
 enum vdisk_event_kind {

@@ -4,7 +4,8 @@
  *
  * Happy path
  *  1. options are judged; the volumes are held; buffers are had, a fixed number of a fixed size;
- *  2. one loop: the plan is asked for ahead (plan.h), pieces go their way in as many slots as there are
+ *  2. where both can share their blocks on the host, and may (VDISK_COPY_CLONE), they do, and that is all; else
+ *     one loop: the plan is asked for ahead (plan.h), pieces go their way in as many slots as there are
  *     (copy_slot.c): reads in the order of the plan, writes in any, but those that are compressed; known zeros are
  *     not read;
  *  3. one flush.
@@ -193,6 +194,20 @@ static void step(struct copy *c)
         c->rc = jobs_fail(c->job, rc);
 }
 
+/* false: it cannot be had, and is copied. */
+static bool clone(struct copy *c)
+{
+    uint32_t others = c->opts.flags & ~(uint32_t)(VDISK_COPY_CLONE | VDISK_COPY_TARGET_IS_ZERO);
+    bool whole = c->count == 1 && c->opts.offset == 0 && c->opts.length == 0 && c->opts.backing_depth == 0;
+
+    if (!(c->opts.flags & VDISK_COPY_CLONE) || others != 0 || !whole || c->opts.sparse > 0)
+        return false;
+    if (vdisk_clone(c->sources[0], c->target) < 0)
+        return false;
+    c->done = c->result.bytes_cloned = c->plan.total;
+    return true;
+}
+
 /* ---- the loop ----------------------------------------------------------------------------------------- */
 
 /* false: something is left in flight that cannot be waited for. */
@@ -202,7 +217,9 @@ static bool loop(struct copy *c)
     bool alive = true;
 
     step(c);
-    while (alive && c->rc == 0 && !(plan_ended(&c->plan) && c->inflight == 0)) {
+    if (c->rc == 0 && clone(c))
+        step(c);
+    while (alive && c->rc == 0 && c->result.bytes_cloned == 0 && !(plan_ended(&c->plan) && c->inflight == 0)) {
         begin(c, &wait_ns);
         if (c->inflight == 0 && wait_ns == 0) {
             assert(plan_ended(&c->plan));
@@ -374,7 +391,7 @@ static struct copy *new_copy(vdisk *const *sources, unsigned count, vdisk *targe
 static int check_opts(vdisk *const *sources, unsigned count, vdisk *target, const struct vdisk_copy_opts *opts)
 {
     const uint32_t known = VDISK_COPY_TARGET_IS_ZERO | VDISK_COPY_DENSE | VDISK_COPY_SALVAGE |
-                           VDISK_COPY_COMPRESS;
+                           VDISK_COPY_COMPRESS | VDISK_COPY_CLONE;
 
     if (opts && !jobs_size_is_sane(opts->size))
         return vdisk_set_error(EINVAL, "copy: options of a wrong size", NULL);

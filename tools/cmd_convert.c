@@ -304,6 +304,8 @@ static int copy(struct convert *c, vdisk *target)
     }
     if (c->no_create ? c->target_is_zero : target_is_zero(&c->target, &c->o.opts))
         o->flags |= VDISK_COPY_TARGET_IS_ZERO;
+    if (!c->no_create && c->o.opts.preallocation == VDISK_PREALLOC_OFF)
+        o->flags |= VDISK_COPY_CLONE;
     o->backing_depth = c->o.opts.backing_file != NULL ? 1 : 0;
     o->name = c->target_name;
     o->progress = cli_progress_show;

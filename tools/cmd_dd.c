@@ -103,6 +103,10 @@ static int copy(struct dd *d, vdisk *source, vdisk *target, uint64_t offset, uin
 
     if (len == 0)
         return CLI_OK;
+    if (offset == 0 && len == vdisk_size(source)) {
+        opts.length = 0; /* all of it */
+        opts.flags |= VDISK_COPY_CLONE;
+    }
     if (target_is_zero(&d->target, &d->create))
         opts.flags |= VDISK_COPY_TARGET_IS_ZERO;
     if (vdisk_job_copy(&source, 1, target, &opts, &job) < 0)

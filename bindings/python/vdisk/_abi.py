@@ -128,7 +128,7 @@ class CopyResult(Sized):
     _fields_ = [("size", c_size_t), ("bytes_total", c_uint64), ("bytes_read", c_uint64),
                 ("bytes_written", c_uint64), ("bytes_zeroed", c_uint64),
                 ("bytes_skipped", c_uint64), ("bytes_salvaged", c_uint64),
-                ("read_errors", c_uint64)]
+                ("read_errors", c_uint64), ("bytes_cloned", c_uint64)]
 
 
 class CompareOpts(Sized):
