@@ -33,7 +33,10 @@ void check_found(struct check *c, enum qcow2_finding kind, uint64_t n, const cha
     case QCOW2_FIXED:
         break;
     }
-    if (!c->opts.report || !(c->opts.kinds >> kind & 1) || c->reported++ >= c->opts.report_max)
+    if (!c->opts.report || !(c->opts.kinds >> kind & 1))
+        return;
+    /* Notes are few, and say how to go on: they are not lost among many findings. */
+    if (kind != QCOW2_NOTE && c->reported++ >= c->opts.report_max)
         return;
     va_start(ap, fmt);
     vsnprintf(text, sizeof text, fmt, ap);

@@ -236,6 +236,7 @@ static void test_once(void)
         14463568733118939469u, /* an L2 table that a damaged snapshot has, too, and an entry that leads to it */
         3486528122860835550u,  /* a cluster size twice as large, by which the snapshots have no tables */
         17680011945320995140u, /* an L1 entry that a repair drops, and all that tells it from the refcount table */
+        10944336456037713537u, /* findings beyond number, before a note of what is kept */
         8608232452949640751u,  /* zeros with a cluster far past the end of the file, which are written to */
     };
     struct life *l = make_life();
