@@ -436,7 +436,7 @@ VDISK_API int vdisk_job_get_compare_result(const vdisk_job *job, struct vdisk_co
 /* ---- commit ----------------------------------------------------------------------------------------- */
 
 enum vdisk_commit_flags {
-    VDISK_COMMIT_KEEP = 1u << 0, /* do not make the image empty afterwards */
+    VDISK_COMMIT_KEEP = 1u << 0, /* do not make the image empty afterwards; implied where layers are between */
 };
 
 struct vdisk_commit_opts {
@@ -457,11 +457,12 @@ struct vdisk_commit_opts {
  * Put what an image has into a file below it, with all that the layers between them have; zeros that they say
  * become zeros there. A base that is smaller grows. The image and the layers between are opened and locked, the
  * base for writing, and all that can be refused is, before anything changes. Then the base has everything,
- * durably, before the image is made empty (VDISK_COMMIT_KEEP: it is not). When the job stops early, or is killed,
- * the image reads as before; what else has the base below it, the layers between among them, may not. The same job
- * again does all of it. `opts` may be NULL. Errors of the job: those of vdisk_open(); -EINVAL: no backing file, or
- * no such one; of vdisk_resize() of the base; -EFBIG, -ENOSPC, -ENOMEM, -ECANCELED; of vdisk_make_empty(), or of
- * the I/O. Errors here: -EINVAL, -ENOENT (no name), -ENOMEM.
+ * durably, before the image is made empty. With VDISK_COMMIT_KEEP it is not, nor with a base that is further below
+ * than the backing file: the layers between would hide what the base has. When the job stops early, or is killed,
+ * the image reads as before, as it does when it is done; what else has the base below it, the layers between among
+ * them, may not. The same job again does all of it. `opts` may be NULL. Errors of the job: those of vdisk_open();
+ * -EINVAL: no backing file, or no such one; of vdisk_resize() of the base; -EFBIG, -ENOSPC, -ENOMEM, -ECANCELED;
+ * of vdisk_make_empty(), or of the I/O. Errors here: -EINVAL, -ENOENT (no name), -ENOMEM.
  */
 VDISK_API int vdisk_job_commit(const char *name, const struct vdisk_commit_opts *opts, vdisk_job **ret_job);
 

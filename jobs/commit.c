@@ -7,7 +7,7 @@
  *  2. the image is opened for writing with the layers above the base, then the base: locks say who else has them;
  *  3. a base that is smaller grows;
  *  4. what the layers above the base have is copied, by vdisk_job_copy(), which ends with a flush of the base;
- *  5. the image is made empty, unless it is to be kept.
+ *  5. the image is made empty, unless it is to be kept, or there are layers between, which hide what the base has.
  * Failure modes: before 3 nothing has changed: no such base, in use, not to be written to; then the base may be
  * larger, with zeros, or have some of the data: which the image hides, being above. The same job again does it
  * all.
@@ -15,6 +15,7 @@
  * Invariants
  *  1. Nothing of the image changes before the base has all, durably.
  *  2. The layers above the base are locked from before the first write to the last.
+ *  3. An image that is made empty has the base directly below it, so that it reads as before.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -210,7 +211,7 @@ static int commit_work(vdisk_job *job, void *arg)
         rc = grow_base(c);
     if (rc == 0)
         rc = copy(c);
-    if (rc == 0 && !(c->opts.flags & VDISK_COMMIT_KEEP)) { /* invariant 1 */
+    if (rc == 0 && c->result.base_depth == 1 && !(c->opts.flags & VDISK_COMMIT_KEEP)) { /* invariants 1, 3 */
         rc = vdisk_make_empty(c->top, NULL, NULL);
         if (rc < 0)
             rc = jobs_fail(job, rc);

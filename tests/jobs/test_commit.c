@@ -56,7 +56,13 @@ static int build(struct scene *s, const struct chain_kind *kind, unsigned layers
     return rc;
 }
 
-/* The base has it all, and the top none of it. */
+/* There are layers between the base and the top. */
+static bool is_further(const struct scene *s)
+{
+    return s->base + 2 < s->chain.layers;
+}
+
+/* The base has it all, and the top none of it, but where layers between would hide the base. */
 static void expect_done(const struct scene *s)
 {
     struct vdisk_open_opts how = {.size = sizeof how, .layers = 1, .format = "qcow2"};
@@ -68,10 +74,13 @@ static void expect_done(const struct scene *s)
     chain_check(&s->chain);
     chain_expect(chain_name(&s->chain, s->base, name), chain_format(&s->chain, s->base), s->chain.model,
                  CHAIN_SIZE);
-    if (s->opts.flags & VDISK_COMMIT_KEEP)
-        return;
     CHECK_OK(vdisk_open(chain_name(&s->chain, s->chain.layers - 1, name), &how, &v));
     CHECK_OK(vdisk_pextents(v, vdisk_size(v), 0, &extents));
+    if (is_further(s) || s->opts.flags & VDISK_COMMIT_KEEP) {
+        CHECK(extents.count > 1);
+        CHECK_OK(vdisk_close(v));
+        return;
+    }
     CHECK_INT(extents.count, 1);
     CHECK(!(list[0].flags & VDISK_EXTENT_ALLOCATED) && list[0].length == CHAIN_SIZE);
     CHECK_OK(vdisk_close(v));
@@ -134,7 +143,6 @@ static void test_failures(void)
         struct vdisk_lab_fault fault = {.size = sizeof fault, .calls = calls[i]};
         struct scene s = {.chain.kind = &chain_kinds[i], .base = i % 2};
 
-        s.opts.flags = s.base == 0 ? VDISK_COMMIT_KEEP : 0;
         CHECK_OK(vdisk_lab_each_failure(NULL, &fault, failing, &s, NULL));
         CHECK(s.right >= 1);
     }
@@ -160,7 +168,6 @@ static void test_power(void)
         struct scene s = {.base = i < ARRAY_LEN(chain_kinds) ? 1 : 0};
         vdisk_lab *lab;
 
-        s.opts.flags = s.base == 0 ? VDISK_COMMIT_KEEP : 0;
         CHECK_OK(vdisk_lab_create(NULL, &lab));
         CHECK_OK(build(&s, &chain_kinds[i % ARRAY_LEN(chain_kinds)], 3, i));
         test_note("%s", s.chain.kind->what);
@@ -188,6 +195,25 @@ static void test_result(void)
     CHECK_OK(run_commit(&s, &r));
     CHECK(!r.grown && r.bytes_written == 0 && r.bytes_zeroed == 0);
     vdisk_lab_destroy(lab);
+}
+
+/* Into the lowest of three: the one between has zeros and data over what the base gets. */
+static void test_further(void)
+{
+    for (unsigned i = 0; i < 2 * ARRAY_LEN(chain_kinds); i++) {
+        struct scene s = {.opts.flags = i % 2 ? VDISK_COMMIT_KEEP : 0};
+        struct vdisk_commit_result r;
+        vdisk_lab *lab;
+
+        CHECK_OK(vdisk_lab_create(NULL, &lab));
+        CHECK_OK(build(&s, &chain_kinds[i / 2], 3, i));
+        CHECK_OK(run_commit(&s, &r));
+        CHECK_INT(r.base_depth, 2);
+        expect_done(&s);
+        CHECK_OK(run_commit(&s, &r)); /* nothing has been lost by that */
+        expect_done(&s);
+        vdisk_lab_destroy(lab);
+    }
 }
 
 /* Two on one queue at once, each with a thread. */
@@ -266,7 +292,7 @@ int main(int argc, char **argv)
         {.name = "stopped", .run = test_stopped}, {.name = "failures", .run = test_failures},
         {.name = "power", .run = test_power},     {.name = "result", .run = test_result},
         {.name = "started", .run = test_started}, {.name = "cut", .run = test_cut},
-        {.name = "refused", .run = test_refused},
+        {.name = "further", .run = test_further}, {.name = "refused", .run = test_refused},
     };
 
     return test_main(argc, argv, cases, ARRAY_LEN(cases));
