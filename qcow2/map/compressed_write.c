@@ -6,7 +6,8 @@
  * buffer; what does not get shorter is there as it is. Then, in the queue's line, slice by slice: lock the guest
  * clusters, have an L2 table of our own and its slice in the cache, take bytes for the streams (space/bytes.c) and
  * host clusters for the others; write what is together in one I/O; enter them in the L2 slice, give what was there
- * before back. When the last has its place the next in line goes on.
+ * before back. When the last has its place the next in line goes on. The volume's last cluster may be a part of
+ * one, with zeros behind it: where the volume has grown when it is to be entered, that is written as any data.
  * Failure modes: as of any write that allocates (alloc_write.c): a refused entry, no space (room is made, once,
  * and the slice is done again), no memory, a failed write; what has been taken for the slice is given back, the
  * mapping is as it was, slices before it stay written. No worker can be had: compressed here.
@@ -17,6 +18,7 @@
  *     takes host space has the turn of its queue. Who makes room has not, or others would wait for it in the gate.
  *  3. Writes to one block of the file, by neighbours in one host cluster, change only the bytes of the one that
  *     writes (engine/loop/bounce.c), so that a torn one changes nothing that counts.
+ *  4. A cluster is entered whole only up to the volume's end: what lies behind is somebody's data.
  */
 #include "qcow2/map/compressed_write.h"
 
@@ -28,6 +30,7 @@
 #include "engine/base/iov.h"
 #include "engine/base/mem.h"
 #include "engine/loop/queue.h"
+#include "qcow2/map/alloc_write.h"
 #include "qcow2/map/l2_table.h"
 #include "qcow2/map/lookup.h"
 #include "qcow2/meta/meta.h"
@@ -60,6 +63,8 @@ struct compressed_write {
     unsigned          first, stop, placed, written;
     struct range_lock lock;
     struct q2_slot   *slot;        /* pinned */
+    bool              has_tail;    /* the last cluster is to be written as a part of one */
+    struct iovec      tail;
     uint64_t          key;         /* of the refcounts that are needed */
     struct io         io[WRITES];
 };
@@ -74,6 +79,7 @@ enum compressed_write_state {
     CW_LEASED,
     CW_REFCOUNTS,
     CW_WRITTEN,
+    CW_TAIL_WRITTEN,
     CW_RECLAIMED,
     CW_ROOM,
     CW_MARKED
@@ -362,14 +368,36 @@ static void unlock_clusters(struct compressed_write *w)
         range_unlock(q2_zone(w->map, w->lock.start), &w->lock);
 }
 
-/* Invariant 1. */
+/* The host space of the last one that has some. */
+static void give_back_one(struct compressed_write *w)
+{
+    const struct packed *p = &w->packed[--w->placed];
+
+    assert_locked(&w->map->meta->lock);
+    if (p->plain)
+        q2_drop_run(w->map->space, p->host_offset, 1, true);
+    else
+        q2_bytes_return(w->map->space, p->host_offset, p->len);
+}
+
+/* The slice's part ends within a cluster, and the volume has grown over that. */
+static bool goes_on_behind(const struct compressed_write *w)
+{
+    return guest_of(w, w->stop) > w->end &&
+           atomic_load_explicit(&w->map->meta->layer->reach, memory_order_acquire) > w->end;
+}
+
+/* Invariants 1 and 4. */
 static void link_clusters(struct compressed_write *w)
 {
     struct q2_map *map = w->map;
 
     pthread_mutex_lock(&map->meta->lock);
+    w->has_tail = goes_on_behind(w) && !MUTANT(COMPRESS_BEHIND_END);
+    if (w->has_tail)
+        give_back_one(w);
     q2_change_begin(&map->meta->l2, w->slot);
-    for (unsigned i = w->first; i < w->stop; i++) {
+    for (unsigned i = w->first; i < w->placed; i++) {
         struct q2_mapping old = mapping_at(w, guest_of(w, i));
         q2_drop(map->space, &old);
         q2_slice_put(map->meta, w->slot, guest_of(w, i), entry_of(&map->meta->geo, &w->packed[i]));
@@ -386,16 +414,9 @@ static void link_clusters(struct compressed_write *w)
 /* Nothing is held any more, no turn either. */
 static void drop_all(struct compressed_write *w)
 {
-    struct q2_space *space = w->map->space;
-
     pthread_mutex_lock(&w->map->meta->lock);
-    while (w->placed > w->first) {
-        const struct packed *p = &w->packed[--w->placed];
-        if (p->plain)
-            q2_drop_run(space, p->host_offset, 1, true);
-        else
-            q2_bytes_return(space, p->host_offset, p->len);
-    }
+    while (w->placed > w->first)
+        give_back_one(w);
     w->written = w->first;
     if (w->slot)
         q2_slot_unpin(&w->map->meta->l2, w->slot);
@@ -403,6 +424,24 @@ static void drop_all(struct compressed_write *w)
     pthread_mutex_unlock(&w->map->meta->lock);
     unlock_clusters(w);
     leave_line(w);
+}
+
+/* The volume has grown: what is left is a part of a cluster. It locks that itself; the call of an await. */
+static void write_tail(struct compressed_write *w, struct op *op)
+{
+    const struct request *r = w->request;
+    uint64_t guest = guest_of(w, w->first);
+
+    assert(!w->lock.held && w->placed == w->first && w->first + 1 == w->count && w->end == request_stop(w));
+    w->tail = (struct iovec){w->gather, w->end - guest};
+    iov_to(r->iov, r->iovcnt, guest - r->guest_offset, w->gather, w->tail.iov_len);
+    q2_alloc_write(w->map, w->request, guest, &w->tail, 1, w->tail.iov_len, op);
+}
+
+/* It is written. */
+static void pass_tail(struct compressed_write *w)
+{
+    w->first = w->placed = w->written = w->stop = w->count;
 }
 
 /* Stand in line for the clusters from `first` on, as far as their slice goes. */
@@ -506,6 +545,11 @@ again:
                 OP_TRY(op, CW_WRITTEN, write_some(w, op));
             if (!MUTANT(LINK_UNWRITTEN))
                 link_clusters(w);
+            if (w->has_tail) {
+                w->written = w->first;
+                OP_TRY(op, CW_TAIL_WRITTEN, write_tail(w, op));
+                pass_tail(w);
+            }
         }
     }
     compressed_write_finish(w, 0);
@@ -526,7 +570,8 @@ fail:
 }
 
 OP_TYPE(compressed_write, compressed_write_step, "START", "CW_DEFLATED", "CW_TURN", "CW_LOCKED", "CW_L2_TABLE",
-        "CW_L2_LOADED", "CW_LEASED", "CW_REFCOUNTS", "CW_WRITTEN", "CW_RECLAIMED", "CW_ROOM", "CW_MARKED");
+        "CW_L2_LOADED", "CW_LEASED", "CW_REFCOUNTS", "CW_WRITTEN", "CW_TAIL_WRITTEN", "CW_RECLAIMED", "CW_ROOM",
+        "CW_MARKED");
 
 void q2_compressed_write_start(struct q2_map *map, struct request *r)
 {

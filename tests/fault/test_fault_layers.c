@@ -333,6 +333,25 @@ static int act_compress_over(struct subject *s)
     return rc;
 }
 
+static int grow_by_one(struct subject *s)
+{
+    return subject_resize(s, s->now.size + at(s, 1), VDISK_PREALLOC_OFF);
+}
+
+/* The last cluster is a part of one; the volume grows while the table of it is read. */
+static int act_compress_end(struct subject *s)
+{
+    static const struct ask ends[] = {{'c', 1, 8, 0, 1024}};
+    struct fault_rule full = {.type = "alloc_write", .kinds = FAULT_KIND(IO_WRITE), .nth = 1, .count = 2,
+                              .what = FAULT_FAIL, .error = ENOSPC};
+    struct fault_rule late = {.type = "slice_load", .nth = 1, .what = FAULT_LATE, .calls = 100};
+
+    CHECK_OK(fault_add_rule(s->fault, &late));
+    if (s->rule.error == ENOSPC)
+        CHECK_OK(fault_add_rule(s->fault, &full) < 0 ? -ENOMEM : 0);
+    return crowd_run_beside(s, ends, ARRAY_LEN(ends), s->now.size - 1024 - at(s, 8), grow_by_one);
+}
+
 static int act_zero_untouched(struct subject *s)
 {
     return subject_zero(s, s->now.size / 2 + at(s, 4), at(s, 2), 0);
@@ -582,6 +601,8 @@ static const struct scenario scenarios[] = {
      .act = act_compressed},
     {.name = "compress", .spec = {.size = MIB(1), QCOW2(512)}, .act = act_compress, .cold = true},
     {.name = "compress over", .spec = {.size = MIB(1), TIGHT}, .act = act_compress_over, .cold = true},
+    {.name = "compress up to the end", .spec = {.size = MIB(1) + 1024, QCOW2(4096)}, .act = act_compress_end,
+     .cold = true},
     {.name = "snapshot", .spec = {.size = MIB(2), QCOW2(65536)}, .make = make_snapshot, .act = act_write_shared},
     {.name = "base, zero, untouched",
      .spec = {.size = MIB(1), QCOW2(512), OVER_BASE},

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Growing while requests are in flight: what clears up to the old end leaves alone what was written behind it
- * since, and nobody can write behind it before the image is ready for that.
+ * Growing while requests are in flight: what clears up to the old end, or writes compressed clusters up to it,
+ * leaves alone what was written behind it since, and nobody can write behind it before the image is ready for
+ * that.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -13,6 +14,7 @@
 #include "backends/memory.h"
 #include "engine/create.h"
 #include "engine/volume.h"
+#include "qcow2/check/check.h"
 #include "qcow2/format/ondisk.h"
 #include "qcow2/image/image.h"
 #include "qcow2/qcow2.h"
@@ -120,6 +122,74 @@ static void what_is_behind_the_old_end_stays(void **state)
                 if (way < WAYS - 1 || version < 3 || !grow)
                     teardown(state);
             }
+}
+
+static void assert_sound(void)
+{
+    struct qcow2_check_opts opts = {.progress = NULL};
+    struct qcow2_check_result r;
+    struct backend *b;
+
+    OK(memory_backend_share(keeper, &b));
+    OK(qcow2_check(b, q, &opts, &r));
+    backend_close(b);
+    assert_true(r.corruptions == 0 && r.check_errors == 0 && r.leaks == 0);
+}
+
+/*
+ * Compressed, the last cluster is a part of one; the slice of the one before comes late. `plain`: as it does not
+ * get shorter. What is written behind the old end meanwhile is there first.
+ */
+static void one_compressed(bool plain, bool grow)
+{
+    const uint64_t old = SLICE_SPAN + BLOCK, start = SLICE_SPAN - CLUSTER;
+    struct fault_rule late = {.kinds = FAULT_KIND(IO_READ), .type = "slice_load", .nth = 1, .what = FAULT_LATE};
+    char *out = malloc(CLUSTER + BLOCK), *in = malloc(CLUSTER + BLOCK);
+    struct vdisk_completion done;
+    uint32_t noise = 1;
+
+    assert_true(out && in);
+    for (unsigned i = 0; i < CLUSTER + BLOCK; i++)
+        out[i] = plain ? (char)((noise = noise * 1103515245 + 12345) >> 16) : (char)(i >> 10);
+    make(old, 3);
+    open_it();
+    write_bytes(0, 0x11);
+    write_bytes(SLICE_SPAN, 0x22);
+    OK(vdisk_close(v));
+    open_it();
+    expect(SLICE_SPAN, 0x22);
+    assert_true(fault_add_rule(fault, &late) >= 0);
+    vdisk_write(q, v, start, out, CLUSTER + BLOCK, VDISK_REQ_COMPRESSED, 0);
+    while (fault_held(fault) == 0)
+        assert_int_equal(vdisk_reap(q, &done, 0, 1, NULL), 0);
+    if (grow) {
+        OK(vdisk_grow(v, old + CLUSTER));
+        write_bytes(old, 0x77);
+        OK(vdisk_sync(v));
+    }
+    fault_clear(fault);
+    assert_int_equal(vdisk_reap(q, &done, 1, 1, NULL), 1);
+    assert_int_equal(done.result, 0);
+    for (unsigned again = 0; again < 2; again++) {
+        OK(vdisk_pread(v, in, CLUSTER + BLOCK, start));
+        assert_memory_equal(in, out, CLUSTER + BLOCK);
+        if (grow)
+            expect(old, 0x77);
+        OK(vdisk_close(v));
+        assert_sound();
+        open_it();
+    }
+    free(out);
+    free(in);
+}
+
+static void compressed_data_ends_where_it_did(void **state)
+{
+    for (int i = 0; i < 4; i++) {
+        one_compressed(i & 1, i & 2);
+        if (i < 3)
+            teardown(state);
+    }
 }
 
 static void *grow_it(void *arg)
@@ -260,6 +330,7 @@ int main(void)
 {
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(what_is_behind_the_old_end_stays, teardown),
+        cmocka_unit_test_teardown(compressed_data_ends_where_it_did, teardown),
         cmocka_unit_test_teardown(the_size_is_shown_last, teardown),
         cmocka_unit_test_teardown(nothing_is_entered_in_a_doubtful_table, teardown),
         cmocka_unit_test(who_is_told_how_far_it_is_may_read),
