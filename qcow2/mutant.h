@@ -68,7 +68,7 @@
     X(FORGET_TABLE, "a table that is given up is handed out before that is done, where it had no refcount") \
     X(TRUST_HEADER, "an L1 or refcount table is written where something else is, too")
 
-/* And such as it takes a unit test to notice: tests/unit/meson.build says which. */
+/* And such as it takes a unit test to notice, or one of callers: the meson.build there says which. */
 #define Q2_UNIT_MUTANTS(X)                                                                                     \
     X(CLEAR_BEHIND_END, "what clears up to the end drops the last cluster though the volume has grown")        \
     X(COMPRESS_BEHIND_END, "a compressed last cluster is entered whole though the volume has grown")             \
@@ -83,6 +83,7 @@
     X(OVER_WHAT_REACHES, "a repair puts something where an entry begins that reaches past the end")         \
     X(DROP_WHAT_TELLS, "an L1 entry is dropped while only it tells the L1 table from the refcount table")    \
     X(HIDE_BACKING, "an image is written without its backing file")                                           \
+    X(RELOAD_TRUSTED, "when changed tables cannot be read again what was known of them counts")                \
     X(FINISHED_AT_ONCE, "an image that is created as unfinished counts at once")
 
 /* Those that tests of jobs find: tests/jobs/meson.build. */

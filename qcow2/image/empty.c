@@ -5,8 +5,8 @@
  * Happy path: write back all there is; zeros over the L1 table, where it is; flush; read the image anew. Nothing
  * refers to L2 tables and data now, but snapshots: count refcounts anew, and give back what is free (shrink.c).
  * Failure modes: a part of the L1 table is on disk with zeros: what that part maps is read from below, which is
- * the same. What has become free, and has not been given back, is leaked: the error says so; done again it is
- * found.
+ * the same. It cannot be read anew: no more writes are accepted. What has become free, and has not been given
+ * back, is leaked: the error says so; done again it is found.
  *
  * Invariants.
  *  1. Nothing of what the L1 table led to changes before its zeros are durable.

@@ -79,7 +79,8 @@ int q2_data_file_open(struct q2 *q, const struct layer_open *how);
 
 /*
  * What the image's own files have has changed: read it all anew. Outside the loop, after q2_trim_run(), with
- * nothing in flight. Replaces layer->format_state. On failure (with a text) it stays, for reading.
+ * nothing in flight. Replaces layer->format_state. On failure (with a text) it stays, for reading: the volume
+ * takes no more writes.
  */
 int q2_reload(struct layer *layer, vdisk_queue *queue);
 

@@ -179,6 +179,15 @@ fail:
     return rc;
 }
 
+/* What is in memory is not what is on disk: whatever was written by it might be lost. */
+static int reload_failed(struct q2 *old, int rc)
+{
+    layer_set_size(old->meta.layer, old->meta.header.size); /* it has that already */
+    if (!MUTANT(RELOAD_TRUSTED))
+        q2_doubt(&old->meta, "its tables could not be read again after they had been changed");
+    return rc;
+}
+
 int q2_reload(struct layer *layer, vdisk_queue *queue)
 {
     struct q2 *q = q2_state_alloc(layer), *old = q2_of(layer);
@@ -188,16 +197,14 @@ int q2_reload(struct layer *layer, vdisk_queue *queue)
     assert(old->meta.l1_pages.dirty_count == 0 && old->meta.reftable_pages.dirty_count == 0);
     assert(!layer->read_only && layer == layer->volume->top);
     if (!q)
-        return err_set(ENOMEM, "%s: out of memory", layer->name);
+        return reload_failed(old, err_set(ENOMEM, "%s: out of memory", layer->name));
     q->cache_bytes = old->cache_bytes;
     rc = q2_state_read_header(q, queue);
     if (rc == 0)
         rc = q2_state_setup(q, queue, NULL);
     if (rc < 0) {
         q2_state_free(q);
-        atomic_store(&old->meta.broken, true);
-        layer_set_size(layer, old->meta.header.size); /* it has that already */
-        return rc;
+        return reload_failed(old, rc);
     }
     layer->format_state = q;
     layer_set_size(layer, q->meta.header.size);

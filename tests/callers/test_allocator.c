@@ -387,6 +387,78 @@ static void test_from_there_on(void)
     sweep(all_kinds[test_repetition() % ARRAY_LEN(all_kinds)], true);
 }
 
+/* ---- what changes an image as a whole -------------------------------------------------------------------- */
+
+enum change { EMPTIED, SHRUNK, CHANGES };
+
+enum { PART = 4 * CLUSTER };
+
+/* What was written last is there, whatever was before. */
+static void expect_kept(const char *path, const char *want)
+{
+    char *got = vdisk_alloc_buffer(CLUSTER);
+    vdisk *v = open_rw(path);
+
+    CHECK_OK(vdisk_pread(v, got, CLUSTER, 0));
+    CHECK_MSG(memcmp(got, want, CLUSTER) == 0, "what was written after the failure is not there");
+    CHECK_OK(vdisk_close(v));
+    free(got);
+}
+
+/* The n-th call for memory of the change fails; then something is written. true: that was more than there are. */
+static bool change_and_write(enum change change, uint64_t n, unsigned *refused)
+{
+    struct vdisk_resize_opts smaller = {.size = sizeof smaller, .shrink = true};
+    struct vdisk_create_opts create = {.size = sizeof create, .format = "qcow2", .virtual_size = PART,
+                                       .cluster_size = BLOCK, .backing_file = test_path("lower"),
+                                       .backing_fmt = "raw"};
+    const char *path = test_path("upper");
+    char *data = vdisk_alloc_buffer(CLUSTER);
+    vdisk *v;
+    int rc;
+
+    remove(path);
+    memset(data, 0x5a, CLUSTER);
+    CHECK_OK(vdisk_create(path, &create));
+    v = open_rw(path);
+    for (uint64_t at = 0; at < PART; at += CLUSTER)
+        CHECK_OK(vdisk_pwrite(v, data, CLUSTER, at, 0));
+    CHECK_OK(vdisk_sync(v));
+    fail_from(n, false);
+    rc = change == EMPTIED ? vdisk_make_empty(v, NULL, NULL) : vdisk_resize(v, PART / 2, &smaller);
+    CHECK(rc == 0 || (atomic_load(&memory.failed) > 0 && vdisk_error_text()[0]));
+    atomic_store(&memory.nth, 0);
+    memset(data, 0x77, CLUSTER);
+    rc = vdisk_pwrite(v, data, CLUSTER, 0, 0);
+    if (rc == 0)
+        rc = vdisk_sync(v);
+    *refused += rc < 0;
+    CHECK(rc == 0 || rc == -EIO);
+    vdisk_close(v);
+    if (rc == 0)
+        expect_kept(path, data);
+    free(data);
+    return atomic_load(&memory.failed) == 0;
+}
+
+/* What changes tables on disk and cannot read them again takes no more writes, or keeps them. */
+static void test_changes(void)
+{
+    struct vdisk_create_opts lower = {.size = sizeof lower, .format = "raw", .virtual_size = PART};
+
+    CHECK_OK(vdisk_set_allocator(&own));
+    CHECK_OK(vdisk_create(test_path("lower"), &lower));
+    for (enum change c = 0; c < CHANGES; c++) {
+        unsigned refused = 0;
+        uint64_t n = 1;
+
+        test_note("%s", c == EMPTIED ? "emptied" : "shrunk");
+        while (!change_and_write(c, n, &refused))
+            n++;
+        CHECK(n > 10 && refused > 0);
+    }
+}
+
 static void test_misuse(void)
 {
     struct vdisk_allocator bad = own;
@@ -419,6 +491,7 @@ int main(int argc, char **argv)
     static const struct test_case cases[] = {
         {.name = "misuse", .run = test_misuse},
         {.name = "too-late", .run = test_too_late},
+        {.name = "changes", .run = test_changes},
         {.name = "all-of-it", .run = test_all_of_it},
         {.name = "once", .run = test_once, .repeat = 4, .quick = 1},
         {.name = "from-there-on", .run = test_from_there_on, .repeat = 4, .quick = 1},
