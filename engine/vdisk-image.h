@@ -221,7 +221,8 @@ VDISK_API int vdisk_make_empty(vdisk *v, vdisk_progress_fn *progress, void *prog
  * the caller's matter. When it returns 0 it is durable; killed, or after a power cut, the image has the old name
  * or the new one. From then on the handle, which still reads from the old one, takes no more changes. Blocks;
  * requests are refused meanwhile. Errors: -EBUSY: requests are in flight; -EACCES: read-only; -EINVAL: the name,
- * or the format; -ENOSPC: there is no room for it in the header; -ENOTSUP: raw; -ECHILD, -EDEADLK; or of the I/O.
+ * or the format; -ENOSPC: there is no room for it in the header; -ENOTSUP: raw; -ECHILD, -EDEADLK; or of the I/O:
+ * where it is not known then which name the image has, the volume takes no more writes.
  */
 VDISK_API int vdisk_set_backing(vdisk *v, const char *backing_file, const char *backing_fmt);
 

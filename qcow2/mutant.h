@@ -89,6 +89,7 @@
 /* Those that tests of jobs find: tests/jobs/meson.build. */
 #define Q2_MUTANTS_JOBS(X)                                                                                     \
     X(EMPTY_UNSYNCED, "what an L1 table led to is given back before that is durably empty")                    \
+    X(BACKING_TRUSTED, "writes go on though it is not known which backing file the header names")               \
     X(BACKING_UNSYNCED, "the header leads to another backing file's name before that is durable")              \
     X(ZEROS_BELOW_COUNT, "what is to be zero by its own word is left to what lies below")
 

@@ -9,11 +9,13 @@
  * any moment the image has the old backing file or the new one, and all else that it had. Failure modes: the name
  * does not fit: nothing has changed. There is no room for two names: the names of features are left out, which are
  * optional, so that all is in one sector; if that does not do either (long names of data files) the header is
- * written in one piece, which a power cut can tear. An error of the I/O: the old header or the new one is there;
- * the volume takes no more writes.
+ * written in one piece, which a power cut can tear. An error once the first sector is being written: the old
+ * header or the new one is there; the volume takes no more writes. What the old one had behind the new one cannot
+ * be cleared: nothing leads there, so that it stays.
  *
  * Invariants.
  *  1. What the first sector on disk leads to is durable, and not written to.
+ *  2. Writes are taken only as long as the header on disk is the old one, whole.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -34,6 +36,8 @@ struct set_backing {
     uint8_t         *old, *new; /* the header cluster, as it is and as it is to be */
     uint64_t         size, old_end, new_end; /* of the cluster; of what is used in it */
 };
+
+static const char doubt[] = "the header could not be written while it got another backing file";
 
 static uint64_t used_end(const uint8_t *buf, uint64_t size)
 {
@@ -57,8 +61,14 @@ static int commit_sector(const struct set_backing *s, const uint8_t *sector)
 
     assert(get_be32(sector) == Q2_MAGIC && get_be32(sector + 4) == s->meta->geo.version);
     change.sector = sector;
-    change.doubt = "the header could not be written while it got another backing file";
+    change.doubt = doubt;
     return q2_header_commit_sync(s->meta, &change, s->queue);
+}
+
+/* Invariant 2: it is not known what the header on disk is. */
+static int doubtful(const struct set_backing *s, int rc)
+{
+    return rc < 0 && !MUTANT(BACKING_TRUSTED) ? q2_doubt(s->meta, doubt) : rc;
 }
 
 /* The rest of the cluster: that of the new header, and zeros where the old one had more. */
@@ -83,13 +93,14 @@ static int write_by_way(struct set_backing *s, uint64_t place, const uint8_t *se
     }
     if (rc == 0)
         rc = commit_sector(s, sector);
-    if (rc == 0)
-        rc = write_rest(s);
+    if (rc < 0)
+        return rc;
+    rc = write_rest(s);
     if (rc == 0)
         rc = commit_sector(s, s->new);
-    if (rc == 0 && len > 0) /* nothing leads there any more */
-        rc = write_part(s, s->new, place, min_u64(s->size, align_up(place + len, Q2_SECTOR_SIZE)));
-    return rc;
+    if (rc == 0 && len > 0) /* nothing leads there any more, whatever comes of it */
+        write_part(s, s->new, place, min_u64(s->size, align_up(place + len, Q2_SECTOR_SIZE)));
+    return doubtful(s, rc);
 }
 
 static int write_header(struct set_backing *s)
@@ -108,10 +119,12 @@ static int write_header(struct set_backing *s)
     }
     if (s->new_end <= Q2_SECTOR_SIZE) {
         rc = commit_sector(s, s->new);
-        return rc == 0 ? write_rest(s) : rc;
+        if (rc == 0) /* zeros, behind all of it */
+            write_rest(s);
+        return rc;
     }
     rc = io_pwrite(s->queue, s->layer->file, s->new, s->size, 0);
-    return rc == 0 ? commit_sector(s, s->new) : rc;
+    return doubtful(s, rc == 0 ? commit_sector(s, s->new) : rc);
 }
 
 /* In memory, and in the layer, that reads by the old chain as long as it is open. */

@@ -240,6 +240,82 @@ static void test_header(void)
     }
 }
 
+struct failing_header {
+    const char *from, *to; /* "": none */
+    uint32_t    cluster_size, version;
+    unsigned    right;
+};
+
+/* A call fails: either the image has its old backing file, or the handle takes no more writes. */
+static int failing_header(void *arg, vdisk_lab *lab)
+{
+    struct failing_header *s = arg;
+    struct vdisk_create_opts base = {.size = sizeof base, .format = "raw", .virtual_size = 1 << 20};
+    struct vdisk_create_opts opts = {.size = sizeof opts, .format = "qcow2", .virtual_size = 1 << 20,
+                                     .cluster_size = s->cluster_size, .version = s->version,
+                                     .backing_file = s->from[0] ? s->from : NULL,
+                                     .backing_fmt = s->from[0] ? "raw" : NULL};
+    struct vdisk_open_opts how = {.size = sizeof how, .flags = VDISK_OPEN_RDWR, .format = "qcow2"};
+    struct vdisk_image_info info = {.size = sizeof info};
+    uint8_t *data = vdisk_alloc_buffer(4096);
+    vdisk_image *image;
+    vdisk *v = NULL;
+    int rc = s->from[0] ? vdisk_create(s->from, &base) : 0, wrote;
+
+    if (rc == 0)
+        rc = vdisk_create("sim:l0", &opts);
+    if (rc == 0)
+        rc = vdisk_open("sim:l0", &how, &v);
+    if (rc < 0) {
+        free(data);
+        return rc;
+    }
+    rc = vdisk_set_backing(v, s->to, s->to[0] ? "qcow2" : NULL);
+    CHECK(rc == 0 || vdisk_error_text()[0]);
+    memset(data, 7, 4096);
+    wrote = vdisk_pwrite(v, data, 4096, 0, 0);
+    if (wrote == 0)
+        wrote = vdisk_sync(v);
+    free(data);
+    vdisk_close(v);
+    CHECK_OK(vdisk_lab_fail(lab, NULL));
+    how.flags = VDISK_OPEN_NO_BACKING;
+    CHECK_OK(vdisk_image_load("sim:l0", &how, &image));
+    CHECK_OK(vdisk_image_get_info(image, &info));
+    if (rc == 0)
+        CHECK_INT(wrote, -EACCES);
+    if (rc == 0 || wrote == 0)
+        CHECK_MSG(strcmp(info.backing_file ? info.backing_file : "", rc == 0 ? s->to : s->from) == 0,
+                  "it has the wrong one, and %s", rc == 0 ? "that went well" : "takes writes");
+    vdisk_image_free(image);
+    s->right += rc == 0;
+    return rc;
+}
+
+static void test_header_failures(void)
+{
+    static const uint32_t sizes[] = {65536, 4096, 512};
+    static const unsigned lengths[] = {0, 60, 300, 1023};
+    char to[1024];
+
+    for (unsigned i = 0; i < ARRAY_LEN(lengths) * ARRAY_LEN(sizes) * 4; i++) {
+        struct failing_header s = {.from = i % 2 ? "sim:base" : "", .version = 2 + i / 2 % 2,
+                                   .cluster_size = sizes[i / 4 % ARRAY_LEN(sizes)], .to = to};
+        unsigned len = lengths[i / 12];
+
+        if (len + 200 > s.cluster_size)
+            continue;
+        memset(to, 0, sizeof to);
+        memset(to, 'b', len);
+        test_note("version %u, clusters of %u, '%s' to %u", s.version, s.cluster_size, s.from, len);
+        for (uint32_t calls = VDISK_LAB_READS; calls <= VDISK_LAB_FLUSHES; calls <<= 1) {
+            struct vdisk_lab_fault fault = {.size = sizeof fault, .calls = calls};
+            CHECK_OK(vdisk_lab_each_failure(NULL, &fault, failing_header, &s, NULL));
+        }
+        CHECK(s.right >= 3);
+    }
+}
+
 /* ---- the rest ----------------------------------------------------------------------------------------- */
 
 /* What a layer that both have gives is not read, nor what both know to be zeros; zeros are the image's own. */
@@ -284,6 +360,7 @@ int main(int argc, char **argv)
     static const struct test_case cases[] = {
         {.name = "stopped", .run = test_stopped}, {.name = "failures", .run = test_failures},
         {.name = "power", .run = test_power},     {.name = "header", .run = test_header},
+        {.name = "header-failures", .run = test_header_failures},
         {.name = "result", .run = test_result},   {.name = "refused", .run = test_refused},
     };
 
