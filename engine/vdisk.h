@@ -256,9 +256,9 @@ VDISK_API int vdisk_trim_space(vdisk *v);
 /*
  * What a new image (vdisk_create_opts.unfinished) was made for is all in it: flush, then have it count as an
  * image, durably. So whoever is killed before leaves nothing that is taken for whole. Of any other volume, raw
- * ones among them: flush. Context: any thread; blocks. Errors: -EACCES when read-only; -EBUSY: requests are in
- * flight; -ENOMEM, or of the I/O: it is unfinished still, but for an error in writing the header, after which that
- * is not known and the volume takes no more writes.
+ * ones among them: flush. Context: any thread; blocks; requests are refused meanwhile (-EBUSY). Errors: -EACCES
+ * when read-only; -EBUSY: requests are in flight; -ENOMEM, or of the I/O: it is unfinished still, but for an
+ * error in writing the header, after which that is not known and the volume takes no more writes.
  */
 VDISK_API int vdisk_finish(vdisk *v);
 
