@@ -14,8 +14,16 @@
 #include <string.h>
 
 #include "engine/base/error.h"
+#include "engine/base/mutant.h"
 #include "engine/loop/queue.h"
 #include "engine/volume.h"
+
+/* What another change has left is known by the manager. */
+static bool is_writable(const vdisk *v)
+{
+    assert(atomic_load(&v->manager) != NULL);
+    return !(atomic_load(&v->refuses) & VOLUME_READ_ONLY) || v->cut;
+}
 
 static int begin(vdisk *v, const char *what, bool possible, vdisk_queue **ret_queue)
 {
@@ -25,12 +33,15 @@ static int begin(vdisk *v, const char *what, bool possible, vdisk_queue **ret_qu
         return rc;
     if (!possible)
         return err_set(ENOTSUP, "%s: a %s volume has no backing file", v->top->name, v->top->format->name);
-    if (v->top->read_only || (atomic_load(&v->refuses) & VOLUME_READ_ONLY && !v->cut))
+    if (v->top->read_only)
         return err_set(EACCES, "%s: is open read-only", v->top->name);
     rc = volume_manage(v, ret_queue);
     if (rc < 0)
         return rc;
-    rc = volume_shut(v, what); /* invariant 1 */
+    if (!is_writable(v) && !ENGINE_MUTANT(CHANGE_FORESEEN)) /* invariant 2 */
+        rc = err_set(EACCES, "%s: takes no more changes", v->top->name);
+    if (rc == 0)
+        rc = volume_shut(v, what); /* invariant 1 */
     if (rc < 0)
         volume_manage_done(v);
     return rc;

@@ -70,7 +70,8 @@
     X(STORAGE_PULLED, "a program's storage is unregistered while it is open: user.c, invariant 1")             \
     X(STORAGE_OVERREAD, "a program's storage is asked for what lies past its end: user.c, invariant 2")        \
     X(FINISH_UNFLUSHED, "an image counts as finished before what is in it is durable")                         \
-    X(FINISH_OPEN, "others write while an image is marked as finished")
+    X(FINISH_OPEN, "others write while an image is marked as finished")                                        \
+    X(CHANGE_FORESEEN, "who waited for another to change what lies below does not look what that has left")
 
 #define ENGINE_MUTANT_ENUM(name, text) ENGINE_MUTANT_##name,
 

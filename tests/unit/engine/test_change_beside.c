@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * What changes an image as a whole, and others beside it: their requests are refused meanwhile.
+ * What changes an image as a whole, and others beside it: their requests are refused meanwhile, and so are their
+ * changes where they are no longer right.
  */
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
+#include <time.h>
 
 #include "backends/lab/fault.h"
 #include "backends/memory.h"
@@ -82,10 +84,38 @@ static void nobody_writes_while_it_is_finished(void **state)
     assert_int_equal(write_block(), 0);
 }
 
+static void *set_backing(void *name)
+{
+    return (void *)(intptr_t)vdisk_set_backing(v, name, "raw");
+}
+
+/* Who waits for another's change is refused after it: the layers below are still the old ones. */
+static void one_backing_file_is_set(void **state)
+{
+    const struct timespec a_while = {.tv_nsec = 20 * 1000 * 1000};
+    pthread_t first, second;
+    void *rc;
+
+    begin(false);
+    assert_int_equal(pthread_create(&first, NULL, set_backing, unconst("first")), 0);
+    while (fault_held(fault) == 0)
+        sched_yield();
+    assert_int_equal(pthread_create(&second, NULL, set_backing, unconst("second")), 0);
+    nanosleep(&a_while, NULL); /* so that it waits, most likely: refused it is in any case */
+    fault_clear(fault);
+    assert_int_equal(pthread_join(first, &rc), 0);
+    assert_int_equal((intptr_t)rc, 0);
+    assert_int_equal(pthread_join(second, &rc), 0);
+    assert_int_equal((intptr_t)rc, -EACCES);
+    assert_int_equal(vdisk_make_empty(v, NULL, NULL), -EACCES);
+    assert_int_equal(write_block(), -EACCES);
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(nobody_writes_while_it_is_finished, teardown),
+        cmocka_unit_test_teardown(one_backing_file_is_set, teardown),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
