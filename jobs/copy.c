@@ -110,9 +110,10 @@ static bool begin_piece(struct copy *c, uint64_t *ret_wait_ns)
 
     if (!catch_up(c) || !plan_look(&c->plan, &p))
         return false;
+    below = is_below(c, &p); /* which may leave a part: of that, whole units */
     mixed = c->pack > 0 && round_to_units(c, &p);
+    below = below && !mixed;
     zero = (p.flags & VDISK_EXTENT_ZERO) != 0 && !mixed;
-    below = is_below(c, &p) && !mixed;
     if (below || (zero && c->opts.flags & VDISK_COPY_TARGET_IS_ZERO && !(c->opts.flags & VDISK_COPY_DENSE))) {
         c->result.bytes_skipped += p.len;
         c->done += p.len;

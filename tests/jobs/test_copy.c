@@ -322,6 +322,47 @@ static void test_backing(void)
     free(buf);
 }
 
+/* The layer between ends within a unit of compressing: what is left out ends with a unit, too. */
+static void test_backing_ends(void)
+{
+    const struct format *f = &formats[1];
+    const char *base = test_path("base"), *mid = test_path("mid"), *a = test_path("a"), *b = test_path("b");
+    struct vdisk_copy_opts opts = {.size = sizeof opts, .backing_depth = 2, .flags = VDISK_COPY_COMPRESS};
+    struct vdisk_open_opts above = {.size = sizeof above, .format = "qcow2", .layers = 2};
+    uint8_t *model = test_alloc(SIZE), *buf = vdisk_alloc_buffer(1 << 20);
+    vdisk *v, *source, *target;
+
+    memset(buf, 9, 1 << 20);
+    make(base, f, SIZE, NULL);
+    v = open_as(base, f, true);
+    CHECK_OK(vdisk_pwrite(v, buf, 1 << 20, 0, 0));
+    CHECK_OK(vdisk_pwrite(v, buf, 1 << 20, 4 << 20, 0));
+    CHECK_OK(vdisk_close(v));
+    make(mid, f, (3 << 20) + 512, "base");
+    make(a, f, SIZE, "mid");
+    source = open_as(a, f, true);
+    memset(buf, 5, 1 << 20);
+    CHECK_OK(vdisk_pwrite(source, buf, 1 << 20, 6 << 20, 0));
+    CHECK_OK(vdisk_pread(source, model, SIZE, 0));
+    CHECK(model[0] == 9 && model[4 << 20] == 0);
+    CHECK_OK(vdisk_close(source));
+    for (unsigned cut = 0; cut < 2; cut++) {
+        if (cut)
+            CHECK_OK(vdisk_open(a, &above, &source));
+        else
+            source = open_as(a, f, false);
+        make(b, f, SIZE, "base");
+        target = open_as(b, f, true);
+        CHECK_OK(run_copy(&source, 1, target, &opts, NULL));
+        expect(target, model, SIZE);
+        CHECK_OK(vdisk_close(source));
+        CHECK_OK(vdisk_close(target));
+        remove(b);
+    }
+    free(model);
+    free(buf);
+}
+
 /* ---- stopped ------------------------------------------------------------------------------------------ */
 
 /* On a queue every other time. */
@@ -603,6 +644,7 @@ int main(int argc, char **argv)
         {.name = "dense", .run = test_dense},
         {.name = "several", .run = test_several},
         {.name = "backing", .run = test_backing},
+        {.name = "backing-ends", .run = test_backing_ends},
         {.name = "stopped", .run = test_stopped},
         {.name = "failures", .run = test_failures},
         {.name = "salvage", .run = test_salvage},
