@@ -17,6 +17,7 @@
 
 #include "tools/cli.h"
 #include "tools/create_options.h"
+#include "tools/distinct.h"
 #include "tools/target.h"
 
 enum { SECTOR = 512, SPARSE_MOST = 16 << 20, PARALLEL_MOST = 16 };
@@ -258,17 +259,11 @@ static int open_sources(struct convert *c)
 /* Locks find that out as well, but not with -U. */
 static int check_same_file(const struct convert *c)
 {
-    const char *path = target_path(c->target_name);
-    struct stat st;
+    const struct distinct_target t = {.name = c->target_name, .is_there = c->no_create,
+                                      .format = c->target_image_opts ? NULL : c->o.opts.format,
+                                      .data_file = c->o.opts.data_file};
 
-    if (path == NULL || c->target_image_opts || stat(path, &st) != 0 ||
-        (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)))
-        return CLI_OK;
-    for (unsigned i = 0; i < c->count; i++) {
-        if (target_is_file(c->names[i], &st))
-            return target_error(c, "source and target are the same file");
-    }
-    return CLI_OK;
+    return distinct_check(c->sources, c->names, c->count, &t);
 }
 
 static int open_target(struct convert *c, vdisk **ret)
@@ -340,9 +335,9 @@ static int convert(struct convert *c)
     int rc = open_sources(c);
 
     if (rc == CLI_OK)
-        rc = check_same_file(c);
-    if (rc == CLI_OK)
         rc = apply_options(c);
+    if (rc == CLI_OK)
+        rc = check_same_file(c);
     if (rc != CLI_OK)
         return rc;
     c->target.name = c->target_name;

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "tools/cli.h"
+#include "tools/distinct.h"
 #include "tools/target.h"
 
 #define COUNT_MOST ((uint64_t)INT64_MAX)
@@ -143,20 +144,18 @@ static int make_and_fill(struct dd *d, vdisk *source)
 static int dd(struct dd *d, const char *input)
 {
     struct vdisk_open_opts how = {.size = sizeof how, .flags = d->flags, .format = d->format};
-    const char *path = target_path(d->output);
-    struct stat st;
-    vdisk *source;
+    const struct distinct_target t = {.name = d->output};
+    char *name = cli_strdup(input);
+    vdisk *source = NULL;
     int rc;
 
-    if (vdisk_open(input, &how, &source) < 0)
-        return failed(d);
-    if (path != NULL && stat(path, &st) == 0 && target_is_file(input, &st)) {
-        cli_error("%s: source and target are the same file", d->output);
-        rc = CLI_FAILED;
-    } else {
+    rc = vdisk_open(name, &how, &source) < 0 ? failed(d) : CLI_OK;
+    if (rc == CLI_OK)
+        rc = distinct_check(&source, &name, 1, &t);
+    if (rc == CLI_OK)
         rc = make_and_fill(d, source);
-    }
     vdisk_close(source);
+    free(name);
     return rc;
 }
 

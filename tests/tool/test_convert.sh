@@ -110,6 +110,42 @@ for name in data ./data soft; do
     refused "same file" convert -f raw -n odd data $name
 done
 checks=$((checks + 1)); cmp data before || fail "a refused convert changed its source"
+
+# What the source reads is not the target, under whatever name, with no lock to tell.
+qemu-img create -q -f qcow2 -o data_file=ext.data ext 1M
+"$tool" io -q -f qcow2 -c 'write -P 5 0 1M' ext
+qemu-img create -q -f qcow2 -b ext -F qcow2 above
+qemu-img create -q -f qcow2 -b above -F qcow2 upper
+ln above above.link
+ln -s ext.data soft.data
+sum_all() { sha256sum data ext ext.data above upper base middle top; }
+sum_all >before.sums
+json="json:{'driver':'qcow2','file':{'driver':'file','filename':'upper'}}"
+for source in upper "$json"; do
+    for share in -U ""; do
+        for name in above above.link ext ./ext.data soft.data file:ext; do
+            refused "${name#file:}: it would be overwritten, and the source" convert $share "$source" $name
+            refused "would be overwritten" convert $share -O qcow2 -o data_file=$name "$source" new
+            refused "would be overwritten" dd $share "if=$source" of=$name
+        done
+        refused "would be overwritten" convert $share data "$source" -O qcow2 above
+        refused "would be overwritten" convert $share -n -O qcow2 "$source" above
+        refused "would be overwritten" convert $share -n -O qcow2 "$source" ext
+        refused "would be overwritten" convert $share -n -O raw "$source" ext.data
+        refused "upper: source and target are the same file" convert $share "$source" upper
+        refused "upper: source and target are the same file" dd $share "if=$source" of=upper
+        refused "upper: source and target are the same file" convert $share -n --target-image-opts "$source" \
+            driver=qcow2,file.filename=upper
+    done
+done
+refused "would be overwritten" convert -U -n -O qcow2 middle base
+refused "ext.data: source and target are the same file" convert -U -n -O qcow2 --image-opts \
+    driver=raw,file.filename=ext.data,offset=512 ext
+absent new
+sum_all >after.sums
+same "what was refused changed nothing" "$(cat after.sums)" "$(cat before.sums)"
+run 0 convert -n -U -O qcow2 base middle # what the target reads may be the source
+
 refused "nothing-there" convert nothing-there new
 refused "Must specify image file name" convert data
 refused "Unknown file format 'vmdk'" convert -O vmdk data new
