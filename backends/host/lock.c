@@ -63,10 +63,10 @@ static int refused(const char *name, unsigned byte, uint32_t flags, const struct
     bool we_write = flags & (BACKEND_RDWR | BACKEND_CREATE);
     const char *what = h->writes || byte < LOCK_UNSHARED_BASE ? "locked for writing" : "locked against writers";
 
+    if (h->pid == getpid()) /* nobody is to be stopped, and to share would be to read what is being written */
+        return err_set(EAGAIN, "%s: it is in use here already: %s by this process", name, what);
     if (h->pid == 0)
         err_set(EAGAIN, "%s: %s by another process", name, what);
-    else if (h->pid == getpid())
-        err_set(EAGAIN, "%s: %s by this process", name, what);
     else
         err_set(EAGAIN, "%s: %s by %s (pid %d)", name, what, h->comm, h->pid);
     return err_hint(-EAGAIN, we_write ? "stop it first, or open the image read-only with force-share"
