@@ -200,7 +200,7 @@ for signal in INT TERM HUP; do
     says err "there is left empty"
     cp slow there
 done
-timeout -s INT 1 "$tool" convert -r 1M -f raw -O qcow2 -o data_file=new.data slow new >out 2>err
+timeout --foreground -s INT 1 "$tool" convert -r 1M -f raw -O qcow2 -o data_file=new.data slow new >out 2>err
 absent new
 absent new.data
 (ulimit -f 4096; trap '' XFSZ; "$tool" convert -f raw slow new >out 2>err)
