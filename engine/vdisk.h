@@ -402,7 +402,8 @@ struct vdisk_create_opts {
  * All that can be refused is refused before anything changes: options, names, locks, descriptors, sizes, and too
  * little room for what is preallocated. After a later failure or a cancelled run, what this call made is removed;
  * a file that was there before is left empty, and a device has no qcow2 header, which the text says.
- * Errors: -EINVAL, -ENOTSUP, -EFBIG: options; as open(2), -EMFILE among them; -EAGAIN: locked; -ENOSPC;
+ * Errors: -EINVAL, -ENOTSUP, -EFBIG: options; -ENOTSUP also: a protocol that we lack, such as nbd:, where no file
+ * of that name is there ("file:PATH" makes one); as open(2), -EMFILE among them; -EAGAIN: locked; -ENOSPC;
  * -ECANCELED; or of the I/O.
  */
 VDISK_API int vdisk_create(const char *name, const struct vdisk_create_opts *opts);

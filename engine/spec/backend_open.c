@@ -71,15 +71,26 @@ static int protocol_len(const char *name)
 }
 
 /* There is no such file: but was a file meant? */
-static int not_found(const char *name)
+static int not_found(const char *name, uint32_t flags)
 {
     int n = protocol_len(name);
 
     if (n == 0)
         return -ENOENT;
-    return err_hint(err_set(ENOTSUP, "%s: the protocol '%.*s' is not supported, and there is no file of that name",
-                            name, n, name),
-                    "only files and block devices can be opened: attach it to the host as a block device");
+    err_set(ENOTSUP, "%s: the protocol '%.*s' is not supported, and there is no file of that name", name, n, name);
+    return err_hint(-ENOTSUP, flags & BACKEND_CREATE
+                    ? "a file of that name: write ./NAME or file:NAME"
+                    : "only files and block devices can be opened: attach it to the host as a block device");
+}
+
+/* One who takes any name would make a file of it that nobody meant; one that is there can be meant. */
+static bool is_unmeant(const struct backend_driver *driver, const char *name, const struct spec *options,
+                       uint32_t flags)
+{
+    struct backend_id id;
+
+    return flags & BACKEND_CREATE && takes_any(driver) && protocol_len(name) > 0 &&
+           !(driver->identify && driver->identify(options, &id));
 }
 
 /* ---- nodes ---------------------------------------------------------------------------------------------- */
@@ -215,14 +226,14 @@ int backend_open_node(const char *shown, const struct spec *node, uint32_t flags
     if (!name && rc == 0)
         rc = err_set(ENOMEM, "out of memory");
     if (rc == 0) {
-        rc = driver->open(name, options, flags, ret_backend);
+        rc = is_unmeant(driver, name, options, flags) ? -ENOENT : driver->open(name, options, flags, ret_backend);
         if (rc == 0)
             backend_assert(*ret_backend, flags);
         if (rc == 0 && option_keeps_discarded(options))
             (*ret_backend)->caps &= ~(uint32_t)BACKEND_DISCARD;
         /* Only who takes any name takes one with a protocol that he does not know. */
         if (rc == -ENOENT && takes_any(driver))
-            rc = not_found(name);
+            rc = not_found(name, flags);
     }
     mem_free(name);
     spec_free(own);

@@ -104,6 +104,24 @@ not_made "a raw image has no backing file" -f raw -b base.qcow2 -F qcow2 bad 1M
 not_made "no backing format 'vmdk'" -f qcow2 -b base.qcow2 -F vmdk bad 1M
 not_made "missing" -f qcow2 -b missing -F qcow2 bad 1M
 not_made "the size of the image is needed" -f qcow2 -u -b missing -F qcow2 bad
+
+# A protocol that is not there makes no file of its name; a path does, and a file that is there is meant.
+printf content >source
+for name in nbd:localhost:10809 a:b rbd://pool/image; do
+    for way in "create -q -f raw $name 1M" "create -q -f qcow2 $name 1M" "convert -f raw source $name" \
+        "convert -f raw -O qcow2 source $name" "dd -f raw if=source of=$name" \
+        "create -q -f qcow2 -o data_file=$name bad 1M" "convert -f raw -O qcow2 -o data_file=$name source bad"; do
+        refused "$name: the protocol '${name%%:*}' is not supported" $way
+        says err "hint: a file of that name: write ./NAME or file:NAME"
+        same "files after $way" "$(ls -d bad *:* 2>/dev/null)" ""
+    done
+done
+run 0 create -q -f qcow2 ./a:b 1M
+run 0 create -q -f qcow2 file:c:d 1M
+same "files with a colon" "$(ls -d *:* | tr '\n' ' ')" "a:b c:d "
+run 0 create -q -f raw a:b 1M
+same "one that was there" "$(stat -c %s a:b)" 1048576
+
 run 1 create -f qcow2 missing-dir/x 1M
 says err "missing-dir/x"
 finish
