@@ -173,29 +173,42 @@ static int check_circle(struct rebase *b)
     return 0;
 }
 
-static int open_new(struct rebase *b)
+/* Where the new one is: relative to the image, as the header will have it. *ret is malloc'ed. */
+static int find_new(struct rebase *b, char **ret)
+{
+    const char *image = b->old_layers.list[0].name;
+
+    *ret = layers_resolve(image, b->backing);
+    if (!*ret)
+        return fail_text(b, ENOMEM, "out of memory");
+    return layers_same_file(*ret, image) ? fail_text(b, ELOOP, "an image cannot be its own backing file") : 0;
+}
+
+static int open_new(struct rebase *b, const char *name)
 {
     struct vdisk_open_opts how = {.size = sizeof how, .format = b->backing_fmt,
                                   .flags = b->opts.backing_open_flags};
+    int rc = vdisk_open(name, &how, &b->volumes[1]);
+
+    if (rc < 0)
+        return fail_for(b, rc, "Could not open new backing file");
+    rc = layers_identify(b->volumes[1], &b->new_layers);
+    return rc < 0 ? rc : check_circle(b);
+}
+
+/* With -u by its name alone: it need not be there. */
+static int take_new(struct rebase *b)
+{
     char *name;
     int rc;
 
     if (!b->backing)
         return 0;
-    name = layers_resolve(b->old_layers.list[0].name, b->backing);
-    if (!name)
-        return fail_text(b, ENOMEM, "out of memory");
-    if (layers_same_file(name, b->old_layers.list[0].name))
-        rc = fail_text(b, ELOOP, "an image cannot be its own backing file");
-    else {
-        rc = vdisk_open(name, &how, &b->volumes[1]);
-        if (rc < 0)
-            rc = fail_for(b, rc, "Could not open new backing file");
-    }
+    rc = find_new(b, &name);
+    if (rc == 0 && !(b->opts.flags & VDISK_REBASE_UNSAFE))
+        rc = open_new(b, name);
     free(name);
-    if (rc == 0)
-        rc = layers_identify(b->volumes[1], &b->new_layers);
-    return rc < 0 ? rc : check_circle(b);
+    return rc;
 }
 
 /* All that can be refused. */
@@ -212,13 +225,7 @@ static int open_both(struct rebase *b)
     if (rc < 0)
         return b->backing ? fail_for(b, rc, "Could not change the backing file to") : jobs_fail(b->job, rc);
     rc = layers_identify(b->volumes[0], &b->old_layers);
-    if (rc < 0)
-        return jobs_fail(b->job, rc);
-    if (!unsafe)
-        rc = open_new(b);
-    else if (b->backing && layers_same_file(b->backing, b->old_layers.list[0].name))
-        rc = fail_text(b, ELOOP, "an image cannot be its own backing file");
-    return rc;
+    return rc < 0 ? jobs_fail(b->job, rc) : take_new(b);
 }
 
 /* ---- before and after --------------------------------------------------------------------------------- */

@@ -128,6 +128,12 @@ def refusals():
     refused("Could not open new backing file 'nope'", "-b", "nope", "-F", "raw", "l1")
     refused("own backing", "-b", "l1", "-F", "qcow2", "l1")
     refused("own backing", "-u", "-b", "./l1", "-F", "qcow2", "l1")
+    os.mkdir("sub")
+    t.must(t.peer, "create", "-q", "-f", "qcow2", "sub/l1", "1M")
+    refused("own backing", "-b", "l1", "-F", "qcow2", "sub/l1")
+    refused("own backing", "-u", "-b", "l1", "-F", "qcow2", "sub/l1")
+    t.must(t.tool, "rebase", "-u", "-b", "sub/l1", "-F", "qcow2", "sub/l1") # sub/sub/l1, which is not there
+    t.must(t.tool, "rebase", "-u", "-b", "../l1", "-F", "qcow2", "sub/l1")
     refused("l1", "-b", "l2", "-F", "qcow2", "l1")
     refused("1023 bytes", "-u", "-b", "x" * 1024, "-F", "raw", "l1")
     refused("does not fit", "-u", "-b", "x" * 400, "-F", "raw", "small")
