@@ -8,6 +8,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
+enum { CHAIN_MOST = 1000 }; /* names may lead in a circle */
+
 static int size_of(vdisk *v, uint32_t depth, uint64_t *ret)
 {
     struct vdisk_image_info info = {.size = sizeof info};
@@ -127,6 +129,35 @@ bool layers_same_file(const char *a, const char *b)
     if (S_ISBLK(st_a.st_mode) && S_ISBLK(st_b.st_mode))
         return st_a.st_rdev == st_b.st_rdev;
     return st_a.st_dev == st_b.st_dev && st_a.st_ino == st_b.st_ino;
+}
+
+/* What comes below an image; NULL: nothing. *format: its format. Both are `image`'s. */
+static const char *look_below(const char *name, const char **format, vdisk_image **image)
+{
+    const struct vdisk_open_opts how = {.size = sizeof how, .format = *format,
+                                        .flags = VDISK_OPEN_BUFFERED | VDISK_OPEN_FORCE_SHARE};
+    struct vdisk_image_info info = {.size = sizeof info};
+
+    if (vdisk_image_load(name, &how, image) < 0 || vdisk_image_get_info(*image, &info) < 0)
+        return NULL;
+    *format = info.backing_fmt;
+    return info.backing_name;
+}
+
+bool layers_reach(const char *name, const char *format, const char *image)
+{
+    vdisk_image *seen = NULL;
+    bool found = false;
+
+    for (unsigned depth = 0; name && !found && depth < CHAIN_MOST; depth++) {
+        vdisk_image *next = NULL;
+        found = layers_same_file(name, image);
+        name = found ? NULL : look_below(name, &format, &next);
+        vdisk_image_free(seen); /* its names have been used */
+        seen = next;
+    }
+    vdisk_image_free(seen);
+    return found;
 }
 
 char *layers_resolve(const char *image, const char *name)

@@ -47,6 +47,12 @@ bool layers_is_backing(const struct vdisk_image_info *info, const char *name);
 /* Are they paths of one file that is there? */
 bool layers_same_file(const char *a, const char *b);
 
+/*
+ * Does a chain that begins with the image `name` (of a format; NULL: look) have the image `image` in it? Gone
+ * through by names, with no lock taken or minded. false: also where it cannot be told.
+ */
+bool layers_reach(const char *name, const char *format, const char *image);
+
 /* `name`, as it stands in the image `image`, as a name to open: relative to its directory. malloc'ed. */
 char *layers_resolve(const char *image, const char *name);
 

@@ -164,12 +164,14 @@ static bool loop(struct rebase *b)
 
 /* ---- the two sides ------------------------------------------------------------------------------------ */
 
+#define CIRCLE "the image would be part of its own backing chain"
+
 /* The image itself, or its old chain, must not lie below itself. */
 static int check_circle(struct rebase *b)
 {
     for (uint32_t i = 0; i < b->new_layers.count; i++)
         if (layers_are_one_file(&b->old_layers.list[0], &b->new_layers.list[i]))
-            return fail_text(b, ELOOP, "the image would be part of its own backing chain");
+            return fail_text(b, ELOOP, CIRCLE);
     return 0;
 }
 
@@ -188,8 +190,11 @@ static int open_new(struct rebase *b, const char *name)
 {
     struct vdisk_open_opts how = {.size = sizeof how, .format = b->backing_fmt,
                                   .flags = b->opts.backing_open_flags};
-    int rc = vdisk_open(name, &how, &b->volumes[1]);
+    int rc;
 
+    if (layers_reach(name, b->backing_fmt, b->old_layers.list[0].name))
+        return fail_text(b, ELOOP, CIRCLE); /* opening it would meet our own lock */
+    rc = vdisk_open(name, &how, &b->volumes[1]);
     if (rc < 0)
         return fail_for(b, rc, "Could not open new backing file");
     rc = layers_identify(b->volumes[1], &b->new_layers);

@@ -134,7 +134,11 @@ def refusals():
     refused("own backing", "-u", "-b", "l1", "-F", "qcow2", "sub/l1")
     t.must(t.tool, "rebase", "-u", "-b", "sub/l1", "-F", "qcow2", "sub/l1") # sub/sub/l1, which is not there
     t.must(t.tool, "rebase", "-u", "-b", "../l1", "-F", "qcow2", "sub/l1")
-    refused("l1", "-b", "l2", "-F", "qcow2", "l1")
+    t.must(t.peer, "create", "-q", "-f", "qcow2", "-b", "l2", "-F", "qcow2", "l3", "2M")
+    for below in "l2", "l3", "./l2":
+        for share in (), ("-U",):
+            refused("l1: the image would be part of its own backing chain", *share, "-b", below, "-F", "qcow2",
+                    "l1")
     refused("1023 bytes", "-u", "-b", "x" * 1024, "-F", "raw", "l1")
     refused("does not fit", "-u", "-b", "x" * 400, "-F", "raw", "small")
     refused("raw volume has no backing file", "-u", "-b", "l1", "-F", "qcow2", "-f", "raw", "l0")
