@@ -32,6 +32,7 @@ struct convert {
     struct cli_progress     progress;
     uint32_t                source_flags, target_flags;
     bool                    no_create, target_is_zero, target_image_opts, quiet, list_options, have_out_format;
+    bool                    offload, have_sparse; /* -C, -S */
 
     char                  **names;
     vdisk                 **sources;
@@ -44,7 +45,7 @@ struct convert {
 
 /* ---- command line ----------------------------------------------------------------------------------- */
 
-enum { OPT_SALVAGE = CLI_LONG_ONLY + 1, OPT_TARGET_IS_ZERO, OPT_TARGET_IMAGE_OPTS };
+enum { OPT_SALVAGE = CLI_LONG_ONLY + 1, OPT_TARGET_IS_ZERO, OPT_TARGET_IMAGE_OPTS, OPT_BITMAPS, OPT_SKIP_BROKEN };
 
 static const struct cli_option options[] = {
     {'f', "source-format", "FMT", "raw or qcow2; otherwise found from the content"},
@@ -60,6 +61,7 @@ static const struct cli_option options[] = {
                                  "0: all is written"},
     {'m', "parallel", "NUMBER", "pieces on their way at once: 1 to 16 (default)"},
     {'W', "oob-writes", NULL, "accepted: writes are never ordered"},
+    {'C', "copy-offload", NULL, "accepted: blocks are shared where the host can; not with -c, -S, --salvage"},
     {'r', "rate", "SIZE", "at most so many bytes a second"},
     {OPT_SALVAGE, "salvage", NULL, "what cannot be read is zeros in the target, and reported"},
     {'t', "target-cache", "MODE", "none (default), writeback, writethrough, directsync or unsafe"},
@@ -68,6 +70,9 @@ static const struct cli_option options[] = {
     {'p', "progress", NULL, "show progress"},
     {'q', "quiet", NULL, "print nothing but errors"},
     {OPT_TARGET_IMAGE_OPTS, "target-image-opts", NULL, "with -n: TARGET is KEY=VALUE,..."},
+    {'l', "snapshot", "SNAPSHOT", "refused: internal snapshots cannot be read yet"},
+    {OPT_BITMAPS, "bitmaps", NULL, "refused: bitmaps cannot be copied yet"},
+    {OPT_SKIP_BROKEN, "skip-broken-bitmaps", NULL, "refused: the same"},
     CLI_IMAGE_OPTIONS,
     {0, NULL, NULL, NULL},
 };
@@ -80,6 +85,7 @@ static int parse_sparse(struct convert *c, const char *value)
         return cli_usage_error(c->verb, "Invalid buffer size for sparse output specified: '%s'. Valid sizes are "
                                         "multiples of 512 up to 16777216; 0 fully allocates the target", value);
     c->copy.sparse = size;
+    c->have_sparse = true;
     if (size == 0)
         c->copy.flags |= VDISK_COPY_DENSE;
     else
@@ -133,6 +139,9 @@ static int parse_value(struct convert *c, int id, const char *value)
     case 'r': return parse_rate(c, value);
     case 't': return parse_cache(c, value, &c->target_flags, "");
     case 'T': return parse_cache(c, value, &c->source_flags, "source ");
+    case 'l': return cli_usage_error(c->verb, "-l %s: internal snapshots cannot be read yet", value);
+    case OPT_BITMAPS: return cli_usage_error(c->verb, "--bitmaps: bitmaps cannot be copied yet");
+    case OPT_SKIP_BROKEN: return cli_usage_error(c->verb, "--skip-broken-bitmaps: bitmaps cannot be copied yet");
     default: return CLI_FAILED;
     }
 }
@@ -153,6 +162,7 @@ static int parse_options(struct convert *c, struct cli_parser *p)
         case 'c': c->copy.flags |= VDISK_COPY_COMPRESS; break;
         case 'n': c->no_create = true; break;
         case 'W': break;
+        case 'C': c->offload = true; break;
         case 'U': c->source_flags |= VDISK_OPEN_FORCE_SHARE; break;
         case 'p': c->progress.enabled = true; break;
         case 'q': c->quiet = true; break;
@@ -171,9 +181,23 @@ static int usage(const struct convert *c, const char *text)
     return cli_usage_error(c->verb, "%s", text);
 }
 
+/* -C: what data goes through, or is to be looked at, leaves nothing to be shared. */
+static int check_offload(const struct convert *c)
+{
+    if (c->offload && c->copy.flags & VDISK_COPY_COMPRESS)
+        return usage(c, "Cannot enable copy offloading when -c is used");
+    if (c->offload && c->have_sparse)
+        return usage(c, "Cannot enable copy offloading when -S is used");
+    if (c->offload && c->copy.flags & VDISK_COPY_SALVAGE)
+        return usage(c, "Cannot use copy offloading in salvaging mode");
+    return CLI_OK;
+}
+
 /* What contradicts itself. */
 static int check_options(const struct convert *c)
 {
+    if (check_offload(c) != CLI_OK)
+        return CLI_FAILED;
     if (c->target_is_zero && !c->no_create)
         return usage(c, "--target-is-zero requires use of -n flag");
     if (c->target_image_opts && !c->no_create)

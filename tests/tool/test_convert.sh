@@ -153,8 +153,14 @@ refused "Compression not supported for this file format" convert -c -O raw data 
 refused "Compression not supported for this file format" convert -c data new
 refused "Compression and preallocation not supported" convert -c -O qcow2 -o preallocation=metadata data new
 refused "external data file" convert -c -O qcow2 -o data_file=new data new.qcow2
-refused "no option '-l'" convert -l x data new
-refused "option '--bitmaps'" convert --bitmaps data new
+refused "-l x: internal snapshots cannot be read yet" convert -l x data new
+refused "--bitmaps: bitmaps cannot be copied yet" convert --bitmaps -O qcow2 data new
+refused "--skip-broken-bitmaps: bitmaps cannot be copied yet" convert --skip-broken-bitmaps -O qcow2 data new
+refused "Cannot enable copy offloading when -c is used" convert -C -c -O qcow2 data new
+for size in 0 4k; do
+    refused "Cannot enable copy offloading when -S is used" convert -S $size -C data new
+done
+refused "Cannot use copy offloading in salvaging mode" convert -C --salvage data new
 refused "requires use of -n flag" convert --target-is-zero data new
 refused "-o has no effect" convert -n -o size=1 data old
 refused "Invalid cache option: x" convert -t x data new
@@ -172,6 +178,9 @@ for mode in none writeback writethrough directsync unsafe; do
     run 0 convert -f raw -O qcow2 -t $mode -T $mode -m 3 -W data ours
     contents data ours raw qcow2
 done
+
+run 0 convert -f raw -C data ours
+contents data ours raw raw
 
 # ---- progress -------------------------------------------------------------------------------------------
 run 0 convert -p -f raw -O qcow2 data ours
