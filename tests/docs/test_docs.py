@@ -4,8 +4,9 @@
 
 usage: test_docs.py SOURCE VDISK_IO
 
-Every option of `vdisk-io VERB --help` is in the manual page's section of that verb, and the other way round; every
-path that README, HACKING and the documents name exists; the manual pages are clean roff.
+Every option of `vdisk-io VERB --help` is in the manual page's section of that verb, and the other way round;
+README has an example of every verb; every path that README, HACKING and the documents name exists; the manual
+pages are clean roff.
 """
 import pathlib
 import re
@@ -60,6 +61,14 @@ def check_options():
             fail(f"vdisk-io.1 has {option} for {verb}, which --help does not know")
 
 
+def check_readme():
+    """README has an example of every verb."""
+    text = (source / "README.md").read_text()
+    for verb in verbs():
+        if not re.search(rf"^    vdisk-io {verb} ", text, re.M):
+            fail(f"README.md has no example of {verb}")
+
+
 def check_paths():
     folders = r"engine|backends|qcow2|tools|bench|bindings|tests|docs|\.ci"
     named = re.compile(rf"(?<![\w/.-])((?:{folders})/[\w./*-]*[\w*/])")
@@ -85,6 +94,7 @@ def check_roff():
 
 
 check_options()
+check_readme()
 check_paths()
 check_roff()
 sys.exit(1 if failures else 0)
