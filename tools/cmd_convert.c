@@ -5,7 +5,7 @@
  * Works: sources are opened, the target is made and opened, vdisk_job_copy() fills it, vdisk_finish() has it
  * count. Fails: what is wrong with options, names or sizes is said before anything is written. Later, or
  * interrupted, what was made is removed; a file that was there is left empty (tools/target.h); with -n the target
- * is as far as it was written. Killed: a new qcow2 image is unfinished, which nobody takes for whole.
+ * is as far as it was written. Killed: a new qcow2 image is unfinished, which nobody takes for a qcow2 one.
  *
  * Not as QEMU: unless -t says otherwise the target goes past the page cache, and is flushed at the end.
  */

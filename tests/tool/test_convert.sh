@@ -212,6 +212,16 @@ done
 timeout --foreground -s INT 1 "$tool" convert -r 1M -f raw -O qcow2 -o data_file=new.data slow new >out 2>err
 absent new
 absent new.data
+# Killed: the image is unfinished, and no qcow2 image to whoever is told the format.
+timeout --foreground -s KILL 1 "$tool" convert -r 1M -f raw -O qcow2 slow new >out 2>err
+for way in "" "-f qcow2"; do
+    refused "new: is an unfinished image" info $way new
+    refused "new: is an unfinished image" convert $way new other
+done
+qemu-img info -f qcow2 new >out 2>err
+same "exit code of qemu-img on an unfinished image" $? 1
+says err "not in qcow2 format"
+rm new
 (ulimit -f 4096; trap '' XFSZ; "$tool" convert -f raw slow new >out 2>err)
 same "exit code at a limit" $? 1
 absent new
