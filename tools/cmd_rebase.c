@@ -6,7 +6,7 @@
  * interrupted, the image reads as before, by its old backing file, and the same command again ends the work.
  *
  * Not as QEMU: unless -t or -T say otherwise the files are used past the page cache; an image is not put below
- * itself, with -u either.
+ * itself, by its own name with -u either.
  */
 #include <stdio.h>
 

@@ -139,6 +139,8 @@ def refusals():
         for share in (), ("-U",):
             refused("l1: the image would be part of its own backing chain", *share, "-b", below, "-F", "qcow2",
                     "l1")
+    t.must(t.tool, "rebase", "-u", "-b", "l3", "-F", "qcow2", "l1") # nothing is opened: a circle
+    t.must(t.tool, "rebase", "-u", "-b", "l0", "-F", "raw", "l1")
     refused("1023 bytes", "-u", "-b", "x" * 1024, "-F", "raw", "l1")
     refused("does not fit", "-u", "-b", "x" * 400, "-F", "raw", "small")
     refused("raw volume has no backing file", "-u", "-b", "l1", "-F", "qcow2", "-f", "raw", "l0")
