@@ -430,7 +430,7 @@ static void give_back(struct convert *c)
 
 static int run(const struct cli_verb *verb, int argc, char **argv)
 {
-    struct convert c = {.verb = verb, .o.opts = {.size = sizeof c.o.opts, .format = "raw"},
+    struct convert c = {.verb = verb, .o.is_target = true, .o.opts = {.size = sizeof c.o.opts, .format = "raw"},
                         .copy.size = sizeof c.copy, .source_flags = VDISK_OPEN_BUFFERED};
     struct cli_parser p;
     int rc;

@@ -191,7 +191,7 @@ static int apply_options(struct measure *m)
 
 static int run(const struct cli_verb *verb, int argc, char **argv)
 {
-    struct measure m = {.verb = verb, .o.opts = {.size = sizeof m.o.opts, .format = "raw"},
+    struct measure m = {.verb = verb, .o.is_target = true, .o.opts = {.size = sizeof m.o.opts, .format = "raw"},
                         .flags = VDISK_OPEN_BUFFERED};
     struct cli_parser p;
     int rc;

@@ -189,8 +189,8 @@ static int apply_pair(struct create_options *c, const struct cli_pair *pair)
     const struct create_option *o = find_option(pair, &value);
 
     if (o == NULL || (c->raw && !o->raw_too)) {
-        snprintf(c->why, sizeof c->why, "%s: format %s has no option '%s'; '-f %s -o help' lists them", c->name,
-                 c->opts.format, pair->key, c->opts.format);
+        snprintf(c->why, sizeof c->why, "%s: format %s has no option '%s'; '-%c %s -o help' lists them", c->name,
+                 c->opts.format, pair->key, c->is_target ? 'O' : 'f', c->opts.format);
         return -EINVAL;
     }
     if (value == NULL) {

@@ -15,6 +15,7 @@ struct create_options {
     const char              *prealloc; /* as given */
     bool                     have_size;
     bool                     raw;      /* format is raw */
+    bool                     is_target; /* the verb takes the format by -O, not -f */
     bool                     have_data_file_raw;
     char                     why[1024]; /* one line, after a failure */
 };

@@ -169,7 +169,9 @@ refused "between 1 and 16" convert -m 17 data new
 refused "between 1 and 16" convert -m 0 data new
 refused "Invalid buffer size" convert -S 1000 data new
 refused "Invalid rate limit specified: 'x'" convert -r x data new
-refused "no option 'nothing'" convert -O qcow2 -o nothing=1 data new
+refused "no option 'nothing'; '-O qcow2 -o help' lists them" convert -O qcow2 -o nothing=1 data new
+refused "no option 'nothing'; '-O raw -o help' lists them" measure -o nothing=1 data
+refused "no option 'nothing'; '-f raw -o help' lists them" create -o nothing=1 new 1M
 refused "output file is smaller than input file" convert -n -O raw -f raw data odd
 refused "nodir/new" convert -f raw data nodir/new
 refused "new" convert -n -f raw -O raw data new
