@@ -52,7 +52,7 @@ static const struct cli_option options[] = {
     {OPT_OUTPUT, "output", "FORM", "human (default) or json"},
     {'T', "cache", "MODE", "none (default), writeback, writethrough, directsync or unsafe"},
     {'U', "force-share", NULL, "open NAME although others write to it"},
-    {'p', "progress", NULL, "show progress"},
+    {'p', "progress", NULL, "show progress; not with JSON output"},
     {'q', "quiet", NULL, "print nothing but errors"},
     CLI_IMAGE_OPTIONS,
     {0, NULL, NULL, NULL},
@@ -324,7 +324,7 @@ static int run(const struct cli_verb *verb, int argc, char **argv)
     for (int id; (id = cli_parser_next(&p)) != CLI_END;)
         if (parse_option(&c, id, p.value) != CLI_OK)
             return CLI_FAILED;
-    c.progress.enabled = c.progress.enabled && !c.quiet;
+    c.progress.enabled = c.progress.enabled && !c.quiet && !c.json;
     if (cli_operands(&p, &operands) != 1)
         return cli_usage_error(verb, "Expecting one image file name");
     if (c.verify && (c.manifest || c.block_size > 0))

@@ -142,6 +142,8 @@ def output():
     found = json.loads(tool(0, "checksum", "--output", "json", "-f", "raw", "a").stdout)
     expect("json", found == {"filename": "a", "algorithm": "blake2b-256", "block_size": 4 * MIB, "size": 5 * MIB,
                              "checksum": wanted(data)}, found)
+    progress = tool(0, "checksum", "-p", "--output", "json", "-f", "raw", "a").stdout
+    expect("no progress with json", progress.startswith("{") and json.loads(progress) == found, progress)
     expect("quiet", tool(0, "checksum", "-q", "-p", "a").stdout == "")
     expect("progress", "(100.00/100%)" in tool(0, "checksum", "-p", "a").stdout)
     out = tool(0, "checksum", "--image-opts", "driver=raw,file.filename=a").stdout
