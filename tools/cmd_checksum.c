@@ -3,7 +3,7 @@
  * checksum: the digest of what an image reads as; a manifest with those of its blocks; and what differs from one.
  *
  * Works: vdisk_job_checksum() goes through the image, and its blocks are written down, or compared, as they are
- * told. Exit code 0: done, and nothing differs; 1: something does (or a wrong command line); 2: an error. Fails,
+ * told. Exit code 0: done, and nothing differs; 1: something does; 2: an error, be it of the command line. Fails,
  * or is interrupted: what was at the manifest's place is as before.
  */
 #include <errno.h>
@@ -314,26 +314,33 @@ static int parse_option(struct checksum *c, int id, const char *value)
     return CLI_OK;
 }
 
+static int take_command_line(struct checksum *c, struct cli_parser *p)
+{
+    char **operands;
+
+    for (int id; (id = cli_parser_next(p)) != CLI_END;)
+        if (parse_option(c, id, p->value) != CLI_OK)
+            return CLI_FAILED;
+    c->progress.enabled = c->progress.enabled && !c->quiet && !c->json;
+    if (cli_operands(p, &operands) != 1)
+        return cli_usage_error(c->verb, "Expecting one image file name");
+    if (c->verify && (c->manifest || c->block_size > 0))
+        return cli_usage_error(c->verb, "--verify takes all from its manifest: not with --manifest or "
+                                        "--block-size");
+    if (c->block_size == 0)
+        c->block_size = BLOCK;
+    c->shown = operands[0];
+    c->name = cli_image(p, operands[0], c->format);
+    return c->name != NULL ? CLI_OK : CLI_FAILED;
+}
+
 static int run(const struct cli_verb *verb, int argc, char **argv)
 {
     struct checksum c = {.verb = verb};
     struct cli_parser p;
-    char **operands;
 
     cli_parser_init(&p, verb, argc, argv);
-    for (int id; (id = cli_parser_next(&p)) != CLI_END;)
-        if (parse_option(&c, id, p.value) != CLI_OK)
-            return CLI_FAILED;
-    c.progress.enabled = c.progress.enabled && !c.quiet && !c.json;
-    if (cli_operands(&p, &operands) != 1)
-        return cli_usage_error(verb, "Expecting one image file name");
-    if (c.verify && (c.manifest || c.block_size > 0))
-        return cli_usage_error(verb, "--verify takes all from its manifest: not with --manifest or --block-size");
-    if (c.block_size == 0)
-        c.block_size = BLOCK;
-    c.shown = operands[0];
-    c.name = cli_image(&p, operands[0], c.format);
-    return c.name != NULL ? checksum(&c) : FAILED;
+    return take_command_line(&c, &p) == CLI_OK ? checksum(&c) : FAILED; /* 1 is for what differs */
 }
 
 const struct cli_verb cli_checksum = {
@@ -344,6 +351,6 @@ const struct cli_verb cli_checksum = {
     .notes = "The same for one content, whatever the format, and what of it is allocated: the blake2b-256\n"
              "of those of all blocks. What is known to be zeros is not read. With --verify, an image that is\n"
              "shorter or longer than the manifest says is different; what it is shorter is zeros.\n"
-             "Exit code: 0, 1 different (or a wrong command line), 2 another error.\n",
+             "Exit code: 0, 1 different, 2 an error or a wrong command line.\n",
     .run = run,
 };

@@ -44,11 +44,11 @@ same() {
     [ "$2" = "$3" ] || fail "$1: '$2', not '$3'"
 }
 
-# refused TEXT ARGUMENT...: exit code 1, one line on stderr that contains the text, nothing on stdout.
+# refused TEXT ARGUMENT...: exit code 1 (or $refusal), one line on stderr that has the text, nothing on stdout.
 refused() {
     text=$1
     shift
-    run 1 "$@"
+    run "${refusal:-1}" "$@"
     says err "$text"
     same "lines on stderr of: $*" "$(grep -vc '^vdisk-io: hint: ' err)" 1
     same "stdout of: $*" "$(wc -c <out)" 0

@@ -150,8 +150,8 @@ def output():
     expect("options", out.startswith(wanted(data)))
     for args in (["a", "b"], ["--block-size", "1000", "a"], ["--block-size", "128M", "a"], ["-T", "x", "a"],
                  ["--output", "xml", "a"], ["--verify", "m", "--manifest", "n", "a"],
-                 ["--verify", "m", "--block-size", "4k", "a"]):
-        expect(f"{args}: one line", tool(1, "checksum", *args).stderr.count("\n") == 1)
+                 ["--verify", "m", "--block-size", "4k", "a"], ["--nothing", "a"], ["--verify"], []):
+        expect(f"{args}: one line", tool(2, "checksum", *args).stderr.count("\n") == 1)
     for args in (["missing"], ["-f", "qcow2", "a"], ["--verify", "missing", "a"], ["--verify", ".", "a"]):
         lines = [x for x in tool(2, "checksum", *args).stderr.splitlines() if not x.startswith("vdisk-io: hint: ")]
         expect(f"{args}: one line", len(lines) == 1, lines)
