@@ -98,7 +98,7 @@ static int parse_parallel(struct convert *c, const char *value)
     uint64_t n;
 
     if (cli_parse_number(value, PARALLEL_MOST, &n) < 0 || n == 0)
-        return cli_usage_error(c->verb, "Invalid number of coroutines specified. Must be between 1 and 16.");
+        return cli_usage_error(c->verb, "Invalid number of coroutines specified. Must be between 1 and 16");
     c->copy.depth = (uint32_t)n;
     return CLI_OK;
 }

@@ -43,9 +43,9 @@ static int parse_number(const struct dd *d, const char *key, const char *text, u
                         uint64_t *ret)
 {
     if (cli_parse_size(text, ret) < 0)
-        return cli_usage_error(d->verb, "Invalid %s specified: '%s'.", key, text);
+        return cli_usage_error(d->verb, "Invalid %s specified: '%s'", key, text);
     if (*ret < least || *ret > most)
-        return cli_usage_error(d->verb, "Invalid %s specified. Must be between %" PRIu64 " and %" PRIu64 ".", key,
+        return cli_usage_error(d->verb, "Invalid %s specified. Must be between %" PRIu64 " and %" PRIu64, key,
                                least, most);
     return CLI_OK;
 }

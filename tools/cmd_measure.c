@@ -164,11 +164,11 @@ static int take_operands(struct measure *m, const struct cli_parser *p)
     int n = cli_operands(p, &operands);
 
     if (n > 1)
-        return cli_usage_error(m->verb, "At most one filename argument is allowed.");
+        return cli_usage_error(m->verb, "At most one filename argument is allowed");
     if (m->size != NULL && (n > 0 || p->image_opts || m->format != NULL))
-        return cli_usage_error(m->verb, "--size N cannot be used together with a filename.");
+        return cli_usage_error(m->verb, "--size N cannot be used together with a filename");
     if (m->size == NULL && n == 0)
-        return cli_usage_error(m->verb, "Either --size N or one filename must be specified.");
+        return cli_usage_error(m->verb, "Either --size N or one filename must be specified");
     if (n == 1)
         m->name = cli_image(p, operands[0], m->format);
     return n == 1 && m->name == NULL ? CLI_FAILED : CLI_OK;
@@ -185,7 +185,7 @@ static int apply_options(struct measure *m)
         return CLI_FAILED;
     }
     if (m->size != NULL && create_options_set_size(&m->o, m->size) < 0)
-        return cli_usage_error(m->verb, "Invalid image size specified: '%s'.", m->size);
+        return cli_usage_error(m->verb, "Invalid image size specified: '%s'", m->size);
     return CLI_OK;
 }
 

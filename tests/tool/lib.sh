@@ -52,6 +52,7 @@ refused() {
     says err "$text"
     same "lines on stderr of: $*" "$(grep -vc '^vdisk-io: hint: ' err)" 1
     same "stdout of: $*" "$(wc -c <out)" 0
+    same "full stops before '; see' of: $*" "$(grep -c '\.; see' err)" 0
 }
 
 finish() {

@@ -165,7 +165,7 @@ refused "requires use of -n flag" convert --target-is-zero data new
 refused "-o has no effect" convert -n -o size=1 data old
 refused "Invalid cache option: x" convert -t x data new
 refused "Invalid source cache option: x" convert -T x data new
-refused "between 1 and 16" convert -m 17 data new
+refused "between 1 and 16; see" convert -m 17 data new
 refused "between 1 and 16" convert -m 0 data new
 refused "Invalid buffer size" convert -S 1000 data new
 refused "Invalid rate limit specified: 'x'" convert -r x data new

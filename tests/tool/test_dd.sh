@@ -40,10 +40,10 @@ refused "Must specify both" dd of=new
 refused "unrecognized operand osize=1" dd osize=1 if=a of=new
 refused "unrecognized operand x" dd x if=a of=new
 refused "no option '-n'" dd -n if=a of=new
-refused "Invalid bs specified. Must be between 1 and 2147483647." dd bs=0 if=a of=new
-refused "Invalid bs specified. Must be between 1 and 2147483647." dd bs=3G if=a of=new
-refused "Invalid bs specified: 'x'." dd bs=x if=a of=new
-refused "Invalid count specified: '-1'." dd count=-1 if=a of=new
+refused "Invalid bs specified. Must be between 1 and 2147483647; see" dd bs=0 if=a of=new
+refused "Invalid bs specified. Must be between 1 and 2147483647; see" dd bs=3G if=a of=new
+refused "Invalid bs specified: 'x'; see" dd bs=x if=a of=new
+refused "Invalid count specified: '-1'; see" dd count=-1 if=a of=new
 refused "Unknown file format 'vmdk'" dd -O vmdk if=a of=new
 refused "same file" dd if=a of=./a
 refused "missing" dd if=missing of=new

@@ -46,6 +46,10 @@ for verb in $verbs; do
 done
 refusal=1
 refused "--output takes human or json" info --output=xml x
+refused "must be specified; see" measure
+refused "argument is allowed; see" measure a b
+refused "with a filename; see" measure -s 1M a
+refused "Invalid image size specified: 'x'; see" measure -s x
 refused "takes the name of one image" info a b
 refused "takes the name of the image and its size" create a 1 2
 
