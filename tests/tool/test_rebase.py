@@ -144,7 +144,9 @@ def refusals():
     refused("1023 bytes", "-u", "-b", "x" * 1024, "-F", "raw", "l1")
     refused("does not fit", "-u", "-b", "x" * 400, "-F", "raw", "small")
     refused("raw volume has no backing file", "-u", "-b", "l1", "-F", "qcow2", "-f", "raw", "l0")
-    refused("compressed", "-c", "-b", "", "l1")
+    refused("-c: a rebase cannot compress what it writes yet", "-c", "-b", "", "l1")
+    refused("Must specify backing file (-b) or use unsafe mode (-u)", "-c", "l1")
+    t.must(t.tool, "rebase", "-c", "-u", "-b", "l2", "-F", "qcow2", "l3") # as it was
     refused("Invalid cache option: x", "-t", "x", "-b", "", "l1")
     refused("Invalid source cache option: x", "-T", "x", "-b", "", "l1")
     refused("Expecting one image file name", "-b", "", "l1", "l0")
