@@ -360,7 +360,7 @@ static enum scan_result wait_for_survey(struct alloc *a)
         return SCAN_UNSURVEYED;
     if (a->look == LOOK_TAIL)
         return find_tail(a);
-    if (a->look == LOOK_HOLES) {
+    if (a->look == LOOK_HOLES && !MUTANT(SEARCH_ALL)) {
         look_further(a);
     } else {
         a->known_only = true;
