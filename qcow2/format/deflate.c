@@ -8,8 +8,7 @@
  * Deflate looks back up to 32 KiB, though QEMU itself writes with a window of 4 KiB, and asks zlib for no more
  * when it reads. What it then needs is bounded by that only for what an earlier call of inflate() gave: within the
  * output of one call zlib goes back as far as a stream says, and QEMU has a whole cluster decoded by one call into
- * one buffer, as 7.2 and 10 do. The window is worth 7 % of the size, and the library that has no other is six
- * times as fast.
+ * one buffer, as 7.2 and 10 do. The library that has no other window is by far the faster one.
  */
 #include "qcow2/format/deflate.h"
 
