@@ -145,7 +145,18 @@ static int64_t blocking_truncate(struct io *io)
     return 0;
 }
 
-/* Data begins where a hole ends: two calls for both. */
+/*
+ * SEEK_DATA gives up by ENXIO where nothing but a hole follows. That alone would make zeros of all that is left:
+ * it is believed when SEEK_HOLE does not find data there.
+ */
+static bool is_hole_to_end(int fd, uint64_t pos)
+{
+    off_t hole = lseek(fd, (off_t)pos, SEEK_HOLE);
+
+    return hole < 0 ? errno == ENXIO : (uint64_t)hole == pos;
+}
+
+/* Data begins where a hole ends: two calls for both, and one more at the end. */
 static int64_t blocking_status(struct io *io)
 {
     int fd = fd_backend_of(io)->fd;
@@ -157,8 +168,8 @@ static int64_t blocking_status(struct io *io)
         bool no_more = data < 0 && errno == ENXIO;
         if (data < 0 && !no_more && errno != EINVAL && errno != EOPNOTSUPP)
             return -errno;
-        if (data < 0) {
-            status_add(s, end, no_more); /* or the file system does not tell */
+        if (data < 0) { /* or the file system does not tell */
+            status_add(s, end, no_more && is_hole_to_end(fd, pos));
             break;
         }
         if ((uint64_t)data > pos)
