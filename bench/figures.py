@@ -2,72 +2,52 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What the project holds itself to: ratios of two sides that take turns. Started by bench/figures."""
 import argparse
-import contextlib
 import dataclasses
 import json
-import math
 import os
 import pathlib
 import re
-import shutil
 import statistics
-import subprocess
 import sys
-import tempfile
+
+import judge
+import scratch
+from work import LOOKUP, Work, WorkError
 
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 
 
 @dataclasses.dataclass
-class Value:
-    """What one side did: requests a second, and processor time of the process for each."""
-    iops: float
-    cpu_us: float
-
-
-@dataclasses.dataclass
-class Figure:
+class Ratio:
+    """Two sides, each a function that gives a sample: iops, and cpu_us for each request."""
     name: str
-    side: object   # () -> Value
-    other: object  # () -> Value, or None: the figure is the side's own value
-    bound: object  # a number; None: to compare with
+    side: object
+    other: object
+    bound: float | None  # None: to compare with
     of: str = "iops"
     at_most: bool = False
 
 
-class Bench:
+class Bench(Work):
     """Volumes in a scratch folder, and loads on them by our tool or by the peer's."""
-
-    def __init__(self, tool, peer, scratch):
-        self.tool, self.peer, self.scratch = tool, peer, scratch
-
-    def run(self, *command):
-        done = subprocess.run([str(word) for word in command], cwd=self.scratch, capture_output=True, text=True)
-        if done.returncode != 0:
-            sys.exit(f"bench/figures: {' '.join(map(str, command))}\n{done.stdout}{done.stderr}")
-        return done.stdout
 
     def fresh(self, kind, size, **options):
         """A new volume, with nothing of its making left to be paid."""
         path = f"fresh.{kind}"
-        (self.scratch / path).unlink(missing_ok=True)
+        self.remove(path)
         words = [f"--{k}={v}" if len(k) > 1 else f"-{k}{v}" for k, v in options.items()]
         self.run(self.tool, "create", "-q", "-f", kind, *words, path, size)
         os.sync()
         return path
 
     def ours(self, *words):
-        out = json.loads(self.run(self.tool, "bench", "--output", "json", *words))
-        return Value(out["iops"], out["cpu"]["us-per-request"])
+        return self.bench(*words)
 
     def theirs(self, count, *words, cache="none", image_opts=False):
         how = [] if image_opts else ["-i", "io_uring"]
-        before = os.times()
-        out = self.run(self.peer, "bench", "-c", count, "-t", cache, *how, *words)
-        after = os.times()
-        seconds = float(re.search(r"Run completed in ([0-9.]+) seconds", out)[1])
-        cpu = after.children_user + after.children_system - before.children_user - before.children_system
-        return Value(count / seconds, cpu * 1e6 / count)
+        sample = self.measured(self.peer, "bench", "-c", count, "-t", cache, *how, *words, keep=True)
+        seconds = float(re.search(r"Run completed in ([0-9.]+) seconds", sample["out"])[1])
+        return {"iops": count / seconds, "cpu_us": sample["cpu"] * 1e6 / count}
 
     # ---- the work -------------------------------------------------------------------------------------------
 
@@ -84,7 +64,7 @@ class Bench:
 
     def written(self, name, kind):
         """A volume of which every byte has been written, made once."""
-        if not (self.scratch / name).exists():
+        if not self.path(name).exists():
             self.run(self.tool, "create", "-q", "-f", kind, name, GIB)
             self.run(self.tool, "bench", "-f", kind, "--rw", "write", "--bs", "1M", "--count", 1024, name)
             os.sync()
@@ -93,7 +73,7 @@ class Bench:
     def overlay(self):
         """A qcow2 volume over a base that holds data everywhere."""
         base = self.written("base.raw", "raw")
-        path = self.scratch / "overlay.qcow2"
+        path = self.path("overlay.qcow2")
         path.unlink(missing_ok=True)
         self.run(self.tool, "create", "-q", "-f", "qcow2", "-b", base, "-F", "raw", path.name)
         os.sync()
@@ -124,7 +104,7 @@ class Bench:
         return self.theirs(60000, "-f", "qcow2", "-w", "-n", "-s", 4096, "-S", 37 * MIB + 4 * KIB, "-d", 32,
                            self.written("allocated.qcow2", "qcow2"))
 
-    def fio(self, path, *words):
+    def plain_fio(self, path, *words):
         """The floor and the ceiling: fio's io_uring engine, as cheap as it can be, on a plain file."""
         out = self.run("fio", "--name=limit", f"--filename={path}", f"--size={GIB}", "--direct=1", "--iodepth=32",
                        "--ioengine=io_uring", "--output-format=json", "--clocksource=clock_gettime",
@@ -132,23 +112,23 @@ class Bench:
         job = json.loads(out[out.index("{"):])["jobs"][0]
         ios = job["write"]["total_ios"]
         cpu = (job["usr_cpu"] + job["sys_cpu"]) / 100 * job["job_runtime"] / 1000
-        return Value(ios / (job["write"]["runtime"] / 1000), cpu * 1e6 / ios)
+        return {"iops": ios / (job["write"]["runtime"] / 1000), "cpu_us": cpu * 1e6 / ios}
 
     def plain(self):
         """A file that has been written from end to end."""
-        path = self.scratch / "plain.raw"
+        path = self.path("plain.raw")
         if not path.exists():
             self.run(self.tool, "create", "-q", "-f", "raw", "-o", "preallocation=full", path.name, GIB)
             os.sync()
         return path.name
 
     def rewrite_floor(self):
-        return self.fio(self.plain(), "--rw=randwrite", "--bs=4k", "--registerfiles", "--fixedbufs",
-                        "--nonvectored=1", "--iodepth_batch=16", "--iodepth_batch_complete_min=16")
+        return self.plain_fio(self.plain(), "--rw=randwrite", "--bs=4k", "--registerfiles", "--fixedbufs",
+                              "--nonvectored=1", "--iodepth_batch=16", "--iodepth_batch_complete_min=16")
 
     def cow_ceiling(self):
         """As many reads as writes, of a cluster each: what copying up costs the device, whoever does it."""
-        return self.fio(self.plain(), "--rw=randrw", "--rwmixread=50", "--bs=64k")
+        return self.plain_fio(self.plain(), "--rw=randrw", "--rwmixread=50", "--bs=64k")
 
     def null_rewrite_ours(self):
         """The engine's part of it: the data file takes no time."""
@@ -156,7 +136,7 @@ class Bench:
                          "--count", 2000000)
 
     def null_rewrite_theirs(self):
-        path = self.scratch / "null-data.qcow2"
+        path = self.path("null-data.qcow2")
         if not path.exists():
             self.run(self.tool, "create", "-q", "-f", "qcow2", "-o",
                      "data_file=null-data.raw,preallocation=metadata", path.name, GIB)
@@ -174,7 +154,7 @@ class Bench:
 
     def mapped(self, size):
         """Random reads of an image whose clusters are all mapped to holes in the file."""
-        path = self.scratch / f"mapped-{size}.qcow2"
+        path = self.path(f"mapped-{size}.qcow2")
         if not path.exists():
             self.run(self.tool, "create", "-q", "-f", "qcow2", "-o", "preallocation=metadata", path.name, size)
             os.sync()
@@ -186,30 +166,31 @@ def figures(b):
     rand = ("--rw", "randwrite", "--count", 40000)
     seq = ("--rw", "write", "--bs")
     return [
-        Figure("first touch 4k random qd32: sparse qcow2 / sparse raw", b.first_touch("qcow2", 16 * GIB, *rand),
-               b.first_touch("raw", 16 * GIB, *rand), 1.0),
-        Figure("first touch 4k step 64k qd32: ours / QEMU", b.step_ours, b.step_theirs, 5),
-        Figure("first touch 64k sequential qd32: sparse qcow2 / sparse raw",
-               b.first_touch("qcow2", 2 * GIB, *seq, "64k", "--count", 32768),
-               b.first_touch("raw", 2 * GIB, *seq, "64k", "--count", 32768), 0.97),
-        Figure("first touch 1M sequential qd32: sparse qcow2 / sparse raw",
-               b.first_touch("qcow2", 2 * GIB, *seq, "1M", "--count", 2048),
-               b.first_touch("raw", 2 * GIB, *seq, "1M", "--count", 2048), 0.97),
-        Figure("first touch over a backing file 4k step 64k qd32: ours / QEMU", b.cow_ours, b.cow_theirs, 2),
-        Figure("first touch 4k write with flush (durable when done) qd8: ours / QEMU", b.durable_ours,
-               b.durable_theirs, 3),
-        Figure("mapped 4k reads, metadata in memory, no data, 1 queue", b.lookup(1), None, 5e6),
-        Figure("the same: 2 queues / 1 queue", b.lookup(2), b.lookup(1), 1.8),
-        Figure("allocating 4k writes in memory: 2 queues / 1 queue", b.allocation(2), b.allocation(1), 1.6),
-        Figure("CPU per 4k rewrite qd32: ours / QEMU", b.rewrite_ours, b.rewrite_theirs, 0.5, of="cpu_us",
-               at_most=True),
-        Figure("the same without a device (data on null): ours / QEMU", b.null_rewrite_ours, b.null_rewrite_theirs,
-               0.5, of="cpu_us", at_most=True),
-        Figure("limit: CPU per 4k rewrite, fio at its best on the same file / QEMU", b.rewrite_floor,
-               b.rewrite_theirs, None, of="cpu_us"),
-        Figure("limit: first touch over a backing file, ours / fio reading and writing 64k each", b.cow_ours,
-               b.cow_ceiling, None),
-        Figure("random 4k reads, all mapped, 32M of cache: 1T / 1G", b.mapped(TIB), b.mapped(GIB), 0.8),
+        Ratio("first touch 4k random qd32: sparse qcow2 / sparse raw", b.first_touch("qcow2", 16 * GIB, *rand),
+              b.first_touch("raw", 16 * GIB, *rand), 1.0),
+        Ratio("first touch 4k step 64k qd32: ours / QEMU", b.step_ours, b.step_theirs, 5),
+        Ratio("first touch 64k sequential qd32: sparse qcow2 / sparse raw",
+              b.first_touch("qcow2", 2 * GIB, *seq, "64k", "--count", 32768),
+              b.first_touch("raw", 2 * GIB, *seq, "64k", "--count", 32768), 0.97),
+        Ratio("first touch 1M sequential qd32: sparse qcow2 / sparse raw",
+              b.first_touch("qcow2", 2 * GIB, *seq, "1M", "--count", 2048),
+              b.first_touch("raw", 2 * GIB, *seq, "1M", "--count", 2048), 0.97),
+        Ratio("first touch over a backing file 4k step 64k qd32: ours / QEMU", b.cow_ours, b.cow_theirs, 2),
+        Ratio("first touch 4k write with flush (durable when done) qd8: ours / QEMU", b.durable_ours,
+              b.durable_theirs, 3),
+        Ratio("mapped 4k reads, metadata in memory, no data, 1 queue / a reference loop", b.lookup(1),
+              lambda: b.reference("lookup", 2), LOOKUP),
+        Ratio("the same: 2 queues / 1 queue", b.lookup(2), b.lookup(1), 1.8),
+        Ratio("allocating 4k writes in memory: 2 queues / 1 queue", b.allocation(2), b.allocation(1), 1.6),
+        Ratio("CPU per 4k rewrite qd32: ours / QEMU", b.rewrite_ours, b.rewrite_theirs, 0.5, of="cpu_us",
+              at_most=True),
+        Ratio("the same without a device (data on null): ours / QEMU", b.null_rewrite_ours, b.null_rewrite_theirs,
+              0.5, of="cpu_us", at_most=True),
+        Ratio("limit: CPU per 4k rewrite, fio at its best on the same file / QEMU", b.rewrite_floor,
+              b.rewrite_theirs, None, of="cpu_us"),
+        Ratio("limit: first touch over a backing file, ours / fio reading and writing 64k each", b.cow_ours,
+              b.cow_ceiling, None),
+        Ratio("random 4k reads, all mapped, 32M of cache: 1T / 1G", b.mapped(TIB), b.mapped(GIB), 0.8),
     ]
 
 
@@ -219,95 +200,56 @@ def beside(new, old):
     for ours, others in zip(figures(new), figures(old)):
         if not ours.name.startswith("limit"):
             what = ours.name.split(" / ")[0].removesuffix(": ours")
-            pairs.append(Figure(f"{what}: this build / the other", ours.side, others.side, None, ours.of))
+            pairs.append(Ratio(f"{what}: this build / the other", ours.side, others.side, None, ours.of))
     return pairs
 
 
-def interval(values):
-    """Where the median lies in 19 of 20 cases or more, by how many values must lie on each side of it."""
-    n, below, rank = len(values), 0.0, 0
-    while rank < n // 2 and below + math.comb(n, rank) / 2 ** n <= 0.025:
-        below += math.comb(n, rank) / 2 ** n
-        rank += 1
-    return (sorted(values)[rank - 1], sorted(values)[n - rank]) if rank > 0 else None
+def measure(ratio, rounds, seconds):
+    def value(r):
+        return r["side"][ratio.of] / r["other"][ratio.of]
 
-
-def met(figure, median):
-    if figure.bound is None:
-        return None
-    return median <= figure.bound if figure.at_most else median >= figure.bound
-
-
-def measure(figure, rounds):
-    """Each round both sides, taking turns in being first."""
-    ratios, sides, others = [], [], []
-    for number in range(rounds):
-        order = [figure.side, figure.other] if number % 2 == 0 else [figure.other, figure.side]
-        got = {side: getattr(side(), figure.of) for side in order if side}
-        sides.append(got[figure.side])
-        if figure.other:
-            others.append(got[figure.other])
-            ratios.append(sides[-1] / others[-1])
-        else:
-            ratios.append(sides[-1])
-    median = statistics.median(ratios)
-    return {"name": figure.name, "of": figure.of, "median": median, "min": min(ratios), "max": max(ratios),
-            "bound": figure.bound, "at-most": figure.at_most, "rounds": rounds,
-            "met": met(figure, median), "interval": interval(ratios),
-            "side": statistics.median(sides), "other": statistics.median(others) if others else None}
-
-
-def show(value):
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.2f}"
+    figure = judge.Figure(ratio.name, value, ratio.bound, ratio.at_most)
+    done = judge.gather({"side": ratio.side, "other": ratio.other}, [figure], rounds, seconds)
+    medians = {side: statistics.median(r[side][ratio.of] for r in done) for side in ("side", "other")}
+    return judge.judge_rounds(figure, done) | {"of": ratio.of} | medians
 
 
 def line(row):
-    asked = ""
-    if row["bound"] is not None:
-        asked = (f", {'at most' if row['at-most'] else 'at least'} {show(row['bound'])}: "
-                 f"{'met' if row['met'] else 'NOT MET'}")
-    elif row["interval"]:
-        asked = f", {show(row['interval'][0])} to {show(row['interval'][1])} in 19 of 20 cases"
-    sides = show(row["side"]) + (f" / {show(row['other'])}" if row["other"] else "")
-    return f"{row['name']}: {show(row['median'])} ({show(row['min'])} to {show(row['max'])}){asked}   [{sides}]"
-
-
-@contextlib.contextmanager
-def scratch_folder(parent):
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="vdisk-figures-", dir=parent)).resolve()
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    return f"{judge.line(row)}   [{judge.show(row['side'])} / {judge.show(row['other'])}]"
 
 
 def main():
     parser = argparse.ArgumentParser(prog="bench/figures", description="Measure what the project holds itself to.")
-    parser.add_argument("--rounds", type=int, default=5, help="of each figure (5)")
+    parser.add_argument("--rounds", type=int, default=6, help="of each figure (6, the fewest that can tell)")
+    parser.add_argument("--limit", type=float, default=20, metavar="SECONDS",
+                        help="for more rounds of a figure that is undecided (20)")
     parser.add_argument("--only", metavar="REGEX", help="only figures whose name matches")
     parser.add_argument("--dir", default=".", help="where volumes are made; about 6 GiB")
     parser.add_argument("--against", metavar="TOOL", type=pathlib.Path,
                         help="another build's vdisk-io: the same work by both, taking turns, and no peer")
     parser.add_argument("--out", metavar="FILE", help="also write the result as JSON")
-    parser.add_argument("--tool", type=pathlib.Path, required=True, help=argparse.SUPPRESS)
-    parser.add_argument("--peer", type=pathlib.Path, required=True, help=argparse.SUPPRESS)
+    for name in ("tool", "peer", "probe"):
+        parser.add_argument(f"--{name}", required=True, help=argparse.SUPPRESS)
     args = parser.parse_args()
     rows = []
-    with scratch_folder(args.dir) as scratch:
-        bench = Bench(args.tool.resolve(), args.peer, scratch)
+    with scratch.folder(args.dir, "vdisk-figures") as folder:
+        bench = Bench(args.tool, args.peer, args.probe, folder)
         version = bench.run(args.peer, "--version").splitlines()[0]
         print(f"peer: {version}", flush=True)
         wanted = figures(bench)
         if args.against:
-            (scratch / "other").mkdir()
-            wanted = beside(bench, Bench(args.against.resolve(), args.peer, scratch / "other"))
-        for figure in wanted:
-            if not args.only or re.search(args.only, figure.name):
-                rows.append(measure(figure, args.rounds))
+            (folder / "other").mkdir()
+            wanted = beside(bench, Bench(args.against, args.peer, args.probe, folder / "other"))
+        for ratio in wanted:
+            if not args.only or re.search(args.only, ratio.name):
+                rows.append(measure(ratio, args.rounds, args.limit))
                 print(line(rows[-1]), flush=True)
     if args.out:
         pathlib.Path(args.out).write_text(json.dumps({"peer": version, "figures": rows}, indent=2) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except WorkError as error:
+        sys.exit(f"bench/figures: {error}")

@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A folder for a run's volumes, gone at the end, however the run ends; and when a signal ends it."""
+import contextlib
+import pathlib
+import shutil
+import signal
+import sys
+import tempfile
+
+
+@contextlib.contextmanager
+def folder(parent, name):
+    """A new folder in `parent`. SIGTERM and SIGHUP end the program as SIGINT does: by what is in `finally`."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGHUP, lambda *_: sys.exit(129))
+    made = pathlib.Path(tempfile.mkdtemp(prefix=f"{name}-", dir=parent)).resolve()
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
