@@ -11,9 +11,13 @@ import tempfile
 @contextlib.contextmanager
 def folder(parent, name):
     """A new folder in `parent`. SIGTERM and SIGHUP end the program as SIGINT does: by what is in `finally`."""
+    signal.signal(signal.SIGINT, signal.default_int_handler) # it is ignored in what a script starts with &
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     signal.signal(signal.SIGHUP, lambda *_: sys.exit(129))
-    made = pathlib.Path(tempfile.mkdtemp(prefix=f"{name}-", dir=parent)).resolve()
+    try:
+        made = pathlib.Path(tempfile.mkdtemp(prefix=f"{name}-", dir=parent)).resolve()
+    except OSError as error:
+        sys.exit(f"{parent}: {error.strerror}: give another --dir")
     try:
         yield made
     finally:

@@ -1,0 +1,183 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Bulk work beside QEMU's: convert, commit, rebase, compare and so on. Started by bench/jobs."""
+import argparse
+import contextlib
+import json
+import pathlib
+import re
+import shutil
+import statistics
+import sys
+
+import judge
+import machine
+import scratch
+from job_images import MIB, Images, Sizes, Skip, text
+from job_lines import Maker, space, with_sources
+from work import Work, WorkError, say
+
+SCALE, QUICK = 16, 128     # what the sizes of --full are divided by
+SMALLEST = 1024
+ROUNDS, SECONDS = 6, 20   # 6 are the fewest that can tell anything
+
+
+class Jobs:
+    """The lines that are wanted, measured one after the other; `rows` is what is stored of them."""
+
+    def __init__(self, work, scale, only=None, short=False):
+        self.work = work
+        self.images = Images(work, Sizes(scale))
+        lines = list(Maker(work, self.images).lines())
+        self.lines = [line for line in lines if (line.short or not short) and re.search(only or "", line.name)]
+        self.rows = []
+        self.failed = False
+
+    def space(self):
+        return space(self.lines, self.images)
+
+    def run(self, rounds, seconds, tell):
+        for i, line in enumerate(self.lines):
+            row = {"name": line.name, "of": line.of}
+            try:
+                row |= self.measure(line, rounds, seconds)
+            except Skip as why:
+                row["skipped"] = str(why)
+            except WorkError as error:
+                row["failed"] = str(error)
+                self.failed = True
+            self.rows.append(row)
+            tell(describe(row))
+            later = {name for other in self.lines[i + 1:] for name in with_sources(other.images)}
+            self.images.drop(set(self.images.space) - later)
+
+    def measure(self, line, rounds, seconds):
+        for name in line.images:
+            self.images.need(name)
+        done = judge.gather(line.sides, line.figures, rounds, seconds)
+        sides = {name: {what: [r[name][what] for r in done] for what in done[0][name]} for name in line.sides}
+        memory = max(sides["ours"]["rss"])
+        return {"rounds": len(done), "sides": sides,
+                "figures": [judge.judge_rounds(f, done) for f in line.figures],
+                "memory": {"most": memory, "bound": line.bound,
+                           "verdict": judge.MET if memory <= line.bound else judge.MISSED}}
+
+
+# ---- as text ------------------------------------------------------------------------------------------------
+
+def amount(of, value):
+    if of == "iops":
+        return f"{value:,.0f}/s"
+    return f"{value * 1000:.1f} ms" if value < 1 else f"{value:.2f} s"
+
+
+def describe(row):
+    """A line of the table, with its figures below."""
+    if "skipped" in row or "failed" in row:
+        what = next(what for what in ("skipped", "failed") if what in row)
+        return f"{row['name']}\n  {what.upper()}: {row[what]}"
+    parts = []
+    for name, side in row["sides"].items():
+        part = f"{name} {amount(row['of'], statistics.median(side[row['of']]))}"
+        extra = [f"CPU {amount('seconds', statistics.median(side['cpu']))}"] if "cpu" in side else []
+        extra += [f"{max(side['rss']) / MIB:.0f} MiB"] if "rss" in side else []
+        parts.append(part + (f" ({', '.join(extra)})" if extra else ""))
+    lines = [row["name"], f"  {'; '.join(parts)}; {row['rounds']} rounds"]
+    lines += ["  " + text.replace("\n", "\n  ") for text in map(judge.line, row["figures"])]
+    if row["memory"]["verdict"] != judge.MET:
+        lines.append(f"  MISSED     {row['memory']['most'] / MIB:.0f} MiB of memory, "
+                     f"at most {row['memory']['bound'] / MIB:.0f}")
+    return "\n".join(lines)
+
+
+def summary(rows):
+    verdicts = [f["verdict"] for row in rows for f in row.get("figures", ()) if f["verdict"]]
+    most = max((row for row in rows if "memory" in row), key=lambda row: row["memory"]["most"], default=None)
+    lines = []
+    if most:
+        memory = most["memory"]
+        lines.append(f"{memory['verdict'].upper():<9}  {memory['most'] / MIB:.0f} MiB of memory for any job, "
+                     f"at most {memory['bound'] / MIB:.0f} ({most['name']})")
+    count = {what: verdicts.count(what) for what in (judge.MET, judge.MISSED, judge.UNDECIDED)}
+    lines.append(", ".join(f"{n} {what}" for what, n in count.items())
+                 + f"; {sum('skipped' in row for row in rows)} lines skipped, "
+                 f"{sum('failed' in row for row in rows)} failed")
+    return "\n".join(lines)
+
+
+# ---- set-up -------------------------------------------------------------------------------------------------
+
+def fitting(folder, make, scale):
+    """The jobs at the first scale for which there is space, beginning with `scale`."""
+    free = shutil.disk_usage(folder).free
+    while True:
+        jobs = make(scale)
+        need = jobs.space() * 5 // 4 + 64 * MIB
+        if need <= free:
+            return jobs
+        if scale >= SMALLEST:
+            raise WorkError(f"{folder}: {text(need)} are needed and {text(free)} are free: give another --dir, "
+                            "or --only")
+        say(f"note: {folder} has {text(free)} free, {text(need)} are needed: all sizes are halved")
+        scale *= 2
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(prog="bench/jobs", description="Measure bulk work (convert, commit, compare "
+                                     "and so on) beside QEMU's, each line in turns.")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"of each line ({ROUNDS})")
+    parser.add_argument("--limit", type=float, default=SECONDS, metavar="SECONDS",
+                        help=f"for more rounds of a line that is undecided ({SECONDS})")
+    parser.add_argument("--only", metavar="REGEX", help="only lines whose name matches")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--full", dest="scale", action="store_const", const=1,
+                      help="the sizes of the goals: images of 8 GiB and the like; hours, and 40 GiB of space")
+    size.add_argument("--quick", dest="scale", action="store_const", const=QUICK, help=f"1/{QUICK} of that")
+    size.add_argument("--scale", type=int, help=f"1/SCALE of that, a power of two up to {SMALLEST} ({SCALE})")
+    parser.add_argument("--dir", default=".", help="where images are made")
+    parser.add_argument("--json", metavar="FILE", help="also write the result as JSON")
+    parser.add_argument("--list", action="store_true", help="name the lines, and measure nothing")
+    for name in ("tool", "peer", "probe"):
+        parser.add_argument(f"--{name}", required=True, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    args.scale = args.scale or SCALE
+    if args.scale & (args.scale - 1) or not 1 <= args.scale <= SMALLEST:
+        parser.error(f"--scale is a power of two up to {SMALLEST}")
+    if args.rounds < 1:
+        parser.error("--rounds is 1 or more")
+    return args
+
+
+def main():
+    args = parse_args()
+    with scratch.folder(args.dir, "vdisk-jobs") as folder, contextlib.ExitStack() as undo:
+        def make(scale):
+            return Jobs(Work(args.tool, args.peer, args.probe, folder), scale, args.only)
+        jobs = fitting(folder, make, args.scale)
+        undo.callback(jobs.images.leave)
+        if args.list:
+            print("\n".join(line.name for line in jobs.lines))
+            return 0
+        if not jobs.lines:
+            raise WorkError(f"--only {args.only}: no line has such a name; --list names them")
+        about = machine.describe(folder, args.peer)
+        print(f"{about['title']}\n{about['qemu_img']}\n"
+              f"sizes: 1/{jobs.images.sizes.scale} of those that the goals are for", flush=True)
+        if shutil.which("fio") is None:
+            print("note: there is no fio, so the device's own speed is not known", flush=True)
+        jobs.run(args.rounds, args.limit, lambda text: print("\n" + text, flush=True))
+        print("\n" + summary(jobs.rows))
+        if args.json:
+            stored = {"machine": about, "jobs": {"scale": jobs.images.sizes.scale, "lines": jobs.rows}}
+            pathlib.Path(args.json).write_text(json.dumps(stored, indent=1) + "\n")
+    return 1 if jobs.failed else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except WorkError as error:
+        sys.exit(f"bench/jobs: {error}")
+    except KeyboardInterrupt:
+        say("bench/jobs: interrupted; everything that was made is removed")
+        sys.exit(130)

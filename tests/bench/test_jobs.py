@@ -1,0 +1,149 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""bench/jobs at a tiny size: each line runs once, both tools do the work, and nothing is left, however it ends.
+
+usage: test_jobs.py BENCH VDISK_IO PROBE PEER
+
+PEER (bench/peer) prints the path of a qemu-img.
+"""
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+BENCH, TOOL, PROBE, PEER = (str(pathlib.Path(word).resolve()) for word in sys.argv[1:])
+# What the figures of the project ask for; how many lines have it.
+ASKED = {
+    "convert (raw|qcow2) to (raw|qcow2), .* half full": (2, [1.5, 0.5]),
+    "convert .* in pieces of 64 KiB": (2, [3]),
+    "convert a chain of 20 layers": (1, [5]),
+    "convert -c to zlib": (1, [5, 1.05]),
+    "convert -c to zstd": (1, [2, 1.05]),
+    "convert from (zlib|zstd)": (2, [3]),
+    "convert raw to raw by shared blocks": (1, [50]),
+    "commit -d of": (1, [2]),
+    "rebase past": (1, [2]),
+    "compare equal": (1, [2]),
+    "checksum": (1, [0.9, None]),
+    "(check|measure) of .*, cold": (2, [3]),
+    "(check|measure) of .*, warm": (2, [5]),
+    "map --output json of": (2, [2]),
+    "create preallocation=metadata": (1, [20]),
+    "create preallocation=full (raw|qcow2)": (2, [0.2]),
+    "create data_file_raw": (2, [20]),
+    "random 4k reads qd32 at depth 200": (1, [0.95, 1.1]),
+}
+failures = []
+
+
+def fail(text):
+    failures.append(text)
+    print("FAILED:", text)
+
+
+def that(what, fact):
+    if not fact:
+        fail(what)
+
+
+def run(*args):
+    return subprocess.run(args, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+
+
+def command(folder, *args):
+    return [sys.executable, "-B", f"{BENCH}/jobs.py", "--tool", TOOL, "--probe", PROBE, "--peer", QEMU,
+            "--dir", folder, *args]
+
+
+def bounds(figure):
+    """What is asked, and of its other way."""
+    return [figure["bound"], *([figure["instead"]["bound"]] if "instead" in figure else [])]
+
+
+def judge_line(line, asked):
+    name = line["name"]
+    if "skipped" in line:
+        print(f"note: {name}: skipped: {line['skipped']}")
+        that(f"{name} is skipped", "shared blocks" in name)
+        return
+    that(f"{name}: {line.get('failed')}", "failed" not in line)
+    if "failed" in line:
+        return
+    that(f"{name}: nobody beside us: {list(line['sides'])}", {"QEMU", "loop", "depth 0"} & set(line["sides"])
+         or "shared blocks" in name)
+    for side, samples in line["sides"].items():
+        for what, values in samples.items():
+            that(f"{name}: {side}: {what}: {values}", len(values) == line["rounds"] == 1 and
+                 (values[0] > 0 or what == "cpu"))
+    memory = line["memory"]
+    that(f"{name}: {memory['most']} bytes of memory", (1 << 20) < memory["most"] < memory["bound"] == 256 << 20)
+    found = [bound for figure in line["figures"] for bound in bounds(figure)]
+    that(f"{name} asks for {found}, not {asked}", set(asked) <= set(found))
+    for figure in line["figures"]:
+        that(f"{name}: {figure}", figure["median"] > 0 and figure["verdict"] in ("undecided", None))
+
+
+def all_lines(folder):
+    done = run(*command(folder, "--scale", "1024", "--rounds", "1", "--limit", "0", "--json", "jobs.json"))
+    that(f"exit code {done.returncode}: {done.stdout[-3000:]}{done.stderr[-3000:]}", done.returncode == 0)
+    stored = json.loads(pathlib.Path("jobs.json").read_text())["jobs"]
+    that(f"scale {stored['scale']}", stored["scale"] == 1024)
+    lines = stored["lines"]
+    for pattern, (count, asked) in ASKED.items():
+        found = [line for line in lines if re.match(pattern, line["name"])]
+        that(f"{len(found)} lines of '{pattern}', not {count}", len(found) == count)
+        for line in found:
+            judge_line(line, asked)
+            that(f"{line['name']} is not in the output", line["name"] in done.stdout)
+    that("lines that this test does not know", len(lines) == sum(count for count, _ in ASKED.values()))
+    that(f"left: {os.listdir(folder)}", os.listdir(folder) == [])
+    return [line for line in lines if "skipped" in line]
+
+
+def options(folder):
+    done = run(*command(folder, "--only", "no such line"))
+    that(f"--only: {done}", done.returncode == 1 and "--list names them" in done.stderr)
+    done = run(*command(folder, "--list", "--quick", "--only", "^compare"))
+    that(f"--list: {done}", done.stdout == "compare equal raw and qcow2, 64 MiB half full\n")
+    that("a scale of 3", run(*command(folder, "--scale", "3")).returncode == 2)
+    done = run(*command(os.path.join(folder, "none"), "--list"))
+    that(f"--dir: {done}", done.returncode == 1 and "Traceback" not in done.stderr)
+    that(f"left: {os.listdir(folder)}", os.listdir(folder) == [])
+
+
+def interrupted(folder, only, image, number, code):
+    """In the midst of a line, when its image is there."""
+    with subprocess.Popen(command(folder, "--scale", "512", "--limit", "0", "--rounds", "1000000", "--only", only),
+                          stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as child:
+        end = time.monotonic() + 60
+        while not list(pathlib.Path(folder).glob(f"**/{image}")) and time.monotonic() < end:
+            time.sleep(0.02)
+        child.send_signal(number)
+        said = child.stderr.read()
+    that(f"signal {number}: exit code {child.returncode}: {said}",
+         child.returncode == code and "Traceback" not in said)
+    that(f"signal {number}: left {os.listdir(folder)}", os.listdir(folder) == [])
+    that("a mount is left", str(folder) not in pathlib.Path("/proc/mounts").read_text())
+
+
+QEMU = run(PEER).stdout.strip()
+if not os.access(QEMU, os.X_OK):
+    print("skipped: there is no qemu-img")
+    sys.exit(77)
+with tempfile.TemporaryDirectory(dir=os.getcwd()) as scratch:
+    os.chdir(scratch)
+    os.mkdir("work")
+    work = os.path.abspath("work")
+    skipped = all_lines(work)
+    options(work)
+    interrupted(work, "compare", "main.qcow2", signal.SIGINT, 130)
+    if not skipped:
+        # With a file system mounted, where the folder's own cannot share blocks.
+        interrupted(work, "shared blocks", "source.raw", signal.SIGTERM, 143)
+    os.chdir("/")
+sys.exit(1 if failures else 0)
