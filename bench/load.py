@@ -111,11 +111,10 @@ class Loads:
     def sample(self, pattern, side, path, seconds, seed, limit):
         if side.engine != "qemu":
             return self.fio_sample(pattern, side, path, seconds, seed)
-        # As many requests as the limit would do in the time; a first touch ends where the volume does.
-        count = int((limit.iops if limit else 20000) * seconds)
-        if pattern.touch == "first":
-            count = min(count, self.size // pattern.block)
-        return self.qemu_sample(pattern, side, path, max(count, pattern.depth, 64))
+        # As many requests as the limit would do in the time. It ends where the volume does: a file that is longer
+        # by half a block would end the next lap, and it, with an error.
+        count = max(int((limit.iops if limit else 20000) * seconds), pattern.depth, 64)
+        return self.qemu_sample(pattern, side, path, min(count, self.size // pattern.block))
 
     # ---- the mapping, without a device --------------------------------------------------------------------
 
