@@ -15,9 +15,9 @@ class Volume:
 
 RAW_FULL = Volume("raw-prealloc", "raw", "full")
 RAW_SPARSE = Volume("raw-sparse", "raw", "off")
+RAW_DISCARDED = Volume("raw-discarded", "raw", "off")  # a block device whose blocks were discarded
 QCOW2_FULL = Volume("qcow2-prealloc", "qcow2", "full")
 QCOW2_SPARSE = Volume("qcow2-sparse", "qcow2", "off")
-VOLUMES = [RAW_FULL, RAW_SPARSE, QCOW2_FULL, QCOW2_SPARSE]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +33,16 @@ class Side:
 
 @dataclasses.dataclass(frozen=True)
 class Pattern:
-    """One line of work. touch: "read", "rewrite", or "first" (first touch: a fresh volume, written once)."""
+    """
+    One line of work. touch: "read", "rewrite", or "first" (first touch: a fresh volume, written once). A block
+    device has no sparse raw volume: raw is the device.
+    """
     order: str  # "seq" or "rand"
     write: bool
     block: int
     depth: int
     touch: str
+    device: bool = False
 
     @property
     def name(self):
@@ -53,18 +57,34 @@ class Pattern:
     @property
     def sides(self):
         if self.touch == "first":
-            sides = [Side("io_uring", RAW_SPARSE), Side("vdisk", RAW_SPARSE), Side("vdisk", QCOW2_SPARSE)]
-            peers = [Side("qemu", QCOW2_SPARSE)]
+            raw = RAW_DISCARDED if self.device else RAW_SPARSE
+            sides = [Side("io_uring", raw), Side("vdisk", raw), Side("vdisk", QCOW2_SPARSE)]
         else:
             sides = [Side("io_uring", RAW_FULL), Side("vdisk", RAW_FULL), Side("vdisk", QCOW2_FULL),
-                     Side("vdisk", QCOW2_SPARSE), Side("io_uring", RAW_SPARSE), Side("vdisk", RAW_SPARSE)]
-            peers = [Side("qemu", RAW_FULL), Side("qemu", QCOW2_FULL)]
-        return sides + (peers if self.qemu_can else [])
+                     Side("vdisk", QCOW2_SPARSE)]
+            sides += [] if self.device else [Side("io_uring", RAW_SPARSE), Side("vdisk", RAW_SPARSE)]
+        return sides + (self.peers if self.qemu_can else [])
+
+    @property
+    def peers(self):
+        if self.touch == "first":
+            return [Side("qemu", QCOW2_SPARSE)]
+        return [Side("qemu", RAW_FULL), Side("qemu", QCOW2_FULL)]
+
+    @property
+    def absent(self):
+        """(side, why) of those that cannot be, where one would look for them."""
+        found = [] if self.qemu_can else [(side, "qemu-img bench has no random work") for side in self.peers]
+        if self.touch == "first":
+            found += [(Side("vdisk", volume), "nothing of it is untouched") for volume in (RAW_FULL, QCOW2_FULL)]
+        elif self.device:
+            found += [(Side("vdisk", RAW_SPARSE), "a block device has no holes")]
+        return found
 
     def limit(self, side):
         """The side that `side` is held to: fio's io_uring engine on the same file."""
-        own = Side("io_uring", RAW_SPARSE)
-        return own if side.volume == RAW_SPARSE else self.sides[0]
+        own = Side("io_uring", side.volume)
+        return own if own in self.sides else self.sides[0]
 
     @property
     def qemu_can(self):
@@ -72,14 +92,14 @@ class Pattern:
         return self.order == "seq"
 
 
-def patterns():
+def patterns(device=False):
     """Every combination that makes sense, the acceptance figures' first."""
     found = []
     for touch in ("read", "rewrite", "first"):
         for order in ("rand", "seq"):
             for block in (4 * KIB, MIB):
                 for depth in (1, 32):
-                    found.append(Pattern(order, touch != "read", block, depth, touch))
+                    found.append(Pattern(order, touch != "read", block, depth, touch, device))
     return sorted(found, key=lambda p: not p.key)
 
 

@@ -5,6 +5,7 @@ import shutil
 
 from job_images import CHAIN, DEEP, MIB, cold, text
 from judge import Figure
+from page import OF_QEMU
 from work import recall, settle
 
 DIRECT = ("-t", "none", "-T", "none")
@@ -27,7 +28,7 @@ class Line:
 
 # ---- figures ------------------------------------------------------------------------------------------------
 
-def speed(bound, other="QEMU", what="times as fast as QEMU", instead=None):
+def speed(bound, other="QEMU", what=OF_QEMU, instead=None):
     return Figure(what, lambda r: r[other]["seconds"] / r["ours"]["seconds"], bound, instead=instead)
 
 

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""From samples to the table, results.json, results.csv and plot.png."""
+"""From samples to the table, results.json, results.csv and index.html."""
 import csv
 import dataclasses
 import json
 import statistics
-import subprocess
+import textwrap
 
-from cells import KIB, MIB, Pattern, QCOW2_FULL, RAW_FULL, RAW_SPARSE, Side
+import judge
+import page
+from cells import KIB, Pattern, QCOW2_FULL, RAW_FULL, RAW_SPARSE, Side
+from work import LOOKUP
 
 
 def spread(values):
@@ -58,11 +61,18 @@ def number(value, form):
     return format(value, form) if value is not None else "-"
 
 
+def absent_text(pattern):
+    why = {}
+    for side, reason in pattern.absent:
+        why.setdefault(reason, []).append(side.name)
+    return [f"  no {', '.join(names)}: {reason}" for reason, names in why.items()]
+
+
 def table(rows):
     lines, last = [HEAD], None
     for row in rows:
         if row.pattern != last:
-            lines += ["", row.pattern.name]
+            lines += ["", row.pattern.name, *absent_text(row.pattern)]
             last = row.pattern
         ratios = row.ratios()
         ratio, low, high = spread(ratios) if ratios else (None, None, None)
@@ -74,57 +84,47 @@ def table(rows):
     return "\n".join(lines) + "\n"
 
 
-NOTES = """
-of limit: IOPS by those of fio's io_uring engine on the same file, in the same round; median of the rounds.
-first: first touch; a fresh volume for each measurement, each block written once, ended by an fsync that counts.
-read, rewrite: all of the volume was written once before, in pieces of 64 KiB in random order, so that a sparse one
-has the layout of a used one. raw-prealloc and both qcow2 volumes take turns in one file, on the same blocks.
-CPU: user and system time of the whole process. qemu: qemu-img bench (io_uring, cache none), which walks the image
-in order: it has no random work, gives no percentile, its first touch ends without an fsync, and its CPU time
-includes start and end.
-"""
+def notes():
+    return "\n" + "".join(textwrap.fill(f"{what}: {text}", 115) + "\n" for what, text in page.READING)
 
 
 # ---- the acceptance figures ---------------------------------------------------------------------------------
 
-def compare(rows, pattern, pairs, what):
-    """Median over rounds, and pairs, of ours by theirs in the same round; None when nothing was measured."""
+def pairs_of(rows, pattern, pairs, what):
+    """Over rounds, and pairs of sides: the first by the second in the same round."""
     ratios = []
     for ours, theirs in pairs:
         a, b = find(rows, pattern, ours), find(rows, pattern, theirs)
         if a and b:
             ratios += [getattr(a.samples[n], what) / getattr(b.samples[n], what)
-                       for n in a.samples if n in b.samples]
-    return spread(ratios) if ratios else None
+                       for n in a.samples if n in b.samples and getattr(b.samples[n], what)]
+    return ratios
 
 
-def figures(rows, lookup):
-    """(text, value, smallest, largest, holds) for each figure that the project promises."""
+def figures(rows, lookups):
+    """Each figure that the project promises, judged; "pattern" is the one that it is of. `lookups`: ratios."""
     # Once written through, a sparse raw volume is the same work again: twice as many pairs.
     raw = [(Side("vdisk", volume), Side("io_uring", volume)) for volume in (RAW_FULL, RAW_SPARSE)]
     qcow2 = [(Side("vdisk", QCOW2_FULL), Side("vdisk", volume)) for volume in (RAW_FULL, RAW_SPARSE)]
-    found = []
+    device, found = any(row.pattern.device for row in rows), []
     for write, touch in ((False, "read"), (True, "rewrite")):
-        pattern = Pattern("rand", write, 4 * KIB, 32, touch)
-        for text, pairs, what, holds in (
-                ("raw by io_uring, IOPS (at least 0.97)", raw, "iops", lambda v: v >= 0.97),
-                ("raw by io_uring, CPU per I/O (at most 1.10)", raw, "cpu_us", lambda v: v <= 1.10),
-                ("qcow2-prealloc by raw, IOPS (at least 0.95)", qcow2, "iops", lambda v: v >= 0.95)):
-            got = compare(rows, pattern, pairs, what)
-            if got:
-                found.append((f"rand {touch} 4k qd32: {text}", *got, holds(got[0])))
-    if lookup:
-        millions = lookup["iops"] / 1e6
-        found.append(("mapped 4k reads, one queue, no device: M/s (at least 2)", millions, millions, millions,
-                      millions >= 2))
+        pattern = Pattern("rand", write, 4 * KIB, 32, touch, device)
+        for text, pairs, what, bound, at_most in (
+                ("raw by io_uring, IOPS", raw, "iops", 0.97, False),
+                ("raw by io_uring, CPU per I/O", raw, "cpu_us", 1.10, True),
+                ("qcow2-prealloc by raw, IOPS", qcow2, "iops", 0.95, False)):
+            ratios = pairs_of(rows, pattern, pairs, what)
+            if ratios:
+                figure = judge.Figure(f"random {touch} 4k qd32: {text}", None, bound, at_most)
+                found.append(judge.judge(figure, ratios) | {"pattern": pattern.name})
+    if lookups:
+        figure = judge.Figure("mapped 4k reads per CPU second, no device: by a reference loop", None, LOOKUP)
+        found.append(judge.judge(figure, lookups) | {"pattern": None})
     return found
 
 
 def figures_text(found):
-    lines = ["", "Figures:"]
-    for text, value, low, high, holds in found:
-        lines.append(f"  {'met   ' if holds else 'MISSED'}  {value:6.3f}  ({low:.3f}..{high:.3f})  {text}")
-    return "\n".join(lines) + "\n"
+    return "\nFigures:\n" + "".join(f"  {judge.line(row)}\n" for row in found)
 
 
 # ---- files --------------------------------------------------------------------------------------------------
@@ -145,71 +145,37 @@ def write_csv(rows, path):
                               f"{s.iops / limit.iops:.4f}" if limit else ""])
 
 
-def write_json(rows, lookup, machine, settings, path):
+def place(pattern, side):
+    return {**dataclasses.asdict(pattern), "engine": side.engine, "volume": side.volume.name}
+
+
+def results(rows, lookups, machine, settings, jobs):
+    """What results.json has; the page is made of it. `lookups`: per CPU second, by side; `jobs`: see jobs.py."""
     cells = []
     for row in rows:
         cells.append({
-            **dataclasses.asdict(row.pattern), "engine": row.side.engine, "volume": row.side.volume.name,
+            **place(row.pattern, row.side),
             "median": {k: row.median(k) for k in ("iops", "bytes_per_s", "p99_us", "cpu_us")},
             "iops_of_limit": row.ratios(),
-            "rounds": {n: dataclasses.asdict(s) for n, s in sorted(row.samples.items())},
+            "rounds": {str(n): dataclasses.asdict(s) for n, s in sorted(row.samples.items())},
         })
-    found = [{"figure": t, "median": v, "min": a, "max": b, "met": m} for t, v, a, b, m in figures(rows, lookup)]
-    with open(path, "w") as f:
-        json.dump({"machine": machine, "settings": settings, "figures": found, "lookup": lookup, "cells": cells},
-                  f, indent=1)
-        f.write("\n")
+    patterns = dict.fromkeys(row.pattern for row in rows)
+    absent = [{**place(pattern, side), "why": why} for pattern in patterns for side, why in pattern.absent]
+    return {"machine": machine, "settings": settings, "figures": figures(rows, ratios_of(lookups)),
+            "lookups": lookups, "cells": cells, "absent": absent, "jobs": jobs}
 
 
-# Panels of the plot: title, block, what, unit of the axis.
-PANELS = [("4 KiB, depth 32", 4 * KIB, 32, "iops", 1e3, "thousand I/O per s"),
-          ("4 KiB, depth 1", 4 * KIB, 1, "iops", 1e3, "thousand I/O per s"),
-          ("1 MiB, depth 32", MIB, 32, "bytes_per_s", 1e9, "GB/s"),
-          ("4 KiB, depth 32: CPU", 4 * KIB, 32, "cpu_us", 1, "us per I/O")]
+def ratios_of(lookups):
+    return [round_["ours"] / round_["loop"] for round_ in lookups]
 
 
-def plot_panel(rows, block, depth, what, unit):
-    """A gnuplot data block: one line per kind of work, one column per side."""
-    shown = [r for r in rows if r.side.engine != "qemu" and r.pattern.block == block and r.pattern.depth == depth]
-    names = list(dict.fromkeys(r.side.name for r in shown))
-    lines = ["work " + " ".join(f'"{n}"' for n in names)]
-    for order in ("rand", "seq"):
-        for touch in ("read", "rewrite", "first"):
-            pattern = Pattern(order, touch != "read", block, depth, touch)
-            values = {r.side.name: r.median(what) for r in shown if r.pattern == pattern}
-            if values:
-                cells = [f"{values[n] / unit:.4f}" if values.get(n) is not None else "NaN" for n in names]
-                lines.append(f'"{order} {touch}" ' + " ".join(cells))
-    return lines, len(names)
-
-
-def write_plot(rows, machine, folder):
-    script = ["set terminal pngcairo size 1500,1000 font 'sans,10'", f"set output '{folder / 'plot.png'}'",
-              "set style data histograms", "set style histogram clustered gap 1",
-              "set style fill solid 0.8 noborder", "set grid ytics", "set yrange [0:*]",
-              "set key top right font ',8'", "set datafile missing 'NaN'",
-              f"set multiplot layout 2,2 title \"vdisk-io: {machine['title']}\""]
-    body = []
-    for i, (title, block, depth, what, unit, axis) in enumerate(PANELS):
-        lines, columns = plot_panel(rows, block, depth, what, unit)
-        if len(lines) < 2:
-            continue
-        script += [f"$panel{i} << EOD", *lines, "EOD"]
-        body += [f"set title '{title}'", f"set ylabel '{axis}'",
-                 f"plot for [c=2:{columns + 1}] $panel{i} using c:xtic(1) title columnheader(c)"]
-    if not body:
-        return
-    text = "\n".join(script + body + ["unset multiplot"]) + "\n"
-    (folder / "plot.gnuplot").write_text(text)
-    subprocess.run(["gnuplot", folder / "plot.gnuplot"], check=True, stdin=subprocess.DEVNULL)
-
-
-def write_all(rows, lookup, machine, settings, folder):
-    """Everything into the report folder; returns what is to be printed."""
-    text = table(rows) + NOTES + figures_text(figures(rows, lookup))
+def write_all(rows, lookups, machine, settings, jobs, folder):
+    """Everything into the report folder, where commands.txt is already; returns what is to be printed."""
+    stored = results(rows, lookups, machine, settings, jobs)
+    text = table(rows) + notes() + figures_text(stored["figures"])
     (folder / "table.txt").write_text(text)
     (folder / "machine.txt").write_text("".join(f"{k}: {v}\n" for k, v in machine.items()))
     write_csv(rows, folder / "results.csv")
-    write_json(rows, lookup, machine, settings, folder / "results.json")
-    write_plot(rows, machine, folder)
+    (folder / "results.json").write_text(json.dumps(stored, indent=1) + "\n")
+    (folder / "index.html").write_text(page.make(stored, (folder / "commands.txt").read_text()))
     return text

@@ -6,21 +6,31 @@ import contextlib
 import os
 import pathlib
 import re
+import shlex
 import shutil
-import signal
 import stat
 import sys
 import tempfile
 import time
 
+import judge
 import machine
 import report
+import scratch
 from cells import GIB, patterns
+from jobs import ROUNDS as ROUNDS_OF_JOBS, Jobs, describe, fitting, summary
 from load import LoadError, Loads, parse_size
 from volumes import Volumes
+from work import Work, WorkError, say
 
 # Default run: time for all, in seconds, once built; and what one measurement costs besides its own time.
-BUDGET, OVERHEAD = 215, 0.27
+BUDGET, OVERHEAD = 190, 0.27
+# More rounds for figures that are undecided, in seconds.
+DECIDE, FULL_DECIDE = 20, 180
+# One lookup, in seconds.
+LOOKUP_SECONDS = 0.4
+# Bulk work: what sizes are divided by, and seconds for more rounds of a line that is undecided.
+JOBS_SCALE, JOBS_SECONDS, FULL_JOBS_SCALE, FULL_JOBS_SECONDS = 32, 3, 16, 20
 # Of key cells many and short: the machine's speed changes from second to second, so pairs count, not their length.
 ROUNDS, KEY_ROUNDS, KEY_FIRST_ROUNDS = 2, 14, 4
 FULL_ROUNDS, FULL_KEY_ROUNDS, FULL_SECONDS = 5, 9, 2.5
@@ -112,7 +122,48 @@ class Suite:
                 done[side] = self.measure(number, pattern, side, self.volumes.ready(side))
                 self.volumes.written(side, pattern)
         values = " | ".join(f"{s.name} {done[s].iops:,.0f}" for s in pattern.sides)
-        self.say(f"round {number}/{self.plan.rounds(pattern)} {pattern.name}: {values}")
+        self.say(f"round {number}/{max(number, self.plan.rounds(pattern))} {pattern.name}: {values}")
+
+    def undecided(self):
+        """Patterns that have a figure which more rounds could decide."""
+        names = {row["pattern"] for row in report.figures(self.rows, []) if row["verdict"] == judge.UNDECIDED}
+        return [p for p in self.plan.chosen if p.name in names]
+
+    def decide(self):
+        """Rounds beyond the plan, while a figure is undecided and there is time."""
+        end = self.elapsed() + (FULL_DECIDE if self.plan.full else DECIDE)
+        number = self.plan.last_round
+        while self.elapsed() < end and not self.cut_short:
+            patterns = self.undecided()
+            if not patterns:
+                return
+            self.say(f"more rounds, undecided: {', '.join(p.name for p in patterns)}")
+            for _ in range(judge.MORE):
+                number += 1
+                for pattern in patterns:
+                    if self.elapsed() < end:
+                        self.run_pattern(number, pattern)
+
+
+def lookups(loads):
+    """Rounds of lookups, and of the loop that they are held against."""
+    sides = {"ours": lambda: loads.lookup(LOOKUP_SECONDS), "loop": lambda: loads.lookup_reference(LOOKUP_SECONDS)}
+    figure = judge.Figure("", lambda r: r["ours"] / r["loop"], report.LOOKUP)
+    return judge.gather(sides, [figure], 6, 10)
+
+
+def bulk_work(args, loads, folder, undo):
+    """The jobs that the report shows, as it stores them. None on a block device."""
+    if not folder or args.jobs == "none":
+        return None
+
+    def make(scale):
+        return Jobs(Work(loads.vdisk_io, args.peer, loads.probe, folder, loads.commands), scale,
+                    short=args.jobs == "short")
+    jobs = fitting(folder, make, FULL_JOBS_SCALE if args.full else JOBS_SCALE)
+    undo.callback(jobs.images.leave)
+    jobs.run(ROUNDS_OF_JOBS, FULL_JOBS_SECONDS if args.full else JOBS_SECONDS, say)
+    return {"scale": jobs.images.sizes.scale, "lines": jobs.rows}
 
 
 # ---- set-up -------------------------------------------------------------------------------------------------
@@ -133,6 +184,8 @@ def parse_args():
     parser.add_argument("--seconds", type=float, help="length of one measurement, instead of what fits")
     parser.add_argument("--only", metavar="REGEX",
                         help="only patterns whose name matches, such as 'rand.*4k qd32'")
+    parser.add_argument("--jobs", choices=["none", "short", "all"], default="short",
+                        help="bulk work (see bench/jobs) in the report: some lines of it (default), all, or none")
     parser.add_argument("--overwrite-device", action="store_true",
                         help="use a block device that holds something")
     parser.add_argument("--build", required=True, type=pathlib.Path, help=argparse.SUPPRESS)
@@ -162,10 +215,8 @@ def check_device(device, args):
 
 
 @contextlib.contextmanager
-def target(args, chosen):
+def target(args):
     """Yields (scratch folder, device or None) and removes what was made."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    signal.signal(signal.SIGHUP, lambda *_: sys.exit(129))
     try:
         mode = os.stat(args.dir).st_mode
     except OSError as error:
@@ -173,44 +224,68 @@ def target(args, chosen):
     is_device = stat.S_ISBLK(mode) # its content is replaced
     if not is_device and not stat.S_ISDIR(mode):
         die(f"--dir {args.dir}: neither a directory nor a block device")
-    parent = tempfile.gettempdir() if is_device else args.dir
-    scratch = pathlib.Path(tempfile.mkdtemp(prefix="vdisk-bench-", dir=parent)).resolve()
-    try:
+    with scratch.folder(tempfile.gettempdir() if is_device else args.dir, "vdisk-bench") as folder:
         if is_device:
             check_device(args.dir, args)
         else:
-            check_directory(scratch, args.size)
-        yield scratch, args.dir if is_device else None
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+            check_directory(folder, args.size)
+        yield folder, args.dir if is_device else None
+
+
+def chosen_patterns(args):
+    device = stat.S_ISBLK(os.stat(args.dir).st_mode) if os.path.exists(args.dir) else False
+    chosen = [p for p in patterns(device) if not args.only or re.search(args.only, p.name)]
+    if not chosen:
+        die(f"--only {args.only}: no pattern has such a name; they are\n" + "\n".join(p.name for p in patterns()))
+    return chosen
+
+
+def command_line():
+    """As it was given to bench/run."""
+    words, hidden = ["bench/run"], ("--build", "--peer", "--fio-engine")
+    for before, word in zip(sys.argv, sys.argv[1:]):
+        if word not in hidden and before not in hidden:
+            words.append(word)
+    return shlex.join(words)
+
+
+def measure(args, plan, out):
+    """Everything; a dict for the report."""
+    with target(args) as (folder, device), contextlib.ExitStack() as undo:
+        commands = undo.enter_context(open(out / "commands.txt", "w"))
+        loads = Loads(args.fio_engine, args.build / "tools" / "vdisk-io", args.build / "bench" / "bench-probe",
+                      args.peer, args.size, folder, commands)
+        about = machine.describe(device or folder, args.peer)
+        print(about["title"], file=sys.stderr)
+        found = lookups(loads)
+        suite = Suite(args, loads, plan, folder, device)
+        suite.run()
+        suite.decide()
+        suite.volumes.remove()
+        jobs = bulk_work(args, loads, None if device else folder, undo)
+        return suite, {"rows": suite.rows, "lookups": found, "machine": about, "jobs": jobs}
 
 
 def main():
     args = parse_args()
-    chosen = [p for p in patterns() if not args.only or re.search(args.only, p.name)]
-    if not chosen:
-        die(f"--only {args.only}: no pattern has such a name; they are\n" + "\n".join(p.name for p in patterns()))
+    plan = Plan(chosen_patterns(args), args.full, args.seconds)
     out = pathlib.Path(args.out or time.strftime("report-%Y%m%d-%H%M%S"))
     out.mkdir(parents=True, exist_ok=True)
-    plan = Plan(chosen, args.full, args.seconds)
     try:
-        with target(args, chosen) as (scratch, device), open(out / "commands.txt", "w") as commands:
-            tool = args.build / "tools" / "vdisk-io"
-            loads = Loads(args.fio_engine, tool, args.peer, args.size, scratch, commands)
-            about = machine.describe(device or scratch, args.peer)
-            print(about["title"], file=sys.stderr)
-            lookup = loads.lookup(2.0)
-            suite = Suite(args, loads, plan, scratch, device)
-            suite.run()
-    except LoadError as error:
+        suite, found = measure(args, plan, out)
+    except (LoadError, WorkError) as error:
         die(error)
     settings = {"size": args.size, "full": args.full, "seconds": round(plan.seconds, 3), "only": args.only,
-                "cut_short": suite.cut_short}
-    print(report.write_all(suite.rows, lookup, about, settings, out))
+                "cut_short": suite.cut_short, "command": command_line()}
+    print(report.write_all(settings=settings, folder=out, **found))
+    if found["jobs"]:
+        lines = found["jobs"]["lines"]
+        print("Bulk work, sizes 1/{} of those that the goals are for (bench/jobs measures all of it):\n".format(
+            found["jobs"]["scale"]) + "\n".join(describe(row) for row in lines) + "\n" + summary(lines))
     if suite.cut_short:
         print("Time ran out: fewer rounds than planned (see the last column).")
-    print(f"{suite.elapsed():.0f} s; the report is in {out}/: table.txt, results.json, results.csv, plot.png, "
-          "machine.txt, commands.txt")
+    print(f"{suite.elapsed():.0f} s; the report is in {out}/: index.html (all of it), table.txt, results.json, "
+          "results.csv, machine.txt, commands.txt")
 
 
 if __name__ == "__main__":

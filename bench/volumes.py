@@ -119,6 +119,12 @@ class Volumes:
             pathlib.Path(self.fresh).unlink(missing_ok=True)
 
 
+    def remove(self):
+        """All that lies in the scratch folder."""
+        for path in {self.shared, self.sparse, self.fresh} - {self.device}:
+            pathlib.Path(path).unlink(missing_ok=True)
+
+
 def settle():
     """Let what was put off while making a volume not be paid by the measurement."""
     os.sync()
