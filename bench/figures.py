@@ -8,11 +8,10 @@ import os
 import pathlib
 import re
 import statistics
-import sys
 
 import judge
 import scratch
-from work import LOOKUP, Work, WorkError
+from work import LOOKUP, Work, end_with
 
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 
@@ -249,7 +248,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except WorkError as error:
-        sys.exit(f"bench/figures: {error}")
+    end_with("bench/figures", main)

@@ -8,7 +8,7 @@ import shutil
 import struct
 import subprocess
 
-from work import WorkError, forget, settle
+from work import WorkError, forget
 
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 CLUSTER = 64 * KIB
@@ -73,6 +73,7 @@ def write_pieces(path, size, piece, count, data, seed=2):
             at = i * step + CLUSTER * r.randrange((step - piece) // CLUSTER + 1)
             start = 4 * KIB * r.randrange((len(data) - piece) // (4 * KIB) + 1)
             os.pwrite(fd, memoryview(data)[start:start + piece], at)
+        os.fsync(fd)
     finally:
         os.close(fd)
 
@@ -144,7 +145,7 @@ class Images:
         s = sizes
         self.space = {
             "main.raw": s.data, "main.qcow2": s.data, "sparse.raw": s.data, "sparse.qcow2": s.data,
-            "chain": s.data, "zlib.qcow2": s.data, "zstd.qcow2": s.data, "cloning": s.data,
+            "chain": s.data + CHAIN * MIB, "zlib.qcow2": s.data, "zstd.qcow2": s.data, "cloning": s.data,
             "base": s.base + s.layer,
             "mapped.qcow2": s.huge // 8192 + 64 * MIB, "metadata.qcow2": s.sparse // 4096,
             "extents.qcow2": s.clusters * 16 + 64 * MIB, "deep": s.deep + 320 * MIB, "written": s.data}
@@ -154,7 +155,7 @@ class Images:
         if name not in self.there:
             getattr(self, "make_" + name.replace(".", "_"))()
             self.there.add(name)
-            settle()
+            self.work.settle()
 
     def drop(self, names):
         for name in self.there & set(names):
@@ -314,6 +315,5 @@ class Images:
 
 
 def cold(work, *names):
-    settle()
     for name in names:
         forget(work.path(name))

@@ -6,7 +6,7 @@ import shutil
 from job_images import CHAIN, DEEP, MIB, cold, text
 from judge import Figure
 from page import OF_QEMU
-from work import recall, settle
+from work import recall
 
 DIRECT = ("-t", "none", "-T", "none")
 QEMU_COPY = ("convert", *DIRECT, "-m", 16, "-W")
@@ -56,7 +56,7 @@ class Maker:
             def measure():
                 if target:
                     self.w.remove(target)
-                settle()
+                self.w.settle()
                 if before:
                     before()
                 sample = run(*words)
@@ -76,7 +76,7 @@ class Maker:
         """As much data read and written at once, in plain files."""
         def measure():
             self.w.remove("limit")
-            settle()
+            self.w.settle()
             sample = self.w.fio(["--filename=written", f"--size={self.s.data}", "--rw=read"],
                                 ["--filename=limit", f"--size={self.s.data}", "--rw=write", "--end_fsync=1"])
             self.w.remove("limit")
@@ -86,7 +86,7 @@ class Maker:
     def fio_write(self, size):
         def measure():
             self.w.remove("limit")
-            settle()
+            self.w.settle()
             sample = self.w.fio(["--filename=limit", f"--size={size}", "--rw=write", "--end_fsync=1"])
             self.w.remove("limit")
             return sample
@@ -129,7 +129,7 @@ class Maker:
         def measure():
             folder = self.images.clone
             (folder / "target").unlink(missing_ok=True)
-            settle()
+            self.w.settle()
             return self.w.ours("convert", "-q", "-f", "raw", "-O", "raw", folder / "source.raw", folder / "target")
         yield Line(f"convert raw to raw by shared blocks (XFS, btrfs), {text(self.s.main)}", {"ours": measure},
                    [Figure("ms in all", lambda r: r["ours"]["seconds"] * 1000, 50, at_most=True)], ("cloning",))
@@ -139,7 +139,7 @@ class Maker:
         def fresh():
             self.w.remove("top")
             self.w.run(self.w.tool, "create", "-q", "-f", "qcow2", "-b", "base-1.qcow2", "-F", "qcow2", "top")
-            settle()
+            self.w.settle()
         how = ("rebase", "-f", "qcow2", *DIRECT, "-b", "base-0.qcow2", "-F", "qcow2", "top")
         of = f"{text(s.layer)} over {text(s.base)}, pieces of 1 MiB"
         # An empty image above the layer, put on the layer's base: what the layer has is written to it.
@@ -156,7 +156,7 @@ class Maker:
                    ("main.raw", "main.qcow2"), short=True)
 
         def checksum():
-            settle()
+            self.w.settle()
             return self.w.ours("checksum", "-q", "-f", "qcow2", "-T", "none", "main.qcow2")
         sides = {"ours": checksum, "loop": lambda: self.w.reference("blake2b", s.data)}
         if self.fio:

@@ -8,14 +8,13 @@ import pathlib
 import re
 import shutil
 import statistics
-import sys
 
 import judge
 import machine
 import scratch
 from job_images import MIB, Images, Sizes, Skip, text
 from job_lines import Maker, space, with_sources
-from work import Work, WorkError, say
+from work import Work, WorkError, end_with, say
 
 SCALE, QUICK = 16, 128     # what the sizes of --full are divided by
 SMALLEST = 1024
@@ -174,10 +173,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except WorkError as error:
-        sys.exit(f"bench/jobs: {error}")
-    except KeyboardInterrupt:
-        say("bench/jobs: interrupted; everything that was made is removed")
-        sys.exit(130)
+    end_with("bench/jobs", main)

@@ -8,10 +8,7 @@ import subprocess
 import tempfile
 
 from cells import MIB, Sample
-
-
-class LoadError(Exception):
-    pass
+from work import WorkError
 
 
 class Loads:
@@ -31,7 +28,7 @@ class Loads:
         self.commands.flush()
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         if done.returncode != 0:
-            raise LoadError(f"{shlex.join(command)}\n{(done.stdout + done.stderr).strip()[-2000:]}")
+            raise WorkError(f"{shlex.join(command)}\n{(done.stdout + done.stderr).strip()[-2000:]}")
         return done.stdout
 
     # ---- volumes ----------------------------------------------------------------------------------------
@@ -67,7 +64,7 @@ class Loads:
             text = open(out.name).read()
         job = json.loads(text[text.index("{"):])["jobs"][0]
         if job["error"]:
-            raise LoadError(f"fio: {os.strerror(job['error'])}: {text[:500]}")
+            raise WorkError(f"fio: {os.strerror(job['error'])}: {text[:500]}")
         return job
 
     def fio_sample(self, pattern, side, path, seconds, seed):
@@ -84,7 +81,7 @@ class Loads:
         ios = stats["total_ios"]
         runtime = stats["runtime"] / 1000
         if not ios or not runtime:
-            raise LoadError(f"{pattern.name}: {side.name}: no I/O was done in {seconds:.1f} s")
+            raise WorkError(f"{pattern.name}: {side.name}: no I/O was done in {seconds:.1f} s")
         cpu = (job["usr_cpu"] + job["sys_cpu"]) / 100 * job["job_runtime"] / 1000
         return Sample(iops=ios / runtime, bytes_per_s=ios * pattern.block / runtime,
                       p99_us=stats["lat_ns"]["percentile"]["99.000000"] / 1000, cpu_us=cpu * 1e6 / ios,
@@ -103,7 +100,7 @@ class Loads:
         after = os.times()
         took = re.search(r"Run completed in ([0-9.]+) seconds", out)
         if not took or float(took[1]) == 0:
-            raise LoadError(f"qemu-img bench said: {out}")
+            raise WorkError(f"qemu-img bench said: {out}")
         seconds = float(took[1])
         cpu = (after.children_user - before.children_user) + (after.children_system - before.children_system)
         return Sample(iops=count / seconds, bytes_per_s=count * pattern.block / seconds, p99_us=None,

@@ -19,9 +19,9 @@ import report
 import scratch
 from cells import GIB, patterns
 from jobs import ROUNDS as ROUNDS_OF_JOBS, Jobs, describe, fitting, summary
-from load import LoadError, Loads, parse_size
+from load import Loads, parse_size
 from volumes import Volumes
-from work import Work, WorkError, say
+from work import Work, end_with, say
 
 # Default run: time for all, in seconds, once built; and what one measurement costs besides its own time.
 BUDGET, OVERHEAD = 190, 0.27
@@ -271,10 +271,7 @@ def main():
     plan = Plan(chosen_patterns(args), args.full, args.seconds)
     out = pathlib.Path(args.out or time.strftime("report-%Y%m%d-%H%M%S"))
     out.mkdir(parents=True, exist_ok=True)
-    try:
-        suite, found = measure(args, plan, out)
-    except (LoadError, WorkError) as error:
-        die(error)
+    suite, found = measure(args, plan, out)
     settings = {"size": args.size, "full": args.full, "seconds": round(plan.seconds, 3), "only": args.only,
                 "cut_short": suite.cut_short, "command": command_line()}
     print(report.write_all(settings=settings, folder=out, **found))
@@ -289,4 +286,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    end_with("bench/run", main)

@@ -64,6 +64,17 @@ class Work:
         for name in names:
             self.path(name).unlink(missing_ok=True)
 
+    def settle(self):
+        """What was put off for files of this folder is not paid by what is measured next. It is no sync(), which
+        pays what others have put off."""
+        for path in [*self.folder.iterdir(), self.folder]:
+            if path.is_file() or path == self.folder:
+                fd = os.open(path, os.O_RDONLY)
+                try:
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
+
     def ours(self, *words):
         return self.measured(self.tool, *words)
 
@@ -90,11 +101,6 @@ class Work:
         out = self.run(*words)
         told = json.loads(out[out.index("{"):])["jobs"]
         return {"seconds": max(job["job_runtime"] for job in told) / 1000}
-
-
-def settle():
-    """What was put off before is not paid by what is measured next."""
-    os.sync()
 
 
 def forget(path):
@@ -124,3 +130,14 @@ def recall(path):
 
 def say(text):
     print(text, file=sys.stderr, flush=True)
+
+
+def end_with(program, main):
+    """Run main(), and end as it says; its failure, or Ctrl-C, is one line."""
+    try:
+        sys.exit(main())
+    except WorkError as error:
+        sys.exit(f"{program}: {error}")
+    except KeyboardInterrupt:
+        say(f"{program}: interrupted; what was made for it is removed")
+        sys.exit(130)

@@ -105,6 +105,27 @@ def all_lines(folder):
     return [line for line in lines if "skipped" in line]
 
 
+def space(folder):
+    """Each image takes no more than is reckoned with when the sizes are chosen."""
+    sys.path.insert(0, BENCH)
+    sys.dont_write_bytecode = True
+    import job_images # from the folder given
+    import work as commands
+    images = job_images.Images(commands.Work(TOOL, QEMU, PROBE, pathlib.Path(folder)), job_images.Sizes(256))
+
+    def used():
+        return sum(path.stat().st_blocks * 512 for path in pathlib.Path(folder).iterdir())
+    for name in images.space:
+        if name != "cloning": # lies in a file system of its own
+            before = used()
+            images.need(name)
+            took = used() - before
+            most = images.space[name] + (4 << 20)
+            that(f"{name} takes {took} bytes, more than {most}", 0 < took <= most)
+    images.drop(set(images.space))
+    that(f"images left: {os.listdir(folder)}", os.listdir(folder) == [])
+
+
 def options(folder):
     done = run(*command(folder, "--only", "no such line"))
     that(f"--only: {done}", done.returncode == 1 and "--list names them" in done.stderr)
@@ -140,6 +161,7 @@ with tempfile.TemporaryDirectory(dir=os.getcwd()) as scratch:
     os.mkdir("work")
     work = os.path.abspath("work")
     skipped = all_lines(work)
+    space(work)
     options(work)
     interrupted(work, "compare", "main.qcow2", signal.SIGINT, 130)
     if not skipped:

@@ -5,6 +5,7 @@ show; and what there is no cell of, on files and on a block device.
 
 usage: test_page.py BENCH
 """
+import contextlib
 import html.parser
 import io
 import json
@@ -14,7 +15,9 @@ import re
 import subprocess
 import sys
 import tempfile
+import types
 import unittest
+import unittest.mock
 
 BENCH = sys.argv.pop(1)
 sys.path.insert(0, BENCH)
@@ -235,6 +238,23 @@ class Plots(unittest.TestCase):
 
 
 class Text(unittest.TestCase):
+    def test_sizes_that_fit(self):
+        def fitting(free, scale):
+            def make(scale):
+                return jobs.Jobs(jobs.Work("tool", "peer", "probe", pathlib.Path(".")), scale)
+            usage = types.SimpleNamespace(free=free)
+            with unittest.mock.patch("shutil.disk_usage", return_value=usage), \
+                    contextlib.redirect_stderr(io.StringIO()) as said:
+                return jobs.fitting(".", make, scale), said.getvalue()
+        found, said = fitting(1 << 40, 1)
+        self.assertEqual((found.images.sizes.scale, said), (1, ""))
+        found, said = fitting(8 << 30, 1)
+        self.assertGreater(found.images.sizes.scale, 1)
+        self.assertLess(found.space(), 8 << 30)
+        self.assertEqual(len(said.splitlines()), found.images.sizes.scale.bit_length() - 1)
+        with self.assertRaises(jobs.WorkError):
+            fitting(100 << 20, 1)
+
     def test_jobs(self):
         lines = made_jobs()["lines"]
         said = [jobs.describe(line) for line in lines] + [jobs.summary(lines)]
