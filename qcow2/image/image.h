@@ -50,6 +50,15 @@ int q2_close(struct layer *layer, vdisk_queue *queue);
 int q2_make_empty(struct layer *layer, vdisk_progress_fn *progress, void *progress_arg, vdisk_queue *queue);
 int q2_set_backing(struct layer *layer, const char *file, const char *format, bool only_check, vdisk_queue *queue);
 
+/*
+ * qcow2/image/header_replace.c: the header becomes `h`, all of it, in one step: a crash leaves the old one or the
+ * new one. What it leads to is durable, and nothing is in memory that is not on disk. In memory only the fields
+ * that change in any image's life are those of `h` then: q2_reload(). `doubt`: why there are no more writes when
+ * it is not known which of the two is there. `only_check`: does it fit? Outside the loop; errors with a text.
+ */
+int q2_header_replace(struct layer *layer, const struct q2_header *h, const char *doubt, bool only_check,
+                      vdisk_queue *queue);
+
 /* qcow2/image/info.c: format_driver.describe and .describe_closed; qcow2/image/holes.c: .has_host_holes */
 int  q2_describe(struct layer *layer, vdisk_image *image, vdisk_queue *queue);
 int  q2_describe_encrypted(struct backend *b, vdisk_image *image, vdisk_queue *queue);
