@@ -19,6 +19,7 @@
 #include "engine/backend.h"
 #include "engine/vdisk.h"
 #include "qcow2/check/check_refs.h"
+#include "qcow2/check/expand.h"
 #include "qcow2/check/rebuild.h"
 #include "qcow2/check/spans.h"
 
@@ -92,6 +93,16 @@ struct qcow2_repair_result {
  */
 int qcow2_repair(struct backend *file, vdisk_queue *q, enum qcow2_repair_what what,
                  const struct qcow2_check_opts *opts, struct qcow2_repair_result *ret);
+
+/* Point the header to a snapshot table of `n` entries, durably. 0 or -errno. */
+typedef int q2_snapshots_fn(void *arg, uint64_t host_offset, uint32_t n);
+
+/*
+ * A snapshot table with the fields that version 3 asks for, for an image of version 2 that is sound; then what the
+ * old one had is leaked. Blocks; outside the loop. Errors with a text; -ENOSPC: no place for it.
+ */
+int q2_complete_snapshots(struct backend *file, vdisk_queue *q, const struct qcow2_check_opts *opts,
+                          q2_snapshots_fn *set, void *arg);
 
 /*
  * Open `name` read-only with `backend_flags` (enum backend_open_flags), check, close. Blocks. The backing chain

@@ -392,3 +392,41 @@ int check_mend_snapshots(struct check *c, struct check_snapshots_at *ret)
     mem_free(m.said);
     return rc < 0 ? err_set(rc, "%s: repairing the snapshot table: %s", c->file->name, strerror(-rc)) : rc;
 }
+
+/* ---- for another version ------------------------------------------------------------------------------------ */
+
+static int complete(struct check *c, q2_snapshots_fn *set, void *arg)
+{
+    struct check_snapshots_at at;
+    int rc = check_run(c);
+
+    assert(rc < 0 || c->header.geo.version < 3);
+    if (rc == 0 && c->res.corruptions + c->res.check_errors > 0)
+        return err_hint(err_set(EIO, "%s: does not check clean", c->file->name),
+                        "repair it with vdisk-io check -r all");
+    c->header.geo.version = 3; /* as what it is to be judged */
+    if (rc == 0)
+        rc = check_mend_snapshots(c, &at);
+    if (rc == 0)
+        return err_set(ENOSPC, "%s: there is no place for a snapshot table of version 3", c->file->name);
+    assert(rc < 0 || !at.given_up);
+    return rc < 0 ? rc : set(arg, at.host_offset, at.n);
+}
+
+int q2_complete_snapshots(struct backend *file, vdisk_queue *q, const struct qcow2_check_opts *opts,
+                          q2_snapshots_fn *set, void *arg)
+{
+    struct qcow2_check_opts own = *opts;
+    struct check c;
+    int rc;
+
+    own.report = NULL;
+    err_clear();
+    rc = check_begin(&c, file, q, &own);
+    if (rc == 0)
+        rc = complete(&c, set, arg);
+    if (rc < 0 && vdisk_error_text()[0] == '\0')
+        err_set(rc, "%s: the snapshot table: %s", file->name, strerror(-rc));
+    check_finish(&c);
+    return rc;
+}

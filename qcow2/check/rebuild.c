@@ -3,10 +3,12 @@
  * Rebuilding the refcounts of an image.
  *
  * Happy path: count what refers to each cluster, the refcount structure itself left out; find free clusters for a
- * new table and new blocks, never any that the old ones use; write blocks and table, flush. Once the caller has
- * switched the header to the new table, the old structure is free space.
- * Failure modes: a table cannot be read: what it refers to is not known, so nothing is written. No space, no
- * memory, a failed read or write: the old table is still the one that counts.
+ * new table and new blocks, and for what the caller wants to have besides, never any that the old ones use; write
+ * blocks and table, flush. Once the caller has switched the header to the new table, the old structure is free
+ * space.
+ * Failure modes: a table cannot be read: what it refers to is not known, so nothing is written. A count that the
+ * new refcounts are too narrow for: likewise. No space, no memory, a failed read or write: the old table is still
+ * the one that counts.
  *
  * Invariants.
  *  1. Nothing is written but clusters that neither the image nor the old refcount structure uses.
@@ -26,6 +28,7 @@
 #include "engine/base/error.h"
 #include "engine/base/mem.h"
 #include "qcow2/check/check_internal.h"
+#include "qcow2/check/more.h"
 #include "qcow2/format/format.h"
 #include "qcow2/mutant.h"
 
@@ -33,8 +36,10 @@ enum { REASON_MAX = 256 };
 
 struct rebuild {
     struct check c;          /* the references */
+    struct q2_geometry geo;  /* as refcounts are to be; c.header.geo: as they are */
     struct q2_refs old;      /* clusters of the old refcount structure */
-    bool     strict, keep;   /* Q2_REBUILD_ */
+    struct q2_more *more;    /* clusters that are to have refcounts besides; NULL: none */
+    bool     strict, keep, only_check; /* Q2_REBUILD_ */
     bool     grows;          /* places past the end of the file can be had */
     uint64_t next;           /* nothing below is free */
     uint64_t covered;        /* clusters that the new blocks have to describe */
@@ -89,9 +94,11 @@ static bool is_unused(const struct rebuild *b, uint64_t cluster)
            (q2_refs_count(&b->old, cluster) == 0 || MUTANT(REBUILD_OVER_OLD));
 }
 
+/* Where all is sound nothing is claimed behind the end, so that it does not matter how far that is known. */
 static bool is_free(const struct rebuild *b, uint64_t cluster)
 {
-    return is_unused(b, cluster) && !check_claimed_past_end(&b->c, cluster);
+    assert(!b->strict || (b->c.past_from == b->c.file_clusters && !b->c.past.pages));
+    return is_unused(b, cluster) && (b->strict || !check_claimed_past_end(&b->c, cluster));
 }
 
 /* Invariant 3: one block of the old structure. */
@@ -159,6 +166,23 @@ static int count(struct rebuild *b)
     return rc;
 }
 
+/* Can the new refcounts say what has been counted? */
+static int check_width(struct rebuild *b)
+{
+    const struct q2_refs *refs = &b->c.refs;
+
+    assert(b->geo.cluster_size == b->c.header.geo.cluster_size);
+    if (b->geo.refcount_max >= b->c.header.geo.refcount_max)
+        return 0;
+    for (uint64_t i = q2_refs_next(refs, 0); i < refs->clusters; i = q2_refs_next(refs, i + 1))
+        if (q2_refs_count(refs, i) > b->geo.refcount_max)
+            return err_hint(err_set(EINVAL, "%s: Cannot decrease refcount entry width to %" PRIu32 " bits: "
+                                    "Cluster at offset 0x%" PRIx64 " has a refcount of %" PRIu64, b->c.file->name,
+                                    b->geo.refcount_bits, i << b->geo.cluster_bits, q2_refs_count(refs, i)),
+                            "delete the snapshots that share it, or take wider refcounts");
+    return 0;
+}
+
 /* ---- places for the new structure ---------------------------------------------------------------------- */
 
 static uint64_t limit(const struct rebuild *b)
@@ -167,7 +191,8 @@ static uint64_t limit(const struct rebuild *b)
 
     if (!b->grows || b->c.past_unknown)
         return b->c.file_size >> g->cluster_bits;
-    return min_u64((Q2_MAX_HOST_OFFSET + 1) >> g->cluster_bits, b->c.file_clusters + check_past_window(&b->c));
+    return min_u64((Q2_MAX_HOST_OFFSET + 1) >> g->cluster_bits,
+                   b->strict ? UINT64_MAX : b->c.file_clusters + check_past_window(&b->c));
 }
 
 /* `n` free neighbours from b->next on. */
@@ -204,7 +229,7 @@ static int add_block(struct rebuild *b)
 
 static int add_blocks(struct rebuild *b)
 {
-    const struct q2_geometry *g = &b->c.header.geo;
+    const struct q2_geometry *g = &b->geo;
     int rc = 0;
 
     assert(b->covered > 0 && b->blocks_count <= b->blocks_max);
@@ -214,12 +239,12 @@ static int add_blocks(struct rebuild *b)
 }
 
 /* The table's own place may need one more block, and that a longer table: begin with one entry to spare. */
-static int place(struct rebuild *b)
+static int place_tables(struct rebuild *b)
 {
-    const struct q2_geometry *g = &b->c.header.geo;
+    const struct q2_geometry *g = &b->geo;
     int rc;
 
-    b->covered = max_u64(1, q2_refs_end(&b->c.refs));
+    b->covered = max_u64(b->covered, max_u64(1, q2_refs_end(&b->c.refs)));
     rc = add_blocks(b);
     while (rc == 0 && b->table_clusters * (g->cluster_size / 8) < b->blocks_count) {
         b->table_clusters = q2_clusters(g, (b->blocks_count + 1) * Q2_REFTABLE_ENTRY_SIZE);
@@ -235,12 +260,49 @@ static int place(struct rebuild *b)
     return rc;
 }
 
+/* What the caller wants to have, from the first free cluster on. */
+static int place_more(struct rebuild *b)
+{
+    uint64_t at;
+    int rc = 0;
+
+    for (uint64_t i = 0; b->more && i < b->more->wants_count && rc == 0; i++)
+        for (uint64_t k = 0; k < b->more->wants[i].n && rc == 0; k++) {
+            rc = find_place(b, 1, &at);
+            if (rc == 0)
+                rc = q2_more_got(b->more, at, b->more->wants[i].refs);
+        }
+    return rc;
+}
+
+static int place(struct rebuild *b)
+{
+    int rc = place_more(b);
+
+    return rc == 0 ? place_tables(b) : rc;
+}
+
 /* ---- writing ------------------------------------------------------------------------------------------- */
+
+/* What the caller wants to have: those of these clusters. */
+static void fill_more(struct rebuild *b, uint64_t first, uint8_t *buf)
+{
+    uint64_t end = first + q2_refblock_entries(&b->geo);
+
+    for (uint64_t i = b->more ? q2_more_find(b->more, first) : 0; b->more && i < b->more->runs_count; i++) {
+        const struct q2_more_run *run = &b->more->runs[i];
+        if (run->start >= end)
+            break;
+        assert(run->start < run->end && run->refs <= b->geo.refcount_max);
+        for (uint64_t k = max_u64(first, run->start); k < min_u64(end, run->end); k++)
+            q2_refcount_set(&b->geo, buf, k - first, run->refs);
+    }
+}
 
 /* *at: index into b->blocks of the first that lies at or past the clusters described. */
 static void fill_block(struct rebuild *b, uint64_t first, uint8_t *buf, uint64_t *at)
 {
-    const struct q2_geometry *g = &b->c.header.geo;
+    const struct q2_geometry *g = &b->geo;
     uint64_t n = q2_refblock_entries(g), refs;
 
     memset(buf, 0, g->cluster_size);
@@ -249,6 +311,7 @@ static void fill_block(struct rebuild *b, uint64_t first, uint8_t *buf, uint64_t
         if (refs > 0)
             q2_refcount_set(g, buf, i - first, refs);
     }
+    fill_more(b, first, buf);
     for (; *at < b->blocks_count && b->blocks[*at] < first + n; (*at)++) {
         assert(q2_refcount_get(g, buf, b->blocks[*at] - first) == 0);
         q2_refcount_set(g, buf, b->blocks[*at] - first, 1);
@@ -261,7 +324,7 @@ static void fill_block(struct rebuild *b, uint64_t first, uint8_t *buf, uint64_t
 
 static int write_blocks(struct rebuild *b)
 {
-    const struct q2_geometry *g = &b->c.header.geo;
+    const struct q2_geometry *g = &b->geo;
     uint8_t *buf = check_buffer(&b->c, g->cluster_size);
     uint64_t at = 0;
     int rc = buf ? 0 : -ENOMEM;
@@ -277,7 +340,7 @@ static int write_blocks(struct rebuild *b)
 
 static int write_table(struct rebuild *b)
 {
-    const struct q2_geometry *g = &b->c.header.geo;
+    const struct q2_geometry *g = &b->geo;
     uint64_t len = b->table_clusters << g->cluster_bits;
     uint8_t *buf = check_buffer(&b->c, len);
     int rc;
@@ -311,7 +374,8 @@ static bool is_placed(const struct rebuild *b, uint64_t cluster)
         else
             high = mid;
     }
-    return cluster >= b->table && cluster < b->table + b->table_clusters;
+    return (cluster >= b->table && cluster < b->table + b->table_clusters) ||
+           (b->more && q2_more_has(b->more, cluster));
 }
 
 /* One block of the old structure. */
@@ -344,6 +408,10 @@ static int rebuild(struct rebuild *b)
     int rc = count(b);
 
     if (rc == 0)
+        rc = check_width(b);
+    if (b->only_check)
+        return rc;
+    if (rc == 0)
         rc = place(b);
     if (rc == 0)
         rc = find_freed(b);
@@ -352,24 +420,37 @@ static int rebuild(struct rebuild *b)
     return rc == 0 ? write_table(b) : rc; /* invariant 2 */
 }
 
-int q2_rebuild_refcounts(struct backend *file, vdisk_queue *queue, const struct qcow2_check_opts *opts,
-                         unsigned flags, struct q2_rebuilt *ret)
+/* After check_begin(). */
+static void set_geometry(struct rebuild *b, uint32_t refcount_bits)
+{
+    const struct q2_geometry *g = &b->c.header.geo;
+    uint32_t order = refcount_bits ? (uint32_t)__builtin_ctz(refcount_bits) : g->refcount_order;
+
+    assert(refcount_bits == 0 || (is_power_of_two(refcount_bits) && g->version >= 3));
+    q2_geometry_init(&b->geo, g->version, g->cluster_bits, order, g->extended_l2, g->data_file);
+}
+
+int q2_rebuild_refcounts_as(struct backend *file, vdisk_queue *queue, const struct qcow2_check_opts *opts,
+                            const struct q2_rebuild *how, struct q2_rebuilt *ret)
 {
     struct qcow2_check_opts own = opts ? *opts : (struct qcow2_check_opts){.memory_max = 0};
-    struct rebuild b = {.grows = file->caps & BACKEND_GROWS, .strict = flags & Q2_REBUILD_STRICT,
-                        .keep = flags & Q2_REBUILD_KEEP};
+    struct rebuild b = {.grows = file->caps & BACKEND_GROWS, .strict = how->flags & Q2_REBUILD_STRICT,
+                        .keep = how->flags & Q2_REBUILD_KEEP, .only_check = how->flags & Q2_REBUILD_CHECK,
+                        .more = how->more};
     int rc;
 
-    assert(!file->read_only && (flags & ~(unsigned)(Q2_REBUILD_STRICT | Q2_REBUILD_KEEP)) == 0);
+    assert(!file->read_only);
     own.report = note_reason;
     own.report_arg = &b;
     err_clear();
     rc = check_begin(&b.c, file, queue, &own);
-    if (rc == 0)
+    if (rc == 0) {
+        set_geometry(&b, how->refcount_bits);
         rc = rebuild(&b);
+    }
     *ret = (struct q2_rebuilt){.host_offset = 0};
     if (rc == 0) {
-        *ret = (struct q2_rebuilt){b.table << b.c.header.geo.cluster_bits, (uint32_t)b.table_clusters, b.c.freed};
+        *ret = (struct q2_rebuilt){b.table << b.geo.cluster_bits, (uint32_t)b.table_clusters, b.c.freed};
         b.c.freed = (struct q2_spans){.list = NULL};
     }
     if (rc < 0 && vdisk_error_text()[0] == '\0')
@@ -378,4 +459,10 @@ int q2_rebuild_refcounts(struct backend *file, vdisk_queue *queue, const struct 
     q2_refs_finish(&b.old);
     check_finish(&b.c);
     return rc;
+}
+
+int q2_rebuild_refcounts(struct backend *file, vdisk_queue *queue, const struct qcow2_check_opts *opts,
+                         unsigned flags, struct q2_rebuilt *ret)
+{
+    return q2_rebuild_refcounts_as(file, queue, opts, &(struct q2_rebuild){.flags = flags}, ret);
 }

@@ -12,7 +12,7 @@
 
 struct qcow2_check_opts;
 
-enum { Q2_REBUILD_STRICT = 1u << 0, Q2_REBUILD_KEEP = 1u << 1 };
+enum { Q2_REBUILD_STRICT = 1u << 0, Q2_REBUILD_KEEP = 1u << 1, Q2_REBUILD_CHECK = 1u << 2 };
 
 struct q2_rebuilt {
     uint64_t host_offset; /* of the new refcount table */
@@ -25,10 +25,22 @@ struct q2_rebuilt {
  * The header still points to the old ones: switching is the caller's. Q2_REBUILD_STRICT: refuse (-EIO) when
  * anything but the refcounts is damaged. Without it only tables that cannot be read are a reason to refuse, and
  * where an entry is damaged that may have referred to a cluster which seems free, what has a refcount keeps one;
- * Q2_REBUILD_KEEP: in any case. Errors with a text; then nothing but free clusters was written, and *ret is
- * zeroed.
+ * Q2_REBUILD_KEEP: in any case. Q2_REBUILD_CHECK: could it be done? Nothing is written. Errors with a text; then
+ * nothing but free clusters was written, and *ret is zeroed.
  */
 int q2_rebuild_refcounts(struct backend *file, vdisk_queue *queue, const struct qcow2_check_opts *opts,
                          unsigned flags, struct q2_rebuilt *ret);
+
+struct q2_more; /* qcow2/check/more.h */
+
+struct q2_rebuild {
+    unsigned        flags;         /* Q2_REBUILD_ */
+    uint32_t        refcount_bits; /* 0: as they are. Version 3 */
+    struct q2_more *more;          /* new clusters that are to have refcounts; NULL: none */
+};
+
+/* The same, so. Errors also: -EINVAL, with a text: a count does not fit into refcount_bits. */
+int q2_rebuild_refcounts_as(struct backend *file, vdisk_queue *queue, const struct qcow2_check_opts *opts,
+                            const struct q2_rebuild *how, struct q2_rebuilt *ret);
 
 #endif
