@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "engine/base/error.h"
+#include "engine/change.h"
 #include "engine/base/mutant.h"
 #include "engine/loop/queue.h"
 #include "engine/volume.h"
@@ -25,14 +26,14 @@ static bool is_writable(const vdisk *v)
     return !(atomic_load(&v->refuses) & VOLUME_READ_ONLY) || v->cut;
 }
 
-static int begin(vdisk *v, const char *what, bool possible, vdisk_queue **ret_queue)
+int change_begin(vdisk *v, const char *what, const char *lack, vdisk_queue **ret_queue)
 {
     int rc = volume_check_handle(v);
 
     if (rc < 0)
         return rc;
-    if (!possible)
-        return err_set(ENOTSUP, "%s: a %s volume has no backing file", v->top->name, v->top->format->name);
+    if (lack)
+        return err_set(ENOTSUP, "%s: a %s volume %s", v->top->name, v->top->format->name, lack);
     if (v->top->read_only)
         return err_set(EACCES, "%s: is open read-only", v->top->name);
     rc = volume_manage(v, ret_queue);
@@ -47,7 +48,7 @@ static int begin(vdisk *v, const char *what, bool possible, vdisk_queue **ret_qu
     return rc;
 }
 
-static int end(vdisk *v, int rc)
+int change_end(vdisk *v, int rc)
 {
     assert(atomic_load(&v->refuses) & VOLUME_SHUT);
     volume_reopen(v);
@@ -57,10 +58,16 @@ static int end(vdisk *v, int rc)
     return rc;
 }
 
+void change_takes_no_more(vdisk *v)
+{
+    atomic_fetch_or(&v->refuses, VOLUME_READ_ONLY); /* invariant 2 */
+    v->cut = false;
+}
+
 static int make_empty(vdisk *v, vdisk_progress_fn *progress, void *progress_arg)
 {
     vdisk_queue *q;
-    int rc = begin(v, "become empty", v && v->top->format->make_empty, &q);
+    int rc = change_begin(v, "become empty", !v || v->top->format->make_empty ? NULL : "has no backing file", &q);
 
     if (rc < 0)
         return rc;
@@ -68,7 +75,7 @@ static int make_empty(vdisk *v, vdisk_progress_fn *progress, void *progress_arg)
         rc = err_set(EINVAL, "%s: has no backing file, which would have its content", v->top->name);
     if (rc == 0)
         rc = v->top->format->make_empty(v->top, progress, progress_arg, q);
-    return end(v, rc);
+    return change_end(v, rc);
 }
 
 int vdisk_make_empty(vdisk *v, vdisk_progress_fn *progress, void *progress_arg)
@@ -79,16 +86,15 @@ int vdisk_make_empty(vdisk *v, vdisk_progress_fn *progress, void *progress_arg)
 static int set_backing(vdisk *v, const char *file, const char *format, bool only_check)
 {
     vdisk_queue *q;
-    int rc = begin(v, "get another backing file", v && v->top->format->set_backing, &q);
+    bool possible = !v || v->top->format->set_backing;
+    int rc = change_begin(v, "get another backing file", possible ? NULL : "has no backing file", &q);
 
     if (rc < 0)
         return rc;
     rc = v->top->format->set_backing(v->top, file && file[0] != '\0' ? file : NULL, format, only_check, q);
-    if (rc == 0 && !only_check) {
-        atomic_fetch_or(&v->refuses, VOLUME_READ_ONLY); /* invariant 2 */
-        v->cut = false;
-    }
-    return end(v, rc);
+    if (rc == 0 && !only_check)
+        change_takes_no_more(v);
+    return change_end(v, rc);
 }
 
 int vdisk_set_backing(vdisk *v, const char *backing_file, const char *backing_fmt)

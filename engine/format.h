@@ -198,6 +198,12 @@ struct format_driver {
     int (*make_empty)(struct layer *layer, vdisk_progress_fn *progress, void *progress_arg, vdisk_queue *q);
     int (*set_backing)(struct layer *layer, const char *file, const char *format, bool only_check, vdisk_queue *q);
 
+    /*
+     * What the image is changes, all that `opts` asks for but its backing file; or `only_check`: would it be
+     * refused? Blocks; no request is in flight, nor comes. NULL: -ENOTSUP.
+     */
+    int (*amend)(struct layer *layer, const struct vdisk_amend_opts *opts, bool only_check, vdisk_queue *q);
+
     /* Give host space back that is not in use. Blocks; requests may be in flight. NULL: there is never any. */
     int (*trim)(struct layer *layer, const struct vdisk_trim_opts *opts, vdisk_queue *q);
 };

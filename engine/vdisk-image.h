@@ -229,6 +229,38 @@ VDISK_API int vdisk_set_backing(vdisk *v, const char *backing_file, const char *
 /* Would it be refused? Nothing changes. Errors: as that, but for those of the I/O of writing. */
 VDISK_API int vdisk_check_backing(vdisk *v, const char *backing_file, const char *backing_fmt);
 
+/* ---- amend ----------------------------------------------------------------------------------------- */
+
+enum vdisk_amend_flags {
+    VDISK_AMEND_SHRINK   = 1u << 0, /* `virtual_size` may be smaller: what is behind it is lost */
+    VDISK_AMEND_LAZY_ON  = 1u << 1, /* lazy_refcounts: one of the two, or it stays as it is */
+    VDISK_AMEND_LAZY_OFF = 1u << 2,
+};
+
+struct vdisk_amend_opts {
+    size_t             size;          /* sizeof(struct vdisk_amend_opts) */
+    uint32_t           flags;         /* enum vdisk_amend_flags */
+    uint32_t           version;       /* 2 or 3; 0: as it is, and so with all others */
+    uint32_t           refcount_bits; /* a power of two, up to 64; version 2 has 16 */
+    uint64_t           virtual_size;  /* a multiple of 512 */
+    const char        *backing_file;  /* "": none; NULL: as it is. As all texts it is copied */
+    const char        *backing_fmt;   /* NULL: as it is */
+    vdisk_progress_fn *progress;
+    void              *progress_arg;
+};
+
+/*
+ * Change what an image is, as a job, about an open volume: all of it, in an order in which each step has what it
+ * needs, a smaller version and the backing file's name last. Version 2 knows no zeros that take no space: with a
+ * backing file they are written. All that can be refused is, before anything changes. Requests are refused
+ * meanwhile. When it stops early, or is killed, some of the steps are done, each of them whole, the image reads as
+ * it did (but for its size), and clusters may be leaked: the same job does the rest. Once there is another backing
+ * file the handle takes no more changes. Errors of the job: -EINVAL, -ENOTSUP: the options, or the image is not of
+ * a kind for them; -EBUSY: requests are in flight; -EACCES: read-only; -EIO: it is damaged; of vdisk_resize() and
+ * vdisk_set_backing(); -ENOSPC, -ENOMEM, -ECANCELED, or of the I/O. Errors here: -EINVAL, -ECHILD, -ENOMEM.
+ */
+VDISK_API int vdisk_job_amend(vdisk *v, const struct vdisk_amend_opts *opts, vdisk_job **ret_job);
+
 /* ---- trim ------------------------------------------------------------------------------------------ */
 
 struct vdisk_trim_opts {

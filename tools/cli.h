@@ -52,7 +52,7 @@ struct cli_verb {
 extern const struct cli_verb *const cli_verbs[];
 
 extern const struct cli_verb cli_create, cli_info, cli_map, cli_check, cli_resize, cli_convert, cli_compare,
-    cli_dd, cli_measure, cli_commit, cli_rebase, cli_checksum, cli_io, cli_bench;
+    cli_dd, cli_measure, cli_commit, cli_rebase, cli_amend, cli_checksum, cli_io, cli_bench;
 
 /* ---- messages: to stderr, one line, prefixed with the program's name ------------------------------- */
 

@@ -148,6 +148,7 @@ const struct format_driver qcow2_driver = {
     .measure = q2_measure,
     .make_empty = q2_make_empty,
     .set_backing = q2_set_backing,
+    .amend = q2_amend,
     .finish = q2_finish,
     .resize = q2_resize,
     .highest = q2_highest_end,

@@ -50,6 +50,9 @@ int q2_close(struct layer *layer, vdisk_queue *queue);
 int q2_make_empty(struct layer *layer, vdisk_progress_fn *progress, void *progress_arg, vdisk_queue *queue);
 int q2_set_backing(struct layer *layer, const char *file, const char *format, bool only_check, vdisk_queue *queue);
 
+/* qcow2/image/amend.c: format_driver.amend */
+int q2_amend(struct layer *layer, const struct vdisk_amend_opts *opts, bool only_check, vdisk_queue *queue);
+
 /*
  * qcow2/image/header_replace.c: the header becomes `h`, all of it, in one step: a crash leaves the old one or the
  * new one. What it leads to is durable, and nothing is in memory that is not on disk. In memory only the fields

@@ -133,6 +133,12 @@ static uint64_t cache_bytes(const struct layer_open *how)
     return named > 0 ? min_u64(named, NAMED_CACHE_MAX) : how->cache_bytes;
 }
 
+/* What a version can say. */
+static void set_cheap(struct q2 *q)
+{
+    q->meta.layer->zeroes_cheap = q->meta.geo.version >= 3 || !q->meta.header.backing_file;
+}
+
 int q2_open(struct layer *layer, const struct layer_open *how, vdisk_queue *queue)
 {
     struct q2 *q = q2_state_alloc(layer);
@@ -158,7 +164,7 @@ int q2_open(struct layer *layer, const struct layer_open *how, vdisk_queue *queu
     layer->cluster_size = q->meta.geo.cluster_size;
     layer->compress_align = q->meta.data_file ? 0 : (uint32_t)q->meta.geo.cluster_size;
     layer->zero_align = q->meta.data_file_raw ? 0 : q->meta.geo.cluster_size;
-    layer->zeroes_cheap = q->meta.geo.version >= 3 || !q->meta.header.backing_file;
+    set_cheap(q);
     layer->backing_name = dup_or_null(q->meta.header.backing_file);
     layer->backing_format = dup_or_null(q->meta.header.backing_format);
     if ((q->meta.header.backing_file && !layer->backing_name) ||
@@ -208,6 +214,7 @@ int q2_reload(struct layer *layer, vdisk_queue *queue)
     }
     layer->format_state = q;
     layer_set_size(layer, q->meta.header.size);
+    set_cheap(q);
     q2_state_free(old);
     q2_assert(q);
     return 0;

@@ -51,7 +51,7 @@ static int check_data_device(struct layer *layer, uint64_t size)
                     "extend the device first");
 }
 
-static int check_allowed(struct layer *layer, uint64_t size, vdisk_queue *queue)
+int q2_resize_check(struct layer *layer, uint64_t size, uint32_t version, vdisk_queue *queue)
 {
     struct q2 *q = q2_of(layer);
     int rc;
@@ -68,7 +68,7 @@ static int check_allowed(struct layer *layer, uint64_t size, vdisk_queue *queue)
     if (layer->backing_name && layer->backing_name[0] != '\0' && !layer->backing && size > layer_size(layer))
         return err_hint(err_set(EINVAL, "%s: how its new end reads depends on its backing file", layer->name),
                         "open it with its backing file");
-    if (q->meta.header.nb_snapshots > 0 && q->meta.geo.version < 3)
+    if (q->meta.header.nb_snapshots > 0 && version < 3)
         return err_hint(err_set(ENOTSUP, "%s: has snapshots, which in version 2 do not say how large the disk was",
                                 layer->name),
                         "delete the snapshots first");
@@ -141,7 +141,7 @@ static int grow(struct layer *layer, uint64_t size, const struct vdisk_resize_op
 int q2_resize(struct layer *layer, uint64_t size, const struct vdisk_resize_opts *opts, vdisk_queue *queue)
 {
     bool grows = size > layer_size(layer);
-    int rc = check_allowed(layer, size, queue);
+    int rc = q2_resize_check(layer, size, q2_of(layer)->meta.geo.version, queue);
 
     assert(layer == layer->volume->top && !layer->read_only && is_aligned(size, 512));
     assert(atomic_load(&layer->volume->manager) == queue);

@@ -7,6 +7,9 @@
 
 struct qcow2_check_opts;
 
+/* May it have this size, when it is of this version? 0, or an error with a text: resize.c. */
+int q2_resize_check(struct layer *layer, uint64_t size, uint32_t version, vdisk_queue *queue);
+
 /*
  * Flush, and write the header with `size`, which is not smaller than what it says, and an L1 table that is long
  * enough for `reach`: grow.c. Does not set layer->size.

@@ -20,7 +20,7 @@ man_options() {
 run 0 --help
 verbs=$(sed -n '/^Verbs:/,/^$/p' out | awk '/^  / { print $1 }')
 same "verbs in --help" "$(echo $verbs)" \
-    "create info map check resize convert compare dd measure commit rebase checksum io bench"
+    "create info map check resize convert compare dd measure commit rebase amend checksum io bench"
 run 0 --version
 says out "vdisk-io version "
 refused "no verb given"

@@ -25,6 +25,7 @@ static const struct words {
     {"resize", "preallocation", "off metadata falloc full"},
     {"convert", "target-cache", "none writeback writethrough directsync unsafe"},
     {"rebase", "cache", "none writeback writethrough directsync unsafe"},
+    {"amend", "cache", "none writeback writethrough directsync unsafe"},
     {"rebase", "backing-cache", "none writeback writethrough directsync unsafe"},
     {"checksum", "cache", "none writeback writethrough directsync unsafe"},
     {"commit", "cache", "none writeback writethrough directsync unsafe"},
