@@ -157,11 +157,30 @@ static int amend_open(struct amend *a, vdisk *v, const char *name)
     return rc;
 }
 
+/* By its name: whether it lies further below is not looked at. */
+static bool would_be_below_itself(const struct amend *a, const char *name)
+{
+    const char *path = target_path(name);
+    struct stat st;
+    bool is;
+
+    if (!a->opts.backing_file || a->opts.backing_file[0] == '\0' || !path)
+        return false;
+    char *below = cli_backing_path(path, a->opts.backing_file);
+    is = target_path(below) && stat(target_path(below), &st) == 0 && target_is_file(name, &st);
+    free(below);
+    return is;
+}
+
 static int amend_image(struct amend *a, const char *name)
 {
     vdisk *v;
     int rc;
 
+    if (would_be_below_itself(a, name)) {
+        cli_error("%s: an image cannot be its own backing file", name);
+        return CLI_FAILED;
+    }
     a->open.flags |= VDISK_OPEN_RDWR;
     a->open.layers = a->opts.virtual_size != 0 ? 0 : 1;
     if (vdisk_open(name, &a->open, &v) < 0)
