@@ -513,7 +513,8 @@ VDISK_API int vdisk_job_get_commit_result(const vdisk_job *job, struct vdisk_com
 /* ---- rebase ----------------------------------------------------------------------------------------- */
 
 enum vdisk_rebase_flags {
-    VDISK_REBASE_UNSAFE = 1u << 0, /* change the name and nothing else: no backing file is opened */
+    VDISK_REBASE_UNSAFE   = 1u << 0, /* change the name and nothing else: no backing file is opened */
+    VDISK_REBASE_COMPRESS = 1u << 1, /* data is written by VDISK_REQ_COMPRESSED; -ENOTSUP where that is */
 };
 
 struct vdisk_rebase_opts {

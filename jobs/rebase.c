@@ -6,7 +6,8 @@
  *  1. the image is opened for writing, with its chain; the new one is opened; the header will take its name;
  *  2. one loop (rebase_slot.c has the way of a piece): both are asked for their extents ahead; what the image has
  *     itself, what both know to be zeros, and what comes from a layer that both have, is passed over; the rest is
- *     read from both sides, and what differs is written into the image;
+ *     read from both sides, and what differs is written into the image, compressed if that is asked for: by whole
+ *     units then, in their order;
  *  3. a flush, then the header names the new file.
  * Failure modes: before 2 nothing has changed; later some of what it read from below the image has itself. It
  * reads as before, and the same job again does the rest.
@@ -75,6 +76,28 @@ static bool is_settled(const struct rebase *b, const struct plan_piece *p)
            layers_are_same(&b->old_layers.list[p[0].depth], &b->new_layers.list[p[1].depth]);
 }
 
+/* A part of a unit that is compressed as a whole, which both sides have of several kinds. */
+static bool gather(struct rebase *b, const struct plan_piece *p, uint64_t len)
+{
+    uint64_t start = b->begun - b->begun % b->pack;
+
+    len = jobs_min(len, start + b->pack - b->begun);
+    if (!b->free_slots) /* it may be the last */
+        return false;
+    b->gathered |= !is_settled(b, p);
+    for (unsigned i = 0; i < 2; i++)
+        b->gathered_read[i] |= !(p[i].flags & VDISK_EXTENT_ZERO);
+    take(b, len);
+    if (b->begun % b->pack != 0 && b->begun != b->total)
+        return true;
+    if (b->gathered)
+        rebase_begin(b, start, b->begun - start, b->gathered_read[0], b->gathered_read[1]);
+    else
+        b->done += b->begun - start;
+    b->gathered = b->gathered_read[0] = b->gathered_read[1] = false;
+    return true;
+}
+
 static bool begin_piece(struct rebase *b)
 {
     struct plan_piece p[2];
@@ -83,6 +106,10 @@ static bool begin_piece(struct rebase *b)
     if (b->begun == b->total || b->rc < 0 || !look(b, 0, &p[0]) || !look(b, 1, &p[1]))
         return false;
     len = jobs_min(p[0].len, p[1].len);
+    if (b->pack > 0 && (b->begun % b->pack != 0 || len < b->pack))
+        return gather(b, p, len);
+    if (b->pack > 0)
+        len -= len % b->pack;
     if (is_settled(b, p)) {
         b->done += len;
         take(b, len);
@@ -90,7 +117,7 @@ static bool begin_piece(struct rebase *b)
     }
     if (!b->free_slots)
         return false;
-    len = jobs_min(len, REBASE_PIECE - b->begun % REBASE_PIECE);
+    len = jobs_min(len, b->piece - b->begun % b->piece);
     rebase_begin(b, b->begun, len, !(p[0].flags & VDISK_EXTENT_ZERO), !(p[1].flags & VDISK_EXTENT_ZERO));
     take(b, len);
     return true;
@@ -216,6 +243,18 @@ static int take_new(struct rebase *b)
     return rc;
 }
 
+static int check_compress(struct rebase *b)
+{
+    struct vdisk_info info = {.size = sizeof info};
+    int rc = b->opts.flags & VDISK_REBASE_COMPRESS ? vdisk_get_info(b->volumes[0], &info) : 0;
+
+    if (rc < 0)
+        return jobs_fail(b->job, rc);
+    return b->opts.flags & VDISK_REBASE_COMPRESS && info.compress_align == 0
+               ? fail_text(b, ENOTSUP, "Compression not supported for this file format")
+               : 0;
+}
+
 /* All that can be refused. */
 static int open_both(struct rebase *b)
 {
@@ -226,6 +265,9 @@ static int open_both(struct rebase *b)
 
     if (rc < 0)
         return jobs_fail(b->job, rc);
+    rc = check_compress(b);
+    if (rc < 0)
+        return rc;
     rc = vdisk_check_backing(b->volumes[0], b->backing, b->backing_fmt);
     if (rc < 0)
         return b->backing ? fail_for(b, rc, "Could not change the backing file to") : jobs_fail(b->job, rc);
@@ -239,13 +281,13 @@ static int get_memory(struct rebase *b)
 {
     b->slot_count = b->opts.depth ? (unsigned)jobs_min(b->opts.depth, DEPTH_MOST) : DEPTH;
     b->slots = calloc(b->slot_count, sizeof *b->slots);
-    b->buffers = vdisk_alloc_buffer((size_t)2 * REBASE_PIECE * b->slot_count);
+    b->buffers = vdisk_alloc_buffer(2 * b->piece * b->slot_count);
     if (!b->slots || !b->buffers)
         return fail_text(b, ENOMEM, "out of memory");
     for (unsigned i = b->slot_count; i-- > 0;) {
         b->slots[i].number = i;
-        b->slots[i].buf[0] = b->buffers + (size_t)2 * i * REBASE_PIECE;
-        b->slots[i].buf[1] = b->slots[i].buf[0] + REBASE_PIECE;
+        b->slots[i].buf[0] = b->buffers + 2 * i * b->piece;
+        b->slots[i].buf[1] = b->slots[i].buf[0] + b->piece;
         b->slots[i].next_free = b->free_slots;
         b->free_slots = &b->slots[i];
     }
@@ -263,7 +305,10 @@ static int prepare(struct rebase *b)
     if (rc < 0)
         return fail_text(b, rc, strerror(-rc));
     b->total = b->plans[0].total;
-    b->unit = info.cluster_size > 0 ? (size_t)jobs_min(info.cluster_size, REBASE_PIECE) : 512;
+    b->pack = b->opts.flags & VDISK_REBASE_COMPRESS ? info.compress_align : 0;
+    b->piece = b->pack > REBASE_PIECE ? b->pack : REBASE_PIECE;
+    b->unit = info.cluster_size > 0 ? (size_t)jobs_min(info.cluster_size, b->piece) : 512;
+    assert(b->pack == 0 || b->unit == b->pack);
     rc = get_memory(b);
     if (rc < 0)
         return rc;
@@ -358,7 +403,7 @@ static bool flags_are_known(const struct vdisk_rebase_opts *o)
 {
     const uint32_t modes = VDISK_OPEN_BUFFERED | VDISK_OPEN_UNSAFE | VDISK_OPEN_NO_LOCK;
 
-    return !(o->flags & ~(uint32_t)VDISK_REBASE_UNSAFE) && !(o->open_flags & ~modes) &&
+    return !(o->flags & ~(uint32_t)(VDISK_REBASE_UNSAFE | VDISK_REBASE_COMPRESS)) && !(o->open_flags & ~modes) &&
            !(o->backing_open_flags & ~(modes | VDISK_OPEN_FORCE_SHARE));
 }
 

@@ -17,6 +17,8 @@ struct rebase_slot {
     struct rebase_slot *next_free;
     uint8_t            *buf[2];  /* what the image reads; what the new chain has */
     bool                read[2]; /* else it is zeros */
+    bool                is_read; /* and waits for those before it: `next_read` */
+    struct rebase_slot *next_read;
     unsigned            number, pending;
     uint64_t            offset;
     size_t              len;
@@ -35,8 +37,13 @@ struct rebase {
     struct plan                plans[2];
     uint64_t                   total, begun, done;
     size_t                     unit;       /* what differs is written in units of it, so aligned */
+    size_t                     pack;       /* what is written is compressed, in units of it; 0: it is not */
+    size_t                     piece;      /* the largest that is on its way as one */
+    bool                       gathered, gathered_read[2]; /* of the unit that is begun: something is to be looked
+                                                            * at; to be read, of each side */
     unsigned                   inflight, slot_count;
     struct rebase_slot        *slots, *free_slots;
+    struct rebase_slot        *read_first, *read_last; /* pack: in the order in which they were begun */
     uint8_t                   *buffers;
 };
 

@@ -4,7 +4,7 @@
  *
  * Happy path: what is not known to be zeros is read, of the image and of the new chain; runs of units that differ
  * are written into the image as it reads them, zeros as zeros by its own word; when all has ended the slot is
- * free. Failure modes: a read or a write fails: the rebase does.
+ * free. What is compressed waits for those before it. Failure modes: a read or a write fails: the rebase does.
  *
  * Invariants.
  *  1. What is written is what the image reads: whenever it stops, it reads as before.
@@ -59,7 +59,8 @@ static void write_run(struct rebase *b, struct rebase_slot *s, enum kind kind, s
     count_in(b, s);
     if (kind == DATA) {
         b->result.bytes_written += len;
-        vdisk_write(b->q, b->volumes[0], s->offset + at, s->buf[0] + at, len, 0, data);
+        vdisk_write(b->q, b->volumes[0], s->offset + at, s->buf[0] + at, len, b->pack ? VDISK_REQ_COMPRESSED : 0,
+                    data);
     } else {
         b->result.bytes_zeroed += len;
         vdisk_write_zeroes(b->q, b->volumes[0], s->offset + at, len, VDISK_REQ_EXPLICIT, data);
@@ -84,6 +85,20 @@ static void write_differences(struct rebase *b, struct rebase_slot *s)
     write_run(b, s, run, start, s->len - start);
 }
 
+/* What is compressed gets its place in the file when it is enqueued: in the order of the plan. */
+static void write_in_order(struct rebase *b, struct rebase_slot *s)
+{
+    s->is_read = true;
+    while (b->read_first && b->read_first->is_read) {
+        s = b->read_first;
+        b->read_first = s->next_read;
+        if (b->rc == 0)
+            write_differences(b, s);
+        if (s->pending == 0)
+            slot_ended(b, s);
+    }
+}
+
 void rebase_ended(struct rebase *b, struct rebase_slot *s, bool written, const struct vdisk_completion *done)
 {
     assert(s->pending > 0);
@@ -92,28 +107,46 @@ void rebase_ended(struct rebase *b, struct rebase_slot *s, bool written, const s
         rebase_failed(b, done);
     if (s->pending > 0)
         return;
+    if (b->pack > 0 && !written) {
+        write_in_order(b, s);
+        return;
+    }
     if (b->rc == 0 && !written)
         write_differences(b, s);
     if (s->pending == 0)
         slot_ended(b, s);
 }
 
+/* A unit that is compressed as a whole may reach past the end of the new chain: zeros. */
+static void read_side(struct rebase *b, struct rebase_slot *s, unsigned i)
+{
+    size_t len = (size_t)jobs_min(s->len, b->plans[i].total - s->offset);
+
+    assert(s->offset < b->plans[i].total && (len == s->len || b->pack > 0));
+    memset(s->buf[i] + len, 0, s->len - len);
+    count_in(b, s);
+    b->result.bytes_read += len;
+    vdisk_read(b->q, b->volumes[i], s->offset, s->buf[i], len, 0,
+               (uint64_t)s->number * REBASE_REQUESTS + REBASE_READ);
+}
+
 void rebase_begin(struct rebase *b, uint64_t offset, uint64_t len, bool read_old, bool read_new)
 {
     struct rebase_slot *s = b->free_slots;
 
-    assert(s->pending == 0 && len > 0 && len <= REBASE_PIECE && (read_old || read_new));
+    assert(s->pending == 0 && len > 0 && len <= b->piece && (read_old || read_new));
     b->free_slots = s->next_free;
     s->offset = offset;
     s->len = len;
     s->read[0] = read_old;
     s->read[1] = read_new;
-    for (unsigned i = 0; i < 2; i++) {
-        if (!s->read[i])
-            continue;
-        count_in(b, s);
-        b->result.bytes_read += len;
-        vdisk_read(b->q, b->volumes[i], offset, s->buf[i], len, 0,
-                   (uint64_t)s->number * REBASE_REQUESTS + REBASE_READ);
+    s->is_read = false;
+    s->next_read = NULL;
+    if (b->pack > 0) {
+        *(b->read_first ? &b->read_last->next_read : &b->read_first) = s;
+        b->read_last = s;
     }
+    for (unsigned i = 0; i < 2; i++)
+        if (s->read[i])
+            read_side(b, s, i);
 }

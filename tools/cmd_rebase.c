@@ -18,7 +18,7 @@ static const struct cli_option options[] = {
     {'b', "backing", "FILE", "the new backing file, as it is to be stored; \"\": none"},
     {'F', "backing-format", "FMT", "its format: raw or qcow2"},
     {'u', "backing-unsafe", NULL, "change the name only: the content is known to be the same"},
-    {'c', "compress", NULL, "refused without -u, which writes no data: a rebase cannot compress yet"},
+    {'c', "compress", NULL, "compress what has to be written (qcow2)"},
     {'t', "cache", "MODE", "none (default), writeback, writethrough, directsync or unsafe"},
     {'T', "backing-cache", "MODE", "the same for the new backing file"},
     {'U', "force-share", NULL, "open the new backing file although others write to it"},
@@ -32,7 +32,7 @@ struct rebase {
     const struct cli_verb   *verb;
     struct vdisk_rebase_opts opts;
     struct cli_progress      progress;
-    bool                     quiet, compress;
+    bool                     quiet;
 };
 
 static int parse_cache(struct rebase *b, const char *value, uint32_t *flags, const char *what)
@@ -56,7 +56,7 @@ static int parse_options(struct rebase *b, struct cli_parser *p)
         case 'F': b->opts.backing_fmt = p->value; break;
         case 'u': b->opts.flags |= VDISK_REBASE_UNSAFE; break;
         case 'U': b->opts.backing_open_flags |= VDISK_OPEN_FORCE_SHARE; break;
-        case 'c': b->compress = true; break;
+        case 'c': b->opts.flags |= VDISK_REBASE_COMPRESS; break;
         case 't': rc = parse_cache(b, p->value, &b->opts.open_flags, ""); break;
         case 'T': rc = parse_cache(b, p->value, &b->opts.backing_open_flags, "source "); break;
         case 'p': b->progress.enabled = true; break;
@@ -98,8 +98,6 @@ static int run(const struct cli_verb *verb, int argc, char **argv)
         return cli_usage_error(verb, "Expecting one image file name");
     if (b.opts.backing_file == NULL && !(b.opts.flags & VDISK_REBASE_UNSAFE))
         return cli_usage_error(verb, "Must specify backing file (-b) or use unsafe mode (-u)");
-    if (b.compress && !(b.opts.flags & VDISK_REBASE_UNSAFE))
-        return cli_usage_error(verb, "-c: a rebase cannot compress what it writes yet");
     if (b.opts.backing_file == NULL || b.opts.backing_file[0] == '\0')
         b.opts.backing_fmt = NULL;
     name = cli_image(&p, operands[0], b.opts.format);

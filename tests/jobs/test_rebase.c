@@ -137,9 +137,10 @@ static void test_failures(void)
 {
     static const uint32_t calls[] = {VDISK_LAB_READS, VDISK_LAB_WRITES, VDISK_LAB_FLUSHES};
 
-    for (unsigned i = 0; i < ARRAY_LEN(calls); i++) {
-        struct vdisk_lab_fault fault = {.size = sizeof fault, .calls = calls[i]};
-        struct scene s = {.chain.kind = &chain_kinds[i], .onto = (enum onto)i};
+    for (unsigned i = 0; i < 2 * ARRAY_LEN(calls); i++) {
+        struct vdisk_lab_fault fault = {.size = sizeof fault, .calls = calls[i / 2]};
+        struct scene s = {.chain.kind = &chain_kinds[i / 2], .onto = (enum onto)(i / 2),
+                          .opts.flags = i % 2 ? VDISK_REBASE_COMPRESS : 0};
 
         CHECK_OK(vdisk_lab_each_failure(NULL, &fault, failing, &s, NULL));
         CHECK(s.right >= 1);
@@ -161,9 +162,10 @@ static int judge(void *arg, uint64_t mark)
 
 static void test_power(void)
 {
-    for (unsigned i = 0; i < ONTO_KINDS * ARRAY_LEN(chain_kinds); i++) {
+    for (unsigned i = 0; i < 2 * ONTO_KINDS * ARRAY_LEN(chain_kinds); i++) {
         struct vdisk_lab_crashes crashes = {.size = sizeof crashes};
-        struct scene s = {.onto = (enum onto)(i / ARRAY_LEN(chain_kinds))};
+        struct scene s = {.onto = (enum onto)(i / ARRAY_LEN(chain_kinds) % ONTO_KINDS),
+                          .opts.flags = i / ARRAY_LEN(chain_kinds) < ONTO_KINDS ? 0 : VDISK_REBASE_COMPRESS};
         vdisk_lab *lab;
 
         CHECK_OK(vdisk_lab_create(NULL, &lab));
