@@ -425,9 +425,10 @@ static void set_geometry(struct rebuild *b, uint32_t refcount_bits)
 {
     const struct q2_geometry *g = &b->c.header.geo;
     uint32_t order = refcount_bits ? (uint32_t)__builtin_ctz(refcount_bits) : g->refcount_order;
+    uint32_t version = b->only_check ? 3 : g->version; /* as it would be then */
 
-    assert(refcount_bits == 0 || (is_power_of_two(refcount_bits) && g->version >= 3));
-    q2_geometry_init(&b->geo, g->version, g->cluster_bits, order, g->extended_l2, g->data_file);
+    assert(refcount_bits == 0 || (is_power_of_two(refcount_bits) && version >= 3));
+    q2_geometry_init(&b->geo, version, g->cluster_bits, order, g->extended_l2, g->data_file);
 }
 
 int q2_rebuild_refcounts_as(struct backend *file, vdisk_queue *queue, const struct qcow2_check_opts *opts,

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Amend: what stops it at any step, or lets any I/O fail, or cuts the power anywhere, leaves an image that is sound,
- * reads what it did, and can be opened; made again it is done, and nothing is leaked. (That the outcome is QEMU's:
- * tests/tool/test_amend.py.)
+ * Amend: what stops it at any step, or lets any I/O fail, or cuts the power anywhere, leaves an image that is
+ * sound, reads what it did, and can be opened; made again it is done, and nothing is leaked. (That the outcome is
+ * QEMU's: tests/tool/test_amend.py.)
  */
 #include "tests/jobs/chain.h"
 
@@ -353,7 +353,7 @@ static void test_refused(void)
     refuse(v, (struct vdisk_amend_opts){.version = 2, .refcount_bits = 8}, EINVAL, "Refcount widths");
     refuse(v, (struct vdisk_amend_opts){.version = 2, .flags = VDISK_AMEND_LAZY_ON}, EINVAL, "Lazy refcounts");
     refuse(v, (struct vdisk_amend_opts){.backing_fmt = "foo"}, EINVAL, "foo");
-    refuse(v, (struct vdisk_amend_opts){.backing_file = "", .backing_fmt = "raw", .version = 2}, EINVAL, "without");
+    refuse(v, (struct vdisk_amend_opts){.backing_file = "", .backing_fmt = "raw"}, EINVAL, "without");
     CHECK_OK(vdisk_close(v));
     expect_done(&(struct scene){.chain = s.chain, .step = &(const struct step){.to = {.version = 3}}});
     how.flags = 0;

@@ -172,6 +172,10 @@ def refusals():
                     "refcount_bits=1", "b")
     refused("Cannot decrease refcount entry width to 1 bits: Cluster at offset 0x", "-o",
             "refcount_bits=1,size=2M,lazy_refcounts=on", "b")
+    t.must(t.peer, "amend", "-o", "compat=v2", "b")
+    refused("Cannot decrease refcount entry width to 1 bits: Cluster at offset 0x", "-o",
+            "refcount_bits=1,compat=v3", "b")
+    t.must(t.peer, "amend", "-o", "compat=v3", "b")
     t.must(t.peer, "amend", "-o", "size=2M", "b")
     refused_by_both("Internal snapshots prevent downgrade of image", "-o", "compat=v2", "b")
     with subprocess.Popen([t.io, "-f", "qcow2", "b"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as p:
