@@ -774,6 +774,7 @@ const struct crash_scenario crash_scenarios[] = {
     {"grow", run_grow, 6, 2, 150},
     {"append", run_append, 6, 2, 150},
     {"shrink", run_shrink, 6, 2, 150},
+    {"amend", run_amend, 8, 2, 200},
     {"trim", run_trim, 6, 2, 150},
     {"leases", run_leases, 6, 2, 150},
     {"flushes", run_flushes, 6, 2, 150},
@@ -792,8 +793,7 @@ const struct crash_scenario crash_scenarios[] = {
     {"snapshot", run_snapshot, 6, 2, 100},
     {"refcount-table", run_refcount_table, 2, 1, 20},
     {"left-unsynced", run_left_unsynced, 6, 2, 150},
-    {"create", run_create, 10, 3, 200},
-    {"mix", run_mix, 30, 6, 1500},
+    {"create", run_create, 10, 3, 200}, {"mix", run_mix, 30, 6, 1500},
     {"mix-two-queues", run_mix_two_queues, 30, 6, 1500},
     {"mix-faults", run_mix_faults, 20, 4, 800},
 };

@@ -16,6 +16,9 @@ struct crash_scenario {
 void run_repair_damage(void);
 void run_repair_refcounts(void);
 
+/* amends.c */
+void run_amend(void);
+
 extern const struct crash_scenario crash_scenarios[];
 extern const unsigned crash_scenarios_count;
 

@@ -13,6 +13,7 @@
 
 #include "engine/base/bits.h"
 #include "engine/loop/queue.h"
+#include "engine/vdisk-image.h"
 #include "tests/fault/fault_lib.h"
 #include "tests/fault/oom.h"
 #include "tests/lib/run.h"
@@ -260,6 +261,44 @@ static int act_grow(struct subject *s)
 static int act_grow_much(struct subject *s)
 {
     return subject_grow(s, s->now.size * 16);
+}
+
+static int amend(struct subject *s, const struct vdisk_amend_opts *opts)
+{
+    vdisk_job *j = NULL;
+    int rc;
+
+    oom_enter();
+    rc = vdisk_job_amend(s->v, opts, &j);
+    if (rc == 0)
+        rc = vdisk_job_run(j);
+    vdisk_job_free(j);
+    oom_leave();
+    return rc;
+}
+
+static int act_amend_down(struct subject *s)
+{
+    const struct vdisk_amend_opts opts = {.size = sizeof opts, .version = 2, .flags = VDISK_AMEND_LAZY_OFF};
+
+    return amend(s, &opts);
+}
+
+static int act_amend_up(struct subject *s)
+{
+    const struct vdisk_amend_opts opts = {.size = sizeof opts, .version = 3, .refcount_bits = 64,
+                                          .flags = VDISK_AMEND_LAZY_ON};
+
+    return amend(s, &opts);
+}
+
+/* Zeros with a cluster and without one, as one knows them only from version 3 on. */
+static void prepare_zeros(struct subject *s)
+{
+    CHECK_OK(subject_write(s, 47, 0, at(s, 8), 0));
+    CHECK_OK(subject_zero(s, at(s, 1), at(s, 2), 0));
+    CHECK_OK(subject_zero(s, at(s, 5), at(s, 2), VDISK_REQ_UNMAP));
+    CHECK_OK(subject_flush(s));
 }
 
 static int act_open(struct subject *s)
@@ -604,6 +643,13 @@ static const struct scenario scenarios[] = {
     {.name = "compress up to the end", .spec = {.size = MIB(1) + 1024, QCOW2(4096)}, .act = act_compress_end,
      .cold = true},
     {.name = "snapshot", .spec = {.size = MIB(2), QCOW2(65536)}, .make = make_snapshot, .act = act_write_shared},
+    {.name = "amend to version 2", .spec = {.size = MIB(2), QCOW2(4096), OVER_BASE}, .prepare = prepare_zeros,
+     .act = act_amend_down},
+    {.name = "amend to version 2, small clusters", .spec = {.size = MIB(1), QCOW2(512)}, .prepare = prepare_zeros,
+     .act = act_amend_down},
+    {.name = "amend to version 3",
+     .spec = {.size = MIB(1), .qcow2 = true, .cluster_size = 512, .version = 2, .refcount_bits = 16},
+     .act = act_amend_up},
     {.name = "base, zero, untouched",
      .spec = {.size = MIB(1), QCOW2(512), OVER_BASE},
      .act = act_zero_untouched,

@@ -304,6 +304,8 @@ void life_run(const struct steps *steps, void *arg)
     life_peer_look(l);
     if (l->seed % 3 == 0)
         life_repair(l);
+    if (l->seed % 3 == 1)
+        life_amend(l);
     use(l);
     life_judge_end(l);
     memdisk_finish(&l->disk);

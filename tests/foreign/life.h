@@ -33,7 +33,7 @@ unsigned life_make(struct life_made *made);
 /* What was seen, over all images. In memory that processes share. */
 struct life_totals {
     _Atomic uint64_t images, damages, unreadable, refused, written, failed, corrupt, unjudged, excepted, repaired,
-        unrepaired, compared, peer_refuses, peer_lost;
+        unrepaired, amended, compared, peer_refuses, peer_lost;
     char peer_why[QEMU_WHY]; /* how it was lost, the last time */
 };
 
@@ -99,6 +99,12 @@ bool life_read(struct life *l, struct memdisk *d, uint64_t sectors, uint8_t *buf
 
 /* repair.c: on a copy. */
 void life_repair(struct life *l);
+
+/* What could be read reads the same on that disk, after what is said of it; but for what shows tables. */
+void life_compare(struct life *l, struct memdisk *d, const char *after);
+
+/* amend.c: on a copy. */
+void life_amend(struct life *l);
 
 /* peer.c: by QEMU on copies. */
 void life_peer_look(struct life *l);

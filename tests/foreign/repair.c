@@ -53,20 +53,20 @@ static bool shows_table(const struct walk *w, uint64_t guest)
            (e.at && walk_uses(w, align_down(e.at, w->cluster), w->cluster) & WALK_TABLES & ~(unsigned)WALK_L2);
 }
 
-static void compare(struct life *l, struct memdisk *d)
+void life_compare(struct life *l, struct memdisk *d, const char *after)
 {
     struct walk w;
     uint8_t *buf = test_alloc(l->sectors * WALK_SECTOR), *ok = test_alloc(l->sectors);
     bool opens = life_read(l, d, l->sectors, buf, ok);
 
-    CHECK_MSG(opens || !l->opens, "a repaired image cannot be opened any more: %s", vdisk_error_text());
+    CHECK_MSG(opens || !l->opens, "after %s the image cannot be opened any more: %s", after, vdisk_error_text());
     walk_init(&w, l->bytes, l->len, NULL, 0);
     for (uint64_t i = 0; i < l->sectors; i++) {
         if (l->state[i] != LIFE_FIRM || shows_table(&w, i * WALK_SECTOR))
             continue;
-        CHECK_MSG(ok[i], "guest offset 0x%" PRIx64 " cannot be read after the repair", i * WALK_SECTOR);
+        CHECK_MSG(ok[i], "guest offset 0x%" PRIx64 " cannot be read after %s", i * WALK_SECTOR, after);
         CHECK_MSG(memcmp(buf + i * WALK_SECTOR, l->content + i * WALK_SECTOR, WALK_SECTOR) == 0,
-                  "guest offset 0x%" PRIx64 " reads otherwise after the repair", i * WALK_SECTOR);
+                  "guest offset 0x%" PRIx64 " reads otherwise after %s", i * WALK_SECTOR, after);
     }
     walk_finish(&w);
     free(buf);
@@ -85,7 +85,7 @@ void life_repair(struct life *l)
     memdisk_init(&d, l->disk.align);
     memdisk_write(&d, 0, l->bytes, l->len);
     rc = repair(l, &d, &first);
-    compare(l, &d);
+    life_compare(l, &d, "the repair");
     l->totals->repaired += rc == 0 && first.check.corruptions + first.check.check_errors == 0;
     l->totals->unrepaired += rc < 0 || first.check.corruptions + first.check.check_errors > 0;
     if (rc == 0) {

@@ -53,10 +53,10 @@ static void print_totals(void)
 
     printf("%" PRIu64 " images, %" PRIu64 " damages: %" PRIu64 " cannot be opened, %" PRIu64 " not for writing; "
            "%" PRIu64 " written, %" PRIu64 " changes failed; %" PRIu64 " not judged, %" PRIu64
-           " clusters excepted; %" PRIu64 " repaired, %" PRIu64 " not; %" PRIu64 " compared with QEMU, %" PRIu64
-           " it refuses, with %" PRIu64 " it died or hung\n",
+           " clusters excepted; %" PRIu64 " repaired, %" PRIu64 " not; %" PRIu64 " amended; %" PRIu64
+           " compared with QEMU, %" PRIu64 " it refuses, with %" PRIu64 " it died or hung\n",
            t->images, t->damages, t->unreadable, t->refused, t->written, t->failed, t->unjudged, t->excepted,
-           t->repaired, t->unrepaired, t->compared, t->peer_refuses, t->peer_lost);
+           t->repaired, t->unrepaired, t->amended, t->compared, t->peer_refuses, t->peer_lost);
     if (t->peer_lost)
         printf("QEMU was lost, the last time when %s\n", t->peer_why);
 }

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * kill -9 of the verbs that change an image without its content, at random times: `resize` (grown with every
- * preallocation, made smaller) and `check -r all` of damaged refcounts and flags. Afterwards the content is all
- * there; a resized volume has its old size or the new one; a killed repair is finished by the next.
+ * preallocation, made smaller), `amend` (to another version, with other refcounts) and `check -r all` of damaged
+ * refcounts and flags. Afterwards the content is all there; a resized volume has its old size or the new one; a
+ * killed repair is finished by the next, and so is an amendment.
  */
 #include <endian.h>
 #include <fcntl.h>
@@ -128,6 +129,59 @@ static void test_resize(void)
     volume_finish(&v);
 }
 
+/* ---- amend ------------------------------------------------------------------------------------------ */
+
+/* Clusters of zeros, which version 2 does not know. */
+static void add_zeros(struct volume *v)
+{
+    struct vdisk_open_opts opts = {.size = sizeof opts, .flags = VDISK_OPEN_RDWR | VDISK_OPEN_BUFFERED,
+                                   .format = "qcow2"};
+    vdisk *d;
+
+    CHECK_OK(vdisk_open(v->s.spec.path, &opts, &d));
+    for (uint64_t at = 0; at < v->size; at += CHUNK) {
+        uint64_t len = min_u64(CHUNK, v->size - at);
+        if (rng_chance(test_rng(), 70))
+            continue;
+        memset(v->want + at, 0, len);
+        CHECK_OK(vdisk_pzero(d, len, at, rng_chance(test_rng(), 50) ? VDISK_REQ_UNMAP : 0));
+    }
+    CHECK_OK(vdisk_close(d));
+}
+
+static void test_amend(void)
+{
+    char arguments[PATH_MAX + 128];
+    struct volume v;
+    uint64_t whole_ns = 0;
+
+    volume_init(&v, IMAGE_NO_RAW);
+    for (unsigned i = 0; i <= KILLS; i++) {
+        const struct image_spec *s = &v.s.spec;
+        bool can = !s->extended_l2 && !s->data_file && !s->zstd;
+
+        add_zeros(&v);
+        if (can && i % 2)
+            snprintf(arguments, sizeof arguments,
+                     "amend -q -f qcow2 -o compat=v2,refcount_bits=16,nolazy_refcounts %s", s->path);
+        else
+            snprintf(arguments, sizeof arguments,
+                     "amend -q -f qcow2 -o compat=v3,refcount_bits=%u,lazy_refcounts %s",
+                     1u << rng_below(test_rng(), 7), s->path);
+        if (i == 0)
+            whole_ns = kill_run_whole(arguments);
+        else if (kill_run(arguments, whole_ns)) {
+            kill_wait_image(s);
+            kill_check(s);
+            verify(&v, v.size);
+            kill_run_whole(arguments);
+        }
+        kill_check(s);
+        verify(&v, v.size);
+    }
+    volume_finish(&v);
+}
+
 /* ---- check -r --------------------------------------------------------------------------------------- */
 
 static uint64_t read_be64(int fd, uint64_t offset)
@@ -214,6 +268,7 @@ int main(int argc, char **argv)
 {
     static const struct test_case cases[] = {
         {.name = "resize", .run = test_resize, .repeat = 16, .quick = 4},
+        {.name = "amend", .run = test_amend, .repeat = 16, .quick = 4},
         {.name = "repair", .run = test_repair, .repeat = 16, .quick = 4},
     };
 
