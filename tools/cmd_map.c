@@ -193,6 +193,18 @@ static const struct cli_option options[] = {
     {0, NULL, NULL, NULL},
 };
 
+/* false: an error was printed, in QEMU's words. */
+static bool parse_bound(const struct cli_verb *verb, const char *what, const char *value, uint64_t *ret)
+{
+    int rc = cli_parse_size(value, ret);
+
+    if (rc == -EINVAL && value[0] != '-')
+        cli_usage_error(verb, "Invalid %s specified: '%s'", what, value);
+    else if (rc < 0 || *ret > INT64_MAX)
+        cli_usage_error(verb, "Invalid %s specified. Must be between 0 and %" PRId64 ".", what, INT64_MAX);
+    return rc == 0 && *ret <= INT64_MAX;
+}
+
 static int run(const struct cli_verb *verb, int argc, char **argv)
 {
     struct vdisk_open_opts how = {.size = sizeof how, .flags = VDISK_OPEN_HOST_HOLES};
@@ -211,9 +223,12 @@ static int run(const struct cli_verb *verb, int argc, char **argv)
                 return CLI_FAILED;
             break;
         case 's':
+            if (!parse_bound(verb, "start offset", p.value, &start))
+                return CLI_FAILED;
+            break;
         case 'l':
-            if (cli_parse_size(p.value, id == 's' ? &start : &max_length) < 0)
-                return cli_usage_error(verb, "'%s' is not a size; suffixes are K, M, G, T, P, E", p.value);
+            if (!parse_bound(verb, "max length", p.value, &max_length))
+                return CLI_FAILED;
             break;
         default: return CLI_FAILED;
         }
