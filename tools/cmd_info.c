@@ -6,6 +6,7 @@
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,7 +16,7 @@
 #include "tools/arith.h"
 #include "tools/cli.h"
 
-enum { MAX_LAYERS = 1024 };
+enum { MAX_LAYERS = 1024, PAGE = 4096 };
 
 struct image {
     char                        *name;  /* as it was asked for */
@@ -24,11 +25,14 @@ struct image {
     struct vdisk_encryption_info encryption; /* .format NULL: none */
     uint64_t                     file_length; /* in whole sectors, as QEMU counts */
     bool                         is_qcow2;
+    json_t                      *limits, *file_limits; /* NULL: not asked for, or not to be had */
 };
 
 static void image_free(struct image *im)
 {
     vdisk_image_free(im->image);
+    json_decref(im->limits);
+    json_decref(im->file_limits);
     free(im->name);
 }
 
@@ -74,6 +78,60 @@ static int image_load(struct image *im, const char *name, const char *format, ui
         return CLI_OK;
     image_free(im);
     return CLI_FAILED;
+}
+
+/* ---- limits ---------------------------------------------------------------------------------------- */
+
+static void set_limit(json_t *to, const char *key, uint64_t value, uint64_t none)
+{
+    if (value != none)
+        json_object_set_new(to, key, json_integer((json_int_t)value));
+}
+
+/* Those of requests to a volume, by QEMU's names: what is not told has no limit of its own. */
+static json_t *limits_json(const struct vdisk_info *info)
+{
+    json_t *out = json_object();
+
+    set_limit(out, "request-alignment", info->request_align, 0);
+    set_limit(out, "discard-alignment", info->discard_align, 1);
+    set_limit(out, "write-zeroes-alignment", info->zero_align, 1);
+    set_limit(out, "opt-transfer", info->preferred_transfer, 1);
+    set_limit(out, "max-transfer", info->max_transfer, 0);
+    set_limit(out, "max-iov", IOV_MAX, 0);
+    set_limit(out, "min-mem-alignment", info->memory_align, 0);
+    set_limit(out, "opt-mem-alignment", info->memory_align < PAGE ? PAGE : info->memory_align, 0);
+    return out;
+}
+
+/* The volume is opened for that, alone. */
+static int read_limits(const char *name, const char *format, uint32_t flags, json_t **ret)
+{
+    struct vdisk_open_opts how = {.size = sizeof how, .format = format,
+                                  .flags = flags | VDISK_OPEN_NO_NAMES | VDISK_OPEN_NO_BACKING};
+    struct vdisk_info info = {.size = sizeof info};
+    vdisk *v;
+    int rc;
+
+    if (vdisk_open(name, &how, &v) < 0)
+        return cli_library_error();
+    rc = vdisk_get_info(v, &info) < 0 ? cli_library_error() : CLI_OK;
+    if (rc == CLI_OK)
+        *ret = limits_json(&info);
+    if (vdisk_close(v) < 0 && rc == CLI_OK)
+        rc = cli_library_error();
+    return rc;
+}
+
+/* Of the image, and of the file that it lies in, if that is one. An encrypted image cannot be opened. */
+static int image_limits(struct image *im, const char *format, uint32_t flags)
+{
+    int rc = im->encryption.format == NULL ? read_limits(im->name, format, flags, &im->limits) : CLI_OK;
+    bool is_file = strcmp(im->info.backend, "file") == 0 || strcmp(im->info.backend, "host_device") == 0;
+
+    if (rc == CLI_OK && is_file)
+        rc = read_limits(im->info.file, "raw", flags, &im->file_limits);
+    return rc;
 }
 
 /* ---- JSON ------------------------------------------------------------------------------------------ */
@@ -228,6 +286,8 @@ static json_t *children_json(const struct image *im)
     json_object_set_new(specific, "data", json_object());
     json_object_set_new(info, "format-specific", specific);
     set_bool(info, "dirty-flag", false);
+    if (im->file_limits != NULL)
+        json_object_set(info, "limits", im->file_limits);
     json_object_set_new(child, "info", info);
     json_array_append_new(list, child);
     return list;
@@ -258,6 +318,8 @@ static json_t *image_json(const struct image *im)
     if (im->encryption.format != NULL)
         set_bool(out, "encrypted", true);
     set_bool(out, "dirty-flag", info->dirty);
+    if (im->limits != NULL)
+        json_object_set(out, "limits", im->limits);
     return out;
 }
 
@@ -363,6 +425,14 @@ static void print_backing(const struct vdisk_image_info *info)
     }
 }
 
+static void print_limits(json_t *limits, int indent)
+{
+    if (limits == NULL)
+        return;
+    printf("%*sBlock limits:\n", indent, "");
+    print_members(limits, indent + 4);
+}
+
 static void print_child(const struct image *im)
 {
     char buf[32];
@@ -372,6 +442,7 @@ static void print_child(const struct image *im)
     printf("\n    protocol type: %s\n    file length: %s (%" PRIu64 " bytes)\n", im->info.backend,
            cli_format_size(im->file_length, buf, sizeof buf), im->file_length);
     printf("    disk size: %s\n", cli_format_size(im->info.allocated_size, buf, sizeof buf));
+    print_limits(im->file_limits, 4);
 }
 
 static void print_image(const struct image *im)
@@ -399,6 +470,7 @@ static void print_image(const struct image *im)
         print_members(specific, 4);
         json_decref(specific);
     }
+    print_limits(im->limits, 0);
     print_child(im);
 }
 
@@ -407,6 +479,7 @@ static void print_image(const struct image *im)
 struct chain {
     struct image *list;
     size_t        count;
+    bool          whole, limits; /* all layers are asked for, and their limits */
 };
 
 /* A name seen before: the chain never ends. Two names of one file are caught by the limit. */
@@ -419,7 +492,7 @@ static bool seen(const struct chain *c, const char *name)
     return false;
 }
 
-static int load_chain(struct chain *c, const char *name, const char *format, uint32_t flags, bool whole)
+static int load_chain(struct chain *c, const char *name, const char *format, uint32_t flags)
 {
     while (name != NULL) {
         if (c->count == MAX_LAYERS || seen(c, name)) {
@@ -432,18 +505,21 @@ static int load_chain(struct chain *c, const char *name, const char *format, uin
             return CLI_FAILED;
         }
         c->list = list;
-        if (image_load(&list[c->count], name, format, flags) != CLI_OK)
+        struct image *im = &list[c->count];
+        if (image_load(im, name, format, flags) != CLI_OK)
             return CLI_FAILED;
-        format = list[c->count].info.backing_fmt;
-        name = whole ? list[c->count].info.backing_name : NULL;
         c->count++;
+        if (c->limits && image_limits(im, format, flags) != CLI_OK)
+            return CLI_FAILED;
+        format = im->info.backing_fmt;
+        name = c->whole ? im->info.backing_name : NULL;
     }
     return CLI_OK;
 }
 
-static int print_chain(const struct chain *c, bool json, bool whole)
+static int print_chain(const struct chain *c, bool json)
 {
-    if (json && !whole)
+    if (json && !c->whole)
         return cli_json_print(image_json(&c->list[0]));
     if (json) {
         json_t *list = json_array();
@@ -459,12 +535,13 @@ static int print_chain(const struct chain *c, bool json, bool whole)
     return CLI_OK;
 }
 
-enum { OPT_OUTPUT = CLI_LONG_ONLY + 1, OPT_CHAIN };
+enum { OPT_OUTPUT = CLI_LONG_ONLY + 1, OPT_CHAIN, OPT_LIMITS };
 
 static const struct cli_option options[] = {
     {'f', "format", "FMT", "raw or qcow2; otherwise found from the content"},
     {OPT_OUTPUT, "output", "FORM", "human (default) or json"},
     {OPT_CHAIN, "backing-chain", NULL, "all layers of the backing chain, top first"},
+    {OPT_LIMITS, "limits", NULL, "also the limits of requests, of the image and of its file"},
     {'U', "force-share", NULL, "open even if another process writes to the image"},
     CLI_IMAGE_OPTIONS,
     {0, NULL, NULL, NULL},
@@ -473,7 +550,8 @@ static const struct cli_option options[] = {
 static int run(const struct cli_verb *verb, int argc, char **argv)
 {
     const char *format = NULL;
-    bool json = false, whole = false;
+    struct chain chain = {.list = NULL};
+    bool json = false;
     uint32_t flags = 0;
     struct cli_parser p;
     char **operands;
@@ -483,7 +561,8 @@ static int run(const struct cli_verb *verb, int argc, char **argv)
         switch (id) {
         case 'f': format = p.value; break;
         case 'U': flags |= VDISK_OPEN_FORCE_SHARE; break;
-        case OPT_CHAIN: whole = true; break;
+        case OPT_CHAIN: chain.whole = true; break;
+        case OPT_LIMITS: chain.limits = true; break;
         case OPT_OUTPUT:
             if (!cli_parse_output(verb, p.value, &json))
                 return CLI_FAILED;
@@ -494,11 +573,10 @@ static int run(const struct cli_verb *verb, int argc, char **argv)
     if (cli_operands(&p, &operands) != 1)
         return cli_usage_error(verb, "takes the name of one image");
 
-    struct chain chain = {NULL, 0};
     const char *name = cli_image(&p, operands[0], format);
-    int rc = name != NULL ? load_chain(&chain, name, format, flags, whole) : CLI_FAILED;
+    int rc = name != NULL ? load_chain(&chain, name, format, flags) : CLI_FAILED;
     if (rc == CLI_OK)
-        rc = print_chain(&chain, json, whole);
+        rc = print_chain(&chain, json);
     for (size_t i = 0; i < chain.count; i++)
         image_free(&chain.list[i]);
     free(chain.list);

@@ -134,6 +134,20 @@ head -c 100000 /dev/zero | tr '\0' 'Q' >noise.raw
 run 0 info noise.raw
 says out "file format: raw"
 
+# Limits are told when they are asked for, of the image and of its file.
+run 0 info --limits plain.qcow2
+says out "Block limits:"
+says out "    write zeroes alignment: 65536"
+says out "        min mem alignment: "
+run 0 info plain.qcow2
+if grep -q "Block limits" out; then fail "limits are told unasked"; fi
+run 0 info --limits --output json --backing-chain plain.qcow2
+checks=$((checks + 1))
+[ "$(grep -c '"request-alignment": ' out)" = 2 ] || fail "not two nodes have limits: $(cat out)"
+run 0 info --limits --image-opts driver=raw,file.filename=noise.raw,size=4k
+says out "    max iov: "
+refused "nope.qcow2" info --limits nope.qcow2
+
 # A chain that bites its tail ends.
 qemu-img create -q -f qcow2 -u -b loop2.qcow2 -F qcow2 loop1.qcow2 1M
 qemu-img create -q -f qcow2 -u -b loop1.qcow2 -F qcow2 loop2.qcow2 1M
