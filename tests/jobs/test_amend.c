@@ -4,7 +4,7 @@
  * sound, reads what it did, and can be opened; made again it is done, and nothing is leaked. (That the outcome is
  * QEMU's: tests/tool/test_amend.py.)
  */
-#include "tests/jobs/chain.h"
+#include "tests/jobs/ordeal.h"
 
 enum { IMAGES_PER_PLACE = 3 };
 
@@ -39,8 +39,7 @@ static const struct chain_kind kinds[] = {
 struct scene {
     struct chain            chain;
     const struct step      *step;
-    struct vdisk_amend_opts to; /* with a progress function, where there is one */
-    unsigned                right;
+    uint64_t                seed;
 };
 
 static const char *top_name(const struct scene *s, char name[CHAIN_NAME])
@@ -81,7 +80,7 @@ static int run_amend(const struct scene *s, const struct vdisk_amend_opts *opts)
 static int keep_zeros(struct scene *s)
 {
     struct vdisk_open_opts how = {.size = sizeof how, .flags = VDISK_OPEN_RDWR, .format = "qcow2"};
-    uint64_t at = 2 * (uint64_t)s->chain.kind->cluster_size, len = at;
+    uint64_t at = s->chain.kind->cluster_size, len = at;
     char name[CHAIN_NAME];
     vdisk *v;
     int rc = vdisk_open(top_name(s, name), &how, &v), closed;
@@ -98,14 +97,15 @@ static int keep_zeros(struct scene *s)
 }
 
 /* The first of two layers is longer, so that clusters of zeros hide something. */
-static int build(struct scene *s, uint64_t seed)
+static int build(void *arg)
 {
+    struct scene *s = arg;
     struct rng r;
     int rc = 0;
 
-    rng_init(&r, seed);
+    rng_init(&r, s->seed);
     memset(&s->chain, 0, sizeof s->chain);
-    s->chain.kind = &kinds[seed % ARRAY_LEN(kinds)];
+    s->chain.kind = &kinds[s->seed % ARRAY_LEN(kinds)];
     if (s->step->alone && s->chain.kind->raw_base)
         s->chain.kind = &kinds[0];
     s->chain.prefix = "sim:l";
@@ -117,13 +117,13 @@ static int build(struct scene *s, uint64_t seed)
         rc = keep_zeros(s);
     if (rc == 0 && (s->step->from.version || s->step->from.refcount_bits || s->step->from.flags))
         rc = run_amend(s, &s->step->from);
-    s->to = s->step->to;
     return rc;
 }
 
 /* Sound, and reads as it did: of what is new zeros. */
-static void look(struct scene *s)
+static void look(void *arg)
 {
+    struct scene *s = arg;
     struct vdisk_image_info info = {.size = sizeof info};
     char name[CHAIN_NAME];
     vdisk_image *image;
@@ -139,8 +139,9 @@ static void look(struct scene *s)
     chain_check(&s->chain);
 }
 
-static void expect_done(struct scene *s)
+static void expect_done(void *arg)
 {
+    struct scene *s = arg;
     const struct vdisk_amend_opts *to = &s->step->to;
     struct vdisk_check_opts opts = {.size = sizeof opts, .format = "qcow2"};
     struct vdisk_check_result r = {.size = sizeof r};
@@ -164,106 +165,59 @@ static void expect_done(struct scene *s)
     CHECK_OK(vdisk_job_free(j));
 }
 
-/* ---- stopped ------------------------------------------------------------------------------------------ */
+/* ---- what it has to stand ----------------------------------------------------------------------------- */
+
+static int run_watched(void *scene, vdisk_progress_fn *progress, void *progress_arg)
+{
+    const struct scene *s = scene;
+    struct vdisk_amend_opts opts = s->step->to;
+
+    opts.progress = progress;
+    opts.progress_arg = progress_arg;
+    return run_amend(s, &opts);
+}
+
+static struct ordeal ordeal_of(struct scene *s)
+{
+    return (struct ordeal){.scene_size = sizeof *s, .scene = s, .build = build, .run = run_watched, .look = look,
+                           .expect_done = expect_done};
+}
 
 static void test_stopped(void)
 {
-    unsigned stopped = 0;
+    unsigned stopped = 0, all;
 
     for (unsigned k = 0; k < ARRAY_LEN(steps); k++) {
-        unsigned n = 1;
+        struct scene s = {.step = &steps[k], .seed = 2}; /* clusters so large that each is a step */
+        struct ordeal o = ordeal_of(&s);
 
-        for (unsigned i = 0; i < n; i++) {
-            struct scene s = {.step = &steps[k]};
-            struct stepper step;
-            vdisk_lab *lab;
-            int rc;
-
-            test_note("%s, step %u", steps[k].what, i);
-            CHECK_OK(vdisk_lab_create(NULL, &lab));
-            CHECK_OK(build(&s, 2)); /* clusters so large that each is a step */
-            stepper_init(&step, false);
-            step.cancel_at = i;
-            s.to.progress = stepper_step;
-            s.to.progress_arg = &step;
-            rc = run_amend(&s, &s.to);
-            CHECK_INT(rc, i == 0 || rc == 0 ? 0 : -ECANCELED);
-            stopped += rc < 0;
-            if (i == 0)
-                n = step.steps + 1;
-            look(&s);
-            CHECK_OK(run_amend(&s, &s.step->to));
-            expect_done(&s);
-            vdisk_lab_destroy(lab);
-        }
+        test_note("%s", steps[k].what);
+        stopped += ordeal_stopped(&o, &all);
     }
     CHECK(stopped > 1);
-}
-
-/* ---- failures ----------------------------------------------------------------------------------------- */
-
-static int failing(void *arg, vdisk_lab *lab)
-{
-    struct scene *s = arg;
-    uint64_t seed = (uint64_t)(s->step - steps) + s->right % 2;
-    int rc = build(s, seed);
-
-    if (rc < 0)
-        return rc;
-    rc = run_amend(s, &s->to);
-    CHECK_OK(vdisk_lab_fail(lab, NULL));
-    look(s);
-    if (rc < 0)
-        CHECK_OK(run_amend(s, &s->to));
-    expect_done(s);
-    s->right += rc == 0;
-    return rc;
 }
 
 static void test_failures(void)
 {
     static const uint32_t calls[] = {VDISK_LAB_READS, VDISK_LAB_WRITES, VDISK_LAB_FLUSHES};
 
-    for (unsigned k = 0; k < ARRAY_LEN(steps); k++)
-        for (unsigned i = 0; i < ARRAY_LEN(calls); i++) {
-            struct vdisk_lab_fault fault = {.size = sizeof fault, .calls = calls[i]};
-            struct scene s = {.step = &steps[k]};
+    for (unsigned i = 0; i < ARRAY_LEN(steps) * ARRAY_LEN(calls); i++) {
+        struct scene s = {.step = &steps[i / ARRAY_LEN(calls)], .seed = i};
+        struct ordeal o = ordeal_of(&s);
 
-            test_note("%s, calls %u", steps[k].what, calls[i]);
-            CHECK_OK(vdisk_lab_each_failure(NULL, &fault, failing, &s, NULL));
-            CHECK(s.right >= 1);
-        }
-}
-
-/* ---- power cuts --------------------------------------------------------------------------------------- */
-
-static int judge(void *arg, uint64_t mark)
-{
-    struct scene s = *(const struct scene *)arg; /* whose size and model follow what is there */
-
-    look(&s);
-    if (mark == 0)
-        CHECK_OK(run_amend(&s, &s.to));
-    expect_done(&s);
-    return 0;
+        test_note("%s, calls %u", s.step->what, calls[i % ARRAY_LEN(calls)]);
+        ordeal_failures(&o, calls[i % ARRAY_LEN(calls)]);
+    }
 }
 
 static void test_power(void)
 {
     for (unsigned i = 0; i < ARRAY_LEN(steps) * ARRAY_LEN(kinds); i++) {
-        struct vdisk_lab_crashes crashes = {.size = sizeof crashes};
-        struct scene s = {.step = &steps[i % ARRAY_LEN(steps)]};
-        vdisk_lab *lab;
+        struct scene s = {.step = &steps[i % ARRAY_LEN(steps)], .seed = i / ARRAY_LEN(steps)};
+        struct ordeal o = ordeal_of(&s);
 
-        CHECK_OK(vdisk_lab_create(NULL, &lab));
-        CHECK_OK(build(&s, i / ARRAY_LEN(steps)));
-        test_note("%s, %s", s.step->what, s.chain.kind->what);
-        CHECK_OK(vdisk_lab_arm(lab));
-        CHECK_OK(run_amend(&s, &s.to));
-        CHECK_OK(vdisk_lab_mark(lab, 1));
-        CHECK_OK(vdisk_lab_cut_power(lab, IMAGES_PER_PLACE, judge, &s, &crashes));
-        CHECK(crashes.places > 1);
-        vdisk_lab_destroy(lab);
+        test_note("%s, kind %u", s.step->what, (unsigned)s.seed);
+        CHECK(ordeal_power(&o, IMAGES_PER_PLACE) > 1);
     }
 }
 
@@ -278,14 +232,14 @@ static void test_used(void)
         {.virtual_size = 100 << 10, .flags = VDISK_AMEND_SHRINK}, {.version = 2, .refcount_bits = 16},
         {.backing_file = ""},
     };
-    struct scene s = {.step = &steps[0]};
+    struct scene s = {.step = &steps[0], .seed = 1};
     uint8_t *buf = vdisk_alloc_buffer(CHAIN_SIZE);
     char name[CHAIN_NAME];
     vdisk_lab *lab;
     vdisk *v;
 
     CHECK_OK(vdisk_lab_create(NULL, &lab));
-    CHECK_OK(build(&s, 1));
+    CHECK_OK(build(&s));
     CHECK_OK(vdisk_open(top_name(&s, name), &how, &v));
     for (unsigned i = 0; i < ARRAY_LEN(turns); i++) {
         uint64_t size = vdisk_size(v), at = 512 * (uint64_t)i * 7;
@@ -337,7 +291,7 @@ static void test_refused(void)
     vdisk *v;
 
     CHECK_OK(vdisk_lab_create(NULL, &lab));
-    CHECK_OK(build(&s, 0));
+    CHECK_OK(build(&s));
     CHECK_OK(vdisk_open(top_name(&s, name), &how, &v));
     CHECK_INT(vdisk_job_amend(NULL, &opts, &j), -EINVAL);
     CHECK_INT(vdisk_job_amend(v, &opts, &j), -EINVAL);

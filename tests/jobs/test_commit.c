@@ -4,7 +4,7 @@
  * sound, and a top that reads what it did; made again it has everything in the base. (That the outcome is QEMU's:
  * tests/tool/test_commit.py.)
  */
-#include "tests/jobs/chain.h"
+#include "tests/jobs/ordeal.h"
 
 enum { IMAGES_PER_PLACE = 3 };
 
@@ -12,7 +12,9 @@ struct scene {
     struct chain             chain;
     struct vdisk_commit_opts opts;
     unsigned                 base; /* the layer that it goes to */
-    unsigned                 right;
+    const struct chain_kind *kind;
+    unsigned                 layers;
+    uint64_t                 seed;
 };
 
 static int run_commit(const struct scene *s, struct vdisk_commit_result *ret)
@@ -86,53 +88,48 @@ static void expect_done(const struct scene *s)
     CHECK_OK(vdisk_close(v));
 }
 
-/* ---- stopped ------------------------------------------------------------------------------------------ */
+/* ---- what it has to stand ----------------------------------------------------------------------------- */
+
+static int build_again(void *scene)
+{
+    struct scene *s = scene;
+
+    return build(s, s->kind, s->layers, s->seed);
+}
+
+static int run_watched(void *scene, vdisk_progress_fn *progress, void *progress_arg)
+{
+    struct scene *s = scene;
+
+    s->opts.progress = progress;
+    s->opts.progress_arg = progress_arg;
+    s->opts.depth = progress ? 1 : 0; /* each piece is a step */
+    return run_commit(s, NULL);
+}
+
+static void look(void *scene)
+{
+    chain_check(&((const struct scene *)scene)->chain);
+}
+
+static void look_done(void *scene)
+{
+    expect_done(scene);
+}
+
+static struct ordeal ordeal_of(struct scene *s)
+{
+    return (struct ordeal){.scene_size = sizeof *s, .scene = s, .build = build_again, .run = run_watched,
+                           .look = look, .expect_done = look_done};
+}
 
 static void test_stopped(void)
 {
-    struct stepper step;
-    unsigned steps = 1, stopped = 0;
+    struct scene s = {.kind = &chain_kinds[2], .layers = 2, .seed = 3};
+    struct ordeal o = ordeal_of(&s);
+    unsigned steps, stopped = ordeal_stopped(&o, &steps);
 
-    for (unsigned i = 0; i < steps; i++) {
-        struct scene s = {.opts = {.progress = stepper_step, .progress_arg = &step, .depth = 1}};
-        vdisk_lab *lab;
-        int rc;
-
-        CHECK_OK(vdisk_lab_create(NULL, &lab));
-        CHECK_OK(build(&s, &chain_kinds[2], 2, 3));
-        stepper_init(&step, false);
-        step.cancel_at = i;
-        rc = run_commit(&s, NULL);
-        CHECK(rc == -ECANCELED || (rc == 0 && (i == 0 || i + 1 == steps))); /* at its last step it may end */
-        stopped += rc < 0;
-        if (i == 0)
-            steps = step.steps;
-        chain_check(&s.chain);
-        step.cancel_at = 0;
-        CHECK_OK(run_commit(&s, NULL));
-        expect_done(&s);
-        vdisk_lab_destroy(lab);
-    }
-    CHECK(stopped > 0);
-}
-
-/* ---- failures ----------------------------------------------------------------------------------------- */
-
-static int failing(void *arg, vdisk_lab *lab)
-{
-    struct scene *s = arg;
-    int rc = build(s, s->chain.kind, 3, 5);
-
-    if (rc < 0)
-        return rc;
-    rc = run_commit(s, NULL);
-    CHECK_OK(vdisk_lab_fail(lab, NULL));
-    chain_check(&s->chain);
-    if (rc < 0)
-        CHECK_OK(run_commit(s, NULL));
-    expect_done(s);
-    s->right += rc == 0;
-    return rc;
+    CHECK(stopped > 0 && stopped + 1 >= steps); /* at its last step it may end */
 }
 
 static void test_failures(void)
@@ -140,43 +137,22 @@ static void test_failures(void)
     static const uint32_t calls[] = {VDISK_LAB_READS, VDISK_LAB_WRITES, VDISK_LAB_FLUSHES};
 
     for (unsigned i = 0; i < ARRAY_LEN(calls); i++) {
-        struct vdisk_lab_fault fault = {.size = sizeof fault, .calls = calls[i]};
-        struct scene s = {.chain.kind = &chain_kinds[i], .base = i % 2};
+        struct scene s = {.kind = &chain_kinds[i], .base = i % 2, .layers = 3, .seed = 5};
+        struct ordeal o = ordeal_of(&s);
 
-        CHECK_OK(vdisk_lab_each_failure(NULL, &fault, failing, &s, NULL));
-        CHECK(s.right >= 1);
+        ordeal_failures(&o, calls[i]);
     }
-}
-
-/* ---- power cuts --------------------------------------------------------------------------------------- */
-
-static int judge(void *arg, uint64_t mark)
-{
-    struct scene *s = arg;
-
-    chain_check(&s->chain);
-    if (mark == 0)
-        CHECK_OK(run_commit(s, NULL));
-    expect_done(s);
-    return 0;
 }
 
 static void test_power(void)
 {
     for (unsigned i = 0; i < 2 * ARRAY_LEN(chain_kinds); i++) {
-        struct vdisk_lab_crashes crashes = {.size = sizeof crashes};
-        struct scene s = {.base = i < ARRAY_LEN(chain_kinds) ? 1 : 0};
-        vdisk_lab *lab;
+        struct scene s = {.base = i < ARRAY_LEN(chain_kinds) ? 1 : 0, .layers = 3, .seed = i,
+                          .kind = &chain_kinds[i % ARRAY_LEN(chain_kinds)]};
+        struct ordeal o = ordeal_of(&s);
 
-        CHECK_OK(vdisk_lab_create(NULL, &lab));
-        CHECK_OK(build(&s, &chain_kinds[i % ARRAY_LEN(chain_kinds)], 3, i));
-        test_note("%s", s.chain.kind->what);
-        CHECK_OK(vdisk_lab_arm(lab));
-        CHECK_OK(run_commit(&s, NULL));
-        CHECK_OK(vdisk_lab_mark(lab, 1));
-        CHECK_OK(vdisk_lab_cut_power(lab, IMAGES_PER_PLACE, judge, &s, &crashes));
-        CHECK(crashes.places > 3);
-        vdisk_lab_destroy(lab);
+        test_note("%s", s.kind->what);
+        CHECK(ordeal_power(&o, IMAGES_PER_PLACE) > 3);
     }
 }
 

@@ -4,7 +4,7 @@
  * sound and reads what it did, by its old backing file or the new one; made again it is done. Zeros are its own,
  * whatever lay below. (That the outcome is QEMU's: tests/tool/test_rebase.py.)
  */
-#include "tests/jobs/chain.h"
+#include "tests/jobs/ordeal.h"
 
 enum { IMAGES_PER_PLACE = 3 };
 
@@ -15,7 +15,8 @@ struct scene {
     struct chain             chain, other;
     struct vdisk_rebase_opts opts;
     enum onto                onto;
-    unsigned                 right;
+    const struct chain_kind *kind;
+    uint64_t                 seed;
 };
 
 static int run_rebase(const struct scene *s, struct vdisk_rebase_result *ret)
@@ -46,27 +47,29 @@ static int run_rebase(const struct scene *s, struct vdisk_rebase_result *ret)
 }
 
 /* Three layers of three sizes, and another that is longer or shorter. Each run has the same. */
-static int build(struct scene *s, const struct chain_kind *kind, uint64_t seed)
+static int build(void *arg)
 {
+    struct scene *s = arg;
     static const uint64_t sizes[] = {CHAIN_SIZE, 200 << 10, CHAIN_SIZE - 1024};
     struct rng r;
     int rc = 0;
 
-    rng_init(&r, seed);
+    rng_init(&r, s->seed);
     memset(&s->chain, 0, sizeof s->chain);
     memset(&s->other, 0, sizeof s->other);
-    s->chain.kind = s->other.kind = kind;
+    s->chain.kind = s->other.kind = s->kind;
     s->chain.prefix = "sim:l";
     s->other.prefix = "sim:other";
     for (unsigned i = 0; i < 3 && rc == 0; i++)
         rc = chain_add(&s->chain, sizes[i], &r);
     if (rc == 0 && s->onto == ONTO_OTHER)
-        rc = chain_add(&s->other, seed % 2 ? CHAIN_SIZE : 150 << 10, &r);
+        rc = chain_add(&s->other, s->seed % 2 ? CHAIN_SIZE : 150 << 10, &r);
     return rc;
 }
 
-static void expect_done(const struct scene *s)
+static void expect_done(void *arg)
 {
+    const struct scene *s = arg;
     struct vdisk_image_info info = {.size = sizeof info};
     char name[CHAIN_NAME], base[CHAIN_NAME];
     vdisk_image *image;
@@ -84,53 +87,36 @@ static void expect_done(const struct scene *s)
     vdisk_image_free(image);
 }
 
-/* ---- stopped ------------------------------------------------------------------------------------------ */
+/* ---- what it has to stand ----------------------------------------------------------------------------- */
+
+static int run_watched(void *scene, vdisk_progress_fn *progress, void *progress_arg)
+{
+    struct scene *s = scene;
+
+    s->opts.progress = progress;
+    s->opts.progress_arg = progress_arg;
+    s->opts.depth = progress ? 1 : 0; /* each piece is a step */
+    return run_rebase(s, NULL);
+}
+
+static void look(void *scene)
+{
+    chain_check(&((const struct scene *)scene)->chain);
+}
+
+static struct ordeal ordeal_of(struct scene *s)
+{
+    return (struct ordeal){.scene_size = sizeof *s, .scene = s, .build = build, .run = run_watched, .look = look,
+                           .expect_done = expect_done};
+}
 
 static void test_stopped(void)
 {
-    struct stepper step;
-    unsigned steps = 1, stopped = 0;
+    struct scene s = {.kind = &chain_kinds[1], .seed = 3};
+    struct ordeal o = ordeal_of(&s);
+    unsigned steps, stopped = ordeal_stopped(&o, &steps);
 
-    for (unsigned i = 0; i < steps; i++) {
-        struct scene s = {.opts = {.progress = stepper_step, .progress_arg = &step, .depth = 1}};
-        vdisk_lab *lab;
-        int rc;
-
-        CHECK_OK(vdisk_lab_create(NULL, &lab));
-        CHECK_OK(build(&s, &chain_kinds[1], 3));
-        stepper_init(&step, false);
-        step.cancel_at = i;
-        rc = run_rebase(&s, NULL);
-        CHECK(rc == (i == 0 ? 0 : -ECANCELED));
-        stopped += rc < 0;
-        if (i == 0)
-            steps = step.steps + 1;
-        chain_check(&s.chain);
-        step.cancel_at = 0;
-        CHECK_OK(run_rebase(&s, NULL));
-        expect_done(&s);
-        vdisk_lab_destroy(lab);
-    }
-    CHECK(stopped > 1);
-}
-
-/* ---- failures ----------------------------------------------------------------------------------------- */
-
-static int failing(void *arg, vdisk_lab *lab)
-{
-    struct scene *s = arg;
-    int rc = build(s, s->chain.kind, 5);
-
-    if (rc < 0)
-        return rc;
-    rc = run_rebase(s, NULL);
-    CHECK_OK(vdisk_lab_fail(lab, NULL));
-    chain_check(&s->chain);
-    if (rc < 0)
-        CHECK_OK(run_rebase(s, NULL));
-    expect_done(s);
-    s->right += rc == 0;
-    return rc;
+    CHECK(stopped > 1 && stopped == steps);
 }
 
 static void test_failures(void)
@@ -138,45 +124,24 @@ static void test_failures(void)
     static const uint32_t calls[] = {VDISK_LAB_READS, VDISK_LAB_WRITES, VDISK_LAB_FLUSHES};
 
     for (unsigned i = 0; i < 2 * ARRAY_LEN(calls); i++) {
-        struct vdisk_lab_fault fault = {.size = sizeof fault, .calls = calls[i / 2]};
-        struct scene s = {.chain.kind = &chain_kinds[i / 2], .onto = (enum onto)(i / 2),
+        struct scene s = {.kind = &chain_kinds[i / 2], .onto = (enum onto)(i / 2), .seed = 5,
                           .opts.flags = i % 2 ? VDISK_REBASE_COMPRESS : 0};
+        struct ordeal o = ordeal_of(&s);
 
-        CHECK_OK(vdisk_lab_each_failure(NULL, &fault, failing, &s, NULL));
-        CHECK(s.right >= 1);
+        ordeal_failures(&o, calls[i / 2]);
     }
-}
-
-/* ---- power cuts --------------------------------------------------------------------------------------- */
-
-static int judge(void *arg, uint64_t mark)
-{
-    struct scene *s = arg;
-
-    chain_check(&s->chain);
-    if (mark == 0)
-        CHECK_OK(run_rebase(s, NULL));
-    expect_done(s);
-    return 0;
 }
 
 static void test_power(void)
 {
     for (unsigned i = 0; i < 2 * ONTO_KINDS * ARRAY_LEN(chain_kinds); i++) {
-        struct vdisk_lab_crashes crashes = {.size = sizeof crashes};
-        struct scene s = {.onto = (enum onto)(i / ARRAY_LEN(chain_kinds) % ONTO_KINDS),
+        struct scene s = {.onto = (enum onto)(i / ARRAY_LEN(chain_kinds) % ONTO_KINDS), .seed = i,
+                          .kind = &chain_kinds[i % ARRAY_LEN(chain_kinds)],
                           .opts.flags = i / ARRAY_LEN(chain_kinds) < ONTO_KINDS ? 0 : VDISK_REBASE_COMPRESS};
-        vdisk_lab *lab;
+        struct ordeal o = ordeal_of(&s);
 
-        CHECK_OK(vdisk_lab_create(NULL, &lab));
-        CHECK_OK(build(&s, &chain_kinds[i % ARRAY_LEN(chain_kinds)], i));
-        test_note("%s, onto %u", s.chain.kind->what, s.onto);
-        CHECK_OK(vdisk_lab_arm(lab));
-        CHECK_OK(run_rebase(&s, NULL));
-        CHECK_OK(vdisk_lab_mark(lab, 1));
-        CHECK_OK(vdisk_lab_cut_power(lab, IMAGES_PER_PLACE, judge, &s, &crashes));
-        CHECK(crashes.places > 1);
-        vdisk_lab_destroy(lab);
+        test_note("%s, onto %u, flags %u", s.kind->what, s.onto, s.opts.flags);
+        CHECK(ordeal_power(&o, IMAGES_PER_PLACE) > 1);
     }
 }
 
@@ -323,12 +288,12 @@ static void test_header_failures(void)
 /* What a layer that both have gives is not read, nor what both know to be zeros; zeros are the image's own. */
 static void test_result(void)
 {
-    struct scene s = {.onto = ONTO_LOWEST};
+    struct scene s = {.onto = ONTO_LOWEST, .kind = &chain_kinds[1], .seed = 1};
     struct vdisk_rebase_result r;
     vdisk_lab *lab;
 
     CHECK_OK(vdisk_lab_create(NULL, &lab));
-    CHECK_OK(build(&s, &chain_kinds[1], 1));
+    CHECK_OK(build(&s));
     CHECK_OK(run_rebase(&s, &r));
     CHECK(r.bytes_read > 0 && r.bytes_read < 2 * CHAIN_SIZE && r.bytes_zeroed > 0);
     CHECK_OK(run_rebase(&s, &r));
