@@ -98,7 +98,7 @@ static int amend_shut(vdisk *v, const struct vdisk_amend_opts *o, vdisk_queue *q
 static int amend(struct amend *a)
 {
     vdisk *v = a->job.volume;
-    vdisk_queue *q;
+    vdisk_queue *q = NULL;
     int rc = volume_check_handle(v);
 
     if (rc == 0 && !v->top->format->amend)
