@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Random chains of images, made by QEMU, and two programs that do the same to copies of one: for tests of commit
-and rebase."""
+"""Random chains of images, made by QEMU, and two programs that do the same to copies of one: for tests of commit,
+rebase, amend."""
 import hashlib
 import os
 import pathlib
@@ -117,6 +117,24 @@ class Test:
             return ours, run(self.peer, *args, cwd="theirs", timeout=patience)
         except subprocess.TimeoutExpired:
             return ours, None
+
+
+    def refused(self, text, *args, **more):
+        """One line on stderr, and no file has changed."""
+        before = digest(".")
+        result = run(self.tool, *args, **more)
+        self.same(f"{args}: exit code", result.returncode, 1)
+        self.expect(f"{args}: says {text}", text in result.stderr, result.stderr)
+        lines = [line for line in result.stderr.splitlines() if not line.startswith("vdisk-io: hint: ")]
+        self.same(f"{args}: lines", len(lines), 1)
+        self.same(f"{args}: files", digest("."), before)
+
+
+def clear():
+    """No file is left in this directory."""
+    for name in os.listdir("."):
+        if os.path.isfile(name):
+            os.unlink(name)
 
 
 def digest(folder):
