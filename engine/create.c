@@ -193,14 +193,14 @@ int create_end(struct create_target *targets, unsigned n, vdisk_queue *q, int rc
 struct create_job {
     vdisk_job                job;
     struct vdisk_create_opts opts;
-    char                    *strings[5]; /* what `opts` points to */
+    char                    *strings[CREATE_STRINGS]; /* what `opts` points to */
     uint64_t                 file_size, allocated_size;
 };
 
 _Static_assert(offsetof(struct create_job, job) == 0, "of a job its struct is known");
 _Static_assert(offsetof(struct vdisk_create_result, size) == 0, "of a result its size, too");
 
-static int check_opts(const char *name, struct vdisk_create_opts *opts, const struct format_driver **ret_format)
+int create_check_opts(const char *name, struct vdisk_create_opts *opts, const struct format_driver **ret_format)
 {
     char formats[64];
 
@@ -239,7 +239,7 @@ static int create_volume(struct create_job *c)
     struct create_plan *plan = NULL;
     struct backend *b = NULL;
     vdisk_queue *q = NULL;
-    int rc = check_opts(name, opts, &format);
+    int rc = create_check_opts(name, opts, &format);
 
     if (rc == 0)
         rc = format->plan_create(name, opts, &plan);
@@ -275,17 +275,16 @@ static void create_release(vdisk_job *j)
 
 static const struct job_kind create_kind = {"creation", create_work, create_release, NULL};
 
-/* The caller's strings may go. False: out of memory. */
-static bool copy_strings(struct create_job *c)
+bool create_copy_strings(struct vdisk_create_opts *opts, char *strings[CREATE_STRINGS])
 {
-    const char **all[] = {&c->opts.format, &c->opts.compression_type, &c->opts.backing_file, &c->opts.backing_fmt,
-                          &c->opts.data_file};
+    const char **all[CREATE_STRINGS] = {&opts->format, &opts->compression_type, &opts->backing_file,
+                                        &opts->backing_fmt, &opts->data_file};
 
     for (size_t i = 0; i < ARRAY_LEN(all); i++) {
-        c->strings[i] = *all[i] ? mem_strdup(*all[i]) : NULL;
-        if (*all[i] && !c->strings[i])
+        strings[i] = *all[i] ? mem_strdup(*all[i]) : NULL;
+        if (*all[i] && !strings[i])
             return false;
-        *all[i] = c->strings[i];
+        *all[i] = strings[i];
     }
     return true;
 }
@@ -306,7 +305,7 @@ static int create_job_new(const char *name, const struct vdisk_create_opts *opts
         return err_set(ENOMEM, "%s: out of memory", name);
     memcpy(&c->opts, opts, min_u64(opts->size, sizeof c->opts));
     rc = job_init(&c->job, &create_kind, name, NULL);
-    if (!copy_strings(c))
+    if (!create_copy_strings(&c->opts, c->strings))
         rc = err_set(ENOMEM, "%s: out of memory", name);
     job_watch(&c->job, &c->opts.progress, &c->opts.progress_arg);
     if (rc < 0)

@@ -40,6 +40,16 @@ int create_take(struct create_target *targets, unsigned n, vdisk_queue *q);
 int create_end(struct create_target *targets, unsigned n, vdisk_queue *q, int rc);
 
 /*
+ * Can it be created? *ret_format: what does that. An opts->format that is NULL becomes the plain one. 0 or
+ * -EINVAL, with text.
+ */
+int create_check_opts(const char *name, struct vdisk_create_opts *opts, const struct format_driver **ret_format);
+
+/* The caller's strings may go: copies, which `strings` has, for mem_free(). False: out of memory. */
+enum { CREATE_STRINGS = 5 };
+bool create_copy_strings(struct vdisk_create_opts *opts, char *strings[CREATE_STRINGS]);
+
+/*
  * All of it in a backend that is open, and stays so. Blocks; opts->virtual_size may change. Errors with text.
  */
 int create_on(const struct format_driver *format, struct backend *b, struct vdisk_create_opts *opts,

@@ -53,6 +53,16 @@ struct create_plan {
     const struct vdisk_create_opts *opts;
 };
 
+/*
+ * What comes before the data of an image that is written from its start to its end: the start of the format's own
+ * struct.
+ */
+struct front {
+    uint64_t unit;   /* fill in: data comes in units of it, so aligned; a power of two */
+    uint64_t length; /* fill in, when it is known: of the whole image; 0: no longer than its data */
+    bool     dense;  /* fill in: there is no front, and what is no data is written as zeros */
+};
+
 struct format_driver {
     const char *name;
 
@@ -140,6 +150,21 @@ struct format_driver {
      */
     int (*measure)(const char *name, const struct vdisk_create_opts *opts, const vdisk_image *source,
                    struct vdisk_measure_result *ret);
+
+    /*
+     * vdisk_front_create() and so on. None of them does I/O. What is added is whole units, in any order; all of
+     * it is added before front_lay_out(), which is called once, and what is read and asked for comes after that.
+     * `name` and `opts` stay until front_end(), which follows but after a failure of front_begin(); that sets
+     * opts->virtual_size to what the image has. `len` of front_read() is a unit or more. front_next(): the first
+     * run of data at `guest_offset`, which is a unit's, or behind it; false: there is none. Errors with text.
+     * NULL, all of them: -ENOTSUP; but for the first and the last: of a dense one.
+     */
+    int (*front_begin)(const char *name, struct vdisk_create_opts *opts, struct front **ret_front);
+    int (*front_add)(struct front *front, uint64_t guest_offset, uint64_t len);
+    int (*front_lay_out)(struct front *front);
+    int (*front_read)(struct front *front, uint8_t *buf, size_t len, size_t *ret_len);
+    bool (*front_next)(struct front *front, uint64_t guest_offset, uint64_t *ret_offset, uint64_t *ret_len);
+    void (*front_end)(struct front *front);
 
     /*
      * A volume that was created with opts->unfinished, if it is that still, is made one that any program takes for

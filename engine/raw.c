@@ -324,6 +324,27 @@ static int raw_resize(struct layer *layer, uint64_t size, const struct vdisk_res
     return rc;
 }
 
+/* ---- as a stream ---------------------------------------------------------------------------------------- */
+
+static int raw_front_begin(const char *name, struct vdisk_create_opts *opts, struct front **ret_front)
+{
+    if (opts->preallocation != VDISK_PREALLOC_OFF)
+        return err_set(ENOTSUP, "%s: what is written as a stream cannot have preallocated space", name);
+    *ret_front = mem_calloc(1, sizeof **ret_front);
+    if (!*ret_front)
+        return err_set(ENOMEM, "%s: out of memory", name);
+    opts->virtual_size = align_up(opts->virtual_size, 512);
+    (*ret_front)->unit = 512;
+    (*ret_front)->length = opts->virtual_size;
+    (*ret_front)->dense = true; /* so nothing is added, and there is nothing to read */
+    return 0;
+}
+
+static void raw_front_end(struct front *front)
+{
+    mem_free(front);
+}
+
 const struct format_driver raw_driver = {
     .name = "raw",
     .plain = true,
@@ -336,6 +357,8 @@ const struct format_driver raw_driver = {
     .create = raw_create,
     .drop_plan = raw_drop_plan,
     .measure = raw_measure,
+    .front_begin = raw_front_begin,
+    .front_end = raw_front_end,
     .resize = raw_resize,
     .size_by_file = raw_size_by_file,
 };

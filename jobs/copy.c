@@ -27,7 +27,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum {
     PIECE_MOST = 2 << 20, PIECE_LEAST = 64 << 10, PIECE_PACKED = 1 << 20,
@@ -35,15 +34,7 @@ enum {
     REAP_MOST = 64, MEMORY = 32 << 20,
 };
 
-static const uint64_t NS_PER_S = 1000000000, RATE_WAIT_NS = 100000000;
-
-static uint64_t now_ns(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * NS_PER_S + (uint64_t)t.tv_nsec;
-}
+static const uint64_t RATE_WAIT_NS = 100000000;
 
 static int fail_text(struct copy *c, int err, const char *what)
 {
@@ -71,8 +62,8 @@ static uint64_t throttled_ns(const struct copy *c)
 
     if (c->opts.rate == 0)
         return 0;
-    due = c->begun_ns + (uint64_t)((double)c->charged / (double)c->opts.rate * (double)NS_PER_S);
-    return due > now_ns() ? due - now_ns() : 0;
+    due = c->begun_ns + (uint64_t)((double)c->charged / (double)c->opts.rate * (double)JOBS_NS_PER_S);
+    return due > jobs_now_ns() ? due - jobs_now_ns() : 0;
 }
 
 /* What has been begun ahead of the plan. false: that is not at hand yet. */
@@ -171,7 +162,7 @@ static void take(struct copy *c, const struct vdisk_completion *done)
 static bool wait_some(struct copy *c, uint64_t wait_ns)
 {
     struct vdisk_completion done[REAP_MOST];
-    struct timespec t = {(time_t)(wait_ns / NS_PER_S), (long)(wait_ns % NS_PER_S)};
+    struct timespec t = {(time_t)(wait_ns / JOBS_NS_PER_S), (long)(wait_ns % JOBS_NS_PER_S)};
     int n = vdisk_wait(c->q, done, 1, REAP_MOST, wait_ns > 0 ? &t : NULL);
 
     if (n < 0 && n != -EINTR) {
@@ -337,7 +328,7 @@ static int copy_work(vdisk_job *job, void *arg)
     bool alive = true;
 
     c->job = job;
-    c->begun_ns = now_ns();
+    c->begun_ns = jobs_now_ns();
     c->rc = prepare(c);
     if (c->rc == 0)
         alive = loop(c);

@@ -11,6 +11,7 @@
 #ifndef JOBS_JOBS_H
 #define JOBS_JOBS_H
 
+#include <time.h>
 #include <vdisk-image.h>
 
 static inline uint64_t jobs_min(uint64_t a, uint64_t b)
@@ -22,6 +23,16 @@ static inline uint64_t jobs_min(uint64_t a, uint64_t b)
 static inline uint64_t jobs_align_up(uint64_t x, uint64_t align)
 {
     return (x + align - 1) & ~(align - 1);
+}
+
+#define JOBS_NS_PER_S UINT64_C(1000000000)
+
+static inline uint64_t jobs_now_ns(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * JOBS_NS_PER_S + (uint64_t)t.tv_nsec;
 }
 
 /* The size of a struct of options is one that there can be. */

@@ -44,45 +44,83 @@ static void layout_assert(const struct q2_layout *l)
     assert(l->refblocks_offset < l->l1_offset && l->l1_offset <= l->l2_offset && l->l2_offset <= l->data_offset);
     assert(l->data_offset + (l->data_clusters << l->geo.cluster_bits) == q2_layout_end(l)); /* and without a gap */
     assert(div_up(l->total_clusters, q2_refblock_entries(&l->geo)) == l->refblocks); /* invariant 1 */
+    if (l->map == Q2_MAP_SOME) {
+        assert(l->l2_tables <= l->l1_entries && l->l2_tables <= l->data_clusters);
+        assert(l->data_clusters <= l->guest_clusters);
+        return;
+    }
     assert(l->l2_tables == (l->map == Q2_MAP_NONE ? 0 : div_up(l->guest_clusters, q2_l2_entries(&l->geo))));
     assert(l->data_clusters == 0 || l->data_clusters == l->guest_clusters);
+}
+
+/* Of a new image: what its size says. 0, or -EFBIG. */
+static int begin_plan(const struct q2_geometry *geo, uint64_t size, const char *name, struct q2_layout *l)
+{
+    if (size > q2_max_size(geo)) {
+        err_set(EFBIG, "%s: %" PRIu64 " bytes are too many for clusters of %" PRIu64 " bytes: at most %" PRIu64
+                " are possible", name, size, geo->cluster_size, q2_max_size(geo));
+        return err_hint(-EFBIG, "use a larger cluster size");
+    }
+    l->guest_clusters = q2_clusters(geo, size);
+    l->l1_entries = max_u64(1, q2_l1_entries(geo, size));
+    l->l1_clusters = q2_clusters(geo, l->l1_entries * Q2_L1_ENTRY_SIZE);
+    return 0;
+}
+
+/* How many there are of each part is known: where they lie. */
+static int place(struct q2_layout *l, const char *name, struct q2_layout *ret)
+{
+    const struct q2_geometry *geo = &l->geo;
+
+    plan_refcounts(l, 1 + l->l1_clusters + l->l2_tables + l->data_clusters);
+    l->reftable_offset = geo->cluster_size;
+    l->refblocks_offset = l->reftable_offset + (l->reftable_clusters << geo->cluster_bits);
+    l->l1_offset = l->refblocks_offset + (l->refblocks << geo->cluster_bits);
+    l->l2_offset = l->l1_offset + (l->l1_clusters << geo->cluster_bits);
+    l->data_offset = l->l2_offset + (l->l2_tables << geo->cluster_bits);
+    l->total_clusters = (l->data_offset >> geo->cluster_bits) + l->data_clusters;
+    if (l->reftable_clusters << geo->cluster_bits > Q2_MAX_REFTABLE_SIZE ||
+        q2_layout_end(l) > Q2_MAX_HOST_OFFSET) {
+        err_set(EFBIG, "%s: %" PRIu64 " bytes, %s, need a refcount table that is too large", name, l->size,
+                l->map == Q2_MAP_SOME ? "with so much data" : "preallocated");
+        return err_hint(-EFBIG, "use a larger cluster size or smaller refcount_bits");
+    }
+    layout_assert(l);
+    assert(l->l1_entries * Q2_L1_ENTRY_SIZE <= Q2_MAX_L1_SIZE && l->l1_entries >= q2_l1_entries(geo, l->size));
+    *ret = *l;
+    return 0;
 }
 
 int q2_layout_plan(const struct q2_geometry *geo, uint64_t size, enum q2_layout_map map, const char *name,
                    struct q2_layout *ret)
 {
     struct q2_layout l = {.geo = *geo, .map = map, .size = size};
+    int rc = begin_plan(geo, size, name, &l);
 
     assert(map != Q2_MAP_ZERO || geo->version >= 3);
     assert(map != Q2_MAP_KEPT || geo->extended_l2);
-    if (size > q2_max_size(geo)) {
-        err_set(EFBIG, "%s: %" PRIu64 " bytes are too many for clusters of %" PRIu64 " bytes: at most %" PRIu64
-                " are possible", name, size, geo->cluster_size, q2_max_size(geo));
-        return err_hint(-EFBIG, "use a larger cluster size");
-    }
-    l.guest_clusters = q2_clusters(geo, size);
-    l.l1_entries = max_u64(1, q2_l1_entries(geo, size));
-    l.l1_clusters = q2_clusters(geo, l.l1_entries * Q2_L1_ENTRY_SIZE);
+    assert(map != Q2_MAP_SOME);
+    if (rc < 0)
+        return rc;
     if (map != Q2_MAP_NONE) {
         l.l2_tables = q2_l1_entries(geo, size);
         l.data_clusters = geo->data_file ? 0 : l.guest_clusters;
     }
-    plan_refcounts(&l, 1 + l.l1_clusters + l.l2_tables + l.data_clusters);
-    l.reftable_offset = geo->cluster_size;
-    l.refblocks_offset = l.reftable_offset + (l.reftable_clusters << geo->cluster_bits);
-    l.l1_offset = l.refblocks_offset + (l.refblocks << geo->cluster_bits);
-    l.l2_offset = l.l1_offset + (l.l1_clusters << geo->cluster_bits);
-    l.data_offset = l.l2_offset + (l.l2_tables << geo->cluster_bits);
-    l.total_clusters = (l.data_offset >> geo->cluster_bits) + l.data_clusters;
-    if (l.reftable_clusters << geo->cluster_bits > Q2_MAX_REFTABLE_SIZE ||
-        q2_layout_end(&l) > Q2_MAX_HOST_OFFSET) {
-        err_set(EFBIG, "%s: %" PRIu64 " bytes, preallocated, need a refcount table that is too large", name, size);
-        return err_hint(-EFBIG, "use a larger cluster size or smaller refcount_bits");
-    }
-    layout_assert(&l);
-    assert(l.l1_entries * Q2_L1_ENTRY_SIZE <= Q2_MAX_L1_SIZE && l.l1_entries >= q2_l1_entries(geo, size));
-    *ret = l;
-    return 0;
+    return place(&l, name, ret);
+}
+
+int q2_layout_some(const struct q2_geometry *geo, uint64_t size, uint64_t l2_tables, uint64_t data_clusters,
+                   const char *name, struct q2_layout *ret)
+{
+    struct q2_layout l = {.geo = *geo, .map = Q2_MAP_SOME, .size = size};
+    int rc = begin_plan(geo, size, name, &l);
+
+    assert(!geo->data_file);
+    if (rc < 0)
+        return rc;
+    l.l2_tables = l2_tables;
+    l.data_clusters = data_clusters;
+    return place(&l, name, ret);
 }
 
 int q2_layout_measure(const struct q2_geometry *geo, uint64_t size, const char *name, uint64_t *ret)
@@ -211,7 +249,7 @@ static void fill_cluster(const struct q2_layout *l, uint64_t host_offset, uint8_
 void q2_layout_fill(const struct q2_layout *l, uint64_t host_offset, uint8_t *buf, uint64_t len)
 {
     assert(is_aligned(host_offset | len, l->geo.cluster_size));
-    assert(len > 0 && host_offset + len <= l->data_offset);
+    assert(len > 0 && host_offset + len <= (l->map == Q2_MAP_SOME ? l->l1_offset : l->data_offset));
     memset(buf, 0, len);
     for (uint64_t done = 0; done < len; done += l->geo.cluster_size)
         fill_cluster(l, host_offset + done, buf + done);

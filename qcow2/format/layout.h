@@ -22,6 +22,7 @@ enum q2_layout_map {
     Q2_MAP_NORMAL, /* allocated: the data area reads as zeros */
     Q2_MAP_ZERO,   /* space is kept, but reads as zeros whatever the data area holds (not in version 2) */
     Q2_MAP_KEPT,   /* space is kept, reads go to the backing file (extended L2 entries only) */
+    Q2_MAP_SOME,   /* what the caller says, who fills L1 and L2 tables himself */
 };
 
 struct q2_layout {
@@ -55,6 +56,13 @@ int q2_layout_plan(const struct q2_geometry *geo, uint64_t size, enum q2_layout_
                    struct q2_layout *ret);
 
 /*
+ * The same of an image of which so many tables and guest clusters are known to be needed, no more of which there
+ * are than its size has. All host clusters have refcount 1.
+ */
+int q2_layout_some(const struct q2_geometry *geo, uint64_t size, uint64_t l2_tables, uint64_t data_clusters,
+                   const char *name, struct q2_layout *ret);
+
+/*
  * The length of an image of `size` bytes, whole clusters, that has L2 tables and data for all of it, as qemu-img
  * measure counts. 0, or -EFBIG with an error text: its L1 table would be too large.
  */
@@ -78,7 +86,7 @@ bool q2_layout_append(const struct q2_geometry *geo, uint64_t guest_clusters, ui
 
 /*
  * The bytes of [host_offset, host_offset + len) of the file, both multiples of the cluster size, between the
- * header cluster (or where the piece begins) and data_offset. All of `buf` is set.
+ * header cluster (or where the piece begins) and data_offset; Q2_MAP_SOME: and l1_offset. All of `buf` is set.
  */
 void q2_layout_fill(const struct q2_layout *l, uint64_t host_offset, uint8_t *buf, uint64_t len);
 

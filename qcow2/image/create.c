@@ -249,19 +249,27 @@ static int find_size(const struct q2_create *c, uint64_t *ret_size)
 
 /* ---- the plan ------------------------------------------------------------------------------------------ */
 
+void q2_create_place(struct q2_create *c, const struct q2_layout *layout)
+{
+    struct q2_header *h = &c->header;
+
+    assert(layout->l1_entries <= UINT32_MAX && layout->reftable_clusters <= UINT32_MAX);
+    assert(layout->size == c->layout.size && is_aligned(layout->size, Q2_SECTOR_SIZE));
+    c->layout = *layout;
+    h->l1_offset = layout->l1_offset;
+    h->l1_entries = (uint32_t)layout->l1_entries;
+    h->reftable_offset = layout->reftable_offset;
+    h->reftable_clusters = (uint32_t)layout->reftable_clusters;
+}
+
 static int fill_header(struct q2_create *c)
 {
     const struct vdisk_create_opts *o = c->plan.opts;
     struct q2_header *h = &c->header;
 
-    assert(c->layout.l1_entries <= UINT32_MAX && c->layout.reftable_clusters <= UINT32_MAX);
-    assert(is_aligned(c->layout.size, Q2_SECTOR_SIZE));
     h->geo = c->layout.geo;
     h->size = c->layout.size;
-    h->l1_offset = c->layout.l1_offset;
-    h->l1_entries = (uint32_t)c->layout.l1_entries;
-    h->reftable_offset = c->layout.reftable_offset;
-    h->reftable_clusters = (uint32_t)c->layout.reftable_clusters;
+    q2_create_place(c, &c->layout);
     if (o->lazy_refcounts)
         h->compatible |= Q2_COMPAT_LAZY_REFCOUNTS;
     if (o->extended_l2)

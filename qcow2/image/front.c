@@ -1,0 +1,305 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The front of an image that is written from its start to its end: header, refcount table, refcount blocks, L1
+ * table, L2 tables, in this order; its data follows, clusters in guest order, and then the image ends.
+ *
+ * Happy path
+ *  1. options are judged, as of creation, which plans all but where things lie;
+ *  2. clusters with data are noted, a bit each, in a map for each L1 entry that has some; one whose clusters all
+ *     have data takes no memory;
+ *  3. they are counted, and everything has its place;
+ *  4. it is read, cluster by cluster; L2 tables are made of the maps.
+ * Failure modes
+ *  - options that need a second file, or space that is not data: -ENOTSUP, before anything is written;
+ *  - the image gets too large: -EFBIG, before anything is written.
+ *
+ * Invariants
+ *  1. Each guest cluster with data has the next host cluster, from data_offset on.
+ *  2. An L1 entry leads to a table if, and only if, some cluster of its range has data: table n is that of the nth
+ *     such entry.
+ */
+#include <assert.h>
+#include <errno.h>
+#include <string.h>
+
+#include "engine/base/bits.h"
+#include "engine/base/error.h"
+#include "engine/base/mem.h"
+#include "qcow2/format/format.h"
+#include "qcow2/image/create.h"
+
+/* Of one L1 entry: a bit for each of its guest clusters. */
+struct cluster_map {
+    uint64_t set;     /* bits that are */
+    uint64_t words[];
+};
+
+/* Stands for each map of ones only. */
+static struct cluster_map full;
+
+struct q2_front {
+    struct front         front;
+    struct create_plan  *plan;
+    struct cluster_map **maps;      /* for each L1 entry; NULL: no cluster has data */
+
+    uint64_t             read;      /* host offset up to where all has been read */
+    uint64_t             l1_entered; /* tables that the L1 table has by now */
+    uint64_t             next_map;  /* the L1 entry whose table is read next, or one before it */
+    uint64_t             next_host; /* of the next cluster with data */
+};
+
+static struct q2_create *create_of(const struct q2_front *f)
+{
+    return container_of(f->plan, struct q2_create, plan);
+}
+
+static const struct q2_geometry *geo_of(const struct q2_front *f)
+{
+    return &create_of(f)->layout.geo;
+}
+
+/* ---- the beginning, and the end -------------------------------------------------------------------------- */
+
+static int refuse(const char *name, const char *what)
+{
+    return err_set(ENOTSUP, "%s: an image that is written as a stream cannot have %s", name, what);
+}
+
+static int check_opts(const char *name, const struct vdisk_create_opts *opts)
+{
+    if (opts->backing_file)
+        return refuse(name, "a backing file");
+    if (opts->data_file)
+        return refuse(name, "an external data file");
+    if (opts->preallocation != VDISK_PREALLOC_OFF)
+        return refuse(name, "preallocated space");
+    return 0;
+}
+
+void q2_front_end(struct front *front)
+{
+    struct q2_front *f = container_of(front, struct q2_front, front);
+
+    for (uint64_t i = 0; f->maps && i < create_of(f)->layout.l1_entries; i++)
+        if (f->maps[i] != &full)
+            mem_free(f->maps[i]);
+    mem_free(f->maps);
+    if (f->plan)
+        q2_create_drop(f->plan);
+    mem_free(f);
+}
+
+int q2_front_begin(const char *name, struct vdisk_create_opts *opts, struct front **ret_front)
+{
+    struct q2_front *f = NULL;
+    int rc = check_opts(name, opts);
+
+    if (rc < 0)
+        return rc;
+    f = mem_calloc(1, sizeof *f);
+    if (!f)
+        return err_set(ENOMEM, "%s: out of memory", name);
+    rc = q2_create_plan(name, opts, &f->plan);
+    if (rc == 0) {
+        f->maps = mem_calloc(create_of(f)->layout.l1_entries, sizeof(struct cluster_map *));
+        if (!f->maps)
+            rc = err_set(ENOMEM, "%s: out of memory", name);
+    }
+    if (rc < 0) {
+        q2_front_end(&f->front);
+        return rc;
+    }
+    assert(create_of(f)->layout.map == Q2_MAP_NONE && !geo_of(f)->data_file);
+    f->front.unit = geo_of(f)->cluster_size;
+    *ret_front = &f->front;
+    return 0;
+}
+
+/* ---- what has data --------------------------------------------------------------------------------------- */
+
+static bool has_data(const struct q2_front *f, uint64_t cluster)
+{
+    const struct cluster_map *m = f->maps[cluster >> geo_of(f)->l2_bits];
+    uint64_t i = cluster & (q2_l2_entries(geo_of(f)) - 1);
+
+    return m && (m == &full || m->words[i / 64] >> (i % 64) & 1);
+}
+
+/* Of L1 entry `entry`, clusters from number `first` up to `end` of its table. */
+static int add_to_map(struct q2_front *f, uint64_t entry, uint64_t first, uint64_t end)
+{
+    uint64_t all = q2_l2_entries(geo_of(f));
+    struct cluster_map *m = f->maps[entry];
+
+    assert(first < end && end <= all && all % 64 == 0);
+    if (m == &full)
+        return 0;
+    if (end - first < all && !m) {
+        m = f->maps[entry] = mem_calloc(1, sizeof *m + all / 8);
+        if (!m)
+            return err_set(ENOMEM, "%s: out of memory", create_of(f)->plan.name);
+    }
+    for (uint64_t i = first; m && i < end; i++) {
+        m->set += !(m->words[i / 64] >> (i % 64) & 1);
+        m->words[i / 64] |= UINT64_C(1) << (i % 64);
+    }
+    if (m && m->set < all)
+        return 0;
+    mem_free(m);
+    f->maps[entry] = &full;
+    return 0;
+}
+
+int q2_front_add(struct front *front, uint64_t guest_offset, uint64_t len)
+{
+    struct q2_front *f = container_of(front, struct q2_front, front);
+    const struct q2_geometry *g = geo_of(f);
+    uint64_t all = q2_l2_entries(g), at = guest_offset >> g->cluster_bits, left = len >> g->cluster_bits, n;
+    int rc = 0;
+
+    assert(is_aligned(guest_offset | len, g->cluster_size) && left > 0 && f->read == 0);
+    assert(at + left <= create_of(f)->layout.guest_clusters);
+    for (; left > 0 && rc == 0; at += n, left -= n) {
+        n = min_u64(left, all - (at & (all - 1)));
+        rc = add_to_map(f, at >> g->l2_bits, at & (all - 1), (at & (all - 1)) + n);
+    }
+    return rc;
+}
+
+/* From `cluster` on, the first one that has data, or has none; below `end`, or that. */
+static uint64_t find(const struct q2_front *f, uint64_t cluster, uint64_t end, bool data)
+{
+    uint64_t all = q2_l2_entries(geo_of(f));
+
+    while (cluster < end) {
+        const struct cluster_map *m = f->maps[cluster >> geo_of(f)->l2_bits];
+        uint64_t i = cluster & (all - 1), word;
+        if (!m || m == &full) {
+            if ((m != NULL) == data)
+                return cluster;
+            cluster += all - i;
+            continue;
+        }
+        word = (data ? m->words[i / 64] : ~m->words[i / 64]) >> (i % 64);
+        if (word != 0)
+            return min_u64(end, cluster + (uint64_t)__builtin_ctzll(word));
+        cluster += 64 - i % 64;
+    }
+    return end;
+}
+
+bool q2_front_next(struct front *front, uint64_t guest_offset, uint64_t *ret_offset, uint64_t *ret_len)
+{
+    const struct q2_front *f = container_of(front, struct q2_front, front);
+    const struct q2_geometry *g = geo_of(f);
+    uint64_t end = create_of(f)->layout.guest_clusters, first, stop;
+
+    assert(is_aligned(guest_offset, g->cluster_size) && guest_offset >> g->cluster_bits < end);
+    first = find(f, guest_offset >> g->cluster_bits, end, true);
+    if (first == end)
+        return false;
+    stop = find(f, first, end, false);
+    assert(first < stop && has_data(f, first) && has_data(f, stop - 1));
+    *ret_offset = first << g->cluster_bits;
+    *ret_len = (stop - first) << g->cluster_bits;
+    return true;
+}
+
+int q2_front_lay_out(struct front *front)
+{
+    struct q2_front *f = container_of(front, struct q2_front, front);
+    struct q2_create *c = create_of(f);
+    uint64_t tables = 0, clusters = 0;
+    struct q2_layout l;
+    int rc;
+
+    for (uint64_t i = 0; i < c->layout.l1_entries; i++) {
+        tables += f->maps[i] != NULL;
+        clusters += f->maps[i] == &full ? q2_l2_entries(&c->layout.geo) : f->maps[i] ? f->maps[i]->set : 0;
+    }
+    assert(f->read == 0 && tables <= clusters && clusters <= c->layout.guest_clusters);
+    rc = q2_layout_some(&c->layout.geo, c->layout.size, tables, clusters, c->plan.name, &l);
+    if (rc < 0)
+        return rc;
+    q2_create_place(c, &l);
+    f->next_host = l.data_offset;
+    f->front.length = q2_layout_end(&l);
+    return 0;
+}
+
+/* ---- bytes ----------------------------------------------------------------------------------------------- */
+
+/* Cluster `index` of the L1 table; they are asked for in order. */
+static void fill_l1(struct q2_front *f, uint64_t index, uint8_t *buf)
+{
+    const struct q2_layout *l = &create_of(f)->layout;
+    uint64_t per_cluster = l->geo.cluster_size / Q2_L1_ENTRY_SIZE, first = index * per_cluster;
+
+    memset(buf, 0, l->geo.cluster_size);
+    for (uint64_t i = first; i < first + per_cluster && i < l->l1_entries; i++) {
+        if (!f->maps[i])
+            continue;
+        assert(f->l1_entered < l->l2_tables); /* invariant 2 */
+        put_be64(buf + (i - first) * Q2_L1_ENTRY_SIZE,
+                 q2_l1_entry(l->l2_offset + (f->l1_entered++ << l->geo.cluster_bits), true));
+    }
+}
+
+/* The next L2 table; they are asked for in order, too. */
+static void fill_l2(struct q2_front *f, uint8_t *buf)
+{
+    const struct q2_layout *l = &create_of(f)->layout;
+    const struct q2_geometry *g = &l->geo;
+    uint64_t first, end;
+
+    while (!f->maps[f->next_map])
+        f->next_map++;
+    assert(f->next_map < l->l1_entries && f->l1_entered == l->l2_tables); /* invariant 2 */
+    memset(buf, 0, g->cluster_size);
+    first = f->next_map++ << g->l2_bits;
+    end = min_u64(l->guest_clusters, first + q2_l2_entries(g));
+    for (uint64_t i = first; i < end; i++) {
+        if (has_data(f, i)) {
+            struct q2_l2_entry e = {q2_entry_encode(g, Q2_CLUSTER_NORMAL, f->next_host, true),
+                                    g->extended_l2 ? q2_bitmap(UINT32_MAX, 0) : 0};
+            q2_l2_entry_put(g, buf + q2_l2_entry_offset(g, i - first), e);
+            f->next_host += g->cluster_size; /* invariant 1 */
+        }
+    }
+    assert(f->next_host <= q2_layout_end(l));
+}
+
+static int fill_cluster(struct q2_front *f, uint8_t *buf)
+{
+    const struct q2_create *c = create_of(f);
+    const struct q2_layout *l = &c->layout;
+
+    assert(f->read < l->data_offset && is_aligned(f->read, l->geo.cluster_size));
+    if (f->read == 0)
+        return q2_header_write(&c->header, c->plan.name, buf, (size_t)l->geo.cluster_size);
+    if (f->read < l->l1_offset)
+        q2_layout_fill(l, f->read, buf, l->geo.cluster_size);
+    else if (f->read < l->l2_offset)
+        fill_l1(f, (f->read - l->l1_offset) >> l->geo.cluster_bits, buf);
+    else
+        fill_l2(f, buf);
+    return 0;
+}
+
+int q2_front_read(struct front *front, uint8_t *buf, size_t len, size_t *ret_len)
+{
+    struct q2_front *f = container_of(front, struct q2_front, front);
+    const struct q2_layout *l = &create_of(f)->layout;
+    size_t n = 0, size = (size_t)l->geo.cluster_size;
+    int rc = 0;
+
+    assert(len >= size && f->front.length == q2_layout_end(l));
+    while (f->read < l->data_offset && n + size <= len && rc == 0) {
+        rc = fill_cluster(f, buf + n);
+        f->read += size;
+        n += size;
+    }
+    assert(f->read < l->data_offset || rc < 0 || f->next_host == q2_layout_end(l)); /* invariant 1 */
+    *ret_len = rc == 0 ? n : 0;
+    return rc;
+}
