@@ -370,6 +370,7 @@ enum vdisk_copy_flags {
     VDISK_COPY_CLONE          = 1u << 4, /* by vdisk_clone(), where that can be had: the target need not keep the
                                           * space that it has. One source, all of it; without the others but
                                           * TARGET_IS_ZERO, and without `sparse` */
+    VDISK_COPY_GROW           = 1u << 5, /* of vdisk_job_fill(), <vdisk-stream.h> */
 };
 
 /* What could not be read: of the source of that number, with that -errno. On the job's thread. */

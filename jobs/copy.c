@@ -7,7 +7,7 @@
  *  2. where both can share their blocks on the host, and may (VDISK_COPY_CLONE), they do, and that is all; else
  *     one loop: the plan is asked for ahead (plan.h), pieces go their way in as many slots as there are
  *     (copy_slot.c): reads in the order of the plan, writes in any, but those that are compressed; known zeros are
- *     not read;
+ *     not read. What comes in from the program has no plan (fill.c);
  *  3. one flush.
  * Failure modes
  *  - before 2: nothing has been written;
@@ -31,18 +31,10 @@
 enum {
     PIECE_MOST = 2 << 20, PIECE_LEAST = 64 << 10, PIECE_PACKED = 1 << 20,
     DEPTH = 16, DEPTH_MOST = 1024, UNIT = 4096, UNIT_LEAST = 512,
-    REAP_MOST = 64, MEMORY = 32 << 20,
+    MEMORY = 32 << 20,
 };
 
 static const uint64_t RATE_WAIT_NS = 100000000;
-
-static int fail_text(struct copy *c, int err, const char *what)
-{
-    char text[512];
-
-    snprintf(text, sizeof text, "%s: %s", c->name, what);
-    return vdisk_job_fail(c->job, err, text, NULL);
-}
 
 /* ---- what is begun ------------------------------------------------------------------------------------ */
 
@@ -53,17 +45,6 @@ static bool is_below(const struct copy *c, struct plan_piece *p)
         return c->opts.backing_depth > 0;
     return !(p->flags & (VDISK_EXTENT_ALLOCATED | VDISK_EXTENT_DATA)) &&
            layers_is_open_below(&c->layers, p->depth, p->offset, &p->len);
-}
-
-/* Bytes that may not go yet: how long they are to wait; 0: not at all. */
-static uint64_t throttled_ns(const struct copy *c)
-{
-    uint64_t due;
-
-    if (c->opts.rate == 0)
-        return 0;
-    due = c->begun_ns + (uint64_t)((double)c->charged / (double)c->opts.rate * (double)JOBS_NS_PER_S);
-    return due > jobs_now_ns() ? due - jobs_now_ns() : 0;
 }
 
 /* What has been begun ahead of the plan. false: that is not at hand yet. */
@@ -111,7 +92,7 @@ static bool begin_piece(struct copy *c, uint64_t *ret_wait_ns)
         plan_take(&c->plan, p.len);
         return true;
     }
-    *ret_wait_ns = throttled_ns(c);
+    *ret_wait_ns = copy_throttled_ns(c);
     if (!c->free_slots || *ret_wait_ns > 0)
         return false;
     if (zero && !(c->pack > 0 && c->opts.flags & VDISK_COPY_DENSE))
@@ -128,62 +109,6 @@ static void begin(struct copy *c, uint64_t *ret_wait_ns)
         if (plan_ask(&c->plan, c->q, COPY_PLAN))
             c->inflight++;
     } while (begin_piece(c, ret_wait_ns));
-}
-
-/* ---- what has ended ----------------------------------------------------------------------------------- */
-
-static void take(struct copy *c, const struct vdisk_completion *done)
-{
-    struct copy_slot *s = &c->slots[done->user_data / COPY_REQUESTS];
-
-    switch ((enum copy_request)(done->user_data % COPY_REQUESTS)) {
-    case COPY_READ:
-        copy_read_done(c, s, done);
-        break;
-    case COPY_WRITE:
-        copy_write_done(c, s, done);
-        break;
-    case COPY_PLAN:
-        c->inflight--;
-        if (plan_answer(&c->plan, done->result) < 0)
-            copy_failed(c, done);
-        break;
-    case COPY_FLUSH:
-        c->inflight--;
-        if (done->result < 0)
-            copy_failed(c, done);
-        break;
-    case COPY_REQUESTS:
-        break;
-    }
-}
-
-/* Until something has ended, or for so long. false: the queue cannot be waited for. */
-static bool wait_some(struct copy *c, uint64_t wait_ns)
-{
-    struct vdisk_completion done[REAP_MOST];
-    struct timespec t = {(time_t)(wait_ns / JOBS_NS_PER_S), (long)(wait_ns % JOBS_NS_PER_S)};
-    int n = vdisk_wait(c->q, done, 1, REAP_MOST, wait_ns > 0 ? &t : NULL);
-
-    if (n < 0 && n != -EINTR) {
-        if (c->rc == 0)
-            c->rc = jobs_fail(c->job, n);
-        return false;
-    }
-    for (int i = 0; i < n; i++)
-        take(c, &done[i]);
-    return true;
-}
-
-static void step(struct copy *c)
-{
-    int rc;
-
-    if (c->opts.progress && c->opts.progress(c->opts.progress_arg, c->done, c->plan.total))
-        vdisk_job_cancel(c->job);
-    rc = vdisk_job_step(c->job, c->done, c->plan.total);
-    if (rc < 0 && c->rc == 0)
-        c->rc = jobs_fail(c->job, rc);
 }
 
 /* false: it cannot be had, and is copied. */
@@ -208,24 +133,26 @@ static bool loop(struct copy *c)
     uint64_t wait_ns;
     bool alive = true;
 
-    step(c);
+    copy_step(c);
     if (c->rc == 0 && clone(c))
-        step(c);
+        copy_step(c);
+    if (c->rc == 0 && c->source)
+        alive = copy_fill(c);
     while (alive && c->rc == 0 && c->result.bytes_cloned == 0 && !(plan_ended(&c->plan) && c->inflight == 0)) {
         begin(c, &wait_ns);
         if (c->inflight == 0 && wait_ns == 0) {
             assert(plan_ended(&c->plan));
             break;
         }
-        alive = wait_some(c, jobs_min(wait_ns, RATE_WAIT_NS));
-        step(c);
+        alive = copy_wait(c, jobs_min(wait_ns, RATE_WAIT_NS));
+        copy_step(c);
     }
     if (alive && c->rc == 0) {
         vdisk_flush(c->q, c->target, 0, COPY_FLUSH);
         c->inflight++;
     }
     while (alive && c->inflight > 0)
-        alive = wait_some(c, 0);
+        alive = copy_wait(c, 0);
     return alive;
 }
 
@@ -251,7 +178,7 @@ static int choose_sizes(struct copy *c)
     c->slot_count = c->opts.depth ? (unsigned)jobs_min(c->opts.depth, DEPTH_MOST) : DEPTH;
     c->pack = c->opts.flags & VDISK_COPY_COMPRESS ? info.compress_align : 0;
     if (c->opts.flags & VDISK_COPY_COMPRESS && c->pack == 0)
-        return fail_text(c, ENOTSUP, "Compression not supported for this file format");
+        return copy_fail_text(c, ENOTSUP, "Compression not supported for this file format");
     c->piece = PIECE_MOST;
     if (c->pack > 0) {
         c->piece = PIECE_PACKED > c->pack ? PIECE_PACKED : c->pack; /* whatever the depth is */
@@ -281,7 +208,7 @@ static int get_memory(struct copy *c)
     if (c->opts.flags & VDISK_COPY_DENSE)
         c->zeros = vdisk_alloc_buffer(c->piece);
     if (!c->slots || !c->buffers || (c->opts.flags & VDISK_COPY_DENSE && !c->zeros))
-        return fail_text(c, ENOMEM, "out of memory");
+        return copy_fail_text(c, ENOMEM, "out of memory");
     if (c->zeros)
         memset(c->zeros, 0, c->piece);
     for (unsigned i = c->slot_count; i-- > 0;) {
@@ -295,13 +222,14 @@ static int get_memory(struct copy *c)
     return 0;
 }
 
-static int prepare(struct copy *c)
+static int prepare_plan(struct copy *c)
 {
     int rc = plan_init(&c->plan, c->sources, c->count, vdisk_size(c->target));
     char text[64];
 
     if (rc < 0)
-        return fail_text(c, rc, rc == -ENOMEM ? "out of memory" : "the sources are larger than a volume can be");
+        return copy_fail_text(c, rc, rc == -ENOMEM ? "out of memory"
+                                                        : "the sources are larger than a volume can be");
     if (c->opts.offset > 0 || c->opts.length > 0)
         plan_cut(&c->plan, c->opts.offset, c->opts.length);
     c->plan.guess = c->opts.flags & VDISK_COPY_SALVAGE;
@@ -309,8 +237,17 @@ static int prepare(struct copy *c)
     if (c->plan.total > vdisk_size(c->target)) {
         snprintf(text, sizeof text, "has %" PRIu64 " bytes, %" PRIu64 " are needed", vdisk_size(c->target),
                  c->plan.total);
-        return fail_text(c, ENOSPC, text);
+        return copy_fail_text(c, ENOSPC, text);
     }
+    return 0;
+}
+
+static int prepare(struct copy *c)
+{
+    int rc = c->source ? 0 : prepare_plan(c);
+
+    if (rc < 0)
+        return rc;
     rc = vdisk_queue_create(NULL, &c->q);
     if (rc < 0)
         return jobs_fail(c->job, rc);
@@ -373,22 +310,30 @@ static struct copy *new_copy(vdisk *const *sources, unsigned count, vdisk *targe
         copy_release(c);
         return NULL;
     }
-    memcpy(c->sources, sources, count * sizeof *sources);
+    for (unsigned i = 0; i < count; i++)
+        c->sources[i] = sources[i];
     c->sources[count] = target; /* all that are held, in one list */
     c->count = count;
     c->target = target;
     return c;
 }
 
-static int check_opts(vdisk *const *sources, unsigned count, vdisk *target, const struct vdisk_copy_opts *opts)
+static int check_flags(const struct vdisk_copy_opts *opts, uint32_t known)
 {
-    const uint32_t known = VDISK_COPY_TARGET_IS_ZERO | VDISK_COPY_DENSE | VDISK_COPY_SALVAGE |
-                           VDISK_COPY_COMPRESS | VDISK_COPY_CLONE;
-
     if (opts && !jobs_size_is_sane(opts->size))
         return vdisk_set_error(EINVAL, "copy: options of a wrong size", NULL);
     if (opts && opts->size >= offsetof(struct vdisk_copy_opts, flags) + sizeof opts->flags && opts->flags & ~known)
         return vdisk_set_error(EINVAL, "copy: unknown flags", NULL);
+    return 0;
+}
+
+static int check_opts(vdisk *const *sources, unsigned count, vdisk *target, const struct vdisk_copy_opts *opts)
+{
+    int rc = check_flags(opts, VDISK_COPY_TARGET_IS_ZERO | VDISK_COPY_DENSE | VDISK_COPY_SALVAGE |
+                                   VDISK_COPY_COMPRESS | VDISK_COPY_CLONE);
+
+    if (rc < 0)
+        return rc;
     if (!sources || count == 0)
         return vdisk_set_error(EINVAL, "copy: no source", NULL);
     if (count > 1 && opts && opts->size >= sizeof *opts && (opts->offset > 0 || opts->length > 0))
@@ -411,6 +356,29 @@ int vdisk_job_copy(vdisk *const *sources, unsigned n_sources, vdisk *target, con
     if (!c)
         return vdisk_set_error(ENOMEM, "copy: out of memory", NULL);
     rc = vdisk_job_make(&copy_kind, c->name, c, c->sources, n_sources + 1, ret_job);
+    if (rc < 0)
+        copy_release(c);
+    return rc;
+}
+
+int vdisk_job_fill(vdisk *target, vdisk_source_fn *source, void *source_arg, const struct vdisk_copy_opts *opts,
+                   vdisk_job **ret_job)
+{
+    struct copy *c;
+    int rc = check_flags(opts, VDISK_COPY_TARGET_IS_ZERO | VDISK_COPY_DENSE | VDISK_COPY_COMPRESS |
+                                   VDISK_COPY_GROW);
+
+    if (rc < 0)
+        return rc;
+    if (!source)
+        return vdisk_set_error(EINVAL, "copy: no source", NULL);
+    c = new_copy(NULL, 0, target, opts);
+    if (!c)
+        return vdisk_set_error(ENOMEM, "copy: out of memory", NULL);
+    c->source = source;
+    c->source_arg = source_arg;
+    c->opts.backing_depth = 0;
+    rc = vdisk_job_make(&copy_kind, c->name, c, c->sources, 1, ret_job);
     if (rc < 0)
         copy_release(c);
     return rc;

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* A copy at work: what copy.c, its loop, and copy_slot.c, the way of one piece, share. */
+/* A copy at work: what copy.c, its loop, copy_slot.c, the way of one piece, and the rest of it share. */
 #ifndef JOBS_COPY_H
 #define JOBS_COPY_H
+
+#include <vdisk-stream.h>
 
 #include "jobs/jobs.h"
 #include "jobs/layers.h"
@@ -39,6 +41,8 @@ struct copy {
     vdisk                  **sources;
     unsigned                 count;
     vdisk                   *target;
+    vdisk_source_fn         *source; /* what comes in, in place of sources: fill.c */
+    void                    *source_arg;
     struct vdisk_copy_result result;
 
     vdisk_job               *job;   /* from here on: while it works */
@@ -70,6 +74,29 @@ void copy_begin_zeros(struct copy *c, const struct plan_piece *p);
 /* A read or write of a slot has completed. */
 void copy_read_done(struct copy *c, struct copy_slot *s, const struct vdisk_completion *done);
 void copy_write_done(struct copy *c, struct copy_slot *s, const struct vdisk_completion *done);
+
+/* A free slot, of which there is one, for a piece of the target; what is in its buffer, to be in the target. */
+struct copy_slot *copy_take_slot(struct copy *c, uint64_t whole, size_t len);
+void copy_write_out(struct copy *c, struct copy_slot *s);
+
+/* Bytes that may not go yet: how long they are to wait; 0: not at all. */
+uint64_t copy_throttled_ns(const struct copy *c);
+
+/*
+ * What has ended: what is there, or till there is something, or for so long. false: the queue cannot be waited
+ * for.
+ */
+bool copy_reap(struct copy *c);
+bool copy_wait(struct copy *c, uint64_t wait_ns);
+
+/* Progress is told, and whether it is to stop, noted. */
+void copy_step(struct copy *c);
+
+/* The job's error, with a text of the copy's own. Returns -|err|. */
+int copy_fail_text(struct copy *c, int err, const char *what);
+
+/* c->source has all it has in the target: but for the flush. false: as copy_wait(). */
+bool copy_fill(struct copy *c);
 
 /* The first failure counts, with its text. */
 void copy_failed(struct copy *c, const struct vdisk_completion *done);

@@ -36,6 +36,13 @@ static struct copy_slot *take_slot(struct copy *c, const struct plan_piece *p, u
     return s;
 }
 
+struct copy_slot *copy_take_slot(struct copy *c, uint64_t whole, size_t len)
+{
+    const struct plan_piece p = {.whole = whole, .len = len};
+
+    return take_slot(c, &p, c->piece);
+}
+
 /* Nothing of it is in flight any more. */
 static void slot_ended(struct copy *c, struct copy_slot *s)
 {
@@ -97,7 +104,7 @@ static bool zeros_count(const struct copy *c)
     return c->unit > 0 && (c->opts.flags & VDISK_COPY_TARGET_IS_ZERO || c->zeroes_cheap);
 }
 
-static void write_out(struct copy *c, struct copy_slot *s)
+void copy_write_out(struct copy *c, struct copy_slot *s)
 {
     bool zeros = false;
     size_t n;
@@ -126,7 +133,7 @@ static void write_in_order(struct copy *c, struct copy_slot *s)
     while (c->read_first && c->read_first->is_read) {
         s = c->read_first;
         c->read_first = s->next_read;
-        write_out(c, s);
+        copy_write_out(c, s);
     }
 }
 
@@ -135,7 +142,7 @@ static void read_done(struct copy *c, struct copy_slot *s)
     if (c->pack > 0)
         write_in_order(c, s);
     else
-        write_out(c, s);
+        copy_write_out(c, s);
 }
 
 void copy_write_done(struct copy *c, struct copy_slot *s, const struct vdisk_completion *done)
