@@ -260,10 +260,12 @@ bool cli_parse_output(const struct cli_verb *verb, const char *value, bool *ret_
 
 /* ---- progress -------------------------------------------------------------------------------------- */
 
-static void print_percent(int hundredths)
+static void print_percent(const struct cli_progress *p, int hundredths, const char *end)
 {
-    printf("    (%d.%02d/100%%)\r", hundredths / 100, hundredths % 100);
-    fflush(stdout);
+    FILE *to = p->to_stderr ? stderr : stdout;
+
+    fprintf(to, "    (%d.%02d/100%%)\r%s", hundredths / 100, hundredths % 100, end);
+    fflush(to);
 }
 
 int cli_progress_show(void *arg, uint64_t done, uint64_t total)
@@ -282,7 +284,7 @@ int cli_progress_show(void *arg, uint64_t done, uint64_t total)
         return 0;
     p->last_ms = now_ms;
     p->last_percent = hundredths;
-    print_percent(hundredths);
+    print_percent(p, hundredths, "");
     return 0;
 }
 
@@ -290,8 +292,7 @@ void cli_progress_end(struct cli_progress *p)
 {
     if (!p->enabled)
         return;
-    print_percent(10000);
-    putchar('\n');
+    print_percent(p, 10000, "\n");
 }
 
 uint64_t cli_now_ns(void)

@@ -141,9 +141,13 @@ void cli_pairs_free(struct cli_pairs *pairs);
 
 /* ---- progress and JSON ----------------------------------------------------------------------------- */
 
-/* "    (12.34/100%)\r" on stdout, at most 10 times a second. A vdisk_progress_fn; `arg`: a struct cli_progress. */
+/*
+ * "    (12.34/100%)\r" on stdout, as a rule, at most 10 times a second. A vdisk_progress_fn; `arg`: a struct
+ * cli_progress.
+ */
 struct cli_progress {
     bool     enabled;
+    bool     to_stderr;    /* stdout is for other things */
     uint64_t last_ms;
     int      last_percent; /* in hundredths */
 };
@@ -152,6 +156,9 @@ int cli_progress_show(void *arg, uint64_t done, uint64_t total);
 
 /* vdisk_job_run(); SIGINT and SIGTERM cancel it meanwhile, a second one ends the program. Does not free it. */
 int cli_job_run(vdisk_job *job);
+
+/* Has one of those come? */
+bool cli_is_told_to_end(void);
 
 /* The signals that end a command, which a job makes an error of. */
 enum { CLI_ENDS = 3 };

@@ -18,6 +18,7 @@
 #include "tools/cli.h"
 #include "tools/create_options.h"
 #include "tools/distinct.h"
+#include "tools/pipe.h"
 #include "tools/target.h"
 
 enum { SECTOR = 512, SPARSE_MOST = 16 << 20, PARALLEL_MOST = 16 };
@@ -33,6 +34,7 @@ struct convert {
     uint32_t                source_flags, target_flags;
     bool                    no_create, target_is_zero, target_image_opts, quiet, list_options, have_out_format;
     bool                    offload, have_sparse; /* -C, -S */
+    bool                    from_stdin, to_stdout; /* "-" */
 
     char                  **names;
     vdisk                 **sources;
@@ -40,6 +42,7 @@ struct convert {
     uint64_t                total;
     char                   *target_name;
     struct target           target;
+    struct pipe_part        part;
     char                    error[1024], hint[512]; /* what went wrong in the library, to be said at the end */
 };
 
@@ -193,10 +196,44 @@ static int check_offload(const struct convert *c)
     return CLI_OK;
 }
 
+/* What a target that is written from its start to its end cannot have. */
+static int check_output(const struct convert *c)
+{
+    if (c->no_create)
+        return usage(c, "-n: standard output is no target that is there");
+    if (c->backing != NULL)
+        return usage(c, "-B: an image on standard output cannot have a backing file");
+    if (c->copy.flags & VDISK_COPY_COMPRESS)
+        return usage(c, "-c: an image on standard output cannot be compressed: its tables come first, and say "
+                        "where all of it lies");
+    if (c->copy.flags & VDISK_COPY_SALVAGE)
+        return usage(c, "--salvage: not to standard output");
+    return CLI_OK;
+}
+
+static int check_input(const struct convert *c)
+{
+    if (c->count > 0)
+        return usage(c, "standard input can be the only source, not one of several");
+    if (c->to_stdout)
+        return usage(c, "from standard input to standard output nothing is converted");
+    if (c->source_format == NULL)
+        return usage(c, "standard input needs -f raw: what it is cannot be looked at before");
+    if (strcmp(c->source_format, "raw") != 0)
+        return cli_usage_error(c->verb, "standard input is read as raw: reading %s needs seeking, so write it "
+                                        "to a file first", c->source_format);
+    if (c->backing != NULL)
+        return usage(c, "-B: of standard input it is not known what a backing file has");
+    if (c->copy.flags & VDISK_COPY_SALVAGE)
+        return usage(c, "--salvage: not from standard input");
+    return CLI_OK;
+}
+
 /* What contradicts itself. */
 static int check_options(const struct convert *c)
 {
-    if (check_offload(c) != CLI_OK)
+    if (check_offload(c) != CLI_OK || (c->to_stdout && check_output(c) != CLI_OK) ||
+        (c->from_stdin && check_input(c) != CLI_OK))
         return CLI_FAILED;
     if (c->target_is_zero && !c->no_create)
         return usage(c, "--target-is-zero requires use of -n flag");
@@ -224,6 +261,16 @@ static int target_error(const struct convert *c, const char *text)
 {
     cli_error("%s: %s", c->target_name, text);
     return CLI_FAILED;
+}
+
+/* What needs to know how much comes, or what is there. */
+static int check_input_target(const struct convert *c)
+{
+    if (c->o.opts.backing_file != NULL)
+        return target_error(c, "of standard input it is not known what a backing file has");
+    if (c->o.opts.preallocation != VDISK_PREALLOC_OFF && !c->o.have_size)
+        return target_error(c, "preallocation needs the size, which standard input does not tell: add -o size=");
+    return CLI_OK;
 }
 
 static int apply_options(struct convert *c)
@@ -254,7 +301,9 @@ static int apply_options(struct convert *c)
         return target_error(c, "an image with an external data file cannot have compressed data");
     if (c->o.opts.virtual_size < c->total)
         return target_error(c, "output file is smaller than input file");
-    return CLI_OK;
+    if (c->to_stdout && c->o.opts.virtual_size > c->total)
+        return target_error(c, "is as large as the sources; leave -o size out");
+    return c->from_stdin ? check_input_target(c) : CLI_OK;
 }
 
 /* ---- both ends -------------------------------------------------------------------------------------- */
@@ -311,6 +360,22 @@ static void salvaged(void *arg, unsigned source, uint64_t offset, uint64_t len, 
                  c->names[source], offset, strerror(-error), len);
 }
 
+static int make_copy(struct convert *c, vdisk *target, vdisk_job **ret)
+{
+    if (!c->from_stdin)
+        return vdisk_job_copy(c->sources, c->count, target, &c->copy, ret);
+    c->part = (struct pipe_part){.left = UINT64_MAX};
+    if (!c->no_create && !c->o.have_size)
+        c->copy.flags |= VDISK_COPY_GROW;
+    if (c->copy.depth == 0) {
+        c->copy.depth = PIPE_DEPTH;
+        c->copy.memory_max = PIPE_MEMORY;
+    }
+    c->copy.flags &= ~(uint32_t)VDISK_COPY_CLONE;
+    c->copy.progress = NULL; /* how much comes is not known */
+    return vdisk_job_fill(target, pipe_read, &c->part, &c->copy, ret);
+}
+
 static int copy(struct convert *c, vdisk *target)
 {
     struct vdisk_copy_opts *o = &c->copy;
@@ -331,7 +396,7 @@ static int copy(struct convert *c, vdisk *target)
     o->progress_arg = &c->progress;
     o->salvaged = salvaged;
     o->salvaged_arg = c;
-    if (vdisk_job_copy(c->sources, c->count, target, o, &job) < 0)
+    if (make_copy(c, target, &job) < 0)
         return failed(c);
     rc = cli_job_run(job) < 0 ? failed(c) : CLI_OK;
     vdisk_job_free(job);
@@ -354,14 +419,41 @@ static int fill_target(struct convert *c)
     return rc;
 }
 
+/* To standard output. */
+static int stream(struct convert *c)
+{
+    struct vdisk_stream_opts o = {.size = sizeof o, .name = PIPE_OUTPUT, .depth = c->copy.depth,
+                                  .rate = c->copy.rate, .progress = cli_progress_show,
+                                  .progress_arg = &c->progress};
+    vdisk_job *job;
+    int rc = pipe_begin_output(c->names, c->count);
+
+    if (rc != CLI_OK)
+        return rc;
+    if (c->copy.flags & VDISK_COPY_DENSE)
+        o.flags |= VDISK_STREAM_DENSE;
+    else if (c->have_sparse)
+        o.flags |= VDISK_STREAM_LOOK;
+    c->progress.to_stderr = true;
+    if (vdisk_job_stream(c->sources, c->count, &c->o.opts, pipe_write, NULL, &o, &job) < 0)
+        return failed(c);
+    rc = cli_job_run(job) < 0 ? failed(c) : CLI_OK;
+    vdisk_job_free(job);
+    if (rc == CLI_OK)
+        cli_progress_end(&c->progress);
+    return rc;
+}
+
 static int convert(struct convert *c)
 {
     int rc = open_sources(c);
 
     if (rc == CLI_OK)
         rc = apply_options(c);
+    if (rc == CLI_OK && c->to_stdout)
+        return stream(c);
     if (rc == CLI_OK)
-        rc = check_same_file(c);
+        rc = c->from_stdin ? pipe_check_input(c->target_name) : check_same_file(c);
     if (rc != CLI_OK)
         return rc;
     c->target.name = c->target_name;
@@ -409,9 +501,20 @@ static int take_operands(struct convert *c, const struct cli_parser *p)
         const char *name = cli_image(p, operands[i], c->source_format);
         if (name == NULL)
             return CLI_FAILED;
+        if (!p->image_opts && pipe_is(name)) {
+            if (c->from_stdin)
+                return cli_usage_error(c->verb, "standard input can be a source once only");
+            c->from_stdin = true;
+            continue;
+        }
         c->names[c->count++] = cli_strdup(name);
     }
     c->target_name = c->target_image_opts ? image_opts_name(operands[n - 1]) : cli_strdup(operands[n - 1]);
+    c->to_stdout = pipe_is(c->target_name);
+    if (c->to_stdout) {
+        free(c->target_name);
+        c->target_name = cli_strdup(PIPE_OUTPUT); /* as messages name it */
+    }
     return CLI_OK;
 }
 
@@ -459,6 +562,8 @@ const struct cli_verb cli_convert = {
     .options = options,
     .notes = "Several sources are put one after the other. The target is made anew, as by create, unless -n says\n"
              "that it is there. Zeros are not copied where the target has them. At the end all is on disk.\n"
+             "A target of - is standard output, to which the image is written from its start to its end; a\n"
+             "source of - is standard input, to its end, and needs -f raw.\n"
              "A target that was made is removed when the copy fails or is interrupted (Ctrl-C); a file that was\n"
              "there before is then left empty. A qcow2 target that was being made when the command was killed is\n"
              "refused as unfinished; a raw one has nothing to tell that by.\n"

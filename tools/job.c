@@ -25,6 +25,11 @@ static void on_signal(int number)
     vdisk_job_cancel(atomic_load(&current));
 }
 
+bool cli_is_told_to_end(void)
+{
+    return atomic_load(&told_to_end);
+}
+
 int cli_job_run(vdisk_job *job)
 {
     /* A second one ends the program at once. */

@@ -1,0 +1,397 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""convert to standard output and from standard input: what comes out is what the file form has, checks clean, and
+is the same to each QEMU that there is; readers that go, signals, and what a pipe cannot have.
+
+usage: test_stream.py VDISK_IO PEER
+
+PEER (bench/peer) prints the path of a second qemu-img, beside the one that is installed. Random:
+VDISK_SEED=NUMBER, or new; VDISK_TEST_LONG=1 for more of it.
+"""
+import os
+import pathlib
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+TOOL = str(pathlib.Path(sys.argv[1]).resolve())
+PEER = str(pathlib.Path(sys.argv[2]).resolve())
+SEED = os.environ.get("VDISK_SEED", "1")
+SEED = random.randrange(1 << 32) if SEED == "new" else int(SEED)
+ROUNDS = 120 if os.environ.get("VDISK_TEST_LONG") else 12 if os.environ.get("VDISK_TEST_QUICK") else 30
+SIZE_MOST = 9 << 20
+failures = []
+checks = 0
+
+
+def fail(text):
+    failures.append(text)
+    print("FAILED:", text)
+
+
+def that(what, fact):
+    global checks
+    checks += 1
+    if not fact:
+        fail(what)
+
+
+def expect(what, code, *args, **kwargs):
+    """The exit code; standard output, in bytes, and what was said."""
+    kwargs.setdefault("stdin", subprocess.DEVNULL)
+    if "input" in kwargs:
+        del kwargs["stdin"]
+    result = subprocess.run(args, capture_output=True, check=False, **kwargs)
+    said = result.stderr.decode(errors="replace")
+    that(f"{what}: {' '.join(args)}: exit code {result.returncode}: {said[:500]}", result.returncode == code)
+    return result.stdout, said
+
+
+def peers():
+    found = [shutil.which("qemu-img")]
+    second = subprocess.run([PEER], capture_output=True, text=True, check=False).stdout.strip()
+    if os.access(second, os.X_OK):
+        found.append(second)
+    else:
+        print("no second QEMU: only the installed one is asked")
+    return list(dict.fromkeys(path for path in found if path))
+
+
+# ---- sources --------------------------------------------------------------------------------------------
+
+
+def content(r, path, size):
+    """Data, zeros that are written, and holes, in runs of all lengths; sometimes all of one kind."""
+    kinds = r.choice([[0, 1, 2], [0, 1, 2], [0, 1, 2], [0], [1], [2]])
+    with open(path, "wb") as f:
+        at = 0
+        while at < size:
+            n = min(size - at, r.choice([512, 1536, 4096, 70000, 700000, 1 << 20]))
+            f.seek(at)
+            kind = r.choice(kinds)
+            if kind == 1:
+                f.write(r.randbytes(n))
+            elif kind == 2:
+                f.write(bytes(n))
+            at += n
+        f.truncate(size)
+
+
+def qcow2_options(r):
+    cluster = r.choice([512, 1024, 4096, 16384, 65536, 65536, 1 << 20, 2 << 20])
+    options = [f"cluster_size={cluster}"]
+    if r.random() < 0.2:
+        options.append("compat=0.10")
+    else:
+        options.append(f"refcount_bits={r.choice([1, 2, 4, 8, 16, 16, 32, 64])}")
+        if cluster >= 16384 and r.random() < 0.4:
+            options.append("extended_l2=on")
+        options += r.sample(["lazy_refcounts=on", "compression_type=zstd", "compat=v3"], r.randrange(3))
+    return ",".join(options)
+
+
+def source(r):
+    """Its options, and what it reads as, in a file: raw, qcow2 of any kind, compressed, or the top of a chain."""
+    size = r.choice([0, 512, r.randrange(512, SIZE_MOST), 512 * r.randrange(1, SIZE_MOST // 512), SIZE_MOST])
+    content(r, "want", size)
+    kind = r.choice(["raw", "qcow2", "compressed", "chain"])
+    if kind == "raw":
+        shutil.copy("want", "source")
+        return ["-f", "raw", "source"], kind
+    compress = ["-c"] if kind == "compressed" else []
+    qemu = r.choice(QEMUS)
+    expect("source", 0, qemu, "convert", *compress, "-f", "raw", "-O", "qcow2", "want", "source")
+    if kind == "chain":
+        for name, below in (("middle", "source"), ("top", "middle")):
+            larger = [str((size + 511) // 512 * 512 + 512 * r.randrange(300))] if r.random() < 0.5 else []
+            expect("layer", 0, TOOL, "create", "-q", "-f", "qcow2", "-o", qcow2_options(r), "-b", below, "-F",
+                   "qcow2", name, *larger)
+            end = int(subprocess.run(f"{qemu} info {name} | sed -n 's/.*(\\([0-9]*\\) bytes).*/\\1/p'", shell=True,
+                                     capture_output=True, text=True, check=True).stdout.split()[0])
+            for _ in range(r.randrange(6)):
+                at = 512 * r.randrange(end // 512 + 1)
+                n = min(end - at, 512 * r.randrange(1, 500))
+                if n > 0:
+                    word = r.choice([f"write -P {r.randrange(256)}", "write -z", "discard"])
+                    expect("write", 0, TOOL, "io", "-c", f"{word} {at} {n}", name)
+        expect("chain", 0, qemu, "convert", "-f", "qcow2", "-O", "raw", "top", "want")
+        return ["-f", "qcow2", "top"], kind
+    return ["-f", "qcow2", "source"], kind
+
+
+# ---- both ways ------------------------------------------------------------------------------------------
+
+
+def judge(what, image, want):
+    for qemu in QEMUS:
+        out, _ = expect(f"{what}: check", 0, qemu, "check", "-f", "qcow2", image)
+        that(f"{what}: {out}", b"No errors" in out)
+        expect(f"{what}: content", 0, qemu, "compare", "-q", "-f", "raw", "-F", "qcow2", want, image)
+    out, _ = expect(f"{what}: our check", 0, TOOL, "check", image)
+    expect(f"{what}: our content", 0, TOOL, "compare", "-q", "-f", "raw", "-F", "qcow2", want, image)
+    end = (os.path.getsize(want) + 511) // 512 * 512
+    out, _ = expect("size", 0, TOOL, "info", "--output", "json", "-f", "qcow2", image)
+    that(f"{what}: another size than {end}: {out[:300]}", f'"virtual-size": {end}'.encode() in out)
+
+
+def padded(path):
+    data = pathlib.Path(path).read_bytes()
+    return data + bytes(-len(data) % 512)
+
+
+def to_output(r, seed):
+    arguments, kind = source(r)
+    options = qcow2_options(r)
+    what = f"seed {seed}: {kind} to -o {options}"
+    extra = r.choice([[], ["-m", str(r.randrange(1, 17))], ["-S", "0"], ["-S", "64k"], ["-W", "-t", "none"]])
+    image, said = expect(what, 0, TOOL, "convert", "-O", "qcow2", "-o", options, *extra, *arguments, "-")
+    that(f"{what}: {said}", said == "")
+    pathlib.Path("out").write_bytes(image)
+    judge(what, "out", "want")
+    expect(f"{what}: the file form", 0, TOOL, "convert", "-O", "qcow2", "-o", options, *arguments, "file")
+    expect(f"{what}: the file form", 0, QEMUS[-1], "compare", "-q", "-f", "qcow2", "-F", "qcow2", "file", "out")
+    data, _ = expect(f"{what}: raw", 0, TOOL, "convert", "-O", "raw", *extra, *arguments, "-")
+    that(f"{what}: raw differs", data == padded("want"))
+    with open("out", "wb") as out:  # a file in place of a pipe
+        command = [TOOL, "convert", "-O", "qcow2", *arguments, "-"]
+        that(f"{what}: into a file", subprocess.run(command, stdout=out, check=False).returncode == 0)
+    judge(f"{what}: into a file", "out", "want")
+
+
+def from_input(r, seed):
+    size = r.choice([0, 1, 511, 512, r.randrange(SIZE_MOST), 512 * r.randrange(SIZE_MOST // 512), SIZE_MOST])
+    content(r, "want", size)
+    options = qcow2_options(r)
+    extra = r.choice([[], [], ["-c"], ["-S", "0"], ["-S", "1M"], ["-m", "2"], ["-t", "writeback"]])
+    what = f"seed {seed}: from input, {size} bytes, {extra} -o {options}"
+    with open("want", "rb") as given:
+        how = {"stdin": given} if r.random() < 0.5 else {"input": given.read()}
+        expect(what, 0, TOOL, "convert", "-f", "raw", "-O", "qcow2", "-o", options, *extra, "-", "in", **how)
+    judge(what, "in", "want")
+    if extra != ["-c"]:
+        with open("want", "rb") as given:
+            how = {"stdin": given} if r.random() < 0.5 else {"input": given.read()}
+            expect(what, 0, TOOL, "convert", "-f", "raw", *extra, "-", "in.raw", **how)
+        that(f"{what}: raw differs", pathlib.Path("in.raw").read_bytes() == padded("want"))
+
+
+def several(r):
+    want = b""
+    names = []
+    for i in range(3):
+        content(r, f"part{i}", r.randrange(1 << 20))
+        want += padded(f"part{i}")
+        names.append(f"part{i}")
+    pathlib.Path("want").write_bytes(want)
+    image, _ = expect("several", 0, TOOL, "convert", "-f", "raw", "-O", "qcow2", *names, "-")
+    pathlib.Path("out").write_bytes(image)
+    judge("several", "out", "want")
+    data, _ = expect("several", 0, TOOL, "convert", "-f", "raw", *names, "-")
+    that("several: raw differs", data == want)
+
+
+def zeros_in_data():
+    """They are left out with -S, and all is there with -S 0."""
+    pathlib.Path("want").write_bytes(bytes(3000000))
+    for size, options in ((4 << 16, ["-S", "4k"]), ((4 + 1 + 46) << 16, ["-S", "0"])):
+        image, _ = expect("zeros", 0, TOOL, "convert", *options, "-f", "raw", "-O", "qcow2", "want", "-")
+        that(f"{options}: {len(image)} bytes, not {size}", len(image) == size)
+        pathlib.Path("out").write_bytes(image)
+        judge(f"zeros {options}", "out", "want")
+
+
+def over_pipes(r):
+    """From one command to the next, and what is there already."""
+    content(r, "want", 3000000)
+    expect("source", 0, TOOL, "convert", "-f", "raw", "-O", "qcow2", "want", "source")
+    command = f"{TOOL} convert source - | {TOOL} convert -f raw -O qcow2 - again"
+    that("two commands", subprocess.run(["bash", "-o", "pipefail", "-c", command], check=False).returncode == 0)
+    judge("two commands", "again", "want")
+    expect("create", 0, TOOL, "create", "-q", "-f", "qcow2", "there", "4M")
+    expect("before", 0, TOOL, "io", "-c", "write -P 7 0 4M", "there")
+    with open("want", "rb") as given:
+        expect("-n", 0, TOOL, "convert", "-n", "-f", "raw", "-O", "qcow2", "-", "there", stdin=given)
+    data, _ = expect("-n", 0, TOOL, "convert", "there", "-")
+    whole = padded("want")
+    that("-n: content", data == whole + b"\x07" * ((4 << 20) - len(whole)))
+    with open("want", "rb") as given:
+        options = ["-O", "qcow2", "-o", "size=4M,preallocation=metadata"]
+        expect("size=", 0, TOOL, "convert", "-f", "raw", *options, "-", "sized", stdin=given)
+    data, _ = expect("size=", 0, TOOL, "convert", "sized", "-")
+    that("size=: content", data == whole + bytes((4 << 20) - len(whole)))
+    with open("want", "rb") as given:
+        _, said = expect("size=", 1, TOOL, "convert", "-f", "raw", "-o", "size=1M", "-", "small", stdin=given)
+    that(f"too small: {said}", "small: has 1048576 bytes, and more come" in said and said.count("\n") == 1)
+    that("too small: it is left", not os.path.exists("small"))
+
+
+def large():
+    """Of 1 TiB with some data nothing is written but that."""
+    expect("create", 0, TOOL, "create", "-q", "-f", "qcow2", "wide", "1T")
+    writes = [word for i in range(64) for word in ("-c", f"write -P {i + 1} {i * (1 << 34) + 65536} 4k")]
+    expect("write", 0, TOOL, "io", *writes, "wide")
+    image, _ = expect("wide", 0, TOOL, "convert", "-O", "qcow2", "wide", "-")
+    that(f"wide: {len(image)} bytes", len(image) < 16 << 20)
+    pathlib.Path("wide.out").write_bytes(image)
+    for qemu in QEMUS:
+        expect("wide: check", 0, qemu, "check", "-q", "wide.out")
+        expect("wide: content", 0, qemu, "compare", "-q", "wide", "wide.out")
+
+
+# ---- what goes wrong ------------------------------------------------------------------------------------
+
+
+def one_line(what, said, text):
+    that(f"{what}: no '{text}' in: {said}", text in said)
+    that(f"{what}: more than a line: {said}", said.count("\n") == 1)
+
+
+def readers_go():
+    content(random.Random(5), "data", 6 << 20)
+    for options in (["-O", "qcow2"], ["-O", "raw"]):
+        for length in (0, 1, 70000, 2000000):
+            command = [TOOL, "convert", "-f", "raw", *options, "data", "-"]
+            with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+                process.stdout.read(length)
+                process.stdout.close()
+                said = process.stderr.read().decode()
+            that(f"a reader that goes: {process.returncode}", process.returncode == 1)
+            one_line("a reader that goes", said, "standard output: writing: Broken pipe")
+    if os.path.exists("/dev/full"):
+        with open("/dev/full", "wb") as full:
+            command = [TOOL, "convert", "-f", "raw", "data", "-"]
+            result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        that("a full device", result.returncode == 1)
+        one_line("a full device", result.stderr, "standard output: writing: No space left on device")
+
+
+def interrupted():
+    """A reader that takes nothing, a writer that gives nothing: the command still ends when it is told to."""
+    for command in (["convert", "-f", "raw", "data", "-"], ["convert", "-f", "raw", "-O", "qcow2", "-", "made"]):
+        reads = command[-1] == "made"
+        with subprocess.Popen([TOOL, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE) as process:
+            if reads:
+                process.stdin.write(b"x" * 3000000)
+                process.stdin.flush()
+            time.sleep(0.3)
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
+            said = process.stderr.read().decode()
+            that(f"interrupted: {process.returncode}", process.returncode == 1)
+            one_line("interrupted", said, "cancelled")
+            that("interrupted: what was made is left", not os.path.exists("made"))
+            process.stdin.close()
+    command = [TOOL, "convert", "-f", "raw", "-O", "qcow2", "-", "made"]
+    for number, length in ((signal.SIGKILL, 3000000), (signal.SIGKILL, 60000000)):
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            process.stdin.write(b"x" * length)
+            process.stdin.flush()
+            time.sleep(0.2)
+            process.send_signal(number)
+            process.wait(60)
+            try:
+                process.stdin.close()
+            except BrokenPipeError:
+                pass
+        for qemu in QEMUS:
+            result = subprocess.run([qemu, "info", "-f", "qcow2", "made"], capture_output=True, check=False)
+            that("killed: no image yet", result.returncode == 1)
+        _, said = expect("killed", 1, TOOL, "info", "made")
+        that(f"killed: {said}", "unfinished image" in said)
+    with open("data", "rb") as given:
+        expect("again", 0, *command, stdin=given)
+    judge("again", "made", "data")
+
+
+def progress():
+    image, said = expect("-p", 0, TOOL, "convert", "-p", "-f", "raw", "-O", "qcow2", "data", "-")
+    pathlib.Path("out").write_bytes(image)
+    judge("-p", "out", "data")
+    that(f"-p: {said!r}", said.endswith("    (100.00/100%)\r\n"))
+
+
+def refused():
+    """One line, nothing on standard output, and nothing made."""
+    over = ["-o", "backing_file=source,backing_fmt=qcow2", "-O", "qcow2"]
+    cases = [
+        ("cannot be compressed", ["-c", "-O", "qcow2", "source", "-"]),
+        ("cannot have a backing file", ["-B", "source", "-F", "qcow2", "-O", "qcow2", "source", "-"]),
+        ("cannot have a backing file", [*over, "source", "-"]),
+        ("cannot have an external data file", ["-o", "data_file=new", "-O", "qcow2", "source", "-"]),
+        ("cannot have preallocated space", ["-o", "preallocation=metadata", "-O", "qcow2", "source", "-"]),
+        ("cannot have preallocated space", ["-o", "preallocation=full", "source", "-"]),
+        ("leave -o size out", ["-o", "size=1G", "-O", "qcow2", "source", "-"]),
+        ("smaller than input", ["-o", "size=1M", "-O", "qcow2", "source", "-"]),
+        ("no target that is there", ["-n", "source", "-"]),
+        ("--salvage: not to", ["--salvage", "source", "-"]),
+        ("too many for clusters", ["-O", "qcow2", "-o", "cluster_size=512", "wide", "-"]),
+        ("No such file", ["missing", "-"]),
+        ("needs -f raw", ["-", "new"]),
+        ("reading qcow2 needs seeking", ["-f", "qcow2", "-", "new"]),
+        ("the only source", ["-f", "raw", "source", "-", "new"]),
+        ("once only", ["-f", "raw", "-", "-", "new"]),
+        ("nothing is converted", ["-f", "raw", "-", "-"]),
+        ("--salvage: not from", ["--salvage", "-f", "raw", "-", "new"]),
+        ("-B: of standard input", ["-B", "source", "-F", "qcow2", "-O", "qcow2", "-f", "raw", "-", "new"]),
+        ("what a backing file has", [*over, "-f", "raw", "-", "new"]),
+        ("preallocation needs the size", ["-o", "preallocation=metadata", "-O", "qcow2", "-f", "raw", "-", "new"]),
+    ]
+    for text, arguments in cases:
+        out, said = expect(text, 1, TOOL, "convert", *arguments)
+        said = "".join(line for line in said.splitlines(True) if not line.startswith("vdisk-io: hint:"))
+        one_line(" ".join(arguments), said, text)
+        that(f"{text}: {out[:80]} on standard output", out == b"")
+        that(f"{text}: something was made", not os.path.exists("new"))
+    shutil.copy("data", "same")
+    with open("same", "rb") as given:
+        _, said = expect("same file", 1, TOOL, "convert", "-f", "raw", "-", "same", stdin=given)
+    one_line("same file", said, "same file")
+    with open("same", "ab") as out:
+        result = subprocess.run([TOOL, "convert", "-f", "raw", "same", "-"], stdout=out, stderr=subprocess.PIPE,
+                                text=True, check=False)
+    that("same file", result.returncode == 1)
+    one_line("same file", result.stderr, "same file")
+    that("same file: it has changed", pathlib.Path("same").read_bytes() == pathlib.Path("data").read_bytes())
+    parent, child = os.openpty()
+    result = subprocess.run([TOOL, "convert", "-f", "raw", "same", "-"], stdout=child, stderr=subprocess.PIPE,
+                            text=True, check=False)
+    os.close(child)
+    os.close(parent)
+    that("a terminal", result.returncode == 1)
+    one_line("a terminal", result.stderr, "is a terminal")
+
+
+def main():
+    print("seed", SEED)
+    for i in range(ROUNDS):
+        seed = SEED * 1000 + i
+        to_output(random.Random(seed), seed)
+        from_input(random.Random(seed), seed)
+        for path in os.listdir():
+            os.unlink(path)
+    several(random.Random(SEED))
+    zeros_in_data()
+    over_pipes(random.Random(SEED))
+    large()
+    readers_go()
+    interrupted()
+    progress()
+    refused()
+    print(f"{checks} checks, {len(failures)} failures")
+    return 1 if failures or checks < 300 else 0
+
+
+QEMUS = peers()
+if not QEMUS:
+    print("skipped: no qemu-img")
+    sys.exit(77)
+with tempfile.TemporaryDirectory(prefix="vdisk-stream.") as folder:
+    os.chdir(folder)
+    code = main()
+    os.chdir("/")
+sys.exit(code)

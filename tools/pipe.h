@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Standard input and output in place of an image: "-". */
+#ifndef TOOLS_PIPE_H
+#define TOOLS_PIPE_H
+
+#include <vdisk-stream.h>
+
+#include "tools/cli.h"
+
+#define PIPE_INPUT "standard input"
+#define PIPE_OUTPUT "standard output"
+
+/* The name of an image stands for standard input or output. */
+bool pipe_is(const char *name);
+
+/*
+ * Before the first byte goes to standard output, to which nothing else goes from here on: it is no terminal, and
+ * none of the files by these names. Whoever reads it may go: that is an error then, and no signal. CLI_OK, or
+ * CLI_FAILED, and an error was printed.
+ */
+int pipe_begin_output(char *const *names, unsigned count);
+
+/* Standard input is not the file of that name. CLI_OK, or CLI_FAILED, and an error was printed. */
+int pipe_check_input(const char *target);
+
+/* A vdisk_sink_fn: to standard output. -ECANCELED: the command is to end. */
+int pipe_write(void *arg, const void *data, size_t len);
+
+/* What of standard input counts. */
+struct pipe_part {
+    uint64_t skip; /* bytes at its start that do not */
+    uint64_t left; /* so many behind those; UINT64_MAX: all */
+};
+
+/* Of a volume that grows as it comes: half of that for each step, which takes some flushes. */
+enum { PIPE_DEPTH = 64, PIPE_MEMORY = 128 << 20 };
+
+/* A vdisk_source_fn: from standard input; `arg`: a struct pipe_part. */
+int64_t pipe_read(void *arg, void *buf, size_t len);
+
+#endif
