@@ -34,12 +34,54 @@ same "size" "$(stat -c %s ours)" 0
 run 0 dd -O qcow2 if=a of=ours bs=1000 count=3000 skip=700
 qemu-img dd if=a of=theirs bs=1000 count=3000 skip=700
 checks=$((checks + 1)); qemu-img compare -q -f qcow2 -F raw ours theirs || fail "an odd part"
+
+# What is there already, and other sizes.
+run 0 dd if=a of=ours isize=1M bs=1000 skip=1
+head -c 1048576 a | tail -c +1001 >theirs
+truncate -s 1047576 theirs
+checks=$((checks + 1)); cmp -s -n 1047576 ours theirs || fail "isize"
+run 0 dd -O qcow2 if=a of=ours osize=8M
+same "osize" "$(qemu-img info --output json ours | grep -c '"virtual-size": 8388608')" 1
+checks=$((checks + 1)); qemu-img compare -q -f qcow2 -F raw ours a || fail "osize"
+run 0 io -c "write -P 5 0 8M" ours
+run 0 dd -n -O qcow2 if=a of=ours count=4000
+run 0 convert -f qcow2 ours theirs
+checks=$((checks + 1)); cmp -s -n 2048000 a theirs || fail "-n"
+same "what -n leaves" "$(tail -c +2048001 theirs | tr -d '\005' | wc -c)" 0
+
+# Through pipes.
+for input in a q; do
+    for part in "" "bs=1M count=2" "bs=1000 skip=700 count=3000" "count=0" "bs=4096 skip=3"; do
+        rm -f theirs
+        qemu-img dd if=$input of=theirs $part
+        checks=$((checks + 2))
+        "$tool" dd if=$input of=- $part | cmp -s - theirs || fail "$part of $input to standard output"
+        "$tool" dd -O qcow2 if=$input of=- $part >ours
+        qemu-img compare -q -f qcow2 -F raw ours theirs || fail "$part of $input to standard output, qcow2"
+    done
+done
+for part in "" "bs=1M count=2" "bs=1000 skip=700 count=3000" "count=0" "bs=4096 skip=3" "skip=99999999"; do
+    qemu-img dd -f raw if=a of=theirs $part 2>theirs.out
+    checks=$((checks + 2))
+    cat a | "$tool" dd if=- of=ours $part && cmp -s ours theirs || fail "$part of standard input"
+    rm -f ours
+    "$tool" dd -O qcow2 -f raw if=- of=ours $part <a && qemu-img compare -q -f qcow2 -F raw ours theirs ||
+        fail "$part of standard input, qcow2"
+    rm -f ours theirs
+done
+refused "nothing is converted" dd if=- of=-
+refused "reading qcow2 needs seeking" dd -f qcow2 if=- of=new
+refused "standard output is no output that is there" dd -n if=a of=-
+refused "osize: what goes to standard output" dd osize=8M if=a of=-
 rm -f new
 refused "Must specify both" dd if=a
 refused "Must specify both" dd of=new
-refused "unrecognized operand osize=1" dd osize=1 if=a of=new
+refused "unrecognized operand seek=1" dd seek=1 if=a of=new
+refused "osize is less than the 5000192 bytes" dd osize=4M if=a of=new
+refused "osize: an output that is there" dd -n osize=4M if=a of=new
 refused "unrecognized operand x" dd x if=a of=new
-refused "no option '-n'" dd -n if=a of=new
+refused "No such file" dd -n if=a of=new
+refused "Invalid isize specified: 'x'; see" dd isize=x if=a of=new
 refused "Invalid bs specified. Must be between 1 and 2147483647; see" dd bs=0 if=a of=new
 refused "Invalid bs specified. Must be between 1 and 2147483647; see" dd bs=3G if=a of=new
 refused "Invalid bs specified: 'x'; see" dd bs=x if=a of=new
