@@ -360,6 +360,18 @@ struct vdisk_repair_result {
 /* What a repair has done; vdisk_job_get_check_result(): what is left. Any thread. */
 VDISK_API int vdisk_job_get_repair_result(const vdisk_job *job, struct vdisk_repair_result *ret_result);
 
+/* ---- jobs that go on --------------------------------------------------------------------------------- */
+
+/*
+ * All of a job before `position`, a byte of the volume that it fills or goes through, is done and durable: it
+ * may be killed now, and another one with the same images and options, and `start` the position, does the rest.
+ * Told from time to time, after a flush; at the end of the work on data; and when the job stops early, if the
+ * flush succeeds then. Positions do not fall. Non-zero ends the job: an -errno (> 0: -ECANCELED). On the job's
+ * thread; it may use neither the job nor the volumes. What `start` says is believed: that nothing has changed
+ * meanwhile but by the job itself, the caller has to know. A copy that goes on does so without VDISK_COPY_CLONE.
+ */
+typedef int vdisk_checkpoint_fn(void *arg, uint64_t position);
+
 /* ---- copy ------------------------------------------------------------------------------------------- */
 
 enum vdisk_copy_flags {
@@ -393,6 +405,10 @@ struct vdisk_copy_opts {
     void              *salvaged_arg;
     vdisk_progress_fn *progress;
     void              *progress_arg;
+    uint64_t           start;         /* go on from here: see vdisk_checkpoint_fn */
+    vdisk_checkpoint_fn *checkpoint;  /* NULL: not asked for */
+    void              *checkpoint_arg;
+    uint32_t           checkpoint_ms; /* between two of them; 0: 5000 */
 };
 
 /*
@@ -438,6 +454,8 @@ struct vdisk_compare_opts {
     const char        *name;  /* for messages; copied. NULL: "comparison" */
     vdisk_progress_fn *progress;
     void              *progress_arg;
+    uint64_t           memory_max; /* for buffers: then there are fewer pieces; 0: as `depth` says */
+    uint64_t           rate;  /* bytes that are compared in a second; 0: as many as there can be */
 };
 
 /*
@@ -485,6 +503,11 @@ struct vdisk_commit_opts {
     uint64_t           rate;
     vdisk_progress_fn *progress;
     void              *progress_arg;
+    uint64_t           start;      /* go on from here: see vdisk_checkpoint_fn */
+    vdisk_checkpoint_fn *checkpoint; /* NULL: not asked for */
+    void              *checkpoint_arg;
+    uint32_t           checkpoint_ms; /* between two of them; 0: 5000 */
+    uint64_t           cache_bytes; /* as in struct vdisk_open_opts, of each layer that is opened */
 };
 
 /*
@@ -530,6 +553,13 @@ struct vdisk_rebase_opts {
     uint32_t           depth;        /* pieces of 1 MiB of both sides in flight; 0: 8 */
     vdisk_progress_fn *progress;
     void              *progress_arg;
+    uint64_t           start;        /* go on from here: see vdisk_checkpoint_fn */
+    vdisk_checkpoint_fn *checkpoint; /* NULL: not asked for */
+    void              *checkpoint_arg;
+    uint32_t           checkpoint_ms; /* between two of them; 0: 5000 */
+    uint64_t           memory_max;   /* for buffers: then there are fewer pieces; 0: as `depth` says */
+    uint64_t           rate;         /* bytes that are looked at in a second; 0: as many as there can be */
+    uint64_t           cache_bytes;  /* as in struct vdisk_open_opts, of each layer that is opened */
 };
 
 /*
@@ -567,6 +597,13 @@ enum vdisk_checksum_flags {
  */
 typedef int vdisk_block_digest_fn(void *arg, uint64_t first, uint64_t count, const uint8_t *digest);
 
+/*
+ * For going on: *ret_count blocks, from number `first` on, are known to have the digest ret_digest; 0: no more are
+ * known. Asked at the start of the job, until there are no more; they are told as all others, but not read.
+ * Otherwise as vdisk_block_digest_fn.
+ */
+typedef int vdisk_known_digest_fn(void *arg, uint64_t first, uint64_t *ret_count, uint8_t *ret_digest);
+
 struct vdisk_checksum_opts {
     size_t                 size;       /* sizeof(struct vdisk_checksum_opts) */
     uint32_t               flags;      /* enum vdisk_checksum_flags */
@@ -580,6 +617,9 @@ struct vdisk_checksum_opts {
     void                  *block_digest_arg;
     vdisk_progress_fn     *progress;
     void                  *progress_arg;
+    uint64_t               rate;       /* bytes that are read in a second; 0: as many as there can be */
+    vdisk_known_digest_fn *known_digest; /* NULL: none is known */
+    void                  *known_digest_arg;
 };
 
 /*
@@ -600,6 +640,7 @@ struct vdisk_checksum_result {
     uint64_t bytes_total; /* these are counts of bytes: */
     uint64_t bytes_read;
     uint64_t bytes_zero;  /* known to be zeros, and not read */
+    uint64_t bytes_known; /* by known_digest, and not read either */
 };
 
 /* Any thread. Errors: as vdisk_job_get_create_result(). */

@@ -2,9 +2,10 @@
 /*
  * Checksum: the digest of a volume's content, and those of its blocks.
  *
- * Happy path: one loop. The plan is asked for ahead; blocks that it says are zeros have their digest at once, of
- * others what is not zeros is read into a slot, as many as there are; a slot that is whole goes to the threads
- * that digest (digest.h), and its block's digest into the order of blocks (order.h), which tells them.
+ * Happy path: blocks whose digests are known are told and left out. Then one loop: the plan is asked for ahead;
+ * blocks that it says are zeros have their digest at once, of others what is not zeros is read into a slot, as
+ * many as there are; a slot that is whole goes to the threads that digest (digest.h), and its block's digest into
+ * the order of blocks (order.h), which tells them.
  * Failure modes: a read or the plan fails, who is told says stop, it is cancelled: nothing more is begun, what is
  * in flight is waited for.
  *
@@ -22,8 +23,8 @@
 #include <string.h>
 
 #include "jobs/digest.h"
-#include "jobs/jobs.h"
 #include "jobs/order.h"
+#include "jobs/pace.h"
 #include "jobs/plan.h"
 
 enum {
@@ -64,6 +65,7 @@ struct checksum {
     unsigned                     inflight, digesting, slot_count;
     struct block_slot           *slots, *free_slots, *beginning;
     uint8_t                     *buffers;
+    struct pace                  pace;
 };
 
 static int fail_text(struct checksum *c, int rc, const char *what)
@@ -198,6 +200,7 @@ static void begin_part(struct checksum *c, const struct plan_piece *p, uint64_t 
         s->pending++;
         c->inflight++;
         c->result.bytes_read += len;
+        c->pace.charged += len;
         vdisk_read(c->q, c->volume, p->offset, s->buf + at, len, 0, (uint64_t)(s - c->slots));
     }
     take(c, len);
@@ -209,7 +212,7 @@ static void begin_part(struct checksum *c, const struct plan_piece *p, uint64_t 
         slot_is_whole(c, s);
 }
 
-static bool begin_piece(struct checksum *c)
+static bool begin_piece(struct checksum *c, uint64_t *ret_wait_ns)
 {
     struct plan_piece p;
     uint64_t left;
@@ -223,7 +226,8 @@ static bool begin_piece(struct checksum *c)
         begin_zeros(c, p.len);
         return true;
     }
-    if (!c->beginning && !c->free_slots)
+    *ret_wait_ns = p.flags & VDISK_EXTENT_ZERO ? 0 : pace_wait_ns(&c->pace);
+    if (*ret_wait_ns > 0 || (!c->beginning && !c->free_slots))
         return false;
     if (!c->beginning)
         begin_slot(c);
@@ -231,20 +235,22 @@ static bool begin_piece(struct checksum *c)
     return true;
 }
 
-static void begin(struct checksum *c)
+static void begin(struct checksum *c, uint64_t *ret_wait_ns)
 {
+    *ret_wait_ns = 0;
     do {
         c->inflight += plan_ask(&c->plan, c->q, OF_PLAN);
-    } while (begin_piece(c));
+    } while (begin_piece(c, ret_wait_ns));
 }
 
 /* ---- the loop ----------------------------------------------------------------------------------------- */
 
-/* Until something has ended, if `block`. false: the queue cannot be waited for. */
-static bool wait_some(struct checksum *c, bool block)
+/* Until something has ended, if `block`, or so long. false: the queue cannot be waited for. */
+static bool wait_some(struct checksum *c, bool block, uint64_t wait_ns)
 {
     struct vdisk_completion done[REAP_MOST];
-    int n = vdisk_wait(c->q, done, block, REAP_MOST, NULL);
+    struct timespec t;
+    int n = vdisk_wait(c->q, done, block, REAP_MOST, pace_timeout(wait_ns, &t));
 
     if (n < 0 && n != -EINTR) {
         c->rc = c->rc < 0 ? c->rc : jobs_fail(c->job, n);
@@ -282,23 +288,51 @@ static void step(struct checksum *c)
         c->rc = jobs_fail(c->job, rc);
 }
 
+/* Whole blocks, or the last one too, at the start. Told one after the other: so none is entered behind it. */
+static void take_known(struct checksum *c)
+{
+    uint8_t digest[VDISK_DIGEST_SIZE];
+    uint64_t count = 1, blocks = 0;
+
+    while (c->opts.known_digest && c->rc == 0 && count > 0 && blocks < c->result.blocks) {
+        int rc = c->opts.known_digest(c->opts.known_digest_arg, blocks, &count, digest);
+        if (rc == 0 && count > c->result.blocks - blocks)
+            rc = -EINVAL;
+        if (rc != 0) {
+            rc = rc < 0 ? rc : -ECANCELED;
+            c->rc = fail_text(c, rc, strerror(-rc));
+        } else if (count > 0) {
+            order_enter_known(&c->order, count, digest);
+            blocks += count;
+        }
+        while (c->rc == 0 && !order_is_empty(&c->order)) {
+            tell(c);
+            step(c);
+        }
+    }
+    c->begun = c->result.bytes_known = jobs_min(blocks * c->block, c->total);
+    plan_skip(&c->plan, c->begun, 1);
+}
+
 /* false: something is left in flight that cannot be waited for. */
 static bool loop(struct checksum *c)
 {
     bool alive = true, told;
+    uint64_t wait_ns;
 
+    take_known(c);
     step(c);
     while (alive && c->rc == 0 && !(c->begun == c->total && order_is_empty(&c->order))) {
         take_digests(c);
-        begin(c);
+        begin(c, &wait_ns);
         told = tell(c);
-        assert(told || c->rc < 0 || c->inflight + c->digesting > 0);
+        assert(told || c->rc < 0 || c->inflight + c->digesting > 0 || wait_ns > 0);
         if (c->rc == 0)
-            alive = wait_some(c, !told);
+            alive = wait_some(c, !told, wait_ns);
         step(c);
     }
     while (alive && c->inflight > 0) /* invariant 3 */
-        alive = wait_some(c, true);
+        alive = wait_some(c, true, 0);
     assert(!alive || c->rc < 0 || c->digesting == 0);
     return alive;
 }
@@ -373,6 +407,7 @@ static int prepare(struct checksum *c)
     if (rc < 0)
         return jobs_fail(c->job, rc);
     hashers_init(&c->hashers, c->q, threads);
+    pace_begin(&c->pace, c->opts.rate);
     return 0;
 }
 

@@ -107,7 +107,8 @@ static int find_base(struct commit *c, uint32_t *ret_depth)
 /* By the name that the layer above it has for it, now that this is locked. */
 static int open_base(struct commit *c, uint32_t depth)
 {
-    struct vdisk_open_opts how = {.size = sizeof how, .flags = c->opts.open_flags | VDISK_OPEN_RDWR};
+    struct vdisk_open_opts how = {.size = sizeof how, .flags = c->opts.open_flags | VDISK_OPEN_RDWR,
+                                  .cache_bytes = c->opts.cache_bytes};
     struct vdisk_image_info info = {.size = sizeof info};
     vdisk_image *image;
     int rc = vdisk_image_of_layer(c->top, depth - 1, &image);
@@ -129,7 +130,7 @@ static int open_base(struct commit *c, uint32_t depth)
 static int open_both(struct commit *c)
 {
     struct vdisk_open_opts how = {.size = sizeof how, .flags = c->opts.open_flags | VDISK_OPEN_RDWR,
-                                  .format = c->format};
+                                  .format = c->format, .cache_bytes = c->opts.cache_bytes};
     int rc = find_base(c, &how.layers);
 
     if (rc < 0)
@@ -169,7 +170,9 @@ static int copy(struct commit *c)
     struct vdisk_copy_opts opts = {.size = sizeof opts, .name = c->name, .depth = c->opts.depth,
                                    .memory_max = c->opts.memory_max, .rate = c->opts.rate,
                                    .backing_depth = c->result.base_depth, .progress = progress,
-                                   .progress_arg = c};
+                                   .progress_arg = c, .start = c->opts.start,
+                                   .checkpoint = c->opts.checkpoint, .checkpoint_arg = c->opts.checkpoint_arg,
+                                   .checkpoint_ms = c->opts.checkpoint_ms};
     struct vdisk_copy_result r = {.size = sizeof r};
     vdisk_job *job;
     int rc = vdisk_job_copy(&c->top, 1, c->base, &opts, &job);

@@ -17,7 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "jobs/jobs.h"
+#include "jobs/pace.h"
 #include "jobs/plan.h"
 #include "jobs/zeros.h"
 
@@ -50,6 +50,7 @@ struct compare {
     unsigned                    inflight, slot_count;
     struct compare_slot        *slots, *free_slots;
     uint8_t                    *buffers;
+    struct pace                 pace;
 };
 
 /* ---- what differs ------------------------------------------------------------------------------------- */
@@ -137,7 +138,7 @@ static void begin_reads(struct compare *c, const struct plan_piece *p, uint64_t 
     }
 }
 
-static bool begin_piece(struct compare *c)
+static bool begin_piece(struct compare *c, uint64_t *ret_wait_ns)
 {
     struct plan_piece p[2];
     uint64_t len;
@@ -154,28 +155,32 @@ static bool begin_piece(struct compare *c)
         take(c, len);
         return true;
     }
-    if (!c->free_slots)
+    *ret_wait_ns = pace_wait_ns(&c->pace);
+    if (!c->free_slots || *ret_wait_ns > 0)
         return false;
     len = jobs_min(len, PIECE - c->begun % PIECE);
     begin_reads(c, p, len);
+    c->pace.charged += len;
     take(c, len);
     return true;
 }
 
-static void begin(struct compare *c)
+static void begin(struct compare *c, uint64_t *ret_wait_ns)
 {
+    *ret_wait_ns = 0;
     do {
         for (unsigned i = 0; i < 2; i++)
             c->inflight += plan_ask(&c->plans[i], c->q, (uint64_t)OF_PLAN + i);
-    } while (begin_piece(c));
+    } while (begin_piece(c, ret_wait_ns));
 }
 
 /* ---- the loop ----------------------------------------------------------------------------------------- */
 
-static bool wait_some(struct compare *c)
+static bool wait_some(struct compare *c, uint64_t wait_ns)
 {
     struct vdisk_completion done[REAP_MOST];
-    int n = vdisk_reap(c->q, done, 1, REAP_MOST, NULL);
+    struct timespec t;
+    int n = vdisk_wait(c->q, done, 1, REAP_MOST, pace_timeout(wait_ns, &t));
 
     if (n < 0 && n != -EINTR) {
         c->rc = c->rc < 0 ? c->rc : jobs_fail(c->job, n);
@@ -207,17 +212,18 @@ static void step(struct compare *c)
 static bool loop(struct compare *c)
 {
     bool alive = true;
+    uint64_t wait_ns;
 
     step(c);
     while (alive && c->rc == 0 && !c->differs) {
-        begin(c);
-        if (c->inflight == 0)
+        begin(c, &wait_ns);
+        if (c->inflight == 0 && (wait_ns == 0 || c->differs))
             break;
-        alive = wait_some(c);
+        alive = wait_some(c, wait_ns);
         step(c);
     }
     while (alive && c->inflight > 0) /* invariants 1 and 2 */
-        alive = wait_some(c);
+        alive = wait_some(c, 0);
     assert(!alive || c->rc < 0 || c->differs || c->begun == c->total);
     return alive;
 }
@@ -227,6 +233,9 @@ static bool loop(struct compare *c)
 static int get_memory(struct compare *c)
 {
     c->slot_count = c->opts.depth ? (unsigned)jobs_min(c->opts.depth, DEPTH_MOST) : DEPTH;
+    while (c->opts.memory_max > 0 && c->slot_count > 1 &&
+           (uint64_t)2 * PIECE * c->slot_count > c->opts.memory_max)
+        c->slot_count--;
     c->slots = calloc(c->slot_count, sizeof *c->slots);
     c->buffers = vdisk_alloc_buffer((size_t)2 * PIECE * c->slot_count);
     if (!c->slots || !c->buffers)
@@ -271,6 +280,7 @@ static int compare_work(vdisk_job *job, void *arg)
     bool alive = true;
 
     c->job = job;
+    pace_begin(&c->pace, c->opts.rate);
     c->rc = prepare(c);
     if (c->rc == 0 && !c->differs)
         alive = loop(c);

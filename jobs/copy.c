@@ -8,7 +8,7 @@
  *     one loop: the plan is asked for ahead (plan.h), pieces go their way in as many slots as there are
  *     (copy_slot.c): reads in the order of the plan, writes in any, but those that are compressed; known zeros are
  *     not read. What comes in from the program has no plan (fill.c);
- *  3. one flush.
+ *  3. one flush; besides, where somebody wants to go on later, one from time to time (mark.h).
  * Failure modes
  *  - before 2: nothing has been written;
  *  - a read, a write, the plan or the flush fails, or it is cancelled: nothing more is begun, what is in flight is
@@ -34,7 +34,6 @@ enum {
     MEMORY = 32 << 20,
 };
 
-static const uint64_t RATE_WAIT_NS = 100000000;
 
 /* ---- what is begun ------------------------------------------------------------------------------------ */
 
@@ -92,7 +91,7 @@ static bool begin_piece(struct copy *c, uint64_t *ret_wait_ns)
         plan_take(&c->plan, p.len);
         return true;
     }
-    *ret_wait_ns = copy_throttled_ns(c);
+    *ret_wait_ns = pace_wait_ns(&c->pace);
     if (!c->free_slots || *ret_wait_ns > 0)
         return false;
     if (zero && !(c->pack > 0 && c->opts.flags & VDISK_COPY_DENSE))
@@ -115,13 +114,14 @@ static void begin(struct copy *c, uint64_t *ret_wait_ns)
 static bool clone(struct copy *c)
 {
     uint32_t others = c->opts.flags & ~(uint32_t)(VDISK_COPY_CLONE | VDISK_COPY_TARGET_IS_ZERO);
-    bool whole = c->count == 1 && c->opts.offset == 0 && c->opts.length == 0 && c->opts.backing_depth == 0;
+    bool whole = c->count == 1 && c->opts.offset == 0 && c->opts.length == 0 && c->opts.backing_depth == 0 &&
+                 c->opts.start == 0;
 
     if (!(c->opts.flags & VDISK_COPY_CLONE) || others != 0 || !whole || c->opts.sparse > 0)
         return false;
     if (vdisk_clone(c->sources[0], c->target) < 0)
         return false;
-    c->done = c->result.bytes_cloned = c->plan.total;
+    c->done = c->result.bytes_cloned = c->plan.handed = c->plan.total;
     return true;
 }
 
@@ -144,13 +144,14 @@ static bool loop(struct copy *c)
             assert(plan_ended(&c->plan));
             break;
         }
-        alive = copy_wait(c, jobs_min(wait_ns, RATE_WAIT_NS));
+        copy_mark_if_due(c);
+        alive = copy_wait(c, wait_ns);
         copy_step(c);
     }
-    if (alive && c->rc == 0) {
-        vdisk_flush(c->q, c->target, 0, COPY_FLUSH);
-        c->inflight++;
-    }
+    while (alive && c->inflight > 0)
+        alive = copy_wait(c, 0);
+    if (alive && (mark_note(&c->mark, copy_done_before(c)) || c->rc == 0))
+        copy_flush(c);
     while (alive && c->inflight > 0)
         alive = copy_wait(c, 0);
     return alive;
@@ -234,6 +235,7 @@ static int prepare_plan(struct copy *c)
         plan_cut(&c->plan, c->opts.offset, c->opts.length);
     c->plan.guess = c->opts.flags & VDISK_COPY_SALVAGE;
     c->result.bytes_total = c->plan.total;
+    mark_begin(&c->mark, c->opts.checkpoint, c->opts.checkpoint_arg, c->opts.checkpoint_ms, 0);
     if (c->plan.total > vdisk_size(c->target)) {
         snprintf(text, sizeof text, "has %" PRIu64 " bytes, %" PRIu64 " are needed", vdisk_size(c->target),
                  c->plan.total);
@@ -254,6 +256,8 @@ static int prepare(struct copy *c)
     rc = choose_sizes(c);
     if (rc < 0)
         return rc;
+    plan_skip(&c->plan, c->opts.start, c->pack > 0 ? c->pack : UNIT);
+    c->done = c->mark.reached = c->plan.handed;
     if (c->opts.backing_depth > 0)
         rc = layers_get_sizes(c->sources[0], c->opts.backing_depth, &c->layers);
     return rc < 0 ? jobs_fail(c->job, rc) : get_memory(c);
@@ -265,7 +269,7 @@ static int copy_work(vdisk_job *job, void *arg)
     bool alive = true;
 
     c->job = job;
-    c->begun_ns = jobs_now_ns();
+    pace_begin(&c->pace, c->opts.rate);
     c->rc = prepare(c);
     if (c->rc == 0)
         alive = loop(c);
@@ -375,6 +379,10 @@ int vdisk_job_fill(vdisk *target, vdisk_source_fn *source, void *source_arg, con
     c = new_copy(NULL, 0, target, opts);
     if (!c)
         return vdisk_set_error(ENOMEM, "copy: out of memory", NULL);
+    if (c->opts.start > 0 || c->opts.checkpoint) {
+        copy_release(c);
+        return vdisk_set_error(EINVAL, "copy: what comes from the program cannot go on later", NULL);
+    }
     c->source = source;
     c->source_arg = source_arg;
     c->opts.backing_depth = 0;

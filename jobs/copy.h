@@ -7,6 +7,7 @@
 
 #include "jobs/jobs.h"
 #include "jobs/layers.h"
+#include "jobs/mark.h"
 #include "jobs/plan.h"
 
 /* What a completion is of: in the low bits of its user_data, the slot's number above. */
@@ -20,7 +21,9 @@ struct copy_slot {
     unsigned          source;
     uint64_t          whole;   /* in the target */
     size_t            len;
-    unsigned          pending; /* requests in flight; 0: free */
+    unsigned          pending; /* requests in flight */
+    bool              busy;    /* not free; or lost */
+    bool              lost;    /* what it had to do is not done, and will not be */
     struct copy_slot *next_read; /* compressed: the piece behind this one */
     bool              is_read; /* compressed: all of it, and it waits for those before */
 
@@ -61,7 +64,8 @@ struct copy {
     struct copy_slot        *read_first, *read_last; /* pack: not written yet, in the order of the plan */
     uint64_t                 ahead; /* pack: bytes begun that are still to be taken from the plan */
     unsigned                 inflight;
-    uint64_t                 begun_ns, charged; /* bytes that count for the rate */
+    struct pace              pace;
+    struct mark              mark;
     uint64_t                 done;  /* of the plan's total */
 };
 
@@ -79,12 +83,16 @@ void copy_write_done(struct copy *c, struct copy_slot *s, const struct vdisk_com
 struct copy_slot *copy_take_slot(struct copy *c, uint64_t whole, size_t len);
 void copy_write_out(struct copy *c, struct copy_slot *s);
 
-/* Bytes that may not go yet: how long they are to wait; 0: not at all. */
-uint64_t copy_throttled_ns(const struct copy *c);
+/* Of the plan: all before it has ended well. */
+uint64_t copy_done_before(const struct copy *c);
+
+/* What has been written becomes durable; and what is due of that is told (mark.h). */
+void copy_flush(struct copy *c);
+void copy_mark_if_due(struct copy *c);
 
 /*
- * What has ended: what is there, or till there is something, or for so long. false: the queue cannot be waited
- * for.
+ * What has ended: what is there, or till there is something, or for so long at most (a wait is cut). false: the
+ * queue cannot be waited for.
  */
 bool copy_reap(struct copy *c);
 bool copy_wait(struct copy *c, uint64_t wait_ns);

@@ -27,6 +27,8 @@ static struct copy_slot *take_slot(struct copy *c, const struct plan_piece *p, u
 
     assert(s && s->pending == 0);
     c->free_slots = s->next_free;
+    s->busy = true;
+    s->lost = false;
     s->source = p->source;
     s->part = 0;
     s->whole = p->whole;
@@ -47,8 +49,9 @@ struct copy_slot *copy_take_slot(struct copy *c, uint64_t whole, size_t len)
 static void slot_ended(struct copy *c, struct copy_slot *s)
 {
     assert(s->pending == 0); /* invariant 1 */
-    if (c->rc == 0)
+    if (!s->lost)
         c->done += s->len;
+    s->busy = s->lost;
     s->next_free = c->free_slots;
     c->free_slots = s;
 }
@@ -150,8 +153,10 @@ void copy_write_done(struct copy *c, struct copy_slot *s, const struct vdisk_com
     assert(s->pending > 0);
     s->pending--;
     c->inflight--;
-    if (done->result < 0)
+    if (done->result < 0) {
+        s->lost = true;
         copy_failed(c, done);
+    }
     if (s->pending == 0)
         slot_ended(c, s);
 }
@@ -230,6 +235,7 @@ void copy_read_done(struct copy *c, struct copy_slot *s, const struct vdisk_comp
     if (done->result < 0 && !(c->opts.flags & VDISK_COPY_SALVAGE))
         copy_failed(c, done);
     if (c->rc < 0) {
+        s->lost = true;
         slot_ended(c, s);
     } else if (done->result < 0 && !s->small) {
         s->small = true; /* the same again, in small parts */
@@ -271,7 +277,7 @@ void copy_begin_data(struct copy *c, const struct plan_piece *p)
     struct copy_slot *s = take_slot(c, p, c->piece);
 
     take_from_plan(c, s->len);
-    c->charged += s->len;
+    c->pace.charged += s->len;
     c->result.bytes_read += s->len;
     if (c->pack > 0)
         add_to_line(c, s);
@@ -286,7 +292,7 @@ void copy_begin_zeros(struct copy *c, const struct plan_piece *p)
 
     plan_take(&c->plan, s->len);
     if (as_data) {
-        c->charged += s->len;
+        c->pace.charged += s->len;
         write_data(c, s, 0, c->zeros, s->len);
     } else {
         write_zeros(c, s, 0, s->len);

@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <string.h>
 
 enum { REAP_MOST = 64 };
 
@@ -18,15 +19,43 @@ int copy_fail_text(struct copy *c, int err, const char *what)
     return vdisk_job_fail(c->job, err, text, NULL);
 }
 
-uint64_t copy_throttled_ns(const struct copy *c)
-{
-    uint64_t now = jobs_now_ns(), due;
+/* ---- how far it has come ------------------------------------------------------------------------------ */
 
-    if (c->opts.rate == 0)
-        return 0;
-    due = c->begun_ns + (uint64_t)((double)c->charged / (double)c->opts.rate * (double)JOBS_NS_PER_S);
-    return due > now ? due - now : 0;
+uint64_t copy_done_before(const struct copy *c)
+{
+    uint64_t position = c->plan.handed + c->ahead;
+
+    for (unsigned i = 0; i < c->slot_count; i++)
+        if (c->slots[i].busy)
+            position = jobs_min(position, c->slots[i].whole);
+    return position;
 }
+
+void copy_flush(struct copy *c)
+{
+    vdisk_flush(c->q, c->target, 0, COPY_FLUSH);
+    c->inflight++;
+}
+
+void copy_mark_if_due(struct copy *c)
+{
+    if (mark_is_due(&c->mark) && mark_note(&c->mark, copy_done_before(c)))
+        copy_flush(c);
+}
+
+static void flushed(struct copy *c, const struct vdisk_completion *done)
+{
+    int rc = 0;
+
+    if (done->result < 0)
+        copy_failed(c, done);
+    if (c->mark.busy)
+        rc = mark_flushed(&c->mark, done->result);
+    if (rc < 0 && c->rc == 0)
+        c->rc = copy_fail_text(c, rc, strerror(-rc));
+}
+
+/* ---- what has ended ----------------------------------------------------------------------------------- */
 
 static void take(struct copy *c, const struct vdisk_completion *done)
 {
@@ -46,8 +75,7 @@ static void take(struct copy *c, const struct vdisk_completion *done)
         break;
     case COPY_FLUSH:
         c->inflight--;
-        if (done->result < 0)
-            copy_failed(c, done);
+        flushed(c, done);
         break;
     case COPY_REQUESTS:
         break;
@@ -76,9 +104,9 @@ bool copy_reap(struct copy *c)
 
 bool copy_wait(struct copy *c, uint64_t wait_ns)
 {
-    struct timespec t = {(time_t)(wait_ns / JOBS_NS_PER_S), (long)(wait_ns % JOBS_NS_PER_S)};
+    struct timespec t;
 
-    return take_all(c, 1, wait_ns > 0 ? &t : NULL);
+    return take_all(c, 1, pace_timeout(wait_ns, &t));
 }
 
 void copy_step(struct copy *c)

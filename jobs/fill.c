@@ -112,13 +112,13 @@ static bool find_room(struct fill *f)
 {
     struct copy *c = f->c;
     bool alive = true;
-    uint64_t wait_ns = copy_throttled_ns(c);
+    uint64_t wait_ns = pace_wait_ns(&c->pace);
 
     while (alive && c->rc == 0 && (!c->free_slots || wait_ns > 0)) {
         assert(c->inflight > 0 || wait_ns > 0); /* no more than half of them wait */
-        alive = copy_wait(c, jobs_min(wait_ns, UINT64_C(100000000)));
+        alive = copy_wait(c, wait_ns);
         copy_step(c);
-        wait_ns = copy_throttled_ns(c);
+        wait_ns = pace_wait_ns(&c->pace);
     }
     return alive;
 }
@@ -132,6 +132,7 @@ static bool take_piece(struct fill *f)
     assert(s->len == c->piece && s->buf);
     alive = read_piece(f, s);
     if (c->rc < 0 || s->len == 0) { /* it was in use for nothing */
+        s->busy = false;
         s->next_free = c->free_slots;
         c->free_slots = s;
         return alive;
@@ -140,7 +141,7 @@ static bool take_piece(struct fill *f)
         memset(s->buf + s->len, 0, SECTOR - s->len % SECTOR);
         s->len = (size_t)jobs_align_up(s->len, SECTOR);
     }
-    c->charged += s->len;
+    c->pace.charged += s->len;
     c->result.bytes_read += s->len;
     add_to_line(f, s);
     return alive;

@@ -57,6 +57,16 @@ void order_enter_zeros(struct order *o, uint64_t count, const uint8_t digest[VDI
     last->zeros = true;
 }
 
+void order_enter_known(struct order *o, uint64_t count, const uint8_t digest[VDISK_DIGEST_SIZE])
+{
+    uint64_t number;
+
+    assert(order_is_empty(o) && count > 0);
+    number = order_enter(o);
+    order_set(o, number, digest);
+    entry(o, number)->count = count;
+}
+
 /* Into the digest of digests: many at once, since each is short. */
 static void add(struct order *o, const uint8_t *digest, uint64_t count)
 {

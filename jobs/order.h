@@ -4,7 +4,7 @@
  * order, and are told, and go into the digest of digests, from the first one on.
  *
  * Invariants
- *  1. An entry stands for one block, or for a run of blocks that are zeros.
+ *  1. An entry stands for one block, for a run of blocks that are zeros, or one of blocks that were known before.
  *  2. Entries are told in order, each block once.
  */
 #ifndef JOBS_ORDER_H
@@ -49,6 +49,9 @@ void order_set(struct order *o, uint64_t number, const uint8_t digest[VDISK_DIGE
 
 /* `count` blocks of zeros. There is room. */
 void order_enter_zeros(struct order *o, uint64_t count, const uint8_t digest[VDISK_DIGEST_SIZE]);
+
+/* `count` blocks that have this digest, whatever is in them. There is room, and nothing waits to be told. */
+void order_enter_known(struct order *o, uint64_t count, const uint8_t digest[VDISK_DIGEST_SIZE]);
 
 /*
  * Tell what is known of the first ones, of ORDER_AT_ONCE blocks at most. 1: some, perhaps there are more; 0: the

@@ -38,6 +38,23 @@ void plan_cut(struct plan *p, uint64_t offset, uint64_t length)
     p->total = p->sizes[0] - p->cut;
 }
 
+void plan_skip(struct plan *p, uint64_t whole, uint64_t unit)
+{
+    uint64_t at;
+
+    assert(!p->asking && p->handed == 0 && (unit & (unit - 1)) == 0);
+    if (whole < p->total) /* so it is in no gap: those begin within a sector */
+        whole &= ~((unit > PLAN_SECTOR ? unit : PLAN_SECTOR) - 1);
+    p->handed = jobs_min(whole, p->total);
+    at = p->handed + p->cut;
+    while (p->source < p->count && at > 0 && at >= p->sizes[p->source]) {
+        at -= jobs_min(at, jobs_align_up(p->sizes[p->source], PLAN_SECTOR));
+        p->start = jobs_align_up(p->start + p->sizes[p->source], PLAN_SECTOR);
+        p->source++;
+    }
+    p->offset = at;
+}
+
 void plan_free(struct plan *p)
 {
     free(p->sizes);

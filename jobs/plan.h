@@ -64,6 +64,9 @@ int plan_init(struct plan *p, vdisk *const *volumes, unsigned count, uint64_t ro
 
 /* Before the first question: of the only volume no more than `length` bytes from `offset` on. */
 void plan_cut(struct plan *p, uint64_t offset, uint64_t length);
+
+/* Likewise: what is before `whole`, rounded down to `unit` (a power of two) and to sectors, is not asked for. */
+void plan_skip(struct plan *p, uint64_t whole, uint64_t unit);
 void plan_free(struct plan *p);
 
 /* Ask for more, if there is more and a list for it. false: nothing was enqueued. */

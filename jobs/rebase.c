@@ -8,7 +8,8 @@
  *     itself, what both know to be zeros, and what comes from a layer that both have, is passed over; the rest is
  *     read from both sides, and what differs is written into the image, compressed if that is asked for: by whole
  *     units then, in their order;
- *  3. a flush, then the header names the new file.
+ *  3. a flush, then the header names the new file; besides, where somebody wants to go on later, a flush from time
+ *     to time (mark.h).
  * Failure modes: before 2 nothing has changed; later some of what it read from below the image has itself. It
  * reads as before, and the same job again does the rest.
  *
@@ -77,12 +78,13 @@ static bool is_settled(const struct rebase *b, const struct plan_piece *p)
 }
 
 /* A part of a unit that is compressed as a whole, which both sides have of several kinds. */
-static bool gather(struct rebase *b, const struct plan_piece *p, uint64_t len)
+static bool gather(struct rebase *b, const struct plan_piece *p, uint64_t len, uint64_t *ret_wait_ns)
 {
     uint64_t start = b->begun - b->begun % b->pack;
 
     len = jobs_min(len, start + b->pack - b->begun);
-    if (!b->free_slots) /* it may be the last */
+    *ret_wait_ns = pace_wait_ns(&b->pace);
+    if (!b->free_slots || *ret_wait_ns > 0) /* it may be the last */
         return false;
     b->gathered |= !is_settled(b, p);
     for (unsigned i = 0; i < 2; i++)
@@ -98,7 +100,7 @@ static bool gather(struct rebase *b, const struct plan_piece *p, uint64_t len)
     return true;
 }
 
-static bool begin_piece(struct rebase *b)
+static bool begin_piece(struct rebase *b, uint64_t *ret_wait_ns)
 {
     struct plan_piece p[2];
     uint64_t len;
@@ -107,7 +109,7 @@ static bool begin_piece(struct rebase *b)
         return false;
     len = jobs_min(p[0].len, p[1].len);
     if (b->pack > 0 && (b->begun % b->pack != 0 || len < b->pack))
-        return gather(b, p, len);
+        return gather(b, p, len, ret_wait_ns);
     if (b->pack > 0)
         len -= len % b->pack;
     if (is_settled(b, p)) {
@@ -115,7 +117,8 @@ static bool begin_piece(struct rebase *b)
         take(b, len);
         return true;
     }
-    if (!b->free_slots)
+    *ret_wait_ns = pace_wait_ns(&b->pace);
+    if (!b->free_slots || *ret_wait_ns > 0)
         return false;
     len = jobs_min(len, b->piece - b->begun % b->piece);
     rebase_begin(b, b->begun, len, !(p[0].flags & VDISK_EXTENT_ZERO), !(p[1].flags & VDISK_EXTENT_ZERO));
@@ -123,13 +126,46 @@ static bool begin_piece(struct rebase *b)
     return true;
 }
 
-static void begin(struct rebase *b)
+static void begin(struct rebase *b, uint64_t *ret_wait_ns)
 {
+    *ret_wait_ns = 0;
     do {
         for (unsigned i = 0; i < 2; i++)
             if (b->volumes[i])
                 b->inflight += plan_ask(&b->plans[i], b->q, (uint64_t)REBASE_PLAN + i);
-    } while (begin_piece(b));
+    } while (begin_piece(b, ret_wait_ns));
+}
+
+/* ---- how far it has come ------------------------------------------------------------------------------ */
+
+/* All before it has ended well. Of a unit that is being gathered nothing has. */
+static uint64_t done_before(const struct rebase *b)
+{
+    uint64_t position = b->pack > 0 && b->begun < b->total ? b->begun - b->begun % b->pack : b->begun;
+
+    for (unsigned i = 0; i < b->slot_count; i++)
+        if (b->slots[i].busy)
+            position = jobs_min(position, b->slots[i].offset);
+    return position;
+}
+
+static void mark(struct rebase *b)
+{
+    if (!mark_note(&b->mark, done_before(b)))
+        return;
+    vdisk_flush(b->q, b->volumes[0], 0, REBASE_FLUSH);
+    b->inflight++;
+}
+
+static void flushed(struct rebase *b, const struct vdisk_completion *done)
+{
+    int rc;
+
+    if (done->result < 0)
+        rebase_failed(b, done);
+    rc = mark_flushed(&b->mark, done->result);
+    if (rc < 0 && b->rc == 0)
+        b->rc = fail_text(b, rc, strerror(-rc));
 }
 
 /* ---- the loop ----------------------------------------------------------------------------------------- */
@@ -141,14 +177,17 @@ static void ended(struct rebase *b, const struct vdisk_completion *done)
     b->inflight--;
     if (kind == REBASE_READ || kind == REBASE_WRITE)
         rebase_ended(b, &b->slots[done->user_data / REBASE_REQUESTS], kind == REBASE_WRITE, done);
+    else if (kind == REBASE_FLUSH)
+        flushed(b, done);
     else if (plan_answer(&b->plans[kind - REBASE_PLAN], done->result) < 0)
         rebase_failed(b, done);
 }
 
-static bool wait_some(struct rebase *b)
+static bool wait_some(struct rebase *b, uint64_t wait_ns)
 {
     struct vdisk_completion done[REAP_MOST];
-    int n = vdisk_reap(b->q, done, 1, REAP_MOST, NULL);
+    struct timespec t;
+    int n = vdisk_wait(b->q, done, 1, REAP_MOST, pace_timeout(wait_ns, &t));
 
     if (n < 0 && n != -EINTR) {
         b->rc = b->rc < 0 ? b->rc : jobs_fail(b->job, n);
@@ -174,17 +213,24 @@ static void step(struct rebase *b)
 static bool loop(struct rebase *b)
 {
     bool alive = true;
+    uint64_t wait_ns;
 
     step(b);
     while (alive && b->rc == 0) {
-        begin(b);
-        if (b->inflight == 0)
+        begin(b, &wait_ns);
+        if (b->inflight == 0 && wait_ns == 0)
             break;
-        alive = wait_some(b);
+        if (mark_is_due(&b->mark))
+            mark(b);
+        alive = wait_some(b, wait_ns);
         step(b);
     }
     while (alive && b->inflight > 0) /* invariant 2 */
-        alive = wait_some(b);
+        alive = wait_some(b, 0);
+    if (alive)
+        mark(b); /* all of it, or what can be gone on from */
+    while (alive && b->inflight > 0)
+        alive = wait_some(b, 0);
     assert(!alive || b->rc < 0 || (b->begun == b->total && b->done == b->total));
     return alive;
 }
@@ -216,7 +262,7 @@ static int find_new(struct rebase *b, char **ret)
 static int open_new(struct rebase *b, const char *name)
 {
     struct vdisk_open_opts how = {.size = sizeof how, .format = b->backing_fmt,
-                                  .flags = b->opts.backing_open_flags};
+                                  .flags = b->opts.backing_open_flags, .cache_bytes = b->opts.cache_bytes};
     int rc;
 
     if (layers_reach(name, b->backing_fmt, b->old_layers.list[0].name))
@@ -260,7 +306,8 @@ static int open_both(struct rebase *b)
 {
     bool unsafe = b->opts.flags & VDISK_REBASE_UNSAFE;
     struct vdisk_open_opts how = {.size = sizeof how, .format = b->format, .layers = unsafe ? 1 : 0,
-                                  .flags = b->opts.open_flags | VDISK_OPEN_RDWR};
+                                  .flags = b->opts.open_flags | VDISK_OPEN_RDWR,
+                                  .cache_bytes = b->opts.cache_bytes};
     int rc = vdisk_open(b->name, &how, &b->volumes[0]);
 
     if (rc < 0)
@@ -280,6 +327,9 @@ static int open_both(struct rebase *b)
 static int get_memory(struct rebase *b)
 {
     b->slot_count = b->opts.depth ? (unsigned)jobs_min(b->opts.depth, DEPTH_MOST) : DEPTH;
+    while (b->opts.memory_max > 0 && b->slot_count > 1 &&
+           (uint64_t)2 * b->piece * b->slot_count > b->opts.memory_max)
+        b->slot_count--;
     b->slots = calloc(b->slot_count, sizeof *b->slots);
     b->buffers = vdisk_alloc_buffer(2 * b->piece * b->slot_count);
     if (!b->slots || !b->buffers)
@@ -292,6 +342,17 @@ static int get_memory(struct rebase *b)
         b->free_slots = &b->slots[i];
     }
     return 0;
+}
+
+/* What was done before. */
+static void skip(struct rebase *b)
+{
+    plan_skip(&b->plans[0], b->opts.start, b->piece);
+    if (b->volumes[1])
+        plan_skip(&b->plans[1], b->plans[0].handed, b->piece);
+    b->begun = b->done = b->plans[0].handed;
+    mark_begin(&b->mark, b->opts.checkpoint, b->opts.checkpoint_arg, b->opts.checkpoint_ms, b->begun);
+    pace_begin(&b->pace, b->opts.rate);
 }
 
 static int prepare(struct rebase *b)
@@ -309,6 +370,7 @@ static int prepare(struct rebase *b)
     b->piece = b->pack > REBASE_PIECE ? b->pack : REBASE_PIECE;
     b->unit = info.cluster_size > 0 ? (size_t)jobs_min(info.cluster_size, b->piece) : 512;
     assert(b->pack == 0 || b->unit == b->pack);
+    skip(b);
     rc = get_memory(b);
     if (rc < 0)
         return rc;

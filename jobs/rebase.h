@@ -5,12 +5,13 @@
 
 #include "jobs/jobs.h"
 #include "jobs/layers.h"
+#include "jobs/mark.h"
 #include "jobs/plan.h"
 
 enum { REBASE_PIECE = 1 << 20 };
 
 /* What a completion is of: in the low bits of its user_data, the slot's number above. Plans: two of them. */
-enum rebase_request { REBASE_PLAN = 0, REBASE_READ = 2, REBASE_WRITE, REBASE_REQUESTS = 4 };
+enum rebase_request { REBASE_PLAN = 0, REBASE_READ = 2, REBASE_WRITE, REBASE_FLUSH, REBASE_REQUESTS = 8 };
 
 /* A piece on its way: first it is read, then written, as far as it differs. */
 struct rebase_slot {
@@ -20,6 +21,8 @@ struct rebase_slot {
     bool                is_read; /* and waits for those before it: `next_read` */
     struct rebase_slot *next_read;
     unsigned            number, pending;
+    bool                busy;    /* not free; or lost */
+    bool                lost;    /* what it had to do is not done, and will not be */
     uint64_t            offset;
     size_t              len;
 };
@@ -45,6 +48,8 @@ struct rebase {
     struct rebase_slot        *slots, *free_slots;
     struct rebase_slot        *read_first, *read_last; /* pack: in the order in which they were begun */
     uint8_t                   *buffers;
+    struct pace                pace;
+    struct mark                mark;
 };
 
 /* A slot is free. The piece begins its way; a side that is not to be read is zeros. */

@@ -28,7 +28,9 @@ void rebase_failed(struct rebase *b, const struct vdisk_completion *done)
 static void slot_ended(struct rebase *b, struct rebase_slot *s)
 {
     assert(s->pending == 0);
-    b->done += s->len;
+    if (!s->lost)
+        b->done += s->len;
+    s->busy = s->lost;
     s->next_free = b->free_slots;
     b->free_slots = s;
 }
@@ -92,6 +94,7 @@ static void write_in_order(struct rebase *b, struct rebase_slot *s)
     while (b->read_first && b->read_first->is_read) {
         s = b->read_first;
         b->read_first = s->next_read;
+        s->lost |= b->rc < 0;
         if (b->rc == 0)
             write_differences(b, s);
         if (s->pending == 0)
@@ -103,14 +106,17 @@ void rebase_ended(struct rebase *b, struct rebase_slot *s, bool written, const s
 {
     assert(s->pending > 0);
     s->pending--;
-    if (done->result < 0)
+    if (done->result < 0) {
+        s->lost = true;
         rebase_failed(b, done);
+    }
     if (s->pending > 0)
         return;
     if (b->pack > 0 && !written) {
         write_in_order(b, s);
         return;
     }
+    s->lost |= b->rc < 0 && !written;
     if (b->rc == 0 && !written)
         write_differences(b, s);
     if (s->pending == 0)
@@ -136,8 +142,11 @@ void rebase_begin(struct rebase *b, uint64_t offset, uint64_t len, bool read_old
 
     assert(s->pending == 0 && len > 0 && len <= b->piece && (read_old || read_new));
     b->free_slots = s->next_free;
+    s->busy = true;
+    s->lost = false;
     s->offset = offset;
     s->len = len;
+    b->pace.charged += len;
     s->read[0] = read_old;
     s->read[1] = read_new;
     s->is_read = false;

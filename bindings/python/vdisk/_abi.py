@@ -8,6 +8,7 @@ from ctypes import (CFUNCTYPE, POINTER, Structure, c_bool, c_char_p, c_int, c_in
 ProgressFn = CFUNCTYPE(c_int, c_void_p, c_uint64, c_uint64)
 ReportFn = CFUNCTYPE(None, c_void_p, c_int, c_char_p)
 SalvagedFn = CFUNCTYPE(None, c_void_p, c_uint, c_uint64, c_uint64, c_int)
+CheckpointFn = CFUNCTYPE(c_int, c_void_p, c_uint64)
 LogFn = CFUNCTYPE(None, c_void_p, c_int, c_char_p, c_char_p)
 
 
@@ -121,7 +122,8 @@ class CopyOpts(Sized):
     _fields_ = [("size", c_size_t), ("flags", c_uint32), ("depth", c_uint32), ("name", c_char_p),
                 ("memory_max", c_uint64), ("sparse", c_uint64), ("rate", c_uint64), ("backing_depth", c_uint32),
                 ("offset", c_uint64), ("length", c_uint64), ("salvaged", SalvagedFn), ("salvaged_arg", c_void_p),
-                ("progress", ProgressFn), ("progress_arg", c_void_p)]
+                ("progress", ProgressFn), ("progress_arg", c_void_p), ("start", c_uint64),
+                ("checkpoint", CheckpointFn), ("checkpoint_arg", c_void_p), ("checkpoint_ms", c_uint32)]
 
 
 class CopyResult(Sized):
@@ -133,7 +135,7 @@ class CopyResult(Sized):
 
 class CompareOpts(Sized):
     _fields_ = [("size", c_size_t), ("flags", c_uint32), ("depth", c_uint32), ("name", c_char_p),
-                ("progress", ProgressFn), ("progress_arg", c_void_p)]
+                ("progress", ProgressFn), ("progress_arg", c_void_p), ("memory_max", c_uint64), ("rate", c_uint64)]
 
 
 class CompareResult(Sized):
