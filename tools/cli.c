@@ -31,6 +31,18 @@ void cli_error(const char *fmt, ...)
     va_end(ap);
 }
 
+void cli_note(const char *fmt, ...)
+{
+    va_list ap;
+
+    fflush(stdout);
+    fprintf(stderr, "%s: ", program);
+    va_start(ap, fmt);
+    vfprintf(stderr, fmt, ap);
+    va_end(ap);
+    fputc('\n', stderr);
+}
+
 void cli_warn(const char *fmt, ...)
 {
     va_list ap;
@@ -90,6 +102,8 @@ static void add_option(struct cli_parser *p, const struct cli_option *o, size_t 
     }
 }
 
+static json_t *said; /* as long as the program lives */
+
 void cli_parser_init(struct cli_parser *p, const struct cli_verb *verb, int argc, char **argv)
 {
     size_t longs = 0, letters = 1;
@@ -98,6 +112,8 @@ void cli_parser_init(struct cli_parser *p, const struct cli_verb *verb, int argc
     p->verb = verb;
     p->argc = argc;
     p->argv = argv;
+    json_decref(said);
+    p->said = said = json_array();
     p->letters[0] = ':'; /* tell a missing argument from an unknown option */
     for (const struct cli_option *o = verb->options; o->id != 0; o++)
         add_option(p, o, &longs, &letters);
@@ -115,12 +131,51 @@ static int add_object(char *text)
     return rc;
 }
 
+/* What a job may be gone on with otherwise: what is shown, and how fast. */
+static bool is_manner(int id)
+{
+    return id >= CLI_OBJECT || (id > 0 && id < CLI_LONG_ONLY && strchr("pqrmWh", id) != NULL);
+}
+
+static void note_said(struct cli_parser *p, int id)
+{
+    const struct cli_option *o = p->verb->options;
+    size_t room = 64 + (optarg != NULL ? strlen(optarg) : 0);
+    char *text;
+
+    while (o->id != 0 && o->id != id)
+        o++;
+    if (o->id == 0 || is_manner(id))
+        return;
+    text = cli_calloc(1, room);
+    snprintf(text, room, "--%s%s%s", o->name, optarg != NULL ? "=" : "", optarg != NULL ? optarg : "");
+    json_array_append_new(p->said, cli_json_string(text));
+    free(text);
+}
+
+static int take_memory(struct cli_parser *p)
+{
+    if (cli_parse_size(optarg, &p->max_memory) == 0 && p->max_memory > 0)
+        return cli_parser_next(p);
+    cli_usage_error(p->verb, "--max-memory takes a size, not '%s'", optarg);
+    return CLI_ERROR;
+}
+
 int cli_parser_next(struct cli_parser *p)
 {
     int id = getopt_long(p->argc, p->argv, p->letters, p->longs, NULL);
 
     p->value = optarg;
+    note_said(p, id);
     switch (id) {
+    case CLI_JOB:
+        p->job = optarg;
+        return cli_parser_next(p);
+    case CLI_IDLE:
+        cli_be_idle();
+        return cli_parser_next(p);
+    case CLI_MAX_MEMORY:
+        return take_memory(p);
     case CLI_IMAGE_OPTS:
         p->image_opts = true;
         return cli_parser_next(p);
@@ -256,43 +311,6 @@ bool cli_parse_output(const struct cli_verb *verb, const char *value, bool *ret_
         return false;
     }
     return true;
-}
-
-/* ---- progress -------------------------------------------------------------------------------------- */
-
-static void print_percent(const struct cli_progress *p, int hundredths, const char *end)
-{
-    FILE *to = p->to_stderr ? stderr : stdout;
-
-    fprintf(to, "    (%d.%02d/100%%)\r%s", hundredths / 100, hundredths % 100, end);
-    fflush(to);
-}
-
-int cli_progress_show(void *arg, uint64_t done, uint64_t total)
-{
-    struct cli_progress *p = arg;
-    uint64_t now_ms;
-    int hundredths;
-
-    if (!p->enabled)
-        return 0;
-    now_ms = cli_now_ns() / 1000000;
-    hundredths = total == 0 ? 10000 : (int)((double)done / (double)total * 10000.0);
-    if (hundredths > 10000)
-        hundredths = 10000;
-    if (hundredths == p->last_percent || (now_ms - p->last_ms < 100 && p->last_ms != 0))
-        return 0;
-    p->last_ms = now_ms;
-    p->last_percent = hundredths;
-    print_percent(p, hundredths, "");
-    return 0;
-}
-
-void cli_progress_end(struct cli_progress *p)
-{
-    if (!p->enabled)
-        return;
-    print_percent(p, 10000, "\n");
 }
 
 uint64_t cli_now_ns(void)

@@ -21,7 +21,7 @@ enum { CLI_OK = 0, CLI_FAILED = 1, CLI_UNSUPPORTED = 63 };
 enum { CLI_LONG_ONLY = 256, CLI_END = -1, CLI_ERROR = -2 };
 
 /* Those that the parser sees to itself; verbs list them. */
-enum { CLI_IMAGE_OPTS = 512, CLI_OBJECT };
+enum { CLI_IMAGE_OPTS = 512, CLI_OBJECT, CLI_JOB, CLI_IDLE, CLI_MAX_MEMORY };
 
 #define CLI_OBJECT_OPTION                                                                              \
     {CLI_OBJECT, "object", "OBJECT", "secret,id=ID,file=PATH (or data=TEXT), format=raw or base64:\n" \
@@ -30,6 +30,13 @@ enum { CLI_IMAGE_OPTS = 512, CLI_OBJECT };
     {CLI_IMAGE_OPTS, "image-opts", NULL, "NAME is KEY=VALUE,...: drivers, their options, children;\n" \
                                          "help, or driver=DRIVER,help, lists them"},                   \
     CLI_OBJECT_OPTION
+
+#define CLI_JOB_OPTION                                                                                 \
+    {CLI_JOB, "job", "FILE", "keep in FILE how far it has come: interrupted, killed, or failed, the same\n" \
+                             "command goes on there"}
+#define CLI_BULK_OPTIONS                                                                               \
+    {CLI_IDLE, "idle", NULL, "take I/O and processors only where nobody else wants them"},             \
+    {CLI_MAX_MEMORY, "max-memory", "SIZE", "for buffers and caches together; default 256M"}
 
 /* One option. A table ends with id 0. */
 struct cli_option {
@@ -52,11 +59,12 @@ struct cli_verb {
 extern const struct cli_verb *const cli_verbs[];
 
 extern const struct cli_verb cli_create, cli_info, cli_map, cli_check, cli_resize, cli_convert, cli_compare,
-    cli_dd, cli_measure, cli_commit, cli_rebase, cli_amend, cli_checksum, cli_io, cli_bench;
+    cli_dd, cli_measure, cli_commit, cli_rebase, cli_amend, cli_checksum, cli_job, cli_io, cli_bench;
 
 /* ---- messages: to stderr, one line, prefixed with the program's name ------------------------------- */
 
 void cli_error(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+void cli_note(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void cli_warn(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
 /* The library's error of this thread, and its hint on a line of its own. Returns CLI_FAILED. */
@@ -76,6 +84,9 @@ struct cli_parser {
     char                 **argv;
     char                  *value;      /* of the option just returned */
     bool                   image_opts; /* names are lists of options */
+    const char            *job;        /* --job, or NULL */
+    uint64_t               max_memory; /* --max-memory, or 0 */
+    json_t                *said;       /* options that change what comes out, each as one text */
     struct option          longs[32];
     char                   letters[96];
 };
@@ -142,14 +153,18 @@ void cli_pairs_free(struct cli_pairs *pairs);
 /* ---- progress and JSON ----------------------------------------------------------------------------- */
 
 /*
- * "    (12.34/100%)\r" on stdout, as a rule, at most 10 times a second. A vdisk_progress_fn; `arg`: a struct
- * cli_progress.
+ * On stdout, as a rule, at most 10 times a second: "    (12.34/100%)\r", or, on a terminal, bytes, rate and time
+ * left. After SIGUSR1 (which cli_job_run() looks for) once, whether it is enabled or not. A vdisk_progress_fn;
+ * `arg`: a struct cli_progress.
  */
 struct cli_progress {
     bool     enabled;
     bool     to_stderr;    /* stdout is for other things */
     uint64_t last_ms;
     int      last_percent; /* in hundredths */
+    uint64_t done, total;  /* as it was last */
+    uint64_t begun_ms, begun_done;
+    unsigned width;        /* characters of the last line on a terminal */
 };
 
 int cli_progress_show(void *arg, uint64_t done, uint64_t total);
@@ -159,6 +174,28 @@ int cli_job_run(vdisk_job *job);
 
 /* Has one of those come? */
 bool cli_is_told_to_end(void);
+
+/* Has SIGUSR1 come since the last call? */
+bool cli_is_asked(void);
+
+/* What one job may take of --max-memory. */
+struct cli_memory {
+    uint64_t buffers; /* memory_max of the job */
+    uint64_t cache;   /* cache_bytes of each volume opened */
+};
+
+/*
+ * Shared out: `layers` are those of all chains, `written` how many of them are written to; the job takes `buffers`
+ * if it is not told otherwise, and cannot do with less than `least`. CLI_OK, or CLI_FAILED: told.
+ */
+int cli_memory_share(const struct cli_parser *p, unsigned layers, unsigned written, uint64_t buffers,
+                     uint64_t least, struct cli_memory *ret);
+
+/* The layers of an image's chain, as far as they can be looked at. */
+unsigned cli_count_layers(const char *name, const char *format);
+
+/* --idle, for the whole process. */
+void cli_be_idle(void);
 
 /* The signals that end a command, which a job makes an error of. */
 enum { CLI_ENDS = 3 };

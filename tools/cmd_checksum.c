@@ -3,8 +3,9 @@
  * checksum: the digest of what an image reads as; a manifest with those of its blocks; and what differs from one.
  *
  * Works: vdisk_job_checksum() goes through the image, and its blocks are written down, or compared, as they are
- * told. Exit code 0: done, and nothing differs; 1: something does; 2: an error, be it of the command line. Fails,
- * or is interrupted: what was at the manifest's place is as before.
+ * told; with --job they are kept beside its file (job_blocks.h), and told again. Exit code 0: done, and nothing
+ * differs; 1: something does; 2: an error, be it of the command line. Fails, or is interrupted: what was at the
+ * manifest's place is as before.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -13,10 +14,13 @@
 #include <string.h>
 
 #include "tools/cli.h"
+#include "tools/job_blocks.h"
 #include "tools/manifest.h"
 #include "tools/target.h"
 
 enum { DIFFERENT = 1, FAILED = 2, BLOCK = 4 << 20, BLOCK_UNIT = 4096, BLOCK_MOST = 64 << 20, SECTOR = 512 };
+
+enum { BUFFERS = 64 << 20 };
 
 struct range {
     uint64_t start, length;
@@ -30,6 +34,10 @@ struct checksum {
     const char                  *manifest, *verify;
     uint32_t                     flags, block_size;
     bool                         json, quiet;
+    uint64_t                     rate;
+    struct cli_memory            memory;
+    struct job_file              file;
+    struct job_blocks            blocks;  /* of the job's file: those that are known */
     struct cli_progress          progress;
     uint64_t                     size;
 
@@ -37,6 +45,7 @@ struct checksum {
     struct manifest              reader;  /* verify: */
     uint64_t                     run_left;
     bool                         said;    /* why it stopped */
+    char                         why[512];
     struct range                *ranges;  /* that differ: neighbours are one */
     size_t                       count, room;
     struct vdisk_checksum_result result;
@@ -54,6 +63,9 @@ static const struct cli_option options[] = {
     {'U', "force-share", NULL, "open NAME although others write to it"},
     {'p', "progress", NULL, "show progress; not with JSON output"},
     {'q', "quiet", NULL, "print nothing but errors"},
+    {'r', "rate", "SIZE", "read so many bytes a second at most"},
+    CLI_JOB_OPTION,
+    CLI_BULK_OPTIONS,
     CLI_IMAGE_OPTIONS,
     {0, NULL, NULL, NULL},
 };
@@ -119,6 +131,19 @@ static int write_blocks(void *arg, uint64_t first, uint64_t count, const uint8_t
     return rc;
 }
 
+/* A vdisk_block_digest_fn: for all of them. */
+static int take_blocks(void *arg, uint64_t first, uint64_t count, const uint8_t *digest)
+{
+    struct checksum *c = arg;
+    int rc = 0;
+
+    if (c->verify)
+        rc = compare_blocks(c, first, count, digest);
+    else if (c->manifest)
+        rc = write_blocks(c, first, count, digest);
+    return rc == 0 ? job_blocks_add(&c->blocks, first, count, digest) : rc;
+}
+
 /* ---- the result ---------------------------------------------------------------------------------------- */
 
 static json_t *json_start(const struct checksum *c)
@@ -132,20 +157,21 @@ static json_t *json_start(const struct checksum *c)
     return json;
 }
 
-static int print_checksum(const struct checksum *c)
+static int print_checksum(struct checksum *c)
 {
     char hex[MANIFEST_HEX + 1];
     json_t *json;
 
     manifest_hex(c->result.digest, hex);
-    if (c->quiet)
-        return CLI_OK;
-    if (!c->json) {
-        printf("%s  %s\n", hex, c->shown);
-        return CLI_OK;
-    }
     json = json_start(c);
     json_object_set_new(json, "checksum", json_string(hex));
+    job_file_set(&c->file, "checksum", json_string(hex));
+    if (!c->json || c->quiet) {
+        json_decref(json);
+        if (!c->quiet)
+            printf("%s  %s\n", hex, c->shown);
+        return CLI_OK;
+    }
     return cli_json_print(json) == CLI_OK ? CLI_OK : FAILED;
 }
 
@@ -190,7 +216,8 @@ static int run_job(struct checksum *c, vdisk *v)
     struct vdisk_checksum_opts opts = {
         .size = sizeof opts, .block_size = c->block_size, .name = c->shown,
         .flags = c->verify ? VDISK_CHECKSUM_LENGTH : 0, .length = c->reader.size,
-        .block_digest = c->verify ? compare_blocks : c->manifest ? write_blocks : NULL, .block_digest_arg = c,
+        .block_digest = take_blocks, .block_digest_arg = c, .known_digest = job_blocks_known,
+        .known_digest_arg = &c->blocks, .rate = c->rate, .memory_max = c->memory.buffers,
         .progress = cli_progress_show, .progress_arg = &c->progress};
     vdisk_job *job;
     int rc = CLI_OK;
@@ -201,11 +228,13 @@ static int run_job(struct checksum *c, vdisk *v)
         return FAILED;
     }
     if (cli_job_run(job) < 0 || vdisk_job_get_checksum_result(job, &c->result) < 0) {
-        if (!c->said)
+        if (!c->said && !c->blocks.said)
             cli_library_error();
         rc = FAILED;
     }
+    snprintf(c->why, sizeof c->why, "%s", rc == CLI_OK ? "" : vdisk_error_text());
     vdisk_job_free(job);
+    job_blocks_close(&c->blocks, rc == CLI_OK);
     if (rc == CLI_OK)
         cli_progress_end(&c->progress);
     return rc;
@@ -249,7 +278,7 @@ static int verify(struct checksum *c, vdisk *v)
 static int with_image(struct checksum *c)
 {
     struct vdisk_open_opts how = {.size = sizeof how, .flags = c->flags | VDISK_OPEN_HOST_HOLES,
-                                  .format = c->format};
+                                  .format = c->format, .cache_bytes = c->memory.cache};
     vdisk *v;
     int rc;
 
@@ -270,7 +299,7 @@ static int with_image(struct checksum *c)
     return rc;
 }
 
-static int checksum(struct checksum *c)
+static int checksum_or_verify(struct checksum *c)
 {
     int rc;
 
@@ -282,6 +311,49 @@ static int checksum(struct checksum *c)
     manifest_close(&c->reader);
     free(c->ranges);
     return rc;
+}
+
+/* All is done already: what came of it is known. */
+static int print_again(const struct checksum *c)
+{
+    const char *hex = json_string_value(json_object_get(c->file.json, "checksum"));
+    json_int_t code = json_integer_value(json_object_get(c->file.json, "exit_code"));
+
+    if (hex != NULL && !c->quiet && !c->json)
+        printf("%s  %s\n", hex, c->shown);
+    return code == DIFFERENT ? DIFFERENT : CLI_OK;
+}
+
+/* What differs is no failure of the job. */
+static int end_job(struct checksum *c, int rc)
+{
+    int ended;
+
+    job_file_set(&c->file, "exit_code", json_integer(rc));
+    ended = job_file_end(&c->file, rc == FAILED ? CLI_FAILED : CLI_OK, c->why);
+    return ended == CLI_OK ? rc : FAILED;
+}
+
+static int checksum(struct checksum *c, const struct cli_parser *p)
+{
+    int rc = cli_memory_share(p, cli_count_layers(c->name, c->format), 0, BUFFERS, c->block_size, &c->memory);
+
+    if (rc == CLI_OK)
+        rc = job_file_open(&c->file, p, c->quiet, &c->progress);
+    if (rc == JOB_FILE_DONE) {
+        rc = print_again(c);
+        job_file_end(&c->file, CLI_OK, NULL);
+        return rc;
+    }
+    if (rc != CLI_OK)
+        return FAILED;
+    job_file_add_chain(&c->file, c->name, c->format, JOB_READS);
+    rc = job_blocks_open(&c->blocks, &c->file, c->block_size);
+    if (rc == CLI_OK)
+        rc = job_file_begin(&c->file);
+    rc = rc == CLI_OK ? checksum_or_verify(c) : FAILED;
+    job_blocks_close(&c->blocks, rc != FAILED);
+    return end_job(c, rc);
 }
 
 /* ---- command line -------------------------------------------------------------------------------------- */
@@ -296,6 +368,10 @@ static int parse_option(struct checksum *c, int id, const char *value)
     case 'U': c->flags |= VDISK_OPEN_FORCE_SHARE; break;
     case 'p': c->progress.enabled = true; break;
     case 'q': c->quiet = true; break;
+    case 'r':
+        if (cli_parse_size(value, &c->rate) < 0)
+            return cli_usage_error(c->verb, "Invalid rate limit specified: '%s'", value);
+        break;
     case OPT_MANIFEST: c->manifest = value; break;
     case OPT_VERIFY: c->verify = value; break;
     case OPT_OUTPUT: return cli_parse_output(c->verb, value, &c->json) ? CLI_OK : CLI_FAILED;
@@ -340,7 +416,7 @@ static int run(const struct cli_verb *verb, int argc, char **argv)
     struct cli_parser p;
 
     cli_parser_init(&p, verb, argc, argv);
-    return take_command_line(&c, &p) == CLI_OK ? checksum(&c) : FAILED; /* 1 is for what differs */
+    return take_command_line(&c, &p) == CLI_OK ? checksum(&c, &p) : FAILED; /* 1 is for what differs */
 }
 
 const struct cli_verb cli_checksum = {

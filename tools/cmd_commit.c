@@ -10,7 +10,10 @@
 #include <stdio.h>
 
 #include "tools/cli.h"
+#include "tools/job_file.h"
 #include "tools/target.h"
+
+enum { BUFFERS = 32 << 20, BUFFERS_LEAST = 1 << 20 };
 
 static const struct cli_option options[] = {
     {'f', "format", "FMT", "raw or qcow2; otherwise found from the content"},
@@ -20,6 +23,8 @@ static const struct cli_option options[] = {
     {'t', "cache", "MODE", "none (default), writeback, writethrough, directsync or unsafe"},
     {'p', "progress", NULL, "show progress"},
     {'q', "quiet", NULL, "print nothing but errors"},
+    CLI_JOB_OPTION,
+    CLI_BULK_OPTIONS,
     CLI_IMAGE_OPTIONS,
     {0, NULL, NULL, NULL},
 };
@@ -28,6 +33,7 @@ struct commit {
     const struct cli_verb   *verb;
     struct vdisk_commit_opts opts;
     struct cli_progress      progress;
+    struct job_file          file;
     bool                     quiet;
 };
 
@@ -58,17 +64,50 @@ static int parse_options(struct commit *c, struct cli_parser *p)
     return CLI_OK;
 }
 
-static int commit(struct commit *c, const char *name)
+static int run_job(struct commit *c, const char *name)
 {
     vdisk_job *job;
     int rc;
 
     c->opts.progress = cli_progress_show;
     c->opts.progress_arg = &c->progress;
+    c->opts.start = c->file.position;
+    c->opts.checkpoint = job_file_checkpoint_fn(&c->file);
+    c->opts.checkpoint_arg = &c->file;
+    c->opts.checkpoint_ms = job_file_interval_ms();
     if (vdisk_job_commit(name, &c->opts, &job) < 0)
         return cli_library_error();
-    rc = cli_job_run(job) < 0 ? cli_library_error() : CLI_OK;
+    rc = cli_job_run(job) < 0 ? job_file_error(&c->file) : CLI_OK;
     vdisk_job_free(job);
+    return rc;
+}
+
+static int share_memory(struct commit *c, const struct cli_parser *p, const char *name)
+{
+    unsigned layers = cli_count_layers(name, c->opts.format);
+    struct cli_memory memory;
+    int rc = cli_memory_share(p, layers, 2, BUFFERS, BUFFERS_LEAST, &memory);
+
+    c->opts.memory_max = memory.buffers;
+    c->opts.cache_bytes = memory.cache;
+    return rc;
+}
+
+static int commit(struct commit *c, const struct cli_parser *p, const char *name)
+{
+    int rc = share_memory(c, p, name);
+
+    if (rc == CLI_OK)
+        rc = job_file_open(&c->file, p, c->quiet, &c->progress);
+    if (rc == JOB_FILE_DONE)
+        return job_file_end(&c->file, CLI_OK, NULL);
+    if (rc != CLI_OK)
+        return rc;
+    job_file_add_commit(&c->file, name, c->opts.format, c->opts.base);
+    rc = job_file_begin(&c->file);
+    if (rc == CLI_OK)
+        rc = run_job(c, name);
+    rc = job_file_end(&c->file, rc, vdisk_error_text());
     if (rc != CLI_OK)
         return rc;
     cli_progress_end(&c->progress);
@@ -90,7 +129,7 @@ static int run(const struct cli_verb *verb, int argc, char **argv)
     if (cli_operands(&p, &operands) != 1)
         return cli_usage_error(verb, "Expecting one image file name");
     name = cli_image(&p, operands[0], c.opts.format);
-    return name != NULL ? commit(&c, name) : CLI_FAILED;
+    return name != NULL ? commit(&c, &p, name) : CLI_FAILED;
 }
 
 const struct cli_verb cli_commit = {

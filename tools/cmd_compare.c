@@ -19,8 +19,12 @@ struct compare {
     char                *names[2];
     uint32_t             flags;
     bool                 strict, quiet;
+    uint64_t             rate;
+    struct cli_memory    memory;
     struct cli_progress  progress;
 };
+
+enum { BUFFERS = 16 << 20, BUFFERS_LEAST = 2 << 20 };
 
 static const struct cli_option options[] = {
     {'f', "a-format", "FMT", "of the first image: raw or qcow2; otherwise found from the content"},
@@ -30,6 +34,8 @@ static const struct cli_option options[] = {
     {'U', "force-share", NULL, "open them although others write to them"},
     {'p', "progress", NULL, "show progress"},
     {'q', "quiet", NULL, "print nothing but errors"},
+    {'r', "rate", "SIZE", "compare so many bytes a second at most"},
+    CLI_BULK_OPTIONS,
     CLI_IMAGE_OPTIONS,
     {0, NULL, NULL, NULL},
 };
@@ -46,6 +52,10 @@ static int parse_options(struct compare *c, struct cli_parser *p)
         case 'U': c->flags |= VDISK_OPEN_FORCE_SHARE; break;
         case 'p': c->progress.enabled = true; break;
         case 'q': c->quiet = true; break;
+        case 'r':
+            if (cli_parse_size(p->value, &c->rate) < 0)
+                return cli_usage_error(p->verb, "Invalid rate limit specified: '%s'", p->value);
+            break;
         case 'T':
             if (!target_cache_flags(p->value, &mode)) {
                 cli_usage_error(p->verb, "Invalid source cache option: %s", p->value);
@@ -93,7 +103,8 @@ static int compare_open(struct compare *c, vdisk *const *v)
 {
     struct vdisk_compare_opts opts = {.size = sizeof opts, .flags = c->strict ? VDISK_COMPARE_STRICT : 0,
                                       .name = c->names[0], .progress = cli_progress_show,
-                                      .progress_arg = &c->progress};
+                                      .progress_arg = &c->progress, .rate = c->rate,
+                                      .memory_max = c->memory.buffers};
     struct vdisk_compare_result r = {.size = sizeof r};
     vdisk_job *job;
     int rc;
@@ -119,7 +130,8 @@ static int compare(struct compare *c)
     int rc = CLI_OK;
 
     for (unsigned i = 0; i < 2 && rc == CLI_OK; i++) {
-        struct vdisk_open_opts how = {.size = sizeof how, .flags = c->flags, .format = c->formats[i]};
+        struct vdisk_open_opts how = {.size = sizeof how, .flags = c->flags, .format = c->formats[i],
+                                      .cache_bytes = c->memory.cache};
         if (vdisk_open(c->names[i], &how, &v[i]) < 0) {
             cli_library_error();
             rc = NOT_OPENED;
@@ -130,6 +142,15 @@ static int compare(struct compare *c)
     vdisk_close(v[1]);
     vdisk_close(v[0]);
     return rc;
+}
+
+static int share_memory(struct compare *c, const struct cli_parser *p)
+{
+    unsigned layers = 0;
+
+    for (unsigned i = 0; i < 2; i++)
+        layers += cli_count_layers(c->names[i], c->formats[i]);
+    return cli_memory_share(p, layers, 0, BUFFERS, BUFFERS_LEAST, &c->memory);
 }
 
 static int run(const struct cli_verb *verb, int argc, char **argv)
@@ -149,7 +170,11 @@ static int run(const struct cli_verb *verb, int argc, char **argv)
         const char *name = cli_image(&p, operands[i], c.formats[i]);
         c.names[i] = name != NULL ? cli_strdup(name) : NULL;
     }
-    rc = c.names[0] != NULL && c.names[1] != NULL ? compare(&c) : NOT_OPENED;
+    rc = c.names[0] != NULL && c.names[1] != NULL ? CLI_OK : NOT_OPENED;
+    if (rc == CLI_OK)
+        rc = share_memory(&c, &p);
+    if (rc == CLI_OK)
+        rc = compare(&c);
     free(c.names[0]);
     free(c.names[1]);
     return rc;

@@ -5,7 +5,8 @@
  * Works: sources are opened, the target is made and opened, vdisk_job_copy() fills it, vdisk_finish() has it
  * count. Fails: what is wrong with options, names or sizes is said before anything is written. Later, or
  * interrupted, what was made is removed; a file that was there is left empty (tools/target.h); with -n the target
- * is as far as it was written. Killed: a new qcow2 image is unfinished, which nobody takes for a qcow2 one.
+ * is as far as it was written. With --job a target stays, and the same command goes on with it. Killed: a new
+ * qcow2 image is unfinished, which nobody takes for a qcow2 one.
  *
  * Not as QEMU: unless -t says otherwise the target goes past the page cache, and is flushed at the end.
  */
@@ -18,10 +19,11 @@
 #include "tools/cli.h"
 #include "tools/create_options.h"
 #include "tools/distinct.h"
+#include "tools/job_file.h"
 #include "tools/pipe.h"
 #include "tools/target.h"
 
-enum { SECTOR = 512, SPARSE_MOST = 16 << 20, PARALLEL_MOST = 16 };
+enum { SECTOR = 512, SPARSE_MOST = 16 << 20, PARALLEL_MOST = 16, BUFFERS = 32 << 20, BUFFERS_LEAST = 4 << 20 };
 
 struct convert {
     const struct cli_verb  *verb;
@@ -31,6 +33,8 @@ struct convert {
     struct cli_pairs        pairs;
     struct vdisk_copy_opts  copy;
     struct cli_progress     progress;
+    struct job_file         job;
+    struct cli_memory       memory;
     uint32_t                source_flags, target_flags;
     bool                    no_create, target_is_zero, target_image_opts, quiet, list_options, have_out_format;
     bool                    offload, have_sparse; /* -C, -S */
@@ -72,6 +76,8 @@ static const struct cli_option options[] = {
     {'U', "force-share", NULL, "open sources although others write to them"},
     {'p', "progress", NULL, "show progress"},
     {'q', "quiet", NULL, "print nothing but errors"},
+    CLI_JOB_OPTION,
+    CLI_BULK_OPTIONS,
     {OPT_TARGET_IMAGE_OPTS, "target-image-opts", NULL, "with -n: TARGET is KEY=VALUE,..."},
     {'l', "snapshot", "SNAPSHOT", "refused: internal snapshots cannot be read yet"},
     {OPT_BITMAPS, "bitmaps", NULL, "refused: bitmaps cannot be copied yet"},
@@ -319,7 +325,8 @@ static int failed(struct convert *c)
 
 static int open_sources(struct convert *c)
 {
-    struct vdisk_open_opts how = {.size = sizeof how, .flags = c->source_flags, .format = c->source_format};
+    struct vdisk_open_opts how = {.size = sizeof how, .flags = c->source_flags, .format = c->source_format,
+                                  .cache_bytes = c->memory.cache};
 
     for (unsigned i = 0; i < c->count; i++) {
         if (vdisk_open(c->names[i], &how, &c->sources[i]) < 0)
@@ -342,7 +349,8 @@ static int check_same_file(const struct convert *c)
 static int open_target(struct convert *c, vdisk **ret)
 {
     struct vdisk_open_opts how = {.size = sizeof how, .flags = c->target_flags | VDISK_OPEN_RDWR,
-                                  .format = c->target_image_opts ? NULL : c->o.opts.format};
+                                  .format = c->target_image_opts ? NULL : c->o.opts.format,
+                                  .cache_bytes = c->memory.cache};
 
     if (!c->no_create)
         how.flags |= VDISK_OPEN_UNFINISHED;
@@ -369,7 +377,6 @@ static int make_copy(struct convert *c, vdisk *target, vdisk_job **ret)
         c->copy.flags |= VDISK_COPY_GROW;
     if (c->copy.depth == 0) {
         c->copy.depth = PIPE_DEPTH;
-        c->copy.memory_max = PIPE_MEMORY;
     }
     c->copy.flags &= ~(uint32_t)VDISK_COPY_CLONE;
     c->copy.progress = NULL; /* how much comes is not known */
@@ -386,7 +393,7 @@ static int copy(struct convert *c, vdisk *target)
         snprintf(c->error, sizeof c->error, "%s: output file is smaller than input file", c->target_name);
         return CLI_FAILED;
     }
-    if (c->no_create ? c->target_is_zero : target_is_zero(&c->target, &c->o.opts))
+    if (c->target_is_zero)
         o->flags |= VDISK_COPY_TARGET_IS_ZERO;
     if (!c->no_create && c->o.opts.preallocation == VDISK_PREALLOC_OFF)
         o->flags |= VDISK_COPY_CLONE;
@@ -396,6 +403,11 @@ static int copy(struct convert *c, vdisk *target)
     o->progress_arg = &c->progress;
     o->salvaged = salvaged;
     o->salvaged_arg = c;
+    o->memory_max = c->memory.buffers;
+    o->start = c->job.position;
+    o->checkpoint = job_file_checkpoint_fn(&c->job);
+    o->checkpoint_arg = &c->job;
+    o->checkpoint_ms = job_file_interval_ms();
     if (make_copy(c, target, &job) < 0)
         return failed(c);
     rc = cli_job_run(job) < 0 ? failed(c) : CLI_OK;
@@ -423,8 +435,8 @@ static int fill_target(struct convert *c)
 static int stream(struct convert *c)
 {
     struct vdisk_stream_opts o = {.size = sizeof o, .name = PIPE_OUTPUT, .depth = c->copy.depth,
-                                  .rate = c->copy.rate, .progress = cli_progress_show,
-                                  .progress_arg = &c->progress};
+                                  .rate = c->copy.rate, .memory_max = c->memory.buffers,
+                                  .progress = cli_progress_show, .progress_arg = &c->progress};
     vdisk_job *job;
     int rc = pipe_begin_output(c->names, c->count);
 
@@ -444,6 +456,69 @@ static int stream(struct convert *c)
     return rc;
 }
 
+/* A process that was killed may have leaked clusters. What cannot be mended does no harm. */
+static void mend_leaks(const struct convert *c)
+{
+    struct vdisk_check_opts opts = {.size = sizeof opts, .format = "qcow2"};
+    vdisk_job *job;
+
+    if (!c->job.was_killed || c->no_create || c->o.raw)
+        return;
+    if (vdisk_job_repair(c->target_name, VDISK_REPAIR_LEAKS, &opts, &job) < 0)
+        return;
+    cli_job_run(job);
+    vdisk_job_free(job);
+}
+
+/* Where it goes on, the target is there, and what was known of it is in the job's file. */
+static int make_target(struct convert *c)
+{
+    c->target.name = c->target_name;
+    c->o.opts.unfinished = true;
+    if (c->job.position > 0) {
+        c->target_is_zero = json_is_true(json_object_get(c->job.json, "target_is_zero"));
+        return CLI_OK;
+    }
+    if (!c->no_create) {
+        if (target_create(&c->target, &c->o.opts) < 0)
+            return failed(c);
+        c->target_is_zero = target_is_zero(&c->target, &c->o.opts);
+        if (target_path(c->target_name) != NULL)
+            job_file_add(&c->job, target_path(c->target_name), JOB_WRITES);
+    }
+    job_file_set(&c->job, "target_is_zero", json_boolean(c->target_is_zero));
+    return job_file_note(&c->job);
+}
+
+static int create_and_fill(struct convert *c)
+{
+    int rc = make_target(c);
+
+    if (rc == CLI_OK)
+        rc = fill_target(c);
+    if (rc == CLI_OK)
+        mend_leaks(c);
+    if (rc != CLI_OK && !c->no_create && (c->job.given == NULL || !c->target.created) && c->job.position == 0)
+        target_undo(&c->target);
+    return rc;
+}
+
+static void add_ends(struct convert *c)
+{
+    const char *format = c->target_image_opts ? NULL : c->o.opts.format;
+    char *backing = NULL;
+
+    for (unsigned i = 0; i < c->count; i++)
+        job_file_add_chain(&c->job, c->names[i], c->source_format, JOB_READS);
+    if (c->no_create)
+        job_file_add_chain(&c->job, c->target_name, format, JOB_WRITES);
+    else if (c->o.opts.backing_file != NULL)
+        backing = cli_backing_path(c->target_name, c->o.opts.backing_file);
+    if (backing != NULL)
+        job_file_add_chain(&c->job, backing, c->o.opts.backing_fmt, JOB_READS);
+    free(backing);
+}
+
 static int convert(struct convert *c)
 {
     int rc = open_sources(c);
@@ -456,15 +531,38 @@ static int convert(struct convert *c)
         rc = c->from_stdin ? pipe_check_input(c->target_name) : check_same_file(c);
     if (rc != CLI_OK)
         return rc;
-    c->target.name = c->target_name;
-    c->o.opts.unfinished = true;
-    if (!c->no_create && target_create(&c->target, &c->o.opts) < 0)
-        rc = failed(c);
+    add_ends(c);
+    rc = job_file_begin(&c->job);
+    return rc == CLI_OK ? create_and_fill(c) : rc;
+}
+
+static int share_memory(struct convert *c, const struct cli_parser *p)
+{
+    unsigned layers = 1;
+
+    for (unsigned i = 0; i < c->count; i++)
+        layers += cli_count_layers(c->names[i], c->source_format);
+    if (c->no_create)
+        layers += cli_count_layers(c->target_name, c->target_image_opts ? NULL : c->o.opts.format) - 1;
+    return cli_memory_share(p, layers, 1, c->from_stdin ? PIPE_MEMORY : BUFFERS, BUFFERS_LEAST, &c->memory);
+}
+
+static int convert_job(struct convert *c, const struct cli_parser *p)
+{
+    int rc = share_memory(c, p);
+
+    if (p->job != NULL && (c->from_stdin || c->to_stdout))
+        return usage(c, "--job: a stream cannot go on where it stopped");
     if (rc == CLI_OK)
-        rc = fill_target(c);
-    if (rc != CLI_OK && !c->no_create)
-        target_undo(&c->target);
-    return rc;
+        rc = job_file_open(&c->job, p, c->quiet, &c->progress);
+    if (rc == JOB_FILE_DONE)
+        return job_file_end(&c->job, CLI_OK, NULL);
+    if (rc != CLI_OK)
+        return rc;
+    rc = convert(c);
+    if (c->job.why[0] != '\0')
+        snprintf(c->error, sizeof c->error, "%s", c->job.why);
+    return job_file_end(&c->job, rc, c->error);
 }
 
 /* ---- from the operands to the end ------------------------------------------------------------------- */
@@ -548,7 +646,7 @@ static int run(const struct cli_verb *verb, int argc, char **argv)
         if (rc == CLI_OK)
             rc = check_options(&c);
         if (rc == CLI_OK)
-            rc = convert(&c);
+            rc = convert_job(&c, &p);
     }
     print_error(&c);
     give_back(&c);

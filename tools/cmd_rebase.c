@@ -9,9 +9,13 @@
  * itself, by its own name with -u either.
  */
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "tools/cli.h"
+#include "tools/job_file.h"
 #include "tools/target.h"
+
+enum { BUFFERS = 16 << 20, BUFFERS_LEAST = 2 << 20 };
 
 static const struct cli_option options[] = {
     {'f', "format", "FMT", "raw or qcow2; otherwise found from the content"},
@@ -24,6 +28,9 @@ static const struct cli_option options[] = {
     {'U', "force-share", NULL, "open the new backing file although others write to it"},
     {'p', "progress", NULL, "show progress"},
     {'q', "quiet", NULL, "print nothing but errors"},
+    {'r', "rate", "SIZE", "look at so many bytes a second at most"},
+    CLI_JOB_OPTION,
+    CLI_BULK_OPTIONS,
     CLI_IMAGE_OPTIONS,
     {0, NULL, NULL, NULL},
 };
@@ -32,6 +39,7 @@ struct rebase {
     const struct cli_verb   *verb;
     struct vdisk_rebase_opts opts;
     struct cli_progress      progress;
+    struct job_file          file;
     bool                     quiet;
 };
 
@@ -61,6 +69,10 @@ static int parse_options(struct rebase *b, struct cli_parser *p)
         case 'T': rc = parse_cache(b, p->value, &b->opts.backing_open_flags, "source "); break;
         case 'p': b->progress.enabled = true; break;
         case 'q': b->quiet = true; break;
+        case 'r':
+            if (cli_parse_size(p->value, &b->opts.rate) < 0)
+                rc = cli_usage_error(b->verb, "Invalid rate limit specified: '%s'", p->value);
+            break;
         default: return CLI_FAILED;
         }
     }
@@ -68,17 +80,74 @@ static int parse_options(struct rebase *b, struct cli_parser *p)
     return rc;
 }
 
-static int rebase(struct rebase *b, const char *name)
+static int run_job(struct rebase *b, const char *name)
 {
     vdisk_job *job;
     int rc;
 
     b->opts.progress = cli_progress_show;
     b->opts.progress_arg = &b->progress;
+    b->opts.start = b->file.position;
+    b->opts.checkpoint = job_file_checkpoint_fn(&b->file);
+    b->opts.checkpoint_arg = &b->file;
+    b->opts.checkpoint_ms = job_file_interval_ms();
     if (vdisk_job_rebase(name, &b->opts, &job) < 0)
         return cli_library_error();
-    rc = cli_job_run(job) < 0 ? cli_library_error() : CLI_OK;
+    rc = cli_job_run(job) < 0 ? job_file_error(&b->file) : CLI_OK;
     vdisk_job_free(job);
+    return rc;
+}
+
+/* The new backing file, as the image will find it; NULL: there is none. malloc'ed. */
+static char *new_backing(const struct rebase *b, const char *name)
+{
+    const char *file = b->opts.backing_file;
+
+    return file != NULL && file[0] != '\0' ? cli_backing_path(name, file) : NULL;
+}
+
+static int share_memory(struct rebase *b, const struct cli_parser *p, const char *name, const char *backing)
+{
+    bool reads = !(b->opts.flags & VDISK_REBASE_UNSAFE);
+    unsigned layers = reads ? cli_count_layers(name, b->opts.format) : 1;
+    struct cli_memory memory;
+    int rc;
+
+    if (backing != NULL && reads)
+        layers += cli_count_layers(backing, b->opts.backing_fmt);
+    rc = cli_memory_share(p, layers, 1, BUFFERS, BUFFERS_LEAST, &memory);
+    b->opts.memory_max = memory.buffers;
+    b->opts.cache_bytes = memory.cache;
+    return rc;
+}
+
+static int with_file(struct rebase *b, const char *name, const char *backing)
+{
+    int rc;
+
+    job_file_add_chain(&b->file, name, b->opts.format, JOB_WRITES);
+    if (backing != NULL)
+        job_file_add_chain(&b->file, backing, b->opts.backing_fmt, JOB_READS);
+    rc = job_file_begin(&b->file);
+    if (rc == CLI_OK)
+        rc = run_job(b, name);
+    return job_file_end(&b->file, rc, vdisk_error_text());
+}
+
+static int rebase(struct rebase *b, const struct cli_parser *p, const char *name)
+{
+    char *backing = new_backing(b, name);
+    int rc = share_memory(b, p, name, backing);
+
+    if (rc == CLI_OK)
+        rc = job_file_open(&b->file, p, b->quiet, &b->progress);
+    if (rc == JOB_FILE_DONE) {
+        free(backing);
+        return job_file_end(&b->file, CLI_OK, NULL);
+    }
+    if (rc == CLI_OK)
+        rc = with_file(b, name, backing);
+    free(backing);
     if (rc == CLI_OK)
         cli_progress_end(&b->progress);
     return rc;
@@ -101,7 +170,7 @@ static int run(const struct cli_verb *verb, int argc, char **argv)
     if (b.opts.backing_file == NULL || b.opts.backing_file[0] == '\0')
         b.opts.backing_fmt = NULL;
     name = cli_image(&p, operands[0], b.opts.format);
-    return name != NULL ? rebase(&b, name) : CLI_FAILED;
+    return name != NULL ? rebase(&b, &p, name) : CLI_FAILED;
 }
 
 const struct cli_verb cli_rebase = {

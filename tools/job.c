@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* A verb's job: run to its end, or until Ctrl-C, a terminal that goes or SIGTERM say that it shall stop. */
+/*
+ * A verb's job: run to its end, or until Ctrl-C, a terminal that goes or SIGTERM say that it shall stop; SIGUSR1
+ * asks how far it is.
+ */
 #include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
@@ -18,6 +21,27 @@ void cli_ends(sigset_t *ret)
         sigaddset(ret, cli_end_signals[i]);
 }
 
+static volatile sig_atomic_t asked;
+
+bool cli_is_told_to_end(void)
+{
+    return atomic_load(&told_to_end);
+}
+
+bool cli_is_asked(void)
+{
+    bool was = asked != 0;
+
+    asked = 0;
+    return was;
+}
+
+static void on_question(int number)
+{
+    (void)number;
+    asked = 1;
+}
+
 static void on_signal(int number)
 {
     (void)number;
@@ -25,19 +49,17 @@ static void on_signal(int number)
     vdisk_job_cancel(atomic_load(&current));
 }
 
-bool cli_is_told_to_end(void)
-{
-    return atomic_load(&told_to_end);
-}
-
 int cli_job_run(vdisk_job *job)
 {
     /* A second one ends the program at once. */
     struct sigaction cancel = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND}, were[CLI_ENDS];
+    struct sigaction question = {.sa_handler = on_question, .sa_flags = SA_RESTART};
     sigset_t ends, before;
     int rc;
 
     sigemptyset(&cancel.sa_mask);
+    sigemptyset(&question.sa_mask);
+    sigaction(SIGUSR1, &question, NULL); /* from here on: one that comes late ends nothing */
     cli_ends(&ends);
     atomic_store(&current, job);
     for (size_t i = 0; i < CLI_ENDS; i++) {

@@ -2,12 +2,13 @@
 /*
  * kill -9 of the verbs that change what lies below an image, at random times: `commit` into the backing file and
  * further down, `rebase` onto other images and onto nothing. Afterwards all images are sound, the top one reads as
- * before, and the same command again ends the work.
+ * before, and the same command again ends the work; with a job's file (--job) it goes on where it was.
  */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "engine/base/bits.h"
 #include "tests/kill/kill_lib.h"
@@ -108,6 +109,16 @@ static void judge(const struct layers *l)
     free(buf);
 }
 
+/* "--job FILE" each second time, of a new one. */
+static const char *job_words(void)
+{
+    static char text[PATH_MAX + 16];
+
+    unlink(test_path("job"));
+    snprintf(text, sizeof text, "--job %s", test_path("job"));
+    return test_repetition() % 2 ? text : "";
+}
+
 /* Again and again, until it comes to its end. `whole_ns`: how long that takes; 0: not known yet. */
 static void run_killed(const struct layers *l, const char *arguments, uint64_t *whole_ns)
 {
@@ -126,16 +137,17 @@ static void run_killed(const struct layers *l, const char *arguments, uint64_t *
 
 static void test_commit(void)
 {
-    char arguments[2 * PATH_MAX + 128];
+    char arguments[3 * PATH_MAX + 128];
     uint64_t whole_ns[2] = {0, 0};
     struct layers l;
 
     build(&l);
     for (unsigned i = 0; i < 2 * ROUNDS; i++) {
         if (i % 2)
-            snprintf(arguments, sizeof arguments, "commit -q -f qcow2 -b %s %s", l.spec[0].path, l.spec[2].path);
+            snprintf(arguments, sizeof arguments, "commit -q %s -f qcow2 -b %s %s", job_words(), l.spec[0].path,
+                     l.spec[2].path);
         else
-            snprintf(arguments, sizeof arguments, "commit -q -f qcow2 %s", l.spec[2].path);
+            snprintf(arguments, sizeof arguments, "commit -q %s -f qcow2 %s", job_words(), l.spec[2].path);
         run_killed(&l, arguments, &whole_ns[i % 2]);
         fill(&l.spec[2], l.want);
     }
@@ -145,7 +157,7 @@ static void test_commit(void)
 
 static void test_rebase(void)
 {
-    char arguments[2 * PATH_MAX + 128];
+    char arguments[3 * PATH_MAX + 128];
     uint64_t whole_ns = 0;
     struct layers l;
 
@@ -154,8 +166,8 @@ static void test_rebase(void)
         const struct image_spec *onto[] = {&l.other, &l.spec[1], NULL, &l.spec[0]};
         const struct image_spec *below = onto[i % ARRAY_LEN(onto)];
 
-        snprintf(arguments, sizeof arguments, "rebase -q -f qcow2 -b '%s' %s %s %s", below ? below->path : "",
-                 below ? "-F" : "", below ? format_of(below) : "", l.spec[2].path);
+        snprintf(arguments, sizeof arguments, "rebase -q %s -f qcow2 -b '%s' %s %s %s", job_words(),
+                 below ? below->path : "", below ? "-F" : "", below ? format_of(below) : "", l.spec[2].path);
         run_killed(&l, arguments, &whole_ns);
     }
     free(l.want);
@@ -165,9 +177,10 @@ static void test_rebase(void)
 int main(int argc, char **argv)
 {
     static const struct test_case cases[] = {
-        {.name = "commit", .run = test_commit, .repeat = 2, .quick = 1},
-        {.name = "rebase", .run = test_rebase, .repeat = 2, .quick = 1},
+        {.name = "commit", .run = test_commit, .repeat = 4, .quick = 2},
+        {.name = "rebase", .run = test_rebase, .repeat = 4, .quick = 2},
     };
 
+    setenv("VDISK_IO_JOB_INTERVAL", "1", 1);
     return test_main(argc, argv, cases, ARRAY_LEN(cases));
 }

@@ -1,0 +1,420 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+--job FILE: stopped in each way, the same command goes on, and nothing else does; job status and cancel; what
+progress looks like, and what memory is bounded by.
+"""
+import fcntl
+import json
+import os
+import pty
+import re
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+TOOL = os.path.realpath(sys.argv[1])
+MIB = 1 << 20
+SIZE = 48 * MIB
+SLOW = ["-r", "20M"] # so that there is something to stop
+checks = failures = 0
+
+
+def check(what, condition, more=""):
+    global checks, failures
+    checks += 1
+    if not condition:
+        failures += 1
+        print(f"FAIL {what} {more}")
+
+
+def run(*arguments):
+    r = subprocess.run([TOOL, *arguments], capture_output=True, check=False, stdin=subprocess.DEVNULL)
+    r.stdout, r.stderr = r.stdout.decode(), r.stderr.decode() # with \r as it is
+    return r
+
+
+def works(*arguments):
+    r = run(*arguments)
+    check(" ".join(arguments), r.returncode == 0, r.stderr)
+    return r
+
+
+def refused(text, *arguments, code=1):
+    r = run(*arguments)
+    lines = [line for line in r.stderr.splitlines() if not line.startswith("vdisk-io: hint: ")]
+    check(f"refused: {' '.join(arguments)}", r.returncode == code and r.stdout == "", f"{r.returncode} {r.stdout}")
+    check(f"one line for: {' '.join(arguments)}", len(lines) == 1 and text in r.stderr, r.stderr)
+
+
+def start(*arguments, **how):
+    return subprocess.Popen([TOOL, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, **how)
+
+
+def rest_of(child):
+    return [text.decode() for text in child.communicate()]
+
+
+def status(job="job"):
+    return json.loads(works("job", "status", "--output=json", job).stdout)
+
+
+def wait_for(condition):
+    end = time.monotonic() + 120
+    while not condition():
+        if time.monotonic() > end:
+            sys.exit("something does not happen")
+        time.sleep(0.01)
+
+
+def reached(job, least):
+    """It is at work, and has done so much."""
+    def look():
+        r = run("job", "status", "--output=json", job)
+        return r.returncode == 0 and json.loads(r.stdout)["bytes_done"] >= least
+    wait_for(look)
+
+
+def stop(child, number):
+    child.send_signal(number)
+    out, err = rest_of(child)
+    return child.returncode, out, err
+
+
+def remove(*names):
+    for name in names:
+        if os.path.lexists(name):
+            os.unlink(name)
+
+
+def make_source(name="source", size=SIZE):
+    with open(name, "wb") as f:
+        f.truncate(size)
+        for at in range(0, size, 2 * MIB):
+            f.seek(at)
+            f.write(os.urandom(MIB))
+
+
+def same_content(a, b):
+    check(f"{a} reads as {b}", run("compare", "-q", a, b).returncode == 0)
+
+
+# ---- going on ------------------------------------------------------------------------------------------------
+
+def test_convert(way):
+    remove("job", "target")
+    command = ["convert", "--job", "job", *way, "source", "target"]
+    child = start(*command, *SLOW)
+    reached("job", 4 * MIB)
+    code, out, err = stop(child, signal.SIGINT)
+    check("SIGINT ends with one line", code == 1 and out == "" and err.count("\n") == 1, f"{code} {err}")
+    s = status()
+    check("it is interrupted", s["state"] == "interrupted" and 4 * MIB <= s["bytes_done"] < SIZE, s)
+    check("it keeps what was done", os.path.exists("target"))
+    r = works(*command)
+    check("it says what it skips", re.search(r"job: skipped [\d.]+ MiB already done\n", r.stderr) and
+          r.stderr.count("\n") == 1, r.stderr)
+    same_content("source", "target")
+    s = status()
+    check("it is done", s["state"] == "done" and s["bytes_done"] == s["bytes_total"] == SIZE, s)
+    r = works(*command)
+    check("it says that it was done", "done already" in r.stderr, r.stderr)
+    r = works(*command, "-q")
+    check("-q does not", r.stderr == "", r.stderr)
+
+
+def test_ways():
+    for way in ([], ["-O", "qcow2"], ["-O", "qcow2", "-c"], ["-O", "qcow2", "-o", "preallocation=metadata"],
+                ["-S", "0"]):
+        test_convert(way)
+    remove("job", "target")
+    works("create", "-q", "-f", "qcow2", "target", str(SIZE))
+    child = start("convert", "--job", "job", "-n", "-O", "qcow2", "source", "target", *SLOW)
+    reached("job", 4 * MIB)
+    stop(child, signal.SIGKILL)
+    check("what was killed says so", status()["state"] == "killed")
+    works("convert", "--job", "job", "-n", "-O", "qcow2", "source", "target")
+    same_content("source", "target")
+
+
+def test_checksum():
+    want = works("checksum", "--manifest", "sums", "--block-size=1M", "source").stdout
+    for number in (signal.SIGINT, signal.SIGKILL):
+        remove("job")
+        command = ["checksum", "--job", "job", "--block-size=1M", "--manifest", "again", "source"]
+        child = start(*command, *SLOW)
+        reached("job", 4 * MIB)
+        stop(child, number)
+        check("the digests are kept", os.path.getsize("job.blocks") > 0)
+        with open("job.blocks", "rb") as f:
+            kept = f.read()
+        with open("job.blocks", "wb") as f: # what has been counted is looked at
+            f.write(b"f" + kept[1:] if kept[:1] != b"f" else b"0" + kept[1:])
+        refused("job.blocks: is not what was written", *command, code=2)
+        with open("job.blocks", "wb") as f:
+            f.write(kept + b"something that was not counted")
+        check("the same comes out", works(*command).stdout == want)
+        check("the same manifest", open("sums", "rb").read() == open("again", "rb").read())
+        check("the digests are gone", not os.path.exists("job.blocks"))
+        r = works(*command)
+        check("it is told again", r.stdout == want and "done already" in r.stderr, r.stdout)
+    remove("job")
+    with open("source", "r+b") as f:
+        f.seek(40 * MIB)
+        f.write(b"x")
+    command = ["checksum", "--job", "job", "--verify", "sums", "source"]
+    child = start(*command, *SLOW)
+    reached("job", 4 * MIB)
+    stop(child, signal.SIGTERM)
+    for _ in range(2):
+        check("it differs", run(*command).returncode == 1)
+    make_source()
+
+
+def make_chain():
+    remove("base", "top", "other")
+    works("create", "-q", "-f", "qcow2", "base", str(SIZE))
+    works("create", "-q", "-f", "qcow2", "-b", "base", "-F", "qcow2", "top")
+    works("convert", "-n", "-O", "qcow2", "source", "top")
+
+
+def test_commit():
+    for more in ([], ["-d"]):
+        for number in (signal.SIGINT, signal.SIGKILL):
+            make_chain()
+            remove("job")
+            child = start("commit", "--job", "job", *more, "top", *SLOW)
+            reached("job", 4 * MIB)
+            stop(child, number)
+            same_content("source", "top")
+            works("commit", "--job", "job", *more, "top")
+            same_content("source", "base")
+            same_content("source", "top")
+            mapped = json.loads(works("map", "--output=json", "top").stdout)
+            check("top is empty, or kept", any(e["depth"] == 0 for e in mapped) == bool(more), mapped[:3])
+
+
+def test_rebase():
+    for backing in ("", "other"):
+        for number in (signal.SIGINT, signal.SIGKILL):
+            make_chain()
+            works("commit", "top")
+            works("create", "-q", "-f", "qcow2", "other", str(SIZE))
+            remove("job")
+            command = ["rebase", "--job", "job", "-b", backing, "-F", "qcow2", "top"]
+            child = start(*command, *SLOW)
+            reached("job", 4 * MIB)
+            stop(child, number)
+            same_content("source", "top")
+            works(*command)
+            remove("base")
+            same_content("source", "top")
+            works("check", "-q", "-r", "leaks", "top")
+
+
+# ---- what is refused -----------------------------------------------------------------------------------------
+
+def stopped(*command):
+    remove("job", "target")
+    child = start(*command, *SLOW)
+    reached("job", 4 * MIB)
+    stop(child, signal.SIGINT)
+
+
+def test_refused():
+    command = ["convert", "--job", "job", "-O", "qcow2", "source", "target"]
+    stopped(*command)
+    for other in (["-c"], ["-S", "64k"], ["-o", "cluster_size=4k"]):
+        refused("other arguments", *command, *other)
+    refused("other arguments", "convert", "--job", "job", "-O", "qcow2", "source", "elsewhere")
+    refused("of another command: convert", "commit", "--job", "job", "target")
+    r = run("checksum", "--job", "job", "source")
+    check("checksum has its own code", r.returncode == 2 and "of another command" in r.stderr, r.stderr)
+
+    before = os.stat("source")
+    os.utime("source", ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    refused("source has been written to since", *command)
+    os.utime("source", ns=(before.st_atime_ns, before.st_mtime_ns))
+    os.rename("target", "away")
+    refused("target is not there any more", *command)
+    make_source("target", MIB)
+    refused("target is another file now", *command)
+    os.rename("away", "target")
+    with open("source", "ab") as f:
+        f.write(bytes(512))
+    refused("source has another size now", *command)
+    os.truncate("source", SIZE)
+    os.utime("source", ns=(before.st_atime_ns, before.st_mtime_ns))
+    check("a refusal changes nothing", status()["state"] == "interrupted")
+    works(*command, "-p", "-m", "3", "-W", "--idle", "--max-memory=64M", "-r", "10G")
+    same_content("source", "target")
+
+
+def test_files():
+    command = ["convert", "--job", "job", "-O", "qcow2", "source", "target"]
+    for content in ("{}", "something", '{"vdisk-io job": "99"}'):
+        remove("job", "target")
+        with open("job", "w") as f:
+            f.write(content)
+        refused("job: ", *command)
+        check("it stays", open("job").read() == content and not os.path.exists("target"))
+    for name in ("job", "link"):
+        remove("job", "target", "link")
+        open("job", "w").close()
+        os.symlink("job", "link")
+        works("convert", "--job", name, "-O", "qcow2", "source", "target")
+        check("a link stays", os.path.islink("link") and status()["state"] == "done")
+    refused("No such file", "job", "status", "nothing")
+    refused("is not a job's file", "job", "status", "source")
+    refused("is not at work: done", "job", "cancel", "job")
+    refused("expecting 'status' or 'cancel'", "job", "begin", "job")
+    remove("job", "target")
+    refused("nowhere", "convert", "--job", "job", "nowhere", "target")
+    check("nothing was begun", not os.path.exists("job") and not os.path.exists("target"))
+    refused("No such file", "convert", "--job", "no/such/job", "source", "target")
+    refused("a pipe (-) cannot", "convert", "--job", "job", "source", "-")
+
+
+def test_two():
+    command = ["convert", "--job", "job", "-O", "qcow2", "source", "target"]
+    remove("job", "target")
+    child = start(*command, *SLOW)
+    reached("job", MIB)
+    refused(f"process {child.pid} has it", *command)
+    s = status()
+    check("it is running", s["state"] == "running" and s["pid"] == child.pid, s)
+    check("its arguments", s["kind"] == "convert" and
+          s["arguments"] == ["--target-format=qcow2", "source", "target"], s)
+    check("in words", f"running (process {child.pid})" in works("job", "status", "job").stdout)
+    r = works("job", "cancel", "job")
+    check("it has ended when cancel has", child.poll() is not None or child.wait(5) is not None)
+    check("cancel tells", "state: interrupted" in r.stdout, r.stdout)
+    _, err = rest_of(child)
+    check("the other one says so", child.returncode == 1 and err.count("\n") == 1, err)
+    refused("is not at work: interrupted", "job", "cancel", "job")
+    works(*command)
+    same_content("source", "target")
+
+
+def test_no_stray_signal():
+    """A file that names somebody else, and is locked: nobody gets a signal."""
+    victim = subprocess.Popen(["sleep", "100"])
+    with open("/proc/sys/kernel/random/boot_id") as f:
+        boot = f.read().strip()
+    with open("stray", "w") as f:
+        json.dump({"vdisk-io job": "1", "state": "running", "pid": victim.pid, "pid_start": 1, "boot": boot}, f)
+    with open("stray", "r+") as f:
+        fcntl.fcntl(f, getattr(fcntl, "F_OFD_SETLK", 37), # struct flock: l_type, l_whence, l_start, l_len, l_pid
+                    b"\x01\x00\x00\x00\x00\x00\x00\x00" + bytes(24))
+        refused("is not the one it names", "job", "cancel", "stray")
+    refused("is not at work: killed", "job", "cancel", "stray")
+    time.sleep(0.05)
+    check("it lives", victim.poll() is None)
+    victim.kill()
+    victim.wait()
+
+
+# ---- how it works beside others ------------------------------------------------------------------------------
+
+def peak_of(*arguments):
+    """Peak memory of the command, in bytes."""
+    pid = os.fork()
+    if pid == 0:
+        null = os.open("/dev/null", os.O_WRONLY)
+        os.dup2(null, 1)
+        os.execv(TOOL, [TOOL, *arguments])
+    _, code, usage = os.wait4(pid, 0)
+    check(" ".join(arguments), code == 0)
+    return usage.ru_maxrss * 1024
+
+
+def test_memory():
+    def make_all():
+        make_chain()
+        works("convert", "-O", "qcow2", "source", "other")
+
+    make_all()
+    for bound in (32 * MIB, 64 * MIB):
+        limit = ["--max-memory", str(bound)]
+        for arguments in (["convert", "-O", "qcow2", "source", "target"], ["compare", "source", "other"],
+                          ["convert", "-O", "qcow2", "-c", "other", "target"], ["checksum", "other"],
+                          ["commit", "-d", "top"], ["rebase", "-b", "", "top"]):
+            peak = peak_of(*arguments, *limit)
+            check(f"{arguments[0]} in {bound // MIB} MiB takes {peak // MIB}", peak <= bound)
+        make_all()
+    for arguments in (["convert", "source", "target"], ["compare", "source", "other"], ["commit", "top"],
+                      ["rebase", "-b", "", "top"]):
+        refused("--max-memory: 1 MiB is too little", *arguments, "--max-memory=1M")
+        refused("--max-memory takes a size", *arguments, "--max-memory=x")
+    refused("--max-memory: 1 MiB is too little", "checksum", "other", "--max-memory=1M", code=2)
+
+
+def test_idle():
+    remove("target")
+    child = start("convert", "--idle", "-O", "qcow2", "source", "target", *SLOW)
+    wait_for(lambda: os.path.exists("target"))
+    check("idle", os.sched_getscheduler(child.pid) == os.SCHED_IDLE or
+          os.getpriority(os.PRIO_PROCESS, child.pid) == 19)
+    child.communicate()
+    same_content("source", "target")
+
+
+def test_progress():
+    remove("target")
+    form = re.compile(r"(    \((\d?\d\.\d\d|100\.00)/100%\)\r)+")
+    r = works("convert", "-p", "-O", "qcow2", "source", "target", *SLOW)
+    check("in a pipe it is QEMU's", re.fullmatch(form.pattern + r"\n", r.stdout), repr(r.stdout))
+    r = works("convert", "-O", "qcow2", "source", "target")
+    check("without -p nothing", r.stdout == "", r.stdout)
+    for arguments in (["convert", "-O", "qcow2", "source", "target"], ["checksum", "-q", "source"],
+                      ["compare", "-q", "source", "source"]):
+        child = start(*arguments, *SLOW)
+        wait_for(lambda: handles(child.pid))
+        out = stop_with_question(child)
+        check(f"asked: {arguments[0]}", form.fullmatch(out) and out.count("\r") >= 1, repr(out))
+    main, other = pty.openpty()
+    child = subprocess.Popen([TOOL, "convert", "-p", "-O", "qcow2", "source", "target", *SLOW], stdout=other)
+    os.close(other)
+    shown = b""
+    try:
+        while piece := os.read(main, 4096):
+            shown += piece
+    except OSError:
+        pass
+    check("a person", child.wait() == 0)
+    check("bytes, rate, and time left",
+          re.search(rb"[\d.]+ MiB of 48 MiB \([\d.]+ %\), [\d.]+ MiB/s, 0:0\d left", shown), shown)
+
+
+def handles(pid):
+    """Does it look for SIGUSR1?"""
+    with open(f"/proc/{pid}/status") as f:
+        caught = int(re.search(r"SigCgt:\s*([0-9a-f]+)", f.read()).group(1), 16)
+    return caught & 1 << signal.SIGUSR1 - 1
+
+
+def stop_with_question(child):
+    child.send_signal(signal.SIGUSR1)
+    out, err = rest_of(child)
+    check("being asked is no failure", child.returncode == 0, err)
+    return out
+
+
+def main():
+    with tempfile.TemporaryDirectory() as directory:
+        os.chdir(directory)
+        os.environ["VDISK_IO_JOB_INTERVAL"] = "10"
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        make_source()
+        for test in (test_ways, test_checksum, test_commit, test_rebase, test_refused, test_files, test_two,
+                     test_no_stray_signal, test_memory, test_idle, test_progress):
+            test()
+        os.chdir("/")
+    print(f"{checks} checks, {failures} failures")
+    sys.exit(failures > 0)
+
+
+main()

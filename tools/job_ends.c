@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The files of a job that is to go on: which they are, and whether they are what they were.
+ *
+ * Works: an image's chain is gone along by name, as the job will open it; of each file is noted which it is
+ * (device and inode, when it was made), and, of what the job does not write, its size and the time of its last
+ * write.
+ * Fails: what cannot be looked at is not noted: opening it will tell.
+ */
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "tools/job_file.h"
+#include "tools/target.h"
+
+enum { LAYERS_MOST = 1024 };
+
+static const char *const what_names[] = {"reads", "writes", "keeps"};
+
+/* ---- one of them ---------------------------------------------------------------------------------------- */
+
+static void set_time(json_t *end, const char *key, const struct statx_timestamp *t)
+{
+    char text[64];
+
+    snprintf(text, sizeof text, "%" PRIi64 ".%09" PRIu32, (int64_t)t->tv_sec, (uint32_t)t->tv_nsec);
+    json_object_set_new(end, key, json_string(text));
+}
+
+static void set_number(json_t *end, const char *key, uint64_t n)
+{
+    json_object_set_new(end, key, json_integer((json_int_t)n));
+}
+
+/* What of it can change while it is the same file. */
+static void set_content(json_t *end, const struct statx *st)
+{
+    if (S_ISREG(st->stx_mode))
+        set_number(end, "size", st->stx_size);
+    set_time(end, "modified", &st->stx_mtime);
+}
+
+static bool look(const char *path, struct statx *st)
+{
+    return statx(AT_FDCWD, path, 0, STATX_BASIC_STATS | STATX_BTIME, st) == 0 &&
+           (S_ISREG(st->stx_mode) || S_ISBLK(st->stx_mode));
+}
+
+json_t *job_end_make(const char *path, enum job_end what)
+{
+    struct statx st;
+    json_t *end;
+    char *real;
+
+    if (path == NULL || !look(path, &st))
+        return NULL;
+    real = realpath(path, NULL);
+    end = json_object();
+    json_object_set_new(end, "path", cli_json_string(real != NULL ? real : path));
+    json_object_set_new(end, "job", json_string(what_names[what]));
+    if (S_ISBLK(st.stx_mode)) {
+        set_number(end, "rdev", (uint64_t)st.stx_rdev_major << 32 | st.stx_rdev_minor);
+    } else {
+        set_number(end, "device", (uint64_t)st.stx_dev_major << 32 | st.stx_dev_minor);
+        set_number(end, "inode", st.stx_ino);
+        if (st.stx_mask & STATX_BTIME)
+            set_time(end, "made", &st.stx_btime);
+    }
+    if (what != JOB_WRITES)
+        set_content(end, &st);
+    free(real);
+    return end;
+}
+
+static enum job_end what_of(const json_t *end)
+{
+    const char *name = json_string_value(json_object_get(end, "job"));
+
+    for (unsigned i = 0; i < sizeof what_names / sizeof what_names[0]; i++)
+        if (name != NULL && strcmp(name, what_names[i]) == 0)
+            return (enum job_end)i;
+    return JOB_READS;
+}
+
+static bool differs(const json_t *a, const json_t *b, const char *key)
+{
+    const json_t *x = json_object_get(a, key), *y = json_object_get(b, key);
+
+    return (x != NULL) != (y != NULL) || (x != NULL && !json_equal(x, y));
+}
+
+const char *job_end_changed(const json_t *end, bool emptying)
+{
+    enum job_end what = what_of(end);
+    json_t *now = job_end_make(json_string_value(json_object_get(end, "path")), what);
+    const char *how = NULL;
+
+    if (now == NULL)
+        return "is not there any more";
+    if (differs(end, now, "device") || differs(end, now, "inode") || differs(end, now, "rdev") ||
+        differs(end, now, "made"))
+        how = "is another file now";
+    else if (what == JOB_WRITES || (what == JOB_KEEPS && emptying))
+        how = NULL;
+    else if (differs(end, now, "size"))
+        how = "has another size now";
+    else if (differs(end, now, "modified"))
+        how = "has been written to since";
+    json_decref(now);
+    return how;
+}
+
+void job_ends_refresh(json_t *ends)
+{
+    size_t i;
+    json_t *end;
+
+    json_array_foreach(ends, i, end) {
+        const char *path = json_string_value(json_object_get(end, "path"));
+        struct statx st;
+        if (what_of(end) == JOB_KEEPS && path != NULL && look(path, &st))
+            set_content(end, &st);
+    }
+}
+
+/* ---- all of them ---------------------------------------------------------------------------------------- */
+
+void job_file_add(struct job_file *j, const char *path, enum job_end what)
+{
+    json_t *ends, *end;
+
+    if (j->given == NULL || j->position > 0)
+        return;
+    end = job_end_make(path, what);
+    ends = json_object_get(j->json, "ends");
+    if (end != NULL)
+        json_array_append_new(ends, end);
+}
+
+static void add_data_file(struct job_file *j, const struct vdisk_image_info *info, enum job_end what)
+{
+    char *path = info->data_file != NULL ? cli_backing_path(info->file, info->data_file) : NULL;
+
+    if (path != NULL)
+        job_file_add(j, target_path(path), what);
+    free(path);
+}
+
+/* Does `base` stand for the file below, as an image names it, or as a path? */
+static bool is_base(const struct vdisk_image_info *above, const char *base)
+{
+    struct stat st;
+
+    return strcmp(above->backing_file, base) == 0 || strcmp(above->backing_name, base) == 0 ||
+           (stat(above->backing_name, &st) == 0 && target_is_file(base, &st));
+}
+
+/* An image and what is below: the first is `what`, the base is written, the rest read. */
+static void add_layers(struct job_file *j, const char *name, const char *format, enum job_end what, bool commit,
+                       const char *base)
+{
+    char *next = cli_strdup(name), *next_format = format != NULL ? cli_strdup(format) : NULL;
+    bool found = !commit;
+
+    for (unsigned i = 0; next != NULL && i < LAYERS_MOST; i++) {
+        struct vdisk_open_opts how = {.size = sizeof how, .format = next_format,
+                                      .flags = VDISK_OPEN_FORCE_SHARE | VDISK_OPEN_BUFFERED};
+        struct vdisk_image_info info = {.size = sizeof info};
+        vdisk_image *image = NULL;
+
+        if (vdisk_image_load(next, &how, &image) < 0)
+            break;
+        vdisk_image_get_info(image, &info);
+        job_file_add(j, info.file, what);
+        add_data_file(j, &info, what);
+        free(next);
+        free(next_format);
+        next = info.backing_name != NULL ? cli_strdup(info.backing_name) : NULL;
+        next_format = info.backing_fmt != NULL ? cli_strdup(info.backing_fmt) : NULL;
+        what = JOB_READS;
+        if (!found && next != NULL && (base == NULL || is_base(&info, base))) {
+            what = JOB_WRITES;
+            found = true;
+        }
+        vdisk_image_free(image);
+    }
+    free(next);
+    free(next_format);
+}
+
+void job_file_add_chain(struct job_file *j, const char *name, const char *format, enum job_end what)
+{
+    if (j->given != NULL && j->position == 0)
+        add_layers(j, name, format, what, false, NULL);
+}
+
+void job_file_add_commit(struct job_file *j, const char *name, const char *format, const char *base)
+{
+    if (j->given != NULL && j->position == 0)
+        add_layers(j, name, format, JOB_KEEPS, true, base);
+}

@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* How a bulk verb works beside others: --idle, --max-memory. */
+#include <inttypes.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "tools/cli.h"
+
+enum { IOPRIO_WHO_PROCESS = 1, IOPRIO_CLASS_IDLE = 3, IOPRIO_CLASS_SHIFT = 13, NICEST = 19, LAYERS_MOST = 1024 };
+
+#define MIB           (UINT64_C(1) << 20)
+#define MEMORY        (256 * MIB)
+#define PROCESS       (16 * MIB) /* what takes none of the bound's caches and buffers: the program itself, plans */
+#define CACHE_LEAST   MIB        /* of vdisk_open_opts */
+#define CACHE_DEFAULT (32 * MIB)
+
+void cli_be_idle(void)
+{
+    struct sched_param none = {.sched_priority = 0};
+
+    /* Threads that come later have the same. What is refused is no reason not to do the work. */
+    syscall(SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, IOPRIO_CLASS_IDLE << IOPRIO_CLASS_SHIFT);
+    if (sched_setscheduler(0, SCHED_IDLE, &none) != 0)
+        setpriority(PRIO_PROCESS, 0, NICEST);
+}
+
+unsigned cli_count_layers(const char *name, const char *format)
+{
+    char *next = cli_strdup(name), *next_format = format != NULL ? cli_strdup(format) : NULL;
+    unsigned count = 0;
+
+    while (next != NULL && count < LAYERS_MOST) {
+        struct vdisk_open_opts how = {.size = sizeof how, .format = next_format,
+                                      .flags = VDISK_OPEN_FORCE_SHARE | VDISK_OPEN_BUFFERED};
+        struct vdisk_image_info info = {.size = sizeof info};
+        vdisk_image *image = NULL;
+
+        if (vdisk_image_load(next, &how, &image) < 0)
+            break;
+        vdisk_image_get_info(image, &info);
+        count++;
+        free(next);
+        free(next_format);
+        next = info.backing_name != NULL ? cli_strdup(info.backing_name) : NULL;
+        next_format = info.backing_fmt != NULL ? cli_strdup(info.backing_fmt) : NULL;
+        vdisk_image_free(image);
+    }
+    free(next);
+    free(next_format);
+    return count > 0 ? count : 1;
+}
+
+int cli_memory_share(const struct cli_parser *p, unsigned layers, unsigned written, uint64_t buffers,
+                     uint64_t least, struct cli_memory *ret)
+{
+    uint64_t all = p->max_memory > 0 ? p->max_memory : MEMORY;
+    uint64_t shares = (uint64_t)layers + written; /* a flush has copies of what it writes */
+    uint64_t needed = PROCESS + least + shares * CACHE_LEAST;
+    char given[32], want[32];
+
+    if (all < needed && p->max_memory > 0)
+        return cli_usage_error(p->verb, "--max-memory: %s is too little for %u layers: it takes %s",
+                               cli_format_size(all, given, sizeof given), layers,
+                               cli_format_size(needed, want, sizeof want));
+    if (all < needed)
+        all = needed; /* nobody has asked for a bound */
+    ret->buffers = (all - PROCESS) / 2;
+    if (ret->buffers > all - PROCESS - shares * CACHE_LEAST)
+        ret->buffers = all - PROCESS - shares * CACHE_LEAST;
+    if (ret->buffers < least)
+        ret->buffers = least;
+    if (ret->buffers > buffers)
+        ret->buffers = buffers;
+    ret->cache = (all - PROCESS - ret->buffers) / shares;
+    if (ret->cache > CACHE_DEFAULT)
+        ret->cache = CACHE_DEFAULT;
+    return CLI_OK;
+}
