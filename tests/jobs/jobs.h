@@ -5,6 +5,7 @@
 
 #include <semaphore.h>
 
+#include "backends/lab/vdisk-lab.h"
 #include "engine/vdisk-image.h"
 #include "tests/callers/callers.h"
 
@@ -50,6 +51,38 @@ static inline void stepper_release(struct stepper *s)
     s->held = false;
     sem_post(&s->go);
 }
+
+/* How far a job has come, told at each of its steps: for job options. In a laboratory it is a promise. */
+struct going {
+    vdisk_lab *lab; /* NULL: it is not armed */
+    uint64_t   position;
+};
+
+static inline int going_note(void *arg, uint64_t position)
+{
+    struct going *g = arg;
+
+    CHECK(position > g->position);
+    g->position = position;
+    if (g->lab)
+        CHECK_OK(vdisk_lab_mark(g->lab, position));
+    return 0;
+}
+
+/* A progress function: longer than checkpoint_ms = 1. */
+static inline int going_step(void *arg, uint64_t done, uint64_t total)
+{
+    struct timespec t = {.tv_nsec = 1100000};
+
+    (void)arg;
+    (void)done;
+    (void)total;
+    while (nanosleep(&t, &t) != 0) {}
+    return 0;
+}
+
+#define GOING_OPTS(going)                                                                                    \
+    .progress = going_step, .checkpoint = going_note, .checkpoint_arg = (going), .checkpoint_ms = 1
 
 static inline struct vdisk_job_progress progress_of(const vdisk_job *j)
 {

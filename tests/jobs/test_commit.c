@@ -156,6 +156,72 @@ static void test_power(void)
     }
 }
 
+/* ---- going on ----------------------------------------------------------------------------------------- */
+
+/* From where the last checkpoint was: all before that is there. */
+static void go_on(const struct scene *s, uint64_t position)
+{
+    struct scene next = *s;
+
+    next.opts = (struct vdisk_commit_opts){.start = position};
+    CHECK_OK(run_commit(&next, NULL));
+    expect_done(&next);
+}
+
+static int judge_on(void *arg, uint64_t mark)
+{
+    const struct scene *s = arg;
+
+    chain_check(&s->chain);
+    go_on(s, mark);
+    return 0;
+}
+
+static int failing_on(void *arg, vdisk_lab *lab)
+{
+    struct going going = {.position = 0};
+    struct scene *s = arg;
+    int rc = build(s, s->chain.kind, 3, 5);
+
+    if (rc < 0)
+        return rc;
+    s->opts = (struct vdisk_commit_opts){.memory_max = 1 << 16, .depth = 2, GOING_OPTS(&going)};
+    rc = run_commit(s, NULL);
+    CHECK_OK(vdisk_lab_fail(lab, NULL));
+    chain_check(&s->chain);
+    go_on(s, going.position);
+    s->right += rc == 0;
+    return rc;
+}
+
+/* After a power cut at any moment, and any failure. */
+static void test_goes_on(void)
+{
+    for (unsigned i = 0; i < 2 * ARRAY_LEN(chain_kinds); i++) {
+        struct vdisk_lab_crashes crashes = {.size = sizeof crashes};
+        struct going going = {.position = 0};
+        struct scene s = {.base = i < ARRAY_LEN(chain_kinds) ? 1 : 0,
+                          .opts = {.memory_max = 1 << 16, .depth = 2, GOING_OPTS(&going)}};
+
+        CHECK_OK(vdisk_lab_create(NULL, &going.lab));
+        CHECK_OK(build(&s, &chain_kinds[i % ARRAY_LEN(chain_kinds)], 3, i));
+        test_note("%s", s.chain.kind->what);
+        CHECK_OK(vdisk_lab_arm(going.lab));
+        CHECK_OK(run_commit(&s, NULL));
+        CHECK(going.position == CHAIN_SIZE);
+        CHECK_OK(vdisk_lab_cut_power(going.lab, IMAGES_PER_PLACE, judge_on, &s, &crashes));
+        CHECK(crashes.places > 1);
+        vdisk_lab_destroy(going.lab);
+    }
+    for (unsigned i = 0; i < 3; i++) {
+        struct vdisk_lab_fault fault = {.size = sizeof fault};
+        struct scene s = {.chain.kind = &chain_kinds[i], .base = i % 2};
+
+        CHECK_OK(vdisk_lab_each_failure(NULL, &fault, failing_on, &s, NULL));
+        CHECK(s.right >= 1);
+    }
+}
+
 /* ---- the rest ----------------------------------------------------------------------------------------- */
 
 static void test_result(void)
@@ -267,6 +333,7 @@ int main(int argc, char **argv)
     static const struct test_case cases[] = {
         {.name = "stopped", .run = test_stopped}, {.name = "failures", .run = test_failures},
         {.name = "power", .run = test_power},     {.name = "result", .run = test_result},
+        {.name = "goes_on", .run = test_goes_on},
         {.name = "started", .run = test_started}, {.name = "cut", .run = test_cut},
         {.name = "further", .run = test_further}, {.name = "refused", .run = test_refused},
     };

@@ -313,6 +313,138 @@ static void test_copy_refused(void)
     subject_finish(&s);
 }
 
+/* ---- in a laboratory ---------------------------------------------------------------------------------- */
+
+enum { LAB_SIZE = 300 << 10 };
+
+struct lab_case {
+    const char  *from, *to;
+    uint32_t     flags;
+    uint8_t     *model;
+    struct going going;
+    unsigned     right;
+};
+
+static int lab_open(const char *name, const char *format, uint32_t flags, vdisk **ret)
+{
+    struct vdisk_open_opts opts = {.size = sizeof opts, .flags = flags, .format = format};
+
+    return vdisk_open(name, &opts, ret);
+}
+
+static int lab_build(struct lab_case *c)
+{
+    struct vdisk_create_opts opts = {.size = sizeof opts, .virtual_size = LAB_SIZE, .format = c->from};
+    struct rng r;
+    vdisk *v;
+    int rc, closed;
+
+    rng_init(&r, 5);
+    memset(c->model, 0, LAB_SIZE);
+    fill(&r, c->model, LAB_SIZE);
+    rc = vdisk_create("sim:a", &opts);
+    opts.format = c->to;
+    opts.cluster_size = strcmp(c->to, "qcow2") == 0 ? 4096 : 0;
+    if (rc == 0)
+        rc = vdisk_create("sim:b", &opts);
+    if (rc == 0)
+        rc = lab_open("sim:a", c->from, VDISK_OPEN_RDWR, &v);
+    if (rc < 0)
+        return rc;
+    rc = vdisk_pwrite(v, c->model, LAB_SIZE, 0, 0);
+    closed = vdisk_close(v);
+    return rc < 0 ? rc : closed;
+}
+
+static int lab_copy(struct lab_case *c, uint64_t start, bool tell)
+{
+    struct vdisk_copy_opts opts = {.size = sizeof opts, .flags = c->flags, .depth = 2, .memory_max = 2 << 16,
+                                   GOING_OPTS(&c->going)};
+    vdisk *source, *target;
+    vdisk_job *j;
+    int rc = lab_open("sim:a", c->from, 0, &source), closed;
+
+    if (!tell)
+        opts.checkpoint = NULL;
+    opts.start = start;
+    if (rc < 0)
+        return rc;
+    rc = lab_open("sim:b", c->to, VDISK_OPEN_RDWR, &target);
+    if (rc == 0) {
+        CHECK_OK(vdisk_job_copy(&source, 1, target, &opts, &j));
+        rc = vdisk_job_run(j);
+        CHECK_OK(vdisk_job_free(j));
+        closed = vdisk_close(target);
+        rc = rc < 0 ? rc : closed;
+    }
+    CHECK_OK(vdisk_close(source));
+    return rc;
+}
+
+static void lab_expect(const struct lab_case *c, uint64_t len)
+{
+    vdisk *v;
+
+    CHECK_OK(lab_open("sim:b", c->to, 0, &v));
+    expect(v, c->model, len);
+    CHECK_OK(vdisk_close(v));
+}
+
+static int lab_judge(void *arg, uint64_t mark)
+{
+    struct lab_case *c = arg;
+
+    lab_expect(c, mark);
+    CHECK_OK(lab_copy(c, mark, false));
+    lab_expect(c, LAB_SIZE);
+    return 0;
+}
+
+static int lab_failing(void *arg, vdisk_lab *lab)
+{
+    struct lab_case *c = arg;
+    int rc = lab_build(c);
+
+    c->going = (struct going){.position = 0};
+    if (rc < 0)
+        return rc;
+    rc = lab_copy(c, 0, true);
+    CHECK_OK(vdisk_lab_fail(lab, NULL));
+    lab_judge(c, c->going.position);
+    c->right += rc == 0;
+    return rc;
+}
+
+/* After a power cut at any moment, and any failure: what was told is there, and the rest can be had. */
+static void test_copy_in_lab(void)
+{
+    struct lab_case cases[] = {
+        {.from = "raw", .to = "qcow2", .flags = VDISK_COPY_TARGET_IS_ZERO},
+        {.from = "raw", .to = "qcow2", .flags = VDISK_COPY_TARGET_IS_ZERO | VDISK_COPY_COMPRESS},
+        {.from = "qcow2", .to = "raw"},
+    };
+
+    for (unsigned i = 0; i < ARRAY_LEN(cases); i++) {
+        struct vdisk_lab_crashes crashes = {.size = sizeof crashes};
+        struct vdisk_lab_fault fault = {.size = sizeof fault};
+        struct lab_case *c = &cases[i];
+
+        test_note("case %u", i);
+        c->model = test_alloc(LAB_SIZE);
+        CHECK_OK(vdisk_lab_create(NULL, &c->going.lab));
+        CHECK_OK(lab_build(c));
+        CHECK_OK(vdisk_lab_arm(c->going.lab));
+        CHECK_OK(lab_copy(c, 0, true));
+        CHECK(c->going.position == LAB_SIZE);
+        CHECK_OK(vdisk_lab_cut_power(c->going.lab, 4, lab_judge, c, &crashes));
+        CHECK(crashes.places > 3);
+        vdisk_lab_destroy(c->going.lab);
+        CHECK_OK(vdisk_lab_each_failure(NULL, &fault, lab_failing, c, NULL));
+        CHECK(c->right > 0);
+        free(c->model);
+    }
+}
+
 /* ---- commit, rebase ----------------------------------------------------------------------------------- */
 
 struct two {
@@ -536,6 +668,7 @@ int main(int argc, char **argv)
         {.name = "copy_killed", .run = test_copy_killed, .repeat = 2, .quick = 1},
         {.name = "copy_cancelled", .run = test_copy_cancelled, .repeat = 4, .quick = 1},
         {.name = "copy_refused", .run = test_copy_refused},
+        {.name = "copy_in_lab", .run = test_copy_in_lab},
         {.name = "commit", .run = test_commit, .repeat = 4, .quick = 1},
         {.name = "rebase", .run = test_rebase, .repeat = 4, .quick = 1},
         {.name = "checksum", .run = test_checksum},

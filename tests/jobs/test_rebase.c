@@ -145,6 +145,72 @@ static void test_power(void)
     }
 }
 
+/* ---- going on ----------------------------------------------------------------------------------------- */
+
+/* From where the last checkpoint was: all before that is there. */
+static void go_on(const struct scene *s, uint64_t position)
+{
+    struct scene next = *s;
+
+    next.opts = (struct vdisk_rebase_opts){.start = position};
+    CHECK_OK(run_rebase(&next, NULL));
+    expect_done(&next);
+}
+
+static int judge_on(void *arg, uint64_t mark)
+{
+    const struct scene *s = arg;
+
+    chain_check(&s->chain);
+    go_on(s, mark);
+    return 0;
+}
+
+static int failing_on(void *arg, vdisk_lab *lab)
+{
+    struct going going = {.position = 0};
+    struct scene *s = arg;
+    int rc = build(s, s->chain.kind, 5);
+
+    if (rc < 0)
+        return rc;
+    s->opts = (struct vdisk_rebase_opts){.depth = 2, GOING_OPTS(&going)};
+    rc = run_rebase(s, NULL);
+    CHECK_OK(vdisk_lab_fail(lab, NULL));
+    chain_check(&s->chain);
+    go_on(s, going.position);
+    s->right += rc == 0;
+    return rc;
+}
+
+/* After a power cut at any moment, and any failure. */
+static void test_goes_on(void)
+{
+    for (unsigned i = 0; i < ONTO_KINDS * ARRAY_LEN(chain_kinds); i++) {
+        struct vdisk_lab_crashes crashes = {.size = sizeof crashes};
+        struct going going = {.position = 0};
+        struct scene s = {.onto = (enum onto)(i / ARRAY_LEN(chain_kinds)),
+                          .opts = {.depth = 2, GOING_OPTS(&going)}};
+
+        CHECK_OK(vdisk_lab_create(NULL, &going.lab));
+        CHECK_OK(build(&s, &chain_kinds[i % ARRAY_LEN(chain_kinds)], i));
+        test_note("%s", s.chain.kind->what);
+        CHECK_OK(vdisk_lab_arm(going.lab));
+        CHECK_OK(run_rebase(&s, NULL));
+        CHECK(going.position == CHAIN_SIZE - 1024);
+        CHECK_OK(vdisk_lab_cut_power(going.lab, IMAGES_PER_PLACE, judge_on, &s, &crashes));
+        CHECK(crashes.places > 1);
+        vdisk_lab_destroy(going.lab);
+    }
+    for (unsigned i = 0; i < 3; i++) {
+        struct vdisk_lab_fault fault = {.size = sizeof fault};
+        struct scene s = {.chain.kind = &chain_kinds[i], .onto = (enum onto)i};
+
+        CHECK_OK(vdisk_lab_each_failure(NULL, &fault, failing_on, &s, NULL));
+        CHECK(s.right >= 1);
+    }
+}
+
 /* ---- the header alone --------------------------------------------------------------------------------- */
 
 struct header_scene {
@@ -327,6 +393,7 @@ int main(int argc, char **argv)
     static const struct test_case cases[] = {
         {.name = "stopped", .run = test_stopped}, {.name = "failures", .run = test_failures},
         {.name = "power", .run = test_power},     {.name = "header", .run = test_header},
+        {.name = "goes_on", .run = test_goes_on},
         {.name = "header-failures", .run = test_header_failures},
         {.name = "result", .run = test_result},   {.name = "refused", .run = test_refused},
     };
