@@ -663,8 +663,9 @@ const struct cli_verb cli_convert = {
              "A target of - is standard output, to which the image is written from its start to its end; a\n"
              "source of - is standard input, to its end, and needs -f raw.\n"
              "A target that was made is removed when the copy fails or is interrupted (Ctrl-C); a file that was\n"
-             "there before is then left empty. A qcow2 target that was being made when the command was killed is\n"
-             "refused as unfinished; a raw one has nothing to tell that by.\n"
+             "there before is then left empty; with --job both stay, to be gone on with. A qcow2 target that\n"
+             "was being made when the command was killed is refused as unfinished; a raw one has nothing to tell\n"
+             "that by.\n"
              "Exit code: 0, or 1 when the target is not whole.\n",
     .run = run,
 };

@@ -119,7 +119,10 @@ static int is_running(const struct job_file *j, int fd)
         clock_nanosleep(CLOCK_MONOTONIC, 0, &a_moment, NULL);
         return CLI_OK;
     }
-    cli_error("%s: is at work: process %" JSON_INTEGER_FORMAT " has it", j->given, pid);
+    if (pid > 0)
+        cli_error("%s: is at work: process %" JSON_INTEGER_FORMAT " has it", j->given, pid);
+    else
+        cli_error("%s: is at work: another process has it, and has just begun", j->given);
     json_decref(json);
     return CLI_FAILED;
 }

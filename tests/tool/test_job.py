@@ -299,6 +299,39 @@ def test_two():
     same_content("source", "target")
 
 
+def test_race():
+    """All at once: one has it, the others are refused, or find all of it done."""
+    for _ in range(5):
+        remove("job", "target")
+        children = [start("convert", "--job", "job", "-O", "qcow2", "source", "target") for _ in range(6)]
+        ended = [(rest_of(child)[1], child.returncode) for child in children]
+        check("one has it", any(code == 0 for _, code in ended), ended)
+        for err, code in ended:
+            check("others are refused", code == 0 and ("done already" in err or err == "") or
+                  code == 1 and "has it" in err and err.count("\n") == 1, err)
+        check("one has done it", sum(code == 0 and err == "" for err, code in ended) == 1, ended)
+        same_content("source", "target")
+        works("check", "-q", "target")
+
+
+def test_full():
+    """No space, and then some: by a limit to the file's size."""
+    command = ["convert", "--job", "job", "-t", "writeback", "-O", "qcow2", "source", "target"]
+    remove("job", "target")
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (12 * MIB, resource.RLIM_INFINITY))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    child = start(*command, preexec_fn=limit)
+    _, err = rest_of(child)
+    s = status()
+    lines = [line for line in err.splitlines() if not line.startswith("vdisk-io: hint: ")]
+    check("it fails in one line", child.returncode == 1 and len(lines) == 1, err)
+    check("it has failed", s["state"] == "failed" and "File too large" in s["error"], s)
+    check("what was done is kept", s["bytes_done"] > 0 and os.path.exists("target"), s)
+    works(*command)
+    same_content("source", "target")
+
+
 def test_no_stray_signal():
     """A file that names somebody else, and is locked: nobody gets a signal."""
     victim = subprocess.Popen(["sleep", "100"])
@@ -410,7 +443,7 @@ def main():
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         make_source()
         for test in (test_ways, test_checksum, test_commit, test_rebase, test_refused, test_files, test_two,
-                     test_no_stray_signal, test_memory, test_idle, test_progress):
+                     test_race, test_full, test_no_stray_signal, test_memory, test_idle, test_progress):
             test()
         os.chdir("/")
     print(f"{checks} checks, {failures} failures")
