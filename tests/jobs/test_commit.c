@@ -15,6 +15,7 @@ struct scene {
     const struct chain_kind *kind;
     unsigned                 layers;
     uint64_t                 seed;
+    unsigned                 right; /* runs that no failure has met */
 };
 
 static int run_commit(const struct scene *s, struct vdisk_commit_result *ret)

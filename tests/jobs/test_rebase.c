@@ -17,6 +17,7 @@ struct scene {
     enum onto                onto;
     const struct chain_kind *kind;
     uint64_t                 seed;
+    unsigned                 right; /* runs that no failure has met */
 };
 
 static int run_rebase(const struct scene *s, struct vdisk_rebase_result *ret)
@@ -170,7 +171,7 @@ static int failing_on(void *arg, vdisk_lab *lab)
 {
     struct going going = {.position = 0};
     struct scene *s = arg;
-    int rc = build(s, s->chain.kind, 5);
+    int rc = build(s);
 
     if (rc < 0)
         return rc;
@@ -189,11 +190,12 @@ static void test_goes_on(void)
     for (unsigned i = 0; i < ONTO_KINDS * ARRAY_LEN(chain_kinds); i++) {
         struct vdisk_lab_crashes crashes = {.size = sizeof crashes};
         struct going going = {.position = 0};
-        struct scene s = {.onto = (enum onto)(i / ARRAY_LEN(chain_kinds)),
+        struct scene s = {.kind = &chain_kinds[i % ARRAY_LEN(chain_kinds)], .seed = i,
+                          .onto = (enum onto)(i / ARRAY_LEN(chain_kinds)),
                           .opts = {.depth = 2, GOING_OPTS(&going)}};
 
         CHECK_OK(vdisk_lab_create(NULL, &going.lab));
-        CHECK_OK(build(&s, &chain_kinds[i % ARRAY_LEN(chain_kinds)], i));
+        CHECK_OK(build(&s));
         test_note("%s", s.chain.kind->what);
         CHECK_OK(vdisk_lab_arm(going.lab));
         CHECK_OK(run_rebase(&s, NULL));
@@ -204,7 +206,7 @@ static void test_goes_on(void)
     }
     for (unsigned i = 0; i < 3; i++) {
         struct vdisk_lab_fault fault = {.size = sizeof fault};
-        struct scene s = {.chain.kind = &chain_kinds[i], .onto = (enum onto)i};
+        struct scene s = {.kind = &chain_kinds[i], .seed = 5, .onto = (enum onto)i};
 
         CHECK_OK(vdisk_lab_each_failure(NULL, &fault, failing_on, &s, NULL));
         CHECK(s.right >= 1);
