@@ -20,7 +20,7 @@
 #include "engine/base/error.h"
 #include "engine/base/mem.h"
 #include "engine/create.h"
-#include "engine/vdisk-stream.h"
+#include "engine/vdisk-bulk.h"
 
 struct vdisk_front {
     char                       *name;

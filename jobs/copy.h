@@ -3,7 +3,7 @@
 #ifndef JOBS_COPY_H
 #define JOBS_COPY_H
 
-#include <vdisk-stream.h>
+#include <vdisk-bulk.h>
 
 #include "jobs/jobs.h"
 #include "jobs/layers.h"

@@ -20,7 +20,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <vdisk-stream.h>
+#include <vdisk-bulk.h>
 
 #include "jobs/jobs.h"
 #include "jobs/plan.h"

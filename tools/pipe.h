@@ -3,7 +3,7 @@
 #ifndef TOOLS_PIPE_H
 #define TOOLS_PIPE_H
 
-#include <vdisk-stream.h>
+#include <vdisk-bulk.h>
 
 #include "tools/cli.h"
 

@@ -4,7 +4,7 @@
  * what has come by then. Stopped, or with the source or an I/O failing, the job says so, and the image is sound.
  */
 #include "backends/lab/vdisk-lab.h"
-#include "engine/vdisk-stream.h"
+#include "engine/vdisk-bulk.h"
 #include "tests/jobs/volumes.h"
 
 enum { SIZE = (9 << 20) + 3 * 512 + 100, STEPS_MOST = 300 };

@@ -5,7 +5,7 @@
  * meanwhile is found out.
  */
 #include "backends/lab/vdisk-lab.h"
-#include "engine/vdisk-stream.h"
+#include "engine/vdisk-bulk.h"
 #include "tests/jobs/volumes.h"
 
 enum { SIZE = (9 << 20) + 3 * 512, STEPS_MOST = 300 };

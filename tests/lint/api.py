@@ -10,7 +10,7 @@ import pathlib
 import re
 import sys
 
-HEADERS = ["engine/vdisk.h", "engine/vdisk-image.h", "engine/vdisk-stream.h", "backends/vdisk-backend.h",
+HEADERS = ["engine/vdisk.h", "engine/vdisk-image.h", "engine/vdisk-bulk.h", "backends/vdisk-backend.h",
            "backends/lab/vdisk-lab.h"]
 MAP = "engine/libvdisk.map"
 # Nodes that are released, with the number of their functions: programs in the field rely on them.

@@ -1,2 +1,2 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "../engine/vdisk-stream.h"
+#include "../engine/vdisk-bulk.h"
