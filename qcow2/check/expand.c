@@ -35,7 +35,6 @@ struct expand {
     struct q2_more          more;
     uint64_t                zero_start, zero_end; /* clusters to be zeroed that have been met */
     uint64_t                entries; /* to be changed */
-    bool                    dropped;
     char                    reason[REASON_MAX];
 };
 
@@ -120,7 +119,6 @@ static int plan_entry(struct expand *x, const struct q2_l2_table *table, uint64_
     x->entries++;
     if (m->has_host && is_alone(x, table, m))
         return add_zeros(x, cluster, cluster + 1); /* invariant 1 */
-    x->dropped |= m->has_host;
     return hides(x, table, i) ? q2_more_want(&x->more, table->refs) : 0;
 }
 
@@ -242,7 +240,7 @@ static int expand(struct expand *x)
     return rc == 0 && x->entries > 0 ? change_tables(x) : rc;
 }
 
-int q2_expand_zeros(struct backend *file, vdisk_queue *queue, const struct q2_expand *how, bool *ret_dropped)
+int q2_expand_zeros(struct backend *file, vdisk_queue *queue, const struct q2_expand *how)
 {
     struct qcow2_check_opts own = how->opts ? *how->opts : (struct qcow2_check_opts){.memory_max = 0};
     struct expand x = {.how = how};
@@ -255,7 +253,6 @@ int q2_expand_zeros(struct backend *file, vdisk_queue *queue, const struct q2_ex
     rc = check_begin(&x.c, file, queue, &own);
     if (rc == 0)
         rc = expand(&x);
-    *ret_dropped = x.dropped;
     if (rc < 0 && vdisk_error_text()[0] == '\0')
         err_set(rc, "%s: making its zero clusters explicit: %s", file->name, strerror(-rc));
     q2_more_finish(&x.more);

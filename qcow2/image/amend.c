@@ -73,7 +73,7 @@ static int set_snapshots(void *arg, uint64_t host_offset, uint32_t n)
 static int complete_snapshots(struct q2_amend *a)
 {
     struct qcow2_check_opts opts = check_opts(a);
-    bool old;
+    bool old = false;
     int rc = q2_amend_old_snapshots(a, &old);
 
     if (rc < 0 || !old)
@@ -176,12 +176,11 @@ static int downgrade(struct q2_amend *a)
     struct q2_expand how = {.opts = &opts, .backed = meta_of(a)->header.backing_file != NULL,
                             .switch_to = switch_to, .arg = a};
     struct q2_header h;
-    bool dropped;
     int rc;
 
     if (a->version >= meta_of(a)->geo.version)
         return 0;
-    rc = q2_expand_zeros(a->layer->file, a->queue, &how, &dropped);
+    rc = q2_expand_zeros(a->layer->file, a->queue, &how);
     if (rc == 0)
         rc = mend(a, &opts);
     rc = read_anew(a, rc);

@@ -100,7 +100,7 @@ static int check_features(const struct q2_amend *a)
 
 static int check_version_2(const struct q2_amend *a)
 {
-    bool prevented;
+    bool prevented = false;
     int rc;
 
     assert(a->version == 2);
