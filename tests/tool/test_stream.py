@@ -390,7 +390,7 @@ QEMUS = peers()
 if not QEMUS:
     print("skipped: no qemu-img")
     sys.exit(77)
-with tempfile.TemporaryDirectory(prefix="vdisk-bulk.") as folder:
+with tempfile.TemporaryDirectory(prefix="vdisk-stream.") as folder:
     os.chdir(folder)
     code = main()
     os.chdir("/")
