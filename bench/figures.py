@@ -147,6 +147,11 @@ class Bench(Work):
         return lambda: self.ours("--scenario", "lookup", "--rw", "randread", "--latency", "off", "--queues",
                                  queues, "--depth", 64, "--runtime", 2, "--ramp", 0.2)
 
+    def lookups_counted(self):
+        """A number of them, for processor time: in a time, with other load, it can be few."""
+        return self.ours("--scenario", "lookup", "--rw", "randread", "--latency", "off", "--depth", 64,
+                         "--count", 40_000_000)
+
     def allocation(self, queues):
         return lambda: self.ours("--scenario", "first-touch", "--rw", "write", "--latency", "off", "--queues",
                                  queues, "--depth", 64)
@@ -177,8 +182,8 @@ def figures(b):
         Ratio("first touch over a backing file 4k step 64k qd32: ours / QEMU", b.cow_ours, b.cow_theirs, 2),
         Ratio("first touch 4k write with flush (durable when done) qd8: ours / QEMU", b.durable_ours,
               b.durable_theirs, 3),
-        Ratio("mapped 4k reads per CPU second, metadata in memory, no data / a reference loop", b.lookup(1),
-              lambda: b.reference("lookup", 2), LOOKUP, of="per_cpu_s"),
+        Ratio("mapped 4k reads per CPU second, metadata in memory, no data / a reference loop", b.lookups_counted,
+              lambda: b.reference("lookup", 1), LOOKUP, of="per_cpu_s"),
         Ratio("mapped 4k reads, metadata in memory, no data: 2 queues / 1 queue", b.lookup(2), b.lookup(1), 1.8),
         Ratio("allocating 4k writes in memory: 2 queues / 1 queue", b.allocation(2), b.allocation(1), 1.6),
         Ratio("CPU per 4k rewrite qd32: ours / QEMU", b.rewrite_ours, b.rewrite_theirs, 0.5, of="cpu_us",

@@ -14,6 +14,7 @@ import machine
 import scratch
 from job_images import MIB, Images, Sizes, Skip, text
 from job_lines import Maker, space, with_sources
+from page import amount
 from work import Work, WorkError, end_with, say
 
 SCALE, QUICK = 16, 128     # what the sizes of --full are divided by
@@ -63,12 +64,6 @@ class Jobs:
 
 
 # ---- as text ------------------------------------------------------------------------------------------------
-
-def amount(of, value):
-    if of == "iops":
-        return f"{value:,.0f}/s"
-    return f"{value * 1000:.1f} ms" if value < 1 else f"{value:.2f} s"
-
 
 def describe(row):
     """A line of the table, with its figures below."""
