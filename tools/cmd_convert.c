@@ -551,8 +551,6 @@ static int convert_job(struct convert *c, const struct cli_parser *p)
 {
     int rc = share_memory(c, p);
 
-    if (p->job != NULL && (c->from_stdin || c->to_stdout))
-        return usage(c, "--job: a stream cannot go on where it stopped");
     if (rc == CLI_OK)
         rc = job_file_open(&c->job, p, c->quiet, &c->progress);
     if (rc == JOB_FILE_DONE)

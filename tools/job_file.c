@@ -17,6 +17,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "tools/target.h"
+
 enum { INTERVAL_MS = 5000, TRIES = 500 };
 
 static const struct timespec a_moment = {.tv_nsec = 20000000};
@@ -131,7 +133,12 @@ static int is_running(const struct job_file *j, int fd)
 static int take_file(struct job_file *j)
 {
     for (unsigned i = 0; i < TRIES; i++) {
-        int rc, fd = open(j->path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+        int rc, fd = open(j->path, O_RDWR | O_CLOEXEC);
+        j->made = fd < 0 && errno == ENOENT;
+        if (j->made)
+            fd = open(j->path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        if (fd < 0 && errno == EEXIST)
+            continue; /* it has just come */
         if (fd < 0)
             return fail(j, strerror(errno));
         rc = lock(fd);
@@ -200,7 +207,7 @@ static int save(struct job_file *j)
     sync_folder(j->path);
     close(j->fd);
     j->fd = fd;
-    j->is_empty = false;
+    j->made = false;
     return 0;
 }
 
@@ -231,6 +238,20 @@ json_t *job_file_look(const char *path, bool *ret_locked)
 }
 
 /* ---- opening -------------------------------------------------------------------------------------------- */
+
+/* FILE must not be an image of the command: both would be written. */
+static int check_operands(const struct job_file *j, const struct cli_parser *p)
+{
+    char **operands;
+    int n = cli_operands(p, &operands);
+
+    for (int i = 0; i < n; i++) {
+        const char *path = target_path(operands[i]);
+        if (path != NULL && is_at(path, j->fd))
+            return fail(j, "is an image of this command, too");
+    }
+    return CLI_OK;
+}
 
 static const char *text_of(const struct job_file *j, const char *key)
 {
@@ -292,10 +313,12 @@ static int check_command(struct job_file *j, const struct cli_parser *p)
 
 static int take_state(struct job_file *j, const struct cli_parser *p)
 {
-    j->json = read_json(j->fd, &j->is_empty);
-    if (j->json == NULL && !j->is_empty)
+    bool is_empty;
+
+    j->json = read_json(j->fd, &is_empty);
+    if (j->json == NULL && !is_empty)
         return fail(j, "is there, and is no job's file: not replaced"); /* invariant 3 */
-    if (j->is_empty) {
+    if (is_empty) {
         begin_anew(j, p);
         return CLI_OK;
     }
@@ -315,7 +338,7 @@ static int take_state(struct job_file *j, const struct cli_parser *p)
 
 static void let_go(struct job_file *j)
 {
-    if (j->is_empty && j->fd >= 0)
+    if (j->made && j->fd >= 0)
         unlink(j->path);
     if (j->fd >= 0)
         close(j->fd);
@@ -358,6 +381,8 @@ int job_file_open(struct job_file *j, const struct cli_parser *p, bool quiet, co
         j->path = cli_strdup(p->job);
     j->next = job_file_beside(j->path, ".next");
     rc = take_file(j);
+    if (rc == CLI_OK)
+        rc = check_operands(j, p);
     if (rc == CLI_OK)
         rc = take_state(j, p);
     if (rc == CLI_FAILED)

@@ -30,7 +30,7 @@ struct job_file {
     const char                *given;    /* as in messages; NULL: there is none, and calls do nothing */
     char                      *path, *next;
     int                        fd;       /* of the file that is there: it holds the lock */
-    bool                       is_empty; /* nothing has been written to it */
+    bool                       made;     /* by us, and nothing has been written to it */
     bool                       begun;    /* it is written that it runs */
     bool                       was_killed; /* the process that it goes on from */
     bool                       quiet;

@@ -119,10 +119,7 @@ struct told {
 
 static const char *copy_of(unsigned i)
 {
-    static char name[64];
-
-    snprintf(name, sizeof name, "then%u", i);
-    return test_path(name);
+    return test_path("then%u", i);
 }
 
 static int note(void *arg, uint64_t position)
