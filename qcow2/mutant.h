@@ -91,6 +91,7 @@
     X(EMPTY_UNSYNCED, "what an L1 table led to is given back before that is durably empty")                    \
     X(BACKING_TRUSTED, "writes go on though it is not known which backing file the header names")               \
     X(BACKING_UNSYNCED, "the header leads to another backing file's name before that is durable")              \
+    X(BACKING_ZEROS_UNUSED, "of a header what is not zero counts, so that what ends it may not be written")      \
     X(EXPAND_UNSYNCED, "entries lead to zeros that are not durable")                                            \
     X(EXPAND_OVER_SHARED, "zeros are written into a cluster that another entry reads")                          \
     X(ZEROS_BELOW_COUNT, "what is to be zero by its own word is left to what lies below")

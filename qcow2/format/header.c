@@ -248,6 +248,25 @@ static int parse_extensions(struct parser *p)
     return rc;
 }
 
+size_t q2_header_end(const uint8_t *buf, size_t len)
+{
+    struct q2_disk_header d = {0};
+    struct parser p = {.buf = buf, .len = len, .name = ""};
+    struct extension_view e;
+    size_t pos;
+    int rc;
+
+    assert(len >= Q2_HEADER_V2_LENGTH && get_be32(buf) == Q2_MAGIC);
+    memcpy(&d, buf, min_u64(len, Q2_HEADER_V3_LENGTH));
+    pos = be32toh(d.version) < 3 ? Q2_HEADER_V2_LENGTH : be32toh(d.header_length);
+    p.backing_offset = be64toh(d.backing_file_offset);
+    while ((rc = next_extension(&p, &pos, &e)) > 0)
+        ;
+    if (rc < 0 || pos > len || p.backing_offset > len)
+        return len;
+    return max_u64(pos, p.backing_offset + min_u64(be32toh(d.backing_file_size), len - p.backing_offset));
+}
+
 /* ---- features ------------------------------------------------------------------------------------------ */
 
 const char *q2_feature_name(const struct q2_header *h, enum q2_feature_type type, unsigned bit, char buf[64])

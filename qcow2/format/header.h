@@ -101,6 +101,12 @@ int q2_header_write(const struct q2_header *h, const char *name, uint8_t *buf, s
  */
 int q2_header_write_sector(const struct q2_header *h, uint64_t backing_offset, uint8_t sector[Q2_SECTOR_SIZE]);
 
+/*
+ * Up to where it reaches, of a header that can be parsed: the extension that ends them, which is nothing but
+ * zeros, and the backing file's name are in it. `len`: of buf, at most a cluster.
+ */
+size_t q2_header_end(const uint8_t *buf, size_t len);
+
 /* What of the first sector changes while an image lives. Host byte order; version 2 has no feature bits: 0. */
 struct q2_header_fields {
     uint64_t size;

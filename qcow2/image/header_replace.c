@@ -37,11 +37,14 @@ struct replace {
     uint64_t                size, old_end, new_end; /* of the cluster; of what is used in it */
 };
 
+/* What is not zero, and what is but counts: the extension that ends them all. */
 static uint64_t used_end(const uint8_t *buf, uint64_t size)
 {
-    while (size > 0 && buf[size - 1] == 0)
-        size--;
-    return size;
+    uint64_t end = size, counts = MUTANT(BACKING_ZEROS_UNUSED) ? 0 : q2_header_end(buf, (size_t)size);
+
+    while (end > 0 && buf[end - 1] == 0)
+        end--;
+    return max_u64(end, counts);
 }
 
 /* [from, end) of the new header, or of zeros, to disk; durable. */
@@ -118,7 +121,7 @@ static int write_header(struct replace *s)
     }
     if (s->new_end <= Q2_SECTOR_SIZE) {
         rc = commit_sector(s, s->new);
-        if (rc == 0) /* zeros, behind all of it */
+        if (rc == 0) /* zeros, behind all of it: it is whole without them */
             write_rest(s);
         return rc;
     }

@@ -236,6 +236,32 @@ static int judge_header(void *arg, uint64_t mark)
     return 0;
 }
 
+/*
+ * As another program writes it: an extension of no bytes that nobody knows, and no names of features. With those,
+ * and without a backing file, the extensions end with the first sector, and what ends them, nothing but zeros, is
+ * in the second, where the backing file's name was.
+ */
+static void add_extension(unsigned name_len)
+{
+    enum { HEADER = 112, EXTENSIONS = 8 + 16 + 8, LEN = 4096 };
+    struct vdisk_open_opts how = {.size = sizeof how, .flags = VDISK_OPEN_RDWR, .format = "raw"};
+    uint8_t *buf = vdisk_alloc_buffer(LEN);
+    vdisk *v;
+
+    CHECK_OK(vdisk_open("sim:l0", &how, &v));
+    CHECK_OK(vdisk_pread(v, buf, LEN, 0));
+    memset(buf + HEADER, 0, LEN - HEADER);
+    memcpy(buf + HEADER, "\x12\x34\x56\x78", 4);
+    if (name_len > 0) {
+        memcpy(buf + HEADER + 8, "\xe2\x79\x2a\xca\0\0\0\3raw", 11);
+        memset(buf + HEADER + EXTENSIONS, 'a', name_len);
+        put_be64(buf + 8, HEADER + EXTENSIONS);
+    }
+    CHECK_OK(vdisk_pwrite(v, buf, LEN, 0, 0));
+    CHECK_OK(vdisk_close(v));
+    free(buf);
+}
+
 /* Names of all lengths, from one to another: the power is cut in each sector of it. */
 static void test_header(void)
 {
@@ -244,25 +270,29 @@ static void test_header(void)
     char names[2][1024];
     struct header_scene s = {{names[0], names[1]}};
 
-    for (unsigned i = 0; i < ARRAY_LEN(lengths) * ARRAY_LEN(lengths) * ARRAY_LEN(sizes) * 2; i++) {
+    for (unsigned i = 0; i < ARRAY_LEN(lengths) * ARRAY_LEN(lengths) * ARRAY_LEN(sizes) * 3; i++) {
         struct vdisk_create_opts opts = {.size = sizeof opts, .format = "qcow2", .virtual_size = 1 << 20,
-                                         .backing_unchecked = true, .version = 2 + i % 2};
+                                         .backing_unchecked = true, .version = i % 3 == 0 ? 2 : 3};
         struct vdisk_open_opts how = {.size = sizeof how, .flags = VDISK_OPEN_RDWR, .layers = 1};
-        unsigned from = lengths[i / 2 % ARRAY_LEN(lengths)], to = lengths[i / 12 % ARRAY_LEN(lengths)];
+        unsigned from = lengths[i / 3 % ARRAY_LEN(lengths)], to = lengths[i / 18 % ARRAY_LEN(lengths)];
+        bool extended = i % 3 == 2;
         vdisk_lab *lab;
         vdisk *v;
 
         memset(names, 0, sizeof names);
         memset(names[0], 'a', from);
         memset(names[1], 'b', to);
-        opts.cluster_size = sizes[i / 72];
+        opts.cluster_size = sizes[i / 108];
         opts.backing_file = from ? names[0] : NULL;
         opts.backing_fmt = from ? "raw" : NULL;
-        if (from + 200 > opts.cluster_size || to + 200 > opts.cluster_size)
+        if (from + 200 > opts.cluster_size || to + 200 > opts.cluster_size || (extended && i / 108 == 2))
             continue;
-        test_note("version %u, clusters of %u, %u to %u", opts.version, opts.cluster_size, from, to);
+        test_note("version %u, clusters of %u, %u to %u%s", opts.version, opts.cluster_size, from, to,
+                  extended ? ", extended" : "");
         CHECK_OK(vdisk_lab_create(NULL, &lab));
         CHECK_OK(vdisk_create("sim:l0", &opts));
+        if (extended)
+            add_extension(from);
         CHECK_OK(vdisk_lab_arm(lab));
         CHECK_OK(vdisk_open("sim:l0", &how, &v));
         CHECK_OK(vdisk_check_backing(v, names[1], to ? "qcow2" : NULL));

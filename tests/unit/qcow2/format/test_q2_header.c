@@ -466,6 +466,27 @@ static void test_odd_but_right(void **state)
     q2_header_free(&h);
 }
 
+/* What ends the extensions is part of it, though it is nothing but zeros; so is the backing file's name. */
+static void test_end(void **state)
+{
+    static const uint8_t zeros[385];
+    struct image im;
+    size_t pos;
+
+    (void)state;
+    for (uint32_t version = 2; version <= 3; version++) {
+        basic(&im, version);
+        assert_int_equal(q2_header_end(im.buf, CLUSTER), version == 2 ? 72 + 8 : 112 + 8);
+        pos = add_extension(&im, version == 2 ? 72 : 112, 0x777, zeros, sizeof zeros);
+        assert_int_equal(q2_header_end(im.buf, CLUSTER), pos + 8);
+        put_be64(FIELD(&im, backing_file_offset), pos + 100);
+        put_be32(FIELD(&im, backing_file_size), 9);
+        assert_int_equal(q2_header_end(im.buf, CLUSTER), pos + 109);
+        put_be64(FIELD(&im, backing_file_offset), pos); /* nothing ends them but that */
+        assert_int_equal(q2_header_end(im.buf, CLUSTER), pos + 9);
+    }
+}
+
 /* Parsed, and the table said to be wrong; which is then not there. */
 static void noted(struct image *im, const char *reftable, const char *snapshots)
 {
@@ -761,6 +782,7 @@ int main(void)
         cmocka_unit_test(test_backing_name),
         cmocka_unit_test(test_extensions),
         cmocka_unit_test(test_odd_but_right),
+        cmocka_unit_test(test_end),
         cmocka_unit_test(test_l1),
         cmocka_unit_test(test_reftable),
         cmocka_unit_test(test_snapshots),
