@@ -102,14 +102,17 @@ static struct q2_mapping entry_of(const struct expand *x, const uint8_t *l2, uin
     return q2_entry_decode(g, e.word, e.bitmap);
 }
 
-/* Would something else show if it had no cluster? Behind the end of the disk nobody looks. */
-static bool hides(const struct expand *x, const struct q2_l2_table *table, uint64_t i)
+/*
+ * Might something else show if it had no cluster? Behind the end of the disk, too: a VM's state lies there, where
+ * a longer backing file shows through; and one table can be at several places.
+ */
+static bool hides(const struct expand *x)
 {
-    return x->how->backed && check_guest_offset(&x->c, table, i) < x->c.header.size;
+    return x->how->backed;
 }
 
-/* What entry `i` will take. */
-static int plan_entry(struct expand *x, const struct q2_l2_table *table, uint64_t i, const struct q2_mapping *m)
+/* What such an entry will take. */
+static int plan_entry(struct expand *x, const struct q2_l2_table *table, const struct q2_mapping *m)
 {
     uint64_t cluster = q2_cluster_index(&x->c.header.geo, m->host_offset);
 
@@ -119,11 +122,10 @@ static int plan_entry(struct expand *x, const struct q2_l2_table *table, uint64_
     x->entries++;
     if (m->has_host && is_alone(x, table, m))
         return add_zeros(x, cluster, cluster + 1); /* invariant 1 */
-    return hides(x, table, i) ? q2_more_want(&x->more, table->refs) : 0;
+    return hides(x) ? q2_more_want(&x->more, table->refs) : 0;
 }
 
-static void put_entry(struct expand *x, const struct q2_l2_table *table, uint64_t i, const struct q2_mapping *m,
-                      uint8_t *p)
+static void put_entry(struct expand *x, const struct q2_l2_table *table, const struct q2_mapping *m, uint8_t *p)
 {
     const struct q2_geometry *g = &x->c.header.geo;
     struct q2_l2_entry e = {0, 0};
@@ -131,7 +133,7 @@ static void put_entry(struct expand *x, const struct q2_l2_table *table, uint64_
     assert(is_zero(m) && g->version >= 3 && !g->extended_l2);
     if (m->has_host && is_alone(x, table, m))
         e.word = q2_entry_encode(g, Q2_CLUSTER_NORMAL, m->host_offset, m->copied);
-    else if (hides(x, table, i))
+    else if (hides(x))
         e.word = q2_entry_encode(g, Q2_CLUSTER_NORMAL, q2_more_take(&x->more, table->refs) << g->cluster_bits,
                                  table->refs == 1);
     q2_l2_entry_put(g, p, e);
@@ -145,7 +147,7 @@ static int plan_table(struct check *c, uint64_t i, uint8_t *l2, int rc)
 
     for (uint64_t k = 0; k < q2_l2_entries(&c->header.geo) && rc == 0; k++) {
         struct q2_mapping m = entry_of(x, l2, k);
-        rc = plan_entry(x, &c->l2.tables[i], k, &m);
+        rc = plan_entry(x, &c->l2.tables[i], &m);
     }
     return rc < 0 ? rc : check_progress(c, 1);
 }
@@ -161,7 +163,7 @@ static int change_table(struct check *c, uint64_t i, uint8_t *l2, int rc)
         struct q2_mapping m = entry_of(x, l2, k);
         if (!is_zero(&m))
             continue;
-        put_entry(x, &c->l2.tables[i], k, &m, l2 + q2_l2_entry_offset(g, k));
+        put_entry(x, &c->l2.tables[i], &m, l2 + q2_l2_entry_offset(g, k));
         changed = true;
     }
     if (rc == 0 && changed)
