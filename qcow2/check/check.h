@@ -34,6 +34,10 @@ enum qcow2_finding {
 /* `text` is one line without a newline, and without the name of the image; valid during the call. */
 typedef void qcow2_report_fn(void *arg, enum qcow2_finding kind, const char *text);
 
+/* One of those: `arg` is a text of QCOW2_REASON_MAX bytes, at first "", that becomes the first damage's. */
+enum { QCOW2_REASON_MAX = 256 };
+void qcow2_note_reason(void *arg, enum qcow2_finding kind, const char *text);
+
 struct qcow2_check_opts {
     qcow2_report_fn   *report;      /* NULL: count only */
     void              *report_arg;
@@ -93,6 +97,19 @@ struct qcow2_repair_result {
  */
 int qcow2_repair(struct backend *file, vdisk_queue *q, enum qcow2_repair_what what,
                  const struct qcow2_check_opts *opts, struct qcow2_repair_result *ret);
+
+/* What an image is to be fit for: q2_check_sound(). */
+struct q2_sound {
+    uint32_t refcount_bits; /* so wide may refcounts become; 0: they stay as they are */
+    bool     flags_count;   /* COPIED flags that are wrong are damage, too */
+};
+
+/*
+ * Is the image sound, and can it become that? Nothing is written. Blocks; outside the loop. Errors with a text:
+ * -EIO: it is damaged; -EINVAL: a count does not fit; as qcow2_check().
+ */
+int q2_check_sound(struct backend *file, vdisk_queue *queue, const struct qcow2_check_opts *opts,
+                   const struct q2_sound *how);
 
 /* Point the header to a snapshot table of `n` entries, durably. 0 or -errno. */
 typedef int q2_snapshots_fn(void *arg, uint64_t host_offset, uint32_t n);

@@ -99,6 +99,9 @@ void check_finish(struct check *c);
 /* All of the check, after check_begin(). */
 int check_run(struct check *c);
 
+/* sound.c: do refcounts of so many bits do for what was counted? 0, or -EINVAL with a text. */
+int check_width(const struct check *c, uint32_t refcount_bits);
+
 /* Count what header, L1 tables, snapshots, bitmaps and L2 tables refer to. */
 int check_count(struct check *c);
 

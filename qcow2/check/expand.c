@@ -16,7 +16,6 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "engine/base/error.h"
@@ -27,24 +26,14 @@
 #include "qcow2/format/format.h"
 #include "qcow2/mutant.h"
 
-enum { REASON_MAX = 256 };
-
 struct expand {
     struct check            c; /* references to all but what is new */
     const struct q2_expand *how;
     struct q2_more          more;
     uint64_t                zero_start, zero_end; /* clusters to be zeroed that have been met */
     uint64_t                entries; /* to be changed */
-    char                    reason[REASON_MAX];
+    char                    reason[QCOW2_REASON_MAX];
 };
-
-static void note_reason(void *arg, enum qcow2_finding kind, const char *text)
-{
-    struct expand *x = arg;
-
-    if ((kind == QCOW2_CORRUPTION || kind == QCOW2_ERROR) && x->reason[0] == '\0')
-        snprintf(x->reason, sizeof x->reason, "%s", text);
-}
 
 /* ---- zeros -------------------------------------------------------------------------------------------------- */
 
@@ -249,8 +238,8 @@ int q2_expand_zeros(struct backend *file, vdisk_queue *queue, const struct q2_ex
     int rc;
 
     assert(!file->read_only);
-    own.report = note_reason;
-    own.report_arg = &x;
+    own.report = qcow2_note_reason;
+    own.report_arg = x.reason;
     err_clear();
     rc = check_begin(&x.c, file, queue, &own);
     if (rc == 0)

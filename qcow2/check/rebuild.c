@@ -39,23 +39,15 @@ struct rebuild {
     struct q2_geometry geo;  /* as refcounts are to be; c.header.geo: as they are */
     struct q2_refs old;      /* clusters of the old refcount structure */
     struct q2_more *more;    /* clusters that are to have refcounts besides; NULL: none */
-    bool     strict, keep, only_check; /* Q2_REBUILD_ */
+    bool     strict, keep;   /* Q2_REBUILD_ */
     bool     grows;          /* places past the end of the file can be had */
     uint64_t next;           /* nothing below is free */
     uint64_t covered;        /* clusters that the new blocks have to describe */
     uint64_t *blocks;        /* new ones, ascending cluster indices; block i describes the i-th part */
     uint64_t blocks_count, blocks_max;
     uint64_t table, table_clusters;
-    char     reason[REASON_MAX]; /* the first finding that forbids it */
+    char     reason[QCOW2_REASON_MAX]; /* the first finding that forbids it */
 };
-
-static void note_reason(void *arg, enum qcow2_finding kind, const char *text)
-{
-    struct rebuild *b = arg;
-
-    if ((kind == QCOW2_CORRUPTION || kind == QCOW2_ERROR) && b->reason[0] == '\0')
-        snprintf(b->reason, sizeof b->reason, "%s", text);
-}
 
 /* ---- counting ------------------------------------------------------------------------------------------ */
 
@@ -162,25 +154,9 @@ static int count(struct rebuild *b)
     if (rc == 0 && refuse)
         rc = err_hint(err_set(EIO, "%s: the refcounts cannot be rebuilt: %s", c->file->name,
                               b->reason[0] ? b->reason : "a table is damaged"),
-                      "open it read-only and copy what it holds");
+                      b->strict ? "repair it with vdisk-io check -r all"
+                                : "open it read-only and copy what it holds");
     return rc;
-}
-
-/* Can the new refcounts say what has been counted? */
-static int check_width(struct rebuild *b)
-{
-    const struct q2_refs *refs = &b->c.refs;
-
-    assert(b->geo.cluster_size == b->c.header.geo.cluster_size);
-    if (b->geo.refcount_max >= b->c.header.geo.refcount_max)
-        return 0;
-    for (uint64_t i = q2_refs_next(refs, 0); i < refs->clusters; i = q2_refs_next(refs, i + 1))
-        if (q2_refs_count(refs, i) > b->geo.refcount_max)
-            return err_hint(err_set(EINVAL, "%s: Cannot decrease refcount entry width to %" PRIu32 " bits: "
-                                    "Cluster at offset 0x%" PRIx64 " has a refcount of %" PRIu64, b->c.file->name,
-                                    b->geo.refcount_bits, i << b->geo.cluster_bits, q2_refs_count(refs, i)),
-                            "delete the snapshots that share it, or take wider refcounts");
-    return 0;
 }
 
 /* ---- places for the new structure ---------------------------------------------------------------------- */
@@ -408,9 +384,7 @@ static int rebuild(struct rebuild *b)
     int rc = count(b);
 
     if (rc == 0)
-        rc = check_width(b);
-    if (b->only_check)
-        return rc;
+        rc = check_width(&b->c, b->geo.refcount_bits);
     if (rc == 0)
         rc = place(b);
     if (rc == 0)
@@ -425,10 +399,9 @@ static void set_geometry(struct rebuild *b, uint32_t refcount_bits)
 {
     const struct q2_geometry *g = &b->c.header.geo;
     uint32_t order = refcount_bits ? (uint32_t)__builtin_ctz(refcount_bits) : g->refcount_order;
-    uint32_t version = b->only_check ? 3 : g->version; /* as it would be then */
 
-    assert(refcount_bits == 0 || (is_power_of_two(refcount_bits) && version >= 3));
-    q2_geometry_init(&b->geo, version, g->cluster_bits, order, g->extended_l2, g->data_file);
+    assert(refcount_bits == 0 || (is_power_of_two(refcount_bits) && g->version >= 3));
+    q2_geometry_init(&b->geo, g->version, g->cluster_bits, order, g->extended_l2, g->data_file);
 }
 
 int q2_rebuild_refcounts_as(struct backend *file, vdisk_queue *queue, const struct qcow2_check_opts *opts,
@@ -436,13 +409,12 @@ int q2_rebuild_refcounts_as(struct backend *file, vdisk_queue *queue, const stru
 {
     struct qcow2_check_opts own = opts ? *opts : (struct qcow2_check_opts){.memory_max = 0};
     struct rebuild b = {.grows = file->caps & BACKEND_GROWS, .strict = how->flags & Q2_REBUILD_STRICT,
-                        .keep = how->flags & Q2_REBUILD_KEEP, .only_check = how->flags & Q2_REBUILD_CHECK,
-                        .more = how->more};
+                        .keep = how->flags & Q2_REBUILD_KEEP, .more = how->more};
     int rc;
 
     assert(!file->read_only);
-    own.report = note_reason;
-    own.report_arg = &b;
+    own.report = qcow2_note_reason;
+    own.report_arg = b.reason;
     err_clear();
     rc = check_begin(&b.c, file, queue, &own);
     if (rc == 0) {

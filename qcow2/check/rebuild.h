@@ -12,7 +12,7 @@
 
 struct qcow2_check_opts;
 
-enum { Q2_REBUILD_STRICT = 1u << 0, Q2_REBUILD_KEEP = 1u << 1, Q2_REBUILD_CHECK = 1u << 2 };
+enum { Q2_REBUILD_STRICT = 1u << 0, Q2_REBUILD_KEEP = 1u << 1 };
 
 struct q2_rebuilt {
     uint64_t host_offset; /* of the new refcount table */
@@ -25,8 +25,8 @@ struct q2_rebuilt {
  * The header still points to the old ones: switching is the caller's. Q2_REBUILD_STRICT: refuse (-EIO) when
  * anything but the refcounts is damaged. Without it only tables that cannot be read are a reason to refuse, and
  * where an entry is damaged that may have referred to a cluster which seems free, what has a refcount keeps one;
- * Q2_REBUILD_KEEP: in any case. Q2_REBUILD_CHECK: could it be done? Nothing is written. Errors with a text; then
- * nothing but free clusters was written, and *ret is zeroed.
+ * Q2_REBUILD_KEEP: in any case. Errors with a text; then nothing but free clusters was written, and *ret is
+ * zeroed.
  */
 int q2_rebuild_refcounts(struct backend *file, vdisk_queue *queue, const struct qcow2_check_opts *opts,
                          unsigned flags, struct q2_rebuilt *ret);

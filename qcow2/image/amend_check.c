@@ -126,19 +126,19 @@ static int check_version_2(const struct q2_amend *a)
 
 /* ---- all of it ------------------------------------------------------------------------------------------ */
 
-/* Narrower refcounts may not do for what snapshots share. */
-static int check_width(const struct q2_amend *a)
+/* Is what is read by other rules then, or counted anew, sound? */
+static int check_sound(const struct q2_amend *a)
 {
     struct qcow2_check_opts opts = {.progress = a->opts->progress, .progress_arg = a->opts->progress_arg};
-    struct q2_rebuild as = {.flags = Q2_REBUILD_STRICT | Q2_REBUILD_CHECK, .refcount_bits = a->refcount_bits};
     const struct q2_geometry *g = &header_of(a)->geo;
-    struct q2_rebuilt n;
+    struct q2_sound how = {.refcount_bits = a->refcount_bits < g->refcount_bits ? a->refcount_bits : 0,
+                           .flags_count = a->version >= g->version}; /* the last step but one would mend them */
     int rc;
 
-    if (a->refcount_bits >= g->refcount_bits || header_of(a)->nb_snapshots == 0)
+    if (a->version == g->version && a->refcount_bits == g->refcount_bits)
         return 0;
     rc = q2_trim_run(&q2_of(a->layer)->space, a->queue, true); /* the disk tells */
-    return rc == 0 ? q2_rebuild_refcounts_as(a->layer->file, a->queue, &opts, &as, &n) : rc;
+    return rc == 0 ? q2_check_sound(a->layer->file, a->queue, &opts, &how) : rc;
 }
 
 int q2_amend_check(const struct q2_amend *a)
@@ -152,5 +152,5 @@ int q2_amend_check(const struct q2_amend *a)
         rc = q2_resize_check(a->layer, a->size, highest, a->queue);
     if (rc == 0)
         rc = q2_header_replace(a->layer, &h, doubt, true, a->queue);
-    return rc == 0 ? check_width(a) : rc;
+    return rc == 0 ? check_sound(a) : rc;
 }

@@ -15,28 +15,17 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "engine/base/error.h"
 #include "engine/loop/log.h"
 #include "qcow2/check/check.h"
 
-enum { REASON_MAX = 256 };
-
-static void note_reason(void *arg, enum qcow2_finding kind, const char *text)
-{
-    char *reason = arg;
-
-    if ((kind == QCOW2_CORRUPTION || kind == QCOW2_ERROR) && reason[0] == '\0')
-        snprintf(reason, REASON_MAX, "%s", text);
-}
-
 /* What the rebuilt refcounts say must be what the flags in the tables say. */
 static int verify(struct q2 *q, const struct layer_open *how, vdisk_queue *queue)
 {
-    char reason[REASON_MAX] = "";
-    struct qcow2_check_opts opts = {.report = note_reason, .report_arg = reason, .progress = how->progress,
+    char reason[QCOW2_REASON_MAX] = "";
+    struct qcow2_check_opts opts = {.report = qcow2_note_reason, .report_arg = reason, .progress = how->progress,
                                     .progress_arg = how->progress_arg};
     struct qcow2_check_result res;
     int rc = qcow2_check(q->meta.layer->file, queue, &opts, &res);
