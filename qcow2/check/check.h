@@ -116,10 +116,11 @@ typedef int q2_snapshots_fn(void *arg, uint64_t host_offset, uint32_t n);
 
 /*
  * A snapshot table with the fields that version 3 asks for, for an image of version 2 that is sound; then what the
- * old one had is leaked. Blocks; outside the loop. Errors with a text; -ENOSPC: no place for it.
+ * old one had is leaked. Where no refcount block has room for it there are new refcounts first. Blocks; outside
+ * the loop. Errors with a text; -ENOSPC: no place for it.
  */
 int q2_complete_snapshots(struct backend *file, vdisk_queue *q, const struct qcow2_check_opts *opts,
-                          q2_snapshots_fn *set, void *arg);
+                          q2_snapshots_fn *set, q2_refcounts_fn *switch_to, void *arg);
 
 /*
  * Open `name` read-only with `backend_flags` (enum backend_open_flags), check, close. Blocks. The backing chain

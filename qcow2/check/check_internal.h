@@ -190,6 +190,7 @@ bool check_leads_to_itself(const struct check *c);
 struct check_snapshots_at {
     uint64_t host_offset;
     uint32_t n;
+    uint32_t wanted;   /* clusters that there was no place for; 0: there was */
     bool     given_up; /* some, that may have been damaged by little: what they had is not to be freed yet */
 };
 

@@ -244,14 +244,15 @@ static int write_table(struct mend *m, uint64_t *ret_offset)
     struct check *c = m->c;
     const struct q2_geometry *g = &c->header.geo;
     uint64_t n = q2_clusters(g, m->out_len), first = 0, block;
+    uint64_t end = c->file_clusters + (c->file->caps & BACKEND_GROWS ? q2_refblock_entries(g) : 0);
     uint8_t *buf = check_buffer(c, g->cluster_size);
     int rc = buf ? 0 : -ENOMEM;
 
     assert(!c->untrusted && !c->file->read_only && m->n > 0 && m->out_len >= m->n * (uint64_t)ENTRY);
     if (rc == 0 && c->file->caps & BACKEND_GROWS)
-        first = find_place(c, n, c->file_clusters, c->file_clusters + q2_refblock_entries(g), buf);
-    if (rc == 0 && first == 0)
-        first = find_place(c, n, 1, c->file_clusters, buf);
+        first = find_place(c, n, c->file_clusters, end, buf);
+    if (rc == 0 && first == 0) /* or from within the file on, past its end */
+        first = find_place(c, n, 1, end, buf);
     if (rc == 0 && first == 0)
         rc = -ENOSPC;
     assert(rc < 0 || (check_refs_count(c, first) == 0 && check_refs_count(c, first + n - 1) == 0));
@@ -359,6 +360,7 @@ static int mend_read(struct mend *m, struct check_snapshots_at *ret)
     *ret = (struct check_snapshots_at){.n = m->n, .given_up = m->given_up > 0};
     rc = m->n > 0 ? write_table(m, &ret->host_offset) : 0;
     if (rc == -ENOSPC) {
+        ret->wanted = (uint32_t)q2_clusters(&c->header.geo, m->out_len);
         check_found(c, QCOW2_NOTE, 1, "the snapshot table is not repaired: there is no place for a new one");
         return 0;
     }
@@ -395,11 +397,13 @@ int check_mend_snapshots(struct check *c, struct check_snapshots_at *ret)
 
 /* ---- for another version ------------------------------------------------------------------------------------ */
 
-static int complete(struct check *c, q2_snapshots_fn *set, void *arg)
+/* *ret_wanted: clusters that there is no place for; 0: it is done. */
+static int complete(struct check *c, q2_snapshots_fn *set, void *arg, uint32_t *ret_wanted)
 {
-    struct check_snapshots_at at;
+    struct check_snapshots_at at = {.n = 0};
     int rc = check_run(c);
 
+    *ret_wanted = 0;
     assert(rc < 0 || c->header.geo.version < 3);
     if (rc == 0 && c->res.corruptions + c->res.check_errors > 0)
         return err_hint(err_set(EIO, "%s: does not check clean", c->file->name),
@@ -407,26 +411,61 @@ static int complete(struct check *c, q2_snapshots_fn *set, void *arg)
     c->header.geo.version = 3; /* as what it is to be judged */
     if (rc == 0)
         rc = check_mend_snapshots(c, &at);
-    if (rc == 0)
-        return err_set(ENOSPC, "%s: there is no place for a snapshot table of version 3", c->file->name);
+    if (rc == 0) {
+        *ret_wanted = (uint32_t)max_u64(1, at.wanted);
+        return 0;
+    }
     assert(rc < 0 || !at.given_up);
     return rc < 0 ? rc : set(arg, at.host_offset, at.n);
 }
 
-int q2_complete_snapshots(struct backend *file, vdisk_queue *q, const struct qcow2_check_opts *opts,
-                          q2_snapshots_fn *set, void *arg)
+static int complete_once(struct backend *file, vdisk_queue *q, const struct qcow2_check_opts *opts,
+                         q2_snapshots_fn *set, void *arg, uint32_t *ret_wanted)
 {
     struct qcow2_check_opts own = *opts;
     struct check c;
     int rc;
 
     own.report = NULL;
-    err_clear();
+    *ret_wanted = 0;
     rc = check_begin(&c, file, q, &own);
     if (rc == 0)
-        rc = complete(&c, set, arg);
+        rc = complete(&c, set, arg, ret_wanted);
+    check_finish(&c);
+    return rc;
+}
+
+/* Refcounts that have so many clusters in a row to spare. */
+static int make_room(struct backend *file, vdisk_queue *q, const struct qcow2_check_opts *opts, uint32_t clusters,
+                     q2_refcounts_fn *switch_to, void *arg)
+{
+    struct q2_rebuild as = {.flags = Q2_REBUILD_STRICT, .room = clusters};
+    struct q2_rebuilt n;
+    int rc = q2_rebuild_refcounts_as(file, q, opts, &as, &n);
+
+    if (rc < 0)
+        return rc;
+    assert(clusters > 0 && n.host_offset > 0);
+    q2_spans_finish(&n.freed); /* the table may be put there */
+    return switch_to(arg, &n);
+}
+
+int q2_complete_snapshots(struct backend *file, vdisk_queue *q, const struct qcow2_check_opts *opts,
+                          q2_snapshots_fn *set, q2_refcounts_fn *switch_to, void *arg)
+{
+    uint32_t wanted;
+    int rc;
+
+    err_clear();
+    rc = complete_once(file, q, opts, set, arg, &wanted);
+    if (rc == 0 && wanted > 0) {
+        rc = make_room(file, q, opts, wanted, switch_to, arg);
+        if (rc == 0)
+            rc = complete_once(file, q, opts, set, arg, &wanted);
+    }
+    if (rc == 0 && wanted > 0)
+        rc = err_set(ENOSPC, "%s: there is no place for a snapshot table of version 3", file->name);
     if (rc < 0 && vdisk_error_text()[0] == '\0')
         err_set(rc, "%s: the snapshot table: %s", file->name, strerror(-rc));
-    check_finish(&c);
     return rc;
 }

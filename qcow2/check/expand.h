@@ -14,9 +14,8 @@ struct qcow2_check_opts;
 struct q2_expand {
     const struct qcow2_check_opts *opts; /* progress; may be NULL */
     bool backed;                         /* there is a backing file, which an unallocated cluster would show */
-    /* Point the header to these refcounts, durably. 0 or -errno. */
-    int (*switch_to)(void *arg, const struct q2_rebuilt *n);
-    void *arg;
+    q2_refcounts_fn *switch_to;
+    void            *arg;
 };
 
 /*

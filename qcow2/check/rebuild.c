@@ -42,6 +42,7 @@ struct rebuild {
     bool     strict, keep;   /* Q2_REBUILD_ */
     bool     grows;          /* places past the end of the file can be had */
     uint64_t next;           /* nothing below is free */
+    uint64_t room;           /* clusters behind all that are used, to be described, too */
     uint64_t covered;        /* clusters that the new blocks have to describe */
     uint64_t *blocks;        /* new ones, ascending cluster indices; block i describes the i-th part */
     uint64_t blocks_count, blocks_max;
@@ -186,7 +187,7 @@ static int find_place(struct rebuild *b, uint64_t n, uint64_t *ret)
     *ret = i - n;
     assert(*ret > 0 && *ret >= b->next && is_free(b, *ret)); /* invariant 1; the header is in use */
     b->next = i;
-    b->covered = max_u64(b->covered, i);
+    b->covered = max_u64(b->covered, i + b->room);
     return 0;
 }
 
@@ -220,7 +221,7 @@ static int place_tables(struct rebuild *b)
     const struct q2_geometry *g = &b->geo;
     int rc;
 
-    b->covered = max_u64(b->covered, max_u64(1, q2_refs_end(&b->c.refs)));
+    b->covered = max_u64(b->covered, max_u64(1, q2_refs_end(&b->c.refs)) + b->room);
     rc = add_blocks(b);
     while (rc == 0 && b->table_clusters * (g->cluster_size / 8) < b->blocks_count) {
         b->table_clusters = q2_clusters(g, (b->blocks_count + 1) * Q2_REFTABLE_ENTRY_SIZE);
@@ -409,7 +410,7 @@ int q2_rebuild_refcounts_as(struct backend *file, vdisk_queue *queue, const stru
 {
     struct qcow2_check_opts own = opts ? *opts : (struct qcow2_check_opts){.memory_max = 0};
     struct rebuild b = {.grows = file->caps & BACKEND_GROWS, .strict = how->flags & Q2_REBUILD_STRICT,
-                        .keep = how->flags & Q2_REBUILD_KEEP, .more = how->more};
+                        .keep = how->flags & Q2_REBUILD_KEEP, .room = how->room, .more = how->more};
     int rc;
 
     assert(!file->read_only);

@@ -20,6 +20,9 @@ struct q2_rebuilt {
     struct q2_spans freed; /* what has had a refcount and has none now; q2_spans_finish() */
 };
 
+/* Point the header to these, durably. 0 or -errno. */
+typedef int q2_refcounts_fn(void *arg, const struct q2_rebuilt *n);
+
 /*
  * Count all references, write blocks and a table that say so into free space, flush. Blocks; outside the loop.
  * The header still points to the old ones: switching is the caller's. Q2_REBUILD_STRICT: refuse (-EIO) when
@@ -36,6 +39,7 @@ struct q2_more; /* qcow2/check/more.h */
 struct q2_rebuild {
     unsigned        flags;         /* Q2_REBUILD_ */
     uint32_t        refcount_bits; /* 0: as they are. Version 3 */
+    uint64_t        room;          /* so many clusters behind all that are used have refcounts, too: of 0 */
     struct q2_more *more;          /* new clusters that are to have refcounts; NULL: none */
 };
 

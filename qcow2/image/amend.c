@@ -69,6 +69,18 @@ static int set_snapshots(void *arg, uint64_t host_offset, uint32_t n)
     return q2_header_commit_sync(meta_of(a), &change, a->queue);
 }
 
+static int switch_to(void *arg, const struct q2_rebuilt *n)
+{
+    const struct q2_amend *a = arg;
+    struct q2_header_change change = q2_header_change(meta_of(a));
+
+    assert(n->host_offset > 0 && n->clusters > 0);
+    change.fields.reftable_offset = n->host_offset;
+    change.fields.reftable_clusters = n->clusters;
+    change.doubt = doubt;
+    return q2_header_commit_sync(meta_of(a), &change, a->queue);
+}
+
 /* A snapshot table with all fields; the old one is free then. */
 static int complete_snapshots(struct q2_amend *a)
 {
@@ -78,7 +90,8 @@ static int complete_snapshots(struct q2_amend *a)
 
     if (rc < 0 || !old)
         return rc;
-    rc = read_anew(a, q2_complete_snapshots(a->layer->file, a->queue, &opts, set_snapshots, a));
+    rc = q2_complete_snapshots(a->layer->file, a->queue, &opts, set_snapshots, switch_to, a);
+    rc = read_anew(a, rc);
     return rc == 0 ? q2_give_back_leaks(a->layer, &opts, a->queue) : rc;
 }
 
@@ -144,18 +157,6 @@ static int set_size(struct q2_amend *a)
         return 0;
     rc = q2_resize(a->layer, a->size, &opts, a->queue);
     return rc == 0 ? q2_trim_run(&q2_of(a->layer)->space, a->queue, true) : rc;
-}
-
-static int switch_to(void *arg, const struct q2_rebuilt *n)
-{
-    const struct q2_amend *a = arg;
-    struct q2_header_change change = q2_header_change(meta_of(a));
-
-    assert(n->host_offset > 0 && n->clusters > 0);
-    change.fields.reftable_offset = n->host_offset;
-    change.fields.reftable_clusters = n->clusters;
-    change.doubt = doubt;
-    return q2_header_commit_sync(meta_of(a), &change, a->queue);
 }
 
 /* Nothing is to be leaked in the end, nor a flag to be wrong since somebody else let go of a cluster. */
