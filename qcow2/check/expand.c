@@ -32,6 +32,7 @@ struct expand {
     struct q2_more          more;
     uint64_t                zero_start, zero_end; /* clusters to be zeroed that have been met */
     uint64_t                entries; /* to be changed */
+    bool                    leaks;
     char                    reason[QCOW2_REASON_MAX];
 };
 
@@ -111,6 +112,7 @@ static int plan_entry(struct expand *x, const struct q2_l2_table *table, const s
     x->entries++;
     if (m->has_host && is_alone(x, table, m))
         return add_zeros(x, cluster, cluster + 1); /* invariant 1 */
+    x->leaks |= m->has_host;
     return hides(x) ? q2_more_want(&x->more, table->refs) : 0;
 }
 
@@ -199,6 +201,7 @@ static int get_more(struct expand *x)
     if (rc < 0)
         return rc;
     assert(n.host_offset > 0 && n.clusters > 0 && x->more.runs_count > 0);
+    x->leaks = true;
     rc = x->how->switch_to(x->how->arg, &n);
     if (rc == 0)
         q2_spans_punch(&n.freed, x->c.file, x->c.queue, x->c.header.geo.cluster_bits, &punched);
@@ -231,7 +234,7 @@ static int expand(struct expand *x)
     return rc == 0 && x->entries > 0 ? change_tables(x) : rc;
 }
 
-int q2_expand_zeros(struct backend *file, vdisk_queue *queue, const struct q2_expand *how)
+int q2_expand_zeros(struct backend *file, vdisk_queue *queue, const struct q2_expand *how, bool *ret_leaks)
 {
     struct qcow2_check_opts own = how->opts ? *how->opts : (struct qcow2_check_opts){.memory_max = 0};
     struct expand x = {.how = how};
@@ -244,6 +247,7 @@ int q2_expand_zeros(struct backend *file, vdisk_queue *queue, const struct q2_ex
     rc = check_begin(&x.c, file, queue, &own);
     if (rc == 0)
         rc = expand(&x);
+    *ret_leaks = x.leaks;
     if (rc < 0 && vdisk_error_text()[0] == '\0')
         err_set(rc, "%s: making its zero clusters explicit: %s", file->name, strerror(-rc));
     q2_more_finish(&x.more);

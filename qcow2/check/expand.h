@@ -19,13 +19,13 @@ struct q2_expand {
 };
 
 /*
- * Of all L2 tables, of snapshots, too: an entry that says "zeros" becomes one of a cluster that holds zeros, or,
- * where nothing is below and it has none, of none. Without subclusters and external data files. The image is sound
- * but for refcounts that are too high; what reads does not change at any moment, nor after a crash, which leaves
- * new clusters leaked at worst. Of a cluster that somebody else has, too, the refcount is too high then. Blocks;
- * outside the loop. Errors with a text: -EIO: damaged; of the I/O, -ENOSPC, -ENOMEM, -ECANCELED, or those of
- * switch_to().
+ * Of all L2 tables, of snapshots, too: an entry that says "zeros" becomes one of a cluster that holds zeros,
+ * or, where nothing is below and it has none, of none. Without subclusters and external data files. The image
+ * is sound but for refcounts that are too high; what reads does not change at any moment, nor after a crash,
+ * which leaves new clusters leaked at worst. *ret_leaks: there may be such, or others whose refcounts are too
+ * high now: new ones have refcounts, or one that somebody else has, too, has been let go of. Blocks; outside
+ * the loop. Errors with a text: -EIO: damaged; of the I/O, -ENOSPC, -ENOMEM, -ECANCELED, or of switch_to().
  */
-int q2_expand_zeros(struct backend *file, vdisk_queue *queue, const struct q2_expand *how);
+int q2_expand_zeros(struct backend *file, vdisk_queue *queue, const struct q2_expand *how, bool *ret_leaks);
 
 #endif

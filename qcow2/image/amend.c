@@ -6,7 +6,8 @@
  * in free space, and one write of the header that leads to them and says how wide they are. Then the size; and
  * version 2 last: zero clusters are made explicit, what that leaves leaked is freed, and one write of the header
  * says so. After each step the image is read anew. Failure modes: what forbids it (amend_check.c): nothing has
- * changed. Later: the steps before are done, and what the one that failed has taken is leaked. The header's own:
+ * changed. Later: the
+ * steps before are done, and what the one that failed has taken is given back, if that can be. The header's own:
  * the volume takes no more writes.
  *
  * Invariants.
@@ -55,6 +56,21 @@ static int replace_header(const struct q2_amend *a, const struct q2_header *h)
     return rc == 0 ? q2_reload(a->layer, a->queue) : rc;
 }
 
+/* A step has failed, with `rc`, in whose text this changes nothing: what it has taken. Returns rc. */
+static int give_back(const struct q2_amend *a, int rc)
+{
+    struct qcow2_check_opts opts = {.progress = NULL}; /* to the end, whoever has stopped the step */
+    struct err_saved saved;
+
+    assert(rc < 0);
+    if (atomic_load(&meta_of(a)->broken) || MUTANT(AMEND_KEEPS_WHAT_IT_TOOK))
+        return rc;
+    err_save(&saved);
+    q2_give_back_leaks(a->layer, &opts, a->queue);
+    err_restore(&saved);
+    return rc;
+}
+
 /* ---- steps ---------------------------------------------------------------------------------------------- */
 
 static int set_snapshots(void *arg, uint64_t host_offset, uint32_t n)
@@ -92,7 +108,7 @@ static int complete_snapshots(struct q2_amend *a)
         return rc;
     rc = q2_complete_snapshots(a->layer->file, a->queue, &opts, set_snapshots, switch_to, a);
     rc = read_anew(a, rc);
-    return rc == 0 ? q2_give_back_leaks(a->layer, &opts, a->queue) : rc;
+    return rc == 0 ? q2_give_back_leaks(a->layer, &opts, a->queue) : give_back(a, rc);
 }
 
 static int upgrade(struct q2_amend *a)
@@ -177,16 +193,17 @@ static int downgrade(struct q2_amend *a)
     struct q2_expand how = {.opts = &opts, .backed = meta_of(a)->header.backing_file != NULL,
                             .switch_to = switch_to, .arg = a};
     struct q2_header h;
+    bool leaks = false;
     int rc;
 
     if (a->version >= meta_of(a)->geo.version)
         return 0;
-    rc = q2_expand_zeros(a->layer->file, a->queue, &how);
+    rc = q2_expand_zeros(a->layer->file, a->queue, &how, &leaks);
     if (rc == 0)
         rc = mend(a, &opts);
     rc = read_anew(a, rc);
     if (rc < 0)
-        return rc;
+        return leaks ? give_back(a, rc) : rc;
     assert(meta_of(a)->geo.refcount_bits == 16 && (meta_of(a)->header.incompatible == 0));
     h = q2_amend_header(a, a->version, 16);
     return replace_header(a, &h); /* invariant 1 */
