@@ -2,8 +2,8 @@
 /*
  * Changing what an open image is, as a job: what holds for all formats.
  *
- * Happy path: other changes of the volume are waited for, requests kept out; format and backing file are asked
- * whether they would refuse; the format does it; the name of the backing file comes last.
+ * Happy path: other changes of the volume are waited for, requests kept out; the format is asked whether it would
+ * refuse, and does it.
  * Failure modes: requests are in flight: -EBUSY; those of the format, of which some steps may be done then.
  *
  * Invariants.
@@ -60,38 +60,40 @@ static int check_size(const vdisk *v, const struct vdisk_amend_opts *o)
 
 /* ---- the work ------------------------------------------------------------------------------------------- */
 
-/* The backing file that it is to have: of what is not given the present one. */
-static void find_backing(const struct layer *top, const struct vdisk_amend_opts *o, const char **ret_file,
-                         const char **ret_format)
+static bool is_given(const char *text)
 {
-    const char *file = o->backing_file ? o->backing_file : top->backing_name;
-    const char *format = o->backing_fmt ? o->backing_fmt : top->backing_format;
-    bool none = !file || file[0] == '\0';
-
-    *ret_file = none ? NULL : file;
-    *ret_format = none && !o->backing_fmt ? NULL : format;
+    return text && text[0] != '\0';
 }
 
-static int amend_shut(vdisk *v, const struct vdisk_amend_opts *o, vdisk_queue *q)
+/* The backing file that it is to have, in both texts: of what is not given the present one. False: it stays. */
+static bool find_backing(const struct layer *top, struct vdisk_amend_opts *o)
+{
+    bool format = is_given(o->backing_fmt);
+
+    if (!o->backing_file && !format)
+        return false;
+    if (!o->backing_file)
+        o->backing_file = top->backing_name ? top->backing_name : "";
+    if (!format)
+        o->backing_fmt = is_given(o->backing_file) ? top->backing_format : NULL;
+    return true;
+}
+
+static int amend_shut(vdisk *v, const struct vdisk_amend_opts *user, vdisk_queue *q)
 {
     const struct format_driver *format = v->top->format;
-    bool backing = o->backing_file || o->backing_fmt;
-    const char *file, *name;
-    int rc = check_size(v, o);
+    struct vdisk_amend_opts o = *user;
+    bool backing = find_backing(v->top, &o);
+    int rc = check_size(v, &o);
 
     assert(atomic_load(&v->manager) == q && !v->top->read_only);
-    find_backing(v->top, o, &file, &name);
-    if (rc == 0 && backing)
-        rc = format->set_backing(v->top, file, name, true, q);
     if (rc == 0)
-        rc = format->amend(v->top, o, true, q);
-    if (rc == 0) /* invariant 1 */
-        rc = format->amend(v->top, o, false, q);
-    if (rc == 0 && backing) {
-        rc = format->set_backing(v->top, file, name, false, q);
-        if (rc == 0)
-            change_takes_no_more(v);
-    }
+        rc = format->amend(v->top, &o, true, q);
+    if (rc < 0)
+        return rc;
+    rc = format->amend(v->top, &o, false, q); /* invariant 1 */
+    if (backing) /* it may have been set before what has failed */
+        change_takes_no_more(v);
     return rc;
 }
 

@@ -224,8 +224,8 @@ struct format_driver {
     int (*set_backing)(struct layer *layer, const char *file, const char *format, bool only_check, vdisk_queue *q);
 
     /*
-     * What the image is changes, all that `opts` asks for but its backing file; or `only_check`: would it be
-     * refused? Blocks; no request is in flight, nor comes. NULL: -ENOTSUP.
+     * What the image is changes, all that `opts` asks for: its backing file with both texts, or none of them. Or
+     * `only_check`: would it be refused? Blocks; no request is in flight, nor comes. NULL: -ENOTSUP.
      */
     int (*amend)(struct layer *layer, const struct vdisk_amend_opts *opts, bool only_check, vdisk_queue *q);
 

@@ -244,19 +244,20 @@ struct vdisk_amend_opts {
     uint32_t           refcount_bits; /* a power of two, up to 64; version 2 has 16 */
     uint64_t           virtual_size;  /* a multiple of 512 */
     const char        *backing_file;  /* "": none; NULL: as it is. As all texts it is copied */
-    const char        *backing_fmt;   /* NULL: as it is */
+    const char        *backing_fmt;   /* NULL or "": as it is */
     vdisk_progress_fn *progress;
     void              *progress_arg;
 };
 
 /*
- * Change what an image is, as a job, about an open volume: all of it, in an order in which each step has what it
- * needs, a smaller version and the backing file's name last. Version 2 knows no zeros that take no space: with a
- * backing file they are written. All that can be refused is, before anything changes. Requests are refused
- * meanwhile. When it stops early, or is killed, some of the steps are done, each of them whole, the image reads as
- * it did (but for its size), and clusters may be leaked: the same job does the rest. Once there is another backing
- * file the handle takes no more changes. Errors of the job: -EINVAL, -ENOTSUP: the options, or the image is not of
- * a kind for them; -EBUSY: requests are in flight; -EACCES: read-only; -EIO: it is damaged; of vdisk_resize() and
+ * Change what an image is, as a job, about an open volume: all of it, in an order in which each step has what
+ * it needs, a smaller version and the backing file's name last (the name first, where the larger version has no
+ * room for the present one). Version 2 knows no zeros that take no space: with a backing file they are written.
+ * All that can be refused is, before anything changes. Requests are refused meanwhile. When it stops early, or
+ * is killed, some of the steps are done, each of them whole, the image reads as it did (but for its size), and
+ * clusters may be leaked: the same job does the rest. Once it has begun to get another backing file the handle
+ * takes no more changes. Errors of the job: -EINVAL, -ENOTSUP: the options, or the image is not of a kind for
+ * them; -EBUSY: requests are in flight; -EACCES: read-only; -EIO: it is damaged; of vdisk_resize() and
  * vdisk_set_backing(); -ENOSPC, -ENOMEM, -ECANCELED, or of the I/O. Errors here: -EINVAL, -ECHILD, -ENOMEM.
  */
 VDISK_API int vdisk_job_amend(vdisk *v, const struct vdisk_amend_opts *opts, vdisk_job **ret_job);

@@ -5,8 +5,8 @@
  * Happy path: write back all there is. Version 3 first, since the others may need it. Another width: new refcounts
  * in free space, and one write of the header that leads to them and says how wide they are. Then the size; and
  * version 2 last: zero clusters are made explicit, what that leaves leaked is freed, and one write of the header
- * says so. After each step the image is read anew. Failure modes: what forbids it (amend_check.c): nothing has
- * changed. Later: the
+ * says so. After each step the image is read anew. The backing file's name comes last, or first where version 3
+ * has no room for the present one. Failure modes: what forbids it (amend_check.c): nothing has changed. Later: the
  * steps before are done, and what the one that failed has taken is given back, if that can be. The header's own:
  * the volume takes no more writes.
  *
@@ -190,7 +190,7 @@ static int mend(struct q2_amend *a, const struct qcow2_check_opts *opts)
 static int downgrade(struct q2_amend *a)
 {
     struct qcow2_check_opts opts = check_opts(a);
-    struct q2_expand how = {.opts = &opts, .backed = meta_of(a)->header.backing_file != NULL,
+    struct q2_expand how = {.opts = &opts, .backed = meta_of(a)->header.backing_file || a->backing_file,
                             .switch_to = switch_to, .arg = a};
     struct q2_header h;
     bool leaks = false;
@@ -209,34 +209,59 @@ static int downgrade(struct q2_amend *a)
     return replace_header(a, &h); /* invariant 1 */
 }
 
-int q2_amend(struct layer *layer, const struct vdisk_amend_opts *opts, bool only_check, vdisk_queue *queue)
+static int set_backing(struct q2_amend *a)
+{
+    return q2_set_backing(a->layer, a->backing_file, a->backing_fmt, false, a->queue);
+}
+
+static int run(struct q2_amend *a)
+{
+    bool first = q2_amend_backing_first(a);
+    int rc = q2_trim_run(&q2_of(a->layer)->space, a->queue, true);
+
+    assert(a->backing || (!first && !a->backing_file && !a->backing_fmt));
+    if (rc == 0 && first)
+        rc = set_backing(a);
+    if (rc == 0)
+        rc = upgrade(a);
+    if (rc == 0)
+        rc = set_refcount_bits(a);
+    if (rc == 0)
+        rc = set_lazy(a);
+    if (rc == 0)
+        rc = set_size(a);
+    if (rc == 0)
+        rc = downgrade(a);
+    return rc == 0 && a->backing && !first ? set_backing(a) : rc;
+}
+
+/* With all that is not asked for as it is. */
+static struct q2_amend amendment(struct layer *layer, const struct vdisk_amend_opts *opts, vdisk_queue *queue)
 {
     const struct q2_header *h = &q2_of(layer)->meta.header;
+    bool backed = opts->backing_file && opts->backing_file[0] != '\0';
     struct q2_amend a = {.layer = layer, .opts = opts, .queue = queue,
                          .version = opts->version ? opts->version : h->geo.version,
                          .refcount_bits = opts->refcount_bits ? opts->refcount_bits : h->geo.refcount_bits,
                          .size = opts->virtual_size ? opts->virtual_size : layer_size(layer),
-                         .lazy = h->compatible & Q2_COMPAT_LAZY_REFCOUNTS};
-    int rc;
+                         .lazy = h->compatible & Q2_COMPAT_LAZY_REFCOUNTS,
+                         .backing = opts->backing_file != NULL,
+                         .backing_file = backed ? opts->backing_file : NULL, .backing_fmt = opts->backing_fmt};
 
     if (opts->flags & (VDISK_AMEND_LAZY_ON | VDISK_AMEND_LAZY_OFF))
         a.lazy = opts->flags & VDISK_AMEND_LAZY_ON;
+    return a;
+}
+
+int q2_amend(struct layer *layer, const struct vdisk_amend_opts *opts, bool only_check, vdisk_queue *queue)
+{
+    struct q2_amend a = amendment(layer, opts, queue);
+    int rc;
+
     assert(atomic_load(&layer->volume->refuses) & VOLUME_SHUT && !layer->read_only);
     if (atomic_load(&q2_of(layer)->meta.broken))
         return layer_trouble(layer, "amending it");
-    if (only_check)
-        return q2_amend_check(&a);
-    rc = q2_trim_run(&q2_of(layer)->space, queue, true);
-    if (rc == 0)
-        rc = upgrade(&a);
-    if (rc == 0)
-        rc = set_refcount_bits(&a);
-    if (rc == 0)
-        rc = set_lazy(&a);
-    if (rc == 0)
-        rc = set_size(&a);
-    if (rc == 0)
-        rc = downgrade(&a);
+    rc = only_check ? q2_amend_check(&a) : run(&a);
     if (rc < 0 && vdisk_error_text()[0] == '\0')
         err_set(rc, "%s: amending it: %s", layer->name, strerror(-rc));
     return rc;

@@ -12,10 +12,18 @@ struct q2_amend {
     uint32_t                       version, refcount_bits; /* in the end */
     bool                           lazy;
     uint64_t                       size;
+    bool                           backing;                /* it gets another backing file: */
+    const char                    *backing_file, *backing_fmt; /* NULL both: none */
 };
 
 /* All that can be refused, with a text: amend_check.c. */
 int q2_amend_check(const struct q2_amend *a);
+
+/*
+ * Is the backing file's name to change before all else? The longer header of version 3 has no room for the present
+ * one.
+ */
+bool q2_amend_backing_first(const struct q2_amend *a);
 
 /* *ret_old: the snapshot table lacks fields that version 3 asks for. */
 int q2_amend_old_snapshots(const struct q2_amend *a, bool *ret_old);

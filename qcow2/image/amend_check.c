@@ -124,6 +124,45 @@ static int check_version_2(const struct q2_amend *a)
     return rc;
 }
 
+/* ---- the header ----------------------------------------------------------------------------------------- */
+
+/* Of this version, with the present backing file's name or the one it is to have. */
+static int fits(const struct q2_amend *a, uint32_t version, bool new_name)
+{
+    static const char doubt[] = "nothing is written";
+    struct q2_header h = q2_amend_header(a, version, a->refcount_bits);
+
+    if (new_name) {
+        h.backing_file = unconst(a->backing_file);
+        h.backing_format = unconst(a->backing_fmt);
+    }
+    return q2_header_replace(a->layer, &h, doubt, true, a->queue);
+}
+
+static uint32_t highest_version(const struct q2_amend *a)
+{
+    return (uint32_t)max_u64(a->version, header_of(a)->geo.version);
+}
+
+bool q2_amend_backing_first(const struct q2_amend *a)
+{
+    bool first = a->backing && fits(a, highest_version(a), false) < 0;
+
+    err_clear();
+    return first;
+}
+
+/* All that are written on the way. */
+static int check_headers(const struct q2_amend *a)
+{
+    bool first = q2_amend_backing_first(a);
+    int rc = fits(a, highest_version(a), first);
+
+    if (rc == 0 && a->backing)
+        rc = fits(a, first ? header_of(a)->geo.version : a->version, true);
+    return rc;
+}
+
 /* ---- all of it ------------------------------------------------------------------------------------------ */
 
 /* Is what is read by other rules then, or counted anew, sound? */
@@ -143,14 +182,13 @@ static int check_sound(const struct q2_amend *a)
 
 int q2_amend_check(const struct q2_amend *a)
 {
-    static const char doubt[] = "nothing is written";
-    uint32_t highest = (uint32_t)max_u64(a->version, header_of(a)->geo.version);
-    struct q2_header h = q2_amend_header(a, highest, a->refcount_bits);
     int rc = a->version < 3 ? check_version_2(a) : 0;
 
+    if (rc == 0 && a->backing)
+        rc = q2_check_new_backing(a->layer, a->backing_file, a->backing_fmt, "say backing_fmt=raw or qcow2");
     if (rc == 0 && a->size != layer_size(a->layer))
-        rc = q2_resize_check(a->layer, a->size, highest, a->queue);
+        rc = q2_resize_check(a->layer, a->size, highest_version(a), a->queue);
     if (rc == 0)
-        rc = q2_header_replace(a->layer, &h, doubt, true, a->queue);
+        rc = check_headers(a);
     return rc == 0 ? check_sound(a) : rc;
 }

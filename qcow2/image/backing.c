@@ -29,12 +29,12 @@ static void adopt(struct q2_meta *meta, struct q2_header *new)
     new->backing_format = format;
 }
 
-static int check(const struct layer *layer, const char *file, const char *format)
+int q2_check_new_backing(const struct layer *layer, const char *file, const char *format, const char *hint)
 {
     if (file && q2_of(unconst(layer))->meta.data_file_raw)
         return err_set(EINVAL, "%s: a backing file and data_file_raw cannot be used together", layer->name);
     if (file && !format)
-        return err_hint(err_set(EINVAL, "%s: backing format must be specified", layer->name), "use -F");
+        return err_hint(err_set(EINVAL, "%s: backing format must be specified", layer->name), "%s", hint);
     if (!file && format)
         return err_set(EINVAL, "%s: backing format without a backing file", layer->name);
     return file ? q2_check_backing(layer->name, file, format) : 0;
@@ -45,7 +45,7 @@ int q2_set_backing(struct layer *layer, const char *file, const char *format, bo
     static const char doubt[] = "the header could not be written while it got another backing file";
     struct q2_meta *meta = &q2_of(layer)->meta;
     struct q2_header h; /* its names are ours, all else is the image's own */
-    int rc = check(layer, file, format);
+    int rc = q2_check_new_backing(layer, file, format, "use -F");
 
     assert(atomic_load(&layer->volume->refuses) & VOLUME_SHUT);
     if (rc < 0)

@@ -50,6 +50,9 @@ int q2_close(struct layer *layer, vdisk_queue *queue);
 int q2_make_empty(struct layer *layer, vdisk_progress_fn *progress, void *progress_arg, vdisk_queue *queue);
 int q2_set_backing(struct layer *layer, const char *file, const char *format, bool only_check, vdisk_queue *queue);
 
+/* Can it be that, whatever room there is for its name? `hint`: how to say the format. Errors with a text. */
+int q2_check_new_backing(const struct layer *layer, const char *file, const char *format, const char *hint);
+
 /* qcow2/image/amend.c: format_driver.amend */
 int q2_amend(struct layer *layer, const struct vdisk_amend_opts *opts, bool only_check, vdisk_queue *queue);
 
