@@ -63,10 +63,11 @@ static int any_snapshot(const struct q2_amend *a, snapshot_fn *is_so, bool *ret)
     return 0;
 }
 
-/* Version 2 takes the disk's present size for a snapshot's, and 32 bits for that of a state. */
+/* Version 2 takes the disk's present size (to QEMU: in sectors) for a snapshot's, and 32 bits for a state's. */
 static bool prevents_version_2(const struct q2_amend *a, const struct q2_snapshot *s)
 {
-    return s->vm_state_size > UINT32_MAX || (s->has_disk_size && s->disk_size != a->size);
+    return s->vm_state_size > UINT32_MAX ||
+           (s->has_disk_size && s->disk_size != a->size && s->disk_size != align_down(a->size, Q2_SECTOR_SIZE));
 }
 
 static bool lacks_size(const struct q2_amend *a, const struct q2_snapshot *s)
