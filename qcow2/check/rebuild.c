@@ -21,7 +21,6 @@
 #include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -31,8 +30,6 @@
 #include "qcow2/check/more.h"
 #include "qcow2/format/format.h"
 #include "qcow2/mutant.h"
-
-enum { REASON_MAX = 256 };
 
 struct rebuild {
     struct check c;          /* the references */
@@ -180,7 +177,9 @@ static int find_place(struct rebuild *b, uint64_t n, uint64_t *ret)
     assert(n > 0 && b->c.counting);
     for (; have < n; i++) {
         if (i >= limit(b))
-            return err_hint(err_set(ENOSPC, "%s: no space to rebuild the refcounts in", b->c.file->name),
+            return err_hint(err_set(ENOSPC, "%s: no space %s", b->c.file->name,
+                                    b->more ? "for zeros, which take clusters in version 2"
+                                    : b->strict ? "for new refcounts" : "to rebuild the refcounts in"),
                             "give the device more space");
         have = is_free(b, i) ? have + 1 : 0;
     }
@@ -428,7 +427,8 @@ int q2_rebuild_refcounts_as(struct backend *file, vdisk_queue *queue, const stru
         b.c.freed = (struct q2_spans){.list = NULL};
     }
     if (rc < 0 && vdisk_error_text()[0] == '\0')
-        err_set(rc, "%s: rebuilding its refcounts: %s", file->name, strerror(-rc));
+        err_set(rc, "%s: %s: %s", file->name, b.more ? "finding clusters for zeros" : "rebuilding its refcounts",
+                strerror(-rc));
     mem_free(b.blocks);
     q2_refs_finish(&b.old);
     check_finish(&b.c);
