@@ -88,7 +88,8 @@ static int check_features(const struct q2_amend *a)
     const struct q2_header *h = header_of(a);
 
     if (h->geo.data_file)
-        return err_set(ENOTSUP, "%s: Cannot downgrade an image with a data file", a->layer->name);
+        return err_hint(err_set(ENOTSUP, "%s: Cannot downgrade an image with a data file", a->layer->name),
+                        "convert it");
     if (h->incompatible != 0)
         return err_hint(err_set(ENOTSUP, "%s: Cannot downgrade an image with incompatible features 0x%" PRIx64
                                 " set", a->layer->name, h->incompatible),
