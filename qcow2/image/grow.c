@@ -191,9 +191,22 @@ fail:
 OP_TYPE(grow, grow_step, "START", "GROW_LOCKED", "GROW_DATA_FILE", "GROW_FLUSHED", "GROW_ALLOCATED",
         "GROW_TABLE_WRITTEN", "GROW_TABLE_FLUSHED", "GROW_HEADER");
 
+/*
+ * A table that is too short gets half as many entries more, at least: of an image that grows in small steps all
+ * old tables, which stay in memory until it is closed, and their places in the file are a few times the last.
+ */
+static uint64_t choose_entries(const struct q2 *q, uint64_t reach)
+{
+    uint64_t needed = q2_l1_entries(&q->meta.geo, reach), old = atomic_load(&q->meta.l1)->entries;
+
+    if (needed <= old)
+        return old;
+    return max_u64(needed, min_u64(old + old / 2, Q2_MAX_L1_SIZE / Q2_L1_ENTRY_SIZE));
+}
+
 int q2_grow_header(struct q2 *q, uint64_t size, uint64_t reach, vdisk_queue *queue)
 {
-    uint64_t l1_entries = max_u64(q2_l1_entries(&q->meta.geo, reach), atomic_load(&q->meta.l1)->entries);
+    uint64_t l1_entries = choose_entries(q, reach);
     struct grow g = {.q = q, .size = size, .l1_entries = l1_entries};
 
     assert(size <= reach && reach <= q2_max_size(&q->meta.geo));

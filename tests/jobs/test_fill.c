@@ -3,6 +3,8 @@
  * Volumes that are filled by what comes: the volume has it, in pieces of any length, and is never longer than
  * what has come by then. Stopped, or with the source or an I/O failing, the job says so, and the image is sound.
  */
+#include <sys/stat.h>
+
 #include "backends/lab/vdisk-lab.h"
 #include "engine/vdisk-bulk.h"
 #include "tests/jobs/volumes.h"
@@ -176,6 +178,43 @@ static void test_compressed_same(void)
     free(bytes);
 }
 
+static int64_t zero_spring(void *arg, void *buf, size_t len)
+{
+    uint64_t *left = arg;
+
+    len = min_u64(*left, len);
+    memset(buf, 0, len);
+    *left -= len;
+    return (int64_t)len;
+}
+
+/* Many small steps: the file, where each longer L1 table has its place, is in proportion to the last. */
+static void test_small_steps(void)
+{
+    const uint64_t size = UINT64_C(64) << 20;
+    const struct format f = {.format = "qcow2", .cluster_size = 512};
+    struct vdisk_copy_opts opts = {.size = sizeof opts, .depth = 2, .memory_max = 1 << 17,
+                                   .flags = VDISK_COPY_GROW | VDISK_COPY_TARGET_IS_ZERO};
+    const char *b = test_path("b");
+    uint64_t left = size;
+    struct stat st;
+    vdisk_job *j;
+    vdisk *v;
+
+    make(b, &f, 0, NULL);
+    v = open_as(b, &f, true);
+    CHECK_OK(vdisk_job_fill(v, zero_spring, &left, &opts, &j));
+    CHECK_OK(vdisk_job_run(j));
+    CHECK_OK(vdisk_job_free(j));
+    CHECK_INT(vdisk_size(v), size);
+    CHECK_OK(vdisk_close(v));
+    CHECK_INT(stat(b, &st), 0);
+    test_note("%u bytes", (unsigned)st.st_size);
+    CHECK((uint64_t)st.st_size < 8 * (size / (512 * 64) * 8)); /* of the table's length */
+    sound(b);
+    remove(b);
+}
+
 static void test_source_fails(void)
 {
     uint8_t *bytes = make_bytes(test_rng(), SIZE);
@@ -334,6 +373,7 @@ int main(int argc, char **argv)
     static const struct test_case cases[] = {
         {.name = "formats", .run = test_formats, .repeat = 2, .quick = 1, .lengthy = 10},
         {.name = "compressed-same", .run = test_compressed_same},
+        {.name = "small-steps", .run = test_small_steps},
         {.name = "source-fails", .run = test_source_fails},
         {.name = "stopped", .run = test_stopped},
         {.name = "failures", .run = test_failures},
