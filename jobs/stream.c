@@ -26,7 +26,7 @@
 #include "jobs/plan.h"
 #include "jobs/zeros.h"
 
-#define ZERO_MOST (UINT64_C(64) << 20) /* in one slot: progress goes on meanwhile */
+#define ZERO_MOST (UINT64_C(64) << 20) /* in one slot: progress goes on meanwhile; with a rate: a piece */
 #define PAUSE_MOST_NS UINT64_C(100000000)
 
 enum {
@@ -268,7 +268,7 @@ static void take_slot(struct stream *s)
     s->taken++;
     t->at = s->from;
     t->zero = s->zero;
-    t->len = jobs_min(s->end - s->from, t->zero ? ZERO_MOST : s->piece);
+    t->len = jobs_min(s->end - s->from, t->zero && s->opts.rate == 0 ? ZERO_MOST : s->piece);
     s->from += t->len;
     if (!t->zero)
         read_slot(s, number);

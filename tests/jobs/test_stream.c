@@ -314,6 +314,44 @@ static void test_source_changes(void)
     free(data);
 }
 
+struct strides {
+    uint64_t at, longest;
+};
+
+static int note_stride(void *arg, uint64_t done, uint64_t total)
+{
+    struct strides *s = arg;
+
+    CHECK(done >= s->at && done <= total);
+    s->longest = max_u64(s->longest, done - s->at);
+    s->at = done;
+    return 0;
+}
+
+/* What a rate holds back is held back piece by piece, zeros no less than data. */
+static void test_rate(void)
+{
+    enum { WIDE = 96 << 20 };
+    struct strides strides = {0};
+    struct vdisk_stream_opts opts = {.size = sizeof opts, .rate = UINT64_C(1) << 40, .progress = note_stride,
+                                     .progress_arg = &strides};
+    struct vdisk_stream_result result;
+    struct drain d = {0};
+    vdisk *v;
+
+    for (size_t i = 0; i < 2; i++) { /* raw, all of it one hole; qcow2 */
+        make(test_path("a"), &formats[i], WIDE, NULL);
+        v = open_as(test_path("a"), &formats[i], true);
+        CHECK_OK(run_stream(&v, 1, &formats[0], test_path("b"), &d, &opts, &result));
+        CHECK_INT(result.bytes_written, WIDE);
+        CHECK(strides.longest > 0 && strides.longest <= VOLUMES_PIECE);
+        CHECK_OK(vdisk_close(v));
+        strides = (struct strides){0};
+        d = (struct drain){0};
+        remove(test_path("a"));
+    }
+}
+
 /* Of the source each I/O fails once: then the job does, or it was none of its own. */
 static int lab_scenario(void *arg, vdisk_lab *lab)
 {
@@ -537,6 +575,7 @@ int main(int argc, char **argv)
         {.name = "sink-fails", .run = test_sink_fails},
         {.name = "stopped", .run = test_stopped},
         {.name = "source-changes", .run = test_source_changes},
+        {.name = "rate", .run = test_rate},
         {.name = "failures", .run = test_failures},
         {.name = "refused", .run = test_refused},
         {.name = "front", .run = test_front},
