@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* vdisk-io: finds the verb. */
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "tools/cli.h"
 
@@ -22,10 +24,24 @@ static void print_help(void)
            "unless -f names it: name it for raw images that somebody else could have written.\n");
 }
 
+/*
+ * No file of ours gets the number of a standard one that is closed, where messages or an image would go into it:
+ * what stands there then can be neither read nor written. false: nothing can.
+ */
+static bool hold_standard_files(void)
+{
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY) != fd)
+            return false;
+    return true;
+}
+
 int main(int argc, char **argv)
 {
     const char *word = argc > 1 ? argv[1] : NULL;
 
+    if (!hold_standard_files())
+        return CLI_FAILED;
     if (word == NULL) {
         cli_error("no verb given; see 'vdisk-io --help'");
         return CLI_FAILED;
