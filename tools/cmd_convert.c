@@ -336,14 +336,16 @@ static int open_sources(struct convert *c)
     return CLI_OK;
 }
 
-/* Locks find that out as well, but not with -U. */
-static int check_same_file(const struct convert *c)
+/* Locks find that out as well, but not with -U, nor of standard input. */
+static int check_same_file(struct convert *c)
 {
     const struct distinct_target t = {.name = c->target_name, .is_there = c->no_create,
                                       .format = c->target_image_opts ? NULL : c->o.opts.format,
                                       .data_file = c->o.opts.data_file};
+    int rc = c->from_stdin ? distinct_check_input(&t) : distinct_check(c->sources, c->names, c->count, &t);
 
-    return distinct_check(c->sources, c->names, c->count, &t);
+    c->part = (struct pipe_part){.left = UINT64_MAX};
+    return rc;
 }
 
 static int open_target(struct convert *c, vdisk **ret)
@@ -372,7 +374,6 @@ static int make_copy(struct convert *c, vdisk *target, vdisk_job **ret)
 {
     if (!c->from_stdin)
         return vdisk_job_copy(c->sources, c->count, target, &c->copy, ret);
-    c->part = (struct pipe_part){.left = UINT64_MAX};
     if (!c->no_create && !c->o.have_size)
         c->copy.flags |= VDISK_COPY_GROW;
     if (c->copy.depth == 0) {
@@ -438,7 +439,7 @@ static int stream(struct convert *c)
                                   .rate = c->copy.rate, .memory_max = c->memory.buffers,
                                   .progress = cli_progress_show, .progress_arg = &c->progress};
     vdisk_job *job;
-    int rc = pipe_begin_output(c->names, c->count);
+    int rc = distinct_check_output(c->sources, c->names, c->count);
 
     if (rc != CLI_OK)
         return rc;
@@ -521,14 +522,16 @@ static void add_ends(struct convert *c)
 
 static int convert(struct convert *c)
 {
-    int rc = open_sources(c);
+    int rc = c->to_stdout ? pipe_begin_output() : CLI_OK;
 
+    if (rc == CLI_OK)
+        rc = open_sources(c);
     if (rc == CLI_OK)
         rc = apply_options(c);
     if (rc == CLI_OK && c->to_stdout)
         return stream(c);
     if (rc == CLI_OK)
-        rc = c->from_stdin ? pipe_check_input(c->target_name) : check_same_file(c);
+        rc = check_same_file(c);
     if (rc != CLI_OK)
         return rc;
     add_ends(c);

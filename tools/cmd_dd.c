@@ -178,7 +178,7 @@ static int stream(struct dd *d, vdisk *source, char *name, uint64_t offset, uint
 {
     struct vdisk_stream_opts opts = {.size = sizeof opts, .name = PIPE_OUTPUT, .offset = offset, .length = len};
     vdisk_job *job;
-    int rc = pipe_begin_output(&name, 1);
+    int rc = distinct_check_output(&source, &name, 1);
 
     if (rc != CLI_OK)
         return rc;
@@ -192,8 +192,9 @@ static int stream(struct dd *d, vdisk *source, char *name, uint64_t offset, uint
 /* Of standard input what counts is known by its place alone. */
 static int fill(struct dd *d)
 {
+    const struct distinct_target t = {.name = d->output, .is_there = d->no_create, .format = d->create.format};
     uint64_t offset, end = choose_part(d, UINT64_MAX, &offset);
-    int rc = pipe_check_input(d->output);
+    int rc = distinct_check_input(&t);
 
     d->part = (struct pipe_part){.skip = offset, .left = end};
     return rc == CLI_OK ? make_and_fill(d, NULL, 0, 1) : rc;
@@ -208,7 +209,9 @@ static int dd(struct dd *d, const char *input)
     vdisk *source = NULL;
     int rc;
 
-    rc = vdisk_open(name, &how, &source) < 0 ? failed(d) : CLI_OK;
+    rc = d->to_stdout ? pipe_begin_output() : CLI_OK;
+    if (rc == CLI_OK && vdisk_open(name, &how, &source) < 0)
+        rc = failed(d);
     if (rc == CLI_OK && !d->to_stdout)
         rc = distinct_check(&source, &name, 1, &t);
     if (rc == CLI_OK)

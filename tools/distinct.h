@@ -15,9 +15,14 @@ struct distinct_target {
 
 /*
  * Is it, or its data file, a file of any layer of the sources, which are open? They are compared by device and
- * inode: a source that is opened with force-share has no lock that would find it out. CLI_OK; else CLI_FAILED, and
- * an error that names the file was printed. What cannot be looked at is taken for another: opening it says why.
+ * inode: a source that is opened with force-share has no lock that would find it out. A loop device is also the
+ * file behind it, or its part of that. CLI_OK; else CLI_FAILED, and an error that names the file was printed. What
+ * cannot be looked at is taken for another: opening it says why.
  */
 int distinct_check(vdisk *const *sources, char *const *names, unsigned count, const struct distinct_target *t);
+
+/* The same, where standard output is the target; where standard input is the only source. */
+int distinct_check_output(vdisk *const *sources, char *const *names, unsigned count);
+int distinct_check_input(const struct distinct_target *t);
 
 #endif

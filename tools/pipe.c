@@ -6,13 +6,12 @@
 #include "tools/pipe.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-#include "tools/target.h"
 
 enum { WAIT_MS = 200, WRITE_MOST = 1 << 20 };
 
@@ -21,41 +20,27 @@ bool pipe_is(const char *name)
     return strcmp(name, "-") == 0;
 }
 
-int pipe_begin_output(char *const *names, unsigned count)
+/* Is it open for that, O_RDONLY or O_WRONLY? */
+static bool is_open_for(int fd, int way)
+{
+    int flags = fcntl(fd, F_GETFL);
+
+    return flags >= 0 && !(flags & O_PATH) && ((flags & O_ACCMODE) == way || (flags & O_ACCMODE) == O_RDWR);
+}
+
+int pipe_begin_output(void)
 {
     struct sigaction ignore = {.sa_handler = SIG_IGN};
-    struct stat st;
 
     if (isatty(STDOUT_FILENO)) {
         cli_error("%s: is a terminal: have another program, or a file, take the image", PIPE_OUTPUT);
         return CLI_FAILED;
     }
-    if (fstat(STDOUT_FILENO, &st) != 0) {
-        cli_error("%s: %s", PIPE_OUTPUT, strerror(errno));
+    if (!is_open_for(STDOUT_FILENO, O_WRONLY)) {
+        cli_error("%s: is not open for writing", PIPE_OUTPUT);
         return CLI_FAILED;
-    }
-    for (unsigned i = 0; i < count; i++) {
-        if (!S_ISFIFO(st.st_mode) && !S_ISCHR(st.st_mode) && target_is_file(names[i], &st)) {
-            cli_error("%s: is the same file as the source %s", PIPE_OUTPUT, names[i]);
-            return CLI_FAILED;
-        }
     }
     sigaction(SIGPIPE, &ignore, NULL);
-    return CLI_OK;
-}
-
-int pipe_check_input(const char *target)
-{
-    struct stat st;
-
-    if (fstat(STDIN_FILENO, &st) != 0) {
-        cli_error("%s: %s", PIPE_INPUT, strerror(errno));
-        return CLI_FAILED;
-    }
-    if ((S_ISREG(st.st_mode) || S_ISBLK(st.st_mode)) && target_is_file(target, &st)) {
-        cli_error("%s: is the same file as the target %s", PIPE_INPUT, target);
-        return CLI_FAILED;
-    }
     return CLI_OK;
 }
 
@@ -79,12 +64,11 @@ int pipe_write(void *arg, const void *data, size_t len)
     (void)arg;
     while (len > 0) {
         ssize_t n = wait_for(STDOUT_FILENO, POLLOUT);
-        if (n == 0)
-            n = write(STDOUT_FILENO, p, len < WRITE_MOST ? len : WRITE_MOST);
-        else if (n == -ECANCELED)
+        if (n == -ECANCELED)
             return -ECANCELED;
-        else
+        if (n == -EAGAIN)
             continue;
+        n = write(STDOUT_FILENO, p, len < WRITE_MOST ? len : WRITE_MOST);
         if (n < 0 && errno != EINTR && errno != EAGAIN)
             return -errno;
         if (n > 0) {

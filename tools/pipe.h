@@ -14,14 +14,11 @@
 bool pipe_is(const char *name);
 
 /*
- * Before the first byte goes to standard output, to which nothing else goes from here on: it is no terminal, and
- * none of the files by these names. Whoever reads it may go: that is an error then, and no signal. CLI_OK, or
+ * Standard output, to which nothing else goes from here on, can take an image, and is no terminal. Whoever reads
+ * it may go: that is an error then, and no signal. What it is not to be (distinct.h) is asked next. CLI_OK, or
  * CLI_FAILED, and an error was printed.
  */
-int pipe_begin_output(char *const *names, unsigned count);
-
-/* Standard input is not the file of that name. CLI_OK, or CLI_FAILED, and an error was printed. */
-int pipe_check_input(const char *target);
+int pipe_begin_output(void);
 
 /* A vdisk_sink_fn: to standard output. -ECANCELED: the command is to end. */
 int pipe_write(void *arg, const void *data, size_t len);

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """convert to standard output and from standard input: what comes out is what the file form has, checks clean, and
-is the same to each QEMU that there is; readers that go, signals, and what a pipe cannot have.
+is the same to each QEMU that there is; readers that go, signals, what a pipe cannot have, and what is no pipe.
 
 usage: test_stream.py VDISK_IO PEER
 
@@ -366,6 +366,96 @@ def refused():
     one_line("a terminal", result.stderr, "is a terminal")
 
 
+def bash(what, code, command):
+    """A command line, with TOOL in $tool: what it said."""
+    result = subprocess.run(["bash", "-c", command], env={**os.environ, "tool": TOOL}, stdin=subprocess.DEVNULL,
+                            stderr=subprocess.PIPE, check=False)
+    said = result.stderr.decode(errors="replace")
+    that(f"{what}: {command}: exit code {result.returncode}: {said[:500]}", result.returncode == code)
+    return said
+
+
+def stays(what, name, command, text):
+    """It is refused, and the file is as it was."""
+    before = pathlib.Path(name).read_bytes()
+    said = bash(what, 1, command)
+    one_line(f"{what}: {command}", said, text)
+    that(f"{what}: {command}: {name} has changed", pathlib.Path(name).read_bytes() == before)
+
+
+def loops():
+    """A loop device is the file behind it."""
+    def attach(*how):
+        made = subprocess.run(["losetup", "-f", "--show", *how, "disk"], capture_output=True, text=True,
+                              check=False)
+        return made.stdout.strip() if made.returncode == 0 else None
+
+    shutil.copy("data", "disk")
+    device = attach() if os.geteuid() == 0 and shutil.which("losetup") else None
+    if device is None:
+        print("no loop devices: not tried")
+        return
+    try:
+        for command in (f"$tool convert -f raw {device} - 1<>disk", f"$tool convert -f raw disk - 1<>{device}",
+                        f"$tool convert -f raw - disk <{device}", f"$tool convert -n -f raw - {device} <disk",
+                        f"$tool convert -n -f raw disk {device}", f"$tool dd if={device} of=disk",
+                        f"$tool dd -n if=- of={device} <disk"):
+            stays("loop device", "disk", command, "same file")
+    finally:
+        subprocess.run(["losetup", "-d", device], check=True)
+    parts = [attach("-o", "1M", "--sizelimit", "1M"), attach("-o", "2M", "--sizelimit", "1M")]
+    try:
+        bash("parts of a disk", 0, f"$tool convert -n -f raw - {parts[0]} <{parts[1]}")
+    finally:
+        subprocess.run(["losetup", "-d", *parts], check=True)
+    want = bytearray(pathlib.Path("data").read_bytes())
+    want[1 << 20:2 << 20] = want[2 << 20:3 << 20]
+    that("parts of a disk: content", pathlib.Path("disk").read_bytes() == want)
+
+
+def same_files():
+    """No file that is read is written: with its chain, and data files."""
+    shutil.copy("data", "below")
+    expect("create", 0, TOOL, "create", "-q", "-f", "qcow2", "-b", "below", "-F", "raw", "middle")
+    expect("create", 0, TOOL, "create", "-q", "-f", "qcow2", "-b", "middle", "-F", "qcow2", "top")
+    expect("create", 0, TOOL, "create", "-q", "-f", "qcow2", "-o", "data_file=outer", "image", "4M")
+    expect("write", 0, TOOL, "io", "-c", "write -P 3 0 1M", "image")
+    out = "it would be overwritten, and the source"
+    for name in ("below", "middle"):
+        stays("standard output", name, f"$tool convert -O qcow2 top - 1<>{name}", f"{out} top reads it")
+        stays("standard output", name, f"$tool convert -U below top - 1<>{name}", "standard output")
+        stays("standard output", name, f"$tool dd if=top of=- 1<>{name}", f"{out} top reads it")
+    stays("standard output", "outer", "$tool convert image - 1<>outer", f"{out} image reads it")
+    stays("standard output", "outer", "$tool dd if=image of=- 1<>outer", f"{out} image reads it")
+    stays("standard output", "top", "$tool dd if=top of=- 1<>top", "same file")
+    given = "it would be overwritten, and standard input is the same file"
+    stays("standard input", "below", "$tool convert -f raw -O qcow2 -o data_file=below - new <below", given)
+    stays("standard input", "below", "ln -f below hard; $tool dd if=- of=hard <below", given)
+    for verb in ("convert -n -f raw -O qcow2 - image", "dd -n -O qcow2 if=- of=image"):
+        stays("standard input", "outer", f"$tool {verb} <outer", given)
+        stays("standard input", "image", f"$tool {verb} <image", given)
+    that("standard input: something was made", not os.path.exists("new"))
+    loops()
+
+
+def no_standard_files():
+    """Those that are closed are nobody else's."""
+    for verb in ("convert top -", "dd if=top of=-"):
+        stays("closed output", "top", f"$tool {verb} >&-", "standard output: is not open for writing")
+        stays("closed both", "top", f"$tool {verb} <&- >&-", "standard output: is not open for writing")
+        stays("for reading", "top", f"$tool {verb} 1<data", "standard output: is not open for writing")
+        said = bash("all closed", 1, f"$tool {verb} <&- >&- 2>&-")
+        that(f"all closed: {said}", said == "")
+    that("info", "Bad file descriptor" in bash("info", 1, "$tool info top >&-"))
+
+
+def files_as_output():
+    """One that may not be so long."""
+    for command in ("convert -f raw data - >limited", "dd if=data of=- >limited", "convert -f raw data made"):
+        said = bash("a limit", 1, f"ulimit -f 100; $tool {command}")
+        that(f"a limit: {said}", "File too large" in said)
+
+
 def main():
     print("seed", SEED)
     for i in range(ROUNDS):
@@ -382,6 +472,9 @@ def main():
     interrupted()
     progress()
     refused()
+    same_files()
+    no_standard_files()
+    files_as_output()
     print(f"{checks} checks, {len(failures)} failures")
     return 1 if failures or checks < 300 else 0
 
