@@ -336,7 +336,7 @@ static int open_sources(struct convert *c)
     return CLI_OK;
 }
 
-/* Locks find that out as well, but not with -U, nor of standard input. */
+/* Locks find that out as well, but not with -U, nor of standard input, which has to be readable, too. */
 static int check_same_file(struct convert *c)
 {
     const struct distinct_target t = {.name = c->target_name, .is_there = c->no_create,
@@ -344,8 +344,8 @@ static int check_same_file(struct convert *c)
                                       .data_file = c->o.opts.data_file};
     int rc = c->from_stdin ? distinct_check_input(&t) : distinct_check(c->sources, c->names, c->count, &t);
 
-    c->part = (struct pipe_part){.left = UINT64_MAX};
-    return rc;
+    c->part = (struct pipe_part){.left = UINT64_MAX, .unit = SECTOR};
+    return rc == CLI_OK && c->from_stdin ? pipe_begin_input(&c->part) : rc;
 }
 
 static int open_target(struct convert *c, vdisk **ret)
@@ -411,7 +411,10 @@ static int copy(struct convert *c, vdisk *target)
     o->checkpoint_ms = job_file_interval_ms();
     if (make_copy(c, target, &job) < 0)
         return failed(c);
-    rc = cli_job_run(job) < 0 ? failed(c) : CLI_OK;
+    rc = cli_job_run(job);
+    if (rc < 0 && c->part.error != 0)
+        snprintf(c->error, sizeof c->error, "%s: %s", PIPE_INPUT, strerror(c->part.error));
+    rc = rc < 0 ? failed(c) : CLI_OK;
     vdisk_job_free(job);
     return rc;
 }
@@ -662,7 +665,8 @@ const struct cli_verb cli_convert = {
     .notes = "Several sources are put one after the other. The target is made anew, as by create, unless -n says\n"
              "that it is there. Zeros are not copied where the target has them. At the end all is on disk.\n"
              "A target of - is standard output, to which the image is written from its start to its end; a\n"
-             "source of - is standard input, to its end, and needs -f raw.\n"
+             "source of - is standard input, to its end, and needs -f raw; nothing is made before it has come\n"
+             "to its first byte.\n"
              "A target that was made is removed when the copy fails or is interrupted (Ctrl-C); a file that was\n"
              "there before is then left empty; with --job both stay, to be gone on with. A qcow2 target that\n"
              "was being made when the command was killed is refused as unfinished; a raw one has nothing to tell\n"

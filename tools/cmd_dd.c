@@ -91,7 +91,7 @@ static uint64_t choose_part(const struct dd *d, uint64_t size, uint64_t *ret_off
     if (!__builtin_mul_overflow(d->count, d->block, &end) && end < size)
         size = end;
     if (__builtin_mul_overflow(d->skip, d->block, &offset) || offset > size) {
-        cli_warn("%s: cannot skip to specified offset", d->input);
+        cli_warn("%s: cannot skip to specified offset", d->from_stdin ? PIPE_INPUT : d->input);
         offset = size;
     }
     *ret_offset = offset;
@@ -111,8 +111,11 @@ static int failed(struct dd *d)
 
 static int run_job(struct dd *d, vdisk_job *job)
 {
-    int rc = cli_job_run(job) < 0 ? failed(d) : CLI_OK;
+    int rc = cli_job_run(job);
 
+    if (rc < 0 && d->part.error != 0)
+        snprintf(d->error, sizeof d->error, "%s: %s", PIPE_INPUT, strerror(d->part.error));
+    rc = rc < 0 ? failed(d) : CLI_OK;
     vdisk_job_free(job);
     return rc;
 }
@@ -197,6 +200,8 @@ static int fill(struct dd *d)
     int rc = distinct_check_input(&t);
 
     d->part = (struct pipe_part){.skip = offset, .left = end};
+    if (rc == CLI_OK)
+        rc = pipe_begin_input(&d->part);
     return rc == CLI_OK ? make_and_fill(d, NULL, 0, 1) : rc;
 }
 

@@ -44,6 +44,29 @@ int pipe_begin_output(void)
     return CLI_OK;
 }
 
+int pipe_begin_input(struct pipe_part *part)
+{
+    struct pollfd p = {.fd = STDIN_FILENO, .events = POLLIN};
+    ssize_t n = -1;
+
+    if (!is_open_for(STDIN_FILENO, O_RDONLY)) {
+        cli_error("%s: is not open for reading", PIPE_INPUT);
+        return CLI_FAILED;
+    }
+    if (part->left == 0)
+        return CLI_OK;
+    do {
+        if (poll(&p, 1, -1) >= 0)
+            n = read(STDIN_FILENO, part->first, sizeof part->first);
+    } while (n < 0 && (errno == EINTR || errno == EAGAIN));
+    if (n < 0) {
+        cli_error("%s: %s", PIPE_INPUT, strerror(errno));
+        return CLI_FAILED;
+    }
+    part->first_len = (size_t)n;
+    return CLI_OK;
+}
+
 /* Some time: 0; -EAGAIN: it is not ready yet; -ECANCELED: the command is to end. */
 static int wait_for(int fd, short events)
 {
@@ -79,26 +102,56 @@ int pipe_write(void *arg, const void *data, size_t len)
     return 0;
 }
 
+/* What comes next, the first of it from where it has been put. */
+static ssize_t read_some(struct pipe_part *part, void *buf, size_t len)
+{
+    size_t n = part->first_len - part->first_at;
+
+    if (n == 0)
+        return read(STDIN_FILENO, buf, len);
+    n = n < len ? n : len;
+    memcpy(buf, part->first + part->first_at, n);
+    part->first_at += n;
+    return (ssize_t)n;
+}
+
+/* That was all of it: zeros up to a multiple of the unit follow. */
+static int64_t end_of_input(struct pipe_part *part, void *buf, size_t len)
+{
+    size_t n = part->unit > 0 ? (size_t)(-part->got % part->unit) : 0;
+
+    if (part->skip > 0 && part->left > 0 && !part->ended)
+        cli_warn("%s: cannot skip to specified offset", PIPE_INPUT);
+    part->ended = true;
+    n = n < len ? n : len;
+    memset(buf, 0, n);
+    part->got += n;
+    return (int64_t)n;
+}
+
 int64_t pipe_read(void *arg, void *buf, size_t len)
 {
     struct pipe_part *part = arg;
-    size_t most = part->skip > 0 ? part->skip : part->left;
+    uint64_t most = part->skip > 0 ? part->skip : part->left;
     ssize_t n;
-    int rc;
 
-    if (part->left == 0)
-        return 0;
-    rc = wait_for(STDIN_FILENO, POLLIN);
-    if (rc < 0)
+    if (part->left == 0 || part->ended)
+        return end_of_input(part, buf, len);
+    if (part->first_at == part->first_len && wait_for(STDIN_FILENO, POLLIN) < 0)
         return -EAGAIN; /* the job knows what it was told */
-    n = read(STDIN_FILENO, buf, len < most ? len : most);
+    n = read_some(part, buf, len < most ? len : (size_t)most);
+    if (n < 0 && (errno == EINTR || errno == EAGAIN))
+        return -EAGAIN;
     if (n < 0)
-        return errno == EINTR ? -EAGAIN : -errno;
-    if (n > 0 && part->skip > 0) {
-        part->skip -= (size_t)n;
+        return -(part->error = errno);
+    if (n == 0)
+        return end_of_input(part, buf, len);
+    if (part->skip > 0) {
+        part->skip -= (uint64_t)n;
         return -EAGAIN;
     }
+    part->got += (uint64_t)n;
     if (part->left != UINT64_MAX)
-        part->left -= (size_t)n;
+        part->left -= (uint64_t)n;
     return n;
 }

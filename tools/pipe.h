@@ -25,9 +25,23 @@ int pipe_write(void *arg, const void *data, size_t len);
 
 /* What of standard input counts. */
 struct pipe_part {
-    uint64_t skip; /* bytes at its start that do not */
-    uint64_t left; /* so many behind those; UINT64_MAX: all */
+    uint64_t skip;  /* bytes at its start that do not */
+    uint64_t left;  /* so many behind those; UINT64_MAX: all */
+    uint32_t unit;  /* zeros follow up to a multiple of it; 0: none */
+    int      error; /* what read() said, which was none of the target's errors; else 0 */
+
+    /* Of pipe.c: */
+    uint64_t got;   /* bytes that counted */
+    bool     ended;
+    char     first[4096];
+    size_t   first_len, first_at; /* in `first`: from there on it is still to come */
 };
+
+/*
+ * Before a target loses what it has: wait for the first of standard input, or its end, so that one that cannot be
+ * read is found. CLI_OK, or CLI_FAILED, and an error was printed.
+ */
+int pipe_begin_input(struct pipe_part *part);
 
 /* Of a volume that grows as it comes: half of that for each step, which takes some flushes. */
 enum { PIPE_DEPTH = 64, PIPE_MEMORY = 128 << 20 };

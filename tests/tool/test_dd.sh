@@ -63,12 +63,23 @@ done
 for part in "" "bs=1M count=2" "bs=1000 skip=700 count=3000" "count=0" "bs=4096 skip=3" "skip=99999999"; do
     qemu-img dd -f raw if=a of=theirs $part 2>theirs.out
     checks=$((checks + 2))
-    cat a | "$tool" dd if=- of=ours $part && cmp -s ours theirs || fail "$part of standard input"
+    cat a | "$tool" dd if=- of=ours $part 2>err && cmp -s ours theirs || fail "$part of standard input"
     rm -f ours
-    "$tool" dd -O qcow2 -f raw if=- of=ours $part <a && qemu-img compare -q -f qcow2 -F raw ours theirs ||
+    "$tool" dd -O qcow2 -f raw if=- of=ours $part <a 2>err && qemu-img compare -q -f qcow2 -F raw ours theirs ||
         fail "$part of standard input, qcow2"
     rm -f ours theirs
 done
+for part in "skip=99999999" "bs=1M skip=9" "isize=512 skip=2"; do
+    rm -f ours
+    "$tool" dd if=- of=ours $part <a 2>err || fail "$part of standard input: exit code"
+    same "what is said of $part" "$(cat err)" \
+        "vdisk-io: warning: standard input: cannot skip to specified offset"
+    same "size" "$(stat -c %s ours)" 0
+done
+head -c 1024 a >b
+"$tool" dd if=- of=ours skip=2 <b 2>err
+same "what is said of just as much" "$(cat err)" ""
+rm -f ours theirs
 refused "nothing is converted" dd if=- of=-
 refused "reading qcow2 needs seeking" dd -f qcow2 if=- of=new
 refused "standard output is no output that is there" dd -n if=a of=-

@@ -13,6 +13,8 @@ import pathlib
 import random
 import shutil
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -446,7 +448,39 @@ def no_standard_files():
         stays("for reading", "top", f"$tool {verb} 1<data", "standard output: is not open for writing")
         said = bash("all closed", 1, f"$tool {verb} <&- >&- 2>&-")
         that(f"all closed: {said}", said == "")
+    for verb in ("convert -f raw - there", "dd if=- of=there", "convert -n -f raw - there"):
+        shutil.copy("data", "there")
+        stays("closed input", "there", f"$tool {verb} <&-", "standard input: is not open for reading")
+        stays("for writing", "there", f"$tool {verb} 0>empty", "standard input: is not open for reading")
+        stays("a directory", "there", f"$tool {verb} <.", "standard input: Is a directory")
+    stays("a directory", "outer", "$tool convert -f raw -O qcow2 -o data_file=outer - image <.", "Is a directory")
     that("info", "Bad file descriptor" in bash("info", 1, "$tool info top >&-"))
+
+
+def breaks_off(length):
+    """A peer that gives so much, which is taken, and is gone, with an error: what was said."""
+    command = [TOOL, "convert", "-f", "raw", "-", "there" if length == 0 else "broken"]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        ours = socket.create_connection(server.getsockname())
+        theirs, _ = server.accept()
+    with ours, theirs:
+        process = subprocess.Popen(command, stdin=theirs, stderr=subprocess.PIPE, text=True)
+        ours.sendall(b"x" * length)
+        while length > 0 and not os.path.exists("broken") and process.poll() is None:
+            time.sleep(0.01)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    _, said = process.communicate()
+    that(f"breaks off: {process.returncode}", process.returncode == 1)
+    return said
+
+
+def input_fails():
+    """Whose error it is, and that nothing is lost before."""
+    shutil.copy("data", "there")
+    one_line("fails at first", breaks_off(0), "standard input: Connection reset by peer")
+    that("fails at first: it has changed", pathlib.Path("there").read_bytes() == pathlib.Path("data").read_bytes())
+    one_line("fails later", breaks_off(4096), "vdisk-io: standard input: Connection reset by peer")
+    that("fails later: what was made is left", not os.path.exists("broken"))
 
 
 def files_as_output():
@@ -474,6 +508,7 @@ def main():
     refused()
     same_files()
     no_standard_files()
+    input_fails()
     files_as_output()
     print(f"{checks} checks, {len(failures)} failures")
     return 1 if failures or checks < 300 else 0
