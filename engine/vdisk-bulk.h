@@ -356,14 +356,14 @@ VDISK_API int vdisk_job_get_stream_result(const vdisk_job *job, struct vdisk_str
 typedef int64_t vdisk_source_fn(void *arg, void *buf, size_t len);
 
 /*
- * Fill a volume with bytes that come one after the other, from its start on: a raw image. A length that is no
- * multiple of 512 is rounded up, with zeros. Zeros in them are left out, or zeroed, as by vdisk_job_copy(),
- * whose options and result these are; `offset`, `length`, `backing_depth` and what is about salvaging are of no
- * use here. With VDISK_COPY_GROW the volume is made longer as they come, and never longer than they are by then:
- * so a volume that was created empty has their size in the end. One flush ends the job. When it stops early, or
- * is killed, the volume holds the start of them. `opts` may be NULL. Errors of the job: -ENOSPC: the volume is
- * too small; those of vdisk_resize(), and of `source`; -ENOTSUP, -EFBIG, -ENOMEM, -ECANCELED, or of the I/O.
- * Errors here: -EINVAL, -ECHILD, -ENOMEM.
+ * Fill a volume with bytes that come one after the other, from its start on: a raw image. What the volume has
+ * behind them stays; one that grows is a multiple of 512 long, with zeros behind their end. Zeros in them are left
+ * out, or zeroed, as by vdisk_job_copy(), whose options and result these are; `offset`, `length`, `backing_depth`
+ * and what is about salvaging are of no use here. With VDISK_COPY_GROW the volume is made longer as they come, and
+ * never longer than they are by then: so a volume that was created empty has their size in the end. One flush ends
+ * the job. When it stops early, or is killed, the volume holds the start of them. `opts` may be NULL. Errors of
+ * the job: -ENOSPC: the volume is too small; those of vdisk_resize(), and of `source`; -ENOTSUP, -EFBIG, -ENOMEM,
+ * -ECANCELED, or of the I/O. Errors here: -EINVAL, -ECHILD, -ENOMEM.
  */
 VDISK_API int vdisk_job_fill(vdisk *target, vdisk_source_fn *source, void *source_arg,
                              const struct vdisk_copy_opts *opts, vdisk_job **ret_job);

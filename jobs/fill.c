@@ -9,7 +9,8 @@
  * target cannot be made longer, a write fails: nothing more is begun, and what is in flight is waited for.
  *
  * Invariants.
- *  1. The target is never made longer than what has come, rounded up to 512.
+ *  1. The target is never made longer than what has come, rounded up to 512. Of one that does not grow nothing
+ *     behind what has come is written.
  *  2. Slots go their way in the order in which they came: what is compressed has its place by that.
  */
 #include <assert.h>
@@ -75,6 +76,12 @@ static int grow(struct fill *f)
     return rc < 0 ? jobs_fail(c->job, rc) : 0;
 }
 
+/* What has come, and what is put behind it. */
+static uint64_t total(const struct fill *f)
+{
+    return f->c->opts.flags & VDISK_COPY_GROW ? jobs_align_up(f->at, SECTOR) : f->at;
+}
+
 static void add_to_line(struct fill *f, struct copy_slot *s)
 {
     struct copy *c = f->c;
@@ -137,7 +144,7 @@ static bool take_piece(struct fill *f)
         c->free_slots = s;
         return alive;
     }
-    if (s->len % SECTOR != 0) {
+    if (s->len % SECTOR != 0 && c->opts.flags & VDISK_COPY_GROW) { /* invariant 1 */
         memset(s->buf + s->len, 0, SECTOR - s->len % SECTOR);
         s->len = (size_t)jobs_align_up(s->len, SECTOR);
     }
@@ -160,7 +167,7 @@ bool copy_fill(struct copy *c)
             send(&f);
         if (alive)
             alive = copy_reap(c); /* which sends what has been enqueued */
-        c->result.bytes_total = jobs_align_up(f.at, SECTOR);
+        c->result.bytes_total = total(&f);
         copy_step(c);
     }
     while (alive && c->inflight > 0) {

@@ -95,14 +95,15 @@ static void fill_format(struct rng *r, const struct format *f)
 {
     const char *b = test_path("b");
     uint64_t size = rng_below(r, 4) ? rng_below(r, SIZE + 1) : 512 * rng_below(r, SIZE / 512);
-    uint64_t end = align_up(size, 512);
     bool qcow2 = strcmp(f->format, "qcow2") == 0, old = rng_below(r, 3) == 0;
+    uint64_t end = old ? size : align_up(size, 512); /* what is there already stays, to the byte */
+    uint64_t whole = align_up(end, 512) + (old ? CLUSTER : 0);
     struct vdisk_copy_opts opts = {
         .size = sizeof opts, .depth = (uint32_t)rng_below(r, 20),
         .flags = old ? 0 : VDISK_COPY_GROW | VDISK_COPY_TARGET_IS_ZERO,
         .sparse = rng_below(r, 2) ? 512u << rng_below(r, 10) : 0,
         .memory_max = rng_below(r, 2) ? (uint64_t)1 << (16 + rng_below(r, 8)) : 0};
-    uint8_t *bytes = make_bytes(r, size), *junk = vdisk_alloc_buffer(SIZE + CLUSTER);
+    uint8_t *bytes = make_bytes(r, size), *junk = vdisk_alloc_buffer(SIZE + 512 + CLUSTER);
     struct vdisk_copy_result result;
     struct spring s;
     vdisk *v;
@@ -111,11 +112,11 @@ static void fill_format(struct rng *r, const struct format *f)
         opts.flags |= VDISK_COPY_DENSE;
     if (qcow2 && !f->data_file && f->cluster_size <= 65536 && rng_below(r, 2))
         opts.flags |= VDISK_COPY_COMPRESS;
-    make(b, f, old ? end + CLUSTER : 0, NULL);
+    make(b, f, old ? whole : 0, NULL);
     v = open_as(b, f, true);
-    memset(junk, 0x77, SIZE + CLUSTER);
+    memset(junk, 0x77, SIZE + 512 + CLUSTER);
     if (old)
-        CHECK_OK(vdisk_pwrite(v, junk, end + CLUSTER, 0, 0));
+        CHECK_OK(vdisk_pwrite(v, junk, whole, 0, 0));
     s = make_spring(bytes, size, v);
     s.grows = !old;
     CHECK_OK(run_fill(v, &s, &opts, &result));
@@ -124,11 +125,11 @@ static void fill_format(struct rng *r, const struct format *f)
     CHECK_INT(result.bytes_written + result.bytes_zeroed + result.bytes_skipped, end);
     CHECK_OK(vdisk_close(v));
     v = open_as(b, f, false);
-    CHECK_INT(vdisk_size(v), old ? end + CLUSTER : end);
+    CHECK_INT(vdisk_size(v), whole);
     expect(v, bytes, end);
     if (old) { /* what is behind stays */
-        CHECK_OK(vdisk_pread(v, junk, CLUSTER, end));
-        CHECK(junk[0] == 0x77 && memcmp(junk, junk + 1, CLUSTER - 1) == 0);
+        CHECK_OK(vdisk_pread(v, junk, whole - end, end));
+        CHECK(junk[0] == 0x77 && memcmp(junk, junk + 1, whole - end - 1) == 0);
     }
     CHECK_OK(vdisk_close(v));
     if (qcow2)

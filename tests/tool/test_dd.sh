@@ -69,6 +69,16 @@ for part in "" "bs=1M count=2" "bs=1000 skip=700 count=3000" "count=0" "bs=4096 
         fail "$part of standard input, qcow2"
     rm -f ours theirs
 done
+# What is behind the part stays to the byte, as from a file.
+for part in "bs=1 count=1000" "bs=700 skip=1 count=7" "bs=512 count=2" "count=0"; do
+    head -c 9000 /dev/zero | tr '\0' A >ours
+    cp ours theirs
+    "$tool" dd -n if=- of=ours $part <a && "$tool" dd -n if=a of=theirs $part
+    checks=$((checks + 1)); cmp -s ours theirs || fail "$part of standard input over what is there"
+    "$tool" create -q -f qcow2 ours.q 1M && "$tool" io -c "write -P 9 0 1M" ours.q >out && cp ours.q theirs.q
+    "$tool" dd -n -O qcow2 if=- of=ours.q $part <a && "$tool" dd -n -O qcow2 if=a of=theirs.q $part
+    checks=$((checks + 1)); "$tool" compare -q ours.q theirs.q || fail "$part over what is there, qcow2"
+done
 for part in "skip=99999999" "bs=1M skip=9" "isize=512 skip=2"; do
     rm -f ours
     "$tool" dd if=- of=ours $part <a 2>err || fail "$part of standard input: exit code"
