@@ -456,6 +456,8 @@ static int stream(struct convert *c)
     rc = cli_job_run(job) < 0 ? failed(c) : CLI_OK;
     vdisk_job_free(job);
     if (rc == CLI_OK)
+        rc = pipe_end_output();
+    if (rc == CLI_OK)
         cli_progress_end(&c->progress);
     return rc;
 }

@@ -189,7 +189,8 @@ static int stream(struct dd *d, vdisk *source, char *name, uint64_t offset, uint
         opts.offset = vdisk_size(source); /* a length of 0 is all that is left */
     if (vdisk_job_stream(&source, 1, &d->create, pipe_write, NULL, &opts, &job) < 0)
         return failed(d);
-    return run_job(d, job);
+    rc = run_job(d, job);
+    return rc == CLI_OK ? pipe_end_output() : rc;
 }
 
 /* Of standard input what counts is known by its place alone. */

@@ -15,9 +15,18 @@
 
 enum { WAIT_MS = 200, WRITE_MOST = 1 << 20 };
 
+static bool output_is_file; /* or a block device */
+
 bool pipe_is(const char *name)
 {
     return strcmp(name, "-") == 0;
+}
+
+static bool is_file(int fd)
+{
+    struct stat st;
+
+    return fstat(fd, &st) == 0 && (S_ISREG(st.st_mode) || S_ISBLK(st.st_mode));
 }
 
 /* Is it open for that, O_RDONLY or O_WRONLY? */
@@ -40,8 +49,17 @@ int pipe_begin_output(void)
         cli_error("%s: is not open for writing", PIPE_OUTPUT);
         return CLI_FAILED;
     }
+    output_is_file = is_file(STDOUT_FILENO);
     sigaction(SIGPIPE, &ignore, NULL);
     return CLI_OK;
+}
+
+int pipe_end_output(void)
+{
+    if (!output_is_file || fsync(STDOUT_FILENO) == 0)
+        return CLI_OK;
+    cli_error("%s: flushing: %s", PIPE_OUTPUT, strerror(errno));
+    return CLI_FAILED;
 }
 
 int pipe_begin_input(struct pipe_part *part)

@@ -20,6 +20,9 @@ bool pipe_is(const char *name);
  */
 int pipe_begin_output(void);
 
+/* All of the image is there: a file, or a block device, has it on disk. CLI_OK, or CLI_FAILED, as above. */
+int pipe_end_output(void);
+
 /* A vdisk_sink_fn: to standard output. -ECANCELED: the command is to end. */
 int pipe_write(void *arg, const void *data, size_t len);
 

@@ -484,10 +484,22 @@ def input_fails():
 
 
 def files_as_output():
-    """One that may not be so long."""
+    """One that may not be so long; one that is not on disk."""
     for command in ("convert -f raw data - >limited", "dd if=data of=- >limited", "convert -f raw data made"):
         said = bash("a limit", 1, f"ulimit -f 100; $tool {command}")
         that(f"a limit: {said}", "File too large" in said)
+    if subprocess.run(["strace", "true"], capture_output=True, check=False).returncode != 0:
+        print("no strace: what is flushed is not looked at")
+        return
+    # Leaks are looked for by ptrace(), which strace has.
+    trace = "ASAN_OPTIONS=detect_leaks=0 strace -f -qq -o calls -e trace=fsync"
+    for verb in ("convert -f raw data -", "convert -f raw -O qcow2 data -", "dd if=data of=-"):
+        bash("flushed", 0, f"{trace} $tool {verb} >flushed")
+        that(f"{verb}: not flushed", "fsync(1)" in pathlib.Path("calls").read_text())
+        said = bash("flush fails", 1, f"{trace} -e inject=fsync:error=EIO $tool {verb} >flushed")
+        one_line("flush fails", said, "standard output: flushing: Input/output error")
+        bash("a pipe", 0, f"{trace} $tool {verb} | cat >flushed")
+        that(f"{verb}: a pipe is flushed", "fsync(1)" not in pathlib.Path("calls").read_text())
 
 
 def main():
