@@ -7,15 +7,17 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 enum { WAIT_MS = 200, WRITE_MOST = 1 << 20 };
 
-static bool output_is_file; /* or a block device */
+static bool output_is_file; /* a write to it comes to its end by itself */
 
 bool pipe_is(const char *name)
 {
@@ -98,6 +100,20 @@ static int wait_for(int fd, short events)
     return n > 0 ? 0 : -EAGAIN;
 }
 
+/*
+ * What goes at once: poll() says that something does, not how much, and a write() that waits for more of a pipe's
+ * room would not see that the command is to end. As much as PIPE_BUF always goes.
+ */
+static ssize_t write_some(const char *data, size_t len)
+{
+    const struct iovec all = {(void *)(uintptr_t)data, len < WRITE_MOST ? len : WRITE_MOST};
+    ssize_t n = pwritev2(STDOUT_FILENO, &all, 1, -1, RWF_NOWAIT);
+
+    if (n >= 0 || (errno != EOPNOTSUPP && errno != EINVAL && errno != ENOSYS && errno != EAGAIN))
+        return n;
+    return write(STDOUT_FILENO, data, len < PIPE_BUF ? len : PIPE_BUF);
+}
+
 int pipe_write(void *arg, const void *data, size_t len)
 {
     const char *p = data;
@@ -109,7 +125,7 @@ int pipe_write(void *arg, const void *data, size_t len)
             return -ECANCELED;
         if (n == -EAGAIN)
             continue;
-        n = write(STDOUT_FILENO, p, len < WRITE_MOST ? len : WRITE_MOST);
+        n = output_is_file ? write(STDOUT_FILENO, p, len < WRITE_MOST ? len : WRITE_MOST) : write_some(p, len);
         if (n < 0 && errno != EINTR && errno != EAGAIN)
             return -errno;
         if (n > 0) {

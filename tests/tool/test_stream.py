@@ -8,6 +8,7 @@ usage: test_stream.py VDISK_IO PEER
 PEER (bench/peer) prints the path of a second qemu-img, beside the one that is installed. Random:
 VDISK_SEED=NUMBER, or new; VDISK_TEST_LONG=1 for more of it.
 """
+import fcntl
 import os
 import pathlib
 import random
@@ -18,6 +19,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 
 TOOL = str(pathlib.Path(sys.argv[1]).resolve())
@@ -502,6 +504,23 @@ def files_as_output():
         that(f"{verb}: a pipe is flushed", "fsync(1)" not in pathlib.Path("calls").read_text())
 
 
+def nobody_takes():
+    """With a pipe that is full it is poll() that waits, which sees signals, and no write()."""
+    with subprocess.Popen([TOOL, "convert", "-f", "raw", "data", "-"], stdout=subprocess.PIPE) as process:
+        full = fcntl.fcntl(process.stdout, 1032)  # F_GETPIPE_SZ
+        held = 0
+        while held < full and process.poll() is None:
+            held = struct.unpack("i", fcntl.ioctl(process.stdout, termios.FIONREAD, bytes(4)))[0]
+        places = set()
+        for _ in range(50):
+            tasks = pathlib.Path(f"/proc/{process.pid}/task").iterdir()
+            places |= {(task / "wchan").read_text() for task in tasks}
+            time.sleep(0.002)
+        that(f"a full pipe: waits in {places}", not any("pipe_write" in place for place in places))
+        process.stdout.read()
+        that("a full pipe", process.wait() == 0)
+
+
 def main():
     print("seed", SEED)
     for i in range(ROUNDS):
@@ -522,6 +541,7 @@ def main():
     no_standard_files()
     input_fails()
     files_as_output()
+    nobody_takes()
     print(f"{checks} checks, {len(failures)} failures")
     return 1 if failures or checks < 300 else 0
 
