@@ -66,7 +66,8 @@ static const struct cli_option options[] = {
     {OPT_TARGET_IS_ZERO, "target-is-zero", NULL, "with -n: it is known to read as zeros, which are not written"},
     {'S', "sparse-size", "SIZE", "so many bytes of zeros are left out: multiples of 512, default 4K;\n"
                                  "0: all is written"},
-    {'m', "parallel", "NUMBER", "pieces on their way at once: 1 to 16 (default)"},
+    {'m', "parallel", "NUMBER", "pieces on their way at once: 1 to 16 (default; what grows from\n"
+                               "standard input has more)"},
     {'W', "oob-writes", NULL, "accepted: writes are never ordered"},
     {'C', "copy-offload", NULL, "accepted: blocks are shared where the host can; not with -c, -S, --salvage"},
     {'r', "rate", "SIZE", "at most so many bytes a second"},
@@ -376,7 +377,7 @@ static int make_copy(struct convert *c, vdisk *target, vdisk_job **ret)
         return vdisk_job_copy(c->sources, c->count, target, &c->copy, ret);
     if (!c->no_create && !c->o.have_size)
         c->copy.flags |= VDISK_COPY_GROW;
-    if (c->copy.depth == 0) {
+    if (c->copy.depth == 0 && c->copy.flags & VDISK_COPY_GROW) {
         c->copy.depth = PIPE_DEPTH;
     }
     c->copy.flags &= ~(uint32_t)VDISK_COPY_CLONE;

@@ -136,10 +136,11 @@ static int copy(struct dd *d, vdisk *source, vdisk *target, uint64_t offset, uin
         opts.flags |= VDISK_COPY_TARGET_IS_ZERO;
     if (source != NULL)
         return vdisk_job_copy(&source, 1, target, &opts, &job) < 0 ? failed(d) : run_job(d, job);
-    if (!d->no_create && d->output_size == UINT64_MAX)
+    if (!d->no_create && d->output_size == UINT64_MAX) {
         opts.flags |= VDISK_COPY_GROW;
-    opts.depth = PIPE_DEPTH;
-    opts.memory_max = PIPE_MEMORY;
+        opts.depth = PIPE_DEPTH;
+        opts.memory_max = PIPE_MEMORY;
+    }
     return vdisk_job_fill(target, pipe_read, &d->part, &opts, &job) < 0 ? failed(d) : run_job(d, job);
 }
 

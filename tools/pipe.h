@@ -46,7 +46,7 @@ struct pipe_part {
  */
 int pipe_begin_input(struct pipe_part *part);
 
-/* Of a volume that grows as it comes: half of that for each step, which takes some flushes. */
+/* Of a volume that grows as it comes: half of that for each step, which takes some flushes. Others take less. */
 enum { PIPE_DEPTH = 64, PIPE_MEMORY = 128 << 20 };
 
 /* A vdisk_source_fn: from standard input; `arg`: a struct pipe_part. */
