@@ -371,15 +371,20 @@ static void salvaged(void *arg, unsigned source, uint64_t offset, uint64_t len, 
                  c->names[source], offset, strerror(-error), len);
 }
 
+/* How much comes is not known, and the target is as long as that. */
+static bool grows(const struct convert *c)
+{
+    return c->from_stdin && !c->no_create && !c->o.have_size;
+}
+
 static int make_copy(struct convert *c, vdisk *target, vdisk_job **ret)
 {
     if (!c->from_stdin)
         return vdisk_job_copy(c->sources, c->count, target, &c->copy, ret);
-    if (!c->no_create && !c->o.have_size)
+    if (grows(c))
         c->copy.flags |= VDISK_COPY_GROW;
-    if (c->copy.depth == 0 && c->copy.flags & VDISK_COPY_GROW) {
+    if (c->copy.depth == 0 && grows(c))
         c->copy.depth = PIPE_DEPTH;
-    }
     c->copy.flags &= ~(uint32_t)VDISK_COPY_CLONE;
     c->copy.progress = NULL; /* how much comes is not known */
     return vdisk_job_fill(target, pipe_read, &c->part, &c->copy, ret);
@@ -553,7 +558,7 @@ static int share_memory(struct convert *c, const struct cli_parser *p)
         layers += cli_count_layers(c->names[i], c->source_format);
     if (c->no_create)
         layers += cli_count_layers(c->target_name, c->target_image_opts ? NULL : c->o.opts.format) - 1;
-    return cli_memory_share(p, layers, 1, c->from_stdin ? PIPE_MEMORY : BUFFERS, BUFFERS_LEAST, &c->memory);
+    return cli_memory_share(p, layers, 1, grows(c) ? PIPE_MEMORY : BUFFERS, BUFFERS_LEAST, &c->memory);
 }
 
 static int convert_job(struct convert *c, const struct cli_parser *p)
