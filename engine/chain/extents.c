@@ -134,7 +134,7 @@ static void extents_step(struct op *op)
     while (x->pos < x->end) {
         x->hole = false;
         if (chain_lookup(x->top, x->pos, x->end - x->pos, &x->extent, &x->layer) < 0) {
-            OP_TRY(op, EXTENTS_LOADED, x->layer->format->load(x->layer, x->pos, op));
+            OP_TRY(op, EXTENTS_LOADED, chain_load(x->layer, x->pos, op));
             continue;
         }
         if (wants_status(x) && !cut_to_piece(x)) {

@@ -125,6 +125,12 @@ static inline const char *layer_hint_text(const struct layer *layer)
 int chain_lookup(struct layer *top, uint64_t guest_offset, uint64_t len, struct extent *ret,
                  struct layer **ret_layer);
 
+/*
+ * What chain_lookup() has said -EAGAIN for is loaded, in `layer`, and then, several at a time, what comes next if it
+ * has nothing there. Ends by op_wake(op).
+ */
+void chain_load(struct layer *layer, uint64_t guest_offset, struct op *op);
+
 /* The guest range [offset, offset+len) of a chain, from `top` down, into iov: read.c. Ends by op_wake(parent). */
 void chain_read(struct layer *top, uint64_t guest_offset, const struct iovec *iov, uint32_t iovcnt, uint64_t len,
                 struct op *parent);

@@ -55,7 +55,7 @@ static void prefetch_step(struct op *op)
         goto fail;
     while (p->pos < p->end) {
         if (chain_lookup(p->top, p->pos, p->end - p->pos, &p->extent, &p->layer) < 0) {
-            OP_TRY(op, PREFETCH_LOADED, p->layer->format->load(p->layer, p->pos, op));
+            OP_TRY(op, PREFETCH_LOADED, chain_load(p->layer, p->pos, op));
             continue;
         }
         if (wants_advice(p))

@@ -163,7 +163,7 @@ static void chain_read_step(struct op *op)
     OP_BEGIN(enum chain_read_state, op)
     while (c->pos < c->len) {
         if (look_up(c) < 0)
-            OP_TRY(op, CHAIN_LOADED, c->layer->format->load(c->layer, c->guest_offset + c->pos, op));
+            OP_TRY(op, CHAIN_LOADED, chain_load(c->layer, c->guest_offset + c->pos, op));
         else if (c->extent.kind == EXTENT_COMPRESSED)
             OP_TRY(op, CHAIN_INFLATED, inflate_piece(c, op));
         else

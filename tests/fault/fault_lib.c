@@ -63,8 +63,10 @@ static struct subject *by_name; /* whose they are */
 static int open_by_name(void *arg, const char *name, uint32_t flags, struct backend **ret_backend)
 {
     struct subject *s = by_name;
-    enum subject_file file = strcmp(name, "base") == 0 ? SUBJECT_BASE : SUBJECT_DATA;
-    struct memdisk *d = file == SUBJECT_BASE ? &s->base : &s->data;
+    enum subject_file file = strcmp(name, "base") == 0    ? SUBJECT_BASE
+                             : strcmp(name, "below") == 0 ? SUBJECT_BELOW
+                                                          : SUBJECT_DATA;
+    struct memdisk *d = file == SUBJECT_BASE ? &s->base : file == SUBJECT_BELOW ? &s->below : &s->data;
 
     if (file == SUBJECT_DATA && flags & BACKEND_CREATE) {
         if (d->keeper)
@@ -82,15 +84,40 @@ static int open_by_name(void *arg, const char *name, uint32_t flags, struct back
     return 0;
 }
 
-/* The base: all of it data, but for its end. */
+/* A layer below the top, of qcow2: `len` bytes from its start are data. */
+static void make_layer(struct subject *s, struct memdisk *d, const char *backing, const uint8_t *buf, uint64_t len)
+{
+    struct image_spec spec = {.qcow2 = true, .size = s->spec.size, .cluster_size = s->spec.cluster_size,
+                              .version = 3, .refcount_bits = 16, .backing_format = "qcow2"};
+    struct vdisk_open_opts how = {.size = sizeof how, .flags = VDISK_OPEN_RDWR, .format = "qcow2"};
+    struct backend *b;
+    vdisk *v;
+
+    snprintf(spec.backing, sizeof spec.backing, "%s", backing);
+    memdisk_init(d, 512);
+    b = memdisk_open(d, false);
+    CHECK_OK(image_create_on(&spec, b));
+    backend_close(b);
+    CHECK_OK(vdisk_open_backend(memdisk_open(d, false), &how, &v));
+    CHECK_OK(vdisk_pwrite(v, buf, len, 0, 0));
+    CHECK_OK(vdisk_close(v));
+}
+
+/* The base: all of it data, but for its end; or a little, the rest is below. */
 static void make_base(struct subject *s)
 {
     uint64_t size = s->spec.size - s->spec.size / 8;
     uint8_t *buf = test_alloc(size);
 
-    memdisk_init(&s->base, 512);
     image_pattern_bytes(99, buf, size);
-    memdisk_write(&s->base, 0, buf, size);
+    if (strcmp(s->spec.backing_format, "qcow2") == 0) {
+        make_layer(s, &s->below, "", buf, size);
+        image_pattern_bytes(98, buf, s->spec.cluster_size);
+        make_layer(s, &s->base, "sim:below", buf, s->spec.cluster_size);
+    } else {
+        memdisk_init(&s->base, 512);
+        memdisk_write(&s->base, 0, buf, size);
+    }
     model_write(&s->now, 0, buf, size);
     free(buf);
 }
@@ -347,6 +374,8 @@ void subject_copy(struct subject *to, struct subject *from)
     memdisk_clone(&to->disk, &from->disk);
     if (from->base.keeper)
         memdisk_clone(&to->base, &from->base);
+    if (from->below.keeper)
+        memdisk_clone(&to->below, &from->below);
     if (from->data.keeper)
         memdisk_clone(&to->data, &from->data);
     model_init(&to->now, 0, from->now.size);
@@ -360,6 +389,8 @@ void subject_finish(struct subject *s)
     memdisk_finish(&s->disk);
     if (s->base.keeper)
         memdisk_finish(&s->base);
+    if (s->below.keeper)
+        memdisk_finish(&s->below);
     if (s->data.keeper)
         memdisk_finish(&s->data);
     model_finish(&s->now);

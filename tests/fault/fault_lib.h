@@ -13,12 +13,12 @@
 #include "tests/lib/memdisk.h"
 #include "tests/lib/model.h"
 
-/* The files of a subject: in the scenarios' simulation "sim:base" and "sim:top.data" are opened by name. */
-enum subject_file { SUBJECT_TOP, SUBJECT_BASE, SUBJECT_DATA, SUBJECT_FILES };
+/* The files of a subject: in the scenarios' simulation "sim:base", "sim:below" and "sim:top.data" have names. */
+enum subject_file { SUBJECT_TOP, SUBJECT_BASE, SUBJECT_BELOW, SUBJECT_DATA, SUBJECT_FILES };
 
 struct subject {
     struct image_spec spec;
-    struct memdisk disk, base, data; /* the last two: where the spec has such */
+    struct memdisk disk, base, below, data; /* but the first: where the spec has such; below a base of qcow2 */
     enum subject_file target;        /* whose calls fail */
     struct backend *faults[SUBJECT_FILES]; /* while it is open; [0] is `fault` */
     struct model now;      /* what it must read as */

@@ -23,6 +23,7 @@
 #define QCOW2(cluster) .qcow2 = true, .cluster_size = (cluster), .version = 3, .refcount_bits = 16
 #define TIGHT          .qcow2 = true, .cluster_size = 512, .version = 3, .refcount_bits = 64
 #define OVER_BASE      .backing = "sim:base", .backing_format = "raw"
+#define OVER_TWO       .backing = "sim:base", .backing_format = "qcow2"
 
 static uint64_t at(const struct subject *s, uint64_t clusters)
 {
@@ -575,7 +576,41 @@ static void read_first(struct subject *s)
 
 /* ---- the table ----------------------------------------------------------------------------------------- */
 
+/*
+ * Three layers load what they know of one place, the lower two at once: where that fails once the first is asked
+ * again, where it fails twice the read does. Then over all of it.
+ */
+static int act_deep(struct subject *s)
+{
+    struct fault_rule twice = {.type = "slice_load", .nth = 1, .count = 2, .what = FAULT_FAIL,
+                               .error = s->rule.error};
+    uint64_t place = s->now.size / 2;
+    int rc = 0;
+
+    if (s->rule.what == FAULT_FAIL && !s->mode->oom) {
+        CHECK_OK(fault_add_rule(s->faults[SUBJECT_BASE], &twice));
+        CHECK(subject_read(s, place, 4096) < 0);
+    }
+    rc = subject_read(s, place, 4096);
+    if (rc == 0)
+        rc = subject_read(s, 0, s->now.size);
+    if (rc == 0)
+        rc = subject_write(s, 47, place + 1000, 3000, 0);
+    return rc < 0 ? rc : subject_read(s, place, at(s, 3));
+}
+
 static const struct scenario scenarios[] = {
+    {.name = "deep", .spec = {.size = MIB(2), QCOW2(65536), OVER_TWO}, .act = act_deep, .cold = true},
+    {.name = "deep, the base's calls",
+     .spec = {.size = MIB(2), QCOW2(65536), OVER_TWO},
+     .act = act_deep,
+     .cold = true,
+     .target = SUBJECT_BASE},
+    {.name = "deep, the lowest's calls",
+     .spec = {.size = MIB(2), QCOW2(16384), OVER_TWO},
+     .act = act_deep,
+     .cold = true,
+     .target = SUBJECT_BELOW},
     {.name = "base, read", .spec = {.size = MIB(2), QCOW2(65536), OVER_BASE}, .act = act_read, .cold = true},
     {.name = "base, read, its calls",
      .spec = {.size = MIB(2), QCOW2(65536), OVER_BASE},

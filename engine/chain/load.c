@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Loading what it takes to find a place of a chain.
+ *
+ * Happy path: the layer that was asked loads its metadata; where it has nothing, the next two that have to do so
+ * at the same time, then four, and so on: so few load for nothing, and what lies two hundred layers down is found
+ * after some twenty waits.
+ * Failure modes: a load that was made alone fails; of several one does: then the first is made again alone, since
+ * nobody knows yet whether the others matter. What was loaded may be gone again: who asked looks.
+ */
+#include <errno.h>
+#include <stddef.h>
+
+#include "engine/base/bits.h"
+#include "engine/chain/layer.h"
+#include "engine/loop/queue.h"
+
+enum { LOADS_MAX = 16 };
+
+struct chain_load {
+    struct op       op;
+    struct layer   *layer; /* the next one to be loaded */
+    uint64_t        guest_offset;
+    unsigned        most;  /* so many at a time */
+    unsigned        count; /* so many were */
+    struct op_child child[LOADS_MAX];
+};
+
+enum chain_load_state { LOAD_START = OP_START, LOAD_SEVERAL, LOAD_ALONE };
+
+/* Has this layer to load there, or something to say, or nothing (then the next one comes)? */
+enum answer { MUST_LOAD, HAS_IT, HAS_NOTHING };
+
+static enum answer ask(struct layer *layer, uint64_t guest_offset)
+{
+    struct extent e;
+
+    if (guest_offset >= atomic_load_explicit(&layer->reach, memory_order_acquire))
+        return HAS_IT; /* zeros: nobody below is asked */
+    if (layer->format->lookup(layer, guest_offset, 1, &e) < 0)
+        return MUST_LOAD;
+    return e.kind == EXTENT_UNALLOCATED ? HAS_NOTHING : HAS_IT;
+}
+
+/* The call of an await. The first layer must load, it was asked. */
+static void load_several(struct chain_load *l, struct op *op)
+{
+    enum answer answer = MUST_LOAD;
+
+    op_io_begin(op);
+    l->count = 0;
+    for (struct layer *layer = l->layer; layer && l->count < l->most; layer = layer->backing) {
+        if (layer != l->layer)
+            answer = ask(layer, l->guest_offset);
+        if (answer == HAS_IT)
+            break;
+        if (answer == MUST_LOAD)
+            layer->format->load(layer, l->guest_offset, op_child_add(op, &l->child[l->count++]));
+    }
+    assert(l->count > 0 && l->count <= LOADS_MAX);
+    op_io_wait(op);
+}
+
+/* To the layer below that has to load next. False: there is none, or the same one again. */
+static bool go_down(struct chain_load *l)
+{
+    struct layer *layer = l->layer;
+    enum answer answer;
+
+    while ((answer = ask(layer, l->guest_offset)) == HAS_NOTHING && layer->backing)
+        layer = layer->backing;
+    if (answer != MUST_LOAD || layer == l->layer)
+        return false;
+    l->layer = layer;
+    l->most = (unsigned)min_u64(2 * l->most, LOADS_MAX);
+    return true;
+}
+
+static void chain_load_step(struct op *op)
+{
+    struct chain_load *l = container_of(op, struct chain_load, op);
+
+    OP_BEGIN(enum chain_load_state, op)
+    do {
+        OP_AWAIT(op, LOAD_SEVERAL, load_several(l, op));
+        if (op->rc < 0 && l->count == 1)
+            goto fail;
+        if (op->rc < 0)
+            OP_TRY(op, LOAD_ALONE, l->layer->format->load(l->layer, l->guest_offset, op));
+    } while (go_down(l));
+    op_end(op, sizeof *l, 0);
+    return;
+    OP_END
+fail:
+    op_end(op, sizeof *l, op->rc);
+}
+
+OP_TYPE(chain_load, chain_load_step, "START", "LOAD_SEVERAL", "LOAD_ALONE");
+
+void chain_load(struct layer *layer, uint64_t guest_offset, struct op *op)
+{
+    struct chain_load *l;
+
+    assert(layer->format->load != NULL);
+    if (!layer->backing) {
+        layer->format->load(layer, guest_offset, op);
+        return;
+    }
+    l = op_alloc_head(op->queue, &chain_load_type, sizeof *l, offsetof(struct chain_load, child));
+    if (!l) {
+        op_wake(op, -ENOMEM);
+        return;
+    }
+    l->op.parent = op;
+    l->layer = layer;
+    l->guest_offset = guest_offset;
+    l->most = 1;
+    op_start(&l->op);
+}
