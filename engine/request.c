@@ -50,16 +50,12 @@ static inline void fast_io(struct request *r, struct backend *b, enum io_kind ki
     r->io.done = done;
 }
 
-/* The top layer has nothing there: do those below? As chain_lookup(). */
+/* The top layer has nothing there: do those below? As chain_find(). */
 static __attribute__((noinline)) int look_below(struct layer *top, uint64_t guest_offset, struct extent *e,
                                                 struct layer **ret_layer)
 {
     assert(e->len > 0 && top == top->volume->top);
-    if (top->backing)
-        return chain_lookup(top->backing, guest_offset, e->len, e, ret_layer);
-    e->kind = EXTENT_ZERO;
-    e->flags = 0;
-    return 0;
+    return chain_find_below(top, guest_offset, e->len, e, ret_layer);
 }
 
 static inline void start_read(struct request *r, vdisk *v, uint64_t offset, uint64_t len)

@@ -147,6 +147,8 @@ struct vdisk_open_opts {
  * (with clusters of 64 KiB that is 4 KiB for each 2 GiB of the file), 4 MiB at most each. Runs of freed clusters
  * take 16 bytes or so each; more than 16384 of them make the next write or discard flush.
  * While L2 tables are read to learn what is mapped: two sets more, and up to 4 MiB of buffers.
+ * A chain of three layers or more has a table of what lies below its top, of cache_bytes at most: 8 bytes for each
+ * 4 KiB to 2 MiB (the smallest cluster or subcluster) that have been read through it.
  */
 
 /*

@@ -27,6 +27,8 @@
     X(SERVICE_WAKES_OWNER, "who posts to a service wakes its owner when there is a thread")                    \
     X(SLOT_TAG_ONCE, "a reader does not look at the tag again after the number: meta_cache.h, invariant 1")    \
     X(SLOT_QUIET_FILL, "a slot is filled anew and its number stays: meta_cache.h, invariant 2")                \
+    X(FLAT_TAG_ONCE, "a reader does not look at the tag again after the number: flat.h, invariant 3")          \
+    X(FLAT_NUMBER_ONCE, "a reader does not look at the number again after the word: flat.h, invariant 4")      \
     X(SETTLED_READ_TWICE, "a reader looks at dirty and at flushing one after the other")                       \
     X(LEASE_FILL_TWICE, "the second who filled a lease that two queues share replaces what is there")          \
     X(FLUSH_LEAD_LOST, "who flushed does not pass the lead on to who came meanwhile")                          \
@@ -71,7 +73,9 @@
     X(STORAGE_OVERREAD, "a program's storage is asked for what lies past its end: user.c, invariant 2")        \
     X(FINISH_UNFLUSHED, "an image counts as finished before what is in it is durable")                         \
     X(FINISH_OPEN, "others write while an image is marked as finished")                                        \
-    X(CHANGE_FORESEEN, "who waited for another to change what lies below does not look what that has left")
+    X(CHANGE_FORESEEN, "who waited for another to change what lies below does not look what that has left")    \
+    X(FLAT_WORDS_KEPT, "a slot that is given to other pieces keeps its words: flat.h, invariant 3")            \
+    X(FLAT_PART_FOR_ALL, "what the start of a piece is made of counts for all of it: flat.h, invariant 2")
 
 #define ENGINE_MUTANT_ENUM(name, text) ENGINE_MUTANT_##name,
 

@@ -17,6 +17,7 @@
 #include "engine/base/bits.h"
 #include "engine/base/error.h"
 #include "engine/base/mem.h"
+#include "engine/chain/flat.h"
 #include "engine/foreign.h"
 #include "engine/loop/log.h"
 #include "engine/loop/queue.h"
@@ -26,6 +27,8 @@
 enum {
     PROBE_BYTES = 65536,
     CHAIN_TABLES_MAX = 1 << 30,
+    FLAT_BYTES_MIN = 1 << 20,
+    FLAT_BYTES_DEFAULT = 32 << 20,
 };
 
 int format_probe(struct backend *b, vdisk_queue *q, const struct format_driver **ret)
@@ -56,6 +59,7 @@ static void layer_free(struct layer *layer)
 {
     if (!layer)
         return;
+    flat_free(layer->flat);
     if (layer->data != layer->file)
         backend_close(layer->data);
     backend_close(layer->file);
@@ -312,6 +316,15 @@ static void find_host_holes(struct layer *top, vdisk_queue *q)
             layer->host_holes = layer->format->has_host_holes(layer, q);
 }
 
+/* As much for all that lies below the top as a layer may have for itself. */
+static int flatten(struct layer *top, uint64_t cache_bytes)
+{
+    uint64_t bytes = cache_bytes > 0 ? max_u64(cache_bytes, FLAT_BYTES_MIN) : FLAT_BYTES_DEFAULT;
+
+    assert(!top->flat && top->depth > 0);
+    return flat_new(top->backing, bytes, &top->flat) < 0 ? err_set(ENOMEM, "%s: out of memory", top->name) : 0;
+}
+
 int chain_open(vdisk *volume, struct backend *file, struct layer_name *n, const struct vdisk_open_opts *opts,
                vdisk_queue *q)
 {
@@ -335,6 +348,11 @@ int chain_open(vdisk *volume, struct backend *file, struct layer_name *n, const 
     for (struct layer *l = top; l; l = l->backing)
         l->depth = depth--;
     assert(depth == 0 && !volume->top);
+    rc = flatten(top, opts->cache_bytes);
+    if (rc < 0) {
+        chain_close(top, q);
+        return rc;
+    }
     if (opts->flags & VDISK_OPEN_HOST_HOLES)
         find_host_holes(top, q);
     volume->top = top;

@@ -28,6 +28,7 @@ struct layer {
     struct backend             *data;           /* guest data: `file`, or an external data file (ours to close) */
     struct backend             *file;           /* metadata; raw: everything */
     struct layer               *backing;        /* the next one or NULL; owned */
+    struct flat                *flat;           /* of the top: the layers below as one table, or NULL */
     vdisk                      *volume;         /* whose chain it is in */
 
     _Atomic uint64_t            size;           /* as requests and their owners know it */
@@ -46,6 +47,7 @@ struct layer {
     uint32_t                    open_flags;
     uint32_t                    depth;          /* layers from here down */
     uint32_t                    cluster_size;   /* of the format; 0: it has none */
+    uint32_t                    map_unit;       /* its smallest piece that may lie anywhere; 0: one extent */
     uint32_t                    zero_align;     /* vdisk_info's; 0: as `data` has it */
     bool                        zeroes_cheap;   /* zero_align is set: the format's word */
     uint32_t                    compress_align; /* vdisk_info's; > 0: the format has write_compressed() */
@@ -126,8 +128,18 @@ int chain_lookup(struct layer *top, uint64_t guest_offset, uint64_t len, struct 
                  struct layer **ret_layer);
 
 /*
- * What chain_lookup() has said -EAGAIN for is loaded, in `layer`, and then, several at a time, what comes next if it
- * has nothing there. Ends by op_wake(op).
+ * The same for who wants the bytes: of a deep chain it costs what it costs of a short one. Flags of the layers
+ * below the top (EXTENT_MARKED, say), and the layer of zeros, are not told. And without the top, which has nothing
+ * there.
+ */
+int chain_find(struct layer *top, uint64_t guest_offset, uint64_t len, struct extent *ret,
+               struct layer **ret_layer);
+int chain_find_below(struct layer *top, uint64_t guest_offset, uint64_t len, struct extent *ret,
+                     struct layer **ret_layer);
+
+/*
+ * What they have said -EAGAIN for is loaded, in `layer`, and then, several at a time, what comes next if it has
+ * nothing there. Ends by op_wake(op).
  */
 void chain_load(struct layer *layer, uint64_t guest_offset, struct op *op);
 

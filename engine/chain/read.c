@@ -11,39 +11,36 @@
 
 #include "engine/base/bits.h"
 #include "engine/base/iov.h"
+#include "engine/chain/flat.h"
 #include "engine/chain/layer.h"
 #include "engine/loop/queue.h"
 
 enum { READ_PIECES = 8, READ_PIECE_IOV = 8, READ_RUN = 32, READ_RUN_IOV = 32 };
 
-int chain_lookup(struct layer *top, uint64_t guest_offset, uint64_t len, struct extent *ret,
-                 struct layer **ret_layer)
+int chain_find(struct layer *top, uint64_t guest_offset, uint64_t len, struct extent *ret,
+               struct layer **ret_layer)
 {
-    struct layer *layer = top;
+    uint64_t reach = atomic_load_explicit(&top->reach, memory_order_acquire);
 
     assert(len > 0);
-    for (;;) {
-        uint64_t reach = atomic_load_explicit(&layer->reach, memory_order_acquire);
-        *ret_layer = layer;
-        if (unlikely(guest_offset >= reach))
-            break;
-        if (unlikely(len > reach - guest_offset))
-            len = reach - guest_offset;
-        if (unlikely(layer->format->lookup(layer, guest_offset, len, ret) < 0))
-            return -EAGAIN;
-        assert(ret->len > 0 && ret->len <= len);
-        if (ret->kind != EXTENT_UNALLOCATED)
-            return 0;
-        len = ret->len;
-        if (!layer->backing)
-            break;
-        layer = layer->backing;
-        assert(layer->read_only); /* layer.h, invariant 3 */
-    }
-    /* Nobody has it: past the end of a shorter layer, or unallocated all the way down. */
-    ret->kind = EXTENT_ZERO;
-    ret->flags = 0;
-    ret->len = len;
+    if (!top->flat || unlikely(guest_offset >= reach))
+        return chain_lookup(top, guest_offset, len, ret, ret_layer);
+    *ret_layer = top;
+    if (unlikely(top->format->lookup(top, guest_offset, min_u64(len, reach - guest_offset), ret) < 0))
+        return -EAGAIN;
+    assert(ret->len > 0 && ret->len <= len);
+    return ret->kind == EXTENT_UNALLOCATED ? chain_find_below(top, guest_offset, ret->len, ret, ret_layer) : 0;
+}
+
+int chain_find_below(struct layer *top, uint64_t guest_offset, uint64_t len, struct extent *ret,
+                     struct layer **ret_layer)
+{
+    if (top->flat)
+        return flat_lookup(top->flat, guest_offset, len, ret, ret_layer);
+    if (top->backing)
+        return chain_lookup(top->backing, guest_offset, len, ret, ret_layer);
+    *ret_layer = top;
+    *ret = (struct extent){.kind = EXTENT_ZERO, .len = len};
     return 0;
 }
 
@@ -53,7 +50,7 @@ bool chain_known_zero(struct layer *top, uint64_t guest_offset, uint64_t len)
     struct layer *layer;
 
     while (len > 0) {
-        if (chain_lookup(top, guest_offset, len, &e, &layer) < 0 || e.kind != EXTENT_ZERO)
+        if (chain_find(top, guest_offset, len, &e, &layer) < 0 || e.kind != EXTENT_ZERO)
             return false;
         guest_offset += e.len;
         len -= e.len;
@@ -80,7 +77,7 @@ enum chain_read_state { CHAIN_START = OP_START, CHAIN_LOADED, CHAIN_READ, CHAIN_
 static int look_up(struct chain_read *c)
 {
     assert(c->pos < c->len);
-    return chain_lookup(c->top, c->guest_offset + c->pos, c->len - c->pos, &c->extent, &c->layer);
+    return chain_find(c->top, c->guest_offset + c->pos, c->len - c->pos, &c->extent, &c->layer);
 }
 
 /* Send pieces as long as they are at hand and there is room; the call of an await. */
@@ -116,7 +113,7 @@ static unsigned find_run(const struct chain_read *c, uint64_t end, struct extent
     unsigned n = 0;
 
     while (n < READ_RUN && at < end &&
-           chain_lookup(c->top, c->guest_offset + at, end - at, &run[n], &layer) == 0 && layer == c->layer &&
+           chain_find(c->top, c->guest_offset + at, end - at, &run[n], &layer) == 0 && layer == c->layer &&
            run[n].kind == EXTENT_COMPRESSED)
         at += run[n++].len;
     return n;

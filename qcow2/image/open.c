@@ -162,6 +162,7 @@ int q2_open(struct layer *layer, const struct layer_open *how, vdisk_queue *queu
         goto fail;
     layer_set_size(layer, q->meta.header.size);
     layer->cluster_size = q->meta.geo.cluster_size;
+    layer->map_unit = (uint32_t)q->meta.geo.subcluster_size;
     layer->compress_align = q->meta.data_file ? 0 : (uint32_t)q->meta.geo.cluster_size;
     layer->zero_align = q->meta.data_file_raw ? 0 : q->meta.geo.cluster_size;
     set_cheap(q);

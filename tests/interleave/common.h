@@ -10,6 +10,7 @@
 /* All programs. */
 extern const struct program gate_users, gate_drains, range_locks, range_given_up;
 extern const struct program slice_change, slice_failing, slice_reload;
+extern const struct program flat_taken;
 extern const struct program flush_groups, flush_failing;
 extern const struct program leases, leases_back;
 extern const struct program service_two, service_later, service_refused, close_busy;

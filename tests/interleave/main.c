@@ -20,6 +20,7 @@ enum { RANDOM_RUNS = 5000, LONG_FACTOR = 200 };
 
 static const struct program *const programs[] = {
     &gate_users, &gate_drains, &range_locks, &range_given_up, &slice_change, &slice_failing, &slice_reload,
+    &flat_taken,
     &flush_groups, &flush_failing,
     &leases, &leases_back, &post_threads, &post_ring, &post_sleep,
     &service_two, &service_later, &service_refused, &close_busy,
