@@ -166,6 +166,25 @@ class Bench(Work):
                                  "--metadata-cache", "32M", path.name)
 
 
+    def chain(self, layers, spread):
+        """So many overlays; the data is all in the base, or each of them has a share of it."""
+        below = self.written("allocated.qcow2", "qcow2")
+        for i in range(1, layers + 1):
+            path = f"chain-{'spread' if spread else 'base'}-{layers}-{i}.qcow2"
+            if not (self.scratch / path).exists():
+                self.run(self.tool, "create", "-q", "-f", "qcow2", "-b", below, "-F", "qcow2", path)
+                if spread:
+                    self.run(self.tool, "bench", "-f", "qcow2", "--rw", "randwrite", "--seed", i, "--bs", "64k",
+                             "--count", GIB // (64 * KIB) // layers, path)
+            below = path
+        return below
+
+    def deep(self, layers, spread=False):
+        """Random reads through a chain, when each place has been read before."""
+        return lambda: self.ours("-f", "qcow2", "--rw", "randread", "--latency", "off", "--depth", 32,
+                                 "--runtime", 2, "--ramp", 5, self.chain(layers, spread))
+
+
 def figures(b):
     rand = ("--rw", "randwrite", "--count", 40000)
     seq = ("--rw", "write", "--bs")
@@ -195,6 +214,11 @@ def figures(b):
         Ratio("limit: first touch over a backing file, ours / fio reading and writing 64k each", b.cow_ours,
               b.cow_ceiling, None),
         Ratio("random 4k reads, all mapped, 32M of cache: 1T / 1G", b.mapped(TIB), b.mapped(GIB), 0.8),
+        Ratio("random 4k reads, data in the base: 200 layers deep / 0", b.deep(200), b.deep(0), 0.95),
+        Ratio("the same: CPU for each", b.deep(200), b.deep(0), 1.1, of="cpu_us", at_most=True),
+        Ratio("the same, data in all of the layers", b.deep(200, True), b.deep(0), 0.95),
+        Ratio("the same: CPU for each (200 files beside 1)", b.deep(200, True), b.deep(0), 1.1, of="cpu_us",
+              at_most=True),
     ]
 
 
