@@ -7,7 +7,8 @@
  * Invariants.
  *  1. What is fixed after open is read without a lock by any thread.
  *  2. reach >= size, but while a layer follows a file that was cut (engine/follow.c).
- *  3. Only the top layer is changed; those below are open for reading.
+ *  3. Only the top layer is changed; those below are open for reading, keep their reach, and are not replaced by
+ *     others. What they say of a place stays so: flat.h relies on it.
  */
 #ifndef ENGINE_CHAIN_LAYER_H
 #define ENGINE_CHAIN_LAYER_H
