@@ -100,6 +100,12 @@ struct format_driver {
     void (*load)(struct layer *layer, uint64_t guest_offset, struct op *op);
 
     /*
+     * The same for who does not know yet whether it matters: of what is wrong there nothing is said, and nothing
+     * follows. Of layers below the top. NULL if load() is.
+     */
+    void (*load_ahead)(struct layer *layer, uint64_t guest_offset, struct op *op);
+
+    /*
      * Read a COMPRESSED extent: `len` bytes from guest_offset (inside the extent) into `buf`; ends by op_wake(op).
      */
     void (*read_compressed)(struct layer *layer, const struct extent *e, uint64_t guest_offset,

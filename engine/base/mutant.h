@@ -74,6 +74,7 @@
     X(FINISH_UNFLUSHED, "an image counts as finished before what is in it is durable")                         \
     X(FINISH_OPEN, "others write while an image is marked as finished")                                        \
     X(CHANGE_FORESEEN, "who waited for another to change what lies below does not look what that has left")    \
+    X(AHEAD_JUDGED, "a layer that another hides is told damaged: load.c")                                      \
     X(FLAT_WORDS_KEPT, "a slot that is given to other pieces keeps its words: flat.h, invariant 3")            \
     X(FLAT_PART_FOR_ALL, "what the start of a piece is made of counts for all of it: flat.h, invariant 2")
 

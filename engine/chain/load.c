@@ -6,12 +6,14 @@
  * at the same time, then four, and so on: so few load for nothing, and what lies two hundred layers down is found
  * after some twenty waits.
  * Failure modes: a load that was made alone fails; of several one does: then the first is made again alone, since
- * nobody knows yet whether the others matter. What was loaded may be gone again: who asked looks.
+ * nobody knows yet whether the others matter. What was loaded may be gone again: who asked looks. Of damage in a
+ * layer that another may hide nothing is said before it is that layer's turn.
  */
 #include <errno.h>
 #include <stddef.h>
 
 #include "engine/base/bits.h"
+#include "engine/base/mutant.h"
 #include "engine/chain/layer.h"
 #include "engine/loop/queue.h"
 
@@ -42,6 +44,15 @@ static enum answer ask(struct layer *layer, uint64_t guest_offset)
     return e.kind == EXTENT_UNALLOCATED ? HAS_NOTHING : HAS_IT;
 }
 
+/* The first one is known to matter. The others may be hidden: then nobody cares how damaged they are. */
+static void load_one(const struct chain_load *l, struct layer *layer, struct op *op)
+{
+    if (layer == l->layer || ENGINE_MUTANT(AHEAD_JUDGED))
+        layer->format->load(layer, l->guest_offset, op);
+    else
+        layer->format->load_ahead(layer, l->guest_offset, op);
+}
+
 /* The call of an await. The first layer must load, it was asked. */
 static void load_several(struct chain_load *l, struct op *op)
 {
@@ -55,7 +66,7 @@ static void load_several(struct chain_load *l, struct op *op)
         if (answer == HAS_IT)
             break;
         if (answer == MUST_LOAD)
-            layer->format->load(layer, l->guest_offset, op_child_add(op, &l->child[l->count++]));
+            load_one(l, layer, op_child_add(op, &l->child[l->count++]));
     }
     assert(l->count > 0 && l->count <= LOADS_MAX);
     op_io_wait(op);

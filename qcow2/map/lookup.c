@@ -230,3 +230,16 @@ void q2_load(struct layer *layer, uint64_t guest_offset, struct op *op)
     else
         q2_cache_load(&meta->l2, q2_slice_key(meta, guest_offset), q2_slice_host(meta, table, guest_offset), op);
 }
+
+void q2_load_ahead(struct layer *layer, uint64_t guest_offset, struct op *op)
+{
+    struct q2_meta *meta = q2_meta_of(layer);
+    uint64_t entry = q2_l1_get(meta, q2_l1_index(&meta->geo, guest_offset));
+    uint64_t table = q2_l1_offset(entry);
+
+    assert(layer->read_only && !meta->guarded); /* else filling a slot may find something to say */
+    if (table == 0 || q2_l1_problem(&meta->geo, entry))
+        op_wake(op, 0);
+    else
+        q2_cache_load(&meta->l2, q2_slice_key(meta, guest_offset), q2_slice_host(meta, table, guest_offset), op);
+}

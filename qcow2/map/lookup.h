@@ -4,8 +4,9 @@
 
 #include "engine/format.h"
 
-/* format_driver.lookup and .load */
+/* format_driver.lookup, .load and .load_ahead */
 int q2_lookup(struct layer *layer, uint64_t guest_offset, uint64_t len, struct extent *ret);
 void q2_load(struct layer *layer, uint64_t guest_offset, struct op *op);
+void q2_load_ahead(struct layer *layer, uint64_t guest_offset, struct op *op);
 
 #endif

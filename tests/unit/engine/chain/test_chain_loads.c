@@ -1,0 +1,154 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What a read through a chain loads and asks, counted in a laboratory: nothing that it does not need, and of that
+ * nothing is said either.
+ */
+#include "backends/lab/fault.h"
+#include "backends/lab/vdisk-lab.h"
+#include "engine/chain/flat.h"
+#include "engine/volume.h"
+#include "tests/unit/backend_test.h"
+
+enum { SMALL = 4096, CLUSTER = 65536, L1_OFFSET_AT = 40 };
+
+static vdisk_lab *lab;
+static vdisk_queue *q;
+static vdisk *opened; /* there is one at a time */
+static unsigned corrupt_events;
+
+static int setup(void **state)
+{
+    /* No call fails, but all are counted. */
+    struct vdisk_lab_fault fault = {.size = sizeof fault, .nth = UINT32_MAX};
+    int rc = vdisk_lab_create(NULL, &lab);
+
+    if (rc == 0)
+        rc = vdisk_lab_fail(lab, &fault);
+    corrupt_events = 0;
+    return rc < 0 ? rc : vdisk_queue_create(NULL, &q);
+}
+
+static int teardown(void **state)
+{
+    int rc;
+
+    vdisk_close(opened); /* a test has failed */
+    opened = NULL;
+    rc = vdisk_queue_destroy(q);
+    vdisk_lab_destroy(lab);
+    return rc;
+}
+
+static void add_layer(const char *name, const char *below, uint64_t size, uint32_t cluster_size)
+{
+    struct vdisk_create_opts opts = {.size = sizeof opts, .format = "qcow2", .virtual_size = size,
+                                     .cluster_size = cluster_size, .backing_file = below,
+                                     .backing_fmt = below ? "qcow2" : NULL};
+
+    OK(vdisk_create(name, &opts));
+}
+
+static void on_event(void *arg, vdisk *v, const struct vdisk_event *event)
+{
+    if (event->kind == VDISK_EVENT_CORRUPT)
+        corrupt_events++;
+}
+
+static vdisk *open_as(const char *name, const char *format, uint32_t flags)
+{
+    struct vdisk_open_opts how = {.size = sizeof how, .flags = flags, .format = format};
+    vdisk *v;
+
+    OK(vdisk_open(name, &how, &v));
+    OK(vdisk_set_event_callback(v, on_event, NULL));
+    opened = v;
+    return v;
+}
+
+static void shut(vdisk *v)
+{
+    assert_ptr_equal(v, opened);
+    opened = NULL;
+    OK(vdisk_close(v));
+}
+
+static void write_at(const char *name, uint64_t at, uint8_t byte, uint64_t len, uint32_t flags)
+{
+    vdisk *v = open_as(name, "qcow2", VDISK_OPEN_RDWR);
+    uint8_t *buf = vdisk_alloc_buffer(len);
+
+    memset(buf, byte, len);
+    OK(vdisk_pwrite(v, buf, len, at, flags));
+    shut(v);
+    free(buf);
+}
+
+static void expect_byte(vdisk *v, uint64_t at, uint64_t len, uint8_t byte)
+{
+    uint8_t *buf = vdisk_alloc_buffer(len);
+
+    OK(vdisk_pread(v, buf, len, at));
+    assert_true(is_filled(buf, byte, len));
+    free(buf);
+}
+
+/* ---- damage that nobody sees ---------------------------------------------------------------------------- */
+
+/* A reserved bit of the first L1 entry. */
+static void damage_l1(const char *name)
+{
+    vdisk *v = open_as(name, "raw", VDISK_OPEN_RDWR);
+    uint8_t at[8], entry[8];
+    uint64_t offset = 0;
+
+    OK(vdisk_pread(v, at, sizeof at, L1_OFFSET_AT));
+    for (unsigned i = 0; i < sizeof at; i++)
+        offset = offset << 8 | at[i];
+    OK(vdisk_pread(v, entry, sizeof entry, offset));
+    assert_true(entry[4] != 0 || entry[5] != 0); /* there is a table */
+    entry[6] |= 2; /* bit 9 */
+    OK(vdisk_pwrite(v, entry, sizeof entry, offset, 0));
+    shut(v);
+}
+
+/* The layer is loaded ahead, since the one that is asked has nothing there; the one between hides it. */
+static void hidden_damage(uint32_t flags)
+{
+    uint8_t buf[SMALL];
+    vdisk *v = open_as("sim:l3", "qcow2", flags);
+
+    expect_byte(v, 0, SMALL, 1);
+    assert_int_equal(corrupt_events, 0);
+    for (struct layer *layer = v->top; layer; layer = layer->backing)
+        assert_false(atomic_load(&layer->has_trouble));
+    /* Where it does matter, it is told, and that not more than once. */
+    assert_int_equal(vdisk_pread(v, buf, sizeof buf, 2 * CLUSTER), -EIO);
+    assert_int_equal(vdisk_pread(v, buf, sizeof buf, 2 * CLUSTER), -EIO);
+    assert_int_equal(corrupt_events, 1);
+    expect_byte(v, 0, SMALL, 1);
+    shut(v);
+    corrupt_events = 0;
+}
+
+static void what_is_hidden_may_be_damaged(void **state)
+{
+    add_layer("sim:l0", NULL, 1 << 20, CLUSTER);
+    add_layer("sim:l1", "sim:l0", 1 << 20, CLUSTER);
+    add_layer("sim:l2", "sim:l1", 1 << 20, CLUSTER);
+    add_layer("sim:l3", "sim:l2", 1 << 20, CLUSTER);
+    write_at("sim:l0", 0, 4, SMALL, 0);
+    write_at("sim:l1", 0, 1, CLUSTER, 0);
+    write_at("sim:l2", CLUSTER, 2, SMALL, 0); /* so that it has a table to be loaded */
+    damage_l1("sim:l0");
+    hidden_damage(0);
+    hidden_damage(VDISK_OPEN_RDWR);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(what_is_hidden_may_be_damaged, setup, teardown),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
