@@ -376,6 +376,33 @@ static void extend(struct flat *f, uint64_t guest_offset, uint64_t len, struct e
     }
 }
 
+/* How far, at most to `len`, words say no more than that layer `i` is to be asked. */
+static uint64_t count_asked(struct flat *f, uint32_t i, uint64_t guest_offset, uint64_t len)
+{
+    uint64_t piece = 1ull << f->piece_bits, got = piece - (guest_offset & (piece - 1));
+
+    for (; got < len; got += piece) {
+        uint64_t word = find(f, guest_offset + got);
+        if (word_kind(word) != FLAT_ASK || word_layer(word) != i)
+            break;
+    }
+    return min_u64(got, len);
+}
+
+/*
+ * A compressed cluster is decompressed as a whole, however small the pieces are: as far as none of its pieces has
+ * anything above layer `i`, that one is asked for all of it.
+ */
+static int join_cluster(struct flat *f, uint32_t i, uint64_t guest_offset, uint64_t len, struct extent *ret,
+                        struct layer **ret_layer)
+{
+    uint64_t cluster = (*ret_layer)->cluster_size;
+
+    assert(is_power_of_two(cluster));
+    len = count_asked(f, i, guest_offset, min_u64(len, cluster - (guest_offset & (cluster - 1))));
+    return len > ret->len ? chain_lookup(f->layers[i], guest_offset, len, ret, ret_layer) : 0;
+}
+
 int flat_lookup(struct flat *f, uint64_t guest_offset, uint64_t len, struct extent *ret,
                 struct layer **ret_layer)
 {
@@ -391,7 +418,11 @@ int flat_lookup(struct flat *f, uint64_t guest_offset, uint64_t len, struct exte
     len = min_u64(len, f->end - guest_offset);
     word = find(f, guest_offset);
     rc = show(f, word, guest_offset, len, ret, ret_layer);
-    if (unlikely(rc == 0 && ret->len < len) && (word_kind(word) == FLAT_DATA || word_kind(word) == FLAT_ZERO))
+    if (likely(rc < 0 || ret->len == len))
+        return rc;
+    if (word_kind(word) == FLAT_DATA || word_kind(word) == FLAT_ZERO)
         extend(f, guest_offset, len, ret, *ret_layer);
-    return rc;
+    else if (word_kind(word) == FLAT_ASK && ret->kind == EXTENT_COMPRESSED)
+        return join_cluster(f, word_layer(word), guest_offset, len, ret, ret_layer);
+    return 0;
 }

@@ -144,10 +144,49 @@ static void what_is_hidden_may_be_damaged(void **state)
     hidden_damage(VDISK_OPEN_RDWR);
 }
 
+/* ---- what is compressed below small clusters --------------------------------------------------------------- */
+
+static struct layer *layer_below(vdisk *v, unsigned n)
+{
+    struct layer *layer = v->top;
+
+    while (n-- > 0)
+        layer = layer->backing;
+    return layer;
+}
+
+static uint64_t reads_of(vdisk *v, unsigned n)
+{
+    return fault_calls(layer_below(v, n)->file, IO_READ);
+}
+
+/* Compressed clusters are read several at a time, whatever lies above them. */
+static void compressed_base_is_read_in_runs(void **state)
+{
+    enum { RUN = 16 };
+    uint64_t before;
+    vdisk *v;
+
+    add_layer("sim:l0", NULL, RUN * CLUSTER, CLUSTER);
+    add_layer("sim:l1", "sim:l0", RUN * CLUSTER, SMALL);
+    add_layer("sim:l2", "sim:l1", RUN * CLUSTER, CLUSTER);
+    write_at("sim:l0", 0, 7, RUN * CLUSTER, VDISK_REQ_COMPRESSED);
+    v = open_as("sim:l2", "qcow2", 0);
+    expect_byte(v, 0, SMALL, 7); /* the metadata is there */
+    before = reads_of(v, 2);
+    expect_byte(v, 0, RUN * CLUSTER, 7);
+    assert_in_range(reads_of(v, 2) - before, 1, RUN / 2);
+    before = reads_of(v, 2);
+    expect_byte(v, 3 * CLUSTER, CLUSTER, 7);
+    assert_int_equal(reads_of(v, 2) - before, 1);
+    shut(v);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(what_is_hidden_may_be_damaged, setup, teardown),
+        cmocka_unit_test_setup_teardown(compressed_base_is_read_in_runs, setup, teardown),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -111,6 +111,7 @@ static void chain_make(struct chain *c, struct rng *r, unsigned count, uint64_t 
         layer->format_state = x;
         layer->read_only = true;
         layer->map_unit = x->raw ? 0 : x->unit;
+        layer->cluster_size = layer->map_unit;
         layer->reach = rng_chance(r, 20) && !c->even ? 512 * rng_below(r, c->size / 512) : c->size;
         layer->size = layer->reach;
         c->layers[i] = layer;
@@ -232,6 +233,56 @@ static void what_is_known_asks_nobody(void **state)
     chain_free(&c);
 }
 
+static struct content *chain_content(const struct chain *c, unsigned layer)
+{
+    return c->layers[layer]->format_state;
+}
+
+/* All of a layer is of one kind, in clusters of `unit`. */
+static void content_set(struct chain *c, unsigned layer, uint32_t unit, enum extent_kind kind)
+{
+    struct content *x = chain_content(c, layer);
+
+    x->unit = unit;
+    x->raw = false;
+    memset(x->kind, kind, sizeof x->kind);
+    c->layers[layer]->map_unit = c->layers[layer]->cluster_size = unit;
+}
+
+/* Smaller pieces above do not cut a compressed cluster, but where there is something in them. */
+static void compressed_clusters_stay_whole(void **state)
+{
+    enum { CLUSTER = 64 << 10, PIECE = 4096 };
+    struct chain c = {.even = true};
+    struct extent e;
+    struct layer *layer;
+    struct rng r;
+
+    rng_init(&r, 15);
+    chain_make(&c, &r, 3, 32 << 20);
+    content_set(&c, 0, PIECE, EXTENT_UNALLOCATED);
+    content_set(&c, 1, PIECE, EXTENT_UNALLOCATED);
+    content_set(&c, 2, CLUSTER, EXTENT_COMPRESSED);
+    chain_content(&c, 1)->kind[3 * CLUSTER / PIECE + 5] = EXTENT_DATA;
+    for (uint64_t at = 0; at < 3 * CLUSTER; at += 512) {
+        find(&c, true, at, 1 << 20, &e, &layer);
+        assert_int_equal(e.kind, EXTENT_COMPRESSED);
+        assert_ptr_equal(layer, c.layers[2]);
+        assert_int_equal(e.len, CLUSTER - at % CLUSTER);
+    }
+    find(&c, true, 3 * CLUSTER, 1 << 20, &e, &layer);
+    assert_int_equal(e.kind, EXTENT_COMPRESSED);
+    assert_int_equal(e.len, 5 * PIECE);
+    find(&c, true, 3 * CLUSTER + 5 * PIECE, 1 << 20, &e, &layer);
+    assert_int_equal(e.kind, EXTENT_DATA);
+    assert_int_equal(e.len, PIECE);
+    find(&c, true, 3 * CLUSTER + 6 * PIECE, 1 << 20, &e, &layer);
+    assert_int_equal(e.len, 10 * PIECE);
+    find(&c, true, 4 * CLUSTER, PIECE + 1, &e, &layer); /* no more than was asked for */
+    assert_int_equal(e.len, PIECE + 1);
+    chain_free(&c);
+}
+
 /* Two are few enough to be asked, and one is no chain. */
 static void short_chains_have_none(void **state)
 {
@@ -285,6 +336,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(table_is_as_the_chain),
         cmocka_unit_test(what_is_known_asks_nobody),
+        cmocka_unit_test(compressed_clusters_stay_whole),
         cmocka_unit_test(short_chains_have_none),
         cmocka_unit_test(threads_get_the_same),
     };
