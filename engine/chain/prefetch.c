@@ -54,7 +54,8 @@ static void prefetch_step(struct op *op)
     if (op->rc < 0)
         goto fail;
     while (p->pos < p->end) {
-        if (chain_find(p->top, p->pos, p->end - p->pos, &p->extent, &p->layer) < 0) {
+        /* Not chain_find(): it would go over every piece of however large a range, and each take a place. */
+        if (chain_lookup(p->top, p->pos, p->end - p->pos, &p->extent, &p->layer) < 0) {
             OP_TRY(op, PREFETCH_LOADED, chain_load(p->layer, p->pos, op));
             continue;
         }

@@ -182,11 +182,47 @@ static void compressed_base_is_read_in_runs(void **state)
     shut(v);
 }
 
+/* ---- prefetch ----------------------------------------------------------------------------------------- */
+
+static unsigned slots_in_use(const struct flat *f)
+{
+    unsigned n = 0;
+
+    for (uint64_t i = 0; i <= f->sets_mask; i++)
+        for (unsigned way = 0; way < FLAT_WAYS; way++)
+            n += atomic_load(&f->sets[i].tags[way]) != 0;
+    return n;
+}
+
+/* However large the range, what reads have learned stays: nothing of it is gone over piece by piece. */
+static void prefetch_leaves_the_table(void **state)
+{
+    uint64_t size = 64ull << 30;
+    struct vdisk_completion done;
+    unsigned slots;
+    vdisk *v;
+
+    add_layer("sim:l0", NULL, size, CLUSTER);
+    add_layer("sim:l1", "sim:l0", size, CLUSTER);
+    add_layer("sim:l2", "sim:l1", size, CLUSTER);
+    write_at("sim:l0", 0, 9, SMALL, 0);
+    v = open_as("sim:l2", "qcow2", 0);
+    expect_byte(v, 0, SMALL, 9);
+    slots = slots_in_use(v->top->flat);
+    assert_int_equal(slots, 1);
+    vdisk_prefetch(q, v, 0, size, 0, 0);
+    assert_int_equal(vdisk_reap(q, &done, 1, 1, NULL), 1);
+    assert_int_equal(done.result, 0);
+    assert_int_equal(slots_in_use(v->top->flat), slots);
+    shut(v);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(what_is_hidden_may_be_damaged, setup, teardown),
         cmocka_unit_test_setup_teardown(compressed_base_is_read_in_runs, setup, teardown),
+        cmocka_unit_test_setup_teardown(prefetch_leaves_the_table, setup, teardown),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
