@@ -322,7 +322,11 @@ static int flatten(struct layer *top, uint64_t cache_bytes)
     uint64_t bytes = cache_bytes > 0 ? max_u64(cache_bytes, FLAT_BYTES_MIN) : FLAT_BYTES_DEFAULT;
 
     assert(!top->flat && top->depth > 0);
-    return flat_new(top->backing, bytes, &top->flat) < 0 ? err_set(ENOMEM, "%s: out of memory", top->name) : 0;
+    if (flat_new(top->backing, bytes, &top->flat) < 0)
+        return err_set(ENOMEM, "%s: out of memory", top->name);
+    if (top->flat)
+        top->backing->below_flat = true;
+    return 0;
 }
 
 int chain_open(vdisk *volume, struct backend *file, struct layer_name *n, const struct vdisk_open_opts *opts,

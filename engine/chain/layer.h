@@ -37,6 +37,7 @@ struct layer {
     _Atomic bool                writes_in_place; /* lookup() may say EXTENT_WRITABLE; not any more with trouble */
     bool                        read_only;
     bool                        keeps_discarded; /* its name says that discards do nothing */
+    bool                        below_flat;     /* the first one in its top's `flat` */
     bool                        host_holes;     /* block status asks `data` where mapped clusters have holes */
     struct volume_mark          mark;           /* how far the file is in use: engine/loop/event.h */
 
@@ -140,7 +141,7 @@ int chain_find_below(struct layer *top, uint64_t guest_offset, uint64_t len, str
 
 /*
  * What they have said -EAGAIN for is loaded, in `layer`, and then, several at a time, what comes next if it has
- * nothing there. Ends by op_wake(op).
+ * nothing there; of a top with a table of what lies below it, that alone. Ends by op_wake(op).
  */
 void chain_load(struct layer *layer, uint64_t guest_offset, struct op *op);
 

@@ -4,7 +4,7 @@
  *
  * Happy path: the layer that was asked loads its metadata; where it has nothing, the next two that have to do so
  * at the same time, then four, and so on: so few load for nothing, and what lies two hundred layers down is found
- * after some twenty waits.
+ * after some twenty waits. A top with a table of what lies below it (flat.h) loads alone, and that is all.
  * Failure modes: a load that was made alone fails; of several one does: then the first is made again alone, since
  * nobody knows yet whether the others matter. What was loaded may be gone again: who asked looks. Of damage in a
  * layer that another may hide nothing is said before it is that layer's turn.
@@ -113,7 +113,8 @@ void chain_load(struct layer *layer, uint64_t guest_offset, struct op *op)
     struct chain_load *l;
 
     assert(layer->format->load != NULL);
-    if (!layer->backing) {
+    /* What lies below the top may be in its table: who asked looks there before more is loaded. */
+    if (!layer->backing || layer->flat) {
         layer->format->load(layer, guest_offset, op);
         return;
     }
@@ -125,6 +126,6 @@ void chain_load(struct layer *layer, uint64_t guest_offset, struct op *op)
     l->op.parent = op;
     l->layer = layer;
     l->guest_offset = guest_offset;
-    l->most = 1;
+    l->most = layer->below_flat ? 2 : 1; /* the top, which is not loaded with it, was the first */
     op_start(&l->op);
 }

@@ -111,7 +111,7 @@ static void damage_l1(const char *name)
     shut(v);
 }
 
-/* The layer is loaded ahead, since the one that is asked has nothing there; the one between hides it. */
+/* The damaged layer is loaded ahead, beside the one that hides it. */
 static void hidden_damage(uint32_t flags)
 {
     uint8_t buf[SMALL];
@@ -137,9 +137,9 @@ static void what_is_hidden_may_be_damaged(void **state)
     add_layer("sim:l2", "sim:l1", 1 << 20, CLUSTER);
     add_layer("sim:l3", "sim:l2", 1 << 20, CLUSTER);
     write_at("sim:l0", 0, 4, SMALL, 0);
-    write_at("sim:l1", 0, 1, CLUSTER, 0);
-    write_at("sim:l2", CLUSTER, 2, SMALL, 0); /* so that it has a table to be loaded */
-    damage_l1("sim:l0");
+    write_at("sim:l1", 0, 2, SMALL, 0);
+    write_at("sim:l2", 0, 1, CLUSTER, 0);
+    damage_l1("sim:l1");
     hidden_damage(0);
     hidden_damage(VDISK_OPEN_RDWR);
 }
@@ -217,12 +217,63 @@ static void prefetch_leaves_the_table(void **state)
     shut(v);
 }
 
+/* ---- what is known of the layers below ------------------------------------------------------------------ */
+
+/* So many places, each in another slice of each layer, that the smallest caches do not hold them all. */
+enum { PLACES = 400, SLICE = 2 << 20 };
+
+static uint64_t place_at(unsigned i)
+{
+    return (uint64_t)i * SLICE + (i + i / 32) % 8 * (SLICE / 8);
+}
+
+/* In each slice of the layer something, beside the places. */
+static void fill_slices(const char *name, unsigned beside, uint8_t byte)
+{
+    vdisk *v = open_as(name, "qcow2", VDISK_OPEN_RDWR);
+    uint8_t *buf = vdisk_alloc_buffer(SMALL);
+
+    memset(buf, byte, SMALL);
+    for (unsigned i = 0; i < PLACES; i++)
+        OK(vdisk_pwrite(v, buf, SMALL, place_at(i) + beside * SMALL, 0));
+    shut(v);
+    free(buf);
+}
+
+/* A place that was found once needs the top's metadata, and no other's, when the caches have none any more. */
+static void known_place_needs_the_top_only(void **state)
+{
+    struct vdisk_open_opts how = {.size = sizeof how, .format = "qcow2", .cache_bytes = 1 << 20};
+    uint64_t before[3];
+    vdisk *v;
+
+    add_layer("sim:l0", NULL, (uint64_t)PLACES * SLICE, SMALL);
+    add_layer("sim:l1", "sim:l0", (uint64_t)PLACES * SLICE, SMALL);
+    add_layer("sim:l2", "sim:l1", (uint64_t)PLACES * SLICE, SMALL);
+    fill_slices("sim:l0", 0, 3);
+    fill_slices("sim:l1", 20, 4);
+    fill_slices("sim:l2", 30, 5);
+    OK(vdisk_open("sim:l2", &how, &v));
+    opened = v;
+    for (unsigned i = 0; i < PLACES; i++)
+        expect_byte(v, place_at(i), SMALL, 3);
+    for (unsigned n = 0; n < 3; n++)
+        before[n] = reads_of(v, n);
+    for (unsigned i = 0; i < PLACES; i++)
+        expect_byte(v, place_at(i), SMALL, 3);
+    assert_in_range(reads_of(v, 0) - before[0], PLACES / 4, PLACES); /* else nothing is shown */
+    assert_int_equal(reads_of(v, 1) - before[1], 0);
+    assert_int_equal(reads_of(v, 2) - before[2], PLACES); /* the data */
+    shut(v);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(what_is_hidden_may_be_damaged, setup, teardown),
         cmocka_unit_test_setup_teardown(compressed_base_is_read_in_runs, setup, teardown),
         cmocka_unit_test_setup_teardown(prefetch_leaves_the_table, setup, teardown),
+        cmocka_unit_test_setup_teardown(known_place_needs_the_top_only, setup, teardown),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
