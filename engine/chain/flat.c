@@ -162,8 +162,11 @@ static uint64_t get(const struct flat *f, uint64_t piece)
         POINT("flat: tag found");
         seq = atomic_load_explicit(&set->seq[way], memory_order_acquire);
         POINT("flat: number read");
-        /* The tag again: the number read belongs to these words only if it was still there. */
-        if (unlikely(seq & 1) || unlikely(atomic_load_explicit(&set->tags[way], memory_order_relaxed) != tag &&
+        /*
+         * The tag again: the number read belongs to these words only if it was still there. It may be there anew:
+         * then what is read from here on must be no older, else the number does not tell.
+         */
+        if (unlikely(seq & 1) || unlikely(atomic_load_explicit(&set->tags[way], memory_order_acquire) != tag &&
                                           !ENGINE_MUTANT(FLAT_TAG_ONCE)))
             return 0;
         POINT("flat: tag seen again");

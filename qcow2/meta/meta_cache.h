@@ -138,9 +138,12 @@ static inline struct q2_slot *q2_read_begin(struct q2_cache *c, uint64_t key, ui
         POINT("slice: tag found");
         *ret_seq = atomic_load_explicit(&s->seq, memory_order_acquire);
         POINT("slice: number read");
-        /* The tag again: the number read belongs to this content only if it was still there. */
+        /*
+         * The tag again: the number read belongs to this content only if it was still there. It may be there anew:
+         * then what is read from here on must be no older, else the number does not tell.
+         */
         if (unlikely(*ret_seq & 1) ||
-            unlikely(atomic_load_explicit(&tags[way], memory_order_relaxed) != key + 1 &&
+            unlikely(atomic_load_explicit(&tags[way], memory_order_acquire) != key + 1 &&
                      !ENGINE_MUTANT(SLOT_TAG_ONCE)))
             return NULL;
         if (!atomic_load_explicit(&s->referenced, memory_order_relaxed))
