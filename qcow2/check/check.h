@@ -101,12 +101,12 @@ int qcow2_repair(struct backend *file, vdisk_queue *q, enum qcow2_repair_what wh
 /* What an image is to be fit for: q2_check_sound(). */
 struct q2_sound {
     uint32_t refcount_bits; /* so wide may refcounts become; 0: they stay as they are */
-    bool     flags_count;   /* COPIED flags that are wrong are damage, too */
 };
 
 /*
- * Is the image sound, and can it become that? Nothing is written. Blocks; outside the loop. Errors with a text:
- * -EIO: it is damaged; -EINVAL: a count does not fit; as qcow2_check().
+ * Is the image sound (COPIED flags apart, which not all writers set), and can it become that? Nothing is written.
+ * Blocks; outside the loop. Errors with a text: -EIO: it is damaged; -EINVAL: a count does not fit; as
+ * qcow2_check().
  */
 int q2_check_sound(struct backend *file, vdisk_queue *queue, const struct qcow2_check_opts *opts,
                    const struct q2_sound *how);

@@ -2,7 +2,7 @@
 /*
  * Is an image fit to become something else?
  *
- * Happy path: a check finds no damage, and narrower refcounts would do.
+ * Happy path: a check finds no damage, COPIED flags apart, and narrower refcounts would do.
  * Failure modes: damage: -EIO, with the first that was found. A count that does not fit: -EINVAL. Of the check.
  */
 #include <assert.h>
@@ -44,7 +44,7 @@ int check_width(const struct check *c, uint32_t refcount_bits)
 
 static int judge(struct check *c, const struct q2_sound *how, const char *reason)
 {
-    uint64_t faults = c->res.corruptions - (how->flags_count ? 0 : c->flag_faults);
+    uint64_t faults = c->res.corruptions - c->flag_faults; /* flags are no worse afterwards */
 
     assert(c->flag_faults <= c->res.corruptions && !c->counting);
     if (faults > 0 || c->res.check_errors > 0 || c->blind)

@@ -172,8 +172,7 @@ static int check_sound(const struct q2_amend *a)
 {
     struct qcow2_check_opts opts = {.progress = a->opts->progress, .progress_arg = a->opts->progress_arg};
     const struct q2_geometry *g = &header_of(a)->geo;
-    struct q2_sound how = {.refcount_bits = a->refcount_bits < g->refcount_bits ? a->refcount_bits : 0,
-                           .flags_count = a->version >= g->version}; /* the last step but one would mend them */
+    struct q2_sound how = {.refcount_bits = a->refcount_bits < g->refcount_bits ? a->refcount_bits : 0};
     int rc;
 
     if (a->version == g->version && a->refcount_bits == g->refcount_bits)
