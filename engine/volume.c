@@ -302,7 +302,8 @@ static void fill_limits(const struct layer *layer, struct vdisk_info *info)
     assert(is_power_of_two(info->preferred_transfer) && info->preferred_transfer >= b->align);
     info->zero_align = layer->zero_align ? layer->zero_align : b->align;
     info->discard_align = (uint32_t)max_u64(layer->zero_align ? layer->zero_align : b->discard_align, 1);
-    info->zeroes_cheap = layer->zero_align ? layer->zeroes_cheap : (b->caps & BACKEND_ZERO_FAST) != 0;
+    info->zeroes_cheap = layer->zero_align ? atomic_load(&layer->zeroes_cheap)
+                                           : (b->caps & BACKEND_ZERO_FAST) != 0;
     info->compress_align = layer->compress_align;
 }
 

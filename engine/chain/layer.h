@@ -51,7 +51,7 @@ struct layer {
     uint32_t                    cluster_size;   /* of the format; 0: it has none */
     uint32_t                    map_unit;       /* its smallest piece that may lie anywhere; 0: one extent */
     uint32_t                    zero_align;     /* vdisk_info's; 0: as `data` has it */
-    bool                        zeroes_cheap;   /* zero_align is set: the format's word */
+    _Atomic bool                zeroes_cheap;   /* zero_align is set: the format's word; may change */
     uint32_t                    compress_align; /* vdisk_info's; > 0: the format has write_compressed() */
 
     char                        trouble[240];   /* why no more writes are accepted: set once, before has_trouble */

@@ -136,7 +136,7 @@ static uint64_t cache_bytes(const struct layer_open *how)
 /* What a version can say. */
 static void set_cheap(struct q2 *q)
 {
-    q->meta.layer->zeroes_cheap = q->meta.geo.version >= 3 || !q->meta.header.backing_file;
+    atomic_store(&q->meta.layer->zeroes_cheap, q->meta.geo.version >= 3 || !q->meta.header.backing_file);
 }
 
 int q2_open(struct layer *layer, const struct layer_open *how, vdisk_queue *queue)
