@@ -240,7 +240,7 @@ static bool find_stretch(struct stream *s)
 static void read_slot(struct stream *s, unsigned number)
 {
     struct stream_slot *t = &s->slots[number];
-    uint64_t n, offset;
+    uint64_t n, offset = 0;
     unsigned source;
 
     for (uint64_t at = 0; at < t->len; at += n) {

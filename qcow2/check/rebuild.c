@@ -239,7 +239,7 @@ static int place_tables(struct rebuild *b)
 /* What the caller wants to have, from the first free cluster on. */
 static int place_more(struct rebuild *b)
 {
-    uint64_t at;
+    uint64_t at = 0;
     int rc = 0;
 
     for (uint64_t i = 0; b->more && i < b->more->wants_count && rc == 0; i++)
