@@ -16,7 +16,7 @@ static int build(struct chain *c)
     struct vdisk_open_opts how = {.size = sizeof how, .flags = VDISK_OPEN_RDWR, .format = "qcow2"};
     char name[CHAIN_NAME];
     struct rng r;
-    vdisk *v;
+    vdisk *v = NULL;
     int rc, closed;
 
     rng_init(&r, 7);

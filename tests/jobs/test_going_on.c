@@ -333,7 +333,7 @@ static int lab_build(struct lab_case *c)
 {
     struct vdisk_create_opts opts = {.size = sizeof opts, .virtual_size = LAB_SIZE, .format = c->from};
     struct rng r;
-    vdisk *v;
+    vdisk *v = NULL;
     int rc, closed;
 
     rng_init(&r, 5);
