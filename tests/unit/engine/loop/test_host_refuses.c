@@ -444,7 +444,7 @@ static void test_job(void)
 static const struct test_case cases[] = {
     {"wait", test_wait, 0, 0, 0},     {"resize", test_resize, 0, 0, 0}, {"poll", test_poll, 0, 0, 0},
     {"gather", test_gather, 0, 0, 0}, {"submit", test_submit, 0, 0, 0}, {"notice", test_notice, 0, 0, 0},
-    {"thread", test_thread, 12, 12, 12}, {"job", test_job, 0, 0, 0},   {"stop", test_stop, 24, 24, 24},
+    {"thread", test_thread, 12, 12, 12}, {"job", test_job, 0, 0, 0},   {"stop", test_stop, 96, 96, 96},
 };
 
 int main(int argc, char **argv)
