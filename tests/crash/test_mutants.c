@@ -71,8 +71,8 @@ static const char *first_line(const char *path)
 }
 
 /*
- * By a finding of the judge or the oracle, a request that fails, or an assertion of the library's. All else is the
- * scenario's fault.
+ * By a finding of the judge or the oracle, a request, repair or amendment that fails, or an assertion of the
+ * library's. All else is the scenario's fault.
  */
 static bool is_caught(int status, const char *output)
 {
@@ -83,7 +83,7 @@ static bool is_caught(int status, const char *output)
     if (!WIFEXITED(status) || WEXITSTATUS(status) == 0 || WEXITSTATUS(status) == 77)
         return false;
     CHECK_MSG(strstr(line, "judge.c") || strstr(line, "oracle.c") || strstr(line, "rig.c") ||
-                  strstr(line, "repairs.c") || strstr(line, "threads.c"),
+                  strstr(line, "repairs.c") || strstr(line, "threads.c") || strstr(line, "amends.c"),
               "a scenario itself fails: %s", line);
     return true;
 }
