@@ -23,11 +23,11 @@
 #include <vdisk-bulk.h>
 
 #include "jobs/jobs.h"
+#include "jobs/pace.h"
 #include "jobs/plan.h"
 #include "jobs/zeros.h"
 
 #define ZERO_MOST (UINT64_C(64) << 20) /* in one slot: progress goes on meanwhile; with a rate: a piece */
-#define PAUSE_MOST_NS UINT64_C(100000000)
 
 enum {
     PIECE_MOST = 2 << 20, PIECE_LEAST = 64 << 10, DEPTH = 16, DEPTH_MOST = 1024, MEMORY = 32 << 20, REAP_MOST = 64,
@@ -69,7 +69,7 @@ struct stream {
     bool                       all_taken;  /* and there is no other */
     bool                       looking;    /* at data, for what of it is zeros: nothing is written yet */
     unsigned                   inflight;
-    uint64_t                   begun_ns, charged; /* bytes that count for the rate */
+    struct pace                pace;
     uint64_t                   done;       /* of the plan's total */
 };
 
@@ -277,16 +277,13 @@ static void take_slot(struct stream *s)
 /* Data that may not go yet: some of the time that it is to wait. true: there is more of that. */
 static bool is_throttled(const struct stream *s)
 {
-    uint64_t now = jobs_now_ns(), due, ns;
+    struct timespec t;
+    uint64_t ns = pace_wait_ns(&s->pace);
 
-    if (s->opts.rate == 0)
+    if (ns == 0)
         return false;
-    due = s->begun_ns + (uint64_t)((double)s->charged / (double)s->opts.rate * (double)JOBS_NS_PER_S);
-    if (due <= now)
-        return false;
-    ns = jobs_min(due - now, PAUSE_MOST_NS);
-    nanosleep(&(struct timespec){0, (long)ns}, NULL);
-    return due - now > ns;
+    nanosleep(pace_timeout(ns, &t), NULL);
+    return ns > PACE_WAIT_NS;
 }
 
 /* Of data that has been read: what is not zeros is data. */
@@ -330,7 +327,7 @@ static void put_oldest(struct stream *s)
         look_at(s, t);
     else
         put_slot(s, t);
-    s->charged += t->len;
+    s->pace.charged += t->len;
     s->oldest = (s->oldest + 1) % s->slot_count;
     s->taken--;
     s->done = done_at(s, jobs_min(t->at + t->len, s->plan.total));
@@ -454,7 +451,7 @@ static bool write_all(struct stream *s)
         alive = put_front(s);
     if (alive && s->rc == 0) {
         note(s, vdisk_front_get_info(s->front, &s->info));
-        s->begun_ns = jobs_now_ns();
+        pace_begin(&s->pace, s->opts.rate);
         alive = go_through(s);
     }
     while (alive && s->inflight > 0)
