@@ -159,6 +159,23 @@ static inline int read_slice(struct q2_meta *meta, struct q2_slot *s, uint32_t s
     return likely(q2_read_end(s, seq)) ? 0 : -EAGAIN;
 }
 
+/*
+ * No L2 table: all that the L1 entry covers is unallocated, and so is what others without one cover. With small
+ * clusters there are millions of them, so no call looks at all.
+ */
+static uint64_t without_tables(struct q2_meta *meta, uint64_t guest_offset, uint64_t len)
+{
+    enum { ENTRIES = 1024 };
+    uint64_t span = q2_l1_entry_span(&meta->geo), covered = span - (guest_offset & (span - 1)),
+             index = q2_l1_index(&meta->geo, guest_offset);
+
+    for (unsigned n = 1; n < ENTRIES && covered < len; n++, covered += span) {
+        if (q2_l1_offset(q2_l1_get(meta, index + n)) != 0)
+            break;
+    }
+    return min_u64(len, covered);
+}
+
 /* All but the usual case. */
 static __attribute__((noinline)) int look_closer(struct q2_meta *meta, struct q2_slot *s, uint32_t seq,
                                                  uint64_t guest_offset, uint64_t len, struct extent *ret)
@@ -167,12 +184,10 @@ static __attribute__((noinline)) int look_closer(struct q2_meta *meta, struct q2
         return scan_slice(meta, s, guest_offset, len, ret) < 0 ? -EAGAIN : read_slice(meta, s, seq, ret);
     if (q2_l1_offset(q2_l1_get(meta, q2_l1_index(&meta->geo, guest_offset))) != 0)
         return -EAGAIN;
-    /* No L2 table: all that the L1 entry covers is unallocated. */
-    uint64_t span = q2_l1_entry_span(&meta->geo);
     ret->kind = EXTENT_UNALLOCATED;
     ret->flags = 0;
     ret->host_offset = 0;
-    ret->len = min_u64(len, span - (guest_offset & (span - 1)));
+    ret->len = without_tables(meta, guest_offset, len);
     return 0;
 }
 
