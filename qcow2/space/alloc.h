@@ -59,6 +59,9 @@ void q2_drop_table(struct q2_space *space, uint64_t host_offset, uint64_t cluste
 void q2_leave_l2_table(struct q2_space *space, uint64_t host_offset);
 void q2_forget_left_table(struct q2_meta *meta, uint64_t cluster);
 
+/* It was not the last one. */
+void q2_lower_left_table(struct q2_meta *meta, uint64_t cluster);
+
 /*
  * The same of what an L2 entry led to, which leads there no more: a cluster, all that compressed data touches, or
  * nothing. With an external data file nothing is ours to count.

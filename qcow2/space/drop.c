@@ -125,6 +125,16 @@ void q2_leave_l2_table(struct q2_space *space, uint64_t host_offset)
         q2_drop_table(space, host_offset, 1, Q2_META_L2);
 }
 
+/* One reference fewer, and there are more: of two L1 entries that led to it one does. */
+void q2_lower_left_table(struct q2_meta *meta, uint64_t cluster)
+{
+    assert_locked(&meta->lock);
+    if (MUTANT(LEFT_STAYS_TWICE) || !q2_cluster_set_has(&meta->left, cluster))
+        return;
+    if (q2_meta_kinds(&meta->places, cluster) & Q2_META_TWICE)
+        q2_guard_remove(meta, cluster, 1, Q2_META_L2);
+}
+
 void q2_forget_left_table(struct q2_meta *meta, uint64_t cluster)
 {
     assert_locked(&meta->lock);

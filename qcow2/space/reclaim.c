@@ -146,9 +146,10 @@ static enum gather_result gather_part(struct reclaim *r)
         q2_break(space->meta, "a cluster in use has no refcount block"); /* loading would find none, for ever */
     else if (q2_twice_has(space->meta, end - 1))
         ; /* found since: the other entry's */
-    else if (n == 0)
+    else if (n == 0) {
+        q2_lower_left_table(space->meta, end - 1);
         q2_lower(space, s, end - 1, 1, f->untouched);
-    else if (q2_guard_refuses(space->meta, end - n, n, "what is to be freed is at"))
+    } else if (q2_guard_refuses(space->meta, end - n, n, "what is to be freed is at"))
         ; /* leaks: what refers to it may count */
     else if (!add_run(r, end - n, n, f->untouched))
         return GATHER_READY;

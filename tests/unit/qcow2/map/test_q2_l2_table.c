@@ -212,6 +212,71 @@ static void no_table_is_made_twice(void **state)
     vdisk_queue_destroy(queues[1]);
 }
 
+/* ---- one table that several L1 entries lead to, as a repair leaves them ------------------------------ */
+
+static void repair_it(void)
+{
+    struct qcow2_repair_result res;
+    struct backend *b;
+
+    OK(memory_backend_share(keeper, &b));
+    OK(qcow2_repair(b, q, QCOW2_REPAIR_ALL, NULL, &res));
+    assert_int_equal(res.check.corruptions + res.check.leaks + res.check.check_errors, 0);
+    backend_close(b);
+}
+
+/* The first `n` entries lead to the first table, which leads to one cluster of OLD. */
+static void share_table(unsigned n)
+{
+    static char cluster[CLUSTER];
+    uint8_t word[8];
+    uint64_t table, l1;
+
+    memset(cluster, OLD, sizeof cluster);
+    OK(vdisk_pwrite(v, cluster, sizeof cluster, 0, 0));
+    OK(vdisk_sync(v));
+    table = q2_l1_offset(q2_l1_get(&q2_of(v->top)->meta, 0));
+    l1 = q2_of(v->top)->meta.l1_start;
+    OK(vdisk_close(v));
+    put_be64(word, table);
+    for (unsigned i = 0; i < n; i++)
+        OK(memory_backend_write(keeper, l1 + 8 * i, word, sizeof word));
+    repair_it();
+    open_it();
+}
+
+static void expect_old(unsigned n)
+{
+    char cluster[CLUSTER];
+
+    for (unsigned i = 0; i < n; i++) {
+        OK(vdisk_pread(v, cluster, sizeof cluster, i * (uint64_t)SPAN));
+        assert_true(is_filled(cluster, OLD, sizeof cluster));
+    }
+}
+
+/* All that have it leave it, one by one or before any of that has been counted: its cluster is free afterwards. */
+static void a_shared_table_is_left_by_all(void **state)
+{
+    for (unsigned n = 2; n <= 4; n++)
+        for (unsigned synced = 0; synced < 1u << n; synced++) {
+            make(&file, CLUSTER, (uint64_t)TABLES * SPAN);
+            share_table(n);
+            for (unsigned i = 0; i < n; i++) {
+                OK(write_to(i, CLUSTER));
+                if (synced >> i & 1)
+                    OK(vdisk_sync(v));
+            }
+            OK(vdisk_sync(v));
+            OK(write_to(0, 2 * CLUSTER));
+            OK(vdisk_sync(v));
+            OK(write_to(0, 3 * CLUSTER));
+            expect_old(n);
+            OK(teardown(state));
+        }
+    make(&file, CLUSTER, (uint64_t)TABLES * SPAN);
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
@@ -224,6 +289,7 @@ int main(void)
         cmocka_unit_test_teardown(without_space_for_all_one, teardown),
         cmocka_unit_test_teardown(none_ahead_where_space_is_short, teardown),
         cmocka_unit_test_teardown(no_table_is_made_twice, teardown),
+        cmocka_unit_test_teardown(a_shared_table_is_left_by_all, teardown),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
