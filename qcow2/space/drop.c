@@ -125,22 +125,43 @@ void q2_leave_l2_table(struct q2_space *space, uint64_t host_offset)
         q2_drop_table(space, host_offset, 1, Q2_META_L2);
 }
 
-/* One reference fewer, and there are more: of two L1 entries that led to it one does. */
+/* How many entries of the L1 table lead there; two stand for more. Of what was left by one: that is rare. */
+static unsigned leading_entries(struct q2_meta *meta, uint64_t cluster)
+{
+    const struct q2_l1 *l1 = atomic_load(&meta->l1);
+    unsigned n = 0;
+
+    assert_locked(&meta->lock);
+    for (uint64_t i = 0; i < l1->entries && n < 2; i++)
+        n += q2_l1_offset(atomic_load_explicit(&l1->entry[i], memory_order_relaxed)) ==
+             cluster << meta->geo.cluster_bits;
+    return MUTANT(LEFT_BY_ALL) ? 0 : n;
+}
+
+static bool is_twice(struct q2_meta *meta, uint64_t cluster)
+{
+    return (q2_meta_kinds(&meta->places, cluster) & Q2_META_TWICE) != 0;
+}
+
+/* One reference fewer, and there are more, which may be of the L1 table: that is looked through. */
 void q2_lower_left_table(struct q2_meta *meta, uint64_t cluster)
 {
     assert_locked(&meta->lock);
     if (MUTANT(LEFT_STAYS_TWICE) || !q2_cluster_set_has(&meta->left, cluster))
         return;
-    if (q2_meta_kinds(&meta->places, cluster) & Q2_META_TWICE)
+    if (is_twice(meta, cluster) && leading_entries(meta, cluster) < 2)
         q2_guard_remove(meta, cluster, 1, Q2_META_L2);
 }
 
+/* The last one. Where an entry leads there all the same it stays a table, which the guard does not let go. */
 void q2_forget_left_table(struct q2_meta *meta, uint64_t cluster)
 {
     assert_locked(&meta->lock);
-    if (!q2_cluster_set_has(&meta->left, cluster))
+    if (!q2_cluster_set_has(&meta->left, cluster) || leading_entries(meta, cluster) > 0)
         return;
     q2_cluster_set_remove(&meta->left, cluster, 1);
+    if (is_twice(meta, cluster) && !MUTANT(LEFT_STAYS_TWICE))
+        q2_guard_remove(meta, cluster, 1, Q2_META_L2);
     q2_guard_remove(meta, cluster, 1, Q2_META_L2);
 }
 

@@ -245,6 +245,25 @@ static void share_table(unsigned n)
     open_it();
 }
 
+/* The same, with another refcount of the table, and with the last `copied` of the entries said to be alone. */
+static void share_table_wrongly(unsigned n, uint16_t refcount, unsigned copied)
+{
+    uint64_t table, l1, block;
+    uint8_t word[8];
+
+    share_table(n);
+    table = q2_l1_offset(q2_l1_get(&q2_of(v->top)->meta, 0));
+    l1 = q2_of(v->top)->meta.l1_start;
+    block = q2_reftable_offset(q2_of(v->top)->meta.reftable[0]);
+    OK(vdisk_close(v));
+    put_be16(word, refcount);
+    OK(memory_backend_write(keeper, block + table / CLUSTER * 2, word, 2));
+    put_be64(word, table | Q2_COPIED);
+    for (unsigned i = n - copied; i < n; i++)
+        OK(memory_backend_write(keeper, l1 + 8 * i, word, sizeof word));
+    open_it();
+}
+
 static void expect_old(unsigned n)
 {
     char cluster[CLUSTER];
@@ -277,6 +296,43 @@ static void a_shared_table_is_left_by_all(void **state)
     make(&file, CLUSTER, (uint64_t)TABLES * SPAN);
 }
 
+/* The refcount says that two have it, and three do: it is not free while one leads there. */
+static void a_table_with_too_low_a_refcount_is_not_freed(void **state)
+{
+    int rc = 0;
+
+    make(&file, CLUSTER, (uint64_t)TABLES * SPAN);
+    share_table_wrongly(3, 2, 0);
+    for (unsigned i = 0; i < 2; i++) {
+        OK(write_to(i, CLUSTER));
+        OK(vdisk_sync(v));
+    }
+    for (uint64_t i = 2; i < 64 && rc == 0; i++) {
+        rc = write_to(0, i * CLUSTER);
+        if (rc == 0)
+            rc = vdisk_sync(v);
+    }
+    assert_int_equal(rc, -EIO); /* the image is marked corrupt */
+    expect_old(3);
+    vdisk_close(v);
+    make(&file, CLUSTER, (uint64_t)TABLES * SPAN);
+}
+
+/* Two say that they have it alone. That one leaves it makes it no more the others'. */
+static void a_table_that_two_call_their_own_is_not_written(void **state)
+{
+    make(&file, CLUSTER, (uint64_t)TABLES * SPAN);
+    share_table_wrongly(3, 3, 2);
+    OK(write_to(0, CLUSTER));
+    OK(vdisk_sync(v));
+    OK(vdisk_sync(v));
+    assert_int_equal(write_to(1, CLUSTER), -EIO);
+    assert_int_equal(write_to(2, CLUSTER), -EIO);
+    expect_old(3);
+    vdisk_close(v);
+    make(&file, CLUSTER, (uint64_t)TABLES * SPAN);
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
@@ -290,6 +346,8 @@ int main(void)
         cmocka_unit_test_teardown(none_ahead_where_space_is_short, teardown),
         cmocka_unit_test_teardown(no_table_is_made_twice, teardown),
         cmocka_unit_test_teardown(a_shared_table_is_left_by_all, teardown),
+        cmocka_unit_test_teardown(a_table_with_too_low_a_refcount_is_not_freed, teardown),
+        cmocka_unit_test_teardown(a_table_that_two_call_their_own_is_not_written, teardown),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
