@@ -15,8 +15,7 @@ static _Thread_local char error_text[sizeof(((struct err_saved *)0)->text)];
 static _Thread_local char error_hint[sizeof(((struct err_saved *)0)->hint)];
 _Thread_local struct err_state err_state;
 
-/* One line, and nothing that moves a terminal's cursor: names out of images and from users are in it. */
-static void make_printable(char *text)
+void err_make_printable(char *text)
 {
     for (; *text; text++)
         if ((unsigned char)*text < 0x20 || *text == 0x7f)
@@ -41,7 +40,7 @@ int err_set(int err, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
-    make_printable(text);
+    err_make_printable(text);
     memcpy(error_text, text, sizeof text);
     error_hint[0] = '\0';
     err_state.is_set = true;
@@ -57,7 +56,7 @@ int err_hint(int err, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(error_hint, sizeof error_hint, fmt, ap);
     va_end(ap);
-    make_printable(error_hint);
+    err_make_printable(error_hint);
     err_state.is_set = true;
     return err;
 }
@@ -72,7 +71,7 @@ int err_prefix(int err, const char *fmt, ...)
     va_start(ap, fmt);
     n = vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
-    make_printable(text);
+    err_make_printable(text);
     /* A long text is cut at the end, where it says least. */
     if (n >= 0 && (size_t)n + 3 < sizeof text) {
         memcpy(text + n, ": ", 2);
@@ -94,7 +93,7 @@ void err_append(const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(error_text + n, sizeof error_text - n, fmt, ap);
     va_end(ap);
-    make_printable(error_text);
+    err_make_printable(error_text);
 }
 
 static const struct advice {

@@ -9,6 +9,9 @@
 #include "engine/base/bits.h"
 #include "engine/loop/after.h"
 
+/* One line, and nothing that moves a terminal's cursor: names out of images and from users are in it. */
+void err_make_printable(char *text);
+
 /*
  * Set the text (one line: the file, the thing, what is wrong) and clear the hint; returns -|err|, so that a
  * failing function reads `return err_set(EINVAL, "%s: ...", name);`.

@@ -8,6 +8,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+#include "engine/base/error.h"
 #include "qcow2/check/check_internal.h"
 #include "qcow2/mutant.h"
 
@@ -41,6 +42,7 @@ void check_found(struct check *c, enum qcow2_finding kind, uint64_t n, const cha
     va_start(ap, fmt);
     vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
+    err_make_printable(text);
     c->opts.report(c->opts.report_arg, kind, text);
 }
 

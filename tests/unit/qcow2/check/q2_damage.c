@@ -411,6 +411,18 @@ static void snapshot_l1_unaligned(struct damaged *im)
     move_snapshot_l1(im, snapshot_l1(im) + 8);
 }
 
+/* Whose ID and name are lines of their own. */
+static void snapshot_of_two_lines(struct damaged *im)
+{
+    char word[8];
+    uint64_t at = im->h.snapshots_offset;
+
+    snapshot_l1_unaligned(im);
+    CHECK(pread(im->fd, word, 8, (off_t)(at + 36)) == 8);
+    at += 40 + get_be32(word); /* past the extra data */
+    CHECK(pwrite(im->fd, "\n\r", 2, (off_t)at) == 2);
+}
+
 static void snapshot_l1_at_0(struct damaged *im)
 {
     move_snapshot_l1(im, 0);
@@ -643,6 +655,7 @@ const struct damage damages[] = {
     {"snapshot-l2-past-the-end", SNAPSHOT, snapshot_l2_past_the_end, 1, 7, 0, 2, 2, NULL},
     /* what it had is kept: the next repair frees that */
     {"snapshot-l1-unaligned", SNAPSHOT, snapshot_l1_unaligned, 1, 0, 0, 2, 3, "it counts what is lost"},
+    {"snapshot-of-two-lines", SNAPSHOT, snapshot_of_two_lines, 1, 0, 0, 2, 3, "it counts what is lost"},
     {"snapshot-l1-at-0", SNAPSHOT, snapshot_l1_at_0, 1, 8, 0, 2, 3, "it follows it"},
     {"snapshot-l1-past-the-end", SNAPSHOT, snapshot_l1_past_the_end, 1, 8, 0, 2, 3, "it counts otherwise"},
     {"snapshot-l1-is-the-l1", SNAPSHOT, snapshot_l1_is_the_l1, 1, 8, 0, 2, 3, "it follows it"},
