@@ -83,6 +83,7 @@
     X(OVER_WHAT_REACHES, "a repair puts something where an entry begins that reaches past the end")         \
     X(DROP_WHAT_TELLS, "an L1 entry is dropped while only it tells the L1 table from the refcount table")    \
     X(LEFT_BY_ALL, "a table that some of several L1 entries have left counts as left by all")             \
+    X(REBUILD_FORGETS_FLAGS, "rebuilt refcounts are one where entries say that there are others")           \
     X(LEFT_STAYS_TWICE, "a table that one of two L1 entries has left counts as one that two lead to")        \
     X(HIDE_BACKING, "an image is written without its backing file")                                           \
     X(RELOAD_TRUSTED, "when changed tables cannot be read again what was known of them counts")                \

@@ -150,6 +150,7 @@ void check_finish(struct check *c)
     q2_l2_set_finish(&c->l2);
     q2_refs_finish(&c->refs);
     q2_refs_finish(&c->past);
+    q2_refs_finish(&c->said_shared);
     check_forget_refcounts(c);
     q2_spans_finish(&c->freed);
     q2_header_free(&c->header);

@@ -34,6 +34,8 @@ struct check {
     uint64_t                   reftable_entries; /* up to the last that is not 0 */
     uint64_t                 **sole;        /* by refcount block: which of its refcounts are one; NULL: none */
     uint64_t                   sole_count;  /* blocks for clusters inside the file */
+    struct q2_refs             said_shared; /* counting: active entries say so, and the refcount is not one */
+    bool                       said_more;   /* but there was no memory for all */
     uint64_t                   snapshots_len; /* of their table, where it can be read; else 0 */
     uint64_t                   table_bytes; /* L1 and bitmap tables may still have: together they fit in a file */
     bool                       counting;    /* references only: what the refcounts say is of no interest */
@@ -152,6 +154,9 @@ bool check_tail_known(const struct check *c);
 
 /* Is the refcount on disk exactly one? *ret_known is false when it cannot be read. */
 bool check_sole(const struct check *c, uint64_t cluster, bool *ret_known);
+
+/* Counting: an active entry says that others share this cluster. */
+void check_note_shared(struct check *c, uint64_t cluster);
 
 /* ---- check_fix.c: after check_run(); what they write rests on what it counted ---------------------------- */
 

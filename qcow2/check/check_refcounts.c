@@ -56,12 +56,13 @@ static int take_sole(struct check *c, uint64_t i, uint8_t *buf, int rc)
     return check_progress(c, 1);
 }
 
-bool check_sole(const struct check *c, uint64_t cluster, bool *ret_known)
+/* As the refcounts of the file have it. */
+static bool is_sole(const struct check *c, uint64_t cluster, bool *ret_known)
 {
     const struct q2_geometry *g = &c->header.geo;
     uint64_t i = q2_reftable_index(g, cluster), k = q2_refblock_index(g, cluster);
 
-    *ret_known = !c->counting && !c->header.reftable_problem;
+    *ret_known = !c->header.reftable_problem;
     if (!*ret_known || i >= c->reftable_entries || c->reftable[i] == 0)
         return false;
     if (i >= c->sole_count || c->sole[i] == block_unreadable) {
@@ -69,6 +70,24 @@ bool check_sole(const struct check *c, uint64_t cluster, bool *ret_known)
         return false;
     }
     return c->sole[i] && (c->sole[i][k / 64] >> (k % 64) & 1);
+}
+
+bool check_sole(const struct check *c, uint64_t cluster, bool *ret_known)
+{
+    bool sole = is_sole(c, cluster, ret_known);
+
+    *ret_known &= !c->counting;
+    return sole;
+}
+
+void check_note_shared(struct check *c, uint64_t cluster)
+{
+    struct q2_refs_added added;
+    bool known;
+
+    if (c->counting && cluster < c->said_shared.clusters && !is_sole(c, cluster, &known) &&
+        q2_refs_add(&c->said_shared, cluster, Q2_USE_DATA, 1, UINT16_MAX, &added) < 0)
+        c->said_more = true;
 }
 
 static int read_reftable(struct check *c)

@@ -28,6 +28,8 @@ static void check_l1_copied(struct check *c, uint64_t entry, uint32_t index)
     bool known, sole = check_sole(c, q2_cluster_index(&c->header.geo, q2_l1_offset(entry)), &known);
     bool copied = (entry & Q2_COPIED) != 0;
 
+    if (!copied)
+        check_note_shared(c, q2_cluster_index(&c->header.geo, q2_l1_offset(entry)));
     if (!known || sole == copied)
         return;
     c->flag_faults++;
@@ -186,6 +188,8 @@ static void check_copied(struct l2_walk *w, const struct q2_mapping *m)
     assert(w->table->active_refs > 0); /* the flags of others mean nothing */
     if (!g->data_file)
         sole = check_sole(w->c, q2_cluster_index(g, m->host_offset), &known);
+    if (!g->data_file && !m->copied)
+        check_note_shared(w->c, q2_cluster_index(g, m->host_offset));
     if (!known || sole == m->copied)
         return;
     w->c->flag_faults += w->table->active_refs;

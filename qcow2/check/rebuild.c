@@ -15,6 +15,8 @@
  *  2. Blocks and table are durable before anybody knows where they are.
  *  3. Where a damaged entry may have referred to it, a cluster with a refcount keeps one; and when the header does
  *     not say where refcounts are, each cluster of the file.
+ *  4. Where the image is sound no refcount becomes one of a cluster that its entry says is shared: entries are not
+ *     changed here, and that would be damage, while a refcount that is too high is a leak.
  */
 #include "qcow2/check/rebuild.h"
 
@@ -143,8 +145,12 @@ static int count(struct rebuild *b)
     if (rc == 0)
         rc = find_old(b);
     c->counting = true;
+    if (rc == 0 && b->strict)
+        rc = q2_refs_init(&c->said_shared, &c->budget, c->file_clusters + 1);
     if (rc == 0)
         rc = check_count(c);
+    if (rc == 0 && c->said_more)
+        rc = -ENOMEM;
     kept.count = c->sole_count;
     if (rc == 0 && (c->lost || b->keep) && !b->strict)
         rc = c->header.reftable_problem ? keep_all(b) : check_read_clusters(c, &kept);
@@ -275,6 +281,20 @@ static void fill_more(struct rebuild *b, uint64_t first, uint8_t *buf)
     }
 }
 
+/*
+ * Invariant 4. Whoever else had it did not lower its refcount: that leak stays one, and `check -r leaks`, which
+ * changes flags, can mend it.
+ */
+static uint64_t refcount_of(const struct rebuild *b, uint64_t cluster)
+{
+    uint64_t refs = q2_refs_count(&b->c.refs, cluster);
+
+    if (refs == 1 && b->strict && b->geo.refcount_max > 1 && !MUTANT(REBUILD_FORGETS_FLAGS) &&
+        q2_refs_count(&b->c.said_shared, cluster) > 0)
+        return 2;
+    return refs;
+}
+
 /* *at: index into b->blocks of the first that lies at or past the clusters described. */
 static void fill_block(struct rebuild *b, uint64_t first, uint8_t *buf, uint64_t *at)
 {
@@ -283,7 +303,7 @@ static void fill_block(struct rebuild *b, uint64_t first, uint8_t *buf, uint64_t
 
     memset(buf, 0, g->cluster_size);
     for (uint64_t i = first; i < first + n && i < b->c.refs.clusters; i++) {
-        refs = q2_refs_count(&b->c.refs, i);
+        refs = refcount_of(b, i);
         if (refs > 0)
             q2_refcount_set(g, buf, i - first, refs);
     }

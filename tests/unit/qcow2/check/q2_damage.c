@@ -153,6 +153,15 @@ static void header_has_no_refcount(struct damaged *im)
     set_refcount(im, 0, 0);
 }
 
+/* Others have had these, too, and were killed before they said that they do not any more. */
+static void left_by_others(struct damaged *im)
+{
+    set_refcount(im, cluster_of(im, 1), 2);
+    change(im, l2_at(im, 1), Q2_COPIED, 0);
+    set_refcount(im, q2_l1_offset(get(im, l1_at(im, 0))) / CLUSTER, 2);
+    change(im, l1_at(im, 0), Q2_COPIED, 0);
+}
+
 static void cluster_shared_by_two(struct damaged *im)
 {
     put(im, l2_at(im, 1), get(im, l2_at(im, 0)));
@@ -596,6 +605,7 @@ const struct damage damages[] = {
     {"leak-past-the-end", PLAIN, leak_past_the_end, 0, 0, 0, 0, 0, NULL},
     /* the flag of L2 entry 1 is wrong; the refcount is one too many */
     {"refcount-too-high", PLAIN, refcount_too_high, 1, 1, 0, 0, 0, NULL},
+    {"left-by-others", PLAIN, left_by_others, 0, 2, 0, 0, 0, NULL},
     /* the flag, and the refcount */
     {"refcount-of-nought", PLAIN, refcount_of_nought, 2, 0, 0, 2, 0, NULL},
     {"header-has-no-refcount", PLAIN, header_has_no_refcount, 1, 0, 0, 2, 0, NULL},
