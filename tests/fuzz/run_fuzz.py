@@ -9,8 +9,16 @@ Without more, a fixed number of inputs from a fixed seed. Environment:
   VDISK_FUZZ_SECONDS=N    N seconds instead
   VDISK_FUZZ_DIR=DIR      keep what is found in DIR/NAME: inputs that reach new code, and those that fail
   VDISK_SEED=N|new        the seed
-What fails is kept in ./fuzz-failures where VDISK_FUZZ_DIR is not set. Exit status 1 when anything failed.
+What fails is kept in ./fuzz-failures where VDISK_FUZZ_DIR is not set. Exit status 1 when anything failed: the last
+lines then are the input, packed, and why it failed.
+
+A fixed seed is one series of inputs for one program: the corpus comes by name, not as the folder lists it; nothing
+is read again by the clock; addresses, which libFuzzer takes from comparisons for numbers to try, are not random.
+Another compiler, or a change of the code, makes another series.
 """
+import base64
+import gzip
+import hashlib
 import os
 import pathlib
 import re
@@ -18,6 +26,7 @@ import secrets
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 
 LONG_SECONDS = 4 * 3600
@@ -27,6 +36,46 @@ RUNS = {"image": 3000, "header": 100000, "tables": 60000, "names": 100000}
 FAILURES_MAX = 20
 TIMEOUT_S = 600  # a wait that never ends, not a slow machine
 MEMORY_MB = 1024
+PACKED_MAX = 2048 # of an input that is printed
+WIDTH = 110
+
+# What libFuzzer prints by the hundred.
+PROGRESS = re.compile(r"#\d+\s+[A-Za-z]+ +cov:|\s*NEW_FUNC|\s*#\d+ 0x\w+ in fuzzer::|stat::")
+
+# What says why a program failed; the first line of all. Then where, of what does not say that itself.
+REASON = re.compile(r"^\S+\.[ch]:\d+:|Assertion .* failed|ERROR: (Address|Leak|Memory)Sanitizer|ERROR: libFuzzer")
+ROOMS = "qcow2|engine|backends|filters|jobs|tools|tests"
+FRAME = re.compile(rf"^ +#\d+ 0x\w+ in (\w+) (?:\S*/)?((?:{ROOMS})/\S+)", re.M)
+
+
+def reason(output):
+    """One line of what a program that failed has said."""
+    lines = [line.strip() for line in output.splitlines()]
+    first = next((line for line in lines if REASON.search(line)), lines[-1] if lines else "it said nothing")
+    frame = FRAME.search(output)
+    if "Sanitizer" not in first and "libFuzzer" not in first or not frame:
+        return first
+    return f"{first}; in {frame[1]}, {frame[2]}"
+
+
+def packed(path):
+    """The lines that tell what is in a file."""
+    data = path.read_bytes()
+    about = f"{len(data)} bytes, sha1 {hashlib.sha1(data).hexdigest()}"
+    text = base64.b64encode(gzip.compress(data, mtime=0)).decode()
+    if len(text) > PACKED_MAX:
+        return [f"the input: {about}: too much to print; the same seed finds it again"]
+    return [f"the input: {about}: base64 -d <<'END' | gunzip >{path.name}", *textwrap.wrap(text, WIDTH), "END"]
+
+
+def fixed_addresses():
+    """What a program is run by, so that it lies at the same addresses each time; a container may refuse."""
+    command = ["setarch", "-R"]
+    try:
+        done = subprocess.run([*command, "true"], stderr=subprocess.DEVNULL, check=False)
+    except FileNotFoundError:
+        return []
+    return command if done.returncode == 0 else []
 
 
 class Fuzzer:
@@ -38,12 +87,15 @@ class Fuzzer:
         self.found.mkdir(parents=True, exist_ok=True)
         self.failures.mkdir(parents=True, exist_ok=True)
         self.executions, self.crashes, self.coverage = 0, 0, 0
+        self.why = []
+        self.seeds = work / "seeds"
+        self.seeds.write_text(",".join(sorted(str(f) for f in pathlib.Path(corpus).iterdir())))
 
     def run(self, limit, seed):
         """One run of the program until the limit or a failure. True: it came to its end."""
-        args = [self.program, limit, f"-seed={seed}", f"-timeout={TIMEOUT_S}", f"-rss_limit_mb={MEMORY_MB}",
-                f"-artifact_prefix={self.failures}/", "-print_final_stats=1", "-entropic=0", "-max_len=65536",
-                str(self.found), self.corpus]
+        args = [*fixed_addresses(), self.program, limit, f"-seed={seed}", f"-timeout={TIMEOUT_S}",
+                f"-rss_limit_mb={MEMORY_MB}", f"-artifact_prefix={self.failures}/", "-print_final_stats=1",
+                "-entropic=0", "-max_len=65536", "-reload=0", f"-seed_inputs=@{self.seeds}", str(self.found)]
         done = subprocess.run(args, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
                               text=True, errors="replace", check=False)
         for pattern, what in ((r"stat::number_of_executed_units: +(\d+)", "executions"),
@@ -56,8 +108,11 @@ class Fuzzer:
         if done.returncode == 0:
             return True
         self.crashes += 1
-        print("\n".join(done.stdout.splitlines()[-80:]))
-        print(f"again: {' '.join([self.program] + re.findall(r'Test unit written to (.*)', done.stdout))}")
+        print("\n".join([line for line in done.stdout.splitlines() if not PROGRESS.match(line)][-80:]))
+        files = re.findall(r"Test unit written to (.*)", done.stdout)
+        self.why = [line for file in files[-1:] for line in packed(pathlib.Path(file))]
+        self.why.append(f"again: {' '.join([self.program, *files])}")
+        self.why.extend(textwrap.wrap(f"why: {reason(done.stdout)}", WIDTH)[:3])
         return False
 
     def run_for(self, seconds, seed):
@@ -84,6 +139,8 @@ def main(program, name, corpus):
             fuzzer.run(f"-runs={runs}", seed)
         print(f"fuzz {name}: {fuzzer.executions} executions in {time.monotonic() - started:.0f} s, "
               f"coverage {fuzzer.coverage}, {fuzzer.crashes} failures (seed {seed})")
+        for line in fuzzer.why:
+            print(line)
     return 1 if fuzzer.crashes or not fuzzer.executions else 0
 
 
