@@ -10,8 +10,10 @@ import json
 import pathlib
 import re
 import sys
+import textwrap
 
 TAIL_LINES = 60
+LINE_MAX = 200 # of what is said in one line
 SLOWEST = 12
 PASSED = {"OK", "EXPECTEDFAIL"}
 
@@ -23,6 +25,22 @@ def skip_reason(text):
         if re.search(r"\bskip", line, re.I):
             return line
     return lines[-1] if lines else "no reason given"
+
+
+def last_line(text):
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:LINE_MAX] if lines else "it said nothing"
+
+
+def print_skipped(skipped):
+    """All of one reason together: where a summary is cut because it is long, failures are lost."""
+    names = {}
+    for build, name, reason in skipped:
+        names.setdefault((build, reason), []).append(name.split(" / ")[-1])
+    for (build, reason), tests in names.items():
+        count = f"{len(tests)} tests: " if len(tests) > 1 else ""
+        text = f"SKIPPED {build}: {reason}: {count}{', '.join(tests)}"
+        print("\n".join(textwrap.wrap(text, LINE_MAX, subsequent_indent="    ")))
 
 
 def read_build(log):
@@ -70,14 +88,13 @@ def main(directory):
     slowest = sorted(results, key=lambda r: r[4], reverse=True)[:SLOWEST]
     print("longest: " + ", ".join(f"{build} {name.split(' / ')[-1]} {seconds:.0f} s"
                                   for build, name, _, _, seconds in slowest if seconds >= 1))
+    print_skipped(skipped)
     for build, name, result, output in failed:
         tail = output.splitlines()[-TAIL_LINES:]
         print(f"\nFAILED {build}: {name} ({result}); the end of its output:")
         print("\n".join("    " + line for line in tail))
-    for build, name, reason in skipped:
-        print(f"SKIPPED {build}: {name}: {reason}")
-    for build, name, result, _ in failed:
-        print(f"FAILED {build}: {name} ({result})")
+    for build, name, result, output in failed:
+        print(f"FAILED {build}: {name} ({result}): {last_line(output)}")
     print(f"{passed} passed, {len(failed)} failed, {len(skipped)} skipped")
     return 1 if failed or not passed else 0
 
