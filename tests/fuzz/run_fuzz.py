@@ -45,7 +45,7 @@ PROGRESS = re.compile(r"#\d+\s+[A-Za-z]+ +cov:|\s*NEW_FUNC|\s*#\d+ 0x\w+ in fuzz
 # What says why a program failed; the first line of all. Then where, of what does not say that itself.
 REASON = re.compile(r"^\S+\.[ch]:\d+:|Assertion .* failed|ERROR: (Address|Leak|Memory)Sanitizer|ERROR: libFuzzer")
 ROOMS = "qcow2|engine|backends|filters|jobs|tools|tests"
-FRAME = re.compile(rf"^ +#\d+ 0x\w+ in (\w+) (?:\S*/)?((?:{ROOMS})/\S+)", re.M)
+FRAME = re.compile(rf"^ +#\d+ 0x\w+ in (\w+) (?:\S*/)?((?:{ROOMS})/\S+:\d+)", re.M)
 
 
 def reason(output):

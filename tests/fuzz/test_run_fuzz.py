@@ -30,7 +30,7 @@ if (here / "says").exists():
 """
 ASAN = """==7==ERROR: AddressSanitizer: heap-use-after-free on address 0x60 at pc 0x0
 READ of size 8 at 0x60 thread T0
-    #0 0x55 in __asan_memcpy (/x/fuzz_image+0x5)
+    #0 0x55 in __asan_memcpy (/x/build/tests/fuzz/fuzz_image+0x5)
     #1 0x55 in q2_lookup /x/build/../qcow2/map/lookup.c:77:9
 SUMMARY: AddressSanitizer: heap-use-after-free"""
 CHECK = "../tests/fuzz/fuzz_image.c:42: len > 0: a hole at 5\n==7== ERROR: libFuzzer: deadly signal"
