@@ -83,6 +83,17 @@ class Maker:
             return sample
         return measure
 
+    def fio_layer(self, reads, writes):
+        """As much as a layer has, read of each of these images and written to a file, at once."""
+        def measure():
+            self.w.remove("limit")
+            self.w.settle()
+            sample = self.w.fio(*([f"--filename={name}", f"--size={self.s.layer}", "--rw=read"] for name in reads),
+                                [f"--filename={writes}", f"--size={self.s.layer}", "--rw=write", "--end_fsync=1"])
+            self.w.remove("limit")
+            return sample
+        return measure
+
     def fio_write(self, size):
         def measure():
             self.w.remove("limit")
@@ -143,11 +154,15 @@ class Maker:
         how = ("rebase", "-f", "qcow2", *DIRECT, "-b", "base-0.qcow2", "-F", "qcow2", "top")
         of = f"{text(s.layer)} over {text(s.base)}, pieces of 1 MiB"
         # An empty image above the layer, put on the layer's base: what the layer has is written to it.
-        yield Line(f"rebase past a layer of {of}", self.sides(how, how, before=fresh), [speed(2)], ("base",),
-                   s.layer)
-        # -d: the layer keeps what it has, and the next round has the same to do.
+        # Both sides are read, and compared; what is written takes new space.
+        sides = self.sides(how, how, before=fresh)
+        limit = self.near_limit(sides, self.fio_layer(("base-1.qcow2", "base-0.qcow2"), "limit"))
+        yield Line(f"rebase past a layer of {of}", sides, [speed(2, instead=limit)], ("base",), 2 * s.layer)
+        # -d: the layer keeps what it has, and the next round has the same to do. What is written has its space.
         how = ("commit", "-q", "-d", "-f", "qcow2", "-t", "none", "base-1.qcow2")
-        yield Line(f"commit -d of {of}", self.sides(how, how), [speed(2)], ("base",), short=True)
+        sides = self.sides(how, how)
+        limit = self.near_limit(sides, self.fio_layer(("base-1.qcow2",), "written"))
+        yield Line(f"commit -d of {of}", sides, [speed(2, instead=limit)], ("base", "written"), short=True)
 
     def reading(self):
         s = self.s
