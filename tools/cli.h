@@ -191,7 +191,14 @@ struct cli_memory {
 int cli_memory_share(const struct cli_parser *p, unsigned layers, unsigned written, uint64_t buffers,
                      uint64_t least, struct cli_memory *ret);
 
-/* The layers of an image's chain, as far as they can be looked at. */
+/*
+ * Look at each layer of an image's chain, from the top down, as far as they can be: how many there are. `look` may
+ * be NULL.
+ */
+typedef void cli_layer_fn(void *arg, const struct vdisk_image_info *info);
+unsigned cli_each_layer(const char *name, const char *format, cli_layer_fn *look, void *arg);
+
+/* How many; what cannot be looked at counts for one. */
 unsigned cli_count_layers(const char *name, const char *format);
 
 /* --idle, for the whole process. */

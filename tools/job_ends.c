@@ -17,8 +17,6 @@
 #include "tools/job_file.h"
 #include "tools/target.h"
 
-enum { LAYERS_MOST = 1024 };
-
 static const char *const what_names[] = {"reads", "writes", "keeps"};
 
 /* ---- one of them ---------------------------------------------------------------------------------------- */
@@ -160,46 +158,38 @@ static bool is_base(const struct vdisk_image_info *above, const char *base)
 }
 
 /* An image and what is below: the first is `what`, the base is written, the rest read. */
-static void add_layers(struct job_file *j, const char *name, const char *format, enum job_end what, bool commit,
-                       const char *base)
+struct chain {
+    struct job_file *job;
+    enum job_end     what;
+    bool             found; /* the base, or none is looked for */
+    const char      *base;  /* NULL: the backing file */
+};
+
+static void add_layer(void *arg, const struct vdisk_image_info *info)
 {
-    char *next = cli_strdup(name), *next_format = format != NULL ? cli_strdup(format) : NULL;
-    bool found = !commit;
+    struct chain *c = arg;
 
-    for (unsigned i = 0; next != NULL && i < LAYERS_MOST; i++) {
-        struct vdisk_open_opts how = {.size = sizeof how, .format = next_format,
-                                      .flags = VDISK_OPEN_FORCE_SHARE | VDISK_OPEN_BUFFERED};
-        struct vdisk_image_info info = {.size = sizeof info};
-        vdisk_image *image = NULL;
-
-        if (vdisk_image_load(next, &how, &image) < 0)
-            break;
-        vdisk_image_get_info(image, &info);
-        job_file_add(j, info.file, what);
-        add_data_file(j, &info, what);
-        free(next);
-        free(next_format);
-        next = info.backing_name != NULL ? cli_strdup(info.backing_name) : NULL;
-        next_format = info.backing_fmt != NULL ? cli_strdup(info.backing_fmt) : NULL;
-        what = JOB_READS;
-        if (!found && next != NULL && (base == NULL || is_base(&info, base))) {
-            what = JOB_WRITES;
-            found = true;
-        }
-        vdisk_image_free(image);
+    job_file_add(c->job, info->file, c->what);
+    add_data_file(c->job, info, c->what);
+    c->what = JOB_READS;
+    if (!c->found && info->backing_name != NULL && (c->base == NULL || is_base(info, c->base))) {
+        c->what = JOB_WRITES;
+        c->found = true;
     }
-    free(next);
-    free(next_format);
 }
 
 void job_file_add_chain(struct job_file *j, const char *name, const char *format, enum job_end what)
 {
+    struct chain c = {.job = j, .what = what, .found = true};
+
     if (j->given != NULL && j->position == 0)
-        add_layers(j, name, format, what, false, NULL);
+        cli_each_layer(name, format, add_layer, &c);
 }
 
 void job_file_add_commit(struct job_file *j, const char *name, const char *format, const char *base)
 {
+    struct chain c = {.job = j, .what = JOB_KEEPS, .base = base};
+
     if (j->given != NULL && j->position == 0)
-        add_layers(j, name, format, JOB_KEEPS, true, base);
+        cli_each_layer(name, format, add_layer, &c);
 }

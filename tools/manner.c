@@ -2,14 +2,13 @@
 /* How a bulk verb works beside others: --idle, --max-memory. */
 #include <inttypes.h>
 #include <sched.h>
-#include <stdlib.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include "tools/cli.h"
 
-enum { IOPRIO_WHO_PROCESS = 1, IOPRIO_CLASS_IDLE = 3, IOPRIO_CLASS_SHIFT = 13, NICEST = 19, LAYERS_MOST = 1024 };
+enum { IOPRIO_WHO_PROCESS = 1, IOPRIO_CLASS_IDLE = 3, IOPRIO_CLASS_SHIFT = 13, NICEST = 19 };
 
 #define MIB           (UINT64_C(1) << 20)
 #define MEMORY        (256 * MIB)
@@ -29,27 +28,8 @@ void cli_be_idle(void)
 
 unsigned cli_count_layers(const char *name, const char *format)
 {
-    char *next = cli_strdup(name), *next_format = format != NULL ? cli_strdup(format) : NULL;
-    unsigned count = 0;
+    unsigned count = cli_each_layer(name, format, NULL, NULL);
 
-    while (next != NULL && count < LAYERS_MOST) {
-        struct vdisk_open_opts how = {.size = sizeof how, .format = next_format,
-                                      .flags = VDISK_OPEN_FORCE_SHARE | VDISK_OPEN_BUFFERED};
-        struct vdisk_image_info info = {.size = sizeof info};
-        vdisk_image *image = NULL;
-
-        if (vdisk_image_load(next, &how, &image) < 0)
-            break;
-        vdisk_image_get_info(image, &info);
-        count++;
-        free(next);
-        free(next_format);
-        next = info.backing_name != NULL ? cli_strdup(info.backing_name) : NULL;
-        next_format = info.backing_fmt != NULL ? cli_strdup(info.backing_fmt) : NULL;
-        vdisk_image_free(image);
-    }
-    free(next);
-    free(next_format);
     return count > 0 ? count : 1;
 }
 
