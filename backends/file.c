@@ -20,11 +20,13 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "backends/drivers.h"
@@ -32,6 +34,15 @@
 #include "engine/base/bits.h"
 #include "engine/base/error.h"
 #include "engine/loop/status.h"
+
+/* <linux/magic.h> has not all of them. */
+#ifndef CIFS_SUPER_MAGIC
+#define CIFS_SUPER_MAGIC 0xff534d42
+#endif
+#ifndef SMB2_SUPER_MAGIC
+#define SMB2_SUPER_MAGIC 0xfe534d42
+#endif
+#define ZFS_SUPER_MAGIC  0x2fc12fc1
 
 /* ---- blocking calls, on a worker thread -------------------------------------------------------------- */
 
@@ -384,6 +395,58 @@ static int file_clone(struct backend *b, struct backend *from)
     return rc < 0 ? -errno : 0;
 }
 
+/* File systems of which a server, or whoever is behind them, copies; others have the kernel read and write. */
+static bool copies_elsewhere(int fd)
+{
+    struct statfs st;
+
+    if (fstatfs(fd, &st) < 0)
+        return false;
+    switch ((uint32_t)st.f_type) {
+    case NFS_SUPER_MAGIC: case CEPH_SUPER_MAGIC: case FUSE_SUPER_MAGIC:
+    case CIFS_SUPER_MAGIC: case SMB2_SUPER_MAGIC: case ZFS_SUPER_MAGIC: return true;
+    default: return false;
+    }
+}
+
+static int64_t copy_by_host(int to, uint64_t offset, int from, uint64_t from_offset, uint64_t len)
+{
+    off_t in = (off_t)from_offset, out = (off_t)offset;
+    uint64_t left = len;
+
+    while (left > 0) {
+        ssize_t n = copy_file_range(from, &in, to, &out, left, 0);
+        if (n < 0 && errno != EINTR)
+            return -errno;
+        if (n == 0)
+            break;
+        left -= n > 0 ? (uint64_t)n : 0;
+    }
+    return (int64_t)(len - left);
+}
+
+/* Both look at the page cache first. */
+static int64_t file_copy_range(struct backend *b, uint64_t offset, struct backend *from, uint64_t from_offset,
+                               uint64_t len, bool cheap)
+{
+    struct fd_backend *f = container_of(b, struct fd_backend, b), *g = container_of(from, struct fd_backend, b);
+    const struct file_clone_range range = {.src_fd = g->fd, .src_offset = from_offset, .src_length = len,
+                                           .dest_offset = offset};
+    int rc;
+
+    assert(from->driver == b->driver && !b->read_only && len > 0 && len <= INT64_MAX);
+    read_limit(f);
+    if (offset + len > atomic_load_explicit(&f->limit, memory_order_relaxed)) /* invariant 3 */
+        return -EFBIG;
+    do
+        rc = ioctl(f->fd, FICLONERANGE, &range);
+    while (rc < 0 && errno == EINTR);
+    if (rc == 0)
+        return (int64_t)len;
+    rc = -errno;
+    return cheap && !copies_elsewhere(f->fd) ? rc : copy_by_host(f->fd, offset, g->fd, from_offset, len);
+}
+
 /* What is kept for root counts for root only. File systems that count nothing say 0 blocks. */
 static bool file_room(struct backend *b, uint64_t *ret_bytes)
 {
@@ -409,5 +472,6 @@ const struct backend_driver file_driver = {
     .refresh = file_refresh,
     .room = file_room,
     .clone = file_clone,
+    .copy_range = file_copy_range,
     .unlink = fd_backend_unlink,
 };

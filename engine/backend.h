@@ -142,6 +142,15 @@ struct backend_driver {
     int (*clone)(struct backend *b, struct backend *from);
 
     /*
+     * The same of a part: `len` bytes at `from_offset`, to be at `offset`; both ranges lie in their files, of
+     * which `b` ends where it did. Where blocks cannot be shared the host copies them; with `cheap`, only if that
+     * is no work for this machine (it is a server's). Blocks: on a worker. Returns how many bytes, fewer where
+     * `from` has ended, or any -errno: some of it may be as in `from`. NULL if clone() is.
+     */
+    int64_t (*copy_range)(struct backend *b, uint64_t offset, struct backend *from, uint64_t from_offset,
+                          uint64_t len, bool cheap);
+
+    /*
      * Blocks: remove what BACKEND_CREATE made (b->made), unless its name stands for another file now. 0 or -errno.
      */
     int (*unlink)(struct backend *b);

@@ -10,15 +10,7 @@
 #include <string.h>
 
 #include "engine/base/error.h"
-#include "engine/volume.h"
-
-/* Its bytes are a file's, and nothing looks at them on their way. */
-static bool is_plain(const vdisk *v)
-{
-    const struct layer *top = v->top;
-
-    return top->format->plain && !top->backing && top->data == top->file && top->file->driver->clone;
-}
+#include "engine/clone.h"
 
 static int cannot(const vdisk *target, const char *why)
 {
@@ -30,7 +22,7 @@ static int clone_on(vdisk *source, vdisk *target)
     struct backend *from = source->top->file, *to = target->top->file;
     int rc;
 
-    if (!is_plain(source) || !is_plain(target) || from->driver != to->driver)
+    if (!clone_is_plain(source) || !clone_is_plain(target) || from->driver != to->driver)
         return cannot(target, "both have to be raw, in whole files");
     if (target->top->guarded > 0) /* guard.c would have to see what comes into the first sector */
         return cannot(target, "that it is raw was a guess");

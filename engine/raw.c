@@ -120,7 +120,8 @@ static void raw_submit(struct layer *layer, struct request *r)
     case REQ_WRITE:
     case REQ_EXTENTS:
     case REQ_PREFETCH:
-        assert(!"reads are the engine's");
+    case REQ_COPY:
+        assert(!"reads are the engine's, and so are copies by the host");
     }
     r->io.done = raw_io_done;
     r->io.op = NULL;

@@ -12,8 +12,10 @@
 
 #include "engine/base/bits.h"
 #include "engine/base/iov.h"
+#include "engine/clone.h"
 #include "engine/loop/failure.h"
 #include "engine/loop/queue.h"
+#include "engine/vdisk-bulk.h"
 #include "engine/volume.h"
 
 /* ---- reads and writes, as far as their mapping is at hand ------------------------------------------- */
@@ -130,7 +132,7 @@ static bool may_go_behind(const vdisk *v, const struct request *r, uint64_t end)
 
 static inline bool changes(enum request_kind kind)
 {
-    return kind == REQ_WRITE || kind == REQ_ZERO || kind == REQ_DISCARD;
+    return kind == REQ_WRITE || kind == REQ_ZERO || kind == REQ_DISCARD || kind == REQ_COPY;
 }
 
 /* A request has come on `q`: is that the only queue that this volume has seen? True: that is settled. */
@@ -247,6 +249,8 @@ static void start_other(struct request *r, vdisk *v)
         extents_start(v->top, r);
     else if (r->kind == REQ_PREFETCH)
         prefetch_start(v->top, r);
+    else if (r->kind == REQ_COPY)
+        clone_range_start(r);
     else if (none)
         request_end_later(r, 0);
     else
@@ -407,6 +411,19 @@ void vdisk_discard(vdisk_queue *q, vdisk *v, uint64_t offset, uint64_t len, uint
 void vdisk_prefetch(vdisk_queue *q, vdisk *v, uint64_t offset, uint64_t len, uint32_t flags, uint64_t user_data)
 {
     enqueue_other(q, v, REQ_PREFETCH, offset, len, flags, user_data);
+}
+
+void vdisk_copy_range(vdisk_queue *q, vdisk *v, uint64_t offset, uint64_t len, vdisk *source,
+                      uint64_t source_offset, uint32_t flags, uint64_t user_data)
+{
+    struct request *r = request_new(q, v, REQ_COPY, offset, len, flags, user_data);
+
+    r->source = source;
+    r->source_offset = source_offset;
+    if (unlikely(has_other_flags(REQ_COPY, flags)))
+        refuse(r, flags, -EINVAL);
+    else if (enter(r, v, q, REQ_COPY, offset, len, 0))
+        start_other(r, v);
 }
 
 void vdisk_flush(vdisk_queue *q, vdisk *v, uint32_t flags, uint64_t user_data)

@@ -23,12 +23,13 @@ enum request_kind {
     REQ_FLUSH = VDISK_REQUEST_FLUSH,
     REQ_EXTENTS = VDISK_REQUEST_EXTENTS,
     REQ_PREFETCH = VDISK_REQUEST_PREFETCH,
+    REQ_COPY = VDISK_REQUEST_COPY,
 };
 
 /* In request.flags, beside enum vdisk_req_flags: an I/O of it has failed, and it goes another way. */
 enum { REQUEST_TRIED = 1u << 7 };
 
-_Static_assert((int)REQ_PREFETCH < VDISK_REQUEST_KINDS, "counted by kind");
+_Static_assert((int)REQ_COPY < VDISK_REQUEST_KINDS, "counted by kind");
 _Static_assert(((unsigned)REQUEST_TRIED & (VDISK_REQ_FUA | VDISK_REQ_UNMAP | VDISK_REQ_NO_FALLBACK |
                                           VDISK_REQ_COMPRESSED)) == 0 &&
                REQUEST_TRIED <= UINT8_MAX, "a bit of its own");
@@ -58,7 +59,14 @@ struct request {
     struct request       *merged; /* WRITE, at the format: the neighbour that goes with it, and so on; or NULL */
     uint64_t              begun_ns; /* of a queue that measures */
     struct vdisk_extents *extents;
-    struct iovec          iov_inline[VDISK_IOV_INLINE];
+    union {
+        struct iovec      iov_inline[VDISK_IOV_INLINE];
+        struct {                      /* COPY */
+            vdisk        *source;
+            uint64_t      source_offset;
+            uint8_t       source_gate; /* parity of its gate */
+        };
+    };
     struct iovec         *iov_long;   /* the copy of a longer list; stays with the request for the next one */
     uint32_t              iov_room;   /* entries of it */
 } __attribute__((aligned(64)));
@@ -111,6 +119,8 @@ static inline uint32_t request_allowed_flags(enum request_kind kind)
         return VDISK_REQ_FUA | VDISK_REQ_UNMAP | VDISK_REQ_NO_FALLBACK | VDISK_REQ_EXPLICIT;
     if (kind == REQ_WRITE)
         return VDISK_REQ_FUA | VDISK_REQ_COMPRESSED;
+    if (kind == REQ_COPY)
+        return VDISK_REQ_NO_FALLBACK;
     return kind == REQ_DISCARD ? VDISK_REQ_FUA : 0;
 }
 

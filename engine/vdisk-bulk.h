@@ -12,6 +12,23 @@
 extern "C" {
 #endif
 
+/* ---- what the host copies ---------------------------------------------------------------------------- */
+
+/*
+ * Enqueue, as the requests of <vdisk.h>: a part of what vdisk_clone() does. The range of `v` becomes what `source`
+ * has at `source_offset`, by the host: its file system has both share the blocks, until one of them is written to
+ * (XFS, btrfs), or its server copies them (NFS, SMB, and the like). Elsewhere the kernel moves data through the
+ * page cache, which takes longer than a read and a write with direct I/O; with VDISK_REQ_NO_FALLBACK it does not.
+ * Both are raw, with nothing below, in whole files; offsets and lengths are multiples of the block of the file
+ * system, vdisk_info.discard_align as a rule. Holes of the source may become data: vdisk_get_extents() tells them
+ * apart. What another handle has just written to either file is seen, as with all I/O. `source` stays open, and
+ * nothing changes the range there, until it completes. Errors, by completion: those of a write; -ENOTSUP: it is
+ * not to be had, whatever the reason, and some of the range may be as in the source: the caller reads and writes;
+ * -EINVAL also: the source is the target, or ends before; -ECHILD; -EBUSY: the source is being changed.
+ */
+VDISK_API void vdisk_copy_range(vdisk_queue *q, vdisk *v, uint64_t offset, uint64_t len, vdisk *source,
+                                uint64_t source_offset, uint32_t flags, uint64_t user_data);
+
 /* ---- jobs that go on --------------------------------------------------------------------------------- */
 
 /*

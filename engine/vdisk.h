@@ -159,8 +159,7 @@ struct vdisk_open_opts {
  */
 
 /*
- * The names of drivers, from index 0 on: formats, then what they lie in. NULL: there are no more. Static. Any
- * thread.
+ * The names of drivers, from index 0 on: formats, then what they lie in. NULL: no more. Static. Any thread.
  */
 VDISK_API const char *vdisk_driver_name(unsigned index);
 
@@ -473,8 +472,7 @@ VDISK_API const char *vdisk_queue_get_reason(const vdisk_queue *q);
  * register with (no io_uring, a kernel before 5.19, a simulation) it is remembered, and requests work as
  * without. Blocks as long as the kernel takes to pin it. Errors, and then requests work as without it: -EINVAL:
  * no memory; -EEXIST: a part is registered; -ENOSPC: too many; -ENOMEM: the limit of locked memory (ulimit -l);
- * -ECHILD; -EEXIST on another thread; and what else the kernel says, -EOPNOTSUPP of some files' memory among
- * it.
+ * -ECHILD; -EEXIST on another thread; or whatever the kernel says, as -EOPNOTSUPP of some files' memory.
  */
 VDISK_API int vdisk_queue_add_memory(vdisk_queue *q, void *base, size_t len);
 
@@ -503,7 +501,8 @@ enum vdisk_req_flags {
     VDISK_REQ_FUA         = 1u << 0, /* write, zero, discard: durable, with its metadata, when it completes */
     VDISK_REQ_UNMAP       = 1u << 1, /* zero: space may be given back */
     VDISK_REQ_NO_FALLBACK = 1u << 2, /* zero: -ENOTSUP rather than write zeros, soon, and as a rule with nothing
-                                      * changed. What is not aligned as vdisk_info.zero_align says may be so */
+                                      * changed. What is not aligned as vdisk_info.zero_align says may be so. Copy
+                                      * of a range: see <vdisk-bulk.h> */
     VDISK_REQ_EXPLICIT    = 1u << 3, /* zero: by the volume's own word, also where it would read zeros without, so
                                       * that it still does with something else below */
     VDISK_REQ_COMPRESSED  = 1u << 4, /* write: compressed, see below */
@@ -675,7 +674,8 @@ enum vdisk_request_kind {
     VDISK_REQUEST_FLUSH,
     VDISK_REQUEST_EXTENTS,
     VDISK_REQUEST_PREFETCH,
-    VDISK_REQUEST_KINDS = 8 /* with room for more */
+    VDISK_REQUEST_COPY,
+    VDISK_REQUEST_KINDS = 8
 };
 
 /* Of requests that have ended, those that failed included. */

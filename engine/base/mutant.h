@@ -65,6 +65,8 @@
     X(CUT_FORGOTTEN, "a device that has been cut reads as zeros where it was longer")                          \
     X(CUT_ZEROED, "zeroing does not look whether the device has been cut")                                    \
     X(JOB_FORGETS_TEXT, "the text that a job's work gave is replaced by that of the last call")                \
+    X(COPY_SOURCE_UNHELD, "a volume closes while a range of it is copied: clone_range.c, invariant 2")        \
+    X(COPY_PAST_END, "a range is copied to behind the end of its file: clone_range.c, invariant 1")           \
     X(FOLLOW_UNHELD, "a volume follows its file while it is being resized")                                     \
     X(MOVED_UNTOLD, "a backend whose end has moved does not tell its owner")                                   \
     X(PART_UNBOUNDED, "a part of a file goes on behind its size: window.c, invariant 1")                       \

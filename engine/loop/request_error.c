@@ -43,6 +43,7 @@ static const char *name_of_kind(uint8_t kind)
     case REQ_FLUSH: return "flush";
     case REQ_EXTENTS: return "block status";
     case REQ_PREFETCH: return "prefetch";
+    case REQ_COPY: return "copy of a range";
     }
     return "request";
 }
@@ -120,6 +121,8 @@ static const char *why(const struct request *r, int result, const char **ret_hin
     case ENOTSUP:
         if (r->asked == REQ_WRITE && r->flags & VDISK_REQ_COMPRESSED)
             return "nothing can be compressed here";
+        if (r->asked == REQ_COPY)
+            return "the host cannot copy it";
         return r->asked == REQ_ZERO && r->flags & VDISK_REQ_NO_FALLBACK ? "zeros would have to be written" : NULL;
     case ECANCELED: return "cancelled before it was sent";
     case EINVAL:

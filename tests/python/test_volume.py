@@ -234,6 +234,19 @@ class Queues(Case):
             found.update(queue.reap(timeout=5))
         return found
 
+    def test_copy_range(self):
+        data = self.random.randbytes(1 << 20)
+        volumes = [self.open(self.make(name, format="raw"), format="raw") for name in ("one", "other")]
+        volumes[0].write(0, data)
+        with vdisk.Queue() as queue:
+            number = queue.copy_range(volumes[1], 2 << 20, len(data), volumes[0], 0)
+            bad = queue.copy_range(volumes[1], 0, len(data), volumes[1], 4 << 20)
+            done = self.drain(queue)
+        self.assertEqual(done[bad].errno, errno.EINVAL)
+        self.assertIsNone(done[number])
+        self.assertEqual(volumes[1].read(2 << 20, len(data)), data)
+        self.assertEqual(volumes[1].stats()["copy"]["requests"], 2)
+
     def test_busy_and_cancel(self):
         with self.open(self.make()) as volume, vdisk.Queue() as queue:
             number = queue.write(volume, 0, b"x" * 4096)

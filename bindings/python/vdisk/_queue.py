@@ -106,6 +106,11 @@ class Queue:
         """The range is going to be read."""
         return self._enqueue(lib.vdisk_prefetch, volume, offset, length, 0)
 
+    def copy_range(self, volume, offset, length, source, source_offset, *, no_fallback=False):
+        """Have the host copy a range of another raw volume's file. Of ENOTSUP: read and write it."""
+        return self._enqueue(lib.vdisk_copy_range, volume, offset, length, source.handle, source_offset,
+                             request_flags(no_fallback=no_fallback), kept=source)
+
     def flush(self, volume):
         """As Volume.flush(): of what had been reaped before."""
         return self._enqueue(lib.vdisk_flush, volume, 0)
@@ -253,6 +258,10 @@ class AsyncQueue:
     async def prefetch(self, volume, offset, length):
         """The range is going to be read."""
         await self._wait(self._queue.prefetch(volume, offset, length))
+
+    async def copy_range(self, volume, offset, length, source, source_offset, **flags):
+        """As Queue.copy_range()."""
+        await self._wait(self._queue.copy_range(volume, offset, length, source, source_offset, **flags))
 
     async def flush(self, volume):
         """What had been awaited before is durable."""

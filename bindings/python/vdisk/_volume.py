@@ -121,7 +121,7 @@ class Volume:
         _abi.check(lib.vdisk_get_stats(self.handle, ctypes.byref(stats)))
         found = stats.as_dict()
         counts = found.pop("kind")
-        for kind in ("read", "write", "zero", "discard", "flush", "extents", "prefetch"):
+        for kind in ("read", "write", "zero", "discard", "flush", "extents", "prefetch", "copy"):
             of = counts[NUMBERS["VDISK_REQUEST_" + kind.upper()]]
             found[kind] = {name: getattr(of, name) for name, _ in of._fields_}
         return found
