@@ -37,7 +37,7 @@ VDISK_API void vdisk_copy_range(vdisk_queue *q, vdisk *v, uint64_t offset, uint6
  * Told from time to time, after a flush; at the end of the work on data; and when the job stops early, if the
  * flush succeeds then. Positions do not fall. Non-zero ends the job: an -errno (> 0: -ECANCELED). On the job's
  * thread; it may use neither the job nor the volumes. What `start` says is believed: that nothing has changed
- * meanwhile but by the job itself, the caller has to know. A copy that goes on does so without VDISK_COPY_CLONE.
+ * meanwhile but by the job itself, the caller has to know.
  */
 typedef int vdisk_checkpoint_fn(void *arg, uint64_t position);
 
@@ -48,9 +48,10 @@ enum vdisk_copy_flags {
     VDISK_COPY_DENSE          = 1u << 1, /* zeros are data: all of the target gets its space */
     VDISK_COPY_SALVAGE        = 1u << 2, /* what cannot be read is zeros in the target, and reported */
     VDISK_COPY_COMPRESS       = 1u << 3, /* by VDISK_REQ_COMPRESSED: see vdisk_job_copy() */
-    VDISK_COPY_CLONE          = 1u << 4, /* by vdisk_clone(), where that can be had: the target need not keep the
-                                          * space that it has. One source, all of it; without the others but
-                                          * TARGET_IS_ZERO, and without `sparse` */
+    VDISK_COPY_CLONE          = 1u << 4, /* by vdisk_clone(), where that can be had, or else what is data by
+                                          * vdisk_copy_range() with NO_FALLBACK: the target need not keep the
+                                          * space that it has, and zeros in data are not looked for there. Without
+                                          * the others but TARGET_IS_ZERO, `sparse` and `backing_depth` */
     VDISK_COPY_GROW           = 1u << 5, /* of vdisk_job_fill() */
 };
 
@@ -104,7 +105,7 @@ struct vdisk_copy_result {
     uint64_t bytes_skipped;  /* not written, since the target had them */
     uint64_t bytes_salvaged; /* not to be read */
     uint64_t read_errors;
-    uint64_t bytes_cloned;   /* neither read nor written: vdisk_clone() */
+    uint64_t bytes_cloned;   /* neither read nor written: see VDISK_COPY_CLONE */
 };
 
 /* Any thread. Errors: as vdisk_job_get_create_result(). */

@@ -7,7 +7,8 @@
  *  2. where both can share their blocks on the host, and may (VDISK_COPY_CLONE), they do, and that is all; else
  *     one loop: the plan is asked for ahead (plan.h), pieces go their way in as many slots as there are
  *     (copy_slot.c): reads in the order of the plan, writes in any, but those that are compressed; known zeros are
- *     not read. What comes in from the program has no plan (fill.c);
+ *     not read, nor is data of which the host can share the blocks, where a part is all that it can. What comes in
+ *     from the program has no plan (fill.c);
  *  3. one flush; besides, where somebody wants to go on later, one from time to time (mark.h).
  * Failure modes
  *  - before 2: nothing has been written;
@@ -96,7 +97,7 @@ static bool begin_piece(struct copy *c, uint64_t *ret_wait_ns)
         return false;
     if (zero && !(c->pack > 0 && c->opts.flags & VDISK_COPY_DENSE))
         copy_begin_zeros(c, &p);
-    else
+    else if (!copy_begin_shared(c, &p))
         copy_begin_data(c, &p);
     return true;
 }
@@ -110,14 +111,20 @@ static void begin(struct copy *c, uint64_t *ret_wait_ns)
     } while (begin_piece(c, ret_wait_ns));
 }
 
-/* false: it cannot be had, and is copied. */
-static bool clone(struct copy *c)
+/* The host may do it, with nobody looking at the data. */
+static bool may_share(const struct copy *c)
 {
     uint32_t others = c->opts.flags & ~(uint32_t)(VDISK_COPY_CLONE | VDISK_COPY_TARGET_IS_ZERO);
-    bool whole = c->count == 1 && c->opts.offset == 0 && c->opts.length == 0 && c->opts.backing_depth == 0 &&
-                 c->opts.start == 0;
 
-    if (!(c->opts.flags & VDISK_COPY_CLONE) || others != 0 || !whole || c->opts.sparse > 0)
+    return c->opts.flags & VDISK_COPY_CLONE && others == 0 && c->opts.sparse == 0 && c->opts.backing_depth == 0;
+}
+
+/* false: it cannot be had as a whole. */
+static bool clone(struct copy *c)
+{
+    bool whole = c->count == 1 && c->opts.offset == 0 && c->opts.length == 0 && c->opts.start == 0;
+
+    if (!whole || !may_share(c))
         return false;
     if (vdisk_clone(c->sources[0], c->target) < 0)
         return false;
@@ -138,7 +145,7 @@ static bool loop(struct copy *c)
         copy_step(c);
     if (c->rc == 0 && c->source)
         alive = copy_fill(c);
-    while (alive && c->rc == 0 && c->result.bytes_cloned == 0 && !(plan_ended(&c->plan) && c->inflight == 0)) {
+    while (alive && c->rc == 0 && !(plan_ended(&c->plan) && c->inflight == 0)) {
         begin(c, &wait_ns);
         if (c->inflight == 0 && wait_ns == 0) {
             assert(plan_ended(&c->plan));
@@ -196,6 +203,10 @@ static int choose_sizes(struct copy *c)
         unit = info.request_align;
     c->unit = c->opts.flags & VDISK_COPY_DENSE ? 0 : power_of_two(unit, c->piece);
     c->zeroes_cheap = info.zeroes_cheap;
+    c->share_most = c->piece;
+    c->share_unit = info.discard_align > info.request_align ? info.discard_align : info.request_align;
+    if (!may_share(c) || strcmp(info.format, "raw") != 0 || c->share_unit > c->piece)
+        c->share_unit = 0;
     return 0;
 }
 

@@ -11,7 +11,7 @@
 #include "jobs/plan.h"
 
 /* What a completion is of: in the low bits of its user_data, the slot's number above. */
-enum copy_request { COPY_PLAN, COPY_READ, COPY_WRITE, COPY_FLUSH, COPY_REQUESTS = 4 };
+enum copy_request { COPY_PLAN, COPY_READ, COPY_WRITE, COPY_FLUSH, COPY_SHARE, COPY_REQUESTS = 8 };
 
 /* A piece on its way. */
 struct copy_slot {
@@ -21,6 +21,7 @@ struct copy_slot {
     unsigned          source;
     uint64_t          whole;   /* in the target */
     size_t            len;
+    uint64_t          rest;    /* behind it: what the host was asked for and has not done is done in pieces */
     unsigned          pending; /* requests in flight */
     bool              busy;    /* not free; or lost */
     bool              lost;    /* what it had to do is not done, and will not be */
@@ -63,6 +64,8 @@ struct copy {
     size_t                   pack;  /* the unit of compressing; 0: nothing is compressed */
     struct copy_slot        *read_first, *read_last; /* pack: not written yet, in the order of the plan */
     uint64_t                 ahead; /* pack: bytes begun that are still to be taken from the plan */
+    size_t                   share_unit; /* data so aligned is asked of the host; 0: none is, or none any more */
+    uint64_t                 share_most; /* a power of two: with one request */
     unsigned                 inflight;
     struct pace              pace;
     struct mark              mark;
@@ -74,6 +77,10 @@ void copy_begin_data(struct copy *c, const struct plan_piece *p);
 
 /* Zeros of the source to be in the target. */
 void copy_begin_zeros(struct copy *c, const struct plan_piece *p);
+
+/* The same, by vdisk_copy_range(). false: it does not begin so. */
+bool copy_begin_shared(struct copy *c, const struct plan_piece *p);
+void copy_share_done(struct copy *c, struct copy_slot *s, const struct vdisk_completion *done);
 
 /* A read or write of a slot has completed. */
 void copy_read_done(struct copy *c, struct copy_slot *s, const struct vdisk_completion *done);

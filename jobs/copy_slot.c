@@ -4,8 +4,10 @@
  *
  * Happy path: a slot is taken, its buffer read into; what is not zeros is written from there, each run by itself,
  * and what is zeros is zeroed, or left where the target has zeros; when all of that has ended the slot is free.
+ * What the host can share, or copy, does not come by here.
  * Failure modes: a read fails: the copy does; with salvage, it is read again in parts, and what cannot be read is
- * reported, and zeros. A write fails: the copy does.
+ * reported, and zeros. A write fails: the copy does. The host does not share a range: it is asked for no other,
+ * and what it was asked for is read and written, piece by piece in the same slot.
  *
  * Invariants.
  *  1. A slot's buffer is read into or written from, never both; it is free when nothing of it is in flight.
@@ -17,7 +19,8 @@
 #include "jobs/copy.h"
 #include "jobs/zeros.h"
 
-#define ZERO_MOST (UINT64_C(1) << 30) /* with one request: progress goes on meanwhile */
+#define ZERO_MOST  (UINT64_C(1) << 30) /* with one request: progress goes on meanwhile */
+#define SHARE_MOST (UINT64_C(64) << 20)
 
 enum { PART_LEAST = 512 };
 
@@ -30,6 +33,7 @@ static struct copy_slot *take_slot(struct copy *c, const struct plan_piece *p, u
     s->busy = true;
     s->lost = false;
     s->source = p->source;
+    s->rest = 0;
     s->part = 0;
     s->whole = p->whole;
     s->len = jobs_min(p->len, most - (p->whole & (most - 1)));
@@ -45,12 +49,22 @@ struct copy_slot *copy_take_slot(struct copy *c, uint64_t whole, size_t len)
     return take_slot(c, &p, c->piece);
 }
 
+static void read_rest(struct copy *c, struct copy_slot *s);
+
 /* Nothing of it is in flight any more. */
 static void slot_ended(struct copy *c, struct copy_slot *s)
 {
     assert(s->pending == 0); /* invariant 1 */
     if (!s->lost)
         c->done += s->len;
+    if (!s->lost && s->rest > 0) {
+        s->whole += s->len;
+        s->lost = c->rc < 0;
+        if (!s->lost) {
+            read_rest(c, s);
+            return;
+        }
+    }
     s->busy = s->lost;
     s->next_free = c->free_slots;
     c->free_slots = s;
@@ -243,6 +257,58 @@ void copy_read_done(struct copy *c, struct copy_slot *s, const struct vdisk_comp
         read_part(c, s);
     } else {
         part_done(c, s, done->result);
+    }
+}
+
+/* ---- what the host does --------------------------------------------------------------------------------- */
+
+/* A piece of what it was asked for. */
+static void read_rest(struct copy *c, struct copy_slot *s)
+{
+    assert(s->rest > 0 && c->pack == 0);
+    s->len = jobs_min(s->rest, c->piece - (s->whole & (c->piece - 1)));
+    s->rest -= s->len;
+    s->part = 0;
+    c->result.bytes_read += s->len;
+    find_part(c, s); /* there is one: all of it is data of a source */
+    read_part(c, s);
+}
+
+/* The first ones are short: whether it can be had is known when they end. */
+bool copy_begin_shared(struct copy *c, const struct plan_piece *p)
+{
+    struct copy_slot *s;
+
+    if (c->share_unit == 0 || p->len < c->share_unit || ((p->whole | p->offset) & (c->share_unit - 1)) != 0)
+        return false;
+    s = take_slot(c, p, c->share_most);
+    s->len &= ~(c->share_unit - 1);
+    plan_take(&c->plan, s->len);
+    c->pace.charged += s->len;
+    count_in(c, s);
+    vdisk_copy_range(c->q, c->target, s->whole, s->len, c->sources[s->source], p->offset, VDISK_REQ_NO_FALLBACK,
+                     data_of(s, COPY_SHARE));
+    return true;
+}
+
+/* Why it could not be had does not matter: if it is more than that, reading or writing meets it, too. */
+void copy_share_done(struct copy *c, struct copy_slot *s, const struct vdisk_completion *done)
+{
+    assert(s->pending == 1 && s->rest == 0);
+    s->pending--;
+    c->inflight--;
+    if (done->result < 0)
+        c->share_unit = 0;
+    s->lost = done->result < 0 && c->rc < 0;
+    if (done->result == 0) {
+        c->result.bytes_cloned += s->len;
+        c->share_most = SHARE_MOST;
+    }
+    if (done->result == 0 || s->lost) {
+        slot_ended(c, s);
+    } else {
+        s->rest = s->len;
+        read_rest(c, s);
     }
 }
 

@@ -68,6 +68,9 @@ static void take(struct copy *c, const struct vdisk_completion *done)
     case COPY_WRITE:
         copy_write_done(c, s, done);
         break;
+    case COPY_SHARE:
+        copy_share_done(c, s, done);
+        break;
     case COPY_PLAN:
         c->inflight--;
         if (plan_answer(&c->plan, done->result) < 0)

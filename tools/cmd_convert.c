@@ -69,7 +69,8 @@ static const struct cli_option options[] = {
     {'m', "parallel", "NUMBER", "pieces on their way at once: 1 to 16 (default; what grows from\n"
                                "standard input has more)"},
     {'W', "oob-writes", NULL, "accepted: writes are never ordered"},
-    {'C', "copy-offload", NULL, "accepted: blocks are shared where the host can; not with -c, -S, --salvage"},
+    {'C', "copy-offload", NULL, "also with -n, or space that is set aside: blocks are shared where the host\n"
+                                "can; not with -c, -S, --salvage"},
     {'r', "rate", "SIZE", "at most so many bytes a second"},
     {OPT_SALVAGE, "salvage", NULL, "what cannot be read is zeros in the target, and reported"},
     {'t', "target-cache", "MODE", "none (default), writeback, writethrough, directsync or unsafe"},
@@ -402,7 +403,7 @@ static int copy(struct convert *c, vdisk *target)
     }
     if (c->target_is_zero)
         o->flags |= VDISK_COPY_TARGET_IS_ZERO;
-    if (!c->no_create && c->o.opts.preallocation == VDISK_PREALLOC_OFF)
+    if (c->offload || (!c->no_create && c->o.opts.preallocation == VDISK_PREALLOC_OFF))
         o->flags |= VDISK_COPY_CLONE;
     o->backing_depth = c->o.opts.backing_file != NULL ? 1 : 0;
     o->name = c->target_name;

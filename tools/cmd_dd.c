@@ -127,11 +127,10 @@ static int copy(struct dd *d, vdisk *source, vdisk *target, uint64_t offset, uin
 
     if (len == 0)
         return CLI_OK;
-    if (source != NULL && offset == 0 && len == vdisk_size(source)) {
+    if (source != NULL && offset == 0 && len == vdisk_size(source))
         opts.length = 0; /* all of it */
-        if (!d->no_create && d->output_size == UINT64_MAX)
-            opts.flags |= VDISK_COPY_CLONE;
-    }
+    if (source != NULL && !d->no_create)
+        opts.flags |= VDISK_COPY_CLONE;
     if (!d->no_create && target_is_zero(&d->target, &d->create))
         opts.flags |= VDISK_COPY_TARGET_IS_ZERO;
     if (source != NULL)

@@ -33,14 +33,15 @@
 
 enum call {
     OPEN, LOCK, SETFL, STAT, FSTAT, LSTAT, STATX, FSTATVFS, FSTATFS, FTRUNCATE, FALLOCATE, FDATASYNC, UNLINK,
-    LSEEK, IOCTL, MMAP, EVENTFD, RING_INIT, RING_REGISTER, RING_ENTER, THREAD, READ, WRITE, READLINK, RING_READ,
-    RING_WRITE, RING_FSYNC, RING_FALLOCATE, RING_POLL, CALLS,
+    LSEEK, IOCTL, COPY_RANGE, MMAP, EVENTFD, RING_INIT, RING_REGISTER, RING_ENTER, THREAD, READ, WRITE, READLINK,
+    RING_READ, RING_WRITE, RING_FSYNC, RING_FALLOCATE, RING_POLL, CALLS,
 };
 
 static const char *const names[CALLS] = {
     "open", "lock", "setfl", "stat", "fstat", "lstat", "statx", "fstatvfs", "fstatfs", "ftruncate", "fallocate",
-    "fdatasync", "unlink", "lseek", "ioctl", "mmap", "eventfd", "ring_init", "ring_register", "ring_enter",
-    "thread", "read", "write", "readlink", "ring_read", "ring_write", "ring_fsync", "ring_fallocate", "ring_poll",
+    "fdatasync", "unlink", "lseek", "ioctl", "copy_range", "mmap", "eventfd", "ring_init", "ring_register",
+    "ring_enter", "thread", "read", "write", "readlink", "ring_read", "ring_write", "ring_fsync",
+    "ring_fallocate", "ring_poll",
 };
 
 static _Atomic unsigned counts[CALLS];
@@ -224,6 +225,11 @@ int ioctl(int fd, unsigned long request, ...)
     if (fd <= 2)
         return REAL(ioctl)(fd, request, arg);
     OR_FAIL(IOCTL, REAL(ioctl)(fd, request, arg));
+}
+
+ssize_t copy_file_range(int from, off64_t *in, int to, off64_t *out, size_t len, unsigned flags)
+{
+    OR_FAIL(COPY_RANGE, REAL(copy_file_range)(from, in, to, out, len, flags));
 }
 
 void *mmap64(void *at, size_t len, int prot, int flags, int fd, off64_t offset)

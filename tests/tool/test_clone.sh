@@ -67,14 +67,34 @@ in_file_system() {
     run 0 convert -n -f raw -O raw small full
     same "$1: -n keeps its space" "$(shares full && echo yes || echo no)" no
     checks=$((checks + 1)); cmp -s small full || fail "$1: -n: another content"
-    # Of odd sizes and of parts: by copying, where it has to be.
+    # Of odd sizes and of parts: what is aligned can be had, the rest is copied.
     head -c 1234567 /dev/urandom >odd
     run 0 convert -f raw -O raw odd round
     truncate -s 1234944 odd
     checks=$((checks + 1)); cmp -s odd round || fail "$1: an odd size"
     run 0 dd -f raw -O raw if=source of=part bs=1M skip=3 count=20
     checks=$((checks + 1)); cmp -s -i 3145728:0 -n 17825792 source part || fail "$1: a part"
-    rm -f source new small sparse full a odd round part
+    same "$1: a part shares" "$(shares part && echo yes || echo no)" "$2"
+    run 0 dd -f raw -O raw if=source of=part bs=512 skip=3 count=40000
+    checks=$((checks + 1)); cmp -s -i 1536:0 -n 20478464 source part || fail "$1: a part that is not aligned"
+    same "$1: a part that is not aligned does not" "$(shares part && echo yes || echo no)" no
+    # Into what is longer, and behind another source; from what the page cache alone has, past which it is opened.
+    dd if=/dev/urandom of=source bs=64k count=3 seek=100 conv=notrunc status=none
+    run 0 convert -T none -f raw -O raw -o size=240M source longer
+    checks=$((checks + 1)); cmp -s -n 209715200 source longer || fail "$1: a longer target"
+    checks=$((checks + 1))
+    [ "$(blocks longer)" -le $(($(blocks source) + 64)) ] || fail "$1: a longer target: $(blocks longer) blocks"
+    same "$1: a longer target shares" "$(shares longer && echo yes || echo no)" "$2"
+    run 0 convert -f raw -O raw small source both
+    checks=$((checks + 1)); cmp -s -i 0:5242880 source both || fail "$1: the second of two sources"
+    same "$1: one of two sources shares" "$(shares both && echo yes || echo no)" "$2"
+    # -C: what is there already gives its space back.
+    run 0 convert -n -C -f raw -O raw source longer
+    checks=$((checks + 1)); cmp -s -n 209715200 source longer || fail "$1: -n -C: another content"
+    truncate -s 5M full
+    run 0 convert -n -C -f raw -O raw small full
+    same "$1: -n -C shares" "$(shares full && echo yes || echo no)" "$2"
+    rm -f source new small sparse full a odd round part longer both
 }
 
 # on TYPE CAN: on such a file system, made in a file.
