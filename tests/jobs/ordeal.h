@@ -10,6 +10,7 @@ struct ordeal {
     size_t scene_size;
     int  (*build)(void *scene); /* the images, always the same ones. 0 or -errno, where calls fail */
     int  (*run)(void *scene, vdisk_progress_fn *progress, void *progress_arg); /* the job: 0 or -errno */
+    int  (*run_from)(void *scene, uint64_t start, struct going *going); /* from there on; `going` NULL: quietly */
     void (*look)(void *scene);        /* at any time: sound, and reads what it did */
     void (*expect_done)(void *scene); /* and the job has done its work */
     unsigned right; /* runs that no failure has met */
@@ -100,6 +101,67 @@ static inline uint64_t ordeal_power(struct ordeal *o, unsigned images_per_place)
     CHECK_OK(vdisk_lab_cut_power(lab, images_per_place, ordeal_judge, o, &crashes));
     vdisk_lab_destroy(lab);
     return crashes.places;
+}
+
+/* ---- going on from the last checkpoint ---------------------------------------------------------------- */
+
+/* All before `position` is there. On a copy of the scene. */
+static inline void ordeal_go_on(const struct ordeal *o, uint64_t position)
+{
+    void *scene = test_alloc(o->scene_size);
+
+    memcpy(scene, o->scene, o->scene_size);
+    o->look(scene);
+    CHECK_OK(o->run_from(scene, position, NULL));
+    o->expect_done(scene);
+    free(scene);
+}
+
+static inline int ordeal_judge_on(void *arg, uint64_t mark)
+{
+    ordeal_go_on(arg, mark);
+    return 0;
+}
+
+/* The power is cut anywhere; uncut, the last checkpoint is at `end`. */
+static inline void ordeal_power_on(struct ordeal *o, uint64_t end, unsigned images_per_place)
+{
+    struct vdisk_lab_crashes crashes = {.size = sizeof crashes};
+    struct going going = {.position = 0};
+
+    CHECK_OK(vdisk_lab_create(NULL, &going.lab));
+    CHECK_OK(o->build(o->scene));
+    CHECK_OK(vdisk_lab_arm(going.lab));
+    CHECK_OK(o->run_from(o->scene, 0, &going));
+    CHECK(going.position == end);
+    CHECK_OK(vdisk_lab_cut_power(going.lab, images_per_place, ordeal_judge_on, o, &crashes));
+    CHECK(crashes.places > 1);
+    vdisk_lab_destroy(going.lab);
+}
+
+static inline int ordeal_failing_on(void *arg, vdisk_lab *lab)
+{
+    struct going going = {.position = 0};
+    struct ordeal *o = arg;
+    int rc = o->build(o->scene);
+
+    if (rc < 0)
+        return rc;
+    rc = o->run_from(o->scene, 0, &going);
+    CHECK_OK(vdisk_lab_fail(lab, NULL));
+    ordeal_go_on(o, going.position);
+    o->right += rc == 0;
+    return rc;
+}
+
+/* Each call fails once. */
+static inline void ordeal_failures_on(struct ordeal *o)
+{
+    struct vdisk_lab_fault fault = {.size = sizeof fault};
+
+    o->right = 0;
+    CHECK_OK(vdisk_lab_each_failure(NULL, &fault, ordeal_failing_on, o, NULL));
+    CHECK(o->right >= 1);
 }
 
 #endif

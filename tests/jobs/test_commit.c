@@ -15,7 +15,6 @@ struct scene {
     const struct chain_kind *kind;
     unsigned                 layers;
     uint64_t                 seed;
-    unsigned                 right; /* runs that no failure has met */
 };
 
 static int run_commit(const struct scene *s, struct vdisk_commit_result *ret)
@@ -108,6 +107,17 @@ static int run_watched(void *scene, vdisk_progress_fn *progress, void *progress_
     return run_commit(s, NULL);
 }
 
+static int run_from(void *scene, uint64_t start, struct going *going)
+{
+    struct scene *s = scene;
+
+    s->opts = (struct vdisk_commit_opts){.size = 0};
+    if (going)
+        s->opts = (struct vdisk_commit_opts){.memory_max = 1 << 16, .depth = 2, GOING_OPTS(going)};
+    s->opts.start = start;
+    return run_commit(s, NULL);
+}
+
 static void look(void *scene)
 {
     chain_check(&((const struct scene *)scene)->chain);
@@ -121,7 +131,7 @@ static void look_done(void *scene)
 static struct ordeal ordeal_of(struct scene *s)
 {
     return (struct ordeal){.scene_size = sizeof *s, .scene = s, .build = build_again, .run = run_watched,
-                           .look = look, .expect_done = look_done};
+                           .run_from = run_from, .look = look, .expect_done = look_done};
 }
 
 static void test_stopped(void)
@@ -157,69 +167,22 @@ static void test_power(void)
     }
 }
 
-/* ---- going on ----------------------------------------------------------------------------------------- */
-
-/* From where the last checkpoint was: all before that is there. */
-static void go_on(const struct scene *s, uint64_t position)
-{
-    struct scene next = *s;
-
-    next.opts = (struct vdisk_commit_opts){.start = position};
-    CHECK_OK(run_commit(&next, NULL));
-    expect_done(&next);
-}
-
-static int judge_on(void *arg, uint64_t mark)
-{
-    const struct scene *s = arg;
-
-    chain_check(&s->chain);
-    go_on(s, mark);
-    return 0;
-}
-
-static int failing_on(void *arg, vdisk_lab *lab)
-{
-    struct going going = {.position = 0};
-    struct scene *s = arg;
-    int rc = build(s, s->chain.kind, 3, 5);
-
-    if (rc < 0)
-        return rc;
-    s->opts = (struct vdisk_commit_opts){.memory_max = 1 << 16, .depth = 2, GOING_OPTS(&going)};
-    rc = run_commit(s, NULL);
-    CHECK_OK(vdisk_lab_fail(lab, NULL));
-    chain_check(&s->chain);
-    go_on(s, going.position);
-    s->right += rc == 0;
-    return rc;
-}
-
 /* After a power cut at any moment, and any failure. */
 static void test_goes_on(void)
 {
     for (unsigned i = 0; i < 2 * ARRAY_LEN(chain_kinds); i++) {
-        struct vdisk_lab_crashes crashes = {.size = sizeof crashes};
-        struct going going = {.position = 0};
-        struct scene s = {.base = i < ARRAY_LEN(chain_kinds) ? 1 : 0,
-                          .opts = {.memory_max = 1 << 16, .depth = 2, GOING_OPTS(&going)}};
+        struct scene s = {.base = i < ARRAY_LEN(chain_kinds) ? 1 : 0, .layers = 3, .seed = i,
+                          .kind = &chain_kinds[i % ARRAY_LEN(chain_kinds)]};
+        struct ordeal o = ordeal_of(&s);
 
-        CHECK_OK(vdisk_lab_create(NULL, &going.lab));
-        CHECK_OK(build(&s, &chain_kinds[i % ARRAY_LEN(chain_kinds)], 3, i));
-        test_note("%s", s.chain.kind->what);
-        CHECK_OK(vdisk_lab_arm(going.lab));
-        CHECK_OK(run_commit(&s, NULL));
-        CHECK(going.position == CHAIN_SIZE);
-        CHECK_OK(vdisk_lab_cut_power(going.lab, IMAGES_PER_PLACE, judge_on, &s, &crashes));
-        CHECK(crashes.places > 1);
-        vdisk_lab_destroy(going.lab);
+        test_note("%s", s.kind->what);
+        ordeal_power_on(&o, CHAIN_SIZE, IMAGES_PER_PLACE);
     }
     for (unsigned i = 0; i < 3; i++) {
-        struct vdisk_lab_fault fault = {.size = sizeof fault};
-        struct scene s = {.chain.kind = &chain_kinds[i], .base = i % 2};
+        struct scene s = {.kind = &chain_kinds[i], .base = i % 2, .layers = 3, .seed = 5};
+        struct ordeal o = ordeal_of(&s);
 
-        CHECK_OK(vdisk_lab_each_failure(NULL, &fault, failing_on, &s, NULL));
-        CHECK(s.right >= 1);
+        ordeal_failures_on(&o);
     }
 }
 

@@ -17,7 +17,6 @@ struct scene {
     enum onto                onto;
     const struct chain_kind *kind;
     uint64_t                 seed;
-    unsigned                 right; /* runs that no failure has met */
 };
 
 static int run_rebase(const struct scene *s, struct vdisk_rebase_result *ret)
@@ -100,6 +99,17 @@ static int run_watched(void *scene, vdisk_progress_fn *progress, void *progress_
     return run_rebase(s, NULL);
 }
 
+static int run_from(void *scene, uint64_t start, struct going *going)
+{
+    struct scene *s = scene;
+
+    s->opts = (struct vdisk_rebase_opts){.size = 0};
+    if (going)
+        s->opts = (struct vdisk_rebase_opts){.depth = 2, GOING_OPTS(going)};
+    s->opts.start = start;
+    return run_rebase(s, NULL);
+}
+
 static void look(void *scene)
 {
     chain_check(&((const struct scene *)scene)->chain);
@@ -107,8 +117,8 @@ static void look(void *scene)
 
 static struct ordeal ordeal_of(struct scene *s)
 {
-    return (struct ordeal){.scene_size = sizeof *s, .scene = s, .build = build, .run = run_watched, .look = look,
-                           .expect_done = expect_done};
+    return (struct ordeal){.scene_size = sizeof *s, .scene = s, .build = build, .run = run_watched,
+                           .run_from = run_from, .look = look, .expect_done = expect_done};
 }
 
 static void test_stopped(void)
@@ -146,70 +156,22 @@ static void test_power(void)
     }
 }
 
-/* ---- going on ----------------------------------------------------------------------------------------- */
-
-/* From where the last checkpoint was: all before that is there. */
-static void go_on(const struct scene *s, uint64_t position)
-{
-    struct scene next = *s;
-
-    next.opts = (struct vdisk_rebase_opts){.start = position};
-    CHECK_OK(run_rebase(&next, NULL));
-    expect_done(&next);
-}
-
-static int judge_on(void *arg, uint64_t mark)
-{
-    const struct scene *s = arg;
-
-    chain_check(&s->chain);
-    go_on(s, mark);
-    return 0;
-}
-
-static int failing_on(void *arg, vdisk_lab *lab)
-{
-    struct going going = {.position = 0};
-    struct scene *s = arg;
-    int rc = build(s);
-
-    if (rc < 0)
-        return rc;
-    s->opts = (struct vdisk_rebase_opts){.depth = 2, GOING_OPTS(&going)};
-    rc = run_rebase(s, NULL);
-    CHECK_OK(vdisk_lab_fail(lab, NULL));
-    chain_check(&s->chain);
-    go_on(s, going.position);
-    s->right += rc == 0;
-    return rc;
-}
-
 /* After a power cut at any moment, and any failure. */
 static void test_goes_on(void)
 {
     for (unsigned i = 0; i < ONTO_KINDS * ARRAY_LEN(chain_kinds); i++) {
-        struct vdisk_lab_crashes crashes = {.size = sizeof crashes};
-        struct going going = {.position = 0};
         struct scene s = {.kind = &chain_kinds[i % ARRAY_LEN(chain_kinds)], .seed = i,
-                          .onto = (enum onto)(i / ARRAY_LEN(chain_kinds)),
-                          .opts = {.depth = 2, GOING_OPTS(&going)}};
+                          .onto = (enum onto)(i / ARRAY_LEN(chain_kinds))};
+        struct ordeal o = ordeal_of(&s);
 
-        CHECK_OK(vdisk_lab_create(NULL, &going.lab));
-        CHECK_OK(build(&s));
-        test_note("%s", s.chain.kind->what);
-        CHECK_OK(vdisk_lab_arm(going.lab));
-        CHECK_OK(run_rebase(&s, NULL));
-        CHECK(going.position == CHAIN_SIZE - 1024);
-        CHECK_OK(vdisk_lab_cut_power(going.lab, IMAGES_PER_PLACE, judge_on, &s, &crashes));
-        CHECK(crashes.places > 1);
-        vdisk_lab_destroy(going.lab);
+        test_note("%s", s.kind->what);
+        ordeal_power_on(&o, CHAIN_SIZE - 1024, IMAGES_PER_PLACE);
     }
     for (unsigned i = 0; i < 3; i++) {
-        struct vdisk_lab_fault fault = {.size = sizeof fault};
         struct scene s = {.kind = &chain_kinds[i], .seed = 5, .onto = (enum onto)i};
+        struct ordeal o = ordeal_of(&s);
 
-        CHECK_OK(vdisk_lab_each_failure(NULL, &fault, failing_on, &s, NULL));
-        CHECK(s.right >= 1);
+        ordeal_failures_on(&o);
     }
 }
 
