@@ -41,6 +41,14 @@ VDISK_API void vdisk_copy_range(vdisk_queue *q, vdisk *v, uint64_t offset, uint6
  */
 typedef int vdisk_checkpoint_fn(void *arg, uint64_t position);
 
+/* A part of the options of such a job. */
+struct vdisk_going_on {
+    uint64_t             start;          /* go on from here; 0: all of it is to be done */
+    vdisk_checkpoint_fn *checkpoint;     /* NULL: not asked for */
+    void                *checkpoint_arg;
+    uint32_t             checkpoint_ms;  /* between two of them; 0: 5000 */
+};
+
 /* ---- copy ------------------------------------------------------------------------------------------- */
 
 enum vdisk_copy_flags {
@@ -75,10 +83,7 @@ struct vdisk_copy_opts {
     void              *salvaged_arg;
     vdisk_progress_fn *progress;
     void              *progress_arg;
-    uint64_t           start;         /* go on from here: see vdisk_checkpoint_fn */
-    vdisk_checkpoint_fn *checkpoint;  /* NULL: not asked for */
-    void              *checkpoint_arg;
-    uint32_t           checkpoint_ms; /* between two of them; 0: 5000 */
+    struct vdisk_going_on going_on;
 };
 
 /*
@@ -173,10 +178,7 @@ struct vdisk_commit_opts {
     uint64_t           rate;
     vdisk_progress_fn *progress;
     void              *progress_arg;
-    uint64_t           start;      /* go on from here: see vdisk_checkpoint_fn */
-    vdisk_checkpoint_fn *checkpoint; /* NULL: not asked for */
-    void              *checkpoint_arg;
-    uint32_t           checkpoint_ms; /* between two of them; 0: 5000 */
+    struct vdisk_going_on going_on;
     uint64_t           cache_bytes; /* as in struct vdisk_open_opts, of each layer that is opened */
 };
 
@@ -223,10 +225,7 @@ struct vdisk_rebase_opts {
     uint32_t           depth;        /* pieces of 1 MiB of both sides in flight; 0: 8 */
     vdisk_progress_fn *progress;
     void              *progress_arg;
-    uint64_t           start;        /* go on from here: see vdisk_checkpoint_fn */
-    vdisk_checkpoint_fn *checkpoint; /* NULL: not asked for */
-    void              *checkpoint_arg;
-    uint32_t           checkpoint_ms; /* between two of them; 0: 5000 */
+    struct vdisk_going_on going_on;
     uint64_t           memory_max;   /* for buffers: then there are fewer pieces; 0: as `depth` says */
     uint64_t           rate;         /* bytes that are looked at in a second; 0: as many as there can be */
     uint64_t           cache_bytes;  /* as in struct vdisk_open_opts, of each layer that is opened */

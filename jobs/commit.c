@@ -170,9 +170,7 @@ static int copy(struct commit *c)
     struct vdisk_copy_opts opts = {.size = sizeof opts, .name = c->name, .depth = c->opts.depth,
                                    .memory_max = c->opts.memory_max, .rate = c->opts.rate,
                                    .backing_depth = c->result.base_depth, .progress = progress,
-                                   .progress_arg = c, .start = c->opts.start,
-                                   .checkpoint = c->opts.checkpoint, .checkpoint_arg = c->opts.checkpoint_arg,
-                                   .checkpoint_ms = c->opts.checkpoint_ms};
+                                   .progress_arg = c, .going_on = c->opts.going_on};
     struct vdisk_copy_result r = {.size = sizeof r};
     vdisk_job *job;
     int rc = vdisk_job_copy(&c->top, 1, c->base, &opts, &job);

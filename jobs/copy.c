@@ -122,7 +122,7 @@ static bool may_share(const struct copy *c)
 /* false: it cannot be had as a whole. */
 static bool clone(struct copy *c)
 {
-    bool whole = c->count == 1 && c->opts.offset == 0 && c->opts.length == 0 && c->opts.start == 0;
+    bool whole = c->count == 1 && c->opts.offset == 0 && c->opts.length == 0 && c->opts.going_on.start == 0;
 
     if (!whole || !may_share(c))
         return false;
@@ -246,7 +246,7 @@ static int prepare_plan(struct copy *c)
         plan_cut(&c->plan, c->opts.offset, c->opts.length);
     c->plan.guess = c->opts.flags & VDISK_COPY_SALVAGE;
     c->result.bytes_total = c->plan.total;
-    mark_begin(&c->mark, c->opts.checkpoint, c->opts.checkpoint_arg, c->opts.checkpoint_ms, 0);
+    mark_begin(&c->mark, &c->opts.going_on, 0);
     if (c->plan.total > vdisk_size(c->target)) {
         snprintf(text, sizeof text, "has %" PRIu64 " bytes, %" PRIu64 " are needed", vdisk_size(c->target),
                  c->plan.total);
@@ -267,7 +267,7 @@ static int prepare(struct copy *c)
     rc = choose_sizes(c);
     if (rc < 0)
         return rc;
-    plan_skip(&c->plan, c->opts.start, c->pack > 0 ? c->pack : UNIT);
+    plan_skip(&c->plan, c->opts.going_on.start, c->pack > 0 ? c->pack : UNIT);
     c->done = c->mark.reached = c->plan.handed;
     if (c->opts.backing_depth > 0)
         rc = layers_get_sizes(c->sources[0], c->opts.backing_depth, &c->layers);
@@ -390,7 +390,7 @@ int vdisk_job_fill(vdisk *target, vdisk_source_fn *source, void *source_arg, con
     c = new_copy(NULL, 0, target, opts);
     if (!c)
         return vdisk_set_error(ENOMEM, "copy: out of memory", NULL);
-    if (c->opts.start > 0 || c->opts.checkpoint) {
+    if (c->opts.going_on.start > 0 || c->opts.going_on.checkpoint) {
         copy_release(c);
         return vdisk_set_error(EINVAL, "copy: what comes from the program cannot go on later", NULL);
     }

@@ -25,9 +25,11 @@ struct mark {
     bool                 busy;              /* a flush for it is in flight */
 };
 
-static inline void mark_begin(struct mark *m, vdisk_checkpoint_fn *fn, void *arg, uint32_t ms, uint64_t start)
+static inline void mark_begin(struct mark *m, const struct vdisk_going_on *how, uint64_t start)
 {
-    *m = (struct mark){.fn = fn, .arg = arg, .interval_ns = (uint64_t)(ms > 0 ? ms : 5000) * 1000000,
+    uint32_t ms = how->checkpoint_ms > 0 ? how->checkpoint_ms : 5000;
+
+    *m = (struct mark){.fn = how->checkpoint, .arg = how->checkpoint_arg, .interval_ns = (uint64_t)ms * 1000000,
                        .last_ns = jobs_now_ns(), .reached = start};
 }
 

@@ -347,11 +347,11 @@ static int get_memory(struct rebase *b)
 /* What was done before. */
 static void skip(struct rebase *b)
 {
-    plan_skip(&b->plans[0], b->opts.start, b->piece);
+    plan_skip(&b->plans[0], b->opts.going_on.start, b->piece);
     if (b->volumes[1])
         plan_skip(&b->plans[1], b->plans[0].handed, b->piece);
     b->begun = b->done = b->plans[0].handed;
-    mark_begin(&b->mark, b->opts.checkpoint, b->opts.checkpoint_arg, b->opts.checkpoint_ms, b->begun);
+    mark_begin(&b->mark, &b->opts.going_on, b->begun);
     pace_begin(&b->pace, b->opts.rate);
 }
 

@@ -71,10 +71,7 @@ static int run_job(struct commit *c, const char *name)
 
     c->opts.progress = cli_progress_show;
     c->opts.progress_arg = &c->progress;
-    c->opts.start = c->file.position;
-    c->opts.checkpoint = job_file_checkpoint_fn(&c->file);
-    c->opts.checkpoint_arg = &c->file;
-    c->opts.checkpoint_ms = job_file_interval_ms();
+    c->opts.going_on = job_file_going_on(&c->file);
     if (vdisk_job_commit(name, &c->opts, &job) < 0)
         return cli_library_error();
     rc = cli_job_run(job) < 0 ? job_file_error(&c->file) : CLI_OK;

@@ -412,10 +412,7 @@ static int copy(struct convert *c, vdisk *target)
     o->salvaged = salvaged;
     o->salvaged_arg = c;
     o->memory_max = c->memory.buffers;
-    o->start = c->job.position;
-    o->checkpoint = job_file_checkpoint_fn(&c->job);
-    o->checkpoint_arg = &c->job;
-    o->checkpoint_ms = job_file_interval_ms();
+    o->going_on = job_file_going_on(&c->job);
     if (make_copy(c, target, &job) < 0)
         return failed(c);
     rc = cli_job_run(job);

@@ -87,10 +87,7 @@ static int run_job(struct rebase *b, const char *name)
 
     b->opts.progress = cli_progress_show;
     b->opts.progress_arg = &b->progress;
-    b->opts.start = b->file.position;
-    b->opts.checkpoint = job_file_checkpoint_fn(&b->file);
-    b->opts.checkpoint_arg = &b->file;
-    b->opts.checkpoint_ms = job_file_interval_ms();
+    b->opts.going_on = job_file_going_on(&b->file);
     if (vdisk_job_rebase(name, &b->opts, &job) < 0)
         return cli_library_error();
     rc = cli_job_run(job) < 0 ? job_file_error(&b->file) : CLI_OK;

@@ -468,9 +468,10 @@ int job_file_checkpoint(void *arg, uint64_t position)
     return save(j);
 }
 
-vdisk_checkpoint_fn *job_file_checkpoint_fn(const struct job_file *j)
+struct vdisk_going_on job_file_going_on(struct job_file *j)
 {
-    return j->given != NULL ? job_file_checkpoint : NULL;
+    return (struct vdisk_going_on){j->position, j->given != NULL ? job_file_checkpoint : NULL, j,
+                                   job_file_interval_ms()};
 }
 
 int job_file_error(const struct job_file *j)

@@ -65,9 +65,11 @@ int job_file_begin(struct job_file *j);
 /* Once more, with what has been added since. CLI_OK or CLI_FAILED: told. */
 int job_file_note(struct job_file *j);
 
-/* A vdisk_checkpoint_fn; `arg`: the job file. The next one: that, or NULL where there is no FILE. */
+/* A vdisk_checkpoint_fn; `arg`: the job file. */
 int job_file_checkpoint(void *arg, uint64_t position);
-vdisk_checkpoint_fn *job_file_checkpoint_fn(const struct job_file *j);
+
+/* For the job's options: where it goes on, and that it tells how far it is; without FILE neither. */
+struct vdisk_going_on job_file_going_on(struct job_file *j);
 
 /* `path` with `suffix`. malloc'ed. */
 char *job_file_beside(const char *path, const char *suffix);

@@ -82,7 +82,7 @@ static inline int going_step(void *arg, uint64_t done, uint64_t total)
 }
 
 #define GOING_OPTS(going)                                                                                    \
-    .progress = going_step, .checkpoint = going_note, .checkpoint_arg = (going), .checkpoint_ms = 1
+    .progress = going_step, .going_on = {.checkpoint = going_note, .checkpoint_arg = (going), .checkpoint_ms = 1}
 
 static inline struct vdisk_job_progress progress_of(const vdisk_job *j)
 {

@@ -114,7 +114,7 @@ static int run_from(void *scene, uint64_t start, struct going *going)
     s->opts = (struct vdisk_commit_opts){.size = 0};
     if (going)
         s->opts = (struct vdisk_commit_opts){.memory_max = 1 << 16, .depth = 2, GOING_OPTS(going)};
-    s->opts.start = start;
+    s->opts.going_on.start = start;
     return run_commit(s, NULL);
 }
 

@@ -164,7 +164,7 @@ static int copy(vdisk *const *sources, unsigned n, vdisk *target, const struct v
     if (rc == 0)
         CHECK_OK(vdisk_job_get_copy_result(j, ret));
     CHECK_OK(vdisk_job_free(j));
-    CHECK(rc < 0 || opts->start > 0 || ret->bytes_written + ret->bytes_zeroed + ret->bytes_skipped +
+    CHECK(rc < 0 || opts->going_on.start > 0 || ret->bytes_written + ret->bytes_zeroed + ret->bytes_skipped +
                                                ret->bytes_cloned == ret->bytes_total);
     return rc;
 }
@@ -324,16 +324,14 @@ static void test_going_on(void)
         opts.memory_max = 128 << 10;
         opts.progress = stepper_step;
         opts.progress_arg = &s;
-        opts.checkpoint = note_position;
-        opts.checkpoint_arg = &position;
-        opts.checkpoint_ms = 1;
+        opts.going_on = (struct vdisk_going_on){0, note_position, &position, .checkpoint_ms = 1};
         target = make_target(SIZE + MIB);
         rc = copy(&source, 1, target, &opts, &r);
         CHECK(rc == 0 || rc == -ECANCELED);
         expect(target, model, position < SIZE ? position : SIZE);
         ended += rc == 0;
         opts.progress = NULL;
-        opts.start = position;
+        opts.going_on.start = position;
         CHECK_OK(copy(&source, 1, target, &opts, &r));
         expect(target, model, SIZE);
         close_target(target);

@@ -200,8 +200,8 @@ static int copy(const struct subject *s, const char *target, uint64_t start, str
 {
     struct vdisk_copy_opts opts = {
         .size = sizeof opts, .flags = s->kind->backed ? 0 : VDISK_COPY_TARGET_IS_ZERO, .depth = 4,
-        .memory_max = 4 * PIECE, .backing_depth = s->kind->backed ? 1 : 0, .start = start,
-        .checkpoint = t ? note : NULL, .checkpoint_arg = t, .checkpoint_ms = 1};
+        .memory_max = 4 * PIECE, .backing_depth = s->kind->backed ? 1 : 0,
+        .going_on = {start, t ? note : NULL, t, .checkpoint_ms = 1}};
     vdisk *v = open_as(target, s->kind->format, VDISK_OPEN_RDWR | VDISK_OPEN_BUFFERED);
     vdisk_job *j;
     int rc;
@@ -362,8 +362,8 @@ static int lab_copy(struct lab_case *c, uint64_t start, bool tell)
     int rc = lab_open("sim:a", c->from, 0, &source), closed;
 
     if (!tell)
-        opts.checkpoint = NULL;
-    opts.start = start;
+        opts.going_on.checkpoint = NULL;
+    opts.going_on.start = start;
     if (rc < 0)
         return rc;
     rc = lab_open("sim:b", c->to, VDISK_OPEN_RDWR, &target);
@@ -482,8 +482,8 @@ static int commit(const struct two *w, uint64_t start, struct told *t, unsigned 
     struct stepper step;
     struct vdisk_commit_opts opts = {
         .size = sizeof opts, .open_flags = VDISK_OPEN_BUFFERED, .depth = 2, .memory_max = 2 * PIECE,
-        .progress = stepper_step, .progress_arg = &step, .start = start, .checkpoint = note, .checkpoint_arg = t,
-        .checkpoint_ms = 1, .cache_bytes = 1 << 20};
+        .progress = stepper_step, .progress_arg = &step, .going_on = {start, note, t, .checkpoint_ms = 1},
+        .cache_bytes = 1 << 20};
     vdisk_job *j;
     int rc;
 
@@ -500,8 +500,8 @@ static int rebase(const struct two *w, uint64_t start, struct told *t, unsigned 
     struct stepper step;
     struct vdisk_rebase_opts opts = {
         .size = sizeof opts, .open_flags = VDISK_OPEN_BUFFERED, .depth = 2, .memory_max = 4 << 20,
-        .progress = stepper_step, .progress_arg = &step, .start = start, .checkpoint = note, .checkpoint_arg = t,
-        .checkpoint_ms = 1, .cache_bytes = 1 << 20};
+        .progress = stepper_step, .progress_arg = &step, .going_on = {start, note, t, .checkpoint_ms = 1},
+        .cache_bytes = 1 << 20};
     struct vdisk_rebase_result r = {.size = sizeof r};
     vdisk_job *j;
     int rc;

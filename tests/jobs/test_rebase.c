@@ -106,7 +106,7 @@ static int run_from(void *scene, uint64_t start, struct going *going)
     s->opts = (struct vdisk_rebase_opts){.size = 0};
     if (going)
         s->opts = (struct vdisk_rebase_opts){.depth = 2, GOING_OPTS(going)};
-    s->opts.start = start;
+    s->opts.going_on.start = start;
     return run_rebase(s, NULL);
 }
 

@@ -118,12 +118,16 @@ class RepairResult(Sized):
     _fields_ = [("size", c_size_t), ("leaks_fixed", c_uint64), ("corruptions_fixed", c_uint64)]
 
 
+class GoingOn(Structure):
+    _fields_ = [("start", c_uint64), ("checkpoint", CheckpointFn), ("checkpoint_arg", c_void_p),
+                ("checkpoint_ms", c_uint32)]
+
+
 class CopyOpts(Sized):
     _fields_ = [("size", c_size_t), ("flags", c_uint32), ("depth", c_uint32), ("name", c_char_p),
                 ("memory_max", c_uint64), ("sparse", c_uint64), ("rate", c_uint64), ("backing_depth", c_uint32),
                 ("offset", c_uint64), ("length", c_uint64), ("salvaged", SalvagedFn), ("salvaged_arg", c_void_p),
-                ("progress", ProgressFn), ("progress_arg", c_void_p), ("start", c_uint64),
-                ("checkpoint", CheckpointFn), ("checkpoint_arg", c_void_p), ("checkpoint_ms", c_uint32)]
+                ("progress", ProgressFn), ("progress_arg", c_void_p), ("going_on", GoingOn)]
 
 
 class CopyResult(Sized):
@@ -162,7 +166,7 @@ STRUCTS = {
     "struct vdisk_job_progress": JobProgress, "struct vdisk_create_result": CreateResult,
     "struct vdisk_resize_result": ResizeResult, "struct vdisk_check_opts": CheckOpts,
     "struct vdisk_check_result": CheckResult, "struct vdisk_repair_result": RepairResult,
-    "struct vdisk_copy_opts": CopyOpts, "struct vdisk_copy_result": CopyResult,
+    "struct vdisk_going_on": GoingOn, "struct vdisk_copy_opts": CopyOpts, "struct vdisk_copy_result": CopyResult,
     "struct vdisk_compare_opts": CompareOpts, "struct vdisk_compare_result": CompareResult,
     "struct vdisk_image_info": ImageInfo,
 }

@@ -44,6 +44,9 @@ class Job:
 
         made = kind(call)
         self._kept.append(made)
+        *within, name = name.split(".")
+        for part in within:
+            opts = getattr(opts, part)
         setattr(opts, name, made)
 
     @property

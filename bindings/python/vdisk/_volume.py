@@ -290,12 +290,13 @@ def copy_job(sources, target, *, progress=None, salvaged=None, target_is_zero=Fa
              NUMBERS["VDISK_COPY_DENSE"] * bool(dense) |
              NUMBERS["VDISK_COPY_SALVAGE"] * (salvaged is not None))
     opts = _abi.CopyOpts(flags=flags, depth=depth, rate=rate, memory_max=memory_max, sparse=sparse, offset=offset,
-                         length=length, backing_depth=backing_depth, start=start, checkpoint_ms=checkpoint_ms)
+                         length=length, backing_depth=backing_depth)
+    opts.going_on.start, opts.going_on.checkpoint_ms = start, checkpoint_ms
     callbacks = {}
     if salvaged:
         callbacks["salvaged"] = (_abi.SalvagedFn, lambda _arg, *what: salvaged(*what))
     if checkpoint:
-        callbacks["checkpoint"] = (_abi.CheckpointFn, lambda _arg, position: checkpoint(position) or 0)
+        callbacks["going_on.checkpoint"] = (_abi.CheckpointFn, lambda _arg, position: checkpoint(position) or 0)
     return Job(lambda out: lib.vdisk_job_copy(handles, len(sources), target.handle, ctypes.byref(opts), out), opts,
                progress, (lib.vdisk_job_get_copy_result, _abi.CopyResult), callbacks=callbacks)
 
