@@ -106,6 +106,13 @@ struct format_driver {
     void (*load_ahead)(struct layer *layer, uint64_t guest_offset, struct op *op);
 
     /*
+     * The same for who goes through [guest_offset, guest_offset + len): as much of it as takes at most `bytes` of
+     * metadata, in few reads; of what is wrong there nothing is said. It may be nothing, or fail: then load() is
+     * asked. NULL: it always is.
+     */
+    void (*load_range)(struct layer *layer, uint64_t guest_offset, uint64_t len, uint64_t bytes, struct op *op);
+
+    /*
      * Read a COMPRESSED extent: `len` bytes from guest_offset (inside the extent) into `buf`; ends by op_wake(op).
      */
     void (*read_compressed)(struct layer *layer, const struct extent *e, uint64_t guest_offset,

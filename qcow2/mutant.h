@@ -87,7 +87,9 @@
     X(LEFT_STAYS_TWICE, "a table that one of two L1 entries has left counts as one that two lead to")        \
     X(HIDE_BACKING, "an image is written without its backing file")                                           \
     X(RELOAD_TRUSTED, "when changed tables cannot be read again what was known of them counts")                \
-    X(FINISHED_AT_ONCE, "an image that is created as unfinished counts at once")
+    X(FINISHED_AT_ONCE, "an image that is created as unfinished counts at once")                              \
+    X(RUN_OVER_GAPS, "tables that do not lie one behind the other are read as if they did")                   \
+    X(ALIKE_WRAPS, "an entry whose offset has left its bits goes on with the one before it")
 
 /* Those that tests of jobs find: tests/jobs/meson.build. */
 #define Q2_MUTANTS_JOBS(X)                                                                                     \

@@ -19,6 +19,7 @@ struct extents_op {
     struct extent         extent;
     struct layer         *top, *layer;
     bool                  hole; /* the file has one there */
+    unsigned              loads;
     struct io             io;
     const struct backend *asked; /* who `known` is of; NULL: nobody */
     struct block_status   known;
@@ -134,7 +135,7 @@ static void extents_step(struct op *op)
     while (x->pos < x->end) {
         x->hole = false;
         if (chain_lookup(x->top, x->pos, x->end - x->pos, &x->extent, &x->layer) < 0) {
-            OP_TRY(op, EXTENTS_LOADED, chain_load(x->layer, x->pos, op));
+            OP_TRY(op, EXTENTS_LOADED, chain_load_range(x->layer, x->pos, x->end - x->pos, x->loads++, op));
             continue;
         }
         if (wants_status(x) && !cut_to_piece(x)) {

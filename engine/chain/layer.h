@@ -145,6 +145,12 @@ int chain_find_below(struct layer *top, uint64_t guest_offset, uint64_t len, str
  */
 void chain_load(struct layer *layer, uint64_t guest_offset, struct op *op);
 
+/*
+ * The same for who goes through [guest_offset, guest_offset + len), and has come here `nth` times before: what
+ * comes next is loaded with it, little at first, since that may be all that he wants to know.
+ */
+void chain_load_range(struct layer *layer, uint64_t guest_offset, uint64_t len, unsigned nth, struct op *op);
+
 /* The guest range [offset, offset+len) of a chain, from `top` down, into iov: read.c. Ends by op_wake(parent). */
 void chain_read(struct layer *top, uint64_t guest_offset, const struct iovec *iov, uint32_t iovcnt, uint64_t len,
                 struct op *parent);

@@ -4,10 +4,11 @@
  *
  * Happy path: the layer that was asked loads its metadata; where it has nothing, the next two that have to do so
  * at the same time, then four, and so on: so few load for nothing, and what lies two hundred layers down is found
- * after some twenty waits. A top with a table of what lies below it (flat.h) loads alone, and that is all.
- * Failure modes: a load that was made alone fails; of several one does: then the first is made again alone, since
- * nobody knows yet whether the others matter. What was loaded may be gone again: who asked looks. Of damage in a
- * layer that another may hide nothing is said before it is that layer's turn.
+ * after some twenty waits. A top with a table of what lies below it (flat.h) loads alone, and that is all. For who
+ * goes through a range each loads a longer piece of it, where its format can do that in few reads.
+ * Failure modes: a load that was made alone fails; of several one does, or that of a longer piece: then the first
+ * is made again alone, since nobody knows yet whether the others matter. What was loaded may be gone again: who
+ * asked looks. Of damage in a layer that another may hide nothing is said before it is that layer's turn.
  */
 #include <errno.h>
 #include <stddef.h>
@@ -19,10 +20,15 @@
 
 enum { LOADS_MAX = 16 };
 
+/* Metadata that is loaded for a range: of all layers at first, and at most; and of one layer at least. */
+enum { RANGE_FIRST = 64 << 10, RANGE_MOST = 1 << 20, RANGE_LEAST = 16 << 10 };
+
 struct chain_load {
     struct op       op;
     struct layer   *layer; /* the next one to be loaded */
-    uint64_t        guest_offset;
+    uint64_t        guest_offset, len; /* 0: of one place */
+    uint64_t        bytes; /* of a range: so much metadata */
+    bool            alone; /* what lies below is not asked */
     unsigned        most;  /* so many at a time */
     unsigned        count; /* so many were */
     struct op_child child[LOADS_MAX];
@@ -47,7 +53,9 @@ static enum answer ask(struct layer *layer, uint64_t guest_offset)
 /* The first one is known to matter. The others may be hidden: then nobody cares how damaged they are. */
 static void load_one(const struct chain_load *l, struct layer *layer, struct op *op)
 {
-    if (layer == l->layer || ENGINE_MUTANT(AHEAD_JUDGED))
+    if (l->len > 0 && layer->format->load_range)
+        layer->format->load_range(layer, l->guest_offset, l->len, max_u64(l->bytes / l->most, RANGE_LEAST), op);
+    else if (layer == l->layer || ENGINE_MUTANT(AHEAD_JUDGED))
         layer->format->load(layer, l->guest_offset, op);
     else
         layer->format->load_ahead(layer, l->guest_offset, op);
@@ -78,6 +86,8 @@ static bool go_down(struct chain_load *l)
     struct layer *layer = l->layer;
     enum answer answer;
 
+    if (l->alone)
+        return false;
     while ((answer = ask(layer, l->guest_offset)) == HAS_NOTHING && layer->backing)
         layer = layer->backing;
     if (answer != MUST_LOAD || layer == l->layer)
@@ -94,9 +104,9 @@ static void chain_load_step(struct op *op)
     OP_BEGIN(enum chain_load_state, op)
     do {
         OP_AWAIT(op, LOAD_SEVERAL, load_several(l, op));
-        if (op->rc < 0 && l->count == 1)
+        if (op->rc < 0 && l->count == 1 && l->len == 0)
             goto fail;
-        if (op->rc < 0)
+        if (op->rc < 0 || (l->len > 0 && ask(l->layer, l->guest_offset) == MUST_LOAD))
             OP_TRY(op, LOAD_ALONE, l->layer->format->load(l->layer, l->guest_offset, op));
     } while (go_down(l));
     op_end(op, sizeof *l, 0);
@@ -108,17 +118,17 @@ fail:
 
 OP_TYPE(chain_load, chain_load_step, "START", "LOAD_SEVERAL", "LOAD_ALONE");
 
-void chain_load(struct layer *layer, uint64_t guest_offset, struct op *op)
+/* What lies below the top may be in its table: who asked looks there before more is loaded. */
+static bool loads_alone(const struct layer *layer)
 {
-    struct chain_load *l;
+    return !layer->backing || layer->flat;
+}
 
-    assert(layer->format->load != NULL);
-    /* What lies below the top may be in its table: who asked looks there before more is loaded. */
-    if (!layer->backing || layer->flat) {
-        layer->format->load(layer, guest_offset, op);
-        return;
-    }
-    l = op_alloc_head(op->queue, &chain_load_type, sizeof *l, offsetof(struct chain_load, child));
+static void start(struct layer *layer, uint64_t guest_offset, uint64_t len, uint64_t bytes, struct op *op)
+{
+    struct chain_load *l =
+        op_alloc_head(op->queue, &chain_load_type, sizeof *l, offsetof(struct chain_load, child));
+
     if (!l) {
         op_wake(op, -ENOMEM);
         return;
@@ -126,6 +136,31 @@ void chain_load(struct layer *layer, uint64_t guest_offset, struct op *op)
     l->op.parent = op;
     l->layer = layer;
     l->guest_offset = guest_offset;
+    l->len = len;
+    l->bytes = bytes;
+    l->alone = loads_alone(layer);
     l->most = layer->below_flat ? 2 : 1; /* the top, which is not loaded with it, was the first */
+    if (l->alone)
+        l->most = 1;
     op_start(&l->op);
+}
+
+void chain_load(struct layer *layer, uint64_t guest_offset, struct op *op)
+{
+    assert(layer->format->load != NULL);
+    if (loads_alone(layer))
+        layer->format->load(layer, guest_offset, op);
+    else
+        start(layer, guest_offset, 0, 0, op);
+}
+
+void chain_load_range(struct layer *layer, uint64_t guest_offset, uint64_t len, unsigned nth, struct op *op)
+{
+    uint64_t bytes = min_u64((uint64_t)RANGE_FIRST << min_u64(2 * (uint64_t)nth, 16), RANGE_MOST);
+
+    assert(len > 0);
+    if (layer->format->load_range)
+        start(layer, guest_offset, len, bytes, op);
+    else
+        chain_load(layer, guest_offset, op);
 }

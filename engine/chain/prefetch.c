@@ -17,6 +17,7 @@ struct prefetch {
     uint64_t      pos, end;
     struct extent extent;
     struct layer *top, *layer;
+    unsigned      loads;
     struct io     io; /* carries the advice to a worker */
 };
 
@@ -56,7 +57,7 @@ static void prefetch_step(struct op *op)
     while (p->pos < p->end) {
         /* Not chain_find(): it would go over every piece of however large a range, and each take a place. */
         if (chain_lookup(p->top, p->pos, p->end - p->pos, &p->extent, &p->layer) < 0) {
-            OP_TRY(op, PREFETCH_LOADED, chain_load(p->layer, p->pos, op));
+            OP_TRY(op, PREFETCH_LOADED, chain_load_range(p->layer, p->pos, p->end - p->pos, p->loads++, op));
             continue;
         }
         if (wants_advice(p))

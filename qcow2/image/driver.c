@@ -139,6 +139,7 @@ const struct format_driver qcow2_driver = {
     .lookup = q2_lookup,
     .load = q2_load,
     .load_ahead = q2_load_ahead,
+    .load_range = q2_load_range,
     .read_compressed = q2_read_compressed,
     .read_compressed_run = q2_read_compressed_run,
     .submit = q2_submit,

@@ -64,33 +64,64 @@ static bool continues(const struct extent *e, const struct extent *next)
     return !(e->kind == EXTENT_DATA || e->flags & EXTENT_HOST) || e->host_offset + e->len == next->host_offset;
 }
 
+/*
+ * Of the `len` bytes behind the cluster at `pos`, whose entry is `e`, how far entries are what goes on with it and
+ * nothing else: the next host cluster, or the same entry where it has none. Others may go on with it all the same;
+ * nothing is known of what is behind a cluster of several kinds, or a compressed one.
+ */
+static uint64_t count_alike(const struct q2_meta *meta, const struct q2_slot *s, uint64_t pos, uint64_t len,
+                            struct q2_l2_entry e)
+{
+    const struct q2_geometry *g = &meta->geo;
+    struct q2_mapping m = q2_entry_decode(g, e.word, e.bitmap);
+    uint64_t step = m.has_host ? g->cluster_size : 0, n = q2_clusters(g, len), i;
+    uint32_t place = q2_slice_place(meta, pos);
+
+    if (m.type == Q2_CLUSTER_COMPRESSED ||
+        (e.bitmap != 0 && e.bitmap != q2_bitmap(UINT32_MAX, 0) && e.bitmap != q2_bitmap(0, UINT32_MAX)))
+        return 0;
+    assert(n < 1u << meta->slice_entries_bits); /* the extent goes to the end of the cluster at pos */
+    if (m.host_offset + (n + 1) * step > Q2_L2_OFFSET && !MUTANT(ALIKE_WRAPS))
+        return 0; /* what is added would leave the offset's bits */
+    for (i = 0; i < n; i++) {
+        place += g->l2_entry_size;
+        e.word += step;
+        if (q2_read_be64(&meta->l2, s, place) != e.word ||
+            (g->extended_l2 && q2_read_be64(&meta->l2, s, place + 8) != e.bitmap))
+            break;
+    }
+    return i << g->cluster_bits;
+}
+
 /* As first_extent(), and on over neighbours of the same kind, within the slice. */
 static int scan_slice(struct q2_meta *meta, struct q2_slot *s, uint64_t guest_offset, uint64_t len,
                       struct extent *ret)
 {
-    uint64_t slice_end = q2_slice_end(meta, guest_offset);
+    uint64_t slice_end = q2_slice_end(meta, guest_offset), wanted = min_u64(len, slice_end - guest_offset);
     bool suspect = q2_slice_is_suspect(s);
     struct extent next;
 
     assert(len > 0 && slice_end > guest_offset);
     ret->len = 0;
-    for (uint64_t pos = guest_offset; pos < slice_end; pos = guest_offset + ret->len) {
+    for (uint64_t pos = guest_offset;; pos = guest_offset + ret->len) {
         struct q2_l2_entry e = q2_slice_get(meta, s, pos);
         if (unlikely(suspect) && q2_entry_unusable(meta, e, q2_cluster_down(&meta->geo, pos)))
             return ret->len > 0 ? 0 : -EAGAIN;
         first_extent(meta, e, pos, &next);
         if (unlikely(suspect))
             next.flags &= (uint8_t)~EXTENT_WRITABLE; /* by the slow path, which asks */
+        else if (ret->len + next.len < wanted)
+            next.len += count_alike(meta, s, pos, wanted - ret->len - next.len, e);
         if (ret->len == 0)
             *ret = next;
         else if (continues(ret, &next))
             ret->len += next.len;
         else
             break;
-        if (ret->len >= len)
+        if (ret->len >= wanted)
             break;
     }
-    ret->len = min_u64(ret->len, len);
+    ret->len = min_u64(ret->len, wanted);
     assert(ret->len > 0 && guest_offset + ret->len <= slice_end);
     return 0;
 }

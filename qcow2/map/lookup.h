@@ -4,9 +4,10 @@
 
 #include "engine/format.h"
 
-/* format_driver.lookup, .load and .load_ahead */
+/* format_driver.lookup, .load, .load_ahead and .load_range */
 int q2_lookup(struct layer *layer, uint64_t guest_offset, uint64_t len, struct extent *ret);
 void q2_load(struct layer *layer, uint64_t guest_offset, struct op *op);
 void q2_load_ahead(struct layer *layer, uint64_t guest_offset, struct op *op);
+void q2_load_range(struct layer *layer, uint64_t guest_offset, uint64_t len, uint64_t bytes, struct op *op);
 
 #endif

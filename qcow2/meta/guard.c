@@ -173,16 +173,28 @@ static bool is_first_time(struct q2_meta *meta, uint64_t key)
 }
 
 /*
- * The entry of a standard cluster that nothing can be said against: what q2_entry_unusable() and past_everything()
- * ask, in short, since most are like that. `end`: of the file.
+ * Entries of `len` bytes of standard clusters, side by side on the host from where the first one leads to, which
+ * nothing can be said against: what q2_entry_unusable() and past_everything() ask, in short, since most are like
+ * that. `end`: of the file.
  */
-static bool is_plain(const struct q2_meta *meta, uint64_t entry, uint64_t end)
+static bool is_plain(const struct q2_meta *meta, uint64_t entry, uint64_t len, uint64_t end)
 {
-    uint64_t host_offset = entry ^ Q2_COPIED, host_end = host_offset + meta->geo.cluster_size;
+    uint64_t host_offset = entry ^ Q2_COPIED, host_end = host_offset + len;
 
     return host_offset != 0 && (host_offset & ~(Q2_L2_OFFSET & ~(meta->geo.cluster_size - 1))) == 0 &&
            host_end <= end && !ranges_meet(host_offset, host_end, meta->l1_start, meta->l1_end) &&
            !ranges_meet(host_offset, host_end, meta->reftable_start, meta->reftable_end);
+}
+
+/* All of a slice is one run of such entries, as preallocation makes them: how many bytes that is; 0: it is not. */
+static uint64_t plain_run(const struct q2_meta *meta, const char *slice, uint64_t end)
+{
+    uint64_t host_offset, len = 1ull << meta->slice_guest_bits;
+
+    return end > 0 && q2_slice_linear(&meta->geo, slice, meta->l2.slice_size, &host_offset) &&
+                   is_plain(meta, host_offset | Q2_COPIED, len, end)
+               ? len
+               : 0;
 }
 
 bool q2_guard_slice(struct q2_meta *meta, uint64_t guest_offset, uint64_t table_offset, const char *slice)
@@ -191,19 +203,24 @@ bool q2_guard_slice(struct q2_meta *meta, uint64_t guest_offset, uint64_t table_
     bool first_time = is_first_time(meta, q2_slice_key(meta, guest_offset));
     uint32_t size = meta->geo.l2_entry_size;
     uint64_t end = size == 8 && !meta->data_file ? backend_size(meta->layer->file) : 0;
+    uint64_t in_run = plain_run(meta, slice, end);
     struct runs runs;
 
     assert_locked(&meta->lock);
     runs.count = 0;
     if (guarded)
         bad = table_conflict(meta, guest_offset, table_offset) || table_offset >= backend_size(meta->layer->file);
-    for (uint32_t i = 0; i < meta->l2.slice_size; i += size, guest_offset += meta->geo.cluster_size) {
+    if (in_run > 0 && guarded)
+        add_run(meta, &runs, (get_be64(slice) ^ Q2_COPIED) >> meta->geo.cluster_bits,
+                in_run >> meta->geo.cluster_bits, true);
+    for (uint32_t i = in_run > 0 ? meta->l2.slice_size : 0; i < meta->l2.slice_size;
+         i += size, guest_offset += meta->geo.cluster_size) {
         struct q2_l2_entry e = q2_l2_entry_get(&meta->geo, slice + i);
         struct q2_mapping m;
         uint64_t first, n;
         if (e.word == 0 && e.bitmap == 0)
             continue;
-        if (is_plain(meta, e.word, end)) {
+        if (is_plain(meta, e.word, meta->geo.cluster_size, end)) {
             if (guarded)
                 add_run(meta, &runs, (e.word ^ Q2_COPIED) >> meta->geo.cluster_bits, 1, true);
             continue;

@@ -325,36 +325,47 @@ void q2_cache_moved(struct q2_cache *c, uint64_t first_key, uint64_t n, uint64_t
 
 /* ---- loading ----------------------------------------------------------------------------------------- */
 
+/* Of a load the part that is one slice. */
+struct load_part {
+    struct slice_load *load;
+    struct q2_slot    *slot; /* NULL: another load has filled it, or it was taken for another slice */
+    struct list        node; /* of slot->loads */
+};
+
+/* One I/O for one slice, or a run of them. */
 struct slice_load {
     struct op op;
     struct q2_cache *cache;
-    struct q2_slot  *slot;    /* NULL: another load has filled it, or it was taken for another slice */
-    struct list      node;    /* of slot->loads */
-    struct list      waiters; /* ops, by op.wait */
+    struct list      waiters; /* ops, by op.wait: they look again */
     uint64_t         host_offset;
     struct io        io;
-    char             memory[2 * Q2_SLICE_MAX]; /* one slice, aligned; not zeroed */
+    char            *buffer;
+    size_t           size;    /* of this struct, with what is behind it */
+    uint32_t         count;
+    struct load_part part[];
 };
 
 enum slice_load_state { SLICE_START = OP_START, SLICE_READ };
 
-static char *slice_buffer(struct slice_load *l)
+/* A single one has its buffer behind it, with room to align that; not zeroed. */
+enum { ONE_HEAD = sizeof(struct slice_load) + sizeof(struct load_part), ONE_SIZE = ONE_HEAD + 2 * Q2_SLICE_MAX };
+
+static bool is_run(const struct slice_load *l)
 {
-    return (char *)align_up((uintptr_t)l->memory, Q2_SLICE_MAX);
+    return l->op.parent != NULL;
 }
 
 static void start_read(struct slice_load *l, struct op *op)
 {
-    io_rw(&l->io, l->cache->owner.file, IO_READ, l->host_offset, slice_buffer(l), l->cache->slice_size);
+    io_rw(&l->io, l->cache->owner.file, IO_READ, l->host_offset, l->buffer,
+          (uint64_t)l->count * l->cache->slice_size);
     op_io(op, &l->io);
 }
 
 /* Readers have to look at each entry, and writers ask again. */
-static bool is_suspect(struct slice_load *l)
+static bool is_suspect(const struct q2_cache *c, const struct q2_slot *s, const char *content)
 {
-    const struct q2_cache_owner *owner = &l->cache->owner;
-
-    return owner->is_suspect && owner->is_suspect(owner->arg, l->slot, slice_buffer(l));
+    return c->owner.is_suspect && c->owner.is_suspect(c->owner.arg, s, content);
 }
 
 /* With the lock held: those that still read it come too late. */
@@ -363,23 +374,59 @@ static void detach_loads(struct q2_slot *s)
     struct list *node;
 
     while ((node = list_pop(&s->loads)))
-        container_of(node, struct slice_load, node)->slot = NULL;
+        container_of(node, struct load_part, node)->slot = NULL;
 }
 
-/* What has been read becomes the slot's content. */
-static void settle_load(struct slice_load *l)
+/*
+ * What has been read becomes the slot's content; of a run only if one word does not say as much: who goes through
+ * an image would put out of the cache what others use.
+ */
+static void settle(struct q2_cache *c, struct q2_slot *s, const char *content, bool in_run)
 {
-    struct q2_slot *s = l->slot;
+    bool linear;
 
-    assert_held(l->cache);
+    assert_held(c);
     assert(s->state == Q2_SLOT_LOADING);
-    atomic_store_explicit(&s->suspect, is_suspect(l), memory_order_relaxed);
-    fill(l->cache, s, slice_buffer(l));
-    publish(l->cache, s);
-    /* One word says as much: the slot goes first when room is needed. */
-    if (enter_linear(l->cache, s, slice_buffer(l)))
-        atomic_store_explicit(&s->referenced, 0, memory_order_relaxed);
+    atomic_store_explicit(&s->suspect, is_suspect(c, s, content), memory_order_relaxed);
+    linear = enter_linear(c, s, content);
+    if (linear && in_run) {
+        s->state = Q2_SLOT_EMPTY;
+    } else {
+        fill(c, s, content);
+        publish(c, s);
+        if (linear) /* it goes first when room is needed */
+            atomic_store_explicit(&s->referenced, 0, memory_order_relaxed);
+    }
     detach_loads(s);
+}
+
+static void end_part(struct slice_load *l, uint32_t i)
+{
+    struct load_part *p = &l->part[i];
+
+    if (!p->slot)
+        return;
+    list_del(&p->node);
+    if (l->op.rc == 0)
+        settle(l->cache, p->slot, l->buffer + (size_t)i * l->cache->slice_size, is_run(l));
+    else if (list_empty(&p->slot->loads))
+        p->slot->state = Q2_SLOT_EMPTY;
+}
+
+static void end_load(struct slice_load *l)
+{
+    int rc;
+
+    pthread_mutex_lock(l->cache->owner.lock);
+    /* 0: they look again. Of a run that failed nobody knows which slice did; its parent is told. */
+    rc = l->part[0].slot && !is_run(l) ? l->op.rc : 0;
+    if (l->cache->owner.loads)
+        stat_add(l->cache->owner.loads, l->count);
+    for (uint32_t i = 0; i < l->count; i++)
+        end_part(l, i);
+    op_wake_all(&l->waiters, rc);
+    op_wake_all(&l->cache->room, 0);
+    pthread_mutex_unlock(l->cache->owner.lock);
 }
 
 static void slice_load_step(struct op *op)
@@ -388,19 +435,10 @@ static void slice_load_step(struct op *op)
 
     OP_BEGIN(enum slice_load_state, op)
     OP_AWAIT(op, SLICE_READ, start_read(l, op));
-    pthread_mutex_lock(l->cache->owner.lock);
-    if (l->slot)
-        list_del(&l->node);
-    if (l->cache->owner.loads)
-        stat_add(l->cache->owner.loads, 1);
-    if (l->slot && op->rc == 0)
-        settle_load(l);
-    else if (l->slot && list_empty(&l->slot->loads))
-        l->slot->state = Q2_SLOT_EMPTY;
-    op_wake_all(&l->waiters, l->slot ? op->rc : 0); /* 0: look again */
-    op_wake_all(&l->cache->room, 0);
-    pthread_mutex_unlock(l->cache->owner.lock);
-    op_free(op, sizeof *l);
+    end_load(l);
+    if (is_run(l))
+        mem_free(l->buffer);
+    op_end(op, l->size, op->rc);
     return;
     OP_END
 }
@@ -411,7 +449,7 @@ OP_TYPE(slice_load, slice_load_step, "START", "SLICE_READ");
 static struct slice_load *find_load(struct q2_slot *s, const vdisk_queue *queue)
 {
     for (struct list *n = s->loads.next; n != &s->loads; n = n->next) {
-        struct slice_load *l = container_of(n, struct slice_load, node);
+        struct slice_load *l = container_of(n, struct load_part, node)->load;
         if (l->op.queue == queue || l->op.queue->always_turned)
             return l;
     }
@@ -455,6 +493,36 @@ static struct q2_slot *take_loading(struct q2_cache *c, uint64_t key, const vdis
     return NULL;
 }
 
+/* Memory of an op that loads, with `head` bytes of it in use. NULL: there is none. */
+static struct slice_load *new_load(struct q2_cache *c, size_t size, size_t head, uint64_t host_offset,
+                                   vdisk_queue *queue)
+{
+    struct slice_load *l = op_alloc_head(queue, &slice_load_type, size, head);
+
+    if (!l)
+        return NULL;
+    l->cache = c;
+    l->host_offset = host_offset;
+    l->size = size;
+    list_init(&l->waiters);
+    return l;
+}
+
+/* The slot becomes that of slice `key`, which is the load's next. */
+static void add_part(struct slice_load *l, struct q2_slot *s, uint64_t key)
+{
+    struct load_part *p = &l->part[l->count];
+
+    assert_held(l->cache);
+    s->state = Q2_SLOT_LOADING;
+    s->key = key;
+    s->host_offset = l->host_offset + (uint64_t)l->count * l->cache->slice_size;
+    p->load = l;
+    p->slot = s;
+    list_add_tail(&s->loads, &p->node);
+    l->count++;
+}
+
 /*
  * The op to fill a slot in LOADING, waited for by `op`; NULL: the await has been ended or goes
  * on, or (*ret_full) there is no slot before a flush.
@@ -487,20 +555,14 @@ static struct slice_load *begin_load(struct q2_cache *c, uint64_t key, uint64_t 
             list_add_tail(&c->room, &op->wait);
         return NULL;
     }
-    l = op_alloc_head(op->queue, &slice_load_type, sizeof *l, offsetof(struct slice_load, memory));
+    l = new_load(c, ONE_SIZE, ONE_HEAD, host_offset, op->queue);
     if (!l) {
         op_wake(op, -ENOMEM);
         return NULL;
     }
-    s->state = Q2_SLOT_LOADING;
-    s->key = key;
-    s->host_offset = host_offset;
-    l->cache = c;
-    l->slot = s;
-    l->host_offset = host_offset;
-    list_init(&l->waiters);
+    l->buffer = (char *)align_up((uintptr_t)l + ONE_HEAD, Q2_SLICE_MAX);
+    add_part(l, s, key);
     list_add_tail(&l->waiters, &op->wait);
-    list_add_tail(&s->loads, &l->node);
     return l;
 }
 
@@ -517,6 +579,28 @@ void q2_cache_load(struct q2_cache *c, uint64_t key, uint64_t host_offset, struc
         op_start(&l->op);
     else if (full)
         c->owner.make_clean(c->owner.arg, op); /* makes room: what is dirty becomes clean */
+}
+
+struct op *q2_cache_run(struct q2_cache *c, uint64_t key, uint32_t n, uint64_t host_offset, vdisk_queue *queue)
+{
+    size_t size = sizeof(struct slice_load) + n * sizeof(struct load_part);
+    struct slice_load *l = new_load(c, size, size, host_offset, queue);
+    struct q2_slot *s;
+
+    assert_held(c);
+    assert(n > 0 && n <= Q2_RUN_MAX);
+    if (!l)
+        return NULL;
+    l->buffer = mem_aligned(Q2_SLICE_MAX, (size_t)n * c->slice_size);
+    while (l->buffer && l->count < n && !find_any(c, key + l->count) && (s = claim(c, key + l->count))) {
+        s->takes = 0;
+        add_part(l, s, key + l->count);
+    }
+    if (l->count > 0)
+        return &l->op;
+    mem_free(l->buffer);
+    op_free(&l->op, l->size);
+    return NULL;
 }
 
 /* ---- the whole ----------------------------------------------------------------------------------------- */

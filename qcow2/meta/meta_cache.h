@@ -39,7 +39,7 @@
 #include "engine/loop/op.h"
 #include "engine/stats.h"
 
-enum { Q2_CACHE_WAYS = 8, Q2_SLICE_MAX = 4096, Q2_TAKES_MAX = 16 };
+enum { Q2_CACHE_WAYS = 8, Q2_SLICE_MAX = 4096, Q2_TAKES_MAX = 16, Q2_RUN_MAX = 64 };
 
 enum q2_slot_state { Q2_SLOT_EMPTY, Q2_SLOT_LOADING, Q2_SLOT_VALID };
 
@@ -194,6 +194,13 @@ struct q2_slot *q2_cache_find(struct q2_cache *c, uint64_t key);
  * again afterwards. Takes the lock itself.
  */
 void q2_cache_load(struct q2_cache *c, uint64_t key, uint64_t host_offset, struct op *op);
+
+/*
+ * An op that loads up to `n` (Q2_RUN_MAX) slices from `key` on, which lie one behind the other from host_offset
+ * on, by one I/O: as far as none is in the cache already, and all find room there. It is given a parent, which is
+ * told of a failure, and started without the lock. What is linear gets no slot. NULL: there is nothing to load.
+ */
+struct op *q2_cache_run(struct q2_cache *c, uint64_t key, uint32_t n, uint64_t host_offset, vdisk_queue *queue);
 
 /* A slot for `key`, filled with zeros and dirty, without reading; NULL: no room before a flush. */
 struct q2_slot *q2_cache_install_zero(struct q2_cache *c, uint64_t key, uint64_t host_offset);
