@@ -246,6 +246,29 @@ static uint64_t l2_offset(struct check *c, uint64_t i)
     return c->l2.tables[i].host_offset;
 }
 
+/* The first entry from `index` on that is not all zeros, since most are in many images; or how many there are. */
+static uint64_t next_entry(const struct q2_geometry *g, const uint8_t *table, uint64_t index)
+{
+    enum { PIECE = 64 };
+    const uint8_t *end = table + g->cluster_size, *p = table + q2_l2_entry_offset(g, index);
+    uint64_t word[PIECE / 8], any;
+
+    if (p < end && get_be64(p) != 0)
+        return index;
+    while (end - p >= PIECE) {
+        memcpy(word, p, PIECE);
+        any = 0;
+        for (unsigned i = 0; i < PIECE / 8; i++)
+            any |= word[i];
+        if (any != 0)
+            break;
+        p += PIECE;
+    }
+    while (p < end && get_be64(p) == 0 && (!g->extended_l2 || get_be64(p + 8) == 0))
+        p += g->l2_entry_size;
+    return (uint64_t)(p - table) / g->l2_entry_size;
+}
+
 static int take_l2(struct check *c, uint64_t i, uint8_t *buf, int rc)
 {
     const struct q2_geometry *g = &c->header.geo;
@@ -259,12 +282,8 @@ static int take_l2(struct check *c, uint64_t i, uint8_t *buf, int rc)
         c->blind = true;
         return check_progress(c, 1);
     }
-    for (w.index = 0; w.index < q2_l2_entries(g); w.index++) {
-        const uint8_t *p = buf + q2_l2_entry_offset(g, w.index);
-
-        w.entry = q2_l2_entry_get(g, p);
-        if (likely(w.entry.word == 0 && w.entry.bitmap == 0))
-            continue;
+    for (w.index = 0; (w.index = next_entry(g, buf, w.index)) < q2_l2_entries(g); w.index++) {
+        w.entry = q2_l2_entry_get(g, buf + q2_l2_entry_offset(g, w.index));
         rc = check_l2_entry(&w);
         if (rc < 0)
             return rc;
