@@ -222,6 +222,8 @@ static int run(const struct cli_verb *verb, int argc, char **argv)
     c.name = cli_image(&p, operands[0], c.format);
     if (c.name == NULL)
         return CLI_FAILED;
+    if (c.what == VDISK_REPAIR_NOTHING)
+        c.flags |= VDISK_OPEN_BUFFERED; /* tables that have just been written or read are there */
     c.progress.enabled = c.progress.enabled && !c.quiet && !c.json;
     return check_image(&c);
 }
