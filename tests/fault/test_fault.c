@@ -147,6 +147,34 @@ static int act_prefetch(struct subject *s)
     return c.result;
 }
 
+/* The first long read fails, so that what is needed is read by itself. */
+static void fail_first_load(struct subject *s)
+{
+    struct fault_rule rule = {.type = "slice_load", .nth = 1, .what = FAULT_FAIL, .error = EIO};
+
+    CHECK_OK(fault_add_rule(s->fault, &rule));
+}
+
+static int act_prefetch_alone(struct subject *s)
+{
+    fail_first_load(s);
+    return act_prefetch(s);
+}
+
+static int act_extents_alone(struct subject *s)
+{
+    struct vdisk_extent list[4];
+    struct vdisk_extents extents = {.list = list, .max = ARRAY_LEN(list)};
+    int rc;
+
+    fail_first_load(s);
+    rc = vdisk_pextents(s->v, s->now.size, 0, &extents);
+    if (rc < 0)
+        CHECK_MSG(vdisk_error_text()[0], "extents failed (%s) without a text", strerror(-rc));
+    CHECK((rc < 0) == (extents.count == 0));
+    return rc;
+}
+
 static int act_trim(struct subject *s)
 {
     int rc = subject_discard(s, at(s, 5), at(s, 3)), trim_rc;
@@ -319,6 +347,16 @@ static const struct scenario scenarios[] = {
     {.name = "prefetch, cold",
      .spec = {.size = MIB(4), QCOW2(4096)},
      .act = act_prefetch,
+     .cold = true,
+     .no_data = true},
+    {.name = "prefetch, cold, one by one",
+     .spec = {.size = MIB(4), QCOW2(4096)},
+     .act = act_prefetch_alone,
+     .cold = true,
+     .no_data = true},
+    {.name = "extents, cold, one by one",
+     .spec = {.size = MIB(4), QCOW2(4096)},
+     .act = act_extents_alone,
      .cold = true,
      .no_data = true},
     {.name = "watermark, cold",
