@@ -280,7 +280,7 @@ struct vdisk_checksum_opts {
     const char            *name;       /* for messages; copied. NULL: "checksum" */
     uint64_t               length;     /* VDISK_CHECKSUM_LENGTH: a multiple of 512. What is behind it is left out;
                                         * behind the volume's end it is zeros */
-    uint64_t               memory_max; /* for buffers, but one block at least; 0: 64 MiB */
+    uint64_t               memory_max; /* for buffers, but one block at least; 0: 128 MiB */
     uint32_t               threads;    /* that compute; 1: none but the job's; 0: one for each processor */
     vdisk_block_digest_fn *block_digest; /* NULL: they are not asked for */
     void                  *block_digest_arg;

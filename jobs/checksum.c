@@ -28,8 +28,8 @@
 #include "jobs/plan.h"
 
 enum {
-    BLOCK = 4 << 20, BLOCK_LEAST = 4096, BLOCK_MOST = 64 << 20, MEMORY = 64 << 20, AHEAD = 16 << 20,
-    PIECE = 1 << 20, READS_MOST = 512, SLOTS_MOST = 1024, SLOTS_MORE = 4, REAP_MOST = 64,
+    BLOCK = 4 << 20, BLOCK_LEAST = 4096, BLOCK_MOST = 64 << 20, MEMORY = 128 << 20, AHEAD = 16 << 20,
+    PIECE = 1 << 20, READS_MOST = 512, SLOTS_MOST = 1024, REAP_MOST = 64,
 };
 
 #define BLOCKS_MOST (UINT64_C(1) << 31) /* the digest of all of them takes a minute or two */
@@ -326,6 +326,8 @@ static bool loop(struct checksum *c)
         take_digests(c);
         begin(c, &wait_ns);
         told = tell(c);
+        if (c->inflight == 0 && c->digesting > 0)
+            hashers_hurry(&c->hashers); /* nothing else comes before that */
         assert(told || c->rc < 0 || c->inflight + c->digesting > 0 || wait_ns > 0);
         if (c->rc == 0)
             alive = wait_some(c, !told, wait_ns);
@@ -348,7 +350,7 @@ static unsigned processors(void)
 
 static int get_memory(struct checksum *c, unsigned threads)
 {
-    uint64_t memory = c->opts.memory_max ? c->opts.memory_max : MEMORY, count = 2 * threads + SLOTS_MORE;
+    uint64_t memory = c->opts.memory_max ? c->opts.memory_max : MEMORY, count = 4 * LANES * threads;
     size_t room = c->total > 0 ? jobs_min(c->block, c->total) : 1; /* smaller: of the only one */
 
     if (count < AHEAD / c->block)
@@ -394,6 +396,14 @@ static int set_sizes(struct checksum *c)
     return 0;
 }
 
+/* So many blocks are computed side by side that all threads have some, and as many can be read meanwhile. */
+static unsigned together(const struct checksum *c, unsigned threads)
+{
+    uint64_t count = c->slot_count / (2 * threads);
+
+    return count > 0 ? (unsigned)jobs_min(count, LANES) : 1;
+}
+
 static int prepare(struct checksum *c)
 {
     unsigned threads = (unsigned)jobs_min(c->opts.threads ? c->opts.threads : processors(), HASHERS_MOST);
@@ -406,7 +416,7 @@ static int prepare(struct checksum *c)
     rc = vdisk_queue_create(NULL, &c->q);
     if (rc < 0)
         return jobs_fail(c->job, rc);
-    hashers_init(&c->hashers, c->q, threads);
+    hashers_init(&c->hashers, c->q, threads, together(c, threads));
     pace_begin(&c->pace, c->opts.rate);
     return 0;
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Happy path: a thread takes the oldest work that waits, computes, and puts it with what has ended; the first one
- * there wakes the queue. Failure modes: a thread cannot be had: there are fewer of them, or none.
+ * Happy path: a thread takes the oldest work that waits, a few pieces of it, computes, and puts them with what has
+ * ended; the first one there wakes the queue.
+ * Failure modes: a thread cannot be had: there are fewer of them, or none.
  */
 #include "jobs/digest.h"
 
@@ -56,57 +57,123 @@ void digest_drop(gcry_md_hd_t d)
     gcry_md_close(d);
 }
 
-/* ---- threads ------------------------------------------------------------------------------------------ */
+/* ---- work --------------------------------------------------------------------------------------------- */
 
-static void work_on(struct hash_work *w)
+/* One length, none all zeros. */
+static void compute(struct hash_work *const *list, unsigned count)
 {
-    if (zeros_only(w->data, w->len))
-        memcpy(w->digest, w->zeros, VDISK_DIGEST_SIZE);
-    else
-        digest_of(w->data, w->len, w->digest);
+    uint8_t digests[LANES][LANES_DIGEST];
+    const uint8_t *data[LANES];
+
+    if (count <= 1 || !lanes_available()) {
+        for (unsigned i = 0; i < count; i++)
+            digest_of(list[i]->data, list[i]->len, list[i]->digest);
+        return;
+    }
+    for (unsigned i = 0; i < LANES; i++)
+        data[i] = list[i < count ? i : 0]->data;
+    lanes_digest(data, list[0]->len, digests);
+    for (unsigned i = 0; i < count; i++)
+        memcpy(list[i]->digest, digests[i], VDISK_DIGEST_SIZE);
+}
+
+/* A list of up to LANES, of one length. Returns its last. */
+static struct hash_work *work_on(struct hash_work *w)
+{
+    struct hash_work *list[LANES], *last = NULL;
+    unsigned count = 0;
+
+    for (; w; w = w->next) {
+        last = w;
+        if (zeros_only(w->data, w->len))
+            memcpy(w->digest, w->zeros, VDISK_DIGEST_SIZE);
+        else
+            list[count++] = w;
+    }
+    compute(list, count);
+    return last;
+}
+
+/* Locked. */
+static bool can_take(const struct hashers *h)
+{
+    return h->waiting && (h->hurry || h->waiting_count >= h->together);
+}
+
+/* Locked. The oldest that waits and what is behind it of its length, as a list; NULL: it has to wait. */
+static struct hash_work *take_waiting(struct hashers *h)
+{
+    struct hash_work *first = h->waiting, *last = first;
+    unsigned count = 1;
+
+    if (!can_take(h))
+        return NULL;
+    while (count < h->together && last->next && last->next->len == first->len) {
+        last = last->next;
+        count++;
+    }
+    h->waiting = last->next;
+    if (!h->waiting)
+        h->waiting_end = &h->waiting;
+    last->next = NULL;
+    assert(h->waiting_count >= count);
+    h->waiting_count -= count;
+    h->hurry = h->hurry && h->waiting_count > 0;
+    return first;
 }
 
 /* Locked. Who takes takes all: so that the first one wakes is enough. */
-static void put_ended(struct hashers *h, struct hash_work *w)
+static void put_ended(struct hashers *h, struct hash_work *first, struct hash_work *last)
 {
     if (!h->ended)
         vdisk_queue_wake(h->queue);
-    w->next = h->ended;
-    h->ended = w;
+    last->next = h->ended;
+    h->ended = first;
 }
+
+/* ---- threads ------------------------------------------------------------------------------------------ */
 
 static void *hasher(void *arg)
 {
     struct hashers *h = arg;
 
     pthread_mutex_lock(&h->lock);
-    for (;;) {
-        struct hash_work *w = h->waiting;
-        if (h->stop)
-            break;
-        if (!w) {
+    while (!h->stop) {
+        struct hash_work *first = take_waiting(h), *last;
+        if (!first) {
             pthread_cond_wait(&h->given, &h->lock);
             continue;
         }
-        h->waiting = w->next;
-        if (!w->next)
-            h->waiting_end = &h->waiting;
+        if (can_take(h))
+            pthread_cond_signal(&h->given);
         pthread_mutex_unlock(&h->lock);
-        work_on(w);
+        last = work_on(first);
         pthread_mutex_lock(&h->lock);
-        put_ended(h, w);
+        put_ended(h, first, last);
     }
     pthread_mutex_unlock(&h->lock);
     return NULL;
 }
 
-void hashers_init(struct hashers *h, vdisk_queue *q, unsigned threads)
+/* Locked. Whoever is there to work hears that some can be taken. */
+static void call(struct hashers *h)
+{
+    struct hash_work *first;
+
+    if (h->count > 0 && can_take(h))
+        pthread_cond_signal(&h->given);
+    while (h->count == 0 && (first = take_waiting(h))) /* invariant 3 */
+        put_ended(h, first, work_on(first));
+}
+
+void hashers_init(struct hashers *h, vdisk_queue *q, unsigned threads, unsigned together)
 {
     sigset_t all, before;
 
-    assert(threads <= HASHERS_MOST);
+    assert(threads <= HASHERS_MOST && together >= 1 && together <= LANES);
     memset(h, 0, sizeof *h);
     h->queue = q;
+    h->together = lanes_available() ? together : 1;
     h->waiting_end = &h->waiting;
     pthread_mutex_init(&h->lock, NULL);
     pthread_cond_init(&h->given, NULL);
@@ -135,17 +202,20 @@ void hashers_finish(struct hashers *h)
 void hashers_give(struct hashers *h, struct hash_work *w)
 {
     w->next = NULL;
-    if (h->count == 0)
-        work_on(w);
     pthread_mutex_lock(&h->lock);
     assert(!h->stop && !*h->waiting_end);
-    if (h->count == 0) {
-        put_ended(h, w);
-    } else {
-        *h->waiting_end = w;
-        h->waiting_end = &w->next;
-        pthread_cond_signal(&h->given);
-    }
+    *h->waiting_end = w;
+    h->waiting_end = &w->next;
+    h->waiting_count++;
+    call(h);
+    pthread_mutex_unlock(&h->lock);
+}
+
+void hashers_hurry(struct hashers *h)
+{
+    pthread_mutex_lock(&h->lock);
+    h->hurry = h->waiting_count > 0;
+    call(h);
     pthread_mutex_unlock(&h->lock);
 }
 

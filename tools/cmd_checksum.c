@@ -20,7 +20,7 @@
 
 enum { DIFFERENT = 1, FAILED = 2, BLOCK = 4 << 20, BLOCK_UNIT = 4096, BLOCK_MOST = 64 << 20, SECTOR = 512 };
 
-enum { BUFFERS = 64 << 20 };
+enum { BUFFERS = 128 << 20 };
 
 struct range {
     uint64_t start, length;
