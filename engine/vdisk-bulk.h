@@ -69,7 +69,7 @@ typedef void vdisk_salvaged_fn(void *arg, unsigned source, uint64_t offset, uint
 struct vdisk_copy_opts {
     size_t             size;          /* sizeof(struct vdisk_copy_opts) */
     uint32_t           flags;         /* enum vdisk_copy_flags */
-    uint32_t           depth;         /* pieces in flight, of up to 2 MiB; 0: 16 */
+    uint32_t           depth;         /* pieces in flight, of up to 2 MiB; 0: 16, or more that are short */
     const char        *name;          /* for messages, as the target's; copied. NULL: "copy" */
     uint64_t           memory_max;    /* for buffers: then there are smaller pieces, or fewer. 0: 32 MiB */
     uint64_t           sparse;        /* zeros in data count where there are so many bytes of them, so aligned; at

@@ -3,7 +3,8 @@
  * Copy: volumes, one after the other, into another.
  *
  * Happy path
- *  1. options are judged; the volumes are held; buffers are had, a fixed number of a fixed size;
+ *  1. options are judged; the volumes are held; buffers are had, a fixed number of a fixed size, in place of two
+ *     of them many that are short;
  *  2. where both can share their blocks on the host, and may (VDISK_COPY_CLONE), they do, and that is all; else
  *     one loop: the plan is asked for ahead (plan.h), pieces go their way in as many slots as there are
  *     (copy_slot.c): reads in the order of the plan, writes in any, but those that are compressed; known zeros are
@@ -31,7 +32,7 @@
 
 enum {
     PIECE_MOST = 2 << 20, PIECE_LEAST = 64 << 10, PIECE_PACKED = 1 << 20,
-    DEPTH = 16, DEPTH_MOST = 1024, UNIT = 4096, UNIT_LEAST = 512,
+    DEPTH = 16, SHORTENED = 2, DEPTH_MOST = 1024, UNIT = 4096, UNIT_LEAST = 512,
     MEMORY = 32 << 20,
 };
 
@@ -93,9 +94,10 @@ static bool begin_piece(struct copy *c, uint64_t *ret_wait_ns)
         return true;
     }
     *ret_wait_ns = pace_wait_ns(&c->pace);
-    if (!c->free_slots || *ret_wait_ns > 0)
+    zero = zero && !(c->pack > 0 && c->opts.flags & VDISK_COPY_DENSE);
+    if (*ret_wait_ns > 0 || !copy_has_slot(c, &p, zero))
         return false;
-    if (zero && !(c->pack > 0 && c->opts.flags & VDISK_COPY_DENSE))
+    if (zero)
         copy_begin_zeros(c, &p);
     else if (!copy_begin_shared(c, &p))
         copy_begin_data(c, &p);
@@ -196,6 +198,10 @@ static int choose_sizes(struct copy *c)
         c->piece /= 2;
     while (c->slot_count > 1 && (uint64_t)c->piece * c->slot_count > memory)
         c->slot_count--;
+    if (c->opts.depth == 0 && c->pack == 0 && !c->source && c->slot_count > SHORTENED && c->piece > COPY_SHORT) {
+        c->short_count = (unsigned)(SHORTENED * c->piece / COPY_SHORT);
+        c->slot_count += c->short_count - SHORTENED;
+    }
     unit = c->opts.sparse ? c->opts.sparse : UNIT;
     if (info.zero_align > unit)
         unit = info.zero_align;
@@ -210,9 +216,21 @@ static int choose_sizes(struct copy *c)
     return 0;
 }
 
+/* The first `whole` ones are for whole pieces. */
+static void add_slot(struct copy *c, unsigned i, size_t whole)
+{
+    struct copy_slot *s = &c->slots[i], **list = i < whole ? &c->free_slots : &c->free_short;
+
+    s->number = i;
+    s->room = i < whole ? c->piece : COPY_SHORT;
+    s->buf = c->buffers + jobs_min(i, whole) * c->piece + (i < whole ? 0 : (i - whole) * COPY_SHORT);
+    s->next_free = *list;
+    *list = s;
+}
+
 static int get_memory(struct copy *c)
 {
-    size_t len = c->piece * c->slot_count;
+    size_t whole = c->slot_count - c->short_count, len = whole * c->piece + (size_t)c->short_count * COPY_SHORT;
     struct iovec all;
 
     c->slots = calloc(c->slot_count, sizeof *c->slots);
@@ -224,10 +242,7 @@ static int get_memory(struct copy *c)
     if (c->zeros)
         memset(c->zeros, 0, c->piece);
     for (unsigned i = c->slot_count; i-- > 0;) {
-        c->slots[i].number = i;
-        c->slots[i].buf = c->buffers + i * c->piece;
-        c->slots[i].next_free = c->free_slots;
-        c->free_slots = &c->slots[i];
+        add_slot(c, i, whole);
     }
     all = (struct iovec){c->buffers, len};
     vdisk_queue_register_buffers(c->q, &all, 1); /* saves some work where it can be had */

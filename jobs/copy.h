@@ -13,10 +13,14 @@
 /* What a completion is of: in the low bits of its user_data, the slot's number above. */
 enum copy_request { COPY_PLAN, COPY_READ, COPY_WRITE, COPY_FLUSH, COPY_SHARE, COPY_REQUESTS = 8 };
 
+/* Pieces up to this have slots of their own, so that there are many when data is in small pieces. */
+enum { COPY_SHORT = 64 << 10 };
+
 /* A piece on its way. */
 struct copy_slot {
     struct copy_slot *next_free;
     uint8_t          *buf;
+    size_t            room;    /* of buf: a whole piece, or a short one */
     unsigned          number;
     unsigned          source;
     uint64_t          whole;   /* in the target */
@@ -54,8 +58,8 @@ struct copy {
     int                      rc;    /* of the first failure */
     struct plan              plan;
     struct layer_sizes       layers; /* of the only source, above backing_depth */
-    struct copy_slot        *slots, *free_slots;
-    unsigned                 slot_count;
+    struct copy_slot        *slots, *free_slots, *free_short;
+    unsigned                 slot_count, short_count; /* of slots: all; with room for a short piece only */
     uint8_t                 *buffers;
     uint8_t                 *zeros; /* a piece of them, where they are written as data */
     size_t                   piece; /* a power of two: no piece is longer, or goes over a multiple of it */
@@ -72,7 +76,10 @@ struct copy {
     uint64_t                 done;  /* of the plan's total */
 };
 
-/* Free slots are there. The piece begins its way, of up to `c->piece` bytes; as far as it goes is in slot->len. */
+/* Is a slot free for what is next? */
+bool copy_has_slot(struct copy *c, const struct plan_piece *p, bool zeros);
+
+/* Such a slot is free. The piece begins its way, of up to `c->piece` bytes; as far as it goes is in slot->len. */
 void copy_begin_data(struct copy *c, const struct plan_piece *p);
 
 /* Zeros of the source to be in the target. */

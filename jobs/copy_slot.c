@@ -24,19 +24,44 @@
 
 enum { PART_LEAST = 512 };
 
-static struct copy_slot *take_slot(struct copy *c, const struct plan_piece *p, uint64_t most)
+/* Bytes up to the next multiple of `step`, a power of two. */
+static uint64_t up_to(uint64_t offset, uint64_t step)
 {
-    struct copy_slot *s = c->free_slots;
+    return step - (offset & (step - 1));
+}
 
-    assert(s && s->pending == 0);
-    c->free_slots = s->next_free;
+/* Where a slot with so much room is free; NULL: nowhere. */
+static struct copy_slot **find_slot(struct copy *c, size_t room)
+{
+    if (room <= COPY_SHORT && c->free_short)
+        return &c->free_short;
+    return c->free_slots ? &c->free_slots : NULL;
+}
+
+static size_t piece_len(const struct copy *c, const struct plan_piece *p)
+{
+    return jobs_min(p->len, up_to(p->whole, c->piece));
+}
+
+bool copy_has_slot(struct copy *c, const struct plan_piece *p, bool zeros)
+{
+    return find_slot(c, zeros ? 0 : piece_len(c, p)) != NULL;
+}
+
+/* For `len` bytes at the start of `p`, with a buffer for `room` of them. */
+static struct copy_slot *take_slot(struct copy *c, const struct plan_piece *p, uint64_t len, size_t room)
+{
+    struct copy_slot **list = find_slot(c, room), *s = *list;
+
+    assert(s->pending == 0 && s->room >= room);
+    *list = s->next_free;
     s->busy = true;
     s->lost = false;
     s->source = p->source;
     s->rest = 0;
     s->part = 0;
     s->whole = p->whole;
-    s->len = jobs_min(p->len, most - (p->whole & (most - 1)));
+    s->len = len;
     s->small = false;
     s->bad_len = 0;
     return s;
@@ -44,9 +69,9 @@ static struct copy_slot *take_slot(struct copy *c, const struct plan_piece *p, u
 
 struct copy_slot *copy_take_slot(struct copy *c, uint64_t whole, size_t len)
 {
-    const struct plan_piece p = {.whole = whole, .len = len};
+    const struct plan_piece p = {.whole = whole};
 
-    return take_slot(c, &p, c->piece);
+    return take_slot(c, &p, jobs_min(len, up_to(whole, c->piece)), c->piece);
 }
 
 static void read_rest(struct copy *c, struct copy_slot *s);
@@ -54,6 +79,8 @@ static void read_rest(struct copy *c, struct copy_slot *s);
 /* Nothing of it is in flight any more. */
 static void slot_ended(struct copy *c, struct copy_slot *s)
 {
+    struct copy_slot **list;
+
     assert(s->pending == 0); /* invariant 1 */
     if (!s->lost)
         c->done += s->len;
@@ -66,8 +93,9 @@ static void slot_ended(struct copy *c, struct copy_slot *s)
         }
     }
     s->busy = s->lost;
-    s->next_free = c->free_slots;
-    c->free_slots = s;
+    list = s->room < c->piece ? &c->free_short : &c->free_slots;
+    s->next_free = *list;
+    *list = s;
 }
 
 void copy_failed(struct copy *c, const struct vdisk_completion *done)
@@ -340,7 +368,8 @@ static void add_to_line(struct copy *c, struct copy_slot *s)
 
 void copy_begin_data(struct copy *c, const struct plan_piece *p)
 {
-    struct copy_slot *s = take_slot(c, p, c->piece);
+    size_t len = piece_len(c, p);
+    struct copy_slot *s = take_slot(c, p, len, len);
 
     take_from_plan(c, s->len);
     c->pace.charged += s->len;
@@ -354,7 +383,7 @@ void copy_begin_data(struct copy *c, const struct plan_piece *p)
 void copy_begin_zeros(struct copy *c, const struct plan_piece *p)
 {
     bool as_data = c->opts.flags & VDISK_COPY_DENSE;
-    struct copy_slot *s = take_slot(c, p, as_data ? c->piece : ZERO_MOST);
+    struct copy_slot *s = take_slot(c, p, jobs_min(p->len, up_to(p->whole, as_data ? c->piece : ZERO_MOST)), 0);
 
     plan_take(&c->plan, s->len);
     if (as_data) {
