@@ -17,7 +17,8 @@
  *  2. What is where in the file depends on the order of the requests, and not on how long compressing takes: who
  *     takes host space has the turn of its queue. Who makes room has not, or others would wait for it in the gate.
  *  3. Writes to one block of the file, by neighbours in one host cluster, change only the bytes of the one that
- *     writes (engine/loop/bounce.c), so that a torn one changes nothing that counts.
+ *     writes (engine/loop/bounce.c), so that a torn one changes nothing that counts. Of large writes there are few
+ *     such: they end with a block, and what they leave of it nobody takes.
  *  4. A cluster is entered whole only up to the volume's end: what lies behind is somebody's data.
  */
 #include "qcow2/map/compressed_write.h"
@@ -37,7 +38,8 @@
 #include "qcow2/mutant.h"
 #include "qcow2/space/space.h"
 
-enum { ROUND_BYTES = 2 << 20, WRITES = 8 };
+/* What is written at once ends at a multiple of BLOCK, with zeros, where that costs no more than 1/WORTH of it. */
+enum { ROUND_BYTES = 2 << 20, WRITES = 8, BLOCK = 4096, WORTH = 64 };
 
 /* One cluster of the round. */
 struct packed {
@@ -61,6 +63,7 @@ struct compressed_write {
     uint8_t          *out, *gather;
     /* The slice at work: clusters [first, stop) of the round, of which those before `placed` have host space. */
     unsigned          first, stop, placed, written;
+    uint64_t          padding;     /* zeros behind the last stream: its own, when all are placed */
     struct range_lock lock;
     struct q2_slot   *slot;        /* pinned */
     bool              has_tail;    /* the last cluster is to be written as a part of one */
@@ -235,7 +238,7 @@ static int begin_round(struct compressed_write *w)
     w->first = w->placed = w->written = 0;
     if (w->out)
         return 0;
-    if (mem_memalign(&p, 4096, align_up((uint64_t)w->count << g->cluster_bits, 4096)) != 0)
+    if (mem_memalign(&p, BLOCK, align_up((uint64_t)w->count << g->cluster_bits, BLOCK) + BLOCK) != 0)
         return -ENOMEM;
     w->out = p;
     w->packed = mem_alloc(w->count * sizeof *w->packed);
@@ -303,6 +306,26 @@ static enum found place_one(struct compressed_write *w, struct packed *p)
     return REFUSED;
 }
 
+/*
+ * All is placed: the next write does not begin in the block where this one ends. Else it would have to wait for
+ * this one, and read the block (invariant 3): one write after the other would be all that is in flight.
+ */
+static void end_with_block(struct compressed_write *w)
+{
+    const struct packed *last = &w->packed[w->stop - 1];
+    uint64_t end = last->host_offset + last->len, len = last->at + last->len - w->packed[w->first].at;
+
+    assert_locked(&w->map->meta->lock);
+    assert(w->placed == w->stop);
+    w->padding = 0;
+    if (w->stop < w->count || last->plain || w->map->meta->geo.cluster_size < BLOCK)
+        return; /* what lies behind it in `out` is wanted, or a block may be more than is ours */
+    if ((align_up(end, BLOCK) - end) * WORTH > len)
+        return;
+    w->padding = q2_bytes_round_up(w->map->space, w->op.queue, end, BLOCK);
+    memset(w->out + last->at + last->len, 0, w->padding);
+}
+
 /* As far as what is at hand goes; FOUND: all of the slice's part is placed, and its slice pinned. */
 static enum found place(struct compressed_write *w)
 {
@@ -326,6 +349,7 @@ static enum found place(struct compressed_write *w)
         w->placed += result == FOUND;
     }
     if (result == FOUND) {
+        end_with_block(w);
         map->placed_end = guest_of(w, w->stop);
         q2_slot_pin(w->slot);
     } else {
@@ -348,6 +372,8 @@ static void write_some(struct compressed_write *w, struct op *op)
         uint64_t len = 0;
         while (w->written < w->stop && w->packed[w->written].host_offset == from->host_offset + len)
             len += w->packed[w->written++].len;
+        if (w->written == w->stop)
+            len += w->padding;
         io_rw(&w->io[n], w->map->meta->layer->data, IO_WRITE, from->host_offset, w->out + from->at, len);
         op_io_add(op, &w->io[n]);
     }

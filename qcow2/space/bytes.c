@@ -105,6 +105,20 @@ enum q2_bytes_result q2_bytes_take(struct q2_space *space, const vdisk_queue *qu
     return Q2_BYTES_TAKEN;
 }
 
+uint64_t q2_bytes_round_up(struct q2_space *space, const vdisk_queue *queue, uint64_t end, uint64_t step)
+{
+    struct q2_tail *t = tail_of(space, queue);
+    uint64_t next = align_up(end, step);
+
+    assert_locked(&space->meta->lock);
+    assert(step <= space->meta->geo.cluster_size);
+    if (t->end <= t->next || t->next != end)
+        return 0;
+    assert(next <= t->end); /* a cluster ends at a multiple of it */
+    set_tail(space, t, next, t->end);
+    return next - end;
+}
+
 void q2_bytes_return(struct q2_space *space, uint64_t host_offset, uint64_t len)
 {
     const struct q2_geometry *g = &space->meta->geo;

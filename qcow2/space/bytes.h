@@ -22,6 +22,13 @@ enum q2_bytes_result {
 enum q2_bytes_result q2_bytes_take(struct q2_space *space, const vdisk_queue *queue, uint64_t len,
                                    uint64_t *ret_host_offset, uint64_t *ret_key);
 
+/*
+ * What the queue took last ends at `end`: what is next begins at a multiple of `step`, a power of two up to a
+ * cluster. Returns how many bytes are left out, the caller's to write; 0 also where more was taken since. With
+ * the lock held.
+ */
+uint64_t q2_bytes_round_up(struct q2_space *space, const vdisk_queue *queue, uint64_t end, uint64_t step);
+
 /* Taken, but never referred to (the write failed). With the lock held. */
 void q2_bytes_return(struct q2_space *space, uint64_t host_offset, uint64_t len);
 
