@@ -3,10 +3,10 @@
  * Copy: volumes, one after the other, into another.
  *
  * Happy path
- *  1. options are judged; the volumes are held; buffers are had, a fixed number of a fixed size, in place of two
- *     of them many that are short;
+ *  1. options are judged; the volumes are held;
  *  2. where both can share their blocks on the host, and may (VDISK_COPY_CLONE), they do, and that is all; else
- *     one loop: the plan is asked for ahead (plan.h), pieces go their way in as many slots as there are
+ *     buffers are had, a fixed number of a fixed size, for two of them many that are short; and in one loop
+ *     the plan is asked for ahead (plan.h), pieces go their way in as many slots as there are
  *     (copy_slot.c): reads in the order of the plan, writes in any, but those that are compressed; known zeros are
  *     not read, nor is data of which the host can share the blocks, where a part is all that it can. What comes in
  *     from the program has no plan (fill.c);
@@ -134,6 +134,41 @@ static bool clone(struct copy *c)
     return true;
 }
 
+/* ---- buffers ------------------------------------------------------------------------------------------ */
+
+/* The first `whole` ones are for whole pieces. */
+static void add_slot(struct copy *c, unsigned i, size_t whole)
+{
+    struct copy_slot *s = &c->slots[i], **list = i < whole ? &c->free_slots : &c->free_short;
+
+    s->number = i;
+    s->room = i < whole ? c->piece : COPY_SHORT;
+    s->buf = c->buffers + jobs_min(i, whole) * c->piece + (i < whole ? 0 : (i - whole) * COPY_SHORT);
+    s->next_free = *list;
+    *list = s;
+}
+
+static int get_memory(struct copy *c)
+{
+    size_t whole = c->slot_count - c->short_count, len = whole * c->piece + (size_t)c->short_count * COPY_SHORT;
+    struct iovec all;
+
+    c->slots = calloc(c->slot_count, sizeof *c->slots);
+    c->buffers = vdisk_alloc_buffer(len);
+    if (c->opts.flags & VDISK_COPY_DENSE)
+        c->zeros = vdisk_alloc_buffer(c->piece);
+    if (!c->slots || !c->buffers || (c->opts.flags & VDISK_COPY_DENSE && !c->zeros))
+        return copy_fail_text(c, ENOMEM, "out of memory");
+    if (c->zeros)
+        memset(c->zeros, 0, c->piece);
+    for (unsigned i = c->slot_count; i-- > 0;) {
+        add_slot(c, i, whole);
+    }
+    all = (struct iovec){c->buffers, len};
+    vdisk_queue_register_buffers(c->q, &all, 1); /* saves some work where it can be had */
+    return 0;
+}
+
 /* ---- the loop ----------------------------------------------------------------------------------------- */
 
 /* false: something is left in flight that cannot be waited for. */
@@ -145,6 +180,8 @@ static bool loop(struct copy *c)
     copy_step(c);
     if (c->rc == 0 && clone(c))
         copy_step(c);
+    else if (c->rc == 0) /* not before: it takes longer than cloning */
+        c->rc = get_memory(c);
     if (c->rc == 0 && c->source)
         alive = copy_fill(c);
     while (alive && c->rc == 0 && !(plan_ended(&c->plan) && c->inflight == 0)) {
@@ -216,39 +253,6 @@ static int choose_sizes(struct copy *c)
     return 0;
 }
 
-/* The first `whole` ones are for whole pieces. */
-static void add_slot(struct copy *c, unsigned i, size_t whole)
-{
-    struct copy_slot *s = &c->slots[i], **list = i < whole ? &c->free_slots : &c->free_short;
-
-    s->number = i;
-    s->room = i < whole ? c->piece : COPY_SHORT;
-    s->buf = c->buffers + jobs_min(i, whole) * c->piece + (i < whole ? 0 : (i - whole) * COPY_SHORT);
-    s->next_free = *list;
-    *list = s;
-}
-
-static int get_memory(struct copy *c)
-{
-    size_t whole = c->slot_count - c->short_count, len = whole * c->piece + (size_t)c->short_count * COPY_SHORT;
-    struct iovec all;
-
-    c->slots = calloc(c->slot_count, sizeof *c->slots);
-    c->buffers = vdisk_alloc_buffer(len);
-    if (c->opts.flags & VDISK_COPY_DENSE)
-        c->zeros = vdisk_alloc_buffer(c->piece);
-    if (!c->slots || !c->buffers || (c->opts.flags & VDISK_COPY_DENSE && !c->zeros))
-        return copy_fail_text(c, ENOMEM, "out of memory");
-    if (c->zeros)
-        memset(c->zeros, 0, c->piece);
-    for (unsigned i = c->slot_count; i-- > 0;) {
-        add_slot(c, i, whole);
-    }
-    all = (struct iovec){c->buffers, len};
-    vdisk_queue_register_buffers(c->q, &all, 1); /* saves some work where it can be had */
-    return 0;
-}
-
 static int prepare_plan(struct copy *c)
 {
     int rc = plan_init(&c->plan, c->sources, c->count, vdisk_size(c->target));
@@ -286,7 +290,7 @@ static int prepare(struct copy *c)
     c->done = c->mark.reached = c->plan.handed;
     if (c->opts.backing_depth > 0)
         rc = layers_get_sizes(c->sources[0], c->opts.backing_depth, &c->layers);
-    return rc < 0 ? jobs_fail(c->job, rc) : get_memory(c);
+    return rc < 0 ? jobs_fail(c->job, rc) : 0;
 }
 
 static int copy_work(vdisk_job *job, void *arg)

@@ -25,7 +25,7 @@ uint64_t copy_done_before(const struct copy *c)
 {
     uint64_t position = c->plan.handed + c->ahead;
 
-    for (unsigned i = 0; i < c->slot_count; i++)
+    for (unsigned i = 0; c->slots && i < c->slot_count; i++)
         if (c->slots[i].busy)
             position = jobs_min(position, c->slots[i].whole);
     return position;
