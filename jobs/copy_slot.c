@@ -305,12 +305,19 @@ static void read_rest(struct copy *c, struct copy_slot *s)
 /* The first ones are short: whether it can be had is known when they end. */
 bool copy_begin_shared(struct copy *c, const struct plan_piece *p)
 {
+    uint64_t len = jobs_min(p->len, up_to(p->whole, c->share_most));
     struct copy_slot *s;
 
     if (c->share_unit == 0 || p->len < c->share_unit || ((p->whole | p->offset) & (c->share_unit - 1)) != 0)
         return false;
-    s = take_slot(c, p, c->share_most);
-    s->len &= ~(c->share_unit - 1);
+    /* With a buffer for the pieces in which it is read, if it has to be; where all that are long enough are in use
+     * one piece's share is asked for. */
+    if (!find_slot(c, jobs_min(len, c->piece)))
+        len = piece_len(c, p);
+    len &= ~(c->share_unit - 1);
+    if (len == 0)
+        return false;
+    s = take_slot(c, p, len, jobs_min(len, c->piece));
     plan_take(&c->plan, s->len);
     c->pace.charged += s->len;
     count_in(c, s);
