@@ -97,11 +97,9 @@ static inline void chain_expect(const char *name, const char *format, const uint
     CHECK(size >= len && size <= CHAIN_SIZE);
     CHECK_OK(vdisk_pread(v, buf, size, 0));
     CHECK_OK(vdisk_close(v));
-    n = min_u64(size, len);
-    for (uint64_t i = 0; i < n; i++)
-        if (buf[i] != want[i])
-            test_fail(__FILE__, __LINE__, "%s: byte %llu is %u, not %u", name, (unsigned long long)i, buf[i],
-                      want[i]);
+    n = test_difference(buf, want, min_u64(size, len));
+    if (n != UINT64_MAX)
+        test_fail(__FILE__, __LINE__, "%s: byte %llu is %u, not %u", name, (unsigned long long)n, buf[n], want[n]);
     free(buf);
 }
 

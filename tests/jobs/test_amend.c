@@ -187,7 +187,7 @@ static void test_stopped(void)
 {
     unsigned stopped = 0, all;
 
-    for (unsigned k = 0; k < ARRAY_LEN(steps); k++) {
+    for (unsigned k = test_share_first(3); k < ARRAY_LEN(steps); k += test_every(3)) {
         struct scene s = {.step = &steps[k], .seed = 2}; /* clusters so large that each is a step */
         struct ordeal o = ordeal_of(&s);
 
@@ -201,7 +201,7 @@ static void test_failures(void)
 {
     static const uint32_t calls[] = {VDISK_LAB_READS, VDISK_LAB_WRITES, VDISK_LAB_FLUSHES};
 
-    for (unsigned i = 0; i < ARRAY_LEN(steps) * ARRAY_LEN(calls); i++) {
+    for (unsigned i = test_share_first(4); i < ARRAY_LEN(steps) * ARRAY_LEN(calls); i += test_every(4)) {
         struct scene s = {.step = &steps[i / ARRAY_LEN(calls)], .seed = i};
         struct ordeal o = ordeal_of(&s);
 
@@ -212,7 +212,7 @@ static void test_failures(void)
 
 static void test_power(void)
 {
-    for (unsigned i = 0; i < ARRAY_LEN(steps) * ARRAY_LEN(kinds); i++) {
+    for (unsigned i = test_share_first(4); i < ARRAY_LEN(steps) * ARRAY_LEN(kinds); i += test_every(4)) {
         struct scene s = {.step = &steps[i % ARRAY_LEN(steps)], .seed = i / ARRAY_LEN(steps)};
         struct ordeal o = ordeal_of(&s);
 

@@ -157,7 +157,7 @@ static void test_failures(void)
 
 static void test_power(void)
 {
-    for (unsigned i = 0; i < 2 * ARRAY_LEN(chain_kinds); i++) {
+    for (unsigned i = test_share_first(3); i < 2 * ARRAY_LEN(chain_kinds); i += test_every(3)) {
         struct scene s = {.base = i < ARRAY_LEN(chain_kinds) ? 1 : 0, .layers = 3, .seed = i,
                           .kind = &chain_kinds[i % ARRAY_LEN(chain_kinds)]};
         struct ordeal o = ordeal_of(&s);
@@ -170,7 +170,7 @@ static void test_power(void)
 /* After a power cut at any moment, and any failure. */
 static void test_goes_on(void)
 {
-    for (unsigned i = 0; i < 2 * ARRAY_LEN(chain_kinds); i++) {
+    for (unsigned i = test_share_first(3); i < 2 * ARRAY_LEN(chain_kinds); i += test_every(3)) {
         struct scene s = {.base = i < ARRAY_LEN(chain_kinds) ? 1 : 0, .layers = 3, .seed = i,
                           .kind = &chain_kinds[i % ARRAY_LEN(chain_kinds)]};
         struct ordeal o = ordeal_of(&s);

@@ -97,12 +97,13 @@ static void fill(struct rng *r, uint8_t *model, uint64_t size)
 static void expect(vdisk *v, const uint8_t *model, uint64_t len)
 {
     uint8_t *buf = vdisk_alloc_buffer(SIZE);
+    uint64_t wrong;
 
     CHECK_OK(vdisk_pread(v, buf, len, 0));
-    for (uint64_t i = 0; i < len; i++)
-        if (buf[i] != model[i])
-            test_fail(__FILE__, __LINE__, "byte %llu of %llu is %u, not %u", (unsigned long long)i,
-                      (unsigned long long)len, buf[i], model[i]);
+    wrong = test_difference(buf, model, len);
+    if (wrong != UINT64_MAX)
+        test_fail(__FILE__, __LINE__, "byte %llu of %llu is %u, not %u", (unsigned long long)wrong,
+                  (unsigned long long)len, buf[wrong], model[wrong]);
     free(buf);
 }
 

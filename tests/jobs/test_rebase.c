@@ -145,7 +145,7 @@ static void test_failures(void)
 
 static void test_power(void)
 {
-    for (unsigned i = 0; i < 2 * ONTO_KINDS * ARRAY_LEN(chain_kinds); i++) {
+    for (unsigned i = test_share_first(5); i < 2 * ONTO_KINDS * ARRAY_LEN(chain_kinds); i += test_every(5)) {
         struct scene s = {.onto = (enum onto)(i / ARRAY_LEN(chain_kinds) % ONTO_KINDS), .seed = i,
                           .kind = &chain_kinds[i % ARRAY_LEN(chain_kinds)],
                           .opts.flags = i / ARRAY_LEN(chain_kinds) < ONTO_KINDS ? 0 : VDISK_REBASE_COMPRESS};
@@ -159,7 +159,7 @@ static void test_power(void)
 /* After a power cut at any moment, and any failure. */
 static void test_goes_on(void)
 {
-    for (unsigned i = 0; i < ONTO_KINDS * ARRAY_LEN(chain_kinds); i++) {
+    for (unsigned i = test_share_first(3); i < ONTO_KINDS * ARRAY_LEN(chain_kinds); i += test_every(3)) {
         struct scene s = {.kind = &chain_kinds[i % ARRAY_LEN(chain_kinds)], .seed = i,
                           .onto = (enum onto)(i / ARRAY_LEN(chain_kinds))};
         struct ordeal o = ordeal_of(&s);
@@ -232,7 +232,8 @@ static void test_header(void)
     char names[2][1024];
     struct header_scene s = {{names[0], names[1]}};
 
-    for (unsigned i = 0; i < ARRAY_LEN(lengths) * ARRAY_LEN(lengths) * ARRAY_LEN(sizes) * 3; i++) {
+    for (unsigned i = test_share_first(5); i < ARRAY_LEN(lengths) * ARRAY_LEN(lengths) * ARRAY_LEN(sizes) * 3;
+         i += test_every(5)) {
         struct vdisk_create_opts opts = {.size = sizeof opts, .format = "qcow2", .virtual_size = 1 << 20,
                                          .backing_unchecked = true, .version = i % 3 == 0 ? 2 : 3};
         struct vdisk_open_opts how = {.size = sizeof how, .flags = VDISK_OPEN_RDWR, .layers = 1};
@@ -325,7 +326,7 @@ static void test_header_failures(void)
     static const unsigned lengths[] = {0, 60, 300, 1023};
     char to[1024];
 
-    for (unsigned i = 0; i < ARRAY_LEN(lengths) * ARRAY_LEN(sizes) * 4; i++) {
+    for (unsigned i = test_share_first(5); i < ARRAY_LEN(lengths) * ARRAY_LEN(sizes) * 4; i += test_every(5)) {
         struct failing_header s = {.from = i % 2 ? "sim:base" : "", .version = 2 + i / 2 % 2,
                                    .cluster_size = sizes[i / 4 % ARRAY_LEN(sizes)], .to = to};
         unsigned len = lengths[i / 12];

@@ -86,10 +86,10 @@ static inline void expect(vdisk *v, const uint8_t *model, uint64_t size)
     for (uint64_t at = 0, n; at < size; at += n) {
         n = min_u64(VOLUMES_PIECE, size - at);
         CHECK_OK(vdisk_pread(v, buf, n, at));
-        for (uint64_t i = 0; i < n; i++)
-            if (buf[i] != model[at + i])
-                test_fail(__FILE__, __LINE__, "byte %llu is %u, not %u", (unsigned long long)(at + i), buf[i],
-                          model[at + i]);
+        uint64_t i = test_difference(buf, model + at, n);
+        if (i != UINT64_MAX)
+            test_fail(__FILE__, __LINE__, "byte %llu is %u, not %u", (unsigned long long)(at + i), buf[i],
+                      model[at + i]);
     }
     free(buf);
 }

@@ -102,6 +102,42 @@ bool test_is_slow(void)
 #endif
 }
 
+unsigned test_every(unsigned n)
+{
+#if defined __SANITIZE_THREAD__
+    return n;
+#elif defined __has_feature
+#if __has_feature(thread_sanitizer)
+    return n;
+#else
+    return 1;
+#endif
+#else
+    return 1;
+#endif
+}
+
+unsigned test_share_first(unsigned n)
+{
+    return (unsigned)(run.seed % test_every(n));
+}
+
+uint64_t test_difference(const void *a, const void *b, uint64_t len)
+{
+    enum { PIECE = 4096 };
+    const uint8_t *x = a, *y = b;
+
+    for (uint64_t at = 0, n; at < len; at += n) {
+        n = len - at < PIECE ? len - at : PIECE;
+        if (memcmp(x + at, y + at, n) == 0)
+            continue;
+        while (x[at] == y[at])
+            at++;
+        return at;
+    }
+    return UINT64_MAX;
+}
+
 const char *test_dir(void)
 {
     return run.dir;

@@ -59,6 +59,17 @@ bool test_is_quick(void);
 /* Whether this program was built with a sanitizer that makes it several times slower. */
 bool test_is_slow(void);
 
+/*
+ * Of scenes that differ in what one thread does, each `n`th under ThreadSanitizer, by the seed which: what it
+ * looks for is how threads meet, which is the same in all of them. Every other build runs all. For loops:
+ * for (i = test_share_first(n); i < all; i += test_every(n)).
+ */
+unsigned test_every(unsigned n);
+unsigned test_share_first(unsigned n);
+
+/* Where two pieces of memory differ first; UINT64_MAX: nowhere. Sanitizers make a loop over bytes expensive. */
+uint64_t test_difference(const void *a, const void *b, uint64_t len);
+
 /* A directory for this case's files, on a file system with O_DIRECT where TMPDIR is; removed afterwards. */
 const char *test_dir(void);
 
