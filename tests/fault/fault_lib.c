@@ -378,10 +378,8 @@ void subject_copy(struct subject *to, struct subject *from)
         memdisk_clone(&to->below, &from->below);
     if (from->data.keeper)
         memdisk_clone(&to->data, &from->data);
-    model_init(&to->now, 0, from->now.size);
-    model_copy(&to->now, &from->now);
-    model_init(&to->flushed, 0, from->flushed.size);
-    model_copy(&to->flushed, &from->flushed);
+    model_init_copy(&to->now, &from->now);
+    model_init_copy(&to->flushed, &from->flushed);
 }
 
 void subject_finish(struct subject *s)

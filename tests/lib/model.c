@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <inttypes.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -24,25 +25,37 @@ static void loosen(struct model *m)
     atomic_store_explicit(&m->loose, true, memory_order_relaxed);
 }
 
-/* ---- what is not touched costs nothing --------------------------------------------------------------- */
+/* ---- what is not touched, or is alike, costs nothing -------------------------------------------------- */
 
-enum { PAGE = 4096 };
+enum { PAGE = 4096, SPARES = 4 };
 
 static uint64_t pages(const struct model *m)
 {
     return div_up(m->size, PAGE);
 }
 
+static uint64_t stamp(const struct model *m, uint64_t page)
+{
+    return atomic_load_explicit(&m->stamps[page], memory_order_relaxed);
+}
+
+static void set_stamp(struct model *m, uint64_t page, uint64_t value)
+{
+    atomic_store_explicit(&m->stamps[page], value, memory_order_relaxed);
+}
+
 static bool is_touched(const struct model *m, uint64_t page)
 {
-    return atomic_load_explicit(&m->touched[page], memory_order_relaxed);
+    return stamp(m, page) != 0;
 }
 
 /* Before bytes [i, i + len) become anything. */
 static void touch(struct model *m, uint64_t i, uint64_t len)
 {
+    static _Atomic uint64_t last;
+
     for (uint64_t page = i / PAGE; page * PAGE < i + len; page++)
-        atomic_store_explicit(&m->touched[page], 1, memory_order_relaxed);
+        set_stamp(m, page, atomic_fetch_add_explicit(&last, 1, memory_order_relaxed) + 1);
 }
 
 /* How many of its bytes are the model's. */
@@ -56,29 +69,78 @@ static void zero_page(struct model *m, uint64_t page)
     memset(m->now + page * PAGE, 0, page_len(m, page));
     if (is_loose(m))
         memset(m->marks + page * PAGE, 0, page_len(m, page));
-    atomic_store_explicit(&m->touched[page], 0, memory_order_relaxed);
+    set_stamp(m, page, 0);
 }
 
-void model_init(struct model *m, uint64_t base, uint64_t size)
-{
-    m->base = base;
-    m->size = size;
-    m->now = recycle_take_zeros(size);
-    m->old = recycle_take(size); /* not looked at where no mark is */
-    m->marks = recycle_take_zeros(size);
-    m->touched = recycle_take_zeros(div_up(size, PAGE));
-    atomic_init(&m->loose, false);
-}
-
-void model_finish(struct model *m)
+static void zero_pages(struct model *m)
 {
     for (uint64_t page = 0; page < pages(m); page++)
         if (is_touched(m, page))
             zero_page(m, page);
-    recycle_give_zeros(m->now);
-    recycle_give(m->old);
-    recycle_give_zeros(m->marks);
-    recycle_give_zeros(m->touched);
+    atomic_store(&m->loose, false);
+}
+
+/* Models that are finished, as they were: the next copy of what they were a copy of has little to do. */
+static struct model spares[SPARES];
+static pthread_mutex_t spares_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static bool take_spare(struct model *m, uint64_t size)
+{
+    bool found = false;
+
+    pthread_mutex_lock(&spares_lock);
+    for (unsigned i = 0; i < SPARES && !found; i++)
+        if (spares[i].now && spares[i].size == size) {
+            *m = spares[i];
+            memset(&spares[i], 0, sizeof spares[i]);
+            found = true;
+        }
+    pthread_mutex_unlock(&spares_lock);
+    return found;
+}
+
+static bool give_spare(const struct model *m)
+{
+    bool given = false;
+
+    pthread_mutex_lock(&spares_lock);
+    for (unsigned i = 0; i < SPARES && !given; i++)
+        if (!spares[i].now) {
+            spares[i] = *m;
+            given = true;
+        }
+    pthread_mutex_unlock(&spares_lock);
+    return given;
+}
+
+static void init_new(struct model *m, uint64_t size)
+{
+    m->size = size;
+    m->now = recycle_take_zeros(size);
+    m->old = recycle_take(size); /* not looked at where no mark is */
+    m->marks = recycle_take_zeros(size);
+    m->stamps = recycle_take_zeros(div_up(size, PAGE) * sizeof *m->stamps);
+    atomic_init(&m->loose, false);
+}
+
+void model_init(struct model *m, uint64_t base, uint64_t size)
+{
+    if (take_spare(m, size))
+        zero_pages(m);
+    else
+        init_new(m, size);
+    m->base = base;
+}
+
+void model_finish(struct model *m)
+{
+    if (m->now && !give_spare(m)) {
+        zero_pages(m);
+        recycle_give_zeros(m->now);
+        recycle_give(m->old);
+        recycle_give_zeros(m->marks);
+        recycle_give_zeros(m->stamps);
+    }
     memset(m, 0, sizeof *m);
 }
 
@@ -86,7 +148,6 @@ static void copy_page(struct model *to, const struct model *from, uint64_t page,
 {
     uint64_t i = page * PAGE;
 
-    touch(to, i, len);
     memcpy(to->now + i, from->now + i, len);
     if (is_loose(to) || is_loose(from)) {
         memcpy(to->old + i, from->old + i, len);
@@ -98,11 +159,23 @@ void model_copy(struct model *to, const struct model *from)
 {
     assert(to->base == from->base && to->size == from->size);
     for (uint64_t page = 0; page < pages(to); page++)
-        if (is_touched(from, page))
+        if (stamp(to, page) == stamp(from, page)) {
+            continue;
+        } else if (is_touched(from, page)) {
             copy_page(to, from, page, page_len(to, page));
-        else if (is_touched(to, page))
+            set_stamp(to, page, stamp(from, page));
+        } else {
             zero_page(to, page);
+        }
     atomic_store(&to->loose, is_loose(from));
+}
+
+void model_init_copy(struct model *to, const struct model *from)
+{
+    if (!take_spare(to, from->size))
+        init_new(to, from->size);
+    to->base = from->base;
+    model_copy(to, from);
 }
 
 void model_resize(struct model *m, uint64_t size)
@@ -113,8 +186,10 @@ void model_resize(struct model *m, uint64_t size)
     assert(m->base == 0);
     model_init(&other, 0, size);
     for (uint64_t page = 0; page * PAGE < n; page++)
-        if (is_touched(m, page))
+        if (is_touched(m, page)) {
+            touch(&other, page * PAGE, 1);
             copy_page(&other, m, page, min_u64(PAGE, n - page * PAGE));
+        }
     if (is_loose(m))
         loosen(&other);
     model_finish(m);
@@ -152,6 +227,7 @@ static void set_zero(struct model *m, uint64_t i, uint64_t len)
         n = min_u64(end - i, PAGE - i % PAGE);
         if (!is_touched(m, i / PAGE))
             continue;
+        touch(m, i, n);
         memset(m->now + i, 0, n);
         make_firm(m, i, n);
     }
@@ -167,9 +243,15 @@ void model_discard(struct model *m, uint64_t offset, uint64_t len)
     uint64_t i = at(m, offset, len);
 
     loosen(m);
-    for (uint64_t end = i + len; i < end; i++)
-        if (m->now[i] != 0 || m->marks[i])
-            m->marks[i] |= MODEL_OR_ZERO;
+    for (uint64_t end = i + len, n; i < end; i += n) {
+        n = min_u64(end - i, PAGE - i % PAGE);
+        if (!is_touched(m, i / PAGE))
+            continue;
+        touch(m, i, n);
+        for (uint64_t k = i; k < i + n; k++)
+            if (m->now[k] != 0 || m->marks[k])
+                m->marks[k] |= MODEL_OR_ZERO;
+    }
 }
 
 void model_mark(struct model *m, uint64_t offset, uint64_t len, enum model_marks mark)
@@ -213,7 +295,7 @@ static bool same_and_firm(const struct model *m, const struct model *flushed, ui
 void model_loosen(struct model *m, const struct model *flushed)
 {
     for (uint64_t i = 0; i < m->size; i++) {
-        if (i % PAGE == 0 && !is_touched(m, i / PAGE) && !is_touched(flushed, i / PAGE)) {
+        if (i % PAGE == 0 && stamp(m, i / PAGE) == stamp(flushed, i / PAGE)) {
             i += PAGE - 1;
             continue;
         }
@@ -222,7 +304,8 @@ void model_loosen(struct model *m, const struct model *flushed)
             continue;
         }
         loosen(m);
-        touch(m, i, 1);
+        if (i % STEP == 0)
+            touch(m, i, 1);
         m->marks[i] |= flushed->marks[i];
         if (flushed->marks[i] & MODEL_OR_OLD || (m->marks[i] & MODEL_OR_OLD && m->old[i] != flushed->now[i]))
             m->marks[i] |= m->now[i] == flushed->now[i] && m->old[i] == flushed->old[i] ? 0 : MODEL_ANY;
@@ -300,7 +383,7 @@ void model_expect_zero(struct model *m, uint64_t offset, uint64_t len, const cha
     uint64_t i = at(m, offset, len);
 
     for (uint64_t k = 0; k < len; k++)
-        if (!may_be(m, i + k, 0))
+        if (is_touched(m, (i + k) / PAGE) && !may_be(m, i + k, 0))
             FAIL("%s says that %" PRIu64 "+%" PRIu64 " is zero: byte %" PRIu64 " is 0x%02x", what, offset, len,
                  offset + k, m->now[i + k]);
     set_zero(m, i, len);

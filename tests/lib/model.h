@@ -26,7 +26,8 @@ struct model {
     uint8_t *now;
     uint8_t *old;
     uint8_t *marks; /* enum model_marks */
-    _Atomic uint8_t *touched; /* a byte for each 4 KiB: 0: all of it is zero, and firm */
+    _Atomic uint64_t *stamps; /* a number for each 4 KiB, another after each change of it; of two models what has
+                                 one number is alike. 0: all of it is zero, and firm */
     _Atomic bool loose; /* else no byte ever was: `marks` are 0, and neither they nor `old` are looked at */
 };
 
@@ -34,6 +35,7 @@ struct model {
 void model_init(struct model *m, uint64_t base, uint64_t size);
 void model_finish(struct model *m);
 void model_copy(struct model *to, const struct model *from); /* of equal size */
+void model_init_copy(struct model *to, const struct model *from);
 
 /* Cut, or add zeros. The window begins at 0. */
 void model_resize(struct model *m, uint64_t size);
