@@ -48,6 +48,22 @@ struct vdisk_going_on {
     void                *checkpoint_arg;
     uint32_t             checkpoint_ms;  /* between two of them; 0: 5000 */
 };
+/* ---- digests of blocks: of copies and checksums -------------------------------------------------------- */
+
+enum { VDISK_DIGEST_SIZE = 32 }; /* blake2b-256 */
+
+/*
+ * `count` blocks, from number `first` on, have this digest each. Non-zero ends the job with that: an -errno (> 0:
+ * -ECANCELED). On the job's thread, in the order of the volume, each block once. It may not use the job.
+ */
+typedef int vdisk_block_digest_fn(void *arg, uint64_t first, uint64_t count, const uint8_t *digest);
+
+/*
+ * For going on: *ret_count blocks, from number `first` on, are known to have the digest ret_digest; 0: no more are
+ * known. Asked at the start of the job, until there are no more; they are told as all others, but not read.
+ * Otherwise as vdisk_block_digest_fn.
+ */
+typedef int vdisk_known_digest_fn(void *arg, uint64_t first, uint64_t *ret_count, uint8_t *ret_digest);
 
 /* ---- copy ------------------------------------------------------------------------------------------- */
 
@@ -84,6 +100,13 @@ struct vdisk_copy_opts {
     vdisk_progress_fn *progress;
     void              *progress_arg;
     struct vdisk_going_on going_on;
+    vdisk_block_digest_fn *block_digest; /* NULL: they are not asked for. Else of blocks of 4 MiB, as by
+                                       * vdisk_job_checksum() of what is copied; nothing is cloned then, and what
+                                       * the target has from below is read */
+    void              *block_digest_arg;
+    vdisk_known_digest_fn *known_digest; /* with going_on.start: of all blocks before it, which is rounded down to them */
+    void              *known_digest_arg;
+    uint64_t           digest_length; /* as if so much were copied, with zeros at its end, if that is less */
 };
 
 /*
@@ -111,6 +134,7 @@ struct vdisk_copy_result {
     uint64_t bytes_salvaged; /* not to be read */
     uint64_t read_errors;
     uint64_t bytes_cloned;   /* neither read nor written: see VDISK_COPY_CLONE */
+    uint8_t  digest[VDISK_DIGEST_SIZE]; /* with block_digest: that of a checksum */
 };
 
 /* Any thread. Errors: as vdisk_job_get_create_result(). */
@@ -254,24 +278,9 @@ VDISK_API int vdisk_job_get_rebase_result(const vdisk_job *job, struct vdisk_reb
 
 /* ---- checksum --------------------------------------------------------------------------------------- */
 
-enum { VDISK_DIGEST_SIZE = 32 }; /* blake2b-256 */
-
 enum vdisk_checksum_flags {
     VDISK_CHECKSUM_LENGTH = 1u << 0, /* as if the volume were `length` bytes long */
 };
-
-/*
- * `count` blocks, from number `first` on, have this digest each. Non-zero ends the job with that: an -errno (> 0:
- * -ECANCELED). On the job's thread, in the order of the volume, each block once. It may not use the job.
- */
-typedef int vdisk_block_digest_fn(void *arg, uint64_t first, uint64_t count, const uint8_t *digest);
-
-/*
- * For going on: *ret_count blocks, from number `first` on, are known to have the digest ret_digest; 0: no more are
- * known. Asked at the start of the job, until there are no more; they are told as all others, but not read.
- * Otherwise as vdisk_block_digest_fn.
- */
-typedef int vdisk_known_digest_fn(void *arg, uint64_t first, uint64_t *ret_count, uint8_t *ret_digest);
 
 struct vdisk_checksum_opts {
     size_t                 size;       /* sizeof(struct vdisk_checksum_opts) */

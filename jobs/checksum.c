@@ -17,7 +17,6 @@
 #include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -341,13 +340,6 @@ static bool loop(struct checksum *c)
 
 /* ---- before and after --------------------------------------------------------------------------------- */
 
-static unsigned processors(void)
-{
-    cpu_set_t set;
-
-    return sched_getaffinity(0, sizeof set, &set) == 0 ? (unsigned)CPU_COUNT(&set) : 1;
-}
-
 static int get_memory(struct checksum *c, unsigned threads)
 {
     uint64_t memory = c->opts.memory_max ? c->opts.memory_max : MEMORY, count = 4 * LANES * threads;
@@ -406,7 +398,7 @@ static unsigned together(const struct checksum *c, unsigned threads)
 
 static int prepare(struct checksum *c)
 {
-    unsigned threads = (unsigned)jobs_min(c->opts.threads ? c->opts.threads : processors(), HASHERS_MOST);
+    unsigned threads = c->opts.threads ? (unsigned)jobs_min(c->opts.threads, HASHERS_MOST) : hashers_number();
     int rc = set_sizes(c);
 
     if (rc == 0)

@@ -10,6 +10,8 @@
  *     (copy_slot.c): reads in the order of the plan, writes in any, but those that are compressed; known zeros are
  *     not read, nor is data of which the host can share the blocks, where a part is all that it can. What comes in
  *     from the program has no plan (fill.c);
+ *     Where digests of blocks are asked for, what a slot has read goes to threads that digest as well (blocks.h),
+ *     and the slot is free when both are done;
  *  3. one flush; besides, where somebody wants to go on later, one from time to time (mark.h).
  * Failure modes
  *  - before 2: nothing has been written;
@@ -36,6 +38,7 @@ enum {
     MEMORY = 32 << 20,
 };
 
+#define BLOCKS_MOST (UINT64_C(1) << 31) /* as of a checksum */
 
 /* ---- what is begun ------------------------------------------------------------------------------------ */
 
@@ -78,29 +81,33 @@ static bool round_to_units(const struct copy *c, struct plan_piece *p)
 /* One piece, of what is at hand. false: it has to wait. */
 static bool begin_piece(struct copy *c, uint64_t *ret_wait_ns)
 {
-    bool zero, below, mixed;
+    uint32_t flags = c->opts.flags;
+    bool zero, below, mixed, left;
     struct plan_piece p;
 
-    if (!catch_up(c) || !plan_look(&c->plan, &p))
+    if (!catch_up(c) || !plan_look(&c->plan, &p) || !copy_has_room(c))
         return false;
     below = is_below(c, &p); /* which may leave a part: of that, whole units */
     mixed = c->pack > 0 && round_to_units(c, &p);
     below = below && !mixed;
     zero = (p.flags & VDISK_EXTENT_ZERO) != 0 && !mixed;
-    if (below || (zero && c->opts.flags & VDISK_COPY_TARGET_IS_ZERO && !(c->opts.flags & VDISK_COPY_DENSE))) {
+    left = below ? zero || !c->blocks : zero && flags & VDISK_COPY_TARGET_IS_ZERO && !(flags & VDISK_COPY_DENSE);
+    if (left) {
         c->result.bytes_skipped += p.len;
         c->done += p.len;
+        if (c->blocks)
+            blocks_enter_zeros(c->blocks, p.len);
         plan_take(&c->plan, p.len);
         return true;
     }
     *ret_wait_ns = pace_wait_ns(&c->pace);
-    zero = zero && !(c->pack > 0 && c->opts.flags & VDISK_COPY_DENSE);
+    zero = zero && !(c->pack > 0 && flags & VDISK_COPY_DENSE);
     if (*ret_wait_ns > 0 || !copy_has_slot(c, &p, zero))
         return false;
     if (zero)
         copy_begin_zeros(c, &p);
-    else if (!copy_begin_shared(c, &p))
-        copy_begin_data(c, &p);
+    else if (below || !copy_begin_shared(c, &p))
+        copy_begin_data(c, &p, below);
     return true;
 }
 
@@ -118,11 +125,12 @@ static bool may_share(const struct copy *c)
 {
     uint32_t others = c->opts.flags & ~(uint32_t)(VDISK_COPY_CLONE | VDISK_COPY_TARGET_IS_ZERO);
 
-    return c->opts.flags & VDISK_COPY_CLONE && others == 0 && c->opts.sparse == 0 && c->opts.backing_depth == 0;
+    return c->opts.flags & VDISK_COPY_CLONE && others == 0 && c->opts.sparse == 0 && c->opts.backing_depth == 0 &&
+           !c->opts.block_digest;
 }
 
 /* false: it cannot be had as a whole. */
-static bool clone(struct copy *c)
+static bool clone_whole(struct copy *c)
 {
     bool whole = c->count == 1 && c->opts.offset == 0 && c->opts.length == 0 && c->opts.going_on.start == 0;
 
@@ -178,15 +186,15 @@ static bool loop(struct copy *c)
     bool alive = true;
 
     copy_step(c);
-    if (c->rc == 0 && clone(c))
+    if (c->rc == 0 && clone_whole(c))
         copy_step(c);
     else if (c->rc == 0) /* not before: it takes longer than cloning */
         c->rc = get_memory(c);
     if (c->rc == 0 && c->source)
         alive = copy_fill(c);
-    while (alive && c->rc == 0 && !(plan_ended(&c->plan) && c->inflight == 0)) {
+    while (alive && c->rc == 0 && !(plan_ended(&c->plan) && !copy_is_busy(c))) {
         begin(c, &wait_ns);
-        if (c->inflight == 0 && wait_ns == 0) {
+        if (!copy_is_busy(c) && wait_ns == 0) {
             assert(plan_ended(&c->plan));
             break;
         }
@@ -194,6 +202,8 @@ static bool loop(struct copy *c)
         alive = copy_wait(c, wait_ns);
         copy_step(c);
     }
+    if (alive && c->rc == 0 && c->blocks)
+        alive = copy_end_digests(c);
     while (alive && c->inflight > 0)
         alive = copy_wait(c, 0);
     if (alive && (mark_note(&c->mark, copy_done_before(c)) || c->rc == 0))
@@ -274,6 +284,26 @@ static int prepare_plan(struct copy *c)
     return 0;
 }
 
+/* Those of what has been copied before are known. */
+static int prepare_digests(struct copy *c)
+{
+    uint64_t end = c->plan.total > c->opts.digest_length ? c->plan.total : c->opts.digest_length;
+    uint64_t known = plan_ended(&c->plan) ? end : c->plan.handed;
+    int rc;
+
+    if (end / BLOCKS_SIZE >= BLOCKS_MOST)
+        return copy_fail_text(c, EFBIG, "more than 2^31 blocks to be digested");
+    c->blocks = calloc(1, sizeof *c->blocks);
+    rc = c->blocks ? blocks_begin(c->blocks, c->q, c->slot_count, c->opts.block_digest, c->opts.block_digest_arg)
+                   : -ENOMEM;
+    if (rc == -ENOTSUP)
+        return copy_fail_text(c, rc, "libgcrypt does not give blake2b-256 here (FIPS mode?)");
+    if (rc == 0)
+        rc = blocks_know(c->blocks, c->plan.handed, known, c->opts.known_digest, c->opts.known_digest_arg);
+    return rc < 0 ? copy_fail_text(c, rc, rc == -EINVAL ? "the digest of a block before the start is not known"
+                                                        : strerror(-rc)) : 0;
+}
+
 static int prepare(struct copy *c)
 {
     int rc = c->source ? 0 : prepare_plan(c);
@@ -286,11 +316,13 @@ static int prepare(struct copy *c)
     rc = choose_sizes(c);
     if (rc < 0)
         return rc;
-    plan_skip(&c->plan, c->opts.going_on.start, c->pack > 0 ? c->pack : UNIT);
+    plan_skip(&c->plan, c->opts.going_on.start, c->opts.block_digest ? BLOCKS_SIZE : c->pack > 0 ? c->pack : UNIT);
     c->done = c->mark.reached = c->plan.handed;
     if (c->opts.backing_depth > 0)
         rc = layers_get_sizes(c->sources[0], c->opts.backing_depth, &c->layers);
-    return rc < 0 ? jobs_fail(c->job, rc) : 0;
+    if (rc < 0)
+        return jobs_fail(c->job, rc);
+    return c->opts.block_digest ? prepare_digests(c) : 0;
 }
 
 static int copy_work(vdisk_job *job, void *arg)
@@ -303,8 +335,15 @@ static int copy_work(vdisk_job *job, void *arg)
     c->rc = prepare(c);
     if (c->rc == 0)
         alive = loop(c);
+    if (c->blocks)
+        hashers_finish(&c->blocks->hashers);
     if (!alive)
         return c->rc; /* invariant 1: what is still in flight has them */
+    if (c->rc == 0 && c->blocks)
+        digest_end(c->blocks->order.all, c->result.digest);
+    if (c->blocks)
+        blocks_free(c->blocks);
+    free(c->blocks);
     vdisk_queue_destroy(c->q);
     plan_free(&c->plan);
     free(c->layers.list);

@@ -5,6 +5,7 @@
 
 #include <vdisk-bulk.h>
 
+#include "jobs/blocks.h"
 #include "jobs/jobs.h"
 #include "jobs/layers.h"
 #include "jobs/mark.h"
@@ -31,6 +32,10 @@ struct copy_slot {
     bool              lost;    /* what it had to do is not done, and will not be */
     struct copy_slot *next_read; /* compressed: the piece behind this one */
     bool              is_read; /* compressed: all of it, and it waits for those before */
+    struct block_piece digest; /* of what is in `buf` */
+    bool              digesting; /* it is not digested yet */
+    bool              unsent; /* nor has copy_write_out() had it: it may wait for others */
+    bool              unwritten; /* the target has it from below: it is read for its digest alone */
 
     /* The part that is read: all of it, but where sources meet. */
     uint64_t          offset;  /* in `source` */
@@ -73,6 +78,7 @@ struct copy {
     unsigned                 inflight;
     struct pace              pace;
     struct mark              mark;
+    struct blocks           *blocks; /* NULL: nobody asks for digests */
     uint64_t                 done;  /* of the plan's total */
 };
 
@@ -80,7 +86,7 @@ struct copy {
 bool copy_has_slot(struct copy *c, const struct plan_piece *p, bool zeros);
 
 /* Such a slot is free. The piece begins its way, of up to `c->piece` bytes; as far as it goes is in slot->len. */
-void copy_begin_data(struct copy *c, const struct plan_piece *p);
+void copy_begin_data(struct copy *c, const struct plan_piece *p, bool unwritten);
 
 /* Zeros of the source to be in the target. */
 void copy_begin_zeros(struct copy *c, const struct plan_piece *p);
@@ -97,7 +103,11 @@ void copy_write_done(struct copy *c, struct copy_slot *s, const struct vdisk_com
 struct copy_slot *copy_take_slot(struct copy *c, uint64_t whole, size_t len);
 void copy_write_out(struct copy *c, struct copy_slot *s);
 
-/* Of the plan: all before it has ended well. */
+/* What is in a slot's buffer is what will be in the target, or it has been digested. */
+void copy_digest(struct copy *c, struct copy_slot *s);
+void copy_digested(struct copy *c, struct copy_slot *s);
+
+/* Of the plan: all before it has ended well, and its digests are told. */
 uint64_t copy_done_before(const struct copy *c);
 
 /* What has been written becomes durable; and what is due of that is told (mark.h). */
@@ -110,6 +120,20 @@ void copy_mark_if_due(struct copy *c);
  */
 bool copy_reap(struct copy *c);
 bool copy_wait(struct copy *c, uint64_t wait_ns);
+
+/* Something is on its way that will end; digests can be entered. */
+static inline bool copy_is_busy(const struct copy *c)
+{
+    return c->inflight > 0 || (c->blocks && c->blocks->busy > 0);
+}
+
+static inline bool copy_has_room(const struct copy *c)
+{
+    return !c->blocks || blocks_have_room(c->blocks);
+}
+
+/* After the last piece: those of all blocks are told. false: as copy_wait(). */
+bool copy_end_digests(struct copy *c);
 
 /* Progress is told, and whether it is to stop, noted. */
 void copy_step(struct copy *c);

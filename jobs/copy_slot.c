@@ -64,6 +64,8 @@ static struct copy_slot *take_slot(struct copy *c, const struct plan_piece *p, u
     s->len = len;
     s->small = false;
     s->bad_len = 0;
+    s->digesting = s->unwritten = false;
+    s->unsent = true;
     return s;
 }
 
@@ -82,6 +84,8 @@ static void slot_ended(struct copy *c, struct copy_slot *s)
     struct copy_slot **list;
 
     assert(s->pending == 0); /* invariant 1 */
+    if (s->digesting)
+        return; /* copy_digested() */
     if (!s->lost)
         c->done += s->len;
     if (!s->lost && s->rest > 0) {
@@ -96,6 +100,29 @@ static void slot_ended(struct copy *c, struct copy_slot *s)
     list = s->room < c->piece ? &c->free_short : &c->free_slots;
     s->next_free = *list;
     *list = s;
+}
+
+static void enter_digest(struct copy *c, struct copy_slot *s)
+{
+    s->digesting = true;
+    blocks_enter(c->blocks, &s->digest, s->buf, s->len);
+}
+
+void copy_digest(struct copy *c, struct copy_slot *s)
+{
+    if (!c->blocks)
+        return;
+    if (!s->digesting)
+        enter_digest(c, s);
+    blocks_ready(c->blocks, &s->digest);
+}
+
+void copy_digested(struct copy *c, struct copy_slot *s)
+{
+    assert(s->digesting && s->busy);
+    s->digesting = false;
+    if (s->pending == 0 && !s->unsent)
+        slot_ended(c, s);
 }
 
 void copy_failed(struct copy *c, const struct vdisk_completion *done)
@@ -154,6 +181,12 @@ void copy_write_out(struct copy *c, struct copy_slot *s)
     bool zeros = false;
     size_t n;
 
+    s->unsent = false;
+    if (s->unwritten) {
+        c->result.bytes_skipped += s->len;
+        slot_ended(c, s);
+        return;
+    }
     if (!zeros_count(c)) {
         write_data(c, s, 0, s->buf, s->len);
         return;
@@ -184,6 +217,7 @@ static void write_in_order(struct copy *c, struct copy_slot *s)
 
 static void read_done(struct copy *c, struct copy_slot *s)
 {
+    copy_digest(c, s);
     if (c->pack > 0)
         write_in_order(c, s);
     else
@@ -373,11 +407,14 @@ static void add_to_line(struct copy *c, struct copy_slot *s)
     c->read_last = s;
 }
 
-void copy_begin_data(struct copy *c, const struct plan_piece *p)
+void copy_begin_data(struct copy *c, const struct plan_piece *p, bool unwritten)
 {
     size_t len = piece_len(c, p);
     struct copy_slot *s = take_slot(c, p, len, len);
 
+    s->unwritten = unwritten;
+    if (c->blocks)
+        enter_digest(c, s);
     take_from_plan(c, s->len);
     c->pace.charged += s->len;
     c->result.bytes_read += s->len;
@@ -393,6 +430,8 @@ void copy_begin_zeros(struct copy *c, const struct plan_piece *p)
     struct copy_slot *s = take_slot(c, p, jobs_min(p->len, up_to(p->whole, as_data ? c->piece : ZERO_MOST)), 0);
 
     plan_take(&c->plan, s->len);
+    if (c->blocks)
+        blocks_enter_zeros(c->blocks, s->len);
     if (as_data) {
         c->pace.charged += s->len;
         write_data(c, s, 0, c->zeros, s->len);

@@ -5,7 +5,9 @@
  */
 #include "jobs/copy.h"
 
+#include <assert.h>
 #include <errno.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -28,7 +30,9 @@ uint64_t copy_done_before(const struct copy *c)
     for (unsigned i = 0; c->slots && i < c->slot_count; i++)
         if (c->slots[i].busy)
             position = jobs_min(position, c->slots[i].whole);
-    return position;
+    if (c->blocks && position < c->plan.total)
+        position -= position % BLOCKS_SIZE;
+    return c->blocks ? jobs_min(position, blocks_told(c->blocks)) : position;
 }
 
 void copy_flush(struct copy *c)
@@ -85,6 +89,21 @@ static void take(struct copy *c, const struct vdisk_completion *done)
     }
 }
 
+static void take_digests(struct copy *c)
+{
+    struct block_piece *next;
+    int rc = 1;
+
+    for (struct block_piece *p = blocks_take(c->blocks); p; p = next) {
+        next = p->next;
+        copy_digested(c, (struct copy_slot *)((char *)p - offsetof(struct copy_slot, digest)));
+    }
+    while (c->rc == 0 && (rc = blocks_tell(c->blocks)) > 0)
+        copy_step(c);
+    if (c->rc == 0 && rc < 0)
+        c->rc = copy_fail_text(c, rc, strerror(-rc));
+}
+
 static bool take_all(struct copy *c, unsigned least, const struct timespec *timeout)
 {
     struct vdisk_completion done[REAP_MOST];
@@ -97,6 +116,8 @@ static bool take_all(struct copy *c, unsigned least, const struct timespec *time
     }
     for (int i = 0; i < n; i++)
         take(c, &done[i]);
+    if (c->blocks)
+        take_digests(c);
     return true;
 }
 
@@ -110,6 +131,30 @@ bool copy_wait(struct copy *c, uint64_t wait_ns)
     struct timespec t;
 
     return take_all(c, 1, pace_timeout(wait_ns, &t));
+}
+
+/* A volume is as long as its sectors; or as who asks says. */
+bool copy_end_digests(struct copy *c)
+{
+    uint64_t end = jobs_align_up(c->blocks->entered, PLAN_SECTOR);
+    bool alive = true;
+
+    if (end < c->opts.digest_length)
+        end = c->opts.digest_length;
+    while (alive && c->rc == 0 && !blocks_have_room(c->blocks))
+        alive = copy_wait(c, 0);
+    if (alive && c->rc == 0 && end > c->blocks->entered)
+        blocks_enter_zeros(c->blocks, end - c->blocks->entered);
+    if (alive && c->rc == 0)
+        blocks_close(c->blocks);
+    while (alive && c->rc == 0 && c->blocks->busy > 0) {
+        alive = copy_wait(c, 0);
+        copy_step(c);
+    }
+    if (alive && c->rc == 0)
+        take_digests(c);
+    assert(!alive || c->rc < 0 || blocks_are_told(c->blocks));
+    return alive;
 }
 
 void copy_step(struct copy *c)

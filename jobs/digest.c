@@ -8,6 +8,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <sched.h>
 #include <signal.h>
 #include <string.h>
 
@@ -85,7 +86,9 @@ static struct hash_work *work_on(struct hash_work *w)
 
     for (; w; w = w->next) {
         last = w;
-        if (zeros_only(w->data, w->len))
+        if (w->run)
+            w->run(w);
+        else if (zeros_only(w->data, w->len))
             memcpy(w->digest, w->zeros, VDISK_DIGEST_SIZE);
         else
             list[count++] = w;
@@ -164,6 +167,14 @@ static void call(struct hashers *h)
         pthread_cond_signal(&h->given);
     while (h->count == 0 && (first = take_waiting(h))) /* invariant 3 */
         put_ended(h, first, work_on(first));
+}
+
+unsigned hashers_number(void)
+{
+    cpu_set_t set;
+    unsigned n = sched_getaffinity(0, sizeof set, &set) == 0 ? (unsigned)CPU_COUNT(&set) : 1;
+
+    return (unsigned)jobs_min(n, HASHERS_MOST);
 }
 
 void hashers_init(struct hashers *h, vdisk_queue *q, unsigned threads, unsigned together)

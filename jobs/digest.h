@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Digests (blake2b-256, by libgcrypt), and threads that compute them.
+ * Digests (blake2b-256, by libgcrypt), and threads that compute them, or something else.
  *
  * Work is given and taken by the job's thread; its data and the struct are the threads' meanwhile. Blocks of zeros
  * are found and not computed. Several of one length are computed side by side (lanes.h), which is faster than one
@@ -35,6 +35,7 @@ void digest_drop(gcry_md_hd_t d);
 
 struct hash_work {
     struct hash_work *next;
+    void            (*run)(struct hash_work *w); /* what is to be done; NULL: the digest of: */
     const uint8_t    *data;
     size_t            len;
     const uint8_t    *zeros; /* the digest of that many zeros */
@@ -52,6 +53,9 @@ struct hashers {
     unsigned          waiting_count;
     bool              hurry, stop;
 };
+
+/* As many as there can be some use of: one for each processor. */
+unsigned hashers_number(void);
 
 /*
  * `threads`: 0 or 1: none, work is done by who gives it. What of them there cannot be are fewer. `together`: 1 to

@@ -121,8 +121,8 @@ static bool find_room(struct fill *f)
     bool alive = true;
     uint64_t wait_ns = pace_wait_ns(&c->pace);
 
-    while (alive && c->rc == 0 && (!c->free_slots || wait_ns > 0)) {
-        assert(c->inflight > 0 || wait_ns > 0); /* no more than half of them wait */
+    while (alive && c->rc == 0 && (!c->free_slots || !copy_has_room(c) || wait_ns > 0)) {
+        assert(copy_is_busy(c) || wait_ns > 0); /* no more than half of them wait */
         alive = copy_wait(c, wait_ns);
         copy_step(c);
         wait_ns = pace_wait_ns(&c->pace);
@@ -150,6 +150,7 @@ static bool take_piece(struct fill *f)
     }
     c->pace.charged += s->len;
     c->result.bytes_read += s->len;
+    copy_digest(c, s);
     add_to_line(f, s);
     return alive;
 }

@@ -17,6 +17,7 @@
 #include <string.h>
 
 #include "tools/cli.h"
+#include "tools/copy_manifest.h"
 #include "tools/create_options.h"
 #include "tools/distinct.h"
 #include "tools/job_file.h"
@@ -34,6 +35,9 @@ struct convert {
     struct vdisk_copy_opts  copy;
     struct cli_progress     progress;
     struct job_file         job;
+    struct copy_manifest    manifest;
+    uint64_t                copied; /* bytes */
+    uint8_t                 digest[VDISK_DIGEST_SIZE];
     struct cli_memory       memory;
     uint32_t                source_flags, target_flags;
     bool                    no_create, target_is_zero, target_image_opts, quiet, list_options, have_out_format;
@@ -52,7 +56,8 @@ struct convert {
 
 /* ---- command line ----------------------------------------------------------------------------------- */
 
-enum { OPT_SALVAGE = CLI_LONG_ONLY + 1, OPT_TARGET_IS_ZERO, OPT_TARGET_IMAGE_OPTS, OPT_BITMAPS, OPT_SKIP_BROKEN };
+enum { OPT_SALVAGE = CLI_LONG_ONLY + 1, OPT_TARGET_IS_ZERO, OPT_TARGET_IMAGE_OPTS, OPT_BITMAPS, OPT_SKIP_BROKEN,
+       OPT_MANIFEST };
 
 static const struct cli_option options[] = {
     {'f', "source-format", "FMT", "raw or qcow2; otherwise found from the content"},
@@ -70,9 +75,11 @@ static const struct cli_option options[] = {
                                "standard input has more)"},
     {'W', "oob-writes", NULL, "accepted: writes are never ordered"},
     {'C', "copy-offload", NULL, "also with -n, or space that is set aside: blocks are shared where the host\n"
-                                "can; not with -c, -S, --salvage"},
+                                "can; not with -c, -S, --salvage,\n"
+                                "--manifest"},
     {'r', "rate", "SIZE", "at most so many bytes a second"},
     {OPT_SALVAGE, "salvage", NULL, "what cannot be read is zeros in the target, and reported"},
+    {OPT_MANIFEST, "manifest", "FILE", "write the digests of what is copied to it, as checksum does"},
     {'t', "target-cache", "MODE", "none (default), writeback, writethrough, directsync or unsafe"},
     {'T', "source-cache", "MODE", "the same for sources; default: writeback"},
     {'U', "force-share", NULL, "open sources although others write to them"},
@@ -178,6 +185,7 @@ static int parse_options(struct convert *c, struct cli_parser *p)
         case 'p': c->progress.enabled = true; break;
         case 'q': c->quiet = true; break;
         case OPT_SALVAGE: c->copy.flags |= VDISK_COPY_SALVAGE; break;
+        case OPT_MANIFEST: c->manifest.given = p->value; break;
         case OPT_TARGET_IS_ZERO: c->target_is_zero = true; break;
         case OPT_TARGET_IMAGE_OPTS: c->target_image_opts = true; break;
         default: rc = parse_value(c, id, p->value); break;
@@ -201,6 +209,8 @@ static int check_offload(const struct convert *c)
         return usage(c, "Cannot enable copy offloading when -S is used");
     if (c->offload && c->copy.flags & VDISK_COPY_SALVAGE)
         return usage(c, "Cannot use copy offloading in salvaging mode");
+    if (c->offload && c->manifest.given != NULL)
+        return usage(c, "Cannot enable copy offloading when --manifest is used");
     return CLI_OK;
 }
 
@@ -216,6 +226,8 @@ static int check_output(const struct convert *c)
                         "where all of it lies");
     if (c->copy.flags & VDISK_COPY_SALVAGE)
         return usage(c, "--salvage: not to standard output");
+    if (c->manifest.given != NULL)
+        return usage(c, "--manifest: not to standard output; checksum --manifest reads the sources by itself");
     return CLI_OK;
 }
 
@@ -391,6 +403,12 @@ static int make_copy(struct convert *c, vdisk *target, vdisk_job **ret)
     return vdisk_job_fill(target, pipe_read, &c->part, &c->copy, ret);
 }
 
+/* What the manifest said is not said again. */
+static int copy_failed(struct convert *c)
+{
+    return c->manifest.said || c->manifest.blocks.said ? CLI_FAILED : failed(c);
+}
+
 static int copy(struct convert *c, vdisk *target)
 {
     struct vdisk_copy_opts *o = &c->copy;
@@ -413,12 +431,20 @@ static int copy(struct convert *c, vdisk *target)
     o->salvaged_arg = c;
     o->memory_max = c->memory.buffers;
     o->going_on = job_file_going_on(&c->job);
+    o->digest_length = c->no_create ? 0 : vdisk_size(target);
+    copy_manifest_ask(&c->manifest, o);
     if (make_copy(c, target, &job) < 0)
         return failed(c);
     rc = cli_job_run(job);
     if (rc < 0 && c->part.error != 0)
         snprintf(c->error, sizeof c->error, "%s: %s", PIPE_INPUT, strerror(c->part.error));
-    rc = rc < 0 ? failed(c) : CLI_OK;
+    rc = rc < 0 ? copy_failed(c) : CLI_OK;
+    if (rc == CLI_OK) {
+        struct vdisk_copy_result r = {.size = sizeof r};
+        vdisk_job_get_copy_result(job, &r);
+        memcpy(c->digest, r.digest, sizeof c->digest);
+        c->copied = r.bytes_total;
+    }
     vdisk_job_free(job);
     return rc;
 }
@@ -500,14 +526,38 @@ static int make_target(struct convert *c)
     return job_file_note(&c->job);
 }
 
+/* The manifest is not the target, too, which may have come to be just now. */
+static int check_manifest(struct convert *c)
+{
+    const char *path = target_path(c->target_name);
+
+    if (!c->manifest.open || path == NULL || !manifest_is_file(&c->manifest.writer, path))
+        return CLI_OK;
+    snprintf(c->error, sizeof c->error, "%.900s: is the manifest, too", c->target_name);
+    return CLI_FAILED;
+}
+
+/* Of the volume whose blocks have the digests that the manifest gets. */
+static uint64_t manifest_size(const struct convert *c)
+{
+    uint64_t size = c->from_stdin ? c->copied : c->total;
+
+    if (!c->no_create && c->o.opts.virtual_size > size)
+        size = c->o.opts.virtual_size;
+    return (size + SECTOR - 1) / SECTOR * SECTOR;
+}
+
 static int create_and_fill(struct convert *c)
 {
     int rc = make_target(c);
 
     if (rc == CLI_OK)
+        rc = check_manifest(c);
+    if (rc == CLI_OK)
         rc = fill_target(c);
     if (rc == CLI_OK)
         mend_leaks(c);
+    rc = copy_manifest_end(&c->manifest, rc == CLI_OK ? c->digest : NULL, manifest_size(c));
     if (rc != CLI_OK && !c->no_create && (c->job.given == NULL || !c->target.created) && c->job.position == 0)
         target_undo(&c->target);
     return rc;
@@ -544,8 +594,12 @@ static int convert(struct convert *c)
     if (rc != CLI_OK)
         return rc;
     add_ends(c);
-    rc = job_file_begin(&c->job);
-    return rc == CLI_OK ? create_and_fill(c) : rc;
+    rc = copy_manifest_go_on(&c->manifest, &c->job);
+    if (rc == CLI_OK)
+        rc = job_file_begin(&c->job);
+    if (rc == CLI_OK)
+        rc = copy_manifest_begin(&c->manifest, c->from_stdin ? MANIFEST_SIZE_LATER : manifest_size(c));
+    return rc == CLI_OK ? create_and_fill(c) : copy_manifest_end(&c->manifest, NULL, 0);
 }
 
 static int share_memory(struct convert *c, const struct cli_parser *p)

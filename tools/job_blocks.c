@@ -124,7 +124,7 @@ int job_blocks_known(void *arg, uint64_t first, uint64_t *ret_count, uint8_t *re
 }
 
 /* Invariant 2 of job_file.h. */
-static int save(struct job_blocks *b)
+static int save(struct job_blocks *b, uint64_t position)
 {
     int rc;
 
@@ -135,7 +135,7 @@ static int save(struct job_blocks *b)
     }
     job_file_set(b->job, "blocks_bytes", json_integer((json_int_t)b->bytes));
     job_file_set(b->job, "blocks_crc32", json_integer((json_int_t)b->crc));
-    rc = job_file_checkpoint(b->job, b->told * b->block_size);
+    rc = job_file_checkpoint(b->job, position);
     b->last_ns = cli_now_ns();
     if (rc < 0 && !b->said)
         cli_error("%s", b->job->why);
@@ -143,15 +143,10 @@ static int save(struct job_blocks *b)
     return rc;
 }
 
-int job_blocks_add(struct job_blocks *b, uint64_t first, uint64_t count, const uint8_t *digest)
+static int put_line(struct job_blocks *b, uint64_t count, const uint8_t *digest)
 {
     char hex[MANIFEST_HEX + 1], line[LINE + 2];
 
-    if (b->file == NULL)
-        return 0;
-    b->told = first + count;
-    if (first < b->known)
-        return 0;
     manifest_hex(digest, hex);
     snprintf(line, sizeof line, "%s %" PRIu64 "\n", hex, count);
     if (fputs(line, b->file) < 0) {
@@ -161,8 +156,72 @@ int job_blocks_add(struct job_blocks *b, uint64_t first, uint64_t count, const u
     }
     b->crc = add_crc(b->crc, line);
     b->bytes += strlen(line);
+    return 0;
+}
+
+int job_blocks_add(struct job_blocks *b, uint64_t first, uint64_t count, const uint8_t *digest)
+{
+    int rc;
+
+    if (b->file == NULL)
+        return 0;
+    b->told = first + count;
+    if (first < b->known)
+        return 0;
+    rc = put_line(b, count, digest);
+    if (rc < 0)
+        return rc;
     b->known = b->told;
-    return cli_now_ns() - b->last_ns < (uint64_t)job_file_interval_ms() * 1000000 ? 0 : save(b);
+    if (cli_now_ns() - b->last_ns < (uint64_t)job_file_interval_ms() * 1000000)
+        return 0;
+    return save(b, b->told * b->block_size);
+}
+
+/* ---- of a copy, which says by itself how far it is ------------------------------------------------------- */
+
+void job_blocks_hold(struct job_blocks *b, uint64_t first, uint64_t count, const uint8_t *digest)
+{
+    struct manifest_run *last = b->held_count > 0 ? &b->held[b->held_count - 1] : NULL;
+
+    if (b->file == NULL || first < b->known)
+        return;
+    if (last != NULL && memcmp(last->digest, digest, VDISK_DIGEST_SIZE) == 0) {
+        last->count += count;
+        return;
+    }
+    if (b->held_count == b->held_room) {
+        size_t room = b->held_room > 0 ? 2 * b->held_room : 256;
+        struct manifest_run *more = cli_calloc(room, sizeof *more);
+        if (b->held_count > 0)
+            memcpy(more, b->held, b->held_count * sizeof *more);
+        free(b->held);
+        b->held = more;
+        b->held_room = room;
+    }
+    b->held[b->held_count].count = count;
+    memcpy(b->held[b->held_count].digest, digest, VDISK_DIGEST_SIZE);
+    b->held_count++;
+}
+
+int job_blocks_checkpoint(void *arg, uint64_t position)
+{
+    struct job_blocks *b = arg;
+    uint64_t end = position / b->block_size + (position % b->block_size > 0), n;
+    size_t i = 0;
+    int rc = 0;
+
+    for (; rc == 0 && i < b->held_count && b->known < end; i++) {
+        n = b->held[i].count < end - b->known ? b->held[i].count : end - b->known;
+        rc = put_line(b, n, b->held[i].digest);
+        b->known += n;
+        b->held[i].count -= n;
+        if (b->held[i].count > 0)
+            break;
+    }
+    b->held_count -= i;
+    if (b->held_count > 0)
+        memmove(b->held, b->held + i, b->held_count * sizeof *b->held);
+    return rc < 0 ? rc : save(b, position);
 }
 
 void job_blocks_close(struct job_blocks *b, bool done)
@@ -170,8 +229,9 @@ void job_blocks_close(struct job_blocks *b, bool done)
     if (b->file == NULL)
         return;
     if (!b->said && b->told > 0 && b->told == b->known && !done)
-        save(b);
+        save(b, b->told * b->block_size);
     fclose(b->file);
+    free(b->held);
     if (done || b->bytes + b->left == 0) /* nothing in it counts */
         unlink(b->path);
     free(b->path);

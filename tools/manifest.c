@@ -6,16 +6,18 @@
 #include "tools/manifest.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 #include <zlib.h>
 
 static const char first_line[] = "vdisk-io manifest 1", algorithm[] = "algorithm blake2b-256";
 
-enum { LINE = 160, BLOCK_LEAST = 4096, BLOCK_MOST = 64 << 20, SECTOR = 512 };
+enum { TRIES = 100, LINE = 160, BLOCK_LEAST = 4096, BLOCK_MOST = 64 << 20, SECTOR = 512 };
 
 #define BLOCKS_MOST (UINT64_C(1) << 31) /* as of vdisk_job_checksum() */
 
@@ -34,6 +36,10 @@ static uint64_t add_crc(uint64_t crc, const char *text)
 
 static void put_line(struct manifest_writer *m, const char *line)
 {
+    if (m->body) {
+        fprintf(m->body, "%s\n", line);
+        return;
+    }
     m->crc = add_crc(add_crc(m->crc, line), "\n");
     fprintf(m->file, "%s\n", line);
 }
@@ -57,29 +63,84 @@ static bool may_replace(const char *path, const struct stat *st)
     return is_one;
 }
 
-static FILE *make_file(char *temporary, const struct stat *before)
+static bool same_file(const char *path, const struct stat *st)
 {
-    mode_t mode = umask(0);
-    int fd = mkstemp(temporary);
+    struct stat other;
+
+    return stat(path, &other) == 0 && other.st_dev == st->st_dev && other.st_ino == st->st_ino;
+}
+
+/*
+ * The file beside it, locked. One that is there was left by a command that was killed, whose locks may outlive it
+ * for a moment. -1: told.
+ */
+static int take_file(const char *path)
+{
+    static const struct timespec a_moment = {.tv_nsec = 20000000};
+    struct flock all = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    struct stat st;
+
+    for (unsigned i = 0; i < TRIES; i++) {
+        int fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0666);
+        if (fd < 0 || fstat(fd, &st) != 0) {
+            cli_error("%s: %s", path, strerror(errno));
+            if (fd >= 0)
+                close(fd);
+            return -1;
+        }
+        if (!may_replace(path, &st)) {
+            close(fd);
+            return -1;
+        }
+        if (fcntl(fd, F_OFD_SETLK, &all) == 0 && same_file(path, &st))
+            return fd;
+        close(fd);
+        clock_nanosleep(CLOCK_MONOTONIC, 0, &a_moment, NULL);
+    }
+    cli_error("%s: another process writes to it", path);
+    return -1;
+}
+
+static FILE *make_file(const char *temporary, const struct stat *before)
+{
+    int fd = take_file(temporary);
     FILE *f;
 
-    umask(mode);
     if (fd < 0)
         return NULL;
-    f = fchmod(fd, before->st_mode ? before->st_mode & 0777 : 0666 & ~mode) == 0 ? fdopen(fd, "w") : NULL;
-    if (!f) {
-        int error = errno;
-        close(fd);
-        unlink(temporary);
-        errno = error;
-    }
-    return f;
+    f = ftruncate(fd, 0) == 0 && (before->st_mode == 0 || fchmod(fd, before->st_mode & 0777) == 0)
+            ? fdopen(fd, "w") : NULL;
+    if (f)
+        return f;
+    cli_error("%s: %s", temporary, strerror(errno));
+    unlink(temporary);
+    close(fd);
+    return NULL;
+}
+
+static void put_head(struct manifest_writer *m, uint64_t size)
+{
+    char line[LINE];
+
+    put_line(m, first_line);
+    put_line(m, algorithm);
+    snprintf(line, sizeof line, "block-size %" PRIu32, m->block_size);
+    put_line(m, line);
+    snprintf(line, sizeof line, "size %" PRIu64, size);
+    put_line(m, line);
+}
+
+static void forget(struct manifest_writer *m)
+{
+    if (m->body)
+        fclose(m->body);
+    free(m->temporary);
+    free(m->path);
 }
 
 int manifest_create(struct manifest_writer *m, const char *path, uint32_t block_size, uint64_t size)
 {
     struct stat st = {0};
-    char line[LINE];
     char *real = realpath(path, NULL); /* of a link, what it leads to is replaced */
     size_t length;
 
@@ -88,23 +149,23 @@ int manifest_create(struct manifest_writer *m, const char *path, uint32_t block_
         free(real);
         return CLI_FAILED;
     }
+    m->block_size = block_size;
     m->path = real ? real : cli_strdup(path);
-    length = strlen(m->path) + sizeof ".XXXXXX";
+    length = strlen(m->path) + sizeof ".new";
     m->temporary = cli_calloc(1, length);
-    snprintf(m->temporary, length, "%s.XXXXXX", m->path);
-    m->file = make_file(m->temporary, &st);
+    snprintf(m->temporary, length, "%s.new", m->path);
+    if (size == MANIFEST_SIZE_LATER) {
+        m->body = tmpfile();
+        if (!m->body)
+            cli_error("%s: %s", path, strerror(errno));
+    }
+    m->file = size != MANIFEST_SIZE_LATER || m->body ? make_file(m->temporary, &st) : NULL;
     if (!m->file) {
-        cli_error("%s: %s", path, strerror(errno));
-        free(m->temporary);
-        free(m->path);
+        forget(m);
         return CLI_FAILED;
     }
-    put_line(m, first_line);
-    put_line(m, algorithm);
-    snprintf(line, sizeof line, "block-size %" PRIu32, block_size);
-    put_line(m, line);
-    snprintf(line, sizeof line, "size %" PRIu64, size);
-    put_line(m, line);
+    if (!m->body)
+        put_head(m, size);
     return CLI_OK;
 }
 
@@ -120,6 +181,31 @@ static void put_run(struct manifest_writer *m)
     m->run.count = 0;
 }
 
+int manifest_set_size(struct manifest_writer *m, uint64_t size)
+{
+    char line[LINE];
+    FILE *body = m->body;
+
+    put_run(m);
+    m->body = NULL;
+    put_head(m, size);
+    rewind(body);
+    while (fgets(line, sizeof line, body)) {
+        line[strcspn(line, "\n")] = '\0';
+        put_line(m, line);
+    }
+    if (ferror(body))
+        cli_error("%s: %s", m->path, strerror(errno));
+    return fclose(body) == 0 && !ferror(m->file) ? CLI_OK : CLI_FAILED;
+}
+
+bool manifest_is_file(const struct manifest_writer *m, const char *path)
+{
+    struct stat st;
+
+    return stat(path, &st) == 0 && (same_file(m->path, &st) || same_file(m->temporary, &st));
+}
+
 int manifest_add(struct manifest_writer *m, uint64_t count, const uint8_t *digest)
 {
     if (m->run.count == 0 || memcmp(m->run.digest, digest, VDISK_DIGEST_SIZE) != 0) {
@@ -127,7 +213,7 @@ int manifest_add(struct manifest_writer *m, uint64_t count, const uint8_t *diges
         memcpy(m->run.digest, digest, VDISK_DIGEST_SIZE);
     }
     m->run.count += count;
-    if (ferror(m->file))
+    if (ferror(m->body ? m->body : m->file))
         return errno > 0 ? -errno : -EIO;
     return 0;
 }
@@ -156,8 +242,7 @@ int manifest_finish(struct manifest_writer *m, const uint8_t *checksum)
         unlink(m->temporary);
     }
     fclose(m->file);
-    free(m->temporary);
-    free(m->path);
+    forget(m);
     return rc;
 }
 

@@ -10,7 +10,8 @@
  *     checksum DIGEST     of all of it
  *     crc32 SUM           of all bytes before this line
  *
- * One is written beside its place, and put there when it is whole. Read, it is anybody's: all of it is judged
+ * One is written beside its place (FILE.new, which stays when the command is killed, and is the next one's then),
+ * and put there when it is whole. Read, it is anybody's: all of it is judged
  * before any of it is used, and again while it is. Memory does not depend on its length.
  */
 #ifndef TOOLS_MANIFEST_H
@@ -20,7 +21,9 @@
 
 #include "tools/cli.h"
 
-enum { MANIFEST_HEX = 2 * VDISK_DIGEST_SIZE };
+enum { MANIFEST_HEX = 2 * VDISK_DIGEST_SIZE, MANIFEST_BLOCK = 4 << 20 };
+
+#define MANIFEST_SIZE_LATER UINT64_MAX
 
 struct manifest_run {
     uint64_t count; /* of blocks */
@@ -35,15 +38,26 @@ void manifest_hex(const uint8_t digest[VDISK_DIGEST_SIZE], char ret[MANIFEST_HEX
 struct manifest_writer {
     char               *path, *temporary;
     FILE               *file;
+    FILE               *body; /* of one whose size is not known yet: what follows it */
+    uint32_t            block_size;
     uint64_t            crc;
     struct manifest_run run; /* not written yet, since there may be more of it */
 };
 
-/* A file that is there has to be a manifest, or empty. CLI_OK or CLI_FAILED; then nothing is left to do. */
+/*
+ * A file that is there has to be a manifest, or empty. `size`: of the volume; MANIFEST_SIZE_LATER: see
+ * manifest_set_size(). CLI_OK or CLI_FAILED; then nothing is left to do.
+ */
 int manifest_create(struct manifest_writer *m, const char *path, uint32_t block_size, uint64_t size);
 
 /* 0 or -errno, which is not printed. */
 int manifest_add(struct manifest_writer *m, uint64_t count, const uint8_t *digest);
+
+/* When all runs have been added. CLI_OK or CLI_FAILED. */
+int manifest_set_size(struct manifest_writer *m, uint64_t size);
+
+/* The file at `path` is the manifest, or what it is written to. */
+bool manifest_is_file(const struct manifest_writer *m, const char *path);
 
 /* Put it in its place; or, without `checksum`, remove it. CLI_OK or CLI_FAILED. */
 int manifest_finish(struct manifest_writer *m, const uint8_t *checksum);

@@ -15,10 +15,12 @@ from vdisk import _abi
 INCLUDE = pathlib.Path(os.environ["VDISK_INCLUDE"])
 HEADERS = ("vdisk.h", "vdisk-image.h", "vdisk-bulk.h")
 SCALARS = {"int": ctypes.c_int, "unsigned": ctypes.c_uint, "uint32_t": ctypes.c_uint32,
-           "uint64_t": ctypes.c_uint64, "size_t": ctypes.c_size_t, "bool": ctypes.c_bool, "void": None}
+           "uint64_t": ctypes.c_uint64, "uint8_t": ctypes.c_uint8, "size_t": ctypes.c_size_t,
+           "bool": ctypes.c_bool, "void": None}
 HANDLES = {"vdisk", "vdisk_queue", "vdisk_job", "vdisk_image", "void"}
 FUNCTIONS = {"vdisk_log_fn": _abi.LogFn, "vdisk_progress_fn": _abi.ProgressFn, "vdisk_report_fn": _abi.ReportFn,
-             "vdisk_salvaged_fn": _abi.SalvagedFn}
+             "vdisk_salvaged_fn": _abi.SalvagedFn, "vdisk_checkpoint_fn": _abi.CheckpointFn,
+             "vdisk_block_digest_fn": _abi.BlockDigestFn, "vdisk_known_digest_fn": _abi.KnownDigestFn}
 
 
 def read_headers():
@@ -54,6 +56,8 @@ def c_type(text, name=""):
     if base in HANDLES:
         return ctypes.c_void_p if stars == 1 else ctypes.POINTER(ctypes.c_void_p)
     assert stars == 1, (text, name)
+    if base in SCALARS:
+        return ctypes.POINTER(SCALARS[base])
     return ctypes.POINTER(_abi.STRUCTS[base])
 
 

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Volumes, jobs and queues by the Python package."""
 import errno
+import hashlib
 import os
 import pathlib
 import random
@@ -190,6 +191,22 @@ class Jobs(Case):
             result = vdisk.compare(a, b)
             self.assertEqual((result["difference"], result["offset"]), ("content", 5 << 20))
             self.assertRaises(OSError, vdisk.copy, a, a)
+
+    def test_digests(self):
+        data = self.random.randbytes(5 << 20)
+        told = {}
+
+        def note(first, count, digest):
+            told.update(dict.fromkeys(range(first, first + count), digest))
+
+        with self.open(self.make("a")) as a, self.open(self.make("b")) as b:
+            a.write(3 << 20, data)
+            result = vdisk.copy(a, b, block_digest=note)
+            whole = a.read(0, SIZE)
+            blocks = [hashlib.blake2b(whole[i << 22:(i + 1) << 22], digest_size=32).digest() for i in range(4)]
+            self.assertEqual(told, dict(enumerate(blocks)))
+            self.assertEqual(result["digest"], hashlib.blake2b(b"".join(blocks), digest_size=32).digest())
+            self.assertRaises(OSError, vdisk.copy, a, b, block_digest=lambda *_: True)
 
     def test_check_and_repair(self):
         path = self.make()

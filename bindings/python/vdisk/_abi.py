@@ -3,12 +3,15 @@
 import ctypes
 import os
 from ctypes import (CFUNCTYPE, POINTER, Structure, c_bool, c_char_p, c_int, c_int32, c_int64, c_long, c_size_t,
-                    c_uint, c_uint32, c_uint64, c_void_p)
+                    c_uint, c_uint8, c_uint32, c_uint64, c_void_p)
 
 ProgressFn = CFUNCTYPE(c_int, c_void_p, c_uint64, c_uint64)
 ReportFn = CFUNCTYPE(None, c_void_p, c_int, c_char_p)
 SalvagedFn = CFUNCTYPE(None, c_void_p, c_uint, c_uint64, c_uint64, c_int)
 CheckpointFn = CFUNCTYPE(c_int, c_void_p, c_uint64)
+BlockDigestFn = CFUNCTYPE(c_int, c_void_p, c_uint64, c_uint64, POINTER(c_uint8))
+KnownDigestFn = CFUNCTYPE(c_int, c_void_p, c_uint64, POINTER(c_uint64), POINTER(c_uint8))
+DIGEST_SIZE = 32
 LogFn = CFUNCTYPE(None, c_void_p, c_int, c_char_p, c_char_p)
 
 
@@ -127,14 +130,16 @@ class CopyOpts(Sized):
     _fields_ = [("size", c_size_t), ("flags", c_uint32), ("depth", c_uint32), ("name", c_char_p),
                 ("memory_max", c_uint64), ("sparse", c_uint64), ("rate", c_uint64), ("backing_depth", c_uint32),
                 ("offset", c_uint64), ("length", c_uint64), ("salvaged", SalvagedFn), ("salvaged_arg", c_void_p),
-                ("progress", ProgressFn), ("progress_arg", c_void_p), ("going_on", GoingOn)]
+                ("progress", ProgressFn), ("progress_arg", c_void_p), ("going_on", GoingOn),
+                ("block_digest", BlockDigestFn), ("block_digest_arg", c_void_p), ("known_digest", KnownDigestFn),
+                ("known_digest_arg", c_void_p), ("digest_length", c_uint64)]
 
 
 class CopyResult(Sized):
     _fields_ = [("size", c_size_t), ("bytes_total", c_uint64), ("bytes_read", c_uint64),
                 ("bytes_written", c_uint64), ("bytes_zeroed", c_uint64),
                 ("bytes_skipped", c_uint64), ("bytes_salvaged", c_uint64),
-                ("read_errors", c_uint64), ("bytes_cloned", c_uint64)]
+                ("read_errors", c_uint64), ("bytes_cloned", c_uint64), ("digest", c_uint8 * DIGEST_SIZE)]
 
 
 class CompareOpts(Sized):
@@ -183,6 +188,7 @@ NUMBERS = {
     "VDISK_FOUND_CORRUPTION": 0, "VDISK_FOUND_LEAK": 1, "VDISK_FOUND_ERROR": 2, "VDISK_FOUND_NOTE": 3,
     "VDISK_FOUND_FIXED": 4, "VDISK_REPAIR_NOTHING": 0, "VDISK_REPAIR_LEAKS": 1, "VDISK_REPAIR_ALL": 2,
     "VDISK_COPY_TARGET_IS_ZERO": 1, "VDISK_COPY_DENSE": 2, "VDISK_COPY_SALVAGE": 4, "VDISK_COMPARE_STRICT": 1,
+    "VDISK_DIGEST_SIZE": DIGEST_SIZE,
     "VDISK_DIFFERENCE_NONE": 0, "VDISK_DIFFERENCE_CONTENT": 1, "VDISK_DIFFERENCE_SIZE": 2,
     "VDISK_DIFFERENCE_STATUS": 3, "VDISK_LOG_ERROR": 1, "VDISK_LOG_WARNING": 2, "VDISK_LOG_INFO": 3,
 }

@@ -40,7 +40,7 @@ class Job:
             except BaseException as e: # pylint: disable=broad-except
                 self._raised = self._raised or e
                 self.cancel()
-                return 1 if kind in (_abi.ProgressFn, _abi.CheckpointFn) else None
+                return 1 if kind._restype_ is ctypes.c_int else None
 
         made = kind(call)
         self._kept.append(made)

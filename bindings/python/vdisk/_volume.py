@@ -276,12 +276,13 @@ def check_job(name, *, repair=None, format=None, report=None, progress=None, # p
 
 def copy_job(sources, target, *, progress=None, salvaged=None, target_is_zero=False, dense=False, depth=0, rate=0,
              memory_max=0, sparse=0, offset=0, length=0, backing_depth=0, start=0, checkpoint=None,
-             checkpoint_ms=0):
+             checkpoint_ms=0, block_digest=None, digest_length=0):
     """
     Copy open volumes, one after the other, to the start of another. salvaged(source, offset, length, errno) has
     what cannot be read be zeros, and is told of it. checkpoint(position) is told how far it has come for good,
-    every checkpoint_ms or 5 seconds: another job with that as `start` does the rest. The result is a dict of
-    struct vdisk_copy_result.
+    every checkpoint_ms or 5 seconds: another job with that as `start` does the rest. block_digest(first, count,
+    digest) is told those of blocks of 4 MiB; a true result of it stops the job. The result is a dict of struct
+    vdisk_copy_result, its `digest` bytes.
     """
     if isinstance(sources, Volume):
         sources = [sources]
@@ -290,15 +291,19 @@ def copy_job(sources, target, *, progress=None, salvaged=None, target_is_zero=Fa
              NUMBERS["VDISK_COPY_DENSE"] * bool(dense) |
              NUMBERS["VDISK_COPY_SALVAGE"] * (salvaged is not None))
     opts = _abi.CopyOpts(flags=flags, depth=depth, rate=rate, memory_max=memory_max, sparse=sparse, offset=offset,
-                         length=length, backing_depth=backing_depth)
+                         length=length, backing_depth=backing_depth, digest_length=digest_length)
     opts.going_on.start, opts.going_on.checkpoint_ms = start, checkpoint_ms
     callbacks = {}
     if salvaged:
         callbacks["salvaged"] = (_abi.SalvagedFn, lambda _arg, *what: salvaged(*what))
     if checkpoint:
         callbacks["going_on.checkpoint"] = (_abi.CheckpointFn, lambda _arg, position: checkpoint(position) or 0)
+    if block_digest:
+        callbacks["block_digest"] = (_abi.BlockDigestFn, lambda _arg, first, count, digest:
+                                     1 if block_digest(first, count, bytes(digest[:_abi.DIGEST_SIZE])) else 0)
     return Job(lambda out: lib.vdisk_job_copy(handles, len(sources), target.handle, ctypes.byref(opts), out), opts,
-               progress, (lib.vdisk_job_get_copy_result, _abi.CopyResult), callbacks=callbacks)
+               progress, (lib.vdisk_job_get_copy_result, _abi.CopyResult), callbacks=callbacks,
+               refine=lambda found: {**found, "digest": bytes(found["digest"])})
 
 
 DIFFERENCES = (None, "content", "size", "status")
