@@ -208,6 +208,85 @@ class Jobs(Case):
             self.assertEqual(result["digest"], hashlib.blake2b(b"".join(blocks), digest_size=32).digest())
             self.assertRaises(OSError, vdisk.copy, a, b, block_digest=lambda *_: True)
 
+    def make_chain(self):
+        """base <- middle <- top, and what the top reads as."""
+        self.make("base")
+        self.make("middle", None, backing_file="base", backing_fmt="qcow2")
+        self.make("top", None, backing_file="middle", backing_fmt="qcow2")
+        for i, name in enumerate(("base", "middle", "top")):
+            with self.open(self.path.with_name(name)) as volume:
+                volume.write(i << 20, self.random.randbytes(3 << 20))
+        with self.open(self.path.with_name("top"), writable=False) as volume:
+            return volume.read(0, SIZE)
+
+    def content(self, name, **options):
+        with self.open(self.path.with_name(name), writable=False, **options) as volume:
+            return volume.read(0, SIZE)
+
+    def test_commit(self):
+        data, told = self.make_chain(), []
+        result = vdisk.commit(self.path.with_name("top"), progress=lambda *at: told.append(at))
+        self.assertEqual((result["base_depth"], result["grown"]), (1, False))
+        self.assertGreaterEqual(result["bytes_written"], 3 << 20)
+        self.assertEqual(told[-1][0], told[-1][1])
+        self.assertEqual(self.content("middle"), data)
+        self.assertEqual(vdisk.check(self.path.with_name("top"))["allocated_clusters"], 0)
+        result = vdisk.commit(self.path.with_name("top"), base="base", format="qcow2", checkpoint=told.append,
+                              checkpoint_ms=1, memory_max=1 << 20, depth=2, cache_bytes=1 << 20)
+        self.assertEqual(result["base_depth"], 2)
+        self.assertIn(SIZE, told)
+        self.assertEqual(self.content("base"), data)
+
+    def test_commit_refused(self):
+        self.make_chain()
+        self.assertRaises(OSError, vdisk.commit, self.path.with_name("base"))
+        self.assertRaises(OSError, vdisk.commit, self.path.with_name("top"), base="elsewhere")
+        self.assertRaises(FileNotFoundError, vdisk.commit, self.path.with_name("absent"))
+        before = self.content("middle")
+        self.assertRaises(RuntimeError, vdisk.commit, self.path.with_name("top"), progress=self.stop)
+        self.assertEqual(len(before), SIZE)
+        vdisk.commit(self.path.with_name("top"), keep=True, rate=1 << 30, buffered=True)
+        self.assertGreater(vdisk.check(self.path.with_name("top"))["allocated_clusters"], 0)
+
+    def stop(self, *_):
+        raise RuntimeError("enough")
+
+    def test_rebase(self):
+        data, top = self.make_chain(), self.path.with_name("top")
+        result = vdisk.rebase(top, "base", "qcow2", memory_max=4 << 20, backing_force_share=True)
+        self.assertGreater(result["bytes_written"], 0)
+        self.assertEqual(self.content("top"), data)
+        self.assertEqual(vdisk.image(top)["backing_file"], "base")
+        vdisk.rebase(top, compress=True, rate=1 << 30)
+        self.assertIsNone(vdisk.image(top)["backing_file"])
+        self.assertEqual(self.content("top"), data)
+        vdisk.rebase(top, "nowhere", "raw", unsafe=True)
+        self.assertEqual(vdisk.image(top)["backing_file"], "nowhere")
+        self.assertRaises(OSError, vdisk.rebase, top, "base")
+        self.assertRaises(OSError, vdisk.rebase, self.path.with_name("middle"), "absent", "raw")
+
+    def test_amend(self):
+        with self.open(self.make()) as volume:
+            volume.write(5 << 20, b"x" * 100000)
+            self.assertEqual(vdisk.amend(volume, compat="0.10"), {})
+            self.assertEqual(volume.image()["version"], 2)
+            vdisk.amend(volume, compat="1.1", lazy_refcounts=True, refcount_bits=64, size=2 * SIZE)
+            seen = volume.image()
+            self.assertEqual((seen["version"], seen["lazy_refcounts"], seen["refcount_bits"], volume.size),
+                             (3, True, 64, 2 * SIZE))
+            vdisk.amend(volume, lazy_refcounts=False)
+            self.assertFalse(volume.image()["lazy_refcounts"])
+            self.assertRaises(OSError, vdisk.amend, volume, size=SIZE)
+            vdisk.amend(volume, size=SIZE, shrink=True)
+            self.assertRaises(OSError, vdisk.amend, volume, refcount_bits=3)
+            self.assertRaises(KeyError, vdisk.amend, volume, compat="2")
+            self.assertEqual(volume.read(5 << 20, 100000), b"x" * 100000)
+        self.make("below")
+        with self.open(self.path) as volume:
+            vdisk.amend(volume, backing_file="below", backing_fmt="qcow2")
+        self.assertEqual(vdisk.image(self.path)["backing_file"], "below")
+        self.assertEqual(vdisk.check(self.path)["corruptions"], 0)
+
     def test_check_and_repair(self):
         path = self.make()
         with self.open(path) as volume:

@@ -15,10 +15,10 @@ said of the functions in <vdisk.h> and <vdisk-image.h> holds here: who may call 
 from ._abi import lib as _lib
 from ._job import Job, object_add, secret_add, secret_remove
 from ._queue import AsyncQueue, Queue
-from ._volume import (Extent, Volume, check, check_job, compare, compare_job, copy, copy_job, create, create_job,
-                      image, resize_job)
+from ._volume import (Extent, Volume, amend, amend_job, check, check_job, commit, commit_job, compare, compare_job,
+                      copy, copy_job, create, create_job, image, rebase, rebase_job, resize_job)
 
 __version__ = _lib.vdisk_version().decode()
-__all__ = ["AsyncQueue", "Extent", "Job", "Queue", "Volume", "check", "check_job", "compare", "compare_job",
-           "copy", "copy_job", "create", "create_job", "image", "object_add", "resize_job", "secret_add",
-           "secret_remove"]
+__all__ = ["AsyncQueue", "Extent", "Job", "Queue", "Volume", "amend", "amend_job", "check", "check_job",
+           "commit", "commit_job", "compare", "compare_job", "copy", "copy_job", "create", "create_job", "image",
+           "object_add", "rebase", "rebase_job", "resize_job", "secret_add", "secret_remove"]

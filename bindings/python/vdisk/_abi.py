@@ -152,6 +152,37 @@ class CompareResult(Sized):
                 ("offset", c_uint64), ("bytes_read", c_uint64)]
 
 
+class CommitOpts(Sized):
+    _fields_ = [("size", c_size_t), ("flags", c_uint32), ("open_flags", c_uint32), ("format", c_char_p),
+                ("base", c_char_p), ("depth", c_uint32), ("memory_max", c_uint64), ("rate", c_uint64),
+                ("progress", ProgressFn), ("progress_arg", c_void_p), ("going_on", GoingOn),
+                ("cache_bytes", c_uint64)]
+
+
+class CommitResult(Sized):
+    _fields_ = [("size", c_size_t), ("bytes_written", c_uint64), ("bytes_zeroed", c_uint64),
+                ("base_depth", c_uint32), ("grown", c_bool)]
+
+
+class RebaseOpts(Sized):
+    _fields_ = [("size", c_size_t), ("flags", c_uint32), ("open_flags", c_uint32),
+                ("backing_open_flags", c_uint32), ("format", c_char_p), ("backing_file", c_char_p),
+                ("backing_fmt", c_char_p), ("depth", c_uint32), ("progress", ProgressFn),
+                ("progress_arg", c_void_p), ("going_on", GoingOn), ("memory_max", c_uint64), ("rate", c_uint64),
+                ("cache_bytes", c_uint64)]
+
+
+class RebaseResult(Sized):
+    _fields_ = [("size", c_size_t), ("bytes_read", c_uint64), ("bytes_written", c_uint64),
+                ("bytes_zeroed", c_uint64)]
+
+
+class AmendOpts(Sized):
+    _fields_ = [("size", c_size_t), ("flags", c_uint32), ("version", c_uint32), ("refcount_bits", c_uint32),
+                ("virtual_size", c_uint64), ("backing_file", c_char_p), ("backing_fmt", c_char_p),
+                ("progress", ProgressFn), ("progress_arg", c_void_p)]
+
+
 class ImageInfo(Sized):
     _fields_ = [("size", c_size_t), ("name", c_char_p), ("format", c_char_p), ("backend", c_char_p),
                 ("file", c_char_p), ("file_size", c_uint64), ("allocated_size", c_uint64),
@@ -173,7 +204,9 @@ STRUCTS = {
     "struct vdisk_check_result": CheckResult, "struct vdisk_repair_result": RepairResult,
     "struct vdisk_going_on": GoingOn, "struct vdisk_copy_opts": CopyOpts, "struct vdisk_copy_result": CopyResult,
     "struct vdisk_compare_opts": CompareOpts, "struct vdisk_compare_result": CompareResult,
-    "struct vdisk_image_info": ImageInfo,
+    "struct vdisk_commit_opts": CommitOpts, "struct vdisk_commit_result": CommitResult,
+    "struct vdisk_rebase_opts": RebaseOpts, "struct vdisk_rebase_result": RebaseResult,
+    "struct vdisk_amend_opts": AmendOpts, "struct vdisk_image_info": ImageInfo,
 }
 
 NUMBERS = {
@@ -190,7 +223,9 @@ NUMBERS = {
     "VDISK_COPY_TARGET_IS_ZERO": 1, "VDISK_COPY_DENSE": 2, "VDISK_COPY_SALVAGE": 4, "VDISK_COMPARE_STRICT": 1,
     "VDISK_DIGEST_SIZE": DIGEST_SIZE,
     "VDISK_DIFFERENCE_NONE": 0, "VDISK_DIFFERENCE_CONTENT": 1, "VDISK_DIFFERENCE_SIZE": 2,
-    "VDISK_DIFFERENCE_STATUS": 3, "VDISK_LOG_ERROR": 1, "VDISK_LOG_WARNING": 2, "VDISK_LOG_INFO": 3,
+    "VDISK_DIFFERENCE_STATUS": 3, "VDISK_COMMIT_KEEP": 1, "VDISK_REBASE_UNSAFE": 1, "VDISK_REBASE_COMPRESS": 2,
+    "VDISK_AMEND_SHRINK": 1, "VDISK_AMEND_LAZY_ON": 2, "VDISK_AMEND_LAZY_OFF": 4,
+    "VDISK_LOG_ERROR": 1, "VDISK_LOG_WARNING": 2, "VDISK_LOG_INFO": 3,
 }
 
 _NAME, _HANDLE, _OUT = c_char_p, c_void_p, POINTER(c_void_p)
@@ -255,6 +290,11 @@ FUNCTIONS = {
     "vdisk_job_get_copy_result": (c_int, [_HANDLE, POINTER(CopyResult)]),
     "vdisk_job_compare": (c_int, [_HANDLE, _HANDLE, POINTER(CompareOpts), _OUT]),
     "vdisk_job_get_compare_result": (c_int, [_HANDLE, POINTER(CompareResult)]),
+    "vdisk_job_commit": (c_int, [_NAME, POINTER(CommitOpts), _OUT]),
+    "vdisk_job_get_commit_result": (c_int, [_HANDLE, POINTER(CommitResult)]),
+    "vdisk_job_rebase": (c_int, [_NAME, POINTER(RebaseOpts), _OUT]),
+    "vdisk_job_get_rebase_result": (c_int, [_HANDLE, POINTER(RebaseResult)]),
+    "vdisk_job_amend": (c_int, [_HANDLE, POINTER(AmendOpts), _OUT]),
     "vdisk_image_load": (c_int, [_NAME, POINTER(OpenOpts), _OUT]),
     "vdisk_image_of_layer": (c_int, [_HANDLE, c_uint32, _OUT]),
     "vdisk_image_get_info": (c_int, [_HANDLE, POINTER(ImageInfo)]),

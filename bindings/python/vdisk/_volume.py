@@ -34,6 +34,11 @@ def writable_buffer(data):
     return ctypes.addressof(held), len(view), (held, view)
 
 
+def open_flags(buffered, no_lock):
+    """Of enum vdisk_open_flags."""
+    return NUMBERS["VDISK_OPEN_BUFFERED"] * bool(buffered) | NUMBERS["VDISK_OPEN_NO_LOCK"] * bool(no_lock)
+
+
 def request_flags(fua=False, unmap=False, no_fallback=False):
     """Of enum vdisk_req_flags."""
     return (NUMBERS["VDISK_REQ_FUA"] * bool(fua) | NUMBERS["VDISK_REQ_UNMAP"] * bool(unmap) |
@@ -296,8 +301,7 @@ def copy_job(sources, target, *, progress=None, salvaged=None, target_is_zero=Fa
     callbacks = {}
     if salvaged:
         callbacks["salvaged"] = (_abi.SalvagedFn, lambda _arg, *what: salvaged(*what))
-    if checkpoint:
-        callbacks["going_on.checkpoint"] = (_abi.CheckpointFn, lambda _arg, position: checkpoint(position) or 0)
+    callbacks.update(checkpoint_of(checkpoint))
     if block_digest:
         callbacks["block_digest"] = (_abi.BlockDigestFn, lambda _arg, first, count, digest:
                                      1 if block_digest(first, count, bytes(digest[:_abi.DIGEST_SIZE])) else 0)
@@ -315,6 +319,70 @@ def compare_job(a, b, *, strict=False, depth=0, progress=None):
     return Job(lambda out: lib.vdisk_job_compare(a.handle, b.handle, ctypes.byref(opts), out), opts, progress,
                (lib.vdisk_job_get_compare_result, _abi.CompareResult),
                refine=lambda found: {**found, "difference": DIFFERENCES[found["difference"]]})
+
+
+def text_of(value):
+    """As C takes it."""
+    return None if value is None else os.fsencode(value)
+
+
+def checkpoint_of(checkpoint):
+    """The callbacks that tell it."""
+    if not checkpoint:
+        return {}
+    return {"going_on.checkpoint": (_abi.CheckpointFn, lambda _arg, position: checkpoint(position) or 0)}
+
+
+def commit_job(name, *, base=None, format=None, keep=False, # pylint: disable=redefined-builtin
+               buffered=False, no_lock=False, depth=0, memory_max=0,
+               rate=0, cache_bytes=0, progress=None, start=0, checkpoint=None, checkpoint_ms=0):
+    """
+    Put what an image has into a file below it: `base`, as an image of the chain names it, or a path; None: the
+    backing file. Then the image is made empty, unless it is to be kept, or there are layers between. The result is
+    a dict of struct vdisk_commit_result. checkpoint and start: as of copy_job().
+    """
+    flags = NUMBERS["VDISK_COMMIT_KEEP"] * bool(keep)
+    opts = _abi.CommitOpts(flags=flags, open_flags=open_flags(buffered, no_lock),
+                           format=text_of(format), base=text_of(base), depth=depth, memory_max=memory_max,
+                           rate=rate, cache_bytes=cache_bytes)
+    opts.going_on.start, opts.going_on.checkpoint_ms = start, checkpoint_ms
+    return Job(lambda out: lib.vdisk_job_commit(os.fsencode(name), ctypes.byref(opts), out), opts, progress,
+               (lib.vdisk_job_get_commit_result, _abi.CommitResult), callbacks=checkpoint_of(checkpoint))
+
+
+def rebase_job(name, backing_file=None, backing_fmt=None, *, # pylint: disable=redefined-builtin
+               unsafe=False, compress=False, format=None,
+               buffered=False, no_lock=False, backing_buffered=False, backing_force_share=False, depth=0,
+               memory_max=0, rate=0, cache_bytes=0, progress=None, start=0, checkpoint=None, checkpoint_ms=0):
+    """
+    Give an image another backing file, or none, so that it reads as before; unsafe: change the name and nothing
+    else. The result is a dict of struct vdisk_rebase_result. checkpoint and start: as of copy_job().
+    """
+    flags = NUMBERS["VDISK_REBASE_UNSAFE"] * bool(unsafe) | NUMBERS["VDISK_REBASE_COMPRESS"] * bool(compress)
+    below = open_flags(backing_buffered, no_lock) | NUMBERS["VDISK_OPEN_FORCE_SHARE"] * bool(backing_force_share)
+    opts = _abi.RebaseOpts(flags=flags, open_flags=open_flags(buffered, no_lock), backing_open_flags=below,
+                           format=text_of(format), backing_file=text_of(backing_file),
+                           backing_fmt=text_of(backing_fmt), depth=depth, memory_max=memory_max, rate=rate,
+                           cache_bytes=cache_bytes)
+    opts.going_on.start, opts.going_on.checkpoint_ms = start, checkpoint_ms
+    return Job(lambda out: lib.vdisk_job_rebase(os.fsencode(name), ctypes.byref(opts), out), opts, progress,
+               (lib.vdisk_job_get_rebase_result, _abi.RebaseResult), callbacks=checkpoint_of(checkpoint))
+
+
+def amend_job(volume, *, size=None, compat=None, refcount_bits=0, lazy_refcounts=None, backing_file=None,
+              backing_fmt=None, shrink=False, progress=None):
+    """
+    Change what an open image is; what is None stays. `compat`: "0.10" or "1.1"; backing_file "": none; `size` may
+    be smaller only to shrink it. The result is an empty dict.
+    """
+    lazy = {None: 0, True: NUMBERS["VDISK_AMEND_LAZY_ON"], False: NUMBERS["VDISK_AMEND_LAZY_OFF"]}[lazy_refcounts]
+    opts = _abi.AmendOpts(flags=NUMBERS["VDISK_AMEND_SHRINK"] * bool(shrink) | lazy, version=VERSIONS[compat],
+                          refcount_bits=refcount_bits, virtual_size=size or 0, backing_file=text_of(backing_file),
+                          backing_fmt=text_of(backing_fmt))
+    return Job(lambda out: lib.vdisk_job_amend(volume.handle, ctypes.byref(opts), out), opts, progress)
+
+
+VERSIONS = {None: 0, "0.10": 2, "1.1": 3}
 
 
 def create(*args, **options):
@@ -335,3 +403,18 @@ def copy(*args, **options):
 def compare(*args, **options):
     """compare_job(), run."""
     return compare_job(*args, **options).run()
+
+
+def commit(*args, **options):
+    """commit_job(), run."""
+    return commit_job(*args, **options).run()
+
+
+def rebase(*args, **options):
+    """rebase_job(), run."""
+    return rebase_job(*args, **options).run()
+
+
+def amend(*args, **options):
+    """amend_job(), run."""
+    return amend_job(*args, **options).run()
