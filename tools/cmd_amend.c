@@ -223,6 +223,7 @@ static const struct cli_option options[] = {
     {OPT_FORCE, "force", NULL, "a smaller size is meant: what lies behind it is deleted"},
     {'p', "progress", NULL, "show progress"},
     {'q', "quiet", NULL, "print nothing but errors"},
+    CLI_BULK_OPTIONS,
     CLI_IMAGE_OPTIONS,
     {0, NULL, NULL, NULL},
 };
@@ -266,6 +267,7 @@ static int run_parsed(struct amend *a, struct cli_parser *p)
 {
     char **operands;
     int n = cli_operands(p, &operands), rc = CLI_OK;
+    struct cli_memory memory = {0};
     const char *name;
 
     if (!a->any)
@@ -281,6 +283,9 @@ static int run_parsed(struct amend *a, struct cli_parser *p)
         return list_for(a, name);
     for (size_t i = 0; i < a->pairs.count && rc == CLI_OK; i++)
         rc = apply_pair(a, &a->pairs.list[i]);
+    if (rc == CLI_OK)
+        rc = cli_memory_share(p, cli_count_layers(name, a->open.format), 1, 0, 0, &memory);
+    a->open.cache_bytes = memory.cache;
     return rc == CLI_OK ? amend_image(a, name) : rc;
 }
 

@@ -19,7 +19,7 @@
 
 #define COUNT_MOST ((uint64_t)INT64_MAX)
 
-enum { BLOCK = 512, BLOCK_MOST = INT32_MAX };
+enum { BLOCK = 512, BLOCK_MOST = INT32_MAX, BUFFERS = 32 << 20, BUFFERS_LEAST = 4 << 20 };
 
 struct dd {
     const struct cli_verb   *verb;
@@ -31,6 +31,7 @@ struct dd {
     uint64_t                 input_size, output_size; /* isize, osize; UINT64_MAX: not given */
     bool                     no_create, from_stdin, to_stdout;
     struct pipe_part         part;  /* of standard input */
+    struct cli_memory        memory;
     char                     error[1024], hint[512];
     struct target            target;
 };
@@ -40,6 +41,7 @@ static const struct cli_option options[] = {
     {'O', "output-format", "FMT", "raw (default) or qcow2"},
     {'n', "no-create", NULL, "write into an output that is there"},
     {'U', "force-share", NULL, "open the input although others write to it"},
+    CLI_BULK_OPTIONS,
     CLI_IMAGE_OPTIONS,
     {0, NULL, NULL, NULL},
 };
@@ -120,9 +122,16 @@ static int run_job(struct dd *d, vdisk_job *job)
     return rc;
 }
 
+/* How much comes is not known, and the output is as long as that. */
+static bool grows(const struct dd *d)
+{
+    return d->from_stdin && !d->no_create && d->output_size == UINT64_MAX;
+}
+
 static int copy(struct dd *d, vdisk *source, vdisk *target, uint64_t offset, uint64_t len)
 {
-    struct vdisk_copy_opts opts = {.size = sizeof opts, .name = d->output, .offset = offset, .length = len};
+    struct vdisk_copy_opts opts = {.size = sizeof opts, .name = d->output, .offset = offset, .length = len,
+                                   .memory_max = d->memory.buffers};
     vdisk_job *job;
 
     if (len == 0)
@@ -135,10 +144,9 @@ static int copy(struct dd *d, vdisk *source, vdisk *target, uint64_t offset, uin
         opts.flags |= VDISK_COPY_TARGET_IS_ZERO;
     if (source != NULL)
         return vdisk_job_copy(&source, 1, target, &opts, &job) < 0 ? failed(d) : run_job(d, job);
-    if (!d->no_create && d->output_size == UINT64_MAX) {
+    if (grows(d)) {
         opts.flags |= VDISK_COPY_GROW;
         opts.depth = PIPE_DEPTH;
-        opts.memory_max = PIPE_MEMORY;
     }
     return vdisk_job_fill(target, pipe_read, &d->part, &opts, &job) < 0 ? failed(d) : run_job(d, job);
 }
@@ -156,7 +164,8 @@ static int make_output(struct dd *d, uint64_t len)
 /* `source` NULL: standard input, of which `len` is not known: 1. */
 static int make_and_fill(struct dd *d, vdisk *source, uint64_t offset, uint64_t len)
 {
-    struct vdisk_open_opts how = {.size = sizeof how, .flags = VDISK_OPEN_RDWR, .format = d->create.format};
+    struct vdisk_open_opts how = {.size = sizeof how, .flags = VDISK_OPEN_RDWR, .format = d->create.format,
+                                  .cache_bytes = d->memory.cache};
     vdisk *target = NULL;
     int rc = make_output(d, source != NULL ? len : 0);
 
@@ -179,7 +188,8 @@ static int make_and_fill(struct dd *d, vdisk *source, uint64_t offset, uint64_t 
 
 static int stream(struct dd *d, vdisk *source, char *name, uint64_t offset, uint64_t len)
 {
-    struct vdisk_stream_opts opts = {.size = sizeof opts, .name = PIPE_OUTPUT, .offset = offset, .length = len};
+    struct vdisk_stream_opts opts = {.size = sizeof opts, .name = PIPE_OUTPUT, .offset = offset, .length = len,
+                                     .memory_max = d->memory.buffers};
     vdisk_job *job;
     int rc = distinct_check_output(&source, &name, 1);
 
@@ -208,7 +218,8 @@ static int fill(struct dd *d)
 
 static int dd(struct dd *d, const char *input)
 {
-    struct vdisk_open_opts how = {.size = sizeof how, .flags = d->flags, .format = d->format};
+    struct vdisk_open_opts how = {.size = sizeof how, .flags = d->flags, .format = d->format,
+                                  .cache_bytes = d->memory.cache};
     const struct distinct_target t = {.name = d->output, .is_there = d->no_create, .format = d->create.format};
     char *name = cli_strdup(input);
     uint64_t offset = 0, len = 0;
@@ -278,31 +289,47 @@ static int parse(struct dd *d, struct cli_parser *p)
     return rc == CLI_OK ? check_pipes(d, p) : rc;
 }
 
+/* `input` NULL: standard input. */
+static int share_memory(struct dd *d, const struct cli_parser *p, const char *input)
+{
+    unsigned layers = 1;
+
+    if (input != NULL)
+        layers += cli_count_layers(input, d->format);
+    if (d->no_create)
+        layers += cli_count_layers(d->output, d->create.format) - 1;
+    return cli_memory_share(p, layers, 1, grows(d) ? PIPE_MEMORY : BUFFERS, BUFFERS_LEAST, &d->memory);
+}
+
 static int run(const struct cli_verb *verb, int argc, char **argv)
 {
     struct dd d = {.verb = verb, .create = {.size = sizeof d.create, .format = "raw"},
                    .flags = VDISK_OPEN_BUFFERED, .block = BLOCK, .count = UINT64_MAX, .input_size = UINT64_MAX,
                    .output_size = UINT64_MAX};
     struct cli_parser p;
-    const char *input;
+    char *input = NULL;
     int rc;
 
     cli_parser_init(&p, verb, argc, argv);
     rc = parse(&d, &p);
     if (rc != CLI_OK)
         return rc;
-    if (d.from_stdin) {
-        rc = fill(&d);
-    } else {
-        input = cli_image(&p, d.input, d.format);
-        rc = input != NULL ? dd(&d, input) : CLI_FAILED;
+    if (!d.from_stdin) {
+        const char *name = cli_image(&p, d.input, d.format);
+        if (name == NULL)
+            return CLI_FAILED;
+        input = cli_strdup(name);
     }
+    rc = share_memory(&d, &p, input);
+    if (rc == CLI_OK)
+        rc = d.from_stdin ? fill(&d) : dd(&d, input);
     if (d.error[0] != '\0') {
         cli_error("%s%s", d.error, d.target.left);
         if (d.hint[0] != '\0')
             fprintf(stderr, "vdisk-io: hint: %s\n", d.hint);
     }
     target_free(&d.target);
+    free(input);
     return rc;
 }
 

@@ -22,6 +22,7 @@ struct measure {
     const char            *size;        /* as given */
     uint64_t               extent_size; /* of logical volumes; 0: not asked for */
     uint32_t               flags;
+    struct cli_memory      memory;
     bool                   json, list_options;
 };
 
@@ -37,6 +38,7 @@ static const struct cli_option options[] = {
     {OPT_EXTENT_SIZE, "extent-size", "SIZE", "also the extents of that size, of a logical volume that\n"
                                              "holds it, with its bitmaps"},
     {'U', "force-share", NULL, "open NAME although others write to it"},
+    CLI_BULK_OPTIONS,
     CLI_IMAGE_OPTIONS,
     {0, NULL, NULL, NULL},
 };
@@ -101,7 +103,7 @@ static int measure_open(const struct measure *m, vdisk *v)
 static int measure_image(const struct measure *m)
 {
     struct vdisk_open_opts how = {.size = sizeof how, .flags = m->flags | VDISK_OPEN_HOST_HOLES,
-                                  .format = m->format};
+                                  .format = m->format, .cache_bytes = m->memory.cache};
     vdisk *v;
     int rc;
 
@@ -205,6 +207,8 @@ static int run(const struct cli_verb *verb, int argc, char **argv)
         rc = take_operands(&m, &p);
         if (rc == CLI_OK)
             rc = apply_options(&m);
+        if (rc == CLI_OK && m.name != NULL)
+            rc = cli_memory_share(&p, cli_count_layers(m.name, m.format), 0, 0, 0, &m.memory);
         if (rc == CLI_OK)
             rc = m.name != NULL ? measure_image(&m) : measure_size(&m);
     }

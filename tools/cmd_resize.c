@@ -20,6 +20,7 @@ struct resize {
     const char              *name;
     const char              *size;   /* as given */
     const char              *format; /* NULL: look */
+    struct cli_memory        memory;
     bool                     quiet;
 };
 
@@ -76,7 +77,8 @@ static int resize_open(struct resize *r, vdisk *v)
 
 static int resize_image(struct resize *r)
 {
-    struct vdisk_open_opts open = {.size = sizeof open, .flags = VDISK_OPEN_RDWR, .format = r->format};
+    struct vdisk_open_opts open = {.size = sizeof open, .flags = VDISK_OPEN_RDWR, .format = r->format,
+                                   .cache_bytes = r->memory.cache};
     vdisk *v;
     int rc;
 
@@ -101,6 +103,7 @@ static const struct cli_option options[] = {
     {OPT_SHRINK, "shrink", NULL, "a smaller size is meant: what lies behind it is deleted"},
     {'p', "progress", NULL, "show progress"},
     {'q', "quiet", NULL, "print nothing but errors"},
+    CLI_BULK_OPTIONS,
     CLI_IMAGE_OPTIONS,
     {0, NULL, NULL, NULL},
 };
@@ -151,6 +154,8 @@ static int run(const struct cli_verb *verb, int argc, char **argv)
         return CLI_FAILED;
     r.progress.enabled = r.progress.enabled && !r.quiet;
     r.opts.progress_arg = &r.progress;
+    if (cli_memory_share(&p, cli_count_layers(r.name, r.format), 1, 0, 0, &r.memory) != CLI_OK)
+        return CLI_FAILED;
     return resize_image(&r);
 }
 

@@ -379,14 +379,19 @@ def test_memory():
         limit = ["--max-memory", str(bound)]
         for arguments in (["convert", "-O", "qcow2", "source", "target"], ["compare", "source", "other"],
                           ["convert", "-O", "qcow2", "-c", "other", "target"], ["checksum", "other"],
+                          ["dd", "-O", "qcow2", "if=source", "of=target"], ["dd", "if=other", "of=target"],
+                          ["convert", "-O", "qcow2", "--manifest", "m", "source", "target"],
+                          ["measure", "-O", "qcow2", "other"], ["amend", "-o", "refcount_bits=64", "other"],
+                          ["resize", "--preallocation=metadata", "other", "+1G"],
                           ["commit", "-d", "top"], ["rebase", "-b", "", "top"]):
-            peak = peak_of(*arguments, *limit)
+            peak = peak_of(arguments[0], *limit, *arguments[1:])
             check(f"{arguments[0]} in {bound // MIB} MiB takes {peak // MIB}", peak <= bound or not counts)
         make_all()
-    for arguments in (["convert", "source", "target"], ["compare", "source", "other"], ["commit", "top"],
-                      ["rebase", "-b", "", "top"]):
-        refused("--max-memory: 1 MiB is too little", *arguments, "--max-memory=1M")
-        refused("--max-memory takes a size", *arguments, "--max-memory=x")
+    for verb, *arguments in (["convert", "source", "target"], ["compare", "source", "other"], ["commit", "top"],
+                             ["rebase", "-b", "", "top"], ["dd", "if=source", "of=target"], ["measure", "other"],
+                             ["amend", "-o", "compat=1.1", "other"], ["resize", "other", "1G"]):
+        refused("--max-memory: 1 MiB is too little", verb, "--max-memory=1M", *arguments)
+        refused("--max-memory takes a size", verb, "--max-memory=x", *arguments)
     refused("--max-memory: 1 MiB is too little", "checksum", "other", "--max-memory=1M", code=2)
 
 
@@ -398,6 +403,9 @@ def test_idle():
           os.getpriority(os.PRIO_PROCESS, child.pid) == 19)
     child.communicate()
     same_content("source", "target")
+    for arguments in (["measure", "--idle", "target"], ["dd", "--idle", "if=target", "of=other"],
+                      ["amend", "--idle", "-o", "compat=1.1", "target"], ["resize", "--idle", "target", "+1M"]):
+        works(*arguments)
 
 
 def test_progress():
