@@ -174,6 +174,7 @@ struct format_driver {
      */
     int (*front_begin)(const char *name, struct vdisk_create_opts *opts, struct front **ret_front);
     int (*front_add)(struct front *front, uint64_t guest_offset, uint64_t len);
+    int (*front_add_zeroes)(struct front *front, uint64_t guest_offset, uint64_t len);
     int (*front_lay_out)(struct front *front);
     int (*front_read)(struct front *front, uint8_t *buf, size_t len, size_t *ret_len);
     bool (*front_next)(struct front *front, uint64_t guest_offset, uint64_t *ret_offset, uint64_t *ret_len);

@@ -127,6 +127,27 @@ static int add(vdisk_front *f, uint64_t offset, uint64_t len)
     return f->format->front_add(f->front, from, align_up(offset + len, f->front->unit) - from); /* invariant 1 */
 }
 
+static int add_zeroes(vdisk_front *f, uint64_t offset, uint64_t len)
+{
+    uint64_t from, to;
+
+    if (!f)
+        return err_set(EINVAL, "stream: no front");
+    if (f->front->dense || f->laid_out)
+        return err_set(EINVAL, "%s: nobody asks where there are zeros", f->name);
+    if (len == 0 || offset > f->opts.virtual_size || len > f->opts.virtual_size - offset)
+        return err_set(EINVAL, "%s: %" PRIu64 " bytes at %" PRIu64 " are not in the volume", f->name, len, offset);
+    from = align_up(offset, f->front->unit);
+    to = offset + len == f->opts.virtual_size ? align_up(offset + len, f->front->unit)
+                                              : align_down(offset + len, f->front->unit);
+    return from < to ? f->format->front_add_zeroes(f->front, from, to - from) : 0; /* invariant 1 */
+}
+
+int vdisk_front_add_zeroes(vdisk_front *f, uint64_t guest_offset, uint64_t length)
+{
+    return ERR_CALL(add_zeroes(f, guest_offset, length));
+}
+
 int vdisk_front_add(vdisk_front *f, uint64_t guest_offset, uint64_t length)
 {
     return ERR_CALL(add(f, guest_offset, length));

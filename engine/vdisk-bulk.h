@@ -331,7 +331,8 @@ typedef int vdisk_sink_fn(void *arg, const void *data, size_t len);
 
 enum vdisk_stream_flags {
     VDISK_STREAM_DENSE = 1u << 0, /* zeros are data */
-    VDISK_STREAM_LOOK  = 1u << 1, /* data is read once before: units of zeros only are none. Not with DENSE */
+    VDISK_STREAM_LOOK  = 1u << 1, /* data is read once before: units of zeros only are none. Not with DENSE, nor
+                                   * with a backing file */
 };
 
 struct vdisk_stream_opts {
@@ -345,16 +346,19 @@ struct vdisk_stream_opts {
     uint64_t           length;     /* so many bytes; 0: to its end */
     vdisk_progress_fn *progress;
     void              *progress_arg;
+    uint32_t           backing_depth; /* the image's backing file has what the only source has in layers from this
+                                       * depth on, which is left out; 0: it has none, or something else */
 };
 
 /*
- * Write an image that has what the sources have, one after the other, to a function, from its start to its end:
- * nothing is sought, and there is no copy of it anywhere. `target` is what vdisk_create() would be given; its
- * size is that of the sources, each at a multiple of 512 bytes. All of them are open; what somebody else writes
- * to them meanwhile may be in the image or not, which is sound all the same. Their extents are asked for first,
- * and kept as a bit for each cluster at most (vdisk_front); what they know to be zeros is not read, and is no
- * data unless the format is dense. Zeros in their data are not looked for, but with VDISK_STREAM_LOOK. `opts`
- * may be NULL. When it stops early, what has been written is the start of an image, which a reader knows by the
+ * Write an image that has what the sources have, one after the other, to a function, from its start to its
+ * end: nothing is sought, and there is no copy of it anywhere. `target` is what vdisk_create() would be given;
+ * its size is that of the sources, each at a multiple of 512 bytes. All of them are open; what somebody else
+ * writes to them meanwhile may be in the image or not, which is sound all the same. Their extents are asked
+ * for first, and kept as a bit for each cluster at most (vdisk_front); what they know to be zeros is not read,
+ * and is no data unless the format is dense. Zeros in their data are not looked for, but with
+ * VDISK_STREAM_LOOK. A backing file of the image is not opened: its name is written as it is given. `opts` may
+ * be NULL. When it stops early, what has been written is the start of an image, which a reader knows by the
  * exit of whoever writes. Errors of the job: those of vdisk_front_create(), _add() and _lay_out(); of `sink`;
  * -EFBIG, -ENOMEM, -ECANCELED, or of the I/O. Errors here: -EINVAL, -ECHILD, -ENOMEM.
  */
@@ -404,15 +408,16 @@ VDISK_API int vdisk_job_fill(vdisk *target, vdisk_source_fn *source, void *sourc
  * front, and all is data, as it were.
  *
  * It is plain memory: five units and some, and for qcow2 eight bytes for each L1 entry, and a bit for each
- * cluster below those of them that lead to data (at most 2 MiB for 1 TiB in clusters of 64 KiB). It opens
- * nothing, and there is no I/O. Calls for one front come one at a time, from any thread.
+ * cluster below those of them that lead to data (at most 2 MiB for 1 TiB in clusters of 64 KiB); with a
+ * backing file the same for zeros. It opens nothing, a backing file neither, and there is no I/O. Calls for
+ * one front come one at a time, from any thread.
  */
 typedef struct vdisk_front vdisk_front;
 
 /*
  * Of the image that vdisk_create() would make; `opts` is copied, with its strings. `name` is for messages, copied.
- * Errors: those of vdisk_create() for options; -ENOTSUP also: a backing file, an external data file, or
- * preallocation; -EINVAL, -ENOMEM.
+ * Errors: those of vdisk_create() for options; -ENOTSUP also: an external data file, or preallocation;
+ * -EINVAL, -ENOMEM.
  */
 VDISK_API int vdisk_front_create(const char *name, const struct vdisk_create_opts *opts, vdisk_front **ret_front);
 
@@ -432,6 +437,12 @@ VDISK_API int vdisk_front_get_info(const vdisk_front *front, struct vdisk_front_
  * image is laid out, or dense; -ENOMEM: some of it may be noted.
  */
 VDISK_API int vdisk_front_add(vdisk_front *front, uint64_t guest_offset, uint64_t length);
+
+/*
+ * There are zeros, which hide what a backing file has: units that lie in it, and have no data. Version 2 of qcow2
+ * cannot say that: there they are data. Without a backing file nothing happens. In any order; errors as above.
+ */
+VDISK_API int vdisk_front_add_zeroes(vdisk_front *front, uint64_t guest_offset, uint64_t length);
 
 /* That was all. Errors: -EINVAL: it is laid out; -EFBIG: the image would be too large. */
 VDISK_API int vdisk_front_lay_out(vdisk_front *front);

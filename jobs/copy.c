@@ -45,10 +45,7 @@ enum {
 /* The target has it from its own backing file. Of a piece that is so in part that part is left. */
 static bool is_below(const struct copy *c, struct plan_piece *p)
 {
-    if (c->opts.backing_depth == 0 || p->depth >= c->opts.backing_depth)
-        return c->opts.backing_depth > 0;
-    return !(p->flags & (VDISK_EXTENT_ALLOCATED | VDISK_EXTENT_DATA)) &&
-           layers_is_open_below(&c->layers, p->depth, p->offset, &p->len);
+    return layers_are_below(&c->layers, c->opts.backing_depth, p->depth, p->flags, p->offset, &p->len);
 }
 
 /* What has been begun ahead of the plan. false: that is not at hand yet. */

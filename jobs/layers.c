@@ -119,6 +119,15 @@ bool layers_is_open_below(const struct layer_sizes *sizes, uint32_t depth, uint6
     return true;
 }
 
+bool layers_are_below(const struct layer_sizes *sizes, uint32_t below, uint32_t depth, uint32_t flags,
+                      uint64_t offset, uint64_t *len)
+{
+    if (below == 0 || depth >= below)
+        return below > 0;
+    return !(flags & (VDISK_EXTENT_ALLOCATED | VDISK_EXTENT_DATA)) &&
+           layers_is_open_below(sizes, depth, offset, len);
+}
+
 bool layers_same_file(const char *a, const char *b)
 {
     const char *path_a = path_of(a), *path_b = path_of(b);

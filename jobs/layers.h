@@ -19,6 +19,13 @@ int layers_get_sizes(vdisk *v, uint32_t below, struct layer_sizes *ret);
  */
 bool layers_is_open_below(const struct layer_sizes *sizes, uint32_t depth, uint64_t offset, uint64_t *len);
 
+/*
+ * Of an extent at `depth` with `flags`: is it what comes from `below`, or further down? *len: cut to where that is
+ * so. `sizes`: of the layers above `below`.
+ */
+bool layers_are_below(const struct layer_sizes *sizes, uint32_t below, uint32_t depth, uint32_t flags,
+                      uint64_t offset, uint64_t *len);
+
 /* What is known of a layer's file: whether another layer is the same. */
 struct layer_id {
     char    *name; /* to open it by */

@@ -4,7 +4,8 @@
  *
  * Happy path
  *  1. the extents of the sources (plan.h) tell the front where there is data, if they are not read for that, and
- *     it goes out; a dense format has none;
+ *     it goes out; a dense format has none. With a backing file a unit that is not there as a whole, nor zeros as
+ *     a whole, is data;
  *  2. stretches of data, whole units, as the front says, are read ahead, in pieces, in as many slots as there
  *     are, and go out in their order; of a dense image the extents make them, and zeros are not read.
  * Failure modes: options, a size or a source that cannot be: nothing has been written; a read or the sink fails,
@@ -23,6 +24,7 @@
 #include <vdisk-bulk.h>
 
 #include "jobs/jobs.h"
+#include "jobs/layers.h"
 #include "jobs/pace.h"
 #include "jobs/plan.h"
 #include "jobs/zeros.h"
@@ -71,7 +73,12 @@ struct stream {
     unsigned                   inflight;
     struct pace                pace;
     uint64_t                   done;       /* of the plan's total */
+    struct layer_sizes         layers;     /* of the only source, above backing_depth */
+    uint64_t                   mixed_unit; /* with a backing file: the unit in which the last piece has ended */
+    unsigned                   mixed_kinds; /* what pieces of that unit are: bits of enum piece_kind */
 };
+
+enum piece_kind { PIECE_BELOW = 1, PIECE_ZERO = 2, PIECE_DATA = 4 };
 
 static int fail_text(struct stream *s, int err, const char *what)
 {
@@ -169,6 +176,45 @@ static void begin_plan(struct stream *s)
 
 /* ---- the front ------------------------------------------------------------------------------------------- */
 
+/* [from, from + len) is of these kinds. */
+static void tell_kinds(struct stream *s, uint64_t from, uint64_t len, unsigned kinds)
+{
+    if (len == 0 || kinds == PIECE_BELOW)
+        return;
+    if (kinds == PIECE_ZERO)
+        note(s, vdisk_front_add_zeroes(s->front, from, len));
+    else
+        note(s, vdisk_front_add(s->front, from, len));
+}
+
+/* The unit that is begun has ended, or all has. */
+static void end_unit(struct stream *s)
+{
+    uint64_t at = s->mixed_unit * s->info.unit;
+
+    if (s->mixed_kinds != 0)
+        tell_kinds(s, at, jobs_min(s->info.unit, s->plan.total - at), s->mixed_kinds);
+    s->mixed_kinds = 0;
+}
+
+/* With a backing file: units are told whole, those with several pieces when all of them are known. */
+static void tell_piece(struct stream *s, struct plan_piece *p)
+{
+    bool below = layers_are_below(&s->layers, s->opts.backing_depth, p->depth, p->flags, p->offset, &p->len);
+    unsigned kind = below ? PIECE_BELOW : p->flags & VDISK_EXTENT_ZERO ? PIECE_ZERO : PIECE_DATA;
+    uint64_t unit = s->info.unit, end = p->whole + p->len, last = end / unit * unit;
+    uint64_t first = jobs_min(jobs_align_up(p->whole, unit), end);
+
+    if (first > p->whole)
+        s->mixed_kinds |= kind;
+    if (first % unit != 0)
+        return; /* it ends within that unit */
+    end_unit(s);
+    tell_kinds(s, first, last - first, kind);
+    s->mixed_unit = last / unit;
+    s->mixed_kinds = end > last ? kind : 0;
+}
+
 /* By what the sources say alone, or all of it is data. false: as reap(). */
 static bool tell_front(struct stream *s)
 {
@@ -182,7 +228,9 @@ static bool tell_front(struct stream *s)
     while (alive && s->rc == 0 && !plan_ended(&s->plan)) {
         ask(s);
         if (plan_look(&s->plan, &p)) {
-            if (!(p.flags & VDISK_EXTENT_ZERO))
+            if (s->target.backing_file)
+                tell_piece(s, &p);
+            else if (!(p.flags & VDISK_EXTENT_ZERO))
                 note(s, vdisk_front_add(s->front, p.whole, p.len));
             plan_take(&s->plan, p.len);
         } else {
@@ -190,6 +238,8 @@ static bool tell_front(struct stream *s)
         }
         step(s);
     }
+    if (alive && s->rc == 0)
+        end_unit(s);
     return alive;
 }
 
@@ -436,6 +486,10 @@ static int prepare(struct stream *s)
         return jobs_fail(s->job, rc);
     begin_plan(s);
     rc = s->rc;
+    if (rc == 0 && s->opts.backing_depth > 0) {
+        rc = layers_get_sizes(s->sources[0], s->opts.backing_depth, &s->layers);
+        rc = rc < 0 ? jobs_fail(s->job, rc) : 0;
+    }
     if (rc == 0)
         rc = begin_front(s);
     return rc < 0 ? rc : get_memory(s);
@@ -471,6 +525,7 @@ static int stream_work(vdisk_job *job, void *arg)
     vdisk_queue_destroy(s->q);
     vdisk_front_free(s->front);
     plan_free(&s->plan);
+    free(s->layers.list);
     free(s->slots);
     free(s->buffers);
     free(s->zeros);
@@ -541,6 +596,10 @@ static int check_opts(vdisk *const *sources, unsigned count, const struct vdisk_
     if (opts && opts->size >= offsetof(struct vdisk_stream_opts, flags) + sizeof opts->flags &&
         opts->flags & VDISK_STREAM_DENSE && opts->flags & VDISK_STREAM_LOOK)
         return vdisk_set_error(EINVAL, "stream: zeros are data, or are looked for", NULL);
+    if (opts && opts->size >= sizeof *opts && opts->backing_depth > 0 && (count > 1 || !target->backing_file))
+        return vdisk_set_error(EINVAL, "stream: a backing file has what one source has from below", NULL);
+    if (target->size >= sizeof *target && target->backing_file && opts && opts->flags & VDISK_STREAM_LOOK)
+        return vdisk_set_error(EINVAL, "stream: zeros are not looked for above a backing file", NULL);
     if (!sources || count == 0)
         return vdisk_set_error(EINVAL, "stream: no source", NULL);
     if (!sink)

@@ -219,8 +219,6 @@ static int check_output(const struct convert *c)
 {
     if (c->no_create)
         return usage(c, "-n: standard output is no target that is there");
-    if (c->backing != NULL)
-        return usage(c, "-B: an image on standard output cannot have a backing file");
     if (c->copy.flags & VDISK_COPY_COMPRESS)
         return usage(c, "-c: an image on standard output cannot be compressed: its tables come first, and say "
                         "where all of it lies");
@@ -476,9 +474,11 @@ static int stream(struct convert *c)
 
     if (rc != CLI_OK)
         return rc;
+    if (c->o.opts.backing_file != NULL)
+        o.backing_depth = 1;
     if (c->copy.flags & VDISK_COPY_DENSE)
         o.flags |= VDISK_STREAM_DENSE;
-    else if (c->have_sparse)
+    else if (c->have_sparse && c->o.opts.backing_file == NULL)
         o.flags |= VDISK_STREAM_LOOK;
     c->progress.to_stderr = true;
     if (vdisk_job_stream(c->sources, c->count, &c->o.opts, pipe_write, NULL, &o, &job) < 0)

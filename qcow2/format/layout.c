@@ -45,7 +45,7 @@ static void layout_assert(const struct q2_layout *l)
     assert(l->data_offset + (l->data_clusters << l->geo.cluster_bits) == q2_layout_end(l)); /* and without a gap */
     assert(div_up(l->total_clusters, q2_refblock_entries(&l->geo)) == l->refblocks); /* invariant 1 */
     if (l->map == Q2_MAP_SOME) {
-        assert(l->l2_tables <= l->l1_entries && l->l2_tables <= l->data_clusters);
+        assert(l->l2_tables <= l->l1_entries);
         assert(l->data_clusters <= l->guest_clusters);
         return;
     }

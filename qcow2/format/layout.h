@@ -56,8 +56,8 @@ int q2_layout_plan(const struct q2_geometry *geo, uint64_t size, enum q2_layout_
                    struct q2_layout *ret);
 
 /*
- * The same of an image of which so many tables and guest clusters are known to be needed, no more of which there
- * are than its size has. All host clusters have refcount 1.
+ * The same of an image of which so many tables and host clusters of data are known to be needed, no more of which
+ * there are than its size has. All host clusters have refcount 1.
  */
 int q2_layout_some(const struct q2_geometry *geo, uint64_t size, uint64_t l2_tables, uint64_t data_clusters,
                    const char *name, struct q2_layout *ret);

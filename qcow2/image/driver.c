@@ -151,6 +151,7 @@ const struct format_driver qcow2_driver = {
     .measure = q2_measure,
     .front_begin = q2_front_begin,
     .front_add = q2_front_add,
+    .front_add_zeroes = q2_front_add_zeroes,
     .front_lay_out = q2_front_lay_out,
     .front_read = q2_front_read,
     .front_next = q2_front_next,

@@ -6,7 +6,7 @@
  * Happy path
  *  1. options are judged, as of creation, which plans all but where things lie;
  *  2. clusters with data are noted, a bit each, in a map for each L1 entry that has some; one whose clusters all
- *     have data takes no memory;
+ *     have data takes no memory. Where there is a backing file clusters of zeros, which hide it, have other maps;
  *  3. they are counted, and everything has its place;
  *  4. it is read, cluster by cluster; L2 tables are made of the maps.
  * Failure modes
@@ -15,8 +15,9 @@
  *
  * Invariants
  *  1. Each guest cluster with data has the next host cluster, from data_offset on.
- *  2. An L1 entry leads to a table if, and only if, some cluster of its range has data: table n is that of the nth
- *     such entry.
+ *  2. An L1 entry leads to a table if, and only if, some cluster of its range has data, or zeros that hide a
+ *     backing file: table n is that of the nth such entry.
+ *  3. Zeros hide a backing file, or nothing is noted of them; data goes before them.
  */
 #include <assert.h>
 #include <errno.h>
@@ -41,6 +42,7 @@ struct q2_front {
     struct front         front;
     struct create_plan  *plan;
     struct cluster_map **maps;      /* for each L1 entry; NULL: no cluster has data */
+    struct cluster_map **zeros;     /* the same of zeros; NULL: there is no backing file */
 
     uint64_t             read;      /* host offset up to where all has been read */
     uint64_t             l1_entered; /* tables that the L1 table has by now */
@@ -67,8 +69,6 @@ static int refuse(const char *name, const char *what)
 
 static int check_opts(const char *name, const struct vdisk_create_opts *opts)
 {
-    if (opts->backing_file)
-        return refuse(name, "a backing file");
     if (opts->data_file)
         return refuse(name, "an external data file");
     if (opts->preallocation != VDISK_PREALLOC_OFF)
@@ -76,14 +76,20 @@ static int check_opts(const char *name, const struct vdisk_create_opts *opts)
     return 0;
 }
 
+static void free_maps(const struct q2_front *f, struct cluster_map **maps)
+{
+    for (uint64_t i = 0; maps && i < create_of(f)->layout.l1_entries; i++)
+        if (maps[i] != &full)
+            mem_free(maps[i]);
+    mem_free(maps);
+}
+
 void q2_front_end(struct front *front)
 {
     struct q2_front *f = container_of(front, struct q2_front, front);
 
-    for (uint64_t i = 0; f->maps && i < create_of(f)->layout.l1_entries; i++)
-        if (f->maps[i] != &full)
-            mem_free(f->maps[i]);
-    mem_free(f->maps);
+    free_maps(f, f->maps);
+    free_maps(f, f->zeros);
     if (f->plan)
         q2_create_drop(f->plan);
     mem_free(f);
@@ -99,10 +105,13 @@ int q2_front_begin(const char *name, struct vdisk_create_opts *opts, struct fron
     f = mem_calloc(1, sizeof *f);
     if (!f)
         return err_set(ENOMEM, "%s: out of memory", name);
+    opts->backing_unchecked = true; /* where the image will lie is not known */
     rc = q2_create_plan(name, opts, &f->plan);
     if (rc == 0) {
         f->maps = mem_calloc(create_of(f)->layout.l1_entries, sizeof(struct cluster_map *));
-        if (!f->maps)
+        if (opts->backing_file)
+            f->zeros = mem_calloc(create_of(f)->layout.l1_entries, sizeof(struct cluster_map *));
+        if (!f->maps || (opts->backing_file && !f->zeros))
             rc = err_set(ENOMEM, "%s: out of memory", name);
     }
     if (rc < 0) {
@@ -117,25 +126,30 @@ int q2_front_begin(const char *name, struct vdisk_create_opts *opts, struct fron
 
 /* ---- what has data --------------------------------------------------------------------------------------- */
 
-static bool has_data(const struct q2_front *f, uint64_t cluster)
+static bool has(const struct q2_front *f, struct cluster_map *const *maps, uint64_t cluster)
 {
-    const struct cluster_map *m = f->maps[cluster >> geo_of(f)->l2_bits];
+    const struct cluster_map *m = maps[cluster >> geo_of(f)->l2_bits];
     uint64_t i = cluster & (q2_l2_entries(geo_of(f)) - 1);
 
     return m && (m == &full || m->words[i / 64] >> (i % 64) & 1);
 }
 
+static bool has_table(const struct q2_front *f, uint64_t entry)
+{
+    return f->maps[entry] || (f->zeros && f->zeros[entry]);
+}
+
 /* Of L1 entry `entry`, clusters from number `first` up to `end` of its table. */
-static int add_to_map(struct q2_front *f, uint64_t entry, uint64_t first, uint64_t end)
+static int add_to_map(struct q2_front *f, struct cluster_map **maps, uint64_t entry, uint64_t first, uint64_t end)
 {
     uint64_t all = q2_l2_entries(geo_of(f));
-    struct cluster_map *m = f->maps[entry];
+    struct cluster_map *m = maps[entry];
 
     assert(first < end && end <= all && all % 64 == 0);
     if (m == &full)
         return 0;
     if (end - first < all && !m) {
-        m = f->maps[entry] = mem_calloc(1, sizeof *m + all / 8);
+        m = maps[entry] = mem_calloc(1, sizeof *m + all / 8);
         if (!m)
             return err_set(ENOMEM, "%s: out of memory", create_of(f)->plan.name);
     }
@@ -146,13 +160,12 @@ static int add_to_map(struct q2_front *f, uint64_t entry, uint64_t first, uint64
     if (m && m->set < all)
         return 0;
     mem_free(m);
-    f->maps[entry] = &full;
+    maps[entry] = &full;
     return 0;
 }
 
-int q2_front_add(struct front *front, uint64_t guest_offset, uint64_t len)
+static int add(struct q2_front *f, struct cluster_map **maps, uint64_t guest_offset, uint64_t len)
 {
-    struct q2_front *f = container_of(front, struct q2_front, front);
     const struct q2_geometry *g = geo_of(f);
     uint64_t all = q2_l2_entries(g), at = guest_offset >> g->cluster_bits, left = len >> g->cluster_bits, n;
     int rc = 0;
@@ -161,9 +174,26 @@ int q2_front_add(struct front *front, uint64_t guest_offset, uint64_t len)
     assert(at + left <= create_of(f)->layout.guest_clusters);
     for (; left > 0 && rc == 0; at += n, left -= n) {
         n = min_u64(left, all - (at & (all - 1)));
-        rc = add_to_map(f, at >> g->l2_bits, at & (all - 1), (at & (all - 1)) + n);
+        rc = add_to_map(f, maps, at >> g->l2_bits, at & (all - 1), (at & (all - 1)) + n);
     }
     return rc;
+}
+
+int q2_front_add(struct front *front, uint64_t guest_offset, uint64_t len)
+{
+    struct q2_front *f = container_of(front, struct q2_front, front);
+
+    return add(f, f->maps, guest_offset, len);
+}
+
+/* Invariant 3. */
+int q2_front_add_zeroes(struct front *front, uint64_t guest_offset, uint64_t len)
+{
+    struct q2_front *f = container_of(front, struct q2_front, front);
+
+    if (!f->zeros)
+        return 0;
+    return add(f, geo_of(f)->version >= 3 ? f->zeros : f->maps, guest_offset, len);
 }
 
 /* From `cluster` on, the first one that has data, or has none; below `end`, or that. */
@@ -199,7 +229,7 @@ bool q2_front_next(struct front *front, uint64_t guest_offset, uint64_t *ret_off
     if (first == end)
         return false;
     stop = find(f, first, end, false);
-    assert(first < stop && has_data(f, first) && has_data(f, stop - 1));
+    assert(first < stop && has(f, f->maps, first) && has(f, f->maps, stop - 1));
     *ret_offset = first << g->cluster_bits;
     *ret_len = (stop - first) << g->cluster_bits;
     return true;
@@ -214,10 +244,10 @@ int q2_front_lay_out(struct front *front)
     int rc;
 
     for (uint64_t i = 0; i < c->layout.l1_entries; i++) {
-        tables += f->maps[i] != NULL;
+        tables += has_table(f, i);
         clusters += f->maps[i] == &full ? q2_l2_entries(&c->layout.geo) : f->maps[i] ? f->maps[i]->set : 0;
     }
-    assert(f->read == 0 && tables <= clusters && clusters <= c->layout.guest_clusters);
+    assert(f->read == 0 && (f->zeros || tables <= clusters) && clusters <= c->layout.guest_clusters);
     rc = q2_layout_some(&c->layout.geo, c->layout.size, tables, clusters, c->plan.name, &l);
     if (rc < 0)
         return rc;
@@ -237,12 +267,22 @@ static void fill_l1(struct q2_front *f, uint64_t index, uint8_t *buf)
 
     memset(buf, 0, l->geo.cluster_size);
     for (uint64_t i = first; i < first + per_cluster && i < l->l1_entries; i++) {
-        if (!f->maps[i])
+        if (!has_table(f, i))
             continue;
         assert(f->l1_entered < l->l2_tables); /* invariant 2 */
         put_be64(buf + (i - first) * Q2_L1_ENTRY_SIZE,
                  q2_l1_entry(l->l2_offset + (f->l1_entered++ << l->geo.cluster_bits), true));
     }
+}
+
+static void put_data(struct q2_front *f, uint8_t *place)
+{
+    const struct q2_geometry *g = geo_of(f);
+    struct q2_l2_entry e = {q2_entry_encode(g, Q2_CLUSTER_NORMAL, f->next_host, true),
+                            g->extended_l2 ? q2_bitmap(UINT32_MAX, 0) : 0};
+
+    q2_l2_entry_put(g, place, e);
+    f->next_host += g->cluster_size; /* invariant 1 */
 }
 
 /* The next L2 table; they are asked for in order, too. */
@@ -252,18 +292,20 @@ static void fill_l2(struct q2_front *f, uint8_t *buf)
     const struct q2_geometry *g = &l->geo;
     uint64_t first, end;
 
-    while (!f->maps[f->next_map])
+    while (!has_table(f, f->next_map))
         f->next_map++;
     assert(f->next_map < l->l1_entries && f->l1_entered == l->l2_tables); /* invariant 2 */
     memset(buf, 0, g->cluster_size);
     first = f->next_map++ << g->l2_bits;
     end = min_u64(l->guest_clusters, first + q2_l2_entries(g));
     for (uint64_t i = first; i < end; i++) {
-        if (has_data(f, i)) {
-            struct q2_l2_entry e = {q2_entry_encode(g, Q2_CLUSTER_NORMAL, f->next_host, true),
-                                    g->extended_l2 ? q2_bitmap(UINT32_MAX, 0) : 0};
-            q2_l2_entry_put(g, buf + q2_l2_entry_offset(g, i - first), e);
-            f->next_host += g->cluster_size; /* invariant 1 */
+        uint8_t *place = buf + q2_l2_entry_offset(g, i - first);
+        if (has(f, f->maps, i)) {
+            put_data(f, place);
+        } else if (f->zeros && has(f, f->zeros, i)) {
+            struct q2_l2_entry e = {g->extended_l2 ? 0 : q2_entry_encode(g, Q2_CLUSTER_ZERO_PLAIN, 0, false),
+                                    g->extended_l2 ? q2_bitmap(0, UINT32_MAX) : 0};
+            q2_l2_entry_put(g, place, e);
         }
     }
     assert(f->next_host <= q2_layout_end(l));

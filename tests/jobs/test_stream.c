@@ -541,8 +541,7 @@ static void test_front_refuses(void)
     opts.virtual_size = 1 << 20;
     o = opts;
     o.backing_file = "base";
-    o.backing_fmt = "raw";
-    front_refuses(o, -ENOTSUP, "front: an image that is written as a stream cannot have a backing file");
+    front_refuses(o, -EINVAL, "backing file without its format");
     o = opts;
     o.data_file = "data";
     front_refuses(o, -ENOTSUP, "cannot have an external data file");

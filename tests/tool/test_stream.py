@@ -9,6 +9,7 @@ PEER (bench/peer) prints the path of a second qemu-img, beside the one that is i
 VDISK_SEED=NUMBER, or new; VDISK_TEST_LONG=1 for more of it.
 """
 import fcntl
+import json
 import os
 import pathlib
 import random
@@ -164,6 +165,55 @@ def to_output(r, seed):
         command = [TOOL, "convert", "-O", "qcow2", *arguments, "-"]
         that(f"{what}: into a file", subprocess.run(command, stdout=out, check=False).returncode == 0)
     judge(f"{what}: into a file", "out", "want")
+
+
+def end_of(image):
+    out, _ = expect("end", 0, TOOL, "info", "--output", "json", "-f", "qcow2", image)
+    return json.loads(out)["virtual-size"]
+
+
+def over_backing(r, seed):
+    """An image over what the source has below: what is not copied reads as before, and zeros hide it."""
+    size = 512 * r.randrange(1, SIZE_MOST // 512)
+    content(r, "want", size)
+    expect("base", 0, r.choice(QEMUS), "convert", "-f", "raw", "-O", "qcow2", "want", "base")
+    larger = [str(size + 512 * r.randrange(3000))] if r.random() < 0.5 else []
+    expect("top", 0, TOOL, "create", "-q", "-f", "qcow2", "-o", qcow2_options(r), "-b", "base", "-F", "qcow2", "top",
+           *larger)
+    end = end_of("top")
+    for _ in range(r.randrange(12)):
+        at = 512 * r.randrange(end // 512)
+        n = min(end - at, 512 * r.randrange(1, 900))
+        word = r.choice([f"write -P {r.randrange(1, 256)}", "write -z", "write -z -u", "write -P 0", "discard"])
+        expect("write", 0, TOOL, "io", "-c", f"{word} {at} {n}", "top")
+    expect("want", 0, r.choice(QEMUS), "convert", "-f", "qcow2", "-O", "raw", "top", "want")
+    options = qcow2_options(r)
+    command = [TOOL, "convert", "-O", "qcow2", "-o", options, "-B", "base", "-F", "qcow2", *r.choice(OVER), "top"]
+    what = f"seed {seed}: over a backing file {command}"
+    image, said = expect(what, 0, *command, "-")
+    again, _ = expect(what, 0, *command, "-")
+    that(f"{what}: {said}", said == "")
+    that(f"{what}: another one", image == again)
+    pathlib.Path("out").write_bytes(image)
+    judge(what, "out", "want")
+    out, _ = expect(what, 0, TOOL, "info", "--output", "json", "out")
+    that(f"{what}: its backing file", json.loads(out)["backing-filename"] == "base")
+    if "-S" not in command: # nothing is copied from below
+        copied, _ = expect("map", 0, TOOL, "map", "--output", "json", "out")
+        mine, _ = expect("map", 0, TOOL, "map", "--output", "json", "top")
+        most = sum(round_out(x, end, options) for x in json.loads(mine) if x["depth"] == 0 and x["present"])
+        data = sum(x["length"] for x in json.loads(copied) if x["data"] and x["depth"] == 0)
+        that(f"{what}: {data} bytes are copied, of {most}", data <= most)
+
+
+OVER = [[], [], ["-m", "1"], ["-S", "0"], ["-S", "4k"], ["-r", "1G"]]
+
+
+def round_out(extent, end, options):
+    """An extent, in whole clusters of an image with these options."""
+    cluster = int(options.split(",")[0].split("=")[1])
+    start = extent["start"] // cluster * cluster
+    return min(-(-(extent["start"] + extent["length"]) // cluster) * cluster, -(-end // cluster) * cluster) - start
 
 
 def from_input(r, seed):
@@ -324,8 +374,11 @@ def refused():
     over = ["-o", "backing_file=source,backing_fmt=qcow2", "-O", "qcow2"]
     cases = [
         ("cannot be compressed", ["-c", "-O", "qcow2", "source", "-"]),
-        ("cannot have a backing file", ["-B", "source", "-F", "qcow2", "-O", "qcow2", "source", "-"]),
-        ("cannot have a backing file", [*over, "source", "-"]),
+        ("requires explicit backing format", ["-B", "source", "-O", "qcow2", "source", "-"]),
+        ("without backing file", ["-F", "qcow2", "-O", "qcow2", "source", "-"]),
+        ("a raw image has no backing file", ["-B", "source", "-F", "qcow2", "source", "-"]),
+        ("when concatenating", ["-B", "source", "-F", "qcow2", "-O", "qcow2", "source", "source", "-"]),
+        ("leave -o size out", [*over, "-o", "size=1G", "source", "-"]),
         ("cannot have an external data file", ["-o", "data_file=new", "-O", "qcow2", "source", "-"]),
         ("cannot have preallocated space", ["-o", "preallocation=metadata", "-O", "qcow2", "source", "-"]),
         ("cannot have preallocated space", ["-o", "preallocation=full", "source", "-"]),
@@ -527,6 +580,7 @@ def main():
         seed = SEED * 1000 + i
         to_output(random.Random(seed), seed)
         from_input(random.Random(seed), seed)
+        over_backing(random.Random(seed), seed)
         for path in os.listdir():
             os.unlink(path)
     several(random.Random(SEED))
