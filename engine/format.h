@@ -61,6 +61,7 @@ struct front {
     uint64_t unit;   /* fill in: data comes in units of it, so aligned; a power of two */
     uint64_t length; /* fill in, when it is known: of the whole image; 0: no longer than its data */
     bool     dense;  /* fill in: there is no front, and what is no data is written as zeros */
+    size_t   packed_max; /* fill in by front_compress(): of a unit, compressed */
 };
 
 struct format_driver {
@@ -178,6 +179,16 @@ struct format_driver {
     int (*front_lay_out)(struct front *front);
     int (*front_read)(struct front *front, uint8_t *buf, size_t len, size_t *ret_len);
     bool (*front_next)(struct front *front, uint64_t guest_offset, uint64_t *ret_offset, uint64_t *ret_len);
+
+    /*
+     * NULL, all of them: data cannot be compressed; else before anything is added. A unit is compressed on any
+     * thread; its length is noted before front_lay_out(), 0: zeros only. front_place(): in the order of
+     * front_next(), where the unit lies in the image, and its length; false: it is not the next one.
+     */
+    int (*front_compress)(struct front *front);
+    int (*front_pack)(struct front *front, const uint8_t *unit, uint8_t *buf, size_t *ret_len);
+    int (*front_note)(struct front *front, uint64_t guest_offset, size_t len);
+    bool (*front_place)(struct front *front, uint64_t guest_offset, uint64_t *ret_offset, uint64_t *ret_len);
     void (*front_end)(struct front *front);
 
     /*

@@ -29,6 +29,7 @@ struct vdisk_front {
     const struct format_driver *format;
     struct front               *front;
     bool                        laid_out; /* invariant 2 */
+    bool                        added;
 };
 
 _Static_assert(offsetof(struct vdisk_front_info, size) == 0, "of a result its size is first");
@@ -102,6 +103,7 @@ static int get_info(const vdisk_front *f, struct vdisk_front_info *ret)
     i.unit = f->front->unit;
     i.dense = f->front->dense;
     i.length = f->front->length;
+    i.packed_max = f->front->packed_max;
     memcpy(ret, &i, min_u64(i.size, sizeof i));
     return 0;
 }
@@ -124,6 +126,7 @@ static int add(vdisk_front *f, uint64_t offset, uint64_t len)
     if (len == 0 || offset > f->opts.virtual_size || len > f->opts.virtual_size - offset)
         return err_set(EINVAL, "%s: %" PRIu64 " bytes at %" PRIu64 " are not in the volume", f->name, len, offset);
     from = align_down(offset, f->front->unit);
+    f->added = true;
     return f->format->front_add(f->front, from, align_up(offset + len, f->front->unit) - from); /* invariant 1 */
 }
 
@@ -170,6 +173,62 @@ int vdisk_front_lay_out(vdisk_front *f)
     return ERR_CALL(lay_out(f));
 }
 
+/* ---- compressed data ------------------------------------------------------------------------------------- */
+
+static int compress(vdisk_front *f)
+{
+    if (!f || f->laid_out || f->added || f->front->packed_max > 0)
+        return err_set(EINVAL, "%s: that data is compressed is said first, and once", f ? f->name : "stream");
+    if (f->front->dense || !f->format->front_compress)
+        return err_set(ENOTSUP, "%s: Compression not supported for this file format", f->name);
+    return f->format->front_compress(f->front);
+}
+
+int vdisk_front_compress(vdisk_front *f)
+{
+    return ERR_CALL(compress(f));
+}
+
+static int pack(const vdisk_front *f, const void *unit, void *buf, size_t *ret_len)
+{
+    if (!f || f->front->packed_max == 0 || !unit || !buf || !ret_len)
+        return err_set(EINVAL, "%s: is not compressed", f ? f->name : "stream");
+    return f->format->front_pack(f->front, unit, buf, ret_len);
+}
+
+int vdisk_front_pack(const vdisk_front *f, const void *unit, void *buf, size_t *ret_length)
+{
+    return ERR_CALL(pack(f, unit, buf, ret_length));
+}
+
+static int note_length(vdisk_front *f, uint64_t offset, size_t len)
+{
+    if (!f || f->laid_out || f->front->packed_max == 0)
+        return err_set(EINVAL, "%s: nobody asks how long it gets", f ? f->name : "stream");
+    if (offset >= f->opts.virtual_size || !is_aligned(offset, f->front->unit) || len > f->front->packed_max)
+        return err_set(EINVAL, "%s: no unit gets %zu bytes at %" PRIu64, f->name, len, offset);
+    return f->format->front_note(f->front, offset, len);
+}
+
+int vdisk_front_note(vdisk_front *f, uint64_t guest_offset, size_t length)
+{
+    return ERR_CALL(note_length(f, guest_offset, length));
+}
+
+static int place(vdisk_front *f, uint64_t offset, uint64_t *ret_offset, uint64_t *ret_len)
+{
+    if (!f || !f->laid_out || f->front->packed_max == 0 || !ret_offset || !ret_len)
+        return err_set(EINVAL, "%s: is not laid out, or not compressed", f ? f->name : "stream");
+    if (offset >= f->opts.virtual_size || !f->format->front_place(f->front, offset, ret_offset, ret_len))
+        return err_set(EINVAL, "%s: the unit at %" PRIu64 " is not the next one", f->name, offset);
+    return 0;
+}
+
+int vdisk_front_place(vdisk_front *f, uint64_t guest_offset, uint64_t *ret_offset, uint64_t *ret_length)
+{
+    return ERR_CALL(place(f, guest_offset, ret_offset, ret_length));
+}
+
 /* ---- what comes of it ------------------------------------------------------------------------------------ */
 
 static int check_laid_out(const vdisk_front *f)
@@ -196,7 +255,7 @@ int vdisk_front_read(vdisk_front *f, void *buf, size_t len, size_t *ret_len)
 
 static int next_data(const vdisk_front *f, uint64_t offset, uint64_t *ret_offset, uint64_t *ret_len)
 {
-    int rc = check_laid_out(f);
+    int rc = f && f->front->packed_max > 0 ? 0 : check_laid_out(f);
 
     if (rc < 0)
         return rc;

@@ -333,6 +333,8 @@ enum vdisk_stream_flags {
     VDISK_STREAM_DENSE = 1u << 0, /* zeros are data */
     VDISK_STREAM_LOOK  = 1u << 1, /* data is read once before: units of zeros only are none. Not with DENSE, nor
                                    * with a backing file */
+    VDISK_STREAM_COMPRESS = 1u << 2, /* data is compressed, twice: first for the lengths, which the tables have.
+                                      * Units of zeros only are none, but with DENSE. Not with LOOK */
 };
 
 struct vdisk_stream_opts {
@@ -428,6 +430,7 @@ struct vdisk_front_info {
                             * which may reach behind the virtual size, and has zeros there */
     uint64_t length;       /* bytes of the whole image; 0: known when it is laid out */
     bool     dense;        /* there is no front */
+    size_t   packed_max;   /* bytes that a unit may have, compressed; 0: it is not */
 };
 
 VDISK_API int vdisk_front_get_info(const vdisk_front *front, struct vdisk_front_info *ret_info);
@@ -459,6 +462,31 @@ VDISK_API int vdisk_front_read(vdisk_front *front, void *buf, size_t len, size_t
  */
 VDISK_API int vdisk_front_next(const vdisk_front *front, uint64_t guest_offset, uint64_t *ret_offset,
                                uint64_t *ret_length);
+
+/*
+ * Its data is compressed, said before anything is added. Then all of it goes by twice: first vdisk_front_next()
+ * gives the units that have been added, each is packed, and the length noted; behind vdisk_front_lay_out() each is
+ * packed again, and stands where vdisk_front_place() says, with zeros between, and up to the end of the image. Two
+ * more bytes for each cluster are kept (at most 32 MiB for 1 TiB of data in clusters of 64 KiB). Errors: -ENOTSUP:
+ * the format cannot have that; -EINVAL, -ENOMEM.
+ */
+VDISK_API int vdisk_front_compress(vdisk_front *front);
+
+/*
+ * A unit, compressed, into `buf`, which has space for packed_max bytes: always the same for the same bytes. The
+ * one call that any threads make at the same time, and beside others. Errors: -EINVAL, -ENOMEM, -EIO.
+ */
+VDISK_API int vdisk_front_pack(const vdisk_front *front, const void *unit, void *buf, size_t *ret_length);
+
+/*
+ * That unit gets so long, as vdisk_front_pack() has said; 0: it is zeros and no data (with a backing file: as by
+ * vdisk_front_add_zeroes(), and not in version 2). Errors: -EINVAL, -ENOMEM.
+ */
+VDISK_API int vdisk_front_note(vdisk_front *front, uint64_t guest_offset, size_t length);
+
+/* Where the unit begins in the image, and its length; in the order of vdisk_front_next(). Errors: -EINVAL. */
+VDISK_API int vdisk_front_place(vdisk_front *front, uint64_t guest_offset, uint64_t *ret_offset,
+                                uint64_t *ret_length);
 
 /* NULL is allowed. */
 VDISK_API void vdisk_front_free(vdisk_front *front);

@@ -6,13 +6,15 @@
  *  1. the extents of the sources (plan.h) tell the front where there is data, if they are not read for that, and
  *     it goes out; a dense format has none. With a backing file a unit that is not there as a whole, nor zeros as
  *     a whole, is data;
+ *     Data that is to be compressed goes by once before, for the lengths that it gets;
  *  2. stretches of data, whole units, as the front says, are read ahead, in pieces, in as many slots as there
- *     are, and go out in their order; of a dense image the extents make them, and zeros are not read.
+ *     are, and go out in their order; of a dense image the extents make them, and zeros are not read. Threads
+ *     compress what has been read.
  * Failure modes: options, a size or a source that cannot be: nothing has been written; a read or the sink fails,
  * it is cancelled: nothing more is begun, and what is in flight is waited for.
  *
  * Invariants.
- *  1. Slots go out in the order in which they were taken, each when nothing of it is in flight.
+ *  1. Slots go out in the order in which they were taken, each when nothing of it is in flight, nor with a thread.
  *  2. Buffers, plan and queue go when nothing is in flight.
  *  3. Success: what has been written is as long as the front has said.
  */
@@ -23,6 +25,7 @@
 #include <string.h>
 #include <vdisk-bulk.h>
 
+#include "jobs/digest.h"
 #include "jobs/jobs.h"
 #include "jobs/layers.h"
 #include "jobs/pace.h"
@@ -38,6 +41,12 @@ enum {
 static const uint64_t PLAN_ASKED = UINT64_MAX; /* a completion that is of no slot */
 
 struct stream_slot {
+    struct hash_work work;   /* the first member: to be compressed */
+    struct stream *stream;
+    uint8_t *packed;  /* a unit each packed_max bytes; NULL: nothing is compressed */
+    size_t  *lengths; /* of them; 0: zeros */
+    bool     packing; /* a thread has it, or it has not been taken back */
+    int      pack_rc;
     uint8_t *buf;
     uint64_t at;      /* in the whole */
     uint64_t len;
@@ -64,7 +73,12 @@ struct stream {
     struct vdisk_front_info    info;
     struct stream_slot        *slots;
     unsigned                   slot_count, oldest, taken; /* those taken are the oldest and what follows */
-    uint8_t                   *buffers, *zeros;
+    uint8_t                   *buffers, *zeros, *packed;
+    size_t                    *lengths;
+    struct hashers             packers;
+    unsigned                   packing;
+    bool                       measuring;  /* for the lengths of what is compressed: nothing is written yet */
+    bool                       keep_zeros; /* which are to be data */
     size_t                     piece;
     uint64_t                   from, end;  /* of the stretch at hand, what has no slot yet */
     bool                       zero;       /* it is zeros */
@@ -125,6 +139,44 @@ static void put(struct stream *s, const void *data, size_t len)
 
 /* ---- the queue ------------------------------------------------------------------------------------------- */
 
+/* On a thread. */
+static void pack_slot(struct hash_work *w)
+{
+    struct stream_slot *t = (struct stream_slot *)w;
+    const struct stream *s = t->stream;
+    size_t unit = (size_t)s->info.unit;
+    int rc = 0;
+
+    for (size_t i = 0; i < t->len / unit && rc == 0; i++) {
+        t->lengths[i] = 0;
+        if (s->keep_zeros || !zeros_only(t->buf + i * unit, unit))
+            rc = vdisk_front_pack(s->front, t->buf + i * unit, t->packed + i * s->info.packed_max, &t->lengths[i]);
+    }
+    t->pack_rc = rc;
+}
+
+/* All of it has been read. */
+static void slot_is_read(struct stream *s, struct stream_slot *t)
+{
+    if (!t->packed || s->rc < 0)
+        return;
+    t->packing = true;
+    s->packing++;
+    hashers_give(&s->packers, &t->work);
+}
+
+static void take_packed(struct stream *s)
+{
+    for (struct hash_work *w = hashers_take(&s->packers); w; w = w->next) {
+        struct stream_slot *t = (struct stream_slot *)w;
+        assert(t->packing && s->packing > 0);
+        t->packing = false;
+        s->packing--;
+        if (t->pack_rc < 0 && s->rc == 0)
+            s->rc = fail_text(s, t->pack_rc, strerror(-t->pack_rc));
+    }
+}
+
 static void take(struct stream *s, const struct vdisk_completion *done)
 {
     s->inflight--;
@@ -135,14 +187,15 @@ static void take(struct stream *s, const struct vdisk_completion *done)
         return;
     }
     assert(s->slots[done->user_data].pending > 0);
-    s->slots[done->user_data].pending--;
+    if (--s->slots[done->user_data].pending == 0)
+        slot_is_read(s, &s->slots[done->user_data]);
 }
 
 /* What has ended, waiting for `least`. false: something is left in flight that cannot be waited for. */
 static bool reap(struct stream *s, unsigned least)
 {
     struct vdisk_completion done[REAP_MOST];
-    int n = vdisk_reap(s->q, done, least, REAP_MOST, NULL);
+    int n = vdisk_wait(s->q, done, least, REAP_MOST, NULL);
 
     if (n < 0 && n != -EINTR) {
         note(s, n);
@@ -150,6 +203,8 @@ static bool reap(struct stream *s, unsigned least)
     }
     for (int i = 0; i < n; i++)
         take(s, &done[i]);
+    if (s->packed)
+        take_packed(s);
     return true;
 }
 
@@ -307,6 +362,8 @@ static void read_slot(struct stream *s, unsigned number)
         s->result.bytes_read += n;
         vdisk_read(s->q, s->sources[source], offset, t->buf + at, n, 0, number);
     }
+    if (t->pending == 0)
+        slot_is_read(s, t);
 }
 
 static void take_slot(struct stream *s)
@@ -348,22 +405,53 @@ static void look_at(struct stream *s, const struct stream_slot *t)
     }
 }
 
-static void put_slot(struct stream *s, const struct stream_slot *t)
+static void put_zeros(struct stream *s, uint64_t len)
 {
-    if (!t->zero)
-        put(s, t->buf, t->len);
-    for (uint64_t at = 0, n; t->zero && at < t->len; at += n) {
-        n = jobs_min(t->len - at, s->piece);
+    for (uint64_t n; len > 0 && s->rc == 0; len -= n) {
+        n = jobs_min(len, s->piece);
         put(s, s->zeros, n);
     }
+}
+
+/* The length of each unit is told, or it goes to its place. A source that has changed may get another one. */
+static void put_packed(struct stream *s, const struct stream_slot *t)
+{
+    uint64_t offset = 0, len = 0;
+
+    for (size_t i = 0; i < t->len / s->info.unit && s->rc == 0; i++) {
+        uint64_t at = t->at + i * s->info.unit;
+        if (s->measuring) {
+            note(s, vdisk_front_note(s->front, at, t->lengths[i]));
+            continue;
+        }
+        note(s, vdisk_front_place(s->front, at, &offset, &len));
+        if (s->rc == 0 && len != t->lengths[i])
+            s->rc = fail_text(s, EBUSY, "a source has changed while it was read");
+        if (s->rc < 0)
+            return;
+        put_zeros(s, offset - s->result.bytes_written);
+        put(s, t->packed + i * s->info.packed_max, len);
+    }
+}
+
+static void put_slot(struct stream *s, const struct stream_slot *t)
+{
+    if (t->packed) {
+        put_packed(s, t);
+        return;
+    }
+    if (!t->zero)
+        put(s, t->buf, t->len);
+    else
+        put_zeros(s, t->len);
 }
 
 /* Of the total, where all data is read once, or twice. */
 static uint64_t done_at(const struct stream *s, uint64_t at)
 {
-    if (!(s->opts.flags & VDISK_STREAM_LOOK) || s->info.dense)
+    if (!(s->opts.flags & (VDISK_STREAM_LOOK | VDISK_STREAM_COMPRESS)) || s->info.dense)
         return at;
-    return s->looking ? at / 2 : s->plan.total - (s->plan.total - at) / 2;
+    return s->looking || s->measuring ? at / 2 : s->plan.total - (s->plan.total - at) / 2;
 }
 
 /* The oldest slot, if it can go. */
@@ -371,7 +459,7 @@ static void put_oldest(struct stream *s)
 {
     struct stream_slot *t = &s->slots[s->oldest];
 
-    if (s->taken == 0 || t->pending > 0 || is_throttled(s)) /* invariant 1 */
+    if (s->taken == 0 || t->pending > 0 || t->packing || is_throttled(s)) /* invariant 1 */
         return;
     if (s->looking)
         look_at(s, t);
@@ -381,6 +469,16 @@ static void put_oldest(struct stream *s)
     s->oldest = (s->oldest + 1) % s->slot_count;
     s->taken--;
     s->done = done_at(s, jobs_min(t->at + t->len, s->plan.total));
+}
+
+/* Before the oldest slot can go, if something will end. What is in flight goes on while the sink blocks. */
+static unsigned to_wait_for(const struct stream *s)
+{
+    const struct stream_slot *t = &s->slots[s->oldest];
+
+    if (s->inflight == 0 && s->packing == 0)
+        return 0;
+    return s->taken == 0 || t->pending > 0 || t->packing ? 1 : 0;
 }
 
 /* All stretches. false: as reap(). */
@@ -399,8 +497,7 @@ static bool go_through(struct stream *s)
             ask(s);
         if (s->taken == 0 && s->inflight == 0 && (by_plan(s) ? plan_ended(&s->plan) : s->all_taken))
             break;
-        /* What is in flight goes on while the sink blocks. */
-        alive = reap(s, s->inflight > 0 && (s->taken == 0 || s->slots[s->oldest].pending > 0) ? 1 : 0);
+        alive = reap(s, to_wait_for(s));
         if (alive && s->rc == 0)
             put_oldest(s);
         step(s);
@@ -421,12 +518,26 @@ static bool look(struct stream *s)
     return alive;
 }
 
+/* How long units get, of those that may have data. */
+static bool measure(struct stream *s)
+{
+    bool alive;
+
+    s->measuring = true;
+    pace_begin(&s->pace, s->opts.rate);
+    alive = go_through(s);
+    s->measuring = false;
+    return alive;
+}
+
 /* All of it goes out. false: as reap(). */
 static bool put_front(struct stream *s)
 {
     size_t len = s->piece > s->info.unit ? s->piece : (size_t)s->info.unit, n = 1;
     bool alive = s->opts.flags & VDISK_STREAM_LOOK ? look(s) : tell_front(s);
 
+    if (alive && s->rc == 0 && s->packed)
+        alive = measure(s);
     if (alive && s->rc == 0)
         note(s, vdisk_front_lay_out(s->front));
     while (alive && s->rc == 0 && n > 0) {
@@ -446,22 +557,48 @@ static int begin_front(struct stream *s)
     s->target.size = sizeof s->target;
     s->target.virtual_size = s->plan.total;
     rc = vdisk_front_create(s->name, &s->target, &s->front);
+    if (rc == 0 && s->opts.flags & VDISK_STREAM_COMPRESS)
+        rc = vdisk_front_compress(s->front);
     if (rc < 0)
         return jobs_fail(s->job, rc);
+    s->keep_zeros = s->opts.flags & VDISK_STREAM_DENSE || (s->target.backing_file && s->target.version == 2);
     s->info.size = sizeof s->info;
     rc = vdisk_front_get_info(s->front, &s->info);
     s->result.virtual_size = s->info.virtual_size;
     return rc < 0 ? jobs_fail(s->job, rc) : 0;
 }
 
+static int get_pack_memory(struct stream *s)
+{
+    size_t units = s->piece / s->info.unit;
+
+    s->packed = vdisk_alloc_buffer(units * s->slot_count * s->info.packed_max);
+    s->lengths = calloc(units * s->slot_count, sizeof *s->lengths);
+    if (!s->packed || !s->lengths)
+        return fail_text(s, ENOMEM, "out of memory");
+    for (unsigned i = 0; i < s->slot_count; i++) {
+        s->slots[i].packed = s->packed + i * units * s->info.packed_max;
+        s->slots[i].lengths = s->lengths + i * units;
+        s->slots[i].stream = s;
+        s->slots[i].work.run = pack_slot;
+    }
+    hashers_init(&s->packers, s->q, s->opts.depth && s->opts.depth < hashers_number() ? s->opts.depth
+                                                                                     : hashers_number());
+    return 0;
+}
+
 static int get_memory(struct stream *s)
 {
     uint64_t memory = s->opts.memory_max ? s->opts.memory_max : MEMORY;
-    size_t len;
+    size_t len, least = PIECE_LEAST;
 
     s->slot_count = s->opts.depth ? (unsigned)jobs_min(s->opts.depth, DEPTH_MOST) : DEPTH;
     s->piece = PIECE_MOST;
-    while (s->piece > PIECE_LEAST && (uint64_t)s->piece * s->slot_count > memory)
+    if (s->info.packed_max > 0) {
+        memory = memory * s->info.unit / (s->info.unit + s->info.packed_max);
+        least = s->info.unit > PIECE_LEAST ? (size_t)s->info.unit : PIECE_LEAST;
+    }
+    while (s->piece > least && (uint64_t)s->piece * s->slot_count > memory)
         s->piece /= 2;
     while (s->slot_count > 1 && (uint64_t)s->piece * s->slot_count > memory)
         s->slot_count--;
@@ -475,7 +612,7 @@ static int get_memory(struct stream *s)
         return fail_text(s, ENOMEM, "out of memory");
     for (unsigned i = 0; i < s->slot_count; i++)
         s->slots[i].buf = s->buffers + i * s->piece;
-    return 0;
+    return s->info.packed_max > 0 ? get_pack_memory(s) : 0;
 }
 
 static int prepare(struct stream *s)
@@ -507,6 +644,8 @@ static bool write_all(struct stream *s)
         note(s, vdisk_front_get_info(s->front, &s->info));
         pace_begin(&s->pace, s->opts.rate);
         alive = go_through(s);
+        if (alive && s->rc == 0 && s->packed)
+            put_zeros(s, s->info.length - s->result.bytes_written);
     }
     while (alive && s->inflight > 0)
         alive = reap(s, 1);
@@ -517,10 +656,13 @@ static bool write_all(struct stream *s)
 static int stream_work(vdisk_job *job, void *arg)
 {
     struct stream *s = arg;
+    bool alive;
 
     s->job = job;
     s->rc = prepare(s);
-    if (s->rc == 0 && !write_all(s))
+    alive = s->rc < 0 || write_all(s);
+    hashers_finish(&s->packers);
+    if (!alive)
         return s->rc; /* invariant 2: what is still in flight has them */
     vdisk_queue_destroy(s->q);
     vdisk_front_free(s->front);
@@ -528,6 +670,8 @@ static int stream_work(vdisk_job *job, void *arg)
     free(s->layers.list);
     free(s->slots);
     free(s->buffers);
+    free(s->packed);
+    free(s->lengths);
     free(s->zeros);
     return s->rc;
 }
@@ -591,10 +735,10 @@ static int check_opts(vdisk *const *sources, unsigned count, const struct vdisk_
     if (!target || !jobs_size_is_sane(target->size) || (opts && !jobs_size_is_sane(opts->size)))
         return vdisk_set_error(EINVAL, "stream: options missing or of a wrong size", NULL);
     if (opts && opts->size >= offsetof(struct vdisk_stream_opts, flags) + sizeof opts->flags &&
-        opts->flags & ~(uint32_t)(VDISK_STREAM_DENSE | VDISK_STREAM_LOOK))
+        opts->flags & ~(uint32_t)(VDISK_STREAM_DENSE | VDISK_STREAM_LOOK | VDISK_STREAM_COMPRESS))
         return vdisk_set_error(EINVAL, "stream: unknown flags", NULL);
     if (opts && opts->size >= offsetof(struct vdisk_stream_opts, flags) + sizeof opts->flags &&
-        opts->flags & VDISK_STREAM_DENSE && opts->flags & VDISK_STREAM_LOOK)
+        opts->flags & (VDISK_STREAM_DENSE | VDISK_STREAM_COMPRESS) && opts->flags & VDISK_STREAM_LOOK)
         return vdisk_set_error(EINVAL, "stream: zeros are data, or are looked for", NULL);
     if (opts && opts->size >= sizeof *opts && opts->backing_depth > 0 && (count > 1 || !target->backing_file))
         return vdisk_set_error(EINVAL, "stream: a backing file has what one source has from below", NULL);

@@ -219,9 +219,6 @@ static int check_output(const struct convert *c)
 {
     if (c->no_create)
         return usage(c, "-n: standard output is no target that is there");
-    if (c->copy.flags & VDISK_COPY_COMPRESS)
-        return usage(c, "-c: an image on standard output cannot be compressed: its tables come first, and say "
-                        "where all of it lies");
     if (c->copy.flags & VDISK_COPY_SALVAGE)
         return usage(c, "--salvage: not to standard output");
     if (c->manifest.given != NULL)
@@ -478,7 +475,9 @@ static int stream(struct convert *c)
         o.backing_depth = 1;
     if (c->copy.flags & VDISK_COPY_DENSE)
         o.flags |= VDISK_STREAM_DENSE;
-    else if (c->have_sparse && c->o.opts.backing_file == NULL)
+    if (c->copy.flags & VDISK_COPY_COMPRESS)
+        o.flags |= VDISK_STREAM_COMPRESS;
+    else if (c->have_sparse && !(o.flags & VDISK_STREAM_DENSE) && c->o.opts.backing_file == NULL)
         o.flags |= VDISK_STREAM_LOOK;
     c->progress.to_stderr = true;
     if (vdisk_job_stream(c->sources, c->count, &c->o.opts, pipe_write, NULL, &o, &job) < 0)

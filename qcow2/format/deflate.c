@@ -15,11 +15,13 @@
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include <libdeflate.h>
 #include <zstd.h>
 #include <zstd_errors.h>
 
+#include "engine/base/bits.h"
 #include "engine/base/mem.h"
 
 /* The lowest of each: their streams are about as long as those of QEMU, which takes 6 and 3. */
@@ -87,4 +89,56 @@ int q2_deflate(struct q2_deflater *d, const uint8_t *in, size_t len, uint8_t *ou
         rc = deflate_zstd(d, in, len, out, ret_len);
     assert(*ret_len < len);
     return rc;
+}
+
+/* ---- as it is ------------------------------------------------------------------------------------------ */
+
+enum { DEFLATE_BLOCK = 65535, DEFLATE_HEAD = 5, ZSTD_BLOCK = 128 << 10, ZSTD_BLOCK_HEAD = 3, ZSTD_HEAD = 9 };
+
+size_t q2_store_length(enum q2_compression type, size_t len)
+{
+    if (type == Q2_COMPRESSION_ZLIB)
+        return len + DEFLATE_HEAD * div_up(len, DEFLATE_BLOCK);
+    return ZSTD_HEAD + len + ZSTD_BLOCK_HEAD * div_up(len, ZSTD_BLOCK);
+}
+
+/* The `n` bytes of `value`, the least one first. */
+static uint8_t *put_le(uint8_t *out, uint32_t value, unsigned n)
+{
+    for (; n > 0; n--, value >>= 8)
+        *out++ = (uint8_t)value;
+    return out;
+}
+
+/* RFC 1951, 3.2.4: a byte of flags, since each block begins at one; its length, and that inverted. */
+static uint8_t *store_deflate(const uint8_t *in, size_t len, uint8_t *out)
+{
+    for (size_t n; len > 0; in += n, len -= n, out += n) {
+        n = min_u64(len, DEFLATE_BLOCK);
+        out = put_le(out, n == len, 1);
+        out = put_le(out, (uint32_t)n | ((uint32_t)~n << 16), 4);
+        memcpy(out, in, n);
+    }
+    return out;
+}
+
+/* RFC 8878, 3.1.1: a frame of a single segment, with its length in 4 bytes, and raw blocks. */
+static uint8_t *store_zstd(const uint8_t *in, size_t len, uint8_t *out)
+{
+    out = put_le(out, ZSTD_MAGICNUMBER, 4);
+    out = put_le(out, 0xa0, 1);
+    out = put_le(out, (uint32_t)len, 4);
+    for (size_t n; len > 0; in += n, len -= n, out += n) {
+        n = min_u64(len, ZSTD_BLOCK);
+        out = put_le(out, (uint32_t)n << 3 | (n == len), 3);
+        memcpy(out, in, n);
+    }
+    return out;
+}
+
+void q2_store(enum q2_compression type, const uint8_t *in, size_t len, uint8_t *out)
+{
+    const uint8_t *end = type == Q2_COMPRESSION_ZLIB ? store_deflate(in, len, out) : store_zstd(in, len, out);
+
+    assert(len > 0 && (size_t)(end - out) == q2_store_length(type, len));
 }

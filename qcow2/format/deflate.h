@@ -27,4 +27,8 @@ void q2_deflater_destroy(struct q2_deflater *deflater);
  */
 int q2_deflate(struct q2_deflater *deflater, const uint8_t *in, size_t len, uint8_t *out, size_t *ret_len);
 
+/* Its bytes as they are, as such a stream: how long that is, and into `out`, which has space for it. */
+size_t q2_store_length(enum q2_compression type, size_t len);
+void q2_store(enum q2_compression type, const uint8_t *in, size_t len, uint8_t *out);
+
 #endif

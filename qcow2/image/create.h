@@ -64,12 +64,16 @@ void q2_create_drop(struct create_plan *plan);
 /* Another layout of the same size, in the header, too. */
 void q2_create_place(struct q2_create *c, const struct q2_layout *layout);
 
-/* format_driver.front_begin and so on: front.c. */
+/* format_driver.front_begin and so on: front.c, front_pack.c. */
 int q2_front_begin(const char *name, struct vdisk_create_opts *opts, struct front **ret_front);
 int q2_front_add(struct front *front, uint64_t guest_offset, uint64_t len);
 int q2_front_add_zeroes(struct front *front, uint64_t guest_offset, uint64_t len);
 int q2_front_lay_out(struct front *front);
 int q2_front_read(struct front *front, uint8_t *buf, size_t len, size_t *ret_len);
+int q2_front_compress(struct front *front);
+int q2_front_pack(struct front *front, const uint8_t *unit, uint8_t *buf, size_t *ret_len);
+int q2_front_note(struct front *front, uint64_t guest_offset, size_t len);
+bool q2_front_place(struct front *front, uint64_t guest_offset, uint64_t *ret_offset, uint64_t *ret_len);
 bool q2_front_next(struct front *front, uint64_t guest_offset, uint64_t *ret_offset, uint64_t *ret_len);
 void q2_front_end(struct front *front);
 

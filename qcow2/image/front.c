@@ -14,7 +14,7 @@
  *  - the image gets too large: -EFBIG, before anything is written.
  *
  * Invariants
- *  1. Each guest cluster with data has the next host cluster, from data_offset on.
+ *  1. Each guest cluster with data has the next host cluster, from data_offset on; compressed: front_pack.c.
  *  2. An L1 entry leads to a table if, and only if, some cluster of its range has data, or zeros that hide a
  *     backing file: table n is that of the nth such entry.
  *  3. Zeros hide a backing file, or nothing is noted of them; data goes before them.
@@ -26,39 +26,9 @@
 #include "engine/base/bits.h"
 #include "engine/base/error.h"
 #include "engine/base/mem.h"
-#include "qcow2/format/format.h"
-#include "qcow2/image/create.h"
+#include "qcow2/image/front.h"
 
-/* Of one L1 entry: a bit for each of its guest clusters. */
-struct cluster_map {
-    uint64_t set;     /* bits that are */
-    uint64_t words[];
-};
-
-/* Stands for each map of ones only. */
-static struct cluster_map full;
-
-struct q2_front {
-    struct front         front;
-    struct create_plan  *plan;
-    struct cluster_map **maps;      /* for each L1 entry; NULL: no cluster has data */
-    struct cluster_map **zeros;     /* the same of zeros; NULL: there is no backing file */
-
-    uint64_t             read;      /* host offset up to where all has been read */
-    uint64_t             l1_entered; /* tables that the L1 table has by now */
-    uint64_t             next_map;  /* the L1 entry whose table is read next, or one before it */
-    uint64_t             next_host; /* of the next cluster with data */
-};
-
-static struct q2_create *create_of(const struct q2_front *f)
-{
-    return container_of(f->plan, struct q2_create, plan);
-}
-
-static const struct q2_geometry *geo_of(const struct q2_front *f)
-{
-    return &create_of(f)->layout.geo;
-}
+struct cluster_map q2_front_full;
 
 /* ---- the beginning, and the end -------------------------------------------------------------------------- */
 
@@ -78,8 +48,8 @@ static int check_opts(const char *name, const struct vdisk_create_opts *opts)
 
 static void free_maps(const struct q2_front *f, struct cluster_map **maps)
 {
-    for (uint64_t i = 0; maps && i < create_of(f)->layout.l1_entries; i++)
-        if (maps[i] != &full)
+    for (uint64_t i = 0; maps && i < q2_front_create(f)->layout.l1_entries; i++)
+        if (maps[i] != &q2_front_full)
             mem_free(maps[i]);
     mem_free(maps);
 }
@@ -90,6 +60,7 @@ void q2_front_end(struct front *front)
 
     free_maps(f, f->maps);
     free_maps(f, f->zeros);
+    q2_pack_end(f);
     if (f->plan)
         q2_create_drop(f->plan);
     mem_free(f);
@@ -108,9 +79,9 @@ int q2_front_begin(const char *name, struct vdisk_create_opts *opts, struct fron
     opts->backing_unchecked = true; /* where the image will lie is not known */
     rc = q2_create_plan(name, opts, &f->plan);
     if (rc == 0) {
-        f->maps = mem_calloc(create_of(f)->layout.l1_entries, sizeof(struct cluster_map *));
+        f->maps = mem_calloc(q2_front_create(f)->layout.l1_entries, sizeof(struct cluster_map *));
         if (opts->backing_file)
-            f->zeros = mem_calloc(create_of(f)->layout.l1_entries, sizeof(struct cluster_map *));
+            f->zeros = mem_calloc(q2_front_create(f)->layout.l1_entries, sizeof(struct cluster_map *));
         if (!f->maps || (opts->backing_file && !f->zeros))
             rc = err_set(ENOMEM, "%s: out of memory", name);
     }
@@ -118,8 +89,8 @@ int q2_front_begin(const char *name, struct vdisk_create_opts *opts, struct fron
         q2_front_end(&f->front);
         return rc;
     }
-    assert(create_of(f)->layout.map == Q2_MAP_NONE && !geo_of(f)->data_file);
-    f->front.unit = geo_of(f)->cluster_size;
+    assert(q2_front_create(f)->layout.map == Q2_MAP_NONE && !q2_front_geo(f)->data_file);
+    f->front.unit = q2_front_geo(f)->cluster_size;
     *ret_front = &f->front;
     return 0;
 }
@@ -128,10 +99,10 @@ int q2_front_begin(const char *name, struct vdisk_create_opts *opts, struct fron
 
 static bool has(const struct q2_front *f, struct cluster_map *const *maps, uint64_t cluster)
 {
-    const struct cluster_map *m = maps[cluster >> geo_of(f)->l2_bits];
-    uint64_t i = cluster & (q2_l2_entries(geo_of(f)) - 1);
+    const struct cluster_map *m = maps[cluster >> q2_front_geo(f)->l2_bits];
+    uint64_t i = cluster & (q2_l2_entries(q2_front_geo(f)) - 1);
 
-    return m && (m == &full || m->words[i / 64] >> (i % 64) & 1);
+    return m && (m == &q2_front_full || m->words[i / 64] >> (i % 64) & 1);
 }
 
 static bool has_table(const struct q2_front *f, uint64_t entry)
@@ -142,16 +113,16 @@ static bool has_table(const struct q2_front *f, uint64_t entry)
 /* Of L1 entry `entry`, clusters from number `first` up to `end` of its table. */
 static int add_to_map(struct q2_front *f, struct cluster_map **maps, uint64_t entry, uint64_t first, uint64_t end)
 {
-    uint64_t all = q2_l2_entries(geo_of(f));
+    uint64_t all = q2_l2_entries(q2_front_geo(f));
     struct cluster_map *m = maps[entry];
 
     assert(first < end && end <= all && all % 64 == 0);
-    if (m == &full)
+    if (m == &q2_front_full)
         return 0;
     if (end - first < all && !m) {
         m = maps[entry] = mem_calloc(1, sizeof *m + all / 8);
         if (!m)
-            return err_set(ENOMEM, "%s: out of memory", create_of(f)->plan.name);
+            return err_set(ENOMEM, "%s: out of memory", q2_front_create(f)->plan.name);
     }
     for (uint64_t i = first; m && i < end; i++) {
         m->set += !(m->words[i / 64] >> (i % 64) & 1);
@@ -160,18 +131,18 @@ static int add_to_map(struct q2_front *f, struct cluster_map **maps, uint64_t en
     if (m && m->set < all)
         return 0;
     mem_free(m);
-    maps[entry] = &full;
+    maps[entry] = &q2_front_full;
     return 0;
 }
 
 static int add(struct q2_front *f, struct cluster_map **maps, uint64_t guest_offset, uint64_t len)
 {
-    const struct q2_geometry *g = geo_of(f);
+    const struct q2_geometry *g = q2_front_geo(f);
     uint64_t all = q2_l2_entries(g), at = guest_offset >> g->cluster_bits, left = len >> g->cluster_bits, n;
     int rc = 0;
 
     assert(is_aligned(guest_offset | len, g->cluster_size) && left > 0 && f->read == 0);
-    assert(at + left <= create_of(f)->layout.guest_clusters);
+    assert(at + left <= q2_front_create(f)->layout.guest_clusters);
     for (; left > 0 && rc == 0; at += n, left -= n) {
         n = min_u64(left, all - (at & (all - 1)));
         rc = add_to_map(f, maps, at >> g->l2_bits, at & (all - 1), (at & (all - 1)) + n);
@@ -193,18 +164,17 @@ int q2_front_add_zeroes(struct front *front, uint64_t guest_offset, uint64_t len
 
     if (!f->zeros)
         return 0;
-    return add(f, geo_of(f)->version >= 3 ? f->zeros : f->maps, guest_offset, len);
+    return add(f, q2_front_geo(f)->version >= 3 ? f->zeros : f->maps, guest_offset, len);
 }
 
-/* From `cluster` on, the first one that has data, or has none; below `end`, or that. */
-static uint64_t find(const struct q2_front *f, uint64_t cluster, uint64_t end, bool data)
+uint64_t q2_front_find(const struct q2_front *f, uint64_t cluster, uint64_t end, bool data)
 {
-    uint64_t all = q2_l2_entries(geo_of(f));
+    uint64_t all = q2_l2_entries(q2_front_geo(f));
 
     while (cluster < end) {
-        const struct cluster_map *m = f->maps[cluster >> geo_of(f)->l2_bits];
+        const struct cluster_map *m = f->maps[cluster >> q2_front_geo(f)->l2_bits];
         uint64_t i = cluster & (all - 1), word;
-        if (!m || m == &full) {
+        if (!m || m == &q2_front_full) {
             if ((m != NULL) == data)
                 return cluster;
             cluster += all - i;
@@ -218,17 +188,44 @@ static uint64_t find(const struct q2_front *f, uint64_t cluster, uint64_t end, b
     return end;
 }
 
+/* A full map becomes one of its own. */
+int q2_front_clear(struct q2_front *f, uint64_t cluster)
+{
+    uint64_t all = q2_l2_entries(q2_front_geo(f)), i = cluster & (all - 1);
+    uint64_t entry = cluster >> q2_front_geo(f)->l2_bits;
+    struct cluster_map *m = f->maps[entry];
+    int rc = f->zeros ? add_to_map(f, f->zeros, entry, i, i + 1) : 0;
+
+    assert(has(f, f->maps, cluster));
+    if (rc == 0 && m == &q2_front_full) {
+        m = mem_alloc(sizeof *m + all / 8);
+        if (!m)
+            return err_set(ENOMEM, "%s: out of memory", q2_front_create(f)->plan.name);
+        memset(m->words, 0xff, all / 8);
+        m->set = all;
+        f->maps[entry] = m;
+    }
+    if (rc < 0)
+        return rc;
+    m->words[i / 64] &= ~(UINT64_C(1) << (i % 64));
+    if (--m->set == 0) {
+        mem_free(m);
+        f->maps[entry] = NULL;
+    }
+    return 0;
+}
+
 bool q2_front_next(struct front *front, uint64_t guest_offset, uint64_t *ret_offset, uint64_t *ret_len)
 {
     const struct q2_front *f = container_of(front, struct q2_front, front);
-    const struct q2_geometry *g = geo_of(f);
-    uint64_t end = create_of(f)->layout.guest_clusters, first, stop;
+    const struct q2_geometry *g = q2_front_geo(f);
+    uint64_t end = q2_front_create(f)->layout.guest_clusters, first, stop;
 
     assert(is_aligned(guest_offset, g->cluster_size) && guest_offset >> g->cluster_bits < end);
-    first = find(f, guest_offset >> g->cluster_bits, end, true);
+    first = q2_front_find(f, guest_offset >> g->cluster_bits, end, true);
     if (first == end)
         return false;
-    stop = find(f, first, end, false);
+    stop = q2_front_find(f, first, end, false);
     assert(first < stop && has(f, f->maps, first) && has(f, f->maps, stop - 1));
     *ret_offset = first << g->cluster_bits;
     *ret_len = (stop - first) << g->cluster_bits;
@@ -238,19 +235,28 @@ bool q2_front_next(struct front *front, uint64_t guest_offset, uint64_t *ret_off
 int q2_front_lay_out(struct front *front)
 {
     struct q2_front *f = container_of(front, struct q2_front, front);
-    struct q2_create *c = create_of(f);
-    uint64_t tables = 0, clusters = 0;
+    struct q2_create *c = q2_front_create(f);
+    uint64_t tables = 0, clusters = 0, packed = 0;
     struct q2_layout l;
     int rc;
 
-    for (uint64_t i = 0; i < c->layout.l1_entries; i++) {
-        tables += has_table(f, i);
-        clusters += f->maps[i] == &full ? q2_l2_entries(&c->layout.geo) : f->maps[i] ? f->maps[i]->set : 0;
-    }
-    assert(f->read == 0 && (f->zeros || tables <= clusters) && clusters <= c->layout.guest_clusters);
-    rc = q2_layout_some(&c->layout.geo, c->layout.size, tables, clusters, c->plan.name, &l);
+    rc = f->pack ? q2_pack_measure(f, &packed) : 0;
     if (rc < 0)
         return rc;
+    for (uint64_t i = 0; i < c->layout.l1_entries; i++) {
+        tables += has_table(f, i);
+        if (f->maps[i])
+            clusters += f->maps[i] == &q2_front_full ? q2_l2_entries(&c->layout.geo) : f->maps[i]->set;
+    }
+    assert(f->read == 0 && (f->zeros || tables <= clusters) && clusters <= c->layout.guest_clusters);
+    rc = q2_layout_some(&c->layout.geo, c->layout.size, tables, f->pack ? packed : clusters, c->plan.name,
+                        &l);
+    if (rc == 0 && f->pack && (q2_layout_end(&l) - 1) & ~c->layout.geo.compressed_offset_mask)
+        rc = err_set(EFBIG, "%s: so much compressed data is too much for the cluster size", c->plan.name);
+    if (rc < 0)
+        return rc;
+    if (f->pack)
+        q2_pack_begin(f, l.data_offset);
     q2_create_place(c, &l);
     f->next_host = l.data_offset;
     f->front.length = q2_layout_end(&l);
@@ -262,7 +268,7 @@ int q2_front_lay_out(struct front *front)
 /* Cluster `index` of the L1 table; they are asked for in order. */
 static void fill_l1(struct q2_front *f, uint64_t index, uint8_t *buf)
 {
-    const struct q2_layout *l = &create_of(f)->layout;
+    const struct q2_layout *l = &q2_front_create(f)->layout;
     uint64_t per_cluster = l->geo.cluster_size / Q2_L1_ENTRY_SIZE, first = index * per_cluster;
 
     memset(buf, 0, l->geo.cluster_size);
@@ -275,20 +281,23 @@ static void fill_l1(struct q2_front *f, uint64_t index, uint8_t *buf)
     }
 }
 
-static void put_data(struct q2_front *f, uint8_t *place)
+static void put_data(struct q2_front *f, uint64_t cluster, uint8_t *place)
 {
-    const struct q2_geometry *g = geo_of(f);
+    const struct q2_geometry *g = q2_front_geo(f);
     struct q2_l2_entry e = {q2_entry_encode(g, Q2_CLUSTER_NORMAL, f->next_host, true),
                             g->extended_l2 ? q2_bitmap(UINT32_MAX, 0) : 0};
 
+    if (f->pack)
+        e = q2_pack_entry(f, cluster);
+    else
+        f->next_host += g->cluster_size; /* invariant 1 */
     q2_l2_entry_put(g, place, e);
-    f->next_host += g->cluster_size; /* invariant 1 */
 }
 
 /* The next L2 table; they are asked for in order, too. */
 static void fill_l2(struct q2_front *f, uint8_t *buf)
 {
-    const struct q2_layout *l = &create_of(f)->layout;
+    const struct q2_layout *l = &q2_front_create(f)->layout;
     const struct q2_geometry *g = &l->geo;
     uint64_t first, end;
 
@@ -301,7 +310,7 @@ static void fill_l2(struct q2_front *f, uint8_t *buf)
     for (uint64_t i = first; i < end; i++) {
         uint8_t *place = buf + q2_l2_entry_offset(g, i - first);
         if (has(f, f->maps, i)) {
-            put_data(f, place);
+            put_data(f, i, place);
         } else if (f->zeros && has(f, f->zeros, i)) {
             struct q2_l2_entry e = {g->extended_l2 ? 0 : q2_entry_encode(g, Q2_CLUSTER_ZERO_PLAIN, 0, false),
                                     g->extended_l2 ? q2_bitmap(0, UINT32_MAX) : 0};
@@ -311,16 +320,31 @@ static void fill_l2(struct q2_front *f, uint8_t *buf)
     assert(f->next_host <= q2_layout_end(l));
 }
 
+/* Of the refcount table, or a block. */
+static void fill_refcounts(struct q2_front *f, uint8_t *buf)
+{
+    const struct q2_layout *l = &q2_front_create(f)->layout;
+    uint64_t data = l->data_offset >> l->geo.cluster_bits, first, end;
+
+    q2_layout_fill(l, f->read, buf, l->geo.cluster_size);
+    if (!f->pack || f->read < l->refblocks_offset)
+        return;
+    first = (f->read - l->refblocks_offset) >> l->geo.cluster_bits << l->geo.refblock_bits;
+    end = min_u64(l->total_clusters, first + q2_refblock_entries(&l->geo));
+    for (uint64_t i = max_u64(first, data); i < end; i++)
+        q2_refcount_set(&l->geo, buf, i - first, q2_pack_count(f, i));
+}
+
 static int fill_cluster(struct q2_front *f, uint8_t *buf)
 {
-    const struct q2_create *c = create_of(f);
+    const struct q2_create *c = q2_front_create(f);
     const struct q2_layout *l = &c->layout;
 
     assert(f->read < l->data_offset && is_aligned(f->read, l->geo.cluster_size));
     if (f->read == 0)
         return q2_header_write(&c->header, c->plan.name, buf, (size_t)l->geo.cluster_size);
     if (f->read < l->l1_offset)
-        q2_layout_fill(l, f->read, buf, l->geo.cluster_size);
+        fill_refcounts(f, buf);
     else if (f->read < l->l2_offset)
         fill_l1(f, (f->read - l->l1_offset) >> l->geo.cluster_bits, buf);
     else
@@ -331,7 +355,7 @@ static int fill_cluster(struct q2_front *f, uint8_t *buf)
 int q2_front_read(struct front *front, uint8_t *buf, size_t len, size_t *ret_len)
 {
     struct q2_front *f = container_of(front, struct q2_front, front);
-    const struct q2_layout *l = &create_of(f)->layout;
+    const struct q2_layout *l = &q2_front_create(f)->layout;
     size_t n = 0, size = (size_t)l->geo.cluster_size;
     int rc = 0;
 
@@ -341,7 +365,7 @@ int q2_front_read(struct front *front, uint8_t *buf, size_t len, size_t *ret_len
         f->read += size;
         n += size;
     }
-    assert(f->read < l->data_offset || rc < 0 || f->next_host == q2_layout_end(l)); /* invariant 1 */
+    assert(f->read < l->data_offset || rc < 0 || f->pack || f->next_host == q2_layout_end(l)); /* invariant 1 */
     *ret_len = rc == 0 ? n : 0;
     return rc;
 }

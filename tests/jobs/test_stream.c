@@ -314,6 +314,28 @@ static void test_source_changes(void)
     free(data);
 }
 
+/* Lengths come first: one that is another later ends it; the same bytes go out whatever the threads. */
+static void test_compressed_changes(void)
+{
+    struct vdisk_stream_opts opts = {.size = sizeof opts, .flags = VDISK_STREAM_COMPRESS};
+    struct vdisk_stream_result result;
+    uint8_t *data = test_alloc(CLUSTER);
+    struct drain d = {.from = 0, .to = 3 * CLUSTER};
+
+    memset(data, 1, CLUSTER);
+    make(test_path("a"), &formats[1], 64 * CLUSTER, NULL);
+    d.source = open_as(test_path("a"), &formats[1], true);
+    CHECK_OK(vdisk_pwrite(d.source, data, CLUSTER, 0, 0));
+    CHECK_OK(vdisk_pwrite(d.source, data, CLUSTER, 9 * CLUSTER, 0));
+    CHECK_OK(run_stream(&d.source, 1, &formats[1], test_path("b"), &d, &opts, &result));
+    CHECK(result.bytes_read > 2 * CLUSTER && d.len < 64 * CLUSTER);
+    d.change_at = 1; /* the front goes before data is read again */
+    d.calls = 0;
+    CHECK_INT(run_stream(&d.source, 1, &formats[1], test_path("c"), &d, &opts, &result), -EBUSY);
+    CHECK_OK(vdisk_close(d.source));
+    free(data);
+}
+
 struct strides {
     uint64_t at, longest;
 };
@@ -425,11 +447,16 @@ static void test_refused(void)
     CHECK_INT(vdisk_job_stream(&v, 1, NULL, drain, &d, NULL, &j), -EINVAL);
     CHECK_INT(vdisk_job_stream(&v, 1, &target, NULL, &d, NULL, &j), -EINVAL);
     CHECK_INT(vdisk_job_stream(&v, 1, &target, drain, &d, NULL, NULL), -EINVAL);
-    opts.flags = 4;
+    opts.flags = 8;
     CHECK_INT(vdisk_job_stream(&v, 1, &target, drain, &d, &opts, &j), -EINVAL);
     opts.flags = VDISK_STREAM_DENSE | VDISK_STREAM_LOOK;
     CHECK_INT(vdisk_job_stream(&v, 1, &target, drain, &d, &opts, &j), -EINVAL);
+    opts.flags = VDISK_STREAM_COMPRESS | VDISK_STREAM_LOOK;
+    CHECK_INT(vdisk_job_stream(&v, 1, &target, drain, &d, &opts, &j), -EINVAL);
     opts.flags = 0;
+    opts.backing_depth = 1; /* the image has no backing file */
+    CHECK_INT(vdisk_job_stream(&v, 1, &target, drain, &d, &opts, &j), -EINVAL);
+    opts.backing_depth = 0;
     CHECK_INT(run_stream(&v, 1, &formats[2], test_path("b"), &d, &opts, &result), -EFBIG);
     CHECK_HAS(vdisk_error_text(), "out: 1099511627776 bytes are too many for clusters of 512 bytes");
     CHECK_INT(d.calls, 0);
@@ -574,6 +601,7 @@ int main(int argc, char **argv)
         {.name = "sink-fails", .run = test_sink_fails},
         {.name = "stopped", .run = test_stopped},
         {.name = "source-changes", .run = test_source_changes},
+        {.name = "compressed-changes", .run = test_compressed_changes},
         {.name = "rate", .run = test_rate},
         {.name = "failures", .run = test_failures},
         {.name = "refused", .run = test_refused},

@@ -159,6 +159,12 @@ def to_output(r, seed):
     judge(what, "out", "want")
     expect(f"{what}: the file form", 0, TOOL, "convert", "-O", "qcow2", "-o", options, *arguments, "file")
     expect(f"{what}: the file form", 0, QEMUS[-1], "compare", "-q", "-f", "qcow2", "-F", "qcow2", "file", "out")
+    packed, _ = expect(what, 0, TOOL, "convert", "-c", "-O", "qcow2", "-o", options, *extra, *arguments, "-")
+    pathlib.Path("out").write_bytes(packed)
+    judge(f"{what}: compressed", "out", "want")
+    again, _ = expect(what, 0, TOOL, "convert", "-c", "-m", str(r.randrange(1, 17)), "--max-memory", "30M", "-O",
+                      "qcow2", "-o", options, *(["-S", "0"] if "0" in extra else []), *arguments, "-")
+    that(f"{what}: another one with other threads", packed == again)
     data, _ = expect(f"{what}: raw", 0, TOOL, "convert", "-O", "raw", *extra, *arguments, "-")
     that(f"{what}: raw differs", data == padded("want"))
     with open("out", "wb") as out:  # a file in place of a pipe
@@ -178,8 +184,8 @@ def over_backing(r, seed):
     content(r, "want", size)
     expect("base", 0, r.choice(QEMUS), "convert", "-f", "raw", "-O", "qcow2", "want", "base")
     larger = [str(size + 512 * r.randrange(3000))] if r.random() < 0.5 else []
-    expect("top", 0, TOOL, "create", "-q", "-f", "qcow2", "-o", qcow2_options(r), "-b", "base", "-F", "qcow2", "top",
-           *larger)
+    expect("top", 0, TOOL, "create", "-q", "-f", "qcow2", "-o", qcow2_options(r), "-b", "base", "-F", "qcow2",
+           "top", *larger)
     end = end_of("top")
     for _ in range(r.randrange(12)):
         at = 512 * r.randrange(end // 512)
@@ -206,7 +212,7 @@ def over_backing(r, seed):
         that(f"{what}: {data} bytes are copied, of {most}", data <= most)
 
 
-OVER = [[], [], ["-m", "1"], ["-S", "0"], ["-S", "4k"], ["-r", "1G"]]
+OVER = [[], [], ["-c"], ["-c"], ["-c", "-S", "0"], ["-m", "1"], ["-S", "0"], ["-S", "4k"], ["-r", "1G"]]
 
 
 def round_out(extent, end, options):
@@ -306,7 +312,7 @@ def one_line(what, said, text):
 
 def readers_go():
     content(random.Random(5), "data", 6 << 20)
-    for options in (["-O", "qcow2"], ["-O", "raw"]):
+    for options in (["-O", "qcow2"], ["-O", "raw"], ["-c", "-O", "qcow2"]):
         for length in (0, 1, 70000, 2000000):
             command = [TOOL, "convert", "-f", "raw", *options, "data", "-"]
             with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -373,7 +379,7 @@ def refused():
     """One line, nothing on standard output, and nothing made."""
     over = ["-o", "backing_file=source,backing_fmt=qcow2", "-O", "qcow2"]
     cases = [
-        ("cannot be compressed", ["-c", "-O", "qcow2", "source", "-"]),
+        ("Compression not supported", ["-c", "source", "-"]),
         ("requires explicit backing format", ["-B", "source", "-O", "qcow2", "source", "-"]),
         ("without backing file", ["-F", "qcow2", "-O", "qcow2", "source", "-"]),
         ("a raw image has no backing file", ["-B", "source", "-F", "qcow2", "source", "-"]),

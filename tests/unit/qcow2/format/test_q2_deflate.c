@@ -124,6 +124,40 @@ static void test_all(void **state)
     free(r);
 }
 
+/* What is stored is a stream as well, as long as is said, of any length of blocks. */
+static void store(struct room *r, enum q2_compression type, size_t cluster)
+{
+    size_t len = q2_store_length(type, cluster), space = (size_t)align_up(len, 512);
+    uint8_t *out = malloc(space + 1);
+
+    assert_non_null(out);
+    assert_in_range(len, cluster + 1, cluster + cluster / 32 + 16);
+    memset(out, 0xa5, space + 1);
+    fill(r->plain, cluster, RANDOM, (uint32_t)cluster);
+    q2_store(type, r->plain, cluster, out);
+    for (size_t i = len; i <= space; i++)
+        assert_int_equal(out[i], 0xa5);
+    assert_int_equal(q2_decompress(type, out, space, r->out, cluster), 0);
+    assert_memory_equal(r->out, r->plain, cluster);
+    if (type == Q2_COMPRESSION_ZLIB)
+        expect_zlib(out, space, r->plain, cluster, r->out);
+    else
+        expect_zstd(out, space, r->plain, cluster, r->out);
+    free(out);
+}
+
+static void test_stored(void **state)
+{
+    struct room *r = malloc(sizeof *r);
+
+    assert_non_null(r);
+    for (size_t cluster = 512; cluster <= LARGEST; cluster *= 2) {
+        store(r, Q2_COMPRESSION_ZLIB, cluster);
+        store(r, Q2_COMPRESSION_ZSTD, cluster);
+    }
+    free(r);
+}
+
 static void test_wrong_type(void **state)
 {
     struct q2_deflater *d;
@@ -136,6 +170,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_all),
+        cmocka_unit_test(test_stored),
         cmocka_unit_test(test_wrong_type),
     };
 
