@@ -104,7 +104,7 @@ struct vdisk_copy_opts {
                                        * vdisk_job_checksum() of what is copied; nothing is cloned then, and what
                                        * the target has from below is read */
     void              *block_digest_arg;
-    vdisk_known_digest_fn *known_digest; /* with going_on.start: of all blocks before it, which is rounded down to them */
+    vdisk_known_digest_fn *known_digest; /* with going_on.start, which is rounded down to blocks: of all before */
     void              *known_digest_arg;
     uint64_t           digest_length; /* as if so much were copied, with zeros at its end, if that is less */
 };
