@@ -571,6 +571,7 @@ static int begin_front(struct stream *s)
 static int get_pack_memory(struct stream *s)
 {
     size_t units = s->piece / s->info.unit;
+    unsigned threads;
 
     s->packed = vdisk_alloc_buffer(units * s->slot_count * s->info.packed_max);
     s->lengths = calloc(units * s->slot_count, sizeof *s->lengths);
@@ -582,8 +583,10 @@ static int get_pack_memory(struct stream *s)
         s->slots[i].stream = s;
         s->slots[i].work.run = pack_slot;
     }
-    hashers_init(&s->packers, s->q, s->opts.depth && s->opts.depth < hashers_number() ? s->opts.depth
-                                                                                     : hashers_number());
+    threads = hashers_number();
+    if (s->opts.depth && s->opts.depth < threads)
+        threads = s->opts.depth;
+    hashers_init(&s->packers, s->q, threads, 1);
     return 0;
 }
 
