@@ -28,8 +28,6 @@
 #include "engine/base/mem.h"
 #include "qcow2/image/front.h"
 
-struct cluster_map q2_front_full;
-
 /* ---- the beginning, and the end -------------------------------------------------------------------------- */
 
 static int refuse(const char *name, const char *what)
@@ -46,20 +44,12 @@ static int check_opts(const char *name, const struct vdisk_create_opts *opts)
     return 0;
 }
 
-static void free_maps(const struct q2_front *f, struct cluster_map **maps)
-{
-    for (uint64_t i = 0; maps && i < q2_front_create(f)->layout.l1_entries; i++)
-        if (maps[i] != &q2_front_full)
-            mem_free(maps[i]);
-    mem_free(maps);
-}
-
 void q2_front_end(struct front *front)
 {
     struct q2_front *f = container_of(front, struct q2_front, front);
 
-    free_maps(f, f->maps);
-    free_maps(f, f->zeros);
+    q2_front_free_maps(f, f->maps);
+    q2_front_free_maps(f, f->zeros);
     q2_pack_end(f);
     if (f->plan)
         q2_create_drop(f->plan);
@@ -97,122 +87,9 @@ int q2_front_begin(const char *name, struct vdisk_create_opts *opts, struct fron
 
 /* ---- what has data --------------------------------------------------------------------------------------- */
 
-static bool has(const struct q2_front *f, struct cluster_map *const *maps, uint64_t cluster)
-{
-    const struct cluster_map *m = maps[cluster >> q2_front_geo(f)->l2_bits];
-    uint64_t i = cluster & (q2_l2_entries(q2_front_geo(f)) - 1);
-
-    return m && (m == &q2_front_full || m->words[i / 64] >> (i % 64) & 1);
-}
-
 static bool has_table(const struct q2_front *f, uint64_t entry)
 {
     return f->maps[entry] || (f->zeros && f->zeros[entry]);
-}
-
-/* Of L1 entry `entry`, clusters from number `first` up to `end` of its table. */
-static int add_to_map(struct q2_front *f, struct cluster_map **maps, uint64_t entry, uint64_t first, uint64_t end)
-{
-    uint64_t all = q2_l2_entries(q2_front_geo(f));
-    struct cluster_map *m = maps[entry];
-
-    assert(first < end && end <= all && all % 64 == 0);
-    if (m == &q2_front_full)
-        return 0;
-    if (end - first < all && !m) {
-        m = maps[entry] = mem_calloc(1, sizeof *m + all / 8);
-        if (!m)
-            return err_set(ENOMEM, "%s: out of memory", q2_front_create(f)->plan.name);
-    }
-    for (uint64_t i = first; m && i < end; i++) {
-        m->set += !(m->words[i / 64] >> (i % 64) & 1);
-        m->words[i / 64] |= UINT64_C(1) << (i % 64);
-    }
-    if (m && m->set < all)
-        return 0;
-    mem_free(m);
-    maps[entry] = &q2_front_full;
-    return 0;
-}
-
-static int add(struct q2_front *f, struct cluster_map **maps, uint64_t guest_offset, uint64_t len)
-{
-    const struct q2_geometry *g = q2_front_geo(f);
-    uint64_t all = q2_l2_entries(g), at = guest_offset >> g->cluster_bits, left = len >> g->cluster_bits, n;
-    int rc = 0;
-
-    assert(is_aligned(guest_offset | len, g->cluster_size) && left > 0 && f->read == 0);
-    assert(at + left <= q2_front_create(f)->layout.guest_clusters);
-    for (; left > 0 && rc == 0; at += n, left -= n) {
-        n = min_u64(left, all - (at & (all - 1)));
-        rc = add_to_map(f, maps, at >> g->l2_bits, at & (all - 1), (at & (all - 1)) + n);
-    }
-    return rc;
-}
-
-int q2_front_add(struct front *front, uint64_t guest_offset, uint64_t len)
-{
-    struct q2_front *f = container_of(front, struct q2_front, front);
-
-    return add(f, f->maps, guest_offset, len);
-}
-
-/* Invariant 3. */
-int q2_front_add_zeroes(struct front *front, uint64_t guest_offset, uint64_t len)
-{
-    struct q2_front *f = container_of(front, struct q2_front, front);
-
-    if (!f->zeros)
-        return 0;
-    return add(f, q2_front_geo(f)->version >= 3 ? f->zeros : f->maps, guest_offset, len);
-}
-
-uint64_t q2_front_find(const struct q2_front *f, uint64_t cluster, uint64_t end, bool data)
-{
-    uint64_t all = q2_l2_entries(q2_front_geo(f));
-
-    while (cluster < end) {
-        const struct cluster_map *m = f->maps[cluster >> q2_front_geo(f)->l2_bits];
-        uint64_t i = cluster & (all - 1), word;
-        if (!m || m == &q2_front_full) {
-            if ((m != NULL) == data)
-                return cluster;
-            cluster += all - i;
-            continue;
-        }
-        word = (data ? m->words[i / 64] : ~m->words[i / 64]) >> (i % 64);
-        if (word != 0)
-            return min_u64(end, cluster + (uint64_t)__builtin_ctzll(word));
-        cluster += 64 - i % 64;
-    }
-    return end;
-}
-
-/* A full map becomes one of its own. */
-int q2_front_clear(struct q2_front *f, uint64_t cluster)
-{
-    uint64_t all = q2_l2_entries(q2_front_geo(f)), i = cluster & (all - 1);
-    uint64_t entry = cluster >> q2_front_geo(f)->l2_bits;
-    struct cluster_map *m = f->maps[entry];
-    int rc = f->zeros ? add_to_map(f, f->zeros, entry, i, i + 1) : 0;
-
-    assert(has(f, f->maps, cluster));
-    if (rc == 0 && m == &q2_front_full) {
-        m = mem_alloc(sizeof *m + all / 8);
-        if (!m)
-            return err_set(ENOMEM, "%s: out of memory", q2_front_create(f)->plan.name);
-        memset(m->words, 0xff, all / 8);
-        m->set = all;
-        f->maps[entry] = m;
-    }
-    if (rc < 0)
-        return rc;
-    m->words[i / 64] &= ~(UINT64_C(1) << (i % 64));
-    if (--m->set == 0) {
-        mem_free(m);
-        f->maps[entry] = NULL;
-    }
-    return 0;
 }
 
 bool q2_front_next(struct front *front, uint64_t guest_offset, uint64_t *ret_offset, uint64_t *ret_len)
@@ -226,7 +103,7 @@ bool q2_front_next(struct front *front, uint64_t guest_offset, uint64_t *ret_off
     if (first == end)
         return false;
     stop = q2_front_find(f, first, end, false);
-    assert(first < stop && has(f, f->maps, first) && has(f, f->maps, stop - 1));
+    assert(first < stop && q2_front_has(f, f->maps, first) && q2_front_has(f, f->maps, stop - 1));
     *ret_offset = first << g->cluster_bits;
     *ret_len = (stop - first) << g->cluster_bits;
     return true;
@@ -309,9 +186,9 @@ static void fill_l2(struct q2_front *f, uint8_t *buf)
     end = min_u64(l->guest_clusters, first + q2_l2_entries(g));
     for (uint64_t i = first; i < end; i++) {
         uint8_t *place = buf + q2_l2_entry_offset(g, i - first);
-        if (has(f, f->maps, i)) {
+        if (q2_front_has(f, f->maps, i)) {
             put_data(f, i, place);
-        } else if (f->zeros && has(f, f->zeros, i)) {
+        } else if (f->zeros && q2_front_has(f, f->zeros, i)) {
             struct q2_l2_entry e = {g->extended_l2 ? 0 : q2_entry_encode(g, Q2_CLUSTER_ZERO_PLAIN, 0, false),
                                     g->extended_l2 ? q2_bitmap(0, UINT32_MAX) : 0};
             q2_l2_entry_put(g, place, e);

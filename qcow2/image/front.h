@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The front of an image that is written as a stream: what front.c, which lays it out, and front_pack.c, for
- * compressed data, share.
+ * The front of an image that is written as a stream: what front.c, which lays it out, front_pack.c, for compressed
+ * data, and front_map.c, which knows what has data, share.
  */
 #ifndef QCOW2_FRONT_H
 #define QCOW2_FRONT_H
@@ -67,11 +67,26 @@ static inline const struct q2_geometry *q2_front_geo(const struct q2_front *f)
     return &q2_front_create(f)->layout.geo;
 }
 
+/* ---- front_map.c ---------------------------------------------------------------------------------------- */
+
+/* `maps`: f->maps or f->zeros; NULL is allowed. */
+void q2_front_free_maps(const struct q2_front *f, struct cluster_map **maps);
+
+static inline bool q2_front_has(const struct q2_front *f, struct cluster_map *const *maps, uint64_t cluster)
+{
+    const struct cluster_map *m = maps[cluster >> q2_front_geo(f)->l2_bits];
+    uint64_t i = cluster & (q2_l2_entries(q2_front_geo(f)) - 1);
+
+    return m && (m == &q2_front_full || m->words[i / 64] >> (i % 64) & 1);
+}
+
 /* From guest cluster `cluster` on, the first one that has data, or has none; below `end`, or that. */
 uint64_t q2_front_find(const struct q2_front *f, uint64_t cluster, uint64_t end, bool data);
 
 /* Guest cluster `cluster`, which has data, has zeros instead. 0 or -ENOMEM, with text. */
 int q2_front_clear(struct q2_front *f, uint64_t cluster);
+
+/* ---- front_pack.c --------------------------------------------------------------------------------------- */
 
 /* How many host clusters the data takes. 0; -EINVAL: the length of one is not known; -EFBIG. */
 int q2_pack_measure(struct q2_front *f, uint64_t *ret_clusters);
