@@ -232,7 +232,7 @@ void job_blocks_close(struct job_blocks *b, bool done)
         save(b, b->told * b->block_size);
     fclose(b->file);
     free(b->held);
-    if (done || b->bytes + b->left == 0) /* nothing in it counts */
+    if (b->bytes + b->left == 0) /* nothing in it counts; else: job_file_end() */
         unlink(b->path);
     free(b->path);
     b->file = NULL;

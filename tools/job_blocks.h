@@ -43,7 +43,10 @@ int job_blocks_add(struct job_blocks *b, uint64_t first, uint64_t count, const u
 void job_blocks_hold(struct job_blocks *b, uint64_t first, uint64_t count, const uint8_t *digest);
 int job_blocks_checkpoint(void *arg, uint64_t position);
 
-/* The job has ended: what is known is durable, and FILE says so; or it is not needed any more. */
+/*
+ * The job has ended: what is known is durable, and FILE says so; or it is not needed any more, and goes with
+ * job_file_end(), not before FILE says that all is done.
+ */
 void job_blocks_close(struct job_blocks *b, bool done);
 
 #endif

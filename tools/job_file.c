@@ -490,6 +490,16 @@ uint32_t job_file_interval_ms(void)
     return text != NULL && cli_parse_number(text, UINT32_MAX, &ms) == 0 && ms > 0 ? (uint32_t)ms : INTERVAL_MS;
 }
 
+/* What FILE says does not need it any more. */
+static void drop_blocks(const struct job_file *j)
+{
+    char *blocks = job_file_beside(j->path, ".blocks");
+
+    if (json_object_get(j->json, "blocks_bytes") != NULL)
+        unlink(blocks);
+    free(blocks);
+}
+
 int job_file_end(struct job_file *j, int rc, const char *error)
 {
     if (j->given == NULL)
@@ -507,6 +517,8 @@ int job_file_end(struct job_file *j, int rc, const char *error)
             rc = rc == CLI_OK ? CLI_FAILED : rc;
         }
     }
+    if (j->json != NULL && strcmp(text_of(j, "state"), "done") == 0 && rc == CLI_OK)
+        drop_blocks(j);
     let_go(j);
     return rc;
 }
