@@ -350,7 +350,7 @@ static inline void enqueue_iov(vdisk_queue *q, vdisk *v, enum request_kind kind,
     bool usable = is_list(iov, n, &len);
     struct request *r = request_new(q, v, kind, offset, len, flags, user_data);
 
-    r->iov = r->iov_inline;
+    r->iov = usable ? r->iov_inline : NULL;
     r->iovcnt = n;
     if (usable && n > 0 && n <= VDISK_IOV_INLINE)
         memcpy(r->iov_inline, iov, n * sizeof *iov);

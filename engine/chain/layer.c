@@ -300,7 +300,7 @@ int chain_close(struct layer *top, vdisk_queue *q)
             if (rc == -EIO && atomic_load_explicit(&layer->has_trouble, memory_order_acquire))
                 layer_trouble(layer, "closing");
             else
-                layer_hint(layer, err_set(rc, "%s: closing: %s", layer->name, strerror(-rc)));
+                layer_hint(layer, err_advise_host(err_set(rc, "%s: closing: %s", layer->name, strerror(-rc))));
             log_add(VDISK_LOG_ERROR, layer->name, "%s", vdisk_error_text());
         }
         layer_free(layer);

@@ -98,6 +98,14 @@ static bool is_unit_broken(const struct request *r)
            ((r->guest_offset | r->len) & (unit - 1)) != 0;
 }
 
+/* There is nothing that it could be read into, or come from. */
+static bool lacks_memory(const struct request *r)
+{
+    if (r->asked == REQ_EXTENTS)
+        return true;
+    return r->iovcnt > 0 && (!r->iov || (r->iovcnt == 1 && !r->iov[0].iov_base && r->iov[0].iov_len > 0));
+}
+
 /* What is wrong, where the errno says too little; NULL: it says enough. And what to do; "": nothing known. */
 static const char *why(const struct request *r, int result, const char **ret_hint)
 {
@@ -130,7 +138,10 @@ static const char *why(const struct request *r, int result, const char **ret_hin
             return "unknown flags, or flags of another kind of request";
         if (is_unit_broken(r))
             return "compressed are whole clusters only";
-        return r->asked == REQ_EXTENTS || r->iovcnt > 0 ? "no memory is given for it" : NULL;
+        if (lacks_memory(r))
+            return "no memory is given for it";
+        *ret_hint = "the file system or the device does not allow it: see the host's log (dmesg)";
+        return NULL;
     default: return NULL;
     }
 }
