@@ -88,6 +88,7 @@ uint64_t q2_front_find(const struct q2_front *f, uint64_t cluster, uint64_t end,
 {
     uint64_t all = q2_l2_entries(q2_front_geo(f));
 
+    assert(end <= q2_front_create(f)->layout.guest_clusters);
     while (cluster < end) {
         const struct cluster_map *m = f->maps[cluster >> q2_front_geo(f)->l2_bits];
         uint64_t i = cluster & (all - 1), word;
@@ -124,6 +125,7 @@ int q2_front_clear(struct q2_front *f, uint64_t cluster)
     }
     if (rc < 0)
         return rc;
+    assert(m->set > 0 && m->words[i / 64] >> (i % 64) & 1);
     m->words[i / 64] &= ~(UINT64_C(1) << (i % 64));
     if (--m->set == 0) {
         mem_free(m);
