@@ -25,11 +25,13 @@ void err_make_printable(char *text)
 /* What the host said, and nothing else is known: what helps is everywhere the same. */
 static void hint_for_host(int err)
 {
-    const char *says = strerror(ENOSPC);
+    const char *says = strerror(err), *hint = err_advice(-err);
     size_t len = strlen(error_text), n = strlen(says);
 
-    if (err == ENOSPC && len >= n && strcmp(error_text + len - n, says) == 0)
-        err_hint(err, "free space where the file lies, or raise the quota of its owner");
+    if (err == ENOSPC)
+        hint = "free space where the file lies, or raise the quota of its owner";
+    if (hint[0] && len >= n && strcmp(error_text + len - n, says) == 0)
+        err_hint(err, "%s", hint);
 }
 
 int err_set(int err, const char *fmt, ...)
