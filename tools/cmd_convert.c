@@ -404,6 +404,12 @@ static int copy_failed(struct convert *c)
     return c->manifest.said || c->manifest.blocks.said ? CLI_FAILED : failed(c);
 }
 
+/* What was read before the command was stopped, and cannot be now: it is zeros, and so they have to be written. */
+static bool may_hold_what_is_lost(const struct convert *c)
+{
+    return c->copy.flags & VDISK_COPY_SALVAGE && (c->job.position > 0 || c->job.was_killed);
+}
+
 static int copy(struct convert *c, vdisk *target)
 {
     struct vdisk_copy_opts *o = &c->copy;
@@ -414,7 +420,7 @@ static int copy(struct convert *c, vdisk *target)
         snprintf(c->error, sizeof c->error, "%s: output file is smaller than input file", c->target_name);
         return CLI_FAILED;
     }
-    if (c->target_is_zero)
+    if (c->target_is_zero && !may_hold_what_is_lost(c))
         o->flags |= VDISK_COPY_TARGET_IS_ZERO;
     if (c->offload || (!c->no_create && c->o.opts.preallocation == VDISK_PREALLOC_OFF))
         o->flags |= VDISK_COPY_CLONE;
