@@ -219,7 +219,7 @@ uint64_t q2_pack_count(struct q2_front *f, uint64_t host_cluster)
 {
     const struct q2_geometry *g = q2_front_geo(f);
     struct front_pack *p = f->pack;
-    uint64_t count = 0, offset, len;
+    uint64_t count = 0, offset = 0, len = 1;
 
     assert(host_cluster >= p->first >> g->cluster_bits);
     for (;;) {
