@@ -50,11 +50,20 @@ static enum answer ask(struct layer *layer, uint64_t guest_offset)
     return e.kind == EXTENT_UNALLOCATED ? HAS_NOTHING : HAS_IT;
 }
 
+/* Of the range, as much as the layer can have anything of: it may be much smaller than the top. */
+static uint64_t len_in(const struct chain_load *l, const struct layer *layer)
+{
+    uint64_t reach = atomic_load_explicit(&layer->reach, memory_order_acquire);
+
+    return reach > l->guest_offset ? min_u64(l->len, reach - l->guest_offset) : l->len;
+}
+
 /* The first one is known to matter. The others may be hidden: then nobody cares how damaged they are. */
 static void load_one(const struct chain_load *l, struct layer *layer, struct op *op)
 {
     if (l->len > 0 && layer->format->load_range)
-        layer->format->load_range(layer, l->guest_offset, l->len, max_u64(l->bytes / l->most, RANGE_LEAST), op);
+        layer->format->load_range(layer, l->guest_offset, len_in(l, layer),
+                                  max_u64(l->bytes / l->most, RANGE_LEAST), op);
     else if (layer == l->layer || ENGINE_MUTANT(AHEAD_JUDGED))
         layer->format->load(layer, l->guest_offset, op);
     else

@@ -12,6 +12,12 @@
 #include "qcow2/meta/meta.h"
 #include "qcow2/mutant.h"
 
+/*
+ * Slices and tables looked at, with the lock held, for one range. What lies behind them is left to the next call:
+ * who asked comes back for it.
+ */
+enum { STEPS_MAX = 8192 };
+
 enum { RUNS_MAX = 16 };
 
 struct load_range {
@@ -20,6 +26,7 @@ struct load_range {
     uint64_t        key, end; /* slices that are left */
     uint64_t        slices;   /* so many are on their way, */
     uint64_t        most;     /* of so many */
+    unsigned        steps;    /* looked at: STEPS_MAX at most */
     unsigned        runs;
     struct op      *run[RUNS_MAX];
     struct op_child child[RUNS_MAX];
@@ -40,18 +47,25 @@ static uint64_t host_of(const struct load_range *r, uint64_t key)
     return q2_slice_host(meta, q2_l1_offset(entry), guest_offset);
 }
 
+/* Slices there can be none of: the table is not there, or not to be looked at. */
+static bool is_without_table(const struct load_range *r, uint64_t key)
+{
+    struct q2_meta *meta = r->meta;
+    uint64_t entry = q2_l1_get(meta, q2_l1_index(&meta->geo, q2_slice_guest(meta, key)));
+
+    return q2_l1_offset(entry) == 0 || q2_l1_problem(&meta->geo, entry);
+}
+
 /* From r->key on, what does not have to be loaded is gone past: a table that is not there at once. */
 static uint64_t find_start(struct load_range *r)
 {
-    const struct q2_meta *meta = r->meta;
-    uint64_t of_table = q2_slices_of_table(meta), host_offset;
+    uint64_t of_table = q2_slices_of_table(r->meta), host_offset;
 
-    while (r->key < r->end) {
-        uint64_t l1_index = q2_l1_index(&meta->geo, q2_slice_guest(meta, r->key));
+    for (; r->key < r->end && r->steps < STEPS_MAX; r->steps++) {
         host_offset = host_of(r, r->key);
         if (host_offset != 0)
             return host_offset;
-        r->key = q2_l1_offset(q2_l1_get(r->meta, l1_index)) == 0 ? align_up(r->key + 1, of_table) : r->key + 1;
+        r->key = is_without_table(r, r->key) ? align_up(r->key + 1, of_table) : r->key + 1;
     }
     return 0;
 }
@@ -105,6 +119,12 @@ static void load_range_step(struct op *op)
 
 OP_TYPE(load_range, load_range_step, "START", "RANGE_READ");
 
+/* Behind the last L1 entry there are no slices: a layer can be much smaller than what is laid over it. */
+static uint64_t keys_of_l1(struct q2_meta *meta)
+{
+    return atomic_load_explicit(&meta->l1, memory_order_acquire)->entries * q2_slices_of_table(meta);
+}
+
 void q2_load_range(struct layer *layer, uint64_t guest_offset, uint64_t len, uint64_t bytes, struct op *op)
 {
     struct q2_meta *meta = q2_meta_of(layer);
@@ -120,6 +140,6 @@ void q2_load_range(struct layer *layer, uint64_t guest_offset, uint64_t len, uin
     /* Not so many that the first would be put out by the last. */
     r->most = max_u64(min_u64(bytes / meta->l2.slice_size, meta->l2.slots / 4), 1);
     r->key = q2_slice_key(meta, guest_offset);
-    r->end = q2_slice_key(meta, guest_offset + len - 1) + 1;
+    r->end = min_u64(q2_slice_key(meta, guest_offset + len - 1) + 1, keys_of_l1(meta));
     op_start(&r->op);
 }

@@ -434,6 +434,39 @@ static void a_bad_place_matters_where_it_is(void **state)
     unlink(im.path);
 }
 
+/* A petabyte over 300 KiB in clusters of 512 bytes: by the length of the large one the small one never ends. */
+static void a_small_layer_ends_where_it_does(void **state)
+{
+    struct vdisk_create_opts base = {.size = sizeof base, .format = "qcow2", .virtual_size = 300 << 10,
+                                     .cluster_size = 512};
+    struct vdisk_create_opts top = {.size = sizeof top, .format = "qcow2", .virtual_size = UINT64_C(1) << 50,
+                                    .cluster_size = 2 << 20, .backing_file = "small", .backing_fmt = "qcow2"};
+    struct vdisk_open_opts how = {.size = sizeof how, .format = "qcow2", .flags = VDISK_OPEN_RDWR};
+    struct vdisk_extent list[LIST];
+    struct vdisk_extents x = {.list = list, .max = LIST};
+    vdisk *v;
+
+    OK(vdisk_create("small", &base));
+    OK(vdisk_open("small", &how, &v));
+    OK(vdisk_pwrite(v, "x", 1, 200 << 10, 0));
+    OK(vdisk_close(v));
+    OK(vdisk_create("large", &top));
+    how.flags = 0;
+    OK(vdisk_open("large", &how, &v));
+    OK(vdisk_pextents(v, top.virtual_size, 0, &x));
+    uint64_t data = 0, all = 0;
+    for (unsigned i = 0; i < x.count; i++) {
+        all += list[i].length;
+        if (list[i].flags & VDISK_EXTENT_DATA)
+            data += list[i].length;
+    }
+    assert_int_equal(data, 512);
+    assert_int_equal(all, top.virtual_size);
+    OK(vdisk_close(v));
+    unlink("small");
+    unlink("large");
+}
+
 int main(void)
 {
     char folder[] = "/tmp/vdisk-walk.XXXXXX";
@@ -442,6 +475,7 @@ int main(void)
         cmocka_unit_test(tables_are_read_in_long_pieces),
         cmocka_unit_test(a_short_question_reads_little),
         cmocka_unit_test(a_bad_place_matters_where_it_is),
+        cmocka_unit_test(a_small_layer_ends_where_it_does),
     };
 
     if (!mkdtemp(folder) || chdir(folder) < 0)
