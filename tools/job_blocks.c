@@ -85,6 +85,7 @@ int job_blocks_open(struct job_blocks *b, struct job_file *job, uint32_t block_s
     b->path = job_file_beside(job->path, ".blocks");
     if (job->position > 0)
         b->left = number_of(b, "blocks_bytes");
+    job_file_set(job, "blocks_bytes", json_integer((json_int_t)b->left)); /* it is there: job_file_end() */
     b->want_crc = number_of(b, "blocks_crc32");
     fd = open(b->path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
     if (fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && (uint64_t)st.st_size >= b->left &&

@@ -162,6 +162,9 @@ def test_checksum():
         r = works(*command)
         check("it is told again", r.stdout == want and "done already" in r.stderr, r.stdout)
     remove("job")
+    works("checksum", "-q", "--job", "job", "source")
+    check("nor are they there when none were counted before the end", not os.path.exists("job.blocks"))
+    remove("job")
     with open("source", "r+b") as f:
         f.seek(40 * MIB)
         f.write(b"x")
