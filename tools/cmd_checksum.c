@@ -16,6 +16,7 @@
 #include "tools/cli.h"
 #include "tools/job_blocks.h"
 #include "tools/manifest.h"
+#include "tools/own_files.h"
 #include "tools/target.h"
 
 enum { DIFFERENT = 1, FAILED = 2, BLOCK = 4 << 20, BLOCK_UNIT = 4096, BLOCK_MOST = 64 << 20, SECTOR = 512 };
@@ -334,6 +335,20 @@ static int end_job(struct checksum *c, int rc)
     return ended == CLI_OK ? rc : FAILED;
 }
 
+/* What --job and --manifest write is nothing that is read. */
+static int check_own_files(const struct checksum *c)
+{
+    struct own_files o = {.count = 0};
+
+    own_files_add_job(&o, c->file.given);
+    own_files_add_manifest(&o, c->manifest);
+    own_files_exclude(&o, c->verify, "is that of --verify, too");
+    own_files_exclude_image(&o, c->name, c->format);
+    if (own_files_end(&o) != CLI_OK)
+        return CLI_FAILED;
+    return c->manifest != NULL ? manifest_check(c->manifest) : CLI_OK;
+}
+
 static int checksum(struct checksum *c, const struct cli_parser *p)
 {
     int rc = cli_memory_share(p, cli_count_layers(c->name, c->format), 0, BUFFERS, c->block_size, &c->memory);
@@ -348,7 +363,9 @@ static int checksum(struct checksum *c, const struct cli_parser *p)
     if (rc != CLI_OK)
         return FAILED;
     job_file_add_chain(&c->file, c->name, c->format, JOB_READS);
-    rc = job_blocks_open(&c->blocks, &c->file, c->block_size);
+    rc = check_own_files(c);
+    if (rc == CLI_OK)
+        rc = job_blocks_open(&c->blocks, &c->file, c->block_size);
     if (rc == CLI_OK)
         rc = job_file_begin(&c->file);
     rc = rc == CLI_OK ? checksum_or_verify(c) : FAILED;

@@ -11,6 +11,7 @@
 
 #include "tools/cli.h"
 #include "tools/job_file.h"
+#include "tools/own_files.h"
 #include "tools/target.h"
 
 enum { BUFFERS = 32 << 20, BUFFERS_LEAST = 1 << 20 };
@@ -90,6 +91,16 @@ static int share_memory(struct commit *c, const struct cli_parser *p, const char
     return rc;
 }
 
+/* What --job writes is no image of the chain. */
+static int check_own_files(const struct commit *c, const char *name)
+{
+    struct own_files o = {.count = 0};
+
+    own_files_add_job(&o, c->file.given);
+    own_files_exclude_image(&o, name, c->opts.format);
+    return own_files_end(&o);
+}
+
 static int commit(struct commit *c, const struct cli_parser *p, const char *name)
 {
     int rc = share_memory(c, p, name);
@@ -101,7 +112,9 @@ static int commit(struct commit *c, const struct cli_parser *p, const char *name
     if (rc != CLI_OK)
         return rc;
     job_file_add_commit(&c->file, name, c->opts.format, c->opts.base);
-    rc = job_file_begin(&c->file);
+    rc = check_own_files(c, name);
+    if (rc == CLI_OK)
+        rc = job_file_begin(&c->file);
     if (rc == CLI_OK)
         rc = run_job(c, name);
     rc = job_file_end(&c->file, rc, vdisk_error_text());

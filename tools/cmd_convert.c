@@ -21,6 +21,7 @@
 #include "tools/create_options.h"
 #include "tools/distinct.h"
 #include "tools/job_file.h"
+#include "tools/own_files.h"
 #include "tools/pipe.h"
 #include "tools/target.h"
 
@@ -584,6 +585,30 @@ static void add_ends(struct convert *c)
     free(backing);
 }
 
+/* What --job and --manifest write is no image of this command. */
+static int check_own_files(const struct convert *c)
+{
+    const char *format = c->target_image_opts ? NULL : c->o.opts.format;
+    const char *names[] = {c->o.opts.data_file, c->o.opts.backing_file};
+    const char *formats[] = {"raw", c->o.opts.backing_fmt};
+    struct own_files o = {.count = 0};
+
+    own_files_add_job(&o, c->job.given);
+    own_files_add_manifest(&o, c->manifest.given);
+    for (unsigned i = 0; i < c->count; i++)
+        own_files_exclude_image(&o, c->names[i], c->source_format);
+    own_files_exclude_image(&o, c->target_name, format);
+    for (unsigned i = 0; i < 2; i++) {
+        char *path = names[i] != NULL ? cli_backing_path(c->target_name, names[i]) : NULL;
+        if (path != NULL)
+            own_files_exclude_image(&o, path, formats[i]);
+        free(path);
+    }
+    if (own_files_end(&o) != CLI_OK)
+        return CLI_FAILED;
+    return c->manifest.given != NULL ? manifest_check(c->manifest.given) : CLI_OK;
+}
+
 static int convert(struct convert *c)
 {
     int rc = c->to_stdout ? pipe_begin_output() : CLI_OK;
@@ -594,6 +619,8 @@ static int convert(struct convert *c)
         rc = apply_options(c);
     if (rc == CLI_OK && c->to_stdout)
         return stream(c);
+    if (rc == CLI_OK)
+        rc = check_own_files(c);
     if (rc == CLI_OK)
         rc = check_same_file(c);
     if (rc != CLI_OK)

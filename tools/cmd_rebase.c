@@ -13,6 +13,7 @@
 
 #include "tools/cli.h"
 #include "tools/job_file.h"
+#include "tools/own_files.h"
 #include "tools/target.h"
 
 enum { BUFFERS = 16 << 20, BUFFERS_LEAST = 2 << 20 };
@@ -118,6 +119,18 @@ static int share_memory(struct rebase *b, const struct cli_parser *p, const char
     return rc;
 }
 
+/* What --job writes is no image of either chain. */
+static int check_own_files(const struct rebase *b, const char *name, const char *backing)
+{
+    struct own_files o = {.count = 0};
+
+    own_files_add_job(&o, b->file.given);
+    own_files_exclude_image(&o, name, b->opts.format);
+    if (backing != NULL)
+        own_files_exclude_image(&o, backing, b->opts.backing_fmt);
+    return own_files_end(&o);
+}
+
 static int with_file(struct rebase *b, const char *name, const char *backing)
 {
     int rc;
@@ -125,7 +138,9 @@ static int with_file(struct rebase *b, const char *name, const char *backing)
     job_file_add_chain(&b->file, name, b->opts.format, JOB_WRITES);
     if (backing != NULL)
         job_file_add_chain(&b->file, backing, b->opts.backing_fmt, JOB_READS);
-    rc = job_file_begin(&b->file);
+    rc = check_own_files(b, name, backing);
+    if (rc == CLI_OK)
+        rc = job_file_begin(&b->file);
     if (rc == CLI_OK)
         rc = run_job(b, name);
     return job_file_end(&b->file, rc, vdisk_error_text());

@@ -14,6 +14,7 @@
 #include <zlib.h>
 
 #include "tools/manifest.h"
+#include "tools/own_files.h"
 
 enum { LINE = MANIFEST_HEX + 24 };
 
@@ -74,6 +75,18 @@ static bool is_whole(struct job_blocks *b)
     return true;
 }
 
+/* Nothing of it counts: is it empty, or what a job that was killed has left? Invariant 3 of job_file.h. */
+static bool is_ours(int fd)
+{
+    char start[MANIFEST_HEX + 1];
+    ssize_t n = pread(fd, start, sizeof start, 0);
+
+    for (ssize_t i = 0; i < n; i++)
+        if (i < MANIFEST_HEX ? strchr("0123456789abcdef", start[i]) == NULL || start[i] == '\0' : start[i] != ' ')
+            return false;
+    return n >= 0;
+}
+
 int job_blocks_open(struct job_blocks *b, struct job_file *job, uint32_t block_size)
 {
     struct stat st;
@@ -82,22 +95,24 @@ int job_blocks_open(struct job_blocks *b, struct job_file *job, uint32_t block_s
     *b = (struct job_blocks){.job = job, .block_size = block_size, .last_ns = cli_now_ns()};
     if (job->given == NULL)
         return CLI_OK;
-    b->path = job_file_beside(job->path, ".blocks");
+    b->path = own_files_beside(job->path, ".blocks");
     if (job->position > 0)
         b->left = number_of(b, "blocks_bytes");
     job_file_set(job, "blocks_bytes", json_integer((json_int_t)b->left)); /* it is there: job_file_end() */
     b->want_crc = number_of(b, "blocks_crc32");
     fd = open(b->path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
-    if (fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && (uint64_t)st.st_size >= b->left &&
-        ftruncate(fd, (off_t)b->left) == 0)
+    if (fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && (uint64_t)st.st_size >= b->left)
         b->file = fdopen(fd, "r+");
     else if (fd >= 0)
         errno = EBADMSG;
-    if (b->file != NULL && is_whole(b))
-        return CLI_OK;
-    if (b->file != NULL)
+    if (b->file != NULL && !(job->position > 0 ? is_whole(b) : is_ours(fd)))
         errno = EBADMSG;
-    failed(b, errno == EBADMSG ? "is not what was written" : strerror(errno));
+    else if (b->file != NULL && ftruncate(fd, (off_t)b->left) == 0)
+        return CLI_OK;
+    if (errno != EBADMSG)
+        failed(b, strerror(errno));
+    else
+        failed(b, job->position > 0 ? "is not what was written" : "is there, and is no job's: not replaced");
     if (b->file != NULL)
         fclose(b->file);
     else if (fd >= 0)

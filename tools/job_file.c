@@ -17,10 +17,12 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "tools/own_files.h"
 #include "tools/target.h"
 
 enum { INTERVAL_MS = 5000, TRIES = 500 };
 
+static const char first_text[] = "{\n    \"vdisk-io job\": "; /* of each state */
 static const struct timespec a_moment = {.tv_nsec = 20000000};
 
 static int fail(const struct job_file *j, const char *what)
@@ -187,7 +189,8 @@ static int save(struct job_file *j)
     char *text = json_dumps(j->json, JSON_INDENT(4));
     int fd, rc = 0;
 
-    unlink(j->next); /* of one that was killed */
+    if (!j->begun)
+        unlink(j->next); /* of one that was killed: check_next() */
     fd = text != NULL ? open(j->next, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666) : -1;
     if (fd < 0 || !write_all(fd, text, strlen(text)) || !write_all(fd, "\n", 1) || fsync(fd) != 0)
         rc = text != NULL ? -errno : -ENOMEM;
@@ -251,6 +254,26 @@ static int check_operands(const struct job_file *j, const struct cli_parser *p)
             return fail(j, "is an image of this command, too");
     }
     return CLI_OK;
+}
+
+/* FILE.next is not there, or of a job that was killed when it had written some of it. Invariant 3. */
+static int check_next(const struct job_file *j)
+{
+    char start[sizeof first_text - 1];
+    int fd = open(j->next, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    struct stat st;
+    ssize_t n = -1;
+
+    if (fd < 0 && errno == ENOENT)
+        return CLI_OK;
+    if (fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode))
+        n = read(fd, start, sizeof start);
+    if (fd >= 0)
+        close(fd);
+    if (n >= 0 && memcmp(start, first_text, (size_t)n) == 0)
+        return CLI_OK;
+    cli_error("%s: is there, and is no job's file: not replaced", j->next);
+    return CLI_FAILED;
 }
 
 static const char *text_of(const struct job_file *j, const char *key)
@@ -348,15 +371,6 @@ static void let_go(struct job_file *j)
     *j = (struct job_file){.fd = -1};
 }
 
-char *job_file_beside(const char *path, const char *suffix)
-{
-    size_t len = strlen(path) + strlen(suffix) + 1;
-    char *text = cli_calloc(1, len);
-
-    snprintf(text, len, "%s%s", path, suffix);
-    return text;
-}
-
 static bool has_pipe(const struct cli_parser *p)
 {
     char **operands;
@@ -378,8 +392,8 @@ int job_file_open(struct job_file *j, const struct cli_parser *p, bool quiet, co
         return cli_usage_error(p->verb, "--job: what is a pipe (-) cannot be gone on with");
     j->path = realpath(p->job, NULL); /* of a link, what it leads to is replaced */
     if (j->path == NULL)
-        j->path = cli_strdup(p->job);
-    j->next = job_file_beside(j->path, ".next");
+        j->path = own_files_path(p->job);
+    j->next = own_files_beside(j->path, ".next");
     rc = take_file(j);
     if (rc == CLI_OK)
         rc = check_operands(j, p);
@@ -443,7 +457,7 @@ int job_file_begin(struct job_file *j)
         return CLI_OK;
     cli_ends(&ends);
     sigprocmask(SIG_BLOCK, &ends, NULL);
-    if (j->position > 0 && check_ends(j) != CLI_OK)
+    if ((j->position > 0 && check_ends(j) != CLI_OK) || check_next(j) != CLI_OK)
         return CLI_FAILED;
     if (save_running(j) != CLI_OK)
         return CLI_FAILED;
@@ -493,7 +507,7 @@ uint32_t job_file_interval_ms(void)
 /* What FILE says does not need it any more. */
 static void drop_blocks(const struct job_file *j)
 {
-    char *blocks = job_file_beside(j->path, ".blocks");
+    char *blocks = own_files_beside(j->path, ".blocks");
 
     if (json_object_get(j->json, "blocks_bytes") != NULL)
         unlink(blocks);

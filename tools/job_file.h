@@ -10,7 +10,7 @@
  * Invariants
  *  1. Only who has the lock of the file that is at FILE replaces it, by one that it has locked before.
  *  2. What bytes_done says is durable before it is said.
- *  3. What FILE held before is replaced only if it was empty, or a job's.
+ *  3. What FILE, or a file beside it, held before is replaced only if it was empty, or a job's.
  */
 #ifndef TOOLS_JOB_FILE_H
 #define TOOLS_JOB_FILE_H
@@ -70,9 +70,6 @@ int job_file_checkpoint(void *arg, uint64_t position);
 
 /* For the job's options: where it goes on, and that it tells how far it is; without FILE neither. */
 struct vdisk_going_on job_file_going_on(struct job_file *j);
-
-/* `path` with `suffix`. malloc'ed. */
-char *job_file_beside(const char *path, const char *suffix);
 
 /* The library's error, or why FILE could not be written. Returns CLI_FAILED. */
 int job_file_error(const struct job_file *j);

@@ -15,6 +15,8 @@
 #include <unistd.h>
 #include <zlib.h>
 
+#include "tools/own_files.h"
+
 static const char first_line[] = "vdisk-io manifest 1", algorithm[] = "algorithm blake2b-256";
 
 enum { TRIES = 100, LINE = 160, BLOCK_LEAST = 4096, BLOCK_MOST = 64 << 20, SECTOR = 512 };
@@ -61,6 +63,18 @@ static bool may_replace(const char *path, const struct stat *st)
     if (!is_one)
         cli_error("%s: is there, and is no manifest: not replaced", path);
     return is_one;
+}
+
+int manifest_check(const char *path)
+{
+    char *place = own_files_path(path), *temporary = own_files_beside(place, ".new");
+    struct stat st;
+    bool may = (stat(path, &st) != 0 || may_replace(path, &st)) &&
+               (stat(temporary, &st) != 0 || may_replace(temporary, &st));
+
+    free(temporary);
+    free(place);
+    return may ? CLI_OK : CLI_FAILED;
 }
 
 static bool same_file(const char *path, const struct stat *st)
@@ -142,7 +156,6 @@ int manifest_create(struct manifest_writer *m, const char *path, uint32_t block_
 {
     struct stat st = {0};
     char *real = realpath(path, NULL); /* of a link, what it leads to is replaced */
-    size_t length;
 
     memset(m, 0, sizeof *m);
     if (real && stat(real, &st) == 0 && !may_replace(path, &st)) {
@@ -150,10 +163,8 @@ int manifest_create(struct manifest_writer *m, const char *path, uint32_t block_
         return CLI_FAILED;
     }
     m->block_size = block_size;
-    m->path = real ? real : cli_strdup(path);
-    length = strlen(m->path) + sizeof ".new";
-    m->temporary = cli_calloc(1, length);
-    snprintf(m->temporary, length, "%s.new", m->path);
+    m->path = real ? real : own_files_path(path);
+    m->temporary = own_files_beside(m->path, ".new");
     if (size == MANIFEST_SIZE_LATER) {
         m->body = tmpfile();
         if (!m->body)

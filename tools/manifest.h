@@ -50,6 +50,9 @@ struct manifest_writer {
  */
 int manifest_create(struct manifest_writer *m, const char *path, uint32_t block_size, uint64_t size);
 
+/* Would that be refused, because of what is there? Nothing is written. CLI_OK or CLI_FAILED. */
+int manifest_check(const char *path);
+
 /* 0 or -errno, which is not printed. */
 int manifest_add(struct manifest_writer *m, uint64_t count, const uint8_t *digest);
 
