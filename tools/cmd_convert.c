@@ -656,9 +656,9 @@ static int convert_job(struct convert *c, const struct cli_parser *p)
     if (rc != CLI_OK)
         return rc;
     rc = convert(c);
-    if (c->job.why[0] != '\0')
-        snprintf(c->error, sizeof c->error, "%s", c->job.why);
-    return job_file_end(&c->job, rc, c->error);
+    if (job_file_tell(&c->job))
+        c->error[0] = '\0';
+    return job_file_end(&c->job, rc, c->job.told ? c->job.why : c->error);
 }
 
 /* ---- from the operands to the end ------------------------------------------------------------------- */

@@ -154,7 +154,7 @@ static int save(struct job_blocks *b, uint64_t position)
     rc = job_file_checkpoint(b->job, position);
     b->last_ns = cli_now_ns();
     if (rc < 0 && !b->said)
-        cli_error("%s", b->job->why);
+        job_file_tell(b->job);
     b->said |= rc < 0;
     return rc;
 }

@@ -444,7 +444,7 @@ static int save_running(struct job_file *j)
         j->begun = true;
         return CLI_OK;
     }
-    cli_error("%s", j->why);
+    job_file_tell(j);
     return CLI_FAILED;
 }
 
@@ -488,12 +488,17 @@ struct vdisk_going_on job_file_going_on(struct job_file *j)
                                    job_file_interval_ms()};
 }
 
-int job_file_error(const struct job_file *j)
+bool job_file_tell(struct job_file *j)
 {
-    if (j->why[0] == '\0')
-        return cli_library_error();
-    cli_error("%s", j->why);
-    return CLI_FAILED;
+    if (j->why[0] != '\0' && !j->told)
+        cli_error("%s", j->why);
+    j->told = j->why[0] != '\0';
+    return j->told;
+}
+
+int job_file_error(struct job_file *j)
+{
+    return job_file_tell(j) ? CLI_FAILED : cli_library_error();
 }
 
 uint32_t job_file_interval_ms(void)
@@ -526,9 +531,9 @@ int job_file_end(struct job_file *j, int rc, const char *error)
         else if (error != NULL && error[0] != '\0')
             json_object_set_new(j->json, "error", cli_json_string(error));
         job_ends_refresh(json_object_get(j->json, "ends"));
-        if (save(j) < 0) {
-            cli_error("%s", j->why);
-            rc = rc == CLI_OK ? CLI_FAILED : rc;
+        if (save(j) < 0 && rc == CLI_OK) { /* else it was told why it failed, and what FILE says is true still */
+            job_file_tell(j);
+            rc = CLI_FAILED;
         }
     }
     if (j->json != NULL && strcmp(text_of(j, "state"), "done") == 0 && rc == CLI_OK)

@@ -38,6 +38,7 @@ struct job_file {
     const struct cli_progress *progress; /* where the total is from */
     uint64_t                   position; /* to go on from: 0: from the start */
     char                       why[512]; /* why it could not be written */
+    bool                       told;     /* that */
 };
 
 /*
@@ -71,8 +72,11 @@ int job_file_checkpoint(void *arg, uint64_t position);
 /* For the job's options: where it goes on, and that it tells how far it is; without FILE neither. */
 struct vdisk_going_on job_file_going_on(struct job_file *j);
 
-/* The library's error, or why FILE could not be written. Returns CLI_FAILED. */
-int job_file_error(const struct job_file *j);
+/* Why FILE could not be written, once. false: it could. */
+bool job_file_tell(struct job_file *j);
+
+/* The library's error, or that. Returns CLI_FAILED. */
+int job_file_error(struct job_file *j);
 
 /* How often, in milliseconds. */
 uint32_t job_file_interval_ms(void);
