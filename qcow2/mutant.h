@@ -97,6 +97,7 @@
     X(BACKING_TRUSTED, "writes go on though it is not known which backing file the header names")               \
     X(BACKING_UNSYNCED, "the header leads to another backing file's name before that is durable")              \
     X(BACKING_ZEROS_UNUSED, "of a header what is not zero counts, so that what ends it may not be written")      \
+    X(REBUILD_LEAVES_FILE_LONGER, "refcounts that could not be written stay behind the image's end")         \
     X(AMEND_KEEPS_WHAT_IT_TOOK, "what a step of amend that failed has taken is not given back")                  \
     X(EXPAND_UNSYNCED, "entries lead to zeros that are not durable")                                            \
     X(EXPAND_OVER_SHARED, "zeros are written into a cluster that another entry reads")                          \

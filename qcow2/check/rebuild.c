@@ -8,7 +8,7 @@
  * space.
  * Failure modes: a table cannot be read: what it refers to is not known, so nothing is written. A count that the
  * new refcounts are too narrow for: likewise. No space, no memory, a failed read or write: the old table is still
- * the one that counts.
+ * the one that counts, and the file is no longer than it was.
  *
  * Invariants.
  *  1. Nothing is written but clusters that neither the image nor the old refcount structure uses.
@@ -399,6 +399,20 @@ static int find_freed(struct rebuild *b)
 
 /* ---- all of it ----------------------------------------------------------------------------------------- */
 
+/* What was written fails to be all. Nothing knows of it, so what lies past what the file was is given back. */
+static void give_back(struct rebuild *b)
+{
+    struct backend *file = b->c.file;
+    struct err_saved saved;
+
+    assert(b->c.file_size > 0);
+    if (!b->grows || backend_size(file) <= b->c.file_size || MUTANT(REBUILD_LEAVES_FILE_LONGER))
+        return;
+    err_save(&saved);
+    io_prange(b->c.queue, file, IO_TRUNCATE, b->c.file_size, 0); /* if that fails, too, it is free space */
+    err_restore(&saved);
+}
+
 static int rebuild(struct rebuild *b)
 {
     int rc = count(b);
@@ -409,9 +423,14 @@ static int rebuild(struct rebuild *b)
         rc = place(b);
     if (rc == 0)
         rc = find_freed(b);
+    if (rc < 0)
+        return rc;
+    rc = write_blocks(b);
     if (rc == 0)
-        rc = write_blocks(b);
-    return rc == 0 ? write_table(b) : rc; /* invariant 2 */
+        rc = write_table(b); /* invariant 2 */
+    if (rc < 0)
+        give_back(b);
+    return rc;
 }
 
 /* After check_begin(). */

@@ -34,11 +34,28 @@ static int build(struct chain *c)
     return rc < 0 ? rc : closed;
 }
 
-/* *ret_doubt: it is not known which header is there, so that nothing more is written. NULL: it is. */
-static int amend(const struct chain *c, vdisk_progress_fn *progress, void *progress_arg, bool *ret_doubt)
+static uint64_t file_size(const struct chain *c)
 {
-    struct vdisk_amend_opts opts = {.size = sizeof opts, .version = 2, .progress = progress,
-                                    .progress_arg = progress_arg};
+    struct vdisk_open_opts how = {.size = sizeof how, .format = "raw"};
+    char name[CHAIN_NAME];
+    uint64_t size;
+    vdisk *v;
+
+    CHECK_OK(vdisk_open(chain_name(c, 1, name), &how, &v));
+    size = vdisk_size(v);
+    CHECK_OK(vdisk_close(v));
+    return size;
+}
+
+/*
+ * To version 2, or to wider refcounts. *ret_doubt: it is not known which header is there, so that nothing more is
+ * written. NULL: it is.
+ */
+static int amend(const struct chain *c, bool wider, vdisk_progress_fn *progress, void *progress_arg,
+                 bool *ret_doubt)
+{
+    struct vdisk_amend_opts opts = {.size = sizeof opts, .version = wider ? 0 : 2, .progress = progress,
+                                    .progress_arg = progress_arg, .refcount_bits = wider ? 64 : 0};
     struct vdisk_open_opts how = {.size = sizeof how, .flags = VDISK_OPEN_RDWR, .format = "qcow2"};
     char name[CHAIN_NAME];
     vdisk_job *j;
@@ -72,7 +89,7 @@ static void expect_no_leaks(const struct chain *c)
 }
 
 /* At each of its steps. */
-static void test_stopped(void)
+static void run_stopped(bool wider, unsigned least)
 {
     unsigned steps = 0, stopped = 0;
 
@@ -86,16 +103,26 @@ static void test_stopped(void)
         CHECK_OK(build(&c));
         stepper_init(&step, false);
         step.cancel_at = i;
-        stopped += amend(&c, stepper_step, &step, NULL) == -ECANCELED;
+        stopped += amend(&c, wider, stepper_step, &step, NULL) == -ECANCELED;
         steps = i == 0 ? step.steps : steps;
         expect_no_leaks(&c);
         vdisk_lab_destroy(lab);
     }
-    CHECK(stopped > 3);
+    CHECK(stopped > least);
+}
+
+static void test_stopped(void)
+{
+    run_stopped(false, 3);
+}
+
+static void test_wider_stopped(void)
+{
+    run_stopped(true, 0);
 }
 
 /* One write finds no space, whichever; then there is some again. */
-static void test_no_space(void)
+static void run_no_space(bool wider)
 {
     unsigned failed = 0;
     bool met = true;
@@ -104,6 +131,7 @@ static void test_no_space(void)
         struct vdisk_lab_fault fault = {.size = sizeof fault, .calls = VDISK_LAB_WRITES, .nth = i,
                                         .error = ENOSPC};
         bool doubt = false;
+        uint64_t before;
         int rc;
         struct chain c;
         vdisk_lab *lab;
@@ -111,8 +139,9 @@ static void test_no_space(void)
         test_note("write %u", i);
         CHECK_OK(vdisk_lab_create(NULL, &lab));
         CHECK_OK(build(&c));
+        before = file_size(&c);
         CHECK_OK(vdisk_lab_fail(lab, &fault));
-        rc = amend(&c, NULL, NULL, &doubt);
+        rc = amend(&c, wider, NULL, NULL, &doubt);
         met = vdisk_lab_has_failed(lab);
         CHECK_OK(vdisk_lab_fail(lab, NULL));
         failed += rc < 0 && !doubt;
@@ -120,9 +149,21 @@ static void test_no_space(void)
             chain_check(&c);
         else
             expect_no_leaks(&c);
+        if (rc < 0 && !doubt && wider)
+            CHECK_INT(file_size(&c), before);
         vdisk_lab_destroy(lab);
     }
-    CHECK(failed > 3);
+    CHECK(failed > (wider ? 1 : 3));
+}
+
+static void test_no_space(void)
+{
+    run_no_space(false);
+}
+
+static void test_wider_no_space(void)
+{
+    run_no_space(true);
 }
 
 int main(int argc, char **argv)
@@ -130,6 +171,8 @@ int main(int argc, char **argv)
     static const struct test_case cases[] = {
         {.name = "stopped", .run = test_stopped},
         {.name = "no_space", .run = test_no_space},
+        {.name = "wider_stopped", .run = test_wider_stopped},
+        {.name = "wider_no_space", .run = test_wider_no_space},
     };
 
     return test_main(argc, argv, cases, ARRAY_LEN(cases));
