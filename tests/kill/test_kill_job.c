@@ -49,8 +49,9 @@ static uint64_t done_of(const char *job, const char *state)
     return strtoull(at + strlen("\"bytes_done\": "), NULL, 10);
 }
 
-/* Until it is done. `image`: that is to be let go by the kernel; or NULL. */
-static void run_killed(const char *arguments, const char *job, const struct image_spec *image, uint64_t *whole_ns)
+/* Until it is done. `image`: that is to be let go by the kernel; `judge`: a command to be run then; or NULL. */
+static void run_killed(const char *arguments, const char *job, const struct image_spec *image, const char *judge,
+                       uint64_t *whole_ns)
 {
     uint64_t done = 0, now;
     bool was_killed = true;
@@ -63,6 +64,8 @@ static void run_killed(const char *arguments, const char *job, const struct imag
         was_killed = kill_run(arguments, *whole_ns);
         if (image)
             kill_wait_image(image);
+        if (judge)
+            run_ok("%s", judge);
         now = done_of(job, NULL);
         CHECK_MSG(now >= done, "%" PRIu64 " bytes were done, now %" PRIu64, done, now);
         done = now;
@@ -76,9 +79,11 @@ static void run_killed(const char *arguments, const char *job, const struct imag
 static void test_convert(void)
 {
     static const char *const ways[] = {"-O qcow2", "-O qcow2 -c", "-O qcow2 -o cluster_size=4k", "-O raw",
-                                       "-O qcow2 -t writeback -o preallocation=metadata", "-O raw -S 0"};
+                                       "-O qcow2 -t writeback -o preallocation=metadata", "-O raw -S 0",
+                                       "-O qcow2 --manifest sums", "-O qcow2 -c --manifest sums",
+                                       "-O raw --manifest sums"};
     const char *way = ways[test_repetition() % ARRAY_LEN(ways)];
-    char source[PATH_MAX], job[PATH_MAX], arguments[4 * PATH_MAX];
+    char source[PATH_MAX], job[PATH_MAX], arguments[4 * PATH_MAX], compare[3 * PATH_MAX], judge[4 * PATH_MAX];
     bool qcow2 = strstr(way, "qcow2") != NULL;
     struct image_spec target;
     uint64_t whole_ns = 0;
@@ -91,11 +96,17 @@ static void test_convert(void)
     make_source(source);
     snprintf(arguments, sizeof arguments, "convert -q -r 80M --job %s -f raw %s %s %s", job, way, source,
              target.path);
+    snprintf(compare, sizeof compare, "qemu-img compare -f %s -F raw %s %s", qcow2 ? "qcow2" : "raw", target.path,
+             source);
+    snprintf(judge, sizeof judge, "if test -e sums; then %s; fi", compare);
     for (unsigned i = 0; i < ROUNDS; i++) {
-        run_killed(arguments, job, &target, &whole_ns);
+        run_killed(arguments, job, &target, judge, &whole_ns); /* with a manifest the target is whole */
+        if (strstr(way, "sums"))
+            run_ok(VDISK_IO " checksum -q -f raw --manifest want source && cmp want sums && rm want sums && "
+                            "test ! -e sums.new && test ! -e job.blocks && test ! -e job.next");
         if (qcow2)
             run_ok("qemu-img check -q -f qcow2 %s", target.path); /* clean: no leaks either */
-        run_ok("qemu-img compare -f %s -F raw %s %s", qcow2 ? "qcow2" : "raw", target.path, source);
+        run_ok("%s", compare);
         unlink(job);
         unlink(target.path);
     }
@@ -115,7 +126,7 @@ static void test_checksum(void)
              job, source, source);
     snprintf(want, sizeof want, "cmp whole source.sums && test ! -e job.blocks && rm source.sums job");
     for (unsigned i = 0; i < ROUNDS; i++) {
-        run_killed(arguments, job, NULL, &whole_ns);
+        run_killed(arguments, job, NULL, NULL, &whole_ns);
         run_ok("cd %s && %s", test_path("."), want);
     }
     kill_summary();
