@@ -312,10 +312,14 @@ def one_line(what, said, text):
 
 def readers_go():
     content(random.Random(5), "data", 6 << 20)
-    for options in (["-O", "qcow2"], ["-O", "raw"], ["-c", "-O", "qcow2"]):
-        for length in (0, 1, 70000, 2000000):
+    expect("below", 0, TOOL, "create", "-q", "-f", "qcow2", "empty", str(6 << 20))
+    over = ["-B", "empty", "-F", "qcow2"]
+    for options in (["-O", "qcow2"], ["-O", "raw"], ["-c", "-O", "qcow2"], ["-O", "qcow2", *over],
+                    ["-c", "-O", "qcow2", *over]):
+        for length, ignored in ((0, False), (1, True), (70000, False), (2000000, False), (2000000, True)):
             command = [TOOL, "convert", "-f", "raw", *options, "data", "-"]
-            with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                  restore_signals=not ignored) as process: # SIGPIPE
                 process.stdout.read(length)
                 process.stdout.close()
                 said = process.stderr.read().decode()
@@ -327,6 +331,29 @@ def readers_go():
             result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
         that("a full device", result.returncode == 1)
         one_line("a full device", result.stderr, "standard output: writing: No space left on device")
+
+
+def is_known_as(image, want):
+    """Cut off anywhere, it is not taken for whole: it is no image, or damaged, or cannot be read."""
+    whole = pathlib.Path(image).read_bytes()
+    cluster = 65536
+    lengths = {0, 3, 4, 104, 512, 4096, *range(cluster, len(whole) - cluster, 3 * cluster + 1000)}
+    for length in sorted(lengths):
+        pathlib.Path("cut").write_bytes(whole[:length])
+        check = subprocess.run([TOOL, "check", "-q", "-f", "qcow2", "cut"], capture_output=True, check=False)
+        read = subprocess.run([TOOL, "compare", "-q", "-f", "qcow2", "-F", "raw", "cut", want],
+                              capture_output=True, check=False)
+        that(f"cut off at {length} of {len(whole)}: check {check.returncode}, compare {read.returncode}",
+             check.returncode in (1, 2) and (read.returncode != 0 or check.returncode == 2))
+
+
+def cut_off():
+    """The writer is gone in the middle: what came is not taken for an image that is whole."""
+    pathlib.Path("noise").write_bytes(random.Random(9).randbytes(4 << 20))
+    for options in ([], ["-c"]):
+        out, _ = expect("noise", 0, TOOL, "convert", "-f", "raw", "-O", "qcow2", *options, "noise", "-")
+        pathlib.Path("stream").write_bytes(out)
+        is_known_as("stream", "noise")
 
 
 def interrupted():
@@ -594,6 +621,7 @@ def main():
     over_pipes(random.Random(SEED))
     large()
     readers_go()
+    cut_off()
     interrupted()
     progress()
     refused()
