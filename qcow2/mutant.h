@@ -97,6 +97,9 @@
     X(BACKING_TRUSTED, "writes go on though it is not known which backing file the header names")               \
     X(BACKING_UNSYNCED, "the header leads to another backing file's name before that is durable")              \
     X(BACKING_ZEROS_UNUSED, "of a header what is not zero counts, so that what ends it may not be written")      \
+    X(FRONT_SHOWS_BELOW, "zeros of a stream do not hide its backing file")                                      \
+    X(PACK_SHARED_TOO_OFTEN, "more compressed data in a cluster than its refcount can count")                   \
+    X(PACK_REACH_UNCOUNTED, "compressed data that reaches into the next cluster does not count there")          \
     X(REBUILD_LEAVES_FILE_LONGER, "refcounts that could not be written stay behind the image's end")         \
     X(AMEND_KEEPS_WHAT_IT_TOOK, "what a step of amend that failed has taken is not given back")                  \
     X(EXPAND_UNSYNCED, "entries lead to zeros that are not durable")                                            \

@@ -16,6 +16,7 @@
 #include "engine/base/error.h"
 #include "engine/base/mem.h"
 #include "qcow2/image/front.h"
+#include "qcow2/mutant.h"
 
 struct cluster_map q2_front_full;
 
@@ -79,7 +80,7 @@ int q2_front_add_zeroes(struct front *front, uint64_t guest_offset, uint64_t len
 {
     struct q2_front *f = container_of(front, struct q2_front, front);
 
-    if (!f->zeros)
+    if (!f->zeros || MUTANT(FRONT_SHOWS_BELOW))
         return 0;
     return add(f, q2_front_geo(f)->version >= 3 ? f->zeros : f->maps, guest_offset, len);
 }

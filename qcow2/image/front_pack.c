@@ -21,6 +21,7 @@
 #include "engine/base/error.h"
 #include "engine/base/mem.h"
 #include "qcow2/image/front.h"
+#include "qcow2/mutant.h"
 
 #define STORED UINT16_MAX
 
@@ -154,7 +155,7 @@ static uint64_t place(const struct q2_geometry *g, struct front_place *p, uint64
 {
     uint64_t at = p->end, last;
 
-    if (at % g->cluster_size != 0 && p->sharers >= g->refcount_max)
+    if (at % g->cluster_size != 0 && p->sharers >= g->refcount_max && !MUTANT(PACK_SHARED_TOO_OFTEN))
         at = align_up(at, g->cluster_size);
     if ((at % Q2_SECTOR_SIZE + len - 1) / Q2_SECTOR_SIZE > g->compressed_sectors_mask)
         at = align_up(at, Q2_SECTOR_SIZE);
@@ -234,8 +235,10 @@ uint64_t q2_pack_count(struct q2_front *f, uint64_t host_cluster)
             break;
         assert(p->ahead_last >= host_cluster);
         count++;
-        if (p->ahead_last > host_cluster)
+        if (p->ahead_last > host_cluster) {
+            p->ahead = !MUTANT(PACK_REACH_UNCOUNTED);
             break;
+        }
         p->ahead = false;
     }
     assert(count > 0 && count <= g->refcount_max); /* invariant 2 */
