@@ -9,7 +9,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <libgen.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -159,18 +158,6 @@ static int take_file(struct job_file *j)
     return fail(j, "other processes replace it again and again, or hold it locked");
 }
 
-static void sync_folder(const char *path)
-{
-    char *copy = cli_strdup(path);
-    int fd = open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-
-    if (fd >= 0) {
-        fsync(fd);
-        close(fd);
-    }
-    free(copy);
-}
-
 static bool write_all(int fd, const char *text, size_t len)
 {
     for (ssize_t n; len > 0; text += n, len -= (size_t)n) {
@@ -207,7 +194,7 @@ static int save(struct job_file *j)
             close(fd);
         return rc;
     }
-    sync_folder(j->path);
+    own_files_sync_folder(j->path);
     close(j->fd);
     j->fd = fd;
     j->made = false;

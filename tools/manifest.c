@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <libgen.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -152,6 +153,19 @@ static void forget(struct manifest_writer *m)
     free(m->path);
 }
 
+/* In the same folder, so that it has the space which the manifest will have to have; else where such files are. */
+static FILE *make_nameless(const char *path)
+{
+    char *copy = cli_strdup(path);
+    int fd = open(dirname(copy), O_RDWR | O_TMPFILE | O_CLOEXEC, 0600);
+    FILE *file = fd >= 0 ? fdopen(fd, "w+") : tmpfile();
+
+    if (!file && fd >= 0)
+        close(fd);
+    free(copy);
+    return file;
+}
+
 int manifest_create(struct manifest_writer *m, const char *path, uint32_t block_size, uint64_t size)
 {
     struct stat st = {0};
@@ -166,7 +180,7 @@ int manifest_create(struct manifest_writer *m, const char *path, uint32_t block_
     m->path = real ? real : own_files_path(path);
     m->temporary = own_files_beside(m->path, ".new");
     if (size == MANIFEST_SIZE_LATER) {
-        m->body = tmpfile();
+        m->body = make_nameless(m->path);
         if (!m->body)
             cli_error("%s: %s", path, strerror(errno));
     }
@@ -196,18 +210,26 @@ int manifest_set_size(struct manifest_writer *m, uint64_t size)
 {
     char line[LINE];
     FILE *body = m->body;
+    int rc = CLI_OK;
 
     put_run(m);
     m->body = NULL;
     put_head(m, size);
-    rewind(body);
+    if (fflush(body) != 0 || ferror(body) || fseek(body, 0, SEEK_SET) != 0) {
+        cli_error("%s: digests could not be kept: %s", m->path, strerror(errno));
+        fclose(body);
+        return CLI_FAILED;
+    }
     while (fgets(line, sizeof line, body)) {
         line[strcspn(line, "\n")] = '\0';
         put_line(m, line);
     }
-    if (ferror(body))
+    if (ferror(body) || ferror(m->file)) {
         cli_error("%s: %s", m->path, strerror(errno));
-    return fclose(body) == 0 && !ferror(m->file) ? CLI_OK : CLI_FAILED;
+        rc = CLI_FAILED;
+    }
+    fclose(body);
+    return rc;
 }
 
 bool manifest_is_file(const struct manifest_writer *m, const char *path)
@@ -238,8 +260,11 @@ static bool put_in_place(struct manifest_writer *m, const uint8_t *checksum)
     snprintf(line, sizeof line, "checksum %s", hex);
     put_line(m, line);
     fprintf(m->file, "crc32 %08" PRIx64 "\n", m->crc);
-    return fflush(m->file) == 0 && !ferror(m->file) && fsync(fileno(m->file)) == 0 &&
-           rename(m->temporary, m->path) == 0;
+    if (fflush(m->file) != 0 || ferror(m->file) || fsync(fileno(m->file)) != 0 ||
+        rename(m->temporary, m->path) != 0)
+        return false;
+    own_files_sync_folder(m->path); /* a job's file, in another folder, says next that all is done */
+    return true;
 }
 
 int manifest_finish(struct manifest_writer *m, const uint8_t *checksum)

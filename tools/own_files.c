@@ -6,6 +6,8 @@
 #include "tools/own_files.h"
 
 #include <assert.h>
+#include <fcntl.h>
+#include <libgen.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -59,6 +61,18 @@ char *own_files_beside(const char *path, const char *suffix)
 
     snprintf(text, len, "%s%s", path, suffix);
     return text;
+}
+
+void own_files_sync_folder(const char *path)
+{
+    char *copy = cli_strdup(path);
+    int fd = open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+    if (fd >= 0) {
+        fsync(fd);
+        close(fd);
+    }
+    free(copy);
 }
 
 /* `path` is the place's from here on. */

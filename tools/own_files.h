@@ -48,4 +48,7 @@ char *own_files_beside(const char *path, const char *suffix);
 /* The file that is at `path`, or comes to be there, through symbolic links. malloc'ed. */
 char *own_files_path(const char *path);
 
+/* What was renamed to `path` is there after a power cut, too, where the file system can say so. */
+void own_files_sync_folder(const char *path);
+
 #endif
