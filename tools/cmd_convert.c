@@ -405,10 +405,13 @@ static int copy_failed(struct convert *c)
     return c->manifest.said || c->manifest.blocks.said ? CLI_FAILED : failed(c);
 }
 
-/* What was read before the command was stopped, and cannot be now: it is zeros, and so they have to be written. */
+/*
+ * A target that was zeros when the job began is so no more, where this command has written to it and nobody knows how
+ * far; where it does not begin anew, the source is still what it was, but what can be read of it may be less.
+ */
 static bool may_hold_what_is_lost(const struct convert *c)
 {
-    return c->copy.flags & VDISK_COPY_SALVAGE && (c->job.position > 0 || c->job.was_killed);
+    return c->job.was_begun && (c->job.position == 0 || c->copy.flags & VDISK_COPY_SALVAGE);
 }
 
 static int copy(struct convert *c, vdisk *target)

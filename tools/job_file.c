@@ -339,6 +339,7 @@ static int take_state(struct job_file *j, const struct cli_parser *p)
             cli_note("%s: all of it is done already", j->given);
         return JOB_FILE_DONE;
     }
+    j->was_begun = true;
     j->position = number_of(j, "bytes_done");
     j->was_killed = strcmp(text_of(j, "state"), "running") == 0;
     if (j->position == 0)

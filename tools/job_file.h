@@ -32,7 +32,8 @@ struct job_file {
     int                        fd;       /* of the file that is there: it holds the lock */
     bool                       made;     /* by us, and nothing has been written to it */
     bool                       begun;    /* it is written that it runs */
-    bool                       was_killed; /* the process that it goes on from */
+    bool                       was_begun;  /* before, by another process, which may have written to the target */
+    bool                       was_killed; /* that one */
     bool                       quiet;
     json_t                    *json;
     const struct cli_progress *progress; /* where the total is from */

@@ -320,6 +320,34 @@ def test_race():
         works("check", "-q", "target")
 
 
+def test_zeros_no_more():
+    """A target of zeros has been written to, and FILE does not say how far: it is not taken for zeros again."""
+    make_source("changing", 16 * MIB)
+    for way in ([], ["--salvage"]):
+        remove("job", "target")
+        with open("target", "wb") as f:
+            f.truncate(16 * MIB)
+        command = ["convert", "--job", "job", *way, "-n", "--target-is-zero", "-O", "raw", "changing", "target"]
+        child = start(*command, *SLOW)
+        reached("job", 1)
+        code, _, _ = stop(child, signal.SIGKILL)
+        check("it was killed", code == -signal.SIGKILL)
+        with open("job", encoding="utf-8") as f:
+            state = json.load(f)
+        state["bytes_done"] = 0 # as if it had been killed earlier
+        with open("job", "w", encoding="utf-8") as f:
+            json.dump(state, f)
+        with open("target", "rb") as f:
+            check("it has written", any(f.read()))
+        with open("zeros", "wb") as f:
+            f.truncate(16 * MIB)
+        os.rename("changing", "before")
+        os.rename("zeros", "changing")
+        works(*command)
+        same_content("changing", "target")
+        os.rename("before", "changing")
+
+
 def test_full():
     """No space, and then some: by a limit to the file's size."""
     command = ["convert", "--job", "job", "-t", "writeback", "-O", "qcow2", "source", "target"]
@@ -459,7 +487,8 @@ def main():
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         make_source()
         for test in (test_ways, test_checksum, test_commit, test_rebase, test_refused, test_files, test_two,
-                     test_race, test_full, test_no_stray_signal, test_memory, test_idle, test_progress):
+                     test_race, test_zeros_no_more, test_full, test_no_stray_signal, test_memory, test_idle,
+                     test_progress):
             test()
         os.chdir("/")
     print(f"{checks} checks, {failures} failures")
