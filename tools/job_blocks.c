@@ -21,7 +21,7 @@ enum { LINE = MANIFEST_HEX + 24 };
 static int failed(struct job_blocks *b, const char *why)
 {
     cli_error("%s: %s", b->path, why);
-    b->said = true;
+    b->said = b->broken = true;
     return CLI_FAILED;
 }
 
@@ -144,6 +144,8 @@ static int save(struct job_blocks *b, uint64_t position)
 {
     int rc;
 
+    if (b->broken)
+        return -EIO;
     if (fflush(b->file) != 0 || fsync(fileno(b->file)) != 0) {
         rc = -errno;
         failed(b, strerror(errno));
