@@ -34,14 +34,14 @@
 enum call {
     OPEN, LOCK, SETFL, STAT, FSTAT, LSTAT, STATX, FSTATVFS, FSTATFS, FTRUNCATE, FALLOCATE, FDATASYNC, UNLINK,
     LSEEK, IOCTL, COPY_RANGE, MMAP, EVENTFD, RING_INIT, RING_REGISTER, RING_ENTER, THREAD, READ, WRITE, READLINK,
-    RING_READ, RING_WRITE, RING_FSYNC, RING_FALLOCATE, RING_POLL, CALLS,
+    RING_READ, RING_WRITE, RING_FSYNC, RING_FALLOCATE, RING_POLL, FSYNC, RENAME, CALLS,
 };
 
 static const char *const names[CALLS] = {
     "open", "lock", "setfl", "stat", "fstat", "lstat", "statx", "fstatvfs", "fstatfs", "ftruncate", "fallocate",
     "fdatasync", "unlink", "lseek", "ioctl", "copy_range", "mmap", "eventfd", "ring_init", "ring_register",
     "ring_enter", "thread", "read", "write", "readlink", "ring_read", "ring_write", "ring_fsync",
-    "ring_fallocate", "ring_poll",
+    "ring_fallocate", "ring_poll", "fsync", "rename",
 };
 
 static _Atomic unsigned counts[CALLS];
@@ -195,6 +195,16 @@ int fallocate64(int fd, int mode, off64_t offset, off64_t len)
 int fdatasync(int fd)
 {
     OR_FAIL(FDATASYNC, REAL(fdatasync)(fd));
+}
+
+int fsync(int fd)
+{
+    OR_FAIL(FSYNC, REAL(fsync)(fd));
+}
+
+int rename(const char *from, const char *to)
+{
+    OR_FAIL(RENAME, REAL(rename)(from, to));
 }
 
 int unlink(const char *path)

@@ -53,6 +53,7 @@ ERRNOS = {
     "ring_fsync": [E.EIO, E.ENOSPC, E.EDQUOT, E.EINTR, E.EROFS],
     "ring_fallocate": [E.ENOSPC, E.EDQUOT, E.EOPNOTSUPP, E.EIO, E.EINTR, E.EFBIG, E.EPERM],
     "ring_poll": [E.ENOMEM, E.ECANCELED],
+    "fsync": [E.EIO, E.ENOSPC], "rename": [E.EACCES, E.EIO, E.ENOSPC],
 }
 COMPLETIONS = ("ring_read", "ring_write", "ring_fsync", "ring_fallocate", "ring_poll")
 DONE = {"ftruncate": [E.EIO, E.EINTR], "fallocate": [E.EIO], "fdatasync": [E.EIO], "write": [E.EIO],
