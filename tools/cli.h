@@ -175,6 +175,9 @@ int cli_job_run(vdisk_job *job);
 /* Has one of those come? */
 bool cli_is_told_to_end(void);
 
+/* A signal that ends a command has come, and waits for cli_job_run(): job_file_begin(). */
+bool cli_end_is_waiting(void);
+
 /* Has SIGUSR1 come since the last call? */
 bool cli_is_asked(void);
 

@@ -11,6 +11,7 @@
 
 #include "tools/cli.h"
 #include "tools/job_file.h"
+#include "tools/job_verify.h"
 #include "tools/own_files.h"
 #include "tools/target.h"
 
@@ -115,6 +116,8 @@ static int commit(struct commit *c, const struct cli_parser *p, const char *name
     rc = check_own_files(c, name);
     if (rc == CLI_OK)
         rc = job_file_begin(&c->file);
+    if (rc == CLI_OK)
+        rc = job_verify_commit(&c->file, name, c->opts.format, c->opts.base);
     if (rc == CLI_OK)
         rc = run_job(c, name);
     rc = job_file_end(&c->file, rc, vdisk_error_text());

@@ -21,6 +21,7 @@
 #include "tools/create_options.h"
 #include "tools/distinct.h"
 #include "tools/job_file.h"
+#include "tools/job_verify.h"
 #include "tools/own_files.h"
 #include "tools/pipe.h"
 #include "tools/target.h"
@@ -406,8 +407,8 @@ static int copy_failed(struct convert *c)
 }
 
 /*
- * A target that was zeros when the job began is so no more, where this command has written to it and nobody knows how
- * far; where it does not begin anew, the source is still what it was, but what can be read of it may be less.
+ * A target that was zeros when the job began is so no more, where this command has written to it and nobody knows
+ * how far; where it does not begin anew, the source is still what it was, but what can be read of it may be less.
  */
 static bool may_hold_what_is_lost(const struct convert *c)
 {
@@ -454,11 +455,31 @@ static int copy(struct convert *c, vdisk *target)
     return rc;
 }
 
+/* What is passed over is there. */
+static int verify(struct convert *c, vdisk *target)
+{
+    uint64_t at = 0;
+    int rc = CLI_OK;
+
+    for (unsigned i = 0; rc == CLI_OK && i < c->count; i++) {
+        struct job_verify v = {.job = &c->job, .source = c->sources[i], .target = target,
+                               .target_name = c->target_name, .target_offset = at, .length = c->job.position,
+                               .salvage = c->copy.flags & VDISK_COPY_SALVAGE};
+        rc = job_verify(&v);
+        at += vdisk_size(c->sources[i]);
+    }
+    if (rc == CLI_OK)
+        job_verify_end(&c->job);
+    return rc;
+}
+
 static int fill_target(struct convert *c)
 {
     vdisk *target = NULL;
     int rc = open_target(c, &target);
 
+    if (rc == CLI_OK && c->job.position > 0)
+        rc = verify(c, target);
     if (rc == CLI_OK)
         rc = copy(c, target);
     if (rc == CLI_OK && !c->no_create && vdisk_finish(target) < 0)

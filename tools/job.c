@@ -28,6 +28,17 @@ bool cli_is_told_to_end(void)
     return atomic_load(&told_to_end);
 }
 
+bool cli_end_is_waiting(void)
+{
+    sigset_t set;
+
+    sigpending(&set);
+    for (size_t i = 0; i < CLI_ENDS; i++)
+        if (sigismember(&set, cli_end_signals[i]))
+            return true;
+    return false;
+}
+
 bool cli_is_asked(void)
 {
     bool was = asked != 0;

@@ -23,7 +23,7 @@ struct job_blocks {
     uint64_t         crc, want_crc;
     uint64_t         last_ns;
     bool             said;       /* why it stopped */
-    bool             broken;     /* a write to it failed: what it holds is not known, and no checkpoint counts on it */
+    bool             broken;     /* a write to it failed: no checkpoint counts on what it holds */
     struct manifest_run *held;   /* of a copy: told, and not before its last checkpoint */
     size_t           held_count, held_room;
 };

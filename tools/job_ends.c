@@ -125,6 +125,48 @@ void job_ends_refresh(json_t *ends)
     }
 }
 
+void job_ends_note(json_t *ends, bool are_known)
+{
+    size_t i;
+    json_t *end;
+
+    json_array_foreach(ends, i, end) {
+        const char *path = json_string_value(json_object_get(end, "path"));
+        struct statx st;
+        if (what_of(end) != JOB_WRITES)
+            continue;
+        json_object_del(end, "modified");
+        if (are_known && path != NULL && look(path, &st) && S_ISREG(st.stx_mode))
+            set_content(end, &st);
+    }
+}
+
+static bool is_as_noted(const json_t *end)
+{
+    const char *path = json_string_value(json_object_get(end, "path"));
+    json_t *now;
+    struct statx st;
+    bool same;
+
+    if (path == NULL || !look(path, &st) || !S_ISREG(st.stx_mode)) /* a device has no time of its last write */
+        return false;
+    now = json_object();
+    set_content(now, &st);
+    same = !differs(end, now, "size") && !differs(end, now, "modified");
+    json_decref(now);
+    return same;
+}
+
+bool job_ends_are_doubted(const json_t *ends, bool was_killed)
+{
+    for (size_t i = 0; i < json_array_size(ends); i++) {
+        const json_t *end = json_array_get(ends, i);
+        if (what_of(end) == JOB_WRITES && (was_killed || !is_as_noted(end)))
+            return true;
+    }
+    return false;
+}
+
 /* ---- all of them ---------------------------------------------------------------------------------------- */
 
 void job_file_add(struct job_file *j, const char *path, enum job_end what)
@@ -192,4 +234,39 @@ void job_file_add_commit(struct job_file *j, const char *name, const char *forma
 
     if (j->given != NULL && j->position == 0)
         cli_each_layer(name, format, add_layer, &c);
+}
+
+/* ---- the image that a commit goes into ------------------------------------------------------------------ */
+
+struct search {
+    struct job_base *base;
+    const char      *by_name; /* NULL: the backing file */
+    unsigned         count;   /* layers that have been seen */
+};
+
+static void look_below(void *arg, const struct vdisk_image_info *info)
+{
+    struct search *s = arg;
+
+    s->count++;
+    if (s->base->name != NULL || info->backing_name == NULL || (s->by_name != NULL && !is_base(info, s->by_name)))
+        return;
+    s->base->name = cli_strdup(info->backing_name);
+    s->base->format = info->backing_fmt != NULL ? cli_strdup(info->backing_fmt) : NULL;
+    s->base->depth = s->count;
+}
+
+bool job_base_find(struct job_base *ret, const char *name, const char *format, const char *base)
+{
+    struct search s = {.base = ret, .by_name = base};
+
+    *ret = (struct job_base){.name = NULL};
+    cli_each_layer(name, format, look_below, &s);
+    return ret->name != NULL;
+}
+
+void job_base_free(struct job_base *base)
+{
+    free(base->name);
+    free(base->format);
 }

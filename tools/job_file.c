@@ -15,6 +15,7 @@
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
+#include <zlib.h>
 
 #include "tools/own_files.h"
 #include "tools/target.h"
@@ -288,6 +289,18 @@ static json_t *arguments_of(const struct cli_parser *p)
     return list;
 }
 
+/* Of the bytes of the names: those that are not UTF-8 cannot be told apart in JSON. */
+static uint32_t sum_of_arguments(const struct cli_parser *p)
+{
+    char **operands;
+    int n = cli_operands(p, &operands);
+    uLong sum = crc32(0, NULL, 0);
+
+    for (int i = 0; i < n; i++)
+        sum = crc32(sum, (const Bytef *)operands[i], (uInt)strlen(operands[i]) + 1);
+    return (uint32_t)sum;
+}
+
 static void begin_anew(struct job_file *j, const struct cli_parser *p)
 {
     char *directory = get_current_dir_name();
@@ -298,6 +311,7 @@ static void begin_anew(struct job_file *j, const struct cli_parser *p)
     json_object_set_new(j->json, "vdisk-io job", json_string("1"));
     json_object_set_new(j->json, "kind", json_string(p->verb->name));
     json_object_set_new(j->json, "arguments", arguments_of(p));
+    json_object_set_new(j->json, "arguments_crc32", json_integer(sum_of_arguments(p)));
     json_object_set_new(j->json, "directory", cli_json_string(directory != NULL ? directory : ""));
     json_object_set_new(j->json, "bytes_done", json_integer(0));
     json_object_set_new(j->json, "bytes_total", json_integer(0));
@@ -309,7 +323,8 @@ static void begin_anew(struct job_file *j, const struct cli_parser *p)
 static int check_command(struct job_file *j, const struct cli_parser *p)
 {
     json_t *arguments = arguments_of(p);
-    bool same = json_equal(arguments, json_object_get(j->json, "arguments"));
+    bool same = json_equal(arguments, json_object_get(j->json, "arguments")) &&
+                sum_of_arguments(p) == number_of(j, "arguments_crc32");
 
     json_decref(arguments);
     if (strcmp(text_of(j, "vdisk-io job"), "1") != 0)
@@ -319,6 +334,35 @@ static int check_command(struct job_file *j, const struct cli_parser *p)
         return CLI_FAILED;
     }
     return same ? CLI_OK : fail(j, "was begun with other arguments: 'job status' shows them");
+}
+
+static int check_ends(const struct job_file *j, bool is_done)
+{
+    bool emptying = is_done || j->position == number_of(j, "bytes_total");
+    const json_t *ends = json_object_get(j->json, "ends");
+
+    for (size_t i = 0; i < json_array_size(ends); i++) {
+        const json_t *end = json_array_get(ends, i);
+        const char *how = job_end_changed(end, emptying);
+        if (how == NULL)
+            continue;
+        cli_error("%s: %s: %s %s; remove %s to begin again", j->given, is_done ? "was done" : "cannot go on",
+                  json_string_value(json_object_get(end, "path")), how, j->given);
+        return CLI_FAILED;
+    }
+    return CLI_OK;
+}
+
+/* All of it is, if that is what would be done now: a copy of what is there now, and the copy is there. */
+static int is_done(const struct job_file *j)
+{
+    bool is_copy = strcmp(text_of(j, "kind"), "convert") == 0 || strcmp(text_of(j, "kind"), "checksum") == 0;
+
+    if (is_copy && check_ends(j, true) != CLI_OK)
+        return CLI_FAILED;
+    if (!j->quiet)
+        cli_note("%s: all of it is done already", j->given);
+    return JOB_FILE_DONE;
 }
 
 static int take_state(struct job_file *j, const struct cli_parser *p)
@@ -334,14 +378,17 @@ static int take_state(struct job_file *j, const struct cli_parser *p)
     }
     if (check_command(j, p) != CLI_OK)
         return CLI_FAILED;
-    if (strcmp(text_of(j, "state"), "done") == 0) {
-        if (!j->quiet)
-            cli_note("%s: all of it is done already", j->given);
-        return JOB_FILE_DONE;
-    }
+    if (strcmp(text_of(j, "state"), "done") == 0)
+        return is_done(j);
     j->was_begun = true;
     j->position = number_of(j, "bytes_done");
     j->was_killed = strcmp(text_of(j, "state"), "running") == 0;
+    j->is_doubted = job_ends_are_doubted(json_object_get(j->json, "ends"), j->was_killed);
+    if (j->position > 0 && j->is_doubted && strcmp(p->verb->name, "rebase") == 0) {
+        if (check_ends(j, false) != CLI_OK)
+            return CLI_FAILED;
+        j->position = 0; /* what is done is found again by the same comparison, and not written again */
+    }
     if (j->position == 0)
         begin_anew(j, p);
     return CLI_OK;
@@ -394,23 +441,6 @@ int job_file_open(struct job_file *j, const struct cli_parser *p, bool quiet, co
 
 /* ---- at work -------------------------------------------------------------------------------------------- */
 
-static int check_ends(const struct job_file *j)
-{
-    bool emptying = j->position == number_of(j, "bytes_total");
-    const json_t *ends = json_object_get(j->json, "ends");
-
-    for (size_t i = 0; i < json_array_size(ends); i++) {
-        const json_t *end = json_array_get(ends, i);
-        const char *how = job_end_changed(end, emptying);
-        if (how == NULL)
-            continue;
-        cli_error("%s: cannot go on: %s %s; remove %s to begin again", j->given,
-                  json_string_value(json_object_get(end, "path")), how, j->given);
-        return CLI_FAILED;
-    }
-    return CLI_OK;
-}
-
 void job_file_set(struct job_file *j, const char *key, json_t *value)
 {
     if (j->given == NULL)
@@ -436,21 +466,28 @@ static int save_running(struct job_file *j)
     return CLI_FAILED;
 }
 
-int job_file_begin(struct job_file *j)
+void job_file_say_skipped(const struct job_file *j)
 {
     char size[32];
+
+    if (j->position > 0 && !j->quiet)
+        cli_note("%s: skipped %s already done", j->given, cli_format_size(j->position, size, sizeof size));
+}
+
+int job_file_begin(struct job_file *j)
+{
     sigset_t ends;
 
     if (j->given == NULL)
         return CLI_OK;
     cli_ends(&ends);
     sigprocmask(SIG_BLOCK, &ends, NULL);
-    if ((j->position > 0 && check_ends(j) != CLI_OK) || check_next(j) != CLI_OK)
+    if ((j->position > 0 && check_ends(j, false) != CLI_OK) || check_next(j) != CLI_OK)
         return CLI_FAILED;
     if (save_running(j) != CLI_OK)
         return CLI_FAILED;
-    if (j->position > 0 && !j->quiet)
-        cli_note("%s: skipped %s already done", j->given, cli_format_size(j->position, size, sizeof size));
+    if (!j->is_doubted)
+        job_file_say_skipped(j);
     return CLI_OK;
 }
 
@@ -519,6 +556,7 @@ int job_file_end(struct job_file *j, int rc, const char *error)
         else if (error != NULL && error[0] != '\0')
             json_object_set_new(j->json, "error", cli_json_string(error));
         job_ends_refresh(json_object_get(j->json, "ends"));
+        job_ends_note(json_object_get(j->json, "ends"), !j->is_doubted);
         if (save(j) < 0 && rc == CLI_OK) { /* else it was told why it failed, and what FILE says is true still */
             job_file_tell(j);
             rc = CLI_FAILED;

@@ -34,6 +34,7 @@ struct job_file {
     bool                       begun;    /* it is written that it runs */
     bool                       was_begun;  /* before, by another process, which may have written to the target */
     bool                       was_killed; /* that one */
+    bool                       is_doubted; /* somebody may have written to what it has written: job_verify.h */
     bool                       quiet;
     json_t                    *json;
     const struct cli_progress *progress; /* where the total is from */
@@ -63,6 +64,9 @@ void job_file_add_commit(struct job_file *j, const char *name, const char *forma
  * from here on for cli_job_run(). CLI_OK or CLI_FAILED: told.
  */
 int job_file_begin(struct job_file *j);
+
+/* How much is not done again; where that is doubted, after job_verify(). */
+void job_file_say_skipped(const struct job_file *j);
 
 /* Once more, with what has been added since. CLI_OK or CLI_FAILED: told. */
 int job_file_note(struct job_file *j);
@@ -99,8 +103,25 @@ json_t *job_end_make(const char *path, enum job_end what);
 /* Is it as it was? NULL, or in which way it is not. `emptying`: what JOB_KEEPS need not be. */
 const char *job_end_changed(const json_t *end, bool emptying);
 
-/* Look again at those that JOB_KEEPS. */
+/* Look again at those that JOB_KEEPS; at the end of the job at those that JOB_WRITES, or forget how they were. */
 void job_ends_refresh(json_t *ends);
+void job_ends_note(json_t *ends, bool are_known);
+
+/*
+ * May somebody have written since to one that JOB_WRITES? Nobody, if it is as job_ends_note() saw it, which a job
+ * that was killed has not called.
+ */
+bool job_ends_are_doubted(const json_t *ends, bool was_killed);
+
+/* The image below that a commit goes into. */
+struct job_base {
+    char    *name, *format; /* malloc'ed, or NULL */
+    unsigned depth;         /* layers above it */
+};
+
+/* false: there is none. job_base_free() is due in any case. */
+bool job_base_find(struct job_base *ret, const char *name, const char *format, const char *base);
+void job_base_free(struct job_base *base);
 
 /* ---- another process's (cmd_job.c) ---------------------------------------------------------------------- */
 

@@ -298,7 +298,8 @@ def once():
             for nth in range(1, 12):
                 remove("job", "m", "target")
                 command = [args[0], "--job", "job", *args[1:]]
-                env = {**os.environ, "VDISK_IO_JOB_INTERVAL": "1", "LD_PRELOAD": os.path.realpath(sys.argv[2]),
+                env = {**os.environ, "VDISK_IO_JOB_INTERVAL": "1",
+                       "LD_PRELOAD": os.path.realpath(sys.argv[2]),
                        "SURROUND_FAIL": f"{call},{nth},5"}
                 result = run(*command, env=env)
                 if result.returncode != 0:

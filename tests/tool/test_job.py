@@ -37,17 +37,21 @@ def run(*arguments):
     return r
 
 
+def words(arguments):
+    return " ".join(map(str, arguments))
+
+
 def works(*arguments):
     r = run(*arguments)
-    check(" ".join(arguments), r.returncode == 0, r.stderr)
+    check(words(arguments), r.returncode == 0, r.stderr)
     return r
 
 
 def refused(text, *arguments, code=1):
     r = run(*arguments)
     lines = [line for line in r.stderr.splitlines() if not line.startswith("vdisk-io: hint: ")]
-    check(f"refused: {' '.join(arguments)}", r.returncode == code and r.stdout == "", f"{r.returncode} {r.stdout}")
-    check(f"one line for: {' '.join(arguments)}", len(lines) == 1 and text in r.stderr, r.stderr)
+    check(f"refused: {words(arguments)}", r.returncode == code and r.stdout == "", f"{r.returncode} {r.stdout}")
+    check(f"one line for: {words(arguments)}", len(lines) == 1 and text in r.stderr, r.stderr)
 
 
 def start(*arguments, **how):
@@ -254,6 +258,72 @@ def test_refused():
     check("a refusal changes nothing", status()["state"] == "interrupted")
     works(*command, "-p", "-m", "3", "-W", "--idle", "--max-memory=64M", "-r", "10G")
     same_content("source", "target")
+
+
+def overwrite(name):
+    """In place, as cp does: it is the same file."""
+    with open(name, "r+b") as f:
+        f.seek(MIB)
+        f.write(b"somebody's")
+
+
+def test_target_changed():
+    """Somebody writes to the target of a job that has stopped: what was done is not there any more."""
+    lost = "does not have what was written to it"
+    for number in (signal.SIGINT, signal.SIGKILL):
+        command = ["convert", "--job", "job", "-O", "raw", "source", "target"]
+        remove("job", "target")
+        child = start(*command, *SLOW)
+        reached("job", 4 * MIB)
+        stop(child, number)
+        overwrite("target")
+        refused(lost, *command)
+        refused(lost, *command) # nothing has been forgotten
+        make_source("other", 8 * MIB)
+        command = ["convert", "--job", "job", "-O", "qcow2", "source", "target"]
+        remove("job", "target")
+        child = start(*command, *SLOW)
+        reached("job", 4 * MIB)
+        stop(child, number)
+        works("convert", "-O", "qcow2", "other", "target")
+        refused(lost, *command)
+        works("compare", "-q", "other", "target")
+        make_chain()
+        remove("job")
+        with open("base", "rb") as f:
+            before = f.read()
+        child = start("commit", "--job", "job", "top", *SLOW)
+        reached("job", 4 * MIB)
+        stop(child, number)
+        with open("base", "wb") as f:
+            f.write(before)
+        refused(lost, "commit", "--job", "job", "top")
+        same_content("source", "top")
+        remove("job")
+        works("commit", "--job", "job", "top")
+        same_content("source", "base")
+
+
+def test_done():
+    """What was done is said to be only where it would be done again."""
+    command = ["convert", "--job", "job", "-O", "raw", "source", "target"]
+    remove("job", "target")
+    works(*command)
+    works(*command)
+    os.rename("target", "away")
+    refused("was done: ", *command)
+    os.rename("away", "target")
+    before = os.stat("source")
+    os.utime("source", ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    refused("source has been written to since", *command)
+    os.utime("source", ns=(before.st_atime_ns, before.st_mtime_ns))
+    works(*command)
+    for name in (b"a\xff", b"a\xfe"): # in JSON they are the same
+        with open(name, "wb") as f:
+            f.write(os.urandom(MIB))
+    remove("job", "target")
+    works("convert", "--job", "job", "-O", "raw", b"a\xff", "target")
+    refused("with other arguments", "convert", "--job", "job", "-O", "raw", b"a\xfe", "target")
 
 
 def test_files():
@@ -486,7 +556,8 @@ def main():
         os.environ["VDISK_IO_JOB_INTERVAL"] = "10"
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         make_source()
-        for test in (test_ways, test_checksum, test_commit, test_rebase, test_refused, test_files, test_two,
+        for test in (test_ways, test_checksum, test_commit, test_rebase, test_refused,
+                     test_target_changed, test_done, test_files, test_two,
                      test_race, test_zeros_no_more, test_full, test_no_stray_signal, test_memory, test_idle,
                      test_progress):
             test()
