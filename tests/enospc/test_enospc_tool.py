@@ -343,7 +343,8 @@ def main():
     os.environ["VDISK_IO_JOB_INTERVAL"] = "20"
     with tempfile.TemporaryDirectory(prefix="vdisk-full.") as top:
         os.chdir(top)
-        for test in (targets, targets_of_jobs, layers, jobs_at_first, jobs_later, manifests, once, standard_output):
+        for test in (targets, targets_of_jobs, layers, jobs_at_first, jobs_later, manifests, once,
+                     standard_output):
             for name in os.listdir():
                 if name != "small":
                     os.unlink(name)
