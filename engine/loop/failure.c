@@ -16,25 +16,37 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct failure kept[FAILURES_KEPT];
 static uint32_t last;
 
-void failure_note(const struct io *io, int32_t res)
+static void keep(const struct failure *what, const char *file)
 {
-    const char *file = io->backend->name;
     size_t len = strlen(file), skip = len >= FAILURE_NAME_MAX ? len - FAILURE_NAME_MAX + 1 : 0;
     struct failure *f;
 
-    assert(res < 0 && io->kind < IO_KINDS && len - skip < FAILURE_NAME_MAX);
-    if (res == -ENOTSUP) {
-        failure_now = 0; /* the answer to a question, and no failure */
-        return;
-    }
+    assert(what->res < 0 && len - skip < FAILURE_NAME_MAX);
     pthread_mutex_lock(&lock);
     last += last == UINT32_MAX ? 2 : 1;
     assert(last != 0); /* that is the number of none */
     f = &kept[last % FAILURES_KEPT];
-    *f = (struct failure){.number = last, .res = res, .kind = io->kind, .offset = io->offset, .len = io->len};
+    *f = *what;
+    f->number = last;
     memcpy(f->file, file + skip, len - skip + 1);
     failure_now = last;
     pthread_mutex_unlock(&lock);
+}
+
+void failure_note(const struct io *io, int32_t res)
+{
+    assert(res < 0 && io->kind < IO_KINDS);
+    if (res == -ENOTSUP)
+        failure_now = 0; /* the answer to a question, and no failure */
+    else
+        keep(&(struct failure){.res = res, .kind = io->kind, .offset = io->offset, .len = io->len},
+             io->backend->name);
+}
+
+void failure_note_content(const struct backend *file, uint64_t offset, uint64_t len)
+{
+    assert(len > 0);
+    keep(&(struct failure){.res = -EIO, .kind = FAILURE_CONTENT, .offset = offset, .len = len}, file->name);
 }
 
 bool failure_find(uint32_t number, int32_t res, struct failure *ret)

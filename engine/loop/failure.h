@@ -16,14 +16,17 @@
 
 #include "engine/base/bits.h"
 
+struct backend;
 struct io;
+
+enum { FAILURE_CONTENT = UINT8_MAX }; /* in place of a kind: no I/O has failed, but what was read is damaged */
 
 enum { FAILURES_KEPT = 64, FAILURE_NAME_MAX = 160 };
 
 struct failure {
     uint32_t number;  /* 0: none */
     int32_t  res;
-    uint8_t  kind;    /* enum io_kind */
+    uint8_t  kind;    /* enum io_kind, or FAILURE_CONTENT */
     uint64_t offset, len;
     char     file[FAILURE_NAME_MAX]; /* cut at the front */
 };
@@ -32,6 +35,9 @@ extern HIDDEN _Thread_local uint32_t failure_now;
 
 /* `io` ends with `res`, which is an error. Any thread; not a fast path. */
 void failure_note(const struct io *io, int32_t res);
+
+/* What was read there is damaged. The thread of who is to tell it. */
+void failure_note_content(const struct backend *file, uint64_t offset, uint64_t len);
 
 /* The one of this number, if it is there still and has this errno. Any thread. */
 bool failure_find(uint32_t number, int32_t res, struct failure *ret);

@@ -50,6 +50,8 @@ static const char *name_of_kind(uint8_t kind)
 
 static const char *name_of_io(uint8_t kind)
 {
+    if (kind == FAILURE_CONTENT)
+        return "unpacking";
     switch ((enum io_kind)kind) {
     case IO_READ: return "reading";
     case IO_WRITE: return "writing";
@@ -110,8 +112,11 @@ static bool lacks_memory(const struct request *r)
 static const char *why(const struct request *r, int result, const char **ret_hint)
 {
     const vdisk *v = r->vdisk;
+    struct failure f;
 
     *ret_hint = err_advice(result);
+    if (failure_find(failure_now, result, &f) && f.kind == FAILURE_CONTENT)
+        *ret_hint = "it is damaged, or the file is cut off: restore it from a copy";
     if (result == -EIO && atomic_load_explicit(&v->top->has_trouble, memory_order_acquire)) {
         *ret_hint = "repair the image with vdisk-io check -r all";
         return v->top->trouble;

@@ -27,6 +27,7 @@
 #include "engine/base/bits.h"
 #include "engine/base/iov.h"
 #include "engine/base/mem.h"
+#include "engine/loop/failure.h"
 #include "engine/loop/queue.h"
 #include "engine/volume.h"
 #include "qcow2/format/format.h"
@@ -297,6 +298,16 @@ static void read_compressed_finish(struct read_compressed *p, int rc)
     op_end(&p->op, sizeof *p, rc);
 }
 
+/* Whatever its inflating has found. */
+static void read_compressed_end(struct read_compressed *p, int rc)
+{
+    struct q2_mapping m = q2_entry_decode(&q2_meta_of(p->layer)->geo, p->descriptor | Q2_COMPRESSED, 0);
+
+    if (rc == -EIO)
+        failure_note_content(p->layer->file, m.host_offset, m.compressed_len);
+    read_compressed_finish(p, rc);
+}
+
 static void read_compressed_step(struct op *op)
 {
     struct read_compressed *p = container_of(op, struct read_compressed, op);
@@ -324,11 +335,11 @@ static void read_compressed_step(struct op *op)
     if (meta->geo.cluster_size > inflate_here) {
         OP_AWAIT(op, RP_INFLATED, inflate_elsewhere(p, op));
         if (op->rc != -ENOMEM) {
-            read_compressed_finish(p, op->rc);
+            read_compressed_end(p, op->rc);
             return;
         }
     }
-    read_compressed_finish(p, inflate_cluster(p)); /* here: there may have been no thread */
+    read_compressed_end(p, inflate_cluster(p)); /* here: there may have been no thread */
     return;
 
     OP_END

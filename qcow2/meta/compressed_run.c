@@ -12,6 +12,7 @@
 #include "engine/base/bits.h"
 #include "engine/base/iov.h"
 #include "engine/base/mem.h"
+#include "engine/loop/failure.h"
 #include "engine/loop/queue.h"
 #include "qcow2/meta/compressed.h"
 #include "qcow2/meta/state.h"
@@ -89,6 +90,14 @@ static void read_run_finish(struct read_run *r, int rc)
     op_end(&r->op, sizeof *r, rc);
 }
 
+/* Whatever its inflating has found. */
+static void read_run_end(struct read_run *r, int rc)
+{
+    if (rc == -EIO)
+        failure_note_content(r->meta->layer->file, r->start, r->end - r->start);
+    read_run_finish(r, rc);
+}
+
 static void read_run_step(struct op *op)
 {
     struct read_run *r = container_of(op, struct read_run, op);
@@ -101,11 +110,11 @@ static void read_run_step(struct op *op)
     if (r->count * r->meta->geo.cluster_size > RUN_HERE) {
         OP_AWAIT(op, RUN_INFLATED, inflate_elsewhere(r, op));
         if (op->rc != -ENOMEM) {
-            read_run_finish(r, op->rc);
+            read_run_end(r, op->rc);
             return;
         }
     }
-    read_run_finish(r, inflate_run(r)); /* here: there may have been no thread */
+    read_run_end(r, inflate_run(r)); /* here: there may have been no thread */
     return;
     OP_END
 fail:

@@ -337,6 +337,7 @@ def is_known_as(image, want):
     """Cut off anywhere, it is not taken for whole: it is no image, or damaged, or cannot be read."""
     whole = pathlib.Path(image).read_bytes()
     cluster = 65536
+    said = []
     lengths = {0, 3, 4, 104, 512, 4096, *range(cluster, len(whole) - cluster, 3 * cluster + 1000)}
     for length in sorted(lengths):
         pathlib.Path("cut").write_bytes(whole[:length])
@@ -345,6 +346,9 @@ def is_known_as(image, want):
                               capture_output=True, check=False)
         that(f"cut off at {length} of {len(whole)}: check {check.returncode}, compare {read.returncode}",
              check.returncode in (1, 2) and (read.returncode != 0 or check.returncode == 2))
+        said.append(read.stderr.decode())
+    that("nothing is synced there", not any("syncing" in text for text in said))
+    return any("Input/output error (unpacking" in text and "the file is cut off" in text for text in said)
 
 
 def cut_off():
@@ -353,7 +357,8 @@ def cut_off():
     for options in ([], ["-c"]):
         out, _ = expect("noise", 0, TOOL, "convert", "-f", "raw", "-O", "qcow2", *options, "noise", "-")
         pathlib.Path("stream").write_bytes(out)
-        is_known_as("stream", "noise")
+        told = is_known_as("stream", "noise")
+        that(f"{options}: compressed data, and no other, cannot be unpacked", told == bool(options))
 
 
 def interrupted():
