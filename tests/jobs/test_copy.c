@@ -347,8 +347,11 @@ enum { LAB_SIZE = 300 * 1024 };
 struct lab_case {
     const struct format *from, *to;
     uint32_t             flags;
+    bool                 digests;
     uint8_t             *model;
     uint64_t             failed;
+    uint64_t             told; /* blocks, and the digest of the last one */
+    uint8_t              digest[VDISK_DIGEST_SIZE];
 };
 
 static void lab_note(void *arg, unsigned source, uint64_t offset, uint64_t len, int error)
@@ -367,13 +370,42 @@ static int try_open(const char *name, const struct format *f, bool writable, vdi
     return vdisk_open(name, &opts, ret);
 }
 
-/* One line, whatever failed; and if it says that all is well, it is. */
-static int lab_copy(const struct lab_case *c, uint32_t flags)
+static int lab_digest(void *arg, uint64_t first, uint64_t count, const uint8_t *digest)
 {
-    struct vdisk_copy_opts opts = {.size = sizeof opts, .flags = flags, .depth = 3, .memory_max = 3 << 16};
+    struct lab_case *c = arg;
+
+    CHECK_INT(first, 0);
+    c->told += count;
+    memcpy(c->digest, digest, sizeof c->digest);
+    return 0;
+}
+
+/* What was told is that of what the target reads as. */
+static void check_digest(struct lab_case *c, vdisk *target)
+{
+    struct vdisk_checksum_opts opts = {.size = sizeof opts, .block_digest = lab_digest, .block_digest_arg = c};
+    uint8_t told[VDISK_DIGEST_SIZE];
+    vdisk_job *j;
+
+    if (!c->digests)
+        return;
+    CHECK_INT(c->told, 1);
+    memcpy(told, c->digest, sizeof told);
+    CHECK_OK(vdisk_job_checksum(target, &opts, &j));
+    CHECK_OK(vdisk_job_run(j));
+    CHECK_OK(vdisk_job_free(j));
+    CHECK(memcmp(told, c->digest, sizeof told) == 0);
+}
+
+/* One line, whatever failed; and if it says that all is well, it is. */
+static int lab_copy(struct lab_case *c, uint32_t flags)
+{
+    struct vdisk_copy_opts opts = {.size = sizeof opts, .flags = flags, .depth = 3, .memory_max = 3 << 16,
+                                   .block_digest = c->digests ? lab_digest : NULL, .block_digest_arg = c};
     vdisk *source = NULL, *target = NULL;
     int rc = try_open("sim:a", c->from, false, &source), rc2;
 
+    c->told = 0;
     if (rc == 0)
         rc = try_open("sim:b", c->to, true, &target);
     if (rc == 0)
@@ -418,6 +450,7 @@ static int lab_scenario(void *arg, vdisk_lab *lab)
     if (rc == 0) {
         v = open_as("sim:b", c->to, false);
         expect(v, c->model, LAB_SIZE);
+        check_digest(c, v);
         CHECK_OK(vdisk_close(v));
     }
     CHECK_OK(lab_copy(c, 0));
@@ -437,6 +470,8 @@ static void test_failures(void)
         {.from = &small, .to = &formats[0], .flags = VDISK_COPY_SALVAGE},
         {.from = &formats[0], .to = &small, .flags = VDISK_COPY_TARGET_IS_ZERO | VDISK_COPY_COMPRESS},
         {.from = &small, .to = &small, .flags = VDISK_COPY_COMPRESS | VDISK_COPY_SALVAGE},
+        {.from = &small, .to = &formats[0], .digests = true},
+        {.from = &formats[0], .to = &small, .flags = VDISK_COPY_COMPRESS, .digests = true},
     };
     struct vdisk_lab_fault fault = {.size = sizeof fault};
     uint64_t runs;
