@@ -181,6 +181,36 @@ def test_checksum():
     make_source()
 
 
+def test_order():
+    """What FILE, its digests, and a manifest are renamed to, or say, is on disk before."""
+    if subprocess.run(["strace", "true"], capture_output=True, check=False).returncode != 0:
+        print("no strace: what is flushed is not looked at")
+        return
+    remove("job", "sums", "target")
+    for command in (["checksum", "--block-size=64k", "source"], ["convert", "-O", "qcow2", "source", "target"]):
+        r = subprocess.run(["strace", "-f", "-y", "-qq", "-o", "calls", "-e", "trace=write,fsync,rename", TOOL,
+                            command[0], "--job", "job", "--manifest", "sums", *command[1:]], capture_output=True,
+                           check=False, env={**os.environ, "ASAN_OPTIONS": "detect_leaks=0"})
+        check(f"traced: {command}", r.returncode == 0, r.stderr)
+        unsynced, renamed = set(), []
+        with open("calls") as f:
+            for line in f:
+                at = re.search(r"(write|fsync)\(\d+<([^>]*)>", line)
+                to = re.search(r'rename\("([^"]*)", "([^"]*)"', line)
+                if at and at[1] == "write":
+                    unsynced.add(os.path.basename(at[2]))
+                elif at:
+                    unsynced.discard(os.path.basename(at[2]))
+                elif to:
+                    renamed.append(os.path.basename(to[1]))
+                    waits = {renamed[-1]}
+                    if renamed[-1] == "job.next" and "sums.new" not in renamed: # in the end they are not needed
+                        waits.add("job.blocks")
+                    check(f"{renamed[-1]} is renamed when all is on disk", not waits & unsynced, line)
+        check("they are renamed", renamed.count("job.next") > 2 and renamed.count("sums.new") == 1, renamed)
+        remove("job", "sums", "target")
+
+
 def make_chain():
     remove("base", "top", "other")
     works("create", "-q", "-f", "qcow2", "base", str(SIZE))
@@ -556,10 +586,9 @@ def main():
         os.environ["VDISK_IO_JOB_INTERVAL"] = "10"
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         make_source()
-        for test in (test_ways, test_checksum, test_commit, test_rebase, test_refused,
-                     test_target_changed, test_done, test_files, test_two,
-                     test_race, test_zeros_no_more, test_full, test_no_stray_signal, test_memory, test_idle,
-                     test_progress):
+        for test in (test_ways, test_checksum, test_order, test_commit, test_rebase, test_refused,
+                     test_target_changed, test_done, test_files, test_two, test_race, test_zeros_no_more, test_full,
+                     test_no_stray_signal, test_memory, test_idle, test_progress):
             test()
         os.chdir("/")
     print(f"{checks} checks, {failures} failures")
