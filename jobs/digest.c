@@ -65,15 +65,16 @@ static void compute(struct hash_work *const *list, unsigned count)
 {
     uint8_t digests[LANES][LANES_DIGEST];
     const uint8_t *data[LANES];
+    enum lanes_kind kind = lanes_best();
 
-    if (count <= 1 || !lanes_available()) {
+    if (count <= 1 || kind == LANES_NONE) {
         for (unsigned i = 0; i < count; i++)
             digest_of(list[i]->data, list[i]->len, list[i]->digest);
         return;
     }
     for (unsigned i = 0; i < LANES; i++)
         data[i] = list[i < count ? i : 0]->data;
-    lanes_digest(data, list[0]->len, digests);
+    lanes_digest(kind, data, list[0]->len, digests);
     for (unsigned i = 0; i < count; i++)
         memcpy(list[i]->digest, digests[i], VDISK_DIGEST_SIZE);
 }
@@ -184,7 +185,7 @@ void hashers_init(struct hashers *h, vdisk_queue *q, unsigned threads, unsigned 
     assert(threads <= HASHERS_MOST && together >= 1 && together <= LANES);
     memset(h, 0, sizeof *h);
     h->queue = q;
-    h->together = lanes_available() ? together : 1;
+    h->together = lanes_best() != LANES_NONE ? together : 1;
     h->waiting_end = &h->waiting;
     pthread_mutex_init(&h->lock, NULL);
     pthread_cond_init(&h->given, NULL);

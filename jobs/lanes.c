@@ -3,11 +3,13 @@
  * BLAKE2b (RFC 7693) as it stands there, but that each word is a vector of the four messages' words.
  *
  * Vectors are the compiler's own, so that there is nothing of AVX2 here but the shuffles by bytes, which it has in
- * place of rotations. Failure modes: none.
+ * place of rotations. AVX-512 has those, and registers for all of a block: of it the same vectors are used, since
+ * longer ones would take twice the blocks. Failure modes: none.
  */
 #include "jobs/lanes.h"
 
 #include <assert.h>
+#include <stdbool.h>
 #include <string.h>
 
 #if defined __x86_64__
@@ -17,7 +19,8 @@ enum { MESSAGE_BLOCK = 128, WORDS = MESSAGE_BLOCK / 8, ROUNDS = 12 };
 typedef uint64_t words __attribute__((vector_size(8 * LANES)));
 typedef uint8_t bytes __attribute__((vector_size(8 * LANES)));
 
-#define WITH_AVX2 __attribute__((target("avx2")))
+#define WITH_AVX2   __attribute__((target("avx2")))
+#define WITH_AVX512 __attribute__((target("avx2,avx512f,avx512vl")))
 #define PART static inline __attribute__((target("avx2"), always_inline))
 
 static const uint64_t initial[8] = {
@@ -46,17 +49,28 @@ static const uint8_t sigma[ROUNDS][WORDS] = {
                                     16 + (d), 16 + (e), 16 + (f), 16 + (g), 16 + (h), 24 + (a), 24 + (b),      \
                                     24 + (c), 24 + (d), 24 + (e), 24 + (f), 24 + (g), 24 + (h))
 
-PART void mix(words *a, words *b, words *c, words *d, words x, words y)
+PART words turned(words x, unsigned bits, bool rotates)
+{
+    if (rotates)
+        return x >> bits | x << (64 - bits);
+    switch (bits) {
+    case 32: return TURNED(x, 4, 5, 6, 7, 0, 1, 2, 3);
+    case 24: return TURNED(x, 3, 4, 5, 6, 7, 0, 1, 2);
+    case 16: return TURNED(x, 2, 3, 4, 5, 6, 7, 0, 1);
+    default: return x >> bits | (x + x); /* 63 */
+    }
+}
+
+PART void mix(words *a, words *b, words *c, words *d, words x, words y, bool rotates)
 {
     *a += *b + x;
-    *d = TURNED(*d ^ *a, 4, 5, 6, 7, 0, 1, 2, 3);
+    *d = turned(*d ^ *a, 32, rotates);
     *c += *d;
-    *b = TURNED(*b ^ *c, 3, 4, 5, 6, 7, 0, 1, 2);
+    *b = turned(*b ^ *c, 24, rotates);
     *a += *b + y;
-    *d = TURNED(*d ^ *a, 2, 3, 4, 5, 6, 7, 0, 1);
+    *d = turned(*d ^ *a, 16, rotates);
     *c += *d;
-    *b ^= *c;
-    *b = *b >> 63 | (*b + *b);
+    *b = turned(*b ^ *c, 63, rotates);
 }
 
 /* Four words of each message: from rows to columns. */
@@ -81,9 +95,21 @@ PART words in_all(uint64_t word)
     return (words){word, word, word, word};
 }
 
+PART void one_round(words v[16], const words m[WORDS], const uint8_t s[WORDS], bool rotates)
+{
+    mix(&v[0], &v[4], &v[8], &v[12], m[s[0]], m[s[1]], rotates);
+    mix(&v[1], &v[5], &v[9], &v[13], m[s[2]], m[s[3]], rotates);
+    mix(&v[2], &v[6], &v[10], &v[14], m[s[4]], m[s[5]], rotates);
+    mix(&v[3], &v[7], &v[11], &v[15], m[s[6]], m[s[7]], rotates);
+    mix(&v[0], &v[5], &v[10], &v[15], m[s[8]], m[s[9]], rotates);
+    mix(&v[1], &v[6], &v[11], &v[12], m[s[10]], m[s[11]], rotates);
+    mix(&v[2], &v[7], &v[8], &v[13], m[s[12]], m[s[13]], rotates);
+    mix(&v[3], &v[4], &v[9], &v[14], m[s[14]], m[s[15]], rotates);
+}
+
 /* A block of each message, from `at` on; `count` bytes are before its end. */
-WITH_AVX2 static void compress(words hash[8], const uint8_t *const data[LANES], size_t at, uint64_t count,
-                               bool last)
+PART void compress(words hash[8], const uint8_t *const data[LANES], size_t at, uint64_t count, bool last,
+                   bool rotates)
 {
     words m[WORDS], v[16];
 
@@ -96,23 +122,39 @@ WITH_AVX2 static void compress(words hash[8], const uint8_t *const data[LANES], 
     v[12] ^= in_all(count);
     if (last)
         v[14] = ~v[14];
-#pragma GCC unroll 12
-    for (unsigned r = 0; r < ROUNDS; r++) {
-        const uint8_t *s = sigma[r];
-        mix(&v[0], &v[4], &v[8], &v[12], m[s[0]], m[s[1]]);
-        mix(&v[1], &v[5], &v[9], &v[13], m[s[2]], m[s[3]]);
-        mix(&v[2], &v[6], &v[10], &v[14], m[s[4]], m[s[5]]);
-        mix(&v[3], &v[7], &v[11], &v[15], m[s[6]], m[s[7]]);
-        mix(&v[0], &v[5], &v[10], &v[15], m[s[8]], m[s[9]]);
-        mix(&v[1], &v[6], &v[11], &v[12], m[s[10]], m[s[11]]);
-        mix(&v[2], &v[7], &v[8], &v[13], m[s[12]], m[s[13]]);
-        mix(&v[3], &v[4], &v[9], &v[14], m[s[14]], m[s[15]]);
-    }
+    /* By hand: gcc unrolls too late to have all of that in registers. */
+    one_round(v, m, sigma[0], rotates);
+    one_round(v, m, sigma[1], rotates);
+    one_round(v, m, sigma[2], rotates);
+    one_round(v, m, sigma[3], rotates);
+    one_round(v, m, sigma[4], rotates);
+    one_round(v, m, sigma[5], rotates);
+    one_round(v, m, sigma[6], rotates);
+    one_round(v, m, sigma[7], rotates);
+    one_round(v, m, sigma[8], rotates);
+    one_round(v, m, sigma[9], rotates);
+    one_round(v, m, sigma[10], rotates);
+    one_round(v, m, sigma[11], rotates);
     for (unsigned i = 0; i < 8; i++)
         hash[i] ^= v[i] ^ v[8 + i];
 }
 
-WITH_AVX2 static void digest(const uint8_t *const data[LANES], size_t len, uint8_t ret[LANES][LANES_DIGEST])
+typedef void compress_fn(words hash[8], const uint8_t *const data[LANES], size_t at, uint64_t count, bool last);
+
+WITH_AVX2 static void compress_avx2(words hash[8], const uint8_t *const data[LANES], size_t at, uint64_t count,
+                                    bool last)
+{
+    compress(hash, data, at, count, last, false);
+}
+
+WITH_AVX512 static void compress_avx512(words hash[8], const uint8_t *const data[LANES], size_t at,
+                                        uint64_t count, bool last)
+{
+    compress(hash, data, at, count, last, true);
+}
+
+WITH_AVX2 static void digest(compress_fn *compressing, const uint8_t *const data[LANES], size_t len,
+                             uint8_t ret[LANES][LANES_DIGEST])
 {
     uint8_t ends[LANES][MESSAGE_BLOCK] = {0};
     const uint8_t *end[LANES];
@@ -123,38 +165,42 @@ WITH_AVX2 static void digest(const uint8_t *const data[LANES], size_t len, uint8
         hash[i] = in_all(initial[i]);
     hash[0] ^= in_all(0x01010000 | LANES_DIGEST); /* no key, no tree */
     for (; len - at > MESSAGE_BLOCK; at += MESSAGE_BLOCK)
-        compress(hash, data, at, at + MESSAGE_BLOCK, false);
+        compressing(hash, data, at, at + MESSAGE_BLOCK, false);
     for (unsigned l = 0; l < LANES; l++) {
         memcpy(ends[l], data[l] + at, len - at);
         end[l] = ends[l];
     }
-    compress(hash, end, 0, len, true);
+    compressing(hash, end, 0, len, true);
     for (unsigned l = 0; l < LANES; l++)
         for (unsigned i = 0; i < LANES_DIGEST / 8; i++)
             memcpy(&ret[l][8 * i], (const uint64_t *)&hash[i] + l, 8);
 }
 
-bool lanes_available(void)
+enum lanes_kind lanes_best(void)
 {
-    return __builtin_cpu_supports("avx2");
+    if (!__builtin_cpu_supports("avx2"))
+        return LANES_NONE;
+    return __builtin_cpu_supports("avx512vl") ? LANES_AVX512 : LANES_AVX2;
 }
 
-void lanes_digest(const uint8_t *const data[LANES], size_t len, uint8_t ret[LANES][LANES_DIGEST])
+void lanes_digest(enum lanes_kind kind, const uint8_t *const data[LANES], size_t len,
+                  uint8_t ret[LANES][LANES_DIGEST])
 {
-    assert(lanes_available());
-    digest(data, len, ret);
+    assert(kind != LANES_NONE && kind <= lanes_best());
+    digest(kind == LANES_AVX512 ? compress_avx512 : compress_avx2, data, len, ret);
 }
 
 #else
 
-bool lanes_available(void)
+enum lanes_kind lanes_best(void)
 {
-    return false;
+    return LANES_NONE;
 }
 
-void lanes_digest(const uint8_t *const data[LANES], size_t len, uint8_t ret[LANES][LANES_DIGEST])
+void lanes_digest(enum lanes_kind kind, const uint8_t *const data[LANES], size_t len,
+                  uint8_t ret[LANES][LANES_DIGEST])
 {
-    (void)data, (void)len, (void)ret;
+    (void)kind, (void)data, (void)len, (void)ret;
     assert(!"there is none here");
 }
 

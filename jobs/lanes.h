@@ -6,16 +6,19 @@
 #ifndef JOBS_LANES_H
 #define JOBS_LANES_H
 
-#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 enum { LANES = 4, LANES_DIGEST = 32 };
 
-/* This processor, and the kernel, have what it takes. */
-bool lanes_available(void);
+/* The later the faster. */
+enum lanes_kind { LANES_NONE, LANES_AVX2, LANES_AVX512 };
 
-/* They are available. Messages may be one another's, and lie anywhere. Any thread. */
-void lanes_digest(const uint8_t *const data[LANES], size_t len, uint8_t ret[LANES][LANES_DIGEST]);
+/* The last for which this processor, and the kernel, have what it takes. Any thread. */
+enum lanes_kind lanes_best(void);
+
+/* `kind`: up to that, not NONE. Messages may be one another's, and lie anywhere. Any thread. */
+void lanes_digest(enum lanes_kind kind, const uint8_t *const data[LANES], size_t len,
+                  uint8_t ret[LANES][LANES_DIGEST]);
 
 #endif
