@@ -14,6 +14,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
@@ -57,18 +58,31 @@ static void unlock_claim(int fd, struct lock_claim c)
         lock_byte(fd, F_UNLCK, bytes[i]);
 }
 
+/* What QEMU says for it: programs look for that. */
+static void qemu_words(unsigned byte, char *ret, size_t len)
+{
+    static const char *const perms[LOCK_PERMS] = {"consistent read", "write", "write unchanged", "resize"};
+    bool unshared = byte >= LOCK_UNSHARED_BASE; /* by them: we cannot use it; else they use what we do not share */
+    unsigned perm = byte - (unsigned)(unshared ? LOCK_UNSHARED_BASE : LOCK_USED_BASE);
+
+    snprintf(ret, len, "Failed to get %s\"%s\" lock", unshared ? "" : "shared ",
+             perms[perm < LOCK_PERMS ? perm : LOCK_PERM_WRITE]);
+}
+
 /* The error text for somebody on `byte`. */
 static int refused(const char *name, unsigned byte, uint32_t flags, const struct lock_holder *h)
 {
     bool we_write = flags & (BACKEND_RDWR | BACKEND_CREATE);
     const char *what = h->writes || byte < LOCK_UNSHARED_BASE ? "locked for writing" : "locked against writers";
+    char words[64];
 
     if (h->pid == getpid()) /* nobody is to be stopped, and to share would be to read what is being written */
         return err_set(EAGAIN, "%s: it is in use here already: %s by this process", name, what);
+    qemu_words(byte, words, sizeof words);
     if (h->pid == 0)
-        err_set(EAGAIN, "%s: %s by another process", name, what);
+        err_set(EAGAIN, "%s: %s: %s by another process", name, words, what);
     else
-        err_set(EAGAIN, "%s: %s by %s (pid %d)", name, what, h->comm, h->pid);
+        err_set(EAGAIN, "%s: %s: %s by %s (pid %d)", name, words, what, h->comm, h->pid);
     return err_hint(-EAGAIN, we_write ? "stop it first, or open the image read-only with force-share"
                                       : "stop it first, or open the image with force-share");
 }
