@@ -4,6 +4,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -298,6 +299,19 @@ void cli_print_verb_help(const struct cli_verb *verb)
     print_option(&help_option);
     if (verb->notes != NULL)
         printf("\n%s", verb->notes);
+}
+
+int cli_parse_ranged(const struct cli_verb *verb, const char *what, const char *text, uint64_t least,
+                     uint64_t most, uint64_t *ret)
+{
+    int rc = cli_parse_size(text, ret);
+
+    if (rc == -EINVAL && text[0] != '-')
+        return cli_usage_error(verb, "Invalid %s specified: '%s'", what, text);
+    if (rc < 0 || *ret < least || *ret > most)
+        return cli_usage_error(verb, "Invalid %s specified. Must be between %" PRIu64 " and %" PRIu64, what, least,
+                               most);
+    return CLI_OK;
 }
 
 bool cli_parse_output(const struct cli_verb *verb, const char *value, bool *ret_json)

@@ -125,6 +125,10 @@ int cli_parse_size(const char *text, uint64_t *ret);
 /* As above, no suffix, decimal, 0x hex or 0 octal, up to `max`. */
 int cli_parse_number(const char *text, uint64_t max, uint64_t *ret);
 
+/* A size within a range, or CLI_FAILED with a message in QEMU's words: "Invalid WHAT specified...". */
+int cli_parse_ranged(const struct cli_verb *verb, const char *what, const char *text, uint64_t least,
+                     uint64_t most, uint64_t *ret);
+
 /* on, off, yes, no, true, false, y, n. */
 int cli_parse_bool(const char *text, bool *ret);
 

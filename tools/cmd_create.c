@@ -88,11 +88,10 @@ static int apply_operands(struct create *c, const struct create_args *args, cons
         cli_error("%s: the size is given twice, as an argument and with -o size", c->o.name);
         return CLI_FAILED;
     }
-    if (size != NULL && create_options_set_size(&c->o, size) < 0) {
-        cli_error("%s", c->o.why);
-        return CLI_FAILED;
-    }
-    return CLI_OK;
+    if (size == NULL)
+        return CLI_OK;
+    c->o.have_size = true;
+    return cli_parse_ranged(&cli_create, "image size", size, 0, INT64_MAX, &c->o.opts.virtual_size);
 }
 
 static int check_backing(struct create *c)

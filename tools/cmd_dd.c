@@ -51,12 +51,7 @@ static const struct cli_option options[] = {
 static int parse_number(const struct dd *d, const char *key, const char *text, uint64_t least, uint64_t most,
                         uint64_t *ret)
 {
-    if (cli_parse_size(text, ret) < 0)
-        return cli_usage_error(d->verb, "Invalid %s specified: '%s'", key, text);
-    if (*ret < least || *ret > most)
-        return cli_usage_error(d->verb, "Invalid %s specified. Must be between %" PRIu64 " and %" PRIu64, key,
-                               least, most);
-    return CLI_OK;
+    return cli_parse_ranged(d->verb, key, text, least, most, ret);
 }
 
 static int parse_operand(struct dd *d, const char *text)

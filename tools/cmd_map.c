@@ -193,18 +193,6 @@ static const struct cli_option options[] = {
     {0, NULL, NULL, NULL},
 };
 
-/* false: an error was printed, in QEMU's words. */
-static bool parse_bound(const struct cli_verb *verb, const char *what, const char *value, uint64_t *ret)
-{
-    int rc = cli_parse_size(value, ret);
-
-    if (rc == -EINVAL && value[0] != '-')
-        cli_usage_error(verb, "Invalid %s specified: '%s'", what, value);
-    else if (rc < 0 || *ret > INT64_MAX)
-        cli_usage_error(verb, "Invalid %s specified. Must be between 0 and %" PRId64 ".", what, INT64_MAX);
-    return rc == 0 && *ret <= INT64_MAX;
-}
-
 static int run(const struct cli_verb *verb, int argc, char **argv)
 {
     struct vdisk_open_opts how = {.size = sizeof how, .flags = VDISK_OPEN_HOST_HOLES};
@@ -223,11 +211,11 @@ static int run(const struct cli_verb *verb, int argc, char **argv)
                 return CLI_FAILED;
             break;
         case 's':
-            if (!parse_bound(verb, "start offset", p.value, &start))
+            if (cli_parse_ranged(verb, "start offset", p.value, 0, INT64_MAX, &start) != CLI_OK)
                 return CLI_FAILED;
             break;
         case 'l':
-            if (!parse_bound(verb, "max length", p.value, &max_length))
+            if (cli_parse_ranged(verb, "max length", p.value, 0, INT64_MAX, &max_length) != CLI_OK)
                 return CLI_FAILED;
             break;
         default: return CLI_FAILED;

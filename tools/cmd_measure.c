@@ -186,9 +186,10 @@ static int apply_options(struct measure *m)
         cli_error("%s", m->o.why);
         return CLI_FAILED;
     }
-    if (m->size != NULL && create_options_set_size(&m->o, m->size) < 0)
-        return cli_usage_error(m->verb, "Invalid image size specified: '%s'", m->size);
-    return CLI_OK;
+    if (m->size == NULL)
+        return CLI_OK;
+    m->o.have_size = true;
+    return cli_parse_ranged(m->verb, "image size", m->size, 0, INT64_MAX, &m->o.opts.virtual_size);
 }
 
 static int run(const struct cli_verb *verb, int argc, char **argv)

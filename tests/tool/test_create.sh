@@ -84,7 +84,7 @@ not_made "no format 'vmdk'" -f vmdk bad 1M
 not_made "the size of the image is needed" -f qcow2 bad
 not_made "the size is given twice" -f qcow2 -o size=1M bad 2M
 for size in 1.5 1x 1e1 1KiB 16E 18446744073709551616 ''; do
-    not_made "size takes" -f qcow2 bad "$size"
+    not_made "Invalid image size specified" -f qcow2 bad "$size"
 done
 not_made "cluster_size takes" -f qcow2 -o cluster_size=1000 bad 1M
 not_made "cluster_size takes" -f qcow2 -o cluster_size=4M bad 1M

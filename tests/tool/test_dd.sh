@@ -106,7 +106,7 @@ refused "Invalid isize specified: 'x'; see" dd isize=x if=a of=new
 refused "Invalid bs specified. Must be between 1 and 2147483647; see" dd bs=0 if=a of=new
 refused "Invalid bs specified. Must be between 1 and 2147483647; see" dd bs=3G if=a of=new
 refused "Invalid bs specified: 'x'; see" dd bs=x if=a of=new
-refused "Invalid count specified: '-1'; see" dd count=-1 if=a of=new
+refused "Invalid count specified. Must be between 0 and" dd count=-1 if=a of=new
 refused "Unknown file format 'vmdk'" dd -O vmdk if=a of=new
 refused "same file" dd if=a of=./a
 refused "missing" dd if=missing of=new
