@@ -80,8 +80,12 @@ static int apply_operands(struct create *c, const struct create_args *args, cons
         cli_error("%s: a raw image has no backing file; use -f qcow2", c->o.name);
         return CLI_FAILED;
     }
+    if (args->backing != NULL && args->backing[0] == '\0') {
+        cli_error("%s: Expected backing file name, got empty string", c->o.name);
+        return CLI_FAILED;
+    }
     if (args->backing != NULL)
-        c->o.opts.backing_file = args->backing[0] != '\0' ? args->backing : NULL;
+        c->o.opts.backing_file = args->backing;
     if (args->backing_fmt != NULL)
         c->o.opts.backing_fmt = args->backing_fmt;
     if (size != NULL && c->o.have_size) {
@@ -105,7 +109,7 @@ static int check_backing(struct create *c)
         return CLI_FAILED;
     }
     if (fmt == NULL) {
-        cli_error("%s: backing file '%s' given without its format; add -F raw or -F qcow2", c->o.name,
+        cli_error("%s: backing file '%s' given without backing format; add -F raw or -F qcow2", c->o.name,
                   c->o.opts.backing_file);
         return CLI_FAILED;
     }

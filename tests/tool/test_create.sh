@@ -98,7 +98,7 @@ not_made "has no option 'colour'" -f qcow2 -o colour=red bad 1M
 not_made "has no option 'cluster_size'" -f raw -o cluster_size=4k bad 1M
 not_made "needs a value" -f qcow2 -o cluster_size bad 1M
 not_made "-o takes KEY=VALUE" -f qcow2 -o =x bad 1M
-not_made "without its format" -f qcow2 -b base.qcow2 bad
+not_made "without backing format" -f qcow2 -b base.qcow2 bad
 not_made "but no backing file" -f qcow2 -F qcow2 bad 1M
 not_made "a raw image has no backing file" -f raw -b base.qcow2 -F qcow2 bad 1M
 not_made "no backing format 'vmdk'" -f qcow2 -b base.qcow2 -F vmdk bad 1M
