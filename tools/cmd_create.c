@@ -159,6 +159,14 @@ static const char *on_off(bool on)
     return on ? "on" : "off";
 }
 
+/* Of the file, and the last one. */
+static void print_hint(const struct create *c)
+{
+    if (c->o.have_extent_size_hint)
+        printf(" extent_size_hint=%llu", (unsigned long long)c->o.extent_size_hint);
+    putchar('\n');
+}
+
 /* "Formatting ...": the order is QEMU's. */
 static void print_summary(const struct create *c)
 {
@@ -169,7 +177,7 @@ static void print_summary(const struct create *c)
         printf(" size=%llu", (unsigned long long)o->virtual_size);
         if (c->o.prealloc != NULL)
             print_item("preallocation", c->o.prealloc);
-        putchar('\n');
+        print_hint(c);
         return;
     }
     printf(" cluster_size=%u extended_l2=%s", o->cluster_size != 0 ? o->cluster_size : 65536,
@@ -188,8 +196,9 @@ static void print_summary(const struct create *c)
         print_item("data_file", o->data_file);
     if (c->o.have_data_file_raw)
         print_item("data_file_raw", on_off(o->data_file_raw));
-    printf(" lazy_refcounts=%s refcount_bits=%u\n", on_off(o->lazy_refcounts),
+    printf(" lazy_refcounts=%s refcount_bits=%u", on_off(o->lazy_refcounts),
            o->refcount_bits != 0 ? o->refcount_bits : 16);
+    print_hint(c);
 }
 
 static int create_image(struct create *c, const struct create_args *args, char **operands, int n)

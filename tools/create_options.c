@@ -82,6 +82,14 @@ static int set_data_file_raw(struct create_options *c, const char *value)
     return set_bool(c, "data_file_raw", value, &c->opts.data_file_raw);
 }
 
+static int set_extent_size_hint(struct create_options *c, const char *value)
+{
+    if (cli_parse_size(value, &c->extent_size_hint) < 0 || c->extent_size_hint > UINT32_MAX)
+        return bad_value(c, "extent_size_hint", value, "bytes, or a number with K, M or G");
+    c->have_extent_size_hint = true;
+    return 0;
+}
+
 static int set_extended_l2(struct create_options *c, const char *value)
 {
     return set_bool(c, "extended_l2", value, &c->opts.extended_l2);
@@ -137,6 +145,7 @@ static const struct create_option create_options[] = {
     {"data_file_raw", "<bool>", "the data file always reads as a raw image (off)", false, set_data_file_raw},
     {"extended_l2", "<bool>", "subclusters: 32 to a cluster; needs cluster_size 16K or more (off)", false,
      set_extended_l2},
+    {"extent_size_hint", "<size>", "accepted: the file gets no such hint", true, set_extent_size_hint},
     {"lazy_refcounts", "<bool>", "postpone refcounts, repair after a crash (off)", false, set_lazy_refcounts},
     {"preallocation", "<str>", "off, metadata (not raw), falloc or full (off)", true, set_preallocation},
     {"refcount_bits", "<num>", "1 to 64, a power of two (16)", false, set_refcount_bits},

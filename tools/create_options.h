@@ -13,10 +13,11 @@ struct create_options {
     const char              *name;     /* of the image, for messages */
     const char              *compat;   /* as given, for the summary */
     const char              *prealloc; /* as given */
+    uint64_t                 extent_size_hint;
     bool                     have_size;
     bool                     raw;      /* format is raw */
     bool                     is_target; /* the verb takes the format by -O, not -f */
-    bool                     have_data_file_raw;
+    bool                     have_data_file_raw, have_extent_size_hint;
     char                     why[1024]; /* one line, after a failure */
 };
 

@@ -61,7 +61,7 @@ while read -r command; do
     sed -n '/^\.SH IO$/,/^\.SH /p' "$man" | grep -qE "^\.(BR|B|BI) $command( |\$)" || fail "man page: io $command"
 done <commands
 "$tool" create -f qcow2 -o help | sed -n 's/^  \([a-z0-9_]*\)=.*/\1/p' >keys
-same "create options found" "$(wc -l <keys)" 12
+same "create options found" "$(wc -l <keys)" 13
 while read -r key; do
     checks=$((checks + 1))
     sed -n '/^\.SH CREATE$/,/^\.SH /p' "$man" | grep -q "$key=" || fail "man page: -o $key"
