@@ -218,7 +218,8 @@ extern const int cli_end_signals[CLI_ENDS];
 
 void cli_ends(sigset_t *ret);
 
-/* Print 100 % and end the line. */
+/* Print 100 %; and end the line. */
+void cli_progress_whole(struct cli_progress *p);
 void cli_progress_end(struct cli_progress *p);
 
 /* A JSON string of bytes that need not be valid UTF-8 (what is not becomes U+FFFD). */

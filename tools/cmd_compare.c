@@ -117,10 +117,14 @@ static int compare_open(struct compare *c, vdisk *const *v)
         cli_library_error();
         rc = NOT_READ;
     } else {
+        /* The result follows the last of the progress: whoever reads that has no other text in it. */
+        if (r.difference == VDISK_DIFFERENCE_NONE)
+            cli_progress_whole(&c->progress);
         rc = print_result(c, &r);
     }
     vdisk_job_free(job);
-    cli_progress_end(&c->progress);
+    if (c->progress.enabled)
+        putchar('\n');
     return rc;
 }
 

@@ -80,11 +80,17 @@ int cli_progress_show(void *arg, uint64_t done, uint64_t total)
     return 0;
 }
 
-void cli_progress_end(struct cli_progress *p)
+void cli_progress_whole(struct cli_progress *p)
 {
     if (!p->enabled)
         return;
     p->done = p->total;
     print(p, WHOLE, cli_now_ns() / 1000000);
-    fputc('\n', where(p));
+}
+
+void cli_progress_end(struct cli_progress *p)
+{
+    cli_progress_whole(p);
+    if (p->enabled)
+        fputc('\n', where(p));
 }
