@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "tools/cli.h"
+#include "tools/target.h"
 
 enum { CHECK_CORRUPT = 2, CHECK_LEAKS = 3 };
 
@@ -22,6 +23,7 @@ struct check {
     struct cli_progress        progress;
     uint32_t                   flags;  /* enum vdisk_open_flags */
     enum vdisk_repair          what;
+    const char                *given; /* the name, as it was given */
     bool                       json;
     bool                       quiet;
 };
@@ -69,7 +71,7 @@ static int print_json(const struct check *c)
     set_number(out, "check-errors", r->check_errors);
     set_nonzero(out, "leaks", r->leaks);
     set_nonzero(out, "allocated-clusters", r->allocated_clusters);
-    json_object_set_new(out, "filename", cli_json_string(c->name));
+    json_object_set_new(out, "filename", cli_json_string(c->given));
     json_object_set_new(out, "format", json_string("qcow2"));
     set_nonzero(out, "fragmented-clusters", r->fragmented_clusters);
     return cli_json_print(out);
@@ -175,6 +177,8 @@ static const struct cli_option options[] = {
     {OPT_OUTPUT, "output", "FORM", "human (default) or json"},
     {'r', "repair", "WHAT", "leaks: free what nothing refers to; all: also mend\n"
                             "refcounts, flags and damaged entries"},
+    {'T', "cache", "MODE", "none, writeback (default, but with -r), writethrough, directsync or\n"
+                          "unsafe (accepted: a repair is flushed all the same)"},
     {'p', "progress", NULL, "show progress"},
     {'q', "quiet", NULL, "print no result, findings only"},
     {'U', "force-share", NULL, "open even if another process writes to the image; what is\n"
@@ -193,6 +197,8 @@ static int run(const struct cli_verb *verb, int argc, char **argv)
 {
     struct check c = {.result = {.size = sizeof c.result}, .fixed = {.size = sizeof c.fixed}};
     struct cli_parser p;
+    uint32_t cache = 0;
+    bool have_cache = false;
     char **operands;
 
     cli_parser_init(&p, verb, argc, argv);
@@ -206,6 +212,11 @@ static int run(const struct cli_verb *verb, int argc, char **argv)
         case 'p': c.progress.enabled = true; break;
         case 'q': c.quiet = true; break;
         case 'U': c.flags |= VDISK_OPEN_FORCE_SHARE; break;
+        case 'T':
+            if (!target_cache_flags(p.value, &cache))
+                return cli_usage_error(verb, "Invalid source cache option: %s", p.value);
+            have_cache = true;
+            break;
         case OPT_OUTPUT:
             if (!cli_parse_output(verb, p.value, &c.json))
                 return CLI_FAILED;
@@ -222,7 +233,10 @@ static int run(const struct cli_verb *verb, int argc, char **argv)
     c.name = cli_image(&p, operands[0], c.format);
     if (c.name == NULL)
         return CLI_FAILED;
-    if (c.what == VDISK_REPAIR_NOTHING)
+    c.given = operands[0];
+    if (have_cache)
+        c.flags |= cache & VDISK_OPEN_BUFFERED;
+    else if (c.what == VDISK_REPAIR_NOTHING)
         c.flags |= VDISK_OPEN_BUFFERED; /* tables that have just been written or read are there */
     c.progress.enabled = c.progress.enabled && !c.quiet && !c.json;
     return check_image(&c);
