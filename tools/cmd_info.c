@@ -535,12 +535,12 @@ static int print_chain(const struct chain *c, bool json)
     return CLI_OK;
 }
 
-enum { OPT_OUTPUT = CLI_LONG_ONLY + 1, OPT_CHAIN, OPT_LIMITS };
+enum { OPT_OUTPUT = CLI_LONG_ONLY + 1, OPT_LIMITS };
 
 static const struct cli_option options[] = {
     {'f', "format", "FMT", "raw or qcow2; otherwise found from the content"},
     {OPT_OUTPUT, "output", "FORM", "human (default) or json"},
-    {OPT_CHAIN, "backing-chain", NULL, "all layers of the backing chain, top first"},
+    {'b', "backing-chain", NULL, "all layers of the backing chain, top first"},
     {OPT_LIMITS, "limits", NULL, "also the limits of requests, of the image and of its file"},
     {'U', "force-share", NULL, "open even if another process writes to the image"},
     CLI_IMAGE_OPTIONS,
@@ -561,7 +561,7 @@ static int run(const struct cli_verb *verb, int argc, char **argv)
         switch (id) {
         case 'f': format = p.value; break;
         case 'U': flags |= VDISK_OPEN_FORCE_SHARE; break;
-        case OPT_CHAIN: chain.whole = true; break;
+        case 'b': chain.whole = true; break;
         case OPT_LIMITS: chain.limits = true; break;
         case OPT_OUTPUT:
             if (!cli_parse_output(verb, p.value, &json))
