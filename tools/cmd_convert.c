@@ -58,7 +58,8 @@ struct convert {
 
 /* ---- command line ----------------------------------------------------------------------------------- */
 
-enum { OPT_SALVAGE = CLI_LONG_ONLY + 1, OPT_TARGET_IS_ZERO, OPT_TARGET_IMAGE_OPTS, OPT_BITMAPS, OPT_SKIP_BROKEN,
+enum { OPT_SALVAGE = CLI_LONG_ONLY + 1, OPT_TARGET_IS_ZERO, OPT_TARGET_IMAGE_OPTS,
+       OPT_SOURCE_IMAGE_OPTS, OPT_BITMAPS, OPT_SKIP_BROKEN,
        OPT_MANIFEST };
 
 static const struct cli_option options[] = {
@@ -90,6 +91,7 @@ static const struct cli_option options[] = {
     CLI_JOB_OPTION,
     CLI_BULK_OPTIONS,
     {OPT_TARGET_IMAGE_OPTS, "target-image-opts", NULL, "with -n: TARGET is KEY=VALUE,..."},
+    {OPT_SOURCE_IMAGE_OPTS, "source-image-opts", NULL, "as --image-opts"},
     {'l', "snapshot", "SNAPSHOT", "refused: internal snapshots cannot be read yet"},
     {OPT_BITMAPS, "bitmaps", NULL, "refused: bitmaps cannot be copied yet"},
     {OPT_SKIP_BROKEN, "skip-broken-bitmaps", NULL, "refused: the same"},
@@ -190,6 +192,7 @@ static int parse_options(struct convert *c, struct cli_parser *p)
         case OPT_MANIFEST: c->manifest.given = p->value; break;
         case OPT_TARGET_IS_ZERO: c->target_is_zero = true; break;
         case OPT_TARGET_IMAGE_OPTS: c->target_image_opts = true; break;
+        case OPT_SOURCE_IMAGE_OPTS: p->image_opts = true; break;
         default: rc = parse_value(c, id, p->value); break;
         }
     }
