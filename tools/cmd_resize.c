@@ -123,15 +123,28 @@ static bool parse_preallocation(struct resize *r, const char *value)
     return false;
 }
 
+/* "-1G" is a size, not an option: taken off the line. NULL: there is none. */
+static char *take_negative(int *argc, char **argv)
+{
+    for (int i = 1; i < *argc; i++) {
+        char *word = argv[i];
+        if (word[0] != '-' || word[1] < '0' || word[1] > '9')
+            continue;
+        for (--*argc; i < *argc; i++)
+            argv[i] = argv[i + 1];
+        return word;
+    }
+    return NULL;
+}
+
 static int run(const struct cli_verb *verb, int argc, char **argv)
 {
     struct resize r = {.opts = {.size = sizeof r.opts, .progress = cli_progress_show}};
     struct cli_parser p;
     char **operands;
+    int n;
 
-    /* The size is the last one. Without it on the line, "-1G" is no option. */
-    if (argc > 2 && strcmp(argv[argc - 1], "--help") != 0 && strcmp(argv[argc - 1], "-h") != 0)
-        r.size = argv[--argc];
+    r.size = take_negative(&argc, argv);
     cli_parser_init(&p, verb, argc, argv);
     for (int id; (id = cli_parser_next(&p)) != CLI_END;) {
         switch (id) {
@@ -147,8 +160,11 @@ static int run(const struct cli_verb *verb, int argc, char **argv)
         default: return CLI_FAILED;
         }
     }
-    if (cli_operands(&p, &operands) != 1 || r.size == NULL)
-        return cli_usage_error(verb, "takes the name of one image, and its size last");
+    n = cli_operands(&p, &operands);
+    if (r.size == NULL && n == 2)
+        r.size = operands[--n];
+    if (n != 1 || r.size == NULL)
+        return cli_usage_error(verb, "takes the name of one image and its size");
     r.name = cli_image(&p, operands[0], r.format);
     if (r.name == NULL)
         return CLI_FAILED;
