@@ -19,8 +19,8 @@ man_options() {
 
 run 0 --help
 verbs=$(sed -n '/^Verbs:/,/^$/p' out | awk '/^  / { print $1 }')
-same "verbs in --help" "$(echo $verbs)" \
-    "create info map check resize convert compare dd measure commit rebase amend checksum job io bench"
+same "verbs in --help" "$(echo $verbs)" "create info map check resize convert compare dd measure commit \
+rebase amend checksum snapshot bitmap job io bench"
 run 0 --version
 says out "vdisk-io version "
 refused "no verb given"
@@ -52,6 +52,10 @@ refused "with a filename; see" measure -s 1M a
 refused "Invalid image size specified: 'x'; see" measure -s x
 refused "takes the name of one image" info a b
 refused "takes the name of the image and its size" create a 1 2
+
+# Verbs that are not there yet are known by name.
+refused "snapshot: internal snapshots cannot be" snapshot -l x
+refused "bitmap: bitmaps cannot be" bitmap --add x b0 -g 64k
 
 # The commands of io, and the options of create.
 "$tool" io --help | sed -n '/^Commands/,$p' | awk '/^  [a-z]/ { sub(",", "", $1); print $1 }' >commands
