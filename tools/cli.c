@@ -11,7 +11,23 @@
 #include <string.h>
 #include <time.h>
 
-static const char program[] = "vdisk-io";
+static const char own_name[] = "vdisk-io", qemu_name[] = "qemu-img";
+static const char *program = own_name;
+
+void cli_be_qemu_img(void)
+{
+    program = qemu_name;
+}
+
+bool cli_is_qemu_img(void)
+{
+    return program == qemu_name;
+}
+
+const char *cli_program(void)
+{
+    return program;
+}
 
 /* ---- messages -------------------------------------------------------------------------------------- */
 

@@ -696,7 +696,7 @@ static void print_error(const struct convert *c)
         return;
     cli_error("%s%s", c->error, c->target.left);
     if (c->hint[0] != '\0')
-        fprintf(stderr, "vdisk-io: hint: %s\n", c->hint);
+        fprintf(stderr, "%s: hint: %s\n", cli_program(), c->hint);
 }
 
 static char *image_opts_name(const char *text)

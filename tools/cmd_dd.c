@@ -321,7 +321,7 @@ static int run(const struct cli_verb *verb, int argc, char **argv)
     if (d.error[0] != '\0') {
         cli_error("%s%s", d.error, d.target.left);
         if (d.hint[0] != '\0')
-            fprintf(stderr, "vdisk-io: hint: %s\n", d.hint);
+            fprintf(stderr, "%s: hint: %s\n", cli_program(), d.hint);
     }
     target_free(&d.target);
     free(input);

@@ -10,10 +10,10 @@
 
 static void print_help(void)
 {
-    printf("Usage: vdisk-io VERB [OPTION]... [ARGUMENT]...\n"
+    printf("Usage: %s VERB [OPTION]... [ARGUMENT]...\n"
            "Create, look at, check, resize, convert, compare, read and write disk images (raw and qcow2),\n"
            "and measure the I/O.\n"
-           "\nVerbs:\n");
+           "\nVerbs:\n", cli_program());
     for (const struct cli_verb *const *v = cli_verbs; *v != NULL; v++)
         printf("  %-8s %s\n", (*v)->name, (*v)->summary);
     printf("\nOptions:\n"
@@ -37,6 +37,23 @@ static bool hold_standard_files(void)
     return true;
 }
 
+/* "version N" is what programs look for. */
+static void print_version(void)
+{
+    if (cli_is_qemu_img())
+        printf("qemu-img version 10.0.0 (vdisk-io %s)\n", vdisk_version());
+    else
+        printf("vdisk-io version %s\n", vdisk_version());
+}
+
+static void be_called(const char *path)
+{
+    const char *slash = path != NULL ? strrchr(path, '/') : NULL;
+
+    if (path != NULL && strcmp(slash != NULL ? slash + 1 : path, "qemu-img") == 0)
+        cli_be_qemu_img();
+}
+
 int main(int argc, char **argv)
 {
     const struct sigaction ignore = {.sa_handler = SIG_IGN};
@@ -44,9 +61,10 @@ int main(int argc, char **argv)
 
     if (!hold_standard_files())
         return CLI_FAILED;
+    be_called(argv[0]);
     sigaction(SIGXFSZ, &ignore, NULL); /* a file that may not be longer is an error that names it */
     if (word == NULL) {
-        cli_error("no verb given; see 'vdisk-io --help'");
+        cli_error("no verb given; see '%s --help'", cli_program());
         return CLI_FAILED;
     }
     if (strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0) {
@@ -54,13 +72,13 @@ int main(int argc, char **argv)
         return cli_finish(CLI_OK);
     }
     if (strcmp(word, "--version") == 0 || strcmp(word, "-V") == 0) {
-        printf("vdisk-io version %s\n", vdisk_version());
+        print_version();
         return cli_finish(CLI_OK);
     }
     for (const struct cli_verb *const *v = cli_verbs; *v != NULL; v++) {
         if (strcmp(word, (*v)->name) == 0)
             return cli_finish((*v)->run(*v, argc - 1, argv + 1));
     }
-    cli_error("no verb '%s'; see 'vdisk-io --help'", word);
+    cli_error("no verb '%s'; see '%s --help'", word, cli_program());
     return CLI_FAILED;
 }
