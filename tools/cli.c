@@ -162,7 +162,7 @@ static void note_said(struct cli_parser *p, int id)
 
     while (o->id != 0 && o->id != id)
         o++;
-    if (o->id == 0 || is_manner(id))
+    if (o->id == 0 || o->name == NULL || is_manner(id))
         return;
     text = cli_calloc(1, room);
     snprintf(text, room, "--%s%s%s", o->name, optarg != NULL ? "=" : "", optarg != NULL ? optarg : "");

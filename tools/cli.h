@@ -93,7 +93,7 @@ struct cli_parser {
     const char            *job;        /* --job, or NULL */
     uint64_t               max_memory; /* --max-memory, or 0 */
     json_t                *said;       /* options that change what comes out, each as one text */
-    struct option          longs[32];
+    struct option          longs[48];
     char                   letters[96];
 };
 

@@ -10,11 +10,16 @@
 #include <string.h>
 
 #include "tools/arith.h"
+#include "tools/bench_as_qemu.h"
 #include "tools/bench_load.h"
 #include "tools/bench_scenario.h"
 #include "tools/cli.h"
+#include "tools/target.h"
 
 struct bench {
+    struct bench_as_qemu   qemu;
+    const char            *qemu_option; /* the last one that only qemu-img has, or NULL */
+    const char            *own_option;  /* that only we have */
     struct bench_load      load;
     struct vdisk_open_opts how;
     struct vdisk_info      info;
@@ -25,7 +30,8 @@ struct bench {
     const char            *pattern;      /* as given, or NULL: what rw says */
     uint64_t               cluster_size; /* of the scenario's image; 0: default */
     uint64_t               mix;
-    bool                   have_size, have_mix;
+    bool                   have_size, have_mix, have_cache;
+    bool                   native; /* -n: needs direct I/O */
     bool                   json;
 };
 
@@ -34,7 +40,7 @@ struct bench {
 enum {
     OPT_RW = CLI_LONG_ONLY + 1, OPT_MIX, OPT_BLOCK, OPT_DEPTH, OPT_QUEUES, OPT_QUEUE_KIND, OPT_RUNTIME, OPT_RAMP,
     OPT_COUNT, OPT_SIZE, OPT_OFFSET, OPT_PATTERN, OPT_FLUSH, OPT_FUA, OPT_UNMAP, OPT_SEED, OPT_REGISTER,
-    OPT_LATENCY, OPT_OUTPUT, OPT_SCENARIO, OPT_CLUSTER, OPT_METADATA_CACHE,
+    OPT_LATENCY, OPT_OUTPUT, OPT_SCENARIO, OPT_CLUSTER, OPT_METADATA_CACHE, OPT_FLUSH_INTERVAL, OPT_NO_DRAIN,
 };
 
 static const struct cli_option options[] = {
@@ -43,7 +49,8 @@ static const struct cli_option options[] = {
                            "randread, randwrite, randrw, randzero, randdiscard.\n"
                            "All but the reads change the image!"},
     {OPT_MIX, "mix", "PERCENT", "of rw and randrw that are reads (50)"},
-    {OPT_PATTERN, "pattern", "ORDER", "seq, rand, or step:BYTES from one request to the next;\noverrides --rw"},
+    {OPT_PATTERN, "pattern", "ORDER", "seq, rand, or step:BYTES from one request to the next;\noverrides --rw"
+                                      ". Or, with -w, a byte (0)"},
     {OPT_BLOCK, "bs", "BYTES", "length of a request (4K)"},
     {OPT_DEPTH, "depth", "N", "requests in flight, of each queue (32; at most 4096)"},
     {OPT_QUEUES, "queues", "N", "threads, each with a queue, on the one open volume (1)"},
@@ -57,7 +64,8 @@ static const struct cli_option options[] = {
     {OPT_FUA, "fua", NULL, "writes and zeroes are durable when they complete"},
     {OPT_UNMAP, "unmap", NULL, "zeroes may give space back"},
     {OPT_SEED, "seed", "N", "of offsets, kinds and data (1)"},
-    {'t', "cache", "MODE", "direct (default: O_DIRECT where the file allows it) or buffered"},
+    {'t', "cache", "MODE", "direct (default: O_DIRECT where the file allows it) or buffered;\n"
+                           "or as qemu-img: none, writeback, writethrough, directsync, unsafe"},
     {OPT_REGISTER, "register", NULL, "register the buffers with the kernel"},
     {OPT_LATENCY, "latency", "WHICH", "all (default), or off: keep none"},
     {OPT_SCENARIO, "scenario", "NAME", "instead of an image: 'first-touch', a sparse qcow2 image in\n"
@@ -68,6 +76,18 @@ static const struct cli_option options[] = {
     {OPT_METADATA_CACHE, "metadata-cache", "BYTES", "bound for cached metadata (32M; lookup: all of it)"},
     {'p', "progress", NULL, "show progress"},
     {OPT_OUTPUT, "output", "FORM", "human (default) or json"},
+    {'U', "force-share", NULL, "open even if another process writes to the image"},
+    {'c', NULL, "N", "as qemu-img: so many requests (75000)"},
+    {'d', NULL, "N", "as qemu-img: so many in flight (64)"},
+    {'s', "buffer-size", "BYTES", "as qemu-img: length of a request (4K)"},
+    {'o', NULL, "BYTES", "as qemu-img: offset of the first one (0)"},
+    {'S', "step-size", "BYTES", "as qemu-img: from one to the next (their length)"},
+    {'w', "write", NULL, "as qemu-img: write. Changes the image!"},
+    {OPT_FLUSH_INTERVAL, "flush-interval", "N", "as qemu-img, with -w: a flush after so many"},
+    {OPT_NO_DRAIN, "no-drain", NULL, "as qemu-img: others are in flight while it flushes"},
+    {'i', "aio", "KIND", "as qemu-img: threads, native or io_uring"},
+    {'n', "native", NULL, "as qemu-img: -i native"},
+    {'q', "quiet", NULL, "as qemu-img: accepted"},
     CLI_IMAGE_OPTIONS,
     {0, NULL, NULL, NULL},
 };
@@ -107,6 +127,11 @@ static int parse_workload(struct bench *b, const char *value)
 
 static int parse_pattern(struct bench *b, const char *value)
 {
+    if (value[0] >= '0' && value[0] <= '9') {
+        b->qemu_option = "a byte as --pattern";
+        return cli_parse_ranged(b->verb, "pattern byte", value, 0, 255, &b->qemu.pattern) == CLI_OK ? 0 : -1;
+    }
+    b->own_option = "--pattern";
     b->pattern = value;
     if (strcmp(value, "seq") == 0) {
         b->load.order = BENCH_SEQUENTIAL;
@@ -116,7 +141,7 @@ static int parse_pattern(struct bench *b, const char *value)
                b->load.step > 0 && b->load.step <= INT64_MAX) {
         b->load.order = BENCH_STEP;
     } else {
-        return bad_option(b, "pattern", value, "seq, rand or step:BYTES");
+        return bad_option(b, "pattern", value, "seq, rand or step:BYTES, or a byte");
     }
     return 0;
 }
@@ -198,6 +223,7 @@ static int parse_number_option(struct bench *b, int id, const char *value)
     switch (id) {
     case OPT_DEPTH:
         rc = parse_count(b, "depth", value, BENCH_MAX_DEPTH, &n);
+        b->qemu.depth = n;
         l->depth = (unsigned)n;
         return rc;
     case OPT_QUEUES:
@@ -214,19 +240,93 @@ static int parse_number_option(struct bench *b, int id, const char *value)
     }
 }
 
+static int parse_cache(struct bench *b, const char *value)
+{
+    static const char modes[] = "direct or buffered, or none, writeback, writethrough, directsync or unsafe";
+    bool buffered = strcmp(value, "buffered") == 0;
+    uint32_t mode = buffered ? VDISK_OPEN_BUFFERED : 0;
+
+    if (buffered || strcmp(value, "direct") == 0)
+        b->own_option = buffered ? "-t buffered" : "-t direct";
+    else if (target_cache_flags(value, &mode))
+        b->qemu_option = "this -t";
+    else
+        return bad_option(b, "cache", value, modes);
+    b->have_cache = true;
+    b->qemu.fua = strcmp(value, "writethrough") == 0 || strcmp(value, "directsync") == 0;
+    b->how.flags = (b->how.flags & ~(uint32_t)(VDISK_OPEN_BUFFERED | VDISK_OPEN_UNSAFE)) | mode;
+    return 0;
+}
+
+static int parse_aio(struct bench *b, const char *value)
+{
+    if (strcmp(value, "threads") == 0)
+        b->qemu.queue_kind = VDISK_QUEUE_THREADS;
+    else if (strcmp(value, "native") == 0)
+        b->native = true;
+    else if (strcmp(value, "io_uring") != 0)
+        return bad_option(b, "aio", value, "threads, native or io_uring");
+    return 0;
+}
+
+/* What only qemu-img has. -1: said so. */
+static int parse_qemu_option(struct bench *b, int id, const char *value)
+{
+    static const struct {
+        int id;
+        const char *option, *what;
+        uint64_t least;
+    } numbers[] = {
+        {'c', "-c", "request count", 1}, {'d', "-d", "queue depth", 1}, {'s', "-s", "buffer size", 1},
+        {'S', "-S", "step size", 0}, {OPT_FLUSH_INTERVAL, "--flush-interval", "flush interval", 0},
+    };
+    struct bench_as_qemu *q = &b->qemu;
+    uint64_t *const to[] = {&b->load.count, &q->depth, &q->block, &q->step, &q->flush_interval};
+    int rc;
+
+    for (size_t i = 0; i < ARRAY_LEN(numbers); i++) {
+        if (numbers[i].id != id)
+            continue;
+        b->qemu_option = numbers[i].option;
+        rc = cli_parse_ranged(b->verb, numbers[i].what, value, numbers[i].least, INT32_MAX, to[i]);
+        return rc == CLI_OK ? 0 : -1;
+    }
+    b->qemu_option = id == 'o' ? "-o" : id == 'w' ? "-w" : id == 'q' ? "-q" : id == 'i' || id == 'n' ? "-i" :
+                                                                              "--no-drain";
+    q->write |= id == 'w';
+    q->no_drain |= id == OPT_NO_DRAIN;
+    b->native |= id == 'n';
+    if (id == 'o')
+        return cli_parse_ranged(b->verb, "offset", value, 0, INT64_MAX, &b->load.offset) == CLI_OK ? 0 : -1;
+    return id == 'i' ? parse_aio(b, value) : 0;
+}
+
+/* Those that both have by one name are of neither. */
+static void note_own(struct bench *b, int id)
+{
+    static const int both[] = {'f', 't', 'U', OPT_COUNT, OPT_DEPTH, OPT_OFFSET, OPT_PATTERN};
+
+    for (size_t i = 0; i < ARRAY_LEN(both); i++)
+        if (both[i] == id)
+            return;
+    for (const struct cli_option *o = options; o->id != 0 && id != CLI_ERROR; o++)
+        if (o->id == id)
+            b->own_option = o->name;
+}
+
 static int parse_option(struct bench *b, int id, const char *value)
 {
     struct bench_load *l = &b->load;
-    bool choice = false;
-    int rc;
 
+    if ((id < CLI_LONG_ONLY && id > 0 && strchr("cdsoSwinq", id)) || id == OPT_FLUSH_INTERVAL ||
+        id == OPT_NO_DRAIN)
+        return parse_qemu_option(b, id, value);
+    note_own(b, id);
     switch (id) {
     case 'f': b->how.format = value; return 0;
     case 'p': l->progress = true; return 0;
-    case 't':
-        rc = parse_choice(b, "cache", value, "direct", "buffered", &choice);
-        b->how.flags |= choice ? VDISK_OPEN_BUFFERED : 0;
-        return rc;
+    case 'U': b->how.flags |= VDISK_OPEN_FORCE_SHARE; return 0;
+    case 't': return parse_cache(b, value);
     case OPT_RW: return parse_workload(b, value);
     case OPT_PATTERN: return parse_pattern(b, value);
     case OPT_QUEUE_KIND: return parse_queue_kind(b, value);
@@ -471,6 +571,43 @@ static int print_json(const struct bench *b, const struct bench_result *r)
     return cli_json_print(out);
 }
 
+/* ---- as qemu-img ----------------------------------------------------------------------------------- */
+
+static int check_as_qemu(const struct bench *b)
+{
+    const struct bench_as_qemu *q = &b->qemu;
+
+    if (q->flush_interval != 0 && !q->write)
+        return cli_usage_error(b->verb, "--flush-interval is only available in write tests");
+    if (q->flush_interval != 0 && q->flush_interval < q->depth)
+        return cli_usage_error(b->verb, "Flush interval can't be smaller than depth");
+    if (b->native && b->how.flags & VDISK_OPEN_BUFFERED)
+        return cli_usage_error(b->verb, "aio=native needs direct I/O: -t none or directsync");
+    return CLI_OK;
+}
+
+static int measure_as_qemu(struct bench *b)
+{
+    struct bench_as_qemu *q = &b->qemu;
+    vdisk *v;
+    int rc;
+
+    q->count = b->load.count != 0 ? b->load.count : 75000;
+    q->offset = b->load.offset;
+    if (!b->have_cache)
+        b->how.flags |= VDISK_OPEN_BUFFERED;
+    if (check_as_qemu(b) != CLI_OK)
+        return CLI_FAILED;
+    if (q->write)
+        b->how.flags |= VDISK_OPEN_RDWR;
+    if (vdisk_open(b->name, &b->how, &v) < 0)
+        return cli_library_error();
+    rc = bench_as_qemu_run(v, q);
+    if (vdisk_close(v) < 0 && rc == CLI_OK)
+        rc = cli_library_error();
+    return rc;
+}
+
 /* ---- all of it ------------------------------------------------------------------------------------- */
 
 static int measure(struct bench *b)
@@ -503,7 +640,9 @@ static int run(const struct cli_verb *verb, int argc, char **argv)
         .verb = verb,
         .how = {.size = sizeof b.how},
         .load = {.block = 4096, .depth = 32, .queues = 1, .seed = 1, .latency = true},
+        .qemu = {.depth = 64, .block = 4096},
     };
+    bool as_qemu;
     struct cli_parser p;
     char **operands;
     int n;
@@ -514,7 +653,11 @@ static int run(const struct cli_verb *verb, int argc, char **argv)
         if (parse_option(&b, id, p.value) < 0)
             return CLI_FAILED;
     }
-    if (settle_options(&b) < 0)
+    as_qemu = b.qemu_option != NULL || (cli_is_qemu_img() && b.own_option == NULL);
+    if (b.qemu_option != NULL && b.own_option != NULL)
+        return cli_usage_error(verb, "%s is an option of qemu-img bench, which has no %s", b.qemu_option,
+                               b.own_option);
+    if (!as_qemu && settle_options(&b) < 0)
         return CLI_FAILED;
     b.load.progress = b.load.progress && !b.json;
     n = cli_operands(&p, &operands);
@@ -522,7 +665,9 @@ static int run(const struct cli_verb *verb, int argc, char **argv)
         return cli_usage_error(verb, b.scenario != NULL ? "takes no image with --scenario" :
                                                           "takes the name of one image");
     b.name = n > 0 ? cli_image(&p, operands[0], b.how.format) : NULL;
-    return n > 0 && b.name == NULL ? CLI_FAILED : measure(&b);
+    if (n > 0 && b.name == NULL)
+        return CLI_FAILED;
+    return as_qemu ? measure_as_qemu(&b) : measure(&b);
 }
 
 const struct cli_verb cli_bench = {
@@ -534,6 +679,8 @@ const struct cli_verb cli_bench = {
              "Latency runs from enqueue to the reap that handed the completion out; CPU is that of the\n"
              "whole process, kernel workers included, while it counted. Try 'null:64G' with -f raw as NAME\n"
              "for the cost of the engine itself.\n"
+             "With an option marked so, or called as qemu-img, it does what qemu-img bench does: equal\n"
+             "requests one after the other, and prints how long they took.\n"
              "Exit code: 0, or 1 after a failed request or a wrong option.\n",
     .run = run,
 };

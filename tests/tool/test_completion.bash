@@ -44,6 +44,10 @@ for form in human json; do
 done
 completes check -r ""
 for what in $(cat out); do run 0 check -r "$what" a; done
+completes check -T ""
+for mode in $(cat out); do run 0 check -T "$mode" a; done
+completes bench -i ""
+for kind in $(cat out); do run 0 bench -c 1 -t none -i "$kind" a; done
 completes resize --preallocation ""
 for mode in $(cat out); do run 0 resize -q --preallocation "$mode" a +64K; done
 completes convert -t ""

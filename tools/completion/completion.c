@@ -20,6 +20,8 @@ static const struct words {
     {"bench", "queue-kind", "auto uring-defer uring threads"},
     {"bench", "cache", "direct buffered"},
     {"bench", "latency", "all off"},
+    {"bench", "aio", "threads native io_uring"},
+    {"check", "cache", "none writeback writethrough directsync unsafe"},
     {"bench", "scenario", "first-touch lookup"},
     {"check", "repair", "leaks all"},
     {"resize", "preallocation", "off metadata falloc full"},
