@@ -265,7 +265,7 @@ static void qemu_holds_it(void **state)
     for (unsigned i = 0; i < 2; i++) {
         assert_true(start_qemu(&h, formats[i], NULL)); /* writes */
         assert_holder_named(&h, "locked for writing", "qemu-io");
-        assert_refused(READER, "locked for writing by qemu-io");
+        assert_refused(READER, "Failed to get shared \"write\" lock: locked for writing by qemu-io");
         backend_close(opened(SHARER));
         backend_close(opened(BACKEND_NO_LOCK | BACKEND_RDWR));
         assert_int_equal(stop(&h), 0);
