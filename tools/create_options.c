@@ -197,6 +197,10 @@ static int apply_pair(struct create_options *c, const struct cli_pair *pair)
     const char *value = NULL;
     const struct create_option *o = find_option(pair, &value);
 
+    if (strncmp(pair->key, "encrypt", strlen("encrypt")) == 0 && !c->raw) {
+        snprintf(c->why, sizeof c->why, "%s: option %s: images cannot be encrypted yet", c->name, pair->key);
+        return -EINVAL;
+    }
     if (o == NULL || (c->raw && !o->raw_too)) {
         snprintf(c->why, sizeof c->why, "%s: format %s has no option '%s'; '-%c %s -o help' lists them", c->name,
                  c->opts.format, pair->key, c->is_target ? 'O' : 'f', c->opts.format);

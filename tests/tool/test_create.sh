@@ -94,6 +94,9 @@ not_made "preallocation takes" -f qcow2 -o preallocation=some bad 1M
 not_made "preallocation takes" -f raw -o preallocation=metadata bad 1M
 not_made "compression_type takes" -f qcow2 -o compression_type=lz4 bad 1M
 not_made "lazy_refcounts takes" -f qcow2 -o lazy_refcounts=maybe bad 1M
+for key in encryption encrypt.format encrypt.key-secret encrypt.iter-time; do
+    not_made "option $key: images cannot be encrypted yet" -f qcow2 -o $key=on bad 1M
+done
 not_made "has no option 'colour'" -f qcow2 -o colour=red bad 1M
 not_made "has no option 'cluster_size'" -f raw -o cluster_size=4k bad 1M
 not_made "needs a value" -f qcow2 -o cluster_size bad 1M
