@@ -587,8 +587,8 @@ def main():
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         make_source()
         for test in (test_ways, test_checksum, test_order, test_commit, test_rebase, test_refused,
-                     test_target_changed, test_done, test_files, test_two, test_race, test_zeros_no_more, test_full,
-                     test_no_stray_signal, test_memory, test_idle, test_progress):
+                     test_target_changed, test_done, test_files, test_two, test_race, test_zeros_no_more,
+                     test_full, test_no_stray_signal, test_memory, test_idle, test_progress):
             test()
         os.chdir("/")
     print(f"{checks} checks, {failures} failures")
