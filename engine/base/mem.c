@@ -2,9 +2,11 @@
 #include "engine/base/mem.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 
 _Atomic uint8_t mem_state = MEM_UNUSED;
 
@@ -125,4 +127,14 @@ int mem_asprintf(char **ret, const char *fmt, ...)
     len = mem_vasprintf(ret, fmt, ap);
     va_end(ap);
     return len;
+}
+
+void mem_prefer_huge(void *p, size_t len)
+{
+    int kept = errno;
+
+    assert((uintptr_t)p % 4096 == 0);
+    if (len >= MEM_HUGE)
+        madvise(p, len, MADV_HUGEPAGE); /* a kernel without them refuses */
+    errno = kept;
 }

@@ -2,8 +2,10 @@
 /*
  * Memory that is registered and goes while requests are in flight, as a guest's does: no request uses memory that
  * was there before, none fails because of it, and each removal completes once, when what used it has ended.
+ * And the memory that the library gives for I/O.
  */
 #include <fcntl.h>
+#include <inttypes.h>
 #include <linux/filter.h>
 #include <linux/io_uring.h>
 #include <linux/seccomp.h>
@@ -11,6 +13,7 @@
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -521,6 +524,43 @@ static void test_ring_stops(void)
     each_kind(ring_stops);
 }
 
+/* What the kernel has been told of the memory at `p`: " hg" is that huge pages are wished for. */
+static bool is_told(const void *p, const char *flag)
+{
+    FILE *f = fopen("/proc/self/smaps", "r");
+    uintptr_t start, end;
+    bool inside = false, found = false;
+    char line[512];
+
+    CHECK(f);
+    while (!found && fgets(line, sizeof line, f)) {
+        if (sscanf(line, "%" SCNxPTR "-%" SCNxPTR " ", &start, &end) == 2)
+            inside = start <= (uintptr_t)p && (uintptr_t)p < end;
+        else if (inside && strncmp(line, "VmFlags:", 8) == 0)
+            found = strstr(line, flag) != NULL;
+    }
+    fclose(f);
+    return found;
+}
+
+/* Memory for I/O: where it is long, in huge pages if there are any. */
+static void test_huge(void)
+{
+    size_t huge = 2 << 20;
+    char *small = vdisk_alloc_buffer(BLOCK), *large = vdisk_alloc_buffer(3 * huge);
+
+    CHECK(small && large);
+    CHECK_INT((uintptr_t)small % 4096, 0);
+    CHECK_INT((uintptr_t)large % huge, 0);
+    memset(large, 1, 3 * huge);
+    if (access("/sys/kernel/mm/transparent_hugepage/enabled", F_OK) != 0)
+        printf("note: a kernel without huge pages\n");
+    else
+        CHECK(is_told(large, " hg") && is_told(large + 3 * huge - 1, " hg"));
+    free(small);
+    free(large);
+}
+
 int main(int argc, char **argv)
 {
     static const struct test_case cases[] = {
@@ -535,6 +575,7 @@ int main(int argc, char **argv)
         {.name = "nothing-back", .run = test_nothing_back},
         {.name = "limit", .run = test_limit},
         {.name = "ring-stops", .run = test_ring_stops},
+        {.name = "huge", .run = test_huge},
     };
 
     return test_main(argc, argv, cases, ARRAY_LEN(cases));
