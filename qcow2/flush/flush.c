@@ -185,7 +185,10 @@ static char *alloc_copy(size_t len)
     if (len < COPY_MAPPED)
         return mem_memalign(&copy, 4096, len) == 0 ? copy : NULL;
     copy = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    return copy == MAP_FAILED ? NULL : copy;
+    if (copy == MAP_FAILED)
+        return NULL;
+    mem_prefer_huge(copy, len);
+    return copy;
 }
 
 static void free_copy(struct batch *b)
