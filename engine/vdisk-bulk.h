@@ -87,7 +87,8 @@ struct vdisk_copy_opts {
     uint32_t           flags;         /* enum vdisk_copy_flags */
     uint32_t           depth;         /* pieces in flight, of up to 2 MiB; 0: 16, or more that are short */
     const char        *name;          /* for messages, as the target's; copied. NULL: "copy" */
-    uint64_t           memory_max;    /* for buffers: then there are smaller pieces, or fewer. 0: 32 MiB */
+    uint64_t           memory_max;    /* for buffers: then there are smaller pieces, or fewer. 0: 32 MiB, or 64
+                                       * where it compresses */
     uint64_t           sparse;        /* zeros in data count where there are so many bytes of them, so aligned; at
                                        * least what the target can leave out. 0: 4096 */
     uint64_t           rate;          /* bytes of data in a second; 0: as many as there can be */
@@ -115,11 +116,11 @@ struct vdisk_copy_opts {
  * known that the target reads as zeros they are zeroed there, and may give back their space. Writes have no order;
  * one flush ends the job. When it stops early, or is killed, the target holds some of the source, and the same job
  * writes all of it; what is behind their end stays. With VDISK_COPY_COMPRESS pieces have 1 MiB, or one
- * vdisk_info.compress_align if that is more, and half of the memory is for what becomes of them; a new image is
- * the same file whatever `depth` is, which bounds the threads that compress, too. `opts` may be NULL. Errors of
- * the job: -ENOSPC: the target is too small; nothing has been written. -ENOTSUP: the same, it cannot have
- * compressed data. -EFBIG, -ENOMEM, -ECANCELED, or of the I/O. Errors here: -EINVAL (a source is the target, too),
- * -ECHILD, -ENOMEM.
+ * vdisk_info.compress_align if that is more, and each takes as much memory again, and 1 MiB, for what becomes of
+ * it; a new image is the same file whatever `depth` is, which bounds the threads that compress, too. `opts` may be
+ * NULL. Errors of the job: -ENOSPC: the target is too small; nothing has been written. -ENOTSUP: the same, it
+ * cannot have compressed data. -EFBIG, -ENOMEM, -ECANCELED, or of the I/O. Errors here: -EINVAL (a source is the
+ * target, too), -ECHILD, -ENOMEM.
  */
 VDISK_API int vdisk_job_copy(vdisk *const *sources, unsigned n_sources, vdisk *target,
                              const struct vdisk_copy_opts *opts, vdisk_job **ret_job);

@@ -35,7 +35,7 @@
 enum {
     PIECE_MOST = 2 << 20, PIECE_LEAST = 64 << 10, PIECE_PACKED = 1 << 20,
     DEPTH = 16, SHORTENED = 2, DEPTH_MOST = 1024, UNIT = 4096, UNIT_LEAST = 512,
-    MEMORY = 32 << 20,
+    MEMORY = 32 << 20, MEMORY_PACKED = 64 << 20,
 };
 
 #define BLOCKS_MOST (UINT64_C(1) << 31) /* as of a checksum */
@@ -224,7 +224,7 @@ static size_t power_of_two(uint64_t least, uint64_t most)
 static int choose_sizes(struct copy *c)
 {
     struct vdisk_info info = {.size = sizeof info};
-    uint64_t memory = c->opts.memory_max ? c->opts.memory_max : MEMORY, unit;
+    uint64_t memory = c->opts.memory_max, slot, unit;
     int rc = vdisk_get_info(c->target, &info);
 
     if (rc < 0)
@@ -234,13 +234,14 @@ static int choose_sizes(struct copy *c)
     if (c->opts.flags & VDISK_COPY_COMPRESS && c->pack == 0)
         return copy_fail_text(c, ENOTSUP, "Compression not supported for this file format");
     c->piece = PIECE_MOST;
-    if (c->pack > 0) {
+    if (c->pack > 0)
         c->piece = PIECE_PACKED > c->pack ? PIECE_PACKED : c->pack; /* whatever the depth is */
-        memory /= 2; /* the streams take as much */
-    }
+    if (memory == 0)
+        memory = c->pack > 0 ? MEMORY_PACKED : MEMORY;
     while (c->pack == 0 && c->piece > PIECE_LEAST && (uint64_t)c->piece * c->slot_count > memory)
         c->piece /= 2;
-    while (c->slot_count > 1 && (uint64_t)c->piece * c->slot_count > memory)
+    slot = c->piece + (c->pack > 0 ? jobs_pack_takes(c->piece) : 0);
+    while (c->slot_count > 1 && slot * c->slot_count > memory)
         c->slot_count--;
     if (c->opts.depth == 0 && c->pack == 0 && !c->source && c->slot_count > SHORTENED && c->piece > COPY_SHORT) {
         c->short_count = (unsigned)(SHORTENED * c->piece / COPY_SHORT);

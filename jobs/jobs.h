@@ -25,6 +25,17 @@ static inline uint64_t jobs_align_up(uint64_t x, uint64_t align)
     return (x + align - 1) & ~(align - 1);
 }
 
+/*
+ * What a compressed write of `len` bytes takes beside them: as many for its streams, which may get no shorter,
+ * and a buffer for what begins or ends within a block of the file.
+ */
+enum { JOBS_PACK_EDGES = 1 << 20 };
+
+static inline uint64_t jobs_pack_takes(uint64_t len)
+{
+    return len + JOBS_PACK_EDGES;
+}
+
 #define JOBS_NS_PER_S UINT64_C(1000000000)
 
 static inline uint64_t jobs_now_ns(void)

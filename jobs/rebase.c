@@ -326,9 +326,10 @@ static int open_both(struct rebase *b)
 
 static int get_memory(struct rebase *b)
 {
+    uint64_t slot = 2 * b->piece + (b->pack > 0 ? jobs_pack_takes(b->piece) : 0);
+
     b->slot_count = b->opts.depth ? (unsigned)jobs_min(b->opts.depth, DEPTH_MOST) : DEPTH;
-    while (b->opts.memory_max > 0 && b->slot_count > 1 &&
-           (uint64_t)2 * b->piece * b->slot_count > b->opts.memory_max)
+    while (b->opts.memory_max > 0 && b->slot_count > 1 && slot * b->slot_count > b->opts.memory_max)
         b->slot_count--;
     b->slots = calloc(b->slot_count, sizeof *b->slots);
     b->buffers = vdisk_alloc_buffer(2 * b->piece * b->slot_count);

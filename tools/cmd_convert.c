@@ -663,13 +663,16 @@ static int convert(struct convert *c)
 
 static int share_memory(struct convert *c, const struct cli_parser *p)
 {
+    uint64_t buffers = grows(c) ? PIPE_MEMORY : BUFFERS;
     unsigned layers = 1;
 
     for (unsigned i = 0; i < c->count; i++)
         layers += cli_count_layers(c->names[i], c->source_format);
     if (c->no_create)
         layers += cli_count_layers(c->target_name, c->target_image_opts ? NULL : c->o.opts.format) - 1;
-    return cli_memory_share(p, layers, 1, grows(c) ? PIPE_MEMORY : BUFFERS, BUFFERS_LEAST, &c->memory);
+    if (c->copy.flags & VDISK_COPY_COMPRESS)
+        buffers *= 2; /* with what becomes of them */
+    return cli_memory_share(p, layers, 1, buffers, BUFFERS_LEAST, &c->memory);
 }
 
 static int convert_job(struct convert *c, const struct cli_parser *p)

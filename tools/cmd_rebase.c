@@ -108,12 +108,15 @@ static int share_memory(struct rebase *b, const struct cli_parser *p, const char
 {
     bool reads = !(b->opts.flags & VDISK_REBASE_UNSAFE);
     unsigned layers = reads ? cli_count_layers(name, b->opts.format) : 1;
+    uint64_t buffers = BUFFERS;
     struct cli_memory memory;
     int rc;
 
     if (backing != NULL && reads)
         layers += cli_count_layers(backing, b->opts.backing_fmt);
-    rc = cli_memory_share(p, layers, 1, BUFFERS, BUFFERS_LEAST, &memory);
+    if (b->opts.flags & VDISK_REBASE_COMPRESS)
+        buffers *= 2; /* with what becomes of them */
+    rc = cli_memory_share(p, layers, 1, buffers, BUFFERS_LEAST, &memory);
     b->opts.memory_max = memory.buffers;
     b->opts.cache_bytes = memory.cache;
     return rc;

@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* How a bulk verb works beside others: --idle, --max-memory. */
 #include <inttypes.h>
+#include <malloc.h>
 #include <sched.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include "tools/cli.h"
+
+enum { BUFFER_LEAST = 128 << 10 };
 
 enum { IOPRIO_WHO_PROCESS = 1, IOPRIO_CLASS_IDLE = 3, IOPRIO_CLASS_SHIFT = 13, NICEST = 19 };
 
@@ -33,6 +36,18 @@ unsigned cli_count_layers(const char *name, const char *format)
     return count > 0 ? count : 1;
 }
 
+/*
+ * What is given back goes back to the host. The C library, left to itself, takes a buffer of some MiB that comes
+ * and goes for a reason to keep such in its heap. There the next one often does not fit where the last one was, so
+ * that a process grows to a multiple of what it uses.
+ */
+static void keep_no_more(void)
+{
+#ifdef __GLIBC__
+    mallopt(M_MMAP_THRESHOLD, BUFFER_LEAST);
+#endif
+}
+
 int cli_memory_share(const struct cli_parser *p, unsigned layers, unsigned written, uint64_t buffers,
                      uint64_t least, struct cli_memory *ret)
 {
@@ -41,6 +56,8 @@ int cli_memory_share(const struct cli_parser *p, unsigned layers, unsigned writt
     uint64_t needed = PROCESS + least + shares * CACHE_LEAST;
     char given[32], want[32];
 
+    if (p->max_memory > 0)
+        keep_no_more();
     if (all < needed && p->max_memory > 0)
         return cli_usage_error(p->verb, "--max-memory: %s is too little for %u layers: it takes %s",
                                cli_format_size(all, given, sizeof given), layers,

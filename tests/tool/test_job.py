@@ -498,9 +498,37 @@ def peak_of(*arguments):
     return usage.ru_maxrss * 1024
 
 
+def make_bulky(name, size, random_part):
+    """Data all over, of which so much in each 4 KiB gets no shorter."""
+    with open(name, "wb") as f:
+        for _ in range(size // MIB):
+            f.write(b"".join(os.urandom(random_part) + bytes(4096 - random_part) for _ in range(MIB // 4096)))
+
+
+def test_memory_packed(counts):
+    """Buffers, streams and what they are made by, in both directions: whether or not the data gets shorter."""
+    make_bulky("hard", 80 * MIB, 4096)
+    make_bulky("soft", 80 * MIB, 2048)
+    for bound in (24 * MIB, 64 * MIB):
+        limit = ["--max-memory", str(bound)]
+        for source, size, kind in (("hard", "2M", "zlib"), ("soft", "2M", "zstd"), ("hard", "64K", "zstd")):
+            remove("packed", "plain")
+            how = ["-O", "qcow2", "-o", f"cluster_size={size},compression_type={kind}"]
+            for arguments in (["convert", "-c", *how, source, "packed"], ["convert", "-c", *how, source, "-"],
+                              ["convert", "-c", *how, "packed", "-"], ["convert", "-O", "raw", "packed", "plain"],
+                              ["convert", "-c", *how, "packed", "again"], ["checksum", "packed"],
+                              ["compare", "packed", source]):
+                peak = peak_of(arguments[0], *limit, *arguments[1:])
+                check(f"{' '.join(arguments)} in {bound // MIB} MiB takes {peak // MIB}",
+                      peak <= bound or not counts)
+    remove("hard", "soft", "packed", "plain", "again")
+
+
 def test_memory():
     with open(TOOL, "rb") as f:
         counts = b"__asan_init" not in f.read() # which takes some of its own
+    test_memory_packed(counts)
+
     def make_all():
         make_chain()
         works("convert", "-O", "qcow2", "source", "other")
