@@ -112,6 +112,26 @@ static int resize_failed(const struct create_target *t, int rc)
     return err_advise_host(rc);
 }
 
+/*
+ * Who looks before the format has written something else there sees that nobody has finished it. Of a device it is
+ * durable: the volume that it held must not come back after other parts have been overwritten.
+ */
+static int put_mark(struct create_target *t, vdisk_queue *q)
+{
+    int rc;
+
+    assert(!t->marked && (!grows(t) || t->old_size == 0 || t->replaced));
+    if (!t->mark)
+        return 0;
+    t->marked = true;
+    rc = io_pwrite(q, t->b, t->mark, t->mark_len, 0);
+    if (rc == 0 && !grows(t))
+        rc = io_pflush(q, t->b);
+    if (rc < 0)
+        return err_advise_host(err_set(rc, "%s: marking it as unfinished: %s", t->b->name, strerror(-rc)));
+    return 0;
+}
+
 /* A size that the host refuses is refused while what the file holds is still there. */
 static int try_size(struct create_target *t, vdisk_queue *q)
 {
@@ -120,6 +140,9 @@ static int try_size(struct create_target *t, vdisk_queue *q)
     assert(!t->grown && !t->replaced);
     if (!grows(t) || t->size <= t->old_size)
         return 0;
+    rc = t->old_size == 0 && !ENGINE_MUTANT(CREATE_MARK_LATE) ? put_mark(t, q) : 0;
+    if (rc < 0)
+        return rc;
     rc = io_prange(q, t->b, IO_TRUNCATE, t->size, 0);
     t->grown = rc == 0 || rc == -EIO; /* perhaps after having been done */
     return rc < 0 ? resize_failed(t, rc) : 0;
@@ -137,6 +160,10 @@ static int cut(struct create_target *t, vdisk_queue *q)
     }
     assert(!t->replaced && !t->doubtful);
     t->replaced = true;
+    if (!t->marked)
+        rc = put_mark(t, q);
+    if (rc < 0)
+        return rc;
     if (grows(t) && backend_size(t->b) != t->size)
         rc = io_prange(q, t->b, IO_TRUNCATE, t->size, 0);
     return rc < 0 ? resize_failed(t, rc) : 0;
@@ -172,7 +199,7 @@ static void give_up(struct create_target *t, vdisk_queue *q)
             err_append(rc == 0 ? "; %s is left empty" : "; %s no longer holds what it did", t->b->name);
     } else if (t->doubtful) {
         err_append("; %s may be left empty", t->b->name);
-    } else if (t->grown) {
+    } else if (t->grown || t->marked) {
         rc = io_prange(q, t->b, IO_TRUNCATE, t->old_size, 0);
         if (rc < 0)
             err_append("; %s is left longer than it was", t->b->name);

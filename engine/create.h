@@ -7,15 +7,18 @@
 #include "engine/format.h"
 #include "engine/vdisk.h"
 
-/* A file or device that becomes the new volume, or its data file. The first five are the format's to fill in. */
+/* A file or device that becomes the new volume, or its data file. The first seven are the format's to fill in. */
 struct create_target {
     struct backend *b;        /* open and locked, with whatever it held */
     uint64_t        size;     /* that it is to have; a device: at least */
     uint64_t        need;     /* bytes that will be allocated for it */
     const char     *why;      /* what needs them, for the text */
     bool            reserves; /* space will be asked for by IO_ALLOCATE, and has to be had that way */
+    const void     *mark;     /* or NULL. For its start: so that who is killed leaves nothing like data */
+    size_t          mark_len;
 
     uint64_t        old_size;
+    bool            marked;   /* the mark has been written, or in part */
     bool            grown;    /* has its final size, and all it held */
     bool            doubtful; /* cutting failed in a way that may have been done */
     bool            replaced; /* what it held is gone */
@@ -29,7 +32,8 @@ int create_check(struct create_target *targets, unsigned n, vdisk_queue *q);
 
 /*
  * The first change: from here on files are empty, have their new sizes, and keep inode, owner, mode and links;
- * devices hold whatever they held. Blocks. On failure, with text, create_end() knows which of them have changed.
+ * devices hold whatever they held. But for the mark, which is the first that is written: before it a file is what
+ * it was, or empty. Blocks. On failure, with text, create_end() knows which of them have changed.
  */
 int create_take(struct create_target *targets, unsigned n, vdisk_queue *q);
 

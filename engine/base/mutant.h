@@ -41,6 +41,7 @@
 #define ENGINE_OTHER_MUTANTS(X)                                                                                \
     X(CREATE_CUT_EARLY, "what is there is cut before all that can be refused has been looked at")              \
     X(CREATE_QUIET, "a failed create does not say what it has left")                                           \
+    X(CREATE_MARK_LATE, "a new file has its size before it is marked as unfinished")                           \
     X(GUARD_BY_PARTS, "a write to the first sector is looked at without what is there")                        \
     X(GUARD_UNLOCKED, "changes of the first sector do not wait for one another: guard.c, invariant 1")         \
     X(SERVICE_IDLE, "a second queue does not start the thread of a service")                                   \

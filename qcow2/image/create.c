@@ -6,18 +6,19 @@
  *  1. options are judged and the layout is planned; all layers of the backing chain are opened, and none of them
  *     is the image or its data file: by their names, and again when the image and its data file are open; there is
  *     room. Nothing has changed so far;
- *  2. files are cut and get their sizes (engine/create.c); the data area is preallocated;
- *  3. metadata is streamed, then the header cluster without its magic number;
+ *  2. the mark of an unfinished image is the first that is written, into what is empty, or over a device's first
+ *     block; files get their sizes (engine/create.c); the data area is preallocated;
+ *  3. metadata is streamed, then the header cluster that begins as the mark does;
  *  4. one flush;
  *  5. the header's first block with the magic number, and a flush; of an image that is to be filled before it
  *     counts, another number (opts->unfinished): the format's finish() replaces that.
  * Failure modes
- *  - killed before 5: no magic number, so nothing takes the file for an image. A device's old header is wiped
- *    first;
+ *  - killed before 5: an empty file, or one that is refused as unfinished, by whoever knows that number; a data
+ *    file is left as it was, empty, or with zeros in it;
  *  - killed during 5: the rest of the header is on disk since 4, the magic number is in the first sector: the
  *    image is there or it is not;
  *  - an error anywhere: what this call made is removed, what was there before is left empty, and the text says so
- *    (engine/create.c); a device keeps no magic number.
+ *    (engine/create.c); a device keeps the mark.
  */
 #include "qcow2/image/create.h"
 
@@ -416,24 +417,22 @@ static uint64_t first_block(const struct q2_create *c)
     return min_u64(c->layout.geo.cluster_size, max_u64(4096, c->file->align));
 }
 
-/* Nobody is to take a device for the image that it held, or that we did not finish. */
-static int wipe_header(struct q2_create *c)
-{
-    uint64_t len = first_block(c);
-    void *zeros;
-    int rc;
+/* Magic number and version, and what they are followed by up to the clusters' size. */
+enum { HEADER_BEGIN = 24 };
 
-    if (c->file->caps & BACKEND_GROWS)
-        return 0;
-    zeros = mem_buffer(len);
-    if (!zeros)
-        return q2_create_failed(c, -ENOMEM, c->plan.name, "wiping the old header");
-    memset(zeros, 0, len);
-    rc = io_pwrite(c->q, c->file, zeros, len, 0);
-    if (rc == 0)
-        rc = io_pflush(c->q, c->file);
-    mem_free(zeros);
-    return rc < 0 ? q2_create_failed(c, rc, c->plan.name, "wiping the old header") : 0;
+/*
+ * What stands at the start of a file or device till then: the number of an unfinished image, and its version; and
+ * no clusters, so that not even who goes on with unfinished images goes on with this one.
+ */
+static int make_mark(struct q2_create *c)
+{
+    c->mark = mem_buffer(first_block(c));
+    if (!c->mark)
+        return q2_create_failed(c, -ENOMEM, c->plan.name, "marking it as unfinished");
+    memset(c->mark, 0, first_block(c));
+    put_be32(c->mark, Q2_MAGIC_UNFINISHED);
+    put_be32(c->mark + 4, c->layout.geo.version);
+    return 0;
 }
 
 static int flush(struct q2_create *c)
@@ -448,6 +447,7 @@ static int write_header(struct q2_create *c)
 {
     size_t size = (size_t)c->layout.geo.cluster_size;
     uint8_t *buf = mem_buffer(size);
+    uint8_t begin[HEADER_BEGIN];
     int rc;
 
     if (!buf)
@@ -458,11 +458,14 @@ static int write_header(struct q2_create *c)
         return rc;
     }
     assert(get_be32(buf) == Q2_MAGIC && first_block(c) <= size);
-    put_be32(buf, 0);
+    memcpy(begin, buf, HEADER_BEGIN);
+    memcpy(buf, c->mark, HEADER_BEGIN);
     rc = io_pwrite(c->q, c->file, buf, size, 0);
     if (rc == 0 && !MUTANT(CREATE_UNFLUSHED))
         rc = flush(c);
-    put_be32(buf, c->plan.opts->unfinished && !MUTANT(FINISHED_AT_ONCE) ? Q2_MAGIC_UNFINISHED : Q2_MAGIC);
+    memcpy(buf, begin, HEADER_BEGIN);
+    if (c->plan.opts->unfinished && !MUTANT(FINISHED_AT_ONCE))
+        put_be32(buf, Q2_MAGIC_UNFINISHED);
     if (rc == 0)
         rc = io_pwrite(c->q, c->file, buf, first_block(c), 0);
     if (rc == 0)
@@ -476,13 +479,11 @@ static int write_image(struct q2_create *c)
     int rc;
 
     assert(c->progress_done == 0 && c->layout.data_offset > c->layout.geo.cluster_size);
-    rc = wipe_header(c);
     /* An L1 table of zeros too: it has space on the host then, and no flush to come fails for lack of that. */
     c->progress_total = c->layout.data_offset - c->layout.geo.cluster_size;
     if (c->prealloc == VDISK_PREALLOC_FULL)
         c->progress_total += q2_create_data_len(c);
-    if (rc == 0)
-        rc = q2_prealloc_data(c);
+    rc = q2_prealloc_data(c);
     if (rc == 0)
         rc = q2_prealloc_metadata(c);
     if (rc == 0)
@@ -501,6 +502,8 @@ static void fill_target(const struct q2_create *c, struct create_target *t, stru
     t->size = b == c->file ? q2_layout_end(&c->layout) : c->layout.size;
     t->need = b == c->file ? c->layout.data_offset : 0;
     t->why = b == c->data && fills ? "preallocation" : "the metadata";
+    t->mark = b == c->file ? c->mark : NULL;
+    t->mark_len = (size_t)first_block(c);
     if (b != c->data || !fills)
         return;
     t->need += q2_create_data_len(c);
@@ -509,11 +512,12 @@ static void fill_target(const struct q2_create *c, struct create_target *t, stru
 
 static int make_image(struct q2_create *c, struct create_target *targets, unsigned n)
 {
-    int rc;
+    int rc = make_mark(c);
 
     for (unsigned i = 0; i < n; i++)
         fill_target(c, &targets[i], targets[i].b);
-    rc = create_check(targets, n, c->q);
+    if (rc == 0)
+        rc = create_check(targets, n, c->q);
     if (rc == 0)
         rc = create_take(targets, n, c->q);
     return rc < 0 ? rc : write_image(c);
@@ -539,5 +543,7 @@ int q2_create(struct create_plan *plan, struct backend *b, vdisk_queue *q)
     create_end(targets, n, q, rc);
     if (n > 1)
         backend_close(c->data);
+    mem_free(c->mark);
+    c->mark = NULL;
     return rc;
 }

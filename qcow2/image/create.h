@@ -21,6 +21,7 @@ struct q2_create {
     struct backend                 *file;  /* NULL: not open yet, options are being judged */
     struct backend                 *data;  /* where guest data goes: `file`, or the external data file */
     enum vdisk_prealloc             prealloc;
+    uint8_t                        *mark; /* the first block, as long as the image is unfinished */
     struct q2_header                header;
     struct q2_layout                layout;
     uint64_t                        progress_done, progress_total;

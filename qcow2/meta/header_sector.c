@@ -30,10 +30,13 @@
 
 enum { HEAD = 4096 };
 
-/* Parsed as if it were finished, where the caller allows that. */
+/*
+ * Parsed as if it were finished, where the caller allows that; but one whose creation has not ended has no
+ * clusters yet (image/create.c), and stays what it is.
+ */
 static int parse(uint8_t *buf, size_t len, const struct backend *file, bool unfinished, struct q2_header *ret)
 {
-    bool is_one = unfinished && len >= 4 && get_be32(buf) == Q2_MAGIC_UNFINISHED;
+    bool is_one = unfinished && len >= 24 && get_be32(buf) == Q2_MAGIC_UNFINISHED && get_be32(buf + 20) != 0;
     int rc;
 
     if (is_one)

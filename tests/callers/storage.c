@@ -89,7 +89,7 @@ static void raise_end(struct storage *s, uint64_t end)
 }
 
 /* Under the lock. */
-static int carry_out(struct storage *s, const struct vdisk_backend_io *io)
+static int do_it(struct storage *s, const struct vdisk_backend_io *io)
 {
     uint64_t end = io->offset + io->len;
     int rc = io->kind == VDISK_BACKEND_IO_READ ? (end > s->size ? -EIO : 0) : make_room(s, end);
@@ -130,6 +130,16 @@ static int carry_out(struct storage *s, const struct vdisk_backend_io *io)
         break;
     }
     return 0;
+}
+
+/* Under the lock. */
+static int carry_out(struct storage *s, const struct vdisk_backend_io *io)
+{
+    int rc = do_it(s, io);
+
+    if (s->look)
+        s->look(s);
+    return rc;
 }
 
 /* ---- threads --------------------------------------------------------------------------------------------- */

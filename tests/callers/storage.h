@@ -27,6 +27,8 @@ struct storage {
     enum storage_way way;
     uint64_t size;                /* then under the lock */
     int refuses;                  /* open() says so: -errno */
+    /* Or NULL. Called under the lock, after each request: what somebody who is killed then leaves. */
+    void (*look)(const struct storage *s);
 
     /* Under the lock: */
     pthread_mutex_t lock;
