@@ -16,6 +16,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "tools/own_files.h"
+
 bool target_cache_flags(const char *mode, uint32_t *ret_flags)
 {
     static const struct {
@@ -62,15 +64,18 @@ bool target_is_file(const char *name, const struct stat *st)
 
 /* ---- making it -------------------------------------------------------------------------------------- */
 
-/* What cannot be opened here vdisk_create() will say. */
+/*
+ * A link that leads to nothing is followed: what is made, and removed again, is the file that it leads to. What
+ * cannot be opened here vdisk_create() will say.
+ */
 static void begin_file(struct target_file *f, const char *path)
 {
     int fd;
 
     if (path == NULL)
         return;
-    f->path = cli_strdup(path);
-    fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+    f->path = access(path, F_OK) == 0 ? cli_strdup(path) : own_files_path(path);
+    fd = open(f->path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
     f->made = fd >= 0;
     if (fd >= 0 ? fstat(fd, &f->st) != 0 : stat(path, &f->st) != 0)
         memset(&f->st, 0, sizeof f->st);

@@ -174,6 +174,39 @@ def try_verb(r, command, prepare, judge):
         works(*command)
 
 
+def through_links():
+    """What is made where links to nothing lead is removed again, when it is told to end and when it fails."""
+    os.mkdir("folder")
+    for name, target in (("one", "two"), ("two", "folder/made"), ("sums", "folder/sums")):
+        os.symlink(target, name)
+    for command, ended in ((["convert", "source", "one"], True),
+                           (["convert", "-O", "qcow2", "source", "one"], True),
+                           (["convert", "--manifest", "sums", "-O", "qcow2", "source", "one"], True),
+                           (["convert", "-O", "qcow2", "-o", "data_file=one", "source", "target"], True),
+                           (["checksum", "--manifest", "sums", "source"], True),
+                           (["convert", "source", "one"], False),
+                           (["dd", "-O", "qcow2", "bs=1M", "if=source", "of=one"], False),
+                           (["convert", "-O", "qcow2", "source", "one"], False)):
+        if ended:
+            child = subprocess.Popen([TOOL, *command, "-r", "4M"],
+                                     stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            while child.poll() is None and not os.listdir("folder"):
+                time.sleep(0.01)
+            child.send_signal(signal.SIGTERM)
+        else: # no file may get so long
+            child = subprocess.Popen(["sh", "-c", 'ulimit -f 4096; exec "$@"', "sh", TOOL, *command],
+                                     stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        err = child.communicate()[1]
+        code = 2 if command[0] == "checksum" else 1
+        expect(f"{command}: ends", child.returncode == code, child.returncode, err)
+        expect(f"{command}: nothing is left", os.listdir("folder") == [] and b"no longer holds" not in err, err)
+        expect(f"{command}: links stay", all(os.path.islink(name) for name in ("one", "two", "sums")))
+    works("convert", "--manifest", "sums", "-O", "qcow2", "source", "one")
+    same("source", "folder/made")
+    expect("what the link leads to is the manifest", sorted(os.listdir("folder")) == ["made", "sums"] and
+           os.path.islink("sums"), os.listdir("folder"))
+
+
 def main():
     r = random.Random(SEED)
     print("seed", SEED)
@@ -187,6 +220,7 @@ def main():
         shutil.copy("source", "copy")
         for command, prepare, judge in VERBS:
             try_verb(r, command, prepare, judge)
+        through_links()
         os.chdir("/")
     print(f"{checks} checks, {stopped} of {TRIES * len(VERBS)} runs were stopped, {len(failures)} failures")
     return 1 if failures or not stopped else 0
