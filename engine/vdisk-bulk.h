@@ -156,6 +156,11 @@ struct vdisk_compare_opts {
     void              *progress_arg;
     uint64_t           memory_max; /* for buffers: then there are fewer pieces; 0: as `depth` says */
     uint64_t           rate;  /* bytes that are compared in a second; 0: as many as there can be */
+    /*
+     * Becomes true when the job fails since a volume could not say what it has data for, and not since data could
+     * not be read; stays the caller's until the job is freed. NULL: nobody asks.
+     */
+    bool              *ret_extents_failed;
 };
 
 /*

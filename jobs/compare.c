@@ -176,6 +176,13 @@ static void begin(struct compare *c, uint64_t *ret_wait_ns)
 
 /* ---- the loop ----------------------------------------------------------------------------------------- */
 
+static void plan_failed(struct compare *c, const struct vdisk_completion *done)
+{
+    if (c->rc == 0 && c->opts.ret_extents_failed)
+        *c->opts.ret_extents_failed = true;
+    jobs_request_failed(c->job, c->q, done, &c->rc);
+}
+
 static bool wait_some(struct compare *c, uint64_t wait_ns)
 {
     struct vdisk_completion done[REAP_MOST];
@@ -192,7 +199,7 @@ static bool wait_some(struct compare *c, uint64_t wait_ns)
         if (kind == OF_READ)
             read_done(c, &c->slots[done[i].user_data / KINDS], &done[i]);
         else if (plan_answer(&c->plans[kind], done[i].result) < 0)
-            jobs_request_failed(c->job, c->q, &done[i], &c->rc);
+            plan_failed(c, &done[i]);
     }
     return true;
 }

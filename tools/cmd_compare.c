@@ -3,7 +3,8 @@
  * compare: do two images have the same content, as qemu-img compare.
  *
  * Works: both are opened, vdisk_job_compare() finds the first difference. Exit code 0: none, 1: one (or, as there,
- * a wrong command line); 2: an image could not be opened; 3: could not be read.
+ * a wrong command line); 2: an image could not be opened; 3: could not say what it has data for; 4: could not be
+ * read.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -12,7 +13,7 @@
 #include "tools/cli.h"
 #include "tools/target.h"
 
-enum { DIFFERENT = 1, NOT_OPENED = 2, NOT_READ = 3 };
+enum { DIFFERENT = 1, NOT_OPENED = 2, NOT_MAPPED = 3, NOT_READ = 4 };
 
 struct compare {
     const char          *formats[2];
@@ -101,9 +102,10 @@ static int print_result(const struct compare *c, const struct vdisk_compare_resu
 
 static int compare_open(struct compare *c, vdisk *const *v)
 {
+    bool not_mapped = false;
     struct vdisk_compare_opts opts = {.size = sizeof opts, .flags = c->strict ? VDISK_COMPARE_STRICT : 0,
-                                      .name = c->names[0], .progress = cli_progress_show,
-                                      .progress_arg = &c->progress, .rate = c->rate,
+                                      .ret_extents_failed = &not_mapped, .name = c->names[0],
+                                      .progress = cli_progress_show, .progress_arg = &c->progress, .rate = c->rate,
                                       .memory_max = c->memory.buffers};
     struct vdisk_compare_result r = {.size = sizeof r};
     vdisk_job *job;
@@ -115,7 +117,7 @@ static int compare_open(struct compare *c, vdisk *const *v)
     }
     if (cli_job_run(job) < 0 || vdisk_job_get_compare_result(job, &r) < 0) {
         cli_library_error();
-        rc = NOT_READ;
+        rc = not_mapped ? NOT_MAPPED : NOT_READ;
     } else {
         /* The result follows the last of the progress: whoever reads that has no other text in it. */
         if (r.difference == VDISK_DIFFERENCE_NONE)
@@ -190,6 +192,7 @@ const struct cli_verb cli_compare = {
     .usage = "[OPTION]... NAME NAME",
     .options = options,
     .notes = "The first difference is told, in units of 512 bytes. What is missing of the shorter one is zeros.\n"
-             "Exit code: 0 the same, 1 different (or a wrong command line), 2 or more: another error.\n",
+             "Exit code: 0 the same, 1 different (or a wrong command line), 2 an image cannot be opened, 3 its\n"
+             "tables, 4 its data cannot be read.\n",
     .run = run,
 };

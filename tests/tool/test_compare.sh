@@ -47,6 +47,18 @@ qemu-img create -q -f qcow2 zeroed 5M
 like_qemu null zeroed
 run 1 compare -s null zeroed
 says out "Strict mode: Offset 1048576 block status mismatch!"
+# Tables that say nothing of use, and data that cannot be read: two exit codes.
+qemu-img create -q -f qcow2 -o cluster_size=64k broken 5M
+"$tool" io -c 'write -P 1 0 64k' broken >/dev/null
+at=$(qemu-img map --output json broken | sed -n 's/.*"offset": \([0-9]*\)}.*/\1/p' | head -n 1)
+printf '\200\0\0\0\0\005\002\0' | dd of=broken bs=1 seek=$((at - 65536)) conv=notrunc status=none
+run 3 compare broken a
+like_qemu broken a
+yes | head -c 5M >text
+qemu-img convert -c -f raw -O qcow2 text packed
+head -c 4096 /dev/zero | tr '\0' '\377' | dd of=packed bs=64k seek=5 conv=notrunc status=none
+like_qemu packed text
+same "exit code where data cannot be read" "$got" 4
 for where in 0 511 512 299999 5242879; do
     cp a b
     printf '\377\376' | dd of=b bs=1 count=1 seek=$where conv=notrunc status=none

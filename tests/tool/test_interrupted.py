@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """SIGINT, SIGTERM or SIGHUP at any time, of each verb that takes long: it ends with one line, and exit code 1 (2
-of checksum, 3 of compare), or is done; what was to be made is whole or absent, what was there reads as it did and
+of checksum, 4 of compare), or is done; what was to be made is whole or absent, what was there reads as it did and
 checks clean, and the same command again does all of it.
 
 usage: test_interrupted.py VDISK_IO
@@ -152,7 +152,7 @@ def interrupt(r, command, whole):
     if child.returncode == -number: # before its work, or behind it
         expect(f"{command}: says nothing", said == "" and out == "", said)
         return False
-    want = {"checksum": 2, "compare": 3}.get(command[0], 1)
+    want = {"checksum": 2, "compare": 4}.get(command[0], 1)
     expect(f"{command}: exit code {child.returncode}", child.returncode == want, said)
     lines = [line for line in said.splitlines() if not line.startswith("vdisk-io: hint: ")]
     expect(f"{command}: one line", len(lines) == 1, said)
