@@ -217,8 +217,11 @@ unsigned cli_count_layers(const char *name, const char *format);
 /* --idle, for the whole process. */
 void cli_be_idle(void);
 
-/* The signals that end a command, which a job makes an error of. */
-enum { CLI_ENDS = 3 };
+/*
+ * The signals that end a command, which a job makes an error of. The last one is that of 'job cancel': it counts
+ * although those who started the command had it, and the others, ignored.
+ */
+enum { CLI_ENDS = 4, CLI_CANCEL = SIGUSR2 };
 
 extern const int cli_end_signals[CLI_ENDS];
 

@@ -2,9 +2,9 @@
 /*
  * job: what the file of a job (--job FILE of other verbs) says; and have it end.
  *
- * Works: status reads FILE and looks whether it is locked. cancel sends SIGTERM, which ends a verb as SIGINT does
- * and is not ignored in the background, to the process that FILE names, and waits for its end. Fails: FILE is no
- * job's file; or nothing is at work.
+ * Works: status reads FILE and looks whether it is locked. cancel sends CLI_CANCEL, which ends a verb as SIGINT
+ * does and is never ignored, to the process that FILE names, and waits for its end. Fails: FILE is no job's file;
+ * or nothing is at work.
  *
  * Invariant: no process gets a signal but the one that FILE says: by its number, the time when it began, and the
  * boot, looked at when a descriptor of it is held, and FILE is locked still.
@@ -158,7 +158,7 @@ static int end_process(const struct job_verb *c, int fd)
 {
     struct pollfd ended = {.fd = fd, .events = POLLIN};
 
-    if (syscall(SYS_pidfd_send_signal, fd, SIGTERM, NULL, 0) != 0 && errno != ESRCH) {
+    if (syscall(SYS_pidfd_send_signal, fd, CLI_CANCEL, NULL, 0) != 0 && errno != ESRCH) {
         cli_error("%s: %s", c->file, strerror(errno));
         return CLI_FAILED;
     }

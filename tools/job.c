@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A verb's job: run to its end, or until Ctrl-C, a terminal that goes or SIGTERM say that it shall stop; SIGUSR1
- * asks how far it is.
+ * A verb's job: run to its end, or until Ctrl-C, a terminal that goes, SIGTERM or 'job cancel' say that it shall
+ * stop; SIGUSR1 asks how far it is.
  */
 #include <signal.h>
 #include <stdatomic.h>
@@ -9,7 +9,7 @@
 
 #include "tools/cli.h"
 
-const int cli_end_signals[CLI_ENDS] = {SIGINT, SIGTERM, SIGHUP};
+const int cli_end_signals[CLI_ENDS] = {SIGINT, SIGTERM, SIGHUP, CLI_CANCEL};
 
 static _Atomic(vdisk_job *) current;
 static _Atomic bool told_to_end; /* perhaps when a job was at its end: then the next one does not begin */
@@ -64,16 +64,22 @@ int cli_job_run(vdisk_job *job)
 {
     /* A second one ends the program at once. */
     struct sigaction cancel = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND}, were[CLI_ENDS];
+    struct sigaction always = {.sa_handler = on_signal};
     struct sigaction question = {.sa_handler = on_question, .sa_flags = SA_RESTART};
     sigset_t ends, before;
     int rc;
 
     sigemptyset(&cancel.sa_mask);
+    sigemptyset(&always.sa_mask);
     sigemptyset(&question.sa_mask);
     sigaction(SIGUSR1, &question, NULL); /* from here on: one that comes late ends nothing */
     cli_ends(&ends);
     atomic_store(&current, job);
     for (size_t i = 0; i < CLI_ENDS; i++) {
+        if (cli_end_signals[i] == CLI_CANCEL) { /* never ignored, and from here on: between two jobs, too */
+            sigaction(CLI_CANCEL, &always, NULL);
+            continue;
+        }
         sigaction(cli_end_signals[i], NULL, &were[i]);
         if (were[i].sa_handler != SIG_IGN) /* as under nohup */
             sigaction(cli_end_signals[i], &cancel, NULL);
@@ -84,7 +90,8 @@ int cli_job_run(vdisk_job *job)
     rc = vdisk_job_run(job);
     sigprocmask(SIG_SETMASK, &before, NULL);
     for (size_t i = 0; i < CLI_ENDS; i++)
-        sigaction(cli_end_signals[i], &were[i], NULL);
+        if (cli_end_signals[i] != CLI_CANCEL)
+            sigaction(cli_end_signals[i], &were[i], NULL);
     atomic_store(&current, NULL);
     return rc;
 }

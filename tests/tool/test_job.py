@@ -484,6 +484,26 @@ def test_no_stray_signal():
     victim.wait()
 
 
+def test_cancel_of_deaf():
+    """cancel reaches what was started with all signals ignored, as by a shell's trap '' or nohup."""
+    remove("job", "target")
+    command = ["convert", "--job", "job", "source", "target"]
+    number = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
+
+    def deaf():
+        for one in number:
+            signal.signal(one, signal.SIG_IGN)
+    child = start(*command, "-r", "2M", preexec_fn=deaf)
+    reached("job", MIB)
+    for one in number[:3]:
+        child.send_signal(one)
+    r = works("job", "cancel", "job")
+    check("it was cancelled", "state: interrupted" in r.stdout and child.wait() == 1, r.stdout)
+    rest_of(child)
+    works(*command)
+    same_content("source", "target")
+
+
 # ---- how it works beside others ------------------------------------------------------------------------------
 
 def peak_of(*arguments):
@@ -616,7 +636,7 @@ def main():
         make_source()
         for test in (test_ways, test_checksum, test_order, test_commit, test_rebase, test_refused,
                      test_target_changed, test_done, test_files, test_two, test_race, test_zeros_no_more,
-                     test_full, test_no_stray_signal, test_memory, test_idle, test_progress):
+                     test_full, test_no_stray_signal, test_cancel_of_deaf, test_memory, test_idle, test_progress):
             test()
         os.chdir("/")
     print(f"{checks} checks, {failures} failures")
