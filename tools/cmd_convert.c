@@ -552,6 +552,7 @@ static int make_target(struct convert *c)
         if (target_create(&c->target, &c->o.opts) < 0)
             return failed(c);
         c->target_is_zero = target_is_zero(&c->target, &c->o.opts);
+        c->job.fresh = false; /* what was made stays, and FILE says of what */
         if (target_path(c->target_name) != NULL)
             job_file_add(&c->job, target_path(c->target_name), JOB_WRITES);
     }

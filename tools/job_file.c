@@ -430,6 +430,7 @@ int job_file_open(struct job_file *j, const struct cli_parser *p, bool quiet, co
         j->path = own_files_path(p->job);
     j->next = own_files_beside(j->path, ".next");
     rc = take_file(j);
+    j->fresh = j->made;
     if (rc == CLI_OK)
         rc = check_operands(j, p);
     if (rc == CLI_OK)
@@ -548,7 +549,9 @@ int job_file_end(struct job_file *j, int rc, const char *error)
 {
     if (j->given == NULL)
         return rc;
-    if (j->begun) {
+    if (j->begun && rc != CLI_OK && j->fresh && j->progress->total == 0 && !cli_is_told_to_end()) {
+        unlink(j->path); /* refused before it did anything: an image is locked, say */
+    } else if (j->begun) {
         const char *state = rc == CLI_OK ? "done" : cli_is_told_to_end() ? "interrupted" : "failed";
         json_object_set_new(j->json, "state", json_string(state));
         if (rc == CLI_OK)

@@ -31,6 +31,7 @@ struct job_file {
     char                      *path, *next;
     int                        fd;       /* of the file that is there: it holds the lock */
     bool                       made;     /* by us, and nothing has been written to it */
+    bool                       fresh;    /* made by us, and the job has written nothing that it could go on with */
     bool                       begun;    /* it is written that it runs */
     bool                       was_begun;  /* before, by another process, which may have written to the target */
     bool                       was_killed; /* that one */
@@ -90,8 +91,8 @@ uint32_t job_file_interval_ms(void);
 void job_file_set(struct job_file *j, const char *key, json_t *value);
 
 /*
- * The job has ended, with CLI_OK (done), or for the reason `error`; lets go of all. Nothing was begun: FILE is as
- * it was. Returns rc, or CLI_FAILED: told.
+ * The job has ended, with CLI_OK (done), or for the reason `error`; lets go of all. Nothing was begun, or refused
+ * before a first step: FILE is as it was, or not there. Returns rc, or CLI_FAILED: told.
  */
 int job_file_end(struct job_file *j, int rc, const char *error);
 

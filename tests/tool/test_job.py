@@ -504,6 +504,25 @@ def test_cancel_of_deaf():
     same_content("source", "target")
 
 
+def test_refused_at_once():
+    """What is refused before it does anything leaves nothing; what has been there stays."""
+    remove("job", "target", "busy")
+    works("create", "-q", "-f", "qcow2", "busy", str(SIZE))
+    holder = subprocess.Popen([TOOL, "io", "busy"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    holder.stdin.write(b"write -P 1 0 64k\n")
+    holder.stdin.flush()
+    holder.stdout.readline()
+    for command, code in ((["convert", "-O", "qcow2", "source", "busy"], 1),
+                          (["convert", "-n", "-O", "qcow2", "source", "busy"], 1), (["checksum", "busy"], 2)):
+        refused("locked for writing", command[0], "--job", "job", *command[1:], code=code)
+        check(f"nothing is left: {command}", not [x for x in os.listdir() if x.startswith("job")], os.listdir())
+    open("job", "w").close()
+    refused("locked for writing", "checksum", "--job", "job", "busy", code=2)
+    check("what was there stays", os.path.exists("job"))
+    holder.communicate()
+    remove("job", "busy")
+
+
 # ---- how it works beside others ------------------------------------------------------------------------------
 
 def peak_of(*arguments):
@@ -636,7 +655,8 @@ def main():
         make_source()
         for test in (test_ways, test_checksum, test_order, test_commit, test_rebase, test_refused,
                      test_target_changed, test_done, test_files, test_two, test_race, test_zeros_no_more,
-                     test_full, test_no_stray_signal, test_cancel_of_deaf, test_memory, test_idle, test_progress):
+                     test_full, test_no_stray_signal, test_cancel_of_deaf, test_refused_at_once, test_memory,
+                     test_idle, test_progress):
             test()
         os.chdir("/")
     print(f"{checks} checks, {failures} failures")
