@@ -170,6 +170,21 @@ static void note_said(struct cli_parser *p, int id)
     free(text);
 }
 
+/* Of an option of its own: a file that the command keeps, or reads, always has a name. */
+static bool is_nameless(const struct cli_parser *p, int id)
+{
+    const struct cli_option *o = p->verb->options;
+
+    if (id < CLI_LONG_ONLY || optarg == NULL || optarg[0] != '\0')
+        return false;
+    while (o->id != 0 && o->id != id)
+        o++;
+    if (o->arg == NULL || strcmp(o->arg, "FILE") != 0)
+        return false;
+    cli_usage_error(p->verb, "--%s takes the name of a file, not ''", o->name);
+    return true;
+}
+
 static int take_memory(struct cli_parser *p)
 {
     if (cli_parse_size(optarg, &p->max_memory) == 0 && p->max_memory > 0)
@@ -184,6 +199,8 @@ int cli_parser_next(struct cli_parser *p)
 
     p->value = optarg;
     note_said(p, id);
+    if (is_nameless(p, id))
+        return CLI_ERROR;
     switch (id) {
     case CLI_JOB:
         p->job = optarg;

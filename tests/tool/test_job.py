@@ -523,6 +523,14 @@ def test_refused_at_once():
     remove("job", "busy")
 
 
+def test_nameless():
+    for command in (["checksum", "--job=", "source"], ["checksum", "--manifest", "", "source"],
+                    ["checksum", "--verify", "", "source"]):
+        refused(f"{command[1].rstrip('=')} takes the name of a file, not ''", *command, code=2)
+    refused("--job takes the name of a file, not ''", "convert", "--job", "", "source", "target")
+    refused("--manifest takes the name of a file, not ''", "convert", "--manifest", "", "source", "target")
+
+
 # ---- how it works beside others ------------------------------------------------------------------------------
 
 def peak_of(*arguments):
@@ -655,8 +663,8 @@ def main():
         make_source()
         for test in (test_ways, test_checksum, test_order, test_commit, test_rebase, test_refused,
                      test_target_changed, test_done, test_files, test_two, test_race, test_zeros_no_more,
-                     test_full, test_no_stray_signal, test_cancel_of_deaf, test_refused_at_once, test_memory,
-                     test_idle, test_progress):
+                     test_full, test_no_stray_signal, test_cancel_of_deaf, test_refused_at_once, test_nameless,
+                     test_memory, test_idle, test_progress):
             test()
         os.chdir("/")
     print(f"{checks} checks, {failures} failures")
