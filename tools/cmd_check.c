@@ -239,6 +239,7 @@ static int run(const struct cli_verb *verb, int argc, char **argv)
     else if (c.what == VDISK_REPAIR_NOTHING)
         c.flags |= VDISK_OPEN_BUFFERED; /* tables that have just been written or read are there */
     c.progress.enabled = c.progress.enabled && !c.quiet && !c.json;
+    c.progress.to_stderr = c.json; /* who asks by SIGUSR1 is answered */
     return check_image(&c);
 }
 

@@ -415,6 +415,7 @@ static int take_command_line(struct checksum *c, struct cli_parser *p)
         if (parse_option(c, id, p->value) != CLI_OK)
             return CLI_FAILED;
     c->progress.enabled = c->progress.enabled && !c->quiet && !c->json;
+    c->progress.to_stderr = true; /* the digest is alone on stdout */
     if (cli_operands(p, &operands) != 1)
         return cli_usage_error(c->verb, "Expecting one image file name");
     if (c->verify && (c->manifest || c->block_size > 0))

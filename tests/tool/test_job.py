@@ -625,8 +625,12 @@ def test_progress():
                       ["compare", "-q", "source", "source"]):
         child = start(*arguments, *SLOW)
         wait_for(lambda: handles(child.pid))
-        out = stop_with_question(child)
-        check(f"asked: {arguments[0]}", form.fullmatch(out) and out.count("\r") >= 1, repr(out))
+        out, err = stop_with_question(child)
+        shown, other = (err, out) if arguments[0] == "checksum" else (out, err)
+        check(f"asked: {arguments[0]}", form.fullmatch(shown) and shown.count("\r") >= 1, repr(shown))
+        check(f"asked: {arguments[0]}: and nothing else", other == "", repr(other))
+    r = works("checksum", "-p", "source")
+    check("a digest is alone", re.fullmatch(r"[0-9a-f]{64}  source\n", r.stdout) and "100.00/100" in r.stderr, r)
     main, other = pty.openpty()
     child = subprocess.Popen([TOOL, "convert", "-p", "-O", "qcow2", "source", "target", *SLOW], stdout=other)
     os.close(other)
@@ -652,7 +656,7 @@ def stop_with_question(child):
     child.send_signal(signal.SIGUSR1)
     out, err = rest_of(child)
     check("being asked is no failure", child.returncode == 0, err)
-    return out
+    return out, err
 
 
 def main():
