@@ -18,6 +18,14 @@
 
 enum { LINE = MANIFEST_HEX + 24 };
 
+/* What it holds is of no use: with what is to be done. */
+static int damaged(struct job_blocks *b)
+{
+    cli_error("%s: is not what was written; remove %s to begin again", b->path, b->job->given);
+    b->said = b->broken = true;
+    return CLI_FAILED;
+}
+
 static int failed(struct job_blocks *b, const char *why)
 {
     cli_error("%s: %s", b->path, why);
@@ -111,8 +119,10 @@ int job_blocks_open(struct job_blocks *b, struct job_file *job, uint32_t block_s
         return CLI_OK;
     if (errno != EBADMSG)
         failed(b, strerror(errno));
+    else if (job->position > 0)
+        damaged(b);
     else
-        failed(b, job->position > 0 ? "is not what was written" : "is there, and is no job's: not replaced");
+        failed(b, "is there, and is no job's: not replaced");
     if (b->file != NULL)
         fclose(b->file);
     else if (fd >= 0)
@@ -130,7 +140,7 @@ int job_blocks_known(void *arg, uint64_t first, uint64_t *ret_count, uint8_t *re
     if (b->file == NULL)
         return 0;
     if (b->left > 0 && !read_line(b, ret_count, ret_digest)) { /* it was whole a moment ago */
-        failed(b, "is not what was written");
+        damaged(b);
         return -EBADMSG;
     }
     b->known = first + *ret_count;

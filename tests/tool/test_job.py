@@ -157,7 +157,7 @@ def test_checksum():
             kept = f.read()
         with open("job.blocks", "wb") as f: # what has been counted is looked at
             f.write(b"f" + kept[1:] if kept[:1] != b"f" else b"0" + kept[1:])
-        refused("job.blocks: is not what was written", *command, code=2)
+        refused("job.blocks: is not what was written; remove job to begin again", *command, code=2)
         with open("job.blocks", "wb") as f:
             f.write(kept + b"something that was not counted")
         check("the same comes out", works(*command).stdout == want)
