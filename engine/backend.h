@@ -213,6 +213,9 @@ int backend_node_flags(const char *shown, const struct spec *node, uint32_t flag
 int backend_open(const char *name, uint32_t flags, struct backend **ret_backend);
 bool backend_identify(const char *name, struct backend_id *ret_id);
 
+/* Of a name that is to be created: -ENOTSUP, with text, for a protocol that is not there. Opens nothing. */
+int backend_check_meant(const char *name);
+
 /* Is it that file? */
 bool backend_is(const struct backend *b, const struct backend_id *id);
 

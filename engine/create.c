@@ -327,9 +327,12 @@ static int create_job_new(const char *name, const struct vdisk_create_opts *opts
         return err_set(EINVAL, "%s: create options missing or of a wrong size", name);
     if (!ret_job)
         return err_set(EINVAL, "%s: no place for the job", name);
+    rc = backend_check_meant(name);
+    if (rc < 0)
+        return rc;
     c = mem_calloc(1, sizeof *c);
     if (!c)
-        return err_set(ENOMEM, "%s: out of memory", name);
+        return err_advise(err_set(ENOMEM, "%s: out of memory", name));
     memcpy(&c->opts, opts, min_u64(opts->size, sizeof c->opts));
     rc = job_init(&c->job, &create_kind, name, NULL);
     if (!create_copy_strings(&c->opts, c->strings))

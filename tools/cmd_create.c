@@ -214,14 +214,14 @@ static int create_image(struct create *c, const struct create_args *args, char *
         rc = resolve_size(c);
     if (rc != CLI_OK)
         return rc;
-    if (!c->quiet) {
-        print_summary(c);
-        fflush(stdout);
-    }
     c->o.opts.progress = cli_progress_show;
     c->o.opts.progress_arg = &c->progress;
     if (vdisk_job_create(c->o.name, &c->o.opts, &job) < 0)
         return cli_library_error();
+    if (!c->quiet) {
+        print_summary(c);
+        fflush(stdout);
+    }
     rc = cli_job_run(job) < 0 ? cli_library_error() : CLI_OK;
     if (rc == CLI_OK)
         cli_progress_end(&c->progress);

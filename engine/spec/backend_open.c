@@ -310,3 +310,13 @@ bool backend_identify(const char *name, struct backend_id *ret_id)
     spec_free(root);
     return found;
 }
+
+int backend_check_meant(const char *name)
+{
+    struct backend_id id;
+
+    if (protocol_len(name) == 0 || spec_is_tree(name) || !takes_any(find_by_name(name)) ||
+        backend_identify(name, &id))
+        return 0;
+    return not_found(name, BACKEND_CREATE);
+}

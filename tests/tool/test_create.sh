@@ -119,6 +119,8 @@ for name in nbd:localhost:10809 a:b rbd://pool/image; do
         same "files after $way" "$(ls -d bad *:* 2>/dev/null)" ""
     done
 done
+refused "protocol 'ov' is not supported" create ov:1.q 1M
+refused "protocol 'ov' is not supported" create -f qcow2 -b source -F raw ov:1.q
 run 0 create -q -f qcow2 ./a:b 1M
 run 0 create -q -f qcow2 file:c:d 1M
 same "files with a colon" "$(ls -d *:* | tr '\n' ' ')" "a:b c:d "
