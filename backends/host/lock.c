@@ -76,14 +76,17 @@ static int refused(const char *name, unsigned byte, uint32_t flags, const struct
     const char *what = h->writes || byte < LOCK_UNSHARED_BASE ? "locked for writing" : "locked against writers";
     char words[64];
 
-    if (h->pid == getpid()) /* nobody is to be stopped, and to share would be to read what is being written */
-        return err_set(EAGAIN, "%s: it is in use here already: %s by this process", name, what);
+    if (h->pid == getpid()) { /* nobody is to be stopped, and to share would be to read what is being written */
+        err_set(EAGAIN, "%s: it is in use here already: %s by this process", name, what);
+        return err_hint(-EAGAIN, "one file is given twice, an image leads back to itself, or another handle is to "
+                                 "be closed first");
+    }
     qemu_words(byte, words, sizeof words);
     if (h->pid == 0)
         err_set(EAGAIN, "%s: %s: %s by another process", name, words, what);
     else
         err_set(EAGAIN, "%s: %s: %s by %s (pid %d)", name, words, what, h->comm, h->pid);
-    return err_hint(-EAGAIN, we_write ? "stop it first, or open the image read-only with force-share"
+    return err_hint(-EAGAIN, we_write ? "stop it first: it and this would write at once"
                                       : "stop it first, or open the image with force-share");
 }
 
