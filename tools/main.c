@@ -21,8 +21,8 @@ static void print_help(void)
            "  -V, --version   the version\n"
            "\nAn image is a path; file:PATH for a path that looks like something else; null:SIZE, which reads\n"
            "as it pleases and forgets writes; memory:SIZE, which lives as long as the command; or json:{...},\n"
-           "as QEMU has it. SIZE takes the suffixes K, M, G, T and P. The format is found from the content\n"
-           "unless -f names it: name it for raw images that somebody else could have written.\n");
+           "as QEMU has it. SIZE takes the suffixes K, M, G, T, P and E. The format is found from the\n"
+           "content unless -f names it: name it for raw images that somebody else could have written.\n");
 }
 
 /*
