@@ -141,6 +141,12 @@ int vdisk_job_step(vdisk_job *job, uint64_t done, uint64_t total)
     return ERR_CALL(step(job, done, total));
 }
 
+/* Where who sets the error gives no hint: of other errors he knows better whether there is one. */
+static const char *own_hint(int err)
+{
+    return abs(err) == ENOMEM ? err_advice(-ENOMEM) : "";
+}
+
 static int fail(vdisk_job *j, int err, const char *text, const char *hint)
 {
     struct own_job *o = at_work(j, "a failure");
@@ -150,7 +156,7 @@ static int fail(vdisk_job *j, int err, const char *text, const char *hint)
     o->failed = true;
     o->text[0] = o->hint[0] = '\0';
     strncat(o->text, text ? text : vdisk_error_text(), sizeof o->text - 1);
-    strncat(o->hint, hint ? hint : text ? "" : vdisk_error_hint(), sizeof o->hint - 1);
+    strncat(o->hint, hint ? hint : text ? own_hint(err) : vdisk_error_hint(), sizeof o->hint - 1);
     return -abs(err);
 }
 
@@ -163,7 +169,9 @@ static int set_error(int err, const char *text, const char *hint)
 {
     int rc = err_set(err, "%s", text ? text : strerror(abs(err)));
 
-    return hint && hint[0] ? err_hint(rc, "%s", hint) : rc;
+    if (!hint || !hint[0])
+        hint = own_hint(err);
+    return hint[0] ? err_hint(rc, "%s", hint) : rc;
 }
 
 int vdisk_set_error(int err, const char *text, const char *hint)

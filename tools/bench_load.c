@@ -399,7 +399,7 @@ int bench_run(vdisk *v, const struct bench_load *load, struct bench_result *ret)
     int rc = workers == NULL ? -1 : 0;
 
     if (rc < 0) {
-        cli_error("out of memory");
+        cli_no_memory();
         return rc;
     }
     memset(workers, 0, load->queues * sizeof *workers);

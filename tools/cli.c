@@ -69,6 +69,12 @@ void cli_warn(const char *fmt, ...)
     va_end(ap);
 }
 
+void cli_no_memory(void)
+{
+    cli_error("out of memory");
+    fprintf(stderr, "%s: hint: memory is short: stop something else, or raise the limit (ulimit -v)\n", program);
+}
+
 int cli_library_error(void)
 {
     const char *text = vdisk_error_text();

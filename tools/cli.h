@@ -73,6 +73,9 @@ void cli_error(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void cli_note(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void cli_warn(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
+/* Likewise, that there is no memory left, and what to do. */
+void cli_no_memory(void);
+
 /* The library's error of this thread, and its hint on a line of its own. Returns CLI_FAILED. */
 int cli_library_error(void);
 

@@ -501,7 +501,7 @@ static int load_chain(struct chain *c, const char *name, const char *format, uin
         }
         struct image *list = reallocarray(c->list, c->count + 1, sizeof *list);
         if (list == NULL) {
-            cli_error("out of memory");
+            cli_no_memory();
             return CLI_FAILED;
         }
         c->list = list;

@@ -109,6 +109,6 @@ int cli_json_print(json_t *json)
     json_decref(json);
     putchar('\n');
     if (!ok)
-        cli_error("out of memory");
+        cli_no_memory();
     return ok ? CLI_OK : CLI_FAILED;
 }

@@ -14,7 +14,7 @@ void *cli_calloc(size_t n, size_t size)
     void *p = calloc(n, size);
 
     if (p == NULL) {
-        cli_error("out of memory");
+        cli_no_memory();
         exit(CLI_FAILED);
     }
     return p;

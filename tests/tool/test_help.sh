@@ -77,4 +77,14 @@ if [ -w /dev/full ]; then
     same "exit code with a full disk on stdout" $? 1
     says err "stdout: "
 fi
+# Too little memory, wherever that is noticed: with what to do.
+head -c 3M /dev/urandom >some
+for kib in 20000 25000 30000 40000 50000 60000; do
+    for command in "checksum some" "convert -O qcow2 some made" "dd if=some of=made" "compare some some"; do
+        (ulimit -v $kib && "$tool" $command >out 2>err </dev/null)
+        checks=$((checks + 1))
+        ! grep -q '^vdisk-io: .*\(out of memory\|Cannot allocate\)' err || grep -q '^vdisk-io: hint: ' err ||
+            fail "ulimit -v $kib: $command: no hint"
+    done
+done
 finish
