@@ -145,7 +145,7 @@ def output():
     progress = tool(0, "checksum", "-p", "--output", "json", "-f", "raw", "a").stdout
     expect("no progress with json", progress.startswith("{") and json.loads(progress) == found, progress)
     expect("quiet", tool(0, "checksum", "-q", "-p", "a").stdout == "")
-    expect("progress", "(100.00/100%)" in tool(0, "checksum", "-p", "a").stdout)
+    expect("progress", "(100.00/100%)" in tool(0, "checksum", "-p", "a").stderr)
     out = tool(0, "checksum", "--image-opts", "driver=raw,file.filename=a").stdout
     expect("options", out.startswith(wanted(data)))
     for args in (["a", "b"], ["--block-size", "1000", "a"], ["--block-size", "128M", "a"], ["-T", "x", "a"],
