@@ -57,6 +57,7 @@ struct backend {
     void           (*moved)(void *owner); /* backend_own() */
     void            *owner;
     _Atomic uint64_t size;         /* current end; io_end() moves it up after writes past it */
+    _Atomic bool     no_discards;  /* BACKEND_DISCARD, but the host has said that it cannot */
     _Atomic uint64_t peak;         /* a device: the furthest end that it has had: no zeros before it */
 
     /* The engine's own: see engine/loop/bounce.c. */

@@ -77,6 +77,7 @@ enum vdisk_copy_flags {
                                           * space that it has, and zeros in data are not looked for there. Without
                                           * the others but TARGET_IS_ZERO, `sparse` and `backing_depth` */
     VDISK_COPY_GROW           = 1u << 5, /* of vdisk_job_fill() */
+    VDISK_COPY_DISCARD        = 1u << 6, /* what the target has is given back before: see vdisk_job_copy() */
 };
 
 /* What could not be read: of the source of that number, with that -errno. On the job's thread. */
@@ -117,10 +118,14 @@ struct vdisk_copy_opts {
  * one flush ends the job. When it stops early, or is killed, the target holds some of the source, and the same job
  * writes all of it; what is behind their end stays. With VDISK_COPY_COMPRESS pieces have 1 MiB, or one
  * vdisk_info.compress_align if that is more, and each takes as much memory again, and 1 MiB, for what becomes of
- * it; a new image is the same file whatever `depth` is, which bounds the threads that compress, too. `opts` may be
- * NULL. Errors of the job: -ENOSPC: the target is too small; nothing has been written. -ENOTSUP: the same, it
- * cannot have compressed data. -EFBIG, -ENOMEM, -ECANCELED, or of the I/O. Errors here: -EINVAL (a source is the
- * target, too), -ECHILD, -ENOMEM.
+ * it; a new image is the same file whatever `depth` is, which bounds the threads that compress, too. With
+ * VDISK_COPY_DISCARD the target is discarded before the first write, when all else has been judged: from
+ * going_on.start to its own end; what is behind the sources' end, too, which is then what a discard leaves of it.
+ * After that zeros are left out where the target knows that it has them (holes of files, clusters), and zeroed
+ * elsewhere. A storage that takes no discards is no error: vdisk_copy_result.bytes_discarded is 0. Not with
+ * TARGET_IS_ZERO, GROW or backing_depth. `opts` may be NULL. Errors of the job: -ENOSPC: the target is too small;
+ * nothing has been written. -ENOTSUP: the same, it cannot have compressed data. -EFBIG, -ENOMEM, -ECANCELED, or of
+ * the I/O. Errors here: -EINVAL (a source is the target, too; flags that contradict each other), -ECHILD, -ENOMEM.
  */
 VDISK_API int vdisk_job_copy(vdisk *const *sources, unsigned n_sources, vdisk *target,
                              const struct vdisk_copy_opts *opts, vdisk_job **ret_job);
@@ -136,6 +141,7 @@ struct vdisk_copy_result {
     uint64_t read_errors;
     uint64_t bytes_cloned;   /* neither read nor written: see VDISK_COPY_CLONE */
     uint8_t  digest[VDISK_DIGEST_SIZE]; /* with block_digest: that of a checksum */
+    uint64_t bytes_discarded; /* of the target; 0 where its storage takes no discards */
 };
 
 /* Any thread. Errors: as vdisk_job_get_create_result(). */

@@ -229,6 +229,7 @@ struct vdisk_info {
     uint32_t    discard_align;  /* discards give back what is whole of it */
     bool        zeroes_cheap;   /* as a rule zeros cost no more than a change of metadata */
     uint32_t    compress_align; /* of writes with VDISK_REQ_COMPRESSED; 0: there are none */
+    bool        discards;       /* they may give back space: the storage has not said that it cannot */
 };
 
 /* Fill `ret_info`. Any thread. Looks whether a raw volume's device or file has another size by now. */
@@ -501,8 +502,7 @@ enum vdisk_req_flags {
     VDISK_REQ_FUA         = 1u << 0, /* write, zero, discard: durable, with its metadata, when it completes */
     VDISK_REQ_UNMAP       = 1u << 1, /* zero: space may be given back */
     VDISK_REQ_NO_FALLBACK = 1u << 2, /* zero: -ENOTSUP rather than write zeros, soon, and as a rule with nothing
-                                      * changed. What is not aligned as vdisk_info.zero_align says may be so. Copy
-                                      * of a range: see <vdisk-bulk.h> */
+                                      * changed. What zero_align does not divide may be so. Of a copy: <vdisk-bulk.h> */
     VDISK_REQ_EXPLICIT    = 1u << 3, /* zero: by the volume's own word, also where it would read zeros without, so
                                       * that it still does with something else below */
     VDISK_REQ_COMPRESSED  = 1u << 4, /* write: compressed, see below */

@@ -305,6 +305,7 @@ static void fill_limits(const struct layer *layer, struct vdisk_info *info)
     info->zeroes_cheap = layer->zero_align ? atomic_load(&layer->zeroes_cheap)
                                            : (b->caps & BACKEND_ZERO_FAST) != 0;
     info->compress_align = layer->compress_align;
+    info->discards = b->caps & BACKEND_DISCARD && !layer->keeps_discarded && !atomic_load(&b->no_discards);
 }
 
 void volume_describe_layer(struct layer *layer, struct vdisk_info *info)

@@ -3,7 +3,8 @@
  * Copy: volumes, one after the other, into another.
  *
  * Happy path
- *  1. options are judged; the volumes are held;
+ *  1. options are judged; the volumes are held; what an old target has is given back, if it is to be
+ *     (copy_discard.c);
  *  2. where both can share their blocks on the host, and may (VDISK_COPY_CLONE), they do, and that is all; else
  *     buffers are had, a fixed number of a fixed size, for two of them many that are short; and in one loop
  *     the plan is asked for ahead (plan.h), pieces go their way in as many slots as there are
@@ -21,7 +22,7 @@
  * Invariants
  *  1. Buffers, plan and queue go when nothing is in flight.
  *  2. Success: each byte of the sources is in the target, as read, or left out since it is there already by what
- *     the caller has promised (TARGET_IS_ZERO, backing_depth), and durable.
+ *     the caller has promised (TARGET_IS_ZERO, backing_depth) or the target says (copy_discard.c), and durable.
  */
 #include "jobs/copy.h"
 
@@ -79,16 +80,19 @@ static bool round_to_units(const struct copy *c, struct plan_piece *p)
 static bool begin_piece(struct copy *c, uint64_t *ret_wait_ns)
 {
     uint32_t flags = c->opts.flags;
-    bool zero, below, mixed, left;
+    bool zero, below, mixed, left, has;
     struct plan_piece p;
 
     if (!catch_up(c) || !plan_look(&c->plan, &p) || !copy_has_room(c))
+        return false;
+    if (!copy_look_there(c, &p))
         return false;
     below = is_below(c, &p); /* which may leave a part: of that, whole units */
     mixed = c->pack > 0 && round_to_units(c, &p);
     below = below && !mixed;
     zero = (p.flags & VDISK_EXTENT_ZERO) != 0 && !mixed;
-    left = below ? zero || !c->blocks : zero && flags & VDISK_COPY_TARGET_IS_ZERO && !(flags & VDISK_COPY_DENSE);
+    has = flags & VDISK_COPY_TARGET_IS_ZERO || c->clean >= p.len;
+    left = below ? zero || !c->blocks : zero && has && !(flags & VDISK_COPY_DENSE);
     if (left) {
         c->result.bytes_skipped += p.len;
         c->done += p.len;
@@ -114,13 +118,15 @@ static void begin(struct copy *c, uint64_t *ret_wait_ns)
     do {
         if (plan_ask(&c->plan, c->q, COPY_PLAN))
             c->inflight++;
+        copy_ask_there(c);
     } while (begin_piece(c, ret_wait_ns));
 }
 
 /* The host may do it, with nobody looking at the data. */
 static bool may_share(const struct copy *c)
 {
-    uint32_t others = c->opts.flags & ~(uint32_t)(VDISK_COPY_CLONE | VDISK_COPY_TARGET_IS_ZERO);
+    uint32_t harmless = VDISK_COPY_CLONE | VDISK_COPY_TARGET_IS_ZERO | VDISK_COPY_DISCARD;
+    uint32_t others = c->opts.flags & ~harmless;
 
     return c->opts.flags & VDISK_COPY_CLONE && others == 0 && c->opts.sparse == 0 && c->opts.backing_depth == 0 &&
            !c->opts.block_digest;
@@ -176,6 +182,13 @@ static int get_memory(struct copy *c)
 
 /* ---- the loop ----------------------------------------------------------------------------------------- */
 
+/* What can be had without is had before. */
+static bool discard(struct copy *c)
+{
+    c->rc = get_memory(c);
+    return c->rc == 0 ? copy_discard(c) : true;
+}
+
 /* false: something is left in flight that cannot be waited for. */
 static bool loop(struct copy *c)
 {
@@ -183,11 +196,13 @@ static bool loop(struct copy *c)
     bool alive = true;
 
     copy_step(c);
-    if (c->rc == 0 && clone_whole(c))
+    if (c->rc == 0 && c->opts.flags & VDISK_COPY_DISCARD)
+        alive = discard(c);
+    if (alive && c->rc == 0 && clone_whole(c))
         copy_step(c);
-    else if (c->rc == 0) /* not before: it takes longer than cloning */
+    else if (alive && c->rc == 0 && !c->slots) /* not before: it takes longer than cloning */
         c->rc = get_memory(c);
-    if (c->rc == 0 && c->source)
+    if (alive && c->rc == 0 && c->source)
         alive = copy_fill(c);
     while (alive && c->rc == 0 && !(plan_ended(&c->plan) && !copy_is_busy(c))) {
         begin(c, &wait_ns);
@@ -344,6 +359,7 @@ static int copy_work(vdisk_job *job, void *arg)
     free(c->blocks);
     vdisk_queue_destroy(c->q);
     plan_free(&c->plan);
+    plan_free(&c->there);
     free(c->layers.list);
     free(c->slots);
     free(c->buffers);
@@ -401,7 +417,7 @@ static int check_flags(const struct vdisk_copy_opts *opts, uint32_t known)
 static int check_opts(vdisk *const *sources, unsigned count, vdisk *target, const struct vdisk_copy_opts *opts)
 {
     int rc = check_flags(opts, VDISK_COPY_TARGET_IS_ZERO | VDISK_COPY_DENSE | VDISK_COPY_SALVAGE |
-                                   VDISK_COPY_COMPRESS | VDISK_COPY_CLONE);
+                                   VDISK_COPY_COMPRESS | VDISK_COPY_CLONE | VDISK_COPY_DISCARD);
 
     if (rc < 0)
         return rc;
@@ -412,6 +428,18 @@ static int check_opts(vdisk *const *sources, unsigned count, vdisk *target, cons
     for (unsigned i = 0; i < count; i++)
         if (sources[i] == target)
             return vdisk_set_error(EINVAL, "copy: source and target are the same volume", NULL);
+    return 0;
+}
+
+/* What it had is needed, or is known. */
+static int check_discard(const struct copy *c)
+{
+    if (!(c->opts.flags & VDISK_COPY_DISCARD))
+        return 0;
+    if (c->opts.flags & (VDISK_COPY_TARGET_IS_ZERO | VDISK_COPY_GROW))
+        return vdisk_set_error(EINVAL, "copy: a target that is zeros, or grows, is not discarded", NULL);
+    if (c->opts.backing_depth > 0)
+        return vdisk_set_error(EINVAL, "copy: a discard may hide what the target has from its backing file", NULL);
     return 0;
 }
 
@@ -426,7 +454,9 @@ int vdisk_job_copy(vdisk *const *sources, unsigned n_sources, vdisk *target, con
     c = new_copy(sources, n_sources, target, opts);
     if (!c)
         return vdisk_set_error(ENOMEM, "copy: out of memory", NULL);
-    rc = vdisk_job_make(&copy_kind, c->name, c, c->sources, n_sources + 1, ret_job);
+    rc = check_discard(c);
+    if (rc == 0)
+        rc = vdisk_job_make(&copy_kind, c->name, c, c->sources, n_sources + 1, ret_job);
     if (rc < 0)
         copy_release(c);
     return rc;
@@ -437,7 +467,7 @@ int vdisk_job_fill(vdisk *target, vdisk_source_fn *source, void *source_arg, con
 {
     struct copy *c;
     int rc = check_flags(opts, VDISK_COPY_TARGET_IS_ZERO | VDISK_COPY_DENSE | VDISK_COPY_COMPRESS |
-                                   VDISK_COPY_GROW);
+                                   VDISK_COPY_GROW | VDISK_COPY_DISCARD);
 
     if (rc < 0)
         return rc;
@@ -453,7 +483,9 @@ int vdisk_job_fill(vdisk *target, vdisk_source_fn *source, void *source_arg, con
     c->source = source;
     c->source_arg = source_arg;
     c->opts.backing_depth = 0;
-    rc = vdisk_job_make(&copy_kind, c->name, c, c->sources, 1, ret_job);
+    rc = check_discard(c);
+    if (rc == 0)
+        rc = vdisk_job_make(&copy_kind, c->name, c, c->sources, 1, ret_job);
     if (rc < 0)
         copy_release(c);
     return rc;

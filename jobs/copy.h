@@ -12,7 +12,9 @@
 #include "jobs/plan.h"
 
 /* What a completion is of: in the low bits of its user_data, the slot's number above. */
-enum copy_request { COPY_PLAN, COPY_READ, COPY_WRITE, COPY_FLUSH, COPY_SHARE, COPY_REQUESTS = 8 };
+enum copy_request {
+    COPY_PLAN, COPY_READ, COPY_WRITE, COPY_FLUSH, COPY_SHARE, COPY_DISCARD, COPY_THERE, COPY_REQUESTS = 8
+};
 
 /* Pieces up to this have slots of their own, so that there are many when data is in small pieces. */
 enum { COPY_SHORT = 64 << 10 };
@@ -35,6 +37,7 @@ struct copy_slot {
     struct block_piece digest; /* of what is in `buf` */
     bool              digesting; /* it is not digested yet */
     bool              unsent; /* nor has copy_write_out() had it: it may wait for others */
+    bool              clean; /* it is known that the target has zeros there */
     bool              unwritten; /* the target has it from below: it is read for its digest alone */
 
     /* The part that is read: all of it, but where sources meet. */
@@ -62,6 +65,9 @@ struct copy {
     vdisk_queue             *q;
     int                      rc;    /* of the first failure */
     struct plan              plan;
+    struct plan              there; /* `knows`: of the target, what it has: copy_discard.c */
+    bool                     knows, no_discards;
+    uint64_t                 clean; /* bytes from the piece that is next on that are known to be zeros there */
     struct layer_sizes       layers; /* of the only source, above backing_depth */
     struct copy_slot        *slots, *free_slots, *free_short;
     unsigned                 slot_count, short_count; /* of slots: all; with room for a short piece only */
@@ -106,6 +112,16 @@ void copy_write_out(struct copy *c, struct copy_slot *s);
 /* What is in a slot's buffer is what will be in the target, or it has been digested. */
 void copy_digest(struct copy *c, struct copy_slot *s);
 void copy_digested(struct copy *c, struct copy_slot *s);
+
+/*
+ * VDISK_COPY_DISCARD: what the target has from where the plan begins on is given back. false: as copy_wait(). Then
+ * c->clean is told of each piece that is next, and zeros are cut to what is the same there: false: that is not at
+ * hand yet, and has been asked for.
+ */
+bool copy_discard(struct copy *c);
+void copy_discarded(struct copy *c, const struct vdisk_completion *done);
+void copy_ask_there(struct copy *c);
+bool copy_look_there(struct copy *c, struct plan_piece *p);
 
 /* Of the plan: all before it has ended well, and its digests are told. */
 uint64_t copy_done_before(const struct copy *c);

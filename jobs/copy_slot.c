@@ -65,6 +65,7 @@ static struct copy_slot *take_slot(struct copy *c, const struct plan_piece *p, u
     s->small = false;
     s->bad_len = 0;
     s->digesting = s->unwritten = false;
+    s->clean = c->clean >= len;
     s->unsent = true;
     return s;
 }
@@ -170,10 +171,15 @@ static void write_zeros(struct copy *c, struct copy_slot *s, size_t at, size_t l
     vdisk_write_zeroes(c->q, c->target, s->whole + at, len, VDISK_REQ_UNMAP, data_of(s, COPY_WRITE));
 }
 
-/* Zeros that were found in data: do they go out as zeros, or not at all? Else they are data. */
-static bool zeros_count(const struct copy *c)
+static bool are_there(const struct copy *c, const struct copy_slot *s)
 {
-    return c->unit > 0 && (c->opts.flags & VDISK_COPY_TARGET_IS_ZERO || c->zeroes_cheap);
+    return s->clean || c->opts.flags & VDISK_COPY_TARGET_IS_ZERO;
+}
+
+/* Zeros that were found in data: do they go out as zeros, or not at all? Else they are data. */
+static bool zeros_count(const struct copy *c, const struct copy_slot *s)
+{
+    return c->unit > 0 && (are_there(c, s) || c->zeroes_cheap);
 }
 
 void copy_write_out(struct copy *c, struct copy_slot *s)
@@ -187,7 +193,7 @@ void copy_write_out(struct copy *c, struct copy_slot *s)
         slot_ended(c, s);
         return;
     }
-    if (!zeros_count(c)) {
+    if (!zeros_count(c, s)) {
         write_data(c, s, 0, s->buf, s->len);
         return;
     }
@@ -195,7 +201,7 @@ void copy_write_out(struct copy *c, struct copy_slot *s)
         n = zeros_run(s->buf + at, s->len - at, c->unit, s->whole + at, &zeros);
         if (!zeros)
             write_data(c, s, at, s->buf + at, n);
-        else if (c->opts.flags & VDISK_COPY_TARGET_IS_ZERO)
+        else if (are_there(c, s))
             c->result.bytes_skipped += n;
         else
             write_zeros(c, s, at, n);
@@ -366,8 +372,10 @@ void copy_share_done(struct copy *c, struct copy_slot *s, const struct vdisk_com
     assert(s->pending == 1 && s->rest == 0);
     s->pending--;
     c->inflight--;
-    if (done->result < 0)
+    if (done->result < 0) {
         c->share_unit = 0;
+        s->clean = false; /* some of it may be there */
+    }
     s->lost = done->result < 0 && c->rc < 0;
     if (done->result == 0) {
         c->result.bytes_cloned += s->len;

@@ -80,6 +80,13 @@ static void take(struct copy *c, const struct vdisk_completion *done)
         if (plan_answer(&c->plan, done->result) < 0)
             copy_failed(c, done);
         break;
+    case COPY_DISCARD:
+        copy_discarded(c, done);
+        break;
+    case COPY_THERE:
+        c->inflight--;
+        plan_answer(&c->there, done->result);
+        break;
     case COPY_FLUSH:
         c->inflight--;
         flushed(c, done);

@@ -616,6 +616,8 @@ int fd_learn(struct fd_backend *f, enum fd_call call, int rc)
 {
     if (rc == -EOPNOTSUPP || rc == -ENOSYS || rc == -ENOTTY) {
         atomic_fetch_or(&f->refused, call);
+        if (call == FD_PUNCH || call == FD_DISCARD)
+            atomic_store(&f->b.no_discards, true);
         return -ENOTSUP;
     }
     if (rc == 0 && !fd_works(f, call))

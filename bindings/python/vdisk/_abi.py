@@ -47,7 +47,7 @@ class Info(Sized):
                 ("depth", c_uint32), ("read_only", c_bool), ("direct", c_bool), ("format", c_char_p),
                 ("backend", c_char_p), ("trouble", c_char_p), ("max_transfer", c_uint64),
                 ("preferred_transfer", c_uint32), ("zero_align", c_uint32), ("discard_align", c_uint32),
-                ("zeroes_cheap", c_bool), ("compress_align", c_uint32)]
+                ("zeroes_cheap", c_bool), ("compress_align", c_uint32), ("discards", c_bool)]
 
 
 class ResizeOpts(Sized):
@@ -139,7 +139,8 @@ class CopyResult(Sized):
     _fields_ = [("size", c_size_t), ("bytes_total", c_uint64), ("bytes_read", c_uint64),
                 ("bytes_written", c_uint64), ("bytes_zeroed", c_uint64),
                 ("bytes_skipped", c_uint64), ("bytes_salvaged", c_uint64),
-                ("read_errors", c_uint64), ("bytes_cloned", c_uint64), ("digest", c_uint8 * DIGEST_SIZE)]
+                ("read_errors", c_uint64), ("bytes_cloned", c_uint64), ("digest", c_uint8 * DIGEST_SIZE),
+                ("bytes_discarded", c_uint64)]
 
 
 class CompareOpts(Sized):
@@ -220,7 +221,8 @@ NUMBERS = {
     "VDISK_REQUEST_KINDS": 8, "VDISK_JOB_NEW": 0, "VDISK_JOB_RUNNING": 1, "VDISK_JOB_ENDED": 2,
     "VDISK_FOUND_CORRUPTION": 0, "VDISK_FOUND_LEAK": 1, "VDISK_FOUND_ERROR": 2, "VDISK_FOUND_NOTE": 3,
     "VDISK_FOUND_FIXED": 4, "VDISK_REPAIR_NOTHING": 0, "VDISK_REPAIR_LEAKS": 1, "VDISK_REPAIR_ALL": 2,
-    "VDISK_COPY_TARGET_IS_ZERO": 1, "VDISK_COPY_DENSE": 2, "VDISK_COPY_SALVAGE": 4, "VDISK_COMPARE_STRICT": 1,
+    "VDISK_COPY_TARGET_IS_ZERO": 1, "VDISK_COPY_DENSE": 2, "VDISK_COPY_SALVAGE": 4, "VDISK_COPY_DISCARD": 64,
+    "VDISK_COMPARE_STRICT": 1,
     "VDISK_DIGEST_SIZE": DIGEST_SIZE,
     "VDISK_DIFFERENCE_NONE": 0, "VDISK_DIFFERENCE_CONTENT": 1, "VDISK_DIFFERENCE_SIZE": 2,
     "VDISK_DIFFERENCE_STATUS": 3, "VDISK_COMMIT_KEEP": 1, "VDISK_REBASE_UNSAFE": 1, "VDISK_REBASE_COMPRESS": 2,

@@ -281,9 +281,10 @@ def check_job(name, *, repair=None, format=None, report=None, progress=None, # p
 
 def copy_job(sources, target, *, progress=None, salvaged=None, target_is_zero=False, dense=False, depth=0, rate=0,
              memory_max=0, sparse=0, offset=0, length=0, backing_depth=0, start=0, checkpoint=None,
-             checkpoint_ms=0, block_digest=None, digest_length=0):
+             checkpoint_ms=0, block_digest=None, digest_length=0, discard_target=False):
     """
-    Copy open volumes, one after the other, to the start of another. salvaged(source, offset, length, errno) has
+    Copy open volumes, one after the other, to the start of another. discard_target: what that had is given back
+    before. salvaged(source, offset, length, errno) has
     what cannot be read be zeros, and is told of it. checkpoint(position) is told how far it has come for good,
     every checkpoint_ms or 5 seconds: another job with that as `start` does the rest. block_digest(first, count,
     digest) is told those of blocks of 4 MiB; a true result of it stops the job. The result is a dict of struct
@@ -294,6 +295,7 @@ def copy_job(sources, target, *, progress=None, salvaged=None, target_is_zero=Fa
     handles = (ctypes.c_void_p * len(sources))(*(source.handle for source in sources))
     flags = (NUMBERS["VDISK_COPY_TARGET_IS_ZERO"] * bool(target_is_zero) |
              NUMBERS["VDISK_COPY_DENSE"] * bool(dense) |
+             NUMBERS["VDISK_COPY_DISCARD"] * bool(discard_target) |
              NUMBERS["VDISK_COPY_SALVAGE"] * (salvaged is not None))
     opts = _abi.CopyOpts(flags=flags, depth=depth, rate=rate, memory_max=memory_max, sparse=sparse, offset=offset,
                          length=length, backing_depth=backing_depth, digest_length=digest_length)
