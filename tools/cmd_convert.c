@@ -60,7 +60,7 @@ struct convert {
 
 enum { OPT_SALVAGE = CLI_LONG_ONLY + 1, OPT_TARGET_IS_ZERO, OPT_TARGET_IMAGE_OPTS,
        OPT_SOURCE_IMAGE_OPTS, OPT_BITMAPS, OPT_SKIP_BROKEN,
-       OPT_MANIFEST };
+       OPT_MANIFEST, OPT_DISCARD_TARGET };
 
 static const struct cli_option options[] = {
     {'f', "source-format", "FMT", "raw or qcow2; otherwise found from the content"},
@@ -72,6 +72,7 @@ static const struct cli_option options[] = {
     {'c', "compress", NULL, "compress the data, on all processors; -O qcow2"},
     {'n', "no-create", NULL, "write into a target that is there"},
     {OPT_TARGET_IS_ZERO, "target-is-zero", NULL, "with -n: it is known to read as zeros, which are not written"},
+    {OPT_DISCARD_TARGET, "discard-target", NULL, "with -n: what is in it is given back before: all of it"},
     {'S', "sparse-size", "SIZE", "so many bytes of zeros are left out: multiples of 512, default 4K;\n"
                                  "0: all is written"},
     {'m', "parallel", "NUMBER", "pieces on their way at once: 1 to 16 (default; what grows from\n"
@@ -191,6 +192,7 @@ static int parse_options(struct convert *c, struct cli_parser *p)
         case OPT_SALVAGE: c->copy.flags |= VDISK_COPY_SALVAGE; break;
         case OPT_MANIFEST: c->manifest.given = p->value; break;
         case OPT_TARGET_IS_ZERO: c->target_is_zero = true; break;
+        case OPT_DISCARD_TARGET: c->copy.flags |= VDISK_COPY_DISCARD; break;
         case OPT_TARGET_IMAGE_OPTS: c->target_image_opts = true; break;
         case OPT_SOURCE_IMAGE_OPTS: p->image_opts = true; break;
         default: rc = parse_value(c, id, p->value); break;
@@ -249,11 +251,25 @@ static int check_input(const struct convert *c)
     return CLI_OK;
 }
 
+/* What is in the target is to go. */
+static int check_discard(const struct convert *c)
+{
+    if (!(c->copy.flags & VDISK_COPY_DISCARD))
+        return CLI_OK;
+    if (!c->no_create)
+        return usage(c, "--discard-target requires use of -n flag");
+    if (c->target_is_zero)
+        return usage(c, "--discard-target and --target-is-zero are mutually exclusive");
+    if (c->backing != NULL)
+        return usage(c, "--discard-target: not with -B: it may hide what the target has from its backing file");
+    return CLI_OK;
+}
+
 /* What contradicts itself. */
 static int check_options(const struct convert *c)
 {
     if (check_offload(c) != CLI_OK || (c->to_stdout && check_output(c) != CLI_OK) ||
-        (c->from_stdin && check_input(c) != CLI_OK))
+        (c->from_stdin && check_input(c) != CLI_OK) || check_discard(c) != CLI_OK)
         return CLI_FAILED;
     if (c->target_is_zero && !c->no_create)
         return usage(c, "--target-is-zero requires use of -n flag");
@@ -453,6 +469,8 @@ static int copy(struct convert *c, vdisk *target)
         vdisk_job_get_copy_result(job, &r);
         memcpy(c->digest, r.digest, sizeof c->digest);
         c->copied = r.bytes_total;
+        if (o->flags & VDISK_COPY_DISCARD && r.bytes_discarded == 0 && c->copied > c->job.position && !c->quiet)
+            cli_warn("%s: takes no discards; zeros were written instead", c->target_name);
     }
     vdisk_job_free(job);
     return rc;

@@ -117,6 +117,17 @@ def convert_raw(r, dev, cache, what):
     as_is(what, dev, len(data))
 
 
+def convert_discard(r, dev, cache, what):
+    """A device that is discarded before: zeros are zeros, and nothing but the device's own end ends it."""
+    data = content(r, 512 * r.randrange(2000, 9000))
+    dev.fill()
+    full = os.stat(dev.file).st_blocks
+    t.must(t.tool, "convert", "-q", "-f", "raw", "-O", "raw", "-n", "--discard-target", "-t", cache,
+           put("source", data), dev.name)
+    t.expect(f"{what}: it has the content", dev.bytes()[:len(data)] == data)
+    t.expect(f"{what}: it gives back space", os.stat(dev.file).st_blocks < full)
+
+
 def convert_qcow2(r, dev, cache, what):
     data = content(r, 512 * r.randrange(2000, 9000))
     dev.fill()
@@ -198,7 +209,7 @@ def rebase(r, dev, cache, what):
     is_image(f"{what} {to[1]}", dev.name, model)
 
 
-VERBS = [io, convert_raw, convert_qcow2, dd, image, commit, rebase]
+VERBS = [io, convert_raw, convert_discard, convert_qcow2, dd, image, commit, rebase]
 
 
 def main():
