@@ -502,7 +502,7 @@ enum vdisk_req_flags {
     VDISK_REQ_FUA         = 1u << 0, /* write, zero, discard: durable, with its metadata, when it completes */
     VDISK_REQ_UNMAP       = 1u << 1, /* zero: space may be given back */
     VDISK_REQ_NO_FALLBACK = 1u << 2, /* zero: -ENOTSUP rather than write zeros, soon, and as a rule with nothing
-                                      * changed. What zero_align does not divide may be so. Of a copy: <vdisk-bulk.h> */
+                                      * changed. What zero_align does not divide may be so. Copy: <vdisk-bulk.h> */
     VDISK_REQ_EXPLICIT    = 1u << 3, /* zero: by the volume's own word, also where it would read zeros without, so
                                       * that it still does with something else below */
     VDISK_REQ_COMPRESSED  = 1u << 4, /* write: compressed, see below */
