@@ -16,45 +16,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "tools/cli.h"
-#include "tools/copy_manifest.h"
-#include "tools/create_options.h"
+#include "tools/convert.h"
 #include "tools/distinct.h"
-#include "tools/job_file.h"
-#include "tools/job_verify.h"
-#include "tools/own_files.h"
-#include "tools/pipe.h"
-#include "tools/target.h"
 
 enum { SECTOR = 512, SPARSE_MOST = 16 << 20, PARALLEL_MOST = 16, BUFFERS = 32 << 20, BUFFERS_LEAST = 4 << 20 };
-
-struct convert {
-    const struct cli_verb  *verb;
-    const char             *source_format; /* NULL: look */
-    const char             *backing, *backing_fmt;
-    struct create_options   o;             /* format, and options of the target */
-    struct cli_pairs        pairs;
-    struct vdisk_copy_opts  copy;
-    struct cli_progress     progress;
-    struct job_file         job;
-    struct copy_manifest    manifest;
-    uint64_t                copied; /* bytes */
-    uint8_t                 digest[VDISK_DIGEST_SIZE];
-    struct cli_memory       memory;
-    uint32_t                source_flags, target_flags;
-    bool                    no_create, target_is_zero, target_image_opts, quiet, list_options, have_out_format;
-    bool                    offload, have_sparse; /* -C, -S */
-    bool                    from_stdin, to_stdout; /* "-" */
-
-    char                  **names;
-    vdisk                 **sources;
-    unsigned                count;
-    uint64_t                total;
-    char                   *target_name;
-    struct target           target;
-    struct pipe_part        part;
-    char                    error[1024], hint[512]; /* what went wrong in the library, to be said at the end */
-};
 
 /* ---- command line ----------------------------------------------------------------------------------- */
 
@@ -476,31 +441,13 @@ static int copy(struct convert *c, vdisk *target)
     return rc;
 }
 
-/* What is passed over is there. */
-static int verify(struct convert *c, vdisk *target)
-{
-    uint64_t at = 0;
-    int rc = CLI_OK;
-
-    for (unsigned i = 0; rc == CLI_OK && i < c->count; i++) {
-        struct job_verify v = {.job = &c->job, .source = c->sources[i], .target = target,
-                               .target_name = c->target_name, .target_offset = at, .length = c->job.position,
-                               .salvage = c->copy.flags & VDISK_COPY_SALVAGE};
-        rc = job_verify(&v);
-        at += vdisk_size(c->sources[i]);
-    }
-    if (rc == CLI_OK)
-        job_verify_end(&c->job);
-    return rc;
-}
-
 static int fill_target(struct convert *c)
 {
     vdisk *target = NULL;
     int rc = open_target(c, &target);
 
     if (rc == CLI_OK && c->job.position > 0)
-        rc = verify(c, target);
+        rc = convert_verify(c, target);
     if (rc == CLI_OK)
         rc = copy(c, target);
     if (rc == CLI_OK && !c->no_create && vdisk_finish(target) < 0)
@@ -543,20 +490,6 @@ static int stream(struct convert *c)
     return rc;
 }
 
-/* A process that was killed may have leaked clusters. What cannot be mended does no harm. */
-static void mend_leaks(const struct convert *c)
-{
-    struct vdisk_check_opts opts = {.size = sizeof opts, .format = "qcow2"};
-    vdisk_job *job;
-
-    if (!c->job.was_killed || c->no_create || c->o.raw)
-        return;
-    if (vdisk_job_repair(c->target_name, VDISK_REPAIR_LEAKS, &opts, &job) < 0)
-        return;
-    cli_job_run(job);
-    vdisk_job_free(job);
-}
-
 /* Where it goes on, the target is there, and what was known of it is in the job's file. */
 static int make_target(struct convert *c)
 {
@@ -571,8 +504,7 @@ static int make_target(struct convert *c)
             return failed(c);
         c->target_is_zero = target_is_zero(&c->target, &c->o.opts);
         c->job.fresh = false; /* what was made stays, and FILE says of what */
-        if (target_path(c->target_name) != NULL)
-            job_file_add(&c->job, target_path(c->target_name), JOB_WRITES);
+        convert_add_target(c);
     }
     job_file_set(&c->job, "target_is_zero", json_boolean(c->target_is_zero));
     return job_file_note(&c->job);
@@ -608,51 +540,11 @@ static int create_and_fill(struct convert *c)
     if (rc == CLI_OK)
         rc = fill_target(c);
     if (rc == CLI_OK)
-        mend_leaks(c);
+        convert_mend_leaks(c);
     rc = copy_manifest_end(&c->manifest, rc == CLI_OK ? c->digest : NULL, manifest_size(c));
     if (rc != CLI_OK && !c->no_create && (c->job.given == NULL || !c->target.created) && c->job.position == 0)
         target_undo(&c->target);
     return rc;
-}
-
-static void add_ends(struct convert *c)
-{
-    const char *format = c->target_image_opts ? NULL : c->o.opts.format;
-    char *backing = NULL;
-
-    for (unsigned i = 0; i < c->count; i++)
-        job_file_add_chain(&c->job, c->names[i], c->source_format, JOB_READS);
-    if (c->no_create)
-        job_file_add_chain(&c->job, c->target_name, format, JOB_WRITES);
-    else if (c->o.opts.backing_file != NULL)
-        backing = cli_backing_path(c->target_name, c->o.opts.backing_file);
-    if (backing != NULL)
-        job_file_add_chain(&c->job, backing, c->o.opts.backing_fmt, JOB_READS);
-    free(backing);
-}
-
-/* What --job and --manifest write is no image of this command. */
-static int check_own_files(const struct convert *c)
-{
-    const char *format = c->target_image_opts ? NULL : c->o.opts.format;
-    const char *names[] = {c->o.opts.data_file, c->o.opts.backing_file};
-    const char *formats[] = {"raw", c->o.opts.backing_fmt};
-    struct own_files o = {.count = 0};
-
-    own_files_add_job(&o, c->job.given);
-    own_files_add_manifest(&o, c->manifest.given);
-    for (unsigned i = 0; i < c->count; i++)
-        own_files_exclude_image(&o, c->names[i], c->source_format);
-    own_files_exclude_image(&o, c->target_name, format);
-    for (unsigned i = 0; i < 2; i++) {
-        char *path = names[i] != NULL ? cli_backing_path(c->target_name, names[i]) : NULL;
-        if (path != NULL)
-            own_files_exclude_image(&o, path, formats[i]);
-        free(path);
-    }
-    if (own_files_end(&o) != CLI_OK)
-        return CLI_FAILED;
-    return c->manifest.given != NULL ? manifest_check(c->manifest.given) : CLI_OK;
 }
 
 static int convert(struct convert *c)
@@ -666,12 +558,12 @@ static int convert(struct convert *c)
     if (rc == CLI_OK && c->to_stdout)
         return stream(c);
     if (rc == CLI_OK)
-        rc = check_own_files(c);
+        rc = convert_check_own_files(c);
     if (rc == CLI_OK)
         rc = check_same_file(c);
     if (rc != CLI_OK)
         return rc;
-    add_ends(c);
+    convert_add_ends(c);
     rc = copy_manifest_go_on(&c->manifest, &c->job);
     if (rc == CLI_OK)
         rc = job_file_begin(&c->job);

@@ -126,7 +126,7 @@ static bool parse_preallocation(struct resize *r, const char *value)
 /* "-1G" is a size, not an option: taken off the line. NULL: there is none. */
 static char *take_negative(int *argc, char **argv)
 {
-    for (int i = 1; i < *argc; i++) {
+    for (int i = 1; i < *argc && strcmp(argv[i], "--") != 0; i++) {
         char *word = argv[i];
         if (word[0] != '-' || word[1] < '0' || word[1] > '9')
             continue;

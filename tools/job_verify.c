@@ -81,8 +81,12 @@ static int compare_all(const struct verify *v)
 
     for (uint64_t at = 0; rc == CLI_OK && at < v->end && !cli_end_is_waiting();) {
         struct vdisk_extents x = {.list = list, .max = EXTENTS};
-        if (vdisk_pextents(v->ask->source, v->end - at, at, &x) < 0)
-            return cli_library_error();
+        if (vdisk_pextents(v->ask->source, v->end - at, at, &x) < 0) {
+            if (!v->ask->salvage)
+                return cli_library_error();
+            rc = compare_range(v, at, v->end - at < PIECE ? v->end - at : PIECE);
+            at += PIECE;
+        }
         for (unsigned i = 0; rc == CLI_OK && i < x.count; i++) {
             if (v->ask->depth > 0 && list[i].depth >= v->ask->depth)
                 ; /* it was there before */

@@ -290,10 +290,10 @@ def test_refused():
     same_content("source", "target")
 
 
-def overwrite(name):
+def overwrite(name, at=MIB):
     """In place, as cp does: it is the same file."""
     with open(name, "r+b") as f:
-        f.seek(MIB)
+        f.seek(at)
         f.write(b"somebody's")
 
 
@@ -332,6 +332,39 @@ def test_target_changed():
         remove("job")
         works("commit", "--job", "job", "top")
         same_content("source", "base")
+
+
+def test_data_file_changed():
+    """What a qcow2 target has its data in is as much the target."""
+    command = ["convert", "--job", "job", "-O", "qcow2", "-o", "data_file=data", "source", "target"]
+    remove("job", "target", "data")
+    child = start(*command, *SLOW)
+    reached("job", 4 * MIB)
+    stop(child, signal.SIGINT)
+    overwrite("data", 2 * MIB)
+    refused("does not have what was written to it", *command)
+    remove("job", "target", "data")
+
+
+def test_damaged_source():
+    """What cannot be found of a source does not keep a salvage from going on."""
+    remove("job", "target", "damaged")
+    works("convert", "-O", "qcow2", "-o", "cluster_size=4k", "source", "damaged")
+    with open("damaged", "r+b") as f:
+        f.seek(40)
+        l1 = int.from_bytes(f.read(8), "big")
+        f.seek(l1)
+        entry = int.from_bytes(f.read(8), "big")
+        f.seek(l1)
+        f.write((entry | 0x200).to_bytes(8, "big"))
+    command = ["convert", "-q", "--job", "job", "--salvage", "-O", "raw", "damaged", "target"]
+    child = start(*command, *SLOW)
+    reached("job", 8 * MIB)
+    stop(child, signal.SIGKILL)
+    works(*command)
+    with open("source", "rb") as a, open("target", "rb") as b:
+        skip = 2 * MIB # what one L2 table maps
+        check("the rest is there", a.read()[skip:] == b.read()[skip:])
 
 
 def test_done():
@@ -666,7 +699,8 @@ def main():
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         make_source()
         for test in (test_ways, test_checksum, test_order, test_commit, test_rebase, test_refused,
-                     test_target_changed, test_done, test_files, test_two, test_race, test_zeros_no_more,
+                     test_target_changed, test_data_file_changed, test_damaged_source, test_done,
+                     test_files, test_two, test_race, test_zeros_no_more,
                      test_full, test_no_stray_signal, test_cancel_of_deaf, test_refused_at_once, test_nameless,
                      test_memory, test_idle, test_progress):
             test()
