@@ -77,7 +77,7 @@ static void begin_file(struct target_file *f, const char *path)
     f->path = access(path, F_OK) == 0 ? cli_strdup(path) : own_files_path(path);
     fd = open(f->path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
     f->made = fd >= 0;
-    if (fd >= 0 ? fstat(fd, &f->st) != 0 : stat(path, &f->st) != 0)
+    if ((fd < 0 || fstat(fd, &f->st) != 0) && stat(f->path, &f->st) != 0)
         memset(&f->st, 0, sizeof f->st);
     if (fd >= 0)
         close(fd);
