@@ -145,7 +145,8 @@ class CopyResult(Sized):
 
 class CompareOpts(Sized):
     _fields_ = [("size", c_size_t), ("flags", c_uint32), ("depth", c_uint32), ("name", c_char_p),
-                ("progress", ProgressFn), ("progress_arg", c_void_p), ("memory_max", c_uint64), ("rate", c_uint64)]
+                ("progress", ProgressFn), ("progress_arg", c_void_p), ("memory_max", c_uint64), ("rate", c_uint64),
+                ("ret_extents_failed", POINTER(c_bool))]
 
 
 class CompareResult(Sized):
