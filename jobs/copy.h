@@ -119,7 +119,6 @@ void copy_digested(struct copy *c, struct copy_slot *s);
  * hand yet, and has been asked for.
  */
 bool copy_discard(struct copy *c);
-void copy_discarded(struct copy *c, const struct vdisk_completion *done);
 void copy_ask_there(struct copy *c);
 bool copy_look_there(struct copy *c, struct plan_piece *p);
 

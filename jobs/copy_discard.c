@@ -36,16 +36,6 @@ static bool wait_for_all(struct copy *c)
     return alive;
 }
 
-void copy_discarded(struct copy *c, const struct vdisk_completion *done)
-{
-    c->inflight--;
-    assert(c->inflight == 0); /* invariant 1 */
-    if (done->result == -ENOTSUP)
-        c->no_discards = true;
-    else if (done->result < 0)
-        copy_failed(c, done);
-}
-
 /* Its plan begins where that of the sources does, and ends there. */
 static void begin_knowing(struct copy *c)
 {

@@ -47,6 +47,17 @@ void copy_mark_if_due(struct copy *c)
         copy_flush(c);
 }
 
+/* Invariant 1 of copy_discard.c. */
+static void discarded(struct copy *c, const struct vdisk_completion *done)
+{
+    c->inflight--;
+    assert(c->inflight == 0);
+    if (done->result == -ENOTSUP)
+        c->no_discards = true;
+    else if (done->result < 0)
+        copy_failed(c, done);
+}
+
 static void flushed(struct copy *c, const struct vdisk_completion *done)
 {
     int rc = 0;
@@ -81,7 +92,7 @@ static void take(struct copy *c, const struct vdisk_completion *done)
             copy_failed(c, done);
         break;
     case COPY_DISCARD:
-        copy_discarded(c, done);
+        discarded(c, done);
         break;
     case COPY_THERE:
         c->inflight--;
