@@ -138,7 +138,7 @@ def going_on(fmt, options, more):
     command = [t.tool, "convert", "-n", "-q", "--job", "job", "-f", "raw", "-O", fmt, "--discard-target", *more,
                "source", "target"]
     env = dict(os.environ, VDISK_IO_JOB_INTERVAL="20")
-    with subprocess.Popen([*command[:-2], "-r", "3M", *command[-2:]], env=env) as child:
+    with subprocess.Popen([*command[:-2], "-r", "1M", *command[-2:]], env=env) as child:
         done, end = 0, time.monotonic() + 120
         while done < MIB and child.poll() is None and time.monotonic() < end:
             time.sleep(0.02)
@@ -149,7 +149,7 @@ def going_on(fmt, options, more):
     done = json.loads(run(t.tool, "job", "status", "--output=json", "job").stdout)["bytes_done"]
     t.expect(f"{what}: it was stopped", 0 < done < SIZE, done)
     t.must(*command)
-    same_content(what, "source", "target", fmt) # what was done is not written again, so it was not discarded either
+    same_content(what, "source", "target", fmt) # what was done is not written again, so it is not discarded
 
 
 def main():

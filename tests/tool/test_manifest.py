@@ -239,7 +239,7 @@ def going_on(command, way, number):
     for name in ("m", "job", "target"):
         if os.path.exists(name):
             os.unlink(name)
-    child = start(*command, *way, "--job", "job", "-r", "10M")
+    child = start(*command, *way, "--job", "job", "-r", "6M")
     reached(child, 12 * MIB)
     child.send_signal(number)
     child.communicate()
