@@ -19,7 +19,7 @@ import time
 TOOL = os.path.realpath(sys.argv[1])
 MIB = 1 << 20
 SIZE = 48 * MIB
-SLOW = ["-r", "8M"] # so that there is something to stop
+SLOW = ["-r", "3M"] # so that there is something to stop
 checks = failures = 0
 
 
