@@ -10,6 +10,7 @@ usage: test_enospc_tool.py VDISK_IO [INTERPOSE]
 Needs to mount a tmpfs, in a namespace of its own.
 """
 import ctypes
+import errno
 import json
 import os
 import pathlib
@@ -75,7 +76,13 @@ def mount(size):
 
 
 def unmount():
-    expect("unmount", libc.umount2(b"small", 0) == 0)
+    """What a ring of an ended process has open the kernel lets go of a little later."""
+    end = time.monotonic() + 60
+    while libc.umount2(b"small", 0) != 0:
+        if ctypes.get_errno() != errno.EBUSY or time.monotonic() > end:
+            expect("unmount", False, os.strerror(ctypes.get_errno()))
+            return
+        time.sleep(0.05)
 
 
 def fill(leave=0):
@@ -169,8 +176,11 @@ def targets_of_jobs():
         mount(6 * MIB)
         needs = "preallocation needs" if "=full" in way[-1] else SPACE
         fails_full("small/target", *args, text=needs)
-        state = status("job")
-        expect("it has failed", state["state"] == "failed" and needs in state["error"], state)
+        if "=full" in way[-1]: # refused before its first step
+            expect("no file of a job that has not begun", not os.path.exists("job"))
+        else:
+            state = status("job")
+            expect("it has failed", state["state"] == "failed" and needs in state["error"], state)
         if os.path.exists("small/target") and "qcow2" in way:
             expect(f"{way}: it is unfinished", is_unfinished("small/target") or
                    os.path.getsize("small/target") == 0)
