@@ -208,11 +208,16 @@ static void give_up(struct create_target *t, vdisk_queue *q)
 
 int create_end(struct create_target *targets, unsigned n, vdisk_queue *q, int rc)
 {
+    bool begun = false;
+
     for (unsigned i = 0; i < n && rc < 0; i++) {
-        assert(!targets[i].b->made || grows(&targets[i]));
+        const struct create_target *t = &targets[i];
+        assert(!t->b->made || grows(t));
+        begun |= t->replaced || t->doubtful || t->grown || t->marked;
         give_up(&targets[i], q);
     }
-    return rc;
+    /* What could be refused had been before the first change. */
+    return begun && rc != -ECANCELED ? err_advise_host(rc) : rc;
 }
 
 /* ---- the job ------------------------------------------------------------------------------------------- */

@@ -243,7 +243,7 @@ static int follow_device(struct layer *layer, uint64_t size, const struct vdisk_
     int rc = b->driver->refresh ? b->driver->refresh(b) : 0;
 
     if (rc < 0)
-        return err_set(rc, "%s: asking for its size: %s", layer->name, strerror(-rc));
+        return err_advise_host(err_set(rc, "%s: asking for its size: %s", layer->name, strerror(-rc)));
     follow_done(layer->volume); /* here; a move that comes later is followed when this is over */
     now = backend_size(b);
     if (now < old) /* what is gone is not read as zeros */
@@ -321,7 +321,7 @@ static int raw_resize(struct layer *layer, uint64_t size, const struct vdisk_res
     else
         rc = follow_device(layer, size, opts, q);
     if (rc < 0 && vdisk_error_text()[0] == '\0')
-        err_set(rc, "%s: resizing: %s", layer->name, strerror(-rc));
+        err_advise_host(err_set(rc, "%s: resizing: %s", layer->name, strerror(-rc)));
     return rc;
 }
 
