@@ -165,13 +165,12 @@ class Bench(Work):
         return lambda: self.ours("-f", "qcow2", "--rw", "randread", "--runtime", 3, "--ramp", 2,
                                  "--metadata-cache", "32M", path.name)
 
-
     def chain(self, layers, spread):
         """So many overlays; the data is all in the base, or each of them has a share of it."""
         below = self.written("allocated.qcow2", "qcow2")
         for i in range(1, layers + 1):
             path = f"chain-{'spread' if spread else 'base'}-{layers}-{i}.qcow2"
-            if not (self.scratch / path).exists():
+            if not self.path(path).exists():
                 self.run(self.tool, "create", "-q", "-f", "qcow2", "-b", below, "-F", "qcow2", path)
                 if spread:
                     self.run(self.tool, "bench", "-f", "qcow2", "--rw", "randwrite", "--seed", i, "--bs", "64k",
