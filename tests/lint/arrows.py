@@ -28,6 +28,9 @@ ROOMS = {
     "backends/lab": ("backends/lab/*.c", ["backends", "engine/spec", "engine/loop"]),
     "jobs": ("jobs/*.c", []),
     "filters": ("filters/*.c", ["engine/spec", "engine/loop"]),
+    "tools/domain/text": ("tools/domain/text_*.c", []),
+    "tools/domain/kinds": ("tools/domain/{kind_file,file_lock}.c", ["tools/domain", "tools/domain/text"]),
+    "tools/domain": ("tools/domain/*.c", ["tools/domain/text"]),
     "qcow2/format": ("qcow2/format/*.c", ["engine/loop"]),
     "qcow2/meta": ("qcow2/{meta/*,mutant}.c", ["qcow2/format", "engine/loop"]),
     "qcow2/space": ("qcow2/space/*.c", ["qcow2/meta", "qcow2/format", "engine/loop"]),
@@ -43,7 +46,7 @@ ROOMS = {
 EVERYBODYS = {"engine/base"}
 
 # Rooms that use the library as a program does: its public functions, whatever room they are of.
-PUBLIC_ONLY = {"jobs"}
+PUBLIC_ONLY = {"jobs", "tools/domain", "tools/domain/kinds", "tools/domain/text"}
 
 # (room, name): why it may be taken all the same.
 ALSO = {
@@ -88,7 +91,7 @@ def source_of(member, paths):
     """The file that an archive's member was made from: [FOLDER/]LIBRARY.a.p/PATH_IN_FOLDER.o, or only the name."""
     parts = member.split("/")
     name = parts[-1][:-2]
-    folders = [parts[-3] + "/"] if len(parts) > 2 else []
+    folders = ["/".join(parts[i:-2]) + "/" for i in range(len(parts) - 2)]
     for folder in [*folders, "", *sorted({path.split("/")[0] + "/" for path in paths})]:
         for path in paths:
             if path.startswith(folder) and path[len(folder):].replace("/", "_") == name:
@@ -211,7 +214,8 @@ def main():
         print("skipped: there is no nm")
         return 77
     root = pathlib.Path(sys.argv[1])
-    paths = [str(path.relative_to(root)) for folder in ("engine", "backends", "filters", "qcow2", "jobs")
+    folders = ("engine", "backends", "filters", "qcow2", "jobs", "tools/domain")
+    paths = [str(path.relative_to(root)) for folder in folders
              for path in sorted((root / folder).rglob("*.c"))]
     room_of = rooms_of(ROOMS, paths)
     graph = uses(symbols(sys.argv[2:], paths))

@@ -1,0 +1,232 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What is on disk in a storage domain: Vdsm's text comes back byte for byte, and nothing else is taken. */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "tools/arith.h"
+#include "tools/domain/text.h"
+
+#define HEAD5 "CAP=67108864\nCTIME=1550522547\n"
+#define HEAD4 "CTIME=1550522547\n"
+#define MIDDLE                                                                                          \
+    "DESCRIPTION={\"DiskAlias\":\"d\",\"DiskDescription\":\"\"}\nDISKTYPE=DATA\n"                       \
+    "DOMAIN=b8c7b24a-d2d1-43b5-a854-e78d07e34a33\nFORMAT=COW\nGEN=7\n"                                  \
+    "IMAGE=00000001-0000-4000-8000-000000000001\nLEGALITY=LEGAL\n"
+#define PARENT "PUUID=00000011-0000-4000-8000-000000000011\n"
+#define TAIL   "TYPE=SPARSE\nVOLTYPE=INTERNAL\nEOF\n"
+
+static const char version_5[] = HEAD5 MIDDLE PARENT "SEQ=2\n" TAIL;
+static const char version_4[] = HEAD4 MIDDLE "MTIME=0\n" PARENT "SIZE=131072\n" TAIL;
+static const char version_3[] = HEAD4 MIDDLE "MTIME=0\nPOOL_UUID=\n" PARENT "SIZE=131072\n" TAIL;
+static const char between[] = HEAD5 MIDDLE "MTIME=0\n" PARENT "SEQ=0\nSIZE=131072\n" TAIL;
+
+static const char domain[] =
+    "ALIGNMENT=1048576\nBLOCK_SIZE=512\nCLASS=Data\nDESCRIPTION=domain\nIOOPTIMEOUTSEC=10\nLEASERETRIES=3\n"
+    "LEASETIMESEC=60\nLOCKPOLICY=\nLOCKRENEWALINTERVALSEC=5\nPOOL_UUID=2f992176-8b50-4067-b155-3b0d03c0162e\n"
+    "REMOTE_PATH=/var/tmp/vdsm-pytest/test_golden_5_0/domain\nROLE=Regular\n"
+    "SDUUID=b8c7b24a-d2d1-43b5-a854-e78d07e34a33\nTYPE=LOCALFS\nVERSION=5\n"
+    "_SHA_CKSUM=29de2e80410a3d42a451cf6b7aacaeee06a15353\n";
+
+static int parse(const char *text, struct domain_meta *ret, char why[TEXT_WHY])
+{
+    return text_volume_parse(text, strlen(text), ret, why);
+}
+
+/* ---- volumes ------------------------------------------------------------------------------------------- */
+
+static void volumes_come_back(void **state)
+{
+    static const char *const texts[] = {version_5, version_4, version_3, between};
+    (void)state;
+
+    for (size_t i = 0; i < ARRAY_LEN(texts); i++) {
+        char why[TEXT_WHY] = "", buf[TEXT_VOLUME_MAX + 1];
+        struct domain_meta meta;
+        size_t len;
+        assert_int_equal(parse(texts[i], &meta, why), 0);
+        assert_int_equal(meta.capacity, 64 << 20);
+        assert_int_equal(meta.generation, 7);
+        assert_int_equal(text_volume_format(&meta, buf, &len), 0);
+        assert_string_equal(buf, texts[i]);
+        assert_int_equal(len, strlen(texts[i]));
+    }
+}
+
+static void padded_and_spaced_text_is_read(void **state)
+{
+    char text[TEXT_VOLUME_MAX] = {0}, why[TEXT_WHY];
+    struct domain_meta meta;
+    (void)state;
+
+    memcpy(text, version_5, sizeof version_5);
+    assert_int_equal(text_volume_parse(text, sizeof text, &meta, why), 0);
+    assert_int_equal(meta.sequence, 2);
+    assert_int_equal(parse("no pair\n CAP =\t 4096 \r\n" HEAD4 MIDDLE PARENT TAIL "FORMAT=RAW\n", &meta, why), 0);
+    assert_int_equal(meta.capacity, 4096);
+    assert_int_equal(meta.format, DOMAIN_COW);
+    assert_false(meta.has_sequence);
+}
+
+static void each_key_is_needed(void **state)
+{
+    static const char *const keys[] = {"CTIME", "DESCRIPTION", "DISKTYPE", "DOMAIN", "FORMAT", "IMAGE",
+                                       "LEGALITY", "PUUID", "TYPE", "VOLTYPE"};
+    (void)state;
+
+    for (size_t i = 0; i < ARRAY_LEN(keys); i++) {
+        char text[TEXT_VOLUME_MAX + 1], needle[32], why[TEXT_WHY] = "";
+        struct domain_meta meta;
+        char *at, *end;
+        snprintf(text, sizeof text, "\n%s", version_5);
+        snprintf(needle, sizeof needle, "\n%s=", keys[i]);
+        at = strstr(text, needle);
+        assert_non_null(at);
+        end = strchr(at + 1, '\n');
+        memmove(at, end, strlen(end) + 1);
+        assert_int_equal(parse(text, &meta, why), -EBADMSG);
+        assert_non_null(strstr(why, keys[i]));
+    }
+}
+
+static void wrong_values_are_refused(void **state)
+{
+    static const char *const lines[] = {
+        "CAP=-1", "CAP=9223372036854775808", "CAP=0x10", "CAP=", "CTIME=now", "DISKTYPE=ROOT", "DOMAIN=x",
+        "FORMAT=qcow2", "GEN=1000", "GEN=-1", "IMAGE=00000001-0000-4000-8000-00000000000A", "LEGALITY=legal",
+        "PUUID=", "SEQ=4294967296", "TYPE=THIN", "VOLTYPE=TOP", "SIZE=99999999999999999999", " EOF=1",
+    };
+    (void)state;
+
+    for (size_t i = 0; i < ARRAY_LEN(lines); i++) {
+        char text[2 * TEXT_VOLUME_MAX], why[TEXT_WHY] = "";
+        struct domain_meta meta;
+        snprintf(text, sizeof text, HEAD5 MIDDLE PARENT "%s\n" TAIL, lines[i]);
+        if (parse(text, &meta, why) != -EBADMSG || why[0] == '\0')
+            fail_msg("%s is taken", lines[i]);
+    }
+}
+
+static void what_is_none_is_told(void **state)
+{
+    char why[TEXT_WHY] = "", text[TEXT_VOLUME_MAX + 2];
+    struct domain_meta meta;
+    (void)state;
+
+    assert_int_equal(parse("NONE=######\nEOF\n", &meta, why), -ENODATA);
+    assert_int_equal(parse("", &meta, why), -EBADMSG);
+    memset(text, 'x', sizeof text);
+    assert_int_equal(text_volume_parse(text, sizeof text - 1, &meta, why), -EBADMSG);
+    assert_int_equal(text_volume_parse("CAP=1\0\nEOF\n", 11, &meta, why), -EBADMSG);
+}
+
+static void descriptions_are_cut(void **state)
+{
+    char why[TEXT_WHY], buf[TEXT_VOLUME_MAX + 1];
+    struct domain_meta meta;
+    size_t len;
+    (void)state;
+
+    assert_int_equal(parse(HEAD5 MIDDLE "PUUID=" DOMAIN_BLANK "\n" TAIL, &meta, why), 0);
+    memset(meta.description, 'd', 211);
+    meta.description[211] = '\0';
+    assert_int_equal(text_volume_format(&meta, buf, &len), 0);
+    assert_int_equal(strspn(strstr(buf, "DESCRIPTION=") + 12, "d"), TEXT_DESCRIPTION_MAX);
+    for (size_t i = 0; i < 255; i++)
+        memcpy(meta.description + 2 * i, "\xc3\xa9", 3); /* 210 of them are too many bytes */
+    assert_int_equal(text_volume_format(&meta, buf, &len), -EOVERFLOW);
+    assert_true(text_is_line("caf\xc3\xa9"));
+    assert_false(text_is_line("a\nb"));
+    assert_false(text_is_line("\xff"));
+}
+
+/* ---- domains ------------------------------------------------------------------------------------------- */
+
+static void domains_come_back(void **state)
+{
+    struct text_domain md;
+    char why[TEXT_WHY], *text;
+    size_t len;
+    (void)state;
+
+    assert_int_equal(text_domain_parse(domain, strlen(domain), &md, why), 0);
+    assert_true(md.sealed);
+    assert_string_equal(text_domain_get(&md, "TYPE"), "LOCALFS");
+    assert_null(text_domain_get(&md, "_SHA_CKSUM"));
+    assert_int_equal(text_domain_format(&md, &text, &len), 0);
+    assert_string_equal(text, domain);
+    free(text);
+    text_domain_free(&md);
+}
+
+static void a_changed_byte_is_found(void **state)
+{
+    char text[sizeof domain], why[TEXT_WHY];
+    struct text_domain md;
+    (void)state;
+
+    for (size_t i = 0; i < sizeof domain - 1; i++) {
+        memcpy(text, domain, sizeof text);
+        text[i] ^= 1;
+        if (text_domain_parse(text, sizeof text - 1, &md, why) < 0)
+            continue;
+        if (md.sealed && i != sizeof domain - 2) /* of the last line's end nothing is told */
+            fail_msg("byte %zu is another, and the checksum is right", i);
+        text_domain_free(&md);
+    }
+}
+
+/* The checksum is of what Vdsm makes of it in ASCII. */
+static void other_letters_are_sealed(void **state)
+{
+    char seal[TEXT_SEAL];
+    struct text_domain md = {0};
+    (void)state;
+
+    assert_int_equal(text_domain_set(&md, "DESCRIPTION", "b\xc3\xa9 \xf0\x9f\x92\xbe"), 0);
+    assert_int_equal(text_domain_set(&md, "CLASS", "Data"), 0);
+    assert_int_equal(text_domain_set(&md, "CLASS", "Iso\n"), -EINVAL);
+    text_domain_seal(&md, seal);
+    assert_string_equal(seal, "6f46d51c6d8901370c980e7bdb657196630ce46d");
+    assert_string_equal(md.list[0].key, "CLASS");
+    text_domain_free(&md);
+}
+
+static void uuids_are_judged(void **state)
+{
+    static const unsigned char random[16] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
+    char uuid[DOMAIN_UUID];
+    (void)state;
+
+    text_uuid(random, uuid);
+    assert_string_equal(uuid, "ffffffff-ffff-4fff-bf00-000000000000");
+    assert_true(text_is_uuid(uuid, strlen(uuid)));
+    assert_false(text_is_uuid("ffffffff-ffff-4fff-bf00-00000000000", 35));
+    assert_false(text_is_uuid("ffffffff-ffff-4fff-bf00-00000000000/", 36));
+    assert_false(text_is_uuid("FFFFFFFF-ffff-4fff-bf00-000000000000", 36));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(volumes_come_back),
+        cmocka_unit_test(padded_and_spaced_text_is_read),
+        cmocka_unit_test(each_key_is_needed),
+        cmocka_unit_test(wrong_values_are_refused),
+        cmocka_unit_test(what_is_none_is_told),
+        cmocka_unit_test(descriptions_are_cut),
+        cmocka_unit_test(domains_come_back),
+        cmocka_unit_test(a_changed_byte_is_found),
+        cmocka_unit_test(other_letters_are_sealed),
+        cmocka_unit_test(uuids_are_judged),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

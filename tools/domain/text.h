@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What is written on disk in a storage domain, as text and bytes. Pure: no I/O, no state. Whatever comes in is
+ * bounded and judged; what was read and not changed is written as it was.
+ */
+#ifndef TOOLS_DOMAIN_TEXT_H
+#define TOOLS_DOMAIN_TEXT_H
+
+#include "tools/domain/domain.h"
+
+enum {
+    TEXT_WHY = 160,                /* room for why something was refused */
+    TEXT_VOLUME_MAX = 512,         /* bytes of a volume's metadata */
+    TEXT_DESCRIPTION_MAX = 210,    /* characters of its description */
+    TEXT_DOMAIN_MAX = 64 << 10,    /* bytes of a domain's metadata: of ours, a bound against what is none */
+    TEXT_KEYS_MAX = 256,
+    TEXT_XLEASES_SIZE = 62 * 4096, /* bytes of the index of external leases */
+    TEXT_SEAL = 41,                /* a SHA-1 as text, with its end */
+};
+
+/* ---- volumes ---------------------------------------------------------------------------------------- */
+
+/*
+ * `len` bytes, NULs at their end left out. 0; -ENODATA: the volume has been deleted, by an old program; -EBADMSG:
+ * why is in `why`.
+ */
+int text_volume_parse(const char *text, size_t len, struct domain_meta *ret, char why[TEXT_WHY]);
+
+/* Into `buf`, *ret_len bytes and a NUL. 0, or -EOVERFLOW: more than TEXT_VOLUME_MAX. */
+int text_volume_format(const struct domain_meta *meta, char buf[TEXT_VOLUME_MAX + 1], size_t *ret_len);
+
+/* One line of text that can stand in metadata: UTF-8 without control characters. */
+bool text_is_line(const char *text);
+
+/* ---- domains ---------------------------------------------------------------------------------------- */
+
+struct text_pair {
+    char *key, *value; /* one allocation, the key's */
+};
+
+struct text_domain {
+    struct text_pair *list; /* sorted as lines are */
+    size_t            count;
+    bool              sealed; /* a checksum was there, and was right */
+};
+
+/* 0, -ENOMEM, or -EBADMSG with why: no text of keys and values, or a checksum that is wrong. */
+int text_domain_parse(const char *text, size_t len, struct text_domain *ret, char why[TEXT_WHY]);
+
+/* NULL: there is no such key. */
+const char *text_domain_get(const struct text_domain *md, const char *key);
+
+/* 0, -ENOMEM, or -EINVAL: the value is no line. */
+int text_domain_set(struct text_domain *md, const char *key, const char *value);
+
+/* With its checksum. *ret is the caller's, to be freed. 0, -ENOMEM. */
+int text_domain_format(const struct text_domain *md, char **ret, size_t *ret_len);
+
+/* What vouches for the pairs: SHA-1, as Vdsm computes it. */
+void text_domain_seal(const struct text_domain *md, char seal[TEXT_SEAL]);
+
+void text_domain_free(struct text_domain *md);
+
+/* ---- others ----------------------------------------------------------------------------------------- */
+
+/* Lower case, 8-4-4-4-12. */
+bool text_is_uuid(const char *text, size_t len);
+
+/* Sixteen random bytes as a UUID of version 4. */
+void text_uuid(const unsigned char random[16], char uuid[DOMAIN_UUID]);
+
+/* The formatted index of no external leases; `mtime` in seconds. */
+void text_xleases(const char *lockspace, uint64_t mtime, unsigned char ret[TEXT_XLEASES_SIZE]);
+
+#endif
