@@ -20,7 +20,7 @@ man_options() {
 run 0 --help
 verbs=$(sed -n '/^Verbs:/,/^$/p' out | awk '/^  / { print $1 }')
 same "verbs in --help" "$(echo $verbs)" "create info map check resize convert compare dd measure commit \
-rebase amend checksum snapshot bitmap job io bench"
+rebase amend checksum snapshot bitmap job io bench domain image volume"
 run 0 --version
 says out "vdisk-io version "
 refused "no verb given"
@@ -42,7 +42,10 @@ for verb in $verbs; do
     [ "$verb" != checksum ] || refusal=2 # 1 is for what differs
     refused "see 'vdisk-io $verb --help'" "$verb" --no-such-option
     refused "see 'vdisk-io $verb --help'" "$verb"
-    [ "$verb" = job ] || refused "needs an argument" "$verb" -f
+    case $verb in
+    job|domain|image) ;; # they have no -f
+    *) refused "needs an argument" "$verb" -f ;;
+    esac
 done
 refusal=1
 refused "--output takes human or json" info --output=xml x

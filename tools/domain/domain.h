@@ -1,7 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Storage domains: a folder with images of one or more volumes, in Vdsm's layout of versions 3 to 5. This is the
- * room's only door.
+ * Storage domains: a folder (later: a volume group) with images of one or more volumes, in Vdsm's layout of
+ * versions 3 to 5. This is the room's only door.
+ *
+ * All functions that return int give 0 or -errno, with vdisk_error_text() and vdisk_error_hint(). They block. A
+ * domain is used by one thread at a time. Names of images and volumes are UUIDs, in lower case. Sizes are bytes.
+ *
+ * Every operation of several steps may be killed between any two: it has happened then, or not, or the next
+ * operation on the same image ends or undoes it, and tells so (domain_how.note).
  */
 #ifndef TOOLS_DOMAIN_DOMAIN_H
 #define TOOLS_DOMAIN_DOMAIN_H
@@ -52,5 +58,224 @@ const char *domain_legality_name(enum domain_legality l);
 
 /* What DISKTYPE may be. */
 bool domain_is_disk_type(const char *text);
+
+/* ---- domains ---------------------------------------------------------------------------------------- */
+
+struct domain;
+
+typedef void domain_note_fn(void *arg, const char *text);
+
+struct domain_how {
+    bool            wait; /* for who holds a lock; else -EAGAIN, which names him */
+    domain_note_fn *note; /* told, in one line, of what was left by one who was killed, and the like; or NULL */
+    void           *note_arg;
+    int           (*run)(vdisk_job *job); /* long work; NULL: vdisk_job_run() */
+};
+
+/*
+ * Open what lies at `path`: the domain's folder, or one in which it is the only one. No lock is held. *ret is
+ * the caller's, for domain_close(). Errors: -ENOENT: there is none; -ENOTUNIQ: several; -EBADMSG: its metadata, or
+ * the checksum of that, is wrong; -ENOTSUP: its version; as open(2).
+ */
+int domain_open(const char *path, const struct domain_how *how, struct domain **ret);
+
+/* NULL is allowed. */
+void domain_close(struct domain *d);
+
+const char *domain_path(const struct domain *d);
+const char *domain_uuid(const struct domain *d);
+const char *domain_kind(const struct domain *d);
+unsigned domain_version(const struct domain *d);
+
+/* Pair `index` of its metadata, sorted. false: there are no more. */
+bool domain_pair(const struct domain *d, size_t index, const char **ret_key, const char **ret_value);
+
+/* The value of a key; NULL: it has none. */
+const char *domain_value(const struct domain *d, const char *key);
+
+struct domain_space {
+    uint64_t size, available; /* of the file system */
+};
+
+int domain_get_space(const struct domain *d, struct domain_space *ret);
+
+struct domain_create {
+    const char *path;        /* a folder, or a mounted export, that is there */
+    const char *type;        /* LOCALFS or NFS */
+    const char *description; /* or NULL */
+    const char *uuid;        /* or NULL: a new one */
+    const char *remote_path; /* or NULL: `path`, or what is mounted there */
+    unsigned    version;     /* 5, 4 or 3; 0: 5 */
+};
+
+/* A domain within `path`, in a folder of its UUID. Killed: there is none. `how` may be NULL. */
+int domain_create(const struct domain_create *o, const struct domain_how *how, char ret_uuid[DOMAIN_UUID]);
+
+/* The paths of the domains in a folder, or it itself, each in turn. `fn` returns non-zero to end it. */
+int domain_find(const char *path, int (*fn)(void *arg, const char *path), void *arg);
+
+/* ---- images and volumes ------------------------------------------------------------------------------ */
+
+struct domain_volume {
+    char                  uuid[DOMAIN_UUID];
+    struct domain_meta    meta;        /* where why[0] is 0 */
+    char                  why[160];    /* why the metadata cannot be read */
+    bool has_meta; /* there is some, perhaps unreadable; else the volume is half-made, or going */
+    bool                  has_data;
+    bool                  has_intent;  /* metadata that was on its way */
+    bool                  has_lease;
+    unsigned              links;       /* images that share it */
+    uint64_t              size;        /* of the file or device */
+    uint64_t              allocated;   /* that it occupies */
+    struct domain_volume *parent;      /* within the image (shared ones are there, too), or NULL */
+    unsigned              children;    /* within the image */
+};
+
+struct domain_image {
+    char                  uuid[DOMAIN_UUID];
+    bool                  removed; /* it is deleted, and waits to be purged */
+    struct domain_volume *list;    /* parents before their children; what has none, or is damaged, by name */
+    size_t                count;
+};
+
+/* UUIDs, sorted; those of deleted images begin with DOMAIN_REMOVED. */
+struct domain_names {
+    char (*list)[64];
+    size_t count;
+};
+
+#define DOMAIN_REMOVED "_remove_me_"
+
+int domain_list_images(struct domain *d, struct domain_names *ret);
+void domain_names_free(struct domain_names *names);
+
+/* All that is known of an image without opening its volumes. For domain_image_free(). -ENOENT: there is none. */
+int domain_load_image(struct domain *d, const char *image, struct domain_image **ret);
+void domain_image_free(struct domain_image *image);
+
+/* NULL: there is none. */
+struct domain_volume *domain_image_volume(const struct domain_image *image, const char *uuid);
+
+/* The one that has no child: -ENOENT: there is none; -ENOTUNIQ: several. NULL with the error. */
+struct domain_volume *domain_image_leaf(struct domain *d, const struct domain_image *image, int *ret_error);
+
+/* A new one, of random bytes. */
+int domain_make_uuid(char ret[DOMAIN_UUID]);
+
+/* ---- names ------------------------------------------------------------------------------------------ */
+
+struct domain_name {
+    struct domain *domain;
+    char           image[DOMAIN_UUID];  /* "": it was left out, */
+    char           volume[DOMAIN_UUID]; /* and so was this */
+};
+
+/*
+ * "[volume:]DOMAIN[/IMAGE[/VOLUME]]": the domain is opened, the rest need not be there. For domain_name_free().
+ * Errors: -EINVAL, and those of domain_open().
+ */
+int domain_parse_name(const char *text, const struct domain_how *how, struct domain_name *ret);
+void domain_name_free(struct domain_name *name);
+
+/*
+ * What to open in place of a volume's name (the leaf, where VOLUME is left out): its path, its format, read-only
+ * unless it is a leaf; as "json:{...}". It is the caller's, to be freed. Errors: -EACCES: it is not LEGAL; ...
+ */
+int domain_open_name(const char *text, char **ret);
+
+/* ---- operations: a volume called "" is the leaf -------------------------------------------------------- */
+
+struct domain_volume_create {
+    const char            *uuid;           /* or NULL: a new one */
+    const char            *parent;         /* a volume of the image, or of another one that is shared; or NULL */
+    const char            *parent_image;   /* that of the parent; NULL: the same */
+    const char            *description;    /* or NULL: the parent's, or none */
+    const char            *disk_type;      /* or NULL: the parent's, or DATA */
+    uint64_t               capacity;       /* rounded up to 4096. 0: the parent's */
+    bool                   has_initial_size;
+    uint64_t               initial_size;
+    enum domain_format     format;
+    enum domain_allocation allocation;
+    bool                   illegal;        /* until domain_volume_update() makes it legal */
+    bool                   has_sequence;   /* else one more than the largest of the image */
+    uint64_t               sequence;
+    vdisk_progress_fn     *progress;
+    void                  *progress_arg;
+};
+
+struct domain_volume_result {
+    char     uuid[DOMAIN_UUID];
+    uint64_t capacity;
+    uint64_t asked;     /* preallocated: that the volume is to occupy; else 0 */
+    uint64_t allocated; /* that it occupies */
+};
+
+/* A volume, and the image with it where there is none yet. Errors name the rule that is against it. */
+int domain_volume_create(struct domain *d, const char *image, const struct domain_volume_create *o,
+                         struct domain_volume_result *ret);
+
+/* A leaf of an image. With `dry_run` nothing changes but what can be refused is. */
+int domain_volume_delete(struct domain *d, const char *image, const char *volume, bool dry_run);
+
+/* All of an image: renamed, then purged. Its deleted rest, too, where only that is there. */
+int domain_image_delete(struct domain *d, const char *image, bool dry_run);
+
+struct domain_merge {
+    vdisk_progress_fn *progress;
+    void              *progress_arg;
+    uint64_t           rate;    /* bytes a second; 0: as many as there can be */
+    bool               dry_run;
+};
+
+/* What a volume has goes into its parent, which grows first; then the volume goes. */
+int domain_volume_merge(struct domain *d, const char *image, const char *volume, const struct domain_merge *o);
+
+/* Make a leaf larger: what it holds, then what its metadata says. */
+int domain_volume_resize(struct domain *d, const char *image, const char *volume, uint64_t capacity,
+                         vdisk_progress_fn *progress, void *progress_arg);
+
+struct domain_volume_update {
+    const char *description; /* or NULL: as it is */
+    const char *disk_type;   /* or NULL */
+    int         legality;    /* an enum domain_legality, or -1 */
+    int         role;        /* DOMAIN_SHARED: a leaf without parent becomes a template; or -1 */
+    int         generation;  /* that it has to have, or -1; it is one more afterwards */
+    int64_t     sequence;    /* or -1 */
+};
+
+int domain_volume_update(struct domain *d, const char *image, const char *volume,
+                         const struct domain_volume_update *o);
+
+/*
+ * See that a volume can be used: it and all below it are there and LEGAL, and say the same as their metadata; a
+ * capacity that is less than the volume's size is mended. Then each path, from the volume down.
+ */
+int domain_volume_prepare(struct domain *d, const char *image, const char *volume,
+                          void (*fn)(void *arg, const struct domain_volume *volume, const char *path), void *arg);
+
+/* The path of a volume's data. The caller's, to be freed. */
+int domain_volume_path(struct domain *d, const char *image, const char *volume, char **ret);
+
+/* ---- check -------------------------------------------------------------------------------------------- */
+
+struct domain_check {
+    bool             repair;
+    vdisk_report_fn *report; /* one line each, and where it is */
+    void            *report_arg;
+};
+
+struct domain_check_result {
+    size_t images, volumes;
+    size_t faults;  /* found, */
+    size_t mended;  /* and of these mended */
+    size_t skipped; /* images that somebody works on */
+};
+
+int domain_check(struct domain *d, const struct domain_check *o, struct domain_check_result *ret);
+
+/* ---- for tests ----------------------------------------------------------------------------------------- */
+
+/* Called at each named step of an operation. NULL: nobody, as at first. */
+void domain_set_step_hook(void (*fn)(const char *name));
 
 #endif

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What the tests of domains share: the tool, checks, a folder of their own."""
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+
+sys.dont_write_bytecode = True
+TOOL = os.path.realpath(sys.argv[1])
+GOLDEN_ID = "b8c7b24a-d2d1-43b5-a854-e78d07e34a33"
+MIB = 1 << 20
+checks = failures = 0
+
+
+def check(what, condition, more=""):
+    global checks, failures
+    checks += 1
+    if not condition:
+        failures += 1
+        print(f"FAIL {what} {more}")
+
+
+def run(*arguments, **how):
+    return subprocess.run([how.pop("tool", TOOL), *map(str, arguments)], capture_output=True, text=True,
+                          check=False,
+                          stdin=subprocess.DEVNULL, **how)
+
+
+def works(*arguments, **how):
+    r = run(*arguments, **how)
+    check(" ".join(map(str, arguments)), r.returncode == 0, f"{r.returncode} {r.stdout}{r.stderr}")
+    return r
+
+
+def told(*arguments):
+    """What it says as JSON."""
+    r = works(*arguments, "--output=json")
+    return json.loads(r.stdout or "null")
+
+
+def refused(text, *arguments, code=1):
+    """One line that has the text; and nothing on stdout."""
+    r = run(*arguments)
+    lines = [line for line in r.stderr.splitlines() if not line.startswith("vdisk-io: hint: ")]
+    check(f"refused: {' '.join(map(str, arguments))}", r.returncode == code and r.stdout == "",
+          f"{r.returncode} {r.stdout}{r.stderr}")
+    check(f"'{text}' for: {' '.join(map(str, arguments))}", len(lines) == 1 and text in lines[0], r.stderr)
+
+
+def golden(folder, archive):
+    """The domain that Vdsm has made, unpacked; its path."""
+    os.makedirs(folder)
+    subprocess.run(["tar", "-xSJf", archive, "-C", folder], check=True)
+    os.rename(f"{folder}/v5", f"{folder}/{GOLDEN_ID}")
+    return f"{folder}/{GOLDEN_ID}"
+
+
+def snapshot_of(path):
+    """All files: content, times, links."""
+    found = {}
+    for file in sorted(pathlib.Path(path).rglob("*")):
+        st = file.stat()
+        data = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() and st.st_size < 64 * MIB else ""
+        found[str(file)] = (st.st_mode, st.st_size, st.st_mtime_ns, st.st_ino, st.st_nlink, data)
+    return found
+
+
+def main(*tests):
+    # Thousands of small files are made durable: in memory, unless something else is asked for.
+    memory = "/dev/shm" if os.path.isdir("/dev/shm") and "TMPDIR" not in os.environ else None
+    folder = tempfile.mkdtemp(prefix="vdisk-domain.", dir=memory)
+    os.chdir(folder)
+    try:
+        for test in tests:
+            test()
+    finally:
+        os.chdir("/")
+        if "VDISK_TEST_KEEP" not in os.environ:
+            shutil.rmtree(folder)
+    print(f"{checks} checks, {failures} failures")
+    sys.exit(1 if failures or not checks else 0)

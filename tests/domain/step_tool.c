@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * vdisk-io, as a test has it: VDISK_TEST_STEPS is a file to which the steps that operations on domains go through
+ * are added; at the one that VDISK_TEST_KILL names it is killed, at VDISK_TEST_STOP it stops.
+ */
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tools/cli.h"
+#include "tools/domain/domain.h"
+
+static bool is_named(const char *variable, const char *name)
+{
+    const char *value = getenv(variable);
+
+    return value != NULL && strcmp(value, name) == 0;
+}
+
+static void at_step(const char *name)
+{
+    const char *path = getenv("VDISK_TEST_STEPS");
+    FILE *f = path != NULL ? fopen(path, "ae") : NULL;
+
+    if (f != NULL) {
+        fprintf(f, "%s\n", name);
+        fclose(f);
+    }
+    if (is_named("VDISK_TEST_KILL", name))
+        raise(SIGKILL);
+    if (is_named("VDISK_TEST_STOP", name))
+        raise(SIGSTOP);
+}
+
+int main(int argc, char **argv)
+{
+    domain_set_step_hook(at_step);
+    for (const struct cli_verb *const *v = cli_verbs; argc > 1 && *v != NULL; v++)
+        if (strcmp(argv[1], (*v)->name) == 0)
+            return cli_finish((*v)->run(*v, argc - 1, argv + 1));
+    return 99;
+}

@@ -1,0 +1,391 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Storage domains: all verbs, in domains that are made here and in one that Vdsm has made, judged by vdsm.py.
+
+usage: test_domain.py VDISK_IO GOLDEN
+"""
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+import lib  # noqa: E402
+from lib import MIB, check, refused, told, works  # noqa: E402
+import vdsm  # noqa: E402
+
+GOLDEN = os.path.realpath(sys.argv[2])
+I1, I2, I3, I4, I5, I6 = (f"0000000{n}-0000-4000-8000-00000000000{n}" for n in range(1, 7))
+V11, V21, V31, V15, V16 = (f"000000{n}-0000-4000-8000-0000000000{n}" for n in (11, 21, 31, 15, 16))
+NEW = "aaaaaaaa-0000-4000-8000-00000000000a"
+
+
+def judged(path):
+    try:
+        domain = vdsm.Domain(path)
+        check("judged", True)
+        return domain
+    except vdsm.Wrong as e:
+        check(f"judged: {path}", False, e)
+        return None
+
+
+def make(folder, *more):
+    os.makedirs(folder)
+    uuid = works("domain", "create", folder, *more).stdout.strip()
+    check("a UUID is printed", vdsm.UUID.fullmatch(uuid), uuid)
+    return f"{folder}/{uuid}"
+
+
+def volume(*arguments):
+    """IMAGE, VOLUME that are printed."""
+    image, name = works("volume", *arguments).stdout.strip().split("/")
+    return image, name
+
+
+def meta_of(domain, image, name):
+    return pathlib.Path(f"{domain}/images/{image}/{name}.meta").read_text()
+
+
+def set_meta(domain, image, name, old, new):
+    path = pathlib.Path(f"{domain}/images/{image}/{name}.meta")
+    text = path.read_text()
+    check(f"{old} in {name}", old in text)
+    path.write_text(text.replace(old, new))
+
+
+def io(domain, image, name, *commands):
+    fmt = "qcow2" if "FORMAT=COW" in meta_of(domain, image, name) else "raw"
+    works("io", "-f", fmt, *(x for c in commands for x in ("-c", c)), f"{domain}/images/{image}/{name}")
+
+
+def checksum(domain, image, name):
+    fmt = "qcow2" if "FORMAT=COW" in meta_of(domain, image, name) else "raw"
+    return works("checksum", "-f", fmt, f"{domain}/images/{image}/{name}").stdout.split()[0]
+
+
+# ---- domains -------------------------------------------------------------------------------------------------
+
+
+def test_create():
+    for version in (5, 4, 3):
+        path = make(f"v{version}", "--domain-version", version, "--description", "café & co", "--remote-path",
+                    "/x")
+        domain = judged(path)
+        check("description", domain and domain.md["DESCRIPTION"] == "café & co" and
+              domain.md["REMOTE_PATH"] == "/x")
+        said = told("domain", "info", f"v{version}")
+        check("info", said["uuid"] == os.path.basename(path) and said["version"] == version, said)
+        check("metadata in info", domain and said["metadata"] == domain.md, said)
+        image, name = volume("create", "-f", "qcow2", path, "1M")
+        volume("snapshot", f"{path}/{image}")
+        volume("create", path, "1M")
+        judged(path)
+    nfs = make("nfs", "--type", "nfs", "--uuid", NEW)
+    domain = judged(nfs)
+    check("type", domain and domain.md["TYPE"] == "NFS")
+    data = pathlib.Path(f"{nfs}/dom_md/xleases").read_bytes()
+    mtime = int(data[MIB + 59:MIB + 69])
+    check("external leases", data[MIB:MIB + 62 * 4096] == vdsm.xleases(NEW, mtime) and
+          abs(mtime - time.time()) < 1000)
+    check("list", [d["uuid"] for d in told("domain", "list", "nfs", "v5")][0] == NEW)
+    works("domain", "create", "v5")
+    refused("there are 2 storage domains", "domain", "info", "v5")
+    refused("is there already", "domain", "create", "nfs", "--uuid", NEW)
+    refused("it has to be a UUID", "domain", "create", "nfs", "--uuid", "me")
+    refused("version 6", "domain", "create", "nfs", "--domain-version", "6")
+    refused("--type takes localfs or nfs", "domain", "create", "nfs", "--type", "iscsi")
+    refused("there is no storage domain", "domain", "info", ".")
+    check("nothing else is left", sorted(os.listdir("nfs")) == [NEW], os.listdir("nfs"))
+
+
+def test_seal():
+    path = make("seal")
+    file = pathlib.Path(f"{path}/dom_md/metadata")
+    text = file.read_text()
+    file.write_text(text.replace("ROLE=Regular", "ROLE=Master"))
+    refused("the checksum is", "domain", "info", path)
+    refused("the checksum is", "volume", "create", path, "1M")
+    file.write_text(re.sub("_SHA_CKSUM.*\n", "", text))
+    works("domain", "info", path)
+    file.write_text(text.replace("VERSION=5", "VERSION=2"))
+    refused("the checksum is", "domain", "info", path)
+
+
+# ---- volumes --------------------------------------------------------------------------------------------------
+
+
+def test_kinds():
+    """Format and allocation, with sizes and what is allocated."""
+    path = make("kinds")
+    for fmt, word in (("raw", "RAW"), ("qcow2", "COW")):
+        for kind in ("sparse", "preallocated"):
+            said = told("volume", "create", "-f", fmt, "-a", kind, path, str(8 * MIB - 1), "--disk-type", "OVFS")
+            text = meta_of(path, said["image"], said["volume"])
+            check("size is rounded", said["capacity"] == 8 * MIB and f"CAP={8 * MIB}\n" in text, said)
+            check("kind", f"FORMAT={word}\n" in text and f"TYPE={kind.upper()}\n" in text and
+                  "DISKTYPE=OVFS" in text)
+            st = os.stat(f"{path}/images/{said['image']}/{said['volume']}")
+            check("allocated", said["allocated"] == st.st_blocks * 512, said)
+            if kind == "preallocated":
+                check("all is allocated", said["allocated"] >= said["asked"] >= 8 * MIB, said)
+            else:
+                check("little is allocated", said["allocated"] < MIB and said["asked"] == 0, said)
+            name = f"{path}/{said['image']}/{said['volume']}"
+            info = told("volume", "info", name)
+            check("info", info["format"] == word and info["capacity"] == 8 * MIB and info["role"] == "LEAF", info)
+            over = told("volume", "snapshot", f"{path}/{said['image']}", "-a", kind)
+            check("of a child, too", (over["asked"] > 8 * MIB) == (kind == "preallocated") and
+                  over["allocated"] >= over["asked"], over)
+    domain = judged(path)
+    check("all are there", domain and len(told("volume", "list", path)) == 8)
+
+
+def test_rules():
+    path = make("rules")
+    image, base = volume("create", "-f", "raw", path, "1M")
+    at = f"{path}/{image}"
+    refused("a raw volume has no parent", "volume", "create", at, "--parent", base)
+    refused("is less than that of the parent", "volume", "snapshot", at, "512K")
+    refused("a volume without a parent is the first", "volume", "create", at, "1M")
+    refused("needs a capacity", "volume", "create", path)
+    refused("is no type of a disk", "volume", "create", path, "1M", "--disk-type", "ROOT")
+    refused("an initial size is for preallocated", "volume", "create", path, "1M", "--initial-size", "0")
+    refused("an initial size is for volumes on block", "volume", "create", "-f", "qcow2", path, "1M",
+            "--initial-size", "1M")
+    refused("more than the capacity", "volume", "create", "-a", "preallocated", path, "1M", "--initial-size", "2M")
+    works("volume", "create", "-a", "preallocated", path, "1M", "--initial-size", "1M")
+    refused("it has to be a UUID", "volume", "create", f"{path}/{image}", "1M", "--parent", "x")
+    refused("has no volume", "volume", "create", "-f", "qcow2", at, "--parent", NEW)
+    refused("no line of text", "volume", "create", path, "1M", "--description", "a\nb")
+    refused("at most 512 bytes", "volume", "create", path, "1M", "--description", "é" * 210)
+    _, top = volume("snapshot", at, "2M", "--description", "d" * 300)
+    check("the description is cut", f"DESCRIPTION={'d' * 210}\n" in meta_of(path, image, top))
+    refused("has a child already", "volume", "create", "-f", "qcow2", at, "--parent", base)
+    refused("data of that name", "volume", "snapshot", at, "--uuid", base)
+    refused("has a child: only", "volume", "delete", f"{at}/{base}")
+    refused("only a leaf gets another size", "volume", "resize", f"{at}/{base}", "4M")
+    refused("is not made smaller", "volume", "resize", at, "1M")
+    refused("it has no parent", "volume", "merge", f"{at}/{base}")
+    refused("names no volume", "volume", "merge", at)
+    refused("becomes a template", "volume", "update", at, "--shared")
+    refused("nothing is to be changed", "volume", "update", at)
+    refused("generation 0, not 5", "volume", "update", at, "--generation", "5", "--description", "x")
+    works("volume", "update", at, "--generation", "0", "--description", "x")
+    check("the generation is counted", "GEN=1\n" in meta_of(path, image, top))
+    set_meta(path, image, top, "GEN=1", "GEN=999")
+    works("volume", "update", at, "--generation", "999", "--sequence", "7")
+    check("and wraps", "GEN=0\n" in meta_of(path, image, top) and "SEQ=7\n" in meta_of(path, image, top))
+    works("volume", "update", at, "--legality", "ILLEGAL")
+    refused("only a LEGAL volume can be one", "volume", "snapshot", at)
+    refused("only LEGAL volumes are merged", "volume", "merge", f"{at}/{top}")
+    refused("only volumes that are LEGAL are used", "volume", "prepare", at)
+    works("volume", "update", at, "--legality", "LEGAL")
+    refused("takes no option --format", "volume", "snapshot", "-f", "qcow2", at)
+    refused("no action 'frob'", "volume", "frob", at)
+    refused("takes 1 operand", "volume", "info", at, at)
+    refused("is no domain, and no name", "volume", "info", "nowhere")
+    check("SEQ goes on", "SEQ=8\n" in meta_of(path, image, volume("snapshot", at)[1]))
+    judged(path)
+
+
+def test_damaged():
+    """Metadata that cannot be read is an error, never guessed; all else goes on."""
+    path = make("damaged")
+    image, name = volume("create", path, "1M")
+    other, _ = volume("create", path, "1M")
+    text = meta_of(path, image, name)
+    file = pathlib.Path(f"{path}/images/{image}/{name}.meta")
+    for bad, why in ((text.replace("FORMAT=RAW", "FORMAT=raw"), "FORMAT=raw is no value"), ("", "has no CTIME"),
+                     (text.replace("DOMAIN=", "NAME="), "has no DOMAIN"), ("x" * 600, "more than 512")):
+        file.write_text(bad)
+        refused(why, "volume", "snapshot", f"{path}/{image}")
+        refused(why, "volume", "resize", f"{path}/{image}/{name}", "2M")
+        r = lib.run("domain", "check", path)
+        check("check finds it", r.returncode == 2 and why in r.stdout, r.stdout)
+        check("info tells", why in told("volume", "info", f"{path}/{image}/{name}")["trouble"])
+    works("volume", "snapshot", f"{path}/{other}")
+    file.write_text(text)
+    judged(path)
+
+
+def test_check():
+    path = make("check")
+    image, base = volume("create", "-f", "qcow2", path, "1M")
+    _, top = volume("snapshot", f"{path}/{image}")
+    folder = f"{path}/images/{image}"
+
+    def finds(text, code, *more):
+        r = lib.run("domain", "check", path, *more)
+        check(f"check says {text}", r.returncode == code and text in r.stdout,
+              f"{r.returncode} {r.stdout}{r.stderr}")
+
+    finds("0 faults", 0)
+    works("resize", "-q", f"{folder}/{top}", "2M")
+    finds("has 2097152 bytes, and its metadata says 1048576", 2)
+    finds("says 2097152 bytes now", 0, "--repair")
+    set_meta(path, image, base, "VOLTYPE=INTERNAL", "VOLTYPE=LEAF")
+    finds("has a child, and its metadata says LEAF", 2)
+    finds("1 mended", 0, "--repair")
+    judged(path)
+    shutil.copy(f"{folder}/{base}", f"{folder}/{NEW}")
+    finds("data without metadata", 2, "--repair")
+    check("what nothing says the owner of stays", os.path.exists(f"{folder}/{NEW}"))
+    os.unlink(f"{folder}/{NEW}")
+    set_meta(path, image, top, f"PUUID={base}", f"PUUID={NEW}")
+    finds(f"its parent {NEW} is not there", 2)
+    set_meta(path, image, top, f"PUUID={NEW}", f"PUUID={base}")
+    pathlib.Path(f"{folder}/notes.txt").touch()
+    finds("'notes.txt' is no file of a volume", 0)
+    os.unlink(f"{folder}/notes.txt")
+    os.makedirs(f"{path}/images/_remove_me_{NEW}")
+    pathlib.Path(f"{path}/images/_remove_me_{NEW}/x").touch()
+    finds("is deleted, and its files are still there", 2)
+    finds("its files are removed", 0, "--repair")
+    set_meta(path, image, base, "PUUID=00000000-0000-0000-0000-000000000000", f"PUUID={top}")
+    finds("volume", 2) # a circle ends
+    set_meta(path, image, base, f"PUUID={top}", "PUUID=00000000-0000-0000-0000-000000000000")
+    os.makedirs(f"{path}/images/{NEW}")
+    finds("has no volume of its own", 2)
+    finds("is removed", 0, "--repair")
+    said = told("domain", "check", path)
+    check("JSON", said["faults"] == 0 and said["volumes"] == 2 and said["findings"] == [], said)
+    judged(path)
+
+
+# ---- data -----------------------------------------------------------------------------------------------------
+
+
+def make_chain(path, fmt, sizes):
+    """An image of so many volumes, each with data of its own; (image, volumes from the base up)."""
+    image, base = volume("create", "-f", fmt, path, sizes[0])
+    volumes = [base]
+    for size in sizes[1:]:
+        volumes.append(volume("snapshot", f"{path}/{image}", size)[1])
+    return image, volumes
+
+
+def test_merge():
+    path = make("merge")
+    for fmt in ("raw", "qcow2"):
+        for at in (1, 2, 3):
+            image, base = volume("create", "-f", fmt, path, "2M")
+            io(path, image, base, "write -P 1 0 2M")
+            volumes = [base]
+            for n, size in ((2, "2M"), (3, "4M"), (4, "4M")):
+                volumes.append(volume("snapshot", f"{path}/{image}", size)[1])
+                io(path, image, volumes[-1], f"write -P {n} {n * 64}k 256k", f"write -z {n * 100 + 700}k 64k")
+            io(path, image, volumes[2], "write -P 9 3M 64k")
+            before = checksum(path, image, volumes[3])
+            works("volume", "merge", "--dry-run", f"{path}/{image}/{volumes[at]}")
+            works("volume", "merge", f"{path}/{image}/{volumes[at]}")
+            del volumes[at]
+            domain = judged(path)
+            check("the chain is shorter", domain and domain.chain(image) == volumes[::-1])
+            check("the image reads the same", checksum(path, image, volumes[-1]) == before, f"{fmt} {at}")
+            check("one generation more", "GEN=1\n" in meta_of(path, image, volumes[at - 1]))
+            works("volume", "delete", f"{path}/{image}/{volumes[-1]}")
+            judged(path)
+            works("image", "delete", f"{path}/{image}")
+    check("nothing is left", os.listdir(f"{path}/images") == [])
+
+
+def test_resize():
+    path = make("resize")
+    for fmt in ("raw", "qcow2"):
+        for kind in ("sparse", "preallocated"):
+            image, name = volume("create", "-f", fmt, "-a", kind, path, "1M")
+            works("volume", "resize", f"{path}/{image}", "3M")
+            check("capacity", f"CAP={3 * MIB}\n" in meta_of(path, image, name))
+            blocks = os.stat(f"{path}/images/{image}/{name}").st_blocks * 512
+            check("preallocated as it was", (blocks >= 3 * MIB) == (kind == "preallocated"), blocks)
+    judged(path)
+    # Larger than its metadata says, as a kill leaves it.
+    works("resize", "-q", "-f", "qcow2", f"{path}/images/{image}/{name}", "5M")
+    r = works("volume", "prepare", f"{path}/{image}")
+    check("prepare mends it and says so", "its capacity is 5242880 bytes" in r.stderr, r.stderr)
+    check("prepare prints the path", r.stdout == f"{path}/images/{image}/{name}\n", r.stdout)
+    judged(path)
+
+
+def test_templates():
+    path = make("templates")
+    image, name = volume("create", "-f", "qcow2", path, "1M")
+    io(path, image, name, "write -P 5 0 1M")
+    refused("only a SHARED volume", "image", "clone", f"{path}/{image}")
+    works("volume", "update", f"{path}/{image}", "--shared")
+    refused("is a template: what lies on it", "volume", "snapshot", f"{path}/{image}")
+    clone, top = works("image", "clone", f"{path}/{image}").stdout.strip().split("/")
+    volume("create", "-f", "qcow2", f"{path}/{NEW}", "2M", "--parent", f"{image}/{name}")
+    judged(path)
+    check("the clone reads as the template", checksum(path, clone, top) == checksum(path, image, name))
+    refused("is a template that 2 images lie on", "image", "delete", f"{path}/{image}")
+    refused("2 images lie on", "volume", "delete", f"{path}/{image}/{name}")
+    refused("has a child: only", "volume", "delete", f"{path}/{clone}/{name}")
+    refused("a template (SHARED) is not changed", "volume", "merge", f"{path}/{clone}/{top}")
+    refused("is shared by 3 images", "volume", "update", f"{path}/{image}", "--description", "x")
+    works("volume", "delete", f"{path}/{clone}/{top}")
+    check("with its last volume an image goes", sorted(os.listdir(f"{path}/images")) == sorted([image, NEW]))
+    works("image", "delete", f"{path}/{NEW}")
+    judged(path)
+    works("image", "delete", "--dry-run", f"{path}/{image}")
+    works("image", "delete", f"{path}/{image}")
+    refused("has no image", "image", "delete", f"{path}/{image}")
+
+
+# ---- what Vdsm has made ---------------------------------------------------------------------------------------
+
+
+def test_golden():
+    path = lib.golden("golden", GOLDEN)
+    before = lib.snapshot_of(path)
+    listed = {i["uuid"]: i["volumes"] for i in told("image", "list", path)}
+    check("images", listed == {I1: 3, I2: 1, I3: 1, I4: 1, I5: 1, I6: 2}, listed)
+    domain = vdsm.Domain(path)
+    for v in told("volume", "list", path):
+        meta = next(vs[v["uuid"]] for vs in domain.images.values() if v["uuid"] in vs)
+        check("a volume", (v["format"], v["allocation"], v["role"], v["parent"], v["capacity"],
+                           v["description"]) ==
+              (meta["FORMAT"], meta["TYPE"], meta["VOLTYPE"], meta["PUUID"], meta["capacity"],
+               meta["DESCRIPTION"]), v)
+    tree = works("image", "tree", f"{path}/{I1}").stdout.splitlines()
+    check("tree", [len(line) - len(line.lstrip()) for line in tree] == [0, 2, 4, 6], tree)
+    check("tree of a clone", f"of image {I5}" in works("image", "tree", f"{path}/{I6}").stdout)
+    for arguments in (("info", path), ("list", path), ("check", path)):
+        works("domain", *arguments)
+    for image in (I1, I2, I3, I4, I5, I6):
+        works("image", "info", f"{path}/{image}")
+        works("volume", "prepare", f"{path}/{image}")
+    check("no byte has changed", lib.snapshot_of(path) == before)
+
+    io(path, I1, V11, "write -P 1 0 1M")
+    io(path, I1, V21, "write -P 2 512k 1M")
+    io(path, I1, V31, "write -P 3 1M 1M")
+    _, top = volume("snapshot", f"{path}/{I1}")
+    check("SEQ goes on", "SEQ=4\n" in meta_of(path, I1, top))
+    io(path, I1, top, "write -P 4 2560k 64k")
+    content = checksum(path, I1, top)
+    judged(path)
+    for name, chain in ((V21, [top, V31, V11]), (V31, [top, V11]), (top, [V11])):
+        works("volume", "merge", f"{path}/{I1}/{name}")
+        domain = judged(path)
+        check("chain", domain and domain.chain(I1) == chain)
+        check("content", checksum(path, I1, chain[0]) == content)
+    refused("lie on", "image", "delete", f"{path}/{I5}")
+    for image in (I6, I5, I4, I1):
+        works("image", "delete", f"{path}/{image}")
+        judged(path)
+    clone = "bbbbbbbb-0000-4000-8000-00000000000b"
+    works("volume", "update", f"{path}/{I3}", "--shared")
+    works("image", "clone", f"{path}/{I3}", "--image", clone, "--uuid", NEW)
+    domain = judged(path)
+    check("a clone", domain and len(domain.images[clone]) == 2)
+    check("nothing is found", told("domain", "check", path)["faults"] == 0)
+
+
+lib.main(test_create, test_seal, test_kinds, test_rules, test_damaged, test_check, test_merge, test_resize,
+         test_templates, test_golden)

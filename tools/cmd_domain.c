@@ -1,0 +1,257 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * domain: make, show, list and check storage domains.
+ *
+ * Works: tools/domain/ does it. Fails: one line that says what is wrong, and where. check exits with 2 when faults
+ * are left.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tools/noun.h"
+
+enum { FAULTS_LEFT = 2 };
+
+static const struct cli_option options[] = {
+    NOUN_OUTPUT_OPTION,
+    NOUN_QUIET_OPTION,
+    NOUN_WAIT_OPTION,
+    {NOUN_TYPE, "type", "TYPE", "create: localfs (default), or nfs: PATH is a mounted export"},
+    {NOUN_DESCRIPTION, "description", "TEXT", "create: what it is called"},
+    {NOUN_UUID, "uuid", "UUID", "create: the domain's UUID; otherwise a new one"},
+    {NOUN_REMOTE_PATH, "remote-path", "TEXT", "create: REMOTE_PATH; otherwise what is mounted, or PATH"},
+    {NOUN_DOMAIN_VERSION, "domain-version", "N", "create: 5 (default), 4 or 3"},
+    {NOUN_REPAIR, "repair", NULL, "check: end or undo what was left, and mend metadata"},
+    {0, NULL, NULL, NULL},
+};
+
+/* ---- create ------------------------------------------------------------------------------------------------ */
+
+static int create(struct noun *n, char **operands, int count)
+{
+    static const char *const types[] = {"localfs", "nfs", NULL}, *const names[] = {"LOCALFS", "NFS"};
+    struct domain_create o = {.path = operands[0], .description = n->given[NOUN_DESCRIPTION],
+                              .uuid = n->given[NOUN_UUID], .remote_path = n->given[NOUN_REMOTE_PATH]};
+    char uuid[DOMAIN_UUID];
+    uint64_t version = 0;
+    int type = 0;
+
+    (void)count;
+    if (n->given[NOUN_TYPE] != NULL && !noun_word(n, "--type", n->given[NOUN_TYPE], types, &type))
+        return CLI_FAILED;
+    if (n->given[NOUN_DOMAIN_VERSION] != NULL &&
+        !noun_number(n, NOUN_DOMAIN_VERSION, "--domain-version", 99, &version))
+        return CLI_FAILED;
+    o.type = names[type];
+    o.version = (unsigned)version;
+    if (domain_create(&o, &n->how, uuid) < 0)
+        return noun_error(n);
+    if (n->json)
+        return cli_json_print(json_pack("{s:s}", "uuid", uuid));
+    if (!n->quiet)
+        printf("%s\n", uuid);
+    return CLI_OK;
+}
+
+/* ---- info and list ------------------------------------------------------------------------------------------ */
+
+static json_t *domain_json(struct domain *d)
+{
+    json_t *json = json_object(), *metadata = json_object();
+    struct domain_space space = {0};
+    const char *key, *value;
+
+    json_object_set_new(json, "uuid", json_string(domain_uuid(d)));
+    json_object_set_new(json, "path", cli_json_string(domain_path(d)));
+    json_object_set_new(json, "kind", json_string(domain_kind(d)));
+    json_object_set_new(json, "version", json_integer((json_int_t)domain_version(d)));
+    if (domain_get_space(d, &space) == 0) {
+        json_object_set_new(json, "size", json_integer((json_int_t)space.size));
+        json_object_set_new(json, "available", json_integer((json_int_t)space.available));
+    }
+    for (size_t i = 0; domain_pair(d, i, &key, &value); i++)
+        json_object_set_new(metadata, key, cli_json_string(value));
+    json_object_set_new(json, "metadata", metadata);
+    return json;
+}
+
+static void print_value(struct domain *d, const char *what, const char *key)
+{
+    const char *value = domain_value(d, key);
+    char *text = cli_strdup(value != NULL ? value : "");
+
+    if (text[0] != '\0')
+        printf("%s: %s\n", what, cli_printable(text));
+    free(text);
+}
+
+static void print_domain(struct domain *d)
+{
+    struct domain_space space = {0};
+    char size[32], available[32], *path = cli_strdup(domain_path(d));
+
+    printf("domain: %s\npath: %s\n", domain_uuid(d), cli_printable(path));
+    free(path);
+    print_value(d, "type", "TYPE");
+    print_value(d, "version", "VERSION");
+    print_value(d, "class", "CLASS");
+    print_value(d, "role", "ROLE");
+    print_value(d, "description", "DESCRIPTION");
+    print_value(d, "remote path", "REMOTE_PATH");
+    print_value(d, "pool", "POOL_UUID");
+    print_value(d, "block size", "BLOCK_SIZE");
+    print_value(d, "alignment", "ALIGNMENT");
+    if (domain_get_space(d, &space) == 0)
+        printf("space: %s, %s available\n", cli_format_size(space.size, size, sizeof size),
+               cli_format_size(space.available, available, sizeof available));
+}
+
+static int info(struct noun *n, char **operands, int count)
+{
+    struct domain *d;
+    int rc = CLI_OK;
+
+    (void)count;
+    if (domain_open(operands[0], &n->how, &d) < 0)
+        return noun_error(n);
+    if (n->json)
+        rc = cli_json_print(domain_json(d));
+    else if (!n->quiet)
+        print_domain(d);
+    domain_close(d);
+    return rc;
+}
+
+struct listing {
+    const struct noun *noun;
+    json_t            *list; /* NULL: printed at once */
+    int                rc;
+};
+
+/* One that cannot be opened does not hide the others. */
+static int list_one(void *arg, const char *path)
+{
+    struct listing *l = arg;
+    struct domain *d;
+    char *text;
+
+    if (domain_open(path, &l->noun->how, &d) < 0) {
+        l->rc = noun_error(l->noun);
+        return 0;
+    }
+    text = cli_strdup(path);
+    if (l->list != NULL)
+        json_array_append_new(l->list, domain_json(d));
+    else
+        printf("%s  %s version %u  %s\n", domain_uuid(d),
+               domain_value(d, "TYPE") != NULL ? domain_value(d, "TYPE") : "?", domain_version(d),
+               cli_printable(text));
+    free(text);
+    domain_close(d);
+    return 0;
+}
+
+static int list(struct noun *n, char **operands, int count)
+{
+    struct listing l = {.noun = n, .list = n->json ? json_array() : NULL, .rc = CLI_OK};
+    int rc = CLI_OK;
+
+    for (int i = 0; i < count; i++)
+        if (domain_find(operands[i], list_one, &l) < 0)
+            l.rc = noun_error(n);
+    if (l.list != NULL)
+        rc = cli_json_print(l.list);
+    return rc == CLI_OK ? l.rc : rc;
+}
+
+/* ---- check -------------------------------------------------------------------------------------------------- */
+
+struct report {
+    const struct noun *noun;
+    json_t            *list;
+};
+
+static void report(void *arg, enum vdisk_finding kind, const char *text)
+{
+    static const char *const words[] = {
+        [VDISK_FOUND_CORRUPTION] = "fault", [VDISK_FOUND_LEAK] = "leftover", [VDISK_FOUND_ERROR] = "error",
+        [VDISK_FOUND_NOTE] = "note", [VDISK_FOUND_FIXED] = "mended",
+    };
+    struct report *r = arg;
+    char *copy;
+
+    if (r->list != NULL) {
+        json_t *finding = json_object();
+        json_object_set_new(finding, "kind", json_string(words[kind]));
+        json_object_set_new(finding, "text", cli_json_string(text));
+        json_array_append_new(r->list, finding);
+    } else if (!r->noun->quiet) {
+        copy = cli_strdup(text);
+        printf("%s: %s\n", words[kind], cli_printable(copy));
+        free(copy);
+    }
+}
+
+static int print_result(const struct noun *n, struct report *r, const struct domain_check_result *result)
+{
+    if (r->list != NULL)
+        return cli_json_print(json_pack("{s:I, s:I, s:I, s:I, s:I, s:o}", "images", (json_int_t)result->images,
+                                        "volumes", (json_int_t)result->volumes, "faults",
+                                        (json_int_t)result->faults, "mended", (json_int_t)result->mended,
+                                        "skipped", (json_int_t)result->skipped, "findings", r->list));
+    if (!n->quiet)
+        printf("%zu images, %zu volumes: %zu faults, %zu mended; %zu images were in use\n", result->images,
+               result->volumes, result->faults, result->mended, result->skipped);
+    return CLI_OK;
+}
+
+static int check(struct noun *n, char **operands, int count)
+{
+    struct report r = {.noun = n, .list = n->json ? json_array() : NULL};
+    struct domain_check o = {.repair = n->given[NOUN_REPAIR] != NULL, .report = report, .report_arg = &r};
+    struct domain_check_result result;
+    struct domain *d;
+    int rc;
+
+    (void)count;
+    if (domain_open(operands[0], &n->how, &d) < 0)
+        return noun_error(n);
+    rc = domain_check(d, &o, &result);
+    domain_close(d);
+    if (rc < 0) {
+        json_decref(r.list);
+        return noun_error(n);
+    }
+    rc = print_result(n, &r, &result);
+    return rc == CLI_OK && result.faults > result.mended ? FAULTS_LEFT : rc;
+}
+
+/* ---- command line ------------------------------------------------------------------------------------------- */
+
+static const struct noun_action actions[] = {
+    {"create", 1, 1, {NOUN_TYPE, NOUN_DESCRIPTION, NOUN_UUID, NOUN_REMOTE_PATH, NOUN_DOMAIN_VERSION}, create},
+    {"info", 1, 1, {0}, info},
+    {"list", 1, 1000, {0}, list},
+    {"check", 1, 1, {NOUN_REPAIR, NOUN_WAIT}, check},
+    {NULL, 0, 0, {0}, NULL},
+};
+
+static int run(const struct cli_verb *verb, int argc, char **argv)
+{
+    return noun_run(verb, actions, argc, argv);
+}
+
+const struct cli_verb cli_domain = {
+    .name = "domain",
+    .summary = "Make, show, list and check storage domains.",
+    .usage = "[OPTION]... create|info|list|check PATH...",
+    .options = options,
+    .notes =
+        "create PATH: a new domain, in a folder of PATH that has its UUID, which is printed. info PATH: what it\n"
+        "is. list PATH...: the domains there. check PATH: leftovers of commands that were killed, volumes and\n"
+        "metadata that disagree. PATH of a domain is its folder, or one in which it is the only one.\n"
+        "Exit code: 0; 1; check: 2 when faults are left.\n",
+    .run = run,
+};

@@ -1,0 +1,230 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * image: the images of a storage domain.
+ *
+ * Works: tools/domain/ does it. Fails: one line that names the rule; what was begun is undone, by the next command
+ * if this one is killed.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tools/noun.h"
+
+static const struct cli_option options[] = {
+    NOUN_OUTPUT_OPTION,
+    NOUN_QUIET_OPTION,
+    NOUN_WAIT_OPTION,
+    {NOUN_DRY_RUN, "dry-run", NULL, "delete: say what would go, and change nothing"},
+    {NOUN_IMAGE, "image", "UUID", "clone: the new image; otherwise a new UUID"},
+    {NOUN_UUID, "uuid", "UUID", "clone: the new volume; otherwise a new UUID"},
+    {NOUN_DESCRIPTION, "description", "TEXT", "clone: of the new volume"},
+    {0, NULL, NULL, NULL},
+};
+
+/* ---- showing ----------------------------------------------------------------------------------------------- */
+
+/* All images, or the one that the name says, each in turn. `fn` returns a code of the command line. */
+static int each_image(struct noun *n, const char *operand, int (*fn)(void *arg, struct domain_image *), void *arg)
+{
+    struct domain_names names = {0};
+    struct domain_image *image;
+    struct domain_name name;
+    int rc = noun_name(n, operand, 0, &name);
+
+    if (rc != CLI_OK)
+        return rc;
+    if (name.image[0] != '\0') {
+        rc = domain_load_image(name.domain, name.image, &image) < 0 ? noun_error(n) : fn(arg, image);
+        if (rc == CLI_OK)
+            domain_image_free(image);
+    } else if (domain_list_images(name.domain, &names) < 0) {
+        rc = noun_error(n);
+    }
+    for (size_t i = 0; rc == CLI_OK && i < names.count; i++) {
+        if (domain_load_image(name.domain, names.list[i], &image) < 0)
+            continue; /* it has gone */
+        rc = fn(arg, image);
+        domain_image_free(image);
+    }
+    domain_names_free(&names);
+    domain_name_free(&name);
+    return rc;
+}
+
+struct showing {
+    const struct noun *noun;
+    json_t            *list;
+};
+
+static int list_image(void *arg, struct domain_image *image)
+{
+    struct showing *s = arg;
+    char capacity[32], allocated[32];
+
+    if (s->list != NULL) {
+        json_t *json = noun_image_json(image);
+        json_object_set_new(json, "removed", json_boolean(image->removed));
+        json_object_set_new(json, "volumes", json_integer((json_int_t)image->count));
+        json_array_append_new(s->list, json);
+        return CLI_OK;
+    }
+    printf("%s  %zu volume%s, %s, holds %s%s\n", image->uuid, image->count, image->count == 1 ? "" : "s",
+           cli_format_size(noun_image_capacity(image), capacity, sizeof capacity),
+           cli_format_size(noun_image_allocated(image), allocated, sizeof allocated),
+           image->removed ? ", deleted" : "");
+    return CLI_OK;
+}
+
+static int show_image(void *arg, struct domain_image *image)
+{
+    struct showing *s = arg;
+
+    if (s->list != NULL) {
+        json_array_append_new(s->list, noun_image_json(image));
+        return CLI_OK;
+    }
+    for (size_t i = 0; i < image->count; i++) {
+        if (i > 0)
+            printf("\n");
+        noun_print_volume(image, &image->list[i]);
+    }
+    return CLI_OK;
+}
+
+static int draw_image(void *arg, struct domain_image *image)
+{
+    struct showing *s = arg;
+
+    if (s->list != NULL)
+        return show_image(arg, image);
+    noun_print_tree(image);
+    return CLI_OK;
+}
+
+static int show(struct noun *n, const char *operand, int (*fn)(void *arg, struct domain_image *))
+{
+    struct showing s = {.noun = n, .list = n->json ? json_array() : NULL};
+    int rc = each_image(n, operand, fn, &s);
+
+    if (s.list == NULL)
+        return rc;
+    if (rc == CLI_OK)
+        return cli_json_print(s.list);
+    json_decref(s.list);
+    return rc;
+}
+
+static int list(struct noun *n, char **operands, int count)
+{
+    (void)count;
+    return show(n, operands[0], list_image);
+}
+
+static int tree(struct noun *n, char **operands, int count)
+{
+    (void)count;
+    return show(n, operands[0], draw_image);
+}
+
+static int info(struct noun *n, char **operands, int count)
+{
+    struct domain_name name;
+    int rc = noun_name(n, operands[0], 1, &name);
+
+    (void)count;
+    if (rc != CLI_OK)
+        return rc;
+    domain_name_free(&name);
+    return show(n, operands[0], show_image);
+}
+
+/* ---- changing ---------------------------------------------------------------------------------------------- */
+
+static int delete_image(struct noun *n, char **operands, int count)
+{
+    bool dry_run = n->given[NOUN_DRY_RUN] != NULL;
+    struct domain_name name;
+    int rc = noun_name(n, operands[0], 1, &name);
+
+    (void)count;
+    if (rc != CLI_OK)
+        return rc;
+    if (name.volume[0] != '\0')
+        rc = cli_usage_error(n->verb, "delete: '%s' names a volume: 'vdisk-io volume delete' deletes one",
+                             operands[0]);
+    else if (domain_image_delete(name.domain, name.image, dry_run) < 0)
+        rc = noun_error(n);
+    else if (!n->quiet)
+        printf("image %s %s\n", name.image, dry_run ? "would be deleted" : "deleted");
+    domain_name_free(&name);
+    return rc;
+}
+
+static int clone_into(struct noun *n, struct domain_name *name, const char *image)
+{
+    struct domain_volume_create o = {.uuid = n->given[NOUN_UUID],
+                                     .parent = name->volume,
+                                     .parent_image = name->image,
+                                     .description = n->given[NOUN_DESCRIPTION],
+                                     .format = DOMAIN_COW,
+                                     .allocation = DOMAIN_SPARSE};
+    struct domain_volume_result result;
+
+    if (domain_volume_create(name->domain, image, &o, &result) < 0)
+        return noun_error(n);
+    if (n->json)
+        return cli_json_print(json_pack("{s:s, s:s, s:I}", "image", image, "volume", result.uuid, "capacity",
+                                        (json_int_t)result.capacity));
+    if (!n->quiet)
+        printf("%s/%s\n", image, result.uuid);
+    return CLI_OK;
+}
+
+static int clone_image(struct noun *n, char **operands, int count)
+{
+    const char *image = n->given[NOUN_IMAGE];
+    char uuid[DOMAIN_UUID];
+    struct domain_name name;
+    int rc = noun_name(n, operands[0], 1, &name);
+
+    (void)count;
+    if (rc != CLI_OK)
+        return rc;
+    if (image == NULL && domain_make_uuid(uuid) < 0)
+        rc = noun_error(n);
+    if (rc == CLI_OK)
+        rc = clone_into(n, &name, image != NULL ? image : uuid);
+    domain_name_free(&name);
+    return rc;
+}
+
+/* ---- command line ------------------------------------------------------------------------------------------- */
+
+static const struct noun_action actions[] = {
+    {"list", 1, 1, {0}, list},
+    {"info", 1, 1, {0}, info},
+    {"tree", 1, 1, {0}, tree},
+    {"delete", 1, 1, {NOUN_DRY_RUN, NOUN_WAIT}, delete_image},
+    {"clone", 1, 1, {NOUN_IMAGE, NOUN_UUID, NOUN_DESCRIPTION, NOUN_WAIT}, clone_image},
+    {NULL, 0, 0, {0}, NULL},
+};
+
+static int run(const struct cli_verb *verb, int argc, char **argv)
+{
+    return noun_run(verb, actions, argc, argv);
+}
+
+const struct cli_verb cli_image_verb = {
+    .name = "image",
+    .summary = "Show, delete and clone images of storage domains.",
+    .usage = "[OPTION]... list|info|tree|delete|clone NAME",
+    .options = options,
+    .notes = "NAME: DOMAIN, the path of a domain, for list and tree; or DOMAIN/IMAGE. list: one line each. tree: "
+             "chains,\n"
+             "what lies on what, with sizes and what each volume occupies. delete: renamed first, then removed.\n"
+             "clone: a new image that lies on a template (a volume that is SHARED), whose name is printed.\n"
+             "Exit code: 0, or 1.\n",
+    .run = run,
+};

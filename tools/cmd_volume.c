@@ -1,0 +1,457 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * volume: the volumes of the images of a storage domain.
+ *
+ * Works: tools/domain/ does it. Fails: one line that names the rule; what was begun is undone, by the next command
+ * if this one is killed.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tools/noun.h"
+
+static const struct cli_option options[] = {
+    {'f', "format", "FMT", "create: raw (default) or qcow2"},
+    {'a', "allocation", "KIND", "create, snapshot: sparse (default) or preallocated"},
+    NOUN_OUTPUT_OPTION,
+    {'p', "progress", NULL, "show progress"},
+    NOUN_QUIET_OPTION,
+    {'r', "rate", "SIZE", "merge: at most so many bytes a second"},
+    NOUN_WAIT_OPTION,
+    {NOUN_DRY_RUN, "dry-run", NULL, "delete, merge: say what would be done, and change nothing"},
+    {NOUN_UUID, "uuid", "UUID", "create, snapshot: the new volume; otherwise a new UUID"},
+    {NOUN_PARENT, "parent", "NAME", "create: VOLUME, or IMAGE/VOLUME: what it lies on"},
+    {NOUN_DESCRIPTION, "description", "TEXT", "create, snapshot, update: up to 210 characters"},
+    {NOUN_DISK_TYPE, "disk-type", "TYPE", "create, snapshot, update: DATA, OVFS, MEMD, ..."},
+    {NOUN_INITIAL_SIZE, "initial-size", "SIZE", "create: judged as Vdsm does; changes nothing for files"},
+    {NOUN_ILLEGAL, "illegal", NULL, "create: ILLEGAL, until update makes it LEGAL"},
+    {NOUN_SEQUENCE, "sequence", "N", "create, snapshot, update"},
+    {NOUN_LEGALITY, "legality", "WORD", "update: LEGAL or ILLEGAL"},
+    {NOUN_SHARED, "shared", NULL, "update: make it a template"},
+    {NOUN_GENERATION, "generation", "N", "update: that it has to have; it has one more afterwards"},
+    {0, NULL, NULL, NULL},
+};
+
+/* ---- create and snapshot ------------------------------------------------------------------------------------ */
+
+static bool parse_kind(const struct noun *n, struct domain_volume_create *o)
+{
+    static const char *const formats[] = {"raw", "qcow2", NULL}, *const kinds[] = {"preallocated", "sparse", NULL};
+    int word;
+
+    if (n->given['f'] != NULL) {
+        if (!noun_word(n, "--format", n->given['f'], formats, &word))
+            return false;
+        o->format = word == 0 ? DOMAIN_RAW : DOMAIN_COW;
+    }
+    o->allocation = DOMAIN_SPARSE;
+    if (n->given['a'] != NULL) {
+        if (!noun_word(n, "--allocation", n->given['a'], kinds, &word))
+            return false;
+        o->allocation = word == 0 ? DOMAIN_PREALLOCATED : DOMAIN_SPARSE;
+    }
+    return true;
+}
+
+static bool parse_create(struct noun *n, const char *size, struct domain_volume_create *o)
+{
+    if (size != NULL && !noun_size(n, n->action->name, size, &o->capacity))
+        return false;
+    if (!parse_kind(n, o))
+        return false;
+    o->has_sequence = n->given[NOUN_SEQUENCE] != NULL;
+    if (o->has_sequence && !noun_number(n, NOUN_SEQUENCE, "--sequence", UINT32_MAX, &o->sequence))
+        return false;
+    o->has_initial_size = n->given[NOUN_INITIAL_SIZE] != NULL;
+    if (o->has_initial_size && cli_parse_size(n->given[NOUN_INITIAL_SIZE], &o->initial_size) < 0) {
+        cli_usage_error(n->verb, "--initial-size takes a size, not '%s'", n->given[NOUN_INITIAL_SIZE]);
+        return false;
+    }
+    o->uuid = n->given[NOUN_UUID];
+    o->description = n->given[NOUN_DESCRIPTION];
+    o->disk_type = n->given[NOUN_DISK_TYPE];
+    o->illegal = n->given[NOUN_ILLEGAL] != NULL;
+    o->progress = cli_progress_show;
+    o->progress_arg = &n->progress;
+    return true;
+}
+
+static int create_in(struct noun *n, struct domain *d, const char *image, const struct domain_volume_create *o)
+{
+    struct domain_volume_result result;
+
+    if (domain_volume_create(d, image, o, &result) < 0)
+        return noun_error(n);
+    cli_progress_end(&n->progress);
+    if (n->json)
+        return cli_json_print(json_pack("{s:s, s:s, s:I, s:I, s:I}", "image", image, "volume", result.uuid,
+                                        "capacity", (json_int_t)result.capacity, "asked", (json_int_t)result.asked,
+                                        "allocated", (json_int_t)result.allocated));
+    if (!n->quiet)
+        printf("%s/%s\n", image, result.uuid);
+    return CLI_OK;
+}
+
+/* "VOLUME" or "IMAGE/VOLUME", taken apart in `text`. */
+static void parse_parent(char *text, struct domain_volume_create *o)
+{
+    char *slash = strchr(text, '/');
+
+    o->parent = text;
+    if (slash != NULL) {
+        *slash = '\0';
+        o->parent_image = text;
+        o->parent = slash + 1;
+    }
+}
+
+static int create(struct noun *n, char **operands, int count)
+{
+    struct domain_volume_create o = {0};
+    char *parent = NULL, uuid[DOMAIN_UUID];
+    struct domain_name name;
+    int rc;
+
+    if (!parse_create(n, count > 1 ? operands[1] : NULL, &o))
+        return CLI_FAILED;
+    rc = noun_name(n, operands[0], 0, &name);
+    if (rc != CLI_OK)
+        return rc;
+    if (name.volume[0] != '\0')
+        rc = cli_usage_error(n->verb, "create: '%s' names a volume: --uuid says what the new one is called",
+                             operands[0]);
+    else if (name.image[0] == '\0' && domain_make_uuid(uuid) < 0)
+        rc = noun_error(n);
+    if (rc == CLI_OK) {
+        if (n->given[NOUN_PARENT] != NULL)
+            parse_parent(parent = cli_strdup(n->given[NOUN_PARENT]), &o);
+        rc = create_in(n, name.domain, name.image[0] != '\0' ? name.image : uuid, &o);
+    }
+    free(parent);
+    domain_name_free(&name);
+    return rc;
+}
+
+static int snapshot(struct noun *n, char **operands, int count)
+{
+    struct domain_volume_create o = {.format = DOMAIN_COW};
+    struct domain_name name;
+    int rc;
+
+    if (!parse_create(n, count > 1 ? operands[1] : NULL, &o))
+        return CLI_FAILED;
+    rc = noun_name(n, operands[0], 1, &name);
+    if (rc != CLI_OK)
+        return rc;
+    o.parent = name.volume;
+    rc = create_in(n, name.domain, name.image, &o);
+    domain_name_free(&name);
+    return rc;
+}
+
+/* ---- info and list ------------------------------------------------------------------------------------------ */
+
+static int show(struct noun *n, struct domain_name *name, struct domain_image *image)
+{
+    const struct domain_volume *v = domain_image_volume(image, name->volume);
+    char *path = NULL;
+    json_t *json;
+
+    if (v == NULL) {
+        cli_error("%s: image %s has no volume %s", domain_path(name->domain), image->uuid, name->volume);
+        return CLI_FAILED;
+    }
+    if (domain_volume_path(name->domain, image->uuid, v->uuid, &path) < 0)
+        return noun_error(n);
+    if (n->json) {
+        json = noun_volume_json(image, v);
+        json_object_set_new(json, "path", cli_json_string(path));
+        free(path);
+        return cli_json_print(json);
+    }
+    if (!n->quiet) {
+        noun_print_volume(image, v);
+        printf("path: %s\n", cli_printable(path));
+    }
+    free(path);
+    return CLI_OK;
+}
+
+static int info(struct noun *n, char **operands, int count)
+{
+    struct domain_image *image;
+    struct domain_name name;
+    int rc = noun_name(n, operands[0], 1, &name);
+
+    (void)count;
+    if (rc != CLI_OK)
+        return rc;
+    rc = noun_leaf(n, &name);
+    if (rc == CLI_OK && domain_load_image(name.domain, name.image, &image) < 0)
+        rc = noun_error(n);
+    else if (rc == CLI_OK) {
+        rc = show(n, &name, image);
+        domain_image_free(image);
+    }
+    domain_name_free(&name);
+    return rc;
+}
+
+static void list_volumes(const struct domain_image *image, json_t *list)
+{
+    char capacity[32], allocated[32];
+
+    for (size_t i = 0; i < image->count; i++) {
+        const struct domain_volume *v = &image->list[i];
+        if (list != NULL)
+            json_array_append_new(list, noun_volume_json(image, v));
+        else if (!v->has_meta || v->why[0] != '\0')
+            printf("%s/%s  (no metadata that can be read)\n", image->uuid, v->uuid);
+        else
+            printf("%s/%s  %s %s %s, %s, holds %s\n", image->uuid, v->uuid, domain_format_name(v->meta.format),
+                   domain_allocation_name(v->meta.allocation), domain_role_name(v->meta.role),
+                   cli_format_size(v->meta.capacity, capacity, sizeof capacity),
+                   cli_format_size(v->allocated, allocated, sizeof allocated));
+    }
+}
+
+static int list_images(struct noun *n, struct domain_name *name, json_t *list)
+{
+    struct domain_names names = {0};
+    struct domain_image *image;
+
+    if (name->image[0] != '\0') {
+        if (domain_load_image(name->domain, name->image, &image) < 0)
+            return noun_error(n);
+        list_volumes(image, list);
+        domain_image_free(image);
+        return CLI_OK;
+    }
+    if (domain_list_images(name->domain, &names) < 0)
+        return noun_error(n);
+    for (size_t i = 0; i < names.count; i++) {
+        if (strncmp(names.list[i], DOMAIN_REMOVED, sizeof DOMAIN_REMOVED - 1) == 0 ||
+            domain_load_image(name->domain, names.list[i], &image) < 0)
+            continue;
+        list_volumes(image, list);
+        domain_image_free(image);
+    }
+    domain_names_free(&names);
+    return CLI_OK;
+}
+
+static int list(struct noun *n, char **operands, int count)
+{
+    json_t *all = n->json ? json_array() : NULL;
+    struct domain_name name;
+    int rc = noun_name(n, operands[0], 0, &name);
+
+    (void)count;
+    if (rc == CLI_OK) {
+        rc = list_images(n, &name, all);
+        domain_name_free(&name);
+    }
+    if (all != NULL && rc == CLI_OK)
+        return cli_json_print(all);
+    json_decref(all);
+    return rc;
+}
+
+/* ---- operations on one ---------------------------------------------------------------------------------------
+ */
+
+static int delete_volume(struct noun *n, struct domain_name *name)
+{
+    bool dry_run = n->given[NOUN_DRY_RUN] != NULL;
+
+    if (domain_volume_delete(name->domain, name->image, name->volume, dry_run) < 0)
+        return noun_error(n);
+    if (!n->quiet)
+        printf("volume %s %s\n", name->volume, dry_run ? "would be deleted" : "deleted");
+    return CLI_OK;
+}
+
+static int merge_volume(struct noun *n, struct domain_name *name)
+{
+    struct domain_merge o = {.progress = cli_progress_show, .progress_arg = &n->progress,
+                             .dry_run = n->given[NOUN_DRY_RUN] != NULL};
+
+    if (n->given['r'] != NULL && !noun_size(n, "--rate", n->given['r'], &o.rate))
+        return CLI_FAILED;
+    if (domain_volume_merge(name->domain, name->image, name->volume, &o) < 0)
+        return noun_error(n);
+    if (!o.dry_run)
+        cli_progress_end(&n->progress);
+    if (!n->quiet)
+        printf("volume %s %s\n", name->volume, o.dry_run ? "would be merged" : "merged");
+    return CLI_OK;
+}
+
+static int update_volume(struct noun *n, struct domain_name *name)
+{
+    static const char *const words[] = {"LEGAL", "ILLEGAL", NULL};
+    struct domain_volume_update o = {.description = n->given[NOUN_DESCRIPTION],
+                                     .disk_type = n->given[NOUN_DISK_TYPE],
+                                     .legality = -1,
+                                     .role = n->given[NOUN_SHARED] != NULL ? DOMAIN_SHARED : -1,
+                                     .generation = -1,
+                                     .sequence = -1};
+    uint64_t number;
+
+    if (n->given[NOUN_LEGALITY] != NULL &&
+        !noun_word(n, "--legality", n->given[NOUN_LEGALITY], words, &o.legality))
+        return CLI_FAILED;
+    if (n->given[NOUN_GENERATION] != NULL) {
+        if (!noun_number(n, NOUN_GENERATION, "--generation", DOMAIN_GENERATIONS - 1, &number))
+            return CLI_FAILED;
+        o.generation = (int)number;
+    }
+    if (n->given[NOUN_SEQUENCE] != NULL) {
+        if (!noun_number(n, NOUN_SEQUENCE, "--sequence", UINT32_MAX, &number))
+            return CLI_FAILED;
+        o.sequence = (int64_t)number;
+    }
+    if (o.description == NULL && o.disk_type == NULL && o.legality < 0 && o.role < 0 && o.sequence < 0)
+        return cli_usage_error(n->verb, "update: nothing is to be changed");
+    return domain_volume_update(name->domain, name->image, name->volume, &o) < 0 ? noun_error(n) : CLI_OK;
+}
+
+/* A volume that is named, or, where the action may choose, the leaf. */
+static int on_volume(struct noun *n, const char *operand, bool leaf,
+                     int (*fn)(struct noun *, struct domain_name *))
+{
+    struct domain_name name;
+    int rc = noun_name(n, operand, leaf ? 1 : 2, &name);
+
+    if (rc != CLI_OK)
+        return rc;
+    rc = fn(n, &name);
+    domain_name_free(&name);
+    return rc;
+}
+
+static int delete(struct noun *n, char **operands, int count)
+{
+    (void)count;
+    return on_volume(n, operands[0], false, delete_volume);
+}
+
+static int merge(struct noun *n, char **operands, int count)
+{
+    (void)count;
+    return on_volume(n, operands[0], false, merge_volume);
+}
+
+static int update(struct noun *n, char **operands, int count)
+{
+    (void)count;
+    return on_volume(n, operands[0], true, update_volume);
+}
+
+static int resize(struct noun *n, char **operands, int count)
+{
+    struct domain_name name;
+    uint64_t size;
+    int rc;
+
+    (void)count;
+    if (!noun_size(n, "resize", operands[1], &size))
+        return CLI_FAILED;
+    rc = noun_name(n, operands[0], 1, &name);
+    if (rc != CLI_OK)
+        return rc;
+    if (domain_volume_resize(name.domain, name.image, name.volume, size, cli_progress_show,
+                                             &n->progress) < 0)
+        rc = noun_error(n);
+    if (rc == CLI_OK)
+        cli_progress_end(&n->progress);
+    domain_name_free(&name);
+    return rc;
+}
+
+/* ---- prepare -------------------------------------------------------------------------------------------------
+ */
+
+static void show_path(void *arg, const struct domain_volume *v, const char *path)
+{
+    json_t *list = arg;
+    char *text = cli_strdup(path);
+
+    if (list != NULL)
+        json_array_append_new(list, json_pack("{s:s, s:s, s:o}", "volume", v->uuid, "format",
+                                              v->meta.format == DOMAIN_COW ? "qcow2" : "raw", "path",
+                                              cli_json_string(path)));
+    else
+        printf("%s\n", cli_printable(text));
+    free(text);
+}
+
+static int prepare(struct noun *n, char **operands, int count)
+{
+    json_t *list = n->json ? json_array() : NULL;
+    struct domain_name name;
+    int rc = noun_name(n, operands[0], 1, &name);
+
+    (void)count;
+    if (rc == CLI_OK) {
+        if (domain_volume_prepare(name.domain, name.image, name.volume, show_path, list) < 0)
+            rc = noun_error(n);
+        domain_name_free(&name);
+    }
+    if (list != NULL && rc == CLI_OK)
+        return cli_json_print(list);
+    json_decref(list);
+    return rc;
+}
+
+/* ---- command line --------------------------------------------------------------------------------------------
+ */
+
+static const struct noun_action actions[] = {
+    {"create",
+     1,
+     2,
+     {'f', 'a', 'p', NOUN_WAIT, NOUN_UUID, NOUN_PARENT, NOUN_DESCRIPTION, NOUN_DISK_TYPE, NOUN_INITIAL_SIZE,
+      NOUN_ILLEGAL, NOUN_SEQUENCE},
+     create},
+    {"info", 1, 1, {0}, info},
+    {"list", 1, 1, {0}, list},
+    {"snapshot",
+     1,
+     2,
+     {'a', 'p', NOUN_WAIT, NOUN_UUID, NOUN_DESCRIPTION, NOUN_DISK_TYPE, NOUN_SEQUENCE},
+     snapshot},
+    {"merge", 1, 1, {'p', 'r', NOUN_WAIT, NOUN_DRY_RUN}, merge},
+    {"delete", 1, 1, {NOUN_WAIT, NOUN_DRY_RUN}, delete},
+    {"resize", 2, 2, {'p', NOUN_WAIT}, resize},
+    {"update",
+     1,
+     1,
+     {NOUN_WAIT, NOUN_DESCRIPTION, NOUN_DISK_TYPE, NOUN_LEGALITY, NOUN_SHARED, NOUN_GENERATION, NOUN_SEQUENCE},
+     update},
+    {"prepare", 1, 1, {NOUN_WAIT}, prepare},
+    {NULL, 0, 0, {0}, NULL},
+};
+
+static int run(const struct cli_verb *verb, int argc, char **argv)
+{
+    return noun_run(verb, actions, argc, argv);
+}
+
+const struct cli_verb cli_volume = {
+    .name = "volume",
+    .summary = "Make, show, snapshot, merge, delete and change volumes.",
+    .usage = "[OPTION]... ACTION NAME [SIZE]",
+    .options = options,
+    .notes =
+        "NAME: DOMAIN/IMAGE/VOLUME, or DOMAIN/IMAGE for its leaf; DOMAIN is the path of a storage domain.\n"
+        "create DOMAIN[/IMAGE] [SIZE]: a volume, and the image where there is none; its name is printed.\n"
+        "snapshot DOMAIN/IMAGE [SIZE]: a qcow2 volume on the leaf. merge NAME: put it into its parent, which\n"
+        "grows first; then it goes. delete NAME: a leaf. resize NAME SIZE: a leaf becomes larger. update NAME:\n"
+        "what its metadata says. prepare NAME: see that it can be used, and print the paths of its chain.\n"
+        "info NAME, list DOMAIN[/IMAGE]: what there is. Sizes are rounded up to 4096.\n"
+        "Exit code: 0, or 1.\n",
+    .run = run,
+};

@@ -1,0 +1,243 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Is a domain as it should be?
+ *
+ * Works: each image is locked, what operations can leave is looked for (mend.c), and then what the volumes
+ * themselves say is compared with their metadata. With repair what can be mended is. Fails: an image that somebody
+ * works on is skipped, aloud; what cannot be looked at is a finding.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tools/domain/kind.h"
+
+struct check {
+    struct domain              *domain;
+    const struct domain_check  *o;
+    struct dom_mend             mend;
+    struct domain_check_result  result;
+};
+
+static void tell(void *arg, enum vdisk_finding kind, const char *text)
+{
+    struct check *c = arg;
+
+    if (c->o->report != NULL)
+        c->o->report(c->o->report_arg, kind, text);
+}
+
+/* ---- volumes ---------------------------------------------------------------------------------------------- */
+
+static void check_links(struct check *c, const struct domain_image *image, const struct domain_volume *v)
+{
+    const struct domain_meta *m = &v->meta;
+
+    if (strcmp(m->domain, c->domain->uuid) != 0)
+        dom_tell(&c->mend, VDISK_FOUND_CORRUPTION,
+                 "image %s: volume %s: its metadata says that it is of domain %s", image->uuid, v->uuid,
+                 m->domain);
+    if (strcmp(m->image, image->uuid) != 0 && m->role != DOMAIN_SHARED)
+        dom_tell(&c->mend, VDISK_FOUND_CORRUPTION, "image %s: volume %s: its metadata says that it is of image %s",
+                 image->uuid, v->uuid, m->image);
+    if (strcmp(m->parent, DOMAIN_BLANK) != 0 && v->parent == NULL)
+        dom_tell(&c->mend, VDISK_FOUND_CORRUPTION, "image %s: volume %s: its parent %s is not there", image->uuid,
+                 v->uuid, m->parent);
+    if (m->format == DOMAIN_RAW && strcmp(m->parent, DOMAIN_BLANK) != 0)
+        dom_tell(&c->mend, VDISK_FOUND_CORRUPTION, "image %s: volume %s is raw, and has a parent", image->uuid,
+                 v->uuid);
+    if (m->legality != DOMAIN_LEGAL)
+        dom_tell(&c->mend, VDISK_FOUND_NOTE, "image %s: volume %s is %s: it is not used before it is made LEGAL",
+                 image->uuid, v->uuid, domain_legality_name(m->legality));
+}
+
+static void check_capacity(struct check *c, const struct domain_image *image, struct domain_volume *v,
+                           uint64_t size)
+{
+    struct domain_meta meta = v->meta;
+
+    if (size == meta.capacity)
+        return;
+    dom_tell(&c->mend, VDISK_FOUND_CORRUPTION, "image %s: volume %s has %" PRIu64 " bytes, and its metadata says %"
+             PRIu64, image->uuid, v->uuid, size, meta.capacity);
+    if (!c->o->repair || size < meta.capacity || v->links > 1)
+        return;
+    meta.capacity = size;
+    if (dom_write_meta(c->domain, image->uuid, v, &meta) == 0)
+        dom_tell(&c->mend, VDISK_FOUND_FIXED, "image %s: the metadata of volume %s says %" PRIu64 " bytes now",
+                 image->uuid, v->uuid, size);
+}
+
+static void check_header(struct check *c, const struct domain_image *image, struct domain_volume *v)
+{
+    struct dom_header header;
+    const char *format = v->parent != NULL && v->parent->meta.format == DOMAIN_RAW ? "raw" : "qcow2";
+
+    if (dom_read_header(c->domain, image->uuid, v, &header) < 0) {
+        dom_tell(&c->mend, VDISK_FOUND_CORRUPTION, "image %s: volume %s: %s", image->uuid, v->uuid,
+                 vdisk_error_text());
+        return;
+    }
+    if (strcmp(header.backing, dom_backing_of(&v->meta)) != 0)
+        dom_tell(&c->mend, VDISK_FOUND_CORRUPTION,
+                 "image %s: volume %s: its header says that it lies on '%s', its "
+                 "metadata on '%s'",
+                 image->uuid, v->uuid, header.backing, dom_backing_of(&v->meta));
+    else if (v->parent != NULL && strcmp(header.backing_format, format) != 0)
+        dom_tell(&c->mend, VDISK_FOUND_CORRUPTION,
+                 "image %s: volume %s: its header says that its parent is '%s', and "
+                 "it is %s",
+                 image->uuid, v->uuid, header.backing_format, format);
+    if (header.corrupt)
+        dom_tell(&c->mend, VDISK_FOUND_CORRUPTION,
+                 "image %s: volume %s is marked corrupt: 'vdisk-io check -r all' "
+                 "repairs it",
+                 image->uuid, v->uuid);
+    if (header.dirty)
+        dom_tell(&c->mend, VDISK_FOUND_NOTE,
+                 "image %s: volume %s was not closed: the next open for writing repairs it", image->uuid, v->uuid);
+    check_capacity(c, image, v, header.virtual_size);
+}
+
+static void check_volume(struct check *c, const struct domain_image *image, struct domain_volume *v)
+{
+    c->result.volumes++;
+    if (!v->has_meta && v->has_data && !v->has_intent && v->links <= 1)
+        dom_tell(&c->mend, VDISK_FOUND_LEAK,
+                 "image %s: volume %s is data without metadata, and nothing says whose: it "
+                 "is left as it is",
+                 image->uuid, v->uuid);
+    if (!v->has_meta)
+        return;
+    if (v->why[0] != '\0') {
+        dom_tell(&c->mend, VDISK_FOUND_CORRUPTION, "image %s: volume %s: its metadata: %s", image->uuid, v->uuid,
+                 v->why);
+        return;
+    }
+    check_links(c, image, v);
+    if (v->has_data)
+        check_header(c, image, v);
+    else
+        dom_tell(&c->mend, VDISK_FOUND_CORRUPTION, "image %s: volume %s has no data", image->uuid, v->uuid);
+}
+
+/* ---- images ----------------------------------------------------------------------------------------------- */
+
+static void check_leaves(struct check *c, const struct domain_image *image)
+{
+    size_t leaves = 0;
+
+    for (size_t i = 0; i < image->count; i++)
+        leaves += image->list[i].has_meta && image->list[i].children == 0 && !dom_is_merged(&image->list[i]);
+    if (leaves > 1)
+        dom_tell(&c->mend, VDISK_FOUND_CORRUPTION,
+                 "image %s has %zu volumes that none lies on: it is no one chain", image->uuid, leaves);
+}
+
+static int check_strangers(struct check *c, const char *image)
+{
+    struct dom_entries entries;
+    int rc = c->domain->kind->list_volumes(c->domain, image, &entries);
+
+    if (rc < 0)
+        return rc;
+    if (entries.stranger[0] != '\0')
+        dom_tell(&c->mend, VDISK_FOUND_NOTE, "image %s: '%s' is no file of a volume", image, entries.stranger);
+    free(entries.list);
+    return 0;
+}
+
+static int check_loaded(struct check *c, struct domain_image **image)
+{
+    int rc = check_strangers(c, (*image)->uuid);
+    bool gone;
+
+    if (rc == 0)
+        rc = dom_mend(c->domain, image, &c->mend);
+    for (size_t i = 0; rc == 0 && i < (*image)->count; i++)
+        check_volume(c, *image, &(*image)->list[i]);
+    if (rc == 0)
+        check_leaves(c, *image);
+    return rc == 0 ? dom_mend_empty(c->domain, *image, &c->mend, &gone) : rc;
+}
+
+static int check_image(struct check *c, const char *name)
+{
+    struct domain_image *image;
+    int lock, rc = c->domain->kind->lock(c->domain, false, name, NULL, &lock);
+
+    if (rc == -EAGAIN) {
+        dom_tell(&c->mend, VDISK_FOUND_NOTE, "image %s is not looked at: %s", name, vdisk_error_text());
+        c->result.skipped++;
+        return 0;
+    }
+    if (rc < 0)
+        return rc;
+    rc = domain_load_image(c->domain, name, &image);
+    if (rc == 0) {
+        c->result.images++;
+        rc = check_loaded(c, &image);
+        domain_image_free(image);
+    }
+    c->domain->kind->unlock(lock);
+    return rc == -ENOENT ? 0 : rc; /* it has gone */
+}
+
+static int check_removed(struct check *c, const char *image)
+{
+    int lock, rc;
+
+    dom_tell(&c->mend, VDISK_FOUND_LEAK, "image %s is deleted, and its files are still there", image);
+    if (!c->o->repair)
+        return 0;
+    rc = c->domain->kind->lock(c->domain, false, image, NULL, &lock);
+    if (rc < 0)
+        return rc;
+    rc = c->domain->kind->purge_image(c->domain, image);
+    c->domain->kind->unlock(lock);
+    if (rc == 0)
+        dom_tell(&c->mend, VDISK_FOUND_FIXED, "image %s: its files are removed", image);
+    return rc;
+}
+
+/* ---- the domain -------------------------------------------------------------------------------------------- */
+
+static void check_domain(struct check *c)
+{
+    const struct domain *d = c->domain;
+    const char *folder = strrchr(d->path, '/') != NULL ? strrchr(d->path, '/') + 1 : d->path;
+
+    if (text_is_uuid(folder, strlen(folder)) && strcmp(folder, d->uuid) != 0)
+        dom_tell(&c->mend, VDISK_FOUND_CORRUPTION, "the domain's folder is %s, and its metadata says %s", folder,
+                 d->uuid);
+    if (!d->md.sealed)
+        dom_tell(&c->mend, VDISK_FOUND_NOTE, "the domain's metadata has no checksum");
+}
+
+int domain_check(struct domain *d, const struct domain_check *o, struct domain_check_result *ret)
+{
+    struct check c = {.domain = d, .o = o, .mend = {.repair = o->repair, .tell = tell, .arg = &c}};
+    struct domain_names names;
+    int rc = d->kind->list_images(d, &names);
+
+    if (rc < 0)
+        return rc;
+    check_domain(&c);
+    for (size_t i = 0; rc == 0 && i < names.count; i++) {
+        const char *name = names.list[i];
+        if (strncmp(name, DOMAIN_REMOVED, sizeof DOMAIN_REMOVED - 1) == 0)
+            rc = check_removed(&c, name + sizeof DOMAIN_REMOVED - 1);
+        else
+            rc = check_image(&c, name);
+    }
+    domain_names_free(&names);
+    if (rc < 0)
+        return rc;
+    c.result.faults = c.mend.faults;
+    c.result.mended = c.mend.mended;
+    *ret = c.result;
+    return 0;
+}

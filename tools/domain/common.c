@@ -1,0 +1,231 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Errors, notes, steps, names; metadata of volumes as it is changed; headers of volumes. */
+#include <assert.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "tools/domain/kind.h"
+
+/* ---- errors, notes, steps ------------------------------------------------------------------------------ */
+
+int dom_fail(int err, const char *hint, const char *fmt, ...)
+{
+    char text[1024];
+    va_list ap;
+
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    return vdisk_set_error(err, text, hint);
+}
+
+int dom_fail_file(int err, const char *path, const char *doing)
+{
+    return dom_fail(err, NULL, "%s: %s: %s", path, doing, strerror(abs(err)));
+}
+
+void dom_error_keep(struct dom_error *e, int rc)
+{
+    e->rc = rc;
+    snprintf(e->text, sizeof e->text, "%s", vdisk_error_text());
+    snprintf(e->hint, sizeof e->hint, "%s", vdisk_error_hint());
+}
+
+int dom_error_give(const struct dom_error *e)
+{
+    return vdisk_set_error(e->rc, e->text, e->hint[0] != '\0' ? e->hint : NULL);
+}
+
+void dom_note(const struct domain *d, const char *fmt, ...)
+{
+    char text[1024];
+    va_list ap;
+
+    if (d->how.note == NULL)
+        return;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    d->how.note(d->how.note_arg, text);
+}
+
+int dom_run_job(const struct domain *d, vdisk_job *job)
+{
+    struct dom_error error;
+    int rc = d->how.run != NULL ? d->how.run(job) : vdisk_job_run(job);
+
+    dom_error_keep(&error, rc);
+    vdisk_job_free(job);
+    return rc < 0 ? dom_error_give(&error) : 0;
+}
+
+static void (*step_hook)(const char *name);
+
+void domain_set_step_hook(void (*fn)(const char *name))
+{
+    step_hook = fn;
+}
+
+void dom_step(const char *name)
+{
+    if (step_hook != NULL)
+        step_hook(name);
+}
+
+/* ---- names ---------------------------------------------------------------------------------------------- */
+
+int dom_check_uuid(const char *what, const char *text)
+{
+    if (text_is_uuid(text, strlen(text)))
+        return 0;
+    return dom_fail(EINVAL, "a UUID has 32 hexadecimal digits in lower case, as 8-4-4-4-12",
+                    "'%.100s' is no name of a %s: it has to be a UUID", text, what);
+}
+
+int domain_make_uuid(char ret[DOMAIN_UUID])
+{
+    unsigned char random[16];
+
+    if (getrandom(random, sizeof random, 0) != (ssize_t)sizeof random)
+        return dom_fail(EIO, NULL, "no random bytes for a UUID");
+    text_uuid(random, ret);
+    return 0;
+}
+
+const char *domain_path(const struct domain *d)
+{
+    return d->path;
+}
+
+const char *domain_uuid(const struct domain *d)
+{
+    return d->uuid;
+}
+
+const char *domain_kind(const struct domain *d)
+{
+    return d->kind->name;
+}
+
+unsigned domain_version(const struct domain *d)
+{
+    return d->version;
+}
+
+bool domain_pair(const struct domain *d, size_t index, const char **ret_key, const char **ret_value)
+{
+    if (index >= d->md.count)
+        return false;
+    *ret_key = d->md.list[index].key;
+    *ret_value = d->md.list[index].value;
+    return true;
+}
+
+const char *domain_value(const struct domain *d, const char *key)
+{
+    return text_domain_get(&d->md, key);
+}
+
+int domain_get_space(const struct domain *d, struct domain_space *ret)
+{
+    struct domain copy = *d; /* the contract's call changes nothing of it */
+
+    return d->kind->space(&copy, ret);
+}
+
+void domain_names_free(struct domain_names *names)
+{
+    free(names->list);
+    *names = (struct domain_names){0};
+}
+
+int domain_list_images(struct domain *d, struct domain_names *ret)
+{
+    return d->kind->list_images(d, ret);
+}
+
+int domain_volume_path(struct domain *d, const char *image, const char *volume, char **ret)
+{
+    char *path = d->kind->data_path(d, image, volume);
+
+    if (path == NULL)
+        return dom_fail(ENOMEM, NULL, "out of memory");
+    *ret = path;
+    return 0;
+}
+
+/* ---- metadata of volumes -------------------------------------------------------------------------------- */
+
+int dom_format_meta(const struct domain *d, const struct domain_meta *meta, char buf[TEXT_VOLUME_MAX + 1],
+                    size_t *ret_len)
+{
+    (void)d;
+    if (text_volume_format(meta, buf, ret_len) == 0)
+        return 0;
+    return dom_fail(EOVERFLOW, "make the description shorter",
+                    "the metadata of a volume has at most %d bytes, and would be more", TEXT_VOLUME_MAX);
+}
+
+int dom_write_meta(struct domain *d, const char *image, struct domain_volume *v, const struct domain_meta *meta)
+{
+    char buf[TEXT_VOLUME_MAX + 1];
+    size_t len;
+    int rc;
+
+    assert(v->has_meta && v->why[0] == '\0');
+    if (v->links > 1)
+        return dom_fail(EBUSY, NULL, "volume %s is shared by %u images: its metadata is not changed", v->uuid,
+                        v->links);
+    rc = dom_format_meta(d, meta, buf, &len);
+    if (rc == 0)
+        rc = d->kind->write_meta(d, image, v->uuid, buf, len);
+    if (rc == 0)
+        v->meta = *meta;
+    return rc;
+}
+
+int dom_set_role(struct domain *d, const char *image, struct domain_volume *v, enum domain_role role)
+{
+    struct domain_meta meta = v->meta;
+
+    if (meta.role == role || meta.role == DOMAIN_SHARED)
+        return 0;
+    meta.role = role;
+    return dom_write_meta(d, image, v, &meta);
+}
+
+/* ---- headers --------------------------------------------------------------------------------------------- */
+
+const char *dom_backing_of(const struct domain_meta *meta)
+{
+    return strcmp(meta->parent, DOMAIN_BLANK) == 0 ? "" : meta->parent;
+}
+
+int dom_read_header(struct domain *d, const char *image, const struct domain_volume *v, struct dom_header *ret)
+{
+    struct vdisk_open_opts how = {.size = sizeof how, .flags = VDISK_OPEN_FORCE_SHARE | VDISK_OPEN_BUFFERED};
+    struct vdisk_image_info info = {.size = sizeof info};
+    vdisk_image *loaded;
+    char *path = NULL;
+    int rc = domain_volume_path(d, image, v->uuid, &path);
+
+    if (rc < 0)
+        return rc;
+    how.format = v->meta.format == DOMAIN_COW ? "qcow2" : "raw";
+    rc = vdisk_image_load(path, &how, &loaded);
+    free(path);
+    if (rc < 0)
+        return rc;
+    vdisk_image_get_info(loaded, &info);
+    *ret = (struct dom_header){.virtual_size = info.virtual_size, .corrupt = info.corrupt, .dirty = info.dirty};
+    if (info.backing_file != NULL)
+        snprintf(ret->backing, sizeof ret->backing, "%s", info.backing_file);
+    if (info.backing_fmt != NULL)
+        snprintf(ret->backing_format, sizeof ret->backing_format, "%s", info.backing_fmt);
+    vdisk_image_free(loaded);
+    return 0;
+}

@@ -1,0 +1,317 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A new domain in a folder.
+ *
+ * Works: the storage is asked for its block size, by direct I/O; then a folder of another name gets all that a
+ * domain has, and is renamed: so a domain is whole whenever it is there. Fails: what was made is removed. Killed:
+ * a folder is left that begins with ".new-", and is no domain.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "tools/domain/kind.h"
+
+enum { MAILBOX = 16 << 20, BLOCK_LEAST = 512, BLOCK_MOST = 4096 };
+
+struct making {
+    struct domain                domain; /* for notes */
+    const struct domain_create  *o;
+    char                         uuid[DOMAIN_UUID];
+    char                         path[PATH_MAX - 64]; /* where it is made */
+    char                         end[PATH_MAX - 64];  /* and what it is called then */
+    char                         remote[PATH_MAX];
+    bool                         nfs;
+    unsigned                     version, block_size;
+};
+
+/* ---- files ---------------------------------------------------------------------------------------------------
+ */
+
+static int make_folder(const struct making *m, const char *name)
+{
+    char path[PATH_MAX];
+
+    snprintf(path, sizeof path, "%s%s%s", m->path, name[0] != '\0' ? "/" : "", name);
+    return mkdir(path, 0775) == 0 ? 0 : dom_fail_file(errno, path, "making the folder");
+}
+
+static int make_file(const struct making *m, const char *name, const void *data, size_t len, off_t size,
+                     mode_t mode)
+{
+    char path[PATH_MAX];
+    int fd, rc = 0;
+
+    snprintf(path, sizeof path, "%s/dom_md/%s", m->path, name);
+    fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
+    if (fd < 0)
+        return dom_fail_file(errno, path, "making it");
+    if ((len > 0 && write(fd, data, len) != (ssize_t)len) || (size > 0 && ftruncate(fd, size) != 0) ||
+        (mode == 0660 && fchmod(fd, mode) != 0) || fsync(fd) != 0)
+        rc = dom_fail_file(errno != 0 ? errno : EIO, path, "writing it");
+    close(fd);
+    return rc;
+}
+
+static void remove_all(const struct making *m)
+{
+    static const char *const names[] = {"dom_md/metadata", "dom_md/ids", "dom_md/leases", "dom_md/inbox",
+                                        "dom_md/outbox", "dom_md/xleases", "probe"};
+    static const char *const folders[] = {"/dom_md", "/images", ""};
+    char path[PATH_MAX];
+
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        snprintf(path, sizeof path, "%s/%s", m->path, names[i]);
+        unlink(path);
+    }
+    for (size_t i = 0; i < sizeof folders / sizeof folders[0]; i++) {
+        snprintf(path, sizeof path, "%s%s", m->path, folders[i]);
+        rmdir(path);
+    }
+}
+
+/* ---- what the storage is -------------------------------------------------------------------------------------
+ */
+
+/* The smallest block that direct I/O takes; 0: it takes none. */
+static unsigned probe_block(int fd)
+{
+    void *buf = NULL;
+    unsigned found = 0;
+
+    if (posix_memalign(&buf, BLOCK_MOST, BLOCK_MOST) != 0)
+        return 0;
+    memset(buf, 0, BLOCK_MOST);
+    for (unsigned size = BLOCK_LEAST; found == 0 && size <= BLOCK_MOST; size *= BLOCK_MOST / BLOCK_LEAST)
+        if (pwrite(fd, buf, size, 0) == (ssize_t)size)
+            found = size;
+    free(buf);
+    return found;
+}
+
+static int probe(struct making *m)
+{
+    char path[PATH_MAX];
+    int fd;
+
+    snprintf(path, sizeof path, "%s/probe", m->path);
+    fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_DIRECT, 0600);
+    if (fd < 0 && errno != EINVAL)
+        return dom_fail_file(errno, path, "making it");
+    m->block_size = fd >= 0 ? probe_block(fd) : 0;
+    if (fd >= 0)
+        close(fd);
+    unlink(path);
+    if (m->block_size == 0) {
+        dom_note(&m->domain, "%s: its storage takes no direct I/O: blocks of 512 bytes are assumed", m->o->path);
+        m->block_size = BLOCK_LEAST;
+    }
+    return 0;
+}
+
+/* What is mounted at the path, as "server:/export"; else the path itself. */
+static void find_remote(struct making *m, const char *full)
+{
+    char line[3 * PATH_MAX], point[PATH_MAX], type[64], source[PATH_MAX];
+    FILE *f = fopen("/proc/self/mountinfo", "re");
+
+    snprintf(m->remote, sizeof m->remote, "%s", full);
+    while (f != NULL && fgets(line, sizeof line, f) != NULL) {
+        const char *rest = strstr(line, " - ");
+        if (rest != NULL && sscanf(line, "%*s %*s %*s %*s %4095s", point) == 1 &&
+            sscanf(rest, " - %63s %4095s", type, source) == 2 && strncmp(type, "nfs", 3) == 0 &&
+            strcmp(point, full) == 0)
+            snprintf(m->remote, sizeof m->remote, "%s", source);
+    }
+    if (f != NULL)
+        fclose(f);
+}
+
+/* ---- metadata ------------------------------------------------------------------------------------------------
+ */
+
+static int fill_metadata(const struct making *m, struct text_domain *md)
+{
+    const char *type = m->nfs ? "NFS" : "LOCALFS";
+    char block[16], version[2] = {(char)('0' + m->version), '\0'};
+    const char *pairs[][2] = {
+        {"CLASS", "Data"}, {"DESCRIPTION", m->o->description != NULL ? m->o->description : ""},
+        {"IOOPTIMEOUTSEC", "10"}, {"LEASERETRIES", "3"}, {"LEASETIMESEC", "60"}, {"LOCKPOLICY", ""},
+        {"LOCKRENEWALINTERVALSEC", "5"}, {"POOL_UUID", ""}, {"REMOTE_PATH", m->remote}, {"ROLE", "Regular"},
+        {"SDUUID", m->uuid}, {"TYPE", type}, {"VERSION", version}, {"ALIGNMENT", "1048576"}, {"BLOCK_SIZE", block},
+    };
+    size_t count = sizeof pairs / sizeof pairs[0] - (m->version < 5 ? 2 : 0);
+    int rc = 0;
+
+    snprintf(block, sizeof block, "%u", m->block_size);
+    for (size_t i = 0; rc == 0 && i < count; i++)
+        rc = text_domain_set(md, pairs[i][0], pairs[i][1]);
+    return rc == -EINVAL ? dom_fail(EINVAL, NULL, "the description or the path is no line of text") :
+           rc < 0 ? dom_fail(ENOMEM, NULL, "out of memory") : 0;
+}
+
+static int write_metadata(const struct making *m)
+{
+    struct text_domain md = {0};
+    char *text = NULL;
+    size_t len = 0;
+    int rc = fill_metadata(m, &md);
+
+    if (rc == 0 && text_domain_format(&md, &text, &len) < 0)
+        rc = dom_fail(ENOMEM, NULL, "out of memory");
+    text_domain_free(&md);
+    if (rc == 0)
+        rc = make_file(m, "metadata", text, len, 0, 0644);
+    free(text);
+    return rc;
+}
+
+/* External leases: not on local file systems, and not before version 4. */
+static int write_xleases(const struct making *m)
+{
+    unsigned char *index;
+    int rc;
+
+    if (!m->nfs || m->version < 4)
+        return 0;
+    index = malloc(TEXT_XLEASES_SIZE);
+    if (index == NULL)
+        return dom_fail(ENOMEM, NULL, "out of memory");
+    /* It lies in the second slot. */
+    unsigned char *file = calloc(1, (1 << 20) + TEXT_XLEASES_SIZE);
+    if (file == NULL) {
+        free(index);
+        return dom_fail(ENOMEM, NULL, "out of memory");
+    }
+    text_xleases(m->uuid, (uint64_t)time(NULL), index);
+    memcpy(file + (1 << 20), index, TEXT_XLEASES_SIZE);
+    rc = make_file(m, "xleases", file, (1 << 20) + TEXT_XLEASES_SIZE, 2 << 20, 0660);
+    free(file);
+    free(index);
+    return rc;
+}
+
+/* ---- steps ---------------------------------------------------------------------------------------------------
+ */
+
+static int make_parts(struct making *m)
+{
+    int rc = make_folder(m, "");
+
+    if (rc == 0)
+        dom_step("domain create: folder is made");
+    if (rc == 0)
+        rc = probe(m);
+    if (rc == 0)
+        rc = make_folder(m, "images");
+    if (rc == 0)
+        rc = make_folder(m, "dom_md");
+    if (rc == 0)
+        rc = make_file(m, "ids", NULL, 0, 0, 0660);
+    if (rc == 0)
+        rc = make_file(m, "leases", NULL, 0, 0, 0660);
+    if (rc == 0)
+        rc = make_file(m, "inbox", NULL, 0, MAILBOX, 0660);
+    if (rc == 0)
+        rc = make_file(m, "outbox", NULL, 0, MAILBOX, 0660);
+    if (rc == 0)
+        rc = write_xleases(m);
+    if (rc == 0)
+        rc = write_metadata(m);
+    if (rc == 0)
+        dom_step("domain create: files are made");
+    return rc;
+}
+
+static int sync_path(const char *path)
+{
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC), rc = 0;
+
+    if (fd < 0 || (fsync(fd) != 0 && errno != EINVAL))
+        rc = dom_fail_file(errno, path, "making it durable");
+    if (fd >= 0)
+        close(fd);
+    return rc;
+}
+
+static int give_name(const struct making *m)
+{
+    char path[PATH_MAX];
+    int rc;
+
+    snprintf(path, sizeof path, "%s/dom_md", m->path);
+    rc = sync_path(path);
+    if (rc == 0)
+        rc = sync_path(m->path);
+    if (rc == 0 && rename(m->path, m->end) != 0)
+        rc = dom_fail_file(errno, m->end, "naming the domain");
+    if (rc == 0)
+        rc = sync_path(m->o->path);
+    if (rc == 0)
+        dom_step("domain create: domain is named");
+    return rc;
+}
+
+static int judge(struct making *m)
+{
+    const struct domain_create *o = m->o;
+    char full[PATH_MAX];
+    int rc = 0;
+
+    m->nfs = strcmp(o->type, "NFS") == 0;
+    m->version = o->version != 0 ? o->version : 5;
+    if (!m->nfs && strcmp(o->type, "LOCALFS") != 0)
+        return dom_fail(EINVAL, NULL, "'%.40s' is no type of a domain in files: LOCALFS or NFS", o->type);
+    if (m->version < 3 || m->version > 5)
+        return dom_fail(EINVAL, NULL, "version %u: domains of version 3, 4 and 5 are made", m->version);
+    if (realpath(o->path, full) == NULL)
+        return dom_fail_file(errno, o->path, "looking for the folder");
+    if (o->remote_path != NULL)
+        snprintf(m->remote, sizeof m->remote, "%s", o->remote_path);
+    else
+        find_remote(m, full);
+    rc = o->uuid != NULL ? dom_check_uuid("domain", o->uuid) : domain_make_uuid(m->uuid);
+    if (rc == 0 && o->uuid != NULL)
+        memcpy(m->uuid, o->uuid, DOMAIN_UUID);
+    if (rc < 0)
+        return rc;
+    if (snprintf(m->path, sizeof m->path, "%s/.new-%s", o->path, m->uuid) >= (int)sizeof m->path ||
+        snprintf(m->end, sizeof m->end, "%s/%s", o->path, m->uuid) >= (int)sizeof m->end)
+        return dom_fail(ENAMETOOLONG, NULL, "%s: is too long a path", o->path);
+    if (access(m->end, F_OK) == 0)
+        return dom_fail(EEXIST, NULL, "%s: is there already", m->end);
+    return 0;
+}
+
+int domain_create(const struct domain_create *o, const struct domain_how *how, char ret_uuid[DOMAIN_UUID])
+{
+    struct making m = {.o = o};
+    struct dom_error error;
+    int rc;
+
+    if (how != NULL)
+        m.domain.how = *how;
+    rc = judge(&m);
+    if (rc < 0)
+        return rc;
+    remove_all(&m); /* of one that was killed, with the same name */
+    rc = make_parts(&m);
+    if (rc == 0)
+        rc = give_name(&m);
+    if (rc < 0) {
+        dom_error_keep(&error, rc);
+        remove_all(&m);
+        return dom_error_give(&error);
+    }
+    if (m.nfs)
+        dom_note(&m.domain, "%s: ids and leases have no lockspace yet: sanlock formats them", m.end);
+    memcpy(ret_uuid, m.uuid, DOMAIN_UUID);
+    return 0;
+}

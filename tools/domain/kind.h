@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The contract of a kind of domain: where metadata and volumes lie, and how they are changed, one change a call.
+ * What the changes mean, and in which order they come, is in the operations. And what these share.
+ *
+ * A volume is one of: made (it has metadata), or unpublished: half-made, or going. Of an unpublished one there is
+ * an intent, so that it is known that it is nobody's: who finds it, with the image locked, purges it.
+ *
+ * All calls: 0 or -errno with text. Names have been judged. Changes of one image come to the disk in their order;
+ * they are durable after sync(), those of an image's name at once.
+ */
+#ifndef TOOLS_DOMAIN_KIND_H
+#define TOOLS_DOMAIN_KIND_H
+
+#include "tools/domain/text.h"
+
+struct dom_entry {
+    char     volume[DOMAIN_UUID];
+    bool     meta, intent, data, lease;
+    unsigned links; /* of the data */
+    uint64_t size, allocated;
+};
+
+struct dom_entries {
+    struct dom_entry *list; /* sorted by volume */
+    size_t            count;
+    char              stranger[64]; /* one of the names that are of no volume; "": there are none */
+};
+
+struct dom_kind {
+    const char *name;
+
+    /* ---- the domain ---- */
+
+    /* The text of the metadata of the domain at `path`; the caller's. -ENOENT: no domain of this kind is there. */
+    int (*load)(const char *path, char **ret_text, size_t *ret_len);
+    int (*space)(struct domain *d, struct domain_space *ret);
+    int (*list_images)(struct domain *d, struct domain_names *ret);
+
+    /*
+     * The domain's lock, shared or exclusive, and an image's, exclusive, or of a second one, shared; any may be
+     * left out (NULL). *ret_lock is for unlock(). -EAGAIN: somebody holds one; the text names him.
+     */
+    int (*lock)(struct domain *d, bool exclusive, const char *image, const char *shared_image, int *ret_lock);
+    void (*unlock)(int lock);
+
+    /* ---- images: `image` may be that of a removed one, with DOMAIN_REMOVED ---- */
+
+    /* -ENOENT: there is no such image. */
+    int (*list_volumes)(struct domain *d, const char *image, struct dom_entries *ret);
+    int (*make_image)(struct domain *d, const char *image); /* or it is there */
+    int (*drop_image)(struct domain *d, const char *image); /* -ENOTEMPTY, without text: it has volumes */
+    int (*retire_image)(struct domain *d, const char *image); /* it is removed, and waits to be purged */
+    int (*purge_image)(struct domain *d, const char *image);  /* a retired one, by the name it had */
+
+    /* ---- volumes ---- */
+
+    int (*read_meta)(struct domain *d, const char *image, const char *volume, char buf[TEXT_VOLUME_MAX + 1],
+                     size_t *ret_len);
+    int (*write_meta)(struct domain *d, const char *image, const char *volume, const char *text, size_t len);
+    int (*drop_intent)(struct domain *d, const char *image, const char *volume); /* of a volume that is made */
+
+    /* A new volume, unpublished: its metadata noted as an intent; then its data, exclusively, empty. */
+    int (*begin)(struct domain *d, const char *image, const char *volume, const char *text, size_t len);
+    int (*make_data)(struct domain *d, const char *image, const char *volume, uint64_t size);
+    int (*publish)(struct domain *d, const char *image, const char *volume);
+    int (*unpublish)(struct domain *d, const char *image, const char *volume);
+    int (*purge)(struct domain *d, const char *image, const char *volume); /* data, lease, then the intent */
+
+    int (*share)(struct domain *d, const char *image, const char *volume, const char *to_image);
+    int (*unshare)(struct domain *d, const char *image, const char *volume); /* its names in this image */
+
+    /* Space for so many bytes, without a change of what the volume is. -ENOTSUP: it cannot be had. */
+    int (*reserve)(struct domain *d, const char *image, const char *volume, uint64_t bytes);
+    int (*measure)(struct domain *d, const char *image, const char *volume, uint64_t *ret_size,
+                   uint64_t *ret_allocated);
+
+    /* What has been changed in the image is durable. */
+    int (*sync)(struct domain *d, const char *image);
+
+    /* malloc'ed; NULL: out of memory. */
+    char *(*data_path)(const struct domain *d, const char *image, const char *volume);
+};
+
+extern const struct dom_kind dom_kind_file;
+
+struct domain {
+    const struct dom_kind *kind;
+    char                  *path;
+    char                   uuid[DOMAIN_UUID];
+    unsigned               version;
+    struct text_domain     md;
+    struct domain_how      how;
+};
+
+/* ---- errors, notes, steps ------------------------------------------------------------------------------ */
+
+/* -|err|, with the text; `hint` may be NULL. */
+int dom_fail(int err, const char *hint, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+
+/* The same of a call of the system, about a file. */
+int dom_fail_file(int err, const char *path, const char *doing);
+
+/* An error is kept while calls are made that clean up. */
+struct dom_error {
+    int  rc;
+    char text[1024], hint[256];
+};
+
+void dom_error_keep(struct dom_error *e, int rc);
+int dom_error_give(const struct dom_error *e);
+
+/* Run, and free. Its result, with its text. */
+int dom_run_job(const struct domain *d, vdisk_job *job);
+
+void dom_note(const struct domain *d, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* What has been done so far has this name. */
+void dom_step(const char *name);
+
+/* -EINVAL with a text, unless it is a UUID. `what`: "image". */
+int dom_check_uuid(const char *what, const char *text);
+
+/* ---- metadata of volumes -------------------------------------------------------------------------------- */
+
+/* As it is to be written. */
+int dom_format_meta(const struct domain *d, const struct domain_meta *meta, char buf[TEXT_VOLUME_MAX + 1],
+                    size_t *ret_len);
+
+/* Change what is on disk and, when that has been done, `v`. */
+int dom_write_meta(struct domain *d, const char *image, struct domain_volume *v, const struct domain_meta *meta);
+int dom_set_role(struct domain *d, const char *image, struct domain_volume *v, enum domain_role role);
+
+/* ---- sessions ------------------------------------------------------------------------------------------- */
+
+/* A locked image, in which what was left by one who was killed has been ended or undone. */
+struct dom_session {
+    struct domain       *domain;
+    struct domain_image *image; /* NULL: there is none yet */
+    int                  lock;
+};
+
+/*
+ * Lock and mend. `shared_image`: another one that is to stay as it is meanwhile, or NULL. -ENOENT: there is no
+ * such image, unless `may_lack`.
+ */
+int dom_begin(struct domain *d, const char *image, const char *shared_image, bool may_lack,
+              struct dom_session *ret);
+void dom_end(struct dom_session *s);
+
+/* A volume of it whose metadata can be read; "" is the leaf. NULL: an error, in *ret_rc. */
+struct domain_volume *dom_session_volume(const struct dom_session *s, const char *volume, int *ret_rc);
+
+/* It is shared from another image. */
+bool dom_is_foreign(const struct domain_image *image, const struct domain_volume *v);
+
+/* ---- mending (mend.c) ----------------------------------------------------------------------------------- */
+
+typedef void dom_finding_fn(void *arg, enum vdisk_finding kind, const char *text);
+
+struct dom_mend {
+    bool            repair;
+    dom_finding_fn *tell; /* of each fault, and of what was done */
+    void           *arg;
+    size_t          faults, mended;
+};
+
+/* What an operation that was killed has left in a locked image. *image is loaded anew when something changes. */
+int dom_mend(struct domain *d, struct domain_image **image, struct dom_mend *m);
+
+/* An image without volumes of its own goes. */
+int dom_mend_empty(struct domain *d, const struct domain_image *image, struct dom_mend *m, bool *ret_gone);
+
+/* Into its parent: another volume has come into its place, and it is still there. */
+bool dom_is_merged(const struct domain_volume *v);
+
+void dom_tell(struct dom_mend *m, enum vdisk_finding kind, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+
+/* ---- the volume's own header ---------------------------------------------------------------------------- */
+
+struct dom_header {
+    uint64_t virtual_size;
+    bool     corrupt, dirty;
+    char     backing[256]; /* as stored; "": none */
+    char     backing_format[32];
+};
+
+/* By the format that the metadata says; follows no name. */
+int dom_read_header(struct domain *d, const char *image, const struct domain_volume *v, struct dom_header *ret);
+
+/* Have the data `size` bytes, or more if it has: preallocated as its metadata says. */
+int dom_grow_data(struct domain *d, const char *image, const struct domain_volume *v, uint64_t size,
+                  vdisk_progress_fn *progress, void *progress_arg);
+
+/* What a header of a volume with this parent names; "" for none. */
+const char *dom_backing_of(const struct domain_meta *meta);
+
+#endif

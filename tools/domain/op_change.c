@@ -1,0 +1,249 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Volumes that stay and change: resize, update, prepare.
+ *
+ * Works: data first, then what metadata says of it. Killed between the two: the volume is larger than its metadata
+ * says, which the next prepare or resize mends. Fails: as what it calls.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tools/arith.h"
+#include "tools/domain/kind.h"
+
+enum { CAPACITY_ALIGN = 4096 };
+
+/* ---- resize ---------------------------------------------------------------------------------------------- */
+
+static int resize_open(const struct domain *d, vdisk *v, uint64_t size, const struct vdisk_resize_opts *opts)
+{
+    vdisk_job *job;
+    int rc;
+
+    if (size <= vdisk_size(v))
+        return 0; /* by a call that was killed */
+    rc = vdisk_job_resize(v, size, opts, &job);
+    return rc == 0 ? dom_run_job(d, job) : rc;
+}
+
+int dom_grow_data(struct domain *d, const char *image, const struct domain_volume *v, uint64_t size,
+                  vdisk_progress_fn *progress, void *progress_arg)
+{
+    bool full = v->meta.allocation == DOMAIN_PREALLOCATED && (v->meta.format == DOMAIN_RAW || v->parent == NULL);
+    struct vdisk_resize_opts opts = {.size = sizeof opts,
+                                     .preallocation = full ? VDISK_PREALLOC_FALLOC : VDISK_PREALLOC_OFF,
+                                     .progress = progress, .progress_arg = progress_arg};
+    struct vdisk_open_opts how = {.size = sizeof how, .flags = VDISK_OPEN_RDWR,
+                                  .format = v->meta.format == DOMAIN_COW ? "qcow2" : "raw"};
+    struct dom_error error;
+    vdisk *volume;
+    char *path = NULL;
+    int rc = domain_volume_path(d, image, v->uuid, &path);
+
+    if (rc < 0)
+        return rc;
+    rc = vdisk_open(path, &how, &volume);
+    free(path);
+    if (rc < 0)
+        return rc;
+    rc = resize_open(d, volume, size, &opts);
+    if (rc == -ENOTSUP && full) {
+        opts.preallocation = VDISK_PREALLOC_FULL;
+        rc = resize_open(d, volume, size, &opts);
+    }
+    dom_error_keep(&error, rc);
+    if (rc == 0)
+        return vdisk_close(volume);
+    vdisk_close(volume);
+    return dom_error_give(&error);
+}
+
+static int resize(struct dom_session *s, struct domain_volume *v, uint64_t capacity, vdisk_progress_fn *progress,
+                  void *progress_arg)
+{
+    struct domain_meta meta = v->meta;
+    int rc;
+
+    if (v->children > 0 || meta.role == DOMAIN_SHARED)
+        return dom_fail(EINVAL, NULL, "volume %s is %s: only a leaf gets another size", v->uuid,
+                        domain_role_name(meta.role));
+    if (meta.legality != DOMAIN_LEGAL)
+        return dom_fail(EINVAL, NULL, "volume %s is %s: only a LEGAL volume gets another size", v->uuid,
+                        domain_legality_name(meta.legality));
+    if (capacity > INT64_MAX - CAPACITY_ALIGN)
+        return dom_fail(EINVAL, NULL, "%" PRIu64 " bytes are more than a volume has", capacity);
+    capacity = align_up(capacity, CAPACITY_ALIGN);
+    if (capacity < meta.capacity)
+        return dom_fail(EINVAL, NULL, "volume %s has %" PRIu64 " bytes: a volume is not made smaller", v->uuid,
+                        meta.capacity);
+    rc = dom_grow_data(s->domain, s->image->uuid, v, capacity, progress, progress_arg);
+    if (rc < 0)
+        return rc;
+    dom_step("resize: volume is larger");
+    meta.capacity = capacity;
+    rc = dom_write_meta(s->domain, s->image->uuid, v, &meta);
+    if (rc == 0)
+        dom_step("resize: capacity is noted");
+    return rc == 0 ? s->domain->kind->sync(s->domain, s->image->uuid) : rc;
+}
+
+int domain_volume_resize(struct domain *d, const char *image, const char *volume, uint64_t capacity,
+                         vdisk_progress_fn *progress, void *progress_arg)
+{
+    struct dom_session s;
+    struct domain_volume *v;
+    struct dom_error error;
+    int rc = dom_begin(d, image, NULL, false, &s);
+
+    if (rc < 0)
+        return rc;
+    v = dom_session_volume(&s, volume, &rc);
+    if (v != NULL)
+        rc = resize(&s, v, capacity, progress, progress_arg);
+    dom_error_keep(&error, rc);
+    dom_end(&s);
+    return rc < 0 ? dom_error_give(&error) : 0;
+}
+
+/* ---- update ---------------------------------------------------------------------------------------------- */
+
+static int set_text(const struct domain_volume *v, const char *what, char *to, size_t room, const char *text)
+{
+    if (strlen(text) >= room || !text_is_line(text))
+        return dom_fail(EINVAL, NULL, "volume %s: the %s is no line of text, or too long", v->uuid, what);
+    memcpy(to, text, strlen(text) + 1);
+    return 0;
+}
+
+static int make_template(const struct domain_volume *v, struct domain_meta *meta)
+{
+    if (meta->role == DOMAIN_SHARED)
+        return 0;
+    if (strcmp(meta->parent, DOMAIN_BLANK) != 0 || v->children > 0)
+        return dom_fail(EINVAL, "copy the image into one volume, and make that a template",
+                        "volume %s has a %s: only a volume that is alone becomes a template (SHARED)", v->uuid,
+                        v->children > 0 ? "child" : "parent");
+    meta->role = DOMAIN_SHARED;
+    return 0;
+}
+
+static int plan_update(const struct domain_volume *v, const struct domain_volume_update *o,
+                       struct domain_meta *meta)
+{
+    int rc = 0;
+
+    if (o->generation >= 0 && (unsigned)o->generation != meta->generation)
+        return dom_fail(ESTALE, "look at it again", "volume %s has generation %u, not %d: somebody has changed it",
+                        v->uuid, meta->generation, o->generation);
+    if (o->disk_type != NULL && !domain_is_disk_type(o->disk_type))
+        return dom_fail(EINVAL, NULL, "'%.40s' is no type of a disk", o->disk_type);
+    if (o->description != NULL)
+        rc = set_text(v, "description", meta->description, sizeof meta->description, o->description);
+    if (rc == 0 && o->disk_type != NULL)
+        rc = set_text(v, "disk type", meta->disk_type, sizeof meta->disk_type, o->disk_type);
+    if (rc == 0 && o->role == DOMAIN_SHARED)
+        rc = make_template(v, meta);
+    if (o->legality >= 0)
+        meta->legality = (enum domain_legality)o->legality;
+    if (o->sequence >= 0) {
+        meta->sequence = (uint64_t)o->sequence;
+        meta->has_sequence = meta->has_sequence || meta->has_capacity;
+    }
+    if (o->generation >= 0)
+        meta->generation = (meta->generation + 1) % DOMAIN_GENERATIONS;
+    return rc;
+}
+
+int domain_volume_update(struct domain *d, const char *image, const char *volume,
+                         const struct domain_volume_update *o)
+{
+    struct domain_meta meta;
+    struct dom_session s;
+    struct domain_volume *v;
+    struct dom_error error;
+    int rc = dom_begin(d, image, NULL, false, &s);
+
+    if (rc < 0)
+        return rc;
+    v = dom_session_volume(&s, volume, &rc);
+    if (v != NULL) {
+        meta = v->meta;
+        rc = plan_update(v, o, &meta);
+    }
+    if (rc == 0)
+        rc = dom_write_meta(d, image, v, &meta);
+    if (rc == 0)
+        rc = d->kind->sync(d, image);
+    dom_error_keep(&error, rc);
+    dom_end(&s);
+    return rc < 0 ? dom_error_give(&error) : 0;
+}
+
+/* ---- prepare --------------------------------------------------------------------------------------------- */
+
+static int mend_capacity(struct dom_session *s, struct domain_volume *v, const struct dom_header *header)
+{
+    struct domain_meta meta = v->meta;
+    int rc;
+
+    if (meta.capacity > header->virtual_size)
+        return dom_fail(EBADMSG, NULL, "volume %s has %" PRIu64 " bytes, and its metadata says %" PRIu64, v->uuid,
+                        header->virtual_size, meta.capacity);
+    if (meta.capacity == header->virtual_size)
+        return 0;
+    meta.capacity = header->virtual_size;
+    rc = dom_write_meta(s->domain, s->image->uuid, v, &meta);
+    if (rc == 0)
+        dom_note(s->domain, "volume %s: its capacity is %" PRIu64 " bytes, as its metadata says now", v->uuid,
+                 meta.capacity);
+    return rc;
+}
+
+static int prepare_one(struct dom_session *s, struct domain_volume *v)
+{
+    struct dom_header header;
+    int rc;
+
+    if (v->meta.legality != DOMAIN_LEGAL)
+        return dom_fail(EACCES, NULL, "volume %s is %s: only volumes that are LEGAL are used", v->uuid,
+                        domain_legality_name(v->meta.legality));
+    rc = dom_read_header(s->domain, s->image->uuid, v, &header);
+    if (rc < 0)
+        return rc;
+    if (strcmp(header.backing, dom_backing_of(&v->meta)) != 0)
+        return dom_fail(EBADMSG, NULL, "volume %s lies on '%s', and its metadata says on '%s'", v->uuid,
+                        header.backing, dom_backing_of(&v->meta));
+    if (v->parent == NULL && header.backing[0] != '\0')
+        return dom_fail(ENOENT, NULL, "volume %s lies on %s, which the image does not have", v->uuid,
+                        header.backing);
+    return mend_capacity(s, v, &header);
+}
+
+int domain_volume_prepare(struct domain *d, const char *image, const char *volume,
+                          void (*fn)(void *arg, const struct domain_volume *volume, const char *path), void *arg)
+{
+    struct dom_session s;
+    struct domain_volume *v, *top;
+    struct dom_error error;
+    char *path = NULL;
+    int rc = dom_begin(d, image, NULL, false, &s);
+
+    if (rc < 0)
+        return rc;
+    top = dom_session_volume(&s, volume, &rc);
+    for (v = top; rc == 0 && v != NULL; v = v->parent)
+        rc = prepare_one(&s, v);
+    for (v = top; rc == 0 && v != NULL; v = v->parent) {
+        rc = domain_volume_path(d, image, v->uuid, &path);
+        if (rc == 0) {
+            fn(arg, v, path);
+            free(path);
+        }
+    }
+    dom_error_keep(&error, rc);
+    dom_end(&s);
+    return rc < 0 ? dom_error_give(&error) : 0;
+}

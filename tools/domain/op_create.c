@@ -1,0 +1,435 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A new volume: the first of an image, a snapshot of a leaf, or what lies on a template.
+ *
+ * Works: all that can be refused is refused. Then the image's folder, the template shared into it, the intent, the
+ * data, the parent's role, and last the volume is published.
+ * Fails, or killed: it is unpublished, and gone with the next operation on the image.
+ */
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "tools/arith.h"
+#include "tools/domain/kind.h"
+
+enum { CAPACITY_ALIGN = 4096 };
+
+struct creation {
+    struct domain                     *domain;
+    const struct domain_volume_create *o;
+    struct dom_session                 session;
+    const char                        *image;
+    struct domain_meta                 meta;
+    char                               uuid[DOMAIN_UUID];
+    struct domain_volume              *parent;   /* in the image, NULL: none, or it is to be shared first */
+    struct domain_meta                 of_parent;
+    char                               below[DOMAIN_UUID]; /* the parent's name */
+    bool                               shares;   /* it is another image's */
+    struct vdisk_create_opts           data;
+    uint64_t                           asked;
+};
+
+/* ---- what can be refused -------------------------------------------------------------------------------- */
+
+static int refuse(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
+static int refuse(const char *fmt, ...)
+{
+    char text[512];
+    va_list ap;
+
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    return vdisk_set_error(EINVAL, text, NULL);
+}
+
+static int judge_initial_size(const struct domain_volume_create *o, uint64_t capacity)
+{
+    if (!o->has_initial_size)
+        return 0;
+    if (o->format == DOMAIN_COW)
+        return o->initial_size == 0 ? 0 :
+               refuse("an initial size is for volumes on block devices: a qcow2 volume in a file has none");
+    if (o->allocation == DOMAIN_SPARSE)
+        return refuse("an initial size is for preallocated volumes: a raw sparse volume has none");
+    return o->initial_size <= capacity ? 0 : refuse("the initial size is more than the capacity");
+}
+
+static int judge_parent(const struct creation *c, const char *uuid)
+{
+    const struct domain_meta *p = &c->of_parent;
+
+    if (c->o->format == DOMAIN_RAW)
+        return refuse("a raw volume has no parent: what lies on another volume is qcow2");
+    if (p->legality != DOMAIN_LEGAL)
+        return refuse("the parent %s is %s: only a LEGAL volume can be one", uuid,
+                      domain_legality_name(p->legality));
+    if (c->shares && p->role != DOMAIN_SHARED)
+        return refuse("the parent %s is of another image, and %s: only a SHARED volume (a template) is shared",
+                      uuid, domain_role_name(p->role));
+    if (!c->shares && p->role == DOMAIN_SHARED && strcmp(p->image, c->image) == 0)
+        return refuse("the parent %s is a template: what lies on it is of another image", uuid);
+    return 0;
+}
+
+static int find_own_parent(struct creation *c)
+{
+    int rc;
+
+    if (c->session.image == NULL)
+        return dom_fail(ENOENT, NULL, "domain %s has no image %s", c->domain->uuid, c->image);
+    c->parent = dom_session_volume(&c->session, c->o->parent, &rc);
+    if (c->parent == NULL)
+        return rc;
+    memcpy(c->below, c->parent->uuid, DOMAIN_UUID);
+    c->of_parent = c->parent->meta;
+    rc = judge_parent(c, c->below);
+    if (rc == 0 && c->parent->children > 0)
+        rc = refuse("the parent %s has a child already: the volumes of an image are one chain", c->below);
+    return rc;
+}
+
+static int find_shared_parent(struct creation *c)
+{
+    struct domain_image *image;
+    const struct domain_volume *v;
+    int rc = domain_load_image(c->domain, c->o->parent_image, &image);
+
+    if (rc < 0)
+        return rc;
+    v = c->o->parent[0] != '\0' ? domain_image_volume(image, c->o->parent) :
+        domain_image_leaf(c->domain, image, &rc);
+    if (v != NULL)
+        memcpy(c->below, v->uuid, DOMAIN_UUID);
+    if (rc == 0 && (v == NULL || !v->has_meta || v->why[0] != '\0'))
+        rc = dom_fail(ENOENT, NULL, "image %s has no volume %s that can be read", image->uuid, c->o->parent);
+    else if (rc == 0)
+        c->of_parent = v->meta;
+    domain_image_free(image);
+    c->shares = true;
+    if (rc == 0)
+        rc = judge_parent(c, c->below);
+    if (rc == 0 && c->session.image != NULL && c->session.image->count > 0) {
+        c->parent = domain_image_volume(c->session.image, c->below);
+        if (c->parent == NULL || c->session.image->count > 1)
+            return refuse("image %s has volumes: a template's is the first one below them", c->image);
+    }
+    return rc;
+}
+
+static int find_parent(struct creation *c)
+{
+    if (c->o->parent == NULL)
+        return c->session.image == NULL || c->session.image->count == 0 ? 0 :
+               refuse("image %s has volumes: a volume without a parent is the first of its image", c->image);
+    if (c->o->parent_image == NULL || strcmp(c->o->parent_image, c->image) == 0)
+        return find_own_parent(c);
+    return find_shared_parent(c);
+}
+
+static int judge_capacity(struct creation *c)
+{
+    uint64_t capacity = c->o->capacity;
+
+    if (capacity == 0 && c->o->parent == NULL)
+        return refuse("a volume without a parent needs a capacity");
+    if (capacity == 0)
+        capacity = c->of_parent.capacity;
+    if (capacity > INT64_MAX - CAPACITY_ALIGN)
+        return refuse("a capacity of %" PRIu64 " bytes is more than a volume has", capacity);
+    capacity = align_up(capacity, CAPACITY_ALIGN);
+    if (c->o->parent != NULL && capacity < c->of_parent.capacity)
+        return refuse("a capacity of %" PRIu64 " bytes is less than that of the parent, %" PRIu64, capacity,
+                      c->of_parent.capacity);
+    c->meta.capacity = capacity;
+    return judge_initial_size(c->o, capacity);
+}
+
+/* ---- metadata -------------------------------------------------------------------------------------------- */
+
+static int64_t next_sequence(const struct creation *c)
+{
+    uint64_t last = 0;
+    bool any = false;
+
+    if (c->o->has_sequence)
+        return (int64_t)c->o->sequence;
+    for (size_t i = 0; c->session.image != NULL && i < c->session.image->count; i++) {
+        const struct domain_volume *v = &c->session.image->list[i];
+        if (dom_is_foreign(c->session.image, v))
+            continue;
+        any = true;
+        last = max_u64(last, v->meta.sequence);
+    }
+    return any ? (int64_t)last + 1 : 0;
+}
+
+static int copy_text(char *to, size_t room, const char *what, const char *text)
+{
+    if (strlen(text) >= room || !text_is_line(text))
+        return refuse("the %s is no line of text, or too long", what);
+    memcpy(to, text, strlen(text) + 1);
+    return 0;
+}
+
+static int fill_texts(struct creation *c)
+{
+    bool child = c->o->parent != NULL && !c->shares;
+    const char *description = c->o->description != NULL ? c->o->description
+                              : child                   ? c->of_parent.description
+                                                        : "";
+    const char *type = c->o->disk_type != NULL ? c->o->disk_type : child ? c->of_parent.disk_type : "DATA";
+    int rc = copy_text(c->meta.description, sizeof c->meta.description, "description", description);
+
+    if (rc == 0 && !domain_is_disk_type(type))
+        rc = refuse("'%.40s' is no type of a disk: DATA, OVFS, MEMD, MEMM, ISOF, HEVD, HESD, HEMD, HECI, SCRD",
+                    type);
+    return rc == 0 ? copy_text(c->meta.disk_type, sizeof c->meta.disk_type, "disk type", type) : rc;
+}
+
+static void fill_meta(struct creation *c)
+{
+    struct domain_meta *m = &c->meta;
+    bool five = c->domain->version >= 5;
+
+    m->format = c->o->format;
+    m->allocation = c->o->allocation;
+    m->role = DOMAIN_LEAF;
+    m->legality = c->o->illegal ? DOMAIN_ILLEGAL : DOMAIN_LEGAL;
+    m->ctime = (uint64_t)time(NULL);
+    m->sequence = (uint64_t)next_sequence(c);
+    m->has_capacity = m->has_sequence = five;
+    m->has_size = m->has_mtime = !five;
+    memcpy(m->domain, c->domain->uuid, DOMAIN_UUID);
+    memcpy(m->image, c->image, DOMAIN_UUID);
+    memcpy(m->parent, c->o->parent != NULL ? c->below : DOMAIN_BLANK, DOMAIN_UUID);
+}
+
+static int choose_name(struct creation *c)
+{
+    int rc;
+
+    if (c->o->uuid == NULL)
+        return domain_make_uuid(c->uuid);
+    rc = dom_check_uuid("volume", c->o->uuid);
+    if (rc < 0)
+        return rc;
+    if (c->session.image != NULL && domain_image_volume(c->session.image, c->o->uuid) != NULL)
+        return dom_fail(EEXIST, NULL, "image %s has a volume %s, or data of that name", c->image, c->o->uuid);
+    memcpy(c->uuid, c->o->uuid, DOMAIN_UUID);
+    return 0;
+}
+
+static int plan(struct creation *c)
+{
+    int rc = find_parent(c);
+
+    if (rc == 0)
+        rc = judge_capacity(c);
+    if (rc == 0)
+        rc = choose_name(c);
+    if (rc == 0)
+        rc = fill_texts(c);
+    if (rc == 0)
+        fill_meta(c);
+    return rc;
+}
+
+/* ---- data ------------------------------------------------------------------------------------------------ */
+
+/* What vdisk_create() is to be given, and how much space that takes. */
+static int plan_data(struct creation *c)
+{
+    struct vdisk_measure_result size = {.size = sizeof size};
+    bool cow = c->meta.format == DOMAIN_COW, full = c->meta.allocation == DOMAIN_PREALLOCATED;
+    int rc;
+
+    c->data = (struct vdisk_create_opts){.size = sizeof c->data, .format = cow ? "qcow2" : "raw",
+                                         .virtual_size = c->meta.capacity, .progress = c->o->progress,
+                                         .progress_arg = c->o->progress_arg};
+    if (c->o->parent != NULL) {
+        c->data.backing_file = c->meta.parent;
+        c->data.backing_fmt = c->of_parent.format == DOMAIN_COW ? "qcow2" : "raw";
+        c->data.backing_unchecked = true;
+    }
+    if (cow && c->domain->version < 4)
+        c->data.version = 2;
+    rc = vdisk_measure(&c->data, NULL, &size);
+    if (rc < 0 || !full)
+        return rc;
+    c->asked = size.fully_allocated;
+    if (c->o->parent == NULL)
+        c->data.preallocation = VDISK_PREALLOC_FALLOC;
+    return 0;
+}
+
+static int run_create(struct creation *c, const char *path)
+{
+    vdisk_job *job;
+    int rc = vdisk_job_create(path, &c->data, &job);
+
+    return rc == 0 ? dom_run_job(c->domain, job) : rc;
+}
+
+/* As QEMU does: who looks for the alignment that direct I/O has to have needs a block that is allocated. */
+static int write_first_block(const char *path)
+{
+    static const char zeros[CAPACITY_ALIGN];
+    int fd = open(path, O_WRONLY | O_CLOEXEC), rc = 0;
+
+    if (fd < 0 || pwrite(fd, zeros, sizeof zeros, 0) != (ssize_t)sizeof zeros)
+        rc = dom_fail_file(fd < 0 || errno != 0 ? errno : EIO, path, "writing its first block");
+    if (fd >= 0)
+        close(fd);
+    return rc;
+}
+
+/* A file system that reserves nothing is written to. */
+static int fill_data(struct creation *c)
+{
+    char *path = NULL;
+    int rc = domain_volume_path(c->domain, c->image, c->uuid, &path);
+
+    if (rc < 0)
+        return rc;
+    rc = run_create(c, path);
+    if (rc == -ENOTSUP && c->data.preallocation == VDISK_PREALLOC_FALLOC) {
+        dom_note(c->domain, "volume %s: its file system reserves no space: zeros are written", c->uuid);
+        c->data.preallocation = VDISK_PREALLOC_FULL;
+        rc = run_create(c, path);
+    }
+    if (rc == 0 && c->meta.format == DOMAIN_RAW && c->asked == 0)
+        rc = write_first_block(path);
+    free(path);
+    if (rc == 0 && c->asked > 0 && c->o->parent != NULL)
+        rc = c->domain->kind->reserve(c->domain, c->image, c->uuid, c->asked);
+    return rc;
+}
+
+/* Is there what was asked for? */
+static int look_at_space(struct creation *c, struct domain_volume_result *ret)
+{
+    uint64_t size;
+    char has[32], asked[32];
+    int rc = c->domain->kind->measure(c->domain, c->image, c->uuid, &size, &ret->allocated);
+
+    ret->asked = c->asked;
+    if (rc < 0 || ret->allocated >= c->asked)
+        return rc;
+    snprintf(has, sizeof has, "%" PRIu64, ret->allocated);
+    snprintf(asked, sizeof asked, "%" PRIu64, c->asked);
+    dom_note(c->domain, "volume %s: of %s bytes that were to be preallocated the storage has allocated %s: it "
+             "compresses or deduplicates, or cannot allocate", c->uuid, asked, has);
+    return 0;
+}
+
+/* ---- steps ----------------------------------------------------------------------------------------------- */
+
+static int make_volume(struct creation *c, const char *meta, size_t len)
+{
+    const struct dom_kind *kind = c->domain->kind;
+    int rc = kind->begin(c->domain, c->image, c->uuid, meta, len);
+
+    if (rc == 0) {
+        dom_step("create: metadata is noted");
+        rc = kind->make_data(c->domain, c->image, c->uuid, c->asked);
+    }
+    if (rc == 0) {
+        dom_step("create: data file is made");
+        rc = fill_data(c);
+    }
+    if (rc == 0) {
+        dom_step("create: data is written");
+        rc = c->parent != NULL ? dom_set_role(c->domain, c->image, c->parent, DOMAIN_INTERNAL) : 0;
+    }
+    if (rc == 0) {
+        dom_step("create: parent is internal");
+        rc = kind->publish(c->domain, c->image, c->uuid);
+    }
+    if (rc == 0) {
+        dom_step("create: volume is published");
+        rc = kind->sync(c->domain, c->image);
+    }
+    return rc;
+}
+
+static int make_all(struct creation *c)
+{
+    const struct dom_kind *kind = c->domain->kind;
+    char meta[TEXT_VOLUME_MAX + 1];
+    size_t len;
+    int rc = dom_format_meta(c->domain, &c->meta, meta, &len);
+
+    if (rc == 0)
+        rc = plan_data(c);
+    if (rc == 0)
+        rc = kind->make_image(c->domain, c->image);
+    if (rc == 0) {
+        dom_step("create: image folder is made");
+        if (c->shares && c->parent == NULL)
+            rc = kind->share(c->domain, c->o->parent_image, c->below, c->image);
+    }
+    if (rc == 0) {
+        dom_step("create: template is shared");
+        rc = make_volume(c, meta, len);
+    }
+    return rc;
+}
+
+/* What was made goes; what is left is for the next operation. */
+static void undo(struct creation *c)
+{
+    const struct dom_kind *kind = c->domain->kind;
+
+    kind->purge(c->domain, c->image, c->uuid);
+    if (c->parent != NULL && c->parent->children == 0)
+        dom_set_role(c->domain, c->image, c->parent, DOMAIN_LEAF);
+    if (c->shares && c->parent == NULL)
+        kind->unshare(c->domain, c->image, c->below);
+    kind->drop_image(c->domain, c->image);
+}
+
+int domain_volume_create(struct domain *d, const char *image, const struct domain_volume_create *o,
+                         struct domain_volume_result *ret)
+{
+    struct creation c = {.domain = d, .o = o, .image = image};
+    struct domain_volume_result result = {0};
+    struct dom_error error;
+    int rc = 0;
+
+    if (o->parent != NULL && o->parent[0] != '\0')
+        rc = dom_check_uuid("volume", o->parent);
+    if (rc == 0 && o->parent_image != NULL)
+        rc = dom_check_uuid("image", o->parent_image);
+    if (rc == 0)
+        rc = dom_begin(d, image, o->parent_image, true, &c.session);
+    if (rc < 0)
+        return rc;
+    rc = plan(&c);
+    if (rc == 0) {
+        rc = make_all(&c);
+        dom_error_keep(&error, rc);
+        if (rc < 0)
+            undo(&c);
+    } else {
+        dom_error_keep(&error, rc);
+    }
+    if (rc == 0)
+        rc = look_at_space(&c, &result);
+    dom_end(&c.session);
+    if (rc < 0)
+        return dom_error_give(&error);
+    memcpy(result.uuid, c.uuid, DOMAIN_UUID);
+    result.capacity = c.meta.capacity;
+    *ret = result;
+    return 0;
+}

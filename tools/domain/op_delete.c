@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Volumes and images that go.
+ *
+ * Works: a volume is unpublished, its parent is a leaf then, and its data goes; an image is renamed, then its
+ * files go. Fails: something lies on it. Killed: once it is unpublished, or renamed, it does not come back.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tools/domain/kind.h"
+
+/* ---- a volume -------------------------------------------------------------------------------------------- */
+
+static int judge(const struct dom_session *s, const struct domain_volume *v)
+{
+    if (v->children > 0)
+        return dom_fail(EBUSY, "'vdisk-io volume merge' puts it into its parent, and has the child lie on that",
+                        "volume %s has a child: only a volume that none lies on is deleted", v->uuid);
+    if (dom_is_foreign(s->image, v))
+        return dom_fail(EBUSY, "delete the image that it is of", "volume %s is the template of image %s", v->uuid,
+                        v->meta.image);
+    if (v->meta.role == DOMAIN_SHARED && v->links > 1)
+        return dom_fail(EBUSY, NULL, "volume %s is a template that %u images lie on", v->uuid, v->links - 1);
+    return 0;
+}
+
+/* The template that was shared into an image whose last volume has gone, and its folder. */
+static int drop_rest(struct dom_session *s)
+{
+    struct dom_mend mend = {.repair = true};
+    struct domain_image *image;
+    bool gone = false;
+    int rc = domain_load_image(s->domain, s->image->uuid, &image);
+
+    if (rc < 0)
+        return rc;
+    rc = dom_mend_empty(s->domain, image, &mend, &gone);
+    domain_image_free(image);
+    return rc;
+}
+
+static int remove_volume(struct dom_session *s, struct domain_volume *v)
+{
+    const struct dom_kind *kind = s->domain->kind;
+    int rc = kind->unpublish(s->domain, s->image->uuid, v->uuid);
+
+    if (rc == 0)
+        rc = kind->sync(s->domain, s->image->uuid);
+    if (rc == 0) {
+        dom_step("delete: volume is unpublished");
+        if (v->parent != NULL && v->parent->children == 1)
+            rc = dom_set_role(s->domain, s->image->uuid, v->parent, DOMAIN_LEAF);
+    }
+    if (rc == 0) {
+        dom_step("delete: parent is a leaf");
+        rc = kind->purge(s->domain, s->image->uuid, v->uuid);
+    }
+    if (rc == 0) {
+        dom_step("delete: volume is removed");
+        rc = kind->sync(s->domain, s->image->uuid);
+    }
+    if (rc == 0)
+        rc = drop_rest(s);
+    return rc;
+}
+
+int domain_volume_delete(struct domain *d, const char *image, const char *volume, bool dry_run)
+{
+    struct dom_session s;
+    struct domain_volume *v;
+    struct dom_error error;
+    int rc = dom_begin(d, image, NULL, false, &s);
+
+    if (rc < 0)
+        return rc;
+    v = dom_session_volume(&s, volume, &rc);
+    if (v != NULL)
+        rc = judge(&s, v);
+    if (rc == 0 && !dry_run)
+        rc = remove_volume(&s, v);
+    dom_error_keep(&error, rc);
+    dom_end(&s);
+    return rc < 0 ? dom_error_give(&error) : 0;
+}
+
+/* ---- an image -------------------------------------------------------------------------------------------- */
+
+/* It was renamed by an earlier call. */
+static int purge_removed(struct domain *d, const char *image, bool dry_run)
+{
+    char name[64];
+    struct dom_entries entries = {0};
+    int rc;
+
+    snprintf(name, sizeof name, DOMAIN_REMOVED "%.36s", image);
+    rc = d->kind->list_volumes(d, name, &entries);
+    free(entries.list);
+    if (rc == -ENOENT)
+        return dom_fail(ENOENT, NULL, "domain %s has no image %s", d->uuid, image);
+    if (rc < 0 || dry_run)
+        return rc;
+    dom_note(d, "image %s was deleted before: what is left of it is removed", image);
+    return d->kind->purge_image(d, image);
+}
+
+static int judge_image(const struct domain_image *image)
+{
+    for (size_t i = 0; i < image->count; i++) {
+        const struct domain_volume *v = &image->list[i];
+        if (v->has_meta && v->meta.role == DOMAIN_SHARED && !dom_is_foreign(image, v) && v->links > 1)
+            return dom_fail(EBUSY, "delete those first", "image %s is a template that %u images lie on: volume %s",
+                            image->uuid, v->links - 1, v->uuid);
+    }
+    return 0;
+}
+
+static int remove_image(struct domain *d, const char *image)
+{
+    int rc = d->kind->retire_image(d, image);
+
+    if (rc < 0)
+        return rc;
+    dom_step("image delete: image is renamed");
+    rc = d->kind->purge_image(d, image);
+    if (rc == 0)
+        dom_step("image delete: image is removed");
+    return rc;
+}
+
+int domain_image_delete(struct domain *d, const char *image, bool dry_run)
+{
+    struct dom_session s;
+    struct dom_error error;
+    int rc = dom_begin(d, image, NULL, true, &s);
+
+    if (rc < 0)
+        return rc;
+    if (s.image == NULL) {
+        rc = purge_removed(d, image, dry_run);
+    } else {
+        rc = judge_image(s.image);
+        if (rc == 0 && !dry_run)
+            rc = remove_image(d, image);
+    }
+    dom_error_keep(&error, rc);
+    dom_end(&s);
+    return rc < 0 ? dom_error_give(&error) : 0;
+}

@@ -1,0 +1,228 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A volume into its parent (cold): the parent (base) has all of it, then it goes.
+ *
+ * Works: the base grows, takes what the volume has, and counts a generation; a child of the volume gets the base
+ * as its parent, first in its header; then the volume is unpublished and removed. Fails, or killed: the image
+ * reads as before. Until the child's header is another one the same call does all of it again; from then on the
+ * next operation ends it (mend.c).
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tools/domain/kind.h"
+
+struct merge {
+    struct dom_session         *session;
+    struct domain              *domain;
+    const char                 *image;
+    const struct domain_merge  *o;
+    struct domain_volume       *top, *base, *child;
+    char                       *top_path, *base_path, *child_path;
+};
+
+/* ---- what can be refused -------------------------------------------------------------------------------- */
+
+static int refuse(const struct merge *m, const char *text)
+{
+    return dom_fail(EINVAL, NULL, "volume %s is not merged: %s", m->top->uuid, text);
+}
+
+static int find_child(struct merge *m)
+{
+    const struct domain_image *image = m->session->image;
+
+    for (size_t i = 0; i < image->count; i++) {
+        if (image->list[i].parent != m->top)
+            continue;
+        if (m->child != NULL)
+            return refuse(m, "it has more than one child");
+        m->child = &image->list[i];
+    }
+    return 0;
+}
+
+static int judge_legality(const struct domain_volume *v)
+{
+    return v == NULL || v->meta.legality == DOMAIN_LEGAL ? 0 :
+           dom_fail(EINVAL, NULL, "volume %s is %s: only LEGAL volumes are merged", v->uuid,
+                    domain_legality_name(v->meta.legality));
+}
+
+/* What the header says is what the metadata says. */
+static int judge_header(const struct merge *m, const struct domain_volume *v)
+{
+    struct dom_header header;
+    int rc = dom_read_header(m->domain, m->image, v, &header);
+
+    if (rc < 0)
+        return rc;
+    if (strcmp(header.backing, dom_backing_of(&v->meta)) != 0)
+        return dom_fail(EBADMSG, NULL, "volume %s: its header says that it lies on '%s', its metadata on '%s'",
+                        v->uuid, header.backing, dom_backing_of(&v->meta));
+    return 0;
+}
+
+static int judge(struct merge *m)
+{
+    int rc;
+
+    m->base = m->top->parent;
+    if (m->base == NULL)
+        return refuse(m, "it has no parent");
+    if (m->top->meta.role == DOMAIN_SHARED || m->base->meta.role == DOMAIN_SHARED)
+        return refuse(m, "a template (SHARED) is not changed");
+    if (m->base->children > 1)
+        return refuse(m, "its parent has other children");
+    rc = find_child(m);
+    if (rc == 0)
+        rc = judge_legality(m->top);
+    if (rc == 0)
+        rc = judge_legality(m->base);
+    if (rc == 0)
+        rc = judge_header(m, m->top);
+    if (rc == 0 && m->child != NULL)
+        rc = judge_header(m, m->child);
+    return rc;
+}
+
+/* ---- the base ------------------------------------------------------------------------------------------- */
+
+static int grow_base(struct merge *m)
+{
+    struct domain_meta meta = m->base->meta;
+    int rc;
+
+    if (m->top->meta.capacity <= meta.capacity)
+        return 0;
+    rc = dom_grow_data(m->domain, m->image, m->base, m->top->meta.capacity, NULL, NULL);
+    if (rc < 0)
+        return rc;
+    dom_step("merge: base is larger");
+    meta.capacity = m->top->meta.capacity;
+    rc = dom_write_meta(m->domain, m->image, m->base, &meta);
+    if (rc == 0)
+        dom_step("merge: base's capacity is noted");
+    return rc;
+}
+
+static int copy_down(struct merge *m)
+{
+    struct vdisk_commit_opts opts = {.size = sizeof opts, .flags = VDISK_COMMIT_KEEP, .format = "qcow2",
+                                     .rate = m->o->rate, .progress = m->o->progress,
+                                     .progress_arg = m->o->progress_arg};
+    vdisk_job *job;
+    int rc = vdisk_job_commit(m->top_path, &opts, &job);
+
+    if (rc == 0)
+        rc = dom_run_job(m->domain, job);
+    if (rc == 0)
+        dom_step("merge: base has the data");
+    return rc;
+}
+
+static int count_generation(struct merge *m)
+{
+    struct domain_meta meta = m->base->meta;
+    int rc;
+
+    meta.generation = (meta.generation + 1) % DOMAIN_GENERATIONS;
+    rc = dom_write_meta(m->domain, m->image, m->base, &meta);
+    if (rc == 0)
+        dom_step("merge: generation is counted");
+    return rc;
+}
+
+/* ---- the child, and the end ------------------------------------------------------------------------------ */
+
+static int set_header(struct merge *m)
+{
+    struct vdisk_rebase_opts opts = {.size = sizeof opts, .flags = VDISK_REBASE_UNSAFE, .format = "qcow2",
+                                     .backing_file = m->base->uuid,
+                                     .backing_fmt = m->base->meta.format == DOMAIN_COW ? "qcow2" : "raw"};
+    vdisk_job *job;
+    int rc = vdisk_job_rebase(m->child_path, &opts, &job);
+
+    return rc == 0 ? dom_run_job(m->domain, job) : rc;
+}
+
+static int move_child(struct merge *m)
+{
+    struct domain_meta meta = m->child->meta;
+    int rc = set_header(m);
+
+    if (rc < 0)
+        return rc;
+    dom_step("merge: child's header names the base");
+    memcpy(meta.parent, m->base->uuid, DOMAIN_UUID);
+    rc = dom_write_meta(m->domain, m->image, m->child, &meta);
+    if (rc == 0)
+        rc = m->domain->kind->sync(m->domain, m->image);
+    if (rc == 0)
+        dom_step("merge: child's parent is the base");
+    return rc;
+}
+
+static int remove_top(struct merge *m)
+{
+    const struct dom_kind *kind = m->domain->kind;
+    int rc = kind->unpublish(m->domain, m->image, m->top->uuid);
+
+    if (rc == 0)
+        rc = kind->sync(m->domain, m->image);
+    if (rc < 0)
+        return rc;
+    dom_step("merge: volume is unpublished");
+    rc = m->child == NULL ? dom_set_role(m->domain, m->image, m->base, DOMAIN_LEAF) : 0;
+    if (rc < 0)
+        return rc;
+    dom_step("merge: base's role is noted");
+    rc = kind->purge(m->domain, m->image, m->top->uuid);
+    if (rc == 0)
+        dom_step("merge: volume is removed");
+    return rc == 0 ? kind->sync(m->domain, m->image) : rc;
+}
+
+static int merge(struct merge *m)
+{
+    int rc = domain_volume_path(m->domain, m->image, m->top->uuid, &m->top_path);
+
+    if (rc == 0)
+        rc = domain_volume_path(m->domain, m->image, m->base->uuid, &m->base_path);
+    if (rc == 0 && m->child != NULL)
+        rc = domain_volume_path(m->domain, m->image, m->child->uuid, &m->child_path);
+    if (rc == 0)
+        rc = grow_base(m);
+    if (rc == 0)
+        rc = copy_down(m);
+    if (rc == 0)
+        rc = count_generation(m);
+    if (rc == 0 && m->child != NULL)
+        rc = move_child(m);
+    return rc == 0 ? remove_top(m) : rc;
+}
+
+int domain_volume_merge(struct domain *d, const char *image, const char *volume, const struct domain_merge *o)
+{
+    struct dom_session s;
+    struct merge m = {.session = &s, .domain = d, .image = image, .o = o};
+    struct dom_error error;
+    int rc = dom_begin(d, image, NULL, false, &s);
+
+    if (rc < 0)
+        return rc;
+    m.top = dom_session_volume(&s, volume, &rc);
+    if (m.top != NULL)
+        rc = judge(&m);
+    if (rc == 0 && !o->dry_run)
+        rc = merge(&m);
+    dom_error_keep(&error, rc);
+    free(m.top_path);
+    free(m.base_path);
+    free(m.child_path);
+    dom_end(&s);
+    return rc < 0 ? dom_error_give(&error) : 0;
+}

@@ -1,0 +1,300 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Finding domains, and names of volumes.
+ *
+ * Works: a path is a domain's folder, or has exactly one within. A name is taken apart from its end: what is in
+ * front of IMAGE, or of IMAGE/VOLUME, has to be a domain. Fails: no domain is there, or several, or one whose
+ * metadata cannot be trusted.
+ */
+#include <assert.h>
+#include <dirent.h>
+#include <errno.h>
+#include <jansson.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "tools/domain/kind.h"
+
+/* ---- opening ------------------------------------------------------------------------------------------ */
+
+static int judge(struct domain *d)
+{
+    const char *version = domain_value(d, "VERSION"), *uuid = domain_value(d, "SDUUID");
+
+    if (version == NULL || uuid == NULL || !text_is_uuid(uuid, strlen(uuid)))
+        return dom_fail(EBADMSG, NULL, "%s: its metadata has no %s", d->path,
+                        version == NULL ? "VERSION" : "SDUUID");
+    if (strlen(version) != 1 || version[0] < '3' || version[0] > '5')
+        return dom_fail(ENOTSUP, NULL, "%s: is a domain of version %.20s: 3, 4 and 5 are known", d->path, version);
+    d->version = (unsigned)(version[0] - '0');
+    memcpy(d->uuid, uuid, DOMAIN_UUID);
+    return 0;
+}
+
+/* A domain at exactly this path. */
+static int open_at(const char *path, const struct domain_how *how, struct domain **ret)
+{
+    struct domain *d = calloc(1, sizeof *d);
+    char why[TEXT_WHY], *text = NULL;
+    size_t len;
+    int rc;
+
+    if (d == NULL || (d->path = strdup(path)) == NULL) {
+        free(d);
+        return dom_fail(ENOMEM, NULL, "out of memory");
+    }
+    d->kind = &dom_kind_file;
+    if (how != NULL)
+        d->how = *how;
+    rc = d->kind->load(path, &text, &len);
+    if (rc == 0) {
+        rc = text_domain_parse(text, len, &d->md, why);
+        if (rc < 0)
+            rc = dom_fail(rc, NULL, "%s/dom_md/metadata: %s", path, rc == -EBADMSG ? why : strerror(-rc));
+    }
+    free(text);
+    if (rc == 0)
+        rc = judge(d);
+    if (rc < 0) {
+        struct dom_error error;
+        dom_error_keep(&error, rc);
+        domain_close(d);
+        return dom_error_give(&error);
+    }
+    *ret = d;
+    return 0;
+}
+
+static bool has_domain(const char *path)
+{
+    char name[PATH_MAX];
+
+    return snprintf(name, sizeof name, "%s/dom_md/metadata", path) < (int)sizeof name && access(name, F_OK) == 0;
+}
+
+static int compare(const void *a, const void *b)
+{
+    return strcmp(a, b);
+}
+
+/* The domains in a folder: names, sorted. */
+static int list_within(const char *path, struct domain_names *ret)
+{
+    struct domain_names names = {0};
+    struct dirent *entry;
+    char name[PATH_MAX];
+    DIR *dir = opendir(path);
+
+    if (dir == NULL)
+        return dom_fail_file(errno, path, "opening the folder");
+    while ((entry = readdir(dir)) != NULL) {
+        if (!text_is_uuid(entry->d_name, strlen(entry->d_name)))
+            continue;
+        snprintf(name, sizeof name, "%s/%.40s", path, entry->d_name);
+        void *list = has_domain(name) ? reallocarray(names.list, names.count + 1, sizeof *names.list) : NULL;
+        if (list == NULL)
+            continue;
+        names.list = list;
+        snprintf(names.list[names.count++], sizeof *names.list, "%.40s", entry->d_name);
+    }
+    closedir(dir);
+    if (names.count > 0)
+        qsort(names.list, names.count, sizeof *names.list, compare);
+    *ret = names;
+    return 0;
+}
+
+int domain_find(const char *path, int (*fn)(void *arg, const char *path), void *arg)
+{
+    struct domain_names names;
+    char name[PATH_MAX];
+    int rc;
+
+    if (has_domain(path))
+        return fn(arg, path);
+    rc = list_within(path, &names);
+    for (size_t i = 0; rc == 0 && i < names.count; i++) {
+        snprintf(name, sizeof name, "%s%s%s", path, path[strlen(path) - 1] == '/' ? "" : "/", names.list[i]);
+        rc = fn(arg, name);
+    }
+    domain_names_free(&names);
+    return rc;
+}
+
+int domain_open(const char *path, const struct domain_how *how, struct domain **ret)
+{
+    struct domain_names names;
+    char name[PATH_MAX];
+    int rc;
+
+    if (path[0] == '\0')
+        return dom_fail(ENOENT, NULL, "no path of a domain");
+    if (has_domain(path))
+        return open_at(path, how, ret);
+    rc = list_within(path, &names);
+    if (rc < 0)
+        return rc;
+    if (names.count == 0)
+        rc = dom_fail(ENOENT, "a domain is a folder with dom_md/metadata, or one that has such a folder",
+                      "%s: there is no storage domain", path);
+    else if (names.count > 1)
+        rc = dom_fail(ENOTUNIQ, "add the UUID of one to the path; 'vdisk-io domain list' shows them",
+                      "%s: there are %zu storage domains", path, names.count);
+    else if (snprintf(name, sizeof name, "%s%s%s", path, path[strlen(path) - 1] == '/' ? "" : "/", names.list[0]) >
+             0)
+        rc = open_at(name, how, ret);
+    domain_names_free(&names);
+    return rc;
+}
+
+void domain_close(struct domain *d)
+{
+    if (d == NULL)
+        return;
+    text_domain_free(&d->md);
+    free(d->path);
+    free(d);
+}
+
+/* ---- names --------------------------------------------------------------------------------------------- */
+
+/* The last component of *path, which becomes shorter. NULL: there is none. */
+static char *take_last(char *path)
+{
+    char *slash = strrchr(path, '/');
+
+    if (slash == NULL || slash == path)
+        return NULL;
+    *slash = '\0';
+    return slash + 1;
+}
+
+/* Is a domain, or a folder with some. */
+static bool leads_to_domain(const char *path)
+{
+    struct domain_names names = {0};
+    bool found = has_domain(path) || (list_within(path, &names) == 0 && names.count > 0);
+
+    domain_names_free(&names);
+    return found;
+}
+
+static int take_apart(char *path, const char *text, struct domain_name *ret)
+{
+    char *last, *before;
+
+    if (leads_to_domain(path))
+        return 0;
+    last = take_last(path);
+    if (last == NULL || !text_is_uuid(last, strlen(last)))
+        return dom_fail(EINVAL, "DOMAIN is a path, IMAGE and VOLUME are UUIDs",
+                        "'%s' is no domain, and no name of an image or volume in one", text);
+    if (leads_to_domain(path)) {
+        memcpy(ret->image, last, DOMAIN_UUID);
+        return 0;
+    }
+    before = take_last(path);
+    if (before == NULL || !text_is_uuid(before, strlen(before)))
+        return dom_fail(ENOENT, NULL, "%s: there is no storage domain", path);
+    memcpy(ret->image, before, DOMAIN_UUID);
+    memcpy(ret->volume, last, DOMAIN_UUID);
+    return 0;
+}
+
+int domain_parse_name(const char *text, const struct domain_how *how, struct domain_name *ret)
+{
+    static const char prefix[] = "volume:";
+    const char *name = strncmp(text, prefix, sizeof prefix - 1) == 0 ? text + sizeof prefix - 1 : text;
+    struct domain_name found = {0};
+    char *path = strdup(name);
+    int rc;
+
+    if (path == NULL)
+        return dom_fail(ENOMEM, NULL, "out of memory");
+    for (size_t n = strlen(path); n > 1 && path[n - 1] == '/'; n--)
+        path[n - 1] = '\0';
+    rc = take_apart(path, name, &found);
+    if (rc == 0)
+        rc = domain_open(path, how, &found.domain);
+    free(path);
+    if (rc == 0)
+        *ret = found;
+    return rc;
+}
+
+void domain_name_free(struct domain_name *name)
+{
+    domain_close(name->domain);
+    name->domain = NULL;
+}
+
+/* As vdisk_open() takes it, with its format; read-only where others lie above. */
+static int name_of_file(const struct domain_volume *v, const char *path, char **ret)
+{
+    char full[PATH_MAX];
+    json_t *json;
+
+    if (realpath(path, full) == NULL)
+        return dom_fail_file(errno, path, "opening it");
+    json = json_pack("{s:s, s:{s:s, s:s}}", "driver", v->meta.format == DOMAIN_COW ? "qcow2" : "raw", "file",
+                     "driver", "file", "filename", full);
+    if (v->meta.role != DOMAIN_LEAF || v->children > 0)
+        json_object_set_new(json, "read-only", json_true());
+    char *text = json != NULL ? json_dumps(json, JSON_COMPACT | JSON_PRESERVE_ORDER) : NULL;
+    json_decref(json);
+    if (text == NULL || asprintf(ret, "json:%s", text) < 0) {
+        free(text);
+        return dom_fail(ENOMEM, NULL, "out of memory");
+    }
+    free(text);
+    return 0;
+}
+
+static int open_volume(struct domain_name *name, const struct domain_image *image, char **ret)
+{
+    struct domain_volume *v;
+    char *path = NULL;
+    int rc = 0;
+
+    v = name->volume[0] != '\0' ? domain_image_volume(image, name->volume) :
+        domain_image_leaf(name->domain, image, &rc);
+    if (rc < 0)
+        return rc;
+    if (v == NULL || !v->has_meta)
+        return dom_fail(ENOENT, NULL, "image %s has no volume %s", image->uuid, name->volume);
+    if (v->why[0] != '\0')
+        return dom_fail(EBADMSG, NULL, "volume %s: its metadata: %s", v->uuid, v->why);
+    if (v->meta.legality != DOMAIN_LEGAL)
+        return dom_fail(EACCES,
+                        "'vdisk-io volume update --legality LEGAL' makes it so, where its content is right",
+                        "volume %s is %s: only volumes that are LEGAL are opened", v->uuid,
+                        domain_legality_name(v->meta.legality));
+    rc = domain_volume_path(name->domain, image->uuid, v->uuid, &path);
+    if (rc == 0)
+        rc = name_of_file(v, path, ret);
+    free(path);
+    return rc;
+}
+
+int domain_open_name(const char *text, char **ret)
+{
+    struct domain_image *image = NULL;
+    struct domain_name name;
+    struct dom_error error;
+    int rc = domain_parse_name(text, NULL, &name);
+
+    if (rc < 0)
+        return rc;
+    rc = name.image[0] != '\0' ? domain_load_image(name.domain, name.image, &image)
+                               : dom_fail(EINVAL, "the name of a volume is DOMAIN/IMAGE/VOLUME, or DOMAIN/IMAGE",
+                                          "'%s' is a domain", text);
+    if (rc == 0)
+        rc = open_volume(&name, image, ret);
+    dom_error_keep(&error, rc);
+    domain_image_free(image);
+    domain_name_free(&name);
+    return rc < 0 ? dom_error_give(&error) : 0;
+}

@@ -1,0 +1,154 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Works: options are kept by their number; the action says which it takes, and how many operands. Fails: another
+ * one: told, with the action's name.
+ */
+#include "tools/noun.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "tools/arith.h"
+
+static void print_note(void *arg, const char *text)
+{
+    const struct noun *n = arg;
+
+    if (!n->quiet)
+        cli_note("note: %s", text);
+}
+
+int noun_error(const struct noun *n)
+{
+    (void)n;
+    return cli_library_error();
+}
+
+/* ---- the action ----------------------------------------------------------------------------------------- */
+
+static bool takes(const struct noun_action *a, int option)
+{
+    if (option == NOUN_OUTPUT || option == 'q')
+        return true;
+    for (size_t i = 0; i < NOUN_TAKES && a->takes[i] != 0; i++)
+        if (a->takes[i] == option)
+            return true;
+    return false;
+}
+
+static int check_options(const struct noun *n)
+{
+    for (const struct cli_option *o = n->verb->options; o->id != 0; o++)
+        if (n->given[o->id] != NULL && !takes(n->action, o->id))
+            return cli_usage_error(n->verb, "%s takes no option --%s", n->action->name, o->name);
+    return CLI_OK;
+}
+
+static const struct noun_action *find_action(const struct noun_action *actions, const char *name)
+{
+    for (; actions->name != NULL; actions++)
+        if (strcmp(actions->name, name) == 0)
+            return actions;
+    return NULL;
+}
+
+static int run_action(struct noun *n, const struct noun_action *actions, char **operands, int count)
+{
+    if (count < 1)
+        return cli_usage_error(n->verb, "Expecting an action");
+    n->action = find_action(actions, operands[0]);
+    if (n->action == NULL)
+        return cli_usage_error(n->verb, "no action '%s'", operands[0]);
+    if (check_options(n) != CLI_OK)
+        return CLI_FAILED;
+    if (count - 1 < n->action->least || count - 1 > n->action->most)
+        return cli_usage_error(n->verb, "%s takes %d%s operand%s", n->action->name, n->action->least,
+                               n->action->most > n->action->least ? " or more" : "",
+                               n->action->least == 1 ? "" : "s");
+    return n->action->run(n, operands + 1, count - 1);
+}
+
+int noun_run(const struct cli_verb *verb, const struct noun_action *actions, int argc, char **argv)
+{
+    struct noun n = {.verb = verb};
+    struct cli_parser p;
+    char **operands;
+    int count;
+
+    cli_parser_init(&p, verb, argc, argv);
+    for (int id; (id = cli_parser_next(&p)) != CLI_END;) {
+        if (id == CLI_ERROR)
+            return CLI_FAILED;
+        n.given[id] = p.value != NULL ? p.value : "";
+    }
+    if (n.given[NOUN_OUTPUT] != NULL && !cli_parse_output(verb, n.given[NOUN_OUTPUT], &n.json))
+        return CLI_FAILED;
+    n.quiet = n.given['q'] != NULL;
+    n.progress.enabled = n.given['p'] != NULL && !n.quiet;
+    n.progress.to_stderr = n.json;
+    n.how = (struct domain_how){.wait = n.given[NOUN_WAIT] != NULL, .note = print_note, .note_arg = &n,
+                                .run = cli_job_run};
+    count = cli_operands(&p, &operands);
+    return run_action(&n, actions, operands, count);
+}
+
+/* ---- values ---------------------------------------------------------------------------------------------- */
+
+bool noun_size(const struct noun *n, const char *what, const char *text, uint64_t *ret)
+{
+    if (cli_parse_size(text, ret) == 0 && *ret > 0)
+        return true;
+    cli_usage_error(n->verb, "%s: '%s' is no size: bytes, or a number with K, M, G, T, P or E", what, text);
+    return false;
+}
+
+bool noun_number(const struct noun *n, int option, const char *what, uint64_t max, uint64_t *ret)
+{
+    if (cli_parse_number(n->given[option], max, ret) == 0)
+        return true;
+    cli_usage_error(n->verb, "%s takes a number, not '%s'", what, n->given[option]);
+    return false;
+}
+
+bool noun_word(const struct noun *n, const char *what, const char *text, const char *const *words, int *ret)
+{
+    for (int i = 0; words[i] != NULL; i++) {
+        if (strcmp(text, words[i]) == 0) {
+            *ret = i;
+            return true;
+        }
+    }
+    cli_usage_error(n->verb, "%s takes %s or %s, not '%s'", what, words[0], words[1], text);
+    return false;
+}
+
+/* ---- names ------------------------------------------------------------------------------------------------ */
+
+int noun_name(const struct noun *n, const char *operand, int need, struct domain_name *ret)
+{
+    if (domain_parse_name(operand, &n->how, ret) < 0)
+        return noun_error(n);
+    if ((need < 1 || ret->image[0] != '\0') && (need < 2 || ret->volume[0] != '\0'))
+        return CLI_OK;
+    domain_name_free(ret);
+    return cli_usage_error(n->verb, "%s: '%s' names no %s", n->action->name, operand,
+                           need < 2 ? "image" : "volume");
+}
+
+int noun_leaf(const struct noun *n, struct domain_name *name)
+{
+    struct domain_image *image;
+    struct domain_volume *leaf;
+    int error = 0;
+
+    if (name->volume[0] != '\0')
+        return CLI_OK;
+    if (domain_load_image(name->domain, name->image, &image) < 0)
+        return noun_error(n);
+    leaf = domain_image_leaf(name->domain, image, &error);
+    if (leaf != NULL)
+        snprintf(name->volume, sizeof name->volume, "%s", leaf->uuid);
+    domain_image_free(image);
+    return leaf != NULL ? CLI_OK : noun_error(n);
+}
