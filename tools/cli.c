@@ -293,6 +293,10 @@ const char *cli_image(const struct cli_parser *p, const char *operand, const cha
     static char *name;
     size_t len = strlen(operand);
 
+    if (!p->image_opts && cli_is_volume(operand)) {
+        free(name);
+        return name = cli_volume_name(p->verb, operand, format);
+    }
     if (!p->image_opts)
         return operand;
     if (format != NULL) {

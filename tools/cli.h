@@ -110,11 +110,18 @@ int cli_parser_next(struct cli_parser *p);
 int cli_operands(const struct cli_parser *p, char ***ret_list);
 
 /*
- * An operand as a name for vdisk_open(), by --image-opts, which excludes a `format`; lives as long as the program
- * or until the next call. NULL: an error was printed. Where help is asked for in it, prints that and ends the
- * program.
+ * An operand as a name for vdisk_open(), by --image-opts or as a volume's name, which exclude a `format`; lives as
+ * long as the program or until the next call. NULL: an error was printed. Where help is asked for in it, prints
+ * that and ends the program.
  */
 const char *cli_image(const struct cli_parser *p, const char *operand, const char *format);
+
+/*
+ * "volume:DOMAIN/IMAGE[/VOLUME]": is it one; and what to give to vdisk_open() in its place, to be freed. NULL: an
+ * error was printed.
+ */
+bool cli_is_volume(const char *operand);
+char *cli_volume_name(const struct cli_verb *verb, const char *operand, const char *format);
 
 /* Print the verb's help to stdout. */
 void cli_print_verb_help(const struct cli_verb *verb);

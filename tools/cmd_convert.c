@@ -644,7 +644,14 @@ static int take_operands(struct convert *c, const struct cli_parser *p)
         }
         c->names[c->count++] = cli_strdup(name);
     }
-    c->target_name = c->target_image_opts ? image_opts_name(operands[n - 1]) : cli_strdup(operands[n - 1]);
+    if (!c->target_image_opts && cli_is_volume(operands[n - 1])) {
+        c->target_image_opts = true; /* it names its format */
+        c->target_name = cli_volume_name(c->verb, operands[n - 1], c->have_out_format ? "" : NULL);
+    } else {
+        c->target_name = c->target_image_opts ? image_opts_name(operands[n - 1]) : cli_strdup(operands[n - 1]);
+    }
+    if (c->target_name == NULL)
+        return CLI_FAILED;
     c->to_stdout = pipe_is(c->target_name);
     if (c->to_stdout) {
         free(c->target_name);

@@ -20,9 +20,10 @@ static void print_help(void)
            "  -h, --help      this text; after a verb: what the verb takes\n"
            "  -V, --version   the version\n"
            "\nAn image is a path; file:PATH for a path that looks like something else; null:SIZE, which reads\n"
-           "as it pleases and forgets writes; memory:SIZE, which lives as long as the command; or json:{...},\n"
-           "as QEMU has it. SIZE takes the suffixes K, M, G, T, P and E. The format is found from the\n"
-           "content unless -f names it: name it for raw images that somebody else could have written.\n");
+           "as it pleases and forgets writes; memory:SIZE, which lives as long as the command; json:{...}, as\n"
+           "QEMU has it; or volume:DOMAIN/IMAGE[/VOLUME], a volume of a storage domain, or the leaf of an image.\n"
+           "SIZE takes the suffixes K, M, G, T, P and E. The format is found from the content unless -f names it:\n"
+           "name it for raw images that somebody else could have written.\n");
 }
 
 /*

@@ -337,6 +337,50 @@ def test_templates():
     refused("has no image", "image", "delete", f"{path}/{image}")
 
 
+def test_names():
+    """A volume is a name, for all verbs that take an image."""
+    path = make("names")
+    image, base = volume("create", path, "1M")
+    at = f"volume:{path}/{image}"
+    works("io", "-c", "write -P 5 0 1M", at)
+    _, top = volume("snapshot", f"{path}/{image}", "2M")
+    works("io", "-c", "write -P 6 64k 64k", at)
+    works("io", "-c", "read -P 6 64k 64k", "-c", "read -P 5 0 64k", f"volume:names/{image}/{top}")
+    check("info", told("info", at)["format"] == "qcow2" and told("info", f"{at}/{base}")["format"] == "raw")
+    # What a guest wrote does not change what a raw volume is taken for.
+    other, raw = volume("create", path, "1M")
+    works("create", "-q", "-f", "qcow2", "-b", "/etc/passwd", "-F", "raw", "-u", "evil", "1M")
+    works("dd", "-f", "raw", "-O", "raw", "if=evil", "of=head", "bs=64k", "count=1")
+    works("convert", "-n", "-f", "raw", "head", f"volume:{path}/{other}")
+    check("raw stays raw", told("info", f"volume:{path}/{other}")["format"] == "raw")
+    for arguments in (("map",), ("measure", "-O", "qcow2"), ("bench", "--count", "4")):
+        works(*arguments, at)
+    works("check", at)
+    works("compare", at, f"{path}/images/{image}/{top}")
+    works("convert", "-O", "qcow2", at, "copy.qcow2")
+    works("convert", "--job", "job", "-O", "raw", at, "copy.raw")
+    check("a job knows the files", len(json.loads(pathlib.Path("job").read_text())["ends"]) == 3)
+    check("checksums", len({works("checksum", name).stdout.split()[0] for name in (at, "copy.qcow2",
+                                                                                   "copy.raw")}) == 1)
+    works("dd", "-O", "raw", f"if={at}", "of=dd.raw", "bs=64k", "count=2")
+    works("convert", "-n", "copy.raw", at)
+    works("compare", at, "copy.raw")
+    judged(path)
+    refused("says read-only=on", "io", "-c", "write 0 4k", f"{at}/{base}")
+    refused("'vdisk-io volume resize' does", "resize", at, "4M")
+    refused("'vdisk-io volume merge' does", "commit", at)
+    refused("'vdisk-io volume merge' does", "rebase", "-u", "-b", "", at)
+    refused("leave out --format", "info", "-f", "raw", at)
+    refused("leave out --format", "convert", "-n", "-O", "raw", "copy.raw", at)
+    refused("requires use of -n", "convert", "copy.raw", at)
+    refused("has no volume", "info", f"{at}/{NEW}")
+    refused("has no image", "info", f"volume:{path}/{NEW}")
+    refused("is a domain", "info", f"volume:{path}")
+    works("volume", "update", f"{path}/{image}/{top}", "--legality", "ILLEGAL")
+    refused("only volumes that are LEGAL are opened", "info", at)
+    judged(path)
+
+
 # ---- what Vdsm has made ---------------------------------------------------------------------------------------
 
 
@@ -388,4 +432,4 @@ def test_golden():
 
 
 lib.main(test_create, test_seal, test_kinds, test_rules, test_damaged, test_check, test_merge, test_resize,
-         test_templates, test_golden)
+         test_templates, test_names, test_golden)

@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * "volume:DOMAIN/IMAGE/VOLUME" as the name of an image.
+ *
+ * Works: the domain's metadata tells the file and its format. Fails: there is no such volume, it is not LEGAL, or
+ * the verb would change what the metadata says of it.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "tools/cli.h"
+#include "tools/domain/domain.h"
+
+static const char prefix[] = "volume:";
+
+bool cli_is_volume(const char *operand)
+{
+    return strncmp(operand, prefix, sizeof prefix - 1) == 0;
+}
+
+/* What is to be done in place of a verb that would leave the metadata behind; NULL: it does not. */
+static const char *instead_of(const char *verb)
+{
+    static const char *const verbs[][2] = {
+        {"resize", "'vdisk-io volume resize' does"},
+        {"commit", "'vdisk-io volume merge' does"},
+        {"rebase", "'vdisk-io volume merge' does, and so does 'vdisk-io image clone'"},
+        {"amend", "the metadata of its domain says what it is"},
+    };
+
+    for (size_t i = 0; i < sizeof verbs / sizeof verbs[0]; i++)
+        if (strcmp(verb, verbs[i][0]) == 0)
+            return verbs[i][1];
+    return NULL;
+}
+
+char *cli_volume_name(const struct cli_verb *verb, const char *operand, const char *format)
+{
+    const char *instead = instead_of(verb->name);
+    char *name;
+
+    if (instead != NULL) {
+        cli_usage_error(verb, "'%s': does not change volumes of domains: %s", operand, instead);
+        return NULL;
+    }
+    if (format != NULL) {
+        cli_usage_error(verb, "'%s': its domain says its format: leave out --format", operand);
+        return NULL;
+    }
+    if (domain_open_name(operand, &name) < 0) {
+        cli_library_error();
+        return NULL;
+    }
+    return name;
+}
