@@ -193,6 +193,45 @@ def test_rules():
     judged(path)
 
 
+def test_no_space():
+    """What cannot be made leaves nothing."""
+    path = make("full")
+    image, base = volume("create", path, "1M")
+    before = lib.snapshot_of(path)
+
+    def fails(*arguments):
+        r = subprocess.run(["prlimit", "--fsize=1048576", lib.TOOL, *arguments], capture_output=True, text=True,
+                           check=False)
+        check(f"fails: {arguments}", r.returncode == 1 and "too large" in r.stderr.lower(), r.stderr)
+        after = lib.snapshot_of(path)
+        check("nothing is left", {k: v[5:] for k, v in after.items()} == {k: v[5:] for k, v in before.items()},
+              sorted(set(after) ^ set(before)))
+
+    fails("volume", "create", "-a", "preallocated", path, "8M")
+    fails("volume", "create", "-a", "preallocated", "-f", "qcow2", path, "8M")
+    fails("volume", "snapshot", "-a", "preallocated", f"{path}/{image}", "8M")
+    fails("volume", "resize", f"{path}/{image}/{base}", "8M")
+    judged(path)
+
+
+def test_foreign_names():
+    """A header that says something else than the metadata is not followed."""
+    path = make("foreign")
+    image, base = volume("create", path, "1M")
+    _, top = volume("snapshot", f"{path}/{image}")
+    file = f"{path}/images/{image}/{top}"
+    for backing, fmt, why in (("/etc/passwd", "raw", "lies on '/etc/passwd'"),
+                              (base, "qcow2", "'qcow2', and it is")):
+        works("rebase", "-q", "-u", "-f", "qcow2", "-b", backing, "-F", fmt, file)
+        for verb in ("resize", "merge", "prepare"):
+            refused(why.split("'")[1], "volume", verb, f"{path}/{image}/{top}",
+                    *(["2M"] if verb == "resize" else []))
+        refused(why.split("'")[1], "info", f"volume:{path}/{image}")
+        check("check finds it", why in lib.run("domain", "check", path).stdout)
+    works("rebase", "-q", "-u", "-f", "qcow2", "-b", base, "-F", "raw", file)
+    judged(path)
+
+
 def test_damaged():
     """Metadata that cannot be read is an error, never guessed; all else goes on."""
     path = make("damaged")
@@ -431,5 +470,6 @@ def test_golden():
     check("nothing is found", told("domain", "check", path)["faults"] == 0)
 
 
-lib.main(test_create, test_seal, test_kinds, test_rules, test_damaged, test_check, test_merge, test_resize,
+lib.main(test_create, test_seal, test_kinds, test_rules, test_no_space,
+         test_foreign_names, test_damaged, test_check, test_merge, test_resize,
          test_templates, test_names, test_golden)

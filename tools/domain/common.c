@@ -229,3 +229,34 @@ int dom_read_header(struct domain *d, const char *image, const struct domain_vol
     vdisk_image_free(loaded);
     return 0;
 }
+
+static int check_layer(struct domain *d, const char *image, const struct domain_volume *v)
+{
+    const char *format = v->parent != NULL && v->parent->meta.format == DOMAIN_COW ? "qcow2" : "raw";
+    const char *backing = dom_backing_of(&v->meta);
+    struct dom_header header;
+    int rc = dom_read_header(d, image, v, &header);
+
+    if (rc < 0)
+        return rc;
+    if (strcmp(header.backing, backing) != 0)
+        return dom_fail(EBADMSG, "'vdisk-io domain check' tells more",
+                        "volume %s: its header says that it lies on '%s', its metadata on '%s'", v->uuid,
+                        header.backing, backing);
+    if (backing[0] != '\0' && v->parent == NULL)
+        return dom_fail(ENOENT, NULL, "volume %s lies on %s, which the image does not have", v->uuid, backing);
+    if (backing[0] != '\0' && strcmp(header.backing_format, format) != 0)
+        return dom_fail(EBADMSG, NULL, "volume %s: its header says that its parent is '%s', and it is %s", v->uuid,
+                        header.backing_format, format);
+    return 0;
+}
+
+int dom_check_chain(struct domain *d, const char *image, const struct domain_volume *v)
+{
+    int rc = 0;
+
+    for (; rc == 0 && v != NULL; v = v->parent)
+        rc = v->has_data ? check_layer(d, image, v) :
+             dom_fail(ENOENT, NULL, "image %s: volume %s has no data", image, v->uuid);
+    return rc;
+}

@@ -189,6 +189,12 @@ struct dom_header {
 /* By the format that the metadata says; follows no name. */
 int dom_read_header(struct domain *d, const char *image, const struct domain_volume *v, struct dom_header *ret);
 
+/*
+ * Do the headers of a volume, and of all below it, say the same as their metadata? So no name is followed that the
+ * domain does not know, and nothing that a guest wrote is taken for a header. -EBADMSG, -ENOENT.
+ */
+int dom_check_chain(struct domain *d, const char *image, const struct domain_volume *v);
+
 /* Have the data `size` bytes, or more if it has: preallocated as its metadata says. */
 int dom_grow_data(struct domain *d, const char *image, const struct domain_volume *v, uint64_t size,
                   vdisk_progress_fn *progress, void *progress_arg);

@@ -79,7 +79,9 @@ static int resize(struct dom_session *s, struct domain_volume *v, uint64_t capac
     if (capacity < meta.capacity)
         return dom_fail(EINVAL, NULL, "volume %s has %" PRIu64 " bytes: a volume is not made smaller", v->uuid,
                         meta.capacity);
-    rc = dom_grow_data(s->domain, s->image->uuid, v, capacity, progress, progress_arg);
+    rc = dom_check_chain(s->domain, s->image->uuid, v);
+    if (rc == 0)
+        rc = dom_grow_data(s->domain, s->image->uuid, v, capacity, progress, progress_arg);
     if (rc < 0)
         return rc;
     dom_step("resize: volume is larger");
@@ -213,12 +215,6 @@ static int prepare_one(struct dom_session *s, struct domain_volume *v)
     rc = dom_read_header(s->domain, s->image->uuid, v, &header);
     if (rc < 0)
         return rc;
-    if (strcmp(header.backing, dom_backing_of(&v->meta)) != 0)
-        return dom_fail(EBADMSG, NULL, "volume %s lies on '%s', and its metadata says on '%s'", v->uuid,
-                        header.backing, dom_backing_of(&v->meta));
-    if (v->parent == NULL && header.backing[0] != '\0')
-        return dom_fail(ENOENT, NULL, "volume %s lies on %s, which the image does not have", v->uuid,
-                        header.backing);
     return mend_capacity(s, v, &header);
 }
 
@@ -234,6 +230,8 @@ int domain_volume_prepare(struct domain *d, const char *image, const char *volum
     if (rc < 0)
         return rc;
     top = dom_session_volume(&s, volume, &rc);
+    if (top != NULL)
+        rc = dom_check_chain(d, image, top);
     for (v = top; rc == 0 && v != NULL; v = v->parent)
         rc = prepare_one(&s, v);
     for (v = top; rc == 0 && v != NULL; v = v->parent) {

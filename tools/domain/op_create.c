@@ -35,6 +35,7 @@ struct creation {
     bool                               shares;   /* it is another image's */
     struct vdisk_create_opts           data;
     uint64_t                           asked;
+    bool                               has_data; /* which was made here */
 };
 
 /* ---- what can be refused -------------------------------------------------------------------------------- */
@@ -344,6 +345,7 @@ static int make_volume(struct creation *c, const char *meta, size_t len)
         rc = kind->make_data(c->domain, c->image, c->uuid, c->asked);
     }
     if (rc == 0) {
+        c->has_data = true;
         dom_step("create: data file is made");
         rc = fill_data(c);
     }
@@ -390,7 +392,10 @@ static void undo(struct creation *c)
 {
     const struct dom_kind *kind = c->domain->kind;
 
-    kind->purge(c->domain, c->image, c->uuid);
+    if (c->has_data)
+        kind->purge(c->domain, c->image, c->uuid);
+    else
+        kind->drop_intent(c->domain, c->image, c->uuid);
     if (c->parent != NULL && c->parent->children == 0)
         dom_set_role(c->domain, c->image, c->parent, DOMAIN_LEAF);
     if (c->shares && c->parent == NULL)

@@ -52,20 +52,6 @@ static int judge_legality(const struct domain_volume *v)
                     domain_legality_name(v->meta.legality));
 }
 
-/* What the header says is what the metadata says. */
-static int judge_header(const struct merge *m, const struct domain_volume *v)
-{
-    struct dom_header header;
-    int rc = dom_read_header(m->domain, m->image, v, &header);
-
-    if (rc < 0)
-        return rc;
-    if (strcmp(header.backing, dom_backing_of(&v->meta)) != 0)
-        return dom_fail(EBADMSG, NULL, "volume %s: its header says that it lies on '%s', its metadata on '%s'",
-                        v->uuid, header.backing, dom_backing_of(&v->meta));
-    return 0;
-}
-
 static int judge(struct merge *m)
 {
     int rc;
@@ -82,11 +68,7 @@ static int judge(struct merge *m)
         rc = judge_legality(m->top);
     if (rc == 0)
         rc = judge_legality(m->base);
-    if (rc == 0)
-        rc = judge_header(m, m->top);
-    if (rc == 0 && m->child != NULL)
-        rc = judge_header(m, m->child);
-    return rc;
+    return rc == 0 ? dom_check_chain(m->domain, m->image, m->child != NULL ? m->child : m->top) : rc;
 }
 
 /* ---- the base ------------------------------------------------------------------------------------------- */

@@ -272,7 +272,9 @@ static int open_volume(struct domain_name *name, const struct domain_image *imag
                         "'vdisk-io volume update --legality LEGAL' makes it so, where its content is right",
                         "volume %s is %s: only volumes that are LEGAL are opened", v->uuid,
                         domain_legality_name(v->meta.legality));
-    rc = domain_volume_path(name->domain, image->uuid, v->uuid, &path);
+    rc = dom_check_chain(name->domain, image->uuid, v);
+    if (rc == 0)
+        rc = domain_volume_path(name->domain, image->uuid, v->uuid, &path);
     if (rc == 0)
         rc = name_of_file(v, path, ret);
     free(path);
