@@ -13,12 +13,16 @@
 #include "tools/noun.h"
 
 static const struct cli_option options[] = {
+    {'f', "format", "FMT", "copy: raw or qcow2; otherwise as the volume"},
+    {'a', "allocation", "KIND", "copy: sparse or preallocated; otherwise as the volume"},
     NOUN_OUTPUT_OPTION,
+    {'p', "progress", NULL, "show progress"},
     NOUN_QUIET_OPTION,
+    {'r', "rate", "SIZE", "copy: at most so many bytes a second"},
     NOUN_WAIT_OPTION,
     {NOUN_DRY_RUN, "dry-run", NULL, "delete: say what would go, and change nothing"},
-    {NOUN_IMAGE, "image", "UUID", "clone: the new image; otherwise a new UUID"},
-    {NOUN_UUID, "uuid", "UUID", "clone: the new volume; otherwise a new UUID"},
+    {NOUN_IMAGE, "image", "UUID", "clone, copy: the new image; otherwise a new UUID"},
+    {NOUN_UUID, "uuid", "UUID", "clone, copy: the new volume; otherwise a new UUID"},
     {NOUN_DESCRIPTION, "description", "TEXT", "clone: of the new volume"},
     {0, NULL, NULL, NULL},
 };
@@ -200,6 +204,48 @@ static int clone_image(struct noun *n, char **operands, int count)
     return rc;
 }
 
+static int copy_into(struct noun *n, struct domain_name *name, struct domain *to)
+{
+    struct domain_copy o = {.image = n->given[NOUN_IMAGE], .uuid = n->given[NOUN_UUID],
+                            .has_format = n->given['f'] != NULL, .has_allocation = n->given['a'] != NULL,
+                            .progress = cli_progress_show, .progress_arg = &n->progress};
+    struct domain_volume_result result;
+    char image[DOMAIN_UUID];
+
+    if (!noun_format(n, &o.format) || !noun_allocation(n, &o.allocation) ||
+        (n->given['r'] != NULL && !noun_size(n, "--rate", n->given['r'], &o.rate)))
+        return CLI_FAILED;
+    if (domain_image_copy(name->domain, name->image, name->volume, to, &o, image, &result) < 0)
+        return noun_error(n);
+    cli_progress_end(&n->progress);
+    if (n->json)
+        return cli_json_print(json_pack("{s:s, s:s, s:I, s:I, s:I}", "image", image, "volume", result.uuid,
+                                        "capacity", (json_int_t)result.capacity, "asked", (json_int_t)result.asked,
+                                        "allocated", (json_int_t)result.allocated));
+    if (!n->quiet)
+        printf("%s/%s\n", image, result.uuid);
+    return CLI_OK;
+}
+
+static int copy_image(struct noun *n, char **operands, int count)
+{
+    struct domain_name name;
+    struct domain *to;
+    int rc = noun_name(n, operands[0], 1, &name);
+
+    (void)count;
+    if (rc != CLI_OK)
+        return rc;
+    if (domain_open(operands[1], &n->how, &to) < 0) {
+        rc = noun_error(n);
+    } else {
+        rc = copy_into(n, &name, to);
+        domain_close(to);
+    }
+    domain_name_free(&name);
+    return rc;
+}
+
 /* ---- command line ------------------------------------------------------------------------------------------- */
 
 static const struct noun_action actions[] = {
@@ -208,6 +254,7 @@ static const struct noun_action actions[] = {
     {"tree", 1, 1, {0}, tree},
     {"delete", 1, 1, {NOUN_DRY_RUN, NOUN_WAIT}, delete_image},
     {"clone", 1, 1, {NOUN_IMAGE, NOUN_UUID, NOUN_DESCRIPTION, NOUN_WAIT}, clone_image},
+    {"copy", 2, 2, {'f', 'a', 'p', 'r', NOUN_IMAGE, NOUN_UUID, NOUN_WAIT}, copy_image},
     {NULL, 0, 0, {0}, NULL},
 };
 
@@ -218,13 +265,15 @@ static int run(const struct cli_verb *verb, int argc, char **argv)
 
 const struct cli_verb cli_image_verb = {
     .name = "image",
-    .summary = "Show, delete and clone images of storage domains.",
-    .usage = "[OPTION]... list|info|tree|delete|clone NAME",
+    .summary = "Show, delete, clone and copy images of storage domains.",
+    .usage = "[OPTION]... list|info|tree|delete|clone|copy NAME [DOMAIN]",
     .options = options,
-    .notes = "NAME: DOMAIN, the path of a domain, for list and tree; or DOMAIN/IMAGE. list: one line each. tree: "
-             "chains,\n"
-             "what lies on what, with sizes and what each volume occupies. delete: renamed first, then removed.\n"
-             "clone: a new image that lies on a template (a volume that is SHARED), whose name is printed.\n"
-             "Exit code: 0, or 1.\n",
+    .notes =
+        "NAME: DOMAIN, the path of a domain, for list and tree; or DOMAIN/IMAGE. list: one line each. tree: "
+        "chains,\n"
+        "what lies on what, with sizes and what each volume occupies. delete: renamed first, then removed.\n"
+        "clone: a new image that lies on a template (a volume that is SHARED), whose name is printed.\n"
+        "copy NAME DOMAIN: what an image, or a volume of it, reads, as an image of one volume in that domain.\n"
+        "Exit code: 0, or 1.\n",
     .run = run,
 };

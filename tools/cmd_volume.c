@@ -9,11 +9,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "tools/noun.h"
 
 static const struct cli_option options[] = {
-    {'f', "format", "FMT", "create: raw (default) or qcow2"},
+    {'f', "format", "FMT", "create, upload: raw (default) or qcow2"},
     {'a', "allocation", "KIND", "create, snapshot: sparse (default) or preallocated"},
     NOUN_OUTPUT_OPTION,
     {'p', "progress", NULL, "show progress"},
@@ -21,9 +22,10 @@ static const struct cli_option options[] = {
     {'r', "rate", "SIZE", "merge: at most so many bytes a second"},
     NOUN_WAIT_OPTION,
     {NOUN_DRY_RUN, "dry-run", NULL, "delete, merge: say what would be done, and change nothing"},
-    {NOUN_UUID, "uuid", "UUID", "create, snapshot: the new volume; otherwise a new UUID"},
-    {NOUN_PARENT, "parent", "NAME", "create: VOLUME, or IMAGE/VOLUME: what it lies on"},
-    {NOUN_DESCRIPTION, "description", "TEXT", "create, snapshot, update: up to 210 characters"},
+    {NOUN_UUID, "uuid", "UUID", "create, snapshot, upload: the new volume; otherwise a new UUID"},
+    {NOUN_PARENT, "parent", "NAME", "create, upload: VOLUME, or IMAGE/VOLUME: what it lies on"},
+    {NOUN_DESCRIPTION, "description", "TEXT", "create, snapshot, upload, update: up to 210 characters"},
+    {NOUN_DIGEST, "digest", "HEX", "upload: SHA-256 that what comes has to have"},
     {NOUN_DISK_TYPE, "disk-type", "TYPE", "create, snapshot, update: DATA, OVFS, MEMD, ..."},
     {NOUN_INITIAL_SIZE, "initial-size", "SIZE", "create: judged as Vdsm does; changes nothing for files"},
     {NOUN_ILLEGAL, "illegal", NULL, "create: ILLEGAL, until update makes it LEGAL"},
@@ -36,30 +38,12 @@ static const struct cli_option options[] = {
 
 /* ---- create and snapshot ------------------------------------------------------------------------------------ */
 
-static bool parse_kind(const struct noun *n, struct domain_volume_create *o)
-{
-    static const char *const formats[] = {"raw", "qcow2", NULL}, *const kinds[] = {"preallocated", "sparse", NULL};
-    int word;
-
-    if (n->given['f'] != NULL) {
-        if (!noun_word(n, "--format", n->given['f'], formats, &word))
-            return false;
-        o->format = word == 0 ? DOMAIN_RAW : DOMAIN_COW;
-    }
-    o->allocation = DOMAIN_SPARSE;
-    if (n->given['a'] != NULL) {
-        if (!noun_word(n, "--allocation", n->given['a'], kinds, &word))
-            return false;
-        o->allocation = word == 0 ? DOMAIN_PREALLOCATED : DOMAIN_SPARSE;
-    }
-    return true;
-}
-
 static bool parse_create(struct noun *n, const char *size, struct domain_volume_create *o)
 {
     if (size != NULL && !noun_size(n, n->action->name, size, &o->capacity))
         return false;
-    if (!parse_kind(n, o))
+    o->allocation = DOMAIN_SPARSE;
+    if (!noun_format(n, &o->format) || !noun_allocation(n, &o->allocation))
         return false;
     o->has_sequence = n->given[NOUN_SEQUENCE] != NULL;
     if (o->has_sequence && !noun_number(n, NOUN_SEQUENCE, "--sequence", UINT32_MAX, &o->sequence))
@@ -406,6 +390,72 @@ static int prepare(struct noun *n, char **operands, int count)
     return rc;
 }
 
+/* ---- streams -------------------------------------------------------------------------------------------------
+ */
+
+static int upload_to(struct noun *n, struct domain_name *name, const char *image, struct domain_volume_create *o)
+{
+    struct domain_stream s = {.fd = STDIN_FILENO, .digest = n->given[NOUN_DIGEST]};
+    struct domain_volume_result result;
+
+    if (domain_volume_upload(name->domain, image, o, &s, &result) < 0)
+        return noun_error(n);
+    cli_progress_end(&n->progress);
+    if (n->json)
+        return cli_json_print(json_pack("{s:s, s:s, s:I, s:I, s:s}", "image", image, "volume", result.uuid,
+                                        "capacity", (json_int_t)result.capacity, "bytes", (json_int_t)s.bytes,
+                                        "sha256", s.sha256));
+    if (!n->quiet)
+        printf("%s/%s\n", image, result.uuid);
+    return CLI_OK;
+}
+
+static int upload(struct noun *n, char **operands, int count)
+{
+    struct domain_volume_create o = {0};
+    char *parent = NULL, uuid[DOMAIN_UUID];
+    struct domain_name name;
+    int rc;
+
+    (void)count;
+    if (!parse_create(n, operands[1], &o))
+        return CLI_FAILED;
+    rc = noun_name(n, operands[0], 0, &name);
+    if (rc != CLI_OK)
+        return rc;
+    if (name.volume[0] != '\0')
+        rc = cli_usage_error(n->verb, "upload: '%s' names a volume: --uuid says what the new one is called",
+                             operands[0]);
+    else if (domain_make_uuid(uuid) < 0)
+        rc = noun_error(n);
+    if (n->given[NOUN_PARENT] != NULL)
+        parse_parent(parent = cli_strdup(n->given[NOUN_PARENT]), &o);
+    if (rc == CLI_OK)
+        rc = upload_to(n, &name, name.image[0] != '\0' ? name.image : uuid, &o);
+    free(parent);
+    domain_name_free(&name);
+    return rc;
+}
+
+static int download_volume(struct noun *n, struct domain_name *name)
+{
+    struct domain_stream s = {.fd = STDOUT_FILENO};
+
+    if (isatty(STDOUT_FILENO))
+        return cli_usage_error(n->verb, "download: standard output is a terminal");
+    if (domain_volume_download(name->domain, name->image, name->volume, &s) < 0)
+        return noun_error(n);
+    if (!n->quiet)
+        cli_note("%" PRIu64 " bytes, SHA-256 %s", s.bytes, s.sha256);
+    return CLI_OK;
+}
+
+static int download(struct noun *n, char **operands, int count)
+{
+    (void)count;
+    return on_volume(n, operands[0], true, download_volume);
+}
+
 /* ---- command line --------------------------------------------------------------------------------------------
  */
 
@@ -432,6 +482,9 @@ static const struct noun_action actions[] = {
      {NOUN_WAIT, NOUN_DESCRIPTION, NOUN_DISK_TYPE, NOUN_LEGALITY, NOUN_SHARED, NOUN_GENERATION, NOUN_SEQUENCE},
      update},
     {"prepare", 1, 1, {NOUN_WAIT}, prepare},
+    {"upload", 2, 2, {'f', 'p', NOUN_WAIT, NOUN_UUID, NOUN_PARENT, NOUN_DESCRIPTION, NOUN_DISK_TYPE, NOUN_SEQUENCE,
+                      NOUN_DIGEST}, upload},
+    {"download", 1, 1, {NOUN_WAIT}, download},
     {NULL, 0, 0, {0}, NULL},
 };
 

@@ -123,6 +123,32 @@ bool noun_word(const struct noun *n, const char *what, const char *text, const c
     return false;
 }
 
+bool noun_format(const struct noun *n, enum domain_format *ret)
+{
+    static const char *const words[] = {"raw", "qcow2", NULL};
+    int word = 0;
+
+    if (n->given['f'] == NULL)
+        return true;
+    if (!noun_word(n, "--format", n->given['f'], words, &word))
+        return false;
+    *ret = word == 0 ? DOMAIN_RAW : DOMAIN_COW;
+    return true;
+}
+
+bool noun_allocation(const struct noun *n, enum domain_allocation *ret)
+{
+    static const char *const words[] = {"preallocated", "sparse", NULL};
+    int word = 0;
+
+    if (n->given['a'] == NULL)
+        return true;
+    if (!noun_word(n, "--allocation", n->given['a'], words, &word))
+        return false;
+    *ret = word == 0 ? DOMAIN_PREALLOCATED : DOMAIN_SPARSE;
+    return true;
+}
+
 /* ---- names ------------------------------------------------------------------------------------------------ */
 
 int noun_name(const struct noun *n, const char *operand, int need, struct domain_name *ret)

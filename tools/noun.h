@@ -55,6 +55,10 @@ bool noun_number(const struct noun *n, int option, const char *what, uint64_t ma
 /* One of the words, as a number. */
 bool noun_word(const struct noun *n, const char *what, const char *text, const char *const *words, int *ret);
 
+/* --format and --allocation, where they were given: else these stay as they are. */
+bool noun_format(const struct noun *n, enum domain_format *ret);
+bool noun_allocation(const struct noun *n, enum domain_allocation *ret);
+
 /* An operand as a name. `need`: 0: a domain at least; 1: an image; 2: a volume. CLI_OK, or CLI_FAILED: told. */
 int noun_name(const struct noun *n, const char *operand, int need, struct domain_name *ret);
 

@@ -4,6 +4,7 @@
 
 usage: test_domain.py VDISK_IO GOLDEN
 """
+import hashlib
 import json
 import os
 import pathlib
@@ -420,6 +421,92 @@ def test_names():
     judged(path)
 
 
+def test_copy():
+    """An image as one volume, within a domain and from one to another, in each kind."""
+    path, other = make("copies"), make("others")
+    image, base = volume("create", path, "2M")
+    io(path, image, base, "write -P 1 0 1M")
+    _, top = volume("snapshot", f"{path}/{image}", "4M", "--description", "of the leaf")
+    io(path, image, top, "write -P 2 512k 128k", "write -z 128k 128k", "write -P 3 3M 64k")
+    content = checksum(path, image, top)
+    for target in (path, other):
+        for fmt in ("raw", "qcow2"):
+            for kind in ("sparse", "preallocated"):
+                said = told("image", "copy", "-f", fmt, "-a", kind, f"{path}/{image}", target)
+                check("content", checksum(target, said["image"], said["volume"]) == content, said)
+                check("allocation", (said["allocated"] >= 4 * MIB) == (kind == "preallocated"), said)
+                check("description", "DESCRIPTION=of the leaf\n" in meta_of(target, said["image"], said["volume"]))
+    works("image", "copy", f"{path}/{image}/{base}", other, "--image", NEW)
+    check("of the base", content_of(f"volume:{other}/{NEW}") == content_of(f"volume:{path}/{image}/{base}"))
+    check("as it is", told("info", f"volume:{other}/{NEW}")["format"] == "raw")
+    refused("has volumes", "image", "copy", f"{path}/{image}", other, "--image", NEW)
+    refused("to itself", "image", "copy", f"{path}/{image}", path, "--image", image)
+    before = sorted(os.listdir(f"{other}/images"))
+    r = subprocess.run(["prlimit", "--fsize=1048576", lib.TOOL, "image", "copy", "-f", "raw", f"{path}/{image}",
+                        other],
+                       capture_output=True, text=True, check=False)
+    check("no room: nothing is left", r.returncode == 1 and sorted(os.listdir(f"{other}/images")) == before,
+          r.stderr)
+    for domain in (path, other):
+        judged(domain)
+
+
+def content_of(name):
+    return works("checksum", name).stdout.split()[0]
+
+
+def test_streams():
+    path = make("streams")
+    works("create", "-q", "-f", "qcow2", "image", "2M")
+    works("io", "-c", "write -P 5 64k 256k", "image")
+    image = pathlib.Path("image").read_bytes()
+    digest = hashlib.sha256(image).hexdigest()
+
+    def upload(data, *arguments):
+        return subprocess.run([lib.TOOL, "volume", "upload", "--output=json", *arguments], input=data,
+                              capture_output=True, check=False)
+
+    def fails(why, data, *arguments):
+        before = lib.snapshot_of(f"{path}/images")
+        r = upload(data, *arguments)
+        check(f"upload fails: {why}", r.returncode == 1 and why in r.stderr.decode(), r.stderr)
+        check("and leaves nothing", list(lib.snapshot_of(f"{path}/images")) == list(before))
+
+    r = upload(image, "-f", "qcow2", path, "2M", "--digest", digest)
+    said = json.loads(r.stdout or "{}")
+    check("upload", r.returncode == 0 and said["sha256"] == digest and said["bytes"] == len(image), r.stderr)
+    name = f"{path}/{said['image']}/{said['volume']}"
+    check("the same bytes", pathlib.Path(f"{path}/images/{said['image']}/{said['volume']}").read_bytes() == image)
+    r = subprocess.run([lib.TOOL, "volume", "download", name], capture_output=True, check=False)
+    check("download", r.stdout == image and digest in r.stderr.decode(), r.stderr)
+    works("compare", "image", f"volume:{name}")
+    raw = bytes(MIB) + os.urandom(MIB // 2) + bytes(MIB // 2)
+    r = upload(raw, path, "2M")
+    check("a raw one", r.returncode == 0, r.stderr)
+    check("a raw image that begins as another",
+          upload(image + bytes(2 * MIB - len(image)), path, "2M").returncode == 0)
+    judged(path)
+    fails("not 4194304", image, "-f", "qcow2", path, "4M")
+    fails("its size is", raw, path, "4M")
+    fails("no qcow2 magic", raw, "-f", "qcow2", path, "2M")
+    fails("the SHA-256 of what", image, "-f", "qcow2", path, "2M", "--digest", "00")
+    fails("more than", raw * 8, path, "2M")
+    fails("damaged", image[:len(image) // 2], "-f", "qcow2", path, "2M")
+    works("rebase", "-q", "-u", "-b", "/etc/passwd", "-F", "raw", "image")
+    image = pathlib.Path("image").read_bytes()
+    fails("its parent is /etc/passwd, not none", image, "-f", "qcow2", path, "2M")
+    fails("its parent is /etc/passwd, not " + said["volume"], image, "-f", "qcow2", f"{path}/{said['image']}",
+          "2M",
+          "--parent", said["volume"])
+    works("rebase", "-q", "-u", "-b", said["volume"], "-F", "qcow2", "image")
+    r = upload(pathlib.Path("image").read_bytes(), "-f", "qcow2", f"{path}/{said['image']}", "2M", "--parent",
+               said["volume"])
+    check("with a parent", r.returncode == 0, r.stderr)
+    works("create", "-q", "-f", "qcow2", "-o", "data_file=data", "with", "2M")
+    fails("external data file", pathlib.Path("with").read_bytes(), "-f", "qcow2", path, "2M")
+    judged(path)
+
+
 # ---- what Vdsm has made ---------------------------------------------------------------------------------------
 
 
@@ -472,4 +559,5 @@ def test_golden():
 
 lib.main(test_create, test_seal, test_kinds, test_rules, test_no_space,
          test_foreign_names, test_damaged, test_check, test_merge, test_resize,
-         test_templates, test_names, test_golden)
+         test_templates, test_names, test_copy, test_streams,
+         test_golden)

@@ -145,6 +145,11 @@ def template(path):
     works("volume", "update", f"{path}/{OTHER}", "--shared")
 
 
+def original(path):
+    works("volume", "create", "-f", "qcow2", f"{path}/{OTHER}", "1M", "--uuid", A)
+    write(path, A, "qcow2", "write -P 1 0 512k", image=OTHER)
+
+
 def clone(path):
     template(path)
     works("image", "clone", f"{path}/{OTHER}", "--image", IMAGE, "--uuid", B)
@@ -162,6 +167,7 @@ def test_operations():
     scenario("merge the leaf", chain("raw", 2), "volume", "merge", f"@/{IMAGE}/{B}")
     scenario("merge amid", chain("qcow2", 4), "volume", "merge", f"@/{IMAGE}/{C}")
     scenario("merge into raw", chain("raw", 3), "volume", "merge", f"@/{IMAGE}/{B}")
+    scenario("copy", original, "image", "copy", f"@/{OTHER}", "@", "--image", IMAGE, "--uuid", B)
     scenario("resize", chain("qcow2", 1), "volume", "resize", f"@/{IMAGE}", "2M")
 
 

@@ -27,7 +27,7 @@ for verb in $verbs; do
     same "options of $verb" "$(cat out)" "$(cat in_help)"
     completes "$verb" x
     same "$verb: names of files are bash's" "$(cat out)" ""
-    [[ $verb != @(job|domain|image) ]] || continue # they open no image
+    [[ $verb != @(job|domain) ]] || continue # they open no image
     completes "$verb" -f q
     same "formats of $verb" "$(cat out)" qcow2
 done

@@ -43,7 +43,7 @@ for verb in $verbs; do
     refused "see 'vdisk-io $verb --help'" "$verb" --no-such-option
     refused "see 'vdisk-io $verb --help'" "$verb"
     case $verb in
-    job|domain|image) ;; # they have no -f
+    job|domain) ;; # they have no -f
     *) refused "needs an argument" "$verb" -f ;;
     esac
 done

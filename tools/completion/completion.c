@@ -31,6 +31,7 @@ static const struct words {
     {"rebase", "backing-cache", "none writeback writethrough directsync unsafe"},
     {"checksum", "cache", "none writeback writethrough directsync unsafe"},
     {"volume", "allocation", "sparse preallocated"},
+    {"image", "allocation", "sparse preallocated"},
     {"volume", "legality", "LEGAL ILLEGAL"},
     {"domain", "type", "localfs nfs"},
     {"commit", "cache", "none writeback writethrough directsync unsafe"},

@@ -260,3 +260,16 @@ int dom_check_chain(struct domain *d, const char *image, const struct domain_vol
              dom_fail(ENOENT, NULL, "image %s: volume %s has no data", image, v->uuid);
     return rc;
 }
+
+int dom_open_data(struct domain *d, const char *image, const struct domain_volume *v, uint32_t flags, vdisk **ret)
+{
+    struct vdisk_open_opts how = {.size = sizeof how, .flags = flags,
+                                  .format = v->meta.format == DOMAIN_COW ? "qcow2" : "raw"};
+    char *path = NULL;
+    int rc = domain_volume_path(d, image, v->uuid, &path);
+
+    if (rc == 0)
+        rc = vdisk_open(path, &how, ret);
+    free(path);
+    return rc;
+}

@@ -185,6 +185,12 @@ int domain_open_name(const char *text, char **ret);
 
 /* ---- operations: a volume called "" is the leaf -------------------------------------------------------- */
 
+/*
+ * Fill the data of a new volume, which is at `path`, of format "raw" or "qcow2", and reads as zeros, or as its
+ * parent. -errno with a text: the volume is not made.
+ */
+typedef int domain_fill_fn(void *arg, const char *path, const char *format);
+
 struct domain_volume_create {
     const char            *uuid;           /* or NULL: a new one */
     const char            *parent;         /* a volume of the image, or of another one that is shared; or NULL */
@@ -201,6 +207,8 @@ struct domain_volume_create {
     uint64_t               sequence;
     vdisk_progress_fn     *progress;
     void                  *progress_arg;
+    domain_fill_fn        *fill;           /* before it counts; or NULL */
+    void                  *fill_arg;
 };
 
 struct domain_volume_result {
@@ -219,6 +227,25 @@ int domain_volume_delete(struct domain *d, const char *image, const char *volume
 
 /* All of an image: renamed, then purged. Its deleted rest, too, where only that is there. */
 int domain_image_delete(struct domain *d, const char *image, bool dry_run);
+
+struct domain_copy {
+    const char            *image;          /* the new one's UUID; or NULL: a new UUID */
+    const char            *uuid;           /* of its volume; or NULL: a new one */
+    bool                   has_format;     /* else as the volume that is copied; and so its allocation: */
+    bool                   has_allocation;
+    enum domain_format     format;
+    enum domain_allocation allocation;
+    vdisk_progress_fn     *progress;
+    void                  *progress_arg;
+    uint64_t               rate;           /* bytes a second; 0: as many as there can be */
+};
+
+/*
+ * What a volume reads, with all that it lies on, becomes an image of one volume, in the same domain or another.
+ * Killed, or failed: there is no such image. ret_image may be NULL.
+ */
+int domain_image_copy(struct domain *d, const char *image, const char *volume, struct domain *to,
+                      const struct domain_copy *o, char ret_image[DOMAIN_UUID], struct domain_volume_result *ret);
 
 struct domain_merge {
     vdisk_progress_fn *progress;
@@ -252,6 +279,24 @@ int domain_volume_update(struct domain *d, const char *image, const char *volume
  */
 int domain_volume_prepare(struct domain *d, const char *image, const char *volume,
                           void (*fn)(void *arg, const struct domain_volume *volume, const char *path), void *arg);
+
+struct domain_stream {
+    int                    fd;          /* that bytes come from, or go to */
+    const char            *digest;      /* upload: SHA-256 that they have to have, as text; or NULL */
+    char                   sha256[65];  /* what they have had, when all is done */
+    uint64_t               bytes;
+};
+
+/*
+ * A volume whose file is what comes from `s->fd`, to its end: an image of anybody's, which is looked at before it
+ * counts. It has to have the format, the size and the parent (by its name in the header) that `o` promises, no
+ * external data file, and metadata that is sound. Otherwise -EBADMSG, and there is no such volume.
+ */
+int domain_volume_upload(struct domain *d, const char *image, const struct domain_volume_create *o,
+                         struct domain_stream *s, struct domain_volume_result *ret);
+
+/* The file of a volume, as it is, to `s->fd`. What it lies on does not come with it. */
+int domain_volume_download(struct domain *d, const char *image, const char *volume, struct domain_stream *s);
 
 /* The path of a volume's data. The caller's, to be freed. */
 int domain_volume_path(struct domain *d, const char *image, const char *volume, char **ret);

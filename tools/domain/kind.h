@@ -195,6 +195,9 @@ int dom_read_header(struct domain *d, const char *image, const struct domain_vol
  */
 int dom_check_chain(struct domain *d, const char *image, const struct domain_volume *v);
 
+/* Open a volume's data, with all that it lies on. `flags`: of enum vdisk_open_flags. */
+int dom_open_data(struct domain *d, const char *image, const struct domain_volume *v, uint32_t flags, vdisk **ret);
+
 /* Have the data `size` bytes, or more if it has: preallocated as its metadata says. */
 int dom_grow_data(struct domain *d, const char *image, const struct domain_volume *v, uint64_t size,
                   vdisk_progress_fn *progress, void *progress_arg);

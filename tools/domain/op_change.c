@@ -36,17 +36,10 @@ int dom_grow_data(struct domain *d, const char *image, const struct domain_volum
     struct vdisk_resize_opts opts = {.size = sizeof opts,
                                      .preallocation = full ? VDISK_PREALLOC_FALLOC : VDISK_PREALLOC_OFF,
                                      .progress = progress, .progress_arg = progress_arg};
-    struct vdisk_open_opts how = {.size = sizeof how, .flags = VDISK_OPEN_RDWR,
-                                  .format = v->meta.format == DOMAIN_COW ? "qcow2" : "raw"};
     struct dom_error error;
     vdisk *volume;
-    char *path = NULL;
-    int rc = domain_volume_path(d, image, v->uuid, &path);
+    int rc = dom_open_data(d, image, v, VDISK_OPEN_RDWR, &volume);
 
-    if (rc < 0)
-        return rc;
-    rc = vdisk_open(path, &how, &volume);
-    free(path);
     if (rc < 0)
         return rc;
     rc = resize_open(d, volume, size, &opts);

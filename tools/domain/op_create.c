@@ -255,8 +255,11 @@ static int plan_data(struct creation *c)
     int rc;
 
     c->data = (struct vdisk_create_opts){.size = sizeof c->data, .format = cow ? "qcow2" : "raw",
-                                         .virtual_size = c->meta.capacity, .progress = c->o->progress,
-                                         .progress_arg = c->o->progress_arg};
+                                         .virtual_size = c->meta.capacity};
+    if (c->o->fill == NULL) { /* else it is the filling's */
+        c->data.progress = c->o->progress;
+        c->data.progress_arg = c->o->progress_arg;
+    }
     if (c->o->parent != NULL) {
         c->data.backing_file = c->meta.parent;
         c->data.backing_fmt = c->of_parent.format == DOMAIN_COW ? "qcow2" : "raw";
@@ -316,6 +319,18 @@ static int fill_data(struct creation *c)
     return rc;
 }
 
+/* What the caller has for it. */
+static int call_fill(struct creation *c)
+{
+    char *path = NULL;
+    int rc = c->o->fill != NULL ? domain_volume_path(c->domain, c->image, c->uuid, &path) : 0;
+
+    if (rc == 0 && c->o->fill != NULL)
+        rc = c->o->fill(c->o->fill_arg, path, c->data.format);
+    free(path);
+    return rc;
+}
+
 /* Is there what was asked for? */
 static int look_at_space(struct creation *c, struct domain_volume_result *ret)
 {
@@ -349,6 +364,8 @@ static int make_volume(struct creation *c, const char *meta, size_t len)
         dom_step("create: data file is made");
         rc = fill_data(c);
     }
+    if (rc == 0)
+        rc = call_fill(c);
     if (rc == 0) {
         dom_step("create: data is written");
         rc = c->parent != NULL ? dom_set_role(c->domain, c->image, c->parent, DOMAIN_INTERNAL) : 0;

@@ -61,6 +61,9 @@ void text_domain_seal(const struct text_domain *md, char seal[TEXT_SEAL]);
 
 void text_domain_free(struct text_domain *md);
 
+/* Before all else of libgcrypt. Any thread, any number of times. */
+void text_init_gcrypt(void);
+
 /* ---- others ----------------------------------------------------------------------------------------- */
 
 /* Lower case, 8-4-4-4-12. */

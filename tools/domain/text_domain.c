@@ -31,6 +31,13 @@ static void init_once(void)
     }
 }
 
+void text_init_gcrypt(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+    pthread_once(&once, init_once);
+}
+
 /* The character at *s, which moves behind it; what is not UTF-8 is the byte. */
 static unsigned next_character(const unsigned char **s)
 {
@@ -68,11 +75,10 @@ static void digest_text(gcry_md_hd_t md, const char *text)
 
 void text_domain_seal(const struct text_domain *md, char seal[TEXT_SEAL])
 {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
     const unsigned char *digest;
     gcry_md_hd_t hash;
 
-    pthread_once(&once, init_once);
+    text_init_gcrypt();
     if (gcry_md_open(&hash, GCRY_MD_SHA1, 0) != 0) {
         seal[0] = '\0'; /* no memory: nothing equals it */
         return;

@@ -1,0 +1,283 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Volumes that come as bytes, and go as such.
+ *
+ * Works: what comes is written to the data of a volume that is not published yet, and then looked at as what it
+ * is: anybody's. Fails: it is not what was promised, or not sound: the volume is not made.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <gcrypt.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <unistd.h>
+
+#include "tools/arith.h"
+#include "tools/domain/kind.h"
+
+enum { PIECE = 1 << 20, SHA256_BYTES = 32 };
+
+struct transfer {
+    struct domain_stream              *stream;
+    const struct domain_volume_create *o;
+    const struct domain               *domain;
+    gcry_md_hd_t                       hash;
+    char                              *buf;
+    const char                        *backing; /* that the header is to name; "": none */
+};
+
+static int begin(struct transfer *t)
+{
+    text_init_gcrypt();
+    t->buf = malloc(PIECE);
+    if (t->buf == NULL)
+        return dom_fail(ENOMEM, NULL, "out of memory");
+    if (gcry_md_open(&t->hash, GCRY_MD_SHA256, 0) != 0) {
+        free(t->buf);
+        return dom_fail(ENOTSUP, NULL, "libgcrypt gives no SHA-256 here");
+    }
+    return 0;
+}
+
+static void end(struct transfer *t)
+{
+    const unsigned char *digest = gcry_md_read(t->hash, GCRY_MD_SHA256);
+
+    for (size_t i = 0; i < SHA256_BYTES; i++)
+        snprintf(t->stream->sha256 + 2 * i, 3, "%02x", digest[i]);
+    gcry_md_close(t->hash);
+    free(t->buf);
+}
+
+static bool is_zero(const char *buf, size_t len)
+{
+    return len > 0 && buf[0] == 0 && memcmp(buf, buf + 1, len - 1) == 0;
+}
+
+/* All of it; at this place, where it is a file that is written anywhere. */
+static int put(int fd, const char *buf, size_t len, off_t at, bool seeks)
+{
+    while (len > 0) {
+        ssize_t n = seeks ? pwrite(fd, buf, len, at) : write(fd, buf, len);
+        if (n < 0 && errno != EINTR)
+            return -errno;
+        if (n > 0) {
+            buf += n;
+            at += n;
+            len -= (size_t)n;
+        }
+    }
+    return 0;
+}
+
+/* As much as fits, or all that there is. */
+static ssize_t get(int fd, char *buf, size_t len)
+{
+    size_t have = 0;
+
+    while (have < len) {
+        ssize_t n = read(fd, buf + have, len - have);
+        if (n == 0)
+            break;
+        if (n < 0 && errno != EINTR)
+            return -errno;
+        if (n > 0)
+            have += (size_t)n;
+    }
+    return (ssize_t)have;
+}
+
+/* From one to the other. `most`: more is refused. */
+static int move(struct transfer *t, int from, int to, bool seeks, uint64_t most)
+{
+    uint64_t at = 0;
+    ssize_t n;
+    int rc = 0;
+
+    while (rc == 0 && (n = get(from, t->buf, PIECE)) != 0) {
+        if (n < 0)
+            return dom_fail((int)-n, NULL, "reading: %s", strerror((int)-n));
+        if (at + (uint64_t)n > most)
+            return dom_fail(EFBIG, NULL, "more than %" PRIu64 " bytes come, which is more than such a volume has",
+                            most);
+        gcry_md_write(t->hash, t->buf, (size_t)n);
+        if (!seeks || !is_zero(t->buf, (size_t)n))
+            rc = put(to, t->buf, (size_t)n, (off_t)at, seeks);
+        if (rc < 0)
+            return dom_fail(rc, NULL, "writing: %s", strerror(-rc));
+        at += (uint64_t)n;
+        if (t->o != NULL && t->o->progress != NULL &&
+            t->o->progress(t->o->progress_arg, at, max_u64(at, most)) != 0)
+            return dom_fail(ECANCELED, NULL, "the upload was cancelled");
+    }
+    t->stream->bytes = at;
+    if (seeks && (ftruncate(to, (off_t)at) != 0 || fsync(to) != 0))
+        return dom_fail(errno, NULL, "writing: %s", strerror(errno));
+    return 0;
+}
+
+/* ---- what has come ------------------------------------------------------------------------------------------ */
+
+static int promised(const char *what, const char *is, const char *said)
+{
+    return dom_fail(EBADMSG, NULL, "what was uploaded is not as promised: %s is %s, not %s", what, is, said);
+}
+
+static int judge_sizes(const struct transfer *t, const struct vdisk_image_info *info)
+{
+    char is[32], said[32];
+
+    if (info->virtual_size == t->o->capacity)
+        return 0;
+    snprintf(is, sizeof is, "%" PRIu64, info->virtual_size);
+    snprintf(said, sizeof said, "%" PRIu64, t->o->capacity);
+    return promised("its size", is, said);
+}
+
+static int judge_header(const struct transfer *t, const struct vdisk_image_info *info)
+{
+    const char *backing = info->backing_file != NULL ? info->backing_file : "";
+
+    if (info->data_file != NULL)
+        return dom_fail(EBADMSG, NULL, "what was uploaded has an external data file, '%.200s'", info->data_file);
+    if (info->corrupt || info->dirty)
+        return dom_fail(EBADMSG, NULL, "what was uploaded is marked %s",
+                        info->corrupt ? "corrupt" : "as not closed");
+    if (strcmp(backing, t->backing) != 0)
+        return promised("its parent", backing[0] != '\0' ? backing : "none", t->backing[0] != '\0' ? t->backing :
+                        "none");
+    return judge_sizes(t, info);
+}
+
+static int judge_metadata(const struct transfer *t, const char *path)
+{
+    struct vdisk_check_opts opts = {.size = sizeof opts, .format = "qcow2", .memory_max = UINT64_C(256) << 20};
+    struct vdisk_check_result result = {.size = sizeof result};
+    struct dom_error error;
+    vdisk_job *job;
+    int rc = vdisk_job_check(path, &opts, &job);
+
+    if (rc < 0)
+        return rc;
+    rc = t->domain->how.run != NULL ? t->domain->how.run(job) : vdisk_job_run(job);
+    dom_error_keep(&error, rc);
+    if (rc == 0)
+        vdisk_job_get_check_result(job, &result);
+    vdisk_job_free(job);
+    if (rc < 0)
+        return dom_error_give(&error);
+    if (result.corruptions == 0 && result.check_errors == 0)
+        return 0;
+    return dom_fail(EBADMSG, NULL, "what was uploaded is damaged: %" PRIu64 " corruptions", result.corruptions);
+}
+
+static int judge(const struct transfer *t, const char *path, const char *format)
+{
+    struct vdisk_open_opts how = {.size = sizeof how, .flags = VDISK_OPEN_NO_NAMES | VDISK_OPEN_BUFFERED,
+                                  .format = format};
+    struct vdisk_image_info info = {.size = sizeof info};
+    vdisk_image *image;
+    int rc = vdisk_image_load(path, &how, &image);
+
+    if (rc < 0)
+        return rc;
+    vdisk_image_get_info(image, &info);
+    rc = judge_header(t, &info);
+    vdisk_image_free(image);
+    return rc == 0 && strcmp(format, "qcow2") == 0 ? judge_metadata(t, path) : rc;
+}
+
+static int judge_digest(const struct domain_stream *s)
+{
+    return s->digest == NULL || strcasecmp(s->digest, s->sha256) == 0 ? 0 :
+           dom_fail(EBADMSG, NULL, "the SHA-256 of what was uploaded is %s, not %.100s", s->sha256, s->digest);
+}
+
+static int fill(void *arg, const char *path, const char *format)
+{
+    struct vdisk_create_opts opts = {.size = sizeof opts, .format = format};
+    struct vdisk_measure_result size = {.size = sizeof size};
+    struct transfer *t = arg;
+    int fd, rc;
+
+    opts.virtual_size = t->o->capacity;
+    rc = vdisk_measure(&opts, NULL, &size);
+    if (rc < 0)
+        return rc;
+    fd = open(path, O_WRONLY | O_TRUNC | O_CLOEXEC);
+    if (fd < 0)
+        return dom_fail_file(errno, path, "opening it");
+    rc = begin(t);
+    if (rc == 0) {
+        rc = move(t, t->stream->fd, fd, true, 2 * size.fully_allocated);
+        end(t);
+    }
+    close(fd);
+    if (rc == 0)
+        rc = judge_digest(t->stream);
+    return rc == 0 ? judge(t, path, format) : rc;
+}
+
+int domain_volume_upload(struct domain *d, const char *image, const struct domain_volume_create *o,
+                         struct domain_stream *s, struct domain_volume_result *ret)
+{
+    struct domain_volume_create with = *o;
+    struct transfer t = {.stream = s, .o = &with, .domain = d, .backing = o->parent != NULL ? o->parent : ""};
+
+    if (o->allocation == DOMAIN_PREALLOCATED)
+        return dom_fail(EINVAL, NULL, "an uploaded volume is sparse: it has what has come");
+    if (o->capacity == 0 || o->capacity % 4096 != 0)
+        return dom_fail(EINVAL, NULL, "an upload needs the size of the image, a multiple of 4096");
+    with.fill = fill;
+    with.fill_arg = &t;
+    return domain_volume_create(d, image, &with, ret);
+}
+
+/* ---- download ------------------------------------------------------------------------------------------------
+ */
+
+static int send_file(struct domain *d, const char *image, const char *volume, struct domain_stream *s)
+{
+    struct transfer t = {.stream = s, .domain = d};
+    char *path = NULL;
+    int fd, rc = domain_volume_path(d, image, volume, &path);
+
+    if (rc < 0)
+        return rc;
+    fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        rc = dom_fail_file(errno, path, "opening it");
+    free(path);
+    if (rc == 0)
+        rc = begin(&t);
+    if (rc == 0) {
+        rc = move(&t, fd, s->fd, false, UINT64_MAX);
+        end(&t);
+    }
+    if (fd >= 0)
+        close(fd);
+    return rc;
+}
+
+int domain_volume_download(struct domain *d, const char *image, const char *volume, struct domain_stream *s)
+{
+    struct domain_volume *v;
+    struct dom_session session;
+    struct dom_error error;
+    int rc = dom_begin(d, image, NULL, false, &session);
+
+    if (rc < 0)
+        return rc;
+    v = dom_session_volume(&session, volume, &rc);
+    if (v != NULL && v->meta.legality != DOMAIN_LEGAL)
+        rc = dom_fail(EACCES, NULL, "volume %s is %s: only volumes that are LEGAL are downloaded", v->uuid,
+                      domain_legality_name(v->meta.legality));
+    if (rc == 0)
+        rc = send_file(d, image, v->uuid, s);
+    dom_error_keep(&error, rc);
+    dom_end(&session);
+    return rc < 0 ? dom_error_give(&error) : 0;
+}
