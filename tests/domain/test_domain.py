@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -507,6 +508,24 @@ def test_streams():
     judged(path)
 
 
+def test_document():
+    """The walk in docs/domains.md: each line works."""
+    os.makedirs("images")
+    lines = re.findall(r"^    vdisk-io ([^#\n]+)",
+                       (pathlib.Path(__file__).parents[2] / "docs/domains.md").read_text(),
+                       re.M)
+    image = top = ""
+    for line in lines:
+        said = works(*(word.replace("/images", os.getcwd() + "/images").replace("IMAGE", image).replace("VOLUME",
+                                                                                                        top)
+                       for word in shlex.split(line))).stdout.strip()
+        if re.fullmatch(rf"{vdsm.UUID.pattern}/{vdsm.UUID.pattern}", said):
+            image, top = said.split("/")
+    check("there were lines", len(lines) == 7, lines)
+    check("merged", told("volume", "info", f"images/{image}")["format"] == "RAW")
+    judged(told("domain", "info", "images")["path"])
+
+
 # ---- what Vdsm has made ---------------------------------------------------------------------------------------
 
 
@@ -560,4 +579,4 @@ def test_golden():
 lib.main(test_create, test_seal, test_kinds, test_rules, test_no_space,
          test_foreign_names, test_damaged, test_check, test_merge, test_resize,
          test_templates, test_names, test_copy, test_streams,
-         test_golden)
+         test_document, test_golden)
