@@ -165,7 +165,7 @@ static int show(struct noun *n, struct domain_name *name, struct domain_image *i
 
 static int info(struct noun *n, char **operands, int count)
 {
-    struct domain_image *image;
+    struct domain_image *image = NULL;
     struct domain_name name;
     int rc = noun_name(n, operands[0], 1, &name);
 
