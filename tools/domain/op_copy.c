@@ -34,7 +34,7 @@ static int fill(void *arg, const char *path, const char *format)
 {
     struct vdisk_open_opts how = {.size = sizeof how, .flags = VDISK_OPEN_RDWR, .format = format};
     const struct copy *c = arg;
-    struct dom_error error;
+    struct dom_error error = {0};
     vdisk *source, *target;
     int rc = dom_open_data(c->from, c->image, c->source, 0, &source);
 

@@ -331,21 +331,19 @@ static int call_fill(struct creation *c)
     return rc;
 }
 
-/* Is there what was asked for? */
-static int look_at_space(struct creation *c, struct domain_volume_result *ret)
+/* Is there what was asked for? The volume is made: it is only told. */
+static void look_at_space(struct creation *c, struct domain_volume_result *ret)
 {
     uint64_t size;
-    char has[32], asked[32];
-    int rc = c->domain->kind->measure(c->domain, c->image, c->uuid, &size, &ret->allocated);
 
     ret->asked = c->asked;
-    if (rc < 0 || ret->allocated >= c->asked)
-        return rc;
-    snprintf(has, sizeof has, "%" PRIu64, ret->allocated);
-    snprintf(asked, sizeof asked, "%" PRIu64, c->asked);
-    dom_note(c->domain, "volume %s: of %s bytes that were to be preallocated the storage has allocated %s: it "
-             "compresses or deduplicates, or cannot allocate", c->uuid, asked, has);
-    return 0;
+    if (c->domain->kind->measure(c->domain, c->image, c->uuid, &size, &ret->allocated) < 0)
+        dom_note(c->domain, "volume %s: what it occupies is not known: %s", c->uuid, vdisk_error_text());
+    else if (ret->allocated < c->asked)
+        dom_note(c->domain,
+                 "volume %s: of %" PRIu64 " bytes that were to be preallocated the storage has allocated %" PRIu64
+                 ": it compresses or deduplicates, or cannot allocate",
+                 c->uuid, c->asked, ret->allocated);
 }
 
 /* ---- steps ----------------------------------------------------------------------------------------------- */
@@ -442,11 +440,11 @@ int domain_volume_create(struct domain *d, const char *image, const struct domai
         dom_error_keep(&error, rc);
         if (rc < 0)
             undo(&c);
+        else
+            look_at_space(&c, &result);
     } else {
         dom_error_keep(&error, rc);
     }
-    if (rc == 0)
-        rc = look_at_space(&c, &result);
     dom_end(&c.session);
     if (rc < 0)
         return dom_error_give(&error);
