@@ -117,8 +117,9 @@ int cli_operands(const struct cli_parser *p, char ***ret_list);
 const char *cli_image(const struct cli_parser *p, const char *operand, const char *format);
 
 /*
- * "volume:DOMAIN/IMAGE[/VOLUME]": is it one; and what to give to vdisk_open() in its place, to be freed. NULL: an
- * error was printed.
+ * "volume:DOMAIN/IMAGE[/VOLUME]": is it one; and what to give to vdisk_open() in its place, to be freed, or its
+ * path and format. NULL: an error was printed. Until the program ends no operation changes what the image's
+ * volumes hold.
  */
 bool cli_is_volume(const char *operand);
 char *cli_volume_name(const struct cli_verb *verb, const char *operand, const char *format);

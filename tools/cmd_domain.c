@@ -202,8 +202,10 @@ static int print_result(const struct noun *n, struct report *r, const struct dom
                                         (json_int_t)result->faults, "mended", (json_int_t)result->mended,
                                         "skipped", (json_int_t)result->skipped, "findings", r->list));
     if (!n->quiet)
-        printf("%zu images, %zu volumes: %zu faults, %zu mended; %zu images were in use\n", result->images,
-               result->volumes, result->faults, result->mended, result->skipped);
+        printf("%zu images, %zu volumes: %zu faults, %zu mended\n", result->images, result->volumes,
+               result->faults, result->mended);
+    if (!n->quiet && result->skipped > 0)
+        printf("%zu images were in use, and not looked at\n", result->skipped);
     return CLI_OK;
 }
 

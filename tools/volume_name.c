@@ -2,8 +2,8 @@
 /*
  * "volume:DOMAIN/IMAGE/VOLUME" as the name of an image.
  *
- * Works: the domain's metadata tells the file and its format. Fails: there is no such volume, it is not LEGAL, or
- * the verb would change what the metadata says of it.
+ * Works: the domain's metadata tells the file and its format; the image is in use until the program ends. Fails:
+ * there is no such volume, it is not LEGAL, or the verb would change what the metadata says of it.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -38,6 +38,7 @@ char *cli_volume_name(const struct cli_verb *verb, const char *operand, const ch
 {
     const char *instead = instead_of(verb->name);
     char *name;
+    int use; /* never closed */
 
     if (instead != NULL) {
         cli_usage_error(verb, "'%s': does not change volumes of domains: %s", operand, instead);
@@ -47,7 +48,7 @@ char *cli_volume_name(const struct cli_verb *verb, const char *operand, const ch
         cli_usage_error(verb, "'%s': its domain says its format: leave out --format", operand);
         return NULL;
     }
-    if (domain_open_name(operand, &name) < 0) {
+    if (domain_open_name(operand, &name, &use) < 0) {
         cli_library_error();
         return NULL;
     }

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import tempfile
 
+import vdsm
+
 sys.dont_write_bytecode = True
 TOOL = os.path.realpath(sys.argv[1])
 GOLDEN_ID = "b8c7b24a-d2d1-43b5-a854-e78d07e34a33"
@@ -57,6 +59,50 @@ def golden(folder, archive):
     subprocess.run(["tar", "-xSJf", archive, "-C", folder], check=True)
     os.rename(f"{folder}/v5", f"{folder}/{GOLDEN_ID}")
     return f"{folder}/{GOLDEN_ID}"
+
+
+def judged(path):
+    try:
+        domain = vdsm.Domain(path)
+        check("judged", True)
+        return domain
+    except vdsm.Wrong as e:
+        check(f"judged: {path}", False, e)
+        return None
+
+
+def make(folder, *more):
+    os.makedirs(folder)
+    uuid = works("domain", "create", folder, *more).stdout.strip()
+    check("a UUID is printed", vdsm.UUID.fullmatch(uuid), uuid)
+    return f"{folder}/{uuid}"
+
+
+def volume(*arguments):
+    """IMAGE, VOLUME that are printed."""
+    image, name = works("volume", *arguments).stdout.strip().split("/")
+    return image, name
+
+
+def meta_of(domain, image, name):
+    return pathlib.Path(f"{domain}/images/{image}/{name}.meta").read_text()
+
+
+def set_meta(domain, image, name, old, new):
+    path = pathlib.Path(f"{domain}/images/{image}/{name}.meta")
+    text = path.read_text()
+    check(f"{old} in {name}", old in text)
+    path.write_text(text.replace(old, new))
+
+
+def io(domain, image, name, *commands):
+    fmt = "qcow2" if "FORMAT=COW" in meta_of(domain, image, name) else "raw"
+    works("io", "-f", fmt, *(x for c in commands for x in ("-c", c)), f"{domain}/images/{image}/{name}")
+
+
+def checksum(domain, image, name):
+    fmt = "qcow2" if "FORMAT=COW" in meta_of(domain, image, name) else "raw"
+    return works("checksum", "-f", fmt, f"{domain}/images/{image}/{name}").stdout.split()[0]
 
 
 def snapshot_of(path):

@@ -17,57 +17,14 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import lib  # noqa: E402
-from lib import MIB, check, refused, told, works  # noqa: E402
+from lib import (MIB, check, checksum, io, judged, make, meta_of, refused, set_meta, told, volume,  # noqa: E402
+                 works)
 import vdsm  # noqa: E402
 
 GOLDEN = os.path.realpath(sys.argv[2])
 I1, I2, I3, I4, I5, I6 = (f"0000000{n}-0000-4000-8000-00000000000{n}" for n in range(1, 7))
 V11, V21, V31, V15, V16 = (f"000000{n}-0000-4000-8000-0000000000{n}" for n in (11, 21, 31, 15, 16))
 NEW = "aaaaaaaa-0000-4000-8000-00000000000a"
-
-
-def judged(path):
-    try:
-        domain = vdsm.Domain(path)
-        check("judged", True)
-        return domain
-    except vdsm.Wrong as e:
-        check(f"judged: {path}", False, e)
-        return None
-
-
-def make(folder, *more):
-    os.makedirs(folder)
-    uuid = works("domain", "create", folder, *more).stdout.strip()
-    check("a UUID is printed", vdsm.UUID.fullmatch(uuid), uuid)
-    return f"{folder}/{uuid}"
-
-
-def volume(*arguments):
-    """IMAGE, VOLUME that are printed."""
-    image, name = works("volume", *arguments).stdout.strip().split("/")
-    return image, name
-
-
-def meta_of(domain, image, name):
-    return pathlib.Path(f"{domain}/images/{image}/{name}.meta").read_text()
-
-
-def set_meta(domain, image, name, old, new):
-    path = pathlib.Path(f"{domain}/images/{image}/{name}.meta")
-    text = path.read_text()
-    check(f"{old} in {name}", old in text)
-    path.write_text(text.replace(old, new))
-
-
-def io(domain, image, name, *commands):
-    fmt = "qcow2" if "FORMAT=COW" in meta_of(domain, image, name) else "raw"
-    works("io", "-f", fmt, *(x for c in commands for x in ("-c", c)), f"{domain}/images/{image}/{name}")
-
-
-def checksum(domain, image, name):
-    fmt = "qcow2" if "FORMAT=COW" in meta_of(domain, image, name) else "raw"
-    return works("checksum", "-f", fmt, f"{domain}/images/{image}/{name}").stdout.split()[0]
 
 
 # ---- domains -------------------------------------------------------------------------------------------------

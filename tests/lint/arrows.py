@@ -29,7 +29,7 @@ ROOMS = {
     "jobs": ("jobs/*.c", []),
     "filters": ("filters/*.c", ["engine/spec", "engine/loop"]),
     "tools/domain/text": ("tools/domain/text_*.c", []),
-    "tools/domain/kinds": ("tools/domain/{kind_file,file_lock}.c", ["tools/domain", "tools/domain/text"]),
+    "tools/domain/kinds": ("tools/domain/{kind_file,file_*}.c", ["tools/domain", "tools/domain/text"]),
     "tools/domain": ("tools/domain/*.c", ["tools/domain/text"]),
     "qcow2/format": ("qcow2/format/*.c", ["engine/loop"]),
     "qcow2/meta": ("qcow2/{meta/*,mutant}.c", ["qcow2/format", "engine/loop"]),

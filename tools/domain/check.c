@@ -3,8 +3,9 @@
  * Is a domain as it should be?
  *
  * Works: each image is locked, what operations can leave is looked for (mend.c), and then what the volumes
- * themselves say is compared with their metadata. With repair what can be mended is. Fails: an image that somebody
- * works on is skipped, aloud; what cannot be looked at is a finding.
+ * themselves say is compared with their metadata. With repair what can be mended is, where nobody has one of its
+ * volumes open. Fails: an image that somebody works on is skipped, aloud; what cannot be looked at is a finding,
+ * and the others are looked at.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -49,6 +50,11 @@ static void check_links(struct check *c, const struct domain_image *image, const
     if (m->format == DOMAIN_RAW && strcmp(m->parent, DOMAIN_BLANK) != 0)
         dom_tell(&c->mend, VDISK_FOUND_CORRUPTION, "image %s: volume %s is raw, and has a parent", image->uuid,
                  v->uuid);
+    if (m->role != DOMAIN_SHARED && v->links > 1)
+        dom_tell(&c->mend, VDISK_FOUND_CORRUPTION,
+                 "image %s: the data of volume %s has %u names, and it is no template: who writes by one changes "
+                 "the other",
+                 image->uuid, v->uuid, v->links);
     if (m->legality != DOMAIN_LEGAL)
         dom_tell(&c->mend, VDISK_FOUND_NOTE, "image %s: volume %s is %s: it is not used before it is made LEGAL",
                  image->uuid, v->uuid, domain_legality_name(m->legality));
@@ -57,16 +63,13 @@ static void check_links(struct check *c, const struct domain_image *image, const
 static void check_capacity(struct check *c, const struct domain_image *image, struct domain_volume *v,
                            uint64_t size)
 {
-    struct domain_meta meta = v->meta;
-
-    if (size == meta.capacity)
+    if (size == v->meta.capacity)
         return;
     dom_tell(&c->mend, VDISK_FOUND_CORRUPTION, "image %s: volume %s has %" PRIu64 " bytes, and its metadata says %"
-             PRIu64, image->uuid, v->uuid, size, meta.capacity);
-    if (!c->o->repair || size < meta.capacity || v->links > 1)
+             PRIu64, image->uuid, v->uuid, size, v->meta.capacity);
+    if (!c->mend.repair || size < v->meta.capacity)
         return;
-    meta.capacity = size;
-    if (dom_write_meta(c->domain, image->uuid, v, &meta) == 0)
+    if (dom_match_capacity(c->domain, image->uuid, v, true) == 0)
         dom_tell(&c->mend, VDISK_FOUND_FIXED, "image %s: the metadata of volume %s says %" PRIu64 " bytes now",
                  image->uuid, v->uuid, size);
 }
@@ -91,6 +94,10 @@ static void check_header(struct check *c, const struct domain_image *image, stru
                  "image %s: volume %s: its header says that its parent is '%s', and "
                  "it is %s",
                  image->uuid, v->uuid, header.backing_format, format);
+    if (header.data_file)
+        dom_tell(&c->mend, VDISK_FOUND_CORRUPTION,
+                 "image %s: volume %s has an external data file: it is not followed, and the volume not used",
+                 image->uuid, v->uuid);
     if (header.corrupt)
         dom_tell(&c->mend, VDISK_FOUND_CORRUPTION,
                  "image %s: volume %s is marked corrupt: 'vdisk-io check -r all' "
@@ -105,7 +112,11 @@ static void check_header(struct check *c, const struct domain_image *image, stru
 static void check_volume(struct check *c, const struct domain_image *image, struct domain_volume *v)
 {
     c->result.volumes++;
-    if (!v->has_meta && v->has_data && !v->has_intent && v->links <= 1)
+    if (!v->has_meta && v->odd)
+        dom_tell(&c->mend, VDISK_FOUND_CORRUPTION,
+                 "image %s: volume %s, or what is beside it, is no regular file: it is left as it is", image->uuid,
+                 v->uuid);
+    else if (!v->has_meta && !v->has_intent && (v->has_data || v->has_draft))
         dom_tell(&c->mend, VDISK_FOUND_LEAK,
                  "image %s: volume %s is data without metadata, and nothing says whose: it "
                  "is left as it is",
@@ -166,8 +177,10 @@ static int check_loaded(struct check *c, struct domain_image **image)
 
 static int check_image(struct check *c, const char *name)
 {
+    const struct dom_lock_wish wish = {name, DOM_LOCK_BESIDE};
+    bool repair = c->mend.repair;
     struct domain_image *image;
-    int lock, rc = c->domain->kind->lock(c->domain, false, name, NULL, &lock);
+    int lock, rc = c->domain->kind->lock(c->domain, &wish, 1, &lock);
 
     if (rc == -EAGAIN) {
         dom_tell(&c->mend, VDISK_FOUND_NOTE, "image %s is not looked at: %s", name, vdisk_error_text());
@@ -176,24 +189,30 @@ static int check_image(struct check *c, const char *name)
     }
     if (rc < 0)
         return rc;
+    if (repair && c->domain->kind->lock_alone(c->domain, lock, name) < 0) {
+        dom_tell(&c->mend, VDISK_FOUND_NOTE, "image %s is looked at only: %s", name, vdisk_error_text());
+        c->mend.repair = false;
+    }
     rc = domain_load_image(c->domain, name, &image);
     if (rc == 0) {
         c->result.images++;
         rc = check_loaded(c, &image);
         domain_image_free(image);
     }
+    c->mend.repair = repair;
     c->domain->kind->unlock(lock);
     return rc == -ENOENT ? 0 : rc; /* it has gone */
 }
 
 static int check_removed(struct check *c, const char *image)
 {
+    const struct dom_lock_wish wish = {image, DOM_LOCK_CHANGE};
     int lock, rc;
 
     dom_tell(&c->mend, VDISK_FOUND_LEAK, "image %s is deleted, and its files are still there", image);
     if (!c->o->repair)
         return 0;
-    rc = c->domain->kind->lock(c->domain, false, image, NULL, &lock);
+    rc = c->domain->kind->lock(c->domain, &wish, 1, &lock);
     if (rc < 0)
         return rc;
     rc = c->domain->kind->purge_image(c->domain, image);
@@ -226,16 +245,16 @@ int domain_check(struct domain *d, const struct domain_check *o, struct domain_c
     if (rc < 0)
         return rc;
     check_domain(&c);
-    for (size_t i = 0; rc == 0 && i < names.count; i++) {
+    for (size_t i = 0; i < names.count; i++) {
         const char *name = names.list[i];
         if (strncmp(name, DOMAIN_REMOVED, sizeof DOMAIN_REMOVED - 1) == 0)
             rc = check_removed(&c, name + sizeof DOMAIN_REMOVED - 1);
         else
             rc = check_image(&c, name);
+        if (rc < 0)
+            dom_tell(&c.mend, VDISK_FOUND_ERROR, "image %s: %s", name, vdisk_error_text());
     }
     domain_names_free(&names);
-    if (rc < 0)
-        return rc;
     c.result.faults = c.mend.faults;
     c.result.mended = c.mend.mended;
     *ret = c.result;

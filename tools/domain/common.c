@@ -2,6 +2,7 @@
 /* Errors, notes, steps, names; metadata of volumes as it is changed; headers of volumes. */
 #include <assert.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -170,6 +171,20 @@ int dom_format_meta(const struct domain *d, const struct domain_meta *meta, char
                     "the metadata of a volume has at most %d bytes, and would be more", TEXT_VOLUME_MAX);
 }
 
+/* Of a template each image that has it has the same metadata, not a copy. */
+static int refuse_shared(struct domain *d, const char *image, const struct domain_volume *v)
+{
+    unsigned others = 0;
+    int rc = 0;
+
+    if (v->meta.role == DOMAIN_SHARED && v->links > 1)
+        rc = d->kind->count_shares(d, image, v->uuid, false, &others);
+    if (rc == 0 && others > 0)
+        rc = dom_fail(EBUSY, NULL, "volume %s is shared by %u images: its metadata is not changed", v->uuid,
+                      others + 1);
+    return rc;
+}
+
 int dom_write_meta(struct domain *d, const char *image, struct domain_volume *v, const struct domain_meta *meta)
 {
     char buf[TEXT_VOLUME_MAX + 1];
@@ -177,10 +192,9 @@ int dom_write_meta(struct domain *d, const char *image, struct domain_volume *v,
     int rc;
 
     assert(v->has_meta && v->why[0] == '\0');
-    if (v->links > 1)
-        return dom_fail(EBUSY, NULL, "volume %s is shared by %u images: its metadata is not changed", v->uuid,
-                        v->links);
-    rc = dom_format_meta(d, meta, buf, &len);
+    rc = refuse_shared(d, image, v);
+    if (rc == 0)
+        rc = dom_format_meta(d, meta, buf, &len);
     if (rc == 0)
         rc = d->kind->write_meta(d, image, v->uuid, buf, len);
     if (rc == 0)
@@ -207,7 +221,8 @@ const char *dom_backing_of(const struct domain_meta *meta)
 
 int dom_read_header(struct domain *d, const char *image, const struct domain_volume *v, struct dom_header *ret)
 {
-    struct vdisk_open_opts how = {.size = sizeof how, .flags = VDISK_OPEN_FORCE_SHARE | VDISK_OPEN_BUFFERED};
+    struct vdisk_open_opts how = {.size = sizeof how, .flags = VDISK_OPEN_FORCE_SHARE | VDISK_OPEN_BUFFERED |
+                                                                 VDISK_OPEN_NO_NAMES};
     struct vdisk_image_info info = {.size = sizeof info};
     vdisk_image *loaded;
     char *path = NULL;
@@ -221,7 +236,8 @@ int dom_read_header(struct domain *d, const char *image, const struct domain_vol
     if (rc < 0)
         return rc;
     vdisk_image_get_info(loaded, &info);
-    *ret = (struct dom_header){.virtual_size = info.virtual_size, .corrupt = info.corrupt, .dirty = info.dirty};
+    *ret = (struct dom_header){.virtual_size = info.virtual_size, .corrupt = info.corrupt, .dirty = info.dirty,
+                               .data_file = info.data_file != NULL};
     if (info.backing_file != NULL)
         snprintf(ret->backing, sizeof ret->backing, "%s", info.backing_file);
     if (info.backing_fmt != NULL)
@@ -239,6 +255,8 @@ static int check_layer(struct domain *d, const char *image, const struct domain_
 
     if (rc < 0)
         return rc;
+    if (header.data_file)
+        return dom_fail(EBADMSG, NULL, "volume %s has an external data file: it is not followed", v->uuid);
     if (strcmp(header.backing, backing) != 0)
         return dom_fail(EBADMSG, "'vdisk-io domain check' tells more",
                         "volume %s: its header says that it lies on '%s', its metadata on '%s'", v->uuid,
@@ -255,9 +273,36 @@ int dom_check_chain(struct domain *d, const char *image, const struct domain_vol
 {
     int rc = 0;
 
-    for (; rc == 0 && v != NULL; v = v->parent)
-        rc = v->has_data ? check_layer(d, image, v) :
-             dom_fail(ENOENT, NULL, "image %s: volume %s has no data", image, v->uuid);
+    for (; rc == 0 && v != NULL; v = v->parent) {
+        if (v->odd)
+            rc = dom_fail(EBADMSG, NULL, "image %s: volume %s, or what is beside it, is no regular file", image,
+                          v->uuid);
+        else
+            rc = v->has_data ? check_layer(d, image, v) :
+                 dom_fail(ENOENT, NULL, "image %s: volume %s has no data", image, v->uuid);
+    }
+    return rc;
+}
+
+int dom_match_capacity(struct domain *d, const char *image, struct domain_volume *v, bool change)
+{
+    struct domain_meta meta = v->meta;
+    struct dom_header header;
+    int rc = dom_read_header(d, image, v, &header);
+
+    if (rc < 0 || meta.capacity == header.virtual_size)
+        return rc;
+    if (meta.capacity > header.virtual_size)
+        return dom_fail(EBADMSG, NULL, "volume %s has %" PRIu64 " bytes, and its metadata says %" PRIu64, v->uuid,
+                        header.virtual_size, meta.capacity);
+    meta.capacity = header.virtual_size;
+    if (change)
+        rc = dom_write_meta(d, image, v, &meta);
+    if (rc == 0 && change)
+        dom_note(d, "volume %s: its capacity is %" PRIu64 " bytes, as its metadata says now", v->uuid,
+                 meta.capacity);
+    if (rc == 0)
+        v->meta.capacity = meta.capacity;
     return rc;
 }
 

@@ -120,11 +120,13 @@ struct domain_volume {
     char                  uuid[DOMAIN_UUID];
     struct domain_meta    meta;        /* where why[0] is 0 */
     char                  why[160];    /* why the metadata cannot be read */
-    bool has_meta; /* there is some, perhaps unreadable; else the volume is half-made, or going */
+    bool                  has_meta;    /* there is some, perhaps unreadable */
     bool                  has_data;
-    bool                  has_intent;  /* metadata that was on its way */
+    bool                  has_draft;   /* metadata that was on its way */
+    bool                  has_intent;  /* without metadata: half-made, or going; with: merged, and going */
+    bool                  odd;         /* one of its names is no regular file */
     bool                  has_lease;
-    unsigned              links;       /* images that share it */
+    unsigned              links;       /* names of its data, in images that share it, or elsewhere */
     uint64_t              size;        /* of the file or device */
     uint64_t              allocated;   /* that it occupies */
     struct domain_volume *parent;      /* within the image (shared ones are there, too), or NULL */
@@ -179,17 +181,30 @@ void domain_name_free(struct domain_name *name);
 
 /*
  * What to open in place of a volume's name (the leaf, where VOLUME is left out): its path, its format, read-only
- * unless it is a leaf; as "json:{...}". It is the caller's, to be freed. Errors: -EACCES: it is not LEGAL; ...
+ * unless it is a leaf; as "json:{...}". It is the caller's, to be freed. *ret_use is a descriptor: until it is
+ * closed no operation changes what the image's volumes hold. Errors: -EACCES: it is not LEGAL; -EAGAIN: somebody
+ * changes the image; ...
  */
-int domain_open_name(const char *text, char **ret);
+int domain_open_name(const char *text, char **ret, int *ret_use);
+
+/* The same in two: the path, which is the caller's, and the format, "raw" or "qcow2". */
+int domain_open_path(const char *text, char **ret_path, const char **ret_format, int *ret_use);
 
 /* ---- operations: a volume called "" is the leaf -------------------------------------------------------- */
 
+struct domain_new {
+    const char *path;
+    const char *format;         /* "raw" or "qcow2" */
+    const char *backing;        /* what its header names, and as which format; "": none */
+    const char *backing_format;
+    uint64_t    capacity;
+};
+
 /*
- * Fill the data of a new volume, which is at `path`, of format "raw" or "qcow2", and reads as zeros, or as its
- * parent. -errno with a text: the volume is not made.
+ * Fill the data of a new volume, which reads as zeros, or as its parent. -errno with a text: the volume is not
+ * made.
  */
-typedef int domain_fill_fn(void *arg, const char *path, const char *format);
+typedef int domain_fill_fn(void *arg, const struct domain_new *n);
 
 struct domain_volume_create {
     const char            *uuid;           /* or NULL: a new one */
@@ -295,7 +310,10 @@ struct domain_stream {
 int domain_volume_upload(struct domain *d, const char *image, const struct domain_volume_create *o,
                          struct domain_stream *s, struct domain_volume_result *ret);
 
-/* The file of a volume, as it is, to `s->fd`. What it lies on does not come with it. */
+/*
+ * The file of a volume, as it is, to `s->fd`. What it lies on does not come with it. -EAGAIN: somebody writes to
+ * it.
+ */
 int domain_volume_download(struct domain *d, const char *image, const char *volume, struct domain_stream *s);
 
 /* The path of a volume's data. The caller's, to be freed. */

@@ -20,9 +20,9 @@
 /* FNV-1a, above the domain's byte and below what off_t has. */
 static off_t byte_of(const struct file_lock_wish *wish)
 {
-    uint64_t hash = UINT64_C(0xcbf29ce484222325);
+    uint64_t hash = UINT64_C(0xcbf29ce484222325) ^ (wish->part == FILE_LOCK_USE);
 
-    if (strcmp(wish->what, "domain") == 0)
+    if (wish->part == FILE_LOCK_DOMAIN)
         return 0;
     for (const char *p = wish->name; *p != '\0'; p++)
         hash = (hash ^ (unsigned char)*p) * UINT64_C(0x100000001b3);
@@ -123,24 +123,65 @@ static int take_one(int fd, const char *path, const struct file_lock_wish *wish,
     if (errno != EAGAIN && errno != EACCES)
         return dom_fail_file(errno, path, "locking it");
     find_holder(fd, lock.l_start, holder, sizeof holder);
-    return dom_fail(EAGAIN, "--wait waits for it", "%s %s is in use by %s", wish->what, wish->name, holder);
+    return dom_fail(EAGAIN, "an action on images or volumes waits for it with --wait", "%s %s is in use by %s",
+                    wish->part == FILE_LOCK_DOMAIN ? "domain" : "image", wish->name, holder);
+}
+
+static bool all_shared(const struct file_lock_wish *wishes, unsigned n)
+{
+    bool exclusive = false;
+
+    for (unsigned i = 0; i < n; i++)
+        exclusive = exclusive || wishes[i].exclusive;
+    return !exclusive;
+}
+
+static void path_of(const char *domain_path, char ret[PATH_MAX])
+{
+    snprintf(ret, PATH_MAX, "%s/dom_md/leases", domain_path);
 }
 
 int file_lock_take(const char *domain_path, const struct file_lock_wish *wishes, unsigned n, bool wait,
                    int *ret_fd)
 {
+    const int how = O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY;
+    bool shared = all_shared(wishes, n);
     char path[PATH_MAX];
+    struct stat st;
     int fd, rc = 0;
 
-    snprintf(path, sizeof path, "%s/dom_md/leases", domain_path);
-    fd = open(path, O_RDWR | O_CLOEXEC);
-    if (fd < 0)
-        return dom_fail_file(errno, path, "opening it for locks");
-    for (unsigned i = 0; rc == 0 && i < n; i++)
-        rc = take_one(fd, path, &wishes[i], wait);
+    path_of(domain_path, path);
+    fd = open(path, (shared ? O_RDONLY : O_RDWR) | how);
+    if (fd < 0 && errno == EROFS) {
+        shared = true;
+        fd = open(path, O_RDONLY | how);
+    }
+    if (fd < 0 || fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) {
+        rc = fd < 0 ? dom_fail_file(errno, path, "opening it for locks")
+                    : dom_fail(EINVAL, NULL, "%s: is no regular file", path);
+        if (fd >= 0)
+            close(fd);
+        return rc;
+    }
+    for (unsigned i = 0; rc == 0 && i < n; i++) {
+        struct file_lock_wish wish = wishes[i];
+        wish.exclusive = wish.exclusive && !shared;
+        rc = take_one(fd, path, &wish, wait);
+    }
     if (rc < 0)
         close(fd);
     else
         *ret_fd = fd;
     return rc;
+}
+
+int file_lock_add(int fd, const char *domain_path, const struct file_lock_wish *wish)
+{
+    struct file_lock_wish with = *wish;
+    char path[PATH_MAX];
+
+    path_of(domain_path, path);
+    if ((fcntl(fd, F_GETFL) & O_ACCMODE) == O_RDONLY)
+        with.exclusive = false;
+    return take_one(fd, path, &with, false);
 }

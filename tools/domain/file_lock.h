@@ -5,14 +5,26 @@
 
 #include <stdbool.h>
 
-struct file_lock_wish {
-    const char *what; /* "domain" or "image" */
-    const char *name; /* its UUID */
-    bool        exclusive;
+enum file_lock_part {
+    FILE_LOCK_DOMAIN,
+    FILE_LOCK_IMAGE, /* what an image is: changed, or to stay as it is */
+    FILE_LOCK_USE,   /* what its volumes hold: shared by those that have one open */
 };
 
-/* All of them, in this order. *ret_fd: closing it gives them back. -EAGAIN: the text says who has one. */
+struct file_lock_wish {
+    enum file_lock_part part;
+    const char         *name; /* the UUID of the domain, or of the image */
+    bool                exclusive;
+};
+
+/*
+ * All of them, in this order. *ret_fd: closing it gives them back. -EAGAIN: the text says who has one. On a
+ * file system that is read-only nobody changes anything: all are shared there.
+ */
 int file_lock_take(const char *domain_path, const struct file_lock_wish *wishes, unsigned n, bool wait,
                    int *ret_fd);
+
+/* One more, without waiting. */
+int file_lock_add(int fd, const char *domain_path, const struct file_lock_wish *wish);
 
 #endif

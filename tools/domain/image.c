@@ -19,8 +19,13 @@ static void read_meta(struct domain *d, const char *image, struct domain_volume 
 {
     char buf[TEXT_VOLUME_MAX + 1], why[TEXT_WHY] = "";
     size_t len;
-    int rc = d->kind->read_meta(d, image, v->uuid, buf, &len);
+    int rc;
 
+    if (v->odd) {
+        snprintf(v->why, sizeof v->why, "it, or what is beside it, is no regular file");
+        return;
+    }
+    rc = d->kind->read_meta(d, image, v->uuid, buf, &len);
     if (rc < 0) {
         snprintf(v->why, sizeof v->why, "%.150s", rc == -EFBIG ? "more than 512 bytes" : strerror(-rc));
         return;
@@ -36,7 +41,9 @@ static void take_entry(struct domain *d, const char *image, struct domain_volume
 {
     *v = (struct domain_volume){.has_meta = e->meta,
                                 .has_data = e->data,
+                                .has_draft = e->draft,
                                 .has_intent = e->intent,
+                                .odd = e->odd,
                                 .has_lease = e->lease,
                                 .links = e->links,
                                 .size = e->size,
@@ -177,18 +184,36 @@ struct domain_volume *domain_image_volume(const struct domain_image *image, cons
     return NULL;
 }
 
+bool dom_is_merged(const struct domain_volume *v)
+{
+    return v->has_meta && v->has_intent;
+}
+
+/* Of two, one whose metadata cannot be read is why. */
+static int not_one_leaf(const struct domain *d, const struct domain_image *image, const struct domain_volume *a,
+                        const struct domain_volume *b)
+{
+    const struct domain_volume *bad = !is_read(a) ? a : b;
+
+    if (!is_read(bad))
+        return dom_fail(EBADMSG, "name the volume, or have 'vdisk-io domain check' look",
+                        "image %s of domain %s: which volume is the leaf is not known: the metadata of volume %s: "
+                        "%s", image->uuid, d->uuid, bad->uuid, bad->why);
+    return dom_fail(ENOTUNIQ, "name the volume, or have 'vdisk-io domain check' look",
+                    "image %s of domain %s has more than one leaf: %s and %s", image->uuid, d->uuid, a->uuid,
+                    b->uuid);
+}
+
 struct domain_volume *domain_image_leaf(struct domain *d, const struct domain_image *image, int *ret_error)
 {
     struct domain_volume *leaf = NULL;
 
     for (size_t i = 0; i < image->count; i++) {
         struct domain_volume *v = &image->list[i];
-        if (!v->has_meta || v->children > 0)
+        if (!v->has_meta || v->children > 0 || (dom_is_merged(v) && v->meta.role == DOMAIN_INTERNAL))
             continue;
         if (leaf != NULL) {
-            *ret_error = dom_fail(ENOTUNIQ, "name the volume, or have 'vdisk-io domain check' look",
-                                  "image %s of domain %s has more than one leaf: %s and %s", image->uuid, d->uuid,
-                                  leaf->uuid, v->uuid);
+            *ret_error = not_one_leaf(d, image, leaf, v);
             return NULL;
         }
         leaf = v;

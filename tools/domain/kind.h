@@ -4,7 +4,9 @@
  * What the changes mean, and in which order they come, is in the operations. And what these share.
  *
  * A volume is one of: made (it has metadata), or unpublished: half-made, or going. Of an unpublished one there is
- * an intent, so that it is known that it is nobody's: who finds it, with the image locked, purges it.
+ * an intent, so that it is known that it is nobody's: who finds it, with the image locked, purges it. A made one
+ * with an intent has been merged into its parent, and goes when its child lies on that. Data without either is
+ * left alone.
  *
  * All calls: 0 or -errno with text. Names have been judged. Changes of one image come to the disk in their order;
  * they are durable after sync(), those of an image's name at once.
@@ -16,7 +18,8 @@
 
 struct dom_entry {
     char     volume[DOMAIN_UUID];
-    bool     meta, intent, data, lease;
+    bool     meta, draft, intent, data, lease; /* draft: of metadata that was being changed */
+    bool     odd;                              /* something of that is no regular file */
     unsigned links; /* of the data */
     uint64_t size, allocated;
 };
@@ -25,6 +28,20 @@ struct dom_entries {
     struct dom_entry *list; /* sorted by volume */
     size_t            count;
     char              stranger[64]; /* one of the names that are of no volume; "": there are none */
+};
+
+enum { DOM_LOCKS_MAX = 2 };
+
+enum dom_lock_kind {
+    DOM_LOCK_CHANGE, /* an image is changed, and nobody has one of its volumes open by name */
+    DOM_LOCK_BESIDE, /* its metadata is changed: others may have its volumes open */
+    DOM_LOCK_READ,   /* it stays as it is */
+    DOM_LOCK_USE,    /* a volume of it is open by name */
+};
+
+struct dom_lock_wish {
+    const char        *image;
+    enum dom_lock_kind kind;
 };
 
 struct dom_kind {
@@ -38,10 +55,13 @@ struct dom_kind {
     int (*list_images)(struct domain *d, struct domain_names *ret);
 
     /*
-     * The domain's lock, shared or exclusive, and an image's, exclusive, or of a second one, shared; any may be
-     * left out (NULL). *ret_lock is for unlock(). -EAGAIN: somebody holds one; the text names him.
+     * The domain's lock, shared, and those of images, none of them twice. *ret_lock is for unlock(). -EAGAIN:
+     * somebody holds one; the text names him. Who waits holds none that another one waits for.
      */
-    int (*lock)(struct domain *d, bool exclusive, const char *image, const char *shared_image, int *ret_lock);
+    int (*lock)(struct domain *d, const struct dom_lock_wish *images, unsigned n, int *ret_lock);
+
+    /* Of BESIDE make CHANGE, without waiting. */
+    int (*lock_alone)(struct domain *d, int lock, const char *image);
     void (*unlock)(int lock);
 
     /* ---- images: `image` may be that of a removed one, with DOMAIN_REMOVED ---- */
@@ -58,22 +78,33 @@ struct dom_kind {
     int (*read_meta)(struct domain *d, const char *image, const char *volume, char buf[TEXT_VOLUME_MAX + 1],
                      size_t *ret_len);
     int (*write_meta)(struct domain *d, const char *image, const char *volume, const char *text, size_t len);
-    int (*drop_intent)(struct domain *d, const char *image, const char *volume); /* of a volume that is made */
+    int (*drop_draft)(struct domain *d, const char *image, const char *volume); /* of a volume that is made */
 
     /* A new volume, unpublished: its metadata noted as an intent; then its data, exclusively, empty. */
-    int (*begin)(struct domain *d, const char *image, const char *volume, const char *text, size_t len);
+    int (*set_intent)(struct domain *d, const char *image, const char *volume, const char *text, size_t len);
+    int (*drop_intent)(struct domain *d, const char *image, const char *volume);
     int (*make_data)(struct domain *d, const char *image, const char *volume, uint64_t size);
     int (*publish)(struct domain *d, const char *image, const char *volume);
     int (*unpublish)(struct domain *d, const char *image, const char *volume);
     int (*purge)(struct domain *d, const char *image, const char *volume); /* data, lease, then the intent */
 
     int (*share)(struct domain *d, const char *image, const char *volume, const char *to_image);
-    int (*unshare)(struct domain *d, const char *image, const char *volume); /* its names in this image */
+    /* Its names in this image. -EBUSY: no other image has it. */
+    int (*unshare)(struct domain *d, const char *image, const char *volume);
+
+    /* How many other images have this very volume; `published`: and its metadata. */
+    int (*count_shares)(struct domain *d, const char *image, const char *volume, bool published, unsigned *ret);
+
+    /* An image that has something of that name; "": there is none. */
+    int (*find_volume)(struct domain *d, const char *volume, char ret_image[DOMAIN_UUID]);
 
     /* Space for so many bytes, without a change of what the volume is. -ENOTSUP: it cannot be had. */
     int (*reserve)(struct domain *d, const char *image, const char *volume, uint64_t bytes);
     int (*measure)(struct domain *d, const char *image, const char *volume, uint64_t *ret_size,
                    uint64_t *ret_allocated);
+
+    /* A descriptor of its data, the caller's. -EINVAL: it is no regular file. */
+    int (*open_data)(struct domain *d, const char *image, const char *volume, bool write, int *ret_fd);
 
     /* What has been changed in the image is durable. */
     int (*sync)(struct domain *d, const char *image);
@@ -138,14 +169,20 @@ struct dom_session {
     struct domain       *domain;
     struct domain_image *image; /* NULL: there is none yet */
     int                  lock;
+    bool                 alone; /* nobody has a volume of it open by name; else nothing has been mended */
 };
 
-/*
- * Lock and mend. `shared_image`: another one that is to stay as it is meanwhile, or NULL. -ENOENT: there is no
- * such image, unless `may_lack`.
- */
-int dom_begin(struct domain *d, const char *image, const char *shared_image, bool may_lack,
-              struct dom_session *ret);
+struct dom_want {
+    const char *image;
+    const char *shared_image; /* another one that is to stay as it is meanwhile, or NULL */
+    bool        may_lack;     /* there need not be such an image */
+    bool        beside;       /* others may have its volumes open: what these hold is not changed */
+    bool        dry_run;      /* change nothing: what would be mended is only told */
+    int         lock;         /* that was taken before, and is given back by dom_end(), and on failure; -1 */
+};
+
+/* Lock and mend. -ENOENT: there is no such image. */
+int dom_begin(struct domain *d, const struct dom_want *want, struct dom_session *ret);
 void dom_end(struct dom_session *s);
 
 /* A volume of it whose metadata can be read; "" is the leaf. NULL: an error, in *ret_rc. */
@@ -171,7 +208,7 @@ int dom_mend(struct domain *d, struct domain_image **image, struct dom_mend *m);
 /* An image without volumes of its own goes. */
 int dom_mend_empty(struct domain *d, const struct domain_image *image, struct dom_mend *m, bool *ret_gone);
 
-/* Into its parent: another volume has come into its place, and it is still there. */
+/* A published volume whose data is in its parent, and which goes when none lies on it. */
 bool dom_is_merged(const struct domain_volume *v);
 
 void dom_tell(struct dom_mend *m, enum vdisk_finding kind, const char *fmt, ...)
@@ -182,6 +219,7 @@ void dom_tell(struct dom_mend *m, enum vdisk_finding kind, const char *fmt, ...)
 struct dom_header {
     uint64_t virtual_size;
     bool     corrupt, dirty;
+    bool     data_file;    /* what it holds is in another file */
     char     backing[256]; /* as stored; "": none */
     char     backing_format[32];
 };
@@ -194,6 +232,63 @@ int dom_read_header(struct domain *d, const char *image, const struct domain_vol
  * domain does not know, and nothing that a guest wrote is taken for a header. -EBADMSG, -ENOENT.
  */
 int dom_check_chain(struct domain *d, const char *image, const struct domain_volume *v);
+
+/* What the volumes of an image say of each other, in metadata and in their headers. */
+struct dom_look {
+    const struct domain_image *image;
+    struct dom_looked {
+        char backing[256]; /* of the header; "": it names none, or cannot be read */
+        char trouble[160]; /* why it is not known what the volume lies on; "": it is */
+    } *list;               /* by the index of the image's list */
+};
+
+/* Opens each volume. *ret is the caller's, for dom_look_free(). */
+int dom_look(struct domain *d, const struct domain_image *image, struct dom_look *ret);
+void dom_look_free(struct dom_look *l);
+
+/*
+ * A volume, not `except`, that lies on this one by its metadata or its header; NULL: none of which that is known.
+ */
+const struct domain_volume *dom_named_by(const struct dom_look *l, const struct domain_volume *v,
+                                         const struct domain_volume *except);
+
+/* Does the header of `child` name `parent`? */
+bool dom_header_names(const struct dom_look *l, const struct domain_volume *child,
+                      const struct domain_volume *parent);
+
+/* Why it is not known what one of the others lies on; NULL: it is known of all. */
+const char *dom_look_trouble(const struct dom_look *l, const struct domain_volume *v);
+
+/*
+ * Before what a volume holds, or is, is changed: nothing but `child` (or NULL) lies on it, by metadata and by
+ * headers, and it is known of all what they lie on. `doing`: "deleted". -EBUSY, -EBADMSG.
+ */
+int dom_judge_top(const struct dom_session *s, const struct domain_volume *v, const struct domain_volume *child,
+                  const char *doing);
+
+/* A pause before an attempt to get a lock is made again; *ms is 0 at first. false: there have been enough. */
+bool dom_pause(const struct domain *d, unsigned *ms);
+
+/* Nobody writes a volume, or, with `alone`, has it open. For dom_claims_end(). */
+struct dom_claims {
+    vdisk **list;
+    size_t  count;
+};
+
+/* Adds one; -EAGAIN: the text names who has it. Waits if the domain is to. */
+int dom_claim(struct domain *d, const char *image, const struct domain_volume *v, bool alone,
+              struct dom_claims *claims);
+void dom_claims_end(struct dom_claims *claims);
+
+/*
+ * The capacity in the metadata of a volume is to be the size that it has: what is less is mended, with `change`,
+ * and in `v` in any case; what is more is an error.
+ */
+int dom_match_capacity(struct domain *d, const char *image, struct domain_volume *v, bool change);
+
+/* domain_volume_create(), with a lock for CHANGE on the image that was taken before, or -1. It is given back. */
+int dom_create_volume(struct domain *d, const char *image, const struct domain_volume_create *o, int lock,
+                      struct domain_volume_result *ret);
 
 /* Open a volume's data, with all that it lies on. `flags`: of enum vdisk_open_flags. */
 int dom_open_data(struct domain *d, const char *image, const struct domain_volume *v, uint32_t flags, vdisk **ret);

@@ -3,17 +3,19 @@
  * Domains in folders: a local file system, or a mounted export.
  *
  *     DOMAIN/dom_md/metadata
- *     DOMAIN/images/IMAGE/VOLUME, VOLUME.meta, VOLUME.meta.new, VOLUME.lease
+ *     DOMAIN/images/IMAGE/VOLUME, VOLUME.meta, VOLUME.meta.new, VOLUME.intent, VOLUME.lease
  *
- * Works: metadata is written beside, synced, and renamed. What is changed in a folder gets to the disk in its
- * order, by the file system's journal, and is there when the folder has been synced. VOLUME.meta.new without
- * VOLUME.meta is the intent of a volume that is being made or removed: so publishing and unpublishing are one
- * rename each. Fails: as the call of the system, with the path.
+ * Works: metadata is written beside (VOLUME.meta.new), synced, and renamed. What is changed in a folder gets to
+ * the disk in its order, by the file system's journal, and is there when the folder has been synced. VOLUME.intent
+ * without VOLUME.meta is a volume that is being made or removed: so publishing and unpublishing are one rename
+ * each. Fails: as the call of the system, with the path.
  *
  * Invariants:
  *  1. VOLUME.meta is whole, whenever it is there.
  *  2. Data that is unpublished goes before its intent.
+ *  3. No symbolic link is followed: an image is a folder, what a volume has are regular files.
  */
+#include <assert.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -25,44 +27,24 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+#include "tools/domain/file_folder.h"
 #include "tools/domain/file_lock.h"
-#include "tools/domain/kind.h"
 
-static const char meta_suffix[] = ".meta", intent_suffix[] = ".meta.new", lease_suffix[] = ".lease";
+/* ---- small things ------------------------------------------------------------------------------------- */
 
-/* ---- paths and small things -------------------------------------------------------------------------- */
-
-static char *image_path(const struct domain *d, const char *image, const char *name, const char *suffix)
+static int sync_folder(const struct domain *d, int folder, const char *image, const char *name)
 {
-    char *path;
-
-    return asprintf(&path, "%s/images/%s%s%s%s", d->path, image, name[0] != '\0' ? "/" : "", name, suffix) < 0 ?
-           NULL : path;
-}
-
-static int out_of_memory(void)
-{
-    return dom_fail(ENOMEM, NULL, "out of memory");
-}
-
-/* A file or a folder. */
-static int sync_file(const char *path)
-{
-    int fd = open(path, O_RDONLY | O_CLOEXEC), rc = 0;
-
-    if (fd < 0 || (fsync(fd) != 0 && errno != EINVAL))
-        rc = dom_fail_file(errno, path, "making it durable");
-    if (fd >= 0)
-        close(fd);
-    return rc;
+    return fsync(folder) == 0 || errno == EINVAL ? 0 : file_fail(d, image, name, errno, "making it durable");
 }
 
 static int file_sync(struct domain *d, const char *image)
 {
-    char *path = image_path(d, image, "", "");
-    int rc = path != NULL ? sync_file(path) : out_of_memory();
+    int folder = file_open_folder(d, image), rc;
 
-    free(path);
+    if (folder < 0)
+        return folder;
+    rc = sync_folder(d, folder, image, "");
+    close(folder);
     return rc;
 }
 
@@ -80,41 +62,21 @@ static int write_all(int fd, const char *text, size_t len, bool sync)
     return !sync || fsync(fd) == 0 ? 0 : -errno;
 }
 
-static int write_file(const char *path, const char *text, size_t len, bool sync)
-{
-    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644), rc;
-
-    if (fd < 0)
-        return dom_fail_file(errno, path, "making it");
-    rc = write_all(fd, text, len, sync);
-    if (close(fd) != 0 && rc == 0)
-        rc = -errno;
-    return rc < 0 ? dom_fail_file(rc, path, "writing it") : 0;
-}
-
 /* At most `max` bytes, and a NUL. -EFBIG: there are more. */
-static int read_file(const char *path, char *buf, size_t max, size_t *ret_len)
+static int read_all(int fd, const char *path, char *buf, size_t max, size_t *ret_len)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK), rc = 0;
     size_t len = 0;
     ssize_t n = 1;
 
-    if (fd < 0)
-        return dom_fail_file(errno, path, "opening it");
     while (n != 0 && len <= max) {
         n = read(fd, buf + len, max + 1 - len);
         if (n > 0)
             len += (size_t)n;
         else if (n < 0 && errno != EINTR)
-            break;
+            return dom_fail_file(errno, path, "reading it");
     }
-    if (n < 0)
-        rc = dom_fail_file(errno, path, "reading it");
-    else if (len > max)
-        rc = dom_fail(EFBIG, NULL, "%s: is longer than metadata is: %zu bytes", path, max);
-    close(fd);
-    if (rc < 0)
-        return rc;
+    if (len > max)
+        return dom_fail(EFBIG, NULL, "%s: is longer than metadata is: %zu bytes", path, max);
     buf[len] = '\0';
     *ret_len = len;
     return 0;
@@ -122,28 +84,27 @@ static int read_file(const char *path, char *buf, size_t max, size_t *ret_len)
 
 static int rename_suffix(struct domain *d, const char *image, const char *volume, const char *from, const char *to)
 {
-    char *a = image_path(d, image, volume, from), *b = image_path(d, image, volume, to);
-    int rc = 0;
+    int folder = file_open_folder(d, image), rc = 0;
+    char a[FILE_NAME], b[FILE_NAME];
 
-    if (a == NULL || b == NULL)
-        rc = out_of_memory();
-    else if (rename(a, b) != 0)
-        rc = dom_fail_file(errno, a, "renaming it");
-    free(a);
-    free(b);
+    if (folder < 0)
+        return folder;
+    if (renameat(folder, file_name(a, volume, from), folder, file_name(b, volume, to)) != 0)
+        rc = file_fail(d, image, a, errno, "renaming it");
+    close(folder);
     return rc;
 }
 
 static int unlink_suffix(struct domain *d, const char *image, const char *volume, const char *suffix)
 {
-    char *path = image_path(d, image, volume, suffix);
-    int rc = 0;
+    int folder = file_open_folder(d, image), rc = 0;
+    char name[FILE_NAME];
 
-    if (path == NULL)
-        return out_of_memory();
-    if (unlink(path) != 0 && errno != ENOENT)
-        rc = dom_fail_file(errno, path, "removing it");
-    free(path);
+    if (folder < 0)
+        return folder;
+    if (unlinkat(folder, file_name(name, volume, suffix), 0) != 0 && errno != ENOENT)
+        rc = file_fail(d, image, name, errno, "removing it");
+    close(folder);
     return rc;
 }
 
@@ -151,15 +112,16 @@ static int unlink_suffix(struct domain *d, const char *image, const char *volume
 
 static int file_load(const char *path, char **ret_text, size_t *ret_len)
 {
-    char *name, *text = malloc(TEXT_DOMAIN_MAX + 2);
-    int rc = -ENOMEM;
+    char name[PATH_MAX], *text = malloc(TEXT_DOMAIN_MAX + 2);
+    int fd, rc;
 
-    if (text == NULL || asprintf(&name, "%s/dom_md/metadata", path) < 0) {
-        free(text);
-        return out_of_memory();
-    }
-    rc = read_file(name, text, TEXT_DOMAIN_MAX, ret_len);
-    free(name);
+    if (text == NULL)
+        return file_no_memory();
+    snprintf(name, sizeof name, "%s/dom_md/metadata", path);
+    fd = open(name, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+    rc = fd >= 0 ? read_all(fd, name, text, TEXT_DOMAIN_MAX, ret_len) : dom_fail_file(errno, name, "opening it");
+    if (fd >= 0)
+        close(fd);
     if (rc == 0)
         *ret_text = text;
     else
@@ -195,7 +157,7 @@ static int add_name(struct domain_names *names, const char *name)
     if ((names->count & (names->count + 1)) == 0) { /* room for the next power of two */
         void *list = reallocarray(names->list, 2 * names->count + 2, sizeof *names->list);
         if (list == NULL)
-            return out_of_memory();
+            return file_no_memory();
         names->list = list;
     }
     snprintf(names->list[names->count++], sizeof *names->list, "%.63s", name);
@@ -206,14 +168,16 @@ static int file_list_images(struct domain *d, struct domain_names *ret)
 {
     struct domain_names names = {0};
     struct dirent *entry;
-    char path[PATH_MAX];
-    int rc = 0;
+    int images = file_open_images(d), rc = 0;
     DIR *dir;
 
-    snprintf(path, sizeof path, "%s/images", d->path);
-    dir = opendir(path);
-    if (dir == NULL)
-        return dom_fail_file(errno, path, "opening the folder");
+    if (images < 0)
+        return images;
+    dir = fdopendir(images);
+    if (dir == NULL) {
+        close(images);
+        return file_no_memory();
+    }
     while (rc == 0 && (entry = readdir(dir)) != NULL)
         if (is_image_name(entry->d_name))
             rc = add_name(&names, entry->d_name);
@@ -228,16 +192,40 @@ static int file_list_images(struct domain *d, struct domain_names *ret)
     return 0;
 }
 
-static int file_lock(struct domain *d, bool exclusive, const char *image, const char *shared_image, int *ret_lock)
+static int compare_wishes(const void *a, const void *b)
 {
-    struct file_lock_wish wishes[3] = {{.what = "domain", .name = d->uuid, .exclusive = exclusive}};
-    unsigned n = 1;
+    const struct dom_lock_wish *x = a, *y = b;
 
-    if (image != NULL)
-        wishes[n++] = (struct file_lock_wish){.what = "image", .name = image, .exclusive = true};
-    if (shared_image != NULL && (image == NULL || strcmp(image, shared_image) != 0))
-        wishes[n++] = (struct file_lock_wish){.what = "image", .name = shared_image};
-    return file_lock_take(d->path, wishes, n, d->how.wait, ret_lock);
+    return strcmp(x->image, y->image);
+}
+
+/* In one order, so that none who waits is waited for: by the names of images, each image's two locks together. */
+static int file_lock(struct domain *d, const struct dom_lock_wish *images, unsigned n, int *ret_lock)
+{
+    struct file_lock_wish wishes[1 + 2 * DOM_LOCKS_MAX] = {{.part = FILE_LOCK_DOMAIN, .name = d->uuid}};
+    struct dom_lock_wish sorted[DOM_LOCKS_MAX];
+    unsigned count = 1;
+
+    assert(n <= DOM_LOCKS_MAX);
+    if (n > 0)
+        memcpy(sorted, images, n * sizeof *images);
+    qsort(sorted, n, sizeof *sorted, compare_wishes);
+    for (unsigned i = 0; i < n; i++) {
+        enum dom_lock_kind kind = sorted[i].kind;
+        const char *name = sorted[i].image;
+        if (kind != DOM_LOCK_USE)
+            wishes[count++] = (struct file_lock_wish){FILE_LOCK_IMAGE, name, kind != DOM_LOCK_READ};
+        if (kind == DOM_LOCK_USE || kind == DOM_LOCK_CHANGE)
+            wishes[count++] = (struct file_lock_wish){FILE_LOCK_USE, name, kind == DOM_LOCK_CHANGE};
+    }
+    return file_lock_take(d->path, wishes, count, d->how.wait, ret_lock);
+}
+
+static int file_lock_alone(struct domain *d, int lock, const char *image)
+{
+    const struct file_lock_wish wish = {FILE_LOCK_USE, image, true};
+
+    return file_lock_add(lock, d->path, &wish);
 }
 
 static void file_unlock(int lock)
@@ -263,6 +251,16 @@ static struct dom_entry *entry_of(struct dom_entries *e, const char *volume)
     return &e->list[e->count++];
 }
 
+/* What is no regular file is no file of a volume, whatever it is called. (3) */
+static bool is_regular(int folder, const struct dirent *file)
+{
+    struct stat st;
+
+    if (file->d_type != DT_UNKNOWN)
+        return file->d_type == DT_REG;
+    return fstatat(folder, file->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(st.st_mode);
+}
+
 static void note_data(struct dom_entry *entry, int folder, const char *name)
 {
     struct stat st;
@@ -275,29 +273,35 @@ static void note_data(struct dom_entry *entry, int folder, const char *name)
     entry->links = (unsigned)st.st_nlink;
 }
 
-/* A file in an image's folder. */
-static int note_file(struct dom_entries *e, int folder, const char *name)
+static bool *flag_of(struct dom_entry *entry, const char *suffix)
 {
-    struct dom_entry *entry;
-    const char *suffix = name + DOMAIN_UUID - 1;
+    return strcmp(suffix, FILE_META) == 0   ? &entry->meta
+           : strcmp(suffix, FILE_DRAFT) == 0  ? &entry->draft
+           : strcmp(suffix, FILE_INTENT) == 0 ? &entry->intent
+           : strcmp(suffix, FILE_LEASE) == 0  ? &entry->lease
+                                                : NULL;
+}
+
+/* A file in an image's folder. */
+static int note_file(struct dom_entries *e, int folder, const struct dirent *file)
+{
+    const char *name = file->d_name, *suffix = name + DOMAIN_UUID - 1;
+    struct dom_entry *entry, none = {0};
 
     if (strlen(name) < DOMAIN_UUID - 1 || !text_is_uuid(name, DOMAIN_UUID - 1) ||
-        (suffix[0] != '\0' && strcmp(suffix, meta_suffix) != 0 && strcmp(suffix, intent_suffix) != 0 &&
-         strcmp(suffix, lease_suffix) != 0)) {
+        (suffix[0] != '\0' && flag_of(&none, suffix) == NULL)) {
         snprintf(e->stranger, sizeof e->stranger, "%.60s", name);
         return 0;
     }
     entry = entry_of(e, name);
     if (entry == NULL)
-        return out_of_memory();
-    if (suffix[0] == '\0')
+        return file_no_memory();
+    if (suffix[0] != '\0')
+        *flag_of(entry, suffix) = true;
+    if (!is_regular(folder, file))
+        entry->odd = true;
+    else if (suffix[0] == '\0')
         note_data(entry, folder, name);
-    else if (strcmp(suffix, meta_suffix) == 0)
-        entry->meta = true;
-    else if (strcmp(suffix, intent_suffix) == 0)
-        entry->intent = true;
-    else
-        entry->lease = true;
     return 0;
 }
 
@@ -311,19 +315,20 @@ static int compare_entries(const void *a, const void *b)
 static int file_list_volumes(struct domain *d, const char *image, struct dom_entries *ret)
 {
     struct dom_entries entries = {0};
-    struct dirent *entry;
-    char path[PATH_MAX];
-    int rc = 0;
+    int folder = file_open_folder(d, image), rc = 0;
+    struct dirent *file;
     DIR *dir;
 
-    snprintf(path, sizeof path, "%s/images/%s", d->path, image);
-    dir = opendir(path);
-    if (dir == NULL)
-        return errno == ENOENT ? dom_fail(ENOENT, NULL, "domain %s has no image %s", d->uuid, image) :
-               dom_fail_file(errno, path, "opening the folder");
-    while (rc == 0 && (entry = readdir(dir)) != NULL)
-        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
-            rc = note_file(&entries, dirfd(dir), entry->d_name);
+    if (folder < 0)
+        return folder;
+    dir = fdopendir(folder);
+    if (dir == NULL) {
+        close(folder);
+        return file_no_memory();
+    }
+    while (rc == 0 && (file = readdir(dir)) != NULL)
+        if (strcmp(file->d_name, ".") != 0 && strcmp(file->d_name, "..") != 0)
+            rc = note_file(&entries, folder, file);
     closedir(dir);
     if (rc < 0) {
         free(entries.list);
@@ -335,66 +340,88 @@ static int file_list_volumes(struct domain *d, const char *image, struct dom_ent
     return 0;
 }
 
-static int sync_images(struct domain *d)
-{
-    char path[PATH_MAX];
-
-    snprintf(path, sizeof path, "%s/images", d->path);
-    return sync_file(path);
-}
-
 static int file_make_image(struct domain *d, const char *image)
 {
-    char path[PATH_MAX];
+    int images = file_open_images(d), rc = 0;
 
-    snprintf(path, sizeof path, "%s/images/%s", d->path, image);
-    return mkdir(path, 0775) == 0 || errno == EEXIST ? 0 : dom_fail_file(errno, path, "making the folder");
+    if (images < 0)
+        return images;
+    if (mkdirat(images, image, 0775) != 0 && errno != EEXIST)
+        rc = file_fail(d, image, "", errno, "making the folder");
+    close(images);
+    return rc;
 }
 
 static int file_drop_image(struct domain *d, const char *image)
 {
-    char path[PATH_MAX];
+    int images = file_open_images(d), rc;
 
-    snprintf(path, sizeof path, "%s/images/%s", d->path, image);
-    if (rmdir(path) != 0)
-        return errno == ENOTEMPTY || errno == EEXIST ? -ENOTEMPTY
-                                                     : dom_fail_file(errno, path, "removing the folder");
-    return sync_images(d);
+    if (images < 0)
+        return images;
+    if (unlinkat(images, image, AT_REMOVEDIR) != 0)
+        rc = errno == ENOTEMPTY || errno == EEXIST ? -ENOTEMPTY :
+             file_fail(d, image, "", errno, "removing the folder");
+    else
+        rc = sync_folder(d, images, image, "");
+    close(images);
+    return rc;
 }
 
 static int file_retire_image(struct domain *d, const char *image)
 {
-    char from[PATH_MAX], to[PATH_MAX];
+    int images = file_open_images(d), rc;
+    char to[64];
+    struct stat st;
 
-    snprintf(from, sizeof from, "%s/images/%s", d->path, image);
-    snprintf(to, sizeof to, "%s/images/" DOMAIN_REMOVED "%s", d->path, image);
-    if (rename(from, to) != 0)
-        return errno == ENOTEMPTY || errno == EEXIST ?
-               dom_fail(EEXIST, "'vdisk-io domain check --repair' purges it",
-                        "%s: an image of that name was deleted before, and is still there", to) :
-               dom_fail_file(errno, from, "renaming it");
-    return sync_images(d);
+    if (images < 0)
+        return images;
+    snprintf(to, sizeof to, DOMAIN_REMOVED "%.36s", image);
+    if (fstatat(images, image, &st, AT_SYMLINK_NOFOLLOW) != 0)
+        rc = file_fail(d, image, "", errno, "looking at it");
+    else if (!S_ISDIR(st.st_mode)) /* (3) */
+        rc = dom_fail(ENOTDIR, NULL, "%s/images/%s: is no folder: it is left as it is", d->path, image);
+    else if (renameat(images, image, images, to) == 0)
+        rc = sync_folder(d, images, image, "");
+    else if (errno == ENOTEMPTY || errno == EEXIST)
+        rc = dom_fail(EEXIST, "'vdisk-io domain check --repair' purges it",
+                      "%s/images/%s: an image of that name was deleted before, and is still there", d->path, to);
+    else
+        rc = file_fail(d, image, "", errno, "renaming it");
+    close(images);
+    return rc;
+}
+
+/* All that can be removed is; the error is of what cannot. */
+static int empty_folder(const struct domain *d, DIR *dir, const char *image)
+{
+    struct dirent *file;
+    int rc = 0;
+
+    while ((file = readdir(dir)) != NULL)
+        if (strcmp(file->d_name, ".") != 0 && strcmp(file->d_name, "..") != 0 &&
+            unlinkat(dirfd(dir), file->d_name, 0) != 0)
+            rc = file_fail(d, image, file->d_name, errno, "removing it");
+    return rc;
 }
 
 static int file_purge_image(struct domain *d, const char *image)
 {
-    char path[PATH_MAX];
-    struct dirent *entry;
-    int rc = 0;
+    char name[64];
+    int folder, rc;
     DIR *dir;
 
-    snprintf(path, sizeof path, "%s/images/" DOMAIN_REMOVED "%s", d->path, image);
-    dir = opendir(path);
-    if (dir == NULL)
-        return dom_fail_file(errno, path, "opening the folder");
-    while (rc == 0 && (entry = readdir(dir)) != NULL)
-        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0 &&
-            unlinkat(dirfd(dir), entry->d_name, 0) != 0)
-            rc = dom_fail(errno, NULL, "%s/%.60s: removing it: %s", path, entry->d_name, strerror(errno));
+    snprintf(name, sizeof name, DOMAIN_REMOVED "%.36s", image);
+    folder = file_open_folder(d, name);
+    if (folder < 0)
+        return folder;
+    dir = fdopendir(folder);
+    if (dir == NULL) {
+        close(folder);
+        return file_no_memory();
+    }
+    rc = empty_folder(d, dir, name);
     closedir(dir);
-    if (rc == 0 && rmdir(path) != 0)
-        rc = dom_fail_file(errno, path, "removing the folder");
-    return rc == 0 ? sync_images(d) : rc;
+    return rc == 0 ? file_drop_image(d, name) : rc;
 }
 
 /* ---- volumes: metadata -------------------------------------------------------------------------------- */
@@ -402,12 +429,18 @@ static int file_purge_image(struct domain *d, const char *image)
 static int file_read_meta(struct domain *d, const char *image, const char *volume, char buf[TEXT_VOLUME_MAX + 1],
                           size_t *ret_len)
 {
-    char path[PATH_MAX], text[TEXT_VOLUME_MAX + 2];
+    char text[TEXT_VOLUME_MAX + 2], name[FILE_NAME];
+    int folder = file_open_folder(d, image), fd, rc;
     size_t len;
-    int rc;
 
-    snprintf(path, sizeof path, "%s/images/%s/%s%s", d->path, image, volume, meta_suffix);
-    rc = read_file(path, text, TEXT_VOLUME_MAX, &len);
+    if (folder < 0)
+        return folder;
+    fd = file_open_regular(d, folder, image, file_name(name, volume, FILE_META), O_RDONLY);
+    close(folder);
+    if (fd < 0)
+        return fd;
+    rc = read_all(fd, name, text, TEXT_VOLUME_MAX, &len);
+    close(fd);
     if (rc < 0)
         return rc;
     memcpy(buf, text, len + 1);
@@ -415,47 +448,59 @@ static int file_read_meta(struct domain *d, const char *image, const char *volum
     return 0;
 }
 
-static int write_intent(struct domain *d, const char *image, const char *volume, const char *text, size_t len,
-                        bool sync)
+/* A new file: what has the name already goes, as a name only. */
+static int write_file(struct domain *d, const char *image, const char *volume, const char *suffix,
+                      const char *text, size_t len)
 {
-    char *path = image_path(d, image, volume, intent_suffix);
-    int rc = path != NULL ? write_file(path, text, len, sync) : out_of_memory();
+    int folder = file_open_folder(d, image), fd, rc;
+    char name[FILE_NAME];
 
-    free(path);
+    if (folder < 0)
+        return folder;
+    unlinkat(folder, file_name(name, volume, suffix), 0);
+    fd = openat(folder, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
+    rc = fd < 0 ? -errno : write_all(fd, text, len, true);
+    if (fd >= 0 && close(fd) != 0 && rc == 0)
+        rc = -errno;
+    if (rc < 0) {
+        if (fd >= 0)
+            unlinkat(folder, name, 0);
+        rc = file_fail(d, image, name, rc, fd < 0 ? "making it" : "writing it");
+    }
+    close(folder);
     return rc;
 }
 
 static int file_write_meta(struct domain *d, const char *image, const char *volume, const char *text, size_t len)
 {
-    int rc = write_intent(d, image, volume, text, len, true);
+    int rc = write_file(d, image, volume, FILE_DRAFT, text, len);
 
-    return rc == 0 ? rename_suffix(d, image, volume, intent_suffix, meta_suffix) : rc;
+    return rc == 0 ? rename_suffix(d, image, volume, FILE_DRAFT, FILE_META) : rc;
+}
+
+static int file_drop_draft(struct domain *d, const char *image, const char *volume)
+{
+    return unlink_suffix(d, image, volume, FILE_DRAFT);
+}
+
+static int file_set_intent(struct domain *d, const char *image, const char *volume, const char *text, size_t len)
+{
+    return write_file(d, image, volume, FILE_INTENT, text, len);
 }
 
 static int file_drop_intent(struct domain *d, const char *image, const char *volume)
 {
-    return unlink_suffix(d, image, volume, intent_suffix);
-}
-
-static int file_begin(struct domain *d, const char *image, const char *volume, const char *text, size_t len)
-{
-    return write_intent(d, image, volume, text, len, false);
+    return unlink_suffix(d, image, volume, FILE_INTENT);
 }
 
 static int file_publish(struct domain *d, const char *image, const char *volume)
 {
-    char *path = image_path(d, image, volume, intent_suffix);
-    int rc = path != NULL ? sync_file(path) : out_of_memory();
-
-    free(path);
-    if (rc < 0)
-        return rc;
-    return rename_suffix(d, image, volume, intent_suffix, meta_suffix);
+    return rename_suffix(d, image, volume, FILE_INTENT, FILE_META);
 }
 
 static int file_unpublish(struct domain *d, const char *image, const char *volume)
 {
-    return rename_suffix(d, image, volume, meta_suffix, intent_suffix);
+    return rename_suffix(d, image, volume, FILE_META, FILE_INTENT);
 }
 
 static int file_purge(struct domain *d, const char *image, const char *volume)
@@ -463,7 +508,7 @@ static int file_purge(struct domain *d, const char *image, const char *volume)
     int rc = unlink_suffix(d, image, volume, "");
 
     if (rc == 0)
-        rc = unlink_suffix(d, image, volume, lease_suffix);
+        rc = unlink_suffix(d, image, volume, FILE_LEASE);
     return rc == 0 ? file_drop_intent(d, image, volume) : rc; /* (2) */
 }
 
@@ -471,92 +516,65 @@ static int file_purge(struct domain *d, const char *image, const char *volume)
 
 static char *file_data_path(const struct domain *d, const char *image, const char *volume)
 {
-    return image_path(d, image, volume, "");
+    char *path;
+
+    return asprintf(&path, "%s/images/%s/%s", d->path, image, volume) < 0 ? NULL : path;
+}
+
+static int file_open_data(struct domain *d, const char *image, const char *volume, bool write, int *ret_fd)
+{
+    int folder = file_open_folder(d, image), fd;
+
+    if (folder < 0)
+        return folder;
+    fd = file_open_regular(d, folder, image, volume, write ? O_RDWR : O_RDONLY);
+    close(folder);
+    if (fd >= 0)
+        *ret_fd = fd;
+    return fd < 0 ? fd : 0;
 }
 
 static int file_make_data(struct domain *d, const char *image, const char *volume, uint64_t size)
 {
-    char *path = image_path(d, image, volume, "");
-    int fd, rc = 0;
+    int folder = file_open_folder(d, image), fd, rc = 0;
 
     (void)size; /* files grow */
-    if (path == NULL)
-        return out_of_memory();
-    fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0660);
+    if (folder < 0)
+        return folder;
+    fd = openat(folder, volume, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0660);
     if (fd < 0 || fchmod(fd, 0660) != 0)
-        rc = dom_fail_file(errno, path, "making it");
+        rc = file_fail(d, image, volume, errno, "making it");
     if (fd >= 0)
         close(fd);
-    free(path);
-    return rc;
-}
-
-static int link_one(struct domain *d, const char *image, const char *volume, const char *to, const char *suffix,
-                    bool needed)
-{
-    char *a = image_path(d, image, volume, suffix), *b = image_path(d, to, volume, suffix);
-    int rc = 0;
-
-    if (a == NULL || b == NULL)
-        rc = out_of_memory();
-    else if (link(a, b) != 0 && errno != EEXIST && (needed || errno != ENOENT))
-        rc = dom_fail(errno, NULL, "%s: sharing it as %s: %s", a, b, strerror(errno));
-    free(a);
-    free(b);
-    return rc;
-}
-
-static int file_share(struct domain *d, const char *image, const char *volume, const char *to_image)
-{
-    int rc = link_one(d, image, volume, to_image, "", true);
-
-    if (rc == 0)
-        rc = link_one(d, image, volume, to_image, lease_suffix, false);
-    if (rc == 0)
-        rc = link_one(d, image, volume, to_image, meta_suffix, true);
-    return rc;
-}
-
-static int file_unshare(struct domain *d, const char *image, const char *volume)
-{
-    int rc = unlink_suffix(d, image, volume, meta_suffix);
-
-    if (rc == 0)
-        rc = unlink_suffix(d, image, volume, lease_suffix);
-    if (rc == 0)
-        rc = unlink_suffix(d, image, volume, "");
+    close(folder);
     return rc;
 }
 
 static int file_reserve(struct domain *d, const char *image, const char *volume, uint64_t bytes)
 {
-    char *path = image_path(d, image, volume, "");
-    int fd, rc = 0;
+    int fd, rc = file_open_data(d, image, volume, true, &fd);
 
-    if (path == NULL)
-        return out_of_memory();
-    fd = open(path, O_WRONLY | O_CLOEXEC);
-    if (fd < 0)
-        rc = dom_fail_file(errno, path, "opening it");
-    else if (fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, (off_t)bytes) != 0)
-        rc = errno == EOPNOTSUPP ? dom_fail(ENOTSUP, NULL, "%s: its file system reserves no space", path) :
-             dom_fail_file(errno, path, "reserving space");
-    if (fd >= 0)
-        close(fd);
-    free(path);
+    if (rc < 0)
+        return rc;
+    if (fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, (off_t)bytes) != 0)
+        rc = errno == EOPNOTSUPP ? dom_fail(ENOTSUP, NULL, "%s/images/%s/%s: its file system reserves no space",
+                                            d->path, image, volume) :
+             file_fail(d, image, volume, errno, "reserving space");
+    close(fd);
     return rc;
 }
 
 static int file_measure(struct domain *d, const char *image, const char *volume, uint64_t *ret_size,
                         uint64_t *ret_allocated)
 {
-    char *path = image_path(d, image, volume, "");
+    int fd, rc = file_open_data(d, image, volume, false, &fd);
     struct stat st;
-    int rc = path == NULL           ? out_of_memory()
-             : stat(path, &st) != 0 ? dom_fail_file(errno, path, "looking at it")
-                                    : 0;
 
-    free(path);
+    if (rc < 0)
+        return rc;
+    if (fstat(fd, &st) != 0)
+        rc = file_fail(d, image, volume, errno, "looking at it");
+    close(fd);
     if (rc == 0) {
         *ret_size = (uint64_t)st.st_size;
         *ret_allocated = (uint64_t)st.st_blocks * 512;
@@ -570,6 +588,7 @@ const struct dom_kind dom_kind_file = {
     .space = file_space,
     .list_images = file_list_images,
     .lock = file_lock,
+    .lock_alone = file_lock_alone,
     .unlock = file_unlock,
     .list_volumes = file_list_volumes,
     .make_image = file_make_image,
@@ -578,14 +597,18 @@ const struct dom_kind dom_kind_file = {
     .purge_image = file_purge_image,
     .read_meta = file_read_meta,
     .write_meta = file_write_meta,
+    .drop_draft = file_drop_draft,
+    .set_intent = file_set_intent,
     .drop_intent = file_drop_intent,
-    .begin = file_begin,
     .make_data = file_make_data,
     .publish = file_publish,
     .unpublish = file_unpublish,
     .purge = file_purge,
     .share = file_share,
     .unshare = file_unshare,
+    .count_shares = file_count_shares,
+    .find_volume = file_find_volume,
+    .open_data = file_open_data,
     .reserve = file_reserve,
     .measure = file_measure,
     .sync = file_sync,

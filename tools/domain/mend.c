@@ -3,14 +3,19 @@
  * What an operation that was killed has left in an image, ended or undone. With the image locked nobody is at it.
  *
  * Works, in this order:
- *  1. metadata that was on its way goes; an unpublished volume is purged, a share that is not whole is dropped;
- *  2. a volume whose header names its parent's parent: a merge had come so far; its metadata follows;
- *  3. an internal volume that nothing reads from, beside one that has come into its place: the merge is ended;
- *  4. who has a child is internal; who has none is a leaf.
+ *  1. metadata that was on its way goes;
+ *  2. an unpublished volume is purged, a share that is not whole is dropped;
+ *  3. a volume that is marked as merged: if its child's header names it still, the mark goes; if that names its
+ *     parent, the child's metadata follows;
+ *  4. a volume that is marked as merged, and which none names any more: it goes;
+ *  5. who has a child is internal; who has none is a leaf.
  * An image without volumes of its own goes, unless one is about to be made.
- * Fails: as what it calls. What is done can be done again.
+ * Fails: as what it calls. What is done can be done again. What is not sure is told, and left as it is.
  *
- * Invariant: 1. no data goes that a published volume reads from.
+ * Invariants:
+ *  1. No volume goes, or gets another role, while a header or metadata in the image names it.
+ *  2. Nor while it is not known of another volume what that lies on.
+ *  3. A name of shared data goes only where another image has it. (file_shares.c)
  */
 #include <errno.h>
 #include <stdarg.h>
@@ -51,149 +56,261 @@ static int reload(struct domain *d, struct domain_image **image)
     return 0;
 }
 
-/* ---- 1: unpublished ------------------------------------------------------------------------------------- */
+typedef int mend_fn(struct domain *, const struct dom_look *, struct domain_volume *, struct dom_mend *);
 
-static int mend_files(struct domain *d, const struct domain_image *image, const struct domain_volume *v,
-                      struct dom_mend *m)
-{
-    int rc = 0;
-
-    if (v->has_meta && v->has_intent) {
-        dom_tell(m, VDISK_FOUND_LEAK, "image %s: volume %s: metadata that was on its way when it ended",
-                 image->uuid, v->uuid);
-        rc = m->repair ? d->kind->drop_intent(d, image->uuid, v->uuid) : 0;
-        if (m->repair && rc == 0)
-            dom_tell(m, VDISK_FOUND_FIXED, "image %s: volume %s: metadata that was on its way is removed",
-                     image->uuid, v->uuid);
-    } else if (!v->has_meta && (v->has_intent || (v->has_data && v->links > 1))) {
-        dom_tell(m, VDISK_FOUND_LEAK, "image %s: volume %s is half-made, or was being removed", image->uuid,
-                 v->uuid);
-        rc = m->repair ? d->kind->purge(d, image->uuid, v->uuid) : 0;
-        if (m->repair && rc == 0)
-            dom_tell(m, VDISK_FOUND_FIXED, "image %s: volume %s, half-made or half removed, is removed",
-                     image->uuid, v->uuid);
-    }
-    return rc;
-}
-
-static int mend_unpublished(struct domain *d, struct domain_image **image, struct dom_mend *m)
+static int mend_each(struct domain *d, struct domain_image **image, struct dom_mend *m, mend_fn *fn)
 {
     size_t mended = m->mended;
-    int rc = 0;
+    struct dom_look look;
+    int rc = dom_look(d, *image, &look);
 
+    if (rc < 0)
+        return rc;
     for (size_t i = 0; rc == 0 && i < (*image)->count; i++)
-        rc = mend_files(d, *image, &(*image)->list[i], m);
+        rc = fn(d, &look, &(*image)->list[i], m);
+    dom_look_free(&look);
     return rc == 0 && m->mended > mended ? reload(d, image) : rc;
 }
-
-/* ---- 2 and 3: merges ------------------------------------------------------------------------------------ */
 
 static bool is_intact(const struct domain_volume *v)
 {
     return v->has_meta && v->why[0] == '\0' && v->has_data;
 }
 
-/* `v` lies on a volume that was merged into its own parent, says the header. */
-static int follow_header(struct domain *d, const struct domain_image *image, struct domain_volume *v,
-                         struct dom_mend *m)
+/* (1, 2) Otherwise why it stays is told. */
+static bool may_go(const struct dom_look *look, const struct domain_volume *v, struct dom_mend *m)
 {
-    struct domain_meta meta = v->meta;
-    struct dom_header header;
+    const struct domain_volume *child = dom_named_by(look, v, NULL);
+    const char *trouble = dom_look_trouble(look, v);
+
+    if (child == NULL && trouble == NULL && !v->odd)
+        return true;
+    if (child != NULL)
+        dom_tell(m, VDISK_FOUND_NOTE, "image %s: volume %s is left as it is: %s lies on it", look->image->uuid,
+                 v->uuid, child->uuid);
+    else
+        dom_tell(m, VDISK_FOUND_NOTE, "image %s: volume %s is left as it is: %s", look->image->uuid, v->uuid,
+                 trouble != NULL ? trouble : "something of it is no regular file");
+    return false;
+}
+
+/* ---- 1 and 2: unpublished ------------------------------------------------------------------------------- */
+
+static int drop_draft(struct domain *d, const struct dom_look *look, struct domain_volume *v, struct dom_mend *m)
+{
+    const char *image = look->image->uuid;
     int rc;
 
-    if (!is_intact(v) || v->parent == NULL || v->parent->parent == NULL || v->parent->meta.role == DOMAIN_SHARED)
+    if (!v->has_draft || !v->has_meta)
         return 0;
-    if (dom_read_header(d, image->uuid, v, &header) < 0)
-        return 0; /* others tell of it */
-    if (strcmp(header.backing, v->parent->parent->uuid) != 0)
+    dom_tell(m, VDISK_FOUND_LEAK, "image %s: volume %s: metadata that was on its way when it ended", image,
+             v->uuid);
+    if (!m->repair || v->why[0] != '\0')
         return 0;
-    dom_tell(m, VDISK_FOUND_CORRUPTION, "image %s: volume %s lies on %s, and its metadata says on %s: a merge was "
-             "ended early", image->uuid, v->uuid, header.backing, v->parent->uuid);
-    if (!m->repair)
-        return 0;
-    snprintf(meta.parent, sizeof meta.parent, "%.36s", header.backing);
-    rc = dom_write_meta(d, image->uuid, v, &meta);
+    rc = d->kind->drop_draft(d, image, v->uuid);
     if (rc == 0)
-        dom_tell(m, VDISK_FOUND_FIXED,
-                 "image %s: volume %s lies on %s, as its metadata says now: the merge goes on", image->uuid,
-                 v->uuid, header.backing);
+        dom_tell(m, VDISK_FOUND_FIXED, "image %s: volume %s: metadata that was on its way is removed", image,
+                 v->uuid);
     return rc;
 }
 
-bool dom_is_merged(const struct domain_volume *v)
+/* Data that another image has, with its metadata: the sharing of a template was ended early. */
+static int is_half_shared(struct domain *d, const char *image, const struct domain_volume *v)
 {
-    return is_intact(v) && v->meta.role == DOMAIN_INTERNAL && v->children == 0 && v->parent != NULL &&
-           v->parent->children > 1 && v->parent->meta.role != DOMAIN_SHARED;
-}
-
-/* 3: has been merged. */
-static int drop_merged(struct domain *d, const struct domain_image *image, struct domain_volume *v,
-                       struct dom_mend *m)
-{
-    int rc;
-
-    if (!dom_is_merged(v))
-        return 0;
-    dom_tell(m, VDISK_FOUND_LEAK, "image %s: volume %s has been merged into %s, and is still there", image->uuid,
-             v->uuid, v->parent->uuid);
-    if (!m->repair)
-        return 0;
-    rc = d->kind->unpublish(d, image->uuid, v->uuid);
-    if (rc == 0)
-        rc = d->kind->purge(d, image->uuid, v->uuid);
-    if (rc == 0)
-        dom_tell(m, VDISK_FOUND_FIXED, "image %s: volume %s, which has been merged into %s, is removed",
-                 image->uuid, v->uuid, v->parent->uuid);
-    return rc;
-}
-
-typedef int mend_fn(struct domain *, const struct domain_image *, struct domain_volume *, struct dom_mend *);
-
-static int mend_each(struct domain *d, struct domain_image **image, struct dom_mend *m, mend_fn *fn)
-{
-    size_t mended = m->mended;
+    unsigned others = 0;
     int rc = 0;
 
-    for (size_t i = 0; rc == 0 && i < (*image)->count; i++)
-        rc = fn(d, *image, &(*image)->list[i], m);
-    return rc == 0 && m->mended > mended ? reload(d, image) : rc;
+    if (!v->has_meta && !v->has_intent && v->has_data && v->links > 1 && !v->odd)
+        rc = d->kind->count_shares(d, image, v->uuid, true, &others);
+    return rc < 0 ? rc : others > 0;
 }
 
-/* ---- 4: roles -------------------------------------------------------------------------------------------- */
-
-static int mend_role(struct domain *d, const struct domain_image *image, struct domain_volume *v,
-                     struct dom_mend *m)
+static int drop_unpublished(struct domain *d, const struct dom_look *look, struct domain_volume *v,
+                            struct dom_mend *m)
 {
-    enum domain_role role = v->children > 0 ? DOMAIN_INTERNAL : DOMAIN_LEAF;
+    const char *image = look->image->uuid;
+    bool going = !v->has_meta && v->has_intent;
+    int rc = going ? 0 : is_half_shared(d, image, v);
+
+    if (rc < 0 || (!going && rc == 0))
+        return rc;
+    dom_tell(m, VDISK_FOUND_LEAK, "image %s: volume %s is half-made, or was being removed", image, v->uuid);
+    if (!may_go(look, v, m) || !m->repair)
+        return 0;
+    rc = going ? d->kind->purge(d, image, v->uuid) : d->kind->unshare(d, image, v->uuid);
+    if (rc == 0)
+        dom_tell(m, VDISK_FOUND_FIXED, "image %s: volume %s, half-made or half removed, is removed", image,
+                 v->uuid);
+    return rc;
+}
+
+/* ---- 3 and 4: merges ------------------------------------------------------------------------------------ */
+
+static struct domain_volume *only_child(const struct domain_image *image, const struct domain_volume *v)
+{
+    struct domain_volume *child = NULL;
+
+    for (size_t i = 0; v->children == 1 && i < image->count; i++)
+        if (image->list[i].parent == v)
+            child = &image->list[i];
+    return child;
+}
+
+/* The child's header names the base already. */
+static int follow_header(struct domain *d, const char *image, const struct domain_volume *v,
+                         struct domain_volume *child, struct dom_mend *m)
+{
+    struct domain_meta meta = child->meta;
     int rc;
 
-    if (!is_intact(v) || v->meta.role == DOMAIN_SHARED || v->meta.role == role)
-        return 0;
-    if (dom_is_merged(v))
-        return 0; /* 3 has told of it */
-    dom_tell(m, VDISK_FOUND_CORRUPTION, "image %s: volume %s has %s, and its metadata says %s", image->uuid,
-             v->uuid, v->children > 0 ? "a child" : "no child", domain_role_name(v->meta.role));
+    dom_tell(m, VDISK_FOUND_CORRUPTION, "image %s: volume %s lies on %s, and its metadata says on %s: a merge was "
+             "ended early", image, child->uuid, v->parent->uuid, v->uuid);
     if (!m->repair)
         return 0;
-    rc = dom_set_role(d, image->uuid, v, role);
+    memcpy(meta.parent, v->parent->uuid, DOMAIN_UUID);
+    rc = dom_write_meta(d, image, child, &meta);
     if (rc == 0)
-        dom_tell(m, VDISK_FOUND_FIXED, "image %s: the metadata of volume %s says %s now", image->uuid, v->uuid,
+        dom_tell(m, VDISK_FOUND_FIXED,
+                 "image %s: volume %s lies on %s, as its metadata says now: the merge goes on", image, child->uuid,
+                 v->parent->uuid);
+    return rc;
+}
+
+static int drop_mark(struct domain *d, const char *image, const struct domain_volume *v, struct dom_mend *m)
+{
+    int rc;
+
+    dom_tell(m, VDISK_FOUND_LEAK, "image %s: volume %s: a merge was ended early", image, v->uuid);
+    if (!m->repair)
+        return 0;
+    rc = d->kind->drop_intent(d, image, v->uuid);
+    if (rc == 0)
+        dom_tell(m, VDISK_FOUND_FIXED, "image %s: volume %s: the merge is undone", image, v->uuid);
+    return rc;
+}
+
+static int mend_marked(struct domain *d, const struct dom_look *look, struct domain_volume *v, struct dom_mend *m)
+{
+    struct domain_volume *child;
+
+    if (!dom_is_merged(v) || !is_intact(v) || v->children == 0)
+        return 0;
+    child = only_child(look->image, v);
+    if (child != NULL && dom_header_names(look, child, v))
+        return drop_mark(d, look->image->uuid, v, m);
+    if (child != NULL && is_intact(child) && v->parent != NULL && dom_header_names(look, child, v->parent))
+        return follow_header(d, look->image->uuid, v, child, m);
+    dom_tell(m, VDISK_FOUND_CORRUPTION,
+             "image %s: volume %s is marked as merged, and it is not clear what lies on it: it is left as it is",
+             look->image->uuid, v->uuid);
+    return 0;
+}
+
+/* Another volume has come into its place. */
+static int drop_merged(struct domain *d, const struct dom_look *look, struct domain_volume *v, struct dom_mend *m)
+{
+    const char *image = look->image->uuid;
+    int rc;
+
+    if (!dom_is_merged(v) || !is_intact(v) || v->children > 0)
+        return 0;
+    dom_tell(m, VDISK_FOUND_LEAK, "image %s: volume %s has been merged, and is still there", image, v->uuid);
+    if (!may_go(look, v, m) || !m->repair)
+        return 0;
+    if (v->parent == NULL || v->parent->children < 2 || v->meta.role != DOMAIN_INTERNAL) {
+        dom_tell(m, VDISK_FOUND_NOTE, "image %s: volume %s is left as it is: nothing has come into its place",
+                 image, v->uuid);
+        return 0;
+    }
+    rc = d->kind->unpublish(d, image, v->uuid);
+    if (rc == 0)
+        rc = d->kind->purge(d, image, v->uuid);
+    if (rc == 0)
+        dom_tell(m, VDISK_FOUND_FIXED, "image %s: volume %s, which has been merged into %s, is removed", image,
+                 v->uuid, v->parent->uuid);
+    return rc;
+}
+
+/* ---- 5: roles -------------------------------------------------------------------------------------------- */
+
+static bool has_wrong_role(const struct domain_volume *v)
+{
+    return is_intact(v) && v->meta.role != DOMAIN_SHARED && !dom_is_merged(v) &&
+           (v->meta.role == DOMAIN_INTERNAL) != (v->children > 0);
+}
+
+/* Of who becomes internal a header is to say so, too; who becomes a leaf is to be the only one. */
+static bool role_is_sure(const struct dom_look *look, const struct domain_volume *v, struct dom_mend *m)
+{
+    const struct domain_volume *child = only_child(look->image, v);
+
+    if (v->children == 0 && (v->parent == NULL || v->parent->children == 1))
+        return may_go(look, v, m);
+    if (child != NULL && dom_header_names(look, child, v))
+        return true;
+    dom_tell(m, VDISK_FOUND_NOTE, "image %s: volume %s is left as it is: its image is no one chain",
+             look->image->uuid, v->uuid);
+    return false;
+}
+
+static int mend_role(struct domain *d, const struct dom_look *look, struct domain_volume *v, struct dom_mend *m)
+{
+    enum domain_role role = v->children > 0 ? DOMAIN_INTERNAL : DOMAIN_LEAF;
+    const char *image = look->image->uuid;
+    int rc;
+
+    if (!has_wrong_role(v))
+        return 0;
+    dom_tell(m, VDISK_FOUND_CORRUPTION, "image %s: volume %s has %s, and its metadata says %s", image, v->uuid,
+             v->children > 0 ? "a child" : "no child", domain_role_name(v->meta.role));
+    if (!role_is_sure(look, v, m) || !m->repair)
+        return 0;
+    rc = dom_set_role(d, image, v, role);
+    if (rc == 0)
+        dom_tell(m, VDISK_FOUND_FIXED, "image %s: the metadata of volume %s says %s now", image, v->uuid,
                  domain_role_name(role));
     return rc;
 }
 
+/* Headers are read only where there is something. */
+static bool has_something(const struct domain_image *image)
+{
+    for (size_t i = 0; i < image->count; i++) {
+        const struct domain_volume *v = &image->list[i];
+        if (v->has_draft || v->has_intent || !v->has_meta || has_wrong_role(v))
+            return true;
+    }
+    return false;
+}
+
 int dom_mend(struct domain *d, struct domain_image **image, struct dom_mend *m)
 {
+    static mend_fn *const steps[] = {drop_draft, drop_unpublished, mend_marked, drop_merged, mend_role};
     size_t mended = m->mended;
-    int rc = mend_unpublished(d, image, m);
+    int rc = 0;
 
-    if (rc == 0)
-        rc = mend_each(d, image, m, follow_header);
-    if (rc == 0)
-        rc = mend_each(d, image, m, drop_merged);
-    if (rc == 0)
-        rc = mend_each(d, image, m, mend_role);
+    if (!has_something(*image))
+        return 0;
+    for (size_t i = 0; rc == 0 && i < sizeof steps / sizeof steps[0]; i++)
+        rc = mend_each(d, image, m, steps[i]);
     return rc == 0 && m->mended > mended ? d->kind->sync(d, (*image)->uuid) : rc;
+}
+
+/* (3) */
+static int is_shared_elsewhere(struct domain *d, const struct domain_image *image, const struct domain_volume *v,
+                               struct dom_mend *m)
+{
+    unsigned others = 0;
+    int rc;
+
+    if (!dom_is_foreign(image, v))
+        return 0;
+    rc = v->has_data && v->has_meta ? d->kind->count_shares(d, image->uuid, v->uuid, true, &others) : 0;
+    if (rc == 0 && others == 0)
+        dom_tell(m, VDISK_FOUND_CORRUPTION,
+                 "image %s: volume %s is said to be of image %s, and no other image has it: it is left as it is",
+                 image->uuid, v->uuid, v->meta.image);
+    return rc < 0 ? rc : others > 0;
 }
 
 /* Nothing but what is shared from others, or nothing at all: a creation or a deletion that ended early. */
@@ -202,12 +319,15 @@ int dom_mend_empty(struct domain *d, const struct domain_image *image, struct do
     int rc = 0;
 
     *ret_gone = false;
-    for (size_t i = 0; i < image->count; i++)
-        if (!dom_is_foreign(image, &image->list[i]))
-            return 0;
+    for (size_t i = 0; i < image->count; i++) {
+        rc = is_shared_elsewhere(d, image, &image->list[i], m);
+        if (rc <= 0)
+            return rc;
+    }
     dom_tell(m, VDISK_FOUND_LEAK, "image %s has no volume of its own", image->uuid);
     if (!m->repair)
         return 0;
+    rc = 0;
     for (size_t i = 0; rc == 0 && i < image->count; i++)
         rc = d->kind->unshare(d, image->uuid, image->list[i].uuid);
     if (rc == 0)

@@ -60,7 +60,7 @@ static int resize(struct dom_session *s, struct domain_volume *v, uint64_t capac
     struct domain_meta meta = v->meta;
     int rc;
 
-    if (v->children > 0 || meta.role == DOMAIN_SHARED)
+    if (v->children > 0 || meta.role != DOMAIN_LEAF)
         return dom_fail(EINVAL, NULL, "volume %s is %s: only a leaf gets another size", v->uuid,
                         domain_role_name(meta.role));
     if (meta.legality != DOMAIN_LEGAL)
@@ -69,12 +69,18 @@ static int resize(struct dom_session *s, struct domain_volume *v, uint64_t capac
     if (capacity > INT64_MAX - CAPACITY_ALIGN)
         return dom_fail(EINVAL, NULL, "%" PRIu64 " bytes are more than a volume has", capacity);
     capacity = align_up(capacity, CAPACITY_ALIGN);
+    rc = dom_judge_top(s, v, NULL, "resized");
+    if (rc == 0)
+        rc = dom_check_chain(s->domain, s->image->uuid, v);
+    if (rc == 0)
+        rc = dom_match_capacity(s->domain, s->image->uuid, v, true);
+    if (rc < 0)
+        return rc;
+    meta = v->meta;
     if (capacity < meta.capacity)
         return dom_fail(EINVAL, NULL, "volume %s has %" PRIu64 " bytes: a volume is not made smaller", v->uuid,
                         meta.capacity);
-    rc = dom_check_chain(s->domain, s->image->uuid, v);
-    if (rc == 0)
-        rc = dom_grow_data(s->domain, s->image->uuid, v, capacity, progress, progress_arg);
+    rc = dom_grow_data(s->domain, s->image->uuid, v, capacity, progress, progress_arg);
     if (rc < 0)
         return rc;
     dom_step("resize: volume is larger");
@@ -88,10 +94,11 @@ static int resize(struct dom_session *s, struct domain_volume *v, uint64_t capac
 int domain_volume_resize(struct domain *d, const char *image, const char *volume, uint64_t capacity,
                          vdisk_progress_fn *progress, void *progress_arg)
 {
+    struct dom_want want = {.image = image, .lock = -1};
     struct dom_session s;
     struct domain_volume *v;
     struct dom_error error;
-    int rc = dom_begin(d, image, NULL, false, &s);
+    int rc = dom_begin(d, &want, &s);
 
     if (rc < 0)
         return rc;
@@ -121,6 +128,9 @@ static int make_template(const struct domain_volume *v, struct domain_meta *meta
         return dom_fail(EINVAL, "copy the image into one volume, and make that a template",
                         "volume %s has a %s: only a volume that is alone becomes a template (SHARED)", v->uuid,
                         v->children > 0 ? "child" : "parent");
+    if (meta->role == DOMAIN_INTERNAL)
+        return dom_fail(EINVAL, NULL, "volume %s is INTERNAL: what lies on it is not there, or not known",
+                        v->uuid);
     meta->role = DOMAIN_SHARED;
     return 0;
 }
@@ -155,11 +165,13 @@ static int plan_update(const struct domain_volume *v, const struct domain_volume
 int domain_volume_update(struct domain *d, const char *image, const char *volume,
                          const struct domain_volume_update *o)
 {
+    struct dom_want want = {.image = image, .beside = o->role != DOMAIN_SHARED, .lock = -1};
+    struct dom_claims claims = {0};
     struct domain_meta meta;
     struct dom_session s;
     struct domain_volume *v;
     struct dom_error error;
-    int rc = dom_begin(d, image, NULL, false, &s);
+    int rc = dom_begin(d, &want, &s);
 
     if (rc < 0)
         return rc;
@@ -168,57 +180,39 @@ int domain_volume_update(struct domain *d, const char *image, const char *volume
         meta = v->meta;
         rc = plan_update(v, o, &meta);
     }
+    if (rc == 0 && o->role == DOMAIN_SHARED)
+        rc = dom_judge_top(&s, v, NULL, "made a template");
+    if (rc == 0 && o->role == DOMAIN_SHARED)
+        rc = dom_claim(d, image, v, false, &claims);
     if (rc == 0)
         rc = dom_write_meta(d, image, v, &meta);
     if (rc == 0)
         rc = d->kind->sync(d, image);
     dom_error_keep(&error, rc);
+    dom_claims_end(&claims);
     dom_end(&s);
     return rc < 0 ? dom_error_give(&error) : 0;
 }
 
 /* ---- prepare --------------------------------------------------------------------------------------------- */
 
-static int mend_capacity(struct dom_session *s, struct domain_volume *v, const struct dom_header *header)
-{
-    struct domain_meta meta = v->meta;
-    int rc;
-
-    if (meta.capacity > header->virtual_size)
-        return dom_fail(EBADMSG, NULL, "volume %s has %" PRIu64 " bytes, and its metadata says %" PRIu64, v->uuid,
-                        header->virtual_size, meta.capacity);
-    if (meta.capacity == header->virtual_size)
-        return 0;
-    meta.capacity = header->virtual_size;
-    rc = dom_write_meta(s->domain, s->image->uuid, v, &meta);
-    if (rc == 0)
-        dom_note(s->domain, "volume %s: its capacity is %" PRIu64 " bytes, as its metadata says now", v->uuid,
-                 meta.capacity);
-    return rc;
-}
-
 static int prepare_one(struct dom_session *s, struct domain_volume *v)
 {
-    struct dom_header header;
-    int rc;
-
     if (v->meta.legality != DOMAIN_LEGAL)
         return dom_fail(EACCES, NULL, "volume %s is %s: only volumes that are LEGAL are used", v->uuid,
                         domain_legality_name(v->meta.legality));
-    rc = dom_read_header(s->domain, s->image->uuid, v, &header);
-    if (rc < 0)
-        return rc;
-    return mend_capacity(s, v, &header);
+    return dom_match_capacity(s->domain, s->image->uuid, v, true);
 }
 
 int domain_volume_prepare(struct domain *d, const char *image, const char *volume,
                           void (*fn)(void *arg, const struct domain_volume *volume, const char *path), void *arg)
 {
+    struct dom_want want = {.image = image, .beside = true, .lock = -1};
     struct dom_session s;
     struct domain_volume *v, *top;
     struct dom_error error;
     char *path = NULL;
-    int rc = dom_begin(d, image, NULL, false, &s);
+    int rc = dom_begin(d, &want, &s);
 
     if (rc < 0)
         return rc;

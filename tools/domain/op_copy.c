@@ -4,9 +4,15 @@
  *
  * Works: the source is locked, shared; a volume is made, and filled before it is published. Fails, or killed: as
  * op_create.c: there is none.
+ *
+ * Invariant: 1. of two images the one whose domain and name come first is locked first: so of two copies in
+ * opposite
+ *    directions neither waits for the other for ever.
  */
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "tools/domain/kind.h"
@@ -30,9 +36,9 @@ static int run_copy(const struct copy *c, vdisk *source, vdisk *target)
     return rc == 0 ? dom_run_job(c->from, job) : rc;
 }
 
-static int fill(void *arg, const char *path, const char *format)
+static int fill(void *arg, const struct domain_new *n)
 {
-    struct vdisk_open_opts how = {.size = sizeof how, .flags = VDISK_OPEN_RDWR, .format = format};
+    struct vdisk_open_opts how = {.size = sizeof how, .flags = VDISK_OPEN_RDWR, .format = n->format};
     const struct copy *c = arg;
     struct dom_error error = {0};
     vdisk *source, *target;
@@ -40,7 +46,7 @@ static int fill(void *arg, const char *path, const char *format)
 
     if (rc < 0)
         return rc;
-    rc = vdisk_open(path, &how, &target);
+    rc = vdisk_open(n->path, &how, &target);
     if (rc == 0) {
         rc = run_copy(c, source, target);
         dom_error_keep(&error, rc);
@@ -57,7 +63,8 @@ static int fill(void *arg, const char *path, const char *format)
 
 /* ---- the volume ------------------------------------------------------------------------------------------ */
 
-static int copy_to(struct copy *c, struct domain *to, const char *image, struct domain_volume_result *ret)
+static int copy_to(struct copy *c, struct domain *to, const char *image, int lock,
+                   struct domain_volume_result *ret)
 {
     const struct domain_meta *m = &c->source->meta;
     struct domain_volume_create o = {
@@ -71,24 +78,75 @@ static int copy_to(struct copy *c, struct domain *to, const char *image, struct 
         .fill_arg = c,
     };
 
-    return domain_volume_create(to, image, &o, ret);
+    return dom_create_volume(to, image, &o, lock, ret);
 }
 
-static int copy_loaded(struct copy *c, const struct domain_image *image, const char *volume, struct domain *to,
-                       const char *to_image, struct domain_volume_result *ret)
+static int judge_source(const struct copy *c, const struct domain_image *image, struct domain_volume *v,
+                        const char *volume)
 {
+    int rc;
+
+    if (v == NULL || !v->has_meta || v->why[0] != '\0')
+        return dom_fail(ENOENT, NULL, "image %s has no volume %s that can be read", image->uuid, volume);
+    if (v->meta.legality != DOMAIN_LEGAL)
+        return dom_fail(EACCES, NULL, "volume %s is %s: only volumes that are LEGAL are copied", v->uuid,
+                        domain_legality_name(v->meta.legality));
+    rc = dom_check_chain(c->from, image->uuid, v);
+    return rc == 0 ? dom_match_capacity(c->from, image->uuid, v, false) : rc;
+}
+
+/* The lock of the target is given back in any case. */
+static int copy_loaded(struct copy *c, const struct domain_image *image, const char *volume, struct domain *to,
+                       const char *to_image, int lock, struct domain_volume_result *ret)
+{
+    struct domain_volume *v;
+    struct dom_error error;
     int rc = 0;
 
-    c->source = volume[0] != '\0' ? domain_image_volume(image, volume) : domain_image_leaf(c->from, image, &rc);
+    v = volume[0] != '\0' ? domain_image_volume(image, volume) : domain_image_leaf(c->from, image, &rc);
+    if (rc == 0)
+        rc = judge_source(c, image, v, volume);
+    c->source = v;
+    if (rc == 0)
+        return copy_to(c, to, to_image, lock, ret);
+    dom_error_keep(&error, rc);
+    to->kind->unlock(lock);
+    return dom_error_give(&error);
+}
+
+/* ---- locks ----------------------------------------------------------------------------------------------- */
+
+/* (1) */
+static bool comes_first(const struct domain *d, const char *image, const struct domain *to, const char *to_image)
+{
+    char a[PATH_MAX], b[PATH_MAX];
+    int order = strcmp(d->uuid, to->uuid);
+
+    if (order == 0 && realpath(d->path, a) != NULL && realpath(to->path, b) != NULL)
+        order = strcmp(a, b);
+    return order < 0 || (order == 0 && strcmp(image, to_image) < 0);
+}
+
+static int lock_both(struct domain *d, const char *image, struct domain *to, const char *to_image, int *ret_lock,
+                     int *ret_to)
+{
+    const struct dom_lock_wish source = {image, DOM_LOCK_READ}, target = {to_image, DOM_LOCK_CHANGE};
+    bool source_first = comes_first(d, image, to, to_image);
+    struct dom_error error;
+    int first, second, rc;
+
+    rc = source_first ? d->kind->lock(d, &source, 1, &first) : to->kind->lock(to, &target, 1, &first);
     if (rc < 0)
         return rc;
-    if (c->source == NULL || !c->source->has_meta || c->source->why[0] != '\0')
-        return dom_fail(ENOENT, NULL, "image %s has no volume %s that can be read", image->uuid, volume);
-    if (c->source->meta.legality != DOMAIN_LEGAL)
-        return dom_fail(EACCES, NULL, "volume %s is %s: only volumes that are LEGAL are copied", c->source->uuid,
-                        domain_legality_name(c->source->meta.legality));
-    rc = dom_check_chain(c->from, image->uuid, c->source);
-    return rc == 0 ? copy_to(c, to, to_image, ret) : rc;
+    rc = source_first ? to->kind->lock(to, &target, 1, &second) : d->kind->lock(d, &source, 1, &second);
+    if (rc < 0) {
+        dom_error_keep(&error, rc);
+        d->kind->unlock(first);
+        return dom_error_give(&error);
+    }
+    *ret_lock = source_first ? first : second;
+    *ret_to = source_first ? second : first;
+    return 0;
 }
 
 int domain_image_copy(struct domain *d, const char *image, const char *volume, struct domain *to,
@@ -98,24 +156,27 @@ int domain_image_copy(struct domain *d, const char *image, const char *volume, s
     char to_image[DOMAIN_UUID];
     struct domain_image *loaded;
     struct dom_error error;
-    int lock, rc = o->image != NULL ? dom_check_uuid("image", o->image) : domain_make_uuid(to_image);
+    int lock = -1, to_lock = -1, rc = dom_check_uuid("image", image);
 
+    if (rc == 0)
+        rc = o->image != NULL ? dom_check_uuid("image", o->image) : domain_make_uuid(to_image);
     if (rc < 0)
         return rc;
     if (o->image != NULL)
         memcpy(to_image, o->image, DOMAIN_UUID);
     if (strcmp(to_image, image) == 0 && strcmp(d->uuid, to->uuid) == 0)
         return dom_fail(EINVAL, NULL, "image %s would be copied to itself", image);
-    rc = d->kind->lock(d, false, NULL, image, &lock);
+    rc = lock_both(d, image, to, to_image, &lock, &to_lock);
     if (rc < 0)
         return rc;
     rc = domain_load_image(d, image, &loaded);
     if (rc == 0) {
-        rc = copy_loaded(&c, loaded, volume, to, to_image, ret);
+        rc = copy_loaded(&c, loaded, volume, to, to_image, to_lock, ret);
         dom_error_keep(&error, rc);
         domain_image_free(loaded);
     } else {
         dom_error_keep(&error, rc);
+        to->kind->unlock(to_lock);
     }
     d->kind->unlock(lock);
     if (rc < 0)

@@ -2,7 +2,8 @@
 /*
  * A new volume: the first of an image, a snapshot of a leaf, or what lies on a template.
  *
- * Works: all that can be refused is refused. Then the image's folder, the template shared into it, the intent, the
+ * Works: all that can be refused is refused: what is to be below is not being written, and has the size that its
+ * header says. Then the image's folder, the template shared into it, the intent, the
  * data, the parent's role, and last the volume is published.
  * Fails, or killed: it is unpublished, and gone with the next operation on the image.
  */
@@ -26,6 +27,7 @@ struct creation {
     struct domain                     *domain;
     const struct domain_volume_create *o;
     struct dom_session                 session;
+    struct dom_claims                  claims;   /* nobody writes what is to be below */
     const char                        *image;
     struct domain_meta                 meta;
     char                               uuid[DOMAIN_UUID];
@@ -71,6 +73,8 @@ static int judge_parent(const struct creation *c, const char *uuid)
 
     if (c->o->format == DOMAIN_RAW)
         return refuse("a raw volume has no parent: what lies on another volume is qcow2");
+    if (!c->shares && p->role == DOMAIN_INTERNAL && c->parent->children == 0)
+        return refuse("the parent %s is INTERNAL: what lies on it is not there, or not known", uuid);
     if (p->legality != DOMAIN_LEGAL)
         return refuse("the parent %s is %s: only a LEGAL volume can be one", uuid,
                       domain_legality_name(p->legality));
@@ -93,16 +97,37 @@ static int find_own_parent(struct creation *c)
         return rc;
     memcpy(c->below, c->parent->uuid, DOMAIN_UUID);
     c->of_parent = c->parent->meta;
+    if (c->parent->children > 0)
+        return refuse("the parent %s has a child already: the volumes of an image are one chain", c->below);
     rc = judge_parent(c, c->below);
-    if (rc == 0 && c->parent->children > 0)
-        rc = refuse("the parent %s has a child already: the volumes of an image are one chain", c->below);
+    if (rc == 0)
+        rc = dom_check_chain(c->domain, c->image, c->parent);
+    if (rc == 0)
+        rc = dom_claim(c->domain, c->image, c->parent, false, &c->claims);
+    if (rc == 0)
+        rc = dom_match_capacity(c->domain, c->image, c->parent, true);
+    c->of_parent = c->parent->meta;
+    return rc;
+}
+
+static int judge_shared(struct creation *c, const char *image, struct domain_volume *v)
+{
+    int rc;
+
+    c->of_parent = v->meta;
+    rc = judge_parent(c, v->uuid);
+    if (rc == 0)
+        rc = dom_check_chain(c->domain, image, v);
+    if (rc == 0)
+        rc = dom_match_capacity(c->domain, image, v, false);
+    c->of_parent = v->meta;
     return rc;
 }
 
 static int find_shared_parent(struct creation *c)
 {
     struct domain_image *image;
-    const struct domain_volume *v;
+    struct domain_volume *v;
     int rc = domain_load_image(c->domain, c->o->parent_image, &image);
 
     if (rc < 0)
@@ -111,14 +136,12 @@ static int find_shared_parent(struct creation *c)
         domain_image_leaf(c->domain, image, &rc);
     if (v != NULL)
         memcpy(c->below, v->uuid, DOMAIN_UUID);
+    c->shares = true;
     if (rc == 0 && (v == NULL || !v->has_meta || v->why[0] != '\0'))
         rc = dom_fail(ENOENT, NULL, "image %s has no volume %s that can be read", image->uuid, c->o->parent);
     else if (rc == 0)
-        c->of_parent = v->meta;
+        rc = judge_shared(c, image->uuid, v);
     domain_image_free(image);
-    c->shares = true;
-    if (rc == 0)
-        rc = judge_parent(c, c->below);
     if (rc == 0 && c->session.image != NULL && c->session.image->count > 0) {
         c->parent = domain_image_volume(c->session.image, c->below);
         if (c->parent == NULL || c->session.image->count > 1)
@@ -148,6 +171,8 @@ static int judge_capacity(struct creation *c)
     if (capacity > INT64_MAX - CAPACITY_ALIGN)
         return refuse("a capacity of %" PRIu64 " bytes is more than a volume has", capacity);
     capacity = align_up(capacity, CAPACITY_ALIGN);
+    if (capacity == 0)
+        return refuse("a volume of 0 bytes is none: give it a capacity");
     if (c->o->parent != NULL && capacity < c->of_parent.capacity)
         return refuse("a capacity of %" PRIu64 " bytes is less than that of the parent, %" PRIu64, capacity,
                       c->of_parent.capacity);
@@ -217,15 +242,18 @@ static void fill_meta(struct creation *c)
 
 static int choose_name(struct creation *c)
 {
+    char image[DOMAIN_UUID];
     int rc;
 
     if (c->o->uuid == NULL)
         return domain_make_uuid(c->uuid);
     rc = dom_check_uuid("volume", c->o->uuid);
+    if (rc == 0)
+        rc = c->domain->kind->find_volume(c->domain, c->o->uuid, image);
     if (rc < 0)
         return rc;
-    if (c->session.image != NULL && domain_image_volume(c->session.image, c->o->uuid) != NULL)
-        return dom_fail(EEXIST, NULL, "image %s has a volume %s, or data of that name", c->image, c->o->uuid);
+    if (image[0] != '\0')
+        return dom_fail(EEXIST, NULL, "image %s has a volume %s, or data of that name", image, c->o->uuid);
     memcpy(c->uuid, c->o->uuid, DOMAIN_UUID);
     return 0;
 }
@@ -322,11 +350,16 @@ static int fill_data(struct creation *c)
 /* What the caller has for it. */
 static int call_fill(struct creation *c)
 {
+    struct domain_new n = {.format = c->data.format,
+                           .backing = c->o->parent != NULL ? c->data.backing_file : "",
+                           .backing_format = c->o->parent != NULL ? c->data.backing_fmt : "",
+                           .capacity = c->meta.capacity};
     char *path = NULL;
     int rc = c->o->fill != NULL ? domain_volume_path(c->domain, c->image, c->uuid, &path) : 0;
 
+    n.path = path;
     if (rc == 0 && c->o->fill != NULL)
-        rc = c->o->fill(c->o->fill_arg, path, c->data.format);
+        rc = c->o->fill(c->o->fill_arg, &n);
     free(path);
     return rc;
 }
@@ -351,7 +384,7 @@ static void look_at_space(struct creation *c, struct domain_volume_result *ret)
 static int make_volume(struct creation *c, const char *meta, size_t len)
 {
     const struct dom_kind *kind = c->domain->kind;
-    int rc = kind->begin(c->domain, c->image, c->uuid, meta, len);
+    int rc = kind->set_intent(c->domain, c->image, c->uuid, meta, len);
 
     if (rc == 0) {
         dom_step("create: metadata is noted");
@@ -418,20 +451,26 @@ static void undo(struct creation *c)
     kind->drop_image(c->domain, c->image);
 }
 
-int domain_volume_create(struct domain *d, const char *image, const struct domain_volume_create *o,
-                         struct domain_volume_result *ret)
+static int judge_names(const struct domain_volume_create *o)
 {
-    struct creation c = {.domain = d, .o = o, .image = image};
-    struct domain_volume_result result = {0};
-    struct dom_error error;
     int rc = 0;
 
     if (o->parent != NULL && o->parent[0] != '\0')
         rc = dom_check_uuid("volume", o->parent);
     if (rc == 0 && o->parent_image != NULL)
         rc = dom_check_uuid("image", o->parent_image);
-    if (rc == 0)
-        rc = dom_begin(d, image, o->parent_image, true, &c.session);
+    return rc;
+}
+
+int dom_create_volume(struct domain *d, const char *image, const struct domain_volume_create *o, int lock,
+                      struct domain_volume_result *ret)
+{
+    struct dom_want want = {.image = image, .shared_image = o->parent_image, .may_lack = true, .lock = lock};
+    struct creation c = {.domain = d, .o = o, .image = image};
+    struct domain_volume_result result = {0};
+    struct dom_error error;
+    int rc = dom_begin(d, &want, &c.session);
+
     if (rc < 0)
         return rc;
     rc = plan(&c);
@@ -445,6 +484,7 @@ int domain_volume_create(struct domain *d, const char *image, const struct domai
     } else {
         dom_error_keep(&error, rc);
     }
+    dom_claims_end(&c.claims);
     dom_end(&c.session);
     if (rc < 0)
         return dom_error_give(&error);
@@ -452,4 +492,12 @@ int domain_volume_create(struct domain *d, const char *image, const struct domai
     result.capacity = c.meta.capacity;
     *ret = result;
     return 0;
+}
+
+int domain_volume_create(struct domain *d, const char *image, const struct domain_volume_create *o,
+                         struct domain_volume_result *ret)
+{
+    int rc = judge_names(o);
+
+    return rc == 0 ? dom_create_volume(d, image, o, -1, ret) : rc;
 }

@@ -2,8 +2,11 @@
 /*
  * Volumes and images that go.
  *
- * Works: a volume is unpublished, its parent is a leaf then, and its data goes; an image is renamed, then its
- * files go. Fails: something lies on it. Killed: once it is unpublished, or renamed, it does not come back.
+ * Works: a volume is unpublished, its data goes, and its parent is a leaf then; an image is renamed, then its
+ * files go. Fails: something lies on it, or it is not known of all others what they lie on; somebody has it open.
+ * Killed: once it is unpublished, or renamed, it does not come back.
+ *
+ * Invariant: 1. on a full disk, too, the data goes: nothing is written before.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -14,17 +17,31 @@
 
 /* ---- a volume -------------------------------------------------------------------------------------------- */
 
+static int judge_shares(struct domain *d, const char *image, const struct domain_volume *v)
+{
+    unsigned others = 0;
+    int rc = 0;
+
+    if (v->meta.role == DOMAIN_SHARED && v->links > 1)
+        rc = d->kind->count_shares(d, image, v->uuid, false, &others);
+    if (rc == 0 && others > 0)
+        rc = dom_fail(EBUSY, "delete those first", "volume %s of image %s is a template that %u images lie on",
+                      v->uuid, image, others);
+    return rc;
+}
+
 static int judge(const struct dom_session *s, const struct domain_volume *v)
 {
+    int rc;
+
     if (v->children > 0)
         return dom_fail(EBUSY, "'vdisk-io volume merge' puts it into its parent, and has the child lie on that",
                         "volume %s has a child: only a volume that none lies on is deleted", v->uuid);
     if (dom_is_foreign(s->image, v))
         return dom_fail(EBUSY, "delete the image that it is of", "volume %s is the template of image %s", v->uuid,
                         v->meta.image);
-    if (v->meta.role == DOMAIN_SHARED && v->links > 1)
-        return dom_fail(EBUSY, NULL, "volume %s is a template that %u images lie on", v->uuid, v->links - 1);
-    return 0;
+    rc = judge_shares(s->domain, s->image->uuid, v);
+    return rc == 0 ? dom_judge_top(s, v, NULL, "deleted") : rc;
 }
 
 /* The template that was shared into an image whose last volume has gone, and its folder. */
@@ -51,15 +68,15 @@ static int remove_volume(struct dom_session *s, struct domain_volume *v)
         rc = kind->sync(s->domain, s->image->uuid);
     if (rc == 0) {
         dom_step("delete: volume is unpublished");
+        rc = kind->purge(s->domain, s->image->uuid, v->uuid); /* (1) */
+    }
+    if (rc == 0) {
+        dom_step("delete: volume is removed");
         if (v->parent != NULL && v->parent->children == 1)
             rc = dom_set_role(s->domain, s->image->uuid, v->parent, DOMAIN_LEAF);
     }
     if (rc == 0) {
         dom_step("delete: parent is a leaf");
-        rc = kind->purge(s->domain, s->image->uuid, v->uuid);
-    }
-    if (rc == 0) {
-        dom_step("delete: volume is removed");
         rc = kind->sync(s->domain, s->image->uuid);
     }
     if (rc == 0)
@@ -69,19 +86,24 @@ static int remove_volume(struct dom_session *s, struct domain_volume *v)
 
 int domain_volume_delete(struct domain *d, const char *image, const char *volume, bool dry_run)
 {
+    struct dom_want want = {.image = image, .dry_run = dry_run, .lock = -1};
+    struct dom_claims claims = {0};
     struct dom_session s;
     struct domain_volume *v;
     struct dom_error error;
-    int rc = dom_begin(d, image, NULL, false, &s);
+    int rc = dom_begin(d, &want, &s);
 
     if (rc < 0)
         return rc;
     v = dom_session_volume(&s, volume, &rc);
     if (v != NULL)
         rc = judge(&s, v);
+    if (rc == 0 && v->has_data)
+        rc = dom_claim(d, image, v, true, &claims);
     if (rc == 0 && !dry_run)
         rc = remove_volume(&s, v);
     dom_error_keep(&error, rc);
+    dom_claims_end(&claims);
     dom_end(&s);
     return rc < 0 ? dom_error_give(&error) : 0;
 }
@@ -106,15 +128,39 @@ static int purge_removed(struct domain *d, const char *image, bool dry_run)
     return d->kind->purge_image(d, image);
 }
 
-static int judge_image(const struct domain_image *image)
+/* Nobody has one of its volumes open; what it shares from others stays there. */
+static int judge_image(struct domain *d, const struct domain_image *image, struct dom_claims *claims)
 {
-    for (size_t i = 0; i < image->count; i++) {
+    int rc = 0;
+
+    for (size_t i = 0; rc == 0 && i < image->count; i++) {
         const struct domain_volume *v = &image->list[i];
-        if (v->has_meta && v->meta.role == DOMAIN_SHARED && !dom_is_foreign(image, v) && v->links > 1)
-            return dom_fail(EBUSY, "delete those first", "image %s is a template that %u images lie on: volume %s",
-                            image->uuid, v->links - 1, v->uuid);
+        if (!v->has_data || dom_is_foreign(image, v))
+            continue;
+        rc = v->has_meta ? judge_shares(d, image->uuid, v) : 0;
+        if (rc == 0)
+            rc = dom_claim(d, image->uuid, v, true, claims);
     }
-    return 0;
+    return rc;
+}
+
+/* A template of which the image has the only names would be lost, whoever's it is said to be. */
+static int judge_foreign(struct domain *d, const struct domain_image *image)
+{
+    unsigned others = 1;
+    int rc = 0;
+
+    for (size_t i = 0; rc == 0 && i < image->count; i++) {
+        const struct domain_volume *v = &image->list[i];
+        if (!v->has_data || !dom_is_foreign(image, v))
+            continue;
+        rc = d->kind->count_shares(d, image->uuid, v->uuid, true, &others);
+        if (rc == 0 && others == 0)
+            rc = dom_fail(EBUSY, "'vdisk-io domain check' tells more",
+                          "image %s has the only copy of volume %s, which is said to be of image %s", image->uuid,
+                          v->uuid, v->meta.image);
+    }
+    return rc;
 }
 
 static int remove_image(struct domain *d, const char *image)
@@ -132,20 +178,25 @@ static int remove_image(struct domain *d, const char *image)
 
 int domain_image_delete(struct domain *d, const char *image, bool dry_run)
 {
+    struct dom_want want = {.image = image, .may_lack = true, .dry_run = dry_run, .lock = -1};
+    struct dom_claims claims = {0};
     struct dom_session s;
     struct dom_error error;
-    int rc = dom_begin(d, image, NULL, true, &s);
+    int rc = dom_begin(d, &want, &s);
 
     if (rc < 0)
         return rc;
     if (s.image == NULL) {
         rc = purge_removed(d, image, dry_run);
     } else {
-        rc = judge_image(s.image);
+        rc = judge_foreign(d, s.image);
+        if (rc == 0)
+            rc = judge_image(d, s.image, &claims);
         if (rc == 0 && !dry_run)
             rc = remove_image(d, image);
     }
     dom_error_keep(&error, rc);
+    dom_claims_end(&claims);
     dom_end(&s);
     return rc < 0 ? dom_error_give(&error) : 0;
 }

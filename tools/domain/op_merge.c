@@ -2,10 +2,14 @@
 /*
  * A volume into its parent (cold): the parent (base) has all of it, then it goes.
  *
- * Works: the base grows, takes what the volume has, and counts a generation; a child of the volume gets the base
- * as its parent, first in its header; then the volume is unpublished and removed. Fails, or killed: the image
- * reads as before. Until the child's header is another one the same call does all of it again; from then on the
- * next operation ends it (mend.c).
+ * Works: the base grows, takes what the volume has, and counts a generation; where the volume has a child it is
+ * marked as merged, and the child gets the base as its parent, first in its header; then the volume is unpublished
+ * and removed. Fails, or killed: the image reads as before. Until the child's header is another one the same call
+ * does all of it again; from then on the next operation ends it (mend.c).
+ *
+ * Invariants:
+ *  1. Sizes are those of the volumes; what metadata says of them is mended before.
+ *  2. On a full disk, too, the data of the volume goes: nothing is written before.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -65,10 +69,40 @@ static int judge(struct merge *m)
         return refuse(m, "its parent has other children");
     rc = find_child(m);
     if (rc == 0)
+        rc = dom_judge_top(m->session, m->top, m->child, "merged");
+    if (rc == 0)
+        rc = dom_judge_top(m->session, m->base, m->top, "changed");
+    if (rc == 0 && m->child == NULL && m->top->meta.role == DOMAIN_INTERNAL)
+        rc = refuse(m, "it is INTERNAL, and what lies on it is not there, or not known");
+    if (rc == 0)
         rc = judge_legality(m->top);
     if (rc == 0)
         rc = judge_legality(m->base);
     return rc == 0 ? dom_check_chain(m->domain, m->image, m->child != NULL ? m->child : m->top) : rc;
+}
+
+/* (1) */
+static int match_sizes(struct merge *m)
+{
+    int rc = dom_match_capacity(m->domain, m->image, m->top, !m->o->dry_run);
+
+    return rc == 0 ? dom_match_capacity(m->domain, m->image, m->base, !m->o->dry_run) : rc;
+}
+
+/* Nobody has one of them open. They are opened again, one after the other. */
+static int see_that_none_is_used(const struct merge *m)
+{
+    struct dom_claims claims = {0};
+    struct dom_error error;
+    int rc = dom_claim(m->domain, m->image, m->base, true, &claims);
+
+    if (rc == 0)
+        rc = dom_claim(m->domain, m->image, m->top, true, &claims);
+    if (rc == 0 && m->child != NULL)
+        rc = dom_claim(m->domain, m->image, m->child, true, &claims);
+    dom_error_keep(&error, rc);
+    dom_claims_end(&claims);
+    return rc < 0 ? dom_error_give(&error) : 0;
 }
 
 /* ---- the base ------------------------------------------------------------------------------------------- */
@@ -131,11 +165,29 @@ static int set_header(struct merge *m)
     return rc == 0 ? dom_run_job(m->domain, job) : rc;
 }
 
+/* So that a child whose header names the base, and its metadata the volume, is known for what it is. */
+static int mark(struct merge *m)
+{
+    char text[TEXT_VOLUME_MAX + 1];
+    size_t len;
+    int rc = dom_format_meta(m->domain, &m->top->meta, text, &len);
+
+    if (rc == 0)
+        rc = m->domain->kind->set_intent(m->domain, m->image, m->top->uuid, text, len);
+    if (rc == 0)
+        rc = m->domain->kind->sync(m->domain, m->image);
+    if (rc == 0)
+        dom_step("merge: volume is marked");
+    return rc;
+}
+
 static int move_child(struct merge *m)
 {
     struct domain_meta meta = m->child->meta;
-    int rc = set_header(m);
+    int rc = mark(m);
 
+    if (rc == 0)
+        rc = set_header(m);
     if (rc < 0)
         return rc;
     dom_step("merge: child's header names the base");
@@ -158,13 +210,13 @@ static int remove_top(struct merge *m)
     if (rc < 0)
         return rc;
     dom_step("merge: volume is unpublished");
-    rc = m->child == NULL ? dom_set_role(m->domain, m->image, m->base, DOMAIN_LEAF) : 0;
+    rc = kind->purge(m->domain, m->image, m->top->uuid); /* (2) */
     if (rc < 0)
         return rc;
-    dom_step("merge: base's role is noted");
-    rc = kind->purge(m->domain, m->image, m->top->uuid);
+    dom_step("merge: volume is removed");
+    rc = m->child == NULL ? dom_set_role(m->domain, m->image, m->base, DOMAIN_LEAF) : 0;
     if (rc == 0)
-        dom_step("merge: volume is removed");
+        dom_step("merge: base's role is noted");
     return rc == 0 ? kind->sync(m->domain, m->image) : rc;
 }
 
@@ -189,16 +241,21 @@ static int merge(struct merge *m)
 
 int domain_volume_merge(struct domain *d, const char *image, const char *volume, const struct domain_merge *o)
 {
+    struct dom_want want = {.image = image, .dry_run = o->dry_run, .lock = -1};
     struct dom_session s;
     struct merge m = {.session = &s, .domain = d, .image = image, .o = o};
     struct dom_error error;
-    int rc = dom_begin(d, image, NULL, false, &s);
+    int rc = dom_begin(d, &want, &s);
 
     if (rc < 0)
         return rc;
     m.top = dom_session_volume(&s, volume, &rc);
     if (m.top != NULL)
         rc = judge(&m);
+    if (rc == 0)
+        rc = see_that_none_is_used(&m);
+    if (rc == 0)
+        rc = match_sizes(&m);
     if (rc == 0 && !o->dry_run)
         rc = merge(&m);
     dom_error_keep(&error, rc);

@@ -26,7 +26,7 @@ struct transfer {
     const struct domain               *domain;
     gcry_md_hd_t                       hash;
     char                              *buf;
-    const char                        *backing; /* that the header is to name; "": none */
+    const struct domain_new           *made;
 };
 
 static int begin(struct transfer *t)
@@ -130,25 +130,29 @@ static int judge_sizes(const struct transfer *t, const struct vdisk_image_info *
 {
     char is[32], said[32];
 
-    if (info->virtual_size == t->o->capacity)
+    if (info->virtual_size == t->made->capacity)
         return 0;
     snprintf(is, sizeof is, "%" PRIu64, info->virtual_size);
-    snprintf(said, sizeof said, "%" PRIu64, t->o->capacity);
+    snprintf(said, sizeof said, "%" PRIu64, t->made->capacity);
     return promised("its size", is, said);
 }
 
 static int judge_header(const struct transfer *t, const struct vdisk_image_info *info)
 {
-    const char *backing = info->backing_file != NULL ? info->backing_file : "";
+    const char *backing = info->backing_file != NULL ? info->backing_file : "", *said = t->made->backing;
+    const char *format = info->backing_fmt != NULL ? info->backing_fmt : "";
 
     if (info->data_file != NULL)
         return dom_fail(EBADMSG, NULL, "what was uploaded has an external data file, '%.200s'", info->data_file);
     if (info->corrupt || info->dirty)
         return dom_fail(EBADMSG, NULL, "what was uploaded is marked %s",
                         info->corrupt ? "corrupt" : "as not closed");
-    if (strcmp(backing, t->backing) != 0)
-        return promised("its parent", backing[0] != '\0' ? backing : "none", t->backing[0] != '\0' ? t->backing :
-                        "none");
+    if (strcmp(backing, said) != 0)
+        return promised("its parent", backing[0] != '\0' ? backing : "none", said[0] != '\0' ? said : "none");
+    if (said[0] != '\0' && strcmp(format, t->made->backing_format) != 0)
+        return promised("its parent's format", format[0] != '\0' ? format : "not told", t->made->backing_format);
+    if (info->version > 2 && t->domain->version < 4)
+        return promised("its version of qcow2", "3", "2, as this domain has");
     return judge_sizes(t, info);
 }
 
@@ -196,20 +200,21 @@ static int judge_digest(const struct domain_stream *s)
            dom_fail(EBADMSG, NULL, "the SHA-256 of what was uploaded is %s, not %.100s", s->sha256, s->digest);
 }
 
-static int fill(void *arg, const char *path, const char *format)
+static int fill(void *arg, const struct domain_new *n)
 {
-    struct vdisk_create_opts opts = {.size = sizeof opts, .format = format};
+    struct vdisk_create_opts opts = {.size = sizeof opts, .format = n->format};
     struct vdisk_measure_result size = {.size = sizeof size};
     struct transfer *t = arg;
     int fd, rc;
 
-    opts.virtual_size = t->o->capacity;
+    t->made = n;
+    opts.virtual_size = n->capacity;
     rc = vdisk_measure(&opts, NULL, &size);
     if (rc < 0)
         return rc;
-    fd = open(path, O_WRONLY | O_TRUNC | O_CLOEXEC);
+    fd = open(n->path, O_WRONLY | O_TRUNC | O_CLOEXEC | O_NOFOLLOW);
     if (fd < 0)
-        return dom_fail_file(errno, path, "opening it");
+        return dom_fail_file(errno, n->path, "opening it");
     rc = begin(t);
     if (rc == 0) {
         rc = move(t, t->stream->fd, fd, true, 2 * size.fully_allocated);
@@ -218,14 +223,14 @@ static int fill(void *arg, const char *path, const char *format)
     close(fd);
     if (rc == 0)
         rc = judge_digest(t->stream);
-    return rc == 0 ? judge(t, path, format) : rc;
+    return rc == 0 ? judge(t, n->path, n->format) : rc;
 }
 
 int domain_volume_upload(struct domain *d, const char *image, const struct domain_volume_create *o,
                          struct domain_stream *s, struct domain_volume_result *ret)
 {
     struct domain_volume_create with = *o;
-    struct transfer t = {.stream = s, .o = &with, .domain = d, .backing = o->parent != NULL ? o->parent : ""};
+    struct transfer t = {.stream = s, .o = &with, .domain = d};
 
     if (o->allocation == DOMAIN_PREALLOCATED)
         return dom_fail(EINVAL, NULL, "an uploaded volume is sparse: it has what has come");
@@ -239,45 +244,75 @@ int domain_volume_upload(struct domain *d, const char *image, const struct domai
 /* ---- download ------------------------------------------------------------------------------------------------
  */
 
-static int send_file(struct domain *d, const char *image, const char *volume, struct domain_stream *s)
+static int send_file(struct domain *d, const char *image, const struct domain_volume *v, struct domain_stream *s)
 {
     struct transfer t = {.stream = s, .domain = d};
-    char *path = NULL;
-    int fd, rc = domain_volume_path(d, image, volume, &path);
+    int fd, rc = d->kind->open_data(d, image, v->uuid, false, &fd);
 
     if (rc < 0)
         return rc;
-    fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        rc = dom_fail_file(errno, path, "opening it");
-    free(path);
-    if (rc == 0)
-        rc = begin(&t);
+    rc = begin(&t);
     if (rc == 0) {
         rc = move(&t, fd, s->fd, false, UINT64_MAX);
         end(&t);
     }
-    if (fd >= 0)
-        close(fd);
+    close(fd);
     return rc;
+}
+
+static int judge_source(const struct domain_image *image, const struct domain_volume *v, const char *volume)
+{
+    if (v == NULL || !v->has_meta)
+        return dom_fail(ENOENT, NULL, "image %s has no volume %s", image->uuid, volume);
+    if (v->why[0] != '\0')
+        return dom_fail(EBADMSG, NULL, "volume %s: its metadata: %s", v->uuid, v->why);
+    if (!v->has_data)
+        return dom_fail(ENOENT, NULL, "image %s: volume %s has no data", image->uuid, v->uuid);
+    if (v->meta.legality != DOMAIN_LEGAL)
+        return dom_fail(EACCES, NULL, "volume %s is %s: only volumes that are LEGAL are downloaded", v->uuid,
+                        domain_legality_name(v->meta.legality));
+    return 0;
+}
+
+static int download(struct domain *d, const struct domain_image *image, const char *volume,
+                    struct domain_stream *s)
+{
+    struct dom_claims claims = {0};
+    const struct domain_volume *v;
+    struct dom_error error;
+    int rc = 0;
+
+    v = volume[0] != '\0' ? domain_image_volume(image, volume) : domain_image_leaf(d, image, &rc);
+    if (rc == 0)
+        rc = judge_source(image, v, volume);
+    if (rc == 0)
+        rc = dom_claim(d, image->uuid, v, false, &claims);
+    if (rc == 0)
+        rc = send_file(d, image->uuid, v, s);
+    dom_error_keep(&error, rc);
+    dom_claims_end(&claims);
+    return rc < 0 ? dom_error_give(&error) : 0;
 }
 
 int domain_volume_download(struct domain *d, const char *image, const char *volume, struct domain_stream *s)
 {
-    struct domain_volume *v;
-    struct dom_session session;
+    const struct dom_lock_wish wish = {image, DOM_LOCK_READ};
+    struct domain_image *loaded;
     struct dom_error error;
-    int rc = dom_begin(d, image, NULL, false, &session);
+    int lock, rc = dom_check_uuid("image", image);
 
+    if (rc == 0)
+        rc = d->kind->lock(d, &wish, 1, &lock);
     if (rc < 0)
         return rc;
-    v = dom_session_volume(&session, volume, &rc);
-    if (v != NULL && v->meta.legality != DOMAIN_LEGAL)
-        rc = dom_fail(EACCES, NULL, "volume %s is %s: only volumes that are LEGAL are downloaded", v->uuid,
-                      domain_legality_name(v->meta.legality));
-    if (rc == 0)
-        rc = send_file(d, image, v->uuid, s);
-    dom_error_keep(&error, rc);
-    dom_end(&session);
+    rc = domain_load_image(d, image, &loaded);
+    if (rc == 0) {
+        rc = download(d, loaded, volume, s);
+        dom_error_keep(&error, rc);
+        domain_image_free(loaded);
+    } else {
+        dom_error_keep(&error, rc);
+    }
+    d->kind->unlock(lock);
     return rc < 0 ? dom_error_give(&error) : 0;
 }

@@ -231,32 +231,18 @@ void domain_name_free(struct domain_name *name)
     name->domain = NULL;
 }
 
-/* As vdisk_open() takes it, with its format; read-only where others lie above. */
-static int name_of_file(const struct domain_volume *v, const char *path, char **ret)
-{
-    char full[PATH_MAX];
-    json_t *json;
+/* ---- what is opened in a volume's place --------------------------------------------------------------- */
 
-    if (realpath(path, full) == NULL)
-        return dom_fail_file(errno, path, "opening it");
-    json = json_pack("{s:s, s:{s:s, s:s}}", "driver", v->meta.format == DOMAIN_COW ? "qcow2" : "raw", "file",
-                     "driver", "file", "filename", full);
-    if (v->meta.role != DOMAIN_LEAF || v->children > 0)
-        json_object_set_new(json, "read-only", json_true());
-    char *text = json != NULL ? json_dumps(json, JSON_COMPACT | JSON_PRESERVE_ORDER) : NULL;
-    json_decref(json);
-    if (text == NULL || asprintf(ret, "json:%s", text) < 0) {
-        free(text);
-        return dom_fail(ENOMEM, NULL, "out of memory");
-    }
-    free(text);
-    return 0;
-}
+struct opened {
+    char *path; /* from the root on */
+    bool  cow, read_only;
+    int   use;
+};
 
-static int open_volume(struct domain_name *name, const struct domain_image *image, char **ret)
+static int find_volume(const struct domain_name *name, const struct domain_image *image,
+                       struct domain_volume **ret)
 {
     struct domain_volume *v;
-    char *path = NULL;
     int rc = 0;
 
     v = name->volume[0] != '\0' ? domain_image_volume(image, name->volume) :
@@ -272,31 +258,124 @@ static int open_volume(struct domain_name *name, const struct domain_image *imag
                         "'vdisk-io volume update --legality LEGAL' makes it so, where its content is right",
                         "volume %s is %s: only volumes that are LEGAL are opened", v->uuid,
                         domain_legality_name(v->meta.legality));
-    rc = dom_check_chain(name->domain, image->uuid, v);
+    *ret = v;
+    return dom_check_chain(name->domain, image->uuid, v);
+}
+
+/* Read-only where others lie above, or where it is not clear who does. */
+static int open_volume(const struct domain_name *name, const struct domain_image *image, struct opened *ret)
+{
+    struct domain_volume *v = NULL;
+    char *path = NULL;
+    int rc = find_volume(name, image, &v);
+
     if (rc == 0)
         rc = domain_volume_path(name->domain, image->uuid, v->uuid, &path);
-    if (rc == 0)
-        rc = name_of_file(v, path, ret);
+    if (rc < 0)
+        return rc;
+    ret->cow = v->meta.format == DOMAIN_COW;
+    ret->read_only = v->meta.role != DOMAIN_LEAF || v->children > 0;
+    ret->path = realpath(path, NULL);
+    if (ret->path == NULL)
+        rc = dom_fail_file(errno, path, "opening it");
     free(path);
     return rc;
 }
 
-int domain_open_name(const char *text, char **ret)
+/* Who changes metadata alone has the lock for a moment only. */
+static int take_use(const struct domain_name *name, int *ret)
 {
-    struct domain_image *image = NULL;
+    const struct dom_lock_wish wish = {name->image, DOM_LOCK_USE};
+    int rc = name->domain->kind->lock(name->domain, &wish, 1, ret);
+
+    for (unsigned ms = 0; rc == -EAGAIN && dom_pause(name->domain, &ms);)
+        rc = name->domain->kind->lock(name->domain, &wish, 1, ret);
+    return rc;
+}
+
+static int open_locked(struct domain_name *name, struct opened *ret)
+{
+    struct domain_image *image;
+    struct dom_error error;
+    int rc = take_use(name, &ret->use);
+
+    if (rc < 0)
+        return rc;
+    rc = domain_load_image(name->domain, name->image, &image);
+    if (rc == 0) {
+        rc = open_volume(name, image, ret);
+        dom_error_keep(&error, rc);
+        domain_image_free(image);
+    } else {
+        dom_error_keep(&error, rc);
+    }
+    if (rc == 0)
+        return 0;
+    name->domain->kind->unlock(ret->use);
+    return dom_error_give(&error);
+}
+
+static int open_text(const char *text, struct opened *ret)
+{
     struct domain_name name;
     struct dom_error error;
     int rc = domain_parse_name(text, NULL, &name);
 
     if (rc < 0)
         return rc;
-    rc = name.image[0] != '\0' ? domain_load_image(name.domain, name.image, &image)
+    rc = name.image[0] != '\0' ? open_locked(&name, ret)
                                : dom_fail(EINVAL, "the name of a volume is DOMAIN/IMAGE/VOLUME, or DOMAIN/IMAGE",
                                           "'%s' is a domain", text);
-    if (rc == 0)
-        rc = open_volume(&name, image, ret);
     dom_error_keep(&error, rc);
-    domain_image_free(image);
     domain_name_free(&name);
     return rc < 0 ? dom_error_give(&error) : 0;
+}
+
+/* As vdisk_open() takes it, with its format. */
+static char *name_of(const struct opened *o)
+{
+    json_t *json = json_pack("{s:s, s:{s:s, s:s}}", "driver", o->cow ? "qcow2" : "raw", "file", "driver", "file",
+                             "filename", o->path);
+    char *text, *name = NULL;
+
+    if (o->read_only)
+        json_object_set_new(json, "read-only", json_true());
+    text = json != NULL ? json_dumps(json, JSON_COMPACT | JSON_PRESERVE_ORDER) : NULL;
+    json_decref(json);
+    if (text == NULL || asprintf(&name, "json:%s", text) < 0)
+        name = NULL;
+    free(text);
+    return name;
+}
+
+int domain_open_name(const char *text, char **ret, int *ret_use)
+{
+    struct opened o = {0};
+    int rc = open_text(text, &o);
+    char *name;
+
+    if (rc < 0)
+        return rc;
+    name = name_of(&o);
+    free(o.path);
+    if (name == NULL) {
+        close(o.use);
+        return dom_fail(ENOMEM, NULL, "out of memory");
+    }
+    *ret = name;
+    *ret_use = o.use;
+    return 0;
+}
+
+int domain_open_path(const char *text, char **ret_path, const char **ret_format, int *ret_use)
+{
+    struct opened o = {0};
+    int rc = open_text(text, &o);
+
+    if (rc < 0)
+        return rc;
+    *ret_path = o.path;
+    *ret_format = o.cow ? "qcow2" : "raw";
+    *ret_use = o.use;
+    return 0;
 }

@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Folders of images, and the files in them. Invariant: no symbolic link is followed below the domain's own folder:
+ * an image is a folder, and what a volume has are regular files.
+ */
+#ifndef TOOLS_DOMAIN_FILE_FOLDER_H
+#define TOOLS_DOMAIN_FILE_FOLDER_H
+
+#include <fcntl.h>
+
+#include "tools/domain/kind.h"
+
+#define FILE_META   ".meta"
+#define FILE_DRAFT  ".meta.new"
+#define FILE_INTENT ".intent"
+#define FILE_LEASE  ".lease"
+
+enum { FILE_FOLDER = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC, FILE_NAME = DOMAIN_UUID + 16 };
+
+int file_no_memory(void);
+
+/* A descriptor of the folder of all images, or of one: -ENOENT: there is none; -ENOTDIR: it is something else. */
+int file_open_images(const struct domain *d);
+int file_open_folder(const struct domain *d, const char *image);
+
+/* The name of a file of a volume; returns `buf`. */
+const char *file_name(char buf[FILE_NAME], const char *volume, const char *suffix);
+
+/* An error of the system about a file of an image; -|err|. */
+int file_fail(const struct domain *d, const char *image, const char *name, int err, const char *doing);
+
+/* A descriptor of a regular file; never waits. -EINVAL: it is something else. */
+int file_open_regular(const struct domain *d, int folder, const char *image, const char *name, int flags);
+
+/* In file_shares.c, for the contract. */
+int file_share(struct domain *d, const char *image, const char *volume, const char *to_image);
+int file_unshare(struct domain *d, const char *image, const char *volume);
+int file_count_shares(struct domain *d, const char *image, const char *volume, bool published, unsigned *ret);
+int file_find_volume(struct domain *d, const char *volume, char ret_image[DOMAIN_UUID]);
+
+#endif
