@@ -207,6 +207,17 @@ def test_data_file():
     check("check tells", "external data file" in find(path).stdout)
 
 
+def test_create_over_a_link():
+    os.makedirs("new")
+    os.makedirs("target/dom_md")
+    pathlib.Path("target/dom_md/metadata").write_text("precious")
+    os.symlink(os.path.realpath("target"), f"new/.new-{NEW}")
+    r = lib.run("domain", "create", "new", "--uuid", NEW)
+    check("it is refused", r.returncode == 1, r.stdout)
+    check("what it leads to is whole", pathlib.Path("target/dom_md/metadata").read_text() == "precious" and
+          os.path.islink(f"new/.new-{NEW}"))
+
+
 # ---- hard links ------------------------------------------------------------------------------------------------
 
 
@@ -455,7 +466,8 @@ def test_read_only():
 
 
 lib.main(test_stale_metadata, test_header_of_a_merge_without_mark, test_unreadable_metadata, test_named_intent,
-         test_links_to_folders, test_links_to_files, test_data_file, test_only_copy_of_a_template, test_backups, test_data_of_two_images,
+         test_links_to_folders, test_links_to_files, test_data_file, test_create_over_a_link,
+         test_only_copy_of_a_template, test_backups, test_data_of_two_images,
          test_sizes, test_chain_that_cannot_be_used, test_writers, test_killed_writer, test_names_are_uses,
          test_copies_in_opposite_directions, test_dry_runs, test_uploads, test_full_disk,
          test_read_only)

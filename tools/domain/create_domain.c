@@ -4,7 +4,7 @@
  *
  * Works: the storage is asked for its block size, by direct I/O; then a folder of another name gets all that a
  * domain has, and is renamed: so a domain is whole whenever it is there. Fails: what was made is removed. Killed:
- * a folder is left that begins with ".new-", and is no domain.
+ * a folder is left that begins with ".new-", and is no domain. What has that name and is no folder is left alone.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -30,6 +30,7 @@ struct making {
     char                         remote[PATH_MAX];
     bool                         nfs;
     unsigned                     version, block_size;
+    bool                         made; /* the folder, here */
 };
 
 /* ---- files ---------------------------------------------------------------------------------------------------
@@ -60,21 +61,28 @@ static int make_file(const struct making *m, const char *name, const void *data,
     return rc;
 }
 
+/*
+ * No symbolic link is followed: what is removed are the names that a domain has, in this folder and in that
+ * within.
+ */
 static void remove_all(const struct making *m)
 {
-    static const char *const names[] = {"dom_md/metadata", "dom_md/ids", "dom_md/leases", "dom_md/inbox",
-                                        "dom_md/outbox", "dom_md/xleases", "probe"};
-    static const char *const folders[] = {"/dom_md", "/images", ""};
-    char path[PATH_MAX];
+    static const char *const names[] = {"metadata", "ids", "leases", "inbox", "outbox", "xleases"};
+    const int how = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
+    int folder = open(m->path, how), within;
 
-    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-        snprintf(path, sizeof path, "%s/%s", m->path, names[i]);
-        unlink(path);
-    }
-    for (size_t i = 0; i < sizeof folders / sizeof folders[0]; i++) {
-        snprintf(path, sizeof path, "%s%s", m->path, folders[i]);
-        rmdir(path);
-    }
+    if (folder < 0)
+        return;
+    within = openat(folder, "dom_md", how);
+    for (size_t i = 0; within >= 0 && i < sizeof names / sizeof names[0]; i++)
+        unlinkat(within, names[i], 0);
+    if (within >= 0)
+        close(within);
+    unlinkat(folder, "probe", 0);
+    unlinkat(folder, "dom_md", AT_REMOVEDIR);
+    unlinkat(folder, "images", AT_REMOVEDIR);
+    close(folder);
+    rmdir(m->path);
 }
 
 /* ---- what the storage is -------------------------------------------------------------------------------------
@@ -205,6 +213,7 @@ static int make_parts(struct making *m)
 {
     int rc = make_folder(m, "");
 
+    m->made = rc == 0;
     if (rc == 0)
         dom_step("domain create: folder is made");
     if (rc == 0)
@@ -263,6 +272,7 @@ static int judge(struct making *m)
 {
     const struct domain_create *o = m->o;
     char full[PATH_MAX];
+    struct stat st;
     int rc = 0;
 
     m->nfs = strcmp(o->type, "NFS") == 0;
@@ -285,7 +295,7 @@ static int judge(struct making *m)
     if (snprintf(m->path, sizeof m->path, "%s/.new-%s", o->path, m->uuid) >= (int)sizeof m->path ||
         snprintf(m->end, sizeof m->end, "%s/%s", o->path, m->uuid) >= (int)sizeof m->end)
         return dom_fail(ENAMETOOLONG, NULL, "%s: is too long a path", o->path);
-    if (access(m->end, F_OK) == 0)
+    if (lstat(m->end, &st) == 0)
         return dom_fail(EEXIST, NULL, "%s: is there already", m->end);
     return 0;
 }
@@ -307,7 +317,8 @@ int domain_create(const struct domain_create *o, const struct domain_how *how, c
         rc = give_name(&m);
     if (rc < 0) {
         dom_error_keep(&error, rc);
-        remove_all(&m);
+        if (m.made)
+            remove_all(&m);
         return dom_error_give(&error);
     }
     if (m.nfs)
