@@ -426,6 +426,22 @@ def test_dry_runs():
     judged(path)
 
 
+def test_leaks():
+    """Clusters that a merge which was killed has taken."""
+    path = make("leaks")
+    image, name = volume("create", "-f", "qcow2", path, "1M")
+    file = file_of(path, image, name)
+    with open(file, "r+b") as f: # a refcount for a cluster behind the end
+        f.seek(64 * 1024 * 2 + 2 * 20)
+        f.write(b"\0\1")
+        f.truncate(64 * 1024 * 21)
+    r = find(path)
+    check("check tells", r.returncode == 2 and "1 clusters are nobody's" in r.stdout, r.stdout)
+    r = find(path, "--repair")
+    check("and repairs", r.returncode == 0 and "1 clusters are given back" in r.stdout, r.stdout)
+    check("nothing is found", find(path).returncode == 0)
+
+
 def test_uploads():
     """The format of the parent that a header promises is judged."""
     path = make("uploads")
@@ -469,5 +485,5 @@ lib.main(test_stale_metadata, test_header_of_a_merge_without_mark, test_unreadab
          test_links_to_folders, test_links_to_files, test_data_file, test_create_over_a_link,
          test_only_copy_of_a_template, test_backups, test_data_of_two_images,
          test_sizes, test_chain_that_cannot_be_used, test_writers, test_killed_writer, test_names_are_uses,
-         test_copies_in_opposite_directions, test_dry_runs, test_uploads, test_full_disk,
+         test_copies_in_opposite_directions, test_dry_runs, test_leaks, test_uploads, test_full_disk,
          test_read_only)

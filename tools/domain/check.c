@@ -74,6 +74,55 @@ static void check_capacity(struct check *c, const struct domain_image *image, st
                  image->uuid, v->uuid, size);
 }
 
+/*
+ * What the volume's own tables say, where nobody writes to it: clusters that an operation which was killed took.
+ */
+static int check_tables(struct check *c, const struct domain_image *image, const struct domain_volume *v,
+                        bool repair, struct vdisk_check_result *ret)
+{
+    struct vdisk_check_opts opts = {.size = sizeof opts, .format = "qcow2", .memory_max = UINT64_C(256) << 20};
+    vdisk_job *job;
+    char *path;
+    int rc = domain_volume_path(c->domain, image->uuid, v->uuid, &path);
+
+    if (rc == 0)
+        rc = repair ? vdisk_job_repair(path, VDISK_REPAIR_LEAKS, &opts, &job) : vdisk_job_check(path, &opts, &job);
+    free(path);
+    if (rc < 0)
+        return rc;
+    rc = c->domain->how.run != NULL ? c->domain->how.run(job) : vdisk_job_run(job);
+    if (rc == 0)
+        vdisk_job_get_check_result(job, ret);
+    vdisk_job_free(job);
+    return rc;
+}
+
+static void check_clusters(struct check *c, const struct domain_image *image, const struct domain_volume *v)
+{
+    struct vdisk_check_result result = {.size = sizeof result};
+    int rc = check_tables(c, image, v, false, &result);
+    uint64_t leaks = result.leaks;
+
+    if (rc < 0) {
+        dom_tell(&c->mend, VDISK_FOUND_NOTE, "image %s: volume %s: its tables are not looked at: %s", image->uuid,
+                 v->uuid, vdisk_error_text());
+        return;
+    }
+    if (result.corruptions > 0 || result.check_errors > 0)
+        dom_tell(&c->mend, VDISK_FOUND_CORRUPTION,
+                 "image %s: volume %s: its tables have %" PRIu64 " faults: 'vdisk-io check -r all' repairs them",
+                 image->uuid, v->uuid, result.corruptions + result.check_errors);
+    if (leaks == 0)
+        return;
+    dom_tell(&c->mend, VDISK_FOUND_LEAK, "image %s: volume %s: %" PRIu64 " clusters are nobody's", image->uuid,
+             v->uuid, leaks);
+    if (!c->mend.repair || result.corruptions > 0 || result.check_errors > 0 || v->meta.role == DOMAIN_SHARED)
+        return;
+    if (check_tables(c, image, v, true, &result) == 0)
+        dom_tell(&c->mend, VDISK_FOUND_FIXED, "image %s: volume %s: %" PRIu64 " clusters are given back",
+                 image->uuid, v->uuid, leaks);
+}
+
 static void check_header(struct check *c, const struct domain_image *image, struct domain_volume *v)
 {
     struct dom_header header;
@@ -107,6 +156,8 @@ static void check_header(struct check *c, const struct domain_image *image, stru
         dom_tell(&c->mend, VDISK_FOUND_NOTE,
                  "image %s: volume %s was not closed: the next open for writing repairs it", image->uuid, v->uuid);
     check_capacity(c, image, v, header.virtual_size);
+    if (v->meta.format == DOMAIN_COW && !header.data_file && !header.corrupt)
+        check_clusters(c, image, v);
 }
 
 static void check_volume(struct check *c, const struct domain_image *image, struct domain_volume *v)
