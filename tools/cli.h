@@ -123,6 +123,7 @@ const char *cli_image(const struct cli_parser *p, const char *operand, const cha
  */
 bool cli_is_volume(const char *operand);
 char *cli_volume_name(const struct cli_verb *verb, const char *operand, const char *format);
+char *cli_volume_path(const char *operand, const char **ret_format);
 
 /* Print the verb's help to stdout. */
 void cli_print_verb_help(const struct cli_verb *verb);

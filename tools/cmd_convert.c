@@ -645,7 +645,8 @@ static int take_operands(struct convert *c, const struct cli_parser *p)
         c->names[c->count++] = cli_strdup(name);
     }
     if (!c->target_image_opts && cli_is_volume(operands[n - 1])) {
-        c->target_image_opts = true; /* it names its format */
+        c->target_image_opts = true; /* it names its format, */
+        c->no_create = true;         /* and is there */
         c->target_name = cli_volume_name(c->verb, operands[n - 1], c->have_out_format ? "" : NULL);
     } else {
         c->target_name = c->target_image_opts ? image_opts_name(operands[n - 1]) : cli_strdup(operands[n - 1]);
@@ -704,6 +705,7 @@ const struct cli_verb cli_convert = {
     .options = options,
     .notes = "Several sources are put one after the other. The target is made anew, as by create, unless -n says\n"
              "that it is there. Zeros are not copied where the target has them. At the end all is on disk.\n"
+             "A volume of a domain is a target that is there (-n), and knows its format.\n"
              "A target of - is standard output, to which the image is written from its start to its end; a\n"
              "source of - is standard input, to its end, and needs -f raw; nothing is made before it has come\n"
              "to its first byte.\n"

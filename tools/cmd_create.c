@@ -19,6 +19,7 @@ struct create {
     struct cli_pairs         pairs;      /* owns what o.opts points to */
     struct cli_progress      progress;
     char                    *backing_path;
+    char                    *volume_path; /* of a backing file that is a volume of a domain */
     bool                     quiet;
 };
 
@@ -69,6 +70,18 @@ static int parse_options(struct create *c, struct create_args *args, struct cli_
     return CLI_OK;
 }
 
+/* A backing file that a domain has, and whose format is in its metadata. */
+static int take_volume(struct create *c, const struct create_args *args)
+{
+    if (args->backing_fmt != NULL) {
+        cli_error("%s: '%s': its domain says its format: leave out -F", c->o.name, args->backing);
+        return CLI_FAILED;
+    }
+    c->volume_path = cli_volume_path(args->backing, &c->o.opts.backing_fmt);
+    c->o.opts.backing_file = c->volume_path;
+    return c->volume_path != NULL ? CLI_OK : CLI_FAILED;
+}
+
 /* -b and -F override -o; SIZE may be given once. */
 static int apply_operands(struct create *c, const struct create_args *args, const char *size)
 {
@@ -84,7 +97,10 @@ static int apply_operands(struct create *c, const struct create_args *args, cons
         cli_error("%s: Expected backing file name, got empty string", c->o.name);
         return CLI_FAILED;
     }
-    if (args->backing != NULL)
+    if (args->backing != NULL && cli_is_volume(args->backing)) {
+        if (take_volume(c, args) != CLI_OK)
+            return CLI_FAILED;
+    } else if (args->backing != NULL)
         c->o.opts.backing_file = args->backing;
     if (args->backing_fmt != NULL)
         c->o.opts.backing_fmt = args->backing_fmt;
@@ -253,6 +269,7 @@ static int run(const struct cli_verb *verb, int argc, char **argv)
     else
         rc = create_image(&c, &args, operands, n);
     free(c.backing_path);
+    free(c.volume_path);
     cli_pairs_free(&c.pairs);
     return rc;
 }

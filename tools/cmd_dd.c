@@ -30,6 +30,8 @@ struct dd {
     uint64_t                 block, count, skip; /* count: UINT64_MAX: all */
     uint64_t                 input_size, output_size; /* isize, osize; UINT64_MAX: not given */
     bool                     no_create, from_stdin, to_stdout;
+    bool                     have_format; /* -O */
+    char                    *volume; /* what the output is opened by: it is a volume of a domain */
     struct pipe_part         part;  /* of standard input */
     struct cli_memory        memory;
     char                     error[1024], hint[512];
@@ -258,6 +260,18 @@ static int check_pipes(struct dd *d, const struct cli_parser *p)
     return CLI_OK;
 }
 
+/* It is there, and names its format. */
+static int take_volume(struct dd *d)
+{
+    d->volume = cli_volume_name(d->verb, d->output, d->have_format ? "" : NULL);
+    if (d->volume == NULL)
+        return CLI_FAILED;
+    d->output = d->volume;
+    d->create.format = NULL;
+    d->no_create = true;
+    return CLI_OK;
+}
+
 static int parse(struct dd *d, struct cli_parser *p)
 {
     char **operands;
@@ -266,7 +280,10 @@ static int parse(struct dd *d, struct cli_parser *p)
     for (int id; (id = cli_parser_next(p)) != CLI_END;) {
         switch (id) {
         case 'f': d->format = p->value; break;
-        case 'O': d->create.format = p->value; break;
+        case 'O':
+            d->create.format = p->value;
+            d->have_format = true;
+            break;
         case 'n': d->no_create = true; break;
         case 'U': d->flags |= VDISK_OPEN_FORCE_SHARE; break;
         default: return CLI_FAILED;
@@ -277,7 +294,10 @@ static int parse(struct dd *d, struct cli_parser *p)
         rc = parse_operand(d, operands[i]);
     if (rc == CLI_OK && (d->input == NULL || d->output == NULL))
         return cli_usage_error(d->verb, "Must specify both input and output files");
-    if (rc == CLI_OK && strcmp(d->create.format, "raw") != 0 && strcmp(d->create.format, "qcow2") != 0)
+    if (rc == CLI_OK && cli_is_volume(d->output))
+        rc = take_volume(d);
+    if (rc == CLI_OK && d->volume == NULL && strcmp(d->create.format, "raw") != 0 &&
+        strcmp(d->create.format, "qcow2") != 0)
         return cli_usage_error(d->verb, "Unknown file format '%s'; -O takes raw or qcow2", d->create.format);
     if (rc == CLI_OK && d->no_create && d->output_size != UINT64_MAX)
         return cli_usage_error(d->verb, "osize: an output that is there (-n) has its size");
@@ -307,13 +327,14 @@ static int run(const struct cli_verb *verb, int argc, char **argv)
 
     cli_parser_init(&p, verb, argc, argv);
     rc = parse(&d, &p);
-    if (rc != CLI_OK)
-        return rc;
-    if (!d.from_stdin) {
+    if (rc == CLI_OK && !d.from_stdin) {
         const char *name = cli_image(&p, d.input, d.format);
-        if (name == NULL)
-            return CLI_FAILED;
-        input = cli_strdup(name);
+        input = name != NULL ? cli_strdup(name) : NULL;
+        rc = name != NULL ? CLI_OK : CLI_FAILED;
+    }
+    if (rc != CLI_OK) {
+        free(d.volume);
+        return rc;
     }
     rc = share_memory(&d, &p, input);
     if (rc == CLI_OK)
@@ -325,6 +346,7 @@ static int run(const struct cli_verb *verb, int argc, char **argv)
     }
     target_free(&d.target);
     free(input);
+    free(d.volume);
     return rc;
 }
 
@@ -336,6 +358,7 @@ const struct cli_verb cli_dd = {
     .notes = "bs is 512 by default. skip leaves out so many blocks of the start; count is where the part ends,\n"
              "counted from the start of the input. isize: no more of the input counts. osize: the size of the\n"
              "output, which has zeros behind the part. - is standard input, which is raw, or standard output.\n"
+             "A volume of a domain is an output that is there (-n), and knows its format.\n"
              "Otherwise as convert.\n"
              "Exit code: 0, or 1 when the output is not whole.\n",
     .run = run,

@@ -249,7 +249,10 @@ static int list(struct noun *n, char **operands, int count)
 static int delete_volume(struct noun *n, struct domain_name *name)
 {
     bool dry_run = n->given[NOUN_DRY_RUN] != NULL;
+    int rc = noun_leaf(n, name); /* named, so that it is that one which is deleted and told of */
 
+    if (rc != CLI_OK)
+        return rc;
     if (domain_volume_delete(name->domain, name->image, name->volume, dry_run) < 0)
         return noun_error(n);
     if (!n->quiet)
@@ -319,7 +322,7 @@ static int on_volume(struct noun *n, const char *operand, bool leaf,
 static int delete(struct noun *n, char **operands, int count)
 {
     (void)count;
-    return on_volume(n, operands[0], false, delete_volume);
+    return on_volume(n, operands[0], true, delete_volume);
 }
 
 static int merge(struct noun *n, char **operands, int count)

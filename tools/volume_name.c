@@ -54,3 +54,15 @@ char *cli_volume_name(const struct cli_verb *verb, const char *operand, const ch
     }
     return name;
 }
+
+char *cli_volume_path(const char *operand, const char **ret_format)
+{
+    char *path;
+    int use;
+
+    if (domain_open_path(operand, &path, ret_format, &use) < 0) {
+        cli_library_error();
+        return NULL;
+    }
+    return path;
+}

@@ -370,7 +370,6 @@ def test_names():
     refused("'vdisk-io volume merge' does", "rebase", "-u", "-b", "", at)
     refused("leave out --format", "info", "-f", "raw", at)
     refused("leave out --format", "convert", "-n", "-O", "raw", "copy.raw", at)
-    refused("requires use of -n", "convert", "copy.raw", at)
     refused("has no volume", "info", f"{at}/{NEW}")
     refused("has no image", "info", f"volume:{path}/{NEW}")
     refused("is a domain", "info", f"volume:{path}")

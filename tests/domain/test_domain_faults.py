@@ -456,6 +456,31 @@ def test_uploads():
     judged(path)
 
 
+def test_names():
+    """Targets and backing files by name."""
+    path = make("named")
+    image, base = volume("create", path, "1M")
+    at = f"{path}/{image}"
+    pathlib.Path("data").write_bytes(b"d" * 65536)
+    works("dd", "-f", "raw", "if=data", f"of=volume:{at}", "bs=64k")
+    works("io", "-c", "read -P 100 0 64k", f"volume:{at}")
+    refused("leave out --format", "dd", "-O", "raw", "if=data", f"of=volume:{at}")
+    works("create", "-q", "-f", "qcow2", "-b", f"volume:{at}", "over")
+    said = told("info", "over")
+    check("the backing file", said["backing-filename"] == os.path.realpath(file_of(path, image, base)) and
+          said["backing-filename-format"] == "raw", said)
+    refused("leave out -F", "create", "-q", "-f", "qcow2", "-b", f"volume:{at}", "-F", "raw", "over")
+    pathlib.Path("data").write_bytes(b"e" * MIB)
+    _, top = volume("snapshot", at)
+    works("convert", "-f", "raw", "data", f"volume:{at}")
+    works("io", "-c", "read -P 101 0 1M", f"volume:{at}")
+    check("the format stays", told("volume", "info", at)["format"] == "COW")
+    r = works("volume", "delete", at)
+    check("the leaf is deleted", top in r.stdout and not file_of(path, image, top).exists())
+    works("io", "-c", "read -P 100 0 64k", f"volume:{at}")
+    judged(path)
+
+
 def test_full_disk():
     """What cannot be written stands in no one's way who removes."""
     path = make("nospace")
@@ -485,5 +510,5 @@ lib.main(test_stale_metadata, test_header_of_a_merge_without_mark, test_unreadab
          test_links_to_folders, test_links_to_files, test_data_file, test_create_over_a_link,
          test_only_copy_of_a_template, test_backups, test_data_of_two_images,
          test_sizes, test_chain_that_cannot_be_used, test_writers, test_killed_writer, test_names_are_uses,
-         test_copies_in_opposite_directions, test_dry_runs, test_leaks, test_uploads, test_full_disk,
+         test_copies_in_opposite_directions, test_dry_runs, test_leaks, test_uploads, test_names, test_full_disk,
          test_read_only)
