@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * domain: make, show, list and check storage domains.
+ * domain: make, show, list, check and upgrade storage domains.
  *
  * Works: tools/domain/ does it. Fails: one line that says what is wrong, and where. check exits with 2 when faults
  * are left.
@@ -230,6 +230,28 @@ static int check(struct noun *n, char **operands, int count)
     return rc == CLI_OK && result.faults > result.mended ? FAULTS_LEFT : rc;
 }
 
+/* ---- upgrade ------------------------------------------------------------------------------------------------ */
+
+static int upgrade(struct noun *n, char **operands, int count)
+{
+    struct domain *d;
+    unsigned before;
+    int rc;
+
+    (void)count;
+    if (domain_open(operands[0], &n->how, &d) < 0)
+        return noun_error(n);
+    before = domain_version(d);
+    rc = domain_upgrade(d) < 0 ? noun_error(n) : CLI_OK;
+    if (rc == CLI_OK && n->json)
+        rc = cli_json_print(json_pack("{s:s, s:I, s:I}", "uuid", domain_uuid(d), "version-before",
+                                      (json_int_t)before, "version", (json_int_t)domain_version(d)));
+    else if (rc == CLI_OK && !n->quiet)
+        printf("%s: version %u%s\n", domain_uuid(d), domain_version(d), before == 5 ? ", as before" : "");
+    domain_close(d);
+    return rc;
+}
+
 /* ---- command line ------------------------------------------------------------------------------------------- */
 
 static const struct noun_action actions[] = {
@@ -237,6 +259,7 @@ static const struct noun_action actions[] = {
     {"info", 1, 1, {0}, info},
     {"list", 1, 1000, {0}, list},
     {"check", 1, 1, {NOUN_REPAIR, NOUN_WAIT}, check},
+    {"upgrade", 1, 1, {NOUN_WAIT}, upgrade},
     {NULL, 0, 0, {0}, NULL},
 };
 
@@ -247,13 +270,14 @@ static int run(const struct cli_verb *verb, int argc, char **argv)
 
 const struct cli_verb cli_domain = {
     .name = "domain",
-    .summary = "Make, show, list and check storage domains.",
-    .usage = "[OPTION]... create|info|list|check PATH...",
+    .summary = "Make, show, list, check and upgrade storage domains.",
+    .usage = "[OPTION]... create|info|list|check|upgrade PATH...",
     .options = options,
     .notes =
         "create PATH: a new domain, in a folder of PATH that has its UUID, which is printed. info PATH: what it\n"
         "is. list PATH...: the domains there. check PATH: leftovers of commands that were killed, volumes and\n"
-        "metadata that disagree. PATH of a domain is its folder, or one in which it is the only one.\n"
+        "metadata that disagree. upgrade PATH: one of version 3 or 4 becomes one of version 5. PATH of a domain\n"
+        "is its folder, or one in which it is the only one.\n"
         "Exit code: 0; 1; check: 2 when faults are left.\n",
     .run = run,
 };

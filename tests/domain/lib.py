@@ -61,9 +61,9 @@ def golden(folder, archive):
     return f"{folder}/{GOLDEN_ID}"
 
 
-def judged(path):
+def judged(path, upgraded=False):
     try:
-        domain = vdsm.Domain(path)
+        domain = vdsm.Domain(path, upgraded)
         check("judged", True)
         return domain
     except vdsm.Wrong as e:

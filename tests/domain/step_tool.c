@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * vdisk-io, as a test has it: VDISK_TEST_STEPS is a file to which the steps that operations on domains go through
- * are added; at the one that VDISK_TEST_KILL names it is killed, at VDISK_TEST_STOP it stops.
+ * are added; at the one that VDISK_TEST_KILL names it is killed (where it comes again: after VDISK_TEST_AFTER
+ * times more), at VDISK_TEST_STOP it stops.
  */
 #include <signal.h>
 #include <stdio.h>
@@ -18,8 +19,16 @@ static bool is_named(const char *variable, const char *name)
     return value != NULL && strcmp(value, name) == 0;
 }
 
+static int after(void)
+{
+    const char *value = getenv("VDISK_TEST_AFTER");
+
+    return value != NULL ? (int)strtoul(value, NULL, 10) : 0;
+}
+
 static void at_step(const char *name)
 {
+    static int times;
     const char *path = getenv("VDISK_TEST_STEPS");
     FILE *f = path != NULL ? fopen(path, "ae") : NULL;
 
@@ -27,7 +36,7 @@ static void at_step(const char *name)
         fprintf(f, "%s\n", name);
         fclose(f);
     }
-    if (is_named("VDISK_TEST_KILL", name))
+    if (is_named("VDISK_TEST_KILL", name) && times++ >= after())
         raise(SIGKILL);
     if (is_named("VDISK_TEST_STOP", name))
         raise(SIGSTOP);

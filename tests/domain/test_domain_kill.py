@@ -215,7 +215,7 @@ def test_locks():
 def test_steps():
     """All steps that there are in the source have been killed at."""
     named = set()
-    for file in SOURCE.glob("*.c"):
+    for file in set(SOURCE.glob("*.c")) - {SOURCE / "op_upgrade.c"}: # test_domain_versions.py
         named |= set(re.findall(r'dom_step\("([^"]+)"\)', file.read_text()))
     check("each step was killed at", seen == named, f"not {named - seen}; unknown {seen - named}")
 

@@ -1,20 +1,25 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Storage domains of versions 3 and 4: read, worked in, and kept as they are.
+"""Storage domains of versions 3 and 4: read, worked in, and kept as they are; and upgraded, killed at each step.
 
-usage: test_domain_versions.py VDISK_IO
+usage: test_domain_versions.py VDISK_IO STEP_TOOL
 """
 import os
 import pathlib
+import re
+import shutil
+import signal
 import subprocess
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import lib  # noqa: E402
-from lib import (MIB, check, checksum, io, judged, make, meta_of, set_meta, told, volume,  # noqa: E402
+from lib import (MIB, check, checksum, io, judged, make, meta_of, refused, set_meta, told, volume,  # noqa: E402
                  works)
 import vdsm  # noqa: E402
 
+STEP_TOOL = os.path.realpath(sys.argv[2])
+SOURCE = pathlib.Path(__file__).parents[2] / "tools/domain"
 BLANK = "00000000-0000-0000-0000-000000000000"
 IMAGE, BASE, TOP = (f"{c * 8}-0000-4000-8000-{c * 12}" for c in "abc")
 
@@ -79,4 +84,90 @@ def test_kept():
         check("a size that is none", told("volume", "info", f"{path}/{IMAGE}/{BASE}").get("trouble"))
 
 
-lib.main(test_kept)
+def contents(path):
+    found = {}
+    for image in sorted(os.listdir(f"{path}/images")):
+        found[image] = works("checksum", f"volume:{path}/{image}").stdout.split()[0]
+    return found
+
+
+def old_domain(folder, version, kind):
+    path = make(folder, "--domain-version", version, "--type", kind)
+    old_image(path, version)
+    image, _ = volume("create", "-f", "qcow2", path, "1M")
+    works("volume", "update", f"{path}/{image}", "--shared")
+    for _ in range(2):
+        works("image", "clone", f"{path}/{image}")
+    volume("create", path, "1M", "--description", "é" * 40)
+    judged(path)
+    return path
+
+
+def upgraded(path):
+    domain = judged(path, upgraded=True)
+    check("all is version 5", domain and domain.version == 5)
+    check("and nothing is found", told("domain", "check", path)["faults"] == 0)
+
+
+def test_upgrade():
+    seen = set()
+    for version, kind in ((3, "localfs"), (4, "localfs"), (3, "nfs"), (4, "nfs")):
+        path = old_domain(f"{kind}{version}", version, kind)
+        os.makedirs("first")
+        subprocess.run(["cp", "-a", "--sparse=always", path, "first/"], check=True)
+        before, name = contents(path), os.path.basename(path)
+        r = lib.run("domain", "upgrade", path, tool=STEP_TOOL,
+                    env={**os.environ, "VDISK_TEST_STEPS": f"{os.getcwd()}/steps"})
+        check("upgrade works", r.returncode == 0 and "version 5" in r.stdout, r.stderr)
+        upgraded(path)
+        check("the images read the same", contents(path) == before)
+        was = lib.snapshot_of(path)
+        check("once more", "as before" in works("domain", "upgrade", path).stdout and lib.snapshot_of(path) == was)
+        works("volume", "snapshot", f"{path}/{IMAGE}")
+        works("volume", "update", f"{path}/{IMAGE}", "--description", "x")
+        upgraded(path)
+        steps = pathlib.Path("steps").read_text().splitlines()
+        os.unlink("steps")
+        seen |= set(steps)
+        # Each step, and each time that it comes.
+        for n, step in enumerate(steps):
+            shutil.rmtree("killed", ignore_errors=True)
+            os.makedirs("killed")
+            subprocess.run(["cp", "-a", "--sparse=always", f"first/{name}", "killed/"], check=True)
+            path = f"killed/{name}"
+            r = lib.run("domain", "upgrade", path, tool=STEP_TOOL,
+                        env={**os.environ, "VDISK_TEST_KILL": step,
+                             "VDISK_TEST_AFTER": str(steps[:n].count(step))})
+            what = f"{kind}{version}, killed at {step}"
+            check(what, r.returncode == -signal.SIGKILL, r.stderr)
+            check(f"{what}: the images read the same", contents(path) == before)
+            works("domain", "upgrade", path)
+            upgraded(path)
+            check(f"{what}: and afterwards", contents(path) == before)
+        shutil.rmtree("first")
+    named = set(re.findall(r'dom_step\("([^"]+)"\)', (SOURCE / "op_upgrade.c").read_text()))
+    check("each step was killed at", seen == named, seen ^ named)
+
+
+def test_refused():
+    """Before anything is changed."""
+    path = old_domain("refused", 4, "localfs")
+    meta = pathlib.Path(f"{path}/images/{IMAGE}/{TOP}.meta")
+    text = meta.read_text()
+    for bad in (text.replace("FORMAT=COW", "FORMAT=cow"), None):
+        meta.write_text(bad) if bad else meta.unlink()
+        before = lib.snapshot_of(path)
+        refused(TOP, "domain", "upgrade", path)
+        check("nothing has changed", lib.snapshot_of(path) == before)
+    meta.write_text(text)
+    child = subprocess.Popen([STEP_TOOL, "volume", "snapshot", f"{path}/{IMAGE}"], stdout=subprocess.DEVNULL,
+                             env={**os.environ, "VDISK_TEST_STOP": "create: data is written"})
+    os.waitpid(child.pid, os.WUNTRACED)
+    refused(f"is in use by process {child.pid}", "domain", "upgrade", path)
+    os.kill(child.pid, signal.SIGCONT)
+    check("it ends", child.wait() == 0)
+    works("domain", "upgrade", path)
+    upgraded(path)
+
+
+lib.main(test_kept, test_upgrade, test_refused)

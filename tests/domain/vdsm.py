@@ -98,8 +98,8 @@ def read_header(path):
 class Domain:
     """All of a domain, judged as it is read: an exception says what is wrong."""
 
-    def __init__(self, path, leftovers=False):
-        self.path, self.leftovers = path, leftovers
+    def __init__(self, path, upgraded=False):
+        self.path, self.upgraded = path, upgraded
         self.md = read_domain(path)
         self.version = int(self.md["VERSION"])
         self.images = {}
@@ -152,7 +152,8 @@ class Domain:
             return meta
         size, backing, backing_format, version = read_header(f"{folder}/{name}")
         need(size == meta["capacity"], name, "has", size, "bytes, not", meta["capacity"])
-        need(version == (3 if self.version >= 4 else 2), name, "is of version", version)
+        need(version == (3 if self.version >= 4 else 2) or (version == 2 and self.upgraded), name, "is of version",
+             version)
         need(backing == ("" if meta["PUUID"] == BLANK else meta["PUUID"]), name, "lies on", backing)
         meta["backing_format"] = backing_format
         return meta

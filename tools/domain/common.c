@@ -144,6 +144,27 @@ void domain_names_free(struct domain_names *names)
     *names = (struct domain_names){0};
 }
 
+int dom_check_version(struct domain *d)
+{
+    struct text_domain md;
+    char why[TEXT_WHY], version[2] = {(char)('0' + d->version), '\0'}, *text;
+    const char *now;
+    size_t len;
+    bool same;
+    int rc = d->kind->load(d->path, &text, &len);
+
+    if (rc < 0)
+        return rc;
+    rc = text_domain_parse(text, len, &md, why);
+    free(text);
+    if (rc < 0)
+        return dom_fail(rc, NULL, "%s: its metadata: %s", d->path, rc == -EBADMSG ? why : strerror(-rc));
+    now = text_domain_get(&md, "VERSION");
+    same = now != NULL && strcmp(now, version) == 0;
+    text_domain_free(&md);
+    return same ? 0 : dom_fail(ESTALE, "do it again", "%s: its version has changed meanwhile", d->path);
+}
+
 int domain_list_images(struct domain *d, struct domain_names *ret)
 {
     return d->kind->list_images(d, ret);

@@ -88,8 +88,7 @@ static void remove_all(const struct making *m)
 /* ---- what the storage is -------------------------------------------------------------------------------------
  */
 
-/* The smallest block that direct I/O takes; 0: it takes none. */
-static unsigned probe_block(int fd)
+unsigned dom_probe_block(int fd)
 {
     void *buf = NULL;
     unsigned found = 0;
@@ -113,7 +112,7 @@ static int probe(struct making *m)
     fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_DIRECT, 0600);
     if (fd < 0 && errno != EINVAL)
         return dom_fail_file(errno, path, "making it");
-    m->block_size = fd >= 0 ? probe_block(fd) : 0;
+    m->block_size = fd >= 0 ? dom_probe_block(fd) : 0;
     if (fd >= 0)
         close(fd);
     unlink(path);

@@ -111,6 +111,12 @@ struct domain_create {
 /* A domain within `path`, in a folder of its UUID. Killed: there is none. `how` may be NULL. */
 int domain_create(const struct domain_create *o, const struct domain_how *how, char ret_uuid[DOMAIN_UUID]);
 
+/*
+ * Of version 3 or 4 it becomes version 5, as nobody else works in it. Killed: it is of either, and whole, and the
+ * same call goes on. Errors: -EBADMSG: metadata that cannot be read; nothing has been changed then; -EAGAIN.
+ */
+int domain_upgrade(struct domain *d);
+
 /* The paths of the domains in a folder, or it itself, each in turn. `fn` returns non-zero to end it. */
 int domain_find(const char *path, int (*fn)(void *arg, const char *path), void *arg);
 

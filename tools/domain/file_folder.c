@@ -71,3 +71,27 @@ int file_open_regular(const struct domain *d, int folder, const char *image, con
         close(fd);
     return dom_fail(EINVAL, NULL, "%s/images/%s/%s: is no regular file", d->path, image, name);
 }
+
+int file_visit(struct domain *d, file_visit_fn *fn, void *arg)
+{
+    int images = file_open_images(d), folder, rc = 0;
+    struct dirent *entry;
+    DIR *dir;
+
+    if (images < 0)
+        return images;
+    dir = fdopendir(images);
+    if (dir == NULL) {
+        close(images);
+        return file_no_memory();
+    }
+    while (rc == 0 && (entry = readdir(dir)) != NULL) {
+        if (!text_is_uuid(entry->d_name, strlen(entry->d_name)) ||
+            (folder = openat(images, entry->d_name, FILE_FOLDER)) < 0)
+            continue;
+        rc = fn(arg, folder, entry->d_name);
+        close(folder);
+    }
+    closedir(dir);
+    return rc;
+}

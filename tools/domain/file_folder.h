@@ -32,7 +32,14 @@ int file_fail(const struct domain *d, const char *image, const char *name, int e
 /* A descriptor of a regular file; never waits. -EINVAL: it is something else. */
 int file_open_regular(const struct domain *d, int folder, const char *image, const char *name, int flags);
 
-/* In file_shares.c, for the contract. */
+/* The folders of all images that are not deleted, in no order, until `fn` gives something else than 0: that. */
+typedef int file_visit_fn(void *arg, int folder, const char *image);
+int file_visit(struct domain *d, file_visit_fn *fn, void *arg);
+
+/* In file_upgrade.c and file_shares.c, for the contract. */
+int file_begin_upgrade(struct domain *d, unsigned *ret_block_size);
+int file_write_domain(struct domain *d, const char *text, size_t len);
+int file_write_shared(struct domain *d, const char *image, const char *volume, const char *text, size_t len);
 int file_share(struct domain *d, const char *image, const char *volume, const char *to_image);
 int file_unshare(struct domain *d, const char *image, const char *volume);
 int file_count_shares(struct domain *d, const char *image, const char *volume, bool published, unsigned *ret);

@@ -71,33 +71,6 @@ int file_unshare(struct domain *d, const char *image, const char *volume)
     return rc;
 }
 
-typedef int visit_fn(void *arg, int folder, const char *image);
-
-/* The folders of all images that are not deleted, in no order, until `fn` gives something else than 0. */
-static int visit_images(struct domain *d, visit_fn *fn, void *arg)
-{
-    int images = file_open_images(d), folder, rc = 0;
-    struct dirent *entry;
-    DIR *dir;
-
-    if (images < 0)
-        return images;
-    dir = fdopendir(images);
-    if (dir == NULL) {
-        close(images);
-        return file_no_memory();
-    }
-    while (rc == 0 && (entry = readdir(dir)) != NULL) {
-        if (!text_is_uuid(entry->d_name, strlen(entry->d_name)) ||
-            (folder = openat(images, entry->d_name, FILE_FOLDER)) < 0)
-            continue;
-        rc = fn(arg, folder, entry->d_name);
-        close(folder);
-    }
-    closedir(dir);
-    return rc;
-}
-
 struct shares {
     const char *image, *volume;
     struct stat st;
@@ -132,7 +105,7 @@ int file_count_shares(struct domain *d, const char *image, const char *volume, b
         rc = file_fail(d, image, volume, errno, "looking at it");
     close(folder);
     if (rc == 0 && s.st.st_nlink > 1)
-        rc = visit_images(d, count_share, &s);
+        rc = file_visit(d, count_share, &s);
     if (rc == 0)
         *ret = s.count;
     return rc;
@@ -164,6 +137,6 @@ int file_find_volume(struct domain *d, const char *volume, char ret_image[DOMAIN
     struct search s = {volume, ret_image};
 
     ret_image[0] = '\0';
-    int rc = visit_images(d, look_for, &s);
+    int rc = file_visit(d, look_for, &s);
     return rc < 0 ? rc : 0;
 }

@@ -62,7 +62,14 @@ struct dom_kind {
 
     /* Of BESIDE make CHANGE, without waiting. */
     int (*lock_alone)(struct domain *d, int lock, const char *image);
+
+    /* All of it: nobody works in it, or has a volume of it open by name. */
+    int (*lock_domain)(struct domain *d, int *ret_lock);
     void (*unlock)(int lock);
+
+    /* Before version 5 is noted: what else it has is made, and the block size of direct I/O asked for. */
+    int (*begin_upgrade)(struct domain *d, unsigned *ret_block_size);
+    int (*write_domain)(struct domain *d, const char *text, size_t len); /* its metadata; durable */
 
     /* ---- images: `image` may be that of a removed one, with DOMAIN_REMOVED ---- */
 
@@ -78,6 +85,9 @@ struct dom_kind {
     int (*read_meta)(struct domain *d, const char *image, const char *volume, char buf[TEXT_VOLUME_MAX + 1],
                      size_t *ret_len);
     int (*write_meta)(struct domain *d, const char *image, const char *volume, const char *text, size_t len);
+
+    /* The same of a template, in all images that have it, last in this one. */
+    int (*write_shared)(struct domain *d, const char *image, const char *volume, const char *text, size_t len);
     int (*drop_draft)(struct domain *d, const char *image, const char *volume); /* of a volume that is made */
 
     /* A new volume, unpublished: its metadata noted as an intent; then its data, exclusively, empty. */
@@ -163,6 +173,12 @@ int dom_write_meta(struct domain *d, const char *image, struct domain_volume *v,
 int dom_set_role(struct domain *d, const char *image, struct domain_volume *v, enum domain_role role);
 
 /* ---- sessions ------------------------------------------------------------------------------------------- */
+
+/* With a lock: the domain still is of the version that it had when it was opened. -ESTALE: it was upgraded. */
+int dom_check_version(struct domain *d);
+
+/* The smallest block that direct I/O on a descriptor takes; 0: it takes none. */
+unsigned dom_probe_block(int fd);
 
 /* A locked image, in which what was left by one who was killed has been ended or undone. */
 struct dom_session {

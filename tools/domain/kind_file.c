@@ -228,6 +228,13 @@ static int file_lock_alone(struct domain *d, int lock, const char *image)
     return file_lock_add(lock, d->path, &wish);
 }
 
+static int file_lock_domain(struct domain *d, int *ret_lock)
+{
+    const struct file_lock_wish wish = {FILE_LOCK_DOMAIN, d->uuid, true};
+
+    return file_lock_take(d->path, &wish, 1, d->how.wait, ret_lock);
+}
+
 static void file_unlock(int lock)
 {
     close(lock);
@@ -589,7 +596,10 @@ const struct dom_kind dom_kind_file = {
     .list_images = file_list_images,
     .lock = file_lock,
     .lock_alone = file_lock_alone,
+    .lock_domain = file_lock_domain,
     .unlock = file_unlock,
+    .begin_upgrade = file_begin_upgrade,
+    .write_domain = file_write_domain,
     .list_volumes = file_list_volumes,
     .make_image = file_make_image,
     .drop_image = file_drop_image,
@@ -597,6 +607,7 @@ const struct dom_kind dom_kind_file = {
     .purge_image = file_purge_image,
     .read_meta = file_read_meta,
     .write_meta = file_write_meta,
+    .write_shared = file_write_shared,
     .drop_draft = file_drop_draft,
     .set_intent = file_set_intent,
     .drop_intent = file_drop_intent,

@@ -82,6 +82,8 @@ int dom_begin(struct domain *d, const struct dom_want *want, struct dom_session 
     if (rc == 0)
         rc = lock_image(d, want, &s);
     if (rc == 0)
+        rc = dom_check_version(d);
+    if (rc == 0)
         rc = load(d, want, &s);
     if (rc < 0) {
         dom_error_keep(&error, rc);

@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A domain of version 3 or 4 becomes one of version 5.
+ *
+ * Works: with the domain locked, each volume's metadata gets the keys of version 5 beside its own, so that either
+ * version reads it; then the domain's metadata says 5; then the old keys go. Fails, or killed: the domain is of
+ * either version, and whole; the same call goes on. Volumes stay as they are: qcow2 of version 2, too.
+ *
+ * Invariant: 1. before anything is changed, all metadata in the domain could be read.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tools/domain/kind.h"
+
+typedef int visit_fn(struct domain *d, const struct domain_image *image, struct domain_volume *v);
+
+static int visit_loaded(struct domain *d, const struct domain_image *image, visit_fn *fn)
+{
+    int rc = 0;
+
+    for (size_t i = 0; rc == 0 && i < image->count; i++)
+        if (!dom_is_foreign(image, &image->list[i]))
+            rc = fn(d, image, &image->list[i]);
+    return rc;
+}
+
+/* All volumes, each in the image that it is of. */
+static int visit(struct domain *d, visit_fn *fn)
+{
+    struct domain_names names;
+    struct domain_image *image;
+    struct dom_error error;
+    int rc = d->kind->list_images(d, &names);
+
+    for (size_t i = 0; rc == 0 && i < names.count; i++) {
+        if (strncmp(names.list[i], DOMAIN_REMOVED, sizeof DOMAIN_REMOVED - 1) == 0)
+            continue;
+        rc = domain_load_image(d, names.list[i], &image);
+        if (rc == 0) {
+            rc = visit_loaded(d, image, fn);
+            domain_image_free(image);
+        }
+    }
+    dom_error_keep(&error, rc);
+    domain_names_free(&names);
+    return rc < 0 ? dom_error_give(&error) : 0;
+}
+
+/* (1) */
+static int judge_volume(struct domain *d, const struct domain_image *image, struct domain_volume *v)
+{
+    if (v->odd || v->why[0] != '\0')
+        return dom_fail(EBADMSG, "the domain is as it was: restore VOLUME.meta",
+                        "%s: image %s: the metadata of volume %s: %s", d->path, image->uuid, v->uuid,
+                        v->odd ? "it, or what is beside it, is no regular file" : v->why);
+    if (!v->has_meta)
+        return dom_fail(EBADMSG, "'vdisk-io domain check --repair' mends what commands have left",
+                        "%s: image %s: volume %s has no metadata", d->path, image->uuid, v->uuid);
+    if (!v->has_data)
+        return dom_fail(EBADMSG, NULL, "%s: image %s: volume %s has no data", d->path, image->uuid, v->uuid);
+    return 0;
+}
+
+static int write_one(struct domain *d, const struct domain_image *image, struct domain_volume *v,
+                     const struct domain_meta *meta)
+{
+    char text[TEXT_VOLUME_MAX + 1];
+    size_t len;
+    int rc;
+
+    if (meta->role != DOMAIN_SHARED)
+        return dom_write_meta(d, image->uuid, v, meta);
+    rc = dom_format_meta(d, meta, text, &len);
+    return rc == 0 ? d->kind->write_shared(d, image->uuid, v->uuid, text, len) : rc;
+}
+
+/* Metadata that has no room for both is read by either version as it is. */
+static int add_keys(struct domain *d, const struct domain_image *image, struct domain_volume *v)
+{
+    struct domain_meta meta = v->meta;
+    int rc;
+
+    if (meta.has_capacity && meta.has_sequence)
+        return 0;
+    meta.has_capacity = meta.has_sequence = true;
+    rc = write_one(d, image, v, &meta);
+    if (rc == 0)
+        dom_step("upgrade: a volume has both");
+    return rc == -EOVERFLOW ? 0 : rc;
+}
+
+static int drop_keys(struct domain *d, const struct domain_image *image, struct domain_volume *v)
+{
+    struct domain_meta meta = v->meta;
+    int rc;
+
+    if (meta.has_capacity && meta.has_sequence && !meta.has_size && !meta.has_mtime)
+        return 0;
+    meta.has_capacity = meta.has_sequence = true;
+    meta.has_size = meta.has_mtime = false;
+    rc = write_one(d, image, v, &meta);
+    if (rc == 0)
+        rc = d->kind->sync(d, image->uuid);
+    if (rc == 0)
+        dom_step("upgrade: a volume is of version 5");
+    return rc;
+}
+
+static int sync_one(struct domain *d, const struct domain_image *image, struct domain_volume *v)
+{
+    return v == image->list ? d->kind->sync(d, image->uuid) : 0;
+}
+
+static int write_domain(struct domain *d)
+{
+    char block[16], *text = NULL;
+    unsigned block_size;
+    size_t len;
+    int rc = d->kind->begin_upgrade(d, &block_size);
+
+    if (rc < 0)
+        return rc;
+    dom_step("upgrade: the domain's files are there");
+    snprintf(block, sizeof block, "%u", block_size);
+    if (text_domain_set(&d->md, "BLOCK_SIZE", block) < 0 || text_domain_set(&d->md, "ALIGNMENT", "1048576") < 0 ||
+        text_domain_set(&d->md, "VERSION", "5") < 0 || text_domain_format(&d->md, &text, &len) < 0)
+        return dom_fail(ENOMEM, NULL, "out of memory");
+    rc = d->kind->write_domain(d, text, len);
+    free(text);
+    if (rc < 0)
+        return rc;
+    d->version = 5;
+    dom_step("upgrade: the domain is of version 5");
+    return 0;
+}
+
+static int upgrade(struct domain *d)
+{
+    int rc = dom_check_version(d);
+
+    if (rc == 0)
+        rc = visit(d, judge_volume);
+    if (rc == 0 && d->version < 5) {
+        rc = visit(d, add_keys);
+        if (rc == 0)
+            rc = visit(d, sync_one);
+        if (rc == 0)
+            rc = write_domain(d);
+    }
+    return rc == 0 ? visit(d, drop_keys) : rc;
+}
+
+int domain_upgrade(struct domain *d)
+{
+    struct dom_error error;
+    int lock, rc = d->kind->lock_domain(d, &lock);
+
+    if (rc < 0)
+        return rc;
+    rc = upgrade(d);
+    dom_error_keep(&error, rc);
+    d->kind->unlock(lock);
+    return rc < 0 ? dom_error_give(&error) : 0;
+}
