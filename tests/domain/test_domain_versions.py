@@ -141,6 +141,8 @@ def test_upgrade():
             what = f"{kind}{version}, killed at {step}"
             check(what, r.returncode == -signal.SIGKILL, r.stderr)
             check(f"{what}: the images read the same", contents(path) == before)
+            check(f"{what}: check tells", step != "upgrade: the domain is of version 5" or
+                  "not of version 5 yet" in works("domain", "check", path).stdout)
             works("domain", "upgrade", path)
             upgraded(path)
             check(f"{what}: and afterwards", contents(path) == before)

@@ -55,6 +55,10 @@ static void check_links(struct check *c, const struct domain_image *image, const
                  "image %s: the data of volume %s has %u names, and it is no template: who writes by one changes "
                  "the other",
                  image->uuid, v->uuid, v->links);
+    if (c->domain->version >= 5 && (m->has_size || m->has_mtime || !m->has_capacity))
+        dom_tell(&c->mend, VDISK_FOUND_NOTE,
+                 "image %s: volume %s: its metadata is not of version 5 yet: 'vdisk-io domain upgrade' goes on",
+                 image->uuid, v->uuid);
     if (m->legality != DOMAIN_LEGAL)
         dom_tell(&c->mend, VDISK_FOUND_NOTE, "image %s: volume %s is %s: it is not used before it is made LEGAL",
                  image->uuid, v->uuid, domain_legality_name(m->legality));
