@@ -261,6 +261,11 @@ def test_data_of_two_images():
     other, _ = volume("create", path, "1M")
     os.link(file_of(path, image, name), file_of(path, other, name))
     check("check tells", "it is no template" in find(path).stdout)
+    for verb, *more in (("snapshot",), ("resize", "4M")):
+        refused("is that of another image, too", "volume", verb, f"{path}/{image}", *more)
+    r = lib.run("io", "-c", "write 0 4k", f"volume:{path}/{image}")
+    check("it is not written to", r.returncode == 1 and "read-only" in r.stderr, r.stderr)
+    works("checksum", f"volume:{path}/{image}")
     works("volume", "create", path, "1M", "--uuid", NEW)
     for where in (path, f"{path}/{OTHER}"):
         refused("has a volume", "volume", "create", where, "1M", "--uuid", NEW)

@@ -282,6 +282,9 @@ const char *dom_look_trouble(const struct dom_look *l, const struct domain_volum
 int dom_judge_top(const struct dom_session *s, const struct domain_volume *v, const struct domain_volume *child,
                   const char *doing);
 
+/* Another image has the same data, and it is no template: neither is written to. -EBUSY. */
+int dom_judge_double(struct domain *d, const char *image, const struct domain_volume *v);
+
 /* A pause before an attempt to get a lock is made again; *ms is 0 at first. false: there have been enough. */
 bool dom_pause(const struct domain *d, unsigned *ms);
 

@@ -159,6 +159,20 @@ int dom_judge_top(const struct dom_session *s, const struct domain_volume *v, co
     return rc;
 }
 
+int dom_judge_double(struct domain *d, const char *image, const struct domain_volume *v)
+{
+    unsigned others = 0;
+    int rc = 0;
+
+    if (v->meta.role != DOMAIN_SHARED && v->links > 1)
+        rc = d->kind->count_shares(d, image, v->uuid, false, &others);
+    if (rc == 0 && others > 0)
+        rc = dom_fail(EBUSY, "copy one of the images, and delete it",
+                      "the data of volume %s of image %s is that of another image, too, and it is no template",
+                      v->uuid, image);
+    return rc;
+}
+
 /* ---- who has it open ------------------------------------------------------------------------------------- */
 
 enum { PAUSE_FIRST_MS = 20, PAUSE_MOST_MS = 320 };

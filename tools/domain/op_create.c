@@ -101,6 +101,8 @@ static int find_own_parent(struct creation *c)
         return refuse("the parent %s has a child already: the volumes of an image are one chain", c->below);
     rc = judge_parent(c, c->below);
     if (rc == 0)
+        rc = dom_judge_double(c->domain, c->image, c->parent);
+    if (rc == 0)
         rc = dom_check_chain(c->domain, c->image, c->parent);
     if (rc == 0)
         rc = dom_claim(c->domain, c->image, c->parent, false, &c->claims);
