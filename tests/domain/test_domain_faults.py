@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import lib  # noqa: E402
@@ -388,18 +389,31 @@ def test_names_are_uses():
     judged(path)
 
 
+def waits_for_a_lock(path):
+    """Somebody waits for a byte of the domain's leases."""
+    inode = os.stat(f"{path}/dom_md/leases").st_ino
+    lines = pathlib.Path("/proc/locks").read_text().splitlines()
+    return any(f":{inode} " in line and "->" in line for line in lines)
+
+
 def test_copies_in_opposite_directions():
-    """Both wait, and neither for the other for ever."""
+    """Both wait, and neither for the other for ever: one is stopped between its two locks when the other comes."""
     one, two = make("one"), make("two")
-    pairs = [(one, NEW, two, OTHER), (one, NEW, one, OTHER), (one, OTHER, two, NEW)]
-    for a, image_a, b, image_b in pairs:
-        for domain, image in ((a, image_a), (b, image_b)):
+    for a, image_a, b, image_b in ((one, NEW, two, OTHER), (one, NEW, one, OTHER), (one, OTHER, two, NEW)):
+        sides = [(a, image_a), (b, image_b)]
+        for domain, image in sides:
             works("volume", "create", f"{domain}/{image}", "1M")
-        for _ in range(10):
-            both = [subprocess.Popen([lib.TOOL, "image", "copy", "-q", "--wait", f"{x}/{i}", y, "--image", j],
+        for (x, i), (y, j) in (sides, sides[::-1]):
+            first = subprocess.Popen([STEP_TOOL, "image", "copy", "-q", "--wait", f"{x}/{i}", y, "--image", j],
+                                     env={**os.environ, "VDISK_TEST_STOP": "copy: one image is locked"},
                                      stderr=subprocess.PIPE, text=True)
-                    for x, i, y, j in ((a, image_a, b, image_b), (b, image_b, a, image_a))]
-            for process in both:
+            os.waitpid(first.pid, os.WUNTRACED)
+            second = subprocess.Popen([lib.TOOL, "image", "copy", "-q", "--wait", f"{y}/{j}", x, "--image", i],
+                                      stderr=subprocess.PIPE, text=True)
+            while not waits_for_a_lock(x) and not waits_for_a_lock(y) and second.poll() is None:
+                time.sleep(0.01)
+            os.kill(first.pid, signal.SIGCONT)
+            for process in (first, second):
                 try:
                     _, err = process.communicate(timeout=60)
                     check("it is refused", process.returncode == 1 and "has volumes" in err, err)
@@ -407,7 +421,7 @@ def test_copies_in_opposite_directions():
                     check("it ends", False)
                     process.kill()
                     process.communicate()
-        for domain, image in ((a, image_a), (b, image_b)):
+        for domain, image in sides:
             works("image", "delete", f"{domain}/{image}")
 
 

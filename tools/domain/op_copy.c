@@ -81,24 +81,22 @@ static int copy_to(struct copy *c, struct domain *to, const char *image, int loc
     return dom_create_volume(to, image, &o, lock, ret);
 }
 
-static int judge_source(const struct copy *c, const struct domain_image *image, struct domain_volume *v,
+static int judge_source(const struct copy *c, const struct domain_image *image, const struct domain_volume *v,
                         const char *volume)
 {
-    int rc;
-
     if (v == NULL || !v->has_meta || v->why[0] != '\0')
         return dom_fail(ENOENT, NULL, "image %s has no volume %s that can be read", image->uuid, volume);
     if (v->meta.legality != DOMAIN_LEGAL)
         return dom_fail(EACCES, NULL, "volume %s is %s: only volumes that are LEGAL are copied", v->uuid,
                         domain_legality_name(v->meta.legality));
-    rc = dom_check_chain(c->from, image->uuid, v);
-    return rc == 0 ? dom_match_capacity(c->from, image->uuid, v, false) : rc;
+    return dom_check_chain(c->from, image->uuid, v);
 }
 
 /* The lock of the target is given back in any case. */
 static int copy_loaded(struct copy *c, const struct domain_image *image, const char *volume, struct domain *to,
                        const char *to_image, int lock, struct domain_volume_result *ret)
 {
+    struct dom_claims claims = {0};
     struct domain_volume *v;
     struct dom_error error;
     int rc = 0;
@@ -106,12 +104,20 @@ static int copy_loaded(struct copy *c, const struct domain_image *image, const c
     v = volume[0] != '\0' ? domain_image_volume(image, volume) : domain_image_leaf(c->from, image, &rc);
     if (rc == 0)
         rc = judge_source(c, image, v, volume);
-    c->source = v;
     if (rc == 0)
-        return copy_to(c, to, to_image, lock, ret);
+        rc = dom_claim(c->from, image->uuid, v, false, &claims);
+    if (rc == 0)
+        rc = dom_match_capacity(c->from, image->uuid, v, false);
+    c->source = v;
+    if (rc == 0) {
+        rc = copy_to(c, to, to_image, lock, ret);
+        lock = -1;
+    }
     dom_error_keep(&error, rc);
-    to->kind->unlock(lock);
-    return dom_error_give(&error);
+    if (lock >= 0)
+        to->kind->unlock(lock);
+    dom_claims_end(&claims);
+    return rc < 0 ? dom_error_give(&error) : 0;
 }
 
 /* ---- locks ----------------------------------------------------------------------------------------------- */
@@ -138,6 +144,7 @@ static int lock_both(struct domain *d, const char *image, struct domain *to, con
     rc = source_first ? d->kind->lock(d, &source, 1, &first) : to->kind->lock(to, &target, 1, &first);
     if (rc < 0)
         return rc;
+    dom_step("copy: one image is locked");
     rc = source_first ? to->kind->lock(to, &target, 1, &second) : d->kind->lock(d, &source, 1, &second);
     if (rc < 0) {
         dom_error_keep(&error, rc);
