@@ -115,6 +115,36 @@ def snapshot_of(path):
     return found
 
 
+def chain(path, fmt="raw", length=3):
+    """An image of so many volumes with data, from the base up."""
+    image, base = volume("create", "-f", fmt, path, "1M")
+    volumes = [base]
+    io(path, image, base, "write -P 1 0 512k")
+    for n in range(2, length + 1):
+        volumes.append(volume("snapshot", f"{path}/{image}")[1])
+        io(path, image, volumes[-1], f"write -P {n} {n * 64}k 64k")
+    return image, volumes
+
+
+def file_of(path, image, name, suffix=""):
+    return pathlib.Path(f"{path}/images/{image}/{name}{suffix}")
+
+
+def find(path, *more):
+    r = run("domain", "check", path, *more)
+    check("check tells", r.returncode in (0, 2), f"{r.returncode} {r.stderr}")
+    return r
+
+
+def untouched(what, path, *commands):
+    """Whatever the commands say, no file goes or changes."""
+    before = snapshot_of(f"{path}/images")
+    for command in commands:
+        run(*command)
+        check(f"{what}: {' '.join(command)}: nothing has changed", snapshot_of(f"{path}/images") == before,
+              set(before) ^ set(snapshot_of(f"{path}/images")))
+
+
 def main(*tests):
     # Thousands of small files are made durable: in memory, unless something else is asked for.
     memory = "/dev/shm" if os.path.isdir("/dev/shm") and "TMPDIR" not in os.environ else None

@@ -15,43 +15,13 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import lib  # noqa: E402
-from lib import (MIB, check, checksum, io, judged, make, meta_of, refused, set_meta, told, volume,  # noqa: E402
-                 works)
+from lib import (MIB, chain, check, checksum, file_of, find, io, judged, make, meta_of, refused,  # noqa: E402
+                 set_meta, told, untouched, volume, works)
 
 STEP_TOOL = os.path.realpath(sys.argv[2])
 NEW = "aaaaaaaa-0000-4000-8000-00000000000a"
 OTHER = "bbbbbbbb-0000-4000-8000-00000000000b"
 BLANK = "00000000-0000-0000-0000-000000000000"
-
-
-def chain(path, fmt="raw", length=3):
-    """An image of so many volumes with data, from the base up."""
-    image, base = volume("create", "-f", fmt, path, "1M")
-    volumes = [base]
-    io(path, image, base, "write -P 1 0 512k")
-    for n in range(2, length + 1):
-        volumes.append(volume("snapshot", f"{path}/{image}")[1])
-        io(path, image, volumes[-1], f"write -P {n} {n * 64}k 64k")
-    return image, volumes
-
-
-def file_of(path, image, name, suffix=""):
-    return pathlib.Path(f"{path}/images/{image}/{name}{suffix}")
-
-
-def find(path, *more):
-    r = lib.run("domain", "check", path, *more)
-    check("check tells", r.returncode in (0, 2), f"{r.returncode} {r.stderr}")
-    return r
-
-
-def untouched(what, path, *commands):
-    """Whatever the commands say, no file goes or changes."""
-    before = lib.snapshot_of(f"{path}/images")
-    for command in commands:
-        lib.run(*command)
-        check(f"{what}: {' '.join(command)}: nothing has changed", lib.snapshot_of(f"{path}/images") == before,
-              set(before) ^ set(lib.snapshot_of(f"{path}/images")))
 
 
 class Holder:
