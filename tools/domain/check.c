@@ -78,6 +78,20 @@ static void check_capacity(struct check *c, const struct domain_image *image, st
                  image->uuid, v->uuid, size);
 }
 
+/* What the parent has behind the end of a volume is hidden, and nobody is to grow or merge it into sight. */
+static void check_parent_size(struct check *c, const struct domain_image *image, const struct domain_volume *v,
+                              uint64_t size)
+{
+    struct dom_header header;
+
+    if (v->parent == NULL || !v->parent->has_data ||
+        dom_read_header(c->domain, image->uuid, v->parent, &header) < 0 || header.virtual_size <= size)
+        return;
+    dom_tell(&c->mend, VDISK_FOUND_CORRUPTION,
+             "image %s: volume %s has %" PRIu64 " bytes, fewer than its parent %s, %" PRIu64, image->uuid, v->uuid,
+             size, v->parent->uuid, header.virtual_size);
+}
+
 /*
  * What the volume's own tables say, where nobody writes to it: clusters that an operation which was killed took.
  */
@@ -160,6 +174,7 @@ static void check_header(struct check *c, const struct domain_image *image, stru
         dom_tell(&c->mend, VDISK_FOUND_NOTE,
                  "image %s: volume %s was not closed: the next open for writing repairs it", image->uuid, v->uuid);
     check_capacity(c, image, v, header.virtual_size);
+    check_parent_size(c, image, v, header.virtual_size);
     if (v->meta.format == DOMAIN_COW && !header.data_file && !header.corrupt)
         check_clusters(c, image, v);
 }

@@ -85,12 +85,18 @@ static int judge(struct merge *m)
     return rc == 0 ? dom_check_chain(m->domain, m->image, m->child != NULL ? m->child : m->top) : rc;
 }
 
-/* (1) */
+/* (1) What the base has behind the end of the volume is not to come to light. */
 static int match_sizes(struct merge *m)
 {
     int rc = dom_match_capacity(m->domain, m->image, m->top, !m->o->dry_run);
 
-    return rc == 0 ? dom_match_capacity(m->domain, m->image, m->base, !m->o->dry_run) : rc;
+    if (rc == 0)
+        rc = dom_match_capacity(m->domain, m->image, m->base, !m->o->dry_run);
+    if (rc == 0 && m->top->meta.capacity < m->base->meta.capacity)
+        rc = dom_fail(EINVAL, "copy the image into one volume",
+                      "volume %s is not merged: it has %" PRIu64 " bytes, fewer than its parent %s, %" PRIu64,
+                      m->top->uuid, m->top->meta.capacity, m->base->uuid, m->base->meta.capacity);
+    return rc;
 }
 
 /* Nobody has one of them open. They are opened again, one after the other. */

@@ -1,0 +1,49 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Storage domains that break a rule of the layout, or meet an error amid an operation: what an image reads does
+not change, what nobody may write to is not written to, and what is written can be read again.
+
+usage: test_domain_rules.py VDISK_IO STEP_TOOL
+"""
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+import lib  # noqa: E402
+from lib import (MIB, chain, check, checksum, file_of, find, io, judged, make, meta_of, refused,  # noqa: E402
+                 set_meta, told, untouched, volume, works)
+
+STEP_TOOL = os.path.realpath(sys.argv[2])
+NEW = "aaaaaaaa-0000-4000-8000-00000000000a"
+OTHER = "bbbbbbbb-0000-4000-8000-00000000000b"
+
+
+def test_small_child():
+    """A child that is smaller than its parent hides what lies behind its end: it is not merged."""
+    path = make("small")
+    image, base = volume("create", path, "4M")
+    io(path, image, base, "write -P 1 0 4M")
+    mid = volume("snapshot", f"{path}/{image}")[1]
+    top = volume("snapshot", f"{path}/{image}")[1]
+    os.rename(file_of(path, image, mid), "kept")
+    works("create", "-q", "-u", "-f", "qcow2", "-b", base, "-F", "raw", file_of(path, image, mid), "1M")
+    os.chmod(file_of(path, image, mid), 0o660)
+    set_meta(path, image, mid, f"CAP={4 * MIB}", f"CAP={MIB}")
+    before = checksum(path, image, top)
+    r = find(path, "--repair")
+    check("check tells", r.returncode == 2 and "fewer than its parent" in r.stdout, r.stdout)
+    untouched("small", path, ("volume", "merge", f"{path}/{image}/{mid}"))
+    refused("fewer than its parent", "volume", "merge", f"{path}/{image}/{mid}")
+    check("it reads the same", checksum(path, image, top) == before)
+    works("volume", "merge", f"{path}/{image}/{top}") # the middle grows, and hides it still
+    check("and when it is merged into the small one", checksum(path, image, mid) == before)
+    judged(path)
+    works("volume", "merge", f"{path}/{image}/{mid}")
+    check("and that into its parent", checksum(path, image, base) == before)
+    judged(path)
+
+
+lib.main(test_small_child)
