@@ -2,15 +2,29 @@
 /*
  * vdisk-io, as a test has it: VDISK_TEST_STEPS is a file to which the steps that operations on domains go through
  * are added; at the one that VDISK_TEST_KILL names it is killed (where it comes again: after VDISK_TEST_AFTER
- * times more), at VDISK_TEST_STOP it stops.
+ * times more), at VDISK_TEST_STOP it stops, after VDISK_TEST_EIO nothing gets to the disk any more.
  */
+#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "tools/cli.h"
 #include "tools/domain/domain.h"
+
+static bool broken;
+
+/* In place of the C library's. */
+int fsync(int fd)
+{
+    if (!broken)
+        return (int)syscall(SYS_fsync, fd);
+    errno = EIO;
+    return -1;
+}
 
 static bool is_named(const char *variable, const char *name)
 {
@@ -40,6 +54,7 @@ static void at_step(const char *name)
         raise(SIGKILL);
     if (is_named("VDISK_TEST_STOP", name))
         raise(SIGSTOP);
+    broken = broken || is_named("VDISK_TEST_EIO", name);
 }
 
 int main(int argc, char **argv)

@@ -46,4 +46,28 @@ def test_small_child():
     judged(path)
 
 
-lib.main(test_small_child)
+def breaks(step, *arguments):
+    """After this step nothing gets to the disk."""
+    r = lib.run(*arguments, tool=STEP_TOOL, env={**os.environ, "VDISK_TEST_EIO": step})
+    check(f"{' '.join(arguments)}: it fails after '{step}'", r.returncode == 1 and
+          "Input/output error" in r.stderr, r.stderr)
+
+
+def test_sync_that_fails():
+    """A volume that was published, and is not durable, goes with its metadata."""
+    path = make("sync")
+    image, (_, top) = chain(path, length=2)
+    other, _ = volume("create", "-f", "qcow2", path, "1M")
+    works("volume", "update", f"{path}/{other}", "--shared")
+    before = checksum(path, image, top)
+    files = sorted(lib.snapshot_of(f"{path}/images"))
+    for arguments in (("volume", "snapshot", f"{path}/{image}"), ("volume", "create", path, "1M"),
+                      ("image", "clone", f"{path}/{other}"), ("image", "copy", f"{path}/{image}", path)):
+        breaks("create: volume is published", *arguments)
+        check(f"{arguments}: nothing is left", sorted(lib.snapshot_of(f"{path}/images")) == files)
+        works("volume", "prepare", f"{path}/{image}")
+        judged(path)
+    check("it reads the same", checksum(path, image, top) == before)
+
+
+lib.main(test_small_child, test_sync_that_fails)

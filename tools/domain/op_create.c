@@ -6,6 +6,8 @@
  * header says. Then the image's folder, the template shared into it, the intent, the
  * data, the parent's role, and last the volume is published.
  * Fails, or killed: it is unpublished, and gone with the next operation on the image.
+ *
+ * Invariant: 1. the data of a volume goes only while it is unpublished.
  */
 #include <assert.h>
 #include <errno.h>
@@ -38,6 +40,7 @@ struct creation {
     struct vdisk_create_opts           data;
     uint64_t                           asked;
     bool                               has_data; /* which was made here */
+    bool                               published;
 };
 
 /* ---- what can be refused -------------------------------------------------------------------------------- */
@@ -408,6 +411,7 @@ static int make_volume(struct creation *c, const char *meta, size_t len)
         rc = kind->publish(c->domain, c->image, c->uuid);
     }
     if (rc == 0) {
+        c->published = true;
         dom_step("create: volume is published");
         rc = kind->sync(c->domain, c->image);
     }
@@ -437,11 +441,13 @@ static int make_all(struct creation *c)
     return rc;
 }
 
-/* What was made goes; what is left is for the next operation. */
+/* What was made goes; what is left is for the next operation. (1) */
 static void undo(struct creation *c)
 {
     const struct dom_kind *kind = c->domain->kind;
 
+    if (c->published && kind->unpublish(c->domain, c->image, c->uuid) < 0)
+        return;
     if (c->has_data)
         kind->purge(c->domain, c->image, c->uuid);
     else
