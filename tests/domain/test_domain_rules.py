@@ -70,4 +70,26 @@ def test_sync_that_fails():
     check("it reads the same", checksum(path, image, top) == before)
 
 
-lib.main(test_small_child, test_sync_that_fails)
+def test_lost_leaf():
+    """Where the leaf has no metadata any more, its parent is not taken for it."""
+    path = make("lost")
+    image, (base, mid, top) = chain(path)
+    before = checksum(path, image, top)
+    text = meta_of(path, image, top)
+    file_of(path, image, top, ".meta").unlink()
+    for role in ("INTERNAL", "LEAF"):
+        set_meta(path, image, mid, "VOLTYPE=INTERNAL", f"VOLTYPE={role}")
+        refused("which volume is the leaf is not known", "checksum", f"volume:{path}/{image}", code=2)
+        for arguments in (("info", f"volume:{path}/{image}"), ("volume", "prepare", f"{path}/{image}"),
+                          ("image", "copy", f"{path}/{image}", path),
+                          ("volume", "download", f"{path}/{image}")):
+            refused("which volume is the leaf is not known", *arguments)
+        works("info", f"volume:{path}/{image}/{mid}")
+        works("checksum", f"volume:{path}/{image}/{base}")
+    set_meta(path, image, mid, "VOLTYPE=LEAF", "VOLTYPE=INTERNAL")
+    file_of(path, image, top, ".meta").write_text(text)
+    judged(path)
+    check("it reads the same", checksum(path, image, top) == before)
+
+
+lib.main(test_small_child, test_sync_that_fails, test_lost_leaf)

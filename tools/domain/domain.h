@@ -164,7 +164,10 @@ void domain_image_free(struct domain_image *image);
 /* NULL: there is none. */
 struct domain_volume *domain_image_volume(const struct domain_image *image, const char *uuid);
 
-/* The one that has no child: -ENOENT: there is none; -ENOTUNIQ: several. NULL with the error. */
+/*
+ * The one that has no child: -ENOENT: there is none; -ENOTUNIQ: several; -EBADMSG: it is not known which, as
+ * metadata is lost. NULL with the error, else 0.
+ */
 struct domain_volume *domain_image_leaf(struct domain *d, const struct domain_image *image, int *ret_error);
 
 /* A new one, of random bytes. */

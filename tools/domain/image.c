@@ -204,6 +204,36 @@ static int not_one_leaf(const struct domain *d, const struct domain_image *image
                     b->uuid);
 }
 
+/*
+ * What has lost its metadata may have been the leaf: of who says that something lies on it, and of whom a header
+ * says so, it is not known that they are.
+ */
+static int judge_leaf(struct domain *d, const struct domain_image *image, const struct domain_volume *leaf)
+{
+    const struct domain_volume *lost = NULL;
+    struct dom_look look;
+    bool named;
+    int rc;
+
+    for (size_t i = 0; lost == NULL && i < image->count; i++) {
+        const struct domain_volume *v = &image->list[i];
+        if (!v->has_meta && !v->has_intent && (v->has_data || v->has_draft))
+            lost = v;
+    }
+    if (lost == NULL || !is_read(leaf))
+        return 0;
+    rc = dom_look(d, image, &look);
+    if (rc < 0)
+        return rc;
+    named = leaf->meta.role == DOMAIN_INTERNAL || dom_named_by(&look, leaf, NULL) != NULL;
+    dom_look_free(&look);
+    if (!named)
+        return 0;
+    return dom_fail(EBADMSG, "name the volume, or have 'vdisk-io domain check' look",
+                    "image %s of domain %s: which volume is the leaf is not known: volume %s has no metadata",
+                    image->uuid, d->uuid, lost->uuid);
+}
+
 struct domain_volume *domain_image_leaf(struct domain *d, const struct domain_image *image, int *ret_error)
 {
     struct domain_volume *leaf = NULL;
@@ -220,7 +250,9 @@ struct domain_volume *domain_image_leaf(struct domain *d, const struct domain_im
     }
     if (leaf == NULL)
         *ret_error = dom_fail(ENOENT, NULL, "image %s of domain %s has no volume", image->uuid, d->uuid);
-    return leaf;
+    else
+        *ret_error = judge_leaf(d, image, leaf);
+    return leaf != NULL && *ret_error == 0 ? leaf : NULL;
 }
 
 bool dom_is_foreign(const struct domain_image *image, const struct domain_volume *v)
