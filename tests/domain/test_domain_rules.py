@@ -92,4 +92,31 @@ def test_lost_leaf():
     check("it reads the same", checksum(path, image, top) == before)
 
 
-lib.main(test_small_child, test_sync_that_fails, test_lost_leaf)
+def test_named_by_a_header():
+    """Who says LEAF, and a header names it: it is not written to, and gets no child."""
+    path = make("header")
+    image, (base, mid, top) = chain(path)
+    before = checksum(path, image, top)
+    text = meta_of(path, image, top)
+    set_meta(path, image, mid, "VOLTYPE=INTERNAL", "VOLTYPE=LEAF")
+    for damage in (None, text.replace(f"PUUID={mid}", f"PUUID={base}")):
+        if damage is None:
+            file_of(path, image, top, ".meta").unlink()
+        else:
+            file_of(path, image, top, ".meta").write_text(damage)
+        r = lib.run("io", "-c", "write 0 4k", f"volume:{path}/{image}/{mid}")
+        check("it is not written to", r.returncode == 1 and "read-only" in r.stderr, r.stderr)
+        untouched("header", path, ("volume", "snapshot", f"{path}/{image}/{mid}"))
+        refused("lies on it, as its header says", "volume", "snapshot", f"{path}/{image}/{mid}")
+    set_meta(path, image, mid, "VOLTYPE=LEAF", "VOLTYPE=INTERNAL")
+    file_of(path, image, top, ".meta").write_text(text)
+    judged(path)
+    check("it reads the same", checksum(path, image, top) == before)
+    # What is half-made stands in nobody's way.
+    r = lib.run("volume", "snapshot", f"{path}/{image}", tool=STEP_TOOL,
+                env={**os.environ, "VDISK_TEST_KILL": "create: data is written"})
+    check("it is killed", r.returncode == -signal.SIGKILL)
+    works("io", "-c", "write 0 4k", f"volume:{path}/{image}/{top}")
+
+
+lib.main(test_small_child, test_sync_that_fails, test_lost_leaf, test_named_by_a_header)

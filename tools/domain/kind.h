@@ -282,6 +282,10 @@ const char *dom_look_trouble(const struct dom_look *l, const struct domain_volum
 int dom_judge_top(const struct dom_session *s, const struct domain_volume *v, const struct domain_volume *child,
                   const char *doing);
 
+/* The same of an image that is loaded. */
+int dom_judge_top_of(struct domain *d, const struct domain_image *image, const struct domain_volume *v,
+                     const struct domain_volume *child, const char *doing);
+
 /* Another image has the same data, and it is no template: neither is written to. -EBUSY. */
 int dom_judge_double(struct domain *d, const char *image, const struct domain_volume *v);
 

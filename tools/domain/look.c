@@ -115,13 +115,30 @@ bool dom_header_names(const struct dom_look *l, const struct domain_volume *chil
     return names(l->list[child - l->image->list].backing, parent->uuid);
 }
 
+static bool lies_on(const struct dom_look *l, const struct domain_volume *u, const struct domain_volume *v)
+{
+    return u != v && ((u->has_meta && u->why[0] == '\0' && strcmp(u->meta.parent, v->uuid) == 0) ||
+                      dom_header_names(l, u, v));
+}
+
 const struct domain_volume *dom_named_by(const struct dom_look *l, const struct domain_volume *v,
                                          const struct domain_volume *except)
 {
     for (size_t i = 0; i < l->image->count; i++) {
         const struct domain_volume *u = &l->image->list[i];
-        if (u != v && u != except && ((u->has_meta && u->why[0] == '\0' && strcmp(u->meta.parent, v->uuid) == 0) ||
-                       dom_header_names(l, u, v)))
+        if (u != except && lies_on(l, u, v))
+            return u;
+    }
+    return NULL;
+}
+
+/* Who is half-made, or going, and named by none, plays no part: it goes before anything is changed. */
+static const struct domain_volume *find_top(const struct dom_look *l, const struct domain_volume *v,
+                                            const struct domain_volume *except)
+{
+    for (size_t i = 0; i < l->image->count; i++) {
+        const struct domain_volume *u = &l->image->list[i];
+        if (u != except && lies_on(l, u, v) && (!is_unpublished(u) || dom_named_by(l, u, NULL) != NULL))
             return u;
     }
     return NULL;
@@ -138,14 +155,20 @@ const char *dom_look_trouble(const struct dom_look *l, const struct domain_volum
 int dom_judge_top(const struct dom_session *s, const struct domain_volume *v, const struct domain_volume *child,
                   const char *doing)
 {
+    return dom_judge_top_of(s->domain, s->image, v, child, doing);
+}
+
+int dom_judge_top_of(struct domain *d, const struct domain_image *image, const struct domain_volume *v,
+                     const struct domain_volume *child, const char *doing)
+{
     const struct domain_volume *other;
     struct dom_look look;
     const char *trouble;
-    int rc = dom_look(s->domain, s->image, &look);
+    int rc = dom_look(d, image, &look);
 
     if (rc < 0)
         return rc;
-    other = dom_named_by(&look, v, child);
+    other = find_top(&look, v, child);
     trouble = dom_look_trouble(&look, v);
     if (other != NULL)
         rc = dom_fail(EBUSY, "'vdisk-io domain check' tells more",

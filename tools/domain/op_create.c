@@ -2,9 +2,9 @@
 /*
  * A new volume: the first of an image, a snapshot of a leaf, or what lies on a template.
  *
- * Works: all that can be refused is refused: what is to be below is not being written, and has the size that its
- * header says. Then the image's folder, the template shared into it, the intent, the
- * data, the parent's role, and last the volume is published.
+ * Works: all that can be refused is refused: nothing lies on what is to be below, it is not being written, and has
+ * the size that its header says. Then the image's folder, the template shared into it, the intent, the data, the
+ * parent's role, and last the volume is published.
  * Fails, or killed: it is unpublished, and gone with the next operation on the image.
  *
  * Invariant: 1. the data of a volume goes only while it is unpublished.
@@ -103,6 +103,8 @@ static int find_own_parent(struct creation *c)
     if (c->parent->children > 0)
         return refuse("the parent %s has a child already: the volumes of an image are one chain", c->below);
     rc = judge_parent(c, c->below);
+    if (rc == 0)
+        rc = dom_judge_top(&c->session, c->parent, NULL, "the parent of another one");
     if (rc == 0)
         rc = dom_judge_double(c->domain, c->image, c->parent);
     if (rc == 0)
