@@ -119,4 +119,31 @@ def test_named_by_a_header():
     works("io", "-c", "write 0 4k", f"volume:{path}/{image}/{top}")
 
 
-lib.main(test_small_child, test_sync_that_fails, test_lost_leaf, test_named_by_a_header)
+def test_names_of_data():
+    """Data with another name, whatever it is and wherever, is not written to."""
+    path = make("linked")
+    image, (base, top) = chain(path, "qcow2", 2)
+    other, _ = volume("create", path, "1M")
+    for where in (file_of(path, other, NEW), "backup"):
+        for name in (base, top):
+            os.link(file_of(path, image, name), where)
+            before = lib.snapshot_of(path)
+            verb = ("merge",) if name == base else ("resize", "4M")
+            refused("has 2 names", "volume", verb[0], f"{path}/{image}/{top}", *verb[1:])
+            r = lib.run("io", "-c", "write 0 4k", f"volume:{path}/{image}/{name}")
+            check("it is not written to", r.returncode == 1 and "read-only" in r.stderr, r.stderr)
+            check("check tells", "has 2 names" in find(path, "--repair").stdout)
+            check("nothing has changed", lib.snapshot_of(path) == before)
+            os.unlink(where)
+    file = file_of(path, image, top)
+    with open(file, "r+b") as f: # a refcount for a cluster behind the end
+        f.seek(64 * 1024 * 2 + 2 * 20)
+        f.write(b"\0\1")
+        f.truncate(64 * 1024 * 21)
+    os.link(file, "backup")
+    before = file.read_bytes()
+    check("the leak is told", "clusters are nobody's" in find(path, "--repair").stdout)
+    check("and not repaired in the backup", pathlib.Path("backup").read_bytes() == before)
+
+
+lib.main(test_names_of_data, test_small_child, test_sync_that_fails, test_lost_leaf, test_named_by_a_header)

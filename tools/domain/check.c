@@ -134,7 +134,8 @@ static void check_clusters(struct check *c, const struct domain_image *image, co
         return;
     dom_tell(&c->mend, VDISK_FOUND_LEAK, "image %s: volume %s: %" PRIu64 " clusters are nobody's", image->uuid,
              v->uuid, leaks);
-    if (!c->mend.repair || result.corruptions > 0 || result.check_errors > 0 || v->meta.role == DOMAIN_SHARED)
+    if (!c->mend.repair || result.corruptions > 0 || result.check_errors > 0 || v->meta.role == DOMAIN_SHARED ||
+        v->links > 1)
         return;
     if (check_tables(c, image, v, true, &result) == 0)
         dom_tell(&c->mend, VDISK_FOUND_FIXED, "image %s: volume %s: %" PRIu64 " clusters are given back",

@@ -286,8 +286,11 @@ int dom_judge_top(const struct dom_session *s, const struct domain_volume *v, co
 int dom_judge_top_of(struct domain *d, const struct domain_image *image, const struct domain_volume *v,
                      const struct domain_volume *child, const char *doing);
 
-/* Another image has the same data, and it is no template: neither is written to. -EBUSY. */
-int dom_judge_double(struct domain *d, const char *image, const struct domain_volume *v);
+/*
+ * Another image has the same data, by the same name, and it is no template: it gets no child. With `write`:
+ * whatever the other name is, and wherever, it is not written to. -EBUSY.
+ */
+int dom_judge_double(struct domain *d, const char *image, const struct domain_volume *v, bool write);
 
 /* A pause before an attempt to get a lock is made again; *ms is 0 at first. false: there have been enough. */
 bool dom_pause(const struct domain *d, unsigned *ms);

@@ -182,17 +182,22 @@ int dom_judge_top_of(struct domain *d, const struct domain_image *image, const s
     return rc;
 }
 
-int dom_judge_double(struct domain *d, const char *image, const struct domain_volume *v)
+int dom_judge_double(struct domain *d, const char *image, const struct domain_volume *v, bool write)
 {
     unsigned others = 0;
     int rc = 0;
 
-    if (v->meta.role != DOMAIN_SHARED && v->links > 1)
-        rc = d->kind->count_shares(d, image, v->uuid, false, &others);
+    if (v->meta.role == DOMAIN_SHARED || v->links <= 1)
+        return 0;
+    rc = d->kind->count_shares(d, image, v->uuid, false, &others);
     if (rc == 0 && others > 0)
         rc = dom_fail(EBUSY, "copy one of the images, and delete it",
                       "the data of volume %s of image %s is that of another image, too, and it is no template",
                       v->uuid, image);
+    else if (rc == 0 && write)
+        rc = dom_fail(EBUSY, "copy the image, or remove the other name",
+                      "the data of volume %s of image %s has %u names: who writes by one changes the other",
+                      v->uuid, image, v->links);
     return rc;
 }
 

@@ -71,7 +71,7 @@ static int resize(struct dom_session *s, struct domain_volume *v, uint64_t capac
     capacity = align_up(capacity, CAPACITY_ALIGN);
     rc = dom_judge_top(s, v, NULL, "resized");
     if (rc == 0)
-        rc = dom_judge_double(s->domain, s->image->uuid, v);
+        rc = dom_judge_double(s->domain, s->image->uuid, v, true);
     if (rc == 0)
         rc = dom_check_chain(s->domain, s->image->uuid, v);
     if (rc == 0)

@@ -106,7 +106,7 @@ static int find_own_parent(struct creation *c)
     if (rc == 0)
         rc = dom_judge_top(&c->session, c->parent, NULL, "the parent of another one");
     if (rc == 0)
-        rc = dom_judge_double(c->domain, c->image, c->parent);
+        rc = dom_judge_double(c->domain, c->image, c->parent, false);
     if (rc == 0)
         rc = dom_check_chain(c->domain, c->image, c->parent);
     if (rc == 0)

@@ -73,9 +73,9 @@ static int judge(struct merge *m)
     if (rc == 0)
         rc = dom_judge_top(m->session, m->base, m->top, "changed");
     if (rc == 0)
-        rc = dom_judge_double(m->domain, m->image, m->base);
+        rc = dom_judge_double(m->domain, m->image, m->base, true);
     if (rc == 0 && m->child != NULL)
-        rc = dom_judge_double(m->domain, m->image, m->child); /* its header */
+        rc = dom_judge_double(m->domain, m->image, m->child, true); /* its header */
     if (rc == 0 && m->child == NULL && m->top->meta.role == DOMAIN_INTERNAL)
         rc = refuse(m, "it is INTERNAL, and what lies on it is not there, or not known");
     if (rc == 0)

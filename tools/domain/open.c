@@ -275,7 +275,7 @@ static int open_volume(const struct domain_name *name, const struct domain_image
         return rc;
     ret->cow = v->meta.format == DOMAIN_COW;
     ret->read_only = v->meta.role != DOMAIN_LEAF || v->children > 0 ||
-                     dom_judge_double(name->domain, image->uuid, v) < 0 ||
+                     dom_judge_double(name->domain, image->uuid, v, true) < 0 ||
                      dom_judge_top_of(name->domain, image, v, NULL, "written to") < 0;
     ret->path = realpath(path, NULL);
     if (ret->path == NULL)
