@@ -146,4 +146,20 @@ def test_names_of_data():
     check("and not repaired in the backup", pathlib.Path("backup").read_bytes() == before)
 
 
-lib.main(test_names_of_data, test_small_child, test_sync_that_fails, test_lost_leaf, test_named_by_a_header)
+def test_last_sequence():
+    """After the largest number there is none: nothing is written that cannot be read."""
+    path = make("sequence")
+    image, name = volume("create", path, "1M")
+    works("volume", "update", f"{path}/{image}", "--sequence", (1 << 32) - 1)
+    untouched("sequence", path, ("volume", "snapshot", f"{path}/{image}"))
+    refused("the largest sequence number", "volume", "snapshot", f"{path}/{image}")
+    works("volume", "snapshot", f"{path}/{image}", "--sequence", "7", "--uuid", NEW)
+    refused("the largest sequence number", "volume", "snapshot", f"{path}/{image}")
+    works("volume", "update", f"{path}/{image}/{name}", "--sequence", "8")
+    works("volume", "snapshot", f"{path}/{image}")
+    check("one more", "SEQ=9\n" in meta_of(path, image, told("volume", "info", f"{path}/{image}")["uuid"]))
+    judged(path)
+
+
+lib.main(test_names_of_data, test_small_child, test_sync_that_fails, test_lost_leaf, test_named_by_a_header,
+         test_last_sequence)

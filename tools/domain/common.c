@@ -185,11 +185,16 @@ int domain_volume_path(struct domain *d, const char *image, const char *volume, 
 int dom_format_meta(const struct domain *d, const struct domain_meta *meta, char buf[TEXT_VOLUME_MAX + 1],
                     size_t *ret_len)
 {
+    struct domain_meta again;
+    char why[TEXT_WHY];
+
     (void)d;
-    if (text_volume_format(meta, buf, ret_len) == 0)
-        return 0;
-    return dom_fail(EOVERFLOW, "make the description shorter",
-                    "the metadata of a volume has at most %d bytes, and would be more", TEXT_VOLUME_MAX);
+    if (text_volume_format(meta, buf, ret_len) < 0)
+        return dom_fail(EOVERFLOW, "make the description shorter",
+                        "the metadata of a volume has at most %d bytes, and would be more", TEXT_VOLUME_MAX);
+    if (text_volume_parse(buf, *ret_len, &again, why) < 0)
+        return dom_fail(EINVAL, NULL, "the metadata of a volume could not be read again: %s", why);
+    return 0;
 }
 
 /* Of a template each image that has it has the same metadata, not a copy. */

@@ -164,7 +164,7 @@ int dom_check_uuid(const char *what, const char *text);
 
 /* ---- metadata of volumes -------------------------------------------------------------------------------- */
 
-/* As it is to be written. */
+/* As it is to be written, and can be read. */
 int dom_format_meta(const struct domain *d, const struct domain_meta *meta, char buf[TEXT_VOLUME_MAX + 1],
                     size_t *ret_len);
 

@@ -265,6 +265,16 @@ static int choose_name(struct creation *c)
     return 0;
 }
 
+/* An order of volumes: what has no number after the largest is not made. */
+static int judge_sequence(const struct creation *c)
+{
+    if (c->meta.sequence <= UINT32_MAX)
+        return 0;
+    return dom_fail(EOVERFLOW, "give it one with --sequence, or a volume of the image a smaller one",
+                    "a volume of image %s has the largest sequence number there is: the next one is none",
+                    c->image);
+}
+
 static int plan(struct creation *c)
 {
     int rc = find_parent(c);
@@ -275,8 +285,10 @@ static int plan(struct creation *c)
         rc = choose_name(c);
     if (rc == 0)
         rc = fill_texts(c);
-    if (rc == 0)
+    if (rc == 0) {
         fill_meta(c);
+        rc = judge_sequence(c);
+    }
     return rc;
 }
 
