@@ -32,9 +32,9 @@ def stepped(arguments, **variables):
                    env={**os.environ, **{f"VDISK_TEST_{k}": v for k, v in variables.items()}})
 
 
-def judge(path, what):
+def judge(path, what, marks=False):
     try:
-        return vdsm.Domain(path)
+        return vdsm.Domain(path, marks=marks)
     except (vdsm.Wrong, OSError) as e:
         check(f"{what}: judged", False, e)
         return None
@@ -58,7 +58,7 @@ def kill_and_go_on(what, path, operation, before, after):
     check(f"{what}: the next command leaves either", left in (before, after) or not left.get(IMAGE),
           f"{left} {r.stderr}")
     if r.returncode == 0:
-        judge(path, f"{what}, next command")
+        judge(path, f"{what}, next command", operation[1] == "merge")
     again = lib.run(*operation)
     check(f"{what}: once more", again.returncode == 0 or left == after, again.stderr)
     judge(path, f"{what}, once more")
@@ -66,14 +66,14 @@ def kill_and_go_on(what, path, operation, before, after):
     check(f"{what}: nothing is left", told("domain", "check", path)["faults"] == 0)
 
 
-def kill_and_repair(what, path, before, after):
+def kill_and_repair(what, path, before, after, marks):
     found = told_any("domain", "check", path)
     repaired = told("domain", "check", "--repair", path)
     check(f"{what}: check finds as much as is repaired", found["faults"] <= repaired["mended"] or
           not found["faults"],
           f"{found} {repaired}")
     check(f"{what}: all is repaired", told("domain", "check", path)["faults"] == 0, repaired)
-    judge(path, f"{what}, repaired")
+    judge(path, f"{what}, repaired", marks)
     check(f"{what}: repaired to either", content(path) in (before, after), repaired)
 
 
@@ -112,7 +112,7 @@ def scenario(name, setup, *operation):
         shutil.rmtree(f"{name}/repaired", ignore_errors=True)
         shutil.copytree(f"{name}/killed", f"{name}/repaired", copy_function=shutil.copy2)
         if "clone" not in name: # hard links are no links in such a copy
-            kill_and_repair(what, f"{name}/repaired/{DOMAIN}", before, after)
+            kill_and_repair(what, f"{name}/repaired/{DOMAIN}", before, after, command[1] == "merge")
         kill_and_go_on(what, path, command, before, after)
     shutil.rmtree(name)
 

@@ -161,5 +161,35 @@ def test_last_sequence():
     judged(path)
 
 
+def kill(step, *arguments):
+    r = lib.run(*arguments, tool=STEP_TOOL, env={**os.environ, "VDISK_TEST_KILL": step})
+    check(f"killed at '{step}'", r.returncode == -signal.SIGKILL, r.stderr)
+
+
+def test_merge_that_has_not_ended():
+    """The parent has some of the volume: that is not deleted, whoever was above it has gone."""
+    path = make("half")
+    for length in (2, 3):
+        image, volumes = chain(path, length=length)
+        at = f"{path}/{image}"
+        before = checksum(path, image, volumes[-1])
+        kill("merge: base has the data", "volume", "merge", f"{at}/{volumes[1]}")
+        works("volume", "prepare", at)
+        works("domain", "check", "--repair", path)
+        check("check tells", "a merge was ended early" in find(path).stdout)
+        check("it reads the same", checksum(path, image, volumes[-1]) == before)
+        if length == 3:
+            works("volume", "delete", at)
+            before = checksum(path, image, volumes[1])
+        refused("was ended early", "volume", "delete", f"{at}/{volumes[1]}")
+        _, top = volume("snapshot", at)
+        works("volume", "merge", f"{at}/{top}")
+        works("domain", "check", "--repair", path)
+        refused("was ended early", "volume", "delete", f"{at}/{volumes[1]}")
+        works("volume", "merge", f"{at}/{volumes[1]}")
+        check("it reads the same, merged", checksum(path, image, volumes[0]) == before)
+        judged(path)
+
+
 lib.main(test_names_of_data, test_small_child, test_sync_that_fails, test_lost_leaf, test_named_by_a_header,
-         test_last_sequence)
+         test_last_sequence, test_merge_that_has_not_ended)

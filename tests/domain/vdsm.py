@@ -98,8 +98,8 @@ def read_header(path):
 class Domain:
     """All of a domain, judged as it is read: an exception says what is wrong."""
 
-    def __init__(self, path, upgraded=False):
-        self.path, self.upgraded = path, upgraded
+    def __init__(self, path, upgraded=False, marks=False):
+        self.path, self.upgraded, self.marks = path, upgraded, marks # marks: of merges that have not ended
         self.md = read_domain(path)
         self.version = int(self.md["VERSION"])
         self.images = {}
@@ -131,7 +131,7 @@ class Domain:
             if UUID.fullmatch(name):
                 volumes[name] = self.read_one(folder, image, name)
             else:
-                need(name[36:] == ".meta", "a file is called", name)
+                need(name[36:] == ".meta" or (self.marks and name[36:] == ".intent"), "a file is called", name)
         need(volumes, image, "is empty")
         self.judge_chain(image, volumes)
         return volumes

@@ -213,7 +213,7 @@ static void check_leaves(struct check *c, const struct domain_image *image)
     size_t leaves = 0;
 
     for (size_t i = 0; i < image->count; i++)
-        leaves += image->list[i].has_meta && image->list[i].children == 0 && !dom_is_merged(&image->list[i]);
+        leaves += image->list[i].has_meta && image->list[i].children == 0 && !dom_is_replaced(&image->list[i]);
     if (leaves > 1)
         dom_tell(&c->mend, VDISK_FOUND_CORRUPTION,
                  "image %s has %zu volumes that none lies on: it is no one chain", image->uuid, leaves);

@@ -129,7 +129,7 @@ struct domain_volume {
     bool                  has_meta;    /* there is some, perhaps unreadable */
     bool                  has_data;
     bool                  has_draft;   /* metadata that was on its way */
-    bool                  has_intent;  /* without metadata: half-made, or going; with: merged, and going */
+    bool                  has_intent;  /* without metadata: half-made, or going; with: being merged, or going */
     bool                  odd;         /* one of its names is no regular file */
     bool                  has_lease;
     unsigned              links;       /* names of its data, in images that share it, or elsewhere */

@@ -189,6 +189,12 @@ bool dom_is_merged(const struct domain_volume *v)
     return v->has_meta && v->has_intent;
 }
 
+bool dom_is_replaced(const struct domain_volume *v)
+{
+    return dom_is_merged(v) && v->children == 0 && v->meta.role == DOMAIN_INTERNAL && v->parent != NULL &&
+           v->parent->children > 1;
+}
+
 /* Of two, one whose metadata cannot be read is why. */
 static int not_one_leaf(const struct domain *d, const struct domain_image *image, const struct domain_volume *a,
                         const struct domain_volume *b)
@@ -240,7 +246,7 @@ struct domain_volume *domain_image_leaf(struct domain *d, const struct domain_im
 
     for (size_t i = 0; i < image->count; i++) {
         struct domain_volume *v = &image->list[i];
-        if (!v->has_meta || v->children > 0 || (dom_is_merged(v) && v->meta.role == DOMAIN_INTERNAL))
+        if (!v->has_meta || v->children > 0 || dom_is_replaced(v))
             continue;
         if (leaf != NULL) {
             *ret_error = not_one_leaf(d, image, leaf, v);

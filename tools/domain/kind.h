@@ -5,8 +5,8 @@
  *
  * A volume is one of: made (it has metadata), or unpublished: half-made, or going. Of an unpublished one there is
  * an intent, so that it is known that it is nobody's: who finds it, with the image locked, purges it. A made one
- * with an intent has been merged into its parent, and goes when its child lies on that. Data without either is
- * left alone.
+ * with an intent is being merged into its parent, which is no longer what it was; it goes when that has ended.
+ * Data without either is left alone.
  *
  * All calls: 0 or -errno with text. Names have been judged. Changes of one image come to the disk in their order;
  * they are durable after sync(), those of an image's name at once.
@@ -224,8 +224,11 @@ int dom_mend(struct domain *d, struct domain_image **image, struct dom_mend *m);
 /* An image without volumes of its own goes. */
 int dom_mend_empty(struct domain *d, const struct domain_image *image, struct dom_mend *m, bool *ret_gone);
 
-/* A published volume whose data is in its parent, and which goes when none lies on it. */
+/* A published volume whose data is in its parent, or on its way there. */
 bool dom_is_merged(const struct domain_volume *v);
+
+/* Another one has come into its place: it goes. */
+bool dom_is_replaced(const struct domain_volume *v);
 
 void dom_tell(struct dom_mend *m, enum vdisk_finding kind, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));

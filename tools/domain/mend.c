@@ -5,9 +5,9 @@
  * Works, in this order:
  *  1. metadata that was on its way goes;
  *  2. an unpublished volume is purged, a share that is not whole is dropped;
- *  3. a volume that is marked as merged: if its child's header names it still, the mark goes; if that names its
- *     parent, the child's metadata follows;
- *  4. a volume that is marked as merged, and which none names any more: it goes;
+ *  3. a volume that is marked as merged: if its child's header names it still, or it has none, it is told, and
+ *     the mark stays until it is merged again; if that names its parent, the child's metadata follows;
+ *  4. a volume that is marked as merged, and another one has come into its place: it goes;
  *  5. who has a child is internal; who has none is a leaf.
  * An image without volumes of its own goes, unless one is about to be made.
  * Fails: as what it calls. What is done can be done again. What is not sure is told, and left as it is.
@@ -176,28 +176,23 @@ static int follow_header(struct domain *d, const char *image, const struct domai
     return rc;
 }
 
-static int drop_mark(struct domain *d, const char *image, const struct domain_volume *v, struct dom_mend *m)
+/* Its parent has some of it: without it that would not be what it was. All that is above reads as before. */
+static int keep_mark(const char *image, const struct domain_volume *v, struct dom_mend *m)
 {
-    int rc;
-
-    dom_tell(m, VDISK_FOUND_LEAK, "image %s: volume %s: a merge was ended early", image, v->uuid);
-    if (!m->repair)
-        return 0;
-    rc = d->kind->drop_intent(d, image, v->uuid);
-    if (rc == 0)
-        dom_tell(m, VDISK_FOUND_FIXED, "image %s: volume %s: the merge is undone", image, v->uuid);
-    return rc;
+    dom_tell(m, VDISK_FOUND_NOTE, "image %s: volume %s: a merge was ended early: 'vdisk-io volume merge' ends it",
+             image, v->uuid);
+    return 0;
 }
 
 static int mend_marked(struct domain *d, const struct dom_look *look, struct domain_volume *v, struct dom_mend *m)
 {
     struct domain_volume *child;
 
-    if (!dom_is_merged(v) || !is_intact(v) || v->children == 0)
+    if (!dom_is_merged(v) || !is_intact(v) || dom_is_replaced(v))
         return 0;
     child = only_child(look->image, v);
-    if (child != NULL && dom_header_names(look, child, v))
-        return drop_mark(d, look->image->uuid, v, m);
+    if (v->children == 0 || (child != NULL && dom_header_names(look, child, v)))
+        return keep_mark(look->image->uuid, v, m);
     if (child != NULL && is_intact(child) && v->parent != NULL && dom_header_names(look, child, v->parent))
         return follow_header(d, look->image->uuid, v, child, m);
     dom_tell(m, VDISK_FOUND_CORRUPTION,
@@ -212,16 +207,11 @@ static int drop_merged(struct domain *d, const struct dom_look *look, struct dom
     const char *image = look->image->uuid;
     int rc;
 
-    if (!dom_is_merged(v) || !is_intact(v) || v->children > 0)
+    if (!dom_is_replaced(v) || !is_intact(v))
         return 0;
     dom_tell(m, VDISK_FOUND_LEAK, "image %s: volume %s has been merged, and is still there", image, v->uuid);
     if (!may_go(look, v, m) || !m->repair)
         return 0;
-    if (v->parent == NULL || v->parent->children < 2 || v->meta.role != DOMAIN_INTERNAL) {
-        dom_tell(m, VDISK_FOUND_NOTE, "image %s: volume %s is left as it is: nothing has come into its place",
-                 image, v->uuid);
-        return 0;
-    }
     rc = d->kind->unpublish(d, image, v->uuid);
     if (rc == 0)
         rc = d->kind->purge(d, image, v->uuid);
@@ -235,7 +225,7 @@ static int drop_merged(struct domain *d, const struct dom_look *look, struct dom
 
 static bool has_wrong_role(const struct domain_volume *v)
 {
-    return is_intact(v) && v->meta.role != DOMAIN_SHARED && !dom_is_merged(v) &&
+    return is_intact(v) && v->meta.role != DOMAIN_SHARED && !dom_is_replaced(v) &&
            (v->meta.role == DOMAIN_INTERNAL) != (v->children > 0);
 }
 

@@ -37,6 +37,10 @@ static int judge(const struct dom_session *s, const struct domain_volume *v)
     if (v->children > 0)
         return dom_fail(EBUSY, "'vdisk-io volume merge' puts it into its parent, and has the child lie on that",
                         "volume %s has a child: only a volume that none lies on is deleted", v->uuid);
+    if (dom_is_merged(v))
+        return dom_fail(EBUSY, "'vdisk-io volume merge' ends it",
+                        "a merge of volume %s into its parent was ended early: the parent alone is no longer what "
+                        "it was", v->uuid);
     if (dom_is_foreign(s->image, v))
         return dom_fail(EBUSY, "delete the image that it is of", "volume %s is the template of image %s", v->uuid,
                         v->meta.image);

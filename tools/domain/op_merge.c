@@ -2,10 +2,11 @@
 /*
  * A volume into its parent (cold): the parent (base) has all of it, then it goes.
  *
- * Works: the base grows, takes what the volume has, and counts a generation; where the volume has a child it is
- * marked as merged, and the child gets the base as its parent, first in its header; then the volume is unpublished
- * and removed. Fails, or killed: the image reads as before. Until the child's header is another one the same call
- * does all of it again; from then on the next operation ends it (mend.c).
+ * Works: the volume is marked as merged; the base grows, takes what the volume has, and counts a generation;
+ * where the volume has a child that gets the base as its parent, first in its header; then the volume is
+ * unpublished and removed. Fails, or killed: the image reads as before; the mark stays, as the base alone is no
+ * longer what it was: the volume is not deleted. Until the child's header is another one the same call does all of
+ * it again; from then on the next operation ends it (mend.c).
  *
  * Invariants:
  *  1. Sizes are those of the volumes; what metadata says of them is mended before.
@@ -117,6 +118,25 @@ static int see_that_none_is_used(const struct merge *m)
 
 /* ---- the base ------------------------------------------------------------------------------------------- */
 
+/*
+ * So that the base, which gets what the volume has, is not taken for what it was; and that a child whose header
+ * names the base, and its metadata the volume, is known for what it is.
+ */
+static int mark(struct merge *m)
+{
+    char text[TEXT_VOLUME_MAX + 1];
+    size_t len;
+    int rc = dom_format_meta(m->domain, &m->top->meta, text, &len);
+
+    if (rc == 0)
+        rc = m->domain->kind->set_intent(m->domain, m->image, m->top->uuid, text, len);
+    if (rc == 0)
+        rc = m->domain->kind->sync(m->domain, m->image);
+    if (rc == 0)
+        dom_step("merge: volume is marked");
+    return rc;
+}
+
 static int grow_base(struct merge *m)
 {
     struct domain_meta meta = m->base->meta;
@@ -175,29 +195,11 @@ static int set_header(struct merge *m)
     return rc == 0 ? dom_run_job(m->domain, job) : rc;
 }
 
-/* So that a child whose header names the base, and its metadata the volume, is known for what it is. */
-static int mark(struct merge *m)
-{
-    char text[TEXT_VOLUME_MAX + 1];
-    size_t len;
-    int rc = dom_format_meta(m->domain, &m->top->meta, text, &len);
-
-    if (rc == 0)
-        rc = m->domain->kind->set_intent(m->domain, m->image, m->top->uuid, text, len);
-    if (rc == 0)
-        rc = m->domain->kind->sync(m->domain, m->image);
-    if (rc == 0)
-        dom_step("merge: volume is marked");
-    return rc;
-}
-
 static int move_child(struct merge *m)
 {
     struct domain_meta meta = m->child->meta;
-    int rc = mark(m);
+    int rc = set_header(m);
 
-    if (rc == 0)
-        rc = set_header(m);
     if (rc < 0)
         return rc;
     dom_step("merge: child's header names the base");
@@ -238,6 +240,8 @@ static int merge(struct merge *m)
         rc = domain_volume_path(m->domain, m->image, m->base->uuid, &m->base_path);
     if (rc == 0 && m->child != NULL)
         rc = domain_volume_path(m->domain, m->image, m->child->uuid, &m->child_path);
+    if (rc == 0)
+        rc = mark(m);
     if (rc == 0)
         rc = grow_base(m);
     if (rc == 0)
