@@ -191,5 +191,42 @@ def test_merge_that_has_not_ended():
         judged(path)
 
 
+def modes_of(path):
+    """Of all that is in the domain: mode and owner; and of it itself."""
+    found = {}
+    for file in [pathlib.Path(path), *pathlib.Path(path).rglob("*")]:
+        st = file.stat()
+        found[str(file)] = (st.st_mode & 0o7777, st.st_uid, st.st_gid)
+    return found
+
+
+def test_owners():
+    """Whatever the umask is; and what root makes is his who has the domain."""
+    owner = (36, 36) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
+    if os.geteuid() != 0:
+        print("not root: that files get the owner of their domain is not tried")
+    os.makedirs("owned")
+    os.chown("owned", *owner)
+    mask = os.umask(0o077)
+    for kind in ("localfs", "nfs"):
+        uuid = works("domain", "create", "--type", kind, "--domain-version", "4", "owned").stdout.strip()
+        path = f"owned/{uuid}"
+        image, (_, _, top) = chain(path)
+        works("volume", "merge", f"{path}/{image}/{top}")
+        template, _ = volume("create", "-f", "qcow2", path, "1M")
+        works("volume", "update", f"{path}/{template}", "--shared")
+        works("image", "clone", f"{path}/{template}")
+        works("volume", "resize", f"{path}/{image}", "4M")
+        works("volume", "update", f"{path}/{image}", "--description", "x")
+        _, top = volume("snapshot", f"{path}/{image}")
+        kill("merge: base has the data", "volume", "merge", f"{path}/{image}/{top}")
+        works("domain", "upgrade", path)
+        for name, (mode, *who) in modes_of(path).items():
+            wish = 0o755 if os.path.isdir(name) else \
+                0o644 if name.endswith((".meta", ".intent", "/metadata")) else 0o660
+            check(f"{name} has its mode and owner", mode == wish and tuple(who) == owner, f"{mode:o} {who}")
+    os.umask(mask)
+
+
 lib.main(test_names_of_data, test_small_child, test_sync_that_fails, test_lost_leaf, test_named_by_a_header,
-         test_last_sequence, test_merge_that_has_not_ended)
+         test_last_sequence, test_merge_that_has_not_ended, test_owners)

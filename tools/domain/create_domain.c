@@ -17,7 +17,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "tools/domain/kind.h"
+#include "tools/domain/file_folder.h"
 
 enum { MAILBOX = 16 << 20, BLOCK_LEAST = 512, BLOCK_MOST = 4096 };
 
@@ -39,9 +39,16 @@ struct making {
 static int make_folder(const struct making *m, const char *name)
 {
     char path[PATH_MAX];
+    int fd, rc;
 
     snprintf(path, sizeof path, "%s%s%s", m->path, name[0] != '\0' ? "/" : "", name);
-    return mkdir(path, 0775) == 0 ? 0 : dom_fail_file(errno, path, "making the folder");
+    if (mkdir(path, FILE_MODE_FOLDER) != 0)
+        return dom_fail_file(errno, path, "making the folder");
+    fd = open(path, FILE_FOLDER);
+    rc = fd < 0 ? -errno : file_own(fd, m->o->path, FILE_MODE_FOLDER);
+    if (fd >= 0)
+        close(fd);
+    return rc == 0 ? 0 : dom_fail_file(rc, path, "giving it its owner");
 }
 
 static int make_file(const struct making *m, const char *name, const void *data, size_t len, off_t size,
@@ -54,8 +61,8 @@ static int make_file(const struct making *m, const char *name, const void *data,
     fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
     if (fd < 0)
         return dom_fail_file(errno, path, "making it");
-    if ((len > 0 && write(fd, data, len) != (ssize_t)len) || (size > 0 && ftruncate(fd, size) != 0) ||
-        (mode == 0660 && fchmod(fd, mode) != 0) || fsync(fd) != 0)
+    if (file_own(fd, m->o->path, mode) < 0 || (len > 0 && write(fd, data, len) != (ssize_t)len) ||
+        (size > 0 && ftruncate(fd, size) != 0) || fsync(fd) != 0)
         rc = dom_fail_file(errno != 0 ? errno : EIO, path, "writing it");
     close(fd);
     return rc;
@@ -175,7 +182,7 @@ static int write_metadata(const struct making *m)
         rc = dom_fail(ENOMEM, NULL, "out of memory");
     text_domain_free(&md);
     if (rc == 0)
-        rc = make_file(m, "metadata", text, len, 0, 0644);
+        rc = make_file(m, "metadata", text, len, 0, FILE_MODE_TEXT);
     free(text);
     return rc;
 }
@@ -199,7 +206,7 @@ static int write_xleases(const struct making *m)
     }
     text_xleases(m->uuid, (uint64_t)time(NULL), index);
     memcpy(file + (1 << 20), index, TEXT_XLEASES_SIZE);
-    rc = make_file(m, "xleases", file, (1 << 20) + TEXT_XLEASES_SIZE, 2 << 20, 0660);
+    rc = make_file(m, "xleases", file, (1 << 20) + TEXT_XLEASES_SIZE, 2 << 20, FILE_MODE_DATA);
     free(file);
     free(index);
     return rc;
@@ -222,13 +229,13 @@ static int make_parts(struct making *m)
     if (rc == 0)
         rc = make_folder(m, "dom_md");
     if (rc == 0)
-        rc = make_file(m, "ids", NULL, 0, 0, 0660);
+        rc = make_file(m, "ids", NULL, 0, 0, FILE_MODE_DATA);
     if (rc == 0)
-        rc = make_file(m, "leases", NULL, 0, 0, 0660);
+        rc = make_file(m, "leases", NULL, 0, 0, FILE_MODE_DATA);
     if (rc == 0)
-        rc = make_file(m, "inbox", NULL, 0, MAILBOX, 0660);
+        rc = make_file(m, "inbox", NULL, 0, MAILBOX, FILE_MODE_DATA);
     if (rc == 0)
-        rc = make_file(m, "outbox", NULL, 0, MAILBOX, 0660);
+        rc = make_file(m, "outbox", NULL, 0, MAILBOX, FILE_MODE_DATA);
     if (rc == 0)
         rc = write_xleases(m);
     if (rc == 0)

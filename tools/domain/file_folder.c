@@ -46,6 +46,21 @@ int file_open_folder(const struct domain *d, const char *image)
     return dom_fail(err, NULL, "%s/images/%s: opening the folder: %s", d->path, image, strerror(err));
 }
 
+int file_own(int fd, const char *like, mode_t mode)
+{
+    struct stat st, of;
+
+    if (fchmod(fd, mode) != 0)
+        return -errno;
+    if (geteuid() != 0)
+        return 0;
+    if (stat(like, &of) != 0 || fstat(fd, &st) != 0)
+        return -errno;
+    if ((st.st_uid == of.st_uid && st.st_gid == of.st_gid) || fchown(fd, of.st_uid, of.st_gid) == 0)
+        return 0;
+    return errno == EPERM || errno == EINVAL || errno == EOPNOTSUPP ? 0 : -errno;
+}
+
 const char *file_name(char buf[FILE_NAME], const char *volume, const char *suffix)
 {
     snprintf(buf, FILE_NAME, "%.36s%s", volume, suffix);

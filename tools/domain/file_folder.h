@@ -7,6 +7,7 @@
 #define TOOLS_DOMAIN_FILE_FOLDER_H
 
 #include <fcntl.h>
+#include <sys/types.h>
 
 #include "tools/domain/kind.h"
 
@@ -17,11 +18,19 @@
 
 enum { FILE_FOLDER = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC, FILE_NAME = DOMAIN_UUID + 16 };
 
+enum { FILE_MODE_DATA = 0660, FILE_MODE_TEXT = 0644, FILE_MODE_FOLDER = 0755 };
+
 int file_no_memory(void);
 
 /* A descriptor of the folder of all images, or of one: -ENOENT: there is none; -ENOTDIR: it is something else. */
 int file_open_images(const struct domain *d);
 int file_open_folder(const struct domain *d, const char *image);
+
+/*
+ * What was made has this mode, whatever the umask is, and, where root has made it, the owner of `like`, a path: as
+ * Vdsm, who is not root, is to use it. -errno, without text. Storage that has owners of its own keeps those.
+ */
+int file_own(int fd, const char *like, mode_t mode);
 
 /* The name of a file of a volume; returns `buf`. */
 const char *file_name(char buf[FILE_NAME], const char *volume, const char *suffix);

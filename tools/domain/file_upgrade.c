@@ -44,9 +44,9 @@ static int replace(const struct domain *d, const char *name, const void *data, s
     snprintf(beside, sizeof beside, "%.32s.new", name);
     unlinkat(folder, beside, 0);
     fd = openat(folder, beside, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
-    rc = fd < 0 ? -errno : fill(fd, data, len, at, size);
-    if (rc == 0 && fchmod(fd, mode) != 0)
-        rc = -errno;
+    rc = fd < 0 ? -errno : file_own(fd, d->path, mode);
+    if (rc == 0)
+        rc = fill(fd, data, len, at, size);
     if (fd >= 0)
         close(fd);
     if (rc == 0 && (renameat(folder, beside, folder, name) != 0 || (fsync(folder) != 0 && errno != EINVAL)))
@@ -59,7 +59,7 @@ static int replace(const struct domain *d, const char *name, const void *data, s
 
 int file_write_domain(struct domain *d, const char *text, size_t len)
 {
-    return replace(d, "metadata", text, len, 0, 0, 0644);
+    return replace(d, "metadata", text, len, 0, 0, FILE_MODE_TEXT);
 }
 
 /* By a file without a name, so that nothing is left. Where there is none: NFS, whose blocks have 512 bytes. */
@@ -87,7 +87,7 @@ static int make_xleases(struct domain *d)
     if (index == NULL)
         return file_no_memory();
     text_xleases(d->uuid, (uint64_t)time(NULL), index);
-    rc = replace(d, "xleases", index, TEXT_XLEASES_SIZE, XLEASES_AT, XLEASES_END, 0660);
+    rc = replace(d, "xleases", index, TEXT_XLEASES_SIZE, XLEASES_AT, XLEASES_END, FILE_MODE_DATA);
     free(index);
     return rc;
 }
@@ -137,8 +137,10 @@ int file_write_shared(struct domain *d, const char *image, const char *volume, c
     if (r.folder < 0)
         return r.folder;
     unlinkat(r.folder, file_name(draft, volume, FILE_DRAFT), 0);
-    fd = openat(r.folder, draft, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
-    rc = fd < 0 ? -errno : fill(fd, text, len, 0, 0);
+    fd = openat(r.folder, draft, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, FILE_MODE_TEXT);
+    rc = fd < 0 ? -errno : file_own(fd, d->path, FILE_MODE_TEXT);
+    if (rc == 0)
+        rc = fill(fd, text, len, 0, 0);
     if (fd >= 0)
         close(fd);
     if (rc == 0 && fstatat(r.folder, volume, &r.st, AT_SYMLINK_NOFOLLOW) != 0)

@@ -347,13 +347,26 @@ static int file_list_volumes(struct domain *d, const char *image, struct dom_ent
     return 0;
 }
 
+static int own_folder(struct domain *d, const char *image)
+{
+    int folder = file_open_folder(d, image), rc;
+
+    if (folder < 0)
+        return folder;
+    rc = file_own(folder, d->path, FILE_MODE_FOLDER);
+    close(folder);
+    return rc == 0 ? 0 : file_fail(d, image, "", rc, "giving it its owner");
+}
+
 static int file_make_image(struct domain *d, const char *image)
 {
     int images = file_open_images(d), rc = 0;
 
     if (images < 0)
         return images;
-    if (mkdirat(images, image, 0775) != 0 && errno != EEXIST)
+    if (mkdirat(images, image, FILE_MODE_FOLDER) == 0)
+        rc = own_folder(d, image);
+    else if (errno != EEXIST)
         rc = file_fail(d, image, "", errno, "making the folder");
     close(images);
     return rc;
@@ -465,8 +478,10 @@ static int write_file(struct domain *d, const char *image, const char *volume, c
     if (folder < 0)
         return folder;
     unlinkat(folder, file_name(name, volume, suffix), 0);
-    fd = openat(folder, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
-    rc = fd < 0 ? -errno : write_all(fd, text, len, true);
+    fd = openat(folder, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, FILE_MODE_TEXT);
+    rc = fd < 0 ? -errno : file_own(fd, d->path, FILE_MODE_TEXT);
+    if (rc == 0)
+        rc = write_all(fd, text, len, true);
     if (fd >= 0 && close(fd) != 0 && rc == 0)
         rc = -errno;
     if (rc < 0) {
@@ -543,14 +558,15 @@ static int file_open_data(struct domain *d, const char *image, const char *volum
 
 static int file_make_data(struct domain *d, const char *image, const char *volume, uint64_t size)
 {
-    int folder = file_open_folder(d, image), fd, rc = 0;
+    int folder = file_open_folder(d, image), fd, rc;
 
     (void)size; /* files grow */
     if (folder < 0)
         return folder;
-    fd = openat(folder, volume, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0660);
-    if (fd < 0 || fchmod(fd, 0660) != 0)
-        rc = file_fail(d, image, volume, errno, "making it");
+    fd = openat(folder, volume, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, FILE_MODE_DATA);
+    rc = fd < 0 ? -errno : file_own(fd, d->path, FILE_MODE_DATA);
+    if (rc < 0)
+        rc = file_fail(d, image, volume, rc, "making it");
     if (fd >= 0)
         close(fd);
     close(folder);
