@@ -228,5 +228,26 @@ def test_owners():
     os.umask(mask)
 
 
+def pad(path, image, name, size=512):
+    """Metadata of so many bytes, by a key that nobody knows."""
+    text = meta_of(path, image, name)
+    assert len(text) + len("ZZZ=\n") <= size
+    file_of(path, image, name, ".meta").write_text(
+        text.replace("EOF\n", f"ZZZ={'z' * (size - len(text) - len('ZZZ=') - 1)}\nEOF\n"))
+    check("it has so many bytes", len(meta_of(path, image, name)) == size)
+
+
+def test_full_metadata():
+    """What has no room in metadata is known before anything is changed."""
+    path = make("full")
+    image, (base, top) = chain(path, length=2)
+    works("volume", "resize", f"{path}/{image}", "64M") # a digit more
+    pad(path, image, base)
+    dry = ("volume", "merge", "--dry-run", f"{path}/{image}/{top}")
+    untouched("full", path, dry, ("volume", "merge", f"{path}/{image}/{top}"))
+    refused("at most 512 bytes", *dry)
+    refused("at most 512 bytes", "volume", "merge", f"{path}/{image}/{top}")
+
+
 lib.main(test_names_of_data, test_small_child, test_sync_that_fails, test_lost_leaf, test_named_by_a_header,
-         test_last_sequence, test_merge_that_has_not_ended, test_owners)
+         test_last_sequence, test_merge_that_has_not_ended, test_owners, test_full_metadata)

@@ -116,6 +116,24 @@ static int see_that_none_is_used(const struct merge *m)
     return rc < 0 ? dom_error_give(&error) : 0;
 }
 
+/* All that will be written of the base and of the child is to have room, before anything is. */
+static int judge_texts(const struct merge *m)
+{
+    struct domain_meta base = m->base->meta;
+    char text[TEXT_VOLUME_MAX + 1];
+    size_t len;
+    int rc;
+
+    base.capacity = m->top->meta.capacity > base.capacity ? m->top->meta.capacity : base.capacity;
+    rc = dom_format_meta(m->domain, &base, text, &len);
+    base.generation = (base.generation + 1) % DOMAIN_GENERATIONS;
+    if (rc == 0)
+        rc = dom_format_meta(m->domain, &base, text, &len);
+    if (rc == 0 && m->child != NULL)
+        rc = dom_format_meta(m->domain, &m->child->meta, text, &len);
+    return rc == 0 ? dom_format_meta(m->domain, &m->top->meta, text, &len) : rc;
+}
+
 /* ---- the base ------------------------------------------------------------------------------------------- */
 
 /*
@@ -270,6 +288,8 @@ int domain_volume_merge(struct domain *d, const char *image, const char *volume,
         rc = see_that_none_is_used(&m);
     if (rc == 0)
         rc = match_sizes(&m);
+    if (rc == 0)
+        rc = judge_texts(&m);
     if (rc == 0 && !o->dry_run)
         rc = merge(&m);
     dom_error_keep(&error, rc);
