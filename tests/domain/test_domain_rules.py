@@ -249,5 +249,26 @@ def test_full_metadata():
     refused("at most 512 bytes", "volume", "merge", f"{path}/{image}/{top}")
 
 
+def test_illegal_below():
+    """What lies on an ILLEGAL volume is not used."""
+    path = make("illegal")
+    for word in ("ILLEGAL", "FAKE"):
+        image, (base, _, top) = chain(path, "qcow2")
+        set_meta(path, image, base, "LEGALITY=LEGAL", f"LEGALITY={word}")
+        at = f"{path}/{image}"
+        refused(f"which is {word}", "checksum", f"volume:{at}", code=2)
+        for arguments in (("info", f"volume:{at}"), ("volume", "snapshot", at), ("image", "copy", at, path),
+                          ("volume", "resize", at, "4M"), ("volume", "merge", f"{at}/{top}")):
+            refused(f"which is {word}", *arguments)
+        works("image", "delete", at)
+        image, name = volume("create", "-f", "qcow2", path, "1M")
+        works("volume", "update", f"{path}/{image}", "--shared")
+        clone, _ = works("image", "clone", f"{path}/{image}").stdout.strip().split("/")
+        set_meta(path, image, name, "LEGALITY=LEGAL", f"LEGALITY={word}")
+        refused(f"which is {word}", "info", f"volume:{path}/{clone}")
+        works("image", "delete", f"{path}/{clone}")
+
+
 lib.main(test_names_of_data, test_small_child, test_sync_that_fails, test_lost_leaf, test_named_by_a_header,
-         test_last_sequence, test_merge_that_has_not_ended, test_owners, test_full_metadata)
+         test_last_sequence, test_merge_that_has_not_ended, test_owners, test_full_metadata,
+         test_illegal_below)

@@ -297,10 +297,14 @@ static int check_layer(struct domain *d, const char *image, const struct domain_
 
 int dom_check_chain(struct domain *d, const char *image, const struct domain_volume *v)
 {
+    const struct domain_volume *top = v;
     int rc = 0;
 
     for (; rc == 0 && v != NULL; v = v->parent) {
-        if (v->odd)
+        if (v != top && v->meta.legality != DOMAIN_LEGAL)
+            rc = dom_fail(EACCES, NULL, "volume %s lies on %s, which is %s: only volumes that are LEGAL are used",
+                          top->uuid, v->uuid, domain_legality_name(v->meta.legality));
+        else if (v->odd)
             rc = dom_fail(EBADMSG, NULL, "image %s: volume %s, or what is beside it, is no regular file", image,
                           v->uuid);
         else

@@ -248,7 +248,8 @@ int dom_read_header(struct domain *d, const char *image, const struct domain_vol
 
 /*
  * Do the headers of a volume, and of all below it, say the same as their metadata? So no name is followed that the
- * domain does not know, and nothing that a guest wrote is taken for a header. -EBADMSG, -ENOENT.
+ * domain does not know, and nothing that a guest wrote is taken for a header. And are those below LEGAL?
+ * -EBADMSG, -ENOENT, -EACCES.
  */
 int dom_check_chain(struct domain *d, const char *image, const struct domain_volume *v);
 
