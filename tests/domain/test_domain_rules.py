@@ -269,6 +269,21 @@ def test_illegal_below():
         works("image", "delete", f"{path}/{clone}")
 
 
+def test_upgrade_without_room():
+    """Metadata of version 4, full, and without a generation."""
+    os.makedirs("old")
+    path = f"old/{works('domain', 'create', '--domain-version', '4', 'old').stdout.strip()}"
+    image, name = volume("create", path, "1M", "--description", "d" * 40)
+    set_meta(path, image, name, "GEN=0\n", "")
+    pad(path, image, name)
+    before = lib.snapshot_of(path)
+    refused("has no room for what version 5 adds", "domain", "upgrade", path)
+    check("nothing has changed", lib.snapshot_of(path) == before)
+    works("volume", "update", f"{path}/{image}", "--description", "d")
+    works("domain", "upgrade", path)
+    works("volume", "prepare", f"{path}/{image}")
+
+
 lib.main(test_names_of_data, test_small_child, test_sync_that_fails, test_lost_leaf, test_named_by_a_header,
          test_last_sequence, test_merge_that_has_not_ended, test_owners, test_full_metadata,
-         test_illegal_below)
+         test_illegal_below, test_upgrade_without_room)

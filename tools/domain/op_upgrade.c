@@ -6,7 +6,7 @@
  * version reads it; then the domain's metadata says 5; then the old keys go. Fails, or killed: the domain is of
  * either version, and whole; the same call goes on. Volumes stay as they are: qcow2 of version 2, too.
  *
- * Invariant: 1. before anything is changed, all metadata in the domain could be read.
+ * Invariant: 1. before anything is changed, all metadata in the domain could be read, and has room for version 5.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -49,6 +49,29 @@ static int visit(struct domain *d, visit_fn *fn)
     return rc < 0 ? dom_error_give(&error) : 0;
 }
 
+static struct domain_meta upgraded(const struct domain_meta *meta)
+{
+    struct domain_meta m = *meta;
+
+    m.has_capacity = m.has_sequence = true;
+    m.has_size = m.has_mtime = false;
+    return m;
+}
+
+/* Keys that it did not have may have no room. (1) */
+static int judge_text(struct domain *d, const struct domain_image *image, const struct domain_volume *v)
+{
+    struct domain_meta meta = upgraded(&v->meta);
+    char text[TEXT_VOLUME_MAX + 1];
+    size_t len;
+
+    if (dom_format_meta(d, &meta, text, &len) == 0)
+        return 0;
+    return dom_fail(EOVERFLOW, "make the description shorter, by 'vdisk-io volume update'",
+                    "%s: image %s: the metadata of volume %s has no room for what version 5 adds", d->path,
+                    image->uuid, v->uuid);
+}
+
 /* (1) */
 static int judge_volume(struct domain *d, const struct domain_image *image, struct domain_volume *v)
 {
@@ -61,7 +84,7 @@ static int judge_volume(struct domain *d, const struct domain_image *image, stru
                         "%s: image %s: volume %s has no metadata", d->path, image->uuid, v->uuid);
     if (!v->has_data)
         return dom_fail(EBADMSG, NULL, "%s: image %s: volume %s has no data", d->path, image->uuid, v->uuid);
-    return 0;
+    return judge_text(d, image, v);
 }
 
 static int write_one(struct domain *d, const struct domain_image *image, struct domain_volume *v,
@@ -94,13 +117,11 @@ static int add_keys(struct domain *d, const struct domain_image *image, struct d
 
 static int drop_keys(struct domain *d, const struct domain_image *image, struct domain_volume *v)
 {
-    struct domain_meta meta = v->meta;
+    struct domain_meta meta = upgraded(&v->meta);
     int rc;
 
-    if (meta.has_capacity && meta.has_sequence && !meta.has_size && !meta.has_mtime)
+    if (v->meta.has_capacity && v->meta.has_sequence && !v->meta.has_size && !v->meta.has_mtime)
         return 0;
-    meta.has_capacity = meta.has_sequence = true;
-    meta.has_size = meta.has_mtime = false;
     rc = write_one(d, image, v, &meta);
     if (rc == 0)
         rc = d->kind->sync(d, image->uuid);
