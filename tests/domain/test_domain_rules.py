@@ -284,6 +284,21 @@ def test_upgrade_without_room():
     works("volume", "prepare", f"{path}/{image}")
 
 
+def test_name_that_two_want():
+    """Two images at a time, each with a lock of its own."""
+    path = make("names")
+    child = subprocess.Popen([STEP_TOOL, "volume", "create", f"{path}/{NEW}", "1M", "--uuid", OTHER],
+                             env={**os.environ, "VDISK_TEST_STOP": "create: template is shared"},
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    os.waitpid(child.pid, os.WUNTRACED)
+    image, _ = volume("create", path, "1M", "--uuid", OTHER)
+    os.kill(child.pid, signal.SIGCONT)
+    said, err = child.communicate()
+    check("one has it", child.returncode == 1 and said == "" and f"image {image} has a volume" in err, err)
+    check("and the other is not there", os.listdir(f"{path}/images") == [image])
+    judged(path)
+
+
 lib.main(test_names_of_data, test_small_child, test_sync_that_fails, test_lost_leaf, test_named_by_a_header,
          test_last_sequence, test_merge_that_has_not_ended, test_owners, test_full_metadata,
-         test_illegal_below, test_upgrade_without_room)
+         test_illegal_below, test_upgrade_without_room, test_name_that_two_want)

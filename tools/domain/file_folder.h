@@ -52,6 +52,6 @@ int file_write_shared(struct domain *d, const char *image, const char *volume, c
 int file_share(struct domain *d, const char *image, const char *volume, const char *to_image);
 int file_unshare(struct domain *d, const char *image, const char *volume);
 int file_count_shares(struct domain *d, const char *image, const char *volume, bool published, unsigned *ret);
-int file_find_volume(struct domain *d, const char *volume, char ret_image[DOMAIN_UUID]);
+int file_find_volume(struct domain *d, const char *volume, const char *except, char ret_image[DOMAIN_UUID]);
 
 #endif

@@ -112,7 +112,7 @@ int file_count_shares(struct domain *d, const char *image, const char *volume, b
 }
 
 struct search {
-    const char *volume;
+    const char *volume, *except;
     char       *image;
 };
 
@@ -123,7 +123,7 @@ static int look_for(void *arg, int folder, const char *image)
     char name[FILE_NAME];
     struct stat st;
 
-    for (size_t i = 0; i < sizeof suffixes / sizeof suffixes[0]; i++) {
+    for (size_t i = 0; strcmp(image, s->except) != 0 && i < sizeof suffixes / sizeof suffixes[0]; i++) {
         if (fstatat(folder, file_name(name, s->volume, suffixes[i]), &st, AT_SYMLINK_NOFOLLOW) == 0) {
             snprintf(s->image, DOMAIN_UUID, "%s", image);
             return 1;
@@ -132,9 +132,9 @@ static int look_for(void *arg, int folder, const char *image)
     return 0;
 }
 
-int file_find_volume(struct domain *d, const char *volume, char ret_image[DOMAIN_UUID])
+int file_find_volume(struct domain *d, const char *volume, const char *except, char ret_image[DOMAIN_UUID])
 {
-    struct search s = {volume, ret_image};
+    struct search s = {volume, except, ret_image};
 
     ret_image[0] = '\0';
     int rc = file_visit(d, look_for, &s);

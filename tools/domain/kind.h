@@ -105,8 +105,8 @@ struct dom_kind {
     /* How many other images have this very volume; `published`: and its metadata. */
     int (*count_shares)(struct domain *d, const char *image, const char *volume, bool published, unsigned *ret);
 
-    /* An image that has something of that name; "": there is none. */
-    int (*find_volume)(struct domain *d, const char *volume, char ret_image[DOMAIN_UUID]);
+    /* An image, not `except`, that has something of that name; "": there is none. */
+    int (*find_volume)(struct domain *d, const char *volume, const char *except, char ret_image[DOMAIN_UUID]);
 
     /* Space for so many bytes, without a change of what the volume is. -ENOTSUP: it cannot be had. */
     int (*reserve)(struct domain *d, const char *image, const char *volume, uint64_t bytes);

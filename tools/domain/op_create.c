@@ -7,7 +7,10 @@
  * parent's role, and last the volume is published.
  * Fails, or killed: it is unpublished, and gone with the next operation on the image.
  *
- * Invariant: 1. the data of a volume goes only while it is unpublished.
+ * Invariants:
+ *  1. The data of a volume goes only while it is unpublished.
+ *  2. Of several, in as many images, that want one name at a time at most one gets it: each looks for it after its
+ *     own is there.
  */
 #include <assert.h>
 #include <errno.h>
@@ -247,22 +250,28 @@ static void fill_meta(struct creation *c)
     memcpy(m->parent, c->o->parent != NULL ? c->below : DOMAIN_BLANK, DOMAIN_UUID);
 }
 
-static int choose_name(struct creation *c)
+static int judge_name(const struct creation *c, const char *uuid, const char *except)
 {
     char image[DOMAIN_UUID];
+    int rc = c->domain->kind->find_volume(c->domain, uuid, except, image);
+
+    if (rc == 0 && image[0] != '\0')
+        rc = dom_fail(EEXIST, NULL, "image %s has a volume %s, or data of that name", image, uuid);
+    return rc;
+}
+
+static int choose_name(struct creation *c)
+{
     int rc;
 
     if (c->o->uuid == NULL)
         return domain_make_uuid(c->uuid);
     rc = dom_check_uuid("volume", c->o->uuid);
     if (rc == 0)
-        rc = c->domain->kind->find_volume(c->domain, c->o->uuid, image);
-    if (rc < 0)
-        return rc;
-    if (image[0] != '\0')
-        return dom_fail(EEXIST, NULL, "image %s has a volume %s, or data of that name", image, c->o->uuid);
-    memcpy(c->uuid, c->o->uuid, DOMAIN_UUID);
-    return 0;
+        rc = judge_name(c, c->o->uuid, "");
+    if (rc == 0)
+        memcpy(c->uuid, c->o->uuid, DOMAIN_UUID);
+    return rc;
 }
 
 /* An order of volumes: what has no number after the largest is not made. */
@@ -407,6 +416,9 @@ static int make_volume(struct creation *c, const char *meta, size_t len)
 
     if (rc == 0) {
         dom_step("create: metadata is noted");
+        rc = judge_name(c, c->uuid, c->image); /* (2) */
+    }
+    if (rc == 0) {
         rc = kind->make_data(c->domain, c->image, c->uuid, c->asked);
     }
     if (rc == 0) {
