@@ -299,6 +299,16 @@ def test_name_that_two_want():
     judged(path)
 
 
+def test_template_with_a_parent():
+    path = make("template")
+    image, (_, top) = chain(path, "qcow2", 2)
+    set_meta(path, image, top, "VOLTYPE=LEAF", "VOLTYPE=SHARED")
+    r = find(path, "--repair")
+    check("check tells", r.returncode == 2 and "is a template (SHARED), and has a parent" in r.stdout, r.stdout)
+    untouched("template", path, ("image", "clone", f"{path}/{image}"))
+    refused("and has a parent itself", "image", "clone", f"{path}/{image}")
+
+
 lib.main(test_names_of_data, test_small_child, test_sync_that_fails, test_lost_leaf, test_named_by_a_header,
          test_last_sequence, test_merge_that_has_not_ended, test_owners, test_full_metadata,
-         test_illegal_below, test_upgrade_without_room, test_name_that_two_want)
+         test_illegal_below, test_upgrade_without_room, test_name_that_two_want, test_template_with_a_parent)

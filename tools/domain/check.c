@@ -50,6 +50,10 @@ static void check_links(struct check *c, const struct domain_image *image, const
     if (m->format == DOMAIN_RAW && strcmp(m->parent, DOMAIN_BLANK) != 0)
         dom_tell(&c->mend, VDISK_FOUND_CORRUPTION, "image %s: volume %s is raw, and has a parent", image->uuid,
                  v->uuid);
+    if (m->role == DOMAIN_SHARED && strcmp(m->parent, DOMAIN_BLANK) != 0)
+        dom_tell(&c->mend, VDISK_FOUND_CORRUPTION,
+                 "image %s: volume %s is a template (SHARED), and has a parent, which is not shared with it",
+                 image->uuid, v->uuid);
     if (m->role != DOMAIN_SHARED && v->links > 1)
         dom_tell(&c->mend, VDISK_FOUND_CORRUPTION,
                  "image %s: the data of volume %s has %u names, and it is no template: who writes by one changes "

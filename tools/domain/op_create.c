@@ -87,6 +87,8 @@ static int judge_parent(const struct creation *c, const char *uuid)
     if (c->shares && p->role != DOMAIN_SHARED)
         return refuse("the parent %s is of another image, and %s: only a SHARED volume (a template) is shared",
                       uuid, domain_role_name(p->role));
+    if (c->shares && strcmp(p->parent, DOMAIN_BLANK) != 0)
+        return refuse("the parent %s is a template, and has a parent itself: it is not shared without that", uuid);
     if (!c->shares && p->role == DOMAIN_SHARED && strcmp(p->image, c->image) == 0)
         return refuse("the parent %s is a template: what lies on it is of another image", uuid);
     return 0;
