@@ -7,6 +7,7 @@ usage: test_domain_rules.py VDISK_IO STEP_TOOL
 """
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -309,6 +310,23 @@ def test_template_with_a_parent():
     refused("and has a parent itself", "image", "clone", f"{path}/{image}")
 
 
+def test_upgrade_of_an_orphan():
+    """A template whose only names are in images that lie on it."""
+    os.makedirs("orphan")
+    path = f"orphan/{works('domain', 'create', '--domain-version', '4', 'orphan').stdout.strip()}"
+    image, name = volume("create", "-f", "qcow2", path, "1M")
+    works("volume", "update", f"{path}/{image}", "--shared")
+    clones = [works("image", "clone", f"{path}/{image}").stdout.split("/")[0] for _ in range(2)]
+    shutil.rmtree(f"{path}/images/{image}")
+    works("domain", "upgrade", path)
+    for clone in clones:
+        check("its metadata is of version 5", "CAP=" in meta_of(path, clone, name) and "SIZE=" not in
+              meta_of(path, clone, name))
+    check("one file still", file_of(path, clones[0], name, ".meta").samefile(
+        file_of(path, clones[1], name, ".meta")))
+
+
 lib.main(test_names_of_data, test_small_child, test_sync_that_fails, test_lost_leaf, test_named_by_a_header,
          test_last_sequence, test_merge_that_has_not_ended, test_owners, test_full_metadata,
-         test_illegal_below, test_upgrade_without_room, test_name_that_two_want, test_template_with_a_parent)
+         test_illegal_below, test_upgrade_without_room, test_name_that_two_want, test_template_with_a_parent,
+         test_upgrade_of_an_orphan)

@@ -22,12 +22,11 @@ static int visit_loaded(struct domain *d, const struct domain_image *image, visi
     int rc = 0;
 
     for (size_t i = 0; rc == 0 && i < image->count; i++)
-        if (!dom_is_foreign(image, &image->list[i]))
-            rc = fn(d, image, &image->list[i]);
+        rc = fn(d, image, &image->list[i]);
     return rc;
 }
 
-/* All volumes, each in the image that it is of. */
+/* All volumes; a template in each image that has it: the one that it is of need not be there. */
 static int visit(struct domain *d, visit_fn *fn)
 {
     struct domain_names names;
