@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -22,6 +23,14 @@ int fsync(int fd)
 {
     if (!broken)
         return (int)syscall(SYS_fsync, fd);
+    errno = EIO;
+    return -1;
+}
+
+int fchmod(int fd, mode_t mode)
+{
+    if (!broken)
+        return (int)syscall(SYS_fchmod, fd, mode);
     errno = EIO;
     return -1;
 }

@@ -68,6 +68,8 @@ def test_sync_that_fails():
         check(f"{arguments}: nothing is left", sorted(lib.snapshot_of(f"{path}/images")) == files)
         works("volume", "prepare", f"{path}/{image}")
         judged(path)
+    breaks("create: metadata is noted", "volume", "create", path, "1M") # the mode of its data
+    check("no data without metadata", sorted(lib.snapshot_of(f"{path}/images")) == files)
     check("it reads the same", checksum(path, image, top) == before)
 
 

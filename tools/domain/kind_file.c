@@ -567,6 +567,8 @@ static int file_make_data(struct domain *d, const char *image, const char *volum
     rc = fd < 0 ? -errno : file_own(fd, d->path, FILE_MODE_DATA);
     if (rc < 0)
         rc = file_fail(d, image, volume, rc, "making it");
+    if (rc < 0 && fd >= 0)
+        unlinkat(folder, volume, 0);
     if (fd >= 0)
         close(fd);
     close(folder);
