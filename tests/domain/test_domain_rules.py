@@ -250,6 +250,10 @@ def test_full_metadata():
     untouched("full", path, dry, ("volume", "merge", f"{path}/{image}/{top}"))
     refused("at most 512 bytes", *dry)
     refused("at most 512 bytes", "volume", "merge", f"{path}/{image}/{top}")
+    image, base = volume("create", path, "1M")
+    pad(path, image, base)
+    untouched("full", path, ("volume", "resize", f"{path}/{image}", "64M"))
+    refused("at most 512 bytes", "volume", "resize", f"{path}/{image}", "64M")
 
 
 def test_illegal_below():

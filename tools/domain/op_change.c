@@ -58,6 +58,8 @@ static int resize(struct dom_session *s, struct domain_volume *v, uint64_t capac
                   void *progress_arg)
 {
     struct domain_meta meta = v->meta;
+    char text[TEXT_VOLUME_MAX + 1];
+    size_t len;
     int rc;
 
     if (v->children > 0 || meta.role != DOMAIN_LEAF)
@@ -82,11 +84,13 @@ static int resize(struct dom_session *s, struct domain_volume *v, uint64_t capac
     if (capacity < meta.capacity)
         return dom_fail(EINVAL, NULL, "volume %s has %" PRIu64 " bytes: a volume is not made smaller", v->uuid,
                         meta.capacity);
-    rc = dom_grow_data(s->domain, s->image->uuid, v, capacity, progress, progress_arg);
+    meta.capacity = capacity;
+    rc = dom_format_meta(s->domain, &meta, text, &len);
+    if (rc == 0)
+        rc = dom_grow_data(s->domain, s->image->uuid, v, capacity, progress, progress_arg);
     if (rc < 0)
         return rc;
     dom_step("resize: volume is larger");
-    meta.capacity = capacity;
     rc = dom_write_meta(s->domain, s->image->uuid, v, &meta);
     if (rc == 0)
         dom_step("resize: capacity is noted");
