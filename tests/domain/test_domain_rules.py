@@ -332,7 +332,20 @@ def test_upgrade_of_an_orphan():
         file_of(path, clones[1], name, ".meta")))
 
 
+def test_upload_of_large_clusters():
+    """A small image of which each table takes a cluster."""
+    path = make("clusters")
+    works("create", "-q", "-f", "qcow2", "-o", "cluster_size=2M", "large", "1M")
+    works("io", "-f", "qcow2", "-c", "write -P 3 0 1M", "large")
+    with open("large", "rb") as f:
+        r = subprocess.run([lib.TOOL, "volume", "upload", "-f", "qcow2", path, "1M"], stdin=f,
+                           capture_output=True, text=True, check=False)
+    check("it is uploaded", r.returncode == 0, r.stderr)
+    image = r.stdout.split("/")[0]
+    works("io", "-c", "read -P 3 0 1M", f"volume:{path}/{image}")
+
+
 lib.main(test_names_of_data, test_small_child, test_sync_that_fails, test_lost_leaf, test_named_by_a_header,
          test_last_sequence, test_merge_that_has_not_ended, test_owners, test_full_metadata,
          test_illegal_below, test_upgrade_without_room, test_name_that_two_want, test_template_with_a_parent,
-         test_upgrade_of_an_orphan)
+         test_upgrade_of_an_orphan, test_upload_of_large_clusters)

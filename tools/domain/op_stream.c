@@ -18,7 +18,7 @@
 #include "tools/arith.h"
 #include "tools/domain/kind.h"
 
-enum { PIECE = 1 << 20, SHA256_BYTES = 32 };
+enum { PIECE = 1 << 20, SHA256_BYTES = 32, LARGE_CLUSTERS = 32 << 20 /* what tables of 2 MiB each take */ };
 
 struct transfer {
     struct domain_stream              *stream;
@@ -217,7 +217,8 @@ static int fill(void *arg, const struct domain_new *n)
         return dom_fail_file(errno, n->path, "opening it");
     rc = begin(t);
     if (rc == 0) {
-        rc = move(t, t->stream->fd, fd, true, 2 * size.fully_allocated);
+        uint64_t tables = strcmp(n->format, "qcow2") == 0 ? LARGE_CLUSTERS : 0;
+        rc = move(t, t->stream->fd, fd, true, 2 * size.fully_allocated + tables);
         end(t);
     }
     close(fd);
