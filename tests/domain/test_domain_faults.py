@@ -485,7 +485,7 @@ def test_full_disk():
 def test_read_only():
     """A file system that is read-only is looked at."""
     path = make("readonly")
-    chain(path)
+    image, (_, mid, _) = chain(path)
     script = (f"mount --bind {path} {path} && mount -o remount,ro,bind {path} && "
               f"exec {lib.TOOL} domain check {path}")
     r = subprocess.run(["unshare", "-m", "sh", "-c", script], capture_output=True, text=True, check=False)
@@ -493,6 +493,9 @@ def test_read_only():
         print("no mounts here: not tried on a read-only file system")
         return
     check("check", r.returncode == 0 and "0 faults" in r.stdout, r.stdout + r.stderr)
+    script = script.replace(f"domain check {path}", f"volume merge --dry-run {path}/{image}/{mid}")
+    r = subprocess.run(["unshare", "-m", "sh", "-c", script], capture_output=True, text=True, check=False)
+    check("a dry run", r.returncode == 0, r.stdout + r.stderr)
 
 
 lib.main(test_stale_metadata, test_header_of_a_merge_without_mark, test_unreadable_metadata, test_named_intent,

@@ -227,7 +227,10 @@ static int open_claimed(const struct domain *d, const char *path, bool alone, vd
     if (alone)
         how.flags |= VDISK_OPEN_RDWR;
     rc = vdisk_open(path, &how, ret);
-
+    if (rc == -EROFS && alone) { /* nobody writes there: only looking is done */
+        how.flags &= ~(uint32_t)VDISK_OPEN_RDWR;
+        rc = vdisk_open(path, &how, ret);
+    }
     for (unsigned ms = 0; rc == -EAGAIN && dom_pause(d, &ms);)
         rc = vdisk_open(path, &how, ret);
     return rc;
