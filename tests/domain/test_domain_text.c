@@ -142,6 +142,16 @@ static void descriptions_are_cut(void **state)
     for (size_t i = 0; i < 255; i++)
         memcpy(meta.description + 2 * i, "\xc3\xa9", 3); /* 210 of them are too many bytes */
     assert_int_equal(text_volume_format(&meta, buf, &len), -EOVERFLOW);
+    memcpy(meta.description, "  a b  ", 8); /* what is written is what is read again */
+    assert_int_equal(text_volume_format(&meta, buf, &len), 0);
+    assert_non_null(strstr(buf, "\nDESCRIPTION=a b\n"));
+    memset(meta.description, 'd', 209);
+    memcpy(meta.description + 209, "  d", 4);
+    assert_int_equal(text_volume_format(&meta, buf, &len), 0);
+    assert_int_equal(strcspn(strstr(buf, "DESCRIPTION=") + 12, "\n"), 209);
+    memcpy(meta.description, "   ", 4);
+    assert_int_equal(text_volume_format(&meta, buf, &len), 0);
+    assert_non_null(strstr(buf, "\nDESCRIPTION=\n"));
     assert_true(text_is_line("caf\xc3\xa9"));
     assert_false(text_is_line("a\nb"));
     assert_false(text_is_line("\xff"));

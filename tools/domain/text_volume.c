@@ -39,6 +39,7 @@ static const char *const roles[] = {
 static const char *const legalities[] = {
     [DOMAIN_LEGAL] = "LEGAL", [DOMAIN_ILLEGAL] = "ILLEGAL", [DOMAIN_FAKE] = "FAKE",
 };
+static const char blanks[] = " \t\r\v\f";
 static const char *const disk_types[] = {
     "DATA", "ISOF", "MEMD", "MEMM", "OVFS", "HEVD", "HESD", "HEMD", "HECI", "SCRD", "2", "1",
 };
@@ -188,7 +189,6 @@ static int keep(struct parse *p, const char *key, const char *value)
 /* Blanks at both ends go, as in Python. Changes `text`. */
 static char *strip(char *text)
 {
-    static const char blanks[] = " \t\r\v\f";
     size_t len;
 
     text += strspn(text, blanks);
@@ -301,7 +301,7 @@ bool text_is_line(const char *text)
     return true;
 }
 
-/* How many bytes the description takes that is written. */
+/* How many bytes the description takes that is written. (1) */
 static int description_bytes(const char *text)
 {
     size_t bytes = 0, n;
@@ -310,15 +310,19 @@ static int description_bytes(const char *text)
         n = utf8_step(text + bytes);
         bytes += n > 0 ? n : 1;
     }
+    while (bytes > 0 && strchr(blanks, text[bytes - 1]) != NULL)
+        bytes--;
     return (int)bytes;
 }
 
 static int format_value(const struct domain_meta *m, enum key key, char *buf, size_t room)
 {
+    const char *description = m->description + strspn(m->description, blanks);
+
     switch (key) {
     case KEY_CAP: return snprintf(buf, room, "%" PRIu64, m->capacity);
     case KEY_CTIME: return snprintf(buf, room, "%" PRIu64, m->ctime);
-    case KEY_DESCRIPTION: return snprintf(buf, room, "%.*s", description_bytes(m->description), m->description);
+    case KEY_DESCRIPTION: return snprintf(buf, room, "%.*s", description_bytes(description), description);
     case KEY_DISKTYPE: return snprintf(buf, room, "%s", m->disk_type);
     case KEY_DOMAIN: return snprintf(buf, room, "%s", m->domain);
     case KEY_FORMAT: return snprintf(buf, room, "%s", formats[m->format]);
