@@ -345,7 +345,21 @@ def test_upload_of_large_clusters():
     works("io", "-c", "read -P 3 0 1M", f"volume:{path}/{image}")
 
 
+def test_resize_that_fails():
+    """Its metadata does not get to the disk: it has the size that it had."""
+    path = make("resize")
+    for fmt in ("raw", "qcow2"):
+        image, name = volume("create", "-f", fmt, path, "1M")
+        io(path, image, name, "write -P 1 0 1M")
+        before = checksum(path, image, name)
+        breaks("resize: volume is larger", "volume", "resize", f"{path}/{image}", "4M")
+        check("it reads the same", checksum(path, image, name) == before)
+        judged(path)
+        works("volume", "resize", f"{path}/{image}", "4M")
+        judged(path)
+
+
 lib.main(test_names_of_data, test_small_child, test_sync_that_fails, test_lost_leaf, test_named_by_a_header,
          test_last_sequence, test_merge_that_has_not_ended, test_owners, test_full_metadata,
          test_illegal_below, test_upgrade_without_room, test_name_that_two_want, test_template_with_a_parent,
-         test_upgrade_of_an_orphan, test_upload_of_large_clusters)
+         test_upgrade_of_an_orphan, test_upload_of_large_clusters, test_resize_that_fails)

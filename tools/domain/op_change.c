@@ -23,10 +23,31 @@ static int resize_open(const struct domain *d, vdisk *v, uint64_t size, const st
     vdisk_job *job;
     int rc;
 
-    if (size <= vdisk_size(v))
+    if (size <= vdisk_size(v) && !opts->shrink)
         return 0; /* by a call that was killed */
     rc = vdisk_job_resize(v, size, opts, &job);
     return rc == 0 ? dom_run_job(d, job) : rc;
+}
+
+static int resize_data(struct domain *d, const char *image, const struct domain_volume *v, uint64_t size,
+                       struct vdisk_resize_opts *opts)
+{
+    struct dom_error error;
+    vdisk *volume;
+    int rc = dom_open_data(d, image, v, VDISK_OPEN_RDWR, &volume);
+
+    if (rc < 0)
+        return rc;
+    rc = resize_open(d, volume, size, opts);
+    if (rc == -ENOTSUP && opts->preallocation == VDISK_PREALLOC_FALLOC) {
+        opts->preallocation = VDISK_PREALLOC_FULL;
+        rc = resize_open(d, volume, size, opts);
+    }
+    dom_error_keep(&error, rc);
+    if (rc == 0)
+        return vdisk_close(volume);
+    vdisk_close(volume);
+    return dom_error_give(&error);
 }
 
 int dom_grow_data(struct domain *d, const char *image, const struct domain_volume *v, uint64_t size,
@@ -36,21 +57,18 @@ int dom_grow_data(struct domain *d, const char *image, const struct domain_volum
     struct vdisk_resize_opts opts = {.size = sizeof opts,
                                      .preallocation = full ? VDISK_PREALLOC_FALLOC : VDISK_PREALLOC_OFF,
                                      .progress = progress, .progress_arg = progress_arg};
-    struct dom_error error;
-    vdisk *volume;
-    int rc = dom_open_data(d, image, v, VDISK_OPEN_RDWR, &volume);
 
-    if (rc < 0)
-        return rc;
-    rc = resize_open(d, volume, size, &opts);
-    if (rc == -ENOTSUP && full) {
-        opts.preallocation = VDISK_PREALLOC_FULL;
-        rc = resize_open(d, volume, size, &opts);
-    }
+    return resize_data(d, image, v, size, &opts);
+}
+
+/* Metadata could not be written: nobody has seen it larger, and there is nothing behind its old end. */
+static int shrink_back(struct dom_session *s, const struct domain_volume *v, int rc)
+{
+    struct vdisk_resize_opts opts = {.size = sizeof opts, .shrink = true};
+    struct dom_error error;
+
     dom_error_keep(&error, rc);
-    if (rc == 0)
-        return vdisk_close(volume);
-    vdisk_close(volume);
+    resize_data(s->domain, s->image->uuid, v, v->meta.capacity, &opts);
     return dom_error_give(&error);
 }
 
@@ -92,9 +110,10 @@ static int resize(struct dom_session *s, struct domain_volume *v, uint64_t capac
         return rc;
     dom_step("resize: volume is larger");
     rc = dom_write_meta(s->domain, s->image->uuid, v, &meta);
-    if (rc == 0)
-        dom_step("resize: capacity is noted");
-    return rc == 0 ? s->domain->kind->sync(s->domain, s->image->uuid) : rc;
+    if (rc < 0)
+        return shrink_back(s, v, rc);
+    dom_step("resize: capacity is noted");
+    return s->domain->kind->sync(s->domain, s->image->uuid);
 }
 
 int domain_volume_resize(struct domain *d, const char *image, const char *volume, uint64_t capacity,
