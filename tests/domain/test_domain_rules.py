@@ -359,7 +359,16 @@ def test_resize_that_fails():
         judged(path)
 
 
+def test_odd_size():
+    """A raw file that does not end with a sector."""
+    path = make("odd")
+    image, name = volume("create", path, "1M")
+    os.truncate(file_of(path, image, name), MIB + 1)
+    works("volume", "prepare", f"{path}/{image}")
+    judged(path)
+
+
 lib.main(test_names_of_data, test_small_child, test_sync_that_fails, test_lost_leaf, test_named_by_a_header,
          test_last_sequence, test_merge_that_has_not_ended, test_owners, test_full_metadata,
          test_illegal_below, test_upgrade_without_room, test_name_that_two_want, test_template_with_a_parent,
-         test_upgrade_of_an_orphan, test_upload_of_large_clusters, test_resize_that_fails)
+         test_upgrade_of_an_orphan, test_upload_of_large_clusters, test_resize_that_fails, test_odd_size)

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <unistd.h>
 
 #include "tools/domain/kind.h"
 
@@ -314,6 +315,26 @@ int dom_check_chain(struct domain *d, const char *image, const struct domain_vol
     return rc;
 }
 
+/* A raw volume ends with a sector, as it reads; its metadata is to say how long its file is. */
+static int fill_sector(struct domain *d, const char *image, const struct domain_volume *v, uint64_t size)
+{
+    uint64_t now, allocated;
+    int fd, rc;
+
+    if (v->meta.format != DOMAIN_RAW || v->links > 1)
+        return 0;
+    rc = d->kind->measure(d, image, v->uuid, &now, &allocated);
+    if (rc < 0 || now >= size || size - now >= 512)
+        return rc;
+    rc = d->kind->open_data(d, image, v->uuid, true, &fd);
+    if (rc < 0)
+        return rc;
+    if (ftruncate(fd, (off_t)size) != 0)
+        rc = dom_fail(errno, NULL, "volume %s: filling its last sector: %s", v->uuid, strerror(errno));
+    close(fd);
+    return rc;
+}
+
 int dom_match_capacity(struct domain *d, const char *image, struct domain_volume *v, bool change)
 {
     struct domain_meta meta = v->meta;
@@ -327,6 +348,8 @@ int dom_match_capacity(struct domain *d, const char *image, struct domain_volume
                         header.virtual_size, meta.capacity);
     meta.capacity = header.virtual_size;
     if (change)
+        rc = fill_sector(d, image, v, header.virtual_size);
+    if (rc == 0 && change)
         rc = dom_write_meta(d, image, v, &meta);
     if (rc == 0 && change)
         dom_note(d, "volume %s: its capacity is %" PRIu64 " bytes, as its metadata says now", v->uuid,
