@@ -368,7 +368,20 @@ def test_odd_size():
     judged(path)
 
 
+def test_draft_of_the_domain():
+    """An upgrade that was killed, and is not called again."""
+    path = make("draft")
+    for name in ("metadata.new", "xleases.new"):
+        pathlib.Path(f"{path}/dom_md/{name}").write_text("half")
+    r = find(path)
+    check("check tells", r.returncode == 2 and "2 files of dom_md" in r.stdout, r.stdout)
+    r = find(path, "--repair")
+    check("and repairs", r.returncode == 0, r.stdout)
+    judged(path)
+
+
 lib.main(test_names_of_data, test_small_child, test_sync_that_fails, test_lost_leaf, test_named_by_a_header,
          test_last_sequence, test_merge_that_has_not_ended, test_owners, test_full_metadata,
          test_illegal_below, test_upgrade_without_room, test_name_that_two_want, test_template_with_a_parent,
-         test_upgrade_of_an_orphan, test_upload_of_large_clusters, test_resize_that_fails, test_odd_size)
+         test_upgrade_of_an_orphan, test_upload_of_large_clusters, test_resize_that_fails, test_odd_size,
+         test_draft_of_the_domain)

@@ -311,6 +311,45 @@ static void check_domain(struct check *c)
         dom_tell(&c->mend, VDISK_FOUND_NOTE, "the domain's metadata has no checksum");
 }
 
+/* Who upgrades has all of the domain. */
+static int mend_drafts(struct check *c)
+{
+    struct domain *d = c->domain;
+    unsigned count;
+    int lock, rc = d->kind->lock_domain(d, &lock);
+
+    if (rc == -EAGAIN) {
+        dom_tell(&c->mend, VDISK_FOUND_NOTE, "the domain is looked at only: %s", vdisk_error_text());
+        return 0;
+    }
+    if (rc < 0)
+        return rc;
+    rc = d->kind->find_drafts(d, true, &count);
+    d->kind->unlock(lock);
+    if (rc == 0)
+        dom_tell(&c->mend, VDISK_FOUND_FIXED, "what an upgrade was writing when it ended is removed");
+    return rc;
+}
+
+static int check_drafts(struct check *c)
+{
+    struct domain *d = c->domain;
+    unsigned count = 0;
+    int lock, rc = d->kind->lock(d, NULL, 0, &lock);
+
+    if (rc == -EAGAIN)
+        return 0; /* an upgrade goes on */
+    if (rc < 0)
+        return rc;
+    rc = d->kind->find_drafts(d, false, &count);
+    d->kind->unlock(lock);
+    if (rc < 0 || count == 0)
+        return rc;
+    dom_tell(&c->mend, VDISK_FOUND_LEAK, "%u files of dom_md are what an upgrade was writing when it ended",
+             count);
+    return c->mend.repair ? mend_drafts(c) : 0;
+}
+
 int domain_check(struct domain *d, const struct domain_check *o, struct domain_check_result *ret)
 {
     struct check c = {.domain = d, .o = o, .mend = {.repair = o->repair, .tell = tell, .arg = &c}};
@@ -320,6 +359,8 @@ int domain_check(struct domain *d, const struct domain_check *o, struct domain_c
     if (rc < 0)
         return rc;
     check_domain(&c);
+    if (check_drafts(&c) < 0)
+        dom_tell(&c.mend, VDISK_FOUND_ERROR, "the domain: %s", vdisk_error_text());
     for (size_t i = 0; i < names.count; i++) {
         const char *name = names.list[i];
         if (strncmp(name, DOMAIN_REMOVED, sizeof DOMAIN_REMOVED - 1) == 0)

@@ -62,6 +62,29 @@ int file_write_domain(struct domain *d, const char *text, size_t len)
     return replace(d, "metadata", text, len, 0, 0, FILE_MODE_TEXT);
 }
 
+int file_find_drafts(struct domain *d, bool drop, unsigned *ret)
+{
+    static const char *const names[] = {"metadata.new", "xleases.new"};
+    char path[PATH_MAX];
+    struct stat st;
+    int folder, rc = 0;
+
+    snprintf(path, sizeof path, "%s/dom_md", d->path);
+    folder = open(path, FILE_FOLDER);
+    if (folder < 0)
+        return dom_fail_file(errno, path, "opening the folder");
+    *ret = 0;
+    for (size_t i = 0; rc == 0 && i < sizeof names / sizeof names[0]; i++) {
+        if (fstatat(folder, names[i], &st, AT_SYMLINK_NOFOLLOW) != 0)
+            continue;
+        ++*ret;
+        if (drop && unlinkat(folder, names[i], 0) != 0)
+            rc = dom_fail(errno, NULL, "%s/%s: removing it: %s", path, names[i], strerror(errno));
+    }
+    close(folder);
+    return rc;
+}
+
 /* By a file without a name, so that nothing is left. Where there is none: NFS, whose blocks have 512 bytes. */
 static unsigned probe(const struct domain *d)
 {

@@ -71,6 +71,9 @@ struct dom_kind {
     int (*begin_upgrade)(struct domain *d, unsigned *ret_block_size);
     int (*write_domain)(struct domain *d, const char *text, size_t len); /* its metadata; durable */
 
+    /* How many files of its own an upgrade has left that was killed; with `drop` they go. */
+    int (*find_drafts)(struct domain *d, bool drop, unsigned *ret);
+
     /* ---- images: `image` may be that of a removed one, with DOMAIN_REMOVED ---- */
 
     /* -ENOENT: there is no such image. */

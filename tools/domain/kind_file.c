@@ -618,6 +618,7 @@ const struct dom_kind dom_kind_file = {
     .unlock = file_unlock,
     .begin_upgrade = file_begin_upgrade,
     .write_domain = file_write_domain,
+    .find_drafts = file_find_drafts,
     .list_volumes = file_list_volumes,
     .make_image = file_make_image,
     .drop_image = file_drop_image,
