@@ -103,7 +103,7 @@ static int check_tables(struct check *c, const struct domain_image *image, const
                         bool repair, struct vdisk_check_result *ret)
 {
     struct vdisk_check_opts opts = {.size = sizeof opts, .format = "qcow2", .memory_max = UINT64_C(256) << 20};
-    vdisk_job *job;
+    vdisk_job *job = NULL;
     char *path;
     int rc = domain_volume_path(c->domain, image->uuid, v->uuid, &path);
 
