@@ -215,7 +215,7 @@ static int refuse_shared(struct domain *d, const char *image, const struct domai
 int dom_write_meta(struct domain *d, const char *image, struct domain_volume *v, const struct domain_meta *meta)
 {
     char buf[TEXT_VOLUME_MAX + 1];
-    size_t len;
+    size_t len = 0;
     int rc;
 
     assert(v->has_meta && v->why[0] == '\0');

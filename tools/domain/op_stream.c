@@ -300,7 +300,7 @@ int domain_volume_download(struct domain *d, const char *image, const char *volu
     const struct dom_lock_wish wish = {image, DOM_LOCK_READ};
     struct domain_image *loaded;
     struct dom_error error;
-    int lock, rc = dom_check_uuid("image", image);
+    int lock = -1, rc = dom_check_uuid("image", image);
 
     if (rc == 0)
         rc = d->kind->lock(d, &wish, 1, &lock);
