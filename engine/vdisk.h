@@ -306,28 +306,6 @@ typedef void vdisk_event_fn(void *arg, vdisk *v, const struct vdisk_event *event
  */
 VDISK_API int vdisk_set_event_callback(vdisk *v, vdisk_event_fn *fn, void *arg);
 
-/*
- * The watermark: a host offset in the file of the volume itself (not in an external data file, nor in a backing
- * file). When something there is taken into use behind `threshold`, VDISK_EVENT_WATERMARK tells it, once; so a
- * block device can be extended before it is full. With qcow2 that is when clusters are taken, from whatever queue,
- * which is before they are written to; they are taken ahead of need, on storage that cannot grow up to a sixteenth
- * of what is left at a time. With raw it is when a write or zero is enqueued. What is behind it when it is set is
- * told by this call, on its end. 0: no watermark. The first call for a qcow2 volume blocks: it reads the refcounts
- * that lie last. Any thread. Errors: -EACCES when read-only, -EINVAL, -ECHILD; or of the I/O.
- */
-VDISK_API int vdisk_set_watermark(vdisk *v, uint64_t threshold);
-
-struct vdisk_watermark {
-    size_t   size;      /* set by the caller: sizeof(struct vdisk_watermark) */
-    uint64_t threshold; /* as set; 0: none */
-    uint64_t highest;   /* how far the file has been in use: qcow2: the end of the last cluster. Raw: of what was
-                         * written since it was opened, rounded up to 1 MiB at most. Does not fall */
-    bool     passed;    /* it has been told, and will not be told again before it is set anew */
-};
-
-/* Fill `ret_mark`. Blocks as vdisk_set_watermark(), same errors. Any thread. */
-VDISK_API int vdisk_get_watermark(vdisk *v, struct vdisk_watermark *ret_mark);
-
 enum vdisk_log_level {
     VDISK_LOG_ERROR = 1, /* something is lost or refused from now on */
     VDISK_LOG_WARNING,   /* it goes on, slower or changed */
@@ -797,4 +775,7 @@ VDISK_API const char *vdisk_version(void);
 #ifdef __cplusplus
 }
 #endif
+
+#include <vdisk-space.h> /* the watermark */
+
 #endif

@@ -13,7 +13,7 @@ status=0
 
 # check COMPILER SUFFIX STANDARD
 check() {
-    for header in vdisk.h vdisk-image.h vdisk-bulk.h vdisk-backend.h vdisk-lab.h; do
+    for header in vdisk.h vdisk-space.h vdisk-image.h vdisk-bulk.h vdisk-backend.h vdisk-lab.h; do
         printf '#include <%s>\nint here;\n' $header >"$tmp/x.$2"
         count=$((count + 1))
         "$1" -std="$3" -pedantic -Wall -Wextra -Wundef -Werror -I "$source/include" -fsyntax-only "$tmp/x.$2" \

@@ -29,9 +29,9 @@ export PKG_CONFIG_PATH="${pc%/*}" PKG_CONFIG_SYSROOT_DIR="$tmp/root"
 for name in libvdisk.so libvdisk.so.0 libvdisk.a; do
     [ -e "$libdir/$name" ] || fail "$name is not installed"
 done
-for name in vdisk-io completions/vdisk-io vdisk.h vdisk-image.h vdisk-bulk.h vdisk-backend.h vdisk-lab.h \
-    vdisk-io.1 libvdisk.3 libvdisk-image.3 libvdisk-bulk.3 libvdisk-backend.3 libvdisk-lab.3 LICENSE \
-    README.md example.c; do
+for name in vdisk-io completions/vdisk-io vdisk.h vdisk-space.h vdisk-image.h vdisk-bulk.h vdisk-backend.h \
+    vdisk-lab.h vdisk-io.1 libvdisk.3 libvdisk-space.3 libvdisk-image.3 libvdisk-bulk.3 libvdisk-backend.3 \
+    libvdisk-lab.3 LICENSE README.md example.c; do
     [ -n "$(find "$tmp/root" -path "*/$name")" ] || fail "$name is not installed"
 done
 

@@ -18,8 +18,8 @@ MAY_INCLUDE = {
     "filters": {"engine", "filters"},
     "qcow2": {"engine", "qcow2"},
     "tests": {"engine", "backends", "filters", "qcow2", "jobs", "tools", "bench", "tests"},
-    # Of the library these have what is installed: <vdisk.h>, <vdisk-image.h>, <vdisk-bulk.h>, <vdisk-backend.h>,
-    # <vdisk-lab.h>.
+    # Of the library these have what is installed: <vdisk.h>, <vdisk-space.h>, <vdisk-image.h>, <vdisk-bulk.h>,
+    # <vdisk-backend.h>, <vdisk-lab.h>.
     "jobs": {"jobs"},
     "tools": {"tools"},
     "tools/domain": {"tools/domain", "tools/arith.h"},

@@ -13,6 +13,7 @@ FILES = {
     "engine/vdisk.h": "#define VDISK_API __attribute__((x))\nVDISK_API int vdisk_a(int x);\n"
                       "/* VDISK_API int vdisk_no(void); */\nVDISK_API const char *vdisk_b(void);\n",
     "engine/vdisk-image.h": "VDISK_API void vdisk_d(void);\n",
+    "engine/vdisk-space.h": "",
     "engine/vdisk-bulk.h": "",
     "backends/vdisk-backend.h": "",
     "backends/lab/vdisk-lab.h": "VDISK_API void *vdisk_c(int (*f)(void));\n",

@@ -13,7 +13,7 @@ import unittest
 from vdisk import _abi
 
 INCLUDE = pathlib.Path(os.environ["VDISK_INCLUDE"])
-HEADERS = ("vdisk.h", "vdisk-image.h", "vdisk-bulk.h")
+HEADERS = ("vdisk.h", "vdisk-space.h", "vdisk-image.h", "vdisk-bulk.h")
 SCALARS = {"int": ctypes.c_int, "unsigned": ctypes.c_uint, "uint32_t": ctypes.c_uint32,
            "uint64_t": ctypes.c_uint64, "uint8_t": ctypes.c_uint8, "size_t": ctypes.c_size_t,
            "bool": ctypes.c_bool, "void": None}
