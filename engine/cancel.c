@@ -7,7 +7,8 @@
  * end, by the way that an error takes. Failure modes: it is on its way, or has ended: nothing is changed.
  *
  * Invariants.
- *  1. What is taken back has changed nothing: no I/O of it but reads has been sent, and none has failed.
+ *  1. What is taken back has changed nothing: no I/O of it but reads has been sent, and none has failed. But what
+ *     is parked may have written a part of its range, as what fails for lack of space has.
  *  2. It ends once: who takes it back takes it from where its end would have come from, or gives the next step
  *     another result.
  *  3. Nobody depends on it: merged writes are left alone, and what it holds (a lock, a place in a line, the gate)
@@ -20,6 +21,7 @@
 #include "engine/base/mutant.h"
 #include "engine/loop/bounce.h"
 #include "engine/loop/failure.h"
+#include "engine/loop/grower.h"
 #include "engine/loop/queue.h"
 #include "engine/volume.h"
 
@@ -77,6 +79,8 @@ static bool take_back(struct request *r)
     assert(r->state != REQUEST_FREE && queue_is_mine(r->queue));
     if (r->state != REQUEST_STARTED || !r->vdisk) /* without a volume: a job's, or memory that goes */
         return false;
+    if (grower_give_up(r))
+        return true;
     if (r->kind != r->asked || r->flags & REQUEST_TRIED) /* invariant 1 */
         return false;
     if (plug_take(r)) {

@@ -25,17 +25,26 @@ static void fast_read_done(struct io *io)
     request_end_now(container_of(io, struct request, io), REQ_READ, true, io->res);
 }
 
+/* The format may have space that can be given back: its turn, once. Of raw there is a grower's at most. */
+static __attribute__((noinline)) void find_space(struct request *r)
+{
+    if (r->io.flags & IO_FUA)
+        r->flags |= VDISK_REQ_FUA;
+    if (r->vdisk->top->format->trim) {
+        r->flags |= REQUEST_TRIED;
+        plug_add(r);
+    } else {
+        request_end(r, -ENOSPC);
+    }
+}
+
 static void fast_write_done(struct io *io)
 {
     struct request *r = container_of(io, struct request, io);
 
     assert(r->kind == REQ_WRITE && !(r->flags & REQUEST_TRIED));
-    if (unlikely(io->res == -ENOSPC) && r->vdisk->top->format->trim) {
-        /* The format may have space that can be given back: its turn, once. */
-        if (io->flags & IO_FUA)
-            r->flags |= VDISK_REQ_FUA;
-        r->flags |= REQUEST_TRIED;
-        plug_add(r);
+    if (unlikely(io->res == -ENOSPC)) {
+        find_space(r);
     } else if (unlikely(r->flags & VDISK_REQ_FUA)) {
         request_end(r, io->res);
     } else {

@@ -26,20 +26,24 @@ enum request_kind {
     REQ_COPY = VDISK_REQUEST_COPY,
 };
 
-/* In request.flags, beside enum vdisk_req_flags: an I/O of it has failed, and it goes another way. */
-enum { REQUEST_TRIED = 1u << 7 };
+/*
+ * In request.flags, beside enum vdisk_req_flags: an I/O of it has failed, and it goes another way; it has found no
+ * space, and `rooms` says when it began anew.
+ */
+enum { REQUEST_TRIED = 1u << 7, REQUEST_UNPARKED = 1u << 6 };
 
 _Static_assert((int)REQ_COPY < VDISK_REQUEST_KINDS, "counted by kind");
-_Static_assert(((unsigned)REQUEST_TRIED & (VDISK_REQ_FUA | VDISK_REQ_UNMAP | VDISK_REQ_NO_FALLBACK |
-                                          VDISK_REQ_COMPRESSED)) == 0 &&
-               REQUEST_TRIED <= UINT8_MAX, "a bit of its own");
+_Static_assert(((unsigned)(REQUEST_TRIED | REQUEST_UNPARKED) &
+                (VDISK_REQ_FUA | VDISK_REQ_UNMAP | VDISK_REQ_NO_FALLBACK | VDISK_REQ_EXPLICIT |
+                 VDISK_REQ_COMPRESSED)) == 0 &&
+               REQUEST_TRIED <= UINT8_MAX, "bits of their own");
 
 enum request_state { REQUEST_FREE, REQUEST_STARTED, REQUEST_DONE };
 
 /* Of those that are in flight the first four cache lines are what the fast path touches. */
 struct request {
     struct io             io;     /* the fast path's only I/O; its buffer is that of a call without a list */
-    struct request       *next;   /* free list or done list */
+    struct request       *next;   /* free list, done list, or those that are parked */
     vdisk                *vdisk;
     vdisk_queue          *queue;
     struct pair          *pair;   /* of the two; fixed from its start on */
@@ -69,6 +73,7 @@ struct request {
     };
     struct iovec         *iov_long;   /* the copy of a longer list; stays with the request for the next one */
     uint32_t              iov_room;   /* entries of it */
+    uint32_t              rooms;      /* REQUEST_UNPARKED: as grower.rooms was */
 } __attribute__((aligned(64)));
 
 _Static_assert(offsetof(struct request, gate) < 4 * 64, "four cache lines");

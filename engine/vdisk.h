@@ -204,9 +204,9 @@ VDISK_API int vdisk_open(const char *name, const struct vdisk_open_opts *opts, v
 /*
  * Write back all metadata, flush, and free the handle. Blocks. NULL is allowed. Errors: -EBUSY: requests are in
  * flight on some queue (completed and not reaped ones are not), or another call changes the volume; -ECHILD:
- * opened by the parent process; -EDEADLK: from its event callback; -EMFILE, -ENOMEM: no queue for it. After these
- * the handle is as it was. After any other, as after success, it is gone, and what was written since the last
- * successful flush may be lost.
+ * opened by the parent process; -EDEADLK: from its event callback or its grower; -EMFILE, -ENOMEM: no queue for
+ * it. After these the handle is as it was. After any other, as after success, it is gone, and what was written
+ * since the last successful flush may be lost.
  */
 VDISK_API int vdisk_close(vdisk *v);
 
@@ -232,7 +232,7 @@ struct vdisk_info {
     bool        discards;       /* they may give back space: the storage has not said that it cannot */
 };
 
-/* Fill `ret_info`. Any thread. Looks whether a raw volume's device or file has another size by now. */
+/* Fill `ret_info`. Any thread. Looks whether the device or file of raw, or with a grower, has another size. */
 VDISK_API int vdisk_get_info(vdisk *v, struct vdisk_info *ret_info);
 
 /* The virtual size. Any thread, does not block. */
@@ -490,8 +490,8 @@ enum vdisk_req_flags {
  * Enqueue. Nothing is sent before vdisk_submit() or vdisk_reap(). Context: the queue's thread.
  * Completes: from vdisk_reap(), once, with `user_data`. Owns: buffers, until then.
  * Errors, by completion: -EINVAL range past the end or unknown flag; -EACCES write on a read-only volume;
- * -EPERM: see struct vdisk_open_opts; -EIO and whatever the host gives; -ENOSPC; -ENOMEM. A failed write leaves
- * its range undefined: old, new, or a mixture, in units of 512 bytes.
+ * -EPERM: see struct vdisk_open_opts; -EIO and whatever the host gives; -ENOSPC (see vdisk_set_grower()); -ENOMEM.
+ * A failed write leaves its range undefined: old, new, or a mixture, in units of 512 bytes.
  * A write with VDISK_REQ_COMPRESSED is of whole multiples of vdisk_info.compress_align, or up to the volume's end:
  * -EINVAL otherwise; -ENOTSUP where that is 0. Each such unit is compressed by itself, on threads of the queue;
  * what gets no shorter is stored as it is; zeros are data. Large requests, several at a time, take the least. Of
@@ -543,11 +543,12 @@ VDISK_API void vdisk_flush(vdisk_queue *q, vdisk *v, uint32_t flags, uint64_t us
  * writes that need space, zeroes and discards, and block status and prefetch of any, until vdisk_reap() begins
  * them; of all these what waits for others in the same place, as long as it does. vdisk_submit() and vdisk_reap()
  * send, and so do a blocking call on the same thread and a full ring.
+ * And what is parked (vdisk_set_grower()).
  * Cannot: what has been sent or has ended; what is of several parts, when one has been sent; what waits for
- * metadata, for space, or for the flush of VDISK_REQ_FUA; compressed writes that have begun; what has failed once
- * and is tried in another way; writes of neighbours, once vdisk_reap(), or that 64 of them wait, has made them
- * one; unaligned I/O of several parts, or that waits for unaligned writes while its memory is unaligned; from the
- * start on a flush of qcow2, zeroes of a raw volume, a read for which metadata is read or clusters are
+ * metadata, for space otherwise, or for the flush of VDISK_REQ_FUA; compressed writes that have begun; what has
+ * failed once and is tried in another way; writes of neighbours, once vdisk_reap(), or that 64 of them wait, has
+ * made them one; unaligned I/O of several parts, or that waits for unaligned writes while its memory is unaligned;
+ * from the start on a flush of qcow2, zeroes of a raw volume, a read for which metadata is read or clusters are
  * decompressed, and I/O through a filter (a part of a file is one). Flushes and discards may be on their way to a
  * thread at once, and with a queue of kind THREADS all I/O. Jobs have vdisk_job_cancel().
  * What has been cancelled counts in vdisk_stats as a request that failed, and a write to a raw volume may have
@@ -776,6 +777,6 @@ VDISK_API const char *vdisk_version(void);
 }
 #endif
 
-#include <vdisk-space.h> /* the watermark */
+#include <vdisk-space.h> /* the watermark, growers */
 
 #endif

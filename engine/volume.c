@@ -11,6 +11,7 @@
 #include "engine/base/error.h"
 #include "engine/base/mem.h"
 #include "engine/loop/given.h"
+#include "engine/loop/grower.h"
 #include "engine/loop/queue.h"
 
 enum {
@@ -47,6 +48,7 @@ static void volume_free(vdisk *v)
     assert(!atomic_load(&v->manager) && !v->follow.held);
     gate_finish(&v->requests);
     events_close(v->events);
+    grower_unref(atomic_load(&v->grower));
     pairs_volume_goes(v);
     pthread_mutex_destroy(&v->follow.lock);
     pthread_mutex_destroy(&v->manage_lock);
@@ -228,6 +230,16 @@ void volume_reopen(vdisk *v)
     atomic_fetch_and(&v->refuses, (uint8_t)~VOLUME_SHUT);
 }
 
+static uint64_t parked_of(const vdisk *v)
+{
+    struct grower *g = atomic_load(&v->grower);
+    struct vdisk_watermark mark = {0};
+
+    if (g)
+        grower_describe(g, &mark);
+    return mark.parked;
+}
+
 /* Nothing is done to a volume that something is being done with. */
 static int check_idle(vdisk *v, unsigned own_jobs)
 {
@@ -248,6 +260,10 @@ static int check_idle(vdisk *v, unsigned own_jobs)
         err_set(EBUSY, "%s: 1 request is in flight", v->top->name);
     else
         err_set(EBUSY, "%s: %llu requests are in flight", v->top->name, (unsigned long long)inside);
+    if (parked_of(v) > 0) {
+        err_append(", %llu of them without space", (unsigned long long)parked_of(v));
+        return err_hint(-EBUSY, "cancel them, or set no grower: then they fail; reap them");
+    }
     return err_hint(-EBUSY, "reap what is in flight, then close the volume");
 }
 
@@ -268,6 +284,8 @@ int volume_close(vdisk *v, unsigned own_jobs, bool *ret_gone)
     *ret_gone = false;
     if (rc == 0 && events_is_mine(v->events))
         rc = err_set(EDEADLK, "%s: cannot be closed from its event callback", v->top->name);
+    if (rc == 0 && grower_is_mine(v))
+        rc = err_set(EDEADLK, "%s: cannot be closed from a call of its grower", v->top->name);
     if (rc == 0)
         rc = check_idle(v, own_jobs);
     if (rc == 0)
@@ -275,6 +293,7 @@ int volume_close(vdisk *v, unsigned own_jobs, bool *ret_gone)
     if (rc < 0)
         return rc;
     *ret_gone = true;
+    grower_close(v);
     service_leave(v);
     rc = error_of_gone(chain_close(v->top, q));
     volume_free(v);
@@ -342,6 +361,8 @@ static int fill_info(vdisk *v, struct vdisk_info *ret_info)
     if (info.size < sizeof(size_t) || info.size > 4096)
         return err_set(EINVAL, "%s: info struct of size %zu", v->top->name, info.size);
     volume_describe_layer(v->top, &info);
+    if (atomic_load(&v->grower))
+        grower_look(atomic_load(&v->grower));
     memcpy(ret_info, &info, min_u64(info.size, sizeof info));
     return 0;
 }

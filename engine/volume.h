@@ -14,6 +14,7 @@
 #include "engine/loop/gate.h"
 #include "engine/loop/pair.h"
 
+struct grower;
 struct service;
 struct thread_queues;
 
@@ -32,12 +33,13 @@ struct vdisk {
     bool                        cut;           /* there are layers below the last one that is open */
     _Atomic(vdisk_queue *)      resizer;       /* requests of this queue alone may go behind the top's size */
     struct volume_events       *events;        /* who is told: engine/loop/event.h */
+    _Atomic(struct grower *)    grower;        /* who is asked for room: engine/loop/grower.h; NULL: never set */
 
     struct pair                *pairs;         /* with queues: engine/loop/pair.h, with its lock */
     struct request_stats        counted;       /* the same: of queues that are gone */
 
     struct gate                 requests;      /* requests that may use mappings they looked up */
-    _Atomic unsigned            outside;       /* requests that have left the gate and come back: room.c */
+    _Atomic unsigned            outside;       /* requests that have left the gate and come back */
     _Atomic uint8_t             refuses;       /* enum volume_refuses: what each request looks at */
     _Atomic unsigned            jobs;          /* that are about it and have not ended (engine/job.h) */
     pthread_mutex_t             manage_lock;   /* one change of the whole at a time: resize, trim */

@@ -3,11 +3,14 @@
  * Who listens to a volume, and the watermark: for those who extend the storage below before it is full. Where
  * nothing has been noted yet, the format looks how far the image's file is in use.
  */
+#include "engine/watermark.h"
+
 #include <errno.h>
 #include <string.h>
 
 #include "engine/base/bits.h"
 #include "engine/base/error.h"
+#include "engine/loop/grower.h"
 #include "engine/volume.h"
 
 static int set_event_callback(vdisk *v, vdisk_event_fn *fn, void *arg)
@@ -35,7 +38,7 @@ static bool is_known(vdisk *v)
 }
 
 /* How far it is in use: asked of the image once, noted from then on. */
-static int look(vdisk *v)
+int watermark_look(vdisk *v)
 {
     vdisk_queue *q;
     uint64_t end = 0;
@@ -58,13 +61,23 @@ static int look(vdisk *v)
     return rc < 0 ? err_set(rc, "%s: looking how far it is in use: %s", v->top->name, strerror(-rc)) : 0;
 }
 
+uint64_t watermark_highest(vdisk *v)
+{
+    uint64_t highest;
+
+    pthread_mutex_lock(&v->top->mark.lock);
+    highest = v->top->mark.highest;
+    pthread_mutex_unlock(&v->top->mark.lock);
+    return highest;
+}
+
 static int begin(vdisk *v)
 {
     int rc = volume_check_handle(v);
 
     if (rc == 0 && v->top->read_only)
         return err_set(EACCES, "%s: is open read-only, and takes no space", v->top->name);
-    return rc < 0 ? rc : look(v);
+    return rc < 0 ? rc : watermark_look(v);
 }
 
 static int set_watermark(vdisk *v, uint64_t threshold)
@@ -105,6 +118,9 @@ static int get_watermark(vdisk *v, struct vdisk_watermark *ret)
     if (!v->top->mark.by_format)
         mark.highest = min_u64(max_u64(mark.highest, atomic_load(&v->top->mark.above)), vdisk_size(v));
     pthread_mutex_unlock(&v->top->mark.lock);
+    mark.storage = backend_size(v->top->file);
+    if (atomic_load(&v->grower))
+        grower_describe(atomic_load(&v->grower), &mark);
     memcpy(ret, &mark, min_u64(mark.size, sizeof mark));
     return 0;
 }

@@ -195,7 +195,7 @@ static int sim_wait(vdisk_queue *q, const struct timespec *timeout)
     if (timeout)
         deadline = s->now + (uint64_t)timeout->tv_sec * NS_PER_S + (uint64_t)timeout->tv_nsec;
     for (;;) {
-        if (runnable(self) && draw(s, 2) == 0)
+        if ((err_state.is_urgent && !q->always_turned) || (runnable(self) && draw(s, 2) == 0))
             return 0;
         other = draw_runnable(s, self);
         if (other) {

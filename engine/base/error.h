@@ -55,6 +55,7 @@ struct err_state {
     unsigned depth;  /* public calls within one another */
     bool     is_set; /* there is a text or a hint */
     bool     is_due; /* the host program is to be told something: engine/loop/after.h */
+    bool     is_urgent; /* and who waits returns for that */
 };
 
 extern HIDDEN _Thread_local struct err_state err_state;

@@ -21,6 +21,12 @@ void after_add(struct after *a)
     err_state.is_due = true;
 }
 
+void after_add_urgent(struct after *a)
+{
+    after_add(a);
+    err_state.is_urgent = true;
+}
+
 bool after_is_due(void)
 {
     return first && !running;
@@ -35,6 +41,7 @@ void after_run(void)
     assert(!entered && err_state.depth == 0);
     err_save(&saved);
     running = true;
+    err_state.is_urgent = false;
     while (first) {
         struct after *a = first;
         first = a->next;
@@ -43,7 +50,7 @@ void after_run(void)
         a->run(a);
     }
     running = false;
-    err_state.is_due = false;
+    err_state.is_due = err_state.is_urgent = false;
     err_restore(&saved);
 }
 

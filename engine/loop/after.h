@@ -24,6 +24,9 @@ struct after {
 /* Run it when the call ends. Any thread, any lock held. */
 void after_add(struct after *a);
 
+/* The same, and a vdisk_reap() of this thread that waits does not go on waiting. */
+void after_add_urgent(struct after *a);
+
 /* Is there something to run? And run it: no lock held, no loop turned. The error text stays. */
 bool after_is_due(void);
 void after_run(void);

@@ -6,6 +6,7 @@
 
 #include "engine/base/mem.h"
 #include "engine/loop/after.h"
+#include "engine/loop/grower.h"
 #include "engine/volume.h"
 
 _Static_assert(VDISK_EVENT_WATERMARK < 32, "a bit of `pending` for each kind");
@@ -106,6 +107,7 @@ bool events_is_mine(const struct volume_events *e)
 void layer_note_end(struct layer *layer, uint64_t end)
 {
     struct volume_mark *m = &layer->mark;
+    struct grower *grower;
     bool passes;
 
     pthread_mutex_lock(&m->lock);
@@ -122,4 +124,7 @@ void layer_note_end(struct layer *layer, uint64_t end)
     pthread_mutex_unlock(&m->lock);
     if (passes)
         events_raise(layer->volume->events, VDISK_EVENT_WATERMARK);
+    grower = atomic_load_explicit(&layer->volume->grower, memory_order_acquire);
+    if (grower)
+        grower_note(grower, end);
 }

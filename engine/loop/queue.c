@@ -544,7 +544,7 @@ static int wait_done(vdisk_queue *q, unsigned min, unsigned max, const struct ti
     assert(min <= max);
     for (;;) {
         bool ran = queue_turn(q);
-        if (q->done_count >= min || is_woken(q))
+        if (q->done_count >= min || is_woken(q) || (unlikely(err_state.is_urgent) && !q->always_turned))
             return 0;
         if (ran && q->ready.head)
             continue;

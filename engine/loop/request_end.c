@@ -1,12 +1,17 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Happy path: counted, out of the volume's gate, handed in. A FUA request that was carried out without it is a
- * flush first. Failure modes: none; an error finds its words.
+ * flush first.
+ * Failure modes: none; an error finds its words. What has found no space is parked where somebody makes room
+ * (grower.h), and begins anew.
  */
 #include "engine/loop/request_end.h"
 
+#include <errno.h>
+
 #include "engine/base/clock.h"
 #include "engine/loop/failure.h"
+#include "engine/loop/grower.h"
 
 uint64_t request_now_ns(const vdisk_queue *q)
 {
@@ -30,9 +35,51 @@ void request_count_more(struct request *r, int result)
     }
 }
 
+/* As a whole: what it had written it writes again. In the gate. */
+static void begin_anew(struct request *r)
+{
+    struct layer *top = r->vdisk->top;
+
+    assert(!(r->kind == REQ_WRITE && r->merged));
+    r->flags |= REQUEST_TRIED;
+    r->error = 0;
+    if (r->flags & VDISK_REQ_COMPRESSED)
+        top->format->write_compressed(top, r);
+    else
+        top->format->submit(top, r);
+}
+
+static void run_unparked(struct task *t)
+{
+    struct request *r = container_of(t, struct request, io.task);
+
+    grower_unpark(r);
+    if (r->result == 0) {
+        begin_anew(r);
+        return;
+    }
+    failure_now = r->error;
+    r->error = 0;
+    request_end_now(r, r->asked, r->direct, r->result);
+}
+
+/* It has found no space. True: that is not its end. */
+static bool is_parked(struct request *r)
+{
+    enum park_result result;
+
+    r->io.task.run = run_unparked;
+    result = grower_park(r);
+    if (result == PARK_AGAIN)
+        begin_anew(r);
+    return result != PARK_REFUSED;
+}
+
 void request_end(struct request *r, int result)
 {
     assert(r->state == REQUEST_STARTED && r->queue->in_loop);
+    if (unlikely(result == -ENOSPC) && is_parked(r))
+        return;
     if (unlikely(r->flags & VDISK_REQ_FUA) && result == 0 && r->kind != REQ_FLUSH) {
         r->flags &= (uint8_t)~VDISK_REQ_FUA;
         r->kind = REQ_FLUSH;
