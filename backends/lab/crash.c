@@ -103,6 +103,22 @@ int crash_log_base(struct crash_log *log, unsigned disk, struct backend *b, vdis
     return rc;
 }
 
+int crash_log_extend(struct crash_log *log, unsigned disk, uint64_t size, uint8_t fill)
+{
+    struct crash_store *base = &log->disk[disk].base;
+    uint8_t bytes[4096];
+    int rc = 0;
+
+    assert(disk < CRASH_DISKS && log->changes_count == 0);
+    memset(bytes, fill, sizeof bytes);
+    for (uint64_t at = base->size, n; at < size && rc == 0; at += n) {
+        n = min_u64(sizeof bytes, size - at);
+        rc = crash_store_write(base, at, bytes, n);
+    }
+    base->size = max_u64(base->size, size);
+    return rc;
+}
+
 /* With the lock held: room for one more entry, and one for the end of each change that is on. */
 static int reserve_entries(struct crash_log *log)
 {

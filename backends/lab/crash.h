@@ -51,6 +51,13 @@ void crash_log_destroy(struct crash_log *log);
 int crash_log_base(struct crash_log *log, unsigned disk, struct backend *b, vdisk_queue *queue);
 
 /*
+ * It is a device that is going to be extended, up to `size`; what it gains has bytes `fill` before it is written.
+ * So large it is in all images: its size is durable before what is there is used. After crash_log_base(). 0 or
+ * -ENOMEM.
+ */
+int crash_log_extend(struct crash_log *log, unsigned disk, uint64_t size, uint8_t fill);
+
+/*
  * Wrap `child`; it becomes the new backend's, to be closed with it. On failure (-ENOMEM) it stays the caller's.
  * One handle that writes per disk at a time. Out of memory for the log: the request fails with -ENOMEM.
  */

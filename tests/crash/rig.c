@@ -13,6 +13,8 @@
 #include "filters/filters.h"
 #include "tests/lib/test.h"
 
+enum { DEVICE_FILL = 0x5a };
+
 /* ---- disks ------------------------------------------------------------------------------------------------ */
 
 static struct backend *put_fault(struct rig *r, unsigned disk, struct backend *below)
@@ -61,18 +63,28 @@ static int open_named(void *arg, const char *name, uint32_t flags, struct backen
     return 0;
 }
 
+/* At most: `thin`. */
+static uint64_t device_size(const struct rig *r)
+{
+    uint64_t cluster = r->spec.cluster_size;
+
+    if (r->tight)
+        return align_up(r->max_size / 4 * 5 + 32 * cluster, 512);
+    return align_up(2 * r->max_size + 16 * cluster + (1 << 20), 512);
+}
+
 static void init_disks(struct rig *r)
 {
-    struct memory_options options = {.align = 512, .fixed = true, .fill = 0x5a};
+    struct memory_options options = {.align = 512, .fixed = true, .fill = DEVICE_FILL};
 
     for (unsigned i = 0; i < RIG_DISKS; i++) {
         memdisk_init(&r->disk[i], 512);
         if (!r->fixed || i == RIG_BASE)
             continue;
         backend_close(r->disk[i].keeper);
-        options.size = r->tight ? r->max_size / 4 * 5 + 32 * (uint64_t)r->spec.cluster_size
-                                : 2 * r->max_size + 16 * (uint64_t)r->spec.cluster_size + (1 << 20);
-        options.size = align_up(options.size, 512);
+        options.size = device_size(r);
+        if (r->thin && i == RIG_IMAGE)
+            options.size = 4 * (uint64_t)r->spec.cluster_size;
         CHECK_OK(memory_backend_create_with("device", &options, &r->disk[i].keeper));
     }
 }
@@ -102,6 +114,11 @@ int rig_create(struct rig *r)
     return rc;
 }
 
+static void extend(struct rig *r, uint64_t size)
+{
+    memory_backend_extend(r->disk[RIG_IMAGE].keeper, size);
+}
+
 void rig_init(struct rig *r, const struct image_spec *spec)
 {
     rig_init_empty(r, spec);
@@ -111,7 +128,10 @@ void rig_init(struct rig *r, const struct image_spec *spec)
         memdisk_finish(&r->disk[RIG_IMAGE]);
         memdisk_load(&r->disk[RIG_IMAGE], r->made, 512);
     } else {
-        CHECK_OK(rig_create(r));
+        int rc;
+        while ((rc = rig_create(r)) == -ENOSPC && r->thin)
+            extend(r, memdisk_size(&r->disk[RIG_IMAGE]) + 512);
+        CHECK_OK(rc);
     }
 }
 
@@ -136,6 +156,8 @@ void rig_start_log(struct rig *r)
     for (unsigned i = 0; i < RIG_DISKS; i++) {
         struct backend *b = put_filter(r, i, memdisk_open(&r->disk[i], true)), *wrapped;
         CHECK_OK(crash_log_base(r->log, i, b, q));
+        if (r->thin && i == RIG_IMAGE)
+            CHECK_OK(crash_log_extend(r->log, i, device_size(r), DEVICE_FILL));
         CHECK_OK(crash_backend_create(r->log, i, b, &wrapped));
         backend_close(wrapped);
     }
@@ -164,6 +186,49 @@ void rig_restart_log(struct rig *r)
 
 /* ---- open, close ------------------------------------------------------------------------------------------ */
 
+static void on_wish(void *arg, vdisk *v, const struct vdisk_wish *wish)
+{
+    struct rig *r = arg;
+
+    CHECK(v == r->v && wish->wanted > wish->storage);
+    r->wish = wish->number;
+    r->wanted = wish->wanted;
+}
+
+static void set_grower(struct rig *r)
+{
+    struct vdisk_grower_opts opts = {.size = sizeof opts};
+
+    opts.chunk = 512 * rng_between(r->rng, 1, 256);
+    opts.least_free = rng_between(r->rng, 1, 2 * opts.chunk);
+    opts.ahead_ms = 1;
+    opts.limit = device_size(r);
+    CHECK_OK(vdisk_set_grower(r->v, on_wish, r, &opts));
+}
+
+/* By what was asked for, or less; late, or not at first. */
+static void answer_wish(struct rig *r)
+{
+    struct vdisk_watermark mark = {.size = sizeof mark};
+    uint64_t size = memdisk_size(&r->disk[RIG_IMAGE]);
+
+    if (r->wish == 0)
+        return;
+    CHECK_OK(vdisk_get_watermark(r->v, &mark));
+    if (mark.parked < r->inflight && rng_chance(r->rng, 70))
+        return;
+    if (rng_chance(r->rng, 10)) {
+        CHECK_OK(vdisk_grown(r->wish, -EIO));
+        return; /* and once more */
+    }
+    if (rng_chance(r->rng, 30))
+        r->wanted = size + align_up(rng_between(r->rng, 1, max_u64(r->wanted - min_u64(size, r->wanted), 1)), 512);
+    extend(r, min_u64(r->wanted, device_size(r)));
+    CHECK_OK(vdisk_grown(r->wish, 0));
+    if (mark.wish == r->wish && r->wanted > size)
+        r->wish = 0;
+}
+
 void rig_open(struct rig *r, unsigned queues)
 {
     struct vdisk_open_opts opts = {
@@ -172,6 +237,9 @@ void rig_open(struct rig *r, unsigned queues)
     assert(queues <= RIG_QUEUES);
     if (vdisk_open_backend(wrap(r, RIG_IMAGE, false), &opts, &r->v) < 0)
         FAIL("the image cannot be opened: %s", vdisk_error_text());
+    r->wish = 0;
+    if (r->thin)
+        set_grower(r);
     r->queues = queues;
     for (unsigned i = 0; i < queues; i++)
         CHECK_OK(vdisk_queue_create(NULL, &r->q[i]));
@@ -329,9 +397,11 @@ static void wait_one(struct rig *r)
     struct vdisk_completion c[RIG_SLOTS];
     unsigned first = (unsigned)rng_below(r->rng, r->queues);
 
+    answer_wish(r);
     for (unsigned i = 0; i < r->queues; i++) {
         unsigned queue = (first + i) % r->queues;
-        int n = vdisk_reap(r->q[queue], c, i == 0 && r->on_queue[queue] > 0, RIG_SLOTS, NULL);
+        int n = vdisk_reap(r->q[queue], c, i == 0 && r->on_queue[queue] > 0, RIG_SLOTS,
+                           r->thin ? &(struct timespec){.tv_nsec = 1000000} : NULL);
         CHECK_OK(n);
         for (int k = 0; k < n; k++)
             end_slot(r, &c[k]);
@@ -444,7 +514,7 @@ void rig_mix(struct rig *r, unsigned steps)
             rig_wait(r, (unsigned)rng_below(r->rng, RIG_SLOTS));
         if (rng_chance(r->rng, 8))
             rig_wait(r, 0);
-        if (rng_chance(r->rng, 3) && vdisk_size(r->v) < r->max_size)
+        if (!r->thin && rng_chance(r->rng, 3) && vdisk_size(r->v) < r->max_size)
             rig_grow(r, min_u64(r->max_size, vdisk_size(r->v) + 512 * rng_between(r->rng, 1, r->max_size / 1024)));
         if (rng_chance(r->rng, 3)) {
             unsigned queues = r->queues;

@@ -40,6 +40,7 @@ struct rig {
     bool preallocates;          /* whenever it grows */
     bool rotated;               /* the image goes through a filter: filters/rotate.c */
     bool tight;                 /* and little larger than it must be */
+    bool thin;                  /* or smaller, and made larger by its grower while it is used */
     bool faults;                /* calls of the disks below the log can be made to fail, or come late: fault[] */
     bool may_fail;              /* so requests may, and closing */
     uint32_t unit;              /* the disks write so many bytes whole or not at all */
@@ -55,6 +56,7 @@ struct rig {
     unsigned on_queue[RIG_QUEUES]; /* requests in flight */
     struct rig_slot slot[RIG_SLOTS];
     unsigned inflight;
+    uint64_t wish, wanted;      /* thin: what has been asked for; 0: nothing */
 };
 
 /* Counters of all cases of a program; in memory that they share. */

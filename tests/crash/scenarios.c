@@ -790,7 +790,7 @@ const struct crash_scenario crash_scenarios[] = {
     {"repair-refcounts", run_repair_refcounts, 6, 2, 300},
     {"compressed", run_compressed, 6, 2, 100},
     {"compressing", run_compressing, 10, 3, 300},
-    {"snapshot", run_snapshot, 6, 2, 100},
+    {"snapshot", run_snapshot, 6, 2, 100}, {"thin", run_thin, 20, 5, 800},
     {"refcount-table", run_refcount_table, 2, 1, 20},
     {"left-unsynced", run_left_unsynced, 6, 2, 150},
     {"create", run_create, 10, 3, 200}, {"mix", run_mix, 30, 6, 1500},

@@ -19,6 +19,9 @@ void run_repair_refcounts(void);
 /* amends.c */
 void run_amend(void);
 
+/* thin.c */
+void run_thin(void);
+
 extern const struct crash_scenario crash_scenarios[];
 extern const unsigned crash_scenarios_count;
 
