@@ -175,16 +175,16 @@ void caller_send(struct caller *c)
 }
 
 /* -EINTR is nothing: task work of a ring may end a call of its thread. */
-static unsigned reap(vdisk_queue *q, struct vdisk_completion *out, unsigned min, unsigned max,
-                     const struct timespec *timeout)
+static unsigned reap(const struct caller *c, vdisk_queue *q, struct vdisk_completion *out, unsigned min,
+                     unsigned max, const struct timespec *timeout)
 {
     int n;
 
     do
         n = vdisk_reap(q, out, min, max, timeout);
-    while (n == -EINTR);
+    while (n == -EINTR || (n == 0 && min > 0 && c->grows));
     CHECK_OK(n);
-    CHECK_MSG(timeout || (unsigned)n >= min, "reap gave %d, at least %u were asked for", n, min);
+    CHECK_MSG(timeout || (unsigned)n >= min || c->grows, "reap gave %d, at least %u were asked for", n, min);
     return (unsigned)n;
 }
 
@@ -225,7 +225,7 @@ static unsigned take_by_fd(struct caller *c, struct vdisk_completion *out, unsig
         CHECK_OK(vdisk_submit(c->queues[i]));
     while (n == 0) {
         *ret_queue = c->queues[sleep_on_fds(c)];
-        n = reap(*ret_queue, out, 0, max, NULL);
+        n = reap(c, *ret_queue, out, 0, max, NULL);
     }
     return n;
 }
@@ -236,7 +236,7 @@ static unsigned take_spinning(struct caller *c, struct vdisk_completion *out, un
     for (unsigned i = (unsigned)rng_below(&c->rng, c->nqueues);; i = (i + 1) % c->nqueues) {
         *ret_queue = c->queues[i];
         CHECK_OK(vdisk_submit(*ret_queue));
-        unsigned n = reap(*ret_queue, out, 0, max, NULL);
+        unsigned n = reap(c, *ret_queue, out, 0, max, NULL);
         if (n > 0)
             return n;
         sched_yield();
@@ -263,10 +263,10 @@ static unsigned take_waiting(struct caller *c, vdisk_queue *q, struct vdisk_comp
     switch (c->way) {
     case CALLER_REAPS_ALL:
         max = (unsigned)min_u64(max, vdisk_queue_inflight(q));
-        return reap(q, out, max, max, NULL);
+        return reap(c, q, out, max, max, NULL);
     case CALLER_TIMES_OUT:
         while (n == 0)
-            n = reap(q, out, 1, max, &(struct timespec){.tv_nsec = (long)rng_below(&c->rng, 3000000)});
+            n = reap(c, q, out, 1, max, &(struct timespec){.tv_nsec = (long)rng_below(&c->rng, 3000000)});
         return n;
     case CALLER_REAPS_ONE:
     case CALLER_POLLS:
@@ -276,7 +276,7 @@ static unsigned take_waiting(struct caller *c, vdisk_queue *q, struct vdisk_comp
     case CALLER_WAYS:
         break;
     }
-    return reap(q, out, 1, max, NULL);
+    return reap(c, q, out, 1, max, NULL);
 }
 
 unsigned caller_take(struct caller *c, bool wait, struct vdisk_completion *out, unsigned max,
@@ -289,7 +289,7 @@ unsigned caller_take(struct caller *c, bool wait, struct vdisk_completion *out, 
     if (!*ret_queue)
         return 0;
     if (!wait)
-        return reap(*ret_queue, out, 0, max, NULL);
+        return reap(c, *ret_queue, out, 0, max, NULL);
     caller_wait_begin(caller_describe(c));
     if (sleeps_on_fd(c))
         n = take_by_fd(c, out, max, ret_queue);

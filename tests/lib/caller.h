@@ -33,6 +33,7 @@ struct caller {
     bool computes; /* leaves the library between turns */
     bool sync;     /* makes synchronous calls in between */
     bool late_fd;  /* asks for descriptors when there are requests already */
+    bool grows;    /* a grower without a thread is called from here: a wait may return early */
 
     /* Its own. */
     struct rng rng;

@@ -31,6 +31,7 @@ struct workload {
     bool overlaps; /* writes may overlap: what two touch at once is not checked before it is written again */
     bool faults; /* requests may fail: the model then allows for both */
     bool full;   /* what may need space may fail with ENOSPC; reads and flushes may not */
+    bool grows;  /* it has a grower without a thread: who waits may return early */
     /*
      * Several threads: each window is cut into stripes of `stripe` bytes, and this one uses every `stripes`-th,
      * from `stripe_index` on. stripes = 1: all of it.

@@ -225,6 +225,28 @@ static void make_world(struct world *w)
     describe(w);
 }
 
+/* Some chunks of the memory, as long as it is not enough. */
+static void on_wish(void *arg, vdisk *v, const struct vdisk_wish *wish)
+{
+    struct world_volume *volume = arg;
+
+    CHECK(v == volume->v && wish->wanted > wish->storage);
+    memdisk_set_space(volume->thin, memdisk_occupied(volume->thin) + (volume->wishes++ % 4 << 16));
+    CHECK_OK(vdisk_grown(wish->number, 0));
+}
+
+/* It has what it occupies, and a grower: what finds no space waits, and so does what is only told so. */
+static void make_thin(struct world *w, struct world_volume *v)
+{
+    struct vdisk_grower_opts opts = {.size = sizeof opts, .chunk = 65536, .retry_ms = 1};
+
+    if (v->layers[0].data_file || !rng_chance(&w->rng, 30))
+        return;
+    v->thin = &find_disk(w, v->layers[0].path + 4)->disk;
+    memdisk_set_space(v->thin, memdisk_occupied(v->thin));
+    CHECK_OK(vdisk_set_grower(v->v, on_wish, v, &opts));
+}
+
 static void open_volume(struct world *w, struct world_volume *v)
 {
     struct workload *l = &v->w;
@@ -234,6 +256,7 @@ static void open_volume(struct world *w, struct world_volume *v)
     w->opening = v;
     v->v = open_layer(w, &v->layers[0]);
     w->opening = NULL;
+    make_thin(w, v);
     memset(l, 0, sizeof *l);
     l->v = v->v;
     l->models = &v->model;
@@ -245,6 +268,7 @@ static void open_volume(struct world *w, struct world_volume *v)
     l->queues = w->queues;
     l->nqueues = w->nqueues;
     l->faults = w->faults;
+    l->grows = true; /* if not this one, another on the same queue */
     l->overlaps = rng_chance(r, 50);
     rng_init(&l->rng, rng_next(r));
     workload_start(l);
@@ -286,6 +310,8 @@ static void close_volume(struct world *w, struct world_volume *v)
     int rc;
 
     workload_drain(&v->w);
+    if (v->thin)
+        memdisk_set_space(v->thin, UINT64_MAX);
     fault_clear(v->fault);
     workload_verify(v->v, &v->model, 1);
     flushed = flush_volume(v, w->faults);

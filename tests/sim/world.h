@@ -26,6 +26,8 @@ struct world_volume {
     struct model model;   /* what it must read as */
     struct model flushed; /* the least that must be there when a flush has failed */
     struct backend *fault; /* around its top layer, while it is open */
+    struct memdisk *thin;  /* the top's disk, of which a grower makes more when it is full; or NULL */
+    unsigned wishes;
     vdisk *v;
     struct workload w;
 };
