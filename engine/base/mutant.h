@@ -80,7 +80,6 @@
     X(AHEAD_JUDGED, "a layer that another hides is told damaged: load.c")                                      \
     X(PARK_MISSES_ROOM, "who finds no space does not look whether room has come: grower.h, invariant 2")       \
     X(PARK_IN_GATE, "who waits for room is in the gate: grower.h, invariant 1")                                \
-    X(GROWER_UNPINNED, "a volume is closed while an answer to it is under way: grower.c, invariant 2")         \
     X(FLAT_WORDS_KEPT, "a slot that is given to other pieces keeps its words: flat.h, invariant 3")            \
     X(FLAT_PART_FOR_ALL, "what the start of a piece is made of counts for all of it: flat.h, invariant 2")
 

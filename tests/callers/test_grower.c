@@ -1,268 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * A grower makes a device larger while it is written to: in time, late, by less than was asked for, with errors,
- * never; from within its call, from a thread, from an event loop, while the volume is closed. No write fails but
- * those that the limit leaves without space, and reads, writes in place and flushes never wait.
+ * never; from within its call, from a thread, from an event loop. No write fails but those that the limit leaves
+ * without space, and reads, writes in place and flushes never wait.
  */
 #include <poll.h>
-#include <pthread.h>
-#include <stdatomic.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <sys/eventfd.h>
-#include <time.h>
-#include <unistd.h>
 
-#include "backends/memory.h"
-#include "engine/volume.h"
-#include "tests/callers/callers.h"
-#include "tests/lib/image.h"
-#include "tests/lib/memdisk.h"
-
-enum { MIB = 1 << 20, GUEST_MIB = 64, DEVICE = 4 * MIB, CHUNK = MIB };
-
-/* A device in memory, an image on it, and what its grower is to do. */
-static struct place {
-    struct memdisk disk;
-    vdisk *v;
-    struct vdisk_grower_opts opts;
-    pthread_mutex_t lock;      /* all that follows */
-    pthread_cond_t asked;
-    struct vdisk_wish wish;    /* the last one */
-    unsigned wishes;
-    bool answers, half;        /* within the call; with half of what is missing */
-    int errors_first, error;   /* so many answers are that */
-    int fd;                    /* or it writes that one */
-    bool misuses;              /* does what is refused there */
-} place;
-
-static uint64_t device_size(void)
-{
-    return memdisk_size(&place.disk);
-}
-
-/* As lvextend does. */
-static void extend_to(uint64_t size)
-{
-    memory_backend_extend(place.disk.keeper, size);
-}
-
-static void check_wish(const struct vdisk_wish *w)
-{
-    uint64_t limit = place.opts.limit;
-
-    CHECK_INT(w->size, sizeof *w);
-    CHECK(w->number != 0 && w->number != place.wish.number);
-    CHECK_MSG(w->wanted > w->storage && (w->wanted == limit || (w->wanted - w->storage) % CHUNK == 0),
-              "of %llu bytes %llu are wanted", (unsigned long long)w->storage, (unsigned long long)w->wanted);
-    CHECK(w->allocated_end > 0 && w->allocated_end <= w->storage);
-    CHECK(limit == 0 || w->wanted <= limit);
-    if (w->parked == 0)
-        CHECK(w->storage - w->allocated_end < place.opts.least_free || w->bytes_per_second > 0);
-}
-
-static void on_wish(void *arg, vdisk *v, const struct vdisk_wish *wish)
-{
-    struct vdisk_info info = {.size = sizeof info};
-    uint64_t size = place.half ? wish->storage + (wish->wanted - wish->storage) / 2 : wish->wanted;
-    int error = 0;
-
-    CHECK(arg == &place && v == place.v);
-    CHECK_OK(vdisk_get_info(v, &info)); /* no lock is held */
-    if (place.misuses) {
-        CHECK_INT(vdisk_close(v), -EDEADLK);
-        CHECK_INT(vdisk_set_grower(v, NULL, NULL, NULL), -EDEADLK);
-    }
-    pthread_mutex_lock(&place.lock);
-    check_wish(wish);
-    place.wish = *wish;
-    place.wishes++;
-    if (place.errors_first > 0 && place.errors_first-- > 0)
-        error = place.error;
-    pthread_cond_broadcast(&place.asked);
-    pthread_mutex_unlock(&place.lock);
-    if (place.fd >= 0)
-        CHECK(write(place.fd, &(uint64_t){1}, 8) == 8);
-    if (!place.answers)
-        return;
-    if (error == 0) {
-        extend_to(align_up(size, 4096));
-        memdisk_set_space(&place.disk, UINT64_MAX);
-    }
-    CHECK_OK(vdisk_grown(wish->number, error));
-}
-
-static void reset_place(void)
-{
-    memset(&place, 0, sizeof place);
-    pthread_mutex_init(&place.lock, NULL);
-    pthread_cond_init(&place.asked, NULL);
-    place.fd = -1;
-    place.opts = (struct vdisk_grower_opts){.size = sizeof place.opts, .chunk = CHUNK, .least_free = CHUNK / 2,
-                                            .retry_ms = 20, .ahead_ms = 1};
-}
-
-/* On place.disk. */
-static void make_volume(const struct image_spec *spec)
-{
-    struct vdisk_open_opts opts = {.size = sizeof opts, .flags = VDISK_OPEN_RDWR,
-                                   .format = spec->qcow2 ? "qcow2" : "raw"};
-    struct backend *b = memdisk_open(&place.disk, false);
-
-    CHECK_OK(image_create_on(spec, b));
-    backend_close(b);
-    CHECK_OK(vdisk_open_backend(memdisk_open(&place.disk, false), &opts, &place.v));
-}
-
-static void open_place(uint32_t cluster_size)
-{
-    struct image_spec spec;
-
-    reset_place();
-    memdisk_init_fixed(&place.disk, 512, DEVICE);
-    image_default(&spec, "thin", (uint64_t)GUEST_MIB * MIB);
-    spec.cluster_size = cluster_size;
-    make_volume(&spec);
-}
-
-/* Storage whose size tells nothing: a full file system, a device with a pool below. */
-static void open_full(bool qcow2, bool fixed)
-{
-    struct image_spec spec;
-
-    reset_place();
-    if (fixed)
-        memdisk_init_fixed(&place.disk, 512, 16 * MIB);
-    else
-        memdisk_init(&place.disk, 512);
-    image_default(&spec, "full", 16 * MIB);
-    spec.qcow2 = qcow2;
-    make_volume(&spec);
-    memdisk_set_space(&place.disk, 2 * MIB);
-}
-
-static void set_grower(void)
-{
-    CHECK_OK(vdisk_set_grower(place.v, on_wish, &place, &place.opts));
-}
-
-static void close_place(void)
-{
-    CHECK_OK(vdisk_close(place.v));
-    memdisk_save(&place.disk, test_path("saved"));
-    if (access("/usr/bin/qemu-img", X_OK) == 0)
-        image_check(test_path("saved"), false);
-    memdisk_finish(&place.disk);
-}
-
-static struct vdisk_watermark mark_of(vdisk *v)
-{
-    struct vdisk_watermark mark = {.size = sizeof mark};
-
-    CHECK_OK(vdisk_get_watermark(v, &mark));
-    return mark;
-}
-
-/* On another thread. */
-static void wait_for_wish(void)
-{
-    pthread_mutex_lock(&place.lock);
-    while (place.wishes == 0)
-        pthread_cond_wait(&place.asked, &place.lock);
-    pthread_mutex_unlock(&place.lock);
-}
-
-/* ---- writing ----------------------------------------------------------------------------------------- */
-
-static char *filled(int value)
-{
-    char *buf = vdisk_alloc_buffer(CLUSTER);
-
-    CHECK(buf != NULL);
-    memset(buf, value, CLUSTER);
-    return buf;
-}
-
-static void check_cluster(vdisk_queue *q, uint64_t i, int value)
-{
-    char *buf = filled(0);
-
-    vdisk_read(q, place.v, i * CLUSTER, buf, CLUSTER, 0, 0);
-    reap_all(q, 1, NULL);
-    for (unsigned at = 0; at < CLUSTER; at += 511)
-        CHECK_MSG(buf[at] == (char)value, "cluster %llu reads %d, not %d", (unsigned long long)i, buf[at], value);
-    free(buf);
-}
-
-struct writer {
-    vdisk_queue *q;
-    uint64_t first, n; /* clusters */
-    unsigned depth;
-};
-
-static int value_of(uint64_t cluster)
-{
-    return (int)(cluster % 120 + 1);
-}
-
-/* All of them, some at a time; none may fail. */
-static void write_clusters(struct writer *w)
-{
-    char *buf[120];
-    uint64_t sent = 0, ended = 0;
-
-    for (unsigned i = 0; i < ARRAY_LEN(buf); i++)
-        buf[i] = filled((int)i + 1);
-    while (ended < w->n) {
-        for (; sent < w->n && sent - ended < w->depth; sent++)
-            vdisk_write(w->q, place.v, (w->first + sent) * CLUSTER, buf[value_of(w->first + sent) - 1], CLUSTER,
-                        sent % 7 == 0 ? VDISK_REQ_FUA : 0, 0);
-        reap_all(w->q, 1, NULL);
-        ended++;
-    }
-    for (unsigned i = 0; i < ARRAY_LEN(buf); i++)
-        free(buf[i]);
-}
-
-static void verify_clusters(vdisk_queue *q, uint64_t n)
-{
-    for (uint64_t i = 0; i < n; i++)
-        check_cluster(q, i, value_of(i));
-}
-
-/* Write on from cluster `first` until `n` requests wait for room. How many were sent; before those none failed. */
-static uint64_t write_until_parked(vdisk_queue *q, uint64_t first, uint64_t n, char *buf)
-{
-    struct vdisk_completion c;
-    uint64_t sent = 0;
-
-    while (mark_of(place.v).parked < n) {
-        CHECK(sent < 2000);
-        vdisk_write(q, place.v, (first + sent) * CLUSTER, buf, CLUSTER, 0, 0);
-        sent++;
-        while (vdisk_queue_inflight(q) > mark_of(place.v).parked) {
-            int got = vdisk_reap(q, &c, 1, 1, &(struct timespec){.tv_nsec = 1000000});
-            CHECK(got >= 0 || got == -EINTR);
-            if (got > 0)
-                CHECK_OK(c.result);
-        }
-    }
-    return sent;
-}
-
-static void for_each_kind(void (*run)(vdisk_queue *q))
-{
-    for (unsigned i = 0; i < ARRAY_LEN(all_kinds); i++) {
-        struct vdisk_queue_opts opts = {.size = sizeof opts, .kind = all_kinds[i]};
-        vdisk_queue *q;
-        test_note("kind %s", vdisk_queue_kind_name(all_kinds[i]));
-        CHECK_OK(vdisk_queue_create(&opts, &q));
-        run(q);
-        CHECK_OK(vdisk_queue_destroy(q));
-    }
-}
-
-/* ---- cases ------------------------------------------------------------------------------------------- */
+#include "backends/lab/sim.h"
+#include "tests/callers/grower.h"
 
 /* It does all within its call, on the library's thread or on ours. */
 static void answered_at_once(vdisk_queue *q, uint32_t flags, uint32_t cluster_size)
@@ -313,6 +59,9 @@ static void others_go_on(vdisk_queue *q)
     reap_all(q, 3, NULL);
     check_cluster(q, 1, 77);
     check_cluster(q, 2, 0);
+    caller_wait_begin("trim"); /* waits for what is in flight */
+    CHECK_OK(vdisk_trim_space(place.v));
+    caller_wait_end();
     free(buf);
 }
 
@@ -558,190 +307,74 @@ static void test_reap_alone(void)
     for_each_kind(reap_alone_on);
 }
 
-/* ---- two queues, each with its thread; and a third that answers -------------------------------------- */
+/* ---- in virtual time: how much, and when -------------------------------------------------------------- */
 
-static _Atomic bool done;
+enum { TAKES_MS = 200, AHEAD_MS = 1000, WRITES = 4000 };
 
-static void *answer_on(void *arg)
+/* Each extension takes its time; when the rate and that time are known no write waits for any. */
+static void write_steadily(struct sim *sim, vdisk_queue *q)
 {
-    struct vdisk_wish wish = {0};
+    struct vdisk_completion c;
+    uint64_t due = 0, wish = 0, sent = 0, ended = 0, early = 0;
+    char *buf = filled(1);
 
-    (void)arg;
-    while (!atomic_load(&done)) {
-        pthread_mutex_lock(&place.lock);
-        bool is_new = place.wish.number != wish.number;
-        wish = place.wish;
-        pthread_mutex_unlock(&place.lock);
-        if (is_new) {
-            extend_to(wish.storage + (wish.wanted - wish.storage) / (wish.number % 2 + 1));
-            vdisk_grown(wish.number, 0);
+    while (ended < WRITES) {
+        if (sent == ended)
+            vdisk_write(q, place.v, sent++ * CLUSTER, buf, CLUSTER, 0, 0);
+        int n = vdisk_reap(q, &c, 1, 1, &(struct timespec){.tv_nsec = 1000000});
+        CHECK(n >= 0);
+        if (n > 0)
+            CHECK_OK(c.result);
+        ended += (uint64_t)n;
+        if (place.wish.number != wish) { /* a new one */
+            wish = place.wish.number;
+            due = sim_now_ns(sim) + TAKES_MS * UINT64_C(1000000);
+            early += place.wish.parked == 0;
+            CHECK(place.wish.wanted - place.wish.storage >= place.wish.bytes_per_second / 1000 * AHEAD_MS);
         }
-        nanosleep(&(struct timespec){.tv_nsec = 100000}, NULL);
+        if (place.wishes > 2)
+            CHECK_MSG(mark_of(place.v).parked == 0, "wish %u, of %llu B/s, came late", place.wishes,
+                      (unsigned long long)place.wish.bytes_per_second);
+        if (due > 0 && sim_now_ns(sim) >= due) {
+            extend_to(place.wish.wanted);
+            CHECK_OK(vdisk_grown(wish, 0));
+            due = 0;
+        }
     }
-    return NULL;
-}
-
-static void *write_on(void *arg)
-{
-    struct writer *w = arg;
-
-    CHECK_OK(vdisk_queue_create(NULL, &w->q));
-    write_clusters(w);
-    CHECK_OK(vdisk_queue_destroy(w->q));
-    return NULL;
-}
-
-static void test_threads(void)
-{
-    struct writer w[2] = {{NULL, 0, 25 * 16, 12}, {NULL, 25 * 16, 25 * 16, 12}};
-    pthread_t thread[3];
-    vdisk_queue *q;
-
-    open_place(CLUSTER);
-    atomic_store(&done, false);
-    set_grower();
-    CHECK(pthread_create(&thread[2], NULL, answer_on, NULL) == 0);
-    for (unsigned i = 0; i < 2; i++)
-        CHECK(pthread_create(&thread[i], NULL, write_on, &w[i]) == 0);
-    for (unsigned i = 0; i < 2; i++)
-        pthread_join(thread[i], NULL);
-    atomic_store(&done, true);
-    pthread_join(thread[2], NULL);
-    CHECK_OK(vdisk_queue_create(NULL, &q));
-    verify_clusters(q, 50 * 16);
-    CHECK_OK(vdisk_queue_destroy(q));
-    close_place();
-}
-
-/* It is closed, and its grower set anew, while answers to it are on their way. */
-static void *answer_always(void *arg)
-{
-    (void)arg;
-    while (!atomic_load(&done)) {
-        pthread_mutex_lock(&place.lock);
-        uint64_t number = place.wish.number;
-        pthread_mutex_unlock(&place.lock);
-        int rc = vdisk_grown(number, number % 3 == 0 ? -EIO : 0);
-        CHECK(rc == 0 || rc == -ENOENT);
-    }
-    return NULL;
-}
-
-static void test_closed_beside(void)
-{
-    unsigned rounds = test_is_quick() ? 10 : 40;
-    pthread_t thread;
-    char *buf = filled(3);
-
-    memset(&place, 0, sizeof place);
-    pthread_mutex_init(&place.lock, NULL);
-    atomic_store(&done, false);
-    CHECK(pthread_create(&thread, NULL, answer_always, NULL) == 0);
-    for (unsigned i = 0; i < rounds; i++) {
-        const char *path = test_path("thin%u", i);
-        struct vdisk_create_opts create = {.size = sizeof create, .format = "qcow2", .virtual_size = 1u << 30};
-        struct vdisk_grower_opts opts = {.size = sizeof opts, .chunk = CHUNK, .retry_ms = 1};
-        CHECK_OK(vdisk_create(path, &create));
-        vdisk *v = open_rw(path);
-        CHECK_OK(vdisk_set_grower(v, on_wish, &place, &opts));
-        pthread_mutex_lock(&place.lock);
-        place.wish.number = (v->number << 24) + 1;
-        pthread_mutex_unlock(&place.lock);
-        CHECK_OK(vdisk_pwrite(v, buf, CLUSTER, 0, 0));
-        if (i % 2)
-            CHECK_OK(vdisk_set_grower(v, NULL, NULL, NULL));
-        CHECK_OK(vdisk_close(v));
-    }
-    atomic_store(&done, true);
-    pthread_join(thread, NULL);
+    CHECK_MSG(early + 2 >= place.wishes && place.wishes >= 4 && place.wishes < 20, "%u wishes, %llu in time",
+              place.wishes, (unsigned long long)early);
     free(buf);
 }
 
-/* A synchronous write waits for room. */
-static void *sync_write(void *arg)
+static void test_in_time(void)
 {
-    char *buf = filled(2);
-
-    for (uint64_t i = 0; i < 8 * 16; i++)
-        CHECK_OK(vdisk_pwrite(place.v, buf, CLUSTER, i * CLUSTER, 0));
-    CHECK_OK(vdisk_sync(place.v));
-    free(buf);
-    return arg;
-}
-
-static void test_sync(void)
-{
-    pthread_t thread;
-
-    open_place(CLUSTER);
-    set_grower();
-    CHECK(pthread_create(&thread, NULL, sync_write, NULL) == 0);
-    while (mark_of(place.v).parked == 0)
-        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
-    wait_for_wish();
-    extend_to(device_size() + 16 * MIB);
-    CHECK_OK(vdisk_grown(place.wish.number, 0));
-    pthread_join(thread, NULL);
-    close_place();
-}
-
-static void full_storage(bool qcow2, bool fixed)
-{
-    char *buf = filled(4), *back = filled(0);
+    struct sim_options options = {.seed = rng_next(test_rng()), .latency_ns = 1000000};
+    struct vdisk_open_opts opts = {.size = sizeof opts, .flags = VDISK_OPEN_RDWR, .format = "qcow2"};
+    struct image_spec spec;
+    struct backend *b;
+    struct sim *sim;
     vdisk_queue *q;
 
+    reset_place();
+    place.opts.ahead_ms = AHEAD_MS;
+    place.opts.least_free = CLUSTER;
+    memdisk_init_fixed(&place.disk, 512, DEVICE);
+    image_default(&spec, "steady", 512ull * MIB);
+    b = memdisk_open(&place.disk, false);
+    CHECK_OK(image_create_on(&spec, b));
+    backend_close(b);
+    CHECK_OK(sim_create(&options, &sim));
+    sim_enter(sim);
+    CHECK_OK(sim_backend_create(sim, memdisk_open(&place.disk, false), &b));
+    CHECK_OK(vdisk_open_backend(b, &opts, &place.v));
     CHECK_OK(vdisk_queue_create(NULL, &q));
-    open_full(qcow2, fixed);
-    place.answers = fixed; /* and the volume follows the device */
     set_grower();
-    CHECK_INT(place.wishes, 0);
-    uint64_t sent = fixed ? 64 : write_until_parked(q, 0, 2, buf);
-    vdisk_write_zeroes(q, place.v, 0, CLUSTER, 0, 0);
-    vdisk_write(q, place.v, 0, buf, CLUSTER, VDISK_REQ_FUA, 0); /* in place, or again */
-    for (unsigned i = 0; fixed && i < sent; i++)
-        vdisk_write(q, place.v, i * CLUSTER, buf, CLUSTER, VDISK_REQ_FUA, 0);
-    CHECK_OK(vdisk_submit(q));
-    if (!fixed)
-        memdisk_set_space(&place.disk, UINT64_MAX);
-    if (!fixed)
-        wait_for_wish();
-    if (!fixed)
-        CHECK_OK(vdisk_grown(place.wish.number, 0));
-    reap_all(q, vdisk_queue_inflight(q), NULL);
-    vdisk_read(q, place.v, (sent - 1) * CLUSTER, back, CLUSTER, 0, 0);
-    reap_all(q, 1, NULL);
-    CHECK(memcmp(buf, back, CLUSTER) == 0);
-    CHECK_MSG(!fixed || vdisk_size(place.v) > 16 * MIB, "the volume has not followed its device");
+    write_steadily(sim, q);
     CHECK_OK(vdisk_close(place.v));
-    memdisk_finish(&place.disk);
     CHECK_OK(vdisk_queue_destroy(q));
-    free(buf);
-    free(back);
-}
-
-static void test_full(void)
-{
-    full_storage(true, false);
-    full_storage(false, false);
-    full_storage(false, true);
-}
-
-static void test_refused(void)
-{
-    struct vdisk_grower_opts opts = {.size = sizeof opts, .flags = 1u << 31};
-    vdisk *v;
-
-    CHECK_OK(vdisk_open(make_full_image("image"), NULL, &v));
-    CHECK_INT(vdisk_set_grower(v, on_wish, NULL, NULL), -EACCES);
-    CHECK_HAS(vdisk_error_text(), "read-only");
-    CHECK_INT(vdisk_set_grower(v, on_wish, NULL, &opts), -EINVAL);
-    opts.size = 1;
-    CHECK_INT(vdisk_set_grower(v, on_wish, NULL, &opts), -EINVAL);
-    CHECK_OK(vdisk_set_grower(v, NULL, NULL, NULL));
-    CHECK_INT(vdisk_set_grower(NULL, on_wish, NULL, NULL), -EINVAL);
-    CHECK_INT(vdisk_grown(0, 0), -ENOENT);
-    CHECK_INT(vdisk_grown(1, 1), -EINVAL);
-    CHECK_OK(vdisk_close(v));
+    sim_leave(sim);
+    sim_destroy(sim);
+    memdisk_finish(&place.disk);
 }
 
 int main(int argc, char **argv)
@@ -752,13 +385,9 @@ int main(int argc, char **argv)
         {.name = "less", .run = test_less},
         {.name = "limit", .run = test_limit},
         {.name = "never", .run = test_never},
+        {.name = "in_time", .run = test_in_time},
         {.name = "event_loop", .run = test_event_loop},
         {.name = "reap_alone", .run = test_reap_alone},
-        {.name = "threads", .run = test_threads, .repeat = 4, .quick = 1},
-        {.name = "closed_beside", .run = test_closed_beside},
-        {.name = "sync", .run = test_sync},
-        {.name = "full", .run = test_full},
-        {.name = "refused", .run = test_refused},
     };
 
     return test_main(argc, argv, cases, ARRAY_LEN(cases));

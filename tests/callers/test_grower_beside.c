@@ -1,0 +1,255 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Growers beside other threads: some write, one answers, one closes; storage whose size says nothing of its room;
+ * and what is refused.
+ */
+#include <stdatomic.h>
+#include <time.h>
+
+#include "backends/lab/fault.h"
+#include "tests/callers/grower.h"
+
+/* ---- two queues, each with its thread; and a third that answers -------------------------------------- */
+
+static _Atomic bool done;
+
+static void *answer_on(void *arg)
+{
+    struct vdisk_wish wish = {0};
+
+    (void)arg;
+    while (!atomic_load(&done)) {
+        pthread_mutex_lock(&place.lock);
+        bool is_new = place.wish.number != wish.number;
+        wish = place.wish;
+        pthread_mutex_unlock(&place.lock);
+        if (is_new) {
+            extend_to(wish.storage + (wish.wanted - wish.storage) / (wish.number % 2 + 1));
+            vdisk_grown(wish.number, 0);
+        }
+        nanosleep(&(struct timespec){.tv_nsec = 100000}, NULL);
+    }
+    return NULL;
+}
+
+static void *write_on(void *arg)
+{
+    struct writer *w = arg;
+
+    CHECK_OK(vdisk_queue_create(NULL, &w->q));
+    write_clusters(w);
+    CHECK_OK(vdisk_queue_destroy(w->q));
+    return NULL;
+}
+
+static void test_threads(void)
+{
+    struct writer w[2] = {{NULL, 0, 25 * 16, 12}, {NULL, 25 * 16, 25 * 16, 12}};
+    pthread_t thread[3];
+    vdisk_queue *q;
+
+    open_place(CLUSTER);
+    atomic_store(&done, false);
+    set_grower();
+    CHECK(pthread_create(&thread[2], NULL, answer_on, NULL) == 0);
+    for (unsigned i = 0; i < 2; i++)
+        CHECK(pthread_create(&thread[i], NULL, write_on, &w[i]) == 0);
+    for (unsigned i = 0; i < 2; i++)
+        pthread_join(thread[i], NULL);
+    atomic_store(&done, true);
+    pthread_join(thread[2], NULL);
+    CHECK_OK(vdisk_queue_create(NULL, &q));
+    verify_clusters(q, 50 * 16);
+    CHECK_OK(vdisk_queue_destroy(q));
+    close_place();
+}
+
+/* It is closed, and its grower set anew, while answers to it are on their way. */
+static void *answer_always(void *arg)
+{
+    (void)arg;
+    while (!atomic_load(&done)) {
+        pthread_mutex_lock(&place.lock);
+        uint64_t number = place.wish.number;
+        pthread_mutex_unlock(&place.lock);
+        int rc = vdisk_grown(number, number % 3 == 0 ? -EIO : 0);
+        CHECK(rc == 0 || rc == -ENOENT);
+    }
+    return NULL;
+}
+
+static void test_closed_beside(void)
+{
+    unsigned rounds = test_is_quick() ? 10 : 40;
+    pthread_t thread;
+    char *buf = filled(3);
+
+    memset(&place, 0, sizeof place);
+    pthread_mutex_init(&place.lock, NULL);
+    atomic_store(&done, false);
+    CHECK(pthread_create(&thread, NULL, answer_always, NULL) == 0);
+    for (unsigned i = 0; i < rounds; i++) {
+        const char *path = test_path("thin%u", i);
+        struct vdisk_create_opts create = {.size = sizeof create, .format = "qcow2", .virtual_size = 1u << 30};
+        struct vdisk_grower_opts opts = {.size = sizeof opts, .chunk = CHUNK, .retry_ms = 1};
+        CHECK_OK(vdisk_create(path, &create));
+        vdisk *v = open_rw(path);
+        CHECK_OK(vdisk_set_grower(v, on_wish, &place, &opts));
+        pthread_mutex_lock(&place.lock);
+        place.wish.number = (v->number << 24) + 1;
+        pthread_mutex_unlock(&place.lock);
+        CHECK_OK(vdisk_pwrite(v, buf, CLUSTER, 0, 0));
+        if (i % 2)
+            CHECK_OK(vdisk_set_grower(v, NULL, NULL, NULL));
+        CHECK_OK(vdisk_close(v));
+    }
+    atomic_store(&done, true);
+    pthread_join(thread, NULL);
+    free(buf);
+}
+
+/* A synchronous write waits for room. */
+static void *sync_write(void *arg)
+{
+    char *buf = filled(2);
+
+    for (uint64_t i = 0; i < 8 * 16; i++)
+        CHECK_OK(vdisk_pwrite(place.v, buf, CLUSTER, i * CLUSTER, 0));
+    CHECK_OK(vdisk_sync(place.v));
+    free(buf);
+    return arg;
+}
+
+static void test_sync(void)
+{
+    pthread_t thread;
+
+    open_place(CLUSTER);
+    set_grower();
+    CHECK(pthread_create(&thread, NULL, sync_write, NULL) == 0);
+    while (mark_of(place.v).parked == 0)
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    wait_for_wish();
+    extend_to(device_size() + 16 * MIB);
+    CHECK_OK(vdisk_grown(place.wish.number, 0));
+    pthread_join(thread, NULL);
+    close_place();
+}
+
+static void full_storage(bool qcow2, bool fixed)
+{
+    char *buf = filled(4), *back = filled(0);
+    vdisk_queue *q;
+
+    CHECK_OK(vdisk_queue_create(NULL, &q));
+    open_full(qcow2, fixed);
+    place.answers = fixed; /* and the volume follows the device */
+    set_grower();
+    CHECK_INT(place.wishes, 0);
+    uint64_t sent = fixed ? 64 : write_until_parked(q, 0, 2, buf);
+    vdisk_write_zeroes(q, place.v, 0, CLUSTER, 0, 0);
+    vdisk_write(q, place.v, 0, buf, CLUSTER, VDISK_REQ_FUA, 0); /* in place, or again */
+    for (unsigned i = 0; fixed && i < sent; i++)
+        vdisk_write(q, place.v, i * CLUSTER, buf, CLUSTER, VDISK_REQ_FUA, 0);
+    CHECK_OK(vdisk_submit(q));
+    if (!fixed)
+        memdisk_set_space(&place.disk, UINT64_MAX);
+    if (!fixed)
+        wait_for_wish();
+    if (!fixed)
+        CHECK_OK(vdisk_grown(place.wish.number, 0));
+    reap_all(q, vdisk_queue_inflight(q), NULL);
+    vdisk_read(q, place.v, (sent - 1) * CLUSTER, back, CLUSTER, 0, 0);
+    reap_all(q, 1, NULL);
+    CHECK(memcmp(buf, back, CLUSTER) == 0);
+    CHECK_MSG(!fixed || vdisk_size(place.v) > 16 * MIB, "the volume has not followed its device");
+    CHECK_OK(vdisk_close(place.v));
+    memdisk_finish(&place.disk);
+    CHECK_OK(vdisk_queue_destroy(q));
+    free(buf);
+    free(back);
+}
+
+static void add_rule(struct backend *fault, uint64_t offset, enum fault_what what)
+{
+    struct fault_rule rule = {.kinds = FAULT_KIND(IO_WRITE), .offset = offset, .len = 1, .nth = 1, .what = what,
+                              .error = ENOSPC};
+
+    CHECK_OK(fault_add_rule(fault, &rule));
+}
+
+/* Room comes, the last there is, while a write is about to hear that there was none: it tries again. */
+static void test_missed(void)
+{
+    char *buf = filled(1);
+    struct backend *fails, *late;
+    vdisk_queue *q;
+
+    CHECK_OK(vdisk_queue_create(NULL, &q));
+    reset_place();
+    place.opts.limit = 17 * MIB;
+    memdisk_init_fixed(&place.disk, 512, 16 * MIB);
+    CHECK_OK(fault_backend_create(memdisk_open(&place.disk, false), &fails));
+    CHECK_OK(fault_backend_create(fails, &late));
+    CHECK_OK(vdisk_open_backend(late, &(struct vdisk_open_opts){.size = sizeof(struct vdisk_open_opts),
+                                                                .flags = VDISK_OPEN_RDWR, .format = "raw"},
+                                &place.v));
+    set_grower();
+    add_rule(fails, 0, FAULT_FAIL);
+    add_rule(fails, CLUSTER, FAULT_FAIL);
+    add_rule(late, CLUSTER, FAULT_LATE_END);
+    vdisk_write(q, place.v, 0, buf, BLOCK, 0, 0);
+    vdisk_write(q, place.v, CLUSTER, buf, BLOCK, 0, 0);
+    while (mark_of(place.v).parked == 0)
+        CHECK_INT(vdisk_reap(q, NULL, 1, 0, &(struct timespec){.tv_nsec = 1000000}), 0);
+    wait_for_wish();
+    CHECK_INT(fault_held(late), 1);
+    extend_to(17 * MIB);
+    CHECK_OK(vdisk_grown(place.wish.number, 0));
+    reap_all(q, 1, NULL);
+    fault_release(late);
+    reap_all(q, 1, NULL);
+    CHECK_OK(vdisk_close(place.v));
+    CHECK_OK(vdisk_queue_destroy(q));
+    memdisk_finish(&place.disk);
+    free(buf);
+}
+
+static void test_full(void)
+{
+    full_storage(true, false);
+    full_storage(false, false);
+    full_storage(false, true);
+}
+
+static void test_refused(void)
+{
+    struct vdisk_grower_opts opts = {.size = sizeof opts, .flags = 1u << 31};
+    vdisk *v;
+
+    CHECK_OK(vdisk_open(make_full_image("image"), NULL, &v));
+    CHECK_INT(vdisk_set_grower(v, on_wish, NULL, NULL), -EACCES);
+    CHECK_HAS(vdisk_error_text(), "read-only");
+    CHECK_INT(vdisk_set_grower(v, on_wish, NULL, &opts), -EINVAL);
+    opts.size = 1;
+    CHECK_INT(vdisk_set_grower(v, on_wish, NULL, &opts), -EINVAL);
+    CHECK_OK(vdisk_set_grower(v, NULL, NULL, NULL));
+    CHECK_INT(vdisk_set_grower(NULL, on_wish, NULL, NULL), -EINVAL);
+    CHECK_INT(vdisk_grown(0, 0), -ENOENT);
+    CHECK_INT(vdisk_grown(1, 1), -EINVAL);
+    CHECK_OK(vdisk_close(v));
+}
+
+int main(int argc, char **argv)
+{
+    static const struct test_case cases[] = {
+        {.name = "threads", .run = test_threads, .repeat = 4, .quick = 1},
+        {.name = "closed_beside", .run = test_closed_beside},
+        {.name = "sync", .run = test_sync},
+        {.name = "full", .run = test_full},
+        {.name = "missed", .run = test_missed},
+        {.name = "refused", .run = test_refused},
+    };
+
+    return test_main(argc, argv, cases, ARRAY_LEN(cases));
+}
