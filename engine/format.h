@@ -216,12 +216,6 @@ struct format_driver {
     int (*highest)(struct layer *layer, vdisk_queue *q, uint64_t *ret_end);
 
     /*
-     * The file of an open volume is larger than it was: what is new may be used. Any thread, no lock held. NULL:
-     * it is seen to by requests.
-     */
-    void (*extended)(struct layer *layer);
-
-    /*
      * Look for inconsistencies in the image in `file`, which is no open volume, and mend them as `what` says (then
      * it is writable). Blocks. 0: *ret and *ret_fixed tell, but for their sizes. NULL: the format has no checks.
      */

@@ -209,15 +209,6 @@ static void room(struct grower *g, uint64_t size, uint64_t at_ms)
     release(g, 0, at_ms);
 }
 
-/* The format may use what is new from now on, not only when the old is used up. */
-static void pass_on(struct grower *g)
-{
-    struct layer *top = g->v->top;
-
-    if (top->format->extended)
-        top->format->extended(top);
-}
-
 /* How large it is now. */
 static uint64_t refresh(struct grower *g)
 {
@@ -232,17 +223,13 @@ static uint64_t refresh(struct grower *g)
 static void look(struct grower *g, bool again)
 {
     uint64_t size = refresh(g), at_ms = now_ms(g);
-    bool is_new;
 
     pthread_mutex_lock(&g->lock);
-    is_new = size > g->seen;
-    if (is_new || (again && g->parked_count > 0))
+    if (size > g->seen || (again && g->parked_count > 0))
         room(g, size, at_ms);
     if (g->by_mark || g->parked_count > 0)
         consider(g, at_ms);
     pthread_mutex_unlock(&g->lock);
-    if (is_new)
-        pass_on(g);
 }
 
 void grower_look(struct grower *g)
@@ -273,7 +260,6 @@ static void close_wish(struct grower *g, int result, uint64_t size, uint64_t at_
 void grower_answer(struct grower *g, uint64_t wish, int result)
 {
     uint64_t size = refresh(g), at_ms = now_ms(g);
-    bool is_new;
 
     assert(result <= 0);
     pthread_mutex_lock(&g->lock);
@@ -283,14 +269,11 @@ void grower_answer(struct grower *g, uint64_t wish, int result)
     }
     if (g->open && wish == wish_number(g))
         close_wish(g, result, size, at_ms);
-    is_new = size > g->seen;
-    if (is_new || result == 0)
+    if (size > g->seen || result == 0)
         room(g, size, at_ms);
     consider(g, at_ms);
     rouse(g);
     pthread_mutex_unlock(&g->lock);
-    if (is_new)
-        pass_on(g);
 }
 
 /* ---- parked requests ---------------------------------------------------------------------------------------- */

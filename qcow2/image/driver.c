@@ -130,12 +130,6 @@ static int q2_highest_end(struct layer *layer, vdisk_queue *queue, uint64_t *ret
     return q2_highest(&q2_of(layer)->space, queue, ret_end);
 }
 
-static void q2_extended(struct layer *layer)
-{
-    assert(!layer->read_only && layer == layer->volume->top);
-    (void)q2_space_grew(&q2_of(layer)->space);
-}
-
 const struct format_driver qcow2_driver = {
     .name = "qcow2",
     .options = q2_options,
@@ -172,7 +166,6 @@ const struct format_driver qcow2_driver = {
     .finish = q2_finish,
     .resize = q2_resize,
     .highest = q2_highest_end,
-    .extended = q2_extended,
     .check = qcow2_check_image,
     .describe = q2_describe,
     .describe_closed = q2_describe_encrypted,

@@ -35,11 +35,23 @@ enum scan_result {
     SCAN_AGAIN
 };
 
+bool q2_space_follow(struct q2_space *space)
+{
+    const struct backend *b = space->meta->layer->file;
+    uint64_t limit = min_u64(backend_size(b), Q2_MAX_HOST_OFFSET + 1) >> space->meta->geo.cluster_bits;
+    bool grew = !(b->caps & BACKEND_GROWS) && limit > space->limit_clusters;
+
+    assert_locked(&space->meta->lock);
+    if (grew)
+        space->limit_clusters = limit;
+    return grew;
+}
+
 bool q2_space_grew(struct q2_space *space)
 {
     struct backend *b = space->meta->layer->file;
-    bool grew = false;
     uint64_t limit;
+    bool grew;
 
     if (b->caps & BACKEND_GROWS)
         return false;
@@ -48,10 +60,8 @@ bool q2_space_grew(struct q2_space *space)
     pthread_mutex_unlock(&space->meta->lock);
     if (!backend_reaches_past(b, ((limit + 1) << space->meta->geo.cluster_bits) - 1))
         return false;
-    limit = min_u64(backend_size(b), Q2_MAX_HOST_OFFSET + 1) >> space->meta->geo.cluster_bits;
     pthread_mutex_lock(&space->meta->lock);
-    grew = limit > space->limit_clusters;
-    space->limit_clusters = max_u64(space->limit_clusters, limit);
+    grew = q2_space_follow(space);
     pthread_mutex_unlock(&space->meta->lock);
     return grew;
 }

@@ -98,9 +98,13 @@ bool q2_lower(struct q2_space *space, struct q2_slot *s, uint64_t cluster_index,
 void q2_free_from(struct q2_space *space, uint64_t index);
 
 /*
- * Where space is limited: has the device been extended? Then there is more from now on. Lock not held; short.
+ * Where space is limited: has the device been extended? Then there is more from now on. Lock not held; short. In
+ * the gate, as all that uses the space: a change of the whole frees it.
  */
 bool q2_space_grew(struct q2_space *space);
+
+/* The same with the lock held, and by what the backend knows: it does not look. */
+bool q2_space_follow(struct q2_space *space);
 
 /*
  * Load a refcount slice, and make sure that it is one (refcount_load.c); as the call of an await. Look it up again

@@ -64,6 +64,7 @@ static void allocate(struct lease_fill *f, struct op *op)
     uint64_t want;
 
     pthread_mutex_lock(&f->space->meta->lock);
+    (void)q2_space_follow(f->space);
     want = lease_size(f->space, f->lease);
     pthread_mutex_unlock(&f->space->meta->lock);
     q2_alloc(f->space, want, false, &f->run, op);

@@ -108,6 +108,40 @@ static void test_closed_beside(void)
     free(buf);
 }
 
+/* The device is extended, and that is answered, while another thread changes the image as a whole. */
+static void *extend_on(void *arg)
+{
+    (void)arg;
+    while (!atomic_load(&done) && device_size() < 40 * MIB) {
+        extend_to(device_size() + 4096);
+        pthread_mutex_lock(&place.lock);
+        uint64_t number = place.wish.number;
+        pthread_mutex_unlock(&place.lock);
+        CHECK_OK(vdisk_grown(number, 0));
+        nanosleep(&(struct timespec){.tv_nsec = 100000}, NULL);
+    }
+    return NULL;
+}
+
+static void test_changed_beside(void)
+{
+    struct vdisk_resize_opts opts = {.size = sizeof opts, .shrink = true};
+    unsigned rounds = test_is_quick() ? 100 : 400;
+    pthread_t thread;
+
+    open_place(CLUSTER);
+    place.opts.least_free = 1ull << 40;
+    atomic_store(&done, false);
+    set_grower();
+    wait_for_wish();
+    CHECK(pthread_create(&thread, NULL, extend_on, NULL) == 0);
+    for (unsigned i = 0; i < rounds; i++)
+        CHECK_OK(vdisk_resize(place.v, (uint64_t)(GUEST_MIB - 1 - i % 2) * MIB, &opts));
+    atomic_store(&done, true);
+    pthread_join(thread, NULL);
+    close_place();
+}
+
 /* A synchronous write waits for room. */
 static void *sync_write(void *arg)
 {
@@ -245,6 +279,7 @@ int main(int argc, char **argv)
     static const struct test_case cases[] = {
         {.name = "threads", .run = test_threads, .repeat = 4, .quick = 1},
         {.name = "closed_beside", .run = test_closed_beside},
+        {.name = "changed_beside", .run = test_changed_beside},
         {.name = "sync", .run = test_sync},
         {.name = "full", .run = test_full},
         {.name = "missed", .run = test_missed},
