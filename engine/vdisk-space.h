@@ -58,14 +58,14 @@ struct vdisk_wish {
 };
 
 /*
- * Called when `v` needs more room; one wish at a time. It answers by vdisk_grown(), from here or any time later,
- * from any thread. On a thread of the library's own, which has nothing else to do for `v`: so it may take its
- * time, and run a command, say; requests go on meanwhile. With VDISK_GROWER_NO_THREAD as a vdisk_event_fn is: on
- * the thread that has found it, as its last deed before a call of the library returns, or on a thread of the
- * library that serves the volume: there it must be quick, such as to start the work and return to an event loop.
- * A vdisk_reap() that waits returns early for that, as when it is woken; synchronous calls do not wait for room
- * then. No lock is held: it may call the library, but for vdisk_close() and vdisk_set_grower() of `v` (-EDEADLK),
- * and wait for nothing that other threads do in calls of it.
+ * Called when `v` needs more room; one wish at a time. It answers by vdisk_grown(), from here or any time
+ * later, from any thread. On a thread of the library's own, which has nothing else to do for `v`: so it may
+ * take its time, and run a command, say; requests go on meanwhile. With VDISK_GROWER_NO_THREAD as a
+ * vdisk_event_fn is: on the thread that has found it, as its last deed before a call of the library returns,
+ * or on a thread of the library that serves the volume: there it must be quick, such as to start the work and
+ * return to an event loop. A vdisk_reap() that waits returns early for that, as when it is woken; synchronous
+ * calls do not wait for room then. No lock is held: it may call the library, but for vdisk_close() and
+ * vdisk_set_grower() of `v` (-EDEADLK), and wait for nothing that other threads do in calls of it.
  */
 typedef void vdisk_grow_fn(void *arg, vdisk *v, const struct vdisk_wish *wish);
 
@@ -107,14 +107,16 @@ struct vdisk_grower_opts {
 VDISK_API int vdisk_set_grower(vdisk *v, vdisk_grow_fn *fn, void *arg, const struct vdisk_grower_opts *opts);
 
 /*
- * Answer the wish of that number. 0: there is room now; the size is looked at here, requests that are parked try
- * again, and what is still missing is a new wish. -ENOSPC: this is as far as it goes: what is parked fails, and
- * until the storage is larger all the same, so does at once what finds no space. Any other error: not now; what is
- * parked waits on, and the grower is asked again after retry_ms; with VDISK_GROWER_NO_THREAD, by the next request
- * that finds no space then, so that who means to try again answers later, or once more. An answer to a wish that
- * is not open any more (answered, dropped, its volume is closed) does no harm: 0 has the size looked at, where the
- * volume has a grower still. Any thread; does not wait for requests. Errors: -EINVAL: result > 0; -ENOENT: there
- * is no volume with a grower that could have had this wish; -ECHILD.
+ * Answer the wish of that number. 0: there is room now; the size is looked at here, requests that are parked
+ * try again, and what is still missing is a new wish; where the storage is no larger than before, after
+ * retry_ms, or with VDISK_GROWER_NO_THREAD by the next request that finds no space even now. -ENOSPC: this is
+ * as far as it goes: what is parked fails, and until the storage is larger all the same, so does at once what
+ * finds no space. Any other error: not now; what is parked waits on, and the grower is asked again after
+ * retry_ms; with VDISK_GROWER_NO_THREAD, by the next request that finds no space then, so that who means to
+ * try again answers later, or once more. An answer to a wish that is not open any more (answered, dropped, its
+ * volume is closed) does no harm: 0 has the size looked at, where the volume has a grower still. Any thread;
+ * does not wait for requests. Errors: -EINVAL: result > 0; -ENOENT: there is no volume with a grower that
+ * could have had this wish; -ECHILD.
  */
 VDISK_API int vdisk_grown(uint64_t wish, int result);
 

@@ -154,7 +154,7 @@ static void consider(struct grower *g, uint64_t at_ms)
     assert_locked(&g->lock);
     if (!needs_more(g, size, at_ms))
         return;
-    if (at_ms >= g->pause_ms) {
+    if (at_ms >= g->pause_ms || (g->parked_may_ask && g->parked_count > 0)) {
         g->wishes++;
         g->open = g->untold = true;
         g->asked_ms = at_ms;
@@ -240,14 +240,14 @@ void grower_look(struct grower *g)
 /* With the lock held: the open wish has its answer. */
 static void close_wish(struct grower *g, int result, uint64_t size, uint64_t at_ms)
 {
-    bool larger = size > g->asked_size, pauses;
+    bool larger = size > g->asked_size;
 
     assert_locked(&g->lock);
     g->open = g->untold = false;
     g->wanted = 0;
-    /* Without a thread nobody would look when the pause is over: who says that there is room is believed. */
-    pauses = !larger && (result < 0 || !(g->opts.flags & VDISK_GROWER_NO_THREAD));
-    g->pause_ms = pauses ? at_ms + g->opts.retry_ms : 0;
+    g->pause_ms = larger ? 0 : at_ms + g->opts.retry_ms;
+    /* Without a thread nobody would look when the pause is over: who says that there is room is believed, once. */
+    g->parked_may_ask = result == 0 && g->opts.flags & VDISK_GROWER_NO_THREAD;
     if (larger)
         g->took_ms = at_ms - min_u64(at_ms, g->asked_ms);
     if (result == -ENOSPC && !larger) {
@@ -512,6 +512,7 @@ void grower_start(struct grower *g, const struct vdisk_grower_opts *opts, uint64
     g->by_mark = top->mark.by_format && !(top->file->caps & BACKEND_GROWS);
     g->open = g->untold = g->is_final = g->stop = false; /* what is parked for another stays */
     g->pause_ms = 0;
+    g->parked_may_ask = false;
     g->seen = size;
     g->highest = max_u64(g->highest, highest);
     g->samples = 0;

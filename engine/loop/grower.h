@@ -65,6 +65,7 @@ struct grower {
     uint64_t         asked_ms, asked_size, asked_end; /* of the last wish */
     uint64_t         took_ms;    /* the last extension */
     uint64_t         pause_ms;   /* none is asked before */
+    bool             parked_may_ask; /* but for what has parked since: it has tried once more */
     bool             is_final;   /* nobody makes it larger than `final_size` */
     uint64_t         final_size;
     uint64_t         rooms;      /* so often room has come */

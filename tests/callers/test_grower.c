@@ -123,6 +123,54 @@ static void test_less(void)
     CHECK_OK(vdisk_queue_destroy(q));
 }
 
+/* There is room, it says each time, and has made none. */
+static void answer_idly(void *arg, vdisk *v, const struct vdisk_wish *wish)
+{
+    CHECK(arg == &place && v == place.v);
+    place.wishes++;
+    CHECK_OK(vdisk_grown(wish->number, 0));
+}
+
+static void idle_on(vdisk_queue *q)
+{
+    enum { N = 80 };
+    struct vdisk_completion c;
+    char *buf = filled(5);
+    unsigned ended = 0, asked;
+
+    open_place(CLUSTER);
+    place.opts.flags = VDISK_GROWER_NO_THREAD;
+    place.opts.least_free = 64 * MIB; /* never is enough free */
+    place.opts.retry_ms = 10000000;
+    CHECK_OK(vdisk_set_grower(place.v, answer_idly, &place, &place.opts));
+    vdisk_write(q, place.v, 0, buf, CLUSTER, 0, 0);
+    reap_all(q, 1, NULL);
+    CHECK_INT(place.wishes, 1); /* the pause is on, for what is in time */
+    for (uint64_t i = 1; i <= N; i++)
+        vdisk_write(q, place.v, i * CLUSTER, buf, CLUSTER, 0, 0);
+    for (unsigned i = 0; i < 400; i++) {
+        asked = place.wishes;
+        int n = vdisk_reap(q, &c, 1, 1, &(struct timespec){.tv_nsec = 1000000});
+        CHECK(n >= 0);
+        if (n > 0)
+            CHECK_OK(c.result);
+        ended += (unsigned)n;
+        CHECK_MSG(place.wishes <= asked + 1, "%u wishes of one call", place.wishes - asked);
+    }
+    CHECK_MSG(place.wishes > 2, "%u wishes", place.wishes); /* what waits has nobody else to look after it */
+    CHECK(ended < N);
+    extend_to(device_size() + 8 * MIB);
+    CHECK_OK(vdisk_get_info(place.v, &(struct vdisk_info){.size = sizeof(struct vdisk_info)}));
+    reap_all(q, N - ended, NULL);
+    close_place();
+    free(buf);
+}
+
+static void test_idle(void)
+{
+    for_each_kind(idle_on);
+}
+
 /* What is parked fails, and what comes then fails at once; till it is larger after all. */
 static void at_the_limit(vdisk_queue *q, bool by_answer)
 {
@@ -383,6 +431,7 @@ int main(int argc, char **argv)
         {.name = "at_once", .run = test_at_once},
         {.name = "late", .run = test_late},
         {.name = "less", .run = test_less},
+        {.name = "idle", .run = test_idle},
         {.name = "limit", .run = test_limit},
         {.name = "never", .run = test_never},
         {.name = "in_time", .run = test_in_time},
