@@ -102,7 +102,8 @@ static int set_grower(vdisk *v, vdisk_grow_fn *fn, void *arg, const struct vdisk
     if (rc == 0)
         rc = copy_opts(v, user_opts, &opts);
     if (rc == 0 && grower_is_mine(v))
-        rc = err_set(EDEADLK, "%s: its grower cannot be changed from within a call of it", v->top->name);
+        rc = err_set(EDEADLK, "%s: its grower cannot be changed from within a call of it, or on its thread",
+                     v->top->name);
     if (rc == 0 && fn)
         rc = check(v);
     if (rc == 0 && fn)

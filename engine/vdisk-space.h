@@ -65,7 +65,8 @@ struct vdisk_wish {
  * or on a thread of the library that serves the volume: there it must be quick, such as to start the work and
  * return to an event loop. A vdisk_reap() that waits returns early for that, as when it is woken; synchronous
  * calls do not wait for room then. No lock is held: it may call the library, but for vdisk_close() and
- * vdisk_set_grower() of `v` (-EDEADLK), and wait for nothing that other threads do in calls of it.
+ * vdisk_set_grower() of `v` (-EDEADLK), and wait for nothing that other threads do in calls of it. Event
+ * callbacks for what such calls bring about run on the same thread afterwards: the same holds for them.
  */
 typedef void vdisk_grow_fn(void *arg, vdisk *v, const struct vdisk_wish *wish);
 
@@ -101,8 +102,9 @@ struct vdisk_grower_opts {
  * Of `opts` (NULL: all as by default) a copy is kept. When this returns, and when vdisk_close() does, the one
  * before is not called any more, on any thread: both wait for a call of it that is on. Its open wish is dropped;
  * what is parked waits for the new one. Blocks as vdisk_set_watermark() does. Any thread, but not within a call of
- * a grower of `v` (-EDEADLK). Errors: -EACCES when read-only; -ENOTSUP: an external data file has the data;
- * -EINVAL, -ECHILD, -ENOMEM; -EAGAIN: no thread can be had, and nobody is called; or of the I/O.
+ * a grower of `v`, nor in an event callback on its thread (-EDEADLK). Errors: -EACCES when read-only; -ENOTSUP: an
+ * external data file has the data; -EINVAL, -ECHILD, -ENOMEM; -EAGAIN: no thread can be had, and nobody is called;
+ * or of the I/O.
  */
 VDISK_API int vdisk_set_grower(vdisk *v, vdisk_grow_fn *fn, void *arg, const struct vdisk_grower_opts *opts);
 

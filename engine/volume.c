@@ -285,7 +285,8 @@ int volume_close(vdisk *v, unsigned own_jobs, bool *ret_gone)
     if (rc == 0 && events_is_mine(v->events))
         rc = err_set(EDEADLK, "%s: cannot be closed from its event callback", v->top->name);
     if (rc == 0 && grower_is_mine(v))
-        rc = err_set(EDEADLK, "%s: cannot be closed from a call of its grower", v->top->name);
+        rc = err_set(EDEADLK, "%s: cannot be closed from a call of its grower, or on that one's thread",
+                     v->top->name);
     if (rc == 0)
         rc = check_idle(v, own_jobs);
     if (rc == 0)

@@ -19,6 +19,8 @@
 #include "engine/loop/queue.h"
 #include "engine/volume.h"
 
+static _Thread_local const struct grower *served; /* whose thread this is; NULL: nobody's */
+
 static uint64_t now_ms(const struct grower *g)
 {
     struct timespec t;
@@ -442,10 +444,17 @@ static bool sleep_on(struct grower *g)
     return pthread_cond_timedwait(&g->more, &g->lock, &t) == ETIMEDOUT;
 }
 
+bool grower_is_within(const struct grower *g)
+{
+    return served == g || hook_is_mine(&g->hook);
+}
+
 void grower_serve(struct grower *g)
 {
     bool looks;
 
+    assert(!served);
+    served = g;
     pthread_mutex_lock(&g->lock);
     while (!g->stop) {
         looks = !g->untold && sleep_on(g);

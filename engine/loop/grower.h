@@ -92,8 +92,9 @@ void grower_enlist(struct grower *g);
 struct grower *grower_pin(uint64_t number);
 void grower_unpin(struct grower *g);
 
-/* Is this thread within a call of the volume's grower? */
-bool grower_is_mine(const vdisk *v);
+/* Is this thread within a call of it, or its own, where others are called too? Then it cannot wait for that. */
+bool grower_is_within(const struct grower *g);
+bool grower_is_mine(const vdisk *v); /* the volume's, if there is one */
 
 /* The volume is being closed, with nothing in flight: nobody is called any more, and no answer finds it. */
 void grower_close(vdisk *v);

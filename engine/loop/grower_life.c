@@ -43,14 +43,19 @@ int grower_start_thread(struct grower *g)
 
 void grower_silence(struct grower *g)
 {
+    int rc;
+
+    assert(!grower_is_within(g));
     hook_set(&g->hook, NULL, NULL);
     if (!g->has_thread)
         return;
     pthread_mutex_lock(&g->lock);
     g->stop = true;
-    pthread_cond_signal(&g->more);
+    pthread_cond_broadcast(&g->more);
     pthread_mutex_unlock(&g->lock);
-    pthread_join(g->thread, NULL);
+    rc = pthread_join(g->thread, NULL);
+    assert(rc == 0);
+    (void)rc;
     g->has_thread = false;
 }
 
@@ -94,7 +99,7 @@ bool grower_is_mine(const vdisk *v)
 {
     struct grower *g = atomic_load(&v->grower);
 
-    return g && hook_is_mine(&g->hook);
+    return g && grower_is_within(g);
 }
 
 void grower_close(vdisk *v)

@@ -170,6 +170,37 @@ static void test_sync(void)
     close_place();
 }
 
+/* An event callback that the grower's thread runs, after a call of the grower. */
+static _Atomic unsigned events;
+
+static void on_event(void *arg, vdisk *v, const struct vdisk_event *event)
+{
+    CHECK(arg == &place && event->kind == VDISK_EVENT_WATERMARK);
+    CHECK_INT(vdisk_set_grower(v, NULL, NULL, NULL), -EDEADLK);
+    CHECK_INT(vdisk_set_grower(v, on_wish, &place, &place.opts), -EDEADLK);
+    CHECK_INT(vdisk_close(v), -EDEADLK);
+    atomic_fetch_add(&events, 1);
+}
+
+static void set_mark(void *arg, vdisk *v, const struct vdisk_wish *wish)
+{
+    on_wish(arg, v, wish);
+    CHECK_OK(vdisk_set_watermark(v, wish->allocated_end / 2));
+}
+
+static void test_event_there(void)
+{
+    open_place(CLUSTER);
+    place.opts.least_free = 64 * MIB;
+    atomic_store(&events, 0);
+    CHECK_OK(vdisk_set_event_callback(place.v, on_event, &place));
+    CHECK_OK(vdisk_set_grower(place.v, set_mark, &place, &place.opts));
+    wait_for_wish();
+    while (atomic_load(&events) == 0)
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    close_place();
+}
+
 static void full_storage(bool qcow2, bool fixed)
 {
     char *buf = filled(4), *back = filled(0);
@@ -281,6 +312,7 @@ int main(int argc, char **argv)
         {.name = "closed_beside", .run = test_closed_beside},
         {.name = "changed_beside", .run = test_changed_beside},
         {.name = "sync", .run = test_sync},
+        {.name = "event_there", .run = test_event_there},
         {.name = "full", .run = test_full},
         {.name = "missed", .run = test_missed},
         {.name = "refused", .run = test_refused},
