@@ -77,11 +77,11 @@ static int replace(struct grower *g, vdisk_grow_fn *fn, void *arg, const struct 
 {
     int rc;
 
+    if (!fn)
+        grower_stop(g); /* first: the call that is on may wait for what is parked */
     grower_silence(g);
-    if (!fn) {
-        grower_stop(g);
+    if (!fn)
         return 0;
-    }
     hook_set(&g->hook, (void (*)(void))fn, arg);
     grower_start(g, opts, watermark_highest(g->v));
     rc = opts->flags & VDISK_GROWER_NO_THREAD ? 0 : grower_start_thread(g);

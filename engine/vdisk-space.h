@@ -66,7 +66,8 @@ struct vdisk_wish {
  * return to an event loop. A vdisk_reap() that waits returns early for that, as when it is woken; synchronous
  * calls do not wait for room then. No lock is held: it may call the library, but for vdisk_close() and
  * vdisk_set_grower() of `v` (-EDEADLK), and wait for nothing that other threads do in calls of it. Event
- * callbacks for what such calls bring about run on the same thread afterwards: the same holds for them.
+ * callbacks for what such calls bring about run on the same thread afterwards: the same holds for them. What
+ * finds no space on that thread, or in such a call, is not parked: -ENOSPC.
  */
 typedef void vdisk_grow_fn(void *arg, vdisk *v, const struct vdisk_wish *wish);
 

@@ -287,6 +287,15 @@ static bool may_not_park(const struct request *r)
            atomic_load(&r->vdisk->manager) == r->queue;
 }
 
+/* It would wait, or could, in a place where the wish is not told or answered before it has ended. */
+static bool cannot_wait(const struct grower *g, const struct request *r)
+{
+    assert_locked(&g->lock);
+    if (g->opts.flags & VDISK_GROWER_NO_THREAD && r->queue->always_turned)
+        return true;
+    return grower_is_within(g);
+}
+
 /* With the lock held: what becomes of it. */
 static enum park_result judge(const struct grower *g, const struct request *r, uint64_t size)
 {
@@ -295,10 +304,7 @@ static enum park_result judge(const struct grower *g, const struct request *r, u
         return PARK_REFUSED;
     if ((r->flags & REQUEST_UNPARKED ? r->rooms : 0) != (uint32_t)g->rooms && !ENGINE_MUTANT(PARK_MISSES_ROOM))
         return PARK_AGAIN; /* invariant 2 */
-    /* Its caller hears of no wish before it has ended. */
-    if (g->opts.flags & VDISK_GROWER_NO_THREAD && r->queue->always_turned)
-        return PARK_REFUSED;
-    return is_at_limit(g, size) ? PARK_REFUSED : PARK_DONE;
+    return cannot_wait(g, r) || is_at_limit(g, size) ? PARK_REFUSED : PARK_DONE;
 }
 
 /* Out of the gate, into the list: invariant 1. */

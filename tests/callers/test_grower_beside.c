@@ -170,6 +170,81 @@ static void test_sync(void)
     close_place();
 }
 
+/* It writes to the volume itself, for which there is no space, before it makes any. */
+static void write_within(void *arg, vdisk *v, const struct vdisk_wish *wish)
+{
+    char *buf = filled(3);
+    int rc = 0;
+
+    for (uint64_t i = 0; i < 2 * DEVICE / CLUSTER && rc == 0; i++)
+        rc = vdisk_pwrite(v, buf, CLUSTER, i * CLUSTER, 0);
+    CHECK_INT(rc, -ENOSPC);
+    free(buf);
+    on_wish(arg, v, wish);
+}
+
+static void within(uint32_t flags)
+{
+    char *buf = filled(4);
+
+    open_place(CLUSTER);
+    place.opts.flags = flags;
+    place.opts.least_free = 64 * MIB;
+    CHECK_OK(vdisk_set_grower(place.v, write_within, &place, &place.opts));
+    wait_for_wish();
+    CHECK_OK(vdisk_set_grower(place.v, NULL, NULL, NULL));
+    CHECK_OK(vdisk_pwrite(place.v, buf, CLUSTER, 0, 0));
+    close_place();
+    free(buf);
+}
+
+static void test_within(void)
+{
+    within(0);
+    within(VDISK_GROWER_NO_THREAD);
+}
+
+static _Atomic bool waits;
+
+static void wait_within(void *arg, vdisk *v, const struct vdisk_wish *wish)
+{
+    CHECK(arg == &place && wish->number != 0);
+    while (mark_of(v).parked == 0)
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    atomic_store(&waits, true);
+    while (mark_of(v).parked > 0) /* badly behaved: only an answer, or no grower, ends that */
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+}
+
+static void *write_till_full(void *arg)
+{
+    char *buf = filled(3);
+    int rc = 0;
+
+    for (uint64_t i = 0; i < 2 * DEVICE / CLUSTER && rc == 0; i++)
+        rc = vdisk_pwrite(place.v, buf, CLUSTER, i * CLUSTER, 0);
+    CHECK_INT(rc, -ENOSPC);
+    free(buf);
+    return arg;
+}
+
+/* Set to none, while it waits for what is parked. */
+static void test_unset_within(void)
+{
+    pthread_t thread;
+
+    open_place(CLUSTER);
+    place.opts.retry_ms = 10000000;
+    atomic_store(&waits, false);
+    CHECK_OK(vdisk_set_grower(place.v, wait_within, &place, &place.opts));
+    CHECK(pthread_create(&thread, NULL, write_till_full, NULL) == 0);
+    while (!atomic_load(&waits))
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    CHECK_OK(vdisk_set_grower(place.v, NULL, NULL, NULL));
+    pthread_join(thread, NULL);
+    close_place();
+}
+
 /* An event callback that the grower's thread runs, after a call of the grower. */
 static _Atomic unsigned events;
 
@@ -312,6 +387,8 @@ int main(int argc, char **argv)
         {.name = "closed_beside", .run = test_closed_beside},
         {.name = "changed_beside", .run = test_changed_beside},
         {.name = "sync", .run = test_sync},
+        {.name = "within", .run = test_within},
+        {.name = "unset_within", .run = test_unset_within},
         {.name = "event_there", .run = test_event_there},
         {.name = "full", .run = test_full},
         {.name = "missed", .run = test_missed},
