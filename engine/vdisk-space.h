@@ -64,10 +64,11 @@ struct vdisk_wish {
  * vdisk_event_fn is: on the thread that has found it, as its last deed before a call of the library returns,
  * or on a thread of the library that serves the volume: there it must be quick, such as to start the work and
  * return to an event loop. A vdisk_reap() that waits returns early for that, as when it is woken; synchronous
- * calls do not wait for room then. No lock is held: it may call the library, but for vdisk_close() and
- * vdisk_set_grower() of `v` (-EDEADLK), and wait for nothing that other threads do in calls of it. Event
- * callbacks for what such calls bring about run on the same thread afterwards: the same holds for them. What
- * finds no space on that thread, or in such a call, is not parked: -ENOSPC.
+ * calls do not wait for room then, nor what is waited for within any callback of the library. No lock is held:
+ * it may call the library, but for vdisk_close() and vdisk_set_grower() of `v` (-EDEADLK), and wait for
+ * nothing that other threads do in calls of it. Event callbacks for what such calls bring about run on the
+ * same thread afterwards: the same holds for them. What finds no space on that thread, or in such a call, is
+ * not parked: -ENOSPC.
  */
 typedef void vdisk_grow_fn(void *arg, vdisk *v, const struct vdisk_wish *wish);
 

@@ -24,12 +24,18 @@ void after_add(struct after *a)
 void after_add_urgent(struct after *a)
 {
     after_add(a);
-    err_state.is_urgent = true;
+    if (!running)
+        err_state.is_urgent = true;
 }
 
 bool after_is_due(void)
 {
     return first && !running;
+}
+
+bool after_is_running(void)
+{
+    return running;
 }
 
 void after_run(void)

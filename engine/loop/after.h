@@ -24,12 +24,15 @@ struct after {
 /* Run it when the call ends. Any thread, any lock held. */
 void after_add(struct after *a);
 
-/* The same, and a vdisk_reap() of this thread that waits does not go on waiting. */
+/* The same, and a vdisk_reap() of this thread that waits does not go on waiting; but within such a run it does. */
 void after_add_urgent(struct after *a);
 
 /* Is there something to run? And run it: no lock held, no loop turned. The error text stays. */
 bool after_is_due(void);
 void after_run(void);
+
+/* Is this thread within it? What is found meanwhile is not told before who is called returns. */
+bool after_is_running(void);
 
 /* A function of the host program's, with its argument. */
 struct hook {

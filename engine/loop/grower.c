@@ -291,7 +291,7 @@ static bool may_not_park(const struct request *r)
 static bool cannot_wait(const struct grower *g, const struct request *r)
 {
     assert_locked(&g->lock);
-    if (g->opts.flags & VDISK_GROWER_NO_THREAD && r->queue->always_turned)
+    if (g->opts.flags & VDISK_GROWER_NO_THREAD && (r->queue->always_turned || after_is_running()))
         return true;
     return grower_is_within(g);
 }

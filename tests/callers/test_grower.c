@@ -355,6 +355,54 @@ static void test_reap_alone(void)
     for_each_kind(reap_alone_on);
 }
 
+/* An event callback that waits for its own write: no grower is called meanwhile, so the write is not parked. */
+static vdisk_queue *event_queue;
+static unsigned event_calls;
+
+static void write_in_event(void *arg, vdisk *v, const struct vdisk_event *event)
+{
+    struct vdisk_completion c = {0};
+    char *buf = filled(3);
+    uint64_t i = 0;
+
+    CHECK(arg == &place && event->kind == VDISK_EVENT_WATERMARK);
+    caller_wait_begin("reap in a callback");
+    for (; i < 2 * DEVICE / CLUSTER && c.result == 0; i++) {
+        vdisk_write(event_queue, v, i * CLUSTER, buf, CLUSTER, 0, 0);
+        CHECK_INT(vdisk_reap(event_queue, &c, 1, 1, NULL), 1); /* not woken for what cannot be told */
+    }
+    caller_wait_end();
+    CHECK_INT(c.result, -ENOSPC);
+    event_calls++;
+    free(buf);
+}
+
+static void in_event_on(vdisk_queue *q)
+{
+    char *buf = filled(4);
+
+    open_place(CLUSTER);
+    place.opts.flags = VDISK_GROWER_NO_THREAD;
+    place.opts.least_free = MIB;
+    event_queue = q;
+    event_calls = 0;
+    CHECK_OK(vdisk_set_event_callback(place.v, write_in_event, &place));
+    set_grower();
+    CHECK_OK(vdisk_set_watermark(place.v, 1));
+    CHECK_INT(event_calls, 1);
+    CHECK_INT(place.wishes, 1); /* told afterwards */
+    vdisk_write(q, place.v, 0, buf, CLUSTER, 0, 0);
+    reap_all(q, 1, NULL);
+    CHECK_INT(mark_of(place.v).parked, 0);
+    close_place();
+    free(buf);
+}
+
+static void test_in_event(void)
+{
+    for_each_kind(in_event_on);
+}
+
 /* ---- in virtual time: how much, and when -------------------------------------------------------------- */
 
 enum { TAKES_MS = 200, AHEAD_MS = 1000, WRITES = 4000 };
@@ -436,6 +484,7 @@ int main(int argc, char **argv)
         {.name = "never", .run = test_never},
         {.name = "in_time", .run = test_in_time},
         {.name = "event_loop", .run = test_event_loop},
+        {.name = "in_event", .run = test_in_event},
         {.name = "reap_alone", .run = test_reap_alone},
     };
 
