@@ -77,7 +77,9 @@ static int replace(struct grower *g, vdisk_grow_fn *fn, void *arg, const struct 
 {
     int rc;
 
-    if (!fn)
+    if (fn)
+        grower_change(g); /* the new one is not told an old wish */
+    else
         grower_stop(g); /* first: the call that is on may wait for what is parked */
     grower_silence(g);
     if (!fn)

@@ -108,7 +108,7 @@ static bool needs_more(const struct grower *g, uint64_t size, uint64_t at_ms)
     uint64_t left = size - min_u64(size, g->highest);
 
     assert_locked(&g->lock);
-    return atomic_load(&g->on) && !g->open && !is_at_limit(g, size) &&
+    return atomic_load(&g->on) && !g->changing && !g->open && !is_at_limit(g, size) &&
            (g->parked_count > 0 || (g->by_mark && left < needed_free(g, at_ms)));
 }
 
@@ -516,6 +516,15 @@ void grower_unref(struct grower *g)
     mem_free(g);
 }
 
+void grower_change(struct grower *g)
+{
+    pthread_mutex_lock(&g->lock);
+    g->changing = true;
+    g->open = g->untold = false;
+    g->wanted = 0;
+    pthread_mutex_unlock(&g->lock);
+}
+
 void grower_start(struct grower *g, const struct vdisk_grower_opts *opts, uint64_t highest)
 {
     struct layer *top = g->v->top;
@@ -525,7 +534,7 @@ void grower_start(struct grower *g, const struct vdisk_grower_opts *opts, uint64
     pthread_mutex_lock(&g->lock);
     g->opts = *opts;
     g->by_mark = top->mark.by_format && !(top->file->caps & BACKEND_GROWS);
-    g->open = g->untold = g->is_final = g->stop = false; /* what is parked for another stays */
+    g->open = g->untold = g->is_final = g->stop = g->changing = false; /* what is parked for another stays */
     g->pause_ms = 0;
     g->parked_may_ask = false;
     g->seen = size;
@@ -543,7 +552,7 @@ void grower_stop(struct grower *g)
 {
     pthread_mutex_lock(&g->lock);
     atomic_store(&g->on, false);
-    g->open = g->untold = false;
+    g->open = g->untold = g->changing = false;
     g->wanted = 0;
     release(g, -ENOSPC, now_ms(g));
     pthread_mutex_unlock(&g->lock);

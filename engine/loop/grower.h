@@ -61,6 +61,7 @@ struct grower {
     uint64_t         samples;
     uint64_t         wishes;     /* so far: the last one's number, within the volume */
     bool             open, untold, in_line;
+    bool             changing;   /* to another function: no wish is made */
     uint64_t         wanted;
     uint64_t         asked_ms, asked_size, asked_end; /* of the last wish */
     uint64_t         took_ms;    /* the last extension */
@@ -78,6 +79,9 @@ struct grower {
 /* NULL: out of memory. The caller's, as volume_free() of the volume is, which gives it back. */
 struct grower *grower_new(vdisk *v, const struct clock *clock);
 void grower_unref(struct grower *g); /* NULL is allowed */
+
+/* Its open wish is dropped, and there is no other before grower_start() or grower_stop(). */
+void grower_change(struct grower *g);
 
 /* Begin to ask, by these rules: what there is to be asked is. And: nobody is asked, what is parked fails. */
 void grower_start(struct grower *g, const struct vdisk_grower_opts *opts, uint64_t highest);
