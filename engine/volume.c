@@ -204,9 +204,16 @@ int vdisk_open(const char *name, const struct vdisk_open_opts *user_opts, vdisk 
 
 uint64_t volume_inside(const vdisk *v)
 {
-    uint64_t outside = atomic_load(&v->outside), inside = gate_inside(&v->requests);
+    uint64_t outside, inside;
+    unsigned steps;
 
-    return inside + max_u64(outside, atomic_load(&v->outside));
+    do {
+        steps = atomic_load(&v->steps);
+        outside = atomic_load(&v->outside);
+        POINT("volume: those outside are counted");
+        inside = gate_inside(&v->requests);
+    } while (atomic_load(&v->steps) != steps && !ENGINE_MUTANT(INSIDE_SEEN_ONCE));
+    return inside + outside;
 }
 
 /* Who comes is counted inside before he looks, and is refused; who was there before is seen here. */

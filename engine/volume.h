@@ -40,6 +40,7 @@ struct vdisk {
 
     struct gate                 requests;      /* requests that may use mappings they looked up */
     _Atomic unsigned            outside;       /* requests that have left the gate and come back */
+    _Atomic unsigned            steps;         /* so often one has left it like that, or come back */
     _Atomic uint8_t             refuses;       /* enum volume_refuses: what each request looks at */
     _Atomic unsigned            jobs;          /* that are about it and have not ended (engine/job.h) */
     pthread_mutex_t             manage_lock;   /* one change of the whole at a time: resize, trim */
@@ -55,6 +56,25 @@ struct vdisk {
 
 /* How many requests there are, of any queue: inside the gate, or on their way back to it. Any thread. */
 uint64_t volume_inside(const vdisk *v);
+
+/*
+ * A request is about to leave the gate, and comes back; and has come back. It is in `outside`, or inside, before
+ * it is not in the other any more, and between two equal readings of `steps` none has changed over: each is seen.
+ */
+static inline void volume_count_out(vdisk *v)
+{
+    atomic_fetch_add(&v->outside, 1);
+    POINT("volume: counted as outside");
+    atomic_fetch_add(&v->steps, 1);
+}
+
+static inline void volume_count_in(vdisk *v)
+{
+    atomic_fetch_add(&v->steps, 1);
+    POINT("volume: has come back");
+    assert(atomic_load(&v->outside) > 0);
+    atomic_fetch_sub(&v->outside, 1);
+}
 
 /*
  * The file of an image, by any name, and the format that the name or `format` says (*ret_format NULL: neither

@@ -15,6 +15,7 @@
     X(GATE_QUIET_LEAVE, "the last one to leave does not end the drain")                                        \
     X(GATE_LOOK_BACK, "who has left looks at the gate, which may be gone: gate.h, invariant 3")                \
     X(GATE_JOIN_DRAIN, "who comes during a drain waits for that one only")                                     \
+    X(INSIDE_SEEN_ONCE, "who counts the requests of a volume does not look again: volume.h, `steps`")          \
     X(RANGE_OVERTAKE, "a lock passes those that wait before it: range_lock.h, invariant 1")                    \
     X(RANGE_LOST_WAKE, "the lock that comes free before its owner waits wakes nobody")                         \
     X(RANGE_QUIET_GIVE_UP, "who gives up waiting for a lock lets nobody behind it go on")                      \

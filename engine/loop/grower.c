@@ -322,7 +322,7 @@ static void put_in(struct grower *g, struct request *r, uint64_t at_ms)
     r->error = failure_now;
     if (ENGINE_MUTANT(PARK_IN_GATE))
         return;
-    atomic_fetch_add(&v->outside, 1);
+    volume_count_out(v);
     gate_leave_slot(&v->requests, r->pair->slot, r->gate);
 }
 
@@ -358,7 +358,7 @@ void grower_unpark(struct request *r)
 
     if (!ENGINE_MUTANT(PARK_IN_GATE)) {
         r->gate = gate_enter_slot(&v->requests, r->pair->slot);
-        atomic_fetch_sub(&v->outside, 1);
+        volume_count_in(v);
     }
     pthread_mutex_lock(&g->lock);
     r->rooms = (uint32_t)g->rooms;

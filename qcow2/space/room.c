@@ -48,7 +48,7 @@ static struct request *next_merged(const struct request *r)
 /* It still counts as being in flight. */
 static void leave_gate(struct room *m)
 {
-    atomic_fetch_add(&m->space->meta->layer->volume->outside, 1);
+    volume_count_out(m->space->meta->layer->volume);
     for (struct request *r = m->request; r; r = next_merged(r))
         gate_leave(&m->space->meta->layer->volume->requests, r->queue->id, r->gate);
 }
@@ -57,7 +57,7 @@ static void enter_gate(struct room *m)
 {
     for (struct request *r = m->request; r; r = next_merged(r))
         r->gate = gate_enter(&m->space->meta->layer->volume->requests, r->queue->id);
-    atomic_fetch_sub(&m->space->meta->layer->volume->outside, 1);
+    volume_count_in(m->space->meta->layer->volume);
 }
 
 static bool more(struct room *m)

@@ -13,7 +13,7 @@ extern const struct program slice_change, slice_failing, slice_reload;
 extern const struct program flat_taken;
 extern const struct program flush_groups, flush_failing;
 extern const struct program leases, leases_back;
-extern const struct program service_two, service_later, service_refused, close_busy;
+extern const struct program service_two, service_later, service_refused, close_busy, steps_out;
 extern const struct program post_threads, post_ring, post_sleep;
 
 /*

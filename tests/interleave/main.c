@@ -23,7 +23,7 @@ static const struct program *const programs[] = {
     &flat_taken,
     &flush_groups, &flush_failing,
     &leases, &leases_back, &post_threads, &post_ring, &post_sleep,
-    &service_two, &service_later, &service_refused, &close_busy,
+    &service_two, &service_later, &service_refused, &close_busy, &steps_out,
 };
 
 enum { PROGRAMS = sizeof programs / sizeof programs[0] };
