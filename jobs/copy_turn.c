@@ -122,6 +122,27 @@ static void take_digests(struct copy *c)
         c->rc = copy_fail_text(c, rc, strerror(-rc));
 }
 
+void copy_step(struct copy *c)
+{
+    int rc;
+
+    if (c->opts.progress && c->opts.progress(c->opts.progress_arg, c->done, c->plan.total))
+        vdisk_job_cancel(c->job);
+    rc = vdisk_job_step(c->job, c->done, c->plan.total);
+    if (rc < 0 && c->rc == 0)
+        c->rc = jobs_fail(c->job, rc);
+}
+
+/* Nothing has ended for a while. Writes that wait for room end by that, or as the job does: it lets go of them. */
+static void look_again(struct copy *c)
+{
+    if (c->rc == 0)
+        copy_step(c);
+    for (unsigned i = 0; c->rc < 0 && c->slots && i < c->slot_count; i++)
+        if (c->slots[i].busy)
+            (void)vdisk_cancel(c->q, (uint64_t)i * COPY_REQUESTS + COPY_WRITE);
+}
+
 static bool take_all(struct copy *c, unsigned least, const struct timespec *timeout)
 {
     struct vdisk_completion done[REAP_MOST];
@@ -136,6 +157,8 @@ static bool take_all(struct copy *c, unsigned least, const struct timespec *time
         take(c, &done[i]);
     if (c->blocks)
         take_digests(c);
+    if (n == 0 && least > 0 && c->inflight > 0)
+        look_again(c);
     return true;
 }
 
@@ -148,7 +171,7 @@ bool copy_wait(struct copy *c, uint64_t wait_ns)
 {
     struct timespec t;
 
-    return take_all(c, 1, pace_timeout(wait_ns, &t));
+    return take_all(c, 1, pace_look_again(wait_ns, &t));
 }
 
 /* A volume is as long as its sectors; or as who asks says. */
@@ -173,15 +196,4 @@ bool copy_end_digests(struct copy *c)
         take_digests(c);
     assert(!alive || c->rc < 0 || blocks_are_told(c->blocks));
     return alive;
-}
-
-void copy_step(struct copy *c)
-{
-    int rc;
-
-    if (c->opts.progress && c->opts.progress(c->opts.progress_arg, c->done, c->plan.total))
-        vdisk_job_cancel(c->job);
-    rc = vdisk_job_step(c->job, c->done, c->plan.total);
-    if (rc < 0 && c->rc == 0)
-        c->rc = jobs_fail(c->job, rc);
 }

@@ -39,4 +39,10 @@ static inline const struct timespec *pace_timeout(uint64_t wait_ns, struct times
     return wait_ns > 0 ? t : NULL;
 }
 
+/* The same for who writes: that may wait for room, as long as it takes, and the job be cancelled meanwhile. */
+static inline const struct timespec *pace_look_again(uint64_t wait_ns, struct timespec *t)
+{
+    return pace_timeout(wait_ns > 0 ? wait_ns : PACE_WAIT_NS, t);
+}
+
 #endif

@@ -183,21 +183,6 @@ static void ended(struct rebase *b, const struct vdisk_completion *done)
         rebase_failed(b, done);
 }
 
-static bool wait_some(struct rebase *b, uint64_t wait_ns)
-{
-    struct vdisk_completion done[REAP_MOST];
-    struct timespec t;
-    int n = vdisk_wait(b->q, done, 1, REAP_MOST, pace_timeout(wait_ns, &t));
-
-    if (n < 0 && n != -EINTR) {
-        b->rc = b->rc < 0 ? b->rc : jobs_fail(b->job, n);
-        return false;
-    }
-    for (int i = 0; i < n; i++)
-        ended(b, &done[i]);
-    return true;
-}
-
 static void step(struct rebase *b)
 {
     int rc;
@@ -207,6 +192,33 @@ static void step(struct rebase *b)
     rc = vdisk_job_step(b->job, b->done, b->total);
     if (rc < 0 && b->rc == 0)
         b->rc = jobs_fail(b->job, rc);
+}
+
+/* Nothing has ended for a while. Writes that wait for room end by that, or as the job does: it lets go of them. */
+static void look_again(struct rebase *b)
+{
+    if (b->rc == 0)
+        step(b);
+    for (unsigned i = 0; b->rc < 0 && i < b->slot_count; i++)
+        if (b->slots[i].busy)
+            (void)vdisk_cancel(b->q, (uint64_t)i * REBASE_REQUESTS + REBASE_WRITE);
+}
+
+static bool wait_some(struct rebase *b, uint64_t wait_ns)
+{
+    struct vdisk_completion done[REAP_MOST];
+    struct timespec t;
+    int n = vdisk_wait(b->q, done, 1, REAP_MOST, pace_look_again(wait_ns, &t));
+
+    if (n < 0 && n != -EINTR) {
+        b->rc = b->rc < 0 ? b->rc : jobs_fail(b->job, n);
+        return false;
+    }
+    for (int i = 0; i < n; i++)
+        ended(b, &done[i]);
+    if (n == 0 && b->inflight > 0)
+        look_again(b);
+    return true;
 }
 
 /* false: something is left in flight that cannot be waited for. */

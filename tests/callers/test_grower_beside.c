@@ -245,6 +245,46 @@ static void test_unset_within(void)
     close_place();
 }
 
+/* A copy whose writes wait for room is told to stop. */
+static void cancelled(uint32_t flags)
+{
+    struct vdisk_open_opts opts = {.size = sizeof opts, .flags = VDISK_OPEN_RDWR, .format = "raw"};
+    char *buf = filled(7);
+    struct vdisk_completion c;
+    struct memdisk disk;
+    vdisk *source;
+    vdisk_queue *q;
+    vdisk_job *j;
+
+    open_place(CLUSTER);
+    place.opts.flags = flags;
+    set_grower();
+    memdisk_init_fixed(&disk, 512, 2 * DEVICE);
+    CHECK_OK(vdisk_open_backend(memdisk_open(&disk, false), &opts, &source));
+    for (uint64_t i = 0; i < 2 * DEVICE / CLUSTER; i++)
+        CHECK_OK(vdisk_pwrite(source, buf, CLUSTER, i * CLUSTER, 0));
+    CHECK_OK(vdisk_queue_create(NULL, &q));
+    CHECK_OK(vdisk_job_copy(&source, 1, place.v, NULL, &j));
+    CHECK_OK(vdisk_job_start(j, q, 1));
+    while (mark_of(place.v).parked == 0)
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    vdisk_job_cancel(j);
+    CHECK_INT(vdisk_reap(q, &c, 1, 1, NULL), 1);
+    CHECK_INT(c.result, -ECANCELED);
+    CHECK_OK(vdisk_job_free(j));
+    CHECK_OK(vdisk_queue_destroy(q));
+    CHECK_OK(vdisk_close(source));
+    memdisk_finish(&disk);
+    close_place();
+    free(buf);
+}
+
+static void test_job_cancelled(void)
+{
+    cancelled(0);
+    cancelled(VDISK_GROWER_NO_THREAD);
+}
+
 /* An event callback that the grower's thread runs, after a call of the grower. */
 static _Atomic unsigned events;
 
@@ -389,6 +429,7 @@ int main(int argc, char **argv)
         {.name = "sync", .run = test_sync},
         {.name = "within", .run = test_within},
         {.name = "unset_within", .run = test_unset_within},
+        {.name = "job_cancelled", .run = test_job_cancelled},
         {.name = "event_there", .run = test_event_there},
         {.name = "full", .run = test_full},
         {.name = "missed", .run = test_missed},
