@@ -49,6 +49,8 @@ static void guard_finish(struct guard *g, int rc)
 
     if (g->lock.held)
         range_unlock(locks_of(r), &g->lock);
+    if (rc < 0 && g->io.flags & IO_FUA)
+        r->flags |= VDISK_REQ_FUA; /* it is not durable, and may be begun anew */
     mem_free(g->head);
     mem_free(g->iov);
     op_end(&g->op, sizeof *g, rc);

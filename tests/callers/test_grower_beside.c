@@ -395,6 +395,51 @@ static void test_missed(void)
     free(buf);
 }
 
+/* What is asked to be durable, of the first bytes, is that when it begins anew. */
+static struct backend_driver spied;
+static void (*spied_submit)(struct backend *b, struct io *io);
+static unsigned durable, plain;
+
+static void spy(struct backend *b, struct io *io)
+{
+    if (io->kind == IO_WRITE)
+        *(io->flags & IO_FUA ? &durable : &plain) += 1;
+    spied_submit(b, io);
+}
+
+static void test_durable(void)
+{
+    struct vdisk_open_opts opts = {.size = sizeof opts, .flags = VDISK_OPEN_RDWR};
+    char *buf = filled(1);
+    struct backend *b;
+    vdisk_queue *q;
+
+    CHECK_OK(vdisk_queue_create(NULL, &q));
+    reset_place();
+    memdisk_init_fixed(&place.disk, 512, 16 * MIB);
+    CHECK_OK(fault_backend_create(memdisk_open(&place.disk, false), &b));
+    spied = *b->driver;
+    spied_submit = spied.submit;
+    spied.submit = spy;
+    b->driver = &spied;
+    durable = plain = 0;
+    CHECK_OK(vdisk_open_backend(b, &opts, &place.v));
+    set_grower();
+    add_rule(b, 0, FAULT_FAIL);
+    vdisk_write(q, place.v, 0, buf, BLOCK, VDISK_REQ_FUA, 0);
+    while (mark_of(place.v).parked == 0)
+        CHECK_INT(vdisk_reap(q, NULL, 1, 0, &(struct timespec){.tv_nsec = 1000000}), 0);
+    wait_for_wish();
+    CHECK_OK(vdisk_grown(place.wish.number, 0));
+    reap_all(q, 1, NULL);
+    CHECK_INT(durable, 2);
+    CHECK_INT(plain, 0);
+    CHECK_OK(vdisk_close(place.v));
+    CHECK_OK(vdisk_queue_destroy(q));
+    memdisk_finish(&place.disk);
+    free(buf);
+}
+
 static void test_full(void)
 {
     full_storage(true, false);
@@ -432,6 +477,7 @@ int main(int argc, char **argv)
         {.name = "job_cancelled", .run = test_job_cancelled},
         {.name = "event_there", .run = test_event_there},
         {.name = "full", .run = test_full},
+        {.name = "durable", .run = test_durable},
         {.name = "missed", .run = test_missed},
         {.name = "refused", .run = test_refused},
     };
