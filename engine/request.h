@@ -30,10 +30,10 @@ enum request_kind {
  * In request.flags, beside enum vdisk_req_flags: an I/O of it has failed, and it goes another way; it has found no
  * space, and `rooms` says when it began anew.
  */
-enum { REQUEST_TRIED = 1u << 7, REQUEST_UNPARKED = 1u << 6 };
+enum { REQUEST_TRIED = 1u << 7, REQUEST_UNPARKED = 1u << 6, REQUEST_OWN = REQUEST_TRIED | REQUEST_UNPARKED };
 
 _Static_assert((int)REQ_COPY < VDISK_REQUEST_KINDS, "counted by kind");
-_Static_assert(((unsigned)(REQUEST_TRIED | REQUEST_UNPARKED) &
+_Static_assert(((unsigned)REQUEST_OWN &
                 (VDISK_REQ_FUA | VDISK_REQ_UNMAP | VDISK_REQ_NO_FALLBACK | VDISK_REQ_EXPLICIT |
                  VDISK_REQ_COMPRESSED)) == 0 &&
                REQUEST_TRIED <= UINT8_MAX, "bits of their own");

@@ -139,7 +139,7 @@ static const char *why(const struct request *r, int result, const char **ret_hin
         return r->asked == REQ_ZERO && r->flags & VDISK_REQ_NO_FALLBACK ? "zeros would have to be written" : NULL;
     case ECANCELED: return "cancelled before it was sent";
     case EINVAL:
-        if (r->flags & ~request_allowed_flags((enum request_kind)r->asked) & ~(uint32_t)REQUEST_TRIED)
+        if (r->flags & ~request_allowed_flags((enum request_kind)r->asked) & ~(uint32_t)REQUEST_OWN)
             return "unknown flags, or flags of another kind of request";
         if (is_unit_broken(r))
             return "compressed are whole clusters only";

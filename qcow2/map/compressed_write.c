@@ -599,14 +599,23 @@ OP_TYPE(compressed_write, compressed_write_step, "START", "CW_DEFLATED", "CW_TUR
         "CW_L2_LOADED", "CW_LEASED", "CW_REFCOUNTS", "CW_WRITTEN", "CW_TAIL_WRITTEN", "CW_RECLAIMED", "CW_ROOM",
         "CW_MARKED");
 
-void q2_compressed_write_start(struct q2_map *map, struct request *r)
+/* Whole ones, or up to the end. What begins anew has been looked at: the volume may have become longer since. */
+static bool is_of_clusters(const struct q2_map *map, const struct request *r)
 {
     const struct q2_geometry *g = &map->meta->geo;
+
+    if (r->flags & REQUEST_TRIED)
+        return true;
+    return q2_offset_in_cluster(g, r->guest_offset) == 0 &&
+           (q2_offset_in_cluster(g, r->len) == 0 || r->guest_offset + r->len == layer_size(map->meta->layer));
+}
+
+void q2_compressed_write_start(struct q2_map *map, struct request *r)
+{
     struct compressed_write *w;
 
     assert(r->kind == REQ_WRITE && r->len > 0 && !map->meta->data_file);
-    if (q2_offset_in_cluster(g, r->guest_offset) != 0 ||
-        (q2_offset_in_cluster(g, r->len) != 0 && r->guest_offset + r->len != layer_size(map->meta->layer))) {
+    if (!is_of_clusters(map, r)) {
         request_end_later(r, -EINVAL);
         return;
     }

@@ -440,6 +440,38 @@ static void test_durable(void)
     free(buf);
 }
 
+/* A compressed write up to the end waits for room; when it begins anew the volume is longer. */
+static void test_longer(void)
+{
+    char *buf = filled(7), *back = filled(0);
+    struct image_spec spec;
+    vdisk_queue *q;
+
+    CHECK_OK(vdisk_queue_create(NULL, &q));
+    reset_place();
+    memdisk_init(&place.disk, 512);
+    image_default(&spec, "tail", 16 * MIB + BLOCK);
+    make_volume(&spec);
+    memdisk_set_space(&place.disk, memdisk_occupied(&place.disk));
+    place.opts.retry_ms = 10000000;
+    set_grower();
+    vdisk_write(q, place.v, 16 * MIB, buf, BLOCK, VDISK_REQ_COMPRESSED, 0);
+    while (mark_of(place.v).parked == 0)
+        CHECK_INT(vdisk_reap(q, NULL, 1, 0, &(struct timespec){.tv_nsec = 1000000}), 0);
+    wait_for_wish();
+    CHECK_OK(vdisk_resize(place.v, 24 * MIB, NULL));
+    memdisk_set_space(&place.disk, UINT64_MAX);
+    CHECK_OK(vdisk_grown(place.wish.number, 0));
+    reap_all(q, 1, NULL);
+    vdisk_read(q, place.v, 16 * MIB, back, BLOCK, 0, 0);
+    reap_all(q, 1, NULL);
+    CHECK(memcmp(buf, back, BLOCK) == 0);
+    close_place();
+    CHECK_OK(vdisk_queue_destroy(q));
+    free(buf);
+    free(back);
+}
+
 static void test_full(void)
 {
     full_storage(true, false);
@@ -478,6 +510,7 @@ int main(int argc, char **argv)
         {.name = "event_there", .run = test_event_there},
         {.name = "full", .run = test_full},
         {.name = "durable", .run = test_durable},
+        {.name = "longer", .run = test_longer},
         {.name = "missed", .run = test_missed},
         {.name = "refused", .run = test_refused},
     };
