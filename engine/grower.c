@@ -135,19 +135,18 @@ int vdisk_set_grower(vdisk *v, vdisk_grow_fn *fn, void *arg, const struct vdisk_
 static int grown(uint64_t wish, int result)
 {
     struct grower *g;
-    int rc = 0;
+    bool of_parent;
 
     if (result > 0)
         return err_set(EINVAL, "wish %llu: %d is no answer", (unsigned long long)wish, result);
-    g = grower_pin(wish >> GROWER_WISH_BITS);
+    g = grower_pin(wish >> GROWER_WISH_BITS, &of_parent);
+    if (!g && of_parent && wish >> GROWER_WISH_BITS > 0)
+        return err_set(ECHILD, "wish %llu: is the parent process's", (unsigned long long)wish);
     if (!g)
         return err_set(ENOENT, "wish %llu: its volume is closed", (unsigned long long)wish);
-    if (g->generation != process_generation)
-        rc = err_set(ECHILD, "wish %llu: is the parent process's", (unsigned long long)wish);
-    else
-        grower_answer(g, wish, result);
+    grower_answer(g, wish, result);
     grower_unpin(g);
-    return rc;
+    return 0;
 }
 
 int vdisk_grown(uint64_t wish, int result)

@@ -489,7 +489,6 @@ struct grower *grower_new(vdisk *v, const struct clock *clock)
     g->v = v;
     g->clock = clock;
     g->number = v->number;
-    g->generation = v->generation;
     g->after.run = tell_after;
     list_init(&g->node);
     hook_init(&g->hook);

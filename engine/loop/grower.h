@@ -39,7 +39,6 @@ struct grower_sample {
 struct grower {
     vdisk           *v;          /* while it is open: who calls the hook's function has it */
     uint64_t         number;     /* the volume's */
-    uint32_t         generation; /* of the process that opened it */
     struct list      node;       /* of all: grower_life.c, with `pins` */
     unsigned         pins;
     const struct clock *clock;   /* of the simulation that it is made in; NULL: the kernel's. Fixed */
@@ -91,10 +90,16 @@ void grower_stop(struct grower *g);
 int grower_start_thread(struct grower *g);
 void grower_silence(struct grower *g);
 
-/* From now on answers find it. By the volume's number; NULL: there is none. It stays until grower_unpin(). */
+/*
+ * From now on answers find it. By the volume's number; NULL: there is none, and *ret_of_parent tells whether it
+ * was of the process that this one was forked from. It stays until grower_unpin().
+ */
 void grower_enlist(struct grower *g);
-struct grower *grower_pin(uint64_t number);
+struct grower *grower_pin(uint64_t number, bool *ret_of_parent);
 void grower_unpin(struct grower *g);
+
+/* After fork(): there is none yet. */
+void growers_in_child(void);
 
 /* Is this thread within a call of it, or its own, where others are called too? Then it cannot wait for that. */
 bool grower_is_within(const struct grower *g);

@@ -7,17 +7,29 @@
  *
  * Invariants.
  *  1. An answer is for a number, not for a handle: it may come when the volume is closed, and finds none then.
- *  2. Who has found a volume by a number has a pin on its grower; closing waits for those to go, and they wait for
+ *  2. Those of the process that this one was forked from are in no list: no thread serves them here.
+ *  3. Who has found a volume by a number has a pin on its grower; closing waits for those to go, and they wait for
  *     nothing.
  */
 #include <signal.h>
 
+#include "engine/base/bits.h"
 #include "engine/loop/grower.h"
 #include "engine/volume.h"
 
 static pthread_mutex_t all_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t unpinned = PTHREAD_COND_INITIALIZER;
 static struct list all = {&all, &all};
+static uint64_t last;      /* the highest number that has been listed */
+static uint64_t of_parent; /* as `last` was when this process was forked off */
+
+void growers_in_child(void)
+{
+    pthread_mutex_init(&all_lock, NULL); /* a thread of the parent may have held it, with the list half changed */
+    pthread_cond_init(&unpinned, NULL);
+    list_init(&all);
+    of_parent = last;
+}
 
 /* ---- the thread ------------------------------------------------------------------------------------------ */
 
@@ -65,12 +77,15 @@ void grower_enlist(struct grower *g)
 {
     pthread_mutex_lock(&all_lock);
     list_add_tail(&all, &g->node);
+    last = max_u64(last, g->number);
     pthread_mutex_unlock(&all_lock);
 }
 
-struct grower *grower_pin(uint64_t number)
+struct grower *grower_pin(uint64_t number, bool *ret_of_parent)
 {
     struct grower *found = NULL;
+
+    *ret_of_parent = number <= of_parent;
 
     pthread_mutex_lock(&all_lock);
     for (struct list *n = all.next; n != &all && !found; n = n->next) {

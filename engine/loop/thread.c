@@ -9,6 +9,7 @@
 
 #include "engine/base/error.h"
 #include "engine/base/mem.h"
+#include "engine/loop/grower.h"
 #include "engine/loop/queue.h"
 
 enum { SYNC_DEPTH = 64, POLL_MAX = 64 };
@@ -38,6 +39,7 @@ static void in_child(void)
     process_generation++;
     pthread_mutex_init(&ends, NULL); /* a thread of the parent may have held it */
     pairs_in_child();
+    growers_in_child();
 }
 
 static void thread_ends(void *arg)

@@ -4,6 +4,7 @@
  * and what is refused.
  */
 #include <stdatomic.h>
+#include <sys/wait.h>
 #include <time.h>
 
 #include "backends/lab/fault.h"
@@ -106,6 +107,42 @@ static void test_closed_beside(void)
     atomic_store(&done, true);
     pthread_join(thread, NULL);
     free(buf);
+}
+
+/* A child is forked off while another thread answers: there too an answer ends. */
+static int answer_in_child(uint64_t wish)
+{
+    alarm(60); /* if it does not */
+    if (vdisk_grown(wish, 0) != -ECHILD || vdisk_grown(UINT64_MAX, 0) != -ENOENT || vdisk_grown(0, 0) != -ENOENT)
+        return 1;
+    return vdisk_set_grower(place.v, NULL, NULL, NULL) == -ECHILD && vdisk_close(place.v) == -ECHILD ? 0 : 2;
+}
+
+static void test_forked_beside(void)
+{
+    pthread_t thread;
+
+    open_place(CLUSTER);
+    place.opts.least_free = 64 * MIB;
+    atomic_store(&done, false);
+    set_grower();
+    wait_for_wish();
+    CHECK(pthread_create(&thread, NULL, answer_always, NULL) == 0);
+    for (unsigned i = 0; i < (test_is_quick() ? 20 : 100); i++) {
+        int status = -1;
+        pthread_mutex_lock(&place.lock);
+        uint64_t wish = place.wish.number;
+        pthread_mutex_unlock(&place.lock);
+        pid_t pid = fork();
+        CHECK(pid >= 0);
+        if (pid == 0)
+            _exit(answer_in_child(wish));
+        CHECK(waitpid(pid, &status, 0) == pid);
+        CHECK_MSG(WIFEXITED(status) && WEXITSTATUS(status) == 0, "child %u ended with 0x%x", i, (unsigned)status);
+    }
+    atomic_store(&done, true);
+    pthread_join(thread, NULL);
+    close_place();
 }
 
 /* The device is extended, and that is answered, while another thread changes the image as a whole. */
@@ -502,6 +539,7 @@ int main(int argc, char **argv)
     static const struct test_case cases[] = {
         {.name = "threads", .run = test_threads, .repeat = 4, .quick = 1},
         {.name = "closed_beside", .run = test_closed_beside},
+        {.name = "forked_beside", .run = test_forked_beside},
         {.name = "changed_beside", .run = test_changed_beside},
         {.name = "sync", .run = test_sync},
         {.name = "within", .run = test_within},
