@@ -52,7 +52,8 @@ struct vdisk_wish {
     uint64_t number;
     uint64_t storage;          /* the size of the file or device now */
     uint64_t allocated_end;    /* of it that is in use: as vdisk_watermark.highest */
-    uint64_t wanted;           /* the size that is asked for: more does no harm, less is asked for again */
+    uint64_t wanted;           /* the size that is asked for: more does no harm; less, down to one chunk more than
+                                * there is, helps too, and is asked for again */
     uint64_t bytes_per_second; /* what has been taken into use of late */
     uint64_t parked;           /* requests that wait for room already; 0: it is in time */
 };
@@ -90,7 +91,8 @@ struct vdisk_grower_opts {
  * Have `fn` called from now on when the volume needs room, in place of the one before; NULL: nobody, as at first.
  *
  * In time: with qcow2 on storage that does not grow by being written to (a block device) it is asked when less is
- * free than `least_free`, or than is taken at the present rate in twice the time that the last extension took.
+ * free than `least_free`, or than is taken at the present rate in twice the time that the last extension took, or
+ * in twice `ahead_ms` if that is shorter.
  * At the end: a write, zero or discard that finds no space, on whatever storage, is parked: it is not failed,
  * holds nothing that others wait for, and begins anew when there is room; and every retry_ms, since others may
  * have made some, by a discard, say (not with VDISK_GROWER_NO_THREAD). Reads, writes to what has its place,
@@ -114,13 +116,13 @@ VDISK_API int vdisk_set_grower(vdisk *v, vdisk_grow_fn *fn, void *arg, const str
  * Answer the wish of that number. 0: there is room now; the size is looked at here, requests that are parked
  * try again, and what is still missing is a new wish; where the storage is no larger than before, after
  * retry_ms, or with VDISK_GROWER_NO_THREAD by the next request that finds no space even now. -ENOSPC: this is
- * as far as it goes: what is parked fails, and until the storage is larger all the same, so does at once what
- * finds no space. Any other error: not now; what is parked waits on, and the grower is asked again after
- * retry_ms; with VDISK_GROWER_NO_THREAD, by the next request that finds no space then, so that who means to
- * try again answers later, or once more. An answer to a wish that is not open any more (answered, dropped, its
- * volume is closed) does no harm: 0 has the size looked at, where the volume has a grower still. Any thread;
- * does not wait for requests. Errors: -EINVAL: result > 0; -ENOENT: there is no volume with a grower that
- * could have had this wish; -ECHILD.
+ * as far as it goes, not even one chunk more can be had: what is parked fails, and until the storage is larger
+ * all the same, so does at once what finds no space. Any other error: not now; what is parked waits on, and
+ * the grower is asked again after retry_ms; with VDISK_GROWER_NO_THREAD, by the next request that finds no
+ * space then, so that who means to try again answers later, or once more. An answer to a wish that is not open
+ * any more (answered, dropped, its volume is closed) does no harm: 0 has the size looked at, where the volume
+ * has a grower still. Any thread; does not wait for requests. Errors: -EINVAL: result > 0; -ENOENT: there is
+ * no volume with a grower that could have had this wish; -ECHILD.
  */
 VDISK_API int vdisk_grown(uint64_t wish, int result);
 

@@ -100,7 +100,11 @@ static bool is_at_limit(const struct grower *g, uint64_t size)
 /* What should be free, so that more comes in time. */
 static uint64_t needed_free(const struct grower *g, uint64_t at_ms)
 {
-    return max_u64(g->opts.least_free, in_time(rate(g, at_ms), 2 * g->took_ms));
+    /* One extension that took for ever, an administrator's lunch, say, does not make all wishes huge. */
+    uint64_t took_ms = ENGINE_MUTANT(TOOK_UNBOUNDED) ? g->took_ms : min_u64(g->took_ms, g->opts.ahead_ms);
+
+    assert_locked(&g->lock);
+    return max_u64(g->opts.least_free, in_time(rate(g, at_ms), 2 * took_ms));
 }
 
 static bool needs_more(const struct grower *g, uint64_t size, uint64_t at_ms)

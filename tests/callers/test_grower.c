@@ -442,7 +442,8 @@ static void write_steadily(struct sim *sim, vdisk_queue *q)
     free(buf);
 }
 
-static void test_in_time(void)
+/* On a device of its own, of a simulation. */
+static void in_sim(void (*run)(struct sim *sim, vdisk_queue *q))
 {
     struct sim_options options = {.seed = rng_next(test_rng()), .latency_ns = 1000000};
     struct vdisk_open_opts opts = {.size = sizeof opts, .flags = VDISK_OPEN_RDWR, .format = "qcow2"};
@@ -465,12 +466,57 @@ static void test_in_time(void)
     CHECK_OK(vdisk_open_backend(b, &opts, &place.v));
     CHECK_OK(vdisk_queue_create(NULL, &q));
     set_grower();
-    write_steadily(sim, q);
+    run(sim, q);
     CHECK_OK(vdisk_close(place.v));
     CHECK_OK(vdisk_queue_destroy(q));
     sim_leave(sim);
     sim_destroy(sim);
     memdisk_finish(&place.disk);
+}
+
+static void test_in_time(void)
+{
+    in_sim(write_steadily);
+}
+
+/* The first extension takes `seconds`, and a write waits for it. */
+static void extend_late(struct sim *sim, vdisk_queue *q, unsigned seconds, unsigned steps, void (*meanwhile)(void))
+{
+    struct vdisk_completion c;
+    char *buf = filled(1);
+    uint64_t number, until;
+
+    write_until_parked(q, 0, 1, buf);
+    number = place.wish.number;
+    for (unsigned i = 0; i < seconds * steps; i++) {
+        until = sim_now_ns(sim) + UINT64_C(1000000000) / steps;
+        while (sim_now_ns(sim) < until)
+            CHECK_INT(vdisk_reap(q, &c, 1, 1, &(struct timespec){.tv_nsec = 10000000}), 0);
+        if (meanwhile)
+            meanwhile();
+    }
+    place.answers = true; /* those that come */
+    extend_to(place.wish.wanted);
+    CHECK_OK(vdisk_grown(number, 0));
+    reap_all(q, 1, NULL);
+    free(buf);
+}
+
+/* It took so long once: what is asked for then is bounded by what is taken in the time to look ahead. */
+static void extend_slowly(struct sim *sim, vdisk_queue *q)
+{
+    struct writer w = {q, 300, 600, 1};
+
+    extend_late(sim, q, 600, 1, NULL);
+    write_clusters(&w);
+    CHECK_MSG(place.wishes > 1, "%u wishes", place.wishes);
+    CHECK_MSG(device_size() < DEVICE + 900 * CLUSTER + 64 * MIB, "the device has %llu bytes",
+              (unsigned long long)device_size());
+}
+
+static void test_slow(void)
+{
+    in_sim(extend_slowly);
 }
 
 int main(int argc, char **argv)
@@ -483,6 +529,7 @@ int main(int argc, char **argv)
         {.name = "limit", .run = test_limit},
         {.name = "never", .run = test_never},
         {.name = "in_time", .run = test_in_time},
+        {.name = "slow", .run = test_slow},
         {.name = "event_loop", .run = test_event_loop},
         {.name = "in_event", .run = test_in_event},
         {.name = "reap_alone", .run = test_reap_alone},
