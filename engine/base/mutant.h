@@ -80,6 +80,7 @@
     X(CHANGE_FORESEEN, "who waited for another to change what lies below does not look what that has left")    \
     X(AHEAD_JUDGED, "a layer that another hides is told damaged: load.c")                                      \
     X(PARK_MISSES_ROOM, "who finds no space does not look whether room has come: grower.h, invariant 2")       \
+    X(STALL_OF_ALL, "samples taken while some wait move into the future")                                      \
     X(TOOK_UNBOUNDED, "after one slow extension a grower is asked for as much as that took time")              \
     X(PARK_IN_GATE, "who waits for room is in the gate: grower.h, invariant 1")                                \
     X(FLAT_WORDS_KEPT, "a slot that is given to other pieces keeps its words: flat.h, invariant 3")            \

@@ -75,11 +75,15 @@ static uint64_t in_time(uint64_t bytes_per_second, uint64_t ms)
     return bytes_per_second > UINT64_MAX / max_u64(ms, 1) ? UINT64_MAX : bytes_per_second * ms / 1000;
 }
 
+/* What found space while others waited has been sampled: the time up to the last of that is no standstill. */
 static void stall_ends(struct grower *g, uint64_t at_ms)
 {
+    uint64_t from = max_u64(g->stalled_ms, g->sample[(g->samples - 1) % GROWER_SAMPLES].at_ms);
+
     assert_locked(&g->lock);
+    assert(g->samples > 0);
     for (unsigned i = 0; i < GROWER_SAMPLES; i++)
-        g->sample[i].at_ms += at_ms - min_u64(at_ms, g->stalled_ms);
+        g->sample[i].at_ms += at_ms - min_u64(at_ms, ENGINE_MUTANT(STALL_OF_ALL) ? g->stalled_ms : from);
 }
 
 /* ---- wishes ---------------------------------------------------------------------------------------------- */

@@ -8,6 +8,7 @@
 #include <sys/eventfd.h>
 
 #include "backends/lab/sim.h"
+#include "engine/watermark.h"
 #include "tests/callers/grower.h"
 
 /* It does all within its call, on the library's thread or on ours. */
@@ -519,6 +520,24 @@ static void test_slow(void)
     in_sim(extend_slowly);
 }
 
+/* While one waits, others find space, at a rate of their own. */
+static void take_some(void)
+{
+    layer_note_end(place.v->top, watermark_highest(place.v) + CLUSTER);
+}
+
+static void stand_still(struct sim *sim, vdisk_queue *q)
+{
+    extend_late(sim, q, 8, 4, take_some); /* longer than samples go back */
+    CHECK_MSG(mark_of(place.v).bytes_per_second < 8 * CLUSTER, "%llu B/s",
+              (unsigned long long)mark_of(place.v).bytes_per_second);
+}
+
+static void test_stalled(void)
+{
+    in_sim(stand_still);
+}
+
 int main(int argc, char **argv)
 {
     static const struct test_case cases[] = {
@@ -530,6 +549,7 @@ int main(int argc, char **argv)
         {.name = "never", .run = test_never},
         {.name = "in_time", .run = test_in_time},
         {.name = "slow", .run = test_slow},
+        {.name = "stalled", .run = test_stalled},
         {.name = "event_loop", .run = test_event_loop},
         {.name = "in_event", .run = test_in_event},
         {.name = "reap_alone", .run = test_reap_alone},
