@@ -34,6 +34,17 @@ static uint64_t size_of(const struct grower *g)
     return backend_size(g->v->top->file);
 }
 
+/* Not where the file becomes larger as it is written to: then there is room when who makes it says so. */
+static bool size_tells(const struct grower *g)
+{
+    return !(g->v->top->file->caps & BACKEND_GROWS);
+}
+
+static bool is_larger(const struct grower *g, uint64_t size, uint64_t than)
+{
+    return size_tells(g) && size > than;
+}
+
 static uint64_t add_capped(uint64_t a, uint64_t b)
 {
     uint64_t sum;
@@ -98,7 +109,7 @@ static uint64_t wish_number(const struct grower *g)
 static bool is_at_limit(const struct grower *g, uint64_t size)
 {
     assert_locked(&g->lock);
-    return (g->opts.limit > 0 && size >= g->opts.limit) || (g->is_final && size <= g->final_size);
+    return (g->opts.limit > 0 && size >= g->opts.limit) || (g->is_final && !is_larger(g, size, g->final_size));
 }
 
 /* What should be free, so that more comes in time. */
@@ -235,7 +246,7 @@ static void look(struct grower *g, bool again)
     uint64_t size = refresh(g), at_ms = now_ms(g);
 
     pthread_mutex_lock(&g->lock);
-    if (size > g->seen || (again && g->parked_count > 0))
+    if (is_larger(g, size, g->seen) || (again && g->parked_count > 0))
         room(g, size, at_ms);
     if (g->by_mark || g->parked_count > 0)
         consider(g, at_ms);
@@ -250,7 +261,7 @@ void grower_look(struct grower *g)
 /* With the lock held: the open wish has its answer. */
 static void close_wish(struct grower *g, int result, uint64_t size, uint64_t at_ms)
 {
-    bool larger = size > g->asked_size;
+    bool larger = is_larger(g, size, g->asked_size);
 
     assert_locked(&g->lock);
     g->open = g->untold = false;
@@ -279,7 +290,9 @@ void grower_answer(struct grower *g, uint64_t wish, int result)
     }
     if (g->open && wish == wish_number(g))
         close_wish(g, result, size, at_ms);
-    if (size > g->seen || result == 0)
+    if (result == 0)
+        g->is_final = g->is_final && size_tells(g);
+    if (is_larger(g, size, g->seen) || result == 0)
         room(g, size, at_ms);
     consider(g, at_ms);
     rouse(g);

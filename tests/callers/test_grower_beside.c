@@ -387,6 +387,47 @@ static void full_storage(bool qcow2, bool fixed)
     free(back);
 }
 
+static void expect_full(vdisk_queue *q)
+{
+    struct vdisk_completion c;
+
+    caller_wait_begin("reap");
+    CHECK_INT(vdisk_reap(q, &c, 1, 1, NULL), 1);
+    caller_wait_end();
+    CHECK_INT(c.result, -ENOSPC);
+}
+
+/* The file has grown by being written to: that is no doing of the grower, which says that there is no more. */
+static void test_by_itself(void)
+{
+    char *buf = filled(4);
+    uint64_t sent;
+    vdisk_queue *q;
+
+    CHECK_OK(vdisk_queue_create(NULL, &q));
+    open_full(true, false);
+    set_grower();
+    sent = write_until_parked(q, 0, 1, buf);
+    wait_for_wish();
+    memdisk_set_space(&place.disk, memdisk_occupied(&place.disk) + 8 * MIB); /* it tries again from time to time */
+    reap_all(q, 1, NULL);
+    sent += write_until_parked(q, sent, 1, buf);
+    CHECK_INT(place.wishes, 1);
+    CHECK(device_size() > place.wish.storage);
+    CHECK_OK(vdisk_grown(place.wish.number, -ENOSPC));
+    expect_full(q);
+    vdisk_write(q, place.v, (sent + 16) * CLUSTER, buf, CLUSTER, 0, 0);
+    expect_full(q);
+    memdisk_set_space(&place.disk, UINT64_MAX);
+    CHECK_OK(vdisk_grown(place.wish.number, 0));
+    vdisk_write(q, place.v, (sent + 16) * CLUSTER, buf, CLUSTER, 0, 0);
+    reap_all(q, 1, NULL);
+    CHECK_OK(vdisk_close(place.v));
+    memdisk_finish(&place.disk);
+    CHECK_OK(vdisk_queue_destroy(q));
+    free(buf);
+}
+
 static void add_rule(struct backend *fault, uint64_t offset, enum fault_what what)
 {
     struct fault_rule rule = {.kinds = FAULT_KIND(IO_WRITE), .offset = offset, .len = 1, .nth = 1, .what = what,
@@ -547,6 +588,7 @@ int main(int argc, char **argv)
         {.name = "job_cancelled", .run = test_job_cancelled},
         {.name = "event_there", .run = test_event_there},
         {.name = "full", .run = test_full},
+        {.name = "by_itself", .run = test_by_itself},
         {.name = "durable", .run = test_durable},
         {.name = "longer", .run = test_longer},
         {.name = "missed", .run = test_missed},
