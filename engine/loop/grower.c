@@ -334,8 +334,10 @@ static void put_in(struct grower *g, struct request *r, uint64_t at_ms)
     vdisk *v = g->v;
 
     assert_locked(&g->lock);
-    if (g->parked_count++ == 0)
+    if (g->parked_count++ == 0) {
         g->stalled_ms = at_ms;
+        g->retry_ms = at_ms + g->opts.retry_ms;
+    }
     g->parked_bytes = add_capped(g->parked_bytes, r->kind == REQ_WRITE ? r->len : 0);
     r->next = NULL;
     *g->parked_tail = r;
@@ -464,7 +466,7 @@ static bool sleep_on(struct grower *g)
     if (needs_more(g, size_of(g), at_ms))
         until = max_u64(g->pause_ms, at_ms + 1);
     else if (g->parked_count > 0)
-        until = at_ms + g->opts.retry_ms; /* others may have made room, by a discard, say */
+        until = g->retry_ms; /* others may have made room, by a discard, say */
     else
         return pthread_cond_wait(&g->more, &g->lock) != 0;
     t = (struct timespec){(time_t)(until / 1000), (long)(until % 1000) * 1000000};

@@ -73,6 +73,7 @@ struct grower {
     struct request  *parked, **parked_tail; /* by request.next, in the order they came in */
     uint64_t         parked_count, parked_bytes;
     uint64_t         stalled_ms; /* since when some are */
+    uint64_t         retry_ms;   /* then the thread looks whether there is room all the same */
 };
 
 /* NULL: out of memory. The caller's, as volume_free() of the volume is, which gives it back. */

@@ -473,6 +473,47 @@ static void test_missed(void)
     free(buf);
 }
 
+/* Others park, and are cancelled, all the time: what waits tries again all the same. */
+static void test_crowded(void)
+{
+    struct vdisk_open_opts opts = {.size = sizeof opts, .flags = VDISK_OPEN_RDWR, .format = "raw"};
+    struct fault_rule always = {.kinds = FAULT_KIND(IO_WRITE), .offset = CLUSTER, .len = 1, .what = FAULT_FAIL,
+                                .error = ENOSPC};
+    bool first = true, second = false;
+    struct vdisk_completion c;
+    char *buf = filled(1);
+    struct backend *b;
+    vdisk_queue *q;
+
+    CHECK_OK(vdisk_queue_create(NULL, &q));
+    reset_place();
+    place.opts.retry_ms = 200;
+    memdisk_init_fixed(&place.disk, 512, 16 * MIB);
+    CHECK_OK(fault_backend_create(memdisk_open(&place.disk, false), &b));
+    CHECK_OK(vdisk_open_backend(b, &opts, &place.v));
+    set_grower();
+    add_rule(b, 0, FAULT_FAIL);
+    CHECK_OK(fault_add_rule(b, &always));
+    vdisk_write(q, place.v, 0, buf, BLOCK, 0, 1);
+    while (first || second) {
+        if (first && !second)
+            vdisk_write(q, place.v, CLUSTER, buf, BLOCK, 0, 2);
+        second |= first;
+        int n = vdisk_reap(q, &c, 1, 1, &(struct timespec){.tv_nsec = 1000000});
+        if (n == 0)
+            (void)vdisk_cancel(q, 2); /* unless it is on its way */
+        else if (c.user_data == 1)
+            first = c.result < 0;
+        else
+            second = c.result != -ECANCELED;
+        CHECK(n == 0 || (n == 1 && !(c.user_data == 1 ? first : second)));
+    }
+    CHECK_OK(vdisk_close(place.v));
+    CHECK_OK(vdisk_queue_destroy(q));
+    memdisk_finish(&place.disk);
+    free(buf);
+}
+
 /* What is asked to be durable, of the first bytes, is that when it begins anew. */
 static struct backend_driver spied;
 static void (*spied_submit)(struct backend *b, struct io *io);
@@ -589,6 +630,7 @@ int main(int argc, char **argv)
         {.name = "event_there", .run = test_event_there},
         {.name = "full", .run = test_full},
         {.name = "by_itself", .run = test_by_itself},
+        {.name = "crowded", .run = test_crowded},
         {.name = "durable", .run = test_durable},
         {.name = "longer", .run = test_longer},
         {.name = "missed", .run = test_missed},
