@@ -64,12 +64,13 @@ struct vdisk_wish {
  * take its time, and run a command, say; requests go on meanwhile. With VDISK_GROWER_NO_THREAD as a
  * vdisk_event_fn is: on the thread that has found it, as its last deed before a call of the library returns,
  * or on a thread of the library that serves the volume: there it must be quick, such as to start the work and
- * return to an event loop. A vdisk_reap() that waits returns early for that, as when it is woken; synchronous
- * calls do not wait for room then, nor what is waited for within any callback of the library. No lock is held:
- * it may call the library, but for vdisk_close() and vdisk_set_grower() of `v` (-EDEADLK), and wait for
- * nothing that other threads do in calls of it. Event callbacks for what such calls bring about run on the
- * same thread afterwards: the same holds for them. What finds no space on that thread, or in such a call, is
- * not parked: -ENOSPC.
+ * return to an event loop. Such calls are vdisk_grown() and vdisk_get_info(), too: who makes them with a lock
+ * of its own held must not take that one here. A vdisk_reap() that waits returns early for that, as when it is
+ * woken; synchronous calls do not wait for room then, nor what is waited for within any callback of the
+ * library. No lock is held: it may call the library, but for vdisk_close() and vdisk_set_grower() of `v`
+ * (-EDEADLK), and wait for nothing that other threads do in calls of it. Event callbacks for what such calls
+ * bring about run on the same thread afterwards: the same holds for them. What finds no space on that thread,
+ * or in such a call, is not parked: -ENOSPC.
  */
 typedef void vdisk_grow_fn(void *arg, vdisk *v, const struct vdisk_wish *wish);
 
@@ -101,7 +102,9 @@ struct vdisk_grower_opts {
  * this call with NULL; and with -ECANCELED by vdisk_cancel(). After both its range is undefined, as after any
  * write that failed. What is part of a change of the whole (vdisk_resize()) fails at once, as without a grower.
  * With raw a request past the end of the device is -EINVAL as ever: the volume is no larger; parked is what the
- * storage has no space for all the same (thin provisioning below, a full file system).
+ * storage has no space for all the same (thin provisioning below, a full file system). Whether storage can become
+ * larger at all is not looked at: a part of a file that was opened with a size of its own cannot, and whoever is
+ * asked for more of it answers -ENOSPC.
  *
  * Of `opts` (NULL: all as by default) a copy is kept. When this returns, and when vdisk_close() does, the one
  * before is not called any more, on any thread: both wait for a call of it that is on. Its open wish is dropped;
