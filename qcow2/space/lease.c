@@ -147,6 +147,8 @@ static void lease_fill_step(struct op *op)
         OP_AWAIT(op, LF_EXTENDED, extend(f, op));
         if (op->rc == -ENOSPC)
             shrink(f);
+        else if (op->rc == 0)
+            atomic_store(&f->space->host_full, false); /* somebody has made room */
     }
     lease_fill_finish(f, 0);
     return;

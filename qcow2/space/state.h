@@ -59,7 +59,7 @@ struct q2_space {
     bool                      zero_new;      /* host space past zero_from reads as zeros */
 
     /* Own synchronisation. */
-    _Atomic bool              host_full;     /* it was, at least once: holes come before what is behind the end */
+    _Atomic bool              host_full;     /* it was, when last tried: holes come before what is behind */
 
     /* Locked. */
     uint64_t                  free_hint;     /* cluster index: no free cluster is known below */
