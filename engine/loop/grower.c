@@ -145,7 +145,7 @@ static uint64_t size_to_ask_for(const struct grower *g, uint64_t size, uint64_t 
     return g->opts.limit > 0 ? min_u64(wanted, g->opts.limit) : wanted;
 }
 
-/* With the lock held: by this thread, when it has left the library, or the grower's thread its loop. */
+/* With the lock held: by this thread, when it has left the library. */
 static void tell_later(struct grower *g)
 {
     assert_locked(&g->lock);
@@ -448,12 +448,27 @@ static void tell(struct grower *g)
 static void tell_after(struct after *a)
 {
     struct grower *g = container_of(a, struct grower, after);
+    bool due;
 
     pthread_mutex_lock(&g->lock);
     g->in_line = false;
+    due = g->opts.flags & VDISK_GROWER_NO_THREAD || /* else another has been set since, whose thread tells */
+          ENGINE_MUTANT(TOLD_IN_OLD_LINE);
     pthread_mutex_unlock(&g->lock);
-    tell(g);
+    if (due)
+        tell(g);
     grower_unref(g);
+}
+
+/* On its own thread it is in a line, too: what is found meanwhile waits. */
+struct turn {
+    struct after after;
+    struct grower *g;
+};
+
+static void tell_here(struct after *a)
+{
+    tell(container_of(a, struct turn, after)->g);
 }
 
 /* With the lock held: sleep till there is something to do, or to look at. True: to look at. */
@@ -480,6 +495,7 @@ bool grower_is_within(const struct grower *g)
 
 void grower_serve(struct grower *g)
 {
+    struct turn turn = {{.run = tell_here}, g};
     bool looks;
 
     assert(!served);
@@ -489,8 +505,8 @@ void grower_serve(struct grower *g)
         looks = !g->untold && sleep_on(g);
         if (!g->untold && !looks)
             continue;
-        if (g->untold)
-            tell_later(g);
+        if (!looks && !(ENGINE_MUTANT(TOLD_IN_OLD_LINE) && g->in_line))
+            after_add(&turn.after);
         pthread_mutex_unlock(&g->lock);
         if (looks)
             look(g, true);
