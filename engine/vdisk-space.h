@@ -55,7 +55,8 @@ struct vdisk_wish {
     uint64_t wanted;           /* the size that is asked for: more does no harm; less, down to one chunk more than
                                 * there is, helps too, and is asked for again */
     uint64_t bytes_per_second; /* what has been taken into use of late */
-    uint64_t parked;           /* requests that wait for room already; 0: it is in time */
+    uint64_t parked;           /* requests that wait for room already; 0: it is in time, or what has found no
+                                * space could not wait (VDISK_GROWER_NO_THREAD) */
 };
 
 /*
@@ -70,7 +71,7 @@ struct vdisk_wish {
  * library. No lock is held: it may call the library, but for vdisk_close() and vdisk_set_grower() of `v`
  * (-EDEADLK), and wait for nothing that other threads do in calls of it. Event callbacks for what such calls
  * bring about run on the same thread afterwards: the same holds for them. What finds no space on that thread,
- * or in such a call, is not parked: -ENOSPC.
+ * or in such a call, is not parked: -ENOSPC. Of a synchronous call that has failed so it is told, too.
  */
 typedef void vdisk_grow_fn(void *arg, vdisk *v, const struct vdisk_wish *wish);
 

@@ -128,7 +128,7 @@ static bool needs_more(const struct grower *g, uint64_t size, uint64_t at_ms)
 
     assert_locked(&g->lock);
     return atomic_load(&g->on) && !g->changing && !g->open && !is_at_limit(g, size) &&
-           (g->parked_count > 0 || (g->by_mark && left < needed_free(g, at_ms)));
+           (g->parked_count > 0 || g->refuses || (g->by_mark && left < needed_free(g, at_ms)));
 }
 
 static uint64_t size_to_ask_for(const struct grower *g, uint64_t size, uint64_t at_ms)
@@ -175,7 +175,7 @@ static void consider(struct grower *g, uint64_t at_ms)
     assert_locked(&g->lock);
     if (!needs_more(g, size, at_ms))
         return;
-    if (at_ms >= g->pause_ms || (g->parked_may_ask && g->parked_count > 0)) {
+    if (at_ms >= g->pause_ms || (g->parked_may_ask && (g->parked_count > 0 || g->refuses))) {
         g->wishes++;
         g->open = g->untold = true;
         g->asked_ms = at_ms;
@@ -349,6 +349,17 @@ static void put_in(struct grower *g, struct request *r, uint64_t at_ms)
     gate_leave_slot(&v->requests, r->pair->slot, r->gate);
 }
 
+/* With the lock held: what cannot wait fails; there is a wish all the same, told afterwards, for those that come. */
+static void ask_afterwards(struct grower *g, uint64_t at_ms)
+{
+    assert_locked(&g->lock);
+    if (grower_is_within(g) || ENGINE_MUTANT(REFUSED_UNASKED)) /* who is asked knows */
+        return;
+    g->refuses = true;
+    consider(g, at_ms);
+    g->refuses = false;
+}
+
 enum park_result grower_park(struct request *r)
 {
     struct grower *g = atomic_load(&r->vdisk->grower);
@@ -369,6 +380,8 @@ enum park_result grower_park(struct request *r)
         put_in(g, r, at_ms);
         consider(g, at_ms);
         rouse(g); /* the thread looks again from now on */
+    } else {
+        ask_afterwards(g, at_ms);
     }
     pthread_mutex_unlock(&g->lock);
     return result;

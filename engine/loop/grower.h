@@ -61,6 +61,7 @@ struct grower {
     uint64_t         wishes;     /* so far: the last one's number, within the volume */
     bool             open, untold, in_line;
     bool             changing;   /* to another function: no wish is made */
+    bool             refuses;    /* now: what has found no space, and cannot be parked */
     uint64_t         wanted;
     uint64_t         asked_ms, asked_size, asked_end; /* of the last wish */
     uint64_t         took_ms;    /* the last extension */

@@ -83,10 +83,53 @@ static void test_swapped(void)
     close_place();
 }
 
+/* ---- nothing that could be parked ------------------------------------------------------------------------ */
+
+static void make_room(void *arg, vdisk *v, const struct vdisk_wish *wish)
+{
+    CHECK(arg == &place && v == place.v);
+    CHECK_INT(wish->parked, 0);
+    place.wishes++;
+    memdisk_set_space(&place.disk, memdisk_occupied(&place.disk) + MIB);
+    CHECK_OK(vdisk_grown(wish->number, 0));
+}
+
+/* Synchronous calls alone, on storage whose size tells nothing: the call that finds no space fails, and is told of. */
+static void sync_alone(bool qcow2)
+{
+    unsigned failed = 0, ended = 0;
+    char *buf = filled(3);
+
+    open_full(qcow2, false);
+    place.opts.flags = VDISK_GROWER_NO_THREAD;
+    place.opts.retry_ms = 10000000;
+    CHECK_OK(vdisk_set_grower(place.v, make_room, &place, &place.opts));
+    while (ended < 8 * 16) {
+        unsigned asked = place.wishes;
+        int rc = vdisk_pwrite(place.v, buf, CLUSTER, (uint64_t)ended * CLUSTER, 0);
+        CHECK(rc == 0 || rc == -ENOSPC);
+        CHECK_INT(place.wishes, asked + (rc < 0));
+        failed += rc < 0;
+        ended += rc == 0;
+        CHECK_MSG(failed < 40, "%u failed, the grower was asked %u times", failed, place.wishes);
+    }
+    CHECK_MSG(failed > 3, "%u failed", failed);
+    CHECK_OK(vdisk_close(place.v));
+    memdisk_finish(&place.disk);
+    free(buf);
+}
+
+static void test_sync_alone(void)
+{
+    sync_alone(false);
+    sync_alone(true);
+}
+
 int main(int argc, char **argv)
 {
     static const struct test_case cases[] = {
         {.name = "swapped", .run = test_swapped},
+        {.name = "sync_alone", .run = test_sync_alone},
     };
 
     return test_main(argc, argv, cases, ARRAY_LEN(cases));
