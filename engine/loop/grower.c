@@ -20,6 +20,9 @@
 #include "engine/volume.h"
 
 static _Thread_local const struct grower *served; /* whose thread this is; NULL: nobody's */
+static _Thread_local const char line_name;        /* its address: of this thread's line */
+
+static void tell_if_due(struct grower *g, bool *in_line);
 
 static uint64_t now_ms(const struct grower *g)
 {
@@ -145,13 +148,48 @@ static uint64_t size_to_ask_for(const struct grower *g, uint64_t size, uint64_t 
     return g->opts.limit > 0 ? min_u64(wanted, g->opts.limit) : wanted;
 }
 
+/* A place in a line of its own: of the grower's thread, or of one that waits while another is to tell. */
+struct place {
+    struct after after;
+    struct grower *g;
+};
+
+static void tell_too(struct after *a)
+{
+    struct place *p = container_of(a, struct place, after);
+    struct grower *g = p->g;
+
+    mem_free(p);
+    tell_if_due(g, NULL);
+    grower_unref(g);
+}
+
+/* With the lock held: the thread that has it in its line may take a while. Out of memory: it waits for that. */
+static void tell_here_too(struct grower *g)
+{
+    struct place *p = mem_calloc(1, sizeof *p);
+
+    assert_locked(&g->lock);
+    if (!p)
+        return;
+    p->after.run = tell_too;
+    p->g = g;
+    g->line_of = &line_name;
+    atomic_fetch_add(&g->refs, 1);
+    after_add_urgent(&p->after);
+}
+
 /* With the lock held: by this thread, when it has left the library. */
 static void tell_later(struct grower *g)
 {
     assert_locked(&g->lock);
-    if (g->in_line)
+    if (g->in_line) {
+        if (g->line_of != &line_name && !ENGINE_MUTANT(TOLD_IN_ONE_LINE))
+            tell_here_too(g);
         return;
+    }
     g->in_line = true;
+    g->line_of = &line_name;
     atomic_fetch_add(&g->refs, 1);
     after_add_urgent(&g->after);
 }
@@ -349,7 +387,7 @@ static void put_in(struct grower *g, struct request *r, uint64_t at_ms)
     gate_leave_slot(&v->requests, r->pair->slot, r->gate);
 }
 
-/* With the lock held: what cannot wait fails; there is a wish all the same, told afterwards, for those that come. */
+/* With the lock held: what cannot wait fails. There is a wish all the same, for those that come after it. */
 static void ask_afterwards(struct grower *g, uint64_t at_ms)
 {
     assert_locked(&g->lock);
@@ -458,30 +496,34 @@ static void tell(struct grower *g)
     hook_leave(&g->hook);
 }
 
-static void tell_after(struct after *a)
+/* In a line, of which `in_line` says so, or NULL. */
+static void tell_if_due(struct grower *g, bool *in_line)
 {
-    struct grower *g = container_of(a, struct grower, after);
     bool due;
 
     pthread_mutex_lock(&g->lock);
-    g->in_line = false;
+    if (in_line)
+        *in_line = false;
+    if (g->line_of == &line_name)
+        g->line_of = NULL;
     due = g->opts.flags & VDISK_GROWER_NO_THREAD || /* else another has been set since, whose thread tells */
           ENGINE_MUTANT(TOLD_IN_OLD_LINE);
     pthread_mutex_unlock(&g->lock);
     if (due)
         tell(g);
+}
+
+static void tell_after(struct after *a)
+{
+    struct grower *g = container_of(a, struct grower, after);
+
+    tell_if_due(g, &g->in_line);
     grower_unref(g);
 }
 
-/* On its own thread it is in a line, too: what is found meanwhile waits. */
-struct turn {
-    struct after after;
-    struct grower *g;
-};
-
 static void tell_here(struct after *a)
 {
-    tell(container_of(a, struct turn, after)->g);
+    tell(container_of(a, struct place, after)->g);
 }
 
 /* With the lock held: sleep till there is something to do, or to look at. True: to look at. */
@@ -508,7 +550,7 @@ bool grower_is_within(const struct grower *g)
 
 void grower_serve(struct grower *g)
 {
-    struct turn turn = {{.run = tell_here}, g};
+    struct place place = {{.run = tell_here}, g};
     bool looks;
 
     assert(!served);
@@ -519,7 +561,7 @@ void grower_serve(struct grower *g)
         if (!g->untold && !looks)
             continue;
         if (!looks && !(ENGINE_MUTANT(TOLD_IN_OLD_LINE) && g->in_line))
-            after_add(&turn.after);
+            after_add(&place.after);
         pthread_mutex_unlock(&g->lock);
         if (looks)
             look(g, true);

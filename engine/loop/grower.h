@@ -60,6 +60,7 @@ struct grower {
     uint64_t         samples;
     uint64_t         wishes;     /* so far: the last one's number, within the volume */
     bool             open, untold, in_line;
+    const char      *line_of;    /* the thread that has it in its line: the last of several, or NULL */
     bool             changing;   /* to another function: no wish is made */
     bool             refuses;    /* now: what has found no space, and cannot be parked */
     uint64_t         wanted;

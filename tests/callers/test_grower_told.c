@@ -83,6 +83,34 @@ static void test_swapped(void)
     close_place();
 }
 
+/* A write of another thread waits for room: it need not wait for the holder, too. */
+static void parked_beside(vdisk_queue *q)
+{
+    struct vdisk_completion c;
+    char *buf = filled(1);
+    int n = 0;
+
+    open_held();
+    place.answers = true;
+    vdisk_write(q, place.v, 60ull * MIB, buf, CLUSTER, 0, 1);
+    caller_wait_begin("reap beside a thread that is busy");
+    while (n == 0)
+        n = vdisk_reap(q, &c, 1, 1, NULL); /* early, for the grower */
+    caller_wait_end();
+    CHECK_INT(n, 1);
+    CHECK_OK(c.result);
+    CHECK(atomic_load(&told_here) > 0);
+    CHECK_INT(atomic_load(&told_there), 0);
+    let_holder_go();
+    close_place();
+    free(buf);
+}
+
+static void test_parked_beside(void)
+{
+    for_each_kind(parked_beside);
+}
+
 /* ---- nothing that could be parked ------------------------------------------------------------------------ */
 
 static void make_room(void *arg, vdisk *v, const struct vdisk_wish *wish)
@@ -129,6 +157,7 @@ int main(int argc, char **argv)
 {
     static const struct test_case cases[] = {
         {.name = "swapped", .run = test_swapped},
+        {.name = "parked_beside", .run = test_parked_beside},
         {.name = "sync_alone", .run = test_sync_alone},
     };
 
