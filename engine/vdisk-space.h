@@ -62,7 +62,8 @@ struct vdisk_wish {
 /*
  * Called when `v` needs more room; one wish at a time. It answers by vdisk_grown(), from here or any time
  * later, from any thread. On a thread of the library's own, which has nothing else to do for `v`: so it may
- * take its time, and run a command, say; requests go on meanwhile. With VDISK_GROWER_NO_THREAD as a
+ * take its time, and run a command, say; requests go on meanwhile. The signals that are blocked there are those
+ * that were in the call that has set it. With VDISK_GROWER_NO_THREAD as a
  * vdisk_event_fn is: on the thread that has found it, as its last deed before a call of the library returns,
  * or on a thread of the library that serves the volume: there it must be quick, such as to start the work and
  * return to an event loop. Such calls are vdisk_grown() and vdisk_get_info(), too: who makes them with a lock

@@ -9,6 +9,7 @@
 #include "engine/loop/grower.h"
 
 #include <errno.h>
+#include <signal.h>
 
 #include "engine/backend.h"
 #include "engine/base/clock.h"
@@ -521,9 +522,15 @@ static void tell_after(struct after *a)
     grower_unref(g);
 }
 
+/* With the signals of who set it: a command that is run from there inherits what is blocked. */
 static void tell_here(struct after *a)
 {
-    tell(container_of(a, struct place, after)->g);
+    struct grower *g = container_of(a, struct place, after)->g;
+    sigset_t ours;
+
+    pthread_sigmask(ENGINE_MUTANT(TOLD_ALL_BLOCKED) ? SIG_BLOCK : SIG_SETMASK, &g->signals, &ours);
+    tell(g);
+    pthread_sigmask(SIG_SETMASK, &ours, NULL);
 }
 
 /* With the lock held: sleep till there is something to do, or to look at. True: to look at. */

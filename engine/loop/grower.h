@@ -18,6 +18,8 @@
 #ifndef ENGINE_GROWER_H
 #define ENGINE_GROWER_H
 
+#include <signal.h>
+
 #include "engine/base/list.h"
 #include "engine/loop/after.h"
 #include "engine/vdisk.h"
@@ -49,6 +51,7 @@ struct grower {
     pthread_mutex_t  set;        /* one change at a time of who is called; and `has_thread` */
     bool             has_thread;
     pthread_t        thread;
+    sigset_t         signals;    /* blocked where it was started; it blocks all but in its function. Fixed with it */
 
     pthread_mutex_t  lock;       /* all that follows */
     pthread_cond_t   more;       /* the thread has something to do. By CLOCK_MONOTONIC */

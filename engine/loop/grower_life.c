@@ -41,14 +41,14 @@ static void *serve(void *arg)
 
 int grower_start_thread(struct grower *g)
 {
-    sigset_t set, old;
+    sigset_t set;
     int rc;
 
     assert(!g->has_thread);
-    sigfillset(&set); /* the host program's signal handlers are not to run on our thread */
-    pthread_sigmask(SIG_SETMASK, &set, &old);
+    sigfillset(&set); /* the host program's signal handlers are not to run on our thread, but in its function */
+    pthread_sigmask(SIG_SETMASK, &set, &g->signals);
     rc = pthread_create(&g->thread, NULL, serve, g);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    pthread_sigmask(SIG_SETMASK, &g->signals, NULL);
     g->has_thread = rc == 0;
     return -rc;
 }

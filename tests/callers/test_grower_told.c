@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Growers: on which thread one is told, how soon, and as what the process knows it. */
+#include <signal.h>
 #include <stdatomic.h>
 
 #include "tests/callers/grower.h"
@@ -153,11 +154,40 @@ static void test_sync_alone(void)
     sync_alone(true);
 }
 
+/* ---- signals --------------------------------------------------------------------------------------------- */
+
+static void see_signals(void *arg, vdisk *v, const struct vdisk_wish *wish)
+{
+    sigset_t set;
+
+    CHECK(pthread_sigmask(SIG_SETMASK, NULL, &set) == 0);
+    CHECK_INT(sigismember(&set, SIGTERM), 0); /* a command that is run from here can be stopped */
+    CHECK_INT(sigismember(&set, SIGCHLD), 0);
+    CHECK_INT(sigismember(&set, SIGUSR1), 1);
+    on_wish(arg, v, wish);
+}
+
+static void test_signals(void)
+{
+    sigset_t set, old;
+
+    open_place(CLUSTER);
+    place.opts.least_free = 64 * MIB;
+    sigemptyset(&set);
+    sigaddset(&set, SIGUSR1);
+    CHECK(pthread_sigmask(SIG_SETMASK, &set, &old) == 0);
+    CHECK_OK(vdisk_set_grower(place.v, see_signals, &place, &place.opts));
+    CHECK(pthread_sigmask(SIG_SETMASK, &old, NULL) == 0);
+    wait_for_wish();
+    close_place();
+}
+
 int main(int argc, char **argv)
 {
     static const struct test_case cases[] = {
         {.name = "swapped", .run = test_swapped},
         {.name = "parked_beside", .run = test_parked_beside},
+        {.name = "signals", .run = test_signals},
         {.name = "sync_alone", .run = test_sync_alone},
     };
 
