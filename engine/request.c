@@ -186,9 +186,10 @@ static inline bool is_known(const vdisk_queue *q, const vdisk *v)
     return q->pair->number == v->number || (q->pair != &pair_none && ENGINE_MUTANT(KNOWN_FOR_ALL));
 }
 
-/* 0, or why it is not carried out: all that may be. */
-static int check(const struct request *r, const vdisk *v)
+/* All that may be. */
+int request_check(const struct request *r)
 {
+    const vdisk *v = r->vdisk;
     uint64_t end;
 
     if (!add_u64(r->guest_offset, r->len, &end))
@@ -205,7 +206,7 @@ static __attribute__((noinline)) bool look_closer(struct request *r, const vdisk
 {
     assert(rc <= 0);
     if (rc == 0)
-        rc = check(r, v);
+        rc = request_check(r);
     if (rc == 0 && (r->len > 0 || r->kind == REQ_FLUSH))
         return true;
     if (rc == 0)
@@ -215,7 +216,7 @@ static __attribute__((noinline)) bool look_closer(struct request *r, const vdisk
     return false;
 }
 
-/* Nothing of what check() and look_closer() look at; inside the volume's gate, so that it remains so. */
+/* Nothing of what request_check() and look_closer() look at; inside the volume's gate, so that it remains so. */
 static inline bool is_plain(const vdisk *v, enum request_kind kind, uint64_t offset, uint64_t len)
 {
     uint8_t closed = (uint8_t)(VOLUME_SHUT | (changes(kind) ? VOLUME_READ_ONLY : 0));

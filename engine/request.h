@@ -108,6 +108,9 @@ static inline void op_serve_merged(struct op *op, struct request *r)
     op->end_request = request_end_merged;
 }
 
+/* 0, or why it is not carried out. In the gate. */
+int request_check(const struct request *r);
+
 /* request_end_later() a request that the format was given, and those merged with it. */
 void request_refuse(struct request *r, int result);
 

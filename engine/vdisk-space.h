@@ -97,13 +97,13 @@ struct vdisk_grower_opts {
  * free than `least_free`, or than is taken at the present rate in twice the time that the last extension took, or
  * in twice `ahead_ms` if that is shorter.
  * At the end: a write, zero or discard that finds no space, on whatever storage, is parked: it is not failed,
- * holds nothing that others wait for, and begins anew when there is room; and every retry_ms, since others may
- * have made some, by a discard, say (not with VDISK_GROWER_NO_THREAD, nor while the thread is in a call). Reads,
- * writes to what has its place, flushes, and requests that find space go on. A parked request counts as being in
- * flight: synchronous calls wait, and vdisk_close() is -EBUSY. It ends with -ENOSPC when the limit is reached, when
- * a wish is answered so, or by this call with NULL; and with -ECANCELED by vdisk_cancel(). After both its range is
- * undefined, as after any write that failed. What is part of a change of the whole (vdisk_resize()) fails at once,
- * as without a grower.
+ * holds nothing that others wait for, and begins anew when there is room, checked as one that comes then; and
+ * every retry_ms, since others may have made some, by a discard, say (not with VDISK_GROWER_NO_THREAD, nor while
+ * the thread is in a call). Reads, writes to what has its place, flushes, and requests that find space go on. A
+ * parked request counts as being in flight: synchronous calls wait, and vdisk_close() is -EBUSY. It ends with
+ * -ENOSPC when the limit is reached, when a wish is answered so, or by this call with NULL; and with -ECANCELED by
+ * vdisk_cancel(). After both its range is undefined, as after any write that failed. What is part of a change of
+ * the whole (vdisk_resize()) fails at once, as without a grower.
  * With raw a request past the end of the device is -EINVAL as ever: the volume is no larger; parked is what the
  * storage has no space for all the same (thin provisioning below, a full file system). Whether storage can become
  * larger at all is not looked at: a part of a file that was opened with a size of its own cannot, and whoever is

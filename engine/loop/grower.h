@@ -51,7 +51,7 @@ struct grower {
     pthread_mutex_t  set;        /* one change at a time of who is called; and `has_thread` */
     bool             has_thread;
     pthread_t        thread;
-    sigset_t         signals;    /* blocked where it was started; it blocks all but in its function. Fixed with it */
+    sigset_t         signals;    /* blocked where it was started, and in its function */
 
     pthread_mutex_t  lock;       /* all that follows */
     pthread_cond_t   more;       /* the thread has something to do. By CLOCK_MONOTONIC */

@@ -10,6 +10,7 @@
 #include <errno.h>
 
 #include "engine/base/clock.h"
+#include "engine/base/mutant.h"
 #include "engine/loop/failure.h"
 #include "engine/loop/grower.h"
 
@@ -54,6 +55,10 @@ static void run_unparked(struct task *t)
     struct request *r = container_of(t, struct request, io.task);
 
     grower_unpark(r);
+    if (r->result == 0 && !ENGINE_MUTANT(ANEW_UNCHECKED)) { /* while it was out of the gate the volume changed */
+        r->result = request_check(r);
+        r->error = 0;
+    }
     if (r->result == 0) {
         begin_anew(r);
         return;

@@ -1,8 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Growers: on which thread one is told, how soon, and as what the process knows it. */
+#include <fcntl.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <sys/stat.h>
 
+#include "backends/lab/fault.h"
+#include "engine/backend.h"
 #include "tests/callers/grower.h"
 
 /* ---- a thread that has found a wish, and does not come back to tell it ---------------------------------- */
@@ -123,7 +127,7 @@ static void make_room(void *arg, vdisk *v, const struct vdisk_wish *wish)
     CHECK_OK(vdisk_grown(wish->number, 0));
 }
 
-/* Synchronous calls alone, on storage whose size tells nothing: the call that finds no space fails, and is told of. */
+/* Synchronous calls alone, on storage whose size tells nothing: what finds no space fails, and is told of. */
 static void sync_alone(bool qcow2)
 {
     unsigned failed = 0, ended = 0;
@@ -182,11 +186,58 @@ static void test_signals(void)
     close_place();
 }
 
+/* ---- a file that another program cuts ------------------------------------------------------------------- */
+
+/* A write that waits is behind the end then: it does not begin anew. */
+static void cut_beside(vdisk_queue *q)
+{
+    struct vdisk_open_opts opts = {.size = sizeof opts, .flags = VDISK_OPEN_RDWR, .format = "raw"};
+    struct fault_rule full = {.kinds = FAULT_KIND(IO_WRITE), .offset = 12 * MIB, .len = 1, .nth = 1,
+                              .what = FAULT_FAIL, .error = ENOSPC};
+    const char *path = test_path("cut");
+    char *buf = filled(1);
+    struct backend *file, *fault;
+    struct vdisk_completion c;
+    struct stat st;
+
+    reset_place();
+    place.opts.retry_ms = 10000000;
+    CHECK(close(open(path, O_RDWR | O_CREAT | O_TRUNC, 0600)) == 0 && truncate(path, 16 * MIB) == 0);
+    CHECK_OK(backend_open(path, BACKEND_RDWR | BACKEND_BUFFERED, &file));
+    CHECK_OK(fault_backend_create(file, &fault));
+    CHECK_OK(fault_add_rule(fault, &full));
+    CHECK_OK(vdisk_open_backend(fault, &opts, &place.v));
+    set_grower();
+    vdisk_write(q, place.v, 12 * MIB, buf, CLUSTER, 0, 0);
+    while (mark_of(place.v).parked == 0)
+        CHECK_INT(vdisk_reap(q, NULL, 1, 0, &(struct timespec){.tv_nsec = 1000000}), 0);
+    wait_for_wish();
+    CHECK(truncate(path, 8 * MIB) == 0);
+    CHECK_OK(vdisk_get_info(place.v, &(struct vdisk_info){.size = sizeof(struct vdisk_info)}));
+    CHECK_INT(vdisk_size(place.v), 8 * MIB);
+    CHECK_OK(vdisk_grown(place.wish.number, 0));
+    caller_wait_begin("reap");
+    CHECK_INT(vdisk_reap(q, &c, 1, 1, NULL), 1);
+    caller_wait_end();
+    CHECK_INT(c.result, -EINVAL);
+    CHECK_INT(vdisk_explain(q, &c), -EINVAL);
+    CHECK_HAS(vdisk_error_text(), "end");
+    CHECK(stat(path, &st) == 0 && st.st_size == 8 * MIB);
+    CHECK_OK(vdisk_close(place.v));
+    free(buf);
+}
+
+static void test_cut(void)
+{
+    for_each_kind(cut_beside);
+}
+
 int main(int argc, char **argv)
 {
     static const struct test_case cases[] = {
         {.name = "swapped", .run = test_swapped},
         {.name = "parked_beside", .run = test_parked_beside},
+        {.name = "cut", .run = test_cut},
         {.name = "signals", .run = test_signals},
         {.name = "sync_alone", .run = test_sync_alone},
     };
