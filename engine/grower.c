@@ -59,17 +59,15 @@ static int check(const vdisk *v)
 /* The volume's, made when it first has one. */
 static struct grower *grower_of(vdisk *v, const struct clock *clock)
 {
-    struct grower *g = atomic_load(&v->grower), *none = NULL;
+    struct grower *g = atomic_load(&v->grower), *first;
 
     if (g)
         return g;
     g = grower_new(v, clock);
-    if (!g || !atomic_compare_exchange_strong(&v->grower, &none, g)) {
+    first = g ? grower_enlist(g) : atomic_load(&v->grower);
+    if (g != first)
         grower_unref(g);
-        return atomic_load(&v->grower);
-    }
-    grower_enlist(g);
-    return g;
+    return first;
 }
 
 /* With no other set at the same time. The old one is called no more. */

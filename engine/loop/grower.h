@@ -97,10 +97,11 @@ int grower_start_thread(struct grower *g);
 void grower_silence(struct grower *g);
 
 /*
- * From now on answers find it. By the volume's number; NULL: there is none, and *ret_of_parent tells whether it
+ * It is the volume's, and answers find it from now on; returns which: another may have come first, and then this
+ * one is still the caller's. By the volume's number; NULL: there is none, and *ret_of_parent tells whether it
  * was of the process that this one was forked from. It stays until grower_unpin().
  */
-void grower_enlist(struct grower *g);
+struct grower *grower_enlist(struct grower *g);
 struct grower *grower_pin(uint64_t number, bool *ret_of_parent);
 void grower_unpin(struct grower *g);
 

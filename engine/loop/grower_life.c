@@ -73,12 +73,20 @@ void grower_silence(struct grower *g)
 
 /* ---- answers --------------------------------------------------------------------------------------------- */
 
-void grower_enlist(struct grower *g)
+struct grower *grower_enlist(struct grower *g)
 {
+    struct grower *first;
+
     pthread_mutex_lock(&all_lock);
-    list_add_tail(&all, &g->node);
-    last = max_u64(last, g->number);
+    first = atomic_load(&g->v->grower);
+    if (!first) {
+        first = g;
+        last = max_u64(last, g->number);
+        list_add_tail(&all, &g->node);
+        atomic_store(&g->v->grower, g); /* listed: who sees it there may call it, and be answered */
+    }
     pthread_mutex_unlock(&all_lock);
+    return first;
 }
 
 struct grower *grower_pin(uint64_t number, bool *ret_of_parent)

@@ -232,12 +232,53 @@ static void test_cut(void)
     for_each_kind(cut_beside);
 }
 
+/* ---- the first grower, set by two at once --------------------------------------------------------------- */
+
+static pthread_barrier_t both;
+
+static void answer_with_error(void *arg, vdisk *v, const struct vdisk_wish *wish)
+{
+    CHECK(arg == &place && v == place.v);
+    CHECK_OK(vdisk_grown(wish->number, -EAGAIN));
+}
+
+static void *set_first(void *arg)
+{
+    pthread_barrier_wait(&both);
+    CHECK_OK(vdisk_set_grower(place.v, answer_with_error, &place, &place.opts));
+    return arg;
+}
+
+static void test_first(void)
+{
+    struct vdisk_open_opts opts = {.size = sizeof opts, .flags = VDISK_OPEN_RDWR, .format = "qcow2"};
+    unsigned rounds = test_is_quick() ? 100 : 1000;
+    pthread_t thread;
+
+    open_place(CLUSTER);
+    CHECK_OK(vdisk_close(place.v));
+    place.opts.flags = VDISK_GROWER_NO_THREAD;
+    place.opts.least_free = 1ull << 40;
+    CHECK(pthread_barrier_init(&both, NULL, 2) == 0);
+    for (unsigned i = 0; i < rounds; i++) {
+        CHECK_OK(vdisk_open_backend(memdisk_open(&place.disk, false), &opts, &place.v));
+        (void)mark_of(place.v); /* it has been looked at: the two meet */
+        CHECK(pthread_create(&thread, NULL, set_first, NULL) == 0);
+        set_first(NULL);
+        pthread_join(thread, NULL);
+        CHECK_OK(vdisk_close(place.v));
+    }
+    pthread_barrier_destroy(&both);
+    memdisk_finish(&place.disk);
+}
+
 int main(int argc, char **argv)
 {
     static const struct test_case cases[] = {
         {.name = "swapped", .run = test_swapped},
         {.name = "parked_beside", .run = test_parked_beside},
         {.name = "cut", .run = test_cut},
+        {.name = "first", .run = test_first},
         {.name = "signals", .run = test_signals},
         {.name = "sync_alone", .run = test_sync_alone},
     };
