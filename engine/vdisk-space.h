@@ -119,15 +119,16 @@ struct vdisk_grower_opts {
 VDISK_API int vdisk_set_grower(vdisk *v, vdisk_grow_fn *fn, void *arg, const struct vdisk_grower_opts *opts);
 
 /*
- * Answer the wish of that number. 0: there is room now; the size is looked at here, requests that are parked
- * try again, and what is still missing is a new wish; where the storage is no larger than before, after
- * retry_ms, or with VDISK_GROWER_NO_THREAD by the next request that finds no space even now. -ENOSPC: this is
- * as far as it goes, not even one chunk more can be had: what is parked fails, and until the storage is larger
- * all the same (a file that grows as it is written to: until an answer of 0, its size tells nothing), so does
- * at once what finds no space. Any other error: not now; what is parked waits on, and the grower is asked
- * again after retry_ms; with VDISK_GROWER_NO_THREAD, by the next request that finds no space then, so that who
- * means to try again answers later, or once more. An answer to a wish that is not open any more (answered,
- * dropped, its volume is closed) does no harm: 0 has the size looked at, where the volume has a grower still.
+ * Answer the wish of that number. 0: there is room now; the size is looked at here, requests that are parked try
+ * again, and what is still missing is a new wish; where the storage is no larger than before, after retry_ms, or
+ * with VDISK_GROWER_NO_THREAD by the next request that finds no space even now, over and over: who has made none
+ * answers with another error. -ENOSPC: this is as far as it goes, not even one chunk more can be had: what is
+ * parked fails, and until the storage is larger all the same (a file that grows as it is written to: until an
+ * answer of 0, its size tells nothing), so does at once what finds no space. Any other error: not now; what is
+ * parked waits on, and the grower is asked again after retry_ms; with VDISK_GROWER_NO_THREAD, by the next request
+ * that finds no space then, so that who means to try again answers later, or once more. An answer to a wish that
+ * is not open any more (answered, dropped, its volume is closed) does no harm: 0 has the size looked at, where the
+ * volume has a grower still.
  * Any thread; does not wait for requests. Errors: -EINVAL: result > 0; -ENOENT: there is no volume with a
  * grower that could have had this wish; -ECHILD.
  */
