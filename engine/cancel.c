@@ -90,6 +90,13 @@ static bool take_back(struct request *r)
     return io_take_back(&r->io) || stop_ready(r) || take_from_op(r) || leave_locks(r);
 }
 
+/* Too late. But it does not wait for room from now on. */
+static void let_end(struct request *r)
+{
+    if (r->state == REQUEST_STARTED && (r->asked == REQ_WRITE || r->asked == REQ_ZERO || r->asked == REQ_DISCARD))
+        r->flags |= REQUEST_UNWANTED;
+}
+
 static int cancel(vdisk_queue *q, uint64_t user_data)
 {
     int rc = queue_check_handle(q), n = 0;
@@ -106,7 +113,10 @@ static int cancel(vdisk_queue *q, uint64_t user_data)
                 continue;
             assert(slab[i].queue == q);
             found = true;
-            n += take_back(&slab[i]);
+            if (take_back(&slab[i]))
+                n++;
+            else
+                let_end(&slab[i]);
         }
     }
     assert(n >= 0 && (unsigned)n <= q->inflight);

@@ -28,9 +28,14 @@ enum request_kind {
 
 /*
  * In request.flags, beside enum vdisk_req_flags: an I/O of it has failed, and it goes another way; it has found no
- * space, and `rooms` says when it began anew.
+ * space, and `rooms` says when it began anew; it was to be taken back, and does not wait for room again.
  */
-enum { REQUEST_TRIED = 1u << 7, REQUEST_UNPARKED = 1u << 6, REQUEST_OWN = REQUEST_TRIED | REQUEST_UNPARKED };
+enum {
+    REQUEST_TRIED = 1u << 7,
+    REQUEST_UNPARKED = 1u << 6,
+    REQUEST_UNWANTED = 1u << 5,
+    REQUEST_OWN = REQUEST_TRIED | REQUEST_UNPARKED | REQUEST_UNWANTED,
+};
 
 _Static_assert((int)REQ_COPY < VDISK_REQUEST_KINDS, "counted by kind");
 _Static_assert(((unsigned)REQUEST_OWN &

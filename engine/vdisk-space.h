@@ -102,8 +102,9 @@ struct vdisk_grower_opts {
  * the thread is in a call). Reads, writes to what has its place, flushes, and requests that find space go on. A
  * parked request counts as being in flight: synchronous calls wait, and vdisk_close() is -EBUSY. It ends with
  * -ENOSPC when the limit is reached, when a wish is answered so, or by this call with NULL; and with -ECANCELED by
- * vdisk_cancel(). After both its range is undefined, as after any write that failed. What is part of a change of
- * the whole (vdisk_resize()) fails at once, as without a grower.
+ * vdisk_cancel(); or, where that found it on its way (-EALREADY), with -ENOSPC if there is no room even
+ * now. After all of these its range is undefined, as after any write that failed. What is part of a change of the
+ * whole (vdisk_resize()) fails at once, as without a grower.
  * With raw a request past the end of the device is -EINVAL as ever: the volume is no larger; parked is what the
  * storage has no space for all the same (thin provisioning below, a full file system). Whether storage can become
  * larger at all is not looked at: a part of a file that was opened with a size of its own cannot, and whoever is

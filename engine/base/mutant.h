@@ -86,6 +86,7 @@
     X(TOLD_IN_ONE_LINE, "a wish waits for the thread that found it first, whoever waits for room")             \
     X(TOLD_ALL_BLOCKED, "a grower's function runs with all signals blocked")                                   \
     X(ANEW_UNCHECKED, "who has waited for room is not looked at again before it begins anew")                  \
+    X(UNWANTED_PARKED, "what was to be taken back while it began anew waits for room again")                   \
     X(REFUSED_UNASKED, "what finds no space, and cannot be parked, is no reason to ask the grower")            \
     X(PARK_IN_GATE, "who waits for room is in the gate: grower.h, invariant 1")                                \
     X(FLAT_WORDS_KEPT, "a slot that is given to other pieces keeps its words: flat.h, invariant 3")            \

@@ -340,10 +340,11 @@ void grower_answer(struct grower *g, uint64_t wish, int result)
 
 /* ---- parked requests ---------------------------------------------------------------------------------------- */
 
-/* It takes no space, or is part of a change of the whole. */
+/* It takes no space, is part of a change of the whole, or was to be taken back. */
 static bool may_not_park(const struct request *r)
 {
-    return (r->kind != REQ_WRITE && r->kind != REQ_ZERO && r->kind != REQ_DISCARD) ||
+    return (r->flags & REQUEST_UNWANTED && !ENGINE_MUTANT(UNWANTED_PARKED)) ||
+           (r->kind != REQ_WRITE && r->kind != REQ_ZERO && r->kind != REQ_DISCARD) ||
            atomic_load(&r->vdisk->manager) == r->queue;
 }
 

@@ -232,6 +232,52 @@ static void test_cut(void)
     for_each_kind(cut_beside);
 }
 
+/* ---- cancelled while it is tried again ------------------------------------------------------------------ */
+
+static void cancelled_late(vdisk_queue *q)
+{
+    struct vdisk_open_opts opts = {.size = sizeof opts, .flags = VDISK_OPEN_RDWR, .format = "raw"};
+    struct fault_rule full = {.kinds = FAULT_KIND(IO_WRITE), .offset = CLUSTER, .len = 1, .what = FAULT_FAIL,
+                              .error = ENOSPC};
+    struct fault_rule second = {.kinds = FAULT_KIND(IO_WRITE), .offset = CLUSTER, .len = 1, .nth = 2,
+                                .what = FAULT_LATE_END};
+    struct backend *fails, *late;
+    struct vdisk_completion c;
+    char *buf = filled(1);
+
+    reset_place();
+    place.opts.retry_ms = 10000000;
+    memdisk_init_fixed(&place.disk, 512, 16 * MIB);
+    CHECK_OK(fault_backend_create(memdisk_open(&place.disk, false), &fails));
+    CHECK_OK(fault_backend_create(fails, &late));
+    CHECK_OK(fault_add_rule(fails, &full));
+    CHECK_OK(fault_add_rule(late, &second));
+    CHECK_OK(vdisk_open_backend(late, &opts, &place.v));
+    set_grower();
+    vdisk_write(q, place.v, CLUSTER, buf, BLOCK, 0, 7);
+    while (mark_of(place.v).parked == 0)
+        CHECK_INT(vdisk_reap(q, NULL, 1, 0, &(struct timespec){.tv_nsec = 1000000}), 0);
+    wait_for_wish();
+    CHECK_OK(vdisk_grown(place.wish.number, 0));
+    while (fault_held(late) == 0)
+        CHECK_INT(vdisk_reap(q, &c, 1, 1, &(struct timespec){.tv_nsec = 1000000}), 0);
+    CHECK_INT(vdisk_cancel(q, 7), -EALREADY);
+    fault_release(late);
+    caller_wait_begin("reap");
+    CHECK_INT(vdisk_reap(q, &c, 1, 1, NULL), 1);
+    caller_wait_end();
+    CHECK_INT(c.result, -ENOSPC);
+    CHECK_INT(mark_of(place.v).parked, 0);
+    CHECK_OK(vdisk_close(place.v));
+    memdisk_finish(&place.disk);
+    free(buf);
+}
+
+static void test_cancelled_late(void)
+{
+    for_each_kind(cancelled_late);
+}
+
 /* ---- the first grower, set by two at once --------------------------------------------------------------- */
 
 static pthread_barrier_t both;
@@ -279,6 +325,7 @@ int main(int argc, char **argv)
         {.name = "parked_beside", .run = test_parked_beside},
         {.name = "cut", .run = test_cut},
         {.name = "first", .run = test_first},
+        {.name = "cancelled_late", .run = test_cancelled_late},
         {.name = "signals", .run = test_signals},
         {.name = "sync_alone", .run = test_sync_alone},
     };
