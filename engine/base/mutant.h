@@ -87,6 +87,7 @@
     X(TOLD_ALL_BLOCKED, "a grower's function runs with all signals blocked")                                   \
     X(ANEW_UNCHECKED, "who has waited for room is not looked at again before it begins anew")                  \
     X(UNWANTED_PARKED, "what was to be taken back while it began anew waits for room again")                   \
+    X(GROWER_PEAKS, "a device that has been cut is larger only when it is larger than ever")                   \
     X(REFUSED_UNASKED, "what finds no space, and cannot be parked, is no reason to ask the grower")            \
     X(PARK_IN_GATE, "who waits for room is in the gate: grower.h, invariant 1")                                \
     X(FLAT_WORDS_KEPT, "a slot that is given to other pieces keeps its words: flat.h, invariant 3")            \

@@ -279,12 +279,25 @@ static uint64_t refresh(struct grower *g)
     return backend_size(file);
 }
 
+/* With the lock held: it may have been cut. What it gets back is room, and what was final is not any more. */
+static void fall(struct grower *g)
+{
+    uint64_t size = size_of(g);
+
+    assert_locked(&g->lock);
+    if (!size_tells(g) || ENGINE_MUTANT(GROWER_PEAKS))
+        return;
+    g->seen = min_u64(g->seen, size);
+    g->final_size = min_u64(g->final_size, size);
+}
+
 /* `again`: what is parked tries again in any case. */
 static void look(struct grower *g, bool again)
 {
     uint64_t size = refresh(g), at_ms = now_ms(g);
 
     pthread_mutex_lock(&g->lock);
+    fall(g);
     if (is_larger(g, size, g->seen) || (again && g->parked_count > 0))
         room(g, size, at_ms);
     if (g->by_mark || g->parked_count > 0)
@@ -327,6 +340,7 @@ void grower_answer(struct grower *g, uint64_t wish, int result)
         pthread_mutex_unlock(&g->lock);
         return;
     }
+    fall(g);
     if (g->open && wish == wish_number(g))
         close_wish(g, result, size, at_ms);
     if (result == 0)

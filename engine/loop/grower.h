@@ -74,7 +74,7 @@ struct grower {
     bool             is_final;   /* nobody makes it larger than `final_size` */
     uint64_t         final_size;
     uint64_t         rooms;      /* so often room has come */
-    uint64_t         seen;       /* the largest size that is in `rooms` */
+    uint64_t         seen;       /* the largest size that is in `rooms`; falls with it, as `final_size` */
     struct request  *parked, **parked_tail; /* by request.next, in the order they came in */
     uint64_t         parked_count, parked_bytes;
     uint64_t         stalled_ms; /* since when some are */

@@ -232,6 +232,75 @@ static void test_cut(void)
     for_each_kind(cut_beside);
 }
 
+/* ---- a device that is cut, and extended again ------------------------------------------------------------ */
+
+static struct backend_driver resized;
+static _Atomic uint64_t resized_to;
+
+static int look_it_up(struct backend *b)
+{
+    atomic_store(&b->size, atomic_load(&resized_to));
+    return 0;
+}
+
+static void resize_device(uint64_t size)
+{
+    atomic_store(&resized_to, size);
+    CHECK_OK(vdisk_get_info(place.v, &(struct vdisk_info){.size = sizeof(struct vdisk_info)}));
+}
+
+static void write_first(vdisk_queue *q, struct backend *fault, const char *buf)
+{
+    struct fault_rule full = {.kinds = FAULT_KIND(IO_WRITE), .len = 1, .nth = 1, .what = FAULT_FAIL,
+                              .error = ENOSPC};
+
+    CHECK_OK(fault_add_rule(fault, &full));
+    vdisk_write(q, place.v, 0, buf, BLOCK, 0, 0);
+    CHECK_OK(vdisk_submit(q));
+}
+
+/* It says that this is as far as it goes. From what is left after a cut it goes further. */
+static void test_cut_device(void)
+{
+    struct vdisk_open_opts opts = {.size = sizeof opts, .flags = VDISK_OPEN_RDWR, .format = "raw"};
+    char *buf = filled(1);
+    struct vdisk_completion c;
+    struct backend *b;
+    vdisk_queue *q;
+
+    CHECK_OK(vdisk_queue_create(NULL, &q));
+    reset_place();
+    place.errors_first = 1;
+    place.error = -ENOSPC;
+    place.opts.flags = VDISK_GROWER_NO_THREAD;
+    memdisk_init_fixed(&place.disk, 512, 16 * MIB);
+    CHECK_OK(fault_backend_create(memdisk_open(&place.disk, false), &b));
+    atomic_store(&resized_to, 16 * MIB);
+    resized = *b->driver;
+    resized.refresh = look_it_up;
+    b->driver = &resized;
+    CHECK_OK(vdisk_open_backend(b, &opts, &place.v));
+    place.answers = true;
+    set_grower();
+    write_first(q, b, buf);
+    caller_wait_begin("reap");
+    while (vdisk_reap(q, &c, 1, 1, NULL) == 0)
+        ;
+    CHECK_INT(c.result, -ENOSPC);
+    CHECK_INT(place.wishes, 1);
+    resize_device(8 * MIB);
+    resize_device(12 * MIB);
+    write_first(q, b, buf);
+    while (vdisk_reap(q, &c, 1, 1, NULL) == 0)
+        ;
+    caller_wait_end();
+    CHECK_OK(c.result);
+    CHECK_OK(vdisk_close(place.v));
+    CHECK_OK(vdisk_queue_destroy(q));
+    memdisk_finish(&place.disk);
+    free(buf);
+}
+
 /* ---- cancelled while it is tried again ------------------------------------------------------------------ */
 
 static void cancelled_late(vdisk_queue *q)
@@ -326,6 +395,7 @@ int main(int argc, char **argv)
         {.name = "cut", .run = test_cut},
         {.name = "first", .run = test_first},
         {.name = "cancelled_late", .run = test_cancelled_late},
+        {.name = "cut_device", .run = test_cut_device},
         {.name = "signals", .run = test_signals},
         {.name = "sync_alone", .run = test_sync_alone},
     };
