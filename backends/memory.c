@@ -94,19 +94,13 @@ static bool is_full(const struct store *s)
            atomic_load_explicit(&s->max_chunks, memory_order_relaxed);
 }
 
-/* Why there is no chunk to write to. */
-static int no_chunk(const struct store *s)
-{
-    return is_full(s) ? -ENOSPC : -ENOMEM;
-}
-
 /* What `slot` points to, made if it is not there and `make` says so. 0: not there, or out of memory. */
 static uintptr_t follow(struct store *s, _Atomic uintptr_t *slot, bool leaf, bool make)
 {
     uintptr_t old = atomic_load_explicit(slot, memory_order_acquire);
     void *fresh;
 
-    if (old || !make || (leaf && is_full(s)))
+    if (old || !make)
         return old;
     fresh = leaf ? new_chunk(s) : mem_calloc(1, sizeof(struct node));
     if (!fresh)
@@ -147,20 +141,23 @@ static char *chunk_to_read(struct store *s, uint64_t offset)
     return p & HOLE ? NULL : (char *)p;
 }
 
-/* The chunk to write to; NULL: no_chunk() says why. */
-static char *chunk_to_write(struct store *s, uint64_t offset)
+/* The chunk to write to: 0, or why there is none. Looked at once: room may come meanwhile. */
+static int chunk_to_write(struct store *s, uint64_t offset, char **ret_chunk)
 {
     _Atomic uintptr_t *slot = chunk_slot(s, offset, true);
-    uintptr_t p = slot ? follow(s, slot, true, true) : 0;
+    uintptr_t p = slot ? atomic_load_explicit(slot, memory_order_acquire) : 0;
 
-    if (p & HOLE) {
-        if (is_full(s))
-            return NULL;
-        if (atomic_fetch_and(slot, ~HOLE) & HOLE)
-            atomic_fetch_add_explicit(&s->data_chunks, 1, memory_order_relaxed);
-        p &= ~HOLE;
-    }
-    return (char *)p;
+    if (!slot)
+        return -ENOMEM;
+    if ((!p || p & HOLE) && is_full(s))
+        return -ENOSPC;
+    p = follow(s, slot, true, true);
+    if (!p)
+        return -ENOMEM;
+    if (p & HOLE && atomic_fetch_and(slot, ~HOLE) & HOLE)
+        atomic_fetch_add_explicit(&s->data_chunks, 1, memory_order_relaxed);
+    *ret_chunk = (char *)(p & ~HOLE);
+    return 0;
 }
 
 /* Bytes from `offset` on for which there is surely no data, as far as one look tells; 0: there is a chunk. */
@@ -269,9 +266,10 @@ static int store_write_part(struct store *s, uint64_t offset, const char *buf, u
 {
     *ret_done = 0;
     for (uint64_t n; *ret_done < len; *ret_done += n) {
-        char *chunk = chunk_to_write(s, offset + *ret_done);
-        if (!chunk)
-            return no_chunk(s);
+        char *chunk;
+        int rc = chunk_to_write(s, offset + *ret_done, &chunk);
+        if (rc < 0)
+            return rc;
         n = in_chunk(offset + *ret_done, len - *ret_done);
         copy_bytes(chunk + (offset + *ret_done) % CHUNK_SIZE, buf + *ret_done, n);
     }
@@ -297,9 +295,10 @@ static int store_zero(struct store *s, uint64_t offset, uint64_t len, bool unmap
             punch_chunk(s, offset);
             continue;
         }
-        char *chunk = chunk_to_write(s, offset);
-        if (!chunk)
-            return no_chunk(s);
+        char *chunk;
+        int rc = chunk_to_write(s, offset, &chunk);
+        if (rc < 0)
+            return rc;
         zero_bytes(chunk + offset % CHUNK_SIZE, n);
     }
     return 0;
@@ -308,9 +307,11 @@ static int store_zero(struct store *s, uint64_t offset, uint64_t len, bool unmap
 static int store_allocate(struct store *s, uint64_t offset, uint64_t len)
 {
     for (uint64_t n; len > 0; offset += n, len -= n) {
+        char *chunk;
+        int rc = chunk_to_write(s, offset, &chunk);
+        if (rc < 0)
+            return rc;
         n = in_chunk(offset, len);
-        if (!chunk_to_write(s, offset))
-            return no_chunk(s);
     }
     return 0;
 }

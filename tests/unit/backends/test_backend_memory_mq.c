@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The memory backend under several queues, each with ranges of its own that share chunks and tree nodes. */
+#include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
 
 #include "backends/memory.h"
 #include "tests/unit/backend_test.h"
@@ -72,9 +74,43 @@ static void queues_do_not_disturb_each_other(void **state)
     backend_close(b);
 }
 
+/* Room comes and goes: what finds none says so, and not that there is no memory. */
+static _Atomic bool done;
+
+static void *fill_and_empty(void *arg)
+{
+    for (unsigned i = 0; !atomic_load(&done); i++)
+        memory_backend_set_space(arg, i % 2 ? 0 : UINT64_MAX);
+    return NULL;
+}
+
+static void room_comes_meanwhile(void **state)
+{
+    struct vdisk_queue_opts opts = {.size = sizeof opts};
+    uint8_t piece[PIECE] = {1};
+    unsigned found = 0;
+    pthread_t thread;
+    struct backend *b;
+    vdisk_queue *q;
+
+    OK(memory_backend_create("memory:0", 0, &b));
+    OK(vdisk_queue_create(&opts, &q));
+    assert_int_equal(pthread_create(&thread, NULL, fill_and_empty, b), 0);
+    for (unsigned i = 0; i < 50 * ROUNDS; i++) {
+        int rc = io_pwrite(q, b, piece, PIECE, (uint64_t)found << 20);
+        assert_true(rc == 0 || rc == -ENOSPC);
+        found += rc == 0;
+    }
+    atomic_store(&done, true);
+    pthread_join(thread, NULL);
+    vdisk_queue_destroy(q);
+    backend_close(b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(room_comes_meanwhile),
         cmocka_unit_test(queues_do_not_disturb_each_other),
     };
 
