@@ -225,7 +225,7 @@ static struct backend *make(struct backend *child, uint64_t offset, bool fixed, 
     if (!is_aligned(offset, child->align)) /* no alignment here is one there: the child sees to it */
         w->w.b.align = w->w.b.mem_align = 1;
     if (fixed)
-        w->w.b.caps &= ~(uint32_t)(BACKEND_GROWS | BACKEND_ZERO_NEW);
+        w->w.b.caps = (w->w.b.caps & ~(uint32_t)(BACKEND_GROWS | BACKEND_ZERO_NEW)) | BACKEND_FIXED;
     atomic_init(&w->w.b.size, fixed ? size : rest_of(&w->w));
     return &w->w.b;
 }

@@ -23,6 +23,7 @@ enum backend_caps {
     BACKEND_ZERO_FAST = 1u << 2, /* IO_ZERO is likely much cheaper than writing zeros */
     BACKEND_DISCARD   = 1u << 3, /* IO_DISCARD gives space back */
     BACKEND_SPARSE    = 1u << 4, /* holes can exist: IO_STATUS tells them apart */
+    BACKEND_FIXED     = 1u << 5, /* a part of another, with a size of its own: nobody makes it larger */
 };
 
 enum backend_open_flags {

@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "engine/backend.h"
 #include "engine/base/error.h"
 #include "engine/loop/grower.h"
 #include "engine/loop/queue.h"
@@ -53,6 +54,10 @@ static int check(const vdisk *v)
         return err_hint(err_set(ENOTSUP, "%s: its data is in an external data file, which is not extended",
                                 v->top->name),
                         "give the data file the space of the whole volume");
+    if (v->top->mark.by_format && v->top->file->caps & BACKEND_FIXED)
+        return err_hint(err_set(ENOTSUP, "%s: is in a part of a file with a size of its own: nobody extends that",
+                                v->top->name),
+                        "open it without a size, or in a larger part");
     return 0;
 }
 

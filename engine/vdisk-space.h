@@ -107,15 +107,14 @@ struct vdisk_grower_opts {
  * whole (vdisk_resize()) fails at once, as without a grower.
  * With raw a request past the end of the device is -EINVAL as ever: the volume is no larger; parked is what the
  * storage has no space for all the same (thin provisioning below, a full file system). Whether storage can become
- * larger at all is not looked at: a part of a file that was opened with a size of its own cannot, and whoever is
- * asked for more of it answers -ENOSPC.
+ * larger at all is not looked at, but for a part of a file that was opened with a size of its own: that cannot.
  *
  * Of `opts` (NULL: all as by default) a copy is kept. When this returns, and when vdisk_close() does, the one
  * before is not called any more, on any thread: both wait for a call of it that is on. Its open wish is dropped;
  * what is parked waits for the new one. Blocks as vdisk_set_watermark() does. Any thread, but not within a call of
  * a grower of `v`, nor in an event callback on its thread (-EDEADLK). Errors: -EACCES when read-only; -ENOTSUP: an
- * external data file has the data; -EINVAL, -ECHILD, -ENOMEM; -EAGAIN: no thread can be had, and nobody is called;
- * or of the I/O.
+ * external data file has the data, or a format that takes space as it goes (qcow2) is in such a part; -EINVAL,
+ * -ECHILD, -ENOMEM; -EAGAIN: no thread can be had, and nobody is called; or of the I/O.
  */
 VDISK_API int vdisk_set_grower(vdisk *v, vdisk_grow_fn *fn, void *arg, const struct vdisk_grower_opts *opts);
 

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <sys/stat.h>
 
 #include "backends/lab/fault.h"
@@ -387,6 +388,26 @@ static void test_first(void)
     memdisk_finish(&place.disk);
 }
 
+/* ---- storage that becomes no larger ----------------------------------------------------------------------- */
+
+static void test_part(void)
+{
+    struct vdisk_open_opts opts = {.size = sizeof opts, .flags = VDISK_OPEN_RDWR};
+    const char *path = make_full_image("part");
+    char name[600];
+    struct stat st;
+    vdisk *v;
+
+    CHECK(stat(path, &st) == 0);
+    snprintf(name, sizeof name, "json:{\"driver\":\"qcow2\",\"file\":{\"driver\":\"raw\",\"size\":%llu,\"file\":"
+             "{\"driver\":\"file\",\"filename\":\"%s\"}}}", (unsigned long long)st.st_size / 512 * 512, path);
+    CHECK_OK(vdisk_open(name, &opts, &v));
+    CHECK_INT(vdisk_set_grower(v, count_call, &place, NULL), -ENOTSUP);
+    CHECK_HAS(vdisk_error_text(), "part of a file");
+    CHECK_OK(vdisk_set_grower(v, NULL, NULL, NULL));
+    CHECK_OK(vdisk_close(v));
+}
+
 int main(int argc, char **argv)
 {
     static const struct test_case cases[] = {
@@ -396,6 +417,7 @@ int main(int argc, char **argv)
         {.name = "first", .run = test_first},
         {.name = "cancelled_late", .run = test_cancelled_late},
         {.name = "cut_device", .run = test_cut_device},
+        {.name = "part", .run = test_part},
         {.name = "signals", .run = test_signals},
         {.name = "sync_alone", .run = test_sync_alone},
     };
