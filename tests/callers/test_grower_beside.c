@@ -282,15 +282,31 @@ static void test_unset_within(void)
     close_place();
 }
 
-/* A copy whose writes wait for room is told to stop. */
+/* A job whose writes wait for room is told to stop. */
+static void cancel_parked(vdisk_job *j)
+{
+    struct vdisk_completion c;
+    vdisk_queue *q;
+
+    CHECK_OK(vdisk_queue_create(NULL, &q));
+    CHECK_OK(vdisk_job_start(j, q, 1));
+    while (mark_of(place.v).parked == 0)
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    vdisk_job_cancel(j);
+    caller_wait_begin("reap of a job that is cancelled");
+    CHECK_INT(vdisk_reap(q, &c, 1, 1, NULL), 1);
+    caller_wait_end();
+    CHECK_INT(c.result, -ECANCELED);
+    CHECK_OK(vdisk_job_free(j));
+    CHECK_OK(vdisk_queue_destroy(q));
+}
+
 static void cancelled(uint32_t flags)
 {
     struct vdisk_open_opts opts = {.size = sizeof opts, .flags = VDISK_OPEN_RDWR, .format = "raw"};
     char *buf = filled(7);
-    struct vdisk_completion c;
     struct memdisk disk;
     vdisk *source;
-    vdisk_queue *q;
     vdisk_job *j;
 
     open_place(CLUSTER);
@@ -300,26 +316,39 @@ static void cancelled(uint32_t flags)
     CHECK_OK(vdisk_open_backend(memdisk_open(&disk, false), &opts, &source));
     for (uint64_t i = 0; i < 2 * DEVICE / CLUSTER; i++)
         CHECK_OK(vdisk_pwrite(source, buf, CLUSTER, i * CLUSTER, 0));
-    CHECK_OK(vdisk_queue_create(NULL, &q));
     CHECK_OK(vdisk_job_copy(&source, 1, place.v, NULL, &j));
-    CHECK_OK(vdisk_job_start(j, q, 1));
-    while (mark_of(place.v).parked == 0)
-        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
-    vdisk_job_cancel(j);
-    CHECK_INT(vdisk_reap(q, &c, 1, 1, NULL), 1);
-    CHECK_INT(c.result, -ECANCELED);
-    CHECK_OK(vdisk_job_free(j));
-    CHECK_OK(vdisk_queue_destroy(q));
+    cancel_parked(j);
     CHECK_OK(vdisk_close(source));
     memdisk_finish(&disk);
     close_place();
     free(buf);
 }
 
+static int64_t sevens(void *arg, void *buf, size_t len)
+{
+    CHECK(arg == &place);
+    memset(buf, 7, len);
+    return (int64_t)len;
+}
+
+static void fill_cancelled(uint32_t flags)
+{
+    vdisk_job *j;
+
+    open_place(CLUSTER);
+    place.opts.flags = flags;
+    set_grower();
+    CHECK_OK(vdisk_job_fill(place.v, sevens, &place, NULL, &j));
+    cancel_parked(j);
+    close_place();
+}
+
 static void test_job_cancelled(void)
 {
-    cancelled(0);
-    cancelled(VDISK_GROWER_NO_THREAD);
+    for (unsigned flags = 0; flags <= VDISK_GROWER_NO_THREAD; flags++) {
+        cancelled(flags);
+        fill_cancelled(flags);
+    }
 }
 
 /* An event callback that the grower's thread runs, after a call of the grower. */
