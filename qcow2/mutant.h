@@ -72,6 +72,7 @@
 #define Q2_UNIT_MUTANTS(X)                                                                                     \
     X(CLEAR_BEHIND_END, "what clears up to the end drops the last cluster though the volume has grown")        \
     X(COMPRESS_BEHIND_END, "a compressed last cluster is entered whole though the volume has grown")             \
+    X(HOST_STAYS_FULL, "where the host had no space once holes are looked for first, for good")                \
     X(PIECE_UNSEEN, "a refcount block is made amid a piece that is being appended")                            \
     X(DOUBT_UNSEEN, "who waited while it became doubtful which table counts changes one of them")              \
     X(SHARE_ERRORS, "requests that were written as one fail as one")                                          \

@@ -147,7 +147,7 @@ static void lease_fill_step(struct op *op)
         OP_AWAIT(op, LF_EXTENDED, extend(f, op));
         if (op->rc == -ENOSPC)
             shrink(f);
-        else if (op->rc == 0)
+        else if (op->rc == 0 && !MUTANT(HOST_STAYS_FULL))
             atomic_store(&f->space->host_full, false); /* somebody has made room */
     }
     lease_fill_finish(f, 0);

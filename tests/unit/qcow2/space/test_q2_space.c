@@ -6,6 +6,7 @@
  */
 #include "tests/unit/op_test.h"
 
+#include "backends/lab/fault.h"
 #include "backends/memory.h"
 #include "engine/loop/service.h"
 #include "qcow2/flush/flush.h"
@@ -640,9 +641,43 @@ static void a_survey_on_another_queue(void **state)
     vdisk_queue_destroy(other);
 }
 
+/* Take some until an extension of the file has found no space, or (`full` is false) some. */
+static bool take_until(bool full)
+{
+    for (unsigned i = 0; i < 2000; i++) {
+        struct waiter waiter;
+        struct q2_run run;
+        waiter_init(&waiter, queue);
+        q2_lease_fill(&w.space, &waiter.op);
+        assert_int_equal(await(&waiter), 0);
+        if (atomic_load(&w.space.host_full) == full)
+            return true;
+        LOCKED(assert_true(q2_lease_take(&w.space, queue, 12, &run)));
+    }
+    return false;
+}
+
+/* A host that is full has room again: then holes are not what is looked for first. */
+static void full_for_a_while(void **state)
+{
+    struct fault_rule full = {.kinds = FAULT_KIND(IO_ALLOCATE), .what = FAULT_FAIL, .error = ENOSPC};
+    struct backend *fault;
+
+    world_init(7, false);
+    assert_int_equal(fault_backend_create(w.file, &fault), 0);
+    w.file = w.layer.file = w.layer.data = fault;
+    assert_false(atomic_load(&w.space.host_full));
+    assert_true(fault_add_rule(fault, &full) >= 0);
+    assert_true(take_until(true));
+    fault_clear(fault);
+    assert_true(take_until(false));
+    world_finish();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(full_for_a_while),
         cmocka_unit_test(a_file_that_grows),
         cmocka_unit_test(a_device_that_is_full),
         cmocka_unit_test(a_lease_that_is_in_use),
