@@ -89,6 +89,9 @@
     X(UNWANTED_PARKED, "what was to be taken back while it began anew waits for room again")                   \
     X(GROWER_PEAKS, "a device that has been cut is larger only when it is larger than ever")                   \
     X(REFUSED_UNASKED, "what finds no space, and cannot be parked, is no reason to ask the grower")            \
+    X(GROWTH_BELIEVED, "a file that grows as it is written to counts as made larger by its grower")            \
+    X(IDLE_UNPAUSED, "a grower whose answer has made nothing larger is asked again at once")                   \
+    X(RETRY_PUT_OFF, "what waits tries again later for each that comes to wait")                               \
     X(PARK_IN_GATE, "who waits for room is in the gate: grower.h, invariant 1")                                \
     X(FLAT_WORDS_KEPT, "a slot that is given to other pieces keeps its words: flat.h, invariant 3")            \
     X(FLAT_PART_FOR_ALL, "what the start of a piece is made of counts for all of it: flat.h, invariant 2")

@@ -41,7 +41,7 @@ static uint64_t size_of(const struct grower *g)
 /* Not where the file becomes larger as it is written to: then there is room when who makes it says so. */
 static bool size_tells(const struct grower *g)
 {
-    return !(g->v->top->file->caps & BACKEND_GROWS);
+    return !(g->v->top->file->caps & BACKEND_GROWS) || ENGINE_MUTANT(GROWTH_BELIEVED);
 }
 
 static bool is_larger(const struct grower *g, uint64_t size, uint64_t than)
@@ -318,7 +318,7 @@ static void close_wish(struct grower *g, int result, uint64_t size, uint64_t at_
     assert_locked(&g->lock);
     g->open = g->untold = false;
     g->wanted = 0;
-    g->pause_ms = larger ? 0 : at_ms + g->opts.retry_ms;
+    g->pause_ms = larger || ENGINE_MUTANT(IDLE_UNPAUSED) ? 0 : at_ms + g->opts.retry_ms;
     /* Without a thread nobody would look when the pause is over: who says that there is room is believed, once. */
     g->parked_may_ask = result == 0 && g->opts.flags & VDISK_GROWER_NO_THREAD;
     if (larger)
@@ -388,10 +388,10 @@ static void put_in(struct grower *g, struct request *r, uint64_t at_ms)
     vdisk *v = g->v;
 
     assert_locked(&g->lock);
-    if (g->parked_count++ == 0) {
+    if (g->parked_count == 0)
         g->stalled_ms = at_ms;
+    if (g->parked_count++ == 0 || ENGINE_MUTANT(RETRY_PUT_OFF))
         g->retry_ms = at_ms + g->opts.retry_ms;
-    }
     g->parked_bytes = add_capped(g->parked_bytes, r->kind == REQ_WRITE ? r->len : 0);
     r->next = NULL;
     *g->parked_tail = r;
