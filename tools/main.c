@@ -22,8 +22,8 @@ static void print_help(void)
            "\nAn image is a path; file:PATH for a path that looks like something else; null:SIZE, which reads\n"
            "as it pleases and forgets writes; memory:SIZE, which lives as long as the command; json:{...}, as\n"
            "QEMU has it; or volume:DOMAIN/IMAGE[/VOLUME], a volume of a storage domain, or the leaf of an image.\n"
-           "SIZE takes the suffixes K, M, G, T, P and E. The format is found from the content unless -f names it:\n"
-           "name it for raw images that somebody else could have written.\n");
+           "SIZE takes the suffixes K, M, G, T, P and E. The format is found from the content unless -f names\n"
+           "it: name it for raw images that somebody else could have written.\n");
 }
 
 /*
