@@ -132,18 +132,6 @@ static inline void start_write(struct request *r, vdisk *v, uint64_t offset, uin
 
 /* ---- from a call to the start -------------------------------------------------------------------------- */
 
-/* Part of a resize, which works on what is behind the end. */
-static bool may_go_behind(const vdisk *v, const struct request *r, uint64_t end)
-{
-    return atomic_load_explicit(&v->resizer, memory_order_acquire) == r->queue &&
-           end <= atomic_load_explicit(&v->top->reach, memory_order_relaxed);
-}
-
-static inline bool changes(enum request_kind kind)
-{
-    return kind == REQ_WRITE || kind == REQ_ZERO || kind == REQ_DISCARD || kind == REQ_COPY;
-}
-
 /* A request has come on `q`: is that the only queue that this volume has seen? True: that is settled. */
 static bool meet(vdisk *v, vdisk_queue *q)
 {
@@ -186,21 +174,6 @@ static inline bool is_known(const vdisk_queue *q, const vdisk *v)
     return q->pair->number == v->number || (q->pair != &pair_none && ENGINE_MUTANT(KNOWN_FOR_ALL));
 }
 
-/* All that may be. */
-int request_check(const struct request *r)
-{
-    const vdisk *v = r->vdisk;
-    uint64_t end;
-
-    if (!add_u64(r->guest_offset, r->len, &end))
-        return -EINVAL;
-    if (end > layer_size(v->top) && !may_go_behind(v, r, end))
-        return -EINVAL;
-    if (atomic_load(&v->refuses) & VOLUME_READ_ONLY && changes(r->kind))
-        return -EACCES;
-    return atomic_load(&v->refuses) & VOLUME_SHUT && atomic_load(&v->manager) != r->queue ? -EBUSY : 0;
-}
-
 /* In the gate; something may be wrong, `rc` < 0: it is. True: nothing was, and there is something to do. */
 static __attribute__((noinline)) bool look_closer(struct request *r, const vdisk *v, int rc)
 {
@@ -219,7 +192,7 @@ static __attribute__((noinline)) bool look_closer(struct request *r, const vdisk
 /* Nothing of what request_check() and look_closer() look at; inside the volume's gate, so that it remains so. */
 static inline bool is_plain(const vdisk *v, enum request_kind kind, uint64_t offset, uint64_t len)
 {
-    uint8_t closed = (uint8_t)(VOLUME_SHUT | (changes(kind) ? VOLUME_READ_ONLY : 0));
+    uint8_t closed = (uint8_t)(VOLUME_SHUT | (request_changes(kind) ? VOLUME_READ_ONLY : 0));
     uint64_t end;
 
     return add_u64(offset, len, &end) && end <= layer_size(v->top) && len > 0 &&

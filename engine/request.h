@@ -113,7 +113,13 @@ static inline void op_serve_merged(struct op *op, struct request *r)
     op->end_request = request_end_merged;
 }
 
-/* 0, or why it is not carried out. In the gate. */
+/* Is it one that changes what the volume reads? */
+static inline bool request_changes(enum request_kind kind)
+{
+    return kind == REQ_WRITE || kind == REQ_ZERO || kind == REQ_DISCARD || kind == REQ_COPY;
+}
+
+/* 0, or why it is not carried out: all that may be. In the gate. */
 int request_check(const struct request *r);
 
 /* request_end_later() a request that the format was given, and those merged with it. */

@@ -9,6 +9,7 @@
 
 #include <errno.h>
 
+#include "engine/base/bits.h"
 #include "engine/base/clock.h"
 #include "engine/base/mutant.h"
 #include "engine/loop/failure.h"
@@ -34,6 +35,27 @@ void request_count_more(struct request *r, int result)
         stat_add(&p->stats.kind[r->asked].errors, 1);
         r->error = request_explain(r, result);
     }
+}
+
+/* Part of a resize, which works on what is behind the end. */
+static bool may_go_behind(const vdisk *v, const struct request *r, uint64_t end)
+{
+    return atomic_load_explicit(&v->resizer, memory_order_acquire) == r->queue &&
+           end <= atomic_load_explicit(&v->top->reach, memory_order_relaxed);
+}
+
+int request_check(const struct request *r)
+{
+    const vdisk *v = r->vdisk;
+    uint64_t end;
+
+    if (!add_u64(r->guest_offset, r->len, &end))
+        return -EINVAL;
+    if (end > layer_size(v->top) && !may_go_behind(v, r, end))
+        return -EINVAL;
+    if (atomic_load(&v->refuses) & VOLUME_READ_ONLY && request_changes(r->kind))
+        return -EACCES;
+    return atomic_load(&v->refuses) & VOLUME_SHUT && atomic_load(&v->manager) != r->queue ? -EBUSY : 0;
 }
 
 /* As a whole: what it had written it writes again. In the gate. */
