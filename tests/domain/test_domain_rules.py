@@ -194,6 +194,20 @@ def test_merge_that_has_not_ended():
         judged(path)
 
 
+def test_mark_that_stays():
+    """A merge that is made again does not write the mark anew: killed amid that it would have left none."""
+    path = make("mark")
+    image, volumes = chain(path, length=2)
+    mark = file_of(path, image, volumes[1], ".intent")
+    kill("merge: base has the data", "volume", "merge", f"{path}/{image}/{volumes[1]}")
+    with open(mark, "rb"): # so that nothing else gets its inode
+        before = mark.stat().st_ino
+        kill("merge: volume is marked", "volume", "merge", f"{path}/{image}/{volumes[1]}")
+        check("it is the same file", mark.stat().st_ino == before)
+    works("volume", "merge", f"{path}/{image}/{volumes[1]}")
+    judged(path)
+
+
 def modes_of(path):
     """Of all that is in the domain: mode and owner; and of it itself."""
     found = {}
@@ -381,7 +395,7 @@ def test_draft_of_the_domain():
 
 
 lib.main(test_names_of_data, test_small_child, test_sync_that_fails, test_lost_leaf, test_named_by_a_header,
-         test_last_sequence, test_merge_that_has_not_ended, test_owners, test_full_metadata,
+         test_last_sequence, test_merge_that_has_not_ended, test_mark_that_stays, test_owners, test_full_metadata,
          test_illegal_below, test_upgrade_without_room, test_name_that_two_want, test_template_with_a_parent,
          test_upgrade_of_an_orphan, test_upload_of_large_clusters, test_resize_that_fails, test_odd_size,
          test_draft_of_the_domain)

@@ -138,7 +138,8 @@ static int judge_texts(const struct merge *m)
 
 /*
  * So that the base, which gets what the volume has, is not taken for what it was; and that a child whose header
- * names the base, and its metadata the volume, is known for what it is.
+ * names the base, and its metadata the volume, is known for what it is. One that is there is not written anew: a
+ * kill, or a full disk, amid that would leave none, and the base has some of the volume already.
  */
 static int mark(struct merge *m)
 {
@@ -146,7 +147,7 @@ static int mark(struct merge *m)
     size_t len;
     int rc = dom_format_meta(m->domain, &m->top->meta, text, &len);
 
-    if (rc == 0)
+    if (rc == 0 && !dom_is_merged(m->top))
         rc = m->domain->kind->set_intent(m->domain, m->image, m->top->uuid, text, len);
     if (rc == 0)
         rc = m->domain->kind->sync(m->domain, m->image);
