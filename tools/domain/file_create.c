@@ -95,7 +95,7 @@ static void remove_all(const struct making *m)
 /* ---- what the storage is -------------------------------------------------------------------------------------
  */
 
-unsigned dom_probe_block(int fd)
+unsigned file_probe_block(int fd)
 {
     void *buf = NULL;
     unsigned found = 0;
@@ -119,7 +119,7 @@ static int probe(struct making *m)
     fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_DIRECT, 0600);
     if (fd < 0 && errno != EINVAL)
         return dom_fail_file(errno, path, "making it");
-    m->block_size = fd >= 0 ? dom_probe_block(fd) : 0;
+    m->block_size = fd >= 0 ? file_probe_block(fd) : 0;
     if (fd >= 0)
         close(fd);
     unlink(path);

@@ -45,6 +45,9 @@ int file_open_regular(const struct domain *d, int folder, const char *image, con
 typedef int file_visit_fn(void *arg, int folder, const char *image);
 int file_visit(struct domain *d, file_visit_fn *fn, void *arg);
 
+/* In file_create.c: the smallest block that direct I/O on a descriptor takes; 0: it takes none. */
+unsigned file_probe_block(int fd);
+
 /* In file_upgrade.c and file_shares.c, for the contract. */
 int file_begin_upgrade(struct domain *d, unsigned *ret_block_size);
 int file_find_drafts(struct domain *d, bool drop, unsigned *ret);

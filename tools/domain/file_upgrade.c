@@ -89,7 +89,7 @@ int file_find_drafts(struct domain *d, bool drop, unsigned *ret)
 static unsigned probe(const struct domain *d)
 {
     int fd = open(d->path, O_TMPFILE | O_RDWR | O_DIRECT | O_CLOEXEC, 0600);
-    unsigned size = fd >= 0 ? dom_probe_block(fd) : 0;
+    unsigned size = fd >= 0 ? file_probe_block(fd) : 0;
 
     if (fd >= 0)
         close(fd);

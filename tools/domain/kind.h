@@ -180,9 +180,6 @@ int dom_set_role(struct domain *d, const char *image, struct domain_volume *v, e
 /* With a lock: the domain still is of the version that it had when it was opened. -ESTALE: it was upgraded. */
 int dom_check_version(struct domain *d);
 
-/* The smallest block that direct I/O on a descriptor takes; 0: it takes none. */
-unsigned dom_probe_block(int fd);
-
 /* A locked image, in which what was left by one who was killed has been ended or undone. */
 struct dom_session {
     struct domain       *domain;
