@@ -4,7 +4,8 @@
  *
  *     fio --ioengine=external:BUILD/bench/libvdisk-fio.so --filename=disk.qcow2 --direct=1 --rw=randread ...
  *
- * A job's file is a volume: anything that vdisk_open() takes (fio splits file names at ':', write "null\:10G").
+ * A job's file is a volume: anything that vdisk_open() takes (fio splits file names at ':', write "null\:10G"), or
+ * the name of one in a storage domain ("volume\:DOMAIN/IMAGE/VOLUME", whose format its domain says).
  * Its size is the volume's. `direct` chooses between O_DIRECT and the page cache, trim is a discard, fsync and
  * fdatasync are a flush. Jobs with thread=1 share one open volume and have a queue each; jobs that are processes
  * open the volume each for itself, which the image locks allow to readers only.
@@ -20,7 +21,10 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include <vdisk.h>
+
+#include "tools/domain/domain.h"
 
 #include "fio.h"
 #include "optgroup.h"
@@ -39,6 +43,7 @@ struct shared_volume {
     bool                  writable; /* some job will write */
     vdisk                *v;        /* NULL while no job runs on it */
     uint32_t              flags;    /* what it was opened with */
+    int                   use;      /* with `v`: of an image of a domain, which nobody changes meanwhile; or -1 */
     unsigned              jobs;
 };
 
@@ -135,14 +140,47 @@ static struct shared_volume *shared_find(const char *name)
     return s;
 }
 
-static int open_volume(struct thread_data *td, struct shared_volume *s, uint32_t flags)
+/* Open what a job's file names. *ret_use is to be closed after the volume, where it is not -1. */
+static int open_name(struct thread_data *td, const char *name, uint32_t flags, vdisk **ret_volume, int *ret_use)
 {
     const struct engine_options *o = td->eo;
     struct vdisk_open_opts opts = {.size = sizeof opts, .flags = flags, .format = o->format};
-    int rc = vdisk_open(s->name, &opts, &s->v);
+    char *found = NULL;
+    int use = -1, rc = 0;
+
+    if (domain_is_name(name) && o->format) {
+        log_err("vdisk: %s: its domain says its format: leave out format=\n", name);
+        return -EINVAL;
+    }
+    if (domain_is_name(name))
+        rc = domain_open_name(name, &found, &use);
+    if (rc == 0)
+        rc = vdisk_open(found ? found : name, &opts, ret_volume);
+    if (rc < 0)
+        complain("open the volume", rc);
+    free(found);
+    if (rc < 0 && use >= 0)
+        close(use);
+    if (rc == 0)
+        *ret_use = use;
+    return rc;
+}
+
+static void close_name(vdisk *v, int use)
+{
+    int rc = vdisk_close(v);
+
+    if (rc < 0)
+        complain("close the volume", rc);
+    if (use >= 0)
+        close(use);
+}
+
+static int open_volume(struct thread_data *td, struct shared_volume *s, uint32_t flags)
+{
+    int rc = open_name(td, s->name, flags, &s->v, &s->use);
 
     if (rc < 0) {
-        complain("open the volume", rc);
         if (rc == -EAGAIN && !td->o.use_thread)
             log_err("vdisk: jobs that share a volume must be threads: give --thread\n");
         return rc;
@@ -186,10 +224,7 @@ static void shared_put(struct shared_volume *s)
     pthread_mutex_lock(&shared_lock);
     assert(s->jobs > 0 && s->v);
     if (--s->jobs == 0) {
-        int rc = vdisk_close(s->v);
-
-        if (rc < 0)
-            complain("close the volume", rc);
+        close_name(s->v, s->use);
         s->v = NULL;
     }
     pthread_mutex_unlock(&shared_lock);
@@ -198,21 +233,15 @@ static void shared_put(struct shared_volume *s)
 /* fio's hook: how large is it? Context: fio's main thread, before any job starts. */
 static int engine_get_file_size(struct thread_data *td, struct fio_file *f)
 {
-    const struct engine_options *o = td->eo;
-    struct vdisk_open_opts opts = {
-        .size = sizeof opts,
-        .flags = VDISK_OPEN_FORCE_SHARE | VDISK_OPEN_NO_BACKING | (td->o.odirect ? 0 : VDISK_OPEN_BUFFERED),
-        .format = o->format,
-    };
+    uint32_t flags = VDISK_OPEN_FORCE_SHARE | VDISK_OPEN_NO_BACKING | (td->o.odirect ? 0 : VDISK_OPEN_BUFFERED);
     struct shared_volume *s;
     vdisk *v;
-    int rc;
+    int use, rc;
 
     if (fio_file_size_known(f))
         return 0;
-    rc = vdisk_open(f->file_name, &opts, &v);
+    rc = open_name(td, f->file_name, flags, &v, &use);
     if (rc < 0) {
-        complain("open the volume", rc);
         /* fio takes ENOENT for a file that it should make. */
         td_verror(td, rc == -ENOENT ? ENODEV : -rc, "vdisk_open");
         return 1;
@@ -220,7 +249,7 @@ static int engine_get_file_size(struct thread_data *td, struct fio_file *f)
     f->filetype = FIO_TYPE_FILE;
     f->real_file_size = vdisk_size(v);
     fio_file_set_size_known(f);
-    vdisk_close(v);
+    close_name(v, use);
 
     pthread_mutex_lock(&shared_lock);
     s = shared_find(f->file_name);

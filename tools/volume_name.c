@@ -11,11 +11,9 @@
 #include "tools/cli.h"
 #include "tools/domain/domain.h"
 
-static const char prefix[] = "volume:";
-
 bool cli_is_volume(const char *operand)
 {
-    return strncmp(operand, prefix, sizeof prefix - 1) == 0;
+    return domain_is_name(operand);
 }
 
 /* What is to be done in place of a verb that would leave the metadata behind; NULL: it does not. */

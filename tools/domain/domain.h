@@ -181,6 +181,9 @@ struct domain_name {
     char           volume[DOMAIN_UUID]; /* and so was this */
 };
 
+/* Does it begin with "volume:"? */
+bool domain_is_name(const char *text);
+
 /*
  * "[volume:]DOMAIN[/IMAGE[/VOLUME]]": the domain is opened, the rest need not be there. For domain_name_free().
  * Errors: -EINVAL, and those of domain_open().

@@ -204,10 +204,16 @@ static int take_apart(char *path, const char *text, struct domain_name *ret)
     return 0;
 }
 
+static const char prefix[] = "volume:";
+
+bool domain_is_name(const char *text)
+{
+    return strncmp(text, prefix, sizeof prefix - 1) == 0;
+}
+
 int domain_parse_name(const char *text, const struct domain_how *how, struct domain_name *ret)
 {
-    static const char prefix[] = "volume:";
-    const char *name = strncmp(text, prefix, sizeof prefix - 1) == 0 ? text + sizeof prefix - 1 : text;
+    const char *name = domain_is_name(text) ? text + sizeof prefix - 1 : text;
     struct domain_name found = {0};
     char *path = strdup(name);
     int rc;
