@@ -5,7 +5,7 @@ import shutil
 
 from job_images import CHAIN, DEEP, MIB, cold, text
 from judge import Figure
-from page import OF_QEMU
+from page import IN_ALL, OF_QEMU
 from work import recall
 
 DIRECT = ("-t", "none", "-T", "none")
@@ -152,7 +152,7 @@ class Maker:
             self.w.settle()
             return self.w.ours("convert", "-q", "-f", "raw", "-O", "raw", folder / "source.raw", folder / "target")
         yield Line(f"convert raw to raw by shared blocks (XFS, btrfs), {text(self.s.main)}", {"ours": measure},
-                   [Figure("ms in all", lambda r: r["ours"]["seconds"] * 1000, 50, at_most=True)], ("cloning",))
+                   [Figure(IN_ALL, lambda r: r["ours"]["seconds"] * 1000, 50, at_most=True)], ("cloning",))
 
     def layers(self):
         s = self.s

@@ -3,32 +3,49 @@
 """Bulk work beside QEMU's: convert, commit, rebase, compare and so on. Started by bench/jobs."""
 import argparse
 import contextlib
+import dataclasses
 import json
 import pathlib
 import re
 import shutil
 import statistics
+import sys
 
 import judge
 import machine
+import page
 import scratch
 from job_images import MIB, Images, Sizes, Skip, text
 from job_lines import Maker, space, with_sources
 from page import amount
-from work import Work, WorkError, end_with, say
+from work import Work, WorkError, end_with, given, say
 
 SCALE, QUICK = 16, 128     # what the sizes of --full are divided by
 SMALLEST = 1024
 ROUNDS, SECONDS = 6, 20   # 6 are the fewest that can tell anything
 
 
+@dataclasses.dataclass
+class Kind:
+    """Of work that is measured: the command for it, its title in the report, its images and lines."""
+    program: str
+    title: str
+    about: str
+    images: type
+    maker: type
+
+
+BULK = Kind("bench/jobs", "Bulk work", "Measure bulk work (convert, commit, compare and so on) beside QEMU's, "
+            "each line in turns.", Images, Maker)
+
+
 class Jobs:
     """The lines that are wanted, measured one after the other; `rows` is what is stored of them."""
 
-    def __init__(self, work, scale, only=None, short=False):
+    def __init__(self, work, scale, only=None, short=False, kind=BULK):
         self.work = work
-        self.images = Images(work, Sizes(scale))
-        lines = list(Maker(work, self.images).lines())
+        self.images = kind.images(work, Sizes(scale))
+        lines = list(kind.maker(work, self.images).lines())
         self.lines = [line for line in lines if (line.short or not short) and re.search(only or "", line.name)]
         self.rows = []
         self.failed = False
@@ -116,9 +133,8 @@ def fitting(folder, make, scale):
         scale *= 2
 
 
-def parse_args():
-    parser = argparse.ArgumentParser(prog="bench/jobs", description="Measure bulk work (convert, commit, compare "
-                                     "and so on) beside QEMU's, each line in turns.")
+def parse_args(kind, words):
+    parser = argparse.ArgumentParser(prog=kind.program, description=kind.about)
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"of each line ({ROUNDS})")
     parser.add_argument("--limit", type=float, default=SECONDS, metavar="SECONDS",
                         help=f"for more rounds of a line that is undecided ({SECONDS})")
@@ -130,10 +146,12 @@ def parse_args():
     size.add_argument("--scale", type=int, help=f"1/SCALE of that, a power of two up to {SMALLEST} ({SCALE})")
     parser.add_argument("--dir", default=".", help="where images are made")
     parser.add_argument("--json", metavar="FILE", help="also write the result as JSON")
+    parser.add_argument("--report", metavar="DIR", help="also write a report: a page with plots and tables, "
+                        "index.html, and what it is made of")
     parser.add_argument("--list", action="store_true", help="name the lines, and measure nothing")
     for name in ("tool", "peer", "probe"):
         parser.add_argument(f"--{name}", required=True, help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parser.parse_args(words)
     args.scale = args.scale or SCALE
     if args.scale & (args.scale - 1) or not 1 <= args.scale <= SMALLEST:
         parser.error(f"--scale is a power of two up to {SMALLEST}")
@@ -142,30 +160,56 @@ def parse_args():
     return args
 
 
-def main():
-    args = parse_args()
+def tell_of(folder, args):
+    """What is measured on; printed, and returned as facts."""
+    about = machine.describe(folder, args.peer)
+    print(f"{about['title']}\n{about['qemu_img']}", flush=True)
+    if shutil.which("fio") is None:
+        print("note: there is no fio, so the device's own speed is not known", flush=True)
+    return about
+
+
+def store(args, kind, about, jobs):
+    """The files that were asked for."""
+    told = {"title": kind.title, "scale": jobs.images.sizes.scale, "lines": jobs.rows}
+    stored = {"machine": about, "jobs": told}
+    if args.json:
+        pathlib.Path(args.json).write_text(json.dumps(stored, indent=1) + "\n")
+    if args.report:
+        settings = {"command": given(kind.program, ("--tool", "--peer", "--probe"))}
+        page.write(stored | {"settings": settings, "figures": [], "cells": [], "absent": []},
+                   pathlib.Path(args.report))
+
+
+def measure(args, kind, folder, undo):
+    """Whether all went well."""
+    commands = None
+    if args.report:
+        pathlib.Path(args.report).mkdir(parents=True, exist_ok=True)
+        commands = undo.enter_context(open(pathlib.Path(args.report) / "commands.txt", "w"))
+
+    def make(scale):
+        return Jobs(Work(args.tool, args.peer, args.probe, folder, commands), scale, args.only, kind=kind)
+    jobs = fitting(folder, make, args.scale)
+    undo.callback(jobs.images.leave)
+    if args.list:
+        print("\n".join(line.name for line in jobs.lines))
+        return True
+    if not jobs.lines:
+        raise WorkError(f"--only {args.only}: no line has such a name; --list names them")
+    about = tell_of(folder, args)
+    print(f"sizes: 1/{jobs.images.sizes.scale} of those that the goals are for", flush=True)
+    jobs.run(args.rounds, args.limit, lambda text: print("\n" + text, flush=True))
+    print("\n" + summary(jobs.rows))
+    store(args, kind, about, jobs)
+    return not jobs.failed
+
+
+def main(kind):
+    args = parse_args(kind, sys.argv[1:])
     with scratch.folder(args.dir, "vdisk-jobs") as folder, contextlib.ExitStack() as undo:
-        def make(scale):
-            return Jobs(Work(args.tool, args.peer, args.probe, folder), scale, args.only)
-        jobs = fitting(folder, make, args.scale)
-        undo.callback(jobs.images.leave)
-        if args.list:
-            print("\n".join(line.name for line in jobs.lines))
-            return 0
-        if not jobs.lines:
-            raise WorkError(f"--only {args.only}: no line has such a name; --list names them")
-        about = machine.describe(folder, args.peer)
-        print(f"{about['title']}\n{about['qemu_img']}\n"
-              f"sizes: 1/{jobs.images.sizes.scale} of those that the goals are for", flush=True)
-        if shutil.which("fio") is None:
-            print("note: there is no fio, so the device's own speed is not known", flush=True)
-        jobs.run(args.rounds, args.limit, lambda text: print("\n" + text, flush=True))
-        print("\n" + summary(jobs.rows))
-        if args.json:
-            stored = {"machine": about, "jobs": {"scale": jobs.images.sizes.scale, "lines": jobs.rows}}
-            pathlib.Path(args.json).write_text(json.dumps(stored, indent=1) + "\n")
-    return 1 if jobs.failed else 0
+        return 0 if measure(args, kind, folder, undo) else 1
 
 
 if __name__ == "__main__":
-    end_with("bench/jobs", main)
+    end_with(BULK.program, lambda: main(BULK))

@@ -35,6 +35,8 @@ READING = [
     ("Noise", "The machine's is in all sides of a ratio alike: compare ratios, and not runs."),
 ]
 
+OF_VOLUMES = {"of limit", "read, rewrite", "first", "qemu"} # of these, what is about cells
+
 STYLE = """
 :root { color-scheme: light dark; --back: #fff; --card: #f6f7f9; --text: #1c2024; --muted: #68707a;
   --line: #d8dce1; --vdisk: #2563c9; --io_uring: #8a8f98; --qemu: #d9822b; --met: #1f8a4c; --missed: #c0392b;
@@ -116,6 +118,7 @@ def badge(verdict):
 
 FIGURE_HEAD = ["figure", "", "median", "where it lies", "asked", "rounds"]
 OF_QEMU = "times as fast as QEMU"
+IN_ALL = "ms in all"
 
 
 def figure_cells(row, name):
@@ -135,6 +138,8 @@ def figure_rows(figures):
 
 
 def figures_section(results):
+    if not results["figures"]:
+        return []
     return ["<h2 id=\"figures\">Figures</h2>", table(FIGURE_HEAD, figure_rows(results["figures"]))]
 
 
@@ -265,19 +270,21 @@ JOB_HEAD = ["", "time, ours / QEMU", "CPU, ours / QEMU", "MiB, ours / QEMU", "ot
 
 
 def job_plots(lines):
-    """Time and processor time by QEMU's."""
-    speeds, cpu = [], []
+    """Time and processor time by QEMU's; and time where that is what is asked."""
+    of, cpu = {OF_QEMU: [], IN_ALL: []}, []
     for line in lines:
         for figure in line.get("figures", ()):
-            if figure["text"] == OF_QEMU:
-                speeds.append((line["name"], figure["verdict"], figure["median"],
-                               *(figure["interval"] or (figure["min"], figure["max"])), figure["bound"]))
+            if figure["text"] in of:
+                of[figure["text"]].append((line["name"], figure["verdict"] or "none", figure["median"],
+                                           *(figure["interval"] or (figure["min"], figure["max"])),
+                                           figure["bound"]))
         ours, qemu = (line.get("sides", {}).get(side, {}).get("cpu", []) for side in ("ours", "QEMU"))
         times = [theirs / own for own, theirs in zip(ours, qemu) if own and theirs]
         if times:
             cpu.append((line["name"], "none", statistics.median(times), min(times), max(times), None))
     cards = [(title, said, ratios(rows, title.lower())) for title, said, rows in (
-        ("Times as fast as QEMU", "Median, where it lies, and what is asked (the upright line).", speeds),
+        ("Times as fast as QEMU", "Median, where it lies, and what is asked (the upright line).", of[OF_QEMU]),
+        ("Milliseconds", "Median, where it lies, and what is asked at most (the upright line).", of[IN_ALL]),
         ("QEMU's CPU time by ours", "Median, smallest and largest.", cpu)) if rows]
     cards = [f"<div class=\"card\"><h3>{title}</h3><p class=\"muted\">{said}</p>{plot}</div>"
              for title, said, plot in cards]
@@ -304,7 +311,8 @@ def jobs_section(results):
     scale = results["jobs"]["scale"]
     size = "The sizes are those that the goals are for" if scale == 1 else \
         f"The sizes are 1/{scale} of those that the goals are for"
-    return [f"<h2 id=\"jobs\">Bulk work</h2><p>{size}.</p>{memory}", *job_plots(lines),
+    title = results["jobs"].get("title", "Bulk work")
+    return [f"<h2 id=\"jobs\">{esc(title)}</h2><p>{size}.</p>{memory}", *job_plots(lines),
             "<h3>Time, processor time and memory</h3>", table(JOB_HEAD, work),
             "<h3>Its figures</h3>", table(FIGURE_HEAD, figures)]
 
@@ -328,12 +336,13 @@ def make(results, commands):
     """`results` as results.json has them; `commands`: a text, one a line."""
     machine, settings = results["machine"], results["settings"]
     lines = distinct(commands)
+    reading = [(what, said) for what, said in READING if results["cells"] or what not in OF_VOLUMES]
     cut = "<p>Time ran out: there are fewer rounds than planned.</p>" if settings.get("cut_short") else ""
     body = [
         f"<h1>vdisk-io: benchmarks</h1><p>{esc(machine['title'])}</p>"
         f"<p>{summary(results)} <span class=\"muted\">of what the project holds itself to.</span></p>{cut}",
         *figures_section(results), *jobs_section(results), *plots(results), *cells_section(results),
-        "<h2 id=\"reading\">How to read it</h2>", facts(READING),
+        "<h2 id=\"reading\">How to read it</h2>", facts(reading),
         "<h2 id=\"machine\">The machine</h2>", facts((k, v) for k, v in machine.items() if k != "title"),
         "<h2 id=\"commands\">The commands</h2>", "<p>All of it again:</p>",
         f"<pre>{esc(settings.get('command', 'bench/run'))}</pre>",
@@ -345,10 +354,15 @@ def make(results, commands):
             + "\n".join(body) + "\n</body></html>\n")
 
 
+def write(results, folder):
+    """The page and what it is made of, in a folder that has commands.txt."""
+    (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    (folder / "index.html").write_text(make(results, (folder / "commands.txt").read_text()))
+
+
 def main():
     folder = pathlib.Path(sys.argv[1])
-    results = json.loads((folder / "results.json").read_text())
-    (folder / "index.html").write_text(make(results, (folder / "commands.txt").read_text()))
+    write(json.loads((folder / "results.json").read_text()), folder)
 
 
 if __name__ == "__main__":

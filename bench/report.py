@@ -2,7 +2,6 @@
 """From samples to the table, results.json, results.csv and index.html."""
 import csv
 import dataclasses
-import json
 import statistics
 import textwrap
 
@@ -176,6 +175,5 @@ def write_all(rows, lookups, machine, settings, jobs, folder):
     (folder / "table.txt").write_text(text)
     (folder / "machine.txt").write_text("".join(f"{k}: {v}\n" for k, v in machine.items()))
     write_csv(rows, folder / "results.csv")
-    (folder / "results.json").write_text(json.dumps(stored, indent=1) + "\n")
-    (folder / "index.html").write_text(page.make(stored, (folder / "commands.txt").read_text()))
+    page.write(stored, folder)
     return text

@@ -6,7 +6,6 @@ import contextlib
 import os
 import pathlib
 import re
-import shlex
 import shutil
 import stat
 import sys
@@ -21,7 +20,7 @@ from cells import GIB, patterns
 from jobs import ROUNDS as ROUNDS_OF_JOBS, Jobs, describe, fitting, summary
 from load import Loads, parse_size
 from volumes import Volumes
-from work import Work, end_with, say
+from work import Work, end_with, given, say
 
 # Default run: time for all, in seconds, once built; and what one measurement costs besides its own time.
 BUDGET, OVERHEAD = 190, 0.27
@@ -240,15 +239,6 @@ def chosen_patterns(args):
     return chosen
 
 
-def command_line():
-    """As it was given to bench/run."""
-    words, hidden = ["bench/run"], ("--build", "--peer", "--fio-engine")
-    for before, word in zip(sys.argv, sys.argv[1:]):
-        if word not in hidden and before not in hidden:
-            words.append(word)
-    return shlex.join(words)
-
-
 def measure(args, plan, out):
     """Everything; a dict for the report."""
     with target(args) as (folder, device), contextlib.ExitStack() as undo:
@@ -273,7 +263,8 @@ def main():
     out.mkdir(parents=True, exist_ok=True)
     suite, found = measure(args, plan, out)
     settings = {"size": args.size, "full": args.full, "seconds": round(plan.seconds, 3), "only": args.only,
-                "cut_short": suite.cut_short, "command": command_line()}
+                "cut_short": suite.cut_short,
+                "command": given("bench/run", ("--build", "--peer", "--fio-engine"))}
     print(report.write_all(settings=settings, folder=out, **found))
     if found["jobs"]:
         lines = found["jobs"]["lines"]

@@ -128,6 +128,15 @@ def recall(path):
                 start += len(f.read(min(4 << 20, at - start)))
 
 
+def given(program, hidden):
+    """The command line as it was given to the program, without these options, which it adds itself."""
+    words = [program]
+    for before, word in zip(sys.argv, sys.argv[1:]):
+        if word not in hidden and before not in hidden:
+            words.append(word)
+    return shlex.join(words)
+
+
 def say(text):
     print(text, file=sys.stderr, flush=True)
 

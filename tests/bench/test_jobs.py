@@ -6,6 +6,7 @@ usage: test_jobs.py BENCH VDISK_IO PROBE PEER
 
 PEER (bench/peer) prints the path of a qemu-img.
 """
+import html
 import json
 import os
 import pathlib
@@ -91,8 +92,21 @@ def judge_line(line, asked):
         that(f"{name}: {figure}", figure["median"] > 0 and figure["verdict"] in ("undecided", None))
 
 
+def report(lines):
+    """What --report has written."""
+    page = pathlib.Path("report/index.html").read_text()
+    that("the page has no title", ">Bulk work</h2>" in page)
+    that("the page has figures of volumes", 'id="figures"' not in page and "qemu-img bench" not in page)
+    for line in lines:
+        that(f"{line['name']} is not in the page", html.escape(line["name"]) in page)
+    told = json.loads(pathlib.Path("report/results.json").read_text())["settings"]["command"]
+    that(f"the command is {told}", told.startswith("bench/jobs --dir "))
+    that("no commands", TOOL in pathlib.Path("report/commands.txt").read_text())
+
+
 def all_lines(folder):
-    done = run(*command(folder, "--scale", "1024", "--rounds", "1", "--limit", "0", "--json", "jobs.json"))
+    done = run(*command(folder, "--scale", "1024", "--rounds", "1", "--limit", "0", "--json", "jobs.json",
+                        "--report", "report"))
     that(f"exit code {done.returncode}: {done.stdout[-3000:]}{done.stderr[-3000:]}", done.returncode == 0)
     stored = json.loads(pathlib.Path("jobs.json").read_text())["jobs"]
     that(f"scale {stored['scale']}", stored["scale"] == 1024)
@@ -104,6 +118,7 @@ def all_lines(folder):
             judge_line(line, asked)
             that(f"{line['name']} is not in the output", line["name"] in done.stdout)
     that("lines that this test does not know", len(lines) == sum(count for count, _ in ASKED.values()))
+    report(lines)
     that(f"left: {os.listdir(folder)}", os.listdir(folder) == [])
     return [line for line in lines if "skipped" in line]
 
