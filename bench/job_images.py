@@ -159,14 +159,17 @@ class Images:
 
     def drop(self, names):
         for name in self.there & set(names):
-            if name == "cloning":
-                self.leave()
-            elif name in ("chain", "base", "deep"):
-                for path in self.work.folder.glob(f"{name}-*.qcow2"):
-                    path.unlink()
-            else:
-                self.work.remove(name)
+            self.remove_image(name)
             self.there.discard(name)
+
+    def remove_image(self, name):
+        if name == "cloning":
+            self.leave()
+        elif name in ("chain", "base", "deep"):
+            for path in self.work.folder.glob(f"{name}-*.qcow2"):
+                path.unlink()
+        else:
+            self.work.remove(name)
 
     def tool(self, *words):
         return self.work.run(self.work.tool, *words)

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Bulk work beside QEMU's: convert, commit, rebase, compare and so on. Started by bench/jobs."""
+"""Bulk work beside QEMU's: convert, commit, rebase, compare and so on; or on storage domains. Started by
+bench/jobs, and by bench/domain."""
 import argparse
 import contextlib
 import dataclasses
@@ -15,6 +16,7 @@ import judge
 import machine
 import page
 import scratch
+from domain_lines import DomainImages, DomainMaker
 from job_images import MIB, Images, Sizes, Skip, text
 from job_lines import Maker, space, with_sources
 from page import amount
@@ -37,6 +39,9 @@ class Kind:
 
 BULK = Kind("bench/jobs", "Bulk work", "Measure bulk work (convert, commit, compare and so on) beside QEMU's, "
             "each line in turns.", Images, Maker)
+DOMAINS = Kind("bench/domain", "Storage domains", "Measure work on storage domains in folders (volumes made, "
+               "snapshots, lists, merges), beside QEMU's where that has the same, each line in turns.",
+               DomainImages, DomainMaker)
 
 
 class Jobs:
@@ -206,10 +211,11 @@ def measure(args, kind, folder, undo):
 
 
 def main(kind):
-    args = parse_args(kind, sys.argv[1:])
+    args = parse_args(kind, [word for word in sys.argv[1:] if word != "--domains"])
     with scratch.folder(args.dir, "vdisk-jobs") as folder, contextlib.ExitStack() as undo:
         return 0 if measure(args, kind, folder, undo) else 1
 
 
 if __name__ == "__main__":
-    end_with(BULK.program, lambda: main(BULK))
+    KIND = DOMAINS if "--domains" in sys.argv[1:] else BULK
+    end_with(KIND.program, lambda: main(KIND))

@@ -3,6 +3,7 @@
  * What the benchmarks measure commands by, and hold absolute figures against. It has nothing of the library.
  *
  *     bench-probe run FILE COMMAND...   run it; seconds, CPU seconds and memory of it into FILE, its exit code
+ *     bench-probe alone FILE COMMAND... the same; it can have threads, and starts no process: it is refused that
  *     bench-probe lookup SECONDS        a reference for lookups: what this processor does in a second of its time
  *     bench-probe blake2b BYTES         a reference for digests: bytes in memory, on all processors, seconds
  *
@@ -12,9 +13,15 @@
  * Failure modes: wrong arguments, a command that does not start, or a signal that ended it (exit code 125).
  */
 #include <endian.h>
+#include <errno.h>
 #include <gcrypt.h>
 #include <inttypes.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <pthread.h>
+#include <sched.h>
+#include <stdbool.h>
+#include <stddef.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -22,6 +29,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -52,7 +60,34 @@ static int wrong(const char *what)
 
 /* ---- run ---- */
 
-static int run(const char *file, char **command)
+/* Of what makes threads and processes, threads alone. clone3() has its flags in memory: who asks for it is to take
+ * clone(), as where there is none. */
+static bool forbid_processes(void)
+{
+    enum { REFUSE = SECCOMP_RET_ERRNO | (EPERM & SECCOMP_RET_DATA), LACK = SECCOMP_RET_ERRNO | ENOSYS };
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_clone3, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, LACK),
+#ifdef SYS_fork
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_fork, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, REFUSE),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_vfork, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, REFUSE),
+#endif
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_clone, 0, 3),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args)),
+        BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, CLONE_THREAD, 1, 0),
+        BPF_STMT(BPF_RET | BPF_K, REFUSE),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {.len = sizeof filter / sizeof *filter, .filter = filter};
+
+    return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+           prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
+}
+
+static int run(const char *file, char **command, bool alone)
 {
     struct rusage usage;
     pid_t self = getpid();
@@ -66,6 +101,8 @@ static int run(const char *file, char **command)
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         if (getppid() != self)
             _exit(125);
+        if (alone && !forbid_processes())
+            _exit(wrong("processes cannot be forbidden"));
         execvp(command[0], command);
         perror(command[0]);
         _exit(125);
@@ -193,10 +230,12 @@ static int blake2b(uint64_t bytes)
 int main(int argc, char **argv)
 {
     if (argc >= 4 && strcmp(argv[1], "run") == 0)
-        return run(argv[2], argv + 3);
+        return run(argv[2], argv + 3, false);
+    if (argc >= 4 && strcmp(argv[1], "alone") == 0)
+        return run(argv[2], argv + 3, true);
     if (argc == 3 && strcmp(argv[1], "lookup") == 0)
         return lookup(strtod(argv[2], NULL));
     if (argc == 3 && strcmp(argv[1], "blake2b") == 0)
         return blake2b(strtoull(argv[2], NULL, 0));
-    return wrong("run FILE COMMAND..., lookup SECONDS, or blake2b BYTES");
+    return wrong("run or alone FILE COMMAND..., lookup SECONDS, or blake2b BYTES");
 }

@@ -43,14 +43,14 @@ class Work:
                             f"{(done.stdout + done.stderr).strip()[-2000:]}")
         return done.stdout
 
-    def measured(self, *command, keep=False):
+    def measured(self, *command, keep=False, how="run"):
         """A sample: seconds, cpu (user and system, seconds), rss (the peak of memory, bytes); with `keep` also
-        out, what was printed."""
+        out, what was printed. `how`: see bench-probe."""
         command = [str(word) for word in command]
         self.record(command)
         result = self.path("sample.json")
         result.unlink(missing_ok=True)
-        done = subprocess.run([self.probe, "run", result, *command], cwd=self.folder, stdin=subprocess.DEVNULL,
+        done = subprocess.run([self.probe, how, result, *command], cwd=self.folder, stdin=subprocess.DEVNULL,
                               stdout=subprocess.PIPE if keep else subprocess.DEVNULL, stderr=subprocess.PIPE,
                               text=True)
         if done.returncode != 0:
@@ -59,6 +59,10 @@ class Work:
         if keep:
             sample["out"] = done.stdout
         return sample
+
+    def alone(self, *command):
+        """The same, and it fails where it starts another process."""
+        return self.measured(*command, how="alone")
 
     def remove(self, *names):
         for name in names:
@@ -132,7 +136,7 @@ def given(program, hidden):
     """The command line as it was given to the program, without these options, which it adds itself."""
     words = [program]
     for before, word in zip(sys.argv, sys.argv[1:]):
-        if word not in hidden and before not in hidden:
+        if word not in (*hidden, "--domains") and before not in hidden:
             words.append(word)
     return shlex.join(words)
 

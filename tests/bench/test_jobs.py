@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""bench/jobs at a tiny size: each line runs once, both tools do the work, and nothing is left, however it ends.
+"""bench/jobs at a tiny size: each line runs once, both tools do the work, and nothing is left, however it ends;
+with --domains bench/domain.
 
-usage: test_jobs.py BENCH VDISK_IO PROBE PEER
+usage: test_jobs.py BENCH VDISK_IO PROBE PEER [--domains]
 
 PEER (bench/peer) prints the path of a qemu-img.
 """
@@ -11,13 +12,15 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 
-BENCH, TOOL, PROBE, PEER = (str(pathlib.Path(word).resolve()) for word in sys.argv[1:])
+BENCH, TOOL, PROBE, PEER = (str(pathlib.Path(word).resolve()) for word in sys.argv[1:5])
+DOMAINS = sys.argv[5:]
 # What the figures of the project ask for; how many lines have it.
 ASKED = {
     "convert (raw|qcow2) to (raw|qcow2), .* half full": (2, [1.5, 0.5]),
@@ -39,6 +42,16 @@ ASKED = {
     "create data_file_raw": (2, [20]),
     "random 4k reads qd32 at depth 200": (1, [0.95, 1.1]),
 }
+ASKED_OF_DOMAINS = {
+    "volume create preallocated (raw|qcow2), ": (2, [0.9, 0.2] if shutil.which("fio") else [0.2]),
+    "volume create sparse (raw|qcow2), ": (2, [10]),
+    "volume snapshot, ": (1, [20]),
+    "volume list of ": (1, [50]),
+    "domain info with ": (1, [5]),
+    "volume merge of ": (1, [2]),
+}
+# Where there is nobody beside us: what is asked is a time, or shared blocks.
+ALONE = "shared blocks|create sparse|snapshot|list of|info with"
 # Its memory is not ours alone then.
 SANITIZED = b"__asan_init" in pathlib.Path(TOOL).read_bytes()
 failures = []
@@ -60,7 +73,7 @@ def run(*args):
 
 def command(folder, *args):
     return [sys.executable, "-B", f"{BENCH}/jobs.py", "--tool", TOOL, "--probe", PROBE, "--peer", QEMU,
-            "--dir", folder, *args]
+            "--dir", folder, *DOMAINS, *args]
 
 
 def bounds(figure):
@@ -78,7 +91,7 @@ def judge_line(line, asked):
     if "failed" in line:
         return
     that(f"{name}: nobody beside us: {list(line['sides'])}", {"QEMU", "loop", "depth 0"} & set(line["sides"])
-         or "shared blocks" in name)
+         or re.search(ALONE, name))
     for side, samples in line["sides"].items():
         for what, values in samples.items():
             that(f"{name}: {side}: {what}: {values}", len(values) == line["rounds"] == 1 and
@@ -95,29 +108,31 @@ def judge_line(line, asked):
 def report(lines):
     """What --report has written."""
     page = pathlib.Path("report/index.html").read_text()
-    that("the page has no title", ">Bulk work</h2>" in page)
+    title = "Storage domains" if DOMAINS else "Bulk work"
+    that("the page has no title", f">{title}</h2>" in page)
     that("the page has figures of volumes", 'id="figures"' not in page and "qemu-img bench" not in page)
     for line in lines:
         that(f"{line['name']} is not in the page", html.escape(line["name"]) in page)
+    program = "bench/domain" if DOMAINS else "bench/jobs"
     told = json.loads(pathlib.Path("report/results.json").read_text())["settings"]["command"]
-    that(f"the command is {told}", told.startswith("bench/jobs --dir "))
+    that(f"the command is {told}", told.startswith(f"{program} --dir ") and "--domains" not in told)
     that("no commands", TOOL in pathlib.Path("report/commands.txt").read_text())
 
 
-def all_lines(folder):
+def all_lines(folder, asked_of):
     done = run(*command(folder, "--scale", "1024", "--rounds", "1", "--limit", "0", "--json", "jobs.json",
                         "--report", "report"))
     that(f"exit code {done.returncode}: {done.stdout[-3000:]}{done.stderr[-3000:]}", done.returncode == 0)
     stored = json.loads(pathlib.Path("jobs.json").read_text())["jobs"]
     that(f"scale {stored['scale']}", stored["scale"] == 1024)
     lines = stored["lines"]
-    for pattern, (count, asked) in ASKED.items():
+    for pattern, (count, asked) in asked_of.items():
         found = [line for line in lines if re.match(pattern, line["name"])]
         that(f"{len(found)} lines of '{pattern}', not {count}", len(found) == count)
         for line in found:
             judge_line(line, asked)
             that(f"{line['name']} is not in the output", line["name"] in done.stdout)
-    that("lines that this test does not know", len(lines) == sum(count for count, _ in ASKED.values()))
+    that("lines that this test does not know", len(lines) == sum(count for count, _ in asked_of.values()))
     report(lines)
     that(f"left: {os.listdir(folder)}", os.listdir(folder) == [])
     return [line for line in lines if "skipped" in line]
@@ -128,13 +143,17 @@ def space(folder):
     sys.path.insert(0, BENCH)
     sys.dont_write_bytecode = True
     import job_images # from the folder given
+    import jobs
     import work as commands
-    images = job_images.Images(commands.Work(TOOL, QEMU, PROBE, pathlib.Path(folder)), job_images.Sizes(256))
+    kind = jobs.DOMAINS if DOMAINS else jobs.BULK
+    images = kind.images(commands.Work(TOOL, QEMU, PROBE, pathlib.Path(folder)), job_images.Sizes(256))
 
     def used():
-        return sum(path.stat().st_blocks * 512 for path in pathlib.Path(folder).iterdir())
+        return sum(path.stat().st_blocks * 512 for path in pathlib.Path(folder).rglob("*"))
+    # Cloning lies in a file system of its own; domains have their own images alone.
+    skipped = set(job_images.Images(images.work, images.sizes).space) if DOMAINS else {"cloning"}
     for name in images.space:
-        if name != "cloning": # lies in a file system of its own
+        if name not in skipped:
             before = used()
             images.need(name)
             took = used() - before
@@ -170,6 +189,32 @@ def interrupted(folder, only, image, number, code):
     that("a mount is left", str(folder) not in pathlib.Path("/proc/mounts").read_text())
 
 
+def forbidden():
+    """What is measured alone can have threads, and no other process."""
+    def alone(*words):
+        return run(PROBE, "alone", "alone.json", *words).returncode
+    that("a process is not forbidden", alone("sh", "-c", "true | true") != 0)
+    that("a command alone", alone("sh", "-c", "true") == 0)
+    that("threads are forbidden", alone(PROBE, "blake2b", "1") == 0)
+
+
+def test_bulk(folder):
+    skipped = all_lines(folder, ASKED)
+    space(folder)
+    options(folder)
+    interrupted(folder, "compare", "main.qcow2", signal.SIGINT, 130)
+    if not skipped:
+        # With a file system mounted, where the folder's own cannot share blocks.
+        interrupted(folder, "shared blocks", "source.raw", signal.SIGTERM, 143)
+
+
+def test_domains(folder):
+    all_lines(folder, ASKED_OF_DOMAINS)
+    space(folder)
+    forbidden()
+    interrupted(folder, "list of", "many", signal.SIGINT, 130)
+
+
 QEMU = run(PEER).stdout.strip()
 if not os.access(QEMU, os.X_OK):
     print("skipped: there is no qemu-img")
@@ -177,13 +222,6 @@ if not os.access(QEMU, os.X_OK):
 with tempfile.TemporaryDirectory(dir=os.getcwd()) as scratch:
     os.chdir(scratch)
     os.mkdir("work")
-    work = os.path.abspath("work")
-    skipped = all_lines(work)
-    space(work)
-    options(work)
-    interrupted(work, "compare", "main.qcow2", signal.SIGINT, 130)
-    if not skipped:
-        # With a file system mounted, where the folder's own cannot share blocks.
-        interrupted(work, "shared blocks", "source.raw", signal.SIGTERM, 143)
+    (test_domains if DOMAINS else test_bulk)(os.path.abspath("work"))
     os.chdir("/")
 sys.exit(1 if failures else 0)
