@@ -53,7 +53,10 @@ class Loads:
         the kernel's: fio's own would be calibrated for 70 ms at each start.
         """
         if engine == "vdisk":
-            engine_options = [f"--ioengine=external:{self.fio_engine}", f"--format={volume.format}"]
+            # The format of a volume of a domain its name says.
+            known = path.startswith("volume:")
+            engine_options = [f"--ioengine=external:{self.fio_engine}",
+                              *([] if known else [f"--format={volume.format}"])]
         else:
             engine_options = [f"--ioengine={engine}"]
         with tempfile.NamedTemporaryFile(dir=self.scratch, suffix=".json") as out:

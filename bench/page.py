@@ -35,6 +35,10 @@ READING = [
     ("Noise", "The machine's is in all sides of a ratio alike: compare ratios, and not runs."),
 ]
 
+OF_DOMAIN = [
+    ("domain", "The volumes are of a storage domain in a folder: made through the domain layer, and opened by "
+     "their names in it; by fio's own engine and by QEMU as the files that they are."),
+]
 OF_VOLUMES = {"of limit", "read, rewrite", "first", "qemu"} # of these, what is about cells
 
 STYLE = """
@@ -337,6 +341,7 @@ def make(results, commands):
     machine, settings = results["machine"], results["settings"]
     lines = distinct(commands)
     reading = [(what, said) for what, said in READING if results["cells"] or what not in OF_VOLUMES]
+    reading += OF_DOMAIN if settings.get("domain") else []
     cut = "<p>Time ran out: there are fewer rounds than planned.</p>" if settings.get("cut_short") else ""
     body = [
         f"<h1>vdisk-io: benchmarks</h1><p>{esc(machine['title'])}</p>"

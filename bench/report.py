@@ -83,8 +83,9 @@ def table(rows):
     return "\n".join(lines) + "\n"
 
 
-def notes():
-    return "\n" + "".join(textwrap.fill(f"{what}: {text}", 115) + "\n" for what, text in page.READING)
+def notes(settings):
+    found = page.READING + (page.OF_DOMAIN if settings.get("domain") else [])
+    return "\n" + "".join(textwrap.fill(f"{what}: {text}", 115) + "\n" for what, text in found)
 
 
 # ---- the acceptance figures ---------------------------------------------------------------------------------
@@ -171,7 +172,7 @@ def ratios_of(lookups):
 def write_all(rows, lookups, machine, settings, jobs, folder):
     """Everything into the report folder, where commands.txt is already; returns what is to be printed."""
     stored = results(rows, lookups, machine, settings, jobs)
-    text = table(rows) + notes() + figures_text(stored["figures"])
+    text = table(rows) + notes(settings) + figures_text(stored["figures"])
     (folder / "table.txt").write_text(text)
     (folder / "machine.txt").write_text("".join(f"{k}: {v}\n" for k, v in machine.items()))
     write_csv(rows, folder / "results.csv")

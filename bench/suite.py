@@ -17,6 +17,7 @@ import machine
 import report
 import scratch
 from cells import GIB, patterns
+from domain_volumes import DomainVolumes
 from jobs import ROUNDS as ROUNDS_OF_JOBS, Jobs, describe, fitting, summary
 from load import Loads, parse_size
 from volumes import Volumes
@@ -70,7 +71,8 @@ class Suite:
         self.args = args
         self.loads = loads
         self.plan = plan
-        self.volumes = Volumes(loads, scratch, device, self.say)
+        self.volumes = DomainVolumes(loads, scratch, self.say) if args.domain else \
+            Volumes(loads, scratch, device, self.say)
         self.rows = report.make_rows(plan.chosen)
         self.started = time.monotonic()
         self.cut_short = False
@@ -183,6 +185,9 @@ def parse_args():
     parser.add_argument("--seconds", type=float, help="length of one measurement, instead of what fits")
     parser.add_argument("--only", metavar="REGEX",
                         help="only patterns whose name matches, such as 'rand.*4k qd32'")
+    parser.add_argument("--domain", nargs="?", const="file", choices=["file"],
+                        help="the volumes are of a storage domain, made through the domain layer and opened by "
+                        "their names; in a folder (file, the default)")
     parser.add_argument("--jobs", choices=["none", "short", "all"], default="short",
                         help="bulk work (see bench/jobs) in the report: some lines of it (default), all, or none")
     parser.add_argument("--overwrite-device", action="store_true",
@@ -221,6 +226,8 @@ def target(args):
     except OSError as error:
         die(f"--dir {args.dir}: {error.strerror}")
     is_device = stat.S_ISBLK(mode) # its content is replaced
+    if is_device and args.domain:
+        die(f"--dir {args.dir}: a storage domain in a folder is not on a block device")
     if not is_device and not stat.S_ISDIR(mode):
         die(f"--dir {args.dir}: neither a directory nor a block device")
     with scratch.folder(tempfile.gettempdir() if is_device else args.dir, "vdisk-bench") as folder:
@@ -263,7 +270,7 @@ def main():
     out.mkdir(parents=True, exist_ok=True)
     suite, found = measure(args, plan, out)
     settings = {"size": args.size, "full": args.full, "seconds": round(plan.seconds, 3), "only": args.only,
-                "cut_short": suite.cut_short,
+                "domain": args.domain, "cut_short": suite.cut_short,
                 "command": given("bench/run", ("--build", "--peer", "--fio-engine"))}
     print(report.write_all(settings=settings, folder=out, **found))
     if found["jobs"]:

@@ -34,8 +34,8 @@ class Volumes:
         length = 0
         for volume in (QCOW2_SPARSE, QCOW2_FULL):  # the last one lays the file out
             self.say(f"making {volume.name}")
-            self.loads.create(volume, self.shared)
-            self.loads.fill(volume, self.shared)
+            self.make_shared(volume)
+            self.loads.fill(volume, self.name_of(volume))
             self.metadata[volume] = self.save_metadata()
             length = max(length, self.file_length())
         self.current = QCOW2_FULL
@@ -43,9 +43,20 @@ class Volumes:
             self.extend(length)
         if RAW_SPARSE in used:
             self.say(f"making {RAW_SPARSE.name}")
-            self.loads.create(RAW_SPARSE, self.sparse)
-            self.loads.fill(RAW_SPARSE, self.sparse)
+            self.make_sparse()
+            self.loads.fill(RAW_SPARSE, self.name_of(RAW_SPARSE))
         settle()
+
+    def make_shared(self, volume):
+        """In place of what is there."""
+        self.loads.create(volume, self.shared)
+
+    def make_sparse(self):
+        self.loads.create(RAW_SPARSE, self.sparse)
+
+    def name_of(self, volume):
+        """That it is opened by, just after it was made."""
+        return self.sparse if volume == RAW_SPARSE else self.shared
 
     def ready(self, side):
         """The path of the side's volume, with its metadata in place."""
@@ -117,7 +128,6 @@ class Volumes:
     def drop_fresh(self):
         if not self.device:
             pathlib.Path(self.fresh).unlink(missing_ok=True)
-
 
     def remove(self):
         """All that lies in the scratch folder."""
