@@ -31,6 +31,7 @@ ROOMS = {
     "tools/domain/text": ("tools/domain/text_*.c", []),
     "tools/domain/kinds": ("tools/domain/{kind_file,file_*}.c", ["tools/domain", "tools/domain/text"]),
     "tools/domain": ("tools/domain/*.c", ["tools/domain/text"]),
+    "bench": ("bench/fio_engine.c", ["tools/domain"]),
     "qcow2/format": ("qcow2/format/*.c", ["engine/loop"]),
     "qcow2/meta": ("qcow2/{meta/*,mutant}.c", ["qcow2/format", "engine/loop"]),
     "qcow2/space": ("qcow2/space/*.c", ["qcow2/meta", "qcow2/format", "engine/loop"]),
@@ -46,7 +47,7 @@ ROOMS = {
 EVERYBODYS = {"engine/base"}
 
 # Rooms that use the library as a program does: its public functions, whatever room they are of.
-PUBLIC_ONLY = {"jobs", "tools/domain", "tools/domain/kinds", "tools/domain/text"}
+PUBLIC_ONLY = {"bench", "jobs", "tools/domain", "tools/domain/kinds", "tools/domain/text"}
 
 # (room, name): why it may be taken all the same.
 ALSO = {
@@ -218,6 +219,8 @@ def main():
     folders = ("engine", "backends", "filters", "qcow2", "jobs", "tools/domain")
     paths = [str(path.relative_to(root)) for folder in folders
              for path in sorted((root / folder).rglob("*.c"))]
+    if any("vdisk-fio" in archive for archive in sys.argv[2:]): # built where fio's source is
+        paths.append("bench/fio_engine.c")
     room_of = rooms_of(ROOMS, paths)
     graph = uses(symbols(sys.argv[2:], paths))
     public = set(re.findall(r"\b(vdisk_\w+);", (root / "engine/libvdisk.map").read_text()))
