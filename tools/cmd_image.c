@@ -20,7 +20,8 @@ static const struct cli_option options[] = {
     NOUN_QUIET_OPTION,
     {'r', "rate", "SIZE", "copy: at most so many bytes a second"},
     NOUN_WAIT_OPTION,
-    {NOUN_DRY_RUN, "dry-run", NULL, "delete: say what would go, and change nothing"},
+    {NOUN_DRY_RUN, "dry-run", NULL, "delete, copy: say what would be done, and change nothing"},
+    {NOUN_VOLUMES, "volumes", NULL, "copy: volume by volume, each as it is; otherwise as one"},
     {NOUN_IMAGE, "image", "UUID", "clone, copy: the new image; otherwise a new UUID"},
     {NOUN_UUID, "uuid", "UUID", "clone, copy: the new volume; otherwise a new UUID"},
     {NOUN_DESCRIPTION, "description", "TEXT", "clone: of the new volume"},
@@ -204,42 +205,101 @@ static int clone_image(struct noun *n, char **operands, int count)
     return rc;
 }
 
-static int copy_into(struct noun *n, struct domain_name *name, struct domain *to)
+static bool parse_copy(struct noun *n, struct domain_copy *o)
 {
-    struct domain_copy o = {.image = n->given[NOUN_IMAGE], .uuid = n->given[NOUN_UUID],
-                            .has_format = n->given['f'] != NULL, .has_allocation = n->given['a'] != NULL,
-                            .progress = cli_progress_show, .progress_arg = &n->progress};
+    *o = (struct domain_copy){.image = n->given[NOUN_IMAGE], .uuid = n->given[NOUN_UUID],
+                              .has_format = n->given['f'] != NULL, .has_allocation = n->given['a'] != NULL,
+                              .progress = cli_progress_show, .progress_arg = &n->progress,
+                              .dry_run = n->given[NOUN_DRY_RUN] != NULL};
+    if (n->given[NOUN_VOLUMES] != NULL && (o->uuid != NULL || o->has_format || o->has_allocation)) {
+        cli_usage_error(n->verb, "copy --volumes: each volume keeps what it is: no --uuid, -f or -a");
+        return false;
+    }
+    return noun_format(n, &o->format) && noun_allocation(n, &o->allocation) &&
+           (n->given['r'] == NULL || noun_size(n, "--rate", n->given['r'], &o->rate));
+}
+
+static int copy_into(struct noun *n, struct domain_name *name, struct domain *to, const struct domain_copy *o)
+{
     struct domain_volume_result result;
     char image[DOMAIN_UUID];
 
-    if (!noun_format(n, &o.format) || !noun_allocation(n, &o.allocation) ||
-        (n->given['r'] != NULL && !noun_size(n, "--rate", n->given['r'], &o.rate)))
-        return CLI_FAILED;
-    if (domain_image_copy(name->domain, name->image, name->volume, to, &o, image, &result) < 0)
+    if (domain_image_copy(name->domain, name->image, name->volume, to, o, image, &result) < 0)
         return noun_error(n);
-    cli_progress_end(&n->progress);
+    if (!o->dry_run)
+        cli_progress_end(&n->progress);
+    if (n->json && o->dry_run)
+        return cli_json_print(json_pack("{s:I, s:I}", "capacity", (json_int_t)result.capacity, "asked",
+                                        (json_int_t)result.asked));
     if (n->json)
         return cli_json_print(json_pack("{s:s, s:s, s:I, s:I, s:I}", "image", image, "volume", result.uuid,
                                         "capacity", (json_int_t)result.capacity, "asked", (json_int_t)result.asked,
                                         "allocated", (json_int_t)result.allocated));
-    if (!n->quiet)
+    if (!n->quiet && o->dry_run)
+        printf("image %s would be copied as one volume of %" PRIu64 " bytes\n", name->image, result.capacity);
+    else if (!n->quiet)
         printf("%s/%s\n", image, result.uuid);
     return CLI_OK;
+}
+
+/* From the first one up. What would only be made has no names yet. */
+static int print_copied(const struct noun *n, const struct domain_copied *copied, bool dry_run)
+{
+    json_t *list = n->json ? json_array() : NULL, *json;
+
+    for (size_t i = 0; i < copied->count; i++) {
+        const struct domain_copied_volume *v = &copied->list[i];
+        if (n->json) {
+            json = json_pack("{s:s, s:I, s:I, s:I}", "source", v->source, "capacity", (json_int_t)v->made.capacity,
+                             "asked", (json_int_t)v->made.asked, "allocated", (json_int_t)v->made.allocated);
+            if (!dry_run)
+                json_object_set_new(json, "volume", json_string(v->made.uuid));
+            json_array_append_new(list, json);
+        } else if (!n->quiet && dry_run) {
+            printf("volume %s of %" PRIu64 " bytes would be copied\n", v->source, v->made.capacity);
+        } else if (!n->quiet) {
+            printf("%s/%s\n", copied->image, v->made.uuid);
+        }
+    }
+    if (!n->json)
+        return CLI_OK;
+    json = json_pack("{s:I, s:o}", "capacity", (json_int_t)copied->capacity, "volumes", list);
+    if (!dry_run)
+        json_object_set_new(json, "image", json_string(copied->image));
+    return cli_json_print(json);
+}
+
+static int copy_volumes(struct noun *n, struct domain_name *name, struct domain *to, const struct domain_copy *o)
+{
+    struct domain_copied copied;
+    int rc;
+
+    if (domain_image_copy_volumes(name->domain, name->image, name->volume, to, o, &copied) < 0)
+        return noun_error(n);
+    if (!o->dry_run)
+        cli_progress_end(&n->progress);
+    rc = print_copied(n, &copied, o->dry_run);
+    domain_copied_free(&copied);
+    return rc;
 }
 
 static int copy_image(struct noun *n, char **operands, int count)
 {
     struct domain_name name;
+    struct domain_copy o;
     struct domain *to;
-    int rc = noun_name(n, operands[0], 1, &name);
+    int rc;
 
     (void)count;
+    if (!parse_copy(n, &o))
+        return CLI_FAILED;
+    rc = noun_name(n, operands[0], 1, &name);
     if (rc != CLI_OK)
         return rc;
     if (domain_open(operands[1], &n->how, &to) < 0) {
         rc = noun_error(n);
     } else {
-        rc = copy_into(n, &name, to);
+        rc = (n->given[NOUN_VOLUMES] != NULL ? copy_volumes : copy_into)(n, &name, to, &o);
         domain_close(to);
     }
     domain_name_free(&name);
@@ -254,7 +314,11 @@ static const struct noun_action actions[] = {
     {"tree", 1, 1, {0}, tree},
     {"delete", 1, 1, {NOUN_DRY_RUN, NOUN_WAIT}, delete_image},
     {"clone", 1, 1, {NOUN_IMAGE, NOUN_UUID, NOUN_DESCRIPTION, NOUN_WAIT}, clone_image},
-    {"copy", 2, 2, {'f', 'a', 'p', 'r', NOUN_IMAGE, NOUN_UUID, NOUN_WAIT}, copy_image},
+    {"copy",
+     2,
+     2,
+     {'f', 'a', 'p', 'r', NOUN_IMAGE, NOUN_UUID, NOUN_VOLUMES, NOUN_DRY_RUN, NOUN_WAIT},
+     copy_image},
     {NULL, 0, 0, {0}, NULL},
 };
 
@@ -274,6 +338,8 @@ const struct cli_verb cli_image_verb = {
         "what lies on what, with sizes and what each volume occupies. delete: renamed first, then removed.\n"
         "clone: a new image that lies on a template (a volume that is SHARED), whose name is printed.\n"
         "copy NAME DOMAIN: what an image, or a volume of it, reads, as an image of one volume in that domain.\n"
+        "copy --volumes NAME DOMAIN: all volumes, each as it is: in another domain by the same UUIDs, in the same\n"
+        "domain by new ones, which are printed, the first one first.\n"
         "Exit code: 0, or 1.\n",
     .run = run,
 };

@@ -412,6 +412,98 @@ def content_of(name):
     return works("checksum", name).stdout.split()[0]
 
 
+def same_chain(path, image, other, copy):
+    """Each volume reads as its source does, and is of its kind; their names."""
+    domains = judged(path), judged(other)
+    chains = [d.chain(i) for d, i in zip(domains, (image, copy))]
+    check("as many volumes", len(chains[0]) == len(chains[1]), chains)
+    for a, b in zip(*chains):
+        x, y = domains[0].images[image][a], domains[1].images[copy][b]
+        check("of one kind", all(x[key] == y[key] for key in ("FORMAT", "TYPE", "capacity", "VOLTYPE",
+                                                              "DESCRIPTION", "DISKTYPE")), (x, y))
+        check("the same content", checksum(path, image, a) == checksum(other, copy, b), (a, b))
+        if y["TYPE"] == "PREALLOCATED":
+            check("its space is there", os.stat(f"{other}/images/{copy}/{b}").st_blocks * 512 >= y["capacity"], y)
+    return chains[1]
+
+
+def test_copy_volumes():
+    """Chains as they are: into another domain, back into the same one, onto a template, and what is refused."""
+    path, other = make("chains"), make("targets")
+    for fmt, kind in (("raw", "sparse"), ("raw", "preallocated"), ("qcow2", "sparse"), ("qcow2", "preallocated")):
+        image, base = volume("create", "-f", fmt, "-a", kind, path, "2M", "--disk-type", "OVFS")
+        io(path, image, base, "write -P 1 0 1M")
+        _, mid = volume("snapshot", f"{path}/{image}", "3M", "-a", kind, "--sequence", "40")
+        io(path, image, mid, "write -P 2 512k 128k", "write -z 128k 128k", "write -P 3 2560k 64k")
+        _, top = volume("snapshot", f"{path}/{image}", "4M", "--description", "of the leaf")
+        io(path, image, top, "write -P 4 3M 64k", "write -z 2560k 64k", "discard 0 64k")
+        before = lib.snapshot_of(path), lib.snapshot_of(other)
+        dry = told("image", "copy", "--volumes", "--dry-run", f"{path}/{image}", other)
+        check("a dry run says what", [v["source"] for v in dry["volumes"]] == [base, mid, top], dry)
+        check("and changes nothing", (lib.snapshot_of(path), lib.snapshot_of(other)) == before)
+        said = told("image", "copy", "--volumes", f"{path}/{image}", other)
+        check("the names are told", [v["volume"] for v in said["volumes"]] == [base, mid, top] and
+              said["image"] == image, said)
+        check("in another domain they stay", same_chain(path, image, other, image) == [top, mid, base])
+        check("SEQ stays, GEN begins", "SEQ=40\n" in meta_of(other, image, mid) and
+              "GEN=0\n" in meta_of(other, image, mid))
+        check("the source is as it was", lib.snapshot_of(path) == before[0])
+        lines = works("image", "copy", "--volumes", f"{path}/{image}", path).stdout.split()
+        copy = lines[0].split("/")[0]
+        check("in the same one they are new", len(lines) == 3 and copy != image and
+              not {line.split("/")[1] for line in lines} & {base, mid, top}, lines)
+        check("as printed", same_chain(path, image, path, copy) == [x.split("/")[1] for x in lines[::-1]])
+        refused("it has volumes", "image", "copy", "--volumes", f"{path}/{image}", other)
+        refused("data of that name", "image", "copy", "--volumes", f"{path}/{image}", other, "--image", NEW)
+        works("image", "delete", f"{other}/{image}")
+        works("image", "copy", "--volumes", f"{path}/{image}/{mid}", other, "--image", NEW)
+        check("up to one of them", judged(other).chain(NEW) == [mid, base])
+        works("image", "delete", f"{other}/{NEW}")
+    odd, base = volume("create", path, "1M")
+    works("resize", "-q", "-f", "raw", f"{path}/images/{odd}/{base}", str(MIB + 512))
+    works("volume", "prepare", f"{path}/{odd}")
+    said = told("image", "copy", "--volumes", f"{path}/{odd}", path)
+    check("capacities are rounded", said["capacity"] == MIB + 4096, said)
+    judged(path)
+    refused("each volume keeps what it is", "image", "copy", "--volumes", "-f", "raw", f"{path}/{image}", other)
+    refused("to itself", "image", "copy", "--volumes", f"{path}/{image}", path, "--image", image)
+    works("volume", "update", f"{path}/{image}/{mid}", "--legality", "ILLEGAL")
+    refused("is ILLEGAL", "image", "copy", "--volumes", f"{path}/{image}", other)
+    check("nothing is left", os.listdir(f"{other}/images") == [])
+
+
+def test_copy_of_clone():
+    """An image on a template: as in Vdsm that has to be there, and is shared."""
+    path, other = make("there"), make("elsewhere")
+    template, below = volume("create", "-f", "qcow2", path, "1M")
+    io(path, template, below, "write -P 1 0 512k")
+    works("volume", "update", f"{path}/{template}", "--shared")
+    clone, top = works("image", "clone", f"{path}/{template}").stdout.strip().split("/")
+    io(path, clone, top, "write -P 2 256k 64k")
+    refused("on whose template", "image", "copy", "--volumes", f"{path}/{clone}", other)
+    works("image", "copy", f"{path}/{template}", other, "--image", template)
+    refused("has no template", "image", "copy", "--volumes", f"{path}/{clone}", other)
+    works("image", "delete", f"{other}/{template}")
+    check("nothing is left", os.listdir(f"{other}/images") == [])
+    works("image", "copy", "--volumes", f"{path}/{template}", other)
+    check("it is a template there", "VOLTYPE=SHARED\n" in meta_of(other, template, below))
+    works("image", "copy", "--volumes", f"{path}/{clone}", other)
+    check("on the same template", same_chain(path, clone, other, clone) == [top, below])
+    check("by a hard link", os.path.samefile(f"{other}/images/{clone}/{below}",
+                                             f"{other}/images/{template}/{below}"))
+    said = told("image", "copy", "--volumes", f"{path}/{clone}", path)
+    check("in the same domain", len(said["volumes"]) == 1 and
+          same_chain(path, clone, path, said["image"])[1] == below, said)
+    r = subprocess.run(["prlimit", "--fsize=200000", lib.TOOL, "image", "copy", "--volumes", f"{path}/{template}",
+                        path, "--image", NEW], capture_output=True, text=True, check=False)
+    check("no room: nothing is left", r.returncode == 1 and NEW not in os.listdir(f"{path}/images"), r.stderr)
+    for domain in (path, other):
+        check("nothing is found", told("domain", "check", domain)["faults"] == 0)
+    old = make("old", "--domain-version", "3")
+    said = told("image", "copy", "--volumes", f"{path}/{template}", old)
+    check("as that domain has it", same_chain(path, template, old, template) == [below], said)
+
+
 def test_streams():
     path = make("streams")
     works("create", "-q", "-f", "qcow2", "image", "2M")
@@ -534,5 +626,5 @@ def test_golden():
 
 lib.main(test_create, test_seal, test_kinds, test_rules, test_no_space,
          test_foreign_names, test_damaged, test_check, test_merge, test_resize,
-         test_templates, test_names, test_copy, test_streams,
+         test_templates, test_names, test_copy, test_copy_volumes, test_copy_of_clone, test_streams,
          test_document, test_golden)

@@ -104,15 +104,15 @@ def scenario(name, setup, *operation):
     os.unlink("steps")
     after = content(path)
     judge(path, name)
-    for step in steps:
+    for n, step in enumerate(steps):
         seen.add(step)
-        what = f"{name}, killed at '{step}'"
+        times = steps[:n].count(step)
+        what = f"{name}, killed at '{step}' ({times + 1})"
         path, command = copy("killed")
-        check(what, stepped(command, KILL=step).returncode == -signal.SIGKILL)
+        check(what, stepped(command, KILL=step, AFTER=str(times)).returncode == -signal.SIGKILL)
         shutil.rmtree(f"{name}/repaired", ignore_errors=True)
-        shutil.copytree(f"{name}/killed", f"{name}/repaired", copy_function=shutil.copy2)
-        if "clone" not in name: # hard links are no links in such a copy
-            kill_and_repair(what, f"{name}/repaired/{DOMAIN}", before, after, command[1] == "merge")
+        lib.subprocess.run(["cp", "-a", "--sparse=always", f"{name}/killed", f"{name}/repaired"], check=True)
+        kill_and_repair(what, f"{name}/repaired/{DOMAIN}", before, after, command[1] == "merge")
         kill_and_go_on(what, path, command, before, after)
     shutil.rmtree(name)
 
@@ -155,6 +155,16 @@ def clone(path):
     works("image", "clone", f"{path}/{OTHER}", "--image", IMAGE, "--uuid", B)
 
 
+def elsewhere(setup, here=nothing):
+    """The image of a setup in a domain of its own, in the folder `source`."""
+    def both(path):
+        shutil.rmtree("source", ignore_errors=True)
+        os.makedirs("source")
+        setup(f"source/{works('domain', 'create', 'source').stdout.strip()}")
+        here(path)
+    return both
+
+
 def test_operations():
     scenario("create", nothing, "volume", "create", "-f", "qcow2", f"@/{IMAGE}", "1M", "--uuid", A)
     scenario("create raw", nothing, "volume", "create", "-a", "preallocated", f"@/{IMAGE}", "1M", "--uuid", A)
@@ -168,6 +178,10 @@ def test_operations():
     scenario("merge amid", chain("qcow2", 4), "volume", "merge", f"@/{IMAGE}/{C}")
     scenario("merge into raw", chain("raw", 3), "volume", "merge", f"@/{IMAGE}/{B}")
     scenario("copy", original, "image", "copy", f"@/{OTHER}", "@", "--image", IMAGE, "--uuid", B)
+    copy = ("image", "copy", "--volumes", f"{os.getcwd()}/source/{IMAGE}", "@")
+    scenario("copy volumes", elsewhere(chain("raw", 3)), *copy)
+    scenario("copy volumes of qcow2", elsewhere(chain("qcow2", 2)), *copy)
+    scenario("copy volumes of a clone", elsewhere(clone, template), *copy)
     scenario("resize", chain("qcow2", 1), "volume", "resize", f"@/{IMAGE}", "2M")
 
 

@@ -33,6 +33,14 @@ static void tell(void *arg, enum vdisk_finding kind, const char *text)
 
 /* ---- volumes ---------------------------------------------------------------------------------------------- */
 
+/* Of that it is told when what was left is mended. */
+static bool is_unpublished(const struct domain_image *image, const char *volume)
+{
+    const struct domain_volume *v = domain_image_volume(image, volume);
+
+    return v != NULL && !v->has_meta && v->has_intent && v->has_data;
+}
+
 static void check_links(struct check *c, const struct domain_image *image, const struct domain_volume *v)
 {
     const struct domain_meta *m = &v->meta;
@@ -44,7 +52,7 @@ static void check_links(struct check *c, const struct domain_image *image, const
     if (strcmp(m->image, image->uuid) != 0 && m->role != DOMAIN_SHARED)
         dom_tell(&c->mend, VDISK_FOUND_CORRUPTION, "image %s: volume %s: its metadata says that it is of image %s",
                  image->uuid, v->uuid, m->image);
-    if (strcmp(m->parent, DOMAIN_BLANK) != 0 && v->parent == NULL)
+    if (strcmp(m->parent, DOMAIN_BLANK) != 0 && v->parent == NULL && !is_unpublished(image, m->parent))
         dom_tell(&c->mend, VDISK_FOUND_CORRUPTION, "image %s: volume %s: its parent %s is not there", image->uuid,
                  v->uuid, m->parent);
     if (m->format == DOMAIN_RAW && strcmp(m->parent, DOMAIN_BLANK) != 0)

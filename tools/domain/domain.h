@@ -236,6 +236,7 @@ struct domain_volume_create {
     void                  *progress_arg;
     domain_fill_fn        *fill;           /* before it counts; or NULL */
     void                  *fill_arg;
+    bool                   dry_run;        /* change nothing, but refuse what can be */
 };
 
 struct domain_volume_result {
@@ -265,6 +266,7 @@ struct domain_copy {
     vdisk_progress_fn     *progress;
     void                  *progress_arg;
     uint64_t               rate;           /* bytes a second; 0: as many as there can be */
+    bool                   dry_run;        /* change nothing, but refuse what can be */
 };
 
 /*
@@ -273,6 +275,29 @@ struct domain_copy {
  */
 int domain_image_copy(struct domain *d, const char *image, const char *volume, struct domain *to,
                       const struct domain_copy *o, char ret_image[DOMAIN_UUID], struct domain_volume_result *ret);
+
+/* What a copy has made, from the first volume up. */
+struct domain_copied {
+    char     image[DOMAIN_UUID];
+    uint64_t capacity; /* of all of it */
+    struct domain_copied_volume {
+        char                        source[DOMAIN_UUID];
+        struct domain_volume_result made;
+    }       *list;
+    size_t   count;
+};
+
+/*
+ * The same volume by volume: a volume and all that it lies on, each as it is, with its format and allocation. In
+ * another domain they keep their UUIDs, and the image does unless `o` names one; in the same domain all get new
+ * ones. A template below that is another image's has to be in the target as that image, and is shared from there.
+ * `o` has neither `uuid` nor format nor allocation. Killed: there is no such image, or the next operation on it
+ * ends the copy. *ret is for domain_copied_free(); after a dry run its volumes have no names.
+ * Errors: -EXDEV: the target lacks the template.
+ */
+int domain_image_copy_volumes(struct domain *d, const char *image, const char *volume, struct domain *to,
+                              const struct domain_copy *o, struct domain_copied *ret);
+void domain_copied_free(struct domain_copied *copied);
 
 struct domain_merge {
     vdisk_progress_fn *progress;

@@ -320,6 +320,34 @@ int dom_match_capacity(struct domain *d, const char *image, struct domain_volume
 int dom_create_volume(struct domain *d, const char *image, const struct domain_volume_create *o, int lock,
                       struct domain_volume_result *ret);
 
+/* A volume that is not published with this: its metadata, and what fills it. */
+struct dom_unpublished {
+    const char               *uuid;
+    const struct domain_meta *meta;
+    enum domain_format        of_parent; /* that of the parent that `meta` names, whose data is there */
+    domain_fill_fn           *fill;
+    void                     *fill_arg;
+};
+
+/* In a locked image whose folder is there. Failed: it is not there. */
+int dom_make_unpublished(struct domain *d, const char *image, const struct dom_unpublished *u,
+                         struct domain_volume_result *ret);
+
+/*
+ * For a copy: one image as it is, in `d`, another one for a change, in `to`, and with that, unless it is NULL, a
+ * template that stays as it is. The order is the same for all who copy.
+ */
+int dom_lock_copy(struct domain *d, const char *image, struct domain *to, const char *to_image,
+                  const char *to_template, int *ret_lock, int *ret_to);
+
+/* What is copied can be read, and used. `v` may be NULL: `volume` is not there. */
+int dom_judge_copied(struct domain *d, const struct domain_image *image, const struct domain_volume *v,
+                     const char *volume);
+
+/* One open volume into another one that is new. `layer`: but what lies below both. */
+int dom_run_copy(struct domain *d, vdisk *source, const char *path, const char *format, bool layer,
+                 const struct domain_copy *o);
+
 /* Open a volume's data, with all that it lies on. `flags`: of enum vdisk_open_flags. */
 int dom_open_data(struct domain *d, const char *image, const struct domain_volume *v, uint32_t flags, vdisk **ret);
 

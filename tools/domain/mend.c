@@ -4,7 +4,8 @@
  *
  * Works, in this order:
  *  1. metadata that was on its way goes;
- *  2. an unpublished volume is purged, a share that is not whole is dropped;
+ *  2. of a copy whose uppermost volume is published the rest is published; another unpublished volume is purged,
+ *     who names one before that; a share that is not whole is dropped;
  *  3. a volume that is marked as merged: if its child's header names it still, or it has none, it is told, and
  *     the mark stays until it is merged again; if that names its parent, the child's metadata follows;
  *  4. a volume that is marked as merged, and another one has come into its place: it goes;
@@ -77,13 +78,19 @@ static bool is_intact(const struct domain_volume *v)
     return v->has_meta && v->why[0] == '\0' && v->has_data;
 }
 
-/* (1, 2) Otherwise why it stays is told. */
+/* (1, 2) */
+static bool can_go(const struct dom_look *look, const struct domain_volume *v)
+{
+    return dom_named_by(look, v, NULL) == NULL && dom_look_trouble(look, v) == NULL && !v->odd;
+}
+
+/* Otherwise why it stays is told. */
 static bool may_go(const struct dom_look *look, const struct domain_volume *v, struct dom_mend *m)
 {
     const struct domain_volume *child = dom_named_by(look, v, NULL);
     const char *trouble = dom_look_trouble(look, v);
 
-    if (child == NULL && trouble == NULL && !v->odd)
+    if (can_go(look, v))
         return true;
     if (child != NULL)
         dom_tell(m, VDISK_FOUND_NOTE, "image %s: volume %s is left as it is: %s lies on it", look->image->uuid,
@@ -95,6 +102,77 @@ static bool may_go(const struct dom_look *look, const struct domain_volume *v, s
 }
 
 /* ---- 1 and 2: unpublished ------------------------------------------------------------------------------- */
+
+static bool is_unpublished(const struct domain_volume *v)
+{
+    return !v->has_meta && v->has_intent;
+}
+
+/* By its header. NULL: nothing that is in the image. */
+static const struct domain_volume *below(const struct dom_look *look, const struct domain_volume *v)
+{
+    for (size_t i = 0; i < look->image->count; i++)
+        if (&look->image->list[i] != v && dom_header_names(look, v, &look->image->list[i]))
+            return &look->image->list[i];
+    return NULL;
+}
+
+/* Nor is what lies below: a template that is shared apart. (op_copy_volumes.c, 1) */
+static bool is_lower_part(const struct dom_look *look, const struct domain_volume *v)
+{
+    for (size_t n = 0; v != NULL && n <= look->image->count; n++, v = below(look, v)) {
+        if (is_intact(v) && dom_is_foreign(look->image, v))
+            return true;
+        if (!is_unpublished(v) || !v->has_data || v->odd)
+            return false;
+        if (look->list[v - look->image->list].backing[0] == '\0')
+            return true;
+    }
+    return false;
+}
+
+/* A copy was ended early, when its uppermost volumes were published, and this is the one below those. */
+static bool is_next_of_copy(const struct dom_look *look, const struct domain_volume *v)
+{
+    for (size_t i = 0; i < look->image->count; i++) {
+        const struct domain_volume *u = &look->image->list[i];
+        if (u != v && is_intact(u) && strcmp(u->meta.parent, v->uuid) == 0 && dom_header_names(look, u, v))
+            return is_unpublished(v) && is_lower_part(look, v);
+    }
+    return false;
+}
+
+/* This one, or one above that is not published either. */
+static bool is_of_copy(const struct dom_look *look, const struct domain_volume *v)
+{
+    for (size_t i = 0; i < look->image->count; i++) {
+        const struct domain_volume *u = &look->image->list[i];
+        if (!is_next_of_copy(look, u))
+            continue;
+        for (size_t n = 0; u != NULL && n <= look->image->count; n++, u = below(look, u))
+            if (u == v)
+                return true;
+    }
+    return false;
+}
+
+static int publish_copied(struct domain *d, const struct dom_look *look, struct domain_volume *v,
+                          struct dom_mend *m)
+{
+    const char *image = look->image->uuid;
+    int rc;
+
+    if (!is_next_of_copy(look, v))
+        return 0;
+    dom_tell(m, VDISK_FOUND_LEAK, "image %s: volume %s is copied, and not published yet: the copy was ended early",
+             image, v->uuid);
+    if (!m->repair)
+        return 0;
+    rc = d->kind->publish(d, image, v->uuid);
+    if (rc == 0)
+        dom_tell(m, VDISK_FOUND_FIXED, "image %s: volume %s, which is copied, is published", image, v->uuid);
+    return rc;
+}
 
 static int drop_draft(struct domain *d, const struct dom_look *look, struct domain_volume *v, struct dom_mend *m)
 {
@@ -125,23 +203,47 @@ static int is_half_shared(struct domain *d, const char *image, const struct doma
     return rc < 0 ? rc : others > 0;
 }
 
+/* Half-made, or going, and of no copy that goes on. -errno. */
+static int is_left(struct domain *d, const struct dom_look *look, const struct domain_volume *v)
+{
+    if (is_unpublished(v))
+        return !is_of_copy(look, v);
+    return is_half_shared(d, look->image->uuid, v);
+}
+
+static void tell_left(const struct dom_look *look, const struct domain_volume *v, struct dom_mend *m)
+{
+    dom_tell(m, VDISK_FOUND_LEAK, "image %s: volume %s is half-made, or was being removed", look->image->uuid,
+             v->uuid);
+}
+
+/* Who names another one goes before it: that has a later turn. */
 static int drop_unpublished(struct domain *d, const struct dom_look *look, struct domain_volume *v,
                             struct dom_mend *m)
 {
     const char *image = look->image->uuid;
-    bool going = !v->has_meta && v->has_intent;
-    int rc = going ? 0 : is_half_shared(d, image, v);
+    int rc = m->repair ? is_left(d, look, v) : 0;
 
-    if (rc < 0 || (!going && rc == 0))
-        return rc;
-    dom_tell(m, VDISK_FOUND_LEAK, "image %s: volume %s is half-made, or was being removed", image, v->uuid);
-    if (!may_go(look, v, m) || !m->repair)
-        return 0;
-    rc = going ? d->kind->purge(d, image, v->uuid) : d->kind->unshare(d, image, v->uuid);
+    if (rc <= 0 || !can_go(look, v))
+        return rc < 0 ? rc : 0;
+    tell_left(look, v, m);
+    rc = is_unpublished(v) ? d->kind->purge(d, image, v->uuid) : d->kind->unshare(d, image, v->uuid);
     if (rc == 0)
         dom_tell(m, VDISK_FOUND_FIXED, "image %s: volume %s, half-made or half removed, is removed", image,
                  v->uuid);
     return rc;
+}
+
+static int tell_unpublished(struct domain *d, const struct dom_look *look, struct domain_volume *v,
+                            struct dom_mend *m)
+{
+    int rc = is_left(d, look, v);
+
+    if (rc > 0) {
+        tell_left(look, v, m);
+        may_go(look, v, m);
+    }
+    return rc < 0 ? rc : 0;
 }
 
 /* ---- 3 and 4: merges ------------------------------------------------------------------------------------ */
@@ -275,14 +377,24 @@ static bool has_something(const struct domain_image *image)
 
 int dom_mend(struct domain *d, struct domain_image **image, struct dom_mend *m)
 {
-    static mend_fn *const steps[] = {drop_draft, drop_unpublished, mend_marked, drop_merged, mend_role};
+    static const struct {
+        mend_fn *fn;
+        bool     again; /* while it mends something */
+    } steps[] = {{drop_draft, false},       {publish_copied, true}, {drop_unpublished, true},
+                 {tell_unpublished, false}, {mend_marked, false},   {drop_merged, false},
+                 {mend_role, false}};
     size_t mended = m->mended;
     int rc = 0;
 
     if (!has_something(*image))
         return 0;
-    for (size_t i = 0; rc == 0 && i < sizeof steps / sizeof steps[0]; i++)
-        rc = mend_each(d, image, m, steps[i]);
+    for (size_t i = 0; rc == 0 && i < sizeof steps / sizeof steps[0]; i++) {
+        size_t before;
+        do {
+            before = m->mended;
+            rc = mend_each(d, image, m, steps[i].fn);
+        } while (rc == 0 && steps[i].again && m->mended > before);
+    }
     return rc == 0 && m->mended > mended ? d->kind->sync(d, (*image)->uuid) : rc;
 }
 

@@ -6,8 +6,8 @@
  * op_create.c: there is none.
  *
  * Invariant: 1. of two images the one whose domain and name come first is locked first: so of two copies in
- * opposite
- *    directions neither waits for the other for ever.
+ *    opposite directions neither waits for the other for ever. (Nor for a template's lock, which is shared: nobody
+ *    has two images for a change.)
  */
 #include <errno.h>
 #include <limits.h>
@@ -26,37 +26,51 @@ struct copy {
 
 /* ---- the data -------------------------------------------------------------------------------------------- */
 
-static int run_copy(const struct copy *c, vdisk *source, vdisk *target)
+/* The target reads as zeros, or, with `layer`, as what lies below both. */
+static int copy_open(struct domain *d, vdisk *source, vdisk *target, bool layer, const struct domain_copy *o)
 {
-    struct vdisk_copy_opts opts = {.size = sizeof opts, .flags = VDISK_COPY_TARGET_IS_ZERO, .rate = c->o->rate,
-                                   .progress = c->o->progress, .progress_arg = c->o->progress_arg};
+    struct vdisk_copy_opts opts = {.size = sizeof opts, .rate = o->rate, .progress = o->progress,
+                                   .progress_arg = o->progress_arg};
     vdisk_job *job;
-    int rc = vdisk_job_copy(&source, 1, target, &opts, &job);
+    int rc;
 
-    return rc == 0 ? dom_run_job(c->from, job) : rc;
+    if (layer)
+        opts.backing_depth = 1;
+    else
+        opts.flags = VDISK_COPY_TARGET_IS_ZERO;
+    rc = vdisk_job_copy(&source, 1, target, &opts, &job);
+    return rc == 0 ? dom_run_job(d, job) : rc;
+}
+
+int dom_run_copy(struct domain *d, vdisk *source, const char *path, const char *format, bool layer,
+                 const struct domain_copy *o)
+{
+    struct vdisk_open_opts how = {.size = sizeof how, .flags = VDISK_OPEN_RDWR, .format = format};
+    struct dom_error error;
+    vdisk *target;
+    int rc = vdisk_open(path, &how, &target);
+
+    if (rc < 0)
+        return rc;
+    rc = copy_open(d, source, target, layer, o);
+    dom_error_keep(&error, rc);
+    if (rc == 0)
+        return vdisk_close(target);
+    vdisk_close(target);
+    return dom_error_give(&error);
 }
 
 static int fill(void *arg, const struct domain_new *n)
 {
-    struct vdisk_open_opts how = {.size = sizeof how, .flags = VDISK_OPEN_RDWR, .format = n->format};
     const struct copy *c = arg;
-    struct dom_error error = {0};
-    vdisk *source, *target;
+    struct dom_error error;
+    vdisk *source;
     int rc = dom_open_data(c->from, c->image, c->source, 0, &source);
 
     if (rc < 0)
         return rc;
-    rc = vdisk_open(n->path, &how, &target);
-    if (rc == 0) {
-        rc = run_copy(c, source, target);
-        dom_error_keep(&error, rc);
-        if (rc == 0)
-            rc = vdisk_close(target);
-        else
-            vdisk_close(target);
-    }
-    if (rc < 0 && error.rc != rc)
-        dom_error_keep(&error, rc);
+    rc = dom_run_copy(c->from, source, n->path, n->format, false, c->o);
+    dom_error_keep(&error, rc);
     vdisk_close(source);
     return rc < 0 ? dom_error_give(&error) : 0;
 }
@@ -76,20 +90,21 @@ static int copy_to(struct copy *c, struct domain *to, const char *image, int loc
         .allocation = c->o->has_allocation ? c->o->allocation : m->allocation,
         .fill = fill,
         .fill_arg = c,
+        .dry_run = c->o->dry_run,
     };
 
     return dom_create_volume(to, image, &o, lock, ret);
 }
 
-static int judge_source(const struct copy *c, const struct domain_image *image, const struct domain_volume *v,
-                        const char *volume)
+int dom_judge_copied(struct domain *d, const struct domain_image *image, const struct domain_volume *v,
+                     const char *volume)
 {
     if (v == NULL || !v->has_meta || v->why[0] != '\0')
         return dom_fail(ENOENT, NULL, "image %s has no volume %s that can be read", image->uuid, volume);
     if (v->meta.legality != DOMAIN_LEGAL)
         return dom_fail(EACCES, NULL, "volume %s is %s: only volumes that are LEGAL are copied", v->uuid,
                         domain_legality_name(v->meta.legality));
-    return dom_check_chain(c->from, image->uuid, v);
+    return dom_check_chain(d, image->uuid, v);
 }
 
 /* The lock of the target is given back in any case. */
@@ -103,7 +118,7 @@ static int copy_loaded(struct copy *c, const struct domain_image *image, const c
 
     v = volume[0] != '\0' ? domain_image_volume(image, volume) : domain_image_leaf(c->from, image, &rc);
     if (rc == 0)
-        rc = judge_source(c, image, v, volume);
+        rc = dom_judge_copied(c->from, image, v, volume);
     if (rc == 0)
         rc = dom_claim(c->from, image->uuid, v, false, &claims);
     if (rc == 0)
@@ -133,19 +148,21 @@ static bool comes_first(const struct domain *d, const char *image, const struct 
     return order < 0 || (order == 0 && strcmp(image, to_image) < 0);
 }
 
-static int lock_both(struct domain *d, const char *image, struct domain *to, const char *to_image, int *ret_lock,
-                     int *ret_to)
+int dom_lock_copy(struct domain *d, const char *image, struct domain *to, const char *to_image,
+                  const char *to_template, int *ret_lock, int *ret_to)
 {
-    const struct dom_lock_wish source = {image, DOM_LOCK_READ}, target = {to_image, DOM_LOCK_CHANGE};
+    const struct dom_lock_wish source = {image, DOM_LOCK_READ};
+    const struct dom_lock_wish target[] = {{to_image, DOM_LOCK_CHANGE}, {to_template, DOM_LOCK_READ}};
+    unsigned n = to_template != NULL ? 2 : 1;
     bool source_first = comes_first(d, image, to, to_image);
     struct dom_error error;
     int first, second, rc;
 
-    rc = source_first ? d->kind->lock(d, &source, 1, &first) : to->kind->lock(to, &target, 1, &first);
+    rc = source_first ? d->kind->lock(d, &source, 1, &first) : to->kind->lock(to, target, n, &first);
     if (rc < 0)
         return rc;
     dom_step("copy: one image is locked");
-    rc = source_first ? to->kind->lock(to, &target, 1, &second) : d->kind->lock(d, &source, 1, &second);
+    rc = source_first ? to->kind->lock(to, target, n, &second) : d->kind->lock(d, &source, 1, &second);
     if (rc < 0) {
         dom_error_keep(&error, rc);
         d->kind->unlock(first);
@@ -173,7 +190,7 @@ int domain_image_copy(struct domain *d, const char *image, const char *volume, s
         memcpy(to_image, o->image, DOMAIN_UUID);
     if (strcmp(to_image, image) == 0 && strcmp(d->uuid, to->uuid) == 0)
         return dom_fail(EINVAL, NULL, "image %s would be copied to itself", image);
-    rc = lock_both(d, image, to, to_image, &lock, &to_lock);
+    rc = dom_lock_copy(d, image, to, to_image, NULL, &lock, &to_lock);
     if (rc < 0)
         return rc;
     rc = domain_load_image(d, image, &loaded);

@@ -117,7 +117,7 @@ static int find_own_parent(struct creation *c)
     if (rc == 0)
         rc = dom_claim(c->domain, c->image, c->parent, false, &c->claims);
     if (rc == 0)
-        rc = dom_match_capacity(c->domain, c->image, c->parent, true);
+        rc = dom_match_capacity(c->domain, c->image, c->parent, !c->o->dry_run);
     c->of_parent = c->parent->meta;
     return rc;
 }
@@ -355,6 +355,14 @@ static int write_first_block(const char *path)
     return rc;
 }
 
+/* Of what lies on another volume there are no clusters yet. */
+static int reserve_data(const struct creation *c)
+{
+    if (c->asked == 0 || c->o->parent == NULL)
+        return 0;
+    return c->domain->kind->reserve(c->domain, c->image, c->uuid, c->asked);
+}
+
 /* A file system that reserves nothing is written to. */
 static int fill_data(struct creation *c)
 {
@@ -372,9 +380,7 @@ static int fill_data(struct creation *c)
     if (rc == 0 && c->meta.format == DOMAIN_RAW && c->asked == 0)
         rc = write_first_block(path);
     free(path);
-    if (rc == 0 && c->asked > 0 && c->o->parent != NULL)
-        rc = c->domain->kind->reserve(c->domain, c->image, c->uuid, c->asked);
-    return rc;
+    return rc == 0 ? reserve_data(c) : rc;
 }
 
 /* What the caller has for it. */
@@ -411,7 +417,8 @@ static void look_at_space(struct creation *c, struct domain_volume_result *ret)
 
 /* ---- steps ----------------------------------------------------------------------------------------------- */
 
-static int make_volume(struct creation *c, const char *meta, size_t len)
+/* Unpublished: its intent, and its data. */
+static int make_unpublished(struct creation *c, const char *meta, size_t len)
 {
     const struct dom_kind *kind = c->domain->kind;
     int rc = kind->set_intent(c->domain, c->image, c->uuid, meta, len);
@@ -430,10 +437,20 @@ static int make_volume(struct creation *c, const char *meta, size_t len)
     }
     if (rc == 0)
         rc = call_fill(c);
-    if (rc == 0) {
+    if (rc == 0 && c->o->fill != NULL)
+        rc = reserve_data(c); /* a file that became longer, and shorter again, has lost some */
+    if (rc == 0)
         dom_step("create: data is written");
+    return rc;
+}
+
+static int make_volume(struct creation *c, const char *meta, size_t len)
+{
+    const struct dom_kind *kind = c->domain->kind;
+    int rc = make_unpublished(c, meta, len);
+
+    if (rc == 0)
         rc = c->parent != NULL ? dom_set_role(c->domain, c->image, c->parent, DOMAIN_INTERNAL) : 0;
-    }
     if (rc == 0) {
         dom_step("create: parent is internal");
         rc = kind->publish(c->domain, c->image, c->uuid);
@@ -469,17 +486,36 @@ static int make_all(struct creation *c)
     return rc;
 }
 
-/* What was made goes; what is left is for the next operation. (1) */
+/* All that is judged on the way. */
+static int judge_made(struct creation *c, struct domain_volume_result *ret)
+{
+    char meta[TEXT_VOLUME_MAX + 1];
+    size_t len;
+    int rc = dom_format_meta(c->domain, &c->meta, meta, &len);
+
+    if (rc == 0)
+        rc = plan_data(c);
+    ret->asked = c->asked;
+    return rc;
+}
+
+/* (1) */
+static void drop_unpublished(const struct creation *c)
+{
+    if (c->has_data)
+        c->domain->kind->purge(c->domain, c->image, c->uuid);
+    else
+        c->domain->kind->drop_intent(c->domain, c->image, c->uuid);
+}
+
+/* What was made goes; what is left is for the next operation. */
 static void undo(struct creation *c)
 {
     const struct dom_kind *kind = c->domain->kind;
 
     if (c->published && kind->unpublish(c->domain, c->image, c->uuid) < 0)
         return;
-    if (c->has_data)
-        kind->purge(c->domain, c->image, c->uuid);
-    else
-        kind->drop_intent(c->domain, c->image, c->uuid);
+    drop_unpublished(c);
     if (c->parent != NULL && c->parent->children == 0)
         dom_set_role(c->domain, c->image, c->parent, DOMAIN_LEAF);
     if (c->shares && c->parent == NULL)
@@ -501,7 +537,8 @@ static int judge_names(const struct domain_volume_create *o)
 int dom_create_volume(struct domain *d, const char *image, const struct domain_volume_create *o, int lock,
                       struct domain_volume_result *ret)
 {
-    struct dom_want want = {.image = image, .shared_image = o->parent_image, .may_lack = true, .lock = lock};
+    struct dom_want want = {.image = image, .shared_image = o->parent_image, .may_lack = true,
+                            .dry_run = o->dry_run, .lock = lock};
     struct creation c = {.domain = d, .o = o, .image = image};
     struct domain_volume_result result = {0};
     struct dom_error error;
@@ -510,7 +547,10 @@ int dom_create_volume(struct domain *d, const char *image, const struct domain_v
     if (rc < 0)
         return rc;
     rc = plan(&c);
-    if (rc == 0) {
+    if (rc == 0 && o->dry_run) {
+        rc = judge_made(&c, &result);
+        dom_error_keep(&error, rc);
+    } else if (rc == 0) {
         rc = make_all(&c);
         dom_error_keep(&error, rc);
         if (rc < 0)
@@ -536,4 +576,36 @@ int domain_volume_create(struct domain *d, const char *image, const struct domai
     int rc = judge_names(o);
 
     return rc == 0 ? dom_create_volume(d, image, o, -1, ret) : rc;
+}
+
+/* ---- for a copy of several ------------------------------------------------------------------------------- */
+
+int dom_make_unpublished(struct domain *d, const char *image, const struct dom_unpublished *u,
+                         struct domain_volume_result *ret)
+{
+    struct domain_volume_create o = {.parent = dom_backing_of(u->meta)[0] != '\0' ? u->meta->parent : NULL,
+                                     .fill = u->fill, .fill_arg = u->fill_arg};
+    struct creation c = {.domain = d, .o = &o, .image = image, .meta = *u->meta};
+    struct domain_volume_result result = {.capacity = u->meta->capacity};
+    char meta[TEXT_VOLUME_MAX + 1];
+    struct dom_error error;
+    size_t len;
+    int rc = dom_format_meta(d, u->meta, meta, &len);
+
+    memcpy(c.uuid, u->uuid, DOMAIN_UUID);
+    memcpy(result.uuid, u->uuid, DOMAIN_UUID);
+    c.of_parent.format = u->of_parent;
+    if (rc == 0)
+        rc = plan_data(&c);
+    if (rc < 0)
+        return rc;
+    rc = make_unpublished(&c, meta, len);
+    if (rc < 0) {
+        dom_error_keep(&error, rc);
+        drop_unpublished(&c);
+        return dom_error_give(&error);
+    }
+    look_at_space(&c, &result);
+    *ret = result;
+    return 0;
 }
