@@ -18,9 +18,11 @@ static const struct cli_option options[] = {
     NOUN_OUTPUT_OPTION,
     {'p', "progress", NULL, "show progress"},
     NOUN_QUIET_OPTION,
-    {'r', "rate", "SIZE", "copy: at most so many bytes a second"},
+    {'r', "rate", "SIZE", "copy, delete --wipe: at most so many bytes a second"},
     NOUN_WAIT_OPTION,
     {NOUN_DRY_RUN, "dry-run", NULL, "delete, copy: say what would be done, and change nothing"},
+    NOUN_WIPE_OPTION,
+    NOUN_DISCARD_OPTION,
     {NOUN_VOLUMES, "volumes", NULL, "copy: volume by volume, each as it is; otherwise as one"},
     {NOUN_IMAGE, "image", "UUID", "clone, copy: the new image; otherwise a new UUID"},
     {NOUN_UUID, "uuid", "UUID", "clone, copy: the new volume; otherwise a new UUID"},
@@ -149,20 +151,24 @@ static int info(struct noun *n, char **operands, int count)
 
 static int delete_image(struct noun *n, char **operands, int count)
 {
-    bool dry_run = n->given[NOUN_DRY_RUN] != NULL;
+    struct domain_deleted deleted;
+    struct domain_delete o;
     struct domain_name name;
-    int rc = noun_name(n, operands[0], 1, &name);
+    int rc;
 
     (void)count;
+    if (!noun_delete(n, &o))
+        return CLI_FAILED;
+    rc = noun_name(n, operands[0], 1, &name);
     if (rc != CLI_OK)
         return rc;
     if (name.volume[0] != '\0')
         rc = cli_usage_error(n->verb, "delete: '%s' names a volume: 'vdisk-io volume delete' deletes one",
                              operands[0]);
-    else if (domain_image_delete(name.domain, name.image, dry_run) < 0)
+    else if (domain_image_delete(name.domain, name.image, &o, &deleted) < 0)
         rc = noun_error(n);
-    else if (!n->quiet)
-        printf("image %s %s\n", name.image, dry_run ? "would be deleted" : "deleted");
+    else
+        rc = noun_deleted(n, "image", &name, &o, &deleted);
     domain_name_free(&name);
     return rc;
 }
@@ -312,7 +318,7 @@ static const struct noun_action actions[] = {
     {"list", 1, 1, {0}, list},
     {"info", 1, 1, {0}, info},
     {"tree", 1, 1, {0}, tree},
-    {"delete", 1, 1, {NOUN_DRY_RUN, NOUN_WAIT}, delete_image},
+    {"delete", 1, 1, {'p', 'r', NOUN_WIPE, NOUN_DISCARD, NOUN_DRY_RUN, NOUN_WAIT}, delete_image},
     {"clone", 1, 1, {NOUN_IMAGE, NOUN_UUID, NOUN_DESCRIPTION, NOUN_WAIT}, clone_image},
     {"copy",
      2,
@@ -335,11 +341,12 @@ const struct cli_verb cli_image_verb = {
     .notes =
         "NAME: DOMAIN, the path of a domain, for list and tree; or DOMAIN/IMAGE. list: one line each. tree: "
         "chains,\n"
-        "what lies on what, with sizes and what each volume occupies. delete: renamed first, then removed.\n"
+        "what lies on what, with sizes and what each volume occupies. delete: renamed first, then wiped, if it\n"
+        "is to be, and removed.\n"
         "clone: a new image that lies on a template (a volume that is SHARED), whose name is printed.\n"
         "copy NAME DOMAIN: what an image, or a volume of it, reads, as an image of one volume in that domain.\n"
-        "copy --volumes NAME DOMAIN: all volumes, each as it is: in another domain by the same UUIDs, in the same\n"
-        "domain by new ones, which are printed, the first one first.\n"
+        "copy --volumes NAME DOMAIN: all volumes, each as it is: in another domain by the same UUIDs, in the\n"
+        "same one by new ones, which are printed, the first one first.\n"
         "Exit code: 0, or 1.\n",
     .run = run,
 };

@@ -19,9 +19,11 @@ static const struct cli_option options[] = {
     NOUN_OUTPUT_OPTION,
     {'p', "progress", NULL, "show progress"},
     NOUN_QUIET_OPTION,
-    {'r', "rate", "SIZE", "merge: at most so many bytes a second"},
+    {'r', "rate", "SIZE", "merge, delete --wipe: at most so many bytes a second"},
     NOUN_WAIT_OPTION,
     {NOUN_DRY_RUN, "dry-run", NULL, "delete, merge: say what would be done, and change nothing"},
+    NOUN_WIPE_OPTION,
+    NOUN_DISCARD_OPTION,
     {NOUN_UUID, "uuid", "UUID", "create, snapshot, upload: the new volume; otherwise a new UUID"},
     {NOUN_PARENT, "parent", "NAME", "create, upload: VOLUME, or IMAGE/VOLUME: what it lies on"},
     {NOUN_DESCRIPTION, "description", "TEXT", "create, snapshot, upload, update: up to 210 characters"},
@@ -248,16 +250,18 @@ static int list(struct noun *n, char **operands, int count)
 
 static int delete_volume(struct noun *n, struct domain_name *name)
 {
-    bool dry_run = n->given[NOUN_DRY_RUN] != NULL;
-    int rc = noun_leaf(n, name); /* named, so that it is that one which is deleted and told of */
+    struct domain_deleted deleted;
+    struct domain_delete o;
+    int rc;
 
+    if (!noun_delete(n, &o))
+        return CLI_FAILED;
+    rc = noun_leaf(n, name); /* named, so that it is that one which is deleted and told of */
     if (rc != CLI_OK)
         return rc;
-    if (domain_volume_delete(name->domain, name->image, name->volume, dry_run) < 0)
+    if (domain_volume_delete(name->domain, name->image, name->volume, &o, &deleted) < 0)
         return noun_error(n);
-    if (!n->quiet)
-        printf("volume %s %s\n", name->volume, dry_run ? "would be deleted" : "deleted");
-    return CLI_OK;
+    return noun_deleted(n, "volume", name, &o, &deleted);
 }
 
 static int merge_volume(struct noun *n, struct domain_name *name)
@@ -477,7 +481,7 @@ static const struct noun_action actions[] = {
      {'a', 'p', NOUN_WAIT, NOUN_UUID, NOUN_DESCRIPTION, NOUN_DISK_TYPE, NOUN_SEQUENCE},
      snapshot},
     {"merge", 1, 1, {'p', 'r', NOUN_WAIT, NOUN_DRY_RUN}, merge},
-    {"delete", 1, 1, {NOUN_WAIT, NOUN_DRY_RUN}, delete},
+    {"delete", 1, 1, {'p', 'r', NOUN_WIPE, NOUN_DISCARD, NOUN_WAIT, NOUN_DRY_RUN}, delete},
     {"resize", 2, 2, {'p', NOUN_WAIT}, resize},
     {"update",
      1,

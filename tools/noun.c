@@ -149,6 +149,39 @@ bool noun_allocation(const struct noun *n, enum domain_allocation *ret)
     return true;
 }
 
+/* ---- deletions --------------------------------------------------------------------------------------------- */
+
+bool noun_delete(struct noun *n, struct domain_delete *ret)
+{
+    *ret = (struct domain_delete){.dry_run = n->given[NOUN_DRY_RUN] != NULL,
+                                  .wipe = n->given[NOUN_WIPE] != NULL,
+                                  .discard = n->given[NOUN_DISCARD] != NULL,
+                                  .progress = cli_progress_show,
+                                  .progress_arg = &n->progress};
+    return n->given['r'] == NULL || noun_size(n, "--rate", n->given['r'], &ret->rate);
+}
+
+int noun_deleted(struct noun *n, const char *what, const struct domain_name *name, const struct domain_delete *o,
+                 const struct domain_deleted *deleted)
+{
+    bool volume = strcmp(what, "volume") == 0;
+    json_t *json;
+
+    if (!o->dry_run && (o->wipe || o->discard))
+        cli_progress_end(&n->progress);
+    if (!n->json) {
+        if (!n->quiet)
+            printf("%s %s %s\n", what, volume ? name->volume : name->image,
+                   o->dry_run ? "would be deleted" : "deleted");
+        return CLI_OK;
+    }
+    json = json_pack("{s:s, s:b, s:I, s:I}", "image", name->image, "deleted", !o->dry_run, "wiped",
+                     (json_int_t)deleted->wiped, "discarded", (json_int_t)deleted->discarded);
+    if (volume)
+        json_object_set_new(json, "volume", json_string(name->volume));
+    return cli_json_print(json);
+}
+
 /* ---- names ------------------------------------------------------------------------------------------------ */
 
 int noun_name(const struct noun *n, const char *operand, int need, struct domain_name *ret)

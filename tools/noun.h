@@ -14,7 +14,8 @@ enum noun_option {
     NOUN_OUTPUT = CLI_LONG_ONLY + 1,
     NOUN_WAIT, NOUN_DRY_RUN, NOUN_REPAIR, NOUN_TYPE, NOUN_DESCRIPTION, NOUN_UUID, NOUN_REMOTE_PATH,
     NOUN_DOMAIN_VERSION, NOUN_IMAGE, NOUN_PARENT, NOUN_DISK_TYPE, NOUN_INITIAL_SIZE, NOUN_ILLEGAL, NOUN_SEQUENCE,
-    NOUN_LEGALITY, NOUN_SHARED, NOUN_GENERATION, NOUN_DIGEST, NOUN_VOLUMES,
+    NOUN_LEGALITY, NOUN_SHARED, NOUN_GENERATION, NOUN_DIGEST, NOUN_VOLUMES, NOUN_WIPE,
+    NOUN_DISCARD,
     NOUN_OPTIONS,
 };
 
@@ -22,6 +23,8 @@ enum { NOUN_TAKES = 16 };
 
 #define NOUN_OUTPUT_OPTION {NOUN_OUTPUT, "output", "FORM", "human (default) or json"}
 #define NOUN_WAIT_OPTION   {NOUN_WAIT, "wait", NULL, "for who works on the same image; otherwise it is an error"}
+#define NOUN_WIPE_OPTION   {NOUN_WIPE, "wipe", NULL, "delete: zeros are written over the data before it goes"}
+#define NOUN_DISCARD_OPTION {NOUN_DISCARD, "discard", NULL, "delete: its space is given back before it goes"}
 #define NOUN_QUIET_OPTION  {'q', "quiet", NULL, "print nothing but errors"}
 
 struct noun;
@@ -61,6 +64,13 @@ bool noun_allocation(const struct noun *n, enum domain_allocation *ret);
 
 /* An operand as a name. `need`: 0: a domain at least; 1: an image; 2: a volume. CLI_OK, or CLI_FAILED: told. */
 int noun_name(const struct noun *n, const char *operand, int need, struct domain_name *ret);
+
+/* --wipe, --discard, --rate, --dry-run and the progress of a deletion. false: an error was printed. */
+bool noun_delete(struct noun *n, struct domain_delete *ret);
+
+/* What was deleted: "image" or "volume". Returns a code of the command line. */
+int noun_deleted(struct noun *n, const char *what, const struct domain_name *name,
+                 const struct domain_delete *o, const struct domain_deleted *deleted);
 
 /* The volume of a name that may have left it out: the leaf. */
 int noun_leaf(const struct noun *n, struct domain_name *name);

@@ -174,6 +174,8 @@ def test_operations():
     scenario("delete the last", chain("raw", 1), "volume", "delete", f"@/{IMAGE}/{A}")
     scenario("delete of a clone", clone, "volume", "delete", f"@/{IMAGE}/{B}")
     scenario("image delete", chain("raw", 2), "image", "delete", f"@/{IMAGE}")
+    scenario("delete and clear", chain("qcow2", 2), "volume", "delete", "--wipe", "--discard", f"@/{IMAGE}/{B}")
+    scenario("image delete and clear", chain("raw", 2), "image", "delete", "--wipe", f"@/{IMAGE}")
     scenario("merge the leaf", chain("raw", 2), "volume", "merge", f"@/{IMAGE}/{B}")
     scenario("merge amid", chain("qcow2", 4), "volume", "merge", f"@/{IMAGE}/{C}")
     scenario("merge into raw", chain("raw", 3), "volume", "merge", f"@/{IMAGE}/{B}")

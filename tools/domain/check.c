@@ -287,18 +287,21 @@ static int check_image(struct check *c, const char *name)
     return rc == -ENOENT ? 0 : rc; /* it has gone */
 }
 
-static int check_removed(struct check *c, const char *image)
+static int check_removed(struct check *c, const char *name)
 {
+    struct dom_clear clear = {0};
+    const char *image = dom_removed_uuid(name, &clear.wipe);
     const struct dom_lock_wish wish = {image, DOM_LOCK_CHANGE};
     int lock, rc;
 
-    dom_tell(&c->mend, VDISK_FOUND_LEAK, "image %s is deleted, and its files are still there", image);
+    dom_tell(&c->mend, VDISK_FOUND_LEAK, "image %s is deleted, and its files are still there%s", image,
+             clear.wipe ? ": they are to be wiped" : "");
     if (!c->o->repair)
         return 0;
     rc = c->domain->kind->lock(c->domain, &wish, 1, &lock);
     if (rc < 0)
         return rc;
-    rc = c->domain->kind->purge_image(c->domain, image);
+    rc = dom_purge_removed(c->domain, name, &clear);
     c->domain->kind->unlock(lock);
     if (rc == 0)
         dom_tell(&c->mend, VDISK_FOUND_FIXED, "image %s: its files are removed", image);
@@ -371,8 +374,8 @@ int domain_check(struct domain *d, const struct domain_check *o, struct domain_c
         dom_tell(&c.mend, VDISK_FOUND_ERROR, "the domain: %s", vdisk_error_text());
     for (size_t i = 0; i < names.count; i++) {
         const char *name = names.list[i];
-        if (strncmp(name, DOMAIN_REMOVED, sizeof DOMAIN_REMOVED - 1) == 0)
-            rc = check_removed(&c, name + sizeof DOMAIN_REMOVED - 1);
+        if (dom_removed_uuid(name, NULL) != NULL)
+            rc = check_removed(&c, name);
         else
             rc = check_image(&c, name);
         if (rc < 0)

@@ -139,6 +139,25 @@ int domain_get_space(const struct domain *d, struct domain_space *ret)
     return d->kind->space(&copy, ret);
 }
 
+const char *dom_removed_name(char buf[DOM_REMOVED_NAME], const char *image, bool wipe)
+{
+    snprintf(buf, DOM_REMOVED_NAME, "%s%.36s", wipe ? DOMAIN_REMOVED_WIPE : DOMAIN_REMOVED, image);
+    return buf;
+}
+
+const char *dom_removed_uuid(const char *name, bool *ret_wipe)
+{
+    static const char plain[] = DOMAIN_REMOVED, zero[] = DOMAIN_REMOVED_WIPE;
+    bool wipe = strncmp(name, zero, sizeof zero - 1) == 0;
+    const char *uuid = name + (wipe ? sizeof zero : sizeof plain) - 1;
+
+    if (strncmp(name, plain, sizeof plain - 1) != 0 || !text_is_uuid(uuid, strlen(uuid)))
+        return NULL;
+    if (ret_wipe != NULL)
+        *ret_wipe = wipe;
+    return uuid;
+}
+
 void domain_names_free(struct domain_names *names)
 {
     free(names->list);

@@ -130,6 +130,7 @@ struct domain_volume {
     bool                  has_data;
     bool                  has_draft;   /* metadata that was on its way */
     bool                  has_intent;  /* without metadata: half-made, or going; with: being merged, or going */
+    bool                  wipe;        /* going, and to be wiped before */
     bool                  odd;         /* one of its names is no regular file */
     bool                  has_lease;
     unsigned              links;       /* names of its data, in images that share it, or elsewhere */
@@ -153,6 +154,7 @@ struct domain_names {
 };
 
 #define DOMAIN_REMOVED "_remove_me_"
+#define DOMAIN_REMOVED_WIPE DOMAIN_REMOVED "ZERO_" /* and is to be wiped before: as Vdsm has it on block devices */
 
 int domain_list_images(struct domain *d, struct domain_names *ret);
 void domain_names_free(struct domain_names *names);
@@ -250,11 +252,32 @@ struct domain_volume_result {
 int domain_volume_create(struct domain *d, const char *image, const struct domain_volume_create *o,
                          struct domain_volume_result *ret);
 
-/* A leaf of an image. With `dry_run` nothing changes but what can be refused is. */
-int domain_volume_delete(struct domain *d, const char *image, const char *volume, bool dry_run);
+struct domain_delete {
+    bool               dry_run; /* change nothing, but refuse what can be */
+    bool               wipe;    /* zeros are written over the data, in place, before it goes */
+    bool               discard; /* its space is given back before it goes; where that cannot be it is told */
+    vdisk_progress_fn *progress; /* of these two */
+    void              *progress_arg;
+    uint64_t           rate;    /* of `wipe`: bytes a second; 0: as many as there can be */
+};
 
-/* All of an image: renamed, then purged. Its deleted rest, too, where only that is there. */
-int domain_image_delete(struct domain *d, const char *image, bool dry_run);
+struct domain_deleted {
+    uint64_t wiped, discarded; /* bytes */
+};
+
+/*
+ * A leaf of an image. What other images have, too, or has another name, is not wiped. Killed, or failed, when it
+ * is not there any more: the next operation wipes and removes the rest. `ret` may be NULL.
+ */
+int domain_volume_delete(struct domain *d, const char *image, const char *volume, const struct domain_delete *o,
+                         struct domain_deleted *ret);
+
+/*
+ * All of an image: renamed, then wiped, then purged. Its deleted rest, too, where only that is there: it is wiped
+ * if either call says so.
+ */
+int domain_image_delete(struct domain *d, const char *image, const struct domain_delete *o,
+                        struct domain_deleted *ret);
 
 struct domain_copy {
     const char            *image;          /* the new one's UUID; or NULL: a new UUID */

@@ -14,6 +14,7 @@
 #define FILE_META   ".meta"
 #define FILE_DRAFT  ".meta.new"
 #define FILE_INTENT ".intent"
+#define FILE_WIPE   ".wipe" /* an intent of what is to be wiped */
 #define FILE_LEASE  ".lease"
 
 enum { FILE_FOLDER = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC, FILE_NAME = DOMAIN_UUID + 16 };

@@ -118,7 +118,7 @@ struct search {
 
 static int look_for(void *arg, int folder, const char *image)
 {
-    static const char *const suffixes[] = {"", FILE_META, FILE_INTENT};
+    static const char *const suffixes[] = {"", FILE_META, FILE_INTENT, FILE_WIPE};
     struct search *s = arg;
     char name[FILE_NAME];
     struct stat st;

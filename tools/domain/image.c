@@ -43,6 +43,7 @@ static void take_entry(struct domain *d, const char *image, struct domain_volume
                                 .has_data = e->data,
                                 .has_draft = e->draft,
                                 .has_intent = e->intent,
+                                .wipe = e->wipe,
                                 .odd = e->odd,
                                 .has_lease = e->lease,
                                 .links = e->links,
@@ -142,6 +143,7 @@ static int relate(struct domain_image *image)
 
 int domain_load_image(struct domain *d, const char *name, struct domain_image **ret)
 {
+    const char *removed = dom_removed_uuid(name, NULL);
     struct dom_entries entries = {0};
     struct domain_image *image;
     int rc = d->kind->list_volumes(d, name, &entries);
@@ -156,8 +158,8 @@ int domain_load_image(struct domain *d, const char *name, struct domain_image **
         free(entries.list);
         return dom_fail(ENOMEM, NULL, "out of memory");
     }
-    image->removed = strncmp(name, DOMAIN_REMOVED, sizeof DOMAIN_REMOVED - 1) == 0;
-    snprintf(image->uuid, sizeof image->uuid, "%s", image->removed ? name + sizeof DOMAIN_REMOVED - 1 : name);
+    image->removed = removed != NULL;
+    snprintf(image->uuid, sizeof image->uuid, "%s", removed != NULL ? removed : name);
     for (size_t i = 0; i < entries.count; i++)
         take_entry(d, name, &image->list[image->count++], &entries.list[i]);
     free(entries.list);

@@ -19,6 +19,7 @@
 struct dom_entry {
     char     volume[DOMAIN_UUID];
     bool     meta, draft, intent, data, lease; /* draft: of metadata that was being changed */
+    bool     wipe; /* an intent that says that the data is to be wiped before it goes */
     bool     odd;                              /* something of that is no regular file */
     unsigned links; /* of the data */
     uint64_t size, allocated;
@@ -80,8 +81,9 @@ struct dom_kind {
     int (*list_volumes)(struct domain *d, const char *image, struct dom_entries *ret);
     int (*make_image)(struct domain *d, const char *image); /* or it is there */
     int (*drop_image)(struct domain *d, const char *image); /* -ENOTEMPTY, without text: it has volumes */
-    int (*retire_image)(struct domain *d, const char *image); /* it is removed, and waits to be purged */
-    int (*purge_image)(struct domain *d, const char *image);  /* a retired one, by the name it had */
+    /* It is removed, and waits to be purged, or to be wiped before: by the name that dom_removed_name() gives. */
+    int (*retire_image)(struct domain *d, const char *image, bool wipe);
+    int (*purge_image)(struct domain *d, const char *removed); /* by that name */
 
     /* ---- volumes ---- */
 
@@ -98,7 +100,7 @@ struct dom_kind {
     int (*drop_intent)(struct domain *d, const char *image, const char *volume);
     int (*make_data)(struct domain *d, const char *image, const char *volume, uint64_t size);
     int (*publish)(struct domain *d, const char *image, const char *volume);
-    int (*unpublish)(struct domain *d, const char *image, const char *volume);
+    int (*unpublish)(struct domain *d, const char *image, const char *volume, bool wipe); /* `wipe` is kept */
     int (*purge)(struct domain *d, const char *image, const char *volume); /* data, lease, then the intent */
 
     int (*share)(struct domain *d, const char *image, const char *volume, const char *to_image);
@@ -232,6 +234,34 @@ bool dom_is_replaced(const struct domain_volume *v);
 
 void dom_tell(struct dom_mend *m, enum vdisk_finding kind, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
+
+/* ---- what goes ------------------------------------------------------------------------------------------- */
+
+enum { DOM_REMOVED_NAME = 64 };
+
+/* That of a removed image, which waits to be purged, or to be wiped and purged. Returns `buf`. */
+const char *dom_removed_name(char buf[DOM_REMOVED_NAME], const char *image, bool wipe);
+
+/* The UUID in it; NULL: it is no such name. ret_wipe may be NULL. */
+const char *dom_removed_uuid(const char *name, bool *ret_wipe);
+
+struct dom_clear {
+    bool               wipe, discard;
+    uint64_t           rate; /* bytes a second; 0: as many as there can be */
+    vdisk_progress_fn *progress;
+    void              *progress_arg;
+    uint64_t           total, done;       /* for the progress: of all volumes, in turn */
+    uint64_t           wiped, discarded;  /* bytes, in the end */
+};
+
+/* Before dom_clear(), for each volume that will be. */
+void dom_clear_add(struct dom_clear *c, const struct domain_volume *v);
+
+/* Of a volume that is not published, or in a removed image: by that one's name. */
+int dom_clear(struct domain *d, const char *image, const struct domain_volume *v, struct dom_clear *c);
+
+/* A removed image: its volumes are cleared, then it goes. */
+int dom_purge_removed(struct domain *d, const char *removed, struct dom_clear *c);
 
 /* ---- the volume's own header ---------------------------------------------------------------------------- */
 

@@ -3,12 +3,12 @@
  * Domains in folders: a local file system, or a mounted export.
  *
  *     DOMAIN/dom_md/metadata
- *     DOMAIN/images/IMAGE/VOLUME, VOLUME.meta, VOLUME.meta.new, VOLUME.intent, VOLUME.lease
+ *     DOMAIN/images/IMAGE/VOLUME, VOLUME.meta, VOLUME.meta.new, VOLUME.intent, VOLUME.wipe, VOLUME.lease
  *
  * Works: metadata is written beside (VOLUME.meta.new), synced, and renamed. What is changed in a folder gets to
  * the disk in its order, by the file system's journal, and is there when the folder has been synced. VOLUME.intent
  * without VOLUME.meta is a volume that is being made or removed: so publishing and unpublishing are one rename
- * each. Fails: as the call of the system, with the path.
+ * each. VOLUME.wipe is an intent to remove, and to wipe before. Fails: as the call of the system, with the path.
  *
  * Invariants:
  *  1. VOLUME.meta is whole, whenever it is there.
@@ -142,9 +142,7 @@ static int file_space(struct domain *d, struct domain_space *ret)
 
 static bool is_image_name(const char *name)
 {
-    size_t n = strncmp(name, DOMAIN_REMOVED, sizeof DOMAIN_REMOVED - 1) == 0 ? sizeof DOMAIN_REMOVED - 1 : 0;
-
-    return text_is_uuid(name + n, strlen(name + n));
+    return text_is_uuid(name, strlen(name)) || dom_removed_uuid(name, NULL) != NULL;
 }
 
 static int compare_names(const void *a, const void *b)
@@ -285,6 +283,7 @@ static bool *flag_of(struct dom_entry *entry, const char *suffix)
     return strcmp(suffix, FILE_META) == 0   ? &entry->meta
            : strcmp(suffix, FILE_DRAFT) == 0  ? &entry->draft
            : strcmp(suffix, FILE_INTENT) == 0 ? &entry->intent
+           : strcmp(suffix, FILE_WIPE) == 0   ? &entry->wipe
            : strcmp(suffix, FILE_LEASE) == 0  ? &entry->lease
                                                 : NULL;
 }
@@ -305,6 +304,7 @@ static int note_file(struct dom_entries *e, int folder, const struct dirent *fil
         return file_no_memory();
     if (suffix[0] != '\0')
         *flag_of(entry, suffix) = true;
+    entry->intent |= entry->wipe;
     if (!is_regular(folder, file))
         entry->odd = true;
     else if (suffix[0] == '\0')
@@ -387,15 +387,15 @@ static int file_drop_image(struct domain *d, const char *image)
     return rc;
 }
 
-static int file_retire_image(struct domain *d, const char *image)
+static int file_retire_image(struct domain *d, const char *image, bool wipe)
 {
     int images = file_open_images(d), rc;
-    char to[64];
+    char to[DOM_REMOVED_NAME];
     struct stat st;
 
     if (images < 0)
         return images;
-    snprintf(to, sizeof to, DOMAIN_REMOVED "%.36s", image);
+    dom_removed_name(to, image, wipe);
     if (fstatat(images, image, &st, AT_SYMLINK_NOFOLLOW) != 0)
         rc = file_fail(d, image, "", errno, "looking at it");
     else if (!S_ISDIR(st.st_mode)) /* (3) */
@@ -424,14 +424,11 @@ static int empty_folder(const struct domain *d, DIR *dir, const char *image)
     return rc;
 }
 
-static int file_purge_image(struct domain *d, const char *image)
+static int file_purge_image(struct domain *d, const char *name)
 {
-    char name[64];
-    int folder, rc;
+    int folder = file_open_folder(d, name), rc;
     DIR *dir;
 
-    snprintf(name, sizeof name, DOMAIN_REMOVED "%.36s", image);
-    folder = file_open_folder(d, name);
     if (folder < 0)
         return folder;
     dir = fdopendir(folder);
@@ -520,9 +517,9 @@ static int file_publish(struct domain *d, const char *image, const char *volume)
     return rename_suffix(d, image, volume, FILE_INTENT, FILE_META);
 }
 
-static int file_unpublish(struct domain *d, const char *image, const char *volume)
+static int file_unpublish(struct domain *d, const char *image, const char *volume, bool wipe)
 {
-    return rename_suffix(d, image, volume, FILE_META, FILE_INTENT);
+    return rename_suffix(d, image, volume, FILE_META, wipe ? FILE_WIPE : FILE_INTENT);
 }
 
 static int file_purge(struct domain *d, const char *image, const char *volume)
@@ -531,6 +528,8 @@ static int file_purge(struct domain *d, const char *image, const char *volume)
 
     if (rc == 0)
         rc = unlink_suffix(d, image, volume, FILE_LEASE);
+    if (rc == 0)
+        rc = unlink_suffix(d, image, volume, FILE_WIPE);
     return rc == 0 ? file_drop_intent(d, image, volume) : rc; /* (2) */
 }
 

@@ -123,7 +123,7 @@ static bool is_lower_part(const struct dom_look *look, const struct domain_volum
     for (size_t n = 0; v != NULL && n <= look->image->count; n++, v = below(look, v)) {
         if (is_intact(v) && dom_is_foreign(look->image, v))
             return true;
-        if (!is_unpublished(v) || !v->has_data || v->odd)
+        if (!is_unpublished(v) || !v->has_data || v->odd || v->wipe)
             return false;
         if (look->list[v - look->image->list].backing[0] == '\0')
             return true;
@@ -217,6 +217,18 @@ static void tell_left(const struct dom_look *look, const struct domain_volume *v
              v->uuid);
 }
 
+/* Its data is not to be found on the disk afterwards. What cannot be wiped stays. */
+static bool is_wiped(struct domain *d, const char *image, const struct domain_volume *v, struct dom_mend *m)
+{
+    struct dom_clear clear = {.wipe = v->wipe};
+
+    if (dom_clear(d, image, v, &clear) == 0)
+        return true;
+    dom_tell(m, VDISK_FOUND_ERROR, "image %s: volume %s was to be wiped and removed, and cannot be wiped: %s",
+             image, v->uuid, vdisk_error_text());
+    return false;
+}
+
 /* Who names another one goes before it: that has a later turn. */
 static int drop_unpublished(struct domain *d, const struct dom_look *look, struct domain_volume *v,
                             struct dom_mend *m)
@@ -227,6 +239,8 @@ static int drop_unpublished(struct domain *d, const struct dom_look *look, struc
     if (rc <= 0 || !can_go(look, v))
         return rc < 0 ? rc : 0;
     tell_left(look, v, m);
+    if (!is_wiped(d, image, v, m))
+        return 0;
     rc = is_unpublished(v) ? d->kind->purge(d, image, v->uuid) : d->kind->unshare(d, image, v->uuid);
     if (rc == 0)
         dom_tell(m, VDISK_FOUND_FIXED, "image %s: volume %s, half-made or half removed, is removed", image,
@@ -314,7 +328,7 @@ static int drop_merged(struct domain *d, const struct dom_look *look, struct dom
     dom_tell(m, VDISK_FOUND_LEAK, "image %s: volume %s has been merged, and is still there", image, v->uuid);
     if (!may_go(look, v, m) || !m->repair)
         return 0;
-    rc = d->kind->unpublish(d, image, v->uuid);
+    rc = d->kind->unpublish(d, image, v->uuid, false);
     if (rc == 0)
         rc = d->kind->purge(d, image, v->uuid);
     if (rc == 0)

@@ -297,7 +297,7 @@ static void undo(struct copies *c)
     const struct dom_kind *kind = c->to->kind;
 
     for (size_t i = 0; i < c->count; i++)
-        if (c->list[i].published && kind->unpublish(c->to, c->target, c->list[i].uuid) < 0)
+        if (c->list[i].published && kind->unpublish(c->to, c->target, c->list[i].uuid, false) < 0)
             return;
     for (size_t i = c->count; i > 0; i--)
         if (c->list[i - 1].made)

@@ -513,7 +513,7 @@ static void undo(struct creation *c)
 {
     const struct dom_kind *kind = c->domain->kind;
 
-    if (c->published && kind->unpublish(c->domain, c->image, c->uuid) < 0)
+    if (c->published && kind->unpublish(c->domain, c->image, c->uuid, false) < 0)
         return;
     drop_unpublished(c);
     if (c->parent != NULL && c->parent->children == 0)

@@ -2,11 +2,14 @@
 /*
  * Volumes and images that go.
  *
- * Works: a volume is unpublished, its data goes, and its parent is a leaf then; an image is renamed, then its
- * files go. Fails: something lies on it, or it is not known of all others what they lie on; somebody has it open.
- * Killed: once it is unpublished, or renamed, it does not come back.
+ * Works: a volume is unpublished, its data is wiped, if it is to be, and goes, and its parent is a leaf then; an
+ * image is renamed, then its volumes are wiped, then its files go. Fails: something lies on it, or it is not known
+ * of all others what they lie on; somebody has it open. Killed: once it is unpublished, or renamed, it does not
+ * come back; that it is to be wiped is known from its name.
  *
- * Invariant: 1. on a full disk, too, the data goes: nothing is written before.
+ * Invariants:
+ *  1. On a full disk, too, the data goes: nothing is written before, but zeros in its place.
+ *  2. What is to be wiped does not go before it has been; what other images have is not wiped (clear.c).
  */
 #include <errno.h>
 #include <stdio.h>
@@ -63,17 +66,38 @@ static int drop_rest(struct dom_session *s)
     return rc;
 }
 
-static int remove_volume(struct dom_session *s, struct domain_volume *v)
+static struct dom_clear clear_of(const struct domain_delete *o)
+{
+    return (struct dom_clear){.wipe = o->wipe, .discard = o->discard, .rate = o->rate, .progress = o->progress,
+                              .progress_arg = o->progress_arg};
+}
+
+static int clear_volume(struct dom_session *s, const struct domain_volume *v, struct dom_clear *c)
+{
+    int rc;
+
+    if (!c->wipe && !c->discard)
+        return 0;
+    dom_clear_add(c, v);
+    rc = dom_clear(s->domain, s->image->uuid, v, c);
+    if (rc == 0)
+        dom_step("delete: data is cleared");
+    return rc;
+}
+
+static int remove_volume(struct dom_session *s, struct domain_volume *v, struct dom_clear *c)
 {
     const struct dom_kind *kind = s->domain->kind;
-    int rc = kind->unpublish(s->domain, s->image->uuid, v->uuid);
+    int rc = kind->unpublish(s->domain, s->image->uuid, v->uuid, c->wipe);
 
     if (rc == 0)
         rc = kind->sync(s->domain, s->image->uuid);
     if (rc == 0) {
         dom_step("delete: volume is unpublished");
-        rc = kind->purge(s->domain, s->image->uuid, v->uuid); /* (1) */
+        rc = clear_volume(s, v, c); /* (2) */
     }
+    if (rc == 0)
+        rc = kind->purge(s->domain, s->image->uuid, v->uuid); /* (1) */
     if (rc == 0) {
         dom_step("delete: volume is removed");
         if (v->parent != NULL && v->parent->children == 1)
@@ -88,9 +112,17 @@ static int remove_volume(struct dom_session *s, struct domain_volume *v)
     return rc;
 }
 
-int domain_volume_delete(struct domain *d, const char *image, const char *volume, bool dry_run)
+static void give_deleted(const struct dom_clear *c, struct domain_deleted *ret)
 {
-    struct dom_want want = {.image = image, .dry_run = dry_run, .lock = -1};
+    if (ret != NULL)
+        *ret = (struct domain_deleted){c->wiped, c->discarded};
+}
+
+int domain_volume_delete(struct domain *d, const char *image, const char *volume, const struct domain_delete *o,
+                         struct domain_deleted *ret)
+{
+    struct dom_want want = {.image = image, .dry_run = o->dry_run, .lock = -1};
+    struct dom_clear clear = clear_of(o);
     struct dom_claims claims = {0};
     struct dom_session s;
     struct domain_volume *v;
@@ -104,32 +136,73 @@ int domain_volume_delete(struct domain *d, const char *image, const char *volume
         rc = judge(&s, v);
     if (rc == 0 && v->has_data)
         rc = dom_claim(d, image, v, true, &claims);
-    if (rc == 0 && !dry_run)
-        rc = remove_volume(&s, v);
+    if (rc == 0 && !o->dry_run)
+        rc = remove_volume(&s, v, &clear);
     dom_error_keep(&error, rc);
     dom_claims_end(&claims);
     dom_end(&s);
+    give_deleted(&clear, ret);
     return rc < 0 ? dom_error_give(&error) : 0;
 }
 
 /* ---- an image -------------------------------------------------------------------------------------------- */
 
-/* It was renamed by an earlier call. */
-static int purge_removed(struct domain *d, const char *image, bool dry_run)
+static int clear_image(struct domain *d, const struct domain_image *image, const char *removed,
+                       struct dom_clear *c)
 {
-    char name[64];
-    struct dom_entries entries = {0};
-    int rc;
+    int rc = 0;
 
-    snprintf(name, sizeof name, DOMAIN_REMOVED "%.36s", image);
-    rc = d->kind->list_volumes(d, name, &entries);
+    for (size_t i = 0; i < image->count; i++)
+        if (!dom_is_foreign(image, &image->list[i]))
+            dom_clear_add(c, &image->list[i]);
+    for (size_t i = 0; rc == 0 && i < image->count; i++)
+        if (!dom_is_foreign(image, &image->list[i]))
+            rc = dom_clear(d, removed, &image->list[i], c);
+    if (rc == 0)
+        dom_step("image delete: data is cleared");
+    return rc;
+}
+
+int dom_purge_removed(struct domain *d, const char *removed, struct dom_clear *c)
+{
+    struct domain_image *image;
+    int rc = 0;
+
+    if (c->wipe || c->discard) { /* (2) */
+        rc = domain_load_image(d, removed, &image);
+        if (rc < 0)
+            return rc;
+        rc = clear_image(d, image, removed, c);
+        domain_image_free(image);
+    }
+    return rc == 0 ? d->kind->purge_image(d, removed) : rc;
+}
+
+/* -ENOENT, without more: there is none of that name. */
+static int purge_one(struct domain *d, const char *image, bool wipe, struct dom_clear *c, bool dry_run)
+{
+    char name[DOM_REMOVED_NAME];
+    struct dom_entries entries = {0};
+    int rc = d->kind->list_volumes(d, dom_removed_name(name, image, wipe), &entries);
+
     free(entries.list);
-    if (rc == -ENOENT)
-        return dom_fail(ENOENT, NULL, "domain %s has no image %s", d->uuid, image);
     if (rc < 0 || dry_run)
         return rc;
     dom_note(d, "image %s was deleted before: what is left of it is removed", image);
-    return d->kind->purge_image(d, image);
+    c->wipe |= wipe;
+    return dom_purge_removed(d, name, c);
+}
+
+/* It was renamed by an earlier call. */
+static int purge_earlier(struct domain *d, const char *image, struct dom_clear *c, bool dry_run)
+{
+    int plain = purge_one(d, image, false, c, dry_run), zero = -ENOENT;
+
+    if (plain == 0 || plain == -ENOENT)
+        zero = purge_one(d, image, true, c, dry_run);
+    if (plain == -ENOENT && zero == -ENOENT)
+        return dom_fail(ENOENT, NULL, "domain %s has no image %s", d->uuid, image);
+    return plain < 0 && plain != -ENOENT ? plain : zero == -ENOENT ? 0 : zero;
 }
 
 /* Nobody has one of its volumes open; what it shares from others stays there. */
@@ -167,22 +240,25 @@ static int judge_foreign(struct domain *d, const struct domain_image *image)
     return rc;
 }
 
-static int remove_image(struct domain *d, const char *image)
+static int remove_image(struct domain *d, const char *image, struct dom_clear *c)
 {
-    int rc = d->kind->retire_image(d, image);
+    char name[DOM_REMOVED_NAME];
+    int rc = d->kind->retire_image(d, image, c->wipe);
 
     if (rc < 0)
         return rc;
     dom_step("image delete: image is renamed");
-    rc = d->kind->purge_image(d, image);
+    rc = dom_purge_removed(d, dom_removed_name(name, image, c->wipe), c);
     if (rc == 0)
         dom_step("image delete: image is removed");
     return rc;
 }
 
-int domain_image_delete(struct domain *d, const char *image, bool dry_run)
+int domain_image_delete(struct domain *d, const char *image, const struct domain_delete *o,
+                        struct domain_deleted *ret)
 {
-    struct dom_want want = {.image = image, .may_lack = true, .dry_run = dry_run, .lock = -1};
+    struct dom_want want = {.image = image, .may_lack = true, .dry_run = o->dry_run, .lock = -1};
+    struct dom_clear clear = clear_of(o);
     struct dom_claims claims = {0};
     struct dom_session s;
     struct dom_error error;
@@ -191,16 +267,17 @@ int domain_image_delete(struct domain *d, const char *image, bool dry_run)
     if (rc < 0)
         return rc;
     if (s.image == NULL) {
-        rc = purge_removed(d, image, dry_run);
+        rc = purge_earlier(d, image, &clear, o->dry_run);
     } else {
         rc = judge_foreign(d, s.image);
         if (rc == 0)
             rc = judge_image(d, s.image, &claims);
-        if (rc == 0 && !dry_run)
-            rc = remove_image(d, image);
+        if (rc == 0 && !o->dry_run)
+            rc = remove_image(d, image, &clear);
     }
     dom_error_keep(&error, rc);
     dom_claims_end(&claims);
     dom_end(&s);
+    give_deleted(&clear, ret);
     return rc < 0 ? dom_error_give(&error) : 0;
 }

@@ -234,7 +234,7 @@ static int move_child(struct merge *m)
 static int remove_top(struct merge *m)
 {
     const struct dom_kind *kind = m->domain->kind;
-    int rc = kind->unpublish(m->domain, m->image, m->top->uuid);
+    int rc = kind->unpublish(m->domain, m->image, m->top->uuid, false);
 
     if (rc == 0)
         rc = kind->sync(m->domain, m->image);
