@@ -14,14 +14,14 @@
 #include "tools/noun.h"
 
 static const struct cli_option options[] = {
-    {'f', "format", "FMT", "create, upload: raw (default) or qcow2"},
-    {'a', "allocation", "KIND", "create, snapshot: sparse (default) or preallocated"},
+    {'f', "format", "FMT", "create, upload: raw (default) or qcow2; measure: of the copy"},
+    {'a', "allocation", "KIND", "create, snapshot: sparse (default) or preallocated; measure: of\nthe copy"},
     NOUN_OUTPUT_OPTION,
     {'p', "progress", NULL, "show progress"},
     NOUN_QUIET_OPTION,
     {'r', "rate", "SIZE", "merge, delete --wipe: at most so many bytes a second"},
     NOUN_WAIT_OPTION,
-    {NOUN_DRY_RUN, "dry-run", NULL, "delete, merge: say what would be done, and change nothing"},
+    {NOUN_DRY_RUN, "dry-run", NULL, "delete, merge, extend, reduce: say what would be done, and change\nnothing"},
     NOUN_WIPE_OPTION,
     NOUN_DISCARD_OPTION,
     {NOUN_UUID, "uuid", "UUID", "create, snapshot, upload: the new volume; otherwise a new UUID"},
@@ -397,6 +397,104 @@ static int prepare(struct noun *n, char **operands, int count)
     return rc;
 }
 
+/* ---- storage -------------------------------------------------------------------------------------------------
+ */
+
+static int teardown_volume(struct noun *n, struct domain_name *name)
+{
+    if (domain_volume_teardown(name->domain, name->image, name->volume) < 0)
+        return noun_error(n);
+    return n->json ? cli_json_print(json_pack("{s:s, s:b}", "image", name->image, "in-use", 0)) : CLI_OK;
+}
+
+static int teardown(struct noun *n, char **operands, int count)
+{
+    (void)count;
+    return on_volume(n, operands[0], true, teardown_volume);
+}
+
+/* `asked`: what that is in JSON. */
+static int print_extent(const struct noun *n, const struct domain_extent *e, const char *asked, bool dry_run)
+{
+    char before[32], after[32], wanted[32];
+
+    if (n->json)
+        return cli_json_print(json_pack("{s:I, s:I, s:I}", "before", (json_int_t)e->before, asked,
+                                        (json_int_t)e->asked, "allocated", (json_int_t)e->after));
+    if (n->quiet)
+        return CLI_OK;
+    cli_format_size(e->before, before, sizeof before);
+    if (dry_run)
+        printf("it occupies %s, and %s: %s\n", before, asked, cli_format_size(e->asked, wanted, sizeof wanted));
+    else
+        printf("it occupied %s, and occupies %s\n", before, cli_format_size(e->after, after, sizeof after));
+    return CLI_OK;
+}
+
+static int extend(struct noun *n, char **operands, int count)
+{
+    bool dry_run = n->given[NOUN_DRY_RUN] != NULL;
+    struct domain_extent e;
+    struct domain_name name;
+    uint64_t size = 0;
+    int rc;
+
+    if (count > 1 && !noun_size(n, "extend", operands[1], &size))
+        return CLI_FAILED;
+    rc = noun_name(n, operands[0], 1, &name);
+    if (rc != CLI_OK)
+        return rc;
+    if (domain_volume_extend(name.domain, name.image, name.volume, size, dry_run, &e) < 0)
+        rc = noun_error(n);
+    else
+        rc = print_extent(n, &e, "asked", dry_run);
+    domain_name_free(&name);
+    return rc;
+}
+
+static int reduce_volume(struct noun *n, struct domain_name *name)
+{
+    struct domain_reduce o = {.dry_run = n->given[NOUN_DRY_RUN] != NULL, .progress = cli_progress_show,
+                              .progress_arg = &n->progress};
+    struct domain_extent e;
+
+    if (domain_volume_reduce(name->domain, name->image, name->volume, &o, &e) < 0)
+        return noun_error(n);
+    cli_progress_end(&n->progress);
+    return print_extent(n, &e, "end", o.dry_run);
+}
+
+static int reduce(struct noun *n, char **operands, int count)
+{
+    (void)count;
+    return on_volume(n, operands[0], true, reduce_volume);
+}
+
+static int measure_volume(struct noun *n, struct domain_name *name)
+{
+    struct domain_measure o = {.has_format = n->given['f'] != NULL, .has_allocation = n->given['a'] != NULL};
+    struct domain_measured m;
+
+    if (!noun_format(n, &o.format) || !noun_allocation(n, &o.allocation))
+        return CLI_FAILED;
+    if (domain_volume_measure(name->domain, name->image, name->volume, &o, &m) < 0)
+        return noun_error(n);
+    if (n->json)
+        return cli_json_print(json_pack("{s:I, s:I, s:I, s:I}", "capacity", (json_int_t)m.capacity, "takes",
+                                        (json_int_t)m.takes, "required", (json_int_t)m.required, "fully-allocated",
+                                        (json_int_t)m.fully_allocated));
+    if (!n->quiet)
+        printf("takes: %" PRIu64 "\nrequired size: %" PRIu64 "\nfully allocated size: %" PRIu64 "\n", m.takes,
+               m.required, m.fully_allocated);
+    return CLI_OK;
+}
+
+static int measure(struct noun *n, char **operands, int count)
+{
+    (void)count;
+    return on_volume(n, operands[0], true, measure_volume);
+}
+
 /* ---- streams -------------------------------------------------------------------------------------------------
  */
 
@@ -489,6 +587,10 @@ static const struct noun_action actions[] = {
      {NOUN_WAIT, NOUN_DESCRIPTION, NOUN_DISK_TYPE, NOUN_LEGALITY, NOUN_SHARED, NOUN_GENERATION, NOUN_SEQUENCE},
      update},
     {"prepare", 1, 1, {NOUN_WAIT}, prepare},
+    {"teardown", 1, 1, {NOUN_WAIT}, teardown},
+    {"extend", 1, 2, {NOUN_WAIT, NOUN_DRY_RUN}, extend},
+    {"reduce", 1, 1, {'p', NOUN_WAIT, NOUN_DRY_RUN}, reduce},
+    {"measure", 1, 1, {'f', 'a', NOUN_WAIT}, measure},
     {"upload", 2, 2, {'f', 'p', NOUN_WAIT, NOUN_UUID, NOUN_PARENT, NOUN_DESCRIPTION, NOUN_DISK_TYPE, NOUN_SEQUENCE,
                       NOUN_DIGEST}, upload},
     {"download", 1, 1, {NOUN_WAIT}, download},
@@ -511,6 +613,8 @@ const struct cli_verb cli_volume = {
         "snapshot DOMAIN/IMAGE [SIZE]: a qcow2 volume on the leaf. merge NAME: put it into its parent, which\n"
         "grows first; then it goes. delete NAME: a leaf. resize NAME SIZE: a leaf becomes larger. update NAME:\n"
         "what its metadata says. prepare NAME: see that it can be used, and print the paths of its chain.\n"
+        "teardown NAME: the end of that. extend NAME [SIZE]: set space aside. reduce NAME: give back what is\n"
+        "behind the end of a qcow2 volume. measure NAME: what a copy takes.\n"
         "info NAME, list DOMAIN[/IMAGE]: what there is. Sizes are rounded up to 4096.\n"
         "Exit code: 0, or 1.\n",
     .run = run,

@@ -145,6 +145,37 @@ def untouched(what, path, *commands):
               set(before) ^ set(snapshot_of(f"{path}/images")))
 
 
+class Holder:
+    """A process that has an image open for writing, by its path or its name."""
+
+    def __init__(self, *name, command="write -P 9 0 4k"):
+        self.process = subprocess.Popen([TOOL, "io", *name], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        stderr=subprocess.STDOUT, text=True)
+        self.process.stdin.write(f"{command}\n")
+        self.process.stdin.flush()
+        self.line = self.process.stdout.readline()
+        check(f"{name} is open", self.process.poll() is None and "4" in self.line, self.line)
+
+    def end(self):
+        self.process.communicate()
+        check("who had it open ends well", self.process.returncode == 0)
+
+
+def leak(file):
+    """Write to a qcow2 file, and be killed: clusters that were taken for later writes are nobody's."""
+    process = subprocess.Popen([TOOL, "io", "-f", "qcow2", file], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, text=True)
+    process.stdin.write("write -P 3 512k 64k\nflush\nread 0 4k\n")
+    process.stdin.flush()
+    lines = []
+    while not any(line.startswith("read ") for line in lines) and process.poll() is None:
+        lines.append(process.stdout.readline())
+    process.kill()
+    process.wait()
+    r = run("check", "-f", "qcow2", "--output=json", file)
+    check("clusters are leaked", json.loads(r.stdout or "{}").get("leaks", 0) > 0, (lines, r.stdout, r.stderr))
+
+
 def main(*tests):
     # Thousands of small files are made durable: in memory, unless something else is asked for.
     memory = "/dev/shm" if os.path.isdir("/dev/shm") and "TMPDIR" not in os.environ else None

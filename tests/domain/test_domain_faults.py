@@ -15,29 +15,13 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import lib  # noqa: E402
-from lib import (MIB, chain, check, checksum, file_of, find, io, judged, make, meta_of, refused,  # noqa: E402
-                 set_meta, told, untouched, volume, works)
+from lib import (MIB, Holder, chain, check, checksum, file_of, find, io, judged, make, meta_of,  # noqa: E402
+                 refused, set_meta, told, untouched, volume, works)
 
 STEP_TOOL = os.path.realpath(sys.argv[2])
 NEW = "aaaaaaaa-0000-4000-8000-00000000000a"
 OTHER = "bbbbbbbb-0000-4000-8000-00000000000b"
 BLANK = "00000000-0000-0000-0000-000000000000"
-
-
-class Holder:
-    """A process that has an image open for writing, by its path or its name."""
-
-    def __init__(self, *name, command="write -P 9 0 4k"):
-        self.process = subprocess.Popen([lib.TOOL, "io", *name], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        stderr=subprocess.STDOUT, text=True)
-        self.process.stdin.write(f"{command}\n")
-        self.process.stdin.flush()
-        self.line = self.process.stdout.readline()
-        check(f"{name} is open", self.process.poll() is None and "4" in self.line, self.line)
-
-    def end(self):
-        self.process.communicate()
-        check("who had it open ends well", self.process.returncode == 0)
 
 
 # ---- what a header or metadata names stays ---------------------------------------------------------------------

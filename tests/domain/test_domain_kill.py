@@ -155,6 +155,16 @@ def clone(path):
     works("image", "clone", f"{path}/{OTHER}", "--image", IMAGE, "--uuid", B)
 
 
+def punched(path):
+    works("volume", "create", "-a", "preallocated", f"{path}/{IMAGE}", "1M", "--uuid", A)
+    write(path, A, "raw", "write -P 1 0 512k", "discard 256k 512k")
+
+
+def leaking(path):
+    chain("qcow2", 1)(path)
+    lib.leak(f"{path}/images/{IMAGE}/{A}")
+
+
 def elsewhere(setup, here=nothing):
     """The image of a setup in a domain of its own, in the folder `source`."""
     def both(path):
@@ -184,6 +194,8 @@ def test_operations():
     scenario("copy volumes", elsewhere(chain("raw", 3)), *copy)
     scenario("copy volumes of qcow2", elsewhere(chain("qcow2", 2)), *copy)
     scenario("copy volumes of a clone", elsewhere(clone, template), *copy)
+    scenario("extend", punched, "volume", "extend", f"@/{IMAGE}")
+    scenario("reduce", leaking, "volume", "reduce", f"@/{IMAGE}")
     scenario("resize", chain("qcow2", 1), "volume", "resize", f"@/{IMAGE}", "2M")
 
 

@@ -336,6 +336,57 @@ int domain_volume_merge(struct domain *d, const char *image, const char *volume,
 int domain_volume_resize(struct domain *d, const char *image, const char *volume, uint64_t capacity,
                          vdisk_progress_fn *progress, void *progress_arg);
 
+/* The storage of a volume: bytes. */
+struct domain_extent {
+    uint64_t before, after; /* that it occupies */
+    uint64_t asked;         /* extend: that it was to; reduce: where what it holds ends */
+};
+
+/*
+ * Have the storage of a volume be so large; 0: as large as it ever gets. What it holds stays as it is, and others
+ * may have it open. In a file: space is set aside for a preallocated volume, where it has holes. Errors: -EINVAL:
+ * a sparse one in a file (it grows by itself), a template, or more than it can take; -ENOTSUP: nothing can be set
+ * aside there.
+ */
+int domain_volume_extend(struct domain *d, const char *image, const char *volume, uint64_t bytes, bool dry_run,
+                         struct domain_extent *ret);
+
+struct domain_reduce {
+    bool               dry_run; /* `asked` tells then where it ends, with what is leaked */
+    vdisk_progress_fn *progress;
+    void              *progress_arg;
+};
+
+/*
+ * Give back what the storage of a sparse qcow2 volume has behind the end of the image, and clusters that are
+ * leaked. Nobody has it open. Errors: -EINVAL: raw, preallocated, or a template; -EBADMSG: it is damaged.
+ */
+int domain_volume_reduce(struct domain *d, const char *image, const char *volume, const struct domain_reduce *o,
+                         struct domain_extent *ret);
+
+struct domain_measure {
+    bool                   has_format, has_allocation; /* else as the volume */
+    enum domain_format     format;
+    enum domain_allocation allocation;
+};
+
+struct domain_measured {
+    uint64_t capacity;
+    uint64_t takes;           /* what a volume of that kind takes: one of these two */
+    uint64_t required;        /* for what it holds now */
+    uint64_t fully_allocated; /* for all that it can */
+};
+
+/* How much storage a volume takes that reads as this one does, alone, in this domain: by vdisk_measure(). */
+int domain_volume_measure(struct domain *d, const char *image, const char *volume, const struct domain_measure *o,
+                          struct domain_measured *ret);
+
+/*
+ * The end of what prepare has begun: on files there is nothing to be done, but nobody has the volume open, or what
+ * lies below it in its image. -EAGAIN: somebody has; the text names him.
+ */
+int domain_volume_teardown(struct domain *d, const char *image, const char *volume);
+
 struct domain_volume_update {
     const char *description; /* or NULL: as it is */
     const char *disk_type;   /* or NULL */

@@ -47,6 +47,7 @@ struct dom_lock_wish {
 
 struct dom_kind {
     const char *name;
+    bool        grows; /* a volume takes space by itself, as it is written to */
 
     /* ---- the domain ---- */
 
@@ -115,6 +116,9 @@ struct dom_kind {
 
     /* Space for so many bytes, without a change of what the volume is. -ENOTSUP: it cannot be had. */
     int (*reserve)(struct domain *d, const char *image, const char *volume, uint64_t bytes);
+
+    /* What is behind so many bytes goes, and space that was set aside there. Nobody has it open. */
+    int (*give_back)(struct domain *d, const char *image, const char *volume, uint64_t bytes);
     int (*measure)(struct domain *d, const char *image, const char *volume, uint64_t *ret_size,
                    uint64_t *ret_allocated);
 

@@ -588,6 +588,21 @@ static int file_reserve(struct domain *d, const char *image, const char *volume,
     return rc;
 }
 
+/* Space behind the end of a file goes with a truncation, also one to the size that it has. */
+static int file_give_back(struct domain *d, const char *image, const char *volume, uint64_t bytes)
+{
+    int fd, rc = file_open_data(d, image, volume, true, &fd);
+    struct stat st;
+
+    if (rc < 0)
+        return rc;
+    if (fstat(fd, &st) != 0 || ftruncate(fd, (uint64_t)st.st_size > bytes ? (off_t)bytes : st.st_size) != 0 ||
+        fsync(fd) != 0)
+        rc = file_fail(d, image, volume, errno, "giving back its space");
+    close(fd);
+    return rc;
+}
+
 static int file_measure(struct domain *d, const char *image, const char *volume, uint64_t *ret_size,
                         uint64_t *ret_allocated)
 {
@@ -608,6 +623,7 @@ static int file_measure(struct domain *d, const char *image, const char *volume,
 
 const struct dom_kind dom_kind_file = {
     .name = "file",
+    .grows = true,
     .load = file_load,
     .space = file_space,
     .list_images = file_list_images,
@@ -639,6 +655,7 @@ const struct dom_kind dom_kind_file = {
     .find_volume = file_find_volume,
     .open_data = file_open_data,
     .reserve = file_reserve,
+    .give_back = file_give_back,
     .measure = file_measure,
     .sync = file_sync,
     .data_path = file_data_path,
