@@ -101,7 +101,7 @@ static int set_grower(vdisk *v, vdisk_grow_fn *fn, void *arg, const struct vdisk
 {
     struct vdisk_grower_opts opts;
     struct grower *g;
-    vdisk_queue *q;
+    vdisk_queue *q = NULL;
     int rc = volume_check_handle(v);
 
     if (rc == 0)
