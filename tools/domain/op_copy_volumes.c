@@ -420,7 +420,7 @@ int domain_image_copy_volumes(struct domain *d, const char *image, const char *v
                               const struct domain_copy *o, struct domain_copied *ret)
 {
     struct copies c = {.from = d, .to = to, .o = o, .image = image};
-    int lock, to_lock, rc = choose_target(&c);
+    int lock = -1, to_lock = -1, rc = choose_target(&c);
     struct dom_error error;
 
     assert(o->uuid == NULL && !o->has_format && !o->has_allocation);

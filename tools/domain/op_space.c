@@ -50,7 +50,7 @@ static int measure_full(struct domain *d, const char *image, const struct domain
     struct vdisk_measure_result size = {.size = sizeof size};
     struct vdisk_image_info info = {.size = sizeof info};
     struct vdisk_create_opts opts;
-    vdisk_image *loaded;
+    vdisk_image *loaded = NULL;
     char *path = NULL;
     int rc = domain_volume_path(d, image, v->uuid, &path);
 
