@@ -28,8 +28,10 @@ ROOMS = {
     "backends/lab": ("backends/lab/*.c", ["backends", "engine/spec", "engine/loop"]),
     "jobs": ("jobs/*.c", []),
     "filters": ("filters/*.c", ["engine/spec", "engine/loop"]),
+    "tools/lvm": ("tools/lvm/*.c", []),
     "tools/domain/text": ("tools/domain/text_*.c", []),
-    "tools/domain/kinds": ("tools/domain/{kind_file,file_*}.c", ["tools/domain", "tools/domain/text"]),
+    "tools/domain/kinds": ("tools/domain/{kind_*,file_*,block_*}.c",
+                           ["tools/domain", "tools/domain/text", "tools/lvm"]),
     "tools/domain": ("tools/domain/*.c", ["tools/domain/text"]),
     "bench": ("bench/fio_engine.c", ["tools/domain"]),
     "qcow2/format": ("qcow2/format/*.c", ["engine/loop"]),
@@ -47,7 +49,7 @@ ROOMS = {
 EVERYBODYS = {"engine/base"}
 
 # Rooms that use the library as a program does: its public functions, whatever room they are of.
-PUBLIC_ONLY = {"bench", "jobs", "tools/domain", "tools/domain/kinds", "tools/domain/text"}
+PUBLIC_ONLY = {"bench", "jobs", "tools/lvm", "tools/domain", "tools/domain/kinds", "tools/domain/text"}
 
 # (room, name): why it may be taken all the same.
 ALSO = {
@@ -216,7 +218,7 @@ def main():
         print("skipped: there is no nm")
         return 77
     root = pathlib.Path(sys.argv[1])
-    folders = ("engine", "backends", "filters", "qcow2", "jobs", "tools/domain")
+    folders = ("engine", "backends", "filters", "qcow2", "jobs", "tools/domain", "tools/lvm")
     paths = [str(path.relative_to(root)) for folder in folders
              for path in sorted((root / folder).rglob("*.c"))]
     if any("vdisk-fio" in archive for archive in sys.argv[2:]): # built where fio's source is

@@ -22,7 +22,8 @@ MAY_INCLUDE = {
     # <vdisk-backend.h>, <vdisk-lab.h>.
     "jobs": {"jobs"},
     "tools": {"tools"},
-    "tools/domain": {"tools/domain", "tools/arith.h"},
+    "tools/domain": {"tools/domain", "tools/lvm", "tools/arith.h"},
+    "tools/lvm": {"tools/lvm", "tools/arith.h"},
     "bench": {"bench", "tools/domain/domain.h"},
     "tests/tool": {"tools", "tests"},
 }
