@@ -223,6 +223,107 @@ static void uuids_are_judged(void **state)
     assert_false(text_is_uuid("FFFFFFFF-ffff-4fff-bf00-000000000000", 36));
 }
 
+/* ---- volume groups ------------------------------------------------------------------------------------- */
+
+static void tags_come_back(void **state)
+{
+    static const char *const pairs[][2] = {
+        {"Data", "Data"},
+        {"a,b c", "a&44&b&32&c"},
+        {"a&b", "a&38&b"},
+        {"A_z+0.9-/=!:#", "A_z+0.9-/=!:#"},
+        {"b\xc3\xa9 \xf0\x9f\x92\xbe \xe2\x82\xac", "b&233&&32&&128190&&32&&8364&"},
+        {"pv:1,uuid:2,pestart:0", "pv:1&44&uuid:2&44&pestart:0"},
+        {"", ""},
+    };
+    static const char *const bad[] = {"&", "&&", "&a&", "&32", "a&0&", "&1114112&", "&-1&"};
+    char tag[64], text[64];
+    (void)state;
+
+    for (size_t i = 0; i < ARRAY_LEN(pairs); i++) {
+        assert_int_equal(text_tag_encode(pairs[i][0], tag, sizeof tag), 0);
+        assert_string_equal(tag, pairs[i][1]);
+        assert_int_equal(text_tag_decode(tag, text, sizeof text), 0);
+        assert_string_equal(text, pairs[i][0]);
+    }
+    assert_int_equal(text_tag_encode("a b", tag, 7), 0);
+    assert_int_equal(text_tag_encode("a b", tag, 6), -EOVERFLOW);
+    assert_int_equal(text_tag_decode("a&32&b", text, 4), 0);
+    assert_int_equal(text_tag_decode("a&32&b", text, 3), -EOVERFLOW);
+    assert_int_equal(text_tag_encode("\xff", tag, sizeof tag), -EINVAL);
+    assert_int_equal(text_tag_encode("\xc3", tag, sizeof tag), -EINVAL);
+    for (size_t i = 0; i < ARRAY_LEN(bad); i++)
+        assert_int_equal(text_tag_decode(bad[i], text, sizeof text), -EBADMSG);
+}
+
+#define IMAGE  "00000001-0000-4000-8000-000000000001"
+#define BELOW  "00000011-0000-4000-8000-000000000011"
+#define VOLUME "00000012-0000-4000-8000-000000000012"
+
+static struct text_lv lv_of(const char *name, unsigned version, const char *const *tags)
+{
+    struct text_lv lv;
+    size_t count = 0;
+
+    while (tags[count] != NULL)
+        count++;
+    text_lv_parse(name, (char *const *)(uintptr_t)tags, count, version, &lv);
+    return lv;
+}
+
+static void tags_say_what_a_volume_is(void **state)
+{
+    static const char *const made[] = {"MD_1", "PU_" BELOW, "IU_" IMAGE, "other", NULL};
+    struct text_lv lv = lv_of(VOLUME, 5, made);
+    (void)state;
+
+    assert_true(lv.volume && !lv.special && !lv.half_made && !lv.removed && !lv.merged && !lv.going);
+    assert_string_equal(lv.image, IMAGE);
+    assert_string_equal(lv.parent, BELOW);
+    assert_int_equal(lv.slot, 1);
+    lv = lv_of(VOLUME, 5, (const char *const[]){"OVIRT_VOL_INITIALIZING", NULL});
+    assert_true(lv.half_made && lv.image[0] == '\0' && lv.slot == 0);
+    lv = lv_of(VOLUME, 5, (const char *const[]){"IU__remove_me_" IMAGE, "VDISK_REMOVE", NULL});
+    assert_true(lv.removed && !lv.wiped && lv.going);
+    assert_string_equal(lv.image, IMAGE);
+    lv = lv_of(VOLUME, 5, (const char *const[]){"IU__remove_me_ZERO_" IMAGE, "VDISK_MERGE", NULL});
+    assert_true(lv.removed && lv.wiped && !lv.going && lv.merged);
+    assert_string_equal(lv.image, IMAGE);
+    lv = lv_of("metadata", 5, (const char *const[]){"IU_" IMAGE, NULL});
+    assert_true(lv.special && lv.image[0] == '\0');
+    lv = lv_of("other", 5, (const char *const[]){"IU_nothing", "PU_", "MD_", NULL});
+    assert_true(!lv.special && !lv.volume && lv.image[0] == '\0' && lv.parent[0] == '\0' && lv.slot == 0);
+}
+
+static void slots_are_judged(void **state)
+{
+    static const char *const none[] = {"MD_0", "MD_1948", "MD_-1", "MD_1x", "MD_123456", "MD_"};
+    (void)state;
+
+    for (size_t i = 0; i < ARRAY_LEN(none); i++)
+        assert_int_equal(lv_of(VOLUME, 5, (const char *const[]){none[i], NULL}).slot, 0);
+    assert_int_equal(lv_of(VOLUME, 5, (const char *const[]){"MD_1947", NULL}).slot, 1947);
+    assert_int_equal(lv_of(VOLUME, 4, (const char *const[]){"MD_3", NULL}).slot, 0);
+    assert_int_equal(lv_of(VOLUME, 4, (const char *const[]){"MD_4", NULL}).slot, 4);
+    assert_int_equal(text_slot_offset(5, 1), (1 << 20) + 8192);
+    assert_int_equal(text_slot_offset(5, 1947), (1 << 20) + 1947 * 8192);
+    assert_int_equal(text_slot_offset(4, 4), 2048);
+}
+
+static void sizes_are_whole_extents(void **state)
+{
+    (void)state;
+
+    assert_int_equal(text_extents(0, TEXT_EXTENT), 0);
+    assert_int_equal(text_extents(1, TEXT_EXTENT), TEXT_EXTENT);
+    assert_int_equal(text_extents(TEXT_EXTENT, TEXT_EXTENT), TEXT_EXTENT);
+    assert_int_equal(text_extents(TEXT_EXTENT + 1, TEXT_EXTENT), 2 * TEXT_EXTENT);
+    assert_int_equal(text_extents(10, 3), 12);
+    assert_true(text_extents(UINT64_MAX, TEXT_EXTENT) == UINT64_MAX);
+    for (size_t i = 0; i < TEXT_SPECIALS; i++)
+        assert_true(text_specials[i].zeros <= text_specials[i].size);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -236,6 +337,10 @@ int main(void)
         cmocka_unit_test(a_changed_byte_is_found),
         cmocka_unit_test(other_letters_are_sealed),
         cmocka_unit_test(uuids_are_judged),
+        cmocka_unit_test(tags_come_back),
+        cmocka_unit_test(tags_say_what_a_volume_is),
+        cmocka_unit_test(slots_are_judged),
+        cmocka_unit_test(sizes_are_whole_extents),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -64,6 +64,63 @@ void text_domain_free(struct text_domain *md);
 /* Before all else of libgcrypt. Any thread, any number of times. */
 void text_init_gcrypt(void);
 
+/* ---- volume groups ---------------------------------------------------------------------------------- */
+
+enum {
+    TEXT_SLOT_SIZE = 512,     /* bytes of a volume's metadata, padded with NULs */
+    TEXT_SLOT_LAST = 1947,
+    TEXT_TAG_MAX = 1024,      /* characters of a tag */
+    TEXT_EXTENT = 128 << 20,  /* of a group that is made for a domain */
+    TEXT_SPECIALS = 7,
+};
+
+#define TEXT_TAG_DOMAIN    "RHAT_storage_domain"
+#define TEXT_TAG_UNREADY   "RHAT_storage_domain_UNREADY"
+#define TEXT_TAG_PAIR      "MDT_"
+#define TEXT_TAG_HALF_MADE "OVIRT_VOL_INITIALIZING"
+#define TEXT_TAG_IMAGE     "IU_"
+#define TEXT_TAG_PARENT    "PU_"
+#define TEXT_TAG_SLOT      "MD_"
+/* Ours, which Vdsm does not look at: a volume that is merged into its parent; one whose image goes, as a whole. */
+#define TEXT_TAG_MERGED    "VDISK_MERGE"
+#define TEXT_TAG_GOING     "VDISK_REMOVE"
+
+/* Text as it can stand in a tag: "a b" is "a&32&b". -EINVAL: no UTF-8; -EOVERFLOW: it has no room. */
+int text_tag_encode(const char *text, char *ret, size_t room);
+
+/* And back. -EBADMSG, -EOVERFLOW. */
+int text_tag_decode(const char *tag, char *ret, size_t room);
+
+/* A logical volume, as its name and its tags say. */
+struct text_lv {
+    bool     special;             /* one of the domain's own: nothing else is set */
+    bool     half_made, merged;
+    bool     removed, wiped;      /* of a deleted image; it is to be overwritten before it goes */
+    bool     going;               /* with all that is of the same image */
+    bool     volume;              /* its name is a UUID */
+    char     image[DOMAIN_UUID];  /* "": none is said */
+    char     parent[DOMAIN_UUID]; /* "": the same */
+    unsigned slot;                /* 0: none */
+};
+
+void text_lv_parse(const char *name, char *const *tags, size_t count, unsigned version, struct text_lv *ret);
+
+/* Slots of metadata: the first one, and where one lies in the volume that is called so. */
+unsigned text_slot_first(unsigned version);
+uint64_t text_slot_offset(unsigned version, unsigned slot);
+
+/* In the order in which they are made. `size` is rounded up to extents by who makes them. */
+struct text_special {
+    const char *name;
+    uint64_t    size;
+    uint64_t    zeros; /* bytes at its start that are to be zeros */
+};
+
+extern const struct text_special text_specials[TEXT_SPECIALS];
+
+/* Rounded up to extents, which need be no power of two. UINT64_MAX: there are no such sizes. */
+uint64_t text_extents(uint64_t size, uint64_t extent);
+
 /* ---- others ----------------------------------------------------------------------------------------- */
 
 /* Lower case, 8-4-4-4-12. */
