@@ -43,7 +43,7 @@ struct shared_volume {
     bool                  writable; /* some job will write */
     vdisk                *v;        /* NULL while no job runs on it */
     uint32_t              flags;    /* what it was opened with */
-    int                   use;      /* with `v`: of an image of a domain, which nobody changes meanwhile; or -1 */
+    struct domain_use    *use;      /* with `v`: an image of a domain, which nobody changes meanwhile; or NULL */
     unsigned              jobs;
 };
 
@@ -140,13 +140,15 @@ static struct shared_volume *shared_find(const char *name)
     return s;
 }
 
-/* Open what a job's file names. *ret_use is to be closed after the volume, where it is not -1. */
-static int open_name(struct thread_data *td, const char *name, uint32_t flags, vdisk **ret_volume, int *ret_use)
+/* Open what a job's file names. *ret_use is to be ended after the volume; it may be NULL. */
+static int open_name(struct thread_data *td, const char *name, uint32_t flags, vdisk **ret_volume,
+                     struct domain_use **ret_use)
 {
     const struct engine_options *o = td->eo;
     struct vdisk_open_opts opts = {.size = sizeof opts, .flags = flags, .format = o->format};
+    struct domain_use *use = NULL;
     char *found = NULL;
-    int use = -1, rc = 0;
+    int rc = 0;
 
     if (domain_is_name(name) && o->format) {
         log_err("vdisk: %s: its domain says its format: leave out format=\n", name);
@@ -159,21 +161,20 @@ static int open_name(struct thread_data *td, const char *name, uint32_t flags, v
     if (rc < 0)
         complain("open the volume", rc);
     free(found);
-    if (rc < 0 && use >= 0)
-        close(use);
-    if (rc == 0)
+    if (rc < 0)
+        domain_use_end(use);
+    else
         *ret_use = use;
     return rc;
 }
 
-static void close_name(vdisk *v, int use)
+static void close_name(vdisk *v, struct domain_use *use)
 {
     int rc = vdisk_close(v);
 
     if (rc < 0)
         complain("close the volume", rc);
-    if (use >= 0)
-        close(use);
+    domain_use_end(use);
 }
 
 static int open_volume(struct thread_data *td, struct shared_volume *s, uint32_t flags)
@@ -236,7 +237,8 @@ static int engine_get_file_size(struct thread_data *td, struct fio_file *f)
     uint32_t flags = VDISK_OPEN_FORCE_SHARE | VDISK_OPEN_NO_BACKING | (td->o.odirect ? 0 : VDISK_OPEN_BUFFERED);
     struct shared_volume *s;
     vdisk *v;
-    int use, rc;
+    struct domain_use *use;
+    int rc;
 
     if (fio_file_size_known(f))
         return 0;

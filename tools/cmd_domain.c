@@ -18,7 +18,8 @@ static const struct cli_option options[] = {
     NOUN_OUTPUT_OPTION,
     NOUN_QUIET_OPTION,
     NOUN_WAIT_OPTION,
-    {NOUN_TYPE, "type", "TYPE", "create: localfs (default), or nfs: PATH is a mounted export"},
+    {NOUN_TYPE, "type", "TYPE", "create: localfs (default); nfs: PATH is a mounted export; block: of devices"},
+    {NOUN_VG, "vg", "VG", "create: in this volume group, which is empty; it gets the domain's UUID as its name"},
     {NOUN_DESCRIPTION, "description", "TEXT", "create: what it is called"},
     {NOUN_UUID, "uuid", "UUID", "create: the domain's UUID; otherwise a new one"},
     {NOUN_REMOTE_PATH, "remote-path", "TEXT", "create: REMOTE_PATH; otherwise what is mounted, or PATH"},
@@ -29,16 +30,38 @@ static const struct cli_option options[] = {
 
 /* ---- create ------------------------------------------------------------------------------------------------ */
 
+enum { TYPE_LOCALFS, TYPE_NFS, TYPE_BLOCK };
+
+/* Of a group that is there, or of devices. */
+static int create_block(struct noun *n, const struct domain_create *o, char **operands, char uuid[DOMAIN_UUID])
+{
+    const char *group = n->given[NOUN_VG];
+    const char *const *devices = group == NULL ? (const char *const *)operands : NULL;
+
+    if (n->given[NOUN_REMOTE_PATH] != NULL)
+        return cli_usage_error(n->verb, "create: --remote-path is of domains in folders");
+    if ((group != NULL) == (operands[0] != NULL))
+        return cli_usage_error(n->verb, "create: a domain in a volume group takes devices, or --vg");
+    return domain_create_block(o, devices, group, &n->how, uuid) < 0 ? noun_error(n) : CLI_OK;
+}
+
+static int create_file(struct noun *n, const struct domain_create *o, int count, char uuid[DOMAIN_UUID])
+{
+    if (count != 1)
+        return cli_usage_error(n->verb, "create: a domain in a folder takes one path");
+    return domain_create(o, &n->how, uuid) < 0 ? noun_error(n) : CLI_OK;
+}
+
 static int create(struct noun *n, char **operands, int count)
 {
-    static const char *const types[] = {"localfs", "nfs", NULL}, *const names[] = {"LOCALFS", "NFS"};
+    static const char *const types[] = {"localfs", "nfs", "block", NULL};
+    static const char *const names[] = {"LOCALFS", "NFS", NULL};
     struct domain_create o = {.path = operands[0], .description = n->given[NOUN_DESCRIPTION],
                               .uuid = n->given[NOUN_UUID], .remote_path = n->given[NOUN_REMOTE_PATH]};
     char uuid[DOMAIN_UUID];
     uint64_t version = 0;
-    int type = 0;
+    int type = n->given[NOUN_VG] != NULL ? TYPE_BLOCK : TYPE_LOCALFS, rc;
 
-    (void)count;
     if (n->given[NOUN_TYPE] != NULL && !noun_word(n, "--type", n->given[NOUN_TYPE], types, &type))
         return CLI_FAILED;
     if (n->given[NOUN_DOMAIN_VERSION] != NULL &&
@@ -46,8 +69,11 @@ static int create(struct noun *n, char **operands, int count)
         return CLI_FAILED;
     o.type = names[type];
     o.version = (unsigned)version;
-    if (domain_create(&o, &n->how, uuid) < 0)
-        return noun_error(n);
+    if (type != TYPE_BLOCK && n->given[NOUN_VG] != NULL)
+        return cli_usage_error(n->verb, "create: --vg is of domains of type block");
+    rc = type == TYPE_BLOCK ? create_block(n, &o, operands, uuid) : create_file(n, &o, count, uuid);
+    if (rc != CLI_OK)
+        return rc;
     if (n->json)
         return cli_json_print(json_pack("{s:s}", "uuid", uuid));
     if (!n->quiet)
@@ -255,7 +281,11 @@ static int upgrade(struct noun *n, char **operands, int count)
 /* ---- command line ------------------------------------------------------------------------------------------- */
 
 static const struct noun_action actions[] = {
-    {"create", 1, 1, {NOUN_TYPE, NOUN_DESCRIPTION, NOUN_UUID, NOUN_REMOTE_PATH, NOUN_DOMAIN_VERSION}, create},
+    {"create",
+     0,
+     10,
+     {NOUN_TYPE, NOUN_VG, NOUN_DESCRIPTION, NOUN_UUID, NOUN_REMOTE_PATH, NOUN_DOMAIN_VERSION},
+     create},
     {"info", 1, 1, {0}, info},
     {"list", 1, 1000, {0}, list},
     {"check", 1, 1, {NOUN_REPAIR, NOUN_WAIT}, check},
@@ -274,10 +304,11 @@ const struct cli_verb cli_domain = {
     .usage = "[OPTION]... create|info|list|check|upgrade PATH...",
     .options = options,
     .notes =
-        "create PATH: a new domain, in a folder of PATH that has its UUID, which is printed. info PATH: what it\n"
-        "is. list PATH...: the domains there. check PATH: leftovers of commands that were killed, volumes and\n"
-        "metadata that disagree. upgrade PATH: one of version 3 or 4 becomes one of version 5. PATH of a domain\n"
-        "is its folder, or one in which it is the only one.\n"
+        "create PATH: a new domain, in a folder of PATH that has its UUID, which is printed. create --type block\n"
+        "DEVICE..., create --vg VG: one in a volume group, /dev/UUID, by lvm. info PATH: what it is. list\n"
+        "PATH...: the domains there; /dev has those in volume groups. check PATH: leftovers of commands that\n"
+        "were killed, volumes and metadata that disagree. upgrade PATH: one of version 3 or 4 becomes one of\n"
+        "version 5. PATH of a domain is its folder, or one in which it is the only one; or /dev/UUID.\n"
         "Exit code: 0; 1; check: 2 when faults are left.\n",
     .run = run,
 };

@@ -29,7 +29,7 @@ static const struct cli_option options[] = {
     {NOUN_DESCRIPTION, "description", "TEXT", "create, snapshot, upload, update: up to 210 characters"},
     {NOUN_DIGEST, "digest", "HEX", "upload: SHA-256 that what comes has to have"},
     {NOUN_DISK_TYPE, "disk-type", "TYPE", "create, snapshot, update: DATA, OVFS, MEMD, ..."},
-    {NOUN_INITIAL_SIZE, "initial-size", "SIZE", "create: judged as Vdsm does; changes nothing for files"},
+    {NOUN_INITIAL_SIZE, "initial-size", "SIZE", "create: that a sparse one in a volume group begins with"},
     {NOUN_ILLEGAL, "illegal", NULL, "create: ILLEGAL, until update makes it LEGAL"},
     {NOUN_SEQUENCE, "sequence", "N", "create, snapshot, update"},
     {NOUN_LEGALITY, "legality", "WORD", "update: LEGAL or ILLEGAL"},
@@ -613,8 +613,9 @@ const struct cli_verb cli_volume = {
         "snapshot DOMAIN/IMAGE [SIZE]: a qcow2 volume on the leaf. merge NAME: put it into its parent, which\n"
         "grows first; then it goes. delete NAME: a leaf. resize NAME SIZE: a leaf becomes larger. update NAME:\n"
         "what its metadata says. prepare NAME: see that it can be used, and print the paths of its chain.\n"
-        "teardown NAME: the end of that. extend NAME [SIZE]: set space aside. reduce NAME: give back what is\n"
-        "behind the end of a qcow2 volume. measure NAME: what a copy takes.\n"
+        "teardown NAME: the end of that; in a volume group the image is not active then. extend NAME [SIZE]:\n"
+        "set space aside. reduce NAME: give back what is behind the end of a qcow2 volume. measure NAME: what a\n"
+        "copy takes.\n"
         "info NAME, list DOMAIN[/IMAGE]: what there is. Sizes are rounded up to 4096.\n"
         "Exit code: 0, or 1.\n",
     .run = run,

@@ -32,11 +32,37 @@ static const char *instead_of(const char *verb)
     return NULL;
 }
 
+/* ---- uses: until the program ends ------------------------------------------------------------------------ */
+
+static struct domain_use **uses;
+static size_t use_count;
+
+static void end_uses(void)
+{
+    for (size_t i = 0; i < use_count; i++)
+        domain_use_end(uses[i]);
+    free(uses);
+    use_count = 0;
+}
+
+/* One that is not kept ends with the process all the same. */
+static void keep(struct domain_use *use)
+{
+    struct domain_use **list = reallocarray(uses, use_count + 1, sizeof *list);
+
+    if (list == NULL)
+        return;
+    if (uses == NULL)
+        atexit(end_uses);
+    uses = list;
+    uses[use_count++] = use;
+}
+
 char *cli_volume_name(const struct cli_verb *verb, const char *operand, const char *format)
 {
     const char *instead = instead_of(verb->name);
+    struct domain_use *use;
     char *name;
-    int use; /* never closed */
 
     if (instead != NULL) {
         cli_usage_error(verb, "'%s': does not change volumes of domains: %s", operand, instead);
@@ -50,17 +76,19 @@ char *cli_volume_name(const struct cli_verb *verb, const char *operand, const ch
         cli_library_error();
         return NULL;
     }
+    keep(use);
     return name;
 }
 
 char *cli_volume_path(const char *operand, const char **ret_format)
 {
+    struct domain_use *use;
     char *path;
-    int use;
 
     if (domain_open_path(operand, &path, ret_format, &use) < 0) {
         cli_library_error();
         return NULL;
     }
+    keep(use);
     return path;
 }

@@ -113,7 +113,7 @@ static int check_tables(struct check *c, const struct domain_image *image, const
     struct vdisk_check_opts opts = {.size = sizeof opts, .format = "qcow2", .memory_max = UINT64_C(256) << 20};
     vdisk_job *job = NULL;
     char *path;
-    int rc = domain_volume_path(c->domain, image->uuid, v->uuid, &path);
+    int rc = dom_data_path(c->domain, image->uuid, v->uuid, &path);
 
     if (rc == 0)
         rc = repair ? vdisk_job_repair(path, VDISK_REPAIR_LEAKS, &opts, &job) : vdisk_job_check(path, &opts, &job);
@@ -250,6 +250,8 @@ static int check_loaded(struct check *c, struct domain_image **image)
     bool gone;
 
     if (rc == 0)
+        rc = c->domain->kind->check(c->domain, (*image)->uuid, &c->mend);
+    if (rc == 0)
         rc = dom_mend(c->domain, image, &c->mend);
     for (size_t i = 0; rc == 0 && i < (*image)->count; i++)
         check_volume(c, *image, &(*image)->list[i]);
@@ -283,7 +285,7 @@ static int check_image(struct check *c, const char *name)
         domain_image_free(image);
     }
     c->mend.repair = repair;
-    c->domain->kind->unlock(lock);
+    c->domain->kind->unlock(c->domain, lock);
     return rc == -ENOENT ? 0 : rc; /* it has gone */
 }
 
@@ -302,7 +304,7 @@ static int check_removed(struct check *c, const char *name)
     if (rc < 0)
         return rc;
     rc = dom_purge_removed(c->domain, name, &clear);
-    c->domain->kind->unlock(lock);
+    c->domain->kind->unlock(c->domain, lock);
     if (rc == 0)
         dom_tell(&c->mend, VDISK_FOUND_FIXED, "image %s: its files are removed", image);
     return rc;
@@ -336,7 +338,7 @@ static int mend_drafts(struct check *c)
     if (rc < 0)
         return rc;
     rc = d->kind->find_drafts(d, true, &count);
-    d->kind->unlock(lock);
+    d->kind->unlock(d, lock);
     if (rc == 0)
         dom_tell(&c->mend, VDISK_FOUND_FIXED, "what an upgrade was writing when it ended is removed");
     return rc;
@@ -353,7 +355,7 @@ static int check_drafts(struct check *c)
     if (rc < 0)
         return rc;
     rc = d->kind->find_drafts(d, false, &count);
-    d->kind->unlock(lock);
+    d->kind->unlock(d, lock);
     if (rc < 0 || count == 0)
         return rc;
     dom_tell(&c->mend, VDISK_FOUND_LEAK, "%u files of dom_md are what an upgrade was writing when it ended",

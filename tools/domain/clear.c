@@ -235,7 +235,7 @@ int dom_clear(struct domain *d, const char *image, const struct domain_volume *v
         dom_note(d, "volume %s: its data has %u names: it is not written to", v->uuid, v->links);
         return 0;
     }
-    rc = domain_volume_path(d, image, v->uuid, &path);
+    rc = dom_data_path(d, image, v->uuid, &path);
     if (rc == 0)
         rc = clear_path(d, path, v->uuid, c);
     free(path);

@@ -42,6 +42,31 @@ int dom_error_give(const struct dom_error *e)
     return vdisk_set_error(e->rc, e->text, e->hint[0] != '\0' ? e->hint : NULL);
 }
 
+int dom_nothing_of_image(struct domain *d, const char *image)
+{
+    (void)d, (void)image;
+    return 0;
+}
+
+int dom_nothing_of_volume(struct domain *d, const char *image, const char *volume)
+{
+    (void)d, (void)image, (void)volume;
+    return 0;
+}
+
+static int compare_entries(const void *a, const void *b)
+{
+    const struct dom_entry *x = a, *y = b;
+
+    return strcmp(x->volume, y->volume);
+}
+
+void dom_sort_entries(struct dom_entries *entries)
+{
+    if (entries->count > 0)
+        qsort(entries->list, entries->count, sizeof *entries->list, compare_entries);
+}
+
 void dom_note(const struct domain *d, const char *fmt, ...)
 {
     char text[1024];
@@ -171,7 +196,7 @@ int dom_check_version(struct domain *d)
     const char *now;
     size_t len;
     bool same;
-    int rc = d->kind->load(d->path, &text, &len);
+    int rc = d->kind->load(d, &text, &len);
 
     if (rc < 0)
         return rc;
@@ -198,6 +223,13 @@ int domain_volume_path(struct domain *d, const char *image, const char *volume, 
         return dom_fail(ENOMEM, NULL, "out of memory");
     *ret = path;
     return 0;
+}
+
+int dom_data_path(struct domain *d, const char *image, const char *volume, char **ret)
+{
+    int rc = d->kind->activate(d, image);
+
+    return rc == 0 ? domain_volume_path(d, image, volume, ret) : rc;
 }
 
 /* ---- metadata of volumes -------------------------------------------------------------------------------- */
@@ -272,7 +304,7 @@ int dom_read_header(struct domain *d, const char *image, const struct domain_vol
     struct vdisk_image_info info = {.size = sizeof info};
     vdisk_image *loaded;
     char *path = NULL;
-    int rc = domain_volume_path(d, image, v->uuid, &path);
+    int rc = dom_data_path(d, image, v->uuid, &path);
 
     if (rc < 0)
         return rc;
@@ -290,6 +322,19 @@ int dom_read_header(struct domain *d, const char *image, const struct domain_vol
         snprintf(ret->backing_format, sizeof ret->backing_format, "%s", info.backing_fmt);
     vdisk_image_free(loaded);
     return 0;
+}
+
+int dom_full_size(const struct domain *d, const struct domain_meta *meta, uint64_t capacity, uint64_t *ret)
+{
+    struct vdisk_measure_result size = {.size = sizeof size};
+    struct vdisk_create_opts opts = {.size = sizeof opts, .virtual_size = capacity,
+                                     .format = meta->format == DOMAIN_COW ? "qcow2" : "raw",
+                                     .version = meta->format == DOMAIN_COW && d->version < 4 ? 2 : 0};
+    int rc = vdisk_measure(&opts, NULL, &size);
+
+    if (rc == 0)
+        *ret = size.fully_allocated;
+    return rc;
 }
 
 static int check_layer(struct domain *d, const char *image, const struct domain_volume *v)
@@ -383,7 +428,7 @@ int dom_open_data(struct domain *d, const char *image, const struct domain_volum
     struct vdisk_open_opts how = {.size = sizeof how, .flags = flags,
                                   .format = v->meta.format == DOMAIN_COW ? "qcow2" : "raw"};
     char *path = NULL;
-    int rc = domain_volume_path(d, image, v->uuid, &path);
+    int rc = dom_data_path(d, image, v->uuid, &path);
 
     if (rc == 0)
         rc = vdisk_open(path, &how, ret);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Storage domains: a folder (later: a volume group) with images of one or more volumes, in Vdsm's layout of
- * versions 3 to 5. This is the room's only door.
+ * Storage domains: a folder, or a volume group, with images of one or more volumes, in Vdsm's layout of versions 3
+ * to 5. This is the room's only door.
  *
  * All functions that return int give 0 or -errno, with vdisk_error_text() and vdisk_error_hint(). They block. A
  * domain is used by one thread at a time. Names of images and volumes are UUIDs, in lower case. Sizes are bytes.
@@ -73,9 +73,10 @@ struct domain_how {
 };
 
 /*
- * Open what lies at `path`: the domain's folder, or one in which it is the only one. No lock is held. *ret is
- * the caller's, for domain_close(). Errors: -ENOENT: there is none; -ENOTUNIQ: several; -EBADMSG: its metadata, or
- * the checksum of that, is wrong; -ENOTSUP: its version; as open(2).
+ * Open what lies at `path`: the domain's folder, or one in which it is the only one; or a volume group:
+ * "/dev/UUID", or "UUID" where nothing is called so. No lock is held. *ret is the caller's, for domain_close().
+ * Errors: -ENOENT: there is none; -ENOTUNIQ: several; -EBADMSG: its metadata, or the checksum of that, is wrong;
+ * -ENOTSUP: its version; as open(2).
  */
 int domain_open(const char *path, const struct domain_how *how, struct domain **ret);
 
@@ -94,14 +95,14 @@ bool domain_pair(const struct domain *d, size_t index, const char **ret_key, con
 const char *domain_value(const struct domain *d, const char *key);
 
 struct domain_space {
-    uint64_t size, available; /* of the file system */
+    uint64_t size, available; /* of the file system, or the group */
 };
 
 int domain_get_space(const struct domain *d, struct domain_space *ret);
 
 struct domain_create {
-    const char *path;        /* a folder, or a mounted export, that is there */
-    const char *type;        /* LOCALFS or NFS */
+    const char *path;        /* a folder, or a mounted export, that is there; not of a volume group */
+    const char *type;        /* LOCALFS or NFS; not of a volume group */
     const char *description; /* or NULL */
     const char *uuid;        /* or NULL: a new one */
     const char *remote_path; /* or NULL: `path`, or what is mounted there */
@@ -112,12 +113,23 @@ struct domain_create {
 int domain_create(const struct domain_create *o, const struct domain_how *how, char ret_uuid[DOMAIN_UUID]);
 
 /*
+ * A domain that is a volume group: a new one of these devices (`devices` ends with NULL), which have nothing yet,
+ * or, where that is NULL, the one that is called `group`, is empty, and is called as the domain then. Killed:
+ * there is no domain, but perhaps a group, with the tag RHAT_storage_domain_UNREADY.
+ */
+int domain_create_block(const struct domain_create *o, const char *const *devices, const char *group,
+                        const struct domain_how *how, char ret_uuid[DOMAIN_UUID]);
+
+/*
  * Of version 3 or 4 it becomes version 5, as nobody else works in it. Killed: it is of either, and whole, and the
  * same call goes on. Errors: -EBADMSG: metadata that cannot be read; nothing has been changed then; -EAGAIN.
  */
 int domain_upgrade(struct domain *d);
 
-/* The paths of the domains in a folder, or it itself, each in turn. `fn` returns non-zero to end it. */
+/*
+ * The paths of the domains in a folder (of groups: /dev), or it itself, each in turn. `fn` returns non-zero to end
+ * it.
+ */
 int domain_find(const char *path, int (*fn)(void *arg, const char *path), void *arg);
 
 /* ---- images and volumes ------------------------------------------------------------------------------ */
@@ -193,16 +205,21 @@ bool domain_is_name(const char *text);
 int domain_parse_name(const char *text, const struct domain_how *how, struct domain_name *ret);
 void domain_name_free(struct domain_name *name);
 
+struct domain_use;
+
 /*
  * What to open in place of a volume's name (the leaf, where VOLUME is left out): its path, its format, read-only
- * unless it is a leaf; as "json:{...}". It is the caller's, to be freed. *ret_use is a descriptor: until it is
- * closed no operation changes what the image's volumes hold. Errors: -EACCES: it is not LEGAL; -EAGAIN: somebody
- * changes the image; ...
+ * unless it is a leaf; as "json:{...}". It is the caller's, to be freed. *ret_use is for domain_use_end(): until
+ * then no operation changes what the image's volumes hold, and they can be opened. Errors: -EACCES: it is not
+ * LEGAL; -EAGAIN: somebody changes the image; ...
  */
-int domain_open_name(const char *text, char **ret, int *ret_use);
+int domain_open_name(const char *text, char **ret, struct domain_use **ret_use);
 
 /* The same in two: the path, which is the caller's, and the format, "raw" or "qcow2". */
-int domain_open_path(const char *text, char **ret_path, const char **ret_format, int *ret_use);
+int domain_open_path(const char *text, char **ret_path, const char **ret_format, struct domain_use **ret_use);
+
+/* After the volume has been closed. NULL is allowed. */
+void domain_use_end(struct domain_use *use);
 
 /* ---- operations: a volume called "" is the leaf -------------------------------------------------------- */
 
@@ -212,12 +229,10 @@ struct domain_new {
     const char *backing;        /* what its header names, and as which format; "": none */
     const char *backing_format;
     uint64_t    capacity;
+    bool        zero;           /* it reads as zeros, or as its parent; else as what was there */
 };
 
-/*
- * Fill the data of a new volume, which reads as zeros, or as its parent. -errno with a text: the volume is not
- * made.
- */
+/* Fill the data of a new volume. -errno with a text: the volume is not made. */
 typedef int domain_fill_fn(void *arg, const struct domain_new *n);
 
 struct domain_volume_create {
@@ -382,8 +397,9 @@ int domain_volume_measure(struct domain *d, const char *image, const char *volum
                           struct domain_measured *ret);
 
 /*
- * The end of what prepare has begun: on files there is nothing to be done, but nobody has the volume open, or what
- * lies below it in its image. -EAGAIN: somebody has; the text names him.
+ * The end of what prepare has begun: nobody has the volume open, or what lies below it in its image; where volumes
+ * have to be activated, those of the image are no longer active. -EAGAIN: somebody has one open; the text names
+ * him.
  */
 int domain_volume_teardown(struct domain *d, const char *image, const char *volume);
 

@@ -151,24 +151,34 @@ static void find_remote(struct making *m, const char *full)
 /* ---- metadata ------------------------------------------------------------------------------------------------
  */
 
-static int fill_metadata(const struct making *m, struct text_domain *md)
+int dom_fill_pairs(struct text_domain *md, const struct dom_pairs *p)
 {
-    const char *type = m->nfs ? "NFS" : "LOCALFS";
-    char block[16], version[2] = {(char)('0' + m->version), '\0'};
+    char block[16], version[2] = {(char)('0' + p->version), '\0'};
     const char *pairs[][2] = {
-        {"CLASS", "Data"}, {"DESCRIPTION", m->o->description != NULL ? m->o->description : ""},
+        {"CLASS", "Data"}, {"DESCRIPTION", p->description != NULL ? p->description : ""},
         {"IOOPTIMEOUTSEC", "10"}, {"LEASERETRIES", "3"}, {"LEASETIMESEC", "60"}, {"LOCKPOLICY", ""},
-        {"LOCKRENEWALINTERVALSEC", "5"}, {"POOL_UUID", ""}, {"REMOTE_PATH", m->remote}, {"ROLE", "Regular"},
-        {"SDUUID", m->uuid}, {"TYPE", type}, {"VERSION", version}, {"ALIGNMENT", "1048576"}, {"BLOCK_SIZE", block},
+        {"LOCKRENEWALINTERVALSEC", "5"}, {"POOL_UUID", ""}, {"ROLE", "Regular"}, {"SDUUID", p->uuid},
+        {"TYPE", p->type}, {"VERSION", version}, {"ALIGNMENT", "1048576"}, {"BLOCK_SIZE", block},
     };
-    size_t count = sizeof pairs / sizeof pairs[0] - (m->version < 5 ? 2 : 0);
+    size_t count = sizeof pairs / sizeof pairs[0] - (p->version < 5 ? 2 : 0);
     int rc = 0;
 
-    snprintf(block, sizeof block, "%u", m->block_size);
+    snprintf(block, sizeof block, "%u", p->block_size);
     for (size_t i = 0; rc == 0 && i < count; i++)
         rc = text_domain_set(md, pairs[i][0], pairs[i][1]);
-    return rc == -EINVAL ? dom_fail(EINVAL, NULL, "the description or the path is no line of text") :
+    return rc == -EINVAL ? dom_fail(EINVAL, NULL, "the description is no line of text") :
            rc < 0 ? dom_fail(ENOMEM, NULL, "out of memory") : 0;
+}
+
+static int fill_metadata(const struct making *m, struct text_domain *md)
+{
+    const struct dom_pairs pairs = {m->nfs ? "NFS" : "LOCALFS", m->uuid, m->o->description, m->version,
+                                    m->block_size};
+    int rc = text_domain_set(md, "REMOTE_PATH", m->remote);
+
+    if (rc == -EINVAL)
+        return dom_fail(EINVAL, NULL, "the path is no line of text");
+    return rc < 0 ? dom_fail(ENOMEM, NULL, "out of memory") : dom_fill_pairs(md, &pairs);
 }
 
 static int write_metadata(const struct making *m)

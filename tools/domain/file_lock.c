@@ -5,17 +5,17 @@
  */
 #include "tools/domain/file_lock.h"
 
+#include <assert.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-#include "tools/domain/kind.h"
 
 /* FNV-1a, above the domain's byte and below what off_t has. */
 static off_t byte_of(const struct file_lock_wish *wish)
@@ -136,21 +136,13 @@ static bool all_shared(const struct file_lock_wish *wishes, unsigned n)
     return !exclusive;
 }
 
-static void path_of(const char *domain_path, char ret[PATH_MAX])
-{
-    snprintf(ret, PATH_MAX, "%s/dom_md/leases", domain_path);
-}
-
-int file_lock_take(const char *domain_path, const struct file_lock_wish *wishes, unsigned n, bool wait,
-                   int *ret_fd)
+int file_lock_take(const char *path, const struct file_lock_wish *wishes, unsigned n, bool wait, int *ret_fd)
 {
     const int how = O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY;
     bool shared = all_shared(wishes, n);
-    char path[PATH_MAX];
     struct stat st;
     int fd, rc = 0;
 
-    path_of(domain_path, path);
     fd = open(path, (shared ? O_RDONLY : O_RDWR) | how);
     if (fd < 0 && errno == EROFS) {
         shared = true;
@@ -175,13 +167,41 @@ int file_lock_take(const char *domain_path, const struct file_lock_wish *wishes,
     return rc;
 }
 
-int file_lock_add(int fd, const char *domain_path, const struct file_lock_wish *wish)
+int file_lock_add(int fd, const char *path, const struct file_lock_wish *wish)
 {
     struct file_lock_wish with = *wish;
-    char path[PATH_MAX];
 
-    path_of(domain_path, path);
     if ((fcntl(fd, F_GETFL) & O_ACCMODE) == O_RDONLY)
         with.exclusive = false;
     return take_one(fd, path, &with, false);
+}
+
+static int compare_wishes(const void *a, const void *b)
+{
+    const struct dom_lock_wish *x = a, *y = b;
+
+    return strcmp(x->image, y->image);
+}
+
+/* In one order, so that none who waits is waited for: by the names of images, each image's two locks together. */
+int file_lock_images(const struct domain *d, const char *path, const struct dom_lock_wish *images, unsigned n,
+                     int *ret_fd)
+{
+    struct file_lock_wish wishes[1 + 2 * DOM_LOCKS_MAX] = {{.part = FILE_LOCK_DOMAIN, .name = d->uuid}};
+    struct dom_lock_wish sorted[DOM_LOCKS_MAX];
+    unsigned count = 1;
+
+    assert(n <= DOM_LOCKS_MAX);
+    if (n > 0)
+        memcpy(sorted, images, n * sizeof *images);
+    qsort(sorted, n, sizeof *sorted, compare_wishes);
+    for (unsigned i = 0; i < n; i++) {
+        enum dom_lock_kind kind = sorted[i].kind;
+        const char *name = sorted[i].image;
+        if (kind != DOM_LOCK_USE)
+            wishes[count++] = (struct file_lock_wish){FILE_LOCK_IMAGE, name, kind != DOM_LOCK_READ};
+        if (kind == DOM_LOCK_USE || kind == DOM_LOCK_CHANGE)
+            wishes[count++] = (struct file_lock_wish){FILE_LOCK_USE, name, kind == DOM_LOCK_CHANGE};
+    }
+    return file_lock_take(path, wishes, count, d->how.wait, ret_fd);
 }

@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Locks of a file domain: open file description locks on bytes of dom_md/leases, which nothing else locks so. */
+/*
+ * Locks of a domain: open file description locks on bytes of a file that nothing else locks so: dom_md/leases, or,
+ * for a volume group, a file of this host.
+ */
 #ifndef TOOLS_DOMAIN_FILE_LOCK_H
 #define TOOLS_DOMAIN_FILE_LOCK_H
 
-#include <stdbool.h>
+#include "tools/domain/kind.h"
 
 enum file_lock_part {
     FILE_LOCK_DOMAIN,
@@ -18,13 +21,16 @@ struct file_lock_wish {
 };
 
 /*
- * All of them, in this order. *ret_fd: closing it gives them back. -EAGAIN: the text says who has one. On a
- * file system that is read-only nobody changes anything: all are shared there.
+ * All of them, in this order. `path`: of the file. *ret_fd: closing it gives them back. -EAGAIN: the text says who
+ * has one. On a file system that is read-only nobody changes anything: all are shared there.
  */
-int file_lock_take(const char *domain_path, const struct file_lock_wish *wishes, unsigned n, bool wait,
-                   int *ret_fd);
+int file_lock_take(const char *path, const struct file_lock_wish *wishes, unsigned n, bool wait, int *ret_fd);
+
+/* Those that lock() of the contract is asked for: by the names of images, so that none who waits is waited for. */
+int file_lock_images(const struct domain *d, const char *path, const struct dom_lock_wish *images, unsigned n,
+                     int *ret_fd);
 
 /* One more, without waiting. */
-int file_lock_add(int fd, const char *domain_path, const struct file_lock_wish *wish);
+int file_lock_add(int fd, const char *path, const struct file_lock_wish *wish);
 
 #endif

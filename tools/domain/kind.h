@@ -31,6 +31,8 @@ struct dom_entries {
     char              stranger[64]; /* one of the names that are of no volume; "": there are none */
 };
 
+struct dom_mend;
+
 enum { DOM_LOCKS_MAX = 2 };
 
 enum dom_lock_kind {
@@ -47,12 +49,21 @@ struct dom_lock_wish {
 
 struct dom_kind {
     const char *name;
-    bool        grows; /* a volume takes space by itself, as it is written to */
 
     /* ---- the domain ---- */
 
-    /* The text of the metadata of the domain at `path`; the caller's. -ENOENT: no domain of this kind is there. */
-    int (*load)(const char *path, char **ret_text, size_t *ret_len);
+    /* Adds the names of the domains of this kind in a folder; paths with these are for load(). */
+    int (*list)(const char *path, struct domain_names *names);
+
+    /* Does the path name a domain of this kind, as far as can be told at no cost? */
+    bool (*is_at)(const char *path);
+
+    /*
+     * The text of the metadata of the domain at d->path; the caller's. What is known of it is looked at anew. Sets
+     * d->extent. -ENOENT: no domain of this kind is there.
+     */
+    int (*load)(struct domain *d, char **ret_text, size_t *ret_len);
+    void (*close)(struct domain *d); /* what load() has made, if anything */
     int (*space)(struct domain *d, struct domain_space *ret);
     int (*list_images)(struct domain *d, struct domain_names *ret);
 
@@ -67,7 +78,9 @@ struct dom_kind {
 
     /* All of it: nobody works in it, or has a volume of it open by name. */
     int (*lock_domain)(struct domain *d, int *ret_lock);
-    void (*unlock)(int lock);
+
+    /* What was activated meanwhile, and is used by nobody else, is no longer active. */
+    void (*unlock)(struct domain *d, int lock);
 
     /* Before version 5 is noted: what else it has is made, and the block size of direct I/O asked for. */
     int (*begin_upgrade)(struct domain *d, unsigned *ret_block_size);
@@ -99,7 +112,7 @@ struct dom_kind {
     /* A new volume, unpublished: its metadata noted as an intent; then its data, exclusively, empty. */
     int (*set_intent)(struct domain *d, const char *image, const char *volume, const char *text, size_t len);
     int (*drop_intent)(struct domain *d, const char *image, const char *volume);
-    int (*make_data)(struct domain *d, const char *image, const char *volume, uint64_t size);
+    int (*make_data)(struct domain *d, const char *image, const char *volume, uint64_t size); /* if it has one */
     int (*publish)(struct domain *d, const char *image, const char *volume);
     int (*unpublish)(struct domain *d, const char *image, const char *volume, bool wipe); /* `wipe` is kept */
     int (*purge)(struct domain *d, const char *image, const char *volume); /* data, lease, then the intent */
@@ -113,6 +126,14 @@ struct dom_kind {
 
     /* An image, not `except`, that has something of that name; "": there is none. */
     int (*find_volume)(struct domain *d, const char *volume, const char *except, char ret_image[DOMAIN_UUID]);
+
+    /* Where data has a fixed size, it is to be so large at least. */
+    int (*make_room)(struct domain *d, const char *image, const char *volume, uint64_t bytes);
+
+    /* The volumes of an image, and what they lie on, can be opened by their paths, until unlock(), or longer. */
+    int (*activate)(struct domain *d, const char *image);
+    /* `active`: they stay so after unlock(); else they no longer do, and are put to rest by it. */
+    int (*keep_active)(struct domain *d, const char *image, bool active);
 
     /* Space for so many bytes, without a change of what the volume is. -ENOTSUP: it cannot be had. */
     int (*reserve)(struct domain *d, const char *image, const char *volume, uint64_t bytes);
@@ -128,15 +149,20 @@ struct dom_kind {
     /* What has been changed in the image is durable. */
     int (*sync)(struct domain *d, const char *image);
 
+    /* What the kind notes of an image besides, and may be wrong. The image is locked. */
+    int (*check)(struct domain *d, const char *image, struct dom_mend *m);
+
     /* malloc'ed; NULL: out of memory. */
     char *(*data_path)(const struct domain *d, const char *image, const char *volume);
 };
 
-extern const struct dom_kind dom_kind_file;
+extern const struct dom_kind dom_kind_file, dom_kind_block;
 
 struct domain {
     const struct dom_kind *kind;
+    void                  *state;  /* the kind's own */
     char                  *path;
+    uint64_t               extent; /* data has a fixed size, in units of it; 0: it grows as it is written to */
     char                   uuid[DOMAIN_UUID];
     unsigned               version;
     struct text_domain     md;
@@ -160,6 +186,12 @@ struct dom_error {
 void dom_error_keep(struct dom_error *e, int rc);
 int dom_error_give(const struct dom_error *e);
 
+/* Of a contract's calls those for which a kind has nothing to do. */
+int dom_nothing_of_image(struct domain *d, const char *image);
+int dom_nothing_of_volume(struct domain *d, const char *image, const char *volume);
+
+void dom_sort_entries(struct dom_entries *entries);
+
 /* Run, and free. Its result, with its text. */
 int dom_run_job(const struct domain *d, vdisk_job *job);
 
@@ -182,6 +214,14 @@ int dom_write_meta(struct domain *d, const char *image, struct domain_volume *v,
 int dom_set_role(struct domain *d, const char *image, struct domain_volume *v, enum domain_role role);
 
 /* ---- sessions ------------------------------------------------------------------------------------------- */
+
+/* What all kinds of domain have in their metadata when they are new. */
+struct dom_pairs {
+    const char *type, *uuid, *description;
+    unsigned    version, block_size;
+};
+
+int dom_fill_pairs(struct text_domain *md, const struct dom_pairs *p);
 
 /* With a lock: the domain still is of the version that it had when it was opened. -ESTALE: it was upgraded. */
 int dom_check_version(struct domain *d);
@@ -378,9 +418,12 @@ int dom_lock_copy(struct domain *d, const char *image, struct domain *to, const 
 int dom_judge_copied(struct domain *d, const struct domain_image *image, const struct domain_volume *v,
                      const char *volume);
 
-/* One open volume into another one that is new. `layer`: but what lies below both. */
-int dom_run_copy(struct domain *d, vdisk *source, const char *path, const char *format, bool layer,
+/* One open volume into another one that is new, at `n`. `layer`: but what lies below both. */
+int dom_run_copy(struct domain *d, vdisk *source, const struct domain_new *n, bool layer,
                  const struct domain_copy *o);
+
+/* The path of a volume's data, which can be opened. The caller's. */
+int dom_data_path(struct domain *d, const char *image, const char *volume, char **ret);
 
 /* Open a volume's data, with all that it lies on. `flags`: of enum vdisk_open_flags. */
 int dom_open_data(struct domain *d, const char *image, const struct domain_volume *v, uint32_t flags, vdisk **ret);
@@ -388,6 +431,9 @@ int dom_open_data(struct domain *d, const char *image, const struct domain_volum
 /* Have the data `size` bytes, or more if it has: preallocated as its metadata says. */
 int dom_grow_data(struct domain *d, const char *image, const struct domain_volume *v, uint64_t size,
                   vdisk_progress_fn *progress, void *progress_arg);
+
+/* What a volume takes that is full, and of this capacity. */
+int dom_full_size(const struct domain *d, const struct domain_meta *meta, uint64_t capacity, uint64_t *ret);
 
 /* What a header of a volume with this parent names; "" for none. */
 const char *dom_backing_of(const struct domain_meta *meta);

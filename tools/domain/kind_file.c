@@ -110,14 +110,53 @@ static int unlink_suffix(struct domain *d, const char *image, const char *volume
 
 /* ---- the domain --------------------------------------------------------------------------------------- */
 
-static int file_load(const char *path, char **ret_text, size_t *ret_len)
+static bool file_is_at(const char *path)
+{
+    char name[PATH_MAX];
+
+    return snprintf(name, sizeof name, "%s/dom_md/metadata", path) < (int)sizeof name && access(name, F_OK) == 0;
+}
+
+static int add_name(struct domain_names *names, const char *name)
+{
+    if ((names->count & (names->count + 1)) == 0) { /* room for the next power of two */
+        void *list = reallocarray(names->list, 2 * names->count + 2, sizeof *names->list);
+        if (list == NULL)
+            return file_no_memory();
+        names->list = list;
+    }
+    snprintf(names->list[names->count++], sizeof *names->list, "%.63s", name);
+    return 0;
+}
+
+static int file_list(const char *path, struct domain_names *names)
+{
+    struct dirent *entry;
+    char name[PATH_MAX];
+    DIR *dir = opendir(path);
+    int rc = 0;
+
+    if (dir == NULL)
+        return dom_fail_file(errno, path, "opening the folder");
+    while (rc == 0 && (entry = readdir(dir)) != NULL) {
+        if (!text_is_uuid(entry->d_name, strlen(entry->d_name)))
+            continue;
+        snprintf(name, sizeof name, "%s/%.40s", path, entry->d_name);
+        if (file_is_at(name))
+            rc = add_name(names, entry->d_name);
+    }
+    closedir(dir);
+    return rc;
+}
+
+static int file_load(struct domain *d, char **ret_text, size_t *ret_len)
 {
     char name[PATH_MAX], *text = malloc(TEXT_DOMAIN_MAX + 2);
     int fd, rc;
 
     if (text == NULL)
         return file_no_memory();
-    snprintf(name, sizeof name, "%s/dom_md/metadata", path);
+    snprintf(name, sizeof name, "%s/dom_md/metadata", d->path);
     fd = open(name, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
     rc = fd >= 0 ? read_all(fd, name, text, TEXT_DOMAIN_MAX, ret_len) : dom_fail_file(errno, name, "opening it");
     if (fd >= 0)
@@ -150,18 +189,6 @@ static int compare_names(const void *a, const void *b)
     return strcmp(a, b);
 }
 
-static int add_name(struct domain_names *names, const char *name)
-{
-    if ((names->count & (names->count + 1)) == 0) { /* room for the next power of two */
-        void *list = reallocarray(names->list, 2 * names->count + 2, sizeof *names->list);
-        if (list == NULL)
-            return file_no_memory();
-        names->list = list;
-    }
-    snprintf(names->list[names->count++], sizeof *names->list, "%.63s", name);
-    return 0;
-}
-
 static int file_list_images(struct domain *d, struct domain_names *ret)
 {
     struct domain_names names = {0};
@@ -190,51 +217,40 @@ static int file_list_images(struct domain *d, struct domain_names *ret)
     return 0;
 }
 
-static int compare_wishes(const void *a, const void *b)
+static void path_of_locks(const struct domain *d, char ret[PATH_MAX])
 {
-    const struct dom_lock_wish *x = a, *y = b;
-
-    return strcmp(x->image, y->image);
+    snprintf(ret, PATH_MAX, "%s/dom_md/leases", d->path);
 }
 
-/* In one order, so that none who waits is waited for: by the names of images, each image's two locks together. */
 static int file_lock(struct domain *d, const struct dom_lock_wish *images, unsigned n, int *ret_lock)
 {
-    struct file_lock_wish wishes[1 + 2 * DOM_LOCKS_MAX] = {{.part = FILE_LOCK_DOMAIN, .name = d->uuid}};
-    struct dom_lock_wish sorted[DOM_LOCKS_MAX];
-    unsigned count = 1;
+    char path[PATH_MAX];
 
-    assert(n <= DOM_LOCKS_MAX);
-    if (n > 0)
-        memcpy(sorted, images, n * sizeof *images);
-    qsort(sorted, n, sizeof *sorted, compare_wishes);
-    for (unsigned i = 0; i < n; i++) {
-        enum dom_lock_kind kind = sorted[i].kind;
-        const char *name = sorted[i].image;
-        if (kind != DOM_LOCK_USE)
-            wishes[count++] = (struct file_lock_wish){FILE_LOCK_IMAGE, name, kind != DOM_LOCK_READ};
-        if (kind == DOM_LOCK_USE || kind == DOM_LOCK_CHANGE)
-            wishes[count++] = (struct file_lock_wish){FILE_LOCK_USE, name, kind == DOM_LOCK_CHANGE};
-    }
-    return file_lock_take(d->path, wishes, count, d->how.wait, ret_lock);
+    path_of_locks(d, path);
+    return file_lock_images(d, path, images, n, ret_lock);
 }
 
 static int file_lock_alone(struct domain *d, int lock, const char *image)
 {
     const struct file_lock_wish wish = {FILE_LOCK_USE, image, true};
+    char path[PATH_MAX];
 
-    return file_lock_add(lock, d->path, &wish);
+    path_of_locks(d, path);
+    return file_lock_add(lock, path, &wish);
 }
 
 static int file_lock_domain(struct domain *d, int *ret_lock)
 {
     const struct file_lock_wish wish = {FILE_LOCK_DOMAIN, d->uuid, true};
+    char path[PATH_MAX];
 
-    return file_lock_take(d->path, &wish, 1, d->how.wait, ret_lock);
+    path_of_locks(d, path);
+    return file_lock_take(path, &wish, 1, d->how.wait, ret_lock);
 }
 
-static void file_unlock(int lock)
+static void file_unlock(struct domain *d, int lock)
 {
+    (void)d;
     close(lock);
 }
 
@@ -312,13 +328,6 @@ static int note_file(struct dom_entries *e, int folder, const struct dirent *fil
     return 0;
 }
 
-static int compare_entries(const void *a, const void *b)
-{
-    const struct dom_entry *x = a, *y = b;
-
-    return strcmp(x->volume, y->volume);
-}
-
 static int file_list_volumes(struct domain *d, const char *image, struct dom_entries *ret)
 {
     struct dom_entries entries = {0};
@@ -341,8 +350,7 @@ static int file_list_volumes(struct domain *d, const char *image, struct dom_ent
         free(entries.list);
         return rc;
     }
-    if (entries.count > 0)
-        qsort(entries.list, entries.count, sizeof *entries.list, compare_entries);
+    dom_sort_entries(&entries);
     *ret = entries;
     return 0;
 }
@@ -574,6 +582,30 @@ static int file_make_data(struct domain *d, const char *image, const char *volum
     return rc;
 }
 
+/* Files grow, and are what they are by their names. */
+static int file_make_room(struct domain *d, const char *image, const char *volume, uint64_t bytes)
+{
+    (void)d, (void)image, (void)volume, (void)bytes;
+    return 0;
+}
+
+static int file_keep_active(struct domain *d, const char *image, bool active)
+{
+    (void)d, (void)image, (void)active;
+    return 0;
+}
+
+static int file_check(struct domain *d, const char *image, struct dom_mend *m)
+{
+    (void)d, (void)image, (void)m;
+    return 0;
+}
+
+static void file_close(struct domain *d)
+{
+    (void)d;
+}
+
 static int file_reserve(struct domain *d, const char *image, const char *volume, uint64_t bytes)
 {
     int fd, rc = file_open_data(d, image, volume, true, &fd);
@@ -623,8 +655,10 @@ static int file_measure(struct domain *d, const char *image, const char *volume,
 
 const struct dom_kind dom_kind_file = {
     .name = "file",
-    .grows = true,
+    .list = file_list,
+    .is_at = file_is_at,
     .load = file_load,
+    .close = file_close,
     .space = file_space,
     .list_images = file_list_images,
     .lock = file_lock,
@@ -654,9 +688,13 @@ const struct dom_kind dom_kind_file = {
     .count_shares = file_count_shares,
     .find_volume = file_find_volume,
     .open_data = file_open_data,
+    .make_room = file_make_room,
+    .activate = dom_nothing_of_image,
+    .keep_active = file_keep_active,
     .reserve = file_reserve,
     .give_back = file_give_back,
     .measure = file_measure,
     .sync = file_sync,
+    .check = file_check,
     .data_path = file_data_path,
 };

@@ -246,7 +246,7 @@ int dom_claim(struct domain *d, const char *image, const struct domain_volume *v
     if (list == NULL)
         return dom_fail(ENOMEM, NULL, "out of memory");
     claims->list = list;
-    rc = domain_volume_path(d, image, v->uuid, &path);
+    rc = dom_data_path(d, image, v->uuid, &path);
     if (rc == 0)
         rc = open_claimed(d, path, alone, &list[claims->count]);
     free(path);

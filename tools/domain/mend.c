@@ -50,6 +50,10 @@ static int reload(struct domain *d, struct domain_image **image)
 
     memcpy(name, (*image)->uuid, sizeof name);
     rc = domain_load_image(d, name, &again);
+    if (rc == -ENOENT) { /* an image that is but its volumes has gone with the last of them */
+        (*image)->count = 0;
+        return 0;
+    }
     if (rc < 0)
         return rc;
     domain_image_free(*image);

@@ -50,14 +50,27 @@ static int resize_data(struct domain *d, const char *image, const struct domain_
     return dom_error_give(&error);
 }
 
+/* Where data has a fixed size: what is preallocated has space for all, what is sparse gets it as it is used. */
+static int make_room(struct domain *d, const char *image, const struct domain_volume *v, uint64_t size)
+{
+    uint64_t room = 0;
+    int rc = v->meta.allocation == DOMAIN_PREALLOCATED ? dom_full_size(d, &v->meta, size, &room) : 0;
+
+    return rc == 0 ? d->kind->make_room(d, image, v->uuid, room) : rc;
+}
+
 int dom_grow_data(struct domain *d, const char *image, const struct domain_volume *v, uint64_t size,
                   vdisk_progress_fn *progress, void *progress_arg)
 {
-    bool full = v->meta.allocation == DOMAIN_PREALLOCATED && (v->meta.format == DOMAIN_RAW || v->parent == NULL);
+    bool full = d->extent == 0 && v->meta.allocation == DOMAIN_PREALLOCATED &&
+                (v->meta.format == DOMAIN_RAW || v->parent == NULL);
+    int rc = d->extent != 0 ? make_room(d, image, v, size) : 0;
     struct vdisk_resize_opts opts = {.size = sizeof opts,
                                      .preallocation = full ? VDISK_PREALLOC_FALLOC : VDISK_PREALLOC_OFF,
                                      .progress = progress, .progress_arg = progress_arg};
 
+    if (rc < 0 || (d->extent != 0 && v->meta.format == DOMAIN_RAW))
+        return rc; /* it has what its device has */
     return resize_data(d, image, v, size, &opts);
 }
 
@@ -68,7 +81,8 @@ static int shrink_back(struct dom_session *s, const struct domain_volume *v, int
     struct dom_error error;
 
     dom_error_keep(&error, rc);
-    resize_data(s->domain, s->image->uuid, v, v->meta.capacity, &opts);
+    if (s->domain->extent == 0 || v->meta.format == DOMAIN_COW)
+        resize_data(s->domain, s->image->uuid, v, v->meta.capacity, &opts);
     return dom_error_give(&error);
 }
 
@@ -89,6 +103,8 @@ static int resize(struct dom_session *s, struct domain_volume *v, uint64_t capac
     if (capacity > INT64_MAX - CAPACITY_ALIGN)
         return dom_fail(EINVAL, NULL, "%" PRIu64 " bytes are more than a volume has", capacity);
     capacity = align_up(capacity, CAPACITY_ALIGN);
+    if (s->domain->extent != 0 && meta.format == DOMAIN_RAW)
+        capacity = text_extents(capacity, s->domain->extent);
     rc = dom_judge_top(s, v, NULL, "resized");
     if (rc == 0)
         rc = dom_judge_double(s->domain, s->image->uuid, v, true);
@@ -246,8 +262,10 @@ int domain_volume_prepare(struct domain *d, const char *image, const char *volum
         rc = dom_check_chain(d, image, top);
     for (v = top; rc == 0 && v != NULL; v = v->parent)
         rc = prepare_one(&s, v);
+    if (rc == 0)
+        rc = d->kind->keep_active(d, image, true);
     for (v = top; rc == 0 && v != NULL; v = v->parent) {
-        rc = domain_volume_path(d, image, v->uuid, &path);
+        rc = dom_data_path(d, image, v->uuid, &path);
         if (rc == 0) {
             fn(arg, v, path);
             free(path);

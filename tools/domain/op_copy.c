@@ -26,8 +26,9 @@ struct copy {
 
 /* ---- the data -------------------------------------------------------------------------------------------- */
 
-/* The target reads as zeros, or, with `layer`, as what lies below both. */
-static int copy_open(struct domain *d, vdisk *source, vdisk *target, bool layer, const struct domain_copy *o)
+/* The target reads as what lies below both, with `layer`; or as zeros, with `zero`; or it is a device. */
+static int copy_open(struct domain *d, vdisk *source, vdisk *target, bool layer, bool zero,
+                     const struct domain_copy *o)
 {
     struct vdisk_copy_opts opts = {.size = sizeof opts, .rate = o->rate, .progress = o->progress,
                                    .progress_arg = o->progress_arg};
@@ -36,23 +37,27 @@ static int copy_open(struct domain *d, vdisk *source, vdisk *target, bool layer,
 
     if (layer)
         opts.backing_depth = 1;
-    else
+    else if (zero)
         opts.flags = VDISK_COPY_TARGET_IS_ZERO;
     rc = vdisk_job_copy(&source, 1, target, &opts, &job);
-    return rc == 0 ? dom_run_job(d, job) : rc;
+    if (rc == 0)
+        rc = dom_run_job(d, job);
+    if (rc == 0 && !layer && !zero && vdisk_size(target) > vdisk_size(source)) /* a device is longer */
+        rc = vdisk_pzero(target, vdisk_size(target) - vdisk_size(source), vdisk_size(source), 0);
+    return rc;
 }
 
-int dom_run_copy(struct domain *d, vdisk *source, const char *path, const char *format, bool layer,
+int dom_run_copy(struct domain *d, vdisk *source, const struct domain_new *n, bool layer,
                  const struct domain_copy *o)
 {
-    struct vdisk_open_opts how = {.size = sizeof how, .flags = VDISK_OPEN_RDWR, .format = format};
+    struct vdisk_open_opts how = {.size = sizeof how, .flags = VDISK_OPEN_RDWR, .format = n->format};
     struct dom_error error;
     vdisk *target;
-    int rc = vdisk_open(path, &how, &target);
+    int rc = vdisk_open(n->path, &how, &target);
 
     if (rc < 0)
         return rc;
-    rc = copy_open(d, source, target, layer, o);
+    rc = copy_open(d, source, target, layer, n->zero, o);
     dom_error_keep(&error, rc);
     if (rc == 0)
         return vdisk_close(target);
@@ -69,7 +74,7 @@ static int fill(void *arg, const struct domain_new *n)
 
     if (rc < 0)
         return rc;
-    rc = dom_run_copy(c->from, source, n->path, n->format, false, c->o);
+    rc = dom_run_copy(c->from, source, n, false, c->o);
     dom_error_keep(&error, rc);
     vdisk_close(source);
     return rc < 0 ? dom_error_give(&error) : 0;
@@ -130,7 +135,7 @@ static int copy_loaded(struct copy *c, const struct domain_image *image, const c
     }
     dom_error_keep(&error, rc);
     if (lock >= 0)
-        to->kind->unlock(lock);
+        to->kind->unlock(to, lock);
     dom_claims_end(&claims);
     return rc < 0 ? dom_error_give(&error) : 0;
 }
@@ -165,7 +170,10 @@ int dom_lock_copy(struct domain *d, const char *image, struct domain *to, const 
     rc = source_first ? to->kind->lock(to, target, n, &second) : d->kind->lock(d, &source, 1, &second);
     if (rc < 0) {
         dom_error_keep(&error, rc);
-        d->kind->unlock(first);
+        if (source_first)
+            d->kind->unlock(d, first);
+        else
+            to->kind->unlock(to, first);
         return dom_error_give(&error);
     }
     *ret_lock = source_first ? first : second;
@@ -200,9 +208,9 @@ int domain_image_copy(struct domain *d, const char *image, const char *volume, s
         domain_image_free(loaded);
     } else {
         dom_error_keep(&error, rc);
-        to->kind->unlock(to_lock);
+        to->kind->unlock(to, to_lock);
     }
-    d->kind->unlock(lock);
+    d->kind->unlock(d, lock);
     if (rc < 0)
         return dom_error_give(&error);
     if (ret_image != NULL)

@@ -160,12 +160,26 @@ static int name_piece(struct copies *c, struct piece *p)
     return rc;
 }
 
+/* A device has no holes, and is as large as its extents are. */
+static int fit_device(const struct copies *c, struct domain_meta *meta, const char *volume)
+{
+    if (c->to->extent == 0 || meta->format != DOMAIN_RAW)
+        return 0;
+    meta->allocation = DOMAIN_PREALLOCATED;
+    if (text_extents(meta->capacity, c->to->extent) == meta->capacity)
+        return 0;
+    return dom_fail(EINVAL, "without --volumes it is copied as one volume",
+                    "volume %s is raw, and has %" PRIu64 " bytes: in a volume group it has a multiple of %" PRIu64
+                    ", and what lies on it would be smaller", volume, meta->capacity, c->to->extent);
+}
+
 static int plan_piece(struct copies *c, struct piece *p, const char *parent)
 {
     bool five = c->to->version >= 5, top = p == &c->list[c->count - 1];
     const struct domain_meta *m = &p->source->meta;
     char text[TEXT_VOLUME_MAX + 1];
     size_t len;
+    int rc;
 
     if (m->capacity == 0 || m->capacity > INT64_MAX - CAPACITY_ALIGN)
         return dom_fail(EINVAL, NULL, "volume %s has %" PRIu64 " bytes: such a one is not made", p->source->uuid,
@@ -182,7 +196,8 @@ static int plan_piece(struct copies *c, struct piece *p, const char *parent)
     memcpy(p->meta.domain, c->to->uuid, DOMAIN_UUID);
     memcpy(p->meta.image, c->target, DOMAIN_UUID);
     memcpy(p->meta.parent, parent, DOMAIN_UUID);
-    return dom_format_meta(c->to, &p->meta, text, &len);
+    rc = fit_device(c, &p->meta, p->source->uuid);
+    return rc == 0 ? dom_format_meta(c->to, &p->meta, text, &len) : rc;
 }
 
 static int plan(struct copies *c)
@@ -228,7 +243,7 @@ static int fill(void *arg, const struct domain_new *n)
         return rc;
     o.progress = show_progress;
     o.progress_arg = c;
-    rc = dom_run_copy(c->from, source, n->path, n->format, n->backing[0] != '\0', &o);
+    rc = dom_run_copy(c->from, source, n, n->backing[0] != '\0', &o);
     dom_error_keep(&error, rc);
     vdisk_close(source);
     return rc < 0 ? dom_error_give(&error) : 0;
@@ -374,7 +389,7 @@ static int copy_locked(struct copies *c, const char *volume, int to_lock, struct
     }
     dom_error_keep(&error, rc);
     if (to_lock >= 0)
-        c->to->kind->unlock(to_lock);
+        c->to->kind->unlock(c->to, to_lock);
     dom_claims_end(&claims);
     domain_image_free(loaded);
     free(c->list);
@@ -431,6 +446,6 @@ int domain_image_copy_volumes(struct domain *d, const char *image, const char *v
         return rc;
     rc = copy_locked(&c, volume, to_lock, ret);
     dom_error_keep(&error, rc);
-    d->kind->unlock(lock);
+    d->kind->unlock(d, lock);
     return rc < 0 ? dom_error_give(&error) : 0;
 }

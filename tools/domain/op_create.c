@@ -28,6 +28,8 @@
 
 enum { CAPACITY_ALIGN = 4096 };
 
+#define CHUNK (UINT64_C(2560) << 20) /* that a sparse volume in a group begins with */
+
 struct creation {
     struct domain                     *domain;
     const struct domain_volume_create *o;
@@ -42,6 +44,7 @@ struct creation {
     bool                               shares;   /* it is another image's */
     struct vdisk_create_opts           data;
     uint64_t                           asked;
+    uint64_t                           room;     /* where data has a fixed size: that it is to have */
     bool                               has_data; /* which was made here */
     bool                               published;
 };
@@ -61,10 +64,13 @@ static int refuse(const char *fmt, ...)
     return vdisk_set_error(EINVAL, text, NULL);
 }
 
-static int judge_initial_size(const struct domain_volume_create *o, uint64_t capacity)
+static int judge_initial_size(const struct domain *d, const struct domain_volume_create *o, uint64_t capacity)
 {
     if (!o->has_initial_size)
         return 0;
+    if (d->extent != 0)
+        return o->format == DOMAIN_COW || o->initial_size == 0 ? 0 :
+               refuse("an initial size is for qcow2 volumes: a raw volume has space for all of its capacity");
     if (o->format == DOMAIN_COW)
         return o->initial_size == 0 ? 0 :
                refuse("an initial size is for volumes on block devices: a qcow2 volume in a file has none");
@@ -185,11 +191,15 @@ static int judge_capacity(struct creation *c)
     capacity = align_up(capacity, CAPACITY_ALIGN);
     if (capacity == 0)
         return refuse("a volume of 0 bytes is none: give it a capacity");
+    if (c->o->format == DOMAIN_RAW && c->domain->extent != 0)
+        capacity = text_extents(capacity, c->domain->extent); /* it has what its device has */
+    if (capacity > INT64_MAX)
+        return refuse("a capacity of %" PRIu64 " bytes is more than a volume has", capacity);
     if (c->o->parent != NULL && capacity < c->of_parent.capacity)
         return refuse("a capacity of %" PRIu64 " bytes is less than that of the parent, %" PRIu64, capacity,
                       c->of_parent.capacity);
     c->meta.capacity = capacity;
-    return judge_initial_size(c->o, capacity);
+    return judge_initial_size(c->domain, c->o, capacity);
 }
 
 /* ---- metadata -------------------------------------------------------------------------------------------- */
@@ -286,10 +296,20 @@ static int judge_sequence(const struct creation *c)
                     c->image);
 }
 
+/* A device has all of its space: what is raw is as large as that. */
+static int judge_kind(const struct creation *c)
+{
+    return c->domain->extent != 0 && c->o->format == DOMAIN_RAW && c->o->allocation == DOMAIN_SPARSE ?
+               refuse("a raw volume in a volume group is preallocated, not sparse: a device has no holes; sparse "
+                      "there is qcow2") : 0;
+}
+
 static int plan(struct creation *c)
 {
-    int rc = find_parent(c);
+    int rc = judge_kind(c);
 
+    if (rc == 0)
+        rc = find_parent(c);
     if (rc == 0)
         rc = judge_capacity(c);
     if (rc == 0)
@@ -304,6 +324,21 @@ static int plan(struct creation *c)
 }
 
 /* ---- data ------------------------------------------------------------------------------------------------ */
+
+static int plan_room(struct creation *c, const struct vdisk_measure_result *size)
+{
+    const struct domain_volume_create *o = c->o;
+    uint64_t most = size->fully_allocated, first = o->has_initial_size ? o->initial_size : CHUNK;
+
+    if (c->domain->extent == 0)
+        return 0;
+    if (o->has_initial_size && first > most)
+        return refuse("the initial size is more than the volume can ever take, %" PRIu64, most);
+    if (c->meta.format == DOMAIN_RAW || c->asked > 0 || (o->fill != NULL && !o->has_initial_size))
+        first = most; /* nobody knows how much it is that comes */
+    c->room = min_u64(max_u64(first, size->required), most);
+    return 0;
+}
 
 /* What vdisk_create() is to be given, and how much space that takes. */
 static int plan_data(struct creation *c)
@@ -326,12 +361,13 @@ static int plan_data(struct creation *c)
     if (cow && c->domain->version < 4)
         c->data.version = 2;
     rc = vdisk_measure(&c->data, NULL, &size);
-    if (rc < 0 || !full)
+    if (rc < 0)
         return rc;
-    c->asked = size.fully_allocated;
-    if (c->o->parent == NULL)
+    if (full)
+        c->asked = size.fully_allocated;
+    if (full && c->o->parent == NULL && c->domain->extent == 0)
         c->data.preallocation = VDISK_PREALLOC_FALLOC;
-    return 0;
+    return plan_room(c, &size);
 }
 
 static int run_create(struct creation *c, const char *path)
@@ -355,10 +391,10 @@ static int write_first_block(const char *path)
     return rc;
 }
 
-/* Of what lies on another volume there are no clusters yet. */
+/* Of what lies on another volume there are no clusters yet. A device has its room from the first. */
 static int reserve_data(const struct creation *c)
 {
-    if (c->asked == 0 || c->o->parent == NULL)
+    if (c->asked == 0 || c->o->parent == NULL || c->domain->extent != 0)
         return 0;
     return c->domain->kind->reserve(c->domain, c->image, c->uuid, c->asked);
 }
@@ -367,8 +403,11 @@ static int reserve_data(const struct creation *c)
 static int fill_data(struct creation *c)
 {
     char *path = NULL;
-    int rc = domain_volume_path(c->domain, c->image, c->uuid, &path);
+    int rc;
 
+    if (c->meta.format == DOMAIN_RAW && c->domain->extent != 0)
+        return 0; /* it is what its device holds, as Vdsm has it */
+    rc = dom_data_path(c->domain, c->image, c->uuid, &path);
     if (rc < 0)
         return rc;
     rc = run_create(c, path);
@@ -389,9 +428,10 @@ static int call_fill(struct creation *c)
     struct domain_new n = {.format = c->data.format,
                            .backing = c->o->parent != NULL ? c->data.backing_file : "",
                            .backing_format = c->o->parent != NULL ? c->data.backing_fmt : "",
-                           .capacity = c->meta.capacity};
+                           .capacity = c->meta.capacity,
+                           .zero = c->domain->extent == 0 || c->meta.format == DOMAIN_COW};
     char *path = NULL;
-    int rc = c->o->fill != NULL ? domain_volume_path(c->domain, c->image, c->uuid, &path) : 0;
+    int rc = c->o->fill != NULL ? dom_data_path(c->domain, c->image, c->uuid, &path) : 0;
 
     n.path = path;
     if (rc == 0 && c->o->fill != NULL)
@@ -427,9 +467,8 @@ static int make_unpublished(struct creation *c, const char *meta, size_t len)
         dom_step("create: metadata is noted");
         rc = judge_name(c, c->uuid, c->image); /* (2) */
     }
-    if (rc == 0) {
-        rc = kind->make_data(c->domain, c->image, c->uuid, c->asked);
-    }
+    if (rc == 0)
+        rc = kind->make_data(c->domain, c->image, c->uuid, c->room);
     if (rc == 0) {
         c->has_data = true;
         dom_step("create: data file is made");

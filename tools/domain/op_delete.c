@@ -59,6 +59,8 @@ static int drop_rest(struct dom_session *s)
     bool gone = false;
     int rc = domain_load_image(s->domain, s->image->uuid, &image);
 
+    if (rc == -ENOENT)
+        return 0; /* an image that is but its volumes */
     if (rc < 0)
         return rc;
     rc = dom_mend_empty(s->domain, image, &mend, &gone);
@@ -136,6 +138,8 @@ int domain_volume_delete(struct domain *d, const char *image, const char *volume
         rc = judge(&s, v);
     if (rc == 0 && v->has_data)
         rc = dom_claim(d, image, v, true, &claims);
+    if (d->extent != 0)
+        dom_claims_end(&claims); /* a device that is open does not go */
     if (rc == 0 && !o->dry_run)
         rc = remove_volume(&s, v, &clear);
     dom_error_keep(&error, rc);
@@ -272,6 +276,8 @@ int domain_image_delete(struct domain *d, const char *image, const struct domain
         rc = judge_foreign(d, s.image);
         if (rc == 0)
             rc = judge_image(d, s.image, &claims);
+        if (d->extent != 0)
+            dom_claims_end(&claims);
         if (rc == 0 && !o->dry_run)
             rc = remove_image(d, image, &clear);
     }

@@ -18,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tools/arith.h"
 #include "tools/domain/kind.h"
 
 struct merge {
@@ -86,6 +87,14 @@ static int judge(struct merge *m)
     return rc == 0 ? dom_check_chain(m->domain, m->image, m->child != NULL ? m->child : m->top) : rc;
 }
 
+/* What the base has when it is to have so many bytes. */
+static uint64_t raw_size(const struct merge *m, uint64_t size)
+{
+    bool fixed = m->domain->extent != 0 && m->base->meta.format == DOMAIN_RAW;
+
+    return fixed ? text_extents(size, m->domain->extent) : size;
+}
+
 /* (1) What the base has behind the end of the volume is not to come to light. */
 static int match_sizes(struct merge *m)
 {
@@ -97,6 +106,11 @@ static int match_sizes(struct merge *m)
         rc = dom_fail(EINVAL, "copy the image into one volume",
                       "volume %s is not merged: it has %" PRIu64 " bytes, fewer than its parent %s, %" PRIu64,
                       m->top->uuid, m->top->meta.capacity, m->base->uuid, m->base->meta.capacity);
+    if (rc == 0 && m->child != NULL && m->top->meta.capacity > m->base->meta.capacity &&
+        raw_size(m, m->top->meta.capacity) > m->child->meta.capacity)
+        rc = dom_fail(EINVAL, "merge the volumes above it first",
+                      "volume %s is not merged: its parent would have %" PRIu64 " bytes then, more than %s, which "
+                      "would lie on that", m->top->uuid, raw_size(m, m->top->meta.capacity), m->child->uuid);
     return rc;
 }
 
@@ -156,18 +170,33 @@ static int mark(struct merge *m)
     return rc;
 }
 
+/* Where data has a fixed size all that is in either is to fit; what is not needed can be given back afterwards. */
+static int make_room(struct merge *m)
+{
+    uint64_t most;
+    int rc;
+
+    if (m->domain->extent == 0 || m->base->meta.format == DOMAIN_RAW)
+        return 0;
+    rc = dom_full_size(m->domain, &m->base->meta, m->top->meta.capacity, &most);
+    if (rc == 0)
+        rc = m->domain->kind->make_room(m->domain, m->image, m->base->uuid,
+                                        min_u64(m->base->size + m->top->size, most));
+    return rc;
+}
+
 static int grow_base(struct merge *m)
 {
     struct domain_meta meta = m->base->meta;
-    int rc;
+    int rc = make_room(m);
 
-    if (m->top->meta.capacity <= meta.capacity)
-        return 0;
+    if (rc < 0 || m->top->meta.capacity <= meta.capacity)
+        return rc;
     rc = dom_grow_data(m->domain, m->image, m->base, m->top->meta.capacity, NULL, NULL);
     if (rc < 0)
         return rc;
     dom_step("merge: base is larger");
-    meta.capacity = m->top->meta.capacity;
+    meta.capacity = raw_size(m, m->top->meta.capacity);
     rc = dom_write_meta(m->domain, m->image, m->base, &meta);
     if (rc == 0)
         dom_step("merge: base's capacity is noted");
@@ -253,12 +282,12 @@ static int remove_top(struct merge *m)
 
 static int merge(struct merge *m)
 {
-    int rc = domain_volume_path(m->domain, m->image, m->top->uuid, &m->top_path);
+    int rc = dom_data_path(m->domain, m->image, m->top->uuid, &m->top_path);
 
     if (rc == 0)
-        rc = domain_volume_path(m->domain, m->image, m->base->uuid, &m->base_path);
+        rc = dom_data_path(m->domain, m->image, m->base->uuid, &m->base_path);
     if (rc == 0 && m->child != NULL)
-        rc = domain_volume_path(m->domain, m->image, m->child->uuid, &m->child_path);
+        rc = dom_data_path(m->domain, m->image, m->child->uuid, &m->child_path);
     if (rc == 0)
         rc = mark(m);
     if (rc == 0)

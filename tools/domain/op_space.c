@@ -52,7 +52,7 @@ static int measure_full(struct domain *d, const char *image, const struct domain
     struct vdisk_create_opts opts;
     vdisk_image *loaded = NULL;
     char *path = NULL;
-    int rc = domain_volume_path(d, image, v->uuid, &path);
+    int rc = dom_data_path(d, image, v->uuid, &path);
 
     if (rc == 0)
         rc = vdisk_image_load(path, &how, &loaded);
@@ -78,7 +78,7 @@ static int judge_extend(struct dom_session *s, const struct domain_volume *v, ui
     uint64_t most = 0;
     int rc = judge_own(s, v, "extended");
 
-    if (rc == 0 && s->domain->kind->grows && v->meta.allocation == DOMAIN_SPARSE)
+    if (rc == 0 && s->domain->extent == 0 && v->meta.allocation == DOMAIN_SPARSE)
         rc = dom_fail(EINVAL, "'vdisk-io volume resize' makes what it holds larger",
                       "volume %s is sparse: in a file it grows by itself, as it is written to", v->uuid);
     if (rc == 0)
@@ -207,7 +207,7 @@ static int reduce(struct dom_session *s, const struct domain_volume *v, const st
     const char *image = s->image->uuid;
     char *path = NULL;
     uint64_t size;
-    int rc = domain_volume_path(s->domain, image, v->uuid, &path);
+    int rc = dom_data_path(s->domain, image, v->uuid, &path);
 
     if (rc == 0)
         rc = kind->measure(s->domain, image, v->uuid, &size, &ret->before);
@@ -333,7 +333,7 @@ int domain_volume_measure(struct domain *d, const char *image, const char *volum
     } else {
         dom_error_keep(&error, rc);
     }
-    d->kind->unlock(lock);
+    d->kind->unlock(d, lock);
     return rc < 0 ? dom_error_give(&error) : 0;
 }
 
@@ -367,6 +367,8 @@ int domain_volume_teardown(struct domain *d, const char *image, const char *volu
     v = dom_session_volume(&s, volume, &rc);
     if (v != NULL)
         rc = judge_unused(&s, v);
+    if (rc == 0)
+        rc = d->kind->keep_active(d, image, false);
     dom_error_keep(&error, rc);
     dom_end(&s);
     return rc < 0 ? dom_error_give(&error) : 0;

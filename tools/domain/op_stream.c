@@ -27,6 +27,7 @@ struct transfer {
     gcry_md_hd_t                       hash;
     char                              *buf;
     const struct domain_new           *made;
+    bool                               device; /* what is written to is as long as it is, and holds what it held */
 };
 
 static int begin(struct transfer *t)
@@ -90,6 +91,18 @@ static ssize_t get(int fd, char *buf, size_t len)
     return (ssize_t)have;
 }
 
+static int put_zeros(struct transfer *t, int fd, uint64_t at, uint64_t end)
+{
+    int rc = 0;
+
+    memset(t->buf, 0, PIECE);
+    for (uint64_t n; rc == 0 && at < end; at += n) {
+        n = min_u64(PIECE, end - at);
+        rc = put(fd, t->buf, (size_t)n, (off_t)at, true);
+    }
+    return rc;
+}
+
 /* From one to the other. `most`: more is refused. */
 static int move(struct transfer *t, int from, int to, bool seeks, uint64_t most)
 {
@@ -104,7 +117,7 @@ static int move(struct transfer *t, int from, int to, bool seeks, uint64_t most)
             return dom_fail(EFBIG, NULL, "more than %" PRIu64 " bytes come, which is more than such a volume has",
                             most);
         gcry_md_write(t->hash, t->buf, (size_t)n);
-        if (!seeks || !is_zero(t->buf, (size_t)n))
+        if (!seeks || t->device || !is_zero(t->buf, (size_t)n))
             rc = put(to, t->buf, (size_t)n, (off_t)at, seeks);
         if (rc < 0)
             return dom_fail(rc, NULL, "writing: %s", strerror(-rc));
@@ -114,7 +127,11 @@ static int move(struct transfer *t, int from, int to, bool seeks, uint64_t most)
             return dom_fail(ECANCELED, NULL, "the upload was cancelled");
     }
     t->stream->bytes = at;
-    if (seeks && (ftruncate(to, (off_t)at) != 0 || fsync(to) != 0))
+    if (seeks && t->device && strcmp(t->made->format, "raw") == 0)
+        rc = put_zeros(t, to, at, t->made->capacity);
+    if (rc < 0)
+        return dom_fail(rc, NULL, "writing: %s", strerror(-rc));
+    if (seeks && ((!t->device && ftruncate(to, (off_t)at) != 0) || fsync(to) != 0))
         return dom_fail(errno, NULL, "writing: %s", strerror(errno));
     return 0;
 }
@@ -208,11 +225,12 @@ static int fill(void *arg, const struct domain_new *n)
     int fd, rc;
 
     t->made = n;
+    t->device = t->domain->extent != 0;
     opts.virtual_size = n->capacity;
     rc = vdisk_measure(&opts, NULL, &size);
     if (rc < 0)
         return rc;
-    fd = open(n->path, O_WRONLY | O_TRUNC | O_CLOEXEC | O_NOFOLLOW);
+    fd = open(n->path, O_WRONLY | O_TRUNC | O_CLOEXEC | (t->device ? 0 : O_NOFOLLOW));
     if (fd < 0)
         return dom_fail_file(errno, n->path, "opening it");
     rc = begin(t);
@@ -237,6 +255,8 @@ int domain_volume_upload(struct domain *d, const char *image, const struct domai
         return dom_fail(EINVAL, NULL, "an uploaded volume is sparse: it has what has come");
     if (o->capacity == 0 || o->capacity % 4096 != 0)
         return dom_fail(EINVAL, NULL, "an upload needs the size of the image, a multiple of 4096");
+    if (d->extent != 0 && o->format == DOMAIN_RAW)
+        with.allocation = DOMAIN_PREALLOCATED; /* a device has all of its space */
     with.fill = fill;
     with.fill_arg = &t;
     return domain_volume_create(d, image, &with, ret);
@@ -314,6 +334,6 @@ int domain_volume_download(struct domain *d, const char *image, const char *volu
     } else {
         dom_error_keep(&error, rc);
     }
-    d->kind->unlock(lock);
+    d->kind->unlock(d, lock);
     return rc < 0 ? dom_error_give(&error) : 0;
 }

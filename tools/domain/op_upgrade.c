@@ -161,6 +161,8 @@ static int upgrade(struct domain *d)
 {
     int rc = dom_check_version(d);
 
+    if (rc == 0 && d->version < 5 && d->extent != 0)
+        rc = dom_fail(ENOTSUP, NULL, "%s: a domain in a volume group is not upgraded from here", d->path);
     if (rc == 0)
         rc = visit(d, judge_volume);
     if (rc == 0 && d->version < 5) {
@@ -182,6 +184,6 @@ int domain_upgrade(struct domain *d)
         return rc;
     rc = upgrade(d);
     dom_error_keep(&error, rc);
-    d->kind->unlock(lock);
+    d->kind->unlock(d, lock);
     return rc < 0 ? dom_error_give(&error) : 0;
 }

@@ -7,7 +7,6 @@
  * metadata cannot be trusted.
  */
 #include <assert.h>
-#include <dirent.h>
 #include <errno.h>
 #include <jansson.h>
 #include <limits.h>
@@ -16,7 +15,10 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "tools/arith.h"
 #include "tools/domain/kind.h"
+
+static const struct dom_kind *const kinds[] = {&dom_kind_file, &dom_kind_block};
 
 /* ---- opening ------------------------------------------------------------------------------------------ */
 
@@ -35,7 +37,8 @@ static int judge(struct domain *d)
 }
 
 /* A domain at exactly this path. */
-static int open_at(const char *path, const struct domain_how *how, struct domain **ret)
+static int open_at(const char *path, const struct dom_kind *kind, const struct domain_how *how,
+                   struct domain **ret)
 {
     struct domain *d = calloc(1, sizeof *d);
     char why[TEXT_WHY], *text = NULL;
@@ -46,14 +49,14 @@ static int open_at(const char *path, const struct domain_how *how, struct domain
         free(d);
         return dom_fail(ENOMEM, NULL, "out of memory");
     }
-    d->kind = &dom_kind_file;
+    d->kind = kind;
     if (how != NULL)
         d->how = *how;
-    rc = d->kind->load(path, &text, &len);
+    rc = d->kind->load(d, &text, &len);
     if (rc == 0) {
         rc = text_domain_parse(text, len, &d->md, why);
         if (rc < 0)
-            rc = dom_fail(rc, NULL, "%s/dom_md/metadata: %s", path, rc == -EBADMSG ? why : strerror(-rc));
+            rc = dom_fail(rc, NULL, "%s: its metadata: %s", path, rc == -EBADMSG ? why : strerror(-rc));
     }
     free(text);
     if (rc == 0)
@@ -68,11 +71,13 @@ static int open_at(const char *path, const struct domain_how *how, struct domain
     return 0;
 }
 
-static bool has_domain(const char *path)
+/* What a path names itself; NULL: no domain. */
+static const struct dom_kind *kind_at(const char *path)
 {
-    char name[PATH_MAX];
-
-    return snprintf(name, sizeof name, "%s/dom_md/metadata", path) < (int)sizeof name && access(name, F_OK) == 0;
+    for (size_t i = 0; i < ARRAY_LEN(kinds); i++)
+        if (kinds[i]->is_at(path))
+            return kinds[i];
+    return NULL;
 }
 
 static int compare(const void *a, const void *b)
@@ -84,23 +89,14 @@ static int compare(const void *a, const void *b)
 static int list_within(const char *path, struct domain_names *ret)
 {
     struct domain_names names = {0};
-    struct dirent *entry;
-    char name[PATH_MAX];
-    DIR *dir = opendir(path);
+    int rc = 0;
 
-    if (dir == NULL)
-        return dom_fail_file(errno, path, "opening the folder");
-    while ((entry = readdir(dir)) != NULL) {
-        if (!text_is_uuid(entry->d_name, strlen(entry->d_name)))
-            continue;
-        snprintf(name, sizeof name, "%s/%.40s", path, entry->d_name);
-        void *list = has_domain(name) ? reallocarray(names.list, names.count + 1, sizeof *names.list) : NULL;
-        if (list == NULL)
-            continue;
-        names.list = list;
-        snprintf(names.list[names.count++], sizeof *names.list, "%.40s", entry->d_name);
+    for (size_t i = 0; rc == 0 && i < ARRAY_LEN(kinds); i++)
+        rc = kinds[i]->list(path, &names);
+    if (rc < 0) {
+        domain_names_free(&names);
+        return rc;
     }
-    closedir(dir);
     if (names.count > 0)
         qsort(names.list, names.count, sizeof *names.list, compare);
     *ret = names;
@@ -113,7 +109,7 @@ int domain_find(const char *path, int (*fn)(void *arg, const char *path), void *
     char name[PATH_MAX];
     int rc;
 
-    if (has_domain(path))
+    if (kind_at(path) != NULL)
         return fn(arg, path);
     rc = list_within(path, &names);
     for (size_t i = 0; rc == 0 && i < names.count; i++) {
@@ -132,8 +128,8 @@ int domain_open(const char *path, const struct domain_how *how, struct domain **
 
     if (path[0] == '\0')
         return dom_fail(ENOENT, NULL, "no path of a domain");
-    if (has_domain(path))
-        return open_at(path, how, ret);
+    if (kind_at(path) != NULL)
+        return open_at(path, kind_at(path), how, ret);
     rc = list_within(path, &names);
     if (rc < 0)
         return rc;
@@ -145,7 +141,7 @@ int domain_open(const char *path, const struct domain_how *how, struct domain **
                       "%s: there are %zu storage domains", path, names.count);
     else if (snprintf(name, sizeof name, "%s%s%s", path, path[strlen(path) - 1] == '/' ? "" : "/", names.list[0]) >
              0)
-        rc = open_at(name, how, ret);
+        rc = open_at(name, kind_at(name), how, ret);
     domain_names_free(&names);
     return rc;
 }
@@ -154,6 +150,7 @@ void domain_close(struct domain *d)
 {
     if (d == NULL)
         return;
+    d->kind->close(d);
     text_domain_free(&d->md);
     free(d->path);
     free(d);
@@ -176,7 +173,7 @@ static char *take_last(char *path)
 static bool leads_to_domain(const char *path)
 {
     struct domain_names names = {0};
-    bool found = has_domain(path) || (list_within(path, &names) == 0 && names.count > 0);
+    bool found = kind_at(path) != NULL || (list_within(path, &names) == 0 && names.count > 0);
 
     domain_names_free(&names);
     return found;
@@ -239,10 +236,15 @@ void domain_name_free(struct domain_name *name)
 
 /* ---- what is opened in a volume's place --------------------------------------------------------------- */
 
+struct domain_use {
+    struct domain *domain;
+    int            lock;
+};
+
 struct opened {
     char *path; /* from the root on */
-    bool  cow, read_only;
-    int   use;
+    bool  cow, read_only, device;
+    struct domain_use *use;
 };
 
 static int find_volume(const struct domain_name *name, const struct domain_image *image,
@@ -268,6 +270,22 @@ static int find_volume(const struct domain_name *name, const struct domain_image
     return dom_check_chain(name->domain, image->uuid, v);
 }
 
+/* The name of the volume stays: what lies on it, or below it, is found beside it. */
+static int make_absolute(const char *path, char **ret)
+{
+    const char *slash = strrchr(path, '/');
+    char folder[PATH_MAX], *real;
+    int n;
+
+    snprintf(folder, sizeof folder, "%.*s", (int)(slash - path), path);
+    real = realpath(folder, NULL);
+    if (real == NULL)
+        return dom_fail_file(errno, path, "opening it");
+    n = asprintf(ret, "%s%s", real, slash);
+    free(real);
+    return n < 0 ? dom_fail(ENOMEM, NULL, "out of memory") : 0;
+}
+
 /* Read-only where others lie above, or where it is not clear who does. */
 static int open_volume(const struct domain_name *name, const struct domain_image *image, struct opened *ret)
 {
@@ -276,16 +294,15 @@ static int open_volume(const struct domain_name *name, const struct domain_image
     int rc = find_volume(name, image, &v);
 
     if (rc == 0)
-        rc = domain_volume_path(name->domain, image->uuid, v->uuid, &path);
+        rc = dom_data_path(name->domain, image->uuid, v->uuid, &path);
     if (rc < 0)
         return rc;
     ret->cow = v->meta.format == DOMAIN_COW;
+    ret->device = name->domain->extent != 0;
     ret->read_only = v->meta.role != DOMAIN_LEAF || v->children > 0 ||
                      dom_judge_double(name->domain, image->uuid, v, true) < 0 ||
                      dom_judge_top_of(name->domain, image, v, NULL, "written to") < 0;
-    ret->path = realpath(path, NULL);
-    if (ret->path == NULL)
-        rc = dom_fail_file(errno, path, "opening it");
+    rc = make_absolute(path, &ret->path);
     free(path);
     return rc;
 }
@@ -305,7 +322,7 @@ static int open_locked(struct domain_name *name, struct opened *ret)
 {
     struct domain_image *image;
     struct dom_error error;
-    int rc = take_use(name, &ret->use);
+    int lock, rc = take_use(name, &lock);
 
     if (rc < 0)
         return rc;
@@ -317,10 +334,26 @@ static int open_locked(struct domain_name *name, struct opened *ret)
     } else {
         dom_error_keep(&error, rc);
     }
-    if (rc == 0)
+    ret->use = rc == 0 ? calloc(1, sizeof *ret->use) : NULL;
+    if (ret->use != NULL) {
+        *ret->use = (struct domain_use){name->domain, lock};
+        name->domain = NULL; /* it is the use's */
         return 0;
-    name->domain->kind->unlock(ret->use);
+    }
+    if (rc == 0)
+        dom_error_keep(&error, dom_fail(ENOMEM, NULL, "out of memory"));
+    name->domain->kind->unlock(name->domain, lock);
+    free(ret->path);
     return dom_error_give(&error);
+}
+
+void domain_use_end(struct domain_use *use)
+{
+    if (use == NULL)
+        return;
+    use->domain->kind->unlock(use->domain, use->lock);
+    domain_close(use->domain);
+    free(use);
 }
 
 static int open_text(const char *text, struct opened *ret)
@@ -342,8 +375,8 @@ static int open_text(const char *text, struct opened *ret)
 /* As vdisk_open() takes it, with its format. */
 static char *name_of(const struct opened *o)
 {
-    json_t *json = json_pack("{s:s, s:{s:s, s:s}}", "driver", o->cow ? "qcow2" : "raw", "file", "driver", "file",
-                             "filename", o->path);
+    json_t *json = json_pack("{s:s, s:{s:s, s:s}}", "driver", o->cow ? "qcow2" : "raw", "file", "driver",
+                             o->device ? "host_device" : "file", "filename", o->path);
     char *text, *name = NULL;
 
     if (o->read_only)
@@ -356,7 +389,7 @@ static char *name_of(const struct opened *o)
     return name;
 }
 
-int domain_open_name(const char *text, char **ret, int *ret_use)
+int domain_open_name(const char *text, char **ret, struct domain_use **ret_use)
 {
     struct opened o = {0};
     int rc = open_text(text, &o);
@@ -367,7 +400,7 @@ int domain_open_name(const char *text, char **ret, int *ret_use)
     name = name_of(&o);
     free(o.path);
     if (name == NULL) {
-        close(o.use);
+        domain_use_end(o.use);
         return dom_fail(ENOMEM, NULL, "out of memory");
     }
     *ret = name;
@@ -375,7 +408,7 @@ int domain_open_name(const char *text, char **ret, int *ret_use)
     return 0;
 }
 
-int domain_open_path(const char *text, char **ret_path, const char **ret_format, int *ret_use)
+int domain_open_path(const char *text, char **ret_path, const char **ret_format, struct domain_use **ret_use)
 {
     struct opened o = {0};
     int rc = open_text(text, &o);

@@ -100,7 +100,7 @@ void dom_end(struct dom_session *s)
     domain_image_free(s->image);
     s->image = NULL;
     if (s->lock >= 0)
-        s->domain->kind->unlock(s->lock);
+        s->domain->kind->unlock(s->domain, s->lock);
 }
 
 struct domain_volume *dom_session_volume(const struct dom_session *s, const char *volume, int *ret_rc)

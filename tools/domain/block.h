@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What the files of the block kind share: a volume group as it was when it was looked at last. */
+#ifndef TOOLS_DOMAIN_BLOCK_H
+#define TOOLS_DOMAIN_BLOCK_H
+
+#include <limits.h>
+
+#include "tools/domain/kind.h"
+#include "tools/lvm/lvm.h"
+
+#define BLOCK_RUN_DIR "/run/vdisk-io"
+
+/* A logical volume, beside lvm's own facts. */
+struct block_lv {
+    const struct lvm_lv *lv;
+    struct text_lv       is;
+    bool                 asked;              /* its metadata was looked at for */
+    char                 below[DOMAIN_UUID]; /* its parent: by its metadata, where that can be read */
+};
+
+struct block_state {
+    struct lvm       *lvm;
+    struct lvm_report report;
+    bool              fresh; /* nothing has been changed since */
+    unsigned          version;
+    struct block_lv  *list;  /* sorted by name */
+    size_t            count;
+    int               slots; /* a descriptor of the volume "metadata"; -1: it is not open */
+
+    /* A volume that is to be made: its intent waits for its data, since tags are of what is there. */
+    char   intent_of[DOMAIN_UUID];
+    char   intent[TEXT_VOLUME_MAX + 1];
+    size_t intent_len;
+
+    unsigned locks;             /* that are held by the domain */
+    int      active;            /* a descriptor of the file for locks on what is active; -1 */
+    char   (*used)[DOMAIN_UUID]; /* volumes that are to be active */
+    size_t   used_count;
+};
+
+/* ---- block_state.c: the group -------------------------------------------------------------------------- */
+
+/* The domain's state, made where there is none yet. */
+int block_open(struct domain *d);
+void block_close(struct domain *d);
+
+/* The group as it is now, unless it is known. */
+int block_refresh(struct domain *d);
+
+/* It has been changed. */
+void block_stale(struct domain *d);
+
+const struct lvm_vg *block_vg(const struct domain *d);
+
+/* After block_refresh(). NULL: there is none. */
+struct block_lv *block_find(const struct domain *d, const char *volume);
+
+/* An image is deleted as a whole as soon as one of its volumes says so. */
+bool block_is_going(const struct domain *d, const char *image);
+
+/* It is of the image by the name that this has; what is `removed` is of "_remove_me_..." */
+bool block_is_of(const struct domain *d, const struct block_lv *b, const char *image, bool removed);
+
+/* The folder for locks, and what is of this host alone; `name` may be "". -errno with text. */
+int block_run_path(const struct domain *d, const char *name, char ret[PATH_MAX]);
+
+/* ---- block_meta.c: metadata ------------------------------------------------------------------------------ */
+
+int block_read_slot(struct domain *d, unsigned slot, char ret[TEXT_SLOT_SIZE]);
+int block_write_slot(struct domain *d, unsigned slot, const char *text, size_t len); /* durable; NULs follow */
+
+/* The lowest that no volume has. -ENOSPC. The group's writer calls it, after block_refresh(). */
+int block_free_slot(const struct domain *d, unsigned *ret);
+
+/* What a volume lies on; "": nothing of which that is known. */
+const char *block_below(struct domain *d, struct block_lv *b);
+
+int block_read_meta(struct domain *d, const char *image, const char *volume, char buf[TEXT_VOLUME_MAX + 1],
+                    size_t *ret_len);
+int block_write_meta(struct domain *d, const char *image, const char *volume, const char *text, size_t len);
+
+/* Tags of parents that are not what metadata says. */
+int block_check(struct domain *d, const char *image, struct dom_mend *m);
+
+/* ---- block_active.c: who uses what ------------------------------------------------------------------------ */
+
+int block_activate(struct domain *d, const char *image);
+int block_keep_active(struct domain *d, const char *image, bool active);
+
+/* A volume that was made active just now. */
+int block_note_active(struct domain *d, const char *volume);
+
+/* It has gone. */
+void block_forget_active(struct domain *d, const char *volume);
+
+/* What was activated, and is used by nobody else, is put to rest. */
+void block_rest(struct domain *d);
+
+/* ---- kind_block.c ----------------------------------------------------------------------------------------- */
+
+/* The volumes that an image has of others: templates. Calls `fn` for each of its own and of these, once. */
+typedef int block_visit_fn(void *arg, struct block_lv *b);
+int block_visit_chain(struct domain *d, const char *image, block_visit_fn *fn, void *arg);
+
+#endif

@@ -1,0 +1,764 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Domains in volume groups: a volume is a logical volume; what it is its tags say.
+ *
+ *     IU_IMAGE  PU_PARENT  MD_SLOT       a volume; its metadata is in the slot
+ *     and OVIRT_VOL_INITIALIZING         unpublished: half-made, or going. Vdsm does not look at it
+ *     and VDISK_MERGE                    being merged into its parent
+ *     IU__remove_me_IMAGE, VDISK_REMOVE  of an image that is deleted: all that is of it goes
+ *
+ * Works: each change of tags is one write of lvm's metadata; metadata of a volume is one sector. So there is none
+ * on its way, and all is durable at once. A template is in other images by their tags of it as a parent. Fails: as
+ * lvm, with its reason.
+ *
+ * Invariants:
+ *  1. Where an image is deleted the first of its volumes that says so says it for all.
+ *  2. A volume is made with its tags, unpublished; its metadata is written before these count.
+ */
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "tools/domain/block.h"
+#include "tools/domain/file_lock.h"
+
+/* ---- the domain --------------------------------------------------------------------------------------- */
+
+/* "/dev/UUID", where lvm has what is active; or "UUID", if nothing here is called so. */
+static bool block_is_at(const char *path)
+{
+    bool whole = strncmp(path, "/dev/", 5) == 0;
+    const char *name = whole ? path + 5 : path;
+
+    return text_is_uuid(name, strlen(name)) && (whole || access(path, F_OK) != 0);
+}
+
+/* /dev is the folder of all groups. */
+static int block_list(const char *path, struct domain_names *names)
+{
+    struct lvm_report report;
+    void *list;
+    int rc;
+
+    if (strcmp(path, "/dev") != 0 && strcmp(path, "/dev/") != 0)
+        return 0;
+    rc = lvm_list(NULL, &report);
+    if (rc < 0)
+        return rc;
+    list = reallocarray(names->list, names->count + report.count + 1, sizeof *names->list);
+    if (list != NULL)
+        names->list = list;
+    for (size_t i = 0; list != NULL && i < report.count; i++)
+        if (lvm_has_tag(&report.vgs[i].tags, TEXT_TAG_DOMAIN))
+            snprintf(names->list[names->count++], sizeof *names->list, "%.63s", report.vgs[i].name);
+    lvm_report_free(&report);
+    return list != NULL ? 0 : dom_fail(ENOMEM, NULL, "out of memory");
+}
+
+/* The pairs in the group's tags, as the lines that they are in a file. */
+static int pairs_of(const struct lvm_vg *vg, char **ret_text, size_t *ret_len)
+{
+    char line[TEXT_TAG_MAX + 1], *text = NULL;
+    FILE *f = open_memstream(&text, ret_len);
+    bool bad = false;
+
+    for (size_t i = 0; f != NULL && i < vg->tags.count; i++) {
+        const char *tag = vg->tags.list[i];
+        if (strncmp(tag, TEXT_TAG_PAIR, sizeof TEXT_TAG_PAIR - 1) != 0)
+            continue;
+        bad = bad || text_tag_decode(tag + sizeof TEXT_TAG_PAIR - 1, line, sizeof line) < 0;
+        fprintf(f, "%s\n", line);
+    }
+    if (f == NULL || fclose(f) != 0) {
+        free(text);
+        return dom_fail(ENOMEM, NULL, "out of memory");
+    }
+    if (bad) {
+        free(text);
+        return dom_fail(EBADMSG, NULL, "volume group %s: a tag of it is no metadata of a domain", vg->name);
+    }
+    *ret_text = text;
+    return 0;
+}
+
+static int make_absolute(struct domain *d)
+{
+    char *path;
+
+    if (d->path[0] == '/')
+        return 0;
+    if (asprintf(&path, "/dev/%s", d->path) < 0)
+        return dom_fail(ENOMEM, NULL, "out of memory");
+    free(d->path);
+    d->path = path;
+    return 0;
+}
+
+static int block_load(struct domain *d, char **ret_text, size_t *ret_len)
+{
+    int rc = block_open(d);
+
+    if (rc < 0)
+        return rc;
+    block_stale(d);
+    rc = block_refresh(d);
+    if (rc == -ENOENT)
+        return dom_fail(ENOENT, NULL, "%s: there is no storage domain, neither a folder nor a volume group",
+                        d->path);
+    if (rc < 0)
+        return rc;
+    if (!lvm_has_tag(&block_vg(d)->tags, TEXT_TAG_DOMAIN))
+        return dom_fail(ENOENT, NULL, "volume group %s is no storage domain: it has no tag " TEXT_TAG_DOMAIN,
+                        block_vg(d)->name);
+    rc = make_absolute(d);
+    return rc < 0 ? rc : pairs_of(block_vg(d), ret_text, ret_len);
+}
+
+static int block_space(struct domain *d, struct domain_space *ret)
+{
+    int rc = block_refresh(d);
+
+    if (rc < 0)
+        return rc;
+    ret->size = block_vg(d)->size;
+    ret->available = block_vg(d)->free;
+    return 0;
+}
+
+/* ---- locks -------------------------------------------------------------------------------------------- */
+
+static int count_lock(struct domain *d, int rc)
+{
+    struct block_state *s = d->state;
+
+    if (rc == 0)
+        s->locks++;
+    return rc;
+}
+
+static int make_locks(struct domain *d, char ret[PATH_MAX])
+{
+    int fd, rc = block_run_path(d, "locks", ret);
+
+    if (rc < 0)
+        return rc;
+    fd = open(ret, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd < 0)
+        return dom_fail_file(errno, ret, "making it");
+    close(fd);
+    return 0;
+}
+
+static int block_lock(struct domain *d, const struct dom_lock_wish *images, unsigned n, int *ret_lock)
+{
+    char path[PATH_MAX];
+    int rc = make_locks(d, path);
+
+    if (rc == 0)
+        rc = count_lock(d, file_lock_images(d, path, images, n, ret_lock));
+    if (rc == 0)
+        block_stale(d); /* as it is now, with the lock */
+    return rc;
+}
+
+static int block_lock_alone(struct domain *d, int lock, const char *image)
+{
+    const struct file_lock_wish wish = {FILE_LOCK_USE, image, true};
+
+    return file_lock_add(lock, d->path, &wish);
+}
+
+static int block_lock_domain(struct domain *d, int *ret_lock)
+{
+    const struct file_lock_wish wish = {FILE_LOCK_DOMAIN, d->uuid, true};
+    char path[PATH_MAX];
+    int rc = make_locks(d, path);
+
+    return rc == 0 ? count_lock(d, file_lock_take(path, &wish, 1, d->how.wait, ret_lock)) : rc;
+}
+
+static void block_unlock(struct domain *d, int lock)
+{
+    struct block_state *s = d->state;
+
+    assert(s->locks > 0);
+    if (--s->locks == 0)
+        block_rest(d);
+    close(lock);
+}
+
+/* ---- images ------------------------------------------------------------------------------------------- */
+
+static int compare_names(const void *a, const void *b)
+{
+    return strcmp(a, b);
+}
+
+/* Each once: they are sorted first. */
+static void drop_doubles(struct domain_names *names)
+{
+    size_t kept = 0;
+
+    if (names->count > 0)
+        qsort(names->list, names->count, sizeof *names->list, compare_names);
+    for (size_t i = 0; i < names->count; i++)
+        if (kept == 0 || strcmp(names->list[kept - 1], names->list[i]) != 0)
+            memmove(names->list[kept++], names->list[i], sizeof *names->list);
+    names->count = kept;
+}
+
+static int block_list_images(struct domain *d, struct domain_names *ret)
+{
+    const struct block_state *s = d->state;
+    struct domain_names names = {0};
+    int rc = block_refresh(d);
+
+    if (rc < 0)
+        return rc;
+    names.list = calloc(s->count + 1, sizeof *names.list);
+    if (names.list == NULL)
+        return dom_fail(ENOMEM, NULL, "out of memory");
+    for (size_t i = 0; i < s->count; i++) {
+        const struct text_lv *is = &s->list[i].is;
+        if (is->volume && is->image[0] != '\0')
+            snprintf(names.list[names.count++], sizeof *names.list, "%s%s",
+                     is->removed || block_is_going(d, is->image) ? DOMAIN_REMOVED : "", is->image);
+    }
+    drop_doubles(&names);
+    *ret = names;
+    return 0;
+}
+
+/* "_remove_me_IMAGE" is what is left of an image that was deleted. */
+static const char *take_apart(const char *image, bool *ret_removed)
+{
+    *ret_removed = strncmp(image, DOMAIN_REMOVED, sizeof DOMAIN_REMOVED - 1) == 0;
+    return *ret_removed ? image + sizeof DOMAIN_REMOVED - 1 : image;
+}
+
+int block_visit_chain(struct domain *d, const char *image, block_visit_fn *fn, void *arg)
+{
+    const struct block_state *s = d->state;
+    bool removed, *visited = calloc(s->count + 1, sizeof *visited);
+    int rc = visited != NULL ? 0 : dom_fail(ENOMEM, NULL, "out of memory");
+
+    image = take_apart(image, &removed);
+    for (size_t i = 0; rc == 0 && i < s->count; i++) {
+        struct block_lv *b = &s->list[i];
+        if (!block_is_of(d, b, image, removed))
+            continue;
+        for (; rc == 0 && b != NULL && b->is.volume && !visited[b - s->list];
+             b = block_find(d, block_below(d, b))) {
+            visited[b - s->list] = true;
+            rc = fn(arg, b);
+        }
+    }
+    free(visited);
+    return rc;
+}
+
+/* ---- what is shared ----------------------------------------------------------------------------------- */
+
+/* How many images, other than `image`, have a volume that lies on this one; of each one volume counts. */
+static unsigned count_users(struct domain *d, const struct block_lv *below, const char *image)
+{
+    const struct block_state *s = d->state;
+    unsigned count = 0;
+
+    for (size_t i = 0; i < s->count; i++) {
+        struct block_lv *b = &s->list[i];
+        bool again = false;
+        if (!b->is.volume || b->is.removed || b->is.image[0] == '\0' || strcmp(b->is.image, image) == 0 ||
+            strcmp(b->is.image, below->is.image) == 0 || strcmp(block_below(d, b), below->lv->name) != 0)
+            continue;
+        for (size_t j = 0; !again && j < i; j++)
+            again = strcmp(s->list[j].is.image, b->is.image) == 0 && s->list[j].asked &&
+                    strcmp(s->list[j].below, below->lv->name) == 0;
+        count += !again;
+    }
+    return count;
+}
+
+static int block_count_shares(struct domain *d, const char *image, const char *volume, bool published,
+                              unsigned *ret)
+{
+    struct block_lv *b;
+    int rc = block_refresh(d);
+
+    (void)published; /* who lies on it shares it, whatever he has done so far */
+    if (rc < 0)
+        return rc;
+    b = block_find(d, volume);
+    if (b == NULL)
+        return dom_fail(ENOENT, NULL, "%s: has no volume %s", d->path, volume);
+    *ret = count_users(d, b, image);
+    if (b->is.image[0] != '\0' && !b->is.removed && strcmp(b->is.image, image) != 0)
+        (*ret)++; /* its own */
+    return 0;
+}
+
+static int block_share(struct domain *d, const char *image, const char *volume, const char *to_image)
+{
+    (void)d, (void)image, (void)volume, (void)to_image; /* the tag of what will lie on it says it */
+    return 0;
+}
+
+static int block_find_volume(struct domain *d, const char *volume, const char *except,
+                             char ret_image[DOMAIN_UUID])
+{
+    const struct block_lv *b;
+    int rc = block_refresh(d);
+
+    ret_image[0] = '\0';
+    if (rc < 0)
+        return rc;
+    b = block_find(d, volume);
+    if (b != NULL && strcmp(b->is.image, except) != 0)
+        memcpy(ret_image, b->is.image, DOMAIN_UUID);
+    return 0;
+}
+
+/* ---- volumes of an image ------------------------------------------------------------------------------ */
+
+struct listing {
+    struct domain     *domain;
+    const char        *image;
+    struct dom_entries entries;
+};
+
+static int add_entry(void *arg, struct block_lv *b)
+{
+    struct listing *l = arg;
+    struct dom_entry *list = reallocarray(l->entries.list, l->entries.count + 1, sizeof *list), *e;
+    bool own = strcmp(b->is.image, l->image) == 0;
+
+    if (list == NULL)
+        return dom_fail(ENOMEM, NULL, "out of memory");
+    l->entries.list = list;
+    e = &list[l->entries.count++];
+    *e = (struct dom_entry){.meta = b->is.slot != 0 && !b->is.half_made,
+                            .intent = b->is.half_made || b->is.merged,
+                            .data = true,
+                            .links = 1 + count_users(l->domain, b, l->image) + !own,
+                            .size = b->lv->size,
+                            .allocated = b->lv->size};
+    memcpy(e->volume, b->lv->name, DOMAIN_UUID);
+    return 0;
+}
+
+static int block_list_volumes(struct domain *d, const char *image, struct dom_entries *ret)
+{
+    bool removed;
+    struct listing l = {.domain = d, .image = take_apart(image, &removed)};
+    int rc = block_refresh(d);
+
+    if (rc == 0)
+        rc = block_visit_chain(d, image, add_entry, &l);
+    if (rc == 0 && l.entries.count == 0)
+        rc = dom_fail(ENOENT, NULL, "domain %s has no image %s", d->uuid, image);
+    if (rc < 0) {
+        free(l.entries.list);
+        return rc;
+    }
+    dom_sort_entries(&l.entries);
+    *ret = l.entries;
+    return 0;
+}
+
+/* There is none without a volume. */
+static int block_make_image(struct domain *d, const char *image)
+{
+    int rc = block_refresh(d);
+
+    return rc == 0 && block_is_going(d, image) ?
+               dom_fail(EEXIST, "'vdisk-io domain check --repair' purges it",
+                        "%s: an image %s was deleted before, and is still there", d->path, image) : rc;
+}
+
+static int block_drop_image(struct domain *d, const char *image)
+{
+    const struct block_state *s = d->state;
+    int rc = block_refresh(d);
+
+    for (size_t i = 0; rc == 0 && i < s->count; i++)
+        if (block_is_of(d, &s->list[i], image, false))
+            rc = -ENOTEMPTY;
+    return rc;
+}
+
+/* Names of what is of an image, in whatever way; the list is the caller's. */
+static int names_of(struct domain *d, const char *image, bool live_only, const char ***ret, size_t *ret_count)
+{
+    const struct block_state *s = d->state;
+    const char **names = calloc(s->count + 1, sizeof *names);
+    bool going = block_is_going(d, image);
+
+    if (names == NULL)
+        return dom_fail(ENOMEM, NULL, "out of memory");
+    *ret_count = 0;
+    for (size_t i = 0; i < s->count; i++) {
+        const struct text_lv *is = &s->list[i].is;
+        if (is->volume && strcmp(is->image, image) == 0 && (live_only ? !is->removed : is->removed || going))
+            names[(*ret_count)++] = s->list[i].lv->name;
+    }
+    *ret = names;
+    return 0;
+}
+
+/* (1) */
+static int retire(struct domain *d, const char *image)
+{
+    struct block_state *s = d->state;
+    char live[64], removed[64];
+    const char **names;
+    size_t count;
+    int rc = names_of(d, image, true, &names, &count);
+
+    if (rc < 0)
+        return rc;
+    snprintf(live, sizeof live, TEXT_TAG_IMAGE "%.36s", image);
+    snprintf(removed, sizeof removed, TEXT_TAG_IMAGE DOMAIN_REMOVED "%.36s", image);
+    rc = lvm_begin(s->lvm);
+    if (rc == 0) {
+        rc = lvm_retag(s->lvm, names, count, (const char *const[]){removed, TEXT_TAG_GOING, NULL},
+                       (const char *const[]){live, NULL});
+        lvm_end(s->lvm);
+    }
+    free(names);
+    block_stale(d);
+    return rc;
+}
+
+static int refuse_wipe(const struct domain *d)
+{
+    return dom_fail(ENOTSUP, NULL, "%s: what is in a volume group is not overwritten from here", d->path);
+}
+
+static int block_retire_image(struct domain *d, const char *image, bool wipe)
+{
+    const struct block_state *s = d->state;
+    int rc = wipe ? refuse_wipe(d) : block_refresh(d);
+
+    for (size_t i = 0; rc == 0 && i < s->count; i++)
+        if (s->list[i].is.removed && strcmp(s->list[i].is.image, image) == 0)
+            rc = dom_fail(EEXIST, "'vdisk-io domain check --repair' purges it",
+                          "%s: an image %s was deleted before, and is still there", d->path, image);
+    return rc == 0 ? retire(d, image) : rc;
+}
+
+static int judge_wipe(const struct domain *d, const char *image)
+{
+    const struct block_state *s = d->state;
+
+    for (size_t i = 0; i < s->count; i++)
+        if (s->list[i].is.wiped && strcmp(s->list[i].is.image, image) == 0)
+            return dom_fail(ENOTSUP, NULL, "%s: volume %s was deleted to be overwritten, which is not done from "
+                            "here", d->path, s->list[i].lv->name);
+    return 0;
+}
+
+static int block_purge_image(struct domain *d, const char *removed)
+{
+    const char *image = dom_removed_uuid(removed, NULL);
+    struct block_state *s = d->state;
+    const char **names;
+    size_t count;
+    int rc = block_refresh(d);
+
+    if (rc == 0)
+        rc = judge_wipe(d, image);
+    if (rc == 0 && block_is_going(d, image))
+        rc = retire(d, image); /* what was not reached: else it would be all that is left, and an image again */
+    if (rc == 0)
+        rc = block_refresh(d);
+    if (rc == 0)
+        rc = names_of(d, image, false, &names, &count);
+    if (rc < 0)
+        return rc;
+    rc = lvm_begin(s->lvm);
+    if (rc == 0) {
+        rc = lvm_remove(s->lvm, names, count);
+        lvm_end(s->lvm);
+    }
+    for (size_t i = 0; rc == 0 && i < count; i++)
+        block_forget_active(d, names[i]);
+    free(names);
+    block_stale(d);
+    return rc;
+}
+
+/* ---- volumes: what they are ----------------------------------------------------------------------------- */
+
+static int retag_one(struct domain *d, const char *volume, const char *add, const char *drop)
+{
+    struct block_state *s = d->state;
+    int rc = lvm_begin(s->lvm);
+
+    if (rc < 0)
+        return rc;
+    rc = lvm_retag(s->lvm, &volume, 1, (const char *const[]){add, NULL}, (const char *const[]){drop, NULL});
+    lvm_end(s->lvm);
+    block_stale(d);
+    return rc;
+}
+
+/* Of what is there it is noted that it is being merged; of what is to come its intent is, until make_data(). */
+static int block_set_intent(struct domain *d, const char *image, const char *volume, const char *text, size_t len)
+{
+    struct block_state *s = d->state;
+    int rc = block_refresh(d);
+
+    (void)image;
+    if (rc < 0)
+        return rc;
+    if (block_find(d, volume) != NULL)
+        return retag_one(d, volume, TEXT_TAG_MERGED, NULL);
+    assert(len <= TEXT_VOLUME_MAX);
+    memcpy(s->intent_of, volume, DOMAIN_UUID);
+    memcpy(s->intent, text, len);
+    s->intent_len = len;
+    return 0;
+}
+
+static int block_drop_intent(struct domain *d, const char *image, const char *volume)
+{
+    struct block_state *s = d->state;
+    int rc = block_refresh(d);
+
+    (void)image;
+    s->intent_of[0] = '\0';
+    return rc == 0 && block_find(d, volume) != NULL ? retag_one(d, volume, NULL, TEXT_TAG_MERGED) : rc;
+}
+
+static int block_publish(struct domain *d, const char *image, const char *volume)
+{
+    (void)image;
+    return retag_one(d, volume, NULL, TEXT_TAG_HALF_MADE);
+}
+
+static int block_unpublish(struct domain *d, const char *image, const char *volume, bool wipe)
+{
+    (void)image;
+    return wipe ? refuse_wipe(d) : retag_one(d, volume, TEXT_TAG_HALF_MADE, NULL);
+}
+
+/* Its slot is free when its tag has gone with it: what is in there then is nobody's. */
+static int block_purge(struct domain *d, const char *image, const char *volume)
+{
+    struct block_state *s = d->state;
+    int rc = block_refresh(d);
+
+    (void)image;
+    if (rc < 0 || block_find(d, volume) == NULL)
+        return rc;
+    if (block_find(d, volume)->is.slot != 0)
+        rc = block_write_slot(d, block_find(d, volume)->is.slot, "", 0);
+    if (rc == 0)
+        rc = lvm_begin(s->lvm);
+    if (rc < 0)
+        return rc;
+    rc = lvm_remove(s->lvm, &volume, 1);
+    lvm_end(s->lvm);
+    if (rc == 0)
+        block_forget_active(d, volume);
+    block_stale(d);
+    return rc;
+}
+
+/* ---- volumes: data ------------------------------------------------------------------------------------- */
+
+/* (2) */
+static int create_tagged(struct domain *d, const char *image, const char *volume, uint64_t size,
+                         const char *parent)
+{
+    struct block_state *s = d->state;
+    char slot_tag[32], image_tag[64], parent_tag[64];
+    const char *const tags[] = {TEXT_TAG_HALF_MADE, slot_tag, image_tag, parent_tag, NULL};
+    const struct lvm_new o = {.name = volume, .size = size, .tags = tags, .active = lvm_can_activate()};
+    unsigned slot;
+    int rc;
+
+    block_stale(d); /* other writers may have been here */
+    rc = block_refresh(d);
+    if (rc == 0)
+        rc = block_free_slot(d, &slot);
+    if (rc < 0)
+        return rc;
+    snprintf(slot_tag, sizeof slot_tag, TEXT_TAG_SLOT "%u", slot);
+    snprintf(image_tag, sizeof image_tag, TEXT_TAG_IMAGE "%.36s", image);
+    snprintf(parent_tag, sizeof parent_tag, TEXT_TAG_PARENT "%.36s", parent);
+    rc = block_note_active(d, volume);
+    if (rc == 0)
+        rc = lvm_create(s->lvm, &o);
+    block_stale(d);
+    if (rc == 0)
+        rc = block_write_slot(d, slot, s->intent, s->intent_len);
+    return rc;
+}
+
+static int block_make_data(struct domain *d, const char *image, const char *volume, uint64_t size)
+{
+    struct block_state *s = d->state;
+    struct domain_meta meta;
+    struct dom_error error;
+    char why[TEXT_WHY];
+    int rc = text_volume_parse(s->intent, s->intent_len, &meta, why);
+
+    assert(strcmp(s->intent_of, volume) == 0 && size > 0);
+    if (rc < 0)
+        return dom_fail(rc, NULL, "volume %s: its metadata: %s", volume, why);
+    rc = lvm_begin(s->lvm);
+    if (rc < 0)
+        return rc;
+    rc = create_tagged(d, image, volume, size, meta.parent);
+    lvm_end(s->lvm);
+    s->intent_of[0] = '\0';
+    if (rc < 0) {
+        dom_error_keep(&error, rc);
+        if (rc != -EEXIST)
+            block_purge(d, image, volume);
+        block_forget_active(d, volume);
+        return dom_error_give(&error);
+    }
+    return 0;
+}
+
+static int block_make_room(struct domain *d, const char *image, const char *volume, uint64_t bytes)
+{
+    struct block_state *s = d->state;
+    const struct block_lv *b;
+    int rc = block_refresh(d);
+
+    (void)image;
+    if (rc < 0)
+        return rc;
+    b = block_find(d, volume);
+    if (b == NULL)
+        return dom_fail(ENOENT, NULL, "%s: has no volume %s", d->path, volume);
+    if (b->lv->size >= bytes)
+        return 0;
+    rc = lvm_begin(s->lvm);
+    if (rc < 0)
+        return rc;
+    rc = lvm_extend(s->lvm, volume, bytes);
+    lvm_end(s->lvm);
+    block_stale(d);
+    return rc;
+}
+
+static int block_give_back(struct domain *d, const char *image, const char *volume, uint64_t bytes)
+{
+    (void)image, (void)volume, (void)bytes;
+    return dom_fail(ENOTSUP, NULL, "%s: volumes of a group are not made smaller from here", d->path);
+}
+
+static int block_measure(struct domain *d, const char *image, const char *volume, uint64_t *ret_size,
+                         uint64_t *ret_allocated)
+{
+    const struct block_lv *b;
+    int rc = block_refresh(d);
+
+    (void)image;
+    if (rc < 0)
+        return rc;
+    b = block_find(d, volume);
+    if (b == NULL)
+        return dom_fail(ENOENT, NULL, "%s: has no volume %s", d->path, volume);
+    *ret_size = *ret_allocated = b->lv->size;
+    return 0;
+}
+
+static char *block_data_path(const struct domain *d, const char *image, const char *volume)
+{
+    char *path;
+
+    (void)image;
+    return asprintf(&path, "%s/%s", d->path, volume) < 0 ? NULL : path;
+}
+
+static int block_open_data(struct domain *d, const char *image, const char *volume, bool write, int *ret_fd)
+{
+    char *path = block_data_path(d, image, volume);
+    int fd, rc = path != NULL ? block_activate(d, image) : dom_fail(ENOMEM, NULL, "out of memory");
+
+    if (rc == 0) {
+        fd = open(path, (write ? O_RDWR : O_RDONLY) | O_CLOEXEC);
+        if (fd < 0)
+            rc = dom_fail_file(errno, path, "opening it");
+        else
+            *ret_fd = fd;
+    }
+    free(path);
+    return rc;
+}
+
+/* ---- upgrades ------------------------------------------------------------------------------------------- */
+
+static int block_begin_upgrade(struct domain *d, unsigned *ret_block_size)
+{
+    (void)ret_block_size;
+    return dom_fail(ENOTSUP, NULL, "%s: a domain in a volume group is not upgraded from here", d->path);
+}
+
+static int block_write_domain(struct domain *d, const char *text, size_t len)
+{
+    (void)text, (void)len;
+    return dom_fail(ENOTSUP, NULL, "%s: metadata of a domain in a volume group is not changed here", d->path);
+}
+
+static int block_find_drafts(struct domain *d, bool drop, unsigned *ret)
+{
+    (void)d, (void)drop;
+    *ret = 0;
+    return 0;
+}
+
+const struct dom_kind dom_kind_block = {
+    .name = "block",
+    .list = block_list,
+    .is_at = block_is_at,
+    .load = block_load,
+    .close = block_close,
+    .space = block_space,
+    .list_images = block_list_images,
+    .lock = block_lock,
+    .lock_alone = block_lock_alone,
+    .lock_domain = block_lock_domain,
+    .unlock = block_unlock,
+    .begin_upgrade = block_begin_upgrade,
+    .write_domain = block_write_domain,
+    .find_drafts = block_find_drafts,
+    .list_volumes = block_list_volumes,
+    .make_image = block_make_image,
+    .drop_image = block_drop_image,
+    .retire_image = block_retire_image,
+    .purge_image = block_purge_image,
+    .read_meta = block_read_meta,
+    .write_meta = block_write_meta,
+    .write_shared = block_write_meta,
+    .drop_draft = dom_nothing_of_volume,
+    .set_intent = block_set_intent,
+    .drop_intent = block_drop_intent,
+    .make_data = block_make_data,
+    .publish = block_publish,
+    .unpublish = block_unpublish,
+    .purge = block_purge,
+    .share = block_share,
+    .unshare = dom_nothing_of_volume,
+    .count_shares = block_count_shares,
+    .find_volume = block_find_volume,
+    .make_room = block_make_room,
+    .activate = block_activate,
+    .keep_active = block_keep_active,
+    .reserve = block_make_room,
+    .give_back = block_give_back,
+    .measure = block_measure,
+    .open_data = block_open_data,
+    .sync = dom_nothing_of_image,
+    .check = block_check,
+    .data_path = block_data_path,
+};
