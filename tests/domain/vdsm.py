@@ -79,7 +79,10 @@ def read_volume(data, version):
 def read_header(path):
     """(virtual size, backing file, its format, version) of a qcow2 image."""
     with open(path, "rb") as f:
-        head = f.read(65536)
+        return parse_header(f.read(65536), path)
+
+
+def parse_header(head, path):
     magic, version, backing_at, backing_len, bits, size = struct.unpack(">IIQIIQ", head[:32])
     need(magic == 0x514649FB, path, "is no qcow2 image")
     need(bits == 16, path, "has other clusters than 64 KiB")
@@ -183,6 +186,133 @@ class Domain:
         while volumes[found[-1]]["PUUID"] != BLANK:
             found.append(volumes[found[-1]]["PUUID"])
         return found
+
+
+SPECIALS = {"metadata": 128, "ids": 128, "inbox": 128, "outbox": 128, "leases": 2048, "xleases": 1024,
+            "master": 1024}  # MiB
+EXTENT = 128 << 20
+BLOCK_5 = [key for key in DOMAIN_4 if key != "REMOTE_PATH"] + ["ALIGNMENT", "BLOCK_SIZE", "VGUUID"]
+
+
+def decode_tag(text):
+    return re.sub(r"&(\d+)&", lambda match: chr(int(match.group(1))), text)
+
+
+class BlockDomain:
+    """A domain of version 5 in a volume group: from what lvm reports of it, and the disks, {device: path}."""
+
+    def __init__(self, report, disks, marks=False):
+        groups = [part for part in report["report"] if part.get("vg")]
+        need(len(groups) == 1, len(groups), "groups")
+        self.group, self.disks, self.marks = groups[0], disks, marks
+        self.vg = self.group["vg"][0]
+        self.lvs = {lv["lv_name"]: lv for lv in self.group["lv"]}
+        self.starts = {pv["pv_name"]: int(pv["pe_start"]) for pv in self.group["pv"]}
+        self.judge_domain()
+        self.judge_specials()
+        self.volumes, self.images, slots = {}, {}, []
+        for name, lv in self.lvs.items():
+            if name in SPECIALS:
+                continue
+            meta = self.read_one(name, lv, slots)
+            self.volumes[name] = meta
+            self.images.setdefault(meta["IMAGE"], {})[name] = meta
+        need(len(set(slots)) == len(slots), "slots are taken twice:", slots)
+        for image, volumes in self.images.items():
+            self.judge_chain(image, volumes)
+
+    def read(self, name, offset, length):
+        """Bytes of a volume that lie in one segment."""
+        for seg in self.group["seg"]:
+            start, size = int(seg["seg_start"]), int(seg["seg_size"])
+            if seg["lv_name"] != name or not start <= offset < start + size:
+                continue
+            device, extent = re.fullmatch(r"(.*)\((\d+)\)", seg["devices"]).groups()
+            with open(self.disks[device], "rb") as f:
+                f.seek(self.starts[device] + int(extent) * EXTENT + offset - start)
+                return f.read(length)
+        raise Wrong(f"{name} has no byte {offset}")
+
+    def judge_domain(self):
+        vg, tags = self.vg, self.vg["vg_tags"].split(",")
+        need("RHAT_storage_domain" in tags and "RHAT_storage_domain_UNREADY" not in tags, tags)
+        need(int(vg["vg_extent_size"]) == EXTENT, vg["vg_extent_size"])
+        lines = sorted(decode_tag(tag[4:]) for tag in tags if tag.startswith("MDT_"))
+        need(len(lines) == len(tags) - 1, "tags of the group are", tags)
+        for tag in tags:
+            need(re.fullmatch(r"[a-zA-Z0-9_+.\-/=!:#&]+", tag), tag)
+        sums = [line for line in lines if line.startswith("_SHA_CKSUM=")]
+        body = [line for line in lines if not line.startswith("_SHA_CKSUM=")]
+        seal = hashlib.sha1("".join(body).encode("ascii", "xmlcharrefreplace")).hexdigest()
+        need(sums == ["_SHA_CKSUM=" + seal], sums, "is not", seal)
+        md = self.md = dict(line.split("=", 1) for line in body)
+        pvs = self.group["pv"]
+        need(sorted(md) == sorted(BLOCK_5 + [f"PV{i}" for i in range(len(pvs))]), sorted(md))
+        need(md["SDUUID"] == vg["vg_name"] and md["VGUUID"] == vg["vg_uuid"], md["SDUUID"], md["VGUUID"])
+        need(md["VERSION"] == "5" and md["TYPE"] in ("FCP", "ISCSI"), md["VERSION"], md["TYPE"])
+        need(md["BLOCK_SIZE"] == "512" and md["ALIGNMENT"] == str(1 << 20), md)
+        offset = 0
+        for i, pv in enumerate(pvs):
+            need(md[f"PV{i}"] == f"pv:{os.path.basename(pv['pv_name'])},uuid:{pv['pv_uuid']},pestart:0,"
+                 f"pecount:{pv['pv_pe_count']},mapoffset:{offset}", md[f"PV{i}"])
+            need(int(pv["pe_start"]) >= 128 << 20, "the metadata area is small:", pv["pe_start"])
+            need((int(pv["pv_mda_used_count"]) == 2) == (i == 0), "copies in use:", pv["pv_mda_used_count"])
+            offset += int(pv["pv_pe_count"])
+
+    def judge_specials(self):
+        for name, mib in SPECIALS.items():
+            need(name in self.lvs, "there is no", name)
+            need(int(self.lvs[name]["lv_size"]) == mib << 20, name, self.lvs[name]["lv_size"])
+        first = [seg for seg in self.group["seg"] if seg["lv_name"] == "metadata"]
+        need(len(first) == 1 and first[0]["devices"] == self.group["pv"][0]["pv_name"] + "(0)", first)
+        index = self.read("xleases", 1 << 20, 62 * 4096)
+        need(index == xleases(self.md["SDUUID"], int(index[59:69])), "the index of leases is another")
+        need(self.read("master", 1024 + 56, 2) == b"\x53\xef", "master has no ext3")
+        for name in ("inbox", "outbox"):
+            need(not any(self.read(name, 0, 250 * 4096)), name, "is not zero")
+        need(not any(self.read("ids", 0, 1 << 20)), "ids is not zero")
+
+    def read_one(self, name, lv, slots):
+        need(UUID.fullmatch(name), "a volume is called", name)
+        tags, found = lv["lv_tags"].split(","), {}
+        for tag in tags:
+            match = re.fullmatch("(MD|IU|PU)_(.*)", tag)
+            need(match or (self.marks and tag == "VDISK_MERGE"), name, "has the tag", tag)
+            if match:
+                found[match.group(1)] = match.group(2)
+        need(sorted(found) == ["IU", "MD", "PU"], name, "has the tags", tags)
+        slot = int(found["MD"])
+        need(1 <= slot <= 1947, name, "has slot", slot)
+        slots.append(slot)
+        text = self.read("metadata", (1 << 20) + slot * 8192, 512)
+        meta = read_volume(text.rstrip(b"\0"), 5)
+        need(meta["DOMAIN"] == self.md["SDUUID"] and meta["IMAGE"] == found["IU"], name, meta, tags)
+        need(meta["PUUID"] == (found["PU"] if found["PU"] != "BLANK" else BLANK), name, meta["PUUID"], tags)
+        size = int(lv["lv_size"])
+        need(size % EXTENT == 0, name, "has", size)
+        if meta["FORMAT"] == "RAW":
+            need(meta["TYPE"] == "PREALLOCATED" and size == meta["capacity"], name, size, meta)
+            return meta
+        virtual, backing, meta["backing_format"], version = parse_header(self.read(name, 0, 65536), name)
+        need(virtual == meta["capacity"] and version == 3, name, virtual, version)
+        need(backing == ("" if meta["PUUID"] == BLANK else meta["PUUID"]), name, "lies on", backing)
+        need(meta["TYPE"] == "SPARSE" or size > virtual, name, "has no room for its tables")
+        return meta
+
+    def judge_chain(self, image, volumes):
+        parents = [meta["PUUID"] for meta in volumes.values()]
+        for name, meta in volumes.items():
+            parent = volumes.get(meta["PUUID"]) or self.volumes.get(meta["PUUID"])
+            need(parent or meta["PUUID"] == BLANK, name, "has no parent", meta["PUUID"])
+            need(not parent or parent["IMAGE"] == image or parent["VOLTYPE"] == "SHARED", name, "lies on", parent)
+            need(not parent or parent["capacity"] <= meta["capacity"], name, "is smaller than its parent")
+            if parent:
+                need(meta["backing_format"] == {"RAW": "raw", "COW": "qcow2"}[parent["FORMAT"]], name, meta)
+            children = parents.count(name)
+            need(children <= 1, name, "has", children, "children")
+            if meta["VOLTYPE"] != "SHARED":
+                need(meta["VOLTYPE"] == ("INTERNAL" if children else "LEAF"), name, "is", meta["VOLTYPE"])
+        need(sum(1 for name in volumes if name not in parents) == 1, image, "has not one leaf")
 
 
 def xleases(lockspace, mtime):

@@ -1,0 +1,183 @@
+#!/bin/sh
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# Runs in the test machine: a storage domain in a volume group on /dev/disk0, which is full of old data where it is
+# read. Prints, between lines with @, what lvm reports of it in the end: the host judges that, and the disk.
+set -e
+tool() { ./vdisk-io "$@"; }
+fail() { echo "domain.sh: $*"; exit 1; }
+told() { tool "$@" >told.out 2>&1 || { cat told.out; fail "$*"; }; }
+
+# refused TEXT COMMAND...: fails, and says so.
+refused() {
+    text=$1
+    shift
+    if tool "$@" >refused.out 2>&1; then fail "not refused: $*"; fi
+    grep -q "$text" refused.out || { cat refused.out; fail "'$text' is not said by: $*"; }
+}
+
+# says TEXT COMMAND...
+says() {
+    text=$1
+    shift
+    told "$@"
+    grep -q "$text" told.out || { cat told.out; fail "'$text' is not said by: $*"; }
+}
+
+# Nothing is active but what has to be, nor noted as ours.
+resting() {
+    left=$(ls "/dev/$uuid" 2>/dev/null | grep -v '^metadata$' || true)
+    [ -z "$left" ] || fail "$1: active: $left"
+    left=$(ls "/run/vdisk-io/$uuid" | grep -v -e '^active$' -e '^locks$' || true)
+    [ -z "$left" ] || fail "$1: noted: $left"
+}
+
+io() { name=$1; shift; for c; do set -- "$@" -c "$c"; shift; done; tool io -q -n "$@" "volume:$name"; }
+look() { name=$1; shift; for c; do set -- "$@" -c "$c"; shift; done; tool io -q -r "$@" "volume:$name"; }
+size_of() {
+    lvs --noheadings --nosuffix --units m -o lv_size "$uuid/${1#*/}" 2>/dev/null | sed 's/ *//; s/\..*//'
+}
+is_size() { [ "$(size_of "$1")" = "$2" ] || fail "$1 has $(size_of "$1") MiB, not $2"; }
+
+device=$(readlink -f /dev/disk0)
+small=$(readlink -f /dev/disk1)
+
+# ---- the domain
+refused 'at least 10737418240' domain create --type block "$small"
+refused 'sectors of 4096' domain create --type block "$(readlink -f /dev/disk2)"
+refused 'no block device' domain create --type block ./domain.sh
+uuid=$(tool domain create --type block --description 'one, two' "$device" 2>create.err) || {
+    cat create.err; fail create; }
+grep -q sanlock create.err || fail "nothing is said of sanlock"
+domain=/dev/$uuid
+refused '' domain create --type block "$device"
+says 'description: one, two' domain info "$domain"
+says "domain: $uuid" domain info "$uuid"
+says "$uuid  FCP version 5" domain list /dev
+says ' 0 faults' domain check "$domain"
+refused 'no storage domain' domain info 11111111-2222-4333-8444-555555555555
+resting create
+
+# ---- the kinds of volumes
+raw=$(tool volume create -f raw -a preallocated "$domain" 200M)
+thin=$(tool volume create -f qcow2 "$domain" 20G)
+first=$(tool volume create -f qcow2 --initial-size 300M "$domain" 20G)
+full=$(tool volume create -f qcow2 -a preallocated "$domain" 256M)
+refused 'not sparse' volume create -f raw "$domain" 200M
+refused 'initial size' volume create -f raw -a preallocated --initial-size 1M "$domain" 200M
+refused 'initial size' volume create -f qcow2 --initial-size 40G "$domain" 20G
+refused 'insufficient free space' volume create -f raw -a preallocated "$domain" 200G
+is_size "$raw" 256
+is_size "$thin" 2560
+is_size "$first" 384
+is_size "$full" 384
+says 'RAW PREALLOCATED LEAF' volume list "$domain"
+resting kinds
+says ' 4 volumes: 0 faults' domain check "$domain"
+resting check
+
+# ---- data, and a snapshot
+io "$domain/$raw" 'write -P 1 0 1M' 'zero 1M 63M' flush
+io "$domain/$thin" 'write -P 3 0 1M' flush 'write -P 4 10G 1M' flush
+io "$domain/$full" 'write -P 5 0 256M' flush
+image=${raw%/*}
+leaf=$(tool volume snapshot "$domain/$image")
+is_size "$leaf" 384
+io "$domain/$image" 'write -P 2 64k 64k' flush 'verify -P 1 0 64k' 'verify -P 2 64k 64k' 'verify -P 0 2M 1M'
+look "$domain/$raw" 'verify -P 1 0 1M'
+look "$domain/$thin" 'verify -P 3 0 1M' 'verify -P 0 1M 1M' 'verify -P 4 10G 1M'
+look "$domain/$full" 'verify -P 5 0 256M'
+refused '' io -q -n -c 'write 0 4k' "volume:$domain/$raw"
+refused 'has a child' volume delete "$domain/$raw"
+says "$leaf" volume list "$domain/$image"
+told image tree "$domain"
+told image info "$domain/$image"
+resting data
+
+# ---- prepare, teardown
+told volume prepare "$domain/$image"
+[ -b "$domain/${leaf#*/}" ] && [ -b "$domain/${raw#*/}" ] || fail "not active after prepare"
+io "$domain/$image" 'verify -P 2 64k 64k'
+[ -b "$domain/${leaf#*/}" ] || fail "not active after a use beside prepare"
+told volume teardown "$domain/$image"
+resting teardown
+
+# ---- killed: what was active is put to rest by the next one
+./vdisk-io io -q -n -c 'write -P 2 64k 64k' -c flush -c 'sleep 60000' "volume:$domain/$image" &
+echo $! >pid
+for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do
+    [ -b "$domain/${leaf#*/}" ] && break
+    sleep 1
+done
+refused 'in use' volume delete "$domain/$leaf"
+kill -9 "$(cat pid)"
+sleep 1
+look "$domain/$image" 'verify -P 2 64k 64k'
+resting killed
+
+# ---- a merge, with another snapshot above it
+top=$(tool volume snapshot "$domain/$image")
+io "$domain/$image" 'write -P 6 1M 64k' flush
+told volume merge "$domain/$leaf"
+look "$domain/$image" 'verify -P 1 0 64k' 'verify -P 2 64k 64k' 'verify -P 6 1M 64k'
+told volume delete "$domain/$top"
+look "$domain/$image" 'verify -P 2 64k 64k' 'verify -P 0 2M 1M'
+says ' 0 faults' domain check "$domain"
+resting merge
+
+# ---- another size
+told volume resize "$domain/$raw" 300M
+is_size "$raw" 384
+told volume resize "$domain/$thin" 24G
+told volume resize "$domain/$full" 300M
+is_size "$full" 384
+says ' 0 faults' domain check "$domain"
+
+# ---- a template, and what lies on it
+told volume update --shared "$domain/$full"
+clone=$(tool volume create -f qcow2 --parent "$full" "$domain")
+io "$domain/$clone" 'verify -P 5 0 1M' 'write -P 7 0 64k' flush 'verify -P 5 64k 1M'
+look "$domain/$full" 'verify -P 5 0 256M'
+refused 'template' volume delete "$domain/$full"
+refused 'template' image delete "$domain/${full%/*}"
+says ' 0 faults' domain check "$domain"
+resting template
+
+# ---- a copy, to a device that is not zero
+copy=$(tool image copy -f raw -a preallocated "$domain/${clone%/*}" "$domain")
+look "$domain/${copy%/*}" 'verify -P 7 0 64k' 'verify -P 5 64k 255M' 'verify -P 0 300M 84M'
+told image delete "$domain/${copy%/*}"
+
+# ---- an image that goes
+told image delete "$domain/${first%/*}"
+refused 'no image' image info "$domain/${first%/*}"
+resting delete
+lvchange --addtag VDISK_REMOVE --addtag "IU__remove_me_${thin%/*}" --deltag "IU_${thin%/*}" "$uuid/${thin#*/}" \
+    >lvm.out 2>&1 || { cat lvm.out; fail "tagging"; }
+refused 'no image' volume info "$domain/$thin"
+if tool domain check "$domain" >check.out; then cat check.out; fail "what is deleted is not found"; fi
+told domain check --repair "$domain"
+says ' 0 faults' domain check "$domain"
+[ -z "$(size_of "$thin")" ] || fail "it is still there"
+
+# ---- half-made, by somebody who was killed
+half=$(tool volume create -f qcow2 "$domain" 1G)
+lvchange --addtag OVIRT_VOL_INITIALIZING "$uuid/${half#*/}" >lvm.out 2>&1 || { cat lvm.out; fail "tagging"; }
+if tool domain check "$domain" >check.out; then cat check.out; fail "what is half-made is not found"; fi
+told domain check --repair "$domain"
+says ' 0 faults' domain check "$domain"
+[ -z "$(size_of "$half")" ] || fail "it is still there"
+
+# ---- what is left is judged
+another=$(tool volume create -f qcow2 --description 'last' "$domain" 1G)
+told volume snapshot "$domain/${another%/*}"
+told volume list "$domain"
+resting end
+echo "@device $device"
+echo '@report'
+lvm fullreport --reportformat json --units b --nosuffix \
+    --configreport vg -o vg_name,vg_uuid,vg_extent_size,vg_tags \
+    --configreport pv -o pv_name,pv_uuid,pv_pe_count,pe_start,pv_mda_used_count \
+    --configreport lv -o lv_name,lv_size,lv_tags --configreport pvseg -o pvseg_start \
+    --configreport seg -o lv_name,seg_start,seg_size,devices "$uuid" 2>/dev/null
+echo '@end'
+echo "domain.sh: done"
