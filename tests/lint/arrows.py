@@ -59,6 +59,7 @@ ALSO = {
     ("engine/spec", "backend_drivers"): "the list of backends: the same",
     ("backends", "rotate_driver"): "the list of backends has the filters, too",
     ("tools/domain", "dom_kind_file"): "the list of kinds: the only name that operations have of one",
+    ("tools/domain", "dom_kind_block"): "the list of kinds: the same",
     ("backends", "sim_driver"): "the list of backends has the simulated disks of tests, too",
 }
 BY_NAME = {  # name: (rooms, why)

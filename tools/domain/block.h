@@ -42,7 +42,7 @@ struct block_state {
 
 /* The domain's state, made where there is none yet. */
 int block_open(struct domain *d);
-void block_close(struct domain *d);
+void block_free(struct domain *d);
 
 /* The group as it is now, unless it is known. */
 int block_refresh(struct domain *d);
@@ -54,6 +54,9 @@ const struct lvm_vg *block_vg(const struct domain *d);
 
 /* After block_refresh(). NULL: there is none. */
 struct block_lv *block_find(const struct domain *d, const char *volume);
+
+/* "_remove_me_IMAGE" is what is left of an image that was deleted. Returns IMAGE. */
+const char *block_take_apart(const char *image, bool *ret_removed);
 
 /* An image is deleted as a whole as soon as one of its volumes says so. */
 bool block_is_going(const struct domain *d, const char *image);
@@ -79,6 +82,10 @@ int block_read_meta(struct domain *d, const char *image, const char *volume, cha
                     size_t *ret_len);
 int block_write_meta(struct domain *d, const char *image, const char *volume, const char *text, size_t len);
 
+/* The volumes that an image has of others: templates. Calls `fn` for each of its own and of these, once. */
+typedef int block_visit_fn(void *arg, struct block_lv *b);
+int block_visit_chain(struct domain *d, const char *image, block_visit_fn *fn, void *arg);
+
 /* Tags of parents that are not what metadata says. */
 int block_check(struct domain *d, const char *image, struct dom_mend *m);
 
@@ -95,11 +102,5 @@ void block_forget_active(struct domain *d, const char *volume);
 
 /* What was activated, and is used by nobody else, is put to rest. */
 void block_rest(struct domain *d);
-
-/* ---- kind_block.c ----------------------------------------------------------------------------------------- */
-
-/* The volumes that an image has of others: templates. Calls `fn` for each of its own and of these, once. */
-typedef int block_visit_fn(void *arg, struct block_lv *b);
-int block_visit_chain(struct domain *d, const char *image, block_visit_fn *fn, void *arg);
 
 #endif

@@ -175,6 +175,27 @@ const char *block_below(struct domain *d, struct block_lv *b)
     return b->below;
 }
 
+int block_visit_chain(struct domain *d, const char *image, block_visit_fn *fn, void *arg)
+{
+    const struct block_state *s = d->state;
+    bool removed, *visited = calloc(s->count + 1, sizeof *visited);
+    int rc = visited != NULL ? 0 : dom_fail(ENOMEM, NULL, "out of memory");
+
+    image = block_take_apart(image, &removed);
+    for (size_t i = 0; rc == 0 && i < s->count; i++) {
+        struct block_lv *b = &s->list[i];
+        if (!block_is_of(d, b, image, removed))
+            continue;
+        for (; rc == 0 && b != NULL && b->is.volume && !visited[b - s->list];
+             b = block_find(d, block_below(d, b))) {
+            visited[b - s->list] = true;
+            rc = fn(arg, b);
+        }
+    }
+    free(visited);
+    return rc;
+}
+
 /* (1) */
 static int follow_parent(struct domain *d, const struct block_lv *b, const char *parent)
 {

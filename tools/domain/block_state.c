@@ -51,13 +51,10 @@ static void forget(struct block_state *s)
     s->fresh = false;
 }
 
-void block_close(struct domain *d)
+void block_free(struct domain *d)
 {
     struct block_state *s = d->state;
 
-    if (s == NULL)
-        return;
-    block_rest(d);
     if (s->slots >= 0)
         close(s->slots);
     if (s->active >= 0)
@@ -124,6 +121,12 @@ struct block_lv *block_find(const struct domain *d, const char *volume)
     const struct lvm_lv *lv = lvm_find_lv(block_vg(d), volume);
 
     return lv != NULL ? &s->list[lv - s->report.vgs[0].lvs] : NULL;
+}
+
+const char *block_take_apart(const char *image, bool *ret_removed)
+{
+    *ret_removed = strncmp(image, DOMAIN_REMOVED, sizeof DOMAIN_REMOVED - 1) == 0;
+    return *ret_removed ? image + sizeof DOMAIN_REMOVED - 1 : image;
 }
 
 bool block_is_going(const struct domain *d, const char *image)

@@ -118,6 +118,14 @@ static int block_load(struct domain *d, char **ret_text, size_t *ret_len)
     return rc < 0 ? rc : pairs_of(block_vg(d), ret_text, ret_len);
 }
 
+static void block_close(struct domain *d)
+{
+    if (d->state == NULL)
+        return;
+    block_rest(d);
+    block_free(d);
+}
+
 static int block_space(struct domain *d, struct domain_space *ret)
 {
     int rc = block_refresh(d);
@@ -233,34 +241,6 @@ static int block_list_images(struct domain *d, struct domain_names *ret)
     return 0;
 }
 
-/* "_remove_me_IMAGE" is what is left of an image that was deleted. */
-static const char *take_apart(const char *image, bool *ret_removed)
-{
-    *ret_removed = strncmp(image, DOMAIN_REMOVED, sizeof DOMAIN_REMOVED - 1) == 0;
-    return *ret_removed ? image + sizeof DOMAIN_REMOVED - 1 : image;
-}
-
-int block_visit_chain(struct domain *d, const char *image, block_visit_fn *fn, void *arg)
-{
-    const struct block_state *s = d->state;
-    bool removed, *visited = calloc(s->count + 1, sizeof *visited);
-    int rc = visited != NULL ? 0 : dom_fail(ENOMEM, NULL, "out of memory");
-
-    image = take_apart(image, &removed);
-    for (size_t i = 0; rc == 0 && i < s->count; i++) {
-        struct block_lv *b = &s->list[i];
-        if (!block_is_of(d, b, image, removed))
-            continue;
-        for (; rc == 0 && b != NULL && b->is.volume && !visited[b - s->list];
-             b = block_find(d, block_below(d, b))) {
-            visited[b - s->list] = true;
-            rc = fn(arg, b);
-        }
-    }
-    free(visited);
-    return rc;
-}
-
 /* ---- what is shared ----------------------------------------------------------------------------------- */
 
 /* How many images, other than `image`, have a volume that lies on this one; of each one volume counts. */
@@ -353,7 +333,7 @@ static int add_entry(void *arg, struct block_lv *b)
 static int block_list_volumes(struct domain *d, const char *image, struct dom_entries *ret)
 {
     bool removed;
-    struct listing l = {.domain = d, .image = take_apart(image, &removed)};
+    struct listing l = {.domain = d, .image = block_take_apart(image, &removed)};
     int rc = block_refresh(d);
 
     if (rc == 0)

@@ -150,7 +150,7 @@ static int run(const char *const *argv, struct run_result *ret, const char *doin
     int rc = run_command(argv, &r);
 
     if (rc == -ENOENT)
-        return vdisk_set_error(ENOENT, "the program 'lvm' is not found: volume groups are used by it",
+        return vdisk_set_error(ENOTSUP, "the program 'lvm' is not found: volume groups are used by it",
                                "install lvm2");
     if (rc < 0)
         return lvm_fail(rc, "%s: running %s: %s", doing, argv[0], strerror(-rc));

@@ -6,8 +6,9 @@
  * not depend on what the host filters. Where the kernel has no device-mapper only metadata is changed: nothing can
  * be active then.
  *
- * All functions that return int give 0 or -errno, with vdisk_error_text(): one line, with lvm's own reason. They
- * block. A struct lvm is used by one thread at a time. Sizes are bytes.
+ * All functions that return int give 0 or -errno, with vdisk_error_text(): one line, with lvm's own reason.
+ * -ENOTSUP: there is no lvm, or, where something is to be active, no device-mapper. They block. A struct lvm is
+ * used by one thread at a time. Sizes are bytes.
  */
 #ifndef TOOLS_LVM_LVM_H
 #define TOOLS_LVM_LVM_H
