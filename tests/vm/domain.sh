@@ -172,7 +172,6 @@ another=$(tool volume create -f qcow2 --description 'last' "$domain" 1G)
 told volume snapshot "$domain/${another%/*}"
 told volume list "$domain"
 resting end
-echo "@device $device"
 echo '@report'
 lvm fullreport --reportformat json --units b --nosuffix \
     --configreport vg -o vg_name,vg_uuid,vg_extent_size,vg_tags \

@@ -44,12 +44,13 @@ def main():
             print(r.stdout)
             return r.returncode or 1
         lines = r.stdout.splitlines()
-        report = "\n".join(lines[lines.index("@report") + 1:lines.index("@end")])
-        device = next(line.split()[1] for line in lines if line.startswith("@device "))
+        text = "\n".join(lines[lines.index("@report") + 1:lines.index("@end")])
+        report = json.loads(text)
+        devices = [pv["pv_name"] for part in report["report"] for pv in part["pv"]]
         try:
-            domain = vdsm.BlockDomain(json.loads(report), {device: disks[0]})
+            domain = vdsm.BlockDomain(report, dict(zip(devices, disks)))  # it has one
         except vdsm.Wrong as e:
-            print(report)
+            print(text)
             print(f"FAIL what is on the disk: {e}")
             return 1
         roles = sorted(meta["VOLTYPE"] for meta in domain.volumes.values())
