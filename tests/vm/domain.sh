@@ -167,6 +167,35 @@ told domain check --repair "$domain"
 says ' 0 faults' domain check "$domain"
 [ -z "$(size_of "$half")" ] || fail "it is still there"
 
+# ---- space
+thin=$(tool volume create -f qcow2 --initial-size 300M "$domain" 1G)
+told volume extend "$domain/$thin" 512M
+is_size "$thin" 512
+refused 'once all of it is written' volume extend "$domain/$thin" 10G
+io "$domain/$thin" 'write -P 8 0 100M' 'write -P 9 800M 64k' flush
+told volume reduce "$domain/$thin"
+is_size "$thin" 128
+look "$domain/$thin" 'verify -P 8 0 100M' 'verify -P 0 100M 64M' 'verify -P 9 800M 64k'
+told volume extend "$domain/$thin"
+[ "$(size_of "$thin")" -gt 1024 ] || fail "it is not extended to what it takes"
+refused 'raw' volume reduce "$domain/$raw"
+says 'required size' volume measure -f raw "$domain/$thin"
+says ' 0 faults' domain check "$domain"
+resting space
+
+# ---- a copy of all volumes
+told volume reduce "$domain/$thin"
+told volume snapshot "$domain/${thin%/*}"
+io "$domain/${thin%/*}" 'write -P 10 64k 64k' flush
+twin=11111111-2222-4333-8444-555555555555
+told image copy --volumes --image $twin "$domain/${thin%/*}" "$domain"
+look "$domain/$twin" 'verify -P 8 0 64k' 'verify -P 10 64k 64k' 'verify -P 8 128k 64k' 'verify -P 9 800M 64k'
+[ "$(tool volume list "$domain/$twin" | grep -c ' SPARSE ')" = 2 ] || fail "the copy has other volumes"
+says ' 0 faults' domain check "$domain"
+told image delete "$domain/$twin"
+told image delete "$domain/${thin%/*}"
+resting copies
+
 # ---- what is left is judged
 another=$(tool volume create -f qcow2 --description 'last' "$domain" 1G)
 told volume snapshot "$domain/${another%/*}"

@@ -80,5 +80,20 @@ for step in 'image delete: image is renamed' 'image delete: image is removed'; d
     repaired
     [ -z "$(lvs --noheadings -o lv_name "$uuid/${gone#*/}" 2>/dev/null)" ] || fail "$step: its volume is there"
 done
+
+for step in 'copy: all volumes are written' 'copy: a volume is published'; do
+    twin=$(cat /proc/sys/kernel/random/uuid)
+    told volume snapshot "$domain/$image"
+    killed "$step" image copy --volumes --image "$twin" "$domain/$image" "$domain"
+    repaired
+    if tool image info "$domain/$twin" >/dev/null 2>&1; then
+        [ "$step" = 'copy: a volume is published' ] || fail "$step: it is there"
+        look "$domain/$twin" 'verify -P 1 0 1M'
+        told image delete "$domain/$twin"
+    else
+        [ "$step" != 'copy: a volume is published' ] || fail "$step: it is not there"
+    fi
+    told volume delete "$domain/$image"
+done
 look "$domain/$image" 'verify -P 1 0 1M'
 echo "domain_kill.sh: done"

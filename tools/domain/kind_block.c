@@ -23,6 +23,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "tools/arith.h"
 #include "tools/domain/block.h"
 #include "tools/domain/file_lock.h"
 
@@ -607,49 +608,61 @@ static int block_make_data(struct domain *d, const char *image, const char *volu
     return 0;
 }
 
-static int block_make_room(struct domain *d, const char *image, const char *volume, uint64_t bytes)
+static int find_size(struct domain *d, const char *volume, uint64_t *ret)
 {
-    struct block_state *s = d->state;
     const struct block_lv *b;
     int rc = block_refresh(d);
 
-    (void)image;
     if (rc < 0)
         return rc;
     b = block_find(d, volume);
     if (b == NULL)
         return dom_fail(ENOENT, NULL, "%s: has no volume %s", d->path, volume);
-    if (b->lv->size >= bytes)
-        return 0;
-    rc = lvm_begin(s->lvm);
+    *ret = b->lv->size;
+    return 0;
+}
+
+static int set_size(struct domain *d, const char *volume, uint64_t bytes,
+                    int (*fn)(struct lvm *l, const char *name, uint64_t size))
+{
+    struct block_state *s = d->state;
+    int rc = lvm_begin(s->lvm);
+
     if (rc < 0)
         return rc;
-    rc = lvm_extend(s->lvm, volume, bytes);
+    rc = fn(s->lvm, volume, bytes);
     lvm_end(s->lvm);
     block_stale(d);
     return rc;
 }
 
+static int block_make_room(struct domain *d, const char *image, const char *volume, uint64_t bytes)
+{
+    uint64_t size;
+    int rc = find_size(d, volume, &size);
+
+    (void)image;
+    return rc < 0 || size >= bytes ? rc : set_size(d, volume, bytes, lvm_extend);
+}
+
 static int block_give_back(struct domain *d, const char *image, const char *volume, uint64_t bytes)
 {
-    (void)image, (void)volume, (void)bytes;
-    return dom_fail(ENOTSUP, NULL, "%s: volumes of a group are not made smaller from here", d->path);
+    uint64_t size, least = text_extents(max_u64(bytes, 1), d->extent);
+    int rc = find_size(d, volume, &size);
+
+    (void)image;
+    return rc < 0 || size <= least ? rc : set_size(d, volume, least, lvm_reduce);
 }
 
 static int block_measure(struct domain *d, const char *image, const char *volume, uint64_t *ret_size,
                          uint64_t *ret_allocated)
 {
-    const struct block_lv *b;
-    int rc = block_refresh(d);
+    int rc = find_size(d, volume, ret_size);
 
     (void)image;
-    if (rc < 0)
-        return rc;
-    b = block_find(d, volume);
-    if (b == NULL)
-        return dom_fail(ENOENT, NULL, "%s: has no volume %s", d->path, volume);
-    *ret_size = *ret_allocated = b->lv->size;
-    return 0;
+    if (rc == 0)
+        *ret_allocated = *ret_size;
+    return rc;
 }
 
 static char *block_data_path(const struct domain *d, const char *image, const char *volume)
