@@ -283,6 +283,8 @@ static void tags_say_what_a_volume_is(void **state)
     assert_int_equal(lv.slot, 1);
     lv = lv_of(VOLUME, 5, (const char *const[]){"OVIRT_VOL_INITIALIZING", NULL});
     assert_true(lv.half_made && lv.image[0] == '\0' && lv.slot == 0);
+    lv = lv_of(VOLUME, 5, (const char *const[]){"OVIRT_VOL_INITIALIZING", "VDISK_WIPE", NULL});
+    assert_true(lv.half_made && lv.wipe && !lv.wiped && !lv.going);
     lv = lv_of(VOLUME, 5, (const char *const[]){"IU__remove_me_" IMAGE, "VDISK_REMOVE", NULL});
     assert_true(lv.removed && !lv.wiped && lv.going);
     assert_string_equal(lv.image, IMAGE);

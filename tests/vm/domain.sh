@@ -196,6 +196,36 @@ told image delete "$domain/$twin"
 told image delete "$domain/${thin%/*}"
 resting copies
 
+# ---- wiped: what lay there is zeros
+held() {
+    dd if="$device" iflag=direct bs=1M skip=$(($1 / 1048576)) count=128 2>/dev/null | tr -d '\0' | wc -c
+}
+is_zero() { [ "$(held "$2")" = 0 ] || fail "$1: $(held "$2") bytes of it are still there"; }
+
+# A volume of one extent, full of data, and where that lies on the disk.
+fill() {
+    wiped=$(tool volume create -f raw -a preallocated "$domain" 128M)
+    io "$domain/$wiped" "write -P $1 0 128M" flush
+    start=$(pvs --noheadings --nosuffix --units b -o pe_start "$device" 2>/dev/null | tr -d ' ')
+    extent=$(lvs --noheadings -o seg_pe_ranges "$uuid/${wiped#*/}" 2>/dev/null | sed 's/.*://; s/-.*//')
+    place=$((start + extent * 134217728))
+    [ "$(held "$place")" = 134217728 ] || fail "its data is not at $place"
+}
+
+fill 11
+told volume delete --wipe "$domain/$wiped"
+is_zero 'volume delete' "$place"
+fill 12
+told image delete --wipe "$domain/${wiped%/*}"
+is_zero 'image delete' "$place"
+fill 13
+lvchange --addtag VDISK_REMOVE --addtag "IU__remove_me_ZERO_${wiped%/*}" --deltag "IU_${wiped%/*}" \
+    "$uuid/${wiped#*/}" >lvm.out 2>&1 || { cat lvm.out; fail "tagging"; }
+told domain check --repair "$domain"
+is_zero 'check' "$place"
+says ' 0 faults' domain check "$domain"
+resting wipe
+
 # ---- what is left is judged
 another=$(tool volume create -f qcow2 --description 'last' "$domain" 1G)
 told volume snapshot "$domain/${another%/*}"

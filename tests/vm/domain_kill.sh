@@ -81,6 +81,14 @@ for step in 'image delete: image is renamed' 'image delete: image is removed'; d
     [ -z "$(lvs --noheadings -o lv_name "$uuid/${gone#*/}" 2>/dev/null)" ] || fail "$step: its volume is there"
 done
 
+for step in 'delete: volume is unpublished' 'delete: data is cleared'; do
+    told volume snapshot "$domain/$image"
+    killed "$step" volume delete --wipe "$domain/$image"
+    lvs --noheadings -o lv_tags "$uuid" 2>/dev/null | grep -q VDISK_WIPE || fail "$step: it is not to be wiped"
+    repaired
+    [ "$(leaf_of "$domain/$image")" = "${base#*/}" ] || fail "$step: the volume is still there"
+done
+
 for step in 'copy: all volumes are written' 'copy: a volume is published'; do
     twin=$(cat /proc/sys/kernel/random/uuid)
     told volume snapshot "$domain/$image"

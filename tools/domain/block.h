@@ -55,11 +55,14 @@ const struct lvm_vg *block_vg(const struct domain *d);
 /* After block_refresh(). NULL: there is none. */
 struct block_lv *block_find(const struct domain *d, const char *volume);
 
-/* "_remove_me_IMAGE" is what is left of an image that was deleted. Returns IMAGE. */
+/* "_remove_me_IMAGE", or with ZERO_, is what is left of an image that was deleted. Returns IMAGE. */
 const char *block_take_apart(const char *image, bool *ret_removed);
 
 /* An image is deleted as a whole as soon as one of its volumes says so. */
 bool block_is_going(const struct domain *d, const char *image);
+
+/* Of what is left of it one volume says that it is to be overwritten before it goes: so all of it is. */
+bool block_is_wiped(const struct domain *d, const char *image);
 
 /* It is of the image by the name that this has; what is `removed` is of "_remove_me_..." */
 bool block_is_of(const struct domain *d, const struct block_lv *b, const char *image, bool removed);

@@ -125,8 +125,10 @@ struct block_lv *block_find(const struct domain *d, const char *volume)
 
 const char *block_take_apart(const char *image, bool *ret_removed)
 {
-    *ret_removed = strncmp(image, DOMAIN_REMOVED, sizeof DOMAIN_REMOVED - 1) == 0;
-    return *ret_removed ? image + sizeof DOMAIN_REMOVED - 1 : image;
+    const char *uuid = dom_removed_uuid(image, NULL);
+
+    *ret_removed = uuid != NULL;
+    return uuid != NULL ? uuid : image;
 }
 
 bool block_is_going(const struct domain *d, const char *image)
@@ -144,6 +146,16 @@ bool block_is_of(const struct domain *d, const struct block_lv *b, const char *i
     if (!b->is.volume || strcmp(b->is.image, image) != 0)
         return false;
     return removed == (b->is.removed || block_is_going(d, image));
+}
+
+bool block_is_wiped(const struct domain *d, const char *image)
+{
+    const struct block_state *s = d->state;
+
+    for (size_t i = 0; i < s->count; i++)
+        if (s->list[i].is.wiped && strcmp(s->list[i].is.image, image) == 0)
+            return true;
+    return false;
 }
 
 /* A folder each. Nothing in them outlives the host's next start, as nothing that is active does. */

@@ -203,10 +203,11 @@ static int clear_open(struct clearing *w, const struct domain *d, const char *vo
     return rc;
 }
 
-/* The image is locked, and the volume is not published: who claims it is this program. */
+/* The image is locked, and the volume is not published: who claims a file is this program; a device nobody. */
 static int clear_path(struct domain *d, const char *path, const char *volume, struct dom_clear *c)
 {
-    struct vdisk_open_opts how = {.size = sizeof how, .flags = VDISK_OPEN_RDWR | VDISK_OPEN_NO_LOCK,
+    struct vdisk_open_opts how = {.size = sizeof how,
+                                  .flags = VDISK_OPEN_RDWR | (d->extent == 0 ? VDISK_OPEN_NO_LOCK : 0),
                                   .format = "raw"};
     struct clearing w = {.c = c};
     struct dom_error error;

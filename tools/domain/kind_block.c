@@ -4,8 +4,10 @@
  *
  *     IU_IMAGE  PU_PARENT  MD_SLOT       a volume; its metadata is in the slot
  *     and OVIRT_VOL_INITIALIZING         unpublished: half-made, or going. Vdsm does not look at it
+ *     and VDISK_WIPE                     the same, and to be overwritten before it goes
  *     and VDISK_MERGE                    being merged into its parent
  *     IU__remove_me_IMAGE, VDISK_REMOVE  of an image that is deleted: all that is of it goes
+ *     IU__remove_me_ZERO_IMAGE, the same and is to be overwritten before
  *
  * Works: each change of tags is one write of lvm's metadata; metadata of a volume is one sector. So there is none
  * on its way, and all is durable at once. A template is in other images by their tags of it as a parent. Fails: as
@@ -233,9 +235,14 @@ static int block_list_images(struct domain *d, struct domain_names *ret)
         return dom_fail(ENOMEM, NULL, "out of memory");
     for (size_t i = 0; i < s->count; i++) {
         const struct text_lv *is = &s->list[i].is;
-        if (is->volume && is->image[0] != '\0')
-            snprintf(names.list[names.count++], sizeof *names.list, "%s%s",
-                     is->removed || block_is_going(d, is->image) ? DOMAIN_REMOVED : "", is->image);
+        char *name = names.list[names.count];
+        if (!is->volume || is->image[0] == '\0')
+            continue;
+        names.count++;
+        if (is->removed || block_is_going(d, is->image))
+            dom_removed_name(name, is->image, block_is_wiped(d, is->image));
+        else
+            memcpy(name, is->image, DOMAIN_UUID);
     }
     drop_doubles(&names);
     *ret = names;
@@ -324,6 +331,7 @@ static int add_entry(void *arg, struct block_lv *b)
     *e = (struct dom_entry){.meta = b->is.slot != 0 && !b->is.half_made,
                             .intent = b->is.half_made || b->is.merged,
                             .data = true,
+                            .wipe = b->is.half_made && b->is.wipe,
                             .links = 1 + count_users(l->domain, b, l->image) + !own,
                             .size = b->lv->size,
                             .allocated = b->lv->size};
@@ -333,11 +341,13 @@ static int add_entry(void *arg, struct block_lv *b)
 
 static int block_list_volumes(struct domain *d, const char *image, struct dom_entries *ret)
 {
-    bool removed;
+    bool removed, wipe = false;
     struct listing l = {.domain = d, .image = block_take_apart(image, &removed)};
     int rc = block_refresh(d);
 
-    if (rc == 0)
+    if (removed)
+        dom_removed_uuid(image, &wipe);
+    if (rc == 0 && (!removed || wipe == block_is_wiped(d, l.image)))
         rc = block_visit_chain(d, image, add_entry, &l);
     if (rc == 0 && l.entries.count == 0)
         rc = dom_fail(ENOENT, NULL, "domain %s has no image %s", d->uuid, image);
@@ -391,10 +401,10 @@ static int names_of(struct domain *d, const char *image, bool live_only, const c
 }
 
 /* (1) */
-static int retire(struct domain *d, const char *image)
+static int retire(struct domain *d, const char *image, bool wipe)
 {
     struct block_state *s = d->state;
-    char live[64], removed[64];
+    char live[64], removed[sizeof TEXT_TAG_IMAGE + DOM_REMOVED_NAME] = TEXT_TAG_IMAGE;
     const char **names;
     size_t count;
     int rc = names_of(d, image, true, &names, &count);
@@ -402,7 +412,7 @@ static int retire(struct domain *d, const char *image)
     if (rc < 0)
         return rc;
     snprintf(live, sizeof live, TEXT_TAG_IMAGE "%.36s", image);
-    snprintf(removed, sizeof removed, TEXT_TAG_IMAGE DOMAIN_REMOVED "%.36s", image);
+    dom_removed_name(removed + strlen(removed), image, wipe);
     rc = lvm_begin(s->lvm);
     if (rc == 0) {
         rc = lvm_retag(s->lvm, names, count, (const char *const[]){removed, TEXT_TAG_GOING, NULL},
@@ -414,46 +424,31 @@ static int retire(struct domain *d, const char *image)
     return rc;
 }
 
-static int refuse_wipe(const struct domain *d)
-{
-    return dom_fail(ENOTSUP, NULL, "%s: what is in a volume group is not overwritten from here", d->path);
-}
-
 static int block_retire_image(struct domain *d, const char *image, bool wipe)
 {
     const struct block_state *s = d->state;
-    int rc = wipe ? refuse_wipe(d) : block_refresh(d);
+    int rc = block_refresh(d);
 
     for (size_t i = 0; rc == 0 && i < s->count; i++)
         if (s->list[i].is.removed && strcmp(s->list[i].is.image, image) == 0)
             rc = dom_fail(EEXIST, "'vdisk-io domain check --repair' purges it",
                           "%s: an image %s was deleted before, and is still there", d->path, image);
-    return rc == 0 ? retire(d, image) : rc;
-}
-
-static int judge_wipe(const struct domain *d, const char *image)
-{
-    const struct block_state *s = d->state;
-
-    for (size_t i = 0; i < s->count; i++)
-        if (s->list[i].is.wiped && strcmp(s->list[i].is.image, image) == 0)
-            return dom_fail(ENOTSUP, NULL, "%s: volume %s was deleted to be overwritten, which is not done from "
-                            "here", d->path, s->list[i].lv->name);
-    return 0;
+    return rc == 0 ? retire(d, image, wipe) : rc;
 }
 
 static int block_purge_image(struct domain *d, const char *removed)
 {
-    const char *image = dom_removed_uuid(removed, NULL);
+    bool wipe = false;
+    const char *image = dom_removed_uuid(removed, &wipe);
     struct block_state *s = d->state;
     const char **names;
     size_t count;
     int rc = block_refresh(d);
 
-    if (rc == 0)
-        rc = judge_wipe(d, image);
+    if (rc == 0 && wipe != block_is_wiped(d, image))
+        rc = dom_fail(ENOENT, NULL, "domain %s has no image %s", d->uuid, removed);
     if (rc == 0 && block_is_going(d, image))
-        rc = retire(d, image); /* what was not reached: else it would be all that is left, and an image again */
+        rc = retire(d, image, wipe); /* what was not reached: it would be all that is left, and an image again */
     if (rc == 0)
         rc = block_refresh(d);
     if (rc == 0)
@@ -474,17 +469,23 @@ static int block_purge_image(struct domain *d, const char *removed)
 
 /* ---- volumes: what they are ----------------------------------------------------------------------------- */
 
-static int retag_one(struct domain *d, const char *volume, const char *add, const char *drop)
+/* Lists end with NULL. */
+static int retag(struct domain *d, const char *volume, const char *const *add, const char *const *drop)
 {
     struct block_state *s = d->state;
     int rc = lvm_begin(s->lvm);
 
     if (rc < 0)
         return rc;
-    rc = lvm_retag(s->lvm, &volume, 1, (const char *const[]){add, NULL}, (const char *const[]){drop, NULL});
+    rc = lvm_retag(s->lvm, &volume, 1, add, drop);
     lvm_end(s->lvm);
     block_stale(d);
     return rc;
+}
+
+static int retag_one(struct domain *d, const char *volume, const char *add, const char *drop)
+{
+    return retag(d, volume, (const char *const[]){add, NULL}, (const char *const[]){drop, NULL});
 }
 
 /* Of what is there it is noted that it is being merged; of what is to come its intent is, until make_data(). */
@@ -524,7 +525,7 @@ static int block_publish(struct domain *d, const char *image, const char *volume
 static int block_unpublish(struct domain *d, const char *image, const char *volume, bool wipe)
 {
     (void)image;
-    return wipe ? refuse_wipe(d) : retag_one(d, volume, TEXT_TAG_HALF_MADE, NULL);
+    return retag(d, volume, (const char *const[]){TEXT_TAG_HALF_MADE, wipe ? TEXT_TAG_WIPE : NULL, NULL}, NULL);
 }
 
 /* Its slot is free when its tag has gone with it: what is in there then is nobody's. */

@@ -81,9 +81,13 @@ enum {
 #define TEXT_TAG_IMAGE     "IU_"
 #define TEXT_TAG_PARENT    "PU_"
 #define TEXT_TAG_SLOT      "MD_"
-/* Ours, which Vdsm does not look at: a volume that is merged into its parent; one whose image goes, as a whole. */
+/*
+ * Ours, which Vdsm does not look at: a volume that is merged into its parent; one whose image goes, as a whole;
+ * one that goes, and is to be overwritten before.
+ */
 #define TEXT_TAG_MERGED    "VDISK_MERGE"
 #define TEXT_TAG_GOING     "VDISK_REMOVE"
+#define TEXT_TAG_WIPE      "VDISK_WIPE"
 
 /* Text as it can stand in a tag: "a b" is "a&32&b". -EINVAL: no UTF-8; -EOVERFLOW: it has no room. */
 int text_tag_encode(const char *text, char *ret, size_t room);
@@ -95,6 +99,7 @@ int text_tag_decode(const char *tag, char *ret, size_t room);
 struct text_lv {
     bool     special;             /* one of the domain's own: nothing else is set */
     bool     half_made, merged;
+    bool     wipe;                /* half-made: it goes, and is overwritten before */
     bool     removed, wiped;      /* of a deleted image; it is to be overwritten before it goes */
     bool     going;               /* with all that is of the same image */
     bool     volume;              /* its name is a UUID */

@@ -162,6 +162,8 @@ void text_lv_parse(const char *name, char *const *tags, size_t count, unsigned v
             ret->merged = true;
         else if (strcmp(tag, TEXT_TAG_GOING) == 0)
             ret->going = true;
+        else if (strcmp(tag, TEXT_TAG_WIPE) == 0)
+            ret->wipe = true;
         else if (take_prefix(&tag, TEXT_TAG_IMAGE))
             take_image(tag, ret);
         else if (take_prefix(&tag, TEXT_TAG_PARENT))
