@@ -639,7 +639,7 @@ static int set_size(struct domain *d, const char *volume, uint64_t bytes,
 
 static int block_make_room(struct domain *d, const char *image, const char *volume, uint64_t bytes)
 {
-    uint64_t size;
+    uint64_t size = 0;
     int rc = find_size(d, volume, &size);
 
     (void)image;
@@ -648,7 +648,7 @@ static int block_make_room(struct domain *d, const char *image, const char *volu
 
 static int block_give_back(struct domain *d, const char *image, const char *volume, uint64_t bytes)
 {
-    uint64_t size, least = text_extents(max_u64(bytes, 1), d->extent);
+    uint64_t size = 0, least = text_extents(max_u64(bytes, 1), d->extent);
     int rc = find_size(d, volume, &size);
 
     (void)image;
