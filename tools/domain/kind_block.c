@@ -164,6 +164,27 @@ static int make_locks(struct domain *d, char ret[PATH_MAX])
     return 0;
 }
 
+static void block_unlock(struct domain *d, int lock)
+{
+    struct block_state *s = d->state;
+
+    assert(s->locks > 0);
+    if (--s->locks == 0)
+        block_rest(d);
+    close(lock);
+}
+
+/* Of one who was killed an lvm may still be at work, on our image: it has the writer's lock, and his no longer. */
+static int await_writer(struct domain *d)
+{
+    struct block_state *s = d->state;
+    int rc = lvm_begin(s->lvm);
+
+    if (rc == 0)
+        lvm_end(s->lvm);
+    return rc;
+}
+
 static int block_lock(struct domain *d, const struct dom_lock_wish *images, unsigned n, int *ret_lock)
 {
     char path[PATH_MAX];
@@ -171,8 +192,12 @@ static int block_lock(struct domain *d, const struct dom_lock_wish *images, unsi
 
     if (rc == 0)
         rc = count_lock(d, file_lock_images(d, path, images, n, ret_lock));
-    if (rc == 0)
-        block_stale(d); /* as it is now, with the lock */
+    if (rc < 0)
+        return rc;
+    block_stale(d); /* as it is now, with the lock */
+    rc = await_writer(d);
+    if (rc < 0)
+        block_unlock(d, *ret_lock);
     return rc;
 }
 
@@ -190,16 +215,6 @@ static int block_lock_domain(struct domain *d, int *ret_lock)
     int rc = make_locks(d, path);
 
     return rc == 0 ? count_lock(d, file_lock_take(path, &wish, 1, d->how.wait, ret_lock)) : rc;
-}
-
-static void block_unlock(struct domain *d, int lock)
-{
-    struct block_state *s = d->state;
-
-    assert(s->locks > 0);
-    if (--s->locks == 0)
-        block_rest(d);
-    close(lock);
 }
 
 /* ---- images ------------------------------------------------------------------------------------------- */

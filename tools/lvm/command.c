@@ -3,7 +3,8 @@
  * A command of lvm's.
  *
  * Works: what the host has configured of devices to be used, of filters and of backups plays no part. Fails: with
- * lvm's reason, and a number that is guessed from it, as lvm has but one.
+ * lvm's reason, and a number that is guessed from it, as lvm has but one. Killed: lvm goes on, and keeps the
+ * writer's lock as long as it does.
  */
 #include "tools/lvm/command.h"
 
@@ -86,7 +87,7 @@ void command_add_each(struct lvm_command *c, const char *option, const char *con
 
 void command_begin(struct lvm_command *c, const struct lvm *l, const char *name, char *const *devices)
 {
-    *c = (struct lvm_command){0};
+    *c = (struct lvm_command){.lock = l->writer};
     command_add(c, "%s", l->command);
     command_add(c, "%s", name);
     command_add(c, "--config");
@@ -171,7 +172,7 @@ int command_end(struct lvm_command *c, struct run_result *ret, const char *fmt, 
     va_start(ap, fmt);
     vsnprintf(doing, sizeof doing, fmt, ap);
     va_end(ap);
-    rc = c->failed ? lvm_fail(ENOMEM, "out of memory") : run((const char *const *)c->list, ret, doing);
+    rc = c->failed ? lvm_fail(ENOMEM, "out of memory") : run((const char *const *)c->list, c->lock, ret, doing);
     command_free(c);
     return rc;
 }
@@ -179,7 +180,7 @@ int command_end(struct lvm_command *c, struct run_result *ret, const char *fmt, 
 int lvm_run_program(const char *const *argv)
 {
     struct run_result r = {0};
-    int rc = run_command(argv, &r);
+    int rc = run_command(argv, -1, &r);
 
     if (rc < 0)
         return lvm_fail(rc, "running %s: %s", argv[0], strerror(-rc));

@@ -24,6 +24,7 @@ struct lvm_command {
     char **list; /* ends with NULL; each its own */
     size_t count;
     bool   failed; /* out of memory */
+    int    lock;   /* the writer's, which it keeps to its end, whatever becomes of us; -1 */
 };
 
 /* -|err|, with the text. */

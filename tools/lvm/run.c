@@ -2,8 +2,9 @@
 /*
  * Running a command.
  *
- * Works: it writes into two files in memory, which are read when it has ended: so none waits for the other. Fails:
- * it cannot be started; what it says itself is the caller's to judge.
+ * Works: it writes into two files in memory, which are read when it has ended: so none waits for the other. What it
+ * is to keep open, a lock, is its input: lvm closes what else it gets. Fails: it cannot be started; what it says
+ * itself is the caller's to judge.
  */
 #include "tools/lvm/run.h"
 
@@ -42,7 +43,7 @@ static char **make_environment(void)
     return list;
 }
 
-static int spawn(const char *const *argv, int output, int errors, pid_t *ret)
+static int spawn(const char *const *argv, int input, int output, int errors, pid_t *ret)
 {
     posix_spawn_file_actions_t actions;
     char **environment = make_environment();
@@ -52,7 +53,8 @@ static int spawn(const char *const *argv, int output, int errors, pid_t *ret)
         free(environment);
         return -ENOMEM;
     }
-    rc = posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
+    rc = input >= 0 ? posix_spawn_file_actions_adddup2(&actions, input, STDIN_FILENO) :
+                      posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
     if (rc == 0)
         rc = posix_spawn_file_actions_adddup2(&actions, output, STDOUT_FILENO);
     if (rc == 0)
@@ -89,12 +91,12 @@ static int read_file(int fd, char **ret, size_t *ret_len)
     return 0;
 }
 
-static int run(const char *const *argv, int output, int errors, struct run_result *ret)
+static int run(const char *const *argv, int input, int output, int errors, struct run_result *ret)
 {
     struct run_result r = {0};
     size_t len;
     pid_t child;
-    int status, rc = spawn(argv, output, errors, &child);
+    int status, rc = spawn(argv, input, output, errors, &child);
 
     if (rc < 0)
         return rc;
@@ -112,11 +114,11 @@ static int run(const char *const *argv, int output, int errors, struct run_resul
     return rc;
 }
 
-int run_command(const char *const *argv, struct run_result *ret)
+int run_command(const char *const *argv, int input, struct run_result *ret)
 {
     int output = memfd_create("output", MFD_CLOEXEC), errors = memfd_create("errors", MFD_CLOEXEC), rc;
 
-    rc = output >= 0 && errors >= 0 ? run(argv, output, errors, ret) : -errno;
+    rc = output >= 0 && errors >= 0 ? run(argv, input, output, errors, ret) : -errno;
     if (output >= 0)
         close(output);
     if (errors >= 0)
