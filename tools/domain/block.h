@@ -22,6 +22,7 @@ struct block_state {
     struct lvm       *lvm;
     struct lvm_report report;
     bool              fresh; /* nothing has been changed since */
+    bool              known; /* it was there once */
     unsigned          version;
     struct block_lv  *list;  /* sorted by name */
     size_t            count;

@@ -92,8 +92,11 @@ int block_refresh(struct domain *d)
         return 0;
     forget(s);
     rc = lvm_read(s->lvm, &s->report);
+    if (rc == -ENOENT && s->known) /* not to be taken for a volume, or an image, that is not there */
+        rc = dom_fail(ENODEV, NULL, "volume group %s, which was there before, is not found", group_of(d));
     if (rc == 0)
         rc = take_list(s);
+    s->known = s->known || rc == 0;
     s->fresh = rc == 0;
     if (rc == 0)
         d->extent = s->report.vgs[0].extent_size;

@@ -109,8 +109,8 @@ static void command_free(struct lvm_command *c)
 
 /* ---- running ------------------------------------------------------------------------------------------ */
 
-/* lvm exits with 5 whatever it is. */
-static int number_of(const char *errors)
+/* lvm exits with 5 whatever it is. What it warns of besides says nothing of that. */
+static int number_of(const char *reason)
 {
     static const struct {
         const char *text;
@@ -128,7 +128,7 @@ static int number_of(const char *errors)
     };
 
     for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
-        if (strstr(errors, known[i].text) != NULL)
+        if (strstr(reason, known[i].text) != NULL)
             return known[i].err;
     return EIO;
 }
@@ -142,13 +142,13 @@ static int judge(const char *program, const struct run_result *r, const char *do
     lvm_reason(r->errors, reason, sizeof reason);
     if (reason[0] == '\0')
         snprintf(reason, sizeof reason, "%s ended with status %d, and gave no reason", program, r->status);
-    return lvm_fail(number_of(r->errors), "%s: %s", doing, reason);
+    return lvm_fail(number_of(reason), "%s: %s", doing, reason);
 }
 
-static int run(const char *const *argv, struct run_result *ret, const char *doing)
+static int run(const char *const *argv, int lock, struct run_result *ret, const char *doing)
 {
     struct run_result r = {0};
-    int rc = run_command(argv, &r);
+    int rc = run_command(argv, lock, &r);
 
     if (rc == -ENOENT)
         return vdisk_set_error(ENOTSUP, "the program 'lvm' is not found: volume groups are used by it",
