@@ -68,6 +68,9 @@ bool block_is_wiped(const struct domain *d, const char *image);
 /* It is of the image by the name that this has; what is `removed` is of "_remove_me_..." */
 bool block_is_of(const struct domain *d, const struct block_lv *b, const char *image, bool removed);
 
+/* -ENOTBLK: a file, say, is in the volume's place. *ret_fd stays as it is on failure. */
+int block_open_device(const char *path, int flags, int *ret_fd);
+
 /* The folder for locks, and what is of this host alone; `name` may be "". -errno with text. */
 int block_run_path(const struct domain *d, const char *name, char ret[PATH_MAX]);
 

@@ -53,9 +53,7 @@ static int open_slots(struct domain *d)
     path = d->kind->data_path(d, "", METADATA);
     if (path == NULL)
         return dom_fail(ENOMEM, NULL, "out of memory");
-    s->slots = open(path, O_RDWR | O_DIRECT | O_DSYNC | O_CLOEXEC);
-    if (s->slots < 0)
-        rc = dom_fail_file(errno, path, "opening it");
+    rc = block_open_device(path, O_RDWR | O_DIRECT | O_DSYNC | O_CLOEXEC, &s->slots);
     free(path);
     return rc;
 }

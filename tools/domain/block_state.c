@@ -9,6 +9,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -162,6 +163,22 @@ bool block_is_wiped(const struct domain *d, const char *image)
 }
 
 /* A folder each. Nothing in them outlives the host's next start, as nothing that is active does. */
+int block_open_device(const char *path, int flags, int *ret_fd)
+{
+    int fd = open(path, flags);
+    struct stat st;
+
+    if (fd < 0)
+        return dom_fail_file(errno, path, "opening it");
+    if (fstat(fd, &st) != 0 || !S_ISBLK(st.st_mode)) {
+        close(fd);
+        return dom_fail(ENOTBLK, "move it away: it is what was written here while the volume was not active",
+                        "%s: is no block device, but a file in the place of one", path);
+    }
+    *ret_fd = fd;
+    return 0;
+}
+
 int block_run_path(const struct domain *d, const char *name, char ret[PATH_MAX])
 {
     if (mkdir(BLOCK_RUN_DIR, 0755) != 0 && errno != EEXIST)

@@ -692,15 +692,10 @@ static char *block_data_path(const struct domain *d, const char *image, const ch
 static int block_open_data(struct domain *d, const char *image, const char *volume, bool write, int *ret_fd)
 {
     char *path = block_data_path(d, image, volume);
-    int fd, rc = path != NULL ? block_activate(d, image) : dom_fail(ENOMEM, NULL, "out of memory");
+    int rc = path != NULL ? block_activate(d, image) : dom_fail(ENOMEM, NULL, "out of memory");
 
-    if (rc == 0) {
-        fd = open(path, (write ? O_RDWR : O_RDONLY) | O_CLOEXEC);
-        if (fd < 0)
-            rc = dom_fail_file(errno, path, "opening it");
-        else
-            *ret_fd = fd;
-    }
+    if (rc == 0)
+        rc = block_open_device(path, (write ? O_RDWR : O_RDONLY) | O_CLOEXEC, ret_fd);
     free(path);
     return rc;
 }

@@ -184,11 +184,14 @@ int lvm_read(struct lvm *l, struct lvm_report *ret)
     return rc;
 }
 
+/* A file there, which somebody made who wrote to a volume that was not active, is no volume. */
 bool lvm_is_active(const struct lvm *l, const char *lv)
 {
     char path[PATH_MAX];
+    struct stat st;
 
-    return snprintf(path, sizeof path, "/dev/%s/%s", l->vg, lv) < (int)sizeof path && access(path, F_OK) == 0;
+    return snprintf(path, sizeof path, "/dev/%s/%s", l->vg, lv) < (int)sizeof path && stat(path, &st) == 0 &&
+           S_ISBLK(st.st_mode);
 }
 
 /* ---- the writer --------------------------------------------------------------------------------------- */

@@ -107,7 +107,7 @@ int lvm_read(struct lvm *l, struct lvm_report *ret);
 /* Does this kernel have a device-mapper? */
 bool lvm_can_activate(void);
 
-/* /dev/VG/LV, if it is there: so it is active, here and now. */
+/* /dev/VG/LV, if that is a device: so it is active, here and now. */
 bool lvm_is_active(const struct lvm *l, const char *lv);
 
 /*
