@@ -101,6 +101,9 @@ int block_check(struct domain *d, const char *image, struct dom_mend *m);
 int block_activate(struct domain *d, const char *image);
 int block_keep_active(struct domain *d, const char *image, bool active);
 
+/* Nobody puts it to rest meanwhile: who is about to is waited for. Not as the group's writer. */
+int block_use(struct domain *d, const char *volume);
+
 /* A volume that was made active just now. */
 int block_note_active(struct domain *d, const char *volume);
 

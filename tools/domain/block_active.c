@@ -10,6 +10,7 @@
  * Invariants:
  *  1. What somebody else has activated, and so has no file, stays active.
  *  2. Nothing is put to rest but by who has the volume's lock alone.
+ *  3. Who is the group's writer does not wait for a volume's lock: who has that may wait to be the writer.
  */
 #include <assert.h>
 #include <errno.h>
@@ -38,16 +39,14 @@ static int open_locks(struct domain *d)
     return s->active >= 0 ? 0 : dom_fail_file(errno, path, "opening it for locks");
 }
 
-/* A byte for each volume, by the first 60 bits of its name; "metadata" has none. */
+/* A byte for each volume, by the hash of its whole name (FNV-1a); "metadata" has none. */
 static off_t byte_of(const char *volume)
 {
-    char digits[16] = "";
-    size_t n = 0;
+    uint64_t hash = UINT64_C(0xcbf29ce484222325);
 
-    for (; *volume != '\0' && n < sizeof digits - 1; volume++)
-        if (*volume != '-')
-            digits[n++] = *volume;
-    return (off_t)strtoull(digits, NULL, 16);
+    for (; *volume != '\0'; volume++)
+        hash = (hash ^ (unsigned char)*volume) * UINT64_C(0x100000001b3);
+    return (off_t)(hash >> 2);
 }
 
 static int set_lock(const struct block_state *s, const char *volume, short type, bool wait)
@@ -70,7 +69,7 @@ static bool is_used(const struct block_state *s, const char *volume)
 }
 
 /* Who is putting it to rest just now is waited for. */
-static int use(struct domain *d, const char *volume)
+int block_use(struct domain *d, const char *volume)
 {
     struct block_state *s = d->state;
     void *list;
@@ -82,6 +81,7 @@ static int use(struct domain *d, const char *volume)
     if (list == NULL)
         return dom_fail(ENOMEM, NULL, "out of memory");
     s->used = list;
+    assert(!lvm_is_writer(s->lvm)); /* (3) */
     rc = set_lock(s, volume, F_RDLCK, true);
     if (rc < 0)
         return dom_fail(rc, NULL, "volume %s: locking it: %s", volume, strerror(-rc));
@@ -122,7 +122,7 @@ static void drop_note(struct domain *d, const char *volume)
 
 int block_note_active(struct domain *d, const char *volume)
 {
-    int rc = use(d, volume);
+    int rc = block_use(d, volume);
 
     return rc == 0 ? note(d, volume) : rc;
 }
@@ -165,7 +165,7 @@ static int add_resting(void *arg, struct block_lv *b)
 {
     struct names *n = arg;
     const struct block_state *s = n->domain->state;
-    int rc = use(n->domain, b->lv->name);
+    int rc = block_use(n->domain, b->lv->name);
 
     if (rc < 0 || lvm_is_active(s->lvm, b->lv->name))
         return rc;
@@ -235,6 +235,7 @@ static int collect(struct domain *d, struct names *n)
     int rc = 0;
 
     for (size_t i = 0; rc == 0 && i < s->used_count; i++) {
+        set_lock(s, s->used[i], F_UNLCK, false); /* of two who end at once one is to get it */
         if (set_lock(s, s->used[i], F_WRLCK, false) < 0 || !has_note(d, s->used[i])) /* (1, 2) */
             continue;
         if (lvm_is_active(s->lvm, s->used[i]))
