@@ -82,6 +82,9 @@ int block_write_slot(struct domain *d, unsigned slot, const char *text, size_t l
 /* The lowest that no volume has. -ENOSPC. The group's writer calls it, after block_refresh(). */
 int block_free_slot(const struct domain *d, unsigned *ret);
 
+/* It has a slot, and no other volume has the same one. */
+bool block_slot_is_own(const struct domain *d, const struct block_lv *b);
+
 /* What a volume lies on; "": nothing of which that is known. */
 const char *block_below(struct domain *d, struct block_lv *b);
 

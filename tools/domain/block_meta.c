@@ -124,6 +124,16 @@ int block_free_slot(const struct domain *d, unsigned *ret)
                     TEXT_SLOT_LAST);
 }
 
+bool block_slot_is_own(const struct domain *d, const struct block_lv *b)
+{
+    const struct block_state *s = d->state;
+
+    for (size_t i = 0; i < s->count; i++)
+        if (&s->list[i] != b && s->list[i].is.slot == b->is.slot)
+            return false;
+    return b->is.slot != 0;
+}
+
 /* ---- volumes ------------------------------------------------------------------------------------------ */
 
 static int find_slot(struct domain *d, const char *volume, struct block_lv **ret)
@@ -165,7 +175,7 @@ const char *block_below(struct domain *d, struct block_lv *b)
         return b->below;
     b->asked = true;
     memcpy(b->below, b->is.parent, DOMAIN_UUID);
-    if (b->is.slot != 0 && block_read_slot(d, b->is.slot, slot) == 0 &&
+    if (b->is.slot != 0 && !b->is.half_made && block_read_slot(d, b->is.slot, slot) == 0 &&
         text_volume_parse(slot, sizeof slot, &meta, why) == 0)
         memcpy(b->below, meta.parent, DOMAIN_UUID);
     if (strcmp(b->below, DOMAIN_BLANK) == 0)
@@ -258,6 +268,10 @@ int block_check(struct domain *d, const char *image, struct dom_mend *m)
         const struct block_lv *b = &s->list[i];
         if (!block_is_of(d, b, image, false) || b->is.half_made || b->is.slot == 0)
             continue;
+        if (!block_slot_is_own(d, b))
+            dom_tell(m, VDISK_FOUND_CORRUPTION,
+                     "image %s: volume %s: another volume has its metadata in the same place, slot %u", image,
+                     b->lv->name, b->is.slot);
         rc = block_read_slot(d, b->is.slot, slot);
         if (rc == 0 && text_volume_parse(slot, sizeof slot, &meta, why) == 0 &&
             strcmp(meta.parent, b->is.parent) != 0)

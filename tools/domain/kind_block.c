@@ -15,7 +15,9 @@
  *
  * Invariants:
  *  1. Where an image is deleted the first of its volumes that says so says it for all.
- *  2. A volume is made with its tags, unpublished; its metadata is written before these count.
+ *  2. A volume is made with its tags, unpublished; its metadata is in its slot before, so that what another one had
+ *     left there is never its own.
+ *  3. What did not exist before is removed where it fails, and nothing else.
  */
 #include <assert.h>
 #include <errno.h>
@@ -533,8 +535,15 @@ static int block_drop_intent(struct domain *d, const char *image, const char *vo
 
 static int block_publish(struct domain *d, const char *image, const char *volume)
 {
+    const struct block_lv *b;
+    int rc = block_refresh(d);
+
     (void)image;
-    return retag_one(d, volume, NULL, TEXT_TAG_HALF_MADE);
+    b = rc == 0 ? block_find(d, volume) : NULL;
+    if (b != NULL && b->is.slot != 0 && !block_slot_is_own(d, b))
+        rc = dom_fail(EBADMSG, "'vdisk-io domain check' tells of whom",
+                      "volume %s: another volume has its metadata in the same place, slot %u", volume, b->is.slot);
+    return rc == 0 ? retag_one(d, volume, NULL, TEXT_TAG_HALF_MADE) : rc;
 }
 
 static int block_unpublish(struct domain *d, const char *image, const char *volume, bool wipe)
@@ -552,7 +561,7 @@ static int block_purge(struct domain *d, const char *image, const char *volume)
     (void)image;
     if (rc < 0 || block_find(d, volume) == NULL)
         return rc;
-    if (block_find(d, volume)->is.slot != 0)
+    if (block_slot_is_own(d, block_find(d, volume)))
         rc = block_write_slot(d, block_find(d, volume)->is.slot, "", 0);
     if (rc == 0)
         rc = lvm_begin(s->lvm);
@@ -568,9 +577,9 @@ static int block_purge(struct domain *d, const char *image, const char *volume)
 
 /* ---- volumes: data ------------------------------------------------------------------------------------- */
 
-/* (2) */
+/* (2). *ret_tried: lvm may have made it. */
 static int create_tagged(struct domain *d, const char *image, const char *volume, uint64_t size,
-                         const char *parent)
+                         const char *parent, bool *ret_tried)
 {
     struct block_state *s = d->state;
     char slot_tag[32], image_tag[64], parent_tag[64];
@@ -581,19 +590,38 @@ static int create_tagged(struct domain *d, const char *image, const char *volume
 
     block_stale(d); /* other writers may have been here */
     rc = block_refresh(d);
+    if (rc == 0 && lvm_find_lv(block_vg(d), volume) != NULL)
+        rc = dom_fail(EEXIST, NULL, "%s: has a logical volume %s", d->path, volume);
     if (rc == 0)
         rc = block_free_slot(d, &slot);
+    if (rc == 0)
+        rc = block_write_slot(d, slot, s->intent, s->intent_len);
     if (rc < 0)
         return rc;
     snprintf(slot_tag, sizeof slot_tag, TEXT_TAG_SLOT "%u", slot);
     snprintf(image_tag, sizeof image_tag, TEXT_TAG_IMAGE "%.36s", image);
     snprintf(parent_tag, sizeof parent_tag, TEXT_TAG_PARENT "%.36s", parent);
     rc = block_note_active(d, volume);
-    if (rc == 0)
-        rc = lvm_create(s->lvm, &o);
+    if (rc < 0)
+        return rc;
+    *ret_tried = true;
+    rc = lvm_create(s->lvm, &o);
     block_stale(d);
+    return rc;
+}
+
+static int create_as_writer(struct domain *d, const char *image, const char *volume, uint64_t size,
+                            const char *parent, bool *ret_tried)
+{
+    struct block_state *s = d->state;
+    int rc = block_use(d, volume); /* before we are the writer (block_active.c, 3) */
+
     if (rc == 0)
-        rc = block_write_slot(d, slot, s->intent, s->intent_len);
+        rc = lvm_begin(s->lvm);
+    if (rc < 0)
+        return rc;
+    rc = create_tagged(d, image, volume, size, parent, ret_tried);
+    lvm_end(s->lvm);
     return rc;
 }
 
@@ -603,22 +631,20 @@ static int block_make_data(struct domain *d, const char *image, const char *volu
     struct domain_meta meta;
     struct dom_error error;
     char why[TEXT_WHY];
+    bool tried = false;
     int rc = text_volume_parse(s->intent, s->intent_len, &meta, why);
 
     assert(strcmp(s->intent_of, volume) == 0 && size > 0);
     if (rc < 0)
         return dom_fail(rc, NULL, "volume %s: its metadata: %s", volume, why);
-    rc = lvm_begin(s->lvm);
-    if (rc < 0)
-        return rc;
-    rc = create_tagged(d, image, volume, size, meta.parent);
-    lvm_end(s->lvm);
+    rc = create_as_writer(d, image, volume, size, meta.parent, &tried);
     s->intent_of[0] = '\0';
     if (rc < 0) {
         dom_error_keep(&error, rc);
-        if (rc != -EEXIST)
+        if (tried && rc != -EEXIST) /* (3) */
             block_purge(d, image, volume);
-        block_forget_active(d, volume);
+        if (tried)
+            block_forget_active(d, volume);
         return dom_error_give(&error);
     }
     return 0;
