@@ -99,6 +99,15 @@ int block_visit_chain(struct domain *d, const char *image, block_visit_fn *fn, v
 /* Tags of parents that are not what metadata says. */
 int block_check(struct domain *d, const char *image, struct dom_mend *m);
 
+/* ---- block_shares.c: who else has a volume ---------------------------------------------------------------- */
+
+/* How many images, other than `image`, have a volume that lies on this one. */
+unsigned block_count_users(struct domain *d, const struct block_lv *below, const char *image);
+
+int block_count_shares(struct domain *d, const char *image, const char *volume, bool published, unsigned *ret);
+int block_share(struct domain *d, const char *image, const char *volume, const char *to_image);
+int block_find_volume(struct domain *d, const char *volume, const char *except, char ret_image[DOMAIN_UUID]);
+
 /* ---- block_active.c: who uses what ------------------------------------------------------------------------ */
 
 int block_activate(struct domain *d, const char *image);

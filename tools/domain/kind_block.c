@@ -266,67 +266,6 @@ static int block_list_images(struct domain *d, struct domain_names *ret)
     return 0;
 }
 
-/* ---- what is shared ----------------------------------------------------------------------------------- */
-
-/* How many images, other than `image`, have a volume that lies on this one; of each one volume counts. */
-static unsigned count_users(struct domain *d, const struct block_lv *below, const char *image)
-{
-    const struct block_state *s = d->state;
-    unsigned count = 0;
-
-    for (size_t i = 0; i < s->count; i++) {
-        struct block_lv *b = &s->list[i];
-        bool again = false;
-        if (!b->is.volume || b->is.removed || b->is.image[0] == '\0' || strcmp(b->is.image, image) == 0 ||
-            strcmp(b->is.image, below->is.image) == 0 || strcmp(block_below(d, b), below->lv->name) != 0)
-            continue;
-        for (size_t j = 0; !again && j < i; j++)
-            again = strcmp(s->list[j].is.image, b->is.image) == 0 && s->list[j].asked &&
-                    strcmp(s->list[j].below, below->lv->name) == 0;
-        count += !again;
-    }
-    return count;
-}
-
-static int block_count_shares(struct domain *d, const char *image, const char *volume, bool published,
-                              unsigned *ret)
-{
-    struct block_lv *b;
-    int rc = block_refresh(d);
-
-    (void)published; /* who lies on it shares it, whatever he has done so far */
-    if (rc < 0)
-        return rc;
-    b = block_find(d, volume);
-    if (b == NULL)
-        return dom_fail(ENOENT, NULL, "%s: has no volume %s", d->path, volume);
-    *ret = count_users(d, b, image);
-    if (b->is.image[0] != '\0' && !b->is.removed && strcmp(b->is.image, image) != 0)
-        (*ret)++; /* its own */
-    return 0;
-}
-
-static int block_share(struct domain *d, const char *image, const char *volume, const char *to_image)
-{
-    (void)d, (void)image, (void)volume, (void)to_image; /* the tag of what will lie on it says it */
-    return 0;
-}
-
-static int block_find_volume(struct domain *d, const char *volume, const char *except,
-                             char ret_image[DOMAIN_UUID])
-{
-    const struct block_lv *b;
-    int rc = block_refresh(d);
-
-    ret_image[0] = '\0';
-    if (rc < 0)
-        return rc;
-    b = block_find(d, volume);
-    if (b != NULL && strcmp(b->is.image, except) != 0)
-        memcpy(ret_image, b->is.image, DOMAIN_UUID);
-    return 0;
-}
-
 /* ---- volumes of an image ------------------------------------------------------------------------------ */
 
 struct listing {
@@ -349,7 +288,7 @@ static int add_entry(void *arg, struct block_lv *b)
                             .intent = b->is.half_made || b->is.merged,
                             .data = true,
                             .wipe = b->is.half_made && b->is.wipe,
-                            .links = 1 + count_users(l->domain, b, l->image) + !own,
+                            .links = 1 + block_count_users(l->domain, b, l->image) + !own,
                             .size = b->lv->size,
                             .allocated = b->lv->size};
     memcpy(e->volume, b->lv->name, DOMAIN_UUID);
@@ -509,12 +448,16 @@ static int retag_one(struct domain *d, const char *volume, const char *add, cons
 static int block_set_intent(struct domain *d, const char *image, const char *volume, const char *text, size_t len)
 {
     struct block_state *s = d->state;
+    const struct block_lv *b;
     int rc = block_refresh(d);
 
-    (void)image;
     if (rc < 0)
         return rc;
-    if (block_find(d, volume) != NULL)
+    b = block_find(d, volume);
+    if (b != NULL && (b->is.half_made || strcmp(b->is.image, image) != 0))
+        return dom_fail(EEXIST, NULL, "%s: has a logical volume %s, which is no volume of image %s", d->path, volume,
+                        image);
+    if (b != NULL)
         return retag_one(d, volume, TEXT_TAG_MERGED, NULL);
     assert(len <= TEXT_VOLUME_MAX);
     memcpy(s->intent_of, volume, DOMAIN_UUID);

@@ -196,13 +196,16 @@ static int drop_draft(struct domain *d, const struct dom_look *look, struct doma
     return rc;
 }
 
-/* Data that another image has, with its metadata: the sharing of a template was ended early. */
+/*
+ * Data that another image has, with its metadata: the sharing of a template was ended early. In a group nothing is
+ * done to share one.
+ */
 static int is_half_shared(struct domain *d, const char *image, const struct domain_volume *v)
 {
     unsigned others = 0;
     int rc = 0;
 
-    if (!v->has_meta && !v->has_intent && v->has_data && v->links > 1 && !v->odd)
+    if (d->extent == 0 && !v->has_meta && !v->has_intent && v->has_data && v->links > 1 && !v->odd)
         rc = d->kind->count_shares(d, image, v->uuid, true, &others);
     return rc < 0 ? rc : others > 0;
 }
@@ -233,6 +236,18 @@ static bool is_wiped(struct domain *d, const char *image, const struct domain_vo
     return false;
 }
 
+/* Where it is the data itself, not a name of it, that goes: is there another image that lies on it? -errno. */
+static int has_users(struct domain *d, const struct dom_look *look, const struct domain_volume *v, struct dom_mend *m)
+{
+    unsigned others = 0;
+    int rc = d->extent != 0 ? d->kind->count_shares(d, look->image->uuid, v->uuid, true, &others) : 0;
+
+    if (rc == 0 && others > 0)
+        dom_tell(m, VDISK_FOUND_NOTE, "image %s: volume %s is left as it is: other images lie on it",
+                 look->image->uuid, v->uuid);
+    return rc < 0 ? rc : others > 0;
+}
+
 /* Who names another one goes before it: that has a later turn. */
 static int drop_unpublished(struct domain *d, const struct dom_look *look, struct domain_volume *v,
                             struct dom_mend *m)
@@ -241,6 +256,9 @@ static int drop_unpublished(struct domain *d, const struct dom_look *look, struc
     int rc = m->repair ? is_left(d, look, v) : 0;
 
     if (rc <= 0 || !can_go(look, v))
+        return rc < 0 ? rc : 0;
+    rc = has_users(d, look, v, m);
+    if (rc != 0)
         return rc < 0 ? rc : 0;
     tell_left(look, v, m);
     if (!is_wiped(d, image, v, m))

@@ -25,7 +25,7 @@ static int judge_shares(struct domain *d, const char *image, const struct domain
     unsigned others = 0;
     int rc = 0;
 
-    if (v->meta.role == DOMAIN_SHARED && v->links > 1)
+    if (d->extent != 0 || (v->meta.role == DOMAIN_SHARED && v->links > 1)) /* a file has other names then */
         rc = d->kind->count_shares(d, image, v->uuid, false, &others);
     if (rc == 0 && others > 0)
         rc = dom_fail(EBUSY, "delete those first", "volume %s of image %s is a template that %u images lie on",
@@ -218,7 +218,7 @@ static int judge_image(struct domain *d, const struct domain_image *image, struc
         const struct domain_volume *v = &image->list[i];
         if (!v->has_data || dom_is_foreign(image, v))
             continue;
-        rc = v->has_meta ? judge_shares(d, image->uuid, v) : 0;
+        rc = v->has_meta || d->extent != 0 ? judge_shares(d, image->uuid, v) : 0;
         if (rc == 0)
             rc = dom_claim(d, image->uuid, v, true, claims);
     }
