@@ -146,6 +146,9 @@ struct dom_kind {
     /* A descriptor of its data, the caller's. -EINVAL: it is no regular file. */
     int (*open_data)(struct domain *d, const char *image, const char *volume, bool write, int *ret_fd);
 
+    /* -EAGAIN: it is known that somebody has its data open, and there are no locks to tell. */
+    int (*judge_idle)(struct domain *d, const char *image, const char *volume);
+
     /* What has been changed in the image is durable. */
     int (*sync)(struct domain *d, const char *image);
 

@@ -669,6 +669,20 @@ static int block_open_data(struct domain *d, const char *image, const char *volu
     return rc;
 }
 
+static int block_judge_idle(struct domain *d, const char *image, const char *volume)
+{
+    const struct block_lv *b;
+    int rc;
+
+    (void)image;
+    block_stale(d);
+    rc = block_refresh(d);
+    b = rc == 0 ? block_find(d, volume) : NULL;
+    return b == NULL || !b->lv->open ? rc :
+           dom_fail(EAGAIN, NULL, "%s/%s: somebody has it open: another program, or a virtual machine", d->path,
+                    volume);
+}
+
 /* ---- upgrades ------------------------------------------------------------------------------------------- */
 
 static int block_begin_upgrade(struct domain *d, unsigned *ret_block_size)
@@ -731,6 +745,7 @@ const struct dom_kind dom_kind_block = {
     .give_back = block_give_back,
     .measure = block_measure,
     .open_data = block_open_data,
+    .judge_idle = block_judge_idle,
     .sync = dom_nothing_of_image,
     .check = block_check,
     .data_path = block_data_path,

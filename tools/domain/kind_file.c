@@ -694,6 +694,7 @@ const struct dom_kind dom_kind_file = {
     .reserve = file_reserve,
     .give_back = file_give_back,
     .measure = file_measure,
+    .judge_idle = dom_nothing_of_volume,
     .sync = file_sync,
     .check = file_check,
     .data_path = file_data_path,

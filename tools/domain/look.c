@@ -236,12 +236,27 @@ static int open_claimed(const struct domain *d, const char *path, bool alone, vd
     return rc;
 }
 
+/* Locks are of a device's name, and a virtual machine may have one of its own: the kernel is asked first. */
+static int judge_idle(struct domain *d, const char *image, const char *volume)
+{
+    int rc = d->kind->judge_idle(d, image, volume);
+
+    for (unsigned ms = 0; rc == -EAGAIN && dom_pause(d, &ms);)
+        rc = d->kind->judge_idle(d, image, volume);
+    return rc;
+}
+
 int dom_claim(struct domain *d, const char *image, const struct domain_volume *v, bool alone,
               struct dom_claims *claims)
 {
     vdisk **list = reallocarray(claims->list, claims->count + 1, sizeof *list);
     char *path = NULL;
-    int rc;
+    int rc = alone ? judge_idle(d, image, v->uuid) : 0;
+
+    if (rc < 0) {
+        claims->list = list != NULL ? list : claims->list;
+        return rc;
+    }
 
     if (list == NULL)
         return dom_fail(ENOMEM, NULL, "out of memory");

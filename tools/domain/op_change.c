@@ -86,6 +86,18 @@ static int shrink_back(struct dom_session *s, const struct domain_volume *v, int
     return dom_error_give(&error);
 }
 
+/* A device that is in use is not known by locks. It is opened again after this. */
+static int see_that_none_uses(struct domain *d, const char *image, const struct domain_volume *v)
+{
+    struct dom_claims claims = {0};
+    struct dom_error error;
+    int rc = dom_claim(d, image, v, true, &claims);
+
+    dom_error_keep(&error, rc);
+    dom_claims_end(&claims);
+    return rc < 0 ? dom_error_give(&error) : 0;
+}
+
 static int resize(struct dom_session *s, struct domain_volume *v, uint64_t capacity, vdisk_progress_fn *progress,
                   void *progress_arg)
 {
@@ -105,7 +117,9 @@ static int resize(struct dom_session *s, struct domain_volume *v, uint64_t capac
     capacity = align_up(capacity, CAPACITY_ALIGN);
     if (s->domain->extent != 0 && meta.format == DOMAIN_RAW)
         capacity = text_extents(capacity, s->domain->extent);
-    rc = dom_judge_top(s, v, NULL, "resized");
+    rc = s->domain->extent != 0 ? see_that_none_uses(s->domain, s->image->uuid, v) : 0;
+    if (rc == 0)
+        rc = dom_judge_top(s, v, NULL, "resized");
     if (rc == 0)
         rc = dom_judge_double(s->domain, s->image->uuid, v, true);
     if (rc == 0)

@@ -103,7 +103,7 @@ static int report(const struct lvm *l, char *const *devices, const char *vg, str
         "--configreport", "vg", "-o", "vg_name,vg_uuid,vg_extent_size,vg_size,vg_free,vg_tags",
         "--configreport", "pv", "-o",
         "pv_name,pv_uuid,dev_size,pv_pe_count,pv_pe_alloc_count,pe_start,pv_mda_used_count",
-        "--configreport", "lv", "-o", "lv_name,lv_uuid,lv_size,lv_tags,lv_active",
+        "--configreport", "lv", "-o", "lv_name,lv_uuid,lv_size,lv_tags,lv_active,lv_device_open",
         "--configreport", "pvseg", "-o", "pvseg_start",
         "--configreport", "seg", "-o", "lv_name,seg_start,seg_size,segtype,devices", NULL});
     if (vg != NULL)

@@ -49,6 +49,7 @@ struct lvm_lv {
     uint64_t            size;
     struct lvm_tags     tags;
     enum lvm_active     active; /* when it was asked for */
+    bool                open;   /* by anybody here, whatever name of the device he uses */
     struct lvm_segment *segments; /* by their start */
     size_t              segment_count;
 };

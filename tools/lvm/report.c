@@ -112,7 +112,7 @@ static void take_pv(struct parse *p, const json_t *row, struct lvm_pv *ret)
 
 static void take_lv(struct parse *p, const json_t *row, struct lvm_lv *ret)
 {
-    const char *active = field(p, row, "lv_active");
+    const char *active = field(p, row, "lv_active"), *open = field(p, row, "lv_device_open");
 
     take_text(p, row, "lv_name", ret->name, sizeof ret->name);
     take_text(p, row, "lv_uuid", ret->uuid, sizeof ret->uuid);
@@ -120,6 +120,7 @@ static void take_lv(struct parse *p, const json_t *row, struct lvm_lv *ret)
     take_tags(p, row, "lv_tags", &ret->tags);
     ret->active = strcmp(active, "active") == 0 ? LVM_ACTIVE :
                   strcmp(active, "unknown") == 0 ? LVM_ACTIVE_UNKNOWN : LVM_INACTIVE;
+    ret->open = strcmp(open, "open") == 0;
 }
 
 /* "/dev/sda(12)" */
