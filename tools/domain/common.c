@@ -302,6 +302,7 @@ int dom_read_header(struct domain *d, const char *image, const struct domain_vol
     struct vdisk_open_opts how = {.size = sizeof how, .flags = VDISK_OPEN_FORCE_SHARE | VDISK_OPEN_BUFFERED |
                                                                  VDISK_OPEN_NO_NAMES};
     struct vdisk_image_info info = {.size = sizeof info};
+    struct vdisk_snapshot_info snapshot = {.size = sizeof snapshot};
     vdisk_image *loaded;
     char *path = NULL;
     int rc = dom_data_path(d, image, v->uuid, &path);
@@ -315,7 +316,10 @@ int dom_read_header(struct domain *d, const char *image, const struct domain_vol
         return rc;
     vdisk_image_get_info(loaded, &info);
     *ret = (struct dom_header){.virtual_size = info.virtual_size, .corrupt = info.corrupt, .dirty = info.dirty,
-                               .data_file = info.data_file != NULL};
+                               .data_file = info.data_file != NULL,
+                               .snapshots = vdisk_image_get_snapshot(loaded, 0, &snapshot) != -ENOENT,
+                               .extended_l2 = info.extended_l2, .cluster_size = info.cluster_size,
+                               .refcount_bits = info.refcount_bits, .version = info.version};
     if (info.backing_file != NULL)
         snprintf(ret->backing, sizeof ret->backing, "%s", info.backing_file);
     if (info.backing_fmt != NULL)
@@ -324,14 +328,25 @@ int dom_read_header(struct domain *d, const char *image, const struct domain_vol
     return 0;
 }
 
-int dom_full_size(const struct domain *d, const struct domain_meta *meta, uint64_t capacity, uint64_t *ret)
+int dom_full_size(struct domain *d, const char *image, const struct domain_volume *v, uint64_t capacity,
+                  uint64_t *ret)
 {
     struct vdisk_measure_result size = {.size = sizeof size};
-    struct vdisk_create_opts opts = {.size = sizeof opts, .virtual_size = capacity,
-                                     .format = meta->format == DOMAIN_COW ? "qcow2" : "raw",
-                                     .version = meta->format == DOMAIN_COW && d->version < 4 ? 2 : 0};
-    int rc = vdisk_measure(&opts, NULL, &size);
+    struct vdisk_create_opts opts = {.size = sizeof opts, .virtual_size = capacity, .format = "raw"};
+    struct dom_header header;
+    int rc = 0;
 
+    if (v->meta.format == DOMAIN_COW) {
+        rc = dom_read_header(d, image, v, &header);
+        if (rc < 0)
+            return rc;
+        opts.format = "qcow2";
+        opts.version = header.version;
+        opts.cluster_size = header.cluster_size;
+        opts.refcount_bits = header.refcount_bits;
+        opts.extended_l2 = header.extended_l2;
+    }
+    rc = vdisk_measure(&opts, NULL, &size);
     if (rc == 0)
         *ret = size.fully_allocated;
     return rc;

@@ -316,6 +316,9 @@ struct dom_header {
     uint64_t virtual_size;
     bool     corrupt, dirty;
     bool     data_file;    /* what it holds is in another file */
+    bool     snapshots;    /* within it */
+    bool     extended_l2;  /* and so on: of a qcow2 volume */
+    uint32_t cluster_size, refcount_bits, version;
     char     backing[256]; /* as stored; "": none */
     char     backing_format[32];
 };
@@ -435,8 +438,9 @@ int dom_open_data(struct domain *d, const char *image, const struct domain_volum
 int dom_grow_data(struct domain *d, const char *image, const struct domain_volume *v, uint64_t size,
                   vdisk_progress_fn *progress, void *progress_arg);
 
-/* What a volume takes that is full, and of this capacity. */
-int dom_full_size(const struct domain *d, const struct domain_meta *meta, uint64_t capacity, uint64_t *ret);
+/* What a volume takes that is full, and of this capacity; snapshots within it come besides. */
+int dom_full_size(struct domain *d, const char *image, const struct domain_volume *v, uint64_t capacity,
+                  uint64_t *ret);
 
 /* What a header of a volume with this parent names; "" for none. */
 const char *dom_backing_of(const struct domain_meta *meta);

@@ -11,12 +11,15 @@
  * Invariants:
  *  1. Sizes are those of the volumes; what metadata says of them is mended before.
  *  2. On a full disk, too, the data of the volume goes: nothing is written before.
+ *  3. What lay on a device before is never to be seen, or taken for data, at any step.
  */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include <vdisk.h>
 
 #include "tools/arith.h"
 #include "tools/domain/kind.h"
@@ -95,6 +98,13 @@ static uint64_t raw_size(const struct merge *m, uint64_t size)
     return fixed ? text_extents(size, m->domain->extent) : size;
 }
 
+/* A merge that was ended early has done it: a device cannot be as large as the volume. */
+static bool is_grown(const struct merge *m)
+{
+    return m->domain->extent != 0 && m->base->meta.format == DOMAIN_RAW && dom_is_merged(m->top) &&
+           m->base->meta.capacity == raw_size(m, m->top->meta.capacity);
+}
+
 /* (1) What the base has behind the end of the volume is not to come to light. */
 static int match_sizes(struct merge *m)
 {
@@ -102,7 +112,7 @@ static int match_sizes(struct merge *m)
 
     if (rc == 0)
         rc = dom_match_capacity(m->domain, m->image, m->base, !m->o->dry_run);
-    if (rc == 0 && m->top->meta.capacity < m->base->meta.capacity)
+    if (rc == 0 && m->top->meta.capacity < m->base->meta.capacity && !is_grown(m))
         rc = dom_fail(EINVAL, "copy the image into one volume",
                       "volume %s is not merged: it has %" PRIu64 " bytes, fewer than its parent %s, %" PRIu64,
                       m->top->uuid, m->top->meta.capacity, m->base->uuid, m->base->meta.capacity);
@@ -170,19 +180,120 @@ static int mark(struct merge *m)
     return rc;
 }
 
-/* Where data has a fixed size all that is in either is to fit; what is not needed can be given back afterwards. */
+/*
+ * Where data has a fixed size all that is in either is to fit; what is not needed can be given back afterwards. With
+ * other clusters the same data takes another space.
+ */
 static int make_room(struct merge *m)
 {
-    uint64_t most;
+    struct dom_header base, top;
+    uint64_t full, more;
     int rc;
 
     if (m->domain->extent == 0 || m->base->meta.format == DOMAIN_RAW)
         return 0;
-    rc = dom_full_size(m->domain, &m->base->meta, m->top->meta.capacity, &most);
+    rc = dom_full_size(m->domain, m->image, m->base, m->top->meta.capacity, &full);
     if (rc == 0)
-        rc = m->domain->kind->make_room(m->domain, m->image, m->base->uuid,
-                                        min_u64(m->base->size + m->top->size, most));
+        rc = dom_read_header(m->domain, m->image, m->base, &base);
+    if (rc == 0)
+        rc = dom_read_header(m->domain, m->image, m->top, &top);
+    if (rc < 0)
+        return rc;
+    more = base.cluster_size == top.cluster_size && base.extended_l2 == top.extended_l2 &&
+                   base.refcount_bits == top.refcount_bits ? min_u64(m->top->size, full) : full;
+    more += m->base->size;
+    return m->domain->kind->make_room(m->domain, m->image, m->base->uuid,
+                                      base.snapshots ? more : min_u64(more, full));
+}
+
+/* Space for zeros in place of nothing: entries, where there are zero clusters, of 16 bytes at most. */
+static int make_room_for_zeros(struct merge *m, uint64_t bytes)
+{
+    struct dom_header top;
+    int rc = dom_read_header(m->domain, m->image, m->top, &top);
+
+    if (rc < 0)
+        return rc;
+    if (top.version >= 3)
+        bytes = bytes / top.cluster_size * 16;
+    return m->domain->kind->make_room(m->domain, m->image, m->top->uuid,
+                                      m->top->size + bytes + bytes / 64 + 4 * top.cluster_size);
+}
+
+static int zero_unwritten(vdisk *top, uint64_t begin, uint64_t end)
+{
+    struct vdisk_extent list[64];
+    struct vdisk_extents found = {.list = list, .max = ARRAY_LEN(list)};
+    int rc = 0;
+
+    while (rc == 0 && begin < end) {
+        rc = vdisk_pextents(top, end - begin, begin, &found);
+        for (unsigned i = 0; rc == 0 && i < found.count; i++) {
+            begin = list[i].guest_offset + list[i].length;
+            if (!(list[i].flags & VDISK_EXTENT_DATA))
+                rc = vdisk_pzero(top, list[i].length, list[i].guest_offset, VDISK_REQ_EXPLICIT);
+        }
+    }
     return rc;
+}
+
+/*
+ * (3) Of a device that becomes larger the new part holds what was there. The volume reads zeros there so far where
+ * it has nothing itself; it is to say so itself before.
+ */
+static int hide_new_part(struct merge *m)
+{
+    uint64_t begin = m->base->meta.capacity, end = m->top->meta.capacity;
+    struct dom_error error;
+    vdisk *top;
+    int rc = make_room_for_zeros(m, end - begin);
+
+    if (rc == 0)
+        rc = dom_open_data(m->domain, m->image, m->top, VDISK_OPEN_RDWR, &top);
+    if (rc < 0)
+        return rc;
+    rc = zero_unwritten(top, begin, end);
+    if (rc == 0)
+        rc = vdisk_sync(top);
+    dom_error_keep(&error, rc);
+    if (rc < 0) {
+        vdisk_close(top);
+        return dom_error_give(&error);
+    }
+    rc = vdisk_close(top);
+    if (rc == 0)
+        dom_step("merge: volume has zeros behind the base's end");
+    return rc;
+}
+
+/* (3) Behind the volume's end, where nobody sees it before the volume has gone. */
+static int zero_rest(struct merge *m, uint64_t begin, uint64_t end)
+{
+    struct dom_error error;
+    vdisk *base;
+    int rc = dom_open_data(m->domain, m->image, m->base, VDISK_OPEN_RDWR, &base);
+
+    if (rc < 0)
+        return rc;
+    rc = vdisk_pzero(base, end - begin, begin, VDISK_REQ_FUA);
+    dom_error_keep(&error, rc);
+    if (rc == 0)
+        return vdisk_close(base);
+    vdisk_close(base);
+    return dom_error_give(&error);
+}
+
+static int grow_data(struct merge *m)
+{
+    uint64_t wanted = m->top->meta.capacity, size = raw_size(m, wanted);
+    bool fixed = m->domain->extent != 0 && m->base->meta.format == DOMAIN_RAW;
+    int rc = 0;
+
+    if (fixed && wanted > m->base->meta.capacity)
+        rc = hide_new_part(m);
+    if (rc == 0 && wanted > m->base->meta.capacity)
+        rc = dom_grow_data(m->domain, m->image, m->base, wanted, NULL, NULL);
+    return rc == 0 && fixed && size > wanted ? zero_rest(m, wanted, size) : rc;
 }
 
 static int grow_base(struct merge *m)
@@ -190,9 +301,9 @@ static int grow_base(struct merge *m)
     struct domain_meta meta = m->base->meta;
     int rc = make_room(m);
 
-    if (rc < 0 || m->top->meta.capacity <= meta.capacity)
+    if (rc < 0 || (m->top->meta.capacity <= meta.capacity && !is_grown(m)))
         return rc;
-    rc = dom_grow_data(m->domain, m->image, m->base, m->top->meta.capacity, NULL, NULL);
+    rc = grow_data(m);
     if (rc < 0)
         return rc;
     dom_step("merge: base is larger");
