@@ -35,7 +35,7 @@ struct making {
     const char                 *group;
     struct lvm                 *lvm;
     char                        uuid[DOMAIN_UUID];
-    bool                        made, renamed;
+    bool                        made, tagged, renamed;
     size_t                      volumes; /* of its own, that were made */
 };
 
@@ -95,6 +95,9 @@ static int judge_group(const struct lvm_vg *vg)
     if (vg->size < GROUP_LEAST)
         return dom_fail(ENOSPC, NULL, "volume group %s has %" PRIu64 " bytes, a domain has at least %" PRIu64,
                         vg->name, vg->size, GROUP_LEAST);
+    if (vg->pv_count > DEVICES_MOST)
+        return dom_fail(EINVAL, NULL, "volume group %s has %zu devices, a domain has at most %d", vg->name,
+                        vg->pv_count, DEVICES_MOST);
     for (size_t i = 0; rc == 0 && i < vg->pv_count; i++)
         rc = judge_device(vg->pvs[i].name, &total);
     return rc;
@@ -151,6 +154,9 @@ static int take_group(struct making *m)
     lvm_report_free(&report);
     if (rc == 0)
         rc = lvm_retag_group(m->lvm, tags, NULL);
+    m->tagged = rc == 0;
+    if (rc == 0)
+        rc = lvm_never_activate(m->lvm);
     if (rc == 0 && strcmp(m->group, m->uuid) != 0) {
         rc = lvm_rename_group(m->lvm, m->uuid);
         m->renamed = rc == 0;
@@ -303,6 +309,15 @@ static int tag_group(struct making *m, const struct text_domain *md)
     return rc;
 }
 
+/* Where lvm has its own metadata, of which Vdsm expects "metadata" to be the neighbour. */
+static const char *first_device(const struct lvm_vg *vg)
+{
+    for (size_t i = 0; i < vg->pv_count; i++)
+        if (vg->pvs[i].metadata_copies > 0)
+            return vg->pvs[i].name;
+    return vg->pvs[0].name;
+}
+
 static int describe(struct making *m, const struct lvm_vg *vg)
 {
     const struct dom_pairs pairs = {"FCP", m->uuid, m->o->description, VERSION, SECTOR};
@@ -311,7 +326,7 @@ static int describe(struct making *m, const struct lvm_vg *vg)
     int rc;
 
     if (metadata == NULL || metadata->segment_count != 1 || metadata->segments[0].extent != 0 ||
-        strcmp(metadata->segments[0].device, vg->pvs[0].name) != 0)
+        strcmp(metadata->segments[0].device, first_device(vg)) != 0)
         return dom_fail(EIO, NULL, "volume group %s: 'metadata' is not the first extent of its first device",
                         vg->name);
     rc = dom_fill_pairs(&md, &pairs);
@@ -330,7 +345,7 @@ static int fill_group(struct making *m)
 
     if (rc < 0)
         return rc;
-    rc = make_specials(m, report.vgs[0].pvs[0].name);
+    rc = make_specials(m, first_device(&report.vgs[0]));
     lvm_report_free(&report);
     if (rc == 0)
         rc = lvm_read(m->lvm, &report);
@@ -357,7 +372,7 @@ static void undo(struct making *m)
     lvm_remove(m->lvm, names, m->volumes);
     if (m->renamed)
         lvm_rename_group(m->lvm, m->group);
-    if (m->lvm != NULL)
+    if (m->tagged)
         lvm_retag_group(m->lvm, NULL, drop);
 }
 
@@ -379,7 +394,7 @@ int domain_create_block(const struct domain_create *o, const char *const *device
     if (rc == 0)
         rc = fill_group(&m);
     dom_error_keep(&error, rc);
-    if (rc < 0 && (begun || m.renamed))
+    if (rc < 0 && (begun || m.tagged))
         undo(&m);
     if (m.lvm != NULL && lvm_is_writer(m.lvm))
         lvm_end(m.lvm);

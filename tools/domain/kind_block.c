@@ -58,7 +58,8 @@ static int block_list(const char *path, struct domain_names *names)
     if (list != NULL)
         names->list = list;
     for (size_t i = 0; list != NULL && i < report.count; i++)
-        if (lvm_has_tag(&report.vgs[i].tags, TEXT_TAG_DOMAIN))
+        if (lvm_has_tag(&report.vgs[i].tags, TEXT_TAG_DOMAIN) &&
+            text_is_uuid(report.vgs[i].name, strlen(report.vgs[i].name)))
             snprintf(names->list[names->count++], sizeof *names->list, "%.63s", report.vgs[i].name);
     lvm_report_free(&report);
     return list != NULL ? 0 : dom_fail(ENOMEM, NULL, "out of memory");

@@ -144,3 +144,13 @@ int lvm_retag_group(struct lvm *l, const char *const *add, const char *const *dr
     command_add(&c, "%s", l->vg);
     return command_end(&c, NULL, "tagging volume group %s", l->vg);
 }
+
+int lvm_never_activate(struct lvm *l)
+{
+    struct lvm_command c;
+
+    begin(&c, l, "vgchange");
+    command_add_each(&c, NULL, (const char *const[]){"--autobackup", "n", "--setautoactivation", "n", NULL});
+    command_add(&c, "%s", l->vg);
+    return command_end(&c, NULL, "volume group %s: not to be activated by itself", l->vg);
+}

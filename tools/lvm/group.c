@@ -24,7 +24,7 @@ static void drop_devices(const struct lvm *l, const char *const *devices)
     command_end(&c, NULL, "%s", devices[0]);
 }
 
-static int make_devices(const struct lvm *l, const struct lvm_group *o)
+static int make_devices(const struct lvm *l, const struct lvm_group *o, bool *ret_made)
 {
     struct lvm_command c;
     int rc;
@@ -35,6 +35,7 @@ static int make_devices(const struct lvm *l, const struct lvm_group *o)
     command_add_each(&c, NULL, (const char *const[]){"--metadatacopies", "2", "--metadataignore", "y", NULL});
     command_add_each(&c, NULL, o->devices);
     rc = command_end(&c, NULL, "%s", o->devices[0]);
+    *ret_made = rc == 0;
     if (rc < 0)
         return rc;
     command_begin(&c, l, "pvchange", (char *const *)(uintptr_t)o->devices);
@@ -59,15 +60,16 @@ static int make_group(const struct lvm *l, const struct lvm_group *o)
 int lvm_make_group(struct lvm *l, const struct lvm_group *o)
 {
     char text[1024];
-    int rc = make_devices(l, o);
+    bool made = false;
+    int rc = make_devices(l, o, &made);
 
-    if (rc < 0)
-        return rc;
-    rc = make_group(l, o);
+    if (rc == 0)
+        rc = make_group(l, o);
     if (rc == 0)
         return lvm_keep_devices(l, o->devices);
     snprintf(text, sizeof text, "%s", vdisk_error_text());
-    drop_devices(l, o->devices);
+    if (made)
+        drop_devices(l, o->devices);
     return lvm_fail(rc, "%s", text);
 }
 

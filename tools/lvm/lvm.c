@@ -64,7 +64,7 @@ int lvm_open(const char *vg, const struct lvm_how *how, struct lvm **ret)
 {
     struct lvm *l;
 
-    if (vg[0] == '\0' || vg[0] == '-' || strlen(vg) >= LVM_NAME || strchr(vg, '/') != NULL)
+    if (vg[0] == '\0' || vg[0] == '-' || vg[0] == '@' || strlen(vg) >= LVM_NAME || strchr(vg, '/') != NULL)
         return lvm_fail(EINVAL, "'%.140s' is no name of a volume group", vg);
     l = calloc(1, sizeof *l);
     if (l == NULL || !copy_how(l, how)) {

@@ -147,6 +147,9 @@ int lvm_reduce(struct lvm *l, const char *name, uint64_t size);
 int lvm_retag(struct lvm *l, const char *const *names, size_t n, const char *const *add, const char *const *drop);
 int lvm_retag_group(struct lvm *l, const char *const *add, const char *const *drop);
 
+/* A host that starts does not activate its volumes. */
+int lvm_never_activate(struct lvm *l);
+
 /* ---- groups as a whole ----------------------------------------------------------------------------------- */
 
 struct lvm_group {
