@@ -15,8 +15,8 @@
  *
  * Invariants:
  *  1. Where an image is deleted the first of its volumes that says so says it for all.
- *  2. A volume is made with its tags, unpublished; its metadata is in its slot before, so that what another one had
- *     left there is never its own.
+ *  2. A volume is made with its tags, unpublished; its metadata is in its slot before, so that what another one
+ *     had left there is never its own.
  *  3. What did not exist before is removed where it fails, and nothing else.
  */
 #include <assert.h>
@@ -456,8 +456,8 @@ static int block_set_intent(struct domain *d, const char *image, const char *vol
         return rc;
     b = block_find(d, volume);
     if (b != NULL && (b->is.half_made || strcmp(b->is.image, image) != 0))
-        return dom_fail(EEXIST, NULL, "%s: has a logical volume %s, which is no volume of image %s", d->path, volume,
-                        image);
+        return dom_fail(EEXIST, NULL, "%s: has a logical volume %s, which is no volume of image %s", d->path,
+                        volume, image);
     if (b != NULL)
         return retag_one(d, volume, TEXT_TAG_MERGED, NULL);
     assert(len <= TEXT_VOLUME_MAX);

@@ -237,7 +237,8 @@ static bool is_wiped(struct domain *d, const char *image, const struct domain_vo
 }
 
 /* Where it is the data itself, not a name of it, that goes: is there another image that lies on it? -errno. */
-static int has_users(struct domain *d, const struct dom_look *look, const struct domain_volume *v, struct dom_mend *m)
+static int has_users(struct domain *d, const struct dom_look *look, const struct domain_volume *v,
+                     struct dom_mend *m)
 {
     unsigned others = 0;
     int rc = d->extent != 0 ? d->kind->count_shares(d, look->image->uuid, v->uuid, true, &others) : 0;

@@ -181,8 +181,8 @@ static int mark(struct merge *m)
 }
 
 /*
- * Where data has a fixed size all that is in either is to fit; what is not needed can be given back afterwards. With
- * other clusters the same data takes another space.
+ * Where data has a fixed size all that is in either is to fit; what is not needed can be given back afterwards.
+ * With other clusters the same data takes another space.
  */
 static int make_room(struct merge *m)
 {

@@ -2,9 +2,9 @@
 /*
  * Running a command.
  *
- * Works: it writes into two files in memory, which are read when it has ended: so none waits for the other. What it
- * is to keep open, a lock, is its input: lvm closes what else it gets. Fails: it cannot be started; what it says
- * itself is the caller's to judge.
+ * Works: it writes into two files in memory, which are read when it has ended: so none waits for the other. What
+ * it is to keep open, a lock, is its input: lvm closes what else it gets. Fails: it cannot be started; what it
+ * says itself is the caller's to judge.
  */
 #include "tools/lvm/run.h"
 

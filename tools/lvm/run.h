@@ -13,7 +13,8 @@ struct run_result {
 };
 
 /*
- * argv[0] is found by PATH; `input` is its input, or it has none (-1). -errno, without text: it could not be run. -ENOENT: there is none.
+ * argv[0] is found by PATH; `input` is its input, or it has none (-1). -errno, without text: it could not be run.
+ * -ENOENT: there is none.
  */
 int run_command(const char *const *argv, int input, struct run_result *ret);
 void run_result_free(struct run_result *r);
