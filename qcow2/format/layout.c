@@ -182,13 +182,14 @@ bool q2_layout_append(const struct q2_geometry *geo, uint64_t guest_clusters, ui
 
 /* ---- bytes -------------------------------------------------------------------------------------------------- */
 
-/* `index` counts the part's clusters. `buf` is one cluster, zeroed. */
+/* `index` counts the part's clusters. `buf` is one cluster, all of which is filled. */
 
 static void fill_reftable(const struct q2_layout *l, uint64_t index, uint8_t *buf)
 {
     uint64_t per_cluster = l->geo.cluster_size / Q2_REFTABLE_ENTRY_SIZE;
 
     assert(index < l->reftable_clusters && l->refblocks <= l->reftable_clusters * per_cluster);
+    memset(buf, 0, l->geo.cluster_size);
     for (uint64_t i = 0, block = index * per_cluster; i < per_cluster && block < l->refblocks; i++, block++)
         put_be64(buf + i * Q2_REFTABLE_ENTRY_SIZE, l->refblocks_offset + (block << l->geo.cluster_bits));
 }
@@ -196,9 +197,12 @@ static void fill_reftable(const struct q2_layout *l, uint64_t index, uint8_t *bu
 static void fill_refblock(const struct q2_layout *l, uint64_t index, uint8_t *buf)
 {
     uint64_t first = index << l->geo.refblock_bits;
+    uint64_t n = min_u64(q2_refblock_entries(&l->geo), l->total_clusters - first);
 
     assert(first < l->total_clusters);
-    q2_refcount_fill_one(&l->geo, buf, 0, min_u64(q2_refblock_entries(&l->geo), l->total_clusters - first));
+    if (n < q2_refblock_entries(&l->geo))
+        memset(buf, 0, l->geo.cluster_size);
+    q2_refcount_fill_one(&l->geo, buf, 0, n);
 }
 
 static void fill_l1(const struct q2_layout *l, uint64_t index, uint8_t *buf)
@@ -206,8 +210,16 @@ static void fill_l1(const struct q2_layout *l, uint64_t index, uint8_t *buf)
     uint64_t per_cluster = l->geo.cluster_size / Q2_L1_ENTRY_SIZE;
 
     assert(index < l->l1_clusters && l->l2_tables <= l->l1_entries);
+    memset(buf, 0, l->geo.cluster_size);
     for (uint64_t i = 0, table = index * per_cluster; i < per_cluster && table < l->l2_tables; i++, table++)
         put_be64(buf + i * Q2_L1_ENTRY_SIZE, q2_l1_entry(l->l2_offset + (table << l->geo.cluster_bits), true));
+}
+
+/* `n` entries: `word`, and each further one a cluster on. Nothing else is done for each of millions. */
+static void fill_run(const struct q2_layout *l, uint8_t *buf, uint64_t word, uint64_t n)
+{
+    for (uint64_t i = 0; i < n; i++)
+        put_be64(buf + i * sizeof word, word + (i << l->geo.cluster_bits));
 }
 
 static void fill_l2(const struct q2_layout *l, uint64_t index, uint8_t *buf)
@@ -217,18 +229,22 @@ static void fill_l2(const struct q2_layout *l, uint64_t index, uint8_t *buf)
     uint64_t cluster = index << l->geo.l2_bits, bitmap = 0;
     uint64_t n = min_u64(q2_l2_entries(&l->geo), l->guest_clusters - cluster);
     uint64_t host = (cluster << l->geo.cluster_bits) + (l->geo.data_file ? 0 : l->data_offset);
+    uint64_t first = q2_entry_encode(&l->geo, type, host, true), used = q2_l2_entry_offset(&l->geo, n);
 
     assert(cluster < l->guest_clusters && index < l->l2_tables && l->map != Q2_MAP_NONE);
+    assert(host + (n << l->geo.cluster_bits) <= Q2_MAX_HOST_OFFSET + l->geo.cluster_size);
     if (l->map == Q2_MAP_NORMAL)
         bitmap = q2_bitmap(UINT32_MAX, 0);
     else if (l->map == Q2_MAP_ZERO)
         bitmap = q2_bitmap(0, UINT32_MAX);
-    for (uint64_t i = 0; i < n; i++, host += l->geo.cluster_size) {
-        struct q2_l2_entry e = {q2_entry_encode(&l->geo, type, host, true), bitmap};
+    if (!l->geo.extended_l2)
+        fill_run(l, buf, first, n);
+    for (uint64_t i = 0; l->geo.extended_l2 && i < n; i++) {
+        struct q2_l2_entry e = {first + (i << l->geo.cluster_bits), bitmap};
 
-        q2_l2_entry_put(&l->geo, buf, e);
-        buf += l->geo.l2_entry_size;
+        q2_l2_entry_put(&l->geo, buf + q2_l2_entry_offset(&l->geo, i), e);
     }
+    memset(buf + used, 0, (size_t)(l->geo.cluster_size - used));
 }
 
 static void fill_cluster(const struct q2_layout *l, uint64_t host_offset, uint8_t *buf)
@@ -250,7 +266,6 @@ void q2_layout_fill(const struct q2_layout *l, uint64_t host_offset, uint8_t *bu
 {
     assert(is_aligned(host_offset | len, l->geo.cluster_size));
     assert(len > 0 && host_offset + len <= (l->map == Q2_MAP_SOME ? l->l1_offset : l->data_offset));
-    memset(buf, 0, len);
     for (uint64_t done = 0; done < len; done += l->geo.cluster_size)
         fill_cluster(l, host_offset + done, buf + done);
 }

@@ -2,9 +2,9 @@
 /*
  * The large parts of a new image: metadata as a stream of sequential writes, and the data area.
  *
- * Happy path: a few buffers are filled with the next pieces of metadata and written at once, again and again, in
- * bounded memory. The data area is left sparse (metadata), reserved (falloc), or reserved and written with zeros
- * in parallel (full).
+ * Happy path: a few buffers are filled with the next pieces of metadata and written; whichever has been written
+ * gets the next piece at once, so that the device is kept busy, in bounded memory. The data area is left sparse
+ * (metadata), reserved (falloc), or reserved and written with zeros in parallel (full).
  * Failure modes: the first error stops, and the caller removes the image, whose header is not written yet. The
  * same after a cancel.
  */
@@ -18,42 +18,70 @@
 #include "engine/loop/zero.h"
 #include "qcow2/image/create.h"
 
-enum { STREAM_IOS = 4 };
-
-/* A multiple of every cluster size. */
-static const uint64_t stream_piece = 2 << 20;
-
-_Static_assert((2 << 20) % (1 << Q2_MAX_CLUSTER_BITS) == 0, "such a multiple");
+/* Each of its buffers' pages is a fault once: few of them, so many that the device always has the next. */
+enum { STREAM_IOS = 8, STREAM_PIECE = 256 << 10 };
 
 struct stream {
     struct op               op;
     struct backend         *file;
     const struct q2_layout *layout;
     uint8_t                *buf;  /* STREAM_IOS pieces */
+    uint64_t                piece;
     uint64_t                start, pos, end;
     struct q2_create       *create;
-    bool                    stop; /* cancelled */
+    unsigned                running;
+    bool                    stop; /* cancelled, or one has failed */
+    bool                    cancelled;
     bool                    done;
     struct io               io[STREAM_IOS];
 };
 
 enum stream_state { STREAM_START = OP_START, STREAM_WRITTEN };
 
-static void stream_send(struct stream *s, struct op *op)
-{
-    assert(s->start <= s->pos && s->pos < s->end);
-    assert(is_aligned(s->pos | s->end, s->layout->geo.cluster_size));
-    op_io_begin(op);
-    for (unsigned i = 0; i < STREAM_IOS && s->pos < s->end; i++) {
-        uint64_t len = min_u64(stream_piece, s->end - s->pos);
-        uint8_t *buf = s->buf + i * stream_piece;
+static void stream_done(struct io *io);
 
-        q2_layout_fill(s->layout, s->pos, buf, len);
-        io_rw(&s->io[i], s->file, IO_WRITE, s->pos, buf, len);
-        op_io_add(op, &s->io[i]);
-        s->pos += len;
+/* Send the next piece, from the buffer of io[i]; false: there is none. */
+static bool stream_next(struct stream *s, size_t i)
+{
+    uint64_t len = min_u64(s->piece, s->end - s->pos);
+    uint8_t *buf = s->buf + i * s->piece;
+    struct io *io = &s->io[i];
+
+    assert(s->start <= s->pos && s->pos <= s->end);
+    assert(is_aligned(s->pos | s->end | s->piece, s->layout->geo.cluster_size));
+    if (s->stop || len == 0)
+        return false;
+    q2_layout_fill(s->layout, s->pos, buf, len);
+    io_rw(io, s->file, IO_WRITE, s->pos, buf, len);
+    io->op = &s->op;
+    io->queue = s->op.queue;
+    io->done = stream_done;
+    s->pos += len;
+    io_start(io);
+    return true;
+}
+
+static void stream_done(struct io *io)
+{
+    struct stream *s = container_of(io->op, struct stream, op);
+
+    assert(s->running > 0 && s->op.state == STREAM_WRITTEN);
+    if (io->res < 0) {
+        op_note_error(&s->op, io->res);
+        s->stop = true;
     }
-    op_io_wait(op);
+    if (stream_next(s, (size_t)(io - s->io)))
+        return;
+    if (--s->running == 0)
+        op_resume(&s->op);
+}
+
+/* The call of an await. */
+static void stream_begin(struct stream *s)
+{
+    for (size_t i = 0; i < STREAM_IOS && stream_next(s, i); i++)
+        s->running++;
+    assert(s->running > 0); /* whose ends it waits for */
 }
 
 static void stream_step(struct op *op)
@@ -61,13 +89,10 @@ static void stream_step(struct op *op)
     struct stream *s = container_of(op, struct stream, op);
 
     OP_BEGIN(enum stream_state, op)
-    while (s->pos < s->end && !s->stop)
-        OP_TRY(op, STREAM_WRITTEN, stream_send(s, op));
+    OP_AWAIT(op, STREAM_WRITTEN, stream_begin(s));
     s->done = true;
     return;
     OP_END
-fail:
-    s->done = true;
 }
 
 OP_TYPE(stream, stream_step, "START", "STREAM_WRITTEN");
@@ -83,7 +108,8 @@ static bool look(void *arg)
 {
     struct stream *s = arg;
 
-    s->stop = cancelled(s->create, s->create->progress_done + s->pos - s->start);
+    s->cancelled = cancelled(s->create, s->create->progress_done + s->pos - s->start);
+    s->stop |= s->cancelled;
     return !s->stop;
 }
 
@@ -93,20 +119,20 @@ static int stream_run(struct q2_create *c, struct stream *s)
     s->start = s->pos;
     op_init(&s->op, c->q, &stream_type);
     op_run(&s->op, &s->done, look, s);
-    assert(s->op.rc < 0 || s->stop || s->pos == s->end);
+    assert(s->op.rc < 0 || s->cancelled || s->pos == s->end);
     c->progress_done += s->pos - s->start;
-    return s->op.rc < 0 ? s->op.rc : s->stop ? -ECANCELED : 0;
+    return s->op.rc < 0 ? s->op.rc : s->cancelled ? -ECANCELED : 0;
 }
 
 int q2_prealloc_metadata(struct q2_create *c)
 {
     uint64_t end = c->layout.data_offset;
     struct stream s = {.file = c->file, .layout = &c->layout, .pos = c->layout.geo.cluster_size, .end = end};
-    uint64_t len = min_u64(STREAM_IOS, div_up(end - s.pos, stream_piece)) * stream_piece;
     int rc;
 
     assert(s.pos < end);
-    s.buf = mem_buffer(len);
+    s.piece = min_u64(end - s.pos, max_u64(STREAM_PIECE, c->layout.geo.cluster_size));
+    s.buf = mem_buffer(min_u64(STREAM_IOS, div_up(end - s.pos, s.piece)) * s.piece);
     rc = s.buf ? stream_run(c, &s) : -ENOMEM;
     mem_free(s.buf);
     return rc < 0 ? q2_create_failed(c, rc, c->plan.name, "writing metadata") : 0;
