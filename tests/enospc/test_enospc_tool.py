@@ -19,47 +19,26 @@ import sys
 import tempfile
 import time
 
-TOOL = str(pathlib.Path(sys.argv[1]).resolve())
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tool"))
+from checks import TOOL, end, expect, hints_aside, remove, run, same, works
+
 MIB = 1 << 20
 SIZE = 16 * MIB
 SPACE = "No space left on device"
 CLONE_NEWNS, MS_REC, MS_PRIVATE = 0x00020000, 1 << 14, 1 << 18
 libc = ctypes.CDLL(None, use_errno=True)
-failures = []
-checks = 0
-
-
-def expect(what, is_so, *more):
-    global checks
-    checks += 1
-    if not is_so:
-        failures.append(what)
-        print(f"FAILED: {what}", *more)
-
-
-def run(*args, **how):
-    how.setdefault("stdout", subprocess.PIPE)
-    if "input" not in how:
-        how.setdefault("stdin", subprocess.DEVNULL)
-    return subprocess.run([TOOL, *args], stderr=subprocess.PIPE, check=False, **how)
-
-
-def works(*args, **how):
-    result = run(*args, **how)
-    expect(f"works: {' '.join(args)}", result.returncode == 0, result.stderr)
-    return result
 
 
 def fails(what, text, code, said, want=1):
     """One line, with hints or without."""
-    lines = [line for line in said.splitlines() if not line.startswith("vdisk-io: hint: ")]
+    lines = hints_aside(said)
     expect(f"{what}: exit code {code}", code == want, said)
     expect(f"{what}: one line with '{text}'", len(lines) == 1 and text in lines[0], said)
 
 
 def fails_full(name, *args, want=1, text=SPACE, **how):
     result = run(*args, **how)
-    said = result.stderr.decode()
+    said = result.stderr
     fails(" ".join(args), text, result.returncode, said, want)
     expect(f"{' '.join(args)}: names {name}", name in said, said)
 
@@ -106,18 +85,7 @@ def make_room():
 
 def is_unfinished(name):
     result = run("info", name)
-    return result.returncode == 1 and b"unfinished image" in result.stderr
-
-
-def same(a, b):
-    result = run("compare", "-q", a, b)
-    expect(f"{a} reads as {b}", result.returncode == 0, result.stderr)
-
-
-def remove(*names):
-    for name in names:
-        if os.path.lexists(name):
-            os.unlink(name)
+    return result.returncode == 1 and "unfinished image" in result.stderr
 
 
 def start(*args):
@@ -258,7 +226,7 @@ def jobs_later():
             expect("no manifest yet", not os.path.exists("m"))
         make_room()
         result = works(*command)
-        expect("it goes on", b"skipped" in result.stderr, result.stderr)
+        expect("it goes on", "skipped" in result.stderr, result.stderr)
         if args[0] == "convert":
             same("source", "target")
         if "m" in args:
@@ -313,7 +281,7 @@ def once():
                        "SURROUND_FAIL": f"{call},{nth},5"}
                 result = run(*command, env=env)
                 if result.returncode != 0:
-                    expect(f"{call} {nth}: why", b"Input/output error" in result.stderr, result.stderr)
+                    expect(f"{call} {nth}: why", "Input/output error" in result.stderr, result.stderr)
                 works(*command)
                 if "m" in args:
                     same("source", "target")
@@ -339,7 +307,7 @@ def standard_output():
                  ["checksum", "--job", "job", "source"]):
         with open("/dev/full", "wb") as full:
             result = run(*args, stdout=full)
-        said = result.stderr.decode()
+        said = result.stderr
         expect(f"{args}: exit code", result.returncode != 0, said)
         expect(f"{args}: one line", said.count("\n") == 1 and SPACE in said, said)
     digest = works("checksum", "source").stdout
@@ -362,8 +330,7 @@ def main():
             pathlib.Path("other").write_bytes(os.urandom(5 * MIB))
             test()
         os.chdir("/")
-    print(f"{checks} checks, {len(failures)} failures")
-    return 1 if failures or not checks else 0
+    return end()
 
 
 if __name__ == "__main__":

@@ -19,38 +19,18 @@ import tempfile
 import time
 import zlib
 
-TOOL = str(pathlib.Path(sys.argv[1]).resolve())
+from checks import TOOL, end, expect, must, must_call, run
+
 MIB = 1 << 20
 SIZES = [0, 1, 511, 512, 1000, 65536, 4 * MIB - 512, 4 * MIB, 4 * MIB + 1, 9 * MIB + 3 * 512 + 5, 12 * MIB]
 OPTIONS = ["", "compat=0.10", "cluster_size=512", "cluster_size=2M", "extended_l2=on,cluster_size=16k",
            "preallocation=metadata", "preallocation=full", "data_file=data"]
-failures = []
-checks = 0
-
-
-def run(*args, **more):
-    return subprocess.run(args, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False, **more)
-
-
-def must(*args):
-    result = run(*args)
-    if result.returncode:
-        sys.exit(f"{' '.join(args)}: {result.stdout}{result.stderr}")
-    return result.stdout
 
 
 def tool(code, *args):
-    result = run(TOOL, *args)
+    result = run(*args)
     expect(f"{' '.join(args)}: exit code {code}", result.returncode == code, result.returncode, result.stderr)
     return result
-
-
-def expect(what, is_so, *more):
-    global checks
-    checks += 1
-    if not is_so:
-        failures.append(what)
-        print(f"FAILED: {what}", *more)
 
 
 def blake(data):
@@ -100,7 +80,7 @@ def formats():
             for cache in ("none", "writeback"):
                 same(name, data, "-f", "raw", "-T", cache)
             same(name, data, "-f", "raw", block=4096 if seed % 2 else 3 * 65536)
-        must(TOOL, "convert", "-f", "raw", "-O", "qcow2", "sparse", "q")
+        must("convert", "-f", "raw", "-O", "qcow2", "sparse", "q")
         same("q", data)
         same("q", data, block=64 * MIB)
         if QEMU and size % 512 == 0 and size:
@@ -110,11 +90,11 @@ def formats():
 def by_qemu(data):
     for options in OPTIONS:
         dashes = ["-o", options] if options else []
-        must(QEMU, "convert", "-f", "raw", "-O", "qcow2", *dashes, "full", "image")
+        must_call(QEMU, "convert", "-f", "raw", "-O", "qcow2", *dashes, "full", "image")
         same("image", data)
-    must(QEMU, "convert", "-c", "-f", "raw", "-O", "qcow2", "full", "image")
+    must_call(QEMU, "convert", "-c", "-f", "raw", "-O", "qcow2", "full", "image")
     same("image", data)
-    must(QEMU, "convert", "-S", "0", "-f", "raw", "-O", "qcow2", "full", "image") # zeros are data
+    must_call(QEMU, "convert", "-S", "0", "-f", "raw", "-O", "qcow2", "full", "image") # zeros are data
     same("image", data)
 
 
@@ -122,10 +102,10 @@ def chains():
     """What layers have, hide and zero; a lower one that is shorter."""
     data = bytearray(content(50, 6 * MIB)) + bytes(5 * MIB)
     write_sparse("base", bytes(data[:6 * MIB]))
-    must(TOOL, "create", "-q", "-f", "qcow2", "-b", "base", "-F", "raw", "middle", str(len(data)))
-    must(TOOL, "create", "-q", "-f", "qcow2", "-b", "middle", "-F", "qcow2", "top")
-    must(TOOL, "io", "-c", f"write -P 7 {MIB - 700} 5000", "-c", f"write -z {2 * MIB} 2M", "middle")
-    must(TOOL, "io", "-c", f"write -P 9 {2 * MIB + 100} 9", "-c", f"write -z 0 {MIB}",
+    must("create", "-q", "-f", "qcow2", "-b", "base", "-F", "raw", "middle", str(len(data)))
+    must("create", "-q", "-f", "qcow2", "-b", "middle", "-F", "qcow2", "top")
+    must("io", "-c", f"write -P 7 {MIB - 700} 5000", "-c", f"write -z {2 * MIB} 2M", "middle")
+    must("io", "-c", f"write -P 9 {2 * MIB + 100} 9", "-c", f"write -z 0 {MIB}",
          "-c", f"write -P 1 {10 * MIB} 1M", "top")
     data[MIB - 700:MIB + 4300] = b"\7" * 5000
     data[2 * MIB:4 * MIB] = bytes(2 * MIB)
@@ -191,7 +171,7 @@ def manifests():
     digests = [d for d, n in (line.split() for line in lines[4:-2]) for _ in range(int(n))]
     expect("digests", digests == [blake(data[i:i + block]).hexdigest() for i in range(0, size, block)])
     expect("tail", lines[-2] == "checksum " + wanted(data, block))
-    must(TOOL, "convert", "-f", "raw", "-O", "qcow2", "a", "q")
+    must("convert", "-f", "raw", "-O", "qcow2", "a", "q")
     before = pathlib.Path("m").read_bytes()
     tool(0, "checksum", "--manifest", "m", "--block-size", str(block), "q")
     expect("the same of another format", pathlib.Path("m").read_bytes() == before)
@@ -239,7 +219,7 @@ def damage():
         bad.append(seal(text.replace(old, new, 1)).encode())
     for i, made in enumerate(bad):
         pathlib.Path("m").write_bytes(made)
-        result = run(TOOL, "checksum", "-f", "raw", "--verify", "m", "a")
+        result = run("checksum", "-f", "raw", "--verify", "m", "a")
         expect(f"damage {i} is told", result.returncode == 2 and result.stderr.startswith("vdisk-io: m: ") and
                result.stderr.count("\n") == 1 and not result.stdout, made[:400], result)
     last = text.rindex("checksum ") + len("checksum ")
@@ -279,7 +259,7 @@ def not_left():
     os.unlink("b")
     tool(2, "checksum", "--manifest", "nowhere/m", "a")
     alone("a")
-    must(TOOL, "convert", "-f", "raw", "-O", "qcow2", "a", "q")
+    must("convert", "-f", "raw", "-O", "qcow2", "a", "q")
     break_entry("q")
     result = tool(2, "checksum", "--manifest", "m", "q")
     expect("the image is named", result.stderr.startswith("vdisk-io: q: "), result.stderr)
@@ -322,8 +302,7 @@ def main():
             os.chdir(here)
             test()
         os.chdir("/")
-    print(f"{checks} checks, {len(failures)} failures{'' if QEMU else ', without qemu-img'}")
-    return 1 if failures or not checks else 0
+    return end('' if QEMU else ', without qemu-img')
 
 
 QEMU = shutil.which("qemu-img")

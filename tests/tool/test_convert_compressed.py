@@ -18,7 +18,8 @@ import sys
 import tempfile
 import time
 
-TOOL = str(pathlib.Path(sys.argv[1]).resolve())
+from checks import TOOL, call, end, expect as that
+
 SIZE = 6 * 1024 * 1024 + 5 * 512
 OPTIONS = [
     "cluster_size=512",
@@ -32,34 +33,13 @@ OPTIONS = [
     "cluster_size=2M",
     "cluster_size=2M,compression_type=zstd,refcount_bits=2",
 ]
-failures = []
-checks = 0
-
-
-def run(*args):
-    return subprocess.run(args, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
-
-
-def fail(text):
-    failures.append(text)
-    print("FAILED:", text)
 
 
 def expect(what, code, *args):
     """The exit code; what was said."""
-    global checks
-    checks += 1
-    result = run(*args)
-    if result.returncode != code:
-        fail(f"{what}: {' '.join(args)}: exit code {result.returncode}: {result.stdout}{result.stderr}")
+    result = call(*args)
+    that(f"{what}: {' '.join(args)}", result.returncode == code, result.returncode, result.stdout, result.stderr)
     return result.stdout + result.stderr
-
-
-def that(what, fact):
-    global checks
-    checks += 1
-    if not fact:
-        fail(what)
 
 
 def content(path, size, seed):
@@ -89,7 +69,7 @@ def content(path, size, seed):
 def peers():
     """qemu-img: the installed one, and a second one."""
     found = [shutil.which("qemu-img")]
-    second = run(sys.argv[2]).stdout.strip()
+    second = call(sys.argv[2]).stdout.strip()
     if os.access(second, os.X_OK):
         found.append(second)
     else:
@@ -114,7 +94,7 @@ def both_ways(options):
     for qemu in QEMUS:
         expect(f"{options}: by QEMU", 0, qemu, "convert", "-c", *o, "data", "theirs")
         expect(f"{options}: QEMU's content", 0, TOOL, "compare", "-f", "raw", "-F", "qcow2", "data", "theirs")
-        ours, their = (run(qemu, "check", name).stdout for name in ("one", "theirs"))
+        ours, their = (call(qemu, "check", name).stdout for name in ("one", "theirs"))
         that(f"{options}: clusters: {ours} {their}", "compressed" in ours)
         ends = [int(text.split("Image end offset: ")[1].split()[0]) for text in (ours, their)]
         spare = (9 if "2M" in options else 1) << 20
@@ -159,7 +139,7 @@ def other_ends():
         judge("larger", "data+9", "larger target")
     expect("-S 0", 0, TOOL, "convert", "-c", "-S", "0", "-f", "raw", "-O", "qcow2", "data", "dense")
     judge("dense", "data", "-S 0")
-    that("-S 0 leaves something out", " 100.00% allocated" in run(QEMUS[0], "check", "dense").stdout)
+    that("-S 0 leaves something out", " 100.00% allocated" in call(QEMUS[0], "check", "dense").stdout)
     expect("base", 0, TOOL, "convert", "-f", "raw", "-O", "qcow2", "data", "base")
     expect("top", 0, TOOL, "create", "-q", "-f", "qcow2", "-b", "base", "-F", "qcow2", "top")
     expect("top", 0, TOOL, "io", "-c", "write -P 7 70k 300k", "-c", "write -z 1M 200k", "top")
@@ -190,7 +170,7 @@ def interrupted():
             that(f"SIGINT: {process.returncode}: {said}", process.returncode == 1 and "cancelled" in said)
             that("SIGINT: the target is left", not os.path.exists("stopped"))
         else:
-            that("SIGKILL: no image yet", run(QEMUS[0], "info", "-f", "qcow2", "stopped").returncode == 1)
+            that("SIGKILL: no image yet", call(QEMUS[0], "info", "-f", "qcow2", "stopped").returncode == 1)
             expect("again", 0, TOOL, "convert", "-c", "-f", "raw", "-O", "qcow2", "data", "stopped")
             judge("stopped", "data", "after SIGKILL")
 
@@ -207,8 +187,7 @@ def main():
     written_over()
     other_ends()
     interrupted()
-    print(f"{checks} checks, {len(failures)} failures")
-    return 1 if failures or checks < 100 else 0
+    return end(least=100)
 
 
 QEMUS = peers()

@@ -5,14 +5,13 @@
 usage: test_convert_formats.py VDISK_IO
 """
 import os
-import pathlib
 import random
 import shutil
-import subprocess
 import sys
 import tempfile
 
-TOOL = str(pathlib.Path(sys.argv[1]).resolve())
+from checks import TOOL, call, end, expect
+
 SIZE = 5 * 1024 * 1024 + 7 * 512
 OPTIONS = [
     None,  # raw
@@ -25,21 +24,11 @@ OPTIONS = [
     "data_file={name}.data",
     "data_file={name}.data,data_file_raw=on",
 ]
-failures = []
-checks = 0
-
-
-def run(*args):
-    return subprocess.run(args, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
 
 
 def must(what, *args):
-    global checks
-    checks += 1
-    result = run(*args)
-    if result.returncode:
-        failures.append(what)
-        print(f"FAILED: {what}: {' '.join(args)}: exit code {result.returncode}: {result.stdout}{result.stderr}")
+    result = call(*args)
+    expect(f"{what}: {' '.join(args)}", result.returncode == 0, result.returncode, result.stdout, result.stderr)
 
 
 def fmt(options):
@@ -128,8 +117,7 @@ def main():
         compressed()
         chain()
         os.chdir("/")
-    print(f"{checks} checks, {len(failures)} failures")
-    return 1 if failures or not checks else 0
+    return end()
 
 
 if __name__ == "__main__":

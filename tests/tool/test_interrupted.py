@@ -10,7 +10,6 @@ Random: VDISK_SEED=NUMBER, or new.
 """
 import json
 import os
-import pathlib
 import random
 import shutil
 import signal
@@ -19,43 +18,15 @@ import sys
 import tempfile
 import time
 
-TOOL = str(pathlib.Path(sys.argv[1]).resolve())
+from checks import TOOL, end, expect, hints_aside, remove, run, same, works
+
 SEED = os.environ.get("VDISK_SEED", "1")
 SEED = random.randrange(1 << 32) if SEED == "new" else int(SEED)
 WORDS = ("cancelled", "Operation canceled", "was stopped")
 TRIES = 3 if os.environ.get("VDISK_TEST_QUICK") else 6
 MIB = 1 << 20
 SIZE = 24 * MIB
-failures = []
-checks = stopped = 0
-
-
-def expect(what, is_so, *more):
-    global checks
-    checks += 1
-    if not is_so:
-        failures.append(what)
-        print(f"FAILED: {what}", *more)
-
-
-def run(*args):
-    return subprocess.run([TOOL, *args], capture_output=True, check=False, stdin=subprocess.DEVNULL)
-
-
-def works(*args):
-    result = run(*args)
-    expect(f"works: {' '.join(args)}", result.returncode == 0, result.stderr)
-    return result
-
-
-def same(a, b):
-    expect(f"{a} reads as {b}", run("compare", "-q", a, b).returncode == 0)
-
-
-def remove(*names):
-    for name in names:
-        if os.path.lexists(name):
-            os.unlink(name)
+stopped = 0
 
 
 # ---- what each verb works on, and what is true whenever it stops ---------------------------------------------
@@ -162,7 +133,7 @@ def interrupt(r, command, whole):
         return None
     want = {"checksum": 2, "compare": 4}.get(command[0], 1)
     expect(f"{command}: exit code {child.returncode}", child.returncode == want, said)
-    lines = [line for line in said.splitlines() if not line.startswith("vdisk-io: hint: ")]
+    lines = hints_aside(said)
     expect(f"{command}: one line", len(lines) == 1, said)
     expect(f"{command}: says why", any(word in said for word in WORDS), said)
     return False
@@ -230,8 +201,7 @@ def main():
             try_verb(r, command, prepare, judge)
         through_links()
         os.chdir("/")
-    print(f"{checks} checks, {stopped} of {TRIES * len(VERBS)} runs were stopped, {len(failures)} failures")
-    return 1 if failures or not stopped else 0
+    return end(f", {stopped} of {TRIES * len(VERBS)} runs were stopped") or (0 if stopped else 1)
 
 
 if __name__ == "__main__":

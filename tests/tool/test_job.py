@@ -16,42 +16,11 @@ import sys
 import tempfile
 import time
 
-TOOL = os.path.realpath(sys.argv[1])
+from checks import TOOL, end, expect as check, refused, remove, run, same, works
+
 MIB = 1 << 20
 SIZE = 48 * MIB
 SLOW = ["-r", "3M"] # so that there is something to stop
-checks = failures = 0
-
-
-def check(what, condition, more=""):
-    global checks, failures
-    checks += 1
-    if not condition:
-        failures += 1
-        print(f"FAIL {what} {more}")
-
-
-def run(*arguments):
-    r = subprocess.run([TOOL, *arguments], capture_output=True, check=False, stdin=subprocess.DEVNULL)
-    r.stdout, r.stderr = r.stdout.decode(), r.stderr.decode() # with \r as it is
-    return r
-
-
-def words(arguments):
-    return " ".join(map(str, arguments))
-
-
-def works(*arguments):
-    r = run(*arguments)
-    check(words(arguments), r.returncode == 0, r.stderr)
-    return r
-
-
-def refused(text, *arguments, code=1):
-    r = run(*arguments)
-    lines = [line for line in r.stderr.splitlines() if not line.startswith("vdisk-io: hint: ")]
-    check(f"refused: {words(arguments)}", r.returncode == code and r.stdout == "", f"{r.returncode} {r.stdout}")
-    check(f"one line for: {words(arguments)}", len(lines) == 1 and text in r.stderr, r.stderr)
 
 
 def start(*arguments, **how):
@@ -88,22 +57,12 @@ def stop(child, number):
     return child.returncode, out, err
 
 
-def remove(*names):
-    for name in names:
-        if os.path.lexists(name):
-            os.unlink(name)
-
-
 def make_source(name="source", size=SIZE):
     with open(name, "wb") as f:
         f.truncate(size)
         for at in range(0, size, 2 * MIB):
             f.seek(at)
             f.write(os.urandom(MIB))
-
-
-def same_content(a, b):
-    check(f"{a} reads as {b}", run("compare", "-q", a, b).returncode == 0)
 
 
 # ---- going on ------------------------------------------------------------------------------------------------
@@ -121,7 +80,7 @@ def test_convert(way):
     r = works(*command)
     check("it says what it skips", re.search(r"job: skipped [\d.]+ MiB already done\n", r.stderr) and
           r.stderr.count("\n") == 1, r.stderr)
-    same_content("source", "target")
+    same("source", "target")
     s = status()
     check("it is done", s["state"] == "done" and s["bytes_done"] == s["bytes_total"] == SIZE, s)
     r = works(*command)
@@ -141,7 +100,7 @@ def test_ways():
     stop(child, signal.SIGKILL)
     check("what was killed says so", status()["state"] == "killed")
     works("convert", "--job", "job", "-n", "-O", "qcow2", "source", "target")
-    same_content("source", "target")
+    same("source", "target")
 
 
 def test_checksum():
@@ -226,10 +185,10 @@ def test_commit():
             child = start("commit", "--job", "job", *more, "top", *SLOW)
             reached("job", 4 * MIB)
             stop(child, number)
-            same_content("source", "top")
+            same("source", "top")
             works("commit", "--job", "job", *more, "top")
-            same_content("source", "base")
-            same_content("source", "top")
+            same("source", "base")
+            same("source", "top")
             mapped = json.loads(works("map", "--output=json", "top").stdout)
             check("top is empty, or kept", any(e["depth"] == 0 for e in mapped) == bool(more), mapped[:3])
 
@@ -245,10 +204,10 @@ def test_rebase():
             child = start(*command, *SLOW)
             reached("job", 4 * MIB)
             stop(child, number)
-            same_content("source", "top")
+            same("source", "top")
             works(*command)
             remove("base")
-            same_content("source", "top")
+            same("source", "top")
             works("check", "-q", "-r", "leaks", "top")
 
 
@@ -287,7 +246,7 @@ def test_refused():
     os.utime("source", ns=(before.st_atime_ns, before.st_mtime_ns))
     check("a refusal changes nothing", status()["state"] == "interrupted")
     works(*command, "-p", "-m", "3", "-W", "--idle", "--max-memory=64M", "-r", "10G")
-    same_content("source", "target")
+    same("source", "target")
 
 
 def overwrite(name, at=MIB):
@@ -328,10 +287,10 @@ def test_target_changed():
         with open("base", "wb") as f:
             f.write(before)
         refused(lost, "commit", "--job", "job", "top")
-        same_content("source", "top")
+        same("source", "top")
         remove("job")
         works("commit", "--job", "job", "top")
-        same_content("source", "base")
+        same("source", "base")
 
 
 def test_data_file_changed():
@@ -435,7 +394,7 @@ def test_two():
     check("the other one says so", child.returncode == 1 and err.count("\n") == 1, err)
     refused("is not at work: interrupted", "job", "cancel", "job")
     works(*command)
-    same_content("source", "target")
+    same("source", "target")
 
 
 def test_race():
@@ -449,7 +408,7 @@ def test_race():
             check("others are refused", code == 0 and ("done already" in err or err == "") or
                   code == 1 and "has it" in err and err.count("\n") == 1, err)
         check("one has done it", sum(code == 0 and err == "" for err, code in ended) == 1, ended)
-        same_content("source", "target")
+        same("source", "target")
         works("check", "-q", "target")
 
 
@@ -477,7 +436,7 @@ def test_zeros_no_more():
         os.rename("changing", "before")
         os.rename("zeros", "changing")
         works(*command)
-        same_content("changing", "target")
+        same("changing", "target")
         os.rename("before", "changing")
 
 
@@ -496,7 +455,7 @@ def test_full():
     check("it has failed", s["state"] == "failed" and "File too large" in s["error"], s)
     check("what was done is kept", os.path.exists("target"), s)
     works(*command)
-    same_content("source", "target")
+    same("source", "target")
 
 
 def test_no_stray_signal():
@@ -534,7 +493,7 @@ def test_cancel_of_deaf():
     check("it was cancelled", "state: interrupted" in r.stdout and child.wait() == 1, r.stdout)
     rest_of(child)
     works(*command)
-    same_content("source", "target")
+    same("source", "target")
 
 
 def test_refused_at_once():
@@ -641,7 +600,7 @@ def test_idle():
     check("idle", os.sched_getscheduler(child.pid) == os.SCHED_IDLE or
           os.getpriority(os.PRIO_PROCESS, child.pid) == 19)
     child.communicate()
-    same_content("source", "target")
+    same("source", "target")
     for arguments in (["measure", "--idle", "target"], ["dd", "--idle", "if=target", "of=other"],
                       ["amend", "--idle", "-o", "compat=1.1", "target"], ["resize", "--idle", "target", "+1M"]):
         works(*arguments)
@@ -705,8 +664,7 @@ def main():
                      test_memory, test_idle, test_progress):
             test()
         os.chdir("/")
-    print(f"{checks} checks, {failures} failures")
-    sys.exit(failures > 0)
+    return end()
 
 
-main()
+sys.exit(main())

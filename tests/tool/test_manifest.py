@@ -16,34 +16,9 @@ import sys
 import tempfile
 import time
 
-TOOL = str(pathlib.Path(sys.argv[1]).resolve())
+from checks import TOOL, end, expect, must, refused, run
+
 MIB = 1 << 20
-failures = []
-checks = 0
-
-
-def expect(what, is_so, *more):
-    global checks
-    checks += 1
-    if not is_so:
-        failures.append(what)
-        print(f"FAILED: {what}", *more)
-
-
-def run(*args, data=None):
-    return subprocess.run([TOOL, *args], capture_output=True, check=False, input=data or b"")
-
-
-def must(*args, data=None):
-    result = run(*args, data=data)
-    if result.returncode:
-        sys.exit(f"{' '.join(args)}: {result.stderr}")
-
-
-def refused(text, *args):
-    result = run(*args)
-    err = result.stderr.decode()
-    expect(f"refused: {args}", result.returncode == 1 and text in err and not result.stdout, err)
 
 
 def read(name):
@@ -81,7 +56,7 @@ def convert(sources, more, target="target", source_format="raw", target_format="
         if os.path.exists(name):
             os.unlink(name)
     kinds = ["-f", source_format, "-O", target_format]
-    must("convert", *kinds, "--manifest", "m", *more, *sources, target, data=data)
+    must("convert", *kinds, "--manifest", "m", *more, *sources, target, input=data)
     must("checksum", "-q", "-f", target_format, "--manifest", "want", target)
     expect(f"manifest of {sources} {more} {target_format}", read("m") == read("want"))
     expect("nothing beside it", not [name for name in os.listdir() if name.startswith("m.")])
@@ -245,7 +220,7 @@ def going_on(command, way, number):
     child.communicate()
     expect("it was stopped", child.returncode not in (0, None) and not os.path.exists("m"))
     result = run(*command, *way, "--job", "job", "-p")
-    expect(f"it goes on {way}", result.returncode == 0 and b"skipped" in result.stderr, result.stderr)
+    expect(f"it goes on {way}", result.returncode == 0 and "skipped" in result.stderr, result.stderr)
     expect(f"manifest of what went on {way} {number}", read("m") == read("want"))
     expect("the digests are not kept", not os.path.exists("job.blocks"))
     must("compare", "-q", "source", "target")
@@ -259,8 +234,7 @@ def main():
             os.chdir(here)
             test()
         os.chdir("/")
-    print(f"{checks} checks, {len(failures)} failures")
-    return 1 if failures or not checks else 0
+    return end()
 
 
 if __name__ == "__main__":

@@ -10,14 +10,13 @@ usage: test_measure.py VDISK_IO PEER
 """
 import json
 import os
-import pathlib
 import random
 import shutil
-import subprocess
 import sys
 import tempfile
 
-TOOL = str(pathlib.Path(sys.argv[1]).resolve())
+from checks import call, end, expect, must, must_call, run
+
 OPTIONS = [
     None,
     "cluster_size=512", "cluster_size=4k", "cluster_size=2M",
@@ -29,39 +28,15 @@ OPTIONS = [
     "backing_file=below,backing_fmt=raw", "compression_type=zstd", "size=3M",
 ]
 SIZES = ["0", "1", "512", "64k", "1M", "1G", "1000000001", "1T", "7T"]
-failures = []
-checks = 0
-
-
-def run(*args):
-    return subprocess.run(args, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
-
-
-def must(*args):
-    result = run(*args)
-    if result.returncode:
-        sys.exit(f"{' '.join(args)}: {result.stderr}")
-    return result.stdout
 
 
 def same(*args):
     """Output and exit code are the same."""
-    global checks
-    checks += 1
-    ours, theirs = run(TOOL, "measure", *args), run(PEER, "measure", *args)
-    if (ours.returncode, ours.stdout) != (theirs.returncode, theirs.stdout):
-        failures.append(args)
-        print(f"FAILED: measure {' '.join(args)}:\n ours {ours.returncode}: {ours.stdout}{ours.stderr}"
-              f" QEMU's {theirs.returncode}: {theirs.stdout}{theirs.stderr}")
+    ours, theirs = run("measure", *args), call(PEER, "measure", *args)
+    expect(f"measure {' '.join(args)}", (ours.returncode, ours.stdout) == (theirs.returncode, theirs.stdout),
+           f":\n ours {ours.returncode}: {ours.stdout}{ours.stderr}",
+           f"QEMU's {theirs.returncode}: {theirs.stdout}{theirs.stderr}")
     return ours.stdout
-
-
-def expect(what, is_so):
-    global checks
-    checks += 1
-    if not is_so:
-        failures.append(what)
-        print(f"FAILED: {what}")
 
 
 def dashes(options):
@@ -100,19 +75,20 @@ def sources():
     yield "odd", "raw"
     for i, options in enumerate([None, "compat=0.10", "cluster_size=512", "cluster_size=2M",
                                  "extended_l2=on,cluster_size=16k", "preallocation=metadata", "refcount_bits=1"]):
-        must(PEER, "convert", "-f", "raw", "-O", "qcow2", *dashes(options), "odd" if i % 2 else "raw", f"q{i}")
+        source = "odd" if i % 2 else "raw"
+        must_call(PEER, "convert", "-f", "raw", "-O", "qcow2", *dashes(options), source, f"q{i}")
         yield f"q{i}", "qcow2"
-    must(PEER, "convert", "-c", "-f", "raw", "-O", "qcow2", "raw", "packed")
+    must_call(PEER, "convert", "-c", "-f", "raw", "-O", "qcow2", "raw", "packed")
     yield "packed", "qcow2"
-    must(PEER, "create", "-q", "-f", "qcow2", "empty", "1G")
+    must_call(PEER, "create", "-q", "-f", "qcow2", "empty", "1G")
     yield "empty", "qcow2"
-    must(PEER, "create", "-q", "-f", "qcow2", "-b", "odd", "-F", "raw", "middle", "4M")
-    must(TOOL, "io", "-f", "qcow2", "-c", "write -z 1M 1M", "-c", "write -P 4 100k 3k", "middle")
-    must(PEER, "create", "-q", "-f", "qcow2", "-b", "middle", "-F", "qcow2", "top", "9M")
-    must(TOOL, "io", "-f", "qcow2", "-c", "write -z 64k 1M", "-c", "write -P 4 6000k 3k", "top")
+    must_call(PEER, "create", "-q", "-f", "qcow2", "-b", "odd", "-F", "raw", "middle", "4M")
+    must("io", "-f", "qcow2", "-c", "write -z 1M 1M", "-c", "write -P 4 100k 3k", "middle")
+    must_call(PEER, "create", "-q", "-f", "qcow2", "-b", "middle", "-F", "qcow2", "top", "9M")
+    must("io", "-f", "qcow2", "-c", "write -z 64k 1M", "-c", "write -P 4 6000k 3k", "top")
     yield "top", "qcow2"
     for name, flags in (("a", []), ("another", ["-g", "4k"])):
-        must(PEER, "bitmap", "--add", *flags, "q0", name)
+        must_call(PEER, "bitmap", "--add", *flags, "q0", name)
     yield "q0", "qcow2"
 
 
@@ -138,17 +114,17 @@ def refusals():
                  ["-O", "qcow2", "-o", "cluster_size=3000", "--size", "1G"], ["-l", "s", "raw"],
                  ["-O", "qcow2"]]:
         same(*args)
-    ours = run(TOOL, "measure", "-l", "s", "raw")
+    ours = run("measure", "-l", "s", "raw")
     expect("-l is refused by name", "internal snapshots" in ours.stderr and ours.stderr.count("\n") == 1)
 
 
 def extents():
     args = ["-O", "qcow2", "--output", "json", "q0"]
-    r = json.loads(must(TOOL, "measure", "--extent-size", "128k", *args))
+    r = json.loads(must("measure", "--extent-size", "128k", *args))
     expect("required extents", r["required-extents"] == -(-(r["required"] + r["bitmaps"]) // 131072))
     expect("all extents", r["fully-allocated-extents"] == -(-(r["fully-allocated"] + r["bitmaps"]) // 131072))
-    expect("in words", "required extents: 1\n" in must(TOOL, "measure", "--size", "1", "--extent-size", "4M"))
-    expect("no size", run(TOOL, "measure", "--size", "1", "--extent-size", "0").returncode == 1)
+    expect("in words", "required extents: 1\n" in must("measure", "--size", "1", "--extent-size", "4M"))
+    expect("no size", run("measure", "--size", "1", "--extent-size", "0").returncode == 1)
 
 
 def enough():
@@ -156,13 +132,13 @@ def enough():
     for options in ("cluster_size=512", None, "cluster_size=16k,extended_l2=on", "refcount_bits=64"):
         for source in ("raw", "q1", "top", "empty"):
             args = ["-O", "qcow2", "--output", "json", *dashes(options)]
-            r = json.loads(must(TOOL, "measure", *args, source))
-            must(TOOL, "convert", "-O", "qcow2", *dashes(options), source, "copy")
+            r = json.loads(must("measure", *args, source))
+            must("convert", "-O", "qcow2", *dashes(options), source, "copy")
             expect(f"{source} fits with {options}", os.path.getsize("copy") <= r["required"])
 
 
 def main():
-    if not shutil.which("qemu-img") or not PEER or "version 10" not in run(PEER, "--version").stdout:
+    if not shutil.which("qemu-img") or not PEER or "version 10" not in call(PEER, "--version").stdout:
         print("skipped: no qemu-img of QEMU 10")
         return 77
     with tempfile.TemporaryDirectory(prefix="vdisk-measure.") as folder:
@@ -173,10 +149,9 @@ def main():
         extents()
         enough()
         os.chdir("/")
-    print(f"{checks} checks, {len(failures)} failures")
-    return 1 if failures or not checks else 0
+    return end()
 
 
-PEER = run("bash", sys.argv[2]).stdout.strip()
+PEER = call("bash", sys.argv[2]).stdout.strip()
 if __name__ == "__main__":
     sys.exit(main())

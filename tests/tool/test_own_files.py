@@ -9,32 +9,12 @@ usage: test_own_files.py VDISK_IO
 import itertools
 import os
 import pathlib
-import subprocess
 import sys
 import tempfile
 
-TOOL = str(pathlib.Path(sys.argv[1]).resolve())
+from checks import end, expect, must, run
+
 MIB = 1 << 20
-failures = []
-checks = 0
-
-
-def expect(what, is_so, *more):
-    global checks
-    checks += 1
-    if not is_so:
-        failures.append(what)
-        print(f"FAILED: {what}", *more)
-
-
-def run(*args):
-    return subprocess.run([TOOL, *args], capture_output=True, check=False, stdin=subprocess.DEVNULL)
-
-
-def must(*args):
-    result = run(*args)
-    if result.returncode:
-        sys.exit(f"{' '.join(args)}: {result.stderr}")
 
 
 def folder():
@@ -46,7 +26,7 @@ def folder():
 def refused(text, *args):
     before = folder()
     result = run(*args)
-    err = result.stderr.decode()
+    err = result.stderr
     expect(f"refused with {text!r}: {args}", result.returncode == (2 if args[0] == "checksum" else 1) and
            text in err and err.count("\n") == 1 and not result.stdout, result.returncode, err)
     expect(f"nothing has changed: {args}", folder() == before, sorted(folder()), sorted(before))
@@ -160,8 +140,7 @@ def main():
         for test in (by_name, one_another, strangers, what_is_taken):
             test()
         os.chdir("/")
-    print(f"{checks} checks, {len(failures)} failures")
-    return 1 if failures or not checks else 0
+    return end()
 
 
 if __name__ == "__main__":

@@ -23,26 +23,13 @@ import tempfile
 import termios
 import time
 
-TOOL = str(pathlib.Path(sys.argv[1]).resolve())
+from checks import TOOL, end, expect as that
+
 PEER = str(pathlib.Path(sys.argv[2]).resolve())
 SEED = os.environ.get("VDISK_SEED", "1")
 SEED = random.randrange(1 << 32) if SEED == "new" else int(SEED)
 ROUNDS = 120 if os.environ.get("VDISK_TEST_LONG") else 12 if os.environ.get("VDISK_TEST_QUICK") else 30
 SIZE_MOST = 9 << 20
-failures = []
-checks = 0
-
-
-def fail(text):
-    failures.append(text)
-    print("FAILED:", text)
-
-
-def that(what, fact):
-    global checks
-    checks += 1
-    if not fact:
-        fail(what)
 
 
 def expect(what, code, *args, **kwargs):
@@ -635,8 +622,7 @@ def main():
     input_fails()
     files_as_output()
     nobody_takes()
-    print(f"{checks} checks, {len(failures)} failures")
-    return 1 if failures or checks < 300 else 0
+    return end(least=300)
 
 
 QEMUS = peers()
