@@ -301,10 +301,11 @@ static void read_compressed_finish(struct read_compressed *p, int rc)
 /* Whatever its inflating has found. */
 static void read_compressed_end(struct read_compressed *p, int rc)
 {
-    struct q2_mapping m = q2_entry_decode(&q2_meta_of(p->layer)->geo, p->descriptor | Q2_COMPRESSED, 0);
+    if (rc == -EIO) {
+        struct q2_mapping m = q2_entry_decode(&q2_meta_of(p->layer)->geo, p->descriptor | Q2_COMPRESSED, 0);
 
-    if (rc == -EIO)
         failure_note_content(p->layer->file, m.host_offset, m.compressed_len);
+    }
     read_compressed_finish(p, rc);
 }
 

@@ -13,6 +13,7 @@ import pathlib
 import random
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -152,6 +153,37 @@ def other_ends():
     that("it is another file then", filecmp.cmp("three", "again", shallow=False))
 
 
+def stream_of(image, bits):
+    """Of guest cluster 0: where its stream lies, and how long it is to the end of its last sector."""
+    with open(image, "rb") as f:
+        f.seek(40)
+        f.seek(struct.unpack(">Q", f.read(8))[0])
+        f.seek(struct.unpack(">Q", f.read(8))[0] & ~(1 << 63))
+        entry = struct.unpack(">Q", f.read(8))[0]
+    that("it is compressed", entry >> 62 == 1)
+    shift = 62 - (bits - 8)
+    at = entry & ((1 << shift) - 1)
+    return at, ((entry >> shift & ((1 << (bits - 8)) - 1)) + 1) * 512 - at % 512
+
+
+def damaged():
+    """The error names the stream: of what is unpacked at once, and by a worker; a whole cluster, or a part."""
+    for bits, kind in ((16, "zlib"), (16, "zstd"), (21, "zlib")):
+        with open("data", "rb") as f:
+            pathlib.Path("cluster").write_bytes(f.read(1 << bits))
+        expect("convert", 0, TOOL, "convert", "-c", "-f", "raw", "-O", "qcow2", "-o",
+               f"cluster_size={1 << bits},compression_type={kind}", "cluster", "alone")
+        at, length = stream_of("alone", bits)
+        with open("alone", "r+b") as f:
+            f.seek(at)
+            f.write(b"\xff" * 200)
+        for code, *command in ((1, "convert", "-O", "raw", "alone", "out"), (2, "checksum", "alone"),
+                               (1, "dd", "bs=512", "skip=3", "count=5", "if=alone", "of=out")):
+            said = expect(f"{kind}: damaged", code, TOOL, *command)
+            that(f"{kind}, {1 << bits}: {command[0]} names the stream of {length} bytes at {at}",
+                 f"(unpacking {length} bytes at {at} of alone)" in said and "it is damaged" in said, said)
+
+
 def size_of(path):
     return os.path.getsize(path) if os.path.exists(path) else 0
 
@@ -186,6 +218,7 @@ def main():
         both_ways(options)
     written_over()
     other_ends()
+    damaged()
     interrupted()
     return end(least=100)
 
