@@ -33,7 +33,7 @@ static int copy_opts(const vdisk *v, const struct vdisk_grower_opts *user, struc
             return err_set(EINVAL, "%s: grower options of size %zu", v->top->name, user->size);
         memcpy(ret, user, min_u64(user->size, sizeof *ret));
     }
-    if (ret->flags & ~(uint32_t)VDISK_GROWER_NO_THREAD)
+    if (ret->flags & ~(uint32_t)(VDISK_GROWER_NO_THREAD | VDISK_GROWER_ASKED_AGAIN))
         return err_set(EINVAL, "%s: unknown grower flags 0x%x", v->top->name, ret->flags);
     if (ret->chunk == 0)
         ret->chunk = (uint64_t)CHUNK_MIB << 20;

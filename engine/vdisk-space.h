@@ -78,6 +78,8 @@ typedef void vdisk_grow_fn(void *arg, vdisk *v, const struct vdisk_wish *wish);
 
 enum vdisk_grower_flags {
     VDISK_GROWER_NO_THREAD = 1u << 0, /* see vdisk_grow_fn */
+    /* -ENOSPC is an answer for retry_ms: what finds no space after that is parked, and it is asked again. */
+    VDISK_GROWER_ASKED_AGAIN = 1u << 1,
 };
 
 struct vdisk_grower_opts {
@@ -124,13 +126,13 @@ VDISK_API int vdisk_set_grower(vdisk *v, vdisk_grow_fn *fn, void *arg, const str
  * with VDISK_GROWER_NO_THREAD by the next request that finds no space even now, over and over: who has made none
  * answers with another error. -ENOSPC: this is as far as it goes, not even one chunk more can be had: what is
  * parked fails, and until the storage is larger all the same (a file that grows as it is written to: until an
- * answer of 0, its size tells nothing), so does at once what finds no space. Any other error: not now; what is
- * parked waits on, and the grower is asked again after retry_ms; with VDISK_GROWER_NO_THREAD, by the next request
- * that finds no space then, so that who means to try again answers later, or once more. An answer to a wish that
- * is not open any more (answered, dropped, its volume is closed) does no harm: 0 has the size looked at, where the
- * volume has a grower still.
- * Any thread; does not wait for requests. Errors: -EINVAL: result > 0; -ENOENT: there is no volume with a
- * grower that could have had this wish; -ECHILD.
+ * answer of 0, its size tells nothing), so does at once what finds no space; or until it is asked again
+ * (VDISK_GROWER_ASKED_AGAIN). Any other error: not now; what is parked waits on, and the grower is asked again
+ * after retry_ms; with VDISK_GROWER_NO_THREAD, by the next request that finds no space then, so that who means to
+ * try again answers later, or once more. An answer to a wish that is not open any more (answered, dropped, its
+ * volume is closed) does no harm: 0 has the size looked at, where the volume has a grower still.
+ * Any thread; does not wait for requests. Errors: -EINVAL: result > 0; -ENOENT: there is no volume with a grower
+ * that could have had this wish; -ECHILD.
  */
 VDISK_API int vdisk_grown(uint64_t wish, int result);
 

@@ -90,6 +90,7 @@
     X(GROWER_PEAKS, "a device that has been cut is larger only when it is larger than ever")                   \
     X(REFUSED_UNASKED, "what finds no space, and cannot be parked, is no reason to ask the grower")            \
     X(GROWTH_BELIEVED, "a file that grows as it is written to counts as made larger by its grower")            \
+    X(FINAL_FOR_EVER, "a grower that said that there is no more is not asked again, as it wants to be")        \
     X(IDLE_UNPAUSED, "a grower whose answer has made nothing larger is asked again at once")                   \
     X(RETRY_PUT_OFF, "what waits tries again later for each that comes to wait")                               \
     X(PARK_IN_GATE, "who waits for room is in the gate: grower.h, invariant 1")                                \

@@ -382,6 +382,14 @@ static enum park_result judge(const struct grower *g, const struct request *r, u
     return cannot_wait(g, r) || is_at_limit(g, size) ? PARK_REFUSED : PARK_DONE;
 }
 
+/* That there was no more to be had is some time ago. */
+static void forget_final(struct grower *g, uint64_t at_ms)
+{
+    assert_locked(&g->lock);
+    if (g->opts.flags & VDISK_GROWER_ASKED_AGAIN && at_ms >= g->pause_ms && !ENGINE_MUTANT(FINAL_FOR_EVER))
+        g->is_final = false;
+}
+
 /* Out of the gate, into the list: invariant 1. */
 static void put_in(struct grower *g, struct request *r, uint64_t at_ms)
 {
@@ -426,6 +434,7 @@ enum park_result grower_park(struct request *r)
     grower_look(g);
     at_ms = now_ms(g);
     pthread_mutex_lock(&g->lock);
+    forget_final(g, at_ms);
     result = judge(g, r, size_of(g));
     if (result == PARK_AGAIN) {
         r->rooms = (uint32_t)g->rooms;

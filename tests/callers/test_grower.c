@@ -228,6 +228,38 @@ static void test_limit(void)
     CHECK_OK(vdisk_queue_destroy(q));
 }
 
+/* There was no more to be had, and after a while there is: who is asked again makes room for what comes. */
+static void test_asked_again(void)
+{
+    char *buf = filled(9);
+    struct vdisk_completion c;
+    vdisk_queue *q;
+    uint64_t sent;
+
+    CHECK_OK(vdisk_queue_create(NULL, &q));
+    open_place(CLUSTER);
+    place.answers = false;
+    place.opts.flags = VDISK_GROWER_ASKED_AGAIN;
+    place.opts.retry_ms = 1;
+    set_grower();
+    sent = write_until_parked(q, 0, 1, buf);
+    wait_for_wish();
+    CHECK_OK(vdisk_grown(place.wish.number, -ENOSPC));
+    CHECK_INT(vdisk_reap(q, &c, 1, 1, NULL), 1);
+    CHECK_INT(c.result, -ENOSPC);
+    pthread_mutex_lock(&place.lock);
+    place.answers = true;
+    pthread_mutex_unlock(&place.lock);
+    nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);
+    vdisk_write(q, place.v, (sent + 1) * CLUSTER, buf, CLUSTER, 0, 0);
+    reap_all(q, 1, NULL);
+    check_cluster(q, sent + 1, 9);
+    CHECK_MSG(device_size() > DEVICE, "the device has %llu bytes", (unsigned long long)device_size());
+    close_place();
+    CHECK_OK(vdisk_queue_destroy(q));
+    free(buf);
+}
+
 /* It never answers: what waits is cancelled, or let go of; or somebody else makes the device larger. */
 static void never_on(vdisk_queue *q)
 {
@@ -546,6 +578,7 @@ int main(int argc, char **argv)
         {.name = "less", .run = test_less},
         {.name = "idle", .run = test_idle},
         {.name = "limit", .run = test_limit},
+        {.name = "asked_again", .run = test_asked_again},
         {.name = "never", .run = test_never},
         {.name = "in_time", .run = test_in_time},
         {.name = "slow", .run = test_slow},
