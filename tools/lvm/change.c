@@ -110,6 +110,18 @@ int lvm_reduce(struct lvm *l, const char *name, uint64_t size)
     return set_size(l, "lvreduce", name, size);
 }
 
+int lvm_refresh(struct lvm *l, const char *const *names, size_t n)
+{
+    struct lvm_command c;
+
+    if (n == 0)
+        return 0;
+    begin(&c, l, "lvchange");
+    command_add_each(&c, NULL, (const char *const[]){"--autobackup", "n", "--refresh", NULL});
+    add_names(&c, l, names, n);
+    return command_end(&c, NULL, "refreshing volume %s%s", names[0], n > 1 ? " and others" : "");
+}
+
 /* ---- tags --------------------------------------------------------------------------------------------- */
 
 static bool has_any(const char *const *list)

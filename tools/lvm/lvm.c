@@ -10,10 +10,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/fs.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include "tools/lvm/command.h"
@@ -192,6 +195,39 @@ bool lvm_is_active(const struct lvm *l, const char *lv)
 
     return snprintf(path, sizeof path, "/dev/%s/%s", l->vg, lv) < (int)sizeof path && stat(path, &st) == 0 &&
            S_ISBLK(st.st_mode);
+}
+
+bool lvm_is_suspended(const struct lvm *l, const char *lv)
+{
+    char path[PATH_MAX], state = '0';
+    struct stat st;
+    int fd;
+
+    if (snprintf(path, sizeof path, "/dev/%s/%s", l->vg, lv) >= (int)sizeof path || stat(path, &st) != 0)
+        return false;
+    snprintf(path, sizeof path, "/sys/dev/block/%u:%u/dm/suspended", major(st.st_rdev), minor(st.st_rdev));
+    fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return false;
+    if (read(fd, &state, 1) != 1)
+        state = '0';
+    close(fd);
+    return state == '1';
+}
+
+int lvm_device_size(const struct lvm *l, const char *lv, uint64_t *ret)
+{
+    char path[PATH_MAX];
+    int fd, rc = 0;
+
+    if (snprintf(path, sizeof path, "/dev/%s/%s", l->vg, lv) >= (int)sizeof path)
+        return lvm_fail(ENAMETOOLONG, "%s/%s: is too long a name", l->vg, lv);
+    fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 || ioctl(fd, BLKGETSIZE64, ret) != 0)
+        rc = lvm_fail(errno, "%s: looking at its size: %s", path, strerror(errno));
+    if (fd >= 0)
+        close(fd);
+    return rc;
 }
 
 /* ---- the writer --------------------------------------------------------------------------------------- */

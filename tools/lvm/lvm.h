@@ -111,6 +111,12 @@ bool lvm_can_activate(void);
 /* /dev/VG/LV, if that is a device: so it is active, here and now. */
 bool lvm_is_active(const struct lvm *l, const char *lv);
 
+/* Its device waits for somebody who is changing it, or was killed while he did. */
+bool lvm_is_suspended(const struct lvm *l, const char *lv);
+
+/* What its device has, which may be less than lvm says of it. It is active. */
+int lvm_device_size(const struct lvm *l, const char *lv, uint64_t *ret);
+
 /*
  * Who changes a group is its only writer between these two, among programs of ours; lvm's own locks hold off
  * others during each command. Waits. May be nested.
@@ -140,6 +146,9 @@ int lvm_deactivate(struct lvm *l, const char *const *names, size_t n); /* -EBUSY
 /* It has `size` bytes then, rounded up to extents; in use or not. -ENOSPC. */
 int lvm_extend(struct lvm *l, const char *name, uint64_t size);
 int lvm_reduce(struct lvm *l, const char *name, uint64_t size);
+
+/* The devices of active ones are what lvm says of them, and not suspended. */
+int lvm_refresh(struct lvm *l, const char *const *names, size_t n);
 
 /*
  * Lists end with NULL, or are NULL. What is not there need not be removed. Each volume gets all of it at once.
