@@ -5,7 +5,8 @@
  *     fio --ioengine=external:BUILD/bench/libvdisk-fio.so --filename=disk.qcow2 --direct=1 --rw=randread ...
  *
  * A job's file is a volume: anything that vdisk_open() takes (fio splits file names at ':', write "null\:10G"), or
- * the name of one in a storage domain ("volume\:DOMAIN/IMAGE/VOLUME", whose format its domain says).
+ * the name of one in a storage domain ("volume\:DOMAIN/IMAGE/VOLUME", whose format its domain says; a thin one in
+ * a volume group grows).
  * Its size is the volume's. `direct` chooses between O_DIRECT and the page cache, trim is a discard, fsync and
  * fdatasync are a flush. Jobs with thread=1 share one open volume and have a queue each; jobs that are processes
  * open the volume each for itself, which the image locks allow to readers only.
@@ -148,6 +149,7 @@ static int open_name(struct thread_data *td, const char *name, uint32_t flags, v
     struct vdisk_open_opts opts = {.size = sizeof opts, .flags = flags, .format = o->format};
     struct domain_use *use = NULL;
     char *found = NULL;
+    vdisk *v = NULL;
     int rc = 0;
 
     if (domain_is_name(name) && o->format) {
@@ -157,9 +159,15 @@ static int open_name(struct thread_data *td, const char *name, uint32_t flags, v
     if (domain_is_name(name))
         rc = domain_open_name(name, &found, &use);
     if (rc == 0)
-        rc = vdisk_open(found ? found : name, &opts, ret_volume);
+        rc = vdisk_open(found ? found : name, &opts, &v);
+    if (rc == 0 && use && flags & VDISK_OPEN_RDWR)
+        rc = domain_use_grow(use, v, NULL);
     if (rc < 0)
         complain("open the volume", rc);
+    if (rc < 0 && v)
+        vdisk_close(v);
+    else if (rc == 0)
+        *ret_volume = v;
     free(found);
     if (rc < 0)
         domain_use_end(use);

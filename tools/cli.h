@@ -125,6 +125,9 @@ bool cli_is_volume(const char *operand);
 char *cli_volume_name(const struct cli_verb *verb, const char *operand, const char *format);
 char *cli_volume_path(const char *operand, const char **ret_format);
 
+/* vdisk_open(); a volume of a domain, by the name that one of these gave, grows if it is to. */
+int cli_open(const char *name, const struct vdisk_open_opts *how, vdisk **ret);
+
 /* Print the verb's help to stdout. */
 void cli_print_verb_help(const struct cli_verb *verb);
 

@@ -391,7 +391,7 @@ static int open_volume(struct bench *b, vdisk **ret)
     }
     if (b->load.read_percent != 100)
         b->how.flags |= VDISK_OPEN_RDWR;
-    if (vdisk_open(b->name, &b->how, ret) < 0) {
+    if (cli_open(b->name, &b->how, ret) < 0) {
         cli_library_error();
         return -1;
     }
@@ -600,7 +600,7 @@ static int measure_as_qemu(struct bench *b)
         return CLI_FAILED;
     if (q->write)
         b->how.flags |= VDISK_OPEN_RDWR;
-    if (vdisk_open(b->name, &b->how, &v) < 0)
+    if (cli_open(b->name, &b->how, &v) < 0)
         return cli_library_error();
     rc = bench_as_qemu_run(v, q);
     if (vdisk_close(v) < 0 && rc == CLI_OK)

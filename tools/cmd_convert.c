@@ -351,7 +351,7 @@ static int open_target(struct convert *c, vdisk **ret)
 
     if (!c->no_create)
         how.flags |= VDISK_OPEN_UNFINISHED;
-    return vdisk_open(c->target_name, &how, ret) < 0 ? failed(c) : CLI_OK;
+    return cli_open(c->target_name, &how, ret) < 0 ? failed(c) : CLI_OK;
 }
 
 /* ---- the copy --------------------------------------------------------------------------------------- */

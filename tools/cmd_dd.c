@@ -168,7 +168,7 @@ static int make_and_fill(struct dd *d, vdisk *source, uint64_t offset, uint64_t 
 
     if (!d->no_create)
         how.flags |= VDISK_OPEN_UNFINISHED;
-    if (rc == CLI_OK && vdisk_open(d->output, &how, &target) < 0)
+    if (rc == CLI_OK && cli_open(d->output, &how, &target) < 0)
         rc = failed(d);
     if (rc == CLI_OK)
         rc = copy(d, source, target, offset, len);

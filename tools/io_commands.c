@@ -436,7 +436,7 @@ int io_session_open(struct io_session *s, const char *name, const struct vdisk_o
         cli_library_error();
         return -1;
     }
-    if (vdisk_open(name, how, &s->volume) < 0) {
+    if (cli_open(name, how, &s->volume) < 0) {
         cli_library_error();
         vdisk_queue_destroy(s->queue);
         return -1;

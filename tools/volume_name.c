@@ -3,8 +3,10 @@
  * "volume:DOMAIN/IMAGE/VOLUME" as the name of an image.
  *
  * Works: the domain's metadata tells the file and its format; the image is in use until the program ends. Fails:
- * there is no such volume, it is not LEGAL, or the verb would change what the metadata says of it.
+ * there is no such volume, it is not LEGAL, or the verb would change what the metadata says of it. A thin one in a
+ * volume group grows while it is open for writing.
  */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -34,28 +36,71 @@ static const char *instead_of(const char *verb)
 
 /* ---- uses: until the program ends ------------------------------------------------------------------------ */
 
-static struct domain_use **uses;
+static struct kept {
+    struct domain_use *use;
+    char              *name; /* that it was given, or NULL: it has its path only */
+} *uses;
 static size_t use_count;
 
 static void end_uses(void)
 {
-    for (size_t i = 0; i < use_count; i++)
-        domain_use_end(uses[i]);
+    for (size_t i = 0; i < use_count; i++) {
+        domain_use_end(uses[i].use);
+        free(uses[i].name);
+    }
     free(uses);
     use_count = 0;
 }
 
 /* One that is not kept ends with the process all the same. */
-static void keep(struct domain_use *use)
+static void keep(struct domain_use *use, const char *name)
 {
-    struct domain_use **list = reallocarray(uses, use_count + 1, sizeof *list);
+    struct kept *list = reallocarray(uses, use_count + 1, sizeof *list);
 
     if (list == NULL)
         return;
     if (uses == NULL)
         atexit(end_uses);
     uses = list;
-    uses[use_count++] = use;
+    uses[use_count++] = (struct kept){use, name != NULL ? cli_strdup(name) : NULL};
+}
+
+/* ---- volumes that grow ----------------------------------------------------------------------------------- */
+
+static void tell(void *arg, const char *text)
+{
+    (void)arg;
+    cli_warn("more space cannot be had: %s", text);
+}
+
+/* NULL: it is no name that was made here. */
+static struct domain_use *use_of(const char *name)
+{
+    for (size_t i = use_count; i > 0; i--)
+        if (uses[i - 1].name != NULL && strcmp(uses[i - 1].name, name) == 0)
+            return uses[i - 1].use;
+    return NULL;
+}
+
+int cli_open(const char *name, const struct vdisk_open_opts *how, vdisk **ret)
+{
+    const struct domain_grow grow = {.note = tell};
+    struct domain_use *use = how->flags & VDISK_OPEN_RDWR ? use_of(name) : NULL;
+    char text[512], hint[256];
+    vdisk *v = NULL;
+    int rc = vdisk_open(name, how, &v);
+
+    if (rc == 0 && use != NULL)
+        rc = domain_use_grow(use, v, &grow);
+    if (rc == 0) {
+        *ret = v;
+    } else if (v != NULL) {
+        snprintf(text, sizeof text, "%s", vdisk_error_text());
+        snprintf(hint, sizeof hint, "%s", vdisk_error_hint());
+        vdisk_close(v);
+        vdisk_set_error(rc, text, hint);
+    }
+    return rc;
 }
 
 char *cli_volume_name(const struct cli_verb *verb, const char *operand, const char *format)
@@ -76,7 +121,7 @@ char *cli_volume_name(const struct cli_verb *verb, const char *operand, const ch
         cli_library_error();
         return NULL;
     }
-    keep(use);
+    keep(use, name);
     return name;
 }
 
@@ -89,6 +134,6 @@ char *cli_volume_path(const char *operand, const char **ret_format)
         cli_library_error();
         return NULL;
     }
-    keep(use);
+    keep(use, NULL);
     return path;
 }

@@ -373,6 +373,12 @@ def test_names():
     refused("has no volume", "info", f"{at}/{NEW}")
     refused("has no image", "info", f"volume:{path}/{NEW}")
     refused("is a domain", "info", f"volume:{path}")
+    # How it grows: in a folder there is nothing to do, but it is known what may be said.
+    works("info", f"volume:{path}/{image},chunk=512M,free=256k,ahead=3600")
+    works("io", "-c", "read 0 4k", f"volume:{path}/{image},ahead=1")
+    for wrong in ("", "chunk", "chunk=", "chunk=0", "chunk=-1", "chunk=1X", "chunk=1MM", "chunk=99999999T",
+                  "free=a", "ahead=3601", "ahead=1k", "size=1M", "chunk=1M,", ",chunk=1M", "CHUNK=1M"):
+        refused("says nothing of a volume", "info", f"volume:{path}/{image},{wrong}")
     works("volume", "update", f"{path}/{image}/{top}", "--legality", "ILLEGAL")
     refused("only volumes that are LEGAL are opened", "info", at)
     judged(path)

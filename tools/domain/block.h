@@ -125,4 +125,9 @@ void block_forget_active(struct domain *d, const char *volume);
 /* What was activated, and is used by nobody else, is put to rest. */
 void block_rest(struct domain *d);
 
+/* ---- block_grow.c ------------------------------------------------------------------------------------------ */
+
+/* See struct dom_kind. */
+int block_grow(struct domain *d, const char *image, const char *volume, uint64_t bytes, uint64_t *ret);
+
 #endif

@@ -161,14 +161,32 @@ static int add_name(struct names *n, const char *name)
     return 0;
 }
 
+/* Who is changing it just now has the group's lock; or lvm's own, for which the command waits. */
+static int revive(struct block_state *s, const char *volume)
+{
+    int rc;
+
+    if (!lvm_is_suspended(s->lvm, volume))
+        return 0;
+    rc = lvm_begin(s->lvm);
+    if (rc < 0)
+        return rc;
+    if (lvm_is_suspended(s->lvm, volume))
+        rc = lvm_refresh(s->lvm, &volume, 1);
+    lvm_end(s->lvm);
+    return rc;
+}
+
 static int add_resting(void *arg, struct block_lv *b)
 {
     struct names *n = arg;
-    const struct block_state *s = n->domain->state;
+    struct block_state *s = n->domain->state;
     int rc = block_use(n->domain, b->lv->name);
 
-    if (rc < 0 || lvm_is_active(s->lvm, b->lv->name))
+    if (rc < 0)
         return rc;
+    if (lvm_is_active(s->lvm, b->lv->name))
+        return revive(s, b->lv->name);
     rc = note(n->domain, b->lv->name);
     return rc == 0 ? add_name(n, b->lv->name) : rc;
 }

@@ -208,7 +208,8 @@ void domain_name_free(struct domain_name *name);
 struct domain_use;
 
 /*
- * What to open in place of a volume's name (the leaf, where VOLUME is left out): its path, its format, read-only
+ * What to open in place of a volume's name (the leaf, where VOLUME is left out; what it says after a comma is for
+ * domain_use_grow()): its path, its format, read-only
  * unless it is a leaf; as "json:{...}". It is the caller's, to be freed. *ret_use is for domain_use_end(): until
  * then no operation changes what the image's volumes hold, and they can be opened. Errors: -EACCES: it is not
  * LEGAL; -EAGAIN: somebody changes the image; ...
@@ -217,6 +218,31 @@ int domain_open_name(const char *text, char **ret, struct domain_use **ret_use);
 
 /* The same in two: the path, which is the caller's, and the format, "raw" or "qcow2". */
 int domain_open_path(const char *text, char **ret_path, const char **ret_format, struct domain_use **ret_use);
+
+/* What became of a wish for more room; bytes. */
+struct domain_growth {
+    uint64_t before, wanted, after; /* of its data */
+    uint64_t parked;                /* requests that waited for it already */
+    uint64_t nanoseconds;           /* that it took */
+    int      result;                /* 0, or -errno, with vdisk_error_text() */
+};
+
+/* Called on a thread of the library, one at a time, until the volume is closed; each may be NULL. */
+struct domain_grow {
+    domain_note_fn *note; /* why it cannot become larger now, when that is another reason than before */
+    void          (*grown)(void *arg, const struct domain_growth *g);
+    void           *arg;
+};
+
+/*
+ * `v` is the volume of that use, open for writing by its name: have it become larger as it is written to, where
+ * that is for the domain to do: a sparse qcow2 volume in a volume group. For others nothing is done. It grows by
+ * chunks of 2560 MiB when less than 4/5 of one is free, or more is needed at the rate at which it is filled, up to
+ * what it takes when it is full; its name says otherwise where it ends with ",chunk=SIZE,free=SIZE,ahead=SECONDS".
+ * A write for which there is no space waits, alone, or fails with -ENOSPC if there is none to be had. Before
+ * domain_use_end() `v` is closed. Blocks. `o` may be NULL; it is copied. Errors: of vdisk_set_grower().
+ */
+int domain_use_grow(struct domain_use *use, vdisk *v, const struct domain_grow *o);
 
 /* After the volume has been closed. NULL is allowed. */
 void domain_use_end(struct domain_use *use);

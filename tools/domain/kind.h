@@ -130,6 +130,12 @@ struct dom_kind {
     /* Where data has a fixed size, it is to be so large at least. */
     int (*make_room)(struct domain *d, const char *image, const char *volume, uint64_t bytes);
 
+    /*
+     * Where data has a fixed size, and is in use: it becomes so large, or as large as it can be; *ret is what it
+     * has then. -ENOSPC: no larger than it was. NULL: it grows as it is written to.
+     */
+    int (*grow)(struct domain *d, const char *image, const char *volume, uint64_t bytes, uint64_t *ret);
+
     /* The volumes of an image, and what they lie on, can be opened by their paths, until unlock(), or longer. */
     int (*activate)(struct domain *d, const char *image);
     /* `active`: they stay so after unlock(); else they no longer do, and are put to rest by it. */
@@ -171,6 +177,28 @@ struct domain {
     struct text_domain     md;
     struct domain_how      how;
 };
+
+/* ---- uses ------------------------------------------------------------------------------------------------ */
+
+/* How a thin volume grows; 0: as by default. */
+struct domain_growing {
+    uint64_t chunk, least_free;
+    uint32_t ahead_ms;
+};
+
+/* A volume that is open by its name. */
+struct domain_use {
+    struct domain        *domain;
+    int                   lock;
+    char                  image[DOMAIN_UUID], volume[DOMAIN_UUID];
+    bool                  grows;   /* its data, by the kind's grow() */
+    struct domain_growing growing; /* by its name */
+    struct domain_grow    grow;    /* who is told */
+    int                   told;    /* why it could not grow, when it was told last */
+};
+
+/* What follows the first comma of a name's last part is taken off it. -EINVAL. */
+int dom_take_growing(char *name, struct domain_growing *ret);
 
 /* ---- errors, notes, steps ------------------------------------------------------------------------------ */
 
@@ -441,6 +469,10 @@ int dom_grow_data(struct domain *d, const char *image, const struct domain_volum
 /* What a volume takes that is full, and of this capacity; snapshots within it come besides. */
 int dom_full_size(struct domain *d, const char *image, const struct domain_volume *v, uint64_t capacity,
                   uint64_t *ret);
+
+/* What a volume takes when all of it has been written: by its own header. */
+int dom_measure_full(struct domain *d, const char *image, const char *volume, enum domain_format format,
+                     uint64_t *ret);
 
 /* What a header of a volume with this parent names; "" for none. */
 const char *dom_backing_of(const struct domain_meta *meta);

@@ -740,6 +740,7 @@ const struct dom_kind dom_kind_block = {
     .count_shares = block_count_shares,
     .find_volume = block_find_volume,
     .make_room = block_make_room,
+    .grow = block_grow,
     .activate = block_activate,
     .keep_active = block_keep_active,
     .reserve = block_make_room,

@@ -41,18 +41,18 @@ static int judge_own(const struct dom_session *s, const struct domain_volume *v,
 
 /* ---- extend ---------------------------------------------------------------------------------------------- */
 
-/* What a volume takes when all of it has been written: by its own header. */
-static int measure_full(struct domain *d, const char *image, const struct domain_volume *v, uint64_t *ret)
+int dom_measure_full(struct domain *d, const char *image, const char *volume, enum domain_format format,
+                     uint64_t *ret)
 {
     struct vdisk_open_opts how = {.size = sizeof how,
                                   .flags = VDISK_OPEN_FORCE_SHARE | VDISK_OPEN_BUFFERED | VDISK_OPEN_NO_NAMES,
-                                  .format = is_cow(v) ? "qcow2" : "raw"};
+                                  .format = format == DOMAIN_COW ? "qcow2" : "raw"};
     struct vdisk_measure_result size = {.size = sizeof size};
     struct vdisk_image_info info = {.size = sizeof info};
     struct vdisk_create_opts opts;
     vdisk_image *loaded = NULL;
     char *path = NULL;
-    int rc = dom_data_path(d, image, v->uuid, &path);
+    int rc = dom_data_path(d, image, volume, &path);
 
     if (rc == 0)
         rc = vdisk_image_load(path, &how, &loaded);
@@ -82,7 +82,7 @@ static int judge_extend(struct dom_session *s, const struct domain_volume *v, ui
         rc = dom_fail(EINVAL, "'vdisk-io volume resize' makes what it holds larger",
                       "volume %s is sparse: in a file it grows by itself, as it is written to", v->uuid);
     if (rc == 0)
-        rc = measure_full(s->domain, s->image->uuid, v, &most);
+        rc = dom_measure_full(s->domain, s->image->uuid, v->uuid, v->meta.format, &most);
     if (rc < 0)
         return rc;
     if (*bytes > most)

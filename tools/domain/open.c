@@ -236,15 +236,12 @@ void domain_name_free(struct domain_name *name)
 
 /* ---- what is opened in a volume's place --------------------------------------------------------------- */
 
-struct domain_use {
-    struct domain *domain;
-    int            lock;
-};
-
 struct opened {
     char *path; /* from the root on */
-    bool  cow, read_only, device;
-    struct domain_use *use;
+    char  volume[DOMAIN_UUID];
+    bool  cow, read_only, device, grows;
+    struct domain_growing growing;
+    struct domain_use    *use;
 };
 
 static int find_volume(const struct domain_name *name, const struct domain_image *image,
@@ -302,9 +299,24 @@ static int open_volume(const struct domain_name *name, const struct domain_image
     ret->read_only = v->meta.role != DOMAIN_LEAF || v->children > 0 ||
                      dom_judge_double(name->domain, image->uuid, v, true) < 0 ||
                      dom_judge_top_of(name->domain, image, v, NULL, "written to") < 0;
+    ret->grows = ret->cow && v->meta.allocation == DOMAIN_SPARSE && !ret->read_only &&
+                 name->domain->kind->grow != NULL;
+    memcpy(ret->volume, v->uuid, DOMAIN_UUID);
     rc = make_absolute(path, &ret->path);
     free(path);
     return rc;
+}
+
+static struct domain_use *make_use(const struct domain_name *name, int lock, const struct opened *o)
+{
+    struct domain_use *use = calloc(1, sizeof *use);
+
+    if (use == NULL)
+        return NULL;
+    *use = (struct domain_use){.domain = name->domain, .lock = lock, .grows = o->grows, .growing = o->growing};
+    memcpy(use->image, name->image, DOMAIN_UUID);
+    memcpy(use->volume, o->volume, DOMAIN_UUID);
+    return use;
 }
 
 /* Who changes metadata alone has the lock for a moment only. */
@@ -334,9 +346,8 @@ static int open_locked(struct domain_name *name, struct opened *ret)
     } else {
         dom_error_keep(&error, rc);
     }
-    ret->use = rc == 0 ? calloc(1, sizeof *ret->use) : NULL;
+    ret->use = rc == 0 ? make_use(name, lock, ret) : NULL;
     if (ret->use != NULL) {
-        *ret->use = (struct domain_use){name->domain, lock};
         name->domain = NULL; /* it is the use's */
         return 0;
     }
@@ -356,11 +367,22 @@ void domain_use_end(struct domain_use *use)
     free(use);
 }
 
+static int parse_text(const char *text, struct domain_name *ret, struct domain_growing *ret_growing)
+{
+    char *copy = strdup(text);
+    int rc = copy != NULL ? dom_take_growing(copy, ret_growing) : dom_fail(ENOMEM, NULL, "out of memory");
+
+    if (rc == 0)
+        rc = domain_parse_name(copy, NULL, ret);
+    free(copy);
+    return rc;
+}
+
 static int open_text(const char *text, struct opened *ret)
 {
     struct domain_name name;
     struct dom_error error;
-    int rc = domain_parse_name(text, NULL, &name);
+    int rc = parse_text(text, &name, &ret->growing);
 
     if (rc < 0)
         return rc;
