@@ -398,8 +398,8 @@ static int block_purge_image(struct domain *d, const char *removed)
     bool wipe = false;
     const char *image = dom_removed_uuid(removed, &wipe);
     struct block_state *s = d->state;
-    const char **names;
-    size_t count;
+    const char **names = NULL;
+    size_t count = 0;
     int rc = block_refresh(d);
 
     if (rc == 0 && wipe != block_is_wiped(d, image))
@@ -529,7 +529,7 @@ static int create_tagged(struct domain *d, const char *image, const char *volume
     char slot_tag[32], image_tag[64], parent_tag[64];
     const char *const tags[] = {TEXT_TAG_HALF_MADE, slot_tag, image_tag, parent_tag, NULL};
     const struct lvm_new o = {.name = volume, .size = size, .tags = tags, .active = lvm_can_activate()};
-    unsigned slot;
+    unsigned slot = 0;
     int rc;
 
     block_stale(d); /* other writers may have been here */
