@@ -7,6 +7,7 @@ from job_images import MIB, Images, text
 from job_lines import NEAR, Line, Maker, processor, speed
 from judge import Figure
 from page import IN_ALL
+from thin_lines import GIB, Thin
 
 VOLUMES, PER_IMAGE = 1000, 5 # that are listed; in a chain
 
@@ -144,6 +145,11 @@ class DomainMaker(Maker):
         yield Line(f"volume merge of {text(s.layer)} into {text(s.base)}, pieces of 1 MiB", sides,
                    [speed(2, instead=limit)], ("layers", "base", "written"), s.layer)
 
+    def thin(self):
+        if self.w.load:
+            size = min(max(32 * GIB // self.s.scale, 384 * MIB), 8 * GIB)
+            yield Thin(self.w, self.w.load, size, self.w.rounds).line()
+
     def lines(self):
-        for part in (self.preallocated, self.sparse, self.lists, self.merging):
+        for part in (self.preallocated, self.sparse, self.lists, self.merging, self.thin):
             yield from part()

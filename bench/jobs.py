@@ -156,6 +156,7 @@ def parse_args(kind, words):
     parser.add_argument("--list", action="store_true", help="name the lines, and measure nothing")
     for name in ("tool", "peer", "probe"):
         parser.add_argument(f"--{name}", required=True, help=argparse.SUPPRESS)
+    parser.add_argument("--load", help=argparse.SUPPRESS)
     args = parser.parse_args(words)
     args.scale = args.scale or SCALE
     if args.scale & (args.scale - 1) or not 1 <= args.scale <= SMALLEST:
@@ -181,7 +182,7 @@ def store(args, kind, about, jobs):
     if args.json:
         pathlib.Path(args.json).write_text(json.dumps(stored, indent=1) + "\n")
     if args.report:
-        settings = {"command": given(kind.program, ("--tool", "--peer", "--probe"))}
+        settings = {"command": given(kind.program, ("--tool", "--peer", "--probe", "--load"))}
         page.write(stored | {"settings": settings, "figures": [], "cells": [], "absent": []},
                    pathlib.Path(args.report))
 
@@ -194,7 +195,9 @@ def measure(args, kind, folder, undo):
         commands = undo.enter_context(open(pathlib.Path(args.report) / "commands.txt", "w"))
 
     def make(scale):
-        return Jobs(Work(args.tool, args.peer, args.probe, folder, commands), scale, args.only, kind=kind)
+        work = Work(args.tool, args.peer, args.probe, folder, commands)
+        work.load, work.rounds = args.load, args.rounds
+        return Jobs(work, scale, args.only, kind=kind)
     jobs = fitting(folder, make, args.scale)
     undo.callback(jobs.images.leave)
     if args.list:

@@ -12,7 +12,7 @@ import statistics
 import sys
 
 import judge
-from plot import Bar, bars, ratios
+from plot import Bar, bars, over_time, ratios
 
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -84,6 +84,8 @@ svg text.strong { font-weight: 600; }
 .fill-vdisk { fill: var(--vdisk); }
 .fill-io_uring { fill: var(--io_uring); }
 .fill-qemu { fill: var(--qemu); }
+.line-vdisk, .line-qemu { fill: none; stroke: var(--vdisk); stroke-width: 1.5; }
+.line-qemu { stroke: var(--qemu); }
 .fill-met { fill: var(--met); }
 .fill-missed { fill: var(--missed); }
 .fill-undecided { fill: var(--undecided); }
@@ -295,6 +297,29 @@ def job_plots(lines):
     return ["<div class=\"plots\">", *cards, "</div>"] if cards else []
 
 
+def trace_plots(lines):
+    """Of a volume that grows while it is written to: the round with the longest stall."""
+    cards = []
+    for line in lines:
+        side = line.get("sides", {}).get("ours", {})
+        if "trace" not in side:
+            continue
+        worst = max(range(line["rounds"]), key=lambda i: side["stall_ms"][i])
+        trace = side["trace"][worst]
+        times = [at / 1000 for at, *_ in trace]
+        took, times_extended = side["lvextend_ms"][worst], len(side["extensions"][worst])
+        panels = [("Size and use", "MiB", [
+                      ("logical volume", "vdisk", [(t, row[1] / MIB) for t, row in zip(times, trace)]),
+                      ("in use", "qemu", [(t, row[2] / MIB) for t, row in zip(times, trace)])]),
+                  ("Longest write of each 50 ms", "ms", [
+                      ("latency", "vdisk", [(t, row[3] / 1000) for t, row in zip(times, trace)])])]
+        cards.append(f"<div class=\"card\"><h3>{esc(line['name'])}</h3><p class=\"muted\">The round with the "
+                     f"longest stall, {side['stall_ms'][worst]:.0f} ms; it was extended {times_extended} "
+                     f"times, each in {took:.0f} ms (the median).</p>"
+                     f"{over_time(panels, max(times, default=0), 'over time')}</div>")
+    return ["<div class=\"plots\">", *cards, "</div>"] if cards else []
+
+
 def jobs_section(results):
     lines = job_lines(results)
     if not lines:
@@ -316,7 +341,7 @@ def jobs_section(results):
     size = "The sizes are those that the goals are for" if scale == 1 else \
         f"The sizes are 1/{scale} of those that the goals are for"
     title = results["jobs"].get("title", "Bulk work")
-    return [f"<h2 id=\"jobs\">{esc(title)}</h2><p>{size}.</p>{memory}", *job_plots(lines),
+    return [f"<h2 id=\"jobs\">{esc(title)}</h2><p>{size}.</p>{memory}", *job_plots(lines), *trace_plots(lines),
             "<h3>Time, processor time and memory</h3>", table(JOB_HEAD, work),
             "<h3>Its figures</h3>", table(FIGURE_HEAD, figures)]
 

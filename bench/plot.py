@@ -138,3 +138,49 @@ def ratios(rows, what):
     if len(ticks) > 7:
         ticks = [tick for tick in ticks if math.log10(tick) % 1 < 1e-9]
     return svg(grid(ticks, place, 20, y, lambda tick: f"{tick:g}") + parts, y + 4, what)
+
+
+def axis(ticks, place, left, right, text):
+    """Lines from left to right, with what they are at the left."""
+    parts = []
+    for tick in ticks:
+        parts.append(element("line", x1=left, x2=right, y1=place(tick), y2=place(tick), class_="grid"))
+        parts.append(label(text(tick), left - 4, place(tick) + 4, text_anchor="end", class_="muted"))
+    return parts
+
+
+def over_time(panels, seconds, what):
+    """
+    Panels, one above the other, over the same time. Each: (title, unit, list of (name, kind, points)); a point is
+    (seconds, value), and a line keeps its value up to the next one.
+    """
+    left, top, height, gap = 48, 34, 110, 44
+    right, parts = WIDTH - 8, []
+
+    def x(at):
+        return left + (right - left) * at / (seconds or 1)
+
+    for title, unit, lines in panels:
+        most = max((value for _, _, points in lines for _, value in points), default=0) or 1
+        step = nice_step(most)
+        bottom = top + height
+
+        def y(value, bottom=bottom, most=most):
+            return bottom - height * value / most
+
+        parts.append(label(f"{title}, {unit}", 0, top - 20, class_="strong"))
+        at = left
+        for name, kind, _ in lines if len(lines) > 1 else ():
+            parts.append(element("rect", x=at, y=top - 15, width=10, height=10, class_=f"fill-{kind}"))
+            parts.append(label(name, at + 14, top - 6))
+            at += 26 + 7 * len(name)
+        parts += axis([i * step for i in range(int(most / step) + 1)], y, left, right, short)
+        for name, kind, points in lines:
+            path = "".join(f"{'M' if i == 0 else 'H'}{x(t):.1f}{' ' if i == 0 else 'V'}{y(v):.1f}"
+                           for i, (t, v) in enumerate(points))
+            parts.append(element("path", element("title", html.escape(name)), d=path, class_=f"line-{kind}"))
+        top = bottom + gap
+    step = nice_step(seconds or 1)
+    for i in range(int((seconds or 1) / step) + 1):
+        parts.append(label(f"{i * step:g} s", x(i * step), top - gap + 16, text_anchor="middle", class_="muted"))
+    return svg(parts, top - gap + 22, what)

@@ -24,6 +24,7 @@ class Work:
         self.tool, self.peer, self.probe = pathlib.Path(tool).resolve(), peer, pathlib.Path(probe).resolve()
         self.folder = folder
         self.commands = commands  # a file, or None
+        self.load, self.rounds = None, 1  # of the test machine: the program, or None; rounds by each boot
 
     def path(self, name):
         return self.folder / name
