@@ -141,6 +141,13 @@ static struct shared_volume *shared_find(const char *name)
     return s;
 }
 
+/* On a thread of the library. */
+static void tell_growth(void *arg, const char *text)
+{
+    (void)arg;
+    log_err("vdisk: more space cannot be had: %s\n", text);
+}
+
 /* Open what a job's file names. *ret_use is to be ended after the volume; it may be NULL. */
 static int open_name(struct thread_data *td, const char *name, uint32_t flags, vdisk **ret_volume,
                      struct domain_use **ret_use)
@@ -161,7 +168,7 @@ static int open_name(struct thread_data *td, const char *name, uint32_t flags, v
     if (rc == 0)
         rc = vdisk_open(found ? found : name, &opts, &v);
     if (rc == 0 && use && flags & VDISK_OPEN_RDWR)
-        rc = domain_use_grow(use, v, NULL);
+        rc = domain_use_grow(use, v, &(struct domain_grow){.note = tell_growth});
     if (rc < 0)
         complain("open the volume", rc);
     if (rc < 0 && v)
