@@ -24,6 +24,8 @@ static const struct cli_option options[] = {
     {NOUN_UUID, "uuid", "UUID", "create: the domain's UUID; otherwise a new one"},
     {NOUN_REMOTE_PATH, "remote-path", "TEXT", "create: REMOTE_PATH; otherwise what is mounted, or PATH"},
     {NOUN_DOMAIN_VERSION, "domain-version", "N", "create: 5 (default), 4 or 3"},
+    {NOUN_LOCKSPACE, "lockspace", NULL, "create: of nfs, block: sanlock, which has to run, makes the lockspace"},
+    {NOUN_HOST_ID, "host-id", "N", "join: this host's number, 1 to 2000, which no other host has"},
     {NOUN_REPAIR, "repair", NULL, "check: end or undo what was left, and mend metadata"},
     {0, NULL, NULL, NULL},
 };
@@ -57,7 +59,8 @@ static int create(struct noun *n, char **operands, int count)
     static const char *const types[] = {"localfs", "nfs", "block", NULL};
     static const char *const names[] = {"LOCALFS", "NFS", NULL};
     struct domain_create o = {.path = operands[0], .description = n->given[NOUN_DESCRIPTION],
-                              .uuid = n->given[NOUN_UUID], .remote_path = n->given[NOUN_REMOTE_PATH]};
+                              .uuid = n->given[NOUN_UUID], .remote_path = n->given[NOUN_REMOTE_PATH],
+                              .lockspace = n->given[NOUN_LOCKSPACE] != NULL};
     char uuid[DOMAIN_UUID];
     uint64_t version = 0;
     int type = n->given[NOUN_VG] != NULL ? TYPE_BLOCK : TYPE_LOCALFS, rc;
@@ -278,18 +281,53 @@ static int upgrade(struct noun *n, char **operands, int count)
     return rc;
 }
 
+/* ---- join and leave ----------------------------------------------------------------------------------------- */
+
+static int join(struct noun *n, char **operands, int count)
+{
+    struct domain *d;
+    uint64_t host = 0;
+    int rc;
+
+    (void)count;
+    if (n->given[NOUN_HOST_ID] == NULL)
+        return cli_usage_error(n->verb, "join: --host-id is missing");
+    if (!noun_number(n, NOUN_HOST_ID, "--host-id", 2000, &host))
+        return CLI_FAILED;
+    if (domain_open(operands[0], &n->how, &d) < 0)
+        return noun_error(n);
+    rc = domain_join(d, (unsigned)host) < 0 ? noun_error(n) : CLI_OK;
+    domain_close(d);
+    return rc;
+}
+
+static int leave(struct noun *n, char **operands, int count)
+{
+    struct domain *d;
+    int rc;
+
+    (void)count;
+    if (domain_open(operands[0], &n->how, &d) < 0)
+        return noun_error(n);
+    rc = domain_leave(d) < 0 ? noun_error(n) : CLI_OK;
+    domain_close(d);
+    return rc;
+}
+
 /* ---- command line ------------------------------------------------------------------------------------------- */
 
 static const struct noun_action actions[] = {
     {"create",
      0,
      10,
-     {NOUN_TYPE, NOUN_VG, NOUN_DESCRIPTION, NOUN_UUID, NOUN_REMOTE_PATH, NOUN_DOMAIN_VERSION},
+     {NOUN_TYPE, NOUN_VG, NOUN_DESCRIPTION, NOUN_UUID, NOUN_REMOTE_PATH, NOUN_DOMAIN_VERSION, NOUN_LOCKSPACE},
      create},
     {"info", 1, 1, {0}, info},
     {"list", 1, 1000, {0}, list},
     {"check", 1, 1, {NOUN_REPAIR, NOUN_WAIT}, check},
     {"upgrade", 1, 1, {NOUN_WAIT}, upgrade},
+    {"join", 1, 1, {NOUN_HOST_ID}, join},
+    {"leave", 1, 1, {0}, leave},
     {NULL, 0, 0, {0}, NULL},
 };
 
@@ -301,14 +339,15 @@ static int run(const struct cli_verb *verb, int argc, char **argv)
 const struct cli_verb cli_domain = {
     .name = "domain",
     .summary = "Make, show, list, check and upgrade storage domains.",
-    .usage = "[OPTION]... create|info|list|check|upgrade PATH...",
+    .usage = "[OPTION]... create|info|list|check|upgrade|join|leave PATH...",
     .options = options,
     .notes =
         "create PATH: a new domain, in a folder of PATH that has its UUID, which is printed. create --type block\n"
         "DEVICE..., create --vg VG: one in a volume group, /dev/UUID, by lvm. info PATH: what it is. list\n"
         "PATH...: the domains there; /dev has those in volume groups. check PATH: leftovers of commands that\n"
         "were killed, volumes and metadata that disagree. upgrade PATH: one of version 3 or 4 becomes one of\n"
-        "version 5. PATH of a domain is its folder, or one in which it is the only one; or /dev/UUID.\n"
+        "version 5. join PATH, leave PATH: this host comes into the domain's lockspace, or leaves it.\n"
+        "PATH of a domain is its folder, or one in which it is the only one; or /dev/UUID.\n"
         "Exit code: 0; 1; check: 2 when faults are left.\n",
     .run = run,
 };

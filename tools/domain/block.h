@@ -108,6 +108,17 @@ int block_count_shares(struct domain *d, const char *image, const char *volume, 
 int block_share(struct domain *d, const char *image, const char *volume, const char *to_image);
 int block_find_volume(struct domain *d, const char *volume, const char *except, char ret_image[DOMAIN_UUID]);
 
+/* ---- block_lease.c: leases of sanlock ----------------------------------------------------------------------- */
+
+/* Around each change of the group's metadata: lvm_begin(), with the domain's own lease. */
+int block_begin(struct domain *d);
+void block_end(struct domain *d);
+
+int block_find_lease(struct domain *d, enum dom_lease which, const char *image, const char *volume,
+                     struct sanlock_place *ret);
+int block_read_host(struct domain *d, unsigned host, unsigned char ret[TEXT_HOST_SIZE]);
+int block_open_leases(struct domain *d, bool open);
+
 /* ---- block_active.c: who uses what ------------------------------------------------------------------------ */
 
 int block_activate(struct domain *d, const char *image);

@@ -22,8 +22,10 @@
 
 #include "tools/arith.h"
 #include "tools/domain/block.h"
+#include "tools/domain/lease.h"
 
-enum { DEVICES_MOST = 10, DESCRIPTION_MOST = 50, VERSION = 5, SECTOR = 512, PIECE = 1 << 20, TAGS_MOST = 64 };
+enum { DEVICES_MOST = 10, DESCRIPTION_MOST = 50, VERSION = 5, SECTOR = 512, PIECE = 1 << 20, TAGS_MOST = 64,
+       ALIGNMENT = 1 << 20 };
 
 #define METADATA_SIZE (UINT64_C(128) << 20) /* of lvm's own, twice on each device */
 #define GROUP_LEAST   (UINT64_C(10) << 30)  /* as Vdsm has it */
@@ -229,6 +231,16 @@ static int write_special(const struct making *m, const struct text_special *spec
     return rc;
 }
 
+/* While they are active. */
+static int make_lockspace(const struct making *m)
+{
+    char ids[64], leases[64];
+
+    snprintf(ids, sizeof ids, "/dev/%s/ids", m->uuid);
+    snprintf(leases, sizeof leases, "/dev/%s/leases", m->uuid);
+    return lease_format(m->uuid, ids, leases, SECTOR, ALIGNMENT);
+}
+
 static int make_specials(struct making *m, const char *first_device)
 {
     const char *names[TEXT_SPECIALS];
@@ -244,6 +256,8 @@ static int make_specials(struct making *m, const char *first_device)
             rc = write_special(m, &text_specials[i]);
         }
     }
+    if (rc == 0 && m->o->lockspace)
+        rc = make_lockspace(m);
     return rc == 0 ? lvm_deactivate(m->lvm, names, TEXT_SPECIALS) : rc;
 }
 
@@ -401,7 +415,8 @@ int domain_create_block(const struct domain_create *o, const char *const *device
     lvm_close(m.lvm);
     if (rc < 0)
         return dom_error_give(&error);
-    dom_note(&m.domain, "%s: ids and leases have no lockspace yet: sanlock formats them", m.uuid);
+    if (!o->lockspace)
+        dom_note(&m.domain, "%s: has no lockspace, which Vdsm needs: --lockspace has sanlock make one", m.uuid);
     memcpy(ret_uuid, m.uuid, DOMAIN_UUID);
     return 0;
 }

@@ -215,12 +215,12 @@ static int follow_parent(struct domain *d, const struct block_lv *b, const char 
         return 0;
     snprintf(add, sizeof add, TEXT_TAG_PARENT "%.40s", parent);
     snprintf(drop, sizeof drop, TEXT_TAG_PARENT "%.40s", b->is.parent);
-    rc = lvm_begin(s->lvm);
+    rc = block_begin(d);
     if (rc < 0)
         return rc;
     rc = lvm_retag(s->lvm, (const char *const[]){b->lv->name}, 1, (const char *const[]){add, NULL},
                    (const char *const[]){b->is.parent[0] != '\0' ? drop : NULL, NULL});
-    lvm_end(s->lvm);
+    block_end(d);
     block_stale(d);
     return rc;
 }

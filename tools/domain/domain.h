@@ -107,6 +107,7 @@ struct domain_create {
     const char *uuid;        /* or NULL: a new one */
     const char *remote_path; /* or NULL: `path`, or what is mounted there */
     unsigned    version;     /* 5, 4 or 3; 0: 5 */
+    bool        lockspace;   /* sanlock's daemon, which has to run, makes one; not of a local domain */
 };
 
 /* A domain within `path`, in a folder of its UUID. Killed: there is none. `how` may be NULL. */
@@ -119,6 +120,22 @@ int domain_create(const struct domain_create *o, const struct domain_how *how, c
  */
 int domain_create_block(const struct domain_create *o, const char *const *devices, const char *group,
                         const struct domain_how *how, char ret_uuid[DOMAIN_UUID]);
+
+/*
+ * Of a domain that has a lockspace, sanlock's, and is not local: this host comes in, by a number that no other
+ * host has, or leaves. It may take half a minute. Errors: -ENOENT: there is none; -ENOTCONN: no sanlock daemon;
+ * -EBUSY: another host has the number, or leases are held.
+ */
+int domain_join(struct domain *d, unsigned host);
+int domain_leave(struct domain *d);
+
+struct domain_lockspace {
+    unsigned host;  /* by which number this host is in; 0: it is not, */
+    bool     known; /* if the daemon has said so */
+};
+
+/* false: it has none. */
+bool domain_get_lockspace(struct domain *d, struct domain_lockspace *ret);
 
 /*
  * Of version 3 or 4 it becomes version 5, as nobody else works in it. Killed: it is of either, and whole, and the

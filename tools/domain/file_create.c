@@ -18,8 +18,9 @@
 #include <unistd.h>
 
 #include "tools/domain/file_folder.h"
+#include "tools/domain/lease.h"
 
-enum { MAILBOX = 16 << 20, BLOCK_LEAST = 512, BLOCK_MOST = 4096 };
+enum { MAILBOX = 16 << 20, BLOCK_LEAST = 512, BLOCK_MOST = 4096, ALIGNMENT = 1 << 20 };
 
 struct making {
     struct domain                domain; /* for notes */
@@ -222,6 +223,16 @@ static int write_xleases(const struct making *m)
     return rc;
 }
 
+/* Names of these files change when the domain gets its own: sanlock writes, and forgets them. */
+static int make_lockspace(const struct making *m)
+{
+    char ids[PATH_MAX], leases[PATH_MAX];
+
+    snprintf(ids, sizeof ids, "%s/dom_md/ids", m->path);
+    snprintf(leases, sizeof leases, "%s/dom_md/leases", m->path);
+    return lease_format(m->uuid, ids, leases, m->block_size, ALIGNMENT);
+}
+
 /* ---- steps ---------------------------------------------------------------------------------------------------
  */
 
@@ -246,6 +257,8 @@ static int make_parts(struct making *m)
         rc = make_file(m, "inbox", NULL, 0, MAILBOX, FILE_MODE_DATA);
     if (rc == 0)
         rc = make_file(m, "outbox", NULL, 0, MAILBOX, FILE_MODE_DATA);
+    if (rc == 0 && m->o->lockspace)
+        rc = make_lockspace(m);
     if (rc == 0)
         rc = write_xleases(m);
     if (rc == 0)
@@ -295,6 +308,8 @@ static int judge(struct making *m)
     m->version = o->version != 0 ? o->version : 5;
     if (!m->nfs && strcmp(o->type, "LOCALFS") != 0)
         return dom_fail(EINVAL, NULL, "'%.40s' is no type of a domain in files: LOCALFS or NFS", o->type);
+    if (!m->nfs && o->lockspace)
+        return dom_fail(EINVAL, NULL, "a local domain has no lockspace: only this host uses it");
     if (m->version < 3 || m->version > 5)
         return dom_fail(EINVAL, NULL, "version %u: domains of version 3, 4 and 5 are made", m->version);
     if (realpath(o->path, full) == NULL)
@@ -337,8 +352,8 @@ int domain_create(const struct domain_create *o, const struct domain_how *how, c
             remove_all(&m);
         return dom_error_give(&error);
     }
-    if (m.nfs)
-        dom_note(&m.domain, "%s: ids and leases have no lockspace yet: sanlock formats them", m.end);
+    if (m.nfs && !o->lockspace)
+        dom_note(&m.domain, "%s: has no lockspace, which Vdsm needs: --lockspace has sanlock make one", m.end);
     memcpy(ret_uuid, m.uuid, DOMAIN_UUID);
     return 0;
 }

@@ -57,6 +57,12 @@ int file_write_shared(struct domain *d, const char *image, const char *volume, c
 int file_share(struct domain *d, const char *image, const char *volume, const char *to_image);
 int file_unshare(struct domain *d, const char *image, const char *volume);
 int file_count_shares(struct domain *d, const char *image, const char *volume, bool published, unsigned *ret);
+/* In file_lease.c. */
+int file_find_lease(struct domain *d, enum dom_lease which, const char *image, const char *volume,
+                    struct sanlock_place *ret);
+int file_make_lease(struct domain *d, const char *image, const char *volume);
+int file_open_leases(struct domain *d, bool open);
+int file_read_host(struct domain *d, unsigned host, unsigned char ret[TEXT_HOST_SIZE]);
 int file_find_volume(struct domain *d, const char *volume, const char *except, char ret_image[DOMAIN_UUID]);
 
 #endif

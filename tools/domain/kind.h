@@ -47,6 +47,10 @@ struct dom_lock_wish {
     enum dom_lock_kind kind;
 };
 
+enum dom_lease { DOM_LEASE_HOSTS, DOM_LEASE_OWN, DOM_LEASE_VOLUME };
+struct sanlock_place;
+struct lease_state;
+
 struct dom_kind {
     const char *name;
 
@@ -155,6 +159,17 @@ struct dom_kind {
     /* -EAGAIN: it is known that somebody has its data open, and there are no locks to tell. */
     int (*judge_idle)(struct domain *d, const char *image, const char *volume);
 
+    /*
+     * Where leases of sanlock are: the notes on hosts, the domain's own, a volume's (image and volume may be NULL
+     * else). They can be opened by who takes leases. And what is noted of a host, by its number: -ENOENT, without
+     * text: nothing, or nothing is there.
+     */
+    int (*find_lease)(struct domain *d, enum dom_lease which, const char *image, const char *volume,
+                      struct sanlock_place *ret);
+    int (*make_lease)(struct domain *d, const char *image, const char *volume); /* room for one; or it is there */
+    int (*open_leases)(struct domain *d, bool open); /* from now on the daemon can open them; or no longer */
+    int (*read_host)(struct domain *d, unsigned host, unsigned char ret[TEXT_HOST_SIZE]);
+
     /* What has been changed in the image is durable. */
     int (*sync)(struct domain *d, const char *image);
 
@@ -170,6 +185,7 @@ extern const struct dom_kind dom_kind_file, dom_kind_block;
 struct domain {
     const struct dom_kind *kind;
     void                  *state;  /* the kind's own */
+    struct lease_state    *leases; /* NULL: none are held */
     char                  *path;
     uint64_t               extent; /* data has a fixed size, in units of it; 0: it grows as it is written to */
     char                   uuid[DOMAIN_UUID];

@@ -30,6 +30,7 @@
 #include "tools/arith.h"
 #include "tools/domain/block.h"
 #include "tools/domain/file_lock.h"
+#include "tools/domain/lease.h"
 
 /* ---- the domain --------------------------------------------------------------------------------------- */
 
@@ -174,7 +175,17 @@ static void block_unlock(struct domain *d, int lock)
     assert(s->locks > 0);
     if (--s->locks == 0)
         block_rest(d);
+    lease_unlock(d, lock);
     close(lock);
+}
+
+static void unlock_failed(struct domain *d, int lock)
+{
+    struct dom_error error;
+
+    dom_error_keep(&error, -EIO); /* the text is what counts */
+    block_unlock(d, lock);
+    dom_error_give(&error);
 }
 
 /* Of one who was killed an lvm may still be at work, on our image: it has the writer's lock, and his no longer. */
@@ -197,10 +208,14 @@ static int block_lock(struct domain *d, const struct dom_lock_wish *images, unsi
         rc = count_lock(d, file_lock_images(d, path, images, n, ret_lock));
     if (rc < 0)
         return rc;
-    block_stale(d); /* as it is now, with the lock */
     rc = await_writer(d);
-    if (rc < 0)
-        block_unlock(d, *ret_lock);
+    block_stale(d); /* as it is now, with the lock */
+    if (rc == 0)
+        rc = lease_lock(d, images, n, *ret_lock);
+    if (rc == 0)
+        block_stale(d);
+    else
+        unlock_failed(d, *ret_lock);
     return rc;
 }
 
@@ -208,7 +223,9 @@ static int block_lock_alone(struct domain *d, int lock, const char *image)
 {
     const struct file_lock_wish wish = {FILE_LOCK_USE, image, true};
 
-    return file_lock_add(lock, d->path, &wish);
+    int rc = file_lock_add(lock, d->path, &wish);
+
+    return rc == 0 ? lease_lock_alone(d, lock, image) : rc;
 }
 
 static int block_lock_domain(struct domain *d, int *ret_lock)
@@ -217,7 +234,14 @@ static int block_lock_domain(struct domain *d, int *ret_lock)
     char path[PATH_MAX];
     int rc = make_locks(d, path);
 
-    return rc == 0 ? count_lock(d, file_lock_take(path, &wish, 1, d->how.wait, ret_lock)) : rc;
+    if (rc == 0)
+        rc = count_lock(d, file_lock_take(path, &wish, 1, d->how.wait, ret_lock));
+    if (rc < 0)
+        return rc;
+    rc = lease_lock_domain(d, *ret_lock);
+    if (rc < 0)
+        unlock_failed(d, *ret_lock);
+    return rc;
 }
 
 /* ---- images ------------------------------------------------------------------------------------------- */
@@ -370,11 +394,11 @@ static int retire(struct domain *d, const char *image, bool wipe)
         return rc;
     snprintf(live, sizeof live, TEXT_TAG_IMAGE "%.36s", image);
     dom_removed_name(removed + strlen(removed), image, wipe);
-    rc = lvm_begin(s->lvm);
+    rc = block_begin(d);
     if (rc == 0) {
         rc = lvm_retag(s->lvm, names, count, (const char *const[]){removed, TEXT_TAG_GOING, NULL},
                        (const char *const[]){live, NULL});
-        lvm_end(s->lvm);
+        block_end(d);
     }
     free(names);
     block_stale(d);
@@ -412,10 +436,10 @@ static int block_purge_image(struct domain *d, const char *removed)
         rc = names_of(d, image, false, &names, &count);
     if (rc < 0)
         return rc;
-    rc = lvm_begin(s->lvm);
+    rc = block_begin(d);
     if (rc == 0) {
         rc = lvm_remove(s->lvm, names, count);
-        lvm_end(s->lvm);
+        block_end(d);
     }
     for (size_t i = 0; rc == 0 && i < count; i++)
         block_forget_active(d, names[i]);
@@ -430,12 +454,12 @@ static int block_purge_image(struct domain *d, const char *removed)
 static int retag(struct domain *d, const char *volume, const char *const *add, const char *const *drop)
 {
     struct block_state *s = d->state;
-    int rc = lvm_begin(s->lvm);
+    int rc = block_begin(d);
 
     if (rc < 0)
         return rc;
     rc = lvm_retag(s->lvm, &volume, 1, add, drop);
-    lvm_end(s->lvm);
+    block_end(d);
     block_stale(d);
     return rc;
 }
@@ -507,12 +531,13 @@ static int block_purge(struct domain *d, const char *image, const char *volume)
         return rc;
     if (block_slot_is_own(d, block_find(d, volume)))
         rc = block_write_slot(d, block_find(d, volume)->is.slot, "", 0);
+    lease_drop(d, volume);
     if (rc == 0)
-        rc = lvm_begin(s->lvm);
+        rc = block_begin(d);
     if (rc < 0)
         return rc;
     rc = lvm_remove(s->lvm, &volume, 1);
-    lvm_end(s->lvm);
+    block_end(d);
     if (rc == 0)
         block_forget_active(d, volume);
     block_stale(d);
@@ -551,7 +576,7 @@ static int create_tagged(struct domain *d, const char *image, const char *volume
     *ret_tried = true;
     rc = lvm_create(s->lvm, &o);
     block_stale(d);
-    return rc;
+    return rc == 0 ? lease_make(d, image, volume) : rc;
 }
 
 static int create_as_writer(struct domain *d, const char *image, const char *volume, uint64_t size,
@@ -561,11 +586,11 @@ static int create_as_writer(struct domain *d, const char *image, const char *vol
     int rc = block_use(d, volume); /* before we are the writer (block_active.c, 3) */
 
     if (rc == 0)
-        rc = lvm_begin(s->lvm);
+        rc = block_begin(d);
     if (rc < 0)
         return rc;
     rc = create_tagged(d, image, volume, size, parent, ret_tried);
-    lvm_end(s->lvm);
+    block_end(d);
     return rc;
 }
 
@@ -612,12 +637,12 @@ static int set_size(struct domain *d, const char *volume, uint64_t bytes,
                     int (*fn)(struct lvm *l, const char *name, uint64_t size))
 {
     struct block_state *s = d->state;
-    int rc = lvm_begin(s->lvm);
+    int rc = block_begin(d);
 
     if (rc < 0)
         return rc;
     rc = fn(s->lvm, volume, bytes);
-    lvm_end(s->lvm);
+    block_end(d);
     block_stale(d);
     return rc;
 }
@@ -748,6 +773,10 @@ const struct dom_kind dom_kind_block = {
     .measure = block_measure,
     .open_data = block_open_data,
     .judge_idle = block_judge_idle,
+    .find_lease = block_find_lease,
+    .make_lease = dom_nothing_of_volume,
+    .read_host = block_read_host,
+    .open_leases = block_open_leases,
     .sync = dom_nothing_of_image,
     .check = block_check,
     .data_path = block_data_path,

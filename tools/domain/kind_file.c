@@ -29,6 +29,7 @@
 
 #include "tools/domain/file_folder.h"
 #include "tools/domain/file_lock.h"
+#include "tools/domain/lease.h"
 
 /* ---- small things ------------------------------------------------------------------------------------- */
 
@@ -222,12 +223,20 @@ static void path_of_locks(const struct domain *d, char ret[PATH_MAX])
     snprintf(ret, PATH_MAX, "%s/dom_md/leases", d->path);
 }
 
+/* Locks of this host come first. */
 static int file_lock(struct domain *d, const struct dom_lock_wish *images, unsigned n, int *ret_lock)
 {
     char path[PATH_MAX];
+    int rc;
 
     path_of_locks(d, path);
-    return file_lock_images(d, path, images, n, ret_lock);
+    rc = file_lock_images(d, path, images, n, ret_lock);
+    if (rc < 0)
+        return lease_explain(d, images, n, rc);
+    rc = lease_lock(d, images, n, *ret_lock);
+    if (rc < 0)
+        close(*ret_lock);
+    return rc;
 }
 
 static int file_lock_alone(struct domain *d, int lock, const char *image)
@@ -235,8 +244,11 @@ static int file_lock_alone(struct domain *d, int lock, const char *image)
     const struct file_lock_wish wish = {FILE_LOCK_USE, image, true};
     char path[PATH_MAX];
 
+    int rc;
+
     path_of_locks(d, path);
-    return file_lock_add(lock, path, &wish);
+    rc = file_lock_add(lock, path, &wish);
+    return rc == 0 ? lease_lock_alone(d, lock, image) : rc;
 }
 
 static int file_lock_domain(struct domain *d, int *ret_lock)
@@ -244,13 +256,22 @@ static int file_lock_domain(struct domain *d, int *ret_lock)
     const struct file_lock_wish wish = {FILE_LOCK_DOMAIN, d->uuid, true};
     char path[PATH_MAX];
 
+    int rc;
+
     path_of_locks(d, path);
-    return file_lock_take(path, &wish, 1, d->how.wait, ret_lock);
+    rc = file_lock_take(path, &wish, 1, d->how.wait, ret_lock);
+    if (rc == 0)
+        rc = lease_lock_domain(d, *ret_lock);
+    else
+        return rc;
+    if (rc < 0)
+        close(*ret_lock);
+    return rc;
 }
 
 static void file_unlock(struct domain *d, int lock)
 {
-    (void)d;
+    lease_unlock(d, lock);
     close(lock);
 }
 
@@ -534,6 +555,7 @@ static int file_purge(struct domain *d, const char *image, const char *volume)
 {
     int rc = unlink_suffix(d, image, volume, "");
 
+    lease_drop(d, volume);
     if (rc == 0)
         rc = unlink_suffix(d, image, volume, FILE_LEASE);
     if (rc == 0)
@@ -570,6 +592,11 @@ static int file_make_data(struct domain *d, const char *image, const char *volum
     (void)size; /* files grow */
     if (folder < 0)
         return folder;
+    rc = lease_make(d, image, volume);
+    if (rc < 0) {
+        close(folder);
+        return rc;
+    }
     fd = openat(folder, volume, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, FILE_MODE_DATA);
     rc = fd < 0 ? -errno : file_own(fd, d->path, FILE_MODE_DATA);
     if (rc < 0)
@@ -695,6 +722,10 @@ const struct dom_kind dom_kind_file = {
     .give_back = file_give_back,
     .measure = file_measure,
     .judge_idle = dom_nothing_of_volume,
+    .find_lease = file_find_lease,
+    .make_lease = file_make_lease,
+    .open_leases = file_open_leases,
+    .read_host = file_read_host,
     .sync = file_sync,
     .check = file_check,
     .data_path = file_data_path,

@@ -16,7 +16,7 @@
 #include <unistd.h>
 
 #include "tools/arith.h"
-#include "tools/domain/kind.h"
+#include "tools/domain/lease.h"
 
 static const struct dom_kind *const kinds[] = {&dom_kind_file, &dom_kind_block};
 
@@ -150,6 +150,7 @@ void domain_close(struct domain *d)
 {
     if (d == NULL)
         return;
+    lease_close(d);
     d->kind->close(d);
     text_domain_free(&d->md);
     free(d->path);

@@ -126,6 +126,19 @@ extern const struct text_special text_specials[TEXT_SPECIALS];
 /* Rounded up to extents, which need be no power of two. UINT64_MAX: there are no such sizes. */
 uint64_t text_extents(uint64_t size, uint64_t extent);
 
+/* ---- leases ----------------------------------------------------------------------------------------- */
+
+enum { TEXT_HOST_SIZE = 512, TEXT_HOST_NAME = 49 };
+
+/* Is this the first note on a host of a lockspace: so there is one? */
+bool text_is_hosts(const unsigned char sector[TEXT_HOST_SIZE]);
+
+/* What a host is called by its note; "": there is none. Printable. */
+void text_host_name(const unsigned char sector[TEXT_HOST_SIZE], char ret[TEXT_HOST_NAME]);
+
+/* In a volume group: where in "leases" that of the volume with a slot lies. `align`: bytes. */
+uint64_t text_lease_offset(unsigned slot, unsigned align);
+
 /* ---- others ----------------------------------------------------------------------------------------- */
 
 /* Lower case, 8-4-4-4-12. */

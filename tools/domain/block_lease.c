@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Leases of a domain in a volume group: in its volumes "ids" and "leases", which are active while this host is in
+ * the lockspace. What changes the group's metadata has the domain's own lease meanwhile: lvm's locks are this
+ * host's. Works: what "ids" holds is read from the device that it lies on, so that nothing needs to be active to
+ * learn whether there is a lockspace. Fails: as lvm; "ids" is in pieces.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "tools/domain/block.h"
+#include "tools/domain/lease.h"
+
+enum { SECTOR = 512, ALIGN = 1 << 20, BUFFER = 4096 };
+
+int block_begin(struct domain *d)
+{
+    struct block_state *s = d->state;
+    int rc = lease_begin(d);
+
+    if (rc < 0)
+        return rc;
+    rc = lvm_begin(s->lvm);
+    if (rc < 0)
+        lease_end(d);
+    return rc;
+}
+
+void block_end(struct domain *d)
+{
+    struct block_state *s = d->state;
+
+    lvm_end(s->lvm);
+    lease_end(d);
+}
+
+int block_find_lease(struct domain *d, enum dom_lease which, const char *image, const char *volume,
+                     struct sanlock_place *ret)
+{
+    const struct block_lv *b;
+    int rc = block_refresh(d);
+
+    (void)image;
+    if (rc < 0)
+        return rc;
+    *ret = (struct sanlock_place){.sector = SECTOR, .align = ALIGN};
+    snprintf(ret->path, sizeof ret->path, "/dev/%s/%s", block_vg(d)->name,
+             which == DOM_LEASE_HOSTS ? "ids" : "leases");
+    if (which == DOM_LEASE_OWN)
+        ret->offset = ALIGN;
+    if (which != DOM_LEASE_VOLUME)
+        return 0;
+    b = block_find(d, volume);
+    if (b == NULL || b->is.slot == 0)
+        return dom_fail(ENOENT, NULL, "volume %s has no slot: so it has no lease", volume);
+    ret->offset = text_lease_offset(b->is.slot, ALIGN);
+    return 0;
+}
+
+static int read_at(const char *path, off_t at, unsigned char ret[TEXT_HOST_SIZE])
+{
+    off_t start = at / BUFFER * BUFFER;
+    ssize_t n = -1;
+    void *buf;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_DIRECT);
+
+    if (fd < 0)
+        return -errno;
+    if (posix_memalign(&buf, BUFFER, BUFFER) == 0) {
+        n = pread(fd, buf, BUFFER, start);
+        if (n == BUFFER)
+            memcpy(ret, (unsigned char *)buf + (at - start), TEXT_HOST_SIZE);
+        free(buf);
+    }
+    close(fd);
+    return n == BUFFER ? 0 : -EIO;
+}
+
+int block_read_host(struct domain *d, unsigned host, unsigned char ret[TEXT_HOST_SIZE])
+{
+    const struct lvm_segment *segment;
+    const struct block_lv *ids;
+    uint64_t start = 0;
+    int rc = block_refresh(d);
+
+    if (rc < 0)
+        return rc;
+    ids = block_find(d, "ids");
+    if (ids == NULL || ids->lv->segment_count == 0 || ids->lv->segments[0].device[0] == '\0')
+        return -ENOENT;
+    segment = &ids->lv->segments[0];
+    for (size_t i = 0; i < block_vg(d)->pv_count; i++)
+        if (strcmp(block_vg(d)->pvs[i].name, segment->device) == 0)
+            start = block_vg(d)->pvs[i].start + segment->extent * d->extent;
+    return start > 0 ? read_at(segment->device, (off_t)(start + (uint64_t)(host - 1) * SECTOR), ret) : -ENOENT;
+}
+
+/* Who comes in has them active, until he leaves. */
+int block_open_leases(struct domain *d, bool open)
+{
+    static const char *const names[] = {"ids", "leases"};
+    struct block_state *s = d->state;
+    int rc = lvm_begin(s->lvm);
+
+    if (rc < 0)
+        return rc;
+    rc = open ? lvm_activate(s->lvm, names, 2) : lvm_deactivate(s->lvm, names, 2);
+    lvm_end(s->lvm);
+    block_stale(d);
+    return rc;
+}

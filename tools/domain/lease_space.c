@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The lockspace of a domain: who is in it. Works: the daemon writes, and comes in. Fails: as it says; the number
+ * is another host's; there is none.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "tools/domain/lease.h"
+
+bool lease_is_formatted(struct domain *d)
+{
+    const char *type = domain_value(d, "TYPE");
+    unsigned char sector[TEXT_HOST_SIZE];
+
+    return type != NULL && strcmp(type, "LOCALFS") != 0 && d->kind->read_host(d, 1, sector) == 0 &&
+           text_is_hosts(sector);
+}
+
+int lease_format(const char *uuid, const char *ids, const char *leases, unsigned sector, unsigned align)
+{
+    struct sanlock_place hosts = {.sector = sector, .align = align};
+    struct sanlock_lease own = {.name = "SDM", .place = {.offset = align, .sector = sector, .align = align}};
+    int rc;
+
+    if (snprintf(hosts.path, sizeof hosts.path, "%s", ids) >= (int)sizeof hosts.path ||
+        snprintf(own.place.path, sizeof own.place.path, "%s", leases) >= (int)sizeof own.place.path)
+        return dom_fail(ENAMETOOLONG, NULL, "%s: is too long a path for sanlock", ids);
+    rc = sanlock_format_lease(uuid, &own);
+    return rc == 0 ? sanlock_format_space(uuid, &hosts) : rc; /* there is one when all of it is there */
+}
+
+static int find_hosts(struct domain *d, struct sanlock_place *ret)
+{
+    if (!lease_is_formatted(d))
+        return dom_fail(ENOENT, "'vdisk-io domain create --lockspace' makes a domain that has one",
+                        "%s: has no lockspace: only programs on this host are kept from each other", d->path);
+    return d->kind->find_lease(d, DOM_LEASE_HOSTS, NULL, NULL, ret);
+}
+
+int domain_join(struct domain *d, unsigned host)
+{
+    struct sanlock_place hosts;
+    unsigned now;
+    int rc;
+
+    if (host == 0 || host > SANLOCK_HOSTS_MAX)
+        return dom_fail(EINVAL, NULL, "%u is no number of a host: they are 1 to %d", host, SANLOCK_HOSTS_MAX);
+    rc = find_hosts(d, &hosts);
+    if (rc < 0)
+        return rc;
+    rc = sanlock_host(d->uuid, &now);
+    if (rc == 0)
+        return now == host ? 0 : dom_fail(EEXIST, NULL, "%s: this host is in its lockspace, by number %u", d->path,
+                                          now);
+    if (rc == -ENOENT)
+        rc = d->kind->open_leases(d, true);
+    return rc == 0 ? sanlock_join(d->uuid, &hosts, host) : rc;
+}
+
+int domain_leave(struct domain *d)
+{
+    struct sanlock_place hosts;
+    unsigned host;
+    int rc = find_hosts(d, &hosts);
+
+    if (rc < 0)
+        return rc;
+    rc = sanlock_host(d->uuid, &host);
+    if (rc == -ENOENT)
+        return dom_fail(ENOENT, NULL, "%s: this host is not in its lockspace", d->path);
+    if (rc == 0)
+        rc = sanlock_leave(d->uuid, &hosts, host);
+    return rc == 0 ? d->kind->open_leases(d, false) : rc;
+}
+
+bool domain_get_lockspace(struct domain *d, struct domain_lockspace *ret)
+{
+    int rc;
+
+    *ret = (struct domain_lockspace){0};
+    if (!lease_is_formatted(d))
+        return false;
+    rc = sanlock_host(d->uuid, &ret->host);
+    ret->known = rc == 0 || rc == -ENOENT;
+    return true;
+}
