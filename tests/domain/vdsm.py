@@ -111,13 +111,18 @@ class Domain:
             need(UUID.fullmatch(name), "an image is called", name)
             self.images[name] = self.read_image(name)
 
+    def has_lockspace(self):
+        return os.path.getsize(f"{self.path}/dom_md/ids") > 0
+
     def judge_domain(self):
         md, path = self.md, self.path
         need(sorted(md) == sorted(DOMAIN_4 + (["ALIGNMENT", "BLOCK_SIZE"] if self.version == 5 else [])),
              sorted(md))
         need(os.path.basename(os.path.realpath(path)) == md["SDUUID"], "the folder is not called", md["SDUUID"])
         need(md["TYPE"] in ("LOCALFS", "NFS"), md["TYPE"])
-        sizes = {"ids": 0, "leases": 0, "inbox": 16 << 20, "outbox": 16 << 20}
+        used = self.has_lockspace()  # and a lease of the domain's own
+        need(not used or md["TYPE"] == "NFS", "a local domain has a lockspace")
+        sizes = {"ids": used << 20, "leases": used << 21, "inbox": 16 << 20, "outbox": 16 << 20}
         files = set(sizes) | {"metadata"} | ({"xleases"} if md["TYPE"] == "NFS" and self.version > 3 else set())
         need(set(os.listdir(f"{path}/dom_md")) == files, sorted(os.listdir(f"{path}/dom_md")))
         for name, size in sizes.items():
@@ -134,7 +139,11 @@ class Domain:
             if UUID.fullmatch(name):
                 volumes[name] = self.read_one(folder, image, name)
             else:
-                need(name[36:] == ".meta" or (self.marks and name[36:] == ".intent"), "a file is called", name)
+                need(name[36:] == ".meta" or (self.marks and name[36:] == ".intent") or
+                     (self.has_lockspace() and name[36:] == ".lease"), "a file is called", name)
+        for name in volumes if self.has_lockspace() else ():
+            st = os.stat(f"{folder}/{name}.lease")
+            need(st.st_size == 1 << 20 and stat.S_IMODE(st.st_mode) == 0o660, "the lease of", name, st.st_size)
         need(volumes, image, "is empty")
         self.judge_chain(image, volumes)
         return volumes

@@ -585,18 +585,12 @@ static int file_open_data(struct domain *d, const char *image, const char *volum
     return fd < 0 ? fd : 0;
 }
 
-static int file_make_data(struct domain *d, const char *image, const char *volume, uint64_t size)
+static int make_file(struct domain *d, const char *image, const char *volume)
 {
     int folder = file_open_folder(d, image), fd, rc;
 
-    (void)size; /* files grow */
     if (folder < 0)
         return folder;
-    rc = lease_make(d, image, volume);
-    if (rc < 0) {
-        close(folder);
-        return rc;
-    }
     fd = openat(folder, volume, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, FILE_MODE_DATA);
     rc = fd < 0 ? -errno : file_own(fd, d->path, FILE_MODE_DATA);
     if (rc < 0)
@@ -607,6 +601,23 @@ static int file_make_data(struct domain *d, const char *image, const char *volum
         close(fd);
     close(folder);
     return rc;
+}
+
+/* Its lease is there before, and is held. */
+static int file_make_data(struct domain *d, const char *image, const char *volume, uint64_t size)
+{
+    struct dom_error error;
+    int rc = lease_make(d, image, volume);
+
+    (void)size; /* files grow */
+    if (rc == 0)
+        rc = make_file(d, image, volume);
+    if (rc == 0 || rc == -EEXIST)
+        return rc;
+    dom_error_keep(&error, rc);
+    lease_drop(d, volume);
+    unlink_suffix(d, image, volume, FILE_LEASE);
+    return dom_error_give(&error);
 }
 
 /* Files grow, and are what they are by their names. */

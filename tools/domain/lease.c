@@ -121,9 +121,11 @@ static int add_image(struct domain *d, const struct dom_lock_wish *wish, int loc
 
     if (rc < 0)
         return rc == -ENOENT ? 0 : rc;
-    for (size_t i = 0; rc == 0 && i < image->count; i++)
-        if (!image->list[i].odd && !dom_is_foreign(image, &image->list[i]))
-            rc = add_lease(d, wish->image, image->list[i].uuid, lock, wish->kind != DOM_LOCK_CHANGE);
+    for (size_t i = 0; rc == 0 && i < image->count; i++) {
+        const struct domain_volume *v = &image->list[i];
+        if (!v->odd && (v->has_meta || v->has_intent) && !dom_is_foreign(image, v))
+            rc = add_lease(d, wish->image, v->uuid, lock, wish->kind != DOM_LOCK_CHANGE);
+    }
     domain_image_free(image);
     return rc;
 }
@@ -219,7 +221,7 @@ void lease_end(struct domain *d)
 
     if (d->leases == NULL || d->leases->own == 0 || --d->leases->own > 0)
         return;
-    dom_error_keep(&error, 0);
+    dom_error_keep(&error, -EIO); /* of what goes on: the text is what counts */
     if (find_own(d, &own) < 0 || sanlock_give(d->uuid, &own, 1) < 0)
         dom_note(d, "%s", vdisk_error_text());
     dom_error_give(&error);
@@ -398,7 +400,7 @@ static void give_at(struct domain *d, size_t at)
     struct lease_state *s = d->leases;
     struct dom_error error;
 
-    dom_error_keep(&error, 0);
+    dom_error_keep(&error, -EIO);
     if (sanlock_give(d->uuid, &s->list[at].lease, 1) < 0)
         dom_note(d, "%s", vdisk_error_text());
     dom_error_give(&error);
