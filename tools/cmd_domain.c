@@ -18,12 +18,13 @@ static const struct cli_option options[] = {
     NOUN_OUTPUT_OPTION,
     NOUN_QUIET_OPTION,
     NOUN_WAIT_OPTION,
-    {NOUN_TYPE, "type", "TYPE", "create: localfs (default); nfs: PATH is a mounted export; block: of devices"},
+    {NOUN_TYPE, "type", "TYPE", "create: localfs (default); nfs: mounted, or SERVER:/PATH; block: of devices"},
     {NOUN_VG, "vg", "VG", "create: in this volume group, which is empty; it gets the domain's UUID as its name"},
     {NOUN_DESCRIPTION, "description", "TEXT", "create: what it is called"},
     {NOUN_UUID, "uuid", "UUID", "create: the domain's UUID; otherwise a new one"},
     {NOUN_REMOTE_PATH, "remote-path", "TEXT", "create: REMOTE_PATH; otherwise what is mounted, or PATH"},
     {NOUN_DOMAIN_VERSION, "domain-version", "N", "create: 5 (default), 4 or 3"},
+    {NOUN_MOUNT_OPTIONS, "mount-options", "TEXT", "create: of SERVER:/PATH, for mount -o"},
     {NOUN_LOCKSPACE, "lockspace", NULL, "create: of nfs, block: sanlock, which has to run, makes the lockspace"},
     {NOUN_HOST_ID, "host-id", "N", "join: this host's number, 1 to 2000, which no other host has"},
     {NOUN_REPAIR, "repair", NULL, "check: end or undo what was left, and mend metadata"},
@@ -60,7 +61,8 @@ static int create(struct noun *n, char **operands, int count)
     static const char *const names[] = {"LOCALFS", "NFS", NULL};
     struct domain_create o = {.path = operands[0], .description = n->given[NOUN_DESCRIPTION],
                               .uuid = n->given[NOUN_UUID], .remote_path = n->given[NOUN_REMOTE_PATH],
-                              .lockspace = n->given[NOUN_LOCKSPACE] != NULL};
+                              .lockspace = n->given[NOUN_LOCKSPACE] != NULL,
+                              .mount_options = n->given[NOUN_MOUNT_OPTIONS]};
     char uuid[DOMAIN_UUID];
     uint64_t version = 0;
     int type = n->given[NOUN_VG] != NULL ? TYPE_BLOCK : TYPE_LOCALFS, rc;
@@ -320,7 +322,8 @@ static const struct noun_action actions[] = {
     {"create",
      0,
      10,
-     {NOUN_TYPE, NOUN_VG, NOUN_DESCRIPTION, NOUN_UUID, NOUN_REMOTE_PATH, NOUN_DOMAIN_VERSION, NOUN_LOCKSPACE},
+     {NOUN_TYPE, NOUN_VG, NOUN_DESCRIPTION, NOUN_UUID, NOUN_REMOTE_PATH, NOUN_DOMAIN_VERSION, NOUN_LOCKSPACE,
+      NOUN_MOUNT_OPTIONS},
      create},
     {"info", 1, 1, {0}, info},
     {"list", 1, 1000, {0}, list},

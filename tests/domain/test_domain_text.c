@@ -209,6 +209,52 @@ static void other_letters_are_sealed(void **state)
     text_domain_free(&md);
 }
 
+static void exports_are_known(void **state)
+{
+    static const char *const yes[] = {"server:/", "a.b:/c/d", "[fe80::1]:/x", "10.0.0.1:/e"};
+    static const char *const no[] = {"", "/a:/b", "server:", "server", ":/x", "./a:/b", "dir/a:/b", "[::1]/x:/y"};
+    char path[40], source[TEXT_MOUNT], point[TEXT_MOUNT];
+    (void)state;
+
+    for (size_t i = 0; i < ARRAY_LEN(yes); i++)
+        assert_true(text_is_export(yes[i]));
+    for (size_t i = 0; i < ARRAY_LEN(no); i++)
+        assert_false(text_is_export(no[i]));
+    assert_true(text_parse_mount("36 25 0:41 / /mnt/a\\040b rw shared:1 - nfs4 server:/x\\134y rw,vers=4.2\n",
+                                 source, point));
+    assert_string_equal(source, "server:/x\\y");
+    assert_string_equal(point, "/mnt/a b");
+    assert_false(text_parse_mount("36 25 0:41 / /mnt/a rw - ext4 /dev/sda rw\n", source, point));
+    assert_false(text_parse_mount("36 25", source, point));
+    assert_int_equal(text_mount_point("s_1:/a/b", path, sizeof path), 0);
+    assert_string_equal(path, "/rhev/data-center/mnt/s__1:_a_b");
+    assert_int_equal(text_mount_point("server:/a/b/c/of/more", path, sizeof path), -ENAMETOOLONG);
+}
+
+static void hosts_are_named(void **state)
+{
+    unsigned char sector[TEXT_HOST_SIZE] = {0x10, 0x20, 0x21, 0x12};
+    char name[TEXT_HOST_NAME];
+    (void)state;
+
+    assert_true(text_is_hosts(sector));
+    text_host_name(sector, name);
+    assert_string_equal(name, "");
+    memcpy(sector + 104, "a\nb", 3);
+    text_host_name(sector, name);
+    assert_string_equal(name, "a?b");
+    memset(sector + 104, 'x', 48); /* without an end */
+    sector[104 + 48] = 'y';
+    text_host_name(sector, name);
+    assert_int_equal(strlen(name), 48);
+    sector[0] = 0;
+    assert_false(text_is_hosts(sector));
+    text_host_name(sector, name);
+    assert_string_equal(name, "");
+    assert_int_equal(text_lease_offset(1, 1 << 20), 101 << 20);
+    assert_true(text_lease_offset(TEXT_SLOT_LAST, 8 << 20) == UINT64_C(2047) * (8 << 20));
+}
+
 static void uuids_are_judged(void **state)
 {
     static const unsigned char random[16] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
@@ -340,6 +386,8 @@ int main(void)
         cmocka_unit_test(other_letters_are_sealed),
         cmocka_unit_test(uuids_are_judged),
         cmocka_unit_test(tags_come_back),
+        cmocka_unit_test(exports_are_known),
+        cmocka_unit_test(hosts_are_named),
         cmocka_unit_test(tags_say_what_a_volume_is),
         cmocka_unit_test(slots_are_judged),
         cmocka_unit_test(sizes_are_whole_extents),

@@ -73,12 +73,13 @@ struct domain_how {
 };
 
 /*
- * Open what lies at `path`: the domain's folder, or one in which it is the only one; or a volume group:
- * "/dev/UUID", or "UUID" where nothing is called so. No lock is held. *ret is the caller's, for domain_close().
+ * Open what lies at a path: the domain's folder, or one in which it is the only one; or a volume group:
+ * "/dev/UUID", or "UUID" where nothing is called so; or "server:/path" where that is mounted. No lock is held.
+ * *ret is the caller's, for domain_close().
  * Errors: -ENOENT: there is none; -ENOTUNIQ: several; -EBADMSG: its metadata, or the checksum of that, is wrong;
  * -ENOTSUP: its version; as open(2).
  */
-int domain_open(const char *path, const struct domain_how *how, struct domain **ret);
+int domain_open(const char *text, const struct domain_how *how, struct domain **ret);
 
 /* NULL is allowed. */
 void domain_close(struct domain *d);
@@ -101,12 +102,15 @@ struct domain_space {
 int domain_get_space(const struct domain *d, struct domain_space *ret);
 
 struct domain_create {
-    const char *path;        /* a folder, or a mounted export, that is there; not of a volume group */
+    const char *path;        /* a folder, or a mounted export, that is there; not of a volume group. Of type NFS:
+                                or "server:/path", which is mounted at /rhev/data-center/mnt/server:_path, unless
+                                it is already; it is no longer when there is no domain then */
     const char *type;        /* LOCALFS or NFS; not of a volume group */
     const char *description; /* or NULL */
     const char *uuid;        /* or NULL: a new one */
     const char *remote_path; /* or NULL: `path`, or what is mounted there */
     unsigned    version;     /* 5, 4 or 3; 0: 5 */
+    const char *mount_options; /* for mount(8); or NULL */
     bool        lockspace;   /* sanlock's daemon, which has to run, makes one; not of a local domain */
 };
 
@@ -147,7 +151,7 @@ int domain_upgrade(struct domain *d);
  * The paths of the domains in a folder (of groups: /dev), or it itself, each in turn. `fn` returns non-zero to end
  * it.
  */
-int domain_find(const char *path, int (*fn)(void *arg, const char *path), void *arg);
+int domain_find(const char *text, int (*fn)(void *arg, const char *path), void *arg);
 
 /* ---- images and volumes ------------------------------------------------------------------------------ */
 

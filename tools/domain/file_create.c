@@ -134,17 +134,13 @@ static int probe(struct making *m)
 /* What is mounted at the path, as "server:/export"; else the path itself. */
 static void find_remote(struct making *m, const char *full)
 {
-    char line[3 * PATH_MAX], point[PATH_MAX], type[64], source[PATH_MAX];
+    char line[TEXT_MOUNT_LINE], point[PATH_MAX], source[PATH_MAX];
     FILE *f = fopen("/proc/self/mountinfo", "re");
 
     snprintf(m->remote, sizeof m->remote, "%s", full);
-    while (f != NULL && fgets(line, sizeof line, f) != NULL) {
-        const char *rest = strstr(line, " - ");
-        if (rest != NULL && sscanf(line, "%*s %*s %*s %*s %4095s", point) == 1 &&
-            sscanf(rest, " - %63s %4095s", type, source) == 2 && strncmp(type, "nfs", 3) == 0 &&
-            strcmp(point, full) == 0)
+    while (f != NULL && fgets(line, sizeof line, f) != NULL)
+        if (text_parse_mount(line, source, point) && strcmp(point, full) == 0)
             snprintf(m->remote, sizeof m->remote, "%s", source);
-    }
     if (f != NULL)
         fclose(f);
 }
@@ -331,7 +327,7 @@ static int judge(struct making *m)
     return 0;
 }
 
-int domain_create(const struct domain_create *o, const struct domain_how *how, char ret_uuid[DOMAIN_UUID])
+static int create_at(const struct domain_create *o, const struct domain_how *how, char ret_uuid[DOMAIN_UUID])
 {
     struct making m = {.o = o};
     struct dom_error error;
@@ -356,4 +352,29 @@ int domain_create(const struct domain_create *o, const struct domain_how *how, c
         dom_note(&m.domain, "%s: has no lockspace, which Vdsm needs: --lockspace has sanlock make one", m.end);
     memcpy(ret_uuid, m.uuid, DOMAIN_UUID);
     return 0;
+}
+
+/* What is mounted for it stays mounted, unless there is no domain then. */
+int domain_create(const struct domain_create *o, const struct domain_how *how, char ret_uuid[DOMAIN_UUID])
+{
+    struct domain_create at = *o;
+    struct dom_error error;
+    char *point = NULL;
+    bool mounted;
+    int rc;
+
+    if (o->type == NULL || strcmp(o->type, "NFS") != 0 || !text_is_export(o->path))
+        return create_at(o, how, ret_uuid);
+    rc = file_mount(o->path, o->mount_options, &point, &mounted);
+    if (rc < 0)
+        return rc;
+    at.path = point;
+    if (at.remote_path == NULL)
+        at.remote_path = o->path;
+    rc = create_at(&at, how, ret_uuid);
+    dom_error_keep(&error, rc);
+    if (rc < 0 && mounted)
+        file_unmount(point);
+    free(point);
+    return rc < 0 ? dom_error_give(&error) : 0;
 }

@@ -57,6 +57,13 @@ int file_write_shared(struct domain *d, const char *image, const char *volume, c
 int file_share(struct domain *d, const char *image, const char *volume, const char *to_image);
 int file_unshare(struct domain *d, const char *image, const char *volume);
 int file_count_shares(struct domain *d, const char *image, const char *volume, bool published, unsigned *ret);
+/*
+ * In file_mount.c: an export, where Vdsm mounts it. *ret_point is the caller's; it was mounted already unless
+ * *ret_mounted.
+ */
+int file_mount(const char *source, const char *options, char **ret_point, bool *ret_mounted);
+void file_unmount(const char *point);
+
 /* In file_lease.c. */
 int file_find_lease(struct domain *d, enum dom_lease which, const char *image, const char *volume,
                     struct sanlock_place *ret);

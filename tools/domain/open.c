@@ -17,6 +17,7 @@
 
 #include "tools/arith.h"
 #include "tools/domain/lease.h"
+#include "tools/domain/nfs.h"
 
 static const struct dom_kind *const kinds[] = {&dom_kind_file, &dom_kind_block};
 
@@ -103,7 +104,7 @@ static int list_within(const char *path, struct domain_names *ret)
     return 0;
 }
 
-int domain_find(const char *path, int (*fn)(void *arg, const char *path), void *arg)
+static int find_within(const char *path, int (*fn)(void *arg, const char *path), void *arg)
 {
     struct domain_names names;
     char name[PATH_MAX];
@@ -120,7 +121,19 @@ int domain_find(const char *path, int (*fn)(void *arg, const char *path), void *
     return rc;
 }
 
-int domain_open(const char *path, const struct domain_how *how, struct domain **ret)
+int domain_find(const char *text, int (*fn)(void *arg, const char *path), void *arg)
+{
+    char *path;
+    int rc = nfs_find(text, &path);
+
+    if (rc == 0) {
+        rc = find_within(path, fn, arg);
+        free(path);
+    }
+    return rc;
+}
+
+static int open_path(const char *path, const struct domain_how *how, struct domain **ret)
 {
     struct domain_names names;
     char name[PATH_MAX];
@@ -143,6 +156,24 @@ int domain_open(const char *path, const struct domain_how *how, struct domain **
              0)
         rc = open_at(name, kind_at(name), how, ret);
     domain_names_free(&names);
+    return rc;
+}
+
+static int not_mounted(const char *text)
+{
+    return dom_fail(ENOENT, "mount it: 'mount -t nfs'; Vdsm does below /rhev/data-center/mnt",
+                    "%s: is an export that is not mounted here", text);
+}
+
+int domain_open(const char *text, const struct domain_how *how, struct domain **ret)
+{
+    char *path;
+    int rc = nfs_find(text, &path);
+
+    if (rc < 0)
+        return rc;
+    rc = text_is_export(path) && access(path, F_OK) != 0 ? not_mounted(path) : open_path(path, how, ret);
+    free(path);
     return rc;
 }
 
@@ -213,11 +244,15 @@ int domain_parse_name(const char *text, const struct domain_how *how, struct dom
 {
     const char *name = domain_is_name(text) ? text + sizeof prefix - 1 : text;
     struct domain_name found = {0};
-    char *path = strdup(name);
-    int rc;
+    char *path;
+    int rc = nfs_find(name, &path);
 
-    if (path == NULL)
-        return dom_fail(ENOMEM, NULL, "out of memory");
+    if (rc < 0)
+        return rc;
+    if (text_is_export(path) && access(path, F_OK) != 0) {
+        free(path);
+        return not_mounted(name);
+    }
     for (size_t n = strlen(path); n > 1 && path[n - 1] == '/'; n--)
         path[n - 1] = '\0';
     rc = take_apart(path, name, &found);

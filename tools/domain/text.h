@@ -139,6 +139,19 @@ void text_host_name(const unsigned char sector[TEXT_HOST_SIZE], char ret[TEXT_HO
 /* In a volume group: where in "leases" that of the volume with a slot lies. `align`: bytes. */
 uint64_t text_lease_offset(unsigned slot, unsigned align);
 
+/* ---- exports ---------------------------------------------------------------------------------------- */
+
+enum { TEXT_MOUNT = 4096, TEXT_MOUNT_LINE = 3 * TEXT_MOUNT };
+
+/* Does it name an export, "server:/path", "[::1]:/path"? */
+bool text_is_export(const char *text);
+
+/* A line of /proc/self/mountinfo: is it of NFS, and what is mounted where? */
+bool text_parse_mount(const char *line, char source[TEXT_MOUNT], char point[TEXT_MOUNT]);
+
+/* The folder that Vdsm mounts an export at. -ENAMETOOLONG. */
+int text_mount_point(const char *source, char *ret, size_t room);
+
 /* ---- others ----------------------------------------------------------------------------------------- */
 
 /* Lower case, 8-4-4-4-12. */
