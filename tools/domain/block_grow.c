@@ -56,7 +56,7 @@ int block_grow(struct domain *d, const char *image, const char *volume, uint64_t
 {
     struct block_state *s = d->state;
     struct dom_error error;
-    int rc = lvm_begin(s->lvm);
+    int rc = block_begin(d);
 
     (void)image;
     if (rc < 0)
@@ -65,7 +65,7 @@ int block_grow(struct domain *d, const char *image, const char *volume, uint64_t
     if (rc < 0 && rc != -ENOTSUP)
         rc = grow_by_what_is_there(d, volume, bytes, rc);
     dom_error_keep(&error, rc);
-    lvm_end(s->lvm);
+    block_end(d);
     block_stale(d);
     if (lvm_device_size(s->lvm, volume, ret) < 0)
         *ret = 0;
