@@ -301,6 +301,13 @@ enum vdisk_finding {
  */
 typedef void vdisk_report_fn(void *arg, enum vdisk_finding kind, const char *text);
 
+/*
+ * Something in the image refers to these bytes of its file, once or more often. In the order of the file, whole
+ * clusters, neighbours as one; the last one may end past the file. Non-zero ends the job with that: an -errno
+ * (> 0: -ECANCELED). Context: the job's thread.
+ */
+typedef int vdisk_used_fn(void *arg, uint64_t host_offset, uint64_t len);
+
 struct vdisk_check_opts {
     size_t             size;         /* sizeof(struct vdisk_check_opts) */
     uint32_t           flags;        /* of enum vdisk_open_flags: BUFFERED, FORCE_SHARE (not to repair), NO_LOCK */
@@ -312,6 +319,8 @@ struct vdisk_check_opts {
     uint64_t           memory_max;   /* for reference counts and tables; 0: half of the machine's memory */
     vdisk_progress_fn *progress;
     void              *progress_arg;
+    vdisk_used_fn     *used;         /* called at the end of a check, not of a repair; NULL: nobody asks */
+    void              *used_arg;
 };
 
 /*

@@ -92,6 +92,7 @@ static int start(struct check *c)
     c->past_from = c->file_clusters;
     c->table_bytes = c->file_size + Q2_MAX_L1_SIZE; /* the last ones may end past the end */
     assert(c->table_bytes > c->file_size);
+    c->res.cluster_size = g->cluster_size;
     c->res.total_clusters = q2_clusters(g, align_down(c->header.size, 512));
     if (c->header.incompatible & Q2_INCOMPAT_DIRTY)
         check_found(c, QCOW2_NOTE, 1, "the image was not closed: its refcounts may lag behind");

@@ -58,6 +58,7 @@ struct qcow2_check_result {
     uint64_t corruptions;
     uint64_t leaks;
     uint64_t check_errors;
+    uint64_t cluster_size;        /* which QEMU's does not give */
 };
 
 /*

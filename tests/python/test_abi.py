@@ -19,6 +19,7 @@ SCALARS = {"int": ctypes.c_int, "unsigned": ctypes.c_uint, "uint32_t": ctypes.c_
            "bool": ctypes.c_bool, "void": None}
 HANDLES = {"vdisk", "vdisk_queue", "vdisk_job", "vdisk_image", "void"}
 FUNCTIONS = {"vdisk_log_fn": _abi.LogFn, "vdisk_progress_fn": _abi.ProgressFn, "vdisk_report_fn": _abi.ReportFn,
+             "vdisk_used_fn": _abi.UsedFn,
              "vdisk_salvaged_fn": _abi.SalvagedFn, "vdisk_checkpoint_fn": _abi.CheckpointFn,
              "vdisk_block_digest_fn": _abi.BlockDigestFn, "vdisk_known_digest_fn": _abi.KnownDigestFn}
 

@@ -7,6 +7,7 @@ from ctypes import (CFUNCTYPE, POINTER, Structure, c_bool, c_char_p, c_int, c_in
 
 ProgressFn = CFUNCTYPE(c_int, c_void_p, c_uint64, c_uint64)
 ReportFn = CFUNCTYPE(None, c_void_p, c_int, c_char_p)
+UsedFn = CFUNCTYPE(c_int, c_void_p, c_uint64, c_uint64)
 SalvagedFn = CFUNCTYPE(None, c_void_p, c_uint, c_uint64, c_uint64, c_int)
 CheckpointFn = CFUNCTYPE(c_int, c_void_p, c_uint64)
 BlockDigestFn = CFUNCTYPE(c_int, c_void_p, c_uint64, c_uint64, POINTER(c_uint8))
@@ -107,7 +108,7 @@ class ResizeResult(Sized):
 class CheckOpts(Sized):
     _fields_ = [("size", c_size_t), ("flags", c_uint32), ("kinds", c_uint32), ("format", c_char_p),
                 ("report", ReportFn), ("report_arg", c_void_p), ("report_max", c_uint64), ("memory_max", c_uint64),
-                ("progress", ProgressFn), ("progress_arg", c_void_p)]
+                ("progress", ProgressFn), ("progress_arg", c_void_p), ("used", UsedFn), ("used_arg", c_void_p)]
 
 
 class CheckResult(Sized):
