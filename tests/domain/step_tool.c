@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * vdisk-io, as a test has it: VDISK_TEST_STEPS is a file to which the steps that operations on domains go through
- * are added; at the one that VDISK_TEST_KILL names it is killed (where it comes again: after VDISK_TEST_AFTER
- * times more), at VDISK_TEST_STOP it stops, after VDISK_TEST_EIO nothing gets to the disk any more.
+ * vdisk-io, as a test has it: VDISK_TEST_STEPS is a file to which the steps that operations on domains, or on
+ * logical volumes, go through are added; at the one that VDISK_TEST_KILL names it is killed (where it comes again:
+ * after VDISK_TEST_AFTER times more), at VDISK_TEST_STOP it stops, after VDISK_TEST_EIO nothing gets to the disk
+ * any more.
  */
 #include <errno.h>
 #include <signal.h>
@@ -15,6 +16,7 @@
 
 #include "tools/cli.h"
 #include "tools/domain/domain.h"
+#include "tools/lv/lv.h"
 
 static bool broken;
 
@@ -69,6 +71,7 @@ static void at_step(const char *name)
 int main(int argc, char **argv)
 {
     domain_set_step_hook(at_step);
+    lv_set_step_hook(at_step);
     for (const struct cli_verb *const *v = cli_verbs; argc > 1 && *v != NULL; v++)
         if (strcmp(argv[1], (*v)->name) == 0)
             return cli_finish((*v)->run(*v, argc - 1, argv + 1));

@@ -29,6 +29,7 @@ ROOMS = {
     "jobs": ("jobs/*.c", []),
     "filters": ("filters/*.c", ["engine/spec", "engine/loop"]),
     "tools/lvm": ("tools/lvm/*.c", []),
+    "tools/lv": ("tools/lv/*.c", ["tools/lvm"]),
     "tools/domain/text": ("tools/domain/text_*.c", []),
     "tools/domain/kinds": ("tools/domain/{kind_*,file_*,block_*}.c",
                            ["tools/domain", "tools/domain/text", "tools/lvm"]),
@@ -49,7 +50,7 @@ ROOMS = {
 EVERYBODYS = {"engine/base"}
 
 # Rooms that use the library as a program does: its public functions, whatever room they are of.
-PUBLIC_ONLY = {"bench", "jobs", "tools/lvm", "tools/domain", "tools/domain/kinds", "tools/domain/text"}
+PUBLIC_ONLY = {"bench", "jobs", "tools/lvm", "tools/lv", "tools/domain", "tools/domain/kinds", "tools/domain/text"}
 
 # (room, name): why it may be taken all the same.
 ALSO = {
@@ -219,7 +220,7 @@ def main():
         print("skipped: there is no nm")
         return 77
     root = pathlib.Path(sys.argv[1])
-    folders = ("engine", "backends", "filters", "qcow2", "jobs", "tools/domain", "tools/lvm")
+    folders = ("engine", "backends", "filters", "qcow2", "jobs", "tools/domain", "tools/lvm", "tools/lv")
     paths = [str(path.relative_to(root)) for folder in folders
              for path in sorted((root / folder).rglob("*.c"))]
     if any("vdisk-fio" in archive for archive in sys.argv[2:]): # built where fio's source is

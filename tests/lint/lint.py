@@ -24,6 +24,7 @@ MAY_INCLUDE = {
     "tools": {"tools"},
     "tools/domain": {"tools/domain", "tools/lvm", "tools/arith.h"},
     "tools/lvm": {"tools/lvm", "tools/arith.h"},
+    "tools/lv": {"tools/lv", "tools/lvm", "tools/arith.h"},
     "bench": {"bench", "tools/domain/domain.h"},
     "tests/tool": {"tools", "tests"},
 }

@@ -32,6 +32,7 @@ static const struct words {
     {"checksum", "cache", "none writeback writethrough directsync unsafe"},
     {"volume", "allocation", "sparse preallocated"},
     {"image", "allocation", "sparse preallocated"},
+    {"lv", "allocation", "thin preallocated"},
     {"volume", "legality", "LEGAL ILLEGAL"},
     {"domain", "type", "localfs nfs"},
     {"commit", "cache", "none writeback writethrough directsync unsafe"},
