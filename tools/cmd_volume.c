@@ -22,7 +22,7 @@ static const struct cli_option options[] = {
     {'r', "rate", "SIZE", "merge, delete --wipe: at most so many bytes a second"},
     NOUN_WAIT_OPTION,
     {NOUN_DRY_RUN, "dry-run", NULL, "delete, merge, extend, reduce: say what would be done, and change\nnothing"},
-    NOUN_WIPE_OPTION,
+    {NOUN_WIPE, "wipe", NULL, "delete, merge: zeros are written over the data before it goes"},
     NOUN_DISCARD_OPTION,
     {NOUN_UUID, "uuid", "UUID", "create, snapshot, upload: the new volume; otherwise a new UUID"},
     {NOUN_PARENT, "parent", "NAME", "create, upload: VOLUME, or IMAGE/VOLUME: what it lies on"},
@@ -267,7 +267,7 @@ static int delete_volume(struct noun *n, struct domain_name *name)
 static int merge_volume(struct noun *n, struct domain_name *name)
 {
     struct domain_merge o = {.progress = cli_progress_show, .progress_arg = &n->progress,
-                             .dry_run = n->given[NOUN_DRY_RUN] != NULL};
+                             .dry_run = n->given[NOUN_DRY_RUN] != NULL, .wipe = n->given[NOUN_WIPE] != NULL};
 
     if (n->given['r'] != NULL && !noun_size(n, "--rate", n->given['r'], &o.rate))
         return CLI_FAILED;
@@ -578,7 +578,7 @@ static const struct noun_action actions[] = {
      2,
      {'a', 'p', NOUN_WAIT, NOUN_UUID, NOUN_DESCRIPTION, NOUN_DISK_TYPE, NOUN_SEQUENCE},
      snapshot},
-    {"merge", 1, 1, {'p', 'r', NOUN_WAIT, NOUN_DRY_RUN}, merge},
+    {"merge", 1, 1, {'p', 'r', NOUN_WIPE, NOUN_WAIT, NOUN_DRY_RUN}, merge},
     {"delete", 1, 1, {'p', 'r', NOUN_WIPE, NOUN_DISCARD, NOUN_WAIT, NOUN_DRY_RUN}, delete},
     {"resize", 2, 2, {'p', NOUN_WAIT}, resize},
     {"update",

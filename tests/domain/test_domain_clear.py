@@ -170,4 +170,49 @@ def test_no_writing():
     judged(path)
 
 
-lib.main(test_volume, test_image, test_other_names, test_killed, test_no_writing)
+def test_merge():
+    """What a merged volume held is in its parent, and nowhere else."""
+    path = make("merges")
+    for n in (1, 2): # amid the chain, and the leaf
+        image, volumes = chain(path, "qcow2", 3)
+        content = checksum(path, image, volumes[2])
+        data = Data(path, image, volumes[n])
+        works("volume", "merge", "--wipe", "--dry-run", f"{path}/{image}/{volumes[n]}")
+        data.judge("dry run", gone=False, wiped=False)
+        works("volume", "merge", "--wipe", f"{path}/{image}/{volumes[n]}")
+        data.judge("merge --wipe")
+        check("it reads as before", checksum(path, image, volumes[2 if n == 1 else 1]) == content)
+        works("image", "delete", f"{path}/{image}")
+    image, volumes = chain(path, "qcow2", 2)
+    data = Data(path, image, volumes[1])
+    works("volume", "merge", f"{path}/{image}/{volumes[1]}")
+    data.judge("merge", wiped=False)
+
+
+def test_merge_killed():
+    """Who ends the merge does the wiping, whether or not he was told to."""
+    path = make("ended")
+    for step, again in (("merge: volume is marked", ("volume", "merge")),
+                        ("merge: base has the data", ("volume", "merge")),
+                        ("merge: child's header names the base", ("domain", "check", "--repair")),
+                        ("merge: child's parent is the base", ("domain", "check", "--repair")),
+                        ("merge: volume is unpublished", ("domain", "check", "--repair"))):
+        image, volumes = chain(path, "qcow2", 3)
+        content = checksum(path, image, volumes[2])
+        data = Data(path, image, volumes[1])
+        killed(step, "volume", "merge", "--wipe", f"{path}/{image}/{volumes[1]}")
+        data.judge(step, gone=False, wiped=False)
+        works(*again, f"{path}/{image}/{volumes[1]}" if again[0] == "volume" else path)
+        data.judge(f"{step}, ended")
+        check(f"{step}: it reads as before", checksum(path, image, volumes[2]) == content)
+        check(f"{step}: nothing is left", told("domain", "check", path)["faults"] == 0)
+    # Marked by one who was not to wipe.
+    image, volumes = chain(path, "qcow2", 3)
+    data = Data(path, image, volumes[1])
+    killed("merge: base has the data", "volume", "merge", f"{path}/{image}/{volumes[1]}")
+    works("volume", "merge", "--wipe", f"{path}/{image}/{volumes[1]}")
+    data.judge("told later")
+    judged(path)
+
+
+lib.main(test_volume, test_image, test_other_names, test_killed, test_no_writing, test_merge, test_merge_killed)

@@ -188,6 +188,7 @@ def test_operations():
     scenario("image delete and clear", chain("raw", 2), "image", "delete", "--wipe", f"@/{IMAGE}")
     scenario("merge the leaf", chain("raw", 2), "volume", "merge", f"@/{IMAGE}/{B}")
     scenario("merge amid", chain("qcow2", 4), "volume", "merge", f"@/{IMAGE}/{C}")
+    scenario("merge and wipe", chain("qcow2", 3), "volume", "merge", "--wipe", f"@/{IMAGE}/{B}")
     scenario("merge into raw", chain("raw", 3), "volume", "merge", f"@/{IMAGE}/{B}")
     scenario("copy", original, "image", "copy", f"@/{OTHER}", "@", "--image", IMAGE, "--uuid", B)
     copy = ("image", "copy", "--volumes", f"{os.getcwd()}/source/{IMAGE}", "@")

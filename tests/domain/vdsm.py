@@ -139,7 +139,7 @@ class Domain:
             if UUID.fullmatch(name):
                 volumes[name] = self.read_one(folder, image, name)
             else:
-                need(name[36:] == ".meta" or (self.marks and name[36:] == ".intent") or
+                need(name[36:] == ".meta" or (self.marks and name[36:] in (".intent", ".wipe")) or
                      (self.has_lockspace() and name[36:] == ".lease"), "a file is called", name)
         for name in volumes if self.has_lockspace() else ():
             st = os.stat(f"{folder}/{name}.lease")
@@ -286,7 +286,7 @@ class BlockDomain:
         tags, found = lv["lv_tags"].split(","), {}
         for tag in tags:
             match = re.fullmatch("(MD|IU|PU)_(.*)", tag)
-            need(match or (self.marks and tag == "VDISK_MERGE"), name, "has the tag", tag)
+            need(match or (self.marks and tag in ("VDISK_MERGE", "VDISK_WIPE")), name, "has the tag", tag)
             if match:
                 found[match.group(1)] = match.group(2)
         need(sorted(found) == ["IU", "MD", "PU"], name, "has the tags", tags)

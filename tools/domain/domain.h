@@ -389,6 +389,7 @@ struct domain_merge {
     void              *progress_arg;
     uint64_t           rate;    /* bytes a second; 0: as many as there can be */
     bool               dry_run;
+    bool               wipe;    /* what it held is written over before it goes */
 };
 
 /* What a volume has goes into its parent, which grows first; then the volume goes. */

@@ -116,6 +116,7 @@ struct dom_kind {
     /* A new volume, unpublished: its metadata noted as an intent; then its data, exclusively, empty. */
     int (*set_intent)(struct domain *d, const char *image, const char *volume, const char *text, size_t len);
     int (*drop_intent)(struct domain *d, const char *image, const char *volume);
+    int (*keep_wipe)(struct domain *d, const char *image, const char *volume); /* the intent is to wipe, too */
     int (*make_data)(struct domain *d, const char *image, const char *volume, uint64_t size); /* if it has one */
     int (*publish)(struct domain *d, const char *image, const char *volume);
     int (*unpublish)(struct domain *d, const char *image, const char *volume, bool wipe); /* `wipe` is kept */

@@ -5,7 +5,7 @@
  *     IU_IMAGE  PU_PARENT  MD_SLOT       a volume; its metadata is in the slot
  *     and OVIRT_VOL_INITIALIZING         unpublished: half-made, or going. Vdsm does not look at it
  *     and VDISK_WIPE                     the same, and to be overwritten before it goes
- *     and VDISK_MERGE                    being merged into its parent
+ *     and VDISK_MERGE                    being merged into its parent; with VDISK_WIPE it is overwritten then
  *     IU__remove_me_IMAGE, VDISK_REMOVE  of an image that is deleted: all that is of it goes
  *     IU__remove_me_ZERO_IMAGE, the same and is to be overwritten before
  *
@@ -312,7 +312,7 @@ static int add_entry(void *arg, struct block_lv *b)
     *e = (struct dom_entry){.meta = b->is.slot != 0 && !b->is.half_made,
                             .intent = b->is.half_made || b->is.merged,
                             .data = true,
-                            .wipe = b->is.half_made && b->is.wipe,
+                            .wipe = (b->is.half_made || b->is.merged) && b->is.wipe,
                             .links = 1 + block_count_users(l->domain, b, l->image) + !own,
                             .size = b->lv->size,
                             .allocated = b->lv->size};
@@ -499,6 +499,12 @@ static int block_drop_intent(struct domain *d, const char *image, const char *vo
     (void)image;
     s->intent_of[0] = '\0';
     return rc == 0 && block_find(d, volume) != NULL ? retag_one(d, volume, NULL, TEXT_TAG_MERGED) : rc;
+}
+
+static int block_keep_wipe(struct domain *d, const char *image, const char *volume)
+{
+    (void)image;
+    return retag_one(d, volume, TEXT_TAG_WIPE, NULL);
 }
 
 static int block_publish(struct domain *d, const char *image, const char *volume)
@@ -756,6 +762,7 @@ const struct dom_kind dom_kind_block = {
     .drop_draft = dom_nothing_of_volume,
     .set_intent = block_set_intent,
     .drop_intent = block_drop_intent,
+    .keep_wipe = block_keep_wipe,
     .make_data = block_make_data,
     .publish = block_publish,
     .unpublish = block_unpublish,

@@ -8,7 +8,8 @@
  * Works: metadata is written beside (VOLUME.meta.new), synced, and renamed. What is changed in a folder gets to
  * the disk in its order, by the file system's journal, and is there when the folder has been synced. VOLUME.intent
  * without VOLUME.meta is a volume that is being made or removed: so publishing and unpublishing are one rename
- * each. VOLUME.wipe is an intent to remove, and to wipe before. Fails: as the call of the system, with the path.
+ * each. VOLUME.wipe is an intent to remove, or to merge, and to wipe before it goes. Fails: as the call of the
+ * system, with the path.
  *
  * Invariants:
  *  1. VOLUME.meta is whole, whenever it is there.
@@ -541,6 +542,11 @@ static int file_drop_intent(struct domain *d, const char *image, const char *vol
     return unlink_suffix(d, image, volume, FILE_INTENT);
 }
 
+static int file_keep_wipe(struct domain *d, const char *image, const char *volume)
+{
+    return rename_suffix(d, image, volume, FILE_INTENT, FILE_WIPE);
+}
+
 static int file_publish(struct domain *d, const char *image, const char *volume)
 {
     return rename_suffix(d, image, volume, FILE_INTENT, FILE_META);
@@ -717,6 +723,7 @@ const struct dom_kind dom_kind_file = {
     .drop_draft = file_drop_draft,
     .set_intent = file_set_intent,
     .drop_intent = file_drop_intent,
+    .keep_wipe = file_keep_wipe,
     .make_data = file_make_data,
     .publish = file_publish,
     .unpublish = file_unpublish,

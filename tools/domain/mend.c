@@ -351,7 +351,9 @@ static int drop_merged(struct domain *d, const struct dom_look *look, struct dom
     dom_tell(m, VDISK_FOUND_LEAK, "image %s: volume %s has been merged, and is still there", image, v->uuid);
     if (!may_go(look, v, m) || !m->repair)
         return 0;
-    rc = d->kind->unpublish(d, image, v->uuid, false);
+    rc = d->kind->unpublish(d, image, v->uuid, v->wipe);
+    if (rc == 0 && !is_wiped(d, image, v, m))
+        return 0;
     if (rc == 0)
         rc = d->kind->purge(d, image, v->uuid);
     if (rc == 0)

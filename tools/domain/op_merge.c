@@ -4,14 +4,15 @@
  *
  * Works: the volume is marked as merged; the base grows, takes what the volume has, and counts a generation;
  * where the volume has a child that gets the base as its parent, first in its header; then the volume is
- * unpublished and removed. Fails, or killed: the image reads as before; the mark stays, as the base alone is no
- * longer what it was: the volume is not deleted. Until the child's header is another one the same call does all of
- * it again; from then on the next operation ends it (mend.c).
+ * unpublished, wiped, if it is to be, and removed. Fails, or killed: the image reads as before; the mark stays, as
+ * the base alone is no longer what it was: the volume is not deleted. Until the child's header is another one the
+ * same call does all of it again; from then on the next operation ends it (mend.c).
  *
  * Invariants:
  *  1. Sizes are those of the volumes; what metadata says of them is mended before.
- *  2. On a full disk, too, the data of the volume goes: nothing is written before.
+ *  2. On a full disk, too, the data of the volume goes: nothing is written before, but zeros in its place.
  *  3. What lay on a device before is never to be seen, or taken for data, at any step.
+ *  4. What is to be wiped says so as long as it is there: who ends the merge does it.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -173,6 +174,10 @@ static int mark(struct merge *m)
 
     if (rc == 0 && !dom_is_merged(m->top))
         rc = m->domain->kind->set_intent(m->domain, m->image, m->top->uuid, text, len);
+    if (rc == 0 && m->o->wipe && !m->top->wipe) { /* (3) */
+        rc = m->domain->kind->keep_wipe(m->domain, m->image, m->top->uuid);
+        m->top->wipe = rc == 0;
+    }
     if (rc == 0)
         rc = m->domain->kind->sync(m->domain, m->image);
     if (rc == 0)
@@ -371,17 +376,34 @@ static int move_child(struct merge *m)
     return rc;
 }
 
+/* What it held is in the base, and on the disk a second time. */
+static int wipe_top(struct merge *m)
+{
+    struct dom_clear clear = {.wipe = m->top->wipe, .rate = m->o->rate};
+    int rc;
+
+    if (!clear.wipe)
+        return 0;
+    dom_clear_add(&clear, m->top);
+    rc = dom_clear(m->domain, m->image, m->top, &clear);
+    if (rc == 0)
+        dom_step("merge: data is cleared");
+    return rc;
+}
+
 static int remove_top(struct merge *m)
 {
     const struct dom_kind *kind = m->domain->kind;
-    int rc = kind->unpublish(m->domain, m->image, m->top->uuid, false);
+    int rc = kind->unpublish(m->domain, m->image, m->top->uuid, m->top->wipe);
 
     if (rc == 0)
         rc = kind->sync(m->domain, m->image);
     if (rc < 0)
         return rc;
     dom_step("merge: volume is unpublished");
-    rc = kind->purge(m->domain, m->image, m->top->uuid); /* (2) */
+    rc = wipe_top(m);
+    if (rc == 0)
+        rc = kind->purge(m->domain, m->image, m->top->uuid); /* (2) */
     if (rc < 0)
         return rc;
     dom_step("merge: volume is removed");
