@@ -37,11 +37,12 @@ def put_together(line, disks, folder):
 
 def judge(path, peer):
     """Faults that qemu-img finds; leaks are none of a volume that a process was killed with."""
-    r = subprocess.run([peer, "check", "-f", "qcow2", "--output", "json", path], capture_output=True, text=True,
+    alone = json.dumps({"driver": "qcow2", "backing": None, "file": {"driver": "file", "filename": path}})
+    r = subprocess.run([peer, "check", "--output", "json", f"json:{alone}"], capture_output=True, text=True,
                        check=False)
-    found = json.loads(r.stdout)
+    found = json.loads(r.stdout or '{"check-errors": 1}')
     if found.get("corruptions", 0) or found.get("check-errors", 0):
-        return [f"{path}: {r.stdout}"]
+        return [f"{path}: {r.stdout}{r.stderr}"]
     info = json.loads(subprocess.run([peer, "info", "-f", "qcow2", "--output", "json", path], capture_output=True,
                                      text=True, check=True).stdout)
     group, name = os.path.basename(path).split("-")
