@@ -174,7 +174,7 @@ static int mark(struct merge *m)
 
     if (rc == 0 && !dom_is_merged(m->top))
         rc = m->domain->kind->set_intent(m->domain, m->image, m->top->uuid, text, len);
-    if (rc == 0 && m->o->wipe && !m->top->wipe) { /* (3) */
+    if (rc == 0 && m->o->wipe && !m->top->wipe) { /* (4) */
         rc = m->domain->kind->keep_wipe(m->domain, m->image, m->top->uuid);
         m->top->wipe = rc == 0;
     }
