@@ -588,7 +588,6 @@ static int create_tagged(struct domain *d, const char *image, const char *volume
 static int create_as_writer(struct domain *d, const char *image, const char *volume, uint64_t size,
                             const char *parent, bool *ret_tried)
 {
-    struct block_state *s = d->state;
     int rc = block_use(d, volume); /* before we are the writer (block_active.c, 3) */
 
     if (rc == 0)
