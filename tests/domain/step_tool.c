@@ -3,9 +3,11 @@
  * vdisk-io, as a test has it: VDISK_TEST_STEPS is a file to which the steps that operations on domains, or on
  * logical volumes, go through are added; at the one that VDISK_TEST_KILL names it is killed (where it comes again:
  * after VDISK_TEST_AFTER times more), at VDISK_TEST_STOP it stops, after VDISK_TEST_EIO nothing gets to the disk
- * any more.
+ * any more. Where VDISK_TEST_FALLOCATE is "none" no space can be reserved, as on NFS 3; where it is "longer" a file
+ * gets longer with it, as on NFS 4.2.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,6 +36,16 @@ int fchmod(int fd, mode_t mode)
     if (!broken)
         return (int)syscall(SYS_fchmod, fd, mode);
     errno = EIO;
+    return -1;
+}
+
+static bool is_named(const char *variable, const char *name);
+
+int fallocate(int fd, int mode, off_t at, off_t length)
+{
+    if (!is_named("VDISK_TEST_FALLOCATE", "none") && (mode == 0 || !is_named("VDISK_TEST_FALLOCATE", "longer")))
+        return (int)syscall(SYS_fallocate, fd, mode, at, length);
+    errno = EOPNOTSUPP;
     return -1;
 }
 

@@ -15,6 +15,7 @@ import lib  # noqa: E402
 from lib import (MIB, Holder, chain, check, checksum, file_of, io, judged, make, refused, told,  # noqa: E402
                  volume, works)
 
+STEP_TOOL = os.path.realpath(sys.argv[2])
 NEW = "aaaaaaaa-0000-4000-8000-00000000000a"
 
 
@@ -160,4 +161,22 @@ def test_teardown():
     judged(path)
 
 
-lib.main(test_extend, test_reduce, test_measure, test_teardown)
+def test_nfs():
+    """A file system that reserves nothing, or only so that a file gets longer."""
+    path = make("nfs")
+    image, base = volume("create", "-f", "qcow2", path, "8M")
+    for how in ("longer", "none"):
+        env = dict(os.environ, VDISK_TEST_FALLOCATE=how)
+        r = works("volume", "snapshot", "-a", "preallocated", f"{path}/{image}", tool=STEP_TOOL, env=env)
+        name = r.stdout.strip().split("/")[1]
+        check(f"{how}: zeros are told", ("zeros are written" in r.stderr) == (how == "none"), r.stderr)
+        check(f"{how}: it has its space", allocated(path, image, name) > 8 * MIB, allocated(path, image, name))
+        check(f"{how}: nothing is said to lack", "that were to be preallocated" not in r.stderr, r.stderr)
+        size = os.stat(file_of(path, image, name)).st_size
+        io(path, image, name, "write -P 5 0 8M", "flush", "verify -P 5 0 8M")
+        check(f"{how}: and needs no more", os.stat(file_of(path, image, name)).st_size == size)
+        works("domain", "check", path)
+        judged(path)
+
+
+lib.main(test_nfs, test_extend, test_reduce, test_measure, test_teardown)

@@ -650,16 +650,25 @@ static void file_close(struct domain *d)
     (void)d;
 }
 
+/* NFS cannot leave a file's length as it is: what it has behind its end then is zeros, and space. */
+static int allocate(int fd, uint64_t bytes)
+{
+    if (fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, (off_t)bytes) == 0)
+        return 0;
+    return errno == EOPNOTSUPP && fallocate(fd, 0, 0, (off_t)bytes) == 0 ? 0 : -errno;
+}
+
 static int file_reserve(struct domain *d, const char *image, const char *volume, uint64_t bytes)
 {
     int fd, rc = file_open_data(d, image, volume, true, &fd);
 
     if (rc < 0)
         return rc;
-    if (fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, (off_t)bytes) != 0)
-        rc = errno == EOPNOTSUPP ? dom_fail(ENOTSUP, NULL, "%s/images/%s/%s: its file system reserves no space",
-                                            d->path, image, volume) :
-             file_fail(d, image, volume, errno, "reserving space");
+    rc = allocate(fd, bytes);
+    if (rc < 0)
+        rc = rc == -EOPNOTSUPP ? dom_fail(ENOTSUP, NULL, "%s/images/%s/%s: its file system reserves no space",
+                                          d->path, image, volume) :
+             file_fail(d, image, volume, rc, "reserving space");
     close(fd);
     return rc;
 }

@@ -391,12 +391,47 @@ static int write_first_block(const char *path)
     return rc;
 }
 
+/* Behind the end of what is nobody's yet, as bytes. */
+static int write_zeros_behind(const struct creation *c)
+{
+    const struct vdisk_open_opts how = {.size = sizeof how, .flags = VDISK_OPEN_RDWR | VDISK_OPEN_NO_NAMES,
+                                        .format = "raw"};
+    const struct vdisk_resize_opts opts = {.size = sizeof opts, .preallocation = VDISK_PREALLOC_FULL,
+                                           .progress = c->data.progress, .progress_arg = c->data.progress_arg};
+    struct dom_error error;
+    vdisk_job *job;
+    vdisk *file;
+    char *path = NULL;
+    int rc = dom_data_path(c->domain, c->image, c->uuid, &path);
+
+    if (rc == 0)
+        rc = vdisk_open(path, &how, &file);
+    free(path);
+    if (rc < 0)
+        return rc;
+    if (vdisk_size(file) < c->asked)
+        rc = vdisk_job_resize(file, c->asked, &opts, &job);
+    if (rc == 0 && vdisk_size(file) < c->asked)
+        rc = dom_run_job(c->domain, job);
+    dom_error_keep(&error, rc);
+    if (rc == 0)
+        return vdisk_close(file);
+    vdisk_close(file);
+    return dom_error_give(&error);
+}
+
 /* Of what lies on another volume there are no clusters yet. A device has its room from the first. */
 static int reserve_data(const struct creation *c)
 {
+    int rc;
+
     if (c->asked == 0 || c->o->parent == NULL || c->domain->extent != 0)
         return 0;
-    return c->domain->kind->reserve(c->domain, c->image, c->uuid, c->asked);
+    rc = c->domain->kind->reserve(c->domain, c->image, c->uuid, c->asked);
+    if (rc != -ENOTSUP)
+        return rc;
+    dom_note(c->domain, "volume %s: its file system reserves no space: zeros are written", c->uuid);
+    return write_zeros_behind(c);
 }
 
 /* A file system that reserves nothing is written to. */
