@@ -47,7 +47,7 @@ refused 'sectors of 4096' domain create --type block "$(readlink -f /dev/disk2)"
 refused 'no block device' domain create --type block ./domain.sh
 uuid=$(tool domain create --type block --description 'one, two' "$device" 2>create.err) || {
     cat create.err; fail create; }
-grep -q sanlock create.err || fail "nothing is said of sanlock"
+grep -q lockspace create.err || fail "nothing is said of sanlock"
 domain=/dev/$uuid
 refused '' domain create --type block "$device"
 says 'description: one, two' domain info "$domain"

@@ -202,27 +202,28 @@ static int await_writer(struct domain *d)
 static int block_lock(struct domain *d, const struct dom_lock_wish *images, unsigned n, int *ret_lock)
 {
     char path[PATH_MAX];
-    int rc = make_locks(d, path);
+    int lock, rc = make_locks(d, path);
 
     if (rc == 0)
-        rc = count_lock(d, file_lock_images(d, path, images, n, ret_lock));
+        rc = count_lock(d, file_lock_images(d, path, images, n, &lock));
     if (rc < 0)
-        return rc;
+        return lease_explain(d, images, n, rc);
     rc = await_writer(d);
     block_stale(d); /* as it is now, with the lock */
     if (rc == 0)
-        rc = lease_lock(d, images, n, *ret_lock);
-    if (rc == 0)
-        block_stale(d);
-    else
-        unlock_failed(d, *ret_lock);
-    return rc;
+        rc = lease_lock(d, images, n, lock);
+    if (rc < 0) {
+        unlock_failed(d, lock);
+        return rc;
+    }
+    block_stale(d);
+    *ret_lock = lock;
+    return 0;
 }
 
 static int block_lock_alone(struct domain *d, int lock, const char *image)
 {
     const struct file_lock_wish wish = {FILE_LOCK_USE, image, true};
-
     int rc = file_lock_add(lock, d->path, &wish);
 
     return rc == 0 ? lease_lock_alone(d, lock, image) : rc;
@@ -232,15 +233,17 @@ static int block_lock_domain(struct domain *d, int *ret_lock)
 {
     const struct file_lock_wish wish = {FILE_LOCK_DOMAIN, d->uuid, true};
     char path[PATH_MAX];
-    int rc = make_locks(d, path);
+    int lock, rc = make_locks(d, path);
 
     if (rc == 0)
-        rc = count_lock(d, file_lock_take(path, &wish, 1, d->how.wait, ret_lock));
+        rc = count_lock(d, file_lock_take(path, &wish, 1, d->how.wait, &lock));
     if (rc < 0)
         return rc;
-    rc = lease_lock_domain(d, *ret_lock);
+    rc = lease_lock_domain(d, lock);
     if (rc < 0)
-        unlock_failed(d, *ret_lock);
+        unlock_failed(d, lock);
+    else
+        *ret_lock = lock;
     return rc;
 }
 

@@ -228,15 +228,17 @@ static void path_of_locks(const struct domain *d, char ret[PATH_MAX])
 static int file_lock(struct domain *d, const struct dom_lock_wish *images, unsigned n, int *ret_lock)
 {
     char path[PATH_MAX];
-    int rc;
+    int lock, rc;
 
     path_of_locks(d, path);
-    rc = file_lock_images(d, path, images, n, ret_lock);
+    rc = file_lock_images(d, path, images, n, &lock);
     if (rc < 0)
         return lease_explain(d, images, n, rc);
-    rc = lease_lock(d, images, n, *ret_lock);
+    rc = lease_lock(d, images, n, lock);
     if (rc < 0)
-        close(*ret_lock);
+        close(lock);
+    else
+        *ret_lock = lock;
     return rc;
 }
 
@@ -257,16 +259,17 @@ static int file_lock_domain(struct domain *d, int *ret_lock)
     const struct file_lock_wish wish = {FILE_LOCK_DOMAIN, d->uuid, true};
     char path[PATH_MAX];
 
-    int rc;
+    int lock, rc;
 
     path_of_locks(d, path);
-    rc = file_lock_take(path, &wish, 1, d->how.wait, ret_lock);
-    if (rc == 0)
-        rc = lease_lock_domain(d, *ret_lock);
-    else
-        return rc;
+    rc = file_lock_take(path, &wish, 1, d->how.wait, &lock);
     if (rc < 0)
-        close(*ret_lock);
+        return rc;
+    rc = lease_lock_domain(d, lock);
+    if (rc < 0)
+        close(lock);
+    else
+        *ret_lock = lock;
     return rc;
 }
 

@@ -72,7 +72,9 @@ int domain_leave(struct domain *d)
         return dom_fail(ENOENT, NULL, "%s: this host is not in its lockspace", d->path);
     if (rc == 0)
         rc = sanlock_leave(d->uuid, &hosts, host);
-    return rc == 0 ? d->kind->open_leases(d, false) : rc;
+    if (rc == 0 && d->kind->open_leases(d, false) < 0)
+        dom_note(d, "%s", vdisk_error_text()); /* this host has left */
+    return rc;
 }
 
 bool domain_get_lockspace(struct domain *d, struct domain_lockspace *ret)
