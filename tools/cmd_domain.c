@@ -91,6 +91,7 @@ static int create(struct noun *n, char **operands, int count)
 static json_t *domain_json(struct domain *d)
 {
     json_t *json = json_object(), *metadata = json_object();
+    struct domain_lockspace lockspace;
     struct domain_space space = {0};
     const char *key, *value;
 
@@ -105,7 +106,23 @@ static json_t *domain_json(struct domain *d)
     for (size_t i = 0; domain_pair(d, i, &key, &value); i++)
         json_object_set_new(metadata, key, cli_json_string(value));
     json_object_set_new(json, "metadata", metadata);
+    if (domain_get_lockspace(d, &lockspace))
+        json_object_set_new(json, "lockspace",
+                            lockspace.known ? json_pack("{s:I}", "host-id", (json_int_t)lockspace.host)
+                                            : json_pack("{s:n}", "host-id"));
     return json;
+}
+
+static void print_lockspace(struct domain *d)
+{
+    struct domain_lockspace lockspace;
+
+    if (!domain_get_lockspace(d, &lockspace))
+        return;
+    if (lockspace.host != 0)
+        printf("lockspace: this host is host %u\n", lockspace.host);
+    else
+        printf("lockspace: %s\n", lockspace.known ? "this host has not joined" : "sanlock does not answer");
 }
 
 static void print_value(struct domain *d, const char *what, const char *key)
@@ -134,6 +151,7 @@ static void print_domain(struct domain *d)
     print_value(d, "pool", "POOL_UUID");
     print_value(d, "block size", "BLOCK_SIZE");
     print_value(d, "alignment", "ALIGNMENT");
+    print_lockspace(d);
     if (domain_get_space(d, &space) == 0)
         printf("space: %s, %s available\n", cli_format_size(space.size, size, sizeof size),
                cli_format_size(space.available, available, sizeof available));

@@ -76,13 +76,13 @@ class Other:
         check("the other host ends", self.process.wait() == 0)
 
 
-def start(name, join=True):
+def start(name, *more, join=True):
     """A daemon, so to speak, and a domain that has a lockspace."""
     path = os.path.abspath(f"{name}.daemon")
     os.makedirs(path)
     os.environ.update(FAKE_SANLOCK=path, FAKE_HOST="1", LD_LIBRARY_PATH=os.path.dirname(LIBRARY))
     os.environ.pop("FAKE_FAIL", None)
-    domain = os.path.abspath(make(name, "--type", "nfs", "--lockspace"))
+    domain = os.path.abspath(make(name, "--type", "nfs", "--lockspace", *more))
     if join:
         works("domain", "join", "--host-id", 1, domain)
     return domain
@@ -142,10 +142,12 @@ def test_join():
     refused("has not joined its lockspace", "volume", "create", path, "1M")
     check("nothing is made", os.listdir(f"{path}/images") == [])
     works("volume", "list", path)
-    works("domain", "info", path)
+    check("info tells", "this host has not joined" in works("domain", "info", path).stdout and
+          told("domain", "info", path)["lockspace"]["host-id"] == 0)
     shutil.move(os.environ["FAKE_SANLOCK"], "gone")
     refused("daemon of this host does not answer: No such file", "volume", "create", path, "1M")
     refused("daemon of this host does not answer", "domain", "join", "--host-id", 1, path)
+    check("info tells of no daemon", "sanlock does not answer" in works("domain", "info", path).stdout)
     r = works("volume", "create", path, "1M", env=dict(os.environ, VDISK_IO_LEASES="ignore"))
     check("that leases are ignored is told", "its leases are ignored" in r.stderr, r.stderr)
     image, name = r.stdout.strip().split("/")
@@ -153,6 +155,7 @@ def test_join():
     for number in ("0", "2001", "x"):
         check(f"{number} is no host", run("domain", "join", "--host-id", number, path).returncode != 0)
     works("domain", "join", "--host-id", 7, path)
+    check("info tells the number", told("domain", "info", path)["lockspace"]["host-id"] == 7)
     works("domain", "join", "--host-id", 7, path)
     refused("by number 7", "domain", "join", "--host-id", 8, path)
     other = dict(os.environ, FAKE_HOST="2")
@@ -281,6 +284,24 @@ def test_killed():
     other.end()
 
 
+def test_upgrade():
+    path = start("upgrade", "--domain-version", "4")
+    names = [volume("create", "-f", "qcow2", path, "1M") for _ in range(3)]
+    other = Other(path)
+    other.does("share", *names[1])
+    refused("is in use by host 2 (name-2)", "domain", "upgrade", path)
+    check("it is as it was", told("domain", "info", path)["version"] == 4)
+    nothing = [line for line in os.listdir(os.environ["FAKE_SANLOCK"]) if line.startswith("own.")]
+    check("what was taken is given back", len(nothing) == 1, nothing)
+    other.does("give", *names[1])
+    calls()
+    works("domain", "upgrade", path)
+    check("all are taken", {f"acquire exclusive {name} 0" for _, name in names} <= set(calls("acquire")))
+    nothing_held("upgrade")
+    judged(path, upgraded=True)
+    other.end()
+
+
 def test_failures():
     path = start("failures")
     image, base = volume("create", "-f", "qcow2", path, "1M")
@@ -312,4 +333,4 @@ def test_failures():
     nothing_held("all")
 
 
-lib.main(test_create, test_join, test_volumes, test_another_host, test_killed, test_failures)
+lib.main(test_create, test_join, test_volumes, test_another_host, test_killed, test_upgrade, test_failures)
