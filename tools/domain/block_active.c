@@ -203,6 +203,21 @@ static int change(struct domain *d, const struct names *n, bool active)
     return rc;
 }
 
+/* Who opens it by its path is not to get a file that lies there: lvm says nothing of that. */
+static int judge_devices(const struct domain *d, const struct names *n)
+{
+    char path[PATH_MAX];
+    int fd, rc = 0;
+
+    for (size_t i = 0; rc == 0 && i < n->count; i++) {
+        snprintf(path, sizeof path, "%s/%s", d->path, n->list[i]);
+        rc = block_open_device(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK, &fd);
+        if (rc == 0)
+            close(fd);
+    }
+    return rc;
+}
+
 int block_activate(struct domain *d, const char *image)
 {
     struct names n = {.domain = d};
@@ -212,6 +227,8 @@ int block_activate(struct domain *d, const char *image)
         rc = block_visit_chain(d, image, add_resting, &n);
     if (rc == 0)
         rc = change(d, &n, true);
+    if (rc == 0)
+        rc = judge_devices(d, &n);
     free(n.list);
     return rc;
 }
