@@ -18,6 +18,7 @@
  *  2. A volume is made with its tags, unpublished; its metadata is in its slot before, so that what another one
  *     had left there is never its own.
  *  3. What did not exist before is removed where it fails, and nothing else.
+ *  4. No volume leaves a note behind: lvm may go on alone, and another one may get its name.
  */
 #include <assert.h>
 #include <errno.h>
@@ -420,11 +421,31 @@ static int block_retire_image(struct domain *d, const char *image, bool wipe)
     return rc == 0 ? retire(d, image, wipe) : rc;
 }
 
+/* (4) */
+static int remove_volumes(struct domain *d, const char *const *names, size_t count)
+{
+    struct block_state *s = d->state;
+    struct dom_error error;
+    int rc = block_begin(d);
+
+    if (rc < 0)
+        return rc;
+    for (size_t i = 0; i < count; i++)
+        block_forget_active(d, names[i]);
+    rc = lvm_remove(s->lvm, names, count);
+    block_end(d);
+    dom_error_keep(&error, rc);
+    for (size_t i = 0; rc < 0 && i < count; i++)
+        if (lvm_is_active(s->lvm, names[i]))
+            block_note_active(d, names[i]);
+    block_stale(d);
+    return rc < 0 ? dom_error_give(&error) : 0;
+}
+
 static int block_purge_image(struct domain *d, const char *removed)
 {
     bool wipe = false;
     const char *image = dom_removed_uuid(removed, &wipe);
-    struct block_state *s = d->state;
     const char **names = NULL;
     size_t count = 0;
     int rc = block_refresh(d);
@@ -439,15 +460,8 @@ static int block_purge_image(struct domain *d, const char *removed)
         rc = names_of(d, image, false, &names, &count);
     if (rc < 0)
         return rc;
-    rc = block_begin(d);
-    if (rc == 0) {
-        rc = lvm_remove(s->lvm, names, count);
-        block_end(d);
-    }
-    for (size_t i = 0; rc == 0 && i < count; i++)
-        block_forget_active(d, names[i]);
+    rc = remove_volumes(d, names, count);
     free(names);
-    block_stale(d);
     return rc;
 }
 
@@ -532,7 +546,6 @@ static int block_unpublish(struct domain *d, const char *image, const char *volu
 /* Its slot is free when its tag has gone with it: what is in there then is nobody's. */
 static int block_purge(struct domain *d, const char *image, const char *volume)
 {
-    struct block_state *s = d->state;
     int rc = block_refresh(d);
 
     (void)image;
@@ -541,16 +554,7 @@ static int block_purge(struct domain *d, const char *image, const char *volume)
     if (block_slot_is_own(d, block_find(d, volume)))
         rc = block_write_slot(d, block_find(d, volume)->is.slot, "", 0);
     lease_drop(d, volume);
-    if (rc == 0)
-        rc = block_begin(d);
-    if (rc < 0)
-        return rc;
-    rc = lvm_remove(s->lvm, &volume, 1);
-    block_end(d);
-    if (rc == 0)
-        block_forget_active(d, volume);
-    block_stale(d);
-    return rc;
+    return rc == 0 ? remove_volumes(d, &volume, 1) : rc;
 }
 
 /* ---- volumes: data ------------------------------------------------------------------------------------- */
