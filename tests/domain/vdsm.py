@@ -210,6 +210,8 @@ def decode_tag(text):
 class BlockDomain:
     """A domain of version 5 in a volume group: from what lvm reports of it, and the disks, {device: path}."""
 
+    extent = EXTENT
+
     def __init__(self, report, disks, marks=False):
         groups = [part for part in report["report"] if part.get("vg")]
         need(len(groups) == 1, len(groups), "groups")
@@ -238,14 +240,14 @@ class BlockDomain:
                 continue
             device, extent = re.fullmatch(r"(.*)\((\d+)\)", seg["devices"]).groups()
             with open(self.disks[device], "rb") as f:
-                f.seek(self.starts[device] + int(extent) * EXTENT + offset - start)
+                f.seek(self.starts[device] + int(extent) * self.extent + offset - start)
                 return f.read(length)
         raise Wrong(f"{name} has no byte {offset}")
 
     def judge_domain(self):
         vg, tags = self.vg, self.vg["vg_tags"].split(",")
         need("RHAT_storage_domain" in tags and "RHAT_storage_domain_UNREADY" not in tags, tags)
-        need(int(vg["vg_extent_size"]) == EXTENT, vg["vg_extent_size"])
+        need(int(vg["vg_extent_size"]) == self.extent, vg["vg_extent_size"])
         lines = sorted(decode_tag(tag[4:]) for tag in tags if tag.startswith("MDT_"))
         need(len(lines) == len(tags) - 1, "tags of the group are", tags)
         for tag in tags:
@@ -278,8 +280,8 @@ class BlockDomain:
         need(index == xleases(self.md["SDUUID"], int(index[59:69])), "the index of leases is another")
         need(self.read("master", 1024 + 56, 2) == b"\x53\xef", "master has no ext3")
         for name in ("inbox", "outbox"):
-            need(not any(self.read(name, 0, 250 * 4096)), name, "is not zero")
-        need(not any(self.read("ids", 0, 1 << 20)), "ids is not zero")
+            need(not self.read(name, 0, 250 * 4096).strip(b"\0"), name, "is not zero")
+        need(not self.read("ids", 0, 1 << 20).strip(b"\0"), "ids is not zero")
 
     def read_one(self, name, lv, slots):
         need(UUID.fullmatch(name), "a volume is called", name)
@@ -298,7 +300,7 @@ class BlockDomain:
         need(meta["DOMAIN"] == self.md["SDUUID"] and meta["IMAGE"] == found["IU"], name, meta, tags)
         need(meta["PUUID"] == (found["PU"] if found["PU"] != "BLANK" else BLANK), name, meta["PUUID"], tags)
         size = int(lv["lv_size"])
-        need(size % EXTENT == 0, name, "has", size)
+        need(size % self.extent == 0, name, "has", size)
         if meta["FORMAT"] == "RAW":
             need(meta["TYPE"] == "PREALLOCATED" and size == meta["capacity"], name, size, meta)
             return meta
