@@ -94,7 +94,7 @@ static int make_volume(struct lv_session *s, const struct lv_made *made)
 static int make_image(const struct lv_session *s, const struct vdisk_create_opts *image, uint64_t virtual_size)
 {
     struct vdisk_create_opts opts = *image;
-    vdisk_job *job;
+    vdisk_job *job = NULL;
     int rc;
 
     opts.virtual_size = virtual_size;
@@ -162,7 +162,7 @@ int lv_create(struct lv *lv, const struct lv_create *o, struct lv_made *ret)
 static int judge_below(struct lv_session *s, const struct lv_backing *below, uint64_t *virtual_size)
 {
     struct vdisk_image_info info = {.size = sizeof info};
-    vdisk_image *image;
+    vdisk_image *image = NULL;
     int rc = lv_use(s);
 
     if (rc == 0)

@@ -279,7 +279,7 @@ int lv_run_job(struct lv *lv, vdisk_job *job)
 
 int lv_run_check(struct lv *lv, bool repair, struct vdisk_check_opts opts, struct vdisk_check_result *ret)
 {
-    vdisk_job *job;
+    vdisk_job *job = NULL;
     int rc;
 
     opts.size = sizeof opts;

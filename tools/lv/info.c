@@ -47,7 +47,7 @@ static int look_at_use(struct lv *lv, struct lv_info *info)
 static int look_at_image(struct lv *lv, const char *format, struct lv_info *info)
 {
     struct vdisk_image_info is = {.size = sizeof is};
-    vdisk_image *image;
+    vdisk_image *image = NULL;
     int rc = lv_load(lv, format, &image);
 
     if (rc < 0)

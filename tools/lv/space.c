@@ -58,7 +58,7 @@ static int find_size(struct lv_session *s, const struct lv_extend *o, uint64_t *
 {
     struct vdisk_image_info info = {.size = sizeof info};
     uint64_t full = 0;
-    vdisk_image *image;
+    vdisk_image *image = NULL;
     bool raw;
     int rc = lv_use(s);
 
@@ -160,7 +160,7 @@ static int cut(struct lv_session *s, const struct lv_reduce *o, struct lv_space 
 static int judge_format(const struct lv *lv)
 {
     struct vdisk_image_info info = {.size = sizeof info};
-    vdisk_image *image;
+    vdisk_image *image = NULL;
     int rc = lv_load(lv, NULL, &image);
 
     if (rc < 0)
