@@ -148,6 +148,7 @@ def test_upgrade():
             check(f"{what}: and afterwards", contents(path) == before)
         shutil.rmtree("first")
     named = set(re.findall(r'dom_step\("([^"]+)"\)', (SOURCE / "op_upgrade.c").read_text()))
+    named -= {"upgrade: a volume is of version 5, too"} # in a volume group: tests/vm/domain_kill.sh
     check("each step was killed at", seen == named, seen ^ named)
 
 

@@ -104,4 +104,67 @@ for step in 'copy: all volumes are written' 'copy: a volume is published'; do
     told volume delete "$domain/$image"
 done
 look "$domain/$image" 'verify -P 1 0 1M'
+
+# What is to be wiped says so until it is.
+middle=$(tool volume snapshot "$domain/$image")
+io "$domain/$image" 'write -P 3 64k 64k' flush
+told volume snapshot "$domain/$image"
+killed "merge: child's parent is the base" volume merge --wipe "$domain/$middle"
+lvs --noheadings -o lv_tags "$uuid" 2>/dev/null | grep -q VDISK_WIPE || fail "$step: it is not to be wiped"
+repaired
+if tool volume info "$domain/$middle" >/dev/null 2>&1; then fail "$step: the volume is still there"; fi
+look "$domain/$image" 'verify -P 1 0 64k' 'verify -P 3 64k 64k'
+
+# ---- a domain of version 3, as Vdsm made it: upgraded, and killed on the way
+lvm() { name=$1; shift; command "$name" "$@" >lvm.out 2>&1 || { cat lvm.out; fail "$name $*"; }; }
+metadata=/dev/$uuid/metadata
+
+# Slots of 512 bytes from the fourth on, keys of that version; no leases of others.
+make_old() {
+    lvs --noheadings -o lv_name,lv_tags "$uuid" 2>/dev/null | grep MD_ >volumes
+    while read -r name tags; do
+        slot=$(echo "$tags" | sed 's/.*MD_\([0-9]*\).*/\1/')
+        dd if="$metadata" bs=512 skip=$((2048 + slot * 16)) count=1 iflag=direct 2>/dev/null | tr -d '\0' >new
+        size=$(($(sed -n 's/^CAP=//p' new) / 512))
+        { grep -v -e ^CAP= -e ^SEQ= -e ^EOF new; echo MTIME=0; echo SIZE=$size; echo EOF; } >old
+        dd if=old of="$metadata" bs=512 seek=$((slot + 10)) conv=sync,fsync 2>/dev/null
+        dd if=/dev/zero of="$metadata" bs=512 seek=$((2048 + slot * 16)) count=1 conv=fsync 2>/dev/null
+        lvm lvchange --deltag "MD_$slot" --addtag "MD_$((slot + 10))" "$uuid/$name"
+    done <volumes
+    seal=$(vgs --noheadings -o vg_tags "$uuid" 2>/dev/null | tr ', ' '\n\n' | grep '^MDT__SHA')
+    lvm vgchange --deltag MDT_VERSION=5 --addtag MDT_VERSION=3 --deltag MDT_ALIGNMENT=1048576 \
+        --deltag MDT_BLOCK_SIZE=512 --deltag "$seal" "$uuid"
+    lvm lvremove -y "$uuid/xleases"
+}
+
+is_of_version() {
+    tool domain info "$domain" >told.out
+    grep -q "version: $1" told.out || { cat told.out; fail "$step: it is not of version $1"; }
+    look "$domain/$image" 'verify -P 1 0 64k' 'verify -P 3 64k 64k'
+    told domain check "$domain"
+}
+
+make_old
+step='as it was'
+is_of_version 3
+old=$(tool volume create -f qcow2 "$domain" 64M)
+io "$domain/$old" 'write -P 5 0 64k' flush
+killed 'upgrade: a volume is of version 5, too' domain upgrade "$domain"
+is_of_version 3
+killed "upgrade: the domain's files are there" domain upgrade "$domain"
+is_of_version 3
+killed 'upgrade: the domain is of version 5' domain upgrade "$domain"
+is_of_version 5
+told domain upgrade "$domain"
+is_of_version 5
+look "$domain/$old" 'verify -P 5 0 64k'
+[ "$(dd if="$metadata" bs=1M count=1 iflag=direct 2>/dev/null | tr -d '\0' | wc -c)" = 0 ] ||
+    fail "what was of version 3 is still there"
+lvm lvchange -ay "$uuid/xleases"
+dd if="/dev/$uuid/xleases" of=index bs=4k skip=256 count=1 iflag=direct 2>/dev/null
+[ "$(head -c 4 index | tr -d '\0' | wc -c)" = 4 ] || fail "there is no index of leases"
+lvm lvchange -an "$uuid/xleases"
+new=$(tool volume create -f qcow2 "$domain" 64M)
+told image delete "$domain/${new%/*}"
+told domain check "$domain"
 echo "domain_kill.sh: done"

@@ -10,6 +10,24 @@
 
 #define BLOCK_RUN_DIR "/run/vdisk-io"
 
+/* The metadata of a domain, as tags of its group. */
+enum { BLOCK_TAGS = 64 };
+
+struct block_tags {
+    char       (*text)[TEXT_TAG_MAX];
+    const char  *list[BLOCK_TAGS + 2]; /* ends with NULL; there is room for one more */
+    size_t       count;
+};
+
+/* ---- block_tags.c: the domain's metadata ----------------------------------------------------------------- */
+
+/* With the checksum. For block_tags_free(), also when it fails. */
+int block_tags(const struct text_domain *md, struct block_tags *ret);
+void block_tags_free(struct block_tags *tags);
+
+/* In place of those that the group has, by one write of lvm's. */
+int block_write_domain(struct domain *d, const char *text, size_t len);
+
 /* A logical volume, beside lvm's own facts. */
 struct block_lv {
     const struct lvm_lv *lv;
@@ -118,6 +136,12 @@ int block_find_lease(struct domain *d, enum dom_lease which, const char *image, 
                      struct sanlock_place *ret);
 int block_read_host(struct domain *d, unsigned host, unsigned char ret[TEXT_HOST_SIZE]);
 int block_open_leases(struct domain *d, bool open);
+
+/* ---- block_upgrade.c ------------------------------------------------------------------------------------- */
+
+int block_begin_upgrade(struct domain *d, unsigned *ret_block_size);
+int block_write_next(struct domain *d, const char *image, const char *volume, const char *text, size_t len);
+int block_end_upgrade(struct domain *d);
 
 /* ---- block_active.c: who uses what ------------------------------------------------------------------------ */
 

@@ -24,8 +24,7 @@
 #include "tools/domain/block.h"
 #include "tools/domain/lease.h"
 
-enum { DEVICES_MOST = 10, DESCRIPTION_MOST = 50, VERSION = 5, SECTOR = 512, PIECE = 1 << 20, TAGS_MOST = 64,
-       ALIGNMENT = 1 << 20 };
+enum { DEVICES_MOST = 10, DESCRIPTION_MOST = 50, VERSION = 5, SECTOR = 512, PIECE = 1 << 20, ALIGNMENT = 1 << 20 };
 
 #define METADATA_SIZE (UINT64_C(128) << 20) /* of lvm's own, twice on each device */
 #define GROUP_LEAST   (UINT64_C(10) << 30)  /* as Vdsm has it */
@@ -281,45 +280,18 @@ static int set_mapping(struct text_domain *md, const struct lvm_vg *vg)
     return rc < 0 ? dom_fail(rc, NULL, "what lvm says of the devices is no text") : 0;
 }
 
-struct tags {
-    char        text[TAGS_MOST][TEXT_TAG_MAX];
-    const char *list[TAGS_MOST + 1];
-    size_t      count;
-};
-
-static int add_pair(struct tags *t, const char *key, const char *value)
-{
-    char line[TEXT_TAG_MAX];
-    size_t prefix = sizeof TEXT_TAG_PAIR - 1;
-    char *tag = t->text[t->count];
-
-    if (t->count >= TAGS_MOST - 1 || snprintf(line, sizeof line, "%s=%s", key, value) >= (int)sizeof line)
-        return -EOVERFLOW;
-    memcpy(tag, TEXT_TAG_PAIR, prefix);
-    t->list[t->count++] = tag;
-    return text_tag_encode(line, tag + prefix, TEXT_TAG_MAX - prefix);
-}
-
 /* It is a domain from here on. */
 static int tag_group(struct making *m, const struct text_domain *md)
 {
     static const char *const drop[] = {TEXT_TAG_UNREADY, NULL};
-    struct tags *t = calloc(1, sizeof *t);
-    char seal[TEXT_SEAL];
-    int rc = t == NULL ? -ENOMEM : 0;
+    struct block_tags tags;
+    int rc = block_tags(md, &tags);
 
-    for (size_t i = 0; rc == 0 && i < md->count; i++)
-        rc = add_pair(t, md->list[i].key, md->list[i].value);
-    text_domain_seal(md, seal);
-    if (rc == 0)
-        rc = add_pair(t, "_SHA_CKSUM", seal);
-    if (rc < 0) {
-        free(t);
-        return dom_fail(rc, NULL, "the metadata of the domain does not fit into tags");
+    if (rc == 0) {
+        tags.list[tags.count] = TEXT_TAG_DOMAIN;
+        rc = lvm_retag_group(m->lvm, tags.list, drop);
     }
-    t->list[t->count] = TEXT_TAG_DOMAIN;
-    rc = lvm_retag_group(m->lvm, t->list, drop);
-    free(t);
+    block_tags_free(&tags);
     return rc;
 }
 

@@ -90,6 +90,13 @@ struct dom_kind {
     int (*begin_upgrade)(struct domain *d, unsigned *ret_block_size);
     int (*write_domain)(struct domain *d, const char *text, size_t len); /* its metadata; durable */
 
+    /*
+     * Where metadata of volumes in version 5 has another place: it is written there, and the present one stays.
+     * NULL: it has not. And when the domain is of version 5: what was left in the old place goes.
+     */
+    int (*write_next)(struct domain *d, const char *image, const char *volume, const char *text, size_t len);
+    int (*end_upgrade)(struct domain *d);
+
     /* How many files of its own an upgrade has left that was killed; with `drop` they go. */
     int (*find_drafts)(struct domain *d, bool drop, unsigned *ret);
 

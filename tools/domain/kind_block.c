@@ -723,18 +723,6 @@ static int block_judge_idle(struct domain *d, const char *image, const char *vol
 
 /* ---- upgrades ------------------------------------------------------------------------------------------- */
 
-static int block_begin_upgrade(struct domain *d, unsigned *ret_block_size)
-{
-    (void)ret_block_size;
-    return dom_fail(ENOTSUP, NULL, "%s: a domain in a volume group is not upgraded from here", d->path);
-}
-
-static int block_write_domain(struct domain *d, const char *text, size_t len)
-{
-    (void)text, (void)len;
-    return dom_fail(ENOTSUP, NULL, "%s: metadata of a domain in a volume group is not changed here", d->path);
-}
-
 static int block_find_drafts(struct domain *d, bool drop, unsigned *ret)
 {
     (void)d, (void)drop;
@@ -756,6 +744,8 @@ const struct dom_kind dom_kind_block = {
     .unlock = block_unlock,
     .begin_upgrade = block_begin_upgrade,
     .write_domain = block_write_domain,
+    .write_next = block_write_next,
+    .end_upgrade = block_end_upgrade,
     .find_drafts = block_find_drafts,
     .list_volumes = block_list_volumes,
     .make_image = block_make_image,

@@ -642,6 +642,12 @@ static int file_keep_active(struct domain *d, const char *image, bool active)
     return 0;
 }
 
+static int file_end_upgrade(struct domain *d)
+{
+    (void)d;
+    return 0;
+}
+
 static int file_check(struct domain *d, const char *image, struct dom_mend *m)
 {
     (void)d, (void)image, (void)m;
@@ -723,6 +729,7 @@ const struct dom_kind dom_kind_file = {
     .unlock = file_unlock,
     .begin_upgrade = file_begin_upgrade,
     .write_domain = file_write_domain,
+    .end_upgrade = file_end_upgrade,
     .find_drafts = file_find_drafts,
     .list_volumes = file_list_volumes,
     .make_image = file_make_image,

@@ -3,8 +3,9 @@
  * A domain of version 3 or 4 becomes one of version 5.
  *
  * Works: with the domain locked, each volume's metadata gets the keys of version 5 beside its own, so that either
- * version reads it; then the domain's metadata says 5; then the old keys go. Fails, or killed: the domain is of
- * either version, and whole; the same call goes on. Volumes stay as they are: qcow2 of version 2, too.
+ * version reads it; or, where version 5 has another place for it, it is written there, too. Then the domain's
+ * metadata says 5; then the old keys, or places, go. Fails, or killed: the domain is of either version, and whole;
+ * the same call goes on. Volumes stay as they are: qcow2 of version 2, too.
  *
  * Invariant: 1. before anything is changed, all metadata in the domain could be read, and has room for version 5.
  */
@@ -114,6 +115,23 @@ static int add_keys(struct domain *d, const struct domain_image *image, struct d
     return rc == -EOVERFLOW ? 0 : rc;
 }
 
+static int write_next(struct domain *d, const struct domain_image *image, struct domain_volume *v)
+{
+    struct domain_meta meta = upgraded(&v->meta);
+    char text[TEXT_VOLUME_MAX + 1];
+    size_t len;
+    int rc = 0;
+
+    if (dom_is_foreign(image, v))
+        return 0; /* it is written once */
+    rc = dom_format_meta(d, &meta, text, &len);
+    if (rc == 0)
+        rc = d->kind->write_next(d, image->uuid, v->uuid, text, len);
+    if (rc == 0)
+        dom_step("upgrade: a volume is of version 5, too");
+    return rc;
+}
+
 static int drop_keys(struct domain *d, const struct domain_image *image, struct domain_volume *v)
 {
     struct domain_meta meta = upgraded(&v->meta);
@@ -161,18 +179,22 @@ static int upgrade(struct domain *d)
 {
     int rc = dom_check_version(d);
 
-    if (rc == 0 && d->version < 5 && d->extent != 0)
-        rc = dom_fail(ENOTSUP, NULL, "%s: a domain in a volume group is not upgraded from here", d->path);
     if (rc == 0)
         rc = visit(d, judge_volume);
     if (rc == 0 && d->version < 5) {
-        rc = visit(d, add_keys);
+        rc = visit(d, d->kind->write_next != NULL ? write_next : add_keys);
         if (rc == 0)
             rc = visit(d, sync_one);
         if (rc == 0)
             rc = write_domain(d);
     }
-    return rc == 0 ? visit(d, drop_keys) : rc;
+    if (rc == 0)
+        rc = visit(d, drop_keys);
+    if (rc == 0)
+        rc = d->kind->end_upgrade(d);
+    if (rc == 0)
+        dom_step("upgrade: what was of older versions is gone");
+    return rc;
 }
 
 int domain_upgrade(struct domain *d)
