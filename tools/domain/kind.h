@@ -452,6 +452,15 @@ int dom_match_capacity(struct domain *d, const char *image, struct domain_volume
 int dom_create_volume(struct domain *d, const char *image, const struct domain_volume_create *o, int lock,
                       struct domain_volume_result *ret);
 
+#define DOM_CHUNK (UINT64_C(2560) << 20) /* that a sparse volume in a group begins with, or has free */
+
+/*
+ * What a qcow2 copy of a volume, or of its `layer` alone, is to have in `to`, where data has a fixed size. `leaf`:
+ * it is going to be written to.
+ */
+int dom_measure_room(struct domain *from, const char *image, const struct domain_volume *v, bool layer,
+                     struct domain *to, bool leaf, uint64_t *ret);
+
 /* A volume that is not published with this: its metadata, and what fills it. */
 struct dom_unpublished {
     const char               *uuid;
@@ -459,6 +468,7 @@ struct dom_unpublished {
     enum domain_format        of_parent; /* that of the parent that `meta` names, whose data is there */
     domain_fill_fn           *fill;
     void                     *fill_arg;
+    uint64_t                  room; /* of dom_measure_room(); 0: not known, and it is given all that it can take */
 };
 
 /* In a locked image whose folder is there. Failed: it is not there. */

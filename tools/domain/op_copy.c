@@ -82,23 +82,55 @@ static int fill(void *arg, const struct domain_new *n)
 
 /* ---- the volume ------------------------------------------------------------------------------------------ */
 
+/* What is raw and sparse has nothing to be that in a group: unless it was asked for, it is preallocated there. */
+static enum domain_allocation choose_allocation(const struct copy *c, const struct domain *to,
+                                                enum domain_format format)
+{
+    const struct domain_meta *m = &c->source->meta;
+
+    if (c->o->has_allocation)
+        return c->o->allocation;
+    if (to->extent == 0 || format != DOMAIN_RAW || m->allocation != DOMAIN_SPARSE)
+        return m->allocation;
+    dom_note(c->from, "volume %s is raw and sparse: its copy is preallocated, as a volume group has no holes",
+             c->source->uuid);
+    return DOMAIN_PREALLOCATED;
+}
+
+/* Where data has a fixed size a sparse copy has what it needs. */
+static int choose_room(const struct copy *c, struct domain *to, struct domain_volume_create *o)
+{
+    if (to->extent == 0 || o->format == DOMAIN_RAW || o->allocation == DOMAIN_PREALLOCATED)
+        return 0;
+    o->has_initial_size = true;
+    return dom_measure_room(c->from, c->image, c->source, false, to, true, &o->initial_size);
+}
+
+/* The lock is given back in any case. */
 static int copy_to(struct copy *c, struct domain *to, const char *image, int lock,
                    struct domain_volume_result *ret)
 {
     const struct domain_meta *m = &c->source->meta;
+    struct dom_error error;
+    int rc;
     struct domain_volume_create o = {
         .uuid = c->o->uuid,
         .description = m->description,
         .disk_type = m->disk_type,
         .capacity = m->capacity,
         .format = c->o->has_format ? c->o->format : m->format,
-        .allocation = c->o->has_allocation ? c->o->allocation : m->allocation,
         .fill = fill,
         .fill_arg = c,
         .dry_run = c->o->dry_run,
     };
 
-    return dom_create_volume(to, image, &o, lock, ret);
+    o.allocation = choose_allocation(c, to, o.format);
+    rc = choose_room(c, to, &o);
+    if (rc == 0)
+        return dom_create_volume(to, image, &o, lock, ret);
+    dom_error_keep(&error, rc);
+    to->kind->unlock(to, lock);
+    return dom_error_give(&error);
 }
 
 int dom_judge_copied(struct domain *d, const struct domain_image *image, const struct domain_volume *v,

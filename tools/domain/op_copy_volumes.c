@@ -258,14 +258,27 @@ static enum domain_format format_below(const struct copies *c, size_t i)
 
 /* ---- steps ----------------------------------------------------------------------------------------------- */
 
+/* Where data has a fixed size, what is sparse has what it needs; the uppermost one is going to be written to. */
+static int choose_room(const struct copies *c, size_t i, uint64_t *ret)
+{
+    const struct domain_meta *m = &c->list[i].meta;
+
+    *ret = 0;
+    if (c->to->extent == 0 || m->format == DOMAIN_RAW || m->allocation == DOMAIN_PREALLOCATED)
+        return 0;
+    return dom_measure_room(c->from, c->image, c->list[i].source, true, c->to, i + 1 == c->count, ret);
+}
+
 static int make_pieces(struct copies *c)
 {
     int rc = 0;
 
     for (c->at = 0; rc == 0 && c->at < c->count; c->at++) {
         struct piece *p = &c->list[c->at];
-        struct dom_unpublished u = {p->uuid, &p->meta, format_below(c, c->at), fill, c};
-        rc = dom_make_unpublished(c->to, c->target, &u, &p->result);
+        struct dom_unpublished u = {p->uuid, &p->meta, format_below(c, c->at), fill, c, 0};
+        rc = choose_room(c, c->at, &u.room);
+        if (rc == 0)
+            rc = dom_make_unpublished(c->to, c->target, &u, &p->result);
         p->made = rc == 0;
         c->before += p->source->meta.capacity;
     }

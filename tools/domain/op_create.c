@@ -28,8 +28,6 @@
 
 enum { CAPACITY_ALIGN = 4096 };
 
-#define CHUNK (UINT64_C(2560) << 20) /* that a sparse volume in a group begins with */
-
 struct creation {
     struct domain                     *domain;
     const struct domain_volume_create *o;
@@ -328,7 +326,7 @@ static int plan(struct creation *c)
 static int plan_room(struct creation *c, const struct vdisk_measure_result *size)
 {
     const struct domain_volume_create *o = c->o;
-    uint64_t most = size->fully_allocated, first = o->has_initial_size ? o->initial_size : CHUNK;
+    uint64_t most = size->fully_allocated, first = o->has_initial_size ? o->initial_size : DOM_CHUNK;
 
     if (c->domain->extent == 0)
         return 0;
@@ -658,7 +656,8 @@ int dom_make_unpublished(struct domain *d, const char *image, const struct dom_u
                          struct domain_volume_result *ret)
 {
     struct domain_volume_create o = {.parent = dom_backing_of(u->meta)[0] != '\0' ? u->meta->parent : NULL,
-                                     .fill = u->fill, .fill_arg = u->fill_arg};
+                                     .fill = u->fill, .fill_arg = u->fill_arg,
+                                     .has_initial_size = u->room != 0, .initial_size = u->room};
     struct creation c = {.domain = d, .o = &o, .image = image, .meta = *u->meta};
     struct domain_volume_result result = {.capacity = u->meta->capacity};
     char meta[TEXT_VOLUME_MAX + 1];
