@@ -18,16 +18,20 @@
 #include "tools/arith.h"
 #include "tools/domain/kind.h"
 
-enum { PIECE = 1 << 20, SHA256_BYTES = 32, LARGE_CLUSTERS = 32 << 20 /* what tables of 2 MiB each take */ };
+enum { PIECE = 1 << 20, SHA256_BYTES = 32, CLUSTER_MOST = 2 << 20 };
+enum { LARGE_CLUSTERS = 32 << 20 /* what tables of 2 MiB each take */ };
 
 struct transfer {
     struct domain_stream              *stream;
     const struct domain_volume_create *o;
-    const struct domain               *domain;
+    struct domain                     *domain;
+    const char                        *image;
     gcry_md_hd_t                       hash;
     char                              *buf;
     const struct domain_new           *made;
     bool                               device; /* what is written to is as long as it is, and holds what it held */
+    uint64_t                           stop;   /* a device is read so far; 0: to the end of the file */
+    uint64_t                           room;   /* that a device has; 0: it has all that it can take */
 };
 
 static int begin(struct transfer *t)
@@ -103,6 +107,41 @@ static int put_zeros(struct transfer *t, int fd, uint64_t at, uint64_t end)
     return rc;
 }
 
+static size_t next_piece(const struct transfer *t, uint64_t at)
+{
+    return t->stop != 0 ? (size_t)min_u64(PIECE, t->stop - at) : PIECE;
+}
+
+/* What a device has behind what has come is nothing of it: a raw volume, or the last cluster, goes on as zeros. */
+static int end_device(struct transfer *t, int fd, uint64_t at)
+{
+    bool raw = strcmp(t->made->format, "raw") == 0;
+    off_t size = lseek(fd, 0, SEEK_END);
+
+    if (size < 0)
+        return -errno;
+    return put_zeros(t, fd, at,
+                     raw ? t->made->capacity : min_u64(align_up(at, CLUSTER_MOST), (uint64_t)size));
+}
+
+/* How much comes is not known before: a device becomes larger on the way. */
+static int make_room(struct transfer *t, uint64_t bytes)
+{
+    const struct dom_kind *kind = t->domain->kind;
+    const char *volume;
+    int rc;
+
+    if (t->room == 0 || bytes <= t->room)
+        return 0;
+    volume = strrchr(t->made->path, '/') + 1;
+    rc = kind->make_room(t->domain, t->image, volume, bytes + DOM_CHUNK);
+    if (rc == -ENOSPC)
+        rc = kind->make_room(t->domain, t->image, volume, bytes);
+    if (rc == 0)
+        t->room = bytes; /* at least */
+    return rc;
+}
+
 /* From one to the other. `most`: more is refused. */
 static int move(struct transfer *t, int from, int to, bool seeks, uint64_t most)
 {
@@ -110,12 +149,15 @@ static int move(struct transfer *t, int from, int to, bool seeks, uint64_t most)
     ssize_t n;
     int rc = 0;
 
-    while (rc == 0 && (n = get(from, t->buf, PIECE)) != 0) {
+    while (rc == 0 && (n = get(from, t->buf, next_piece(t, at))) != 0) {
         if (n < 0)
             return dom_fail((int)-n, NULL, "reading: %s", strerror((int)-n));
         if (at + (uint64_t)n > most)
             return dom_fail(EFBIG, NULL, "more than %" PRIu64 " bytes come, which is more than such a volume has",
                             most);
+        rc = make_room(t, at + (uint64_t)n);
+        if (rc < 0)
+            return rc;
         gcry_md_write(t->hash, t->buf, (size_t)n);
         if (!seeks || t->device || !is_zero(t->buf, (size_t)n))
             rc = put(to, t->buf, (size_t)n, (off_t)at, seeks);
@@ -127,8 +169,8 @@ static int move(struct transfer *t, int from, int to, bool seeks, uint64_t most)
             return dom_fail(ECANCELED, NULL, "the upload was cancelled");
     }
     t->stream->bytes = at;
-    if (seeks && t->device && strcmp(t->made->format, "raw") == 0)
-        rc = put_zeros(t, to, at, t->made->capacity);
+    if (seeks && t->device)
+        rc = end_device(t, to, at);
     if (rc < 0)
         return dom_fail(rc, NULL, "writing: %s", strerror(-rc));
     if (seeks && ((!t->device && ftruncate(to, (off_t)at) != 0) || fsync(to) != 0))
@@ -173,26 +215,39 @@ static int judge_header(const struct transfer *t, const struct vdisk_image_info 
     return judge_sizes(t, info);
 }
 
-static int judge_metadata(const struct transfer *t, const char *path)
+static int run_check(const struct domain *d, const char *path, uint32_t flags, struct vdisk_check_result *ret)
 {
-    struct vdisk_check_opts opts = {.size = sizeof opts, .format = "qcow2", .memory_max = UINT64_C(256) << 20};
-    struct vdisk_check_result result = {.size = sizeof result};
+    struct vdisk_check_opts opts = {.size = sizeof opts, .flags = flags, .format = "qcow2",
+                                    .memory_max = UINT64_C(256) << 20};
     struct dom_error error;
     vdisk_job *job;
     int rc = vdisk_job_check(path, &opts, &job);
 
     if (rc < 0)
         return rc;
-    rc = t->domain->how.run != NULL ? t->domain->how.run(job) : vdisk_job_run(job);
+    rc = d->how.run != NULL ? d->how.run(job) : vdisk_job_run(job);
     dom_error_keep(&error, rc);
     if (rc == 0)
-        vdisk_job_get_check_result(job, &result);
+        vdisk_job_get_check_result(job, ret);
     vdisk_job_free(job);
+    return rc < 0 ? dom_error_give(&error) : 0;
+}
+
+/* A device has something wherever the metadata leads: it is to have come. */
+static int judge_metadata(const struct transfer *t, const char *path)
+{
+    struct vdisk_check_result result = {.size = sizeof result};
+    int rc = run_check(t->domain, path, 0, &result);
+
     if (rc < 0)
-        return dom_error_give(&error);
-    if (result.corruptions == 0 && result.check_errors == 0)
-        return 0;
-    return dom_fail(EBADMSG, NULL, "what was uploaded is damaged: %" PRIu64 " corruptions", result.corruptions);
+        return rc;
+    if (result.corruptions > 0 || result.check_errors > 0)
+        return dom_fail(EBADMSG, NULL, "what was uploaded is damaged: %" PRIu64 " corruptions",
+                        result.corruptions);
+    if (t->device && result.image_end_offset > align_up(t->stream->bytes, CLUSTER_MOST))
+        return dom_fail(EBADMSG, NULL, "what was uploaded is not whole: %" PRIu64 " bytes of %" PRIu64,
+                        t->stream->bytes, result.image_end_offset);
+    return 0;
 }
 
 static int judge(const struct transfer *t, const char *path, const char *format)
@@ -215,6 +270,15 @@ static int judge_digest(const struct domain_stream *s)
 {
     return s->digest == NULL || strcasecmp(s->digest, s->sha256) == 0 ? 0 :
            dom_fail(EBADMSG, NULL, "the SHA-256 of what was uploaded is %s, not %.100s", s->sha256, s->digest);
+}
+
+/* What comes may take less than it has been given. */
+static int give_back(const struct transfer *t)
+{
+    if (t->room == 0)
+        return 0;
+    return t->domain->kind->give_back(t->domain, t->image, strrchr(t->made->path, '/') + 1,
+                                      align_up(t->stream->bytes, CLUSTER_MOST) + DOM_CHUNK);
 }
 
 static int fill(void *arg, const struct domain_new *n)
@@ -242,14 +306,32 @@ static int fill(void *arg, const struct domain_new *n)
     close(fd);
     if (rc == 0)
         rc = judge_digest(t->stream);
-    return rc == 0 ? judge(t, n->path, n->format) : rc;
+    if (rc == 0)
+        rc = judge(t, n->path, n->format);
+    return rc == 0 ? give_back(t) : rc;
+}
+
+/* In a group a sparse volume begins as any other one. */
+static int choose_room(const struct domain *d, struct domain_volume_create *o, uint64_t *ret)
+{
+    struct vdisk_create_opts opts = {.size = sizeof opts, .format = "qcow2", .virtual_size = o->capacity};
+    struct vdisk_measure_result size = {.size = sizeof size};
+    int rc;
+
+    if (d->extent == 0 || o->format == DOMAIN_RAW)
+        return 0;
+    rc = vdisk_measure(&opts, NULL, &size);
+    o->has_initial_size = true;
+    o->initial_size = *ret = min_u64(DOM_CHUNK, size.fully_allocated);
+    return rc;
 }
 
 int domain_volume_upload(struct domain *d, const char *image, const struct domain_volume_create *o,
                          struct domain_stream *s, struct domain_volume_result *ret)
 {
     struct domain_volume_create with = *o;
-    struct transfer t = {.stream = s, .o = &with, .domain = d};
+    struct transfer t = {.stream = s, .o = &with, .domain = d, .image = image};
+    int rc;
 
     if (o->allocation == DOMAIN_PREALLOCATED)
         return dom_fail(EINVAL, NULL, "an uploaded volume is sparse: it has what has come");
@@ -259,17 +341,38 @@ int domain_volume_upload(struct domain *d, const char *image, const struct domai
         with.allocation = DOMAIN_PREALLOCATED; /* a device has all of its space */
     with.fill = fill;
     with.fill_arg = &t;
-    return domain_volume_create(d, image, &with, ret);
+    rc = choose_room(d, &with, &t.room);
+    return rc == 0 ? domain_volume_create(d, image, &with, ret) : rc;
 }
 
 /* ---- download ------------------------------------------------------------------------------------------------
  */
 
+/* What a device has behind the end of its image is nobody's, or somebody else's. Nobody writes to it now. */
+static int find_end(struct domain *d, const char *image, const struct domain_volume *v, uint64_t *ret)
+{
+    struct vdisk_check_result found = {.size = sizeof found};
+    char *path = NULL;
+    int rc;
+
+    *ret = 0;
+    if (d->extent == 0 || v->meta.format != DOMAIN_COW)
+        return 0;
+    rc = dom_data_path(d, image, v->uuid, &path);
+    if (rc == 0)
+        rc = run_check(d, path, VDISK_OPEN_FORCE_SHARE, &found);
+    free(path);
+    *ret = found.image_end_offset;
+    return rc;
+}
+
 static int send_file(struct domain *d, const char *image, const struct domain_volume *v, struct domain_stream *s)
 {
-    struct transfer t = {.stream = s, .domain = d};
-    int fd, rc = d->kind->open_data(d, image, v->uuid, false, &fd);
+    struct transfer t = {.stream = s, .domain = d, .image = image};
+    int fd = -1, rc = find_end(d, image, v, &t.stop);
 
+    if (rc == 0)
+        rc = d->kind->open_data(d, image, v->uuid, false, &fd);
     if (rc < 0)
         return rc;
     rc = begin(&t);
