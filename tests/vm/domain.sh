@@ -4,6 +4,8 @@
 # read. Prints, between lines with @, what lvm reports of it in the end: the host judges that, and the disk.
 set -e
 tool() { ./vdisk-io "$@"; }
+# With the time, so that a machine that is too slow tells where.
+part() { echo "domain.sh: $(sed 's/ .*//' /proc/uptime): $*"; }
 fail() { echo "domain.sh: $*"; exit 1; }
 told() { tool "$@" >told.out 2>&1 || { cat told.out; fail "$*"; }; }
 
@@ -25,6 +27,7 @@ says() {
 
 # Nothing is active but what has to be, nor noted as ours.
 resting() {
+    part "$1"
     left=$(ls "/dev/$uuid" 2>/dev/null | grep -v '^metadata$' || true)
     [ -z "$left" ] || fail "$1: active: $left"
     left=$(ls "/run/vdisk-io/$uuid" | grep -v -e '^active$' -e '^locks$' || true)
@@ -225,6 +228,86 @@ told domain check --repair "$domain"
 is_zero 'check' "$place"
 says ' 0 faults' domain check "$domain"
 resting wipe
+
+# A merged volume: what it held is in its parent, and no longer where it was.
+under=$(tool volume create -f raw -a preallocated "$domain" 128M)
+wiped=$(tool volume snapshot "$domain/${under%/*}")
+wiped=${under%/*}/${wiped#*/}
+io "$domain/$wiped" 'write -P 14 0 16M' flush
+extent=$(lvs --noheadings -o seg_pe_ranges "$uuid/${wiped#*/}" 2>/dev/null | sed 's/.*://; s/-.*//')
+place=$((start + extent * 134217728))
+[ "$(held "$place")" -ge 16777216 ] || fail "its data is not at $place"
+told volume merge --wipe "$domain/$wiped"
+is_zero 'volume merge' "$place"
+look "$domain/$under" 'verify -P 14 0 16M'
+told image delete "$domain/${under%/*}"
+resting merge-wipe
+
+# ---- a group that is there, and what comes into it
+lvm() { name=$1; shift; command "$name" "$@" >lvm.out 2>&1 || { cat lvm.out; fail "$name $*"; }; }
+third=$(readlink -f /dev/disk3)
+lvm vgcreate -s 4m given "$third"
+refused 'has extents of 4194304' domain create --vg given
+lvm vgremove given
+lvm vgcreate -s 128m given "$third"
+lvm lvcreate -y -an -Zn -Wn -n other -L 128m given
+refused 'has 1 volumes' domain create --vg given
+lvm lvremove -y given/other
+refused 'devices, or --vg' domain create --type block --vg given "$third"
+uuid=$(tool domain create --vg given --description taken 2>create.err) || { cat create.err; fail 'create --vg'; }
+second=/dev/$uuid
+if vgs given >/dev/null 2>&1; then fail "it has its old name, too"; fi
+says 'description: taken' domain info "$second"
+says ' 0 faults' domain check "$second"
+resting given
+refused 'is a storage domain' domain create --vg "$uuid"
+
+# What is copied from files has the room that it needs, what is written to a chunk more.
+mkdir files
+files=files/$(tool domain create files)
+from=$(tool volume create -f qcow2 "$files" 20G)
+io "$files/$from" 'write -P 1 0 2M' 'write -P 2 10G 64k' flush
+leaf=$(tool volume snapshot "$files/${from%/*}")
+io "$files/${from%/*}" 'write -P 3 64k 64k' flush
+copy=$(tool image copy "$files/${from%/*}" "$second")
+is_size "$copy" 2688
+look "$second/$copy" 'verify -P 1 0 64k' 'verify -P 3 64k 64k' 'verify -P 2 10G 64k' 'verify -P 0 4G 1M'
+told image delete "$second/${copy%/*}"
+told image copy --volumes "$files/${from%/*}" "$second"
+is_size "$from" 128
+is_size "$leaf" 2688
+look "$second/${from%/*}" 'verify -P 1 0 64k' 'verify -P 3 64k 64k' 'verify -P 2 10G 64k' 'verify -P 0 4G 1M'
+raw=$(tool volume create -f raw "$files" 128M)
+io "$files/$raw" 'write -P 4 0 1M' flush
+refused 'not sparse' image copy -a sparse "$files/${raw%/*}" "$second"
+says 'its copy is preallocated' image copy --image "${raw%/*}" "$files/${raw%/*}" "$second"
+look "$second/${raw%/*}" 'verify -P 4 0 1M' 'verify -P 0 1M 127M'
+says 'RAW PREALLOCATED' volume list "$second/${raw%/*}"
+says ' 0 faults' domain check "$second"
+resting 'from files'
+
+# ---- streams: what comes is what goes, and nothing of what the device held
+told create -q -f qcow2 up.qcow2 20G
+told io -q -n -f qcow2 -c 'write -P 5 0 3M' -c 'write -P 6 5G 1000' -c flush up.qcow2
+sum_of() { sha256sum | sed 's/ .*//'; }
+sum=$(sum_of <up.qcow2)
+head -c 1000000 up.qcow2 >part
+if tool volume upload -f qcow2 "$second" 20G <part >upload.out 2>&1; then fail "a part of an image is taken"; fi
+grep -q 'damaged\|not whole' upload.out || { cat upload.out; fail "a part of an image"; }
+up=$(tool volume upload -f qcow2 --digest "$sum" "$second" 20G <up.qcow2)
+is_size "$up" 2560
+look "$second/$up" 'verify -P 5 0 3M' 'verify -P 6 5G 1000' 'verify -P 0 4G 1M'
+tool volume download -q "$second/$up" >down.qcow2
+[ "$(sum_of <down.qcow2)" = "$sum" ] || fail "another image comes back"
+head -c 3000000 /dev/urandom >up.raw
+up=$(tool volume upload -f raw "$second" 128M <up.raw)
+tool volume download -q "$second/$up" >down.raw
+[ "$(wc -c <down.raw)" = 134217728 ] || fail "the raw volume has another size"
+[ "$(head -c 3000000 down.raw | sum_of)" = "$(sum_of <up.raw)" ] || fail "other bytes come back"
+[ "$(tail -c +3000001 down.raw | tr -d '\0' | wc -c)" = 0 ] || fail "what the device held comes with it"
+says ' 0 faults' domain check "$second"
+resting streams
+uuid=${domain#/dev/}
 
 # ---- what is left is judged
 another=$(tool volume create -f qcow2 --description 'last' "$domain" 1G)

@@ -32,14 +32,15 @@ def make_disk(path, size):
 
 def main():
     with tempfile.TemporaryDirectory(prefix="vdisk-vm-domain.") as folder:
-        disks = [f"{folder}/disk{i}" for i in range(3)]
+        disks = [f"{folder}/disk{i}" for i in range(4)]
         make_disk(disks[0], 16 * GIB)
         make_disk(disks[1], 1 * GIB)
         make_disk(disks[2], 11 * GIB)
-        r = subprocess.run([str(HERE / "run"), "--timeout", "900", "--disk", disks[0], "--disk", disks[1],
-                            "--disk4k", disks[2], "--put", os.path.realpath(sys.argv[1]), "--put",
-                            str(HERE / "domain.sh"), "sh", "domain.sh"], stdout=subprocess.PIPE, text=True,
-                           check=False)
+        make_disk(disks[3], 11 * GIB)
+        r = subprocess.run([str(HERE / "run"), "--timeout", "1200", "--disk", disks[0], "--disk", disks[1],
+                            "--disk4k", disks[2], "--disk", disks[3], "--put", os.path.realpath(sys.argv[1]),
+                            "--put", str(HERE / "domain.sh"), "sh", "domain.sh"],
+                           stdout=subprocess.PIPE, text=True, check=False)
         if r.returncode != 0 or "@report" not in r.stdout:
             print(r.stdout)
             return r.returncode or 1
