@@ -54,7 +54,7 @@ static int run_check(const char *path, struct heard *h, struct vdisk_check_resul
 /* By the one block of refcounts, of 16 bits, that such a small image has. */
 static void read_refcounts(const char *path, bool used[CLUSTERS_MOST])
 {
-    uint64_t table, block;
+    uint64_t table = 0, block = 0;
     uint16_t *counts = malloc(CLUSTER);
     FILE *f = fopen(path, "re");
 
