@@ -3,8 +3,8 @@
  * vdisk-io, as a test has it: VDISK_TEST_STEPS is a file to which the steps that operations on domains, or on
  * logical volumes, go through are added; at the one that VDISK_TEST_KILL names it is killed (where it comes again:
  * after VDISK_TEST_AFTER times more), at VDISK_TEST_STOP it stops, after VDISK_TEST_EIO nothing gets to the disk
- * any more. Where VDISK_TEST_FALLOCATE is "none" no space can be reserved, as on NFS 3; where it is "longer" a file
- * gets longer with it, as on NFS 4.2.
+ * any more. Where VDISK_TEST_FALLOCATE is "none" no space can be reserved, as on NFS 3; where it is "longer" a
+ * file gets longer with it, as on NFS 4.2.
  */
 #include <errno.h>
 #include <fcntl.h>
