@@ -246,6 +246,7 @@ def test_steps():
     named = set()
     for file in set(SOURCE.glob("*.c")) - {SOURCE / "op_upgrade.c"}: # test_domain_versions.py
         named |= set(re.findall(r'dom_step\("([^"]+)"\)', file.read_text()))
+    named -= {"merge: volume has zeros behind the base's end"} # of groups: test_domain_group.py
     check("each step was killed at", seen == named, f"not {named - seen}; unknown {seen - named}")
 
 

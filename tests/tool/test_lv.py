@@ -39,7 +39,7 @@ def report(volumes, free, tags=""):
                 "dev_size": str(1 << 40), "pv_pe_count": str(used + free // EXTENT),
                 "pv_pe_alloc_count": str(used), "pe_start": "1048576", "pv_mda_used_count": "1"}],
         "lv": [{"lv_name": name, "lv_uuid": "5fcqt1-yjtE-a1Pl-CMC2-siPS-xzk9-VJiFlC", "lv_size": str(size),
-                "lv_tags": of, "lv_active": "active"} for name, (size, of) in volumes.items()],
+                "lv_tags": of, "lv_active": "active", "lv_device_open": ""} for name, (size, of) in volumes.items()],
         "pvseg": [{"pvseg_start": "0"}],
         "seg": [{"lv_name": name, "seg_start": "0", "seg_size": str(size), "segtype": "linear",
                  "devices": "/dev/loop1(0)"} for name, (size, _) in volumes.items()]}]}
