@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What lv judges and measures, without a group of its own: lvm's report is made as it was recorded, and nothing is
-changed. The images are files, where those of volumes would be. tests/vm/lv.sh has real groups.
+changed. The images are on loop devices, where those of volumes would be. tests/vm/lv.sh has real groups.
 
 usage: test_lv.py VDISK_IO
 """
@@ -17,6 +17,7 @@ TOOL = os.path.realpath(sys.argv[1])
 MIB = 1 << 20
 EXTENT = 4 * MIB
 GROUP = f"vdisktest{os.getpid()}"
+LOOPS = []
 checks = failures = 0
 
 
@@ -28,8 +29,8 @@ def check(what, condition, more=""):
         print(f"FAIL {what} {more}")
 
 
-def report(volumes, free, tags=""):
-    """As lvm gives it. volumes: {name: (size, tags)}"""
+def report(volumes, free, tags="", used_by=()):
+    """As lvm gives it. volumes: {name: (size, tags)}; used_by: names of those that somebody has open."""
     used = sum(size for size, _ in volumes.values()) // EXTENT
     return {"report": [{
         "vg": [{"vg_name": GROUP, "vg_uuid": "OFyGJb-Xw8e-G5IS-Oyey-2kmC-vcse-GlxCQB",
@@ -39,7 +40,8 @@ def report(volumes, free, tags=""):
                 "dev_size": str(1 << 40), "pv_pe_count": str(used + free // EXTENT),
                 "pv_pe_alloc_count": str(used), "pe_start": "1048576", "pv_mda_used_count": "1"}],
         "lv": [{"lv_name": name, "lv_uuid": "5fcqt1-yjtE-a1Pl-CMC2-siPS-xzk9-VJiFlC", "lv_size": str(size),
-                "lv_tags": of, "lv_active": "active", "lv_device_open": ""} for name, (size, of) in volumes.items()],
+                "lv_tags": of, "lv_active": "active",
+                "lv_device_open": "open" if name in used_by else ""} for name, (size, of) in volumes.items()],
         "pvseg": [{"pvseg_start": "0"}],
         "seg": [{"lv_name": name, "seg_start": "0", "seg_size": str(size), "segtype": "linear",
                  "devices": "/dev/loop1(0)"} for name, (size, _) in volumes.items()]}]}
@@ -65,9 +67,9 @@ def refused(text, *arguments):
           r.stdout + r.stderr)
 
 
-def group(volumes, free=1 << 44, tags=""):
+def group(volumes, free=1 << 44, tags="", used_by=()):
     """The report from now on, and a program that gives it, and does nothing else."""
-    pathlib.Path("report.json").write_text(json.dumps(report(volumes, free, tags)))
+    pathlib.Path("report.json").write_text(json.dumps(report(volumes, free, tags, used_by)))
     os.makedirs("bin", exist_ok=True)
     program = pathlib.Path("bin/lvm")
     program.write_text(f"#!/bin/sh\n[ \"$1\" = fullreport ] && exec cat {os.getcwd()}/report.json\n"
@@ -139,17 +141,24 @@ def test_refused():
         refused("is a storage domain", *arguments)
 
 
+def activate(name):
+    device = subprocess.run(["losetup", "-f", "--show", name], check=True, capture_output=True,
+                            text=True).stdout.strip()
+    LOOPS.append(device)
+    os.symlink(device, f"/dev/{GROUP}/{name}")
+
+
 def test_existing():
-    """Those that are active are files here."""
+    """Those that are active are loop devices here."""
     os.makedirs(f"/dev/{GROUP}")
     for name, options in (("thin", ()), ("full", ("-o", "preallocation=full"))):
         subprocess.run([TOOL, "create", "-q", "-f", "qcow2", *options, name, "64M"], check=True)
         subprocess.run([TOOL, "io", "-q", "-n", "-f", "qcow2", "-c", "write -P 1 0 1M", "-c", "flush", name],
                        check=True)
         os.truncate(name, 20 * EXTENT)
-        os.symlink(os.path.realpath(name), f"/dev/{GROUP}/{name}")
+        activate(name)
     pathlib.Path("raw").write_bytes(b"x" * EXTENT)
-    os.symlink(os.path.realpath("raw"), f"/dev/{GROUP}/raw")
+    activate("raw")
     group({"thin": (20 * EXTENT, ""), "full": (20 * EXTENT, ""), "raw": (EXTENT, ""),
            "half": (EXTENT, "VDISK_UNFINISHED")})
     takes = measured(64 * MIB)["fully-allocated"]
@@ -190,18 +199,20 @@ def test_existing():
     check("of raw", told("snapshot", "--dry-run", "--initial-size", "1M", "-F", "raw", f"{GROUP}/raw",
                          f"{GROUP}/new")["virtual-size"] == EXTENT)
     holder = subprocess.Popen([TOOL, "io", "-q", "-n", "-f", "qcow2", "-c", "write -P 1 0 64k", "-c",
-                               "sleep 20000", "thin"], stdin=subprocess.DEVNULL)
+                               "sleep 20000", f"/dev/{GROUP}/thin"], stdin=subprocess.DEVNULL)
     subprocess.run(["sleep", "1"], check=True)
     r = run("reduce", "--dry-run", f"{GROUP}/thin")
     check("in use: not reduced", r.returncode == 1 and str(holder.pid) in r.stderr, r.stderr)
     check("in use: shown", told("info", f"{GROUP}/thin")["virtual-size"] == 64 * MIB)
     holder.kill()
     holder.wait()
+    group({"thin": (20 * EXTENT, "")}, used_by=["thin"])
+    refused("has it open", "reduce", "--dry-run", f"{GROUP}/thin")
 
 
 def main():
-    if not os.access("/dev", os.W_OK) or not os.access("/run", os.W_OK):
-        print("skipped: /dev and /run are not to be written to")
+    if os.geteuid() != 0 or subprocess.run(["losetup", "-f"], check=False, capture_output=True).returncode != 0:
+        print("skipped: loop devices need root, and a kernel that has them")
         return 77
     with tempfile.TemporaryDirectory(prefix="vdisk-lv.") as folder:
         os.chdir(folder)
@@ -210,6 +221,8 @@ def main():
             test_refused()
             test_existing()
         finally:
+            for device in LOOPS:
+                subprocess.run(["losetup", "-d", device], check=False)
             shutil.rmtree(f"/dev/{GROUP}", ignore_errors=True)
             pathlib.Path(f"/run/vdisk-io/{GROUP}.lvm").unlink(missing_ok=True)
             os.chdir("/")

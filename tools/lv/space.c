@@ -108,6 +108,14 @@ int lv_extend(struct lv *lv, const struct lv_extend *o, struct lv_space *ret)
 
 /* ---- reduce --------------------------------------------------------------------------------------------- */
 
+/* Locks are of a device's name, and a virtual machine may have one of its own: the kernel knows of all. */
+static int judge_idle(const struct lv_session *s)
+{
+    return !s->found->open ? 0 :
+           lv_fail(EAGAIN, NULL, "%s is not reduced: somebody has it open: another program, or a virtual machine",
+                   s->lv->name);
+}
+
 /* As bytes: so nobody has it open from now on. */
 static int claim(const struct lv *lv, vdisk **ret)
 {
@@ -179,6 +187,8 @@ static int reduce_in(struct lv_session *s, const struct lv_reduce *o, struct lv_
     vdisk *claimed = NULL;
     int rc = lv_use(s);
 
+    if (rc == 0)
+        rc = judge_idle(s);
     if (rc < 0)
         return rc;
     lv_pause(s);
