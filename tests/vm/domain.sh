@@ -244,15 +244,15 @@ told image delete "$domain/${under%/*}"
 resting merge-wipe
 
 # ---- a group that is there, and what comes into it
-lvm() { name=$1; shift; command "$name" "$@" >lvm.out 2>&1 || { cat lvm.out; fail "$name $*"; }; }
+does() { name=$1; shift; command "$name" "$@" >lvm.out 2>&1 || { cat lvm.out; fail "$name $*"; }; }
 third=$(readlink -f /dev/disk3)
-lvm vgcreate -s 4m given "$third"
+does vgcreate -s 4m given "$third"
 refused 'has extents of 4194304' domain create --vg given
-lvm vgremove given
-lvm vgcreate -s 128m given "$third"
-lvm lvcreate -y -an -Zn -Wn -n other -L 128m given
+does vgremove given
+does vgcreate -s 128m given "$third"
+does lvcreate -y -an -Zn -Wn -n other -L 128m given
 refused 'has 1 volumes' domain create --vg given
-lvm lvremove -y given/other
+does lvremove -y given/other
 refused 'devices, or --vg' domain create --type block --vg given "$third"
 uuid=$(tool domain create --vg given --description taken 2>create.err) || { cat create.err; fail 'create --vg'; }
 second=/dev/$uuid
