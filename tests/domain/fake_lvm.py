@@ -21,8 +21,9 @@ SKIPPED = 77
 MIB = 1 << 20
 OLD = 0xaa
 OLD_MOST = 8 * MIB # of a volume's new part, that is filled with old data: all that these tests have look at
-LOOP_CONFIGURE, LOOP_CLR_FD, LOOP_SET_CAPACITY, LOOP_CTL_GET_FREE = 0x4C0A, 0x4C01, 0x4C07, 0x4C82
-BLKFLSBUF = 0x1261
+LOOP_CONFIGURE, LOOP_SET_CAPACITY, LOOP_CTL_GET_FREE = 0x4C0A, 0x4C07, 0x4C82
+BLKFLSBUF, LO_FLAGS_AUTOCLEAR = 0x1261, 4
+held = set() # descriptors of ours, by which devices are there
 CONSTANT = {"ids", "inbox", "outbox", "leases", "xleases", "master"}
 WITH_VALUE = {"--config", "--devices", "--driverloaded", "--autobackup", "--contiguous", "--zero",
               "--wipesignatures", "--activate", "--size", "--addtag", "--deltag", "--name", "-o", "--configreport",
@@ -74,7 +75,7 @@ def mount(*arguments):
 
 
 class Loop:
-    """A loop device on a file of its own."""
+    """A loop device on a file of its own; it goes when this process does."""
 
     def __init__(self, folder, size):
         self.file = f"{folder}/{uuid.uuid4()}"
@@ -86,10 +87,13 @@ class Loop:
                 self.path = f"/dev/loop{number}"
                 if not os.path.exists(self.path):
                     os.mknod(self.path, stat.S_IFBLK | 0o660, os.makedev(7, number))
+                self.hold = os.open(self.path, os.O_RDWR)
+                held.add(str(self.hold))
                 try:
-                    self.control(LOOP_CONFIGURE, struct.pack("=II", f.fileno(), 512) + bytes(296))
+                    self.control(LOOP_CONFIGURE, struct.pack("=II52xI240x", f.fileno(), 512, LO_FLAGS_AUTOCLEAR))
                     break
                 except OSError:
+                    self.close()
                     time.sleep(0.01)
         self.device = os.stat(self.path).st_rdev
         self.size = size
@@ -154,10 +158,8 @@ class Loop:
         self.size = size
 
     def close(self):
-        try:
-            self.control(LOOP_CLR_FD)
-        except OSError as e:
-            print(f"{self.path}: {e}")
+        held.discard(str(self.hold))
+        os.close(self.hold)
 
 
 def open_devices():
@@ -170,6 +172,8 @@ def open_devices():
                 with open(f"/proc/{pid}/task/{task}/children", encoding="ascii") as f:
                     to_do += f.read().split()
             for fd in os.listdir(f"/proc/{pid}/fd"):
+                if pid == os.getpid() and fd in held:
+                    continue
                 try:
                     st = os.stat(f"/proc/{pid}/fd/{fd}")
                 except OSError:

@@ -11,6 +11,8 @@ Without names of tests: all but test_killed, which takes as long as all others.
 import hashlib
 import os
 import pathlib
+import re
+import shutil
 import signal
 import stat
 import subprocess
@@ -25,6 +27,7 @@ from lib import MIB, check, refused, run, told, volume, works  # noqa: E402
 import vdsm  # noqa: E402
 
 STEP_TOOL, CLIENT = os.path.realpath(sys.argv[2]), os.path.realpath(sys.argv[3])
+SOURCE = pathlib.Path(__file__).parents[2] / "tools/domain"
 U = "dddddddd-0000-4000-8000-00000000000d"
 D = f"/dev/{U}"
 IMAGE, OTHER, THIRD = (f"{digit * 8}-0000-4000-8000-000000000001" for digit in "123")
@@ -33,6 +36,7 @@ CHANGES = {"lvcreate", "lvremove", "lvextend", "lvreduce", "lvchange"}
 SOON = 1 # seconds in which who does not wait, though he has to, has done his harm
 LATE = 60 # seconds after which nobody comes any more
 LVM = EMPTY = None
+seen = set()
 
 
 # ---- looking ----------------------------------------------------------------------------------------------------
@@ -226,6 +230,13 @@ def template():
 def thin():
     base(size="16M")
     works("volume", "reduce", f"{D}/{IMAGE}")
+
+
+def leaking():
+    base(size="16M")
+    works("volume", "prepare", f"{D}/{IMAGE}")
+    lib.leak(f"{D}/{A}")
+    works("volume", "teardown", f"{D}/{IMAGE}")
 
 
 def clone():
@@ -628,21 +639,36 @@ def test_stale_slot():
     sound("stale slot")
 
 
-def test_small_clusters():
-    """A base of small clusters, whose tables take more than those of others would."""
+def merged_full(file, half, size):
+    """A file is uploaded whose first half is written; the second, by a snapshot that is merged then."""
+    with open(file, "rb") as f:
+        r = subprocess.run([lib.TOOL, "volume", "upload", "-f", "qcow2", D, f"{size}M"], stdin=f,
+                           capture_output=True, text=True, check=False)
+    check(f"{file} is uploaded", r.returncode == 0, r.stderr)
+    image, name = r.stdout.strip().split("/")
+    top = volume("snapshot", f"{D}/{image}")[1]
+    io(image, f"write -P 2 {half}M {size - half}M", "flush")
+    works("volume", "merge", f"{D}/{image}/{top}")
+    look(image, f"verify -P 2 {half}M {size - half}M", *([f"verify -P 1 0 {half}M"] if half else []))
+    return lv(name).size
+
+
+def test_room():
+    """A base of small clusters, whose tables take more than those of others would; and one with a snapshot inside,
+    which keeps what is written over."""
     nothing()
     works("create", "-q", "-f", "qcow2", "-o", "cluster_size=512,refcount_bits=64", "small.qcow2", "48M")
     works("io", "-q", "-f", "qcow2", "-c", "write -P 1 0 24M", "small.qcow2")
-    with open("small.qcow2", "rb") as f:
-        r = subprocess.run([lib.TOOL, "volume", "upload", "-f", "qcow2", D, "48M"], stdin=f, capture_output=True,
-                           text=True, check=False)
-    check("uploaded", r.returncode == 0, r.stderr)
-    image, name = r.stdout.strip().split("/")
-    top = volume("snapshot", f"{D}/{image}")[1]
-    io(image, "write -P 2 24M 24M", "flush")
-    works("volume", "merge", f"{D}/{image}/{top}")
-    look(image, "verify -P 1 0 24M", "verify -P 2 24M 24M")
-    check("its tables have room, too", lv(name).size > 48 * MIB + (48 * MIB // 512) * 16, lv(name).size)
+    size = merged_full("small.qcow2", 24, 48)
+    check("its tables have room, too", size > 48 * MIB + (48 * MIB // 512) * 16, size)
+    if not shutil.which("qemu-img"):
+        print("no qemu-img: no snapshot inside a volume")
+        return
+    works("create", "-q", "-f", "qcow2", "inside.qcow2", "4M")
+    works("io", "-q", "-f", "qcow2", "-c", "write -P 1 0 4M", "inside.qcow2")
+    subprocess.run(["qemu-img", "snapshot", "-c", "s", "inside.qcow2"], check=True)
+    size = merged_full("inside.qcow2", 0, 4)
+    check("so has what the snapshot keeps", size > 8 * MIB, size)
 
 
 # ---- killed -----------------------------------------------------------------------------------------------------
@@ -706,6 +732,7 @@ def scenario(name, setup, *command):
     LVM.at = None
     check(f"{name} works", code == 0, errors)
     steps, after = pathlib.Path("steps").read_text().splitlines(), content()
+    seen.update(steps)
     sound(name)
     kills = [(f"{name}, killed at '{step}'", killed_at_step, (step, steps[:n].count(step)))
              for n, step in enumerate(steps)]
@@ -730,8 +757,13 @@ def test_killed():
     scenario("copy volumes", chain("raw", 2, OTHER), "image", "copy", "--volumes", f"{D}/{OTHER}", D,
              "--image", IMAGE)
     scenario("extend", thin, "volume", "extend", f"{D}/{IMAGE}", "4M")
-    scenario("reduce", lambda: base(size="16M"), "volume", "reduce", f"{D}/{IMAGE}")
+    scenario("reduce", leaking, "volume", "reduce", f"{D}/{IMAGE}")
     scenario("resize", chain("raw", 1), "volume", "resize", f"{D}/{IMAGE}", "2M")
+    named = set()
+    for file in SOURCE.glob("*.c"):
+        named |= set(re.findall(r'dom_step\("([^"]+)"\)', file.read_text()))
+    named = {step for step in named if not step.startswith(("domain create", "upgrade"))} # of folders
+    check("each step was killed at", seen == named, f"not {named - seen}; unknown {seen - named}")
 
 
 TESTS = {name: value for name, value in list(globals().items()) if name.startswith("test_")}
