@@ -203,7 +203,7 @@ static int await_writer(struct domain *d)
 static int block_lock(struct domain *d, const struct dom_lock_wish *images, unsigned n, int *ret_lock)
 {
     char path[PATH_MAX];
-    int lock, rc = make_locks(d, path);
+    int lock = -1, rc = make_locks(d, path);
 
     if (rc == 0)
         rc = count_lock(d, file_lock_images(d, path, images, n, &lock));
@@ -234,7 +234,7 @@ static int block_lock_domain(struct domain *d, int *ret_lock)
 {
     const struct file_lock_wish wish = {FILE_LOCK_DOMAIN, d->uuid, true};
     char path[PATH_MAX];
-    int lock, rc = make_locks(d, path);
+    int lock = -1, rc = make_locks(d, path);
 
     if (rc == 0)
         rc = count_lock(d, file_lock_take(path, &wish, 1, d->how.wait, &lock));

@@ -397,8 +397,8 @@ static int write_zeros_behind(const struct creation *c)
     const struct vdisk_resize_opts opts = {.size = sizeof opts, .preallocation = VDISK_PREALLOC_FULL,
                                            .progress = c->data.progress, .progress_arg = c->data.progress_arg};
     struct dom_error error;
-    vdisk_job *job;
-    vdisk *file;
+    vdisk_job *job = NULL;
+    vdisk *file = NULL;
     char *path = NULL;
     int rc = dom_data_path(c->domain, c->image, c->uuid, &path);
 

@@ -250,7 +250,7 @@ static int hide_new_part(struct merge *m)
 {
     uint64_t begin = m->base->meta.capacity, end = m->top->meta.capacity;
     struct dom_error error;
-    vdisk *top;
+    vdisk *top = NULL;
     int rc = make_room_for_zeros(m, end - begin);
 
     if (rc == 0)
@@ -275,7 +275,7 @@ static int hide_new_part(struct merge *m)
 static int zero_rest(struct merge *m, uint64_t begin, uint64_t end)
 {
     struct dom_error error;
-    vdisk *base;
+    vdisk *base = NULL;
     int rc = dom_open_data(m->domain, m->image, m->base, VDISK_OPEN_RDWR, &base);
 
     if (rc < 0)
