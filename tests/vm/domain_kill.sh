@@ -1,8 +1,11 @@
 #!/bin/sh
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# Runs in the test machine: operations on a domain in a volume group, on /dev/disk0, that are killed at each of
-# their steps. What is left is named, and repaired; the image reads what it did before, or what it does after.
+# Runs in the test machine: operations on a domain in a volume group, on /dev/disk0, that are killed at one of
+# their steps or two, or with the argument "all" at each. What is left is named, and repaired; the image reads
+# what it did before, or what it does after. tests/domain/test_domain_group.py kills at each, with an lvm of its
+# own.
 set -e
+all=$1
 tool() { ./vdisk-io "$@"; }
 fail() { echo "domain_kill.sh: $*"; exit 1; }
 told() { tool "$@" >told.out 2>&1 || { cat told.out; fail "$*"; }; }
@@ -28,6 +31,16 @@ repaired() {
     [ -z "$left" ] || fail "$step: noted: $left"
 }
 
+# chosen STEP: it is to be killed there.
+chosen() {
+    case $all$1 in
+    all*|'create: data is written'|'delete: volume is unpublished'|'merge: volume is marked'|\
+        "merge: child's header names the base"|'image delete: image is renamed'|'delete: data is cleared'|\
+        'copy: all volumes are written') ;;
+    *) return 1 ;;
+    esac
+}
+
 leaf_of() { tool volume info "$1" | sed -n 's|^path: .*/||p'; }
 
 uuid=$(tool domain create --type block "$(readlink -f /dev/disk0)" 2>create.err) || {
@@ -39,6 +52,7 @@ io "$domain/$image" 'write -P 1 0 1M' flush
 
 for step in 'create: image folder is made' 'create: metadata is noted' 'create: data file is made' \
     'create: data is written' 'create: parent is internal' 'create: volume is published'; do
+    chosen "$step" || continue
     killed "$step" volume snapshot "$domain/$image"
     repaired
     look "$domain/$image" 'verify -P 1 0 1M'
@@ -46,6 +60,7 @@ for step in 'create: image folder is made' 'create: metadata is noted' 'create: 
 done
 
 for step in 'delete: volume is unpublished' 'delete: volume is removed' 'delete: parent is a leaf'; do
+    chosen "$step" || continue
     told volume snapshot "$domain/$image"
     io "$domain/$image" 'write -P 2 0 64k' flush
     killed "$step" volume delete "$domain/$image"
@@ -57,6 +72,7 @@ done
 for step in 'merge: volume is marked' 'merge: base has the data' 'merge: generation is counted' \
     "merge: child's header names the base" "merge: child's parent is the base" 'merge: volume is unpublished' \
     'merge: volume is removed' "merge: base's role is noted"; do
+    chosen "$step" || continue
     middle=$(tool volume snapshot "$domain/$image")
     io "$domain/$image" 'write -P 3 64k 64k' flush
     told volume snapshot "$domain/$image"
@@ -73,6 +89,7 @@ for step in 'merge: volume is marked' 'merge: base has the data' 'merge: generat
 done
 
 for step in 'image delete: image is renamed' 'image delete: image is removed'; do
+    chosen "$step" || continue
     gone=$(tool volume create -f qcow2 "$domain" 64M)
     told volume snapshot "$domain/${gone%/*}"
     killed "$step" image delete "$domain/${gone%/*}"
@@ -82,6 +99,7 @@ for step in 'image delete: image is renamed' 'image delete: image is removed'; d
 done
 
 for step in 'delete: volume is unpublished' 'delete: data is cleared'; do
+    chosen "$step" || continue
     told volume snapshot "$domain/$image"
     killed "$step" volume delete --wipe "$domain/$image"
     lvs --noheadings -o lv_tags "$uuid" 2>/dev/null | grep -q VDISK_WIPE || fail "$step: it is not to be wiped"
@@ -90,6 +108,7 @@ for step in 'delete: volume is unpublished' 'delete: data is cleared'; do
 done
 
 for step in 'copy: all volumes are written' 'copy: a volume is published'; do
+    chosen "$step" || continue
     twin=$(cat /proc/sys/kernel/random/uuid)
     told volume snapshot "$domain/$image"
     killed "$step" image copy --volumes --image "$twin" "$domain/$image" "$domain"
