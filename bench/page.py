@@ -35,11 +35,21 @@ READING = [
     ("Noise", "The machine's is in all sides of a ratio alike: compare ratios, and not runs."),
 ]
 
-OF_DOMAIN = [
+OF_FOLDER = [
     ("domain", "The volumes are of a storage domain in a folder: made through the domain layer, and opened by "
      "their names in it; by fio's own engine and by QEMU as the files that they are."),
 ]
+OF_GROUP = [
+    ("domain", "The volumes are of a storage domain in a volume group: logical volumes, each on blocks of its "
+     "own, made through the domain layer, and opened by their names in it; by fio's own engine and by QEMU as "
+     "the devices that they are."),
+]
 OF_VOLUMES = {"of limit", "read, rewrite", "first", "qemu"} # of these, what is about cells
+
+def of_domain(settings):
+    """How to read volumes of a domain."""
+    return {None: [], "file": OF_FOLDER}.get(settings.get("domain"), OF_GROUP)
+
 
 STYLE = """
 :root { color-scheme: light dark; --back: #fff; --card: #f6f7f9; --text: #1c2024; --muted: #68707a;
@@ -366,7 +376,7 @@ def make(results, commands):
     machine, settings = results["machine"], results["settings"]
     lines = distinct(commands)
     reading = [(what, said) for what, said in READING if results["cells"] or what not in OF_VOLUMES]
-    reading += OF_DOMAIN if settings.get("domain") else []
+    reading += of_domain(settings)
     cut = "<p>Time ran out: there are fewer rounds than planned.</p>" if settings.get("cut_short") else ""
     body = [
         f"<h1>vdisk-io: benchmarks</h1><p>{esc(machine['title'])}</p>"

@@ -84,7 +84,7 @@ def table(rows):
 
 
 def notes(settings):
-    found = page.READING + (page.OF_DOMAIN if settings.get("domain") else [])
+    found = page.READING + page.of_domain(settings)
     return "\n" + "".join(textwrap.fill(f"{what}: {text}", 115) + "\n" for what, text in found)
 
 

@@ -3,11 +3,13 @@
 """The benchmark suite; started by bench/run, which builds what it needs."""
 import argparse
 import contextlib
+import json
 import os
 import pathlib
 import re
 import shutil
 import stat
+import subprocess
 import sys
 import tempfile
 import time
@@ -17,7 +19,7 @@ import machine
 import report
 import scratch
 from cells import GIB, patterns
-from domain_volumes import DomainVolumes
+from domain_volumes import DomainVolumes, GroupVolumes
 from jobs import ROUNDS as ROUNDS_OF_JOBS, Jobs, describe, fitting, summary
 from load import Loads, parse_size
 from volumes import Volumes
@@ -66,13 +68,22 @@ class Plan:
         return self.seconds * KEY_WEIGHT if pattern.key and not self.full else self.seconds
 
 
+def is_group(domain):
+    return domain not in (None, "file")
+
+
+def volumes_of(args, loads, scratch, device, say):
+    if is_group(args.domain):
+        return GroupVolumes(loads, scratch, say, args.domain)
+    return DomainVolumes(loads, scratch, say) if args.domain else Volumes(loads, scratch, device, say)
+
+
 class Suite:
     def __init__(self, args, loads, plan, scratch, device):
         self.args = args
         self.loads = loads
         self.plan = plan
-        self.volumes = DomainVolumes(loads, scratch, self.say) if args.domain else \
-            Volumes(loads, scratch, device, self.say)
+        self.volumes = volumes_of(args, loads, scratch, device, self.say)
         self.rows = report.make_rows(plan.chosen)
         self.started = time.monotonic()
         self.cut_short = False
@@ -185,9 +196,10 @@ def parse_args():
     parser.add_argument("--seconds", type=float, help="length of one measurement, instead of what fits")
     parser.add_argument("--only", metavar="REGEX",
                         help="only patterns whose name matches, such as 'rand.*4k qd32'")
-    parser.add_argument("--domain", nargs="?", const="file", choices=["file"],
+    parser.add_argument("--domain", nargs="?", const="file", metavar="file|GROUP",
                         help="the volumes are of a storage domain, made through the domain layer and opened by "
-                        "their names; in a folder (file, the default)")
+                        "their names: of one in a folder, made in --dir (file, the default), or of one that is "
+                        "there in a volume group, named by its path, /dev/UUID; they go afterwards")
     parser.add_argument("--jobs", choices=["none", "short", "all"], default="short",
                         help="bulk work (see bench/jobs) in the report: some lines of it (default), all, or none")
     parser.add_argument("--overwrite-device", action="store_true",
@@ -218,6 +230,19 @@ def check_device(device, args):
         die(f"{device} is mounted or holds something; its content would be lost: --overwrite-device to do so")
 
 
+def check_group(args):
+    """It is there, and has space: three volumes that stay, one that is fresh."""
+    done = subprocess.run([args.build / "tools" / "vdisk-io", "domain", "info", "--output", "json", args.domain],
+                          capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        die(done.stderr.strip())
+    free, need = json.loads(done.stdout)["available"], 4 * (args.size + args.size // 8) + (1 << 30)
+    if not args.domain.startswith("/dev/"):
+        die(f"--domain {args.domain}: is no path of a volume group, /dev/UUID")
+    if free < need:
+        die(f"--domain {args.domain}: needs {need >> 20} MiB and has {free >> 20} MiB: give a smaller --size")
+
+
 @contextlib.contextmanager
 def target(args):
     """Yields (scratch folder, device or None) and removes what was made."""
@@ -227,7 +252,10 @@ def target(args):
         die(f"--dir {args.dir}: {error.strerror}")
     is_device = stat.S_ISBLK(mode) # its content is replaced
     if is_device and args.domain:
-        die(f"--dir {args.dir}: a storage domain in a folder is not on a block device")
+        die(f"--dir {args.dir}: a storage domain is not made on a block device: give the folder of one, or the "
+            "path of one in a volume group to --domain")
+    if is_group(args.domain):
+        check_group(args)
     if not is_device and not stat.S_ISDIR(mode):
         die(f"--dir {args.dir}: neither a directory nor a block device")
     with scratch.folder(tempfile.gettempdir() if is_device else args.dir, "vdisk-bench") as folder:
@@ -239,7 +267,8 @@ def target(args):
 
 
 def chosen_patterns(args):
-    device = stat.S_ISBLK(os.stat(args.dir).st_mode) if os.path.exists(args.dir) else False
+    device = is_group(args.domain) or (stat.S_ISBLK(os.stat(args.dir).st_mode) if os.path.exists(args.dir) else
+                                       False)
     chosen = [p for p in patterns(device) if not args.only or re.search(args.only, p.name)]
     if not chosen:
         die(f"--only {args.only}: no pattern has such a name; they are\n" + "\n".join(p.name for p in patterns()))

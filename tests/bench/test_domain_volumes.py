@@ -139,9 +139,10 @@ class Page(unittest.TestCase):
     def test_domain_is_told_of(self):
         results = {"machine": {"title": "x"}, "settings": {}, "figures": [], "cells": [], "absent": [],
                    "jobs": None}
-        told = page.esc(page.OF_DOMAIN[0][1])
-        self.assertNotIn(told, page.make(results, ""))
-        self.assertIn(told, page.make(results | {"settings": {"domain": "file"}}, ""))
+        for domain, told in (("file", page.OF_FOLDER), ("/dev/x", page.OF_GROUP)):
+            told = page.esc(told[0][1])
+            self.assertNotIn(told, page.make(results, ""))
+            self.assertIn(told, page.make(results | {"settings": {"domain": domain}}, ""))
 
 
 if __name__ == "__main__":
