@@ -11,6 +11,7 @@
  *  1. What somebody else has activated, and so has no file, stays active.
  *  2. Nothing is put to rest but by who has the volume's lock alone.
  *  3. Who is the group's writer does not wait for a volume's lock: who has that may wait to be the writer.
+ *  4. What was active before somebody uses it has the blocks that the group says: another host may have cut it.
  */
 #include <assert.h>
 #include <errno.h>
@@ -161,18 +162,29 @@ static int add_name(struct names *n, const char *name)
     return 0;
 }
 
-/* Who is changing it just now has the group's lock; or lvm's own, for which the command waits. */
-static int revive(struct block_state *s, const char *volume)
+/* (4) Where there are leases other hosts change it, too, and where it lies: its size does not tell that. */
+static bool is_stale(const struct domain *d, const struct block_lv *b)
 {
+    const struct block_state *s = d->state;
+    uint64_t size;
+
+    return d->leases != NULL || lvm_is_suspended(s->lvm, b->lv->name) ||
+           lvm_device_size(s->lvm, b->lv->name, &size) < 0 || size != b->lv->size;
+}
+
+/* Who is changing it just now has the group's lock; or lvm's own, for which the command waits. */
+static int revive(struct domain *d, const struct block_lv *b)
+{
+    struct block_state *s = d->state;
+    const char *const names[] = {b->lv->name};
     int rc;
 
-    if (!lvm_is_suspended(s->lvm, volume))
+    if (!is_stale(d, b))
         return 0;
     rc = lvm_begin(s->lvm);
     if (rc < 0)
         return rc;
-    if (lvm_is_suspended(s->lvm, volume))
-        rc = lvm_refresh(s->lvm, &volume, 1);
+    rc = lvm_refresh(s->lvm, names, 1);
     lvm_end(s->lvm);
     return rc;
 }
@@ -181,12 +193,13 @@ static int add_resting(void *arg, struct block_lv *b)
 {
     struct names *n = arg;
     struct block_state *s = n->domain->state;
+    bool used = is_used(s, b->lv->name);
     int rc = block_use(n->domain, b->lv->name);
 
     if (rc < 0)
         return rc;
     if (lvm_is_active(s->lvm, b->lv->name))
-        return revive(s, b->lv->name);
+        return used ? 0 : revive(n->domain, b);
     rc = note(n->domain, b->lv->name);
     return rc == 0 ? add_name(n, b->lv->name) : rc;
 }
