@@ -22,7 +22,7 @@
 
 #define XLEASES "xleases"
 
-enum { MIB = 1 << 20, ALIGNMENT = 4096, BLOCK_SIZE = 512, NEXT = 5 };
+enum { MIB = 1 << 20, ALIGNMENT = 4096, BLOCK_SIZE = 512, NEXT = 5, MAGIC = 4 };
 
 /* ---- volumes of the domain's own ------------------------------------------------------------------------ */
 
@@ -45,11 +45,14 @@ static int move_special(struct domain *d, const char *name, void *buf, size_t le
     return rc;
 }
 
-/* What begins with the magic number is whole: that comes last. (1) */
+/*
+ * What begins with the magic number, and is of this domain, is whole: that comes last. (1) Another one's lay on
+ * the device before.
+ */
 static int write_index(struct domain *d, const struct text_special *special)
 {
     unsigned char *buf;
-    char first[4];
+    unsigned char first[TEXT_XLEASES_OWNER];
     int rc;
 
     assert(special->zeros > MIB + TEXT_XLEASES_SIZE && special->zeros % ALIGNMENT == 0);
@@ -60,7 +63,7 @@ static int write_index(struct domain *d, const struct text_special *special)
     memset(buf, 0, special->zeros);
     text_xleases(d->uuid, (uint64_t)time(NULL), buf + MIB);
     if (rc == 0 && memcmp(first, buf + MIB, sizeof first) != 0) {
-        memset(buf + MIB, 0, sizeof first);
+        memset(buf + MIB, 0, MAGIC);
         rc = move_special(d, XLEASES, buf, special->zeros, 0, true);
         text_xleases(d->uuid, (uint64_t)time(NULL), buf + MIB);
         if (rc == 0)

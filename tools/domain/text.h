@@ -15,6 +15,7 @@ enum {
     TEXT_DOMAIN_MAX = 64 << 10,    /* bytes of a domain's metadata: of ours, a bound against what is none */
     TEXT_KEYS_MAX = 256,
     TEXT_XLEASES_SIZE = 62 * 4096, /* bytes of the index of external leases */
+    TEXT_XLEASES_OWNER = 58,       /* of these: a magic number, a version, and whose it is */
     TEXT_SEAL = 41,                /* a SHA-1 as text, with its end */
 };
 
