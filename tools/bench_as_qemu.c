@@ -118,7 +118,7 @@ static void run_loop(struct bench_run *r)
         int n = vdisk_reap(r->queue, list, 1, REAP_MAX, NULL);
         if (n < 0 && n != -EINTR) {
             cli_error("bench: queue: %s", strerror(-n));
-            exit(CLI_FAILED); /* requests are in flight for good: neither queue nor volume can be closed */
+            cli_abandon();
         }
         for (int i = 0; i < n; i++)
             handle(r, &list[i]);

@@ -329,7 +329,7 @@ static int report_failure(const struct worker *w)
 {
     if (w->failed.kind == BENCH_KINDS) {
         cli_error("bench: queue: %s", strerror(-w->error));
-        exit(CLI_FAILED); /* requests are in flight for good: neither queue nor volume can be closed */
+        cli_abandon();
     }
     cli_error("bench: %s of %" PRIu64 " bytes at offset %" PRIu64 ": %s", kind_names[w->failed.kind],
               w->load->block, w->failed.offset, strerror(-w->error));
@@ -380,7 +380,7 @@ static void run_threads(struct run *run, struct worker *workers, const struct be
         int rc = pthread_create(&workers[i].thread, NULL, worker_main, &workers[i]);
         if (rc != 0) {
             cli_error("bench: cannot make thread %u of %u: %s", i + 1, l->queues, strerror(rc));
-            exit(CLI_FAILED); /* those that were made wait at the barrier: nothing is in flight */
+            cli_abandon(); /* those that were made wait at the barrier */
         }
     }
     pthread_barrier_wait(&run->start);

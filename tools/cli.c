@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include <time.h>
 
 static const char own_name[] = "vdisk-io", qemu_name[] = "qemu-img";
@@ -96,6 +97,12 @@ int cli_usage_error(const struct cli_verb *verb, const char *fmt, ...)
     va_end(ap);
     cli_error("%s: %s; see '%s %s --help'", verb->name, text, program, verb->name);
     return CLI_FAILED;
+}
+
+void cli_abandon(void)
+{
+    fflush(NULL);
+    _exit(CLI_FAILED);
 }
 
 int cli_finish(int exit_code)

@@ -82,6 +82,12 @@ int cli_library_error(void);
 /* A wrong command line: the text and where to look, in one line. Returns CLI_FAILED. */
 int cli_usage_error(const struct cli_verb *verb, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
+/*
+ * End the program as it is: requests are in flight for good, so that neither a queue nor a volume, nor its domain,
+ * can be closed. Their locks go with the process.
+ */
+void cli_abandon(void) __attribute__((noreturn));
+
 /* Flush stdout; what could not be written (a full disk, a closed pipe) turns success into CLI_FAILED. */
 int cli_finish(int exit_code);
 

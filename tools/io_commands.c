@@ -194,7 +194,7 @@ static void reap(struct io_session *s)
             continue;
         if (n < 0) {
             fail(s, "queue: %s", strerror(-n));
-            exit(CLI_FAILED); /* buffers are still the kernel's: there is no way on */
+            cli_abandon(); /* buffers are still the kernel's */
         }
         for (int i = 0; i < n; i++)
             finish(s, (struct request *)(uintptr_t)done[i].user_data, done[i].result);
