@@ -328,30 +328,6 @@ int dom_read_header(struct domain *d, const char *image, const struct domain_vol
     return 0;
 }
 
-int dom_full_size(struct domain *d, const char *image, const struct domain_volume *v, uint64_t capacity,
-                  uint64_t *ret)
-{
-    struct vdisk_measure_result size = {.size = sizeof size};
-    struct vdisk_create_opts opts = {.size = sizeof opts, .virtual_size = capacity, .format = "raw"};
-    struct dom_header header;
-    int rc = 0;
-
-    if (v->meta.format == DOMAIN_COW) {
-        rc = dom_read_header(d, image, v, &header);
-        if (rc < 0)
-            return rc;
-        opts.format = "qcow2";
-        opts.version = header.version;
-        opts.cluster_size = header.cluster_size;
-        opts.refcount_bits = header.refcount_bits;
-        opts.extended_l2 = header.extended_l2;
-    }
-    rc = vdisk_measure(&opts, NULL, &size);
-    if (rc == 0)
-        *ret = size.fully_allocated;
-    return rc;
-}
-
 static int check_layer(struct domain *d, const char *image, const struct domain_volume *v)
 {
     const char *format = v->parent != NULL && v->parent->meta.format == DOMAIN_COW ? "qcow2" : "raw";

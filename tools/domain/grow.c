@@ -135,12 +135,14 @@ static void on_wish(void *arg, vdisk *v, const struct vdisk_wish *wish)
 int domain_use_grow(struct domain_use *use, vdisk *v, const struct domain_grow *o)
 {
     struct vdisk_grower_opts opts = {.size = sizeof opts, .flags = VDISK_GROWER_ASKED_AGAIN};
+    struct domain_volume volume = {.meta.format = DOMAIN_COW};
     uint64_t full;
     int rc;
 
     if (!use->grows)
         return 0;
-    rc = dom_measure_full(use->domain, use->image, use->volume, DOMAIN_COW, &full);
+    memcpy(volume.uuid, use->volume, DOMAIN_UUID);
+    rc = dom_measure_full(use->domain, use->image, &volume, 0, &full);
     if (rc < 0)
         return rc;
     if (o != NULL)

@@ -500,12 +500,11 @@ int dom_open_data(struct domain *d, const char *image, const struct domain_volum
 int dom_grow_data(struct domain *d, const char *image, const struct domain_volume *v, uint64_t size,
                   vdisk_progress_fn *progress, void *progress_arg);
 
-/* What a volume takes that is full, and of this capacity; snapshots within it come besides. */
-int dom_full_size(struct domain *d, const char *image, const struct domain_volume *v, uint64_t capacity,
-                  uint64_t *ret);
-
-/* What a volume takes when all of it has been written: by its own header. */
-int dom_measure_full(struct domain *d, const char *image, const char *volume, enum domain_format format,
+/*
+ * What a volume takes when all of it has been written, with this capacity (0: its own): by its own header. With
+ * snapshots within it what it has now comes besides.
+ */
+int dom_measure_full(struct domain *d, const char *image, const struct domain_volume *v, uint64_t capacity,
                      uint64_t *ret);
 
 /* What a header of a volume with this parent names; "" for none. */

@@ -54,7 +54,7 @@ static int resize_data(struct domain *d, const char *image, const struct domain_
 static int make_room(struct domain *d, const char *image, const struct domain_volume *v, uint64_t size)
 {
     uint64_t room = 0;
-    int rc = v->meta.allocation == DOMAIN_PREALLOCATED ? dom_full_size(d, image, v, size, &room) : 0;
+    int rc = v->meta.allocation == DOMAIN_PREALLOCATED ? dom_measure_full(d, image, v, size, &room) : 0;
 
     return rc == 0 ? d->kind->make_room(d, image, v->uuid, room) : rc;
 }

@@ -197,7 +197,7 @@ static int make_room(struct merge *m)
 
     if (m->domain->extent == 0 || m->base->meta.format == DOMAIN_RAW)
         return 0;
-    rc = dom_full_size(m->domain, m->image, m->base, m->top->meta.capacity, &full);
+    rc = dom_measure_full(m->domain, m->image, m->base, m->top->meta.capacity, &full);
     if (rc == 0)
         rc = dom_read_header(m->domain, m->image, m->base, &base);
     if (rc == 0)

@@ -41,18 +41,19 @@ static int judge_own(const struct dom_session *s, const struct domain_volume *v,
 
 /* ---- extend ---------------------------------------------------------------------------------------------- */
 
-int dom_measure_full(struct domain *d, const char *image, const char *volume, enum domain_format format,
+int dom_measure_full(struct domain *d, const char *image, const struct domain_volume *v, uint64_t capacity,
                      uint64_t *ret)
 {
     struct vdisk_open_opts how = {.size = sizeof how,
                                   .flags = VDISK_OPEN_FORCE_SHARE | VDISK_OPEN_BUFFERED | VDISK_OPEN_NO_NAMES,
-                                  .format = format == DOMAIN_COW ? "qcow2" : "raw"};
+                                  .format = v->meta.format == DOMAIN_COW ? "qcow2" : "raw"};
     struct vdisk_measure_result size = {.size = sizeof size};
     struct vdisk_image_info info = {.size = sizeof info};
+    struct vdisk_snapshot_info snapshot = {.size = sizeof snapshot};
     struct vdisk_create_opts opts;
     vdisk_image *loaded = NULL;
     char *path = NULL;
-    int rc = dom_data_path(d, image, volume, &path);
+    int rc = dom_data_path(d, image, v->uuid, &path);
 
     if (rc == 0)
         rc = vdisk_image_load(path, &how, &loaded);
@@ -62,14 +63,16 @@ int dom_measure_full(struct domain *d, const char *image, const char *volume, en
     vdisk_image_get_info(loaded, &info);
     opts = (struct vdisk_create_opts){.size = sizeof opts,
                                       .format = how.format,
-                                      .virtual_size = info.virtual_size,
+                                      .virtual_size = capacity != 0 ? capacity : info.virtual_size,
                                       .cluster_size = info.cluster_size,
                                       .version = info.version,
                                       .refcount_bits = info.refcount_bits,
                                       .extended_l2 = info.extended_l2};
     rc = vdisk_measure(&opts, NULL, &size);
-    vdisk_image_free(loaded);
     *ret = size.fully_allocated;
+    if (vdisk_image_get_snapshot(loaded, 0, &snapshot) != -ENOENT)
+        *ret += info.file_size;
+    vdisk_image_free(loaded);
     return rc;
 }
 
@@ -82,7 +85,7 @@ static int judge_extend(struct dom_session *s, const struct domain_volume *v, ui
         rc = dom_fail(EINVAL, "'vdisk-io volume resize' makes what it holds larger",
                       "volume %s is sparse: in a file it grows by itself, as it is written to", v->uuid);
     if (rc == 0)
-        rc = dom_measure_full(s->domain, s->image->uuid, v->uuid, v->meta.format, &most);
+        rc = dom_measure_full(s->domain, s->image->uuid, v, 0, &most);
     if (rc < 0)
         return rc;
     if (*bytes > most)
