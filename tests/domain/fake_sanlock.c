@@ -5,6 +5,7 @@
  * file of its name, so that it is free when who has it is killed. FAKE_FAIL, "CALL:VALUE", is what that call
  * gives. Errors that are no daemon's end the process.
  */
+#undef NDEBUG /* what it is called with is judged in each build */
 #include <assert.h>
 #include <dirent.h>
 #include <errno.h>
