@@ -754,6 +754,7 @@ def test_killed():
     scenario("delete and clear", chain("qcow2", 2), "volume", "delete", "--wipe", f"{D}/{IMAGE}/{B}")
     scenario("image delete and clear", chain("raw", 2), "image", "delete", "--wipe", f"{D}/{IMAGE}")
     scenario("merge into raw", chain("raw", 2), "volume", "merge", f"{D}/{IMAGE}/{B}")
+    scenario("merge and clear", chain("qcow2", 2), "volume", "merge", "--wipe", f"{D}/{IMAGE}/{B}")
     scenario("merge amid", chain("qcow2", 3), "volume", "merge", f"{D}/{IMAGE}/{B}")
     scenario("copy volumes", chain("raw", 2, OTHER), "image", "copy", "--volumes", f"{D}/{OTHER}", D,
              "--image", IMAGE)

@@ -134,7 +134,7 @@ on_group() {
     told lv extend -q "$vg/top" 12M
     told lv info -q "$vg/top"
     told lv snapshot -q --dry-run --initial-size 4M "$vg/top" other
-    refused 'in use\|lock' lv reduce "$vg/top"
+    refused 'has it open' lv reduce "$vg/top"
     kill -9 $user
     wait $user 2>/dev/null || true
 
