@@ -126,6 +126,13 @@ int block_count_shares(struct domain *d, const char *image, const char *volume, 
 int block_share(struct domain *d, const char *image, const char *volume, const char *to_image);
 int block_find_volume(struct domain *d, const char *volume, const char *except, char ret_image[DOMAIN_UUID]);
 
+/* ---- block_lock.c: see struct dom_kind ---------------------------------------------------------------------- */
+
+int block_lock(struct domain *d, const struct dom_lock_wish *images, unsigned n, int *ret_lock);
+int block_lock_alone(struct domain *d, int lock, const char *image);
+int block_lock_domain(struct domain *d, int *ret_lock);
+void block_unlock(struct domain *d, int lock);
+
 /* ---- block_lease.c: leases of sanlock ----------------------------------------------------------------------- */
 
 /* Around each change of the group's metadata: lvm_begin(), with the domain's own lease. */
