@@ -299,6 +299,10 @@ def test_upgrade():
     check("all are taken", {f"acquire exclusive {name} 0" for _, name in names} <= set(calls("acquire")))
     nothing_held("upgrade")
     judged(path, upgraded=True)
+    os.rename(f"{path}/images", f"{path}/away")
+    refused("images", "domain", "upgrade", path)
+    os.rename(f"{path}/away", f"{path}/images")
+    nothing_held("images that cannot be listed")
     other.end()
 
 

@@ -368,7 +368,7 @@ int lease_lock_alone(struct domain *d, int lock, const char *image)
 
 int lease_lock_domain(struct domain *d, int lock)
 {
-    struct domain_names names;
+    struct domain_names names = {0};
     int rc = is_used(d);
 
     if (rc <= 0)

@@ -30,7 +30,7 @@ static int visit_loaded(struct domain *d, const struct domain_image *image, visi
 /* All volumes; a template in each image that has it: the one that it is of need not be there. */
 static int visit(struct domain *d, visit_fn *fn)
 {
-    struct domain_names names;
+    struct domain_names names = {0};
     struct domain_image *image;
     struct dom_error error;
     int rc = d->kind->list_images(d, &names);
