@@ -311,6 +311,7 @@ def test_failures():
     image, base = volume("create", "-f", "qcow2", path, "1M")
     before = lib.snapshot_of(path)
     for call, text in (("acquire:-202", "taking lease"), ("acquire:-5", "Input/output error"),
+                       ("acquire:-28", "has left it"), ("acquire:-116", "has left it"),
                        ("register:-111", "does not answer"), ("get_lockspaces:-104", "does not answer")):
         os.environ["FAKE_FAIL"] = call
         refused(text, "volume", "snapshot", f"{path}/{image}")

@@ -233,6 +233,9 @@ static int take_one(const char *space, const struct sanlock_lease *lease, bool *
         return -EAGAIN;
     if (is_none(rv))
         return -ENODATA;
+    if (rv == -ENOSPC || rv == -ESTALE) /* not to be taken for a disk that is full */
+        return dom_fail(ENOTCONN, NULL, "lockspace %.48s: this host has left it, or is losing it: no lease can be "
+                        "taken (sanlock: %d)", space, rv);
     if (rv < 0)
         return fail(rv, space, "taking lease", lease->name);
     note_held(space, lease);
