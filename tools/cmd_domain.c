@@ -94,6 +94,7 @@ static json_t *domain_json(struct domain *d)
     struct domain_lockspace lockspace;
     struct domain_space space = {0};
     const char *key, *value;
+    int rc;
 
     json_object_set_new(json, "uuid", json_string(domain_uuid(d)));
     json_object_set_new(json, "path", cli_json_string(domain_path(d)));
@@ -106,7 +107,10 @@ static json_t *domain_json(struct domain *d)
     for (size_t i = 0; domain_pair(d, i, &key, &value); i++)
         json_object_set_new(metadata, key, cli_json_string(value));
     json_object_set_new(json, "metadata", metadata);
-    if (domain_get_lockspace(d, &lockspace))
+    rc = domain_get_lockspace(d, &lockspace);
+    if (rc < 0)
+        json_object_set_new(json, "lockspace", json_pack("{s:o}", "error", cli_json_string(vdisk_error_text())));
+    else if (rc > 0)
         json_object_set_new(json, "lockspace",
                             lockspace.known ? json_pack("{s:I}", "host-id", (json_int_t)lockspace.host)
                                             : json_pack("{s:n}", "host-id"));
@@ -116,8 +120,12 @@ static json_t *domain_json(struct domain *d)
 static void print_lockspace(struct domain *d)
 {
     struct domain_lockspace lockspace;
+    int rc;
 
-    if (!domain_get_lockspace(d, &lockspace))
+    rc = domain_get_lockspace(d, &lockspace);
+    if (rc < 0)
+        printf("lockspace: %s\n", vdisk_error_text());
+    if (rc <= 0)
         return;
     if (lockspace.host != 0)
         printf("lockspace: this host is host %u\n", lockspace.host);

@@ -170,6 +170,20 @@ def test_join():
           "release SDM" in log[own:] and f"acquire exclusive {name} 0" in log[own:], log)
     works("domain", "leave", path)
     refused("is not in its lockspace", "domain", "leave", path)
+    ids, before = f"{path}/dom_md/ids", lib.snapshot_of(f"{path}/images")
+    os.rename(ids, f"{path}/ids")
+    for what, doing in (("a folder", os.mkdir), ("a link that leads nowhere", lambda to: os.symlink(to, to)),
+                        ("a pipe", os.mkfifo)):
+        doing(ids)
+        for command in (("volume", "create", path, "1M"), ("volume", "snapshot", f"{path}/{image}"),
+                        ("io", "-q", "-n", "-c", "read 0 4k", f"volume:{path}/{image}"),
+                        ("domain", "join", "--host-id", 7, path)):
+            refused("whether it is locked by leases is not known", *command)
+        check(f"{what} in the place of ids: nothing has changed", lib.snapshot_of(f"{path}/images") == before)
+        check("and info tells", "is not known" in works("domain", "info", path).stdout and
+              "is not known" in told("domain", "info", path)["lockspace"]["error"])
+        subprocess.run(["rm", "-r", ids], check=True)
+    os.rename(f"{path}/ids", ids)
     path = make("without", "--type", "nfs")
     refused("has no lockspace", "domain", "join", "--host-id", 1, path)
     volume("create", path, "1M")

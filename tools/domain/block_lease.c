@@ -66,18 +66,29 @@ static int read_at(const char *path, off_t at, unsigned char ret[TEXT_HOST_SIZE]
     off_t start = at / BUFFER * BUFFER;
     ssize_t n = -1;
     void *buf;
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_DIRECT);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_DIRECT), rc = 0;
 
     if (fd < 0)
-        return -errno;
-    if (posix_memalign(&buf, BUFFER, BUFFER) == 0) {
-        n = pread(fd, buf, BUFFER, start);
-        if (n == BUFFER)
-            memcpy(ret, (unsigned char *)buf + (at - start), TEXT_HOST_SIZE);
-        free(buf);
+        return dom_fail_file(errno, path, "opening it");
+    if (posix_memalign(&buf, BUFFER, BUFFER) != 0) {
+        close(fd);
+        return dom_fail(ENOMEM, NULL, "out of memory");
     }
+    do
+        n = pread(fd, buf, BUFFER, start);
+    while (n < 0 && errno == EINTR);
+    if (n == BUFFER)
+        memcpy(ret, (unsigned char *)buf + (at - start), TEXT_HOST_SIZE);
+    else
+        rc = dom_fail_file(n < 0 ? errno : EIO, path, "reading it");
+    free(buf);
     close(fd);
-    return n == BUFFER ? 0 : -EIO;
+    return rc;
+}
+
+static int no_place(const struct domain *d, const char *why)
+{
+    return dom_fail(EIO, NULL, "volume group %s: its volume ids cannot be read: %s", block_vg(d)->name, why);
 }
 
 int block_read_host(struct domain *d, unsigned host, unsigned char ret[TEXT_HOST_SIZE])
@@ -90,13 +101,16 @@ int block_read_host(struct domain *d, unsigned host, unsigned char ret[TEXT_HOST
     if (rc < 0)
         return rc;
     ids = block_find(d, "ids");
-    if (ids == NULL || ids->lv->segment_count == 0 || ids->lv->segments[0].device[0] == '\0')
+    if (ids == NULL)
         return -ENOENT;
+    if (ids->lv->segment_count == 0 || ids->lv->segments[0].device[0] == '\0')
+        return no_place(d, "a device of it is missing, or it is of another type than volumes of domains are");
     segment = &ids->lv->segments[0];
     for (size_t i = 0; i < block_vg(d)->pv_count; i++)
         if (strcmp(block_vg(d)->pvs[i].name, segment->device) == 0)
             start = block_vg(d)->pvs[i].start + segment->extent * d->extent;
-    return start > 0 ? read_at(segment->device, (off_t)(start + (uint64_t)(host - 1) * SECTOR), ret) : -ENOENT;
+    return start > 0 ? read_at(segment->device, (off_t)(start + (uint64_t)(host - 1) * SECTOR), ret) :
+                       no_place(d, "lvm names a device for it that it does not have");
 }
 
 /* Who comes in has them active, until he leaves. */

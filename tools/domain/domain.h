@@ -138,8 +138,8 @@ struct domain_lockspace {
     bool     known; /* if the daemon has said so */
 };
 
-/* false: it has none. */
-bool domain_get_lockspace(struct domain *d, struct domain_lockspace *ret);
+/* 1: it has one; 0: it has none; -errno: that cannot be read. */
+int domain_get_lockspace(struct domain *d, struct domain_lockspace *ret);
 
 /*
  * Of version 3 or 4 it becomes version 5, as nobody else works in it. Killed: it is of either, and whole, and the

@@ -63,7 +63,7 @@ int file_open_leases(struct domain *d, bool open)
     return 0;
 }
 
-/* Past the page cache, since other hosts write there; where that cannot be, as it is. */
+/* Past the page cache, since other hosts write there; where that cannot be, as it is. A file may end before. */
 int file_read_host(struct domain *d, unsigned host, unsigned char ret[TEXT_HOST_SIZE])
 {
     const unsigned sector = number_of(d, "BLOCK_SIZE", 512);
@@ -79,13 +79,21 @@ int file_read_host(struct domain *d, unsigned host, unsigned char ret[TEXT_HOST_
     if (fd < 0 && errno == EINVAL)
         fd = open(place.path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
     if (fd < 0)
-        return -errno;
-    if (posix_memalign(&buf, BUFFER, BUFFER) == 0) {
-        n = pread(fd, buf, BUFFER, start);
-        if (n >= at - start + TEXT_HOST_SIZE)
-            memcpy(ret, (unsigned char *)buf + (at - start), TEXT_HOST_SIZE);
-        free(buf);
+        return errno == ENOENT ? -ENOENT : dom_fail_file(errno, place.path, "opening it");
+    if (posix_memalign(&buf, BUFFER, BUFFER) != 0) {
+        close(fd);
+        return dom_fail(ENOMEM, NULL, "out of memory");
     }
+    do
+        n = pread(fd, buf, BUFFER, start);
+    while (n < 0 && errno == EINTR);
+    if (n < 0)
+        rc = dom_fail_file(errno, place.path, "reading it");
+    else if (n < at - start + TEXT_HOST_SIZE)
+        rc = -ENOENT;
+    else
+        memcpy(ret, (unsigned char *)buf + (at - start), TEXT_HOST_SIZE);
+    free(buf);
     close(fd);
-    return n >= at - start + TEXT_HOST_SIZE ? 0 : -ENOENT;
+    return rc;
 }

@@ -170,7 +170,8 @@ struct dom_kind {
     /*
      * Where leases of sanlock are: the notes on hosts, the domain's own, a volume's (image and volume may be NULL
      * else). They can be opened by who takes leases. And what is noted of a host, by its number: -ENOENT, without
-     * text: nothing, or nothing is there.
+     * text: there is no such note, nor place for one; whatever else keeps it from being read is an error of its
+     * own.
      */
     int (*find_lease)(struct domain *d, enum dom_lease which, const char *image, const char *volume,
                       struct sanlock_place *ret);

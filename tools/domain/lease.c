@@ -56,13 +56,18 @@ static int no_memory(void)
 static int is_used(struct domain *d)
 {
     const char *how = getenv(IGNORE);
+    bool ignored = how != NULL && strcmp(how, "ignore") == 0;
+    int rc;
 
     if (d->leases == NULL && (d->leases = calloc(1, sizeof *d->leases)) == NULL)
         return no_memory();
     if (d->leases->known)
         return d->leases->used;
-    d->leases->used = lease_is_formatted(d);
-    if (d->leases->used && how != NULL && strcmp(how, "ignore") == 0) {
+    rc = lease_is_formatted(d);
+    if (rc < 0 && !ignored)
+        return rc;
+    d->leases->used = rc != 0;
+    if (d->leases->used && ignored) {
         dom_note(d, "%s: its leases are ignored: no other host may work in it", d->path);
         d->leases->used = false;
     }

@@ -38,8 +38,11 @@ void lease_drop(struct domain *d, const char *volume);
 int lease_begin(struct domain *d);
 void lease_end(struct domain *d);
 
-/* Does the domain have a lockspace? Of a local one it does not count. */
-bool lease_is_formatted(struct domain *d);
+/*
+ * Does the domain have a lockspace? 1, 0; -errno: its notes on hosts cannot be read, and it is not known. Of a
+ * local one it does not count.
+ */
+int lease_is_formatted(struct domain *d);
 
 /* Where a new domain notes its hosts, and its own lease is: `ids` and `leases` are paths. */
 int lease_format(const char *uuid, const char *ids, const char *leases, unsigned sector, unsigned align);

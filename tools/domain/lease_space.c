@@ -9,13 +9,22 @@
 
 #include "tools/domain/lease.h"
 
-bool lease_is_formatted(struct domain *d)
+/* Only what was read, and is none, is none. */
+int lease_is_formatted(struct domain *d)
 {
     const char *type = domain_value(d, "TYPE");
     unsigned char sector[TEXT_HOST_SIZE];
+    struct dom_error error;
+    int rc;
 
-    return type != NULL && strcmp(type, "LOCALFS") != 0 && d->kind->read_host(d, 1, sector) == 0 &&
-           text_is_hosts(sector);
+    if (type == NULL || strcmp(type, "LOCALFS") == 0)
+        return 0;
+    rc = d->kind->read_host(d, 1, sector);
+    if (rc == 0 || rc == -ENOENT)
+        return rc == 0 && text_is_hosts(sector);
+    dom_error_keep(&error, rc);
+    return dom_fail(rc, error.hint[0] != '\0' ? error.hint : NULL,
+                    "%s: whether it is locked by leases is not known: %s", d->path, error.text);
 }
 
 int lease_format(const char *uuid, const char *ids, const char *leases, unsigned sector, unsigned align)
@@ -33,7 +42,11 @@ int lease_format(const char *uuid, const char *ids, const char *leases, unsigned
 
 static int find_hosts(struct domain *d, struct sanlock_place *ret)
 {
-    if (!lease_is_formatted(d))
+    int rc = lease_is_formatted(d);
+
+    if (rc < 0)
+        return rc;
+    if (rc == 0)
         return dom_fail(ENOENT, "'vdisk-io domain create --lockspace' makes a domain that has one",
                         "%s: has no lockspace: only programs on this host are kept from each other", d->path);
     return d->kind->find_lease(d, DOM_LEASE_HOSTS, NULL, NULL, ret);
@@ -77,14 +90,14 @@ int domain_leave(struct domain *d)
     return rc;
 }
 
-bool domain_get_lockspace(struct domain *d, struct domain_lockspace *ret)
+int domain_get_lockspace(struct domain *d, struct domain_lockspace *ret)
 {
-    int rc;
+    int rc = lease_is_formatted(d);
 
     *ret = (struct domain_lockspace){0};
-    if (!lease_is_formatted(d))
-        return false;
+    if (rc <= 0)
+        return rc;
     rc = sanlock_host(d->uuid, &ret->host);
     ret->known = rc == 0 || rc == -ENOENT;
-    return true;
+    return 1;
 }
