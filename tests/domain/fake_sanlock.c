@@ -313,8 +313,10 @@ int sanlock_read_resource(struct sanlock_resource *r, uint32_t flags)
         rv = read_record(&r->disk, &is);
     if (rv == 0 && is.magic != MAGIC_LEASE)
         rv = SANLOCK_RV_MAGIC;
-    if (rv == 0)
+    if (rv == 0) {
+        memcpy(r->space, is.space, NAME);
         memcpy(r->name, is.name, NAME);
+    }
     return rv;
 }
 

@@ -298,6 +298,21 @@ def test_killed():
     other.end()
 
 
+def test_moved():
+    """A folder of an image that comes from a domain of another lockspace, with its leases."""
+    path = start("moved")
+    before = os.path.abspath(make("before", "--type", "nfs", "--lockspace"))
+    works("domain", "join", "--host-id", 1, before)
+    image, name = volume("create", "-f", "qcow2", before, "1M")
+    shutil.copytree(f"{before}/images/{image}", f"{path}/images/{image}")
+    lib.set_meta(path, image, name, os.path.basename(before), os.path.basename(path))
+    calls()
+    works("volume", "snapshot", f"{path}/{image}", timeout=60)
+    log = calls("write_resource")
+    check("its lease is written once, for this lockspace", log.count(f"write_resource {name} 0x110 0") == 1, log)
+    nothing_held("moved")
+
+
 def test_upgrade():
     path = start("upgrade", "--domain-version", "4")
     names = [volume("create", "-f", "qcow2", path, "1M") for _ in range(3)]
@@ -324,7 +339,8 @@ def test_failures():
     path = start("failures")
     image, base = volume("create", "-f", "qcow2", path, "1M")
     before = lib.snapshot_of(path)
-    for call, text in (("acquire:-202", "taking lease"), ("acquire:-5", "Input/output error"),
+    for call, text in (("acquire:-202", "taking lease"), ("acquire:-226", "no lease SDM of its own"),
+                       ("acquire:-5", "Input/output error"),
                        ("acquire:-28", "has left it"), ("acquire:-116", "has left it"),
                        ("register:-111", "does not answer"), ("get_lockspaces:-104", "does not answer")):
         os.environ["FAKE_FAIL"] = call
@@ -352,4 +368,5 @@ def test_failures():
     nothing_held("all")
 
 
-lib.main(test_create, test_join, test_volumes, test_another_host, test_killed, test_upgrade, test_failures)
+lib.main(test_create, test_join, test_volumes, test_another_host, test_killed, test_moved, test_upgrade,
+         test_failures)

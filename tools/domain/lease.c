@@ -215,6 +215,9 @@ int lease_begin(struct domain *d)
     while (rc == -EAGAIN && dom_pause(d, &ms));
     if (rc == -EAGAIN)
         return in_use(d, "the lease of domain", d->uuid, &own);
+    if (rc == -ENODATA)
+        return dom_fail(EBADMSG, "'sanlock direct init' writes it, while no host uses the domain",
+                        "%s: has no lease " OWN_NAME " of its own in %s", d->path, own.place.path);
     d->leases->own += rc == 0;
     return rc;
 }
@@ -242,7 +245,7 @@ static int write_lease(struct domain *d, const struct held *h)
 
     if (rc < 0)
         return rc;
-    rc = sanlock_read(&h->lease.place, name);
+    rc = sanlock_read(d->uuid, &h->lease.place, name);
     if (rc == -ENOENT || (rc == 0 && strcmp(name, h->lease.name) != 0)) {
         rc = d->kind->make_lease(d, h->image, h->lease.name);
         if (rc == 0)
@@ -257,14 +260,17 @@ static int take_from(struct domain *d, size_t first)
 {
     struct lease_state *s = d->leases;
     struct dom_error error;
-    size_t done = first, which;
+    size_t done = first, written = SIZE_MAX, which;
     bool here;
     int rc = 0;
 
     while (rc == 0 && done < s->count) {
         rc = sanlock_take(d->uuid, &s->list[done].lease, 1, &which, &here);
-        if (rc == -ENODATA)
-            rc = write_lease(d, &s->list[done]);
+        if (rc == -ENODATA && written == done)
+            rc = dom_fail(EBADMSG, NULL, "volume %s: its lease was written, and sanlock still finds none in %s",
+                          s->list[done].lease.name, s->list[done].lease.place.path);
+        else if (rc == -ENODATA)
+            rc = write_lease(d, &s->list[written = done]);
         else if (rc == 0)
             done++;
     }

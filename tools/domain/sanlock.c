@@ -361,7 +361,7 @@ int sanlock_owners(const char *space, const struct sanlock_lease *lease, unsigne
     return end(0);
 }
 
-int sanlock_read(const struct sanlock_place *place, char ret[SANLOCK_NAME + 1])
+int sanlock_read(const char *space, const struct sanlock_place *place, char ret[SANLOCK_NAME + 1])
 {
     const struct sanlock_lease any = {.place = *place};
     struct sanlock_resource r;
@@ -374,7 +374,9 @@ int sanlock_read(const struct sanlock_place *place, char ret[SANLOCK_NAME + 1])
     if (is_none(rv))
         return end(-ENOENT);
     if (rv < 0)
-        return end(fail(rv, "?", "reading", place->path));
+        return end(fail(rv, space, "reading", place->path));
+    if (strncmp(r.space, space, SANLOCK_NAME) != 0)
+        return end(-ENOENT);
     memcpy(ret, r.name, SANLOCK_NAME);
     ret[SANLOCK_NAME] = '\0';
     return end(0);

@@ -49,8 +49,8 @@ int sanlock_give(const char *space, const struct sanlock_lease *leases, size_t n
 int sanlock_owners(const char *space, const struct sanlock_lease *lease, unsigned *ret, size_t most,
                    size_t *count);
 
-/* A lease's name on disk. -ENOENT, without text: there is none. */
-int sanlock_read(const struct sanlock_place *place, char ret[SANLOCK_NAME + 1]);
+/* A lease's name on disk. -ENOENT, without text: there is none of this lockspace. */
+int sanlock_read(const char *space, const struct sanlock_place *place, char ret[SANLOCK_NAME + 1]);
 
 /* Write the notes on hosts of a new lockspace; or a lease that nobody has. What is there is gone. */
 int sanlock_format_space(const char *space, const struct sanlock_place *place);
