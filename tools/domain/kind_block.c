@@ -19,6 +19,8 @@
  *     had left there is never its own.
  *  3. What did not exist before is removed where it fails, and nothing else.
  *  4. No volume leaves a note behind: lvm may go on alone, and another one may get its name.
+ *  5. The lease of one that goes is held until it has gone, and no longer than that: the next one in its slot has
+ *     the same place for its own.
  */
 #include <assert.h>
 #include <errno.h>
@@ -329,6 +331,8 @@ static int remove_volumes(struct domain *d, const char *const *names, size_t cou
     for (size_t i = 0; i < count; i++)
         block_forget_active(d, names[i]);
     rc = lvm_remove(s->lvm, names, count);
+    for (size_t i = 0; rc == 0 && i < count; i++)
+        lease_drop(d, names[i]); /* (5) */
     block_end(d);
     dom_error_keep(&error, rc);
     for (size_t i = 0; rc < 0 && i < count; i++)
@@ -439,18 +443,32 @@ static int block_unpublish(struct domain *d, const char *image, const char *volu
     return retag(d, volume, (const char *const[]){TEXT_TAG_HALF_MADE, wipe ? TEXT_TAG_WIPE : NULL, NULL}, NULL);
 }
 
+static int purge_as_writer(struct domain *d, const char *volume)
+{
+    const struct block_lv *b;
+    int rc;
+
+    block_stale(d);
+    rc = block_refresh(d);
+    if (rc < 0)
+        return rc;
+    b = block_find(d, volume);
+    if (b != NULL && block_slot_is_own(d, b))
+        rc = block_write_slot(d, b->is.slot, "", 0);
+    return b != NULL && rc == 0 ? remove_volumes(d, &volume, 1) : rc;
+}
+
 /* Its slot is free when its tag has gone with it: what is in there then is nobody's. */
 static int block_purge(struct domain *d, const char *image, const char *volume)
 {
-    int rc = block_refresh(d);
+    int rc = block_begin(d);
 
     (void)image;
-    if (rc < 0 || block_find(d, volume) == NULL)
+    if (rc < 0)
         return rc;
-    if (block_slot_is_own(d, block_find(d, volume)))
-        rc = block_write_slot(d, block_find(d, volume)->is.slot, "", 0);
-    lease_drop(d, volume);
-    return rc == 0 ? remove_volumes(d, &volume, 1) : rc;
+    rc = purge_as_writer(d, volume);
+    block_end(d);
+    return rc;
 }
 
 /* ---- volumes: data ------------------------------------------------------------------------------------- */

@@ -564,9 +564,10 @@ static int file_purge(struct domain *d, const char *image, const char *volume)
 {
     int rc = unlink_suffix(d, image, volume, "");
 
-    lease_drop(d, volume);
-    if (rc == 0)
+    if (rc == 0) {
+        lease_drop(d, volume);
         rc = unlink_suffix(d, image, volume, FILE_LEASE);
+    }
     if (rc == 0)
         rc = unlink_suffix(d, image, volume, FILE_WIPE);
     return rc == 0 ? file_drop_intent(d, image, volume) : rc; /* (2) */
