@@ -55,6 +55,7 @@ static int find_hosts(struct domain *d, struct sanlock_place *ret)
 int domain_join(struct domain *d, unsigned host)
 {
     struct sanlock_place hosts;
+    struct dom_error error;
     unsigned now;
     int rc;
 
@@ -69,7 +70,15 @@ int domain_join(struct domain *d, unsigned host)
                                           now);
     if (rc == -ENOENT)
         rc = d->kind->open_leases(d, true);
-    return rc == 0 ? sanlock_join(d->uuid, &hosts, host) : rc;
+    if (rc < 0)
+        return rc;
+    rc = sanlock_join(d->uuid, &hosts, host);
+    if (rc < 0) {
+        dom_error_keep(&error, rc);
+        d->kind->open_leases(d, false);
+        return dom_error_give(&error);
+    }
+    return 0;
 }
 
 int domain_leave(struct domain *d)
