@@ -351,14 +351,19 @@ int sanlock_write_lockspace(struct sanlock_space *s, int most, uint32_t flags, u
 
 int sanlock_write_resource(struct sanlock_resource *r, int most, int hosts, uint32_t flags)
 {
-    struct record is = {.magic = MAGIC_LEASE};
-    char name[NAME + 1];
+    struct record is = {.magic = MAGIC_LEASE}, before;
+    char name[NAME + 1], there[NAME + 1];
     unsigned have[8];
     int rv = told("write_resource", "%.48s %#x %" PRIu64, r->name, r->flags, r->disk.offset);
 
     assert(most == 0 && hosts == 0 && flags == 0);
     text_of(name, r->name);
     assert(rv < 0 || owners(name, have, 8) == 0); /* nobody's lease is written over */
+    if (read_record(&r->disk, &before) == 0 && before.magic == MAGIC_LEASE &&
+        memcmp(before.space, r->space, NAME) == 0) {
+        text_of(there, before.name);
+        assert(owners(there, have, 8) == 0);
+    }
     memcpy(is.space, r->space, NAME);
     memcpy(is.name, r->name, NAME);
     return rv < 0 ? rv : write_record(&r->disk, 0, &is);

@@ -20,10 +20,10 @@ enum { SECTOR = 512, ALIGN = 1 << 20, BUFFER = 4096 };
 int block_begin(struct domain *d)
 {
     struct block_state *s = d->state;
-    int rc = lease_begin(d);
+    int rc = lease_try(d);
 
     if (rc < 0)
-        return rc;
+        return rc == -EAGAIN ? lease_refuse(d) : rc;
     rc = lvm_begin(s->lvm);
     if (rc < 0)
         lease_end(d);
@@ -56,7 +56,7 @@ int block_find_lease(struct domain *d, enum dom_lease which, const char *image, 
         return 0;
     b = block_find(d, volume);
     if (b == NULL || b->is.slot == 0)
-        return dom_fail(ENOENT, NULL, "volume %s has no slot: so it has no lease", volume);
+        return -ENOENT;
     ret->offset = text_lease_offset(b->is.slot, ALIGN);
     return 0;
 }
@@ -69,7 +69,7 @@ static int read_at(const char *path, off_t at, unsigned char ret[TEXT_HOST_SIZE]
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_DIRECT), rc = 0;
 
     if (fd < 0)
-        return dom_fail_file(errno, path, "opening it");
+        return dom_fail_file(errno == ENOENT ? ENXIO : errno, path, "opening it"); /* not: nothing is noted */
     if (posix_memalign(&buf, BUFFER, BUFFER) != 0) {
         close(fd);
         return dom_fail(ENOMEM, NULL, "out of memory");

@@ -97,6 +97,9 @@ struct dom_kind {
     int (*write_next)(struct domain *d, const char *image, const char *volume, const char *text, size_t len);
     int (*end_upgrade)(struct domain *d);
 
+    /* What is known of the domain is looked for again from here on: another host may have changed it. */
+    void (*look_anew)(struct domain *d);
+
     /* How many files of its own an upgrade has left that was killed; with `drop` they go. */
     int (*find_drafts)(struct domain *d, bool drop, unsigned *ret);
 
@@ -169,9 +172,9 @@ struct dom_kind {
 
     /*
      * Where leases of sanlock are: the notes on hosts, the domain's own, a volume's (image and volume may be NULL
-     * else). They can be opened by who takes leases. And what is noted of a host, by its number: -ENOENT, without
-     * text: there is no such note, nor place for one; whatever else keeps it from being read is an error of its
-     * own.
+     * else; -ENOENT, without text: it has no place for one). They can be opened by who takes leases. And what is
+     * noted of a host, by its number: -ENOENT, without text: there is no such note, nor place for one; whatever
+     * else keeps it from being read is an error of its own.
      */
     int (*find_lease)(struct domain *d, enum dom_lease which, const char *image, const char *volume,
                       struct sanlock_place *ret);

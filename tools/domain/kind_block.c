@@ -660,6 +660,7 @@ const struct dom_kind dom_kind_block = {
     .write_domain = block_write_domain,
     .write_next = block_write_next,
     .end_upgrade = block_end_upgrade,
+    .look_anew = block_stale,
     .find_drafts = block_find_drafts,
     .list_volumes = block_list_volumes,
     .make_image = block_make_image,

@@ -1,16 +1,20 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Works: for each image its volumes are looked for, and their leases taken, all of them or none; who waits asks
- * again, after a pause, and holds none meanwhile. A volume that has no lease, as one that was being made when its
- * maker was killed, gets one, by who has the domain's own. Fails: another host has one, and is named; there is no
- * daemon, or this host is not in the lockspace: then nothing is locked, and so nothing done, unless the
- * environment says that leases are to be ignored (VDISK_IO_LEASES=ignore), which is told. Killed: the daemon frees
- * what was held.
+ * Works: for each image its volumes are looked for, and their leases taken, all of them or none, then the domain's
+ * own, if that is wanted, too; then it is looked again, and what has changed meanwhile has it begin again. Who
+ * waits asks again, after a pause, and holds none meanwhile. A volume that has no lease, as one that was being
+ * made when its maker was killed, gets one, by who has the domain's own. Of an image that is deleted the leases
+ * are those that it had. Fails: another host has one, and is named; there is no daemon, or this host is not in the
+ * lockspace: then nothing is locked, and so nothing done, unless the environment says that leases are to be
+ * ignored (VDISK_IO_LEASES=ignore), which is told. Killed: the daemon frees what was held.
  *
  * Invariants:
- *  1. A lease is written only by who has the domain's own, where there is none, or one of another name.
- *  2. An image that has volumes is never locked without a lease.
+ *  1. A lease is written only by who has the domain's own, where there is none, or one of another name, and the
+ *     volume, looked at anew then, has its lease there: so nobody holds what was there.
+ *  2. An image that has volumes is never locked without a lease: that of a volume, or the domain's own.
  *  3. Nothing is held after lease_unlock().
+ *  4. What is locked is what was there when all of it was.
+ *  5. Nobody waits for a volume's lease who has the domain's own.
  */
 #include "tools/domain/lease.h"
 
@@ -19,16 +23,26 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
-enum { OWNERS_MOST = 4, LOCKS_MOST = 8 };
+enum { OWNERS_MOST = 4, LOCKS_MOST = 8, PAUSE_MS = 100, WAIT_MS = 60 * 1000 };
 
 #define OWN_NAME "SDM"
 #define IGNORE   "VDISK_IO_LEASES"
 
 struct held {
     int                  lock;
-    char                 image[DOMAIN_UUID];
+    char                 image[DOMAIN_UUID], folder[DOM_REMOVED_NAME]; /* what the image is called now */
     struct sanlock_lease lease;
+};
+
+/* What is to be locked. */
+struct wanted {
+    const struct dom_lock_wish *images;
+    unsigned                    n;
+    bool                        all; /* of the domain, instead */
+    bool                        own; /* and the domain's own */
+    int                         lock;
 };
 
 struct lease_state {
@@ -100,7 +114,8 @@ static int find_own(struct domain *d, struct sanlock_lease *ret)
     return d->kind->find_lease(d, DOM_LEASE_OWN, NULL, NULL, &ret->place);
 }
 
-static int add_lease(struct domain *d, const char *image, const char *volume, int lock, bool shared)
+/* -ENOENT, without text: it has no place for one. */
+static int add_lease(struct domain *d, const struct held *as, const char *volume, bool shared)
 {
     struct lease_state *s = d->leases;
     struct held *list = reallocarray(s->list, s->count + 1, sizeof *list), *h;
@@ -109,30 +124,77 @@ static int add_lease(struct domain *d, const char *image, const char *volume, in
         return no_memory();
     s->list = list;
     h = &list[s->count];
-    *h = (struct held){.lock = lock, .lease.shared = shared};
-    snprintf(h->image, sizeof h->image, "%s", image);
+    *h = *as;
+    h->lease.shared = shared;
     snprintf(h->lease.name, sizeof h->lease.name, "%s", volume);
-    int rc = d->kind->find_lease(d, DOM_LEASE_VOLUME, image, volume, &h->lease.place);
+    int rc = d->kind->find_lease(d, DOM_LEASE_VOLUME, h->folder, volume, &h->lease.place);
     if (rc == 0)
         s->count++;
     return rc;
 }
 
-/* Those of an image that are its own. A template's are of the image that it is of. */
-static int add_image(struct domain *d, const struct dom_lock_wish *wish, int lock)
+static bool may_have_lease(const struct domain_image *image, const struct domain_volume *v)
 {
-    struct domain_image *image;
-    int rc = domain_load_image(d, wish->image, &image);
+    return !v->odd && (v->has_meta || v->has_intent) && !dom_is_foreign(image, v);
+}
 
+/* Those of an image that are its own. A template's are of the image that it is of. *ret_own: some have none. */
+static int add_folder(struct domain *d, const char *folder, const struct dom_lock_wish *wish, int lock,
+                      bool *ret_own)
+{
+    struct held as = {.lock = lock};
+    struct domain_image *image;
+    size_t first = d->leases->count;
+    int rc = domain_load_image(d, folder, &image);
+
+    if (rc == -ENOENT)
+        *ret_own = *ret_own || wish->kind == DOM_LOCK_READ || wish->kind == DOM_LOCK_USE; /* nor will it be made */
     if (rc < 0)
         return rc == -ENOENT ? 0 : rc;
+    snprintf(as.image, sizeof as.image, "%s", image->uuid);
+    snprintf(as.folder, sizeof as.folder, "%s", folder);
     for (size_t i = 0; rc == 0 && i < image->count; i++) {
-        const struct domain_volume *v = &image->list[i];
-        if (!v->odd && (v->has_meta || v->has_intent) && !dom_is_foreign(image, v))
-            rc = add_lease(d, wish->image, v->uuid, lock, wish->kind != DOM_LOCK_CHANGE);
+        if (may_have_lease(image, &image->list[i]))
+            rc = add_lease(d, &as, image->list[i].uuid, wish->kind != DOM_LOCK_CHANGE);
+        if (rc == -ENOENT) {
+            *ret_own = true;
+            rc = 0;
+        }
     }
+    *ret_own = *ret_own || (image->removed && d->leases->count == first);
     domain_image_free(image);
     return rc;
+}
+
+static int add_image(struct domain *d, const struct dom_lock_wish *wish, int lock, bool *ret_own)
+{
+    return add_folder(d, wish->image, wish, lock, ret_own);
+}
+
+static int add_domain(struct domain *d, int lock, bool *ret_own)
+{
+    struct domain_names names = {0};
+    int rc = domain_list_images(d, &names);
+
+    for (size_t i = 0; rc == 0 && i < names.count; i++) {
+        const struct dom_lock_wish wish = {names.list[i], DOM_LOCK_CHANGE};
+        if (dom_removed_uuid(names.list[i], NULL) == NULL)
+            rc = add_folder(d, names.list[i], &wish, lock, ret_own);
+    }
+    domain_names_free(&names);
+    return rc;
+}
+
+/* As it is now. */
+static int add_wanted(struct domain *d, const struct wanted *w, bool *ret_own)
+{
+    int rc = 0;
+
+    *ret_own = w->own;
+    d->kind->look_anew(d);
+    for (unsigned i = 0; rc == 0 && i < w->n; i++)
+        rc = add_image(d, &w->images[i], w->lock, ret_own);
+    return rc == 0 && w->all ? add_domain(d, w->lock, ret_own) : rc;
 }
 
 /* ---- who has one ------------------------------------------------------------------------------------------- */
@@ -172,6 +234,7 @@ int lease_explain(struct domain *d, const struct dom_lock_wish *images, unsigned
 {
     struct dom_error error;
     char owner[128];
+    bool own = false;
     size_t first;
 
     dom_error_keep(&error, rc);
@@ -179,7 +242,7 @@ int lease_explain(struct domain *d, const struct dom_lock_wish *images, unsigned
         return dom_error_give(&error);
     first = d->leases->count;
     for (unsigned i = 0; i < n; i++)
-        if (add_image(d, &images[i], -1) < 0)
+        if (add_image(d, &images[i], -1, &own) < 0)
             break;
     for (size_t i = first; rc == -EAGAIN && i < d->leases->count; i++)
         if (name_owner(d, &d->leases->list[i].lease, owner, sizeof owner))
@@ -191,10 +254,9 @@ int lease_explain(struct domain *d, const struct dom_lock_wish *images, unsigned
 
 /* ---- the domain's own -------------------------------------------------------------------------------------- */
 
-int lease_begin(struct domain *d)
+int lease_try(struct domain *d)
 {
     struct sanlock_lease own;
-    unsigned ms = 0;
     size_t which;
     bool here;
     int rc = is_used(d);
@@ -210,16 +272,50 @@ int lease_begin(struct domain *d)
         rc = find_own(d, &own);
     if (rc < 0)
         return rc;
-    do
-        rc = sanlock_take(d->uuid, &own, 1, &which, &here);
-    while (rc == -EAGAIN && dom_pause(d, &ms));
-    if (rc == -EAGAIN)
-        return in_use(d, "the lease of domain", d->uuid, &own);
+    rc = sanlock_take(d->uuid, &own, 1, &which, &here);
     if (rc == -ENODATA)
         return dom_fail(EBADMSG, "'sanlock direct init' writes it, while no host uses the domain",
                         "%s: has no lease " OWN_NAME " of its own in %s", d->path, own.place.path);
     d->leases->own += rc == 0;
     return rc;
+}
+
+int lease_refuse(struct domain *d)
+{
+    struct sanlock_lease own;
+    int rc = find_own(d, &own);
+
+    return rc < 0 ? rc : in_use(d, "the lease of domain", d->uuid, &own);
+}
+
+bool lease_pause(unsigned *ms)
+{
+    static const struct timespec pause = {.tv_nsec = PAUSE_MS * 1000000L};
+
+    if (*ms >= WAIT_MS)
+        return false;
+    *ms += PAUSE_MS;
+    nanosleep(&pause, NULL);
+    return true;
+}
+
+/* Who has it has it for one change. */
+static int await_own(struct domain *d)
+{
+    unsigned ms = 0;
+    int rc;
+
+    do
+        rc = lease_try(d);
+    while (rc == -EAGAIN && lease_pause(&ms));
+    return rc == -EAGAIN ? lease_refuse(d) : rc;
+}
+
+static int try_own(struct domain *d)
+{
+    int rc = lease_try(d);
+
+    return rc == -EAGAIN ? lease_refuse(d) : rc;
 }
 
 void lease_end(struct domain *d)
@@ -237,17 +333,44 @@ void lease_end(struct domain *d)
 
 /* ---- taking ------------------------------------------------------------------------------------------------ */
 
+/* (1): with the domain's own. -EAGAIN: another one, or none, is at its place. */
+static int judge_place(struct domain *d, const struct held *h)
+{
+    struct dom_entries entries = {0};
+    struct sanlock_place now;
+    bool there = false;
+    int rc;
+
+    assert(d->leases->own > 0);
+    d->kind->look_anew(d);
+    rc = d->kind->list_volumes(d, h->folder, &entries);
+    for (size_t i = 0; rc == 0 && i < entries.count; i++) {
+        const struct dom_entry *e = &entries.list[i];
+        there = there || ((e->meta || e->intent) && strcmp(e->volume, h->lease.name) == 0);
+    }
+    free(entries.list);
+    if (rc == 0 && there)
+        rc = d->kind->find_lease(d, DOM_LEASE_VOLUME, h->folder, h->lease.name, &now);
+    if (rc < 0 && rc != -ENOENT)
+        return rc;
+    return rc == 0 && there && now.offset == h->lease.place.offset ? 0 :
+           dom_fail(EAGAIN, "do it again", "volume %s of image %s: another host has removed it just now",
+                    h->lease.name, h->image);
+}
+
 /* (1) */
 static int write_lease(struct domain *d, const struct held *h)
 {
     char name[SANLOCK_NAME + 1] = "";
-    int rc = lease_begin(d);
+    int rc = try_own(d);
 
     if (rc < 0)
         return rc;
-    rc = sanlock_read(d->uuid, &h->lease.place, name);
+    rc = judge_place(d, h);
+    if (rc == 0)
+        rc = sanlock_read(d->uuid, &h->lease.place, name);
     if (rc == -ENOENT || (rc == 0 && strcmp(name, h->lease.name) != 0)) {
-        rc = d->kind->make_lease(d, h->image, h->lease.name);
+        rc = d->kind->make_lease(d, h->folder, h->lease.name);
         if (rc == 0)
             rc = sanlock_format_lease(d->uuid, &h->lease);
     }
@@ -255,71 +378,148 @@ static int write_lease(struct domain *d, const struct held *h)
     return rc;
 }
 
+/* It is written where there is none. */
+static int take_one(struct domain *d, const struct held *h)
+{
+    size_t which;
+    bool here;
+    int rc = sanlock_take(d->uuid, &h->lease, 1, &which, &here);
+
+    if (rc == -ENODATA) {
+        rc = write_lease(d, h);
+        if (rc == 0)
+            rc = sanlock_take(d->uuid, &h->lease, 1, &which, &here);
+        else
+            return rc;
+    }
+    if (rc == -ENODATA)
+        return dom_fail(EBADMSG, NULL, "volume %s: its lease was written, and sanlock still finds none in %s",
+                        h->lease.name, h->lease.place.path);
+    return rc == -EAGAIN ? in_use(d, "image", h->image, &h->lease) : rc;
+}
+
+/* Those from `first` on that are held, up to `end`, are given back, and none is in the list any more. */
+static void give_from(struct domain *d, size_t first, size_t end)
+{
+    struct lease_state *s = d->leases;
+    struct dom_error error;
+
+    dom_error_keep(&error, -EIO); /* the text is what counts */
+    while (end > first)
+        if (sanlock_give(d->uuid, &s->list[--end].lease, 1) < 0)
+            dom_note(d, "%s", vdisk_error_text());
+    s->count = first;
+    dom_error_give(&error);
+}
+
 /* Those in the list from `first` on: all or none. */
 static int take_from(struct domain *d, size_t first)
 {
     struct lease_state *s = d->leases;
-    struct dom_error error;
-    size_t done = first, written = SIZE_MAX, which;
-    bool here;
+    size_t done = first;
     int rc = 0;
 
     while (rc == 0 && done < s->count) {
-        rc = sanlock_take(d->uuid, &s->list[done].lease, 1, &which, &here);
-        if (rc == -ENODATA && written == done)
-            rc = dom_fail(EBADMSG, NULL, "volume %s: its lease was written, and sanlock still finds none in %s",
-                          s->list[done].lease.name, s->list[done].lease.place.path);
-        else if (rc == -ENODATA)
-            rc = write_lease(d, &s->list[written = done]);
-        else if (rc == 0)
-            done++;
+        rc = take_one(d, &s->list[done]);
+        done += rc == 0;
     }
-    if (rc == -EAGAIN)
-        in_use(d, "image", s->list[done].image, &s->list[done].lease);
-    dom_error_keep(&error, rc);
-    while (rc < 0 && done > first) {
-        done--;
-        sanlock_give(d->uuid, &s->list[done].lease, 1);
-    }
-    return rc < 0 ? dom_error_give(&error) : 0;
-}
-
-/* What an image has is looked at anew each time: who had it has changed that. */
-static int try_once(struct domain *d, const struct dom_lock_wish *images, unsigned n, int lock)
-{
-    size_t first = d->leases->count;
-    int rc = 0;
-
-    for (unsigned i = 0; rc == 0 && i < n; i++)
-        rc = add_image(d, &images[i], lock);
-    if (rc == 0)
-        rc = take_from(d, first);
     if (rc < 0)
-        d->leases->count = first;
+        give_from(d, first, done);
     return rc;
 }
 
-static int try_again(struct domain *d, const struct dom_lock_wish *images, unsigned n, int lock)
+/* For as long as the lock is held. (5) */
+static int keep_own(struct domain *d, int lock)
+{
+    struct lease_state *s = d->leases;
+    int rc = try_own(d);
+
+    assert(s->own_count < LOCKS_MOST);
+    if (rc == 0)
+        s->own_of[s->own_count++] = lock;
+    return rc;
+}
+
+static void give_own(struct domain *d, int lock)
+{
+    struct lease_state *s = d->leases;
+
+    for (size_t i = s->own_count; i > 0; i--) {
+        if (s->own_of[i - 1] == lock) {
+            s->own_of[i - 1] = s->own_of[--s->own_count];
+            lease_end(d);
+        }
+    }
+}
+
+static bool is_kept(const struct lease_state *s, int lock)
+{
+    for (size_t i = 0; i < s->own_count; i++)
+        if (s->own_of[i] == lock)
+            return true;
+    return false;
+}
+
+static bool is_among(const struct lease_state *s, size_t first, size_t end, const struct held *h)
+{
+    for (size_t i = first; i < end; i++)
+        if (strcmp(s->list[i].lease.name, h->lease.name) == 0 && strcmp(s->list[i].folder, h->folder) == 0 &&
+            s->list[i].lease.place.offset == h->lease.place.offset)
+            return true;
+    return false;
+}
+
+/* (4): those from `first` on are held. */
+static int judge_same(struct domain *d, const struct wanted *w, size_t first)
+{
+    struct lease_state *s = d->leases;
+    size_t end = s->count;
+    bool own, same;
+    int rc = add_wanted(d, w, &own);
+
+    same = s->count - end == end - first && (!own || is_kept(s, w->lock));
+    for (size_t i = end; same && i < s->count; i++)
+        same = is_among(s, first, end, &s->list[i]);
+    s->count = end;
+    return rc < 0 || same ? rc :
+           dom_fail(EAGAIN, "do it again", "%s %s: another host has changed it just now",
+                    w->n > 0 ? "image" : "domain", w->n > 0 ? w->images[0].image : d->uuid);
+}
+
+/* What there is is looked at anew each time: who had it has changed that. */
+static int try_once(struct domain *d, const struct wanted *w)
+{
+    struct lease_state *s = d->leases;
+    size_t first = s->count;
+    bool own;
+    int rc = add_wanted(d, w, &own);
+
+    if (rc < 0) {
+        s->count = first;
+        return rc;
+    }
+    rc = take_from(d, first);
+    if (rc < 0)
+        return rc;
+    if (own)
+        rc = keep_own(d, w->lock);
+    if (rc == 0)
+        rc = judge_same(d, w, first);
+    if (rc < 0) {
+        give_from(d, first, s->count);
+        give_own(d, w->lock);
+    }
+    return rc;
+}
+
+static int try_again(struct domain *d, const struct wanted *w)
 {
     unsigned ms = 0;
     int rc;
 
     do
-        rc = try_once(d, images, n, lock);
+        rc = try_once(d, w);
     while (rc == -EAGAIN && dom_pause(d, &ms));
-    return rc;
-}
-
-/* For as long as the lock is held. */
-static int keep_own(struct domain *d, int lock)
-{
-    struct lease_state *s = d->leases;
-    int rc;
-
-    assert(s->own_count < LOCKS_MOST);
-    rc = lease_begin(d);
-    if (rc == 0)
-        s->own_of[s->own_count++] = lock;
     return rc;
 }
 
@@ -337,27 +537,19 @@ static void note_changed(struct lease_state *s, const struct dom_lock_wish *wish
 
 int lease_lock(struct domain *d, const struct dom_lock_wish *images, unsigned n, int lock)
 {
-    bool beside = false;
+    struct wanted w = {.images = images, .n = n, .lock = lock};
     int rc = is_used(d);
 
     if (rc <= 0)
         return rc;
     for (unsigned i = 0; i < n; i++)
-        beside = beside || images[i].kind == DOM_LOCK_BESIDE;
+        w.own = w.own || images[i].kind == DOM_LOCK_BESIDE;
     rc = judge_host(d);
-    if (rc == 0 && beside)
-        rc = keep_own(d, lock);
     if (rc == 0)
-        rc = try_again(d, images, n, lock);
-    if (rc < 0) {
-        struct dom_error error;
-        dom_error_keep(&error, rc);
-        lease_unlock(d, lock);
-        return dom_error_give(&error);
-    }
-    for (unsigned i = 0; i < n; i++)
+        rc = try_again(d, &w);
+    for (unsigned i = 0; rc == 0 && i < n; i++)
         note_changed(d->leases, &images[i], lock);
-    return 0;
+    return rc;
 }
 
 int lease_lock_alone(struct domain *d, int lock, const char *image)
@@ -379,31 +571,13 @@ int lease_lock_alone(struct domain *d, int lock, const char *image)
 
 int lease_lock_domain(struct domain *d, int lock)
 {
-    struct domain_names names = {0};
+    const struct wanted w = {.all = true, .own = true, .lock = lock};
     int rc = is_used(d);
 
     if (rc <= 0)
         return rc;
     rc = judge_host(d);
-    if (rc == 0)
-        rc = keep_own(d, lock);
-    if (rc == 0)
-        rc = domain_list_images(d, &names);
-    else
-        return rc;
-    for (size_t i = 0; rc == 0 && i < names.count; i++) {
-        const struct dom_lock_wish wish = {names.list[i], DOM_LOCK_CHANGE};
-        if (dom_removed_uuid(names.list[i], NULL) == NULL)
-            rc = try_again(d, &wish, 1, lock);
-    }
-    domain_names_free(&names);
-    if (rc < 0) {
-        struct dom_error error;
-        dom_error_keep(&error, rc);
-        lease_unlock(d, lock);
-        return dom_error_give(&error);
-    }
-    return 0;
+    return rc == 0 ? try_again(d, &w) : rc;
 }
 
 static void give_at(struct domain *d, size_t at)
@@ -429,41 +603,56 @@ void lease_unlock(struct domain *d, int lock)
     for (size_t i = s != NULL ? s->changed_count : 0; i > 0; i--)
         if (s->changed[i - 1].lock == lock)
             s->changed[i - 1] = s->changed[--s->changed_count];
-    for (size_t i = s != NULL ? s->own_count : 0; i > 0; i--) {
-        if (s->own_of[i - 1] == lock) {
-            s->own_of[i - 1] = s->own_of[--s->own_count];
-            lease_end(d);
-        }
-    }
+    if (s != NULL)
+        give_own(d, lock);
 }
 
 /* ---- volumes that come, and go ----------------------------------------------------------------------------- */
 
+static const struct changed *find_changed(const struct lease_state *s, const char *image)
+{
+    for (size_t i = 0; i < s->changed_count; i++)
+        if (strcmp(s->changed[i].image, image) == 0)
+            return &s->changed[i];
+    return NULL;
+}
+
+static int make_held(struct domain *d, const char *image, const char *volume, int lock)
+{
+    struct held as = {.lock = lock};
+    size_t first = d->leases->count;
+    int rc;
+
+    snprintf(as.image, sizeof as.image, "%s", image);
+    snprintf(as.folder, sizeof as.folder, "%s", image);
+    rc = add_lease(d, &as, volume, false);
+    if (rc == -ENOENT)
+        return dom_fail(ENOENT, NULL, "volume %s has no slot: so it has no lease", volume);
+    if (rc < 0)
+        return rc;
+    rc = write_lease(d, &d->leases->list[first]);
+    if (rc == 0)
+        return take_from(d, first);
+    d->leases->count = first;
+    return rc;
+}
+
 int lease_make(struct domain *d, const char *image, const char *volume)
 {
-    const struct changed *c = NULL;
-    struct dom_error error;
-    size_t first;
-    int rc = is_used(d);
+    const struct changed *c;
+    int lock, rc = is_used(d);
 
     if (rc <= 0)
         return rc;
-    for (size_t i = 0; c == NULL && i < d->leases->changed_count; i++)
-        if (strcmp(d->leases->changed[i].image, image) == 0)
-            c = &d->leases->changed[i];
+    c = find_changed(d->leases, image);
     assert(c != NULL);
-    first = d->leases->count;
-    rc = add_lease(d, image, volume, c->lock, false);
-    if (rc == 0)
-        rc = write_lease(d, &d->leases->list[first]);
-    if (rc == 0)
-        rc = take_from(d, first);
-    if (rc < 0) {
-        dom_error_keep(&error, rc);
-        d->leases->count = first;
-        return dom_error_give(&error);
-    }
-    return 0;
+    lock = c->lock;
+    rc = await_own(d);
+    if (rc < 0)
+        return rc;
+    rc = make_held(d, image, volume, lock);
+    lease_end(d);
+    return rc;
 }
 
 void lease_drop(struct domain *d, const char *volume)

@@ -31,11 +31,17 @@ int lease_explain(struct domain *d, const struct dom_lock_wish *images, unsigned
 /* A new volume in an image that is locked gets one, and it is held with the image. */
 int lease_make(struct domain *d, const char *image, const char *volume);
 
-/* It is given back before it goes. */
+/* It is given back: by who removes the volume, before another one can have its place. */
 void lease_drop(struct domain *d, const char *volume);
 
-/* The domain's own. May be nested. */
-int lease_begin(struct domain *d);
+/*
+ * The domain's own. May be nested. lease_try(): -EAGAIN, without text: somebody has it, for one change as a rule:
+ * for that lease_pause() waits, a minute in all: *ms is 0 at first, false: it has passed. lease_refuse(): that
+ * text.
+ */
+int lease_try(struct domain *d);
+bool lease_pause(unsigned *ms);
+int lease_refuse(struct domain *d);
 void lease_end(struct domain *d);
 
 /*
