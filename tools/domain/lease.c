@@ -166,9 +166,15 @@ static int add_folder(struct domain *d, const char *folder, const struct dom_loc
     return rc;
 }
 
+/* What is left of one of that name is changed, too. */
 static int add_image(struct domain *d, const struct dom_lock_wish *wish, int lock, bool *ret_own)
 {
-    return add_folder(d, wish->image, wish, lock, ret_own);
+    char removed[DOM_REMOVED_NAME];
+    int rc = add_folder(d, wish->image, wish, lock, ret_own);
+
+    for (int wipe = 0; rc == 0 && wish->kind == DOM_LOCK_CHANGE && wipe < 2; wipe++)
+        rc = add_folder(d, dom_removed_name(removed, wish->image, wipe != 0), wish, lock, ret_own);
+    return rc;
 }
 
 static int add_domain(struct domain *d, int lock, bool *ret_own)
