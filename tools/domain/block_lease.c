@@ -17,17 +17,28 @@
 
 enum { SECTOR = 512, ALIGN = 1 << 20, BUFFER = 4096 };
 
+/*
+ * Who works on this host comes first, by a lock that is fair; who has that never waits with it for another host.
+ * It is one command of lvm's that is waited for, whether or not the image was to be.
+ */
 int block_begin(struct domain *d)
 {
     struct block_state *s = d->state;
-    int rc = lease_try(d);
+    struct dom_error error;
+    unsigned ms = 0;
+    int rc;
 
-    if (rc < 0)
-        return rc == -EAGAIN ? lease_refuse(d) : rc;
-    rc = lvm_begin(s->lvm);
-    if (rc < 0)
-        lease_end(d);
-    return rc;
+    do {
+        rc = lvm_begin(s->lvm);
+        if (rc < 0)
+            return rc;
+        rc = lease_try(d);
+        if (rc == 0)
+            return 0;
+        dom_error_keep(&error, rc);
+        lvm_end(s->lvm);
+    } while (rc == -EAGAIN && lease_pause(&ms));
+    return rc == -EAGAIN ? lease_refuse(d) : dom_error_give(&error);
 }
 
 void block_end(struct domain *d)
