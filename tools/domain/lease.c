@@ -623,6 +623,47 @@ static const struct changed *find_changed(const struct lease_state *s, const cha
     return NULL;
 }
 
+static bool is_held(const struct lease_state *s, int lock, const char *volume)
+{
+    for (size_t i = 0; i < s->count; i++)
+        if (s->list[i].lock == lock && strcmp(s->list[i].lease.name, volume) == 0)
+            return true;
+    return false;
+}
+
+int lease_judge(struct domain *d, const struct domain_image *image, int lock, const char *except)
+{
+    int rc = is_used(d);
+
+    if (rc <= 0 || is_kept(d->leases, lock))
+        return rc < 0 ? rc : 0;
+    for (size_t i = 0; i < image->count; i++) {
+        const struct domain_volume *v = &image->list[i];
+        if (may_have_lease(image, v) && !is_held(d->leases, lock, v->uuid) &&
+            (except == NULL || strcmp(v->uuid, except) != 0))
+            return dom_fail(EAGAIN, "do it again", "image %s: another host has made volume %s just now",
+                            image->uuid, v->uuid);
+    }
+    return 0;
+}
+
+/* With the domain's own: it still is what it was when it was locked. */
+static int judge_changed(struct domain *d, const char *image, const char *volume, int lock)
+{
+    struct domain_image *now;
+    int rc = dom_check_version(d);
+
+    if (rc < 0)
+        return rc;
+    d->kind->look_anew(d);
+    rc = domain_load_image(d, image, &now);
+    if (rc < 0)
+        return rc;
+    rc = lease_judge(d, now, lock, volume);
+    domain_image_free(now);
+    return rc;
+}
+
 static int make_held(struct domain *d, const char *image, const char *volume, int lock)
 {
     struct held as = {.lock = lock};
@@ -656,7 +697,9 @@ int lease_make(struct domain *d, const char *image, const char *volume)
     rc = await_own(d);
     if (rc < 0)
         return rc;
-    rc = make_held(d, image, volume, lock);
+    rc = judge_changed(d, image, volume, lock);
+    if (rc == 0)
+        rc = make_held(d, image, volume, lock);
     lease_end(d);
     return rc;
 }

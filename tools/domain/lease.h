@@ -31,6 +31,12 @@ int lease_explain(struct domain *d, const struct dom_lock_wish *images, unsigned
 /* A new volume in an image that is locked gets one, and it is held with the image. */
 int lease_make(struct domain *d, const char *image, const char *volume);
 
+/*
+ * Of an image that was loaded under a lock all volumes are locked by it, but `except` (or NULL). -EAGAIN: another
+ * host has made some where there were none to be locked.
+ */
+int lease_judge(struct domain *d, const struct domain_image *image, int lock, const char *except);
+
 /* It is given back: by who removes the volume, before another one can have its place. */
 void lease_drop(struct domain *d, const char *volume);
 

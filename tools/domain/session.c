@@ -6,7 +6,7 @@
 #include <errno.h>
 #include <string.h>
 
-#include "tools/domain/kind.h"
+#include "tools/domain/lease.h"
 
 static void tell_note(void *arg, enum vdisk_finding kind, const char *text)
 {
@@ -60,6 +60,8 @@ static int load(struct domain *d, const struct dom_want *want, struct dom_sessio
 
     if (rc == -ENOENT && want->may_lack)
         return 0;
+    if (rc == 0)
+        rc = lease_judge(d, s->image, want->lock >= 0 ? want->lock : s->lock, NULL);
     if (rc == 0)
         rc = refuse_damaged(d, s->image);
     if (rc < 0 || !s->alone)
