@@ -277,6 +277,44 @@ def test_another_host():
     nothing_held("all")
 
 
+def await_asked(process, call, times):
+    while asked(call) < times and process.poll() is None:
+        signal.sigtimedwait([], 0.02)
+    return process.poll() is None
+
+
+def test_waiting():
+    """Nobody has the domain's own lease who waits for a volume's; and for that one each waits for a while."""
+    path = start("waiting")
+    other = Other(path)
+    image, name = volume("create", "-f", "qcow2", path, "1M")
+    update = lib.TOOL, "volume", "update", "--wait", "--description", "x", f"{path}/{image}/{name}"
+    other.does("take", image, name)
+    calls()
+    waiting = subprocess.Popen(update)
+    check("it waits for a volume", await_asked(waiting, f"acquire shared {name} 0", 3))
+    other.does("take", image, "SDM")
+    other.does("give", image, name)
+    calls()
+    check("it waits for the domain", await_asked(waiting, f"acquire exclusive SDM {MIB}", 3))
+    got = None
+    while got != "0" and waiting.poll() is None: # between two of its tries
+        got = other.ask("take", image, name)
+    check("and has no volume meanwhile", got == "0", got)
+    other.does("give", image, name)
+    other.does("give", image, "SDM")
+    check("it goes on", waiting.wait() == 0)
+    other.does("take", image, "SDM")
+    calls()
+    late = subprocess.Popen([lib.TOOL, "volume", "create", path, "1M"], stdout=subprocess.DEVNULL)
+    check("who makes a volume waits for the domain", await_asked(late, f"acquire exclusive SDM {MIB}", 12))
+    other.does("give", image, "SDM")
+    check("for as long as a change takes", late.wait() == 0)
+    other.end()
+    nothing_held("waiting")
+    judged(path)
+
+
 def test_killed():
     path = start("killed")
     other = Other(path)
@@ -368,5 +406,5 @@ def test_failures():
     nothing_held("all")
 
 
-lib.main(test_create, test_join, test_volumes, test_another_host, test_killed, test_moved, test_upgrade,
-         test_failures)
+lib.main(test_create, test_join, test_volumes, test_another_host, test_waiting, test_killed, test_moved,
+         test_upgrade, test_failures)
