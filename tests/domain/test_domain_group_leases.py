@@ -284,6 +284,27 @@ def test_busy():
     nothing_held("busy")
 
 
+def test_pool():
+    """Of a group that is in a pool nothing is changed, unless it is said that no SPM is at it."""
+    image, name = volume("create", "-f", "qcow2", D, "16M")
+    vg = LVM.vgs[U]
+    before, pool = vg.tags, "77777777-0000-4000-8000-000000000007"
+    vg.tags = [tag for tag in before if "SHA_CKSUM" not in tag and "POOL_UUID" not in tag]
+    vg.tags.append(f"MDT_POOL_UUID={pool}")
+    tags = {name: lv.tags for name, lv in vg.lvs.items()}
+    for command in (("volume", "create", "-f", "qcow2", D, "16M"), ("volume", "snapshot", f"{D}/{image}"),
+                    ("image", "delete", f"{D}/{image}"), ("domain", "upgrade", D)):
+        refused(f"is in pool {pool}, whose SPM", *command)
+    check("nothing has changed", tags == {name: lv.tags for name, lv in vg.lvs.items()})
+    works("io", "-q", "-r", "-n", "-c", "read 0 4k", f"volume:{D}/{image}/{name}")
+    r = run("domain", "check", D)
+    check("it can be looked at", r.returncode == 0 and " 0 faults" in r.stdout, r.stdout + r.stderr)
+    works("volume", "snapshot", f"{D}/{image}", env=dict(os.environ, VDISK_IO_SPM="none"))
+    works("image", "delete", f"{D}/{image}", env=dict(os.environ, VDISK_IO_LEASES="ignore"))
+    vg.tags = before
+    nothing_held("pool")
+
+
 def test_all():
     global LVM, DAEMON
     DAEMON = os.path.abspath("daemon")
@@ -298,6 +319,7 @@ def test_all():
         test_slot()
         test_changed_meanwhile()
         test_busy()
+        test_pool()
     finally:
         LVM.close()
 

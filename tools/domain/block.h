@@ -137,6 +137,9 @@ void block_unlock(struct domain *d, int lock);
 
 /* Around each change of the group's metadata: lvm_begin(), with the domain's own lease. */
 int block_begin(struct domain *d);
+
+/* -EBUSY: an SPM of Vdsm's may change it at any time, and asks for no lease. */
+int block_judge_pool(struct domain *d);
 void block_end(struct domain *d);
 
 int block_find_lease(struct domain *d, enum dom_lease which, const char *image, const char *volume,

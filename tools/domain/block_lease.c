@@ -17,6 +17,20 @@
 
 enum { SECTOR = 512, ALIGN = 1 << 20, BUFFER = 4096 };
 
+/* Some host is that while the pool is up; of the pool's master domain it has the own lease all the time. */
+int block_judge_pool(struct domain *d)
+{
+    const char *pool = domain_value(d, "POOL_UUID"), *spm = getenv("VDISK_IO_SPM");
+    int rc;
+
+    if (pool == NULL || pool[0] == '\0' || (spm != NULL && strcmp(spm, "none") == 0))
+        return 0;
+    rc = lease_is_used(d);
+    return rc <= 0 ? rc :
+           dom_fail(EBUSY, "where no host is its SPM, as in maintenance: VDISK_IO_SPM=none in the environment",
+                    "volume group %s: is in pool %.64s, whose SPM changes it without a lease", d->uuid, pool);
+}
+
 /*
  * Who works on this host comes first, by a lock that is fair; who has that never waits with it for another host.
  * It is one command of lvm's that is waited for, whether or not the image was to be.
@@ -26,8 +40,10 @@ int block_begin(struct domain *d)
     struct block_state *s = d->state;
     struct dom_error error;
     unsigned ms = 0;
-    int rc;
+    int rc = block_judge_pool(d);
 
+    if (rc < 0)
+        return rc;
     do {
         rc = lvm_begin(s->lvm);
         if (rc < 0)

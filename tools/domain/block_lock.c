@@ -101,8 +101,10 @@ int block_lock_domain(struct domain *d, int *ret_lock)
 {
     const struct file_lock_wish wish = {FILE_LOCK_DOMAIN, d->uuid, true};
     char path[PATH_MAX];
-    int lock = -1, rc = make_locks(d, path);
+    int lock = -1, rc = block_judge_pool(d);
 
+    if (rc == 0)
+        rc = make_locks(d, path);
     if (rc == 0)
         rc = count_lock(d, file_lock_take(path, &wish, 1, d->how.wait, &lock));
     if (rc < 0)

@@ -66,8 +66,7 @@ static int no_memory(void)
     return dom_fail(ENOMEM, NULL, "out of memory");
 }
 
-/* 1: leases are taken; 0: they are not; -errno. */
-static int is_used(struct domain *d)
+int lease_is_used(struct domain *d)
 {
     const char *how = getenv(IGNORE);
     bool ignored = how != NULL && strcmp(how, "ignore") == 0;
@@ -244,7 +243,7 @@ int lease_explain(struct domain *d, const struct dom_lock_wish *images, unsigned
     size_t first;
 
     dom_error_keep(&error, rc);
-    if (rc != -EAGAIN || is_used(d) <= 0)
+    if (rc != -EAGAIN || lease_is_used(d) <= 0)
         return dom_error_give(&error);
     first = d->leases->count;
     for (unsigned i = 0; i < n; i++)
@@ -265,7 +264,7 @@ int lease_try(struct domain *d)
     struct sanlock_lease own;
     size_t which;
     bool here;
-    int rc = is_used(d);
+    int rc = lease_is_used(d);
 
     if (rc <= 0)
         return rc;
@@ -544,7 +543,7 @@ static void note_changed(struct lease_state *s, const struct dom_lock_wish *wish
 int lease_lock(struct domain *d, const struct dom_lock_wish *images, unsigned n, int lock)
 {
     struct wanted w = {.images = images, .n = n, .lock = lock};
-    int rc = is_used(d);
+    int rc = lease_is_used(d);
 
     if (rc <= 0)
         return rc;
@@ -560,7 +559,7 @@ int lease_lock(struct domain *d, const struct dom_lock_wish *images, unsigned n,
 
 int lease_lock_alone(struct domain *d, int lock, const char *image)
 {
-    int rc = is_used(d);
+    int rc = lease_is_used(d);
 
     if (rc <= 0)
         return rc;
@@ -578,7 +577,7 @@ int lease_lock_alone(struct domain *d, int lock, const char *image)
 int lease_lock_domain(struct domain *d, int lock)
 {
     const struct wanted w = {.all = true, .own = true, .lock = lock};
-    int rc = is_used(d);
+    int rc = lease_is_used(d);
 
     if (rc <= 0)
         return rc;
@@ -633,7 +632,7 @@ static bool is_held(const struct lease_state *s, int lock, const char *volume)
 
 int lease_judge(struct domain *d, const struct domain_image *image, int lock, const char *except)
 {
-    int rc = is_used(d);
+    int rc = lease_is_used(d);
 
     if (rc <= 0 || is_kept(d->leases, lock))
         return rc < 0 ? rc : 0;
@@ -687,7 +686,7 @@ static int make_held(struct domain *d, const char *image, const char *volume, in
 int lease_make(struct domain *d, const char *image, const char *volume)
 {
     const struct changed *c;
-    int lock, rc = is_used(d);
+    int lock, rc = lease_is_used(d);
 
     if (rc <= 0)
         return rc;

@@ -56,6 +56,9 @@ void lease_end(struct domain *d);
  */
 int lease_is_formatted(struct domain *d);
 
+/* 1: leases are taken; 0: they are not: it has no lockspace, or they are to be ignored; -errno. */
+int lease_is_used(struct domain *d);
+
 /* Where a new domain notes its hosts, and its own lease is: `ids` and `leases` are paths. */
 int lease_format(const char *uuid, const char *ids, const char *leases, unsigned sector, unsigned align);
 
