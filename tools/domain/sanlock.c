@@ -83,6 +83,15 @@ static int fail(int rv, const char *space, const char *doing, const char *what)
                     rv > -200 ? strerror(-rv) : the.fn.strerror(rv), rv);
 }
 
+/* That this host is out is not to be taken for a disk that is full. */
+static int fail_taking(int rv, const char *space, const char *doing, const char *what)
+{
+    if (rv != -ENOSPC && rv != -ESTALE)
+        return fail(rv, space, doing, what);
+    return dom_fail(ENOTCONN, NULL, "lockspace %.48s: %s %.100s: this host has left it, or is losing it (sanlock: "
+                    "%d)", space, doing, what, rv);
+}
+
 static int unreachable(int rv)
 {
     return dom_fail(ENOTCONN, NULL, "the sanlock daemon of this host does not answer: %s",
@@ -233,11 +242,8 @@ static int take_one(const char *space, const struct sanlock_lease *lease, bool *
         return -EAGAIN;
     if (is_none(rv))
         return -ENODATA;
-    if (rv == -ENOSPC || rv == -ESTALE) /* not to be taken for a disk that is full */
-        return dom_fail(ENOTCONN, NULL, "lockspace %.48s: this host has left it, or is losing it: no lease can be "
-                        "taken (sanlock: %d)", space, rv);
     if (rv < 0)
-        return fail(rv, space, "taking lease", lease->name);
+        return fail_taking(rv, space, "taking lease", lease->name);
     note_held(space, lease);
     return 0;
 }
@@ -315,7 +321,7 @@ int sanlock_exclude(const char *space, const struct sanlock_lease *lease)
     if (is_conflict(rv))
         return end(-EAGAIN);
     if (rv < 0)
-        return end(fail(rv, space, "having alone lease", lease->name));
+        return end(fail_taking(rv, space, "having alone lease", lease->name));
     h->shared = false;
     return end(0);
 }
