@@ -54,7 +54,8 @@ struct lease_state {
         char image[DOMAIN_UUID];
     }        changed[LOCKS_MOST]; /* images that are locked for a change */
     size_t   changed_count;
-    unsigned own; /* how often the domain's own is held */
+    unsigned own; /* how often the domain's own is held, and which that is */
+    struct sanlock_lease own_lease;
     int      own_of[LOCKS_MOST]; /* locks that hold it */
     size_t   own_count;
 };
@@ -261,27 +262,28 @@ int lease_explain(struct domain *d, const struct dom_lock_wish *images, unsigned
 
 int lease_try(struct domain *d)
 {
-    struct sanlock_lease own;
+    struct lease_state *s;
     size_t which;
     bool here;
     int rc = lease_is_used(d);
 
     if (rc <= 0)
         return rc;
-    if (d->leases->own > 0) {
-        d->leases->own++;
+    s = d->leases;
+    if (s->own > 0) {
+        s->own++;
         return 0;
     }
     rc = judge_host(d);
     if (rc == 0)
-        rc = find_own(d, &own);
+        rc = find_own(d, &s->own_lease);
     if (rc < 0)
         return rc;
-    rc = sanlock_take(d->uuid, &own, 1, &which, &here);
+    rc = sanlock_take(d->uuid, &s->own_lease, 1, &which, &here);
     if (rc == -ENODATA)
         return dom_fail(EBADMSG, "'sanlock direct init' writes it, while no host uses the domain",
-                        "%s: has no lease " OWN_NAME " of its own in %s", d->path, own.place.path);
-    d->leases->own += rc == 0;
+                        "%s: has no lease " OWN_NAME " of its own in %s", d->path, s->own_lease.place.path);
+    s->own += rc == 0;
     return rc;
 }
 
@@ -325,13 +327,12 @@ static int try_own(struct domain *d)
 
 void lease_end(struct domain *d)
 {
-    struct sanlock_lease own;
     struct dom_error error;
 
     if (d->leases == NULL || d->leases->own == 0 || --d->leases->own > 0)
         return;
     dom_error_keep(&error, -EIO); /* of what goes on: the text is what counts */
-    if (find_own(d, &own) < 0 || sanlock_give(d->uuid, &own, 1) < 0)
+    if (sanlock_give(d->uuid, &d->leases->own_lease, 1) < 0)
         dom_note(d, "%s", vdisk_error_text());
     dom_error_give(&error);
 }
