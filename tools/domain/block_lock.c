@@ -84,8 +84,7 @@ int block_lock(struct domain *d, const struct dom_lock_wish *images, unsigned n,
         unlock_failed(d, lock);
         return rc;
     }
-    block_stale(d);
-    *ret_lock = lock;
+    *ret_lock = lock; /* what is known by now was looked at with all of it */
     return 0;
 }
 
