@@ -284,6 +284,24 @@ def test_busy():
     nothing_held("busy")
 
 
+def test_double():
+    """Of two volumes that have one slot none writes its lease over the other's: the domain's own locks them."""
+    first, second = (volume("create", "-f", "qcow2", D, "16M") for _ in range(2))
+    other = Other(2)
+    other.does("take", first[1])
+    tags = lv(second[1]).tags
+    lv(second[1]).tags = [tag for tag in tags if not tag.startswith("MD_")] + [f"MD_{slot_of(first[1])}"]
+    forget()
+    r = run("io", "-q", "-r", "-n", "-c", "read 0 4k", f"volume:{D}/{second[0]}")
+    check("it ends", r.returncode in (0, 1), f"{r.returncode} {r.stderr}")
+    check("no lease is written over", "write_resource" not in log(), log())
+    check("it is locked", f"acquire exclusive SDM {MIB}" in log(), log())
+    lv(second[1]).tags = tags
+    other.does("give", first[1])
+    other.end()
+    nothing_held("double")
+
+
 def test_pool():
     """Of a group that is in a pool nothing is changed, unless it is said that no SPM is at it."""
     image, name = volume("create", "-f", "qcow2", D, "16M")
@@ -319,6 +337,7 @@ def test_all():
         test_slot()
         test_changed_meanwhile()
         test_busy()
+        test_double()
         test_pool()
     finally:
         LVM.close()

@@ -86,6 +86,9 @@ bool block_is_wiped(const struct domain *d, const char *image);
 /* It is of the image by the name that this has; what is `removed` is of "_remove_me_..." */
 bool block_is_of(const struct domain *d, const struct block_lv *b, const char *image, bool removed);
 
+/* It has a slot, and no other volume has the same one. */
+bool block_slot_is_own(const struct domain *d, const struct block_lv *b);
+
 /* -ENOTBLK: a file, say, is in the volume's place. *ret_fd stays as it is on failure. */
 int block_open_device(const char *path, int flags, int *ret_fd);
 
@@ -99,9 +102,6 @@ int block_write_slot(struct domain *d, unsigned slot, const char *text, size_t l
 
 /* The lowest that no volume has. -ENOSPC. The group's writer calls it, after block_refresh(). */
 int block_free_slot(const struct domain *d, unsigned *ret);
-
-/* It has a slot, and no other volume has the same one. */
-bool block_slot_is_own(const struct domain *d, const struct block_lv *b);
 
 /* What a volume lies on; "": nothing of which that is known. */
 const char *block_below(struct domain *d, struct block_lv *b);

@@ -82,7 +82,7 @@ int block_find_lease(struct domain *d, enum dom_lease which, const char *image, 
     if (which != DOM_LEASE_VOLUME)
         return 0;
     b = block_find(d, volume);
-    if (b == NULL || b->is.slot == 0)
+    if (b == NULL || !block_slot_is_own(d, b)) /* two volumes in one place would write over each other's */
         return -ENOENT;
     ret->offset = text_lease_offset(b->is.slot, ALIGN);
     return 0;

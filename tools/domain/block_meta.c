@@ -124,16 +124,6 @@ int block_free_slot(const struct domain *d, unsigned *ret)
                     TEXT_SLOT_LAST);
 }
 
-bool block_slot_is_own(const struct domain *d, const struct block_lv *b)
-{
-    const struct block_state *s = d->state;
-
-    for (size_t i = 0; i < s->count; i++)
-        if (&s->list[i] != b && s->list[i].is.slot == b->is.slot)
-            return false;
-    return b->is.slot != 0;
-}
-
 /* ---- volumes ------------------------------------------------------------------------------------------ */
 
 static int find_slot(struct domain *d, const char *volume, struct block_lv **ret)

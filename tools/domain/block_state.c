@@ -162,6 +162,16 @@ bool block_is_wiped(const struct domain *d, const char *image)
     return false;
 }
 
+bool block_slot_is_own(const struct domain *d, const struct block_lv *b)
+{
+    const struct block_state *s = d->state;
+
+    for (size_t i = 0; i < s->count; i++)
+        if (&s->list[i] != b && s->list[i].is.slot == b->is.slot)
+            return false;
+    return b->is.slot != 0;
+}
+
 /* A folder each. Nothing in them outlives the host's next start, as nothing that is active does. */
 int block_open_device(const char *path, int flags, int *ret_fd)
 {
