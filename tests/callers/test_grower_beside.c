@@ -516,7 +516,7 @@ static void test_crowded(void)
 
     CHECK_OK(vdisk_queue_create(NULL, &q));
     reset_place();
-    place.opts.retry_ms = 200;
+    place.opts.retry_ms = 1000;
     memdisk_init_fixed(&place.disk, 512, 16 * MIB);
     CHECK_OK(fault_backend_create(memdisk_open(&place.disk, false), &b));
     CHECK_OK(vdisk_open_backend(b, &opts, &place.v));
