@@ -175,10 +175,10 @@ thin=$(tool volume create -f qcow2 --initial-size 300M "$domain" 1G)
 told volume extend "$domain/$thin" 512M
 is_size "$thin" 512
 refused 'once all of it is written' volume extend "$domain/$thin" 10G
-io "$domain/$thin" 'write -P 8 0 100M' 'write -P 9 800M 64k' flush
+io "$domain/$thin" 'write -P 8 0 60M' 'write -P 9 800M 64k' flush
 told volume reduce "$domain/$thin"
 is_size "$thin" 128
-look "$domain/$thin" 'verify -P 8 0 100M' 'verify -P 0 100M 64M' 'verify -P 9 800M 64k'
+look "$domain/$thin" 'verify -P 8 0 60M' 'verify -P 0 60M 64M' 'verify -P 9 800M 64k'
 told volume extend "$domain/$thin"
 [ "$(size_of "$thin")" -gt 1024 ] || fail "it is not extended to what it takes"
 refused 'raw' volume reduce "$domain/$raw"
