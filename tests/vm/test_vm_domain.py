@@ -37,7 +37,7 @@ def main():
         make_disk(disks[1], 1 * GIB)
         make_disk(disks[2], 11 * GIB)
         make_disk(disks[3], 11 * GIB)
-        r = subprocess.run([str(HERE / "run"), "--timeout", "1200", "--disk", disks[0], "--disk", disks[1],
+        r = subprocess.run([str(HERE / "run"), "--timeout", "2400", "--disk", disks[0], "--disk", disks[1],
                             "--disk4k", disks[2], "--disk", disks[3], "--put", os.path.realpath(sys.argv[1]),
                             "--put", str(HERE / "domain.sh"), "sh", "domain.sh"],
                            stdout=subprocess.PIPE, text=True, check=False)

@@ -59,7 +59,7 @@ def run(folder, vdisk_io, qemu_img):
     for disk, size in zip(disks, (11 * GIB, 2 * GIB)):
         with open(disk, "wb") as f:
             f.truncate(size)
-    r = subprocess.run([str(HERE / "run"), "--timeout", "900", "--disk", disks[0], "--disk", disks[1], "--put",
+    r = subprocess.run([str(HERE / "run"), "--timeout", "2000", "--disk", disks[0], "--disk", disks[1], "--put",
                         os.path.realpath(vdisk_io), "--put", str(HERE / "domain_thin.sh"), "sh", "domain_thin.sh"],
                        stdout=subprocess.PIPE, text=True, check=False)
     lines = r.stdout.splitlines()

@@ -58,7 +58,7 @@ def main():
         disks = [f"{folder}/disk{i}" for i in range(2)]
         for disk in disks:
             make_disk(disk, 256 << 20)
-        r = subprocess.run([str(HERE / "run"), "--timeout", "600", "--disk", disks[0], "--disk4k", disks[1],
+        r = subprocess.run([str(HERE / "run"), "--timeout", "1700", "--disk", disks[0], "--disk4k", disks[1],
                             "--put", tool, "--put", step_tool, "--put", str(HERE / "lv.sh"), "sh", "lv.sh"],
                            stdout=subprocess.PIPE, text=True, check=False)
         if r.returncode != 0 or "@images" not in r.stdout:
