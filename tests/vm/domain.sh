@@ -301,10 +301,11 @@ tool volume download -q "$second/$up" >down.qcow2
 [ "$(sum_of <down.qcow2)" = "$sum" ] || fail "another image comes back"
 head -c 3000000 /dev/urandom >up.raw
 up=$(tool volume upload -f raw "$second" 128M <up.raw)
-tool volume download -q "$second/$up" >down.raw
-[ "$(wc -c <down.raw)" = 134217728 ] || fail "the raw volume has another size"
-[ "$(head -c 3000000 down.raw | sum_of)" = "$(sum_of <up.raw)" ] || fail "other bytes come back"
-[ "$(tail -c +3000001 down.raw | tr -d '\0' | wc -c)" = 0 ] || fail "what the device held comes with it"
+down() { tool volume download -q "$second/$up"; } # more than there is room for here
+[ "$(down | wc -c)" = 134217728 ] || fail "the raw volume has another size"
+[ "$(down | tail -c +3000001 | tr -d '\0' | wc -c)" = 0 ] || fail "what the device held comes with it"
+down | dd bs=1000 count=3000 iflag=fullblock of=down.raw 2>/dev/null || true
+[ "$(sum_of <down.raw)" = "$(sum_of <up.raw)" ] || fail "other bytes come back"
 says ' 0 faults' domain check "$second"
 resting streams
 uuid=${domain#/dev/}
