@@ -141,9 +141,17 @@ __attribute__((format(printf, 2, 3))) static void note_left(struct target *t, co
     va_end(ap);
 }
 
+/* Gone already, or another by now: nothing of ours is left under that name. */
 static void remove_file(struct target *t, const struct target_file *f)
 {
-    if (target_is_file(f->path, &f->st) && unlink(f->path) != 0)
+    struct stat st;
+    int rc = stat(f->path, &st);
+
+    if (rc == 0 && (st.st_dev != f->st.st_dev || st.st_ino != f->st.st_ino))
+        return;
+    if (rc == 0)
+        rc = unlink(f->path);
+    if (rc != 0 && errno != ENOENT)
         note_left(t, "; removing %s: %s", f->path, strerror(errno));
 }
 
