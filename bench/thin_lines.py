@@ -11,7 +11,7 @@ import statistics
 import subprocess
 
 from job_images import MIB, Skip, text
-from job_lines import Line
+from job_lines import NEAR, Line
 from judge import Figure
 from work import WorkError
 
@@ -20,21 +20,23 @@ VM = HERE.parent / "tests" / "vm" / "run"
 EXTENT, GIB = 128 * MIB, 1 << 30
 BLOCK, DEPTH = 64 << 10, 16
 LOST = "writes failed, or not found again"
+SPEED = "of the speed of a raw volume with all its space, in the same group"
 STALL = "the longest stall by what one lvextend took"
 
 
 def read_rounds(out):
-    """Samples, from what the machine has printed. Each volume has been written, and then read."""
-    found = [(what, json.loads(told)) for what, told in re.findall(r"^@(thin|read) (\{.*\})$", out, re.M)]
+    """Samples, from what the machine has printed: a volume is written, and read; one with its space is written."""
+    found = [(what, json.loads(told)) for what, told in re.findall(r"^@(thin|read|bare) (\{.*\})$", out, re.M)]
     samples = []
-    for (first, written), (second, read) in zip(found[::2], found[1::2]):
-        if (first, second) != ("thin", "read"):
+    for (first, written), (second, read), (third, bare) in zip(found[::3], found[1::3], found[2::3]):
+        if (first, second, third) != ("thin", "read", "bare"):
             raise WorkError(f"what the machine tells is not understood: {out[-1000:]}")
         took = [e[3] for e in written["extensions"] if e[5] == 0]
         if not took:
             raise WorkError("the volume has not grown")
-        samples.append(written | {"lost": read["lost"], "lvextend_ms": statistics.median(took)})
-    if not samples or len(found) % 2:
+        samples.append(written | {"lost": read["lost"], "lvextend_ms": statistics.median(took),
+                                  "bare": bare["seconds"], "failed": written["failed"] + bare["failed"]})
+    if not samples or len(found) % 3:
         raise WorkError(f"the machine has told nothing: {out[-1000:]}")
     return samples
 
@@ -54,7 +56,7 @@ class Thin:
     def boot(self):
         disk = self.w.path("thin.disk")
         with open(disk, "wb") as f:
-            f.truncate(11 * GIB + 2 * self.size)
+            f.truncate(11 * GIB + 3 * self.size)
         command = [str(VM), "--timeout", "3000", "--disk", str(disk), "--put", str(self.w.tool), "--put",
                    str(self.load), "--put", str(HERE / "thin_guest.sh"), "sh", "thin_guest.sh", str(self.rounds),
                    str(self.size), str(BLOCK), str(DEPTH), self.how()]
@@ -77,6 +79,7 @@ class Thin:
 
     def line(self):
         figures = [Figure(LOST, lambda r: r["ours"]["failed"] + r["ours"]["lost"], 0, at_most=True),
-                   Figure(STALL, lambda r: r["ours"]["stall_ms"] / r["ours"]["lvextend_ms"], 1, at_most=True)]
+                   Figure(STALL, lambda r: r["ours"]["stall_ms"] / r["ours"]["lvextend_ms"], 1, at_most=True),
+                   Figure(SPEED, lambda r: r["ours"]["bare"] / r["ours"]["seconds"], NEAR)]
         return Line(f"thin volume in a volume group, {text(self.size)} written, in the test machine",
                     {"ours": self.measure}, figures, target=2 * self.size + GIB)

@@ -2,12 +2,12 @@
 /*
  * A load that a thin volume of a domain has to grow under; runs in the test machine.
  *
- *     thin-load write|verify VOLUME SIZE BLOCK DEPTH
+ *     thin-load write|fill|verify VOLUME SIZE BLOCK DEPTH
  *
  * `write` writes the first SIZE bytes once, in order, DEPTH requests of BLOCK bytes in flight, ends with a flush,
  * and prints one object of JSON: how many writes failed, the longest time that one took, what each extension
- * took, and what there was every 50 ms. `verify` reads all of it and prints how many blocks do not hold what was
- * written.
+ * took, and what there was every 50 ms. `fill` does the same to a volume that does not grow. `verify` reads all of
+ * it and prints how many blocks do not hold what was written.
  *
  * Works: each 512 bytes begin with their own offset. Fails: what cannot be opened or queued ends it, with a text.
  */
@@ -194,7 +194,7 @@ static void print(uint64_t took_ns)
     printf("]}\n");
 }
 
-static void open_all(const char *name, bool write, struct domain_use **ret_use)
+static void open_all(const char *name, bool write, bool grows, struct domain_use **ret_use)
 {
     struct vdisk_open_opts how = {.size = sizeof how, .flags = write ? VDISK_OPEN_RDWR : 0};
     const struct domain_grow grow = {.note = on_note, .grown = on_grown};
@@ -203,7 +203,7 @@ static void open_all(const char *name, bool write, struct domain_use **ret_use)
     if (domain_open_name(name, &found, ret_use) < 0 || vdisk_open(found, &how, &l.v) < 0)
         fail(name);
     free(found);
-    if (write && domain_use_grow(*ret_use, l.v, &grow) < 0)
+    if (grows && domain_use_grow(*ret_use, l.v, &grow) < 0)
         fail(name);
     if (vdisk_queue_create(NULL, &l.q) < 0)
         fail("a queue");
@@ -217,7 +217,8 @@ static void open_all(const char *name, bool write, struct domain_use **ret_use)
 
 int main(int argc, char **argv)
 {
-    bool write = argc == 6 && strcmp(argv[1], "write") == 0;
+    bool grows = argc == 6 && strcmp(argv[1], "write") == 0;
+    bool write = grows || (argc == 6 && strcmp(argv[1], "fill") == 0);
     struct domain_use *use;
     uint64_t took;
 
@@ -228,7 +229,7 @@ int main(int argc, char **argv)
     l.depth = (unsigned)strtoul(argv[5], NULL, 10);
     if (l.block == 0 || l.block % SECTOR != 0 || l.size % l.block != 0 || l.depth == 0 || l.depth > DEPTH_MOST)
         return 2;
-    open_all(argv[2], write, &use);
+    open_all(argv[2], write, grows, &use);
     run(write);
     took = now_ns() - l.began_ns;
     vdisk_queue_destroy(l.q);

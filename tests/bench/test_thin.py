@@ -35,11 +35,12 @@ def written(stall=40.0, failed=0, extensions=((100, 128 * MIB, 256 * MIB, 400.0,
                       [1000, 384 * MIB, 200 * MIB, 1200, 8]]}
 
 
-def told(*rounds):
-    """What the machine prints: each round is (written, lost)."""
+def told(*rounds, bare=2.4):
+    """What the machine prints: each round is (written, lost), and the seconds of what does not grow."""
     lines = ["a note"]
     for first, lost in rounds:
-        lines += ["@thin " + json.dumps(first), "@read " + json.dumps({"lost": lost})]
+        lines += ["@thin " + json.dumps(first), "@read " + json.dumps({"lost": lost}),
+                  "@bare " + json.dumps({"seconds": bare, "failed": 0})]
     return "\n".join(lines) + "\n"
 
 
@@ -74,17 +75,19 @@ class Made(unittest.TestCase):
         self.assertEqual([r["ours"]["stall_ms"] for r in done], [40, 700, 40, 700])
         self.assertEqual([r["ours"]["lvextend_ms"] for r in done], [500] * 4)
         self.assertEqual(len((self.folder / "boots").read_text()), 4) # "x\n": two boots
-        lost, stall = (judge.judge_rounds(f, done) for f in line.figures)
+        lost, stall, speed = (judge.judge_rounds(f, done) for f in line.figures)
         self.assertEqual(lost["values"], [0] * 4)
         self.assertEqual((stall["min"], stall["max"], stall["bound"]), (0.08, 1.4, 1))
+        self.assertEqual((speed["min"], speed["max"], speed["bound"]), (0.96, 0.96, 0.9))
         self.assertFalse((self.folder / "thin.disk").exists())
 
     def test_judged(self):
-        for rounds, verdicts in (([(written(), 0)] * 6, ["met", "met"]),
-                                 ([(written(failed=1), 0)] * 6, ["missed", "met"]),
-                                 ([(written(), 2)] * 6, ["missed", "met"]),
-                                 ([(written(stall=501.0), 0)] * 6, ["met", "missed"])):
-            line = self.thin(self.says(told(*rounds)), rounds=6).line()
+        for rounds, bare, verdicts in (([(written(), 0)] * 6, 2.4, ["met", "met", "met"]),
+                                       ([(written(failed=1), 0)] * 6, 2.4, ["missed", "met", "met"]),
+                                       ([(written(), 2)] * 6, 2.4, ["missed", "met", "met"]),
+                                       ([(written(stall=501.0), 0)] * 6, 2.4, ["met", "missed", "met"]),
+                                       ([(written(), 0)] * 6, 2.0, ["met", "met", "missed"])):
+            line = self.thin(self.says(told(*rounds, bare=bare)), rounds=6).line()
             done = judge.gather(line.sides, line.figures, 6, 0)
             self.assertEqual([judge.judge_rounds(f, done)["verdict"] for f in line.figures], verdicts)
 
@@ -97,7 +100,8 @@ class Made(unittest.TestCase):
         failed = ((100, 128 * MIB, 128 * MIB, 400.0, 0, -5),)
         for body, text, why in (("echo oops; exit 1", "", "oops"), (None, "nothing", "told nothing"),
                                 (None, told((written(extensions=failed), 0)), "not grown"),
-                                (None, told((written(), 0)) + "@thin {}\n", "told nothing")):
+                                (None, told((written(), 0)) + "@thin {}\n", "told nothing"),
+                                (None, told((written(), 0)).replace("bare", "thin"), "not understood")):
             with self.assertRaisesRegex(work.WorkError, why):
                 self.thin(body or self.says(text)).measure()
 
