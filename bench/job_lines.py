@@ -32,9 +32,8 @@ def speed(bound, other="QEMU", what=OF_QEMU, instead=None):
     return Figure(what, lambda r: r[other]["seconds"] / r["ours"]["seconds"], bound, instead=instead)
 
 
-def processor(bound):
-    return Figure("of QEMU's CPU time", lambda r: r["ours"]["cpu"] / max(r["QEMU"]["cpu"], 1e-4), bound,
-                  at_most=True)
+def processor(bound, other="QEMU", what="of QEMU's CPU time"):
+    return Figure(what, lambda r: r["ours"]["cpu"] / max(r[other]["cpu"], 1e-4), bound, at_most=True)
 
 
 def length(bound):
