@@ -167,8 +167,8 @@ struct dom_kind {
     /* A descriptor of its data, the caller's. -EINVAL: it is no regular file. */
     int (*open_data)(struct domain *d, const char *image, const char *volume, bool write, int *ret_fd);
 
-    /* -EAGAIN: it is known that somebody has its data open, and there are no locks to tell. */
-    int (*judge_idle)(struct domain *d, const char *image, const char *volume);
+    /* -EAGAIN: it is known that somebody has data of these open, and there are no locks to tell. Looks once for all. */
+    int (*judge_idle)(struct domain *d, const char *const *volumes, size_t n);
 
     /*
      * Where leases of sanlock are: the notes on hosts, the domain's own, a volume's (image and volume may be NULL
@@ -435,15 +435,19 @@ int dom_judge_double(struct domain *d, const char *image, const struct domain_vo
 /* A pause before an attempt to get a lock is made again; *ms is 0 at first. false: there have been enough. */
 bool dom_pause(const struct domain *d, unsigned *ms);
 
-/* Nobody writes a volume, or, with `alone`, has it open. For dom_claims_end(). */
+/* Nobody writes a volume, or nobody else has it open. For dom_claims_end(). */
 struct dom_claims {
     vdisk **list;
     size_t  count;
 };
 
-/* Adds one; -EAGAIN: the text names who has it. Waits if the domain is to. */
-int dom_claim(struct domain *d, const char *image, const struct domain_volume *v, bool alone,
-              struct dom_claims *claims);
+/*
+ * Adds one that nobody writes to meanwhile; or several volumes of an image, that nobody else has open. -EAGAIN: the
+ * text names who has it. Waits if the domain is to.
+ */
+int dom_claim(struct domain *d, const char *image, const struct domain_volume *v, struct dom_claims *claims);
+int dom_claim_alone(struct domain *d, const char *image, const struct domain_volume *const *list, size_t n,
+                    struct dom_claims *claims);
 void dom_claims_end(struct dom_claims *claims);
 
 /*

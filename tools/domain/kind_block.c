@@ -621,18 +621,19 @@ static int block_open_data(struct domain *d, const char *image, const char *volu
     return rc;
 }
 
-static int block_judge_idle(struct domain *d, const char *image, const char *volume)
+static int block_judge_idle(struct domain *d, const char *const *volumes, size_t n)
 {
-    const struct block_lv *b;
     int rc;
 
-    (void)image;
     block_stale(d);
     rc = block_refresh(d);
-    b = rc == 0 ? block_find(d, volume) : NULL;
-    return b == NULL || !b->lv->open ? rc :
-           dom_fail(EAGAIN, NULL, "%s/%s: somebody has it open: another program, or a virtual machine", d->path,
-                    volume);
+    for (size_t i = 0; rc == 0 && i < n; i++) {
+        const struct block_lv *b = block_find(d, volumes[i]);
+        if (b != NULL && b->lv->open)
+            rc = dom_fail(EAGAIN, NULL, "%s/%s: somebody has it open: another program, or a virtual machine",
+                          d->path, volumes[i]);
+    }
+    return rc;
 }
 
 /* ---- upgrades ------------------------------------------------------------------------------------------- */

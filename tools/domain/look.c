@@ -236,27 +236,12 @@ static int open_claimed(const struct domain *d, const char *path, bool alone, vd
     return rc;
 }
 
-/* Locks are of a device's name, and a virtual machine may have one of its own: the kernel is asked first. */
-static int judge_idle(struct domain *d, const char *image, const char *volume)
-{
-    int rc = d->kind->judge_idle(d, image, volume);
-
-    for (unsigned ms = 0; rc == -EAGAIN && dom_pause(d, &ms);)
-        rc = d->kind->judge_idle(d, image, volume);
-    return rc;
-}
-
-int dom_claim(struct domain *d, const char *image, const struct domain_volume *v, bool alone,
-              struct dom_claims *claims)
+static int claim(struct domain *d, const char *image, const struct domain_volume *v, bool alone,
+                 struct dom_claims *claims)
 {
     vdisk **list = reallocarray(claims->list, claims->count + 1, sizeof *list);
     char *path = NULL;
-    int rc = alone ? judge_idle(d, image, v->uuid) : 0;
-
-    if (rc < 0) {
-        claims->list = list != NULL ? list : claims->list;
-        return rc;
-    }
+    int rc;
 
     if (list == NULL)
         return dom_fail(ENOMEM, NULL, "out of memory");
@@ -267,6 +252,38 @@ int dom_claim(struct domain *d, const char *image, const struct domain_volume *v
     free(path);
     if (rc == 0)
         claims->count++;
+    return rc;
+}
+
+int dom_claim(struct domain *d, const char *image, const struct domain_volume *v, struct dom_claims *claims)
+{
+    return claim(d, image, v, false, claims);
+}
+
+/* Locks are of a device's name, and a virtual machine may have one of its own: the kernel is asked first. */
+static int judge_idle(struct domain *d, const struct domain_volume *const *list, size_t n)
+{
+    const char **names = calloc(n + 1, sizeof *names);
+    int rc;
+
+    if (names == NULL)
+        return dom_fail(ENOMEM, NULL, "out of memory");
+    for (size_t i = 0; i < n; i++)
+        names[i] = list[i]->uuid;
+    rc = d->kind->judge_idle(d, names, n);
+    for (unsigned ms = 0; rc == -EAGAIN && dom_pause(d, &ms);)
+        rc = d->kind->judge_idle(d, names, n);
+    free(names);
+    return rc;
+}
+
+int dom_claim_alone(struct domain *d, const char *image, const struct domain_volume *const *list, size_t n,
+                    struct dom_claims *claims)
+{
+    int rc = n > 0 ? judge_idle(d, list, n) : 0;
+
+    for (size_t i = 0; rc == 0 && i < n; i++)
+        rc = claim(d, image, list[i], true, claims);
     return rc;
 }
 

@@ -91,7 +91,7 @@ static int see_that_none_uses(struct domain *d, const char *image, const struct 
 {
     struct dom_claims claims = {0};
     struct dom_error error;
-    int rc = dom_claim(d, image, v, true, &claims);
+    int rc = dom_claim_alone(d, image, &v, 1, &claims);
 
     dom_error_keep(&error, rc);
     dom_claims_end(&claims);
@@ -238,7 +238,7 @@ int domain_volume_update(struct domain *d, const char *image, const char *volume
     if (rc == 0 && o->role == DOMAIN_SHARED)
         rc = dom_judge_top(&s, v, NULL, "made a template");
     if (rc == 0 && o->role == DOMAIN_SHARED)
-        rc = dom_claim(d, image, v, false, &claims);
+        rc = dom_claim(d, image, v, &claims);
     if (rc == 0)
         rc = dom_write_meta(d, image, v, &meta);
     if (rc == 0)

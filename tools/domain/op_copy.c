@@ -157,7 +157,7 @@ static int copy_loaded(struct copy *c, const struct domain_image *image, const c
     if (rc == 0)
         rc = dom_judge_copied(c->from, image, v, volume);
     if (rc == 0)
-        rc = dom_claim(c->from, image->uuid, v, false, &claims);
+        rc = dom_claim(c->from, image->uuid, v, &claims);
     if (rc == 0)
         rc = dom_match_capacity(c->from, image->uuid, v, false);
     c->source = v;

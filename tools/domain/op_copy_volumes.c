@@ -91,7 +91,7 @@ static int find_source(struct copies *c, const char *volume, struct dom_claims *
     if (rc == 0)
         rc = dom_judge_copied(c->from, c->loaded, v, volume);
     if (rc == 0)
-        rc = dom_claim(c->from, c->image, v, false, claims);
+        rc = dom_claim(c->from, c->image, v, claims);
     if (rc == 0)
         rc = take_chain(c, v);
     return rc == 0 ? judge_locked(c) : rc;

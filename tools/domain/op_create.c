@@ -119,7 +119,7 @@ static int find_own_parent(struct creation *c)
     if (rc == 0)
         rc = dom_check_chain(c->domain, c->image, c->parent);
     if (rc == 0)
-        rc = dom_claim(c->domain, c->image, c->parent, false, &c->claims);
+        rc = dom_claim(c->domain, c->image, c->parent, &c->claims);
     if (rc == 0)
         rc = dom_match_capacity(c->domain, c->image, c->parent, !c->o->dry_run);
     c->of_parent = c->parent->meta;

@@ -137,7 +137,7 @@ int domain_volume_delete(struct domain *d, const char *image, const char *volume
     if (v != NULL)
         rc = judge(&s, v);
     if (rc == 0 && v->has_data)
-        rc = dom_claim(d, image, v, true, &claims);
+        rc = dom_claim_alone(d, image, (const struct domain_volume *const[]){v}, 1, &claims);
     if (d->extent != 0)
         dom_claims_end(&claims); /* a device that is open does not go */
     if (rc == 0 && !o->dry_run)
@@ -212,16 +212,20 @@ static int purge_earlier(struct domain *d, const char *image, struct dom_clear *
 /* Nobody has one of its volumes open; what it shares from others stays there. */
 static int judge_image(struct domain *d, const struct domain_image *image, struct dom_claims *claims)
 {
-    int rc = 0;
+    const struct domain_volume **own = calloc(image->count + 1, sizeof *own);
+    size_t count = 0;
+    int rc = own != NULL ? 0 : dom_fail(ENOMEM, NULL, "out of memory");
 
     for (size_t i = 0; rc == 0 && i < image->count; i++) {
         const struct domain_volume *v = &image->list[i];
         if (!v->has_data || dom_is_foreign(image, v))
             continue;
         rc = v->has_meta || d->extent != 0 ? judge_shares(d, image->uuid, v) : 0;
-        if (rc == 0)
-            rc = dom_claim(d, image->uuid, v, true, claims);
+        own[count++] = v;
     }
+    if (rc == 0)
+        rc = dom_claim_alone(d, image->uuid, own, count, claims);
+    free(own);
     return rc;
 }
 

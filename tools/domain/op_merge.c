@@ -128,14 +128,11 @@ static int match_sizes(struct merge *m)
 /* Nobody has one of them open. They are opened again, one after the other. */
 static int see_that_none_is_used(const struct merge *m)
 {
+    const struct domain_volume *const list[] = {m->base, m->top, m->child};
     struct dom_claims claims = {0};
     struct dom_error error;
-    int rc = dom_claim(m->domain, m->image, m->base, true, &claims);
+    int rc = dom_claim_alone(m->domain, m->image, list, m->child != NULL ? 3 : 2, &claims);
 
-    if (rc == 0)
-        rc = dom_claim(m->domain, m->image, m->top, true, &claims);
-    if (rc == 0 && m->child != NULL)
-        rc = dom_claim(m->domain, m->image, m->child, true, &claims);
     dom_error_keep(&error, rc);
     dom_claims_end(&claims);
     return rc < 0 ? dom_error_give(&error) : 0;

@@ -247,7 +247,7 @@ int domain_volume_reduce(struct domain *d, const char *image, const char *volume
     if (v != NULL)
         rc = judge_reduce(&s, v);
     if (rc == 0)
-        rc = dom_claim(d, image, v, true, &claims);
+        rc = dom_claim_alone(d, image, (const struct domain_volume *const[]){v}, 1, &claims);
     if (rc == 0)
         rc = reduce(&s, v, o, &result);
     dom_error_keep(&error, rc);
@@ -301,7 +301,7 @@ static int measure(struct domain *d, const struct domain_image *image, const cha
     if (rc == 0)
         rc = dom_judge_copied(d, image, v, volume);
     if (rc == 0)
-        rc = dom_claim(d, image->uuid, v, false, &claims);
+        rc = dom_claim(d, image->uuid, v, &claims);
     if (rc == 0)
         rc = dom_open_data(d, image->uuid, v, VDISK_OPEN_BUFFERED | VDISK_OPEN_HOST_HOLES, &open);
     if (rc == 0) {
@@ -345,15 +345,21 @@ int domain_volume_measure(struct domain *d, const char *image, const char *volum
 /* A template below may be in use by others. */
 static int judge_unused(struct dom_session *s, const struct domain_volume *top)
 {
+    const struct domain_volume **list = calloc(s->image->count + 1, sizeof *list);
     struct dom_claims claims = {0};
     struct dom_error error;
-    int rc = 0;
+    size_t count = 0;
+    int rc;
 
-    for (const struct domain_volume *v = top; rc == 0 && v != NULL; v = v->parent)
+    if (list == NULL)
+        return dom_fail(ENOMEM, NULL, "out of memory");
+    for (const struct domain_volume *v = top; v != NULL; v = v->parent)
         if (v->meta.role != DOMAIN_SHARED && v->has_data && !v->odd)
-            rc = dom_claim(s->domain, s->image->uuid, v, true, &claims);
+            list[count++] = v;
+    rc = dom_claim_alone(s->domain, s->image->uuid, list, count, &claims);
     dom_error_keep(&error, rc);
     dom_claims_end(&claims);
+    free(list);
     return rc < 0 ? dom_error_give(&error) : 0;
 }
 

@@ -410,7 +410,7 @@ static int download(struct domain *d, const struct domain_image *image, const ch
     if (rc == 0)
         rc = judge_source(image, v, volume);
     if (rc == 0)
-        rc = dom_claim(d, image->uuid, v, false, &claims);
+        rc = dom_claim(d, image->uuid, v, &claims);
     if (rc == 0)
         rc = send_file(d, image->uuid, v, s);
     dom_error_keep(&error, rc);
