@@ -109,6 +109,7 @@ int block_lock_domain(struct domain *d, int *ret_lock)
     if (rc < 0)
         return rc;
     rc = lease_lock_domain(d, lock);
+    block_stale(d); /* as it is now, with the lock */
     if (rc < 0)
         unlock_failed(d, lock);
     else

@@ -63,8 +63,8 @@ struct dom_kind {
     bool (*is_at)(const char *path);
 
     /*
-     * The text of the metadata of the domain at d->path; the caller's. What is known of it is looked at anew. Sets
-     * d->extent. -ENOENT: no domain of this kind is there.
+     * The text of the metadata of the domain at d->path; the caller's. What was looked at with the locks that are
+     * held need not be looked at anew. Sets d->extent. -ENOENT: no domain of this kind is there.
      */
     int (*load)(struct domain *d, char **ret_text, size_t *ret_len);
     void (*close)(struct domain *d); /* what load() has made, if anything */

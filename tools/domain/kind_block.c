@@ -113,7 +113,6 @@ static int block_load(struct domain *d, char **ret_text, size_t *ret_len)
 
     if (rc < 0)
         return rc;
-    block_stale(d);
     rc = block_refresh(d);
     if (rc == -ENOENT)
         return dom_fail(ENOENT, NULL, "%s: there is no storage domain, neither a folder nor a volume group",
@@ -283,17 +282,19 @@ static int names_of(struct domain *d, const char *image, bool live_only, const c
     return 0;
 }
 
-/* (1) */
+/* (1). What is known stays so where none is left to be tagged. */
 static int retire(struct domain *d, const char *image, bool wipe)
 {
     struct block_state *s = d->state;
     char live[64], removed[sizeof TEXT_TAG_IMAGE + DOM_REMOVED_NAME] = TEXT_TAG_IMAGE;
-    const char **names;
-    size_t count;
+    const char **names = NULL;
+    size_t count = 0;
     int rc = names_of(d, image, true, &names, &count);
 
-    if (rc < 0)
+    if (rc < 0 || count == 0) {
+        free(names);
         return rc;
+    }
     snprintf(live, sizeof live, TEXT_TAG_IMAGE "%.36s", image);
     dom_removed_name(removed + strlen(removed), image, wipe);
     rc = block_begin(d);

@@ -651,11 +651,12 @@ int lease_judge(struct domain *d, const struct domain_image *image, int lock, co
 static int judge_changed(struct domain *d, const char *image, const char *volume, int lock)
 {
     struct domain_image *now;
-    int rc = dom_check_version(d);
+    int rc;
 
+    d->kind->look_anew(d);
+    rc = dom_check_version(d);
     if (rc < 0)
         return rc;
-    d->kind->look_anew(d);
     rc = domain_load_image(d, image, &now);
     if (rc < 0)
         return rc;
