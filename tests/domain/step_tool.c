@@ -4,8 +4,10 @@
  * logical volumes, go through are added; at the one that VDISK_TEST_KILL names it is killed (where it comes again:
  * after VDISK_TEST_AFTER times more), at VDISK_TEST_STOP it stops, after VDISK_TEST_EIO nothing gets to the disk
  * any more. Where VDISK_TEST_FALLOCATE is "none" no space can be reserved, as on NFS 3; where it is "longer" a
- * file gets longer with it, as on NFS 4.2.
+ * file gets longer with it, as on NFS 4.2. With VDISK_TEST_NFS=names a file that is open when its name goes gets
+ * another one, .nfs and a number, until it is closed, as on NFS.
  */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -48,6 +50,75 @@ int fallocate(int fd, int mode, off_t at, off_t length)
     errno = EOPNOTSUPP;
     return -1;
 }
+
+/* ---- names on NFS ------------------------------------------------------------------------------------------ */
+
+static struct renamed {
+    char  path[4096]; /* "": it has gone */
+    ino_t inode;
+} renamed[64];
+static unsigned renamed_count;
+
+static bool is_open(ino_t inode)
+{
+    DIR *dir = opendir("/proc/self/fd");
+    struct dirent *entry;
+    bool found = false;
+    struct stat st;
+
+    while (dir != NULL && (entry = readdir(dir)) != NULL)
+        found = found || (fstatat(dirfd(dir), entry->d_name, &st, 0) == 0 && S_ISREG(st.st_mode) &&
+                          st.st_ino == inode);
+    if (dir != NULL)
+        closedir(dir);
+    return found;
+}
+
+/* The client's, which a server does not know of: a folder that has one is not empty. */
+static int rename_open(int folder, const char *name, ino_t inode)
+{
+    struct renamed *r = &renamed[renamed_count];
+    char link[64], other[32];
+    ssize_t n;
+
+    snprintf(link, sizeof link, "/proc/self/fd/%d", folder);
+    n = readlink(link, r->path, sizeof r->path - sizeof other);
+    if (n < 0 || renamed_count >= sizeof renamed / sizeof renamed[0])
+        abort();
+    snprintf(other, sizeof other, "/.nfs%08x", renamed_count++);
+    snprintf(r->path + n, sizeof other, "%s", other);
+    r->inode = inode;
+    return renameat(folder, name, folder, other + 1);
+}
+
+int unlinkat(int folder, const char *name, int flags)
+{
+    struct stat st;
+
+    if (flags != 0 || !is_named("VDISK_TEST_NFS", "names") ||
+        fstatat(folder, name, &st, AT_SYMLINK_NOFOLLOW) != 0 || !S_ISREG(st.st_mode) || !is_open(st.st_ino))
+        return (int)syscall(SYS_unlinkat, folder, name, flags);
+    if (strncmp(name, ".nfs", 4) != 0)
+        return rename_open(folder, name, st.st_ino);
+    errno = EBUSY;
+    return -1;
+}
+
+int close(int fd)
+{
+    int rc = (int)syscall(SYS_close, fd), err = errno;
+
+    for (unsigned i = 0; i < renamed_count; i++) {
+        if (renamed[i].path[0] == '\0' || is_open(renamed[i].inode))
+            continue;
+        syscall(SYS_unlinkat, AT_FDCWD, renamed[i].path, 0);
+        renamed[i].path[0] = '\0';
+    }
+    errno = err;
+    return rc;
+}
+
+/* ---- steps --------------------------------------------------------------------------------------------------- */
 
 static bool is_named(const char *variable, const char *name)
 {

@@ -170,6 +170,20 @@ def test_no_writing():
     judged(path)
 
 
+def test_nfs():
+    """There a file that is open when its name goes gets another one, until it is closed; its folder stays."""
+    path = make("nfs")
+    for verb in ("volume", "image"):
+        for more in ((), ("--wipe",), ("--discard",)):
+            image, volumes = chain(path, "qcow2", 1 if verb == "volume" else 3)
+            data = Data(path, image, volumes[0])
+            works(verb, "delete", *more, f"{path}/{image}", tool=STEP_TOOL,
+                  env={**os.environ, "VDISK_TEST_NFS": "names"})
+            check(f"{verb} delete {more}: nothing is left", os.listdir(f"{path}/images") == [],
+                  os.listdir(f"{path}/images"))
+            check(f"{verb} delete {more}: what was to go is gone", data.is_zero() == bool(more))
+
+
 def test_merge():
     """What a merged volume held is in its parent, and nowhere else."""
     path = make("merges")
@@ -215,4 +229,4 @@ def test_merge_killed():
     judged(path)
 
 
-lib.main(test_volume, test_image, test_other_names, test_killed, test_no_writing, test_merge, test_merge_killed)
+lib.main(test_volume, test_image, test_other_names, test_killed, test_no_writing, test_nfs, test_merge, test_merge_killed)

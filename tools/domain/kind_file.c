@@ -471,7 +471,12 @@ static int file_purge_image(struct domain *d, const char *name)
     }
     rc = empty_folder(d, dir, name);
     closedir(dir);
-    return rc == 0 ? file_drop_image(d, name) : rc;
+    if (rc == 0)
+        rc = file_drop_image(d, name);
+    return rc != -ENOTEMPTY ? rc :
+           dom_fail(ENOTEMPTY, "'vdisk-io domain check --repair' removes it later",
+                    "%s/images/%s: has files still: on NFS what a program has open stays until it is closed",
+                    d->path, name);
 }
 
 /* ---- volumes: metadata -------------------------------------------------------------------------------- */

@@ -10,6 +10,7 @@
  * Invariants:
  *  1. On a full disk, too, the data goes: nothing is written before, but zeros in its place.
  *  2. What is to be wiped does not go before it has been; what other images have is not wiped (clear.c).
+ *  3. What goes is not open here any more: a device would stay, and on NFS a name, in a folder that is to go.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -87,7 +88,8 @@ static int clear_volume(struct dom_session *s, const struct domain_volume *v, st
     return rc;
 }
 
-static int remove_volume(struct dom_session *s, struct domain_volume *v, struct dom_clear *c)
+static int remove_volume(struct dom_session *s, struct domain_volume *v, struct dom_clear *c,
+                         struct dom_claims *claims)
 {
     const struct dom_kind *kind = s->domain->kind;
     int rc = kind->unpublish(s->domain, s->image->uuid, v->uuid, c->wipe);
@@ -98,6 +100,7 @@ static int remove_volume(struct dom_session *s, struct domain_volume *v, struct 
         dom_step("delete: volume is unpublished");
         rc = clear_volume(s, v, c); /* (2) */
     }
+    dom_claims_end(claims); /* (3) */
     if (rc == 0)
         rc = kind->purge(s->domain, s->image->uuid, v->uuid); /* (1) */
     if (rc == 0) {
@@ -141,7 +144,7 @@ int domain_volume_delete(struct domain *d, const char *image, const char *volume
     if (d->extent != 0)
         dom_claims_end(&claims); /* a device that is open does not go */
     if (rc == 0 && !o->dry_run)
-        rc = remove_volume(&s, v, &clear);
+        rc = remove_volume(&s, v, &clear, &claims);
     dom_error_keep(&error, rc);
     dom_claims_end(&claims);
     dom_end(&s);
@@ -167,18 +170,25 @@ static int clear_image(struct domain *d, const struct domain_image *image, const
     return rc;
 }
 
-int dom_purge_removed(struct domain *d, const char *removed, struct dom_clear *c)
+static int clear_removed(struct domain *d, const char *removed, struct dom_clear *c)
 {
     struct domain_image *image;
-    int rc = 0;
+    int rc;
 
-    if (c->wipe || c->discard) { /* (2) */
-        rc = domain_load_image(d, removed, &image);
-        if (rc < 0)
-            return rc;
-        rc = clear_image(d, image, removed, c);
-        domain_image_free(image);
-    }
+    if (!c->wipe && !c->discard)
+        return 0;
+    rc = domain_load_image(d, removed, &image);
+    if (rc < 0)
+        return rc;
+    rc = clear_image(d, image, removed, c);
+    domain_image_free(image);
+    return rc;
+}
+
+int dom_purge_removed(struct domain *d, const char *removed, struct dom_clear *c)
+{
+    int rc = clear_removed(d, removed, c); /* (2) */
+
     return rc == 0 ? d->kind->purge_image(d, removed) : rc;
 }
 
@@ -248,7 +258,7 @@ static int judge_foreign(struct domain *d, const struct domain_image *image)
     return rc;
 }
 
-static int remove_image(struct domain *d, const char *image, struct dom_clear *c)
+static int remove_image(struct domain *d, const char *image, struct dom_clear *c, struct dom_claims *claims)
 {
     char name[DOM_REMOVED_NAME];
     int rc = d->kind->retire_image(d, image, c->wipe);
@@ -256,7 +266,10 @@ static int remove_image(struct domain *d, const char *image, struct dom_clear *c
     if (rc < 0)
         return rc;
     dom_step("image delete: image is renamed");
-    rc = dom_purge_removed(d, dom_removed_name(name, image, c->wipe), c);
+    rc = clear_removed(d, dom_removed_name(name, image, c->wipe), c); /* (2) */
+    dom_claims_end(claims); /* (3) */
+    if (rc == 0)
+        rc = d->kind->purge_image(d, name);
     if (rc == 0)
         dom_step("image delete: image is removed");
     return rc;
@@ -283,7 +296,7 @@ int domain_image_delete(struct domain *d, const char *image, const struct domain
         if (d->extent != 0)
             dom_claims_end(&claims);
         if (rc == 0 && !o->dry_run)
-            rc = remove_image(d, image, &clear);
+            rc = remove_image(d, image, &clear, &claims);
     }
     dom_error_keep(&error, rc);
     dom_claims_end(&claims);
