@@ -5,7 +5,8 @@
  * after VDISK_TEST_AFTER times more), at VDISK_TEST_STOP it stops, after VDISK_TEST_EIO nothing gets to the disk
  * any more. Where VDISK_TEST_FALLOCATE is "none" no space can be reserved, as on NFS 3; where it is "longer" a
  * file gets longer with it, as on NFS 4.2. With VDISK_TEST_NFS=names a file that is open when its name goes gets
- * another one, .nfs and a number, until it is closed, as on NFS.
+ * another one, .nfs and a number, until it is closed, as on NFS; with VDISK_TEST_NFS=answers what renames, or removes
+ * a name, is not told so by the server, which is asked once more.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -88,7 +89,21 @@ static int rename_open(int folder, const char *name, ino_t inode)
     snprintf(other, sizeof other, "/.nfs%08x", renamed_count++);
     snprintf(r->path + n, sizeof other, "%s", other);
     r->inode = inode;
-    return renameat(folder, name, folder, other + 1);
+    return (int)syscall(SYS_renameat, folder, name, folder, other + 1);
+}
+
+/* The answer is lost, and the server asked again. */
+static int again(int rc)
+{
+    if (rc != 0 || !is_named("VDISK_TEST_NFS", "answers"))
+        return rc;
+    errno = ENOENT;
+    return -1;
+}
+
+int renameat(int from, const char *name, int to, const char *as)
+{
+    return again((int)syscall(SYS_renameat, from, name, to, as));
 }
 
 int unlinkat(int folder, const char *name, int flags)
@@ -97,7 +112,7 @@ int unlinkat(int folder, const char *name, int flags)
 
     if (flags != 0 || !is_named("VDISK_TEST_NFS", "names") ||
         fstatat(folder, name, &st, AT_SYMLINK_NOFOLLOW) != 0 || !S_ISREG(st.st_mode) || !is_open(st.st_ino))
-        return (int)syscall(SYS_unlinkat, folder, name, flags);
+        return again((int)syscall(SYS_unlinkat, folder, name, flags));
     if (strncmp(name, ".nfs", 4) != 0)
         return rename_open(folder, name, st.st_ino);
     errno = EBUSY;

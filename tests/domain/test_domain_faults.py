@@ -454,6 +454,25 @@ def test_names():
     judged(path)
 
 
+def test_lost_answers():
+    """A server of NFS that is asked once more, as its answer was lost, finds what it has done."""
+    path = make("answers")
+    template, below = volume("create", "-f", "qcow2", path, "1M")
+    works("volume", "update", f"{path}/{template}", "--shared")
+    for command in (("create", "-f", "qcow2", f"{path}/{NEW}", "1M"), ("snapshot", f"{path}/{NEW}"),
+                    ("resize", f"{path}/{NEW}", "2M"), ("update", f"{path}/{NEW}", "--description", "x"),
+                    ("merge", f"{path}/{NEW}"), ("delete", f"{path}/{NEW}"),
+                    ("clone", f"{path}/{template}", "--image", OTHER), ("delete", f"{path}/{OTHER}")):
+        verb = "image" if command[0] == "clone" or OTHER in command[1] else "volume"
+        if command[0] == "merge":
+            command = ("merge", f"{path}/{NEW}/{told('volume', 'info', f'{path}/{NEW}')['uuid']}")
+        r = lib.run(verb, *command, tool=STEP_TOOL, env={**os.environ, "VDISK_TEST_NFS": "answers"})
+        check(f"{verb} {command} works", r.returncode == 0, r.stdout + r.stderr)
+        check(f"{verb} {command}: no fault", " 0 faults" in find(path).stdout, find(path).stdout)
+        judged(path)
+    check("all but the template is gone", os.listdir(f"{path}/images") == [template])
+
+
 def test_full_disk():
     """What cannot be written stands in no one's way who removes."""
     path = make("nospace")
@@ -486,5 +505,5 @@ lib.main(test_stale_metadata, test_header_of_a_merge_without_mark, test_unreadab
          test_links_to_folders, test_links_to_files, test_data_file, test_create_over_a_link,
          test_only_copy_of_a_template, test_backups, test_data_of_two_images,
          test_sizes, test_chain_that_cannot_be_used, test_writers, test_killed_writer, test_names_are_uses,
-         test_copies_in_opposite_directions, test_dry_runs, test_leaks, test_uploads, test_names, test_full_disk,
-         test_read_only)
+         test_copies_in_opposite_directions, test_dry_runs, test_leaks, test_uploads, test_names,
+         test_lost_answers, test_full_disk, test_read_only)

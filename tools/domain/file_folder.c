@@ -72,6 +72,32 @@ int file_fail(const struct domain *d, const char *image, const char *name, int e
     return dom_fail(err, NULL, "%s/images/%s/%s: %s: %s", d->path, image, name, doing, strerror(abs(err)));
 }
 
+/* As the server has it, not as it was known here. */
+static bool is_same(int folder, const char *name, const struct stat *as)
+{
+    struct statx of_folder;
+    struct stat st;
+
+    return statx(folder, "", AT_EMPTY_PATH | AT_STATX_FORCE_SYNC, STATX_BASIC_STATS, &of_folder) == 0 &&
+           fstatat(folder, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && st.st_dev == as->st_dev &&
+           st.st_ino == as->st_ino;
+}
+
+int file_rename(int folder, const char *from, const char *to)
+{
+    struct stat st;
+    bool known = fstatat(folder, from, &st, AT_SYMLINK_NOFOLLOW) == 0;
+    int err;
+
+    if (renameat(folder, from, folder, to) == 0)
+        return 0;
+    err = errno;
+    if (err == ENOENT && known && is_same(folder, to, &st))
+        return 0;
+    errno = err;
+    return -1;
+}
+
 /* A regular file. -EINVAL, with text: it is something else. */
 int file_open_regular(const struct domain *d, int folder, const char *image, const char *name, int flags)
 {

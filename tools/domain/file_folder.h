@@ -39,6 +39,12 @@ const char *file_name(char buf[FILE_NAME], const char *volume, const char *suffi
 /* An error of the system about a file of an image; -|err|. */
 int file_fail(const struct domain *d, const char *image, const char *name, int err, const char *doing);
 
+/*
+ * As renameat(2), with a folder for both names: 0, or -1 with errno. A server of NFS that is asked again, as its
+ * answer was lost, finds no such name: it has been done then.
+ */
+int file_rename(int folder, const char *from, const char *to);
+
 /* A descriptor of a regular file; never waits. -EINVAL: it is something else. */
 int file_open_regular(const struct domain *d, int folder, const char *image, const char *name, int flags);
 

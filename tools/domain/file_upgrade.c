@@ -49,7 +49,7 @@ static int replace(const struct domain *d, const char *name, const void *data, s
         rc = fill(fd, data, len, at, size);
     if (fd >= 0)
         close(fd);
-    if (rc == 0 && (renameat(folder, beside, folder, name) != 0 || (fsync(folder) != 0 && errno != EINVAL)))
+    if (rc == 0 && (file_rename(folder, beside, name) != 0 || (fsync(folder) != 0 && errno != EINVAL)))
         rc = -errno;
     if (rc < 0 && fd >= 0)
         unlinkat(folder, beside, 0);
@@ -144,7 +144,7 @@ static int relink_one(void *arg, int folder, const char *image)
     file_name(draft, r->volume, FILE_DRAFT);
     unlinkat(folder, draft, 0);
     if (linkat(r->folder, draft, folder, draft, 0) != 0 ||
-        renameat(folder, draft, folder, file_name(meta, r->volume, FILE_META)) != 0 ||
+        file_rename(folder, draft, file_name(meta, r->volume, FILE_META)) != 0 ||
         (fsync(folder) != 0 && errno != EINVAL))
         return file_fail(r->domain, image, draft, errno, "sharing it");
     return 0;
@@ -172,7 +172,7 @@ int file_write_shared(struct domain *d, const char *image, const char *volume, c
         rc = file_fail(d, image, draft, rc, "writing it");
     if (rc == 0)
         rc = file_visit(d, relink_one, &r);
-    if (rc == 0 && renameat(r.folder, draft, r.folder, file_name(meta, volume, FILE_META)) != 0)
+    if (rc == 0 && file_rename(r.folder, draft, file_name(meta, volume, FILE_META)) != 0)
         rc = file_fail(d, image, draft, errno, "renaming it");
     close(r.folder);
     return rc;

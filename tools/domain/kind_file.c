@@ -91,7 +91,7 @@ static int rename_suffix(struct domain *d, const char *image, const char *volume
 
     if (folder < 0)
         return folder;
-    if (renameat(folder, file_name(a, volume, from), folder, file_name(b, volume, to)) != 0)
+    if (file_rename(folder, file_name(a, volume, from), file_name(b, volume, to)) != 0)
         rc = file_fail(d, image, a, errno, "renaming it");
     close(folder);
     return rc;
@@ -411,7 +411,7 @@ static int file_drop_image(struct domain *d, const char *image)
 
     if (images < 0)
         return images;
-    if (unlinkat(images, image, AT_REMOVEDIR) != 0)
+    if (unlinkat(images, image, AT_REMOVEDIR) != 0 && errno != ENOENT)
         rc = errno == ENOTEMPTY || errno == EEXIST ? -ENOTEMPTY :
              file_fail(d, image, "", errno, "removing the folder");
     else
@@ -433,7 +433,7 @@ static int file_retire_image(struct domain *d, const char *image, bool wipe)
         rc = file_fail(d, image, "", errno, "looking at it");
     else if (!S_ISDIR(st.st_mode)) /* (3) */
         rc = dom_fail(ENOTDIR, NULL, "%s/images/%s: is no folder: it is left as it is", d->path, image);
-    else if (renameat(images, image, images, to) == 0)
+    else if (file_rename(images, image, to) == 0)
         rc = sync_folder(d, images, image, "");
     else if (errno == ENOTEMPTY || errno == EEXIST)
         rc = dom_fail(EEXIST, "'vdisk-io domain check --repair' purges it",
@@ -452,7 +452,7 @@ static int empty_folder(const struct domain *d, DIR *dir, const char *image)
 
     while ((file = readdir(dir)) != NULL)
         if (strcmp(file->d_name, ".") != 0 && strcmp(file->d_name, "..") != 0 &&
-            unlinkat(dirfd(dir), file->d_name, 0) != 0)
+            unlinkat(dirfd(dir), file->d_name, 0) != 0 && errno != ENOENT)
             rc = file_fail(d, image, file->d_name, errno, "removing it");
     return rc;
 }
