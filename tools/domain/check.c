@@ -110,7 +110,8 @@ static void check_parent_size(struct check *c, const struct domain_image *image,
 static int check_tables(struct check *c, const struct domain_image *image, const struct domain_volume *v,
                         bool repair, struct vdisk_check_result *ret)
 {
-    struct vdisk_check_opts opts = {.size = sizeof opts, .format = "qcow2", .memory_max = UINT64_C(256) << 20};
+    struct vdisk_check_opts opts = {.size = sizeof opts, .flags = repair ? VDISK_OPEN_NO_LOCK : 0,
+                                    .format = "qcow2", .memory_max = UINT64_C(256) << 20};
     vdisk_job *job = NULL;
     char *path;
     int rc = dom_data_path(c->domain, image->uuid, v->uuid, &path);
@@ -125,6 +126,25 @@ static int check_tables(struct check *c, const struct domain_image *image, const
         vdisk_job_get_check_result(job, ret);
     vdisk_job_free(job);
     return rc;
+}
+
+/* What was found while somebody wrote to it he has taken just now: nobody has it open, from here on. */
+static void give_back_leaks(struct check *c, const struct domain_image *image, const struct domain_volume *v,
+                            uint64_t leaks)
+{
+    struct vdisk_check_result result = {.size = sizeof result};
+    struct dom_claims claims = {0};
+    int rc = dom_claim_alone(c->domain, image->uuid, &v, 1, &claims);
+
+    if (rc == 0)
+        rc = check_tables(c, image, v, true, &result);
+    if (rc == 0)
+        dom_tell(&c->mend, VDISK_FOUND_FIXED, "image %s: volume %s: %" PRIu64 " clusters are given back",
+                 image->uuid, v->uuid, leaks);
+    else
+        dom_tell(&c->mend, VDISK_FOUND_NOTE, "image %s: volume %s is not repaired: %s", image->uuid, v->uuid,
+                 vdisk_error_text());
+    dom_claims_end(&claims);
 }
 
 static void check_clusters(struct check *c, const struct domain_image *image, const struct domain_volume *v)
@@ -149,9 +169,7 @@ static void check_clusters(struct check *c, const struct domain_image *image, co
     if (!c->mend.repair || result.corruptions > 0 || result.check_errors > 0 || v->meta.role == DOMAIN_SHARED ||
         v->links > 1)
         return;
-    if (check_tables(c, image, v, true, &result) == 0)
-        dom_tell(&c->mend, VDISK_FOUND_FIXED, "image %s: volume %s: %" PRIu64 " clusters are given back",
-                 image->uuid, v->uuid, leaks);
+    give_back_leaks(c, image, v, leaks);
 }
 
 static void check_header(struct check *c, const struct domain_image *image, struct domain_volume *v)

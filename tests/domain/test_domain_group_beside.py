@@ -1,0 +1,97 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What others are at in a volume group, or lvm refuses, amid an operation: with the lvm of test_domain_group.py.
+
+usage: test_domain_group_beside.py VDISK_IO FAKE_LVM
+"""
+import os
+import pathlib
+import stat
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+import fake_lvm  # noqa: E402
+import lib  # noqa: E402
+from lib import MIB, check, run, works  # noqa: E402
+
+CLIENT = os.path.realpath(sys.argv[2])
+U = "dddddddd-0000-4000-8000-00000000000d"
+D = f"/dev/{U}"
+IMAGE, OTHER = (f"{digit * 8}-0000-4000-8000-000000000001" for digit in "12")
+A, B = (f"{letter * 8}-0000-4000-8000-{letter * 12}" for letter in "ab")
+LVM = EMPTY = None
+
+
+def lv(name):
+    return LVM.vgs[U].lvs[name]
+
+
+def has(name):
+    return name in LVM.vgs[U].lvs
+
+
+def sound(what):
+    r = run("domain", "check", D)
+    check(f"{what}: no fault", r.returncode == 0 and " 0 faults" in r.stdout, r.stdout + r.stderr)
+    left = set(os.listdir(D)) - {"metadata"}
+    check(f"{what}: nothing is active", not left, left)
+
+
+def nothing():
+    LVM.at = None
+    LVM.restore(EMPTY)
+
+
+def base(size="16M", image=IMAGE, uuid=A):
+    works("volume", "create", "-f", "qcow2", f"{D}/{image}", size, "--uuid", uuid)
+    works("io", "-q", "-n", "-c", "write -P 1 0 512k", "-c", "flush", f"volume:{D}/{image}")
+
+
+def chain():
+    base()
+    works("volume", "snapshot", f"{D}/{IMAGE}", "--uuid", B)
+
+
+def reads(*commands, image=IMAGE):
+    works("io", "-q", "-r", *(x for c in commands for x in ("-c", c)), f"volume:{D}/{image}")
+
+
+def test_repair():
+    """What somebody has open by a node of his own, and no lock tells, is not repaired: what seems to be leaked is
+    what he has taken just now."""
+    nothing()
+    base()
+    works("volume", "prepare", f"{D}/{IMAGE}")
+    lib.leak(f"{D}/{A}")
+    pathlib.Path("node").unlink(missing_ok=True)
+    os.mknod("node", stat.S_IFBLK | 0o600, lv(A).loop.device)
+    before = lv(A).loop.save()
+    with open("node", "rb"):
+        r = run("domain", "check", "--repair", D)
+        check("it is told", "clusters are nobody's" in r.stdout and "somebody has it open" in r.stdout, r.stdout)
+    check("it is as it was", lv(A).loop.save() == before and "given back" not in r.stdout, r.stdout)
+    r = run("domain", "check", "--repair", D)
+    check("then it is repaired", r.returncode == 0 and "given back" in r.stdout, r.stdout)
+    works("volume", "teardown", f"{D}/{IMAGE}")
+    reads("verify -P 1 0 512k")
+    sound("repair")
+
+
+TESTS = [value for name, value in list(globals().items()) if name.startswith("test_")]
+
+
+def test_all():
+    global LVM, EMPTY
+    LVM = fake_lvm.Lvm(CLIENT)
+    try:
+        works("domain", "create", "--type", "block", "--uuid", U, LVM.disk(16 << 30))
+        LVM.vgs[U].extent = MIB
+        EMPTY = LVM.save(U)
+        for test in TESTS:
+            test()
+    finally:
+        LVM.close()
+
+
+fake_lvm.enter()
+lib.main(test_all)
