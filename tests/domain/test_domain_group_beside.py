@@ -11,6 +11,7 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import fake_lvm  # noqa: E402
+from fake_lvm import Refused  # noqa: E402
 import lib  # noqa: E402
 from lib import MIB, check, run, works  # noqa: E402
 
@@ -56,6 +57,13 @@ def reads(*commands, image=IMAGE):
     works("io", "-q", "-r", *(x for c in commands for x in ("-c", c)), f"volume:{D}/{image}")
 
 
+def refuses(command, reason):
+    def at(request, done):
+        if not done and request.command == command:
+            raise Refused(reason)
+    LVM.at = at
+
+
 def test_repair():
     """What somebody has open by a node of his own, and no lock tells, is not repaired: what seems to be leaked is
     what he has taken just now."""
@@ -75,6 +83,48 @@ def test_repair():
     works("volume", "teardown", f"{D}/{IMAGE}")
     reads("verify -P 1 0 512k")
     sound("repair")
+
+
+def test_not_removed():
+    """lvm does not remove what somebody has opened meanwhile: it goes later."""
+    for command in (("volume", "delete", f"{D}/{IMAGE}/{B}"), ("volume", "merge", f"{D}/{IMAGE}/{B}"),
+                    ("image", "delete", f"{D}/{IMAGE}")):
+        nothing()
+        chain()
+        refuses("lvremove", f"Logical volume {U}/{B} in use.")
+        for _ in range(2):
+            r = run(*command)
+            check(f"{command}: it says why", r.returncode == 1 and "in use" in r.stderr, r)
+        LVM.at = None
+        check(f"{command}: it is there", has(B))
+        works("domain", "check", "--repair", D)
+        check(f"{command}: it has gone", not has(B))
+        sound(f"{command}, not removed")
+
+
+def test_not_purged():
+    """Nor what is left of an image by one who was killed, and active still: it rests in the end."""
+    nothing()
+    chain()
+    for name in (A, B):
+        lv(name).tags = [f"IU__remove_me_{IMAGE}" if tag[:3] == "IU_" else tag for tag in lv(name).tags]
+        LVM.set_active(LVM.vgs[U], lv(name), True)
+        pathlib.Path(f"/run/vdisk-io/{U}/{name}").touch()
+
+    def at(request, done):
+        if request.command == "lvremove" and not done:
+            LVM.lvremove(fake_lvm.Request("lvremove", [request.names[0]], 0))
+            raise Refused(f"Logical volume {request.names[1]} in use.")
+    LVM.at = at
+    r = run("domain", "check", "--repair", D)
+    LVM.at = None
+    check("it is told", r.returncode == 2 and "in use" in r.stdout, r)
+    left = [name for name in (A, B) if has(name)]
+    notes = set(os.listdir(f"/run/vdisk-io/{U}")) - {"active", "locks"}
+    check("who is left is noted, and who has gone is not", len(left) == 1 and notes == set(left), (left, notes))
+    works("domain", "check", "--repair", D)
+    check("all of it has gone", not has(A) and not has(B))
+    sound("not purged")
 
 
 TESTS = [value for name, value in list(globals().items()) if name.startswith("test_")]

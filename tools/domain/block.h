@@ -164,6 +164,10 @@ int block_use(struct domain *d, const char *volume);
 /* A volume that was made active just now. */
 int block_note_active(struct domain *d, const char *volume);
 
+/* It is about to go. Was it noted? And: it has not gone; whoever uses it next puts it to rest. */
+bool block_drop_note(struct domain *d, const char *volume);
+int block_put_note(struct domain *d, const char *volume);
+
 /* It has gone. */
 void block_forget_active(struct domain *d, const char *volume);
 

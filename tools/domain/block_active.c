@@ -92,7 +92,7 @@ int block_use(struct domain *d, const char *volume)
 
 /* ---- notes -------------------------------------------------------------------------------------------- */
 
-static int note(struct domain *d, const char *volume)
+int block_put_note(struct domain *d, const char *volume)
 {
     char path[PATH_MAX];
     int fd, rc = block_run_path(d, volume, path);
@@ -121,11 +121,19 @@ static void drop_note(struct domain *d, const char *volume)
         unlink(path);
 }
 
+bool block_drop_note(struct domain *d, const char *volume)
+{
+    bool noted = has_note(d, volume);
+
+    drop_note(d, volume);
+    return noted;
+}
+
 int block_note_active(struct domain *d, const char *volume)
 {
     int rc = block_use(d, volume);
 
-    return rc == 0 ? note(d, volume) : rc;
+    return rc == 0 ? block_put_note(d, volume) : rc;
 }
 
 void block_forget_active(struct domain *d, const char *volume)
@@ -200,7 +208,7 @@ static int add_resting(void *arg, struct block_lv *b)
         return rc;
     if (lvm_is_active(s->lvm, b->lv->name))
         return used ? 0 : revive(n->domain, b);
-    rc = note(n->domain, b->lv->name);
+    rc = block_put_note(n->domain, b->lv->name);
     return rc == 0 ? add_name(n, b->lv->name) : rc;
 }
 

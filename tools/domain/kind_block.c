@@ -320,27 +320,63 @@ static int block_retire_image(struct domain *d, const char *image, bool wipe)
     return rc == 0 ? retire(d, image, wipe) : rc;
 }
 
+struct going {
+    char name[DOMAIN_UUID]; /* a report does not stay */
+    bool noted;             /* as active, by us */
+};
+
+/* Of these lvm has removed some, or none. (5) */
+static void keep_volumes(struct domain *d, const struct going *list, size_t count)
+{
+    struct block_state *s = d->state;
+    bool known;
+
+    block_stale(d);
+    known = block_refresh(d) == 0;
+    for (size_t i = 0; i < count; i++) {
+        if (known && block_find(d, list[i].name) == NULL) {
+            lease_drop(d, list[i].name);
+            block_forget_active(d, list[i].name);
+        } else if (list[i].noted && lvm_is_active(s->lvm, list[i].name)) {
+            block_put_note(d, list[i].name);
+        }
+    }
+}
+
 /* (4) */
-static int remove_volumes(struct domain *d, const char *const *names, size_t count)
+static int remove_as_writer(struct domain *d, const char *const *names, struct going *list, size_t count)
 {
     struct block_state *s = d->state;
     struct dom_error error;
-    int rc = block_begin(d);
+    int rc;
 
-    if (rc < 0)
-        return rc;
-    for (size_t i = 0; i < count; i++)
-        block_forget_active(d, names[i]);
+    for (size_t i = 0; i < count; i++) {
+        snprintf(list[i].name, sizeof list[i].name, "%s", names[i]);
+        list[i].noted = block_drop_note(d, names[i]);
+    }
     rc = lvm_remove(s->lvm, names, count);
-    for (size_t i = 0; rc == 0 && i < count; i++)
-        lease_drop(d, names[i]); /* (5) */
-    block_end(d);
     dom_error_keep(&error, rc);
-    for (size_t i = 0; rc < 0 && i < count; i++)
-        if (lvm_is_active(s->lvm, names[i]))
-            block_note_active(d, names[i]);
+    for (size_t i = 0; rc == 0 && i < count; i++) {
+        lease_drop(d, list[i].name); /* (5) */
+        block_forget_active(d, list[i].name);
+    }
+    if (rc < 0)
+        keep_volumes(d, list, count);
     block_stale(d);
     return rc < 0 ? dom_error_give(&error) : 0;
+}
+
+static int remove_volumes(struct domain *d, const char *const *names, size_t count)
+{
+    struct going *list = calloc(count + 1, sizeof *list);
+    int rc = list != NULL ? block_begin(d) : dom_fail(ENOMEM, NULL, "out of memory");
+
+    if (rc == 0) {
+        rc = remove_as_writer(d, names, list, count);
+        block_end(d);
+    }
+    free(list);
+    return rc;
 }
 
 static int block_purge_image(struct domain *d, const char *removed)
