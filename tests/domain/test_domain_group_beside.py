@@ -127,6 +127,23 @@ def test_not_purged():
     sound("not purged")
 
 
+def test_lost_slot():
+    """A volume that is being merged is not taken for half-made, when it has lost what says where its metadata is."""
+    nothing()
+    chain()
+    works("io", "-q", "-n", "-c", "write -P 2 1M 512k", "-c", "flush", f"volume:{D}/{IMAGE}")
+    kept = list(lv(B).tags)
+    lv(B).tags = [tag for tag in kept if tag[:3] != "MD_"] + ["VDISK_MERGE"]
+    for command in (("domain", "check", "--repair", D), ("volume", "update", f"{D}/{IMAGE}/{A}", "--sequence", "7"),
+                    ("volume", "snapshot", f"{D}/{IMAGE}")):
+        run(*command)
+        check(f"{command}: it is there", has(B))
+    if has(B):
+        lv(B).tags = kept
+        reads("verify -P 1 0 512k", "verify -P 2 1M 512k")
+        sound("lost slot")
+
+
 TESTS = [value for name, value in list(globals().items()) if name.startswith("test_")]
 
 

@@ -211,7 +211,7 @@ static int add_entry(void *arg, struct block_lv *b)
     l->entries.list = list;
     e = &list[l->entries.count++];
     *e = (struct dom_entry){.meta = b->is.slot != 0 && !b->is.half_made,
-                            .intent = b->is.half_made || b->is.merged,
+                            .intent = b->is.half_made || (b->is.merged && b->is.slot != 0), /* else it is lost */
                             .data = true,
                             .wipe = (b->is.half_made || b->is.merged) && b->is.wipe,
                             .links = 1 + block_count_users(l->domain, b, l->image) + !own,
