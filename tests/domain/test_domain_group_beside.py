@@ -144,6 +144,23 @@ def test_lost_slot():
         sound("lost slot")
 
 
+def test_extended():
+    """Somebody else has made the volume larger meanwhile, as it is written to."""
+    nothing()
+    works("volume", "create", "-f", "qcow2", "--initial-size", "2M", f"{D}/{IMAGE}", "16M", "--uuid", A)
+    for other, size in ((12, 12), (4, 8)):
+        def at(request, done, other=other):
+            if request.command == "lvextend" and not done:
+                LVM.at = None
+                with LVM.lock:
+                    LVM.lvextend(fake_lvm.Request("lvextend", ["--size", f"{other * MIB}b", f"{U}/{A}"], 0))
+        LVM.at = at
+        works("volume", "extend", f"{D}/{IMAGE}", "8M")
+        check("it is as large as the larger one wants it", lv(A).size == size * MIB, lv(A).size)
+        works("volume", "reduce", f"{D}/{IMAGE}")
+    sound("extended")
+
+
 TESTS = [value for name, value in list(globals().items()) if name.startswith("test_")]
 
 

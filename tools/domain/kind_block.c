@@ -610,13 +610,19 @@ static int set_size(struct domain *d, const char *volume, uint64_t bytes,
     return rc;
 }
 
+/* Who has it open may have made it larger meanwhile: lvm says then that it cannot. */
 static int block_make_room(struct domain *d, const char *image, const char *volume, uint64_t bytes)
 {
     uint64_t size = 0;
+    struct dom_error error;
     int rc = find_size(d, volume, &size);
 
     (void)image;
-    return rc < 0 || size >= bytes ? rc : set_size(d, volume, bytes, lvm_extend);
+    if (rc < 0 || size >= bytes)
+        return rc;
+    rc = set_size(d, volume, bytes, lvm_extend);
+    dom_error_keep(&error, rc);
+    return rc == 0 || (find_size(d, volume, &size) == 0 && size >= bytes) ? 0 : dom_error_give(&error);
 }
 
 static int block_give_back(struct domain *d, const char *image, const char *volume, uint64_t bytes)
