@@ -227,7 +227,7 @@ int sanlock_acquire(int s, int pid, uint32_t flags, int n, struct sanlock_resour
     text_of(name, r->name);
     text_of(space, r->space);
     rv = told("acquire", "%s %s %" PRIu64, shared ? "shared" : "exclusive", name, r->disk.offset);
-    if (rv == 0 && !joined(space, host()))
+    if (rv == 0 && joined(space, host()) == 0)
         rv = -ENOSPC;
     if (rv == 0)
         rv = judge_lease(r);
@@ -294,6 +294,7 @@ int sanlock_get_lockspaces(struct sanlock_space **ret, int *count, uint32_t flag
             continue;
         memcpy(list[n].name, entry->d_name + strlen(prefix), strnlen(entry->d_name + strlen(prefix), NAME));
         list[n].host = (uint64_t)joined(entry->d_name + strlen(prefix), host());
+        list[n].flags = list[n].host == 0 ? SANLOCK_COMING : 0; /* its file says no number yet */
         n++;
     }
     if (dir != NULL)

@@ -167,6 +167,26 @@ def test_create():
     nothing_held("create")
 
 
+def test_join():
+    """What another process of this host has opened, who is coming in, stays open; what somebody has closed under
+    those who are in is opened by who comes in once more."""
+    notes = {"ids", "leases"}
+    note = pathlib.Path(f"{DAEMON}/in.1.{U}")
+    check("they are there", notes <= set(os.listdir(D)))
+    number = note.read_text()
+    note.write_text("")
+    os.environ["FAKE_FAIL"] = "join:-115"
+    refused("coming into", "domain", "join", "--host-id", 1, D)
+    check("who comes second closes nothing", notes <= set(os.listdir(D)), os.listdir(D))
+    del os.environ["FAKE_FAIL"]
+    note.write_text(number)
+    os.unlink(f"{D}/leases")
+    works("domain", "join", "--host-id", 1, D)
+    check("it is there again", notes <= set(os.listdir(D)), os.listdir(D))
+    volume("create", "-f", "qcow2", D, "16M")
+    nothing_held("join")
+
+
 def test_unreadable():
     """Where `ids` lies is not known, or nothing is there to be read."""
     ids = lv("ids")
@@ -332,6 +352,7 @@ def test_all():
     fake_lvm.open_devices = set # what other hosts have open is not seen
     try:
         test_create()
+        test_join()
         test_unreadable()
         test_removed()
         test_slot()

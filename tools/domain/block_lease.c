@@ -145,8 +145,11 @@ int block_open_leases(struct domain *d, bool open)
 {
     static const char *const names[] = {"ids", "leases"};
     struct block_state *s = d->state;
-    int rc = lvm_begin(s->lvm);
+    int rc = 0;
 
+    if (open && lvm_is_active(s->lvm, names[0]) && lvm_is_active(s->lvm, names[1]))
+        return 0;
+    rc = lvm_begin(s->lvm);
     if (rc < 0)
         return rc;
     rc = open ? lvm_activate(s->lvm, names, 2) : lvm_deactivate(s->lvm, names, 2);

@@ -52,6 +52,12 @@ static int find_hosts(struct domain *d, struct sanlock_place *ret)
     return d->kind->find_lease(d, DOM_LEASE_HOSTS, NULL, NULL, ret);
 }
 
+/* Unless another process of this host has them opened, and is coming in. */
+static int close_leases(struct domain *d)
+{
+    return sanlock_is_out(d->uuid) ? d->kind->open_leases(d, false) : 0;
+}
+
 int domain_join(struct domain *d, unsigned host)
 {
     struct sanlock_place hosts;
@@ -65,20 +71,20 @@ int domain_join(struct domain *d, unsigned host)
     if (rc < 0)
         return rc;
     rc = sanlock_host(d->uuid, &now);
+    if (rc == 0 && now != host)
+        return dom_fail(EEXIST, NULL, "%s: this host is in its lockspace, by number %u", d->path, now);
     if (rc == 0)
-        return now == host ? 0 : dom_fail(EEXIST, NULL, "%s: this host is in its lockspace, by number %u", d->path,
-                                          now);
+        return d->kind->open_leases(d, true); /* somebody may have closed them since */
     if (rc == -ENOENT)
         rc = d->kind->open_leases(d, true);
     if (rc < 0)
         return rc;
     rc = sanlock_join(d->uuid, &hosts, host);
-    if (rc < 0) {
-        dom_error_keep(&error, rc);
-        d->kind->open_leases(d, false);
-        return dom_error_give(&error);
-    }
-    return 0;
+    dom_error_keep(&error, rc);
+    if (rc == 0)
+        return d->kind->open_leases(d, true); /* another one, who left just now, may have closed them */
+    close_leases(d);
+    return dom_error_give(&error);
 }
 
 int domain_leave(struct domain *d)
@@ -94,7 +100,7 @@ int domain_leave(struct domain *d)
         return dom_fail(ENOENT, NULL, "%s: this host is not in its lockspace", d->path);
     if (rc == 0)
         rc = sanlock_leave(d->uuid, &hosts, host);
-    if (rc == 0 && d->kind->open_leases(d, false) < 0)
+    if (rc == 0 && close_leases(d) < 0)
         dom_note(d, "%s", vdisk_error_text()); /* this host has left */
     return rc;
 }

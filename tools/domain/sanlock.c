@@ -328,24 +328,40 @@ int sanlock_exclude(const char *space, const struct sanlock_lease *lease)
 
 /* ---- what the daemon knows --------------------------------------------------------------------------------- */
 
-int sanlock_host(const char *space, unsigned *ret)
+/* 1: it is in it; 0: it is coming in, or leaving; -ENOENT: it is not. With the library. */
+static int look_for_space(const char *space, unsigned *ret)
 {
     struct sanlock_space *list = NULL;
-    int count = 0, rc = begin(), rv;
+    int count = 0, rv = the.fn.get_lockspaces(&list, &count, 0), rc = rv < 0 ? unreachable(rv) : -ENOENT;
+
+    for (int i = 0; rv >= 0 && i < count; i++) {
+        if (strncmp(list[i].name, space, SANLOCK_NAME) != 0 || rc == 1)
+            continue;
+        rc = (list[i].flags & (SANLOCK_COMING | SANLOCK_GOING)) == 0;
+        *ret = (unsigned)list[i].host;
+    }
+    free(list);
+    return rc;
+}
+
+int sanlock_host(const char *space, unsigned *ret)
+{
+    unsigned host = 0;
+    int rc = begin();
 
     if (rc < 0)
         return rc;
-    rv = the.fn.get_lockspaces(&list, &count, 0);
-    rc = rv < 0 ? unreachable(rv) : -ENOENT;
-    for (int i = 0; rv >= 0 && i < count; i++) {
-        if (strncmp(list[i].name, space, SANLOCK_NAME) == 0 &&
-            (list[i].flags & (SANLOCK_COMING | SANLOCK_GOING)) == 0) {
-            *ret = (unsigned)list[i].host;
-            rc = 0;
-        }
-    }
-    free(list);
-    return end(rc);
+    rc = look_for_space(space, &host);
+    if (rc == 1)
+        *ret = host;
+    return end(rc == 1 ? 0 : rc == 0 ? -ENOENT : rc);
+}
+
+bool sanlock_is_out(const char *space)
+{
+    unsigned host;
+
+    return begin() == 0 && end(look_for_space(space, &host)) == -ENOENT;
 }
 
 int sanlock_owners(const char *space, const struct sanlock_lease *lease, unsigned *ret, size_t most, size_t *count)

@@ -31,6 +31,9 @@ struct sanlock_lease {
 /* The number by which this host is in a lockspace. -ENOENT, without text: it is not; -ENOTCONN. */
 int sanlock_host(const char *space, unsigned *ret);
 
+/* Nor is it coming in, or leaving: the daemon has nothing of the lockspace open. false: it has, or is not known. */
+bool sanlock_is_out(const char *space);
+
 /*
  * All of them, or none. Errors without text: -EAGAIN: somebody has lease *ret_which; another process of this host,
  * if *ret_here; -ENODATA: there is no lease of that name. One that this process has, shared, can be taken as often
