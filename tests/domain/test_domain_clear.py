@@ -148,15 +148,42 @@ def test_killed():
     judged(path)
 
 
+def limited(*arguments):
+    return subprocess.run(["prlimit", "--fsize=65536", lib.TOOL, *arguments], capture_output=True, text=True,
+                          check=False)
+
+
+def test_half_made():
+    """What one who was killed has left of an image is wiped with it; also where that fails at first."""
+    path = make("half")
+    for verb in ("volume", "image"):
+        image, (_, top) = chain(path, "qcow2", 2)
+        other = "eeeeeeee-0000-4000-8000-00000000000e"
+        works("create", "-q", "-f", "qcow2", "made", "1M")
+        works("io", "-f", "qcow2", "-c", "write -P 9 0 1M", "made")
+        works("rebase", "-q", "-u", "-f", "qcow2", "-b", top, "-F", "qcow2", "made")
+        with open("made", "rb") as f:
+            r = subprocess.run([STEP_TOOL, "volume", "upload", "-f", "qcow2", "--parent", top, "--uuid", other,
+                                f"{path}/{image}", "1M"], stdin=f, capture_output=True, check=False,
+                               env={**os.environ, "VDISK_TEST_KILL": "create: data is written"})
+        check("killed", r.returncode == -signal.SIGKILL, r.stderr)
+        data = Data(path, image, other)
+        if verb == "volume":
+            r = limited(verb, "delete", "--wipe", f"{path}/{image}")
+            check("it fails", r.returncode == 1, r.stderr)
+            check("that it is to be wiped is known", file_of(path, image, other, ".wipe").exists())
+            works("domain", "check", "--repair", path)
+        else:
+            works(verb, "delete", "--wipe", f"{path}/{image}")
+        data.judge(f"{verb} delete --wipe")
+    judged(path)
+
+
 def test_no_writing():
     """What cannot be wiped stays, and is told of; the rest of the image goes on."""
     path = make("stuck")
     image, (base, top) = chain(path, "qcow2", 2)
     data = Data(path, image, top)
-
-    def limited(*arguments):
-        return subprocess.run(["prlimit", "--fsize=65536", lib.TOOL, *arguments], capture_output=True, text=True,
-                              check=False)
 
     r = limited("volume", "delete", "--wipe", f"{path}/{image}")
     check("it fails", r.returncode == 1 and "too large" in r.stderr.lower(), r.stderr)
@@ -229,4 +256,4 @@ def test_merge_killed():
     judged(path)
 
 
-lib.main(test_volume, test_image, test_other_names, test_killed, test_no_writing, test_nfs, test_merge, test_merge_killed)
+lib.main(test_volume, test_image, test_other_names, test_killed, test_half_made, test_no_writing, test_nfs, test_merge, test_merge_killed)

@@ -299,6 +299,7 @@ struct dom_want {
     bool        may_lack;     /* there need not be such an image */
     bool        beside;       /* others may have its volumes open: what these hold is not changed */
     bool        dry_run;      /* change nothing: what would be mended is only told */
+    bool        wipe;         /* what is half-made, or was being removed, is wiped before it goes */
     int         lock;         /* that was taken before, and is given back by dom_end(), and on failure; -1 */
 };
 
@@ -318,6 +319,7 @@ typedef void dom_finding_fn(void *arg, enum vdisk_finding kind, const char *text
 
 struct dom_mend {
     bool            repair;
+    bool            wipe; /* what is unpublished, before it goes; else what says so itself */
     dom_finding_fn *tell; /* of each fault, and of what was done */
     void           *arg;
     size_t          faults, mended;

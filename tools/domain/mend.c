@@ -224,12 +224,17 @@ static void tell_left(const struct dom_look *look, const struct domain_volume *v
              v->uuid);
 }
 
-/* Its data is not to be found on the disk afterwards. What cannot be wiped stays. */
+/*
+ * Its data is not to be found on the disk afterwards. What cannot be wiped stays. That it is to be is noted first,
+ * for who ends this.
+ */
 static bool is_wiped(struct domain *d, const char *image, const struct domain_volume *v, struct dom_mend *m)
 {
-    struct dom_clear clear = {.wipe = v->wipe};
+    bool late = m->wipe && !v->wipe && is_unpublished(v) && v->has_data;
+    struct dom_clear clear = {.wipe = v->wipe || late};
+    int rc = late ? d->kind->keep_wipe(d, image, v->uuid) : 0;
 
-    if (dom_clear(d, image, v, &clear) == 0)
+    if (rc == 0 && dom_clear(d, image, v, &clear) == 0)
         return true;
     dom_tell(m, VDISK_FOUND_ERROR, "image %s: volume %s was to be wiped and removed, and cannot be wiped: %s",
              image, v->uuid, vdisk_error_text());

@@ -9,7 +9,8 @@
  *
  * Invariants:
  *  1. On a full disk, too, the data goes: nothing is written before, but zeros in its place.
- *  2. What is to be wiped does not go before it has been; what other images have is not wiped (clear.c).
+ *  2. What is to be wiped does not go before it has been, nor does what one who was killed has left of the image;
+ *     what other images have is not wiped (clear.c).
  *  3. What goes is not open here any more: a device would stay, and on NFS a name, in a folder that is to go.
  */
 #include <errno.h>
@@ -126,7 +127,7 @@ static void give_deleted(const struct dom_clear *c, struct domain_deleted *ret)
 int domain_volume_delete(struct domain *d, const char *image, const char *volume, const struct domain_delete *o,
                          struct domain_deleted *ret)
 {
-    struct dom_want want = {.image = image, .dry_run = o->dry_run, .lock = -1};
+    struct dom_want want = {.image = image, .dry_run = o->dry_run, .wipe = o->wipe, .lock = -1};
     struct dom_clear clear = clear_of(o);
     struct dom_claims claims = {0};
     struct dom_session s;
@@ -278,7 +279,7 @@ static int remove_image(struct domain *d, const char *image, struct dom_clear *c
 int domain_image_delete(struct domain *d, const char *image, const struct domain_delete *o,
                         struct domain_deleted *ret)
 {
-    struct dom_want want = {.image = image, .may_lack = true, .dry_run = o->dry_run, .lock = -1};
+    struct dom_want want = {.image = image, .may_lack = true, .dry_run = o->dry_run, .wipe = o->wipe, .lock = -1};
     struct dom_clear clear = clear_of(o);
     struct dom_claims claims = {0};
     struct dom_session s;

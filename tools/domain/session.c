@@ -55,7 +55,7 @@ static int lock_image(struct domain *d, const struct dom_want *want, struct dom_
 
 static int load(struct domain *d, const struct dom_want *want, struct dom_session *s)
 {
-    struct dom_mend mend = {.repair = !want->dry_run, .tell = tell_note, .arg = d};
+    struct dom_mend mend = {.repair = !want->dry_run, .wipe = want->wipe, .tell = tell_note, .arg = d};
     int rc = domain_load_image(d, want->image, &s->image);
 
     if (rc == -ENOENT && want->may_lack)
