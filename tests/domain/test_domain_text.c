@@ -96,6 +96,31 @@ static void each_key_is_needed(void **state)
     }
 }
 
+/* In whatever order Vdsm of old has written them: by keys they are written again, each once. */
+static void unknown_keys_are_kept(void **state)
+{
+    char buf[TEXT_VOLUME_MAX + 1], old[2 * TEXT_VOLUME_MAX], why[TEXT_WHY] = "";
+    struct domain_meta meta;
+    size_t len, last = 0;
+    (void)state;
+
+    snprintf(old, sizeof old, "VOLTYPEX=\nZZ=1\nPOOL=old\nA=2\nCAPS=3\nPOOL=\nZZ=22\n%s", version_5);
+    assert_int_equal(parse(old, &meta, why), 0);
+    assert_int_equal(text_volume_format(&meta, buf, &len), 0);
+    for (const char *at = buf; strncmp(at, "EOF", 3) != 0; at = strchr(at, '\n') + 1) {
+        assert_true(strncmp(buf + last, at, strcspn(at, "=")) <= 0);
+        last = (size_t)(at - buf);
+    }
+    assert_non_null(strstr(buf, "A=2\nCAP="));
+    assert_non_null(strstr(buf, "\nCAPS=3\nCTIME="));
+    assert_non_null(strstr(buf, "\nPOOL=\nPUUID="));
+    assert_non_null(strstr(buf, "\nVOLTYPEX=\nZZ=22\nEOF\n"));
+    assert_null(strstr(buf, "ZZ=1\n"));
+    assert_int_equal(parse(buf, &meta, why), 0);
+    assert_int_equal(text_volume_format(&meta, old, &len), 0);
+    assert_string_equal(buf, old);
+}
+
 static void wrong_values_are_refused(void **state)
 {
     static const char *const lines[] = {
@@ -378,6 +403,7 @@ int main(void)
         cmocka_unit_test(volumes_come_back),
         cmocka_unit_test(padded_and_spaced_text_is_read),
         cmocka_unit_test(each_key_is_needed),
+        cmocka_unit_test(unknown_keys_are_kept),
         cmocka_unit_test(wrong_values_are_refused),
         cmocka_unit_test(what_is_none_is_told),
         cmocka_unit_test(descriptions_are_cut),

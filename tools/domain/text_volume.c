@@ -174,15 +174,37 @@ static bool parse_value(struct parse *p, enum key key, const char *value)
     }
 }
 
-/* A key that we do not know: kept, a line each, in the order of the file. */
+static size_t line_length(const char *text)
+{
+    return strcspn(text, "\n") + (text[strcspn(text, "\n")] == '\n');
+}
+
+/* The order of a line's key beside another one, as of bytes: below 0, 0, above. */
+static int compare_key(const char *line, const char *key)
+{
+    size_t n = strcspn(line, "=");
+    int order = strncmp(line, key, n);
+
+    return order != 0 || strlen(key) == n ? order : -1;
+}
+
+/* A key that we do not know: kept, a line each, in the order of keys, whatever it was; of several the last one. */
 static int keep(struct parse *p, const char *key, const char *value)
 {
     struct domain_meta *m = p->meta;
-    size_t n = strlen(key) + strlen(value) + 2;
+    size_t n = strlen(key) + strlen(value) + 2, old = 0;
+    char line[TEXT_VOLUME_MAX + 2], *at = m->extra;
 
-    if (p->extra + n >= sizeof m->extra)
+    while (*at != '\0' && compare_key(at, key) < 0)
+        at += line_length(at);
+    if (*at != '\0' && compare_key(at, key) == 0)
+        old = line_length(at);
+    if (p->extra - old + n >= sizeof m->extra)
         return refuse(p->why, "more than %d bytes", TEXT_VOLUME_MAX);
-    p->extra += (size_t)snprintf(m->extra + p->extra, sizeof m->extra - p->extra, "%s=%s\n", key, value);
+    memmove(at + n, at + old, p->extra + 1 - old - (size_t)(at - m->extra));
+    snprintf(line, sizeof line, "%s=%s\n", key, value);
+    memcpy(at, line, n);
+    p->extra += n - old;
     return 0;
 }
 
@@ -346,18 +368,12 @@ static bool is_written(const struct domain_meta *m, enum key key)
            key == KEY_MTIME ? m->has_mtime : key == KEY_SEQ ? m->has_sequence : true;
 }
 
-static size_t line_length(const char *text)
-{
-    return strcspn(text, "\n") + (text[strcspn(text, "\n")] == '\n');
-}
-
 /* Of the unknown keys those that stand before `key` (NULL: all that are left). */
 static int put_extra(const char **extra, const char *key, char *buf, size_t room, size_t *at)
 {
     while (**extra != '\0') {
-        size_t n = line_length(*extra), name = strcspn(*extra, "=");
-        int order = key != NULL ? strncmp(*extra, key, name) : -1;
-        if (order > 0 || (order == 0 && key != NULL && strlen(key) < name))
+        size_t n = line_length(*extra);
+        if (key != NULL && compare_key(*extra, key) > 0)
             return 0;
         if (*at + n > room)
             return -EOVERFLOW;
