@@ -173,6 +173,41 @@ def test_create_over_a_link():
           os.path.islink(f"new/.new-{NEW}"))
 
 
+PARTS = {"dom_md": "dom_md/metadata", "dom_md/metadata": None, "dom_md/leases": None, "images": None}
+
+
+def test_parts_that_are_something_else():
+    """What is missing, or is a file, a folder, a pipe or a link in its place, is named, with what to do."""
+    path = make("parts")
+    image, (_, top) = chain(path, length=2)
+    at = f"{path}/{image}"
+    instead = {"nothing": lambda f: None, "a file": lambda f: pathlib.Path(f).touch(), "a folder": os.mkdir,
+               "a pipe": os.mkfifo, "a link": lambda f: os.symlink("nowhere", f),
+               "a loop": lambda f: os.symlink(os.path.basename(f), f)}
+    for part, named in PARTS.items():
+        for what, put in instead.items():
+            if (what, part) in (("a folder", "dom_md"), ("a folder", "images"), ("a file", "dom_md/leases")):
+                continue
+            os.rename(f"{path}/{part}", "kept")
+            put(f"{path}/{part}")
+            for arguments in (("domain", "check", path), ("volume", "snapshot", at),
+                              ("volume", "create", path, "1M"), ("volume", "merge", f"{at}/{top}"),
+                              ("image", "delete", at), ("info", f"volume:{at}")):
+                r = lib.run(*arguments, timeout=60)
+                says = r.stderr + (r.stdout if arguments[0] == "domain" else "")
+                about = f"{what} in place of {part}: {arguments[0]} {arguments[1]}"
+                check(f"{about}: fails", r.returncode == (2 if r.stdout else 1), (r.returncode, says))
+                check(f"{about}: it is named", f"{path}/{named or part}" in says or "no storage domain" in says or
+                      "has no VERSION" in says or "no image" in says, says)
+                check(f"{about}: the hint is about domains", "hint: " in says or r.stdout or "no image" in says or
+                      "has no VERSION" in says, says)
+                check(f"{about}: no other hint", "rebase" not in says and "relative" not in says, says)
+            if os.path.lexists(f"{path}/{part}"):
+                (os.rmdir if what == "a folder" else os.unlink)(f"{path}/{part}")
+            os.rename("kept", f"{path}/{part}")
+    judged(path)
+
+
 # ---- hard links ------------------------------------------------------------------------------------------------
 
 
@@ -503,6 +538,7 @@ def test_read_only():
 
 lib.main(test_stale_metadata, test_header_of_a_merge_without_mark, test_unreadable_metadata, test_named_intent,
          test_links_to_folders, test_links_to_files, test_data_file, test_create_over_a_link,
+         test_parts_that_are_something_else,
          test_only_copy_of_a_template, test_backups, test_data_of_two_images,
          test_sizes, test_chain_that_cannot_be_used, test_writers, test_killed_writer, test_names_are_uses,
          test_copies_in_opposite_directions, test_dry_runs, test_leaks, test_uploads, test_names,

@@ -10,9 +10,36 @@
 #include <sys/random.h>
 #include <unistd.h>
 
+#include "tools/arith.h"
 #include "tools/domain/kind.h"
 
 /* ---- errors, notes, steps ------------------------------------------------------------------------------ */
+
+/* What the host says of a domain's files: the library's advice is for who has named an image. NULL: that is it. */
+static const char *hint_for_host(int err, const char *text)
+{
+    static const struct {
+        int         err;
+        const char *hint;
+    } hints[] = {
+        {ENOENT, "check the domain's name; what is missing within a domain is to be restored"},
+        {ENOTDIR, "check the domain's name; where a domain has a folder is something else: restore that"},
+        {EISDIR, "where a domain has a file is a folder: see what it has, and move it away"},
+        {ELOOP, "where a domain has a file or a folder is a symbolic link, and none is followed: move it away"},
+        {EROFS, "mount the file system for writing: now what only looks works"},
+        {EAGAIN, "somebody else has it: try again"},
+        {EBUSY, "somebody else uses it: try again"},
+    };
+    const char *says = strerror(err);
+    size_t len = strlen(text), n = strlen(says);
+
+    if (len < n || strcmp(text + len - n, says) != 0)
+        return NULL;
+    for (size_t i = 0; i < ARRAY_LEN(hints); i++)
+        if (hints[i].err == err)
+            return hints[i].hint;
+    return NULL;
+}
 
 int dom_fail(int err, const char *hint, const char *fmt, ...)
 {
@@ -22,7 +49,7 @@ int dom_fail(int err, const char *hint, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
-    return vdisk_set_error(err, text, hint);
+    return vdisk_set_error(err, text, hint != NULL ? hint : hint_for_host(abs(err), text));
 }
 
 int dom_fail_file(int err, const char *path, const char *doing)

@@ -149,8 +149,13 @@ int file_lock_take(const char *path, const struct file_lock_wish *wishes, unsign
         fd = open(path, O_RDONLY | how);
     }
     if (fd < 0 || fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) {
-        rc = fd < 0 ? dom_fail_file(errno, path, "opening it for locks")
-                    : dom_fail(EINVAL, NULL, "%s: is no regular file", path);
+        int err = fd < 0 ? errno : EINVAL;
+        rc = err == ENOENT ? dom_fail(err, "restore it: where the domain has no lockspace it is an empty file",
+                                      "%s: opening it for locks: %s", path, strerror(err))
+             : err == EINVAL || err == EISDIR || err == ELOOP
+                 ? dom_fail(EINVAL, "restore it: where the domain has no lockspace it is an empty file",
+                            "%s: is no regular file", path)
+                 : dom_fail_file(err, path, "opening it for locks");
         if (fd >= 0)
             close(fd);
         return rc;

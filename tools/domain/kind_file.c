@@ -112,11 +112,13 @@ static int unlink_suffix(struct domain *d, const char *image, const char *volume
 
 /* ---- the domain --------------------------------------------------------------------------------------- */
 
+/* One whose metadata is damaged is one, too. */
 static bool file_is_at(const char *path)
 {
     char name[PATH_MAX];
+    struct stat st;
 
-    return snprintf(name, sizeof name, "%s/dom_md/metadata", path) < (int)sizeof name && access(name, F_OK) == 0;
+    return snprintf(name, sizeof name, "%s/dom_md", path) < (int)sizeof name && lstat(name, &st) == 0;
 }
 
 static int add_name(struct domain_names *names, const char *name)
@@ -154,13 +156,19 @@ static int file_list(const char *path, struct domain_names *names)
 static int file_load(struct domain *d, char **ret_text, size_t *ret_len)
 {
     char name[PATH_MAX], *text = malloc(TEXT_DOMAIN_MAX + 2);
+    struct stat st;
     int fd, rc;
 
     if (text == NULL)
         return file_no_memory();
     snprintf(name, sizeof name, "%s/dom_md/metadata", d->path);
     fd = open(name, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
-    rc = fd >= 0 ? read_all(fd, name, text, TEXT_DOMAIN_MAX, ret_len) : dom_fail_file(errno, name, "opening it");
+    if (fd < 0)
+        rc = dom_fail_file(errno, name, "opening it");
+    else if (fstat(fd, &st) == 0 && !S_ISREG(st.st_mode))
+        rc = dom_fail(EINVAL, "restore the domain's metadata", "%s: is no regular file", name);
+    else
+        rc = read_all(fd, name, text, TEXT_DOMAIN_MAX, ret_len);
     if (fd >= 0)
         close(fd);
     if (rc == 0)

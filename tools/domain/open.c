@@ -133,6 +133,12 @@ int domain_find(const char *text, int (*fn)(void *arg, const char *path), void *
     return rc;
 }
 
+static int no_domain(const char *path)
+{
+    return dom_fail(ENOENT, "a domain is a folder with dom_md/metadata, or one that has such a folder",
+                    "%s: there is no storage domain", path);
+}
+
 static int open_path(const char *path, const struct domain_how *how, struct domain **ret)
 {
     struct domain_names names;
@@ -147,8 +153,7 @@ static int open_path(const char *path, const struct domain_how *how, struct doma
     if (rc < 0)
         return rc;
     if (names.count == 0)
-        rc = dom_fail(ENOENT, "a domain is a folder with dom_md/metadata, or one that has such a folder",
-                      "%s: there is no storage domain", path);
+        rc = no_domain(path);
     else if (names.count > 1)
         rc = dom_fail(ENOTUNIQ, "add the UUID of one to the path; 'vdisk-io domain list' shows them",
                       "%s: there are %zu storage domains", path, names.count);
@@ -227,7 +232,7 @@ static int take_apart(char *path, const char *text, struct domain_name *ret)
     }
     before = take_last(path);
     if (before == NULL || !text_is_uuid(before, strlen(before)))
-        return dom_fail(ENOENT, NULL, "%s: there is no storage domain", path);
+        return no_domain(path);
     memcpy(ret->image, before, DOMAIN_UUID);
     memcpy(ret->volume, last, DOMAIN_UUID);
     return 0;
