@@ -311,6 +311,13 @@ static int upgrade(struct noun *n, char **operands, int count)
 
 /* ---- join and leave ----------------------------------------------------------------------------------------- */
 
+/* As "lockspace" of info has it: 0 is none. */
+static int print_host(const struct noun *n, const struct domain *d, uint64_t host)
+{
+    return n->json ? cli_json_print(json_pack("{s:s, s:I}", "uuid", domain_uuid(d), "host-id", (json_int_t)host))
+                   : CLI_OK;
+}
+
 static int join(struct noun *n, char **operands, int count)
 {
     struct domain *d;
@@ -324,7 +331,7 @@ static int join(struct noun *n, char **operands, int count)
         return CLI_FAILED;
     if (domain_open(operands[0], &n->how, &d) < 0)
         return noun_error(n);
-    rc = domain_join(d, (unsigned)host) < 0 ? noun_error(n) : CLI_OK;
+    rc = domain_join(d, (unsigned)host) < 0 ? noun_error(n) : print_host(n, d, host);
     domain_close(d);
     return rc;
 }
@@ -337,7 +344,7 @@ static int leave(struct noun *n, char **operands, int count)
     (void)count;
     if (domain_open(operands[0], &n->how, &d) < 0)
         return noun_error(n);
-    rc = domain_leave(d) < 0 ? noun_error(n) : CLI_OK;
+    rc = domain_leave(d) < 0 ? noun_error(n) : print_host(n, d, 0);
     domain_close(d);
     return rc;
 }

@@ -275,9 +275,31 @@ static int merge_volume(struct noun *n, struct domain_name *name)
         return noun_error(n);
     if (!o.dry_run)
         cli_progress_end(&n->progress);
+    if (n->json)
+        return cli_json_print(json_pack("{s:s, s:s, s:b}", "image", name->image, "volume", name->volume, "merged",
+                                        !o.dry_run));
     if (!n->quiet)
         printf("volume %s %s\n", name->volume, o.dry_run ? "would be merged" : "merged");
     return CLI_OK;
+}
+
+/* What a volume is, now that it has been changed, in JSON; people have asked for it, and know. */
+static int change_volume(struct noun *n, struct domain_name *name, int rc)
+{
+    struct domain_image *image;
+
+    if (rc < 0)
+        return noun_error(n);
+    if (!n->json)
+        return CLI_OK;
+    rc = noun_leaf(n, name);
+    if (rc != CLI_OK)
+        return rc;
+    if (domain_load_image(name->domain, name->image, &image) < 0)
+        return noun_error(n);
+    rc = show(n, name, image);
+    domain_image_free(image);
+    return rc;
 }
 
 static int update_volume(struct noun *n, struct domain_name *name)
@@ -306,7 +328,7 @@ static int update_volume(struct noun *n, struct domain_name *name)
     }
     if (o.description == NULL && o.disk_type == NULL && o.legality < 0 && o.role < 0 && o.sequence < 0)
         return cli_usage_error(n->verb, "update: nothing is to be changed");
-    return domain_volume_update(name->domain, name->image, name->volume, &o) < 0 ? noun_error(n) : CLI_OK;
+    return change_volume(n, name, domain_volume_update(name->domain, name->image, name->volume, &o));
 }
 
 /* A volume that is named, or, where the action may choose, the leaf. */
@@ -353,11 +375,10 @@ static int resize(struct noun *n, char **operands, int count)
     rc = noun_name(n, operands[0], 1, &name);
     if (rc != CLI_OK)
         return rc;
-    if (domain_volume_resize(name.domain, name.image, name.volume, size, cli_progress_show,
-                                             &n->progress) < 0)
-        rc = noun_error(n);
-    if (rc == CLI_OK)
+    rc = domain_volume_resize(name.domain, name.image, name.volume, size, cli_progress_show, &n->progress);
+    if (rc == 0)
         cli_progress_end(&n->progress);
+    rc = change_volume(n, &name, rc);
     domain_name_free(&name);
     return rc;
 }

@@ -6,6 +6,7 @@
 #include "tools/noun.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -53,6 +54,15 @@ static const struct noun_action *find_action(const struct noun_action *actions, 
     return NULL;
 }
 
+static int wrong_count(const struct noun *n)
+{
+    const struct noun_action *a = n->action;
+
+    if (a->most > a->least)
+        return cli_usage_error(n->verb, "%s takes %d to %d operands", a->name, a->least, a->most);
+    return cli_usage_error(n->verb, "%s takes %d operand%s", a->name, a->least, a->least == 1 ? "" : "s");
+}
+
 static int run_action(struct noun *n, const struct noun_action *actions, char **operands, int count)
 {
     if (count < 1)
@@ -63,9 +73,7 @@ static int run_action(struct noun *n, const struct noun_action *actions, char **
     if (check_options(n) != CLI_OK)
         return CLI_FAILED;
     if (count - 1 < n->action->least || count - 1 > n->action->most)
-        return cli_usage_error(n->verb, "%s takes %d%s operand%s", n->action->name, n->action->least,
-                               n->action->most > n->action->least ? " or more" : "",
-                               n->action->least == 1 ? "" : "s");
+        return wrong_count(n);
     return n->action->run(n, operands + 1, count - 1);
 }
 
@@ -107,19 +115,25 @@ bool noun_number(const struct noun *n, int option, const char *what, uint64_t ma
 {
     if (cli_parse_number(n->given[option], max, ret) == 0)
         return true;
-    cli_usage_error(n->verb, "%s takes a number, not '%s'", what, n->given[option]);
+    cli_usage_error(n->verb, "%s takes a number up to %" PRIu64 ", not '%s'", what, max, n->given[option]);
     return false;
 }
 
 bool noun_word(const struct noun *n, const char *what, const char *text, const char *const *words, int *ret)
 {
+    char all[64] = "";
+    size_t at = 0;
+
     for (int i = 0; words[i] != NULL; i++) {
         if (strcmp(text, words[i]) == 0) {
             *ret = i;
             return true;
         }
     }
-    cli_usage_error(n->verb, "%s takes %s or %s, not '%s'", what, words[0], words[1], text);
+    for (int i = 0; words[i] != NULL && at < sizeof all; i++)
+        at += (size_t)snprintf(all + at, sizeof all - at, "%s%s",
+                               i == 0 ? "" : words[i + 1] != NULL ? ", " : " or ", words[i]);
+    cli_usage_error(n->verb, "%s takes %s, not '%s'", what, all, text);
     return false;
 }
 

@@ -57,7 +57,7 @@ def test_create():
     refused("is there already", "domain", "create", "nfs", "--uuid", NEW)
     refused("it has to be a UUID", "domain", "create", "nfs", "--uuid", "me")
     refused("version 6", "domain", "create", "nfs", "--domain-version", "6")
-    refused("--type takes localfs or nfs", "domain", "create", "nfs", "--type", "iscsi")
+    refused("--type takes localfs, nfs or block,", "domain", "create", "nfs", "--type", "iscsi")
     refused("there is no storage domain", "domain", "info", ".")
     check("nothing else is left", sorted(os.listdir("nfs")) == [NEW], os.listdir("nfs"))
 
@@ -630,7 +630,44 @@ def test_golden():
     check("nothing is found", told("domain", "check", path)["faults"] == 0)
 
 
-lib.main(test_create, test_seal, test_kinds, test_rules, test_no_space,
+def test_json():
+    """Whatever is done is told as JSON, and one thing has one name: of an image, a volume, sizes in bytes."""
+    path = make("json")
+    kinds = {"image": str, "volume": str, "uuid": str, "domain": str, "path": str, "parent": str, "capacity": int,
+             "allocated": int, "asked": int, "size": int, "generation": int, "sequence": int, "merged": bool,
+             "deleted": bool}
+    said = told("volume", "create", "-f", "qcow2", path, "1M")
+    at = f"{path}/{said['image']}"
+    top = told("volume", "snapshot", at)
+    for arguments in (("domain", "info", path), ("domain", "list", "json"), ("domain", "check", path),
+                      ("domain", "upgrade", path), ("image", "list", path), ("image", "info", at),
+                      ("image", "tree", path), ("image", "copy", "--dry-run", at, path),
+                      ("image", "copy", at, path), ("image", "copy", "--dry-run", "--volumes", at, path),
+                      ("image", "copy", "--volumes", at, path), ("volume", "list", path), ("volume", "info", at),
+                      ("volume", "prepare", at), ("volume", "measure", at), ("volume", "teardown", at),
+                      ("volume", "reduce", "--dry-run", at), ("volume", "reduce", at),
+                      ("volume", "update", at, "--description", "ä\\\"b"), ("volume", "resize", at, "3M"),
+                      ("volume", "merge", "--dry-run", f"{at}/{top['volume']}"),
+                      ("volume", "merge", f"{at}/{top['volume']}"), ("volume", "delete", "--dry-run", at),
+                      ("image", "delete", "--dry-run", at), ("volume", "update", "--shared", at),
+                      ("image", "clone", at)):
+        found = told(*arguments)
+        check(f"{arguments}: something is told", isinstance(found, (dict, list)) and found, found)
+        for one in found if isinstance(found, list) else [found or {}]:
+            for key in set(one) & set(kinds):
+                check(f"{arguments}: {key}", isinstance(one[key], kinds[key]), one)
+        if arguments[:2] == ("volume", "update") and "--shared" not in arguments:
+            check("what it has become", found["description"] == "ä\\\"b" and found["uuid"] == top["volume"], found)
+        if arguments[:2] == ("volume", "resize"):
+            check("how large it has become", found["capacity"] == 3 * MIB and found["uuid"] == top["volume"],
+                  found)
+    clone = told("image", "clone", at)["image"]
+    check("deleted", told("volume", "delete", f"{path}/{clone}")["deleted"] is True)
+    refused("--generation takes a number up to 999, not '1000'", "volume", "update", at, "--generation", "1000")
+    refused("create takes 1 to 2 operands", "volume", "create")
+
+
+lib.main(test_json, test_create, test_seal, test_kinds, test_rules, test_no_space,
          test_foreign_names, test_damaged, test_check, test_merge, test_resize,
          test_templates, test_names, test_copy, test_copy_volumes, test_copy_of_clone, test_streams,
          test_document, test_golden)

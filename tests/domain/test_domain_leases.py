@@ -156,7 +156,7 @@ def test_join():
         check(f"{number} is no host", run("domain", "join", "--host-id", number, path).returncode != 0)
     works("domain", "join", "--host-id", 7, path)
     check("info tells the number", told("domain", "info", path)["lockspace"]["host-id"] == 7)
-    works("domain", "join", "--host-id", 7, path)
+    check("so does join", told("domain", "join", "--host-id", 7, path)["host-id"] == 7)
     refused("by number 7", "domain", "join", "--host-id", 8, path)
     other = dict(os.environ, FAKE_HOST="2")
     r = run("domain", "join", "--host-id", 7, path, env=other)
@@ -168,7 +168,7 @@ def test_join():
     own = log.index("write_resource " + name + " 0x110 0")
     check("it gets one, by who has the domain's own", f"acquire exclusive SDM {MIB}" in log[:own] and
           "release SDM" in log[own:] and f"acquire exclusive {name} 0" in log[own:], log)
-    works("domain", "leave", path)
+    check("it is in none", told("domain", "leave", path)["host-id"] == 0)
     refused("is not in its lockspace", "domain", "leave", path)
     ids, before = f"{path}/dom_md/ids", lib.snapshot_of(f"{path}/images")
     os.rename(ids, f"{path}/ids")
