@@ -57,6 +57,30 @@ def test_header_of_a_merge_without_mark():
               ("volume", "delete", f"{path}/{image}/{mid}"))
 
 
+def test_circles():
+    """Metadata and headers that lead back to where they were: nothing of it is used, and it is said what it is."""
+    path = make("circles")
+    image, (base, mid, top) = chain(path, "qcow2")
+    for parent in (top, mid):
+        set_meta(path, image, base, f"PUUID={BLANK}", f"PUUID={parent}")
+        works("rebase", "-q", "-u", "-f", "qcow2", "-b", parent, "-F", "qcow2", file_of(path, image, base))
+        r = find(path, "--repair")
+        check("check tells", r.returncode == 2 and f"its parent {parent} leads back to itself" in r.stdout and
+              "is not there" not in r.stdout, r.stdout)
+        at = f"{path}/{image}"
+        untouched("circle", path, ("domain", "check", "--repair", path), ("volume", "snapshot", f"{at}/{top}"),
+                  ("volume", "merge", f"{at}/{base}"), ("volume", "delete", f"{at}/{mid}"),
+                  ("volume", "resize", f"{at}/{top}", "4M"), ("image", "copy", f"{at}/{top}", path))
+        refused("its chain leads back to itself", "volume", "merge", f"{path}/{image}/{base}")
+        refused("leads back to itself", "info", f"volume:{path}/{image}/{base}")
+        works("rebase", "-q", "-u", "-f", "qcow2", "-b", "", file_of(path, image, base))
+        set_meta(path, image, base, f"PUUID={parent}", f"PUUID={BLANK}")
+    set_meta(path, image, base, f"PUUID={BLANK}", f"PUUID={base}")
+    check("one that lies on itself", f"its parent {base} leads back to itself" in find(path).stdout)
+    set_meta(path, image, base, f"PUUID={base}", f"PUUID={BLANK}")
+    judged(path)
+
+
 def test_unreadable_metadata():
     """No role changes, and nothing goes, while it is not known of a volume what it lies on."""
     path = make("unreadable")
@@ -536,7 +560,8 @@ def test_read_only():
     check("a dry run", r.returncode == 0, r.stdout + r.stderr)
 
 
-lib.main(test_stale_metadata, test_header_of_a_merge_without_mark, test_unreadable_metadata, test_named_intent,
+lib.main(test_stale_metadata, test_header_of_a_merge_without_mark, test_circles, test_unreadable_metadata,
+         test_named_intent,
          test_links_to_folders, test_links_to_files, test_data_file, test_create_over_a_link,
          test_parts_that_are_something_else,
          test_only_copy_of_a_template, test_backups, test_data_of_two_images,

@@ -52,7 +52,11 @@ static void check_links(struct check *c, const struct domain_image *image, const
     if (strcmp(m->image, image->uuid) != 0 && m->role != DOMAIN_SHARED)
         dom_tell(&c->mend, VDISK_FOUND_CORRUPTION, "image %s: volume %s: its metadata says that it is of image %s",
                  image->uuid, v->uuid, m->image);
-    if (strcmp(m->parent, DOMAIN_BLANK) != 0 && v->parent == NULL && !is_unpublished(image, m->parent))
+    if (dom_is_circular(image, v))
+        dom_tell(&c->mend, VDISK_FOUND_CORRUPTION,
+                 "image %s: volume %s: its parent %s leads back to itself: it is no chain", image->uuid, v->uuid,
+                 m->parent);
+    else if (strcmp(m->parent, DOMAIN_BLANK) != 0 && v->parent == NULL && !is_unpublished(image, m->parent))
         dom_tell(&c->mend, VDISK_FOUND_CORRUPTION, "image %s: volume %s: its parent %s is not there", image->uuid,
                  v->uuid, m->parent);
     if (m->format == DOMAIN_RAW && strcmp(m->parent, DOMAIN_BLANK) != 0)

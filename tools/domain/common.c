@@ -371,7 +371,9 @@ static int check_layer(struct domain *d, const char *image, const struct domain_
                         "volume %s: its header says that it lies on '%s', its metadata on '%s'", v->uuid,
                         header.backing, backing);
     if (backing[0] != '\0' && v->parent == NULL)
-        return dom_fail(ENOENT, NULL, "volume %s lies on %s, which the image does not have", v->uuid, backing);
+        return dom_fail(ENOENT, "'vdisk-io domain check' tells more",
+                        "volume %s lies on %s, which the image does not have, or which leads back to itself",
+                        v->uuid, backing);
     if (backing[0] != '\0' && strcmp(header.backing_format, format) != 0)
         return dom_fail(EBADMSG, NULL, "volume %s: its header says that its parent is '%s', and it is %s", v->uuid,
                         header.backing_format, format);

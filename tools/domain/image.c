@@ -263,6 +263,15 @@ struct domain_volume *domain_image_leaf(struct domain *d, const struct domain_im
     return leaf != NULL && *ret_error == 0 ? leaf : NULL;
 }
 
+bool dom_is_circular(const struct domain_image *image, const struct domain_volume *v)
+{
+    const struct domain_volume *named = NULL;
+
+    if (is_read(v) && v->parent == NULL)
+        named = domain_image_volume(image, v->meta.parent);
+    return named != NULL && is_read(named);
+}
+
 bool dom_is_foreign(const struct domain_image *image, const struct domain_volume *v)
 {
     return is_read(v) && v->meta.role == DOMAIN_SHARED && strcmp(v->meta.image, image->uuid) != 0;

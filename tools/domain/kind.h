@@ -310,6 +310,9 @@ void dom_end(struct dom_session *s);
 /* A volume of it whose metadata can be read; "" is the leaf. NULL: an error, in *ret_rc. */
 struct domain_volume *dom_session_volume(const struct dom_session *s, const char *volume, int *ret_rc);
 
+/* Its metadata leads from parent to parent back to where it was: then it lies on nothing here. */
+bool dom_is_circular(const struct domain_image *image, const struct domain_volume *v);
+
 /* It is shared from another image. */
 bool dom_is_foreign(const struct domain_image *image, const struct domain_volume *v);
 

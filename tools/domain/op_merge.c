@@ -68,7 +68,9 @@ static int judge(struct merge *m)
 
     m->base = m->top->parent;
     if (m->base == NULL)
-        return refuse(m, "it has no parent");
+        return refuse(m, dom_is_circular(m->session->image, m->top) ? "its chain leads back to itself" :
+                         strcmp(m->top->meta.parent, DOMAIN_BLANK) != 0 ? "its parent is not there" :
+                         "it has no parent");
     if (m->top->meta.role == DOMAIN_SHARED || m->base->meta.role == DOMAIN_SHARED)
         return refuse(m, "a template (SHARED) is not changed");
     if (m->base->children > 1)
