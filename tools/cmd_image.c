@@ -38,7 +38,7 @@ static int each_image(struct noun *n, const char *operand, int (*fn)(void *arg, 
     struct domain_names names = {0};
     struct domain_image *image;
     struct domain_name name;
-    int rc = noun_name(n, operand, 0, &name);
+    int rc = noun_name(n, operand, 0, &name), failed = CLI_OK;
 
     if (rc != CLI_OK)
         return rc;
@@ -50,14 +50,14 @@ static int each_image(struct noun *n, const char *operand, int (*fn)(void *arg, 
         rc = noun_error(n);
     }
     for (size_t i = 0; rc == CLI_OK && i < names.count; i++) {
-        if (domain_load_image(name.domain, names.list[i], &image) < 0)
-            continue; /* it has gone */
-        rc = fn(arg, image);
-        domain_image_free(image);
+        if (noun_load_listed(n, name.domain, names.list[i], &image, &failed)) {
+            rc = fn(arg, image);
+            domain_image_free(image);
+        }
     }
     domain_names_free(&names);
     domain_name_free(&name);
-    return rc;
+    return rc == CLI_OK ? failed : rc;
 }
 
 struct showing {
@@ -115,12 +115,7 @@ static int show(struct noun *n, const char *operand, int (*fn)(void *arg, struct
     struct showing s = {.noun = n, .list = n->json ? json_array() : NULL};
     int rc = each_image(n, operand, fn, &s);
 
-    if (s.list == NULL)
-        return rc;
-    if (rc == CLI_OK)
-        return cli_json_print(s.list);
-    json_decref(s.list);
-    return rc;
+    return noun_print_list(s.list, rc);
 }
 
 static int list(struct noun *n, char **operands, int count)

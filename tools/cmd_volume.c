@@ -194,10 +194,12 @@ static void list_volumes(const struct domain_image *image, json_t *list)
         if (list != NULL)
             json_array_append_new(list, noun_volume_json(image, v));
         else if (!v->has_meta || v->why[0] != '\0')
-            printf("%s/%s  (no metadata that can be read)\n", image->uuid, v->uuid);
+            noun_print_trouble(image, v);
         else
-            printf("%s/%s  %s %s %s, %s, holds %s\n", image->uuid, v->uuid, domain_format_name(v->meta.format),
-                   domain_allocation_name(v->meta.allocation), domain_role_name(v->meta.role),
+            printf("%s/%s  %s %s %s%s%s, %s, holds %s\n", image->uuid, v->uuid,
+                   domain_format_name(v->meta.format), domain_allocation_name(v->meta.allocation),
+                   domain_role_name(v->meta.role), v->meta.legality == DOMAIN_LEGAL ? "" : " ",
+                   v->meta.legality == DOMAIN_LEGAL ? "" : domain_legality_name(v->meta.legality),
                    cli_format_size(v->meta.capacity, capacity, sizeof capacity),
                    cli_format_size(v->allocated, allocated, sizeof allocated));
     }
@@ -207,6 +209,7 @@ static int list_images(struct noun *n, struct domain_name *name, json_t *list)
 {
     struct domain_names names = {0};
     struct domain_image *image;
+    int rc = CLI_OK;
 
     if (name->image[0] != '\0') {
         if (domain_load_image(name->domain, name->image, &image) < 0)
@@ -218,14 +221,15 @@ static int list_images(struct noun *n, struct domain_name *name, json_t *list)
     if (domain_list_images(name->domain, &names) < 0)
         return noun_error(n);
     for (size_t i = 0; i < names.count; i++) {
-        if (strncmp(names.list[i], DOMAIN_REMOVED, sizeof DOMAIN_REMOVED - 1) == 0 ||
-            domain_load_image(name->domain, names.list[i], &image) < 0)
+        if (strncmp(names.list[i], DOMAIN_REMOVED, sizeof DOMAIN_REMOVED - 1) == 0)
             continue;
-        list_volumes(image, list);
-        domain_image_free(image);
+        if (noun_load_listed(n, name->domain, names.list[i], &image, &rc)) {
+            list_volumes(image, list);
+            domain_image_free(image);
+        }
     }
     domain_names_free(&names);
-    return CLI_OK;
+    return rc;
 }
 
 static int list(struct noun *n, char **operands, int count)
@@ -239,10 +243,7 @@ static int list(struct noun *n, char **operands, int count)
         rc = list_images(n, &name, all);
         domain_name_free(&name);
     }
-    if (all != NULL && rc == CLI_OK)
-        return cli_json_print(all);
-    json_decref(all);
-    return rc;
+    return noun_print_list(all, rc);
 }
 
 /* ---- operations on one ---------------------------------------------------------------------------------------

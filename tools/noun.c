@@ -196,6 +196,18 @@ int noun_deleted(struct noun *n, const char *what, const struct domain_name *nam
     return cli_json_print(json);
 }
 
+/* ---- lists ----------------------------------------------------------------------------------------------- */
+
+bool noun_load_listed(const struct noun *n, struct domain *d, const char *name, struct domain_image **ret,
+                      int *ret_code)
+{
+    int rc = domain_load_image(d, name, ret);
+
+    if (rc < 0 && rc != -ENOENT) /* else it has gone */
+        *ret_code = noun_error(n);
+    return rc == 0;
+}
+
 /* ---- names ------------------------------------------------------------------------------------------------ */
 
 int noun_name(const struct noun *n, const char *operand, int need, struct domain_name *ret)

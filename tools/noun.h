@@ -76,10 +76,18 @@ int noun_deleted(struct noun *n, const char *what, const struct domain_name *nam
 /* The volume of a name that may have left it out: the leaf. */
 int noun_leaf(const struct noun *n, struct domain_name *name);
 
+/* The next one of a list. false: it has gone meanwhile; or an error was printed, and *ret_code says so. */
+bool noun_load_listed(const struct noun *n, struct domain *d, const char *name, struct domain_image **ret,
+                      int *ret_code);
+
 /* ---- showing: noun_show.c ------------------------------------------------------------------------------ */
 
 json_t *noun_volume_json(const struct domain_image *image, const struct domain_volume *v);
 json_t *noun_image_json(const struct domain_image *image);
+/* The end of a list of which some may not have been read: the others are printed. NULL: they have been. */
+int noun_print_list(json_t *list, int rc);
+
+void noun_print_trouble(const struct domain_image *image, const struct domain_volume *v);
 void noun_print_volume(const struct domain_image *image, const struct domain_volume *v);
 void noun_print_tree(const struct domain_image *image);
 

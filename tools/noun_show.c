@@ -100,7 +100,26 @@ json_t *noun_image_json(const struct domain_image *image)
     return json;
 }
 
+int noun_print_list(json_t *list, int rc)
+{
+    int printed = CLI_OK;
+
+    if (list != NULL && (rc == CLI_OK || json_array_size(list) > 0))
+        printed = cli_json_print(list);
+    else
+        json_decref(list);
+    return rc != CLI_OK ? rc : printed;
+}
+
 /* ---- for people -------------------------------------------------------------------------------------------- */
+
+void noun_print_trouble(const struct domain_image *image, const struct domain_volume *v)
+{
+    char *text = cli_strdup(trouble_of(v));
+
+    printf("%s/%s  (%s)\n", image->uuid, v->uuid, cli_printable(text));
+    free(text);
+}
 
 void noun_print_volume(const struct domain_image *image, const struct domain_volume *v)
 {

@@ -394,7 +394,29 @@ def test_draft_of_the_domain():
     judged(path)
 
 
-lib.main(test_names_of_data, test_small_child, test_sync_that_fails, test_lost_leaf, test_named_by_a_header,
+def test_lists():
+    """What cannot be read is told, with all that can: a list of less is no success."""
+    path = make("lists")
+    image, name = volume("create", path, "1M")
+    other, bad = volume("create", path, "1M", "--illegal")
+    refused_, works_ = f"{path}/images/{NEW}", (image, other)
+    pathlib.Path(refused_).touch()
+    for verb in ("image", "volume"):
+        for arguments in ((verb, "list", path), (verb, "list", path, "--output=json")):
+            r = lib.run(*arguments)
+            check(f"{arguments}", r.returncode == 1 and all(i in r.stdout for i in works_) and
+                  f"{refused_}: is no folder" in r.stderr, r.stdout + r.stderr)
+    os.unlink(refused_)
+    listed = works("volume", "list", path).stdout
+    check("what is not LEGAL is told", f"{other}/{bad}  RAW SPARSE LEAF ILLEGAL," in listed and
+          f"{image}/{name}  RAW SPARSE LEAF, 1" in listed, listed)
+    set_meta(path, image, name, "FORMAT=RAW", "FORMAT=raw")
+    check("why it cannot be read", f"{image}/{name}  (FORMAT=raw is no value of FORMAT)" in
+          works("volume", "list", path).stdout)
+
+
+lib.main(test_lists,
+         test_names_of_data, test_small_child, test_sync_that_fails, test_lost_leaf, test_named_by_a_header,
          test_last_sequence, test_merge_that_has_not_ended, test_mark_that_stays, test_owners, test_full_metadata,
          test_illegal_below, test_upgrade_without_room, test_name_that_two_want, test_template_with_a_parent,
          test_upgrade_of_an_orphan, test_upload_of_large_clusters, test_resize_that_fails, test_odd_size,
