@@ -544,8 +544,15 @@ def test_streams():
     fails("not 4194304", image, "-f", "qcow2", path, "4M")
     fails("its size is", raw, path, "4M")
     fails("no qcow2 magic", raw, "-f", "qcow2", path, "2M")
-    fails("the SHA-256 of what", image, "-f", "qcow2", path, "2M", "--digest", "00")
-    fails("more than", raw * 8, path, "2M")
+    fails("the SHA-256 of what", image, "-f", "qcow2", path, "2M", "--digest", "00" * 32)
+    fails("is no SHA-256", b"", "-f", "qcow2", path, "2M", "--digest", "00")
+    fails("more than 2097152 bytes come", raw + b"1", path, "2M")
+    fails("its size is 2097151, not 2097152", raw[:-1], path, "2M")
+    for data in (b"", b"QFI\xfb", raw):
+        r = upload(data, "-f", "qcow2", path, "2M")
+        check("what is no image is told of as what has come", r.returncode == 1 and
+              path not in r.stderr.decode() and
+              b"what was uploaded is no qcow2 image" in r.stderr and b"opened as raw" not in r.stderr, r.stderr)
     fails("damaged", image[:len(image) // 2], "-f", "qcow2", path, "2M")
     works("rebase", "-q", "-u", "-b", "/etc/passwd", "-F", "raw", "image")
     image = pathlib.Path("image").read_bytes()

@@ -362,6 +362,9 @@ def test_copies():
     check("uploaded", r.returncode == 0, r.stderr)
     if r.returncode == 0:
         look(r.stdout.decode().strip(), "verify -P 1 0 512k", "verify -P 0 512k 1536k")
+    for data in (want, want + bytes(MIB + 4096), b""): # a device is as long as it is, whatever has come
+        r = subprocess.run([lib.TOOL, "volume", "upload", D, "2M"], input=data, capture_output=True, check=False)
+        check(f"{len(data)} bytes are not 2 MiB", r.returncode == 1 and r.stdout == b"", r.stderr)
     sound("copies")
 
 

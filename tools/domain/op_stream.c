@@ -142,8 +142,8 @@ static int make_room(struct transfer *t, uint64_t bytes)
     return rc;
 }
 
-/* From one to the other. `most`: more is refused. */
-static int move(struct transfer *t, int from, int to, bool seeks, uint64_t most)
+/* From one to the other. `most`: more is refused; `total`: as much is awaited, for progress. */
+static int move(struct transfer *t, int from, int to, bool seeks, uint64_t most, uint64_t total)
 {
     uint64_t at = 0;
     ssize_t n;
@@ -165,7 +165,7 @@ static int move(struct transfer *t, int from, int to, bool seeks, uint64_t most)
             return dom_fail(rc, NULL, "writing: %s", strerror(-rc));
         at += (uint64_t)n;
         if (t->o != NULL && t->o->progress != NULL &&
-            t->o->progress(t->o->progress_arg, at, max_u64(at, most)) != 0)
+            t->o->progress(t->o->progress_arg, at, max_u64(at, total)) != 0)
             return dom_fail(ECANCELED, NULL, "the upload was cancelled");
     }
     t->stream->bytes = at;
@@ -215,6 +215,34 @@ static int judge_header(const struct transfer *t, const struct vdisk_image_info 
     return judge_sizes(t, info);
 }
 
+/* A file ends where what has come does, and a device does not: it is counted. */
+static int judge_length(const struct transfer *t)
+{
+    char is[32], said[32];
+
+    if (t->o->format != DOMAIN_RAW || t->stream->bytes == t->o->capacity)
+        return 0;
+    snprintf(is, sizeof is, "%" PRIu64, t->stream->bytes);
+    snprintf(said, sizeof said, "%" PRIu64, t->o->capacity);
+    return promised("its size", is, said);
+}
+
+/* The library names the file, which goes, and advises who has it. */
+static int unsound(int rc, const char *path, const char *format)
+{
+    const char *text = vdisk_error_text();
+    size_t n = strlen(path);
+    char why[512];
+
+    if (rc != -EINVAL && rc != -EBADMSG && rc != -ENOTSUP)
+        return rc;
+    if (strncmp(text, path, n) == 0 && strncmp(text + n, ": ", 2) == 0)
+        text += n + 2;
+    snprintf(why, sizeof why, "%s", text);
+    return dom_fail(rc, "see whether all of it has come, and whether it is of that format",
+                    "what was uploaded is no %s image that is used: %s", format, why);
+}
+
 static int run_check(const struct domain *d, const char *path, uint32_t flags, struct vdisk_check_result *ret)
 {
     struct vdisk_check_opts opts = {.size = sizeof opts, .flags = flags, .format = "qcow2",
@@ -259,7 +287,7 @@ static int judge(const struct transfer *t, const char *path, const char *format)
     int rc = vdisk_image_load(path, &how, &image);
 
     if (rc < 0)
-        return rc;
+        return unsound(rc, path, format);
     vdisk_image_get_info(image, &info);
     rc = judge_header(t, &info);
     vdisk_image_free(image);
@@ -299,13 +327,16 @@ static int fill(void *arg, const struct domain_new *n)
         return dom_fail_file(errno, n->path, "opening it");
     rc = begin(t);
     if (rc == 0) {
-        uint64_t tables = strcmp(n->format, "qcow2") == 0 ? LARGE_CLUSTERS : 0;
-        rc = move(t, t->stream->fd, fd, true, 2 * size.fully_allocated + tables);
+        bool raw = strcmp(n->format, "raw") == 0;
+        rc = move(t, t->stream->fd, fd, true, raw ? t->o->capacity : 2 * size.fully_allocated + LARGE_CLUSTERS,
+                  raw ? t->o->capacity : size.fully_allocated);
         end(t);
     }
     close(fd);
     if (rc == 0)
         rc = judge_digest(t->stream);
+    if (rc == 0)
+        rc = judge_length(t);
     if (rc == 0)
         rc = judge(t, n->path, n->format);
     return rc == 0 ? give_back(t) : rc;
@@ -333,6 +364,10 @@ int domain_volume_upload(struct domain *d, const char *image, const struct domai
     struct transfer t = {.stream = s, .o = &with, .domain = d, .image = image};
     int rc;
 
+    if (s->digest != NULL && (strlen(s->digest) != 2 * SHA256_BYTES ||
+                              strspn(s->digest, "0123456789abcdefABCDEF") != 2 * SHA256_BYTES))
+        return dom_fail(EINVAL, NULL, "'%.100s' is no SHA-256: %d hexadecimal digits", s->digest,
+                        2 * SHA256_BYTES);
     if (o->allocation == DOMAIN_PREALLOCATED)
         return dom_fail(EINVAL, NULL, "an uploaded volume is sparse: it has what has come");
     if (o->capacity == 0 || o->capacity % 4096 != 0)
@@ -377,7 +412,7 @@ static int send_file(struct domain *d, const char *image, const struct domain_vo
         return rc;
     rc = begin(&t);
     if (rc == 0) {
-        rc = move(&t, fd, s->fd, false, UINT64_MAX);
+        rc = move(&t, fd, s->fd, false, UINT64_MAX, 0);
         end(&t);
     }
     close(fd);
