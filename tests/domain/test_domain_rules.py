@@ -415,7 +415,24 @@ def test_lists():
           works("volume", "list", path).stdout)
 
 
-lib.main(test_lists,
+def test_odd_description():
+    """Whatever another program has written there does not stand in the way of who does not change it."""
+    path = make("described")
+    image, name = volume("create", path, "1M", "--description", "here")
+    file = file_of(path, image, name, ".meta")
+    file.write_bytes(file.read_bytes().replace(b"=here", b"=a\xffb\tc\x1b"))
+    _, top = volume("snapshot", f"{path}/{image}")
+    check("it is kept", b"DESCRIPTION=a\xffb\tc\x1b\n" in file_of(path, image, top, ".meta").read_bytes())
+    copied = told("image", "copy", f"{path}/{image}", path)
+    check("and copied", b"DESCRIPTION=a\xffb\tc\x1b\n" in
+          file_of(path, copied["image"], copied["volume"], ".meta").read_bytes())
+    check("JSON has it as text", "c" in told("volume", "list", path)[0]["description"])
+    shown = subprocess.run([lib.TOOL, "volume", "info", f"{path}/{image}"], capture_output=True, check=True).stdout
+    check("it is shown without what terminals obey", b"\x1b" not in shown and b"b?c?\n" in shown, shown)
+    refused("no line of text", "volume", "update", f"{path}/{image}", "--description", "a\tb")
+
+
+lib.main(test_lists, test_odd_description,
          test_names_of_data, test_small_child, test_sync_that_fails, test_lost_leaf, test_named_by_a_header,
          test_last_sequence, test_merge_that_has_not_ended, test_mark_that_stays, test_owners, test_full_metadata,
          test_illegal_below, test_upgrade_without_room, test_name_that_two_want, test_template_with_a_parent,

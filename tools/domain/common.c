@@ -428,7 +428,8 @@ int dom_match_capacity(struct domain *d, const char *image, struct domain_volume
     if (rc < 0 || meta.capacity == header.virtual_size)
         return rc;
     if (meta.capacity > header.virtual_size)
-        return dom_fail(EBADMSG, NULL, "volume %s has %" PRIu64 " bytes, and its metadata says %" PRIu64, v->uuid,
+        return dom_fail(EBADMSG, "restore the volume, or, where its size is right, CAP in its metadata",
+                        "volume %s has %" PRIu64 " bytes, and its metadata says %" PRIu64, v->uuid,
                         header.virtual_size, meta.capacity);
     meta.capacity = header.virtual_size;
     if (change)

@@ -287,6 +287,7 @@ struct domain_volume_create {
     const char            *parent;         /* a volume of the image, or of another one that is shared; or NULL */
     const char            *parent_image;   /* that of the parent; NULL: the same */
     const char            *description;    /* or NULL: the parent's, or none */
+    bool                   same_description; /* it is another volume's: whatever that has in it is kept */
     const char            *disk_type;      /* or NULL: the parent's, or DATA */
     uint64_t               capacity;       /* rounded up to 4096. 0: the parent's */
     bool                   has_initial_size;

@@ -116,6 +116,7 @@ static int copy_to(struct copy *c, struct domain *to, const char *image, int loc
     struct domain_volume_create o = {
         .uuid = c->o->uuid,
         .description = m->description,
+        .same_description = true,
         .disk_type = m->disk_type,
         .capacity = m->capacity,
         .format = c->o->has_format ? c->o->format : m->format,

@@ -234,8 +234,12 @@ static int fill_texts(struct creation *c)
                               : child                   ? c->of_parent.description
                                                         : "";
     const char *type = c->o->disk_type != NULL ? c->o->disk_type : child ? c->of_parent.disk_type : "DATA";
-    int rc = copy_text(c->meta.description, sizeof c->meta.description, "description", description);
+    int rc = 0;
 
+    if (c->o->description == NULL || c->o->same_description) /* what others have written is no new fault */
+        snprintf(c->meta.description, sizeof c->meta.description, "%s", description);
+    else
+        rc = copy_text(c->meta.description, sizeof c->meta.description, "description", description);
     if (rc == 0 && !domain_is_disk_type(type))
         rc = refuse("'%.40s' is no type of a disk: DATA, OVFS, MEMD, MEMM, ISOF, HEVD, HESD, HEMD, HECI, SCRD",
                     type);
