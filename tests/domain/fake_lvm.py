@@ -219,9 +219,12 @@ class Request:
         return self.options.get(option, [otherwise])[-1]
 
     def caller(self):
-        """Who has run lvm."""
-        with open(f"/proc/{self.pid}/stat", encoding="ascii") as f:
-            return int(f.read().rsplit(")", 1)[1].split()[1])
+        """Who has run lvm, by way of a shell."""
+        pid = self.pid
+        for _ in range(2):
+            with open(f"/proc/{pid}/stat", encoding="ascii") as f:
+                pid = int(f.read().rsplit(")", 1)[1].split()[1])
+        return pid
 
     def is_writers(self):
         """Who has run it has the lock of those who change a group."""

@@ -6,17 +6,20 @@
  * any more. Where VDISK_TEST_FALLOCATE is "none" no space can be reserved, as on NFS 3; where it is "longer" a
  * file gets longer with it, as on NFS 4.2. With VDISK_TEST_NFS=names a file that is open when its name goes gets
  * another one, .nfs and a number, until it is closed, as on NFS; with VDISK_TEST_NFS=answers what renames, or removes
- * a name, is not told so by the server, which is asked once more.
+ * a name, is not told so by the server, which is asked once more. With VDISK_TEST_REAPS it waits for all children, whoever has made them.
  */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "tools/cli.h"
@@ -166,8 +169,22 @@ static void at_step(const char *name)
     broken = broken || is_named("VDISK_TEST_EIO", name);
 }
 
+/* As soon as there are any: before who has made them, as a rule. */
+static void *reap(void *arg)
+{
+    (void)arg;
+    for (;;)
+        if (waitpid(-1, NULL, 0) < 0)
+            sched_yield();
+    return NULL;
+}
+
 int main(int argc, char **argv)
 {
+    pthread_t thread;
+
+    if (is_named("VDISK_TEST_REAPS", "all") && pthread_create(&thread, NULL, reap, NULL) != 0)
+        return 98;
     domain_set_step_hook(at_step);
     lv_set_step_hook(at_step);
     for (const struct cli_verb *const *v = cli_verbs; argc > 1 && *v != NULL; v++)

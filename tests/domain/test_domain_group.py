@@ -396,6 +396,18 @@ def test_space():
     sound("space")
 
 
+def test_who_starts():
+    """A program that runs lvm need neither hear of its end nor have the first three descriptors."""
+    for what, how in (("unseen", {"preexec_fn": lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN)}),
+                      ("reaped", {"env": {**os.environ, "VDISK_TEST_REAPS": "all"}}),
+                      ("closed", {"preexec_fn": lambda: (os.close(0), os.close(2))})):
+        nothing()
+        for command in (("volume", "create", "-f", "qcow2", "--initial-size", "2M", f"{D}/{IMAGE}", "64M"),
+                        ("io", "-q", "-n", "-c", "write 0 8M", f"volume:{D}/{IMAGE},chunk=1M,free=64K")):
+            works(*command, tool=STEP_TOOL, **how)
+        sound(what)
+
+
 # ---- what others do ---------------------------------------------------------------------------------------------
 
 

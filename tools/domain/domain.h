@@ -6,6 +6,9 @@
  * All functions that return int give 0 or -errno, with vdisk_error_text() and vdisk_error_hint(). They block. A
  * domain is used by one thread at a time. Names of images and volumes are UUIDs, in lower case. Sizes are bytes.
  *
+ * Volume groups are changed by commands, whose end is the library's to see: the program may ignore SIGCHLD, block
+ * it, or wait for any child, of which it may find some that it does not know.
+ *
  * Every operation of several steps may be killed between any two: it has happened then, or not, or the next
  * operation on the same image ends or undoes it, and tells so (domain_how.note).
  */
