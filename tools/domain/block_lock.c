@@ -44,7 +44,7 @@ void block_unlock(struct domain *d, int lock)
     if (--s->locks == 0)
         block_rest(d);
     lease_unlock(d, lock);
-    close(lock);
+    file_lock_give(lock);
 }
 
 static void unlock_failed(struct domain *d, int lock)
@@ -70,8 +70,11 @@ static int await_writer(struct domain *d)
 int block_lock(struct domain *d, const struct dom_lock_wish *images, unsigned n, int *ret_lock)
 {
     char path[PATH_MAX];
-    int lock = -1, rc = make_locks(d, path);
+    int lock = -1, rc = dom_check_process(d);
 
+    if (rc < 0)
+        return rc;
+    rc = make_locks(d, path);
     if (rc == 0)
         rc = count_lock(d, file_lock_images(d, path, images, n, &lock));
     if (rc < 0)
@@ -100,8 +103,10 @@ int block_lock_domain(struct domain *d, int *ret_lock)
 {
     const struct file_lock_wish wish = {FILE_LOCK_DOMAIN, d->uuid, true};
     char path[PATH_MAX];
-    int lock = -1, rc = block_judge_pool(d);
+    int lock = -1, rc = dom_check_process(d);
 
+    if (rc == 0)
+        rc = block_judge_pool(d);
     if (rc == 0)
         rc = make_locks(d, path);
     if (rc == 0)

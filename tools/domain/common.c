@@ -150,6 +150,17 @@ int domain_make_uuid(char ret[DOMAIN_UUID])
     return 0;
 }
 
+bool dom_is_of_parent(const struct domain *d)
+{
+    return d->process != getpid();
+}
+
+int dom_check_process(const struct domain *d)
+{
+    return dom_is_of_parent(d) ? dom_fail(ECHILD, "open the domain in this process",
+                                          "%s: was opened by the parent process", d->path) : 0;
+}
+
 const char *domain_path(const struct domain *d)
 {
     return d->path;

@@ -6,6 +6,11 @@
  * All functions that return int give 0 or -errno, with vdisk_error_text() and vdisk_error_hint(). They block. A
  * domain is used by one thread at a time. Names of images and volumes are UUIDs, in lower case. Sizes are bytes.
  *
+ * What a process has open, or locked, does not survive fork(): in the child what needs a lock is -ECHILD,
+ * domain_use_end() and domain_close() take nothing from the parent, and what the parent gives back is free though
+ * the child lives. It opens a domain anew. Where sanlock's leases are, a child that does not call exec() has its
+ * daemon believe, as long as it lives, that the parent does.
+ *
  * Volume groups are changed by commands, whose end is the library's to see: the program may ignore SIGCHLD, block
  * it, or wait for any child, of which it may find some that it does not know.
  *

@@ -166,7 +166,7 @@ int file_lock_take(const char *path, const struct file_lock_wish *wishes, unsign
         rc = take_one(fd, path, &wish, wait);
     }
     if (rc < 0)
-        close(fd);
+        file_lock_give(fd);
     else
         *ret_fd = fd;
     return rc;
@@ -179,6 +179,14 @@ int file_lock_add(int fd, const char *path, const struct file_lock_wish *wish)
     if ((fcntl(fd, F_GETFL) & O_ACCMODE) == O_RDONLY)
         with.exclusive = false;
     return take_one(fd, path, &with, false);
+}
+
+void file_lock_give(int fd)
+{
+    struct flock all = {.l_type = F_UNLCK, .l_whence = SEEK_SET};
+
+    fcntl(fd, F_OFD_SETLK, &all);
+    close(fd);
 }
 
 static int compare_wishes(const void *a, const void *b)

@@ -21,10 +21,13 @@ struct file_lock_wish {
 };
 
 /*
- * All of them, in this order. `path`: of the file. *ret_fd: closing it gives them back. -EAGAIN: the text says who
+ * All of them, in this order. `path`: of the file. *ret_fd: for file_lock_give(). -EAGAIN: the text says who
  * has one. On a file system that is read-only nobody changes anything: all are shared there.
  */
 int file_lock_take(const char *path, const struct file_lock_wish *wishes, unsigned n, bool wait, int *ret_fd);
+
+/* All that were taken by it, though a child that was forked may have it, too; and the descriptor goes. */
+void file_lock_give(int fd);
 
 /* Those that lock() of the contract is asked for: by the names of images, so that none who waits is waited for. */
 int file_lock_images(const struct domain *d, const char *path, const struct dom_lock_wish *images, unsigned n,

@@ -204,6 +204,7 @@ struct domain {
     unsigned               version;
     struct text_domain     md;
     struct domain_how      how;
+    pid_t                  process; /* that has opened it: what it has locked is that one's */
 };
 
 /* ---- uses ------------------------------------------------------------------------------------------------ */
@@ -436,6 +437,10 @@ int dom_judge_top_of(struct domain *d, const struct domain_image *image, const s
  * whatever the other name is, and wherever, it is not written to. -EBUSY.
  */
 int dom_judge_double(struct domain *d, const char *image, const struct domain_volume *v, bool write);
+
+/* Was it opened by the process that this one was forked from? Then what it has locked is left alone: -ECHILD. */
+bool dom_is_of_parent(const struct domain *d);
+int dom_check_process(const struct domain *d);
 
 /* A pause before an attempt to get a lock is made again; *ms is 0 at first. false: there have been enough. */
 bool dom_pause(const struct domain *d, unsigned *ms);

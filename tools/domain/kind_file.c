@@ -236,15 +236,17 @@ static void path_of_locks(const struct domain *d, char ret[PATH_MAX])
 static int file_lock(struct domain *d, const struct dom_lock_wish *images, unsigned n, int *ret_lock)
 {
     char path[PATH_MAX];
-    int lock, rc;
+    int lock, rc = dom_check_process(d);
 
+    if (rc < 0)
+        return rc;
     path_of_locks(d, path);
     rc = file_lock_images(d, path, images, n, &lock);
     if (rc < 0)
         return lease_explain(d, images, n, rc);
     rc = lease_lock(d, images, n, lock);
     if (rc < 0)
-        close(lock);
+        file_lock_give(lock);
     else
         *ret_lock = lock;
     return rc;
@@ -266,16 +268,17 @@ static int file_lock_domain(struct domain *d, int *ret_lock)
 {
     const struct file_lock_wish wish = {FILE_LOCK_DOMAIN, d->uuid, true};
     char path[PATH_MAX];
+    int lock, rc = dom_check_process(d);
 
-    int lock, rc;
-
+    if (rc < 0)
+        return rc;
     path_of_locks(d, path);
     rc = file_lock_take(path, &wish, 1, d->how.wait, &lock);
     if (rc < 0)
         return rc;
     rc = lease_lock_domain(d, lock);
     if (rc < 0)
-        close(lock);
+        file_lock_give(lock);
     else
         *ret_lock = lock;
     return rc;
@@ -284,7 +287,7 @@ static int file_lock_domain(struct domain *d, int *ret_lock)
 static void file_unlock(struct domain *d, int lock)
 {
     lease_unlock(d, lock);
-    close(lock);
+    file_lock_give(lock);
 }
 
 /* ---- images ------------------------------------------------------------------------------------------- */

@@ -51,6 +51,7 @@ static int open_at(const char *path, const struct dom_kind *kind, const struct d
         return dom_fail(ENOMEM, NULL, "out of memory");
     }
     d->kind = kind;
+    d->process = getpid();
     if (how != NULL)
         d->how = *how;
     rc = d->kind->load(d, &text, &len);
@@ -403,7 +404,10 @@ void domain_use_end(struct domain_use *use)
 {
     if (use == NULL)
         return;
-    use->domain->kind->unlock(use->domain, use->lock);
+    if (dom_is_of_parent(use->domain))
+        close(use->lock);
+    else
+        use->domain->kind->unlock(use->domain, use->lock);
     domain_close(use->domain);
     free(use);
 }

@@ -6,7 +6,7 @@
  * Invariants:
  *  1. A lease is known to the daemon once for this process; who else in it has it, too, is counted here.
  *  2. What could not be taken as a whole is given back.
- *  3. The connection ends with this process: no child keeps it.
+ *  3. The connection is this process's: no command gets it, and a child that was forked makes one of its own.
  */
 #include "tools/domain/sanlock.h"
 
@@ -18,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "tools/arith.h"
 #include "tools/domain/sanlock_abi.h"
@@ -37,6 +38,17 @@ static struct {
 } the = {.lock = PTHREAD_MUTEX_INITIALIZER, .connection = -1};
 
 /* ---- the library, and the daemon --------------------------------------------------------------------------- */
+
+/* (3) What the parent has is not given back. */
+static void in_child(void)
+{
+    pthread_mutex_init(&the.lock, NULL); /* a thread of the parent may have held it, with the list half changed */
+    if (the.connection >= 0)
+        close(the.connection);
+    the.connection = -1;
+    the.list = NULL;
+    the.count = 0;
+}
 
 static int load(void)
 {
@@ -70,8 +82,8 @@ static int load(void)
             return dom_fail(ENOTCONN, NULL, "libsanlock.so.1 has no %s: it is too old", names[i].name);
         memcpy((char *)&the.fn + names[i].at, &symbol, sizeof symbol);
     }
-    the.loaded = true;
-    return 0;
+    the.loaded = pthread_atfork(NULL, NULL, in_child) == 0;
+    return the.loaded ? 0 : dom_fail(ENOMEM, NULL, "out of memory");
 }
 
 /* What a call gave, that is no conflict. */

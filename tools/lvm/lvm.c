@@ -273,9 +273,12 @@ bool lvm_is_writer(const struct lvm *l)
 
 void lvm_end(struct lvm *l)
 {
+    struct flock lock = {.l_type = F_UNLCK, .l_whence = SEEK_SET};
+
     assert(l->depth > 0 && l->writer >= 0);
     if (--l->depth > 0)
         return;
+    fcntl(l->writer, F_OFD_SETLK, &lock); /* a child that was forked meanwhile has the file, too */
     close(l->writer);
     l->writer = -1;
 }
