@@ -152,9 +152,16 @@ static void text_of(char ret[NAME + 1], const char text[NAME])
     ret[NAME] = '\0';
 }
 
+/* The daemon is in a folder of its own. */
+static int open_disk(const struct sanlock_disk *disk)
+{
+    assert(disk->path[0] == '/');
+    return open(disk->path, O_RDWR | O_CLOEXEC);
+}
+
 static int read_record(const struct sanlock_disk *disk, struct record *ret)
 {
-    int fd = open(disk->path, O_RDWR | O_CLOEXEC), rv = 0;
+    int fd = open_disk(disk), rv = 0;
 
     if (fd < 0)
         return -errno;
@@ -166,7 +173,7 @@ static int read_record(const struct sanlock_disk *disk, struct record *ret)
 
 static int write_record(const struct sanlock_disk *disk, uint64_t more, const struct record *r)
 {
-    int fd = open(disk->path, O_RDWR | O_CLOEXEC), rv = 0;
+    int fd = open_disk(disk), rv = 0;
 
     if (fd < 0)
         return -errno;

@@ -306,7 +306,8 @@ def test_resize():
     works("resize", "-q", "-f", "qcow2", f"{path}/images/{image}/{name}", "5M")
     r = works("volume", "prepare", f"{path}/{image}")
     check("prepare mends it and says so", "its capacity is 5242880 bytes" in r.stderr, r.stderr)
-    check("prepare prints the path", r.stdout == f"{path}/images/{image}/{name}\n", r.stdout)
+    check("prepare prints the path", r.stdout == os.path.realpath(f"{path}/images/{image}/{name}") + "\n",
+          r.stdout)
     judged(path)
 
 

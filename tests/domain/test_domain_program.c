@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What a program does besides while it has a domain open: it forks. */
+/* What a program does besides while it has a domain open: it forks, and goes to another folder. */
 #include <errno.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -31,7 +31,7 @@ static void assert_int_equal_why(int rc, int expected, const char *call)
         fail_msg("%s: %d, not %d: %s", call, rc, expected, vdisk_error_text());
 }
 
-/* A domain with an image. */
+/* A domain that is opened by a relative path, with an image. */
 static int set_up(void **state)
 {
     struct domain_create o = {.path = "domain", .type = "LOCALFS"};
@@ -158,11 +158,28 @@ static void a_child_takes_nothing(void **state)
     OK(delete_it());
 }
 
+static void the_folder_is_that_of_the_call(void **state)
+{
+    struct domain_volume_result made;
+    struct domain_use *use;
+    char other[DOMAIN_UUID];
+
+    (void)state;
+    snprintf(name, sizeof name, "domain/%s", image);
+    use = use_it();
+    assert_int_equal(chdir("/"), 0);
+    OK(domain_make_uuid(other));
+    OK(domain_volume_create(d, other, &thin, &made));
+    domain_use_end(use);
+    OK(delete_it());
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(a_child_that_lives_keeps_nothing, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_child_takes_nothing, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(the_folder_is_that_of_the_call, set_up, tear_down),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -5,6 +5,7 @@
  *
  * All functions that return int give 0 or -errno, with vdisk_error_text() and vdisk_error_hint(). They block. A
  * domain is used by one thread at a time. Names of images and volumes are UUIDs, in lower case. Sizes are bytes.
+ * A path may be relative to the folder that the process is in when it is given; later it may go to another one.
  *
  * What a process has open, or locked, does not survive fork(): in the child what needs a lock is -ECHILD,
  * domain_use_end() and domain_close() take nothing from the parent, and what the parent gives back is free though

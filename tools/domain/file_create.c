@@ -319,8 +319,8 @@ static int judge(struct making *m)
         memcpy(m->uuid, o->uuid, DOMAIN_UUID);
     if (rc < 0)
         return rc;
-    if (snprintf(m->path, sizeof m->path, "%s/.new-%s", o->path, m->uuid) >= (int)sizeof m->path ||
-        snprintf(m->end, sizeof m->end, "%s/%s", o->path, m->uuid) >= (int)sizeof m->end)
+    if (snprintf(m->path, sizeof m->path, "%s/.new-%s", full, m->uuid) >= (int)sizeof m->path ||
+        snprintf(m->end, sizeof m->end, "%s/%s", full, m->uuid) >= (int)sizeof m->end)
         return dom_fail(ENAMETOOLONG, NULL, "%s: is too long a path", o->path);
     if (lstat(m->end, &st) == 0)
         return dom_fail(EEXIST, NULL, "%s: is there already", m->end);

@@ -153,12 +153,30 @@ static int file_list(const char *path, struct domain_names *names)
     return rc;
 }
 
+/* Whatever folder this process goes to; and sanlock's daemon is in another one. */
+static int make_absolute(struct domain *d)
+{
+    char *full;
+
+    if (d->path[0] == '/')
+        return 0;
+    full = realpath(d->path, NULL);
+    if (full == NULL)
+        return dom_fail_file(errno, d->path, "looking for the folder");
+    free(d->path);
+    d->path = full;
+    return 0;
+}
+
 static int file_load(struct domain *d, char **ret_text, size_t *ret_len)
 {
-    char name[PATH_MAX], *text = malloc(TEXT_DOMAIN_MAX + 2);
+    char name[PATH_MAX], *text;
     struct stat st;
-    int fd, rc;
+    int fd, rc = make_absolute(d);
 
+    if (rc < 0)
+        return rc;
+    text = malloc(TEXT_DOMAIN_MAX + 2);
     if (text == NULL)
         return file_no_memory();
     snprintf(name, sizeof name, "%s/dom_md/metadata", d->path);
