@@ -19,12 +19,13 @@ import sys
 # Room: (files, rooms it may take names from). A file belongs to the first room that has it.
 ROOMS = {
     "engine/base": ("engine/base/*.c", []),
+    "nbd": ("nbd/*.c", []),
     "engine/loop": ("engine/loop/*.c", []),
     "engine/spec": ("engine/spec/*.c", ["engine/loop"]),
     "engine/chain": ("engine/chain/*.c", ["engine/spec", "engine/loop"]),
     "engine": ("engine/*.c", ["engine/chain", "engine/spec", "engine/loop"]),
     "backends/host": ("backends/host/*.c", ["engine/spec", "engine/loop"]),
-    "backends": ("backends/*.c", ["backends/host", "engine/spec", "engine/loop"]),
+    "backends": ("backends/*.c", ["backends/host", "nbd", "engine/spec", "engine/loop"]),
     "backends/lab": ("backends/lab/*.c", ["backends", "engine/spec", "engine/loop"]),
     "jobs": ("jobs/*.c", []),
     "filters": ("filters/*.c", ["engine/spec", "engine/loop"]),
@@ -220,7 +221,7 @@ def main():
         print("skipped: there is no nm")
         return 77
     root = pathlib.Path(sys.argv[1])
-    folders = ("engine", "backends", "filters", "qcow2", "jobs", "tools/domain", "tools/lvm", "tools/lv")
+    folders = ("engine", "nbd", "backends", "filters", "qcow2", "jobs", "tools/domain", "tools/lvm", "tools/lv")
     paths = [str(path.relative_to(root)) for folder in folders
              for path in sorted((root / folder).rglob("*.c"))]
     if any("vdisk-fio" in archive for archive in sys.argv[2:]): # built where fio's source is

@@ -17,6 +17,7 @@ LEAST = {
     "engine": 15,
     "engine/base": 22,
     "engine/loop": 30,
+    "nbd": 16,
     "qcow2/format": 37,
     "qcow2/meta": 26,
     "qcow2/space": 24,

@@ -9,15 +9,16 @@ import pathlib
 import re
 import sys
 
-FOLDERS = ["engine", "backends", "filters", "qcow2", "jobs", "tools", "bench", "bindings", "tests", ".ci"]
-LIBRARY = ["engine", "backends", "filters", "qcow2", "jobs"]
+FOLDERS = ["nbd", "engine", "backends", "filters", "qcow2", "jobs", "tools", "bench", "bindings", "tests", ".ci"]
+LIBRARY = ["nbd", "engine", "backends", "filters", "qcow2", "jobs"]
 # Which folders a folder may include from.
 MAY_INCLUDE = {
     "engine": {"engine"},
-    "backends": {"engine", "backends", "filters"},  # drivers.c lists both
+    "nbd": {"nbd", "engine/base"},
+    "backends": {"engine", "backends", "filters", "nbd"},  # drivers.c lists both
     "filters": {"engine", "filters"},
     "qcow2": {"engine", "qcow2"},
-    "tests": {"engine", "backends", "filters", "qcow2", "jobs", "tools", "bench", "tests"},
+    "tests": {"engine", "nbd", "backends", "filters", "qcow2", "jobs", "tools", "bench", "tests"},
     # Of the library these have what is installed: <vdisk.h>, <vdisk-space.h>, <vdisk-image.h>, <vdisk-bulk.h>,
     # <vdisk-backend.h>, <vdisk-lab.h>.
     "jobs": {"jobs"},
