@@ -20,12 +20,13 @@ import sys
 ROOMS = {
     "engine/base": ("engine/base/*.c", []),
     "nbd": ("nbd/*.c", []),
+    "tls": ("tls/*.c", []),
     "engine/loop": ("engine/loop/*.c", []),
     "engine/spec": ("engine/spec/*.c", ["engine/loop"]),
     "engine/chain": ("engine/chain/*.c", ["engine/spec", "engine/loop"]),
     "engine": ("engine/*.c", ["engine/chain", "engine/spec", "engine/loop"]),
     "backends/host": ("backends/host/*.c", ["engine/spec", "engine/loop"]),
-    "backends": ("backends/*.c", ["backends/host", "nbd", "engine/spec", "engine/loop"]),
+    "backends": ("backends/*.c", ["backends/host", "nbd", "tls", "engine/spec", "engine/loop"]),
     "backends/lab": ("backends/lab/*.c", ["backends", "engine/spec", "engine/loop"]),
     "jobs": ("jobs/*.c", []),
     "filters": ("filters/*.c", ["engine/spec", "engine/loop"]),
@@ -221,7 +222,8 @@ def main():
         print("skipped: there is no nm")
         return 77
     root = pathlib.Path(sys.argv[1])
-    folders = ("engine", "nbd", "backends", "filters", "qcow2", "jobs", "tools/domain", "tools/lvm", "tools/lv")
+    folders = ("engine", "nbd", "tls", "backends", "filters", "qcow2", "jobs", "tools/domain", "tools/lvm",
+               "tools/lv")
     paths = [str(path.relative_to(root)) for folder in folders
              for path in sorted((root / folder).rglob("*.c"))]
     if any("vdisk-fio" in archive for archive in sys.argv[2:]): # built where fio's source is

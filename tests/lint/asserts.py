@@ -18,6 +18,7 @@ LEAST = {
     "engine/base": 22,
     "engine/loop": 30,
     "nbd": 16,
+    "tls": 14,
     "qcow2/format": 37,
     "qcow2/meta": 26,
     "qcow2/space": 24,

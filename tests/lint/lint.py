@@ -9,16 +9,17 @@ import pathlib
 import re
 import sys
 
-FOLDERS = ["nbd", "engine", "backends", "filters", "qcow2", "jobs", "tools", "bench", "bindings", "tests", ".ci"]
-LIBRARY = ["nbd", "engine", "backends", "filters", "qcow2", "jobs"]
+LIBRARY = ["nbd", "tls", "engine", "backends", "filters", "qcow2", "jobs"]
+FOLDERS = [*LIBRARY, "tools", "bench", "bindings", "tests", ".ci"]
 # Which folders a folder may include from.
 MAY_INCLUDE = {
     "engine": {"engine"},
     "nbd": {"nbd", "engine/base"},
-    "backends": {"engine", "backends", "filters", "nbd"},  # drivers.c lists both
+    "tls": {"tls"},
+    "backends": {"engine", "backends", "filters", "nbd", "tls"},  # drivers.c lists both
     "filters": {"engine", "filters"},
     "qcow2": {"engine", "qcow2"},
-    "tests": {"engine", "nbd", "backends", "filters", "qcow2", "jobs", "tools", "bench", "tests"},
+    "tests": {"engine", "nbd", "tls", "backends", "filters", "qcow2", "jobs", "tools", "bench", "tests"},
     # Of the library these have what is installed: <vdisk.h>, <vdisk-space.h>, <vdisk-image.h>, <vdisk-bulk.h>,
     # <vdisk-backend.h>, <vdisk-lab.h>.
     "jobs": {"jobs"},
