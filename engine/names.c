@@ -9,6 +9,7 @@
 #include "engine/format.h"
 #include "engine/chain/layer_name.h"
 #include "engine/spec/option.h"
+#include "engine/spec/object.h"
 #include "engine/spec/secret.h"
 #include "engine/volume.h"
 

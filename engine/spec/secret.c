@@ -12,7 +12,6 @@
  */
 #include "engine/spec/secret.h"
 
-#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -25,6 +24,7 @@
 #include "engine/base/mem.h"
 #include "engine/base/short_lock.h"
 #include "engine/spec.h"
+#include "engine/spec/object_id.h"
 
 struct secret {
     struct secret *next;
@@ -63,22 +63,11 @@ static struct secret **find(const char *id)
     return at;
 }
 
-/* What QEMU takes for one: a letter, then letters, digits, '-', '.', '_'. */
-static bool is_id(const char *id)
-{
-    if (!isalpha((unsigned char)id[0]) || strnlen(id, SECRET_ID_MAX + 1) > SECRET_ID_MAX)
-        return false;
-    for (const char *p = id; *p; p++)
-        if (!isalnum((unsigned char)*p) && !strchr("-._", *p))
-            return false;
-    return true;
-}
-
 static struct secret *make(const char *id, const void *data, size_t len)
 {
     struct secret *s = mem_calloc(1, sizeof *s);
 
-    assert(is_id(id) && len <= SECRET_BYTES_MAX);
+    assert(object_is_id(id) && len <= SECRET_BYTES_MAX);
     if (!s)
         return NULL;
     s->id = mem_strdup(id);
@@ -98,9 +87,8 @@ int secret_add(const char *id, const void *data, size_t len)
     struct secret *s, **at;
     int rc = 0;
 
-    if (!is_id(id))
-        return err_hint(err_set(EINVAL, "secret: the id is none"),
-                        "a letter, then letters, digits, '-', '.' and '_', %d at most", SECRET_ID_MAX);
+    if (!object_is_id(id))
+        return object_bad_id("secret");
     if (len > SECRET_BYTES_MAX)
         return err_set(EFBIG, "secret '%s': has more than %d bytes", id, SECRET_BYTES_MAX);
     s = make(id, data, len);
@@ -267,12 +255,31 @@ static bool decode(struct bytes *b)
     return true;
 }
 
-static int add_from(const char *id, const struct spec *s)
+/* What is unknown may be a part of the secret, after a comma: it is not shown. */
+static int check_members(const struct spec *s)
+{
+    static const char *const known[] = {"qom-type", "id", "data", "file", "format"};
+
+    for (unsigned i = 0; i < s->count; i++) {
+        bool found = false;
+        for (size_t k = 0; k < sizeof known / sizeof known[0]; k++)
+            found |= strcmp(known[k], s->members[i].key) == 0 && s->members[i].kind == SPEC_TEXT;
+        if (!found)
+            return err_hint(err_set(EINVAL, "an object of type secret has no such option (the one at place %u); "
+                                    "it has: id, data, file, format", i + 1),
+                            "a comma in a value is written as two");
+    }
+    return 0;
+}
+
+int secret_add_object(const char *id, const struct spec *s)
 {
     const char *data = spec_text(s, "data"), *file = spec_text(s, "file"), *format = spec_text(s, "format");
     struct bytes b = {0};
-    int rc = 0;
+    int rc = check_members(s);
 
+    if (rc < 0)
+        return rc;
     if (!data == !file)
         return err_set(EINVAL, "secret '%s': takes either data or file", id);
     if (format && strcmp(format, "raw") != 0 && strcmp(format, "base64") != 0)
@@ -293,47 +300,5 @@ static int add_from(const char *id, const struct spec *s)
         rc = secret_add(id, b.data, b.len);
     assert(b.data != NULL || rc < 0);
     secret_release(b.data, b.len);
-    return rc;
-}
-
-/* What is unknown may be a part of the secret, after a comma: it is not shown. */
-static int check_members(const struct spec *s)
-{
-    static const char *const known[] = {"qom-type", "id", "data", "file", "format"};
-
-    for (unsigned i = 0; i < s->count; i++) {
-        bool found = false;
-        for (size_t k = 0; k < sizeof known / sizeof known[0]; k++)
-            found |= strcmp(known[k], s->members[i].key) == 0 && s->members[i].kind == SPEC_TEXT;
-        if (!found)
-            return err_hint(err_set(EINVAL, "an object of type secret has no such option (the one at place %u); "
-                                    "it has: id, data, file, format", i + 1),
-                            "a comma in a value is written as two");
-    }
-    return 0;
-}
-
-int object_add(const char *text)
-{
-    struct spec *s = NULL;
-    const char *type, *id;
-    int rc = text[0] == '{' ? spec_parse_json("object", text, &s)
-                            : spec_parse_opts("object", text, "qom-type", &s);
-
-    if (rc < 0) /* that text has some of this one in it */
-        return err_hint(err_set(rc, rc == -ENOMEM ? "out of memory" : "an object cannot be understood"),
-                        "write secret,id=NAME,file=PATH");
-    type = spec_text(s, "qom-type");
-    id = spec_text(s, "id");
-    if (!type || strcmp(type, "secret") != 0)
-        rc = err_hint(err_set(ENOTSUP, "an object of this type is not supported"), "only secret is");
-    else
-        rc = check_members(s);
-    if (rc == 0 && (!id || !is_id(id)))
-        rc = err_hint(err_set(EINVAL, "secret: has no id, or one that is none"),
-                      "a letter, then letters, digits, '-', '.' and '_', %d at most", SECRET_ID_MAX);
-    if (rc == 0)
-        rc = add_from(id, s);
-    spec_free(s);
     return rc;
 }

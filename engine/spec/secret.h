@@ -10,14 +10,16 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { SECRET_BYTES_MAX = 1 << 20, SECRET_ID_MAX = 127 };
+enum { SECRET_BYTES_MAX = 1 << 20 };
+
+struct spec;
 
 /*
- * "secret,id=NAME,data=TEXT" or file=PATH in place of data, and format=raw (default) or base64; or as JSON,
- * {"qom-type":"secret","id":...}. -EINVAL: not that, or there is one of that id; -ENOENT and others of the file;
- * -EFBIG; -ENOMEM. The text of an error has nothing of the data in it.
+ * An object (object.h): data=TEXT, or file=PATH in place of it, and format=raw (default) or base64. -EINVAL: not
+ * that, or there is one of that id; -ENOENT and others of the file; -EFBIG; -ENOMEM. The text of an error has
+ * nothing of the data in it.
  */
-int object_add(const char *text);
+int secret_add_object(const char *id, const struct spec *s);
 
 /* `data` is copied. Errors as above. */
 int secret_add(const char *id, const void *data, size_t len);

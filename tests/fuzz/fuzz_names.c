@@ -9,6 +9,7 @@
 #include "engine/base/bits.h"
 #include "engine/chain/layer_name.h"
 #include "engine/spec.h"
+#include "engine/spec/object.h"
 #include "engine/spec/secret.h"
 #include "engine/vdisk.h"
 #include "tests/fuzz/fuzz.h"

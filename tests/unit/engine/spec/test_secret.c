@@ -14,6 +14,7 @@
 #include <cmocka.h>
 
 #include "engine/base/bits.h"
+#include "engine/spec/object.h"
 #include "engine/spec/secret.h"
 #include "engine/vdisk.h"
 
