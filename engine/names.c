@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What the public header tells of drivers and their options, and its door to the secrets. */
+/* What the public header tells of drivers and their options, and its door to secrets and credentials. */
 #include <errno.h>
 #include <string.h>
 
@@ -8,8 +8,9 @@
 #include "engine/base/error.h"
 #include "engine/format.h"
 #include "engine/chain/layer_name.h"
-#include "engine/spec/option.h"
+#include "engine/spec/creds.h"
 #include "engine/spec/object.h"
+#include "engine/spec/option.h"
 #include "engine/spec/secret.h"
 #include "engine/volume.h"
 
@@ -79,4 +80,30 @@ int vdisk_secret_add(const char *id, const void *data, size_t len)
 int vdisk_secret_remove(const char *id)
 {
     return ERR_CALL(secret_remove(id ? id : ""));
+}
+
+static int get_tls_creds(const char *id, struct vdisk_tls_creds *ret)
+{
+    size_t size = ret ? ret->size : 0;
+    struct vdisk_tls_creds known = {.size = size};
+    const struct creds *c;
+
+    if (!id || size < offsetof(struct vdisk_tls_creds, reserved))
+        return err_set(EINVAL, "TLS credentials: no id, or a struct that is too small");
+    c = creds_find(id);
+    if (!c)
+        return err_set(ENOENT, "there are no TLS credentials '%.*s'", SPEC_SHOWN(id));
+    known.dir = c->dir;
+    known.username = c->username;
+    known.priority = c->priority;
+    known.server = c->keys.end == TLS_SERVER;
+    known.psk = c->keys.psk;
+    known.verify_peer = c->keys.verify_peer;
+    memcpy(ret, &known, min_u64(size, sizeof known));
+    return 0;
+}
+
+int vdisk_get_tls_creds(const char *id, struct vdisk_tls_creds *ret_creds)
+{
+    return ERR_CALL(get_tls_creds(id, ret_creds));
 }

@@ -185,10 +185,26 @@ VDISK_API int vdisk_get_driver_option(const char *driver, unsigned index, struct
  * with format=raw or format=base64, a comma in a value doubled; or the same as JSON, with "qom-type". Data is
  * copied, 1 MiB at most; memory that held it is overwritten. Any thread. Errors: -EINVAL: not that, or the id is
  * taken; -ENOTSUP: another kind of object; -EFBIG; -ENOMEM; of the file; -ENOENT: there is none to remove.
+ *
+ * Objects are also credentials for TLS, as QEMU has them, which stay to the end of the process:
+ * "tls-creds-x509,id=ID,dir=FOLDER" with endpoint=client (the default) or server, verify-peer=on (the default) or
+ * off, priority=TEXT (GnuTLS's words); or "tls-creds-psk" with username=NAME in place of verify-peer. Their files
+ * are loaded then: -ENOENT and others of a file, -EACCES: anybody may read a key, -ENOTSUP: there is no GnuTLS.
  */
 VDISK_API int vdisk_object_add(const char *text);
 VDISK_API int vdisk_secret_add(const char *id, const void *data, size_t len);
 VDISK_API int vdisk_secret_remove(const char *id);
+
+struct vdisk_tls_creds {
+    size_t      size;        /* set by the caller: sizeof(struct vdisk_tls_creds) */
+    const char *dir;         /* texts stay to the end of the process */
+    const char *username;    /* NULL: none was given */
+    const char *priority;    /* the same */
+    uint32_t    server, psk, verify_peer, reserved; /* 0 or 1 */
+};
+
+/* What credentials were made of, for a program that speaks TLS itself. Any thread. Errors: -ENOENT; -EINVAL. */
+VDISK_API int vdisk_get_tls_creds(const char *id, struct vdisk_tls_creds *ret_creds);
 
 /*
  * Open a volume with its backing chain. Blocks. `opts` may be NULL. On success *ret_vdisk is the caller's, to

@@ -10,6 +10,7 @@
 
 #include "engine/base/error.h"
 #include "engine/spec.h"
+#include "engine/spec/creds.h"
 #include "engine/spec/object_id.h"
 #include "engine/spec/secret.h"
 
@@ -18,6 +19,8 @@ static const struct {
     int (*add)(const char *id, const struct spec *s);
 } types[] = {
     {"secret", secret_add_object},
+    {"tls-creds-x509", creds_add_x509},
+    {"tls-creds-psk", creds_add_psk},
 };
 
 static int add(const char *type, const struct spec *s)
@@ -28,7 +31,8 @@ static int add(const char *type, const struct spec *s)
         if (strcmp(type, types[i].type) == 0)
             return id && object_is_id(id) ? types[i].add(id, s) : object_bad_id(types[i].type);
     }
-    return err_hint(err_set(ENOTSUP, "an object of this type is not supported"), "only secret is");
+    return err_hint(err_set(ENOTSUP, "an object of this type is not supported"),
+                    "there are secret, tls-creds-x509 and tls-creds-psk");
 }
 
 int object_add(const char *text)

@@ -22,7 +22,7 @@ ROOMS = {
     "nbd": ("nbd/*.c", []),
     "tls": ("tls/*.c", []),
     "engine/loop": ("engine/loop/*.c", []),
-    "engine/spec": ("engine/spec/*.c", ["engine/loop"]),
+    "engine/spec": ("engine/spec/*.c", ["engine/loop", "tls"]),
     "engine/chain": ("engine/chain/*.c", ["engine/spec", "engine/loop"]),
     "engine": ("engine/*.c", ["engine/chain", "engine/spec", "engine/loop"]),
     "backends/host": ("backends/host/*.c", ["engine/spec", "engine/loop"]),

@@ -113,7 +113,7 @@ static void refused(void **state)
     } cases[] = {
         {"", "not supported", ENOTSUP},
         {"sEcReT", "not supported", ENOTSUP},
-        {"tls-creds-x509,id=a", "not supported", ENOTSUP},
+        {"tls-creds-anon,id=a", "not supported", ENOTSUP},
         {"secret,data=sEcReT", "has no id", EINVAL},
         {"secret,id=1a,data=sEcReT", "one that is none", EINVAL},
         {"secret,id=a b,data=sEcReT", "one that is none", EINVAL},
