@@ -49,6 +49,7 @@ struct backend {
     uint32_t         max_iov;
     uint32_t         caps;         /* enum backend_caps */
     uint32_t         discard_align;/* IO_DISCARD works on units of it */
+    uint32_t         preferred;    /* reads and writes of it, so aligned, cost the least; a power of two, or 0 */
     bool             read_only;
     bool             direct;       /* O_DIRECT */
     bool             cached;       /* in the host's page cache: IO_FUA is not asked of it, but a flush: fd.c */

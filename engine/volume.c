@@ -325,7 +325,8 @@ static void fill_limits(const struct layer *layer, struct vdisk_info *info)
     const struct backend *b = layer->data;
 
     info->max_transfer = b->max_transfer;
-    info->preferred_transfer = (uint32_t)max_u64(layer->cluster_size, max_u64(b->align, 4096));
+    info->preferred_transfer = (uint32_t)max_u64(max_u64(layer->cluster_size, b->preferred),
+                                                 max_u64(b->align, 4096));
     assert(is_power_of_two(info->preferred_transfer) && info->preferred_transfer >= b->align);
     info->zero_align = layer->zero_align ? layer->zero_align : b->align;
     info->discard_align = (uint32_t)max_u64(layer->zero_align ? layer->zero_align : b->discard_align, 1);
