@@ -8,6 +8,7 @@ const struct backend_driver *const backend_drivers[] = {
     &memory_driver,
     &null_driver,
     &user_driver,
+    &rbd_driver,
     &window_driver,
     &rotate_driver,
     &blockdev_driver,

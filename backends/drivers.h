@@ -8,6 +8,7 @@ extern const struct backend_driver blockdev_driver;
 extern const struct backend_driver file_driver;
 extern const struct backend_driver memory_driver;
 extern const struct backend_driver null_driver;
+extern const struct backend_driver rbd_driver;
 extern const struct backend_driver sim_driver;
 extern const struct backend_driver user_driver;
 extern const struct backend_driver window_driver;

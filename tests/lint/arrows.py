@@ -27,6 +27,7 @@ ROOMS = {
     "engine": ("engine/*.c", ["engine/chain", "engine/spec", "engine/loop"]),
     "backends/host": ("backends/host/*.c", ["engine/spec", "engine/loop"]),
     "backends": ("backends/*.c", ["backends/host", "nbd", "tls", "engine/spec", "engine/loop"]),
+    "backends/rbd": ("backends/rbd/*.c", ["backends", "engine/spec", "engine/loop"]),
     "backends/lab": ("backends/lab/*.c", ["backends", "engine/spec", "engine/loop"]),
     "jobs": ("jobs/*.c", []),
     "filters": ("filters/*.c", ["engine/spec", "engine/loop"]),
@@ -63,6 +64,7 @@ ALSO = {
     ("backends", "rotate_driver"): "the list of backends has the filters, too",
     ("tools/domain", "dom_kind_file"): "the list of kinds: the only name that operations have of one",
     ("tools/domain", "dom_kind_block"): "the list of kinds: the same",
+    ("backends", "rbd_driver"): "the list of backends has images of Ceph, too",
     ("backends", "sim_driver"): "the list of backends has the simulated disks of tests, too",
 }
 BY_NAME = {  # name: (rooms, why)
