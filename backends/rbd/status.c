@@ -101,8 +101,10 @@ int64_t rbd_blocking_status(struct io *io)
     if (w.wrong || (rc < 0 && rc != FULL)) {
         w.s->count = 0;
         status_add(w.s, w.end, false);
-    } else if (rc >= 0 && w.pos < w.end) {
-        status_add(w.s, w.end, true); /* or there is no room for it */
+    } else if (rc >= 0) { /* what is left, and lies behind the end; or there is no room for it */
+        w.end = w.end == io->offset + inside ? io->offset + io->len : w.end;
+        if (w.pos < w.end)
+            status_add(w.s, w.end, true);
     }
     return 0;
 }

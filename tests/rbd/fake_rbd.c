@@ -1,0 +1,533 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The librbd of tests: fake_ceph.h says what it can be told. Images have objects of 64 KiB, stay until they are
+ * removed, and are the process's. What a caller must not do is asserted: beyond the end, twice, not given back.
+ */
+#undef NDEBUG
+#include <assert.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/uio.h>
+
+#include "backends/rbd/ceph.h"
+#include "tests/rbd/fake_ceph.h"
+#include "tests/rbd/fake_client.h"
+
+enum { OBJECT = 64 << 10, IMAGES = 16, MOST = 64 << 20, WAITING = 4096 };
+
+struct image {
+    char     name[64];
+    bool     there;
+    uint64_t size;
+    uint8_t *data;               /* MOST bytes */
+    bool     objects[MOST / OBJECT];
+};
+
+/* An open image. */
+struct handle {
+    struct fake_client *client;
+    struct image       *image;
+    bool                read_only, locked;
+};
+
+struct completion {
+    ceph_done_fn   *fn;
+    void           *arg;
+    struct handle  *handle;
+    ssize_t         result;
+    bool            flush, ended;
+};
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t more = PTHREAD_COND_INITIALIZER, end = PTHREAD_COND_INITIALIZER;
+static struct image images[IMAGES];                 /* these under the lock */
+static struct completion *waiting[WAITING];
+static unsigned waiting_count;
+static bool has_thread;
+static uint64_t drawn = 1;
+static unsigned long long thick;
+static atomic_int handles, flushes;
+
+fake_handles_fn fake_handles;
+fake_flushes_fn fake_flushes;
+fake_exists_fn fake_exists;
+fake_thick_fn fake_thick;
+#define DECLARE(result, name, arguments) result name arguments;
+CEPH_RBD(DECLARE, DECLARE)
+
+int fake_handles(void)
+{
+    return atomic_load(&handles);
+}
+
+int fake_flushes(void)
+{
+    return atomic_load(&flushes);
+}
+
+unsigned long long fake_thick(void)
+{
+    return thick;
+}
+
+static struct image *find(const char *name)
+{
+    for (unsigned i = 0; i < IMAGES; i++)
+        if (images[i].there && strcmp(images[i].name, name) == 0)
+            return &images[i];
+    return NULL;
+}
+
+int fake_exists(const char *name)
+{
+    return find(name) != NULL;
+}
+
+/* ---- images ----------------------------------------------------------------------------------------------- */
+
+int rbd_create(void *ioctx, const char *name, uint64_t size, int *order)
+{
+    struct image *m = images;
+
+    assert(*order == 0 && size <= MOST && strlen(name) < sizeof m->name);
+    if (fake_fails(ioctx, "rbd_create"))
+        return -EIO;
+    if (find(name))
+        return -EEXIST;
+    while (m->there)
+        m++;
+    assert(m < images + IMAGES);
+    snprintf(m->name, sizeof m->name, "%s", name);
+    m->there = true;
+    m->size = size;
+    m->data = calloc(1, MOST);
+    assert(m->data);
+    memset(m->objects, 0, sizeof m->objects);
+    return 0;
+}
+
+int rbd_remove(void *ioctx, const char *name)
+{
+    struct image *m = find(name);
+    struct fake_client *c = ioctx;
+
+    assert(c->images == 0); /* a watcher, of which librbd would say EBUSY */
+    if (!m)
+        return -ENOENT;
+    m->there = false;
+    free(m->data);
+    return 0;
+}
+
+static int open_image(void *ioctx, const char *name, void **image, bool read_only)
+{
+    struct fake_client *c = ioctx;
+    struct image *m = find(name);
+    struct handle *h;
+
+    if (fake_fails(c, "rbd_open"))
+        return -EIO;
+    if (!m)
+        return -ENOENT;
+    h = calloc(1, sizeof *h);
+    assert(h);
+    *h = (struct handle){.client = c, .image = m, .read_only = read_only};
+    c->images++;
+    atomic_fetch_add(&handles, 1);
+    *image = h;
+    return 0;
+}
+
+int rbd_open(void *ioctx, const char *name, void **image, const char *snapshot)
+{
+    assert(!snapshot);
+    return open_image(ioctx, name, image, false);
+}
+
+int rbd_open_read_only(void *ioctx, const char *name, void **image, const char *snapshot)
+{
+    return open_image(ioctx, name, image, true);
+}
+
+int rbd_close(void *image)
+{
+    struct handle *h = image;
+
+    assert(h->client->images > 0 && !h->locked);
+    assert(fake_number(h->client, "rados_osd_op_timeout") > 0); /* it would wait for ever */
+    h->client->images--;
+    atomic_fetch_sub(&handles, 1);
+    free(h);
+    return 0;
+}
+
+static int ask(void *image, const char *function)
+{
+    return fake_fails(((struct handle *)image)->client, function) ? -EIO : 0;
+}
+
+int rbd_get_size(void *image, uint64_t *size)
+{
+    pthread_mutex_lock(&lock);
+    *size = ((struct handle *)image)->image->size;
+    pthread_mutex_unlock(&lock);
+    return ask(image, "rbd_get_size");
+}
+
+int rbd_get_features(void *image, uint64_t *features)
+{
+    *features = CEPH_FEATURE_EXCLUSIVE_LOCK | CEPH_FEATURE_FAST_DIFF;
+    return ask(image, "rbd_get_features");
+}
+
+int rbd_get_flags(void *image, uint64_t *flags)
+{
+    *flags = 0;
+    return ask(image, "rbd_get_flags");
+}
+
+int rbd_get_overlap(void *image, uint64_t *overlap)
+{
+    *overlap = fake_number(((struct handle *)image)->client, "fake_overlap");
+    return ask(image, "rbd_get_overlap");
+}
+
+int rbd_get_stripe_unit(void *image, uint64_t *unit)
+{
+    *unit = OBJECT;
+    return ask(image, "rbd_get_stripe_unit");
+}
+
+int rbd_get_stripe_count(void *image, uint64_t *count)
+{
+    *count = 1;
+    return ask(image, "rbd_get_stripe_count");
+}
+
+int rbd_stat(void *image, void *info, size_t len)
+{
+    struct handle *h = image;
+    struct ceph_stat *st = info;
+
+    assert(len >= sizeof *st);
+    st->size = h->image->size;
+    st->object_size = OBJECT;
+    return ask(image, "rbd_stat");
+}
+
+/* What lies behind a new end reads as zeros when it comes back. */
+int rbd_resize(void *image, uint64_t size)
+{
+    struct handle *h = image;
+    struct image *m = h->image;
+
+    assert(!h->read_only && size <= MOST);
+    if (ask(image, "rbd_resize") < 0)
+        return -EIO;
+    pthread_mutex_lock(&lock);
+    if (size < m->size) {
+        memset(m->data + size, 0, m->size - size);
+        for (uint64_t i = (size + OBJECT - 1) / OBJECT; i < MOST / OBJECT; i++)
+            m->objects[i] = false;
+    }
+    m->size = size;
+    pthread_mutex_unlock(&lock);
+    return 0;
+}
+
+static int tell_odd(struct handle *h, ceph_extent_fn *fn, void *arg)
+{
+    int rc = fn(UINT64_MAX - 10, 100, 1, arg);
+
+    return rc < 0 ? rc : fn(0, SIZE_MAX, 1, arg);
+}
+
+int rbd_diff_iterate2(void *image, const char *from, uint64_t offset, uint64_t len, uint8_t include_parent,
+                      uint8_t whole_object, ceph_extent_fn *fn, void *arg)
+{
+    struct handle *h = image;
+    uint64_t first = offset / OBJECT, n = (offset + len + OBJECT - 1) / OBJECT - first;
+    bool back = fake_is(h->client, "fake_extents", "back");
+
+    assert(!from && whole_object && offset % OBJECT == 0 && offset + len <= h->image->size);
+    if (ask(image, "rbd_diff_iterate2") < 0)
+        return -EIO;
+    if (fake_is(h->client, "fake_extents", "odd"))
+        return tell_odd(h, fn, arg);
+    for (uint64_t i = 0; i < n; i++) {
+        uint64_t object = first + (back ? n - 1 - i : i);
+        int rc = h->image->objects[object] ? fn(object * OBJECT, OBJECT, 1, arg) : 0;
+        if (rc < 0)
+            return rc;
+    }
+    return 0;
+}
+
+/* ---- locks ------------------------------------------------------------------------------------------------ */
+
+int rbd_lock_acquire(void *image, int mode)
+{
+    struct handle *h = image;
+
+    assert(mode == CEPH_LOCK_EXCLUSIVE && !h->locked);
+    if (ask(image, "rbd_lock_acquire") < 0)
+        return -EROFS;
+    h->locked = true;
+    return 0;
+}
+
+int rbd_lock_release(void *image)
+{
+    struct handle *h = image;
+
+    assert(h->locked);
+    h->locked = false;
+    return 0;
+}
+
+int rbd_lock_get_owners(void *image, int *mode, char **owners, size_t *count)
+{
+    struct handle *h = image;
+
+    if (!fake_setting(h->client, "fake_owner"))
+        return -ENOENT;
+    assert(*count > 0);
+    owners[0] = strdup("192.0.2.7:0/4242");
+    *count = 1;
+    atomic_fetch_add(&handles, 1);
+    return 0;
+}
+
+void rbd_lock_get_owners_cleanup(char **owners, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        free(owners[i]);
+    atomic_fetch_sub(&handles, 1);
+}
+
+int rbd_watchers_list(void *image, struct ceph_watcher *watchers, size_t *count)
+{
+    struct handle *h = image;
+
+    watchers[0].address = strdup(fake_is(h->client, "fake_owner", "live") ? "192.0.2.7:0/4242" : "192.0.2.8:0/1");
+    *count = 1;
+    atomic_fetch_add(&handles, 1);
+    return 0;
+}
+
+void rbd_watchers_list_cleanup(struct ceph_watcher *watchers, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        free(watchers[i].address);
+    atomic_fetch_sub(&handles, 1);
+}
+
+/* ---- completions ------------------------------------------------------------------------------------------ */
+
+int rbd_aio_create_completion(void *arg, ceph_done_fn *fn, void **completion)
+{
+    struct completion *c = calloc(1, sizeof *c);
+
+    assert(c);
+    c->fn = fn;
+    c->arg = arg;
+    atomic_fetch_add(&handles, 1);
+    *completion = c;
+    return 0;
+}
+
+int rbd_aio_wait_for_complete(void *completion)
+{
+    struct completion *c = completion;
+
+    pthread_mutex_lock(&lock);
+    while (!c->ended)
+        pthread_cond_wait(&end, &lock);
+    pthread_mutex_unlock(&lock);
+    return 0;
+}
+
+ssize_t rbd_aio_get_return_value(void *completion)
+{
+    struct completion *c = completion;
+
+    assert(c->ended);
+    return c->result;
+}
+
+void rbd_aio_release(void *completion)
+{
+    atomic_fetch_sub(&handles, 1);
+    free(completion);
+}
+
+/* Who waits for it may give it back as soon as it has ended. */
+static void tell(struct completion *c)
+{
+    ceph_done_fn *fn = c->fn;
+
+    atomic_fetch_add(&flushes, c->flush ? 1 : 0);
+    pthread_mutex_lock(&lock);
+    c->ended = true;
+    pthread_cond_broadcast(&end);
+    pthread_mutex_unlock(&lock);
+    if (fn)
+        fn(c, c->arg);
+}
+
+static uint64_t draw(uint64_t n)
+{
+    drawn = drawn * UINT64_C(6364136223846793005) + 1442695040888963407;
+    return (drawn >> 33) % n;
+}
+
+/* Any of those that wait. */
+static void *run(void *arg)
+{
+    for (;;) {
+        struct completion *c;
+        uint64_t i;
+        pthread_mutex_lock(&lock);
+        while (waiting_count == 0)
+            pthread_cond_wait(&more, &lock);
+        i = draw(waiting_count);
+        c = waiting[i];
+        waiting[i] = waiting[--waiting_count];
+        pthread_mutex_unlock(&lock);
+        tell(c);
+    }
+    return NULL;
+}
+
+static void end_late(struct completion *c)
+{
+    pthread_t thread;
+
+    pthread_mutex_lock(&lock);
+    if (!has_thread) {
+        assert(pthread_create(&thread, NULL, run, NULL) == 0);
+        pthread_detach(thread);
+    }
+    has_thread = true;
+    assert(waiting_count < WAITING);
+    waiting[waiting_count++] = c;
+    pthread_cond_signal(&more);
+    pthread_mutex_unlock(&lock);
+}
+
+/* The work is done; now its end is told, as the client's settings have it. */
+static int finish(struct handle *h, const char *function, struct completion *c, ssize_t result)
+{
+    bool late = fake_is(h->client, "fake_end", "late");
+
+    if (fake_is(h->client, "fake_end", "mixed")) {
+        pthread_mutex_lock(&lock);
+        late = draw(2);
+        pthread_mutex_unlock(&lock);
+    }
+    c->result = fake_is(h->client, "fake_fail", function) ? -EIO : result;
+    if (late)
+        end_late(c);
+    else
+        tell(c);
+    return 0;
+}
+
+/* ---- I/O -------------------------------------------------------------------------------------------------- */
+
+static void mark(struct image *m, uint64_t offset, uint64_t len)
+{
+    for (uint64_t i = offset / OBJECT; i * OBJECT < offset + len; i++)
+        m->objects[i] = true;
+}
+
+int rbd_aio_readv(void *image, const struct iovec *iov, int iovcnt, uint64_t offset, void *completion)
+{
+    struct handle *h = image;
+    uint64_t most = fake_number(h->client, "fake_short"), left = most ? most : UINT64_MAX, all = 0;
+
+    if (ask(image, "rbd_aio_readv") < 0)
+        return -EIO;
+    pthread_mutex_lock(&lock);
+    for (int i = 0; i < iovcnt; i++) {
+        uint64_t n = iov[i].iov_len < left ? iov[i].iov_len : left;
+        assert(offset + all + iov[i].iov_len <= h->image->size);
+        memcpy(iov[i].iov_base, h->image->data + offset + all, n);
+        all += n;
+        left -= n;
+    }
+    pthread_mutex_unlock(&lock);
+    return finish(h, "rbd_aio_readv", completion, (ssize_t)all + (fake_setting(h->client, "fake_long") ? 1 : 0));
+}
+
+int rbd_aio_writev(void *image, const struct iovec *iov, int iovcnt, uint64_t offset, void *completion)
+{
+    struct handle *h = image;
+
+    assert(!h->read_only);
+    if (ask(image, "rbd_aio_writev") < 0)
+        return -EIO;
+    pthread_mutex_lock(&lock);
+    for (int i = 0; i < iovcnt; i++) {
+        assert(offset + iov[i].iov_len <= h->image->size);
+        memcpy(h->image->data + offset, iov[i].iov_base, iov[i].iov_len);
+        mark(h->image, offset, iov[i].iov_len);
+        offset += iov[i].iov_len;
+    }
+    pthread_mutex_unlock(&lock);
+    return finish(h, "rbd_aio_writev", completion, 0);
+}
+
+static void clear(struct image *m, uint64_t offset, uint64_t len, bool keep)
+{
+    assert(offset + len <= m->size);
+    memset(m->data + offset, 0, len);
+    for (uint64_t i = offset / OBJECT; i * OBJECT < offset + len; i++)
+        if (i * OBJECT >= offset && (i + 1) * OBJECT <= offset + len)
+            m->objects[i] = keep;
+    thick += keep ? len : 0;
+}
+
+int rbd_aio_discard(void *image, uint64_t offset, uint64_t len, void *completion)
+{
+    struct handle *h = image;
+    uint64_t from = (offset + OBJECT - 1) / OBJECT * OBJECT, to = (offset + len) / OBJECT * OBJECT;
+
+    assert(!h->read_only && offset + len <= h->image->size);
+    if (ask(image, "rbd_aio_discard") < 0)
+        return -EIO;
+    pthread_mutex_lock(&lock);
+    if (from < to)
+        clear(h->image, from, to - from, false);
+    pthread_mutex_unlock(&lock);
+    return finish(h, "rbd_aio_discard", completion, 0);
+}
+
+int rbd_aio_write_zeroes(void *image, uint64_t offset, size_t len, void *completion, int zero_flags, int op_flags)
+{
+    struct handle *h = image;
+
+    assert(!h->read_only && len > 0);
+    if (ask(image, "rbd_aio_write_zeroes") < 0)
+        return -EIO;
+    pthread_mutex_lock(&lock);
+    clear(h->image, offset, len, zero_flags & CEPH_ZEROES_THICK);
+    if (zero_flags & CEPH_ZEROES_THICK)
+        mark(h->image, offset, len);
+    pthread_mutex_unlock(&lock);
+    return finish(h, "rbd_aio_write_zeroes", completion, 0);
+}
+
+int rbd_aio_flush(void *image, void *completion)
+{
+    struct completion *c = completion;
+
+    if (ask(image, "rbd_aio_flush") < 0)
+        return -EIO;
+    c->flush = true;
+    return finish(image, "rbd_aio_flush", c, 0);
+}
