@@ -167,7 +167,7 @@ struct dom_kind {
     /* A descriptor of its data, the caller's. -EINVAL: it is no regular file. */
     int (*open_data)(struct domain *d, const char *image, const char *volume, bool write, int *ret_fd);
 
-    /* -EAGAIN: it is known that somebody has data of these open, and there are no locks to tell. Looks once for all. */
+    /* -EAGAIN: it is known that somebody has one of them open, and there are no locks to tell. */
     int (*judge_idle)(struct domain *d, const char *const *volumes, size_t n);
 
     /*
@@ -452,8 +452,8 @@ struct dom_claims {
 };
 
 /*
- * Adds one that nobody writes to meanwhile; or several volumes of an image, that nobody else has open. -EAGAIN: the
- * text names who has it. Waits if the domain is to.
+ * Adds one that nobody writes to meanwhile; or several volumes of an image, that nobody else has open. -EAGAIN:
+ * the text names who has it. Waits if the domain is to.
  */
 int dom_claim(struct domain *d, const char *image, const struct domain_volume *v, struct dom_claims *claims);
 int dom_claim_alone(struct domain *d, const char *image, const struct domain_volume *const *list, size_t n,
