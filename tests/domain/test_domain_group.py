@@ -484,6 +484,18 @@ def test_open_elsewhere():
         works(*operation)
 
 
+def test_processes():
+    """lvm is run no more often than it must be, and not once for each volume."""
+    for length, most, operation, rest in ((1, 7, "image delete", ""), (3, 7, "image delete", ""),
+                                          (2, 9, "volume snapshot", ""), (3, 13, "volume merge", f"/{B}"),
+                                          (3, 9, "volume delete", f"/{C}"), (1, 3, "volume prepare", "")):
+        nothing()
+        chain("qcow2", length)()
+        LVM.log.clear()
+        works(*operation.split(), f"{D}/{IMAGE}{rest}")
+        check(f"{operation}: {len(LVM.log)} processes of lvm's", len(LVM.log) <= most, LVM.log)
+
+
 def test_role():
     """A volume that others lie on stays, even if its metadata says that it is no template."""
     nothing()
