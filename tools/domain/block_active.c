@@ -180,36 +180,37 @@ static bool is_stale(const struct domain *d, const struct block_lv *b)
            lvm_device_size(s->lvm, b->lv->name, &size) < 0 || size != b->lv->size;
 }
 
-/* Who is changing it just now has the group's lock; or lvm's own, for which the command waits. */
-static int revive(struct domain *d, const struct block_lv *b)
-{
-    struct block_state *s = d->state;
-    const char *const names[] = {b->lv->name};
-    int rc;
-
-    if (!is_stale(d, b))
-        return 0;
-    rc = lvm_begin(s->lvm);
-    if (rc < 0)
-        return rc;
-    rc = lvm_refresh(s->lvm, names, 1);
-    lvm_end(s->lvm);
-    return rc;
-}
+struct chain {
+    struct names resting, stale;
+};
 
 static int add_resting(void *arg, struct block_lv *b)
 {
-    struct names *n = arg;
-    struct block_state *s = n->domain->state;
+    struct chain *c = arg;
+    struct domain *d = c->resting.domain;
+    struct block_state *s = d->state;
     bool used = is_used(s, b->lv->name);
-    int rc = block_use(n->domain, b->lv->name);
+    int rc = block_use(d, b->lv->name);
 
     if (rc < 0)
         return rc;
     if (lvm_is_active(s->lvm, b->lv->name))
-        return used ? 0 : revive(n->domain, b);
-    rc = block_put_note(n->domain, b->lv->name);
-    return rc == 0 ? add_name(n, b->lv->name) : rc;
+        return !used && is_stale(d, b) ? add_name(&c->stale, b->lv->name) : 0;
+    rc = block_put_note(d, b->lv->name);
+    return rc == 0 ? add_name(&c->resting, b->lv->name) : rc;
+}
+
+/* Who is changing one just now has the group's lock; or lvm's own, for which the command waits. */
+static int revive(struct domain *d, const struct names *n)
+{
+    struct block_state *s = d->state;
+    int rc = n->count > 0 ? lvm_begin(s->lvm) : 0;
+
+    if (rc < 0 || n->count == 0)
+        return rc;
+    rc = lvm_refresh(s->lvm, n->list, n->count);
+    lvm_end(s->lvm);
+    return rc;
 }
 
 static int change(struct domain *d, const struct names *n, bool active)
@@ -241,16 +242,19 @@ static int judge_devices(const struct domain *d, const struct names *n)
 
 int block_activate(struct domain *d, const char *image)
 {
-    struct names n = {.domain = d};
+    struct chain c = {.resting = {.domain = d}};
     int rc = block_refresh(d);
 
     if (rc == 0)
-        rc = block_visit_chain(d, image, add_resting, &n);
+        rc = block_visit_chain(d, image, add_resting, &c);
     if (rc == 0)
-        rc = change(d, &n, true);
+        rc = revive(d, &c.stale);
     if (rc == 0)
-        rc = judge_devices(d, &n);
-    free(n.list);
+        rc = change(d, &c.resting, true);
+    if (rc == 0)
+        rc = judge_devices(d, &c.resting);
+    free(c.resting.list);
+    free(c.stale.list);
     return rc;
 }
 
