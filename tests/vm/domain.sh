@@ -3,43 +3,7 @@
 # Runs in the test machine: a storage domain in a volume group on /dev/disk0, which is full of old data where it is
 # read. Prints, between lines with @, what lvm reports of it in the end: the host judges that, and the disk.
 set -e
-tool() { ./vdisk-io "$@"; }
-# With the time, so that a machine that is too slow tells where.
-part() { echo "domain.sh: $(sed 's/ .*//' /proc/uptime): $*"; }
-fail() { echo "domain.sh: $*"; exit 1; }
-told() { tool "$@" >told.out 2>&1 || { cat told.out; fail "$*"; }; }
-
-# refused TEXT COMMAND...: fails, and says so.
-refused() {
-    text=$1
-    shift
-    if tool "$@" >refused.out 2>&1; then fail "not refused: $*"; fi
-    grep -q "$text" refused.out || { cat refused.out; fail "'$text' is not said by: $*"; }
-}
-
-# says TEXT COMMAND...
-says() {
-    text=$1
-    shift
-    told "$@"
-    grep -q "$text" told.out || { cat told.out; fail "'$text' is not said by: $*"; }
-}
-
-# Nothing is active but what has to be, nor noted as ours.
-resting() {
-    part "$1"
-    left=$(ls "/dev/$uuid" 2>/dev/null | grep -v '^metadata$' || true)
-    [ -z "$left" ] || fail "$1: active: $left"
-    left=$(ls "/run/vdisk-io/$uuid" | grep -v -e '^active$' -e '^locks$' || true)
-    [ -z "$left" ] || fail "$1: noted: $left"
-}
-
-io() { name=$1; shift; for c; do set -- "$@" -c "$c"; shift; done; tool io -q -n "$@" "volume:$name"; }
-look() { name=$1; shift; for c; do set -- "$@" -c "$c"; shift; done; tool io -q -r "$@" "volume:$name"; }
-size_of() {
-    lvs --noheadings --nosuffix --units m -o lv_size "$uuid/${1#*/}" 2>/dev/null | sed 's/ *//; s/\..*//'
-}
-is_size() { [ "$(size_of "$1")" = "$2" ] || fail "$1 has $(size_of "$1") MiB, not $2"; }
+. ./guest.sh
 
 device=$(readlink -f /dev/disk0)
 small=$(readlink -f /dev/disk1)
@@ -154,8 +118,7 @@ told image delete "$domain/${copy%/*}"
 told image delete "$domain/${first%/*}"
 refused 'no image' image info "$domain/${first%/*}"
 resting delete
-lvchange --addtag VDISK_REMOVE --addtag "IU__remove_me_${thin%/*}" --deltag "IU_${thin%/*}" "$uuid/${thin#*/}" \
-    >lvm.out 2>&1 || { cat lvm.out; fail "tagging"; }
+lvm lvchange --addtag VDISK_REMOVE --addtag "IU__remove_me_${thin%/*}" --deltag "IU_${thin%/*}" "$uuid/${thin#*/}"
 refused 'no image' volume info "$domain/$thin"
 if tool domain check "$domain" >check.out; then cat check.out; fail "what is deleted is not found"; fi
 told domain check --repair "$domain"
@@ -164,7 +127,7 @@ says ' 0 faults' domain check "$domain"
 
 # ---- half-made, by somebody who was killed
 half=$(tool volume create -f qcow2 "$domain" 1G)
-lvchange --addtag OVIRT_VOL_INITIALIZING "$uuid/${half#*/}" >lvm.out 2>&1 || { cat lvm.out; fail "tagging"; }
+lvm lvchange --addtag OVIRT_VOL_INITIALIZING "$uuid/${half#*/}"
 if tool domain check "$domain" >check.out; then cat check.out; fail "what is half-made is not found"; fi
 told domain check --repair "$domain"
 says ' 0 faults' domain check "$domain"
@@ -222,8 +185,8 @@ fill 12
 told image delete --wipe "$domain/${wiped%/*}"
 is_zero 'image delete' "$place"
 fill 13
-lvchange --addtag VDISK_REMOVE --addtag "IU__remove_me_ZERO_${wiped%/*}" --deltag "IU_${wiped%/*}" \
-    "$uuid/${wiped#*/}" >lvm.out 2>&1 || { cat lvm.out; fail "tagging"; }
+lvm lvchange --addtag VDISK_REMOVE --addtag "IU__remove_me_ZERO_${wiped%/*}" --deltag "IU_${wiped%/*}" \
+    "$uuid/${wiped#*/}"
 told domain check --repair "$domain"
 is_zero 'check' "$place"
 says ' 0 faults' domain check "$domain"
@@ -244,15 +207,14 @@ told image delete "$domain/${under%/*}"
 resting merge-wipe
 
 # ---- a group that is there, and what comes into it
-does() { name=$1; shift; command "$name" "$@" >lvm.out 2>&1 || { cat lvm.out; fail "$name $*"; }; }
 third=$(readlink -f /dev/disk3)
-does vgcreate -s 4m given "$third"
+lvm vgcreate -s 4m given "$third"
 refused 'has extents of 4194304' domain create --vg given
-does vgremove given
-does vgcreate -s 128m given "$third"
-does lvcreate -y -an -Zn -Wn -n other -L 128m given
+lvm vgremove given
+lvm vgcreate -s 128m given "$third"
+lvm lvcreate -y -an -Zn -Wn -n other -L 128m given
 refused 'has 1 volumes' domain create --vg given
-does lvremove -y given/other
+lvm lvremove -y given/other
 refused 'devices, or --vg' domain create --type block --vg given "$third"
 uuid=$(tool domain create --vg given --description taken 2>create.err) || { cat create.err; fail 'create --vg'; }
 second=/dev/$uuid
@@ -315,11 +277,5 @@ another=$(tool volume create -f qcow2 --description 'last' "$domain" 1G)
 told volume snapshot "$domain/${another%/*}"
 told volume list "$domain"
 resting end
-echo '@report'
-lvm fullreport --reportformat json --units b --nosuffix \
-    --configreport vg -o vg_name,vg_uuid,vg_extent_size,vg_tags \
-    --configreport pv -o pv_name,pv_uuid,pv_pe_count,pe_start,pv_mda_used_count \
-    --configreport lv -o lv_name,lv_size,lv_tags --configreport pvseg -o pvseg_start \
-    --configreport seg -o lv_name,seg_start,seg_size,devices "$uuid" 2>/dev/null
-echo '@end'
-echo "domain.sh: done"
+report
+note done

@@ -5,30 +5,14 @@
 # what it did before, or what it does after. tests/domain/test_domain_group.py kills at each, with an lvm of its
 # own.
 set -e
+. ./guest.sh
 all=$1
-tool() { ./vdisk-io "$@"; }
-fail() { echo "domain_kill.sh: $*"; exit 1; }
-told() { tool "$@" >told.out 2>&1 || { cat told.out; fail "$*"; }; }
-io() { name=$1; shift; for c; do set -- "$@" -c "$c"; shift; done; tool io -q -n "$@" "volume:$name"; }
-look() { name=$1; shift; for c; do set -- "$@" -c "$c"; shift; done; tool io -q -r "$@" "volume:$name"; }
-
-# killed STEP COMMAND...: it is, there.
-killed() {
-    step=$1
-    shift
-    status=0
-    VDISK_TEST_KILL=$step ./step_tool "$@" >killed.out 2>&1 || status=$?
-    [ $status = 137 ] || { cat killed.out; fail "not killed at '$step' ($status): $*"; }
-}
 
 # After it has been repaired there is no fault, and nothing is active, or noted as such.
 repaired() {
     tool domain check --repair "$domain" >check.out 2>&1 || { cat check.out; fail "$step: repair"; }
     tool domain check "$domain" >again.out 2>&1 || { cat check.out again.out; fail "$step: faults are left"; }
-    left=$(ls "/dev/$uuid" | grep -v '^metadata$' || true)
-    [ -z "$left" ] || fail "$step: active: $left"
-    left=$(ls "/run/vdisk-io/$uuid" | grep -v -e '^active$' -e '^locks$' || true)
-    [ -z "$left" ] || fail "$step: noted: $left"
+    resting "$step"
 }
 
 # chosen STEP: it is to be killed there.
@@ -95,7 +79,7 @@ for step in 'image delete: image is renamed' 'image delete: image is removed'; d
     killed "$step" image delete "$domain/${gone%/*}"
     if tool image info "$domain/${gone%/*}" >/dev/null 2>&1; then fail "$step: it is still there"; fi
     repaired
-    [ -z "$(lvs --noheadings -o lv_name "$uuid/${gone#*/}" 2>/dev/null)" ] || fail "$step: its volume is there"
+    [ -z "$(field lv_name "$uuid/${gone#*/}")" ] || fail "$step: its volume is there"
 done
 
 for step in 'delete: volume is unpublished' 'delete: data is cleared'; do
@@ -135,7 +119,6 @@ if tool volume info "$domain/$middle" >/dev/null 2>&1; then fail "$step: the vol
 look "$domain/$image" 'verify -P 1 0 64k' 'verify -P 3 64k 64k'
 
 # ---- a domain of version 3, as Vdsm made it: upgraded, and killed on the way
-lvm() { name=$1; shift; command "$name" "$@" >lvm.out 2>&1 || { cat lvm.out; fail "$name $*"; }; }
 metadata=/dev/$uuid/metadata
 
 # Slots of 512 bytes from the fourth on, keys of that version; no leases of others.
@@ -186,4 +169,4 @@ lvm lvchange -an "$uuid/xleases"
 new=$(tool volume create -f qcow2 "$domain" 64M)
 told image delete "$domain/${new%/*}"
 told domain check "$domain"
-echo "domain_kill.sh: done"
+note done

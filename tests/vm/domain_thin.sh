@@ -4,16 +4,7 @@
 # were given space. /dev/disk1 joins the group when that is full. Prints, between lines with @, what lvm reports in
 # the end, and which volumes hold what: the host judges that on the disks.
 set -e
-tool() { ./vdisk-io "$@"; }
-fail() { echo "domain_thin.sh: $*"; exit 1; }
-told() { tool "$@" >told.out 2>&1 || { cat told.out; fail "$*"; }; }
-io() { name=$1; shift; for c; do set -- "$@" -c "$c"; shift; done; tool io -q -n "$@" "volume:$name"; }
-look() { name=$1; shift; for c; do set -- "$@" -c "$c"; shift; done; tool io -q -r "$@" "volume:$name"; }
-size_of() {
-    lvs --noheadings --nosuffix --units m -o lv_size "$uuid/${1#*/}" 2>/dev/null | sed 's/ *//; s/\..*//'
-}
-is_size() { [ "$(size_of "$1")" = "$2" ] || fail "$1 has $(size_of "$1") MiB, not $2"; }
-seconds() { read -r up _ </proc/uptime; echo "at $up: $*"; }
+. ./guest.sh
 
 # load FIRST END: commands that write MiB by MiB, 16 at a time; MiB n holds n % 251 + 1.
 load() {
@@ -39,7 +30,7 @@ grows=chunk=128M,free=32M,ahead=1
 uuid=$(tool domain create --type block "$(readlink -f /dev/disk0)" 2>create.err) || {
     cat create.err; fail create; }
 domain=/dev/$uuid
-seconds domain
+note PART: domain
 
 # lvm's commands are noted, and may be hit by what a test wants to happen.
 mkdir bin
@@ -78,10 +69,10 @@ load 0 500 | tool io -q -n "volume:$domain/$one,$grows" || fail "a write failed"
 times=$(grep -c . extends)
 [ "$times" -ge 3 ] || fail "it was extended $times times"
 [ "$(size_of "$one")" -ge 512 ] || fail "it has $(size_of "$one") MiB"
-seconds "written; it was extended $times times"
+note PART: "written; it was extended $times times"
 told bench --rw write --bs 64k --depth 8 --offset 1G --size 200M --count 3200 "volume:$domain/$one,$grows"
 grep -i -e latency -e max told.out || true
-seconds "bench; it was extended $(($(grep -c . extends) - times)) times"
+note PART: "bench; it was extended $(($(grep -c . extends) - times)) times"
 
 # ---- two at once, in two processes
 two=$(thin 1G)
@@ -90,7 +81,7 @@ load 0 200 | tool io -q -n "volume:$domain/$two,$grows" &
 pid=$!
 load 0 200 | tool io -q -n "volume:$domain/$three,$grows" || fail "three: a write failed"
 wait $pid || fail "two: a write failed"
-seconds 'two at once'
+note PART: 'two at once'
 
 # ---- no larger than it can become
 small=$(thin 200M)
@@ -102,7 +93,7 @@ four=$(thin 1G)
 echo broken >hit
 load 0 150 | tool io -q -n "volume:$domain/$four,$grows" 2>io.err || { cat io.err; fail "four: a write failed"; }
 grep -q 'the array is on fire' io.err || { cat io.err; fail "it is not told why it waits"; }
-seconds 'cannot be extended'
+note PART: 'cannot be extended'
 
 # ---- killed at each point of an extension
 at=150
@@ -123,7 +114,7 @@ for point in before amid noted suspended; do
     at=$((at + 100))
     holds 0 $at 7 | tool io -q -r "volume:$domain/$four" || fail "$point: it does not hold what was written"
     [ $point != suspended ] || told volume teardown "$domain/$four"
-    seconds "killed $point: $size MiB before, $(size_of "$four") after"
+    note PART: "killed $point: $size MiB before, $(size_of "$four") after"
 done
 
 # ---- a merge makes the parent larger first; what it does not need is given back
@@ -134,7 +125,7 @@ before=$(size_of "$three")
 told volume reduce "$domain/$three"
 is_size "$three" 512
 [ "$before" -gt 512 ] || fail "the merge left nothing to give back: $before MiB"
-seconds "merged: $before MiB, then 512"
+note PART: "merged: $before MiB, then 512"
 
 # ---- the group is full: that fails what needs space, and nothing else
 free=$(vgs --noheadings --nosuffix --units m -o vg_free "$uuid" 2>/dev/null | sed 's/ *//; s/\..*//')
@@ -164,8 +155,8 @@ say done 'write -P 9 400M 10M'
 say done 'verify -P 9 400M 10M'
 is_size "$three" 640
 more=$(readlink -f /dev/disk1)
-pvcreate -q -y --metadatasize 128m --metadatacopies 2 --metadataignore y "$more" >lvm.out 2>&1 &&
-    vgextend -q "$uuid" "$more" >>lvm.out 2>&1 || { cat lvm.out; fail vgextend; }
+lvm pvcreate -q -y --metadatasize 128m --metadatacopies 2 --metadataignore y "$more"
+lvm vgextend -q "$uuid" "$more"
 say done 'sleep 2500'
 say done 'write -P 8 501M 200M'
 say done 'flush'
@@ -175,21 +166,14 @@ wait $pid || true
 [ "$(size_of "$three")" -gt 640 ] || fail "it has not become larger"
 look "$domain/$three" 'verify -P 9 400M 10M' 'verify -P 7 410M 50M' 'verify -P 8 501M 200M'
 told check -q "volume:$domain/$three"
-seconds 'full, and no longer'
+note PART: 'full, and no longer'
 
 told domain check --repair "$domain" # clusters that are nobody's, where one was killed
-left=$(ls "/dev/$uuid" | grep -v '^metadata$' || true)
-[ -z "$left" ] || fail "active: $left"
-echo '@report'
-lvm fullreport --reportformat json --units b --nosuffix \
-    --configreport vg -o vg_name,vg_uuid,vg_extent_size,vg_tags \
-    --configreport pv -o pv_name,pv_uuid,pv_pe_count,pe_start,pv_mda_used_count \
-    --configreport lv -o lv_name,lv_size,lv_tags --configreport pvseg -o pvseg_start \
-    --configreport seg -o lv_name,seg_start,seg_size,devices "$uuid" 2>/dev/null
-echo '@end'
+resting end
+report
 echo "@holds ${one#*/} 0 500"
 echo "@holds ${two#*/} 0 200"
 echo "@holds ${small#*/} 0 200"
 echo "@holds ${four#*/} 0 $at"
 echo "@holds ${three#*/} 0 400"
-echo "domain_thin.sh: done"
+note done

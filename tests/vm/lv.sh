@@ -4,14 +4,9 @@
 # 4096; both are full of old data. Prints, between lines with @, where the images are in the end: the host has
 # qemu-img look at them.
 set -e
-tool() { ./vdisk-io "$@"; }
-fail() { echo "lv.sh: $*"; exit 1; }
-# With the time, so that a machine that is too slow tells where.
-part() { echo "lv.sh: $(sed 's/ .*//' /proc/uptime): $*"; }
-told() { tool "$@" >told.out 2>&1 || { cat told.out; fail "$*"; }; }
-lvm() { name=$1; shift; command "$name" "$@" >lvm.out 2>&1 || { cat lvm.out; fail "$name $*"; }; }
+. ./guest.sh
 
-# refused TEXT COMMAND...: fails, in one line that says so, and changes nothing. That does not depend on the disk.
+# As everywhere, but in one line, and nothing is changed. That does not depend on the disk.
 refused() {
     [ -n "$refusals" ] || return 0
     text=$1
@@ -20,37 +15,20 @@ refused() {
     grep -q "^vdisk-io: .*$text" refused.out || { cat refused.out; fail "'$text' is not said by: $*"; }
 }
 
-# says TEXT COMMAND...
-says() {
-    text=$1
-    shift
-    told "$@"
-    grep -q "$text" told.out || { cat told.out; fail "'$text' is not said by: $*"; }
-}
-
-# killed STEP COMMAND...: it is, there.
-killed() {
-    step=$1
-    shift
-    status=0
-    VDISK_TEST_KILL=$step ./step_tool "$@" >killed.out 2>&1 || status=$?
-    [ $status = 137 ] || { cat killed.out; fail "not killed at '$step' ($status): $*"; }
-}
-
+# Of images on volumes of no domain.
 io() { name=$1; shift; for c; do set -- "$@" -c "$c"; shift; done; tool io -q -n -f qcow2 "$@" "$name"; }
 look() { name=$1; shift; for c; do set -- "$@" -c "$c"; shift; done; tool io -q -r -f qcow2 "$@" "$name"; }
-size_of() { lvs --noheadings --nosuffix --units m -o lv_size "$1" 2>/dev/null | sed 's/ *//; s/\..*//'; }
-is_size() { [ "$(size_of "$1")" = "$2" ] || fail "$1 has $(size_of "$1") MiB, not $2"; }
+size_of() { size=$(field lv_size "$1"); echo "${size%.*}"; }
 checked() { told check -q -f qcow2 "$1"; }
 # value NAME: of the JSON in told.out, a number or a text.
 value() { sed -n "s/^ *\"$1\": \"\{0,1\}\([^\",]*\)\"\{0,1\},\{0,1\}\$/\1/p" told.out; }
 is_value() { [ "$(value "$1")" = "$2" ] || { cat told.out; fail "$1 is '$(value "$1")', not '$2'"; }; }
-is_whole() { lvs --noheadings -o lv_tags "$1" 2>/dev/null | grep -q VDISK && fail "$1 is half-made" || true; }
+is_whole() { case $(field lv_tags "$1") in *VDISK*) fail "$1 is half-made" ;; esac; }
 
 # Each verb on one group, with extents of 4 MiB.
 on_group() {
     vg=$1
-    part "$vg: create"
+    note PART: "$vg: create"
     # What has a size of its own is measured: 16 MiB of data and 5 clusters.
     told lv create --output json -a preallocated "$vg/full" 16M
     is_value size 20971520
@@ -72,7 +50,7 @@ on_group() {
     says 'would have' lv create --dry-run --initial-size 4M "$vg/other" 1G
     refused 'no logical volume other' lv info "$vg/other"
 
-    part "$vg: extend"
+    note PART: "$vg: extend"
     # Full: said; larger, and it goes on. By so much, to so much, to what it takes.
     io "/dev/$vg/thin" 'write -P 2 0 4M' flush
     refused 'No space left' io -q -n -f qcow2 -c 'write -P 3 4M 16M' "/dev/$vg/thin"
@@ -87,7 +65,7 @@ on_group() {
     refused 'has space for all of it' lv extend "$vg/raw"
     io "/dev/$vg/thin" 'write -P 3 4M 16M' flush 'verify -P 2 0 4M' 'verify -P 3 4M 16M'
 
-    part "$vg: info and reduce"
+    note PART: "$vg: info and reduce"
     # Where it is in use: written here, read there. A discard leaves a hole, a trim nothing behind the end.
     told lv info --output json "$vg/thin"
     is_value virtual-size 1073741824
@@ -110,7 +88,7 @@ on_group() {
     told lv extend -q "$vg/full"
     is_size "$vg/full" 20
 
-    part "$vg: snapshot"
+    note PART: "$vg: snapshot"
     # On another one: by its path, or as it is to be called; raw and qcow2.
     told lv snapshot -q --initial-size 4M "$vg/thin" top
     told lv info --output json "$vg/top"
@@ -126,7 +104,7 @@ on_group() {
     refused 'another volume group' lv snapshot "$vg/thin" none/other
     refused 'lie on itself' lv snapshot "$vg/thin" thin
 
-    part "$vg: in use"
+    note PART: "$vg: in use"
     # In use: it is extended, looked at, and lain upon; and not reduced.
     ./vdisk-io io -q -n -f qcow2 -c 'write -P 4 64k 64k' -c flush -c 'sleep 60000' "/dev/$vg/top" &
     user=$!
@@ -164,7 +142,7 @@ half_made() {
 
 killed_at_steps() {
     vg=$1
-    part "$vg: killed"
+    note PART: "$vg: killed"
     half_made 'lv: image is made' "$vg/below" lv create --initial-size 4M "$vg/below" 64M
     half_made 'lv: volume is made' "$vg/above" lv snapshot --initial-size 4M "$vg/thin" above
     killed 'lv: volume is made' lv create --initial-size 4M "$vg/half" 64M
@@ -185,7 +163,7 @@ killed_at_steps() {
 # Several at a time: each has what it was to have.
 at_once() {
     vg=$1
-    part "$vg: at once"
+    note PART: "$vg: at once"
     for i in 1 2 3; do
         tool lv create -q --initial-size 4M "$vg/once$i" 64M >once$i.out 2>&1 &
         pids="$pids $!"
@@ -234,4 +212,4 @@ for vg in vg0 vg1; do
     done
 done
 echo '@end'
-echo "lv.sh: done"
+note done

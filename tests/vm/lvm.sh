@@ -3,23 +3,13 @@
 # Runs in the test machine: vdisk-io on logical volumes. /dev/disk0 has sectors of 512 bytes, /dev/disk1 of 4096;
 # both are full of old data, so that what is read from where nothing was written shows.
 set -e
-tool() { ./vdisk-io "$@"; }
-fail() { echo "lvm.sh: $*"; exit 1; }
-lvm() { name=$1; shift; command "$name" "$@" >lvm.out 2>&1 || { cat lvm.out; fail "$name $*"; }; }
+. ./guest.sh
 
 # The image has no corruption; leaks only where they may be.
 checked() {
     status=0
     tool check -q -f qcow2 "$1" >check.out 2>&1 || status=$?
     [ $status = 0 ] || { cat check.out; fail "check of $1 exits with $status"; }
-}
-
-# refused TEXT COMMAND...: fails, and says so.
-refused() {
-    text=$1
-    shift
-    if tool "$@" >refused.out 2>&1; then fail "not refused: $*"; fi
-    grep -q "$text" refused.out || { cat refused.out; fail "'$text' is not said by: $*"; }
 }
 
 # First touches of parts of clusters: what is around them reads as zeros, not as what the device held.
@@ -81,4 +71,4 @@ for disk in /dev/disk0 /dev/disk1; do
     tool io -q -r -f qcow2 -c 'verify -P 1 70000 3000' /dev/$vg/one
     number=$((number + 1))
 done
-echo "lvm.sh: done"
+note done

@@ -3,34 +3,14 @@
 # Runs in the test machine: storage domains on the kernel's NFS server, mounted over 4.2 and 3, with a server that
 # goes away; and between two hosts, which are two sanlock daemons, on NFS and in a volume group on /dev/disk1.
 set -e
-host=a
-tool() { SANLOCK_RUN_DIR=/run/sanlock-$host ./vdisk-io "$@"; }
-fail() { echo "nfs.sh: $*"; exit 1; }
-told() { tool "$@" >told.out 2>&1 || { cat told.out; fail "$*"; }; }
-
-# refused TEXT COMMAND...: fails, and says so.
-refused() {
-    text=$1
-    shift
-    if tool "$@" >refused.out 2>&1; then fail "not refused: $*"; fi
-    grep -q "$text" refused.out || { cat refused.out; fail "'$text' is not said by: $*"; }
-}
-
-# says TEXT COMMAND...
-says() {
-    text=$1
-    shift
-    told "$@"
-    grep -q "$text" told.out || { cat told.out; fail "'$text' is not said by: $*"; }
-}
-
-io() { name=$1; shift; for c; do set -- "$@" -c "$c"; shift; done; tool io -q -n "$@" "volume:$name"; }
+. ./guest.sh
+as_host() { export SANLOCK_RUN_DIR=/run/sanlock-$1; } # one of two, with a daemon of its own
 
 # Either takes twenty seconds.
 join_both() {
     tool domain join --host-id 1 "$1" >join1.out 2>&1 &
     join1=$!
-    (host=b; tool domain join --host-id 2 "$1") >join2.out 2>&1 &
+    (as_host b; tool domain join --host-id 2 "$1") >join2.out 2>&1 &
     join2=$!
 }
 wait_joined() {
@@ -57,12 +37,13 @@ start_server() { rpc.nfsd -G 10 -L 10 2; }
     exportfs -o rw,sync,no_root_squash,insecure 127.0.0.1:/export/three
     rpc.mountd
     start_server
-} >server.out 2>&1 || { cat server.out; fail "there is no server"; }
+} >server.out 2>&1 9>&- || { cat server.out; fail "there is no server"; }
 # Daemons without a watchdog, which a machine that is not to be reset has none of.
-for name in a b; do
+for name in b a; do
     mkdir /run/sanlock-$name
-    SANLOCK_RUN_DIR=/run/sanlock-$name SANLOCK_PRIVILEGED=0 sanlock daemon -w 0 -h 0 -l 0 -e host-$name \
-        >daemon.out 2>&1 || { cat daemon.out; fail "no sanlock"; }
+    as_host $name
+    SANLOCK_PRIVILEGED=0 sanlock daemon -w 0 -h 0 -l 0 -e host-$name \
+        >daemon.out 2>&1 9>&- || { cat daemon.out; fail "no sanlock"; }
 done
 
 # ---- 4.2, as its server calls it, and root is nobody there
@@ -128,13 +109,13 @@ image=${raw4%/*}
 tool io -n -c 'write -P 3 0 4k' -c 'sleep 6000' "volume:$four/$image" >io.out 2>&1 &
 writer=$!
 while ! grep -q wr io.out; do sleep 0.2; done
-host=b
+as_host b
 refused 'in use by host 1 (host-a)' volume snapshot "$four/$image"
 told volume update --description beside "$four/$raw4"
 kill -9 $writer
 wait $writer 2>/dev/null || true
 told volume snapshot --wait "$four/$image"
-host=a
+as_host a
 io "$four/$image" 'verify -P 3 0 4k'
 says ' 5 volumes: 0 faults' domain check "$four"
 
@@ -171,19 +152,19 @@ thin=$(tool volume create -f qcow2 --initial-size 100M "$group" 1G)
 tool io -n -c 'write -P 3 0 4k' -c 'sleep 3000' "volume:$group/$thin" >io.out 2>&1 &
 writer=$!
 while ! grep -q wr io.out; do sleep 0.2; done
-host=b
+as_host b
 refused 'in use by' volume snapshot "$group/${thin%/*}"
 wait $writer
 told volume snapshot "$group/${thin%/*}"
-host=a
+as_host a
 says ' 2 volumes: 0 faults' domain check "$group"
 told volume merge "$group/$(tool volume list "$group/${thin%/*}" | sed -n 's/  .*LEAF.*//p')"
 told image delete "$group/${thin%/*}"
-SANLOCK_RUN_DIR=/run/sanlock-a sanlock direct dump "$group/leases:0:2M" 2>/dev/null | grep -q SDM ||
+sanlock direct dump "$group/leases:0:2M" 2>/dev/null | grep -q SDM ||
     fail "the domain has no lease of its own"
-host=b
+as_host b
 told domain leave "$group"
-host=a
+as_host a
 told domain leave "$group"
 if [ -e "$group/ids" ] || [ -e "$group/leases" ]; then fail "what nobody needs is active"; fi
-echo "nfs.sh: done"
+note done

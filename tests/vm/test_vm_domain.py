@@ -39,7 +39,7 @@ def main():
         make_disk(disks[3], 11 * GIB)
         r = subprocess.run([str(HERE / "run"), "--timeout", "2400", "--disk", disks[0], "--disk", disks[1],
                             "--disk4k", disks[2], "--disk", disks[3], "--put", os.path.realpath(sys.argv[1]),
-                            "--put", str(HERE / "domain.sh"), "sh", "domain.sh"],
+                            "--put", str(HERE / "guest.sh"), "--put", str(HERE / "domain.sh"), "sh", "domain.sh"],
                            stdout=subprocess.PIPE, text=True, check=False)
         if r.returncode != 0 or "@report" not in r.stdout:
             print(r.stdout)

@@ -60,7 +60,8 @@ def run(folder, vdisk_io, qemu_img):
         with open(disk, "wb") as f:
             f.truncate(size)
     r = subprocess.run([str(HERE / "run"), "--timeout", "2000", "--disk", disks[0], "--disk", disks[1], "--put",
-                        os.path.realpath(vdisk_io), "--put", str(HERE / "domain_thin.sh"), "sh", "domain_thin.sh"],
+                        os.path.realpath(vdisk_io), "--put", str(HERE / "guest.sh"), "--put",
+                        str(HERE / "domain_thin.sh"), "sh", "domain_thin.sh"],
                        stdout=subprocess.PIPE, text=True, check=False)
     lines = r.stdout.splitlines()
     if r.returncode != 0 or "@report" not in lines:

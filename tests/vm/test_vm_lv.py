@@ -59,7 +59,8 @@ def main():
         for disk in disks:
             make_disk(disk, 256 << 20)
         r = subprocess.run([str(HERE / "run"), "--timeout", "1700", "--disk", disks[0], "--disk4k", disks[1],
-                            "--put", tool, "--put", step_tool, "--put", str(HERE / "lv.sh"), "sh", "lv.sh"],
+                            "--put", tool, "--put", step_tool, "--put", str(HERE / "guest.sh"),
+                            "--put", str(HERE / "lv.sh"), "sh", "lv.sh"],
                            stdout=subprocess.PIPE, text=True, check=False)
         if r.returncode != 0 or "@images" not in r.stdout:
             print(r.stdout)

@@ -8,4 +8,5 @@ for disk in 0 1; do
     # Old data, the same everywhere, and not zero.
     yes 'what was here before' | head -c 192M >"$dir/disk$disk"
 done
-"$here/run" --disk "$dir/disk0" --disk4k "$dir/disk1" --put "$1" --put "$here/lvm.sh" sh lvm.sh
+"$here/run" --disk "$dir/disk0" --disk4k "$dir/disk1" --put "$1" --put "$here/guest.sh" \
+    --put "$here/lvm.sh" sh lvm.sh
