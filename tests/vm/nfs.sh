@@ -6,16 +6,20 @@ set -e
 . ./guest.sh
 as_host() { export SANLOCK_RUN_DIR=/run/sanlock-$1; } # one of two, with a daemon of its own
 
-# Either takes twenty seconds.
+# Each takes twenty seconds: all at once, beside what needs none of them.
+joining=''
 join_both() {
-    tool domain join --host-id 1 "$1" >join1.out 2>&1 &
-    join1=$!
-    (as_host b; tool domain join --host-id 2 "$1") >join2.out 2>&1 &
-    join2=$!
+    for n in 1 2; do
+        if [ $n = 1 ]; then as_host a; else as_host b; fi
+        tool domain join --host-id $n "$1" >"join.$n.${1##*/}" 2>&1 &
+        joining="$joining $!"
+    done
+    as_host a
 }
 wait_joined() {
-    wait $join1 || { cat join1.out; fail "joining"; }
-    wait $join2 || { cat join2.out; fail "joining"; }
+    for join in $joining; do
+        wait "$join" || { cat join.*; fail "joining"; }
+    done
 }
 
 # ---- a server, and daemons
@@ -62,7 +66,12 @@ four=$export/$uuid
 path=/rhev/data-center/mnt/127.0.0.1:_four/$uuid
 says 'remote path: 127.0.0.1:/four' domain info $export
 refused 'has not joined' volume create "$four" 1M
+uuid=$(tool domain create --type block --lockspace "$(readlink -f /dev/disk1)" 2>create.out) || {
+    cat create.out; fail "create in a group"; }
+group=/dev/$uuid
+refused 'has not joined' volume create -f qcow2 "$group" 1G
 join_both "$four"
+join_both "$group"
 
 # kinds DOMAIN TEXT: the four of them, a snapshot that is preallocated, data, a merge.
 kinds() {
@@ -106,8 +115,8 @@ raw4=$raw
 
 # ---- two hosts
 image=${raw4%/*}
-tool io -n -c 'write -P 3 0 4k' -c 'sleep 6000' "volume:$four/$image" >io.out 2>&1 &
-writer=$!
+./vdisk-io io -n -c 'write -P 3 0 4k' -c 'sleep 60000' "volume:$four/$image" >io.out 2>&1 9>&- &
+writer=$! # itself: of a function in the background that would be a shell
 while ! grep -q wr io.out; do sleep 0.2; done
 as_host b
 refused 'in use by host 1 (host-a)' volume snapshot "$four/$image"
@@ -142,12 +151,6 @@ umount /soft
 told domain leave "$four"
 
 # ---- a volume group
-uuid=$(tool domain create --type block --lockspace "$(readlink -f /dev/disk1)" 2>create.out) || {
-    cat create.out; fail "create in a group"; }
-group=/dev/$uuid
-refused 'has not joined' volume create -f qcow2 "$group" 1G
-join_both "$group"
-wait_joined
 thin=$(tool volume create -f qcow2 --initial-size 100M "$group" 1G)
 tool io -n -c 'write -P 3 0 4k' -c 'sleep 3000' "volume:$group/$thin" >io.out 2>&1 &
 writer=$!
