@@ -8,11 +8,14 @@ set -e
 . ./guest.sh
 all=$1
 
-# After it has been repaired there is no fault, and nothing is active, or noted as such.
-repaired() {
-    tool domain check --repair "$domain" >check.out 2>&1 || { cat check.out; fail "$step: repair"; }
+# There is no fault, and nothing is active, or noted as such; the same after a repair.
+sound() {
     tool domain check "$domain" >again.out 2>&1 || { cat check.out again.out; fail "$step: faults are left"; }
     resting "$step"
+}
+repaired() {
+    tool domain check --repair "$domain" >check.out 2>&1 || { cat check.out; fail "$step: repair"; }
+    sound
 }
 
 # chosen STEP: it is to be killed there.
@@ -66,7 +69,7 @@ for step in 'merge: volume is marked' 'merge: base has the data' 'merge: generat
     tool domain check --repair "$domain" >check.out 2>&1 || true
     look "$domain/$image" 'verify -P 1 0 64k' 'verify -P 3 64k 64k' 'verify -P 4 128k 64k' 'verify -P 1 192k 64k'
     if tool volume info "$domain/$middle" >/dev/null 2>&1; then told volume merge "$domain/$middle"; fi
-    repaired
+    sound
     look "$domain/$image" 'verify -P 1 0 64k' 'verify -P 3 64k 64k' 'verify -P 4 128k 64k' 'verify -P 1 192k 64k'
     told volume delete "$domain/$image"
     io "$domain/$image" 'verify -P 3 64k 64k' 'write -P 1 0 1M' flush
