@@ -5,8 +5,9 @@
  * after VDISK_TEST_AFTER times more), at VDISK_TEST_STOP it stops, after VDISK_TEST_EIO nothing gets to the disk
  * any more. Where VDISK_TEST_FALLOCATE is "none" no space can be reserved, as on NFS 3; where it is "longer" a
  * file gets longer with it, as on NFS 4.2. With VDISK_TEST_NFS=names a file that is open when its name goes gets
- * another one, .nfs and a number, until it is closed, as on NFS; with VDISK_TEST_NFS=answers what renames, or removes
- * a name, is not told so by the server, which is asked once more. With VDISK_TEST_REAPS it waits for all children, whoever has made them.
+ * another one, .nfs and a number, until it is closed, as on NFS; with VDISK_TEST_NFS=answers what renames, or
+ * removes a name, is not told so by the server, which is asked once more. With VDISK_TEST_REAPS it waits for all
+ * children, whoever has made them.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -136,7 +137,7 @@ int close(int fd)
     return rc;
 }
 
-/* ---- steps --------------------------------------------------------------------------------------------------- */
+/* ---- steps ------------------------------------------------------------------------------------------------- */
 
 static bool is_named(const char *variable, const char *name)
 {

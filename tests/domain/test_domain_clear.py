@@ -256,4 +256,5 @@ def test_merge_killed():
     judged(path)
 
 
-lib.main(test_volume, test_image, test_other_names, test_killed, test_half_made, test_no_writing, test_nfs, test_merge, test_merge_killed)
+lib.main(test_volume, test_image, test_other_names, test_killed, test_half_made, test_no_writing, test_nfs,
+         test_merge, test_merge_killed)

@@ -128,14 +128,14 @@ def test_not_purged():
 
 
 def test_lost_slot():
-    """A volume that is being merged is not taken for half-made, when it has lost what says where its metadata is."""
+    """A volume that is being merged is not taken for half-made, when its metadata's place is lost."""
     nothing()
     chain()
     works("io", "-q", "-n", "-c", "write -P 2 1M 512k", "-c", "flush", f"volume:{D}/{IMAGE}")
     kept = list(lv(B).tags)
     lv(B).tags = [tag for tag in kept if tag[:3] != "MD_"] + ["VDISK_MERGE"]
-    for command in (("domain", "check", "--repair", D), ("volume", "update", f"{D}/{IMAGE}/{A}", "--sequence", "7"),
-                    ("volume", "snapshot", f"{D}/{IMAGE}")):
+    for command in (("domain", "check", "--repair", D), ("volume", "snapshot", f"{D}/{IMAGE}"),
+                    ("volume", "update", f"{D}/{IMAGE}/{A}", "--sequence", "7")):
         run(*command)
         check(f"{command}: it is there", has(B))
     if has(B):

@@ -31,7 +31,7 @@ struct sanlock_lease {
 /* The number by which this host is in a lockspace. -ENOENT, without text: it is not; -ENOTCONN. */
 int sanlock_host(const char *space, unsigned *ret);
 
-/* Nor is it coming in, or leaving: the daemon has nothing of the lockspace open. false: it has, or is not known. */
+/* Nor is it coming in, or leaving: the daemon has nothing of the lockspace open. false: it has, or who knows. */
 bool sanlock_is_out(const char *space);
 
 /*
