@@ -12,6 +12,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import threading
 
 LIBRARY, SELF = os.path.realpath(sys.argv[4]), os.path.realpath(__file__)
 
@@ -343,6 +344,43 @@ def test_pool():
     nothing_held("pool")
 
 
+def test_pool_meanwhile():
+    """A group that comes into a pool while somebody waits for an image of it, or has a volume open."""
+    image, name = volume("create", "-f", "qcow2", "--initial-size", "2M", D, "1G")
+    vg = LVM.vgs[U]
+    before, size, other = vg.tags, lv(name).size, Other(2)
+    other.does("take", name)
+    forget()
+    waiting = start(1, "volume", "snapshot", "--wait", f"{D}/{image}")
+    check("it waits", await_asked(waiting, f"acquire exclusive {name} {place_of(name)}", 2))
+    vg.tags = [tag for tag in before if "SHA_CKSUM" not in tag and "POOL_UUID" not in tag]
+    vg.tags.append("MDT_POOL_UUID=77777777-0000-4000-8000-000000000007")
+    other.does("give", name)
+    output = end("who has waited", waiting, 1)
+    check("is refused then", "whose SPM" in output, output)
+    vg.tags, pool = before, vg.tags
+    io = start(1, "io", f"volume:{D}/{image},chunk=1M,free=124M")
+    late = threading.Timer(LATE, io.kill)
+    late.start()
+    io.stdin.write("write -P 1 0 64k\n")
+    io.stdin.flush()
+    check("it is open", "wrote" in io.stdout.readline())
+    vg.tags = pool
+    io.stdin.write("write -P 2 64k 6M\n")
+    io.stdin.flush()
+    while "whose SPM" not in (line := io.stdout.readline()) and line:
+        pass
+    check("who has it open is told", "whose SPM" in line, line)
+    check("it has not grown since", lv(name).size == size, lv(name).size)
+    late.cancel()
+    io.kill()
+    io.communicate()
+    vg.tags = before
+    other.end()
+    works("image", "delete", f"{D}/{image}")
+    nothing_held("pool, meanwhile")
+
+
 def test_all():
     global LVM, DAEMON
     DAEMON = os.path.abspath("daemon")
@@ -360,6 +398,7 @@ def test_all():
         test_busy()
         test_double()
         test_pool()
+        test_pool_meanwhile()
     finally:
         LVM.close()
 

@@ -15,6 +15,7 @@
 
 #include "tools/arith.h"
 #include "tools/domain/block.h"
+#include "tools/domain/lease.h"
 
 /* It has been made larger by somebody who did not come to its device. */
 static int refresh(struct block_state *s, const char *volume)
@@ -52,11 +53,23 @@ static int grow_by_what_is_there(struct domain *d, const char *volume, uint64_t 
            dom_fail(ENOSPC, NULL, "volume group %s is full", d->uuid);
 }
 
+/* Who has a volume open has it for long: where other hosts change the group it may have come into a pool since. */
+static int begin(struct domain *d)
+{
+    int rc = lease_is_used(d);
+
+    if (rc > 0) {
+        block_stale(d);
+        rc = block_refresh(d);
+    }
+    return rc < 0 ? rc : block_begin(d);
+}
+
 int block_grow(struct domain *d, const char *image, const char *volume, uint64_t bytes, uint64_t *ret)
 {
     struct block_state *s = d->state;
     struct dom_error error;
-    int rc = block_begin(d);
+    int rc = begin(d);
 
     (void)image;
     if (rc < 0)

@@ -17,10 +17,19 @@
 
 enum { SECTOR = 512, ALIGN = 1 << 20, BUFFER = 4096 };
 
+/* As the group was when it was looked at last: it may have come into one since the domain was opened. */
+static const char *pool_of(const struct domain *d)
+{
+    const struct block_state *s = d->state;
+
+    return s->report.count == 1 ? lvm_tag_value(&s->report.vgs[0].tags, TEXT_TAG_PAIR "POOL_UUID=") :
+                                  domain_value(d, "POOL_UUID");
+}
+
 /* Some host is that while the pool is up; of the pool's master domain it has the own lease all the time. */
 int block_judge_pool(struct domain *d)
 {
-    const char *pool = domain_value(d, "POOL_UUID"), *spm = getenv("VDISK_IO_SPM");
+    const char *pool = pool_of(d), *spm = getenv("VDISK_IO_SPM");
     int rc;
 
     if (pool == NULL || pool[0] == '\0' || (spm != NULL && strcmp(spm, "none") == 0))
