@@ -324,20 +324,29 @@ def test_double():
 
 
 def test_pool():
-    """Of a group that is in a pool nothing is changed, unless it is said that no SPM is at it."""
+    """Of a group that is in a pool nothing is changed, unless it is said that no SPM is at it: nor what a volume
+    holds that a virtual machine on another host has open."""
     image, name = volume("create", "-f", "qcow2", D, "16M")
     vg = LVM.vgs[U]
+    works("volume", "prepare", f"{D}/{image}")
+    lib.leak(f"{D}/{name}")
+    works("volume", "teardown", f"{D}/{image}")
+    data = lv(name).loop.save()
     before, pool = vg.tags, "77777777-0000-4000-8000-000000000007"
     vg.tags = [tag for tag in before if "SHA_CKSUM" not in tag and "POOL_UUID" not in tag]
     vg.tags.append(f"MDT_POOL_UUID={pool}")
     tags = {name: lv.tags for name, lv in vg.lvs.items()}
     for command in (("volume", "create", "-f", "qcow2", D, "16M"), ("volume", "snapshot", f"{D}/{image}"),
-                    ("image", "delete", f"{D}/{image}"), ("domain", "upgrade", D)):
+                    ("image", "delete", f"{D}/{image}"), ("domain", "upgrade", D),
+                    ("volume", "resize", f"{D}/{image}", "32M"), ("volume", "reduce", f"{D}/{image}")):
         refused(f"is in pool {pool}, whose SPM", *command)
+    r = run("domain", "check", "--repair", D)
+    check("who repairs looks only", r.returncode == 2 and "is looked at only" in r.stdout, r.stdout)
+    check("what it holds has not changed", lv(name).loop.save() == data)
     check("nothing has changed", tags == {name: lv.tags for name, lv in vg.lvs.items()})
     works("io", "-q", "-r", "-n", "-c", "read 0 4k", f"volume:{D}/{image}/{name}")
     r = run("domain", "check", D)
-    check("it can be looked at", r.returncode == 0 and " 0 faults" in r.stdout, r.stdout + r.stderr)
+    check("it can be looked at", r.returncode == 2 and " 1 faults" in r.stdout, r.stdout + r.stderr)
     works("volume", "snapshot", f"{D}/{image}", env=dict(os.environ, VDISK_IO_SPM="none"))
     works("image", "delete", f"{D}/{image}", env=dict(os.environ, VDISK_IO_LEASES="ignore"))
     vg.tags = before

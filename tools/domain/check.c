@@ -282,6 +282,13 @@ static int check_loaded(struct check *c, struct domain_image **image)
     return rc == 0 ? dom_mend_empty(c->domain, *image, &c->mend, &gone) : rc;
 }
 
+static int lock_for_repair(struct domain *d, int lock, const char *image)
+{
+    int rc = d->kind->judge_change != NULL ? d->kind->judge_change(d) : 0;
+
+    return rc == 0 ? d->kind->lock_alone(d, lock, image) : rc;
+}
+
 static int check_image(struct check *c, const char *name)
 {
     const struct dom_lock_wish wish = {name, DOM_LOCK_BESIDE};
@@ -296,7 +303,7 @@ static int check_image(struct check *c, const char *name)
     }
     if (rc < 0)
         return rc;
-    if (repair && c->domain->kind->lock_alone(c->domain, lock, name) < 0) {
+    if (repair && lock_for_repair(c->domain, lock, name) < 0) {
         dom_tell(&c->mend, VDISK_FOUND_NOTE, "image %s is looked at only: %s", name, vdisk_error_text());
         c->mend.repair = false;
     }

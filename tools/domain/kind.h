@@ -97,6 +97,9 @@ struct dom_kind {
     int (*write_next)(struct domain *d, const char *image, const char *volume, const char *text, size_t len);
     int (*end_upgrade)(struct domain *d);
 
+    /* -EBUSY: who is not kept off by locks may use what is changed, on another host. NULL: nobody does. */
+    int (*judge_change)(struct domain *d);
+
     /* What is known of the domain is looked for again from here on: another host may have changed it. */
     void (*look_anew)(struct domain *d);
 

@@ -704,6 +704,7 @@ const struct dom_kind dom_kind_block = {
     .write_domain = block_write_domain,
     .write_next = block_write_next,
     .end_upgrade = block_end_upgrade,
+    .judge_change = block_judge_pool,
     .look_anew = block_stale,
     .find_drafts = block_find_drafts,
     .list_volumes = block_list_volumes,

@@ -85,6 +85,8 @@ int dom_begin(struct domain *d, const struct dom_want *want, struct dom_session 
         rc = lock_image(d, want, &s);
     if (rc == 0)
         rc = dom_check_version(d);
+    if (rc == 0 && !want->beside && !want->dry_run && d->kind->judge_change != NULL)
+        rc = d->kind->judge_change(d);
     if (rc == 0)
         rc = load(d, want, &s);
     if (rc < 0) {
