@@ -305,6 +305,18 @@ def test_busy():
     nothing_held("busy")
 
 
+def test_check():
+    """Who only looks has nothing that keeps others from extending their volumes, however long he takes."""
+    image, _ = volume("create", "-f", "qcow2", D, "16M")
+    forget()
+    works("domain", "check", D)
+    check("the domain's own lease is not taken", "acquire" in log() and f"SDM {MIB}" not in log(), log())
+    works("domain", "check", "--repair", D)
+    check("but by who repairs", f"acquire exclusive SDM {MIB}" in log())
+    works("image", "delete", f"{D}/{image}")
+    nothing_held("check")
+
+
 def test_double():
     """Of two volumes that have one slot none writes its lease over the other's: the domain's own locks them."""
     first, second = (volume("create", "-f", "qcow2", D, "16M") for _ in range(2))
@@ -405,6 +417,7 @@ def test_all():
         test_slot()
         test_changed_meanwhile()
         test_busy()
+        test_check()
         test_double()
         test_pool()
         test_pool_meanwhile()

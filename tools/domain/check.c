@@ -291,8 +291,8 @@ static int lock_for_repair(struct domain *d, int lock, const char *image)
 
 static int check_image(struct check *c, const char *name)
 {
-    const struct dom_lock_wish wish = {name, DOM_LOCK_BESIDE};
     bool repair = c->mend.repair;
+    const struct dom_lock_wish wish = {name, repair ? DOM_LOCK_BESIDE : DOM_LOCK_READ};
     struct domain_image *image;
     int lock, rc = c->domain->kind->lock(c->domain, &wish, 1, &lock);
 
