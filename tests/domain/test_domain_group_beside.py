@@ -13,7 +13,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import fake_lvm  # noqa: E402
 from fake_lvm import Refused  # noqa: E402
 import lib  # noqa: E402
-from lib import MIB, check, run, works  # noqa: E402
+from lib import MIB, check, refused, run, works  # noqa: E402
 
 CLIENT = os.path.realpath(sys.argv[2])
 U = "dddddddd-0000-4000-8000-00000000000d"
@@ -83,6 +83,21 @@ def test_repair():
     works("volume", "teardown", f"{D}/{IMAGE}")
     reads("verify -P 1 0 512k")
     sound("repair")
+
+
+def test_template():
+    """Nor does it become a template while it is open so."""
+    nothing()
+    base()
+    works("volume", "prepare", f"{D}/{IMAGE}")
+    pathlib.Path("node").unlink(missing_ok=True)
+    os.mknod("node", stat.S_IFBLK | 0o600, lv(A).loop.device)
+    with open("node", "rb"):
+        refused("somebody has it open", "volume", "update", f"{D}/{IMAGE}", "--shared")
+        works("volume", "update", f"{D}/{IMAGE}", "--description", "x")
+    works("volume", "teardown", f"{D}/{IMAGE}")
+    works("volume", "update", f"{D}/{IMAGE}", "--shared")
+    sound("template")
 
 
 def test_not_removed():

@@ -217,6 +217,13 @@ static int plan_update(const struct domain_volume *v, const struct domain_volume
     return rc;
 }
 
+/* A device's locks do not tell of all who have it open. */
+static int claim_template(struct domain *d, const char *image, const struct domain_volume *v,
+                          struct dom_claims *claims)
+{
+    return d->extent != 0 ? dom_claim_alone(d, image, &v, 1, claims) : dom_claim(d, image, v, claims);
+}
+
 int domain_volume_update(struct domain *d, const char *image, const char *volume,
                          const struct domain_volume_update *o)
 {
@@ -238,7 +245,7 @@ int domain_volume_update(struct domain *d, const char *image, const char *volume
     if (rc == 0 && o->role == DOMAIN_SHARED)
         rc = dom_judge_top(&s, v, NULL, "made a template");
     if (rc == 0 && o->role == DOMAIN_SHARED)
-        rc = dom_claim(d, image, v, &claims);
+        rc = claim_template(d, image, v, &claims);
     if (rc == 0)
         rc = dom_write_meta(d, image, v, &meta);
     if (rc == 0)
