@@ -176,6 +176,24 @@ def test_extended():
     sound("extended")
 
 
+def test_not_found():
+    """What lvm does not find for a while is not full: what waits for space goes on waiting."""
+    nothing()
+    works("volume", "create", "-f", "qcow2", "--initial-size", "2M", f"{D}/{IMAGE}", "64M", "--uuid", A)
+    failed = []
+
+    def at(request, done):
+        if request.command == "lvextend" and not done and len(failed) < 4:
+            failed.append(request)
+            raise Refused(f'Volume group "{U}" not found')
+    LVM.at = at
+    works("io", "-q", "-n", "-c", "write -P 3 0 8M", "-c", "flush", f"volume:{D}/{IMAGE},chunk=1M,free=64K")
+    LVM.at = None
+    check("it was tried more than once", len(failed) == 4)
+    reads("verify -P 3 0 8M")
+    sound("not found")
+
+
 TESTS = [value for name, value in list(globals().items()) if name.startswith("test_")]
 
 

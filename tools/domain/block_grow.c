@@ -17,10 +17,16 @@
 #include "tools/domain/block.h"
 #include "tools/domain/lease.h"
 
+/* That lvm does not find what is there is no reason to give up. */
+static int of_what_is_there(int rc)
+{
+    return rc == -ENOENT ? -EIO : rc;
+}
+
 /* It has been made larger by somebody who did not come to its device. */
 static int refresh(struct block_state *s, const char *volume)
 {
-    return lvm_refresh(s->lvm, &volume, 1);
+    return of_what_is_there(lvm_refresh(s->lvm, &volume, 1));
 }
 
 /* `failed` with one command; its text is there. */
@@ -42,7 +48,7 @@ static int grow_by_what_is_there(struct domain *d, const char *volume, uint64_t 
         return dom_fail(ENOENT, NULL, "%s: has no volume %s any more", d->path, volume);
     size = min_u64(text_extents(bytes, d->extent), b->lv->size + block_vg(d)->free / d->extent * d->extent);
     if (size > b->lv->size)
-        return lvm_extend(s->lvm, volume, size);
+        return of_what_is_there(lvm_extend(s->lvm, volume, size));
     assert(size <= b->lv->size); /* (1) */
     rc = lvm_device_size(s->lvm, volume, &device);
     if (rc == 0 && device < b->lv->size)
