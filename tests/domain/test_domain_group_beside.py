@@ -18,8 +18,8 @@ from lib import MIB, check, refused, run, works  # noqa: E402
 CLIENT = os.path.realpath(sys.argv[2])
 U = "dddddddd-0000-4000-8000-00000000000d"
 D = f"/dev/{U}"
-IMAGE, OTHER = (f"{digit * 8}-0000-4000-8000-000000000001" for digit in "12")
-A, B = (f"{letter * 8}-0000-4000-8000-{letter * 12}" for letter in "ab")
+IMAGE, OTHER, THIRD = (f"{digit * 8}-0000-4000-8000-000000000001" for digit in "123")
+A, B, C = (f"{letter * 8}-0000-4000-8000-{letter * 12}" for letter in "abc")
 LVM = EMPTY = None
 
 
@@ -157,6 +157,34 @@ def test_lost_slot():
         lv(B).tags = kept
         reads("verify -P 1 0 512k", "verify -P 2 1M 512k")
         sound("lost slot")
+
+
+def test_doubled_slot():
+    """Of two volumes that have one slot none is taken for the other, which is raw, and lies on nothing."""
+    for image in (OTHER, IMAGE):
+        nothing()
+        works("volume", "create", "-f", "raw", "-a", "preallocated", f"{D}/{image}", "16M", "--uuid", A)
+        if image == OTHER:
+            base(uuid=C)
+            works("volume", "update", f"{D}/{IMAGE}", "--shared")
+            works("image", "clone", f"{D}/{IMAGE}", "--image", THIRD, "--uuid", B)
+        else:
+            works("volume", "snapshot", f"{D}/{IMAGE}", "--uuid", B)
+        slot = next(tag for tag in lv(A).tags if tag[:3] == "MD_")
+        place = MIB + int(slot[3:]) * 8192
+        text, head = lv("metadata").loop.read(place, 512), lv(B).loop.read(0, 512)
+        lv(B).tags = [tag if tag[:3] != "MD_" else slot for tag in lv(B).tags]
+        tags = {name: list(v.tags) for name, v in LVM.vgs[U].lvs.items()}
+        where = THIRD if image == OTHER else IMAGE
+        for command in (("io", "-n", "-c", "write 0 64k", f"volume:{D}/{where}/{B}"),
+                        ("volume", "update", f"{D}/{where}/{B}", "--description", "x"),
+                        ("volume", "resize", f"{D}/{where}/{B}", "32M"), ("domain", "check", "--repair", D),
+                        ("image", "delete", f"{D}/{IMAGE}") if image == OTHER else ("volume", "list", D)):
+            r = run(*command)
+            check(f"{command}: it is not well", r.returncode in (1, 2) or command[1] == "list", r)
+            check(f"{command}: all is as it was", lv("metadata").loop.read(place, 512) == text and
+                  lv(B).loop.read(0, 512) == head and
+                  tags == {name: list(v.tags) for name, v in LVM.vgs[U].lvs.items()}, r)
 
 
 def test_extended():

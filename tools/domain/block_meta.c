@@ -5,7 +5,10 @@
  * Works: a slot is read and written past the page cache, as other hosts do; one sector is written as a whole.
  * Where the parent is another one then, the tag follows. Fails: as the device; "metadata" cannot be activated.
  *
- * Invariant: 1. the tag of a parent is written after the metadata, which goes before it wherever they differ.
+ * Invariants:
+ *  1. The tag of a parent is written after the metadata, which goes before it wherever they differ.
+ *  2. Of a slot that two volumes have nothing is taken for what it is not: it says whose image it is of, and it is
+ *     not written to.
  */
 #include <assert.h>
 #include <errno.h>
@@ -137,10 +140,31 @@ static int find_slot(struct domain *d, const char *volume, struct block_lv **ret
            dom_fail(ENOENT, NULL, "%s/%s: has no tag that says where its metadata is", d->path, volume);
 }
 
+/* (2): is it known that what is in its slot is not another volume's? */
+static bool is_its_own(const struct domain *d, const struct block_lv *b, const struct domain_meta *meta)
+{
+    const struct block_state *s = d->state;
+
+    if (block_slot_is_own(d, b))
+        return true;
+    for (size_t i = 0; i < s->count; i++)
+        if (&s->list[i] != b && s->list[i].is.slot == b->is.slot && strcmp(s->list[i].is.image, b->is.image) == 0)
+            return false;
+    return strcmp(meta->image, b->is.image) == 0;
+}
+
+static int refuse_doubled(const struct domain *d, const struct block_lv *b)
+{
+    return dom_fail(EBADMSG, "'vdisk-io domain check' tells of whom",
+                    "%s/%s: another volume has its metadata in the same place, slot %u", d->path, b->lv->name,
+                    b->is.slot);
+}
+
 int block_read_meta(struct domain *d, const char *image, const char *volume, char buf[TEXT_VOLUME_MAX + 1],
                     size_t *ret_len)
 {
-    char slot[TEXT_SLOT_SIZE];
+    char slot[TEXT_SLOT_SIZE], why[TEXT_WHY];
+    struct domain_meta meta;
     struct block_lv *b;
     int rc = find_slot(d, volume, &b);
 
@@ -149,6 +173,8 @@ int block_read_meta(struct domain *d, const char *image, const char *volume, cha
         rc = block_read_slot(d, b->is.slot, slot);
     if (rc < 0)
         return rc;
+    if (text_volume_parse(slot, sizeof slot, &meta, why) == 0 && !is_its_own(d, b, &meta))
+        return refuse_doubled(d, b);
     for (*ret_len = sizeof slot; *ret_len > 0 && slot[*ret_len - 1] == '\0';)
         (*ret_len)--;
     memcpy(buf, slot, *ret_len);
@@ -166,7 +192,7 @@ const char *block_below(struct domain *d, struct block_lv *b)
     b->asked = true;
     memcpy(b->below, b->is.parent, DOMAIN_UUID);
     if (b->is.slot != 0 && !b->is.half_made && block_read_slot(d, b->is.slot, slot) == 0 &&
-        text_volume_parse(slot, sizeof slot, &meta, why) == 0)
+        text_volume_parse(slot, sizeof slot, &meta, why) == 0 && is_its_own(d, b, &meta))
         memcpy(b->below, meta.parent, DOMAIN_UUID);
     if (strcmp(b->below, DOMAIN_BLANK) == 0)
         b->below[0] = '\0';
@@ -223,6 +249,8 @@ int block_write_meta(struct domain *d, const char *image, const char *volume, co
     int rc = find_slot(d, volume, &b);
 
     (void)image;
+    if (rc == 0 && !block_slot_is_own(d, b))
+        rc = refuse_doubled(d, b);
     if (rc == 0)
         rc = block_write_slot(d, b->is.slot, text, len);
     if (rc < 0)
@@ -264,7 +292,7 @@ int block_check(struct domain *d, const char *image, struct dom_mend *m)
                      b->lv->name, b->is.slot);
         rc = block_read_slot(d, b->is.slot, slot);
         if (rc == 0 && text_volume_parse(slot, sizeof slot, &meta, why) == 0 &&
-            strcmp(meta.parent, b->is.parent) != 0)
+            is_its_own(d, b, &meta) && strcmp(meta.parent, b->is.parent) != 0)
             rc = check_parent(d, image, b, meta.parent, m);
     }
     return rc;

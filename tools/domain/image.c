@@ -27,7 +27,10 @@ static void read_meta(struct domain *d, const char *image, struct domain_volume 
     }
     rc = d->kind->read_meta(d, image, v->uuid, buf, &len);
     if (rc < 0) {
-        snprintf(v->why, sizeof v->why, "%.150s", rc == -EFBIG ? "more than 512 bytes" : strerror(-rc));
+        snprintf(v->why, sizeof v->why, "%.150s",
+                 rc == -EFBIG     ? "more than 512 bytes"
+                 : rc == -EBADMSG ? vdisk_error_text()
+                                  : strerror(-rc));
         return;
     }
     rc = text_volume_parse(buf, len, &v->meta, why);
