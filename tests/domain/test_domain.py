@@ -549,7 +549,9 @@ def test_streams():
     fails("is no SHA-256", b"", "-f", "qcow2", path, "2M", "--digest", "00")
     fails("more than 2097152 bytes come", raw + b"1", path, "2M")
     fails("its size is 2097151, not 2097152", raw[:-1], path, "2M")
-    for data in (b"", b"QFI\xfb", raw):
+    huge = image[:24] + (1 << 62).to_bytes(8, "big") + image[32:]
+    crypted = image[:32] + (1).to_bytes(4, "big") + image[36:]
+    for data in (b"", b"QFI\xfb", raw, huge, crypted):
         r = upload(data, "-f", "qcow2", path, "2M")
         check("what is no image is told of as what has come", r.returncode == 1 and
               path not in r.stderr.decode() and

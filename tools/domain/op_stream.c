@@ -234,7 +234,7 @@ static int unsound(int rc, const char *path, const char *format)
     size_t n = strlen(path);
     char why[512];
 
-    if (rc != -EINVAL && rc != -EBADMSG && rc != -ENOTSUP)
+    if (rc == -EIO || rc == -ENOMEM)
         return rc;
     if (strncmp(text, path, n) == 0 && strncmp(text + n, ": ", 2) == 0)
         text += n + 2;
@@ -268,7 +268,7 @@ static int judge_metadata(const struct transfer *t, const char *path)
     int rc = run_check(t->domain, path, 0, &result);
 
     if (rc < 0)
-        return rc;
+        return unsound(rc, path, "qcow2");
     if (result.corruptions > 0 || result.check_errors > 0)
         return dom_fail(EBADMSG, NULL, "what was uploaded is damaged: %" PRIu64 " corruptions",
                         result.corruptions);
