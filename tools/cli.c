@@ -32,12 +32,21 @@ const char *cli_program(void)
 
 /* ---- messages -------------------------------------------------------------------------------------- */
 
+/* One line, whatever the names in it have; volumes of domains as they were given. */
 static void print_message(const char *kind, const char *fmt, va_list ap)
 {
+    char *text;
+
     fflush(stdout); /* keep the order when both go to one place */
+    if (vasprintf(&text, fmt, ap) < 0) {
+        fprintf(stderr, "%s: %s%s\n", program, kind, fmt); /* no memory: what is known without */
+        return;
+    }
+    cli_printable(text);
     fprintf(stderr, "%s: %s", program, kind);
-    vfprintf(stderr, fmt, ap);
+    cli_put_given(stderr, text);
     fputc('\n', stderr);
+    free(text);
 }
 
 void cli_error(const char *fmt, ...)
@@ -47,18 +56,6 @@ void cli_error(const char *fmt, ...)
     va_start(ap, fmt);
     print_message("", fmt, ap);
     va_end(ap);
-}
-
-void cli_note(const char *fmt, ...)
-{
-    va_list ap;
-
-    fflush(stdout);
-    fprintf(stderr, "%s: ", program);
-    va_start(ap, fmt);
-    vfprintf(stderr, fmt, ap);
-    va_end(ap);
-    fputc('\n', stderr);
 }
 
 void cli_warn(const char *fmt, ...)

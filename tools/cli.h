@@ -12,6 +12,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <vdisk-image.h>
 
 /* Exit codes that more than one verb has. */
@@ -70,7 +71,7 @@ const char *cli_program(void);
 /* ---- messages: to stderr, one line, prefixed with the program's name ------------------------------- */
 
 void cli_error(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
-void cli_note(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+#define cli_note(...) cli_error(__VA_ARGS__) /* the same, of what is no error */
 void cli_warn(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
 /* Likewise, that there is no memory left, and what to do. */
@@ -130,6 +131,10 @@ const char *cli_image(const struct cli_parser *p, const char *operand, const cha
 bool cli_is_volume(const char *operand);
 char *cli_volume_name(const struct cli_verb *verb, const char *operand, const char *format);
 char *cli_volume_path(const char *operand, const char **ret_format);
+
+/* A name that cli_volume_name() gave as it was given to that; others as they are. And a text with such names. */
+const char *cli_given_name(const char *name);
+void cli_put_given(FILE *f, const char *text);
 
 /* vdisk_open(); a volume of a domain, by the name that one of these gave, grows if it is to. */
 int cli_open(const char *name, const struct vdisk_open_opts *how, vdisk **ret);

@@ -482,7 +482,7 @@ static void print_human(const struct bench *b, const struct bench_result *r)
     double n = (double)max_u64(all_requests(r), 1), elapsed = (double)r->elapsed_ns / 1e9;
     char size[32];
 
-    printf("%s: %s (%s on %s, %s)\n", b->name, b->rw, b->info.format, b->info.backend,
+    printf("%s: %s (%s on %s, %s)\n", cli_given_name(b->name), b->rw, b->info.format, b->info.backend,
            b->info.direct ? "direct" : "not direct");
     printf("         %s%s%s requests, depth %u, %u queue%s of kind %s%s, %.2f s\n",
            b->pattern != NULL ? b->pattern : "", b->pattern != NULL ? ", " : "",
@@ -526,7 +526,7 @@ static json_t *settings_json(const struct bench *b, const struct bench_result *r
     const struct bench_load *l = &b->load;
     json_t *out = json_object();
 
-    json_object_set_new(out, "filename", cli_json_string(b->name));
+    json_object_set_new(out, "filename", cli_json_string(cli_given_name(b->name)));
     json_object_set_new(out, "format", json_string(b->info.format));
     json_object_set_new(out, "backend", json_string(b->info.backend));
     json_object_set_new(out, "direct", json_boolean(b->info.direct));

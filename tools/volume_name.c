@@ -39,6 +39,7 @@ static const char *instead_of(const char *verb)
 static struct kept {
     struct domain_use *use;
     char              *name; /* that it was given, or NULL: it has its path only */
+    char              *operand; /* of the command line */
 } *uses;
 static size_t use_count;
 
@@ -47,13 +48,14 @@ static void end_uses(void)
     for (size_t i = 0; i < use_count; i++) {
         domain_use_end(uses[i].use);
         free(uses[i].name);
+        free(uses[i].operand);
     }
     free(uses);
     use_count = 0;
 }
 
 /* One that is not kept ends with the process all the same. */
-static void keep(struct domain_use *use, const char *name)
+static void keep(struct domain_use *use, const char *name, const char *operand)
 {
     struct kept *list = reallocarray(uses, use_count + 1, sizeof *list);
 
@@ -62,7 +64,42 @@ static void keep(struct domain_use *use, const char *name)
     if (uses == NULL)
         atexit(end_uses);
     uses = list;
-    uses[use_count++] = (struct kept){use, name != NULL ? cli_strdup(name) : NULL};
+    uses[use_count++] = (struct kept){use, name != NULL ? cli_strdup(name) : NULL, cli_strdup(operand)};
+    cli_printable(uses[use_count - 1].operand);
+}
+
+/* ---- as they were given ---------------------------------------------------------------------------------- */
+
+const char *cli_given_name(const char *name)
+{
+    for (size_t i = 0; i < use_count; i++)
+        if (uses[i].name != NULL && strcmp(uses[i].name, name) == 0)
+            return uses[i].operand;
+    return name;
+}
+
+/* The one that comes first in it. */
+static const struct kept *find_kept(const char *text, const char **ret_at)
+{
+    const struct kept *found = NULL;
+
+    for (size_t i = 0; i < use_count; i++) {
+        const char *at = uses[i].name != NULL ? strstr(text, uses[i].name) : NULL;
+        if (at != NULL && (found == NULL || at < *ret_at)) {
+            found = &uses[i];
+            *ret_at = at;
+        }
+    }
+    return found;
+}
+
+void cli_put_given(FILE *f, const char *text)
+{
+    const char *at = NULL;
+
+    for (const struct kept *k; (k = find_kept(text, &at)) != NULL; text = at + strlen(k->name))
+        fprintf(f, "%.*s%s", (int)(at - text), text, k->operand);
+    fputs(text, f);
 }
 
 /* ---- volumes that grow ----------------------------------------------------------------------------------- */
@@ -121,7 +158,7 @@ char *cli_volume_name(const struct cli_verb *verb, const char *operand, const ch
         cli_library_error();
         return NULL;
     }
-    keep(use, name);
+    keep(use, name, operand);
     return name;
 }
 
@@ -134,6 +171,6 @@ char *cli_volume_path(const char *operand, const char **ret_format)
         cli_library_error();
         return NULL;
     }
-    keep(use, NULL);
+    keep(use, NULL, operand);
     return path;
 }

@@ -532,6 +532,20 @@ def test_lost_answers():
     check("all but the template is gone", os.listdir(f"{path}/images") == [template])
 
 
+def test_names_in_messages():
+    """Of a volume by its name the messages tell that name, in one line, whatever is in it."""
+    path = make("told")
+    image, _ = volume("create", "-f", "qcow2", path, "1M")
+    named = f"volume:{path}/{image}"
+    r = lib.run("io", "-q", "-c", "write 1M 1M", named)
+    check("io tells it", r.returncode == 1 and r.stderr.startswith(f"vdisk-io: {named}: write failed"), r.stderr)
+    r = lib.run("bench", "--count", "1", named)
+    check("bench tells it", r.stdout.startswith(f"{named}: "), r.stdout + r.stderr)
+    check("and in JSON", told("bench", "--count", "1", named)["filename"] == named)
+    refused("no action 'a?b?[31m'", "volume", "a\nb\x1b[31m", path)
+    refused("--output takes human or json, not 'x?y'", "volume", "list", "--output=x\ny", path)
+
+
 def test_full_disk():
     """What cannot be written stands in no one's way who removes."""
     path = make("nospace")
@@ -567,4 +581,4 @@ lib.main(test_stale_metadata, test_header_of_a_merge_without_mark, test_circles,
          test_only_copy_of_a_template, test_backups, test_data_of_two_images,
          test_sizes, test_chain_that_cannot_be_used, test_writers, test_killed_writer, test_names_are_uses,
          test_copies_in_opposite_directions, test_dry_runs, test_leaks, test_uploads, test_names,
-         test_lost_answers, test_full_disk, test_read_only)
+         test_lost_answers, test_names_in_messages, test_full_disk, test_read_only)
