@@ -85,6 +85,8 @@ static int take_volume(struct create *c, const struct create_args *args)
 /* -b and -F override -o; SIZE may be given once. */
 static int apply_operands(struct create *c, const struct create_args *args, const char *size)
 {
+    if (cli_is_volume(c->o.name))
+        return cli_usage_error(&cli_create, "'%s': 'vdisk-io volume create' makes volumes of domains", c->o.name);
     if (create_options_apply(&c->o, &c->pairs) < 0) {
         cli_error("%s", c->o.why);
         return CLI_FAILED;

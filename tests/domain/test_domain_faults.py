@@ -542,6 +542,7 @@ def test_names_in_messages():
     r = lib.run("bench", "--count", "1", named)
     check("bench tells it", r.stdout.startswith(f"{named}: "), r.stdout + r.stderr)
     check("and in JSON", told("bench", "--count", "1", named)["filename"] == named)
+    refused("'vdisk-io volume create' makes volumes", "create", "-f", "qcow2", named, "1M")
     refused("no action 'a?b?[31m'", "volume", "a\nb\x1b[31m", path)
     refused("--output takes human or json, not 'x?y'", "volume", "list", "--output=x\ny", path)
 
