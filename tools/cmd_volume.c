@@ -566,13 +566,17 @@ static int upload(struct noun *n, char **operands, int count)
 
 static int download_volume(struct noun *n, struct domain_name *name)
 {
-    struct domain_stream s = {.fd = STDOUT_FILENO};
+    struct domain_stream s = {.fd = STDOUT_FILENO, .progress = cli_progress_show, .progress_arg = &n->progress};
 
     if (isatty(STDOUT_FILENO))
         return cli_usage_error(n->verb, "download: standard output is a terminal");
+    n->progress.to_stderr = true;
     if (domain_volume_download(name->domain, name->image, name->volume, &s) < 0)
         return noun_error(n);
-    if (!n->quiet)
+    cli_progress_end(&n->progress);
+    if (n->json)
+        fprintf(stderr, "{\"bytes\": %" PRIu64 ", \"sha256\": \"%s\"}\n", s.bytes, s.sha256);
+    else if (!n->quiet)
         cli_note("%" PRIu64 " bytes, SHA-256 %s", s.bytes, s.sha256);
     return CLI_OK;
 }
@@ -615,7 +619,7 @@ static const struct noun_action actions[] = {
     {"measure", 1, 1, {'f', 'a', NOUN_WAIT}, measure},
     {"upload", 2, 2, {'f', 'p', NOUN_WAIT, NOUN_UUID, NOUN_PARENT, NOUN_DESCRIPTION, NOUN_DISK_TYPE, NOUN_SEQUENCE,
                       NOUN_DIGEST}, upload},
-    {"download", 1, 1, {NOUN_WAIT}, download},
+    {"download", 1, 1, {'p', NOUN_WAIT}, download},
     {NULL, 0, 0, {0}, NULL},
 };
 

@@ -535,6 +535,16 @@ def test_streams():
     check("the same bytes", pathlib.Path(f"{path}/images/{said['image']}/{said['volume']}").read_bytes() == image)
     r = subprocess.run([lib.TOOL, "volume", "download", name], capture_output=True, check=False)
     check("download", r.stdout == image and digest in r.stderr.decode(), r.stderr)
+    r = subprocess.run([lib.TOOL, "volume", "download", "-p", "--output=json", name], capture_output=True,
+                       check=False)
+    check("its progress and its report are beside it", r.stdout == image and b"(100.00/100%)" in r.stderr and
+          json.loads(r.stderr.decode().splitlines()[-1].split("\r")[-1]) ==
+          {"bytes": len(image), "sha256": digest}, r.stderr)
+    with open("/dev/full", "wb") as full:
+        r = subprocess.run([lib.TOOL, "volume", "download", name], stdout=full, stderr=subprocess.PIPE,
+                           check=False)
+    check("where it cannot go is told", r.returncode == 1 and
+          r.stderr.startswith(b"vdisk-io: standard output: writing to it: No space left"), r.stderr)
     works("compare", "image", f"volume:{name}")
     raw = bytes(MIB) + os.urandom(MIB // 2) + bytes(MIB // 2)
     r = upload(raw, path, "2M")

@@ -483,6 +483,8 @@ int domain_volume_prepare(struct domain *d, const char *image, const char *volum
 struct domain_stream {
     int                    fd;          /* that bytes come from, or go to */
     const char            *digest;      /* upload: SHA-256 that they have to have, as text; or NULL */
+    vdisk_progress_fn     *progress;    /* download; or NULL */
+    void                  *progress_arg;
     char                   sha256[65];  /* what they have had, when all is done */
     uint64_t               bytes;
 };

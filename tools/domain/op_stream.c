@@ -25,7 +25,7 @@ struct transfer {
     struct domain_stream              *stream;
     const struct domain_volume_create *o;
     struct domain                     *domain;
-    const char                        *image;
+    const char                        *image, *volume;
     gcry_md_hd_t                       hash;
     char                              *buf;
     const struct domain_new           *made;
@@ -142,6 +142,28 @@ static int make_room(struct transfer *t, uint64_t bytes)
     return rc;
 }
 
+static int fail_reading(const struct transfer *t, int err)
+{
+    if (t->made != NULL)
+        return dom_fail(err, NULL, "standard input: reading it: %s", strerror(err));
+    return dom_fail(err, NULL, "image %s: reading volume %s: %s", t->image, t->volume, strerror(err));
+}
+
+static int fail_writing(const struct transfer *t, int err)
+{
+    return dom_fail_file(err, t->made != NULL ? t->made->path : "standard output", "writing to it");
+}
+
+static int tell(const struct transfer *t, uint64_t done, uint64_t total)
+{
+    vdisk_progress_fn *progress = t->o != NULL ? t->o->progress : t->stream->progress;
+    void *arg = t->o != NULL ? t->o->progress_arg : t->stream->progress_arg;
+
+    if (progress == NULL || progress(arg, done, max_u64(done, total)) == 0)
+        return 0;
+    return dom_fail(ECANCELED, NULL, "the %s was cancelled", t->o != NULL ? "upload" : "download");
+}
+
 /* From one to the other. `most`: more is refused; `total`: as much is awaited, for progress. */
 static int move(struct transfer *t, int from, int to, bool seeks, uint64_t most, uint64_t total)
 {
@@ -151,7 +173,7 @@ static int move(struct transfer *t, int from, int to, bool seeks, uint64_t most,
 
     while (rc == 0 && (n = get(from, t->buf, next_piece(t, at))) != 0) {
         if (n < 0)
-            return dom_fail((int)-n, NULL, "reading: %s", strerror((int)-n));
+            return fail_reading(t, (int)-n);
         if (at + (uint64_t)n > most)
             return dom_fail(EFBIG, NULL, "more than %" PRIu64 " bytes come, which is more than such a volume has",
                             most);
@@ -162,19 +184,19 @@ static int move(struct transfer *t, int from, int to, bool seeks, uint64_t most,
         if (!seeks || t->device || !is_zero(t->buf, (size_t)n))
             rc = put(to, t->buf, (size_t)n, (off_t)at, seeks);
         if (rc < 0)
-            return dom_fail(rc, NULL, "writing: %s", strerror(-rc));
+            return fail_writing(t, -rc);
         at += (uint64_t)n;
-        if (t->o != NULL && t->o->progress != NULL &&
-            t->o->progress(t->o->progress_arg, at, max_u64(at, total)) != 0)
-            return dom_fail(ECANCELED, NULL, "the upload was cancelled");
+        rc = tell(t, at, total);
     }
+    if (rc < 0)
+        return rc;
     t->stream->bytes = at;
     if (seeks && t->device)
         rc = end_device(t, to, at);
     if (rc < 0)
-        return dom_fail(rc, NULL, "writing: %s", strerror(-rc));
+        return fail_writing(t, -rc);
     if (seeks && ((!t->device && ftruncate(to, (off_t)at) != 0) || fsync(to) != 0))
-        return dom_fail(errno, NULL, "writing: %s", strerror(errno));
+        return fail_writing(t, errno);
     return 0;
 }
 
@@ -403,7 +425,7 @@ static int find_end(struct domain *d, const char *image, const struct domain_vol
 
 static int send_file(struct domain *d, const char *image, const struct domain_volume *v, struct domain_stream *s)
 {
-    struct transfer t = {.stream = s, .domain = d, .image = image};
+    struct transfer t = {.stream = s, .domain = d, .image = image, .volume = v->uuid};
     int fd = -1, rc = find_end(d, image, v, &t.stop);
 
     if (rc == 0)
@@ -412,7 +434,7 @@ static int send_file(struct domain *d, const char *image, const struct domain_vo
         return rc;
     rc = begin(&t);
     if (rc == 0) {
-        rc = move(&t, fd, s->fd, false, UINT64_MAX, 0);
+        rc = move(&t, fd, s->fd, false, UINT64_MAX, t.stop != 0 ? t.stop : v->size);
         end(&t);
     }
     close(fd);
