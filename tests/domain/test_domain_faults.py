@@ -232,6 +232,24 @@ def test_parts_that_are_something_else():
     judged(path)
 
 
+def test_files_of_the_domain():
+    """Vdsm does not attach a domain that has not all of its files."""
+    for kind in ("localfs", "nfs"):
+        path = make(f"whole-{kind}", "--type", kind)
+        names = ("ids", "leases", "inbox", "outbox", *(["xleases"] if kind == "nfs" else []))
+        check("it is whole", find(path).returncode == 0)
+        for name in names:
+            os.rename(f"{path}/dom_md/{name}", "kept")
+            for put in (lambda f: None, os.mkdir):
+                put(f"{path}/dom_md/{name}")
+                r = find(path, "--repair")
+                check(f"{name} is missed", r.returncode == 2 and f"fault: dom_md/{name} is not there" in r.stdout,
+                      r.stdout)
+            os.rmdir(f"{path}/dom_md/{name}")
+            os.rename("kept", f"{path}/dom_md/{name}")
+        judged(path)
+
+
 # ---- hard links ------------------------------------------------------------------------------------------------
 
 
@@ -578,7 +596,7 @@ def test_read_only():
 lib.main(test_stale_metadata, test_header_of_a_merge_without_mark, test_circles, test_unreadable_metadata,
          test_named_intent,
          test_links_to_folders, test_links_to_files, test_data_file, test_create_over_a_link,
-         test_parts_that_are_something_else,
+         test_parts_that_are_something_else, test_files_of_the_domain,
          test_only_copy_of_a_template, test_backups, test_data_of_two_images,
          test_sizes, test_chain_that_cannot_be_used, test_writers, test_killed_writer, test_names_are_uses,
          test_copies_in_opposite_directions, test_dry_runs, test_leaks, test_uploads, test_names,

@@ -401,7 +401,7 @@ int domain_check(struct domain *d, const struct domain_check *o, struct domain_c
     if (rc < 0)
         return rc;
     check_domain(&c);
-    if (check_drafts(&c) < 0)
+    if (d->kind->check_domain(d, &c.mend) < 0 || check_drafts(&c) < 0)
         dom_tell(&c.mend, VDISK_FOUND_ERROR, "the domain: %s", vdisk_error_text());
     for (size_t i = 0; i < names.count; i++) {
         const char *name = names.list[i];

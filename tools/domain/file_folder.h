@@ -58,6 +58,7 @@ unsigned file_probe_block(int fd);
 /* In file_upgrade.c and file_shares.c, for the contract. */
 int file_begin_upgrade(struct domain *d, unsigned *ret_block_size);
 int file_find_drafts(struct domain *d, bool drop, unsigned *ret);
+int file_check_domain(struct domain *d, struct dom_mend *m);
 int file_write_domain(struct domain *d, const char *text, size_t len);
 int file_write_shared(struct domain *d, const char *image, const char *volume, const char *text, size_t len);
 int file_share(struct domain *d, const char *image, const char *volume, const char *to_image);

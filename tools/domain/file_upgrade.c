@@ -85,6 +85,25 @@ int file_find_drafts(struct domain *d, bool drop, unsigned *ret)
     return rc;
 }
 
+int file_check_domain(struct domain *d, struct dom_mend *m)
+{
+    static const char *const names[] = {"ids", "leases", "inbox", "outbox", "xleases"};
+    const char *type = domain_value(d, "TYPE");
+    bool local = type != NULL && strcmp(type, "LOCALFS") == 0;
+
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        char path[PATH_MAX];
+        struct stat st;
+        if (strcmp(names[i], "xleases") == 0 && (local || d->version < 4))
+            continue;
+        snprintf(path, sizeof path, "%s/dom_md/%s", d->path, names[i]);
+        if (lstat(path, &st) != 0 || !S_ISREG(st.st_mode))
+            dom_tell(m, VDISK_FOUND_CORRUPTION, "dom_md/%s is not there, or no regular file: Vdsm needs it",
+                     names[i]);
+    }
+    return 0;
+}
+
 /* By a file without a name, so that nothing is left. Where there is none: NFS, whose blocks have 512 bytes. */
 static unsigned probe(const struct domain *d)
 {

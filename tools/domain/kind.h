@@ -106,6 +106,9 @@ struct dom_kind {
     /* How many files of its own an upgrade has left that was killed; with `drop` they go. */
     int (*find_drafts)(struct domain *d, bool drop, unsigned *ret);
 
+    /* What each domain has beside its images, and this one has not, is told. */
+    int (*check_domain)(struct domain *d, struct dom_mend *m);
+
     /* ---- images: `image` may be that of a removed one, with DOMAIN_REMOVED ---- */
 
     /* -ENOENT: there is no such image. */

@@ -679,6 +679,20 @@ static int block_judge_idle(struct domain *d, const char *const *volumes, size_t
     return rc;
 }
 
+/* ---- checks ------------------------------------------------------------------------------------------------ */
+
+static int block_check_domain(struct domain *d, struct dom_mend *m)
+{
+    int rc = block_refresh(d);
+
+    for (size_t i = 0; rc == 0 && i < TEXT_SPECIALS; i++) {
+        const char *name = text_specials[i].name;
+        if (lvm_find_lv(block_vg(d), name) == NULL && (d->version >= 4 || strcmp(name, "xleases") != 0))
+            dom_tell(m, VDISK_FOUND_CORRUPTION, "the domain has no logical volume %s, which Vdsm needs", name);
+    }
+    return rc;
+}
+
 /* ---- upgrades ------------------------------------------------------------------------------------------- */
 
 static int block_find_drafts(struct domain *d, bool drop, unsigned *ret)
@@ -707,6 +721,7 @@ const struct dom_kind dom_kind_block = {
     .judge_change = block_judge_pool,
     .look_anew = block_stale,
     .find_drafts = block_find_drafts,
+    .check_domain = block_check_domain,
     .list_volumes = block_list_volumes,
     .make_image = block_make_image,
     .drop_image = block_drop_image,

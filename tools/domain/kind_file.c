@@ -780,6 +780,7 @@ const struct dom_kind dom_kind_file = {
     .end_upgrade = file_end_upgrade,
     .look_anew = file_look_anew,
     .find_drafts = file_find_drafts,
+    .check_domain = file_check_domain,
     .list_volumes = file_list_volumes,
     .make_image = file_make_image,
     .drop_image = file_drop_image,
