@@ -85,7 +85,8 @@ enum vdisk_grower_flags {
 struct vdisk_grower_opts {
     size_t   size;      /* sizeof(struct vdisk_grower_opts) */
     uint32_t flags;     /* enum vdisk_grower_flags */
-    uint32_t retry_ms;  /* after an answer that made no room it is asked again no sooner; 0: 2000 */
+    uint32_t retry_ms;  /* after an answer that made no room it is asked again no sooner, unless more has come
+                         * since; 0: 2000 */
     uint64_t chunk;     /* storage grows by multiples of it, one at least; 0: 2560 MiB */
     uint64_t least_free; /* with less than that free behind what is in use, more is asked for; 0: 4/5 of a chunk */
     uint64_t limit;     /* it grows no further: at that size there is -ENOSPC. 0: none */

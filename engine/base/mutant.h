@@ -92,6 +92,7 @@
     X(GROWTH_BELIEVED, "a file that grows as it is written to counts as made larger by its grower")            \
     X(FINAL_FOR_EVER, "a grower that said that there is no more is not asked again, as it wants to be")        \
     X(IDLE_UNPAUSED, "a grower whose answer has made nothing larger is asked again at once")                   \
+    X(PAUSE_OUTLIVES, "a grower that could not, and can now, is not asked before its pause is over")           \
     X(RETRY_PUT_OFF, "what waits tries again later for each that comes to wait")                               \
     X(PARK_IN_GATE, "who waits for room is in the gate: grower.h, invariant 1")                                \
     X(FLAT_WORDS_KEPT, "a slot that is given to other pieces keeps its words: flat.h, invariant 3")            \

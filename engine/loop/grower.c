@@ -261,6 +261,18 @@ static void release(struct grower *g, int result, uint64_t at_ms)
     g->parked_bytes = 0;
 }
 
+/* With the lock held: room has come all the same, by another answer or by none. What waits for more may ask. */
+static void forget_pause(struct grower *g, uint64_t size, int result)
+{
+    assert_locked(&g->lock);
+    if (ENGINE_MUTANT(PAUSE_OUTLIVES))
+        return;
+    if (is_larger(g, size, g->seen))
+        g->pause_ms = 0;
+    if (result == 0 && g->opts.flags & VDISK_GROWER_NO_THREAD)
+        g->parked_may_ask = true;
+}
+
 static void room(struct grower *g, uint64_t size, uint64_t at_ms)
 {
     assert_locked(&g->lock);
@@ -298,6 +310,7 @@ static void look(struct grower *g, bool again)
 
     pthread_mutex_lock(&g->lock);
     fall(g);
+    forget_pause(g, size, -EAGAIN);
     if (is_larger(g, size, g->seen) || (again && g->parked_count > 0))
         room(g, size, at_ms);
     if (g->by_mark || g->parked_count > 0)
@@ -343,6 +356,8 @@ void grower_answer(struct grower *g, uint64_t wish, int result)
     fall(g);
     if (g->open && wish == wish_number(g))
         close_wish(g, result, size, at_ms);
+    else
+        forget_pause(g, size, result);
     if (result == 0)
         g->is_final = g->is_final && size_tells(g);
     if (is_larger(g, size, g->seen) || result == 0)

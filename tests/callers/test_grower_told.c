@@ -408,9 +408,65 @@ static void test_part(void)
     CHECK_OK(vdisk_close(v));
 }
 
+/* ---- more than one answer --------------------------------------------------------------------------------- */
+
+/* Nobody looks when a pause is over: what waits has a wish, or it waits for ever. */
+static void write_asking(vdisk_queue *q, uint64_t cluster, const char *buf)
+{
+    struct vdisk_completion c;
+    int got;
+
+    vdisk_write(q, place.v, cluster * CLUSTER, buf, CLUSTER, 0, 0);
+    while ((got = vdisk_reap(q, &c, 0, 1, NULL)) == 0 || got == -EINTR) {
+        struct vdisk_watermark mark = mark_of(place.v);
+        CHECK_MSG(mark.parked == 0 || mark.wish != 0, "cluster %llu waits, and nobody is asked",
+                  (unsigned long long)cluster);
+    }
+    CHECK_INT(got, 1);
+    CHECK_OK(c.result);
+}
+
+/* "Not now"; there is more after all, which is told, or seen by who looks. Then it is asked as ever. */
+static void answered_once_more(vdisk_queue *q, bool told)
+{
+    char *buf = filled(8);
+    uint64_t sent = 0;
+
+    open_place(CLUSTER);
+    place.opts.flags = VDISK_GROWER_NO_THREAD;
+    place.opts.retry_ms = 3600000;
+    place.answers = true;
+    place.errors_first = 1;
+    place.error = -EIO;
+    set_grower();
+    while (place.wishes == 0)
+        write_asking(q, sent++, buf);
+    extend_to(device_size() + CHUNK);
+    if (told)
+        CHECK_OK(vdisk_grown(place.wish.number, 0));
+    else
+        CHECK_OK(vdisk_get_info(place.v, &(struct vdisk_info){.size = sizeof(struct vdisk_info)}));
+    while (sent < 20 * 16)
+        write_asking(q, sent++, buf);
+    close_place();
+    free(buf);
+}
+
+static void once_more_on(vdisk_queue *q)
+{
+    answered_once_more(q, true);
+    answered_once_more(q, false);
+}
+
+static void test_once_more(void)
+{
+    for_each_kind(once_more_on);
+}
+
 int main(int argc, char **argv)
 {
     static const struct test_case cases[] = {
+        {.name = "once_more", .run = test_once_more},
         {.name = "swapped", .run = test_swapped},
         {.name = "parked_beside", .run = test_parked_beside},
         {.name = "cut", .run = test_cut},
