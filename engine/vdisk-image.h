@@ -20,8 +20,8 @@
  * ends it, and till it has ended that queue is not destroyed. The program may end meanwhile.
  *
  * Options are copied, with their strings. Functions that they name are called on the job's thread: the caller's
- * for vdisk_job_run(), else a thread of the library, on which all signals are blocked.
- *
+ * for vdisk_job_run(), else a thread of the library, on which all signals are blocked. Files are opened by their
+ * names while it runs: a relative one is one in the folder that the process is in then, and has to stay in.
  * Handles do not survive fork(): in the child calls on them are -ECHILD.
  */
 #ifndef VDISK_IMAGE_H
