@@ -270,7 +270,8 @@ struct domain_grow {
  * chunks of 2560 MiB when less than 4/5 of one is free, or more is needed at the rate at which it is filled, up to
  * what it takes when it is full; its name says otherwise where it ends with ",chunk=SIZE,free=SIZE,ahead=SECONDS".
  * A write for which there is no space waits, alone, or fails with -ENOSPC if there is none to be had. Before
- * domain_use_end() `v` is closed. Blocks. `o` may be NULL; it is copied. Errors: of vdisk_set_grower().
+ * domain_use_end() `v` is closed. Once for each time that it is opened. Blocks. `o` may be NULL; it is copied.
+ * Errors: of vdisk_set_grower().
  */
 int domain_use_grow(struct domain_use *use, vdisk *v, const struct domain_grow *o);
 
