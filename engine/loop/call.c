@@ -84,7 +84,7 @@ static void start_elsewhere(struct call *c)
     c->task.run = run_compute;
     c->place = c->kind == CALL_COMPUTE ? CALL_WORKER : CALL_POLLER;
     q->worker_jobs++;
-    rc = c->kind == CALL_COMPUTE ? workers_start(q, &c->task) : poller_add(q, c);
+    rc = c->kind == CALL_COMPUTE ? workers_start(q, &c->task, true) : poller_add(q, c);
     if (rc == 0)
         return;
     q->worker_jobs--;

@@ -168,5 +168,7 @@ void ring_fsync(struct io *io, int fd);
 void ring_fallocate(struct io *io, int fd, int mode);
 /* Run call(io) on a worker thread; its result ends the I/O, as io_end() takes it. */
 void ring_work(struct io *io, int64_t (*call)(struct io *));
+/* The same for a call that computes and does not block: it waits for a processor. */
+void ring_compute(struct io *io, int64_t (*compute)(struct io *));
 
 #endif

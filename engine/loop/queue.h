@@ -341,8 +341,10 @@ static inline struct call *ring_call_of(uint64_t user_data)
 
 /* engine/loop/workers.c: blocking calls on threads of the queue's own, made on first need */
 void workers_run(struct io *io, int64_t (*call)(struct io *));
+/* What takes a processor and does not block: as many at once as there are processors. */
+void workers_compute(struct io *io, int64_t (*compute)(struct io *));
 /* Run `t` on one of them, which posts it back by itself. 0, or -ENOMEM: there is no thread. */
-int  workers_start(vdisk_queue *q, struct task *t);
+int  workers_start(vdisk_queue *q, struct task *t, bool computes);
 /* None of them has begun `io`: it comes out of their line. */
 bool workers_take_back(struct io *io);
 void workers_destroy(struct workers *w);

@@ -670,3 +670,8 @@ void ring_work(struct io *io, int64_t (*call)(struct io *))
 {
     workers_run(io, call);
 }
+
+void ring_compute(struct io *io, int64_t (*compute)(struct io *))
+{
+    workers_compute(io, compute);
+}

@@ -223,7 +223,7 @@ static void deflate_elsewhere(struct compressed_write *w, struct op *op)
     op_io_begin(op);
     op_io_prepare(op, &w->io[0]);
     io_range(&w->io[0], w->map->meta->layer->file, IO_FLUSH, 0, 0);
-    ring_work(&w->io[0], deflate_work);
+    ring_compute(&w->io[0], deflate_work);
     op_io_wait(op);
 }
 

@@ -257,7 +257,7 @@ static void inflate_elsewhere(struct read_compressed *p, struct op *op)
     op_io_begin(op);
     op_io_prepare(op, &p->io);
     io_range(&p->io, p->layer->file, IO_FLUSH, 0, 0);
-    ring_work(&p->io, inflate_work);
+    ring_compute(&p->io, inflate_work);
     op_io_wait(op);
 }
 

@@ -66,7 +66,7 @@ static void inflate_elsewhere(struct read_run *r, struct op *op)
     op_io_begin(op);
     op_io_prepare(op, &r->io);
     io_range(&r->io, r->meta->layer->file, IO_FLUSH, 0, 0);
-    ring_work(&r->io, inflate_work);
+    ring_compute(&r->io, inflate_work);
     op_io_wait(op);
 }
 

@@ -2,6 +2,8 @@
 /* loop/call.h: time, computing, polls and receives that are given up; on each kind of queue and simulated. */
 #include <sys/socket.h>
 #include <poll.h>
+#include <sched.h>
+#include <semaphore.h>
 
 #include "backends/lab/sim.h"
 #include "engine/loop/call.h"
@@ -86,9 +88,87 @@ static void computations(vdisk_queue *q)
         assert_int_equal(calls[i].res, i * i);
 }
 
-static void workers_compute(void **state)
+static void they_compute(void **state)
 {
     each_kind(computations);
+}
+
+/* One processor: a computation is alone, and what blocks does not wait for it. */
+static _Atomic unsigned computing, most;
+static sem_t call_made;
+
+static int64_t counted(struct call *c)
+{
+    unsigned n = atomic_fetch_add(&computing, 1) + 1;
+
+    if (n > atomic_load(&most))
+        atomic_store(&most, n);
+    for (unsigned i = 0; i < 100; i++)
+        sched_yield();
+    atomic_fetch_sub(&computing, 1);
+    return 0;
+}
+
+static int64_t wait_for_call(struct call *c)
+{
+    counted(c);
+    while (sem_wait(&call_made) != 0)
+        continue;
+    return 0;
+}
+
+static int64_t make_it(struct io *io)
+{
+    sem_post(&call_made);
+    return 0;
+}
+
+static void submit_call(struct backend *b, struct io *io)
+{
+    ring_work(io, make_it);
+}
+
+static void count_io(struct io *io)
+{
+    assert_int_equal(io->res, 0);
+    ended++;
+}
+
+static void close_nothing(struct backend *b)
+{
+}
+
+static void beside_a_computation(vdisk_queue *q)
+{
+    static const struct backend_driver driver = {.name = "calls", .close = close_nothing, .submit = submit_call};
+    struct backend b = {.driver = &driver, .align = 1, .mem_align = 1};
+    struct io io = {.queue = q, .done = count_io};
+
+    assert_int_equal(sem_init(&call_made, 0, 0), 0);
+    atomic_store(&most, 0);
+    call_compute(&calls[0], q, wait_for_call);
+    for (unsigned i = 1; i < 100; i++)
+        call_compute(&calls[i], q, counted);
+    io_range(&io, &b, IO_FLUSH, 0, 0);
+    io_start(&io);
+    turn_until(q, 101);
+    assert_int_equal(atomic_load(&most), 1);
+    sem_destroy(&call_made);
+}
+
+static void as_many_as_processors(void **state)
+{
+    cpu_set_t before, one;
+    int cpu = 0;
+
+    assert_int_equal(sched_getaffinity(0, sizeof before, &before), 0);
+    while (!CPU_ISSET(cpu, &before))
+        cpu++;
+    CPU_ZERO(&one);
+    CPU_SET(cpu, &one);
+    assert_int_equal(sched_setaffinity(0, sizeof one, &one), 0);
+    each_kind(beside_a_computation);
+    assert_int_equal(sched_setaffinity(0, sizeof before, &before), 0);
 }
 
 static void sockets(vdisk_queue *q)
@@ -202,8 +282,8 @@ static void in_a_simulation(void **state)
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
-        cmocka_unit_test(time_passes), cmocka_unit_test(workers_compute), cmocka_unit_test(sockets_do),
-        cmocka_unit_test(ring_stops),  cmocka_unit_test(in_a_simulation),
+        cmocka_unit_test(time_passes), cmocka_unit_test(they_compute), cmocka_unit_test(as_many_as_processors),
+        cmocka_unit_test(sockets_do),  cmocka_unit_test(ring_stops),   cmocka_unit_test(in_a_simulation),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
