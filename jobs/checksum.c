@@ -340,9 +340,10 @@ static bool loop(struct checksum *c)
 
 /* ---- before and after --------------------------------------------------------------------------------- */
 
+/* What all threads compute at once, and as much to be read meanwhile: fresh memory costs more than it brings. */
 static int get_memory(struct checksum *c, unsigned threads)
 {
-    uint64_t memory = c->opts.memory_max ? c->opts.memory_max : MEMORY, count = 4 * LANES * threads;
+    uint64_t memory = c->opts.memory_max ? c->opts.memory_max : MEMORY, count = 2 * LANES * threads;
     size_t room = c->total > 0 ? jobs_min(c->block, c->total) : 1; /* smaller: of the only one */
 
     if (count < AHEAD / c->block)
