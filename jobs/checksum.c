@@ -28,13 +28,18 @@
 
 enum {
     BLOCK = 4 << 20, BLOCK_LEAST = 4096, BLOCK_MOST = 64 << 20, MEMORY = 128 << 20, AHEAD = 16 << 20,
-    PIECE = 1 << 20, READS_MOST = 512, SLOTS_MOST = 1024, REAP_MOST = 64,
+    PIECE = 1 << 20, READS_MOST = 512, SLOTS_MOST = 1024, REAP_MOST = 64, GAPS_MOST = 16,
 };
 
 #define BLOCKS_MOST (UINT64_C(1) << 31) /* the digest of all of them takes a minute or two */
 
 /* In place of a slot's number, in user_data. */
 #define OF_PLAN UINT64_MAX
+
+/* Zeros between data, or before it. */
+struct gap {
+    size_t at, len;
+};
 
 struct block_slot {
     struct hash_work   work; /* the first member */
@@ -43,7 +48,9 @@ struct block_slot {
     uint64_t           number;  /* of its entry in the order */
     unsigned           pending; /* reads */
     bool               begun;   /* all of it */
-    bool               data;    /* some of it: what was zeros before is in the buffer */
+    bool               data;    /* some of it: what is zeros is among the gaps, or in the buffer */
+    unsigned           gaps_count;
+    struct gap         gaps[GAPS_MOST];
 };
 
 struct checksum {
@@ -95,6 +102,28 @@ static void free_slot(struct checksum *c, struct block_slot *s)
     c->free_slots = s;
 }
 
+/* Who digests writes them, so that reads do not wait for that; there are more than a slot has places: at once. */
+static void add_zeros(struct block_slot *s, size_t at, size_t len)
+{
+    struct gap *next = &s->gaps[s->gaps_count];
+
+    assert(s->gaps_count <= GAPS_MOST && at + len <= s->work.len);
+    if (len > 0 && s->gaps_count < GAPS_MOST) {
+        *next = (struct gap){at, len};
+        s->gaps_count++;
+    } else {
+        memset(s->buf + at, 0, len);
+    }
+}
+
+static void write_gaps(struct hash_work *w)
+{
+    struct block_slot *s = (struct block_slot *)w;
+
+    for (unsigned i = 0; i < s->gaps_count; i++)
+        memset(s->buf + s->gaps[i].at, 0, s->gaps[i].len);
+}
+
 static void begin_slot(struct checksum *c)
 {
     struct block_slot *s = c->free_slots;
@@ -104,7 +133,9 @@ static void begin_slot(struct checksum *c)
     s->work.data = s->buf;
     s->work.len = block_end(c, c->begun) - c->begun;
     s->work.zeros = zeros_of(c, s->work.len);
+    s->work.prepare = write_gaps;
     s->begun = s->data = false;
+    s->gaps_count = 0;
     c->beginning = s;
 }
 
@@ -189,12 +220,12 @@ static void begin_part(struct checksum *c, const struct plan_piece *p, uint64_t 
 
     if (p->flags & VDISK_EXTENT_ZERO) {
         if (s->data)
-            memset(s->buf + at, 0, len);
+            add_zeros(s, at, len);
         c->result.bytes_zero += len;
     } else {
         len = jobs_min(len, PIECE);
         if (!s->data)
-            memset(s->buf, 0, at);
+            add_zeros(s, 0, at);
         s->data = true;
         s->pending++;
         c->inflight++;

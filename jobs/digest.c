@@ -87,6 +87,8 @@ static struct hash_work *work_on(struct hash_work *w)
 
     for (; w; w = w->next) {
         last = w;
+        if (w->prepare)
+            w->prepare(w);
         if (w->run)
             w->run(w);
         else if (zeros_only(w->data, w->len))

@@ -35,6 +35,7 @@ void digest_drop(gcry_md_hd_t d);
 
 struct hash_work {
     struct hash_work *next;
+    void            (*prepare)(struct hash_work *w); /* done first, by the thread that has it; or NULL */
     void            (*run)(struct hash_work *w); /* what is to be done; NULL: the digest of: */
     const uint8_t    *data;
     size_t            len;

@@ -202,6 +202,33 @@ static void test_same(void)
     }
 }
 
+/* Blocks with more zeros between data than are noted; where a block has zeros, the one before it had data. */
+static void test_gaps(void)
+{
+    enum { IN_BLOCK = 4 * MIB / CLUSTER, COUNT = 6 * IN_BLOCK };
+    vdisk *v = make(test_path("a"), "qcow2", COUNT * CLUSTER), *w = make(test_path("b"), "raw", COUNT * CLUSTER);
+
+    for (unsigned i = 0; i < COUNT; i++) {
+        bool data = (i + i / IN_BLOCK) % 2 > 0;
+        if (data)
+            fill(v, 1 + (int)i % 255, (uint64_t)i * CLUSTER, CLUSTER);
+        fill(w, data ? 1 + (int)i % 255 : 0, (uint64_t)i * CLUSTER, CLUSTER);
+    }
+    for (uint32_t way = 0; way < 6; way++) {
+        struct vdisk_checksum_opts opts = {.size = sizeof opts, .threads = 1 + way % 3,
+                                           .memory_max = way < 3 ? 1 : 0};
+        struct vdisk_checksum_result a, b;
+
+        CHECK_OK(run_checksum(v, &opts, &a));
+        CHECK_OK(run_checksum(w, &opts, &b));
+        CHECK_INT(a.bytes_read, COUNT * CLUSTER / 2);
+        CHECK_INT(b.bytes_read, COUNT * CLUSTER);
+        CHECK(memcmp(a.digest, b.digest, sizeof a.digest) == 0);
+    }
+    CHECK_OK(vdisk_close(v));
+    CHECK_OK(vdisk_close(w));
+}
+
 /* One block is read of 1 TiB, and of it the cluster that has data. */
 static void test_not_read(void)
 {
@@ -380,6 +407,7 @@ int main(int argc, char **argv)
     static const struct test_case cases[] = {
         {.name = "vectors", .run = test_vectors},
         {.name = "same", .run = test_same},
+        {.name = "gaps", .run = test_gaps},
         {.name = "not-read", .run = test_not_read},
         {.name = "length", .run = test_length},
         {.name = "refused", .run = test_refused},
