@@ -86,10 +86,11 @@ typedef void vdisk_salvaged_fn(void *arg, unsigned source, uint64_t offset, uint
 struct vdisk_copy_opts {
     size_t             size;          /* sizeof(struct vdisk_copy_opts) */
     uint32_t           flags;         /* enum vdisk_copy_flags */
-    uint32_t           depth;         /* pieces in flight, of up to 2 MiB; 0: 16, or more that are short */
+    uint32_t           depth;         /* pieces in flight, of up to 2 MiB, or of preferred_transfer where that is
+                                       * longer, up to 8 MiB; 0: 16, or more that are short */
     const char        *name;          /* for messages, as the target's; copied. NULL: "copy" */
-    uint64_t           memory_max;    /* for buffers: then there are smaller pieces, or fewer. 0: 32 MiB, or 64
-                                       * where it compresses */
+    uint64_t           memory_max;    /* for buffers: then there are smaller pieces, or fewer. 0: 16 pieces, or
+                                       * 64 MiB where it compresses */
     uint64_t           sparse;        /* zeros in data count where there are so many bytes of them, so aligned; at
                                        * least what the target can leave out. 0: 4096 */
     uint64_t           rate;          /* bytes of data in a second; 0: as many as there can be */

@@ -34,9 +34,9 @@
 #include <string.h>
 
 enum {
-    PIECE_MOST = 2 << 20, PIECE_LEAST = 64 << 10, PIECE_PACKED = 1 << 20,
+    PIECE_MOST = 2 << 20, PIECE_WHOLE = 8 << 20, PIECE_LEAST = 64 << 10, PIECE_PACKED = 1 << 20,
     DEPTH = 16, SHORTENED = 2, DEPTH_MOST = 1024, UNIT = 4096, UNIT_LEAST = 512,
-    MEMORY = 32 << 20, MEMORY_PACKED = 64 << 20,
+    MEMORY_PACKED = 64 << 20,
 };
 
 #define BLOCKS_MOST (UINT64_C(1) << 31) /* as of a checksum */
@@ -236,6 +236,14 @@ static size_t power_of_two(uint64_t least, uint64_t most)
     return size;
 }
 
+/* What the target's storage has as a unit (an object of a cluster) is written as a whole, unless that is much. */
+static size_t whole_piece(const struct vdisk_info *info)
+{
+    bool whole = info->preferred_transfer > PIECE_MOST && info->preferred_transfer <= PIECE_WHOLE;
+
+    return whole ? info->preferred_transfer : PIECE_MOST;
+}
+
 static int choose_sizes(struct copy *c)
 {
     struct vdisk_info info = {.size = sizeof info};
@@ -248,11 +256,11 @@ static int choose_sizes(struct copy *c)
     c->pack = c->opts.flags & VDISK_COPY_COMPRESS ? info.compress_align : 0;
     if (c->opts.flags & VDISK_COPY_COMPRESS && c->pack == 0)
         return copy_fail_text(c, ENOTSUP, "Compression not supported for this file format");
-    c->piece = PIECE_MOST;
+    c->piece = whole_piece(&info);
     if (c->pack > 0)
         c->piece = PIECE_PACKED > c->pack ? PIECE_PACKED : c->pack; /* whatever the depth is */
     if (memory == 0)
-        memory = c->pack > 0 ? MEMORY_PACKED : MEMORY;
+        memory = c->pack > 0 ? MEMORY_PACKED : (uint64_t)DEPTH * c->piece;
     while (c->pack == 0 && c->piece > PIECE_LEAST && (uint64_t)c->piece * c->slot_count > memory)
         c->piece /= 2;
     slot = c->piece + (c->pack > 0 ? jobs_pack_takes(c->piece) : 0);
