@@ -115,7 +115,7 @@ typedef int vdisk_progress_fn(void *arg, uint64_t done, uint64_t total);
 /*
  * Names: a path; "file:PATH" for a path that looks like something else; "null:SIZE" reads as it pleases and
  * forgets writes; "memory:SIZE" lives as long as the handle; SIZE takes K, M, G, T, P. "user:ID" is storage of the
- * program's own: <vdisk-backend.h>.
+ * program's own: <vdisk-backend.h>. "rbd:POOL[/NAMESPACE]/IMAGE[@SNAPSHOT][:KEY=VALUE]..." is an image of Ceph's.
  * Or a tree of nodes with drivers, options and children, as QEMU has it: "json:{...}", members nested or with
  * dots, or "image-opts:KEY=VALUE,...", a comma in a value doubled. Without a driver the content tells the format,
  * and a file name alone the driver of its file; a backend's driver alone (file) is raw bytes. What a driver takes,
