@@ -15,7 +15,8 @@ import sys
 import tempfile
 
 HERE = pathlib.Path(__file__).resolve().parent
-GIB, EXTENT = 1 << 30, 128 << 20
+GIB, MIB, EXTENT = 1 << 30, 1 << 20, 128 << 20
+ZEROS = bytes(MIB)
 
 
 def extract(report, disks, name, path):
@@ -30,9 +31,9 @@ def extract(report, disks, name, path):
             with open(disks[device], "rb") as f:
                 f.seek(starts[device] + int(extent) * EXTENT)
                 out.seek(int(seg["seg_start"]))
-                for _ in range(int(seg["seg_size"]) // (1 << 20)):
-                    data = f.read(1 << 20)
-                    if any(data):
+                for _ in range(int(seg["seg_size"]) // MIB):
+                    data = f.read(MIB)
+                    if data != ZEROS:
                         out.write(data)
                     else:
                         out.seek(len(data), os.SEEK_CUR)
