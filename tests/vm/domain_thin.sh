@@ -39,15 +39,16 @@ cat >bin/lvm <<'END'
 [ "$1" != lvextend ] || echo "$*" >>/host/extends
 if [ "$1" = lvextend ] && [ -e /host/hit ]; then
     how=$(cat /host/hit)
+    user=$(cut -d " " -f 4 "/proc/$PPID/stat") # between them is the shell that waits for lvm
     rm /host/hit
     case $how in
-    before) kill -9 $PPID; exit 1 ;;
-    amid) /usr/sbin/lvm "$@" & sleep 0.2; kill -9 $PPID; wait; exit ;;
-    noted) /usr/sbin/lvm "$@" --driverloaded n; kill -9 $PPID; exit 1 ;;
+    before) kill -9 "$user"; exit 1 ;;
+    amid) /usr/sbin/lvm "$@" & sleep 0.2; kill -9 "$user"; wait; exit ;;
+    noted) /usr/sbin/lvm "$@" --driverloaded n; kill -9 "$user"; exit 1 ;;
     suspended)
         /usr/sbin/lvm "$@" --driverloaded n
-        kill -9 $PPID
-        while kill -0 $PPID; do sleep 0.1; done 2>/dev/null
+        kill -9 "$user"
+        while kill -0 "$user"; do sleep 0.1; done 2>/dev/null
         dmsetup suspend "$(cat /host/device)"
         exit 1 ;;
     broken) # and so once more, when it is tried by what there is
