@@ -124,10 +124,10 @@ static void a_child_that_lives_keeps_nothing(void **state)
 /* Its own end of what it has from the parent, which goes on with that. */
 static void in_child(void)
 {
-    struct domain *own;
-    struct domain_use *use;
+    struct domain *own = NULL;
+    struct domain_use *use = NULL;
     const char *format;
-    char *path;
+    char *path = NULL;
     bool right = delete_it() == -ECHILD && domain_open("domain", NULL, &own) == 0 &&
                  domain_image_delete(own, image, &(struct domain_delete){0}, NULL) == -EAGAIN &&
                  domain_open_path(name, &path, &format, &use) == 0;
