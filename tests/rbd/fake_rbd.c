@@ -424,6 +424,7 @@ static int finish(struct handle *h, const char *function, struct completion *c, 
 {
     bool late = fake_is(h->client, "fake_end", "late");
 
+    assert(fake_number(h->client, "rados_osd_op_timeout") == 0); /* a disk waits */
     if (fake_is(h->client, "fake_end", "mixed")) {
         pthread_mutex_lock(&lock);
         late = draw(2);

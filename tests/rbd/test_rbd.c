@@ -2,6 +2,8 @@
 /*
  * Images of Ceph over a librbd that is in memory and does what it is told (fake_ceph.h): names, content, ends of
  * calls in any order, within the call and late, calls that fail, locks, holes; and that all is given back.
+ *
+ * usage: test_rbd [real NAME]: what an image keeps, of a real cluster
  */
 #include <dlfcn.h>
 #include <pthread.h>
@@ -15,11 +17,18 @@ enum { OBJECT = 64 << 10, SIZE = 4 << 20, STEPS = 1500 };
 
 #define NAME "rbd:pool/image"
 
+static const char *image = NAME;
 static vdisk_queue *q;
 static fake_handles_fn *handles;
 static fake_flushes_fn *flushes;
 static fake_exists_fn *exists;
 static fake_thick_fn *thick;
+
+static void all_is_given_back(void)
+{
+    if (handles) /* the fake one tells */
+        assert_int_equal(handles(), 0);
+}
 
 /* Made, of `size` bytes; with settings. */
 static struct backend *make(const char *settings, uint64_t size)
@@ -27,7 +36,7 @@ static struct backend *make(const char *settings, uint64_t size)
     struct backend *b;
     char name[256];
 
-    snprintf(name, sizeof name, NAME "%s", settings);
+    snprintf(name, sizeof name, "%s%s", image, settings);
     OK(backend_open(name, BACKEND_RDWR | BACKEND_CREATE, &b));
     OK(io_prange(q, b, IO_TRUNCATE, 0, 0));
     OK(io_prange(q, b, IO_TRUNCATE, size, 0));
@@ -41,7 +50,7 @@ static void fails(const char *name, uint32_t flags, int rc, const char *text)
     assert_int_equal(backend_open(name, flags, &b), rc);
     if (!strstr(vdisk_error_text(), text))
         fail_msg("'%s' is not in '%s'", text, vdisk_error_text());
-    assert_int_equal(handles(), 0);
+    all_is_given_back();
 }
 
 /* ---- names ------------------------------------------------------------------------------------------------ */
@@ -154,7 +163,7 @@ static void a_writer_is_alone(void **state)
     backend_close(b);
     OK(backend_open(NAME ":fake_owner=dead", BACKEND_RDWR, &b));
     backend_close(b);
-    assert_int_equal(handles(), 0);
+    all_is_given_back();
 }
 
 /* ---- content ---------------------------------------------------------------------------------------------- */
@@ -246,11 +255,14 @@ static void step(struct content *c)
 
 static void content_is_kept(void **state)
 {
-    static const char *const settings[] = {":fake_end=now", ":fake_end=late", ":fake_end=mixed",
-                                           ":fake_end=mixed:fake_short=777"};
+    static const char *const fake[] = {":fake_end=now", ":fake_end=late", ":fake_end=mixed",
+                                       ":fake_end=mixed:fake_short=777"};
+    static const char *const real[] = {"", ":rbd_cache=true"};
+    const char *const *settings = handles ? fake : real;
+    unsigned count = handles ? ARRAY_LEN(fake) : ARRAY_LEN(real);
     struct content c = {.bytes = vdisk_alloc_buffer(2 * SIZE), .buf = vdisk_alloc_buffer(2 * SIZE)};
 
-    for (unsigned i = 0; i < ARRAY_LEN(settings); i++) {
+    for (unsigned i = 0; i < count; i++) {
         seed = i + 1;
         c.b = make(settings[i], SIZE / 2);
         c.size = SIZE / 2;
@@ -259,7 +271,7 @@ static void content_is_kept(void **state)
             step(&c);
         step_read(&c, 0, SIZE);
         backend_close(c.b);
-        assert_int_equal(handles(), 0);
+        all_is_given_back();
     }
     free(c.bytes);
     free(c.buf);
@@ -336,7 +348,7 @@ static void calls_fail(void **state)
             assert_int_equal(io_pwrite(q, b, buf, sizeof buf, SIZE), -EIO);
         assert_int_equal(backend_size(b), SIZE);
         backend_close(b);
-        assert_int_equal(handles(), 0);
+        all_is_given_back();
     }
 }
 
@@ -438,13 +450,13 @@ static void queues_work_beside_each_other(void **state)
     static const unsigned parts[THREADS] = {0, 100, 200};
     pthread_t threads[THREADS];
 
-    shared = make(":fake_end=mixed", 0);
+    shared = make(handles ? ":fake_end=mixed" : "", 0);
     for (unsigned i = 0; i < THREADS; i++)
         assert_int_equal(pthread_create(&threads[i], NULL, beside, (void *)(uintptr_t)&parts[i]), 0);
     for (unsigned i = 0; i < THREADS; i++)
         pthread_join(threads[i], NULL);
     backend_close(shared);
-    assert_int_equal(handles(), 0);
+    all_is_given_back();
 }
 
 /* ---- without the library ---------------------------------------------------------------------------------- */
@@ -486,6 +498,42 @@ static void the_package_is_named(void **state)
     assert_int_equal(status, 0);
 }
 
+/* Of any size that objects have. */
+static void real_holes_are_told(void **state)
+{
+    enum { LONG = 64 << 20 };
+    struct backend *b = make("", LONG);
+    uint64_t object = b->preferred;
+    char buf[512] = "x";
+
+    assert_in_range(object, 4096, LONG / 8);
+    OK(io_pwrite(q, b, buf, sizeof buf, 3 * object + 700));
+    assert_status(q, b, 100, LONG - 100, HOLE, 3 * object - 100);
+    assert_status(q, b, 3 * object + 10, object, DATA, object - 10);
+    assert_status(q, b, 4 * object, LONG, HOLE, LONG);
+    assert_int_equal(b->driver->allocated(b), object);
+    OK(io_prange(q, b, IO_DISCARD, 3 * object, object));
+    assert_status(q, b, 0, LONG, HOLE, LONG);
+    OK(range_with(q, b, IO_ZERO, object, object, 0)); /* thick */
+    assert_status(q, b, object, object, DATA, object);
+    OK(range_with(q, b, IO_ZERO, object, object, IO_UNMAP));
+    assert_status(q, b, 0, LONG, HOLE, LONG);
+    backend_close(b);
+}
+
+static void real_writers_are_told(void **state)
+{
+    struct backend *a = make("", SIZE), *b;
+
+    assert_int_equal(backend_open(image, BACKEND_RDWR, &b), -EAGAIN);
+    assert_non_null(strstr(vdisk_error_text(), "in use by the Ceph client at 127.0.0.1:"));
+    OK(backend_open(image, 0, &b));
+    backend_close(b);
+    OK(a->driver->unlink((a->made = true, a)));
+    backend_close(a);
+    assert_int_equal(backend_open(image, 0, &b), -ENOENT);
+}
+
 static int setup(void **state)
 {
     void *fake = dlopen("librbd.so.1", RTLD_NOW | RTLD_LOCAL);
@@ -507,8 +555,24 @@ static int teardown(void **state)
     return 0;
 }
 
+static int setup_real(void **state)
+{
+    q = test_queue(VDISK_QUEUE_AUTO);
+    return 0;
+}
+
+static int teardown_real(void **state)
+{
+    vdisk_queue_destroy(q);
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
+    static const struct CMUnitTest real[] = {
+        cmocka_unit_test(content_is_kept), cmocka_unit_test(queues_work_beside_each_other),
+        cmocka_unit_test(real_holes_are_told), cmocka_unit_test(real_writers_are_told),
+    };
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(names_are_parsed), cmocka_unit_test(trees_are_read), cmocka_unit_test(opening_fails),
         cmocka_unit_test(what_was_made_is_removed), cmocka_unit_test(a_writer_is_alone),
@@ -520,6 +584,10 @@ int main(int argc, char **argv)
     };
 
     program = argv[0];
+    if (argc == 3 && strcmp(argv[1], "real") == 0) {
+        image = argv[2];
+        return cmocka_run_group_tests_name("real", real, setup_real, teardown_real);
+    }
     if (argc > 1)
         return try_without();
     return cmocka_run_group_tests(tests, setup, teardown);
