@@ -15,6 +15,7 @@ import json
 import os
 import pathlib
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -173,6 +174,7 @@ def main():
     args.lines = args.lines or list(LINES)
     if set(args.lines) - set(LINES):
         parser.error(f"lines are {', '.join(LINES)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143)) # the cluster ends as well
     with tempfile.TemporaryDirectory(prefix="net-rbd-", dir=args.scratch) as folder:
         ceph = pathlib.Path(folder) / "ceph"
         os.environ.update(CEPH_CONF=str(ceph / "ceph.conf"), CEPH_STORE="memstore", CEPH_BYTES=str(4 * args.size))

@@ -276,6 +276,7 @@ def main(*names):
     if not shutil.which("qemu-img") or "rbd" not in run("qemu-img", "--help").stdout.split():
         print("skipped: qemu-img has no rbd (.ci/install-deps ceph)")
         return 77
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143)) # the cluster ends as well
     with tempfile.TemporaryDirectory(prefix="vdisk-rbd-") as folder:
         ceph = pathlib.Path(folder) / "ceph"
         os.environ["CEPH_CONF"] = str(ceph / "ceph.conf")
