@@ -149,6 +149,27 @@ def case_domain(folder):
     works("qemu-img", "compare", "-f", "raw", "-F", "raw", raw, "rbd:rbd/given")
 
 
+    upload = f'"$0" convert -O raw rbd:rbd/source - | "$0" volume upload -f raw {domain} 40M'
+    volume = works("bash", "-o", "pipefail", "-c", upload, tool).strip()
+    download = f'"$0" volume download {domain}/{volume} | "$0" convert -f raw -O raw - rbd:rbd/streamed'
+    works("bash", "-o", "pipefail", "-c", download, tool)
+    works(tool, "compare", "-f", "raw", "-F", "raw", raw, "rbd:rbd/streamed")
+
+
+def case_chains(folder):
+    """Images lie on images of the cluster, in files and in it."""
+    raw, top = folder / "a.raw", folder / "top"
+    make_raw(raw, 40 << 20, 5)
+    works(tool, "convert", "-O", "raw", raw, "rbd:rbd/base")
+    for name in (top, "rbd:rbd/top"):
+        works(tool, "create", "-q", "-f", "qcow2", "-b", "rbd:rbd/base", "-F", "raw", name)
+        works(tool, "compare", "-f", "raw", raw, name)
+        works("qemu-img", "compare", "-f", "raw", "-F", "qcow2", raw, name)
+    works(tool, "io", "-c", "write -q -P 5 3M 1M", top)
+    works(tool, "commit", top)
+    works(tool, "io", "-r", "-c", "read -q -P 5 3M 1M", "rbd:rbd/base")
+
+
 def case_holes(folder):
     name = "rbd:rbd/holes"
     works(tool, "create", "-f", "raw", name, "256M")

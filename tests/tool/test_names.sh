@@ -36,7 +36,7 @@ refused "cannot be created" create -q -f raw image-opts:driver=file,filename=new
 
 # What can be said: all drivers, and each option that one has, with its type.
 run 0 info --image-opts help
-for driver in qcow2 raw file host_device null-co memory user; do
+for driver in qcow2 raw file host_device null-co memory user rbd; do
     says out "  $driver"
 done
 run 0 info --image-opts driver=raw,help
