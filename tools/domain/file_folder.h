@@ -64,6 +64,15 @@ int file_write_shared(struct domain *d, const char *image, const char *volume, c
 int file_share(struct domain *d, const char *image, const char *volume, const char *to_image);
 int file_unshare(struct domain *d, const char *image, const char *volume);
 int file_count_shares(struct domain *d, const char *image, const char *volume, bool published, unsigned *ret);
+
+/* In file_data.c, for the contract. */
+char *file_data_path(const struct domain *d, const char *image, const char *volume);
+int file_open_data(struct domain *d, const char *image, const char *volume, bool write, int *ret_fd);
+int file_reserve(struct domain *d, const char *image, const char *volume, uint64_t bytes);
+int file_give_back(struct domain *d, const char *image, const char *volume, uint64_t bytes);
+int file_measure(struct domain *d, const char *image, const char *volume, uint64_t *ret_size,
+                 uint64_t *ret_allocated);
+
 /*
  * In file_mount.c: an export, where Vdsm mounts it. *ret_point is the caller's; it was mounted already unless
  * *ret_mounted.
