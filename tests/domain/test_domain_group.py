@@ -539,24 +539,6 @@ def test_half_made_template():
             look(IMAGE, "verify -P 1 0 512k")
 
 
-def test_foreign():
-    """A logical volume that has a UUID for a name, and is of no image."""
-    nothing()
-    base()
-    asked("lvcreate", "--size", f"{MIB}b", "--addtag", "OVIRT_VOL_INITIALIZING", "--name", B, U)
-    data = lv(B).loop.save()
-    refused("of no image", "volume", "create", "-f", "qcow2", f"{D}/{OTHER}", "1M", "--uuid", B)
-    refused("of no image", "volume", "snapshot", f"{D}/{IMAGE}", "--uuid", B)
-    os.makedirs("foreign")
-    there = f"foreign/{works('domain', 'create', 'foreign').stdout.strip()}"
-    works("volume", "create", "-f", "qcow2", f"{there}/{OTHER}", "1M", "--uuid", B)
-    r = run("image", "copy", "--volumes", f"{there}/{OTHER}", D)
-    check("a copy is refused", r.returncode == 1 and B in r.stderr, f"{r.returncode} {r.stderr}")
-    run("domain", "check", "--repair", D)
-    check("it is as it was", has(B) and lv(B).tags == ["OVIRT_VOL_INITIALIZING"] and lv(B).loop.save() == data)
-    look(IMAGE, "verify -P 1 0 512k")
-
-
 def twin(how):
     nothing()
     late = start("volume", "create", "-f", "qcow2", f"{D}/{IMAGE}", "1M", "--uuid", A, tool=STEP_TOOL,
@@ -596,34 +578,6 @@ def test_alike():
     end("one is made", making)
     end("the other one is looked at", looking)
     sound("alike")
-
-
-def test_unreadable():
-    """A group that cannot be read is not one without images."""
-    nothing()
-    base()
-    for after in range(8):
-        count = []
-
-        def nth(request, count=count, after=after):
-            count.append(request.command == "fullreport")
-            return request.command == "fullreport" and sum(count) > after
-        fails(nth, f'Volume group "{U}" not found')
-        r = run("domain", "check", D)
-        check(f"after {after} reports: not well", r.returncode != 0 or sum(count) <= after, r.stdout)
-        r = run("volume", "create", "-f", "qcow2", f"{D}/{OTHER}", "1M", "--uuid", B)
-        LVM.at = None
-        check("nothing half-made is taken for done", r.returncode == 1 or
-              "OVIRT_VOL_INITIALIZING" not in lv(B).tags, r.stderr)
-        run("domain", "check", "--repair", D)
-        run("image", "delete", f"{D}/{OTHER}")
-        look(IMAGE, "verify -P 1 0 512k")
-    LVM.errors = "  WARNING: Device for PV abc not found or rejected by a filter.\n"
-    works("domain", "check", D)
-    fails(is_command("fullreport"), "Something else is wrong.")
-    r = run("domain", "info", D)
-    check("a warning is no reason", r.returncode == 1 and "Something else is wrong" in r.stderr, r.stderr)
-    LVM.at, LVM.errors = None, ""
 
 
 def test_file_in_place():

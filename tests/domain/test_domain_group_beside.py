@@ -39,7 +39,7 @@ def sound(what):
 
 
 def nothing():
-    LVM.at = None
+    LVM.at, LVM.errors = None, ""
     LVM.restore(EMPTY)
 
 
@@ -57,11 +57,21 @@ def reads(*commands, image=IMAGE):
     works("io", "-q", "-r", *(x for c in commands for x in ("-c", c)), f"volume:{D}/{image}")
 
 
-def refuses(command, reason):
+def fails(which, reason):
     def at(request, done):
-        if not done and request.command == command:
+        if not done and which(request):
             raise Refused(reason)
     LVM.at = at
+
+
+def refuses(command, reason):
+    fails(lambda request: request.command == command, reason)
+
+
+def asked(command, *arguments):
+    """By somebody else."""
+    with LVM.lock:
+        getattr(LVM, command)(fake_lvm.Request(command, arguments, 0))
 
 
 def test_repair():
@@ -220,6 +230,52 @@ def test_not_found():
     check("it was tried more than once", len(failed) == 4)
     reads("verify -P 3 0 8M")
     sound("not found")
+
+
+def test_foreign():
+    """A logical volume that has a UUID for a name, and is of no image."""
+    nothing()
+    base()
+    asked("lvcreate", "--size", f"{MIB}b", "--addtag", "OVIRT_VOL_INITIALIZING", "--name", B, U)
+    data = lv(B).loop.save()
+    refused("of no image", "volume", "create", "-f", "qcow2", f"{D}/{OTHER}", "1M", "--uuid", B)
+    refused("of no image", "volume", "snapshot", f"{D}/{IMAGE}", "--uuid", B)
+    os.makedirs("foreign")
+    there = f"foreign/{works('domain', 'create', 'foreign').stdout.strip()}"
+    works("volume", "create", "-f", "qcow2", f"{there}/{OTHER}", "1M", "--uuid", B)
+    r = run("image", "copy", "--volumes", f"{there}/{OTHER}", D)
+    check("a copy is refused", r.returncode == 1 and B in r.stderr, f"{r.returncode} {r.stderr}")
+    run("domain", "check", "--repair", D)
+    check("it is as it was", has(B) and lv(B).tags == ["OVIRT_VOL_INITIALIZING"] and lv(B).loop.save() == data)
+    reads("verify -P 1 0 512k")
+
+
+def test_unreadable():
+    """A group that cannot be read is not one without images."""
+    nothing()
+    base()
+    for after in range(8):
+        count = []
+
+        def nth(request, count=count, after=after):
+            count.append(request.command == "fullreport")
+            return request.command == "fullreport" and sum(count) > after
+        fails(nth, f'Volume group "{U}" not found')
+        r = run("domain", "check", D)
+        check(f"after {after} reports: not well", r.returncode != 0 or sum(count) <= after, r.stdout)
+        r = run("volume", "create", "-f", "qcow2", f"{D}/{OTHER}", "1M", "--uuid", B)
+        LVM.at = None
+        check("nothing half-made is taken for done", r.returncode == 1 or
+              "OVIRT_VOL_INITIALIZING" not in lv(B).tags, r.stderr)
+        run("domain", "check", "--repair", D)
+        run("image", "delete", f"{D}/{OTHER}")
+        reads("verify -P 1 0 512k")
+    LVM.errors = "  WARNING: Device for PV abc not found or rejected by a filter.\n"
+    works("domain", "check", D)
+    refuses("fullreport", "Something else is wrong.")
+    r = run("domain", "info", D)
+    check("a warning is no reason", r.returncode == 1 and "Something else is wrong" in r.stderr, r.stderr)
+    LVM.at, LVM.errors = None, ""
 
 
 TESTS = [value for name, value in list(globals().items()) if name.startswith("test_")]
