@@ -9,6 +9,7 @@ const struct backend_driver *const backend_drivers[] = {
     &null_driver,
     &user_driver,
     &rbd_driver,
+    &nbd_driver,
     &window_driver,
     &rotate_driver,
     &blockdev_driver,

@@ -7,6 +7,7 @@
 extern const struct backend_driver blockdev_driver;
 extern const struct backend_driver file_driver;
 extern const struct backend_driver memory_driver;
+extern const struct backend_driver nbd_driver;
 extern const struct backend_driver null_driver;
 extern const struct backend_driver rbd_driver;
 extern const struct backend_driver sim_driver;

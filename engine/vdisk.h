@@ -210,7 +210,7 @@ VDISK_API int vdisk_get_tls_creds(const char *id, struct vdisk_tls_creds *ret_cr
  * Open a volume with its backing chain. Blocks. `opts` may be NULL. On success *ret_vdisk is the caller's, to
  * be given back with vdisk_close(); on failure it is untouched. Errors: -ENOENT, -EACCES, ...: as open(2);
  * -EAGAIN: locked by another process, named in the text; -EINVAL: not a valid image; -ENOTSUP: a feature, or
- * a protocol such as nbd://, that we lack, named in the text; -EACCES also: marked corrupt, and to be written, or
+ * a protocol such as ssh://, that we lack, named in the text; -EACCES also: marked corrupt, and to be written, or
  * a descriptor is for reading; -EBADF;
  * -EIO also: not closed, and what is there cannot be repaired; -EFBIG (also: the chain's L1 tables take more
  * than 1 GiB of memory), -ELOOP, -ENOMEM, -ECANCELED.
@@ -398,7 +398,7 @@ struct vdisk_create_opts {
  * All that can be refused is refused before anything changes: options, names, locks, descriptors, sizes, and too
  * little room for what is preallocated. After a later failure or a cancelled run, what this call made is removed;
  * a file that was there before is left empty, and a device has no qcow2 header, which the text says.
- * Errors: -EINVAL, -ENOTSUP, -EFBIG: options; -ENOTSUP also: a protocol that we lack, such as nbd:, where no file
+ * Errors: -EINVAL, -ENOTSUP, -EFBIG: options; -ENOTSUP also: a protocol that we lack, such as ssh:, where no file
  * of that name is there ("file:PATH" makes one); as open(2), -EMFILE among them; -EAGAIN: locked; -ENOSPC;
  * -ECANCELED; or of the I/O.
  */

@@ -270,7 +270,7 @@ static void endless_chain(void)
 static void names(void)
 {
     static const char *const bad[] = {
-        "missing.qcow2", ".", "/", "/dev/null/x", "fifo", "file:", "nbd://127.0.0.1/x", "json:{}", "/dev/tty",
+        "missing.qcow2", ".", "/", "/dev/null/x", "fifo", "file:", "nbd://127.0.0.1:1/x", "json:{}", "/dev/tty",
     };
 
     test_requires("qemu-img");
@@ -284,7 +284,7 @@ static void names(void)
 
 static void data_files(void)
 {
-    static const char *const bad[] = {"missing.raw", ".", "fifo", "nbd://1.1.1.1/x"};
+    static const char *const bad[] = {"missing.raw", ".", "fifo", "nbd://0:1/x"};
     static const char *const self[] = {"image.qcow2", "./image.qcow2", "soft.qcow2", "hard.qcow2"};
     const char *image = test_path("image.qcow2");
 

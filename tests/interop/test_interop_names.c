@@ -90,7 +90,7 @@ static void refusals(void)
          "not a block device"},
         {"json:{\"driver\":\"qcow2\",\"file.driver\":\"file\",\"file.filename\":\"/dev/null\"}",
          "a character device"},
-        {"json:{\"driver\":\"nbd\",\"host\":\"x\"}", "driver 'nbd' is not supported"},
+        {"json:{\"driver\":\"ssh\",\"host\":\"x\"}", "driver 'ssh' is not supported"},
         {"json:{\"driver\":\"qcow2\",\"file.filename\":\"base.qcow2\",\"cash-size\":1}",
          "driver 'qcow2' has no option 'cash-size'; it has: file, backing"},
     };

@@ -26,8 +26,9 @@ ROOMS = {
     "engine/chain": ("engine/chain/*.c", ["engine/spec", "engine/loop"]),
     "engine": ("engine/*.c", ["engine/chain", "engine/spec", "engine/loop"]),
     "backends/host": ("backends/host/*.c", ["engine/spec", "engine/loop"]),
-    "backends": ("backends/*.c", ["backends/host", "nbd", "tls", "engine/spec", "engine/loop"]),
+    "backends": ("backends/*.c", ["backends/host", "engine/spec", "engine/loop"]),
     "backends/rbd": ("backends/rbd/*.c", ["backends", "engine/spec", "engine/loop"]),
+    "backends/nbd": ("backends/nbd/*.c", ["nbd", "tls", "engine/spec", "engine/loop"]),
     "backends/lab": ("backends/lab/*.c", ["backends", "engine/spec", "engine/loop"]),
     "jobs": ("jobs/*.c", []),
     "filters": ("filters/*.c", ["engine/spec", "engine/loop"]),
@@ -61,6 +62,7 @@ ALSO = {
     ("engine/chain", "format_drivers"): "the list of formats: the only name that the engine has of them",
     ("engine", "format_drivers"): "the list of formats: the only name that the engine has of them",
     ("engine/spec", "backend_drivers"): "the list of backends: the same",
+    ("backends", "nbd_driver"): "the list of backends: the same",
     ("backends", "rotate_driver"): "the list of backends has the filters, too",
     ("tools/domain", "dom_kind_file"): "the list of kinds: the only name that operations have of one",
     ("tools/domain", "dom_kind_block"): "the list of kinds: the same",
@@ -78,6 +80,7 @@ CIRCLES = {
     "qcow2/space/alloc.c": (2, "who takes clusters makes refcount blocks, which lie in clusters that are taken"),
     "engine/loop/queue.c": (7, "the loop: what turns it and what is turned"),
     "engine/loop/io.c": (3, "an I/O that is not aligned is carried out by an op, whose I/Os are"),
+    "backends/nbd/link.c": (4, "a request begins and ends on a link, and what has ended may begin the next"),
     "backends/lab/crash_image.c": (2, "a piece of a crash image is applied to the store that holds it"),
 }
 

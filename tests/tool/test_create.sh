@@ -110,7 +110,7 @@ not_made "the size of the image is needed" -f qcow2 -u -b missing -F qcow2 bad
 
 # A protocol that is not there makes no file of its name; a path does, and a file that is there is meant.
 printf content >source
-for name in nbd:localhost:10809 a:b ssh://host/image; do
+for name in ssh:localhost:22 a:b ssh://host/image; do
     for way in "create -q -f raw $name 1M" "create -q -f qcow2 $name 1M" "convert -f raw source $name" \
         "convert -f raw -O qcow2 source $name" "dd -f raw if=source of=$name" \
         "create -q -f qcow2 -o data_file=$name bad 1M" "convert -f raw -O qcow2 -o data_file=$name source bad"; do

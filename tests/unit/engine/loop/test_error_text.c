@@ -106,7 +106,7 @@ static void test_range(void **state)
 /* A name that is meant for somebody else. */
 static void test_protocol(void **state)
 {
-    static const char *const names[] = {"nbd://host/export", "gluster:pool/image", "nbd+unix:///x?socket=y"};
+    static const char *const names[] = {"ssh://host/export", "gluster:pool/image", "https://x?socket=y"};
 
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         vdisk *none;
