@@ -216,10 +216,10 @@ static int start_shared(struct nbd_client *c, int fd, const struct nbd_terms *te
 
 /* ---- open and close -------------------------------------------------------------------------------------- */
 
-/* Is it worth trying again: nobody there, or not yet. */
-static bool may_come(int rc)
+/* Is it worth trying again: nobody there, or one who has not begun yet, or has just ended. */
+static bool may_come(int rc, const struct nbd_terms *terms)
 {
-    return rc != -ENOENT && rc != -ENOTSUP && rc != -EACCES && rc != -EPROTO && rc != -ENOMEM;
+    return !terms->reached || rc == -ECONNRESET || rc == -EPIPE || rc == -ETIMEDOUT;
 }
 
 static int dial_in_time(struct nbd_client *c, struct nbd_terms *terms, int *ret_fd)
@@ -233,7 +233,7 @@ static int dial_in_time(struct nbd_client *c, struct nbd_terms *terms, int *ret_
         rc = nbd_dial(&c->place, terms, ret_fd, why);
         if (rc == 0)
             return 0;
-        if (!may_come(rc) || nbd_now_ms() >= deadline) {
+        if (!may_come(rc, terms) || nbd_now_ms() >= deadline) {
             err_set(rc, "%s: %s", c->b.name, why);
             return err_hint(rc, "is it running, and has it an export of that name? nbdinfo --list shows it");
         }

@@ -73,6 +73,7 @@ void nbd_place_free(struct nbd_place *place);
 
 /* What was agreed on, on a connection. */
 struct nbd_terms {
+    bool     reached; /* there is somebody, whatever became of the rest */
     uint64_t size;
     uint16_t flags; /* enum nbd_transmission_flags */
     bool     structured, extended;

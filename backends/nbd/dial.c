@@ -468,6 +468,7 @@ int nbd_dial(const struct nbd_place *place, struct nbd_terms *ret, int *ret_fd, 
     t->deadline_ms = nbd_now_ms() + HANDSHAKE_MS;
     *ret = (struct nbd_terms){0};
     rc = place->path ? reach_socket(t) : reach_host(t);
+    ret->reached = rc == 0;
     if (rc == 0)
         rc = shake_hands(t);
     if (rc < 0 && t->fd >= 0)

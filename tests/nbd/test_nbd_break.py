@@ -1,0 +1,360 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What the NBD client does when its server dies, or its connection, and comes back, or does not: against a server
+in this process, which keeps what was flushed and nothing else."""
+import errno
+import os
+import random
+import tempfile
+import unittest
+
+import vdisk
+
+import peer as p
+
+MIB = 1 << 20
+
+
+class Case(unittest.TestCase):
+    def setUp(self):
+        self.tmp = tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR"))
+        self.addCleanup(self.tmp.cleanup)
+        self.path = os.path.join(self.tmp.name, "s")
+        self.peer = None
+
+    def serve(self, **options):
+        self.peer = p.Peer(self.path, **{"size": 4 * MIB, **options})
+        self.addCleanup(lambda: self.assertEqual(self.peer.complaints, []))
+        self.addCleanup(lambda: self.peer.sock and self.peer.stop())
+
+    def open(self, delay=20, **options):
+        name = f"image-opts:driver=raw,file.driver=nbd,file.server.type=unix,file.server.path={self.path}"
+        volume = vdisk.Volume(f"{name},file.reconnect-delay={delay}", **{"writable": True, **options})
+        self.addCleanup(volume.close)
+        return volume
+
+    def results(self, queue):
+        found = []
+        while queue.inflight:
+            found += [-error.errno if error else 0 for _, error in queue.reap()]
+        return found
+
+    def fails(self, call, *args, number=errno.EIO):
+        with self.assertRaises(OSError) as caught:
+            call(*args)
+        self.assertEqual(caught.exception.errno, number)
+        self.assertIn(self.path, str(caught.exception))
+
+
+class Flush(Case):
+    def test_what_was_acknowledged_is_gone(self):
+        """A flush fails, once."""
+        self.serve()
+        volume = self.open()
+        volume.write(0, b"a" * 4096)
+        self.peer.die()
+        self.peer.start()
+        self.assertEqual(volume.read(0, 4096), bytes(4096))  # so it is gone, and the connection is new
+        self.fails(volume.flush)
+        volume.flush()
+        volume.write(0, b"b" * 4096)
+        volume.flush()
+        self.peer.die()
+        self.peer.start()
+        self.assertEqual(volume.read(0, 4096), b"b" * 4096)
+
+    def test_the_flush_finds_it(self):
+        """The connection is found broken by the flush itself."""
+        self.serve()
+        volume = self.open()
+        volume.zero(0, 4096)
+        self.peer.die()
+        self.peer.start()
+        self.fails(volume.flush)
+        volume.flush()
+
+    def test_in_flight(self):
+        """The server dies with the flush."""
+        for after, what in (("die", "changed"), ("die after", "changed"), ("die", "clean")):
+            with self.subTest(after=after, what=what):
+                self.serve()
+                volume = self.open()
+                volume.write(0, b"a" * 512)
+                if what == "clean":
+                    volume.flush()
+                again = []
+
+                def hook(r):
+                    if r.kind == p.FLUSH and not again:
+                        again.append(r)
+                        return after
+                    return None
+                self.peer.hook = hook
+                if what == "clean":
+                    volume.flush()  # nothing is lost: it is asked again
+                else:
+                    self.fails(volume.flush)
+                self.assertEqual(len(again), 1)
+                volume.flush()
+                volume.close()
+                self.peer.stop()
+
+    def test_nothing_unflushed(self):
+        self.serve()
+        volume = self.open()
+        volume.write(0, b"a" * 4096)
+        volume.flush()
+        volume.write(4096, b"c" * 4096, fua=True)
+        self.peer.die()
+        self.peer.start()
+        volume.flush()
+        self.assertEqual(volume.read(0, 8192), b"a" * 4096 + b"c" * 4096)
+
+    def test_without_fua(self):
+        """A durable write is a write with a flush, where there is no FUA."""
+        self.serve(flags=p.HAS_FLAGS | p.CAN_FLUSH)
+        volume = self.open()
+        volume.write(4096, b"c" * 4096, fua=True)
+        self.peer.die()
+        self.peer.start()
+        volume.flush()
+        self.assertEqual(volume.read(4096, 4096), b"c" * 4096)
+
+    def test_another_queue(self):
+        """A queue whose connection is new flushes what another wrote on one that is gone."""
+        self.serve(flags=p.HAS_FLAGS | p.CAN_FLUSH | p.MULTI)
+        volume = self.open()
+        with vdisk.Queue() as a, vdisk.Queue() as b:
+            for i in range(40):  # enough for a connection of its own
+                a.write(volume, i * 4096, b"x" * 4096)
+                self.assertEqual(self.results(a), [0])
+            self.peer.die()
+            self.peer.start()
+            for i in range(40):
+                buffer = bytearray(4096)
+                b.readinto(volume, i * 4096, buffer)
+                self.assertEqual(self.results(b), [0])
+            b.flush(volume)
+            self.assertEqual(self.results(b), [-errno.EIO])
+            b.flush(volume)
+            self.assertEqual(self.results(b), [0])
+
+
+class Reconnect(Case):
+    def test_in_flight(self):
+        """Random requests, some in flight whenever the connection goes; what was written is there."""
+        for seed in range(6):
+            with self.subTest(seed=seed):
+                rng = random.Random(seed)
+                self.serve(extended=seed % 2 == 1, flags=p.HAS_FLAGS | p.CAN_FLUSH | p.CAN_ZERO | p.CAN_TRIM |
+                           (p.MULTI if seed % 3 == 0 else 0))
+                volume = self.open()
+                model = bytearray(4 * MIB)
+                countdown = [rng.randrange(40)]
+
+                def hook(r):
+                    countdown[0] -= 1
+                    if countdown[0] > 0:
+                        return None
+                    countdown[0] = rng.randrange(5, 40)
+                    return rng.choice(["die", "die after"])
+                self.peer.hook = hook
+                with vdisk.Queue() as queue:
+                    for _ in range(20):
+                        places = rng.sample(range(64), 16)
+                        kept = []
+                        for place in places:
+                            at, length = place * 65536 + rng.randrange(0, 30000), rng.randrange(1, 30000)
+                            kind = rng.randrange(4)
+                            if kind < 2:
+                                data = rng.randbytes(length)
+                                model[at:at + length] = data
+                                queue.write(volume, at, data)
+                            elif kind == 2:
+                                model[at:at + length] = bytes(length)
+                                queue.zero(volume, at, length)
+                            else:
+                                kept.append((at, bytearray(length)))
+                                queue.readinto(volume, at, kept[-1][1])
+                        self.assertEqual(self.results(queue), [0] * 16)
+                        for at, data in kept:
+                            self.assertEqual(data, model[at:at + len(data)])
+                self.peer.hook = None
+                self.assertEqual(volume.read(0, 4 * MIB), bytes(model))
+                self.fails(volume.flush)  # connections have broken with something acknowledged
+                volume.close()
+                self.assertEqual(bytes(self.peer.disk.durable), bytes(model))
+                self.peer.stop()
+
+    def test_none(self):
+        """Without a delay what was in flight fails at once, and what comes next tries once."""
+        self.serve()
+        volume = self.open(delay=0)
+        self.peer.hook = lambda r: "die"
+        self.fails(volume.read, 0, 4096)
+        self.peer.hook = None
+        self.assertEqual(volume.read(0, 4096), bytes(4096))
+        self.peer.stop()
+        self.fails(volume.read, 0, 4096)
+        self.fails(volume.read, 0, 4096)
+        self.peer.start()
+        self.assertEqual(volume.read(0, 4096), bytes(4096))
+
+    def test_over(self):
+        """The time is over: what waits fails, and the volume can be closed."""
+        self.serve()
+        volume = self.open(delay=1)
+        self.peer.stop()
+        self.fails(volume.read, 0, 4096)
+        self.fails(volume.write, 0, b"a" * 512)
+        self.fails(volume.close)  # it flushes
+
+    def test_hangs_up(self):
+        """A server that hangs up on each request is not asked for ever."""
+        self.serve()
+        volume = self.open(delay=1)
+        self.peer.hook = lambda r: "die"
+        self.fails(volume.read, 0, 4096)
+        self.fails(volume.close)
+
+    def test_smaller(self):
+        self.serve()
+        volume = self.open(delay=1)
+        self.peer.stop()
+        self.peer.size //= 2
+        self.peer.start()
+        self.fails(volume.read, 0, 4096)
+        self.fails(volume.close)
+
+    def test_less(self):
+        """A server that cannot flush any more, or gives it for reading only."""
+        for flags in (p.HAS_FLAGS, p.HAS_FLAGS | p.CAN_FLUSH | p.READ_ONLY):
+            self.serve(flags=p.HAS_FLAGS | p.CAN_FLUSH)
+            volume = self.open(delay=0)
+            self.peer.stop()
+            self.peer.flags = flags
+            self.peer.start()
+            self.fails(volume.read, 0, 4096)
+            self.fails(volume.close)
+            self.peer.stop()
+
+    def test_larger(self):
+        """The volume follows an export that has grown, when the connection is made anew."""
+        self.serve()
+        volume = self.open()
+        self.assertEqual(volume.size, 4 * MIB)
+        self.peer.stop()
+        self.peer.size, self.peer.disk = 8 * MIB, p.Disk(8 * MIB)
+        self.peer.disk.now[6 * MIB:6 * MIB + 3] = b"far"
+        self.peer.start()
+        self.assertEqual(volume.read(0, 512), bytes(512))
+        self.assertEqual(volume.size, 8 * MIB)
+        self.assertEqual(volume.read(6 * MIB, 4), b"far\0")
+
+
+class Open(Case):
+    def test_timeout(self):
+        """A server that comes late."""
+        import threading
+        name = f"image-opts:driver=raw,file.driver=nbd,file.path={self.path},file.open-timeout=30"
+        late = threading.Timer(0.5, self.serve)
+        late.start()
+        self.addCleanup(late.join)
+        with vdisk.Volume(name) as volume:
+            self.assertEqual(volume.size, 4 * MIB)
+
+    def test_read_only(self):
+        self.serve(flags=p.HAS_FLAGS | p.READ_ONLY)
+        self.fails(self.open, number=errno.EACCES)
+        self.assertEqual(self.open(writable=False).read(0, 5), bytes(5))
+
+    def test_limits(self):
+        """Blocks of the server's sizes; what is longer goes in parts, what is shorter by whole blocks (the server
+        complains of anything else)."""
+        for extended in (False, True):
+            self.serve(blocks=(4096, 65536, 131072), extended=extended)
+            volume = self.open()
+            data = random.Random(extended).randbytes(MIB + 5)
+            volume.write(777, data)
+            self.assertEqual(volume.read(777, len(data)), data)
+            volume.zero(5000, 600000)
+            volume.discard(1, 8191)
+            self.assertEqual(volume.read(5000, 600000), bytes(600000))
+            self.assertGreater(sum(r.kind == p.WRITE for r in self.peer.requests), 7)
+            volume.close()
+            self.assertEqual(self.peer.complaints, [])
+            self.peer.stop()
+
+    def test_ways(self):
+        """Each kind of headers; a server without GO."""
+        for options in ({"extended": True}, {}, {"structured": False}, {"structured": False, "go": False}):
+            with self.subTest(options=options):
+                self.serve(**options)
+                volume = self.open()
+                volume.write(4096, b"w" * 100000)
+                volume.flush()
+                self.assertEqual(volume.read(4000, 200), bytes(96) + b"w" * 104)
+                volume.close()
+                self.assertEqual(bytes(self.peer.disk.durable[4096:104096]), b"w" * 100000)
+                self.peer.stop()
+
+
+class Replies(Case):
+    def test_pieces(self):
+        """A read in pieces, holes among them, in any order."""
+        def pieces(offset, length):
+            cuts = [0, length]
+            if length > 8:
+                cuts = sorted({0, length, *(rng.randrange(1, length) for _ in range(6))})
+            found = [(a, b - a) for a, b in zip(cuts, cuts[1:])]
+            rng.shuffle(found)
+            return found
+        rng = random.Random(7)
+        for extended in (False, True):
+            self.serve(pieces=pieces, extended=extended)
+            for i in range(0, 4 * MIB, 65536):
+                self.peer.disk.now[i:i + 20000] = rng.randbytes(20000)
+            volume = self.open()
+            for _ in range(100):
+                at = rng.randrange(4 * MIB - 1)
+                length = rng.randrange(1, min(4 * MIB - at, 300000) + 1)
+                self.assertEqual(volume.read(at, length), bytes(self.peer.disk.now[at:at + length]))
+            volume.close()
+            self.peer.stop()
+
+    def test_errors(self):
+        """The server's errors are the request's, and the connection stays."""
+        for structured in (False, True):
+            for number, meant in ((5, errno.EIO), (28, errno.ENOSPC), (1, errno.EPERM), (12, errno.ENOMEM)):
+                self.serve(structured=structured)
+                volume = self.open()
+                self.peer.hook = lambda r: number if r.kind in (p.READ, p.WRITE, p.FLUSH) else None
+                self.fails(volume.read, 0, 4096, number=meant)
+                self.fails(volume.write, 0, b"a" * 4096, number=meant)
+                self.fails(volume.flush, number=meant)
+                self.peer.hook = None
+                volume.write(0, b"a" * 4096)
+                self.assertEqual(volume.read(0, 4096), b"a" * 4096)
+                volume.close()
+                self.peer.stop()
+
+    def test_holes(self):
+        """Extents, and that they follow our own changes."""
+        for extended in (False, True):
+            self.serve(extended=extended)
+            volume = self.open()
+            for at in (0, 65536, MIB):
+                self.assertEqual([e.data for e in volume.extents()][0], at > 0)
+                volume.write(at, b"d" * 4096)
+                data = [(e.offset, e.length) for e in volume.extents() if e.data]
+                self.assertEqual(data, [(a, 4096) for a in (0, 65536, MIB) if a <= at])
+            volume.zero(0, 4096)
+            data = [(e.offset, e.length) for e in volume.extents() if e.data]
+            self.assertEqual(data, [(65536, 4096), (MIB, 4096)])
+            self.assertEqual(len(list(volume.extents())), 5)
+            volume.close()
+            self.peer.stop()
+
+
+if __name__ == "__main__":
+    unittest.main()
