@@ -151,7 +151,8 @@ class Connection:
             self.put("simple", ("magic", "I", 0x67446698), ("error", "I", error),
                      ("cookie", "Q", request.cookie))
         elif error:
-            self.chunk(request, 0x8001, True, ("error", "I", error), ("text length", "H", 4), ("text", "", b"oops"))
+            self.chunk(request, 0x8001, True, ("error", "I", error), ("text length", "H", 4),
+                       ("text", "", b"oops"))
         else:
             self.chunk(request, 0, True)
 

@@ -3,8 +3,8 @@
 """The NBD client against a server that lies in each field of each message, sends one byte at a time, and hangs up
 after each byte. usage: test_nbd_hostile.py VDISK_IO
 
-The tool ends, in time, by exit and not by a signal; with one line that says what was wrong, or with the right data.
-A few lies of each kind by default, drawn by VDISK_SEED; all of them with VDISK_TEST_LONG=1.
+The tool ends, in time, by exit and not by a signal; with one line that says what was wrong, or with the right
+data. A few lies of each kind by default, drawn by VDISK_SEED; all of them with VDISK_TEST_LONG=1.
 """
 import concurrent.futures
 import itertools
