@@ -114,18 +114,24 @@ static void run_ended(struct task *t)
     end_io(req);
 }
 
-/* What lies behind the end of the export reads as zeros. */
+/* What lies behind the end of the export, at `end`, reads as zeros. */
+static void tell_tail(const struct io *io, uint64_t end)
+{
+    struct block_status *s = io->status;
+
+    if (s->count > 0 && s->ends[s->count - 1] == end && end < io->offset + io->len)
+        status_add(s, io->offset + io->len, true);
+}
+
 static void end_status(struct nbd_req *req)
 {
-    struct io *io = req->io;
-    struct block_status *s = io->status;
+    struct block_status *s = req->io->status;
 
     if (req->rc < 0 && req->rc != -EIO && s->count == 0)
         status_add(s, req->end, false);
     if (req->rc < 0 && s->count > 0)
         req->rc = 0;
-    if (s->count > 0 && s->ends[s->count - 1] == req->end && req->end < io->offset + io->len)
-        status_add(s, io->offset + io->len, true);
+    tell_tail(req->io, backend_size(&req->client->b));
 }
 
 void nbd_req_end(struct nbd_req *req)
@@ -236,6 +242,16 @@ static void set_range(struct nbd_req *req, uint16_t command, uint64_t from, uint
     req->length = min_u64(end - from, most);
 }
 
+/* As much as there are buffers for in one command; without alignment the engine does not look at their number. */
+static uint64_t in_buffers(const struct io *io, uint64_t len)
+{
+    struct iovec iov[NBD_IOVS_MAX];
+
+    if (io->iovcnt > NBD_IOVS_MAX)
+        iov_slice(io->iov, io->iovcnt, io->moved, len, iov, NBD_IOVS_MAX, &len);
+    return len;
+}
+
 /* Each of these: 1, with `req` filled in; else what the I/O ends with, now. */
 
 static int64_t plan_move(struct nbd_client *c, const struct io *io, struct nbd_req *req)
@@ -247,7 +263,7 @@ static int64_t plan_move(struct nbd_client *c, const struct io *io, struct nbd_r
         return -ENOSPC;
     if (inside == 0)
         return 0;
-    left = min_u64(inside, c->b.max_transfer);
+    left = in_buffers(io, min_u64(inside, c->b.max_transfer));
     set_range(req, writes ? NBD_CMD_WRITE : NBD_CMD_READ, from, from + left, left);
     if (writes && io->flags & IO_FUA && c->flags & NBD_FLAG_SEND_FUA)
         req->flags = NBD_CMD_FLAG_FUA;
@@ -303,8 +319,10 @@ static int64_t plan_status(struct nbd_client *c, const struct io *io, struct nbd
         status_add(io->status, io->offset + io->len, true);
         return 0;
     }
-    if (nbd_extents_find(c, io->status, io->offset, io->offset + inside))
+    if (nbd_extents_find(c, io->status, io->offset, io->offset + inside)) {
+        tell_tail(io, io->offset + inside);
         return 0;
+    }
     from = align_down(io->offset, c->b.align);
     end = min_u64(align_up(io->offset + inside, c->b.align), backend_size(&c->b));
     set_range(req, NBD_CMD_BLOCK_STATUS, from, io->offset + inside, NBD_STATUS_ASK);
