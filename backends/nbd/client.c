@@ -157,6 +157,7 @@ static void set_properties(struct nbd_client *c, const struct nbd_terms *t, uint
     b->caps = (t->flags & NBD_FLAG_SEND_WRITE_ZEROES ? BACKEND_ZERO_FAST : 0u) |
               (t->flags & NBD_FLAG_SEND_TRIM ? BACKEND_DISCARD : 0u) |
               (t->has_context ? BACKEND_SPARSE : 0u);
+    assert(is_power_of_two(b->align) && b->max_transfer > 0 && is_aligned(t->size, b->align));
     atomic_store(&b->size, t->size);
     atomic_store(&b->peak, t->size);
 }
@@ -303,6 +304,7 @@ static void client_close(struct backend *b)
     c->stop_task.run = run_stop;
     queue_post(c->home, &c->stop_task);
     pthread_join(c->thread, NULL);
+    assert(c->stop && nbd_link_is_idle(c->shared));
     assert(atomic_load(&c->own_links) == 0 && atomic_load(&c->advices) == 0);
     client_free(c);
 }

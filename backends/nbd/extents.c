@@ -64,6 +64,7 @@ static void add_run(struct nbd_answer *a, uint64_t end, bool hole)
         a->ends[a->count - 1] = end;
         return;
     }
+    assert(a->count < NBD_ANSWER_RUNS && end > (a->count ? a->ends[a->count - 1] : a->start)); /* invariant 2 */
     if (a->count == 0)
         a->hole_first = hole;
     a->ends[a->count++] = end;
@@ -106,6 +107,7 @@ bool nbd_extents_take(struct nbd_req *req, const struct nbd_status *status)
     struct nbd_answer *a = mem_alloc(sizeof *a), **to;
     struct io *io = req->io;
 
+    assert(io->kind == IO_STATUS && io->status->count == 0 && io->offset < req->end);
     if (!a) {
         status_add(io->status, req->end, false); /* to read it is always right */
         return true;

@@ -43,6 +43,9 @@ static void link_assert(const struct nbd_link *l)
     assert((l->fd >= 0) == (l->state == NBD_UP || l->state == NBD_BREAKING));
     assert(!call_is_under_way(&l->send) || !list_empty(&l->outgoing));
     assert(!nbd_link_is_idle(l) || !call_is_under_way(&l->receive)); /* invariant 3 */
+    assert(l->own || l == l->client->shared || !l->client->shared);
+    assert(l->state != NBD_DIALING || call_is_under_way(&l->dial));
+    assert(l->state != NBD_PAUSING || call_is_under_way(&l->pause));
     assert(!nbd_link_is_idle(l) || (!call_is_under_way(&l->dial) && !call_is_under_way(&l->pause)));
 }
 
@@ -143,9 +146,11 @@ void nbd_link_give(struct nbd_link *l, int fd, const struct nbd_terms *terms)
 
 static void take_slot(struct nbd_link *l, struct nbd_req *req)
 {
-    uint16_t slot = l->free_slots[--l->nfree];
+    uint16_t slot;
 
-    assert(!l->slots[slot] && !req->placed);
+    assert(l->nfree > 0 && !req->placed);
+    slot = l->free_slots[--l->nfree];
+    assert(!l->slots[slot]);
     l->slots[slot] = req;
     req->cookie = ++l->sequence << 16 | slot;
     req->placed = true;
@@ -169,6 +174,7 @@ static void kick(struct nbd_link *l);
 /* Sent and answered. */
 static void finish(struct nbd_link *l, struct nbd_req *req)
 {
+    assert(req->sent && req->replied && req->unsent == 0); /* invariant 2 */
     list_del(&req->node);
     give_slot(l, req);
     if (nbd_req_goes_on(req)) {
@@ -211,6 +217,7 @@ static void settle(struct nbd_link *l)
 {
     struct list all, again, failed, *node;
 
+    assert(!call_is_under_way(&l->send) && !call_is_under_way(&l->receive) && l->fd < 0); /* invariant 2 */
     list_init(&all);
     list_init(&again);
     list_init(&failed);
@@ -227,6 +234,7 @@ static void settle(struct nbd_link *l)
         else
             list_add_tail(&failed, &req->node);
     }
+    assert(l->nfree == NBD_LINK_SLOTS);
     list_splice_tail(&again, &l->waiting);
     list_splice_tail(&l->waiting, &again);
     fail_all(&failed);
@@ -290,6 +298,7 @@ static void come_back(struct nbd_link *l)
 {
     uint64_t pause_ms = l->pause_ms;
 
+    assert(l->fd < 0 && !list_empty(&l->waiting) && pause_ms <= PAUSE_MAX_MS);
     l->state = NBD_DOWN;
     l->pause_ms = pause_ms ? min_u64(pause_ms * 2, PAUSE_MAX_MS) : PAUSE_FIRST_MS;
     if (pause_ms == 0 || l->client->place.reconnect_ms == 0) {
@@ -379,6 +388,7 @@ static void send_done(struct call *call);
 
 static void send_more(struct nbd_link *l)
 {
+    assert(l->iov_at < l->iovcnt && l->iovcnt <= NBD_SEND_IOVS && !list_empty(&l->outgoing));
     l->send.done = send_done;
     call_send(&l->send, l->home, l->fd, l->iov + l->iov_at, l->iovcnt - l->iov_at);
 }
@@ -387,6 +397,7 @@ static void begin_send(struct nbd_link *l)
 {
     uint64_t bytes = 0;
 
+    assert(!call_is_under_way(&l->send) && list_empty(&l->outgoing));
     l->iov_at = l->iovcnt = 0;
     while (!list_empty(&l->waiting) && l->nfree > 0 && bytes < NBD_SEND_BYTES) {
         struct nbd_req *req = container_of(l->waiting.next, struct nbd_req, node);
@@ -482,6 +493,8 @@ static void receive_done(struct call *call)
 
 static void pump(struct nbd_link *l)
 {
+    assert(queue_is_mine(l->home)); /* invariant 1 */
+    link_assert(l);
     if (l->state == NBD_DOWN && !list_empty(&l->waiting))
         begin_dial(l);
     if (l->state != NBD_UP)
@@ -515,7 +528,8 @@ static void kick(struct nbd_link *l)
 
 void nbd_link_add(struct nbd_link *l, struct nbd_req *req)
 {
-    assert(req->link == l && list_empty(&req->node));
+    assert(req->link == l && list_empty(&req->node) && !req->placed);
+    assert(queue_is_mine(l->home) && (!req->io || req->foreign == (req->io->queue != l->home)));
     if (l->useless) {
         nbd_req_to_shared(req);
         return;

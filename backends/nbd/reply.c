@@ -62,6 +62,7 @@ static enum taken end_chunk(struct nbd_link *l, bool last)
     struct nbd_req *req = l->answered;
     bool whole = req->npieces == 1 && req->pieces[0].from == 0 && req->pieces[0].to == req->length;
 
+    assert(req->placed && l->data_left == 0 && !l->big);
     l->reading = NBD_READ_HEADER;
     l->answered = NULL;
     if (!last)
@@ -85,6 +86,7 @@ static bool note_piece(struct nbd_req *req, uint64_t offset, uint64_t len)
     uint32_t from, to;
     unsigned at = 0;
 
+    assert(req->command == NBD_CMD_READ && req->length <= NBD_MAX_PAYLOAD && req->npieces <= NBD_PIECES_MAX);
     if (offset < req->offset || len > req->length || offset - req->offset > req->length - len || len == 0)
         return false;
     from = (uint32_t)(offset - req->offset);
@@ -361,6 +363,7 @@ static enum taken take_big(struct nbd_link *l)
 {
     uint64_t n = min_u64(at_hand(l), l->reply.length - l->big_have);
 
+    assert(l->big && l->big_have < l->reply.length);
     if (n == 0)
         return MORE;
     memcpy(l->big + l->big_have, l->buf + l->buf_start, n);
@@ -396,6 +399,7 @@ unsigned nbd_reply_wants(struct nbd_link *l)
         l->receive_iov[n++] = (struct iovec){l->big + l->big_have, len};
     }
     assert(wanted == 0 || l->buf_end == 0);
+    assert(len <= wanted && n <= NBD_IOVS_MAX);
     if (len == wanted) /* and what follows */
         l->receive_iov[n++] = (struct iovec){l->buf + l->buf_end, NBD_RECEIVE_BYTES - l->buf_end};
     return n;
@@ -405,6 +409,7 @@ bool nbd_reply_came(struct nbd_link *l, uint64_t n)
 {
     enum taken taken = TAKEN;
 
+    assert(n > 0 && l->state == NBD_UP && (l->reading == NBD_READ_HEADER || l->answered));
     if (l->reading == NBD_READ_DATA) {
         uint64_t part = min_u64(n, l->data_left);
         n -= part;

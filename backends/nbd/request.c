@@ -49,6 +49,7 @@ static bool begin_flush(struct nbd_client *c, uint64_t *ret_mark)
     bool fine;
 
     pthread_mutex_lock(&c->lock);
+    assert(c->flushed <= c->acked); /* invariant 5 */
     fine = !c->lost;
     c->lost = false;
     *ret_mark = c->acked;
@@ -61,6 +62,7 @@ static bool begin_flush(struct nbd_client *c, uint64_t *ret_mark)
 static void note_flushed(struct nbd_client *c, uint64_t mark)
 {
     pthread_mutex_lock(&c->lock);
+    assert(mark <= c->acked);
     c->flushed = max_u64(c->flushed, mark);
     pthread_mutex_unlock(&c->lock);
 }
@@ -177,6 +179,7 @@ bool nbd_req_goes_on(struct nbd_req *req)
     struct nbd_client *c = req->client;
     uint64_t done = req->offset + req->length;
 
+    assert(!req->placed && (req->command == NBD_CMD_BLOCK_STATUS || done <= req->end || !req->io));
     if (req->rc < 0)
         return false;
     if (req->flush_after) { /* the write is there, and is to be durable */
@@ -236,6 +239,7 @@ static bool inner_range(const struct nbd_client *c, const struct io *io, uint64_
 
 static void set_range(struct nbd_req *req, uint16_t command, uint64_t from, uint64_t end, uint64_t most)
 {
+    assert(from < end && most > 0);
     req->command = command;
     req->offset = from;
     req->end = end;

@@ -19,6 +19,7 @@ LEAST = {
     "engine/loop": 30,
     "nbd": 16,
     "tls": 14,
+    "backends/nbd": 20,
     "qcow2/format": 37,
     "qcow2/meta": 26,
     "qcow2/space": 24,
