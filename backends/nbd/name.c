@@ -117,6 +117,8 @@ static int parse_plain(const char *name, const char *text, struct spec *options)
     size_t len = export ? (size_t)(export - text) : strlen(text);
     int rc;
 
+    if (export && !export[sizeof mark - 1])
+        return bad_name(name, "no name behind exportname=");
     if (path && len <= 5)
         return bad_name(name, "no path of a socket");
     if (!path && !memchr(text, ':', len))

@@ -235,6 +235,74 @@ def errors(folder, rng):
         raise AssertionError(said)
 
 
+# S is the socket. What QEMU takes, and what it refuses; the first letter: j(son:), o(ptions), n(ame).
+TAKEN = """
+n nbd:unix:S
+n nbd+unix:///?socket=S
+n nbd+unix://?socket=S
+o driver=nbd,path=S
+o driver=nbd,server.type=unix,server.path=S
+o driver=raw,file.driver=nbd,file.server.type=unix,file.server.path=S,file.reconnect-delay=2,file.open-timeout=1
+o file.driver=nbd,file.path=S,file.read-only=on
+j {"driver":"nbd","server":{"type":"unix","path":"S"}}
+j {"driver":"raw","offset":4096,"size":8192,"file":{"driver":"nbd","server":{"type":"unix","path":"S"}}}
+""".strip().splitlines()
+REFUSED = """
+n nbd:unix:S:exportname=
+n nbd:unix:S:exportname=x
+n nbd+unix:///x?socket=S
+n nbd+unix:///?socket=S&a=b
+n nbd+unix:///
+n nbd+unix://host/?socket=S
+n nbd:
+n nbd:host
+n nbd://
+n nbd:unix:S.not
+o driver=nbd
+o driver=nbd,host=h,path=S
+o driver=nbd,path=S,port=1
+o driver=nbd,path=S,colour=red
+o driver=nbd,path=S,tls-creds=none
+o driver=nbd,server.type=inet,server.path=S
+o driver=nbd,server.type=tape,server.path=S
+o driver=nbd,server.type=unix,server.path=S,path=S
+o driver=nbd,path=S,export=x
+j {"driver":"nbd","server":{"type":"unix"}}
+j {"driver":"nbd","server":"S"}
+""".strip().splitlines()
+
+
+def names(qemu_img):
+    """Names that QEMU takes are taken, and tell the same size; what it refuses is refused."""
+    def case(folder, rng):
+        socket, disk = folder / "socket", folder / "disk"
+        blank(disk)
+        with Server(["qemu-nbd", "-k", socket, "-f", "raw", "--persistent", "-e", "4", "-r", disk], socket):
+            for line in TAKEN + REFUSED:
+                kind, name = line.split(" ", 1)
+                args = [("json:" if kind == "j" else "") + name.replace("S", str(socket))]
+                found = []
+                for program in (TOOL, qemu_img):
+                    command = [program, "info", "--output=json", *["--image-opts"][:kind == "o"], *args]
+                    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+                    size = done.returncode == 0 and json.loads(done.stdout)["virtual-size"]
+                    found.append((done.returncode, size))
+                if found[0] != found[1] or (found[0][0] == 0) != (line in TAKEN):
+                    raise AssertionError(f"{line}: ours and QEMU's exit status and size: {found}")
+    return "names", case
+
+
+def demands_tls(folder, rng):
+    """A server that demands TLS: that is said."""
+    socket, disk, keys = folder / "socket", folder / "disk", folder / "keys"
+    blank(disk)
+    keys.write_text("someone:" + "0123456789abcdef" * 4 + "\n")
+    with Server(["nbdkit", "-f", "-U", socket, "--tls=require", f"--tls-psk={keys}", "file", disk], socket):
+        said = run(TOOL, "info", f"nbd+unix:///?socket={socket}", status=1)
+    if "demands TLS" not in said:
+        raise AssertionError(said)
+
+
 def version(program):
     return run(program, "--version").split("\n")[0].split()[1]
 
@@ -250,12 +318,13 @@ def cases():
     newer = pathlib.Path(run(sys.argv[2]).strip()).with_name("qemu-nbd")
     if newer.exists() and shutil.which("qemu-nbd") != str(newer):
         found += [with_qemu(newer, "qemu-nbd", version(newer)),
-                  with_qemu(newer, "qemu-nbd", version(newer), "-e", "8")]
+                  with_qemu(newer, "qemu-nbd", version(newer), "-e", "8"), names(newer.with_name("qemu-img"))]
     else:
         print("skipped: no newer qemu-nbd")
     if shutil.which("nbdkit"):
         found += [nbdkit(), nbdkit("delay", "rdelay=1ms", "wdelay=1ms"), nbdkit("nozero"), nbdkit("noparallel"),
-                  nbdkit("nozero", "fua", "fuamode=emulate"), nbdkit("nocache", "noextents"), ("errors", errors),
+                  nbdkit("nozero", "fua", "fuamode=emulate"), nbdkit("nocache", "noextents"),
+                  ("errors", errors), ("TLS", demands_tls),
                   nbdkit("blocksize-policy", "blocksize-minimum=4096", "blocksize-maximum=65536",
                          "blocksize-error-policy=error")]
     else:

@@ -208,7 +208,7 @@ static void names_are_read(void **state)
         "nbd:", "nbd:h", "nbd:unix:", "nbd:h:", "nbd://", "nbd:///x", "nbd://h:/x", "nbd://[::1/x", "nbd://u@h/x",
         "nbd://h/x?y", "nbd://h/x#y", "nbd+unix://h/x?socket=s", "nbd+unix:///x", "nbd+unix:///x?socket=",
         "nbd+unix:///x?socket=s&a=b", "nbd://h/%", "nbd://h/%0", "nbd://h/%zz", "nbd://h/%00", "nbd+ssh://h/x",
-        "nbd:unix::exportname=x", "nbd:[::1]x:1",
+        "nbd:unix::exportname=x", "nbd:unix:/s:exportname=", "nbd:[::1]x:1",
     };
 
     for (unsigned i = 0; i < ARRAY_LEN(good); i++) {
