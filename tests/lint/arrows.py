@@ -38,6 +38,7 @@ ROOMS = {
     "tools/domain/kinds": ("tools/domain/{kind_*,file_*,block_*}.c",
                            ["tools/domain", "tools/domain/text", "tools/lvm"]),
     "tools/domain": ("tools/domain/*.c", ["tools/domain/text"]),
+    "exports/nbd": ("exports/nbd/*.c", ["nbd"]),
     "bench": ("bench/fio_engine.c", ["tools/domain"]),
     "qcow2/format": ("qcow2/format/*.c", ["engine/loop"]),
     "qcow2/meta": ("qcow2/{meta/*,mutant}.c", ["qcow2/format", "engine/loop"]),
@@ -54,7 +55,8 @@ ROOMS = {
 EVERYBODYS = {"engine/base"}
 
 # Rooms that use the library as a program does: its public functions, whatever room they are of.
-PUBLIC_ONLY = {"bench", "jobs", "tools/lvm", "tools/lv", "tools/domain", "tools/domain/kinds", "tools/domain/text"}
+PUBLIC_ONLY = {"bench", "exports/nbd",
+               "jobs", "tools/lvm", "tools/lv", "tools/domain", "tools/domain/kinds", "tools/domain/text"}
 
 # (room, name): why it may be taken all the same.
 ALSO = {
@@ -227,8 +229,8 @@ def main():
         print("skipped: there is no nm")
         return 77
     root = pathlib.Path(sys.argv[1])
-    folders = ("engine", "nbd", "tls", "backends", "filters", "qcow2", "jobs", "tools/domain", "tools/lvm",
-               "tools/lv")
+    folders = ("engine", "nbd", "tls", "backends", "filters", "qcow2", "jobs", "exports", "tools/domain",
+               "tools/lvm", "tools/lv")
     paths = [str(path.relative_to(root)) for folder in folders
              for path in sorted((root / folder).rglob("*.c"))]
     if any("vdisk-fio" in archive for archive in sys.argv[2:]): # built where fio's source is

@@ -1,0 +1,236 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A connection: its input, its limits of time, its end.
+ *
+ * Happy path: one call reads many small requests into the buffer, or the rest of a payload to where it belongs and
+ * with it the beginning of what follows; what is whole is done, and the rest moves to the front.
+ * Failures: whatever is wrong with the stream or the protocol ends it. Then nothing more is read; replies that
+ * were made before are sent, if the stream lets them; what is with the volume is waited for.
+ */
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "exports/nbd/server.h"
+
+/* While a long payload comes, what is read beyond it: little, since it is copied if it is of the next one. */
+enum { BEYOND_BYTES = 4096, LONG_PAYLOAD = 64 << 10, RUNS = 8 };
+
+static uint64_t ms(unsigned n)
+{
+    return n * UINT64_C(1000000);
+}
+
+void nbds_conn_free(struct nbds_conn *c)
+{
+    assert(c->in_flight == 0);
+    if (c->stream)
+        c->stream->ops->close(c->stream);
+    for (unsigned i = 0; c->slots && i < c->thread->server->opts.requests; i++)
+        if (c->slots[i].buf)
+            nbds_pool_put(&c->thread->pool, c->slots[i].buf, c->slots[i].buf_len);
+    free(c->slots);
+    free(c->in);
+    free(c->out);
+    free(c);
+}
+
+void nbds_conn_new(struct nbds_thread *t, struct nbds_stream *stream)
+{
+    struct nbds_conn *c = calloc(1, sizeof *c);
+
+    if (c) {
+        c->thread = t;
+        c->stream = stream;
+        c->began_ns = c->active_ns = t->now_ns;
+        c->replies_end = &c->replies;
+        c->in = malloc(NBDS_IN_BYTES);
+    }
+    if (!c || !c->in || nbds_handshake_begin(c) < 0 ||
+        t->poller->ops->watch(t->poller, stream->fd, false, c) < 0) {
+        if (c)
+            nbds_conn_free(c);
+        else
+            stream->ops->close(stream);
+        nbds_client_gone(t, false);
+        return;
+    }
+    c->writable = c->readable = true;
+    c->next = t->conns;
+    if (c->next)
+        c->next->prev = c;
+    t->conns = c;
+    nbds_activate(c);
+    if (t->stopping)
+        nbds_conn_stop(c);
+}
+
+void nbds_conn_cut(struct nbds_conn *c)
+{
+    c->ended = true;
+    if (c->stream) {
+        c->thread->poller->ops->unwatch(c->thread->poller, c->stream->fd);
+        c->stream->ops->close(c->stream);
+        c->stream = NULL;
+    }
+    c->dead = true;
+}
+
+void nbds_conn_stop(struct nbds_conn *c)
+{
+    if (c->phase != NBDS_TRANSMISSION)
+        nbds_conn_cut(c);
+    c->ended = true;
+    nbds_activate(c);
+}
+
+bool nbds_conn_late(const struct nbds_conn *c)
+{
+    const struct nbd_server_opts *o = &c->thread->server->opts;
+    uint64_t now = c->thread->now_ns;
+
+    if (c->phase != NBDS_TRANSMISSION)
+        return now - c->began_ns > ms(o->handshake_ms);
+    return (c->out_ns != 0 && now - c->out_ns > ms(o->reply_ms)) ||
+           (c->in_ns != 0 && !c->held && now - c->in_ns > ms(o->request_ms)) ||
+           (o->idle_ms != 0 && c->used == 0 && !c->held && now - c->active_ns > ms(o->idle_ms));
+}
+
+/* ---- input ---------------------------------------------------------------------------------------------- */
+
+/* Do what is in the buffer. -errno: it is over. */
+static int consume(struct nbds_conn *c)
+{
+    int rc;
+
+    do {
+        if (c->out_end > 0) { /* invariant 4 */
+            c->held = true;
+            return 0;
+        }
+        if (c->skip > 0 && c->in_at < c->in_end) {
+            size_t n = c->in_end - c->in_at;
+            n = n < c->skip ? n : (size_t)c->skip;
+            c->in_at += n;
+            c->skip -= n;
+        }
+        if (c->skip > 0)
+            return 0;
+        rc = c->phase == NBDS_TRANSMISSION ? nbds_request_step(c) : nbds_handshake_step(c);
+    } while (rc > 0 && !c->ended);
+    return rc;
+}
+
+/* Where the next bytes go; gives the number of pieces. */
+static unsigned place(struct nbds_conn *c, struct iovec iov[2], size_t *ret_len)
+{
+    unsigned n = 0;
+    size_t rest = 0;
+
+    if (c->in_at == c->in_end)
+        c->in_at = c->in_end = 0;
+    if (c->filling) {
+        assert(c->in_end == 0); /* what was there is in the payload */
+        rest = c->filling->request.length - c->filled;
+        iov[n++] = (struct iovec){(uint8_t *)c->filling->buf + c->filled, rest};
+    } else if (c->in_at > 0) {
+        memmove(c->in, c->in + c->in_at, c->in_end - c->in_at);
+        c->in_end -= c->in_at;
+        c->in_at = 0;
+    }
+    size_t room = rest > LONG_PAYLOAD ? BEYOND_BYTES : NBDS_IN_BYTES - c->in_end;
+    iov[n++] = (struct iovec){c->in + c->in_end, room};
+    *ret_len = rest + room;
+    return n;
+}
+
+static void arrived(struct nbds_conn *c, size_t got)
+{
+    if (c->filling) {
+        size_t rest = c->filling->request.length - c->filled;
+        size_t taken = got < rest ? got : rest;
+
+        c->filled += taken;
+        got -= taken;
+        if (taken == rest)
+            nbds_request_filled(c);
+    }
+    c->in_end += got;
+}
+
+static void receive(struct nbds_conn *c)
+{
+    struct iovec iov[2];
+    size_t len;
+    unsigned n = place(c, iov, &len);
+    ssize_t got = c->stream->ops->recv(c->stream, iov, n);
+
+    nbds_count(&c->thread->receives, 1);
+    if (got == -EAGAIN) {
+        c->readable = false;
+    } else if (got <= 0) {
+        c->ended = true;
+    } else {
+        if ((size_t)got < len && c->stream->short_empty && !c->ending)
+            c->readable = false;
+        arrived(c, (size_t)got);
+    }
+}
+
+/* Since when a part of something is there that the client has not finished. */
+static void note_partial(struct nbds_conn *c)
+{
+    if (c->held || (c->in_at == c->in_end && !c->filling && c->skip == 0))
+        c->in_ns = 0;
+    else if (c->in_ns == 0)
+        c->in_ns = c->thread->now_ns;
+}
+
+void nbds_conn_run(struct nbds_conn *c)
+{
+    for (int i = 0; !c->ended; i++) {
+        c->held = false;
+        if (!c->filling && consume(c) < 0) {
+            nbds_count(&c->thread->refused, c->phase != NBDS_TRANSMISSION);
+            c->ended = true;
+        }
+        /* A client that sends without end gets its turns like others. */
+        if (c->ended || c->held || !c->readable || i == RUNS)
+            break;
+        receive(c);
+    }
+    note_partial(c);
+}
+
+/* ---- output and end ------------------------------------------------------------------------------------- */
+
+static void unlink_conn(struct nbds_conn *c)
+{
+    if (c->prev)
+        c->prev->next = c->next;
+    else
+        c->thread->conns = c->next;
+    if (c->next)
+        c->next->prev = c->prev;
+}
+
+void nbds_conn_settle(struct nbds_conn *c)
+{
+    struct nbds_thread *t = c->thread;
+    unsigned used = c->used;
+    size_t out = c->out_end;
+
+    if (!c->dead && nbds_reply_send(c) < 0)
+        nbds_conn_cut(c);
+    if (c->ended && !c->dead && c->in_flight == 0 && !c->replies && c->out_end == 0)
+        nbds_conn_cut(c);
+    if (c->dead && c->in_flight == 0) {
+        bool served = c->phase == NBDS_TRANSMISSION;
+        unlink_conn(c);
+        nbds_conn_free(c);
+        nbds_client_gone(t, served);
+    } else if (!c->ended && (c->held ? c->used < used || c->out_end < out : c->readable)) {
+        nbds_activate(c); /* it goes on without being told that it can */
+    }
+}

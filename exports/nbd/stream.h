@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What the server knows of networks: streams of bytes, a poller that says which can go on, and the clock.
+ * Sockets and epoll are one of them (stream.c); a network that a test simulates is another, and TLS is a stream
+ * around a stream.
+ *
+ * Readiness is told once for each change: a stream is tried until it says -EAGAIN, or has moved less than it was
+ * asked to.
+ */
+#ifndef EXPORTS_NBD_STREAM_H
+#define EXPORTS_NBD_STREAM_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+
+struct nbds_stream;
+
+struct nbds_stream_ops {
+    /* Bytes; 0: the other end has ended; -EAGAIN: not now; or -errno, after which there is only close. */
+    ssize_t (*recv)(struct nbds_stream *s, const struct iovec *iov, unsigned n);
+    ssize_t (*send)(struct nbds_stream *s, const struct iovec *iov, unsigned n);
+    void (*close)(struct nbds_stream *s); /* frees it; the poller forgets it */
+};
+
+struct nbds_stream {
+    const struct nbds_stream_ops *ops;
+    int  fd;          /* what the poller watches */
+    bool short_empty; /* less than was asked for means that nothing is left */
+};
+
+enum nbds_readiness {
+    NBDS_READABLE = 1u << 0, /* or ended */
+    NBDS_WRITABLE = 1u << 1,
+    NBDS_ENDING   = 1u << 2, /* behind what can be read is the end, of which nothing more is told */
+};
+
+struct nbds_ready {
+    void    *data;
+    unsigned readiness; /* enum nbds_readiness */
+};
+
+struct nbds_poller;
+
+struct nbds_poller_ops {
+    /* Nanoseconds, from any start. */
+    uint64_t (*now)(struct nbds_poller *p);
+    /* Watch for both, from now on; `level`: for as long as it can be read, and only that. 0 or -errno. */
+    int (*watch)(struct nbds_poller *p, int fd, bool level, void *data);
+    void (*unwatch)(struct nbds_poller *p, int fd);
+    /* How many are ready, after `timeout_ms` at most; -1: none. 0 as well after a signal. */
+    unsigned (*wait)(struct nbds_poller *p, struct nbds_ready *ready, unsigned max, int timeout_ms);
+    void (*destroy)(struct nbds_poller *p);
+};
+
+struct nbds_poller {
+    const struct nbds_poller_ops *ops;
+};
+
+/* NULL: errno says why. The socket is the stream's, also then. */
+struct nbds_stream *nbds_socket_stream(int fd);
+struct nbds_poller *nbds_epoll(void);
+
+#endif
