@@ -61,7 +61,7 @@ extern const struct cli_verb *const cli_verbs[];
 
 extern const struct cli_verb cli_create, cli_info, cli_map, cli_check, cli_resize, cli_convert, cli_compare,
     cli_dd, cli_measure, cli_commit, cli_rebase, cli_amend, cli_checksum, cli_snapshot, cli_bitmap, cli_job,
-    cli_io, cli_bench, cli_domain, cli_image_verb, cli_volume, cli_lv;
+    cli_io, cli_bench, cli_domain, cli_image_verb, cli_volume, cli_lv, cli_nbd;
 
 /* Called as qemu-img, by a link: messages have that name, and bench is QEMU's. */
 void cli_be_qemu_img(void);

@@ -20,7 +20,7 @@ man_options() {
 run 0 --help
 verbs=$(sed -n '/^Verbs:/,/^$/p' out | awk '/^  / { print $1 }')
 same "verbs in --help" "$(echo $verbs)" "create info map check resize convert compare dd measure commit \
-rebase amend checksum snapshot bitmap job io bench domain image volume lv"
+rebase amend checksum snapshot bitmap job io bench domain image volume lv nbd"
 run 0 --version
 says out "vdisk-io version "
 refused "no verb given"
