@@ -38,8 +38,8 @@ struct nbd {
     struct cli_parser      parser;
     struct nbd_server_opts opts;
     struct vdisk_open_opts how;
-    struct values names, descriptions, formats;
-    const char *socket, *port, *address, *pid_file;
+    struct values names, descriptions, formats, allowed;
+    const char *socket, *port, *address, *pid_file, *tls_creds;
     uint64_t    shared;
     bool        have_cache, durable, read_only, persistent, fork, verbose;
     char      **images;
@@ -51,7 +51,7 @@ struct nbd {
 
 enum {
     OPT_FORK = CLI_LONG_ONLY + 1, OPT_PID_FILE, OPT_CACHE, OPT_THREADS, OPT_MAX_BYTES, OPT_MAX_REQUESTS,
-    OPT_HANDSHAKE, OPT_IDLE,
+    OPT_HANDSHAKE, OPT_IDLE, OPT_TLS_CREDS, OPT_TLS_ALLOW,
 };
 
 static const struct cli_option options[] = {
@@ -76,6 +76,9 @@ static const struct cli_option options[] = {
     {OPT_MAX_REQUESTS, "max-requests", "N", "a second, of a connection"},
     {OPT_HANDSHAKE, "handshake-timeout", "SECONDS", "for a client to say what it wants (10)"},
     {OPT_IDLE, "idle-timeout", "SECONDS", "cut off who asks for nothing so long (never)"},
+    {OPT_TLS_CREDS, "tls-creds", "ID", "serve in TLS only, by --object tls-creds-x509 or -psk of that id"},
+    {OPT_TLS_ALLOW, "tls-allow", "NAME", "only this client: of its certificate (\"CN=host\"), or of its key;\n"
+                                       "may be given several times"},
     {'v', "verbose", NULL, "say where it listens, and at the end what there was"},
     CLI_IMAGE_OPTIONS,
     {0, NULL, NULL, NULL},
@@ -159,6 +162,8 @@ static int parse_option(struct nbd *n, int id, const char *value)
     case 'n': return set_cache(n, "none");
     case OPT_CACHE: return set_cache(n, value);
     case 'A': return CLI_OK;
+    case OPT_TLS_CREDS: n->tls_creds = value; return CLI_OK;
+    case OPT_TLS_ALLOW: return add_value(n, &n->allowed, value);
     case 'v': n->verbose = true; return CLI_OK;
     case CLI_ERROR: return CLI_FAILED;
     default: return parse_limit(n, id, value);
@@ -176,6 +181,8 @@ static int check_options(const struct nbd *n)
     if ((n->descriptions.count > 1 && n->descriptions.count != n->count) ||
         (n->formats.count > 1 && n->formats.count != n->count))
         return cli_usage_error(n->verb, "--format and --description are given once, or once for each image");
+    if (n->allowed.count > 0 && !n->tls_creds)
+        return cli_usage_error(n->verb, "--tls-allow is for --tls-creds");
     if (n->socket && (n->port || n->address))
         return cli_usage_error(n->verb, "--socket excludes --port and --bind");
     return CLI_OK;
@@ -280,6 +287,28 @@ static int server_error(void)
     return CLI_FAILED;
 }
 
+static int use_tls(struct nbd *n)
+{
+    struct vdisk_tls_creds creds = {.size = sizeof creds};
+    const char *allowed[MAX_EXPORTS + 1] = {NULL};
+    struct nbd_tls_opts how = {.allow = n->allowed.count > 0 ? allowed : NULL};
+
+    if (!n->tls_creds)
+        return CLI_OK;
+    if (vdisk_get_tls_creds(n->tls_creds, &creds) < 0)
+        return cli_library_error();
+    if (!creds.server) {
+        cli_error("--tls-creds %s: they are a client's; add endpoint=server", n->tls_creds);
+        return CLI_FAILED;
+    }
+    memcpy(allowed, n->allowed.list, (size_t)n->allowed.count * sizeof *allowed);
+    how.dir = creds.dir;
+    how.psk = creds.psk;
+    how.verify_peer = creds.verify_peer;
+    how.priority = creds.priority;
+    return nbd_server_use_tls(n->server, &how) < 0 ? server_error() : CLI_OK;
+}
+
 static int open_exports(struct nbd *n)
 {
     for (int i = 0; i < n->count; i++) {
@@ -365,7 +394,7 @@ static int serve(struct nbd *n, int signal_fd)
 {
     if (nbd_server_create(&n->opts, &n->server) < 0)
         return server_error();
-    if (open_exports(n) != CLI_OK || listen_all(n) != CLI_OK)
+    if (use_tls(n) != CLI_OK || open_exports(n) != CLI_OK || listen_all(n) != CLI_OK)
         return CLI_FAILED;
     if (nbd_server_start(n->server) < 0)
         return server_error();

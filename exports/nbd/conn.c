@@ -99,6 +99,23 @@ bool nbds_conn_late(const struct nbds_conn *c)
 
 /* ---- input ---------------------------------------------------------------------------------------------- */
 
+/*
+ * The client knows that it may. What came before it was told is not protected, and nothing that was agreed on
+ * before holds.
+ */
+static int start_tls(struct nbds_conn *c)
+{
+    int rc = c->in_at == c->in_end ? nbds_tls_begin(c) : -EPROTO;
+
+    c->starts_tls = false;
+    c->secure = rc == 0;
+    c->form = NBDS_SIMPLE;
+    c->contexts = 0;
+    c->context_export = NULL;
+    c->asked_block_size = false;
+    return rc;
+}
+
 /* Do what is in the buffer. -errno: it is over. */
 static int consume(struct nbds_conn *c)
 {
@@ -109,6 +126,8 @@ static int consume(struct nbds_conn *c)
             c->held = true;
             return 0;
         }
+        if (c->starts_tls && (rc = start_tls(c)) < 0)
+            return rc;
         if (c->skip > 0 && c->in_at < c->in_end) {
             size_t n = c->in_end - c->in_at;
             n = n < c->skip ? n : (size_t)c->skip;
@@ -223,7 +242,7 @@ void nbds_conn_settle(struct nbds_conn *c)
 
     if (!c->dead && nbds_reply_send(c) < 0)
         nbds_conn_cut(c);
-    if (c->ended && !c->dead && c->in_flight == 0 && !c->replies && c->out_end == 0)
+    if (c->ended && !c->dead && c->in_flight == 0 && !c->replies && c->out_end == 0 && !nbds_reply_pending(c))
         nbds_conn_cut(c);
     if (c->dead && c->in_flight == 0) {
         bool served = c->phase == NBDS_TRANSMISSION;

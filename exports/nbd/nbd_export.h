@@ -52,6 +52,21 @@ struct nbd_export_opts {
 /* Before the start. Errors: -EEXIST: another has the name; -EINVAL: no name of the protocol; -ENOMEM. */
 int nbd_server_add_export(struct nbd_server *server, const struct nbd_export_opts *opts);
 
+struct nbd_tls_opts {
+    const char *dir;          /* with server-cert.pem, server-key.pem, ca-cert.pem; or keys.psk */
+    bool        psk;          /* a key that both sides know, and no certificates */
+    bool        verify_peer;  /* clients show a certificate that ca-cert.pem vouches for */
+    const char *priority;     /* in GnuTLS's words; NULL: its default */
+    const char *const *allow; /* who may: of a certificate as RFC 4514 has it, "CN=host"; NULL-ended; NULL: all */
+};
+
+/*
+ * Speak with clients in TLS only. Before the start; all of it is copied. Errors: of the files; -EACCES: a key that
+ * everybody may read; -EINVAL: what they hold, or names without verify_peer; -ENOTSUP: there is no GnuTLS;
+ * -ENOMEM.
+ */
+int nbd_server_use_tls(struct nbd_server *server, const struct nbd_tls_opts *opts);
+
 /*
  * Sockets to accept from, before the start. A path that is a socket nobody listens on is replaced; the file is
  * removed when the server is destroyed. `host` NULL: all addresses; port "0": one that is free. A descriptor that

@@ -159,8 +159,30 @@ static int do_abort(struct nbds_conn *c)
     return rc;
 }
 
+static int do_starttls(struct nbds_conn *c, uint32_t len)
+{
+    if (len != 0)
+        return no_data(c, len);
+    if (!c->thread->server->tls)
+        return nbds_option_error(c, NBD_REP_ERR_POLICY, "TLS is not configured");
+    if (c->secure)
+        return nbds_option_error(c, NBD_REP_ERR_INVALID, "TLS is there already");
+    c->starts_tls = true;
+    return ack(c);
+}
+
+/* Who has to speak TLS first learns nothing before. */
+static bool is_too_early(const struct nbds_conn *c)
+{
+    return c->thread->server->tls && !c->secure && c->option.option != NBD_OPT_STARTTLS &&
+           c->option.option != NBD_OPT_ABORT;
+}
+
 int nbds_option_do(struct nbds_conn *c, const uint8_t *data, uint32_t len)
 {
+    if (is_too_early(c))
+        return c->option.option == NBD_OPT_EXPORT_NAME ? -EPROTO :
+               nbds_option_error(c, NBD_REP_ERR_TLS_REQD, "TLS is required");
     switch (c->option.option) {
     case NBD_OPT_EXPORT_NAME:
         return do_export_name(c, data, len);
@@ -169,7 +191,7 @@ int nbds_option_do(struct nbds_conn *c, const uint8_t *data, uint32_t len)
     case NBD_OPT_LIST:
         return do_list(c, len);
     case NBD_OPT_STARTTLS:
-        return len != 0 ? no_data(c, len) : nbds_option_error(c, NBD_REP_ERR_POLICY, "TLS is not configured");
+        return do_starttls(c, len);
     case NBD_OPT_INFO:
     case NBD_OPT_GO:
         return do_info(c, data, len);

@@ -128,6 +128,24 @@ static int send_handshake(struct nbds_conn *c)
     return 0;
 }
 
+bool nbds_reply_pending(const struct nbds_conn *c)
+{
+    return c->stream->ops->pending && c->stream->ops->pending(c->stream);
+}
+
+/* What the stream has taken before. */
+static int send_pending(struct nbds_conn *c)
+{
+    while (c->writable && nbds_reply_pending(c)) {
+        ssize_t n = c->stream->ops->send(c->stream, NULL, 0);
+
+        if (n < 0 && n != -EAGAIN)
+            return (int)n;
+        c->writable = n >= 0;
+    }
+    return 0;
+}
+
 int nbds_reply_send(struct nbds_conn *c)
 {
     struct iovec iov[PIECES];
@@ -149,5 +167,5 @@ int nbds_reply_send(struct nbds_conn *c)
             went(c, (size_t)sent);
         }
     }
-    return rc;
+    return rc < 0 ? rc : send_pending(c);
 }

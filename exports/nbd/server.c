@@ -145,6 +145,7 @@ void nbd_server_destroy(struct nbd_server *server)
         server->exports = e->next;
         nbds_export_free(e);
     }
+    nbds_tls_free(server->tls);
     close(server->idle_fd);
     pthread_mutex_destroy(&server->lock);
     free(server);

@@ -23,6 +23,7 @@
 #include "exports/nbd/pool.h"
 #include "exports/nbd/stream.h"
 #include "nbd/wire.h"
+#include "tls/tls.h"
 
 enum {
     NBDS_IN_BYTES    = 256 << 10, /* the input buffer */
@@ -42,6 +43,11 @@ struct nbds_export {
     vdisk   *volume;
     bool     read_only, multi_conn, durable, depth;
     uint32_t min_block, preferred_block;
+};
+
+struct nbds_tls {
+    struct tls_creds creds;
+    char           **allow;     /* names of clients; NULL: all */
 };
 
 struct nbds_listener {
@@ -94,6 +100,8 @@ struct nbds_conn {
     uint64_t          skip;            /* bytes of input to be thrown away */
     unsigned          options;         /* that there have been */
     bool              no_zeroes, asked_block_size;
+    bool              starts_tls;      /* when what is to be sent has been */
+    bool              secure;          /* by TLS */
     enum nbds_form    form;
     struct nbds_export *export;        /* of the transmission */
     struct nbds_export *context_export; /* that the contexts were set for */
@@ -149,6 +157,7 @@ struct nbd_server {
     struct nbds_export   *exports;
     unsigned              nexports;
     struct nbds_listener *listeners;
+    struct nbds_tls      *tls;      /* NULL: there is none */
     struct nbds_thread    threads[NBDS_MAX_THREADS];
     unsigned              nthreads; /* that there are */
     int                   idle_fd;
@@ -232,6 +241,12 @@ int nbds_handshake_step(struct nbds_conn *c);
 int nbds_option_do(struct nbds_conn *c, const uint8_t *data, uint32_t len);
 int nbds_meta_option(struct nbds_conn *c, const uint8_t *data, uint32_t len);
 
+/* ---- tls_stream.c ---------------------------------------------------------------------------------------- */
+
+/* The connection's stream is in TLS from here on. 0 or -errno, and then it is as it was. */
+int nbds_tls_begin(struct nbds_conn *c);
+void nbds_tls_free(struct nbds_tls *tls);
+
 /* ---- slot.c, request.c ----------------------------------------------------------------------------------- */
 
 void nbds_slot_free(struct nbds_slot *slot);
@@ -252,6 +267,8 @@ void nbds_request_done(struct nbds_slot *slot, const struct vdisk_completion *do
 void nbds_reply(struct nbds_slot *slot, int rc, const char *text);
 /* Send until there is nothing left or the socket is full. 0 or -errno. */
 int nbds_reply_send(struct nbds_conn *c);
+/* Is something left within the stream? */
+bool nbds_reply_pending(const struct nbds_conn *c);
 
 /* ---- status.c ------------------------------------------------------------------------------------------- */
 

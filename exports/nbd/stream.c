@@ -44,7 +44,7 @@ static void socket_close(struct nbds_stream *s)
     free(s);
 }
 
-static const struct nbds_stream_ops socket_ops = {socket_recv, socket_send, socket_close};
+static const struct nbds_stream_ops socket_ops = {socket_recv, socket_send, socket_close, NULL};
 
 struct nbds_stream *nbds_socket_stream(int fd)
 {

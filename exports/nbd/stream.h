@@ -22,6 +22,8 @@ struct nbds_stream_ops {
     ssize_t (*recv)(struct nbds_stream *s, const struct iovec *iov, unsigned n);
     ssize_t (*send)(struct nbds_stream *s, const struct iovec *iov, unsigned n);
     void (*close)(struct nbds_stream *s); /* frees it; the poller forgets it */
+    /* Something that send() has taken is still to go out, by send() of nothing. NULL: never. */
+    bool (*pending)(struct nbds_stream *s);
 };
 
 struct nbds_stream {

@@ -38,7 +38,7 @@ ROOMS = {
     "tools/domain/kinds": ("tools/domain/{kind_*,file_*,block_*}.c",
                            ["tools/domain", "tools/domain/text", "tools/lvm"]),
     "tools/domain": ("tools/domain/*.c", ["tools/domain/text"]),
-    "exports/nbd": ("exports/nbd/*.c", ["nbd"]),
+    "exports/nbd": ("exports/nbd/*.c", ["nbd", "tls"]),
     "bench": ("bench/fio_engine.c", ["tools/domain"]),
     "qcow2/format": ("qcow2/format/*.c", ["engine/loop"]),
     "qcow2/meta": ("qcow2/{meta/*,mutant}.c", ["qcow2/format", "engine/loop"]),

@@ -23,7 +23,7 @@ MAY_INCLUDE = {
     # Of the library these have what is installed: <vdisk.h>, <vdisk-space.h>, <vdisk-image.h>, <vdisk-bulk.h>,
     # <vdisk-backend.h>, <vdisk-lab.h>.
     "jobs": {"jobs"},
-    "exports": {"exports", "nbd"},
+    "exports": {"exports", "nbd", "tls"},
     "tools": {"tools", "exports/nbd/nbd_export.h"},
     "tools/domain": {"tools/domain", "tools/lvm", "tools/arith.h"},
     "tools/lvm": {"tools/lvm", "tools/arith.h"},

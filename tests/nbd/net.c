@@ -86,7 +86,7 @@ static void wire_end(struct nbds_stream *s)
     wire_of(s)->data = NULL;
 }
 
-static const struct nbds_stream_ops wire_ops = {wire_recv, wire_put, wire_end};
+static const struct nbds_stream_ops wire_ops = {wire_recv, wire_put, wire_end, NULL};
 
 /* ---- the poller ----------------------------------------------------------------------------------------- */
 
