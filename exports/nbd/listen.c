@@ -25,8 +25,11 @@ enum { BACKLOG = 128 };
 
 void nbds_listener_free(struct nbds_listener *l)
 {
+    struct stat st;
+
     close(l->fd);
-    if (l->path)
+    /* Another server may have taken its place. */
+    if (l->path && lstat(l->path, &st) == 0 && st.st_dev == l->device && st.st_ino == l->inode)
         unlink(l->path);
     free(l->path);
     free(l);
@@ -36,9 +39,15 @@ void nbds_listener_free(struct nbds_listener *l)
 static int add(struct nbd_server *server, int fd, const char *path, bool is_unix)
 {
     struct nbds_listener *l = calloc(1, sizeof *l), **end = &server->listeners;
+    struct stat st = {0};
 
-    if (l && path)
-        l->path = strdup(path);
+    if (l && path) {
+        l->path = realpath(path, NULL); /* wherever this process goes */
+        if (l->path && lstat(l->path, &st) < 0)
+            st = (struct stat){0};
+        l->device = st.st_dev;
+        l->inode = st.st_ino;
+    }
     if (!l || (path && !l->path)) {
         free(l);
         close(fd);

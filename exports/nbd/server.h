@@ -54,6 +54,8 @@ struct nbds_listener {
     struct nbds_listener *next;
     int   fd;
     char *path; /* of a unix socket that we made: to be removed; NULL: not */
+    dev_t device; /* of that */
+    ino_t inode;
     bool  is_unix;
 };
 
