@@ -25,14 +25,30 @@ struct file {
 
 /* ---- files ------------------------------------------------------------------------------------------------- */
 
-/* -ENOENT without a text: it is not there. */
+/* From the root on: keys.psk is read anew for each client, wherever a process has gone by then. */
+static int name_file(struct file *f, const char *dir, const char *name)
+{
+    size_t n = 0;
+
+    if (dir[0] != '/') {
+        if (!getcwd(f->path, sizeof f->path - 1))
+            return -errno;
+        n = strlen(f->path);
+        f->path[n++] = '/';
+    }
+    n += (size_t)snprintf(f->path + n, sizeof f->path - n, "%s/%s", dir, name);
+    return n < sizeof f->path ? 0 : -ENAMETOOLONG;
+}
+
 static int look(struct file *f, const char *dir, const char *name, bool secret, char why[TLS_WHY])
 {
     struct stat st;
+    int named = name_file(f, dir, name);
 
-    if (snprintf(f->path, sizeof f->path, "%s/%s", dir, name) >= (int)sizeof f->path) {
-        snprintf(why, TLS_WHY, "%.64s...: the name is too long", dir);
-        return -ENAMETOOLONG;
+    assert(named < 0 || f->path[0] == '/');
+    if (named < 0) {
+        snprintf(why, TLS_WHY, "%.64s: %s", dir, strerror(-named));
+        return named;
     }
     if (stat(f->path, &st) < 0) {
         int rc = -errno;
