@@ -257,7 +257,9 @@ look "$second/$up" 'verify -P 5 0 3M' 'verify -P 6 5G 1000' 'verify -P 0 4G 1M'
 tool volume download -q "$second/$up" >down.qcow2
 [ "$(sum_of <down.qcow2)" = "$sum" ] || fail "another image comes back"
 head -c 3000000 /dev/urandom >up.raw
-up=$(tool volume upload -f raw "$second" 128M <up.raw)
+tool volume upload -f raw "$second" 128M <up.raw >upload.out 2>&1 && fail "a part of a raw image is taken"
+grep -q 'its size is 3000000' upload.out || { cat upload.out; fail "a part of a raw image"; }
+up=$({ cat up.raw; head -c 131217728 /dev/zero; } | tool volume upload -f raw "$second" 128M)
 down() { tool volume download -q "$second/$up"; } # more than there is room for here
 [ "$(down | wc -c)" = 134217728 ] || fail "the raw volume has another size"
 [ "$(down | tail -c +3000001 | tr -d '\0' | wc -c)" = 0 ] || fail "what the device held comes with it"
