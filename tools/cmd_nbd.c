@@ -273,8 +273,9 @@ static void tell_ready(struct nbd *n)
         if (null > STDERR_FILENO)
             close(null);
     }
-    if (chdir("/") < 0 || write(n->ready_fd, "+", 1) < 0)
-        cli_note("the server goes on by itself");
+    /* Who waits for it may be gone; and it stays in its folder, where names of files and sockets lead from. */
+    if (write(n->ready_fd, "+", 1) < 0)
+        cli_note("nobody waits for the server");
     close(n->ready_fd);
     n->ready_fd = -1;
 }

@@ -131,7 +131,7 @@ def test_last_client(tool, where):
 
 
 def test_fork(tool, where):
-    run(tool, "nbd", "--fork", "--pid-file", where / "pid", "-t", "-k", where / "s3", "-r", where / "base")
+    run(tool, "nbd", "--fork", "--pid-file", "pid", "-t", "-k", "s3", "-r", "base", cwd=where)
     client = Client(where / "s3") # it is there when the command has returned
     client.negotiate()
     check.same("read", client.read(0, 512), (0, b"\1" * 512))
@@ -139,8 +139,9 @@ def test_fork(tool, where):
     os.kill(pid, signal.SIGTERM)
     check.same("the end", client.ends(), True)
     deadline = time.monotonic() + TIMEOUT
-    while os.path.exists(f"/proc/{pid}") and time.monotonic() < deadline:
+    while (where / "s3").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
+    check.same("the socket is gone", (where / "s3").exists(), False)
     done = subprocess.run([tool, "nbd", "--fork", "-k", where / "s4", where / "none"], capture_output=True,
                           text=True)
     check.same("an error is told", (done.returncode, "none" in done.stderr, done.stderr.count("\n") <= 2),
