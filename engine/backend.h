@@ -7,6 +7,7 @@
 
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "engine/base/list.h"
@@ -134,6 +135,12 @@ struct backend_driver {
      * The engine asks for it when a read comes short of the end.
      */
     int (*refresh)(struct backend *b);
+
+    /*
+     * Why I/Os fail at present, where an errno says too little: put it into `buf`. Any thread, any lock of the
+     * engine's held; short. NULL, or nothing put there: the errno says enough.
+     */
+    void (*explain)(struct backend *b, char *buf, size_t size);
 
     /* Blocks: bytes that its file system still has; false: it does not tell. NULL: never. */
     bool (*room)(struct backend *b, uint64_t *ret_bytes);

@@ -320,4 +320,5 @@ const struct backend_driver nbd_driver = {
     .attach = client_attach,
     .detach = client_detach,
     .prefetch = nbd_prefetch,
+    .explain = nbd_explain,
 };

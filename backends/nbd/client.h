@@ -144,11 +144,13 @@ struct nbd_client {
     _Atomic unsigned advices;    /* under way */
     _Atomic uint64_t changes;    /* begun and ended */
     _Atomic bool     has_answers;
+    _Atomic bool     has_why;
 
     pthread_mutex_t  lock;       /* of what follows */
     struct list      links;
     uint64_t         acked, flushed;
     bool             lost;
+    char             why[NBD_WHY_MAX]; /* of the trouble that there is, or was last */
     struct nbd_answer *answers[NBD_ANSWERS]; /* NULL: none yet */
     unsigned         next_answer;
 };
@@ -175,6 +177,10 @@ bool nbd_req_may_repeat(struct nbd_req *req);
 void nbd_req_to_shared(struct nbd_req *req);
 /* A connection has gone: invariant 5. */
 void nbd_note_break(struct nbd_client *c);
+
+/* Why what fails now fails: told with the errors until something works again. */
+void nbd_say_why(struct nbd_client *c, const char *why);
+void nbd_explain(struct backend *b, char *buf, size_t size);
 
 /* client.c: which link takes an I/O of `q`; NULL with -errno. */
 struct nbd_link *nbd_link_for(struct nbd_client *c, vdisk_queue *q, int *ret_rc);

@@ -189,6 +189,8 @@ void nbd_link_answered(struct nbd_link *l, struct nbd_req *req)
 {
     assert(req->placed && !req->replied);
     l->trouble_ms = l->pause_ms = 0;
+    if (atomic_load_explicit(&l->client->has_why, memory_order_relaxed))
+        atomic_store(&l->client->has_why, false);
     req->replied = true;
     if (req->sent)
         finish(l, req);
@@ -262,6 +264,7 @@ static void break_off(struct nbd_link *l)
     if (l->state != NBD_UP)
         return;
     log_add(VDISK_LOG_WARNING, c->b.name, "the connection to the server is lost: %s", l->why);
+    nbd_say_why(c, l->why);
     l->state = NBD_BREAKING;
     if (l->trouble_ms == 0)
         l->trouble_ms = nbd_now_ms();
@@ -325,6 +328,7 @@ static void give_up(struct nbd_link *l)
             nbd_req_to_shared(container_of(node, struct nbd_req, node));
         return;
     }
+    nbd_say_why(c, l->why);
     log_add(VDISK_LOG_ERROR, c->b.name, "there is no connection to the server: %s", l->why);
     fail_all(&all);
 }

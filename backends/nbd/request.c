@@ -9,6 +9,7 @@
  * Of block status an error is no error: all is taken for data then.
  */
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "backends/nbd/client.h"
@@ -43,6 +44,25 @@ void nbd_note_break(struct nbd_client *c)
     pthread_mutex_unlock(&c->lock);
 }
 
+void nbd_say_why(struct nbd_client *c, const char *why)
+{
+    pthread_mutex_lock(&c->lock);
+    snprintf(c->why, sizeof c->why, "%s", why);
+    pthread_mutex_unlock(&c->lock);
+    atomic_store(&c->has_why, true);
+}
+
+void nbd_explain(struct backend *b, char *buf, size_t size)
+{
+    struct nbd_client *c = client_of(b);
+
+    if (!atomic_load(&c->has_why))
+        return;
+    pthread_mutex_lock(&c->lock);
+    snprintf(buf, size, "%s", c->why);
+    pthread_mutex_unlock(&c->lock);
+}
+
 /* A flush begins: false, if something has been lost, which is told by that. */
 static bool begin_flush(struct nbd_client *c, uint64_t *ret_mark)
 {
@@ -56,6 +76,8 @@ static bool begin_flush(struct nbd_client *c, uint64_t *ret_mark)
     if (!fine)
         c->flushed = c->acked;
     pthread_mutex_unlock(&c->lock);
+    if (!fine)
+        nbd_say_why(c, "a connection broke, and what the server had not made durable by then may be lost");
     return fine;
 }
 

@@ -35,12 +35,17 @@ static void keep(const struct failure *what, const char *file)
 
 void failure_note(const struct io *io, int32_t res)
 {
+    struct failure what = {.res = res, .kind = io->kind, .offset = io->offset, .len = io->len};
+    struct backend *b = io->backend;
+
     assert(res < 0 && io->kind < IO_KINDS);
-    if (res == -ENOTSUP)
+    if (res == -ENOTSUP) {
         failure_now = 0; /* the answer to a question, and no failure */
-    else
-        keep(&(struct failure){.res = res, .kind = io->kind, .offset = io->offset, .len = io->len},
-             io->backend->name);
+        return;
+    }
+    if (res == -EIO && b->driver->explain)
+        b->driver->explain(b, what.why, sizeof what.why);
+    keep(&what, b->name);
 }
 
 void failure_note_content(const struct backend *file, uint64_t offset, uint64_t len)

@@ -21,7 +21,7 @@ struct io;
 
 enum { FAILURE_CONTENT = UINT8_MAX }; /* in place of a kind: no I/O has failed, but what was read is damaged */
 
-enum { FAILURES_KEPT = 64, FAILURE_NAME_MAX = 160 };
+enum { FAILURES_KEPT = 64, FAILURE_NAME_MAX = 160, FAILURE_WHY_MAX = 200 };
 
 struct failure {
     uint32_t number;  /* 0: none */
@@ -29,6 +29,7 @@ struct failure {
     uint8_t  kind;    /* enum io_kind, or FAILURE_CONTENT */
     uint64_t offset, len;
     char     file[FAILURE_NAME_MAX]; /* cut at the front */
+    char     why[FAILURE_WHY_MAX];   /* what its backend says; "": nothing */
 };
 
 extern HIDDEN _Thread_local uint32_t failure_now;

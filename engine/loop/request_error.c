@@ -17,7 +17,7 @@
 #include "engine/loop/queue.h"
 #include "engine/volume.h"
 
-enum { ERRORS_KEPT = 128, TEXT_MAX = 384, HINT_MAX = 160 };
+enum { ERRORS_KEPT = 128, TEXT_MAX = 640, HINT_MAX = 160 };
 
 struct words {
     uint32_t number; /* 0: none */
@@ -71,10 +71,10 @@ static void add_where(char *text, size_t size, const struct request *r, int resu
     struct failure f;
 
     if (failure_find(failure_now, result, &f) && f.len > 0)
-        snprintf(text, size, " (%s %" PRIu64 " bytes at %" PRIu64 " of %s)", name_of_io(f.kind), f.len, f.offset,
-                 f.file);
+        snprintf(text, size, " (%s %" PRIu64 " bytes at %" PRIu64 " of %s%s%s)", name_of_io(f.kind), f.len,
+                 f.offset, f.file, f.why[0] ? ": " : "", f.why);
     else if (failure_find(failure_now, result, &f))
-        snprintf(text, size, " (%s %s)", name_of_io(f.kind), f.file);
+        snprintf(text, size, " (%s %s%s%s)", name_of_io(f.kind), f.file, f.why[0] ? ": " : "", f.why);
     else if (r->asked != REQ_FLUSH)
         snprintf(text, size, " (%" PRIu64 " bytes at offset %" PRIu64 ")", r->len, r->guest_offset);
 }
