@@ -286,6 +286,10 @@ static void rbd_submit(struct backend *b, struct io *io)
     struct rbd_backend *rb = rbd_backend_of(b);
     uint64_t inside = backend_inside(b, io->offset + io->moved, io->len - io->moved);
 
+    if (unlikely(!rb->image)) {
+        io_end_later(io, -ESHUTDOWN);
+        return;
+    }
     switch ((enum io_kind)io->kind) {
     case IO_READ:
         if (unlikely(inside == 0))
@@ -325,6 +329,8 @@ static int rbd_refresh(struct backend *b)
     uint64_t size, now;
     int rc;
 
+    if (!rb->image) /* it has been removed */
+        return -ESHUTDOWN;
     do {
         size = backend_size(b);
         rc = rb->ceph->rbd_get_size(rb->image, &now);

@@ -124,6 +124,8 @@ uint64_t rbd_allocated(struct backend *b)
     struct rbd_backend *rb = rbd_backend_of(b);
     struct walk w = {.end = backend_size(b)};
 
+    if (!rb->image) /* it has been removed */
+        return 0;
     if (w.end > 0 && (!has_map(rb) || rb->striped ||
                       rb->ceph->rbd_diff_iterate2(rb->image, NULL, 0, w.end, 0, 1, on_allocated, &w) < 0))
         return w.end;

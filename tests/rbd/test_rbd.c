@@ -140,10 +140,18 @@ static void what_was_made_is_removed(void **state)
     fails("rbd:pool/new:fake_fail=rbd_create", BACKEND_RDWR | BACKEND_CREATE, -EIO, "creating");
     fails("rbd:pool/new:fake_fail=rbd_stat", BACKEND_RDWR | BACKEND_CREATE, -EIO, "new");
     assert_false(exists("new"));
+    for (unsigned i = 0; i < 2; i++) { /* as a whole: nothing looks at what is gone */
+        struct vdisk_create_opts opts = {.size = sizeof opts, .virtual_size = SIZE, .format = i ? "qcow2" : "raw"};
+        assert_int_equal(vdisk_create("rbd:pool/new:fake_fail=rbd_resize", &opts), -EIO);
+        assert_false(exists("new"));
+        all_is_given_back();
+    }
     OK(backend_open("rbd:pool/new", BACKEND_RDWR | BACKEND_CREATE, &b));
     assert_true(b->made && exists("new"));
     OK(b->driver->unlink(b));
     assert_false(exists("new"));
+    assert_int_equal(io_pflush(q, b), -ESHUTDOWN);
+    assert_int_equal(b->driver->refresh(b), -ESHUTDOWN);
     backend_close(b);
     backend_close(make("", SIZE));
     fails(NAME ":fake_fail=rbd_stat", BACKEND_RDWR | BACKEND_CREATE, -EIO, NAME);
