@@ -254,9 +254,9 @@ static void report(void *arg, enum vdisk_finding kind, const char *text)
 static int print_result(const struct noun *n, struct report *r, const struct domain_check_result *result)
 {
     if (r->list != NULL)
-        return cli_json_print(json_pack("{s:I, s:I, s:I, s:I, s:I, s:o}", "images", (json_int_t)result->images,
-                                        "volumes", (json_int_t)result->volumes, "faults",
-                                        (json_int_t)result->faults, "mended", (json_int_t)result->mended,
+        return cli_json_print(json_pack("{s:I, s:I, s:I, s:I, s:I, s:o}", "image-count",
+                                        (json_int_t)result->images, "volume-count", (json_int_t)result->volumes,
+                                        "faults", (json_int_t)result->faults, "mended", (json_int_t)result->mended,
                                         "skipped", (json_int_t)result->skipped, "findings", r->list));
     if (!n->quiet)
         printf("%zu images, %zu volumes: %zu faults, %zu mended\n", result->images, result->volumes,

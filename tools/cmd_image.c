@@ -73,7 +73,8 @@ static int list_image(void *arg, struct domain_image *image)
     if (s->list != NULL) {
         json_t *json = noun_image_json(image);
         json_object_set_new(json, "removed", json_boolean(image->removed));
-        json_object_set_new(json, "volumes", json_integer((json_int_t)image->count));
+        json_object_del(json, "volumes"); /* info has them */
+        json_object_set_new(json, "volume-count", json_integer((json_int_t)image->count));
         json_array_append_new(s->list, json);
         return CLI_OK;
     }

@@ -197,8 +197,8 @@ static void list_volumes(const struct domain_image *image, json_t *list)
             noun_print_trouble(image, v);
         else
             printf("%s/%s  %s %s %s%s%s, %s, holds %s\n", image->uuid, v->uuid,
-                   domain_format_name(v->meta.format), domain_allocation_name(v->meta.allocation),
-                   domain_role_name(v->meta.role), v->meta.legality == DOMAIN_LEGAL ? "" : " ",
+                   noun_format_word(v), noun_allocation_word(v), domain_role_name(v->meta.role),
+                   v->meta.legality == DOMAIN_LEGAL ? "" : " ",
                    v->meta.legality == DOMAIN_LEGAL ? "" : domain_legality_name(v->meta.legality),
                    cli_format_size(v->meta.capacity, capacity, sizeof capacity),
                    cli_format_size(v->allocated, allocated, sizeof allocated));
@@ -394,8 +394,7 @@ static void show_path(void *arg, const struct domain_volume *v, const char *path
 
     if (list != NULL)
         json_array_append_new(list, json_pack("{s:s, s:s, s:o}", "volume", v->uuid, "format",
-                                              v->meta.format == DOMAIN_COW ? "qcow2" : "raw", "path",
-                                              cli_json_string(path)));
+                                              noun_format_word(v), "path", cli_json_string(path)));
     else
         printf("%s\n", cli_printable(text));
     free(text);

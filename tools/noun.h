@@ -82,6 +82,10 @@ bool noun_load_listed(const struct noun *n, struct domain *d, const char *name, 
 
 /* ---- showing: noun_show.c ------------------------------------------------------------------------------ */
 
+/* Of a volume whose metadata has been read: as options take it. */
+const char *noun_format_word(const struct domain_volume *v);
+const char *noun_allocation_word(const struct domain_volume *v);
+
 json_t *noun_volume_json(const struct domain_image *image, const struct domain_volume *v);
 json_t *noun_image_json(const struct domain_image *image);
 /* The end of a list of which some may not have been read: the others are printed. NULL: they have been. */

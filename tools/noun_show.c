@@ -34,12 +34,12 @@ uint64_t noun_image_capacity(const struct domain_image *image)
     return capacity;
 }
 
-static const char *format_word(const struct domain_volume *v)
+const char *noun_format_word(const struct domain_volume *v)
 {
     return v->meta.format == DOMAIN_COW ? "qcow2" : "raw";
 }
 
-static const char *allocation_word(const struct domain_volume *v)
+const char *noun_allocation_word(const struct domain_volume *v)
 {
     return v->meta.allocation == DOMAIN_PREALLOCATED ? "preallocated" : "sparse";
 }
@@ -52,12 +52,15 @@ static const char *trouble_of(const struct domain_volume *v)
 
 /* ---- JSON -------------------------------------------------------------------------------------------------- */
 
-static void add_meta(json_t *json, const struct domain_meta *m)
+/* Formats and allocations have the words that options take, roles and legalities those of the metadata. */
+static void add_meta(json_t *json, const struct domain_volume *v)
 {
+    const struct domain_meta *m = &v->meta;
+
     json_object_set_new(json, "image", json_string(m->image));
     json_object_set_new(json, "domain", json_string(m->domain));
-    json_object_set_new(json, "format", json_string(domain_format_name(m->format)));
-    json_object_set_new(json, "allocation", json_string(domain_allocation_name(m->allocation)));
+    json_object_set_new(json, "format", json_string(noun_format_word(v)));
+    json_object_set_new(json, "allocation", json_string(noun_allocation_word(v)));
     json_object_set_new(json, "role", json_string(domain_role_name(m->role)));
     json_object_set_new(json, "legality", json_string(domain_legality_name(m->legality)));
     json_object_set_new(json, "parent", json_string(m->parent));
@@ -79,8 +82,8 @@ json_t *noun_volume_json(const struct domain_image *image, const struct domain_v
         json_object_set_new(json, "image", json_string(image->uuid));
         json_object_set_new(json, "trouble", cli_json_string(trouble));
     } else {
-        add_meta(json, &v->meta);
-        json_object_set_new(json, "children", json_integer((json_int_t)v->children));
+        add_meta(json, v);
+        json_object_set_new(json, "child-count", json_integer((json_int_t)v->children));
     }
     json_object_set_new(json, "size", json_integer((json_int_t)v->size));
     json_object_set_new(json, "allocated", json_integer((json_int_t)v->allocated));
@@ -134,7 +137,7 @@ void noun_print_volume(const struct domain_image *image, const struct domain_vol
         return;
     }
     text = cli_strdup(v->meta.description);
-    printf("format: %s\nallocation: %s\nrole: %s\nlegality: %s\n", format_word(v), allocation_word(v),
+    printf("format: %s\nallocation: %s\nrole: %s\nlegality: %s\n", noun_format_word(v), noun_allocation_word(v),
            domain_role_name(v->meta.role), domain_legality_name(v->meta.legality));
     printf("parent: %s\n", strcmp(v->meta.parent, DOMAIN_BLANK) == 0 ? "none" : v->meta.parent);
     printf("capacity: %s (%" PRIu64 " bytes)\n", cli_format_size(v->meta.capacity, capacity, sizeof capacity),
@@ -167,8 +170,8 @@ static void print_line(const struct domain_image *image, const struct domain_vol
         free(text);
         return;
     }
-    printf("%s %s %s, %s, holds %s%s%s\n", format_word(v), allocation_word(v), domain_role_name(v->meta.role),
-           cli_format_size(v->meta.capacity, capacity, sizeof capacity),
+    printf("%s %s %s, %s, holds %s%s%s\n", noun_format_word(v), noun_allocation_word(v),
+           domain_role_name(v->meta.role), cli_format_size(v->meta.capacity, capacity, sizeof capacity),
            cli_format_size(v->allocated, allocated, sizeof allocated),
            is_shared_in(image, v) ? ", of image " : "", is_shared_in(image, v) ? v->meta.image : "");
     if (v->meta.legality != DOMAIN_LEGAL)

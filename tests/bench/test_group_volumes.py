@@ -62,8 +62,7 @@ def test_volumes(loads):
     check("one of each kind", len(listed) == len(KINDS), listed)
     for kind in KINDS:
         line = next(line for line in listed if line.startswith(volumes.names[kind]))
-        check(kind.name, {"raw": "RAW", "qcow2": "COW"}[kind.format] in line and
-              ("SPARSE" if kind.prealloc == "off" else "PREALLOCATED") in line, line)
+        check(kind.name, f"{kind.format} {'sparse' if kind.prealloc == 'off' else 'preallocated'} " in line, line)
         ours, theirs = (volumes.ready(cells.Side(engine, kind)) for engine in ("vdisk", "io_uring"))
         check(f"{kind.name}: by its name", ours == f"volume:{D}/{volumes.names[kind]}", ours)
         check(f"{kind.name}: there is a device for others", pathlib.Path(theirs).is_block_device(), theirs)

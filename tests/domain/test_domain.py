@@ -96,7 +96,7 @@ def test_kinds():
                 check("little is allocated", said["allocated"] < MIB and said["asked"] == 0, said)
             name = f"{path}/{said['image']}/{said['volume']}"
             info = told("volume", "info", name)
-            check("info", info["format"] == word and info["capacity"] == 8 * MIB and info["role"] == "LEAF", info)
+            check("info", (info["format"], info["allocation"]) == (fmt, kind) and info["capacity"] == 8 * MIB and info["role"] == "LEAF", info)
             over = told("volume", "snapshot", f"{path}/{said['image']}", "-a", kind)
             check("of a child, too", (over["asked"] > 8 * MIB) == (kind == "preallocated") and
                   over["allocated"] >= over["asked"], over)
@@ -251,7 +251,7 @@ def test_check():
     finds("has no volume of its own", 2)
     finds("is removed", 0, "--repair")
     said = told("domain", "check", path)
-    check("JSON", said["faults"] == 0 and said["volumes"] == 2 and said["findings"] == [], said)
+    check("JSON", said["faults"] == 0 and said["volume-count"] == 2 and said["findings"] == [], said)
     judged(path)
 
 
@@ -596,7 +596,7 @@ def test_document():
         if re.fullmatch(rf"{vdsm.UUID.pattern}/{vdsm.UUID.pattern}", said):
             image, top = said.split("/")
     check("there were lines", len(lines) == 7, lines)
-    check("merged", told("volume", "info", f"images/{image}")["format"] == "RAW")
+    check("merged", told("volume", "info", f"images/{image}")["format"] == "raw")
     judged(told("domain", "info", "images")["path"])
 
 
@@ -606,15 +606,15 @@ def test_document():
 def test_golden():
     path = lib.golden("golden", GOLDEN)
     before = lib.snapshot_of(path)
-    listed = {i["uuid"]: i["volumes"] for i in told("image", "list", path)}
+    listed = {i["uuid"]: i["volume-count"] for i in told("image", "list", path)}
     check("images", listed == {I1: 3, I2: 1, I3: 1, I4: 1, I5: 1, I6: 2}, listed)
     domain = vdsm.Domain(path)
     for v in told("volume", "list", path):
         meta = next(vs[v["uuid"]] for vs in domain.images.values() if v["uuid"] in vs)
         check("a volume", (v["format"], v["allocation"], v["role"], v["parent"], v["capacity"],
                            v["description"]) ==
-              (meta["FORMAT"], meta["TYPE"], meta["VOLTYPE"], meta["PUUID"], meta["capacity"],
-               meta["DESCRIPTION"]), v)
+              ({"RAW": "raw", "COW": "qcow2"}[meta["FORMAT"]], meta["TYPE"].lower(), meta["VOLTYPE"],
+               meta["PUUID"], meta["capacity"], meta["DESCRIPTION"]), v)
     tree = works("image", "tree", f"{path}/{I1}").stdout.splitlines()
     check("tree", [len(line) - len(line.lstrip()) for line in tree] == [0, 2, 4, 6], tree)
     check("tree of a clone", f"of image {I5}" in works("image", "tree", f"{path}/{I6}").stdout)

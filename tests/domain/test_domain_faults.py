@@ -524,7 +524,7 @@ def test_names():
     _, top = volume("snapshot", at)
     works("convert", "-f", "raw", "data", f"volume:{at}")
     works("io", "-c", "read -P 101 0 1M", f"volume:{at}")
-    check("the format stays", told("volume", "info", at)["format"] == "COW")
+    check("the format stays", told("volume", "info", at)["format"] == "qcow2")
     r = works("volume", "delete", at)
     check("the leaf is deleted", top in r.stdout and not file_of(path, image, top).exists())
     works("io", "-c", "read -P 100 0 64k", f"volume:{at}")

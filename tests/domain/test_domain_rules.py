@@ -408,8 +408,8 @@ def test_lists():
                   f"{refused_}: is no folder" in r.stderr, r.stdout + r.stderr)
     os.unlink(refused_)
     listed = works("volume", "list", path).stdout
-    check("what is not LEGAL is told", f"{other}/{bad}  RAW SPARSE LEAF ILLEGAL," in listed and
-          f"{image}/{name}  RAW SPARSE LEAF, 1" in listed, listed)
+    check("what is not LEGAL is told", f"{other}/{bad}  raw sparse LEAF ILLEGAL," in listed and
+          f"{image}/{name}  raw sparse LEAF, 1" in listed, listed)
     set_meta(path, image, name, "FORMAT=RAW", "FORMAT=raw")
     check("why it cannot be read", f"{image}/{name}  (FORMAT=raw is no value of FORMAT)" in
           works("volume", "list", path).stdout)

@@ -60,8 +60,6 @@ struct domain_meta {
 };
 
 /* As in metadata. Static. */
-const char *domain_format_name(enum domain_format f);
-const char *domain_allocation_name(enum domain_allocation a);
 const char *domain_role_name(enum domain_role r);
 const char *domain_legality_name(enum domain_legality l);
 

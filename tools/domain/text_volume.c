@@ -44,16 +44,6 @@ static const char *const disk_types[] = {
     "DATA", "ISOF", "MEMD", "MEMM", "OVFS", "HEVD", "HESD", "HEMD", "HECI", "SCRD", "2", "1",
 };
 
-const char *domain_format_name(enum domain_format f)
-{
-    return formats[f];
-}
-
-const char *domain_allocation_name(enum domain_allocation a)
-{
-    return allocations[a];
-}
-
 const char *domain_role_name(enum domain_role r)
 {
     return roles[r];
