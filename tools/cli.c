@@ -299,7 +299,7 @@ const char *cli_image(const struct cli_parser *p, const char *operand, const cha
 
     if (!p->image_opts && cli_is_volume(operand)) {
         free(name);
-        return name = cli_volume_name(p->verb, operand, format);
+        return name = cli_volume_name(p->verb, operand, format != NULL ? "-f" : NULL);
     }
     if (!p->image_opts)
         return operand;

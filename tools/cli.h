@@ -124,12 +124,14 @@ int cli_operands(const struct cli_parser *p, char ***ret_list);
 const char *cli_image(const struct cli_parser *p, const char *operand, const char *format);
 
 /*
- * "volume:DOMAIN/IMAGE[/VOLUME]": is it one; and what to give to vdisk_open() in its place, to be freed, or its
- * path and format. NULL: an error was printed. Until the program ends no operation changes what the image's
- * volumes hold.
+ * "volume:DOMAIN/IMAGE[/VOLUME]": is it one; is it one that the verb does not take, which was told then; and what
+ * to give to vdisk_open() in its place, to be freed, or its path and format. NULL: an error was printed. `option`:
+ * the one that has given a format, or NULL. Until the program ends no operation changes what the image's volumes
+ * hold.
  */
 bool cli_is_volume(const char *operand);
-char *cli_volume_name(const struct cli_verb *verb, const char *operand, const char *format);
+bool cli_refuses_volume(const struct cli_verb *verb, const char *operand);
+char *cli_volume_name(const struct cli_verb *verb, const char *operand, const char *option);
 char *cli_volume_path(const char *operand, const char **ret_format);
 
 /* A name that cli_volume_name() gave as it was given to that; others as they are. And a text with such names. */

@@ -173,7 +173,11 @@ static int run(const struct cli_verb *verb, int argc, char **argv)
     if (cli_operands(&p, &operands) != 2)
         return cli_usage_error(verb, "Expecting two image file names");
     for (unsigned i = 0; i < 2; i++) {
-        const char *name = cli_image(&p, operands[i], c.formats[i]);
+        const char *name;
+        if (i == 1 && c.formats[1] != NULL && !p.image_opts && cli_is_volume(operands[1]))
+            name = cli_volume_name(verb, operands[1], "-F"); /* which it does not take */
+        else
+            name = cli_image(&p, operands[i], c.formats[i]);
         c.names[i] = name != NULL ? cli_strdup(name) : NULL;
     }
     rc = c.names[0] != NULL && c.names[1] != NULL ? CLI_OK : NOT_OPENED;

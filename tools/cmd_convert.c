@@ -647,7 +647,7 @@ static int take_operands(struct convert *c, const struct cli_parser *p)
     if (!c->target_image_opts && cli_is_volume(operands[n - 1])) {
         c->target_image_opts = true; /* it names its format, */
         c->no_create = true;         /* and is there */
-        c->target_name = cli_volume_name(c->verb, operands[n - 1], c->have_out_format ? "" : NULL);
+        c->target_name = cli_volume_name(c->verb, operands[n - 1], c->have_out_format ? "-O" : NULL);
     } else {
         c->target_name = c->target_image_opts ? image_opts_name(operands[n - 1]) : cli_strdup(operands[n - 1]);
     }

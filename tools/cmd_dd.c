@@ -263,7 +263,7 @@ static int check_pipes(struct dd *d, const struct cli_parser *p)
 /* It is there, and names its format. */
 static int take_volume(struct dd *d)
 {
-    d->volume = cli_volume_name(d->verb, d->output, d->have_format ? "" : NULL);
+    d->volume = cli_volume_name(d->verb, d->output, d->have_format ? "-O" : NULL);
     if (d->volume == NULL)
         return CLI_FAILED;
     d->output = d->volume;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * snapshot, bitmap: verbs of qemu-img that cannot be done yet. Their command lines are read, so that a wrong one
- * is told from one that would be right; the latter is refused by name, and no image is looked at.
+ * is told from one that would be right; the latter is refused by name, and no image is looked at. Who has named a
+ * volume of a domain hears what its domain has in place of that.
  */
 #include <stdio.h>
 
@@ -49,7 +50,9 @@ static int read_line(const struct cli_verb *verb, int argc, char **argv, int ope
         if (id == CLI_ERROR)
             return CLI_FAILED;
     }
-    return cli_operands(&p, &list) == operands ? CLI_OK : cli_usage_error(verb, "%s", wanted);
+    if (cli_operands(&p, &list) != operands)
+        return cli_usage_error(verb, "%s", wanted);
+    return cli_is_volume(list[0]) && cli_refuses_volume(verb, list[0]) ? CLI_FAILED : CLI_OK;
 }
 
 static int run_snapshot(const struct cli_verb *verb, int argc, char **argv)

@@ -26,6 +26,8 @@ static const char *instead_of(const char *verb)
         {"commit", "'vdisk-io volume merge' does"},
         {"rebase", "'vdisk-io volume merge' does, and so does 'vdisk-io image clone'"},
         {"amend", "the metadata of its domain says what it is"},
+        {"snapshot", "'vdisk-io volume snapshot' has a new volume lie on it, which is written to from then on"},
+        {"bitmap", "what is written after 'vdisk-io volume snapshot' is in a volume of its own"},
     };
 
     for (size_t i = 0; i < sizeof verbs / sizeof verbs[0]; i++)
@@ -140,18 +142,24 @@ int cli_open(const char *name, const struct vdisk_open_opts *how, vdisk **ret)
     return rc;
 }
 
-char *cli_volume_name(const struct cli_verb *verb, const char *operand, const char *format)
+bool cli_refuses_volume(const struct cli_verb *verb, const char *operand)
 {
     const char *instead = instead_of(verb->name);
+
+    if (instead != NULL)
+        cli_usage_error(verb, "'%s': does not change volumes of domains: %s", operand, instead);
+    return instead != NULL;
+}
+
+char *cli_volume_name(const struct cli_verb *verb, const char *operand, const char *option)
+{
     struct domain_use *use;
     char *name;
 
-    if (instead != NULL) {
-        cli_usage_error(verb, "'%s': does not change volumes of domains: %s", operand, instead);
+    if (cli_refuses_volume(verb, operand))
         return NULL;
-    }
-    if (format != NULL) {
-        cli_usage_error(verb, "'%s': its domain says its format: leave out --format", operand);
+    if (option != NULL) {
+        cli_usage_error(verb, "'%s': its domain says its format: leave out %s", operand, option);
         return NULL;
     }
     if (domain_open_name(operand, &name, &use) < 0) {

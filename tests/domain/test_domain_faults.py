@@ -514,7 +514,7 @@ def test_names():
     pathlib.Path("data").write_bytes(b"d" * 65536)
     works("dd", "-f", "raw", "if=data", f"of=volume:{at}", "bs=64k")
     works("io", "-c", "read -P 100 0 64k", f"volume:{at}")
-    refused("leave out --format", "dd", "-O", "raw", "if=data", f"of=volume:{at}")
+    refused("leave out -O", "dd", "-O", "raw", "if=data", f"of=volume:{at}")
     works("create", "-q", "-f", "qcow2", "-b", f"volume:{at}", "over")
     said = told("info", "over")
     check("the backing file", said["backing-filename"] == os.path.realpath(file_of(path, image, base)) and
