@@ -42,6 +42,11 @@ static int each_image(struct noun *n, const char *operand, int (*fn)(void *arg, 
 
     if (rc != CLI_OK)
         return rc;
+    rc = noun_no_volume(n, operand, &name);
+    if (rc != CLI_OK) {
+        domain_name_free(&name);
+        return rc;
+    }
     if (name.image[0] != '\0') {
         rc = domain_load_image(name.domain, name.image, &image) < 0 ? noun_error(n) : fn(arg, image);
         if (rc == CLI_OK)

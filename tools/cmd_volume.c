@@ -240,7 +240,9 @@ static int list(struct noun *n, char **operands, int count)
 
     (void)count;
     if (rc == CLI_OK) {
-        rc = list_images(n, &name, all);
+        rc = noun_no_volume(n, operands[0], &name);
+        if (rc == CLI_OK)
+            rc = list_images(n, &name, all);
         domain_name_free(&name);
     }
     return noun_print_list(all, rc);
@@ -265,11 +267,15 @@ static int delete_volume(struct noun *n, struct domain_name *name)
     return noun_deleted(n, "volume", name, &o, &deleted);
 }
 
+/* The leaf is not meant unless it is named: what lies below it would no longer be what it is. */
 static int merge_volume(struct noun *n, struct domain_name *name)
 {
     struct domain_merge o = {.progress = cli_progress_show, .progress_arg = &n->progress,
                              .dry_run = n->given[NOUN_DRY_RUN] != NULL, .wipe = n->given[NOUN_WIPE] != NULL};
 
+    if (name->volume[0] == '\0')
+        return cli_usage_error(n->verb, "merge: name the volume that is to go into its parent, as "
+                               "DOMAIN/IMAGE/VOLUME: 'vdisk-io image tree' shows them");
     if (n->given['r'] != NULL && !noun_size(n, "--rate", n->given['r'], &o.rate))
         return CLI_FAILED;
     if (domain_volume_merge(name->domain, name->image, name->volume, &o) < 0)
@@ -333,11 +339,10 @@ static int update_volume(struct noun *n, struct domain_name *name)
 }
 
 /* A volume that is named, or, where the action may choose, the leaf. */
-static int on_volume(struct noun *n, const char *operand, bool leaf,
-                     int (*fn)(struct noun *, struct domain_name *))
+static int on_volume(struct noun *n, const char *operand, int (*fn)(struct noun *, struct domain_name *))
 {
     struct domain_name name;
-    int rc = noun_name(n, operand, leaf ? 1 : 2, &name);
+    int rc = noun_name(n, operand, 1, &name);
 
     if (rc != CLI_OK)
         return rc;
@@ -349,19 +354,19 @@ static int on_volume(struct noun *n, const char *operand, bool leaf,
 static int delete(struct noun *n, char **operands, int count)
 {
     (void)count;
-    return on_volume(n, operands[0], true, delete_volume);
+    return on_volume(n, operands[0], delete_volume);
 }
 
 static int merge(struct noun *n, char **operands, int count)
 {
     (void)count;
-    return on_volume(n, operands[0], false, merge_volume);
+    return on_volume(n, operands[0], merge_volume);
 }
 
 static int update(struct noun *n, char **operands, int count)
 {
     (void)count;
-    return on_volume(n, operands[0], true, update_volume);
+    return on_volume(n, operands[0], update_volume);
 }
 
 static int resize(struct noun *n, char **operands, int count)
@@ -431,7 +436,7 @@ static int teardown_volume(struct noun *n, struct domain_name *name)
 static int teardown(struct noun *n, char **operands, int count)
 {
     (void)count;
-    return on_volume(n, operands[0], true, teardown_volume);
+    return on_volume(n, operands[0], teardown_volume);
 }
 
 /* `asked`: what that is in JSON. */
@@ -488,7 +493,7 @@ static int reduce_volume(struct noun *n, struct domain_name *name)
 static int reduce(struct noun *n, char **operands, int count)
 {
     (void)count;
-    return on_volume(n, operands[0], true, reduce_volume);
+    return on_volume(n, operands[0], reduce_volume);
 }
 
 static int measure_volume(struct noun *n, struct domain_name *name)
@@ -513,7 +518,7 @@ static int measure_volume(struct noun *n, struct domain_name *name)
 static int measure(struct noun *n, char **operands, int count)
 {
     (void)count;
-    return on_volume(n, operands[0], true, measure_volume);
+    return on_volume(n, operands[0], measure_volume);
 }
 
 /* ---- streams -------------------------------------------------------------------------------------------------
@@ -583,7 +588,7 @@ static int download_volume(struct noun *n, struct domain_name *name)
 static int download(struct noun *n, char **operands, int count)
 {
     (void)count;
-    return on_volume(n, operands[0], true, download_volume);
+    return on_volume(n, operands[0], download_volume);
 }
 
 /* ---- command line --------------------------------------------------------------------------------------------
@@ -635,9 +640,10 @@ const struct cli_verb cli_volume = {
     .notes =
         "NAME: DOMAIN/IMAGE/VOLUME, or DOMAIN/IMAGE for its leaf; DOMAIN is the path of a storage domain.\n"
         "create DOMAIN[/IMAGE] [SIZE]: a volume, and the image where there is none; its name is printed.\n"
-        "snapshot DOMAIN/IMAGE [SIZE]: a qcow2 volume on the leaf. merge NAME: put it into its parent, which\n"
-        "grows first; then it goes. delete NAME: a leaf. resize NAME SIZE: a leaf becomes larger. update NAME:\n"
-        "what its metadata says. prepare NAME: see that it can be used, and print the paths of its chain.\n"
+        "snapshot DOMAIN/IMAGE [SIZE]: a qcow2 volume on the leaf. merge DOMAIN/IMAGE/VOLUME: put it into\n"
+        "its parent, which grows first; then it goes. delete NAME: a leaf. resize NAME SIZE: a leaf\n"
+        "becomes larger. update NAME: what its metadata says. prepare NAME: see that it can be used, and print\n"
+        "the paths of its chain.\n"
         "teardown NAME: the end of that; in a volume group the image is not active then. extend NAME [SIZE]:\n"
         "set space aside. reduce NAME: give back what is behind the end of a qcow2 volume. measure NAME: what a\n"
         "copy takes.\n"

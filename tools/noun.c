@@ -214,11 +214,18 @@ int noun_name(const struct noun *n, const char *operand, int need, struct domain
 {
     if (domain_parse_name(operand, &n->how, ret) < 0)
         return noun_error(n);
-    if ((need < 1 || ret->image[0] != '\0') && (need < 2 || ret->volume[0] != '\0'))
+    if (need < 1 || ret->image[0] != '\0')
         return CLI_OK;
     domain_name_free(ret);
-    return cli_usage_error(n->verb, "%s: '%s' names no %s", n->action->name, operand,
-                           need < 2 ? "image" : "volume");
+    return cli_usage_error(n->verb, "%s: '%s' names no image", n->action->name, operand);
+}
+
+int noun_no_volume(const struct noun *n, const char *operand, const struct domain_name *name)
+{
+    if (name->volume[0] == '\0')
+        return CLI_OK;
+    return cli_usage_error(n->verb, "%s: '%s' names a volume: 'vdisk-io volume info' shows one", n->action->name,
+                           operand);
 }
 
 int noun_leaf(const struct noun *n, struct domain_name *name)

@@ -63,8 +63,11 @@ bool noun_word(const struct noun *n, const char *what, const char *text, const c
 bool noun_format(const struct noun *n, enum domain_format *ret);
 bool noun_allocation(const struct noun *n, enum domain_allocation *ret);
 
-/* An operand as a name. `need`: 0: a domain at least; 1: an image; 2: a volume. CLI_OK, or CLI_FAILED: told. */
+/* An operand as a name. `need`: 0: a domain at least; 1: an image. CLI_OK, or CLI_FAILED: told. */
 int noun_name(const struct noun *n, const char *operand, int need, struct domain_name *ret);
+
+/* Of an action on whole images: the name, as the operand has it, ends before a volume. */
+int noun_no_volume(const struct noun *n, const char *operand, const struct domain_name *name);
 
 /* --wipe, --discard, --rate, --dry-run and the progress of a deletion. false: an error was printed. */
 bool noun_delete(struct noun *n, struct domain_delete *ret);

@@ -130,7 +130,7 @@ def test_rules():
     refused("only a leaf gets another size", "volume", "resize", f"{at}/{base}", "4M")
     refused("is not made smaller", "volume", "resize", at, "1M")
     refused("it has no parent", "volume", "merge", f"{at}/{base}")
-    refused("names no volume", "volume", "merge", at)
+    refused("name the volume that is to go", "volume", "merge", at)
     refused("becomes a template", "volume", "update", at, "--shared")
     refused("nothing is to be changed", "volume", "update", at)
     refused("generation 0, not 5", "volume", "update", at, "--generation", "5", "--description", "x")
