@@ -301,6 +301,13 @@ static int refuse_shared(struct domain *d, const char *image, const struct domai
     return rc;
 }
 
+int dom_judge_sequence(const struct domain *d)
+{
+    return d->version >= 5 ? 0 : dom_fail(EINVAL, "'vdisk-io domain upgrade' makes it one of version 5",
+                                          "%s: is a domain of version %u: its volumes have no sequence number",
+                                          d->path, d->version);
+}
+
 int dom_write_meta(struct domain *d, const char *image, struct domain_volume *v, const struct domain_meta *meta)
 {
     char buf[TEXT_VOLUME_MAX + 1];

@@ -275,6 +275,9 @@ int dom_check_uuid(const char *what, const char *text);
 int dom_format_meta(const struct domain *d, const struct domain_meta *meta, char buf[TEXT_VOLUME_MAX + 1],
                     size_t *ret_len);
 
+/* -EINVAL: volumes of a domain of this version have no sequence number. */
+int dom_judge_sequence(const struct domain *d);
+
 /* Change what is on disk and, when that has been done, `v`. */
 int dom_write_meta(struct domain *d, const char *image, struct domain_volume *v, const struct domain_meta *meta);
 int dom_set_role(struct domain *d, const char *image, struct domain_volume *v, enum domain_role role);

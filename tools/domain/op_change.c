@@ -190,7 +190,7 @@ static int make_template(const struct domain_volume *v, struct domain_meta *meta
     return 0;
 }
 
-static int plan_update(const struct domain_volume *v, const struct domain_volume_update *o,
+static int plan_update(const struct domain *d, const struct domain_volume *v, const struct domain_volume_update *o,
                        struct domain_meta *meta)
 {
     int rc = 0;
@@ -198,6 +198,10 @@ static int plan_update(const struct domain_volume *v, const struct domain_volume
     if (o->generation >= 0 && (unsigned)o->generation != meta->generation)
         return dom_fail(ESTALE, "look at it again", "volume %s has generation %u, not %d: somebody has changed it",
                         v->uuid, meta->generation, o->generation);
+    if (o->sequence >= 0)
+        rc = dom_judge_sequence(d);
+    if (rc < 0)
+        return rc;
     if (o->disk_type != NULL && !domain_is_disk_type(o->disk_type))
         return dom_fail(EINVAL, NULL, "'%.40s' is no type of a disk", o->disk_type);
     if (o->description != NULL)
@@ -210,7 +214,7 @@ static int plan_update(const struct domain_volume *v, const struct domain_volume
         meta->legality = (enum domain_legality)o->legality;
     if (o->sequence >= 0) {
         meta->sequence = (uint64_t)o->sequence;
-        meta->has_sequence = meta->has_sequence || meta->has_capacity;
+        meta->has_sequence = true;
     }
     if (o->generation >= 0)
         meta->generation = (meta->generation + 1) % DOMAIN_GENERATIONS;
@@ -240,7 +244,7 @@ int domain_volume_update(struct domain *d, const char *image, const char *volume
     v = dom_session_volume(&s, volume, &rc);
     if (v != NULL) {
         meta = v->meta;
-        rc = plan_update(v, o, &meta);
+        rc = plan_update(d, v, o, &meta);
     }
     if (rc == 0 && o->role == DOMAIN_SHARED)
         rc = dom_judge_top(&s, v, NULL, "made a template");

@@ -310,6 +310,8 @@ static int plan(struct creation *c)
 {
     int rc = judge_kind(c);
 
+    if (rc == 0 && c->o->has_sequence)
+        rc = dom_judge_sequence(c->domain);
     if (rc == 0)
         rc = find_parent(c);
     if (rc == 0)
