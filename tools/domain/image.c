@@ -275,6 +275,17 @@ bool dom_is_circular(const struct domain_image *image, const struct domain_volum
     return named != NULL && is_read(named);
 }
 
+int dom_judge_place(const struct domain *d, const struct domain_image *image, const struct domain_volume *v)
+{
+    bool other = is_read(v) && strcmp(v->meta.domain, d->uuid) != 0;
+
+    if (!other && (!is_read(v) || v->meta.role == DOMAIN_SHARED || strcmp(v->meta.image, image->uuid) == 0))
+        return 0;
+    return dom_fail(EBADMSG, "'vdisk-io domain check' tells more; copy what it holds, or restore its metadata",
+                    "image %s: the metadata of volume %s says that it is of %s %s: it is not changed",
+                    image->uuid, v->uuid, other ? "domain" : "image", other ? v->meta.domain : v->meta.image);
+}
+
 bool dom_is_foreign(const struct domain_image *image, const struct domain_volume *v)
 {
     return is_read(v) && v->meta.role == DOMAIN_SHARED && strcmp(v->meta.image, image->uuid) != 0;

@@ -323,6 +323,9 @@ struct domain_volume *dom_session_volume(const struct dom_session *s, const char
 /* Its metadata leads from parent to parent back to where it was: then it lies on nothing here. */
 bool dom_is_circular(const struct domain_image *image, const struct domain_volume *v);
 
+/* Its metadata says that it is of another image, or domain, and it is no template. -EBADMSG. */
+int dom_judge_place(const struct domain *d, const struct domain_image *image, const struct domain_volume *v);
+
 /* It is shared from another image. */
 bool dom_is_foreign(const struct domain_image *image, const struct domain_volume *v);
 

@@ -325,7 +325,15 @@ static int make_absolute(const char *path, char **ret)
     return n < 0 ? dom_fail(ENOMEM, NULL, "out of memory") : 0;
 }
 
-/* Read-only where others lie above, or where it is not clear who does. */
+static bool is_misplaced(const struct domain *d, const struct domain_image *image, const struct domain_volume *v)
+{
+    for (; v != NULL; v = v->parent)
+        if (dom_judge_place(d, image, v) < 0)
+            return true;
+    return false;
+}
+
+/* Read-only where others lie above, or where it is not clear who does, or whose it is. */
 static int open_volume(const struct domain_name *name, const struct domain_image *image, struct opened *ret)
 {
     struct domain_volume *v = NULL;
@@ -338,7 +346,7 @@ static int open_volume(const struct domain_name *name, const struct domain_image
         return rc;
     ret->cow = v->meta.format == DOMAIN_COW;
     ret->device = name->domain->extent != 0;
-    ret->read_only = v->meta.role != DOMAIN_LEAF || v->children > 0 ||
+    ret->read_only = v->meta.role != DOMAIN_LEAF || v->children > 0 || is_misplaced(name->domain, image, v) ||
                      dom_judge_double(name->domain, image->uuid, v, true) < 0 ||
                      dom_judge_top_of(name->domain, image, v, NULL, "written to") < 0;
     ret->grows = ret->cow && v->meta.allocation == DOMAIN_SPARSE && !ret->read_only &&

@@ -14,6 +14,16 @@ static void tell_note(void *arg, enum vdisk_finding kind, const char *text)
         dom_note(arg, "%s", text);
 }
 
+/* What others say of it, too, may be of another one. */
+static int judge_places(const struct domain *d, const struct domain_image *image)
+{
+    int rc = 0;
+
+    for (size_t i = 0; rc == 0 && i < image->count; i++)
+        rc = dom_judge_place(d, image, &image->list[i]);
+    return rc;
+}
+
 static int refuse_damaged(const struct domain *d, const struct domain_image *image)
 {
     for (size_t i = 0; i < image->count; i++) {
@@ -64,6 +74,8 @@ static int load(struct domain *d, const struct dom_want *want, struct dom_sessio
         rc = lease_judge(d, s->image, want->lock >= 0 ? want->lock : s->lock, NULL);
     if (rc == 0)
         rc = refuse_damaged(d, s->image);
+    if (rc == 0)
+        rc = judge_places(d, s->image);
     if (rc < 0 || !s->alone)
         return rc;
     rc = dom_mend(d, &s->image, &mend);
