@@ -251,6 +251,11 @@ static void report(void *arg, enum vdisk_finding kind, const char *text)
     }
 }
 
+static const char *plural(size_t n)
+{
+    return n == 1 ? "" : "s";
+}
+
 static int print_result(const struct noun *n, struct report *r, const struct domain_check_result *result)
 {
     if (r->list != NULL)
@@ -259,10 +264,11 @@ static int print_result(const struct noun *n, struct report *r, const struct dom
                                         "faults", (json_int_t)result->faults, "mended", (json_int_t)result->mended,
                                         "skipped", (json_int_t)result->skipped, "findings", r->list));
     if (!n->quiet)
-        printf("%zu images, %zu volumes: %zu faults, %zu mended\n", result->images, result->volumes,
-               result->faults, result->mended);
+        printf("%zu image%s, %zu volume%s: %zu fault%s, %zu mended\n", result->images, plural(result->images),
+               result->volumes, plural(result->volumes), result->faults, plural(result->faults), result->mended);
     if (!n->quiet && result->skipped > 0)
-        printf("%zu images were in use, and not looked at\n", result->skipped);
+        printf("%zu image%s in use, and not looked at\n", result->skipped,
+               result->skipped == 1 ? " was" : "s were");
     return CLI_OK;
 }
 

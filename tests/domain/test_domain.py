@@ -638,7 +638,7 @@ def test_golden():
         domain = judged(path)
         check("chain", domain and domain.chain(I1) == chain)
         check("content", checksum(path, I1, chain[0]) == content)
-    refused("lie on", "image", "delete", f"{path}/{I5}")
+    refused("image lies on", "image", "delete", f"{path}/{I5}")
     for image in (I6, I5, I4, I1):
         works("image", "delete", f"{path}/{image}")
         judged(path)

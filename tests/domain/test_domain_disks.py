@@ -65,7 +65,7 @@ def template(path, image, name):
     works("volume", "update", f"{path}/{image}", "--shared")
     clone, top = works("image", "clone", f"{path}/{image}").stdout.strip().split("/")
     check("the clone reads the same", checksum(path, clone, top) == checksum(path, image, name))
-    refused("images lie on", "image", "delete", f"{path}/{image}")
+    refused("image lies on", "image", "delete", f"{path}/{image}")
     works("image", "delete", f"{path}/{clone}")
 
 

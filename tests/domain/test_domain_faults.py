@@ -486,7 +486,7 @@ def test_leaks():
         f.write(b"\0\1")
         f.truncate(64 * 1024 * 21)
     r = find(path)
-    check("check tells", r.returncode == 2 and "1 clusters are nobody's" in r.stdout, r.stdout)
+    check("check tells", r.returncode == 2 and "1 cluster is nobody's" in r.stdout, r.stdout)
     r = find(path, "--repair")
     check("and repairs", r.returncode == 0 and "1 clusters are given back" in r.stdout, r.stdout)
     check("nothing is found", find(path).returncode == 0)

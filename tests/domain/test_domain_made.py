@@ -48,7 +48,7 @@ def looks(made):
     refused("ILLEGAL", "image", "clone", f"{path}/{WITHDRAWN}")
     r = find(path)
     check("check finds the deleted image and nothing else", r.returncode == 2 and
-          "1 faults, 0 mended" in r.stdout and
+          "1 fault, 0 mended" in r.stdout and
           f"image {REMOVED} is deleted" in r.stdout and r.stdout.count(" is ILLEGAL") == 2, r.stdout)
     check("nothing is written", lib.snapshot_of(path) == before)
 
@@ -100,7 +100,7 @@ def works_in(made):
 def templates(made):
     path = made.path
     content = checksum(path, CLONE, CLONED)
-    refused("images lie on", "image", "delete", f"{path}/{TEMPLATE}")
+    refused("image lies on", "image", "delete", f"{path}/{TEMPLATE}")
     other, leaf = works("image", "clone", f"{path}/{TEMPLATE}").stdout.strip().split("/")
     suffixes = ("", ".meta", ".lease")[:2 + made.lockspace]
     check("a template's files are shared", all(os.path.samefile(file_of(path, TEMPLATE, BASE, s), file_of(

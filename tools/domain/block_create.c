@@ -87,8 +87,8 @@ static int judge_group(const struct lvm_vg *vg)
     if (lvm_has_tag(&vg->tags, TEXT_TAG_DOMAIN))
         return dom_fail(EEXIST, NULL, "volume group %s is a storage domain", vg->name);
     if (vg->lv_count > 0)
-        return dom_fail(EEXIST, NULL, "volume group %s has %zu volumes: a domain is made of an empty one",
-                        vg->name, vg->lv_count);
+        return dom_fail(EEXIST, NULL, "volume group %s has %zu volume%s: a domain is made of an empty one",
+                        vg->name, vg->lv_count, DOM_S(vg->lv_count));
     if (vg->extent_size != TEXT_EXTENT)
         return dom_fail(EINVAL, "'vgchange --physicalextentsize 128m' changes that",
                         "volume group %s has extents of %" PRIu64 " bytes, a domain has such of %d", vg->name,

@@ -164,12 +164,13 @@ static void check_clusters(struct check *c, const struct domain_image *image, co
     }
     if (result.corruptions > 0 || result.check_errors > 0)
         dom_tell(&c->mend, VDISK_FOUND_CORRUPTION,
-                 "image %s: volume %s: its tables have %" PRIu64 " faults: 'vdisk-io check -r all' repairs them",
-                 image->uuid, v->uuid, result.corruptions + result.check_errors);
+                 "image %s: volume %s: its tables have %" PRIu64 " fault%s: 'vdisk-io check -r all' repairs them",
+                 image->uuid, v->uuid, result.corruptions + result.check_errors,
+                 DOM_S(result.corruptions + result.check_errors));
     if (leaks == 0)
         return;
-    dom_tell(&c->mend, VDISK_FOUND_LEAK, "image %s: volume %s: %" PRIu64 " clusters are nobody's", image->uuid,
-             v->uuid, leaks);
+    dom_tell(&c->mend, VDISK_FOUND_LEAK, "image %s: volume %s: %" PRIu64 " cluster%s nobody's", image->uuid,
+             v->uuid, leaks, leaks == 1 ? " is" : "s are");
     if (!c->mend.repair || result.corruptions > 0 || result.check_errors > 0 || v->meta.role == DOMAIN_SHARED ||
         v->links > 1)
         return;
@@ -387,8 +388,8 @@ static int check_drafts(struct check *c)
     d->kind->unlock(d, lock);
     if (rc < 0 || count == 0)
         return rc;
-    dom_tell(&c->mend, VDISK_FOUND_LEAK, "%u files of dom_md are what an upgrade was writing when it ended",
-             count);
+    dom_tell(&c->mend, VDISK_FOUND_LEAK, "%u file%s of dom_md %s what an upgrade was writing when it ended",
+             count, DOM_S(count), count == 1 ? "is" : "are");
     return c->mend.repair ? mend_drafts(c) : 0;
 }
 

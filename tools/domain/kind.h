@@ -237,6 +237,8 @@ int dom_take_growing(char *name, struct domain_growing *ret);
 
 /* ---- errors, notes, steps ------------------------------------------------------------------------------ */
 
+#define DOM_S(n) ((n) == 1 ? "" : "s") /* of so many */
+
 /* -|err|, with the text; `hint` may be NULL. */
 int dom_fail(int err, const char *hint, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 

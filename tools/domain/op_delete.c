@@ -30,8 +30,8 @@ static int judge_shares(struct domain *d, const char *image, const struct domain
     if (d->extent != 0 || (v->meta.role == DOMAIN_SHARED && v->links > 1)) /* a file has other names then */
         rc = d->kind->count_shares(d, image, v->uuid, false, &others);
     if (rc == 0 && others > 0)
-        rc = dom_fail(EBUSY, "delete those first", "volume %s of image %s is a template that %u images lie on",
-                      v->uuid, image, others);
+        rc = dom_fail(EBUSY, "delete those first", "volume %s of image %s is a template that %u image%s on",
+                      v->uuid, image, others, others == 1 ? " lies" : "s lie");
     return rc;
 }
 

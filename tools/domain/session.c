@@ -82,8 +82,8 @@ static int load(struct domain *d, const struct dom_want *want, struct dom_sessio
     if (rc == 0 && !want->may_lack)
         rc = drop_empty(d, s->image, &mend);
     if (rc == 0 && want->dry_run && mend.faults > 0)
-        dom_note(d, "image %s: %zu things that a command has left would be mended first", want->image,
-                 mend.faults);
+        dom_note(d, "image %s: %zu thing%s that a command has left would be mended first", want->image,
+                 mend.faults, DOM_S(mend.faults));
     return rc;
 }
 
