@@ -64,6 +64,33 @@ void dom_error_keep(struct dom_error *e, int rc)
     snprintf(e->hint, sizeof e->hint, "%s", vdisk_error_hint());
 }
 
+void dom_error_forget(struct dom_error *e, const char *path)
+{
+    static const char *const left[] = {" is left empty", " no longer holds what it did", " may be left empty",
+                                       " is left longer than it was"};
+    char what[sizeof e->text];
+
+    for (size_t i = 0; i < ARRAY_LEN(left); i++) {
+        char *at;
+        if (snprintf(what, sizeof what, "; %s%s", path, left[i]) >= (int)sizeof what)
+            continue;
+        at = strstr(e->text, what);
+        if (at != NULL)
+            memmove(at, at + strlen(what), strlen(at + strlen(what)) + 1);
+    }
+}
+
+int dom_explain_open(int rc)
+{
+    struct dom_error error;
+
+    if (rc != -EACCES && rc != -EPERM)
+        return rc;
+    dom_error_keep(&error, rc);
+    return dom_fail(rc, "do it as a user who may write to the domain's files, or check their permissions", "%s",
+                    error.text);
+}
+
 int dom_error_give(const struct dom_error *e)
 {
     return vdisk_set_error(e->rc, e->text, e->hint[0] != '\0' ? e->hint : NULL);
@@ -472,5 +499,5 @@ int dom_open_data(struct domain *d, const char *image, const struct domain_volum
     if (rc == 0)
         rc = vdisk_open(path, &how, ret);
     free(path);
-    return rc;
+    return flags & VDISK_OPEN_RDWR ? dom_explain_open(rc) : rc;
 }

@@ -252,6 +252,12 @@ struct dom_error {
 };
 
 void dom_error_keep(struct dom_error *e, int rc);
+
+/* What the text says of what is left at the path, which has gone since. */
+void dom_error_forget(struct dom_error *e, const char *path);
+
+/* Of an open for writing by us: who has named a domain does not say how its files are opened. */
+int dom_explain_open(int rc);
 int dom_error_give(const struct dom_error *e);
 
 /* Of a contract's calls those for which a kind has nothing to do. */

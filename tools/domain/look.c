@@ -249,6 +249,8 @@ static int claim(struct domain *d, const char *image, const struct domain_volume
     rc = dom_data_path(d, image, v->uuid, &path);
     if (rc == 0)
         rc = open_claimed(d, path, alone, &list[claims->count]);
+    if (alone)
+        rc = dom_explain_open(rc);
     free(path);
     if (rc == 0)
         claims->count++;

@@ -578,22 +578,28 @@ static int judge_made(struct creation *c, struct domain_volume_result *ret)
 }
 
 /* (1) */
-static void drop_unpublished(const struct creation *c)
+static void drop_unpublished(const struct creation *c, struct dom_error *error)
 {
-    if (c->has_data)
-        c->domain->kind->purge(c->domain, c->image, c->uuid);
-    else
+    char *path;
+
+    if (!c->has_data) {
         c->domain->kind->drop_intent(c->domain, c->image, c->uuid);
+    } else if (c->domain->kind->purge(c->domain, c->image, c->uuid) == 0) {
+        path = c->domain->kind->data_path(c->domain, c->image, c->uuid);
+        if (path != NULL)
+            dom_error_forget(error, path);
+        free(path);
+    }
 }
 
 /* What was made goes; what is left is for the next operation. */
-static void undo(struct creation *c)
+static void undo(struct creation *c, struct dom_error *error)
 {
     const struct dom_kind *kind = c->domain->kind;
 
     if (c->published && kind->unpublish(c->domain, c->image, c->uuid, false) < 0)
         return;
-    drop_unpublished(c);
+    drop_unpublished(c, error);
     if (c->parent != NULL && c->parent->children == 0)
         dom_set_role(c->domain, c->image, c->parent, DOMAIN_LEAF);
     if (c->shares && c->parent == NULL)
@@ -632,7 +638,7 @@ int dom_create_volume(struct domain *d, const char *image, const struct domain_v
         rc = make_all(&c);
         dom_error_keep(&error, rc);
         if (rc < 0)
-            undo(&c);
+            undo(&c, &error);
         else
             look_at_space(&c, &result);
     } else {
@@ -681,7 +687,7 @@ int dom_make_unpublished(struct domain *d, const char *image, const struct dom_u
     rc = make_unpublished(&c, meta, len);
     if (rc < 0) {
         dom_error_keep(&error, rc);
-        drop_unpublished(&c);
+        drop_unpublished(&c, &error);
         return dom_error_give(&error);
     }
     look_at_space(&c, &result);
