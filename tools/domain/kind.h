@@ -118,6 +118,8 @@ struct dom_kind {
     /* It is removed, and waits to be purged, or to be wiped before: by the name that dom_removed_name() gives. */
     int (*retire_image)(struct domain *d, const char *image, bool wipe);
     int (*purge_image)(struct domain *d, const char *removed); /* by that name */
+    /* Before it is retired: will all of it go? Nothing is changed. */
+    int (*judge_purge)(struct domain *d, const char *image);
 
     /* ---- volumes ---- */
 

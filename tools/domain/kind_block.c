@@ -726,6 +726,7 @@ const struct dom_kind dom_kind_block = {
     .make_image = block_make_image,
     .drop_image = block_drop_image,
     .retire_image = block_retire_image,
+    .judge_purge = dom_nothing_of_image,
     .purge_image = block_purge_image,
     .read_meta = block_read_meta,
     .write_meta = block_write_meta,

@@ -486,6 +486,42 @@ static int empty_folder(const struct domain *d, DIR *dir, const char *image)
     return rc;
 }
 
+/* Who may rename the folder need not be one who may remove what is in it. */
+static int judge_files(const struct domain *d, DIR *dir, const char *image)
+{
+    struct dirent *file;
+    struct stat st;
+
+    if (faccessat(dirfd(dir), ".", W_OK | X_OK, AT_EACCESS) != 0)
+        return dom_fail(errno, "do it as a user who may write to the domain's folders",
+                        "%s/images/%s: nothing can be removed from the folder: %s", d->path, image,
+                        strerror(errno));
+    while ((file = readdir(dir)) != NULL)
+        if (strcmp(file->d_name, ".") != 0 && strcmp(file->d_name, "..") != 0 &&
+            fstatat(dirfd(dir), file->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISDIR(st.st_mode))
+            return dom_fail(EISDIR, "see what it has, and move it away",
+                            "%s/images/%s/%s: is a folder, and no image has one: the image is left as it is",
+                            d->path, image, file->d_name);
+    return 0;
+}
+
+static int file_judge_purge(struct domain *d, const char *image)
+{
+    int folder = file_open_folder(d, image), rc;
+    DIR *dir;
+
+    if (folder < 0)
+        return folder;
+    dir = fdopendir(folder);
+    if (dir == NULL) {
+        close(folder);
+        return file_no_memory();
+    }
+    rc = judge_files(d, dir, image);
+    closedir(dir);
+    return rc;
+}
+
 static int file_purge_image(struct domain *d, const char *name)
 {
     int folder = file_open_folder(d, name), rc;
@@ -709,6 +745,7 @@ const struct dom_kind dom_kind_file = {
     .make_image = file_make_image,
     .drop_image = file_drop_image,
     .retire_image = file_retire_image,
+    .judge_purge = file_judge_purge,
     .purge_image = file_purge_image,
     .read_meta = file_read_meta,
     .write_meta = file_write_meta,

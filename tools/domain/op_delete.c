@@ -293,6 +293,8 @@ int domain_image_delete(struct domain *d, const char *image, const struct domain
     } else {
         rc = judge_foreign(d, s.image);
         if (rc == 0)
+            rc = d->kind->judge_purge(d, image);
+        if (rc == 0)
             rc = judge_image(d, s.image, &claims);
         if (d->extent != 0)
             dom_claims_end(&claims);
