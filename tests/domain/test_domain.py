@@ -96,7 +96,8 @@ def test_kinds():
                 check("little is allocated", said["allocated"] < MIB and said["asked"] == 0, said)
             name = f"{path}/{said['image']}/{said['volume']}"
             info = told("volume", "info", name)
-            check("info", (info["format"], info["allocation"]) == (fmt, kind) and info["capacity"] == 8 * MIB and info["role"] == "LEAF", info)
+            check("info", (info["format"], info["allocation"], info["capacity"], info["role"]) ==
+                  (fmt, kind, 8 * MIB, "LEAF"), info)
             over = told("volume", "snapshot", f"{path}/{said['image']}", "-a", kind)
             check("of a child, too", (over["asked"] > 8 * MIB) == (kind == "preallocated") and
                   over["allocated"] >= over["asked"], over)
