@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Bulk work beside QEMU's: convert, commit, rebase, compare and so on; or on storage domains. Started by
-bench/jobs, and by bench/domain."""
+"""Bulk work beside QEMU's: convert, commit, rebase, compare and so on; or on storage domains; or the NBD
+server. Started by bench/jobs, by bench/domain, and by bench/net."""
 import argparse
 import contextlib
 import dataclasses
@@ -19,6 +19,7 @@ import scratch
 from domain_lines import DomainImages, DomainMaker
 from job_images import MIB, Images, Sizes, Skip, text
 from job_lines import Maker, space, with_sources
+from net_lines import NetImages, NetMaker
 from page import amount
 from work import Work, WorkError, end_with, given, say
 
@@ -42,6 +43,9 @@ BULK = Kind("bench/jobs", "Bulk work", "Measure bulk work (convert, commit, comp
 DOMAINS = Kind("bench/domain", "Storage domains", "Measure work on storage domains in folders (volumes made, "
                "snapshots, lists, merges), beside QEMU's where that has the same, each line in turns.",
                DomainImages, DomainMaker)
+NET = Kind("bench/net", page.NET, "Measure the NBD server beside qemu-nbd and nbdkit, by one client, each line in "
+           "turns.", NetImages, NetMaker)
+KINDS = {"--domains": DOMAINS, "--net": NET}
 
 
 class Jobs:
@@ -96,6 +100,7 @@ def describe(row):
     for name, side in row["sides"].items():
         part = f"{name} {amount(row['of'], statistics.median(side[row['of']]))}"
         extra = [f"CPU {amount('seconds', statistics.median(side['cpu']))}"] if "cpu" in side else []
+        extra += [f"{statistics.median(side['per_cpu_s']):,.0f} in a CPU second"] if "per_cpu_s" in side else []
         extra += [f"{max(side['rss']) / MIB:.0f} MiB"] if "rss" in side else []
         parts.append(part + (f" ({', '.join(extra)})" if extra else ""))
     lines = [row["name"], f"  {'; '.join(parts)}; {row['rounds']} rounds"]
@@ -214,11 +219,11 @@ def measure(args, kind, folder, undo):
 
 
 def main(kind):
-    args = parse_args(kind, [word for word in sys.argv[1:] if word != "--domains"])
+    args = parse_args(kind, [word for word in sys.argv[1:] if word not in KINDS])
     with scratch.folder(args.dir, "vdisk-jobs") as folder, contextlib.ExitStack() as undo:
         return 0 if measure(args, kind, folder, undo) else 1
 
 
 if __name__ == "__main__":
-    KIND = DOMAINS if "--domains" in sys.argv[1:] else BULK
+    KIND = next((kind for word, kind in KINDS.items() if word in sys.argv[1:]), BULK)
     end_with(KIND.program, lambda: main(KIND))

@@ -44,6 +44,11 @@ OF_GROUP = [
      "own, made through the domain layer, and opened by their names in it; by fio's own engine and by QEMU as "
      "the devices that they are."),
 ]
+OF_NET = [
+    ("NBD", "One client, fio's nbd engine, and each server in its turn, on the same image and a unix socket; 32 "
+     "requests in flight of each connection. A server's CPU time is that of its process; the client's is not in "
+     "it. qemu-nbd has io_uring and no page cache; nbdkit's file plugin has the page cache, and ours beside it."),
+]
 OF_VOLUMES = {"of limit", "read, rewrite", "first", "qemu"} # of these, what is about cells
 
 def of_domain(settings):
@@ -135,6 +140,7 @@ def badge(verdict):
 FIGURE_HEAD = ["figure", "", "median", "where it lies", "asked", "rounds"]
 OF_QEMU = "times as fast as QEMU"
 IN_ALL = "ms in all"
+NET = "NBD server" # title of these lines
 
 
 def figure_cells(row, name):
@@ -265,6 +271,8 @@ def job_lines(results):
 def amount(of, value):
     if of == "iops":
         return f"{value:,.0f}/s"
+    if of == "bytes_per_s":
+        return f"{value / 1e6:,.0f} MB/s"
     return f"{value * 1000:.1f} ms" if value < 1 else f"{value:.2f} s"
 
 
@@ -279,10 +287,11 @@ def job_row(line):
     rest = ", ".join(f"{esc(side)} {amount(line['of'], middle(side, line['of']))}" for side in line["sides"]
                      if side not in ("ours", "QEMU"))
     return [pair(line["of"], lambda v: amount(line["of"], v)), pair("cpu", lambda v: amount("seconds", v)),
+            pair("per_cpu_s", lambda v: f"{v:,.0f}"),
             pair("rss", lambda v: f"{v / MIB:.0f}"), rest or "-"]
 
 
-JOB_HEAD = ["", "time, ours / QEMU", "CPU, ours / QEMU", "MiB, ours / QEMU", "others"]
+JOB_HEAD = ["", "time, ours / QEMU", "CPU, ours / QEMU", "requests in a CPU s", "MiB, ours / QEMU", "others"]
 
 
 def job_plots(lines):
@@ -377,6 +386,7 @@ def make(results, commands):
     lines = distinct(commands)
     reading = [(what, said) for what, said in READING if results["cells"] or what not in OF_VOLUMES]
     reading += of_domain(settings)
+    reading += OF_NET if (results.get("jobs") or {}).get("title") == NET else []
     cut = "<p>Time ran out: there are fewer rounds than planned.</p>" if settings.get("cut_short") else ""
     body = [
         f"<h1>vdisk-io: benchmarks</h1><p>{esc(machine['title'])}</p>"

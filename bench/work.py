@@ -137,7 +137,7 @@ def given(program, hidden):
     """The command line as it was given to the program, without these options, which it adds itself."""
     words = [program]
     for before, word in zip(sys.argv, sys.argv[1:]):
-        if word not in (*hidden, "--domains") and before not in hidden:
+        if word not in (*hidden, "--domains", "--net") and before not in hidden:
             words.append(word)
     return shlex.join(words)
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """bench/jobs at a tiny size: each line runs once, both tools do the work, and nothing is left, however it ends;
-with --domains bench/domain.
+with --domains bench/domain, with --net bench/net.
 
-usage: test_jobs.py BENCH VDISK_IO PROBE PEER [--domains]
+usage: test_jobs.py BENCH VDISK_IO PROBE PEER [--domains|--net]
 
 PEER (bench/peer) prints the path of a qemu-img.
 """
@@ -20,7 +20,9 @@ import tempfile
 import time
 
 BENCH, TOOL, PROBE, PEER = (str(pathlib.Path(word).resolve()) for word in sys.argv[1:5])
-DOMAINS = sys.argv[5:]
+WHAT = sys.argv[5:]
+PROGRAM, TITLE = {"--domains": ("bench/domain", "Storage domains"), "--net": ("bench/net", "NBD server")}.get(
+    "".join(WHAT), ("bench/jobs", "Bulk work"))
 # What the figures of the project ask for; how many lines have it.
 ASKED = {
     "convert (raw|qcow2) to (raw|qcow2), .* half full": (2, [1.5, 0.5]),
@@ -50,7 +52,18 @@ ASKED_OF_DOMAINS = {
     "domain info with ": (1, [5]),
     "volume merge of ": (1, [2]),
 }
+ASKED_OF_NET = {
+    "4 KiB random read, preallocated qcow2": (1, [1.1, 2.5]),
+    "4 KiB random write, preallocated qcow2": (1, [2.0, 3.0]),
+    "4 KiB random write, first touch on sparse qcow2": (1, [4]),
+    "4 KiB random (read|write), 4 connections": (2, [1.5, 1.5]),
+    "1 MiB sequential (read|write), preallocated qcow2": (2, [1.2]),
+    "4 KiB random (read|write), raw in the page cache": (2, [None]),
+    "4 KiB random (read|write) by our client, raw": (2, [0.5]),
+    "copy of an export by our client, raw": (1, [1]),
+}
 # Where there is nobody beside us: what is asked is a time, or shared blocks.
+BESIDE = {"QEMU", "loop", "depth 0", "nbdkit", "file", "nbdcopy"}
 ALONE = "shared blocks|create sparse|snapshot|list of|info with"
 # Its memory is not ours alone then.
 SANITIZED = b"__asan_init" in pathlib.Path(TOOL).read_bytes()
@@ -73,7 +86,7 @@ def run(*args):
 
 def command(folder, *args):
     return [sys.executable, "-B", f"{BENCH}/jobs.py", "--tool", TOOL, "--probe", PROBE, "--peer", QEMU,
-            "--dir", folder, *DOMAINS, *args]
+            "--dir", folder, *WHAT, *args]
 
 
 def bounds(figure):
@@ -81,16 +94,34 @@ def bounds(figure):
     return [figure["bound"], *([figure["instead"]["bound"]] if "instead" in figure else [])]
 
 
+def has_nbd_client():
+    """Does the tool know the name, whoever listens there?"""
+    return "is not supported" not in run(TOOL, "info", "nbd+unix:///?socket=none").stderr
+
+
+def may_be_skipped(name):
+    """For want of what a machine need not have, or this build."""
+    if not WHAT == ["--net"]:
+        return "shared blocks" in name
+    if not shutil.which("fio") or " nbd" not in run("fio", "--enghelp").stdout.replace("\t", " "):
+        return True
+    if "by our client" in name:
+        return not has_nbd_client() or ("copy" in name and not shutil.which("nbdcopy"))
+    if "page cache" in name:
+        return not shutil.which("nbdkit")
+    return not os.access(pathlib.Path(QEMU).with_name("qemu-nbd"), os.X_OK)
+
+
 def judge_line(line, asked):
     name = line["name"]
     if "skipped" in line:
         print(f"note: {name}: skipped: {line['skipped']}")
-        that(f"{name} is skipped", "shared blocks" in name)
+        that(f"{name} is skipped", may_be_skipped(name))
         return
     that(f"{name}: {line.get('failed')}", "failed" not in line)
     if "failed" in line:
         return
-    that(f"{name}: nobody beside us: {list(line['sides'])}", {"QEMU", "loop", "depth 0"} & set(line["sides"])
+    that(f"{name}: nobody beside us: {list(line['sides'])}", BESIDE & set(line["sides"])
          or re.search(ALONE, name))
     for side, samples in line["sides"].items():
         for what, values in samples.items():
@@ -108,14 +139,12 @@ def judge_line(line, asked):
 def report(lines):
     """What --report has written."""
     page = pathlib.Path("report/index.html").read_text()
-    title = "Storage domains" if DOMAINS else "Bulk work"
-    that("the page has no title", f">{title}</h2>" in page)
+    that("the page has no title", f">{TITLE}</h2>" in page)
     that("the page has figures of volumes", 'id="figures"' not in page and "qemu-img bench" not in page)
     for line in lines:
         that(f"{line['name']} is not in the page", html.escape(line["name"]) in page)
-    program = "bench/domain" if DOMAINS else "bench/jobs"
     told = json.loads(pathlib.Path("report/results.json").read_text())["settings"]["command"]
-    that(f"the command is {told}", told.startswith(f"{program} --dir ") and "--domains" not in told)
+    that(f"the command is {told}", told.startswith(f"{PROGRAM} --dir ") and not set(WHAT) & set(told.split()))
     that("no commands", TOOL in pathlib.Path("report/commands.txt").read_text())
 
 
@@ -145,13 +174,13 @@ def space(folder):
     import job_images # from the folder given
     import jobs
     import work as commands
-    kind = jobs.DOMAINS if DOMAINS else jobs.BULK
+    kind = jobs.KINDS[WHAT[0]] if WHAT else jobs.BULK
     images = kind.images(commands.Work(TOOL, QEMU, PROBE, pathlib.Path(folder)), job_images.Sizes(256))
 
     def used():
         return sum(path.stat().st_blocks * 512 for path in pathlib.Path(folder).rglob("*"))
     # Cloning lies in a file system of its own; domains have their own images alone.
-    skipped = set(job_images.Images(images.work, images.sizes).space) if DOMAINS else {"cloning"}
+    skipped = set(job_images.Images(images.work, images.sizes).space) if WHAT == ["--domains"] else {"cloning"}
     for name in images.space:
         if name not in skipped:
             before = used()
@@ -215,13 +244,31 @@ def test_domains(folder):
     interrupted(folder, "list of", "many", signal.SIGINT, 130)
 
 
+def test_net(folder):
+    all_lines(folder, ASKED_OF_NET)
+    space(folder)
+    interrupted(folder, "random read, prealloc", "server.log", signal.SIGINT, 130)
+    interrupted(folder, "random read, prealloc", "server.log", signal.SIGTERM, 143)
+    left = [path for path in pathlib.Path("/proc").glob("[0-9]*/cwd") if points_to(path, folder)]
+    that(f"processes are left: {left}", not left)
+    that(f"sockets are left: {os.listdir(os.environ['TMPDIR'])}", os.listdir(os.environ["TMPDIR"]) == [])
+
+
+def points_to(link, folder):
+    try:
+        return os.readlink(link).startswith(folder)
+    except OSError: # it has ended, or is not ours
+        return False
+
+
 QEMU = run(PEER).stdout.strip()
 if not os.access(QEMU, os.X_OK):
     print("skipped: there is no qemu-img")
     sys.exit(77)
-with tempfile.TemporaryDirectory(dir=os.getcwd()) as scratch:
+with tempfile.TemporaryDirectory(dir=os.getcwd()) as scratch, tempfile.TemporaryDirectory() as short:
     os.chdir(scratch)
     os.mkdir("work")
-    (test_domains if DOMAINS else test_bulk)(os.path.abspath("work"))
+    os.environ["TMPDIR"] = short # for sockets
+    {"--domains": test_domains, "--net": test_net}.get("".join(WHAT), test_bulk)(os.path.abspath("work"))
     os.chdir("/")
 sys.exit(1 if failures else 0)
