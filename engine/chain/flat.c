@@ -25,13 +25,11 @@
 enum {
     KIND_BITS = 2, LAYER_BITS = 15, LAYER_MAX = (1 << LAYER_BITS) - 1, HOST_UNIT_BITS = 9,
     HOST_SHIFT = KIND_BITS + LAYER_BITS, HOST_BITS = 64 - HOST_SHIFT,
-    LINE = 8, /* words of a cache line */
     PIECE_BITS_MIN = 12, PIECE_BITS_DEFAULT = 16, PIECE_BITS_MAX = 21,
     SET_BYTES = sizeof(struct flat_set) + FLAT_WAYS * FLAT_WORDS * sizeof(uint64_t),
 };
 
 _Static_assert(sizeof(struct flat_set) == 64, "what a reader looks at first is one cache line");
-_Static_assert(FLAT_WORDS % LINE == 0, "a line lies in one slot");
 
 static enum flat_kind word_kind(uint64_t word)
 {
@@ -219,26 +217,26 @@ static unsigned claim(const struct flat *f, struct flat_set *set, uint64_t tag)
     return way;
 }
 
-/* Of a line of pieces what is more than was known. */
-static void put_line(struct flat *f, uint64_t first, const uint64_t line[LINE])
+/* Of the pieces of a slot what is more than was known. */
+static void put_slot(struct flat *f, uint64_t first, const uint64_t words[FLAT_WORDS])
 {
     struct flat_set *set = set_of(f, first);
     uint64_t tag = first / FLAT_WORDS + 1;
     _Atomic uint64_t *at;
     unsigned way = 0;
 
-    assert(first % LINE == 0);
+    assert(first % FLAT_WORDS == 0);
     pthread_mutex_lock(&f->lock);
     while (way < FLAT_WAYS && atomic_load_explicit(&set->tags[way], memory_order_relaxed) != tag)
         way++;
     if (way == FLAT_WAYS)
         way = claim(f, set, tag);
-    at = &words_of(f, set, way)[first % FLAT_WORDS];
-    for (unsigned i = 0; i < LINE; i++) {
+    at = words_of(f, set, way);
+    for (unsigned i = 0; i < FLAT_WORDS; i++) {
         uint64_t old = atomic_load_explicit(&at[i], memory_order_relaxed);
         if (word_kind(old) == FLAT_UNKNOWN &&
-            (word_kind(line[i]) != FLAT_UNKNOWN || word_layer(line[i]) > word_layer(old)))
-            atomic_store_explicit(&at[i], line[i], memory_order_release);
+            (word_kind(words[i]) != FLAT_UNKNOWN || word_layer(words[i]) > word_layer(old)))
+            atomic_store_explicit(&at[i], words[i], memory_order_release);
     }
     pthread_mutex_unlock(&f->lock);
 }
@@ -268,7 +266,7 @@ static uint64_t word_of(const struct flat *f, uint32_t i, const struct extent *e
  * Layer `i` is asked for the first of `n` pieces at `start`, and as many more as are in the same extent: how many
  * those are. FLAT_UNKNOWN of the same layer: it has to load.
  */
-static unsigned ask_layer(const struct flat *f, uint32_t i, uint64_t start, unsigned n, uint64_t line[])
+static unsigned ask_layer(const struct flat *f, uint32_t i, uint64_t start, unsigned n, uint64_t words[])
 {
     struct layer *layer = f->layers[i];
     uint64_t piece = 1ull << f->piece_bits, reach = atomic_load_explicit(&layer->reach, memory_order_acquire);
@@ -276,16 +274,16 @@ static unsigned ask_layer(const struct flat *f, uint32_t i, uint64_t start, unsi
     struct extent e;
 
     if (start >= reach) {
-        line[0] = make_word(FLAT_ZERO, i, 0);
+        words[0] = make_word(FLAT_ZERO, i, 0);
     } else if (layer->format->lookup(layer, start, min_u64(n * piece, reach - start), &e) < 0) {
-        line[0] = make_word(FLAT_UNKNOWN, i, 0);
+        words[0] = make_word(FLAT_UNKNOWN, i, 0);
     } else if (e.len < piece && !ENGINE_MUTANT(FLAT_PART_FOR_ALL)) {
-        line[0] = make_word(FLAT_ASK, i, 0); /* several extents, or the layer ends */
+        words[0] = make_word(FLAT_ASK, i, 0); /* several extents, or the layer ends */
     } else {
         assert(e.len > 0 && e.len <= n * piece);
         got = (unsigned)max_u64(e.len >> f->piece_bits, 1);
         for (unsigned k = 0; k < got; k++, e.host_offset += e.kind == EXTENT_DATA ? piece : 0)
-            line[k] = word_of(f, i, &e);
+            words[k] = word_of(f, i, &e);
     }
     assert(got > 0 && got <= n);
     return got;
@@ -297,44 +295,44 @@ static bool is_due(uint64_t word, uint32_t i)
     return word_kind(word) == FLAT_UNKNOWN && word_layer(word) == i;
 }
 
-/* All pieces of the line that have come to layer `i` are asked for. False: none had, or goes further. */
-static bool ask_line(const struct flat *f, uint32_t i, uint64_t first, uint64_t line[LINE])
+/* All pieces of the slot that have come to layer `i` are asked for. False: none had, or goes further. */
+static bool ask_slot(const struct flat *f, uint32_t i, uint64_t first, uint64_t words[FLAT_WORDS])
 {
     bool further = false;
 
-    for (unsigned k = 0, n; k < LINE; k += n) {
+    for (unsigned k = 0, n; k < FLAT_WORDS; k += n) {
         n = 0;
-        while (k + n < LINE && is_due(line[k + n], i))
+        while (k + n < FLAT_WORDS && is_due(words[k + n], i))
             n++;
         if (n == 0)
             n = 1;
         else
-            n = ask_layer(f, i, (first + k) << f->piece_bits, n, &line[k]);
-        further |= word_kind(line[k]) == FLAT_UNKNOWN && word_layer(line[k]) > i;
+            n = ask_layer(f, i, (first + k) << f->piece_bits, n, &words[k]);
+        further |= word_kind(words[k]) == FLAT_UNKNOWN && word_layer(words[k]) > i;
     }
     return further;
 }
 
 /*
- * A piece of which only `word` is known: as much more as is at hand, and of its neighbours in the line, whose
- * entries in the layers' tables lie beside its own.
+ * A piece of which only `word` is known: as much more as is at hand, and of its neighbours in the slot, whose
+ * entries in the layers' tables lie beside its own: to come to a layer's table costs more than to read on there.
  */
 static __attribute__((noinline)) uint64_t fill(struct flat *f, uint64_t piece, uint64_t word)
 {
-    uint64_t line[LINE], first = align_down(piece, LINE), before = word;
+    uint64_t words[FLAT_WORDS], first = align_down(piece, FLAT_WORDS), before = word;
     uint32_t i = word_layer(word);
 
     assert(word_kind(word) == FLAT_UNKNOWN && i < f->layer_count);
-    for (unsigned k = 0; k < LINE; k++)
-        line[k] = get(f, first + k);
-    line[piece - first] = word;
-    while (ask_line(f, i, first, line) && i < LAYER_MAX)
+    for (unsigned k = 0; k < FLAT_WORDS; k++)
+        words[k] = get(f, first + k);
+    words[piece - first] = word;
+    while (ask_slot(f, i, first, words) && i < LAYER_MAX)
         i++;
-    word = line[piece - first];
+    word = words[piece - first];
     if (is_due(word, LAYER_MAX)) /* no word leads further down */
-        line[piece - first] = word = make_word(FLAT_ASK, LAYER_MAX, 0);
+        words[piece - first] = word = make_word(FLAT_ASK, LAYER_MAX, 0);
     if (word != before)
-        put_line(f, first, line);
+        put_slot(f, first, words);
     return word;
 }
 
