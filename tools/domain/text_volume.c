@@ -182,8 +182,8 @@ static int compare_key(const char *line, const char *key)
 static int keep(struct parse *p, const char *key, const char *value)
 {
     struct domain_meta *m = p->meta;
-    size_t n = strlen(key) + strlen(value) + 2, old = 0;
-    char line[TEXT_VOLUME_MAX + 2], *at = m->extra;
+    size_t name = strlen(key), n = name + strlen(value) + 2, old = 0;
+    char *at = m->extra;
 
     while (*at != '\0' && compare_key(at, key) < 0)
         at += line_length(at);
@@ -192,8 +192,10 @@ static int keep(struct parse *p, const char *key, const char *value)
     if (p->extra - old + n >= sizeof m->extra)
         return refuse(p->why, "more than %d bytes", TEXT_VOLUME_MAX);
     memmove(at + n, at + old, p->extra + 1 - old - (size_t)(at - m->extra));
-    snprintf(line, sizeof line, "%s=%s\n", key, value);
-    memcpy(at, line, n);
+    memcpy(at, key, name);
+    at[name] = '=';
+    memcpy(at + name + 1, value, n - name - 2);
+    at[n - 1] = '\n';
     p->extra += n - old;
     return 0;
 }
