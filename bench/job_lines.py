@@ -230,7 +230,7 @@ class Maker:
                        self.w.remove("target.data")), [speed(20)], (), s.huge // 4096)
 
     def depth(self):
-        words = ("-f", "qcow2", "--rw", "randread", "--bs", "4K", "--depth", 32, "--runtime", 1, "--ramp", 0.3)
+        words = ("-f", "qcow2", "--rw", "randread", "--bs", "4K", "--depth", 32, "--runtime", 1, "--ramp", 2)
         sides = {"ours": lambda: self.w.bench(*words, f"deep-{DEEP}.qcow2"),
                  "depth 0": lambda: self.w.bench(*words, "deep-0.qcow2")}
         yield Line(f"random 4k reads qd32 at depth {DEEP}, {text(self.s.deep)}", sides, [
