@@ -33,7 +33,7 @@ refused 'initial size' volume create -f raw -a preallocated --initial-size 1M "$
 refused 'initial size' volume create -f qcow2 --initial-size 40G "$domain" 20G
 refused 'insufficient free space' volume create -f raw -a preallocated "$domain" 200G
 are_sizes "$raw" 256 "$thin" 2560 "$first" 384 "$full" 128
-says 'RAW PREALLOCATED LEAF' volume list "$domain"
+says 'raw preallocated LEAF' volume list "$domain"
 resting kinds
 says ' 4 volumes: 0 faults' domain check "$domain"
 resting check
@@ -183,7 +183,7 @@ io "$domain/${thin%/*}" 'write -P 10 64k 64k' flush
 twin=11111111-2222-4333-8444-555555555555
 told image copy --volumes --image $twin "$domain/${thin%/*}" "$domain"
 look "$domain/$twin" 'verify -P 8 0 64k' 'verify -P 10 64k 64k' 'verify -P 8 128k 64k' 'verify -P 9 800M 64k'
-[ "$(tool volume list "$domain/$twin" | grep -c ' SPARSE ')" = 2 ] || fail "the copy has other volumes"
+[ "$(tool volume list "$domain/$twin" | grep -c ' sparse ')" = 2 ] || fail "the copy has other volumes"
 says ' 0 faults' domain check "$domain"
 told image delete "$domain/$twin"
 told image delete "$domain/${thin%/*}"
@@ -211,7 +211,7 @@ refused 'has extents of 4194304' domain create --vg given
 lvm vgremove given
 lvm vgcreate -s 128m given "$third"
 lvm lvcreate -y -an -Zn -Wn -n other -L 128m given
-refused 'has 1 volumes' domain create --vg given
+refused 'has 1 volume:' domain create --vg given
 lvm lvremove -y given/other
 refused 'devices, or --vg' domain create --type block --vg given "$third"
 uuid=$(tool domain create --vg given --description taken 2>create.err) || { cat create.err; fail 'create --vg'; }
@@ -240,7 +240,7 @@ io "$files/$raw" 'write -P 4 0 1M' flush
 refused 'not sparse' image copy -a sparse "$files/${raw%/*}" "$second"
 says 'its copy is preallocated' image copy --image "${raw%/*}" "$files/${raw%/*}" "$second"
 look "$second/${raw%/*}" 'verify -P 4 0 1M' 'verify -P 0 1M 127M'
-says 'RAW PREALLOCATED' volume list "$second/${raw%/*}"
+says 'raw preallocated' volume list "$second/${raw%/*}"
 resting 'from files'
 
 # ---- streams: what comes is what goes, and nothing of what the device held

@@ -85,9 +85,9 @@ kinds() {
         if grep -q 'were to be preallocated' told.out; then cat told.out; fail "$3: it has not its space"; fi
     done
     tool volume list "$1" >list.out
-    raw=$(sed -n 's/  RAW SPARSE.*//p' list.out)
-    full=$(sed -n 's/  RAW PREALLOCATED.*//p' list.out)
-    grep -q 'RAW PREALLOCATED LEAF, 16 MiB, holds 16 MiB' list.out || { cat list.out; fail "raw has holes"; }
+    raw=$(sed -n 's/  raw sparse.*//p' list.out)
+    full=$(sed -n 's/  raw preallocated.*//p' list.out)
+    grep -q 'raw preallocated LEAF, 16 MiB, holds 16 MiB' list.out || { cat list.out; fail "raw has holes"; }
     leaf=$(tool volume snapshot -a preallocated "$1/${raw%/*}" 2>snapshot.out) || {
         cat snapshot.out; fail snapshot; }
     io "$1/${raw%/*}" 'write -P 1 0 16M' flush 'verify -P 1 0 16M'
