@@ -77,8 +77,10 @@ static void begin_file(struct target_file *f, const char *path)
     f->path = access(path, F_OK) == 0 ? cli_strdup(path) : own_files_path(path);
     fd = open(f->path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
     f->made = fd >= 0;
-    if ((fd < 0 || fstat(fd, &f->st) != 0) && stat(f->path, &f->st) != 0)
+    if ((fd < 0 || fstat(fd, &f->st) != 0) && stat(f->path, &f->st) != 0) {
+        f->absent = !f->made && errno == ENOENT;
         memset(&f->st, 0, sizeof f->st);
+    }
     if (fd >= 0)
         close(fd);
 }
@@ -92,6 +94,12 @@ static void hold_signals(void)
     cli_ends(&held);
     sigprocmask(SIG_BLOCK, &held, NULL);
     sigaction(SIGPIPE, &ignore, NULL);
+}
+
+/* It was not there, and could not be made here: the library has made it, then. */
+static void look_again(struct target_file *f)
+{
+    f->made = f->made || (f->absent && stat(f->path, &f->st) == 0 && S_ISREG(f->st.st_mode));
 }
 
 int target_create(struct target *t, const struct vdisk_create_opts *opts)
@@ -111,6 +119,10 @@ int target_create(struct target *t, const struct vdisk_create_opts *opts)
         return rc;
     rc = cli_job_run(job);
     t->created = rc == 0; /* else it has said itself what is left */
+    if (t->created) {
+        look_again(&t->file);
+        look_again(&t->data);
+    }
     vdisk_job_free(job);
     return rc;
 }

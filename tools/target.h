@@ -14,6 +14,7 @@
 struct target_file {
     char       *path;    /* NULL: there is none, or the name is no path */
     bool        made;    /* by us, just now: it was not there */
+    bool        absent;  /* it was not there, and is not made */
     struct stat st;      /* when it was looked at or made */
 };
 
