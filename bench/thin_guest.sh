@@ -9,6 +9,8 @@ uuid=$(./vdisk-io domain create --type block "$(readlink -f /dev/disk0)" 2>creat
     cat create.err; exit 1; }
 bare() {
     name=$(./vdisk-io volume create -f raw -a preallocated "/dev/$uuid" "$size")
+    # Both find a disk that has nothing there: the host makes room for what is written for the first time.
+    ./vdisk-io io -q -n -c "discard 0 $size" "volume:/dev/$uuid/$name"
     ./thin-load fill "volume:/dev/$uuid/$name" "$size" "$block" "$depth" | sed 's/^/@bare /'
     ./vdisk-io image delete "/dev/$uuid/${name%/*}"
 }
