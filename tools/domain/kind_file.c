@@ -505,18 +505,26 @@ static int judge_files(const struct domain *d, DIR *dir, const char *image)
     return 0;
 }
 
-static int file_judge_purge(struct domain *d, const char *image)
+static int open_folder(struct domain *d, const char *image, DIR **ret_dir)
 {
-    int folder = file_open_folder(d, image), rc;
-    DIR *dir;
+    int folder = file_open_folder(d, image);
 
     if (folder < 0)
         return folder;
-    dir = fdopendir(folder);
-    if (dir == NULL) {
-        close(folder);
-        return file_no_memory();
-    }
+    *ret_dir = fdopendir(folder);
+    if (*ret_dir != NULL)
+        return 0;
+    close(folder);
+    return file_no_memory();
+}
+
+static int file_judge_purge(struct domain *d, const char *image)
+{
+    DIR *dir;
+    int rc = open_folder(d, image, &dir);
+
+    if (rc < 0)
+        return rc;
     rc = judge_files(d, dir, image);
     closedir(dir);
     return rc;
@@ -524,16 +532,11 @@ static int file_judge_purge(struct domain *d, const char *image)
 
 static int file_purge_image(struct domain *d, const char *name)
 {
-    int folder = file_open_folder(d, name), rc;
     DIR *dir;
+    int rc = open_folder(d, name, &dir);
 
-    if (folder < 0)
-        return folder;
-    dir = fdopendir(folder);
-    if (dir == NULL) {
-        close(folder);
-        return file_no_memory();
-    }
+    if (rc < 0)
+        return rc;
     rc = empty_folder(d, dir, name);
     closedir(dir);
     if (rc == 0)
