@@ -257,9 +257,12 @@ size_t wire_there(const struct wire *w)
 const uint8_t *wire_take(struct wire *w, size_t len)
 {
     assert(len <= wire_there(w));
+    if (len == 0) /* the buffer may not be there yet: nothing is counted from it */
+        return w->out;
+    const uint8_t *data = w->out + w->out_at;
     w->out_at += len;
-    w->changed |= len > 0;
-    return w->out + w->out_at - len;
+    w->changed = true;
+    return data;
 }
 
 void wire_close(struct wire *w)
