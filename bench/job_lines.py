@@ -40,6 +40,11 @@ def length(bound):
     return Figure("of QEMU's size", lambda r: r["ours"]["size"] / r["QEMU"]["size"], bound, at_most=True)
 
 
+def tables(size):
+    """Bytes of a disk's L2 tables, its clusters of 64 KiB; fio writes at least a block."""
+    return max(MIB, size // 8192)
+
+
 class Maker:
     """Makes the lines for one folder, tools and sizes."""
 
@@ -115,6 +120,13 @@ class Maker:
         sides["fio"] = side
         return speed(NEAR, "fio", "of the device's speed, as fio shows it")
 
+    def beside_device(self, sides, side):
+        """A figure that is shown, not judged: a bound of QEMU's speed may be more than the device has."""
+        if not self.fio:
+            return []
+        sides["fio"] = side
+        return [speed(None, "fio", "of the device's speed, as fio shows it")]
+
     # ---- lines ----------------------------------------------------------------------------------------------
 
     def plain_copies(self):
@@ -142,10 +154,8 @@ class Maker:
                        self.copying("main.raw", "raw", "qcow2", "-c", "-o", f"compression_type={kind}"),
                        [speed(bound), length(1.05)], ("main.raw",), s.data, short=kind == "zstd")
         for kind in ("zlib", "zstd"):
-            sides, figures = self.copying(f"{kind}.qcow2", "qcow2", "raw"), [speed(3)]
-            if self.fio: # three times QEMU's speed may be more than the device has
-                sides["fio"] = self.fio_copy(f"{kind}.qcow2")
-                figures.append(speed(None, "fio", "of the device's speed, as fio shows it"))
+            sides = self.copying(f"{kind}.qcow2", "qcow2", "raw")
+            figures = [speed(3)] + self.beside_device(sides, self.fio_copy(f"{kind}.qcow2"))
             yield Line(f"convert from {kind} to raw, {text(s.data)} of data", sides, figures, (f"{kind}.qcow2",),
                        s.data)
 
@@ -216,8 +226,10 @@ class Maker:
     def creating(self):
         s = self.s
         how = ("create", "-q", "-f", "qcow2", "-o", "preallocation=metadata", "target", s.sparse)
-        yield Line(f"create preallocation=metadata, {text(s.sparse)}", self.sides(how, how, target="target"),
-                   [speed(20)], (), s.sparse // 4096, short=True)
+        sides = self.sides(how, how, target="target")
+        figures = [speed(20)] + self.beside_device(sides, self.fio_write(tables(s.sparse)))
+        yield Line(f"create preallocation=metadata, {text(s.sparse)}", sides, figures, (), s.sparse // 4096,
+                   short=True)
         for kind in ("raw", "qcow2"):
             how = ("create", "-q", "-f", kind, "-o", "preallocation=full", "target", s.layer)
             sides = self.sides(how, how, target="target")
@@ -226,8 +238,9 @@ class Maker:
                        ([limit] if limit else []) + [processor(0.2)], (), s.layer)
         for size in (s.sparse, s.huge):
             how = ("create", "-q", "-f", "qcow2", "-o", "data_file=target.data,data_file_raw=on", "target", size)
-            yield Line(f"create data_file_raw, {text(size)}", self.sides(how, how, target="target", before=lambda:
-                       self.w.remove("target.data")), [speed(20)], (), s.huge // 4096)
+            sides = self.sides(how, how, target="target", before=lambda: self.w.remove("target.data"))
+            figures = [speed(20)] + self.beside_device(sides, self.fio_write(tables(size)))
+            yield Line(f"create data_file_raw, {text(size)}", sides, figures, (), s.huge // 4096)
 
     def depth(self):
         words = ("-f", "qcow2", "--rw", "randread", "--bs", "4K", "--depth", 32, "--runtime", 1, "--ramp", 2)
