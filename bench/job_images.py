@@ -34,6 +34,7 @@ class Sizes:
         self.huge = 8 * TIB // scale         # with self.clusters mapped, or all
         self.clusters = MIB // scale
         self.deep = max(GIB // scale, 256 * MIB) # so that the layers above hide little of it
+        self.tables = max(TIB // scale, TIB // 2) # with nothing but metadata: not all of it a process's start
 
 
 def text(size):
@@ -147,7 +148,7 @@ class Images:
             "main.raw": s.data, "main.qcow2": s.data, "sparse.raw": s.data, "sparse.qcow2": s.data,
             "chain": s.data + CHAIN * MIB, "zlib.qcow2": s.data, "zstd.qcow2": s.data, "cloning": s.data,
             "base": s.base + s.layer,
-            "mapped.qcow2": s.huge // 8192 + 64 * MIB, "metadata.qcow2": s.sparse // 4096,
+            "mapped.qcow2": s.huge // 8192 + 64 * MIB, "metadata.qcow2": s.tables // 4096,
             "extents.qcow2": s.clusters * 16 + 64 * MIB, "deep": s.deep + 320 * MIB, "written": s.data}
 
     def need(self, name):
@@ -250,7 +251,7 @@ class Images:
 
     def make_metadata_qcow2(self):
         self.tool("create", "-q", "-f", "qcow2", "-o", "preallocation=metadata", "metadata.qcow2",
-                  self.sizes.sparse)
+                  self.sizes.tables)
 
     def make_deep(self):
         """deep-0 full of data; each of the others above has a few clusters."""

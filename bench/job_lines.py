@@ -12,6 +12,7 @@ DIRECT = ("-t", "none", "-T", "none")
 QEMU_COPY = ("convert", *DIRECT, "-m", 16, "-W")
 NEAR = 0.9          # of what the device can, which is measured a moment earlier or later
 MEMORY = 256 * MIB  # any job's bound
+TABLE_SHARE = 8192  # bytes of a disk for each byte of its L2 tables, whose clusters have 64 KiB
 
 
 @dataclasses.dataclass
@@ -38,11 +39,6 @@ def processor(bound, other="QEMU", what="of QEMU's CPU time"):
 
 def length(bound):
     return Figure("of QEMU's size", lambda r: r["ours"]["size"] / r["QEMU"]["size"], bound, at_most=True)
-
-
-def tables(size):
-    """Bytes of a disk's L2 tables, its clusters of 64 KiB; fio writes at least a block."""
-    return max(MIB, size // 8192)
 
 
 class Maker:
@@ -217,7 +213,7 @@ class Maker:
                                          ("warm", 5, lambda: recall(w.path("mapped.qcow2")))):
                 yield Line(f"{verb} {mapped}, {state}", self.sides(how, how, before=before), [speed(bound)],
                            ("mapped.qcow2",), short=verb == "check" and state == "cold")
-        for image, what in (("metadata.qcow2", f"{text(s.sparse)} of preallocated metadata"),
+        for image, what in (("metadata.qcow2", f"{text(s.tables)} of preallocated metadata"),
                             ("extents.qcow2", f"{s.clusters:,} extents")):
             how = ("map", "-f", "qcow2", "--output", "json", image)
             yield Line(f"map --output json of {what}", self.sides(how, how), [speed(2)], (image,),
@@ -225,10 +221,10 @@ class Maker:
 
     def creating(self):
         s = self.s
-        how = ("create", "-q", "-f", "qcow2", "-o", "preallocation=metadata", "target", s.sparse)
+        how = ("create", "-q", "-f", "qcow2", "-o", "preallocation=metadata", "target", s.tables)
         sides = self.sides(how, how, target="target")
-        figures = [speed(20)] + self.beside_device(sides, self.fio_write(tables(s.sparse)))
-        yield Line(f"create preallocation=metadata, {text(s.sparse)}", sides, figures, (), s.sparse // 4096,
+        figures = [speed(20)] + self.beside_device(sides, self.fio_write(s.tables // TABLE_SHARE))
+        yield Line(f"create preallocation=metadata, {text(s.tables)}", sides, figures, (), s.tables // 4096,
                    short=True)
         for kind in ("raw", "qcow2"):
             how = ("create", "-q", "-f", kind, "-o", "preallocation=full", "target", s.layer)
@@ -236,11 +232,11 @@ class Maker:
             limit = self.near_limit(sides, self.fio_write(s.layer))
             yield Line(f"create preallocation=full {kind}, {text(s.layer)}", sides,
                        ([limit] if limit else []) + [processor(0.2)], (), s.layer)
-        for size in (s.sparse, s.huge):
+        for size in (s.tables, max(s.huge, 2 * s.tables)):
             how = ("create", "-q", "-f", "qcow2", "-o", "data_file=target.data,data_file_raw=on", "target", size)
             sides = self.sides(how, how, target="target", before=lambda: self.w.remove("target.data"))
-            figures = [speed(20)] + self.beside_device(sides, self.fio_write(tables(size)))
-            yield Line(f"create data_file_raw, {text(size)}", sides, figures, (), s.huge // 4096)
+            figures = [speed(20)] + self.beside_device(sides, self.fio_write(size // TABLE_SHARE))
+            yield Line(f"create data_file_raw, {text(size)}", sides, figures, (), size // 4096)
 
     def depth(self):
         words = ("-f", "qcow2", "--rw", "randread", "--bs", "4K", "--depth", 32, "--runtime", 1, "--ramp", 2)
