@@ -1,17 +1,21 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The librbd of tests: fake_ceph.h says what it can be told. Images have objects of 64 KiB, stay until they are
- * removed, and are the process's. What a caller must not do is asserted: beyond the end, twice, not given back.
+ * removed, and are the process's, or, with VDISK_FAKE_RBD=FOLDER, files there. What a caller must not do is
+ * asserted: beyond the end, twice, not given back.
  */
 #undef NDEBUG
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/uio.h>
+#include <unistd.h>
 
 #include "backends/rbd/ceph.h"
 #include "tests/rbd/fake_ceph.h"
@@ -19,12 +23,17 @@
 
 enum { OBJECT = 64 << 10, IMAGES = 16, MOST = 64 << 20, WAITING = 4096 };
 
-struct image {
-    char     name[64];
-    bool     there;
+/* What there is of an image: memory, or a file. */
+struct kept {
     uint64_t size;
-    uint8_t *data;               /* MOST bytes */
     bool     objects[MOST / OBJECT];
+    uint8_t  data[MOST];
+};
+
+struct image {
+    char         name[64];
+    bool         there;
+    struct kept *kept;
 };
 
 /* An open image. */
@@ -74,12 +83,47 @@ unsigned long long fake_thick(void)
     return thick;
 }
 
+/* Where images stay when the process ends; NULL: nowhere. */
+static const char *path_of(const char *name)
+{
+    static char path[4096];
+    const char *folder = getenv("VDISK_FAKE_RBD");
+
+    return folder && snprintf(path, sizeof path, "%s/%s", folder, name) < (int)sizeof path ? path : NULL;
+}
+
+/* -1: as it was kept. False: there is none; or, new, there is one. */
+static bool keep(struct image *m, const char *name, int64_t new_size)
+{
+    const char *path = path_of(name);
+    int fd = path ? open(path, O_RDWR | O_CLOEXEC | (new_size >= 0 ? O_CREAT | O_EXCL : 0), 0600) : -1;
+
+    if (path ? fd < 0 : new_size < 0)
+        return false;
+    assert(fd < 0 || new_size < 0 || ftruncate(fd, sizeof *m->kept) == 0);
+    m->kept = mmap(NULL, sizeof *m->kept, PROT_READ | PROT_WRITE,
+                   fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED, fd, 0);
+    assert(m->kept != MAP_FAILED && strlen(name) < sizeof m->name);
+    if (fd >= 0)
+        close(fd);
+    snprintf(m->name, sizeof m->name, "%s", name);
+    m->there = true;
+    if (new_size >= 0)
+        m->kept->size = (uint64_t)new_size;
+    return true;
+}
+
 static struct image *find(const char *name)
 {
-    for (unsigned i = 0; i < IMAGES; i++)
+    struct image *none = images + IMAGES;
+
+    for (unsigned i = 0; i < IMAGES; i++) {
         if (images[i].there && strcmp(images[i].name, name) == 0)
             return &images[i];
-    return NULL;
+        if (!images[i].there && none == images + IMAGES)
+            none = &images[i];
+    }
+    return none < images + IMAGES && keep(none, name, -1) ? none : NULL;
 }
 
 int fake_exists(const char *name)
@@ -100,13 +144,7 @@ int rbd_create(void *ioctx, const char *name, uint64_t size, int *order)
         return -EEXIST;
     while (m->there)
         m++;
-    assert(m < images + IMAGES);
-    snprintf(m->name, sizeof m->name, "%s", name);
-    m->there = true;
-    m->size = size;
-    m->data = calloc(1, MOST);
-    assert(m->data);
-    memset(m->objects, 0, sizeof m->objects);
+    assert(m < images + IMAGES && keep(m, name, (int64_t)size));
     return 0;
 }
 
@@ -119,7 +157,9 @@ int rbd_remove(void *ioctx, const char *name)
     if (!m)
         return -ENOENT;
     m->there = false;
-    free(m->data);
+    munmap(m->kept, sizeof *m->kept);
+    if (path_of(name))
+        unlink(path_of(name));
     return 0;
 }
 
@@ -173,7 +213,7 @@ static int ask(void *image, const char *function)
 int rbd_get_size(void *image, uint64_t *size)
 {
     pthread_mutex_lock(&lock);
-    *size = ((struct handle *)image)->image->size;
+    *size = ((struct handle *)image)->image->kept->size;
     pthread_mutex_unlock(&lock);
     return ask(image, "rbd_get_size");
 }
@@ -214,7 +254,7 @@ int rbd_stat(void *image, void *info, size_t len)
     struct ceph_stat *st = info;
 
     assert(len >= sizeof *st);
-    st->size = h->image->size;
+    st->size = h->image->kept->size;
     st->object_size = OBJECT;
     return ask(image, "rbd_stat");
 }
@@ -229,12 +269,12 @@ int rbd_resize(void *image, uint64_t size)
     if (ask(image, "rbd_resize") < 0)
         return -EIO;
     pthread_mutex_lock(&lock);
-    if (size < m->size) {
-        memset(m->data + size, 0, m->size - size);
+    if (size < m->kept->size) {
+        memset(m->kept->data + size, 0, m->kept->size - size);
         for (uint64_t i = (size + OBJECT - 1) / OBJECT; i < MOST / OBJECT; i++)
-            m->objects[i] = false;
+            m->kept->objects[i] = false;
     }
-    m->size = size;
+    m->kept->size = size;
     pthread_mutex_unlock(&lock);
     return 0;
 }
@@ -253,14 +293,14 @@ int rbd_diff_iterate2(void *image, const char *from, uint64_t offset, uint64_t l
     uint64_t first = offset / OBJECT, n = (offset + len + OBJECT - 1) / OBJECT - first;
     bool back = fake_is(h->client, "fake_extents", "back");
 
-    assert(!from && whole_object && offset % OBJECT == 0 && offset + len <= h->image->size);
+    assert(!from && whole_object && offset % OBJECT == 0 && offset + len <= h->image->kept->size);
     if (ask(image, "rbd_diff_iterate2") < 0)
         return -EIO;
     if (fake_is(h->client, "fake_extents", "odd"))
         return tell_odd(h, fn, arg);
     for (uint64_t i = 0; i < n; i++) {
         uint64_t object = first + (back ? n - 1 - i : i);
-        int rc = h->image->objects[object] ? fn(object * OBJECT, OBJECT, 1, arg) : 0;
+        int rc = h->image->kept->objects[object] ? fn(object * OBJECT, OBJECT, 1, arg) : 0;
         if (rc < 0)
             return rc;
     }
@@ -443,7 +483,7 @@ static int finish(struct handle *h, const char *function, struct completion *c, 
 static void mark(struct image *m, uint64_t offset, uint64_t len)
 {
     for (uint64_t i = offset / OBJECT; i * OBJECT < offset + len; i++)
-        m->objects[i] = true;
+        m->kept->objects[i] = true;
 }
 
 int rbd_aio_readv(void *image, const struct iovec *iov, int iovcnt, uint64_t offset, void *completion)
@@ -456,8 +496,8 @@ int rbd_aio_readv(void *image, const struct iovec *iov, int iovcnt, uint64_t off
     pthread_mutex_lock(&lock);
     for (int i = 0; i < iovcnt; i++) {
         uint64_t n = iov[i].iov_len < left ? iov[i].iov_len : left;
-        assert(offset + all + iov[i].iov_len <= h->image->size);
-        memcpy(iov[i].iov_base, h->image->data + offset + all, n);
+        assert(offset + all + iov[i].iov_len <= h->image->kept->size);
+        memcpy(iov[i].iov_base, h->image->kept->data + offset + all, n);
         all += n;
         left -= n;
     }
@@ -474,8 +514,8 @@ int rbd_aio_writev(void *image, const struct iovec *iov, int iovcnt, uint64_t of
         return -EIO;
     pthread_mutex_lock(&lock);
     for (int i = 0; i < iovcnt; i++) {
-        assert(offset + iov[i].iov_len <= h->image->size);
-        memcpy(h->image->data + offset, iov[i].iov_base, iov[i].iov_len);
+        assert(offset + iov[i].iov_len <= h->image->kept->size);
+        memcpy(h->image->kept->data + offset, iov[i].iov_base, iov[i].iov_len);
         mark(h->image, offset, iov[i].iov_len);
         offset += iov[i].iov_len;
     }
@@ -485,11 +525,11 @@ int rbd_aio_writev(void *image, const struct iovec *iov, int iovcnt, uint64_t of
 
 static void clear(struct image *m, uint64_t offset, uint64_t len, bool keep)
 {
-    assert(offset + len <= m->size);
-    memset(m->data + offset, 0, len);
+    assert(offset + len <= m->kept->size);
+    memset(m->kept->data + offset, 0, len);
     for (uint64_t i = offset / OBJECT; i * OBJECT < offset + len; i++)
         if (i * OBJECT >= offset && (i + 1) * OBJECT <= offset + len)
-            m->objects[i] = keep;
+            m->kept->objects[i] = keep;
     thick += keep ? len : 0;
 }
 
@@ -498,7 +538,7 @@ int rbd_aio_discard(void *image, uint64_t offset, uint64_t len, void *completion
     struct handle *h = image;
     uint64_t from = (offset + OBJECT - 1) / OBJECT * OBJECT, to = (offset + len) / OBJECT * OBJECT;
 
-    assert(!h->read_only && offset + len <= h->image->size);
+    assert(!h->read_only && offset + len <= h->image->kept->size);
     if (ask(image, "rbd_aio_discard") < 0)
         return -EIO;
     pthread_mutex_lock(&lock);
