@@ -10,11 +10,16 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tools/copy_target.h"
 #include "tools/noun.h"
 
 static const struct cli_option options[] = {
-    {'f', "format", "FMT", "copy: raw or qcow2; otherwise as the volume"},
-    {'a', "allocation", "KIND", "copy: sparse or preallocated; otherwise as the volume"},
+    {'f', "format", "FMT", "copy: raw or qcow2; otherwise as the volume; from a name, and to\n"
+                           "one: raw"},
+    {'a', "allocation", "KIND", "copy: sparse or preallocated; otherwise as the volume; from a name:\n"
+                                "sparse"},
+    {NOUN_SOURCE_FORMAT, "source-format", "FMT", "copy from a name: raw or qcow2; otherwise found from the\n"
+                                                 "content"},
     NOUN_OUTPUT_OPTION,
     {'p', "progress", NULL, "show progress"},
     NOUN_QUIET_OPTION,
@@ -226,27 +231,34 @@ static bool parse_copy(struct noun *n, struct domain_copy *o)
            (n->given['r'] == NULL || noun_size(n, "--rate", n->given['r'], &o->rate));
 }
 
+static int print_made(const struct noun *n, const char *from, const char *image,
+                      const struct domain_volume_result *result, bool dry_run)
+{
+    if (n->json && dry_run)
+        return cli_json_print(json_pack("{s:I, s:I}", "capacity", (json_int_t)result->capacity, "asked",
+                                        (json_int_t)result->asked));
+    if (n->json)
+        return cli_json_print(json_pack("{s:s, s:s, s:I, s:I, s:I}", "image", image, "volume", result->uuid,
+                                        "capacity", (json_int_t)result->capacity, "asked",
+                                        (json_int_t)result->asked, "allocated", (json_int_t)result->allocated));
+    if (!n->quiet && dry_run)
+        printf("%s would be copied as one volume of %" PRIu64 " bytes\n", from, result->capacity);
+    else if (!n->quiet)
+        printf("%s/%s\n", image, result->uuid);
+    return CLI_OK;
+}
+
 static int copy_into(struct noun *n, struct domain_name *name, struct domain *to, const struct domain_copy *o)
 {
     struct domain_volume_result result;
-    char image[DOMAIN_UUID];
+    char image[DOMAIN_UUID], from[sizeof "image " + DOMAIN_UUID];
 
     if (domain_image_copy(name->domain, name->image, name->volume, to, o, image, &result) < 0)
         return noun_error(n);
     if (!o->dry_run)
         cli_progress_end(&n->progress);
-    if (n->json && o->dry_run)
-        return cli_json_print(json_pack("{s:I, s:I}", "capacity", (json_int_t)result.capacity, "asked",
-                                        (json_int_t)result.asked));
-    if (n->json)
-        return cli_json_print(json_pack("{s:s, s:s, s:I, s:I, s:I}", "image", image, "volume", result.uuid,
-                                        "capacity", (json_int_t)result.capacity, "asked", (json_int_t)result.asked,
-                                        "allocated", (json_int_t)result.allocated));
-    if (!n->quiet && o->dry_run)
-        printf("image %s would be copied as one volume of %" PRIu64 " bytes\n", name->image, result.capacity);
-    else if (!n->quiet)
-        printf("%s/%s\n", image, result.uuid);
-    return CLI_OK;
+    snprintf(from, sizeof from, "image %s", name->image);
+    return print_made(n, from, image, &result, o->dry_run);
 }
 
 /* From the first one up. What would only be made has no names yet. */
@@ -290,6 +302,80 @@ static int copy_volumes(struct noun *n, struct domain_name *name, struct domain 
     return rc;
 }
 
+/* ---- copies from and to names that are no domain's ---------------------------------------------------------- */
+
+static int copy_source_to(struct noun *n, vdisk *source, const char *operand, struct domain *to,
+                          const struct domain_copy *o)
+{
+    struct domain_volume_result result;
+    char image[DOMAIN_UUID], from[256];
+
+    if (domain_image_copy_from(to, source, o, image, &result) < 0)
+        return noun_error(n);
+    if (!o->dry_run)
+        cli_progress_end(&n->progress);
+    snprintf(from, sizeof from, "%s", operand);
+    return print_made(n, cli_printable(from), image, &result, o->dry_run);
+}
+
+static int copy_from(struct noun *n, const char *operand, const char *domain, const struct domain_copy *o)
+{
+    struct domain *to;
+    vdisk *source;
+    int rc;
+
+    if (n->given[NOUN_VOLUMES] != NULL)
+        return cli_usage_error(n->verb, "copy --volumes: '%s' is no image of a domain", operand);
+    if (copy_is_name(domain))
+        return cli_usage_error(n->verb, "copy: neither '%s' nor '%s' is of a domain: 'vdisk-io convert' copies "
+                               "such", operand, domain);
+    if (domain_open(domain, &n->how, &to) < 0)
+        return noun_error(n);
+    rc = copy_open_source(n, operand, n->given[NOUN_SOURCE_FORMAT], &source);
+    if (rc == CLI_OK) {
+        rc = copy_source_to(n, source, operand, to, o);
+        vdisk_close(source);
+    }
+    domain_close(to);
+    return rc;
+}
+
+static int copy_name_to(struct noun *n, struct domain_name *name, const char *operand, const struct domain_copy *o)
+{
+    struct copy_target target;
+    uint64_t capacity = 0;
+    int rc = copy_target_begin(&target, n, operand, n->given['f']);
+
+    if (rc != CLI_OK)
+        return rc;
+    rc = copy_target_end(&target, domain_image_copy_to(name->domain, name->image, name->volume, o, &target.how,
+                                                       &capacity));
+    if (rc != CLI_OK)
+        return rc;
+    if (!o->dry_run)
+        cli_progress_end(&n->progress);
+    if (n->json)
+        return cli_json_print(json_pack("{s:I}", "capacity", (json_int_t)capacity));
+    if (!n->quiet && o->dry_run)
+        printf("image %s would be copied: %" PRIu64 " bytes\n", name->image, capacity);
+    return CLI_OK;
+}
+
+static int copy_to(struct noun *n, const char *operand, const char *to, const struct domain_copy *o)
+{
+    struct domain_name name;
+    int rc;
+
+    if (n->given[NOUN_VOLUMES] != NULL || o->image != NULL || o->uuid != NULL || o->has_allocation)
+        return cli_usage_error(n->verb, "copy: '%s' is no domain: no --volumes, --image, --uuid or -a", to);
+    rc = noun_name(n, operand, 1, &name);
+    if (rc != CLI_OK)
+        return rc;
+    rc = copy_name_to(n, &name, to, o);
+    domain_name_free(&name);
+    return rc;
+}
+
 static int copy_image(struct noun *n, char **operands, int count)
 {
     struct domain_name name;
@@ -300,6 +386,13 @@ static int copy_image(struct noun *n, char **operands, int count)
     (void)count;
     if (!parse_copy(n, &o))
         return CLI_FAILED;
+    if (copy_is_name(operands[0]))
+        return copy_from(n, operands[0], operands[1], &o);
+    if (n->given[NOUN_SOURCE_FORMAT] != NULL)
+        return cli_usage_error(n->verb, "copy --source-format: '%s' is of a domain, which says its format",
+                               operands[0]);
+    if (copy_is_name(operands[1]))
+        return copy_to(n, operands[0], operands[1], &o);
     rc = noun_name(n, operands[0], 1, &name);
     if (rc != CLI_OK)
         return rc;
@@ -324,7 +417,7 @@ static const struct noun_action actions[] = {
     {"copy",
      2,
      2,
-     {'f', 'a', 'p', 'r', NOUN_IMAGE, NOUN_UUID, NOUN_VOLUMES, NOUN_DRY_RUN, NOUN_WAIT},
+     {'f', 'a', 'p', 'r', NOUN_IMAGE, NOUN_UUID, NOUN_VOLUMES, NOUN_SOURCE_FORMAT, NOUN_DRY_RUN, NOUN_WAIT},
      copy_image},
     {NULL, 0, 0, {0}, NULL},
 };
@@ -346,6 +439,8 @@ const struct cli_verb cli_image_verb = {
         "is to be, and removed.\n"
         "clone: a new image that lies on a template (a volume that is SHARED), whose name is printed.\n"
         "copy NAME DOMAIN: what an image, or a volume of it, reads, as an image of one volume in that domain.\n"
+        "copy NAME OTHER: the same to an image that is no domain's: nbd:..., nbd+unix:..., rbd:..., file:...,\n"
+        "json:...; copy OTHER DOMAIN: what such a one reads, as a new image.\n"
         "copy --volumes NAME DOMAIN: all volumes, each as it is: in another domain by the same UUIDs, in the\n"
         "same one by new ones, which are printed, the first one first.\n"
         "Exit code: 0, or 1.\n",

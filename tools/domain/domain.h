@@ -370,6 +370,31 @@ struct domain_copy {
 int domain_image_copy(struct domain *d, const char *image, const char *volume, struct domain *to,
                       const struct domain_copy *o, char ret_image[DOMAIN_UUID], struct domain_volume_result *ret);
 
+/*
+ * Where a copy goes that is no domain's: made, or opened, when all that can be refused has been. `v`: what is
+ * copied, open as `source`; `size`: the bytes of it that are. *ret_zero: it is known to read as zeros. It stays
+ * the caller's, who closes it when the copy has ended. -errno with a text: nothing is copied.
+ */
+struct domain_target {
+    int (*open)(void *arg, const struct domain_volume *v, vdisk *source, uint64_t size, vdisk **ret,
+                bool *ret_zero);
+    void *arg;
+};
+
+/*
+ * What a volume reads, with all that it lies on, to the start of a target; what is behind that becomes zeros. Of
+ * `o` what the copy looks like in a domain is the target's. ret_capacity: how much it is.
+ */
+int domain_image_copy_to(struct domain *d, const char *image, const char *volume, const struct domain_copy *o,
+                         const struct domain_target *target, uint64_t *ret_capacity);
+
+/*
+ * What an open volume of anywhere reads becomes an image of one volume: raw and sparse (in a volume group:
+ * preallocated) unless `o` says otherwise. Killed, or failed: there is no such image.
+ */
+int domain_image_copy_from(struct domain *to, vdisk *source, const struct domain_copy *o,
+                           char ret_image[DOMAIN_UUID], struct domain_volume_result *ret);
+
 /* What a copy has made, from the first volume up. */
 struct domain_copied {
     char     image[DOMAIN_UUID];

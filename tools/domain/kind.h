@@ -501,6 +501,9 @@ int dom_create_volume(struct domain *d, const char *image, const struct domain_v
 int dom_measure_room(struct domain *from, const char *image, const struct domain_volume *v, bool layer,
                      struct domain *to, bool leaf, uint64_t *ret);
 
+/* The same of what is open. */
+int dom_measure_open(struct domain *to, vdisk *source, bool leaf, uint64_t *ret);
+
 /* A volume that is not published with this: its metadata, and what fills it. */
 struct dom_unpublished {
     const char               *uuid;
@@ -526,7 +529,17 @@ int dom_lock_copy(struct domain *d, const char *image, struct domain *to, const 
 int dom_judge_copied(struct domain *d, const struct domain_image *image, const struct domain_volume *v,
                      const char *volume);
 
-/* One open volume into another one that is new, at `n`. `layer`: but what lies below both. */
+/* One open volume to the start of another, by a job of the library's. */
+int dom_copy(struct domain *d, vdisk *source, vdisk *target, const struct vdisk_copy_opts *opts);
+
+/*
+ * The same as a whole: what the target has behind its end becomes zeros. It reads as what lies below both, with
+ * `layer`; or as zeros, with `zero`; or as anything, as a device does.
+ */
+int dom_copy_open(struct domain *d, vdisk *source, vdisk *target, bool layer, bool zero,
+                  const struct domain_copy *o);
+
+/* And into another one that is new, at `n`. `layer`: but what lies below both. */
 int dom_run_copy(struct domain *d, vdisk *source, const struct domain_new *n, bool layer,
                  const struct domain_copy *o);
 

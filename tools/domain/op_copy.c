@@ -26,22 +26,26 @@ struct copy {
 
 /* ---- the data -------------------------------------------------------------------------------------------- */
 
-/* The target reads as what lies below both, with `layer`; or as zeros, with `zero`; or it is a device. */
-static int copy_open(struct domain *d, vdisk *source, vdisk *target, bool layer, bool zero,
-                     const struct domain_copy *o)
+int dom_copy(struct domain *d, vdisk *source, vdisk *target, const struct vdisk_copy_opts *opts)
+{
+    vdisk_job *job;
+    int rc = vdisk_job_copy(&source, 1, target, opts, &job);
+
+    return rc == 0 ? dom_run_job(d, job) : rc;
+}
+
+int dom_copy_open(struct domain *d, vdisk *source, vdisk *target, bool layer, bool zero,
+                  const struct domain_copy *o)
 {
     struct vdisk_copy_opts opts = {.size = sizeof opts, .rate = o->rate, .progress = o->progress,
                                    .progress_arg = o->progress_arg};
-    vdisk_job *job;
     int rc;
 
     if (layer)
         opts.backing_depth = 1;
     else if (zero)
         opts.flags = VDISK_COPY_TARGET_IS_ZERO;
-    rc = vdisk_job_copy(&source, 1, target, &opts, &job);
-    if (rc == 0)
-        rc = dom_run_job(d, job);
+    rc = dom_copy(d, source, target, &opts);
     if (rc == 0 && !layer && !zero && vdisk_size(target) > vdisk_size(source)) /* a device is longer */
         rc = vdisk_pzero(target, vdisk_size(target) - vdisk_size(source), vdisk_size(source), 0);
     return rc;
@@ -57,7 +61,7 @@ int dom_run_copy(struct domain *d, vdisk *source, const struct domain_new *n, bo
 
     if (rc < 0)
         return rc;
-    rc = copy_open(d, source, target, layer, n->zero, o);
+    rc = dom_copy_open(d, source, target, layer, n->zero, o);
     dom_error_keep(&error, rc);
     if (rc == 0)
         return vdisk_close(target);

@@ -10,8 +10,9 @@
 #include "tools/arith.h"
 #include "tools/domain/kind.h"
 
-static int measure_open(struct domain *from, struct domain *to, vdisk *source, struct vdisk_measure_result *ret)
+int dom_measure_open(struct domain *to, vdisk *source, bool leaf, uint64_t *ret)
 {
+    struct vdisk_measure_result size = {.size = sizeof size};
     struct vdisk_create_opts target = {
         .size = sizeof target, .format = "qcow2", .version = to->version < 4 ? 2 : 0};
     struct dom_error error;
@@ -20,12 +21,15 @@ static int measure_open(struct domain *from, struct domain *to, vdisk *source, s
 
     if (rc < 0)
         return rc;
-    rc = from->how.run != NULL ? from->how.run(job) : vdisk_job_run(job);
+    rc = to->how.run != NULL ? to->how.run(job) : vdisk_job_run(job);
     dom_error_keep(&error, rc);
     if (rc == 0)
-        vdisk_job_get_measure_result(job, ret);
+        vdisk_job_get_measure_result(job, &size);
     vdisk_job_free(job);
-    return rc < 0 ? dom_error_give(&error) : 0;
+    if (rc < 0)
+        return dom_error_give(&error);
+    *ret = min_u64(size.required + (leaf ? DOM_CHUNK : 0), size.fully_allocated);
+    return 0;
 }
 
 /* A volume alone: what it has from below it reads as zeros. */
@@ -46,7 +50,6 @@ static int open_layer(struct domain *d, const char *image, const struct domain_v
 int dom_measure_room(struct domain *from, const char *image, const struct domain_volume *v, bool layer,
                      struct domain *to, bool leaf, uint64_t *ret)
 {
-    struct vdisk_measure_result size = {.size = sizeof size};
     struct dom_error error;
     vdisk *source;
     int rc = layer ? open_layer(from, image, v, &source)
@@ -54,11 +57,8 @@ int dom_measure_room(struct domain *from, const char *image, const struct domain
 
     if (rc < 0)
         return rc;
-    rc = measure_open(from, to, source, &size);
+    rc = dom_measure_open(to, source, leaf, ret);
     dom_error_keep(&error, rc);
     vdisk_close(source);
-    if (rc < 0)
-        return dom_error_give(&error);
-    *ret = min_u64(size.required + (leaf ? DOM_CHUNK : 0), size.fully_allocated);
-    return 0;
+    return rc < 0 ? dom_error_give(&error) : 0;
 }
