@@ -11,7 +11,9 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "tools/copy_target.h"
 #include "tools/noun.h"
+#include "tools/pipe.h"
 
 static const struct cli_option options[] = {
     {'f', "format", "FMT", "create, upload: raw (default) or qcow2; measure: of the copy"},
@@ -524,21 +526,38 @@ static int measure(struct noun *n, char **operands, int count)
 /* ---- streams -------------------------------------------------------------------------------------------------
  */
 
-static int upload_to(struct noun *n, struct domain_name *name, const char *image, struct domain_volume_create *o)
+static int print_uploaded(const struct noun *n, const char *image, const struct domain_stream *s,
+                          const struct domain_volume_result *result)
+{
+    json_t *json;
+
+    if (!n->json) {
+        if (!n->quiet)
+            printf("%s/%s\n", image, result->uuid);
+        return CLI_OK;
+    }
+    json = json_pack("{s:s, s:s, s:I, s:I}", "image", image, "volume", result->uuid, "capacity",
+                     (json_int_t)result->capacity, "bytes", (json_int_t)s->bytes);
+    if (s->sha256[0] != '\0')
+        json_object_set_new(json, "sha256", json_string(s->sha256));
+    return cli_json_print(json);
+}
+
+/* `source`: NULL: standard input. Its bytes are not looked at before they have come. */
+static int upload_to(struct noun *n, struct domain_name *name, const char *image, struct domain_volume_create *o,
+                     const char *source)
 {
     struct domain_stream s = {.fd = STDIN_FILENO, .digest = n->given[NOUN_DIGEST]};
     struct domain_volume_result result;
+    int rc = source != NULL ? copy_open_source(n, source, "raw", &s.source) : CLI_OK;
 
-    if (domain_volume_upload(name->domain, image, o, &s, &result) < 0)
-        return noun_error(n);
+    if (rc == CLI_OK && domain_volume_upload(name->domain, image, o, &s, &result) < 0)
+        rc = noun_error(n);
+    vdisk_close(s.source);
+    if (rc != CLI_OK)
+        return rc;
     cli_progress_end(&n->progress);
-    if (n->json)
-        return cli_json_print(json_pack("{s:s, s:s, s:I, s:I, s:s}", "image", image, "volume", result.uuid,
-                                        "capacity", (json_int_t)result.capacity, "bytes", (json_int_t)s.bytes,
-                                        "sha256", s.sha256));
-    if (!n->quiet)
-        printf("%s/%s\n", image, result.uuid);
-    return CLI_OK;
+    return print_uploaded(n, image, &s, &result);
 }
 
 static int upload(struct noun *n, char **operands, int count)
@@ -548,7 +567,6 @@ static int upload(struct noun *n, char **operands, int count)
     struct domain_name name;
     int rc;
 
-    (void)count;
     if (!parse_create(n, operands[1], &o))
         return CLI_FAILED;
     rc = noun_name(n, operands[0], 0, &name);
@@ -562,7 +580,8 @@ static int upload(struct noun *n, char **operands, int count)
     if (n->given[NOUN_PARENT] != NULL)
         parse_parent(parent = cli_strdup(n->given[NOUN_PARENT]), &o);
     if (rc == CLI_OK)
-        rc = upload_to(n, &name, name.image[0] != '\0' ? name.image : uuid, &o);
+        rc = upload_to(n, &name, name.image[0] != '\0' ? name.image : uuid, &o,
+                       count > 2 && !pipe_is(operands[2]) ? operands[2] : NULL);
     free(parent);
     domain_name_free(&name);
     return rc;
@@ -585,10 +604,35 @@ static int download_volume(struct noun *n, struct domain_name *name)
     return CLI_OK;
 }
 
+static int download_to(struct noun *n, struct domain_name *name, const char *operand)
+{
+    struct domain_stream s = {.progress = cli_progress_show, .progress_arg = &n->progress};
+    struct copy_target target;
+    int rc = copy_target_begin(&target, n, operand, NULL);
+
+    if (rc != CLI_OK)
+        return rc;
+    s.target = &target.how;
+    rc = copy_target_end(&target, domain_volume_download(name->domain, name->image, name->volume, &s));
+    if (rc != CLI_OK)
+        return rc;
+    cli_progress_end(&n->progress);
+    return n->json ? cli_json_print(json_pack("{s:I}", "bytes", (json_int_t)s.bytes)) : CLI_OK;
+}
+
 static int download(struct noun *n, char **operands, int count)
 {
-    (void)count;
-    return on_volume(n, operands[0], download_volume);
+    struct domain_name name;
+    int rc;
+
+    if (count < 2 || pipe_is(operands[1]))
+        return on_volume(n, operands[0], download_volume);
+    rc = noun_name(n, operands[0], 1, &name);
+    if (rc != CLI_OK)
+        return rc;
+    rc = download_to(n, &name, operands[1]);
+    domain_name_free(&name);
+    return rc;
 }
 
 /* ---- command line --------------------------------------------------------------------------------------------
@@ -621,9 +665,9 @@ static const struct noun_action actions[] = {
     {"extend", 1, 2, {NOUN_WAIT, NOUN_DRY_RUN}, extend},
     {"reduce", 1, 1, {'p', NOUN_WAIT, NOUN_DRY_RUN}, reduce},
     {"measure", 1, 1, {'f', 'a', NOUN_WAIT}, measure},
-    {"upload", 2, 2, {'f', 'p', NOUN_WAIT, NOUN_UUID, NOUN_PARENT, NOUN_DESCRIPTION, NOUN_DISK_TYPE, NOUN_SEQUENCE,
+    {"upload", 2, 3, {'f', 'p', NOUN_WAIT, NOUN_UUID, NOUN_PARENT, NOUN_DESCRIPTION, NOUN_DISK_TYPE, NOUN_SEQUENCE,
                       NOUN_DIGEST}, upload},
-    {"download", 1, 1, {'p', NOUN_WAIT}, download},
+    {"download", 1, 2, {'p', NOUN_WAIT}, download},
     {NULL, 0, 0, {0}, NULL},
 };
 
@@ -647,6 +691,8 @@ const struct cli_verb cli_volume = {
         "teardown NAME: the end of that; in a volume group the image is not active then. extend NAME [SIZE]:\n"
         "set space aside. reduce NAME: give back what is behind the end of a qcow2 volume. measure NAME: what a\n"
         "copy takes.\n"
+        "upload DOMAIN[/IMAGE] SIZE [SOURCE]: a volume whose file is what comes: from standard input (-), or\n"
+        "a file, an export, any image as it is. download NAME [TARGET]: its file, likewise.\n"
         "info NAME, list DOMAIN[/IMAGE]: what there is. Sizes are rounded up to 4096.\n"
         "Exit code: 0, or 1.\n",
     .run = run,

@@ -368,6 +368,34 @@ def test_copies():
     sound("copies")
 
 
+def test_names():
+    """From and to what is no domain's, as a copy: what is thin has what it needs, and old data is none of it."""
+    nothing()
+    works("create", "-q", "-f", "qcow2", "outside", "8M")
+    works("io", "-q", "-f", "qcow2", "-c", "write -P 4 1M 2M", "outside")
+    works("convert", "-O", "raw", "outside", "plain")
+    data, plain = (pathlib.Path(name).read_bytes() for name in ("outside", "plain"))
+    reads = "verify -P 0 0 1M", "verify -P 4 1M 2M", "verify -P 0 3M 5M"
+    for fmt in ("raw", "qcow2"):
+        image, name = works("image", "copy", "-f", fmt, "file:outside", D).stdout.strip().split("/")
+        look(image, *reads)
+        most = told("volume", "measure", f"{D}/{image}")["fully-allocated"]
+        check(f"a {fmt} copy takes what it can, if that is little", most <= lv(name).size < most + 2 * MIB,
+              (most, lv(name).size))
+        works("image", "copy", f"{D}/{image}/{name}", "file:copy")
+        check("and out again", pathlib.Path("copy").read_bytes() == plain)
+    refused("has no holes", "image", "copy", "-f", "raw", "-a", "sparse", "file:outside", D)
+    for fmt, file, what in (("qcow2", "outside", data), ("raw", "plain", plain)):
+        image, name = volume("upload", "-f", fmt, D, "8M", file, "--digest", hashlib.sha256(what).hexdigest())
+        look(image, *reads)
+        works("volume", "download", f"{D}/{image}", "down")
+        check(f"{fmt} bytes", pathlib.Path("down").read_bytes() == what)
+        works("volume", "download", f"{D}/{image}", "down") # over what is there
+        check("again", pathlib.Path("down").read_bytes() == what)
+    refused("its size is", "volume", "upload", D, "4M", "plain")
+    sound("names")
+
+
 def test_half_retired():
     """Of an image that is being deleted the first volume says it for all: lvm had no time for the others."""
     for what, tag in (("deleted", "IU__remove_me_"), ("wiped", "IU__remove_me_ZERO_")):

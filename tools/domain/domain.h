@@ -505,25 +505,28 @@ int domain_volume_prepare(struct domain *d, const char *image, const char *volum
                           void (*fn)(void *arg, const struct domain_volume *volume, const char *path), void *arg);
 
 struct domain_stream {
-    int                    fd;          /* that bytes come from, or go to */
-    const char            *digest;      /* upload: SHA-256 that they have to have, as text; or NULL */
-    vdisk_progress_fn     *progress;    /* download; or NULL */
-    void                  *progress_arg;
-    char                   sha256[65];  /* what they have had, when all is done */
-    uint64_t               bytes;
+    int                         fd;       /* that bytes come from, or go to; or, by a copy: */
+    vdisk                      *source;   /* upload: what is open; */
+    const struct domain_target *target;   /* download */
+    const char                 *digest;   /* upload: SHA-256 that they have to have, as text; or NULL */
+    vdisk_progress_fn          *progress; /* download; or NULL */
+    void                       *progress_arg;
+    char                        sha256[65]; /* that they had, when all is done; of a copy without `digest`: "" */
+    uint64_t                    bytes;
 };
 
 /*
- * A volume whose file is what comes from `s->fd`, to its end: an image of anybody's, which is looked at before it
- * counts. It has to have the format, the size and the parent (by its name in the header) that `o` promises, no
- * external data file, and metadata that is sound. Otherwise -EBADMSG, and there is no such volume.
+ * A volume whose file is what comes from `s->fd`, to its end, or all that `s->source` reads, which was opened as
+ * raw: an image of anybody's, which is looked at before it counts. It has to have the format, the size and the
+ * parent (by its name in the header) that `o` promises, no external data file, and metadata that is sound.
+ * Otherwise -EBADMSG, and there is no such volume.
  */
 int domain_volume_upload(struct domain *d, const char *image, const struct domain_volume_create *o,
                          struct domain_stream *s, struct domain_volume_result *ret);
 
 /*
- * The file of a volume, as it is, to `s->fd`. What it lies on does not come with it. -EAGAIN: somebody writes to
- * it.
+ * The file of a volume, as it is, to `s->fd`, or `s->target`. What it lies on does not come with it.
+ * -EAGAIN: somebody writes to it.
  */
 int domain_volume_download(struct domain *d, const char *image, const char *volume, struct domain_stream *s);
 

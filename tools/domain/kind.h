@@ -543,6 +543,14 @@ int dom_copy_open(struct domain *d, vdisk *source, vdisk *target, bool layer, bo
 int dom_run_copy(struct domain *d, vdisk *source, const struct domain_new *n, bool layer,
                  const struct domain_copy *o);
 
+/* All that `source` has becomes the data of a new volume, whose device has room for it. */
+int dom_stream_in(struct domain *d, const struct domain_new *n, vdisk *source, vdisk_progress_fn *progress,
+                  void *progress_arg);
+
+/* The data of a volume, up to `end` (0: all), to the target of `s`. */
+int dom_stream_out(struct domain *d, const char *image, const struct domain_volume *v, uint64_t end,
+                   struct domain_stream *s);
+
 /* The path of a volume's data, which can be opened. The caller's. */
 int dom_data_path(struct domain *d, const char *image, const char *volume, char **ret);
 

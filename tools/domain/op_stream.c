@@ -2,8 +2,9 @@
 /*
  * Volumes that come as bytes, and go as such.
  *
- * Works: what comes is written to the data of a volume that is not published yet, and then looked at as what it
- * is: anybody's. Fails: it is not what was promised, or not sound: the volume is not made.
+ * Works: what comes is written, or copied (op_stream_copy.c), to the data of a volume that is not published yet,
+ * and then looked at as what it is: anybody's. Fails: it is not what was promised, or not sound: the volume is not
+ * made.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -42,6 +43,7 @@ static int begin(struct transfer *t)
         return dom_fail(ENOMEM, NULL, "out of memory");
     if (gcry_md_open(&t->hash, GCRY_MD_SHA256, 0) != 0) {
         free(t->buf);
+        t->buf = NULL;
         return dom_fail(ENOTSUP, NULL, "libgcrypt gives no SHA-256 here");
     }
     return 0;
@@ -164,6 +166,11 @@ static int tell(const struct transfer *t, uint64_t done, uint64_t total)
     return dom_fail(ECANCELED, NULL, "the %s was cancelled", t->o != NULL ? "upload" : "download");
 }
 
+static int too_much(uint64_t most)
+{
+    return dom_fail(EFBIG, NULL, "more than %" PRIu64 " bytes come, which is more than such a volume has", most);
+}
+
 /* From one to the other. `most`: more is refused; `total`: as much is awaited, for progress. */
 static int move(struct transfer *t, int from, int to, bool seeks, uint64_t most, uint64_t total)
 {
@@ -175,8 +182,7 @@ static int move(struct transfer *t, int from, int to, bool seeks, uint64_t most,
         if (n < 0)
             return fail_reading(t, (int)-n);
         if (at + (uint64_t)n > most)
-            return dom_fail(EFBIG, NULL, "more than %" PRIu64 " bytes come, which is more than such a volume has",
-                            most);
+            return too_much(most);
         rc = make_room(t, at + (uint64_t)n);
         if (rc < 0)
             return rc;
@@ -331,12 +337,60 @@ static int give_back(const struct transfer *t)
                                       align_up(t->stream->bytes, CLUSTER_MOST) + DOM_CHUNK);
 }
 
+static int move_in(struct transfer *t, uint64_t most, uint64_t full)
+{
+    int fd = open(t->made->path, O_WRONLY | O_TRUNC | O_CLOEXEC | (t->device ? 0 : O_NOFOLLOW)), rc;
+
+    if (fd < 0)
+        return dom_fail_file(errno, t->made->path, "opening it");
+    rc = begin(t);
+    if (rc == 0) {
+        rc = move(t, t->stream->fd, fd, true, most, t->o->format == DOMAIN_RAW ? t->o->capacity : full);
+        end(t);
+    }
+    close(fd);
+    return rc;
+}
+
+/* Pieces of a copy come in any order: it is what has been written that has the digest. */
+static int hash_written(struct transfer *t)
+{
+    int fd = open(t->made->path, O_RDONLY | O_CLOEXEC | (t->device ? 0 : O_NOFOLLOW)), rc;
+    ssize_t n = 1;
+
+    if (fd < 0)
+        return dom_fail_file(errno, t->made->path, "opening it");
+    rc = begin(t);
+    t->stop = t->stream->bytes;
+    for (uint64_t at = 0; rc == 0 && n > 0; at += (uint64_t)n) {
+        n = get(fd, t->buf, next_piece(t, at));
+        if (n > 0)
+            gcry_md_write(t->hash, t->buf, (size_t)n);
+        else if (n < 0)
+            rc = dom_fail_file((int)-n, t->made->path, "reading it again");
+    }
+    if (t->buf != NULL)
+        end(t);
+    close(fd);
+    return rc;
+}
+
+static int copy_in(struct transfer *t, uint64_t most)
+{
+    int rc = t->stream->bytes > most ? too_much(most) : make_room(t, t->stream->bytes);
+
+    if (rc == 0)
+        rc = dom_stream_in(t->domain, t->made, t->stream->source, t->o->progress, t->o->progress_arg);
+    return rc == 0 && t->stream->digest != NULL ? hash_written(t) : rc;
+}
+
 static int fill(void *arg, const struct domain_new *n)
 {
     struct vdisk_create_opts opts = {.size = sizeof opts, .format = n->format};
     struct vdisk_measure_result size = {.size = sizeof size};
     struct transfer *t = arg;
-    int fd, rc;
+    uint64_t most;
+    int rc;
 
     t->made = n;
     t->device = t->domain->extent != 0;
@@ -344,17 +398,8 @@ static int fill(void *arg, const struct domain_new *n)
     rc = vdisk_measure(&opts, NULL, &size);
     if (rc < 0)
         return rc;
-    fd = open(n->path, O_WRONLY | O_TRUNC | O_CLOEXEC | (t->device ? 0 : O_NOFOLLOW));
-    if (fd < 0)
-        return dom_fail_file(errno, n->path, "opening it");
-    rc = begin(t);
-    if (rc == 0) {
-        bool raw = strcmp(n->format, "raw") == 0;
-        rc = move(t, t->stream->fd, fd, true, raw ? t->o->capacity : 2 * size.fully_allocated + LARGE_CLUSTERS,
-                  raw ? t->o->capacity : size.fully_allocated);
-        end(t);
-    }
-    close(fd);
+    most = t->o->format == DOMAIN_RAW ? t->o->capacity : 2 * size.fully_allocated + LARGE_CLUSTERS;
+    rc = t->stream->source != NULL ? copy_in(t, most) : move_in(t, most, size.fully_allocated);
     if (rc == 0)
         rc = judge_digest(t->stream);
     if (rc == 0)
@@ -364,8 +409,8 @@ static int fill(void *arg, const struct domain_new *n)
     return rc == 0 ? give_back(t) : rc;
 }
 
-/* In a group a sparse volume begins as any other one. */
-static int choose_room(const struct domain *d, struct domain_volume_create *o, uint64_t *ret)
+/* In a group a sparse volume begins as any other one, or with what is known to come. */
+static int choose_room(const struct domain *d, struct domain_volume_create *o, uint64_t comes, uint64_t *ret)
 {
     struct vdisk_create_opts opts = {.size = sizeof opts, .format = "qcow2", .virtual_size = o->capacity};
     struct vdisk_measure_result size = {.size = sizeof size};
@@ -375,7 +420,7 @@ static int choose_room(const struct domain *d, struct domain_volume_create *o, u
         return 0;
     rc = vdisk_measure(&opts, NULL, &size);
     o->has_initial_size = true;
-    o->initial_size = *ret = min_u64(DOM_CHUNK, size.fully_allocated);
+    o->initial_size = *ret = min_u64(max_u64(DOM_CHUNK, comes), size.fully_allocated);
     return rc;
 }
 
@@ -398,7 +443,11 @@ int domain_volume_upload(struct domain *d, const char *image, const struct domai
         with.allocation = DOMAIN_PREALLOCATED; /* a device has all of its space */
     with.fill = fill;
     with.fill_arg = &t;
-    rc = choose_room(d, &with, &t.room);
+    s->sha256[0] = '\0';
+    s->bytes = s->source != NULL ? vdisk_size(s->source) : 0;
+    rc = s->source != NULL ? judge_length(&t) : 0; /* that is known before */
+    if (rc == 0)
+        rc = choose_room(d, &with, s->bytes, &t.room);
     return rc == 0 ? domain_volume_create(d, image, &with, ret) : rc;
 }
 
@@ -428,6 +477,8 @@ static int send_file(struct domain *d, const char *image, const struct domain_vo
     struct transfer t = {.stream = s, .domain = d, .image = image, .volume = v->uuid};
     int fd = -1, rc = find_end(d, image, v, &t.stop);
 
+    if (rc == 0 && s->target != NULL)
+        return dom_stream_out(d, image, v, t.stop, s);
     if (rc == 0)
         rc = d->kind->open_data(d, image, v->uuid, false, &fd);
     if (rc < 0)
