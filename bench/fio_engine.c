@@ -4,7 +4,8 @@
  *
  *     fio --ioengine=external:BUILD/bench/libvdisk-fio.so --filename=disk.qcow2 --direct=1 --rw=randread ...
  *
- * A job's file is a volume: anything that vdisk_open() takes (fio splits file names at ':', write "null\:10G"), or
+ * A job's file is a volume: anything that vdisk_open() takes (fio splits file names at ':', write "null\:10G", and
+ * "nbd+unix\:///?socket=PATH" for an export), or
  * the name of one in a storage domain ("volume\:DOMAIN/IMAGE/VOLUME", whose format its domain says; a thin one in
  * a volume group grows).
  * Its size is the volume's. `direct` chooses between O_DIRECT and the page cache, trim is a discard, fsync and
