@@ -246,6 +246,7 @@ def check_group(args):
 @contextlib.contextmanager
 def target(args):
     """Yields (scratch folder, device or None) and removes what was made."""
+    scratch.refuse_name(args.dir)
     try:
         mode = os.stat(args.dir).st_mode
     except OSError as error:
