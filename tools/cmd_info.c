@@ -36,6 +36,12 @@ static void image_free(struct image *im)
     free(im->name);
 }
 
+/* An export, or an image of Ceph, does not say what it occupies. */
+static bool is_elsewhere(const struct vdisk_image_info *info)
+{
+    return strcmp(info->backend, "nbd") == 0 || strcmp(info->backend, "rbd") == 0;
+}
+
 /* Of all of the file, also where the image is a part of it. */
 static uint64_t whole_length(const struct vdisk_image_info *info)
 {
@@ -271,21 +277,30 @@ static json_t *snapshots_json(const struct image *im)
     return list;
 }
 
+static void set_file(json_t *to)
+{
+    json_t *specific = json_object();
+
+    set_text(specific, "type", "file");
+    json_object_set_new(specific, "data", json_object());
+    json_object_set_new(to, "format-specific", specific);
+    set_bool(to, "dirty-flag", false);
+}
+
 /* The one child that QEMU tells of without opening others: the file. */
 static json_t *children_json(const struct image *im)
 {
-    json_t *list = json_array(), *child = json_object(), *info = json_object(), *specific = json_object();
+    json_t *list = json_array(), *child = json_object(), *info = json_object();
 
     set_text(child, "name", "file");
     json_object_set_new(info, "children", json_array());
     set_number(info, "virtual-size", im->file_length);
     set_text(info, "filename", im->info.file);
     set_text(info, "format", im->info.backend);
-    set_number(info, "actual-size", im->info.allocated_size);
-    set_text(specific, "type", "file");
-    json_object_set_new(specific, "data", json_object());
-    json_object_set_new(info, "format-specific", specific);
-    set_bool(info, "dirty-flag", false);
+    if (!is_elsewhere(&im->info)) {
+        set_number(info, "actual-size", im->info.allocated_size);
+        set_file(info);
+    }
     if (im->file_limits != NULL)
         json_object_set(info, "limits", im->file_limits);
     json_object_set_new(child, "info", info);
@@ -306,7 +321,8 @@ static json_t *image_json(const struct image *im)
     if (info->cluster_size != 0)
         set_number(out, "cluster-size", info->cluster_size);
     set_text(out, "format", info->format);
-    set_number(out, "actual-size", info->allocated_size);
+    if (!is_elsewhere(info))
+        set_number(out, "actual-size", info->allocated_size);
     if (im->is_qcow2) {
         json_t *specific = json_object();
         set_text(specific, "type", "qcow2");
@@ -317,7 +333,8 @@ static json_t *image_json(const struct image *im)
     set_text(out, "backing-filename", info->backing_file);
     if (im->encryption.format != NULL)
         set_bool(out, "encrypted", true);
-    set_bool(out, "dirty-flag", info->dirty);
+    if (im->is_qcow2 || !is_elsewhere(info))
+        set_bool(out, "dirty-flag", info->dirty);
     if (im->limits != NULL)
         json_object_set(out, "limits", im->limits);
     return out;
@@ -433,6 +450,14 @@ static void print_limits(json_t *limits, int indent)
     print_members(limits, indent + 4);
 }
 
+static void print_occupied(const struct vdisk_image_info *info, int indent)
+{
+    char buf[32];
+
+    printf("%*sdisk size: %s\n", indent, "", is_elsewhere(info) ? "unavailable" :
+           cli_format_size(info->allocated_size, buf, sizeof buf));
+}
+
 static void print_child(const struct image *im)
 {
     char buf[32];
@@ -441,7 +466,7 @@ static void print_child(const struct image *im)
     print_text("    filename", im->info.file);
     printf("\n    protocol type: %s\n    file length: %s (%" PRIu64 " bytes)\n", im->info.backend,
            cli_format_size(im->file_length, buf, sizeof buf), im->file_length);
-    printf("    disk size: %s\n", cli_format_size(im->info.allocated_size, buf, sizeof buf));
+    print_occupied(&im->info, 4);
     print_limits(im->file_limits, 4);
 }
 
@@ -454,7 +479,7 @@ static void print_image(const struct image *im)
     printf("\nfile format: %s\n", info->format);
     printf("virtual size: %s (%" PRIu64 " bytes)\n", cli_format_size(info->virtual_size, buf, sizeof buf),
            info->virtual_size);
-    printf("disk size: %s\n", cli_format_size(info->allocated_size, buf, sizeof buf));
+    print_occupied(info, 0);
     if (im->encryption.format != NULL)
         printf("encrypted: yes\n");
     if (info->cluster_size != 0)

@@ -30,6 +30,7 @@ PATIENCE = 60
 AT_ONCE = 4 # they wait, most of the time
 failures = lines = 0
 theirs, FOUND = {}, {}
+TELLING = "info", "map", "check", "measure", "compare"
 
 
 def execute(*args, data=None, **how):
@@ -240,6 +241,7 @@ def servers():
 # With a + it is for all servers, and not for ours, and Ceph, alone.
 RAW = """
 reads    info -f raw E
+reads    info --output=json -f raw E
 reads    info E
 reads    map -f raw E
 reads+   map --output=json -f raw E
@@ -393,6 +395,7 @@ class Outcome:
         prepare(export)
         r = execute(program, *words)
         self.code, self.errors, self.out = r.returncode, r.stderr.decode(), r.stdout.decode()
+        self.text = self.out.replace(export.name, "E").replace(export.name.replace(":///?", "://?"), "E")
         self.left = export.get()
         self.inner = inner_of(self.left)
         fmt = "qcow2" if os.path.exists("out") and pathlib.Path("out").read_bytes()[:4] == b"QFI\xfb" else "raw"
@@ -404,7 +407,7 @@ class Outcome:
                    for line in self.errors.splitlines()) == 1
 
 
-def judge(what, ours, theirs, export, before):
+def judge(what, words, ours, theirs, export, before):
     """What is wrong; "": nothing."""
     if ours.code < 0 or ours.code > 125:
         return "it crashed"
@@ -425,6 +428,8 @@ def judge(what, ours, theirs, export, before):
         return f"QEMU's exit status is {theirs.code}: {theirs.errors}"
     if theirs and (ours.inner, ours.read, ours.top) != (theirs.inner, theirs.read, theirs.top):
         return "QEMU leaves something else"
+    if theirs and export.is_reference and words[0] in TELLING and ours.text != theirs.text:
+        return f"QEMU tells {theirs.text}"
     return "it changed the export" if what == "reads" and ours.left != before else \
         "" if theirs or ours.code == 0 else "it fails"
 
@@ -453,7 +458,7 @@ def run_table(kind, export, table, before, prepare, qemu):
         ours = Outcome("./qemu-img" if as_qemu else TOOL, export, words, before, prepare)
         if what != "ours" and export.is_reference:
             theirs[table, text] = Outcome(qemu, export, words, before, prepare)
-        why = judge(what, ours, theirs.get((table, text)), export, before)
+        why = judge(what, words, ours, theirs.get((table, text)), export, before)
         if why:
             failures += 1
             print(f"FAILED {kind}: {text}: {why}; ours: {ours.code} {ours.out[-200:]}{ours.errors}", flush=True)
