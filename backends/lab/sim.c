@@ -9,7 +9,7 @@
  *
  * Invariants.
  *  1. A timer is in `timers` until its time has come, then in its queue's `due` until that queue's loop runs it.
- *  2. `now` moves only in sim_wait(), only while no queue is runnable, and never back.
+ *  2. `now` moves only in pass_time(), only while no queue is runnable, and never back.
  *  3. Nothing that differs from run to run (addresses, the real time, numbers given out before) has a say.
  */
 #include "backends/lab/sim.h"
@@ -186,6 +186,57 @@ static int no_timer(struct sim *s)
     return -EDEADLK;
 }
 
+/* Somebody outside has done something, if there is one who could. */
+static bool outside_turns(struct sim *s)
+{
+    const struct sim_outside *outside = s->options.outside;
+    const vdisk_queue *before = queue_current;
+    bool did = outside && outside->turn(s->options.arg);
+
+    queue_current = before;
+    return did;
+}
+
+/* Invariant 2, up to `until`. False: it is that late. */
+static bool pass_time(struct sim *s, uint64_t until)
+{
+    const struct sim_outside *outside = s->options.outside;
+    uint64_t at = list_empty(&s->timers) ? UINT64_MAX : container_of(s->timers.next, struct sim_timer, link)->at;
+    uint64_t then = outside ? outside->next_ns(s->options.arg) : UINT64_MAX;
+
+    if (min_u64(at, then) > until || min_u64(at, then) == UINT64_MAX) {
+        s->now = until == UINT64_MAX ? s->now : max_u64(s->now, until);
+        return false;
+    }
+    if (at <= then)
+        next_timer(s);
+    else
+        s->now = max_u64(s->now, then);
+    return true;
+}
+
+static bool has_outside(const struct sim *s)
+{
+    return s->options.outside && s->options.outside->next_ns(s->options.arg) != UINT64_MAX;
+}
+
+bool sim_turn(struct sim *s, uint64_t until_ns)
+{
+    struct sim_queue *q = draw_runnable(s, NULL);
+
+    if (q && draw(s, 2) == 0) {
+        turn(q);
+        return true;
+    }
+    if (outside_turns(s))
+        return true;
+    if (q) {
+        turn(q);
+        return true;
+    }
+    return pass_time(s, until_ns);
+}
+
 static int sim_wait(vdisk_queue *q, const struct timespec *timeout)
 {
     struct sim *s = sim_of(q->host);
@@ -202,15 +253,14 @@ static int sim_wait(vdisk_queue *q, const struct timespec *timeout)
             turn(other);
             continue;
         }
+        if (outside_turns(s))
+            continue;
         if (runnable(self))
             return 0;
-        if (list_empty(&s->timers) && !timeout)
+        if (list_empty(&s->timers) && !timeout && !has_outside(s))
             return no_timer(s);
-        if (list_empty(&s->timers) || container_of(s->timers.next, struct sim_timer, link)->at > deadline) {
-            s->now = deadline;
+        if (!pass_time(s, deadline))
             return -ETIME;
-        }
-        next_timer(s);
     }
 }
 
@@ -275,7 +325,7 @@ static void sim_work(struct io *io)
     timer_start(sim_of(io->queue->host), &w->timer, io->queue, work_run);
 }
 
-/* Timeouts and computations; there are no sockets. */
+/* Timeouts and computations; sockets are outside. */
 struct sim_call {
     struct sim_timer timer;
     struct call     *call;
@@ -296,6 +346,8 @@ static bool sim_call(struct call *c)
     uint64_t at = s->now + draw_latency(s);
     struct sim_call *sc;
 
+    if (s->options.outside && s->options.outside->call(s->options.arg, c))
+        return true;
     if (c->kind != CALL_TIMEOUT && c->kind != CALL_COMPUTE)
         return false;
     sc = mem_alloc(sizeof *sc);
@@ -315,6 +367,8 @@ static void sim_cancel(struct call *c)
 {
     struct sim *s = sim_of(c->queue->host);
 
+    if (c->kind != CALL_TIMEOUT && s->options.outside)
+        s->options.outside->cancel(s->options.arg, c);
     for (struct list *l = s->timers.next; c->kind == CALL_TIMEOUT && l != &s->timers; l = l->next) {
         struct sim_timer *t = container_of(l, struct sim_timer, link);
         struct sim_call *sc = container_of(t, struct sim_call, timer);
@@ -348,6 +402,7 @@ int sim_create(const struct sim_options *options, struct sim **ret_sim)
         return err_set(ENOMEM, "simulation: out of memory");
     s->host.ops = &sim_ops;
     s->host.clock = &s->clock;
+    s->host.sockets = options->outside != NULL;
     s->clock.now = sim_clock_now;
     s->options = *options;
     if (s->options.latency_ns == 0)

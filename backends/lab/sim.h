@@ -19,6 +19,7 @@
 
 #include "engine/backend.h"
 
+struct call;
 struct sim;
 
 /* What a simulated backend was told, and what it answered. */
@@ -36,6 +37,22 @@ struct sim_event {
     const char  *state;
 };
 
+/*
+ * Sockets, and whoever is at their other end: a simulation has none by itself. On its thread.
+ */
+struct sim_outside {
+    /*
+     * Make the call, which ends by call_end_later(), from turn() or cancel(); false: not of this kind. Asked
+     * before the simulation's own.
+     */
+    bool     (*call)(void *arg, struct call *c);
+    void     (*cancel)(void *arg, struct call *c);
+    /* Of those outside one who has something to do does it; false: nobody has. */
+    bool     (*turn)(void *arg);
+    /* When somebody will have, by time alone; UINT64_MAX: never. */
+    uint64_t (*next_ns)(void *arg);
+};
+
 struct sim_options {
     uint64_t seed;
     uint64_t latency_ns;   /* of a call, about; 0: 100 us */
@@ -47,6 +64,7 @@ struct sim_options {
     void   (*trace)(void *arg, const struct sim_event *event);
     /* A queue waits for what can never come. NULL: an assertion fails. Returns: the wait ends with -EDEADLK. */
     void   (*stuck)(void *arg);
+    const struct sim_outside *outside; /* NULL: there is none */
     void    *arg;
 };
 
@@ -63,6 +81,12 @@ void sim_leave(struct sim *sim);
 void sim_reseed(struct sim *sim, uint64_t seed);
 
 uint64_t sim_now_ns(const struct sim *sim);
+
+/*
+ * One thing that can happen happens, or time passes, not beyond `until_ns`. False: it is that late, and nothing
+ * else can. For who waits for something outside, on no queue.
+ */
+bool sim_turn(struct sim *sim, uint64_t until_ns);
 
 /* Of all events so far. */
 uint64_t sim_trace_hash(const struct sim *sim);

@@ -76,10 +76,11 @@ static void consider_own(struct nbd_client *c, struct seat *seat, vdisk_queue *q
 
 struct nbd_link *nbd_link_for(struct nbd_client *c, vdisk_queue *q, int *ret_rc)
 {
-    struct seat *seat = q->host ? NULL : backend_on_queue(&c->b, q, ret_rc);
+    bool no_sockets = q->host && !q->host->sockets; /* simulated */
+    struct seat *seat = no_sockets ? NULL : backend_on_queue(&c->b, q, ret_rc);
 
     if (!seat) {
-        *ret_rc = q->host ? -ENOTSUP : *ret_rc; /* simulated: there are no sockets */
+        *ret_rc = no_sockets ? -ENOTSUP : *ret_rc;
         return NULL;
     }
     if (c->flags & NBD_FLAG_CAN_MULTI_CONN)

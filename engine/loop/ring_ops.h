@@ -38,6 +38,7 @@ struct ring_ops {
 struct queue_host {
     const struct ring_ops *ops;
     const struct clock    *clock;
+    bool                   sockets; /* calls on them can be made */
     vdisk_queue           *sync; /* for synchronous calls within it; NULL: none yet. The host destroys it */
 };
 
