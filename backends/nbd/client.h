@@ -26,8 +26,9 @@
  *     its power and is back before its silence was noticed is not seen by that, where the others are idle: TCP
  *     tells nobody.)
  *  7. What is in flight when a connection breaks may be repeated: all commands can, as the first may have been
- *     carried out, or not, or half, until it is acknowledged. A server that goes on with what came on a
- *     connection that is gone, after it has answered the same on another, breaks that, with any client.
+ *     carried out, or not, or half, until it is acknowledged; what has ended is never repeated. A server that goes
+ *     on with what came on a connection that is gone, after it has answered the same on another, breaks that, with
+ *     any client; ours lets nobody in meanwhile (exports/nbd/server.h, invariant 5).
  */
 #ifndef BACKENDS_NBD_CLIENT_H
 #define BACKENDS_NBD_CLIENT_H

@@ -24,7 +24,7 @@ static uint64_t ms(unsigned n)
 
 void nbds_conn_free(struct nbds_conn *c)
 {
-    assert(c->in_flight == 0);
+    assert(c->in_flight == 0 && !c->leaving);
     if (c->stream)
         c->stream->ops->close(c->stream);
     for (unsigned i = 0; c->slots && i < c->thread->server->opts.requests; i++)
@@ -222,6 +222,18 @@ void nbds_conn_run(struct nbds_conn *c)
     note_partial(c);
 }
 
+void nbds_conn_note_leaving(struct nbds_conn *c)
+{
+    bool reads = !c->ended && c->ending && c->readable && !c->held;
+    bool leaving = c->phase == NBDS_TRANSMISSION && (reads || (c->in_flight > 0 && (c->ended || c->ending)));
+
+    if (leaving && !c->leaving)
+        atomic_fetch_add(&c->thread->server->leaving, 1);
+    else if (!leaving && c->leaving)
+        atomic_fetch_sub(&c->thread->server->leaving, 1);
+    c->leaving = leaving;
+}
+
 /* ---- output and end ------------------------------------------------------------------------------------- */
 
 static void unlink_conn(struct nbds_conn *c)
@@ -244,6 +256,7 @@ void nbds_conn_settle(struct nbds_conn *c)
         nbds_conn_cut(c);
     if (c->ended && !c->dead && c->in_flight == 0 && !c->replies && c->out_end == 0 && !nbds_reply_pending(c))
         nbds_conn_cut(c);
+    nbds_conn_note_leaving(c);
     if (c->dead && c->in_flight == 0) {
         bool served = c->phase == NBDS_TRANSMISSION;
         unlink_conn(c);

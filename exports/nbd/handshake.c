@@ -55,6 +55,13 @@ static int option_head(struct nbds_conn *c)
     return 1;
 }
 
+/* Invariant 5: looked at again in the next turn, or when the thread looks at all. */
+static bool must_wait(const struct nbds_conn *c)
+{
+    return (c->option.option == NBD_OPT_GO || c->option.option == NBD_OPT_EXPORT_NAME) &&
+           atomic_load(&c->thread->server->leaving) > 0;
+}
+
 int nbds_handshake_step(struct nbds_conn *c)
 {
     size_t there = c->in_end - c->in_at;
@@ -68,6 +75,10 @@ int nbds_handshake_step(struct nbds_conn *c)
     case NBDS_OPTION_DATA:
         if (there < c->option.length)
             return 0;
+        if (must_wait(c)) {
+            c->held = true;
+            return 0;
+        }
         c->in_at += c->option.length;
         c->phase = NBDS_OPTION;
         return nbds_option_do(c, data, c->option.length);

@@ -12,6 +12,10 @@
  *  3. A connection is freed when none of its slots is with the volume, and not before: the buffers are the
  *     library's until then.
  *  4. While the handshake has output that is not sent, no more of it is read.
+ *  5. No transmission begins while a connection whose client has hung up has requests with the volume, or to be
+ *     read (`leaving`): it may be the same client, who repeats what was not answered, and then writes something
+ *     else there, which the former ones must not overtake. One that waits for its replies to be taken, or for its
+ *     rate, holds up nobody.
  */
 #ifndef EXPORTS_NBD_SERVER_H
 #define EXPORTS_NBD_SERVER_H
@@ -96,6 +100,7 @@ struct nbds_conn {
     bool ending;                       /* the end is behind what can be read */
     bool ended;                        /* nothing more is read: the client's wish, its end, or ours */
     bool dead;                         /* the stream is closed; waits for invariant 3 */
+    bool leaving;                      /* counted in the server's: invariant 5 */
 
     enum nbds_phase   phase;
     struct nbd_option option;
@@ -165,6 +170,7 @@ struct nbd_server {
     int                   idle_fd;
     _Atomic bool          stopping;
     _Atomic unsigned      send_buffer;
+    _Atomic unsigned      leaving;     /* connections: invariant 5 */
     pthread_mutex_t       lock;
     unsigned              clients;     /* the lock */
     uint64_t              connections; /* likewise */
@@ -222,6 +228,8 @@ void nbds_conn_run(struct nbds_conn *c);
 void nbds_conn_settle(struct nbds_conn *c);
 /* Cut it off. Frees nothing: nbds_conn_settle() does. */
 void nbds_conn_cut(struct nbds_conn *c);
+/* What is known of its end, or of its requests, has changed: invariant 5. */
+void nbds_conn_note_leaving(struct nbds_conn *c);
 /* Is the time over that it had for something? */
 bool nbds_conn_late(const struct nbds_conn *c);
 /* Take no more requests. */

@@ -119,6 +119,7 @@ static bool take_events(struct nbds_thread *t, const struct nbds_ready *ready, u
             c->readable |= (ready[i].readiness & NBDS_READABLE) != 0;
             c->writable |= (ready[i].readiness & NBDS_WRITABLE) != 0;
             c->ending |= (ready[i].readiness & NBDS_ENDING) != 0;
+            nbds_conn_note_leaving(c); /* before any other runs */
             nbds_activate(c);
         }
     }
