@@ -170,6 +170,8 @@ void nbd_submit(struct backend *b, struct io *io);
 void nbd_prefetch(struct backend *b, uint64_t offset, uint64_t len);
 /* A command has been carried out: is there another to be sent for the same I/O? */
 bool nbd_req_goes_on(struct nbd_req *req);
+/* A flush is about to be sent. False: something has been lost by now, which is told by its failure. */
+bool nbd_req_flush_begins(struct nbd_req *req);
 /* From its link's queue. */
 void nbd_req_end(struct nbd_req *req);
 /* A connection has broken: may this one be repeated? */

@@ -397,6 +397,14 @@ static void send_more(struct nbd_link *l)
     call_send(&l->send, l->home, l->fd, l->iov + l->iov_at, l->iovcnt - l->iov_at);
 }
 
+/* What it was to be when it was put in line it cannot be on this connection: 0, or the error that it ends with. */
+static int recheck(const struct nbd_link *l, struct nbd_req *req)
+{
+    if (req->command == NBD_CMD_BLOCK_STATUS && !l->terms.has_context) /* it had, when it was asked first */
+        return -ENOTSUP;
+    return req->command == NBD_CMD_FLUSH && !nbd_req_flush_begins(req) ? -EIO : 0;
+}
+
 static void begin_send(struct nbd_link *l)
 {
     uint64_t bytes = 0;
@@ -405,9 +413,10 @@ static void begin_send(struct nbd_link *l)
     l->iov_at = l->iovcnt = 0;
     while (!list_empty(&l->waiting) && l->nfree > 0 && bytes < NBD_SEND_BYTES) {
         struct nbd_req *req = container_of(l->waiting.next, struct nbd_req, node);
-        if (req->command == NBD_CMD_BLOCK_STATUS && !l->terms.has_context) { /* it had, when it was asked first */
+        int rc = recheck(l, req);
+        if (rc < 0) {
             list_del(&req->node);
-            req->rc = -ENOTSUP;
+            req->rc = rc;
             nbd_req_end(req);
             continue;
         }

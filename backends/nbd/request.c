@@ -101,6 +101,13 @@ static bool changes(const struct nbd_req *req)
     return req->command == NBD_CMD_WRITE || req->command == NBD_CMD_WRITE_ZEROES || req->command == NBD_CMD_TRIM;
 }
 
+/* Once more: what it waited for was a connection, say, in whose making it was found that another is gone. */
+bool nbd_req_flush_begins(struct nbd_req *req)
+{
+    assert(req->command == NBD_CMD_FLUSH && !req->placed);
+    return begin_flush(req->client, &req->mark);
+}
+
 bool nbd_req_may_repeat(struct nbd_req *req)
 {
     uint64_t mark;

@@ -141,6 +141,22 @@ class Flush(Case):
             self.assertEqual(self.results(b), [0])
 
 
+    def test_on_a_new_connection(self):
+        """A queue's first connection is made for a flush, and finds that what another carried is gone."""
+        self.serve(flags=p.HAS_FLAGS | p.CAN_FLUSH | p.MULTI)
+        volume = self.open()
+        with vdisk.Queue() as queue:
+            for i in range(15):  # one less than make a connection of its own
+                queue.write(volume, i * 4096, b"x" * 4096)
+                self.assertEqual(self.results(queue), [0])
+            self.peer.die()
+            self.peer.start()
+            queue.flush(volume)
+            self.assertEqual(self.results(queue), [-errno.EIO])
+            queue.flush(volume)
+            self.assertEqual(self.results(queue), [0])
+
+
 class Reconnect(Case):
     def test_in_flight(self):
         """Random requests, some in flight whenever the connection goes; what was written is there."""
