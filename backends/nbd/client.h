@@ -19,10 +19,11 @@
  *  4. Without MULTI_CONN there is one connection at a time: what was acknowledged on it another need not see.
  *  5. `acked` counts changes that were acknowledged and did not ask to be durable, `flushed` how many of them a
  *     flush has covered. A connection that breaks while they differ may have been a server that died with them:
- *     the next flush fails, once (`lost`). Where they are the same nothing is lost, and flushes are repeated as
- *     all the rest.
+ *     the next flush fails, once (`lost`): it tells of what was acknowledged by then, whether the caller has
+ *     reaped that or not. Where they are the same nothing is lost, and flushes are repeated as all the rest.
  *  6. A flush that was sent on a connection covers what was acknowledged on others since that one began, or
- *     before, if no other had been hung up by then: it is looked at when a connection begins. (A host that lost
+ *     before, if no other had been hung up by then: it is looked at when a connection begins, and what one that
+ *     was hung up acknowledges later counts as lost, since its server may be gone (`hung_up`). (A host that lost
  *     its power and is back before its silence was noticed is not seen by that, where the others are idle: TCP
  *     tells nobody.)
  *  7. What is in flight when a connection breaks may be repeated: all commands can, as the first may have been
@@ -202,6 +203,7 @@ struct nbd_link {
     struct list        node;      /* of the client's, under its lock */
     int                fd;        /* -1: none */
     bool               own;       /* of a queue, in place of the shared one */
+    bool               hung_up;   /* found when another began; under the client's lock */
     bool               was_up, useless; /* own: it never was, and is not tried again */
     enum nbd_link_state state;
     struct nbd_terms   terms;

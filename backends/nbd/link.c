@@ -116,17 +116,20 @@ void nbd_link_free(struct nbd_link *l)
     mem_free(l);
 }
 
-/* Invariant 6: with changes that no flush has covered, has one of the others been hung up? */
+/* Invariant 6: has one of the others been hung up? */
 static void look_at_others(struct nbd_link *l)
 {
     struct nbd_client *c = l->client;
 
     pthread_mutex_lock(&c->lock);
-    for (struct list *at = c->links.next; at != &c->links && c->acked != c->flushed && !c->lost; at = at->next) {
-        const struct nbd_link *other = container_of(at, struct nbd_link, node);
+    l->hung_up = false;
+    for (struct list *at = c->links.next; at != &c->links; at = at->next) {
+        struct nbd_link *other = container_of(at, struct nbd_link, node);
         struct pollfd p = {.fd = other->fd, .events = POLLRDHUP};
-        if (other != l && other->fd >= 0 && poll(&p, 1, 0) > 0)
-            c->lost = true;
+        if (other == l || other->fd < 0 || poll(&p, 1, 0) <= 0)
+            continue;
+        other->hung_up = true;
+        c->lost = c->lost || c->acked != c->flushed;
     }
     pthread_mutex_unlock(&c->lock);
 }

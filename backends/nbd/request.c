@@ -89,9 +89,11 @@ static void note_flushed(struct nbd_client *c, uint64_t mark)
     pthread_mutex_unlock(&c->lock);
 }
 
-static void note_acked(struct nbd_client *c)
+static void note_acked(struct nbd_client *c, const struct nbd_link *l)
 {
     pthread_mutex_lock(&c->lock);
+    if (l->hung_up) /* client.h, invariant 6 */
+        c->lost = true;
     c->acked++;
     pthread_mutex_unlock(&c->lock);
 }
@@ -174,7 +176,7 @@ void nbd_req_end(struct nbd_req *req)
     if (changes(req))
         nbd_extents_change(c, io->offset + io->moved, io->len - io->moved);
     if (changes(req) && req->rc == 0 && !(req->flags & NBD_CMD_FLAG_FUA))
-        note_acked(c);
+        note_acked(c, req->link);
     if (req->command == NBD_CMD_FLUSH && req->rc == 0)
         note_flushed(c, req->mark);
     if (!io) {
@@ -213,7 +215,7 @@ bool nbd_req_goes_on(struct nbd_req *req)
         return false;
     if (req->flush_after) { /* the write is there, and is to be durable */
         req->flush_after = false;
-        note_acked(c);
+        note_acked(c, req->link);
         nbd_extents_change(c, req->offset, req->length);
         req->command = NBD_CMD_FLUSH;
         req->offset = req->length = 0;

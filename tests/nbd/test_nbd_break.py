@@ -6,7 +6,9 @@ import errno
 import os
 import random
 import tempfile
+import threading
 import unittest
+import unittest.mock
 
 import vdisk
 
@@ -140,6 +142,61 @@ class Flush(Case):
             b.flush(volume)
             self.assertEqual(self.results(b), [0])
 
+
+    def test_late_answer(self):
+        """A server acknowledges and dies; that is read when another queue has come back: its flush fails."""
+        self.serve(flags=p.HAS_FLAGS | p.CAN_FLUSH | p.MULTI)
+        volume = self.open()
+        ready, begin, called, go, answered, read = (threading.Event() for _ in range(6))
+        answer, found = p.Connection.answer, []
+
+        def hook(r):
+            if r.kind == p.WRITE:
+                called.set()
+                go.wait(60)
+
+        def answer_and_tell(connection, request, *rest):
+            answer(connection, request, *rest)
+            if request.kind == p.WRITE:
+                answered.set()
+
+        def fill(queue):
+            for i in range(40):  # enough for a connection of its own
+                queue.write(volume, i * 4096, b"x" * 4096)
+                self.assertEqual(self.results(queue), [0])
+
+        def other():  # on a thread of its own, since who waits turns all queues of his
+            with vdisk.Queue() as a:
+                fill(a)
+                ready.set()
+                begin.wait(60)
+                a.write(volume, 0, b"y" * 4096)
+                while not called.is_set():
+                    self.assertEqual(a.reap(0), [])
+                go.set()
+                read.wait(60)
+                found.extend(self.results(a))
+        thread = threading.Thread(target=other)
+        thread.start()
+        ready.wait(60)
+        with vdisk.Queue() as b:
+            fill(b)
+            b.flush(volume)
+            self.assertEqual(self.results(b), [0])
+            with unittest.mock.patch.object(p.Connection, "answer", answer_and_tell):
+                self.peer.hook = hook
+                begin.set()
+                self.assertTrue(answered.wait(60))
+                self.peer.hook = None
+                self.peer.die()
+                self.peer.start()
+            b.readinto(volume, 0, bytearray(4096))
+            self.assertEqual(self.results(b), [0])
+            read.set()
+            thread.join()
+            self.assertEqual(found, [0])
+            b.flush(volume)
+            self.assertEqual(self.results(b), [-errno.EIO])
 
     def test_on_a_new_connection(self):
         """A queue's first connection is made for a flush, and finds that what another carried is gone."""
@@ -277,7 +334,6 @@ class Reconnect(Case):
 class Open(Case):
     def test_timeout(self):
         """A server that comes late."""
-        import threading
         name = f"image-opts:driver=raw,file.driver=nbd,file.path={self.path},file.open-timeout=30"
         late = threading.Timer(0.5, self.serve)
         late.start()
