@@ -10,96 +10,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "tests/nbd/net.h"
+#include "tests/nbd/served.h"
 
-enum { BLOCK = 4096, BLOCKS = 64, CLIENTS = 4, ROOM = 256 << 10, SECOND = 1000 };
-
-struct world {
-    struct net         net;
-    struct nbd_server *server;
-    struct nbds_thread *thread;
-    vdisk             *volume;
-};
-
-static void begin(struct world *w, uint64_t seed, const struct nbd_server_opts *opts)
-{
-    const struct vdisk_open_opts how = {.size = sizeof how, .flags = VDISK_OPEN_RDWR, .format = "raw"};
-
-    net_init(&w->net, seed, ROOM);
-    assert(vdisk_open("memory:4M", &how, &w->volume) == 0);
-    assert(nbd_server_create(opts, &w->server) == 0);
-    assert(nbd_server_add_export(w->server, &(struct nbd_export_opts){.name = "", .volume = w->volume}) == 0);
-    w->thread = &w->server->threads[0];
-    assert(nbds_thread_init(w->thread, w->server, &w->net.poller) == 0);
-}
-
-static void end(struct world *w)
-{
-    atomic_store(&w->server->stopping, true);
-    nbds_thread_wake(w->thread);
-    while (nbds_thread_turn(w->thread))
-        ;
-    assert(w->server->clients == 0 && w->thread->nconns == 0);
-    w->thread->poller = NULL;
-    nbds_thread_free(w->thread);
-    nbd_server_destroy(w->server);
-    assert(vdisk_close(w->volume) == 0);
-    net_free(&w->net);
-}
-
-static void send_option(struct wire *wire, uint32_t option, const void *data, uint32_t len)
-{
-    uint8_t head[NBD_OPTION_SIZE];
-
-    nbd_option_put(head, (struct nbd_option){option, len});
-    wire_send(wire, head, sizeof head);
-    wire_send(wire, data, len);
-}
-
-static void send_request(struct wire *wire, uint16_t type, uint64_t cookie, uint64_t offset, uint32_t length)
-{
-    uint8_t head[NBD_REQUEST_SIZE];
-
-    nbd_request_put(head, false, &(struct nbd_request){.type = type, .cookie = cookie, .offset = offset,
-                                                       .length = length});
-    wire_send(wire, head, sizeof head);
-}
-
-static const uint8_t *await(struct world *w, struct wire *wire, size_t len)
-{
-    while (wire_there(wire) < len) {
-        assert(wire->open);
-        nbds_thread_turn(w->thread);
-    }
-    return wire_take(wire, len);
-}
-
-/* Up to the transmission, with simple replies. */
-static void negotiate(struct world *w, struct wire *wire)
-{
-    uint8_t flags[NBD_CLIENT_FLAGS_SIZE];
-    struct nbd_option_reply reply;
-
-    nbd_client_flags_put(flags, NBD_FLAG_FIXED_NEWSTYLE | NBD_FLAG_NO_ZEROES);
-    wire_send(wire, flags, sizeof flags);
-    send_option(wire, NBD_OPT_GO, "\0\0\0\0\0", 6);
-    await(w, wire, NBD_GREETING_SIZE);
-    do {
-        assert(nbd_option_reply_get(await(w, wire, NBD_OPTION_REPLY_SIZE), &reply) == 0);
-        await(w, wire, reply.length);
-    } while (reply.type == NBD_REP_INFO);
-    assert(reply.type == NBD_REP_ACK);
-}
-
-/* In milliseconds, how long it takes until the server has ended it. */
-static uint64_t until_cut(struct world *w, const struct wire *wire)
-{
-    uint64_t from = w->net.now_ns;
-
-    while (wire->open)
-        nbds_thread_turn(w->thread);
-    return (w->net.now_ns - from) / 1000000;
-}
+enum { BLOCK = 4096, BLOCKS = 64, CLIENTS = 4, SECOND = 1000 };
 
 /* A server looks five times a second. */
 static void about(const char *what, uint64_t took, unsigned limit)
@@ -117,7 +30,7 @@ static void test_times(void)
     struct world w;
     struct wire *silent, *half, *idle, *deaf, *payload;
 
-    begin(&w, 0, &opts);
+    served_begin(&w, 0, &opts);
     silent = net_connect(&w.net, w.thread);
     about("silent", until_cut(&w, silent), 5 * SECOND);
     half = net_connect(&w.net, w.thread);
@@ -137,7 +50,7 @@ static void test_times(void)
     idle = net_connect(&w.net, w.thread);
     negotiate(&w, idle);
     about("idle", until_cut(&w, idle), 100 * SECOND);
-    end(&w);
+    served_end(&w);
 }
 
 /* ---- content -------------------------------------------------------------------------------------------- */
@@ -215,7 +128,7 @@ static void test_content(uint64_t seed)
 
     random_state = seed;
     memset(clients, 0, sizeof clients);
-    begin(&w, seed, NULL);
+    served_begin(&w, seed, NULL);
     for (unsigned i = 0; i < CLIENTS; i++) {
         clients[i].wire = net_connect(&w.net, w.thread);
         negotiate(&w, clients[i].wire);
@@ -242,7 +155,7 @@ static void test_content(uint64_t seed)
         wire_close(clients[i].wire);
         until_cut(&w, clients[i].wire);
     }
-    end(&w);
+    served_end(&w);
 }
 
 int main(void)
