@@ -158,6 +158,7 @@ size_t nbd_reply_put(uint8_t *buf, const struct nbd_reply *reply)
         put_be32(buf + 4, reply->error);
         return NBD_SIMPLE_REPLY_SIZE;
     }
+    assert(reply->type != NBD_REPLY_TYPE_NONE || (reply->flags & NBD_REPLY_FLAG_DONE && reply->length == 0));
     put_be16(buf + 4, reply->flags);
     put_be16(buf + 6, reply->type);
     if (reply->form == NBD_REPLY_STRUCTURED) {

@@ -3,6 +3,7 @@
  * The handshake's output: gathered in memory until it is sent, which is before anything more is read: so it is one
  * option's at most.
  */
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +14,7 @@ uint8_t *nbds_out(struct nbds_conn *c, size_t len)
 {
     size_t size = c->out_size ? c->out_size : 4096;
 
+    assert(c->phase != NBDS_TRANSMISSION && c->out_end <= size);
     while (size - c->out_end < len)
         size *= 2;
     if (size != c->out_size) {

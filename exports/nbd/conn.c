@@ -171,6 +171,7 @@ static void arrived(struct nbds_conn *c, size_t got)
         size_t taken = got < rest ? got : rest;
 
         c->filled += taken;
+        assert(c->filled <= c->filling->request.length);
         got -= taken;
         if (taken == rest)
             nbds_request_filled(c);
@@ -208,6 +209,7 @@ static void note_partial(struct nbds_conn *c)
 
 void nbds_conn_run(struct nbds_conn *c)
 {
+    nbds_conn_assert(c);
     for (int i = 0; !c->ended; i++) {
         c->held = false;
         if (!c->filling && consume(c) < 0) {
@@ -238,6 +240,7 @@ void nbds_conn_note_leaving(struct nbds_conn *c)
 
 static void unlink_conn(struct nbds_conn *c)
 {
+    assert(c->prev ? c->prev->next == c : c->thread->conns == c);
     if (c->prev)
         c->prev->next = c->next;
     else
@@ -252,6 +255,7 @@ void nbds_conn_settle(struct nbds_conn *c)
     unsigned used = c->used;
     size_t out = c->out_end;
 
+    nbds_conn_assert(c);
     if (!c->dead && nbds_reply_send(c) < 0)
         nbds_conn_cut(c);
     if (c->ended && !c->dead && c->in_flight == 0 && !c->replies && c->out_end == 0 && !nbds_reply_pending(c))

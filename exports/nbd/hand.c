@@ -5,6 +5,7 @@
  * Happy path: what is given lies in a list, and the thread is woken.
  * Failures: no memory to give: the stream stays the caller's.
  */
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -49,6 +50,7 @@ void nbds_client_gone(struct nbds_thread *t, bool served)
     const uint64_t one = 1;
 
     pthread_mutex_lock(&server->lock);
+    assert(t->nconns > 0 && server->clients > 0);
     t->nconns--;
     bool last = --server->clients == 0 && served, was_full = server->clients == server->opts.clients - 1;
     pthread_mutex_unlock(&server->lock);

@@ -6,6 +6,7 @@
  * Failures: with as many clients as there may be nobody is accepted, until one has gone; what cannot be accepted
  * for want of descriptors or memory waits, too.
  */
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <netdb.h>
@@ -209,6 +210,7 @@ static struct nbds_thread *choose(struct nbd_server *server)
                 least = &server->threads[i];
         least->nconns++;
         server->clients++;
+        assert(least->nconns <= server->clients && server->clients <= server->opts.clients);
     }
     pthread_mutex_unlock(&server->lock);
     return least;

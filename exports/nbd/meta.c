@@ -5,6 +5,7 @@
  * Happy path: queries are gone through, a context that one of them meets is told once, by its number.
  * Failures: before structured replies, of an export that there is not, malformed: refused; then none is chosen.
  */
+#include <assert.h>
 #include <string.h>
 
 #include "exports/nbd/server.h"
@@ -56,6 +57,7 @@ int nbds_meta_option(struct nbds_conn *c, const uint8_t *data, uint32_t len)
     uint32_t found = asked_for(&request, list);
     if (!e->depth)
         found &= ~(1u << NBDS_ALLOCATION_DEPTH);
+    assert(found >> NBDS_CONTEXTS == 0);
     for (unsigned k = 0; k < NBDS_CONTEXTS; k++) {
         uint8_t reply[64];
         struct nbd_string name = {context_names[k], (uint32_t)strlen(context_names[k])};

@@ -6,6 +6,7 @@
  * Failures: each has a reply of the protocol, after which the handshake goes on; but EXPORT_NAME cannot be refused
  * other than by the end.
  */
+#include <assert.h>
 #include <errno.h>
 #include <string.h>
 
@@ -106,6 +107,7 @@ static int do_info(struct nbds_conn *c, const uint8_t *data, uint32_t len)
         return nbds_option_error(c, NBD_REP_ERR_BLOCK_SIZE_REQD, "this export takes whole blocks only");
     if ((rc = ack(c)) < 0 || !go)
         return rc;
+    assert(c->out_end > 0); /* the yes goes out before anything is read: server.h, invariant 4 */
     rc = nbds_transmission_begin(c, e);
     return rc < 0 ? rc : 1;
 }

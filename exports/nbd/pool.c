@@ -7,6 +7,7 @@
  */
 #include "exports/nbd/pool.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -85,6 +86,7 @@ void *nbds_pool_get(struct nbds_pool *pool, size_t len)
 {
     int i = class_of(len);
 
+    assert(len > 0);
     if (i < 0)
         return aligned_alloc(ALIGN, (len + ALIGN - 1) / ALIGN * ALIGN);
     struct nbds_class *c = &pool->classes[i];
@@ -95,6 +97,8 @@ void nbds_pool_put(struct nbds_pool *pool, void *buf, size_t len)
 {
     int i = class_of(len);
 
+    assert(buf && (uintptr_t)buf % ALIGN == 0);
+    assert(i < 0 || pool->classes[i].count < pool->classes[i].most || !in_slab(&pool->classes[i], buf));
     /* Those of the slab always find room: it is a part of what is kept, and what is kept is not more than that. */
     if (i >= 0 && (pool->classes[i].count < pool->classes[i].most - classes[i].slab ||
                    in_slab(&pool->classes[i], buf)))

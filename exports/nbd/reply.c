@@ -50,6 +50,7 @@ void nbds_reply(struct nbds_slot *slot, int rc, const char *text)
     struct nbds_conn *c = slot->conn;
     uint16_t type = slot->request.type;
 
+    assert(rc <= 0 && c->used > 0 && slot != c->filling); /* server.h, invariant 1 */
     slot->data = NULL;
     slot->data_len = 0;
     if (rc == 0 && type == NBD_CMD_READ && slot->buf) {
@@ -91,6 +92,7 @@ static unsigned gather(const struct nbds_conn *c, struct iovec iov[PIECES], size
     }
     for (unsigned i = 0; i < n; i++)
         len += iov[i].iov_len;
+    assert(n > 0 && n <= PIECES && len > 0); /* a reply has a head */
     *ret_len = len;
     return n;
 }

@@ -150,6 +150,9 @@ static void submit(struct nbds_slot *slot)
     uint32_t fua = r->flags & NBD_CMD_FLAG_FUA || c->export->durable ? VDISK_REQ_FUA : 0;
     uint64_t data = (uint64_t)(uintptr_t)slot;
 
+    assert(c->in_flight < c->used && !c->filling); /* server.h, invariant 1 */
+    assert(r->type == NBD_CMD_FLUSH || (r->length > 0 && r->length <= UINT64_MAX - r->offset));
+    assert(!c->export->read_only || (r->type != NBD_CMD_WRITE && r->type != NBD_CMD_TRIM));
     c->in_flight++;
     switch (r->type) {
     case NBD_CMD_READ:
@@ -185,6 +188,7 @@ void nbds_request_done(struct nbds_slot *slot, const struct vdisk_completion *do
 
     assert(c->in_flight > 0);
     c->in_flight--;
+    assert(done->result <= 0 && c->export);
     if (c->dead) {
         nbds_slot_free(slot);
         return;
@@ -261,6 +265,7 @@ static void fill(struct nbds_conn *c, struct nbds_slot *slot)
 
     memcpy(slot->buf, c->in + c->in_at, n);
     c->in_at += n;
+    assert(!c->filling && slot->buf_len == slot->request.length);
     c->filling = slot;
     c->filled = n;
     if (n == slot->request.length)

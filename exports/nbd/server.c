@@ -5,6 +5,7 @@
  * Happy path: create, add exports, start threads, of which the first also accepts; stop tells them, and waits.
  * Failures: a thread that cannot be had ends those that run already.
  */
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -77,6 +78,7 @@ static void end_threads(struct nbd_server *server)
     for (unsigned i = 0; i < server->nthreads; i++)
         nbds_thread_free(&server->threads[i]);
     server->nthreads = 0;
+    assert(server->clients == 0 && atomic_load(&server->leaving) == 0);
 }
 
 int nbd_server_start(struct nbd_server *server)

@@ -65,6 +65,10 @@ struct nbds_listener {
 
 struct nbds_conn;
 
+/* A header and what comes before the data, and as much as an error has of words. */
+_Static_assert(NBD_EXTENDED_CHUNK_SIZE + NBD_OFFSET_DATA_SIZE < NBDS_HEAD_BYTES, "they fit in");
+_Static_assert(NBDS_IN_BYTES > NBDS_MAX_OPTION + NBD_OPTION_SIZE, "an option that is looked at fits in");
+
 struct nbds_slot {
     struct nbds_slot  *next; /* in the list that it is in */
     struct nbds_conn  *conn;
@@ -236,6 +240,18 @@ bool nbds_conn_late(const struct nbds_conn *c);
 void nbds_conn_stop(struct nbds_conn *c);
 /* Its memory, in whatever state it is; invariant 3 holds. */
 void nbds_conn_free(struct nbds_conn *c);
+
+/* ---- conn_assert.c --------------------------------------------------------------------------------------- */
+
+/* The invariants above, of a connection that its thread comes to. */
+#ifdef NDEBUG
+static inline void nbds_conn_assert(const struct nbds_conn *c)
+{
+    (void)c;
+}
+#else
+void nbds_conn_assert(const struct nbds_conn *c);
+#endif
 
 /* ---- answer.c, handshake.c, options.c, meta.c ------------------------------------------------------------ */
 

@@ -14,6 +14,7 @@ void nbds_slot_free(struct nbds_slot *slot)
         c->bytes -= slot->buf_len;
         slot->buf = NULL;
     }
+    assert(c->used > 0 && slot != c->filling && slot >= c->slots);
     slot->next = c->free;
     c->free = slot;
     c->used--;

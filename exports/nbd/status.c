@@ -80,9 +80,13 @@ void nbds_status_reply(struct nbds_slot *slot)
     uint8_t *chunks = (uint8_t *)slot->buf + LIST_BYTES;
     size_t len = 0;
 
+    assert(slot->contexts != 0 && (slot->contexts & ~slot->conn->contexts) == 0);
+    assert(slot->extents.count > 0 && slot->extents.count <= NBDS_EXTENTS && slot->buf_len == nbds_status_bytes());
+
     for (unsigned k = 0; k < NBDS_CONTEXTS; k++)
         if (slot->contexts & 1u << k)
             len += put_context(slot, chunks + len, k, slot->contexts >> (k + 1) == 0);
+    assert(len <= slot->buf_len - LIST_BYTES);
     slot->head_len = 0;
     slot->data = chunks;
     slot->data_len = len;

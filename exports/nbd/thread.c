@@ -9,6 +9,7 @@
  * The end: when a stop was asked for, and the last connection is gone or the time is over and the volumes have
  * given back all buffers.
  */
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -116,6 +117,7 @@ static bool take_events(struct nbds_thread *t, const struct nbds_ready *ready, u
                 nbds_accept(t, ready[i].data);
         } else {
             struct nbds_conn *c = ready[i].data;
+            assert(c->thread == t && !c->dead); /* what is dead is not watched */
             c->readable |= (ready[i].readiness & NBDS_READABLE) != 0;
             c->writable |= (ready[i].readiness & NBDS_WRITABLE) != 0;
             c->ending |= (ready[i].readiness & NBDS_ENDING) != 0;
@@ -140,6 +142,7 @@ static void reap(struct nbds_thread *t, bool ready)
         n = vdisk_reap(t->queue, done, 0, REAP, NULL);
         for (int i = 0; i < n; i++) {
             struct nbds_slot *slot = (struct nbds_slot *)(uintptr_t)done[i].user_data;
+            assert(slot->conn->thread == t && slot->conn->in_flight > 0); /* server.h, invariant 3 */
             nbds_activate(slot->conn);
             nbds_request_done(slot, &done[i]);
         }

@@ -20,6 +20,7 @@ LEAST = {
     "nbd": 16,
     "tls": 14,
     "backends/nbd": 20,
+    "exports/nbd": 16,
     "qcow2/format": 37,
     "qcow2/meta": 26,
     "qcow2/space": 24,
