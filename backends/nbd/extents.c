@@ -14,6 +14,7 @@
 #include "backends/nbd/client.h"
 #include "engine/base/bits.h"
 #include "engine/base/mem.h"
+#include "nbd/mutant.h"
 #include "engine/base/short_lock.h"
 
 enum { KEPT_MS = 1000 };
@@ -141,7 +142,8 @@ void nbd_extents_change(struct nbd_client *c, uint64_t offset, uint64_t len)
     pthread_mutex_lock(&c->lock);
     for (unsigned i = 0; i < NBD_ANSWERS; i++) {
         struct nbd_answer *a = c->answers[i];
-        if (a && a->count > 0 && offset < a->ends[a->count - 1] && a->start < offset + len)
+        if (a && a->count > 0 && offset < a->ends[a->count - 1] && a->start < offset + len &&
+            !NBD_MUTANT(ANSWERS_KEPT))
             a->count = 0;
     }
     pthread_mutex_unlock(&c->lock);

@@ -25,6 +25,7 @@
 #include "engine/base/mem.h"
 #include "engine/loop/log.h"
 #include "engine/loop/queue.h"
+#include "nbd/mutant.h"
 
 enum { PAUSE_FIRST_MS = 50, PAUSE_MAX_MS = 1000 };
 
@@ -126,7 +127,7 @@ static void look_at_others(struct nbd_link *l)
     for (struct list *at = c->links.next; at != &c->links; at = at->next) {
         struct nbd_link *other = container_of(at, struct nbd_link, node);
         struct pollfd p = {.fd = other->fd, .events = POLLRDHUP};
-        if (other == l || other->fd < 0 || poll(&p, 1, 0) <= 0)
+        if (other == l || other->fd < 0 || poll(&p, 1, 0) <= 0 || NBD_MUTANT(OTHERS_UNSEEN))
             continue;
         other->hung_up = true;
         c->lost = c->lost || c->acked != c->flushed;
@@ -405,7 +406,7 @@ static int recheck(const struct nbd_link *l, struct nbd_req *req)
 {
     if (req->command == NBD_CMD_BLOCK_STATUS && !l->terms.has_context) /* it had, when it was asked first */
         return -ENOTSUP;
-    return req->command == NBD_CMD_FLUSH && !nbd_req_flush_begins(req) ? -EIO : 0;
+    return req->command == NBD_CMD_FLUSH && !NBD_MUTANT(FLUSH_BELIEVED) && !nbd_req_flush_begins(req) ? -EIO : 0;
 }
 
 static void begin_send(struct nbd_link *l)

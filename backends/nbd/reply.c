@@ -22,6 +22,7 @@
 #include "engine/base/error.h"
 #include "engine/base/iov.h"
 #include "engine/base/mem.h"
+#include "nbd/mutant.h"
 
 _Static_assert(NBD_ERROR_SIZE + 8 + NBD_MAX_STRING < NBD_RECEIVE_BYTES, "what is short fits in");
 
@@ -67,7 +68,7 @@ static enum taken end_chunk(struct nbd_link *l, bool last)
     l->answered = NULL;
     if (!last)
         return TAKEN;
-    if (req->rc == 0 && req->command == NBD_CMD_READ && !whole)
+    if (req->rc == 0 && req->command == NBD_CMD_READ && !whole && !NBD_MUTANT(READ_UNFINISHED))
         return breach(l, "a read ends without all of its data");
     if (req->rc == 0 && req->command == NBD_CMD_BLOCK_STATUS && !req->told)
         return breach(l, "a block status ends without extents");
@@ -155,7 +156,7 @@ static enum taken take_error(struct nbd_link *l, const uint8_t *data)
     if (nbd_error_chunk_get(data, l->reply.length, with_offset, &e) < 0)
         return breach(l, "an error that is none");
     rc = nbd_error_errno(e.error);
-    if (req->rc == 0)
+    if (req->rc == 0 && !NBD_MUTANT(CHUNK_ERROR_LOST))
         req->rc = rc < 0 ? rc : -EINVAL;
     return TAKEN;
 }

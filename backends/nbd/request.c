@@ -18,6 +18,7 @@
 #include "engine/base/mem.h"
 #include "engine/base/short_lock.h"
 #include "engine/loop/queue.h"
+#include "nbd/mutant.h"
 
 enum { ADVICES_MAX = 16, TRIM_BYTES_MAX = 1 << 30 };
 
@@ -39,7 +40,7 @@ void nbd_note_break(struct nbd_client *c)
 {
     pthread_mutex_lock(&c->lock);
     assert(c->flushed <= c->acked);
-    if (c->acked != c->flushed)
+    if (c->acked != c->flushed && !NBD_MUTANT(BREAK_UNNOTED))
         c->lost = true;
     pthread_mutex_unlock(&c->lock);
 }
@@ -92,9 +93,9 @@ static void note_flushed(struct nbd_client *c, uint64_t mark)
 static void note_acked(struct nbd_client *c, const struct nbd_link *l)
 {
     pthread_mutex_lock(&c->lock);
-    if (l->hung_up) /* client.h, invariant 6 */
+    if (l->hung_up && !NBD_MUTANT(LATE_ACK)) /* client.h, invariant 6 */
         c->lost = true;
-    c->acked++;
+    c->acked += !NBD_MUTANT(ACKS_UNCOUNTED);
     pthread_mutex_unlock(&c->lock);
 }
 

@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "exports/nbd/server.h"
+#include "nbd/mutant.h"
 
 /* While a long payload comes, what is read beyond it: little, since it is copied if it is of the next one. */
 enum { BEYOND_BYTES = 4096, LONG_PAYLOAD = 64 << 10, RUNS = 8 };
@@ -79,7 +80,7 @@ void nbds_conn_cut(struct nbds_conn *c)
 
 void nbds_conn_stop(struct nbds_conn *c)
 {
-    if (c->phase != NBDS_TRANSMISSION)
+    if (c->phase != NBDS_TRANSMISSION || NBD_MUTANT(STOP_CUTS))
         nbds_conn_cut(c);
     c->ended = true;
     nbds_activate(c);
@@ -122,7 +123,7 @@ static int consume(struct nbds_conn *c)
     int rc;
 
     do {
-        if (c->out_end > 0) { /* invariant 4 */
+        if (c->out_end > 0 && !NBD_MUTANT(OUTPUT_UNBOUNDED)) { /* invariant 4 */
             c->held = true;
             return 0;
         }

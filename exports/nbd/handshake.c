@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "exports/nbd/server.h"
+#include "nbd/mutant.h"
 
 /* What a client may send of an option that is not looked at. */
 #define LONGEST_SKIPPED ((uint32_t)NBD_MAX_PAYLOAD)
@@ -42,7 +43,8 @@ static int client_flags(struct nbds_conn *c)
 
 static int option_head(struct nbds_conn *c)
 {
-    if (nbd_option_get(c->in + c->in_at, &c->option) < 0 || ++c->options > NBDS_MAX_OPTIONS)
+    if (nbd_option_get(c->in + c->in_at, &c->option) < 0 ||
+        (++c->options > NBDS_MAX_OPTIONS && !NBD_MUTANT(OPTIONS_UNBOUNDED)))
         return -EPROTO;
     c->in_at += NBD_OPTION_SIZE;
     c->phase = NBDS_OPTION_DATA;
@@ -59,7 +61,7 @@ static int option_head(struct nbds_conn *c)
 static bool must_wait(const struct nbds_conn *c)
 {
     return (c->option.option == NBD_OPT_GO || c->option.option == NBD_OPT_EXPORT_NAME) &&
-           atomic_load(&c->thread->server->leaving) > 0;
+           atomic_load(&c->thread->server->leaving) > 0 && !NBD_MUTANT(FORMER_SELF);
 }
 
 int nbds_handshake_step(struct nbds_conn *c)

@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "exports/nbd/server.h"
+#include "nbd/mutant.h"
 
 enum { BACKLOG = 128 };
 
@@ -172,7 +173,8 @@ int nbd_server_listen_fd(struct nbd_server *server, int fd)
     socklen_t listens_len = sizeof listens;
 
     if (getsockname(fd, (struct sockaddr *)&address, &len) < 0 ||
-        getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &listens_len) < 0 || !listens)
+        getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &listens_len) < 0 ||
+        (!listens && !NBD_MUTANT(LISTEN_ANYHOW)))
         return nbds_error(-EINVAL, "descriptor %d is no socket that is listened on", fd);
     if (fcntl(fd, F_SETFL, O_NONBLOCK) < 0 || fcntl(fd, F_SETFD, FD_CLOEXEC) < 0)
         return nbds_error(-errno, "descriptor %d: %s", fd, strerror(errno));
@@ -203,7 +205,7 @@ static struct nbds_thread *choose(struct nbd_server *server)
     struct nbds_thread *least = NULL;
 
     pthread_mutex_lock(&server->lock);
-    if (server->clients < server->opts.clients) {
+    if (server->clients < server->opts.clients || NBD_MUTANT(CLIENTS_UNBOUNDED)) {
         least = &server->threads[0];
         for (unsigned i = 1; i < server->opts.threads; i++)
             if (server->threads[i].nconns < least->nconns)

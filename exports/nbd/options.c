@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "exports/nbd/server.h"
+#include "nbd/mutant.h"
 
 static struct nbd_string string_of(const char *text)
 {
@@ -177,7 +178,7 @@ static int do_starttls(struct nbds_conn *c, uint32_t len)
 static bool is_too_early(const struct nbds_conn *c)
 {
     return c->thread->server->tls && !c->secure && c->option.option != NBD_OPT_STARTTLS &&
-           c->option.option != NBD_OPT_ABORT;
+           c->option.option != NBD_OPT_ABORT && !NBD_MUTANT(TLS_OPTIONAL);
 }
 
 int nbds_option_do(struct nbds_conn *c, const uint8_t *data, uint32_t len)

@@ -11,13 +11,14 @@
 #include <string.h>
 
 #include "exports/nbd/server.h"
+#include "nbd/mutant.h"
 
 enum { PIECES = 128 };
 
 static void put_simple(struct nbds_slot *slot, int rc)
 {
     const struct nbd_reply reply = {.form = NBD_REPLY_SIMPLE, .error = nbd_error_of(rc),
-                                    .cookie = slot->request.cookie};
+                                    .cookie = slot->request.cookie - NBD_MUTANT(REPLY_ASTRAY)};
 
     slot->head_len = (uint32_t)nbd_reply_put(slot->head, &reply);
 }

@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "exports/nbd/server.h"
+#include "nbd/mutant.h"
 
 /* What a rate lets through at once after a pause. */
 #define BURST_NS UINT64_C(300000000)
@@ -118,7 +119,8 @@ static int judge_range(const struct nbds_slot *slot, const char **ret_text)
         *ret_text = "a flush has no range";
         return r->offset != 0 || r->length != 0 ? -EINVAL : 0;
     }
-    if ((r->type == NBD_CMD_READ || r->type == NBD_CMD_WRITE) && r->length > NBD_MAX_PAYLOAD) {
+    if ((r->type == NBD_CMD_READ || r->type == NBD_CMD_WRITE) && r->length > NBD_MAX_PAYLOAD &&
+        !NBD_MUTANT(PAYLOAD_UNBOUNDED)) {
         *ret_text = "longer than 32 MiB";
         return -EINVAL;
     }
@@ -126,7 +128,8 @@ static int judge_range(const struct nbds_slot *slot, const char **ret_text)
         *ret_text = "nothing to look at";
         return -EINVAL;
     }
-    if (r->offset > size || r->length > size - r->offset) {
+    if (NBD_MUTANT(RANGE_WRAPS) ? r->offset + r->length > size
+                                : r->offset > size || r->length > size - r->offset) {
         *ret_text = "past the end";
         return r->type == NBD_CMD_WRITE || r->type == NBD_CMD_WRITE_ZEROES ? -ENOSPC : -EINVAL;
     }
@@ -147,7 +150,8 @@ static void submit(struct nbds_slot *slot)
     const struct nbd_request *r = &slot->request;
     vdisk_queue *q = c->thread->queue;
     vdisk *v = c->export->volume;
-    uint32_t fua = r->flags & NBD_CMD_FLAG_FUA || c->export->durable ? VDISK_REQ_FUA : 0;
+    bool durable = (r->flags & NBD_CMD_FLAG_FUA || c->export->durable) && !NBD_MUTANT(FUA_DROPPED);
+    uint32_t fua = durable ? VDISK_REQ_FUA : 0;
     uint64_t data = (uint64_t)(uintptr_t)slot;
 
     assert(c->in_flight < c->used && !c->filling); /* server.h, invariant 1 */
@@ -204,7 +208,7 @@ static void charge(struct nbds_conn *c, const struct nbd_request *r)
 {
     const struct nbd_server_opts *o = &c->thread->server->opts;
     uint64_t now = c->thread->now_ns, ns = 0;
-    bool moves = r->type == NBD_CMD_READ || r->type == NBD_CMD_WRITE;
+    bool moves = (r->type == NBD_CMD_READ || r->type == NBD_CMD_WRITE) && !NBD_MUTANT(RATE_BY_NUMBER);
 
     if (o->requests_per_s != 0)
         ns = UINT64_C(1000000000) / o->requests_per_s;
@@ -364,7 +368,8 @@ int nbds_request_step(struct nbds_conn *c)
     if (rc == 0)
         rc = judge_range(slot, &text);
     size_t bytes = rc == 0 ? bytes_of(&slot->request) : 0;
-    if (bytes > 0 && c->bytes > 0 && c->bytes + bytes > c->thread->server->opts.client_bytes) {
+    if (bytes > 0 && c->bytes > 0 && c->bytes + bytes > c->thread->server->opts.client_bytes &&
+        !NBD_MUTANT(BYTES_UNBOUNDED)) {
         if (r.flags & NBD_CMD_FLAG_PAYLOAD_LEN && r.type == NBD_CMD_BLOCK_STATUS)
             c->in_at -= r.length;
         c->held = true;
@@ -379,7 +384,7 @@ int nbds_request_step(struct nbds_conn *c)
     charge(c, &r);
     if (rc < 0)
         refuse(slot, rc, text);
-    else if (is_nothing(&slot->request))
+    else if (is_nothing(&slot->request) || (r.type == NBD_CMD_FLUSH && NBD_MUTANT(FLUSH_UNASKED)))
         nbds_reply(slot, 0, NULL);
     else
         begin(c, slot, bytes);

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "exports/nbd/server.h"
+#include "nbd/mutant.h"
 
 enum {
     LIST_BYTES  = NBDS_EXTENTS * sizeof(struct vdisk_extent),
@@ -44,10 +45,11 @@ static size_t put_context(const struct nbds_slot *slot, uint8_t *at, unsigned co
     bool extended = slot->conn->form == NBDS_EXTENDED;
     size_t head = extended ? NBD_EXTENDED_CHUNK_SIZE : NBD_CHUNK_SIZE;
     uint64_t most = extended ? UINT64_MAX : UINT32_MAX & ~UINT32_C(0xffff);
+    unsigned skipped = NBD_MUTANT(STATUS_SHIFTED) && slot->extents.count > 1;
     struct nbd_descriptor d = {0, 0};
     unsigned n = 0, count = slot->request.flags & NBD_CMD_FLAG_REQ_ONE ? 1 : slot->extents.count;
 
-    for (unsigned i = 0; i < slot->extents.count && n < count; i++) {
+    for (unsigned i = skipped; i < slot->extents.count && n < count; i++) {
         const struct vdisk_extent *e = &slot->extents.list[i];
         uint64_t flags = flags_of(e, context);
 

@@ -400,6 +400,16 @@ class Replies(Case):
             volume.close()
             self.peer.stop()
 
+    def test_unfinished(self):
+        """A read that ends without all of its data is none."""
+        for pieces in (lambda at, length: [(0, length // 2)], lambda at, length: [(512, length - 512)]):
+            for extended in (False, True):
+                self.serve(pieces=pieces, extended=extended)
+                volume = self.open(delay=0)
+                self.fails(volume.read, 0, 4096, says="without all of its data")
+                volume.close()
+                self.peer.stop()
+
     def test_errors(self):
         """The server's errors are the request's, and the connection stays."""
         for structured in (False, True):
