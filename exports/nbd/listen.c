@@ -37,6 +37,23 @@ void nbds_listener_free(struct nbds_listener *l)
     free(l);
 }
 
+/*
+ * A unix socket's buffer, which holds up the other side when it is full. What is given to one that is listened on
+ * tells what those will get that are accepted.
+ */
+static void enlarge(struct nbd_server *server, int fd)
+{
+    const int bytes = NBD_SERVER_SOCKET_BYTES;
+    int got = 0;
+    socklen_t len = sizeof got;
+
+    if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &bytes, sizeof bytes) < 0)
+        setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof bytes);
+    /* The kernel doubles what it was asked for, and says so. */
+    if (getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &got, &len) == 0)
+        atomic_store(&server->send_buffer, (unsigned)got / 2);
+}
+
 /* The descriptor is the server's from here on. */
 static int add(struct nbd_server *server, int fd, const char *path, bool is_unix)
 {
@@ -57,6 +74,8 @@ static int add(struct nbd_server *server, int fd, const char *path, bool is_unix
     }
     l->fd = fd;
     l->is_unix = is_unix;
+    if (is_unix)
+        enlarge(server, fd);
     while (*end)
         end = &(*end)->next;
     *end = l;
@@ -183,20 +202,14 @@ int nbd_server_listen_fd(struct nbd_server *server, int fd)
 
 static void tune(struct nbd_server *server, const struct nbds_listener *l, int fd)
 {
-    const int on = 1, bytes = NBDS_SOCKET_BYTES;
-    int got = 0;
-    socklen_t len = sizeof got;
+    const int on = 1;
 
-    if (!l->is_unix) {
-        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-        setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+    if (l->is_unix) {
+        enlarge(server, fd);
         return;
     }
-    if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &bytes, sizeof bytes) < 0)
-        setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof bytes);
-    /* The kernel doubles what it was asked for, and says so. */
-    if (getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &got, &len) == 0)
-        atomic_store(&server->send_buffer, (unsigned)got / 2);
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
 }
 
 /* The thread that gets the next connection, which is counted there; NULL: as many as may be are there. */

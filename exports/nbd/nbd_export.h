@@ -85,6 +85,8 @@ int nbd_server_start(struct nbd_server *server);
  */
 int nbd_server_idle_fd(struct nbd_server *server);
 
+enum { NBD_SERVER_SOCKET_BYTES = 2 << 20 }; /* what unix sockets are asked to hold */
+
 struct nbd_server_stats {
     unsigned clients;       /* connections that there are */
     uint64_t connections;   /* that there have been */
@@ -92,7 +94,7 @@ struct nbd_server_stats {
     uint64_t requests;
     uint64_t errors;        /* replies that were one */
     uint64_t receives, sends; /* system calls */
-    unsigned send_buffer;   /* what the kernel gave the last unix socket of the 2 MiB asked for; 0: none yet */
+    unsigned send_buffer;   /* what the kernel gives unix sockets of NBD_SERVER_SOCKET_BYTES; 0: there is none */
 };
 
 /* Any thread. */

@@ -35,7 +35,6 @@ enum {
     NBDS_MAX_OPTIONS = 4096,      /* of one handshake */
     NBDS_MAX_THREADS = 64,
     NBDS_HEAD_BYTES  = 160,       /* of a reply: header, and what comes before or in place of data */
-    NBDS_SOCKET_BYTES = 2 << 20,  /* what unix sockets are asked to hold */
     NBDS_EXTENTS     = 512,       /* of one block status */
 };
 
