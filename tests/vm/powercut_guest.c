@@ -4,16 +4,13 @@
  * on it, and puts a mark into the log of the device-mapper device DEVICE after each. Backing file: base.raw
  * beside IMAGE.
  */
-#include <fcntl.h>
 #include <inttypes.h>
-#include <linux/dm-ioctl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
-#include <unistd.h>
 
 #include "engine/vdisk.h"
+#include "tests/vm/mark.h"
 #include "tests/vm/powercut_plan.h"
 
 struct guest {
@@ -22,7 +19,6 @@ struct guest {
     vdisk *v;
     vdisk_queue *queues[PLAN_QUEUES];
     uint8_t *bufs[PLAN_BATCH];
-    int dm;
 };
 
 static void die(const char *what, int rc)
@@ -35,27 +31,6 @@ static void must(const char *what, int rc)
 {
     if (rc < 0)
         die(what, rc);
-}
-
-/* "mark N" to the target: in the log when this returns. */
-static void mark(const struct guest *g, unsigned step)
-{
-    enum { TEXT_AT = sizeof(struct dm_ioctl) + sizeof(struct dm_target_msg), TEXT_MAX = 32 };
-    union {
-        struct dm_ioctl head; /* a struct dm_target_msg and its text follow */
-        char bytes[TEXT_AT + TEXT_MAX];
-    } m;
-
-    memset(&m, 0, sizeof m);
-    m.head.version[0] = DM_VERSION_MAJOR;
-    m.head.data_size = sizeof m;
-    m.head.data_start = sizeof m.head;
-    snprintf(m.head.name, sizeof m.head.name, "%s", g->device);
-    snprintf(m.bytes + TEXT_AT, TEXT_MAX, "mark %u", step);
-    if (ioctl(g->dm, DM_TARGET_MSG, &m) < 0) {
-        perror("powercut_guest: mark");
-        exit(1);
-    }
 }
 
 static void create(struct guest *g)
@@ -163,10 +138,6 @@ int main(int argc, char **argv)
         return 2;
     plan_init(&g.plan, strtoull(argv[2], NULL, 0));
     g.device = argv[4];
-    if ((g.dm = open("/dev/mapper/control", O_RDWR | O_CLOEXEC)) < 0) {
-        perror("powercut_guest: /dev/mapper/control");
-        return 1;
-    }
     for (unsigned i = 0; i < PLAN_BATCH; i++)
         if (!(g.bufs[i] = vdisk_alloc_buffer(PLAN_MAX_CHANGE)))
             return 1;
@@ -175,7 +146,7 @@ int main(int argc, char **argv)
     for (unsigned n = 0; n < strtoul(argv[3], NULL, 0); n++) {
         plan_next(&g.plan, &s);
         carry_out(&g, &s);
-        mark(&g, n);
+        mark_log(g.device, n);
     }
     must("close", vdisk_close(g.v));
     printf("%s: %s steps\n", g.device, argv[3]);
