@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What a program does besides while it has a domain open: it forks, and goes to another folder. */
+/* What a program does besides while it has a domain open: it forks, goes to another folder, has an image alone. */
 #include <errno.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -174,12 +174,41 @@ static void the_folder_is_that_of_the_call(void **state)
     OK(delete_it());
 }
 
+/* Alone is alone, whoever came first; what is used by others is shared. */
+static void one_has_it_alone(void **state)
+{
+    const struct domain_use_opts alone = {.alone = true};
+    struct domain_use *use, *other;
+    const char *format;
+    char *path, *text;
+
+    (void)state;
+    OK(domain_open_use(name, &alone, &text, &use));
+    free(text);
+    assert_string_equal(domain_use_image(use), image);
+    assert_int_equal(strlen(domain_use_volume(use)), DOMAIN_UUID - 1);
+    assert_false(domain_use_read_only(use));
+    assert_int_equal_why(domain_open_path(name, &path, &format, &other), -EAGAIN, "used beside who has it alone");
+    assert_int_equal_why(domain_open_use(name, &alone, &text, &other), -EAGAIN, "two have it alone");
+    domain_use_end(use);
+    use = use_it();
+    other = use_it();
+    assert_int_equal_why(domain_open_use(name, &alone, &text, &used), -EAGAIN, "alone beside who uses it");
+    domain_use_end(use);
+    domain_use_end(other);
+    OK(domain_open_use(name, &alone, &text, &use));
+    free(text);
+    domain_use_end(use);
+    OK(delete_it());
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(a_child_that_lives_keeps_nothing, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_child_takes_nothing, set_up, tear_down),
         cmocka_unit_test_setup_teardown(the_folder_is_that_of_the_call, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(one_has_it_alone, set_up, tear_down),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

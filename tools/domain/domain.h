@@ -244,6 +244,19 @@ struct domain_use;
  */
 int domain_open_name(const char *text, char **ret, struct domain_use **ret_use);
 
+struct domain_use_opts {
+    const struct domain_how *how; /* or NULL */
+    bool                     alone; /* nobody else has a volume of the image open by its name, or comes to */
+};
+
+/* The same. -EAGAIN, with `alone`: somebody has one open; the text names him. `o` may be NULL. */
+int domain_open_use(const char *text, const struct domain_use_opts *o, char **ret, struct domain_use **ret_use);
+
+/* What it is a use of, whatever the name has left out. Until domain_use_end(). */
+const char *domain_use_image(const struct domain_use *use);
+const char *domain_use_volume(const struct domain_use *use);
+bool domain_use_read_only(const struct domain_use *use);
+
 /* The same in two: the path, which is the caller's, and the format, "raw" or "qcow2". */
 int domain_open_path(const char *text, char **ret_path, const char **ret_format, struct domain_use **ret_use);
 

@@ -211,10 +211,11 @@ int file_lock_images(const struct domain *d, const char *path, const struct dom_
     for (unsigned i = 0; i < n; i++) {
         enum dom_lock_kind kind = sorted[i].kind;
         const char *name = sorted[i].image;
-        if (kind != DOM_LOCK_USE)
+        bool alone = kind == DOM_LOCK_CHANGE || kind == DOM_LOCK_ALONE;
+        if (kind != DOM_LOCK_USE && kind != DOM_LOCK_ALONE)
             wishes[count++] = (struct file_lock_wish){FILE_LOCK_IMAGE, name, kind != DOM_LOCK_READ};
-        if (kind == DOM_LOCK_USE || kind == DOM_LOCK_CHANGE)
-            wishes[count++] = (struct file_lock_wish){FILE_LOCK_USE, name, kind == DOM_LOCK_CHANGE};
+        if (kind == DOM_LOCK_USE || alone)
+            wishes[count++] = (struct file_lock_wish){FILE_LOCK_USE, name, alone};
     }
     return file_lock_take(path, wishes, count, d->how.wait, ret_fd);
 }

@@ -40,6 +40,7 @@ enum dom_lock_kind {
     DOM_LOCK_BESIDE, /* its metadata is changed: others may have its volumes open */
     DOM_LOCK_READ,   /* it stays as it is */
     DOM_LOCK_USE,    /* a volume of it is open by name */
+    DOM_LOCK_ALONE,  /* the same, and none by others */
 };
 
 struct dom_lock_wish {
@@ -229,6 +230,7 @@ struct domain_use {
     int                   lock;
     char                  image[DOMAIN_UUID], volume[DOMAIN_UUID];
     bool                  grows;   /* its data, by the kind's grow() */
+    bool                  read_only;
     struct domain_growing growing; /* by its name */
     struct domain_grow    grow;    /* who is told */
     int                   told;    /* why it could not grow, when it was told last */

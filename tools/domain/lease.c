@@ -138,6 +138,17 @@ static bool may_have_lease(const struct domain_image *image, const struct domain
     return !v->odd && (v->has_meta || v->has_intent) && !dom_is_foreign(image, v);
 }
 
+static bool is_exclusive(const struct dom_lock_wish *wish)
+{
+    return wish->kind == DOM_LOCK_CHANGE || wish->kind == DOM_LOCK_ALONE;
+}
+
+/* An image that is not there: nor will it be, by who has such a lock. */
+static bool will_not_be_made(const struct dom_lock_wish *wish)
+{
+    return wish->kind != DOM_LOCK_CHANGE && wish->kind != DOM_LOCK_BESIDE;
+}
+
 /* Those of an image that are its own. A template's are of the image that it is of. *ret_own: some have none. */
 static int add_folder(struct domain *d, const char *folder, const struct dom_lock_wish *wish, int lock,
                       bool *ret_own)
@@ -148,14 +159,14 @@ static int add_folder(struct domain *d, const char *folder, const struct dom_loc
     int rc = domain_load_image(d, folder, &image);
 
     if (rc == -ENOENT)
-        *ret_own = *ret_own || wish->kind == DOM_LOCK_READ || wish->kind == DOM_LOCK_USE; /* nor will it be made */
+        *ret_own = *ret_own || will_not_be_made(wish);
     if (rc < 0)
         return rc == -ENOENT ? 0 : rc;
     snprintf(as.image, sizeof as.image, "%s", image->uuid);
     snprintf(as.folder, sizeof as.folder, "%s", folder);
     for (size_t i = 0; rc == 0 && i < image->count; i++) {
         if (may_have_lease(image, &image->list[i]))
-            rc = add_lease(d, &as, image->list[i].uuid, wish->kind != DOM_LOCK_CHANGE);
+            rc = add_lease(d, &as, image->list[i].uuid, !is_exclusive(wish));
         if (rc == -ENOENT) {
             *ret_own = true;
             rc = 0;

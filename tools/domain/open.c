@@ -363,16 +363,17 @@ static struct domain_use *make_use(const struct domain_name *name, int lock, con
 
     if (use == NULL)
         return NULL;
-    *use = (struct domain_use){.domain = name->domain, .lock = lock, .grows = o->grows, .growing = o->growing};
+    *use = (struct domain_use){.domain = name->domain, .lock = lock, .grows = o->grows,
+                                .read_only = o->read_only, .growing = o->growing};
     memcpy(use->image, name->image, DOMAIN_UUID);
     memcpy(use->volume, o->volume, DOMAIN_UUID);
     return use;
 }
 
 /* Who changes metadata alone has the lock for a moment only. */
-static int take_use(const struct domain_name *name, int *ret)
+static int take_use(const struct domain_name *name, bool alone, int *ret)
 {
-    const struct dom_lock_wish wish = {name->image, DOM_LOCK_USE};
+    const struct dom_lock_wish wish = {name->image, alone ? DOM_LOCK_ALONE : DOM_LOCK_USE};
     int rc = name->domain->kind->lock(name->domain, &wish, 1, ret);
 
     for (unsigned ms = 0; rc == -EAGAIN && dom_pause(name->domain, &ms);)
@@ -380,11 +381,11 @@ static int take_use(const struct domain_name *name, int *ret)
     return rc;
 }
 
-static int open_locked(struct domain_name *name, struct opened *ret)
+static int open_locked(struct domain_name *name, bool alone, struct opened *ret)
 {
     struct domain_image *image;
     struct dom_error error;
-    int lock, rc = take_use(name, &lock);
+    int lock, rc = take_use(name, alone, &lock);
 
     if (rc < 0)
         return rc;
@@ -420,26 +421,42 @@ void domain_use_end(struct domain_use *use)
     free(use);
 }
 
-static int parse_text(const char *text, struct domain_name *ret, struct domain_growing *ret_growing)
+const char *domain_use_image(const struct domain_use *use)
+{
+    return use->image;
+}
+
+const char *domain_use_volume(const struct domain_use *use)
+{
+    return use->volume;
+}
+
+bool domain_use_read_only(const struct domain_use *use)
+{
+    return use->read_only;
+}
+
+static int parse_text(const char *text, const struct domain_how *how, struct domain_name *ret,
+                      struct domain_growing *ret_growing)
 {
     char *copy = strdup(text);
     int rc = copy != NULL ? dom_take_growing(copy, ret_growing) : dom_fail(ENOMEM, NULL, "out of memory");
 
     if (rc == 0)
-        rc = domain_parse_name(copy, NULL, ret);
+        rc = domain_parse_name(copy, how, ret);
     free(copy);
     return rc;
 }
 
-static int open_text(const char *text, struct opened *ret)
+static int open_text(const char *text, const struct domain_use_opts *o, struct opened *ret)
 {
     struct domain_name name;
     struct dom_error error;
-    int rc = parse_text(text, &name, &ret->growing);
+    int rc = parse_text(text, o != NULL ? o->how : NULL, &name, &ret->growing);
 
     if (rc < 0)
         return rc;
-    rc = name.image[0] != '\0' ? open_locked(&name, ret)
+    rc = name.image[0] != '\0' ? open_locked(&name, o != NULL && o->alone, ret)
                                : dom_fail(EINVAL, "the name of a volume is DOMAIN/IMAGE/VOLUME, or DOMAIN/IMAGE",
                                           "'%s' is a domain", text);
     dom_error_keep(&error, rc);
@@ -464,10 +481,10 @@ static char *name_of(const struct opened *o)
     return name;
 }
 
-int domain_open_name(const char *text, char **ret, struct domain_use **ret_use)
+int domain_open_use(const char *text, const struct domain_use_opts *opts, char **ret, struct domain_use **ret_use)
 {
     struct opened o = {0};
-    int rc = open_text(text, &o);
+    int rc = open_text(text, opts, &o);
     char *name;
 
     if (rc < 0)
@@ -483,10 +500,15 @@ int domain_open_name(const char *text, char **ret, struct domain_use **ret_use)
     return 0;
 }
 
+int domain_open_name(const char *text, char **ret, struct domain_use **ret_use)
+{
+    return domain_open_use(text, NULL, ret, ret_use);
+}
+
 int domain_open_path(const char *text, char **ret_path, const char **ret_format, struct domain_use **ret_use)
 {
     struct opened o = {0};
-    int rc = open_text(text, &o);
+    int rc = open_text(text, NULL, &o);
 
     if (rc < 0)
         return rc;
