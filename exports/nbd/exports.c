@@ -6,6 +6,7 @@
  * Failures: a name twice, one that the protocol does not allow, a block that is none: nothing is added.
  */
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -26,6 +27,14 @@ void nbds_export_free(struct nbds_export *e)
         free(e->description);
         free(e);
     }
+}
+
+uint64_t nbds_export_size(const struct nbds_export *e, bool look)
+{
+    struct vdisk_info info = {.size = sizeof info};
+    uint64_t size = look && vdisk_get_info(e->volume, &info) == 0 ? info.virtual_size : vdisk_size(e->volume);
+
+    return size > e->offset ? size - e->offset : 0;
 }
 
 /* A power of two from 4 KiB to 64 KiB that costs no read-modify-write. */
@@ -59,6 +68,9 @@ int nbd_server_add_export(struct nbd_server *server, const struct nbd_export_opt
     int rc = vdisk_get_info(opts->volume, &info);
     if (rc < 0)
         return nbds_error(rc, "%s", vdisk_error_text());
+    if (opts->offset > 0 && opts->offset >= info.virtual_size)
+        return nbds_error(-EINVAL, "export '%s': the offset %" PRIu64 " is not within its %" PRIu64 " bytes",
+                          opts->name, opts->offset, info.virtual_size);
     struct nbds_export *e = calloc(1, sizeof *e);
     if (e) {
         e->name = strdup(opts->name);
@@ -72,6 +84,9 @@ int nbd_server_add_export(struct nbd_server *server, const struct nbd_export_opt
     e->read_only = opts->read_only || info.read_only;
     e->multi_conn = opts->multi_conn;
     e->durable = opts->durable;
+    e->no_discard = opts->no_discard;
+    e->zeroes = opts->zeroes;
+    e->offset = opts->offset;
     e->depth = !opts->no_depth;
     e->min_block = opts->min_block ? opts->min_block : 1;
     e->preferred_block = preferred_block(&info, e->min_block);

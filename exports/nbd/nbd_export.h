@@ -38,6 +38,9 @@ struct nbd_server_opts {
 /* `opts` may be NULL. Errors: -ENOMEM, -EMFILE; -EINVAL. */
 int nbd_server_create(const struct nbd_server_opts *opts, struct nbd_server **ret_server);
 
+/* Writes of nothing but zeros: written; noted as zeros, where there is a way; and their space given back. */
+enum nbd_detect_zeroes { NBD_DETECT_OFF, NBD_DETECT_ON, NBD_DETECT_UNMAP };
+
 struct nbd_export_opts {
     const char *name;        /* "" is what clients ask for that name none; copied */
     const char *description; /* NULL: none; copied */
@@ -46,10 +49,21 @@ struct nbd_export_opts {
     bool        multi_conn;  /* say that clients may use several connections at once */
     bool        durable;     /* all that is written is when it is answered, as if FUA were asked for */
     bool        no_depth;    /* without the context qemu:allocation-depth */
+    bool        no_discard;  /* trims are answered and not done, and zeros keep their space */
+    enum nbd_detect_zeroes zeroes;
     uint32_t    min_block;   /* what requests are multiples of: a power of two, 64 KiB at most; 0: 1 */
+    uint64_t    offset;      /* in the volume, of what clients see first */
 };
 
-/* Before the start. Errors: -EEXIST: another has the name; -EINVAL: no name of the protocol; -ENOMEM. */
+/*
+ * Before the start. Errors: -EEXIST: another has the name; -EINVAL: no name of the protocol, or an offset behind
+ * the volume's end; -ENOMEM.
+ *
+ * A volume that changes its size while it is served: a client is told the size that it has when it asks, that is
+ * in its handshake, for which it is looked at anew (vdisk_get_info()); from then on requests up to that are taken,
+ * of all clients. The protocol cannot tell those that are connected. What is cut off is no longer theirs: requests
+ * beyond the end fail with EINVAL, or those that write with ENOSPC.
+ */
 int nbd_server_add_export(struct nbd_server *server, const struct nbd_export_opts *opts);
 
 struct nbd_tls_opts {

@@ -50,14 +50,6 @@ static int reply_info(struct nbds_conn *c, const struct nbd_info *info)
     return nbds_option_reply(c, NBD_REP_INFO, data, nbd_info_put(data, sizeof data, info));
 }
 
-/* The size that it has now: a device may have been extended. */
-static uint64_t current_size(const struct nbds_export *e)
-{
-    struct vdisk_info info = {.size = sizeof info};
-
-    return vdisk_get_info(e->volume, &info) == 0 ? info.virtual_size : vdisk_size(e->volume);
-}
-
 /* Which infos are asked for, as bits: each is answered once, however often a client repeats it. */
 static unsigned wanted(const struct nbd_info_request *request)
 {
@@ -76,7 +68,7 @@ static int reply_infos(struct nbds_conn *c, const struct nbds_export *e, unsigne
         {.type = NBD_INFO_NAME, .text = string_of(e->name)},
         {.type = NBD_INFO_DESCRIPTION, .text = string_of(e->description)},
         {.type = NBD_INFO_BLOCK_SIZE, .block = {e->min_block, e->preferred_block, NBD_MAX_PAYLOAD}},
-        {.type = NBD_INFO_EXPORT, .exported = {current_size(e), nbds_export_flags(c, e)}},
+        {.type = NBD_INFO_EXPORT, .exported = {nbds_export_size(e, true), nbds_export_flags(c, e)}},
     };
     int rc = 1;
 
@@ -127,7 +119,7 @@ static int do_export_name(struct nbds_conn *c, const uint8_t *data, uint32_t len
     if (!out)
         return -ENOMEM;
     memset(out, 0, size);
-    nbd_export_put(out, (struct nbd_export){current_size(e), nbds_export_flags(c, e)});
+    nbd_export_put(out, (struct nbd_export){nbds_export_size(e, true), nbds_export_flags(c, e)});
     int rc = nbds_transmission_begin(c, e);
     return rc < 0 ? rc : 1;
 }

@@ -113,7 +113,7 @@ static int judge_range(const struct nbds_slot *slot, const char **ret_text)
 {
     const struct nbd_request *r = &slot->request;
     const struct nbds_export *e = slot->conn->export;
-    uint64_t size = vdisk_size(e->volume);
+    uint64_t size = nbds_export_size(e, false);
 
     if (r->type == NBD_CMD_FLUSH) {
         *ret_text = "a flush has no range";
@@ -144,6 +144,31 @@ static int judge_range(const struct nbds_slot *slot, const char **ret_text)
 
 /* ---- to the volume -------------------------------------------------------------------------------------- */
 
+/* All of it. */
+static bool is_zero(const uint8_t *buf, size_t len)
+{
+    return buf[0] == 0 && memcmp(buf, buf + 1, len - 1) == 0;
+}
+
+static void submit_write(struct nbds_slot *slot, uint64_t at, uint32_t fua)
+{
+    const struct nbds_export *e = slot->conn->export;
+    vdisk_queue *q = slot->conn->thread->queue;
+    uint64_t len = slot->request.length, data = (uint64_t)(uintptr_t)slot;
+
+    if (e->zeroes != NBD_DETECT_OFF && is_zero(slot->buf, len))
+        vdisk_write_zeroes(q, e->volume, at, len, fua | (e->zeroes == NBD_DETECT_UNMAP ? VDISK_REQ_UNMAP : 0),
+                           data);
+    else
+        vdisk_write(q, e->volume, at, slot->buf, len, fua, data);
+}
+
+static uint32_t zero_flags(const struct nbds_export *e, const struct nbd_request *r)
+{
+    return (r->flags & NBD_CMD_FLAG_NO_HOLE || e->no_discard ? 0 : VDISK_REQ_UNMAP) |
+           (r->flags & NBD_CMD_FLAG_FAST_ZERO ? VDISK_REQ_NO_FALLBACK : 0);
+}
+
 static void submit(struct nbds_slot *slot)
 {
     struct nbds_conn *c = slot->conn;
@@ -152,7 +177,7 @@ static void submit(struct nbds_slot *slot)
     vdisk *v = c->export->volume;
     bool durable = (r->flags & NBD_CMD_FLAG_FUA || c->export->durable) && !NBD_MUTANT(FUA_DROPPED);
     uint32_t fua = durable ? VDISK_REQ_FUA : 0;
-    uint64_t data = (uint64_t)(uintptr_t)slot;
+    uint64_t data = (uint64_t)(uintptr_t)slot, at = r->offset + c->export->offset;
 
     assert(c->in_flight < c->used && !c->filling); /* server.h, invariant 1 */
     assert(r->type == NBD_CMD_FLUSH || (r->length > 0 && r->length <= UINT64_MAX - r->offset));
@@ -160,21 +185,19 @@ static void submit(struct nbds_slot *slot)
     c->in_flight++;
     switch (r->type) {
     case NBD_CMD_READ:
-        vdisk_read(q, v, r->offset, slot->buf, r->length, 0, data);
+        vdisk_read(q, v, at, slot->buf, r->length, 0, data);
         break;
     case NBD_CMD_WRITE:
-        vdisk_write(q, v, r->offset, slot->buf, r->length, fua, data);
+        submit_write(slot, at, fua);
         break;
     case NBD_CMD_TRIM:
-        vdisk_discard(q, v, r->offset, r->length, fua, data);
+        vdisk_discard(q, v, at, r->length, fua, data);
         break;
     case NBD_CMD_WRITE_ZEROES:
-        vdisk_write_zeroes(q, v, r->offset, r->length,
-                           fua | (r->flags & NBD_CMD_FLAG_NO_HOLE ? 0 : VDISK_REQ_UNMAP) |
-                               (r->flags & NBD_CMD_FLAG_FAST_ZERO ? VDISK_REQ_NO_FALLBACK : 0), data);
+        vdisk_write_zeroes(q, v, at, r->length, fua | zero_flags(c->export, r), data);
         break;
     case NBD_CMD_CACHE:
-        vdisk_prefetch(q, v, r->offset, r->length, 0, data);
+        vdisk_prefetch(q, v, at, r->length, 0, data);
         break;
     case NBD_CMD_BLOCK_STATUS:
         nbds_status_ask(slot, r->length);
@@ -333,10 +356,13 @@ static bool must_wait(const struct nbds_conn *c)
     return !c->free || c->resume_ns > c->thread->now_ns;
 }
 
-/* A request of length 0, where that is no question. */
-static bool is_nothing(const struct nbd_request *r)
+/* A request of length 0, where that is no question; a trim that is not to be done. */
+static bool is_nothing(const struct nbds_slot *slot)
 {
-    return r->length == 0 && r->type != NBD_CMD_FLUSH;
+    const struct nbd_request *r = &slot->request;
+
+    return (r->length == 0 && r->type != NBD_CMD_FLUSH) ||
+           (r->type == NBD_CMD_TRIM && slot->conn->export->no_discard);
 }
 
 int nbds_request_step(struct nbds_conn *c)
@@ -384,7 +410,7 @@ int nbds_request_step(struct nbds_conn *c)
     charge(c, &r);
     if (rc < 0)
         refuse(slot, rc, text);
-    else if (is_nothing(&slot->request) || (r.type == NBD_CMD_FLUSH && NBD_MUTANT(FLUSH_UNASKED)))
+    else if (is_nothing(slot) || (r.type == NBD_CMD_FLUSH && NBD_MUTANT(FLUSH_UNASKED)))
         nbds_reply(slot, 0, NULL);
     else
         begin(c, slot, bytes);

@@ -44,8 +44,10 @@ struct nbds_export {
     struct nbds_export *next;
     char    *name, *description;
     vdisk   *volume;
-    bool     read_only, multi_conn, durable, depth;
+    bool     read_only, multi_conn, durable, depth, no_discard;
+    enum nbd_detect_zeroes zeroes;
     uint32_t min_block, preferred_block;
+    uint64_t offset;
 };
 
 struct nbds_tls {
@@ -191,6 +193,8 @@ static inline void nbds_count(_Atomic uint64_t *counter, uint64_t n)
 int nbds_error(int rc, const char *format, ...) __attribute__((format(printf, 2, 3)));
 struct nbds_export *nbds_export_find(struct nbd_server *server, struct nbd_string name);
 void nbds_export_free(struct nbds_export *e);
+/* As clients see it; `look`: at whether it has another one by now. */
+uint64_t nbds_export_size(const struct nbds_export *e, bool look);
 
 /* ---- hand.c ---------------------------------------------------------------------------------------------- */
 

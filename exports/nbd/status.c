@@ -27,8 +27,8 @@ void nbds_status_ask(struct nbds_slot *slot, uint64_t length)
     struct nbds_conn *c = slot->conn;
 
     slot->extents = (struct vdisk_extents){.list = slot->buf, .max = NBDS_EXTENTS};
-    vdisk_get_extents(c->thread->queue, c->export->volume, slot->request.offset, length, &slot->extents,
-                      (uint64_t)(uintptr_t)slot);
+    vdisk_get_extents(c->thread->queue, c->export->volume, c->export->offset + slot->request.offset, length,
+                      &slot->extents, (uint64_t)(uintptr_t)slot);
 }
 
 static uint64_t flags_of(const struct vdisk_extent *e, unsigned context)
