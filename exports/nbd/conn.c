@@ -67,6 +67,12 @@ void nbds_conn_new(struct nbds_thread *t, struct nbds_stream *stream)
         nbds_conn_stop(c);
 }
 
+void nbds_conn_give_up(struct nbds_conn *c)
+{
+    for (unsigned i = 0; c->in_flight > 0 && i < c->thread->server->opts.requests; i++)
+        vdisk_cancel(c->thread->queue, (uint64_t)(uintptr_t)&c->slots[i]); /* of others it knows nothing */
+}
+
 void nbds_conn_cut(struct nbds_conn *c)
 {
     c->ended = true;

@@ -116,7 +116,8 @@ void nbd_server_get_stats(struct nbd_server *server, struct nbd_server_stats *re
 
 /*
  * Accept nobody, take no more requests, finish those in flight and have their replies taken, for stop_ms at most;
- * then close all. Blocks. Without a start, nothing.
+ * then close all, and take back what waits for room that the volume's grower cannot have. Blocks. Without a start,
+ * nothing.
  */
 void nbd_server_stop(struct nbd_server *server);
 

@@ -233,6 +233,8 @@ void nbds_conn_new(struct nbds_thread *t, struct nbds_stream *stream);
 void nbds_conn_run(struct nbds_conn *c);
 /* Send what there is; close and free it if it is over. The connection may be gone afterwards. */
 void nbds_conn_settle(struct nbds_conn *c);
+/* What its requests wait for will not come: they are taken back, if nothing has been done for them. */
+void nbds_conn_give_up(struct nbds_conn *c);
 /* Cut it off. Frees nothing: nbds_conn_settle() does. */
 void nbds_conn_cut(struct nbds_conn *c);
 /* What is known of its end, or of its requests, has changed: invariant 5. */

@@ -156,6 +156,8 @@ static void scan(struct nbds_thread *t)
 
     t->scan_ns = t->now_ns;
     for (struct nbds_conn *c = t->conns; c; c = c->next) {
+        if (stop_over)
+            nbds_conn_give_up(c);
         if (c->dead)
             continue;
         if (stop_over || nbds_conn_late(c)) {
