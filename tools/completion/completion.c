@@ -38,6 +38,10 @@ static const struct words {
     {"commit", "cache", "none writeback writethrough directsync unsafe"},
     {"compare", "cache", "none writeback writethrough directsync unsafe"},
     {"convert", "source-cache", "none writeback writethrough directsync unsafe"},
+    {"nbd", "cache", "none writeback writethrough directsync unsafe"},
+    {"nbd", "aio", "threads native io_uring"},
+    {"nbd", "discard", "unmap ignore"},
+    {"nbd", "detect-zeroes", "off on unmap"},
 };
 
 /* NULL: nothing that is known. */
