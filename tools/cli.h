@@ -53,6 +53,7 @@ struct cli_verb {
     const char              *usage;   /* what follows "vdisk-io VERB " */
     const struct cli_option *options;
     const char              *notes;   /* printed after the options, or NULL */
+    const struct cli_verb   *action;  /* one of its actions that has options of its own, "VERB ACTION", or NULL */
     int (*run)(const struct cli_verb *verb, int argc, char **argv);
 };
 
@@ -61,7 +62,7 @@ extern const struct cli_verb *const cli_verbs[];
 
 extern const struct cli_verb cli_create, cli_info, cli_map, cli_check, cli_resize, cli_convert, cli_compare,
     cli_dd, cli_measure, cli_commit, cli_rebase, cli_amend, cli_checksum, cli_snapshot, cli_bitmap, cli_job,
-    cli_io, cli_bench, cli_domain, cli_image_verb, cli_volume, cli_lv, cli_nbd;
+    cli_io, cli_bench, cli_domain, cli_image_verb, cli_volume, cli_volume_serve, cli_lv, cli_nbd;
 
 /* Called as qemu-img, by a link: messages have that name, and bench is QEMU's. */
 void cli_be_qemu_img(void);
@@ -133,6 +134,15 @@ bool cli_is_volume(const char *operand);
 bool cli_refuses_volume(const struct cli_verb *verb, const char *operand);
 char *cli_volume_name(const struct cli_verb *verb, const char *operand, const char *option);
 char *cli_volume_path(const char *operand, const char **ret_format);
+
+/*
+ * The same as its domain is told to open it (tools/domain/domain.h); both live as long as the program. 0, or
+ * -errno with vdisk_error_text().
+ */
+struct domain_use;
+struct domain_use_opts;
+int cli_volume_use(const char *operand, const struct domain_use_opts *o, const char **ret_name,
+                   struct domain_use **ret_use);
 
 /* A name that cli_volume_name() gave as it was given to that; others as they are. And a text with such names. */
 const char *cli_given_name(const char *name);

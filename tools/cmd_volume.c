@@ -6,6 +6,7 @@
  * if this one is killed.
  */
 #include <inttypes.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -638,6 +639,14 @@ static int download(struct noun *n, char **operands, int count)
 /* ---- command line --------------------------------------------------------------------------------------------
  */
 
+/* Its options are its own, and so not known before it is. */
+static int misplaced(struct noun *n, char **operands, int count)
+{
+    (void)operands;
+    (void)count;
+    return cli_usage_error(&cli_volume_serve, "comes before its options (%s serve ...)", n->verb->name);
+}
+
 static const struct noun_action actions[] = {
     {"create",
      1,
@@ -668,11 +677,14 @@ static const struct noun_action actions[] = {
     {"upload", 2, 3, {'f', 'p', NOUN_WAIT, NOUN_UUID, NOUN_PARENT, NOUN_DESCRIPTION, NOUN_DISK_TYPE, NOUN_SEQUENCE,
                       NOUN_DIGEST}, upload},
     {"download", 1, 2, {'p', NOUN_WAIT}, download},
+    {"serve", 0, INT_MAX, {0}, misplaced},
     {NULL, 0, 0, {0}, NULL},
 };
 
 static int run(const struct cli_verb *verb, int argc, char **argv)
 {
+    if (argc > 1 && strcmp(argv[1], "serve") == 0)
+        return cli_volume_serve.run(&cli_volume_serve, argc - 1, argv + 1);
     return noun_run(verb, actions, argc, argv);
 }
 
@@ -694,6 +706,8 @@ const struct cli_verb cli_volume = {
         "upload DOMAIN[/IMAGE] SIZE [SOURCE]: a volume whose file is what comes: from standard input (-), or\n"
         "a file, an export, any image as it is. download NAME [TARGET]: its file, likewise.\n"
         "info NAME, list DOMAIN[/IMAGE]: what there is. Sizes are rounded up to 4096.\n"
+        "serve [OPTION]... NAME...: to NBD clients; 'vdisk-io volume serve --help' has its options.\n"
         "Exit code: 0, or 1.\n",
+    .action = &cli_volume_serve,
     .run = run,
 };

@@ -170,6 +170,23 @@ char *cli_volume_name(const struct cli_verb *verb, const char *operand, const ch
     return name;
 }
 
+int cli_volume_use(const char *operand, const struct domain_use_opts *o, const char **ret_name,
+                   struct domain_use **ret_use)
+{
+    char *name;
+    int rc = domain_open_use(operand, o, &name, ret_use);
+
+    if (rc < 0)
+        return rc;
+    keep(*ret_use, name, operand);
+    *ret_name = name;
+    if (use_count > 0 && uses[use_count - 1].use == *ret_use) {
+        *ret_name = uses[use_count - 1].name;
+        free(name);
+    }
+    return 0;
+}
+
 char *cli_volume_path(const char *operand, const char **ret_format)
 {
     struct domain_use *use;

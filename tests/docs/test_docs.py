@@ -45,12 +45,12 @@ def check_options():
     page = plain((source / "docs/man/vdisk-io.1").read_text())
     common = long_options(run(tool, "--help").stdout) | {"--help", "--version"}
     sections = {name.lower(): text
-                for name, text in re.findall(r"^\.SH ([A-Z]+)\n(.*?)(?=^\.SH |\Z)", page, re.M | re.S)}
+                for name, text in re.findall(r"^\.SH ([A-Z ]+)\n(.*?)(?=^\.SH |\Z)", page, re.M | re.S)}
     found = verbs()
     if not found:
         fail("vdisk-io --help names no verb")
-    for verb in found:
-        said = long_options(run(tool, verb, "--help").stdout)
+    for verb in found + ["volume serve"]:
+        said = long_options(run(tool, *verb.split(), "--help").stdout)
         if verb not in sections:
             fail(f"vdisk-io.1 has no section on {verb}")
             continue

@@ -114,7 +114,7 @@ def judge(lines, results):
 def main():
     lines = walk()
     for word in ("domain create", "volume create", "volume snapshot", "volume merge", "domain check",
-                 "bench/domain"):
+                 "volume serve", "bench/domain"):
         if not any(word in line for line, _ in lines):
             fail(f"the walk has no {word}")
     with tempfile.TemporaryDirectory(dir=os.getcwd()) as folder:

@@ -45,6 +45,7 @@ if sys.argv[4:5] == ["--other"]:
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import lib  # noqa: E402
 from lib import Holder, check, file_of, judged, make, refused, run, told, volume, works  # noqa: E402
+from serving import Server  # noqa: E402
 
 STEP_TOOL = os.path.realpath(sys.argv[2])
 MIB = 1 << 20
@@ -271,7 +272,16 @@ def test_another_host():
     other.does("share", image, leaf)
     other.does("give", image, leaf)
     holder.end()
+    server = Server("-t", name)
+    check("who is served has it alone", other.ask("share", image, leaf) == IDLIVE)
+    server.stop("alone")
+    server = Server("-t", "-r", name)
+    other.does("share", image, leaf)
+    server.stop("shared")
+    refused("is in use by host 2", "volume", "serve", "-k", "other", name)
+    other.does("give", image, leaf)
     other.does("take", image, leaf)
+    refused("is in use by host 2", "volume", "serve", "-r", "-k", "other", name)
     other.does("give", image, leaf)
     other.end()
     nothing_held("all")

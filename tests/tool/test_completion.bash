@@ -19,15 +19,18 @@ run 0 --help
 verbs=$(sed -n '/^Verbs:/,/^$/p' out | awk '/^  / { print $1 }')
 completes ""
 same "verbs" "$(grep -v '^-' out | tr '\n' ' ')" "$(printf '%s\n' $verbs | sort | tr '\n' ' ')"
-for verb in $verbs; do
-    run 0 "$verb" --help
+for verb in $verbs "volume serve"; do
+    # shellcheck disable=SC2086 # an action of a verb is two words
+    run 0 $verb --help
     sed -n '/^Options:/,/^$/p' out | grep -E '^  (-|    --)' | cut -c1-27 | grep -oE -- '--[a-z0-9-]+|(^| )-[A-Za-z]\b' |
         tr -d ' ' | sort -u >in_help
-    completes "$verb" -
+    # shellcheck disable=SC2086
+    completes $verb -
     same "options of $verb" "$(cat out)" "$(cat in_help)"
-    completes "$verb" x
+    # shellcheck disable=SC2086
+    completes $verb x
     same "$verb: names of files are bash's" "$(cat out)" ""
-    [[ $verb != @(job|domain) ]] || continue # they open no image
+    [[ $verb != @(job|domain|volume serve) ]] || continue # they open no image, or know its format
     completes "$verb" -f q
     same "formats of $verb" "$(cat out)" qcow2
 done

@@ -6,7 +6,8 @@ man=$source_root/docs/man/vdisk-io.1
 
 # The options that --help of a verb lists.
 help_options() {
-    "$tool" "$1" --help | sed -n '/^Options:/,/^$/p' | grep -E '^  (-|    --)' | sed 's/^\(.\{27\}\).*/\1/' |
+    # shellcheck disable=SC2086 # an action of a verb is two words
+    "$tool" $1 --help | sed -n '/^Options:/,/^$/p' | grep -E '^  (-|    --)' | sed 's/^\(.\{27\}\).*/\1/' |
         grep -oE -- '--[a-z0-9-]+|(^| )-[A-Za-z]\b' | tr -d ' ' | grep -vxE -- '--help|-h' | sort -u
 }
 
@@ -59,6 +60,20 @@ refused "takes the name of the image and its size" create a 1 2
 # Verbs that are not there yet are known by name.
 refused "snapshot: internal snapshots cannot be" snapshot -l x
 refused "bitmap: bitmaps cannot be" bitmap --add x b0 -g 64k
+
+# An action that has options of its own.
+run 0 volume serve --help
+says out "Usage: vdisk-io volume serve "
+cp out long
+run 0 volume serve -h
+same "volume serve -h" "$(cat out)" "$(cat long)"
+help_options "volume serve" >in_help
+man_options "volume serve" >in_man
+same "options of volume serve found" "$([ "$(wc -l <in_help)" -ge 20 ] && echo enough)" enough
+same "volume serve: help and man page" "$(cat in_man)" "$(cat in_help)"
+refused "see 'vdisk-io volume serve --help'" volume serve --no-such-option
+refused "takes the names of 1 to 256 volumes; see 'vdisk-io volume serve --help'" volume serve
+refused "comes before its options" volume -q serve x
 
 # The commands of io, and the options of create.
 "$tool" io --help | sed -n '/^Commands/,$p' | awk '/^  [a-z]/ { sub(",", "", $1); print $1 }' >commands

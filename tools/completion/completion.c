@@ -42,6 +42,10 @@ static const struct words {
     {"nbd", "aio", "threads native io_uring"},
     {"nbd", "discard", "unmap ignore"},
     {"nbd", "detect-zeroes", "off on unmap"},
+    {"volume serve", "cache", "none writeback writethrough directsync unsafe"},
+    {"volume serve", "aio", "threads native io_uring"},
+    {"volume serve", "discard", "unmap ignore"},
+    {"volume serve", "detect-zeroes", "off on unmap"},
 };
 
 /* NULL: nothing that is known. */
@@ -56,15 +60,21 @@ static const char *words_of(const struct cli_verb *verb, const struct cli_option
     return NULL;
 }
 
+static bool uses(const struct cli_verb *verb, const char *words)
+{
+    for (const struct cli_option *o = verb->options; o->id != 0; o++)
+        if (words_of(verb, o) == words)
+            return true;
+    return false;
+}
+
 /* A name that no verb has any more is a mistake in the table above. */
 static void check_known(void)
 {
     for (size_t i = 0; i < ARRAY_LEN(known); i++) {
         bool used = false;
-        for (const struct cli_verb *const *v = cli_verbs; *v != NULL; v++) {
-            for (const struct cli_option *o = (*v)->options; o->id != 0; o++)
-                used |= words_of(*v, o) == known[i].words;
-        }
+        for (const struct cli_verb *const *v = cli_verbs; *v != NULL; v++)
+            used |= uses(*v, known[i].words) || ((*v)->action != NULL && uses((*v)->action, known[i].words));
         if (!used) {
             fprintf(stderr, "completion.c: no verb has the option or argument %s\n", known[i].name);
             exit(1);
@@ -98,7 +108,7 @@ static void print_argument(const struct cli_verb *verb, const struct cli_option 
 
 static void print_verb(const struct cli_verb *verb)
 {
-    printf("    %s)\n        words=\"", verb->name);
+    printf("    \"%s\")\n        words=\"", verb->name);
     for (const struct cli_option *o = verb->options; o->id != 0; o++) {
         print_names(o, " ");
         printf(" ");
@@ -131,15 +141,23 @@ static void print_start(void)
            "        COMPREPLY=($(compgen -W \"");
     for (const struct cli_verb *const *v = cli_verbs; *v != NULL; v++)
         printf("%s ", (*v)->name);
-    printf("--help --version\" -- \"$word\"))\n        return\n    fi\n    case ${COMP_WORDS[1]} in\n");
+    printf("--help --version\" -- \"$word\"))\n        return\n    fi\n    local verb=${COMP_WORDS[1]}\n");
+    for (const struct cli_verb *const *v = cli_verbs; *v != NULL; v++)
+        if ((*v)->action != NULL)
+            printf("    [[ $COMP_CWORD -le 2 || \"$verb ${COMP_WORDS[2]}\" != \"%s\" ]] || verb=\"%s\"\n",
+                   (*v)->action->name, (*v)->action->name);
+    printf("    case $verb in\n");
 }
 
 int main(void)
 {
     check_known();
     print_start();
-    for (const struct cli_verb *const *v = cli_verbs; *v != NULL; v++)
+    for (const struct cli_verb *const *v = cli_verbs; *v != NULL; v++) {
         print_verb(*v);
+        if ((*v)->action != NULL)
+            print_verb((*v)->action);
+    }
     printf("    esac\n"
            "    # The rest are names of files, which bash knows when nothing is said.\n"
            "    COMPREPLY=($(compgen -W \"$words\" -- \"$word\"))\n"
