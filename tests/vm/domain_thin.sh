@@ -84,6 +84,34 @@ load 0 140 | tool io -q -n "volume:$domain/$three,$grows" || fail "three: a writ
 wait $pid || fail "two: a write failed"
 note PART: 'two at once'
 
+# ---- served to a client, which fills it past its first size
+served=$(thin 1G)
+# serve: until unserve.
+serve() {
+    tool volume serve -t -e 0 -k served.sock --pid-file served.pid "$domain/$served,$grows" >served.out 2>&1 &
+    pid=$!
+    i=0
+    while [ ! -e served.pid ]; do
+        i=$((i + 1))
+        [ $i -lt 240 ] || { cat served.out; fail "it is not served"; }
+        sleep 0.5
+    done
+}
+unserve() {
+    kill "$(cat served.pid)"
+    wait $pid || { cat served.out; fail "serving it has failed"; }
+    rm served.pid
+}
+serve
+grep -q -x 'nbd+unix:///?socket=served.sock' served.out || { cat served.out; fail "its address is not told"; }
+refused 'is in use by process' volume serve -k other.sock "$domain/$served"
+is_size "$served" 128
+load 0 180 | tool io -q -f raw 'nbd+unix:///?socket=served.sock' || fail "served: a write failed"
+[ "$(size_of "$served")" -ge 256 ] || fail "served: it has $(size_of "$served") MiB"
+unserve
+holds 0 180 7 | tool io -q -r "volume:$domain/$served" || fail "served: it does not hold what was written"
+note PART: 'served'
+
 # ---- no larger than it can become
 small=$(thin 140M)
 load 0 140 | tool io -q -n "volume:$domain/$small" || fail "small: a write failed"
@@ -155,6 +183,14 @@ say done 'verify -P 7 400M 60M'
 say done 'write -P 9 400M 10M'
 say done 'verify -P 9 400M 10M'
 is_size "$three" 512
+three_pid=$pid
+serve
+refused 'No space left' io -q -f raw -c 'write -P 8 600M 256M' 'nbd+unix:///?socket=served.sock'
+holds 0 180 13 | tool io -q -f raw 'nbd+unix:///?socket=served.sock' || fail "served: it does not read as before"
+tool io -q -f raw -c 'write -P 1 0 1M' -c flush 'nbd+unix:///?socket=served.sock' || fail "served: a write failed"
+unserve
+pid=$three_pid
+note PART: 'served, and full'
 more=$(readlink -f /dev/disk1)
 lvm pvcreate -q -y --metadatasize 128m --metadatacopies 2 --metadataignore y "$more"
 lvm vgextend -q "$uuid" "$more"
@@ -175,6 +211,7 @@ report
 echo "@holds ${one#*/} 0 400"
 echo "@holds ${two#*/} 0 140"
 echo "@holds ${small#*/} 0 140"
+echo "@holds ${served#*/} 0 180"
 echo "@holds ${four#*/} 0 $at"
 echo "@holds ${three#*/} 0 300"
 note done
