@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""fio over volumes of a storage domain, by their names: what it writes is theirs, and their image is in use.
+"""fio over volumes of a storage domain, by their names: what it writes is theirs, and their image is in use;
+and over an export.
 
 usage: test_fio_engine.py VDISK_IO [ENGINE]
 """
@@ -34,7 +35,7 @@ def tool(*words, code=0):
 
 def words_of_fio(name, *options):
     return ["fio", "--name=job", f"--ioengine=external:{ENGINE}",
-            f"--filename={name}".replace("volume:", "volume\\:"), "--direct=1", "--bs=64k", "--iodepth=4",
+            "--filename=" + name.replace(":", "\\:"), "--direct=1", "--bs=64k", "--iodepth=4",
             "--output-format=json", *options]
 
 
@@ -117,6 +118,24 @@ def in_use(domain):
     tool("volume", "snapshot", image)
 
 
+def exported(folder):
+    """An export, by each of its names: by threads that share it, on a connection each, too."""
+    tool("create", "-q", "-f", "qcow2", "served", str(SIZE))
+    socket = f"{folder}/served.sock"
+    tool("nbd", "--fork", "--persistent", "--shared", "0", "--socket", socket, "--pid-file", "served.pid", "-x",
+         "a b", "served")
+    try:
+        for number, name in enumerate((f"nbd+unix:///a%20b?socket={socket}", f"nbd:unix:{socket}:exportname=a b")):
+            fio_done(name, "randwrite", SIZE, "--format=raw", f"--buffer_pattern=0x{49 + number}", "--end_fsync=1")
+            fio_done(name, "randread", 2 * SIZE, "--format=raw", "--thread", "--numjobs=2", "--group_reporting")
+            tool("io", "-f", "raw", "-c", f"read -P 0x{49 + number} 0 {SIZE}", name)
+        fio_fails(f"nbd:unix:{socket}", "the server has no export", "--rw=read")
+    finally:
+        os.kill(int(pathlib.Path("served.pid").read_text()), signal.SIGTERM)
+        while os.path.exists(socket): # it is removed when all is written
+            time.sleep(0.01)
+
+
 def main():
     if not shutil.which("fio"):
         print("skipped: there is no fio")
@@ -132,6 +151,7 @@ def main():
         said = kinds(domain)
         refused(domain, said)
         in_use(domain)
+        exported(folder)
         os.chdir("/")
     return 1 if failures else 0
 
