@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Works: the files of the target are found by its name, or in its header; each layer of each source tells its own.
- * What is compared is where the bytes lie: of a loop device, also its part of the file behind it.
+ * What is compared is where the bytes lie: of a loop device, also its part of the file behind it. Of exports, and
+ * images of Ceph, it is their names: one that is spelled in two ways is not found out.
  * Fails: one file is both; or a source cannot tell, which is the library's error.
  */
 #include "tools/distinct.h"
@@ -42,6 +43,7 @@ struct files {
     char         *names[FILES];
     struct places places[FILES];
     unsigned      count;
+    char         *elsewhere; /* the target's name, if it is no path; else NULL */
 };
 
 /* ---- where bytes lie -------------------------------------------------------------------------------- */
@@ -138,6 +140,12 @@ static void add(struct files *f, char *path)
         free(path);
 }
 
+static void set_elsewhere(struct files *f, const char *name)
+{
+    free(f->elsewhere);
+    f->elsewhere = cli_strdup(name);
+}
+
 static void add_name(struct files *f, const char *name)
 {
     const char *path = target_path(name);
@@ -168,6 +176,7 @@ static void look_into(struct files *f, const struct distinct_target *t)
     if (vdisk_image_get_info(image, &info) == 0) {
         add(f, cli_strdup(info.file));
         add_data_file(f, info.file, info.data_file);
+        set_elsewhere(f, info.file);
     }
     vdisk_image_free(image);
 }
@@ -179,6 +188,7 @@ static void find_files(struct files *f, const struct distinct_target *t)
     } else {
         add_name(f, t->name);
         add_data_file(f, t->name, t->data_file);
+        set_elsewhere(f, t->name);
     }
 }
 
@@ -186,9 +196,26 @@ static void give_back(struct files *f)
 {
     for (unsigned i = 0; i < f->count; i++)
         free(f->names[i]);
+    free(f->elsewhere);
 }
 
 /* ---- of sources -------------------------------------------------------------------------------------- */
+
+/* What a source's layer lies in is known by its name alone, and that is the target's. */
+static bool is_elsewhere(const struct files *f, const struct vdisk_image_info *info)
+{
+    return f->elsewhere != NULL && strcmp(f->elsewhere, info->file) == 0 &&
+           (strcmp(info->backend, "nbd") == 0 || strcmp(info->backend, "rbd") == 0);
+}
+
+static int refuse(const char *target, const char *source, uint32_t depth)
+{
+    if (depth == 0)
+        cli_error("%s: source and target are the same", target);
+    else
+        cli_error("%s: it would be overwritten, and the source %s reads it", target, source);
+    return CLI_FAILED;
+}
 
 /* Is a file of the target one of a source's layer? */
 static int check_layer(const struct files *f, const char *source, vdisk *v, uint32_t depth)
@@ -205,6 +232,8 @@ static int check_layer(const struct files *f, const char *source, vdisk *v, uint
     if (rc == CLI_OK) {
         find_places_of(&own, info.file);
         find_places_of(&data, info.data_path);
+        if (is_elsewhere(f, &info))
+            rc = refuse(f->elsewhere, source, depth);
     }
     for (unsigned i = 0; i < f->count && rc == CLI_OK; i++) {
         if (depth == 0 && meet(&own, &f->places[i]))
@@ -236,7 +265,7 @@ static int check_sources(const struct files *f, vdisk *const *sources, char *con
     int rc = CLI_OK;
 
     for (unsigned i = 0; i < count && rc == CLI_OK; i++)
-        rc = f->count > 0 ? check_source(f, names[i], sources[i]) : CLI_OK;
+        rc = f->count > 0 || f->elsewhere != NULL ? check_source(f, names[i], sources[i]) : CLI_OK;
     return rc;
 }
 

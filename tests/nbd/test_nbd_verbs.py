@@ -235,6 +235,7 @@ def servers():
 #   reads     changes nothing, and is as QEMU's
 #   writes    changes the export, and leaves it as QEMU's does
 #   refused   in one line: nothing has changed
+#   never     the same, although QEMU does it
 #   fixed     refused, where the size is
 #   full      where the size is fixed it fails amid it, as QEMU's does
 #   ours      is no verb of qemu-img's, or has options of ours
@@ -290,6 +291,9 @@ refused  amend -f raw -o compat=1.1 E
 refused  commit -f raw E
 refused  rebase -f raw -u -b plain -F raw E
 refused  convert -n -f raw -O qcow2 other E
+never    convert -f raw -O qcow2 E E
+never    convert -n -f raw -O raw E E
+never    dd -f raw -O raw bs=1M count=1 if=E of=E
 full     convert -f raw -O qcow2 long E
 ours     io -f raw -c write\ -q\ -P\ 9\ 1M\ 64k -c flush E
 ours+    io -f raw -c write\ -q\ -z\ 0\ 64k -c write\ -q\ -z\ -u\ 2M\ 64k E
@@ -341,6 +345,7 @@ reads    convert -O qcow2 -B E -F raw top O
 reads    create -f qcow2 -b E -F raw O
 reads    create -f qcow2 -b E -F raw O 8M
 ours     checksum top
+never    convert -n -O raw top E
 writes+  commit top
 writes   commit -d -p top
 ours     rebase -b DIR/other -F raw top
@@ -417,9 +422,9 @@ def judge(what, words, ours, theirs, export, before):
         what = "ours"
     if what != "reads" and (export.read_only or not export.fixed):
         theirs = None # which could do more, or less
-    if what in ("refused", "fixed") or what in ("writes", "full") and export.read_only:
+    if what in ("refused", "fixed", "never") or what in ("writes", "full") and export.read_only:
         return "it is not refused" if ours.code == 0 else "it changed something" if ours.left != before else \
-            "QEMU does it" if theirs and theirs.code == 0 else ""
+            "QEMU does it" if what != "never" and theirs and theirs.code == 0 else ""
     if what == "full" or export.fails and what == "writes":
         return "it succeeds" if ours.code == 0 and ours.left != before else ""
     if what == "ours":
