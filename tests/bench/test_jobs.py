@@ -200,6 +200,8 @@ def options(folder):
     that("a scale of 3", run(*command(folder, "--scale", "3")).returncode == 2)
     done = run(*command(os.path.join(folder, "none"), "--list"))
     that(f"--dir: {done}", done.returncode == 1 and "Traceback" not in done.stderr)
+    done = run(*command("nbd+unix:///?socket=none"))
+    that(f"--dir is an export: {done}", done.returncode == 1 and "volumes are made in a folder" in done.stderr)
     that(f"left: {os.listdir(folder)}", os.listdir(folder) == [])
 
 
