@@ -25,18 +25,21 @@ struct file {
 
 /* ---- files ------------------------------------------------------------------------------------------------- */
 
-/* From the root on: keys.psk is read anew for each client, wherever a process has gone by then. */
+/*
+ * From the root on: keys.psk is read anew for each client, wherever a process has gone by then. Without `dir` the
+ * name is a path.
+ */
 static int name_file(struct file *f, const char *dir, const char *name)
 {
     size_t n = 0;
 
-    if (dir[0] != '/') {
+    if ((dir ? dir : name)[0] != '/') {
         if (!getcwd(f->path, sizeof f->path - 1))
             return -errno;
         n = strlen(f->path);
         f->path[n++] = '/';
     }
-    n += (size_t)snprintf(f->path + n, sizeof f->path - n, "%s/%s", dir, name);
+    n += (size_t)snprintf(f->path + n, sizeof f->path - n, "%s%s%s", dir ? dir : "", dir ? "/" : "", name);
     return n < sizeof f->path ? 0 : -ENAMETOOLONG;
 }
 
@@ -47,7 +50,7 @@ static int look(struct file *f, const char *dir, const char *name, bool secret, 
 
     assert(named < 0 || f->path[0] == '/');
     if (named < 0) {
-        snprintf(why, TLS_WHY, "%.64s: %s", dir, strerror(-named));
+        snprintf(why, TLS_WHY, "%.64s: %s", dir ? dir : name, strerror(-named));
         return named;
     }
     if (stat(f->path, &st) < 0) {
@@ -191,7 +194,8 @@ static int load_keys(const struct tls_library *g, struct tls_creds *c, const str
                      char why[TLS_WHY])
 {
     struct file f;
-    int rc = look(&f, opts->dir, "keys.psk", true, why);
+    const char *path = opts->psk_file;
+    int rc = look(&f, path ? NULL : opts->dir, path ? path : "keys.psk", true, why);
 
     if (rc < 0)
         return rc;

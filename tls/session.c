@@ -6,6 +6,7 @@
  * Invariants
  *  1. A record is begun only where `out` has room for all of it, so that GnuTLS never holds half a record back.
  *  2. After an error the stream gives and takes nothing more.
+ *  3. What is lent is not moved, nor anything put in its place.
  */
 #include <arpa/inet.h>
 #include <assert.h>
@@ -40,7 +41,7 @@ static size_t waiting(const struct tls_bytes *b)
 
 static void make_room(struct tls_bytes *b)
 {
-    if (b->at > 0 && (b->at == b->end || sizeof b->bytes - b->end < RECORD_ROOM)) {
+    if (!b->lent && b->at > 0 && (b->at == b->end || sizeof b->bytes - b->end < RECORD_ROOM)) {
         memmove(b->bytes, b->bytes + b->at, waiting(b));
         b->end -= b->at;
         b->at = 0;
@@ -83,8 +84,18 @@ const void *tls_out(const struct tls *t, size_t *ret_len)
     return t->out.bytes + t->out.at;
 }
 
+const void *tls_out_lend(struct tls *t, size_t *ret_len)
+{
+    const void *bytes = tls_out(t, ret_len);
+
+    assert(!t->out.lent);
+    t->out.lent = *ret_len > 0;
+    return bytes;
+}
+
 void tls_out_sent(struct tls *t, size_t len)
 {
+    t->out.lent = false;
     take(&t->out, len);
 }
 
@@ -108,7 +119,7 @@ static ssize_t push(gnutls_transport_ptr_t arg, const void *buf, size_t len)
     struct tls *t = arg;
 
     if (room(&t->out) < len) {
-        assert(!t->established); /* (1) */
+        assert(!t->established || t->out.lent); /* (1) */
         library()->transport_set_errno(t->session, EAGAIN);
         return -1;
     }
@@ -178,6 +189,7 @@ int tls_begin(struct tls *t, const struct tls_creds *c, const char *hostname)
     t->established = t->peer_ended = t->ended = false;
     t->why[0] = '\0';
     t->in.at = t->in.end = t->out.at = t->out.end = 0;
+    t->in.lent = t->out.lent = false;
     rc = library()->init(&session, end | GNUTLS_NONBLOCK | GNUTLS_NO_SIGNAL | GNUTLS_NO_TICKETS);
     if (rc == 0) {
         t->session = session;
@@ -270,22 +282,25 @@ int tls_handshake(struct tls *t)
 
 /* ---- the stream -------------------------------------------------------------------------------------------- */
 
-/* What is no data, and no end. */
-static bool is_passing(int rc)
+/* What is no data, and no end. A server that asks for a new handshake goes on without one. */
+static bool is_passing(const struct tls *t, int rc)
 {
-    return rc == GNUTLS_E_INTERRUPTED || rc == GNUTLS_E_WARNING_ALERT_RECEIVED;
+    return rc == GNUTLS_E_INTERRUPTED || rc == GNUTLS_E_WARNING_ALERT_RECEIVED ||
+           (rc == GNUTLS_E_REHANDSHAKE && t->end == TLS_CLIENT);
 }
 
 ssize_t tls_read(struct tls *t, void *buf, size_t len)
 {
+    size_t before;
     ssize_t n;
 
     assert(t->established);
     if (t->ended)
         return -EPROTO;
-    do
+    do { /* a ticket, and new keys, are told by EAGAIN, whatever is behind them */
+        before = waiting(&t->in);
         n = library()->record_recv(t->session, buf, len);
-    while (is_passing((int)n));
+    } while (is_passing(t, (int)n) || (n == GNUTLS_E_AGAIN && waiting(&t->in) > 0 && waiting(&t->in) < before));
     if (n >= 0)
         return n;
     if (n == GNUTLS_E_AGAIN)
@@ -312,7 +327,7 @@ ssize_t tls_write(struct tls *t, const void *buf, size_t len)
     while (done < len && room(&t->out) >= RECORD_ROOM) { /* (1) */
         size_t piece = len - done < TLS_RECORD ? len - done : TLS_RECORD;
         ssize_t n = library()->record_send(t->session, from + done, piece);
-        if (n < 0 && is_passing((int)n))
+        if (n < 0 && is_passing(t, (int)n))
             continue;
         if (n < 0)
             return failed(t, -EPROTO, (int)n);

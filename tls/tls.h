@@ -37,6 +37,7 @@ struct tls_opts {
      */
     const char *dir;
     bool        psk;
+    const char *psk_file;     /* in place of keys.psk in `dir`; NULL: that */
     const char *username;     /* of a client's key; NULL: "qemu" */
     bool        verify_peer;  /* of a server: a client has a certificate that ca-cert.pem vouches for */
     const char *priority;     /* as GnuTLS takes it; NULL: "NORMAL" */
@@ -69,6 +70,7 @@ struct tls {
     char   why[TLS_WHY];      /* of the last call that failed */
     struct tls_bytes {
         size_t  at, end;      /* what waits */
+        bool    lent;         /* it stays where it is */
         uint8_t bytes[TLS_BYTES];
     } in, out;
 };
@@ -91,6 +93,9 @@ void tls_in_end(struct tls *t);
 const void *tls_out(const struct tls *t, size_t *ret_len);
 void tls_out_sent(struct tls *t, size_t len);
 
+/* The same for who sends them later: they stay where they are until tls_out_sent(). Reading goes on meanwhile. */
+const void *tls_out_lend(struct tls *t, size_t *ret_len);
+
 /*
  * Go on with the handshake, until it returns 0. -EAGAIN: send what is there, and put in what comes; -EACCES: the
  * peer is not whom its certificate should show, or has none; -EPROTO: others. What is to be sent then tells the
@@ -98,7 +103,10 @@ void tls_out_sent(struct tls *t, size_t len);
  */
 int tls_handshake(struct tls *t);
 
-/* Plain bytes of the peer's, up to `len`; 0: it has ended. -EAGAIN: put in more; -ECONNRESET: cut; -EPROTO. */
+/*
+ * Plain bytes of the peer's, up to `len`; 0: it has ended. -EAGAIN: put in more; -ECONNRESET: cut; -EPROTO. New
+ * keys (TLS 1.3) are followed by themselves; that a server asks for a new handshake (1.2) a client lets pass.
+ */
 ssize_t tls_read(struct tls *t, void *buf, size_t len);
 
 /* Take plain bytes for the peer, as many as there is room for. -EAGAIN: none until some are sent; -EPROTO. */

@@ -151,10 +151,13 @@ struct ends {
     uint64_t         moved, change_at; /* the byte that is changed on the way; 0: none */
 };
 
+static const char *priority; /* of the next ends; NULL: the default */
+
 static void load(struct tls_creds *c, enum tls_end end, const char *dir, bool psk, bool verify)
 {
     char why[TLS_WHY] = "";
-    struct tls_opts opts = {.end = end, .dir = at(dir, ""), .psk = psk, .verify_peer = verify};
+    struct tls_opts opts = {.end = end, .dir = at(dir, ""), .psk = psk, .verify_peer = verify,
+                            .priority = priority};
 
     if (tls_creds_load(c, &opts, why) < 0)
         fail_msg("%s", why);
@@ -373,6 +376,85 @@ static void ended_or_cut(void **state)
     }
 }
 
+/* The server takes new keys and wants the client's to be new; both go on, also with much on the way. */
+static void new_keys(void **state)
+{
+    struct ends *e;
+
+    priority = "NORMAL:-VERS-ALL:+VERS-TLS1.3";
+    e = begin("all", "all", false, true, "disks.example");
+    priority = NULL;
+    shake_well(e);
+    for (unsigned i = 0; i < 6; i++) { /* GnuTLS takes 8 in a second */
+        unsigned from = rng_below(&rng, 2);
+        assert_int_equal(gnutls_session_key_update(e->tls[from].session, i & 1 ? GNUTLS_KU_PEER : 0), 0);
+        talk(e, 1 + rng_below(&rng, 200000));
+    }
+    finish(e);
+}
+
+/* What comes together with new keys is there at the first look: nobody tells of it again. */
+static void behind_new_keys(void **state)
+{
+    struct ends *e = begin("all", "all", false, true, "disks.example");
+    char buf[8];
+
+    shake_well(e);
+    assert_int_equal(gnutls_session_key_update(e->tls[TLS_SERVER].session, 0), 0);
+    assert_int_equal(tls_write(&e->tls[TLS_SERVER], "behind", 6), 6);
+    while (move_piece(e, TLS_SERVER))
+        continue;
+    assert_int_equal(tls_read(&e->tls[TLS_CLIENT], buf, sizeof buf), 6);
+    assert_memory_equal(buf, "behind", 6);
+    finish(e);
+}
+
+/* A client that is asked for a new handshake goes on without. */
+static void another_handshake(void **state)
+{
+    struct ends *e;
+
+    priority = "NORMAL:-VERS-ALL:+VERS-TLS1.2";
+    e = begin("all", "all", false, true, "disks.example");
+    priority = NULL;
+    shake_well(e);
+    for (unsigned i = 0; i < 3; i++) {
+        assert_int_equal(gnutls_rehandshake(e->tls[TLS_SERVER].session), 0);
+        talk(e, 50000);
+    }
+    finish(e);
+}
+
+/* What is lent stays where it is, whatever is read meanwhile. */
+static void lent(void **state)
+{
+    struct ends *e = begin("all", "all", false, true, "disks.example");
+    struct flow f[2] = {{.all = 1 << 20}, {.all = 1 << 20}};
+    static uint8_t copy[TLS_BYTES];
+    unsigned updates = 0;
+
+    shake_well(e);
+    while (f[TLS_SERVER].got < f[TLS_SERVER].all) {
+        size_t len;
+        const uint8_t *bytes;
+        send_some(e, TLS_CLIENT, &f[TLS_CLIENT]);
+        bytes = tls_out_lend(&e->tls[TLS_CLIENT], &len);
+        memcpy(copy, bytes, len);
+        if (updates++ < 4)
+            gnutls_session_key_update(e->tls[TLS_SERVER].session, GNUTLS_KU_PEER);
+        for (unsigned i = 0; i < 4; i++) {
+            send_some(e, TLS_SERVER, &f[TLS_SERVER]);
+            move_piece(e, TLS_SERVER);
+            assert_int_equal(get_some(e, TLS_SERVER, &f[TLS_SERVER]), 0);
+        }
+        assert_memory_equal(bytes, copy, len);
+        tls_out_sent(&e->tls[TLS_CLIENT], 0);
+        while (move_piece(e, TLS_CLIENT))
+            assert_int_equal(get_some(e, TLS_CLIENT, &f[TLS_CLIENT]), 0);
+    }
+    finish(e);
+}
+
 /* Nothing that was changed on the way is handed out, wherever it was; get_some() looks. */
 static void changed_on_the_way(void **state)
 {
@@ -454,6 +536,8 @@ int main(void)
         cmocka_unit_test(both_ways),       cmocka_unit_test(by_a_key),
         cmocka_unit_test(anybody_where_nobody_is_asked),
         cmocka_unit_test(strangers),       cmocka_unit_test(ended_or_cut),
+        cmocka_unit_test(new_keys),        cmocka_unit_test(another_handshake),
+        cmocka_unit_test(behind_new_keys), cmocka_unit_test(lent),
         cmocka_unit_test(changed_on_the_way), cmocka_unit_test(no_credentials),
         cmocka_unit_test(no_priority),
     };
