@@ -26,7 +26,8 @@ enum { CLI_IMAGE_OPTS = 512, CLI_OBJECT, CLI_JOB, CLI_IDLE, CLI_MAX_MEMORY };
 
 #define CLI_OBJECT_OPTION                                                                              \
     {CLI_OBJECT, "object", "OBJECT", "secret,id=ID,file=PATH (or data=TEXT), format=raw or base64:\n" \
-                                     "a secret that options refer to by its id"}
+                                     "a secret that options refer to by its id; or for TLS\n"         \
+                                     "tls-creds-x509,id=ID,dir=FOLDER, or tls-creds-psk"}
 #define CLI_IMAGE_OPTIONS                                                                              \
     {CLI_IMAGE_OPTS, "image-opts", NULL, "NAME is KEY=VALUE,...: drivers, their options, children;\n" \
                                          "help, or driver=DRIVER,help, lists them"},                   \

@@ -5,7 +5,8 @@
  * (MULTI_CONN) a queue that has made some I/Os gets a connection of its own, on itself: then nothing crosses
  * threads.
  *
- * Failure modes: no server, no such export, one that cannot be written to, TLS: an error with the reason. When
+ * Failure modes: no server, no such export, one that cannot be written to, no TLS where it is asked for: an
+ * error with the reason. When
  * there is no connection for a queue of its own it goes on with the shared one.
  */
 #include <errno.h>
@@ -13,7 +14,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "backends/drivers.h"
 #include "backends/nbd/client.h"
@@ -197,22 +197,19 @@ static int start_thread(struct nbd_client *c)
     return rc == 0 ? 0 : err_set(rc, "%s: starting a thread: %s", c->b.name, strerror(rc));
 }
 
-static int start_shared(struct nbd_client *c, int fd, const struct nbd_terms *terms)
+static int start_shared(struct nbd_client *c, struct nbd_socket *socket, const struct nbd_terms *terms)
 {
     struct vdisk_queue_opts opts = {.size = sizeof opts, .depth = 4};
     int rc = vdisk_queue_create(&opts, &c->home);
 
-    if (rc < 0) {
-        close(fd);
+    if (rc < 0)
         return rc;
-    }
     c->home->always_turned = true;
     c->shared = nbd_link_new(c, c->home);
-    if (!c->shared) {
-        close(fd);
+    if (!c->shared)
         return err_set(ENOMEM, "%s: out of memory", c->b.name);
-    }
-    nbd_link_give(c->shared, fd, terms);
+    nbd_link_give(c->shared, *socket, terms);
+    *socket = (struct nbd_socket){.fd = -1};
     return start_thread(c);
 }
 
@@ -224,7 +221,16 @@ static bool may_come(int rc, const struct nbd_terms *terms)
     return !terms->reached || rc == -ECONNRESET || rc == -EPIPE || rc == -ETIMEDOUT;
 }
 
-static int dial_in_time(struct nbd_client *c, struct nbd_terms *terms, int *ret_fd)
+/* What to look at when there is no connection. */
+static const char *hint_for(const struct nbd_client *c, int rc)
+{
+    if (c->place.tls && (rc == -EACCES || rc == -EPROTO))
+        return "is the server's certificate of the authority in ca-cert.pem, and for that host (or tls-hostname), "
+               "and does it take ours, or our key?";
+    return "is it running, and has it an export of that name? nbdinfo --list shows it";
+}
+
+static int dial_in_time(struct nbd_client *c, struct nbd_terms *terms, struct nbd_socket *ret_socket)
 {
     uint64_t deadline = nbd_now_ms() + c->place.open_timeout_ms;
     const struct timespec pause = {.tv_nsec = DIAL_PAUSE_MS * 1000000};
@@ -232,12 +238,12 @@ static int dial_in_time(struct nbd_client *c, struct nbd_terms *terms, int *ret_
     int rc;
 
     for (;;) {
-        rc = nbd_dial(&c->place, terms, ret_fd, why);
+        rc = nbd_dial(&c->place, terms, ret_socket, why);
         if (rc == 0)
             return 0;
         if (!may_come(rc, terms) || nbd_now_ms() >= deadline) {
             err_set(rc, "%s: %s", c->b.name, why);
-            return err_hint(rc, "is it running, and has it an export of that name? nbdinfo --list shows it");
+            return err_hint(rc, "%s", hint_for(c, rc));
         }
         clock_nanosleep(CLOCK_MONOTONIC, 0, &pause, NULL);
     }
@@ -263,20 +269,20 @@ static void client_free(struct nbd_client *c)
 
 static int connect_client(struct nbd_client *c, const struct spec *options, uint32_t flags)
 {
+    struct nbd_socket socket = {.fd = -1};
     struct nbd_terms terms;
-    int fd = -1, rc = nbd_place_read(c->b.name, options, &c->place);
+    int rc = nbd_place_read(c->b.name, options, &c->place);
 
     if (rc == 0)
-        rc = dial_in_time(c, &terms, &fd);
-    if (rc < 0)
-        return rc;
-    rc = check_use(c, &terms, flags);
-    if (rc < 0) {
-        close(fd);
-        return rc;
+        rc = dial_in_time(c, &terms, &socket);
+    if (rc == 0)
+        rc = check_use(c, &terms, flags);
+    if (rc == 0) {
+        set_properties(c, &terms, flags);
+        rc = start_shared(c, &socket, &terms);
     }
-    set_properties(c, &terms, flags);
-    return start_shared(c, fd, &terms);
+    nbd_socket_close(&socket);
+    return rc;
 }
 
 static int client_open(const char *name, const struct spec *options, uint32_t flags, struct backend **ret_backend)

@@ -3,8 +3,11 @@
  * What the files of the NBD client share. A client is a backend; it has links, which are connections that live on
  * one queue each; a link carries requests, of which each is one I/O, or a piece of it.
  *
- *     name.c        what a name says: host, path, export
- *     dial.c        a connection and its handshake; blocks, within a deadline
+ *     name.c        what a name says: host, path, export, credentials
+ *     talk.c        a connection until its handshake is over: sockets, options and their replies (talk.h); blocks,
+ *                   within a deadline
+ *     dial.c        the handshake that ends with an export
+ *     records.c     TLS of a connection: bytes of the protocol, to records and back
  *     client.c      the driver: open, close, which link an I/O takes
  *     request.c     from an I/O to commands, and back; what is durable
  *     link.c        lines and sockets: sending, receiving, going down, coming back
@@ -26,7 +29,9 @@
  *     was hung up acknowledges later counts as lost, since its server may be gone (`hung_up`). (A host that lost
  *     its power and is back before its silence was noticed is not seen by that, where the others are idle: TCP
  *     tells nobody.)
- *  7. What is in flight when a connection breaks may be repeated: all commands can, as the first may have been
+ *  7. Where TLS is asked for nothing but the greeting and STARTTLS goes in the clear, on any connection: no
+ *     answer of a server changes that.
+ *  8. What is in flight when a connection breaks may be repeated: all commands can, as the first may have been
  *     carried out, or not, or half, until it is acknowledged; what has ended is never repeated. A server that goes
  *     on with what came on a connection that is gone, after it has answered the same on another, breaks that, with
  *     any client; ours lets nobody in meanwhile (exports/nbd/server.h, invariant 5).
@@ -42,6 +47,7 @@
 #include "engine/loop/status.h"
 #include "engine/spec/option.h"
 #include "nbd/wire.h"
+#include "tls/tls.h"
 
 enum {
     NBD_WHY_MAX = 512,             /* bytes of a reason */
@@ -62,6 +68,9 @@ struct nbd_place {
     char    *path;
     char    *export;
     uint64_t open_timeout_ms, reconnect_ms;
+    const struct tls_creds *tls; /* NULL: none is spoken; */
+    struct tls_creds own_tls;    /* or this one, of files that the name gives */
+    char    *tls_hostname;       /* whose certificate it has to be; NULL: that of any that is vouched for */
 };
 
 extern const struct option_desc nbd_options[];
@@ -70,6 +79,31 @@ int  nbd_parse(const char *name, struct spec *options);
 /* Of options that have been checked; nbd_place_free() also after a failure. With text. */
 int  nbd_place_read(const char *name, const struct spec *options, struct nbd_place *ret);
 void nbd_place_free(struct nbd_place *place);
+
+/* ---- records.c ------------------------------------------------------------------------------------------- */
+
+struct nbd_tls {
+    struct tls   tls;
+    struct iovec in, out;           /* of the calls that are under way */
+    uint64_t     taken;             /* bytes of the protocol that are in the records on their way */
+    uint8_t      plain[TLS_RECORD]; /* what is short goes into a record with others */
+};
+
+/* A connection; fd -1: none. */
+struct nbd_socket {
+    int             fd;
+    struct nbd_tls *tls; /* NULL: in the clear */
+};
+
+void nbd_socket_close(struct nbd_socket *s);
+
+/* NULL, with a reason: no memory, or something that GnuTLS does not take. */
+struct nbd_tls *nbd_tls_begin(const struct nbd_place *place, char *why);
+void nbd_tls_free(struct nbd_tls *s); /* NULL is allowed */
+
+/* As tls_read() and tls_write(), of several pieces. */
+int64_t nbd_tls_read(struct nbd_tls *s, const struct iovec *iov, unsigned iovcnt);
+int64_t nbd_tls_write(struct nbd_tls *s, const struct iovec *iov, unsigned iovcnt);
 
 /* ---- dial.c ---------------------------------------------------------------------------------------------- */
 
@@ -86,10 +120,10 @@ struct nbd_terms {
 };
 
 /*
- * Connect and shake hands: a socket that does not block, in *ret_fd, or -errno with a reason in `why`, which has
- * NBD_WHY_MAX bytes. Blocks, 10 s at most (but for the resolver of names). Any thread.
+ * Connect and shake hands: a socket that does not block, in *ret_socket, or -errno with a reason in `why`, which
+ * has NBD_WHY_MAX bytes. Blocks, 10 s at most (but for the resolver of names). Any thread.
  */
-int nbd_dial(const struct nbd_place *place, struct nbd_terms *ret, int *ret_fd, char *why);
+int nbd_dial(const struct nbd_place *place, struct nbd_terms *ret, struct nbd_socket *ret_socket, char *why);
 
 /* ---- requests -------------------------------------------------------------------------------------------- */
 
@@ -202,13 +236,15 @@ struct nbd_link {
     vdisk_queue       *home;
     struct list        node;      /* of the client's, under its lock */
     int                fd;        /* -1: none */
+    struct nbd_tls    *tls;       /* NULL: in the clear */
     bool               own;       /* of a queue, in place of the shared one */
     bool               hung_up;   /* found when another began; under the client's lock */
     bool               was_up, useless; /* own: it never was, and is not tried again */
     enum nbd_link_state state;
     struct nbd_terms   terms;
     struct call        dial, pause, send, receive;
-    int                dialed_fd, dialed_rc;
+    struct nbd_socket  dialed_socket;
+    int                dialed_rc;
     struct nbd_terms   dialed;
     uint64_t           trouble_ms; /* since when; 0: it works */
     uint64_t           pause_ms;
@@ -240,7 +276,7 @@ struct nbd_link {
 /* NULL: out of memory. */
 struct nbd_link *nbd_link_new(struct nbd_client *c, vdisk_queue *home);
 /* A connection that has been made elsewhere is its first. */
-void nbd_link_give(struct nbd_link *l, int fd, const struct nbd_terms *terms);
+void nbd_link_give(struct nbd_link *l, struct nbd_socket socket, const struct nbd_terms *terms);
 /* It has no request. NULL is allowed. */
 void nbd_link_free(struct nbd_link *l);
 bool nbd_link_is_idle(const struct nbd_link *l);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Happy path: a request waits in line; what waits at the end of a turn goes out by one send, headers and data;
- * replies are received as many as there are, and end their requests in whatever order.
+ * replies are received as many as there are, and end their requests in whatever order. With TLS both go by way of
+ * records: what is to be sent counts as sent when all records that it is in have been.
  * Failure modes: the connection breaks, or the server breaks the protocol: what is under way is cancelled, and
  * when it has ended the requests are put in line again, if the connection is to be made anew (reconnect-delay)
  * and they may be repeated, or fail with EIO. No connection can be made: at once, then with pauses, until the
@@ -18,7 +19,6 @@
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "backends/nbd/client.h"
 #include "engine/base/bits.h"
@@ -28,6 +28,8 @@
 #include "nbd/mutant.h"
 
 enum { PAUSE_FIRST_MS = 50, PAUSE_MAX_MS = 1000 };
+
+static const char server_closed[] = "the server has closed it";
 
 static void pump(struct nbd_link *l);
 static void begin_dial(struct nbd_link *l);
@@ -42,6 +44,7 @@ static void link_assert(const struct nbd_link *l)
 {
     assert(l->nfree <= NBD_LINK_SLOTS);
     assert((l->fd >= 0) == (l->state == NBD_UP || l->state == NBD_BREAKING));
+    assert((l->tls != NULL) == (l->fd >= 0 && l->client->place.tls)); /* invariant 7 */
     assert(!call_is_under_way(&l->send) || !list_empty(&l->outgoing));
     assert(!nbd_link_is_idle(l) || !call_is_under_way(&l->receive)); /* invariant 3 */
     assert(l->own || l == l->client->shared || !l->client->shared);
@@ -78,15 +81,22 @@ struct nbd_link *nbd_link_new(struct nbd_client *c, vdisk_queue *home)
     return l;
 }
 
-static void set_fd(struct nbd_link *l, int fd)
+/* Nothing is under way on the one that there was. */
+static void set_socket(struct nbd_link *l, struct nbd_socket socket)
 {
-    int old = l->fd;
+    struct nbd_socket old = {l->fd, l->tls};
 
+    assert(!call_is_under_way(&l->send) && !call_is_under_way(&l->receive));
     pthread_mutex_lock(&l->client->lock);
-    l->fd = fd;
+    l->fd = socket.fd;
     pthread_mutex_unlock(&l->client->lock);
-    if (old >= 0)
-        close(old);
+    l->tls = socket.tls;
+    nbd_socket_close(&old);
+}
+
+static void drop_socket(struct nbd_link *l)
+{
+    set_socket(l, (struct nbd_socket){.fd = -1});
 }
 
 /* A polite end. Nothing is under way. */
@@ -94,9 +104,16 @@ static void say_goodbye(struct nbd_link *l)
 {
     struct nbd_request bye = {.type = NBD_CMD_DISC};
     uint8_t header[NBD_EXTENDED_REQUEST_SIZE];
+    struct iovec iov = {header, nbd_request_size(l->terms.extended)};
+    const void *bytes = header;
 
     nbd_request_put(header, l->terms.extended, &bye);
-    if (send(l->fd, header, nbd_request_size(l->terms.extended), MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+    if (l->tls) {
+        nbd_tls_write(l->tls, &iov, 1);
+        tls_end(&l->tls->tls);
+        bytes = tls_out(&l->tls->tls, &iov.iov_len);
+    }
+    if (send(l->fd, bytes, iov.iov_len, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
         return; /* then without */
 }
 
@@ -108,7 +125,7 @@ void nbd_link_free(struct nbd_link *l)
     assert(!call_is_under_way(&l->send) && !call_is_under_way(&l->receive) && !call_is_under_way(&l->dial));
     if (l->state == NBD_UP)
         say_goodbye(l);
-    set_fd(l, -1);
+    drop_socket(l);
     pthread_mutex_lock(&l->client->lock);
     list_del(&l->node);
     pthread_mutex_unlock(&l->client->lock);
@@ -135,12 +152,12 @@ static void look_at_others(struct nbd_link *l)
     pthread_mutex_unlock(&c->lock);
 }
 
-void nbd_link_give(struct nbd_link *l, int fd, const struct nbd_terms *terms)
+void nbd_link_give(struct nbd_link *l, struct nbd_socket socket, const struct nbd_terms *terms)
 {
     assert(l->fd < 0 && list_empty(&l->outgoing) && list_empty(&l->flying));
     l->terms = *terms;
     l->was_up = true;
-    set_fd(l, fd);
+    set_socket(l, socket);
     l->state = NBD_UP;
     nbd_reply_reset(l);
     look_at_others(l);
@@ -251,7 +268,7 @@ static void bury(struct nbd_link *l)
 {
     if (l->state != NBD_BREAKING || call_is_under_way(&l->send) || call_is_under_way(&l->receive))
         return;
-    set_fd(l, -1);
+    drop_socket(l);
     l->state = NBD_DOWN;
     mem_free(l->big);
     l->big = NULL;
@@ -284,9 +301,9 @@ static int64_t dial(struct call *call)
 {
     struct nbd_link *l = container_of(call, struct nbd_link, dial);
 
-    l->dialed_rc = nbd_dial(&l->client->place, &l->dialed, &l->dialed_fd, l->why);
+    l->dialed_rc = nbd_dial(&l->client->place, &l->dialed, &l->dialed_socket, l->why);
     if (l->dialed_rc == 0 && !nbd_terms_fit(l->client, &l->dialed, l->why)) {
-        close(l->dialed_fd);
+        nbd_socket_close(&l->dialed_socket);
         l->dialed_rc = -EIO;
     }
     return 0;
@@ -343,7 +360,7 @@ static void dialed(struct call *call)
 
     assert(l->state == NBD_DIALING && !list_empty(&l->waiting));
     if (call->res == 0 && l->dialed_rc == 0) {
-        nbd_link_give(l, l->dialed_fd, &l->dialed);
+        nbd_link_give(l, l->dialed_socket, &l->dialed);
         pump(l);
         return;
     }
@@ -394,11 +411,37 @@ static bool add_to_send(struct nbd_link *l, struct nbd_req *req)
 
 static void send_done(struct call *call);
 
+/* Records of what comes next, or the rest of those that are on their way. False, with a reason: TLS is over. */
+static bool fill_records(struct nbd_link *l)
+{
+    struct nbd_tls *s = l->tls;
+    size_t len;
+
+    tls_out(&s->tls, &len);
+    assert(len > 0 || s->taken == 0); /* what was taken counts as sent with the last of its records */
+    if (len == 0) {
+        int64_t n = nbd_tls_write(s, l->iov + l->iov_at, l->iovcnt - l->iov_at);
+        if (n < 0) {
+            snprintf(l->why, sizeof l->why, "%s", s->tls.why);
+            return false;
+        }
+        s->taken = (uint64_t)n;
+    }
+    s->out.iov_base = unconst(tls_out_lend(&s->tls, &s->out.iov_len));
+    assert(s->out.iov_len > 0);
+    return true;
+}
+
 static void send_more(struct nbd_link *l)
 {
     assert(l->iov_at < l->iovcnt && l->iovcnt <= NBD_SEND_IOVS && !list_empty(&l->outgoing));
     l->send.done = send_done;
-    call_send(&l->send, l->home, l->fd, l->iov + l->iov_at, l->iovcnt - l->iov_at);
+    if (!l->tls)
+        call_send(&l->send, l->home, l->fd, l->iov + l->iov_at, l->iovcnt - l->iov_at);
+    else if (fill_records(l))
+        call_send(&l->send, l->home, l->fd, &l->tls->out, 1);
+    else
+        break_off(l); /* pump() buries it */
 }
 
 /* What it was to be when it was put in line it cannot be on this connection: 0, or the error that it ends with. */
@@ -465,9 +508,27 @@ static void note_out(struct nbd_link *l, uint64_t n)
     }
 }
 
+/* `n` bytes have gone to the socket: how many of the protocol's are out with that? */
+static uint64_t bytes_out(struct nbd_link *l, uint64_t n)
+{
+    size_t left;
+
+    if (!l->tls)
+        return n;
+    assert(n <= l->tls->out.iov_len);
+    tls_out_sent(&l->tls->tls, n);
+    tls_out(&l->tls->tls, &left);
+    if (left > 0)
+        return 0;
+    n = l->tls->taken;
+    l->tls->taken = 0;
+    return n;
+}
+
 static void send_done(struct call *call)
 {
     struct nbd_link *l = container_of(call, struct nbd_link, send);
+    uint64_t out;
 
     if (l->state == NBD_BREAKING) {
         bury(l);
@@ -479,14 +540,51 @@ static void send_done(struct call *call)
         bury(l);
         return;
     }
-    note_sent(l, (uint64_t)call->res);
-    note_out(l, (uint64_t)call->res);
+    out = bytes_out(l, (uint64_t)call->res);
+    note_sent(l, out);
+    note_out(l, out);
     if (l->iov_at < l->iovcnt)
         send_more(l);
     pump(l);
 }
 
 /* ---- receiving ------------------------------------------------------------------------------------------- */
+
+/* What the records have that have come, all of it. False, with a reason: there is nothing more to come. */
+static bool take_records(struct nbd_link *l)
+{
+    for (;;) {
+        int64_t n = nbd_tls_read(l->tls, l->receive_iov, nbd_reply_wants(l));
+        if (n == -EAGAIN)
+            return true;
+        if (n == 0)
+            snprintf(l->why, sizeof l->why, "%s", server_closed);
+        else if (n == -ECONNRESET)
+            snprintf(l->why, sizeof l->why, "%s, without an end of TLS", server_closed);
+        else if (n < 0)
+            snprintf(l->why, sizeof l->why, "%s", l->tls->tls.why);
+        if (n <= 0 || !nbd_reply_came(l, (uint64_t)n))
+            return false;
+    }
+}
+
+/* `res` bytes, or the end, or an error. False, with a reason: the connection is done with. */
+static bool take_received(struct nbd_link *l, int64_t res)
+{
+    if (res < 0)
+        snprintf(l->why, sizeof l->why, "receiving: %s", strerror((int)-res));
+    else if (res == 0 && !l->tls)
+        snprintf(l->why, sizeof l->why, "%s", server_closed);
+    if (res < 0 || (res == 0 && !l->tls))
+        return false;
+    if (!l->tls)
+        return nbd_reply_came(l, (uint64_t)res);
+    assert(res <= (int64_t)l->tls->in.iov_len);
+    if (res == 0)
+        tls_in_end(&l->tls->tls);
+    tls_in_add(&l->tls->tls, (size_t)res);
+    return take_records(l);
+}
 
 static void receive_done(struct call *call)
 {
@@ -496,16 +594,28 @@ static void receive_done(struct call *call)
         bury(l);
         return;
     }
-    if (call->res == 0)
-        snprintf(l->why, sizeof l->why, "the server has closed it");
-    else if (call->res < 0)
-        snprintf(l->why, sizeof l->why, "receiving: %s", strerror((int)-call->res));
-    if (call->res <= 0 || !nbd_reply_came(l, (uint64_t)call->res)) {
+    if (!take_received(l, call->res)) {
         break_off(l);
         bury(l);
         return;
     }
     pump(l);
+}
+
+static void receive_more(struct nbd_link *l)
+{
+    const struct iovec *iov = l->receive_iov;
+    unsigned iovcnt = 1;
+
+    if (l->tls) {
+        l->tls->in.iov_base = tls_in_room(&l->tls->tls, &l->tls->in.iov_len);
+        assert(l->tls->in.iov_len > 0); /* take_records() has left less than a record */
+        iov = &l->tls->in;
+    } else {
+        iovcnt = nbd_reply_wants(l);
+    }
+    l->receive.done = receive_done;
+    call_receive(&l->receive, l->home, l->fd, iov, iovcnt);
 }
 
 static void pump(struct nbd_link *l)
@@ -514,14 +624,14 @@ static void pump(struct nbd_link *l)
     link_assert(l);
     if (l->state == NBD_DOWN && !list_empty(&l->waiting))
         begin_dial(l);
+    if (l->state == NBD_UP && !call_is_under_way(&l->send))
+        begin_send(l);
+    if (l->state == NBD_BREAKING)
+        bury(l);
     if (l->state != NBD_UP)
         return;
-    if (!call_is_under_way(&l->send))
-        begin_send(l);
-    if (!call_is_under_way(&l->receive) && !(list_empty(&l->outgoing) && list_empty(&l->flying))) {
-        l->receive.done = receive_done;
-        call_receive(&l->receive, l->home, l->fd, l->receive_iov, nbd_reply_wants(l));
-    }
+    if (!call_is_under_way(&l->receive) && !(list_empty(&l->outgoing) && list_empty(&l->flying)))
+        receive_more(l);
     link_assert(l);
 }
 

@@ -202,6 +202,9 @@ static void names_are_read(void **state)
         {"nbd+unix:///?socket=/s", NULL, NULL, "/s", NULL},
         {"nbd+unix:///e?socket=/a%3fb", NULL, NULL, "/a?b", "e"},
         {"nbd:unix:/s", NULL, NULL, "/s", NULL}, {"nbd:unix:/s:exportname=a:b", NULL, NULL, "/s", "a:b"},
+        {"nbds://h/x?tls-creds=t", "h", NULL, NULL, "x"},
+        {"nbds+tcp://u%40@[::1]:7/?tls-psk-file=/f;tls-hostname=a", "::1", "7", NULL, NULL},
+        {"nbds+unix:///e?tls-verify-peer=true&socket=/s&tls-certificates=/d", NULL, NULL, "/s", "e"},
         {"nbd:h:1", "h", "1", NULL, NULL}, {"nbd:[::1]:1:exportname=e%20", "::1", "1", NULL, "e%20"},
     };
     static const char *const bad[] = {
@@ -209,6 +212,9 @@ static void names_are_read(void **state)
         "nbd://h/x?y", "nbd://h/x#y", "nbd+unix://h/x?socket=s", "nbd+unix:///x", "nbd+unix:///x?socket=",
         "nbd+unix:///x?socket=s&a=b", "nbd://h/%", "nbd://h/%0", "nbd://h/%zz", "nbd://h/%00", "nbd+ssh://h/x",
         "nbd:unix::exportname=x", "nbd:unix:/s:exportname=", "nbd:[::1]x:1",
+        "nbds:", "nbds:h:1", "nbds://u:p@h/?tls-creds=t", "nbds://@h/?tls-creds=t", "nbds://h/?tls-creds=",
+        "nbds://h/?tls-creds=t&tls-creds=t", "nbds://h/?tls-creds=t&x=y", "nbds://h/?tls-creds=t&socket=/s",
+        "nbds+unix:///?tls-creds=t", "nbd+unix:///?socket=/s&tls-creds=t", "nbd://h/?tls-creds=t",
     };
 
     for (unsigned i = 0; i < ARRAY_LEN(good); i++) {
@@ -238,13 +244,19 @@ static void names_are_read(void **state)
 static void options_are_judged(void **state)
 {
     static const struct { const char *name, *says; int rc; } bad[] = {
-        {"nbds://h/x", "no TLS", -ENOTSUP},
+        {"nbds://h/x", "no credentials", -EINVAL},
+        {"nbds://h/x?tls-verify-peer=0&tls-creds=t", "tls-verify-peer=0 is not supported", -ENOTSUP},
+        {"nbds://h/x?tls-psk-file=/nowhere", "/nowhere", -ENOENT},
+        {"nbds://h/x?tls-certificates=/nowhere", "/nowhere/ca-cert.pem", -ENOENT},
         {"json:{'driver':'nbd'}", "a host or a path", -EINVAL},
         {"json:{'driver':'nbd','host':'h','path':'p'}", "a host or a path", -EINVAL},
         {"json:{'driver':'nbd','path':'p','port':'1'}", "no port", -EINVAL},
         {"json:{'driver':'nbd','server.type':'inet','server.path':'p'}", "server.type", -EINVAL},
         {"json:{'driver':'nbd','server':{'type':'unix','path':'p'},'host':'h'}", "not both", -EINVAL},
-        {"json:{'driver':'nbd','path':'p','tls-creds':'t'}", "tls-creds", -ENOTSUP},
+        {"json:{'driver':'nbd','path':'p','tls-creds':'t'}", "no TLS credentials 't'", -ENOENT},
+        {"json:{'driver':'nbd','path':'p','tls-hostname':'t'}", "tls-creds is missing", -EINVAL},
+        {"json:{'driver':'nbd','path':'p','tls-creds':'t','tls-psk-file':'f'}", "and one of them", -EINVAL},
+        {"json:{'driver':'nbd','path':'p','tls-certificates':'t','tls-username':'u'}", "tls-username", -EINVAL},
         {"json:{'driver':'nbd','path':'p','x-dirty-bitmap':'b'}", "x-dirty-bitmap", -ENOTSUP},
         {"json:{'driver':'nbd','path':'p','reconnect-delay':'x'}", "reconnect-delay", -EINVAL},
         {"json:{'driver':'nbd','path':'p','colour':'x'}", "no option 'colour'", -EINVAL},
