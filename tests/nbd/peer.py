@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """An NBD server for tests of the client: bytes in memory, of which a death takes what was not flushed. It can lie
-in any field of what it sends, send one byte at a time, hang up after any byte, and die."""
+in any field of what it sends, send one byte at a time, hang up after any byte, and die; and it speaks TLS, or
+something else where TLS is to begin."""
 import array
 import fcntl
 import os
 import socket
+import ssl
 import struct
 import termios
 import threading
 
 OPTION_MAGIC, REPLY_MAGIC = 0x49484156454F5054, 0x3E889045565A9
-GO, INFO, EXPORT_NAME, STRUCTURED, SET_META, EXTENDED = 7, 6, 1, 8, 10, 11
-ACK, REP_INFO, REP_META, ERR_UNSUP, ERR_UNKNOWN = 1, 3, 4, 0x80000001, 0x80000006
+GO, INFO, EXPORT_NAME, STRUCTURED, SET_META, EXTENDED, STARTTLS = 7, 6, 1, 8, 10, 11, 5
+ACK, REP_INFO, REP_META, ERR_UNSUP, ERR_UNKNOWN, ERR_TLS = 1, 3, 4, 0x80000001, 0x80000006, 0x80000005
 READ, WRITE, DISC, FLUSH, TRIM, CACHE, ZEROES, STATUS = range(8)
 HAS_FLAGS, READ_ONLY, CAN_FLUSH, CAN_FUA, CAN_TRIM, CAN_ZERO, MULTI, CAN_CACHE, FAST = (
     1, 2, 4, 8, 1 << 5, 1 << 6, 1 << 8, 1 << 10, 1 << 11)
@@ -39,7 +41,7 @@ class Disk:
 class Connection:
     def __init__(self, peer, sock):
         self.peer, self.sock = peer, sock
-        self.structured = self.extended = self.context = self.lied = False
+        self.structured = self.extended = self.context = self.lied = self.secure = False
 
     def get(self, length):
         data = bytearray()
@@ -106,7 +108,14 @@ class Connection:
             magic, option, length = struct.unpack(">QII", self.get(16))
             assert magic == OPTION_MAGIC
             data = self.get(length)
-            if option == EXTENDED and peer.extended:
+            if not self.secure:
+                with peer.lock:
+                    peer.in_the_clear.append(option)
+            if option == STARTTLS and peer.tls and not self.secure:
+                self.start_tls()
+            elif peer.tls and not self.secure:
+                self.reply(option, ERR_TLS)
+            elif option == EXTENDED and peer.extended:
                 self.extended = self.structured = True
                 self.reply(option, ACK)
             elif option == STRUCTURED and peer.structured:
@@ -133,6 +142,28 @@ class Connection:
                 return
             else:
                 self.reply(option, ERR_UNSUP)
+
+    def start_tls(self):
+        """Says yes, and does it; or something else (`yes`: in place of that; `behind`: at once; `in_place`: in
+        place of an answer to the client's first words), or some bytes of the answer alone (`flight`)."""
+        peer = self.peer
+        self.sock.sendall((peer.yes or struct.pack(">QIII", REPLY_MAGIC, STARTTLS, ACK, 0)) + peer.behind)
+        if peer.in_place is not None or peer.flight is not None:
+            hello = self.sock.recv(65536)
+            answer = peer.in_place if peer.flight is None else self.first_flight(hello)[:peer.flight]
+            self.sock.sendall(answer)
+            raise Gone
+        self.sock = peer.tls.wrap_socket(self.sock, server_side=True)
+        self.secure = True
+
+    def first_flight(self, hello):
+        got, out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        got.write(hello)
+        try:
+            self.peer.tls.wrap_bio(got, out, server_side=True).do_handshake()
+        except ssl.SSLWantReadError:
+            pass
+        return out.read()
 
     # ---- requests
 
@@ -220,6 +251,9 @@ class Connection:
             what = self.peer.hook(request) if self.peer.hook else None
             if what == "die":  # nobody is told of it
                 raise Gone
+            if what == "end":  # TLS is, and properly
+                self.sock.unwrap()
+                raise Gone
             if isinstance(what, int):
                 self.answer(request, what)
                 continue
@@ -265,6 +299,8 @@ class Peer:
         self.structured, self.extended, self.go, self.blocks = True, False, True, None
         self.flags = HAS_FLAGS | CAN_FLUSH | CAN_FUA | CAN_TRIM | CAN_ZERO | CAN_CACHE | FAST
         self.lie = self.cut = self.step = self.hook = self.pieces = None
+        self.tls = self.yes = self.in_place = self.flight = None
+        self.behind = b""
         self.lock = threading.RLock()
         self.complaints, self.connections, self.threads = [], set(), []
         self.sock = None
@@ -277,7 +313,7 @@ class Peer:
     def fresh(self):
         """What has been sent and asked is forgotten."""
         with self.lock:
-            self.messages, self.requests, self.sent = [], [], 0
+            self.messages, self.requests, self.sent, self.in_the_clear = [], [], 0, []
 
     def start(self):
         if os.path.exists(self.path):

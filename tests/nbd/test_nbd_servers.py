@@ -133,8 +133,9 @@ def on_qcow2(folder, name, disk, rng):
     plain = folder / "plain"
     plain.write_bytes(model)
     run(TOOL, "compare", "-f", "raw", "-F", "qcow2", plain, name)
-    run("qemu-img", "compare", "-f", "raw", "-F", "qcow2", plain, name)
-    run("qemu-img", "check", "-f", "qcow2", name)
+    if not name.startswith("nbds"):  # a name that QEMU does not know
+        run("qemu-img", "compare", "-f", "raw", "-F", "qcow2", plain, name)
+        run("qemu-img", "check", "-f", "qcow2", name)
 
 
 def on_small(folder, name, disk, rng):

@@ -17,44 +17,11 @@ import sys
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 sys.dont_write_bytecode = True
 from client import *  # noqa: E402,F403
+from keys import make_keys, sh  # noqa: E402
 
 SIZE = 64 << 20
 ERR_TLS = 0x80000005
 check = Checks()
-
-
-# ---- keys
-
-def sh(*command, **how):
-    return subprocess.run([str(word) for word in command], check=True, capture_output=True, **how)
-
-
-def make_key(where, name, alternative, ca):
-    """NAME-cert.pem and NAME-key.pem in a folder."""
-    key, cert = where / f"{name}-key.pem", where / f"{name}-cert.pem"
-    sh("openssl", "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", key,
-       "-out", where / "request", "-subj", f"/CN={alternative}")
-    (where / "extensions").write_text(f"subjectAltName=DNS:{alternative}\n")
-    sh("openssl", "x509", "-req", "-in", where / "request", "-CA", ca / "ca-cert.pem", "-CAkey", ca / "ca-key.pem",
-       "-CAcreateserial", "-days", "2", "-extfile", where / "extensions", "-out", cert)
-    key.chmod(0o600)
-
-
-def make_ca(where):
-    where.mkdir()
-    sh("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout",
-       where / "ca-key.pem", "-out", where / "ca-cert.pem", "-subj", "/CN=ca", "-days", "2")
-
-
-def make_keys(where):
-    """keys: a server's and a client's; other: a client's that nobody vouches for; psk."""
-    for name, ends in (("keys", ("server", "client")), ("other", ("client",))):
-        make_ca(where / name)
-        for end in ends:
-            make_key(where / name, end, "localhost" if end == "server" else "host1", where / name)
-    (where / "psk").mkdir()
-    (where / "psk" / "keys.psk").write_text("qemu:00112233445566778899aabbccddeeff\n")
-    (where / "psk" / "keys.psk").chmod(0o600)
 
 
 # ---- a client
