@@ -16,6 +16,7 @@
 #include "engine/spec.h"
 
 struct option_desc;
+struct vdisk_export_info;
 
 enum backend_caps {
     BACKEND_GROWS     = 1u << 0, /* writes past the end extend it (a file); otherwise they are -ENOSPC. With an
@@ -94,6 +95,13 @@ struct backend_driver {
      * (backends/host/lock.h). On failure an error text is set.
      */
     int (*open)(const char *name, const struct spec *options, uint32_t flags, struct backend **ret_backend);
+
+    /*
+     * Blocks. Tell of what there is beside what such options name: the exports of a server. 0, or what `fn` has
+     * returned when that was not 0, or an error with text. NULL: there is nothing of the kind.
+     */
+    int (*list)(const char *name, const struct spec *options,
+                int (*fn)(void *arg, const struct vdisk_export_info *info), void *arg);
 
     /* Release everything but the struct itself (backend_close() frees that). Nothing is in flight. */
     void (*close)(struct backend *b);
@@ -222,6 +230,9 @@ int backend_node_flags(const char *shown, const struct spec *node, uint32_t flag
 /* The same by name: the file of whatever image it has. Its format's options are not looked at. */
 int backend_open(const char *name, uint32_t flags, struct backend **ret_backend);
 bool backend_identify(const char *name, struct backend_id *ret_id);
+
+/* The same of the driver that the name has: its list(). -ENOTSUP, with text: it has none. */
+int backend_list(const char *name, int (*fn)(void *arg, const struct vdisk_export_info *info), void *arg);
 
 /* Of a name that is to be created: -ENOTSUP, with text, for a protocol that is not there. Opens nothing. */
 int backend_check_meant(const char *name);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What the public header tells of drivers and their options, and its door to secrets and credentials. */
+/* What the public headers tell of drivers, their options and servers, and the door to secrets and credentials. */
 #include <errno.h>
 #include <string.h>
 
@@ -12,6 +12,7 @@
 #include "engine/spec/object.h"
 #include "engine/spec/option.h"
 #include "engine/spec/secret.h"
+#include "engine/vdisk-image.h"
 #include "engine/volume.h"
 
 /* The formats, then the backends that are not one, too. */
@@ -106,4 +107,9 @@ static int get_tls_creds(const char *id, struct vdisk_tls_creds *ret)
 int vdisk_get_tls_creds(const char *id, struct vdisk_tls_creds *ret_creds)
 {
     return ERR_CALL(get_tls_creds(id, ret_creds));
+}
+
+int vdisk_list_exports(const char *name, vdisk_export_fn *fn, void *arg)
+{
+    return ERR_CALL(name && fn ? backend_list(name, fn, arg) : err_set(EINVAL, "no name, or nobody to be told"));
 }

@@ -533,6 +533,32 @@ VDISK_API int vdisk_job_measure(vdisk *source, const struct vdisk_create_opts *t
 /* Any thread. Errors: as vdisk_job_get_create_result(). */
 VDISK_API int vdisk_job_get_measure_result(const vdisk_job *job, struct vdisk_measure_result *ret_result);
 
+/* ---- servers ---------------------------------------------------------------------------------------- */
+
+/* What a server exports. Strings are there until the function that is told returns. */
+struct vdisk_export_info {
+    size_t      size;        /* sizeof(struct vdisk_export_info) of this library */
+    const char *name;        /* what clients ask for; may be "" */
+    const char *description; /* for people; "": none */
+    uint64_t    bytes;       /* how long it is; with flags 0 that is not told */
+    uint32_t    flags;       /* of NBD: its transmission flags; 0: the server tells of it no more than its name */
+    uint32_t    min_block, preferred_block, max_block; /* bytes; 0: not told */
+    bool        extended;    /* NBD: by headers of 64 bits */
+    uint32_t    n_contexts;  /* NBD: metadata contexts that it has, 64 at most: */
+    const char *const *contexts;
+};
+
+/* Anything but 0 ends the list. What it is told is a server's: anything may be in names, and is to be judged. */
+typedef int vdisk_export_fn(void *arg, const struct vdisk_export_info *info);
+
+/*
+ * Tell `fn` of each export of the server that a name leads to (nbd://HOST, say; the export that it names does not
+ * matter), on this thread, once all are known. Blocks, 10 s at most (but for the resolver of names). Returns 0, or
+ * what `fn` has returned. Errors: of the connection, as vdisk_open(); -EACCES, -EIO: the server gives no list;
+ * -EPROTO: what it says cannot be, or more than 1024; -ENOTSUP: a name that leads to no server; -EINVAL, -ENOMEM.
+ */
+VDISK_API int vdisk_list_exports(const char *name, vdisk_export_fn *fn, void *arg);
+
 #ifdef __cplusplus
 }
 #endif

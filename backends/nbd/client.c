@@ -322,6 +322,7 @@ const struct backend_driver nbd_driver = {
     .claims = nbd_claims,
     .parse = nbd_parse,
     .open = client_open,
+    .list = nbd_list,
     .close = client_close,
     .submit = nbd_submit,
     .attach = client_attach,

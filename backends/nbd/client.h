@@ -7,6 +7,7 @@
  *     talk.c        a connection until its handshake is over: sockets, options and their replies (talk.h); blocks,
  *                   within a deadline
  *     dial.c        the handshake that ends with an export
+ *     list.c        the one that ends with a list of them
  *     records.c     TLS of a connection: bytes of the protocol, to records and back
  *     client.c      the driver: open, close, which link an I/O takes
  *     request.c     from an I/O to commands, and back; what is durable
@@ -48,6 +49,8 @@
 #include "engine/spec/option.h"
 #include "nbd/wire.h"
 #include "tls/tls.h"
+
+struct vdisk_export_info;
 
 enum {
     NBD_WHY_MAX = 512,             /* bytes of a reason */
@@ -124,6 +127,12 @@ struct nbd_terms {
  * has NBD_WHY_MAX bytes. Blocks, 10 s at most (but for the resolver of names). Any thread.
  */
 int nbd_dial(const struct nbd_place *place, struct nbd_terms *ret, struct nbd_socket *ret_socket, char *why);
+
+/* ---- list.c ---------------------------------------------------------------------------------------------- */
+
+/* What a server exports: backend_driver.list(). */
+int nbd_list(const char *name, const struct spec *options,
+             int (*fn)(void *arg, const struct vdisk_export_info *info), void *arg);
 
 /* ---- requests -------------------------------------------------------------------------------------------- */
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A connection until its handshake is over. Everything blocks, until the deadline; errors are negative errnos, with a reason in `why`.
+ * A connection until its handshake is over, for those who shake hands (dial.c) and those who only ask (list.c).
+ * Everything blocks, until the deadline; errors are negative errnos, with a reason in `why`.
  */
 #ifndef BACKENDS_NBD_TALK_H
 #define BACKENDS_NBD_TALK_H
@@ -8,6 +9,7 @@
 #include <string.h>
 
 #include "backends/nbd/client.h"
+#include "engine/vdisk-image.h"
 
 enum { NBD_REPLIES_MAX = 64, NBD_REPLY_BYTES_MAX = 2 * NBD_MAX_STRING + 64 };
 
@@ -60,5 +62,10 @@ static inline struct nbd_string nbd_string_of(const char *text)
 int nbd_talk_agree(struct nbd_talk *t);
 /* Extended headers, else structured replies. */
 int nbd_talk_forms(struct nbd_talk *t);
+
+/* ---- list.c ---------------------------------------------------------------------------------------------- */
+
+/* From a greeting to the end: what nbd_list() does on a connection. */
+int nbd_talk_list(struct nbd_talk *t, vdisk_export_fn *fn, void *arg);
 
 #endif

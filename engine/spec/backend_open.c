@@ -298,6 +298,31 @@ int backend_open(const char *name, uint32_t flags, struct backend **ret_backend)
     return rc;
 }
 
+int backend_list(const char *name, int (*fn)(void *arg, const struct vdisk_export_info *info), void *arg)
+{
+    const struct backend_driver *driver = NULL;
+    const struct spec *node = NULL, *options = NULL;
+    struct spec *root = NULL, *own = NULL;
+    int rc = spec_parse(name, &root);
+
+    if (rc < 0)
+        return rc;
+    rc = backend_file_of(name, root, &node);
+    if (rc == 0)
+        rc = resolve(name, node, &driver, &options, &own);
+    if (rc < 0) {
+        spec_free(root);
+        return rc;
+    }
+    rc = driver->list ? driver->list(name, options, fn, arg)
+                      : err_hint(err_set(ENOTSUP, "%.*s: is of the driver '%s', which has no exports",
+                                         SPEC_SHOWN(name), driver->name),
+                                 "a server is named as nbd://HOST[:PORT] or nbd+unix:///?socket=PATH");
+    spec_free(own);
+    spec_free(root);
+    return rc;
+}
+
 bool backend_identify(const char *name, struct backend_id *ret_id)
 {
     const struct spec *node = NULL;
