@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * nbd: serve images to NBD clients, as qemu-nbd. Here are its options and how images are opened; serve.h has the
- * rest.
+ * rest. With --list it is a client (nbd_list.c).
  *
  * Works: an image by its name; with --snapshot a temporary one on top of it, which has no name as soon as it is
  * open, and goes with the process. Fails: what qemu-nbd has and this has not is refused by name.
@@ -12,10 +12,11 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "tools/nbd_list.h"
 #include "tools/serve.h"
 #include "tools/target.h"
 
-enum { OPT_TLS_AUTHZ = SERVE_OWN };
+enum { OPT_TLS_AUTHZ = SERVE_OWN, OPT_TLS_HOSTNAME };
 
 static const struct cli_option options[] = {
     SERVE_SOCKET_OPTIONS,
@@ -25,6 +26,8 @@ static const struct cli_option options[] = {
     {'x', "export-name", "NAME", "what clients ask for (\"\"); once for each image"},
     {'s', "snapshot", NULL, "what clients write goes to a temporary file, and is lost in the end"},
     SERVE_PROCESS_OPTIONS,
+    {'L', "list", NULL, "do not serve: print what the server there exports, or the one named"},
+    {OPT_TLS_HOSTNAME, "tls-hostname", "NAME", "with --list: whose certificate the server has to show"},
     {'l', "load-snapshot", "SNAPSHOT", "refused: internal snapshots are not read yet"},
     {'B', "bitmap", "NAME", "refused: bitmaps are not served yet"},
     {'c', "connect", "DEVICE", "refused: use nbd-client on a server that listens"},
@@ -37,7 +40,8 @@ static const struct cli_option options[] = {
 struct nbd {
     struct serve        serve; /* the first */
     struct serve_values formats;
-    bool                snapshot;
+    bool                snapshot, list;
+    const char         *tls_hostname;
 };
 
 /* ---- images --------------------------------------------------------------------------------------------- */
@@ -153,14 +157,37 @@ static int parse_option(struct nbd *n, int id, const char *value)
     switch (id) {
     case 'f': return serve_add_value(&n->serve, &n->formats, value);
     case 's': n->snapshot = true; return CLI_OK;
+    case 'L': n->list = true; return CLI_OK;
+    case OPT_TLS_HOSTNAME: n->tls_hostname = value; return CLI_OK;
     default: return serve_option(&n->serve, id, value);
     }
+}
+
+/* What is for a server that is served is not looked at, but for what could be meant for this one. */
+static int check_list(const struct nbd *n)
+{
+    const struct serve *s = &n->serve;
+
+    if (s->count > 1)
+        return cli_usage_error(s->verb, "--list takes the name of one server");
+    if (s->count == 1 && (s->socket || s->port || s->address || s->tls_creds || n->tls_hostname))
+        return cli_usage_error(s->verb, "--list takes a name, or --socket, --bind, --port and --tls-creds");
+    if (s->fork || s->pid_file || n->snapshot || s->names.count > 0 || s->allowed.count > 0)
+        return cli_usage_error(s->verb, "--list serves nothing: --fork, --pid-file, --snapshot, --export-name and "
+                               "--tls-allow do not go with it");
+    if (s->socket && (s->port || s->address))
+        return cli_usage_error(s->verb, "--socket excludes --port and --bind");
+    return CLI_OK;
 }
 
 static int check_options(const struct nbd *n)
 {
     const struct serve *s = &n->serve;
 
+    if (n->list)
+        return check_list(n);
+    if (n->tls_hostname)
+        return cli_usage_error(s->verb, "--tls-hostname is for --list");
     if (s->count < 1 || s->count > SERVE_EXPORTS)
         return cli_usage_error(s->verb, "takes the names of 1 to %d images", SERVE_EXPORTS);
     if (s->count > 1 && s->names.count != s->count)
@@ -183,6 +210,18 @@ static int parse(struct nbd *n)
     return check_options(n);
 }
 
+static int list(struct nbd *n)
+{
+    struct serve *s = &n->serve;
+    const struct nbd_list_opts opts = {
+        .name = s->count == 1 ? cli_image(&s->parser, s->operands[0], NULL) : NULL, .socket = s->socket,
+        .address = s->address, .port = s->port, .tls_creds = s->tls_creds, .tls_hostname = n->tls_hostname,
+        .json = s->json,
+    };
+
+    return list_exports(&opts);
+}
+
 static int run(const struct cli_verb *verb, int argc, char **argv)
 {
     struct nbd *n = cli_calloc(1, sizeof *n);
@@ -192,15 +231,15 @@ static int run(const struct cli_verb *verb, int argc, char **argv)
     n->serve.open = open_image;
     rc = parse(n);
     if (rc == CLI_OK)
-        rc = serve_run(&n->serve);
+        rc = n->list ? list(n) : serve_run(&n->serve);
     free(n);
     return rc;
 }
 
 const struct cli_verb cli_nbd = {
     .name = "nbd",
-    .summary = "Serve images to NBD clients.",
-    .usage = "[OPTION]... NAME...",
+    .summary = "Serve images to NBD clients, or list what a server exports.",
+    .usage = "[OPTION]... NAME... | --list [OPTION]... [SERVER]",
     .options = options,
     .notes = "Clients are served until SIGTERM or SIGINT, or until the last one has gone (without --persistent).\n"
              "What is in flight is finished then. Sockets that systemd passes on (LISTEN_FDS) are listened on in\n"

@@ -51,7 +51,7 @@ enum serve_option_id {
     {SERVE_HANDSHAKE, "handshake-timeout", "SECONDS", "for a client to say what it wants (10)"},       \
     {SERVE_HANDSHAKE_LIMIT, "handshake-limit", "SECONDS", "the same, as qemu-nbd; 0: none"},           \
     {SERVE_IDLE, "idle-timeout", "SECONDS", "cut off who asks for nothing so long (never)"},           \
-    {SERVE_TLS_CREDS, "tls-creds", "ID", "serve in TLS only, by --object tls-creds-x509 or -psk of that id"}, \
+    {SERVE_TLS_CREDS, "tls-creds", "ID", "in TLS only, by --object tls-creds-x509 or -psk of that id"}, \
     {SERVE_TLS_ALLOW, "tls-allow", "NAME", "only this client: of its certificate (\"CN=host\"), or of its key;\n" \
                                            "may be given several times"},                              \
     {SERVE_OUTPUT, "output", "FORM", "human (default) or json"},                                       \

@@ -227,7 +227,7 @@ static const char *hint_for(const struct nbd_client *c, int rc)
     if (c->place.tls && (rc == -EACCES || rc == -EPROTO))
         return "is the server's certificate of the authority in ca-cert.pem, and for that host (or tls-hostname), "
                "and does it take ours, or our key?";
-    return "is it running, and has it an export of that name? nbdinfo --list shows it";
+    return "is it running, and has it an export of that name? vdisk-io nbd --list shows it";
 }
 
 static int dial_in_time(struct nbd_client *c, struct nbd_terms *terms, struct nbd_socket *ret_socket)
