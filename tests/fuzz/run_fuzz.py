@@ -31,9 +31,10 @@ import time
 
 LONG_SECONDS = 4 * 3600
 # Parts of the time, and inputs of a default run.
-SHARES = {"image": 6, "header": 1, "tables": 1, "names": 2, "domain": 1, "nbd_handshake": 1, "nbd_requests": 1}
+SHARES = {"image": 6, "header": 1, "tables": 1, "names": 2, "domain": 1, "nbd_handshake": 1, "nbd_requests": 1,
+          "nbd_replies": 1}
 RUNS = {"image": 3000, "header": 100000, "tables": 60000, "names": 100000, "domain": 100000,
-        "nbd_handshake": 20000, "nbd_requests": 20000}
+        "nbd_handshake": 20000, "nbd_requests": 20000, "nbd_replies": 20000}
 FAILURES_MAX = 20
 TIMEOUT_S = 600  # a wait that never ends, not a slow machine
 MEMORY_MB = 1024

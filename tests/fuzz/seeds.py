@@ -106,6 +106,53 @@ def table_inputs(image):
         yield bytes([3, *head, number]) + image[offset:offset + length]
 
 
+def nbd_reply_inputs():
+    """A server's side, honest: handshakes, and replies to the requests of fuzz_nbd_replies.c."""
+    def reply(option, kind, data=b""):
+        return struct.pack(">QIII", 0x3E889045565A9, option, kind, len(data)) + data
+
+    greeting = struct.pack(">QQH", 0x4E42444D41474943, 0x49484156454F5054, 3)
+    export = reply(7, 3, struct.pack(">HQH", 0, 1 << 20, 0x5ED))
+    blocks = reply(7, 3, struct.pack(">HIII", 3, 512, 4096, 1 << 25))
+    no, context = 0x80000001, reply(10, 4, struct.pack(">I", 42) + b"base:allocation")
+    yield bytes([0, 0]) + greeting + reply(11, 1) + context + reply(10, 1) + export + blocks + reply(7, 1)
+    yield bytes([0, 1]) + greeting + reply(11, no, b"what?") + reply(8, 1) + reply(10, no) + export + reply(7, 1)
+    yield bytes([0, 2]) + greeting + reply(11, no) + reply(8, no) + reply(7, 0x80000006, b"there is none")
+    yield bytes([0, 3]) + greeting + reply(11, no) + reply(8, no) + reply(7, no) + struct.pack(">QH", 1 << 20, 1)
+    yield bytes([1, 0]) + greeting + reply(5, 1)
+    yield bytes([1, 1]) + greeting + reply(5, no, b"none here")
+    yield bytes([1, 2]) + greeting + reply(5, 1) + reply(11, 1)
+    yield bytes([1, 3]) + greeting + reply(5, 1) + b"\x16\x03\x03\0\x04abcd"
+    info = export.replace(b"\0\0\0\7", b"\0\0\0\6") + blocks.replace(b"\0\0\0\7", b"\0\0\0\6") + reply(6, 1)
+    names = reply(3, 2, struct.pack(">I", 1) + b"a" + b"words") + reply(3, 2, struct.pack(">I", 0)) + reply(3, 1)
+    contexts = reply(9, 4, struct.pack(">I", 0) + b"base:allocation") + reply(9, 1)
+    yield bytes([5, 0]) + greeting + reply(11, 1) + names + info + contexts + info + reply(9, no)
+    yield bytes([5, 1]) + greeting + reply(11, no) + reply(8, no) + names + reply(6, no)
+    yield bytes([5, 2]) + greeting + reply(11, no) + reply(8, no) + reply(3, 0x80000002, b"no")
+    # The cookie: a number that rises, and a slot, from the last one down.
+    cookies = [(i + 1) << 16 | 1023 - i for i in range(7)]
+    offsets = [0, 8192, 0, 65536, 0, 16384, 512]
+    read = bytes(range(256)) * 16
+    yield bytes([2, 0]) + b"".join(  # the status is not asked for
+        struct.pack(">IIQ", 0x67446698, 0, c) + {0: read, 2: read[:512]}.get(i, b"")
+        for i, c in enumerate(cookies[:6]))
+    yield bytes([2, 1]) + b"".join(struct.pack(">IIQ", 0x67446698, 5, c) for c in cookies)
+    for form in (3, 4):
+        def chunk(i, kind, data=b"", last=True, form=form):
+            if form == 3:
+                return struct.pack(">IHHQI", 0x668E33EF, last, kind, cookies[i], len(data)) + data
+            return struct.pack(">IHHQQQ", 0x6E8A278C, last, kind, cookies[i], offsets[i], len(data)) + data
+        runs = struct.pack(">IIIII", 42, 4096, 0, (1 << 20) - 4096, 3) if form == 3 else \
+            struct.pack(">IIQQQQ", 42, 2, 4096, 0, (1 << 20) - 4096, 3)
+        answers = [chunk(0, 1, struct.pack(">Q", 2048) + read[:2048], False)
+                   + chunk(0, 2, struct.pack(">QI", 0, 2048), False) + chunk(0, 0),
+                   chunk(1, 0), chunk(2, 2 + form, runs), chunk(3, 1, struct.pack(">Q", 65536) + read[:512]),
+                   chunk(4, 0), chunk(5, 0), chunk(6, 0x8001, struct.pack(">IH", 22, 2) + b"no")]
+        yield bytes([form, 0]) + b"".join(answers)
+        yield bytes([form, 5]) + b"".join(reversed(answers))
+        yield bytes([form, 9]) + b"".join(chunk(i, 0x8001, struct.pack(">IH", 5, 0)) for i in range(7))
+
+
 def main(target):
     number = 0
 
@@ -121,6 +168,8 @@ def main(target):
             put("header", image[:cluster_size(image)])
             for data in table_inputs(image):
                 put("tables", data)
+    for data in nbd_reply_inputs():
+        put("nbd_replies", data)
     for kind, texts in enumerate((SIZE_TEXTS, NUMBER_TEXTS, LIST_TEXTS, NAME_TEXTS, JSON_TEXTS,
                                   OPTS_TEXTS, OBJECT_TEXTS)):
         for text in texts:
