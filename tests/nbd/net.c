@@ -245,7 +245,8 @@ void wire_send(struct wire *w, const void *data, size_t len)
 {
     w->in = realloc(w->in, w->in_len + len + 1);
     assert(w->in);
-    memcpy(w->in + w->in_len, data, len);
+    if (len > 0)
+        memcpy(w->in + w->in_len, data, len);
     w->in_len += len;
 }
 
