@@ -33,7 +33,8 @@
     X(OTHERS_UNSEEN, "a new connection does not look whether the others were hung up: client.h, invariant 6") \
     X(CHUNK_ERROR_LOST, "the client takes an error chunk for nothing")                                        \
     X(READ_UNFINISHED, "a read whose data has not all come succeeds: reply.c, invariant 2")                   \
-    X(ANSWERS_KEPT, "what was told of holes is kept when it changes: extents.c, invariant 1")
+    X(ANSWERS_KEPT, "what was told of holes is kept when it changes: extents.c, invariant 1")                 \
+    X(ANSWERS_OUTLIVE, "what was told of holes is kept when a connection breaks")
 
 #define NBD_MUTANT_ENUM(name, text) NBD_MUTANT_##name,
 

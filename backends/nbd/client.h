@@ -206,6 +206,8 @@ bool nbd_extents_find(struct nbd_client *c, struct block_status *status, uint64_
 bool nbd_extents_take(struct nbd_req *req, const struct nbd_status *status);
 /* A change of the range begins, or has ended. */
 void nbd_extents_change(struct nbd_client *c, uint64_t offset, uint64_t len);
+/* All of it: a server may have died, and taken along what it had not made durable. */
+void nbd_extents_forget(struct nbd_client *c);
 void nbd_extents_free(struct nbd_client *c);
 
 /* ---- request.c ------------------------------------------------------------------------------------------- */

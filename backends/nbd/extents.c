@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * What servers have told of holes: a few answers, each of them runs from one place on, so that who walks along
- * asks for much at a time. An answer is forgotten when something in it changes by our own doing, and after a
- * second, since there may be others who write.
+ * asks for much at a time. An answer is forgotten when something in it changes by our own doing, when a connection
+ * is found broken, and after a second, since there may be others who write.
  *
  * Invariants.
  *  1. No change began or ended between the asking for an answer that is kept and its coming; one that ends later
@@ -147,6 +147,12 @@ void nbd_extents_change(struct nbd_client *c, uint64_t offset, uint64_t len)
             a->count = 0;
     }
     pthread_mutex_unlock(&c->lock);
+}
+
+void nbd_extents_forget(struct nbd_client *c)
+{
+    if (!NBD_MUTANT(ANSWERS_OUTLIVE))
+        nbd_extents_change(c, 0, UINT64_MAX);
 }
 
 void nbd_extents_free(struct nbd_client *c)

@@ -138,6 +138,7 @@ void nbd_link_free(struct nbd_link *l)
 static void look_at_others(struct nbd_link *l)
 {
     struct nbd_client *c = l->client;
+    bool found = false;
 
     pthread_mutex_lock(&c->lock);
     l->hung_up = false;
@@ -146,10 +147,12 @@ static void look_at_others(struct nbd_link *l)
         struct pollfd p = {.fd = other->fd, .events = POLLRDHUP};
         if (other == l || other->fd < 0 || poll(&p, 1, 0) <= 0 || NBD_MUTANT(OTHERS_UNSEEN))
             continue;
-        other->hung_up = true;
+        found = other->hung_up = true;
         c->lost = c->lost || c->acked != c->flushed;
     }
     pthread_mutex_unlock(&c->lock);
+    if (found)
+        nbd_extents_forget(c);
 }
 
 void nbd_link_give(struct nbd_link *l, struct nbd_socket socket, const struct nbd_terms *terms)
@@ -273,6 +276,7 @@ static void bury(struct nbd_link *l)
     mem_free(l->big);
     l->big = NULL;
     nbd_note_break(l->client);
+    nbd_extents_forget(l->client);
     settle(l);
     if (!list_empty(&l->waiting))
         come_back(l);

@@ -443,6 +443,20 @@ class Replies(Case):
             volume.close()
             self.peer.stop()
 
+    def test_holes_of_the_dead(self):
+        """What a server told of holes, and took along, is not told again by the client."""
+        self.serve()
+        volume = self.open()
+        volume.write(0, b"d" * 4096)
+        volume.flush()
+        volume.zero(0, 4096)
+        self.assertEqual([e.data for e in volume.extents()][0], False)
+        self.peer.die()
+        self.peer.start()
+        self.assertEqual(volume.read(0, 4096), b"d" * 4096)
+        self.assertEqual([e.data for e in volume.extents()][0], True)
+        self.fails(volume.flush, says="may be lost")
+
 
 if __name__ == "__main__":
     unittest.main()
