@@ -21,12 +21,12 @@
  *     use it;
  *   - a request whose metadata finds no place since writes in flight, or they and a read of metadata that other
  *     queues have fought for, hold all of its set in the cache: possible where cache_bytes is less than some
- *     MiB. Who waits in the library (vdisk_reap(), synchronous calls,
- *     resize, trim) turns all queues of its thread, so that nothing of these waits for itself; what completes
- *     meanwhile is handed out by the next vdisk_reap() of its queue. Work that queues share is done by the only
- *     queue that a volume has seen, and by a thread of the library as soon as there is a second. Where the host
- *     refuses that thread, a wait asks for it again (and a descriptor stays readable) until there is one or the
- *     first queue's owner calls. poll() and the like may end with EINTR on a thread that has used a queue.
+ *     MiB. Who waits in the library (vdisk_reap(), synchronous calls, resize, trim) turns all queues of its
+ *     thread, so that nothing of these waits for itself; what completes meanwhile is handed out by the next
+ *     vdisk_reap() of its queue. Work that queues share is done by the only queue that a volume has seen, and by a
+ *     thread of the library as soon as there is a second. Where the host refuses that thread, a wait asks for it
+ *     again (and a descriptor stays readable) until there is one or the first queue's owner calls. poll() and the
+ *     like may end with EINTR on a thread that has used a queue.
  *
  * Requests. Enqueue functions return nothing and never complete inline: every result, misuse of ranges
  * included, arrives through vdisk_reap(). A result is 0 or a negative errno, never a short transfer.
@@ -211,9 +211,8 @@ VDISK_API int vdisk_get_tls_creds(const char *id, struct vdisk_tls_creds *ret_cr
  * be given back with vdisk_close(); on failure it is untouched. Errors: -ENOENT, -EACCES, ...: as open(2);
  * -EAGAIN: locked by another process, named in the text; -EINVAL: not a valid image; -ENOTSUP: a feature, or
  * a protocol such as ssh://, that we lack, named in the text; -EACCES also: marked corrupt, and to be written, or
- * a descriptor is for reading; -EBADF;
- * -EIO also: not closed, and what is there cannot be repaired; -EFBIG (also: the chain's L1 tables take more
- * than 1 GiB of memory), -ELOOP, -ENOMEM, -ECANCELED.
+ * a descriptor is for reading; -EBADF; -EIO also: not closed, and what is there cannot be repaired; -EFBIG (also:
+ * the chain's L1 tables take more than 1 GiB of memory), -ELOOP, -ENOMEM, -ECANCELED.
  */
 VDISK_API int vdisk_open(const char *name, const struct vdisk_open_opts *opts, vdisk **ret_vdisk);
 
@@ -425,6 +424,9 @@ struct vdisk_queue_opts {
                                   * enqueueing waits for some); 0: 256; at most 4096 */
     enum vdisk_queue_kind kind;  /* ask for one kind and no better one */
     uint32_t              flags; /* enum vdisk_queue_flags */
+    int                   watch_fd;    /* open as long as the queue is; vdisk_reap() and vdisk_wait() make */
+    bool                 *watch_ready; /* this true when that has become readable, once for each change, and do
+                                        * not sleep while it is; NULL: there is none */
 };
 
 /*
@@ -534,8 +536,8 @@ VDISK_API void vdisk_discard(vdisk_queue *q, vdisk *v, uint64_t offset, uint64_t
 /*
  * The range is going to be read: have it in caches. The metadata that is needed to find it is read, of all layers;
  * of files that go through the host's page cache (VDISK_OPEN_BUFFERED, or no direct I/O) the data is, too, and
- * that goes on when this has completed. With direct I/O the data stays where it is, and so it does for memory: and
- * null:. Compressed clusters are not inflated. Changes nothing; allowed on read-only volumes. No flags.
+ * that goes on when this has completed. With direct I/O, memory: and null: the data stays where it is. Compressed
+ * clusters are not inflated. Changes nothing; allowed on read-only volumes. No flags.
  */
 VDISK_API void vdisk_prefetch(vdisk_queue *q, vdisk *v, uint64_t offset, uint64_t len, uint32_t flags,
                               uint64_t user_data);

@@ -155,6 +155,8 @@ static int check_opts(const struct vdisk_queue_opts *opts, struct vdisk_queue_op
         return err_set(EINVAL, "queue: unknown flags 0x%x", ret->flags);
     if ((unsigned)ret->kind > VDISK_QUEUE_THREADS)
         return err_set(EINVAL, "queue: unknown kind %d", (int)ret->kind);
+    if (ret->watch_ready && (ret->watch_fd < 0 || queue_host))
+        return err_set(queue_host ? ENOTSUP : EINVAL, "queue: descriptor %d cannot be watched", ret->watch_fd);
     return ret->kind == VDISK_QUEUE_AUTO ? kind_of_environment(&ret->kind) : 0;
 }
 
@@ -173,6 +175,8 @@ static int make_queue(const struct vdisk_queue_opts *user_opts, vdisk_queue **re
     process_watch();
     q->generation = process_generation;
     q->depth = opts.depth;
+    q->watch_fd = opts.watch_fd;
+    q->watch_ready = opts.watch_ready;
     list_init(&q->thread_node);
     list_init(&q->in_kernel);
     list_init(&q->calls);
@@ -342,20 +346,32 @@ bool queue_turn(vdisk_queue *q)
     return ran;
 }
 
+int queue_poll_beside(vdisk_queue *q, struct pollfd *fds, unsigned n, const struct timespec *timeout)
+{
+    bool beside = q->watch_ready && !queue_has_ring(q);
+    int rc;
+
+    fds[n] = (struct pollfd){.fd = q->watch_fd, .events = POLLIN};
+    rc = queue_poll(fds, beside ? n + 1 : n, timeout);
+    if (beside && fds[n].revents != 0)
+        *q->watch_ready = true;
+    return rc;
+}
+
 /* Without a ring, and where the caller has a descriptor: what wakes it wakes us. */
 static int fd_wait(vdisk_queue *q, const struct timespec *timeout)
 {
-    struct pollfd pfd = {.fd = atomic_load(&q->post_fd), .events = POLLIN};
+    struct pollfd fds[2];
     int rc = queue_has_ring(q) ? ring_submit(q) : 0;
 
     if (rc < 0)
         return rc;
     if (queue_has_steps(q))
         return 0;
-    pfd.fd = atomic_load(&q->post_fd);
-    rc = queue_poll(&pfd, 1, timeout);
+    fds[0] = (struct pollfd){.fd = atomic_load(&q->post_fd), .events = POLLIN};
+    rc = queue_poll_beside(q, fds, 1, timeout);
     if (rc == 0)
-        clear_fd(pfd.fd); /* before anything is looked at: what comes later sets it again */
+        clear_fd(fds[0].fd); /* before anything is looked at: what comes later sets it again */
     return rc;
 }
 
@@ -411,7 +427,8 @@ bool queue_has_steps(vdisk_queue *q)
 /* Somebody wants the owner back. Who clears a descriptor looks here afterwards, and before it sleeps. */
 static bool is_woken(vdisk_queue *q)
 {
-    return unlikely(atomic_load(&q->woken)) && !ENGINE_MUTANT(WAKE_UNSEEN);
+    return (unlikely(atomic_load(&q->woken)) || (q->watch_ready && *q->watch_ready)) &&
+           !ENGINE_MUTANT(WAKE_UNSEEN);
 }
 
 void queue_tell(vdisk_queue *q)
@@ -610,6 +627,8 @@ static int reap(vdisk_queue *q, struct vdisk_completion *completions, unsigned m
         atomic_store(&q->woken, false);
     sent = send_rest(q, min);
     unsigned n = hand_out(q, completions, max);
+    if (unlikely(q->watch_ready && !queue_has_ring(q)))
+        *q->watch_ready = true; /* nobody has looked, unless it slept */
     queue_tell(q);
     thread_tell_others(q);
     if (ENGINE_MUTANT(FD_CLEARED_LATE))

@@ -75,8 +75,11 @@ struct vdisk_queue {
     int                   wake_fd;          /* eventfd: the ring watches it */
     int                   user_fd;          /* eventfd: vdisk_queue_fd()'s, and then post_fd; -1: not made */
     _Atomic bool          woken;            /* by vdisk_queue_wake(), and no reap has returned since */
-    bool                  wake_armed;       /* the ring watches wake_fd */
-    bool                  wake_once;        /* by polls that fire once: the kernel knows no others */
+    int                   watch_fd;         /* the caller's, which the ring watches, too */
+    bool                 *watch_ready;      /* the caller's, of that; NULL: there is none. Fixed, both */
+    bool                  wake_armed;       /* the ring watches wake_fd, */
+    bool                  watch_armed;      /* and watch_fd */
+    bool                  watch_once;       /* by polls that fire once: the kernel knows no others */
 
     struct io_uring       ring;             /* with VDISK_QUEUE_URING and URING_DEFER */
     bool                  ring_ready;
@@ -214,6 +217,9 @@ int queue_poll(struct pollfd *fds, unsigned n, const struct timespec *timeout);
 
 /* Is there something for queue_turn(), without waiting? */
 bool queue_has_steps(vdisk_queue *q);
+
+/* queue_poll(), and beside it what the caller wants to be watched, where no ring does; `fds` has room for that. */
+int queue_poll_beside(vdisk_queue *q, struct pollfd *fds, unsigned n, const struct timespec *timeout);
 
 /* May this thread use what the caller gave? 0; -EINVAL: none; -ECHILD: the parent's; -EEXIST: another thread's. */
 int queue_check_handle(const vdisk_queue *q);

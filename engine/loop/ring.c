@@ -33,28 +33,40 @@ static_assert(sizeof(struct getevents_arg) == sizeof(struct io_uring_getevents_a
 enum { GATHER_PART = 4, GATHER_MIN = 4, GATHER_US = 4000, GATHER_REST = 64, GATHER_REST_MAX = 8192 };
 
 /* user_data that is no io */
-enum { TAG_WAKE = 1, TAG_CANCEL };
-_Static_assert(TAG_CANCEL < (int)RING_TAG_LOW, "no pointer is so low");
+enum { TAG_WAKE = 1, TAG_CANCEL, TAG_WATCH };
+_Static_assert(TAG_WATCH < (int)RING_TAG_LOW, "no pointer is so low");
 
 enum { RING_TRIES = 8 };
 
 enum { COPY_BESIDE_MIN = 256 << 10 };
 
-/* Watch the eventfd by which other threads wake this queue. False: no SQE is free. */
-static bool arm_wake(vdisk_queue *q)
+/* Watch a descriptor from now on. False: no SQE is free. */
+static bool arm(vdisk_queue *q, int fd, uint64_t tag, bool *armed)
 {
     struct io_uring_sqe *sqe = io_uring_get_sqe(&q->ring);
 
-    assert(!q->wake_armed && q->wake_fd >= 0);
+    assert(!*armed && fd >= 0);
     if (!sqe)
         return false;
-    if (q->wake_once || ENGINE_MUTANT(WAKE_UNWATCHED))
-        io_uring_prep_poll_add(sqe, q->wake_fd, POLLIN);
+    if (q->watch_once || ENGINE_MUTANT(WAKE_UNWATCHED))
+        io_uring_prep_poll_add(sqe, fd, POLLIN);
     else
-        io_uring_prep_poll_multishot(sqe, q->wake_fd, POLLIN);
-    sqe->user_data = TAG_WAKE;
-    q->wake_armed = true;
+        io_uring_prep_poll_multishot(sqe, fd, POLLIN);
+    sqe->user_data = tag;
+    *armed = true;
     return true;
+}
+
+static bool is_armed(const vdisk_queue *q)
+{
+    return q->wake_armed && (q->watch_armed || !q->watch_ready);
+}
+
+/* The eventfd by which other threads wake this queue, and what the caller wants to be watched. */
+static bool arm_all(vdisk_queue *q)
+{
+    return (q->wake_armed || arm(q, q->wake_fd, TAG_WAKE, &q->wake_armed)) &&
+           (q->watch_armed || !q->watch_ready || arm(q, q->watch_fd, TAG_WATCH, &q->watch_armed));
 }
 
 static int ring_enable(vdisk_queue *q)
@@ -90,17 +102,17 @@ static int send_sqes(vdisk_queue *q)
     return rc == -EINTR ? 0 : ring_result(q, rc);
 }
 
-/* Enabled, and watching the eventfd: before anything sleeps on the ring. Afterwards there may be no ring. */
+/* Enabled, and watching: before anything sleeps on the ring. Afterwards there may be no ring. */
 static int get_ready(vdisk_queue *q)
 {
     int rc = 0;
 
     if (unlikely(!q->ring_ready))
         rc = ring_enable(q);
-    if (unlikely(!q->wake_armed) && rc == 0 && queue_has_ring(q) && !arm_wake(q)) {
+    if (unlikely(!is_armed(q)) && rc == 0 && queue_has_ring(q) && !arm_all(q)) {
         rc = send_sqes(q);
         if (queue_has_ring(q))
-            arm_wake(q);
+            arm_all(q);
     }
     return rc;
 }
@@ -114,7 +126,7 @@ int ring_submit(vdisk_queue *q)
 
 bool ring_to_send(vdisk_queue *q)
 {
-    return io_uring_sq_ready(&q->ring) > 0 || (!q->wake_armed && !ENGINE_MUTANT(WAKE_UNWATCHED));
+    return io_uring_sq_ready(&q->ring) > 0 || (!is_armed(q) && !ENGINE_MUTANT(WAKE_UNWATCHED));
 }
 
 bool ring_has_work(const vdisk_queue *q)
@@ -237,9 +249,18 @@ static void wake_completed(vdisk_queue *q, int32_t res, uint32_t flags)
 
     (void)n; /* EAGAIN: somebody read it before */
     if (res == -EINVAL)
-        q->wake_once = true;
+        q->watch_once = true;
     if (!(flags & IORING_CQE_F_MORE))
         q->wake_armed = false;
+}
+
+static void watch_completed(vdisk_queue *q, int32_t res, uint32_t flags)
+{
+    if (res == -EINVAL)
+        q->watch_once = true;
+    if (!(flags & IORING_CQE_F_MORE))
+        q->watch_armed = false;
+    *q->watch_ready = true; /* also after an error: the caller sees what it is */
 }
 
 static void try_again(struct io *io);
@@ -271,6 +292,10 @@ static void run_cqe(vdisk_queue *q, uint64_t user_data, int32_t res, uint32_t fl
 
     if (user_data == TAG_WAKE) {
         wake_completed(q, res, flags);
+        return;
+    }
+    if (user_data == TAG_WATCH) {
+        watch_completed(q, res, flags);
         return;
     }
     if (unlikely(user_data < RING_TAG_LOW))

@@ -229,7 +229,7 @@ static bool turn_others(struct thread_queues *t, vdisk_queue *q, struct pollfd *
 int thread_sleep(vdisk_queue *q, const struct timespec *timeout)
 {
     static const struct timespec blink = {.tv_nsec = 1000000}; /* where there is no descriptor to sleep on */
-    struct pollfd fds[POLL_MAX + 1];
+    struct pollfd fds[POLL_MAX + 2];
     unsigned count = 0;
     bool all = true;
     int n, fd = queue_user_fd(q);
@@ -247,8 +247,8 @@ int thread_sleep(vdisk_queue *q, const struct timespec *timeout)
         return n;
     if (queue_has_steps(q))
         return 0;
-    assert(count <= ARRAY_LEN(fds));
-    n = queue_poll(fds, count, !all && !timeout ? &blink : timeout);
+    assert(count < ARRAY_LEN(fds));
+    n = queue_poll_beside(q, fds, count, !all && !timeout ? &blink : timeout);
     return n == -ETIME && !all && !timeout ? 0 : n;
 }
 

@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Waking a queue: who sleeps in the library, or on the queue's descriptor, comes back when another thread or a
- * signal handler says so; no wake is lost, whenever it comes, and none counts twice.
+ * signal handler says so; no wake is lost, whenever it comes, and none counts twice. And so when a descriptor that
+ * the queue watches becomes readable.
  */
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <sys/epoll.h>
+#include <unistd.h>
 
 #include "tests/callers/callers.h"
 
@@ -151,12 +154,93 @@ static void test_once(void)
     each_kind(once);
 }
 
+/* ---- a descriptor that is watched -------------------------------------------------------------------- */
+
+static int ends[2];
+
+/* A byte at a time; the next when the one before has been read. */
+static void *write_often(void *arg)
+{
+    for (unsigned i = 1; i <= ROUNDS; i++) {
+        CHECK(write(ends[1], "x", 1) == 1);
+        while (atomic_load(&answered) < i)
+            ;
+        if (i % 16 == 0)
+            clock_nanosleep(CLOCK_MONOTONIC, 0, &(struct timespec){.tv_nsec = 2000000}, NULL);
+    }
+    return NULL;
+}
+
+/* What has come through the pipe that `epoll` watches for edges: it is read when it is told of. */
+static bool take_byte(int epoll)
+{
+    struct epoll_event event;
+    char byte;
+
+    return epoll_wait(epoll, &event, 1, 0) == 1 && read(ends[0], &byte, 1) == 1;
+}
+
+/* `busy`: a request is in flight, too, at any time. */
+static void watch(enum vdisk_queue_kind kind, bool busy)
+{
+    struct epoll_event event = {.events = EPOLLIN | EPOLLET};
+    int epoll = epoll_create1(0);
+    bool ready = false;
+    struct vdisk_queue_opts opts = {.size = sizeof opts, .kind = kind, .watch_fd = epoll, .watch_ready = &ready};
+    char *buf = vdisk_alloc_buffer(BLOCK);
+    struct vdisk_completion c;
+    pthread_t thread;
+
+    v = open_rw(make_full_image("image"));
+    CHECK_OK(vdisk_queue_create(&opts, &q));
+    CHECK(pipe(ends) == 0 && epoll_ctl(epoll, EPOLL_CTL_ADD, ends[0], &event) == 0);
+    atomic_store(&answered, 0);
+    CHECK(pthread_create(&thread, NULL, write_often, NULL) == 0);
+    caller_wait_begin("wait(1) for what is watched");
+    for (unsigned i = 1; i <= ROUNDS;) {
+        if (busy && vdisk_queue_inflight(q) == 0)
+            vdisk_read(q, v, CLUSTER, buf, BLOCK, 0, 7);
+        int n = vdisk_wait(q, &c, 1, 1, NULL);
+        CHECK(n >= 0 || n == -EINTR);
+        CHECK(n == 1 || n == -EINTR || ready); /* it slept for something */
+        CHECK(n <= 0 || c.result == 0);
+        if (ready) {
+            ready = false;
+            if (take_byte(epoll))
+                atomic_store(&answered, i++);
+        }
+    }
+    caller_wait_end();
+    pthread_join(thread, NULL);
+    while (vdisk_queue_inflight(q) > 0)
+        vdisk_reap(q, &c, 1, 1, NULL);
+    CHECK_OK(vdisk_queue_destroy(q));
+    CHECK_OK(vdisk_close(v));
+    close(epoll);
+    close(ends[0]);
+    close(ends[1]);
+    free(buf);
+}
+
+static void test_watch(void)
+{
+    struct vdisk_queue_opts none = {.size = sizeof none, .watch_fd = -1, .watch_ready = &(bool){false}};
+
+    CHECK_INT(vdisk_queue_create(&none, &q), -EINVAL);
+    for (unsigned i = 0; i < ARRAY_LEN(all_kinds); i++) {
+        test_note("kind %s", vdisk_queue_kind_name(all_kinds[i]));
+        watch(all_kinds[i], false);
+        watch(all_kinds[i], true);
+    }
+}
+
 int main(int argc, char **argv)
 {
     static const struct test_case cases[] = {
         {.name = "thread", .run = test_thread},
         {.name = "signal", .run = test_signal},
         {.name = "once", .run = test_once},
+        {.name = "watch", .run = test_watch},
     };
 
     return test_main(argc, argv, cases, ARRAY_LEN(cases));

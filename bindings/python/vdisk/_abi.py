@@ -66,7 +66,8 @@ class CreateOpts(Sized):
 
 
 class QueueOpts(Sized):
-    _fields_ = [("size", c_size_t), ("depth", c_uint32), ("kind", c_int), ("flags", c_uint32)]
+    _fields_ = [("size", c_size_t), ("depth", c_uint32), ("kind", c_int), ("flags", c_uint32), ("watch_fd", c_int),
+                ("watch_ready", POINTER(c_bool))]
 
 
 class Extent(Structure):
