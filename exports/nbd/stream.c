@@ -3,6 +3,8 @@
  * Streams that are sockets, and epoll.
  *
  * Happy path: descriptors are watched once, edge-triggered, so that no call is made to change what is waited for.
+ * The queue watches the epoll, so that one call sends requests and sleeps, for completions and for sockets, and
+ * what a completion costs does not depend on epoll.
  * Failures: an error of a socket is the stream's end.
  */
 #include "exports/nbd/stream.h"
@@ -13,8 +15,6 @@
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
-
-enum { EVENTS = 64 };
 
 static ssize_t socket_recv(struct nbds_stream *s, const struct iovec *iov, unsigned n)
 {
@@ -58,16 +58,6 @@ struct nbds_stream *nbds_socket_stream(int fd)
     return s;
 }
 
-struct epoll_poller {
-    struct nbds_poller base;
-    int fd;
-};
-
-static int epoll_fd(struct nbds_poller *p)
-{
-    return ((struct epoll_poller *)p)->fd;
-}
-
 static uint64_t clock_now(struct nbds_poller *p)
 {
     struct timespec ts;
@@ -82,18 +72,19 @@ static int epoll_watch(struct nbds_poller *p, int fd, bool level, void *data)
     struct epoll_event event = {.data.ptr = data,
                                 .events = level ? EPOLLIN : EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET};
 
-    return epoll_ctl(epoll_fd(p), EPOLL_CTL_ADD, fd, &event) < 0 ? -errno : 0;
+    return epoll_ctl(p->fd, EPOLL_CTL_ADD, fd, &event) < 0 ? -errno : 0;
 }
 
 static void epoll_unwatch(struct nbds_poller *p, int fd)
 {
-    epoll_ctl(epoll_fd(p), EPOLL_CTL_DEL, fd, NULL);
+    epoll_ctl(p->fd, EPOLL_CTL_DEL, fd, NULL);
 }
 
-static unsigned wait_for_events(struct nbds_poller *p, struct nbds_ready *ready, unsigned max, int timeout_ms)
+/* Those that are ready, without waiting. */
+static unsigned look(struct nbds_poller *p, struct nbds_ready *ready)
 {
-    struct epoll_event events[EVENTS];
-    int n = epoll_wait(epoll_fd(p), events, max < EVENTS ? (int)max : EVENTS, timeout_ms);
+    struct epoll_event events[NBDS_EVENTS];
+    int n = epoll_wait(p->fd, events, NBDS_EVENTS, 0);
 
     for (int i = 0; i < n; i++) {
         ready[i].data = events[i].data.ptr;
@@ -104,18 +95,32 @@ static unsigned wait_for_events(struct nbds_poller *p, struct nbds_ready *ready,
     return n < 0 ? 0 : (unsigned)n;
 }
 
+static void epoll_sleep(struct nbds_poller *p, vdisk_queue *queue, struct nbds_events *ret, int timeout_ms)
+{
+    const struct timespec limit = {timeout_ms / 1000, timeout_ms % 1000 * 1000000L};
+    int n = vdisk_wait(queue, ret->done, timeout_ms != 0, NBDS_EVENTS, timeout_ms > 0 ? &limit : NULL);
+
+    ret->ndone = n > 0 ? (unsigned)n : 0;
+    ret->nready = 0;
+    if (!p->told)
+        return;
+    p->told = false; /* before the look: what comes later says so again */
+    ret->nready = look(p, ret->ready);
+    p->told |= ret->nready == NBDS_EVENTS; /* there may be more, of which nothing is said again */
+}
+
 static void epoll_destroy(struct nbds_poller *p)
 {
-    close(epoll_fd(p));
+    close(p->fd);
     free(p);
 }
 
-static const struct nbds_poller_ops epoll_ops = {clock_now, epoll_watch, epoll_unwatch, wait_for_events,
+static const struct nbds_poller_ops epoll_ops = {clock_now, epoll_watch, epoll_unwatch, epoll_sleep,
                                                  epoll_destroy};
 
 struct nbds_poller *nbds_epoll(void)
 {
-    struct epoll_poller *p = malloc(sizeof *p);
+    struct nbds_poller *p = malloc(sizeof *p);
     int fd = epoll_create1(EPOLL_CLOEXEC);
 
     if (!p || fd < 0) {
@@ -126,7 +131,6 @@ struct nbds_poller *nbds_epoll(void)
         errno = error;
         return NULL;
     }
-    p->base.ops = &epoll_ops;
-    p->fd = fd;
-    return &p->base;
+    *p = (struct nbds_poller){.ops = &epoll_ops, .fd = fd};
+    return p;
 }

@@ -2,7 +2,7 @@
 /*
  * What the server knows of networks: streams of bytes, a poller that says which can go on, and the clock.
  * Sockets and epoll are one of them (stream.c); a network that a test simulates is another, and TLS is a stream
- * around a stream.
+ * around a stream. A thread sleeps in one place, for its streams and its queue: the poller's wait.
  *
  * Readiness is told once for each change: a stream is tried until it says -EAGAIN, or has moved less than it was
  * asked to.
@@ -14,6 +14,8 @@
 #include <stdint.h>
 #include <sys/types.h>
 #include <sys/uio.h>
+
+#include <vdisk.h>
 
 struct nbds_stream;
 
@@ -43,6 +45,15 @@ struct nbds_ready {
     unsigned readiness; /* enum nbds_readiness */
 };
 
+enum { NBDS_EVENTS = 64 }; /* of a kind at once; what is left comes next */
+
+/* What a wait has brought. */
+struct nbds_events {
+    struct nbds_ready       ready[NBDS_EVENTS];
+    struct vdisk_completion done[NBDS_EVENTS];
+    unsigned nready, ndone;
+};
+
 struct nbds_poller;
 
 struct nbds_poller_ops {
@@ -51,13 +62,18 @@ struct nbds_poller_ops {
     /* Watch for both, from now on; `level`: for as long as it can be read, and only that. 0 or -errno. */
     int (*watch)(struct nbds_poller *p, int fd, bool level, void *data);
     void (*unwatch)(struct nbds_poller *p, int fd);
-    /* How many are ready, after `timeout_ms` at most; -1: none. 0 as well after a signal. */
-    unsigned (*wait)(struct nbds_poller *p, struct nbds_ready *ready, unsigned max, int timeout_ms);
+    /*
+     * Send what the queue was given, and sleep until it has completed something or a stream can go on, for
+     * `timeout_ms` at most; -1: no limit. Nothing as well after a signal.
+     */
+    void (*wait)(struct nbds_poller *p, vdisk_queue *queue, struct nbds_events *ret_events, int timeout_ms);
     void (*destroy)(struct nbds_poller *p);
 };
 
 struct nbds_poller {
     const struct nbds_poller_ops *ops;
+    int  fd;   /* what the queue watches; -1: nothing */
+    bool told; /* it has become readable, and nobody has looked since */
 };
 
 /* NULL: errno says why. The socket is the stream's, also then. */

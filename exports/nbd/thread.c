@@ -2,9 +2,9 @@
 /*
  * One thread's loop.
  *
- * Happy path: wait; what can be read is read, and its requests go to the queue; one reap sends them all and brings
- * what has completed; then each connection that has replies sends them, by one call. A connection that had to wait
- * for its own slots goes on in the next turn, before which nobody sleeps.
+ * Happy path: one call sends what the turn before has given to the queue, sleeps, and brings what has completed;
+ * what can be read is read, and its requests go to the queue; then each connection that has replies sends them, by
+ * one call. A connection that had to wait for its own slots goes on in the next turn, before which nobody sleeps.
  * Failures: of a connection, end it. Of the poller or the queue there are none that are known.
  * The end: when a stop was asked for, and the last connection is gone or the time is over and the volumes have
  * given back all buffers.
@@ -18,12 +18,12 @@
 
 #include "exports/nbd/server.h"
 
-enum { READY = 64, REAP = 64, SCAN_MS = 200 };
+enum { SCAN_MS = 200 };
 
 int nbds_thread_init(struct nbds_thread *t, struct nbd_server *server, struct nbds_poller *poller)
 {
     struct vdisk_queue_opts how = {.size = sizeof how, .depth = 512, .kind = server->opts.queue_kind};
-    int rc, fd;
+    int rc;
 
     memset(t, 0, sizeof *t);
     t->wake_fd = -1;
@@ -34,17 +34,14 @@ int nbds_thread_init(struct nbds_thread *t, struct nbd_server *server, struct nb
     t->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (t->wake_fd < 0)
         return nbds_error(-errno, "no descriptor for a thread: %s", strerror(errno));
+    how.watch_fd = poller->fd;
+    how.watch_ready = poller->fd >= 0 ? &poller->told : NULL;
     rc = vdisk_queue_create(&how, &t->queue);
     if (rc < 0)
         return nbds_error(rc, "%s", vdisk_error_text());
-    fd = vdisk_queue_fd(t->queue);
-    if (fd < 0)
-        return nbds_error(fd, "%s", vdisk_error_text());
     rc = nbds_pool_init(&t->pool);
     if (rc == 0)
         rc = poller->ops->watch(poller, t->wake_fd, true, &t->wake_fd);
-    if (rc == 0)
-        rc = poller->ops->watch(poller, fd, true, &t->queue);
     if (rc < 0)
         return nbds_error(rc, "no memory for a thread");
     t->now_ns = poller->ops->now(poller);
@@ -59,10 +56,10 @@ void nbds_thread_free(struct nbds_thread *t)
         free(g);
         nbds_client_gone(t, false);
     }
-    if (t->poller)
-        t->poller->ops->destroy(t->poller);
     if (t->queue)
         vdisk_queue_destroy(t->queue);
+    if (t->poller) /* the queue watched it */
+        t->poller->ops->destroy(t->poller);
     nbds_pool_free(&t->pool);
     if (t->wake_fd >= 0)
         close(t->wake_fd);
@@ -102,15 +99,22 @@ static bool is_listener(const struct nbds_thread *t, const void *data)
     return false;
 }
 
-/* Gives whether the queue has something. */
-static bool take_events(struct nbds_thread *t, const struct nbds_ready *ready, unsigned n)
+static void take_done(struct nbds_thread *t, const struct vdisk_completion *done, unsigned n)
 {
-    bool woken = false, queue = false;
+    for (unsigned i = 0; i < n; i++) {
+        struct nbds_slot *slot = (struct nbds_slot *)(uintptr_t)done[i].user_data;
+        assert(slot->conn->thread == t && slot->conn->in_flight > 0); /* server.h, invariant 3 */
+        nbds_activate(slot->conn);
+        nbds_request_done(slot, &done[i]);
+    }
+}
+
+static void take_ready(struct nbds_thread *t, const struct nbds_ready *ready, unsigned n)
+{
+    bool woken = false;
 
     for (unsigned i = 0; i < n; i++) {
-        if (ready[i].data == &t->queue) {
-            queue = true;
-        } else if (ready[i].data == &t->wake_fd) {
+        if (ready[i].data == &t->wake_fd) {
             woken = true;
         } else if (is_listener(t, ready[i].data)) {
             if (t->listening)
@@ -127,26 +131,6 @@ static bool take_events(struct nbds_thread *t, const struct nbds_ready *ready, u
     }
     if (woken)
         be_woken(t);
-    return queue;
-}
-
-/* Send what the queue was given, and take what has completed. */
-static void reap(struct nbds_thread *t, bool ready)
-{
-    struct vdisk_completion done[REAP];
-    int n;
-
-    if (!ready && vdisk_queue_inflight(t->queue) == 0)
-        return;
-    do {
-        n = vdisk_reap(t->queue, done, 0, REAP, NULL);
-        for (int i = 0; i < n; i++) {
-            struct nbds_slot *slot = (struct nbds_slot *)(uintptr_t)done[i].user_data;
-            assert(slot->conn->thread == t && slot->conn->in_flight > 0); /* server.h, invariant 3 */
-            nbds_activate(slot->conn);
-            nbds_request_done(slot, &done[i]);
-        }
-    } while (n == REAP);
 }
 
 /* Cut off those whose time is over. */
@@ -192,16 +176,16 @@ static void settle(struct nbds_thread *t)
 
 bool nbds_thread_turn(struct nbds_thread *t)
 {
-    struct nbds_ready ready[READY];
-    unsigned n = t->poller->ops->wait(t->poller, ready, READY, timeout_ms(t));
+    struct nbds_events events;
 
+    t->poller->ops->wait(t->poller, t->queue, &events, timeout_ms(t));
     t->now_ns = t->poller->ops->now(t->poller);
-    bool queue = take_events(t, ready, n);
+    take_done(t, events.done, events.ndone);
+    take_ready(t, events.ready, events.nready);
     if (t->now_ns - t->scan_ns >= SCAN_MS * UINT64_C(1000000))
         scan(t);
     for (struct nbds_conn *c = t->active; c; c = c->next_active)
         nbds_conn_run(c);
-    reap(t, queue);
     settle(t);
     return !t->stopping || t->conns;
 }

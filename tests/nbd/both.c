@@ -382,28 +382,30 @@ static bool queue_has(vdisk_queue *q)
     return q->done_head || queue_has_steps(q);
 }
 
-static unsigned watcher_wait(struct nbds_poller *p, struct nbds_ready *ready, unsigned max, int timeout_ms)
+static void watcher_wait(struct nbds_poller *p, vdisk_queue *queue, struct nbds_events *ret, int timeout_ms)
 {
     struct both_poller *bp = (struct both_poller *)p;
     struct both *b = bp->b;
     struct nbds_thread *t = &b->server->threads[bp->thread];
     unsigned n = 0;
 
-    for (unsigned i = 0; i < BOTH_LINES && n + 2 < max; i++) {
+    for (unsigned i = 0; i < BOTH_LINES && n + 1 < NBDS_EVENTS; i++) {
         struct both_line *l = b->lines[i];
 
         if (!l || !l->data || !l->changed || l->thread != bp->thread)
             continue;
         l->changed = false;
-        ready[n++] = (struct nbds_ready){l->data, (is_readable(&l->up) ? NBDS_READABLE : 0) |
-                                                      (is_writable(l, &l->down) ? NBDS_WRITABLE : 0) |
-                                                      (l->up.closed ? NBDS_ENDING | NBDS_READABLE : 0)};
+        ret->ready[n++] = (struct nbds_ready){l->data,
+            (is_readable(&l->up) ? NBDS_READABLE : 0) |
+            (is_writable(l, &l->down) ? NBDS_WRITABLE : 0) |
+            (l->up.closed ? NBDS_ENDING | NBDS_READABLE | NBDS_WRITABLE : 0)};
     }
     if (is_woken(t))
-        ready[n++] = (struct nbds_ready){&t->wake_fd, NBDS_READABLE};
-    if (queue_has(t->queue))
-        ready[n++] = (struct nbds_ready){&t->queue, NBDS_READABLE};
-    return n;
+        ret->ready[n++] = (struct nbds_ready){&t->wake_fd, NBDS_READABLE};
+    int done = vdisk_reap(queue, ret->done, 0, NBDS_EVENTS, NULL);
+    assert(done >= 0);
+    ret->nready = n;
+    ret->ndone = (unsigned)done;
 }
 
 static void watcher_destroy(struct nbds_poller *p)
@@ -434,6 +436,7 @@ static void thread_turn(struct both *b, struct both_poller *bp)
     struct nbds_thread *t = &b->server->threads[bp->thread];
 
     bp->runs = nbds_thread_turn(t);
+    CHECK(vdisk_submit(t->queue) >= 0); /* as the next turn does, which begins with a sleep */
     bp->next_ns = t->conns || t->stopping ? both_ns(b) + SCAN_NS : UINT64_MAX;
     for (const struct nbds_conn *c = t->conns; c; c = c->next)
         assert(c->bytes <= b->server->opts.client_bytes && c->used <= b->server->opts.requests);
@@ -692,8 +695,8 @@ void both_start(struct both *b)
                                                                         .multi_conn = b->limits.multi_conn,
                                                                         .durable = b->limits.durable}));
     for (unsigned i = 0; i < b->limits.threads; i++) {
-        b->pollers[i] = (struct both_poller){.base.ops = &watcher_ops, .b = b, .thread = i, .next_ns = UINT64_MAX,
-                                             .runs = true};
+        b->pollers[i] = (struct both_poller){.base = {&watcher_ops, .fd = -1}, .b = b, .thread = i,
+                                             .next_ns = UINT64_MAX, .runs = true};
         CHECK_OK(nbds_thread_init(&b->server->threads[i], b->server, &b->pollers[i].base));
     }
 }

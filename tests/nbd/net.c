@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { VOLUME_MS = 1000, PIECE_NS = 3000000 };
+enum { VOLUME_S = 1, PIECE_NS = 3000000 };
 
 /* Below n; 0 where nothing is drawn. */
 static uint64_t draw(struct net *net, uint64_t n)
@@ -154,14 +154,14 @@ static unsigned tell_wires(struct net *net, struct nbds_ready *ready, unsigned m
     return n;
 }
 
-static unsigned tell_descriptors(struct net *net, struct nbds_ready *ready, unsigned max, int timeout_ms)
+static unsigned tell_descriptors(struct net *net, struct nbds_ready *ready, unsigned max)
 {
     struct pollfd fds[NET_WATCHES];
     unsigned n = 0;
 
     for (unsigned i = 0; i < net->nwatches; i++)
         fds[i] = (struct pollfd){.fd = net->watches[i].fd, .events = POLLIN};
-    if (poll(fds, net->nwatches, timeout_ms) <= 0)
+    if (poll(fds, net->nwatches, 0) <= 0)
         return 0;
     for (unsigned i = 0; i < net->nwatches && n < max; i++)
         if (fds[i].revents)
@@ -181,26 +181,20 @@ static void pass_time(struct net *net, int timeout_ms)
         net->now_ns = then;
 }
 
-static bool volume_works(const struct net *net)
+static void net_wait(struct nbds_poller *p, vdisk_queue *queue, struct nbds_events *ret, int timeout_ms)
 {
-    for (unsigned i = 0; i < net->nwires; i++) {
-        const struct nbds_conn *c = net->wires[i]->data;
-        if (c && c->in_flight > 0)
-            return true;
-    }
-    return false;
-}
-
-static unsigned net_wait(struct nbds_poller *p, struct nbds_ready *ready, unsigned max, int timeout_ms)
-{
+    static const struct timespec limit = {.tv_sec = VOLUME_S};
     struct net *net = net_of(p);
 
     deliver(net);
-    unsigned n = tell_wires(net, ready, max);
-    n += tell_descriptors(net, ready + n, max - n, n == 0 && volume_works(net) && timeout_ms != 0 ? VOLUME_MS : 0);
-    if (n == 0 && timeout_ms != 0)
+    unsigned n = tell_wires(net, ret->ready, NBDS_EVENTS);
+    n += tell_descriptors(net, ret->ready + n, NBDS_EVENTS - n);
+    int done = vdisk_reap(queue, ret->done, n == 0 && timeout_ms != 0, NBDS_EVENTS, &limit);
+    assert(done >= 0);
+    ret->nready = n;
+    ret->ndone = (unsigned)done;
+    if (n == 0 && done == 0 && timeout_ms != 0)
         pass_time(net, timeout_ms);
-    return n;
 }
 
 static void net_destroy(struct nbds_poller *p)
@@ -213,7 +207,7 @@ static const struct nbds_poller_ops net_ops = {net_now, net_watch, net_unwatch, 
 
 void net_init(struct net *net, uint64_t seed, size_t room)
 {
-    *net = (struct net){.poller.ops = &net_ops, .now_ns = 1, .random = seed, .room = room};
+    *net = (struct net){.poller = {.ops = &net_ops, .fd = -1}, .now_ns = 1, .random = seed, .room = room};
 }
 
 void net_free(struct net *net)
