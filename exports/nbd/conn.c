@@ -256,6 +256,18 @@ static void unlink_conn(struct nbds_conn *c)
         c->next->prev = c->prev;
 }
 
+/*
+ * Whether there is room the poller tells only who has none: each reply that a client takes makes some, and would
+ * wake the thread.
+ */
+static void watch_room(struct nbds_conn *c)
+{
+    if (c->dead || c->wants_room == !c->writable)
+        return;
+    c->wants_room = !c->writable;
+    c->thread->poller->ops->want_room(c->thread->poller, c->stream->fd, c, c->wants_room);
+}
+
 void nbds_conn_settle(struct nbds_conn *c)
 {
     struct nbds_thread *t = c->thread;
@@ -265,6 +277,7 @@ void nbds_conn_settle(struct nbds_conn *c)
     nbds_conn_assert(c);
     if (!c->dead && nbds_reply_send(c) < 0)
         nbds_conn_cut(c);
+    watch_room(c);
     if (c->ended && !c->dead && c->in_flight == 0 && !c->replies && c->out_end == 0 && !nbds_reply_pending(c))
         nbds_conn_cut(c);
     nbds_conn_note_leaving(c);

@@ -102,6 +102,7 @@ struct nbds_conn {
     struct nbds_stream *stream;
     bool active;                       /* in the thread's list of those to be run */
     bool readable, writable;           /* as far as is known */
+    bool wants_room;                   /* the poller is to tell when it is writable */
     bool ending;                       /* the end is behind what can be read */
     bool ended;                        /* nothing more is read: the client's wish, its end, or ours */
     bool dead;                         /* the stream is closed; waits for invariant 3 */

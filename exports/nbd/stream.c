@@ -69,10 +69,17 @@ static uint64_t clock_now(struct nbds_poller *p)
 
 static int epoll_watch(struct nbds_poller *p, int fd, bool level, void *data)
 {
-    struct epoll_event event = {.data.ptr = data,
-                                .events = level ? EPOLLIN : EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET};
+    struct epoll_event event = {.data.ptr = data, .events = level ? EPOLLIN : EPOLLIN | EPOLLRDHUP | EPOLLET};
 
     return epoll_ctl(p->fd, EPOLL_CTL_ADD, fd, &event) < 0 ? -errno : 0;
+}
+
+static void epoll_want_room(struct nbds_poller *p, int fd, void *data, bool wanted)
+{
+    struct epoll_event event = {.data.ptr = data,
+                                .events = EPOLLIN | EPOLLRDHUP | EPOLLET | (wanted ? EPOLLOUT : 0u)};
+
+    epoll_ctl(p->fd, EPOLL_CTL_MOD, fd, &event);
 }
 
 static void epoll_unwatch(struct nbds_poller *p, int fd)
@@ -115,8 +122,8 @@ static void epoll_destroy(struct nbds_poller *p)
     free(p);
 }
 
-static const struct nbds_poller_ops epoll_ops = {clock_now, epoll_watch, epoll_unwatch, epoll_sleep,
-                                                 epoll_destroy};
+static const struct nbds_poller_ops epoll_ops = {clock_now, epoll_watch, epoll_want_room, epoll_unwatch,
+                                                 epoll_sleep, epoll_destroy};
 
 struct nbds_poller *nbds_epoll(void)
 {

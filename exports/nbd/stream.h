@@ -59,8 +59,10 @@ struct nbds_poller;
 struct nbds_poller_ops {
     /* Nanoseconds, from any start. */
     uint64_t (*now)(struct nbds_poller *p);
-    /* Watch for both, from now on; `level`: for as long as it can be read, and only that. 0 or -errno. */
+    /* Tell of what can be read, from now on; `level`: for as long as it can. 0 or -errno. */
     int (*watch)(struct nbds_poller *p, int fd, bool level, void *data);
+    /* Of one that is watched, not by level: tell when it can be written to, too, at once if it can; or no more. */
+    void (*want_room)(struct nbds_poller *p, int fd, void *data, bool wanted);
     void (*unwatch)(struct nbds_poller *p, int fd);
     /*
      * Send what the queue was given, and sleep until it has completed something or a stream can go on, for

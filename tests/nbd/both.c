@@ -382,6 +382,15 @@ static bool queue_has(vdisk_queue *q)
     return q->done_head || queue_has_steps(q);
 }
 
+static void watcher_want_room(struct nbds_poller *p, int fd, void *data, bool wanted)
+{
+    struct both_line *l = ((struct both_poller *)p)->b->lines[fd - BOTH_FD];
+
+    assert(l->data == data && l->wants_room != wanted);
+    l->wants_room = wanted;
+    l->changed |= wanted;
+}
+
 static void watcher_wait(struct nbds_poller *p, vdisk_queue *queue, struct nbds_events *ret, int timeout_ms)
 {
     struct both_poller *bp = (struct both_poller *)p;
@@ -397,7 +406,7 @@ static void watcher_wait(struct nbds_poller *p, vdisk_queue *queue, struct nbds_
         l->changed = false;
         ret->ready[n++] = (struct nbds_ready){l->data,
             (is_readable(&l->up) ? NBDS_READABLE : 0) |
-            (is_writable(l, &l->down) ? NBDS_WRITABLE : 0) |
+            (l->wants_room && is_writable(l, &l->down) ? NBDS_WRITABLE : 0) |
             (l->up.closed ? NBDS_ENDING | NBDS_READABLE | NBDS_WRITABLE : 0)};
     }
     if (is_woken(t))
@@ -412,8 +421,8 @@ static void watcher_destroy(struct nbds_poller *p)
 {
 }
 
-static const struct nbds_poller_ops watcher_ops = {watcher_now, watcher_watch, watcher_unwatch, watcher_wait,
-                                                  watcher_destroy};
+static const struct nbds_poller_ops watcher_ops = {watcher_now, watcher_watch, watcher_want_room,
+                                                  watcher_unwatch, watcher_wait, watcher_destroy};
 
 /* ---- who does something ----------------------------------------------------------------------------------- */
 

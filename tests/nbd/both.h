@@ -47,6 +47,7 @@ struct both_line {
     unsigned thread;           /* of the server's, which has it */
     void    *data;             /* what the poller knows it by; NULL: not watched */
     bool     changed;          /* since the poller has told of it */
+    bool     wants_room;       /* to be told of, too */
     bool     cut, reset;       /* after what has arrived comes the end; an error */
     bool     client_open, server_open;
     struct call *send, *receive; /* the client's, that wait */

@@ -115,6 +115,15 @@ static int net_watch(struct nbds_poller *p, int fd, bool level, void *data)
     return 0;
 }
 
+static void net_want_room(struct nbds_poller *p, int fd, void *data, bool wanted)
+{
+    struct wire *w = net_of(p)->wires[-fd - 2];
+
+    assert(w->data == data && w->wants_room != wanted);
+    w->wants_room = wanted;
+    w->changed |= wanted;
+}
+
 static void net_unwatch(struct nbds_poller *p, int fd)
 {
     if (fd < 0)
@@ -148,7 +157,8 @@ static unsigned tell_wires(struct net *net, struct nbds_ready *ready, unsigned m
         w->changed = false;
         ready[n].data = w->data;
         ready[n++].readiness = (w->arrived > w->in_at || w->closed ? NBDS_READABLE : 0) |
-                               (w->closed || w->out_len - w->out_at < net->room ? NBDS_WRITABLE : 0) |
+                               (w->closed || (w->wants_room && w->out_len - w->out_at < net->room) ?
+                                    NBDS_WRITABLE : 0) |
                                (w->closed ? NBDS_ENDING : 0);
     }
     return n;
@@ -201,7 +211,8 @@ static void net_destroy(struct nbds_poller *p)
 {
 }
 
-static const struct nbds_poller_ops net_ops = {net_now, net_watch, net_unwatch, net_wait, net_destroy};
+static const struct nbds_poller_ops net_ops = {net_now, net_watch, net_want_room, net_unwatch, net_wait,
+                                               net_destroy};
 
 /* ---- clients -------------------------------------------------------------------------------------------- */
 

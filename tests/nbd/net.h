@@ -26,6 +26,7 @@ struct wire {
     bool     closed;           /* by the client */
     bool     open;             /* at the server's end */
     bool     changed;          /* since the poller has told of it */
+    bool     wants_room;       /* it tells of that, too */
 };
 
 struct net {
