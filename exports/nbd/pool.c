@@ -3,7 +3,8 @@
  * Happy path: the smallest class that is long enough has one; the last that came back goes first, since the caches
  * know it.
  * Failures: a class that has none left makes another, which it keeps if there is room when it comes back; the
- * largest requests have memory of their own.
+ * largest requests have memory of their own. (2 MiB is what programs copy by: fresh pages for each of these took
+ * as long as their bytes.)
  */
 #include "exports/nbd/pool.h"
 
@@ -20,6 +21,7 @@ static const struct {
     unsigned kept, slab;
 } classes[NBDS_CLASSES] = {
     {4 << 10, 1024, 512}, {16 << 10, 256, 64}, {64 << 10, 128, 32}, {256 << 10, 64, 0}, {1 << 20, 32, 0},
+    {2 << 20, 16, 0},
 };
 
 static int class_of(size_t len)

@@ -9,7 +9,7 @@
 
 #include <vdisk.h>
 
-enum { NBDS_CLASSES = 5 };
+enum { NBDS_CLASSES = 6 };
 
 struct nbds_pool {
     struct nbds_class {
