@@ -385,7 +385,7 @@ static void hand_over(struct user_backend *ub, struct io *io, uint64_t len)
         io_end_later(io, -ENOMEM);
         return;
     }
-    io_elsewhere(io);
+    io->queue->worker_jobs++;
     submitting = io->queue;
     ub->storage->ops.submit(ub->storage->opaque, &u->given);
     submitting = outer;

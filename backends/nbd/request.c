@@ -255,7 +255,7 @@ void nbd_req_to_shared(struct nbd_req *req)
     req->link = req->client->shared;
     if (req->io && !req->foreign) {
         req->foreign = true;
-        io_elsewhere(req->io);
+        req->io->queue->worker_jobs++;
     }
     req->task.run = run_arrived;
     queue_post(req->link->home, &req->task);

@@ -21,6 +21,8 @@
     X(RANGE_QUIET_GIVE_UP, "who gives up waiting for a lock lets nobody behind it go on")                      \
     X(RANGE_LATE_GIVE_UP, "who gives up a lock does not look whether it has been given to him")                \
     X(POST_UNCOUNTED, "who posts is not waited for when the queue goes: queue.h, invariant 5")                 \
+    X(POSTS_SAID_LATE, "who goes to sleep says what is to wake it after its last look: queue.h, invariant 7")  \
+    X(GATHER_DEAF, "while ends are gathered no other post wakes")                                              \
     X(WAKE_UNWATCHED, "posts write what the ring watches once, not what the caller sleeps on")                 \
     X(FD_CLEARED_LATE, "the caller's descriptor is cleared after looking: queue.h, invariant 6")               \
     X(FD_LEFT_CLEAR, "the caller's descriptor is not set for what is left: queue.h, invariant 6")              \

@@ -144,14 +144,16 @@ void io_elsewhere(struct io *io)
 {
     assert(queue_is_mine(io->queue));
     io->queue->worker_jobs++;
+    io->queue->foreign++;
 }
 
 static void run_foreign(struct task *t)
 {
     struct io *io = container_of(t, struct io, task);
 
-    assert(io->queue->worker_jobs > 0);
+    assert(io->queue->worker_jobs > 0 && io->queue->foreign > 0);
     io->queue->worker_jobs--;
+    io->queue->foreign--;
     io_end(io, io->later);
 }
 
@@ -159,5 +161,5 @@ void io_end_foreign(struct io *io, int64_t res)
 {
     io->later = res;
     io->task.run = run_foreign;
-    queue_post(io->queue, &io->task);
+    queue_post_end(io->queue, &io->task);
 }

@@ -366,6 +366,7 @@ static int fd_wait(vdisk_queue *q, const struct timespec *timeout)
 
     if (rc < 0)
         return rc;
+    atomic_store(&q->posts_wanted, POSTS_ANY); /* invariant 7 */
     if (queue_has_steps(q))
         return 0;
     fds[0] = (struct pollfd){.fd = atomic_load(&q->post_fd), .events = POLLIN};
@@ -396,7 +397,7 @@ static int sleep_for(vdisk_queue *q, unsigned wanted, unsigned most, const struc
         return q->ready.head ? 0 : q->host->ops->wait(q, timeout);
     if (!queue_has_ring(q) || q->user_fd >= 0)
         return fd_wait(q, timeout);
-    return steady ? ring_wait(q, wanted, most, timeout) : ring_wait(q, 1, 1, timeout);
+    return ring_sleep(q, wanted, most, timeout, steady);
 }
 
 int queue_sleep(vdisk_queue *q, unsigned wanted, const struct timespec *timeout)
@@ -717,6 +718,7 @@ int queue_user_fd(vdisk_queue *q)
         POINT("descriptor: made");
         if (!ENGINE_MUTANT(WAKE_UNWATCHED))
             atomic_store(&q->post_fd, fd);
+        atomic_store(&q->posts_wanted, POSTS_ANY); /* from now on it sleeps where we do not see it */
         if (q->service)
             service_owner_moved(q->service);
         queue_tell(q);

@@ -3,7 +3,8 @@
  * A queue: one thread, one ring (or a few worker threads), the tasks that are ready to run, and pools.
  *
  * Invariants.
- *  1. Everything but `remote`, `posters`, `post_fd` and `woken` is touched by the owner thread only.
+ *  1. Everything but `remote`, `posters`, `post_fd`, `posts_wanted` and `woken` is touched by the owner thread
+ *     only.
  *  2. Nothing completes under an enqueue or a submit: what is done at once goes to `ready` and runs in the loop.
  *  3. `kernel_inflight` counts the I/Os that will post a completion, one each; `worker_jobs` what
  *     workers and other threads do, which comes back as remote tasks.
@@ -13,6 +14,8 @@
  *     that has seen 0 there, with nothing in flight, is nobody's any more.
  *  6. When vdisk_submit() or vdisk_reap() return, either nothing is left to be done before a completion or a
  *     post comes, or the caller's descriptor is readable.
+ *  7. The owner says in `posts_wanted` what is to wake it before it looks at `remote` for the last time, then
+ *     sleeps; who posts looks there after the task can be taken. What is not to wake it is taken in 4 ms.
  */
 #ifndef ENGINE_QUEUE_H
 #define ENGINE_QUEUE_H
@@ -48,6 +51,16 @@ enum queue_chores {
     CHORE_REGIONS = 1u << 1, /* `leaving` */
 };
 
+/*
+ * What wakes a queue whose owner sleeps in the ring. More than POSTS_ANY: so many ends of I/Os less one, each of
+ * which counts it down, or any other post.
+ */
+enum posts_wanted {
+    POSTS_ANY,  /* that finds `remote` empty: also where nobody knows whether the owner sleeps */
+    POSTS_NONE, /* it is awake, and looks at `remote` before it sleeps */
+    POSTS_LAST, /* the next end */
+};
+
 struct task_list {
     struct task *head, **tail;
 };
@@ -71,7 +84,8 @@ struct vdisk_queue {
     struct task_list      ready;
     _Atomic(struct task *) remote;          /* pushed by other threads, newest first */
     _Atomic uint32_t      posters;          /* threads inside queue_post() */
-    _Atomic int           post_fd;          /* eventfd: written when `remote` was empty; -1: none */
+    _Atomic int           post_fd;          /* eventfd: written when the owner is to be woken; -1: none */
+    _Atomic uint32_t      posts_wanted;     /* by whom does it want to be woken: enum posts_wanted, or more */
     int                   wake_fd;          /* eventfd: the ring watches it */
     int                   user_fd;          /* eventfd: vdisk_queue_fd()'s, and then post_fd; -1: not made */
     _Atomic bool          woken;            /* by vdisk_queue_wake(), and no reap has returned since */
@@ -86,6 +100,7 @@ struct vdisk_queue {
     unsigned              kernel_inflight;
     struct list           in_kernel;        /* these I/Os */
     unsigned              worker_jobs;
+    unsigned              foreign;          /* of them: what io_end_foreign() will end */
     unsigned              gather_rest;      /* waits until gathering is tried again, */
     unsigned              gather_pause;     /* and how many the next time it is in vain */
     struct task_list      starved;          /* what found no SQE, in order: tasks that try again */
@@ -177,8 +192,9 @@ static inline void queue_ready(vdisk_queue *q, struct task *t)
     task_list_add(&q->ready, t);
 }
 
-/* The same, from any thread. */
+/* The same, from any thread. queue_post_end(): of an I/O that it has in flight, for which its owner may gather. */
 void queue_post(vdisk_queue *q, struct task *t);
+void queue_post_end(vdisk_queue *q, struct task *t);
 
 /* The eventfd becomes readable. Any thread. */
 void signal_fd(int fd);
@@ -310,8 +326,11 @@ void ring_stop(vdisk_queue *q, int rc);
 int  ring_submit(vdisk_queue *q);
 bool ring_to_send(vdisk_queue *q);   /* are there SQEs that the kernel has not seen? */
 bool ring_gathers(const vdisk_queue *q); /* can the kernel do it? */
-/* Until `wanted` I/Os have completed; up to `most` may be gathered meanwhile, for 4 ms. */
-int  ring_wait(vdisk_queue *q, unsigned wanted, unsigned most, const struct timespec *timeout);
+/*
+ * Until there is something for queue_turn(); up to `most` completions may be gathered meanwhile, for 4 ms.
+ * `steady`: what completes is a request each, and `wanted` of them are to.
+ */
+int  ring_sleep(vdisk_queue *q, unsigned wanted, unsigned most, const struct timespec *timeout, bool steady);
 unsigned ring_reap(vdisk_queue *q); /* run up to QUEUE_TURN_CQES completions */
 
 /* Not carried out. ECANCELED: a thread that ended took it along (a service's), or the kernel got no thread. */

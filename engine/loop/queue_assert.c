@@ -17,6 +17,7 @@ static void assert_lists(const vdisk_queue *q)
     assert(!*q->done_tail && (q->done_head != NULL) == (q->done_count > 0));
     assert(q->done_count <= q->inflight && q->plug.count <= PLUG_MAX);
     assert(queue_has_ring(q) || (list_empty(&q->in_kernel) && list_empty(&q->calls)));
+    assert(q->foreign <= q->worker_jobs);
     assert(q->kernel_inflight == 0 || queue_has_ring(q) || q->host);
     if (queue_has_ring(q)) /* invariant 3; what takes regions away stands there, too */
         assert(list_empty(&q->in_kernel) == (q->kernel_inflight == 0 && !q->leaving));

@@ -15,6 +15,7 @@
 #include "engine/base/bits.h"
 #include "engine/base/error.h"
 #include "engine/base/mutant.h"
+#include "engine/base/point.h"
 #include "engine/loop/queue.h"
 
 #ifndef IORING_SETUP_TASKRUN_FLAG
@@ -178,6 +179,18 @@ static unsigned give_sqes(struct io_uring_sq *sq)
     return sq->sqe_tail - io_uring_smp_load_acquire(sq->khead);
 }
 
+/* What there was in the end: a share, or less, which was waited for in vain. */
+static void note_gathered(vdisk_queue *q, bool share)
+{
+    if (!share) {
+        q->gather_pause = (unsigned)max_u64(q->gather_pause, GATHER_REST);
+        q->gather_rest = q->gather_pause;
+        q->gather_pause = (unsigned)min_u64(2ull * q->gather_pause, GATHER_REST_MAX);
+    } else {
+        q->gather_pause = GATHER_REST;
+    }
+}
+
 /* Send and wait by one call, which does not wait if it could not send all. */
 static int gather(vdisk_queue *q, unsigned share, const struct timespec *timeout)
 {
@@ -195,17 +208,12 @@ static int gather(vdisk_queue *q, unsigned share, const struct timespec *timeout
                          (sigset_t *)&arg, sizeof arg);
     if (rc >= 0 && (unsigned)rc < sent)
         return 0;
-    if (rc >= 0 && io_uring_cq_ready(&q->ring) < share) {
-        q->gather_pause = (unsigned)max_u64(q->gather_pause, GATHER_REST);
-        q->gather_rest = q->gather_pause;
-        q->gather_pause = (unsigned)min_u64(2ull * q->gather_pause, GATHER_REST_MAX);
-    } else if (rc >= 0) {
-        q->gather_pause = GATHER_REST;
-    }
+    if (rc >= 0)
+        note_gathered(q, io_uring_cq_ready(&q->ring) >= share);
     return ring_result(q, rc);
 }
 
-int ring_wait(vdisk_queue *q, unsigned wanted, unsigned most, const struct timespec *timeout)
+static int ring_wait(vdisk_queue *q, unsigned wanted, unsigned most, const struct timespec *timeout)
 {
     struct __kernel_timespec ts;
     struct io_uring_cqe *cqe;
@@ -230,6 +238,60 @@ int ring_wait(vdisk_queue *q, unsigned wanted, unsigned most, const struct times
         rc = io_uring_submit_and_wait_timeout(&q->ring, &cqe, wanted, &ts, NULL);
     }
     return ring_result(q, rc);
+}
+
+/*
+ * The same of I/Os that threads of others have (a library's, which ends each by a post): how many are to end
+ * before the owner is woken; 0: each wakes it. The kernel has no part in that, but for the timer.
+ */
+static unsigned posts_share(vdisk_queue *q, unsigned wanted, unsigned most, const struct timespec *timeout)
+{
+    unsigned share = (unsigned)min_u64(q->foreign / GATHER_PART, most);
+
+    if (share < GATHER_MIN || share <= wanted)
+        return 0;
+    if (timeout && timeout->tv_sec == 0 && timeout->tv_nsec < GATHER_US * 1000)
+        return 0;
+    if (q->gather_rest > 0) {
+        q->gather_rest--;
+        return 0;
+    }
+    return share;
+}
+
+/* They are counted by who posts (queue.h, invariant 7). */
+static int gather_posts(vdisk_queue *q)
+{
+    static const struct timespec bound = {.tv_nsec = GATHER_US * 1000};
+    int rc = ring_wait(q, 1, 1, &bound);
+
+    note_gathered(q, atomic_load(&q->posts_wanted) == POSTS_ANY || rc != -ETIME);
+    return rc;
+}
+
+int ring_sleep(vdisk_queue *q, unsigned wanted, unsigned most, const struct timespec *timeout, bool steady)
+{
+    static const struct timespec now = {0};
+    unsigned share = steady ? 0 : posts_share(q, wanted, most, timeout);
+    uint32_t wish = share > 0 ? POSTS_LAST + share - 1 : POSTS_ANY;
+    bool has_posts;
+    int rc;
+
+    if (!ENGINE_MUTANT(POSTS_SAID_LATE))
+        atomic_store(&q->posts_wanted, wish); /* invariant 7 */
+    POINT("sleep: between word and look");
+    has_posts = atomic_load(&q->remote);
+    POINT("sleep: has looked");
+    if (ENGINE_MUTANT(POSTS_SAID_LATE))
+        atomic_store(&q->posts_wanted, wish);
+    if (has_posts)
+        rc = ring_wait(q, 1, 1, &now);
+    else if (share > 0)
+        rc = gather_posts(q);
+    else
+        rc = steady ? ring_wait(q, wanted, most, timeout) : ring_wait(q, 1, 1, timeout);
+    atomic_store(&q->posts_wanted, q->serves ? POSTS_ANY : POSTS_NONE);
+    return rc;
 }
 
 static struct io_uring_sqe *get_sqe(vdisk_queue *q)

@@ -180,11 +180,22 @@ int workers_start(vdisk_queue *q, struct task *t, bool computes)
     return started ? 0 : -ENOMEM;
 }
 
+static void end_call(struct task *t)
+{
+    struct io *io = container_of(t, struct io, task);
+
+    assert(io->queue->worker_jobs > 0);
+    io->queue->worker_jobs--;
+    io_end(io, io->later);
+}
+
 static void make_call(struct task *t)
 {
     struct io *io = container_of(t, struct io, task);
 
-    io_end_foreign(io, io->blocking(io));
+    io->later = io->blocking(io);
+    t->run = end_call;
+    queue_post(io->queue, t);
 }
 
 static void run(struct io *io, int64_t (*call)(struct io *), bool computes)
@@ -198,7 +209,8 @@ static void run(struct io *io, int64_t (*call)(struct io *), bool computes)
         return;
     }
     io->task.run = make_call;
-    io_elsewhere(io);
+    assert(queue_is_mine(q));
+    q->worker_jobs++;
     rc = workers_start(q, &io->task, computes);
     if (rc == 0)
         return;

@@ -14,7 +14,7 @@ extern const struct program flat_taken;
 extern const struct program flush_groups, flush_failing;
 extern const struct program leases, leases_back;
 extern const struct program service_two, service_later, service_refused, close_busy, steps_out;
-extern const struct program post_threads, post_ring, post_sleep;
+extern const struct program post_threads, post_ring, post_sleep, post_gather;
 
 /*
  * A queue with the number `id` that sleeps in the scheduler: until something is posted to it. The thread that uses

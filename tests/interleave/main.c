@@ -22,7 +22,7 @@ static const struct program *const programs[] = {
     &gate_users, &gate_drains, &range_locks, &range_given_up, &slice_change, &slice_failing, &slice_reload,
     &flat_taken,
     &flush_groups, &flush_failing,
-    &leases, &leases_back, &post_threads, &post_ring, &post_sleep,
+    &leases, &leases_back, &post_threads, &post_ring, &post_sleep, &post_gather,
     &service_two, &service_later, &service_refused, &close_busy, &steps_out,
 };
 

@@ -3,6 +3,9 @@
  * A queue of the kernel's kinds. Its owner has two requests in flight, which two others end, each by waking an op;
  * it sleeps as an event loop does, or in the ring, takes what has ended one at a time, and destroys the queue as
  * soon as it has both. It must not sleep for ever, and nobody may touch the queue when it is gone.
+ *
+ * One that gathers: it has as many I/Os with a library as it takes for that. A share of them ends on the library's
+ * thread, which ends the last of them when the other post has been seen; no time passes meanwhile.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -151,6 +154,87 @@ static void sleeper_thread(unsigned self)
         wake(self - 1);
 }
 
+/* ---- ends that are gathered ------------------------------------------------------------------------------- */
+
+enum { IOS = 16, SHARE = 4 };
+
+static struct {
+    struct io ios[IOS];
+    struct op woken;
+    unsigned  begun, ended;
+    bool      op_ran;
+} g;
+
+static void io_has_ended(struct io *io)
+{
+    g.ended++;
+}
+
+static void woken_step(struct op *op)
+{
+    g.op_ran = true;
+}
+
+OP_TYPE(woken, woken_step, "START", "LATE_WOKEN");
+
+static void setup_gather(void)
+{
+    memset(&g, 0, sizeof g);
+    setup_kind(VDISK_QUEUE_URING_DEFER);
+}
+
+static void gatherer(void)
+{
+    vdisk_queue *q = x.queue;
+
+    REQUIRE(vdisk_submit(q) >= 0, "submitting fails: %s", vdisk_error_text());
+    op_init(&g.woken, q, &woken_type);
+    op_suspend(&g.woken, LATE_WOKEN);
+    for (unsigned i = 0; i < IOS; i++) {
+        g.ios[i] = (struct io){.queue = q, .kind = IO_FLUSH, .done = io_has_ended};
+        io_elsewhere(&g.ios[i]);
+    }
+    g.begun = 1;
+    while (g.ended < SHARE || !g.op_ran) {
+        queue_turn(q);
+        if (g.ended < SHARE || !g.op_ran)
+            ring_sleep(q, 1, IOS, NULL, false);
+    }
+    for (unsigned i = SHARE; i < IOS; i++)
+        io_end_foreign(&g.ios[i], 0);
+    while (g.ended < IOS)
+        queue_turn(q);
+    end();
+}
+
+static bool has_begun(void *arg)
+{
+    return g.begun > 0;
+}
+
+static bool has_run(void *arg)
+{
+    return g.op_ran;
+}
+
+static void gather_thread(unsigned self)
+{
+    if (self == 0) {
+        gatherer();
+        return;
+    }
+    sched_wait("waits until there is something", has_begun, NULL);
+    if (self == 1) {
+        op_wake(&g.woken, 0);
+        return;
+    }
+    for (unsigned i = 0; i < SHARE; i++) {
+        if (i == SHARE - 1)
+            sched_wait("waits until the other post has been seen", has_run, NULL);
+        io_end_foreign(&g.ios[i], 0);
+    }
+}
+
 const struct program post_threads = {
     .name = "post_threads",
     .text = "an event loop with worker threads, two who post",
@@ -175,5 +259,14 @@ const struct program post_sleep = {
     .threads = 3,
     .setup = setup_ring,
     .thread = sleeper_thread,
+    .finish = finish,
+};
+
+const struct program post_gather = {
+    .name = "post_gather",
+    .text = "one who gathers ends in the ring, a library that ends, one who posts",
+    .threads = 3,
+    .setup = setup_gather,
+    .thread = gather_thread,
     .finish = finish,
 };

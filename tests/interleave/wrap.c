@@ -33,6 +33,8 @@ int __real_close(int fd);
 ssize_t __real_read(int fd, void *buf, size_t len);
 int __real_ppoll(struct pollfd *fds, nfds_t n, const struct timespec *timeout, const sigset_t *mask);
 int __real_io_uring_submit_and_wait(struct io_uring *ring, unsigned wanted);
+int __real_io_uring_submit_and_wait_timeout(struct io_uring *ring, struct io_uring_cqe **cqe, unsigned wanted,
+                                            struct __kernel_timespec *ts, sigset_t *mask);
 void *__real_aligned_alloc(size_t align, size_t size);
 void *__real_calloc(size_t n, size_t size);
 void __real_free(void *p);
@@ -49,6 +51,8 @@ int __wrap_close(int fd);
 ssize_t __wrap_read(int fd, void *buf, size_t len);
 int __wrap_ppoll(struct pollfd *fds, nfds_t n, const struct timespec *timeout, const sigset_t *mask);
 int __wrap_io_uring_submit_and_wait(struct io_uring *ring, unsigned wanted);
+int __wrap_io_uring_submit_and_wait_timeout(struct io_uring *ring, struct io_uring_cqe **cqe, unsigned wanted,
+                                            struct __kernel_timespec *ts, sigset_t *mask);
 void *__wrap_aligned_alloc(size_t align, size_t size);
 void *__wrap_calloc(size_t n, size_t size);
 void __wrap_free(void *p);
@@ -176,6 +180,15 @@ int __wrap_io_uring_submit_and_wait(struct io_uring *ring, unsigned wanted)
         io_uring_get_events(ring);
     }
     return rc;
+}
+
+/* No time is so long that it passes: who sleeps has to be woken. None at all does. */
+int __wrap_io_uring_submit_and_wait_timeout(struct io_uring *ring, struct io_uring_cqe **cqe, unsigned wanted,
+                                            struct __kernel_timespec *ts, sigset_t *mask)
+{
+    if (!sched_is_managed() || (ts->tv_sec == 0 && ts->tv_nsec == 0))
+        return __real_io_uring_submit_and_wait_timeout(ring, cqe, wanted, ts, mask);
+    return __wrap_io_uring_submit_and_wait(ring, wanted);
 }
 
 int __wrap_close(int fd)

@@ -3,6 +3,7 @@
  * Backends whose I/O ends on threads that are not ours: by a library's callback, say. Whoever waits is woken,
  * however he waits, and no I/O ends but in its queue's loop.
  */
+#include <limits.h>
 #include <poll.h>
 #include <pthread.h>
 
@@ -15,6 +16,7 @@ enum { IOS = 200 };
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t more = PTHREAD_COND_INITIALIZER;
 static struct task_list asked;
+static unsigned allowed = UINT_MAX; /* so many more end */
 static bool stop;
 
 static void *library_main(void *arg)
@@ -22,10 +24,11 @@ static void *library_main(void *arg)
     pthread_mutex_lock(&lock);
     while (!stop || asked.head) {
         struct task *t = asked.head;
-        if (!t) {
+        if (!t || allowed == 0) {
             pthread_cond_wait(&more, &lock);
             continue;
         }
+        allowed--;
         asked.head = t->next;
         if (!asked.head)
             task_list_init(&asked);
@@ -129,11 +132,45 @@ static void by_the_descriptor(void **state)
     }
 }
 
+static void allow(unsigned n)
+{
+    pthread_mutex_lock(&lock);
+    allowed = n;
+    pthread_cond_signal(&more);
+    pthread_mutex_unlock(&lock);
+}
+
+/* Who has many in flight sleeps until some have ended; and no longer than a while, if fewer do. */
+static void some_at_a_time(void **state)
+{
+    static const unsigned parts[] = {1, 40, 3, IOS};
+    vdisk_queue *q = test_queue(VDISK_QUEUE_AUTO);
+    unsigned all = 0;
+
+    ended = 0;
+    allow(0);
+    OK(vdisk_submit(q));
+    for (unsigned i = 0; i < IOS; i++)
+        start(q, i, i);
+    for (unsigned i = 0; i < ARRAY_LEN(parts) && queue_has_ring(q); i++) {
+        all = parts[i] < IOS - all ? all + parts[i] : IOS;
+        allow(all - ended);
+        while (ended < all)
+            if (!queue_turn(q) && ended < all) {
+                int rc = ring_sleep(q, 1, IOS, NULL, false);
+                assert_true(rc == 0 || rc == -ETIME);
+            }
+    }
+    allow(UINT_MAX);
+    finish(q);
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(in_any_wait),
         cmocka_unit_test(by_the_descriptor),
+        cmocka_unit_test(some_at_a_time),
     };
     pthread_t library;
     int failed;

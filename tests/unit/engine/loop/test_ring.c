@@ -69,14 +69,14 @@ static void one_of_many(void **state)
     assert_int_equal(pipe(other), 0);
     start_read(STUCK, other[0]);
     put(other[1], 1);
-    assert_int_equal(ring_wait(q, 1, PLENTY, NULL), 0);
+    assert_int_equal(ring_sleep(q, 1, PLENTY, NULL, true), 0);
     queue_turn(q);
     assert_int_equal(done, 1);
     assert_true(q->gather_rest > 0 || !ring_gathers(q));
 
     unsigned rest = q->gather_rest;
     put(stuck[1], 1);
-    assert_int_equal(ring_wait(q, 1, PLENTY, NULL), 0);
+    assert_int_equal(ring_sleep(q, 1, PLENTY, NULL, true), 0);
     queue_turn(q);
     assert_int_equal(done, 2);
     assert_true(q->gather_rest + 1 == rest || !ring_gathers(q));
@@ -95,7 +95,7 @@ static void a_share(void **state)
         skip();
     start(ends);
     put(ends[1], STUCK);
-    assert_int_equal(ring_wait(q, 1, PLENTY, NULL), 0);
+    assert_int_equal(ring_sleep(q, 1, PLENTY, NULL, true), 0);
     queue_turn(q);
     assert_true(done >= (ring_gathers(q) ? SHARE : 1));
     assert_int_equal(q->gather_rest, 0);
@@ -113,10 +113,10 @@ static void not_asked_for(void **state)
         skip();
     start(ends);
     put(ends[1], 1);
-    assert_int_equal(ring_wait(q, 1, 1, NULL), 0);
+    assert_int_equal(ring_sleep(q, 1, 1, NULL, true), 0);
     queue_turn(q);
     assert_int_equal(done, 1);
-    assert_int_equal(ring_wait(q, 1, PLENTY, &moment), -ETIME);
+    assert_int_equal(ring_sleep(q, 1, PLENTY, &moment, true), -ETIME);
     assert_int_equal(q->gather_rest, 0);
     finish(ends, STUCK - 1, STUCK);
 }
