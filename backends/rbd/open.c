@@ -30,6 +30,8 @@ enum { WATCHERS_MAX = 64, OWNERS_MAX = 8, SERVERS_MAX = 32 };
 #define OPEN_SECONDS  "30"
 #define CLOSE_SECONDS "5"
 
+#define ZERO_COPY_OFF "rbd_disable_zero_copy_writes"
+
 static bool writes(uint32_t flags)
 {
     return flags & (BACKEND_RDWR | BACKEND_CREATE);
@@ -169,6 +171,18 @@ static int read_file(const struct rbd_backend *rb, const char *path)
     return rc < 0 ? err_set(rc, "%s: reading Ceph's settings from %s: %s", rb->b.name, path, strerror(-rc)) : 0;
 }
 
+/*
+ * Direct I/O: what librbd would keep is acknowledged before the cluster has it, and copied twice. What is written
+ * it would copy, too, for those whose buffers change meanwhile; ours stay as they are till the request ends.
+ */
+static int set_ways(const struct rbd_backend *rb)
+{
+    bool direct = !(rb->flags & BACKEND_BUFFERED);
+
+    rb->ceph->rados_conf_set(rb->cluster, ZERO_COPY_OFF, direct ? "false" : "true"); /* old versions have none */
+    return set(rb, "rbd_cache", direct ? "false" : "true");
+}
+
 static int configure(struct rbd_backend *rb, const struct spec *options)
 {
     const char *user = spec_text(options, "user");
@@ -179,16 +193,20 @@ static int configure(struct rbd_backend *rb, const struct spec *options)
         return err_set(rc, "%s: making a Ceph client: %s", rb->b.name, strerror(-rc));
     }
     rc = read_file(rb, spec_text(options, "conf"));
-    /* Direct I/O: what librbd would keep is acknowledged before the cluster has it, and copied twice. */
     if (rc == 0)
-        rc = set(rb, "rbd_cache", rb->flags & BACKEND_BUFFERED ? "true" : "false");
+        rc = set_ways(rb);
     if (rc == 0)
         rc = set_servers(rb, options);
     if (rc == 0)
         rc = set_key(rb, options);
     if (rc == 0)
         rc = set_config(rb, options);
-    return rc == 0 ? set_timeouts(rb) : rc;
+    if (rc == 0)
+        rc = set_timeouts(rb);
+    /* A write that is given up keeps its buffer till its OSD has taken it, or is gone: it would end no earlier. */
+    if (rc == 0 && !rb->own_timeout)
+        rb->ceph->rados_conf_set(rb->cluster, ZERO_COPY_OFF, "true");
+    return rc;
 }
 
 static int connect_to(struct rbd_backend *rb, const struct spec *options)

@@ -44,6 +44,11 @@ struct handle {
 };
 
 struct completion {
+    /* Of a write without a copy: what it is told to write, which it does when it ends. */
+    struct image   *image;
+    struct iovec   *iov;
+    int             iovcnt;
+    uint64_t        offset;
     ceph_done_fn   *fn;
     void           *arg;
     struct handle  *handle;
@@ -401,8 +406,27 @@ ssize_t rbd_aio_get_return_value(void *completion)
 
 void rbd_aio_release(void *completion)
 {
+    struct completion *c = completion;
+
     atomic_fetch_sub(&handles, 1);
-    free(completion);
+    free(c->iov);
+    free(c);
+}
+
+static void mark(struct image *m, uint64_t offset, uint64_t len)
+{
+    for (uint64_t i = offset / OBJECT; i * OBJECT < offset + len; i++)
+        m->kept->objects[i] = true;
+}
+
+static void write_out(struct image *m, const struct iovec *iov, int iovcnt, uint64_t offset)
+{
+    for (int i = 0; i < iovcnt; i++) {
+        assert(offset + iov[i].iov_len <= m->kept->size);
+        memcpy(m->kept->data + offset, iov[i].iov_base, iov[i].iov_len);
+        mark(m, offset, iov[i].iov_len);
+        offset += iov[i].iov_len;
+    }
 }
 
 /* Who waits for it may give it back as soon as it has ended. */
@@ -412,6 +436,8 @@ static void tell(struct completion *c)
 
     atomic_fetch_add(&flushes, c->flush ? 1 : 0);
     pthread_mutex_lock(&lock);
+    if (c->iov && c->result == 0)
+        write_out(c->image, c->iov, c->iovcnt, c->offset);
     c->ended = true;
     pthread_cond_broadcast(&end);
     pthread_mutex_unlock(&lock);
@@ -480,12 +506,6 @@ static int finish(struct handle *h, const char *function, struct completion *c, 
 
 /* ---- I/O -------------------------------------------------------------------------------------------------- */
 
-static void mark(struct image *m, uint64_t offset, uint64_t len)
-{
-    for (uint64_t i = offset / OBJECT; i * OBJECT < offset + len; i++)
-        m->kept->objects[i] = true;
-}
-
 int rbd_aio_readv(void *image, const struct iovec *iov, int iovcnt, uint64_t offset, void *completion)
 {
     struct handle *h = image;
@@ -507,19 +527,22 @@ int rbd_aio_readv(void *image, const struct iovec *iov, int iovcnt, uint64_t off
 
 int rbd_aio_writev(void *image, const struct iovec *iov, int iovcnt, uint64_t offset, void *completion)
 {
+    struct completion *c = completion;
     struct handle *h = image;
 
     assert(!h->read_only);
     if (ask(image, "rbd_aio_writev") < 0)
         return -EIO;
-    pthread_mutex_lock(&lock);
-    for (int i = 0; i < iovcnt; i++) {
-        assert(offset + iov[i].iov_len <= h->image->kept->size);
-        memcpy(h->image->kept->data + offset, iov[i].iov_base, iov[i].iov_len);
-        mark(h->image, offset, iov[i].iov_len);
-        offset += iov[i].iov_len;
+    if (fake_is(h->client, "rbd_disable_zero_copy_writes", "false")) {
+        c->image = h->image;
+        c->iov = memcpy(calloc((size_t)iovcnt, sizeof *iov), iov, (size_t)iovcnt * sizeof *iov);
+        c->iovcnt = iovcnt;
+        c->offset = offset;
+    } else {
+        pthread_mutex_lock(&lock);
+        write_out(h->image, iov, iovcnt, offset);
+        pthread_mutex_unlock(&lock);
     }
-    pthread_mutex_unlock(&lock);
     return finish(h, "rbd_aio_writev", completion, 0);
 }
 
