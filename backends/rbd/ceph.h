@@ -26,6 +26,7 @@ enum {
     CEPH_FLAG_FAST_DIFF_INVALID = 1u << 1,
     CEPH_LOCK_EXCLUSIVE         = 0,
     CEPH_ZEROES_THICK           = 1u << 0,
+    CEPH_BLOCKLISTED            = 108, /* an error: the number that is ESHUTDOWN here */
 };
 
 /* R(result, name, arguments): must be there. O(): NULL in old versions. */

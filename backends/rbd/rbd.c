@@ -5,8 +5,9 @@
  * Happy path: an I/O is handed to librbd with the request's own buffers; librbd calls back on a thread of its own,
  * and that ends the I/O on its queue. With FUA a flush follows the write. What has to ask the cluster and wait
  * (another size, and so writes past the end; where objects are) is done by a worker.
- * Failure modes: no library (-ENOTSUP), or it cannot be opened (open.c); librbd's errors are the I/O's; more bytes
- * than were asked for are -EIO. A cluster that is away makes I/O wait (open.c, invariant 1).
+ * Failure modes: no library (-ENOTSUP), or it cannot be opened (open.c); librbd's errors are the I/O's, with words
+ * where the cluster was too late or has shut us out; more bytes than were asked for are -EIO. A cluster that is
+ * away makes I/O wait (open.c, invariant 1).
  *
  * Invariants
  *  1. An I/O that librbd has taken ends in its callback, one that it has refused at once: once in either case.
@@ -16,6 +17,7 @@
  */
 #include <errno.h>
 #include <limits.h>
+#include <stdio.h>
 
 #include "backends/drivers.h"
 #include "backends/name.h"
@@ -96,11 +98,20 @@ static bool has_parts(const struct io *io)
     return io->kind == IO_ZERO || io->kind == IO_DISCARD || io->kind == IO_ALLOCATE;
 }
 
+/* Two errors that no errno of ours tells from others are EIO, and rbd_explain() has words for them. */
+static int64_t failed(struct rbd_backend *rb, int64_t rc)
+{
+    bool has_words = rc == -ETIMEDOUT || rc == -CEPH_BLOCKLISTED;
+
+    atomic_store_explicit(&rb->trouble, has_words ? (int)rc : 0, memory_order_relaxed);
+    return has_words || rc < -4095 ? -EIO : rc;
+}
+
 /* What io_end() is to be told of what a call has returned. */
 static int64_t result(const struct io *io, int64_t rc)
 {
     if (rc < 0)
-        return rc > -4096 ? rc : -EIO;
+        return failed(rbd_backend_of(io->backend), rc);
     if (io->kind == IO_READ)
         return rc <= io->later ? rc : -EIO;
     return io->kind == IO_WRITE ? io->later : 0;
@@ -343,6 +354,17 @@ static int rbd_refresh(struct backend *b)
     return 0;
 }
 
+static void rbd_explain(struct backend *b, char *buf, size_t size)
+{
+    const struct rbd_backend *rb = rbd_backend_of(b);
+    int rc = atomic_load_explicit(&rb->trouble, memory_order_relaxed);
+
+    if (rc == -ETIMEDOUT)
+        snprintf(buf, size, "the cluster has not done it in time (rados_osd_op_timeout)");
+    else if (rc == -CEPH_BLOCKLISTED)
+        snprintf(buf, size, "the cluster has shut this client out (ceph osd blocklist ls)");
+}
+
 /* ---- the driver ------------------------------------------------------------------------------------------- */
 
 static const struct option_desc rbd_options[] = {
@@ -394,5 +416,6 @@ const struct backend_driver rbd_driver = {
     .submit = rbd_submit,
     .allocated = rbd_allocated,
     .refresh = rbd_refresh,
+    .explain = rbd_explain,
     .unlink = rbd_unlink,
 };

@@ -19,6 +19,7 @@ struct rbd_backend {
     bool               striped;     /* objects are no ranges of the image */
     bool               own_timeout; /* rados_osd_op_timeout is ours to set: open.c */
     bool               locked;
+    _Atomic int        trouble;     /* of the last I/O that failed: -ETIMEDOUT, -CEPH_BLOCKLISTED, or 0 */
     pthread_mutex_t    resizing;    /* one at a time; workers only, which block for it */
 };
 

@@ -6,7 +6,7 @@
  *   fake_end=now|late|mixed  when a call's end is told: within the call, by a thread, in any order, or either
  *   fake_short=N             reads give N bytes at most
  *   fake_long=1              a read says that it gave more than it was asked for
- *   fake_fail=FUNCTION       it fails with EIO; with fake_result=1 what it has begun ends so
+ *   fake_fail=FUNCTION       it fails with EIO; with fake_result=N what it has begun ends so, with error N
  *   fake_owner=live|dead     another client has the lock; it is there, or gone
  *   fake_extents=back|odd    what is there is told backwards; what cannot be is told
  *   fake_overlap=N           the image says that so much of it is a parent's

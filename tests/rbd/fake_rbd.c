@@ -496,7 +496,9 @@ static int finish(struct handle *h, const char *function, struct completion *c, 
         late = draw(2);
         pthread_mutex_unlock(&lock);
     }
-    c->result = fake_is(h->client, "fake_fail", function) ? -EIO : result;
+    c->result = result;
+    if (fake_is(h->client, "fake_fail", function))
+        c->result = -(ssize_t)fake_number(h->client, "fake_result");
     if (late)
         end_late(c);
     else

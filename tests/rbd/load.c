@@ -103,7 +103,8 @@ int main(int argc, char **argv)
         assert(n > 0);
         for (int i = 0; i < n; i++) {
             if (done[i].result < 0) {
-                fprintf(stderr, "a write has failed: %s\n", strerror(-done[i].result));
+                vdisk_explain(q, &done[i]);
+                fprintf(stderr, "a write has failed: %s\n", vdisk_error_text());
                 return 1;
             }
             places[done[i].user_data].busy = false;

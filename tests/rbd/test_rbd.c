@@ -340,7 +340,7 @@ static void calls_fail(void **state)
 
         backend_close(make("", SIZE));
         snprintf(settings, sizeof settings, NAME ":fake_fail=%s%s:fake_end=%s", calls[n].call,
-                 i % 3 && calls[n].kind != IO_TRUNCATE ? ":fake_result=1" : "", i % 3 == 2 ? "late" : "now");
+                 i % 3 && calls[n].kind != IO_TRUNCATE ? ":fake_result=5" : "", i % 3 == 2 ? "late" : "now");
         OK(backend_open(settings, BACKEND_RDWR, &b));
         if (calls[n].kind == IO_READ || calls[n].kind == IO_WRITE)
             io_rw(&io, b, calls[n].kind, 0, buf, sizeof buf);
@@ -356,6 +356,29 @@ static void calls_fail(void **state)
             assert_int_equal(io_pwrite(q, b, buf, sizeof buf, SIZE), -EIO);
         assert_int_equal(backend_size(b), SIZE);
         backend_close(b);
+        all_is_given_back();
+    }
+}
+
+/* Too late, and shut out: a disk's error, with words that say what it was; another one has none. */
+static void the_cluster_says_why(void **state)
+{
+    static const struct { const char *number, *words; } errors[] = {
+        {"110", "rados_osd_op_timeout"}, {"108", "shut this client out"}, {"5", NULL},
+    };
+    struct vdisk_open_opts opts = {.size = sizeof opts, .flags = VDISK_OPEN_RDWR, .format = "raw"};
+    char name[128], buf[512] = "";
+    vdisk *v;
+
+    backend_close(make("", SIZE));
+    for (unsigned i = 0; i < ARRAY_LEN(errors); i++) {
+        snprintf(name, sizeof name, NAME ":fake_fail=rbd_aio_writev:fake_result=%s", errors[i].number);
+        OK(vdisk_open(name, &opts, &v));
+        assert_int_equal(vdisk_pwrite(v, buf, sizeof buf, 0, 0), -EIO);
+        if (errors[i].words && !strstr(vdisk_error_text(), errors[i].words))
+            fail_msg("'%s' is not in '%s'", errors[i].words, vdisk_error_text());
+        assert_true(errors[i].words || !strstr(vdisk_error_text(), "cluster"));
+        OK(vdisk_close(v));
         all_is_given_back();
     }
 }
@@ -585,7 +608,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(names_are_parsed), cmocka_unit_test(trees_are_read), cmocka_unit_test(opening_fails),
         cmocka_unit_test(what_was_made_is_removed), cmocka_unit_test(a_writer_is_alone),
         cmocka_unit_test(content_is_kept), cmocka_unit_test(fua_is_a_flush),
-        cmocka_unit_test(zeros_are_as_thick_as_asked), cmocka_unit_test(calls_fail),
+        cmocka_unit_test(zeros_are_as_thick_as_asked),
+        cmocka_unit_test(calls_fail), cmocka_unit_test(the_cluster_says_why),
         cmocka_unit_test(too_much_is_an_error), cmocka_unit_test(holes_are_objects_that_are_not_there),
         cmocka_unit_test(one_answer_has_many_runs), cmocka_unit_test(doubtful_is_data),
         cmocka_unit_test(queues_work_beside_each_other), cmocka_unit_test(the_package_is_named),

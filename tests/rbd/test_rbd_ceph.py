@@ -286,7 +286,7 @@ def case_away(folder):
         writer.stdout.readline()
         works(script, "stop", ceph)
         _, text = writer.communicate(timeout=200)
-    assert writer.returncode == 1 and "a write has failed" in text, (writer.returncode, text)
+    assert writer.returncode == 1 and "rados_osd_op_timeout" in text, (writer.returncode, text)
 
 
 CASES = {name[5:]: function for name, function in list(globals().items()) if name.startswith("case_")}
