@@ -25,7 +25,7 @@
 #include "engine/spec/option.h"
 #include "engine/spec/secret.h"
 
-enum { WATCHERS_MAX = 64, OWNERS_MAX = 8, SERVERS_MAX = 32 };
+enum { WATCHERS_MAX = 64, OWNERS_MAX = 8, SERVERS_MAX = 32, AUTH_MAX = 8 };
 
 #define OPEN_SECONDS  "30"
 #define CLOSE_SECONDS "5"
@@ -118,6 +118,25 @@ static int set_servers(const struct rbd_backend *rb, const struct spec *options)
     return used > 0 ? set(rb, "mon_host", hosts) : 0;
 }
 
+/* Of what "auth-client-required" lists any will do. */
+static int set_auth(const struct rbd_backend *rb, const struct spec *options)
+{
+    const struct spec *list = spec_node(options, "auth-client-required");
+    char kinds[64] = "";
+    size_t used = 0;
+
+    for (unsigned i = 0; list && i < list->count; i++) {
+        const struct spec_member *m = &list->members[i];
+        bool known = m->kind == SPEC_TEXT && (strcmp(m->text, "cephx") == 0 || strcmp(m->text, "none") == 0);
+        if (!known || i == AUTH_MAX)
+            return err_set(EINVAL, "%s: option 'auth-client-required': %s", rb->b.name,
+                           known ? "too many" : "its items may be cephx and none");
+        used += (size_t)snprintf(kinds + used, sizeof kinds - used, "%s%s", i ? ";" : "", m->text);
+    }
+    assert(used < sizeof kinds);
+    return used > 0 ? set(rb, "auth_client_required", kinds) : 0;
+}
+
 static int set_key(const struct rbd_backend *rb, const struct spec *options)
 {
     const char *id = spec_text(options, "key-secret");
@@ -197,6 +216,8 @@ static int configure(struct rbd_backend *rb, const struct spec *options)
         rc = set_ways(rb);
     if (rc == 0)
         rc = set_servers(rb, options);
+    if (rc == 0)
+        rc = set_auth(rb, options);
     if (rc == 0)
         rc = set_key(rb, options);
     if (rc == 0)

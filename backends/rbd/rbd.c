@@ -375,6 +375,8 @@ static const struct option_desc rbd_options[] = {
     {"conf", OPTION_TEXT, false, NULL, "file with Ceph's settings, or none; else where Ceph looks for it", NULL},
     {"user", OPTION_TEXT, false, "admin", "Ceph's user, without \"client.\"", NULL},
     {"key-secret", OPTION_SECRET, false, NULL, "id of the secret that is the user's key", NULL},
+    {"auth-client-required", OPTION_NODE, false, NULL,
+     "kinds of authentication, of which one is needed: auth-client-required.0=cephx, ...; cephx or none", NULL},
     {"server", OPTION_NODE, false, NULL, "the monitors: server.0.host, server.0.port, server.1.host, ...", NULL},
     {"config", OPTION_TEXT, false, NULL, "settings of Ceph, KEY=VALUE:KEY=VALUE, over those of the file", NULL},
     {NULL, OPTION_TEXT, false, NULL, NULL, NULL},

@@ -107,6 +107,11 @@ static void trees_are_read(void **state)
     backend_close(b);
     fails("json:{\"driver\":\"rbd\",\"pool\":\"pool\",\"image\":\"image\",\"server\":[{\"port\":\"1\"}]}", 0,
           -EINVAL, "host");
+    OK(backend_open("json:{'driver':'rbd','pool':'pool','image':'image',"
+                    "'auth-client-required':['cephx','none']}", 0, &b));
+    backend_close(b);
+    fails("json:{'driver':'rbd','pool':'pool','image':'image','auth-client-required':['some']}", 0, -EINVAL,
+          "cephx and none");
     fails("json:{'driver':'rbd','pool':'pool'}", 0, -EINVAL, "image");
     fails("json:{'driver':'rbd','pool':'pool','image':'image','config':'x'}", 0, -EINVAL, "config");
     fails("json:{'driver':'rbd','pool':'pool','image':'image','key-secret':'k'}", 0, -EINVAL, "'k'");

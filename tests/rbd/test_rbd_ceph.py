@@ -129,6 +129,10 @@ def case_names(folder):
     works(tool, "info", "rbd:rbd/space/a\\@b:id=admin:conf=" + str(ceph / "ceph.conf"))
     works(tool, "create", "-f", "raw", "rbd:rbd/space/in", "8M")
     assert "in" in works("rbd", "ls", "rbd/space").split() and "in" not in works("rbd", "ls", "rbd").split()
+    tree = {"driver": "rbd", "pool": "rbd", "namespace": "space", "image": "in", "auth-client-required": ["none"]}
+    works(tool, "info", "json:" + json.dumps(tree))
+    tree.update({"auth-client-required": ["cephx"], "config": "client_mount_timeout=5"}) # the cluster has none
+    refused("connecting to the Ceph cluster", tool, "info", "json:" + json.dumps(tree))
     refused("no such image", tool, "info", "rbd:rbd/in")
     refused("no such image", tool, "io", "-c", "write 0 4k", "rbd:rbd/nothing")
     refused("'nopool'", tool, "info", "rbd:nopool/a")
