@@ -271,6 +271,26 @@ def case_osd(folder):
     works(tool, "check", "rbd:rbd/load-qcow2")
 
 
+def case_osd_copy(folder):
+    """It stops while an image is copied to, and from: the copy waits, and is right in the end."""
+    raw, back = folder / "a.raw", folder / "back"
+    make_raw(raw, 200 << 20, 6, 400)
+    for command in ([tool, "convert", "-f", "raw", "-O", "raw", raw, "rbd:rbd/copied"],
+                    [tool, "convert", "-f", "raw", "-O", "raw", "rbd:rbd/copied", back]):
+        os.kill(osd_pid(), signal.SIGSTOP)
+        with subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True) as copy:
+            time.sleep(2)
+            ended = copy.poll()
+            os.kill(osd_pid(), signal.SIGCONT)
+            time.sleep(0.3)
+            os.kill(osd_pid(), signal.SIGSTOP)
+            time.sleep(2)
+            os.kill(osd_pid(), signal.SIGCONT)
+            text = copy.communicate(timeout=200)[1]
+        assert ended is None and copy.returncode == 0, f"{ended}, {copy.returncode}: {text}"
+    assert exported("rbd/copied", folder / "exported") == raw.read_bytes() == back.read_bytes()
+
+
 def case_away(folder):
     """No cluster, or one that goes: commands end, with an error."""
     works(tool, "create", "-f", "raw", "rbd:rbd/away", "64M")
