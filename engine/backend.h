@@ -58,7 +58,7 @@ struct backend {
     _Atomic int      sync_failed;  /* `cached`: -errno once a flush has failed; so do all later ones. Else 0 */
     bool             made;         /* by BACKEND_CREATE: it was not there */
     struct backend_id id;
-    void           (*moved)(void *owner); /* backend_own() */
+    void   (*_Atomic moved)(void *owner); /* backend_own(); told by any thread, so after `owner` */
     void            *owner;
     _Atomic uint64_t size;         /* current end; io_end() moves it up after writes past it */
     _Atomic bool     no_discards;  /* BACKEND_DISCARD, but the host has said that it cannot */
@@ -192,8 +192,8 @@ void *backend_on_queue(struct backend *b, vdisk_queue *q, int *ret_rc);
 
 /*
  * Whose it is: a filter's, or a volume's. `moved` is told when its end has moved by somebody else's doing: on any
- * thread, with any lock held; it is short. Context: before other threads use the backend. A backend that has no
- * owner tells nobody.
+ * thread, with any lock held; it is short. Context: before other threads use the backend, but to tell that. A
+ * backend that has no owner tells nobody.
  */
 void backend_own(struct backend *b, void (*moved)(void *owner), void *owner);
 

@@ -49,14 +49,16 @@ void backend_free(struct backend *b)
 
 void backend_own(struct backend *b, void (*moved)(void *owner), void *owner)
 {
-    b->moved = moved;
     b->owner = owner;
+    atomic_store(&b->moved, moved);
 }
 
 void backend_tell_moved(struct backend *b)
 {
-    if (b->moved && !ENGINE_MUTANT(MOVED_UNTOLD))
-        b->moved(b->owner);
+    void (*moved)(void *owner) = atomic_load(&b->moved);
+
+    if (moved && !ENGINE_MUTANT(MOVED_UNTOLD))
+        moved(b->owner);
 }
 
 bool backend_is(const struct backend *b, const struct backend_id *id)
