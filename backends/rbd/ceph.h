@@ -12,6 +12,7 @@
 #include <sys/uio.h>
 
 typedef void ceph_done_fn(void *completion, void *arg);
+typedef void ceph_changed_fn(void *arg);
 typedef int ceph_extent_fn(uint64_t offset, size_t len, int exists, void *arg);
 
 struct ceph_watcher {
@@ -62,6 +63,8 @@ enum {
     R(int, rbd_lock_get_owners, (void *image, int *mode, char **owners, size_t *count))                        \
     R(void, rbd_lock_get_owners_cleanup, (char **owners, size_t count))                                        \
     R(int, rbd_watchers_list, (void *image, struct ceph_watcher *watchers, size_t *count))                     \
+    R(int, rbd_update_watch, (void *image, uint64_t *handle, ceph_changed_fn *fn, void *arg))                  \
+    R(int, rbd_update_unwatch, (void *image, uint64_t handle))                                                 \
     R(void, rbd_watchers_list_cleanup, (struct ceph_watcher *watchers, size_t count))                          \
     R(int, rbd_aio_create_completion, (void *arg, ceph_done_fn *fn, void **completion))                        \
     R(int, rbd_aio_wait_for_complete, (void *completion))                                                      \

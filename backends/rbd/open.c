@@ -3,7 +3,7 @@
  * Opening, making, locking and closing images.
  *
  * Happy path: a cluster handle is configured (its file, then what the name says) and connected; the image is
- * opened, or made where it is not there and is to be; a writer has its exclusive lock.
+ * opened, or made where it is not there and is to be; a writer has its exclusive lock; changes are watched.
  * Failure modes: no cluster within its timeouts, no pool, no image, somebody else writes to it: errors with text,
  * and all that was opened is closed again; an image that was made is removed.
  *
@@ -388,6 +388,7 @@ static void bound_waiting(const struct rbd_backend *rb, const char *seconds)
 static void close_handles(struct rbd_backend *rb)
 {
     if (rb->image) {
+        rbd_unwatch(rb);
         if (rb->locked)
             rb->ceph->rbd_lock_release(rb->image);
         rb->ceph->rbd_close(rb->image);
@@ -421,6 +422,8 @@ static int open_all(struct rbd_backend *rb, const struct spec *options)
         rc = take_lock(rb);
     if (rc == 0)
         rc = read_properties(rb);
+    if (rc == 0)
+        rc = rbd_watch(rb);
     if (rc < 0 && rb->b.made)
         rbd_unlink(&rb->b);
     return rc;
@@ -460,6 +463,7 @@ int rbd_unlink(struct backend *b)
     assert(b->made);
     if (rb->image) {
         bound_waiting(rb, OPEN_SECONDS);
+        rbd_unwatch(rb);
         if (rb->locked)
             rb->ceph->rbd_lock_release(rb->image);
         rb->ceph->rbd_close(rb->image);

@@ -333,27 +333,6 @@ static void rbd_submit(struct backend *b, struct io *io)
     }
 }
 
-/* Somebody else has changed the size: librbd has been told, and asks the cluster once if it has. */
-static int rbd_refresh(struct backend *b)
-{
-    struct rbd_backend *rb = rbd_backend_of(b);
-    uint64_t size, now;
-    int rc;
-
-    if (!rb->image) /* it has been removed */
-        return -ESHUTDOWN;
-    do {
-        size = backend_size(b);
-        rc = rb->ceph->rbd_get_size(rb->image, &now);
-        if (rc < 0 || now > INT64_MAX)
-            return rc < 0 ? rc : -EIO;
-        if (now == size)
-            return 0;
-    } while (!atomic_compare_exchange_strong(&b->size, &size, now));
-    backend_tell_moved(b);
-    return 0;
-}
-
 static void rbd_explain(struct backend *b, char *buf, size_t size)
 {
     const struct rbd_backend *rb = rbd_backend_of(b);

@@ -19,6 +19,8 @@ struct rbd_backend {
     bool               striped;     /* objects are no ranges of the image */
     bool               own_timeout; /* rados_osd_op_timeout is ours to set: open.c */
     bool               locked;
+    bool               watching;    /* `watch` is told when something of the image has changed */
+    uint64_t           watch;
     _Atomic int        trouble;     /* of the last I/O that failed: -ETIMEDOUT, -CEPH_BLOCKLISTED, or 0 */
     pthread_mutex_t    resizing;    /* one at a time; workers only, which block for it */
 };
@@ -50,6 +52,17 @@ bool rbd_identify(const struct spec *options, struct backend_id *ret_id);
 int  rbd_open_image(struct rbd_backend *rb, const struct spec *options, uint32_t flags);
 void rbd_close_image(struct backend *b);
 int  rbd_unlink(struct backend *b);
+
+/* ---- watch.c ---------------------------------------------------------------------------------------------- */
+
+/* The size is what the cluster says, from now on. Any thread. 0 or -errno. */
+int rbd_refresh(struct backend *b);
+
+/* rbd_refresh() when something of the image has changed. 0 or -errno with text. */
+int rbd_watch(struct rbd_backend *rb);
+
+/* No news is on its way when this returns. Also where nothing is watched. */
+void rbd_unwatch(struct rbd_backend *rb);
 
 /* ---- status.c: on a worker -------------------------------------------------------------------------------- */
 

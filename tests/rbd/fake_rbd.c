@@ -41,6 +41,8 @@ struct handle {
     struct fake_client *client;
     struct image       *image;
     bool                read_only, locked;
+    ceph_changed_fn    *changed; /* NULL: it does not watch */
+    void               *arg;
 };
 
 struct completion {
@@ -58,9 +60,12 @@ struct completion {
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t more = PTHREAD_COND_INITIALIZER, end = PTHREAD_COND_INITIALIZER;
+static pthread_cond_t told = PTHREAD_COND_INITIALIZER;
+static unsigned telling;
 static struct image images[IMAGES];                 /* these under the lock */
 static struct completion *waiting[WAITING];
 static unsigned waiting_count;
+static struct handle *watching[IMAGES];
 static bool has_thread;
 static uint64_t drawn = 1;
 static unsigned long long thick;
@@ -202,7 +207,7 @@ int rbd_close(void *image)
 {
     struct handle *h = image;
 
-    assert(h->client->images > 0 && !h->locked);
+    assert(h->client->images > 0 && !h->locked && !h->changed);
     assert(fake_number(h->client, "rados_osd_op_timeout") > 0); /* it would wait for ever */
     h->client->images--;
     atomic_fetch_sub(&handles, 1);
@@ -264,6 +269,57 @@ int rbd_stat(void *image, void *info, size_t len)
     return ask(image, "rbd_stat");
 }
 
+int rbd_update_watch(void *image, uint64_t *handle, ceph_changed_fn *fn, void *arg)
+{
+    struct handle *h = image;
+
+    assert(!h->changed);
+    if (ask(image, "rbd_update_watch") < 0)
+        return -EIO;
+    pthread_mutex_lock(&lock);
+    for (*handle = 0; watching[*handle]; ++*handle)
+        assert(*handle + 1 < IMAGES);
+    watching[*handle] = h;
+    h->changed = fn;
+    h->arg = arg;
+    pthread_mutex_unlock(&lock);
+    return 0;
+}
+
+int rbd_update_unwatch(void *image, uint64_t handle)
+{
+    struct handle *h = image;
+
+    pthread_mutex_lock(&lock);
+    assert(handle < IMAGES && watching[handle] == h);
+    watching[handle] = NULL;
+    h->changed = NULL;
+    while (telling > 0)
+        pthread_cond_wait(&told, &lock);
+    pthread_mutex_unlock(&lock);
+    return 0;
+}
+
+/* Without the lock, since they ask; and none of them goes meanwhile. */
+static void tell_watchers(const struct image *m)
+{
+    pthread_mutex_lock(&lock);
+    telling++;
+    for (unsigned i = 0; i < IMAGES; i++) {
+        const struct handle *h = watching[i];
+        if (!h || h->image != m)
+            continue;
+        ceph_changed_fn *fn = h->changed;
+        void *arg = h->arg;
+        pthread_mutex_unlock(&lock);
+        fn(arg);
+        pthread_mutex_lock(&lock);
+    }
+    telling--;
+    pthread_cond_broadcast(&told);
+    pthread_mutex_unlock(&lock);
+}
+
 /* What lies behind a new end reads as zeros when it comes back. */
 int rbd_resize(void *image, uint64_t size)
 {
@@ -281,6 +337,7 @@ int rbd_resize(void *image, uint64_t size)
     }
     m->kept->size = size;
     pthread_mutex_unlock(&lock);
+    tell_watchers(m);
     return 0;
 }
 

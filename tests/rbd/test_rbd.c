@@ -122,7 +122,7 @@ static void trees_are_read(void **state)
 static void opening_fails(void **state)
 {
     static const char *const calls[] = {"rbd_open", "rbd_stat", "rbd_get_features", "rbd_get_stripe_unit",
-                                        "rbd_get_stripe_count"};
+                                        "rbd_get_stripe_count", "rbd_update_watch"};
     char name[256];
 
     backend_close(make("", SIZE));
@@ -288,6 +288,31 @@ static void content_is_kept(void **state)
     }
     free(c.bytes);
     free(c.buf);
+}
+
+/* By who does not ask for its lock, as a resize does that the holder is asked for. */
+static void another_gives_it_another_size(void **state)
+{
+    struct vdisk_open_opts opts = {.size = sizeof opts, .flags = VDISK_OPEN_RDWR, .format = "raw"};
+    char buf[512] = "x", got[512];
+    struct backend *other;
+    vdisk *v;
+
+    backend_close(make("", SIZE));
+    OK(vdisk_open(NAME, &opts, &v));
+    assert_int_equal(vdisk_size(v), SIZE);
+    OK(backend_open(NAME, BACKEND_RDWR | BACKEND_NO_LOCK, &other));
+    OK(io_prange(q, other, IO_TRUNCATE, 2 * SIZE, 0));
+    assert_int_equal(vdisk_size(v), 2 * SIZE);
+    OK(vdisk_pwrite(v, buf, sizeof buf, 2 * SIZE - sizeof buf, 0));
+    OK(io_pread(q, other, got, sizeof got, 2 * SIZE - sizeof got));
+    assert_memory_equal(buf, got, sizeof buf);
+    assert_int_equal(vdisk_pwrite(v, buf, sizeof buf, 2 * SIZE, 0), -EINVAL);
+    OK(io_prange(q, other, IO_TRUNCATE, SIZE / 2, 0));
+    assert_int_equal(vdisk_size(v), SIZE / 2);
+    backend_close(other);
+    OK(vdisk_close(v));
+    all_is_given_back();
 }
 
 static void fua_is_a_flush(void **state)
@@ -612,8 +637,8 @@ int main(int argc, char **argv)
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(names_are_parsed), cmocka_unit_test(trees_are_read), cmocka_unit_test(opening_fails),
         cmocka_unit_test(what_was_made_is_removed), cmocka_unit_test(a_writer_is_alone),
-        cmocka_unit_test(content_is_kept), cmocka_unit_test(fua_is_a_flush),
-        cmocka_unit_test(zeros_are_as_thick_as_asked),
+        cmocka_unit_test(content_is_kept), cmocka_unit_test(another_gives_it_another_size),
+        cmocka_unit_test(fua_is_a_flush), cmocka_unit_test(zeros_are_as_thick_as_asked),
         cmocka_unit_test(calls_fail), cmocka_unit_test(the_cluster_says_why),
         cmocka_unit_test(too_much_is_an_error), cmocka_unit_test(holes_are_objects_that_are_not_there),
         cmocka_unit_test(one_answer_has_many_runs), cmocka_unit_test(doubtful_is_data),

@@ -219,6 +219,67 @@ def case_snapshots(folder):
     works("qemu-img", "compare", "-f", "raw", "-F", "raw", folder / "clone", "rbd:rbd/clone")
 
 
+def size_of(name):
+    return json.loads(works("rbd", "info", "--format", "json", name))["size"]
+
+
+class Open:
+    """Somebody who has the image open, and does what he is told."""
+
+    def __init__(self, *words):
+        self.process = subprocess.Popen([tool, "io", *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        stderr=subprocess.STDOUT, text=True)
+
+    def __enter__(self):
+        return self
+
+    def does(self, *commands):
+        """What he says to them, and then how long his volume is."""
+        self.process.stdin.write("".join(f"{command}\n" for command in commands) + "wait\nlength\nsleep 0\n")
+        self.process.stdin.flush()
+        said = []
+        while not (line := self.process.stdout.readline()).strip().isdigit():
+            assert line, f"he has gone: {said}"
+            said.append(line)
+        return said, int(line)
+
+    def __exit__(self, *why):
+        self.process.stdin.close()
+        self.process.wait(timeout=100)
+        self.process.stdout.close()
+
+
+def wait_until(holds):
+    end = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < end, "it does not come"
+        time.sleep(0.05)
+
+
+def case_sizes(folder):
+    """Another size: by us, and by rbd beside who has the image open; objects of another size."""
+    name, mib = "rbd:rbd/sized", 1 << 20
+    works(tool, "create", "-f", "raw", name + ":rbd_default_order=20", "64M")
+    info = json.loads(works("rbd", "info", "--format", "json", "rbd/sized"))
+    assert info["object_size"] == mib and info["size"] == 64 * mib, info
+    works(tool, "io", "-c", "write -q -P 1 0 64M", name)
+    works(tool, "resize", "-f", "raw", "--shrink", name, "32M")
+    works(tool, "resize", "-f", "raw", name, "64M")
+    assert size_of("rbd/sized") == 64 * mib
+    works(tool, "io", "-r", "-c", "read -q -P 1 0 32M", "-c", "read -q -P 0 32M 32M", name)
+    assert joined(mapped(name)) == [(0, 32 * mib)], mapped(name)
+    with Open("-f", "raw", name) as user: # has its lock, and is asked to do it
+        assert user.does("read -q -P 1 0 4k") == ([], 64 * mib)
+        works("rbd", "resize", "--no-progress", "rbd/sized", "--size", "256M")
+        wait_until(lambda: user.does()[1] == 256 * mib)
+        assert user.does("write -q -P 2 200M 4M", "read -q -P 2 200M 4M") == ([], 256 * mib)
+        works("rbd", "resize", "--no-progress", "--allow-shrink", "rbd/sized", "--size", "204M")
+        wait_until(lambda: user.does()[1] == 204 * mib)
+        assert "past the end" in "".join(user.does("read -q 204M 4k")[0])
+        assert user.does("read -q -P 2 200M 4M") == ([], 204 * mib)
+    works(tool, "io", "-r", "-c", "read -q -P 2 200M 4M", "-c", "read -q -P 1 0 32M", name)
+
+
 def case_locks(folder):
     name = "rbd:rbd/locked"
     works(tool, "create", "-f", "raw", name, "64M")
