@@ -5,6 +5,7 @@ image beside `rbd import` and `qemu-img convert`, over a Ceph of one machine (te
 
 usage: net_rbd.py FIO_ENGINE VDISK_IO [--size BYTES] [--count N] [--rounds N] [--scratch DIR] [LINE...]
 
+librbd's cache is off for all of them, and sources are read past the host's, but by `rbd import`, which cannot.
 Its objects are in memory, so that the cluster costs as little as it can, and what clients do shows; all of it runs
 on the same processors. CPU is that of the client's process from its start on, with librbd's threads, which fio
 itself does not count. Exits 1 if a figure is missed.
