@@ -123,19 +123,20 @@ guest refuses /dev/nbd0
 guest detach 0
 stop
 
-# ---- the server is killed while files are written, and comes back: they go on
+# ---- the server is killed while files are written, and comes back: they go on. The kernel does not know that it
+# is another one, and holds for written what the first has answered, flushed or not: so that has to be durable.
 note PART: 'killed, and back'
 place=/run/nbd
-serve /dev/disk0
+serve --cache=writethrough /dev/disk0
 keep 1 512
 mount -t ext4 /dev/nbd0 /mnt
 begin 20 60
 acked 28
 slay
-serve /dev/disk0
+serve --cache=writethrough /dev/disk0
 acked 44
 slay
-serve /dev/disk0
+serve --cache=writethrough /dev/disk0
 wait $writer || { cat write.out; fail "a file was not written"; }
 guest verify /mnt 59 59
 umount /mnt
@@ -170,7 +171,7 @@ note PART: xfs
 place=/run/nbd
 dmsetup create cut --table "0 $(blockdev --getsz /dev/disk1) linear /dev/disk1 0"
 told create -q -f qcow2 /dev/mapper/cut 320M
-serve /dev/mapper/cut
+serve --cache=writethrough /dev/mapper/cut
 keep 4 4096
 is size 655360
 is queue/logical_block_size 4096
@@ -181,11 +182,13 @@ mount -t xfs -o discard /dev/nbd0 /mnt
 begin 0 24
 acked 12
 slay
-serve /dev/mapper/cut
+serve --cache=writethrough /dev/mapper/cut
 wait $writer || { cat write.out; fail "a file was not written"; }
 umount /mnt
 clean xfs_repair -n /dev/nbd0
 let_go 4
+stop
+serve /dev/mapper/cut
 guest attach 0 $place 4 4096
 mount -t xfs /dev/nbd0 /mnt
 guest verify /mnt 23 23
