@@ -11,6 +11,7 @@
 
 #include "backends/rbd/rbd.h"
 #include "engine/base/error.h"
+#include "engine/loop/after.h"
 
 /* Somebody else has changed the size: librbd has been told, and asks the cluster once if it has. */
 int rbd_refresh(struct backend *b)
@@ -37,6 +38,8 @@ int rbd_refresh(struct backend *b)
 static void has_changed(void *arg)
 {
     rbd_refresh(arg);
+    if (err_state.depth == 0) /* no public call of ours ends here: what the program is to be told is told now */
+        after_run();
 }
 
 int rbd_watch(struct rbd_backend *rb)
