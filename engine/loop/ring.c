@@ -154,13 +154,17 @@ bool ring_gathers(const vdisk_queue *q)
  * hardware's costs more than a request. Where the share did not come in that time, I/Os of different speed are in
  * flight (a second device, one that hangs): then each is waited for again, for a while that doubles each time.
  *
- * Returns the share; 0: not now.
+ * What threads of others have (a library's, which ends each by a post) is gathered alike: there who posts counts,
+ * and the kernel has the timer only.
+ *
+ * Returns the share of what is in flight there; 0: not now.
  */
-static unsigned gather_share(vdisk_queue *q, unsigned wanted, unsigned most, const struct timespec *timeout)
+static unsigned gather_share(vdisk_queue *q, unsigned inflight, unsigned wanted, unsigned most,
+                             const struct timespec *timeout)
 {
-    unsigned share = (unsigned)min_u64(q->kernel_inflight / GATHER_PART, most);
+    unsigned share = (unsigned)min_u64(inflight / GATHER_PART, most);
 
-    if (!ring_gathers(q) || share < GATHER_MIN || share <= wanted)
+    if (share < GATHER_MIN || share <= wanted)
         return 0;
     if (timeout && timeout->tv_sec == 0 && timeout->tv_nsec < GATHER_US * 1000)
         return 0;
@@ -227,7 +231,7 @@ static int ring_wait(vdisk_queue *q, unsigned wanted, unsigned most, const struc
     wanted = (unsigned)min_u64(wanted, q->kernel_inflight);
     if (wanted == 0)
         wanted = 1;
-    share = gather_share(q, wanted, most, timeout);
+    share = ring_gathers(q) ? gather_share(q, q->kernel_inflight, wanted, most, timeout) : 0;
     if (share > 0)
         return gather(q, share, timeout);
     if (!timeout) {
@@ -238,25 +242,6 @@ static int ring_wait(vdisk_queue *q, unsigned wanted, unsigned most, const struc
         rc = io_uring_submit_and_wait_timeout(&q->ring, &cqe, wanted, &ts, NULL);
     }
     return ring_result(q, rc);
-}
-
-/*
- * The same of I/Os that threads of others have (a library's, which ends each by a post): how many are to end
- * before the owner is woken; 0: each wakes it. The kernel has no part in that, but for the timer.
- */
-static unsigned posts_share(vdisk_queue *q, unsigned wanted, unsigned most, const struct timespec *timeout)
-{
-    unsigned share = (unsigned)min_u64(q->foreign / GATHER_PART, most);
-
-    if (share < GATHER_MIN || share <= wanted)
-        return 0;
-    if (timeout && timeout->tv_sec == 0 && timeout->tv_nsec < GATHER_US * 1000)
-        return 0;
-    if (q->gather_rest > 0) {
-        q->gather_rest--;
-        return 0;
-    }
-    return share;
 }
 
 /* They are counted by who posts (queue.h, invariant 7). */
@@ -272,7 +257,7 @@ static int gather_posts(vdisk_queue *q)
 int ring_sleep(vdisk_queue *q, unsigned wanted, unsigned most, const struct timespec *timeout, bool steady)
 {
     static const struct timespec now = {0};
-    unsigned share = steady ? 0 : posts_share(q, wanted, most, timeout);
+    unsigned share = steady ? 0 : gather_share(q, q->foreign, wanted, most, timeout);
     uint32_t wish = share > 0 ? POSTS_LAST + share - 1 : POSTS_ANY;
     bool has_posts;
     int rc;
