@@ -531,6 +531,10 @@ int dom_lock_copy(struct domain *d, const char *image, struct domain *to, const 
 int dom_judge_copied(struct domain *d, const struct domain_image *image, const struct domain_volume *v,
                      const char *volume);
 
+/* The same of a volume, or of the leaf (""), which is claimed for it; dom_claims_end() is due in any case. */
+int dom_claim_copied(struct domain *d, const struct domain_image *image, const char *volume,
+                     struct dom_claims *claims, struct domain_volume **ret);
+
 /* One open volume to the start of another, by a job of the library's. */
 int dom_copy(struct domain *d, vdisk *source, vdisk *target, const struct vdisk_copy_opts *opts);
 

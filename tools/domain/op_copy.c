@@ -149,6 +149,19 @@ int dom_judge_copied(struct domain *d, const struct domain_image *image, const s
     return dom_check_chain(d, image->uuid, v);
 }
 
+int dom_claim_copied(struct domain *d, const struct domain_image *image, const char *volume,
+                     struct dom_claims *claims, struct domain_volume **ret)
+{
+    int rc = 0;
+
+    *ret = volume[0] != '\0' ? domain_image_volume(image, volume) : domain_image_leaf(d, image, &rc);
+    if (rc == 0)
+        rc = dom_judge_copied(d, image, *ret, volume);
+    if (rc == 0)
+        rc = dom_claim(d, image->uuid, *ret, claims);
+    return rc == 0 ? dom_match_capacity(d, image->uuid, *ret, false) : rc;
+}
+
 /* The lock of the target is given back in any case. */
 static int copy_loaded(struct copy *c, const struct domain_image *image, const char *volume, struct domain *to,
                        const char *to_image, int lock, struct domain_volume_result *ret)
@@ -156,15 +169,8 @@ static int copy_loaded(struct copy *c, const struct domain_image *image, const c
     struct dom_claims claims = {0};
     struct domain_volume *v;
     struct dom_error error;
-    int rc = 0;
+    int rc = dom_claim_copied(c->from, image, volume, &claims, &v);
 
-    v = volume[0] != '\0' ? domain_image_volume(image, volume) : domain_image_leaf(c->from, image, &rc);
-    if (rc == 0)
-        rc = dom_judge_copied(c->from, image, v, volume);
-    if (rc == 0)
-        rc = dom_claim(c->from, image->uuid, v, &claims);
-    if (rc == 0)
-        rc = dom_match_capacity(c->from, image->uuid, v, false);
     c->source = v;
     if (rc == 0) {
         rc = copy_to(c, to, to_image, lock, ret);

@@ -50,15 +50,8 @@ static int copy_loaded(const struct outgoing *c, const struct domain_image *imag
     struct dom_claims claims = {0};
     struct domain_volume *v;
     struct dom_error error;
-    int rc = 0;
+    int rc = dom_claim_copied(c->from, image, volume, &claims, &v);
 
-    v = volume[0] != '\0' ? domain_image_volume(image, volume) : domain_image_leaf(c->from, image, &rc);
-    if (rc == 0)
-        rc = dom_judge_copied(c->from, image, v, volume);
-    if (rc == 0)
-        rc = dom_claim(c->from, image->uuid, v, &claims);
-    if (rc == 0)
-        rc = dom_match_capacity(c->from, image->uuid, v, false);
     if (rc == 0)
         rc = copy_out(c, v);
     if (rc == 0)
