@@ -12,6 +12,8 @@
 #include "engine/loop/failure.h"
 #include "engine/loop/queue.h"
 
+enum { AGAIN_MAX = 16 }; /* of one read: a device grows less often than that meanwhile */
+
 static void io_finish(struct io *io, int32_t res)
 {
     assert(res <= 0);
@@ -52,6 +54,22 @@ static bool is_cut_off(const struct io *io)
     uint64_t peak = ENGINE_MUTANT(CUT_FORGOTTEN) ? 0 : atomic_load(&b->peak);
 
     return !(b->caps & BACKEND_GROWS) && io->offset + io->moved < max_u64(backend_size(b), peak);
+}
+
+/*
+ * It came short of an end that is there: of the one that was there when it went out, if the device has grown
+ * meanwhile. So it goes out again. One that has been cut below what it says is short each time.
+ */
+static bool goes_again(struct io *io)
+{
+    struct backend *b = io->backend;
+
+    if (io->offset + io->moved >= backend_size(b) || io->again == AGAIN_MAX || ENGINE_MUTANT(GROWTH_SHORT))
+        return false;
+    io->again++;
+    io->moved = align_down(io->moved, b->align);
+    b->driver->submit(b, io);
+    return true;
 }
 
 /* A read came short of the end: somebody else has moved it, and whoever has the backend is to know. */
@@ -106,7 +124,8 @@ void io_end(struct io *io, int64_t res)
     }
     look_again(io);
     if (unlikely(is_cut_off(io))) {
-        io_finish(io, -EIO);
+        if (!goes_again(io))
+            io_finish(io, -EIO);
         return;
     }
     iov_zero(io->iov, io->iovcnt, io->moved, io->len - io->moved);

@@ -7,6 +7,7 @@
 
 #include "backends/lab/fault.h"
 #include "backends/memory.h"
+#include "engine/loop/queue.h"
 #include "engine/volume.h"
 #include "tests/unit/backend_test.h"
 
@@ -77,6 +78,64 @@ static void a_device_that_grows(void **state)
     assert_int_equal(seen.count, 1);
     OK(vdisk_close(v));
     backend_close(other);
+}
+
+struct beside {
+    struct io io;
+    bool      ended;
+};
+
+static void beside_ended(struct io *io)
+{
+    container_of(io, struct beside, io)->ended = true;
+}
+
+/* A read goes out, the device grows, and then the read is seen to have met the end that there was: at `offset`. */
+static void read_beside(uint64_t offset, unsigned growths)
+{
+    enum { LEN = 8192 };
+    size_t same = 0;
+    uint8_t *out = aligned_alloc(512, LEN), in[LEN];
+    vdisk_queue *q = test_queue(VDISK_QUEUE_AUTO);
+    struct backend *other, *b = device(&other);
+    struct beside r = {0};
+
+    memset(out, 1, LEN);
+    fill_pattern(in, offset, LEN, 1);
+    OK(memory_backend_write(other, offset, in, min_u64(LEN, SIZE - offset)));
+    io_rw(&r.io, b, IO_READ, offset, out, LEN);
+    r.io.queue = q;
+    r.io.op = NULL;
+    r.io.done = beside_ended;
+    queue_submit(q);
+    io_start(&r.io);
+    for (unsigned i = 1; !r.ended && i < 20; i++) { /* each turn shows it its end, and sends it out again */
+        uint64_t end = i < growths ? offset + i * 512 : 2 * SIZE;
+        if (end > SIZE) {
+            memory_backend_extend(other, end);
+            OK(memory_backend_write(other, offset, in, min_u64(LEN, end - offset)));
+        }
+        OK(b->driver->refresh(b));
+        queue_turn(q);
+    }
+    assert_true(r.ended);
+    OK(r.io.res);
+    while (same < LEN && out[same] == in[same])
+        same++;
+    assert_true(same == LEN || (growths > 1 && same % 512 == 0 && is_filled(out + same, 0, LEN - same)));
+    backend_close(b);
+    backend_close(other);
+    vdisk_queue_destroy(q);
+    free(out);
+}
+
+static void a_read_beside_the_growth(void **state)
+{
+    read_beside(SIZE - 512, 1); /* its beginning was there */
+    read_beside(SIZE - 4096, 1);
+    read_beside(SIZE, 1);
+    read_beside(SIZE, 8); /* by and by: as far as it was there */
+    read_beside(SIZE - 1024, 8);
 }
 
 struct held {
@@ -224,6 +283,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_device_that_grows),
+        cmocka_unit_test(a_read_beside_the_growth),
         cmocka_unit_test(not_while_it_is_resized),
         cmocka_unit_test(a_file_that_is_cut),
         cmocka_unit_test(writers_beside),
