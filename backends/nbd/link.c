@@ -123,12 +123,12 @@ void nbd_link_free(struct nbd_link *l)
         return;
     assert(nbd_link_is_idle(l) && !l->kicked && l->nfree == NBD_LINK_SLOTS);
     assert(!call_is_under_way(&l->send) && !call_is_under_way(&l->receive) && !call_is_under_way(&l->dial));
+    pthread_mutex_lock(&l->client->lock);
+    list_del(&l->node); /* first: when the server closes after our goodbye, nothing is lost */
+    pthread_mutex_unlock(&l->client->lock);
     if (l->state == NBD_UP)
         say_goodbye(l);
     drop_socket(l);
-    pthread_mutex_lock(&l->client->lock);
-    list_del(&l->node);
-    pthread_mutex_unlock(&l->client->lock);
     mem_free(l->big);
     mem_free(l->buf);
     mem_free(l);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The NBD client as a backend, against qemu-nbd: each kind of queue, and several queues on several threads. */
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <spawn.h>
 #include <sys/wait.h>
@@ -168,7 +169,7 @@ static void *work(void *arg)
     return NULL;
 }
 
-static void several(const char *connections)
+static void several_do(const char *connections, void *(*what)(void *))
 {
     struct worker workers[THREADS] = {0};
     struct backend *b;
@@ -178,7 +179,7 @@ static void several(const char *connections)
     for (unsigned i = 0; i < THREADS; i++) {
         workers[i].b = b;
         workers[i].number = i;
-        assert_int_equal(pthread_create(&workers[i].thread, NULL, work, &workers[i]), 0);
+        assert_int_equal(pthread_create(&workers[i].thread, NULL, what, &workers[i]), 0);
     }
     for (unsigned i = 0; i < THREADS; i++) {
         pthread_join(workers[i].thread, NULL);
@@ -187,11 +188,45 @@ static void several(const char *connections)
     backend_close(b);
 }
 
+static void several(const char *connections) { several_do(connections, work); }
+
 static void threads_share_one(void **state) { several("1"); }
 static void threads_have_their_own(void **state) { several("8"); }
 
 /* The server takes fewer than there are queues: those without one of their own share. */
 static void too_few(void **state) { several("3"); }
+
+/* A queue's connection ends with it, by our doing, while others begin: the server has lost nothing by that. */
+static void *come_and_go(void *arg)
+{
+    enum { LIVES = 40 };
+    struct worker *w = arg;
+
+    for (unsigned life = 0; life < LIVES && w->rc == 0; life++) {
+        vdisk_queue *q = test_queue(VDISK_QUEUE_AUTO);
+        for (unsigned i = 0; i < 100 && w->rc == 0; i++) /* enough for one of its own */
+            w->rc = io_pwrite(q, w->b, "data", 4, w->number * 4);
+        if (w->rc == 0 && life % 2 == w->number % 2) /* else that is for somebody else to flush */
+            w->rc = io_pflush(q, w->b);
+        vdisk_queue_destroy(q);
+    }
+    return NULL;
+}
+
+/* On one processor, where a server that has been told goodbye runs at once. */
+static void queues_come_and_go(void **state)
+{
+    cpu_set_t before, one;
+
+    assert_int_equal(sched_getaffinity(0, sizeof before, &before), 0);
+    CPU_ZERO(&one);
+    for (int cpu = 0; CPU_COUNT(&one) == 0; cpu++)
+        if (CPU_ISSET(cpu, &before))
+            CPU_SET(cpu, &one);
+    assert_int_equal(sched_setaffinity(0, sizeof one, &one), 0);
+    several_do("3", come_and_go);
+    assert_int_equal(sched_setaffinity(0, sizeof before, &before), 0);
+}
 
 static void names_are_read(void **state)
 {
@@ -282,6 +317,7 @@ int main(void)
         cmocka_unit_test_teardown(threads_share_one, stop_server),
         cmocka_unit_test_teardown(threads_have_their_own, stop_server),
         cmocka_unit_test_teardown(too_few, stop_server),
+        cmocka_unit_test_teardown(queues_come_and_go, stop_server),
     };
     int failed;
 
