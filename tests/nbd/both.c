@@ -177,7 +177,8 @@ static ssize_t put(struct both_line *l, struct both_pipe *p, const struct iovec 
         return -EAGAIN;
     take = piece(b, min_u64(want, b->limits.room - unread));
     if (p->size - p->len < take) {
-        memmove(p->data, p->data + p->at, unread);
+        if (unread > 0) /* else there may be no memory yet */
+            memmove(p->data, p->data + p->at, unread);
         p->arrived -= p->at;
         p->len = unread;
         p->at = 0;
