@@ -3,7 +3,7 @@
 """Images of Ceph: our fio engine beside fio's own (ioengine=rbd, which Debian's fio has), and `convert` to an
 image beside `rbd import` and `qemu-img convert`, over a Ceph of one machine (tests/rbd/ceph), in rounds.
 
-usage: net_rbd.py FIO_ENGINE VDISK_IO [--size BYTES] [--count N] [--rounds N] [--scratch DIR] [LINE...]
+Started by `bench/net rbd`, which gives it FIO_ENGINE and VDISK_IO.
 
 librbd's cache is off for all of them, and sources are read past the host's, but by `rbd import`, which cannot.
 Its objects are in memory, so that the cluster costs as little as it can, and what clients do shows; all of it runs
@@ -163,9 +163,10 @@ def measure(args, folder):
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Images of Ceph beside fio's engine, rbd import and qemu-img.")
-    parser.add_argument("fio_engine", type=os.path.abspath)
-    parser.add_argument("vdisk_io", type=os.path.abspath)
+    parser = argparse.ArgumentParser(prog="bench/net rbd", description="Measure images of Ceph beside fio's engine, "
+                                     "rbd import and qemu-img, in rounds.")
+    parser.add_argument("fio_engine", type=os.path.abspath, help=argparse.SUPPRESS)
+    parser.add_argument("vdisk_io", type=os.path.abspath, help=argparse.SUPPRESS)
     parser.add_argument("lines", nargs="*", metavar="LINE", help=", ".join(LINES))
     parser.add_argument("--size", type=int, default=4 << 30, help="bytes of the images (4 GiB)")
     parser.add_argument("--count", type=int, default=100000, help="requests of each fio run (100000)")
