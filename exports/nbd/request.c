@@ -3,7 +3,9 @@
  * Requests of the transmission: taken from the input, judged, given to the volume, ended.
  *
  * Happy path: a header is read, a slot and a buffer are taken, the request goes to the thread's queue; when it has
- * completed its slot becomes a reply. What is small lies in the input buffer as a whole, and is copied.
+ * completed its slot becomes a reply. What is small lies in the input buffer as a whole, and is copied. A large read
+ * goes in parts, and only so many bytes of them are in flight that the memory stays in the caches: a device is no
+ * faster by more.
  * Failures: a request that cannot be is answered with an error, after its payload has been skipped; where
  * nobody can say where the next one begins, it is the last. A request for which there is no slot, or too much
  * is in flight, stays in the buffer.
@@ -15,6 +17,11 @@
 
 #include "exports/nbd/server.h"
 #include "nbd/mutant.h"
+
+enum {
+    READ_PART = 256 << 10,
+    READ_BYTES = 8 << 20, /* of a connection; one read may have more */
+};
 
 /* What a rate lets through at once after a pause. */
 #define BURST_NS UINT64_C(300000000)
@@ -163,6 +170,20 @@ static void submit_write(struct nbds_slot *slot, uint64_t at, uint32_t fua)
         vdisk_write(q, e->volume, at, slot->buf, len, fua, data);
 }
 
+static void submit_read(struct nbds_slot *slot, uint64_t at)
+{
+    const struct nbds_conn *c = slot->conn;
+    uint64_t len = slot->request.length, n;
+
+    slot->parts = (uint32_t)(len / READ_PART + (len % READ_PART > 0));
+    slot->error = 0;
+    for (uint64_t from = 0; from < len; from += n) {
+        n = len - from < READ_PART ? len - from : READ_PART;
+        vdisk_read(c->thread->queue, c->export->volume, at + from, (uint8_t *)slot->buf + from, n, 0,
+                   (uint64_t)(uintptr_t)slot);
+    }
+}
+
 static uint32_t zero_flags(const struct nbds_export *e, const struct nbd_request *r)
 {
     return (r->flags & NBD_CMD_FLAG_NO_HOLE || e->no_discard ? 0 : VDISK_REQ_UNMAP) |
@@ -185,7 +206,7 @@ static void submit(struct nbds_slot *slot)
     c->in_flight++;
     switch (r->type) {
     case NBD_CMD_READ:
-        vdisk_read(q, v, at, slot->buf, r->length, 0, data);
+        submit_read(slot, at);
         break;
     case NBD_CMD_WRITE:
         submit_write(slot, at, fua);
@@ -212,16 +233,25 @@ static void submit(struct nbds_slot *slot)
 void nbds_request_done(struct nbds_slot *slot, const struct vdisk_completion *done)
 {
     struct nbds_conn *c = slot->conn;
+    int rc = done->result;
 
     assert(c->in_flight > 0);
+    assert(rc <= 0 && c->export);
+    if (slot->request.type == NBD_CMD_READ) {
+        if (slot->error == 0)
+            slot->error = rc;
+        assert(slot->parts > 0);
+        if (--slot->parts > 0)
+            return;
+        rc = slot->error;
+    }
     c->in_flight--;
-    assert(done->result <= 0 && c->export);
     if (c->dead) {
         nbds_slot_free(slot);
         return;
     }
     /* What the library says of an error names files of the host: it is not for clients. */
-    nbds_reply(slot, done->result, done->result < 0 ? "the volume failed" : NULL);
+    nbds_reply(slot, rc, rc < 0 ? "the volume failed" : NULL);
 }
 
 /* ---- from the input ------------------------------------------------------------------------------------- */
@@ -244,6 +274,16 @@ static void charge(struct nbds_conn *c, const struct nbd_request *r)
     if (c->resume_ns + BURST_NS < now)
         c->resume_ns = now - BURST_NS;
     c->resume_ns += ns;
+}
+
+/* So much is in flight that this one waits. */
+static bool is_too_much(const struct nbds_conn *c, const struct nbd_request *r, size_t bytes)
+{
+    size_t most = c->thread->server->opts.client_bytes;
+
+    if (r->type == NBD_CMD_READ && READ_BYTES < most)
+        most = READ_BYTES;
+    return bytes > 0 && c->bytes > 0 && c->bytes + bytes > most && !NBD_MUTANT(BYTES_UNBOUNDED);
 }
 
 /* What of the pool a sound request takes. */
@@ -394,8 +434,7 @@ int nbds_request_step(struct nbds_conn *c)
     if (rc == 0)
         rc = judge_range(slot, &text);
     size_t bytes = rc == 0 ? bytes_of(&slot->request) : 0;
-    if (bytes > 0 && c->bytes > 0 && c->bytes + bytes > c->thread->server->opts.client_bytes &&
-        !NBD_MUTANT(BYTES_UNBOUNDED)) {
+    if (is_too_much(c, &r, bytes)) {
         if (r.flags & NBD_CMD_FLAG_PAYLOAD_LEN && r.type == NBD_CMD_BLOCK_STATUS)
             c->in_at -= r.length;
         c->held = true;

@@ -76,7 +76,8 @@ struct nbds_slot {
     struct nbd_request request;
     void    *buf;      /* of the pool, or NULL */
     size_t   buf_len;
-    int      error;    /* known before the volume is asked: 0 or -errno */
+    uint32_t parts;    /* of a read: that are with the volume */
+    int      error;    /* likewise: the first of its parts that failed, -errno; or 0 */
     uint32_t head_len;
     uint32_t contexts; /* bits by enum nbds_context: what a block status is asked for */
     const uint8_t *data; /* what is sent after the head */

@@ -302,6 +302,30 @@ def test_order(path):
     check.same("then the end", client.ends(), True)
 
 
+def damage(path, clusters):
+    """These clusters of a volume of 64 KiB ones have no place that can be."""
+    with open(path, "r+b") as disk:
+        disk.seek(40)
+        disk.seek(struct.unpack(">Q", disk.read(8))[0])
+        table = struct.unpack(">Q", disk.read(8))[0] & (1 << 56) - 512
+        for cluster in clusters:
+            disk.seek(table + cluster * 8)
+            disk.write(struct.pack(">Q", 1 << 63 | 512))
+
+
+def test_large(path):
+    """Large reads, some of which meet damage at their beginning, in the middle or at the end: an error, and once."""
+    client = Client(path)
+    client.negotiate()
+    reads = [(65536 * first, 65536 * n) for first in range(0, 60, 3) for n in (1, 4, 5, 17, 40)]
+    bad = [any(at <= 65536 * k < at + len for k in (9, 30, 31)) for at, len in reads]
+    client.sock.sendall(b"".join(client.request(READ, *what, cookie=k) for k, what in enumerate(reads)))
+    seen = sorted(client.reply()[:2] for _ in reads)
+    check.same("large reads", seen, [(k, 5 if bad[k] else 0) for k in range(len(reads))])
+    check.same("a read after them", client.read(0, 4096), (0, b"x" * 4096))
+    client.leave()
+
+
 def main():
     tool = str(pathlib.Path(sys.argv[1]).resolve())
     with folder() as where:
@@ -326,6 +350,15 @@ def main():
             for form in FORMS[1:]:
                 test_status(s.path, form)
             test_order(s.path)
+        create(tool, where, "damaged", "-f", "qcow2", str(SIZE))
+        with serving(tool, where, names=("damaged",), checks=check) as s:
+            client = Client(s.path)
+            client.negotiate()
+            check.same("write", client.write(0, b"x" * SIZE), 0)
+            client.leave()
+        damage(where / "damaged", (9, 30, 31))
+        with serving(tool, where, "-r", names=("damaged",), checks=check) as s:
+            test_large(s.path)
         create(tool, where, "fresh", "-f", "raw", str(SIZE))
         with serving(tool, where, "-r", names=("fresh",), checks=check) as s:
             test_flags(s.path, True)
