@@ -163,7 +163,8 @@ def measure(args, folder):
 
 
 def main():
-    parser = argparse.ArgumentParser(prog="bench/net rbd", description="Measure images of Ceph beside fio's engine, "
+    parser = argparse.ArgumentParser(prog="bench/net rbd",
+                                     description="Measure images of Ceph beside fio's engine, "
                                      "rbd import and qemu-img, in rounds.")
     parser.add_argument("fio_engine", type=os.path.abspath, help=argparse.SUPPRESS)
     parser.add_argument("vdisk_io", type=os.path.abspath, help=argparse.SUPPRESS)

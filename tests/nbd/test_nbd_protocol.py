@@ -314,7 +314,7 @@ def damage(path, clusters):
 
 
 def test_large(path):
-    """Large reads, some of which meet damage at their beginning, in the middle or at the end: an error, and once."""
+    """Large reads, some of which meet damage, at their beginning or later: an error, and once."""
     client = Client(path)
     client.negotiate()
     reads = [(65536 * first, 65536 * n) for first in range(0, 60, 3) for n in (1, 4, 5, 17, 40)]
