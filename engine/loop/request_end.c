@@ -9,6 +9,7 @@
 
 #include <errno.h>
 
+#include "engine/backend.h"
 #include "engine/base/bits.h"
 #include "engine/base/clock.h"
 #include "engine/base/mutant.h"
@@ -44,6 +45,18 @@ static bool may_go_behind(const vdisk *v, const struct request *r, uint64_t end)
            end <= atomic_load_explicit(&v->top->reach, memory_order_relaxed);
 }
 
+/* Before it is refused its device is looked at, which may have been extended: follow.c. */
+static bool is_behind(const vdisk *v, uint64_t end)
+{
+    const struct layer *top = v->top;
+
+    if (likely(end <= layer_size(top)))
+        return false;
+    if (top->format->size_by_file && !(top->file->caps & BACKEND_GROWS) && !ENGINE_MUTANT(END_UNSEEN))
+        backend_reaches_past(top->file, end - 1);
+    return end > layer_size(top);
+}
+
 int request_check(const struct request *r)
 {
     const vdisk *v = r->vdisk;
@@ -51,7 +64,7 @@ int request_check(const struct request *r)
 
     if (!add_u64(r->guest_offset, r->len, &end))
         return -EINVAL;
-    if (end > layer_size(v->top) && !may_go_behind(v, r, end))
+    if (unlikely(is_behind(v, end)) && !may_go_behind(v, r, end))
         return -EINVAL;
     if (atomic_load(&v->refuses) & VOLUME_READ_ONLY && request_changes(r->kind))
         return -EACCES;

@@ -68,8 +68,8 @@ static void a_device_that_grows(void **state)
     assert_int_equal(seen.count, 0);
     memory_backend_extend(other, 2 * SIZE);
     assert_int_equal(vdisk_size(v), SIZE);
-    assert_true(vdisk_pwrite(v, block, sizeof block, SIZE, 0) < 0);
-    look(v);
+    OK(vdisk_pwrite(v, block, sizeof block, SIZE, 0)); /* what would be refused looks */
+    assert_true(vdisk_pwrite(v, block, sizeof block, 2 * SIZE, 0) < 0);
     assert_int_equal(vdisk_size(v), 2 * SIZE);
     assert_int_equal(seen.count, 1);
     assert_int_equal(seen.value, 2 * SIZE);
