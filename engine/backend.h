@@ -150,6 +150,10 @@ struct backend_driver {
      */
     void (*explain)(struct backend *b, char *buf, size_t size);
 
+    /* What to do about an error (-errno) of its I/O, where that is not to be done on this host; NULL: nothing
+     * known. Static; any thread, any lock of the engine held. NULL: as for a file or a device of this host. */
+    const char *(*advise)(int32_t res);
+
     /* Blocks: bytes that its file system still has; false: it does not tell. NULL: never. */
     bool (*room)(struct backend *b, uint64_t *ret_bytes);
 

@@ -330,4 +330,5 @@ const struct backend_driver nbd_driver = {
     .detach = client_detach,
     .prefetch = nbd_prefetch,
     .explain = nbd_explain,
+    .advise = nbd_advise,
 };

@@ -230,6 +230,7 @@ void nbd_note_break(struct nbd_client *c);
 /* Why what fails now fails: told with the errors until something works again. */
 void nbd_say_why(struct nbd_client *c, const char *why);
 void nbd_explain(struct backend *b, char *buf, size_t size);
+const char *nbd_advise(int32_t res);
 
 /* client.c: which link takes an I/O of `q`; NULL with -errno. */
 struct nbd_link *nbd_link_for(struct nbd_client *c, vdisk_queue *q, int *ret_rc);

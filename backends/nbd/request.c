@@ -64,6 +64,17 @@ void nbd_explain(struct backend *b, char *buf, size_t size)
     pthread_mutex_unlock(&c->lock);
 }
 
+const char *nbd_advise(int32_t res)
+{
+    switch (-res) {
+    case ENOSPC: return "make room where the server has the export";
+    case EPERM: case EACCES: return "see whether the server gives the export for writing";
+    case ENOMEM: return "the server is short of memory: see there";
+    case EIO: return "see whether the server runs, and what it says";
+    default: return NULL;
+    }
+}
+
 /* A flush begins: false, if something has been lost, which is told by that. */
 static bool begin_flush(struct nbd_client *c, uint64_t *ret_mark)
 {

@@ -333,6 +333,16 @@ static void rbd_submit(struct backend *b, struct io *io)
     }
 }
 
+static const char *rbd_advise(int32_t res)
+{
+    switch (-res) {
+    case ENOSPC: return "the cluster or the pool is full, or its quota used up: make room there (ceph df)";
+    case EPERM: case EACCES: return "see what the user may do in the pool (ceph auth get)";
+    case EIO: return "see how the cluster is (ceph -s)";
+    default: return NULL;
+    }
+}
+
 static void rbd_explain(struct backend *b, char *buf, size_t size)
 {
     const struct rbd_backend *rb = rbd_backend_of(b);
@@ -398,5 +408,6 @@ const struct backend_driver rbd_driver = {
     .allocated = rbd_allocated,
     .refresh = rbd_refresh,
     .explain = rbd_explain,
+    .advise = rbd_advise,
     .unlink = rbd_unlink,
 };

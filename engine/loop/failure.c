@@ -45,6 +45,8 @@ void failure_note(const struct io *io, int32_t res)
     }
     if (res == -EIO && b->driver->explain)
         b->driver->explain(b, what.why, sizeof what.why);
+    if (b->driver->advise)
+        what.hint = b->driver->advise(res);
     keep(&what, b->name);
 }
 

@@ -28,6 +28,7 @@ struct failure {
     int32_t  res;
     uint8_t  kind;    /* enum io_kind, or FAILURE_CONTENT */
     uint64_t offset, len;
+    const char *hint; /* what to do, as its backend says; NULL: nothing. Static */
     char     file[FAILURE_NAME_MAX]; /* cut at the front */
     char     why[FAILURE_WHY_MAX];   /* what its backend says; "": nothing */
 };

@@ -115,7 +115,9 @@ static const char *why(const struct request *r, int result, const char **ret_hin
     struct failure f;
 
     *ret_hint = err_advice(result);
-    if (failure_find(failure_now, result, &f) && f.kind == FAILURE_CONTENT)
+    if (failure_find(failure_now, result, &f) && f.hint)
+        *ret_hint = f.hint;
+    else if (failure_find(failure_now, result, &f) && f.kind == FAILURE_CONTENT)
         *ret_hint = "it is damaged, or the file is cut off: restore it from a copy";
     if (result == -EIO && atomic_load_explicit(&v->top->has_trouble, memory_order_acquire)) {
         *ret_hint = "repair the image with vdisk-io check -r all";

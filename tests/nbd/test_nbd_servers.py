@@ -232,6 +232,12 @@ def errors(folder, rng):
                  "error-pwrite-rate=100%"], socket):
         said = run(TOOL, "io", "-f", "raw", "-c", "write 0 4096", "-c", "read -P 0 0 4096",
                    f"nbd+unix:///?socket={socket}", status=1)
+        with open(folder / "data", "wb") as f:
+            f.write(b"a" * SIZE)
+        copy = run(TOOL, "convert", "-n", "-f", "raw", "-O", "raw", folder / "data",
+                   f"nbd+unix:///?socket={socket}", status=1)
+    if "make room where the server has the export" not in copy:
+        raise AssertionError(copy)
     if "No space left" not in said or "read 4096/4096" not in said:
         raise AssertionError(said)
 
