@@ -54,12 +54,11 @@ struct worker {
     struct rusage            usage;       /* when counting began */
     bool                     stopping, ramping, registered;
     int                      error;
-    struct slot              failed;
+    struct vdisk_completion  failed;      /* the first that did */
+    bool                     queue_failed;
     struct bench_stats       stats[BENCH_KINDS];
     _Atomic uint64_t         done;        /* for progress */
 } __attribute__((aligned(64)));
-
-static const char *const kind_names[] = {"read", "write", "write zeroes", "discard", "flush"};
 
 /* ---- what comes next ------------------------------------------------------------------------------- */
 
@@ -163,11 +162,11 @@ static inline void account(struct worker *w, const struct slot *s, uint64_t now)
         histogram_add(&stats->latency, now - s->start_ns);
 }
 
-static void note_failure(struct worker *w, const struct slot *s, int error)
+static void note_failure(struct worker *w, const struct vdisk_completion *failed)
 {
     if (w->error == 0) {
-        w->error = error;
-        w->failed = *s;
+        w->error = failed->result;
+        w->failed = *failed;
     }
     w->stopping = true;
     atomic_store(&w->run->stop, true);
@@ -200,7 +199,8 @@ static void run_loop(struct worker *w)
         if (unlikely(n < 0)) {
             if (n == -EINTR)
                 continue;
-            note_failure(w, &(struct slot){.kind = BENCH_KINDS}, n);
+            w->queue_failed = true;
+            note_failure(w, &(struct vdisk_completion){.result = n});
             return; /* the queue itself is broken: nothing more will come */
         }
         now = cli_now_ns();
@@ -208,7 +208,7 @@ static void run_loop(struct worker *w)
         for (int i = 0; i < n; i++) {
             struct slot *s = &w->slots[list[i].user_data];
             if (unlikely(list[i].result < 0))
-                note_failure(w, s, list[i].result);
+                note_failure(w, &list[i]);
             else
                 account(w, s, now);
             if (likely(!w->stopping && w->to_start > 0))
@@ -327,12 +327,12 @@ static void show_progress(const struct run *run, const struct worker *workers, c
 
 static int report_failure(const struct worker *w)
 {
-    if (w->failed.kind == BENCH_KINDS) {
+    if (w->queue_failed) {
         cli_error("bench: queue: %s", strerror(-w->error));
         cli_abandon();
     }
-    cli_error("bench: %s of %" PRIu64 " bytes at offset %" PRIu64 ": %s", kind_names[w->failed.kind],
-              w->load->block, w->failed.offset, strerror(-w->error));
+    vdisk_explain(w->queue, &w->failed);
+    cli_library_error();
     return -1;
 }
 

@@ -236,8 +236,11 @@ def errors(folder, rng):
             f.write(b"a" * SIZE)
         copy = run(TOOL, "convert", "-n", "-f", "raw", "-O", "raw", folder / "data",
                    f"nbd+unix:///?socket={socket}", status=1)
-    if "make room where the server has the export" not in copy:
-        raise AssertionError(copy)
+        load = run(TOOL, "bench", "-f", "raw", "--rw", "write", "--count", "10", f"nbd+unix:///?socket={socket}",
+                   status=1)
+    for words in (copy, load):
+        if str(socket) not in words or "make room where the server has the export" not in words:
+            raise AssertionError(words)
     if "No space left" not in said or "read 4096/4096" not in said:
         raise AssertionError(said)
 
