@@ -12,6 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "tools/domain/domain.h"
 #include "tools/nbd_list.h"
 #include "tools/serve.h"
 #include "tools/target.h"
@@ -118,6 +119,21 @@ static int open_snapshot(const struct serve *s, const char *name, const char *fo
     return rc;
 }
 
+/* A volume of a domain that is written to: two servers' writes would destroy it, so the use is ours alone. */
+static const char *volume_alone(const struct serve *s, const char *operand, const char *format)
+{
+    const struct domain_use_opts alone = {.alone = true};
+    struct domain_use *use;
+    const char *name;
+
+    if (format != NULL)
+        return cli_image(&s->parser, operand, format); /* says that there is none to be given */
+    if (cli_volume_use(operand, &alone, &name, &use) == 0)
+        return name;
+    cli_library_error();
+    return NULL;
+}
+
 static int open_image(struct serve *s, int i, struct serve_opened *ret)
 {
     struct nbd *n = (struct nbd *)s;
@@ -125,7 +141,10 @@ static int open_image(struct serve *s, int i, struct serve_opened *ret)
     const char *name;
 
     how.format = serve_value_of(&n->formats, i);
-    name = cli_image(&s->parser, s->operands[i], how.format);
+    if (!s->read_only && !n->snapshot && !s->parser.image_opts && cli_is_volume(s->operands[i]))
+        name = volume_alone(s, s->operands[i], how.format);
+    else
+        name = cli_image(&s->parser, s->operands[i], how.format);
     if (!name)
         return CLI_FAILED;
     if (n->snapshot)

@@ -105,6 +105,10 @@ def test_active():
     check("what was prepared stays", active() == {A, B}, active())
     works("volume", "teardown", f"{D}/{IMAGE}")
     first, second = Server("-t", "-r", f"{D}/{IMAGE}"), Server("-t", "-r", f"{D}/{IMAGE}/{A}")
+    names = ("-x", "one", "-x", "two")
+    # The name that is not there: who gets past the volume ends, too, with other words.
+    refused("is in use by process", "nbd", "-k", "n", *names, f"volume:{D}/{IMAGE}", "nothing-there")
+    refused("nothing-there", "nbd", "-r", "-k", "n", *names, f"volume:{D}/{IMAGE}", "nothing-there")
     first.stop("one of two")
     check("the other one's is active", A in active(), active())
     second.stop("both")
