@@ -45,7 +45,7 @@ enum serve_option_id {
     {SERVE_DISCARD, "discard", "HOW", "unmap (default), or ignore: trims do nothing"},                 \
     {SERVE_DETECT_ZEROES, "detect-zeroes", "HOW", "off (default), on: zeros that are written are noted\n" \
                                                   "as such; unmap: and their space is given back"},    \
-    {SERVE_THREADS, "threads", "N", "that serve connections (processors, 4 at most)"},                 \
+    {SERVE_THREADS, "threads", "N", "that serve connections (4)"},                                     \
     {SERVE_MAX_BYTES, "max-bytes", "BYTES", "a second, of a connection"},                              \
     {SERVE_MAX_REQUESTS, "max-requests", "N", "a second, of a connection"},                            \
     {SERVE_HANDSHAKE, "handshake-timeout", "SECONDS", "for a client to say what it wants (10)"},       \

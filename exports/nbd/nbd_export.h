@@ -21,7 +21,7 @@
 struct nbd_server;
 
 struct nbd_server_opts {
-    unsigned threads;        /* 0: as many as processors, 4 at most */
+    unsigned threads;        /* 0: 4 */
     unsigned clients;        /* connections at a time; 0: 1024. More wait to be accepted */
     unsigned requests;       /* in flight, of a connection; 0: 128 */
     size_t   client_bytes;   /* of data in flight, of a connection; 0: 64 MiB; 32 MiB at least */

@@ -14,12 +14,12 @@
 
 #include "exports/nbd/server.h"
 
+enum { THREADS = 4 }; /* also on fewer processors: the kernel shares these out by threads, and clients have some */
+
 static void set_defaults(struct nbd_server_opts *o)
 {
-    long processors = sysconf(_SC_NPROCESSORS_ONLN);
-
     if (o->threads == 0)
-        o->threads = processors < 1 ? 1 : processors > 4 ? 4 : (unsigned)processors;
+        o->threads = THREADS;
     if (o->clients == 0)
         o->clients = 1024;
     if (o->requests == 0)
