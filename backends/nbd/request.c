@@ -128,6 +128,8 @@ bool nbd_req_may_repeat(struct nbd_req *req)
 
     if (req->command == NBD_CMD_FLUSH && !begin_flush(req->client, &mark))
         return false; /* by which it has been told */
+    if (req->command == NBD_CMD_BLOCK_STATUS)
+        req->io->status->count = 0; /* the next one tells it anew */
     return req->client->place.reconnect_ms > 0;
 }
 

@@ -457,6 +457,26 @@ class Replies(Case):
         self.assertEqual([e.data for e in volume.extents()][0], True)
         self.fails(volume.flush, says="may be lost")
 
+    def test_status_begun(self):
+        """The connection breaks amid a block status: what has been told is told anew, by who answers then."""
+        self.serve()
+        volume = self.open()
+        volume.write(65536, b"d" * 4096, fua=True)
+        answer, begun = p.Connection.answer_status, []
+
+        def begin(connection, request):
+            if begun:
+                answer(connection, request)
+                return
+            begun.append(request)
+            connection.chunk(request, 5, False, ("context", "I", 42), ("run", "I", 4096), ("state", "I", 3),
+                             ("run", "I", 4 * MIB - 4096), ("state", "I", 0))
+            raise p.Gone
+        with unittest.mock.patch.object(p.Connection, "answer_status", begin):
+            told = [(e.offset, e.length, e.data) for e in volume.extents()]
+        self.assertEqual(len(begun), 1)
+        self.assertEqual(told, [(0, 65536, False), (65536, 4096, True), (69632, 4 * MIB - 69632, False)])
+
 
 if __name__ == "__main__":
     unittest.main()
