@@ -24,7 +24,9 @@
  *  5. `acked` counts changes that were acknowledged and did not ask to be durable, `flushed` how many of them a
  *     flush has covered. A connection that breaks while they differ may have been a server that died with them:
  *     the next flush fails, once (`lost`): it tells of what was acknowledged by then, whether the caller has
- *     reaped that or not. Where they are the same nothing is lost, and flushes are repeated as all the rest.
+ *     reaped that or not. So does each flush that was asked for before (`losses`), and has not been answered: who
+ *     asked for it need not hear of the other. Where they are the same nothing is lost, and flushes are repeated
+ *     as all the rest.
  *  6. A flush that was sent on a connection covers what was acknowledged on others since that one began, or
  *     before, if no other had been hung up by then: it is looked at when a connection begins, and what one that
  *     was hung up acknowledges later counts as lost, since its server may be gone (`hung_up`). (A host that lost
@@ -154,6 +156,7 @@ struct nbd_req {
     uint64_t         offset, length; /* of the command */
     uint64_t         end;     /* of what is to be done by several */
     uint64_t         mark;    /* of a flush: `acked` when it began; of a status: `changes` */
+    uint64_t         losses;  /* of a flush: the client's, when it was asked for */
     uint64_t         cookie;
     uint64_t         unsent;  /* bytes */
     int64_t          rc;
@@ -194,7 +197,8 @@ struct nbd_client {
     pthread_mutex_t  lock;       /* of what follows */
     struct list      links;
     uint64_t         acked, flushed;
-    bool             lost;
+    uint64_t         losses;     /* that there have been */
+    bool             lost;       /* the last of them has not been told */
     char             why[NBD_WHY_MAX]; /* of the trouble that there is, or was last */
     struct nbd_answer *answers[NBD_ANSWERS]; /* NULL: none yet */
     unsigned         next_answer;
@@ -224,6 +228,8 @@ void nbd_req_end(struct nbd_req *req);
 bool nbd_req_may_repeat(struct nbd_req *req);
 /* Its link carries it no further: to the shared one. */
 void nbd_req_to_shared(struct nbd_req *req);
+/* What was acknowledged may be lost. With the client's lock. */
+void nbd_note_loss(struct nbd_client *c);
 /* A connection has gone: invariant 5. */
 void nbd_note_break(struct nbd_client *c);
 

@@ -148,7 +148,8 @@ static void look_at_others(struct nbd_link *l)
         if (other == l || other->fd < 0 || poll(&p, 1, 0) <= 0 || NBD_MUTANT(OTHERS_UNSEEN))
             continue;
         found = other->hung_up = true;
-        c->lost = c->lost || c->acked != c->flushed;
+        if (c->acked != c->flushed)
+            nbd_note_loss(c);
     }
     pthread_mutex_unlock(&c->lock);
     if (found)

@@ -36,12 +36,19 @@ static struct nbd_client *client_of(struct backend *b)
 
 /* ---- what is durable: client.h, invariant 5 --------------------------------------------------------------- */
 
+void nbd_note_loss(struct nbd_client *c)
+{
+    assert_locked(&c->lock);
+    c->losses += !c->lost;
+    c->lost = true;
+}
+
 void nbd_note_break(struct nbd_client *c)
 {
     pthread_mutex_lock(&c->lock);
     assert(c->flushed <= c->acked);
     if (c->acked != c->flushed && !NBD_MUTANT(BREAK_UNNOTED))
-        c->lost = true;
+        nbd_note_loss(c);
     pthread_mutex_unlock(&c->lock);
 }
 
@@ -75,22 +82,31 @@ const char *nbd_advise(int32_t res)
     }
 }
 
-/* A flush begins: false, if something has been lost, which is told by that. */
-static bool begin_flush(struct nbd_client *c, uint64_t *ret_mark)
+/* A flush begins, or is sent: false, if something has been lost, which is told by that. */
+static bool go_on_flush(struct nbd_client *c, struct nbd_req *req)
 {
     bool fine;
 
     pthread_mutex_lock(&c->lock);
     assert(c->flushed <= c->acked); /* invariant 5 */
-    fine = !c->lost;
-    c->lost = false;
-    *ret_mark = c->acked;
-    if (!fine)
+    fine = !c->lost && (req->losses == c->losses || NBD_MUTANT(LOSS_TOLD_TO_ONE));
+    if (c->lost)
         c->flushed = c->acked;
+    c->lost = false;
+    req->mark = c->acked;
     pthread_mutex_unlock(&c->lock);
     if (!fine)
         nbd_say_why(c, "a connection broke, and what the server had not made durable by then may be lost");
     return fine;
+}
+
+/* It is asked for: of what was lost by now, and has been told to another, it need not tell. */
+static bool begin_flush(struct nbd_client *c, struct nbd_req *req)
+{
+    pthread_mutex_lock(&c->lock);
+    req->losses = c->losses;
+    pthread_mutex_unlock(&c->lock);
+    return go_on_flush(c, req);
 }
 
 static void note_flushed(struct nbd_client *c, uint64_t mark)
@@ -105,7 +121,7 @@ static void note_acked(struct nbd_client *c, const struct nbd_link *l)
 {
     pthread_mutex_lock(&c->lock);
     if (l->hung_up && !NBD_MUTANT(LATE_ACK)) /* client.h, invariant 6 */
-        c->lost = true;
+        nbd_note_loss(c);
     c->acked += !NBD_MUTANT(ACKS_UNCOUNTED);
     pthread_mutex_unlock(&c->lock);
 }
@@ -119,14 +135,12 @@ static bool changes(const struct nbd_req *req)
 bool nbd_req_flush_begins(struct nbd_req *req)
 {
     assert(req->command == NBD_CMD_FLUSH && !req->placed);
-    return begin_flush(req->client, &req->mark);
+    return go_on_flush(req->client, req);
 }
 
 bool nbd_req_may_repeat(struct nbd_req *req)
 {
-    uint64_t mark;
-
-    if (req->command == NBD_CMD_FLUSH && !begin_flush(req->client, &mark))
+    if (req->command == NBD_CMD_FLUSH && !go_on_flush(req->client, req))
         return false; /* by which it has been told */
     if (req->command == NBD_CMD_BLOCK_STATUS)
         req->io->status->count = 0; /* the next one tells it anew */
@@ -233,7 +247,7 @@ bool nbd_req_goes_on(struct nbd_req *req)
         nbd_extents_change(c, req->offset, req->length);
         req->command = NBD_CMD_FLUSH;
         req->offset = req->length = 0;
-        if (begin_flush(c, &req->mark))
+        if (begin_flush(c, req))
             return true;
         req->rc = -EIO;
         return false;
@@ -351,7 +365,7 @@ static int64_t plan_flush(struct nbd_client *c, struct nbd_req *req)
 {
     if (c->unsafe)
         return 0;
-    if (!begin_flush(c, &req->mark))
+    if (!begin_flush(c, req))
         return -EIO;
     req->command = NBD_CMD_FLUSH;
     if (c->flags & NBD_FLAG_SEND_FLUSH)

@@ -143,6 +143,32 @@ class Flush(Case):
             self.assertEqual(self.results(b), [0])
 
 
+    def test_two_in_flight(self):
+        """Two flushes are under way when the server dies: each of them was asked for what is gone."""
+        self.serve(flags=p.HAS_FLAGS | p.CAN_FLUSH | p.MULTI)
+        volume = self.open()
+        both = threading.Barrier(2, timeout=60)
+
+        def hook(r):
+            if r.kind != p.FLUSH:
+                return None
+            both.wait()
+            self.peer.hook = None  # what is repeated is done
+            return "die"
+        with vdisk.Queue() as a, vdisk.Queue() as b:
+            for queue in (a, b):
+                for i in range(40):  # enough for a connection of its own
+                    queue.write(volume, i * 4096, b"x" * 4096)
+                    self.assertEqual(self.results(queue), [0])
+            self.peer.hook = hook
+            for queue in (a, b):
+                queue.flush(volume)
+                queue.submit()
+            found = self.results(a) + self.results(b)
+            self.assertEqual(found, [-errno.EIO] * 2)
+            a.flush(volume)
+            self.assertEqual(self.results(a), [0])
+
     def test_late_answer(self):
         """A server acknowledges and dies; that is read when another queue has come back: its flush fails."""
         self.serve(flags=p.HAS_FLAGS | p.CAN_FLUSH | p.MULTI)
