@@ -113,7 +113,8 @@ bool serve_pause(const struct serve *s, int ms);
 
 /* ---- the process: serve_process.c ------------------------------------------------------------------------ */
 
-/* Sockets that systemd has opened for this process, from SERVE_FIRST_FD on: their number. */
+/* Sockets that systemd has opened for this process, from SERVE_FIRST_FD on: their number; -1: what it says of it
+ * is none. */
 enum { SERVE_FIRST_FD = 3 };
 int serve_passed_fds(void);
 

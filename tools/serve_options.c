@@ -161,6 +161,9 @@ int serve_check(const struct serve *s)
         return cli_usage_error(s->verb, "--aio=native needs direct I/O: --cache=none or directsync");
     if (o->zeroes == NBD_DETECT_UNMAP && o->no_discard)
         return cli_usage_error(s->verb, "--detect-zeroes=unmap needs --discard=unmap");
+    if (serve_passed_fds() < 0)
+        return cli_usage_error(s->verb, "LISTEN_FDS is '%s', which is no number of sockets that can be passed on",
+                               getenv("LISTEN_FDS"));
     if (s->fork && serve_passed_fds() > 0)
         return cli_usage_error(s->verb, "--fork is not for sockets that are passed on");
     return CLI_OK;

@@ -22,10 +22,9 @@ int serve_passed_fds(void)
     const char *pid = getenv("LISTEN_PID"), *fds = getenv("LISTEN_FDS");
     uint64_t number;
 
-    if (!pid || !fds || cli_parse_number(pid, INT32_MAX, &number) < 0 || (pid_t)number != getpid() ||
-        cli_parse_number(fds, MAX_PASSED_FDS, &number) < 0)
+    if (!pid || !fds || cli_parse_number(pid, INT32_MAX, &number) < 0 || (pid_t)number != getpid())
         return 0;
-    return (int)number;
+    return cli_parse_number(fds, MAX_PASSED_FDS, &number) < 0 ? -1 : (int)number;
 }
 
 /*

@@ -164,6 +164,15 @@ def test_passed(tool, where):
     check.same("end", server.wait(TIMEOUT), 0)
 
 
+def test_passed_wrongly(tool, where):
+    """No other socket is listened on in place of those that should have come."""
+    for number in ("x", "-1", "", "65", "1 "):
+        code = f"import os; os.environ.update(LISTEN_FDS={number!r}, LISTEN_PID=str(os.getpid()))\n" \
+               f"os.execv({tool!r}, [{tool!r}, 'nbd', '-r', {str(where / 'base')!r}])"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=TIMEOUT)
+        check.same(f"LISTEN_FDS={number!r}", (done.returncode, "LISTEN_FDS" in done.stderr), (1, True))
+
+
 def test_tcp(tool, where):
     server = subprocess.Popen([tool, "nbd", "-p", "0", "-b", "127.0.0.1", "-r", "base"], cwd=where,
                               stdout=subprocess.PIPE, text=True)
@@ -217,6 +226,7 @@ def main():
         test_last_client(tool, where)
         test_fork(tool, where)
         test_passed(tool, where)
+        test_passed_wrongly(tool, where)
         test_tcp(tool, where)
         test_usage(tool, where)
         test_socket_in_use(tool, where)
