@@ -136,6 +136,7 @@ static int close_all(struct serve *s, int rc)
 
 int serve_run(struct serve *s)
 {
+    const struct sigaction ignore = {.sa_handler = SIG_IGN};
     sigset_t signals;
 
     if (!s->read_only)
@@ -150,6 +151,7 @@ int serve_run(struct serve *s)
     sigaddset(&signals, SIGHUP);
     sigprocmask(SIG_BLOCK, &signals, NULL);
     s->signal_fd = signalfd(-1, &signals, SFD_CLOEXEC);
+    sigaction(SIGPIPE, &ignore, NULL); /* who reads what is told may have gone: volumes are closed all the same */
     int rc = close_all(s, serve(s));
     close(s->signal_fd);
     return rc;

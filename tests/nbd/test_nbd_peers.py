@@ -173,6 +173,19 @@ def test_passed_wrongly(tool, where):
         check.same(f"LISTEN_FDS={number!r}", (done.returncode, "LISTEN_FDS" in done.stderr), (1, True))
 
 
+def test_reader_gone(tool, where):
+    """Who reads what is told has gone: the server ends as it should, with its socket."""
+    server = subprocess.Popen([tool, "nbd", "-v", "-r", "-k", where / "s6", where / "base"],
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    server.stdout.readline()
+    server.stdout.close()
+    client = Client(where / "s6")
+    client.negotiate()
+    client.leave()
+    check.same("no signal has ended it", server.wait(TIMEOUT) >= 0, True)
+    check.same("its socket is gone", (where / "s6").exists(), False)
+
+
 def test_tcp(tool, where):
     server = subprocess.Popen([tool, "nbd", "-p", "0", "-b", "127.0.0.1", "-r", "base"], cwd=where,
                               stdout=subprocess.PIPE, text=True)
@@ -227,6 +240,7 @@ def main():
         test_fork(tool, where)
         test_passed(tool, where)
         test_passed_wrongly(tool, where)
+        test_reader_gone(tool, where)
         test_tcp(tool, where)
         test_usage(tool, where)
         test_socket_in_use(tool, where)
