@@ -89,7 +89,7 @@ static bool is_deserted(const struct sockaddr_un *address)
 
     if (lstat(address->sun_path, &st) < 0 || !S_ISSOCK(st.st_mode))
         return false;
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0); /* whose line is full is there, too */
     bool deserted = fd >= 0 && connect(fd, (const struct sockaddr *)address, sizeof *address) < 0 &&
                     errno == ECONNREFUSED;
     if (fd >= 0)

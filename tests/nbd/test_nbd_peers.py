@@ -186,6 +186,22 @@ def test_reader_gone(tool, where):
     check.same("its socket is gone", (where / "s6").exists(), False)
 
 
+def test_full_line(tool, where):
+    """Where a server is so busy that nobody more can even wait, there is one."""
+    with socket.socket(socket.AF_UNIX) as listener, contextlib.ExitStack() as waiting:
+        listener.bind(str(where / "s7"))
+        listener.listen(0)
+        while True:
+            client = waiting.enter_context(socket.socket(socket.AF_UNIX))
+            client.setblocking(False)
+            if client.connect_ex(str(where / "s7")) != 0:
+                break
+        done = subprocess.run([tool, "nbd", "-r", "-k", where / "s7", where / "base"], capture_output=True,
+                              text=True, timeout=TIMEOUT)
+        check.same("a second server", (done.returncode, "in use" in done.stderr), (1, True))
+        check.same("the first one's socket", (where / "s7").exists(), True)
+
+
 def test_tcp(tool, where):
     server = subprocess.Popen([tool, "nbd", "-p", "0", "-b", "127.0.0.1", "-r", "base"], cwd=where,
                               stdout=subprocess.PIPE, text=True)
@@ -241,6 +257,7 @@ def main():
         test_passed(tool, where)
         test_passed_wrongly(tool, where)
         test_reader_gone(tool, where)
+        test_full_line(tool, where)
         test_tcp(tool, where)
         test_usage(tool, where)
         test_socket_in_use(tool, where)
