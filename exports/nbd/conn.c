@@ -82,6 +82,7 @@ void nbds_conn_cut(struct nbds_conn *c)
         c->stream = NULL;
     }
     c->dead = true;
+    nbds_conn_comes_no_more(c);
 }
 
 void nbds_conn_stop(struct nbds_conn *c)
@@ -229,18 +230,6 @@ void nbds_conn_run(struct nbds_conn *c)
         receive(c);
     }
     note_partial(c);
-}
-
-void nbds_conn_note_leaving(struct nbds_conn *c)
-{
-    bool reads = !c->ended && c->ending && c->readable && !c->held;
-    bool leaving = c->phase == NBDS_TRANSMISSION && (reads || (c->in_flight > 0 && (c->ended || c->ending)));
-
-    if (leaving && !c->leaving)
-        atomic_fetch_add(&c->thread->server->leaving, 1);
-    else if (!leaving && c->leaving)
-        atomic_fetch_sub(&c->thread->server->leaving, 1);
-    c->leaving = leaving;
 }
 
 /* ---- output and end ------------------------------------------------------------------------------------- */

@@ -42,6 +42,7 @@ static void assert_phase(const struct nbds_conn *c)
     assert(!serves || c->contexts == 0 || c->context_export == c->export);
     assert(c->form == NBDS_EXTENDED || c->form == NBDS_STRUCTURED || c->contexts == 0);
     assert(c->contexts >> NBDS_CONTEXTS == 0);
+    assert(c->round == 0 || (c->phase == NBDS_OPTION_DATA && !c->dead && c->thread->coming > 0));
     assert(!c->secure || c->thread->server->tls);
 }
 

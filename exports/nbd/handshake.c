@@ -57,11 +57,9 @@ static int option_head(struct nbds_conn *c)
     return 1;
 }
 
-/* Invariant 5: looked at again in the next turn, or when the thread looks at all. */
-static bool must_wait(const struct nbds_conn *c)
+static bool must_wait(struct nbds_conn *c)
 {
-    return (c->option.option == NBD_OPT_GO || c->option.option == NBD_OPT_EXPORT_NAME) &&
-           atomic_load(&c->thread->server->leaving) > 0 && !NBD_MUTANT(FORMER_SELF);
+    return (c->option.option == NBD_OPT_GO || c->option.option == NBD_OPT_EXPORT_NAME) && !nbds_conn_may_come(c);
 }
 
 int nbds_handshake_step(struct nbds_conn *c)

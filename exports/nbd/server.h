@@ -14,8 +14,8 @@
  *  4. While the handshake has output that is not sent, no more of it is read.
  *  5. No transmission begins while a connection whose client has hung up has requests with the volume, or to be
  *     read (`leaving`): it may be the same client, who repeats what was not answered, and then writes something
- *     else there, which the former ones must not overtake. One that waits for its replies to be taken, or for its
- *     rate, holds up nobody.
+ *     else there, which the former ones must not overtake. That one has hung up is known by then, whichever
+ *     thread has it (former.c). One that waits for its replies to be taken, or for its rate, holds up nobody.
  */
 #ifndef EXPORTS_NBD_SERVER_H
 #define EXPORTS_NBD_SERVER_H
@@ -141,6 +141,7 @@ struct nbds_conn {
     uint64_t in_ns, out_ns;            /* since when a part of a request is there, a reply is the first; 0: none */
     uint64_t active_ns;                /* when a request was last taken */
     uint64_t resume_ns;                /* by the rate; until then nothing is taken */
+    uint64_t round;                    /* that it began, and waits for; 0: none */
 };
 
 struct nbds_thread {
@@ -157,6 +158,10 @@ struct nbds_thread {
     bool                running, listening, stopping;
     uint64_t            stop_ns;
     struct nbds_given  *given;         /* accepted and not taken yet; the server's lock */
+    _Atomic uint64_t    looked;        /* former.c, invariant 1 */
+    _Atomic unsigned    coming;        /* connections that wait for their transmission */
+    uint64_t            look_round;
+    unsigned            full_looks;    /* one after the other */
     _Atomic uint64_t    requests, errors, receives, sends, refused;
 };
 
@@ -178,6 +183,7 @@ struct nbd_server {
     _Atomic bool          stopping;
     _Atomic unsigned      send_buffer;
     _Atomic unsigned      leaving;     /* connections: invariant 5 */
+    _Atomic uint64_t      rounds;      /* that have begun: former.c */
     pthread_mutex_t       lock;
     unsigned              clients;     /* the lock */
     uint64_t              connections; /* likewise */
@@ -239,14 +245,25 @@ void nbds_conn_settle(struct nbds_conn *c);
 void nbds_conn_give_up(struct nbds_conn *c);
 /* Cut it off. Frees nothing: nbds_conn_settle() does. */
 void nbds_conn_cut(struct nbds_conn *c);
-/* What is known of its end, or of its requests, has changed: invariant 5. */
-void nbds_conn_note_leaving(struct nbds_conn *c);
 /* Is the time over that it had for something? */
 bool nbds_conn_late(const struct nbds_conn *c);
 /* Take no more requests. */
 void nbds_conn_stop(struct nbds_conn *c);
 /* Its memory, in whatever state it is; invariant 3 holds. */
 void nbds_conn_free(struct nbds_conn *c);
+
+/* ---- former.c: invariant 5 ------------------------------------------------------------------------------- */
+
+/* It has asked for the transmission: may it begin? If not, the connection is run again when that may be so. */
+bool nbds_conn_may_come(struct nbds_conn *c);
+/* It asks no more. */
+void nbds_conn_comes_no_more(struct nbds_conn *c);
+/* What is known of its end, or of its requests, has changed. */
+void nbds_conn_note_leaving(struct nbds_conn *c);
+/* `nready` streams were told of by a wait that began when there had been so many rounds. */
+void nbds_thread_note_look(struct nbds_thread *t, uint64_t round, unsigned nready);
+/* Run those that wait for their transmission. */
+void nbds_thread_look_at_coming(struct nbds_thread *t);
 
 /* ---- conn_assert.c --------------------------------------------------------------------------------------- */
 

@@ -89,6 +89,7 @@ static void be_woken(struct nbds_thread *t)
     }
     if (t == &t->server->threads[0] && !t->stopping)
         nbds_listen(t);
+    nbds_thread_look_at_coming(t);
 }
 
 static bool is_listener(const struct nbds_thread *t, const void *data)
@@ -176,12 +177,14 @@ static void settle(struct nbds_thread *t)
 
 bool nbds_thread_turn(struct nbds_thread *t)
 {
+    uint64_t round = atomic_load(&t->server->rounds);
     struct nbds_events events;
 
     t->poller->ops->wait(t->poller, t->queue, &events, timeout_ms(t));
     t->now_ns = t->poller->ops->now(t->poller);
     take_done(t, events.done, events.ndone);
     take_ready(t, events.ready, events.nready);
+    nbds_thread_note_look(t, round, events.nready);
     if (t->now_ns - t->scan_ns >= SCAN_MS * UINT64_C(1000000))
         scan(t);
     for (struct nbds_conn *c = t->active; c; c = c->next_active)

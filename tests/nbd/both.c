@@ -373,9 +373,21 @@ static void watcher_unwatch(struct nbds_poller *p, int fd)
         ((struct both_poller *)p)->b->lines[fd - BOTH_FD]->data = NULL;
 }
 
+/* What waits for its transmission can go on: all have looked, nobody goes. */
+static bool may_come(const struct nbds_thread *t)
+{
+    const struct nbd_server *server = t->server;
+    bool looked = true;
+
+    for (unsigned i = 0; server->threads[i].server; i++)
+        looked &= atomic_load(&server->threads[i].looked) == atomic_load(&server->rounds);
+    return looked && atomic_load(&t->coming) > 0 && atomic_load(&server->leaving) == 0;
+}
+
 static bool is_woken(const struct nbds_thread *t)
 {
-    return t->given || (atomic_load(&t->server->stopping) && !t->stopping);
+    return t->given || (atomic_load(&t->server->stopping) && !t->stopping) ||
+           atomic_load(&t->looked) < atomic_load(&t->server->rounds) || may_come(t);
 }
 
 static bool queue_has(vdisk_queue *q)

@@ -135,6 +135,84 @@ static void test_stop_with_rate(void)
     served_end(&w);
 }
 
+/* ---- who comes again -------------------------------------------------------------------------------------- */
+
+static void send_write(struct wire *wire, uint64_t cookie, uint8_t fill)
+{
+    uint8_t data[512];
+
+    memset(data, fill, sizeof data);
+    send_request(wire, NBD_CMD_WRITE, cookie, 0, sizeof data);
+    wire_send(wire, data, sizeof data);
+}
+
+/* The transmission has been asked for; what was answered but the greeting. */
+static struct wire *comes(struct world *w)
+{
+    struct wire *wire = net_connect(&w->net, w->thread);
+
+    send_flags(wire);
+    send_option(wire, NBD_OPT_GO, "\0\0\0\0\0", 6);
+    await(w, wire, NBD_GREETING_SIZE);
+    return wire;
+}
+
+static void await_go(struct world *w, struct wire *wire)
+{
+    uint32_t type;
+
+    do
+        type = await_option(w, wire);
+    while (type == NBD_REP_INFO);
+    assert(type == NBD_REP_ACK);
+}
+
+static uint8_t first_byte(struct world *w, struct wire *wire, uint64_t cookie)
+{
+    send_request(wire, NBD_CMD_READ, cookie, 0, 512);
+    assert(await_reply(w, wire, cookie, 0) == 0);
+    return await(w, wire, 512)[0];
+}
+
+/*
+ * A client has sent a write, and hangs up; its thread has something else to do, and has not looked yet. On another
+ * thread it comes again: not before that has been done which the former one wrote.
+ */
+static void test_former_self(void)
+{
+    static struct world w, other;
+    struct wire *former, *again;
+
+    served_begin(&w, 0, NULL);
+    net_init(&other.net, 0, 256 << 10);
+    other.server = w.server;
+    other.thread = &w.server->threads[1];
+    former = served(&w);
+    assert(nbds_thread_init(other.thread, w.server, &other.net.poller) == 0);
+    send_write(former, 1, 'a');
+    wire_close(former);
+    again = comes(&other);
+    for (unsigned i = 0; i < 20; i++) /* seconds, and less than a handshake may take */
+        served_turn(&other);
+    assert(wire_there(again) == 0);
+    while (former->open || atomic_load(&w.server->leaving) > 0)
+        served_turn(&w);
+    await_go(&other, again);
+    assert(first_byte(&other, again, 2) == 'a');
+    send_write(again, 3, 'b');
+    assert(await_reply(&other, again, 3, 0) == 0);
+    for (unsigned i = 0; i < 20; i++)
+        served_turn(&w);
+    assert(first_byte(&other, again, 4) == 'b');
+    atomic_store(&w.server->stopping, true);
+    nbds_thread_wake(other.thread);
+    while (nbds_thread_turn(other.thread))
+        ;
+    nbds_thread_free(other.thread);
+    net_free(&other.net);
+    served_end(&w);
+}
+
 /* ---- memory ----------------------------------------------------------------------------------------------- */
 
 /* Who takes slowly is served slowly, and is not cut off; what it holds is bounded (served_turn()). */
@@ -391,6 +469,7 @@ int main(void)
     test_rates();
     test_rate_is_no_silence();
     test_stop_with_rate();
+    test_former_self();
     test_slow_reader();
     test_payloads();
     test_options();
