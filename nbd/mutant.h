@@ -27,6 +27,7 @@
     X(LISTEN_ANYHOW, "a descriptor that was handed over is not looked at")                                    \
     X(FORMER_SELF, "a client comes in while requests of one that is gone are under way: server.h, invariant 5") \
     X(OTHERS_UNASKED, "who comes does not wait until all threads have looked who has gone: former.c")         \
+    X(RATE_UNASKED, "one that is gone and waits for its rate goes on beside who comes: server.h, invariant 5") \
     X(ACKS_UNCOUNTED, "the client does not count what was acknowledged: client.h, invariant 5")               \
     X(BREAK_UNNOTED, "the client does not look at what was not flushed when a connection breaks")             \
     X(LATE_ACK, "what a connection that is gone acknowledges later counts as any other: client.h, invariant 6") \

@@ -33,6 +33,16 @@ static void wake_waiting(struct nbd_server *server)
             nbds_thread_wake(t);
 }
 
+static bool somebody_comes(struct nbd_server *server)
+{
+    struct nbds_thread *t;
+
+    for (unsigned i = 0; (t = thread_of(server, i)); i++)
+        if (atomic_load(&t->coming) > 0)
+            return true;
+    return false;
+}
+
 /* ---- who comes -------------------------------------------------------------------------------------------- */
 
 static void begin_round(struct nbds_conn *c)
@@ -78,6 +88,19 @@ void nbds_conn_comes_no_more(struct nbds_conn *c)
 
 /* ---- who goes --------------------------------------------------------------------------------------------- */
 
+/*
+ * It has hung up, as far as it goes, and there is a rate for which it waits, or has waited till now: what it has
+ * not been let do it does not do, where somebody comes. It may be there still for replies, so till then it is
+ * served.
+ */
+bool nbds_conn_is_let_go(struct nbds_conn *c)
+{
+    const struct nbd_server_opts *o = &c->thread->server->opts;
+
+    return c->ending && c->phase == NBDS_TRANSMISSION && (o->requests_per_s != 0 || o->bytes_per_s != 0) &&
+           !NBD_MUTANT(RATE_UNASKED) && somebody_comes(c->thread->server);
+}
+
 void nbds_conn_note_leaving(struct nbds_conn *c)
 {
     struct nbd_server *server = c->thread->server;
@@ -92,6 +115,16 @@ void nbds_conn_note_leaving(struct nbds_conn *c)
 }
 
 /* ---- the look --------------------------------------------------------------------------------------------- */
+
+/* Those that wait within their input. */
+static void let_go(struct nbds_thread *t)
+{
+    for (struct nbds_conn *c = t->conns; c; c = c->next)
+        if (c->held && !c->ended && nbds_conn_is_let_go(c)) {
+            c->ended = true;
+            nbds_activate(c);
+        }
+}
 
 /* Of a look that was full the rest comes with the next; others may have come in front of it, but not for ever. */
 static bool is_whole(struct nbds_thread *t, unsigned nready)
@@ -112,6 +145,7 @@ void nbds_thread_note_look(struct nbds_thread *t, uint64_t round, unsigned nread
     if (!is_whole(t, nready))
         return;
     if (t->look_round > atomic_load(&t->looked)) {
+        let_go(t);
         atomic_store(&t->looked, t->look_round);
         wake_waiting(t->server);
     }

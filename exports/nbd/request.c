@@ -421,7 +421,8 @@ int nbds_request_step(struct nbds_conn *c)
         return 0;
     }
     if (must_wait(c)) {
-        c->held = true;
+        c->ended = nbds_conn_is_let_go(c);
+        c->held = !c->ended;
         return 0;
     }
     struct nbds_slot *slot = c->free;

@@ -15,7 +15,8 @@
  *  5. No transmission begins while a connection whose client has hung up has requests with the volume, or to be
  *     read (`leaving`): it may be the same client, who repeats what was not answered, and then writes something
  *     else there, which the former ones must not overtake. That one has hung up is known by then, whichever
- *     thread has it (former.c). One that waits for its replies to be taken, or for its rate, holds up nobody.
+ *     thread has it (former.c). One that waits for its replies to be taken holds up nobody; nor does one that
+ *     waits for its rate: it is cut off.
  */
 #ifndef EXPORTS_NBD_SERVER_H
 #define EXPORTS_NBD_SERVER_H
@@ -260,6 +261,8 @@ bool nbds_conn_may_come(struct nbds_conn *c);
 void nbds_conn_comes_no_more(struct nbds_conn *c);
 /* What is known of its end, or of its requests, has changed. */
 void nbds_conn_note_leaving(struct nbds_conn *c);
+/* Is it to take no more requests, since it waits for its rate, its client has hung up, and another comes? */
+bool nbds_conn_is_let_go(struct nbds_conn *c);
 /* `nready` streams were told of by a wait that began when there had been so many rounds. */
 void nbds_thread_note_look(struct nbds_thread *t, uint64_t round, unsigned nready);
 /* Run those that wait for their transmission. */

@@ -59,7 +59,7 @@ static ssize_t wire_put(struct nbds_stream *s, const struct iovec *iov, unsigned
     struct wire *w = wire_of(s);
     size_t room = w->net->room - (w->out_len - w->out_at), want = 0;
 
-    if (w->closed)
+    if (w->closed && !w->half)
         return -EPIPE;
     for (unsigned i = 0; i < n; i++)
         want += iov[i].iov_len;
@@ -275,4 +275,10 @@ void wire_close(struct wire *w)
 {
     w->closed = true;
     w->changed = true;
+}
+
+void wire_close_half(struct wire *w)
+{
+    w->half = true;
+    wire_close(w);
 }

@@ -24,6 +24,7 @@ struct wire {
     size_t   out_size;
     size_t   out_len, out_at;  /* what the server has sent, what of it the client has */
     bool     closed;           /* by the client */
+    bool     half;             /* which takes what comes all the same */
     bool     open;             /* at the server's end */
     bool     changed;          /* since the poller has told of it */
     bool     wants_room;       /* it tells of that, too */
@@ -51,5 +52,6 @@ void wire_send(struct wire *w, const void *data, size_t len);
 size_t wire_there(const struct wire *w);
 const uint8_t *wire_take(struct wire *w, size_t len);
 void wire_close(struct wire *w);
+void wire_close_half(struct wire *w);
 
 #endif

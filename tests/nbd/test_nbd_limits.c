@@ -213,6 +213,35 @@ static void test_former_self(void)
     served_end(&w);
 }
 
+/*
+ * A client that may do one thing in a second has sent some, and hangs up, but takes replies. When another comes it
+ * is cut off; till then it is served.
+ */
+static void test_rate_of_former(void)
+{
+    const struct nbd_server_opts opts = {.requests_per_s = 1};
+    struct world w;
+    struct wire *former, *again;
+
+    served_begin(&w, 0, &opts);
+    former = served(&w);
+    for (unsigned i = 0; i < 20; i++)
+        send_write(former, i, 'a');
+    wire_close_half(former);
+    for (unsigned i = 0; i < 5; i++)
+        assert(await_reply(&w, former, i, 0) == 0);
+    assert(former->open);
+    again = comes(&w);
+    await_go(&w, again);
+    send_write(again, 1, 'b');
+    assert(await_reply(&w, again, 1, 0) == 0);
+    until_cut(&w, former);
+    for (uint64_t until = now_ms(&w) + 30 * SECOND; now_ms(&w) < until;)
+        served_turn(&w);
+    assert(first_byte(&w, again, 2) == 'b');
+    served_end(&w);
+}
+
 /* ---- memory ----------------------------------------------------------------------------------------------- */
 
 /* Who takes slowly is served slowly, and is not cut off; what it holds is bounded (served_turn()). */
@@ -470,6 +499,7 @@ int main(void)
     test_rate_is_no_silence();
     test_stop_with_rate();
     test_former_self();
+    test_rate_of_former();
     test_slow_reader();
     test_payloads();
     test_options();
