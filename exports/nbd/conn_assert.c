@@ -53,7 +53,8 @@ void nbds_conn_assert(const struct nbds_conn *c)
     assert(c->dead == !c->stream && (!c->dead || c->ended));
     assert((c->replies != NULL) == (c->replies_end != &c->replies) && !*c->replies_end);
     assert(c->replies ? c->sent < c->replies->head_len + c->replies->data_len : c->sent == 0);
-    assert((c->replies != NULL) == (c->out_ns != 0));
+    assert(!c->replies || c->out_ns != 0);
+    assert(c->phase == NBDS_TRANSMISSION || c->out_ns == 0);
     assert(c->skip == 0 || !c->filling); /* a payload is taken, or thrown away */
     assert_phase(c);
     if (c->slots)

@@ -149,6 +149,17 @@ static int send_pending(struct nbds_conn *c)
     return 0;
 }
 
+/* Since when the client has not taken what is there for it: a reply, the yes to its transmission, a record. */
+static void note_waiting(struct nbds_conn *c)
+{
+    bool waits = c->phase == NBDS_TRANSMISSION && (c->replies || c->out_end > 0 || nbds_reply_pending(c));
+
+    if (!waits)
+        c->out_ns = 0;
+    else if (c->out_ns == 0)
+        c->out_ns = c->thread->now_ns;
+}
+
 int nbds_reply_send(struct nbds_conn *c)
 {
     struct iovec iov[PIECES];
@@ -170,5 +181,8 @@ int nbds_reply_send(struct nbds_conn *c)
             went(c, (size_t)sent);
         }
     }
-    return rc < 0 ? rc : send_pending(c);
+    if (rc == 0)
+        rc = send_pending(c);
+    note_waiting(c);
+    return rc;
 }

@@ -139,7 +139,7 @@ struct nbds_conn {
     bool              held;            /* a request waits in the buffer for a slot, or for bytes */
 
     uint64_t began_ns;                 /* when it was accepted */
-    uint64_t in_ns, out_ns;            /* since when a part of a request is there, a reply is the first; 0: none */
+    uint64_t in_ns, out_ns;            /* since when part of a request is there, a reply is not taken; 0: none */
     uint64_t active_ns;                /* when a request was last taken */
     uint64_t resume_ns;                /* by the rate; until then nothing is taken */
     uint64_t round;                    /* that it began, and waits for; 0: none */

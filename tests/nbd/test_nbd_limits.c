@@ -342,6 +342,24 @@ static void test_options(void)
     served_end(&w);
 }
 
+/* The yes to its transmission a client takes as little as a reply: it is cut off in the same time. */
+static void test_deaf_to_yes(void)
+{
+    const struct nbd_server_opts opts = {.reply_ms = 20 * SECOND};
+    struct world w;
+    struct wire *wire;
+
+    served_begin(&w, 0, &opts);
+    w.net.room = NBD_GREETING_SIZE + 10;
+    wire = net_connect(&w.net, w.thread);
+    send_flags(wire);
+    send_option(wire, NBD_OPT_GO, "\0\0\0\0\0", 6);
+    while (wire->open && now_ms(&w) < 100 * SECOND)
+        served_turn(&w);
+    between("deaf to its yes", now_ms(&w), 15 * SECOND, 25 * SECOND);
+    served_end(&w);
+}
+
 /* Who has to speak TLS first learns nothing before, and gets nowhere. */
 static void test_tls_first(void)
 {
@@ -503,6 +521,7 @@ int main(void)
     test_slow_reader();
     test_payloads();
     test_options();
+    test_deaf_to_yes();
     test_tls_first();
     test_ranges();
     test_stop();
