@@ -125,7 +125,7 @@ def on_raw(folder, name, disk, rng):
 def on_qcow2(folder, name, disk, rng):
     """A qcow2 image inside an export, which cannot grow."""
     model = bytearray(SIZE)
-    with open(disk, "wb") as f:
+    with open(disk, "r+b") as f:
         f.truncate(2 * SIZE)
     run(TOOL, "create", "-q", "-f", "qcow2", name, SIZE)
     random_io(name, rng, model, "qcow2")
@@ -140,7 +140,7 @@ def on_qcow2(folder, name, disk, rng):
 
 def on_small(folder, name, disk, rng):
     """The export is too small for what comes: that is ENOSPC, and the image is whole."""
-    with open(disk, "wb") as f:
+    with open(disk, "r+b") as f:
         f.truncate(MIB)
     run(TOOL, "create", "-q", "-f", "qcow2", name, SIZE)
     said = run(TOOL, "io", "-f", "qcow2", "-c", "write -q -P 1 0 4M", name, status=1)
