@@ -34,6 +34,7 @@
     X(FLUSH_BELIEVED, "a flush that waited is sent without looking again at what may have been lost")         \
     X(LOSS_TOLD_TO_ONE, "of several flushes that a death meets one alone fails: client.h, invariant 5")       \
     X(OTHERS_UNSEEN, "a new connection does not look whether the others were hung up: client.h, invariant 6") \
+    X(LEFT_UNSEEN, "a connection that is let go is not looked at: client.h, invariant 6")                     \
     X(CHUNK_ERROR_LOST, "the client takes an error chunk for nothing")                                        \
     X(READ_UNFINISHED, "a read whose data has not all come succeeds: reply.c, invariant 2")                   \
     X(ANSWERS_KEPT, "what was told of holes is kept when it changes: extents.c, invariant 1")                 \

@@ -28,10 +28,10 @@
  *     asked for it need not hear of the other. Where they are the same nothing is lost, and flushes are repeated
  *     as all the rest.
  *  6. A flush that was sent on a connection covers what was acknowledged on others since that one began, or
- *     before, if no other had been hung up by then: it is looked at when a connection begins, and what one that
- *     was hung up acknowledges later counts as lost, since its server may be gone (`hung_up`). (A host that lost
- *     its power and is back before its silence was noticed is not seen by that, where the others are idle: TCP
- *     tells nobody.)
+ *     before, if no other had been hung up by then: it is looked at when a connection begins, or is let go, and
+ *     what one that was hung up acknowledges later counts as lost, since its server may be gone (`hung_up`). (A
+ *     host that lost its power and is back before its silence was noticed is not seen by that, where the others
+ *     are idle: TCP tells nobody. Nor is a server that dies while there is no connection at all.)
  *  7. Where TLS is asked for nothing but the greeting and STARTTLS goes in the clear, on any connection: no
  *     answer of a server changes that.
  *  8. What is in flight when a connection breaks may be repeated: all commands can, as the first may have been

@@ -117,15 +117,36 @@ static void say_goodbye(struct nbd_link *l)
         return; /* then without */
 }
 
+static bool is_hung_up(const struct nbd_link *l)
+{
+    struct pollfd p = {.fd = l->fd, .events = POLLRDHUP};
+
+    return l->fd >= 0 && poll(&p, 1, 0) > 0;
+}
+
+/* Invariant 6. Before the goodbye: when the server closes after that, nothing is lost. */
+static void leave(struct nbd_link *l)
+{
+    struct nbd_client *c = l->client;
+    bool found;
+
+    pthread_mutex_lock(&c->lock);
+    found = is_hung_up(l) && !NBD_MUTANT(LEFT_UNSEEN);
+    if (found && c->acked != c->flushed)
+        nbd_note_loss(c);
+    list_del(&l->node);
+    pthread_mutex_unlock(&c->lock);
+    if (found)
+        nbd_extents_forget(c);
+}
+
 void nbd_link_free(struct nbd_link *l)
 {
     if (!l)
         return;
     assert(nbd_link_is_idle(l) && !l->kicked && l->nfree == NBD_LINK_SLOTS);
     assert(!call_is_under_way(&l->send) && !call_is_under_way(&l->receive) && !call_is_under_way(&l->dial));
-    pthread_mutex_lock(&l->client->lock);
-    list_del(&l->node); /* first: when the server closes after our goodbye, nothing is lost */
-    pthread_mutex_unlock(&l->client->lock);
+    leave(l);
     if (l->state == NBD_UP)
         say_goodbye(l);
     drop_socket(l);
@@ -144,8 +165,7 @@ static void look_at_others(struct nbd_link *l)
     l->hung_up = false;
     for (struct list *at = c->links.next; at != &c->links; at = at->next) {
         struct nbd_link *other = container_of(at, struct nbd_link, node);
-        struct pollfd p = {.fd = other->fd, .events = POLLRDHUP};
-        if (other == l || other->fd < 0 || poll(&p, 1, 0) <= 0 || NBD_MUTANT(OTHERS_UNSEEN))
+        if (other == l || !is_hung_up(other) || NBD_MUTANT(OTHERS_UNSEEN))
             continue;
         found = other->hung_up = true;
         if (c->acked != c->flushed)

@@ -239,6 +239,29 @@ class Flush(Case):
             queue.flush(volume)
             self.assertEqual(self.results(queue), [0])
 
+    def test_of_a_queue_that_is_gone(self):
+        """A queue's connection was hung up, which nobody had to notice, and goes with it; there was no other."""
+        self.serve(flags=p.HAS_FLAGS | p.CAN_FLUSH | p.MULTI)
+        volume = self.open(delay=0)
+        with vdisk.Queue() as queue:
+            for i in range(40):  # enough for a connection of its own
+                queue.write(volume, i * 4096, b"x" * 4096)
+                self.assertEqual(self.results(queue), [0])
+            queue.flush(volume)
+            self.assertEqual(self.results(queue), [0])
+            self.peer.stop()
+            self.fails(volume.read, 0, 4096)  # the one that all share is gone from here on
+            queue.readinto(volume, 0, bytearray(4096))
+            self.assertEqual(self.results(queue), [-errno.EIO])
+            self.peer.start()
+            queue.write(volume, 0, b"y" * 4096)
+            self.assertEqual(self.results(queue), [0])
+            self.peer.die()
+            self.peer.start()
+        self.fails(volume.flush, says="may be lost")
+        volume.flush()
+        self.assertEqual(volume.read(0, 4096), b"x" * 4096)
+
 
 class Reconnect(Case):
     def test_in_flight(self):
