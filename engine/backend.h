@@ -140,7 +140,7 @@ struct backend_driver {
     /*
      * Look at the end again, since a device may have been extended, or somebody else has cut the file: `size`
      * follows, and backend_tell_moved() says so. Any thread; short. 0 or -errno. NULL: it does not move by itself.
-     * The engine asks for it when a read comes short of the end.
+     * The engine asks for it when a read comes short of the end, and reads on if that has moved meanwhile.
      */
     int (*refresh)(struct backend *b);
 

@@ -105,6 +105,5 @@ void clone_range_start(struct request *r)
     r->io.op = NULL;
     r->io.moved = 0;
     r->io.tries = 0;
-    r->io.again = 0;
     ring_work(&r->io, copy_call);
 }

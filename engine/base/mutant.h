@@ -68,8 +68,8 @@
     X(CANCEL_UNTOLD, "the descriptor of who cancels is not set: queue.h, invariant 6")                        \
     X(CUT_FORGOTTEN, "a device that has been cut reads as zeros where it was longer")                          \
     X(CUT_ZEROED, "zeroing does not look whether the device has been cut")                                    \
+    X(GROWN_CUTS, "a read that came short of what a device has been given since counts as cut off")           \
     X(END_UNSEEN, "a request behind the end is refused with no look at the device")                              \
-    X(GROWTH_SHORT, "a read that met the end of a device that was growing fails")                                \
     X(JOB_FORGETS_TEXT, "the text that a job's work gave is replaced by that of the last call")                \
     X(COPY_SOURCE_UNHELD, "a volume closes while a range of it is copied: clone_range.c, invariant 2")        \
     X(COPY_PAST_END, "a range is copied to behind the end of its file: clone_range.c, invariant 1")           \

@@ -68,7 +68,6 @@ void io_start(struct io *io)
     assert(!moves || (io->len > 0 && iov_len(io->iov, io->iovcnt) == io->len));
     io->moved = 0;
     io->tries = 0;
-    io->again = 0;
     if (b->align + b->mem_align > 2 && unlikely(!fits_blocks(b, io, moves))) {
         bounce_start(io);
         return;

@@ -58,9 +58,8 @@ struct io {
     uint32_t            iovcnt;
     uint8_t             kind;  /* enum io_kind */
     uint8_t             flags; /* enum io_flags */
-    uint8_t             tries; /* how often the kernel said EAGAIN */
+    uint8_t             tries; /* how often the kernel said EAGAIN, or the end moved under a read */
     uint8_t             gate;  /* parity of the write gate it is counted under */
-    uint8_t             again; /* reads: how often it came short of an end that had moved meanwhile */
     int32_t             res;   /* set at the end: 0 or -errno */
     uint64_t            moved; /* bytes done so far: a short transfer goes on from here */
     int64_t             later; /* io_end_later(), io_end_foreign(): the result on its way to io_end() */

@@ -12,7 +12,8 @@
 #include "engine/loop/failure.h"
 #include "engine/loop/queue.h"
 
-enum { AGAIN_MAX = 16 }; /* of one read: a device grows less often than that meanwhile */
+/* io.tries: so often a read is begun again, whatever for. More than the ring does it, and than ends can move. */
+enum { IO_TRIES_MAX = 64 };
 
 static void io_finish(struct io *io, int32_t res)
 {
@@ -47,38 +48,43 @@ static bool go_on(struct io *io, uint64_t bytes)
     return true;
 }
 
-/* A read of a device came short of an end that it has had: it has been cut, and what was there is not zeros. */
-static bool is_cut_off(const struct io *io)
-{
-    const struct backend *b = io->backend;
-    uint64_t peak = ENGINE_MUTANT(CUT_FORGOTTEN) ? 0 : atomic_load(&b->peak);
-
-    return !(b->caps & BACKEND_GROWS) && io->offset + io->moved < max_u64(backend_size(b), peak);
-}
+/* A read came short: what is known of the end by then. */
+enum end_seen { END_HERE, END_BEHIND, END_CUT };
 
 /*
- * It came short of an end that is there: of the one that was there when it went out, if the device has grown
- * meanwhile. So it goes out again. One that has been cut below what it says is short each time.
+ * Where it stopped there was an end when it was carried out. Of a device that may be some time ago: another thread
+ * may have seen one behind it since. So the device is asked: it ends behind it (it has been extended), or here: it
+ * has been cut, and what was there is not zeros. `peak` is looked at before that: one that comes later tells of a
+ * device that was extended later. Whoever has the backend is to know what has been found.
  */
-static bool goes_again(struct io *io)
+static enum end_seen look_at_end(const struct io *io)
+{
+    struct backend *b = io->backend;
+    uint64_t at = io->offset + io->moved, peak = ENGINE_MUTANT(CUT_FORGOTTEN) ? 0 : atomic_load(&b->peak);
+    bool is_device = !(b->caps & BACKEND_GROWS);
+
+    if (likely(at >= backend_size(b) && (!is_device || at >= peak)))
+        return END_HERE;
+    if (b->driver->refresh)
+        b->driver->refresh(b); /* what it does not know now it does not tell */
+    if (!is_device)
+        return END_HERE;
+    if (at < backend_size(b))
+        return ENGINE_MUTANT(GROWN_CUTS) ? END_CUT : END_BEHIND;
+    return ENGINE_MUTANT(CUT_FORGOTTEN) ? END_HERE : END_CUT;
+}
+
+/* What it has come short of is there by now. False: so it was said before, too often. */
+static bool read_on(struct io *io)
 {
     struct backend *b = io->backend;
 
-    if (io->offset + io->moved >= backend_size(b) || io->again == AGAIN_MAX || ENGINE_MUTANT(GROWTH_SHORT))
+    if (io->tries >= IO_TRIES_MAX)
         return false;
-    io->again++;
+    io->tries++;
     io->moved = align_down(io->moved, b->align);
     b->driver->submit(b, io);
     return true;
-}
-
-/* A read came short of the end: somebody else has moved it, and whoever has the backend is to know. */
-static void look_again(const struct io *io)
-{
-    struct backend *b = io->backend;
-
-    if (unlikely(io->offset + io->moved < backend_size(b)) && b->driver->refresh)
-        b->driver->refresh(b); /* what it does not know now it does not tell */
 }
 
 /*
@@ -93,6 +99,20 @@ static int32_t meaning(int64_t res)
     case ECANCELED: return -EIO; /* by the host: only what we have taken back is said to be cancelled */
     default: return (int32_t)res;
     }
+}
+
+static void end_short_read(struct io *io)
+{
+    enum end_seen end = look_at_end(io);
+
+    if (unlikely(end == END_BEHIND) && read_on(io))
+        return;
+    if (unlikely(end != END_HERE)) {
+        io_finish(io, -EIO);
+        return;
+    }
+    iov_zero(io->iov, io->iovcnt, io->moved, io->len - io->moved);
+    io_finish(io, 0);
 }
 
 void io_end(struct io *io, int64_t res)
@@ -122,14 +142,7 @@ void io_end(struct io *io, int64_t res)
         io_finish(io, -ENOSPC); /* the host takes no more and gives no reason */
         return;
     }
-    look_again(io);
-    if (unlikely(is_cut_off(io))) {
-        if (!goes_again(io))
-            io_finish(io, -EIO);
-        return;
-    }
-    iov_zero(io->iov, io->iovcnt, io->moved, io->len - io->moved);
-    io_finish(io, 0);
+    end_short_read(io);
 }
 
 static void run_later(struct task *t)
