@@ -313,16 +313,19 @@ void vdisk_backend_io_done(struct vdisk_backend_io *given, int result)
 static int user_refresh(struct backend *b)
 {
     const struct storage *s = container_of(b, struct user_backend, b)->storage;
-    uint64_t size, peak = atomic_load(&b->peak);
+    uint64_t old, size, peak = atomic_load(&b->peak);
 
     if (b->caps & BACKEND_GROWS)
         return 0;
-    size = s->ops.get_size(s->opaque);
-    if (size > INT64_MAX || !is_aligned(size, b->align))
-        return -EINVAL;
-    while (peak < size && !atomic_compare_exchange_weak(&b->peak, &peak, size))
-        ;
-    if (atomic_exchange(&b->size, size) != size)
+    do { /* not what it was before somebody else looked */
+        old = backend_size(b);
+        size = s->ops.get_size(s->opaque);
+        if (size > INT64_MAX || !is_aligned(size, b->align))
+            return -EINVAL;
+        while (peak < size && !atomic_compare_exchange_weak(&b->peak, &peak, size))
+            ;
+    } while (!atomic_compare_exchange_strong(&b->size, &old, size));
+    if (old != size)
         backend_tell_moved(b);
     return 0;
 }

@@ -209,6 +209,8 @@ static uint64_t get_size(void *opaque)
     pthread_mutex_lock(&s->lock);
     size = s->size;
     pthread_mutex_unlock(&s->lock);
+    if (s->sized)
+        s->sized(s);
     return size;
 }
 

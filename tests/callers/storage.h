@@ -29,6 +29,7 @@ struct storage {
     int refuses;                  /* open() says so: -errno */
     /* Or NULL. Called under the lock, after each request: what somebody who is killed then leaves. */
     void (*look)(const struct storage *s);
+    void (*sized)(struct storage *s); /* or NULL: in get_size(), without the lock, before it returns */
 
     /* Under the lock: */
     pthread_mutex_t lock;

@@ -540,6 +540,45 @@ static void test_moves(void)
     stop(&s, "disk");
 }
 
+static vdisk *looked_at;
+
+static void *look_beside(void *arg)
+{
+    struct vdisk_info info = {.size = sizeof info};
+
+    CHECK_OK(vdisk_get_info(looked_at, &info));
+    CHECK_INT(info.virtual_size, 2 << 20);
+    return NULL;
+}
+
+/* Who asks has been told the old size, and not gone on yet. */
+static void extend_and_look(struct storage *s)
+{
+    pthread_t thread;
+
+    s->sized = NULL;
+    storage_resize(s, 2 << 20);
+    CHECK_INT(pthread_create(&thread, NULL, look_beside, NULL), 0);
+    pthread_join(thread, NULL);
+}
+
+/* Two look, and the one with the older answer comes last: the volume keeps what has come. */
+static void test_old_size_late(void)
+{
+    struct storage s, as = {.size = 1 << 20};
+    struct vdisk_info info = {.size = sizeof info};
+
+    start(&s, &as, "disk");
+    looked_at = open_as("user:disk", "raw", VDISK_OPEN_RDWR);
+    s.sized = extend_and_look;
+    CHECK_OK(vdisk_get_info(looked_at, &info));
+    CHECK(!s.sized);
+    CHECK_INT(info.virtual_size, 2 << 20);
+    CHECK_INT(vdisk_size(looked_at), 2 << 20);
+    CHECK_OK(vdisk_close(looked_at));
+    stop(&s, "disk");
+}
+
 int main(int argc, char **argv)
 {
     static const struct test_case cases[] = {
@@ -555,6 +594,7 @@ int main(int argc, char **argv)
         {.name = "claims", .run = test_claims},
         {.name = "misuse", .run = test_misuse},
         {.name = "moves", .run = test_moves},
+        {.name = "old-size-late", .run = test_old_size_late},
     };
 
     return test_main(argc, argv, cases, ARRAY_LEN(cases));
