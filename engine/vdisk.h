@@ -507,8 +507,8 @@ enum vdisk_req_flags {
 /*
  * Enqueue. Nothing is sent before vdisk_submit() or vdisk_reap(). Context: the queue's thread.
  * Completes: from vdisk_reap(), once, with `user_data`. Owns: buffers, until then.
- * Errors, by completion: -EINVAL range past the end (raw: that its device has by now), unknown flag; -EACCES write
- * on a read-only volume; -EPERM: see struct vdisk_open_opts; -EIO and whatever the host gives; -ENOSPC; -ENOMEM.
+ * Errors, by completion: -EINVAL: unknown flag, past the end (raw: its device's, by now); -EACCES: read-only;
+ * -EPERM: struct vdisk_open_opts; -EIO and whatever the host gives; -ENOSPC: see vdisk_set_grower(); -ENOMEM.
  * A failed write leaves its range undefined: old, new, or a mixture, in units of 512 bytes.
  * A write with VDISK_REQ_COMPRESSED is of whole multiples of vdisk_info.compress_align, or up to the volume's end:
  * -EINVAL otherwise; -ENOTSUP where that is 0. Each such unit is compressed by itself, on threads of the queue;
