@@ -4,8 +4,8 @@
  *
  * Happy path: a header is read, a slot and a buffer are taken, the request goes to the thread's queue; when it has
  * completed its slot becomes a reply. What is small lies in the input buffer as a whole, and is copied. A large
- * read goes in parts, and only so many bytes of them are in flight that the memory stays in the caches: a device
- * is no faster by more.
+ * read goes in parts, and only so many bytes of them are in flight that the memory stays in the caches: by more
+ * the disk that was measured was slower.
  * Failures: a request that cannot be is answered with an error, after its payload has been skipped; where
  * nobody can say where the next one begins, it is the last. A request for which there is no slot, or too much
  * is in flight, stays in the buffer.
