@@ -74,7 +74,7 @@ void nbd_explain(struct backend *b, char *buf, size_t size)
 const char *nbd_advise(int32_t res)
 {
     switch (-res) {
-    case ENOSPC: return "make room where the server has the export";
+    case ENOSPC: return "make room where the server has the export, or make that larger";
     case EPERM: case EACCES: return "see whether the server gives the export for writing";
     case ENOMEM: return "the server is short of memory: see there";
     case EIO: return "see whether the server runs, and what it says";

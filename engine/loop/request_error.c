@@ -113,11 +113,12 @@ static const char *why(const struct request *r, int result, const char **ret_hin
 {
     const vdisk *v = r->vdisk;
     struct failure f;
+    bool found = failure_find(failure_now, result, &f);
 
     *ret_hint = err_advice(result);
-    if (failure_find(failure_now, result, &f) && f.hint)
+    if (found && f.hint)
         *ret_hint = f.hint;
-    else if (failure_find(failure_now, result, &f) && f.kind == FAILURE_CONTENT)
+    else if (found && f.kind == FAILURE_CONTENT)
         *ret_hint = "it is damaged, or the file is cut off: restore it from a copy";
     if (result == -EIO && atomic_load_explicit(&v->top->has_trouble, memory_order_acquire)) {
         *ret_hint = "repair the image with vdisk-io check -r all";
