@@ -75,6 +75,11 @@ MEMORY = {"malloc": "mem_alloc", "calloc": "mem_calloc", "realloc": "mem_realloc
 MEMORY_ITSELF = {"engine/base/mem.h", "engine/base/mem.c", "engine/loop/buffer.c"}
 
 
+# What reads no further than it needs ends a script with `pipefail` whenever the writer has more to say than one
+# write takes, and is slow enough.
+PIPE_CUT = re.compile(r"\|\s*(?:head\b|(?:e|f)?grep\s+-\w*[qm]|sed\s+(?:-\w+\s+)*\S*q\b)")
+
+
 def blank(match):
     """Spaces for a comment or string, line ends kept."""
     return re.sub(r"[^\n]", " ", match.group(0))
@@ -231,6 +236,13 @@ class Lint:
             folder = folder.parent
         self.breach("unlisted", path, 1, "", "no meson.build builds this file: list it or remove it")
 
+    def check_pipes(self, path, text):
+        if not re.search(r"^set -\w*o pipefail", text, re.M):
+            return
+        for number, line in enumerate(text.splitlines(), 1):
+            if PIPE_CUT.search(line) and "|| true" not in line:
+                self.breach("pipe-cut", path, number, line, "the writer may get SIGPIPE: take it otherwise")
+
     # ---- the whole ------------------------------------------------------------------------------------
 
     def run(self):
@@ -243,6 +255,7 @@ class Lint:
             text = path.read_text()
             self.check_text(path, text)
             if script:
+                self.check_pipes(path, text)
                 continue
             code = without_comments(text)
             self.check_includes(path, code)

@@ -10,6 +10,7 @@ sys.dont_write_bytecode = True
 import lint  # noqa: E402
 
 SPDX = "/* SPDX-License-Identifier: LGPL-2.1-or-later */\n"
+SCRIPT = "#!/bin/bash\n# SPDX-License-Identifier: LGPL-2.1-or-later\n"
 GOOD = SPDX + '#include "engine/vdisk.h"\n/* strcpy( in a comment */\nint f(void)\n{\n    return g("atoi(");\n}\n'
 
 
@@ -60,6 +61,10 @@ CASES = [
     ("engine/m.c", SPDX + function("plain", 1, "    OP_TRY(op, X, y());\n"), "await"),
     ("engine/same.c", SPDX + function("one", 2) + function("two", 2), "body"),
     ("tests/same.c", SPDX + function("one", 2) + function("two", 2), None),
+    ("tests/cut", SCRIPT + "set -euo pipefail\nx=$(find . -name y | head -n 1)\n", "pipe-cut"),
+    ("tests/quiet.sh", SCRIPT + "set -o pipefail\nfind . | grep -vq y\n", "pipe-cut"),
+    ("tests/whole.sh", SCRIPT + "set -eo pipefail\nfind . | head -n 1 || true\nx=$(find . -print -quit)\n", None),
+    ("tests/free.sh", SCRIPT + "set -eu\nfind . | head -n 1\n", None),
     ("engine/unlisted.c", SPDX, "unlisted"),
 ]
 
