@@ -137,9 +137,19 @@ static int64_t blocking_allocate(struct io *io)
     return rc;
 }
 
+/* A change of size has failed, perhaps after having been done. What others have made of it since, they know. */
+static void see_size(struct fd_backend *f, uint64_t before)
+{
+    struct stat st;
+
+    if (fstat(f->fd, &st) == 0 && (uint64_t)st.st_size != before)
+        atomic_compare_exchange_strong(&f->b.size, &before, (uint64_t)st.st_size);
+}
+
 static int64_t blocking_truncate(struct io *io)
 {
     struct fd_backend *f = fd_backend_of(io);
+    uint64_t before = backend_size(&f->b);
     int rc = 0;
 
     /* From now on it will be needed: better not to be had now than then. */
@@ -150,8 +160,11 @@ static int64_t blocking_truncate(struct io *io)
     do
         rc = ftruncate(f->fd, (off_t)io->offset);
     while (rc < 0 && errno == EINTR);
-    if (rc < 0)
-        return -errno;
+    if (rc < 0) {
+        rc = -errno;
+        see_size(f, before);
+        return rc;
+    }
     atomic_store_explicit(&f->b.size, io->offset, memory_order_release);
     return 0;
 }

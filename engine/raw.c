@@ -268,7 +268,7 @@ static int follow_device(struct layer *layer, uint64_t size, const struct vdisk_
     return rc;
 }
 
-/* The space cannot be had. Says what is left if the file keeps its new size. */
+/* The size was refused, or the space cannot be had. Says what is left if the file keeps its new size. */
 static int give_up_growth(struct layer *layer, uint64_t old, int rc, vdisk_queue *q)
 {
     assert(rc < 0 && old == layer_size(layer));
@@ -280,7 +280,13 @@ static int give_up_growth(struct layer *layer, uint64_t old, int rc, vdisk_queue
     return rc;
 }
 
-/* The file has its new size first, and its old one again when the space cannot be had. */
+/* Perhaps after having been done: a backend that cannot look says EIO. */
+static bool perhaps_longer(const struct layer *layer, uint64_t old, int rc)
+{
+    return rc == -EIO || backend_size(layer->file) > old;
+}
+
+/* The file has its new size first, and its old one again when that fails or the space cannot be had. */
 static int resize_file(struct layer *layer, uint64_t size, const struct vdisk_resize_opts *opts, vdisk_queue *q)
 {
     uint64_t old = layer_size(layer);
@@ -295,6 +301,8 @@ static int resize_file(struct layer *layer, uint64_t size, const struct vdisk_re
         rc = raw_preallocate(layer, old, size, opts, q);
         if (rc < 0)
             rc = give_up_growth(layer, old, rc, q);
+    } else if (rc < 0 && size > old && perhaps_longer(layer, old, rc)) {
+        rc = give_up_growth(layer, old, rc, q);
     }
     if (rc == 0)
         rc = io_pflush(q, layer->file);

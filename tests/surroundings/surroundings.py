@@ -60,6 +60,8 @@ DONE = {"ftruncate": [E.EIO, E.EINTR], "fallocate": [E.EIO], "fdatasync": [E.EIO
         "unlink": [E.EIO]}
 # Failures that are answers: always tried. This one says that nothing but a hole follows.
 ANSWERS = {"lseek": f"lseek,1,{E.ENXIO}"}
+# And the size that is told as not changed, but is: each of them.
+SIZE_AFTER_ALL = f"{E.EIO},done"
 LEFT = ("is left empty", "no longer holds", "may be left empty", "is left longer")
 
 # name: (kind, arguments, files that it makes or replaces or changes). Kinds: create, change, read.
@@ -448,6 +450,8 @@ def plan(test, rng, noring, every):
     if every:
         return todo + sent
     answers = [ANSWERS[call] for call in calls if call in ANSWERS]
+    if not args.call or "ftruncate" in args.call:
+        answers += [f"ftruncate,{nth},{SIZE_AFTER_ALL}" for nth in range(1, calls.get("ftruncate", 0) + 1)]
     return answers + todo[:most] + sent[:max(1, most // 2)]
 
 
