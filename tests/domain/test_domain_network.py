@@ -16,9 +16,10 @@ import subprocess
 import sys
 import time
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
+sys.path[:0] = [str(pathlib.Path(__file__).parent), str(pathlib.Path(__file__).parents[1] / "nbd")]
 import lib  # noqa: E402
 from lib import MIB, chain, check, file_of, judged, make, refused, run, told, volume, works  # noqa: E402
+from listens import listens  # noqa: E402
 
 PATIENCE = 60
 SOCKET = "nbd+unix:///?socket="
@@ -37,10 +38,10 @@ def served(file, *options, fmt="raw"):
     server = subprocess.Popen([lib.TOOL, "nbd", "--persistent", "--shared", "0", "--socket", name, "-f", fmt,
                                *options, file], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     deadline = time.monotonic() + PATIENCE
-    while not os.path.exists(name) and server.poll() is None and time.monotonic() < deadline:
+    while not listens(name) and server.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     try:
-        check(f"{file} is served", os.path.exists(name))
+        check(f"{file} is served", listens(name))
         yield f"{SOCKET}{os.path.abspath(name)}", server
     finally:
         server.send_signal(signal.SIGCONT)

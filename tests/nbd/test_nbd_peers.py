@@ -19,6 +19,7 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 sys.dont_write_bytecode = True
 from client import *  # noqa: E402,F403
+from listens import listens  # noqa: E402
 
 check = Checks()
 missing = set()
@@ -118,7 +119,7 @@ def test_sizes(tool, where):
 def test_last_client(tool, where):
     server = subprocess.Popen([tool, "nbd", "-k", where / "s2", "-r", "base"], cwd=where)
     path = where / "s2"
-    while not path.exists():
+    while not listens(path):
         time.sleep(0.01)
     probe = Client(path)
     probe.close()

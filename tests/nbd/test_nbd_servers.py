@@ -16,6 +16,9 @@ import sys
 import tempfile
 import time
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+from listens import listens  # noqa: E402
+
 TOOL = sys.argv[1]
 SEED = os.environ.get("VDISK_SEED", "1")
 SEED = random.randrange(1 << 32) if SEED == "new" else int(SEED)
@@ -37,7 +40,7 @@ class Server:
     def __init__(self, args, socket=None):
         self.process = subprocess.Popen([str(a) for a in args], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         deadline = time.monotonic() + 30
-        while socket and not socket.exists():
+        while socket and not listens(socket):
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.process.kill()
                 raise AssertionError(f"{args[0]}: {self.process.stderr.read().decode()}")

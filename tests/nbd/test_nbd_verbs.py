@@ -23,6 +23,9 @@ import tempfile
 import time
 
 sys.dont_write_bytecode = True
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+from listens import listens  # noqa: E402
+
 TOOL, PEER, CEPH = os.path.realpath(sys.argv[1]), os.path.realpath(sys.argv[2]), os.path.realpath(sys.argv[3])
 MIB = 1 << 20
 SIZE = 4 * MIB
@@ -104,7 +107,7 @@ def serving(socket, *command):
     process = subprocess.Popen([str(a) for a in command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     deadline = time.monotonic() + PATIENCE
     try:
-        while not socket.exists():
+        while not listens(socket):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise AssertionError(f"{command[0]}: {process.stderr.read().decode()}")
             time.sleep(0.005)
