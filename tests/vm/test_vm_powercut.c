@@ -384,11 +384,11 @@ static void replay_entry(struct replay *r, unsigned i)
     if (e->mark[0] < '0' || e->mark[0] > '9')
         return; /* the kernel's own, at the end */
     CHECK_INT(strtoul(e->mark, NULL, 10), r->marked);
-    bool durable = is_durable(&r->step);
+    bool durable = is_durable(&r->step), use = rng_chance(test_rng(), 15) || r->repaired == 0;
     acknowledge_step(r);
     tell_step(r);
     if (durable)
-        judge(r, rng_chance(test_rng(), 15));
+        judge(r, use);
 }
 
 /* What was replayed is what the device has, so that this program can be believed. */
