@@ -7,6 +7,8 @@
  *  1. A record is begun only where `out` has room for all of it, so that GnuTLS never holds half a record back.
  *  2. After an error the stream gives and takes nothing more.
  *  3. What is lent is not moved, nor anything put in its place.
+ *  4. GnuTLS keeps a message of the handshake until it is whole, up to 16 MiB: what it is given of one is bounded
+ *     here.
  */
 #include <arpa/inet.h>
 #include <assert.h>
@@ -70,6 +72,7 @@ void tls_in_add(struct tls *t, size_t len)
 {
     assert(len <= sizeof t->in.bytes - t->in.end);
     t->in.end += len;
+    t->shaken += t->established ? 0 : len;
 }
 
 void tls_in_end(struct tls *t)
@@ -187,6 +190,7 @@ int tls_begin(struct tls *t, const struct tls_creds *c, const char *hostname)
     t->psk = c->psk;
     t->end = c->end;
     t->established = t->peer_ended = t->ended = false;
+    t->shaken = 0;
     t->why[0] = '\0';
     t->in.at = t->in.end = t->out.at = t->out.end = 0;
     t->in.lent = t->out.lent = false;
@@ -263,8 +267,10 @@ int tls_handshake(struct tls *t)
     do
         rc = g->handshake(t->session);
     while (rc == GNUTLS_E_INTERRUPTED || rc == GNUTLS_E_WARNING_ALERT_RECEIVED);
-    if (rc == GNUTLS_E_AGAIN)
+    if (rc == GNUTLS_E_AGAIN && t->shaken <= TLS_HANDSHAKE)
         return -EAGAIN;
+    if (rc == GNUTLS_E_AGAIN) /* (4) */
+        rc = GNUTLS_E_HANDSHAKE_TOO_LARGE;
     if (rc == 0) {
         t->established = true;
         return 0;

@@ -22,6 +22,7 @@ enum {
     TLS_NAME = 512,         /* of a peer's name; what is longer is no name */
     TLS_BYTES = 80 << 10,   /* of either direction that wait; more than a record */
     TLS_RECORD = 16 << 10,  /* of plain bytes in one record */
+    TLS_HANDSHAKE = 256 << 10, /* of a peer, until it is through: who it is nobody knows yet */
 };
 
 /* ---- credentials ------------------------------------------------------------------------------------------- */
@@ -67,6 +68,7 @@ struct tls {
     bool   psk;
     enum tls_end end;
     bool   established, peer_ended, ended;
+    size_t shaken;            /* bytes of the peer's that the handshake has taken */
     char   why[TLS_WHY];      /* of the last call that failed */
     struct tls_bytes {
         size_t  at, end;      /* what waits */
@@ -98,8 +100,8 @@ const void *tls_out_lend(struct tls *t, size_t *ret_len);
 
 /*
  * Go on with the handshake, until it returns 0. -EAGAIN: send what is there, and put in what comes; -EACCES: the
- * peer is not whom its certificate should show, or has none; -EPROTO: others. What is to be sent then tells the
- * peer, and should be.
+ * peer is not whom its certificate should show, or has none; -EPROTO: others, such as one of more than
+ * TLS_HANDSHAKE bytes. What is to be sent then tells the peer, and should be.
  */
 int tls_handshake(struct tls *t);
 
