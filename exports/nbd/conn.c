@@ -187,7 +187,8 @@ static void arrived(struct nbds_conn *c, size_t got)
     c->in_end += got;
 }
 
-static void receive(struct nbds_conn *c)
+/* False: others have their turn first. */
+static bool receive(struct nbds_conn *c)
 {
     struct iovec iov[2];
     size_t len;
@@ -195,6 +196,8 @@ static void receive(struct nbds_conn *c)
     ssize_t got = c->stream->ops->recv(c->stream, iov, n);
 
     nbds_count(&c->thread->receives, 1);
+    if (got == -EINTR)
+        return false;
     if (got == -EAGAIN) {
         c->readable = false;
     } else if (got <= 0) {
@@ -204,6 +207,7 @@ static void receive(struct nbds_conn *c)
             c->readable = false;
         arrived(c, (size_t)got);
     }
+    return true;
 }
 
 /* Since when a part of something is there that the client has not finished. */
@@ -225,9 +229,8 @@ void nbds_conn_run(struct nbds_conn *c)
             c->ended = true;
         }
         /* A client that sends without end gets its turns like others. */
-        if (c->ended || c->held || !c->readable || i == RUNS)
+        if (c->ended || c->held || !c->readable || i == RUNS || !receive(c))
             break;
-        receive(c);
     }
     note_partial(c);
 }

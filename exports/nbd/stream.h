@@ -20,7 +20,11 @@
 struct nbds_stream;
 
 struct nbds_stream_ops {
-    /* Bytes; 0: the other end has ended; -EAGAIN: not now; or -errno, after which there is only close. */
+    /*
+     * Bytes; 0: the other end has ended; -EAGAIN: not now; -EINTR: nothing in what was looked at, and there may be
+     * more, of which nothing is told again; or -errno, after which there is only close. A call does little more
+     * than it moves bytes, whatever a client sends.
+     */
     ssize_t (*recv)(struct nbds_stream *s, const struct iovec *iov, unsigned n);
     ssize_t (*send)(struct nbds_stream *s, const struct iovec *iov, unsigned n);
     void (*close)(struct nbds_stream *s); /* frees it; the poller forgets it */

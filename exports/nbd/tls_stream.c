@@ -17,6 +17,9 @@
 #include "exports/nbd/server.h"
 #include "tls/tls.h"
 
+/* What one call takes from the socket that has nothing for the connection in it: alerts, say, without end. */
+enum { FILLS = 2 };
+
 struct tls_stream {
     struct nbds_stream     base;
     struct nbds_stream    *inner;
@@ -132,17 +135,19 @@ static ssize_t read_pieces(struct tls_stream *s, const struct iovec *iov, unsign
 static ssize_t tls_stream_recv(struct nbds_stream *base, const struct iovec *iov, unsigned n)
 {
     struct tls_stream *s = tls_of(base);
-    ssize_t rc;
 
-    do {
-        rc = s->tls.established ? 0 : shake(s);
+    for (unsigned fills = 0;; fills++) {
+        ssize_t rc = s->tls.established ? 0 : shake(s);
         if (rc == 0)
             rc = read_pieces(s, iov, n);
         if (rc != -EAGAIN)
             return rc;
+        if (fills == FILLS)
+            return -EINTR;
         rc = fill_in(s);
-    } while (rc == 0);
-    return rc;
+        if (rc < 0)
+            return rc;
+    }
 }
 
 static ssize_t tls_stream_send(struct nbds_stream *base, const struct iovec *iov, unsigned n)
