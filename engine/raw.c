@@ -35,15 +35,19 @@ static uint64_t offset_in_file(const struct spec *node)
     return offset;
 }
 
+/* Whole sectors, as numbers with a sign have them. */
 static uint64_t raw_size_by_file(const struct layer *layer)
 {
-    return align_up(backend_size(layer->file), 512);
+    return min_u64(align_up(backend_size(layer->file), 512), align_down(INT64_MAX, 512));
 }
 
 static int raw_open(struct layer *layer, const struct layer_open *how, vdisk_queue *q)
 {
     if (how->data_file)
         return err_set(EINVAL, "%s: a raw volume has no external data file", layer->name);
+    if (backend_size(layer->file) > raw_size_by_file(layer))
+        return err_set(EFBIG, "%s: it has %llu bytes, and a volume %llu at most", layer->name,
+                       (unsigned long long)backend_size(layer->file), (unsigned long long)raw_size_by_file(layer));
     assert(!layer->data && (layer->guarded == 0 || layer->guarded == FOREIGN_HEAD));
     layer->data = layer->file;
     layer->data_offset = offset_in_file(how->name);

@@ -173,11 +173,28 @@ def endless(tool, folder):
         p.Connection = original
 
 
+def huge(tool, folder):
+    """Sizes around the end of what has a sign: told as they are, or refused in words."""
+    for size, code in (((1 << 63) - 512, 0), ((1 << 63) - 511, 1), ((1 << 63) - 1, 1), (1 << 63, 1),
+                       ((1 << 64) - 1, 1)):
+        peer = p.Peer(os.path.join(folder, "huge"), size=1)
+        peer.size = size
+        names = [f"nbd:unix:{peer.path}"] + ([f"null:{size}"] if size < 1 << 63 else [])
+        for name in names:
+            done = subprocess.run([tool, "info", "--output", "json", "-f", "raw", name], capture_output=True,
+                                  text=True, timeout=60)
+            if done.returncode != code or (code == 0) != (f'"virtual-size": {size},' in done.stdout) or \
+                    (code == 1) != done.stderr.startswith(f"vdisk-io: {name}: "):
+                fail(f"{name} of {size} bytes: exit {done.returncode}: {done.stdout[-200:]}{done.stderr}")
+        peer.stop()
+
+
 def main():
     tool = sys.argv[1]
     print(f"seed {SEED}")
     with tempfile.TemporaryDirectory() as folder:
         endless(tool, folder)
+        huge(tool, folder)
         with concurrent.futures.ThreadPoolExecutor(4) as pool:
             for done in [pool.submit(one_way, tool, folder, n, way) for n, way in enumerate(WAYS)]:
                 done.result()
