@@ -10,12 +10,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "tools/serve.h"
 
-enum { MAX_PASSED_FDS = 64 };
+enum { MAX_PASSED_FDS = 64, PID_BYTES = 32 };
 
 int serve_passed_fds(void)
 {
@@ -61,18 +62,49 @@ int serve_fork(struct serve *s)
     _exit(got == 1 ? CLI_OK : CLI_FAILED);
 }
 
+/* An empty file, or what another server has written: whatever else is there is not ours to lose. */
+static bool is_pid_file(int fd)
+{
+    char text[PID_BYTES + 1];
+    ssize_t n = pread(fd, text, sizeof text - 1, 0);
+    struct stat st;
+
+    if (n < 0 || fstat(fd, &st) < 0 || st.st_size > PID_BYTES)
+        return false;
+    text[n] = '\0';
+    return strspn(text, "0123456789\n") == (size_t)n;
+}
+
+/* 0 or -errno. Waits for nobody at the other end of a pipe. */
+static int write_pid(const char *path)
+{
+    char text[PID_BYTES];
+    int fd = open(path, O_RDWR | O_CREAT | O_NONBLOCK | O_NOCTTY | O_CLOEXEC, 0666), rc = 0;
+    int len = snprintf(text, sizeof text, "%d\n", (int)getpid());
+    struct stat st;
+
+    if (fd < 0)
+        return -errno;
+    if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode))
+        rc = !is_pid_file(fd) ? -EEXIST : ftruncate(fd, 0) < 0 ? -errno : 0;
+    if (rc == 0) {
+        ssize_t n = write(fd, text, (size_t)len);
+        rc = n < 0 ? -errno : n < len ? -ENOSPC : 0;
+    }
+    if (close(fd) < 0 && rc == 0)
+        rc = -errno;
+    return rc;
+}
+
 int serve_write_pid_file(const struct serve *s)
 {
-    FILE *f = s->pid_file ? fopen(s->pid_file, "w") : NULL;
+    int rc = s->pid_file ? write_pid(s->pid_file) : 0;
 
-    if (!s->pid_file)
+    if (rc == 0)
         return CLI_OK;
-    bool written = f && fprintf(f, "%d\n", (int)getpid()) > 0;
-    if (!f || fclose(f) != 0 || !written) {
-        cli_error("%s: cannot write the process id: %s", s->pid_file, strerror(errno));
-        return CLI_FAILED;
-    }
-    return CLI_OK;
+    cli_error("%s: cannot write the process id: %s", s->pid_file,
+              rc == -EEXIST ? "the file holds something else, which stays" : strerror(-rc));
+    return CLI_FAILED;
 }
 
 void serve_tell_ready(struct serve *s)

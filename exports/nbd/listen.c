@@ -102,6 +102,8 @@ int nbd_server_listen_unix(struct nbd_server *server, const char *path)
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     int rc = 0;
 
+    if (path[0] == '\0')
+        return nbds_error(-EINVAL, "a socket needs a path");
     if (strlen(path) >= sizeof address.sun_path)
         return nbds_error(-EINVAL, "%s: the path of a socket has at most %zu bytes", path,
                           sizeof address.sun_path - 1);

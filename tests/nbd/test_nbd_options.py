@@ -221,6 +221,30 @@ def test_known(tool, peer):
         check.same(f"{program}: options that are not known", theirs - ours - own, set())
 
 
+def test_pid_file(tool, where):
+    """It is written over what another server has left, and over nothing else; nobody has to read a pipe."""
+    (where / "disk").write_bytes(b"d" * MIB)
+    (where / "notes").write_text("17 things\n")
+    (where / "link").symlink_to("disk")
+    (where / "left").write_text("12345\n")
+    (where / "empty").write_text("")
+    os.mkfifo(where / "pipe")
+    for name in ("new", "left", "empty"):
+        with serving(tool, where, "-f", "raw", "--pid-file", name, checks=check) as server:
+            server.process.send_signal(signal.SIGTERM) # which comes after it has been written, or waits
+            server.process.wait(TIMEOUT)
+            check.same(name, (where / name).read_text(), f"{server.process.pid}\n")
+    for name in ("disk", "link", "notes", "/dev/full"):
+        done = run(tool, "nbd", "-f", "raw", "-k", "sock", "--pid-file", name, "disk", code=1, cwd=where)
+        check.same(f"{name}: {done.stderr}", done.stderr.startswith(f"vdisk-io: {name}: cannot write"), True)
+    check.same("what was there", ((where / "disk").read_bytes() == b"d" * MIB, (where / "notes").read_text()),
+               (True, "17 things\n"))
+    with serving(tool, where, "-f", "raw", "--pid-file", "pipe", checks=check):
+        pass
+    done = run(tool, "nbd", "-f", "raw", "-k", "", "disk", code=1, cwd=where)
+    check.same(f"no path: {done.stderr}", "a socket needs a path" in done.stderr, True)
+
+
 def main():
     tool = str(pathlib.Path(sys.argv[1]).resolve())
     peer = subprocess.run([sys.argv[2]], capture_output=True, text=True, check=False).stdout.strip()
@@ -234,6 +258,7 @@ def main():
         os.unlink(where / "disk")
         test_snapshot(tool, where)
         test_told(tool, where)
+        test_pid_file(tool, where)
         test_known(tool, peer)
     return check.finish()
 
