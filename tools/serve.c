@@ -116,6 +116,7 @@ static int serve(struct serve *s)
         return CLI_FAILED;
     fflush(stdout);
     serve_tell_ready(s);
+    serve_watch_end(s);
     int rc = wait_for_end(s);
     nbd_server_stop(s->server);
     if (s->verbose && rc == CLI_OK)
@@ -152,7 +153,11 @@ int serve_run(struct serve *s)
     sigprocmask(SIG_BLOCK, &signals, NULL);
     s->signal_fd = signalfd(-1, &signals, SFD_CLOEXEC);
     sigaction(SIGPIPE, &ignore, NULL); /* who reads what is told may have gone: volumes are closed all the same */
-    int rc = close_all(s, serve(s));
+    int rc = serve_watch_begin(s);
+    if (rc == CLI_OK)
+        rc = serve(s);
+    serve_watch_end(s);
+    rc = close_all(s, rc);
     close(s->signal_fd);
     return rc;
 }

@@ -8,6 +8,8 @@
 #ifndef TOOLS_SERVE_H
 #define TOOLS_SERVE_H
 
+#include <pthread.h>
+
 #include "exports/nbd/nbd_export.h"
 #include "tools/cli.h"
 
@@ -85,6 +87,8 @@ struct serve {
     int         count; /* of these, and of exports */
     unsigned    got_port;
     int         signal_fd; /* readable: it is told to end */
+    int         opened_fd; /* serve_watch_begin(); -1: nobody watches */
+    pthread_t   watcher;
     int         ready_fd;  /* to the parent, -1: none */
     struct serve_opened opened[SERVE_EXPORTS];
     struct nbd_server  *server;
@@ -117,6 +121,15 @@ bool serve_pause(const struct serve *s, int ms);
  * is none. */
 enum { SERVE_FIRST_FD = 3 };
 int serve_passed_fds(void);
+
+/*
+ * Until the end of that a signal is heeded though the command is busy: what it does has SERVE_END_MS to come to
+ * its own end; then the process ends as a failed one, with nothing to lose, as nobody is served. CLI_OK or
+ * CLI_FAILED.
+ */
+enum { SERVE_END_MS = 10000 };
+int serve_watch_begin(struct serve *s);
+void serve_watch_end(struct serve *s); /* no harm without a begin */
 
 /* With --fork: the child goes on, the parent does not return. CLI_OK, or CLI_FAILED. */
 int serve_fork(struct serve *s);

@@ -10,7 +10,7 @@
 
 void serve_init(struct serve *s, const struct cli_verb *verb, int argc, char **argv)
 {
-    *s = (struct serve){.verb = verb, .shared = 1, .ready_fd = -1, .signal_fd = -1,
+    *s = (struct serve){.verb = verb, .shared = 1, .ready_fd = -1, .signal_fd = -1, .opened_fd = -1,
                         .how = {.size = sizeof s->how, .flags = VDISK_OPEN_HOST_HOLES}};
     cli_parser_init(&s->parser, verb, argc, argv);
 }

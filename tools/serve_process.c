@@ -3,13 +3,16 @@
  * The process around a server of volumes.
  *
  * Happy path: with --fork a child does all of it, since nothing that is open survives a fork; the parent waits
- * until that says it is ready. Failures: until then an error is the command's.
+ * until that says it is ready. Failures: until then an error is the command's. What takes without end until then
+ * (a server that is not there yet, a name that is not resolved) is ended by a signal all the same, by a thread.
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -26,6 +29,52 @@ int serve_passed_fds(void)
     if (!pid || !fds || cli_parse_number(pid, INT32_MAX, &number) < 0 || (pid_t)number != getpid())
         return 0;
     return cli_parse_number(fds, MAX_PASSED_FDS, &number) < 0 ? -1 : (int)number;
+}
+
+static void *watch(void *arg)
+{
+    const struct serve *s = arg;
+    struct pollfd fds[] = {{.fd = s->opened_fd, .events = POLLIN}, {.fd = s->signal_fd, .events = POLLIN}};
+    int n;
+
+    while (poll(fds, 2, -1) < 0)
+        ;
+    do
+        n = fds[0].revents == 0 ? poll(fds, 1, SERVE_END_MS) : 1;
+    while (n < 0);
+    if (n == 0) {
+        cli_error("told to end, before all was open that is to be served");
+        _exit(CLI_FAILED);
+    }
+    return NULL;
+}
+
+int serve_watch_begin(struct serve *s)
+{
+    int rc;
+
+    s->opened_fd = eventfd(0, EFD_CLOEXEC);
+    rc = s->opened_fd < 0 ? errno : pthread_create(&s->watcher, NULL, watch, s);
+    if (rc == 0)
+        return CLI_OK;
+    if (s->opened_fd >= 0)
+        close(s->opened_fd);
+    s->opened_fd = -1;
+    cli_error("no thread for signals: %s", strerror(rc));
+    return CLI_FAILED;
+}
+
+void serve_watch_end(struct serve *s)
+{
+    const uint64_t one = 1;
+
+    if (s->opened_fd < 0)
+        return;
+    if (write(s->opened_fd, &one, sizeof one) < 0) /* it has room for that */
+        abort();
+    pthread_join(s->watcher, NULL);
+    close(s->opened_fd);
+    s->opened_fd = -1;
 }
 
 /*

@@ -245,6 +245,24 @@ def test_pid_file(tool, where):
     check.same(f"no path: {done.stderr}", "a socket needs a path" in done.stderr, True)
 
 
+def test_signal_early(tool, where):
+    """One that comes while an image cannot be opened, which would be tried for an hour."""
+    name = "driver=raw,file.driver=nbd,file.server.type=unix,file.server.path=none,file.open-timeout=3600"
+    for sig in (signal.SIGTERM, signal.SIGINT):
+        with subprocess.Popen([tool, "nbd", "-k", "sock", "--image-opts", name], cwd=where, text=True,
+                              stderr=subprocess.PIPE) as server:
+            status = pathlib.Path(f"/proc/{server.pid}/status")
+            while not int(status.read_text().partition("SigBlk:")[2].split()[0], 16):
+                time.sleep(0.02)
+            server.send_signal(sig)
+            try:
+                said = server.communicate(timeout=TIMEOUT)[1]
+            except subprocess.TimeoutExpired:
+                server.kill()
+                said = "does not end"
+            check.same(f"{sig} early: {said}", (server.returncode, "told to end" in said), (1, True))
+
+
 def main():
     tool = str(pathlib.Path(sys.argv[1]).resolve())
     peer = subprocess.run([sys.argv[2]], capture_output=True, text=True, check=False).stdout.strip()
@@ -259,6 +277,7 @@ def main():
         test_snapshot(tool, where)
         test_told(tool, where)
         test_pid_file(tool, where)
+        test_signal_early(tool, where)
         test_known(tool, peer)
     return check.finish()
 
