@@ -5,8 +5,8 @@
  * Failure modes: those of a connection; a server that gives no list (-EACCES, -EIO); one that has no end, or more
  * than EXPORTS_MAX (-EPROTO). What the server does not tell of an export is not there.
  *
- * A server is not trusted: names, descriptions and contexts are strings of the protocol, so many at most, and only
- * printed by whom we tell.
+ * A server is not trusted: names, descriptions and contexts are strings of the protocol, so many and of so many
+ * bytes in all at most, and only printed by whom we tell.
  */
 #include <errno.h>
 #include <string.h>
@@ -17,7 +17,7 @@
 #include "engine/base/mem.h"
 #include "engine/vdisk-image.h"
 
-enum { EXPORTS_MAX = 1024, CONTEXTS_MAX = 64 };
+enum { EXPORTS_MAX = 1024, CONTEXTS_MAX = 64, TEXTS_MAX = 16 << 20 };
 
 struct found {
     struct vdisk_export_info info; /* its strings are ours */
@@ -28,6 +28,7 @@ struct list_of {
     struct nbd_talk *t;
     struct found   **exports;
     unsigned         count;
+    uint64_t         texts;   /* bytes of all strings */
     bool             no_info; /* the server knows no INFO */
 };
 
@@ -36,10 +37,16 @@ static int no_memory(struct nbd_talk *t)
     return nbd_talk_fail(t, -ENOMEM, "out of memory");
 }
 
-/* A copy; NULL: out of memory. */
-static char *text_of(struct nbd_string s)
+/* A copy in *ret, in place of what is there; NULL after a failure. */
+static int keep(struct list_of *l, uint32_t option, struct nbd_string s, const char **ret)
 {
-    return mem_strndup(s.text, s.length);
+    mem_free(unconst(*ret));
+    *ret = NULL;
+    l->texts += s.length + UINT64_C(1);
+    if (l->texts > TEXTS_MAX)
+        return nbd_talk_breach(l->t, option, "its names and descriptions have more than 16 MiB");
+    *ret = mem_strndup(s.text, s.length);
+    return *ret ? 0 : no_memory(l->t);
 }
 
 static void found_free(struct found *f)
@@ -59,6 +66,7 @@ static int add_export(struct list_of *l, const struct nbd_option_reply *r)
 {
     struct nbd_string name, description;
     struct found *f;
+    int rc;
 
     if (r->type != NBD_REP_SERVER || nbd_server_get(l->t->data, r->length, &name, &description) < 0)
         return nbd_talk_breach(l->t, NBD_OPT_LIST, "not an export");
@@ -69,10 +77,9 @@ static int add_export(struct list_of *l, const struct nbd_option_reply *r)
         return no_memory(l->t);
     l->exports[l->count++] = f;
     f->info.size = sizeof f->info;
-    f->info.name = text_of(name);
-    f->info.description = text_of(description);
     f->info.contexts = (const char *const *)f->contexts;
-    return f->info.name && f->info.description ? 0 : no_memory(l->t);
+    rc = keep(l, NBD_OPT_LIST, name, &f->info.name);
+    return rc < 0 ? rc : keep(l, NBD_OPT_LIST, description, &f->info.description);
 }
 
 static int ask_for_names(struct list_of *l)
@@ -95,8 +102,9 @@ static int ask_for_names(struct list_of *l)
 
 /* ---- one export ------------------------------------------------------------------------------------------ */
 
-static int take_info(struct nbd_talk *t, const struct nbd_option_reply *r, struct vdisk_export_info *e)
+static int take_info(struct list_of *l, const struct nbd_option_reply *r, struct vdisk_export_info *e)
 {
+    struct nbd_talk *t = l->t;
     struct nbd_info info;
 
     if (r->type != NBD_REP_INFO || nbd_info_get(t->data, r->length, &info) < 0)
@@ -111,9 +119,7 @@ static int take_info(struct nbd_talk *t, const struct nbd_option_reply *r, struc
         e->preferred_block = info.block.preferred;
         e->max_block = info.block.maximum;
     } else if (info.type == NBD_INFO_DESCRIPTION && !e->description[0]) {
-        mem_free(unconst(e->description));
-        e->description = text_of(info.text);
-        return e->description ? 0 : no_memory(t);
+        return keep(l, NBD_OPT_INFO, info.text, &e->description);
     }
     return 0;
 }
@@ -135,29 +141,31 @@ static int ask_for_info(struct list_of *l, struct vdisk_export_info *e)
         l->no_info |= r.type == NBD_REP_ERR_UNSUP;
         if (nbd_reply_is_error(&r) || r.type == NBD_REP_ACK) /* an export that cannot be had has a name */
             return 0;
-        rc = take_info(t, &r, e);
+        rc = take_info(l, &r, e);
     }
     return rc < 0 ? rc : nbd_talk_breach(t, NBD_OPT_INFO, "it has no end");
 }
 
-static int take_context(struct nbd_talk *t, const struct nbd_option_reply *r, struct found *f)
+static int take_context(struct list_of *l, const struct nbd_option_reply *r, struct found *f)
 {
     struct nbd_string name;
+    const char *text = NULL;
     uint32_t id;
+    int rc;
 
-    if (r->type != NBD_REP_META_CONTEXT || nbd_meta_get(t->data, r->length, &id, &name) < 0)
-        return nbd_talk_breach(t, NBD_OPT_LIST_META_CONTEXT, "not a context");
+    if (r->type != NBD_REP_META_CONTEXT || nbd_meta_get(l->t->data, r->length, &id, &name) < 0)
+        return nbd_talk_breach(l->t, NBD_OPT_LIST_META_CONTEXT, "not a context");
     if (f->info.n_contexts == CONTEXTS_MAX)
         return 0; /* a few hundred bitmaps, say */
-    f->contexts[f->info.n_contexts] = text_of(name);
-    if (!f->contexts[f->info.n_contexts])
-        return no_memory(t);
-    f->info.n_contexts++;
-    return 0;
+    rc = keep(l, NBD_OPT_LIST_META_CONTEXT, name, &text);
+    if (rc == 0)
+        f->contexts[f->info.n_contexts++] = unconst(text);
+    return rc;
 }
 
-static int ask_for_contexts(struct nbd_talk *t, struct found *f)
+static int ask_for_contexts(struct list_of *l, struct found *f)
 {
+    struct nbd_talk *t = l->t;
     uint8_t data[NBD_MAX_STRING + 64];
     size_t len = nbd_meta_request_put(data, sizeof data, nbd_string_of(f->info.name), NULL, 0);
     struct nbd_option_reply r;
@@ -168,7 +176,7 @@ static int ask_for_contexts(struct nbd_talk *t, struct found *f)
         rc = nbd_talk_reply(t, NBD_OPT_LIST_META_CONTEXT, &r);
         if (rc < 0 || nbd_reply_is_error(&r) || r.type == NBD_REP_ACK)
             return rc;
-        rc = take_context(t, &r, f);
+        rc = take_context(l, &r, f);
     }
     return rc < 0 ? rc : nbd_talk_breach(t, NBD_OPT_LIST_META_CONTEXT, "it has no end");
 }
@@ -187,7 +195,7 @@ static int ask(struct list_of *l)
         f->info.extended = t->terms->extended;
         rc = ask_for_info(l, &f->info);
         if (rc == 0 && t->terms->structured && f->info.flags)
-            rc = ask_for_contexts(t, f);
+            rc = ask_for_contexts(l, f);
     }
     if (rc == 0 && nbd_talk_send(t, NBD_OPT_ABORT, NULL, 0) < 0)
         return 0; /* all has been told */

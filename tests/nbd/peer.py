@@ -300,6 +300,7 @@ class Peer:
         self.flags = HAS_FLAGS | CAN_FLUSH | CAN_FUA | CAN_TRIM | CAN_ZERO | CAN_CACHE | FAST
         self.lie = self.cut = self.step = self.hook = self.pieces = None
         self.tls = self.yes = self.in_place = self.flight = None
+        self.kind = Connection
         self.behind = b""
         self.lock = threading.RLock()
         self.complaints, self.connections, self.threads = [], set(), []
@@ -327,7 +328,7 @@ class Peer:
     def accept(self, sock):
         while True:
             try:
-                connection = Connection(self, sock.accept()[0])
+                connection = self.kind(self, sock.accept()[0])
             except OSError:
                 return
             with self.lock:

@@ -9,13 +9,14 @@ import json
 import pathlib
 import shutil
 import socket
+import struct
 import sys
 import tempfile
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 sys.dont_write_bytecode = True
 from keys import make_keys  # noqa: E402
-from peer import Peer  # noqa: E402
+from peer import ACK, INFO, OPTION_MAGIC, REP_INFO, REP_META, Connection, Peer  # noqa: E402
 from test_nbd_servers import MIB, TOOL, Server, run, version  # noqa: E402
 
 listers = []  # programs that list, too
@@ -169,13 +170,39 @@ def no_list(folder):
     peer.stop()
 
 
+class Talkative(Connection):
+    """100 exports, each of which has 64 contexts of 4096 bytes: 26 MiB, where a list has 16 at most."""
+
+    def shake_hands(self):
+        self.put("greeting", ("magic", "Q", 0x4E42444D41474943), ("option", "Q", OPTION_MAGIC), ("flags", "H", 3))
+        self.get(4)
+        while True:
+            option, length = struct.unpack(">8xII", self.get(16))
+            self.get(length)
+            for n in range(100 if option == 3 else 0):
+                self.reply(option, 2, ("length", "I", 3), ("name", "", b"%03d" % n))
+            if option == INFO:
+                self.reply(option, REP_INFO, ("info", "H", 0), ("size", "Q", MIB), ("flags", "H", 1))
+            for n in range(64 if option == 9 else 0):
+                self.reply(option, REP_META, ("id", "I", n), ("name", "", b"c" * 4096))
+            self.reply(option, ACK)
+
+
+def too_much(folder):
+    peer = Peer(str(folder / "s"), kind=Talkative)
+    said = run(TOOL, "nbd", "--list", "-k", peer.path, status=1)
+    same(f"what is said: {said}", "more than 16 MiB" in said and str(peer.path) in said, True)
+    peer.stop()
+
+
 def is_taken(port):
     with socket.socket() as s:
         return s.connect_ex(("localhost", port)) == 0
 
 
 def main():
-    cases = [("our server", ours), ("many", many), ("in TLS", in_tls), ("by port", by_port), ("no list", no_list)]
+    cases = [("our server", ours), ("many", many), ("in TLS", in_tls), ("by port", by_port), ("no list", no_list),
+             ("too much", too_much)]
     newer = pathlib.Path(run(sys.argv[2]).strip()).with_name("qemu-nbd")
     for program in ("qemu-nbd", str(newer)):
         if shutil.which(program):
