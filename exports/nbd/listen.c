@@ -15,15 +15,17 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "exports/nbd/server.h"
 #include "nbd/mutant.h"
 
-enum { BACKLOG = 128 };
+enum { BACKLOG = 128, BLINK_NS = 10000000, BLINKS = 500 /* 5 s */ };
 
 void nbds_listener_free(struct nbds_listener *l)
 {
@@ -97,10 +99,39 @@ static bool is_deserted(const struct sockaddr_un *address)
     return deserted;
 }
 
+/*
+ * Servers that begin at once do so one after the other: what one has bound and does not listen on yet looks
+ * deserted to the next. Whoever else locks the folder is not waited for for ever. -1: without.
+ */
+static int lock_folder(const char *path)
+{
+    static const struct timespec blink = {.tv_nsec = BLINK_NS};
+    const char *slash = strrchr(path, '/');
+    char *folder = !slash ? strdup(".") : slash == path ? strdup("/") : strndup(path, (size_t)(slash - path));
+    int fd = folder ? open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+
+    free(folder);
+    for (int i = 0; fd >= 0 && i < BLINKS && flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK; i++)
+        clock_nanosleep(CLOCK_MONOTONIC, 0, &blink, NULL);
+    return fd;
+}
+
+static int listen_there(int fd, const struct sockaddr_un *address)
+{
+    const struct sockaddr *to = (const struct sockaddr *)address;
+    int rc = bind(fd, to, sizeof *address) < 0 ? -errno : 0;
+
+    if (rc == -EADDRINUSE && is_deserted(address) && unlink(address->sun_path) == 0)
+        rc = bind(fd, to, sizeof *address) < 0 ? -errno : 0;
+    if (rc == 0 && listen(fd, BACKLOG) < 0)
+        rc = -errno;
+    return rc;
+}
+
 int nbd_server_listen_unix(struct nbd_server *server, const char *path)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
-    int rc = 0;
+    int rc;
 
     if (path[0] == '\0')
         return nbds_error(-EINVAL, "a socket needs a path");
@@ -111,17 +142,17 @@ int nbd_server_listen_unix(struct nbd_server *server, const char *path)
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0)
         return nbds_error(-errno, "%s: no socket: %s", path, strerror(errno));
-    if (bind(fd, (const struct sockaddr *)&address, sizeof address) < 0)
-        rc = -errno;
-    if (rc == -EADDRINUSE && is_deserted(&address) && unlink(path) == 0)
-        rc = bind(fd, (const struct sockaddr *)&address, sizeof address) < 0 ? -errno : 0;
-    if (rc == 0 && listen(fd, BACKLOG) < 0)
-        rc = -errno;
+    int folder = lock_folder(path);
+    rc = listen_there(fd, &address);
     if (rc < 0) {
         close(fd);
-        return nbds_error(rc, "%s: cannot listen there: %s", path, strerror(-rc));
+        nbds_error(rc, "%s: cannot listen there: %s", path, strerror(-rc));
+    } else {
+        rc = add(server, fd, path, true);
     }
-    return add(server, fd, path, true);
+    if (folder >= 0)
+        close(folder);
+    return rc;
 }
 
 static int listen_at(const struct addrinfo *a, unsigned *ret_port)

@@ -5,13 +5,18 @@ has no option that is not known here.
 
 usage: test_nbd_options.py VDISK_IO BENCH_PEER
 """
+import contextlib
+import fcntl
 import json
 import os
 import pathlib
 import re
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 sys.dont_write_bytecode = True
@@ -263,6 +268,30 @@ def test_signal_early(tool, where):
             check.same(f"{sig} early: {said}", (server.returncode, "told to end" in said), (1, True))
 
 
+def test_two_at_once(tool, where):
+    """A server that begins while another has its socket and does not listen yet leaves that to it. Here the other
+    has the folder's lock, as ours do; that the server waits for it is given half a second to be untrue."""
+    path, socket_of = where / "two", socket.socket(socket.AF_UNIX)
+    lock = os.open(where, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    socket_of.bind(str(path))
+    inode = path.stat().st_ino
+    with subprocess.Popen([tool, "nbd", "-f", "raw", "-k", path, where / "disk"], stderr=subprocess.PIPE,
+                          text=True) as server:
+        time.sleep(0.5)
+        check.same("the other's socket", path.stat().st_ino, inode)
+        socket_of.listen()
+        os.close(lock)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            server.wait(TIMEOUT)
+        if server.poll() is None:
+            server.kill()
+        said = server.stderr.read()
+        check.same(f"the second: {said}", (server.returncode, "already in use" in said), (1, True))
+    check.same("the other's socket, then", path.stat().st_ino, inode)
+    socket_of.close()
+
+
 def main():
     tool = str(pathlib.Path(sys.argv[1]).resolve())
     peer = subprocess.run([sys.argv[2]], capture_output=True, text=True, check=False).stdout.strip()
@@ -277,6 +306,7 @@ def main():
         test_snapshot(tool, where)
         test_told(tool, where)
         test_pid_file(tool, where)
+        test_two_at_once(tool, where)
         test_signal_early(tool, where)
         test_known(tool, peer)
     return check.finish()
