@@ -23,6 +23,7 @@
 #include "engine/base/bits.h"
 #include "engine/base/mem.h"
 #include "engine/base/short_lock.h"
+#include "engine/loop/after.h"
 #include "engine/loop/queue.h"
 
 /* As many as there are processors, but as many as these for calls that block, and no more than those. */
@@ -102,6 +103,12 @@ static void *worker_main(void *arg)
 
         pthread_mutex_lock(&w->lock);
         w->computing -= computation; /* one that waits begins here: invariant 2 */
+        if (after_is_due()) { /* the program may be slow, and may ask for what others of these do */
+            pthread_cond_signal(&w->more); /* invariant 2 */
+            pthread_mutex_unlock(&w->lock);
+            after_run();
+            pthread_mutex_lock(&w->lock);
+        }
     }
     pthread_mutex_unlock(&w->lock);
     return NULL;

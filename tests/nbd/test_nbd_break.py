@@ -2,8 +2,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What the NBD client does when its server dies, or its connection, and comes back, or does not: against a server
 in this process, which keeps what was flushed and nothing else."""
+import ctypes
 import errno
 import os
+import queue
 import random
 import tempfile
 import threading
@@ -378,6 +380,25 @@ class Reconnect(Case):
         self.assertEqual(volume.read(0, 512), bytes(512))
         self.assertEqual(volume.size, 8 * MIB)
         self.assertEqual(volume.read(6 * MIB, 4), b"far\0")
+
+    def test_larger_is_told(self):
+        """Each time, to who listens for it: whichever thread of the library has found it."""
+        class Event(ctypes.Structure):
+            _fields_ = [("kind", ctypes.c_int), ("value", ctypes.c_uint64), ("text", ctypes.c_char_p)]
+        listener = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.POINTER(Event))
+        told = queue.Queue()
+        listen = listener(lambda arg, volume, event: told.put((event[0].kind, event[0].value)))
+        self.serve()
+        volume = self.open()
+        library = ctypes.CDLL(os.environ.get("VDISK_LIBRARY") or "libvdisk.so.0")
+        self.assertEqual(library.vdisk_set_event_callback(volume.handle, listen, None), 0)
+        for size in (8 * MIB, 16 * MIB):
+            self.peer.stop()
+            self.peer.size, self.peer.disk = size, p.Disk(size)
+            self.peer.start()
+            self.assertEqual(volume.read(0, 512), bytes(512))
+            self.assertEqual(told.get(timeout=60), (1, size))
+        self.assertEqual(library.vdisk_set_event_callback(volume.handle, listener(), None), 0)
 
 
 class Open(Case):
